@@ -1,1 +1,13 @@
-//! Placeholder while the crate's first rooms are built.
+//! The scheduler: the map of regions and stores, and what should change in it.
+
+pub mod change;
+pub mod epoch;
+pub mod id;
+pub mod range;
+pub mod region;
+
+pub use change::{Change, ChangeError};
+pub use epoch::{Command, Epoch, EpochMismatch};
+pub use id::{NodeId, PeerId, RegionId, StoreId};
+pub use range::{Key, KeyRange, RangeError};
+pub use region::{Peer, Region, RegionError, Role};
