@@ -1,1 +1,17 @@
-//! Placeholder while the crate's first rooms are built.
+//! One core's storage and the runtime below it.
+//!
+//! The engine knows bytes, groups as `u64` and ranges as bytes. It knows nothing of Raft, regions or protocols; the crates
+//! above give those bytes their meaning.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`rt`] | time, tasks, files, sockets and core-to-core queues, in two worlds: glommio and sim |
+//! | [`log`] | one core's durable log, shared by all of its groups |
+//! | [`lsm`] | one core's tree: memtable, tables, manifest, compaction |
+//! | [`error`] | the one way in which storage fails |
+//!
+//! What is durable when: a log append is durable when its future returns; a table is durable when the manifest names it; the
+//! memtable is never durable by itself, because the log is its write-ahead log.
+
+pub mod error;
+pub mod rt;

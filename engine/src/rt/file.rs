@@ -1,0 +1,129 @@
+//! Files: direct IO in whole blocks, with lengths that the caller keeps.
+//!
+//! * Positions and lengths are multiples of [`BLOCK_BYTES`]; anything else is a bug of the caller and asserts.
+//! * A write succeeds whole or fails. After a failed or dropped write its range is unknown.
+//! * Neither world trusts the end of a file: a read may come back short there, and the caller knows how much it wrote.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+
+use super::{Rt, World, glommio, in_world};
+use std::path::Path;
+
+/// The unit of direct IO. A power of two; every position and length is a multiple of it.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Existing file, reads only.
+    Read,
+    /// Existing file, reads and writes; writes become durable with [`File::sync`].
+    Write,
+    /// Existing file; every write is durable when it returns (O_DSYNC).
+    WriteDurable,
+    /// A new file; it is an error if one exists.
+    Create,
+}
+
+/// An open file of this core. Close it with [`File::close`]; dropping it closes it at some later time.
+#[derive(Debug)]
+pub struct File(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Glommio(glommio::CoreFile),
+}
+
+macro_rules! in_file {
+    ($file:expr, $inner:ident => $body:expr) => {
+        match $file {
+            Inner::Glommio($inner) => $body,
+        }
+    };
+}
+
+impl Rt {
+    /// Opens `path`.
+    pub async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<File> {
+        match &self.world {
+            World::Glommio(core) => Ok(File(Inner::Glommio(core.open(path, mode).await?))),
+        }
+    }
+
+    /// An aligned buffer of `len` zero bytes for [`File::write_at`]. `len` is a multiple of [`BLOCK_BYTES`].
+    pub fn alloc(&self, len: usize) -> Buf {
+        assert_block_multiple(len as u64);
+        Buf(in_world!(&self.world, core => core.alloc(len)))
+    }
+}
+
+impl File {
+    /// Reads `len` bytes at `pos`; shorter only at the end of the file.
+    pub async fn read_at(&self, pos: u64, len: usize) -> io::Result<Buf> {
+        assert_block_multiple(pos);
+        assert_block_multiple(len as u64);
+        Ok(Buf(in_file!(&self.0, file => file.read_at(pos, len).await?)))
+    }
+
+    /// Writes the whole buffer at `pos`.
+    pub async fn write_at(&self, buf: Buf, pos: u64) -> io::Result<()> {
+        assert_block_multiple(pos);
+        assert_block_multiple(buf.len() as u64);
+        in_file!(&self.0, file => file.write_at(buf.0, pos).await)
+    }
+
+    /// Makes every finished write durable (fdatasync).
+    pub async fn sync(&self) -> io::Result<()> {
+        in_file!(&self.0, file => file.sync().await)
+    }
+
+    /// Cuts or extends the file.
+    pub async fn set_len(&self, len: u64) -> io::Result<()> {
+        in_file!(&self.0, file => file.set_len(len).await)
+    }
+
+    /// The file's length in bytes.
+    pub async fn len(&self) -> io::Result<u64> {
+        in_file!(&self.0, file => file.len().await)
+    }
+
+    /// Closes the file once its operations have ended.
+    pub async fn close(self) -> io::Result<()> {
+        in_file!(self.0, file => file.close().await)
+    }
+}
+
+/// A block-aligned buffer.
+#[derive(Debug)]
+pub struct Buf(pub(crate) BufInner);
+
+#[derive(Debug)]
+pub(crate) enum BufInner {
+    Glommio(glommio::CoreBuf),
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            BufInner::Glommio(buf) => buf.bytes(),
+        }
+    }
+}
+
+impl DerefMut for Buf {
+    /// # Panics
+    /// For a buffer that came from a read: those are shared with the kernel's arena and immutable.
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            BufInner::Glommio(buf) => buf.bytes_mut(),
+        }
+    }
+}
+
+/// Direct IO fails late and obscurely on unaligned requests, so they fail here.
+pub(crate) fn assert_block_multiple(value: u64) {
+    assert!(value.is_multiple_of(BLOCK_BYTES as u64), "{value} is not a multiple of {BLOCK_BYTES} bytes");
+}

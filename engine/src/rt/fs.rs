@@ -1,0 +1,81 @@
+//! Directories and small files.
+//!
+//! These are rare, so they may take a helper thread; what matters is that each says when it is durable. A created, renamed or
+//! removed name is durable only after [`Rt::sync_dir`] on its directory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::{Rt, in_world};
+
+/// Holds a directory against every other process until dropped.
+#[derive(Debug)]
+pub struct DirLock {
+    /// Kept open for its lock; the operating system releases it with the process.
+    pub(crate) _held: Option<std::fs::File>,
+}
+
+impl Rt {
+    /// Creates a directory and its parents; it is fine if it exists.
+    pub async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        in_world!(&self.world, core => core.create_dir_all(path).await)
+    }
+
+    /// The names in a directory, sorted.
+    pub async fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = in_world!(&self.world, core => core.read_dir(path).await)?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Whether something has this name.
+    pub async fn exists(&self, path: &Path) -> io::Result<bool> {
+        in_world!(&self.world, core => core.exists(path).await)
+    }
+
+    /// Renames a file that nobody has open, replacing the target.
+    pub async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        in_world!(&self.world, core => core.rename(from, to).await)
+    }
+
+    /// Removes a file.
+    pub async fn remove(&self, path: &Path) -> io::Result<()> {
+        in_world!(&self.world, core => core.remove(path).await)
+    }
+
+    /// Makes creations, renames and removals in a directory durable.
+    pub async fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        in_world!(&self.world, core => core.sync_dir(path).await)
+    }
+
+    /// Reads a whole small file.
+    pub async fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {
+        in_world!(&self.world, core => core.read_small(path).await)
+    }
+
+    /// Replaces a small file so that a crash leaves either the old or the new one, whole: write beside it, sync, rename,
+    /// sync the directory.
+    pub async fn replace_small(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        in_world!(&self.world, core => core.replace_small(path, bytes).await)
+    }
+
+    /// Bytes free for this process on the file system that holds `path`.
+    pub async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        in_world!(&self.world, core => core.free_bytes(path).await)
+    }
+
+    /// Locks a directory against other processes.
+    ///
+    /// # Errors
+    /// `WouldBlock` while another process holds it.
+    pub async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
+        in_world!(&self.world, core => core.lock_dir(path).await)
+    }
+}
+
+/// The name under which [`Rt::replace_small`] prepares its file.
+pub(crate) fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    path.with_file_name(name)
+}

@@ -1,0 +1,91 @@
+//! Directory operations on the helper threads of a core: rare, blocking in the kernel, and simple this way.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::Core;
+use crate::rt::fs::{DirLock, temporary_name};
+
+impl Core {
+    pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        self.blocking(move || fs::create_dir_all(path)).await?
+    }
+
+    pub(crate) async fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {
+        let path = path.to_owned();
+        let list = move || {
+            fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        };
+        self.blocking(list).await?
+    }
+
+    pub(crate) async fn exists(&self, path: &Path) -> io::Result<bool> {
+        let path = path.to_owned();
+        self.blocking(move || fs::exists(path)).await?
+    }
+
+    pub(crate) async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.blocking(move || fs::rename(from, to)).await?
+    }
+
+    pub(crate) async fn remove(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        self.blocking(move || fs::remove_file(path)).await?
+    }
+
+    pub(crate) async fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        self.blocking(move || fs::File::open(path)?.sync_all()).await?
+    }
+
+    pub(crate) async fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let path = path.to_owned();
+        self.blocking(move || fs::read(path)).await?
+    }
+
+    pub(crate) async fn replace_small(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let (path, bytes) = (path.to_owned(), bytes.to_owned());
+        let replace = move || {
+            let beside = temporary_name(&path);
+            let mut file = fs::File::create(&beside)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)?;
+            let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+            fs::File::open(parent)?.sync_all()
+        };
+        self.blocking(replace).await?
+    }
+
+    pub(crate) async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+        let stat = move || {
+            // SAFETY: `statvfs` is plain data for which all zeros is a value.
+            let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+            // SAFETY: the path is a NUL-terminated string and `stat` is writable; both outlive the call.
+            match unsafe { libc::statvfs(path.as_ptr(), &mut stat) } {
+                0 => Ok(stat.f_bavail * stat.f_frsize),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        self.blocking(stat).await?
+    }
+
+    pub(crate) async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
+        let path = path.join("LOCK");
+        let lock = move || {
+            let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+            // SAFETY: the descriptor is open for as long as `file` lives, which is past the call.
+            match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
+                0 => Ok(DirLock { _held: Some(file) }),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        self.blocking(lock).await?
+    }
+}

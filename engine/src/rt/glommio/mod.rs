@@ -1,0 +1,106 @@
+//! The production world: one glommio executor per core.
+//!
+//! This folder is the only place that names glommio. What it fences off, so that nobody above has to know it:
+//!
+//! * An executor can park although tasks are runnable. A kicker thread wakes every core each few milliseconds
+//!   ([`start`]), and only the default task queue with the default preempt timer is used.
+//! * A zero-length timer yields to nobody, so [`Core::yield_to_reactor`] waits a real one.
+//! * Unaligned reads return wrong lengths at the end of a file; only whole blocks are ever asked for.
+//! * A panic in a blocking closure is turned into an error.
+//! * Listeners come from `socket2`, with close-on-exec and a stated backlog.
+
+mod file;
+mod fs;
+mod net;
+mod start;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+pub(crate) use file::{CoreBuf, CoreFile};
+pub(crate) use net::{CoreListener, CoreStream};
+pub use start::{CoreHandle, CoreOptions, Cores, start_core};
+
+use super::Mono;
+
+/// Shorter than any latency that a client sees, longer than a timer that has already expired when it is armed.
+const REACTOR_YIELD: Duration = Duration::from_micros(20);
+
+/// The handle behind `Rt` on a glommio core.
+#[derive(Clone, Debug)]
+pub struct Core {
+    shared: Rc<CoreShared>,
+}
+
+#[derive(Debug)]
+struct CoreShared {
+    index: usize,
+    origin: Instant,
+    random: Cell<u64>,
+}
+
+impl Core {
+    pub(crate) fn new(index: usize, origin: Instant) -> Self {
+        let random = Cell::new(random_seed());
+        Self { shared: Rc::new(CoreShared { index, origin, random }) }
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.shared.index
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is where monotonic time enters")]
+    pub(crate) fn now(&self) -> Mono {
+        Mono(u64::try_from(Instant::now().duration_since(self.shared.origin).as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is where wall-clock time enters")]
+    pub(crate) fn wall(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    /// SplitMix64 over a seed from the kernel: good enough for jitter and ids, not for secrets.
+    pub(crate) fn random(&self) -> u64 {
+        let state = self.shared.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.shared.random.set(state);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        // A timer that has expired when it is armed completes without yielding to anybody.
+        glommio::timer::Timer::new(duration.max(REACTOR_YIELD)).await;
+    }
+
+    pub(crate) async fn yield_to_reactor(&self) {
+        glommio::timer::Timer::new(REACTOR_YIELD).await;
+    }
+
+    pub(crate) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) {
+        glommio::spawn_local(future).detach();
+    }
+
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let guarded = move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        glommio::executor()
+            .spawn_blocking(guarded)
+            .await
+            .map_err(|_| io::Error::other("a blocking operation panicked"))
+    }
+}
+
+fn random_seed() -> u64 {
+    let mut bytes = [0u8; 8];
+    // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    assert_eq!(got, 8, "the kernel has no randomness to give");
+    u64::from_ne_bytes(bytes)
+}

@@ -1,0 +1,95 @@
+//! Waiting on the same core: a one-shot answer and a bell. No locks, no atomics; neither can leave its core.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+/// The side that answers.
+#[derive(Debug)]
+pub struct Answer<T>(Rc<RefCell<Slot<T>>>);
+
+/// The side that waits; `None` means that the answering side was dropped.
+#[derive(Debug)]
+pub struct Pending<T>(Rc<RefCell<Slot<T>>>);
+
+#[derive(Debug)]
+struct Slot<T> {
+    value: Option<T>,
+    abandoned: bool,
+    waiter: Option<Waker>,
+}
+
+/// A place for exactly one answer.
+pub fn oneshot<T>() -> (Answer<T>, Pending<T>) {
+    let slot = Rc::new(RefCell::new(Slot { value: None, abandoned: false, waiter: None }));
+    (Answer(slot.clone()), Pending(slot))
+}
+
+impl<T> Answer<T> {
+    /// Gives the answer. Nobody may be waiting any more, which is fine.
+    pub fn send(self, value: T) {
+        self.0.borrow_mut().value = Some(value);
+    }
+}
+
+impl<T> Drop for Answer<T> {
+    fn drop(&mut self) {
+        let mut slot = self.0.borrow_mut();
+        slot.abandoned = slot.value.is_none();
+        if let Some(waiter) = slot.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
+impl<T> Future for Pending<T> {
+    type Output = Option<T>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let mut slot = self.0.borrow_mut();
+        if let Some(value) = slot.value.take() {
+            return Poll::Ready(Some(value));
+        }
+        if slot.abandoned {
+            return Poll::Ready(None);
+        }
+        slot.waiter = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// A bell: [`Bell::ring`] lets one waiter through, now or at its next wait. Rings do not add up.
+#[derive(Debug, Default)]
+pub struct Bell(RefCell<BellState>);
+
+#[derive(Debug, Default)]
+struct BellState {
+    rung: bool,
+    waiter: Option<Waker>,
+}
+
+impl Bell {
+    /// Rings.
+    pub fn ring(&self) {
+        let mut state = self.0.borrow_mut();
+        state.rung = true;
+        if let Some(waiter) = state.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    /// Waits for a ring since the last wait. One waiter at a time.
+    pub async fn wait(&self) {
+        std::future::poll_fn(|cx| {
+            let mut state = self.0.borrow_mut();
+            if std::mem::take(&mut state.rung) {
+                return Poll::Ready(());
+            }
+            state.waiter = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}

@@ -1,0 +1,129 @@
+//! The seam between ringkeep and the machine.
+//!
+//! [`Rt`] gives one core its time, tasks, files, sockets and queues as plain types over a closed set of worlds: glommio
+//! (production) and, with the feature `sim`, a seeded single-threaded simulation with virtual time, a disk that loses what
+//! was not synced and a network with faults. Everything above runs unchanged in both; `suite` is the list of promises that
+//! both keep.
+//!
+//! * `Rt` is passed explicitly. It belongs to one core and cannot leave it.
+//! * Nothing outside `rt/glommio` names glommio, and nothing outside this module opens a file or a socket.
+//! * There is no `yield_now`: a task that yields only to other tasks still starves timers and IO, so long work calls
+//!   [`Rt::yield_to_reactor`], best through a [`Budget`].
+//! * A dropped IO future means "unknown": the operation may still happen.
+
+mod budget;
+pub mod chan;
+mod file;
+mod fs;
+pub mod glommio;
+pub mod local;
+mod net;
+mod time;
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+pub use budget::Budget;
+pub use file::{BLOCK_BYTES, Buf, File, OpenMode};
+pub use fs::DirLock;
+pub use net::{ListenOptions, Listener, ReadHalf, Stream, WriteHalf};
+pub use time::Mono;
+
+/// One core's handle on its world. Cheap to clone; stays on its core.
+#[derive(Clone, Debug)]
+pub struct Rt {
+    pub(crate) world: World,
+}
+
+/// The closed set of worlds.
+#[derive(Clone, Debug)]
+pub(crate) enum World {
+    Glommio(glommio::Core),
+}
+
+/// Answers from whichever world is below.
+macro_rules! in_world {
+    ($world:expr, $core:ident => $body:expr) => {
+        match $world {
+            $crate::rt::World::Glommio($core) => $body,
+        }
+    };
+}
+pub(crate) use in_world;
+
+impl Rt {
+    /// Monotonic time. Never goes backwards on one node; unrelated between nodes.
+    pub fn now(&self) -> Mono {
+        in_world!(&self.world, core => core.now())
+    }
+
+    /// Wall-clock time since the Unix epoch. May jump in either direction.
+    pub fn wall(&self) -> Duration {
+        in_world!(&self.world, core => core.wall())
+    }
+
+    /// A number that nobody can predict (glommio) or that the seed decides (sim).
+    pub fn random(&self) -> u64 {
+        in_world!(&self.world, core => core.random())
+    }
+
+    /// Which core of the node this is, from 0.
+    pub fn core(&self) -> usize {
+        in_world!(&self.world, core => core.index())
+    }
+
+    /// Waits for at least `duration`.
+    pub async fn sleep(&self, duration: Duration) {
+        in_world!(&self.world, core => core.sleep(duration).await);
+    }
+
+    /// Lets timers, sockets and disk completions run before the caller goes on. Costs tens of microseconds.
+    pub async fn yield_to_reactor(&self) {
+        in_world!(&self.world, core => core.yield_to_reactor().await);
+    }
+
+    /// A fresh budget for one long piece of work on this core.
+    pub fn budget(&self) -> Budget {
+        Budget::new(self.clone())
+    }
+
+    /// Starts a task on this core. Dropping the returned handle lets the task run on.
+    pub fn spawn<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> Task<T> {
+        let (done, result) = flume::bounded(1);
+        let body = async move {
+            let value = future.await;
+            // Nobody may be waiting any more, which is how a detached task ends.
+            let _ = done.send(value);
+        };
+        in_world!(&self.world, core => core.spawn(Box::pin(body)));
+        Task { result: result.into_recv_async() }
+    }
+
+    /// Runs `work` on a helper thread, away from the core. A panic inside is an error here.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        in_world!(&self.world, core => core.blocking(work).await)
+    }
+}
+
+/// A task on this core; awaiting it gives its result.
+pub struct Task<T: 'static> {
+    result: flume::r#async::RecvFut<'static, T>,
+}
+
+impl<T: 'static> Future for Task<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match Pin::new(&mut self.result).poll(cx) {
+            Poll::Ready(Ok(value)) => Poll::Ready(value),
+            // The sender is dropped only when the executor itself is torn down, so there is nobody left to answer to.
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! TCP on this core.
+//!
+//! Streams belong to the core that accepted or opened them. Reads and writes are plain bytes; batching is the protocol's
+//! business, because one write per answer is the most expensive habit a server can have.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+use super::{Rt, World, glommio};
+
+/// How a listener is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenOptions {
+    /// Connections that may wait to be accepted.
+    pub backlog: u32,
+    /// Several cores listen on one address and the kernel spreads connections over them.
+    pub share_port: bool,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self { backlog: 4096, share_port: false }
+    }
+}
+
+/// A listening socket of this core.
+#[derive(Debug)]
+pub struct Listener(ListenerInner);
+
+#[derive(Debug)]
+enum ListenerInner {
+    Glommio(glommio::CoreListener),
+}
+
+/// A connection of this core. Dropping it closes it.
+#[derive(Debug)]
+pub struct Stream(StreamInner);
+
+#[derive(Debug, Clone)]
+enum StreamInner {
+    Glommio(glommio::CoreStream),
+}
+
+impl Rt {
+    /// Listens on `addr`; port 0 picks a free one.
+    pub fn listen(&self, addr: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
+        match &self.world {
+            World::Glommio(core) => Ok(Listener(ListenerInner::Glommio(core.listen(addr, options)?))),
+        }
+    }
+
+    /// Connects to `addr`.
+    pub async fn connect(&self, addr: SocketAddr) -> io::Result<Stream> {
+        match &self.world {
+            World::Glommio(core) => Ok(Stream(StreamInner::Glommio(core.connect(addr).await?))),
+        }
+    }
+}
+
+impl Listener {
+    /// The next connection and who it is from.
+    pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        match &self.0 {
+            ListenerInner::Glommio(listener) => {
+                let (stream, from) = listener.accept().await?;
+                Ok((Stream(StreamInner::Glommio(stream)), from))
+            }
+        }
+    }
+
+    /// The address that is really bound.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.0 {
+            ListenerInner::Glommio(listener) => listener.local_addr(),
+        }
+    }
+}
+
+impl Stream {
+    /// Reads some bytes; 0 means that the peer has closed its side.
+    pub async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_read(cx, into)).await
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).await
+    }
+
+    /// The form of [`Stream::read`] that protocol libraries poll.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_read(cx, into)
+    }
+
+    /// Writes some of `bytes`.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, bytes)
+    }
+
+    /// Sends the end of our side.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_shutdown(cx)
+    }
+
+    /// Two halves that two tasks of this core may use at the same time.
+    pub fn split(self) -> (ReadHalf, WriteHalf) {
+        (ReadHalf(self.0.clone()), WriteHalf(self.0))
+    }
+}
+
+/// The reading side of a split stream.
+#[derive(Debug)]
+pub struct ReadHalf(StreamInner);
+
+/// The writing side of a split stream.
+#[derive(Debug)]
+pub struct WriteHalf(StreamInner);
+
+impl ReadHalf {
+    /// As [`Stream::read`].
+    pub async fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.0.poll_read(cx, into)).await
+    }
+}
+
+impl WriteHalf {
+    /// As [`Stream::write_all`].
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).await
+    }
+
+    /// Sends the end of our side.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.0.poll_shutdown(cx)).await
+    }
+}
+
+impl StreamInner {
+    async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = poll_fn(|cx| self.poll_write(cx, bytes)).await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self {
+            StreamInner::Glommio(stream) => stream.poll_read(cx, into),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            StreamInner::Glommio(stream) => stream.poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            StreamInner::Glommio(stream) => stream.poll_shutdown(cx),
+        }
+    }
+}

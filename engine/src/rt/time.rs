@@ -1,0 +1,31 @@
+//! Monotonic time as a number, so that logic can be handed a moment and a simulation can make one up.
+
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+/// Nanoseconds since an arbitrary moment before the process started serving. Comparable within one node only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub struct Mono(pub u64);
+
+impl Mono {
+    /// Time passed since `earlier`, or zero if that lies ahead.
+    pub fn since(self, earlier: Mono) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add<Duration> for Mono {
+    type Output = Mono;
+
+    fn add(self, duration: Duration) -> Mono {
+        Mono(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Sub<Duration> for Mono {
+    type Output = Mono;
+
+    fn sub(self, duration: Duration) -> Mono {
+        Mono(self.0.saturating_sub(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
