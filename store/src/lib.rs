@@ -1,1 +1,4 @@
-//! Placeholder while the crate's first rooms are built.
+//! The server: many regions on many cores. Joins `engine`, `raft` and `scheduler`, and speaks to clients.
+
+pub mod refusal;
+pub mod request;

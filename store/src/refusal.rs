@@ -1,0 +1,72 @@
+//! Refusals: why a request was not carried out, as values that each protocol turns into its own error.
+//!
+//! A refusal is never a fault of the disk and never a bug. Except for [`Refusal::Unknown`], a refused request has changed
+//! nothing and never will.
+
+use bytes::Bytes;
+use scheduler::{Peer, Region};
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This peer does not lead the region.
+    NotLeader {
+        /// The region.
+        region_id: u64,
+        /// Who leads, if known.
+        leader: Option<Peer>,
+    },
+    /// The store has no such region.
+    RegionNotFound {
+        /// The region.
+        region_id: u64,
+    },
+    /// The key is outside the region.
+    KeyNotInRegion {
+        /// The key.
+        key: Bytes,
+        /// The region that was asked, as it is now.
+        region: Box<Region>,
+    },
+    /// The client's idea of the region is not the current one.
+    EpochNotMatch {
+        /// The regions as they are now.
+        current: Vec<Region>,
+    },
+    /// The request came to another store than it names.
+    StoreNotMatch {
+        /// The store that was asked for.
+        asked: u64,
+        /// The store that answered.
+        actual: u64,
+    },
+    /// The request names another peer of the region than the one here.
+    PeerNotMatch {
+        /// The peer that was asked for.
+        asked: u64,
+        /// The peer here.
+        actual: u64,
+    },
+    /// The request belongs to an earlier term.
+    StaleCommand,
+    /// A bound is reached; try again.
+    Busy {
+        /// Which bound, one sentence.
+        reason: &'static str,
+        /// When to try again, milliseconds.
+        backoff_ms: u64,
+    },
+    /// There is no space for writes; reads and deletes go on.
+    DiskFull {
+        /// The stores without space.
+        store_ids: Vec<u64>,
+    },
+    /// The request itself can never be carried out.
+    Invalid(String),
+    /// The value is not an integer, or the sum does not fit one.
+    NotAnInteger,
+    /// The store has stopped; the sentence says why.
+    Stopped(String),
+    /// Nobody knows whether the write happens.
+    Unknown,
+}

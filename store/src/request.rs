@@ -1,0 +1,161 @@
+//! What a client can ask of the raw key space, as plain types.
+//!
+//! Both wire protocols turn their bytes into an [`Op`] and an [`Out`] back into bytes; nothing below them knows a protocol.
+//! An operation is atomic when it touches one key or, for batches, the keys of one region.
+
+use bytes::Bytes;
+
+/// Longest key, bytes.
+pub const KEY_BYTES_MAX: usize = 8 << 10;
+/// Longest value, bytes.
+pub const VALUE_BYTES_MAX: usize = 8 << 20;
+
+/// Where the client believes that its key lives. Absent for clients without a map (RESP), which are routed by key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The region.
+    pub region_id: u64,
+    /// Its epoch, membership part.
+    pub conf_ver: u64,
+    /// Its epoch, range part.
+    pub version: u64,
+    /// The peer that the client believes to lead; 0 when it does not say.
+    pub peer_id: u64,
+    /// The store of that peer; 0 when it does not say.
+    pub store_id: u64,
+    /// The term that the client knows; 0 when it does not say.
+    pub term: u64,
+}
+
+/// One request to the raw key space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// The value of a key: [`Out::Value`].
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// The values of many keys, in order: [`Out::Values`].
+    BatchGet {
+        /// The keys.
+        keys: Vec<Bytes>,
+    },
+    /// Sets a key: [`Out::Done`].
+    Put {
+        /// The key.
+        key: Bytes,
+        /// The value.
+        value: Bytes,
+    },
+    /// Sets many keys: [`Out::Done`].
+    BatchPut {
+        /// The pairs; of two pairs with one key the later wins.
+        pairs: Vec<(Bytes, Bytes)>,
+    },
+    /// Deletes a key: [`Out::Done`], or [`Out::Existed`] if the answer matters.
+    Delete {
+        /// The key.
+        key: Bytes,
+        /// Whether to find out if there was something to delete, which costs a read.
+        count: bool,
+    },
+    /// Deletes many keys: [`Out::Done`].
+    BatchDelete {
+        /// The keys.
+        keys: Vec<Bytes>,
+    },
+    /// Deletes every key in `[start, end)`; an empty `end` means no bound: [`Out::Done`].
+    DeleteRange {
+        /// First key.
+        start: Bytes,
+        /// First key that stays.
+        end: Bytes,
+    },
+    /// Reads a key and writes it depending on what was there, as one step.
+    Modify {
+        /// The key.
+        key: Bytes,
+        /// What to do.
+        change: Change,
+    },
+    /// Pairs of `[start, end)` in order, at most `limit`: [`Out::Pairs`].
+    Scan(Scan),
+}
+
+/// A read-modify-write of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Sets the key if the condition holds: [`Out::Swapped`].
+    SetIf {
+        /// The new value.
+        value: Bytes,
+        /// When to set it.
+        when: When,
+    },
+    /// Deletes the key and gives its value: [`Out::Value`].
+    Take,
+    /// Appends to the value: [`Out::Length`].
+    Append {
+        /// What to append.
+        suffix: Bytes,
+    },
+    /// Adds to the value read as a decimal integer, an absent key counting as 0: [`Out::Integer`].
+    Add {
+        /// What to add.
+        delta: i64,
+    },
+}
+
+/// The condition of a conditional set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum When {
+    /// Always; the previous value is what the caller wants.
+    Always,
+    /// Only if the key is absent.
+    Absent,
+    /// Only if the key is present.
+    Present,
+    /// Only if the value equals this one; `None` means absent.
+    Equals(Option<Bytes>),
+}
+
+/// A range read.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Scan {
+    /// First key of the range.
+    pub start: Bytes,
+    /// First key behind the range; empty means no bound.
+    pub end: Bytes,
+    /// Most pairs to return.
+    pub limit: usize,
+    /// From the end of the range downwards.
+    pub reverse: bool,
+    /// Leave the values out.
+    pub key_only: bool,
+}
+
+/// The answer to an [`Op`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Out {
+    /// It is done and durable.
+    Done,
+    /// A value, or none.
+    Value(Option<Bytes>),
+    /// Values in the order of the keys asked for.
+    Values(Vec<Option<Bytes>>),
+    /// Whether the deleted key existed.
+    Existed(bool),
+    /// The outcome of a conditional set.
+    Swapped {
+        /// Whether the value was set.
+        swapped: bool,
+        /// What was there before.
+        previous: Option<Bytes>,
+    },
+    /// The length of a value after an append, bytes.
+    Length(usize),
+    /// The value after an addition.
+    Integer(i64),
+    /// Pairs in the order of the scan.
+    Pairs(Vec<(Bytes, Bytes)>),
+}
