@@ -1,4 +1,5 @@
 //! The server: many regions on many cores. Joins `engine`, `raft` and `scheduler`, and speaks to clients.
 
+pub mod gateway;
 pub mod refusal;
 pub mod request;
