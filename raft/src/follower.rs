@@ -19,6 +19,11 @@ pub(crate) fn on_append(
     commit: Index,
 ) -> Result<(), Dropped> {
     validate(core.term, prev, &entries)?;
+    if core.membership.is_empty() {
+        // The log alone would leave this member without the group's first membership.
+        core.send_durable(from, Body::AppendReply(AppendOutcome::Blank));
+        return Ok(());
+    }
     let committed = core.log.committed();
     if prev.index < committed && entries.last().is_none_or(|last| last.index <= committed) {
         // Late: everything in it is decided already.

@@ -391,21 +391,28 @@ impl Raft {
         self.debug_check();
     }
 
-    /// Puts a membership change into effect. Called for each applied entry of kind
+    /// Puts the membership change of the entry at `index` into effect. Called for each applied entry of kind
     /// [`EntryKind::Membership`](crate::EntryKind::Membership), in log order, before [`applied`](Self::applied)
     /// covers its index. A driver whose state machine rejects the change (all members decide alike) does not call
     /// this, only `applied`.
     ///
-    /// Returns the new membership, to be stored along with the applied index.
+    /// Returns the membership now in force, to be stored along with the applied index. If a snapshot has overtaken
+    /// `index`, its membership stays.
     ///
     /// # Errors
     /// If the change makes no sense; then the membership stays, on every member alike.
-    pub fn apply_change(&mut self, change: &MembershipChange) -> Result<&Membership, MembershipError> {
-        self.core.membership = self.core.membership.after(change)?;
-        if let Role::Leader(leader) = &mut self.role {
-            leader.on_membership(&mut self.core);
+    pub fn apply_change(
+        &mut self,
+        index: Index,
+        change: &MembershipChange,
+    ) -> Result<&Membership, MembershipError> {
+        if index > self.core.log.applied() {
+            self.core.membership = self.core.membership.after(change)?;
+            if let Role::Leader(leader) = &mut self.role {
+                leader.on_membership(&mut self.core);
+            }
+            self.leave_office_if_removed();
         }
-        self.leave_office_if_removed();
         Ok(&self.core.membership)
     }
 
