@@ -75,6 +75,7 @@ struct World {
     heal_at: u64,
     restarts: Vec<(u64, usize)>,
     chores: Vec<(u64, usize, Chore)>,
+    doomed: Vec<usize>,
     oracle: Oracle,
     coverage: Coverage,
     trace: u64,
@@ -147,6 +148,7 @@ impl World {
             heal_at: 0,
             restarts: Vec::new(),
             chores: Vec::new(),
+            doomed: Vec::new(),
             oracle: Oracle::default(),
             coverage: Coverage::default(),
             trace: 0,
@@ -190,6 +192,11 @@ impl World {
             Body::Vote(ask) if ask.forced.is_some() => self.coverage.forced_votes += 1,
             Body::AppendReply(raft::AppendOutcome::Conflict { .. }) => self.coverage.conflicts += 1,
             _ => {}
+        }
+        if !self.calm && matches!(&message.body, Body::VoteReply(answer) if answer.granted) {
+            // The worst moment to forget what was promised.
+            let doomed = self.rng.chance(self.options.crash_after_vote);
+            self.doomed.extend(doomed.then_some(message.from.0 as usize - 1));
         }
         let lost = !self.calm && self.rng.chance(self.options.loss);
         if lost || self.cut.contains(&(message.from, message.to)) {
@@ -494,6 +501,20 @@ impl World {
             let at = self.any();
             self.crash(at);
         }
+        for at in std::mem::take(&mut self.doomed) {
+            self.crash(at);
+            self.restarts.iter_mut().filter(|(_, node)| *node == at).for_each(|(due, _)| *due = self.now + 2);
+        }
+        if self.odds(self.options.duel) {
+            for _ in 0..3 {
+                let at = self.any();
+                if self.awake(at) {
+                    // A refusal to campaign is as good as any outcome.
+                    let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
+                    self.settle(at);
+                }
+            }
+        }
         while let Some(due) = self.restarts.iter().position(|(due, _)| *due <= self.now) {
             let (_, at) = self.restarts.swap_remove(due);
             self.restart(at);
@@ -528,6 +549,9 @@ impl World {
         } else if self.odds(transfer * members) {
             let raft = self.nodes[at].raft.as_mut().expect("a running node");
             self.coverage.transfers += u64::from(raft.transfer(other).is_ok());
+            if self.rng.chance(400) {
+                self.deafen(at);
+            }
         } else if self.odds(campaign) {
             // A refusal to campaign is as good as any outcome.
             let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
@@ -568,7 +592,11 @@ impl World {
         self.cut.clear();
         self.heal_at = self.now + self.rng.between(20, 600);
         let sides: Vec<bool> = self.nodes.iter().map(|_| self.rng.chance(500)).collect();
-        let kind = self.rng.between(0, 3);
+        let kind = self.rng.between(0, 5);
+        let leader = self.nodes.iter().position(|node| node.raft.as_ref().is_some_and(raft::Raft::is_leader));
+        if let (4.., Some(leader)) = (kind, leader) {
+            return self.deafen(leader);
+        }
         for from in 1..=self.nodes.len() {
             for to in 1..=self.nodes.len() {
                 let severed = match kind {
@@ -581,6 +609,17 @@ impl World {
                     self.cut.insert((NodeId(from as u64), NodeId(to as u64)));
                 }
             }
+        }
+    }
+
+    /// Nothing reaches this node any more, while what it sends may still arrive: it learns last that it is deposed.
+    fn deafen(&mut self, at: usize) {
+        self.heal_at = self.now + self.rng.between(30, 400);
+        let (to, mute) = (self.nodes[at].id, self.rng.chance(500));
+        let others: Vec<_> = self.nodes.iter().map(|node| node.id).filter(|id| *id != to).collect();
+        self.cut.extend(others.iter().map(|from| (*from, to)));
+        if mute {
+            self.cut.extend(others.iter().map(|from| (to, *from)));
         }
     }
 
