@@ -33,6 +33,8 @@ pub enum Bug {
     ReadAnsweredWithoutRound,
     SnapshotBelowCommitInstalled,
     SnapshotKeepsOldMembership,
+    ApplyBeforeDurable,
+    LeadsBeforeOwnVoteIsDurable,
 }
 
 #[cfg(feature = "planted-bugs")]
