@@ -9,6 +9,7 @@
 //! | [`compare`] | the same load on Redis and on ringkeep, in turn, with CPU per operation |
 //! | [`latency`], [`idle`] | one client with one request; a node with none |
 //! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
+//! | [`scheduler`] | the scheduler's policies at the size of a large cluster |
 //! | [`report`] | what was found, as a table and as JSON |
 //! | [`process`], [`clock`] | children and their CPU time; time outside the runtime seam |
 //!
@@ -32,6 +33,7 @@ pub mod load;
 pub mod process;
 pub mod random;
 pub mod report;
+pub mod scheduler;
 pub mod workload;
 
 /// Why a measurement ended early: one sentence that names the culprit.
