@@ -339,8 +339,8 @@ impl Log {
     /// Write number `write` is durable and ended at `last`.
     pub(crate) fn written(&mut self, write: u64, last: LogId) {
         let current = write >= self.trusted_from && self.holds(last);
-        if (current || planted!(AckSurvivesTruncation)) && last.index <= self.submitted {
-            self.stable = self.stable.max(last.index);
+        if current || planted!(AckSurvivesTruncation) {
+            self.stable = self.stable.max(last.index.min(self.submitted));
         }
     }
 

@@ -51,6 +51,7 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn from_seed(seed: u64) -> Self {
         let rng = &mut Rng::new(seed);
+        let voters = if rng.chance(150) { 1 } else { rng.between(1, 5).max(3) };
         let check_quorum = rng.chance(800);
         let lease = check_quorum && rng.chance(600);
         let message_bytes_max = *rng.pick(&[1, 150, 1 << 20]);
@@ -75,8 +76,8 @@ impl Options {
         let often = |rng: &mut Rng, chance, max| if rng.chance(chance) { rng.between(1, max) } else { 0 };
         Self {
             seed,
-            voters: rng.between(1, 5).max(rng.between(1, 5)).max(3),
-            learners: rng.between(0, 1),
+            voters,
+            learners: if voters == 1 { 2 } else { rng.between(0, 1) },
             spares: rng.between(0, 2),
             fault_units: 2500,
             config: Arc::new(config),

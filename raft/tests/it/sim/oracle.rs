@@ -55,6 +55,11 @@ impl Oracle {
                 node.id
             );
         }
+        let stable = raft.stable();
+        if let (Some(term), Some(_)) = (raft.term_at(stable), raft.term_at(Index(stable.0.wrapping_sub(1)))) {
+            let id = LogId { term, index: stable };
+            ensure!(node.disk.holds(id), "{} believes that {id} is on its disk", node.id);
+        }
         let compared = self.compared.entry(node.id).or_default();
         let committed = raft.committed();
         let from = (*compared).min(committed);
@@ -202,6 +207,22 @@ impl Oracle {
             "stale {kind} read at node {node}: index {index}, but {floor} was seen before"
         );
         self.floor = self.floor.max(index);
+        Ok(())
+    }
+
+    /// While a lease holds nobody else can have been elected.
+    pub(crate) fn lease(&self, leader: &Raft, nodes: &[Node]) -> Verdict {
+        let rival = nodes
+            .iter()
+            .filter_map(|node| node.raft.as_ref())
+            .find(|other| other.is_leader() && other.term() > leader.term());
+        ensure!(
+            rival.is_none(),
+            "{} holds a lease in term {} although another leads term {:?}",
+            leader.id(),
+            leader.term(),
+            rival.map(Raft::term)
+        );
         Ok(())
     }
 

@@ -190,6 +190,13 @@ impl World {
             Body::Snapshot(_) => self.coverage.snapshots_sent += 1,
             Body::TimeoutNow { .. } => self.coverage.orders += 1,
             Body::Vote(ask) if ask.forced.is_some() => self.coverage.forced_votes += 1,
+            Body::Append { .. } if !self.calm => {
+                // The worst moment for a leader: entries are out, its own copy is not on disk.
+                let at = message.from.0 as usize - 1;
+                let doomed =
+                    !self.nodes[at].writes.is_empty() && self.rng.chance(self.options.crash_after_vote / 8);
+                self.doomed.extend(doomed.then_some(at));
+            }
             Body::AppendReply(raft::AppendOutcome::Conflict { .. }) => self.coverage.conflicts += 1,
             _ => {}
         }
@@ -208,6 +215,11 @@ impl World {
         }
         let copies = if !self.calm && self.rng.chance(self.options.duplicate) { 2 } else { 1 };
         self.coverage.doubled += copies - 1;
+        if !self.calm && matches!(message.body, Body::Snapshot(_)) && self.rng.chance(200) {
+            // A receiver may have all of the data only long after the description was sent.
+            self.sent += 1;
+            self.net.insert((self.now + self.rng.between(50, 600), self.sent), message.clone());
+        }
         for _ in 0..copies {
             let late = !self.calm && self.rng.chance(self.options.late);
             let delay_max = if late { self.options.late_max } else { self.options.delay_max };
@@ -303,7 +315,11 @@ impl World {
     }
 
     fn latest_membership(&self) -> &Membership {
-        let latest = self.nodes.iter().max_by_key(|node| node.state.last.index).expect("a node");
+        let latest = self
+            .nodes
+            .iter()
+            .max_by_key(|node| (node.state.last.index, !node.state.membership.is_empty()))
+            .expect("a node");
         &latest.state.membership
     }
 
@@ -325,7 +341,6 @@ impl World {
     }
 
     fn carry_out(&mut self, at: usize, ready: Ready) {
-        ready.send.into_iter().for_each(|message| self.post(message));
         if let Some(write) = ready.write {
             let node = &self.nodes[at];
             let before = write.entries.first().map(|entry| entry.index.prev());
@@ -339,6 +354,7 @@ impl World {
             let due = writes.back().map_or(due, |(last, _)| due.max(*last));
             writes.push_back((due, write));
         }
+        ready.send.into_iter().for_each(|message| self.post(message));
         if let Some(apply) = ready.apply {
             self.coverage.apply_from_log += u64::from(matches!(apply, raft::Apply::FromLog { .. }));
             let due = self.now + self.rng.between(0, self.options.apply_max);
@@ -449,6 +465,9 @@ impl World {
             {
                 if let Ok(index) = raft.lease_read(clock) {
                     self.coverage.lease_reads += 1;
+                    let leader = self.nodes[at].raft.as_ref().expect("a running node");
+                    let verdict = self.oracle.lease(leader, &self.nodes);
+                    self.judge(verdict);
                     let verdict = self.oracle.read(NodeId(at as u64 + 1), "lease", self.oracle.floor, index);
                     self.judge(verdict);
                 }
@@ -520,9 +539,7 @@ impl World {
             self.restart(at);
         }
         if self.odds(self.options.pause) {
-            let at = self.any();
-            self.nodes[at].paused_until = self.now + self.rng.between(10, 400);
-            self.coverage.pauses += 1;
+            self.pause();
         }
         if self.odds(self.options.crash) {
             let at = self.any();
@@ -593,7 +610,7 @@ impl World {
         self.heal_at = self.now + self.rng.between(20, 600);
         let sides: Vec<bool> = self.nodes.iter().map(|_| self.rng.chance(500)).collect();
         let kind = self.rng.between(0, 5);
-        let leader = self.nodes.iter().position(|node| node.raft.as_ref().is_some_and(raft::Raft::is_leader));
+        let leader = self.leader();
         if let (4.., Some(leader)) = (kind, leader) {
             return self.deafen(leader);
         }
@@ -610,6 +627,24 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Stops a node for a while; perhaps the leader, and perhaps the world moves on without telling it: when it wakes
+    /// it finds only the answers that were under way.
+    fn pause(&mut self) {
+        self.coverage.pauses += 1;
+        let length = self.rng.between(10, 400);
+        let leader = if self.rng.chance(600) { self.leader() } else { None };
+        let at = leader.unwrap_or_else(|| self.any());
+        self.nodes[at].paused_until = self.now + length;
+        if leader.is_some() && self.rng.chance(500) {
+            self.deafen(at);
+            self.heal_at = self.now + length + 200;
+        }
+    }
+
+    fn leader(&mut self) -> Option<usize> {
+        self.nodes.iter().position(|node| node.raft.as_ref().is_some_and(raft::Raft::is_leader))
     }
 
     /// Nothing reaches this node any more, while what it sends may still arrive: it learns last that it is deposed.
