@@ -19,6 +19,11 @@ pub(crate) fn on_append(
     commit: Index,
 ) -> Result<(), Dropped> {
     validate(core.term, prev, &entries)?;
+    if core.membership.is_empty() {
+        // The log alone would leave this member without the group's first membership.
+        core.send_durable(from, Body::AppendReply(AppendOutcome::Blank));
+        return Ok(());
+    }
     let committed = core.log.committed();
     if prev.index < committed && entries.last().is_none_or(|last| last.index <= committed) {
         // Late: everything in it is decided already.
@@ -97,7 +102,7 @@ pub(crate) fn on_snapshot(core: &mut Core, from: NodeId, snapshot: Snapshot) -> 
         core.send_durable(from, Body::AppendReply(AppendOutcome::Matched(committed)));
         return Err(Dropped::OldSnapshot);
     }
-    if core.log.holds(last) {
+    if core.log.holds(last) && !planted!(SnapshotBelowCommitInstalled) {
         // The log already leads there: committing is enough, and matched entries above stay.
         core.log.commit_to(last.index);
         core.send_durable(from, Body::AppendReply(AppendOutcome::Matched(last.index)));

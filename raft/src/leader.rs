@@ -164,6 +164,7 @@ impl Leader {
         let Some(member) = self.member_mut(from) else { return Err(Dropped::UnknownSender) };
         member.silent_ticks = 0;
         match outcome {
+            AppendOutcome::Blank => member.on_blank(core),
             AppendOutcome::Matched(index) => {
                 if index > core.log.last() {
                     return Err(Dropped::UnknownEntries);

@@ -149,6 +149,9 @@ pub enum AppendOutcome {
         /// at or below this point, so a whole diverged term is skipped per round trip.
         hint: LogId,
     },
+    /// The member knows nothing about the group, not even its members: it needs a snapshot, wherever the log
+    /// begins.
+    Blank,
 }
 
 /// A snapshot's description, and whatever the driver wants to travel with it.

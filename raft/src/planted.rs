@@ -33,6 +33,7 @@ pub enum Bug {
     ReadAnsweredWithoutRound,
     SnapshotBelowCommitInstalled,
     SnapshotKeepsOldMembership,
+    ApplyBeforeDurable,
 }
 
 #[cfg(feature = "planted-bugs")]

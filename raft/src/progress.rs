@@ -175,6 +175,13 @@ impl Progress {
         }
     }
 
+    /// The member has nothing to attach entries to.
+    pub(crate) fn on_blank(&mut self, core: &mut Core) {
+        if !matches!(self.mode, Mode::Snapshot { .. }) {
+            self.want_snapshot(core);
+        }
+    }
+
     /// It answered a heartbeat: paused flows get another try.
     pub(crate) fn on_heard(&mut self, last: Index, config: &Config) {
         match &mut self.mode {
@@ -281,7 +288,7 @@ impl Progress {
         core.out.fetch.push(Fetch {
             to: self.id,
             first: self.next,
-            last: core.log.last(),
+            last: core.log.last_outside_memory(),
             bytes_max: core.config.message_bytes_max,
             term: core.term,
         });
