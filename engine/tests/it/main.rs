@@ -1,4 +1,5 @@
 //! The engine's integration tests, one binary.
 
 mod log;
+mod lsm;
 mod seam;
