@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use engine::error::FaultKind;
 use engine::lsm::{Cf, Direction, Pressure, Tree, WriteBatch, inspect};
+use engine::rt::OpenMode;
 use engine::rt::sim::{Node, Options, World};
 
 use super::world::{DIR, fill, key, open, tiny};
@@ -187,8 +188,11 @@ fn a_failed_flush_poisons_and_reads_go_on() {
 fn files_that_nobody_names_are_removed_at_opening() {
     let (world, tables) = prepared(12);
     let node = world.node(0);
-    node.disk().write(Path::new(DIR).join("0000009999.table"), b"half a table");
-    let running = node.start(0, |rt| async move { open(&rt).await.close().await });
+    let running = node.start(0, |rt| async move {
+        let orphan = Path::new(DIR).join("0000009999.table");
+        rt.open(&orphan, OpenMode::Create).await.unwrap().close().await.unwrap();
+        open(&rt).await.close().await;
+    });
     world.block_on(running).unwrap();
     assert_eq!(files(&node, ".table"), tables);
 }
