@@ -26,6 +26,26 @@ impl<'a> Writer<'a> {
         Self { out, protocol }
     }
 
+    /// The protocol that it writes.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Goes on in another protocol.
+    pub fn switch(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
+    /// What it has written, and what was there before.
+    pub fn written(&self) -> usize {
+        self.out.len()
+    }
+
+    /// A reply that is written already.
+    pub fn raw(&mut self, reply: &[u8]) {
+        self.out.extend_from_slice(reply);
+    }
+
     /// `+OK`.
     pub fn ok(&mut self) {
         self.out.extend_from_slice(b"+OK\r\n");
