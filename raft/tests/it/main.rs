@@ -1,0 +1,6 @@
+//! The crate's integration tests, one binary.
+
+mod random;
+mod rng;
+mod sim;
+mod single;
