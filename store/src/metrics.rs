@@ -100,11 +100,7 @@ impl HistogramSnapshot {
 /// Where bucket `index` begins.
 pub fn lower_bound(index: usize) -> Duration {
     let (index, subs) = (index as u64, 1u64 << SUB_BITS);
-    let units = if index < subs {
-        index
-    } else {
-        (subs + (index & (subs - 1))) << ((index >> SUB_BITS) - 1)
-    };
+    let units = if index < subs { index } else { (subs + (index & (subs - 1))) << ((index >> SUB_BITS) - 1) };
     Duration::from_nanos(units << UNIT_BITS)
 }
 

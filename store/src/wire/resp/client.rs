@@ -113,9 +113,9 @@ impl Client {
 impl Name {
     fn unprintable(self) -> Error {
         match self {
-            Name::Connection => Error::constant(
-                "ERR Client names cannot contain spaces, newlines or special characters.",
-            ),
+            Name::Connection => {
+                Error::constant("ERR Client names cannot contain spaces, newlines or special characters.")
+            }
             Name::Library => {
                 Error::constant("ERR lib-name cannot contain spaces, newlines or special characters.")
             }

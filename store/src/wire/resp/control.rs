@@ -100,7 +100,12 @@ fn wait(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
 }
 
 /// `HELLO [version [AUTH user password] [SETNAME name]]`. Nothing is changed unless all of it is right.
-fn hello(request: &Request<'_>, server: &Server, client: &Client, reply: &mut Writer<'_>) -> Result<(), Error> {
+fn hello(
+    request: &Request<'_>,
+    server: &Server,
+    client: &Client,
+    reply: &mut Writer<'_>,
+) -> Result<(), Error> {
     let protocol = match request.get(1).map(integer) {
         None => client.protocol.get(),
         Some(Some(2)) => Protocol::Resp2,
@@ -208,7 +213,8 @@ fn client_command(
     let sub = request.arg(1);
     let args = request.len() - 2;
     let known = |word: &str| request.is(1, word);
-    let needs = |count| if args == count { Ok(()) } else { Err(Error::subcommand_arity(Command::Client, sub)) };
+    let needs =
+        |count| if args == count { Ok(()) } else { Err(Error::subcommand_arity(Command::Client, sub)) };
     match () {
         () if known("SETNAME") => {
             needs(1)?;
@@ -247,7 +253,9 @@ fn client_command(
         () if known("REPLY") => {
             needs(1)?;
             if !request.is(2, "ON") {
-                return Err(Error::constant("ERR CLIENT REPLY OFF and SKIP are not supported, replies are always sent"));
+                return Err(Error::constant(
+                    "ERR CLIENT REPLY OFF and SKIP are not supported, replies are always sent",
+                ));
             }
             reply.ok();
         }

@@ -70,7 +70,8 @@ mod tests {
         let first = cursors.remember(b"first");
         assert!(first > 0 && first < 1 << 53);
         assert_eq!(cursors.recall(first).as_deref(), Some(&b"first"[..]));
-        let later: Vec<u64> = (0..POSITIONS_MAX).map(|n| cursors.remember(n.to_string().as_bytes())).collect();
+        let later: Vec<u64> =
+            (0..POSITIONS_MAX).map(|n| cursors.remember(n.to_string().as_bytes())).collect();
         assert_eq!(cursors.recall(first), None);
         assert_eq!(cursors.recall(later[0]).as_deref(), Some(&b"0"[..]));
         assert_eq!(cursors.recall(later[0] + POSITIONS_MAX as u64), None);

@@ -124,7 +124,10 @@ fn set(request: &Request<'_>) -> Result<(Work, Shape), Error> {
 /// An option that would make the key expire must not be passed over in silence.
 fn expiry_option(request: &Request<'_>, index: usize) -> Option<Error> {
     let options = ["EX", "PX", "EXAT", "PXAT", "KEEPTTL"];
-    options.into_iter().find(|option| request.is(index, option)).map(|option| Error::no_expiry(&format!("SET {option}")))
+    options
+        .into_iter()
+        .find(|option| request.is(index, option))
+        .map(|option| Error::no_expiry(&format!("SET {option}")))
 }
 
 fn mset(request: &Request<'_>) -> Result<Op, Error> {
@@ -235,6 +238,8 @@ pub fn refused(refusal: &Refusal) -> String {
         Refusal::Invalid(why) => format!("ERR {why}"),
         Refusal::NotAnInteger => Error::NOT_AN_INTEGER.text().to_owned(),
         Refusal::Stopped(why) => format!("ERR the store has stopped: {why}"),
-        Refusal::Unknown => "ERR the outcome is unknown: the write may have happened or not, read the key".to_owned(),
+        Refusal::Unknown => {
+            "ERR the outcome is unknown: the write may have happened or not, read the key".to_owned()
+        }
     }
 }

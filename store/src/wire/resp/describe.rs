@@ -28,7 +28,8 @@ pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Erro
         }
         () if request.is(1, "DOCS") && request.len() == 2 => document(&SPECS.each_ref(), reply),
         () if request.is(1, "DOCS") => {
-            let named: Vec<&Spec> = request.args_from(2).filter_map(Command::find).map(Command::spec).collect();
+            let named: Vec<&Spec> =
+                request.args_from(2).filter_map(Command::find).map(Command::spec).collect();
             document(&named, reply);
         }
         () if request.is(1, "GETKEYS") && request.len() > 2 => keys(request, reply)?,

@@ -27,7 +27,8 @@ pub struct Limits {
 
 impl Limits {
     /// For a connection that may issue commands.
-    pub const OPEN: Limits = Limits { args_max: 1 << 20, bulk_bytes_max: VALUE_BYTES_MAX, frame_bytes_max: 64 << 20 };
+    pub const OPEN: Limits =
+        Limits { args_max: 1 << 20, bulk_bytes_max: VALUE_BYTES_MAX, frame_bytes_max: 64 << 20 };
     /// For a connection that has not authenticated yet and has nothing big to say.
     pub const UNAUTHENTICATED: Limits =
         Limits { args_max: 10, bulk_bytes_max: 16 << 10, frame_bytes_max: 256 << 10 };
@@ -74,7 +75,9 @@ impl fmt::Display for Malformed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ArgumentCount => write!(f, "invalid multibulk length"),
-            Self::TooManyArguments { most } => write!(f, "invalid multibulk length, at most {most} arguments"),
+            Self::TooManyArguments { most } => {
+                write!(f, "invalid multibulk length, at most {most} arguments")
+            }
             Self::BulkLength => write!(f, "invalid bulk length"),
             Self::BulkTooLong { bytes, most } => {
                 write!(f, "invalid bulk length, {bytes} bytes where at most {most} are allowed")
@@ -311,7 +314,7 @@ fn bare<'a>(mut rest: &'a [u8], words: &mut Vec<u8>) -> Option<&'a [u8]> {
         match byte {
             b'"' => return double_quoted(&rest[1..], words),
             b'\'' => return single_quoted(&rest[1..], words),
-            byte if byte.is_ascii_whitespace() || byte == 0 => break,
+            byte if byte.is_ascii_whitespace() => break,
             byte => words.push(byte),
         }
         rest = &rest[1..];

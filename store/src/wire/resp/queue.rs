@@ -112,6 +112,11 @@ impl Queue {
         self.entries.is_empty()
     }
 
+    /// Whether a command of many steps is under way, which nothing may overtake or join.
+    pub fn is_walking(&self) -> bool {
+        self.entries.back().is_some_and(|last| matches!(last.state, State::Walking(_)))
+    }
+
     /// The sizes of the requests under way together.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
@@ -170,7 +175,9 @@ impl Queue {
                 let said = ready!(walking.as_mut().poll(cx));
                 reply.raw(&said);
             }
-            State::PutOff(_) => unreachable!("a command is started when those that it waits for are answered"),
+            State::PutOff(_) => {
+                unreachable!("a command is started when those that it waits for are answered")
+            }
         }
         let answered = Answered { command: first.command, began: first.began };
         self.held_bytes -= first.bytes as usize;
@@ -230,7 +237,8 @@ impl Queue {
         }
         let mut until = None;
         each_hash(work, |hash| {
-            let meeting = self.put_off.iter().filter(|waiting| waiting.hashes.iter().any(|&other| meet(hash, other)));
+            let meeting =
+                self.put_off.iter().filter(|waiting| waiting.hashes.iter().any(|&other| meet(hash, other)));
             until = until.max(meeting.map(|waiting| waiting.until).max());
         });
         until
@@ -271,7 +279,9 @@ fn meet(one: u64, other: u64) -> bool {
 
 fn each_hash(work: &Work, mut visit: impl FnMut(u64)) {
     match work {
-        Work::One(Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. }) => {
+        Work::One(
+            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. },
+        ) => {
             visit(hash(key));
         }
         Work::One(Op::BatchGet { keys }) if keys.len() <= KEYS_TOLD_APART => {
@@ -298,7 +308,8 @@ fn hash(key: &[u8]) -> u64 {
     let mut state = key.len() as u64;
     let mut words = key.chunks_exact(8);
     for word in &mut words {
-        let word = u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+        let word =
+            u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
         state = (state.rotate_left(5) ^ word).wrapping_mul(MULTIPLIER);
     }
     for &byte in words.remainder() {
@@ -309,6 +320,9 @@ fn hash(key: &[u8]) -> u64 {
 
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Entry").field("command", &self.command).field("shape", &self.shape).finish_non_exhaustive()
+        f.debug_struct("Entry")
+            .field("command", &self.command)
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
     }
 }

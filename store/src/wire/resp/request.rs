@@ -63,7 +63,10 @@ impl<'a> Request<'a> {
     pub fn key(&self, index: usize) -> Result<Bytes, Error> {
         let key = self.arg(index);
         if key.len() > KEY_BYTES_MAX {
-            return Err(Error::new(format!("ERR key of {} bytes, the limit is {KEY_BYTES_MAX} bytes", key.len())));
+            return Err(Error::new(format!(
+                "ERR key of {} bytes, the limit is {KEY_BYTES_MAX} bytes",
+                key.len()
+            )));
         }
         Ok(Bytes::copy_from_slice(key))
     }
@@ -73,7 +76,9 @@ impl<'a> Request<'a> {
         let range = self.parser.range(index);
         if range.len() > VALUE_BYTES_MAX {
             let len = range.len();
-            return Err(Error::new(format!("ERR value of {len} bytes, the limit is {VALUE_BYTES_MAX} bytes")));
+            return Err(Error::new(format!(
+                "ERR value of {len} bytes, the limit is {VALUE_BYTES_MAX} bytes"
+            )));
         }
         Ok(match self.own {
             Some(own) if range.len() * 2 > own.len() => own.slice(range),

@@ -306,6 +306,9 @@ impl Session {
     }
 
     fn start(&mut self, request: &Request<'_>, bytes: usize, began: Mono) -> Started {
+        if self.queue.is_walking() {
+            return Started::WhenQuiet;
+        }
         let Some(command) = Command::find(request.arg(0)) else {
             return self.reject(request, began);
         };
@@ -431,7 +434,9 @@ impl Session {
         let (mut now, mut any) = (None, false);
         while reply.written() - self.sent < UNSENT_BYTES_MAX {
             let before = reply.written();
-            let Poll::Ready(Some(answered)) = self.queue.poll_answer(cx, &server.gateway, &mut reply) else { break };
+            let Poll::Ready(Some(answered)) = self.queue.poll_answer(cx, &server.gateway, &mut reply) else {
+                break;
+            };
             let now = *now.get_or_insert_with(|| server.rt.now());
             if let Some(command) = answered.command {
                 server.counters.commands[command as usize].add_one();
@@ -448,7 +453,9 @@ impl Session {
         if self.sent == self.out.len() {
             return Ok(false);
         }
-        let Poll::Ready(written) = self.stream.poll_write(cx, &self.out[self.sent..]) else { return Ok(false) };
+        let Poll::Ready(written) = self.stream.poll_write(cx, &self.out[self.sent..]) else {
+            return Ok(false);
+        };
         let written = written?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());

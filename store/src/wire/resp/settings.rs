@@ -114,7 +114,9 @@ impl Wanted {
         }
         for index in 1..request.len() {
             match () {
-                () if request.is(index, "ALL") || request.is(index, "EVERYTHING") => wanted.sections.extend(every()),
+                () if request.is(index, "ALL") || request.is(index, "EVERYTHING") => {
+                    wanted.sections.extend(every())
+                }
                 () if request.is(index, "DEFAULT") => {
                     wanted.sections.extend(every().filter(|section| *section != Section::Commandstats));
                 }

@@ -91,7 +91,9 @@ fn plan_scan(request: &Request<'_>, server: &Server) -> Result<Walk, Error> {
             return Err(Error::SYNTAX);
         }
         match () {
-            () if request.is(index, "MATCH") => pattern = Some(Bytes::copy_from_slice(request.arg(index + 1))),
+            () if request.is(index, "MATCH") => {
+                pattern = Some(Bytes::copy_from_slice(request.arg(index + 1)))
+            }
             () if request.is(index, "COUNT") => count = positive(request.integer(index + 1)?)?,
             () if request.is(index, "TYPE") => strings = request.is(index + 1, "string"),
             () => return Err(Error::SYNTAX),
@@ -114,7 +116,8 @@ fn plan_scan(request: &Request<'_>, server: &Server) -> Result<Walk, Error> {
 
 /// `RANGE start end [LIMIT n] [REVERSE] [NOVALUES]`.
 fn plan_range(request: &Request<'_>) -> Result<Walk, Error> {
-    let mut scan = Scan { start: request.key(1)?, end: request.key(2)?, limit: RANGE_LIMIT, ..Scan::default() };
+    let mut scan =
+        Scan { start: request.key(1)?, end: request.key(2)?, limit: RANGE_LIMIT, ..Scan::default() };
     let mut index = 3;
     while index < request.len() {
         match () {
