@@ -3,18 +3,22 @@
 //! This folder is the only place that names glommio. What it fences off, so that nobody above has to know it:
 //!
 //! * An executor can park although tasks are runnable. A kicker thread wakes every core each few milliseconds
-//!   ([`start`]), and only the default task queue with the default preempt timer is used.
+//!   ([`kicker`]), and only the default task queue with the default preempt timer is used.
 //! * A zero-length timer yields to nobody, so [`Core::yield_to_reactor`] waits a real one.
 //! * Unaligned reads return wrong lengths at the end of a file; only whole blocks are ever asked for.
 //! * A panic in a blocking closure is turned into an error.
-//! * Listeners come from `socket2`, with close-on-exec and a stated backlog.
+//! * Dropping a file only queues its close, and an executor that ends leaves the kernel working in freed memory. Every disk
+//!   operation passes a gate ([`gate`]) and a core ends only when nothing is on its way.
+//! * Listeners come from `socket2`, with a stated backlog; every socket is closed on exec and has one owner.
 
 mod file;
 mod fs;
+mod gate;
+mod kicker;
 mod net;
+pub mod placement;
 mod start;
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -22,10 +26,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) use file::{CoreBuf, CoreFile};
+use gate::Gate;
+pub use kicker::{OnStall, StallWatch};
 pub(crate) use net::{CoreListener, CoreStream};
 pub use start::{CoreHandle, CoreOptions, Cores, start_core};
 
 use super::Mono;
+use super::rng::Rng;
 
 /// Shorter than any latency that a client sees, longer than a timer that has already expired when it is armed.
 const REACTOR_YIELD: Duration = Duration::from_micros(20);
@@ -40,17 +47,22 @@ pub struct Core {
 struct CoreShared {
     index: usize,
     origin: Instant,
-    random: Cell<u64>,
+    random: Rng,
+    gate: Gate,
 }
 
 impl Core {
     pub(crate) fn new(index: usize, origin: Instant) -> Self {
-        let random = Cell::new(random_seed());
-        Self { shared: Rc::new(CoreShared { index, origin, random }) }
+        let random = Rng::new(random_seed());
+        Self { shared: Rc::new(CoreShared { index, origin, random, gate: Gate::default() }) }
     }
 
     pub(crate) fn index(&self) -> usize {
         self.shared.index
+    }
+
+    fn gate(&self) -> &Gate {
+        &self.shared.gate
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is where monotonic time enters")]
@@ -63,13 +75,8 @@ impl Core {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
-    /// SplitMix64 over a seed from the kernel: good enough for jitter and ids, not for secrets.
     pub(crate) fn random(&self) -> u64 {
-        let state = self.shared.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-        self.shared.random.set(state);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        self.shared.random.next()
     }
 
     pub(crate) async fn sleep(&self, duration: Duration) {
@@ -90,10 +97,11 @@ impl Core {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         let guarded = move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        glommio::executor()
-            .spawn_blocking(guarded)
-            .await
-            .map_err(|_| io::Error::other("a blocking operation panicked"))
+        let running = glommio::executor().spawn_blocking(guarded);
+        self.operate(
+            async move { running.await.map_err(|_| io::Error::other("a blocking operation panicked")) },
+        )
+        .await
     }
 }
 

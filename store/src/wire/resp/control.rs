@@ -64,7 +64,7 @@ pub fn run(
 }
 
 fn ping(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
-    match request.len() {
+    match request.count() {
         1 => reply.status("PONG"),
         2 => reply.bulk(request.arg(1)),
         _ => return Err(Error::arity(Command::Ping)),
@@ -116,11 +116,11 @@ fn hello(
         }
     };
     let (mut index, mut name) = (2, None);
-    while index < request.len() {
-        if request.is(index, "AUTH") && index + 2 < request.len() {
+    while index < request.count() {
+        if request.is(index, "AUTH") && index + 2 < request.count() {
             authenticate(server, client, request.arg(index + 1), request.arg(index + 2))?;
             index += 3;
-        } else if request.is(index, "SETNAME") && index + 1 < request.len() {
+        } else if request.is(index, "SETNAME") && index + 1 < request.count() {
             name = Some(request.arg(index + 1));
             index += 2;
         } else {
@@ -168,7 +168,7 @@ fn auth_command(
     client: &Client,
     reply: &mut Writer<'_>,
 ) -> Result<(), Error> {
-    let (user, password) = match request.len() {
+    let (user, password) = match request.count() {
         2 if server.config.password.is_none() => {
             return Err(Error::constant(
                 "ERR AUTH <password> called without any password configured for the default user. Are you sure \
@@ -211,7 +211,7 @@ fn client_command(
     reply: &mut Writer<'_>,
 ) -> Result<(), Error> {
     let sub = request.arg(1);
-    let args = request.len() - 2;
+    let args = request.count() - 2;
     let known = |word: &str| request.is(1, word);
     let needs =
         |count| if args == count { Ok(()) } else { Err(Error::subcommand_arity(Command::Client, sub)) };

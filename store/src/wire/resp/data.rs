@@ -63,7 +63,7 @@ pub fn plan(command: Command, request: &Request<'_>) -> Result<(Work, Shape), Er
         Command::Mget => (Op::BatchGet { keys: keys(request)? }, Shape::Values),
         Command::Mset => (mset(request)?, Shape::Ok),
         Command::Del | Command::Unlink => return delete(request),
-        Command::Exists if request.len() == 2 => (Op::Get { key: request.key(1)? }, Shape::Present),
+        Command::Exists if request.count() == 2 => (Op::Get { key: request.key(1)? }, Shape::Present),
         Command::Exists => (Op::BatchGet { keys: keys(request)? }, Shape::Present),
         Command::Strlen => (Op::Get { key: request.key(1)? }, Shape::Length),
         Command::Append => (modify(request, Change::Append { suffix: request.value(2)? })?, Shape::Integer),
@@ -80,7 +80,7 @@ pub fn plan(command: Command, request: &Request<'_>) -> Result<(Work, Shape), Er
 }
 
 fn keys(request: &Request<'_>) -> Result<Vec<Bytes>, Error> {
-    (1..request.len()).map(|index| request.key(index)).collect()
+    (1..request.count()).map(|index| request.key(index)).collect()
 }
 
 fn modify(request: &Request<'_>, change: Change) -> Result<Op, Error> {
@@ -100,12 +100,12 @@ fn set_if(request: &Request<'_>, value: usize, when: When) -> Result<Op, Error> 
 }
 
 fn set(request: &Request<'_>) -> Result<(Work, Shape), Error> {
-    if request.len() == 3 {
+    if request.count() == 3 {
         let put = Op::Put { key: request.key(1)?, value: request.value(2)? };
         return Ok((Work::One(put), Shape::Ok));
     }
     let (mut when, mut get) = (None, false);
-    for index in 3..request.len() {
+    for index in 3..request.count() {
         match () {
             () if request.is(index, "NX") && when.is_none() => when = Some(When::Absent),
             () if request.is(index, "XX") && when.is_none() => when = Some(When::Present),
@@ -131,16 +131,16 @@ fn expiry_option(request: &Request<'_>, index: usize) -> Option<Error> {
 }
 
 fn mset(request: &Request<'_>) -> Result<Op, Error> {
-    if request.len() % 2 == 0 {
+    if request.count().is_multiple_of(2) {
         return Err(Error::arity(Command::Mset));
     }
     let pair = |index| Ok((request.key(index)?, request.value(index + 1)?));
-    let pairs = (1..request.len()).step_by(2).map(pair).collect::<Result<_, Error>>()?;
+    let pairs = (1..request.count()).step_by(2).map(pair).collect::<Result<_, Error>>()?;
     Ok(Op::BatchPut { pairs })
 }
 
 fn delete(request: &Request<'_>) -> Result<(Work, Shape), Error> {
-    if request.len() == 2 {
+    if request.count() == 2 {
         return Ok((Work::One(Op::Delete { key: request.key(1)?, count: true }), Shape::Integer));
     }
     let delete = |key| Op::Delete { key, count: true };
@@ -152,7 +152,7 @@ fn object(request: &Request<'_>) -> Result<Op, Error> {
     if !request.is(1, "ENCODING") {
         return Err(Error::unknown_subcommand(Command::Object, sub));
     }
-    if request.len() != 3 {
+    if request.count() != 3 {
         return Err(Error::subcommand_arity(Command::Object, sub));
     }
     Ok(Op::Get { key: request.key(2)? })

@@ -12,12 +12,12 @@ pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Erro
         return Ok(());
     };
     match () {
-        () if request.is(1, "COUNT") && request.len() == 2 => reply.integer(size(SPECS.len())),
-        () if request.is(1, "LIST") && request.len() == 2 => {
+        () if request.is(1, "COUNT") && request.count() == 2 => reply.integer(size(SPECS.len())),
+        () if request.is(1, "LIST") && request.count() == 2 => {
             reply.array(SPECS.len());
             SPECS.iter().for_each(|spec| reply.bulk(spec.name.as_bytes()));
         }
-        () if request.is(1, "INFO") && request.len() == 2 => describe_all(reply),
+        () if request.is(1, "INFO") && request.count() == 2 => describe_all(reply),
         () if request.is(1, "INFO") => {
             let names = request.args_from(2);
             reply.array(names.len());
@@ -26,13 +26,13 @@ pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Erro
                 None => reply.null_array(),
             });
         }
-        () if request.is(1, "DOCS") && request.len() == 2 => document(&SPECS.each_ref(), reply),
+        () if request.is(1, "DOCS") && request.count() == 2 => document(&SPECS.each_ref(), reply),
         () if request.is(1, "DOCS") => {
             let named: Vec<&Spec> =
                 request.args_from(2).filter_map(Command::find).map(Command::spec).collect();
             document(&named, reply);
         }
-        () if request.is(1, "GETKEYS") && request.len() > 2 => keys(request, reply)?,
+        () if request.is(1, "GETKEYS") && request.count() > 2 => keys(request, reply)?,
         () if ["COUNT", "LIST", "GETKEYS"].iter().any(|known| request.is(1, known)) => {
             return Err(Error::subcommand_arity(Command::Command, sub));
         }
@@ -105,7 +105,7 @@ fn document(specs: &[&Spec], reply: &mut Writer<'_>) {
 }
 
 fn keys(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
-    let args = request.len() - 2;
+    let args = request.count() - 2;
     let spec = Command::find(request.arg(2)).ok_or(Error::constant("ERR Invalid command specified"))?.spec();
     if !spec.takes(args) {
         return Err(Error::constant("ERR Invalid number of arguments specified for command"));

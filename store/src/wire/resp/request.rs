@@ -39,7 +39,7 @@ impl<'a> Request<'a> {
     }
 
     /// How many arguments there are, the name included.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.parser.len()
     }
 
@@ -50,13 +50,13 @@ impl<'a> Request<'a> {
 
     /// Argument `index`, if there is one.
     pub fn get(&self, index: usize) -> Option<&'a [u8]> {
-        (index < self.len()).then(|| self.arg(index))
+        (index < self.count()).then(|| self.arg(index))
     }
 
     /// The arguments from `index` on.
     pub fn args_from(&self, index: usize) -> impl ExactSizeIterator<Item = &'a [u8]> {
         let request = *self;
-        (index.min(self.len())..self.len()).map(move |index| request.arg(index))
+        (index.min(self.count())..self.count()).map(move |index| request.arg(index))
     }
 
     /// Argument `index` as a key to keep.

@@ -117,11 +117,8 @@ impl Session {
 
     /// Serves the connection until it ends. Why it ends interests nobody: the client knows, or is gone.
     pub async fn run(mut self) {
-        loop {
-            match poll_fn(|cx| self.poll_turns(cx)).await {
-                Ok(true) => self.server.rt.yield_to_reactor().await,
-                Ok(false) | Err(_) => break,
-            }
+        while let Ok(true) = poll_fn(|cx| self.poll_turns(cx)).await {
+            self.server.rt.yield_to_reactor().await;
         }
         self.server.return_buffer(mem::take(&mut self.out));
     }
@@ -164,7 +161,7 @@ impl Session {
             Phase::Ending | Phase::EndingEarly => return Ok(false),
         }
         match self.hold {
-            Hold::Nothing if !self.has_room() => return Ok(false),
+            Hold::Nothing if !self.has_room() => Ok(false),
             Hold::Nothing => self.read(cx),
             Hold::Room if !self.has_room() => Ok(false),
             Hold::Quiet if !self.queue.is_empty() => Ok(false),
@@ -312,7 +309,7 @@ impl Session {
         let Some(command) = Command::find(request.arg(0)) else {
             return self.reject(request, began);
         };
-        if !command.spec().takes(request.len()) {
+        if !command.spec().takes(request.count()) {
             self.server.counters.rejected.add_one();
             self.say_error(no_command(began), &Error::arity(command));
             return Started::Yes;
@@ -514,7 +511,7 @@ fn is_open_to_all(command: Command) -> bool {
 fn needs_quiet(command: Command, request: &Request<'_>) -> bool {
     match command {
         Command::Hello | Command::Reset => true,
-        Command::Del | Command::Unlink => request.len() - 1 > DELETES_AT_ONCE,
+        Command::Del | Command::Unlink => request.count() - 1 > DELETES_AT_ONCE,
         command => command.spec().kind == Kind::Walk,
     }
 }

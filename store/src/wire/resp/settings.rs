@@ -24,7 +24,7 @@ pub fn config(request: &Request<'_>, server: &Server, reply: &mut Writer<'_>) ->
     if !request.is(1, "GET") {
         return Err(Error::unknown_subcommand(Command::Config, sub));
     }
-    if request.len() == 2 {
+    if request.count() == 2 {
         return Err(Error::subcommand_arity(Command::Config, sub));
     }
     let wanted = |name: &str| {
@@ -109,10 +109,10 @@ impl Wanted {
     pub fn read(request: &Request<'_>) -> Self {
         let mut wanted = Self::default();
         let every = || SECTIONS.iter().map(|(section, _)| *section);
-        if request.len() == 1 {
+        if request.count() == 1 {
             wanted.sections.extend(every().filter(|section| *section != Section::Commandstats));
         }
-        for index in 1..request.len() {
+        for index in 1..request.count() {
             match () {
                 () if request.is(index, "ALL") || request.is(index, "EVERYTHING") => {
                     wanted.sections.extend(every())

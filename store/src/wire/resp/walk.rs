@@ -70,8 +70,8 @@ pub fn plan(command: Command, request: &Request<'_>, server: &Server) -> Result<
         Command::Range => plan_range(request),
         Command::Dbsize => Ok(Walk::Count),
         Command::Flushall | Command::Flushdb => {
-            let ways = request.len() == 2 && (request.is(1, "SYNC") || request.is(1, "ASYNC"));
-            if request.len() > 1 && !ways { Err(Error::SYNTAX) } else { Ok(Walk::Flush) }
+            let ways = request.count() == 2 && (request.is(1, "SYNC") || request.is(1, "ASYNC"));
+            if request.count() > 1 && !ways { Err(Error::SYNTAX) } else { Ok(Walk::Flush) }
         }
         Command::Info => Ok(Walk::Info(Wanted::read(request))),
         other => {
@@ -86,8 +86,8 @@ fn plan_scan(request: &Request<'_>, server: &Server) -> Result<Walk, Error> {
     let cursor = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse::<u64>().ok());
     let cursor = cursor.ok_or(Error::constant("ERR invalid cursor"))?;
     let (mut pattern, mut count, mut strings) = (None, SCAN_COUNT, true);
-    for index in (2..request.len()).step_by(2) {
-        if index + 1 == request.len() {
+    for index in (2..request.count()).step_by(2) {
+        if index + 1 == request.count() {
             return Err(Error::SYNTAX);
         }
         match () {
@@ -119,11 +119,11 @@ fn plan_range(request: &Request<'_>) -> Result<Walk, Error> {
     let mut scan =
         Scan { start: request.key(1)?, end: request.key(2)?, limit: RANGE_LIMIT, ..Scan::default() };
     let mut index = 3;
-    while index < request.len() {
+    while index < request.count() {
         match () {
             () if request.is(index, "REVERSE") => scan.reverse = true,
             () if request.is(index, "NOVALUES") => scan.key_only = true,
-            () if request.is(index, "LIMIT") && index + 1 < request.len() => {
+            () if request.is(index, "LIMIT") && index + 1 < request.count() => {
                 index += 1;
                 let limit = integer(request.arg(index)).and_then(|limit| usize::try_from(limit).ok());
                 scan.limit = limit.ok_or(Error::NOT_AN_INTEGER)?;
