@@ -17,6 +17,12 @@ mod gate;
 mod kicker;
 mod net;
 pub mod placement;
+pub mod probe;
+mod probe_dir;
+mod probe_limits;
+mod probe_ring;
+#[cfg(test)]
+mod probe_tests;
 mod start;
 
 use std::future::Future;
