@@ -1,4 +1,5 @@
 //! The engine's integration tests, one binary.
 
 mod hang;
+mod idle;
 mod seam;
