@@ -2,4 +2,5 @@
 
 mod hang;
 mod idle;
+mod log;
 mod seam;
