@@ -552,6 +552,9 @@ impl Raft {
                 let ask = *ask;
                 follower::on_pre_vote(&mut self.core, message.from, message.term, ask);
             }
+            // What is committed stays committed, whoever says so and however old the term: a removed leader with a
+            // longer log refuses every vote, but its refusal is how the last member left learns that it is alone.
+            Body::PreVoteReply(answer) | Body::VoteReply(answer) => self.core.learn_commit(answer.commit),
             body if body.is_reply() || matches!(body, Body::Stale) => {}
             // The sender cannot know that the world moved on: a leader of an old term would stay one, a candidate
             // would raise its term one by one.
