@@ -3,4 +3,5 @@
 mod hang;
 mod idle;
 mod log;
+mod lsm;
 mod seam;
