@@ -15,4 +15,5 @@
 
 pub mod error;
 pub mod log;
+pub mod lsm;
 pub mod rt;

@@ -17,6 +17,7 @@ mod file;
 mod fs;
 pub mod glommio;
 pub mod local;
+pub mod mapped;
 mod net;
 mod rng;
 #[cfg(feature = "sim")]
@@ -87,6 +88,15 @@ impl Rt {
     /// Waits for at least `duration`.
     pub async fn sleep(&self, duration: Duration) {
         in_world!(&self.world, core => core.sleep(duration).await);
+    }
+
+    /// Waits for `future`, but no longer than `limit`; `None` when that was not enough, and the future is dropped.
+    pub async fn timeout<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        let late = async {
+            self.sleep(limit).await;
+            None
+        };
+        futures_lite::future::or(async { Some(future.await) }, late).await
     }
 
     /// Lets timers, sockets and disk completions run before the caller goes on. Costs tens of microseconds.

@@ -187,7 +187,12 @@ type Shared = Rc<RefCell<Oracle>>;
 /// One process: opens, checks, then writes from three tasks until it dies.
 async fn life(rt: Rt, oracle: Shared, sync: SyncMethod) -> Result<(), String> {
     let opened = Log::open(&rt, Path::new(DIR), options(sync)).await;
-    let (log, recovered) = opened.map_err(|fault| format!("the log does not open: {fault}"))?;
+    let (log, recovered) = match opened {
+        Ok(opened) => opened,
+        // The disk error of this life came that early; the next one finds everything.
+        Err(fault) if fault.kind == FaultKind::Io => return Ok(()),
+        Err(fault) => return Err(format!("the log does not open: {fault}")),
+    };
     oracle.borrow_mut().reopened(&recovered)?;
     check_reads(&log, &oracle).await?;
     let writers: Vec<_> = (0..3)

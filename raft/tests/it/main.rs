@@ -1,9 +1,12 @@
 //! The crate's integration tests, one binary.
 
 mod course;
+mod fuzz;
 mod kit;
+mod paper;
 mod random;
 mod rng;
 mod script;
 mod sim;
 mod single;
+mod start;
