@@ -4,3 +4,4 @@ pub mod config;
 pub mod gateway;
 pub mod refusal;
 pub mod request;
+pub mod wire;
