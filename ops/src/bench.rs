@@ -240,23 +240,24 @@ fn parse_mix(name: &str) -> Result<Mix, String> {
 
 /// Runs `ringkeep bench`.
 pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
-    let outcome =
-        match &arguments.what {
-            What::Run(run) => {
-                load(run).and_then(|report| deliver(arguments, &report, RunReport::table, |_| true))
-            }
-            What::Disk(run) => disk::measure(&run.dir, Duration::from_secs(run.seconds))
-                .and_then(|report| deliver(arguments, &report, disk::DiskReport::table, |_| true)),
-            What::Compare { peer: Peer::Redis(run) } => redis(run)
-                .and_then(|report| deliver(arguments, &report, compare::CompareReport::table, |_| true)),
-            What::Latency(run) => latency(run)
-                .and_then(|report| deliver(arguments, &report, latency::LatencyFloorReport::table, |_| true)),
-            What::Idle(run) => idle(run)
-                .and_then(|report| deliver(arguments, &report, idle::IdleReport::table, |_| true)),
-            What::Crash(run) => crash(run).and_then(|report| {
-                deliver(arguments, &report, crash::CrashReport::table, crash::CrashReport::passed)
-            }),
-        };
+    let outcome = match &arguments.what {
+        What::Run(run) => {
+            load(run).and_then(|report| deliver(arguments, &report, RunReport::table, |_| true))
+        }
+        What::Disk(run) => disk::measure(&run.dir, Duration::from_secs(run.seconds))
+            .and_then(|report| deliver(arguments, &report, disk::DiskReport::table, |_| true)),
+        What::Compare { peer: Peer::Redis(run) } => {
+            redis(run).and_then(|report| deliver(arguments, &report, compare::CompareReport::table, |_| true))
+        }
+        What::Latency(run) => latency(run)
+            .and_then(|report| deliver(arguments, &report, latency::LatencyFloorReport::table, |_| true)),
+        What::Idle(run) => {
+            idle(run).and_then(|report| deliver(arguments, &report, idle::IdleReport::table, |_| true))
+        }
+        What::Crash(run) => crash(run).and_then(|report| {
+            deliver(arguments, &report, crash::CrashReport::table, crash::CrashReport::passed)
+        }),
+    };
     outcome.unwrap_or_else(|why| fail(&why, 1))
 }
 

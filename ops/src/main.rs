@@ -16,6 +16,7 @@
 mod bench;
 mod doctor;
 mod host;
+mod inspect;
 mod output;
 mod settings;
 
@@ -34,7 +35,9 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check the host: each problem with its consequence and its fix
-    Doctor(doctor::DoctorArguments),
+    Doctor(Box<doctor::DoctorArguments>),
+    /// Print the files of a node that is not running
+    Inspect(inspect::InspectArguments),
     /// Measure: load, limits, comparisons, the crash audit
     Bench(Box<bench::BenchArguments>),
 }
@@ -42,6 +45,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

@@ -76,10 +76,13 @@ pub struct Condition {
     pub problem: Option<String>,
 }
 
+/// Appends a page.
+pub type Render = dyn Fn(&mut Vec<u8>) + Send + Sync;
+
 /// Where the pages come from. Called on the server's threads.
 pub struct Pages {
     /// Appends the metrics page.
-    pub metrics: Box<dyn Fn(&mut Vec<u8>) + Send + Sync>,
+    pub metrics: Box<Render>,
     /// The status page, JSON.
     pub status: Box<dyn Fn() -> String + Send + Sync>,
     /// What readiness depends on beside the phase.
