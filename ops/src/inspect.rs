@@ -76,7 +76,9 @@ fn manifest(report: &ManifestReport) -> String {
         text.push_str(&format!("{number:>6}  {edit}\n"));
     }
     if let Some(at) = report.torn_at {
-        text.push_str(&format!("the last frame, at offset {at}, is torn; it was never acknowledged and is cut at start\n"));
+        text.push_str(&format!(
+            "the last frame, at offset {at}, is torn; it was never acknowledged and is cut at start\n"
+        ));
     }
     text
 }
