@@ -1,17 +1,16 @@
 //! `ringkeep doctor`: what the host must allow, what it should, and how to change it. Needs no root and changes nothing.
 //!
-//! `ringkeep server` asks the same questions before it starts an executor and refuses to start on a failure.
+//! `ringkeep server` asks the first part, what the runtime needs, before it starts a core and refuses to start on a failure.
 
 mod check;
-mod host;
 
 use std::process::ExitCode;
 
 use clap::Args;
+use engine::rt::glommio::CoreOptions;
+use engine::rt::glommio::probe::{self, Finding, Level};
 use serde_json::json;
 use store::config::{Config, Limits};
-
-pub(crate) use check::{Finding, Level};
 
 use crate::output::{EXIT_CONFIG, Format, answer, fail};
 use crate::settings::{SettingArguments, Settings};
@@ -44,32 +43,58 @@ pub(crate) fn run(arguments: &DoctorArguments) -> ExitCode {
     }
 }
 
-/// Everything that is worth saying about the host, in the order in which it matters.
-pub(crate) fn examine(config: &Config, limits: &Limits) -> Vec<Finding> {
-    let mut findings = vec![
-        check::io_uring(limits.cores),
-        check::memlock(&host::limit("Max locked memory"), limits.cores, host::may_lock_memory()),
-        check::kernel(&host::read("/proc/sys/kernel/osrelease")),
-        check::open_files(&host::limit("Max open files"), limits.connections_max * limits.cores),
-        check::data_dir(&config.data_dir),
+/// Everything that is worth saying about the host, in the order in which a start would meet it.
+fn examine(config: &Config, limits: &Limits) -> Vec<Finding> {
+    let mut findings = needed(config, limits);
+    findings.extend([
         check::free_space(&config.data_dir),
         check::memory(limits.core_bytes),
-        check::backlog(&host::read("/proc/sys/net/core/somaxconn")),
-        check::overcommit(&host::read("/proc/sys/vm/overcommit_memory")),
-        check::huge_pages(&host::read("/sys/kernel/mm/transparent_hugepage/enabled")),
-        check::clock(&host::read("/sys/devices/system/clocksource/clocksource0/current_clocksource")),
-        check::governor(&host::read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-    ];
+        check::backlog(&read("/proc/sys/net/core/somaxconn")),
+        check::overcommit(&read("/proc/sys/vm/overcommit_memory")),
+        check::huge_pages(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
+        check::governor(&read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+    ]);
     findings.extend(check::ports(config, limits.cores));
     findings
 }
 
+/// What the runtime itself needs; `ringkeep server` asks this before it starts a core.
+pub(crate) fn needed(config: &Config, limits: &Limits) -> Vec<Finding> {
+    probe::check(&probe::Request {
+        cores: limits.cores,
+        io_memory_bytes: CoreOptions::default().io_memory_bytes,
+        open_files: (limits.cores * limits.connections_max) as u64 + FILES_OF_STORES,
+        dir: Some(check::existing(&config.data_dir)),
+    })
+}
+
+/// Segments, tables and sockets beside those of clients.
+const FILES_OF_STORES: u64 = 4096;
+
+/// A small file's text without the white space around it; empty where a host has none.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn name_of(level: Level) -> &'static str {
+    match level {
+        Level::Good => "ok",
+        Level::Warning => "WARN",
+        Level::Failure => "FAIL",
+    }
+}
+
 fn table(findings: &[Finding]) -> String {
-    let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
+    let width = findings.iter().map(|finding| finding.subject.len()).max().unwrap_or(0);
     let mut text = String::new();
     for finding in findings {
-        text.push_str(&format!("{:<4}  {:<width$}  {}\n", finding.level.name(), finding.name, finding.cause));
-        if finding.level > Level::Note {
+        text.push_str(&format!(
+            "{:<4}  {:<width$}  {}\n",
+            name_of(finding.level),
+            finding.subject,
+            finding.cause
+        ));
+        if finding.level > Level::Good {
             text.push_str(&format!("      {:<width$}  so:  {}\n", "", finding.consequence));
             text.push_str(&format!("      {:<width$}  fix: {}\n", "", finding.fix));
         }
@@ -84,8 +109,8 @@ fn document(findings: &[Finding]) -> String {
         .iter()
         .map(|finding| {
             json!({
-                "check": finding.name,
-                "level": finding.level.name(),
+                "check": finding.subject,
+                "level": name_of(finding.level),
                 "cause": finding.cause,
                 "consequence": finding.consequence,
                 "fix": finding.fix,
@@ -99,11 +124,15 @@ fn document(findings: &[Finding]) -> String {
 mod tests {
     use super::*;
 
+    fn finding(subject: &'static str, level: Level, cause: &str) -> Finding {
+        let (consequence, fix) = ("consequence".to_owned(), "fix it".to_owned());
+        Finding { subject, level, cause: cause.to_owned(), consequence, fix }
+    }
+
     #[test]
     fn a_table_shows_the_fix_of_what_is_wrong_only() {
-        let well = Finding::well("memlock", "unlimited");
-        let ill =
-            Finding { level: Level::Failure, ..Finding::warn("nofile", "cause", "consequence", "fix it") };
+        let well = finding("memlock", Level::Good, "unlimited");
+        let ill = finding("nofile", Level::Failure, "cause");
         let text = table(&[well, ill]);
         assert!(text.contains("ok    memlock  unlimited\n"), "{text}");
         assert!(text.contains("FAIL  nofile   cause\n") && text.contains("fix: fix it\n"), "{text}");
@@ -112,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_document_is_json() {
-        let text = document(&[Finding::well("memlock", "a \"quoted\" word")]);
+        let text = document(&[finding("memlock", Level::Good, "a \"quoted\" word")]);
         let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(parsed["findings"][0]["level"], "ok");
     }
