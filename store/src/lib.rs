@@ -1,5 +1,7 @@
 //! The server: many regions on many cores. Joins `engine`, `raft` and `scheduler`, and speaks to clients.
 
 pub mod gateway;
+pub mod placement;
 pub mod refusal;
 pub mod request;
+pub mod wire;
