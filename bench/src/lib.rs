@@ -1,1 +1,3 @@
 //! Placeholder while the crate's first rooms are built.
+
+pub mod scheduler;

@@ -1,5 +1,6 @@
 //! The server: many regions on many cores. Joins `engine`, `raft` and `scheduler`, and speaks to clients.
 
+pub mod config;
 pub mod gateway;
 pub mod placement;
 pub mod refusal;

@@ -1,0 +1,40 @@
+//! The stated invariants of a replica, asserted. Debug builds run them after every input; tests in release builds call
+//! [`Raft::check`] themselves.
+
+use crate::raft::{Raft, Role};
+
+impl Raft {
+    /// Asserts every invariant that one replica can see by itself.
+    ///
+    /// # Panics
+    /// If one does not hold: that is a bug in this crate or a driver that broke its contract.
+    pub fn check(&self) {
+        let core = &self.core;
+        core.log.check();
+        assert!(core.term >= core.log.last_id().term, "the log is ahead of the term");
+        assert!(core.writes.durable <= core.writes.issued, "more writes durable than issued");
+        assert!(core.membership.validate().is_ok(), "malformed membership {}", core.membership);
+        match &self.role {
+            Role::Leader(leader) => {
+                assert_eq!(core.leader, Some(core.me()), "a leader that follows another");
+                assert!(core.reads.is_empty(), "a leader that asks a leader");
+                assert!(leader.term_start <= core.log.last(), "the term has no entry");
+                for member in &leader.members {
+                    member.check(core.log.last());
+                }
+            }
+            Role::Candidate(_) => {
+                assert_eq!(core.leader, None, "a candidate with a leader");
+                assert_eq!(core.vote, Some(core.me()), "a candidate that voted for another");
+            }
+            Role::PreCandidate(_) => assert_eq!(core.leader, None, "a pre-candidate with a leader"),
+            Role::Follower => assert!(core.leader != Some(core.me()), "a follower of itself"),
+        }
+    }
+
+    pub(crate) fn debug_check(&self) {
+        if cfg!(debug_assertions) {
+            self.check();
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What a replica keeps in every role: term, vote, log, membership, timers, and the outbox.
+//!
+//! Role files hold a `&mut Core` beside their own state. The outbox has three doors, and choosing one is choosing
+//! what a message may rely on: [`Core::send`] for what is true without any disk, [`Core::reply`] for what only needs
+//! the term on disk, [`Core::send_durable`] for what vouches for everything written so far.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::config::{Config, Identity};
+use crate::error::Refusal;
+use crate::id::{Index, LogId, NodeId, Term, Time};
+use crate::log::Log;
+use crate::membership::Membership;
+use crate::message::{Body, Message};
+use crate::planted;
+use crate::read::FollowerReads;
+use crate::ready::{Fetch, ReadOutcome, SnapshotWanted};
+use crate::rng::SplitMix;
+
+/// Messages and requests that wait for the next [`Ready`](crate::Ready).
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) send: Vec<Message>,
+    /// Leave once the next write is durable.
+    pub(crate) after: Vec<Message>,
+    /// Had nothing of their own to write, but an earlier write (the number) was still under way.
+    pub(crate) held: VecDeque<(u64, Message)>,
+    pub(crate) fetch: Vec<Fetch>,
+    pub(crate) snapshots: Vec<SnapshotWanted>,
+    pub(crate) reads: Vec<ReadOutcome>,
+}
+
+/// How far the writes handed to the driver have got. They become durable in order.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Writes {
+    /// The number of the last one handed out.
+    pub(crate) issued: u64,
+    /// The number of the last one known durable.
+    pub(crate) durable: u64,
+    /// The number of the last one that carried a hard state or a snapshot.
+    pub(crate) hard: u64,
+    /// Ticks since there was news while a write was under way.
+    pub(crate) stalled_ticks: u32,
+}
+
+/// The word a voter gave to a leader: no vote for anybody else before `until`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Promise {
+    pub(crate) until: Time,
+    /// The leader's term, and the highest fence heard in it: what a forced election must present.
+    pub(crate) term: Term,
+    pub(crate) fence: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) identity: Identity,
+    pub(crate) config: Arc<Config>,
+    pub(crate) now: Time,
+    pub(crate) term: Term,
+    pub(crate) vote: Option<NodeId>,
+    /// Term or vote differ from what was last handed to a write.
+    pub(crate) hard_dirty: bool,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) log: Log,
+    pub(crate) membership: Membership,
+    /// A snapshot on its way into the state machine; taken by the next write, done when that is durable.
+    pub(crate) install: Install,
+    pub(crate) elapsed: u32,
+    pub(crate) timeout: u32,
+    pub(crate) rng: SplitMix,
+    pub(crate) promise: Promise,
+    pub(crate) asleep: bool,
+    pub(crate) writes: Writes,
+    pub(crate) out: Outbox,
+    pub(crate) reads: FollowerReads,
+    /// Entries up to here may have been lost by this disk: no vote before they are back.
+    pub(crate) suspect_until: Index,
+}
+
+/// The stages of a snapshot installation.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Install {
+    #[default]
+    None,
+    Wanted(Box<crate::message::Snapshot>),
+    Writing(LogId),
+}
+
+impl Core {
+    pub(crate) const fn me(&self) -> NodeId {
+        self.identity.id
+    }
+
+    fn message(&self, to: NodeId, body: Body) -> Message {
+        Message { group: self.identity.group, from: self.me(), to, term: self.term, body }
+    }
+
+    /// Sends what is true without any disk.
+    pub(crate) fn send(&mut self, to: NodeId, body: Body) {
+        let message = self.message(to, body);
+        self.out.send.push(message);
+    }
+
+    /// Sends at once under another term: for pre-votes, which do not raise the sender's own.
+    pub(crate) fn send_in_term(&mut self, to: NodeId, term: Term, body: Body) {
+        let message = Message { term, ..self.message(to, body) };
+        self.out.send.push(message);
+    }
+
+    /// Sends what vouches for term, vote and log: leaves when all of it is on disk.
+    pub(crate) fn send_durable(&mut self, to: NodeId, body: Body) {
+        let message = self.message(to, body);
+        if planted!(AckBeforeDurable) {
+            self.out.send.push(message);
+            return;
+        }
+        // Only the last of several progress reports to one leader matters.
+        if let (Some(last), Body::AppendReply(crate::message::AppendOutcome::Matched(_))) =
+            (self.out.after.last_mut(), &message.body)
+            && last.to == message.to
+            && last.term == message.term
+            && matches!(last.body, Body::AppendReply(crate::message::AppendOutcome::Matched(_)))
+        {
+            *last = message;
+            return;
+        }
+        self.out.after.push(message);
+    }
+
+    /// Sends what reveals the current term but vouches for nothing else.
+    pub(crate) fn reply(&mut self, to: NodeId, body: Body) {
+        if self.hard_dirty || self.writes.hard > self.writes.durable {
+            let message = self.message(to, body);
+            self.out.after.push(message);
+        } else {
+            self.send(to, body);
+        }
+    }
+
+    /// The number the next write will have.
+    pub(crate) const fn next_write(&self) -> u64 {
+        self.writes.issued + 1
+    }
+
+    /// Moves to a later term. The vote in it is still free.
+    pub(crate) fn enter_term(&mut self, term: Term) {
+        debug_assert!(term >= self.term);
+        if term > self.term {
+            self.term = term;
+            self.vote = None;
+            self.hard_dirty = true;
+        }
+    }
+
+    /// Votes in the current term.
+    pub(crate) fn cast_vote(&mut self, candidate: NodeId) {
+        if self.vote != Some(candidate) {
+            self.vote = Some(candidate);
+            self.hard_dirty |= !planted!(VoteNotPersisted);
+        }
+    }
+
+    /// Restarts the election timer with a new random length.
+    pub(crate) fn reset_timer(&mut self) {
+        self.elapsed = 0;
+        let ticks = self.config.election_ticks;
+        self.timeout = ticks + self.rng.below(ticks);
+    }
+
+    /// The leader of this term was heard.
+    pub(crate) fn heard_leader(&mut self, leader: NodeId) {
+        self.elapsed = 0;
+        self.leader = Some(leader);
+        if self.config.lease_nanos > 0 {
+            if self.promise.term != self.term {
+                self.promise.term = self.term;
+                self.promise.fence = 0;
+            }
+            self.promise.until = self.promise.until.max(self.now.after(self.config.promise_nanos()));
+        }
+    }
+
+    /// Whether this voter owes a living leader its silence towards a candidate.
+    pub(crate) fn is_loyal(&self, candidate_term: Term, forced: Option<u32>) -> bool {
+        let by_clock = self.is_bound();
+        let released = forced
+            .is_some_and(|fence| candidate_term == self.promise.term.next() && fence >= self.promise.fence);
+        let by_ticks =
+            self.config.check_quorum && self.leader.is_some() && self.elapsed < self.config.election_ticks;
+        (by_clock && !released) || (by_ticks && forced.is_none() && !planted!(VoterBreaksPromise))
+    }
+
+    /// Whether a promise made for a leader's lease still holds.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.now < self.promise.until && !planted!(VoterBreaksPromise)
+    }
+
+    /// Whether this member may ask for votes at all.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn may_campaign(&self) -> Result<(), Refusal> {
+        if !self.membership.is_voter(self.me()) && !planted!(TimeoutNowToLearner) {
+            return Err(Refusal::NotVoter);
+        }
+        let unapplied_change = self.log.has_committed_change() && !planted!(CampaignWithUnappliedChange);
+        let installing = !matches!(self.install, Install::None);
+        if unapplied_change || installing || self.is_suspect() {
+            return Err(Refusal::MayNotCampaign);
+        }
+        Ok(())
+    }
+
+    /// Whether this disk may have lost entries that it once vouched for.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.log.committed() < self.suspect_until
+    }
+
+    /// Somebody vouches that the entry at `commit` is committed; if it is here too, so is everything before it.
+    pub(crate) fn learn_commit(&mut self, commit: LogId) {
+        if commit.index > self.log.committed() && self.log.holds(commit) {
+            self.log.commit_to(commit.index);
+        }
+    }
+
+    /// Whether nothing at all waits to be written, applied or answered here.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let log = &self.log;
+        log.last() == log.applied()
+            && log.last() == log.stable()
+            && matches!(self.install, Install::None)
+            && !self.hard_dirty
+            && self.writes.durable == self.writes.issued
+            && self.reads.is_empty()
+    }
+}

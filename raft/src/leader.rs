@@ -1,0 +1,359 @@
+//! The leader: takes proposals, replicates them, decides what is committed, and steps down when it cannot.
+//!
+//! Nothing is sent from inside an event. Events change the leader's picture of its members, and [`Leader::flush`],
+//! called once per [`Ready`](crate::Ready), turns the picture into messages: a hundred proposals of one turn become
+//! one append per follower, and a commit notice rides on the next entries if there are any.
+
+use crate::core::Core;
+use crate::entry::{Entry, EntryKind, Payload};
+use crate::error::{Dropped, Refusal};
+use crate::id::{Index, LogId, NodeId};
+use crate::membership::MembershipChange;
+use crate::message::{AppendOutcome, Beat, Body, Snapshot};
+use crate::planted;
+use crate::progress::Progress;
+use crate::read::LeaderReads;
+use crate::ready::SnapshotReport;
+use crate::transfer::Transfer;
+
+/// Why a leader gives up its role without having seen a higher term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StepDown {
+    NoQuorum,
+    DiskStalled,
+}
+
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// Every member including this one, ascending by id.
+    pub(crate) members: Vec<Progress>,
+    /// The empty entry that opened the term: nothing is decided before it is committed.
+    pub(crate) term_start: Index,
+    pub(crate) uncommitted_bytes: u64,
+    pub(crate) heartbeat_elapsed: u32,
+    /// A heartbeat round is due at the next flush.
+    pub(crate) beat_due: bool,
+    pub(crate) reads: LeaderReads,
+    pub(crate) transfer: Option<Transfer>,
+    pub(crate) idle_ticks: u32,
+}
+
+impl Leader {
+    /// Takes office: everybody is probed, and an empty entry opens the term.
+    pub(crate) fn new(core: &mut Core) -> Self {
+        let last = core.log.last();
+        let members = core.membership.members().into_iter().map(|id| Progress::new(id, last)).collect();
+        let mut leader = Self {
+            members,
+            term_start: last.next(),
+            uncommitted_bytes: 0,
+            heartbeat_elapsed: 0,
+            beat_due: false,
+            reads: LeaderReads::default(),
+            transfer: None,
+            idle_ticks: 0,
+        };
+        leader.on_written(core);
+        leader.append(core, EntryKind::Normal, Payload::EMPTY);
+        leader
+    }
+
+    pub(crate) fn member(&self, id: NodeId) -> Option<&Progress> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    pub(crate) fn member_mut(&mut self, id: NodeId) -> Option<&mut Progress> {
+        self.members.iter_mut().find(|member| member.id == id)
+    }
+
+    /// Whether an entry of the leader's own term is committed: before that its commit index may be old.
+    pub(crate) fn has_committed_in_term(&self, core: &Core) -> bool {
+        core.log.committed() >= self.term_start
+    }
+
+    /// Takes a proposal.
+    pub(crate) fn propose(&mut self, core: &mut Core, payload: Payload) -> Result<LogId, Refusal> {
+        self.admit(core, payload.len() as u64)?;
+        Ok(self.append(core, EntryKind::Normal, payload))
+    }
+
+    fn admit(&self, core: &Core, bytes: u64) -> Result<(), Refusal> {
+        if let Some(transfer) = &self.transfer {
+            return Err(Refusal::TransferPending { to: transfer.target });
+        }
+        if self.member(core.me()).is_none() {
+            return Err(Refusal::NotLeader { leader: None });
+        }
+        if bytes > core.config.entry_bytes_max {
+            return Err(Refusal::EntryTooLarge);
+        }
+        if self.uncommitted_bytes > 0 && self.uncommitted_bytes + bytes > core.config.uncommitted_bytes_max {
+            return Err(Refusal::UncommittedFull);
+        }
+        Ok(())
+    }
+
+    /// Takes a change of membership: one at a time, and only on settled ground (the single-server bug of 2015 needs
+    /// a leader that has not committed in its own term).
+    pub(crate) fn propose_change(
+        &mut self,
+        core: &mut Core,
+        change: &MembershipChange,
+    ) -> Result<LogId, Refusal> {
+        let payload = change.encode();
+        self.admit(core, payload.len() as u64)?;
+        if core.log.has_change() && !planted!(ChangeWhileOnePending) {
+            return Err(Refusal::ChangePending);
+        }
+        if !self.has_committed_in_term(core) && !planted!(ChangeBeforeOwnTermCommit) {
+            return Err(Refusal::TermNotCommitted);
+        }
+        core.membership.after(change).map_err(Refusal::InvalidChange)?;
+        Ok(self.append(core, EntryKind::Membership, payload))
+    }
+
+    fn append(&mut self, core: &mut Core, kind: EntryKind, payload: Payload) -> LogId {
+        self.uncommitted_bytes += payload.len() as u64;
+        self.idle_ticks = 0;
+        let entry = Entry { term: core.term, index: core.log.last().next(), kind, payload };
+        let id = entry.id();
+        core.log.push(core.term, entry);
+        if planted!(SelfAckBeforeDurable) {
+            self.match_self(core, id.index);
+        }
+        id
+    }
+
+    /// One tick. Returns the reason if leadership ends with it.
+    pub(crate) fn tick(&mut self, core: &mut Core) -> Option<StepDown> {
+        let me = core.me();
+        for member in self.members.iter_mut().filter(|member| member.id != me) {
+            member.tick(core.config.snapshot_ticks_max);
+        }
+        self.tick_transfer(core);
+        if core.config.check_quorum {
+            let window = core.config.election_ticks;
+            if core.membership.reached(|id| u64::from(self.is_heard(core, id, window))) == 0 {
+                return Some(StepDown::NoQuorum);
+            }
+            // Heartbeats must not vouch for a disk that hangs.
+            if core.writes.stalled_ticks >= 2 * window && core.membership.members().len() > 1 {
+                return Some(StepDown::DiskStalled);
+            }
+        }
+        self.heartbeat_elapsed += 1;
+        self.idle_ticks = self.idle_ticks.saturating_add(1);
+        if self.heartbeat_elapsed >= core.config.heartbeat_ticks {
+            self.beat_due = true;
+        }
+        None
+    }
+
+    pub(crate) fn is_heard(&self, core: &Core, id: NodeId, window: u32) -> bool {
+        id == core.me() || self.member(id).is_some_and(|member| member.silent_ticks <= window)
+    }
+
+    /// What became of an append.
+    pub(crate) fn on_append_reply(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        outcome: AppendOutcome,
+    ) -> Result<(), Dropped> {
+        let base = core.log.base().index;
+        let Some(member) = self.member_mut(from) else { return Err(Dropped::UnknownSender) };
+        member.silent_ticks = 0;
+        match outcome {
+            AppendOutcome::Blank => member.on_blank(core),
+            AppendOutcome::Matched(index) => {
+                if index > core.log.last() {
+                    return Err(Dropped::UnknownEntries);
+                }
+                if member.on_match(index, base) {
+                    self.commit(core);
+                    self.advance_transfer(core);
+                }
+            }
+            AppendOutcome::Conflict { refused, hint } => {
+                if hint.index >= Index::LIMIT || refused >= Index::LIMIT {
+                    return Err(Dropped::AbsurdNumber);
+                }
+                member.on_conflict(refused, core.log.agree_at_most(hint).index);
+            }
+        }
+        Ok(())
+    }
+
+    /// A member answered a heartbeat.
+    pub(crate) fn on_heartbeat_reply(
+        &mut self,
+        core: &mut Core,
+        from: NodeId,
+        round: u64,
+        quiet: bool,
+    ) -> Result<(), Dropped> {
+        if round > self.reads.round() {
+            return Err(Dropped::AbsurdNumber);
+        }
+        let Some(member) = self.member_mut(from) else { return Err(Dropped::UnknownSender) };
+        member.silent_ticks = 0;
+        member.round = member.round.max(round);
+        if quiet {
+            member.quiet_round = round;
+        }
+        member.on_heard(core.log.last(), &core.config);
+        self.confirm_reads(core);
+        self.advance_transfer(core);
+        if quiet {
+            self.try_to_sleep(core);
+        }
+        Ok(())
+    }
+
+    /// This node's disk got further.
+    pub(crate) fn on_written(&mut self, core: &mut Core) {
+        self.match_self(core, core.log.stable());
+        self.commit(core);
+    }
+
+    fn match_self(&mut self, core: &Core, index: Index) {
+        if let Some(own) = self.member_mut(core.me()) {
+            own.matched = own.matched.max(index);
+            own.next = own.matched.next();
+        }
+    }
+
+    /// Commits what a quorum holds, if it is of this term: older entries commit only along with one that is
+    /// (paper, 5.4.2 and figure 8).
+    pub(crate) fn commit(&mut self, core: &mut Core) {
+        let reached = Index(self.quorum_match(core));
+        let before = core.log.committed();
+        let own_term = core.log.term(reached) == Some(core.term) || planted!(CommitOldTermByCount);
+        if reached <= before || !own_term || !core.log.commit_to(reached) {
+            return;
+        }
+        let freed = core.log.payload_bytes(before, reached, core.term);
+        self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(freed);
+        self.idle_ticks = 0;
+        if before < self.term_start {
+            self.reads.on_term_committed(reached);
+            self.confirm_reads(core);
+        }
+    }
+
+    fn quorum_match(&self, core: &Core) -> u64 {
+        let matched = |id| self.member(id).map_or(0, |member: &Progress| member.matched.0);
+        if planted!(CommitWithoutQuorum) {
+            return self.members.iter().map(|member| member.matched.0).max().unwrap_or(0);
+        }
+        if planted!(JointNeedsOneMajority) {
+            return crate::quorum::reached(&core.membership.voters, matched);
+        }
+        if planted!(LearnerCountsInQuorum) {
+            let everybody: Vec<_> = self.members.iter().map(|member| member.id).collect();
+            let most = crate::quorum::majority(core.membership.voters.len());
+            let mut values: Vec<_> = everybody.into_iter().map(matched).collect();
+            values.sort_unstable_by(|a, b| b.cmp(a));
+            return values.get(most - 1).copied().unwrap_or(0);
+        }
+        core.membership.reached(matched)
+    }
+
+    /// The membership has changed: follow it.
+    pub(crate) fn on_membership(&mut self, core: &mut Core) {
+        let last = core.log.last();
+        let mut members = Vec::new();
+        for id in core.membership.members() {
+            let known = self.members.iter().position(|member| member.id == id);
+            members.push(match known {
+                Some(at) => self.members.swap_remove(at),
+                None => Progress::new(id, last),
+            });
+        }
+        self.members = members;
+        self.beat_due = true;
+        self.idle_ticks = 0;
+        if self.transfer.as_ref().is_some_and(|transfer| !core.membership.voters.contains(&transfer.target)) {
+            self.abandon_transfer();
+        }
+        // A smaller quorum may already hold more.
+        self.on_written(core);
+        self.confirm_reads(core);
+        self.leave_joint(core);
+    }
+
+    /// Ends a joint state that ends by itself, once nothing else is under way.
+    pub(crate) fn leave_joint(&mut self, core: &mut Core) {
+        let due = core.membership.is_joint() && core.membership.auto_leave && !core.log.has_change();
+        if due && self.has_committed_in_term(core) {
+            self.append(core, EntryKind::Membership, MembershipChange::leave_joint().encode());
+        }
+    }
+
+    /// The driver has made a snapshot for `to`.
+    pub(crate) fn send_snapshot(
+        &mut self,
+        core: &mut Core,
+        to: NodeId,
+        snapshot: Snapshot,
+    ) -> Result<(), Refusal> {
+        let last = snapshot.last;
+        let known = core.log.term(last.index).is_none_or(|term| term == last.term);
+        let usable = last.index >= core.log.base().index && last.index <= core.log.committed();
+        let Some(member) = self.member_mut(to).filter(|member| member.id != core.me()) else {
+            return Err(Refusal::NotVoter);
+        };
+        if !known || !usable || last.index <= member.matched || !snapshot.membership.contains(to) {
+            member.on_snapshot_failed();
+            return Err(Refusal::OutOfPlace);
+        }
+        member.on_snapshot_made(last.index);
+        core.send(to, Body::Snapshot(Box::new(snapshot)));
+        Ok(())
+    }
+
+    /// What became of a snapshot that was being shipped. One that was delivered still has to be installed: the
+    /// member's own answer tells when.
+    pub(crate) fn on_snapshot_report(&mut self, to: NodeId, report: SnapshotReport) {
+        if let Some(member) = self.member_mut(to)
+            && report == SnapshotReport::Failed
+        {
+            member.on_snapshot_failed();
+        }
+    }
+
+    /// Whether [`flush`](Self::flush) would do something.
+    pub(crate) fn wants_flush(&self, core: &Core) -> bool {
+        let me = core.me();
+        self.beat_due || self.members.iter().any(|member| member.id != me && member.wants_flush(core))
+    }
+
+    /// Turns the picture into messages.
+    pub(crate) fn flush(&mut self, core: &mut Core) {
+        if self.beat_due {
+            self.beat(core);
+        }
+        let me = core.me();
+        for member in self.members.iter_mut().filter(|member| member.id != me) {
+            member.flush(core);
+        }
+    }
+
+    /// Sends one round of heartbeats.
+    fn beat(&mut self, core: &mut Core) {
+        self.beat_due = false;
+        self.heartbeat_elapsed = 0;
+        let round = self.reads.open_round(core.now);
+        let (fence, quiet) = (self.reads.fence(), self.may_sleep(core));
+        let me = core.me();
+        for member in self.members.iter().filter(|member| member.id != me) {
+            let safe = core.log.committed().min(member.matched);
+            let commit = if planted!(HeartbeatCommitsBeyondMatch) { core.log.committed() } else { safe };
+            core.send(member.id, Body::Heartbeat(Beat { commit, round, fence, quiet }));
+        }
+        self.confirm_reads(core);
+        if quiet {
+            self.try_to_sleep(core);
+        }
+    }
+}

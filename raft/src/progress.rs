@@ -1,0 +1,319 @@
+//! One member as the leader sees it, and how fast entries may flow to it.
+//!
+//! ```text
+//!              conflict, failure                     first match
+//!   Replicate ───────────────────► Probe ──────────────────────► Replicate
+//!       │                            │ ▲                            ▲
+//!       │ entries are gone           │ │ failed, or patience ended  │ match at or above
+//!       └──────────► Snapshot ◄──────┘ │                            │ the snapshot
+//!                        └─────────────┴────────────────────────────┘
+//! ```
+//!
+//! *Probe*: one message, then wait for an answer or a heartbeat. *Replicate*: pipelined, up to the in-flight bounds,
+//! `next` runs ahead. *Snapshot*: no entries until the snapshot is in.
+//!
+//! Invariants: matched < next; matched never goes back; the in-flight list is empty outside *Replicate*.
+
+use std::collections::VecDeque;
+
+use crate::config::Config;
+use crate::core::Core;
+use crate::entry::Entry;
+use crate::id::{Index, LogId, NodeId};
+use crate::message::Body;
+use crate::ready::{Fetch, SnapshotWanted};
+
+/// How entries flow to one member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The match is unknown.
+    Probe {
+        /// A message is out; wait.
+        sent: bool,
+    },
+    /// The match is known and entries are pipelined.
+    Replicate,
+    /// The member needs a snapshot.
+    Snapshot {
+        /// The index it will bring, once the driver has made one.
+        index: Option<Index>,
+        /// Ticks spent waiting.
+        ticks: u32,
+    },
+}
+
+/// Unanswered append messages: the last index and the bytes of each.
+#[derive(Clone, Debug, Default)]
+struct Inflight {
+    queue: VecDeque<(Index, u64)>,
+    bytes: u64,
+}
+
+impl Inflight {
+    fn push(&mut self, last: Index, bytes: u64) {
+        self.queue.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    fn free_to(&mut self, index: Index) {
+        while let Some((_, bytes)) = crate::deque::pop_front_if(&mut self.queue, |(last, _)| *last <= index) {
+            self.bytes -= bytes;
+        }
+    }
+
+    fn free_oldest(&mut self) {
+        if let Some((_, bytes)) = self.queue.pop_front() {
+            self.bytes -= bytes;
+        }
+    }
+
+    fn is_full(&self, config: &Config) -> bool {
+        self.queue.len() >= config.inflight_messages_max || self.bytes >= config.inflight_bytes_max
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    pub(crate) id: NodeId,
+    pub(crate) matched: Index,
+    pub(crate) next: Index,
+    pub(crate) mode: Mode,
+    /// The highest heartbeat round it has answered.
+    pub(crate) round: u64,
+    /// Ticks since it was heard.
+    pub(crate) silent_ticks: u32,
+    /// It has gone to sleep with this round's heartbeat.
+    pub(crate) quiet_round: u64,
+    commit_sent: Index,
+    /// Entries for it are being read from disk.
+    fetching: bool,
+    /// Send something even without news: its answer shows what was lost.
+    nudge: bool,
+    inflight: Inflight,
+}
+
+impl Progress {
+    pub(crate) fn new(id: NodeId, last: Index) -> Self {
+        Self {
+            id,
+            matched: Index(0),
+            next: last.next(),
+            mode: Mode::Probe { sent: false },
+            round: 0,
+            silent_ticks: 0,
+            quiet_round: 0,
+            commit_sent: Index(0),
+            fetching: false,
+            nudge: true,
+            inflight: Inflight::default(),
+        }
+    }
+
+    pub(crate) fn inflight_len(&self) -> usize {
+        self.inflight.queue.len()
+    }
+
+    fn probe(&mut self) {
+        self.next = match self.mode {
+            Mode::Snapshot { index: Some(index), .. } => self.matched.max(index).next(),
+            _ => self.matched.next(),
+        };
+        self.mode = Mode::Probe { sent: false };
+        self.nudge = true;
+        self.inflight.clear();
+    }
+
+    fn replicate(&mut self) {
+        self.mode = Mode::Replicate;
+        self.next = self.next.max(self.matched.next());
+    }
+
+    /// The member holds everything up to `index`. Whether that was news.
+    pub(crate) fn on_match(&mut self, index: Index, base: Index) -> bool {
+        let news = index > self.matched;
+        self.matched = self.matched.max(index);
+        self.next = self.next.max(self.matched.next());
+        match self.mode {
+            // A probe's `next` was a guess, possibly far beyond the match.
+            Mode::Probe { .. } if news || index == self.matched => {
+                self.next = self.matched.next();
+                self.replicate();
+            }
+            Mode::Probe { .. } => {}
+            Mode::Replicate => self.inflight.free_to(index),
+            Mode::Snapshot { index: pending, .. } => {
+                let arrived = pending.is_some_and(|pending| self.matched >= pending);
+                if arrived || self.matched >= base {
+                    self.next = self.matched.next();
+                    self.replicate();
+                }
+            }
+        }
+        news
+    }
+
+    /// The member refused the entry before the new ones; `agree` is the last point where the logs may agree.
+    /// Whether the refusal was about the present.
+    pub(crate) fn on_conflict(&mut self, refused: Index, agree: Index) -> bool {
+        match self.mode {
+            Mode::Replicate if refused > self.matched => {
+                self.probe();
+                self.next = agree.max(self.matched).next();
+                true
+            }
+            Mode::Probe { .. } if refused.next() == self.next => {
+                self.next = agree.min(refused.prev()).max(self.matched).next();
+                self.mode = Mode::Probe { sent: false };
+                self.nudge = true;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The member has nothing to attach entries to.
+    pub(crate) fn on_blank(&mut self, core: &mut Core) {
+        if !matches!(self.mode, Mode::Snapshot { .. }) {
+            self.want_snapshot(core);
+        }
+    }
+
+    /// It answered a heartbeat: paused flows get another try.
+    pub(crate) fn on_heard(&mut self, last: Index, config: &Config) {
+        match &mut self.mode {
+            Mode::Probe { sent } => {
+                *sent = false;
+                self.nudge = true;
+            }
+            Mode::Replicate => {
+                if self.inflight.is_full(config) {
+                    self.inflight.free_oldest();
+                }
+                self.nudge |= self.matched < last;
+            }
+            Mode::Snapshot { .. } => {}
+        }
+    }
+
+    /// The driver made a snapshot for it.
+    pub(crate) fn on_snapshot_made(&mut self, index: Index) {
+        self.mode = Mode::Snapshot { index: Some(index), ticks: 0 };
+        self.next = index.next();
+        self.inflight.clear();
+    }
+
+    /// The snapshot did not get through: wait for a sign of life, then look again.
+    pub(crate) fn on_snapshot_failed(&mut self) {
+        if matches!(self.mode, Mode::Snapshot { .. }) {
+            self.mode = Mode::Probe { sent: true };
+            self.next = self.matched.next();
+        }
+    }
+
+    /// Time passes for a snapshot under way.
+    pub(crate) fn tick(&mut self, snapshot_ticks_max: u32) {
+        self.silent_ticks = self.silent_ticks.saturating_add(1);
+        if let Mode::Snapshot { ticks, .. } = &mut self.mode {
+            *ticks += 1;
+            if *ticks >= snapshot_ticks_max {
+                self.on_snapshot_failed();
+            }
+        }
+    }
+
+    /// Sends what there is to send and what the bounds allow.
+    pub(crate) fn flush(&mut self, core: &mut Core) {
+        while self.may_send(core) {
+            let prev = self.next.prev();
+            let Some(term) = core.log.term(prev) else { return self.want_snapshot(core) };
+            let prev = LogId { term, index: prev };
+            let last = core.log.last();
+            match core.log.copy(self.next, last, core.config.message_bytes_max) {
+                Some(entries) => self.append(core, prev, entries),
+                None => return self.fetch(core),
+            }
+        }
+    }
+
+    /// Whether [`flush`](Self::flush) would do something.
+    pub(crate) fn wants_flush(&self, core: &Core) -> bool {
+        self.may_send(core)
+    }
+
+    /// Asserts the invariants in the module docs.
+    pub(crate) fn check(&self, last: Index) {
+        assert!(self.matched < self.next, "matched and next: {self:?}");
+        assert!(self.matched <= last, "matched what does not exist: {self:?}");
+        assert!(self.mode == Mode::Replicate || self.inflight.queue.is_empty(), "in flight: {self:?}");
+    }
+
+    /// Gives back spare memory.
+    pub(crate) fn release(&mut self) {
+        self.inflight.queue.shrink_to_fit();
+    }
+
+    fn may_send(&self, core: &Core) -> bool {
+        let has_entries = self.next <= core.log.last();
+        match self.mode {
+            Mode::Probe { sent } => !sent && !self.fetching && (has_entries || self.nudge),
+            Mode::Replicate => {
+                let has_news = has_entries || self.nudge || self.commit_sent < core.log.committed();
+                has_news && !self.fetching && !self.inflight.is_full(&core.config)
+            }
+            Mode::Snapshot { .. } => false,
+        }
+    }
+
+    fn append(&mut self, core: &mut Core, prev: LogId, entries: Vec<Entry>) {
+        self.nudge = false;
+        self.commit_sent = core.log.committed();
+        match (&mut self.mode, entries.last()) {
+            (Mode::Probe { sent }, _) => *sent = true,
+            (_, Some(last)) => {
+                self.next = last.index.next();
+                self.inflight.push(last.index, entries.iter().map(Entry::bytes).sum());
+            }
+            (_, None) => {}
+        }
+        let commit = self.commit_sent;
+        core.send(self.id, Body::Append { prev, entries, commit });
+    }
+
+    fn fetch(&mut self, core: &mut Core) {
+        self.fetching = true;
+        core.out.fetch.push(Fetch {
+            to: self.id,
+            first: self.next,
+            last: core.log.last_outside_memory(),
+            bytes_max: core.config.message_bytes_max,
+            term: core.term,
+        });
+    }
+
+    /// The driver read entries for it, or could not.
+    pub(crate) fn fetched(&mut self, core: &mut Core, fetch: &Fetch, entries: Option<Vec<Entry>>) {
+        self.fetching = false;
+        let Some(entries) = entries.filter(|entries| !entries.is_empty()) else {
+            return self.want_snapshot(core);
+        };
+        let prev = fetch.first.prev();
+        let Some(term) = core.log.term(prev) else { return };
+        let prev = LogId { term, index: prev };
+        let fits = crate::follower::validate(core.term, prev, &entries).is_ok()
+            && entries.iter().all(|entry| core.log.holds(entry.id()));
+        if fits && self.next == fetch.first && self.may_send(core) {
+            self.append(core, prev, entries);
+        }
+    }
+
+    fn want_snapshot(&mut self, core: &mut Core) {
+        self.mode = Mode::Snapshot { index: None, ticks: 0 };
+        self.inflight.clear();
+        let at_least = core.log.base().index;
+        core.out.snapshots.push(SnapshotWanted { to: self.id, at_least });
+    }
+}

@@ -1,0 +1,234 @@
+//! Linearizable reads without log entries: the read index and the leader lease (thesis, 6.4).
+//!
+//! *Read index.* The leader notes its commit index and asks, with the next heartbeat round, whether it still leads.
+//! A quorum's answers to that round or a later one prove that it led after the request came, so no newer leader can
+//! have committed anything the read must see. Rounds count upwards within a term and answers are kept as a maximum
+//! per member, so a late answer of an earlier round never confirms a later read. All requests of one turn share one
+//! round. Before the leader has committed an entry of its own term its commit index may be older than the previous
+//! leader's, and requests wait.
+//!
+//! *Lease.* If a quorum answered a round, each of these voters has promised not to elect anybody for `lease_nanos`
+//! (and the drift allowance) after it heard that round, and every other majority contains one of them. Assumptions:
+//! - the driver's clock is monotonic, is not stopped by a suspended machine, and over one lease a voter's clock
+//!   gains at most `lease_drift_percent` on the leader's;
+//! - the reading passed along with a message was taken after the message arrived;
+//! - a lease read takes the reading *before* it looks at the data.
+//!
+//! The lease counts from the time the round was sent. It is suspended while leadership is being handed over, and
+//! until a round sent after an abandoned hand-over is answered.
+
+use std::collections::VecDeque;
+
+use crate::core::Core;
+use crate::error::{Dropped, Refusal};
+use crate::id::{Index, NodeId, Time};
+use crate::leader::Leader;
+use crate::message::{Body, ReadId};
+use crate::planted;
+use crate::ready::ReadOutcome;
+
+/// Rounds remembered for the lease; more are out only if nobody answers, and then there is no lease.
+const ROUNDS_MAX: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+struct PendingRead {
+    id: ReadId,
+    from: NodeId,
+    /// The first round that can confirm it.
+    round: u64,
+    /// Unknown until the leader has committed in its own term.
+    index: Option<Index>,
+}
+
+/// The leader's side.
+#[derive(Debug, Default)]
+pub(crate) struct LeaderReads {
+    round: u64,
+    fence: u32,
+    pending: VecDeque<PendingRead>,
+    /// When each unanswered round was sent.
+    sent: VecDeque<(u64, Time)>,
+    /// When the last answered round that counts for the lease was sent.
+    lease_from: Option<Time>,
+    /// Rounds before this one do not count for the lease.
+    lease_round: u64,
+}
+
+impl LeaderReads {
+    pub(crate) const fn round(&self) -> u64 {
+        self.round
+    }
+
+    pub(crate) const fn fence(&self) -> u32 {
+        self.fence
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Starts a round at `now`.
+    pub(crate) fn open_round(&mut self, now: Time) -> u64 {
+        self.round += 1;
+        if self.sent.len() == ROUNDS_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((self.round, now));
+        self.round
+    }
+
+    /// Gives back spare memory; rounds nobody answered are of no use to a sleeper.
+    pub(crate) fn release(&mut self) {
+        self.sent = VecDeque::new();
+        self.pending.shrink_to_fit();
+    }
+
+    /// A transfer was abandoned: only rounds from now on vouch for the lease.
+    pub(crate) fn raise_fence(&mut self) {
+        if planted!(LeaseKeptDuringTransfer) {
+            return;
+        }
+        self.fence += 1;
+        self.lease_round = self.round + 1;
+        self.lease_from = None;
+    }
+
+    /// The first commit in the leader's term: waiting reads learn their index.
+    pub(crate) fn on_term_committed(&mut self, committed: Index) {
+        for read in &mut self.pending {
+            read.index.get_or_insert(committed);
+        }
+    }
+
+    /// Requests of this node itself that will not be answered any more.
+    pub(crate) fn fail_own(&mut self, core: &mut Core) {
+        let me = core.me();
+        let own = self.pending.drain(..).filter(|read| read.from == me);
+        core.out.reads.extend(own.map(|read| ReadOutcome::Failed { id: read.id }));
+    }
+}
+
+impl Leader {
+    /// Takes a read request of this node or of a follower.
+    pub(crate) fn read_index(&mut self, core: &mut Core, from: NodeId, id: ReadId) {
+        let settled = self.has_committed_in_term(core) || planted!(ReadBeforeOwnTermCommit);
+        let index = settled.then(|| core.log.committed());
+        let read = PendingRead { id, from, round: self.reads.round + 1, index };
+        self.idle_ticks = 0;
+        if let Some(index) = index
+            && planted!(ReadAnsweredWithoutRound)
+        {
+            return answer(core, read, index);
+        }
+        self.reads.pending.push_back(read);
+        self.beat_due = true;
+    }
+
+    /// Looks whether answers to heartbeats confirm reads or renew the lease.
+    pub(crate) fn confirm_reads(&mut self, core: &mut Core) {
+        let me = core.me();
+        let round = self.reads.round;
+        let acked = core
+            .membership
+            .reached(|id| if id == me { round } else { self.member(id).map_or(0, |member| member.round) });
+        while let Some(read) = self.reads.pending.front()
+            && read.round <= acked
+            && let Some(index) = read.index
+        {
+            let read = *read;
+            self.reads.pending.pop_front();
+            answer(core, read, index);
+        }
+        while let Some((round, sent)) =
+            crate::deque::pop_front_if(&mut self.reads.sent, |(round, _)| *round <= acked)
+        {
+            if round >= self.reads.lease_round {
+                let from = if planted!(LeaseFromReplyTime) { core.now } else { sent };
+                self.reads.lease_from = Some(from);
+            }
+        }
+    }
+
+    /// The index to read at without asking anybody, if the lease holds at `now`.
+    pub(crate) fn lease_read(&self, core: &Core, now: Time) -> Result<Index, Refusal> {
+        let lease = core.config.lease_nanos;
+        let suspended = self.transfer.is_some() && !planted!(LeaseKeptDuringTransfer);
+        let held = self.reads.lease_from.is_some_and(|from| now < from.after(lease));
+        if lease == 0 || suspended || !held {
+            return Err(Refusal::NoLease);
+        }
+        if !self.has_committed_in_term(core) && !planted!(ReadBeforeOwnTermCommit) {
+            return Err(Refusal::TermNotCommitted);
+        }
+        Ok(core.log.committed())
+    }
+
+    /// Whether the lease would hold at `now`, for status.
+    pub(crate) fn has_lease(&self, core: &Core, now: Time) -> bool {
+        self.lease_read(core, now).is_ok()
+    }
+}
+
+fn answer(core: &mut Core, read: PendingRead, index: Index) {
+    if read.from == core.me() {
+        core.out.reads.push(ReadOutcome::Ready { id: read.id, index });
+    } else {
+        core.send(read.from, Body::ReadIndexReply { id: read.id, index: Some(index) });
+    }
+}
+
+/// The asking side of a member that does not lead.
+#[derive(Debug, Default)]
+pub(crate) struct FollowerReads {
+    seq: u64,
+    waiting: Vec<(ReadId, u32)>,
+}
+
+impl FollowerReads {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// A name that was never used before, in this incarnation or an earlier one.
+    pub(crate) fn next_id(&mut self, incarnation: u64) -> ReadId {
+        self.seq += 1;
+        ReadId { incarnation, seq: self.seq }
+    }
+
+    pub(crate) fn wait(&mut self, id: ReadId) {
+        self.waiting.push((id, 0));
+    }
+}
+
+/// The leader answered, or cannot.
+pub(crate) fn on_reply(core: &mut Core, id: ReadId, index: Option<Index>) -> Result<(), Dropped> {
+    let Some(at) = core.reads.waiting.iter().position(|(waiting, _)| *waiting == id) else {
+        return Err(Dropped::NoQuestion);
+    };
+    core.reads.waiting.swap_remove(at);
+    core.out.reads.push(match index {
+        Some(index) => ReadOutcome::Ready { id, index },
+        None => ReadOutcome::Failed { id },
+    });
+    Ok(())
+}
+
+/// Time passes for open questions; those older than `ticks_max` have failed.
+pub(crate) fn tick(core: &mut Core) {
+    let ticks_max = core.config.election_ticks;
+    let out = &mut core.out.reads;
+    core.reads.waiting.retain_mut(|(id, ticks)| {
+        *ticks += 1;
+        let keep = *ticks < ticks_max;
+        if !keep {
+            out.push(ReadOutcome::Failed { id: *id });
+        }
+        keep
+    });
+}
+
+/// The leader asked is gone: nobody will answer.
+pub(crate) fn fail_waiting(core: &mut Core) {
+    let waiting = core.reads.waiting.drain(..);
+    core.out.reads.extend(waiting.map(|(id, _)| ReadOutcome::Failed { id }));
+}

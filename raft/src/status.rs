@@ -1,0 +1,228 @@
+//! A copy of the state for metrics, operators and tests.
+
+use crate::id::{Index, LogId, NodeId, Term, Time};
+use crate::membership::Membership;
+use crate::progress::Mode;
+use crate::raft::{Raft, Role, RoleKind};
+use crate::ready::HardState;
+
+/// What a replica knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This replica.
+    pub id: NodeId,
+    /// Its role.
+    pub role: RoleKind,
+    /// Its term.
+    pub term: Term,
+    /// Whom it voted for in this term.
+    pub vote: Option<NodeId>,
+    /// The leader it knows.
+    pub leader: Option<NodeId>,
+    /// The last entry cut off.
+    pub base: LogId,
+    /// The last entry.
+    pub last: LogId,
+    /// The last entry that is durable here.
+    pub stable: Index,
+    /// The commit index.
+    pub committed: Index,
+    /// What the state machine contains.
+    pub applied: Index,
+    /// The members as of `applied`.
+    pub membership: Membership,
+    /// Whether the group sleeps.
+    pub asleep: bool,
+    /// The members as the leader sees them; empty elsewhere.
+    pub members: Vec<MemberStatus>,
+    /// The target of a leader transfer under way.
+    pub transfer: Option<NodeId>,
+    /// Whether an order to campaign has been sent to it.
+    pub transfer_ordered: bool,
+    /// Whether lease reads would be served.
+    pub lease: bool,
+    /// Payload bytes that wait for a quorum.
+    pub uncommitted_bytes: u64,
+    /// Ticks since the leader was heard, and the election timeout drawn for this wait.
+    pub election: (u32, u32),
+}
+
+/// A member as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// The member.
+    pub id: NodeId,
+    /// It durably holds everything up to here.
+    pub matched: Index,
+    /// The next entry to send.
+    pub next: Index,
+    /// How entries flow to it.
+    pub mode: Mode,
+    /// Append messages it has not answered.
+    pub inflight: usize,
+    /// Ticks since it was heard.
+    pub silent_ticks: u32,
+}
+
+impl Raft {
+    /// The replica's id.
+    #[must_use]
+    pub const fn id(&self) -> NodeId {
+        self.core.identity.id
+    }
+
+    /// The current term.
+    #[must_use]
+    pub const fn term(&self) -> Term {
+        self.core.term
+    }
+
+    /// The leader of this term, if known.
+    #[must_use]
+    pub const fn leader(&self) -> Option<NodeId> {
+        self.core.leader
+    }
+
+    /// Whether this replica leads.
+    #[must_use]
+    pub const fn is_leader(&self) -> bool {
+        matches!(self.role, Role::Leader(_))
+    }
+
+    /// Whether the group sleeps here: it needs no ticks until something wakes it.
+    #[must_use]
+    pub const fn is_asleep(&self) -> bool {
+        self.core.asleep
+    }
+
+    /// The role.
+    #[must_use]
+    pub const fn role(&self) -> RoleKind {
+        match self.role {
+            Role::Follower => RoleKind::Follower,
+            Role::PreCandidate(_) => RoleKind::PreCandidate,
+            Role::Candidate(_) => RoleKind::Candidate,
+            Role::Leader(_) => RoleKind::Leader,
+        }
+    }
+
+    /// The commit index.
+    #[must_use]
+    pub const fn committed(&self) -> Index {
+        self.core.log.committed()
+    }
+
+    /// The last entry that is durable here.
+    #[must_use]
+    pub const fn stable(&self) -> Index {
+        self.core.log.stable()
+    }
+
+    /// What the driver has reported applied.
+    #[must_use]
+    pub const fn applied_index(&self) -> Index {
+        self.core.log.applied()
+    }
+
+    /// The last entry of the log.
+    #[must_use]
+    pub fn last(&self) -> LogId {
+        self.core.log.last_id()
+    }
+
+    /// The term of the entry at `index`, unless it was cut off or does not exist.
+    #[must_use]
+    pub fn term_at(&self, index: Index) -> Option<Term> {
+        self.core.log.term(index)
+    }
+
+    /// The membership as of the applied index.
+    #[must_use]
+    pub const fn membership(&self) -> &Membership {
+        &self.core.membership
+    }
+
+    /// Term, vote and commit as they are now; not necessarily durable yet.
+    #[must_use]
+    pub const fn hard_state(&self) -> HardState {
+        HardState { term: self.core.term, vote: self.core.vote, commit: self.core.log.committed() }
+    }
+
+    /// Whether the leader has committed an entry of its own term, so that its commit index covers everything any
+    /// earlier leader acknowledged.
+    #[must_use]
+    pub fn has_committed_in_term(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.has_committed_in_term(&self.core))
+    }
+
+    /// How far the log may be cut without sending a living member a snapshot: the lowest match of the members heard
+    /// within an election timeout, and never beyond the applied index.
+    #[must_use]
+    pub fn compact_hint(&self) -> Index {
+        let applied = self.core.log.applied();
+        let Role::Leader(leader) = &self.role else { return applied };
+        let window = self.core.config.election_ticks;
+        let living = leader.members.iter().filter(|member| leader.is_heard(&self.core, member.id, window));
+        living.map(|member| member.matched).min().unwrap_or(applied).min(applied)
+    }
+
+    /// Everything, copied; the lease is judged at `now`.
+    #[must_use]
+    pub fn status(&self, now: Time) -> Status {
+        let core = &self.core;
+        let leader = match &self.role {
+            Role::Leader(leader) => Some(leader),
+            _ => None,
+        };
+        let members = leader.map_or_else(Vec::new, |leader| {
+            let status = leader.members.iter().map(|member| MemberStatus {
+                id: member.id,
+                matched: member.matched,
+                next: member.next,
+                mode: member.mode,
+                inflight: member.inflight_len(),
+                silent_ticks: member.silent_ticks,
+            });
+            status.collect()
+        });
+        Status {
+            id: core.me(),
+            role: self.role(),
+            term: core.term,
+            vote: core.vote,
+            leader: core.leader,
+            base: core.log.base(),
+            last: core.log.last_id(),
+            stable: core.log.stable(),
+            committed: core.log.committed(),
+            applied: core.log.applied(),
+            membership: core.membership.clone(),
+            asleep: core.asleep,
+            members,
+            transfer: leader.and_then(|leader| leader.transfer).map(|transfer| transfer.target),
+            transfer_ordered: leader
+                .and_then(|leader| leader.transfer)
+                .is_some_and(|transfer| transfer.ordered),
+            lease: leader.is_some_and(|leader| leader.has_lease(core, now)),
+            uncommitted_bytes: leader.map_or(0, |leader| leader.uncommitted_bytes),
+            election: (core.elapsed, core.timeout),
+        }
+    }
+
+    /// Bytes this replica occupies in memory, entries' payloads aside.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let members = match &self.role {
+            Role::Leader(leader) => {
+                size_of_val(&**leader) + leader.members.capacity() * size_of::<crate::progress::Progress>()
+            }
+            _ => 0,
+        };
+        let ids = &self.core.membership;
+        let lists = [&ids.voters, &ids.outgoing, &ids.learners, &ids.learners_next];
+        size_of::<Self>()
+            + members
+            + lists.iter().map(|list| list.capacity() * size_of::<NodeId>()).sum::<usize>()
+            + self.core.log.heap_bytes()
+    }
+}

@@ -1,0 +1,756 @@
+//! The run itself: time, network, faults, clients; first with everything going wrong, then with nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use raft::{
+    Body, ChangeStep, Fetch, Index, Membership, MembershipChange, Message, NodeId, Payload, ReadOutcome,
+    Ready, SnapshotReport, SnapshotWanted, Transition,
+};
+
+use super::node::{Disk, Node, State};
+use super::options::{Options, TICK};
+use super::oracle::{Oracle, Verdict};
+use crate::rng::Rng;
+
+macro_rules! coverage {
+    ($($name:ident),* $(,)?) => {
+        /// How often each path ran. A path nobody takes proves nothing.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub(crate) struct Coverage { $(pub(crate) $name: u64),* }
+
+        impl Coverage {
+            pub(crate) fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            pub(crate) fn each(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name)),*]
+            }
+        }
+    };
+}
+coverage!(
+    elections,
+    acked,
+    crashes,
+    lost_writes,
+    kept_writes,
+    partitions,
+    pauses,
+    slow_disks,
+    dropped,
+    doubled,
+    changes,
+    joint_changes,
+    transfers,
+    orders,
+    snapshots_sent,
+    snapshots_installed,
+    fetches,
+    apply_from_log,
+    index_reads,
+    follower_reads,
+    failed_reads,
+    lease_reads,
+    conflicts,
+    sleeps,
+    compactions,
+    forced_votes,
+);
+
+enum Chore {
+    Fetch(Fetch),
+    Snapshot(SnapshotWanted),
+}
+
+struct World {
+    options: Options,
+    rng: Rng,
+    now: u64,
+    calm: bool,
+    nodes: Vec<Node>,
+    net: BTreeMap<(u64, u64), Message>,
+    sent: u64,
+    cut: BTreeSet<(NodeId, NodeId)>,
+    heal_at: u64,
+    restarts: Vec<(u64, usize)>,
+    chores: Vec<(u64, usize, Chore)>,
+    doomed: Vec<usize>,
+    oracle: Oracle,
+    coverage: Coverage,
+    trace: u64,
+    proposed: u64,
+    failure: Verdict,
+}
+
+/// Runs one seed to the end.
+///
+/// # Errors
+/// What was violated, and when.
+pub(crate) fn run(options: &Options) -> Result<(Coverage, u64), String> {
+    let mut world = World::new(options.clone());
+    while world.now < options.fault_units {
+        world.advance();
+        if let Err(text) = &world.failure {
+            return Err(format!("at {}: {text}", world.now));
+        }
+    }
+    world.calm_down();
+    let deadline = world.now + 20_000;
+    let goal = loop {
+        world.advance();
+        if let Err(text) = &world.failure {
+            return Err(format!("at {} (calm): {text}", world.now));
+        }
+        if world.now % 50 == 0 && world.converged() {
+            break Ok(());
+        }
+        if world.now > deadline {
+            break Err(format!("no progress after the faults stopped: {}", world.describe()));
+        }
+    };
+    goal?;
+    world.oracle.finish()?;
+    world.coverage.elections = world.oracle.elections;
+    world.coverage.acked = world.oracle.acked_count() as u64;
+    Ok((world.coverage, world.trace))
+}
+
+impl World {
+    fn new(options: Options) -> Self {
+        let mut rng = Rng::new(options.seed ^ 0x5eed);
+        let (voters, learners) = (options.voters, options.learners);
+        let membership =
+            Membership::with_learners((1..=voters).map(NodeId), (voters + 1..=voters + learners).map(NodeId));
+        let nodes = (1..=voters + learners + options.spares)
+            .map(|id| {
+                let rate = rng.between(1000 - options.drift, 1000 + options.drift);
+                let priority = if options.priorities { rng.between(0, 2) as u32 } else { 0 };
+                let mut node = Node::new(id, rate, rng.between(0, 1 << 40), priority);
+                if id <= voters + learners {
+                    let state = State { membership: membership.clone(), ..State::default() };
+                    node.disk = Disk { state, ..Disk::default() };
+                }
+                node.next_tick = rng.between(0, TICK);
+                node.start(&options.config, 0);
+                node
+            })
+            .collect();
+        Self {
+            options,
+            rng,
+            now: 0,
+            calm: false,
+            nodes,
+            net: BTreeMap::new(),
+            sent: 0,
+            cut: BTreeSet::new(),
+            heal_at: 0,
+            restarts: Vec::new(),
+            chores: Vec::new(),
+            doomed: Vec::new(),
+            oracle: Oracle::default(),
+            coverage: Coverage::default(),
+            trace: 0,
+            proposed: 0,
+            failure: Ok(()),
+        }
+    }
+
+    fn advance(&mut self) {
+        self.now += 1;
+        self.deliver();
+        for at in 0..self.nodes.len() {
+            self.run_node(at);
+        }
+        self.run_chores();
+        self.clients();
+        if !self.calm {
+            self.faults();
+        }
+    }
+
+    fn mark(&mut self, what: u64, a: u64, b: u64) {
+        let word = what ^ (a << 8) ^ (b << 24) ^ (self.now << 40);
+        self.trace = (self.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        if self.failure.is_ok() {
+            self.failure = verdict;
+        }
+    }
+
+    // ---- network ------------------------------------------------------------------------------------------------
+
+    fn post(&mut self, message: Message) {
+        let verdict = self.oracle.sent(&message);
+        self.judge(verdict);
+        match &message.body {
+            Body::Snapshot(_) => self.coverage.snapshots_sent += 1,
+            Body::TimeoutNow { .. } => self.coverage.orders += 1,
+            Body::Vote(ask) if ask.forced.is_some() => self.coverage.forced_votes += 1,
+            Body::Append { .. } if !self.calm => {
+                // The worst moment for a leader: entries are out, its own copy is not on disk.
+                let at = message.from.0 as usize - 1;
+                let doomed =
+                    !self.nodes[at].writes.is_empty() && self.rng.chance(self.options.crash_after_vote / 8);
+                self.doomed.extend(doomed.then_some(at));
+            }
+            Body::AppendReply(raft::AppendOutcome::Conflict { .. }) => self.coverage.conflicts += 1,
+            _ => {}
+        }
+        if !self.calm && matches!(&message.body, Body::VoteReply(answer) if answer.granted) {
+            // The worst moment to forget what was promised.
+            let doomed = self.rng.chance(self.options.crash_after_vote);
+            self.doomed.extend(doomed.then_some(message.from.0 as usize - 1));
+        }
+        let lost = !self.calm && self.rng.chance(self.options.loss);
+        if lost || self.cut.contains(&(message.from, message.to)) {
+            self.coverage.dropped += 1;
+            if matches!(message.body, Body::Snapshot(_)) && self.rng.chance(500) {
+                self.report_snapshot(message.from, message.to, SnapshotReport::Failed);
+            }
+            return;
+        }
+        let copies = if !self.calm && self.rng.chance(self.options.duplicate) { 2 } else { 1 };
+        self.coverage.doubled += copies - 1;
+        if !self.calm && matches!(message.body, Body::Snapshot(_)) && self.rng.chance(200) {
+            // A receiver may have all of the data only long after the description was sent.
+            self.sent += 1;
+            self.net.insert((self.now + self.rng.between(50, 600), self.sent), message.clone());
+        }
+        for _ in 0..copies {
+            let late = !self.calm && self.rng.chance(self.options.late);
+            let delay_max = if late { self.options.late_max } else { self.options.delay_max };
+            let due = self.now + self.rng.between(1, delay_max);
+            self.sent += 1;
+            self.net.insert((due, self.sent), message.clone());
+        }
+    }
+
+    fn report_snapshot(&mut self, from: NodeId, to: NodeId, report: SnapshotReport) {
+        if let Some(raft) = self.nodes[from.0 as usize - 1].raft.as_mut() {
+            raft.report_snapshot(to, report);
+        }
+    }
+
+    fn deliver(&mut self) {
+        while let Some(((due, seq), message)) = self.net.pop_first() {
+            if due > self.now {
+                self.net.insert((due, seq), message);
+                break;
+            }
+            let at = message.to.0 as usize - 1;
+            let node = &mut self.nodes[at];
+            if node.paused_until > self.now {
+                self.net.insert((node.paused_until, seq), message);
+                continue;
+            }
+            let clock = node.clock(self.now);
+            let Some(raft) = node.raft.as_mut() else { continue };
+            let (from, name, term) = (message.from.0, message.body.name().len() as u64, message.term.0);
+            // A refusal is an outcome like any other.
+            let taken = raft.step(clock, message).is_ok();
+            self.mark(name, from * 16 + at as u64, term * 2 + u64::from(taken));
+            self.settle(at);
+        }
+    }
+
+    // ---- one node -----------------------------------------------------------------------------------------------
+
+    fn run_node(&mut self, at: usize) {
+        let now = self.now;
+        while self.awake(at) && self.nodes[at].writes.front().is_some_and(|(due, _)| *due <= now) {
+            let write = self.nodes[at].complete_write().expect("a due write");
+            self.coverage.snapshots_installed += u64::from(write.snapshot.is_some());
+            let (ack, messages) = write.durable();
+            messages.into_iter().for_each(|message| self.post(message));
+            self.nodes[at].raft.as_mut().expect("a running node").written(ack);
+            self.settle(at);
+        }
+        while self.awake(at) && self.nodes[at].applies.front().is_some_and(|(due, _)| *due <= now) {
+            let done = self.nodes[at].apply();
+            self.on_applied(at, &done);
+            self.settle(at);
+        }
+        while self.awake(at) && self.nodes[at].next_tick <= now {
+            self.tick(at);
+            self.settle(at);
+        }
+    }
+
+    fn awake(&self, at: usize) -> bool {
+        self.nodes[at].raft.is_some() && self.nodes[at].paused_until <= self.now
+    }
+
+    fn tick(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.next_tick += TICK;
+        if self.now > node.next_tick + 5 * TICK {
+            // A driver does not make up for ticks it slept through.
+            node.next_tick = self.now;
+        }
+        let clock = node.clock(self.now);
+        let id = node.id;
+        let Some(raft) = node.raft.as_mut() else { return };
+        if raft.is_asleep() {
+            let leader = raft.leader();
+            // What node-level liveness would tell the driver.
+            let lost = leader.is_some_and(|leader| {
+                self.cut.contains(&(leader, id)) || self.nodes[leader.0 as usize - 1].raft.is_none()
+            });
+            if (lost || leader.is_none()) && self.rng.chance(100) {
+                self.nodes[at].raft.as_mut().expect("a running node").wake();
+            }
+            return;
+        }
+        // Without pre-vote and check-quorum nothing keeps a removed member from disturbing the rest for ever.
+        let tame = self.options.config.pre_vote && self.options.config.check_quorum;
+        if self.calm && !tame && !self.latest_membership().contains(id) {
+            return;
+        }
+        let raft = self.nodes[at].raft.as_mut().expect("a running node");
+        raft.tick(clock);
+    }
+
+    fn latest_membership(&self) -> &Membership {
+        let latest = self
+            .nodes
+            .iter()
+            .max_by_key(|node| (node.state.last.index, !node.state.membership.is_empty()))
+            .expect("a node");
+        &latest.state.membership
+    }
+
+    /// Does what the replica asks for, until it asks for nothing.
+    fn settle(&mut self, at: usize) {
+        for _ in 0..100 {
+            let Some(raft) = self.nodes[at].raft.as_mut() else { return };
+            let slept = raft.is_asleep();
+            if !raft.has_ready() {
+                let node = &self.nodes[at];
+                let verdict = self.oracle.look(node, &self.nodes);
+                self.coverage.sleeps += u64::from(slept);
+                return self.judge(verdict);
+            }
+            let ready = raft.ready();
+            self.carry_out(at, ready);
+        }
+        self.judge(Err(format!("node {} never comes to rest", at + 1)));
+    }
+
+    fn carry_out(&mut self, at: usize, ready: Ready) {
+        if let Some(write) = ready.write {
+            let node = &self.nodes[at];
+            let before = write.entries.first().map(|entry| entry.index.prev());
+            let before = before.and_then(|index| node.raft.as_ref()?.term_at(index)).unwrap_or_default();
+            let verdict = self.oracle.wrote(node, &write.entries, before);
+            self.judge(verdict);
+            let slow = !self.calm && self.nodes[at].slow_until > self.now;
+            let longest = if slow { self.options.slow_write_max } else { self.options.write_max };
+            let due = self.now + self.rng.between(0, longest);
+            let writes = &mut self.nodes[at].writes;
+            let due = writes.back().map_or(due, |(last, _)| due.max(*last));
+            writes.push_back((due, write));
+        }
+        ready.send.into_iter().for_each(|message| self.post(message));
+        if let Some(apply) = ready.apply {
+            self.coverage.apply_from_log += u64::from(matches!(apply, raft::Apply::FromLog { .. }));
+            let due = self.now + self.rng.between(0, self.options.apply_max);
+            let applies = &mut self.nodes[at].applies;
+            let due = applies.back().map_or(due, |(last, _)| due.max(*last));
+            applies.push_back((due, apply));
+        }
+        for fetch in ready.fetch {
+            self.coverage.fetches += 1;
+            self.chores.push((self.now + self.rng.between(0, 10), at, Chore::Fetch(fetch)));
+        }
+        for wanted in ready.snapshots {
+            self.chores.push((self.now + self.rng.between(0, 20), at, Chore::Snapshot(wanted)));
+        }
+        for outcome in ready.reads {
+            self.on_read(at, outcome);
+        }
+    }
+
+    fn on_read(&mut self, at: usize, outcome: ReadOutcome) {
+        let (ReadOutcome::Ready { id, .. } | ReadOutcome::Failed { id }) = outcome;
+        let node = &mut self.nodes[at];
+        let Some(asked) = node.reads.iter().position(|(asked, _)| *asked == id) else {
+            return self.judge(Err(format!("node {} answered the unasked read {id:?}", at + 1)));
+        };
+        let (_, floor) = node.reads.swap_remove(asked);
+        match outcome {
+            ReadOutcome::Ready { index, .. } => {
+                self.coverage.index_reads += 1;
+                self.coverage.follower_reads +=
+                    u64::from(!node.raft.as_ref().is_some_and(raft::Raft::is_leader));
+                let verdict = self.oracle.read(NodeId(at as u64 + 1), "index", floor, index);
+                self.judge(verdict);
+            }
+            ReadOutcome::Failed { .. } => self.coverage.failed_reads += 1,
+        }
+    }
+
+    fn on_applied(&mut self, at: usize, done: &[(raft::Entry, u64)]) {
+        for (entry, state) in done {
+            let node = &mut self.nodes[at];
+            while node.proposals.front().is_some_and(|id| id.index < entry.index) {
+                node.proposals.pop_front();
+            }
+            if node.proposals.front().is_some_and(|id| id.index == entry.index) {
+                let id = node.proposals.pop_front().expect("a proposal");
+                if id.term == entry.term {
+                    self.oracle.acked(id);
+                }
+            }
+            self.coverage.joint_changes += u64::from(node.state.membership.is_joint());
+            let verdict = self.oracle.applied(&self.nodes[at], entry, *state);
+            self.judge(verdict);
+        }
+    }
+
+    fn run_chores(&mut self) {
+        let now = self.now;
+        let mut due = Vec::new();
+        let mut at = 0;
+        while at < self.chores.len() {
+            if self.chores[at].0 <= now { due.push(self.chores.swap_remove(at)) } else { at += 1 }
+        }
+        for (_, at, chore) in due {
+            if !self.awake(at) {
+                // A crash has removed its chores; a pause only delays them.
+                self.chores.push((self.nodes[at].paused_until, at, chore));
+                continue;
+            }
+            let node = &mut self.nodes[at];
+            let raft = node.raft.as_mut().expect("a running node");
+            match chore {
+                Chore::Fetch(fetch) => {
+                    let found: Vec<_> = (fetch.first.0..=fetch.last.0)
+                        .map_while(|index| node.disk.entry(Index(index)).cloned())
+                        .take(3)
+                        .collect();
+                    raft.fetched(&fetch, (!found.is_empty()).then_some(found));
+                }
+                Chore::Snapshot(wanted) if self.rng.chance(900) => {
+                    let snapshot = node.snapshot();
+                    // Useless by now is fine: the core asks again.
+                    let _useless = node.raft.as_mut().expect("running").send_snapshot(wanted.to, snapshot);
+                }
+                Chore::Snapshot(wanted) => raft.report_snapshot(wanted.to, SnapshotReport::Failed),
+            }
+            self.settle(at);
+        }
+    }
+
+    // ---- clients ------------------------------------------------------------------------------------------------
+
+    fn odds(&mut self, per_100_mille: u64) -> bool {
+        self.rng.between(0, 99_999) < per_100_mille
+    }
+
+    fn any(&mut self) -> usize {
+        self.rng.between(0, self.nodes.len() as u64 - 1) as usize
+    }
+
+    fn clients(&mut self) {
+        for at in 0..self.nodes.len() {
+            let clock = self.nodes[at].clock(self.now);
+            if self.awake(at)
+                && let Some(raft) = self.nodes[at].raft.as_mut()
+                && raft.is_leader()
+                && !raft.is_asleep()
+            {
+                if let Ok(index) = raft.lease_read(clock) {
+                    self.coverage.lease_reads += 1;
+                    let leader = self.nodes[at].raft.as_ref().expect("a running node");
+                    let verdict = self.oracle.lease(leader, &self.nodes);
+                    self.judge(verdict);
+                    let verdict = self.oracle.read(NodeId(at as u64 + 1), "lease", self.oracle.floor, index);
+                    self.judge(verdict);
+                }
+                let quiet_spell = self.options.config.quiet_after_ticks > 0 && self.now % 1000 > 500;
+                if !self.calm && !quiet_spell && self.odds(self.options.propose) {
+                    self.propose(at);
+                }
+            }
+        }
+        if self.odds(self.options.read) {
+            let at = self.any();
+            self.ask_read(at);
+        }
+    }
+
+    fn propose(&mut self, at: usize) {
+        self.proposed += 1;
+        let node = &mut self.nodes[at];
+        let mut bytes = self.proposed.to_le_bytes().to_vec();
+        bytes.resize(8 + self.rng.between(0, 60) as usize, 7);
+        if let Ok(id) = node.raft.as_mut().expect("a running node").propose(Payload::from(bytes)) {
+            node.proposals.retain(|old| old.index < id.index);
+            node.proposals.push_back(id);
+        }
+        self.settle(at);
+    }
+
+    fn ask_read(&mut self, at: usize) {
+        if !self.awake(at) {
+            return;
+        }
+        let floor = self.oracle.floor;
+        let node = &mut self.nodes[at];
+        if let Ok(id) = node.raft.as_mut().expect("a running node").read_index() {
+            node.reads.push((id, floor));
+        }
+        self.settle(at);
+    }
+
+    // ---- faults -------------------------------------------------------------------------------------------------
+
+    fn faults(&mut self) {
+        if self.heal_at == self.now {
+            self.cut.clear();
+        }
+        if self.odds(self.options.partition) {
+            self.partition();
+        }
+        if self.odds(self.options.crash) {
+            let at = self.any();
+            self.crash(at);
+        }
+        for at in std::mem::take(&mut self.doomed) {
+            self.crash(at);
+            self.restarts.iter_mut().filter(|(_, node)| *node == at).for_each(|(due, _)| *due = self.now + 2);
+        }
+        if self.odds(self.options.duel) {
+            for _ in 0..3 {
+                let at = self.any();
+                if self.awake(at) {
+                    // A refusal to campaign is as good as any outcome.
+                    let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
+                    self.settle(at);
+                }
+            }
+        }
+        while let Some(due) = self.restarts.iter().position(|(due, _)| *due <= self.now) {
+            let (_, at) = self.restarts.swap_remove(due);
+            self.restart(at);
+        }
+        if self.odds(self.options.pause) {
+            self.pause();
+        }
+        if self.odds(self.options.crash) {
+            let at = self.any();
+            self.nodes[at].slow_until = self.now + self.rng.between(50, 600);
+            self.coverage.slow_disks += 1;
+        }
+        if self.odds(self.options.flush) {
+            let at = self.any();
+            self.flush(at);
+        }
+        let at = self.any();
+        if self.awake(at) {
+            self.administrate(at);
+        }
+    }
+
+    fn administrate(&mut self, at: usize) {
+        let other = NodeId(self.any() as u64 + 1);
+        let (change, transfer, campaign) =
+            (self.options.change, self.options.transfer, self.options.campaign);
+        let members = self.nodes.len() as u64;
+        if self.odds(change * members) {
+            self.change(at);
+        } else if self.odds(transfer * members) {
+            let raft = self.nodes[at].raft.as_mut().expect("a running node");
+            self.coverage.transfers += u64::from(raft.transfer(other).is_ok());
+            if self.rng.chance(400) {
+                self.deafen(at);
+            }
+        } else if self.odds(campaign) {
+            // A refusal to campaign is as good as any outcome.
+            let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
+        } else if self.odds(campaign) {
+            self.nodes[at].raft.as_mut().expect("a running node").forget_leader();
+        } else {
+            return;
+        }
+        self.settle(at);
+    }
+
+    fn step(&mut self) -> ChangeStep {
+        let id = NodeId(self.any() as u64 + 1);
+        match self.rng.between(0, 3) {
+            0 => ChangeStep::AddLearner(id),
+            1 => ChangeStep::Remove(id),
+            _ => ChangeStep::AddVoter(id),
+        }
+    }
+
+    fn change(&mut self, at: usize) {
+        let change = match self.rng.between(0, 9) {
+            0 => MembershipChange::leave_joint(),
+            1..=3 => {
+                let steps = (0..self.rng.between(1, 3)).map(|_| self.step()).collect();
+                let transition =
+                    *self.rng.pick(&[Transition::Auto, Transition::Joint, Transition::JointExplicit]);
+                MembershipChange::many(steps, transition)
+            }
+            _ => MembershipChange::one(self.step()),
+        };
+        let raft = self.nodes[at].raft.as_mut().expect("a running node");
+        self.coverage.changes += u64::from(raft.propose_change(&change).is_ok());
+    }
+
+    fn partition(&mut self) {
+        self.coverage.partitions += 1;
+        self.cut.clear();
+        self.heal_at = self.now + self.rng.between(20, 600);
+        let sides: Vec<bool> = self.nodes.iter().map(|_| self.rng.chance(500)).collect();
+        let kind = self.rng.between(0, 5);
+        let leader = self.leader();
+        if let (4.., Some(leader)) = (kind, leader) {
+            return self.deafen(leader);
+        }
+        for from in 1..=self.nodes.len() {
+            for to in 1..=self.nodes.len() {
+                let severed = match kind {
+                    // Two sides, both ways; one way; single links at random.
+                    0 | 1 => sides[from - 1] != sides[to - 1],
+                    2 => sides[from - 1] && !sides[to - 1],
+                    _ => self.rng.chance(300),
+                };
+                if severed {
+                    self.cut.insert((NodeId(from as u64), NodeId(to as u64)));
+                }
+            }
+        }
+    }
+
+    /// Stops a node for a while; perhaps the leader, and perhaps the world moves on without telling it: when it wakes
+    /// it finds only the answers that were under way.
+    fn pause(&mut self) {
+        self.coverage.pauses += 1;
+        let length = self.rng.between(10, 400);
+        let leader = if self.rng.chance(600) { self.leader() } else { None };
+        let at = leader.unwrap_or_else(|| self.any());
+        self.nodes[at].paused_until = self.now + length;
+        if leader.is_some() && self.rng.chance(500) {
+            self.deafen(at);
+            self.heal_at = self.now + length + 200;
+        }
+    }
+
+    fn leader(&mut self) -> Option<usize> {
+        self.nodes.iter().position(|node| node.raft.as_ref().is_some_and(raft::Raft::is_leader))
+    }
+
+    /// Nothing reaches this node any more, while what it sends may still arrive: it learns last that it is deposed.
+    fn deafen(&mut self, at: usize) {
+        self.heal_at = self.now + self.rng.between(30, 400);
+        let (to, mute) = (self.nodes[at].id, self.rng.chance(500));
+        let others: Vec<_> = self.nodes.iter().map(|node| node.id).filter(|id| *id != to).collect();
+        self.cut.extend(others.iter().map(|from| (*from, to)));
+        if mute {
+            self.cut.extend(others.iter().map(|from| (to, *from)));
+        }
+    }
+
+    fn crash(&mut self, at: usize) {
+        if self.nodes[at].raft.is_none() {
+            return;
+        }
+        let pending = self.nodes[at].writes.len();
+        let kept = if self.rng.chance(800) { 0 } else { self.rng.between(0, pending as u64) as usize };
+        self.nodes[at].crash(kept);
+        self.coverage.crashes += 1;
+        self.coverage.lost_writes += (pending - kept) as u64;
+        self.coverage.kept_writes += kept as u64;
+        self.restarts.push((self.now + self.rng.between(1, 500), at));
+        self.chores.retain(|(_, owner, _)| *owner != at);
+    }
+
+    fn restart(&mut self, at: usize) {
+        if self.nodes[at].raft.is_none() {
+            self.nodes[at].start(&self.options.config, self.now);
+            self.nodes[at].next_tick = self.now;
+            self.nodes[at].paused_until = 0;
+            self.settle(at);
+        }
+    }
+
+    /// Makes the state durable, and perhaps cuts the log below it.
+    fn flush(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if node.raft.is_none() || node.state.last.index < node.disk.state.last.index {
+            return;
+        }
+        node.disk.state = node.state.clone();
+        if self.rng.chance(500) {
+            let upto = Index(self.rng.between(node.disk.base.index.0, node.state.last.index.0));
+            node.disk.compact(upto);
+            node.raft.as_mut().expect("a running node").compacted(node.disk.base.index);
+            self.coverage.compactions += 1;
+        }
+    }
+
+    // ---- the end ------------------------------------------------------------------------------------------------
+
+    fn calm_down(&mut self) {
+        self.calm = true;
+        self.cut.clear();
+        for at in 0..self.nodes.len() {
+            self.nodes[at].paused_until = 0;
+            self.restart(at);
+            if let Some(raft) = self.nodes[at].raft.as_mut() {
+                raft.wake();
+            }
+            self.settle(at);
+        }
+    }
+
+    /// Whether there is one leader, a write of its term is acknowledged, and every member has applied it.
+    fn converged(&mut self) -> bool {
+        let leaders = self.nodes.iter().filter_map(|node| node.raft.as_ref()).filter(|raft| raft.is_leader());
+        let Some(raft) = leaders.max_by_key(|raft| raft.term()) else { return false };
+        let (term, membership, last) = (raft.term(), raft.membership().clone(), raft.last().index);
+        let at = raft.id().0 as usize - 1;
+        if membership.is_joint() && !membership.auto_leave {
+            let leave = MembershipChange::leave_joint();
+            // Refused while another change is under way; the next round asks again.
+            let _busy = self.nodes[at].raft.as_mut().expect("a leader").propose_change(&leave);
+            self.settle(at);
+            return false;
+        }
+        let done = |node: &Node| node.state.last.index >= last && node.state.last.term == term;
+        let settled = membership.members().iter().all(|id| done(&self.nodes[id.0 as usize - 1]));
+        let acked = self.oracle.last_committed() >= last && !membership.is_joint();
+        let reads = membership.members().iter().all(|id| self.nodes[id.0 as usize - 1].reads.is_empty());
+        if settled && acked && reads && last.0 > 0 {
+            return true;
+        }
+        self.propose(at);
+        false
+    }
+
+    fn describe(&self) -> String {
+        let states = self.nodes.iter().map(|node| match &node.raft {
+            Some(raft) => format!(
+                "{}:{:?} t{} last {} committed {} applied {} of {} leader {:?}{}",
+                node.id,
+                raft.role(),
+                raft.term(),
+                raft.last(),
+                raft.committed(),
+                node.state.last,
+                raft.membership(),
+                raft.leader(),
+                if raft.is_asleep() { " asleep" } else { "" }
+            ),
+            None => format!("{}: down", node.id),
+        });
+        states.collect::<Vec<_>>().join("; ")
+    }
+}

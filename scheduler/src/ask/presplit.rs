@@ -1,0 +1,37 @@
+//! Splitting at given keys, so that a load that is about to begin meets many regions instead of one.
+
+use std::collections::BTreeMap;
+
+use crate::balance::{Round, may_touch};
+use crate::cluster::RegionInfo;
+use crate::filter::{Reason, Refusal, View};
+use crate::id::RegionId;
+use crate::operator::{Cause, Intent, Policy, Proposal};
+use crate::range::Key;
+
+/// One split for each region that holds some of `keys`. A key at which a region begins already is done and passed
+/// over; one in a gap of the map is refused.
+#[must_use]
+pub fn propose(view: &View<'_>, keys: &[Key]) -> Round {
+    let mut round = Round::default();
+    let mut by_region: BTreeMap<RegionId, (&RegionInfo, Vec<Key>)> = BTreeMap::new();
+    for key in keys {
+        match view.cluster.region_at(key) {
+            Some(info) if info.region.range.start() == key => {}
+            Some(info) => by_region.entry(info.id()).or_insert((info, Vec::new())).1.push(key.clone()),
+            None => round.refusal = Some(Refusal::new(Policy::PreSplit, Reason::KeyOutside)),
+        }
+    }
+    for (info, mut keys) in by_region.into_values() {
+        keys.sort_unstable();
+        keys.dedup();
+        match may_touch(view, info, None) {
+            Ok(()) => {
+                let intent = Intent::Split { keys };
+                round.proposals.push(Proposal::new(info, Policy::PreSplit, Cause::Asked, intent));
+            }
+            Err(reason) => round.refusal = Some(Refusal::new(Policy::PreSplit, reason).of_region(info.id())),
+        }
+    }
+    round
+}

@@ -1,0 +1,148 @@
+//! Even sizes over stores.
+//!
+//! The base rule is that of the TinyKV course, lab 3C. Stores that are in use and not down are taken in descending
+//! size. From each a region is drawn at random: one whose peer there lags, else one it follows, else one it leads. The
+//! target is the smallest store that may take the replica. The move is made only if the difference in size exceeds
+//! twice the region's size, which means that the target is still the smaller one afterwards. Differences are signed: a
+//! source smaller than its target has a negative one, not a huge one.
+//!
+//! On top of it, sizes count what is under way, so that a round of many proposals converges instead of flooding the
+//! smallest store, and a target on the source's own node is reached by relocation, which moves no bytes.
+
+use std::collections::BTreeSet;
+
+use super::{Round, may_touch};
+use crate::cluster::{Kind, RegionInfo};
+use crate::filter::{Reason, Refusal, View};
+use crate::id::{RegionId, StoreId};
+use crate::operator::{Cause, Intent, Policy, Proposal};
+use crate::placement::Board;
+use crate::rng::Rng;
+use crate::store::Lifecycle;
+
+/// Up to `max` moves that make sizes more even, each counted into `board`.
+#[must_use]
+pub fn propose(view: &View<'_>, board: &mut Board, rng: &mut Rng, max: usize) -> Round {
+    let mut taken = BTreeSet::new();
+    let mut exhausted = BTreeSet::new();
+    let mut round = Round::default();
+    while round.proposals.len() < max {
+        match next_move(view, board, rng, &taken, &mut exhausted) {
+            Ok((info, intent)) => {
+                taken.insert(info.id());
+                board.count(view, info, &intent);
+                round.proposals.push(Proposal::new(info, Policy::BalanceRegion, Cause::Uneven, intent));
+            }
+            Err(refusal) => {
+                round.refusal = Some(refusal);
+                return round;
+            }
+        }
+    }
+    round
+}
+
+fn next_move<'a>(
+    view: &View<'a>,
+    board: &Board,
+    rng: &mut Rng,
+    taken: &BTreeSet<RegionId>,
+    exhausted: &mut BTreeSet<StoreId>,
+) -> Result<(&'a RegionInfo, Intent), Refusal> {
+    let refuse = |reason| Refusal::new(Policy::BalanceRegion, reason);
+    let (smallest, _) = board.smallest_taker().ok_or(refuse(Reason::NoStore))?;
+    let needed = 2 * view.config.weight_bytes(0);
+    let mut last = refuse(Reason::NoStore);
+    for (bytes, source) in board.largest_first() {
+        let difference = bytes - smallest;
+        if difference <= needed {
+            // All further sources are smaller still; unless a store was passed over, sizes are simply even.
+            let even = refuse(Reason::WithinTolerance { difference, needed }).of_store(source);
+            return Err(if exhausted.is_empty() { even } else { last });
+        }
+        if exhausted.contains(&source) {
+            continue;
+        }
+        if let Err(reason) = may_be_source(view, board, source) {
+            exhausted.insert(source);
+            last = refuse(reason).of_store(source);
+            continue;
+        }
+        for _ in 0..view.config.draws_per_store {
+            match draw(view, board, rng, taken, source, bytes) {
+                Ok(found) => return Ok(found),
+                Err(refusal) => last = refusal,
+            }
+        }
+        exhausted.insert(source);
+    }
+    Err(last)
+}
+
+fn may_be_source(view: &View<'_>, board: &Board, source: StoreId) -> Result<(), Reason> {
+    let store = view.cluster.store(source).ok_or(Reason::Unknown)?;
+    if store.descriptor.lifecycle != Lifecycle::Up {
+        return Err(Reason::Health(store.health(view.now, view.config)));
+    }
+    view.with_influence(board.influence()).may_give(source)
+}
+
+/// One draw from the source: a region that may move, and where to.
+fn draw<'a>(
+    view: &View<'a>,
+    board: &Board,
+    rng: &mut Rng,
+    taken: &BTreeSet<RegionId>,
+    source: StoreId,
+    source_bytes: i64,
+) -> Result<(&'a RegionInfo, Intent), Refusal> {
+    let refusal = Refusal::new(Policy::BalanceRegion, Reason::NothingToGive).of_store(source);
+    let cluster = view.cluster;
+    let drawn = [
+        cluster.random_pending(source, rng),
+        cluster.random_of(source, Kind::Follower, rng),
+        cluster.random_of(source, Kind::Leader, rng),
+    ];
+    let mut last = refusal;
+    for info in drawn.into_iter().flatten() {
+        let verdict = if taken.contains(&info.id()) {
+            Err((None, Reason::Occupied))
+        } else {
+            target_of(view, board, info, source, source_bytes)
+        };
+        match verdict {
+            Ok(intent) => return Ok((info, intent)),
+            Err((store, reason)) => {
+                last = Refusal { region: Some(info.id()), store: store.or(Some(source)), reason, ..refusal };
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Where the region's replica on the source should go; else why nowhere, and the store that this is about.
+fn target_of(
+    view: &View<'_>,
+    board: &Board,
+    info: &RegionInfo,
+    source: StoreId,
+    source_bytes: i64,
+) -> Result<Intent, (Option<StoreId>, Reason)> {
+    may_touch(view, info, Some(source)).map_err(|reason| (None, reason))?;
+    let (target_bytes, target) = board.smallest(view, info, source).ok_or((None, Reason::NoStore))?;
+    let weight = view.config.weight_bytes(info.size_bytes);
+    evens_out(source_bytes, target_bytes, weight).map_err(|reason| (Some(target), reason))?;
+    let (from, to) = (source, target);
+    let relocates = view.same_node(source, target);
+    Ok(if relocates { Intent::Relocate { from, to } } else { Intent::MoveReplica { from, to } })
+}
+
+/// Whether moving `weight` bytes leaves the target the smaller of the two.
+///
+/// # Errors
+/// [`Reason::WithinTolerance`] where the difference is not more than twice the weight.
+pub fn evens_out(source_bytes: i64, target_bytes: i64, weight: i64) -> Result<(), Reason> {
+    let difference = source_bytes.saturating_sub(target_bytes);
+    let needed = weight.saturating_mul(2);
+    if difference > needed { Ok(()) } else { Err(Reason::WithinTolerance { difference, needed }) }
+}

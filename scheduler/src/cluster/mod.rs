@@ -1,0 +1,409 @@
+//! The map: every region by id and by key, every store with what it holds.
+//!
+//! It is soft state. Region reports build it, and a new map is whole again after one round of them. A report is
+//! accepted unless something newer is known: where the region is known by id, either epoch part lower than its own
+//! makes a report stale; where it is not, either part lower than that of *any* region it overlaps. Equal epochs are
+//! accepted, since leaders, sizes and peer health change without raising one. An accepted range displaces whatever it
+//! overlaps, which is how splits and merges are seen.
+//!
+//! Invariants, asserted by [`Cluster::check`]:
+//! - ranges of known regions do not overlap, and the order by key holds exactly the regions known by id;
+//! - the counters of every store equal a recount over all regions, for stores that have joined and for those that
+//!   have not;
+//! - each peer is in the one array of its store that its kind says, at the place it remembers.
+//!
+//! It never judges: who may give or take a region is the business of [`crate::filter`].
+
+mod arena;
+mod check;
+mod holding;
+mod order;
+mod query;
+mod report;
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::id::{PeerId, RegionId, StoreId};
+use crate::load::Load;
+use crate::region::Region;
+use crate::store::{Lifecycle, Store, StoreDescriptor, StoreReport};
+use crate::time::Time;
+use arena::{Arena, Slot};
+use holding::Holding;
+use order::{Cursor, Order};
+
+pub use holding::{Counters, Kind};
+pub use report::{Accepted, DownPeer, RegionRefusal, RegionReport, StoreRefusal};
+
+/// A region as last reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionInfo {
+    /// Range, peers and epoch.
+    pub region: Region,
+    /// Who leads, if that is known.
+    pub leader: Option<PeerId>,
+    /// The term it leads in, if reports carry one.
+    pub term: Option<u64>,
+    /// Approximate size of the data, in bytes.
+    pub size_bytes: u64,
+    /// Approximate number of keys.
+    pub keys: u64,
+    /// Reads and writes of the last interval.
+    pub load: Load,
+    ailments: Option<Box<Ailments>>,
+}
+
+/// Peers in ill health. Boxed, because nearly no region has any and a million of them pay for the field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Ailments {
+    pending: Vec<PeerId>,
+    down: Vec<DownPeer>,
+}
+
+impl RegionInfo {
+    fn new(report: RegionReport) -> Self {
+        let healthy = report.pending.is_empty() && report.down.is_empty();
+        let ailments = Ailments { pending: report.pending, down: report.down };
+        Self {
+            region: report.region,
+            leader: report.leader,
+            term: report.term,
+            size_bytes: report.size_bytes,
+            keys: report.keys,
+            load: report.load,
+            ailments: (!healthy).then(|| Box::new(ailments)),
+        }
+    }
+
+    /// Its identity.
+    #[must_use]
+    pub const fn id(&self) -> RegionId {
+        self.region.id
+    }
+
+    /// Peers that are not caught up.
+    #[must_use]
+    pub fn pending(&self) -> &[PeerId] {
+        self.ailments.as_ref().map_or(&[], |ailments| &ailments.pending)
+    }
+
+    /// Peers that are silent.
+    #[must_use]
+    pub fn down(&self) -> &[DownPeer] {
+        self.ailments.as_ref().map_or(&[], |ailments| &ailments.down)
+    }
+
+    /// Whether this peer is not caught up.
+    #[must_use]
+    pub fn is_pending(&self, peer: PeerId) -> bool {
+        self.pending().contains(&peer)
+    }
+
+    /// Whether this peer is silent.
+    #[must_use]
+    pub fn is_down(&self, peer: PeerId) -> bool {
+        self.down().iter().any(|down| down.peer == peer)
+    }
+
+    /// The store of the leader, if that is known.
+    #[must_use]
+    pub fn leader_store(&self) -> Option<StoreId> {
+        Some(self.region.peer(self.leader?)?.store)
+    }
+
+    /// Stores of peers that vote and do not lead.
+    pub fn follower_stores(&self) -> impl Iterator<Item = StoreId> {
+        let followers = self.region.peers.iter().filter(|peer| Kind::of(peer, self.leader) == Kind::Follower);
+        followers.map(|peer| peer.store)
+    }
+}
+
+/// A region's record: what was reported, and where each peer is in its store's array.
+#[derive(Clone, Debug)]
+struct Entry {
+    info: RegionInfo,
+    places: Box<[u32]>,
+}
+
+/// Hashes ids by one multiplication: they are handed out by us, so nobody can choose them to collide.
+#[derive(Clone, Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        // The table takes its bucket from the low bits and its tag from the high ones; the middle ones mix best.
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0.rotate_left(5) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+type ById<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
+
+/// The map of a cluster; see the module's rules and invariants.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    entries: Arena<Entry>,
+    by_id: ById<RegionId, Slot>,
+    order: Order,
+    // Stores that have not joined may hold peers, too: a region report can come first.
+    holdings: ById<StoreId, Holding>,
+    stores: BTreeMap<StoreId, Store>,
+    // Regions whose leader is known.
+    led: usize,
+}
+
+impl Cluster {
+    /// An empty map.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Enters a store, or changes the address, labels and lifecycle of one that is known.
+    ///
+    /// # Errors
+    /// [`StoreRefusal`] where it is a tombstone already, changes its node, or has the address of another store in use.
+    pub fn put_store(&mut self, descriptor: StoreDescriptor, now: Time) -> Result<(), StoreRefusal> {
+        let id = descriptor.id;
+        let known = self.stores.get(&id).map(|store| &store.descriptor);
+        admit_store(known, self.stores.values().map(|store| &store.descriptor), &descriptor)?;
+        let store = self.stores.entry(id).or_insert_with(|| Store::new(descriptor.clone(), now));
+        store.descriptor = descriptor;
+        Ok(())
+    }
+
+    /// Takes a store's report of itself.
+    ///
+    /// # Errors
+    /// [`StoreRefusal`] where the store has not joined, is a tombstone, or reports the impossible.
+    pub fn report_store(&mut self, report: StoreReport, now: Time) -> Result<(), StoreRefusal> {
+        let id = report.store;
+        let store = self.stores.get_mut(&id).ok_or(StoreRefusal::Unknown(id))?;
+        if store.descriptor.lifecycle == Lifecycle::Tombstone {
+            return Err(StoreRefusal::Tombstone(id));
+        }
+        let max = report.capacity_bytes;
+        for (what, value) in [("bytes available", report.available_bytes), ("bytes used", report.used_bytes)]
+        {
+            if max > 0 && value > max {
+                return Err(StoreRefusal::Absurd { store: id, what, value, max });
+            }
+        }
+        let started = store.report.as_ref().map(|before| before.start_time_seconds);
+        store.restarts += u64::from(started.is_some_and(|started| started != report.start_time_seconds));
+        store.last_heard = store.last_heard.max(now);
+        store.report = Some(report);
+        Ok(())
+    }
+
+    /// Takes a region's report, per the module's rules.
+    ///
+    /// # Errors
+    /// [`RegionRefusal`] where it contradicts itself or something newer is known; the map is then as it was.
+    pub fn report_region(&mut self, report: RegionReport) -> Result<Accepted, RegionRefusal> {
+        report.check()?;
+        match self.by_id.get(&report.region.id).copied() {
+            Some(slot) => self.update(slot, report),
+            None => self.enter(report),
+        }
+    }
+
+    /// Forgets a region, for example one that was merged away before its neighbour has reported.
+    pub fn remove_region(&mut self, id: RegionId) -> Option<RegionInfo> {
+        let slot = *self.by_id.get(&id)?;
+        Some(self.remove(slot))
+    }
+
+    fn update(&mut self, slot: Slot, report: RegionReport) -> Result<Accepted, RegionRefusal> {
+        let known = &self.entries.get(slot).info;
+        refuse_stale(&report, known)?;
+        refuse_deposed(&report, known)?;
+        let same_range = known.region.range == report.region.range;
+        let same_peers = known.region.peers == report.region.peers
+            && known.leader == report.leader
+            && known.pending() == report.pending;
+        if same_range && same_peers {
+            return Ok(self.refresh(slot, report));
+        }
+        let mut displaced = Vec::new();
+        if !same_range {
+            // The region must not stand in its own way: it may have shrunk, grown or moved.
+            let at = self.cursor_of(slot);
+            self.order.remove(at);
+            displaced = self.displace(&report);
+        }
+        self.unlink(slot);
+        let entry = self.entries.get_mut(slot);
+        entry.info = RegionInfo::new(report);
+        if !same_range {
+            let entries = &self.entries;
+            self.order.insert(slot, |slot| entries.get(slot).info.region.range.start());
+        }
+        self.link(slot);
+        Ok(Accepted { new: false, changed: true, displaced })
+    }
+
+    /// The common case: only sizes, loads, the epoch or silent peers differ, so every index stays as it is.
+    fn refresh(&mut self, slot: Slot, report: RegionReport) -> Accepted {
+        let entry = self.entries.get_mut(slot);
+        let info = &mut entry.info;
+        let changed = info.region.epoch != report.region.epoch || info.down() != report.down;
+        let resized = info.size_bytes != report.size_bytes || info.load != report.load;
+        if resized {
+            for peer in &info.region.peers {
+                let kind = Kind::of(peer, info.leader);
+                let (led, pending) = (info.leader.is_some(), info.is_pending(peer.id));
+                let holding =
+                    self.holdings.get_mut(&peer.store).expect("a linked peer's store has a holding");
+                holding.counters.subtract(kind, led, pending, info.size_bytes, &info.load);
+                holding.counters.add(kind, led, pending, report.size_bytes, &report.load);
+            }
+        }
+        if changed {
+            *info = RegionInfo::new(report);
+        } else {
+            info.term = report.term;
+            info.size_bytes = report.size_bytes;
+            info.keys = report.keys;
+            info.load = report.load;
+        }
+        Accepted { new: false, changed, displaced: Vec::new() }
+    }
+
+    fn enter(&mut self, report: RegionReport) -> Result<Accepted, RegionRefusal> {
+        for known in self.overlapping(&report.region.range) {
+            refuse_stale(&report, known)?;
+        }
+        let displaced = self.displace(&report);
+        let id = report.region.id;
+        let slot = self.entries.insert(Entry { info: RegionInfo::new(report), places: Box::default() });
+        let entries = &self.entries;
+        self.order.insert(slot, |slot| entries.get(slot).info.region.range.start());
+        self.by_id.insert(id, slot);
+        self.link(slot);
+        Ok(Accepted { new: true, changed: true, displaced })
+    }
+
+    fn displace(&mut self, report: &RegionReport) -> Vec<RegionId> {
+        let overlapped: Vec<RegionId> = self.overlapping(&report.region.range).map(RegionInfo::id).collect();
+        for id in &overlapped {
+            self.remove_region(*id);
+        }
+        overlapped
+    }
+
+    fn remove(&mut self, slot: Slot) -> RegionInfo {
+        self.unlink(slot);
+        let at = self.cursor_of(slot);
+        self.order.remove(at);
+        let entry = self.entries.remove(slot);
+        self.by_id.remove(&entry.info.region.id);
+        entry.info
+    }
+
+    fn cursor_of(&self, slot: Slot) -> Cursor {
+        let start = self.entries.get(slot).info.region.range.start();
+        self.floor(start).expect("a known region is in the order")
+    }
+
+    fn floor(&self, key: &[u8]) -> Option<Cursor> {
+        self.order.floor(key, |slot| self.entries.get(slot).info.region.range.start())
+    }
+
+    /// Puts the peers of a record into the arrays of their stores.
+    fn link(&mut self, slot: Slot) {
+        let entry = self.entries.get_mut(slot);
+        let info = &entry.info;
+        self.led += usize::from(info.leader.is_some());
+        let places = info.region.peers.iter().map(|peer| {
+            let kind = Kind::of(peer, info.leader);
+            let pending = info.is_pending(peer.id);
+            let holding = self.holdings.entry(peer.store).or_default();
+            holding.counters.add(kind, info.leader.is_some(), pending, info.size_bytes, &info.load);
+            holding.set_pending(slot, pending);
+            holding.push(kind, slot)
+        });
+        entry.places = places.collect();
+    }
+
+    /// Takes the peers of a record out of the arrays of their stores.
+    fn unlink(&mut self, slot: Slot) {
+        let entry = self.entries.get_mut(slot);
+        self.led -= usize::from(entry.info.leader.is_some());
+        let places = std::mem::take(&mut entry.places);
+        let peers = std::mem::take(&mut entry.info.region.peers);
+        for (peer, place) in peers.iter().zip(&places) {
+            let info = &self.entries.get(slot).info;
+            let kind = Kind::of(peer, info.leader);
+            let holding = self.holdings.get_mut(&peer.store).expect("a linked peer's store has a holding");
+            holding.counters.subtract(
+                kind,
+                info.leader.is_some(),
+                info.is_pending(peer.id),
+                info.size_bytes,
+                &info.load,
+            );
+            holding.set_pending(slot, false);
+            if let Some(moved) = holding.swap_remove(kind, *place) {
+                let moved = self.entries.get_mut(moved);
+                let index = moved.info.region.peers.iter().position(|other| other.store == peer.store);
+                moved.places[index.expect("a slot in a store's array has a peer there")] = *place;
+            }
+        }
+        self.entries.get_mut(slot).info.region.peers = peers;
+    }
+}
+
+fn refuse_stale(report: &RegionReport, known: &RegionInfo) -> Result<(), RegionRefusal> {
+    let (reported, epoch) = (report.region.epoch, known.region.epoch);
+    if reported.is_stale_against(epoch) {
+        let region = report.region.id;
+        return Err(RegionRefusal::Stale { region, reported, known_region: known.id(), known: epoch });
+    }
+    Ok(())
+}
+
+fn refuse_deposed(report: &RegionReport, known: &RegionInfo) -> Result<(), RegionRefusal> {
+    let (Some(reported), Some(term)) = (report.term, known.term) else { return Ok(()) };
+    let region = report.region.id;
+    if reported < term {
+        return Err(RegionRefusal::StaleTerm { region, reported, known: term });
+    }
+    match (report.leader, known.leader) {
+        (Some(new), Some(old)) if reported == term && new != old => {
+            Err(RegionRefusal::TwoLeaders { region, term, reported: new, known: old })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a store may be entered or changed to `wanted`; shared by the map and the replicated state.
+pub(crate) fn admit_store<'a>(
+    known: Option<&StoreDescriptor>,
+    mut all: impl Iterator<Item = &'a StoreDescriptor>,
+    wanted: &StoreDescriptor,
+) -> Result<(), StoreRefusal> {
+    let id = wanted.id;
+    match known {
+        Some(known) if known.lifecycle == Lifecycle::Tombstone && known != wanted => {
+            return Err(StoreRefusal::Tombstone(id));
+        }
+        Some(known) if known.node != wanted.node => return Err(StoreRefusal::NodeChanged(id)),
+        _ => {}
+    }
+    let in_use = |other: &&StoreDescriptor| other.lifecycle != Lifecycle::Tombstone && other.id != id;
+    match all.find(|other| in_use(other) && other.address == wanted.address) {
+        Some(holder) if wanted.lifecycle != Lifecycle::Tombstone => {
+            Err(StoreRefusal::AddressTaken { store: id, holder: holder.id })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,310 @@
+//! Configuration: raw values as an operator sets them, and the limits that follow from them.
+//!
+//! Every field's doc ends with its default and unit. [`Config::validate`] refuses what cannot work, naming the field
+//! and the remedy, before anything else sees the value.
+
+use std::fmt;
+
+use crate::operator::Policy;
+
+/// One mebibyte.
+pub const MIB: u64 = 1 << 20;
+
+/// How a new replica becomes a voter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReplicaPath {
+    /// It joins as a voter at once. One step fewer; until it is caught up the group bears one failure less.
+    Direct,
+    /// It joins as a learner and is promoted once it is caught up.
+    #[default]
+    Learner,
+    /// It joins as a learner; newcomer and leaver change roles in one joint step, so the number of voters never grows.
+    Joint,
+}
+
+/// What the scheduler aims at and how fast it may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Replicas that every region is to have. Default 3, replicas.
+    pub max_replicas: u64,
+    /// How a new replica becomes a voter. Default [`ReplicaPath::Learner`].
+    pub replica_path: ReplicaPath,
+    /// Labels that say where a store stands, outermost first, such as `zone`, `rack`. Replicas are spread over them as
+    /// far as stores allow; spreading over nodes is required and needs no label. Default none.
+    pub location_labels: Vec<String>,
+    /// The outermost of `location_labels` in which two replicas must never share a value. Default none.
+    pub isolation_level: Option<String>,
+
+    /// Silence after which a store is given nothing new. Default 20,000, milliseconds.
+    pub store_disconnected_ms: u64,
+    /// Silence after which a store counts as unhealthy. Default 600,000, milliseconds.
+    pub store_unhealthy_ms: u64,
+    /// Silence after which a store's replicas are made up elsewhere. Default 1,800,000, milliseconds.
+    pub store_down_ms: u64,
+    /// Share of a store's capacity beyond which it is given no more peers. Default 80, percent.
+    pub low_space_percent: u64,
+    /// Peers that may be on their way into one store at a time. Default 8, peers.
+    pub store_moves_in_max: u64,
+    /// Peers that may be on their way out of one store at a time. Default 16, peers.
+    pub store_moves_out_max: u64,
+
+    /// Operators of the leader policies that may run at a time. Default 4, operators.
+    pub leader_schedule_limit: u64,
+    /// Operators of the region policies that may run at a time. Default 2048, operators.
+    pub region_schedule_limit: u64,
+    /// Operators of the replica checker and of draining that may run at a time. Default 64, operators.
+    pub replica_schedule_limit: u64,
+    /// Operators of the hot-region policy that may run at a time. Default 4, operators.
+    pub hot_schedule_limit: u64,
+    /// Splits that may run at a time. Default 64, operators.
+    pub split_schedule_limit: u64,
+    /// Relocations by load that may run at a time. Default 16, operators.
+    pub core_schedule_limit: u64,
+    /// Regions looked at by the replica checker in one round, for each of its sources. Default 128, regions.
+    pub patrol_batch_regions: u64,
+    /// Random draws from one store before a policy turns to the next one. Default 10, draws.
+    pub draws_per_store: u64,
+
+    /// Leaders by which a store may exceed the even share before one is moved; two stores that differ by up to twice
+    /// this many are left alone. Default 5, leaders.
+    pub leader_tolerance: u64,
+    /// Size that a smaller region counts as in balancing, so that empty ones are spread, too. Default 1 MiB, bytes.
+    pub region_size_floor_bytes: u64,
+    /// Size beyond which a region is split. Default 144 MiB, bytes.
+    pub region_size_max_bytes: u64,
+    /// Operations per second beyond which a region is split by load; zero never does. Default 3000, operations.
+    pub region_split_ops: u64,
+    /// Load below which a region is never called hot. Default 1 MiB, bytes per second ([`crate::load::Load`] scores).
+    pub hot_region_load_min: u64,
+    /// A store is called hot when its load exceeds the mean by this share. Default 25, percent.
+    pub hot_tolerance_percent: u64,
+    /// Stores of a node may differ in load by this share of their mean. Default 20, percent.
+    pub core_tolerance_percent: u64,
+
+    /// Time for an operator that only moves leadership. Default 10,000, milliseconds.
+    pub leader_operator_timeout_ms: u64,
+    /// Time for any other operator. Default 600,000, milliseconds.
+    pub region_operator_timeout_ms: u64,
+    /// How long the outcome of an operator can be asked for. Default 600,000, milliseconds.
+    pub history_keep_ms: u64,
+    /// How many outcomes are kept. Default 10,000, operators.
+    pub history_max: u64,
+
+    /// Share of the regions that must have been reported before anything is scheduled. Default 80, percent.
+    pub prepare_percent: u64,
+    /// Time after which scheduling begins without that share. Default 300,000, milliseconds.
+    pub prepare_timeout_ms: u64,
+    /// Policies that are switched off. Default none.
+    pub disabled: Vec<Policy>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_replicas: 3,
+            replica_path: ReplicaPath::Learner,
+            location_labels: Vec::new(),
+            isolation_level: None,
+            store_disconnected_ms: 20_000,
+            store_unhealthy_ms: 600_000,
+            store_down_ms: 1_800_000,
+            low_space_percent: 80,
+            store_moves_in_max: 8,
+            store_moves_out_max: 16,
+            leader_schedule_limit: 4,
+            region_schedule_limit: 2048,
+            replica_schedule_limit: 64,
+            hot_schedule_limit: 4,
+            split_schedule_limit: 64,
+            core_schedule_limit: 16,
+            patrol_batch_regions: 128,
+            draws_per_store: 10,
+            leader_tolerance: 5,
+            region_size_floor_bytes: MIB,
+            region_size_max_bytes: 144 * MIB,
+            region_split_ops: 3000,
+            hot_region_load_min: MIB,
+            hot_tolerance_percent: 25,
+            core_tolerance_percent: 20,
+            leader_operator_timeout_ms: 10_000,
+            region_operator_timeout_ms: 600_000,
+            history_keep_ms: 600_000,
+            history_max: 10_000,
+            prepare_percent: 80,
+            prepare_timeout_ms: 300_000,
+            disabled: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Refuses values that cannot work.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with the first field that is wrong and what to set instead.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let within = |field, value, min, max| {
+            if (min..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(ConfigError::OutOfRange { field, value, min, max })
+            }
+        };
+        within("max_replicas", self.max_replicas, 1, 15)?;
+        within("low_space_percent", self.low_space_percent, 1, 100)?;
+        within("prepare_percent", self.prepare_percent, 0, 100)?;
+        within("store_disconnected_ms", self.store_disconnected_ms, 1, self.store_unhealthy_ms)?;
+        within("store_unhealthy_ms", self.store_unhealthy_ms, 1, self.store_down_ms)?;
+        within("store_moves_in_max", self.store_moves_in_max, 1, u64::MAX)?;
+        within("store_moves_out_max", self.store_moves_out_max, 1, u64::MAX)?;
+        within("patrol_batch_regions", self.patrol_batch_regions, 1, 1 << 20)?;
+        within("draws_per_store", self.draws_per_store, 1, 1 << 10)?;
+        within("leader_tolerance", self.leader_tolerance, 0, 1 << 32)?;
+        within("region_size_floor_bytes", self.region_size_floor_bytes, 1, self.region_size_max_bytes)?;
+        within("region_size_max_bytes", self.region_size_max_bytes, 1, 1 << 50)?;
+        within("hot_tolerance_percent", self.hot_tolerance_percent, 1, 10_000)?;
+        within("core_tolerance_percent", self.core_tolerance_percent, 1, 10_000)?;
+        within("leader_operator_timeout_ms", self.leader_operator_timeout_ms, 1, u64::MAX)?;
+        within("region_operator_timeout_ms", self.region_operator_timeout_ms, 1, u64::MAX)?;
+        within("history_max", self.history_max, 0, 1 << 24)?;
+        for (index, label) in self.location_labels.iter().enumerate() {
+            if label.is_empty() || self.location_labels[..index].contains(label) {
+                return Err(ConfigError::RepeatedLabel(label.clone()));
+            }
+        }
+        match &self.isolation_level {
+            Some(level) if !self.location_labels.contains(level) => {
+                Err(ConfigError::UnknownIsolationLevel(level.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The limits that follow from these values.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let isolation = self.isolation_level.as_ref();
+        Limits {
+            // One transfer changes a difference by two, so one of a single leader would only change its sign.
+            leader_difference_max: i64::try_from(self.leader_tolerance)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(2)
+                .max(1),
+            isolation_depth: isolation
+                .and_then(|level| self.location_labels.iter().position(|label| label == level))
+                .map(|index| index + 1),
+        }
+    }
+
+    /// What a region of this size counts as in balancing, in bytes.
+    #[must_use]
+    pub fn weight_bytes(&self, size_bytes: u64) -> i64 {
+        i64::try_from(size_bytes.max(self.region_size_floor_bytes)).unwrap_or(i64::MAX)
+    }
+
+    /// How many operators of this policy may run at a time.
+    #[must_use]
+    pub const fn limit_of(&self, policy: Policy) -> u64 {
+        match policy {
+            Policy::ReplicaCheck | Policy::Drain => self.replica_schedule_limit,
+            Policy::BalanceRegion | Policy::Scatter => self.region_schedule_limit,
+            Policy::BalanceLeader | Policy::EvictLeader => self.leader_schedule_limit,
+            Policy::BalanceCore => self.core_schedule_limit,
+            Policy::HotRegion => self.hot_schedule_limit,
+            Policy::SplitCheck | Policy::PreSplit => self.split_schedule_limit,
+            Policy::Admin => u64::MAX,
+        }
+    }
+
+    /// Whether this policy is switched on.
+    #[must_use]
+    pub fn is_enabled(&self, policy: Policy) -> bool {
+        !self.disabled.contains(&policy)
+    }
+}
+
+/// What follows from a [`Config`]; computed once and read by the policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Two stores whose leader counts differ by no more than this are balanced.
+    pub leader_difference_max: i64,
+    /// How many location labels two replicas must not share all of; `None` where no label is required to differ.
+    pub isolation_depth: Option<usize>,
+}
+
+/// What is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigError {
+    /// A value is out of its range.
+    OutOfRange {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: u64,
+        /// The least that works.
+        min: u64,
+        /// The greatest that works.
+        max: u64,
+    },
+    /// A location label is empty or occurs twice.
+    RepeatedLabel(String),
+    /// The isolation level is none of the location labels.
+    UnknownIsolationLevel(String),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfRange { field, value, min, max } => {
+                write!(f, "{field} is {value}; set it to a value from {min} to {max}")
+            }
+            Self::RepeatedLabel(label) => {
+                write!(f, "location label \"{label}\" is empty or occurs twice in location_labels")
+            }
+            Self::UnknownIsolationLevel(level) => {
+                write!(
+                    f,
+                    "isolation_level \"{level}\" is not one of location_labels; add it there or unset it"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_valid_and_documented_numbers_hold() {
+        let config = Config::default();
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!(config.limits().leader_difference_max, 10);
+        assert_eq!(config.limits().isolation_depth, None);
+        assert_eq!(config.weight_bytes(0), i64::try_from(MIB).expect("small"));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        let refused = |change: fn(&mut Config)| {
+            let mut config = Config::default();
+            change(&mut config);
+            config.validate().expect_err("refused").to_string()
+        };
+        assert!(refused(|config| config.max_replicas = 0).starts_with("max_replicas is 0"));
+        assert!(refused(|config| config.store_disconnected_ms = 700_000).contains("store_disconnected_ms"));
+        assert!(refused(|config| config.isolation_level = Some("zone".into())).contains("add it there"));
+        assert!(refused(|config| config.location_labels = vec!["a".into(), "a".into()]).contains("twice"));
+    }
+
+    #[test]
+    fn isolation_depth_counts_labels_from_the_outermost() {
+        let labels = ["zone", "rack", "host"].map(str::to_owned).to_vec();
+        let config =
+            Config { location_labels: labels, isolation_level: Some("rack".into()), ..Config::default() };
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!(config.limits().isolation_depth, Some(2));
+    }
+}

@@ -1,0 +1,310 @@
+//! May this store give or take, and if not, why.
+//!
+//! A [`View`] is everything that a policy may look at: the map, the configuration, what running operators are about to
+//! change, and the time. Policies are functions of a view and a generator of random numbers, nothing else. Each "no" is
+//! a [`Reason`], so that "why does this region not move" has an answer.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::cluster::Cluster;
+use crate::config::{Config, Limits};
+use crate::id::{NodeId, RegionId, StoreId};
+use crate::operator::{Influence, Operators, Policy};
+use crate::region::Region;
+use crate::store::{Health, Lifecycle, Store};
+use crate::time::Time;
+
+/// Everything that a decision may depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Regions and stores.
+    pub cluster: &'a Cluster,
+    /// What is aimed at.
+    pub config: &'a Config,
+    /// What follows from the configuration.
+    pub limits: Limits,
+    /// What is under way, by region.
+    pub operators: &'a Operators,
+    /// What is under way, by store.
+    pub influence: &'a Influence,
+    /// Stores that are not to lead.
+    pub evicting: &'a BTreeSet<StoreId>,
+    /// The moment.
+    pub now: Time,
+}
+
+impl<'a> View<'a> {
+    /// The same view with another influence: a policy that makes several proposals counts its own ones in.
+    #[must_use]
+    pub const fn with_influence(self, influence: &'a Influence) -> Self {
+        View { influence, ..self }
+    }
+
+    /// The health of a store; unknown ones have none.
+    #[must_use]
+    pub fn health(&self, store: StoreId) -> Option<Health> {
+        Some(self.cluster.store(store)?.health(self.now, self.config))
+    }
+
+    /// Whether the store can be presumed to answer.
+    #[must_use]
+    pub fn is_live(&self, store: StoreId) -> bool {
+        self.cluster.store(store).is_some_and(|store| store.is_live(self.now, self.config))
+    }
+
+    /// Regions that a store leads, counting those under way.
+    #[must_use]
+    pub fn leaders(&self, store: StoreId) -> i64 {
+        signed(self.cluster.counters(store).leaders).saturating_add(self.influence.of(store).leaders)
+    }
+
+    /// Bytes of the regions of a store, counting those under way.
+    #[must_use]
+    pub fn region_bytes(&self, store: StoreId) -> i64 {
+        signed(self.cluster.counters(store).region_bytes)
+            .saturating_add(self.influence.of(store).region_bytes)
+    }
+
+    /// The load of a store, counting what is under way.
+    #[must_use]
+    pub fn load(&self, store: StoreId) -> i64 {
+        signed(self.cluster.counters(store).load()).saturating_add(self.influence.of(store).load)
+    }
+
+    /// Whether the store may hold a new peer at all: it has joined, is in use and answers.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn may_hold(&self, store: StoreId) -> Result<&'a Store, Reason> {
+        let store = self.cluster.store(store).ok_or(Reason::Unknown)?;
+        match store.health(self.now, self.config) {
+            Health::Up => Ok(store),
+            health => Err(Reason::Health(health)),
+        }
+    }
+
+    /// Whether the store may take one more peer now.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn may_take(&self, store: StoreId) -> Result<(), Reason> {
+        let known = self.may_hold(store)?;
+        if known.is_busy() {
+            return Err(Reason::Busy);
+        }
+        if known.is_low_on_space(self.config) {
+            return Err(Reason::LowSpace);
+        }
+        if self.influence.of(store).moves_in >= self.config.store_moves_in_max {
+            return Err(Reason::MovesIn(self.config.store_moves_in_max));
+        }
+        Ok(())
+    }
+
+    /// Whether the store may give a peer away now. Draining stores may, silent ones until they count as down: then
+    /// the replica checker is in charge.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn may_give(&self, store: StoreId) -> Result<(), Reason> {
+        match self.health(store).ok_or(Reason::Unknown)? {
+            health @ (Health::Down | Health::Tombstone) => return Err(Reason::Health(health)),
+            _ => {}
+        }
+        if self.influence.of(store).moves_out >= self.config.store_moves_out_max {
+            return Err(Reason::MovesOut(self.config.store_moves_out_max));
+        }
+        Ok(())
+    }
+
+    /// Whether a peer on this store may be made leader.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn may_lead_on(&self, store: StoreId) -> Result<(), Reason> {
+        let known = self.may_hold(store)?;
+        if known.is_busy() {
+            Err(Reason::Busy)
+        } else if self.evicting.contains(&store) {
+            Err(Reason::Evicting)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whether the region has a peer on this store or on another store of its node, not counting the one on
+    /// `leaving`.
+    #[must_use]
+    pub fn node_is_taken(&self, region: &Region, store: StoreId, leaving: Option<StoreId>) -> bool {
+        let node = self.cluster.node_of(store);
+        let others = region.peers.iter().filter(|peer| Some(peer.store) != leaving);
+        others
+            .map(|peer| peer.store)
+            .any(|other| other == store || (node.is_some() && self.cluster.node_of(other) == node))
+    }
+
+    /// Whether both stores belong to the same node.
+    #[must_use]
+    pub fn same_node(&self, one: StoreId, other: StoreId) -> bool {
+        let node: Option<NodeId> = self.cluster.node_of(one);
+        node.is_some() && node == self.cluster.node_of(other)
+    }
+
+    /// Stores that are neither gone nor down, draining ones included: those whose sizes and leaders are compared.
+    pub fn sources(&self) -> impl Iterator<Item = &'a Store> {
+        let (now, config) = (self.now, self.config);
+        self.cluster
+            .stores()
+            .filter(move |store| !matches!(store.health(now, config), Health::Down | Health::Tombstone))
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Why a store may not give or take, or a region may not move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The store has not joined.
+    Unknown,
+    /// The store is not up.
+    Health(Health),
+    /// The store asks to be spared.
+    Busy,
+    /// The store has little space left.
+    LowSpace,
+    /// As many peers are on their way into the store as may be.
+    MovesIn(u64),
+    /// As many peers are on their way out of the store as may be.
+    MovesOut(u64),
+    /// The store is not to lead.
+    Evicting,
+    /// The region has a peer on that store's node.
+    NodeTaken,
+    /// The region's replicas would be less far apart, or closer than the isolation level allows.
+    Isolation,
+    /// The store is the best one there is already.
+    NoBetterStore,
+    /// The difference between the stores is too small for a move to make it smaller.
+    WithinTolerance {
+        /// The difference: bytes, leaders or load.
+        difference: i64,
+        /// What it would have to exceed.
+        needed: i64,
+    },
+    /// The region has too few or too many replicas; that is repaired first.
+    ReplicasOff {
+        /// How many it has.
+        has: u64,
+        /// How many it is to have.
+        wanted: u64,
+    },
+    /// The region has peers that lag or are silent.
+    Unhealthy,
+    /// The region's leader is not known.
+    NoLeader,
+    /// The region is in a joint configuration.
+    InJoint,
+    /// The region has an operator.
+    Occupied,
+    /// The store has no region that could be drawn.
+    NothingToGive,
+    /// No store is fit.
+    NoStore,
+    /// As many operators of the policy run as may.
+    LimitReached(u64),
+    /// The policy is switched off.
+    Disabled,
+    /// The policy has nothing against this region.
+    Content,
+    /// The split key is not strictly inside a known region.
+    KeyOutside,
+    /// Too few regions have reported since the scheduler began.
+    Preparing,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => f.write_str("has not joined"),
+            Self::Health(health) => write!(f, "is {health}"),
+            Self::Busy => f.write_str("asks to be spared"),
+            Self::LowSpace => f.write_str("is low on space"),
+            Self::MovesIn(max) => write!(f, "has {max} peers on their way in, its limit"),
+            Self::MovesOut(max) => write!(f, "has {max} peers on their way out, its limit"),
+            Self::Evicting => f.write_str("is not to lead"),
+            Self::NodeTaken => f.write_str("is on a node that holds the region already"),
+            Self::Isolation => f.write_str("would bring replicas too close together"),
+            Self::NoBetterStore => f.write_str("no other store is better"),
+            Self::WithinTolerance { difference, needed } => {
+                write!(f, "the difference is {difference} and would have to exceed {needed}")
+            }
+            Self::ReplicasOff { has, wanted } => write!(f, "has {has} replicas instead of {wanted}"),
+            Self::Unhealthy => f.write_str("has peers that lag or are silent"),
+            Self::NoLeader => f.write_str("has no known leader"),
+            Self::InJoint => f.write_str("is in a joint configuration"),
+            Self::Occupied => f.write_str("has an operator already"),
+            Self::NothingToGive => f.write_str("has no region that could be moved"),
+            Self::NoStore => f.write_str("no store is fit"),
+            Self::LimitReached(limit) => write!(f, "{limit} operators run, the limit"),
+            Self::Disabled => f.write_str("is switched off"),
+            Self::Content => f.write_str("is as it should be"),
+            Self::KeyOutside => f.write_str("split key is not strictly inside a known region"),
+            Self::Preparing => f.write_str("too few regions have reported yet"),
+        }
+    }
+}
+
+/// A policy's "no", with what it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Who refuses.
+    pub policy: Policy,
+    /// The region it is about, if one.
+    pub region: Option<RegionId>,
+    /// The store it is about, if one.
+    pub store: Option<StoreId>,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Refusal {
+    /// A refusal that is about no region or store in particular.
+    #[must_use]
+    pub const fn new(policy: Policy, reason: Reason) -> Self {
+        Self { policy, region: None, store: None, reason }
+    }
+
+    /// The same, about this region.
+    #[must_use]
+    pub const fn of_region(self, region: RegionId) -> Self {
+        Self { region: Some(region), ..self }
+    }
+
+    /// The same, about this store.
+    #[must_use]
+    pub const fn of_store(self, store: StoreId) -> Self {
+        Self { store: Some(store), ..self }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.policy)?;
+        if let Some(region) = self.region {
+            write!(f, " {region}")?;
+        }
+        if let Some(store) = self.store {
+            write!(f, " {store}")?;
+        }
+        write!(f, " {}", self.reason)
+    }
+}
+
+/// Whether a store is in use, whatever its health.
+#[must_use]
+pub fn is_in_use(store: &Store) -> bool {
+    store.descriptor.lifecycle != Lifecycle::Tombstone
+}

@@ -1,0 +1,314 @@
+//! Operators: what is being done to a region, step by step.
+//!
+//! An operator belongs to one region and was thought out against one epoch of it. Each report of the region drives it:
+//! finished steps are skipped, the next one is sent if it is still safe, and the operator ends when no step is left,
+//! when the region has changed in a way that its own steps do not explain, or when its time is over. The same report
+//! and the same operator always give the same answer.
+//!
+//! Invariant: an operator never sends a step that it has not found safe against the very report it answers.
+
+mod build;
+mod influence;
+mod running;
+mod step;
+
+use std::fmt;
+use std::ops::BitOr;
+
+use crate::change::Change;
+use crate::cluster::RegionInfo;
+use crate::epoch::Epoch;
+use crate::filter::View;
+use crate::id::RegionId;
+use crate::region::Peer;
+use crate::time::Time;
+
+pub use build::{BuildError, Cause, Ids, Intent, Proposal};
+pub use influence::{Delta, Influence};
+pub use running::{AddRefusal, Ended, Operators, Status};
+pub use step::{Action, NewRegion, Step, Unsafe};
+
+/// Who had the idea.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Policy {
+    /// Missing, extra, down, offline and misplaced replicas.
+    ReplicaCheck,
+    /// Emptying stores that are offline.
+    Drain,
+    /// Even sizes over stores.
+    BalanceRegion,
+    /// Even leaders over stores.
+    BalanceLeader,
+    /// Even load over the stores of a node.
+    BalanceCore,
+    /// Even load over stores, one hot region at a time.
+    HotRegion,
+    /// Splitting regions that are too large or too busy.
+    SplitCheck,
+    /// Moving leaders away from stores that are not to lead.
+    EvictLeader,
+    /// Spreading a group of regions.
+    Scatter,
+    /// Splitting at given keys ahead of a load.
+    PreSplit,
+    /// A person.
+    Admin,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 11] = [
+        Self::ReplicaCheck,
+        Self::Drain,
+        Self::BalanceRegion,
+        Self::BalanceLeader,
+        Self::BalanceCore,
+        Self::HotRegion,
+        Self::SplitCheck,
+        Self::EvictLeader,
+        Self::Scatter,
+        Self::PreSplit,
+        Self::Admin,
+    ];
+
+    /// Which operators its own may replace: those of lower priority.
+    #[must_use]
+    pub const fn priority(self) -> Priority {
+        match self {
+            Self::BalanceRegion | Self::BalanceLeader | Self::BalanceCore | Self::HotRegion => Priority::Low,
+            Self::ReplicaCheck | Self::Drain | Self::SplitCheck | Self::EvictLeader => Priority::Normal,
+            Self::Scatter | Self::PreSplit | Self::Admin => Priority::High,
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ReplicaCheck => "replica-check",
+            Self::Drain => "drain",
+            Self::BalanceRegion => "balance-region",
+            Self::BalanceLeader => "balance-leader",
+            Self::BalanceCore => "balance-core",
+            Self::HotRegion => "hot-region",
+            Self::SplitCheck => "split-check",
+            Self::EvictLeader => "evict-leader",
+            Self::Scatter => "scatter",
+            Self::PreSplit => "pre-split",
+            Self::Admin => "admin",
+        })
+    }
+}
+
+/// An operator replaces another one of the same region only if its priority is higher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// What would be nicer.
+    Low,
+    /// What should be repaired.
+    Normal,
+    /// What a person asked for.
+    High,
+}
+
+/// What an operator moves; a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Kinds(u8);
+
+impl Kinds {
+    /// Leadership moves.
+    pub const LEADER: Self = Self(1);
+    /// Membership changes.
+    pub const REGION: Self = Self(2);
+    /// It is done for balance.
+    pub const BALANCE: Self = Self(4);
+    /// It is done to repair replicas.
+    pub const REPLICA: Self = Self(8);
+    /// The range changes.
+    pub const SPLIT: Self = Self(16);
+    /// A person asked for it.
+    pub const ADMIN: Self = Self(32);
+
+    /// Whether all of `other` is in this set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    fn of(policy: Policy, steps: &[Step]) -> Self {
+        let mut kinds = match policy {
+            Policy::ReplicaCheck | Policy::Drain => Self::REPLICA,
+            Policy::BalanceRegion | Policy::BalanceLeader | Policy::BalanceCore | Policy::HotRegion => {
+                Self::BALANCE
+            }
+            Policy::EvictLeader | Policy::SplitCheck => Self::default(),
+            Policy::Scatter | Policy::PreSplit | Policy::Admin => Self::ADMIN,
+        };
+        for step in steps {
+            kinds = kinds
+                | match step {
+                    Step::TransferLeader { .. } => Self::LEADER,
+                    Step::Split { .. } => Self::SPLIT,
+                    _ => Self::REGION,
+                };
+        }
+        kinds
+    }
+}
+
+impl BitOr for Kinds {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Names one operator of one run of the scheduler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperatorId(pub u64);
+
+/// What is being done to a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Operator {
+    /// Its name; given when it is admitted.
+    pub id: OperatorId,
+    /// The region.
+    pub region: RegionId,
+    /// The region's epoch when this was thought out.
+    pub origin: Epoch,
+    /// Who had the idea.
+    pub policy: Policy,
+    /// What gave rise to it.
+    pub cause: Cause,
+    /// What it moves.
+    pub kinds: Kinds,
+    /// What is to be done, in order.
+    pub steps: Vec<Step>,
+    /// How many steps are finished.
+    pub finished: usize,
+    /// When it was made.
+    pub created: Time,
+}
+
+/// What comes of an operator when its region reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// This is to be sent.
+    Send(Action),
+    /// Nothing to send: the region is at it, or the step must wait for this to pass.
+    Wait(Option<Unsafe>),
+    /// The operator is over.
+    End(Outcome),
+}
+
+/// How an operator ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every step is finished.
+    Success,
+    /// Its time was over.
+    Timeout,
+    /// It was given up.
+    Cancelled(CancelReason),
+    /// Another one of higher priority took its place.
+    Replaced(OperatorId),
+}
+
+/// Why an operator was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelReason {
+    /// The region's membership changed more than the operator's own steps explain.
+    Outdated,
+    /// The next step would do harm, and waiting does not help.
+    Unsafe(Unsafe),
+    /// The region is no longer known.
+    RegionGone,
+    /// Somebody asked for it.
+    Requested,
+}
+
+impl Operator {
+    /// An operator of these steps; [`Operators::add`] names it.
+    #[must_use]
+    pub fn new(info: &RegionInfo, policy: Policy, cause: Cause, steps: Vec<Step>, now: Time) -> Self {
+        let kinds = Kinds::of(policy, &steps);
+        let (region, origin) = (info.id(), info.region.epoch);
+        Self { id: OperatorId(0), region, origin, policy, cause, kinds, steps, finished: 0, created: now }
+    }
+
+    /// The step that is next, if one is left.
+    #[must_use]
+    pub fn current(&self) -> Option<&Step> {
+        self.steps.get(self.finished)
+    }
+
+    /// Takes note of what the region shows and answers what comes of it.
+    pub fn drive(&mut self, info: &RegionInfo, view: &View<'_>) -> Progress {
+        while self.current().is_some_and(|step| step.is_finished(info, self.origin)) {
+            self.finished += 1;
+        }
+        let Some(step) = self.current() else { return Progress::End(Outcome::Success) };
+        if self.is_outdated(info) {
+            return Progress::End(Outcome::Cancelled(CancelReason::Outdated));
+        }
+        if self.is_over(view) {
+            return Progress::End(Outcome::Timeout);
+        }
+        match step.check(info, view) {
+            Err(reason) if reason.is_passing() => Progress::Wait(Some(reason)),
+            Err(reason) => Progress::End(Outcome::Cancelled(CancelReason::Unsafe(reason))),
+            Ok(()) => step.action(info).map_or(Progress::Wait(None), Progress::Send),
+        }
+    }
+
+    /// Whether the time for it is over.
+    #[must_use]
+    pub fn is_over(&self, view: &View<'_>) -> bool {
+        let leader_only = self.steps.iter().all(Step::is_leader_only);
+        let config = view.config;
+        let limit_ms =
+            if leader_only { config.leader_operator_timeout_ms } else { config.region_operator_timeout_ms };
+        view.now.ms_since(self.created) > limit_ms
+    }
+
+    /// Whether membership has changed more often than finished steps and the current one explain.
+    fn is_outdated(&self, info: &RegionInfo) -> bool {
+        let begun = self.steps.iter().take(self.finished + 1);
+        let own: u64 = begun.map(|step| step.conf_ver_raised(info, self.origin)).sum();
+        info.region.epoch.conf_ver > self.origin.conf_ver.saturating_add(own)
+    }
+
+    /// Adds what its open steps will still change.
+    pub fn add_influence(&self, info: &RegionInfo, weight_bytes: i64, influence: &mut Influence) {
+        for step in self.steps.iter().skip(self.finished) {
+            step.add_influence(info, weight_bytes, influence);
+        }
+    }
+}
+
+/// A message to the leader of a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// The region.
+    pub region: RegionId,
+    /// The epoch that this was thought out against; the region refuses it under another one, per [`crate::epoch`].
+    pub epoch: Epoch,
+    /// Whom it is for.
+    pub leader: Peer,
+    /// The operator that it comes from.
+    pub operator: OperatorId,
+    /// What to do.
+    pub action: Action,
+}
+
+impl Action {
+    /// The line of the epoch table that the action is under.
+    #[must_use]
+    pub const fn command(&self) -> crate::epoch::Command {
+        match self {
+            Self::TransferLeader(_) => crate::epoch::Command::TransferLeader,
+            Self::Change(change) => Change::command(change),
+            Self::Split { .. } => crate::epoch::Command::Split,
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! One step of an operator, and the four questions every step answers: is it finished, may it still be sent, what does
+//! it change in the scores, and what is sent for it.
+//!
+//! ```text
+//! step             finished when                            sent only if
+//! TransferLeader   the peer leads                           it votes, is caught up, its store lives
+//! AddPeer          the peer votes and is caught up          no peer on that store or node; the quorum would live
+//! AddLearner       the peer is listed and caught up         no peer on that store or node
+//! Promote          the peer votes                           it is caught up
+//! Demote           the peer learns                          it does not lead; the quorum would live
+//! RemovePeer       the peer is not listed                   it does not lead; the quorum would live
+//! EnterJoint       the named peers vote in their halves     none of the promoted lags; both quorums would live
+//! LeaveJoint       nobody is incoming or outgoing           no outgoing peer leads
+//! Split            the version has grown                    -
+//! Relocate         the peer lives on the new store          both stores are of one node
+//! ```
+//!
+//! A step is sent again with every report until it is finished, so a store must take a repetition for what it is. The
+//! epoch in the instruction sees to that: whatever changes membership raises `conf_ver`, and the second copy is refused.
+
+use std::fmt;
+
+use super::influence::Influence;
+use crate::change::{Change, keeps_quorum};
+use crate::cluster::RegionInfo;
+use crate::epoch::Epoch;
+use crate::filter::View;
+use crate::id::{PeerId, RegionId, StoreId};
+use crate::range::Key;
+use crate::region::{Peer, Role};
+
+/// Ids for one region that a split creates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRegion {
+    /// The new region's id.
+    pub region: RegionId,
+    /// Its peers' ids, by position of the parent's peers.
+    pub peers: Vec<PeerId>,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Hands leadership to a peer.
+    TransferLeader {
+        /// The peer that is to lead.
+        peer: PeerId,
+        /// Its store.
+        store: StoreId,
+    },
+    /// Adds a voter.
+    AddPeer {
+        /// The new peer's id.
+        peer: PeerId,
+        /// Where it is to live.
+        store: StoreId,
+    },
+    /// Adds a learner.
+    AddLearner {
+        /// The new peer's id.
+        peer: PeerId,
+        /// Where it is to live.
+        store: StoreId,
+    },
+    /// Makes a learner a voter.
+    Promote {
+        /// The learner.
+        peer: PeerId,
+    },
+    /// Makes a voter a learner.
+    Demote {
+        /// The voter.
+        peer: PeerId,
+    },
+    /// Removes a peer.
+    RemovePeer {
+        /// The peer to go.
+        peer: PeerId,
+        /// Its store.
+        store: StoreId,
+    },
+    /// Enters a joint configuration.
+    EnterJoint {
+        /// Learners that are to vote.
+        promote: Vec<PeerId>,
+        /// Voters that are to learn.
+        demote: Vec<PeerId>,
+    },
+    /// Leaves the joint configuration.
+    LeaveJoint,
+    /// Splits the region.
+    Split {
+        /// Where to cut, rising. Empty: once, where the store finds best.
+        keys: Vec<Key>,
+        /// Ids for the new regions, one for each cut.
+        new: Vec<NewRegion>,
+    },
+    /// Moves a peer to another store of its node.
+    Relocate {
+        /// The peer to move; its id stays.
+        peer: PeerId,
+        /// The store it is on.
+        from: StoreId,
+        /// The store it is to be on.
+        to: StoreId,
+    },
+}
+
+/// What a store is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Hand leadership to this peer.
+    TransferLeader(Peer),
+    /// Change the membership.
+    Change(Change),
+    /// Split at these keys, or where best if there are none, with these ids.
+    Split {
+        /// Where to cut.
+        keys: Vec<Key>,
+        /// Ids for the new regions.
+        new: Vec<NewRegion>,
+    },
+}
+
+/// Why a step may not be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsafe {
+    /// The peer is not in the region, or not in the role that the step needs.
+    WrongPeer(PeerId),
+    /// The peer leads and must hand over first.
+    Leads(PeerId),
+    /// The peer is not caught up.
+    Lags(PeerId),
+    /// The store is silent, draining, gone or unknown.
+    StoreUnfit(StoreId),
+    /// Another peer of the region lives on that store or on another one of its node.
+    NodeTaken(StoreId),
+    /// Too few voters would be live and caught up.
+    QuorumAtRisk,
+    /// A relocation would leave the node.
+    LeavesNode(StoreId),
+}
+
+impl Unsafe {
+    /// Whether it may pass by itself, so that waiting beats giving up.
+    #[must_use]
+    pub const fn is_passing(self) -> bool {
+        matches!(self, Self::Lags(_) | Self::QuorumAtRisk)
+    }
+}
+
+impl fmt::Display for Unsafe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WrongPeer(peer) => write!(f, "{peer} is not there in the role that the step needs"),
+            Self::Leads(peer) => write!(f, "{peer} leads and must hand over first"),
+            Self::Lags(peer) => write!(f, "{peer} is not caught up"),
+            Self::StoreUnfit(store) => write!(f, "{store} is silent, draining, gone or unknown"),
+            Self::NodeTaken(store) => write!(f, "the node of {store} has a peer of the region already"),
+            Self::QuorumAtRisk => write!(f, "too few voters would be live and caught up"),
+            Self::LeavesNode(store) => write!(f, "{store} is on another node"),
+        }
+    }
+}
+
+impl Step {
+    /// Whether the region shows what the step is for. `origin` is the region's epoch when its operator was made.
+    #[must_use]
+    pub fn is_finished(&self, info: &RegionInfo, origin: Epoch) -> bool {
+        let caught_up = |peer: PeerId| !info.is_pending(peer);
+        let region = &info.region;
+        match self {
+            Self::TransferLeader { peer, .. } => info.leader == Some(*peer),
+            Self::AddPeer { peer, .. } => region.peer(*peer).is_some_and(Peer::will_vote) && caught_up(*peer),
+            Self::AddLearner { peer, .. } => region.peer(*peer).is_some() && caught_up(*peer),
+            Self::Promote { peer } => region.peer(*peer).is_some_and(|peer| peer.role == Role::Voter),
+            Self::Demote { peer } => region.peer(*peer).is_none_or(|peer| peer.role == Role::Learner),
+            Self::RemovePeer { peer, .. } => region.peer(*peer).is_none(),
+            Self::EnterJoint { promote, demote } => {
+                promote.iter().all(|peer| region.peer(*peer).is_some_and(Peer::will_vote))
+                    && demote.iter().all(|peer| region.peer(*peer).is_none_or(|peer| !peer.will_vote()))
+            }
+            Self::LeaveJoint => !region.is_joint(),
+            Self::Split { .. } => region.epoch.version > origin.version,
+            Self::Relocate { peer, to, .. } => region.peer(*peer).is_some_and(|peer| peer.store == *to),
+        }
+    }
+
+    /// How far the step has raised the region's `conf_ver`, as the region shows: a newcomer that is listed and lags has
+    /// raised it although its step is not finished.
+    #[must_use]
+    pub fn conf_ver_raised(&self, info: &RegionInfo, origin: Epoch) -> u64 {
+        let raised = match self {
+            Self::TransferLeader { .. } | Self::Split { .. } => false,
+            Self::AddPeer { peer, .. } | Self::AddLearner { peer, .. } => info.region.peer(*peer).is_some(),
+            _ => self.is_finished(info, origin),
+        };
+        u64::from(raised)
+    }
+
+    /// Whether only leadership moves.
+    #[must_use]
+    pub const fn is_leader_only(&self) -> bool {
+        matches!(self, Self::TransferLeader { .. })
+    }
+
+    /// Whether the step may be sent to this region now; asked before every sending.
+    ///
+    /// # Errors
+    /// [`Unsafe`] with what is in the way.
+    pub fn check(&self, info: &RegionInfo, view: &View<'_>) -> Result<(), Unsafe> {
+        match self {
+            Self::TransferLeader { peer, store } => may_lead(info, *peer, *store, view),
+            Self::AddPeer { peer, store } | Self::AddLearner { peer, store } => {
+                may_join(info, *peer, *store, view)?;
+                self.check_quorum(info, view)
+            }
+            Self::Promote { peer } => caught_up(info, *peer),
+            Self::Demote { peer } | Self::RemovePeer { peer, .. } => {
+                may_leave(info, *peer)?;
+                self.check_quorum(info, view)
+            }
+            Self::EnterJoint { promote, demote } => {
+                promote.iter().try_for_each(|peer| caught_up(info, *peer))?;
+                let leaves = |peer: &PeerId| info.region.peer(*peer).ok_or(Unsafe::WrongPeer(*peer));
+                demote.iter().try_for_each(|peer| leaves(peer).map(drop))?;
+                self.check_quorum(info, view)
+            }
+            Self::LeaveJoint => {
+                let leader = info.leader.and_then(|leader| info.region.peer(leader));
+                match leader {
+                    Some(leader) if leader.role == Role::Outgoing => Err(Unsafe::Leads(leader.id)),
+                    _ => Ok(()),
+                }
+            }
+            Self::Split { .. } => Ok(()),
+            Self::Relocate { peer, from, to } => may_relocate(info, *peer, *from, *to, view),
+        }
+    }
+
+    fn check_quorum(&self, info: &RegionInfo, view: &View<'_>) -> Result<(), Unsafe> {
+        let Some(change) = self.change() else { return Ok(()) };
+        let Ok(after) = change.apply(&info.region) else { return Err(Unsafe::QuorumAtRisk) };
+        let healthy = |store: StoreId| {
+            let held = info.region.peer_on(store);
+            view.is_live(store) && held.is_none_or(|peer| !info.is_pending(peer.id) && !info.is_down(peer.id))
+        };
+        if keeps_quorum(&after, healthy) { Ok(()) } else { Err(Unsafe::QuorumAtRisk) }
+    }
+
+    /// Adds what the step will still change, given what the region shows already.
+    pub fn add_influence(&self, info: &RegionInfo, weight_bytes: i64, influence: &mut Influence) {
+        let write = i64::try_from(info.load.write_score()).unwrap_or(i64::MAX);
+        match self {
+            Self::TransferLeader { peer, store } if info.leader != Some(*peer) => {
+                let read = i64::try_from(info.load.read_score()).unwrap_or(i64::MAX);
+                let to = influence.of_mut(*store);
+                to.leaders += 1;
+                to.load += read;
+                if let Some(from) = info.leader_store() {
+                    let from = influence.of_mut(from);
+                    from.leaders -= 1;
+                    from.load -= read;
+                }
+            }
+            Self::AddPeer { peer, store } | Self::AddLearner { peer, store } => {
+                let listed = info.region.peer(*peer).is_some();
+                let arrived = listed && !info.is_pending(*peer);
+                let to = influence.of_mut(*store);
+                to.moves_in += u64::from(!arrived);
+                if !listed {
+                    to.regions += 1;
+                    to.region_bytes += weight_bytes;
+                    to.load += write;
+                }
+            }
+            Self::RemovePeer { peer, store } if info.region.peer(*peer).is_some() => {
+                let from = influence.of_mut(*store);
+                from.moves_out += 1;
+                from.regions -= 1;
+                from.region_bytes -= weight_bytes;
+                from.load -= write;
+            }
+            Self::Relocate { peer, from, to }
+                if info.region.peer_on(*from).is_some_and(|held| held.id == *peer) =>
+            {
+                let leads = info.leader == Some(*peer);
+                let read = if leads { i64::try_from(info.load.read_score()).unwrap_or(i64::MAX) } else { 0 };
+                for (store, sign) in [(*to, 1), (*from, -1)] {
+                    let delta = influence.of_mut(store);
+                    delta.regions += sign;
+                    delta.region_bytes += sign * weight_bytes;
+                    delta.load += sign * (write + read);
+                    delta.leaders += sign * i64::from(leads);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The membership change of this step, if it is one.
+    #[must_use]
+    pub fn change(&self) -> Option<Change> {
+        Some(match self.clone() {
+            Self::TransferLeader { .. } | Self::Split { .. } => return None,
+            Self::AddPeer { peer, store } => Change::AddVoter { peer, store },
+            Self::AddLearner { peer, store } => Change::AddLearner { peer, store },
+            Self::Promote { peer } => Change::Promote { peer },
+            Self::Demote { peer } => Change::Demote { peer },
+            Self::RemovePeer { peer, .. } => Change::Remove { peer },
+            Self::EnterJoint { promote, demote } => Change::EnterJoint { promote, demote },
+            Self::LeaveJoint => Change::LeaveJoint,
+            Self::Relocate { peer, to, .. } => Change::Relocate { peer, to },
+        })
+    }
+
+    /// What to send; nothing while the region already shows the change and only catching up is left.
+    #[must_use]
+    pub fn action(&self, info: &RegionInfo) -> Option<Action> {
+        match self {
+            Self::TransferLeader { peer, .. } => info.region.peer(*peer).copied().map(Action::TransferLeader),
+            Self::AddPeer { peer, .. } if info.region.peer(*peer).is_some_and(Peer::will_vote) => None,
+            Self::AddLearner { peer, .. } if info.region.peer(*peer).is_some() => None,
+            Self::Split { keys, new } => Some(Action::Split { keys: keys.clone(), new: new.clone() }),
+            _ => self.change().map(Action::Change),
+        }
+    }
+}
+
+fn may_lead(info: &RegionInfo, peer: PeerId, store: StoreId, view: &View<'_>) -> Result<(), Unsafe> {
+    match info.region.peer(peer) {
+        Some(held) if held.will_vote() && held.store == store => {}
+        _ => return Err(Unsafe::WrongPeer(peer)),
+    }
+    caught_up(info, peer)?;
+    if info.is_down(peer) || !view.is_live(store) { Err(Unsafe::StoreUnfit(store)) } else { Ok(()) }
+}
+
+fn may_join(info: &RegionInfo, peer: PeerId, store: StoreId, view: &View<'_>) -> Result<(), Unsafe> {
+    if info.region.peer_on(store).is_some_and(|held| held.id == peer) {
+        return Ok(());
+    }
+    if view.node_is_taken(&info.region, store, None) {
+        return Err(Unsafe::NodeTaken(store));
+    }
+    if view.may_hold(store).is_err() { Err(Unsafe::StoreUnfit(store)) } else { Ok(()) }
+}
+
+fn may_leave(info: &RegionInfo, peer: PeerId) -> Result<(), Unsafe> {
+    if info.leader == Some(peer) { Err(Unsafe::Leads(peer)) } else { Ok(()) }
+}
+
+fn caught_up(info: &RegionInfo, peer: PeerId) -> Result<(), Unsafe> {
+    if info.region.peer(peer).is_none() {
+        Err(Unsafe::WrongPeer(peer))
+    } else if info.is_pending(peer) {
+        Err(Unsafe::Lags(peer))
+    } else {
+        Ok(())
+    }
+}
+
+fn may_relocate(
+    info: &RegionInfo,
+    peer: PeerId,
+    from: StoreId,
+    to: StoreId,
+    view: &View<'_>,
+) -> Result<(), Unsafe> {
+    if info.region.peer(peer).is_none_or(|held| held.store != from) {
+        return Err(Unsafe::WrongPeer(peer));
+    }
+    let (node, target) = (view.cluster.node_of(from), view.cluster.node_of(to));
+    if node.is_none() || node != target {
+        return Err(Unsafe::LeavesNode(to));
+    }
+    if view.may_hold(to).is_err() { Err(Unsafe::StoreUnfit(to)) } else { Ok(()) }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TransferLeader { peer, store } => write!(f, "transfer leader to {peer} on {store}"),
+            Self::AddPeer { peer, store } => write!(f, "add {peer} on {store}"),
+            Self::AddLearner { peer, store } => write!(f, "add learner {peer} on {store}"),
+            Self::Promote { peer } => write!(f, "promote {peer}"),
+            Self::Demote { peer } => write!(f, "demote {peer}"),
+            Self::RemovePeer { peer, store } => write!(f, "remove {peer} on {store}"),
+            Self::EnterJoint { promote, demote } => {
+                write!(f, "enter joint, promote {promote:?}, demote {demote:?}")
+            }
+            Self::LeaveJoint => f.write_str("leave joint"),
+            Self::Split { keys, .. } if keys.is_empty() => f.write_str("split where best"),
+            Self::Split { keys, .. } => write!(f, "split at {keys:?}"),
+            Self::Relocate { peer, from, to } => write!(f, "relocate {peer} from {from} to {to}"),
+        }
+    }
+}

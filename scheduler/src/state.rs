@@ -1,0 +1,275 @@
+//! What the scheduler must not forget: a state machine for its own Raft group.
+//!
+//! Regions are soft and come back by reports. This does not: which ids are used up, which stores have joined and what
+//! was decided about them, the configuration, how far timestamps may have got, and below which timestamp versions may
+//! be collected. Commands come out of the log in the same order on every replica and give the same answers; a refusal
+//! is an answer, too, and changes nothing. A snapshot is the whole state as plain values, which the host encodes as it
+//! likes.
+//!
+//! Invariants: `next_id` never falls, so no id is handed out twice; the timestamp bound and the safe point never fall;
+//! a tombstone stays one; no two stores in use share an address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+
+use crate::cluster::{StoreRefusal, admit_store};
+use crate::config::{Config, ConfigError};
+use crate::id::StoreId;
+use crate::store::{Lifecycle, StoreDescriptor};
+
+/// Ids that one command may take.
+pub const ID_BLOCK_MAX: u64 = 1 << 20;
+
+/// A command out of the scheduler's own log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateCommand {
+    /// Names the cluster, once.
+    Bootstrap {
+        /// The cluster's id.
+        cluster: u64,
+    },
+    /// Takes this many ids out of the one space of stores, regions and peers.
+    AllocateIds {
+        /// How many; 1 to [`ID_BLOCK_MAX`].
+        count: u64,
+    },
+    /// Enters a store, or changes its address and labels. Its lifecycle is left as it is.
+    PutStore(StoreDescriptor),
+    /// Drains a store, takes it back, or buries it.
+    SetLifecycle {
+        /// The store.
+        store: StoreId,
+        /// What it is to be.
+        lifecycle: Lifecycle,
+    },
+    /// Keeps leaders off a store, or no longer.
+    SetEvicting {
+        /// The store.
+        store: StoreId,
+        /// Whether it is not to lead.
+        evicting: bool,
+    },
+    /// Replaces the configuration.
+    SetConfig(Box<Config>),
+    /// Allows timestamps up to this bound.
+    SaveTimestampWindow {
+        /// The bound, in milliseconds.
+        end_ms: u64,
+    },
+    /// Allows versions below this timestamp to be collected.
+    AdvanceGcSafePoint {
+        /// The timestamp, in its 64-bit form.
+        timestamp: u64,
+    },
+}
+
+/// What a command has done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateAnswer {
+    /// It is done.
+    Done,
+    /// These ids are the caller's.
+    Ids(Range<u64>),
+    /// Timestamps are allowed up to this bound, in milliseconds.
+    TimestampWindow(u64),
+    /// The safe point, which may be above the one asked for.
+    GcSafePoint(u64),
+}
+
+/// The state; its fields are a snapshot of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateImage {
+    /// The cluster's id, once it is bootstrapped.
+    pub cluster: Option<u64>,
+    /// The first id that has not been handed out.
+    pub next_id: u64,
+    /// Every store that ever joined.
+    pub stores: BTreeMap<StoreId, StoreDescriptor>,
+    /// Stores that are not to lead.
+    pub evicting: BTreeSet<StoreId>,
+    /// What is aimed at.
+    pub config: Config,
+    /// No timestamp at or above this bound has been handed out, in milliseconds.
+    pub timestamp_end_ms: u64,
+    /// Versions below this timestamp may be collected.
+    pub gc_safe_point: u64,
+}
+
+/// The replicated state machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    image: StateImage,
+}
+
+impl State {
+    /// The state of a cluster that has not begun.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let (stores, evicting) = (BTreeMap::new(), BTreeSet::new());
+        // The first id is 1: zero is legal everywhere inside, but on the wire it often means "none".
+        let image = StateImage {
+            cluster: None,
+            next_id: 1,
+            stores,
+            evicting,
+            config,
+            timestamp_end_ms: 0,
+            gc_safe_point: 0,
+        };
+        Self { image }
+    }
+
+    /// The whole state, to read or to encode.
+    #[must_use]
+    pub const fn image(&self) -> &StateImage {
+        &self.image
+    }
+
+    /// The state of a snapshot.
+    ///
+    /// # Errors
+    /// [`StateRefusal`] where the image breaks an invariant, so that damage is found where it enters.
+    pub fn restore(image: StateImage) -> Result<Self, StateRefusal> {
+        image.config.validate().map_err(StateRefusal::Config)?;
+        for (id, store) in &image.stores {
+            if *id != store.id || id.0 >= image.next_id {
+                return Err(StateRefusal::IdNotAllocated(*id));
+            }
+            admit_store(Some(store), image.stores.values(), store).map_err(StateRefusal::Store)?;
+        }
+        match image.evicting.iter().find(|store| !image.stores.contains_key(store)) {
+            Some(store) => Err(StateRefusal::Store(StoreRefusal::Unknown(*store))),
+            None => Ok(Self { image }),
+        }
+    }
+
+    /// Carries a command out.
+    ///
+    /// # Errors
+    /// [`StateRefusal`] where it makes no sense; the state is then as it was.
+    pub fn apply(&mut self, command: StateCommand) -> Result<StateAnswer, StateRefusal> {
+        let image = &mut self.image;
+        match command {
+            StateCommand::Bootstrap { cluster } => match image.cluster {
+                Some(known) => return Err(StateRefusal::Bootstrapped { cluster: known }),
+                None => image.cluster = Some(cluster),
+            },
+            StateCommand::AllocateIds { count } => return self.allocate(count).map(StateAnswer::Ids),
+            StateCommand::PutStore(store) => self.put_store(store)?,
+            StateCommand::SetLifecycle { store, lifecycle } => self.set_lifecycle(store, lifecycle)?,
+            StateCommand::SetEvicting { store, evicting } => {
+                self.known(store)?;
+                if evicting {
+                    self.image.evicting.insert(store)
+                } else {
+                    self.image.evicting.remove(&store)
+                };
+            }
+            StateCommand::SetConfig(config) => {
+                config.validate().map_err(StateRefusal::Config)?;
+                image.config = *config;
+            }
+            StateCommand::SaveTimestampWindow { end_ms } => {
+                image.timestamp_end_ms = image.timestamp_end_ms.max(end_ms);
+                return Ok(StateAnswer::TimestampWindow(image.timestamp_end_ms));
+            }
+            StateCommand::AdvanceGcSafePoint { timestamp } => {
+                image.gc_safe_point = image.gc_safe_point.max(timestamp);
+                return Ok(StateAnswer::GcSafePoint(image.gc_safe_point));
+            }
+        }
+        Ok(StateAnswer::Done)
+    }
+
+    fn allocate(&mut self, count: u64) -> Result<Range<u64>, StateRefusal> {
+        if count == 0 || count > ID_BLOCK_MAX {
+            return Err(StateRefusal::IdCount { count });
+        }
+        let start = self.image.next_id;
+        let end = start.checked_add(count).ok_or(StateRefusal::IdsUsedUp)?;
+        self.image.next_id = end;
+        Ok(start..end)
+    }
+
+    fn known(&self, store: StoreId) -> Result<&StoreDescriptor, StateRefusal> {
+        self.image.stores.get(&store).ok_or(StateRefusal::Store(StoreRefusal::Unknown(store)))
+    }
+
+    fn put_store(&mut self, mut store: StoreDescriptor) -> Result<(), StateRefusal> {
+        if store.id.0 >= self.image.next_id {
+            return Err(StateRefusal::IdNotAllocated(store.id));
+        }
+        let known = self.image.stores.get(&store.id);
+        store.lifecycle = known.map_or(Lifecycle::Up, |known| known.lifecycle);
+        if store.lifecycle == Lifecycle::Tombstone {
+            return Err(StateRefusal::Store(StoreRefusal::Tombstone(store.id)));
+        }
+        admit_store(known, self.image.stores.values(), &store).map_err(StateRefusal::Store)?;
+        self.image.stores.insert(store.id, store);
+        Ok(())
+    }
+
+    fn set_lifecycle(&mut self, id: StoreId, wanted: Lifecycle) -> Result<(), StateRefusal> {
+        let refuse = |refusal| Err(StateRefusal::Store(refusal));
+        match (self.known(id)?.lifecycle, wanted) {
+            (Lifecycle::Tombstone, Lifecycle::Up | Lifecycle::Offline) => {
+                return refuse(StoreRefusal::Tombstone(id));
+            }
+            // Whoever proposes a burial has seen that the store is empty; that it was drained is checked here.
+            (Lifecycle::Up, Lifecycle::Tombstone) => return refuse(StoreRefusal::NotOffline(id)),
+            _ => {}
+        }
+        if wanted == Lifecycle::Tombstone {
+            self.image.evicting.remove(&id);
+        }
+        if let Some(store) = self.image.stores.get_mut(&id) {
+            store.lifecycle = wanted;
+        }
+        Ok(())
+    }
+}
+
+/// Why a command is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StateRefusal {
+    /// The cluster has a name.
+    Bootstrapped {
+        /// Its id.
+        cluster: u64,
+    },
+    /// Zero ids, or more than one command may take.
+    IdCount {
+        /// How many were asked for.
+        count: u64,
+    },
+    /// All 2^64 ids are used up.
+    IdsUsedUp,
+    /// The store's id did not come from here.
+    IdNotAllocated(StoreId),
+    /// The store cannot be entered or changed so.
+    Store(StoreRefusal),
+    /// The configuration cannot work.
+    Config(ConfigError),
+}
+
+impl fmt::Display for StateRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bootstrapped { cluster } => write!(f, "the cluster is bootstrapped already, as {cluster}"),
+            Self::IdCount { count } => write!(f, "{count} ids asked for; ask for 1 to {ID_BLOCK_MAX}"),
+            Self::IdsUsedUp => f.write_str("all ids are used up"),
+            Self::IdNotAllocated(store) => {
+                write!(f, "the id of {store} was not handed out by this cluster; let the store ask for one")
+            }
+            Self::Store(refusal) => write!(f, "{refusal}"),
+            Self::Config(error) => write!(f, "{error}"),
+        }
+    }
+}
+
+impl std::error::Error for StateRefusal {}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

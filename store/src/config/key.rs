@@ -1,0 +1,308 @@
+//! The table of keys: how each setting is spelled, explained, read and printed.
+
+use std::path::PathBuf;
+
+use super::text::{format_bytes, format_duration, parse_bytes, parse_duration};
+use super::{Config, LogFormat, SyncMethod};
+
+/// One setting.
+#[derive(Clone, Copy)]
+pub struct Key {
+    /// Its dotted name, as in the file (`log.segment_bytes`).
+    pub name: &'static str,
+    /// What it does, one sentence with unit and default.
+    pub help: &'static str,
+    /// Whether its value must not be shown.
+    pub secret: bool,
+    set: fn(&mut Config, &str) -> Result<(), String>,
+    show: fn(&Config) -> String,
+}
+
+impl Key {
+    /// The key of that name.
+    pub fn find(name: &str) -> Option<&'static Key> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// The known key nearest to a name that is none, for the remedy of an error.
+    pub fn nearest(name: &str) -> &'static Key {
+        let unlike = |key: &&Key| (!key.name.contains(name), distance(key.name, name));
+        KEYS.iter().min_by_key(unlike).expect("the table is not empty")
+    }
+
+    /// Sets this key from text.
+    ///
+    /// # Errors
+    /// What would be accepted.
+    pub fn set(&self, config: &mut Config, text: &str) -> Result<(), String> {
+        (self.set)(config, text)
+    }
+
+    /// The value as [`Key::set`] reads it; a secret is only said to be set or not.
+    pub fn show(&self, config: &Config) -> String {
+        let value = (self.show)(config);
+        match (self.secret, value.is_empty()) {
+            (true, false) => "(set)".into(),
+            _ => value,
+        }
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Every setting of a node.
+pub const KEYS: &[Key] = &[
+    Key {
+        name: "data_dir",
+        help: "Directory of everything durable. Default ringkeep-data.",
+        secret: false,
+        set: |c, text| match text {
+            "" => Err("is empty: name a directory".into()),
+            text => put(&mut c.data_dir, PathBuf::from(text)),
+        },
+        show: |c| c.data_dir.display().to_string(),
+    },
+    Key {
+        name: "listen",
+        help: "Address that every listener binds. Default 127.0.0.1, so only this host can connect.",
+        secret: false,
+        set: |c, text| put(&mut c.listen, parse(text, "an IP address such as 127.0.0.1 or ::1")?),
+        show: |c| c.listen.to_string(),
+    },
+    Key {
+        name: "advertise",
+        help: "Host name or address that clients are told to dial. Default: the value of listen.",
+        secret: false,
+        set: |c, text| put(&mut c.advertise, (!text.is_empty()).then(|| text.to_owned())),
+        show: |c| c.advertise.clone().unwrap_or_default(),
+    },
+    Key {
+        name: "base_port",
+        help: "Port of the PD API and health; store N listens on this plus N. 0 picks free ports. Default 20160.",
+        secret: false,
+        set: |c, text| put(&mut c.base_port, parse_port(text)?),
+        show: |c| c.base_port.to_string(),
+    },
+    Key {
+        name: "resp_port",
+        help: "Port of the Redis protocol. 0 picks a free one. Default 6380.",
+        secret: false,
+        set: |c, text| put(&mut c.resp_port, parse_port(text)?),
+        show: |c| c.resp_port.to_string(),
+    },
+    Key {
+        name: "status_port",
+        help: "Port of metrics and health over HTTP. 0 picks a free one. Default 20080.",
+        secret: false,
+        set: |c, text| put(&mut c.status_port, parse_port(text)?),
+        show: |c| c.status_port.to_string(),
+    },
+    Key {
+        name: "cores",
+        help: "Cores that serve, or auto for all that the CPU mask and the cgroup quota allow. Default auto.",
+        secret: false,
+        set: |c, text| put(&mut c.cores, auto(text, |text| parse_count(text, 1))?),
+        show: |c| show_auto(c.cores, |cores| cores.to_string()),
+    },
+    Key {
+        name: "memory_bytes",
+        help: "Memory budget of the node, or auto for half of what the host or the cgroup has. Default auto.",
+        secret: false,
+        set: |c, text| put(&mut c.memory_bytes, auto(text, parse_bytes)?),
+        show: |c| show_auto(c.memory_bytes, format_bytes),
+    },
+    Key {
+        name: "requirepass",
+        help: "Password that RESP clients must give with AUTH. Default none.",
+        secret: true,
+        set: |c, text| put(&mut c.requirepass, (!text.is_empty()).then(|| text.to_owned())),
+        show: |c| c.requirepass.clone().unwrap_or_default(),
+    },
+    Key {
+        name: "drain_deadline",
+        help: "How long SIGTERM lets requests finish before the node stops anyway. Default 30s.",
+        secret: false,
+        set: |c, text| put(&mut c.drain_deadline, parse_duration(text)?),
+        show: |c| format_duration(c.drain_deadline),
+    },
+    Key {
+        name: "logging.level",
+        help: "error, warn, info, debug or trace, or directives such as info,store=debug. Default info.",
+        secret: false,
+        set: |c, text| put(&mut c.logging.level, text.to_owned()),
+        show: |c| c.logging.level.clone(),
+    },
+    Key {
+        name: "logging.format",
+        help: "human or json. Default human.",
+        secret: false,
+        set: |c, text| {
+            let format = choose(text, &[("human", LogFormat::Human), ("json", LogFormat::Json)])?;
+            put(&mut c.logging.format, format)
+        },
+        show: |c| match c.logging.format {
+            LogFormat::Human => "human".into(),
+            LogFormat::Json => "json".into(),
+        },
+    },
+    Key {
+        name: "log.segment_bytes",
+        help: "Size of one log segment file; at least 1MiB and a multiple of 4KiB. Default 64MiB.",
+        secret: false,
+        set: |c, text| match parse_bytes(text)? {
+            bytes if bytes < 1 << 20 => Err(format!("\"{text}\" is below 1MiB")),
+            bytes if !bytes.is_multiple_of(4096) => Err(format!("\"{text}\" is not a multiple of 4KiB")),
+            bytes => put(&mut c.log.segment_bytes, bytes),
+        },
+        show: |c| format_bytes(c.log.segment_bytes),
+    },
+    Key {
+        name: "log.sync",
+        help: "How log writes become durable: dsync, fdatasync, or auto to measure at first start. Default auto.",
+        secret: false,
+        set: |c, text| put(&mut c.log.sync, choose(text, SYNC_NAMES)?),
+        show: |c| {
+            let named = SYNC_NAMES.iter().find(|(_, method)| *method == c.log.sync);
+            named.map_or_else(String::new, |(name, _)| (*name).to_owned())
+        },
+    },
+    Key {
+        name: "lsm.memtable_bytes",
+        help: "Size at which a core's memtable is flushed, or auto from memory_bytes. Default auto.",
+        secret: false,
+        set: |c, text| put(&mut c.lsm.memtable_bytes, auto(text, parse_bytes)?),
+        show: |c| show_auto(c.lsm.memtable_bytes, format_bytes),
+    },
+    Key {
+        name: "lsm.block_cache_bytes",
+        help: "Cache of table blocks per core, or auto from memory_bytes. Default auto.",
+        secret: false,
+        set: |c, text| put(&mut c.lsm.block_cache_bytes, auto(text, parse_bytes)?),
+        show: |c| show_auto(c.lsm.block_cache_bytes, format_bytes),
+    },
+    Key {
+        name: "limits.connections_max",
+        help: "Open client connections per core; further ones are told so and closed. Default 16384.",
+        secret: false,
+        set: |c, text| put(&mut c.limits.connections_max, parse_count(text, 1)?),
+        show: |c| c.limits.connections_max.to_string(),
+    },
+    Key {
+        name: "limits.pipeline_max",
+        help: "Requests that one connection may have in flight before it is read no further. Default 1024.",
+        secret: false,
+        set: |c, text| put(&mut c.limits.pipeline_max, parse_count(text, 1)?),
+        show: |c| c.limits.pipeline_max.to_string(),
+    },
+];
+
+const SYNC_NAMES: &[(&str, SyncMethod)] =
+    &[("auto", SyncMethod::Auto), ("dsync", SyncMethod::Dsync), ("fdatasync", SyncMethod::Fdatasync)];
+
+fn put<T>(field: &mut T, value: T) -> Result<(), String> {
+    *field = value;
+    Ok(())
+}
+
+fn parse<T: std::str::FromStr>(text: &str, expected: &str) -> Result<T, String> {
+    text.parse().map_err(|_| format!("\"{text}\" is not {expected}"))
+}
+
+fn parse_port(text: &str) -> Result<u16, String> {
+    parse(text, "a port: write a number from 0 to 65535")
+}
+
+fn parse_count(text: &str, least: usize) -> Result<usize, String> {
+    let count: usize = parse(text, "a whole number")?;
+    if count < least { Err(format!("\"{text}\" is below {least}")) } else { Ok(count) }
+}
+
+fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value).ok_or_else(|| {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        format!("\"{text}\" is not one of {}", names.join(", "))
+    })
+}
+
+fn auto<T>(text: &str, read: impl FnOnce(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text == "auto" { Ok(None) } else { read(text).map(Some) }
+}
+
+fn show_auto<T>(value: Option<T>, show: impl FnOnce(T) -> String) -> String {
+    value.map_or_else(|| "auto".into(), show)
+}
+
+/// Edit distance: insertions, deletions and replacements from one name to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_reads_back_as_it_is_printed() {
+        let defaults = Config::default();
+        for key in KEYS {
+            let mut config = Config::default();
+            let shown = key.show(&defaults);
+            if !shown.is_empty() {
+                key.set(&mut config, &shown).unwrap_or_else(|said| panic!("{key:?} = {shown}: {said}"));
+            }
+            assert_eq!(config, defaults, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_explained() {
+        for (at, key) in KEYS.iter().enumerate() {
+            assert!(KEYS[..at].iter().all(|other| other.name != key.name), "{key:?} twice");
+            assert!(key.help.contains("Default"), "{key:?} does not say its default");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_finds_its_neighbour() {
+        assert_eq!(Key::nearest("log.segement_bytes").name, "log.segment_bytes");
+        assert_eq!(Key::nearest("memory").name, "memory_bytes");
+        assert_eq!(Key::nearest("resp.port").name, "resp_port");
+    }
+
+    #[test]
+    fn bad_values_say_what_is_accepted() {
+        let mut config = Config::default();
+        for (name, text, word) in [
+            ("listen", "localhost", "IP address"),
+            ("base_port", "70000", "65535"),
+            ("cores", "0", "below 1"),
+            ("log.sync", "never", "dsync"),
+            ("log.segment_bytes", "5000000", "4KiB"),
+            ("data_dir", "", "directory"),
+        ] {
+            let said = Key::find(name).expect("a key").set(&mut config, text).expect_err(name);
+            assert!(said.contains(word), "{name}: {said}");
+        }
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let config = Config { requirepass: Some("hunter2".into()), ..Config::default() };
+        assert_eq!(Key::find("requirepass").expect("a key").show(&config), "(set)");
+    }
+}

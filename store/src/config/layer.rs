@@ -1,0 +1,251 @@
+//! The four places a setting can come from, laid over each other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, Key};
+
+/// What every environment variable of ours starts with.
+const ENV_PREFIX: &str = "RINGKEEP_";
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A line of the configuration file.
+    File {
+        /// The file.
+        name: String,
+        /// The line, from 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Env(String),
+    /// A command-line flag.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File { name, line } => write!(f, "{name}, line {line}"),
+            Origin::Env(name) => write!(f, "environment variable {name}"),
+            Origin::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// A configuration that cannot be used: where, what, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Where the culprit stands, if it stands anywhere.
+    pub origin: Option<Origin>,
+    /// What is wrong and what would be accepted.
+    pub what: String,
+}
+
+impl ConfigError {
+    /// An error that belongs to the configuration as a whole.
+    pub fn whole(what: impl Into<String>) -> Self {
+        Self { origin: None, what: what.into() }
+    }
+
+    fn at(origin: &Origin, what: impl Into<String>) -> Self {
+        Self { origin: Some(origin.clone()), what: what.into() }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Some(origin) => write!(f, "{origin}: {}", self.what),
+            None => f.write_str(&self.what),
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Settings from all places; the strongest origin of a key wins.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    set: BTreeMap<&'static str, (Origin, String)>,
+}
+
+/// The environment variable of a key: `log.segment_bytes` is `RINGKEEP_LOG_SEGMENT_BYTES`.
+pub fn env_name(key: &Key) -> String {
+    format!("{ENV_PREFIX}{}", key.name.replace('.', "_").to_ascii_uppercase())
+}
+
+impl Layers {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one setting.
+    ///
+    /// # Errors
+    /// An unknown key, with the nearest known one.
+    pub fn add(&mut self, origin: Origin, name: &str, value: impl Into<String>) -> Result<(), ConfigError> {
+        let Some(key) = Key::find(name) else {
+            let near = Key::nearest(name).name;
+            return Err(ConfigError::at(&origin, format!("unknown key {name}: did you mean {near}?")));
+        };
+        let stronger = self.set.get(key.name).is_none_or(|(present, _)| *present <= origin);
+        if stronger {
+            self.set.insert(key.name, (origin, value.into()));
+        }
+        Ok(())
+    }
+
+    /// Adds the text of a TOML file.
+    ///
+    /// # Errors
+    /// A syntax error, an unknown key, or a value that is not a scalar, each with its line.
+    pub fn add_file(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
+        let origin = |at: usize| Origin::File { name: name.to_owned(), line: line_of(text, at) };
+        let table = DeTable::parse(text).map_err(|said| {
+            ConfigError::at(&origin(said.span().map_or(0, |span| span.start)), said.message())
+        })?;
+        self.add_table("", table.get_ref(), &origin)
+    }
+
+    fn add_table(
+        &mut self,
+        prefix: &str,
+        table: &DeTable<'_>,
+        origin: &dyn Fn(usize) -> Origin,
+    ) -> Result<(), ConfigError> {
+        for (key, value) in table {
+            let name = format!("{prefix}{}", key.get_ref());
+            let here = origin(key.span().start);
+            let value = match value.get_ref() {
+                DeValue::Table(inner) => {
+                    self.add_table(&format!("{name}."), inner, origin)?;
+                    continue;
+                }
+                DeValue::String(text) => text.to_string(),
+                DeValue::Integer(number) => number.as_str().replace('_', ""),
+                DeValue::Boolean(switch) => switch.to_string(),
+                other => {
+                    let what =
+                        format!("{name} is {}, where a string or a number is expected", other.type_str());
+                    return Err(ConfigError::at(&here, what));
+                }
+            };
+            self.add(here, &name, value)?;
+        }
+        Ok(())
+    }
+
+    /// Adds those of the variables that are ours. Names in `aside` begin with our prefix but mean something else.
+    ///
+    /// # Errors
+    /// A variable with our prefix that names no key.
+    pub fn add_env(
+        &mut self,
+        variables: impl IntoIterator<Item = (String, String)>,
+        aside: &[&str],
+    ) -> Result<(), ConfigError> {
+        for (variable, value) in variables {
+            if !variable.starts_with(ENV_PREFIX) || aside.contains(&variable.as_str()) {
+                continue;
+            }
+            let Some(key) = super::KEYS.iter().find(|key| env_name(key) == variable) else {
+                let near = Key::nearest(&variable[ENV_PREFIX.len()..].to_ascii_lowercase());
+                let what = format!("no setting has this variable: did you mean {}?", env_name(near));
+                return Err(ConfigError::at(&Origin::Env(variable), what));
+            };
+            self.add(Origin::Env(variable), key.name, value)?;
+        }
+        Ok(())
+    }
+
+    /// The configuration that the layers come to.
+    ///
+    /// # Errors
+    /// The first value that its key does not accept, with where it stands.
+    pub fn build(&self) -> Result<Config, ConfigError> {
+        let mut config = Config::default();
+        for (name, (origin, value)) in &self.set {
+            let key = Key::find(name).expect("only known keys are added");
+            key.set(&mut config, value).map_err(|said| ConfigError::at(origin, format!("{name}: {said}")))?;
+        }
+        Ok(config)
+    }
+
+    /// Where the value of a key comes from.
+    pub fn origin(&self, key: &Key) -> Origin {
+        self.set.get(key.name).map_or(Origin::Default, |(origin, _)| origin.clone())
+    }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "# a node\nresp_port = 7000\nlisten = \"::1\"\n\n[log]\nsegment_bytes = \"32MiB\"\nsync = \"dsync\"\n";
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn flags_beat_the_environment_and_that_beats_the_file() {
+        let mut layers = Layers::new();
+        layers.add(Origin::Flag("--resp-port".into()), "resp_port", "7002").expect("a known key");
+        layers.add_file("node.toml", FILE).expect("a good file");
+        let variables =
+            env(&[("RINGKEEP_RESP_PORT", "7001"), ("RINGKEEP_LOG_SYNC", "fdatasync"), ("HOME", "/")]);
+        layers.add_env(variables, &[]).expect("known variables");
+        let config = layers.build().expect("good values");
+        assert_eq!(config.resp_port, 7002);
+        assert_eq!(config.log.sync, super::super::SyncMethod::Fdatasync);
+        assert_eq!(config.log.segment_bytes, 32 << 20);
+        assert_eq!(config.status_port, 20080);
+        let origin = |name| layers.origin(Key::find(name).expect("a key")).to_string();
+        assert_eq!(origin("log.sync"), "environment variable RINGKEEP_LOG_SYNC");
+        assert_eq!(origin("log.segment_bytes"), "node.toml, line 6");
+        assert_eq!(origin("status_port"), "default");
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_line_and_the_remedy() {
+        let mut layers = Layers::new();
+        let said = layers
+            .add_file("node.toml", "listen = \"::1\"\n[log]\nsegement_bytes = 1\n")
+            .expect_err("a typo");
+        assert_eq!(
+            said.to_string(),
+            "node.toml, line 3: unknown key log.segement_bytes: did you mean log.segment_bytes?"
+        );
+        let said = layers.add_env(env(&[("RINGKEEP_LOGGING_LEVL", "debug")]), &[]).expect_err("a typo");
+        assert!(said.to_string().ends_with("did you mean RINGKEEP_LOGGING_LEVEL?"), "{said}");
+        assert!(layers.add_env(env(&[("RINGKEEP_SEED", "7")]), &["RINGKEEP_SEED"]).is_ok());
+    }
+
+    #[test]
+    fn a_bad_value_names_its_line() {
+        let mut layers = Layers::new();
+        layers.add_file("node.toml", "listen = \"::1\"\nresp_port = 99999\n").expect("a known key");
+        let said = layers.build().expect_err("no such port").to_string();
+        assert!(said.starts_with("node.toml, line 2: resp_port:"), "{said}");
+    }
+
+    #[test]
+    fn broken_files_are_errors_with_a_line() {
+        for (text, line) in [("a = = b", 1), ("listen = \"::1\"\nresp_port = [1]\n", 2), ("\n\n[log\n", 3)] {
+            let said = Layers::new().add_file("node.toml", text).expect_err(text).to_string();
+            assert!(said.starts_with(&format!("node.toml, line {line}:")), "{said}");
+        }
+    }
+}

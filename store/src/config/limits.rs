@@ -1,0 +1,122 @@
+//! Budgets, derived from one setting: the node's memory.
+//!
+//! Half of a core's share goes to the block cache, a quarter to memtables (one filling, one being flushed), the rest to
+//! queues, requests in flight and the allocator's slack. Every field is per core.
+
+use super::Config;
+
+/// What the host gives to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Cores that the process may use.
+    pub cores: usize,
+    /// Memory that the process may use, bytes: the host's, or the cgroup's if that is less.
+    pub memory_bytes: u64,
+}
+
+/// The bounds that the code works with, per core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Cores that serve, each with one store or more.
+    pub cores: usize,
+    /// This core's share of the memory budget, bytes.
+    pub core_bytes: u64,
+    /// Size at which a memtable is flushed, bytes. Two may exist at a time.
+    pub memtable_bytes: u64,
+    /// Cache of table blocks, bytes.
+    pub block_cache_bytes: u64,
+    /// Keys and values of requests in flight, bytes; above it requests are refused as busy.
+    pub inflight_bytes: u64,
+    /// Open client connections.
+    pub connections_max: usize,
+    /// Requests that one connection may have in flight.
+    pub pipeline_max: usize,
+}
+
+/// Below this a core cannot hold two memtables and its buffers.
+const CORE_BYTES_MIN: u64 = 64 << 20;
+/// A larger memtable only makes restarts slower.
+const MEMTABLE_BYTES_MAX: u64 = 64 << 20;
+/// A smaller one flushes all the time.
+const MEMTABLE_BYTES_MIN: u64 = 4 << 20;
+
+impl Limits {
+    /// Derives the budgets.
+    ///
+    /// # Errors
+    /// One sentence that names the key and a remedy.
+    pub fn derive(config: &Config, machine: Machine) -> Result<Self, String> {
+        let cores = config.cores.unwrap_or(machine.cores).max(1);
+        if cores > machine.cores {
+            return Err(format!(
+                "cores = {cores}, but this process may use {}: lower it, or widen the CPU mask or quota",
+                machine.cores
+            ));
+        }
+        let memory_bytes = config.memory_bytes.unwrap_or(machine.memory_bytes / 2);
+        let core_bytes = memory_bytes / cores as u64;
+        if core_bytes < CORE_BYTES_MIN {
+            return Err(format!(
+                "memory_bytes = {memory_bytes} gives {core_bytes} bytes to each of {cores} cores, and a core needs \
+                 {CORE_BYTES_MIN}: raise memory_bytes or lower cores"
+            ));
+        }
+        let memtable_bytes = config
+            .lsm
+            .memtable_bytes
+            .unwrap_or_else(|| (core_bytes / 8).clamp(MEMTABLE_BYTES_MIN, MEMTABLE_BYTES_MAX));
+        let block_cache_bytes = config.lsm.block_cache_bytes.unwrap_or(core_bytes / 2);
+        if memtable_bytes.saturating_mul(2).saturating_add(block_cache_bytes) > core_bytes {
+            return Err(format!(
+                "two memtables of lsm.memtable_bytes = {memtable_bytes} and lsm.block_cache_bytes = {block_cache_bytes} \
+                 exceed a core's share of {core_bytes} bytes: lower them or raise memory_bytes"
+            ));
+        }
+        Ok(Self {
+            cores,
+            core_bytes,
+            memtable_bytes,
+            block_cache_bytes,
+            inflight_bytes: core_bytes / 8,
+            connections_max: config.limits.connections_max,
+            pipeline_max: config.limits.pipeline_max,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MACHINE: Machine = Machine { cores: 4, memory_bytes: 16 << 30 };
+
+    #[test]
+    fn a_default_node_takes_half_the_memory() {
+        let limits = Limits::derive(&Config::default(), MACHINE).expect("a plain machine");
+        assert_eq!(limits.cores, 4);
+        assert_eq!(limits.core_bytes, 2 << 30);
+        assert_eq!(limits.memtable_bytes, 64 << 20);
+        assert_eq!(limits.block_cache_bytes, 1 << 30);
+    }
+
+    #[test]
+    fn budgets_never_exceed_the_share() {
+        for memory in [256u64 << 20, 300 << 20, 1 << 30, 7 << 30, 1 << 40] {
+            let config = Config { memory_bytes: Some(memory), ..Config::default() };
+            let limits = Limits::derive(&config, MACHINE).expect("at least 64 MiB per core");
+            let spent = 2 * limits.memtable_bytes + limits.block_cache_bytes + limits.inflight_bytes;
+            assert!(spent <= limits.core_bytes, "{limits:?}");
+        }
+    }
+
+    #[test]
+    fn impossible_wishes_name_the_key() {
+        let small = Config { memory_bytes: Some(100 << 20), ..Config::default() };
+        assert!(Limits::derive(&small, MACHINE).expect_err("too small").contains("memory_bytes"));
+        let many = Config { cores: Some(9), ..Config::default() };
+        assert!(Limits::derive(&many, MACHINE).expect_err("too many").contains("cores = 9"));
+        let mut greedy = Config::default();
+        greedy.lsm.block_cache_bytes = Some(3 << 30);
+        assert!(Limits::derive(&greedy, MACHINE).expect_err("greedy").contains("lsm.block_cache_bytes"));
+    }
+}
