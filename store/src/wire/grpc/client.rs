@@ -99,7 +99,17 @@ impl Client {
 
     /// Opens a stream in both directions.
     pub async fn open(&self, path: &str) -> Result<Call, Status> {
-        self.begin(path, None, None).await
+        self.open_within(path, None).await
+    }
+
+    /// As [`Client::open`], telling the server how long the caller waits.
+    pub async fn open_within(&self, path: &str, timeout: Option<Duration>) -> Result<Call, Status> {
+        self.begin(path, timeout, None).await
+    }
+
+    /// Sends one message and leaves the answer where it is until the caller reads it.
+    pub async fn open_with(&self, path: &str, message: &impl prost::Message) -> Result<Call, Status> {
+        self.begin(path, None, Some(frame(message))).await
     }
 
     async fn begin(
@@ -119,8 +129,10 @@ impl Client {
         let (response, stream) = requests.send_request(request, false).map_err(broken)?;
         let mut outbox = Outbox::of_client(stream);
         if let Some(body) = body {
-            outbox.send(body).await?;
-            outbox.finish()?;
+            // A server may answer before it has read everything and want no more; what it says is what counts then.
+            if outbox.send(body).await.is_ok() {
+                let _ = outbox.finish();
+            }
         }
         let (head, body) = response.await.map_err(broken)?.into_parts();
         if let Some(Err(status)) = status_of(&head.headers) {

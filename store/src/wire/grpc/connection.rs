@@ -40,7 +40,9 @@ pub(super) async fn drive<S: Service>(state: &Rc<State<S>>, stream: Stream) -> b
         outlet,
         pause: None,
     };
-    poll_fn(|cx| driver.poll(cx)).await
+    let ended_well = poll_fn(|cx| driver.poll(cx)).await;
+    // A client that was told to go may go as it likes.
+    ended_well || driver.said_goodbye
 }
 
 async fn shake_hands<S>(state: &State<S>, io: Io, outlet: &Outlet) -> Option<server::Connection<Io, Bytes>> {

@@ -8,7 +8,7 @@ use prost::Message;
 use super::metapb;
 
 /// Which cluster the caller means.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct RequestHeader {
     #[prost(uint64, tag = "1")]
     pub cluster_id: u64,
