@@ -17,10 +17,13 @@ mod file;
 mod fs;
 pub mod glommio;
 pub mod local;
+pub mod mapped;
 mod net;
 mod rng;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(test)]
+mod suite;
 mod time;
 
 use std::future::Future;

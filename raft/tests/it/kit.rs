@@ -67,15 +67,7 @@ impl Peer {
         let start = Start { hard_state, log: summary, applied: base.index, membership, suspect_until };
         let identity = Identity { group: GroupId(1), id: NodeId(id), priority: 0, incarnation: 7 };
         let raft = Raft::new(Arc::new(config.clone()), identity, start, Time(0)).expect("a sound start");
-        Self {
-            raft,
-            base,
-            log,
-            hard: hard_state,
-            applied: Vec::new(),
-            reads: Vec::new(),
-            now: Time(0),
-        }
+        Self { raft, base, log, hard: hard_state, applied: Vec::new(), reads: Vec::new(), now: Time(0) }
     }
 
     pub(crate) fn new(id: u64, voters: &[u64]) -> Self {

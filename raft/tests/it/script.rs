@@ -11,7 +11,8 @@
 //! | `campaign ID`, `tick ID [N]`, `propose ID TEXT`, `transfer ID TARGET`, `read ID`, `lease ID`, `forget ID`, `wake ID` | inputs |
 //! | `change ID add N \| learn N \| remove N \| leave`, several joined by `+` for a joint change | a membership change |
 //! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits; put messages aside, bring them back |
-//! | `hold ID` / `write ID`, `hold-apply ID` / `apply ID` | stop a disk or a state machine / let it catch up |
+//! | `copy FROM>TO` | put copies aside |
+//! | `hold ID` / `write-one ID` / `write ID`, `hold-apply ID` / `apply ID` | stop a disk or a state machine / let it catch up |
 //! | `crash ID`, `restart ID [suspect=N]`, `compact ID`, `clock N` | losing what was not written; cutting the log; nanoseconds pass |
 //! | `snapshot-failed ID TO` | reports a snapshot as lost |
 //! | `status [ID]` | prints the state |
@@ -19,11 +20,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 
 use raft::{
     AppendOutcome, Apply, Body, ChangeStep, Config, EntryKind, HardState, Index, LogId, Membership,
-    MembershipChange, Message, NodeId, Raft, ReadOutcome, SnapshotReport, Term, Time, Transition, Write,
+    MembershipChange, Message, NodeId, Raft, ReadOutcome, RoleKind, SnapshotReport, Term, Time, Transition,
+    Write,
 };
 
 use crate::kit::{Peer, course, entry};
@@ -36,6 +37,8 @@ struct Member {
     writes: VecDeque<Write>,
     applies: VecDeque<Apply>,
     membership: Membership,
+    /// The role last reported.
+    role: RoleKind,
 }
 
 struct Stage {
@@ -129,6 +132,19 @@ impl Stage {
             "hold" => self.member(id).hold = true,
             "hold-apply" => self.member(id).hold_apply = true,
             "write" => self.member(id).hold = false,
+            "write-one" => {
+                let member = self.member(id);
+                let write = member.writes.pop_front().expect("a write under way");
+                let sent = member.peer.complete(write);
+                self.queue.extend(sent);
+            }
+            "copy" => {
+                let (from, to) = words[1].split_once('>').expect("FROM>TO");
+                let waiting = self.queue.iter();
+                let copies =
+                    waiting.filter(|message| message.from.0 == number(from) && message.to.0 == number(to));
+                self.aside.extend(copies.cloned().collect::<Vec<_>>());
+            }
             "apply" => self.member(id).hold_apply = false,
             "crash" => return self.crash(id),
             "restart" => self.restart(id, option(&words, "suspect").unwrap_or(0)),
@@ -148,7 +164,8 @@ impl Stage {
 
     fn group(&mut self, words: &[&str]) {
         let voters = ids(words[0]);
-        let learners = words.iter().position(|word| *word == "learn").map_or_else(Vec::new, |at| ids(words[at + 1]));
+        let learners =
+            words.iter().position(|word| *word == "learn").map_or_else(Vec::new, |at| ids(words[at + 1]));
         self.config = Config {
             pre_vote: words.contains(&"pre-vote"),
             check_quorum: words.contains(&"check-quorum"),
@@ -205,6 +222,7 @@ impl Stage {
             writes: VecDeque::new(),
             applies: VecDeque::new(),
             membership,
+            role: RoleKind::Follower,
         };
         self.members.insert(id, member);
     }
@@ -217,7 +235,6 @@ impl Stage {
 
     /// Collects what a member has to do, and does as much as is allowed.
     fn settle(&mut self, id: u64) {
-        let role = self.raft(id).role();
         let member = self.member(id);
         let mut sent = Vec::new();
         let mut reads = Vec::new();
@@ -252,7 +269,7 @@ impl Stage {
         }
         member.membership = member.peer.raft.membership().clone();
         let (now_role, term) = (member.peer.raft.role(), member.peer.raft.term());
-        if now_role != role {
+        if std::mem::replace(&mut member.role, now_role) != now_role {
             self.say(format!("{id}: {now_role:?} in term {term}"));
         }
         for read in reads {
@@ -281,14 +298,9 @@ impl Stage {
                 continue;
             }
             let now = self.now;
-            let role = self.raft(to).role();
             let result = self.raft(to).step(now, message);
             let note = result.err().map_or_else(String::new, |dropped| format!("  ({})", dropped.name()));
             self.say(format!("{text}{note}"));
-            let (new_role, term) = (self.raft(to).role(), self.raft(to).term());
-            if new_role != role {
-                self.say(format!("{to}: {new_role:?} in term {term}"));
-            }
             self.settle(to);
         }
         panic!("the members talk for ever");
@@ -300,7 +312,7 @@ impl Stage {
             .into_iter()
             .partition(|message: &Message| message.from.0 == number(from) && message.to.0 == number(to));
         self.queue = rest;
-        self.aside.extend::<Vec<_>>(aside);
+        self.aside.extend(VecDeque::<Message>::from(aside));
     }
 
     fn crash(&mut self, id: u64) {
@@ -342,8 +354,12 @@ impl Stage {
                     line += " asleep";
                 }
                 for other in status.members.iter().filter(|other| other.id.0 != *id) {
-                    write!(line, "\n   {} match {} next {} {:?}", other.id, other.matched, other.next, other.mode)
-                        .expect("writing to a string");
+                    write!(
+                        line,
+                        "\n   {} match {} next {} {:?}",
+                        other.id, other.matched, other.next, other.mode
+                    )
+                    .expect("writing to a string");
                 }
                 line
             })
@@ -389,19 +405,25 @@ fn show(message: &Message) -> String {
                 .map(|entry| match entry.kind {
                     EntryKind::Membership => format!("{}:change", entry.id()),
                     EntryKind::Normal if entry.payload.is_empty() => entry.id().to_string(),
-                    EntryKind::Normal => format!("{}:{}", entry.id(), String::from_utf8_lossy(&entry.payload)),
+                    EntryKind::Normal => {
+                        format!("{}:{}", entry.id(), String::from_utf8_lossy(&entry.payload))
+                    }
                 })
                 .collect();
             format!(" after {prev} [{}] commit {commit}", list.join(" "))
         }
         Body::AppendReply(AppendOutcome::Matched(index)) => format!(" matched {index}"),
-        Body::AppendReply(AppendOutcome::Conflict { refused, hint }) => format!(" conflict at {refused} hint {hint}"),
+        Body::AppendReply(AppendOutcome::Conflict { refused, hint }) => {
+            format!(" conflict at {refused} hint {hint}")
+        }
         Body::AppendReply(AppendOutcome::Blank) => " blank".to_owned(),
         Body::Heartbeat(beat) => {
             let quiet = if beat.quiet { " quiet" } else { "" };
             format!(" round {} commit {} fence {}{quiet}", beat.round, beat.commit, beat.fence)
         }
-        Body::HeartbeatReply { round, quiet } => format!(" round {round}{}", if *quiet { " quiet" } else { "" }),
+        Body::HeartbeatReply { round, quiet } => {
+            format!(" round {round}{}", if *quiet { " quiet" } else { "" })
+        }
         Body::Snapshot(snapshot) => format!(" {} {}", snapshot.last, snapshot.membership),
         Body::TransferRequest { target } => format!(" to {target}"),
         Body::TimeoutNow { fence } => format!(" fence {fence}"),
