@@ -215,6 +215,8 @@ pub enum Reason {
     NoStore,
     /// As many operators of the policy run as may.
     LimitReached(u64),
+    /// As many operators were begun in this round as may; the next one goes on.
+    RoundFull(u64),
     /// The policy is switched off.
     Disabled,
     /// The policy has nothing against this region.
@@ -249,6 +251,7 @@ impl fmt::Display for Reason {
             Self::NothingToGive => f.write_str("has no region that could be moved"),
             Self::NoStore => f.write_str("no store is fit"),
             Self::LimitReached(limit) => write!(f, "{limit} operators run, the limit"),
+            Self::RoundFull(max) => write!(f, "{max} operators were begun in this round, its limit"),
             Self::Disabled => f.write_str("is switched off"),
             Self::Content => f.write_str("is as it should be"),
             Self::KeyOutside => f.write_str("split key is not strictly inside a known region"),

@@ -1,10 +1,12 @@
 //! The scheduler from outside: the TinyKV course's tables, scenarios, a simulated cluster, fuzzing, planted bugs.
 
 mod balance_region;
+mod fuzz;
 mod heartbeat;
 mod kit;
 mod leaders;
 mod model;
 mod operators;
+mod planted;
 mod replicas;
 mod world;
