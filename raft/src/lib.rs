@@ -67,6 +67,16 @@
 //! | `ready.rs` `message.rs` `error.rs` `status.rs` | the vocabulary |
 //! | `check.rs` `planted.rs` | the invariants as assertions; the mistakes they must catch |
 //!
+//! # How it is tested
+//!
+//! - `tests/it/course`, `paper.rs`: the scenarios of the TinyKV course and of the paper's sections, by name.
+//! - `tests/scripts/*.txt`: one rule each, told message by message; `tests/it/script.rs` explains the commands.
+//! - `tests/it/random.rs`: whole groups under every fault at once, judged after each event by
+//!   `tests/it/sim/oracle.rs`. `RINGKEEP_SEEDS=20000 cargo test -p ringkeep-raft --release --test it random` runs many
+//!   seeds, `RINGKEEP_SEED=7` replays one. The same run has to find every mistake listed in `planted.rs`.
+//! - `tests/it/fuzz.rs`: anything at all from the network.
+//! - [`Raft::check`] asserts the stated invariants; debug builds call it after every input.
+//!
 //! # Not done here, on purpose
 //!
 //! - Proposals are not forwarded: the client of a follower is told who leads.
