@@ -3,6 +3,7 @@
 pub mod config;
 pub mod gateway;
 pub mod metrics;
+pub mod placement;
 pub mod refusal;
 pub mod request;
 pub mod wire;
