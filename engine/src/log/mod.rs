@@ -16,7 +16,7 @@
 //! | `read` | entries from memory or disk |
 //! | `recover`, `scan` | the way back after a crash: torn tails are cut, damage is a fault |
 //! | `purge`, `reclaim` | which segments may go; moving what is left in them |
-//! | `measure` | which sync method suits a host |
+//! | `measure`, `inspect` | which sync method suits a host; a segment seen from outside |
 //!
 //! Invariants:
 //! * What `write` has answered with `Ok` is there after any crash, in the order of the answers, without holes.
@@ -31,6 +31,7 @@ mod batch;
 mod cache;
 pub mod format;
 mod index;
+pub mod inspect;
 mod measure;
 mod options;
 pub mod plant;

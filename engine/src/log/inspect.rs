@@ -1,0 +1,133 @@
+//! A segment seen from outside, for `ringkeep inspect log`. Pure: the caller maps or reads the file.
+//!
+//! Nothing here decides what a log means; it shows what lies in one file, damage included, and needs no other file.
+
+use std::fmt;
+
+use super::format::{
+    BadHeader, FIRST_RECORD_POS, Incarnation, Item, RecordHeader, Run, SegmentHeader, SegmentNo, Sequence,
+    items,
+};
+use crate::rt::BLOCK_BYTES;
+
+/// What a segment's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Shared by all segments of one log.
+    pub log_id: u64,
+    /// The segment's number.
+    pub number: SegmentNo,
+    /// This life of the file.
+    pub incarnation: u64,
+}
+
+/// What lies at one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// An intact record.
+    Record {
+        /// Its first byte in the file.
+        pos: u64,
+        /// Its number.
+        sequence: Sequence,
+        /// Segments below were not needed any more when it was written.
+        needed_from: SegmentNo,
+        /// Bytes of its body.
+        body_bytes: u32,
+        /// What it did, a line per item.
+        items: Vec<String>,
+    },
+    /// Blocks that hold no record of this life: zeros, an earlier life, a torn write or damage.
+    Other {
+        /// The first byte.
+        pos: u64,
+        /// How many bytes.
+        bytes: u64,
+        /// Whether all of them are zero.
+        zero: bool,
+    },
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record { pos, sequence, needed_from, body_bytes, items } => {
+                let (sequence, needed) = (sequence.0, needed_from.0);
+                write!(f, "{pos:>10}  record {sequence}, {body_bytes} bytes, needed from segment {needed}")?;
+                items.iter().try_for_each(|item| write!(f, "\n{:>12}{item}", ""))
+            }
+            Self::Other { pos, bytes, zero: true } => write!(f, "{pos:>10}  {bytes} bytes of zeros"),
+            Self::Other { pos, bytes, zero: false } => {
+                write!(f, "{pos:>10}  {bytes} bytes that are no record")
+            }
+        }
+    }
+}
+
+/// Reads the header and gives everything behind it, in order.
+///
+/// # Errors
+/// A sentence, if this is not a segment.
+pub fn inspect(file: &[u8]) -> Result<(SegmentInfo, impl Iterator<Item = Seen>), String> {
+    let header = SegmentHeader::decode(file).map_err(|bad| match bad {
+        BadHeader::Damaged => "not a log segment, or its header is damaged".to_owned(),
+        BadHeader::Version(version) => format!("log format version {version}; this program reads version 1"),
+    })?;
+    let info =
+        SegmentInfo { log_id: header.log_id, number: header.number, incarnation: header.incarnation.0 };
+    let mut pos = usize::try_from(FIRST_RECORD_POS).expect("one block");
+    let seen = std::iter::from_fn(move || {
+        let rest = file.get(pos..).filter(|rest| !rest.is_empty())?;
+        let seen = record(rest, pos as u64, header.incarnation).unwrap_or_else(|| {
+            let blocks = rest.chunks(BLOCK_BYTES);
+            let zero = is_zero(&rest[..BLOCK_BYTES.min(rest.len())]);
+            let here = blocks.scan(0, |at, block| {
+                let begins = *at;
+                *at += block.len();
+                Some((begins, block))
+            });
+            let alike = here.skip(1).find(|(at, block)| {
+                is_zero(block) != zero || record(&rest[*at..], 0, header.incarnation).is_some()
+            });
+            let bytes = alike.map_or(rest.len(), |(at, _)| at) as u64;
+            Seen::Other { pos: pos as u64, bytes, zero }
+        });
+        pos += match &seen {
+            Seen::Record { body_bytes, .. } => {
+                usize::try_from(super::format::record_bytes(*body_bytes as usize)).unwrap_or(usize::MAX)
+            }
+            Seen::Other { bytes, .. } => usize::try_from(*bytes).unwrap_or(usize::MAX),
+        };
+        Some(seen)
+    });
+    Ok((info, seen))
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+fn record(bytes: &[u8], pos: u64, incarnation: Incarnation) -> Option<Seen> {
+    let header = RecordHeader::peek(bytes)?;
+    let body = header.verify(incarnation, bytes)?;
+    let items = items(body).map(|item| item.map_or_else(|bad| bad.to_string(), |item| describe(&item)));
+    Some(Seen::Record {
+        pos,
+        sequence: header.sequence,
+        needed_from: header.needed_from,
+        body_bytes: header.body_bytes,
+        items: items.collect(),
+    })
+}
+
+fn describe(item: &Item<'_>) -> String {
+    let span = |run: &Run<'_>| format!("{}..={}", run.first, run.first + u64::from(run.count) - 1);
+    match item {
+        Item::Append { group, run } => format!("group {group}: append {}", span(run)),
+        Item::Moved { group, run } => format!("group {group}: moved {}", span(run)),
+        Item::State { group, tag, span } => format!("group {group}: state {tag}, {} bytes", span.len),
+        Item::Compact { group, index, term } => format!("group {group}: compact to {index} (term {term})"),
+        Item::Reset { group, index, term } => format!("group {group}: reset to {index} (term {term})"),
+        Item::Remove { group } => format!("group {group}: remove"),
+    }
+}
