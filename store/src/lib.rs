@@ -2,5 +2,9 @@
 
 pub mod config;
 pub mod gateway;
+pub mod metrics;
+pub mod node;
 pub mod refusal;
+pub mod region;
 pub mod request;
+pub mod shard;

@@ -1,0 +1,5 @@
+//! The process.
+
+pub mod birth;
+pub mod core;
+pub mod identity;

@@ -1,0 +1,4 @@
+//! The store's integration tests, one binary.
+
+mod gateway;
+mod node;
