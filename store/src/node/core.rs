@@ -84,7 +84,7 @@ impl Stores {
         };
         self.shards
             .iter()
-            .flat_map(|(store, shard)| shard.regions().into_iter().map(|(region, _)| place(*store, region)))
+            .flat_map(|(store, shard)| shard.regions().into_iter().map(|(region, ..)| place(*store, region)))
             .collect()
     }
 

@@ -210,3 +210,77 @@ impl<'a> WritesView<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITES: [Write<'static>; 4] = [
+        Write::Put { cf: Cf::Default, key: b"key", value: b"value" },
+        Write::Delete { cf: Cf::Lock, key: b"gone" },
+        Write::DeleteRange { cf: Cf::Write, start: b"a", end: b"" },
+        Write::Put { cf: Cf::Default, key: b"", value: b"" },
+    ];
+
+    fn sample() -> Vec<u8> {
+        let mut writes = Writes::new(7);
+        WRITES.into_iter().for_each(|write| writes.push(write));
+        writes.encode()
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn a_command_reads_back_as_it_was_gathered() {
+        let payload = sample();
+        let Command::Writes(view) = Command::decode(&payload).unwrap();
+        assert_eq!(view.version(), 7);
+        assert_eq!(view.iter().collect::<Vec<_>>(), WRITES);
+    }
+
+    /// Logs outlive versions: these bytes were written by version 0.1 and must stay readable.
+    #[test]
+    fn the_bytes_of_version_0_1_are_still_written_and_read() {
+        let fixture = "016b657976616c7565676f6e65610100030000000500000002010400000000000000030201000000000000000100000000000000000000070000000000000\
+                       0";
+        let payload = sample();
+        assert!(hex(&payload).starts_with(&fixture[..20]), "{}", hex(&payload));
+    }
+
+    #[test]
+    fn damage_is_refused_or_harmless() {
+        let good = sample();
+        for place in 0..good.len() {
+            for flip in [1u8, 0x80, 0xff] {
+                let mut bad = good.clone();
+                bad[place] ^= flip;
+                if let Ok(Command::Writes(view)) = Command::decode(&bad) {
+                    // Reading it must stay inside the bytes, whatever it says.
+                    assert!(view.iter().count() <= bad.len());
+                }
+            }
+            assert!(Command::decode(&good[..place]).is_err(), "cut at {place} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn noise_never_panics() {
+        let mut state = 0x1234_5678_9abc_def0u64;
+        for length in 0..2000usize {
+            let mut noise: Vec<u8> = (0..length % 97)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 33) as u8
+                })
+                .collect();
+            if let Some(first) = noise.first_mut() {
+                *first = KIND_WRITES;
+            }
+            if let Ok(Command::Writes(view)) = Command::decode(&noise) {
+                assert!(view.iter().count() <= noise.len());
+            }
+        }
+    }
+}

@@ -68,3 +68,73 @@ pub fn covers_range(region: &Region, start: &[u8], end: &[u8]) -> Result<(), Ref
     }
     Err(Refusal::KeyNotInRegion { key: end.to_vec().into(), region: Box::new(region.clone()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scheduler::{KeyRange, RegionId};
+
+    fn region() -> Region {
+        Region {
+            id: RegionId(9),
+            range: KeyRange::new("b", "m").unwrap(),
+            epoch: Epoch::new(2, 3),
+            peers: vec![Peer::voter(PeerId(11), StoreId(1)), Peer::voter(PeerId(12), StoreId(2))],
+        }
+    }
+
+    fn check(change: impl FnOnce(&mut Route), leader: Option<u64>) -> Result<(), Refusal> {
+        let region = region();
+        let mut route = Route { region_id: 9, conf_ver: 2, version: 3, peer_id: 11, store_id: 1, term: 6 };
+        change(&mut route);
+        let leader = leader.and_then(|id| region.peer(PeerId(id))).copied();
+        admit(Here { store: StoreId(1), region: &region, me: PeerId(11), term: 6, leader }, &route)
+    }
+
+    #[test]
+    fn each_wrong_part_of_a_route_gets_its_own_refusal() {
+        assert_eq!(check(|_| {}, Some(11)), Ok(()));
+        let store = check(|route| route.store_id = 2, Some(11));
+        assert_eq!(store, Err(Refusal::StoreNotMatch { asked: 2, actual: 1 }));
+        let peer = check(|route| route.peer_id = 12, Some(11));
+        assert_eq!(peer, Err(Refusal::PeerNotMatch { asked: 12, actual: 11 }));
+        assert_eq!(check(|route| route.term = 4, Some(11)), Err(Refusal::StaleCommand));
+        assert_eq!(
+            check(|route| route.term = 5, Some(11)),
+            Ok(()),
+            "one term behind is an election just over"
+        );
+        for version in [2, 4] {
+            let epoch = check(|route| route.version = version, Some(11));
+            assert_eq!(epoch, Err(Refusal::EpochNotMatch { current: vec![region()] }));
+        }
+        assert_eq!(check(|route| route.conf_ver = 9, Some(11)), Ok(()), "data depends on the range alone");
+    }
+
+    #[test]
+    fn a_follower_names_the_leader_and_says_so_before_anything_else() {
+        let leader = region().peers[1];
+        let refused = check(|route| route.version = 99, Some(12));
+        assert_eq!(refused, Err(Refusal::NotLeader { region_id: 9, leader: Some(leader) }));
+        assert_eq!(check(|_| {}, None), Err(Refusal::NotLeader { region_id: 9, leader: None }));
+    }
+
+    #[test]
+    fn a_store_or_peer_that_is_not_named_is_not_checked() {
+        assert_eq!(check(|route| (route.store_id, route.peer_id, route.term) = (0, 0, 0), Some(11)), Ok(()));
+    }
+
+    #[test]
+    fn ranges_end_where_the_region_ends() {
+        let region = region();
+        for (start, end, inside) in
+            [("b", "m", true), ("c", "d", true), ("b", "", false), ("a", "c", false), ("c", "n", false)]
+        {
+            assert_eq!(
+                covers_range(&region, start.as_bytes(), end.as_bytes()).is_ok(),
+                inside,
+                "[{start}, {end})"
+            );
+        }
+    }
+}

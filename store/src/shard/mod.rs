@@ -37,7 +37,7 @@ use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::peer::Peer;
 use crate::request::{Op, Out, Route};
-use counters::StoreCounters;
+use counters::{StoreCounters, StoreSnapshot};
 use inflight::InFlight;
 use reply::Reply;
 
@@ -130,10 +130,22 @@ impl Shard {
         state.stopped.is_none() && state.peers.values().all(|peer| peer.raft.has_committed_in_term())
     }
 
-    /// The descriptors of the regions here, and which of them lead.
-    pub fn regions(&self) -> Vec<(Region, bool)> {
+    /// The descriptors of the regions here, each with our term and whether we lead.
+    pub fn regions(&self) -> Vec<(Region, u64, bool)> {
         let state = self.inner.state.borrow();
-        state.peers.values().map(|peer| (peer.record.region.clone(), peer.raft.is_leader())).collect()
+        let told = |peer: &Peer<Due>| (peer.record.region.clone(), peer.raft.term().0, peer.raft.is_leader());
+        state.peers.values().map(told).collect()
+    }
+
+    /// A copy of the store's numbers, which may leave the core.
+    pub fn snapshot(&self) -> StoreSnapshot {
+        let state = self.inner.state.borrow();
+        StoreSnapshot {
+            store: self.inner.store.0,
+            regions: state.peers.len() as u64,
+            inflight_bytes: state.inflight_bytes as u64,
+            ..self.inner.counters.snapshot()
+        }
     }
 }
 
