@@ -6,12 +6,16 @@
 use crate::core::Core;
 use crate::id::NodeId;
 use crate::message::{Body, VoteAsk};
+use crate::planted;
 use crate::quorum::Verdict;
 
-/// The answers so far. The candidate's own is among them.
+/// The answers so far. A candidate's own vote counts like any other: once it is durable. A lone voter that led on an
+/// unwritten term could, after a crash, lead the same term again with other entries.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     votes: Vec<(NodeId, bool)>,
+    /// The write that makes the own vote durable; zero for a pre-vote, which needs none.
+    own_write: u64,
 }
 
 impl Tally {
@@ -20,6 +24,16 @@ impl Tally {
         if self.votes.iter().all(|(id, _)| *id != from) {
             self.votes.push((from, granted));
         }
+    }
+
+    /// Counts the own vote if it is durable. Whether that is news.
+    pub(crate) fn record_own(&mut self, core: &Core) -> bool {
+        let news =
+            core.writes.durable >= self.own_write && !self.votes.iter().any(|(id, _)| *id == core.me());
+        if news {
+            self.record(core.me(), true);
+        }
+        news
     }
 
     pub(crate) fn verdict(&self, core: &Core) -> Verdict {
@@ -51,7 +65,9 @@ pub(crate) fn ask_pre_votes(core: &mut Core) -> Tally {
     for voter in other_voters(core) {
         core.send_in_term(voter, core.term.next(), Body::PreVote(ask));
     }
-    own_vote(core)
+    let mut tally = Tally::default();
+    tally.record(core.me(), true);
+    tally
 }
 
 /// Raises the term, votes for itself and asks for votes; `forced` carries the old leader's fence.
@@ -64,11 +80,8 @@ pub(crate) fn ask_votes(core: &mut Core, forced: Option<u32>) -> Tally {
     for voter in other_voters(core) {
         core.send_durable(voter, Body::Vote(ask));
     }
-    own_vote(core)
-}
-
-fn own_vote(core: &Core) -> Tally {
-    let mut tally = Tally::default();
-    tally.record(core.me(), true);
+    let own_write = if planted!(LeadsBeforeOwnVoteIsDurable) { 0 } else { core.next_write() };
+    let mut tally = Tally { votes: Vec::new(), own_write };
+    tally.record_own(core);
     tally
 }

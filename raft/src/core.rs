@@ -184,12 +184,17 @@ impl Core {
 
     /// Whether this voter owes a living leader its silence towards a candidate.
     pub(crate) fn is_loyal(&self, candidate_term: Term, forced: Option<u32>) -> bool {
-        let by_clock = self.now < self.promise.until && !planted!(VoterBreaksPromise);
+        let by_clock = self.is_bound();
         let released = forced
             .is_some_and(|fence| candidate_term == self.promise.term.next() && fence >= self.promise.fence);
         let by_ticks =
             self.config.check_quorum && self.leader.is_some() && self.elapsed < self.config.election_ticks;
         (by_clock && !released) || (by_ticks && forced.is_none() && !planted!(VoterBreaksPromise))
+    }
+
+    /// Whether a promise made for a leader's lease still holds.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.now < self.promise.until && !planted!(VoterBreaksPromise)
     }
 
     /// Whether this member may ask for votes at all.

@@ -102,7 +102,7 @@ pub(crate) fn on_snapshot(core: &mut Core, from: NodeId, snapshot: Snapshot) -> 
         core.send_durable(from, Body::AppendReply(AppendOutcome::Matched(committed)));
         return Err(Dropped::OldSnapshot);
     }
-    if core.log.holds(last) {
+    if core.log.holds(last) && !planted!(SnapshotBelowCommitInstalled) {
         // The log already leads there: committing is enough, and matched entries above stay.
         core.log.commit_to(last.index);
         core.send_durable(from, Body::AppendReply(AppendOutcome::Matched(last.index)));

@@ -34,6 +34,7 @@ pub enum Bug {
     SnapshotBelowCommitInstalled,
     SnapshotKeepsOldMembership,
     ApplyBeforeDurable,
+    LeadsBeforeOwnVoteIsDurable,
 }
 
 #[cfg(feature = "planted-bugs")]

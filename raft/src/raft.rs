@@ -269,7 +269,7 @@ impl Raft {
             return Ok(());
         }
         self.core.may_campaign()?;
-        if self.core.now < self.core.promise.until {
+        if self.core.is_bound() {
             return Err(Refusal::MayNotCampaign);
         }
         self.start_campaign(None);
@@ -375,8 +375,14 @@ impl Raft {
         {
             core.install = Install::None;
         }
-        if let Role::Leader(leader) = &mut self.role {
-            leader.on_written(core);
+        match &mut self.role {
+            Role::Leader(leader) => leader.on_written(core),
+            Role::Candidate(tally) => {
+                if tally.record_own(core) {
+                    self.settle_election();
+                }
+            }
+            _ => {}
         }
         self.debug_check();
     }
@@ -613,7 +619,7 @@ impl Raft {
     // ---- roles --------------------------------------------------------------------------------------------------
 
     fn time_out(&mut self) {
-        if self.core.may_campaign().is_err() || self.core.now < self.core.promise.until {
+        if self.core.may_campaign().is_err() || self.core.is_bound() {
             // Look again next tick: what stands in the way passes.
             return;
         }
@@ -640,11 +646,11 @@ impl Raft {
         match (verdict, &self.role) {
             (Verdict::Open, _) => {}
             (Verdict::Lost, _) => self.become_follower(self.core.term, None),
+            // An answer may have taught us that a membership change is committed: apply it before trying again.
+            (Verdict::Won, _) if self.core.may_campaign().is_err() => {
+                self.become_follower(self.core.term, None)
+            }
             (Verdict::Won, Role::PreCandidate(_)) => {
-                // A vote reply may have taught us a commit that brings an unapplied change with it.
-                if self.core.may_campaign().is_err() {
-                    return self.become_follower(self.core.term, None);
-                }
                 self.role = Role::Candidate(candidate::ask_votes(&mut self.core, None));
                 self.settle_election();
             }

@@ -112,6 +112,12 @@ impl Raft {
         self.core.log.committed()
     }
 
+    /// The last entry that is durable here.
+    #[must_use]
+    pub const fn stable(&self) -> Index {
+        self.core.log.stable()
+    }
+
     /// What the driver has reported applied.
     #[must_use]
     pub const fn applied_index(&self) -> Index {

@@ -185,7 +185,11 @@ impl Config {
     pub fn limits(&self) -> Limits {
         let isolation = self.isolation_level.as_ref();
         Limits {
-            leader_difference_max: i64::try_from(self.leader_tolerance).unwrap_or(i64::MAX).saturating_mul(2),
+            // One transfer changes a difference by two, so one of a single leader would only change its sign.
+            leader_difference_max: i64::try_from(self.leader_tolerance)
+                .unwrap_or(i64::MAX)
+                .saturating_mul(2)
+                .max(1),
             isolation_depth: isolation
                 .and_then(|level| self.location_labels.iter().position(|label| label == level))
                 .map(|index| index + 1),

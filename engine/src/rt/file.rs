@@ -7,7 +7,9 @@
 use std::io;
 use std::ops::{Deref, DerefMut};
 
-use super::{Rt, World, glommio, in_world};
+#[cfg(feature = "sim")]
+use super::sim;
+use super::{Rt, World, glommio};
 use std::path::Path;
 
 /// The unit of direct IO. A power of two; every position and length is a multiple of it.
@@ -33,12 +35,16 @@ pub struct File(Inner);
 #[derive(Debug)]
 enum Inner {
     Glommio(glommio::CoreFile),
+    #[cfg(feature = "sim")]
+    Sim(sim::SimFile),
 }
 
 macro_rules! in_file {
     ($file:expr, $inner:ident => $body:expr) => {
         match $file {
             Inner::Glommio($inner) => $body,
+            #[cfg(feature = "sim")]
+            Inner::Sim($inner) => $body,
         }
     };
 }
@@ -48,13 +54,19 @@ impl Rt {
     pub async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<File> {
         match &self.world {
             World::Glommio(core) => Ok(File(Inner::Glommio(core.open(path, mode).await?))),
+            #[cfg(feature = "sim")]
+            World::Sim(core) => Ok(File(Inner::Sim(core.open(path, mode).await?))),
         }
     }
 
     /// An aligned buffer of `len` zero bytes for [`File::write_at`]. `len` is a multiple of [`BLOCK_BYTES`].
     pub fn alloc(&self, len: usize) -> Buf {
         assert_block_multiple(len as u64);
-        Buf(in_world!(&self.world, core => core.alloc(len)))
+        match &self.world {
+            World::Glommio(core) => Buf(BufInner::Glommio(core.alloc(len))),
+            #[cfg(feature = "sim")]
+            World::Sim(_) => Buf(BufInner::Sim(sim::SimBuf::zeroed(len))),
+        }
     }
 }
 
@@ -63,14 +75,24 @@ impl File {
     pub async fn read_at(&self, pos: u64, len: usize) -> io::Result<Buf> {
         assert_block_multiple(pos);
         assert_block_multiple(len as u64);
-        Ok(Buf(in_file!(&self.0, file => file.read_at(pos, len).await?)))
+        match &self.0 {
+            Inner::Glommio(file) => Ok(Buf(BufInner::Glommio(file.read_at(pos, len).await?))),
+            #[cfg(feature = "sim")]
+            Inner::Sim(file) => Ok(Buf(BufInner::Sim(file.read_at(pos, len).await?))),
+        }
     }
 
     /// Writes the whole buffer at `pos`.
     pub async fn write_at(&self, buf: Buf, pos: u64) -> io::Result<()> {
         assert_block_multiple(pos);
         assert_block_multiple(buf.len() as u64);
-        in_file!(&self.0, file => file.write_at(buf.0, pos).await)
+        match (&self.0, buf.0) {
+            (Inner::Glommio(file), BufInner::Glommio(buf)) => file.write_at(buf, pos).await,
+            #[cfg(feature = "sim")]
+            (Inner::Sim(file), BufInner::Sim(buf)) => file.write_at(buf, pos).await,
+            #[cfg(feature = "sim")]
+            _ => panic!("the buffer comes from another world than the file"),
+        }
     }
 
     /// Makes every finished write durable (fdatasync).
@@ -101,6 +123,8 @@ pub struct Buf(pub(crate) BufInner);
 #[derive(Debug)]
 pub(crate) enum BufInner {
     Glommio(glommio::CoreBuf),
+    #[cfg(feature = "sim")]
+    Sim(sim::SimBuf),
 }
 
 impl Deref for Buf {
@@ -109,6 +133,8 @@ impl Deref for Buf {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             BufInner::Glommio(buf) => buf.bytes(),
+            #[cfg(feature = "sim")]
+            BufInner::Sim(buf) => buf.bytes(),
         }
     }
 }
@@ -119,6 +145,8 @@ impl DerefMut for Buf {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             BufInner::Glommio(buf) => buf.bytes_mut(),
+            #[cfg(feature = "sim")]
+            BufInner::Sim(buf) => buf.bytes_mut(),
         }
     }
 }

@@ -3,20 +3,58 @@
 //! These are rare, so they may take a helper thread; what matters is that each says when it is durable. A created, renamed or
 //! removed name is durable only after [`Rt::sync_dir`] on its directory.
 
+#[cfg(feature = "sim")]
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+#[cfg(feature = "sim")]
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Rt, in_world};
 
 /// Holds a directory against every other process until dropped.
 #[derive(Debug)]
 pub struct DirLock {
+    _held: Held,
+}
+
+#[derive(Debug)]
+#[expect(dead_code, reason = "held for its destructor")]
+enum Held {
     /// Kept open for its lock; the operating system releases it with the process.
-    pub(crate) _held: Option<std::fs::File>,
+    File(std::fs::File),
+    #[cfg(feature = "sim")]
+    Sim(SimLock),
+}
+
+impl DirLock {
+    pub(crate) fn file(file: std::fs::File) -> Self {
+        Self { _held: Held::File(file) }
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated(held: Arc<Mutex<BTreeSet<PathBuf>>>, path: PathBuf) -> Self {
+        Self { _held: Held::Sim(SimLock { held, path }) }
+    }
+}
+
+/// A name in the set of what one life of a simulated node has locked.
+#[cfg(feature = "sim")]
+#[derive(Debug)]
+struct SimLock {
+    held: Arc<Mutex<BTreeSet<PathBuf>>>,
+    path: PathBuf,
+}
+
+#[cfg(feature = "sim")]
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.path);
+    }
 }
 
 impl Rt {
-    /// Creates a directory and its parents; it is fine if it exists.
+    /// Creates a directory and its parents, durably; it is fine if it exists.
     pub async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         in_world!(&self.world, core => core.create_dir_all(path).await)
     }

@@ -18,6 +18,9 @@ mod fs;
 pub mod glommio;
 pub mod local;
 mod net;
+mod rng;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod time;
 
 use std::future::Future;
@@ -42,6 +45,8 @@ pub struct Rt {
 #[derive(Clone, Debug)]
 pub(crate) enum World {
     Glommio(glommio::Core),
+    #[cfg(feature = "sim")]
+    Sim(sim::SimCore),
 }
 
 /// Answers from whichever world is below.
@@ -49,6 +54,8 @@ macro_rules! in_world {
     ($world:expr, $core:ident => $body:expr) => {
         match $world {
             $crate::rt::World::Glommio($core) => $body,
+            #[cfg(feature = "sim")]
+            $crate::rt::World::Sim($core) => $body,
         }
     };
 }

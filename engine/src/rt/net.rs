@@ -8,6 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
 
+#[cfg(feature = "sim")]
+use super::sim;
 use super::{Rt, World, glommio};
 
 /// How a listener is opened.
@@ -58,6 +60,8 @@ pub struct Listener(ListenerInner);
 #[derive(Debug)]
 enum ListenerInner {
     Glommio(glommio::CoreListener),
+    #[cfg(feature = "sim")]
+    Sim(sim::SimListener),
 }
 
 /// A connection of this core. Dropping it closes it.
@@ -67,6 +71,8 @@ pub struct Stream(StreamInner);
 #[derive(Debug, Clone)]
 enum StreamInner {
     Glommio(glommio::CoreStream),
+    #[cfg(feature = "sim")]
+    Sim(sim::SimStream),
 }
 
 impl Rt {
@@ -74,6 +80,8 @@ impl Rt {
     pub fn listen(&self, addr: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
         match &self.world {
             World::Glommio(core) => Ok(Listener(ListenerInner::Glommio(core.listen(addr, options)?))),
+            #[cfg(feature = "sim")]
+            World::Sim(core) => Ok(Listener(ListenerInner::Sim(core.listen(addr, options)?))),
         }
     }
 
@@ -81,6 +89,8 @@ impl Rt {
     pub async fn connect(&self, addr: SocketAddr) -> io::Result<Stream> {
         match &self.world {
             World::Glommio(core) => Ok(Stream(StreamInner::Glommio(core.connect(addr).await?))),
+            #[cfg(feature = "sim")]
+            World::Sim(core) => Ok(Stream(StreamInner::Sim(core.connect(addr).await?))),
         }
     }
 }
@@ -93,6 +103,11 @@ impl Listener {
                 let (stream, from) = listener.accept().await?;
                 Ok((Stream(StreamInner::Glommio(stream)), from))
             }
+            #[cfg(feature = "sim")]
+            ListenerInner::Sim(listener) => {
+                let (stream, from) = listener.accept().await?;
+                Ok((Stream(StreamInner::Sim(stream)), from))
+            }
         }
     }
 
@@ -100,6 +115,8 @@ impl Listener {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
             ListenerInner::Glommio(listener) => listener.local_addr(),
+            #[cfg(feature = "sim")]
+            ListenerInner::Sim(listener) => listener.local_addr(),
         }
     }
 }
@@ -178,18 +195,24 @@ impl StreamInner {
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
             StreamInner::Glommio(stream) => stream.poll_read(cx, into),
+            #[cfg(feature = "sim")]
+            StreamInner::Sim(stream) => stream.poll_read(cx, into),
         }
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             StreamInner::Glommio(stream) => stream.poll_write(cx, bytes),
+            #[cfg(feature = "sim")]
+            StreamInner::Sim(stream) => stream.poll_write(cx, bytes),
         }
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             StreamInner::Glommio(stream) => stream.poll_shutdown(cx),
+            #[cfg(feature = "sim")]
+            StreamInner::Sim(stream) => stream.poll_shutdown(cx),
         }
     }
 }

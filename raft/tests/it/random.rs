@@ -5,6 +5,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use raft::planted::{Bug, plant};
+
 use crate::sim::{Coverage, Options, run};
 
 const SEEDS: u64 = 300;
@@ -50,4 +52,61 @@ fn a_seed_replays_exactly() {
         assert_eq!(first, second, "seed {seed}");
         assert!(first.is_ok());
     }
+}
+
+/// Every mistake the crate can be told to make.
+const PLANTED: &[Bug] = &[
+    Bug::VoteTwice,
+    Bug::VoteIgnoresLog,
+    Bug::VoteNotPersisted,
+    Bug::CommitOldTermByCount,
+    Bug::CommitWithoutQuorum,
+    Bug::AckBeforeDurable,
+    Bug::SelfAckBeforeDurable,
+    Bug::AckSurvivesTruncation,
+    Bug::AppendSkipsPrevCheck,
+    Bug::TruncateOnEveryAppend,
+    Bug::HeartbeatCommitsBeyondMatch,
+    Bug::ChangeWhileOnePending,
+    Bug::ChangeBeforeOwnTermCommit,
+    Bug::CampaignWithUnappliedChange,
+    Bug::JointNeedsOneMajority,
+    Bug::LearnerCountsInQuorum,
+    Bug::TimeoutNowToLearner,
+    Bug::LeaseKeptDuringTransfer,
+    Bug::LeaseFromReplyTime,
+    Bug::VoterBreaksPromise,
+    Bug::ReadBeforeOwnTermCommit,
+    Bug::ReadAnsweredWithoutRound,
+    Bug::SnapshotBelowCommitInstalled,
+    Bug::SnapshotKeepsOldMembership,
+    Bug::ApplyBeforeDurable,
+    Bug::LeadsBeforeOwnVoteIsDurable,
+];
+
+/// The first seed that finds the planted mistake, and what it says.
+fn hunt(bug: Bug, seeds: u64) -> Option<(u64, String)> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    plant(Some(bug));
+    let found = (0..seeds).find_map(|seed| Some((seed, attempt(&Options::from_seed(seed)).err()?)));
+    plant(None);
+    std::panic::set_hook(hook);
+    found
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "which seed found what is the result")]
+fn planted_bugs_are_found() {
+    let seeds = number("RINGKEEP_SEEDS").unwrap_or(SEEDS);
+    let mut missed = Vec::new();
+    for bug in PLANTED {
+        match hunt(*bug, seeds) {
+            Some((seed, text)) => {
+                eprintln!("{bug:?}: seed {seed}: {}", text.chars().take(120).collect::<String>());
+            }
+            None => missed.push(*bug),
+        }
+    }
+    assert!(missed.is_empty(), "not found within {seeds} seeds: {missed:?}");
 }

@@ -12,6 +12,16 @@ fn lone() -> Raft {
     Raft::new(Arc::new(Config::default()), identity, start, Time(0)).expect("a sound start")
 }
 
+/// Its own vote must reach the disk before it leads.
+fn elect(raft: &mut Raft) {
+    raft.campaign().expect("a voter may campaign");
+    assert!(!raft.is_leader());
+    let write = raft.ready().write.expect("the term and the vote");
+    assert_eq!((write.hard_state.term.0, write.hard_state.vote), (6, Some(NodeId(1))));
+    raft.written(write.durable().0);
+    assert!(raft.is_leader());
+}
+
 fn entries(ready: &Ready) -> Vec<(u64, String)> {
     let Some(Apply::Entries(entries)) = &ready.apply else { return Vec::new() };
     entries.iter().map(|e| (e.index.0, String::from_utf8_lossy(&e.payload).into_owned())).collect()
@@ -20,15 +30,13 @@ fn entries(ready: &Ready) -> Vec<(u64, String)> {
 #[test]
 fn a_lone_voter_commits_only_what_is_durable() {
     let mut raft = lone();
-    raft.campaign().expect("a voter may campaign");
-    assert!(raft.is_leader());
+    elect(&mut raft);
     let id = raft.propose("foo".into()).expect("it leads");
     assert_eq!(id, LogId::new(6, 7));
 
     let mut ready = raft.ready();
     assert!(ready.apply.is_none(), "nothing is durable yet");
-    let write = ready.write.take().expect("a term and two entries");
-    assert_eq!(write.hard_state.term.0, 6);
+    let write = ready.write.take().expect("two entries");
     assert_eq!(write.entries.len(), 2);
     assert_eq!(raft.committed(), Index(5));
     assert!(!raft.has_ready());
@@ -46,7 +54,7 @@ fn a_lone_voter_commits_only_what_is_durable() {
 #[test]
 fn writes_may_overlap() {
     let mut raft = lone();
-    raft.campaign().expect("a voter may campaign");
+    elect(&mut raft);
     let first = raft.ready().write.expect("the term");
     raft.propose("a".into()).expect("it leads");
     let second = raft.ready().write.expect("an entry");

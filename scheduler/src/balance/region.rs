@@ -105,24 +105,36 @@ fn draw<'a>(
     ];
     let mut last = refusal;
     for info in drawn.into_iter().flatten() {
-        let refuse = |reason| Refusal { region: Some(info.id()), reason, ..refusal };
-        if taken.contains(&info.id()) {
-            last = refuse(Reason::Occupied);
-            continue;
+        let verdict = if taken.contains(&info.id()) {
+            Err((None, Reason::Occupied))
+        } else {
+            target_of(view, board, info, source, source_bytes)
+        };
+        match verdict {
+            Ok(intent) => return Ok((info, intent)),
+            Err((store, reason)) => {
+                last = Refusal { region: Some(info.id()), store: store.or(Some(source)), reason, ..refusal };
+            }
         }
-        if let Err(reason) = may_touch(view, info, Some(source)) {
-            last = refuse(reason);
-            continue;
-        }
-        let (target_bytes, target) = board.smallest(view, info, source).ok_or(refuse(Reason::NoStore))?;
-        let weight = view.config.weight_bytes(info.size_bytes);
-        evens_out(source_bytes, target_bytes, weight).map_err(|reason| refuse(reason).of_store(target))?;
-        let relocates = view.same_node(source, target);
-        let (from, to) = (source, target);
-        let intent = if relocates { Intent::Relocate { from, to } } else { Intent::MoveReplica { from, to } };
-        return Ok((info, intent));
     }
     Err(last)
+}
+
+/// Where the region's replica on the source should go; else why nowhere, and the store that this is about.
+fn target_of(
+    view: &View<'_>,
+    board: &Board,
+    info: &RegionInfo,
+    source: StoreId,
+    source_bytes: i64,
+) -> Result<Intent, (Option<StoreId>, Reason)> {
+    may_touch(view, info, Some(source)).map_err(|reason| (None, reason))?;
+    let (target_bytes, target) = board.smallest(view, info, source).ok_or((None, Reason::NoStore))?;
+    let weight = view.config.weight_bytes(info.size_bytes);
+    evens_out(source_bytes, target_bytes, weight).map_err(|reason| (Some(target), reason))?;
+    let (from, to) = (source, target);
+    let relocates = view.same_node(source, target);
+    Ok(if relocates { Intent::Relocate { from, to } } else { Intent::MoveReplica { from, to } })
 }
 
 /// Whether moving `weight` bytes leaves the target the smaller of the two.

@@ -135,7 +135,15 @@ fn extra(view: &View<'_>, _: &Board, info: &RegionInfo) -> Found {
         let others = other_stores(info, Some(peer.store));
         let well = !info.is_pending(peer.id) && !info.is_down(peer.id) && view.is_live(peer.store);
         let bytes = view.region_bytes(peer.store);
-        (well, isolation(view, &others, peer.store), std::cmp::Reverse(bytes), peer.store)
+        let isolation = isolation(view, &others, peer.store);
+        // Of equals one that does not lead: its removal is one step instead of two.
+        (
+            well,
+            isolation,
+            std::cmp::Reverse(bytes),
+            info.leader == Some(peer.id),
+            std::cmp::Reverse(peer.store),
+        )
     });
     let Some(worst) = worst else { return Ok(None) };
     if view.cluster.store(worst.store).is_some_and(crate::store::Store::is_busy) {

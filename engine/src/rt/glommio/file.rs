@@ -6,7 +6,7 @@ use std::path::Path;
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
 use super::Core;
-use crate::rt::file::{BufInner, OpenMode};
+use crate::rt::file::OpenMode;
 
 /// An open file of this core.
 #[derive(Debug)]
@@ -41,23 +41,23 @@ impl Core {
         Ok(CoreFile { file })
     }
 
-    pub(crate) fn alloc(&self, len: usize) -> BufInner {
+    pub(crate) fn alloc(&self, len: usize) -> CoreBuf {
         let mut buffer = glommio::allocate_dma_buffer(len);
         // The arena hands out memory with whatever was in it before.
         buffer.as_bytes_mut().fill(0);
-        BufInner::Glommio(CoreBuf::Owned(buffer))
+        CoreBuf::Owned(buffer)
     }
 }
 
 impl CoreFile {
-    pub(crate) async fn read_at(&self, pos: u64, len: usize) -> io::Result<BufInner> {
+    pub(crate) async fn read_at(&self, pos: u64, len: usize) -> io::Result<CoreBuf> {
         let result = self.file.read_at_aligned(pos, len).await.map_err(io_error)?;
-        Ok(BufInner::Glommio(CoreBuf::Read(result)))
+        Ok(CoreBuf::Read(result))
     }
 
-    pub(crate) async fn write_at(&self, buf: BufInner, pos: u64) -> io::Result<()> {
-        let BufInner::Glommio(CoreBuf::Owned(buffer)) = buf else {
-            panic!("a buffer that came from a read or from another world cannot be written");
+    pub(crate) async fn write_at(&self, buf: CoreBuf, pos: u64) -> io::Result<()> {
+        let CoreBuf::Owned(buffer) = buf else {
+            panic!("a buffer that came from a read cannot be written");
         };
         let wanted = buffer.len();
         let written = self.file.write_at(buffer, pos).await.map_err(io_error)?;

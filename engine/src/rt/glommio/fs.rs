@@ -12,7 +12,19 @@ use crate::rt::fs::{DirLock, temporary_name};
 impl Core {
     pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        self.blocking(move || fs::create_dir_all(path)).await?
+        let create = move || {
+            let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.is_dir()).collect();
+            for dir in missing.into_iter().rev().filter(|dir| !dir.as_os_str().is_empty()) {
+                match fs::create_dir(dir) {
+                    // Somebody else was faster; whether it is a directory shows at the next step.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+                    other => other?,
+                }
+                sync_parent(dir)?;
+            }
+            Ok(())
+        };
+        self.blocking(create).await?
     }
 
     pub(crate) async fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {
@@ -56,8 +68,7 @@ impl Core {
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
-            let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-            fs::File::open(parent)?.sync_all()
+            sync_parent(&path)
         };
         self.blocking(replace).await?
     }
@@ -82,10 +93,17 @@ impl Core {
             let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
             // SAFETY: the descriptor is open for as long as `file` lives, which is past the call.
             match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
-                0 => Ok(DirLock { _held: Some(file) }),
+                0 => Ok(DirLock::file(file)),
                 _ => Err(io::Error::last_os_error()),
             }
         };
         self.blocking(lock).await?
     }
+}
+
+/// Makes the name `path` durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    fs::File::open(parent)?.sync_all()
 }

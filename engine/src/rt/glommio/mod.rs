@@ -14,7 +14,6 @@ mod fs;
 mod net;
 mod start;
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -26,6 +25,7 @@ pub(crate) use net::{CoreListener, CoreStream};
 pub use start::{CoreHandle, CoreOptions, Cores, start_core};
 
 use super::Mono;
+use super::rng::Rng;
 
 /// Shorter than any latency that a client sees, longer than a timer that has already expired when it is armed.
 const REACTOR_YIELD: Duration = Duration::from_micros(20);
@@ -40,12 +40,12 @@ pub struct Core {
 struct CoreShared {
     index: usize,
     origin: Instant,
-    random: Cell<u64>,
+    random: Rng,
 }
 
 impl Core {
     pub(crate) fn new(index: usize, origin: Instant) -> Self {
-        let random = Cell::new(random_seed());
+        let random = Rng::new(random_seed());
         Self { shared: Rc::new(CoreShared { index, origin, random }) }
     }
 
@@ -63,13 +63,8 @@ impl Core {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
-    /// SplitMix64 over a seed from the kernel: good enough for jitter and ids, not for secrets.
     pub(crate) fn random(&self) -> u64 {
-        let state = self.shared.random.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
-        self.shared.random.set(state);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        self.shared.random.next()
     }
 
     pub(crate) async fn sleep(&self, duration: Duration) {

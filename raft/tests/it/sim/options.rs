@@ -37,6 +37,9 @@ pub(crate) struct Options {
     pub(crate) change: u64,
     pub(crate) transfer: u64,
     pub(crate) campaign: u64,
+    pub(crate) duel: u64,
+    /// In per mille of votes given.
+    pub(crate) crash_after_vote: u64,
     pub(crate) flush: u64,
     pub(crate) propose: u64,
     pub(crate) read: u64,
@@ -48,6 +51,7 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn from_seed(seed: u64) -> Self {
         let rng = &mut Rng::new(seed);
+        let voters = if rng.chance(150) { 1 } else { rng.between(1, 5).max(3) };
         let check_quorum = rng.chance(800);
         let lease = check_quorum && rng.chance(600);
         let message_bytes_max = *rng.pick(&[1, 150, 1 << 20]);
@@ -72,15 +76,15 @@ impl Options {
         let often = |rng: &mut Rng, chance, max| if rng.chance(chance) { rng.between(1, max) } else { 0 };
         Self {
             seed,
-            voters: rng.between(1, 5).max(rng.between(1, 5)).max(3),
-            learners: rng.between(0, 1),
+            voters,
+            learners: if voters == 1 { 2 } else { rng.between(0, 1) },
             spares: rng.between(0, 2),
             fault_units: 2500,
             config: Arc::new(config),
             loss: often(rng, 600, 200),
             duplicate: often(rng, 600, 200),
             delay_max: rng.between(1, 15),
-            late: often(rng, 500, 60),
+            late: if rng.chance(300) { rng.between(50, 300) } else { often(rng, 500, 60) },
             late_max: rng.between(50, 400),
             write_max: rng.between(0, 8),
             slow_write_max: rng.between(20, 300),
@@ -91,6 +95,8 @@ impl Options {
             change: often(rng, 600, 1500),
             transfer: often(rng, 600, 600),
             campaign: often(rng, 400, 300),
+            duel: often(rng, 400, 600),
+            crash_after_vote: often(rng, 300, 300),
             flush: often(rng, 800, 3000),
             propose: rng.between(3000, 20000),
             read: rng.between(2000, 10000),

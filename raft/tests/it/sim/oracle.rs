@@ -1,8 +1,8 @@
 //! What must hold over all replicas, whatever happens. Draws no numbers, so switching it off changes no run.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use raft::{Body, Entry, Index, LogId, Message, NodeId, RoleKind, Term};
+use raft::{Body, Entry, EntryKind, Index, LogId, Message, NodeId, Raft, RoleKind, Term};
 
 use super::node::Node;
 
@@ -23,6 +23,10 @@ pub(crate) struct Oracle {
     /// The highest index a client has seen the effect of.
     pub(crate) floor: Index,
     acked: BTreeSet<LogId>,
+    /// Where membership changes are.
+    changes: BTreeSet<Index>,
+    kinds: HashSet<LogId>,
+    campaigned: HashSet<(NodeId, Term)>,
     pub(crate) elections: u64,
 }
 
@@ -42,6 +46,19 @@ impl Oracle {
         ensure!(raft.hard_state().term >= node.disk.hard.term, "{}: the term went back", node.id);
         if raft.role() == RoleKind::Leader {
             self.look_at_leader(node)?;
+        }
+        if raft.role() == RoleKind::Candidate && self.campaigned.insert((node.id, raft.term())) {
+            let unapplied = raft.applied_index().next()..=raft.committed();
+            ensure!(
+                unapplied.is_empty() || self.change_within(raft, unapplied.clone()).is_none(),
+                "{} campaigns although a committed change in {unapplied:?} is not applied",
+                node.id
+            );
+        }
+        let stable = raft.stable();
+        if let (Some(term), Some(_)) = (raft.term_at(stable), raft.term_at(Index(stable.0.wrapping_sub(1)))) {
+            let id = LogId { term, index: stable };
+            ensure!(node.disk.holds(id), "{} believes that {id} is on its disk", node.id);
         }
         let compared = self.compared.entry(node.id).or_default();
         let committed = raft.committed();
@@ -74,6 +91,7 @@ impl Oracle {
             return Ok(());
         }
         self.elections += 1;
+        ensure!(raft.membership().is_voter(node.id), "{} leads although it is no voter", node.id);
         self.leaders.insert(raft.term(), node.id);
         // Leader completeness: all that was committed in earlier terms is in its log.
         for (at, (term, by)) in self.committed.iter().enumerate() {
@@ -115,8 +133,45 @@ impl Oracle {
                 (before, content)
             );
             before = entry.term;
+            if entry.kind == EntryKind::Membership {
+                self.wrote_change(node, entry)?;
+            }
         }
         Ok(())
+    }
+
+    /// One change at a time, and on settled ground.
+    fn wrote_change(&mut self, node: &Node, entry: &Entry) -> Verdict {
+        self.changes.insert(entry.index);
+        self.kinds.insert(entry.id());
+        let Some(raft) = node.raft.as_ref().filter(|raft| raft.is_leader() && raft.term() == entry.term)
+        else {
+            return Ok(());
+        };
+        let earlier = raft.applied_index().next()..=entry.index.prev();
+        let pending = if earlier.is_empty() { None } else { self.change_within(raft, earlier) };
+        ensure!(
+            pending.is_none(),
+            "{} appended a change at {} while {pending:?} is pending",
+            node.id,
+            entry.index
+        );
+        ensure!(
+            raft.term_at(raft.committed()) == Some(raft.term()),
+            "{} appended a change at {} before it committed in its term",
+            node.id,
+            entry.index
+        );
+        Ok(())
+    }
+
+    /// A change in the node's own log within a range of indexes.
+    fn change_within(&self, raft: &Raft, range: std::ops::RangeInclusive<Index>) -> Option<Index> {
+        let is_change = |index: &Index| {
+            let term = raft.term_at(*index)?;
+            self.kinds.contains(&LogId { term, index: *index }).then_some(*index)
+        };
+        self.changes.range(range).find_map(|index| is_change(index))
     }
 
     /// State machine safety.
@@ -152,6 +207,22 @@ impl Oracle {
             "stale {kind} read at node {node}: index {index}, but {floor} was seen before"
         );
         self.floor = self.floor.max(index);
+        Ok(())
+    }
+
+    /// While a lease holds nobody else can have been elected.
+    pub(crate) fn lease(&self, leader: &Raft, nodes: &[Node]) -> Verdict {
+        let rival = nodes
+            .iter()
+            .filter_map(|node| node.raft.as_ref())
+            .find(|other| other.is_leader() && other.term() > leader.term());
+        ensure!(
+            rival.is_none(),
+            "{} holds a lease in term {} although another leads term {:?}",
+            leader.id(),
+            leader.term(),
+            rival.map(Raft::term)
+        );
         Ok(())
     }
 

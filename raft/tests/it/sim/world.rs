@@ -75,6 +75,7 @@ struct World {
     heal_at: u64,
     restarts: Vec<(u64, usize)>,
     chores: Vec<(u64, usize, Chore)>,
+    doomed: Vec<usize>,
     oracle: Oracle,
     coverage: Coverage,
     trace: u64,
@@ -147,6 +148,7 @@ impl World {
             heal_at: 0,
             restarts: Vec::new(),
             chores: Vec::new(),
+            doomed: Vec::new(),
             oracle: Oracle::default(),
             coverage: Coverage::default(),
             trace: 0,
@@ -188,8 +190,20 @@ impl World {
             Body::Snapshot(_) => self.coverage.snapshots_sent += 1,
             Body::TimeoutNow { .. } => self.coverage.orders += 1,
             Body::Vote(ask) if ask.forced.is_some() => self.coverage.forced_votes += 1,
+            Body::Append { .. } if !self.calm => {
+                // The worst moment for a leader: entries are out, its own copy is not on disk.
+                let at = message.from.0 as usize - 1;
+                let doomed =
+                    !self.nodes[at].writes.is_empty() && self.rng.chance(self.options.crash_after_vote / 8);
+                self.doomed.extend(doomed.then_some(at));
+            }
             Body::AppendReply(raft::AppendOutcome::Conflict { .. }) => self.coverage.conflicts += 1,
             _ => {}
+        }
+        if !self.calm && matches!(&message.body, Body::VoteReply(answer) if answer.granted) {
+            // The worst moment to forget what was promised.
+            let doomed = self.rng.chance(self.options.crash_after_vote);
+            self.doomed.extend(doomed.then_some(message.from.0 as usize - 1));
         }
         let lost = !self.calm && self.rng.chance(self.options.loss);
         if lost || self.cut.contains(&(message.from, message.to)) {
@@ -201,6 +215,11 @@ impl World {
         }
         let copies = if !self.calm && self.rng.chance(self.options.duplicate) { 2 } else { 1 };
         self.coverage.doubled += copies - 1;
+        if !self.calm && matches!(message.body, Body::Snapshot(_)) && self.rng.chance(200) {
+            // A receiver may have all of the data only long after the description was sent.
+            self.sent += 1;
+            self.net.insert((self.now + self.rng.between(50, 600), self.sent), message.clone());
+        }
         for _ in 0..copies {
             let late = !self.calm && self.rng.chance(self.options.late);
             let delay_max = if late { self.options.late_max } else { self.options.delay_max };
@@ -296,7 +315,11 @@ impl World {
     }
 
     fn latest_membership(&self) -> &Membership {
-        let latest = self.nodes.iter().max_by_key(|node| node.state.last.index).expect("a node");
+        let latest = self
+            .nodes
+            .iter()
+            .max_by_key(|node| (node.state.last.index, !node.state.membership.is_empty()))
+            .expect("a node");
         &latest.state.membership
     }
 
@@ -318,7 +341,6 @@ impl World {
     }
 
     fn carry_out(&mut self, at: usize, ready: Ready) {
-        ready.send.into_iter().for_each(|message| self.post(message));
         if let Some(write) = ready.write {
             let node = &self.nodes[at];
             let before = write.entries.first().map(|entry| entry.index.prev());
@@ -332,6 +354,7 @@ impl World {
             let due = writes.back().map_or(due, |(last, _)| due.max(*last));
             writes.push_back((due, write));
         }
+        ready.send.into_iter().for_each(|message| self.post(message));
         if let Some(apply) = ready.apply {
             self.coverage.apply_from_log += u64::from(matches!(apply, raft::Apply::FromLog { .. }));
             let due = self.now + self.rng.between(0, self.options.apply_max);
@@ -442,6 +465,9 @@ impl World {
             {
                 if let Ok(index) = raft.lease_read(clock) {
                     self.coverage.lease_reads += 1;
+                    let leader = self.nodes[at].raft.as_ref().expect("a running node");
+                    let verdict = self.oracle.lease(leader, &self.nodes);
+                    self.judge(verdict);
                     let verdict = self.oracle.read(NodeId(at as u64 + 1), "lease", self.oracle.floor, index);
                     self.judge(verdict);
                 }
@@ -494,14 +520,26 @@ impl World {
             let at = self.any();
             self.crash(at);
         }
+        for at in std::mem::take(&mut self.doomed) {
+            self.crash(at);
+            self.restarts.iter_mut().filter(|(_, node)| *node == at).for_each(|(due, _)| *due = self.now + 2);
+        }
+        if self.odds(self.options.duel) {
+            for _ in 0..3 {
+                let at = self.any();
+                if self.awake(at) {
+                    // A refusal to campaign is as good as any outcome.
+                    let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
+                    self.settle(at);
+                }
+            }
+        }
         while let Some(due) = self.restarts.iter().position(|(due, _)| *due <= self.now) {
             let (_, at) = self.restarts.swap_remove(due);
             self.restart(at);
         }
         if self.odds(self.options.pause) {
-            let at = self.any();
-            self.nodes[at].paused_until = self.now + self.rng.between(10, 400);
-            self.coverage.pauses += 1;
+            self.pause();
         }
         if self.odds(self.options.crash) {
             let at = self.any();
@@ -528,6 +566,9 @@ impl World {
         } else if self.odds(transfer * members) {
             let raft = self.nodes[at].raft.as_mut().expect("a running node");
             self.coverage.transfers += u64::from(raft.transfer(other).is_ok());
+            if self.rng.chance(400) {
+                self.deafen(at);
+            }
         } else if self.odds(campaign) {
             // A refusal to campaign is as good as any outcome.
             let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
@@ -568,7 +609,11 @@ impl World {
         self.cut.clear();
         self.heal_at = self.now + self.rng.between(20, 600);
         let sides: Vec<bool> = self.nodes.iter().map(|_| self.rng.chance(500)).collect();
-        let kind = self.rng.between(0, 3);
+        let kind = self.rng.between(0, 5);
+        let leader = self.leader();
+        if let (4.., Some(leader)) = (kind, leader) {
+            return self.deafen(leader);
+        }
         for from in 1..=self.nodes.len() {
             for to in 1..=self.nodes.len() {
                 let severed = match kind {
@@ -581,6 +626,35 @@ impl World {
                     self.cut.insert((NodeId(from as u64), NodeId(to as u64)));
                 }
             }
+        }
+    }
+
+    /// Stops a node for a while; perhaps the leader, and perhaps the world moves on without telling it: when it wakes
+    /// it finds only the answers that were under way.
+    fn pause(&mut self) {
+        self.coverage.pauses += 1;
+        let length = self.rng.between(10, 400);
+        let leader = if self.rng.chance(600) { self.leader() } else { None };
+        let at = leader.unwrap_or_else(|| self.any());
+        self.nodes[at].paused_until = self.now + length;
+        if leader.is_some() && self.rng.chance(500) {
+            self.deafen(at);
+            self.heal_at = self.now + length + 200;
+        }
+    }
+
+    fn leader(&mut self) -> Option<usize> {
+        self.nodes.iter().position(|node| node.raft.as_ref().is_some_and(raft::Raft::is_leader))
+    }
+
+    /// Nothing reaches this node any more, while what it sends may still arrive: it learns last that it is deposed.
+    fn deafen(&mut self, at: usize) {
+        self.heal_at = self.now + self.rng.between(30, 400);
+        let (to, mute) = (self.nodes[at].id, self.rng.chance(500));
+        let others: Vec<_> = self.nodes.iter().map(|node| node.id).filter(|id| *id != to).collect();
+        self.cut.extend(others.iter().map(|from| (*from, to)));
+        if mute {
+            self.cut.extend(others.iter().map(|from| (to, *from)));
         }
     }
 

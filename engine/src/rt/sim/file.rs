@@ -1,0 +1,245 @@
+//! Files and directories of the seam on a simulated disk.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+
+use super::core::SimCore;
+use super::fault::DiskOp;
+use super::names::SharedInode;
+use crate::rt::BLOCK_BYTES;
+use crate::rt::file::OpenMode;
+use crate::rt::fs::{DirLock, temporary_name};
+use crate::rt::local::Pending;
+
+/// An open file of a simulated core.
+#[derive(Debug)]
+pub(crate) struct SimFile {
+    core: SimCore,
+    path: PathBuf,
+    inode: SharedInode,
+    mode: OpenMode,
+}
+
+/// A buffer; one that came from a read is immutable, as on glommio.
+#[derive(Debug)]
+pub(crate) struct SimBuf {
+    bytes: Vec<u8>,
+    from_read: bool,
+}
+
+impl SimBuf {
+    pub(crate) fn zeroed(len: usize) -> Self {
+        Self { bytes: vec![0; len], from_read: false }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        assert!(!self.from_read, "a buffer that came from a read is immutable");
+        &mut self.bytes
+    }
+}
+
+impl SimCore {
+    fn submit<B: 'static, T: 'static>(
+        &self,
+        op: DiskOp,
+        path: &Path,
+        begin: impl FnOnce() -> B,
+        finish: impl FnOnce(B, io::Result<()>) -> io::Result<T> + 'static,
+    ) -> Pending<io::Result<T>> {
+        self.node().disk.submit(self.sim(), op, path, begin, finish)
+    }
+
+    /// An operation on names, done when the disk gets to it.
+    async fn on_names<T: 'static>(
+        &self,
+        op: DiskOp,
+        path: &Path,
+        act: impl FnOnce(&mut super::names::Names) -> io::Result<T> + 'static,
+    ) -> io::Result<T> {
+        let (disk, node, incarnation) = (self.node().disk.clone(), self.node().clone(), self.incarnation());
+        let finish = move |(), verdict: io::Result<()>| {
+            verdict?;
+            // An operation of an earlier life must not change what the crash has left.
+            if node.incarnation.get() != incarnation {
+                return Err(gone());
+            }
+            act(&mut disk.names.borrow_mut())
+        };
+        done(self.submit(op, path, || (), finish)).await
+    }
+
+    pub(crate) async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
+        let wanted = path.to_owned();
+        let inode = match mode {
+            OpenMode::Create => self.on_names(DiskOp::Name, path, move |names| names.create(&wanted)).await?,
+            _ => self.on_names(DiskOp::Look, path, move |names| names.file(&wanted)).await?,
+        };
+        Ok(SimFile { core: self.clone(), path: path.to_owned(), inode, mode })
+    }
+
+    pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let wanted = path.to_owned();
+        self.on_names(DiskOp::Name, path, move |names| names.create_dir_all(&wanted)).await
+    }
+
+    pub(crate) async fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {
+        let wanted = path.to_owned();
+        self.on_names(DiskOp::Look, path, move |names| names.list(&wanted)).await
+    }
+
+    pub(crate) async fn exists(&self, path: &Path) -> io::Result<bool> {
+        let wanted = path.to_owned();
+        self.on_names(DiskOp::Look, path, move |names| Ok(names.exists(&wanted))).await
+    }
+
+    pub(crate) async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (source, target) = (from.to_owned(), to.to_owned());
+        self.on_names(DiskOp::Name, to, move |names| names.rename(&source, &target)).await
+    }
+
+    pub(crate) async fn remove(&self, path: &Path) -> io::Result<()> {
+        let wanted = path.to_owned();
+        self.on_names(DiskOp::Name, path, move |names| names.remove(&wanted)).await
+    }
+
+    pub(crate) async fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let wanted = path.to_owned();
+        self.on_names(DiskOp::SyncDir, path, move |names| names.sync(&wanted)).await
+    }
+
+    pub(crate) async fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let file = self.open(path, OpenMode::Read).await?;
+        let len = file.inode.borrow().len();
+        Ok(file.read_at(0, len as usize).await?.bytes)
+    }
+
+    /// The steps of the real thing, each of them a place where the power may go.
+    pub(crate) async fn replace_small(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let beside = temporary_name(path);
+        if self.exists(&beside).await? {
+            self.remove(&beside).await?;
+        }
+        let file = self.open(&beside, OpenMode::Create).await?;
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
+        file.write_at(SimBuf { bytes: padded, from_read: false }, 0).await?;
+        file.set_len(bytes.len() as u64).await?;
+        file.sync().await?;
+        self.rename(&beside, path).await?;
+        self.sync_dir(path.parent().ok_or(io::ErrorKind::InvalidInput)?).await
+    }
+
+    pub(crate) async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let disk = self.node().disk.clone();
+        done(self.submit(DiskOp::Look, path, || (), move |(), verdict| verdict.map(|()| disk.free_bytes())))
+            .await
+    }
+
+    pub(crate) async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
+        let lock = path.join("LOCK");
+        if !self.exists(&lock).await? {
+            self.open(&lock, OpenMode::Create).await?;
+        }
+        let held = self.node().locks.clone();
+        if !held.lock().unwrap_or_else(PoisonError::into_inner).insert(lock.clone()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(DirLock::simulated(held, lock))
+    }
+}
+
+impl SimFile {
+    pub(crate) async fn read_at(&self, pos: u64, len: usize) -> io::Result<SimBuf> {
+        let (inode, disk) = (self.inode.clone(), self.core.node().disk.clone());
+        let finish = move |(), verdict: io::Result<()>| {
+            verdict?;
+            let mut bytes = inode.borrow().read(pos, len);
+            disk.misread(&mut bytes);
+            disk.count(|stats| stats.reads += 1);
+            Ok(SimBuf { bytes, from_read: true })
+        };
+        done(self.core.submit(DiskOp::Read, &self.path, || (), finish)).await
+    }
+
+    pub(crate) async fn write_at(&self, buf: SimBuf, pos: u64) -> io::Result<()> {
+        assert!(!buf.from_read, "a buffer that came from a read cannot be written");
+        if self.mode == OpenMode::Read {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        let (inode, disk, len) = (self.inode.clone(), self.core.node().disk.clone(), buf.bytes.len());
+        let durable = self.mode == OpenMode::WriteDurable;
+        let finish = move |write, verdict: io::Result<()>| {
+            let room = disk.room_for(&inode.borrow(), pos / BLOCK_BYTES as u64, (len / BLOCK_BYTES) as u64);
+            let mut inode = inode.borrow_mut();
+            if let Err(error) = verdict.and(room) {
+                inode.fail_write(write, disk.rng());
+                return Err(error);
+            }
+            inode.finish_write(write, durable);
+            disk.count(|stats| {
+                stats.writes += 1;
+                stats.written_bytes += len as u64;
+            });
+            Ok(())
+        };
+        let begin = || self.inode.borrow_mut().begin_write(pos, &buf.bytes);
+        done(self.core.submit(DiskOp::Write, &self.path, begin, finish)).await
+    }
+
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        let (inode, disk) = (self.inode.clone(), self.core.node().disk.clone());
+        let finish = move |upto, verdict: io::Result<()>| {
+            let mut inode = inode.borrow_mut();
+            match verdict {
+                Ok(()) => inode.settle(upto),
+                Err(_) => inode.give_up(upto),
+            }
+            disk.count(|stats| stats.syncs += 1);
+            verdict
+        };
+        let begin = || self.inode.borrow().sync_point();
+        done(self.core.submit(DiskOp::Sync, &self.path, begin, finish)).await
+    }
+
+    pub(crate) async fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.mode == OpenMode::Read {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (inode, node, incarnation) =
+            (self.inode.clone(), self.core.node().clone(), self.core.incarnation());
+        let finish = move |(), verdict: io::Result<()>| {
+            verdict?;
+            if node.incarnation.get() != incarnation {
+                return Err(gone());
+            }
+            inode.borrow_mut().set_len(len);
+            Ok(())
+        };
+        done(self.core.submit(DiskOp::SetLen, &self.path, || (), finish)).await
+    }
+
+    pub(crate) async fn len(&self) -> io::Result<u64> {
+        let inode = self.inode.clone();
+        let finish = move |(), verdict: io::Result<()>| verdict.map(|()| inode.borrow().len());
+        done(self.core.submit(DiskOp::Look, &self.path, || (), finish)).await
+    }
+
+    pub(crate) async fn close(self) -> io::Result<()> {
+        self.core.yield_to_reactor().await;
+        Ok(())
+    }
+}
+
+/// Waits for the disk. Without an answer the machine is gone, and so, a moment later, is whoever waits.
+async fn done<T>(pending: Pending<io::Result<T>>) -> io::Result<T> {
+    pending.await.unwrap_or_else(|| Err(gone()))
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the machine lost power")
+}

@@ -1,0 +1,144 @@
+//! The course's lab 3C on balance-region, under the names of its tests, plus what influence adds to the base rule.
+#![expect(non_snake_case, reason = "the tests keep the names under which the course knows them")]
+
+use scheduler::config::MIB;
+use scheduler::operator::{Kinds, Step};
+use scheduler::placement::Board;
+use scheduler::{Lifecycle, NodeId, Rng, StoreDescriptor, StoreId};
+
+use crate::kit::{Mock, is_relocation, moved};
+
+fn stores(mock: &mut Mock, sizes: &[(u64, u64)]) {
+    for (id, size) in sizes {
+        mock.region_store(*id, *size);
+    }
+}
+
+#[test]
+fn TestReplicas13C() {
+    let mut mock = Mock::new(1);
+    stores(&mut mock, &[(1, 60), (2, 80), (3, 80), (4, 160)]);
+    mock.leader_region(1, &[4]);
+    let operator = mock.balance_region().expect("store 4 is far larger");
+    assert_eq!(moved(&operator), (4, 1));
+    assert_eq!(operator.steps.len(), 3);
+    assert!(matches!(operator.steps[1], Step::TransferLeader { store: StoreId(1), .. }));
+    assert!(operator.kinds.contains(Kinds::BALANCE | Kinds::REGION | Kinds::LEADER));
+
+    mock.set_lifecycle(1, Lifecycle::Offline);
+    stores(&mut mock, &[(2, 60)]);
+    let operator = mock.balance_region().expect("store 2 is the smallest in use");
+    assert_eq!(moved(&operator), (4, 2));
+    assert_eq!(operator.steps.len(), 3);
+
+    mock.config.max_replicas = 3;
+    assert_eq!(mock.balance_region(), None, "an under-replicated region is repaired first");
+    mock.config.max_replicas = 1;
+    assert!(mock.balance_region().is_some());
+}
+
+#[test]
+fn TestReplicas33C() {
+    let mut mock = Mock::new(3);
+    stores(&mut mock, &[(1, 160), (2, 150), (3, 140)]);
+    mock.leader_region(1, &[1, 2, 3]);
+    assert_eq!(mock.balance_region(), None, "no free store");
+
+    for (id, size) in [(4, 20), (5, 10), (6, 0)] {
+        stores(&mut mock, &[(id, size)]);
+        assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((1, id)));
+    }
+    mock.silent_for(6, 5_000_000_000);
+    assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((1, 5)));
+
+    mock.silent_for(5, 5_000_000_000);
+    mock.silent_for(4, 5_000_000_000);
+    stores(&mut mock, &[(7, 200)]);
+    assert_eq!(mock.balance_region(), None, "store 7 is larger than the source");
+}
+
+#[test]
+fn TestReplicas53C() {
+    let mut mock = Mock::new(5);
+    stores(&mut mock, &[(1, 40), (2, 50), (3, 60), (4, 70), (5, 280), (6, 10)]);
+    mock.leader_region(1, &[1, 2, 3, 4, 5]);
+    assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((5, 6)));
+    stores(&mut mock, &[(7, 50)]);
+    assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((5, 6)));
+    mock.leader_region(1, &[2, 3, 4, 5, 6]);
+    assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((5, 1)));
+    stores(&mut mock, &[(11, 290), (12, 80), (13, 70)]);
+    mock.leader_region(1, &[2, 3, 11, 12, 13]);
+    assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((11, 6)));
+}
+
+#[test]
+fn TestReplacePendingRegion3C() {
+    let mut mock = Mock::new(3);
+    stores(&mut mock, &[(1, 160), (2, 70), (3, 150), (4, 100)]);
+    mock.leader_region(1, &[1, 2, 3]);
+    mock.leader_region(2, &[1, 2, 3]);
+    let mut third = mock.region(3, &[2, 1, 3]);
+    third.pending = vec![third.region.peers[1].id];
+    mock.report(third);
+    for _ in 0..2 {
+        let operator = mock.balance_region().expect("the lagging replica may move");
+        assert_eq!((operator.region.0, moved(&operator)), (3, (1, 4)));
+    }
+}
+
+#[test]
+fn a_target_on_the_sources_node_is_reached_by_relocation_and_other_nodes_of_the_region_are_not_targets() {
+    let mut mock = Mock::new(3);
+    stores(&mut mock, &[(1, 160), (2, 150), (3, 140)]);
+    // Store 4 is a sibling of store 1, store 5 one of store 2: the region has a peer on either node.
+    mock.put(StoreDescriptor::new(StoreId(4), NodeId(1), "store4"));
+    mock.put(StoreDescriptor::new(StoreId(5), NodeId(2), "store5"));
+    mock.leader_region(1, &[1, 2, 3]);
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let mut board = Board::new(&view);
+    let round = scheduler::balance::region::propose(&view, &mut board, &mut Rng::new(1), 1);
+    let intent = &round.proposals[0].intent;
+    assert!(is_relocation(intent), "{intent:?}");
+    assert_eq!(intent.stores().collect::<Vec<_>>(), [StoreId(1), StoreId(4)]);
+}
+
+#[test]
+fn a_round_counts_its_own_moves_in_and_stops_when_sizes_are_even() {
+    let mut mock = Mock::new(1);
+    mock.config.store_moves_in_max = 1000;
+    mock.config.store_moves_out_max = 1000;
+    for id in 1..=4 {
+        mock.put(StoreDescriptor::new(StoreId(id), NodeId(id), format!("store{id}")));
+    }
+    for region in 0..40 {
+        mock.leader_region(region, &[1]);
+    }
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let mut board = Board::new(&view);
+    let round = scheduler::balance::region::propose(&view, &mut board, &mut Rng::new(1), 1000);
+    let mut sizes: Vec<i64> = board.largest_first().map(|(bytes, _)| bytes / MIB as i64).collect();
+    sizes.sort_unstable();
+    assert!(sizes[3] - sizes[0] <= 20, "{sizes:?}");
+    assert!((28..=31).contains(&round.proposals.len()), "{}", round.proposals.len());
+    assert!(round.refusal.is_some(), "a round that ends early says why");
+}
+
+#[test]
+fn limits_on_moves_in_bound_a_round() {
+    let mut mock = Mock::new(1);
+    mock.config.store_moves_in_max = 3;
+    for id in 1..=2 {
+        mock.put(StoreDescriptor::new(StoreId(id), NodeId(id), format!("store{id}")));
+    }
+    for region in 0..40 {
+        mock.leader_region(region, &[1]);
+    }
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let mut board = Board::new(&view);
+    let round = scheduler::balance::region::propose(&view, &mut board, &mut Rng::new(1), 1000);
+    assert_eq!(round.proposals.len(), 3);
+}

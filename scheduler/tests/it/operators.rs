@@ -1,0 +1,376 @@
+//! Operators: admission, steps, timeouts, outcomes; the course's coordinator tests end to end.
+#![expect(non_snake_case, reason = "the tests keep the names under which the course knows them")]
+
+use scheduler::config::{MIB, ReplicaPath};
+use scheduler::operator::{AddRefusal, CancelReason, Cause, Intent, Kinds, Outcome, Status, Step};
+use scheduler::scheduler::AdmitError;
+use scheduler::{
+    Action, Change, Config, Epoch, KeyRange, Lifecycle, NodeId, Operator, Peer, PeerId, Policy, Proposal,
+    Region, RegionId, RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
+};
+
+use crate::kit::key;
+
+const T0: Time = Time(1_000);
+
+fn scheduler(stores: u64) -> Scheduler {
+    let config = Config {
+        replica_path: ReplicaPath::Direct,
+        prepare_percent: 0,
+        disabled: vec![Policy::BalanceRegion, Policy::BalanceLeader],
+        ..Config::default()
+    };
+    let mut scheduler = Scheduler::new(config, 1, T0).expect("valid");
+    for id in 1..=stores {
+        scheduler
+            .put_store(StoreDescriptor::new(StoreId(id), NodeId(id), format!("s{id}")), T0)
+            .expect("joins");
+    }
+    heard(&mut scheduler, stores, T0);
+    scheduler.grant_ids(1_000..100_000);
+    scheduler
+}
+
+fn heard(scheduler: &mut Scheduler, stores: u64, now: Time) {
+    for id in 1..=stores {
+        scheduler.report_store(StoreReport::empty(StoreId(id)), now).expect("reports");
+    }
+}
+
+/// A region with its first peer leading, at epoch (conf_ver, 1).
+fn region(id: u64, stores: &[u64], conf_ver: u64) -> RegionReport {
+    let peers = stores.iter().map(|store| Peer::voter(PeerId(id * 10 + store), StoreId(*store))).collect();
+    let range = KeyRange::new(key(id), key(id + 1)).expect("rising");
+    let region = Region { id: RegionId(id), range, epoch: Epoch::new(conf_ver, 1), peers };
+    let leader = region.peers.first().map(|peer| peer.id);
+    RegionReport { size_bytes: 10 * MIB, ..RegionReport::new(region, leader) }
+}
+
+fn operator(scheduler: &Scheduler, region: u64, policy: Policy, steps: Vec<Step>) -> Operator {
+    let info = scheduler.cluster().region(RegionId(region)).expect("known");
+    Operator::new(info, policy, Cause::Asked, steps, T0)
+}
+
+fn transfer(region: u64, store: u64) -> Vec<Step> {
+    vec![Step::TransferLeader { peer: PeerId(region * 10 + store), store: StoreId(store) }]
+}
+
+#[test]
+fn TestBasic() {
+    let mut scheduler = scheduler(3);
+    scheduler.report_region(region(1, &[1, 2, 3], 1), T0).expect("accepted");
+    let low = operator(&scheduler, 1, Policy::BalanceLeader, transfer(1, 2));
+    assert!(scheduler.add(low.clone(), T0).is_ok());
+    assert!(matches!(scheduler.add(low.clone(), T0), Err(AdmitError::Add(AddRefusal::Occupied { .. }))));
+    let higher = operator(&scheduler, 1, Policy::Admin, transfer(1, 3));
+    assert!(scheduler.add(higher, T0).is_ok(), "a higher priority replaces");
+    let replaced = scheduler.operators().history().next().expect("an outcome");
+    assert!(matches!(replaced.outcome, Outcome::Replaced(_)));
+    assert!(matches!(scheduler.add(low.clone(), T0), Err(AdmitError::Add(AddRefusal::Occupied { .. }))));
+    assert!(scheduler.cancel(RegionId(1), T0));
+    assert!(scheduler.add(low, T0).is_ok(), "after removal");
+}
+
+#[test]
+fn TestOperatorCount() {
+    let mut scheduler = scheduler(4);
+    for id in 1..=2 {
+        scheduler.report_region(region(id, &[1, 2, 3], 1), T0).expect("accepted");
+    }
+    let op = operator(&scheduler, 1, Policy::BalanceLeader, transfer(1, 2));
+    scheduler.add(op, T0).expect("admitted");
+    assert_eq!(scheduler.operators().count(Kinds::LEADER), 1);
+    assert_eq!(scheduler.operators().count(Kinds::REGION), 0);
+    let op = operator(
+        &scheduler,
+        2,
+        Policy::BalanceRegion,
+        vec![Step::AddPeer { peer: PeerId(99), store: StoreId(4) }],
+    );
+    scheduler.add(op, T0).expect("admitted");
+    assert_eq!(scheduler.operators().count(Kinds::REGION | Kinds::BALANCE), 1);
+    assert_eq!(scheduler.operators().count(Kinds::BALANCE), 2);
+}
+
+#[test]
+fn TestController() {
+    let mut scheduler = scheduler(3);
+    let mut config = scheduler.config().clone();
+    config.leader_schedule_limit = 1;
+    scheduler.set_config(config).expect("valid");
+    for id in 1..=2 {
+        scheduler.report_region(region(id, &[1, 2, 3], 1), T0).expect("accepted");
+    }
+    let stale = operator(&scheduler, 2, Policy::BalanceLeader, transfer(2, 2));
+    scheduler.report_region(region(2, &[1, 2, 3], 2), T0).expect("accepted");
+    assert!(matches!(scheduler.add(stale, T0), Err(AdmitError::Add(AddRefusal::EpochMoved { .. }))));
+    let mut unknown = operator(&scheduler, 1, Policy::BalanceLeader, transfer(1, 2));
+    unknown.region = RegionId(9);
+    assert!(matches!(
+        scheduler.add(unknown, T0),
+        Err(AdmitError::Add(AddRefusal::UnknownRegion(RegionId(9))))
+    ));
+    let first = operator(&scheduler, 1, Policy::BalanceLeader, transfer(1, 2));
+    let second = operator(&scheduler, 2, Policy::BalanceLeader, transfer(2, 2));
+    scheduler.add(first, T0).expect("admitted");
+    assert!(matches!(
+        scheduler.add(second, T0),
+        Err(AdmitError::Add(AddRefusal::LimitReached { limit: 1, .. }))
+    ));
+}
+
+#[test]
+fn TestOperatorStatus() {
+    let mut scheduler = scheduler(4);
+    for id in 1..=2 {
+        scheduler.report_region(region(id, &[1, 2, 3], 1), T0).expect("accepted");
+    }
+    let op = operator(&scheduler, 1, Policy::BalanceLeader, transfer(1, 2));
+    scheduler.add(op, T0).expect("admitted");
+    let op = operator(
+        &scheduler,
+        2,
+        Policy::Admin,
+        vec![Step::RemovePeer { peer: PeerId(23), store: StoreId(3) }],
+    );
+    scheduler.add(op, T0).expect("admitted");
+    assert!(matches!(scheduler.operators().status(RegionId(1)), Some(Status::Running(_))));
+
+    // A leader operator has ten seconds, and ends in time even if its region never reports again.
+    scheduler.tick(T0.plus_ms(10_000));
+    assert!(matches!(scheduler.operators().status(RegionId(1)), Some(Status::Running(_))));
+    scheduler.tick(T0.plus_ms(10_001));
+    let Some(Status::Ended(ended)) = scheduler.operators().status(RegionId(1)) else {
+        panic!("still running")
+    };
+    assert_eq!(ended.outcome, Outcome::Timeout);
+
+    scheduler.report_region(region(2, &[1, 2], 2), T0.plus_ms(11_000)).expect("accepted");
+    let Some(Status::Ended(ended)) = scheduler.operators().status(RegionId(2)) else {
+        panic!("still running")
+    };
+    assert_eq!(ended.outcome, Outcome::Success);
+
+    let later = T0.plus_ms(11_000 + scheduler.config().history_keep_ms + 1);
+    scheduler.tick(later);
+    assert!(!matches!(scheduler.operators().status(RegionId(2)), Some(Status::Ended(_))), "forgotten");
+}
+
+#[test]
+fn TestDispatchOutdatedRegion() {
+    let mut scheduler = scheduler(4);
+    scheduler.report_region(region(1, &[1, 2, 3], 1), T0).expect("accepted");
+    let steps = vec![
+        Step::AddPeer { peer: PeerId(14), store: StoreId(4) },
+        Step::RemovePeer { peer: PeerId(13), store: StoreId(3) },
+    ];
+    let op = operator(&scheduler, 1, Policy::Admin, steps);
+    scheduler.add(op, T0).expect("admitted");
+    let next =
+        scheduler.report_region(region(1, &[1, 2, 3, 4], 2), T0).expect("accepted").expect("the next step");
+    assert_eq!(next.action, Action::Change(Change::Remove { peer: PeerId(13) }));
+    assert_eq!(next.epoch, Epoch::new(2, 1));
+    // Membership moved on by two where the operator explains one.
+    let next = scheduler.report_region(region(1, &[1, 2, 3, 4], 4), T0).expect("accepted");
+    assert_eq!(next, None);
+    let Some(Status::Ended(ended)) = scheduler.operators().status(RegionId(1)) else {
+        panic!("still running")
+    };
+    assert_eq!(ended.outcome, Outcome::Cancelled(CancelReason::Outdated));
+}
+
+#[test]
+fn TestPeerState() {
+    let mut scheduler = scheduler(4);
+    scheduler.report_region(region(1, &[1, 2, 3], 1), T0).expect("accepted");
+    let info = scheduler.cluster().region(RegionId(1)).expect("known");
+    let intent = Intent::MoveReplica { from: StoreId(3), to: StoreId(4) };
+    let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, intent);
+    let first = scheduler.admit(&proposal, T0).expect("admitted").expect("the first step at once");
+    let Action::Change(Change::AddVoter { peer, store: StoreId(4) }) = first.action else {
+        panic!("{first:?}")
+    };
+
+    let mut report = region(1, &[1, 2, 3], 2);
+    report.region.peers.push(Peer::voter(peer, StoreId(4)));
+    report.pending = vec![peer];
+    assert_eq!(scheduler.report_region(report.clone(), T0), Ok(None), "it catches up");
+    assert!(scheduler.operators().get(RegionId(1)).is_some(), "and the operator stays");
+    report.pending.clear();
+    let next = scheduler.report_region(report.clone(), T0).expect("accepted").expect("the next step");
+    assert_eq!(next.action, Action::Change(Change::Remove { peer: PeerId(13) }));
+    let again = scheduler.report_region(report, T0).expect("accepted").expect("repeated until it is done");
+    assert_eq!(again, next);
+}
+
+#[test]
+fn TestReplica() {
+    let mut scheduler = scheduler(4);
+    scheduler.report_region(region(1, &[2, 3], 1), T0).expect("accepted");
+    let tick = scheduler.tick(T0);
+    let [add] = &tick.instructions[..] else { panic!("{tick:?}") };
+    assert!(matches!(add.action, Action::Change(Change::AddVoter { store: StoreId(1), .. })));
+
+    let mut four = region(2, &[1, 2, 3, 4], 1);
+    four.region.range = KeyRange::new(key(7), key(8)).expect("rising");
+    scheduler.report_region(four, T0).expect("accepted");
+    let tick = scheduler.tick(T0);
+    assert!(matches!(tick.instructions[0].action, Action::Change(Change::Remove { .. })), "{tick:?}");
+}
+
+#[test]
+fn an_offline_peer_without_a_spare_store_is_left_in_silence_and_with_a_reason() {
+    let mut scheduler = scheduler(3);
+    let mut offline = scheduler.cluster().store(StoreId(3)).expect("joined").descriptor.clone();
+    offline.lifecycle = Lifecycle::Offline;
+    scheduler.put_store(offline, T0).expect("known");
+    let mut report = region(1, &[1, 2, 3], 1);
+    report.pending = vec![PeerId(13)];
+    scheduler.report_region(report, T0).expect("accepted");
+    let tick = scheduler.tick(T0);
+    assert!(tick.instructions.is_empty());
+    assert!(tick.refusals.iter().any(|refusal| refusal.store == Some(StoreId(3))), "{:?}", tick.refusals);
+    assert!(!scheduler.why(RegionId(1), T0).is_empty());
+}
+
+#[test]
+fn TestDispatch() {
+    let mut scheduler = scheduler(4);
+    let mut config = scheduler.config().clone();
+    config.disabled = vec![Policy::BalanceLeader];
+    scheduler.set_config(config).expect("valid");
+    // Stores 2, 3 and 4 hold forty regions, store 1 none: a replica moves to store 1, step by step, then silence.
+    let mut reports: Vec<RegionReport> = (1..=40).map(|id| region(id, &[2, 3, 4], 1)).collect();
+    for report in &reports {
+        scheduler.report_region(report.clone(), T0).expect("accepted");
+    }
+    let mut open = scheduler.tick(T0).instructions;
+    assert!(!open.is_empty() && open.len() <= 8, "the limit on moves into store 1");
+    for _ in 0..400 {
+        let Some(instruction) = open.pop() else { break };
+        let report = reports.iter_mut().find(|report| report.region.id == instruction.region).expect("known");
+        match instruction.action {
+            Action::Change(change) => report.region = change.apply(&report.region).expect("a valid change"),
+            Action::TransferLeader(peer) => report.leader = Some(peer.id),
+            Action::Split { .. } => panic!("nothing is to be split"),
+        }
+        open.extend(scheduler.report_region(report.clone(), T0).expect("accepted"));
+        if open.is_empty() {
+            open = scheduler.tick(T0).instructions;
+        }
+    }
+    assert!(open.is_empty() && scheduler.operators().is_empty(), "at rest");
+    let counts: Vec<u64> = (1..=4).map(|id| scheduler.cluster().counters(StoreId(id)).regions()).collect();
+    assert!(counts.iter().all(|count| (28..=32).contains(count)), "{counts:?}");
+    assert_eq!(counts.iter().sum::<u64>(), 120);
+}
+
+#[test]
+fn TestOperatorStep() {
+    let scheduler = {
+        let mut scheduler = scheduler(4);
+        let mut report = region(1, &[1, 2, 3], 1);
+        report.pending = vec![PeerId(13)];
+        scheduler.report_region(report, T0).expect("accepted");
+        scheduler
+    };
+    let info = scheduler.cluster().region(RegionId(1)).expect("known");
+    let finished = |step: Step| step.is_finished(info, info.region.epoch);
+    let store = StoreId(1);
+    assert!(finished(Step::TransferLeader { peer: PeerId(11), store }));
+    assert!(!finished(Step::TransferLeader { peer: PeerId(12), store }));
+    assert!(finished(Step::AddPeer { peer: PeerId(12), store }));
+    assert!(!finished(Step::AddPeer { peer: PeerId(13), store }), "listed, but not caught up");
+    assert!(!finished(Step::AddPeer { peer: PeerId(14), store }));
+    assert!(finished(Step::RemovePeer { peer: PeerId(14), store }));
+    assert!(!finished(Step::RemovePeer { peer: PeerId(11), store }));
+    assert!(finished(Step::LeaveJoint));
+    assert!(!finished(Step::Split { keys: Vec::new(), new: Vec::new() }));
+    assert!(!finished(Step::Relocate { peer: PeerId(11), from: store, to: StoreId(4) }));
+}
+
+#[test]
+fn the_joint_path_never_grows_the_number_of_voters() {
+    let mut scheduler = scheduler(4);
+    let mut config = scheduler.config().clone();
+    config.replica_path = ReplicaPath::Joint;
+    scheduler.set_config(config).expect("valid");
+    let mut report = region(1, &[1, 2, 3], 1);
+    scheduler.report_region(report.clone(), T0).expect("accepted");
+    let info = scheduler.cluster().region(RegionId(1)).expect("known");
+    let intent = Intent::MoveReplica { from: StoreId(1), to: StoreId(4) };
+    let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, intent);
+    let mut next = scheduler.admit(&proposal, T0).expect("admitted");
+    let mut sent = 0;
+    while let Some(instruction) = next {
+        sent += 1;
+        match instruction.action {
+            Action::Change(change) => report.region = change.apply(&report.region).expect("a valid change"),
+            Action::TransferLeader(peer) => report.leader = Some(peer.id),
+            Action::Split { .. } => panic!("no split"),
+        }
+        assert!(report.region.peers.iter().filter(|peer| peer.will_vote()).count() <= 3);
+        next = scheduler.report_region(report.clone(), T0).expect("accepted");
+    }
+    assert_eq!(sent, 5, "learner, enter, transfer, leave, remove");
+    let Some(Status::Ended(ended)) = scheduler.operators().status(RegionId(1)) else {
+        panic!("still running")
+    };
+    assert_eq!(ended.outcome, Outcome::Success);
+    assert!(report.region.peer_on(StoreId(1)).is_none() && report.region.peer_on(StoreId(4)).is_some());
+}
+
+#[test]
+fn TestAskSplit() {
+    let mut scheduler = scheduler(3);
+    let report = region(1, &[1, 2, 3], 5);
+    scheduler.report_region(report.clone(), T0).expect("accepted");
+    let first = scheduler.ask_split(&report.region).expect("ids");
+    let again = scheduler.ask_split(&report.region).expect("ids");
+    assert_eq!(first.peers.len(), 3);
+    assert!(first.region != again.region && !first.peers.contains(&again.peers[0]), "fresh ids each time");
+    let mut stale = report.region.clone();
+    stale.epoch.conf_ver -= 1;
+    assert!(scheduler.ask_split(&stale).is_err());
+    let mut unknown = report.region;
+    unknown.id = RegionId(77);
+    assert!(scheduler.ask_split(&unknown).is_err());
+}
+
+#[test]
+fn scatter_and_presplit_go_on_until_there_is_nothing_to_do() {
+    let mut scheduler = scheduler(6);
+    let mut reports: Vec<RegionReport> = (1..=12).map(|id| region(id, &[1, 2, 3], 1)).collect();
+    for report in &reports {
+        scheduler.report_region(report.clone(), T0).expect("accepted");
+    }
+    let group: Vec<RegionId> = (1..=12).map(RegionId).collect();
+    for _ in 0..50 {
+        let mut open = scheduler.scatter(&group, T0).instructions;
+        if open.is_empty() {
+            break;
+        }
+        while let Some(instruction) = open.pop() {
+            let report =
+                reports.iter_mut().find(|report| report.region.id == instruction.region).expect("known");
+            match instruction.action {
+                Action::Change(change) => {
+                    report.region = change.apply(&report.region).expect("a valid change")
+                }
+                Action::TransferLeader(peer) => report.leader = Some(peer.id),
+                Action::Split { .. } => panic!("no split"),
+            }
+            open.extend(scheduler.report_region(report.clone(), T0).expect("accepted"));
+        }
+    }
+    for id in 1..=6 {
+        let counters = scheduler.cluster().counters(StoreId(id));
+        assert!((5..=7).contains(&counters.regions()), "{counters:?}");
+        assert!((1..=3).contains(&counters.leaders), "{counters:?}");
+    }
+    let keys = [key(3), "00000000000000000003a".into(), "00000000000000000003b".into(), "zzz".into()];
+    let tick = scheduler.presplit(&keys, T0);
+    let [split] = &tick.instructions[..] else { panic!("{tick:?}") };
+    let Action::Split { keys, new } = &split.action else { panic!("{split:?}") };
+    assert_eq!((keys.len(), new.len(), tick.refusals.len()), (2, 2, 1));
+}
