@@ -106,6 +106,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
             limits: ShardLimits {
                 inflight_bytes_max: share(limits.inflight_bytes),
                 log_bytes_max: 8 * limits.memtable_bytes.max(config.log.segment_bytes),
+                segment_bytes: config.log.segment_bytes,
                 reserve_bytes: 256 << 20,
             },
             raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),

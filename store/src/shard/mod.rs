@@ -24,6 +24,7 @@ mod write;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use engine::log::Log;
@@ -50,6 +51,7 @@ pub struct Shard {
 struct Inner {
     rt: Rt,
     store: StoreId,
+    dir: PathBuf,
     log: Log,
     tree: Tree,
     limits: ShardLimits,
@@ -65,8 +67,10 @@ struct Inner {
 pub struct ShardLimits {
     /// Bytes of writes that may wait for the log or for their apply before further ones are refused.
     pub inflight_bytes_max: usize,
-    /// Bytes of log that may exist before the memtable is flushed to free them.
+    /// Bytes of log segments in use above which the memtable is flushed to free them.
     pub log_bytes_max: u64,
+    /// Size of one log segment, bytes.
+    pub segment_bytes: u64,
     /// Free bytes below which writes are refused.
     pub reserve_bytes: u64,
 }

@@ -72,6 +72,7 @@ impl Shard {
             inner: Rc::new(Inner {
                 rt: rt.clone(),
                 store: options.store,
+                dir: dir.to_owned(),
                 log,
                 tree,
                 limits: options.limits,
@@ -118,11 +119,10 @@ impl Shard {
 
     /// Builds the peers that the log knows.
     fn recover(&self, recovered: &Recovered, options: &ShardOptions) -> Result<()> {
-        for group in &recovered.groups {
-            let damaged = |what: &str| {
-                Fault::corruption(&self.inner.log.dir(), format!("metadata of region {}: {what}", group.id))
-            };
-            let state = |tag| self.inner.log.state(group.id, tag);
+        for (&id, group) in &recovered.groups {
+            let damaged =
+                |what: &str| Fault::corruption(&self.inner.dir, format!("metadata of region {}: {what}", id));
+            let state = |tag| self.inner.log.state(id, tag);
             let record = state(TAG_RECORD).ok_or_else(|| damaged("there is no region record"))?;
             let record = RegionRecord::decode(&record).map_err(|error| damaged(&error.to_string()))?;
             if record.tombstone {
@@ -135,7 +135,7 @@ impl Shard {
             for entry in &group.entries {
                 log.push(LogId::new(entry.term, entry.index), kind_of(entry.kind));
             }
-            let flushed = self.inner.tree.flushed_index(group.id).unwrap_or(base.index.0);
+            let flushed = self.inner.tree.flushed_index(id).unwrap_or(base.index.0);
             let start = Start {
                 hard_state: hard_state.ok_or_else(|| damaged("there is no hard state"))?,
                 log,
@@ -153,7 +153,7 @@ impl Shard {
         let (id, first_key) = (record.region.id, record.region.range.start().as_bytes().to_vec());
         let now = Time(inner.rt.now().0);
         let peer: Peer<Due> = Peer::new(record, options.raft.clone(), start, inner.rt.random(), now)
-            .map_err(|error| Fault::corruption(&inner.log.dir(), format!("stored state of {id}: {error}")))?;
+            .map_err(|error| Fault::corruption(&inner.dir, format!("stored state of {id}: {error}")))?;
         let mut state = inner.state.borrow_mut();
         state.by_start.insert(first_key, id);
         state.peers.insert(id, peer);
@@ -216,7 +216,7 @@ pub fn to_log(entry: &Entry) -> EntryRef<'_> {
 }
 
 /// An entry of the log as Raft wants it.
-pub fn to_raft(entry: engine::log::StoredEntry) -> Entry {
+pub fn to_raft(entry: engine::log::Entry) -> Entry {
     Entry {
         term: Term(entry.term),
         index: Index(entry.index),

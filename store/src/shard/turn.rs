@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use engine::error::Fault;
+use engine::error::{Fault, FaultKind};
 use engine::log::Batch;
 use engine::lsm::{Pressure, WriteBatch};
 use raft::{Apply, Entry, EntryKind, Index};
@@ -33,6 +33,9 @@ const REPLAY_BYTES_MAX: usize = 4 << 20;
 
 /// How often a store that is under pressure looks again.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
+
+/// How often a store on a full disk tries again.
+const DISK_FULL_PAUSE: Duration = Duration::from_millis(100);
 
 /// A group's committed entries that have left memory.
 struct Behind {
@@ -121,7 +124,7 @@ impl Shard {
         let bytes = batch.len();
         let began = inner.rt.now();
         if !batch.is_empty() {
-            inner.log.write(batch).await?;
+            self.write_when_there_is_room(batch).await?;
             inner.counters.log_write.record(inner.rt.now().since(began));
             inner.counters.log_writes.add(1);
             inner.counters.log_bytes.add(bytes as u64);
@@ -137,6 +140,21 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// A full disk refuses entries before anything is written. They were proposed and must not be lost, so the turn waits for
+    /// room; what arrives meanwhile is refused.
+    async fn write_when_there_is_room(&self, batch: Batch) -> Result<(), Fault> {
+        let inner = &*self.inner;
+        loop {
+            match inner.log.write(batch.clone()).await {
+                Err(fault) if fault.kind == FaultKind::DiskFull && inner.log.failure().is_none() => {
+                    inner.disk_full.set(true);
+                    inner.rt.sleep(DISK_FULL_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     /// Applies committed entries that have to be read back: after a restart, or when apply runs far behind.
@@ -162,7 +180,7 @@ impl Shard {
         }
         self.inner.state.borrow_mut().stopped.get_or_insert_with(|| "the node is stopping".into());
         self.inner.tree.close().await?;
-        self.inner.log.close().await
+        self.inner.log.clone().close().await
     }
 
     /// Stops the store after a fault: nobody waits for an answer that cannot come, and everybody is told why.
@@ -244,7 +262,7 @@ impl Inner {
         if entry.kind != EntryKind::Normal || entry.payload.is_empty() {
             return Ok(Ok(()));
         }
-        let damaged = |what: String| Fault::corruption(&self.log.dir(), what);
+        let damaged = |what: String| Fault::corruption(&self.dir, what);
         let Command::Writes(writes) = Command::decode(&entry.payload).map_err(|error| {
             damaged(format!("entry {} of {}: {error}", entry.index, peer.record.region.id))
         })?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use engine::error::Fault;
-use engine::log::Batch;
+use engine::log::{Batch, PurgeLimits};
 use raft::{Index, LogId, Time};
 use scheduler::RegionId;
 
@@ -67,7 +67,7 @@ impl Shard {
             inner.counters.disk_free_bytes.set(free);
             inner.disk_full.set(free < inner.limits.reserve_bytes);
         }
-        if inner.log.bytes() > inner.limits.log_bytes_max {
+        if inner.log.stats().segments as u64 * inner.limits.segment_bytes > inner.limits.log_bytes_max {
             inner.tree.flush().await?;
         }
         self.cut_log().await
@@ -91,7 +91,7 @@ impl Shard {
                 }
             }
         }
-        inner.log.purge().await?;
+        inner.log.purge(&PurgeLimits::default()).await?;
         Ok(())
     }
 

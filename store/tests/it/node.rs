@@ -27,7 +27,12 @@ pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
             store: StoreId(0),
             log: LogOptions::default(),
             tree: TreeOptions::default(),
-            limits: ShardLimits { inflight_bytes_max: 64 << 20, log_bytes_max: 64 << 20, reserve_bytes: 0 },
+            limits: ShardLimits {
+                inflight_bytes_max: 64 << 20,
+                log_bytes_max: 64 << 20,
+                segment_bytes: 64 << 20,
+                reserve_bytes: 0,
+            },
             raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
         },
     }
