@@ -1,1 +1,62 @@
-//! Placeholder while the crate's first rooms are built.
+//! Load and judgement: what ringkeep does, how fast, and against what.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`workload`], [`distribution`], [`random`] | which operation comes next: the published YCSB mixes, from a seed |
+//! | [`client`] | one connection to a server, RESP or TiKV's gRPC, with many requests in flight |
+//! | [`load`] | connections, open and closed loop, latency from the moment a request was due |
+//! | [`disk`] | the physical limit: synced writes, random reads, a loopback round trip |
+//! | [`compare`] | the same load on Redis and on ringkeep, in turn, with CPU per operation |
+//! | [`latency`], [`idle`] | one client with one request; a node with none |
+//! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
+//! | [`scheduler`] | the scheduler's policies at the size of a large cluster |
+//! | [`report`] | what was found, as a table and as JSON |
+//! | [`process`], [`clock`] | children and their CPU time; time outside the runtime seam |
+//!
+//! A figure counts when both sides ran on this machine in this run, in turn, as a ratio of medians, with the CPU time per
+//! operation beside it and the disk's own limits under it. So every report carries those limits.
+//!
+//! # Not done here, on purpose
+//! * Nothing prints: results are values, and the binary shows them.
+//! * One core makes the load. A machine that saturates it starts several processes.
+//! * A crash here is a process that dies. A power cut, which also takes the page cache, is the simulator's work.
+
+pub mod client;
+pub mod clock;
+pub mod compare;
+pub mod crash;
+pub mod disk;
+pub mod distribution;
+pub mod idle;
+pub mod latency;
+pub mod load;
+pub mod process;
+pub mod random;
+pub mod report;
+pub mod scheduler;
+pub mod workload;
+
+/// Why a measurement ended early: one sentence that names the culprit.
+#[derive(Debug)]
+pub struct Failed(pub String);
+
+impl Failed {
+    /// A failure with its context.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failed {}
+
+impl From<std::io::Error> for Failed {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}

@@ -6,7 +6,6 @@
 use crate::core::Core;
 use crate::id::NodeId;
 use crate::message::{Body, VoteAsk};
-use crate::planted;
 use crate::quorum::Verdict;
 
 /// The answers so far. A candidate's own vote counts like any other: once it is durable. A lone voter that led on an
@@ -80,8 +79,5 @@ pub(crate) fn ask_votes(core: &mut Core, forced: Option<u32>) -> Tally {
     for voter in other_voters(core) {
         core.send_durable(voter, Body::Vote(ask));
     }
-    let own_write = if planted!(LeadsBeforeOwnVoteIsDurable) { 0 } else { core.next_write() };
-    let mut tally = Tally { votes: Vec::new(), own_write };
-    tally.record_own(core);
-    tally
+    Tally { votes: Vec::new(), own_write: core.next_write() }
 }

@@ -34,7 +34,6 @@ pub enum Bug {
     SnapshotBelowCommitInstalled,
     SnapshotKeepsOldMembership,
     ApplyBeforeDurable,
-    LeadsBeforeOwnVoteIsDurable,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -21,6 +21,8 @@ mod net;
 mod rng;
 #[cfg(feature = "sim")]
 pub mod sim;
+#[cfg(test)]
+mod suite;
 mod time;
 
 use std::future::Future;

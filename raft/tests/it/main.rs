@@ -1,6 +1,9 @@
 //! The crate's integration tests, one binary.
 
+mod course;
+mod kit;
 mod random;
 mod rng;
+mod script;
 mod sim;
 mod single;

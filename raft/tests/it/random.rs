@@ -81,7 +81,6 @@ const PLANTED: &[Bug] = &[
     Bug::SnapshotBelowCommitInstalled,
     Bug::SnapshotKeepsOldMembership,
     Bug::ApplyBeforeDurable,
-    Bug::LeadsBeforeOwnVoteIsDurable,
 ];
 
 /// The first seed that finds the planted mistake, and what it says.

@@ -226,11 +226,11 @@ fn hand_over(
         return Ok(Vec::new());
     }
     let stays = |peer: &&Peer| peer.id != leaver.id && peer.will_vote();
-    let fit = |peer: &&Peer| {
-        !info.is_pending(peer.id) && !info.is_down(peer.id) && view.may_lead_on(peer.store).is_ok()
-    };
-    let old = info.region.peers.iter().filter(stays).filter(fit);
-    let heir = old.chain(newcomer).min_by_key(|peer| (view.leaders(peer.store), peer.store));
+    let able = |peer: &&Peer| !info.is_pending(peer.id) && !info.is_down(peer.id) && view.is_live(peer.store);
+    let old = info.region.peers.iter().filter(stays).filter(able);
+    // A store that should not lead, because it is being drained, still leads for a moment rather than nobody.
+    let unwilling = |peer: &Peer| view.may_lead_on(peer.store).is_err();
+    let heir = old.chain(newcomer).min_by_key(|peer| (unwilling(peer), view.leaders(peer.store), peer.store));
     let heir = heir.ok_or(BuildError::NobodyToLead(info.id()))?;
     Ok(vec![Step::TransferLeader { peer: heir.id, store: heir.store }])
 }

@@ -2,16 +2,18 @@
 
 use std::io;
 use std::path::Path;
+use std::rc::Rc;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
 use super::Core;
 use crate::rt::file::OpenMode;
 
-/// An open file of this core.
+/// An open file of this core. Operations share it, because each may outlive its caller.
 #[derive(Debug)]
 pub(crate) struct CoreFile {
-    file: DmaFile,
+    core: Core,
+    file: Option<Rc<DmaFile>>,
 }
 
 /// A buffer that the kernel can reach without copying.
@@ -37,8 +39,12 @@ impl Core {
                 options.write(true).create_new(true);
             }
         }
-        let file = options.dma_open(path).await.map_err(io_error)?;
-        Ok(CoreFile { file })
+        let (core, path) = (self.clone(), path.to_owned());
+        self.operate(async move {
+            let file = options.dma_open(path).await.map_err(io_error)?;
+            Ok(CoreFile { core, file: Some(Rc::new(file)) })
+        })
+        .await
     }
 
     pub(crate) fn alloc(&self, len: usize) -> CoreBuf {
@@ -50,17 +56,27 @@ impl Core {
 }
 
 impl CoreFile {
+    fn file(&self) -> Rc<DmaFile> {
+        self.file.clone().expect("a file is there until it is closed")
+    }
+
     pub(crate) async fn read_at(&self, pos: u64, len: usize) -> io::Result<CoreBuf> {
-        let result = self.file.read_at_aligned(pos, len).await.map_err(io_error)?;
-        Ok(CoreBuf::Read(result))
+        let file = self.file();
+        self.core
+            .operate(async move {
+                let result = file.read_at_aligned(pos, len).await.map_err(io_error)?;
+                Ok(CoreBuf::Read(result))
+            })
+            .await
     }
 
     pub(crate) async fn write_at(&self, buf: CoreBuf, pos: u64) -> io::Result<()> {
         let CoreBuf::Owned(buffer) = buf else {
             panic!("a buffer that came from a read cannot be written");
         };
-        let wanted = buffer.len();
-        let written = self.file.write_at(buffer, pos).await.map_err(io_error)?;
+        let (file, wanted) = (self.file(), buffer.len());
+        let written =
+            self.core.operate(async move { file.write_at(buffer, pos).await.map_err(io_error) }).await?;
         if written != wanted {
             return Err(io::Error::new(
                 io::ErrorKind::WriteZero,
@@ -71,19 +87,50 @@ impl CoreFile {
     }
 
     pub(crate) async fn sync(&self) -> io::Result<()> {
-        self.file.fdatasync().await.map_err(io_error)
+        let file = self.file();
+        self.core.operate(async move { file.fdatasync().await.map_err(io_error) }).await
     }
 
     pub(crate) async fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len).await.map_err(io_error)
+        let file = self.file();
+        self.core.operate(async move { file.truncate(len).await.map_err(io_error) }).await
     }
 
     pub(crate) async fn len(&self) -> io::Result<u64> {
-        self.file.file_size().await.map_err(io_error)
+        let file = self.file();
+        self.core.operate(async move { file.file_size().await.map_err(io_error) }).await
     }
 
-    pub(crate) async fn close(self) -> io::Result<()> {
-        self.file.close().await.map_err(io_error)
+    pub(crate) async fn close(mut self) -> io::Result<()> {
+        match self.file.take() {
+            Some(file) => self.core.finish(close_last(self.core.clone(), file)).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for CoreFile {
+    fn drop(&mut self) {
+        // Left to itself, the close would only be queued, and lost if the core ends first. Once the core has ended, all that
+        // is left is the descriptor, and the process ends with it.
+        if let Some(file) = self.file.take().filter(|_| !std::thread::panicking() && !self.core.has_ended()) {
+            let core = self.core.clone();
+            self.core.spawn(Box::pin(async move {
+                // Nobody is left to be told; whoever needs to know awaits `close`.
+                let _ = core.finish(close_last(core.clone(), file)).await;
+            }));
+        }
+    }
+}
+
+/// Closes a file once the operations that share it have ended.
+async fn close_last(core: Core, mut file: Rc<DmaFile>) -> io::Result<()> {
+    loop {
+        match Rc::try_unwrap(file) {
+            Ok(last) => return last.close().await.map_err(io_error),
+            Err(shared) => file = shared,
+        }
+        core.yield_to_reactor().await;
     }
 }
 

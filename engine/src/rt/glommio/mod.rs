@@ -3,15 +3,20 @@
 //! This folder is the only place that names glommio. What it fences off, so that nobody above has to know it:
 //!
 //! * An executor can park although tasks are runnable. A kicker thread wakes every core each few milliseconds
-//!   ([`start`]), and only the default task queue with the default preempt timer is used.
+//!   ([`kicker`]), and only the default task queue with the default preempt timer is used.
 //! * A zero-length timer yields to nobody, so [`Core::yield_to_reactor`] waits a real one.
 //! * Unaligned reads return wrong lengths at the end of a file; only whole blocks are ever asked for.
 //! * A panic in a blocking closure is turned into an error.
-//! * Listeners come from `socket2`, with close-on-exec and a stated backlog.
+//! * Dropping a file only queues its close, and an executor that ends leaves the kernel working in freed memory. Every disk
+//!   operation passes a gate ([`gate`]) and a core ends only when nothing is on its way.
+//! * Listeners come from `socket2`, with a stated backlog; every socket is closed on exec and has one owner.
 
 mod file;
 mod fs;
+mod gate;
+mod kicker;
 mod net;
+pub mod placement;
 mod start;
 
 use std::future::Future;
@@ -21,6 +26,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) use file::{CoreBuf, CoreFile};
+use gate::Gate;
+pub use kicker::{OnStall, StallWatch};
 pub(crate) use net::{CoreListener, CoreStream};
 pub use start::{CoreHandle, CoreOptions, Cores, start_core};
 
@@ -41,16 +48,21 @@ struct CoreShared {
     index: usize,
     origin: Instant,
     random: Rng,
+    gate: Gate,
 }
 
 impl Core {
     pub(crate) fn new(index: usize, origin: Instant) -> Self {
         let random = Rng::new(random_seed());
-        Self { shared: Rc::new(CoreShared { index, origin, random }) }
+        Self { shared: Rc::new(CoreShared { index, origin, random, gate: Gate::default() }) }
     }
 
     pub(crate) fn index(&self) -> usize {
         self.shared.index
+    }
+
+    fn gate(&self) -> &Gate {
+        &self.shared.gate
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is where monotonic time enters")]
@@ -85,10 +97,11 @@ impl Core {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
         let guarded = move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        glommio::executor()
-            .spawn_blocking(guarded)
-            .await
-            .map_err(|_| io::Error::other("a blocking operation panicked"))
+        let running = glommio::executor().spawn_blocking(guarded);
+        self.operate(
+            async move { running.await.map_err(|_| io::Error::other("a blocking operation panicked")) },
+        )
+        .await
     }
 }
 

@@ -1,30 +1,25 @@
-//! Starting cores, and the kicker that keeps them awake.
+//! Starting and ending cores.
 //!
-//! The kicker is one plain thread. It holds one waker per core and wakes each every [`KICK_EVERY`], so that a wrongly parked
-//! executor loses at most one period. It also watches: a core whose beat stands still is reported through [`Cores::stalled`].
-//!
-//! Shutdown order: the kicker ends first and drops its wakers, then the executors end.
+//! A core ends in this order: its main future returns; no new operation is let in; connections are ended; what is on its way
+//! in the kernel arrives; its pulse is taken from the kicker; the executor goes.
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 
+use super::kicker::{Beats, Kicker, StallWatch};
 use super::{Core, file::io_error};
 use crate::rt::{Rt, World};
-
-/// How long a wrongly parked core can sleep.
-const KICK_EVERY: Duration = Duration::from_millis(5);
 
 /// What one executor is given.
 #[derive(Clone, Debug)]
 pub struct CoreOptions {
-    /// The CPU to stay on; `None` lets the kernel choose.
+    /// The CPU to stay on; `None` lets the kernel choose. See [`placement`](super::placement).
     pub cpu: Option<usize>,
     /// Registered buffer memory for IO, bytes. Counts against RLIMIT_MEMLOCK three times.
     pub io_memory_bytes: usize,
@@ -38,20 +33,11 @@ impl Default for CoreOptions {
     }
 }
 
-/// The cores of one process, sharing an origin of time and a kicker.
+/// The cores of one process, sharing an origin of time and a kicker. Join every core before dropping this.
 #[derive(Debug)]
 pub struct Cores {
     origin: Instant,
-    beats: Arc<Mutex<Vec<Beat>>>,
-    stop: Arc<AtomicBool>,
-    kicker: Option<JoinHandle<()>>,
-}
-
-#[derive(Debug)]
-struct Beat {
-    core: usize,
-    waker: Waker,
-    count: Arc<AtomicU64>,
+    kicker: Kicker,
 }
 
 /// A started core; [`CoreHandle::join`] waits for its main future.
@@ -62,24 +48,18 @@ pub struct CoreHandle<T: Send + 'static> {
 
 impl Cores {
     /// Starts the kicker; cores are added with [`Cores::start`].
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the origin of this process's monotonic time, and a plain thread's pause"
-    )]
     pub fn new() -> io::Result<Self> {
-        let beats: Arc<Mutex<Vec<Beat>>> = Arc::default();
-        let stop = Arc::new(AtomicBool::new(false));
-        let (watched, stopping) = (beats.clone(), stop.clone());
-        let kicker = std::thread::Builder::new().name("rk-kicker".into()).spawn(move || {
-            while !stopping.load(Ordering::Acquire) {
-                std::thread::sleep(KICK_EVERY);
-                for beat in watched.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                    beat.waker.wake_by_ref();
-                }
-            }
-            watched.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        })?;
-        Ok(Self { origin: Instant::now(), beats, stop, kicker: Some(kicker) })
+        Self::start_kicker(None)
+    }
+
+    /// As [`Cores::new`], and tells `watch` of cores that stand still.
+    pub fn watched(watch: StallWatch) -> io::Result<Self> {
+        Self::start_kicker(Some(watch))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the origin of this process's monotonic time")]
+    fn start_kicker(watch: Option<StallWatch>) -> io::Result<Self> {
+        Ok(Self { origin: Instant::now(), kicker: Kicker::start(watch)? })
     }
 
     /// Starts core `index` and runs `main` on it.
@@ -90,7 +70,7 @@ impl Cores {
         M: FnOnce(Rt) -> F + Send + 'static,
     {
         let placement = options.cpu.map_or(Placement::Unbound, Placement::Fixed);
-        let (origin, beats) = (self.origin, self.beats.clone());
+        let (origin, beats) = (self.origin, self.kicker.beats().clone());
         let executor = LocalExecutorBuilder::new(placement)
             .name(&format!("rk-core-{index}"))
             .io_memory(options.io_memory_bytes)
@@ -103,39 +83,35 @@ impl Cores {
                 // The first sleep registers the process with the kernel's memory barriers, which takes tens of
                 // milliseconds; better now than under the first request.
                 core.sleep(Duration::from_micros(50)).await;
-                main(Rt { world: World::Glommio(core) }).await
+                let result = main(Rt { world: World::Glommio(core.clone()) }).await;
+                core.drain().await;
+                beats.remove(index);
+                result
             })
             .map_err(io_error)?;
         Ok(CoreHandle { executor })
     }
 
-    /// How often each core's beat task has run, as (core, count). A count that stands still is a stalled core.
+    /// How often each running core's beat task has run, as (core, count). A count that stands still is a stalled core.
     pub fn beats(&self) -> Vec<(usize, u64)> {
-        let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        beats.iter().map(|beat| (beat.core, beat.count.load(Ordering::Relaxed))).collect()
+        self.kicker.beats().counts()
     }
-}
 
-impl Drop for Cores {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
-        if let Some(kicker) = self.kicker.take() {
-            // A panicked kicker has nothing left to clean up.
-            let _ = kicker.join();
-        }
+    /// For how long each running core has stood still, as (core, duration); one period of the kicker is nothing to report.
+    pub fn stillness(&self) -> Vec<(usize, Duration)> {
+        self.kicker.beats().stillness()
     }
 }
 
 impl<T: Send + 'static> CoreHandle<T> {
-    /// Waits for the core's main future.
+    /// Waits for the core's main future and for all of its IO to end.
     pub fn join(self) -> io::Result<T> {
         self.executor.join().map_err(io_error)
     }
 }
 
-/// Spawns the task that hands its raw waker to the kicker. A channel message would not do: once
-/// its receiver is runnable, further messages wake nobody.
-fn beat(core: &Core, beats: &Arc<Mutex<Vec<Beat>>>) {
+/// Spawns the task that hands its raw waker to the kicker and counts its wake-ups.
+fn beat(core: &Core, beats: &Arc<Beats>) {
     let count = Arc::new(AtomicU64::new(0));
     let (index, beats) = (core.index(), beats.clone());
     let mut handed_over = false;
@@ -143,8 +119,7 @@ fn beat(core: &Core, beats: &Arc<Mutex<Vec<Beat>>>) {
         count.fetch_add(1, Ordering::Relaxed);
         if !handed_over {
             handed_over = true;
-            let beat = Beat { core: index, waker: cx.waker().clone(), count: count.clone() };
-            beats.lock().unwrap_or_else(PoisonError::into_inner).push(beat);
+            beats.add(index, cx.waker().clone(), count.clone());
         }
         Poll::<()>::Pending
     })));

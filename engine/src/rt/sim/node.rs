@@ -131,6 +131,7 @@ pub type Running<T> = crate::rt::local::Pending<T>;
 
 impl Node {
     /// Starts core `core` of this node and runs `main` on it. The first core that starts after a crash starts the process.
+    /// When its main future returns, the core ends and its tasks with it; what they have asked of the disk still happens.
     ///
     /// # Panics
     /// If this core is already running.
@@ -151,7 +152,14 @@ impl Node {
         let rt = Rt { world: RtWorld::Sim(SimCore::new(&self.sim, &self.state, core, queue)) };
         let (answer, running) = crate::rt::local::oneshot();
         let main = main(rt);
-        self.sim.spawn(queue, Box::pin(async move { answer.send(main.await) }));
+        let (sim, node) = (self.sim.clone(), self.state.clone());
+        let run = async move {
+            let value = main.await;
+            node.cores.borrow_mut().retain(|(_, running)| *running != queue);
+            sim.end_cores(|ended, _| ended == queue);
+            answer.send(value);
+        };
+        self.sim.spawn(queue, Box::pin(run));
         running
     }
 
@@ -185,7 +193,7 @@ impl Node {
         node.incarnation.set(node.incarnation.get() + 1);
         node.paused_until.set(0);
         node.cores.borrow_mut().clear();
-        sim.end_tasks(|other| other.id == node.id);
+        sim.end_cores(|_, other| other.id == node.id);
         node.locks.lock().unwrap_or_else(PoisonError::into_inner).clear();
         sim.net.node_died(sim, node, life == Life::NoProcess);
     }

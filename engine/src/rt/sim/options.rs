@@ -91,7 +91,7 @@ impl Default for Options {
             trace: false,
             time_max: Duration::from_secs(3600),
             poll_ns: (100, 2_000),
-            clock_ns: 50,
+            clock_ns: 500,
             disk: DiskOptions {
                 read_ns: (50_000, 200_000),
                 write_ns: (20_000, 200_000),

@@ -65,6 +65,7 @@ struct CoreQueue {
     node: Rc<NodeState>,
     index: usize,
     stalled_until: u64,
+    ended: bool,
     ready: Vec<u64>,
 }
 
@@ -205,7 +206,7 @@ impl Sim {
     /// A fresh queue of tasks for one core of a node that has just started.
     pub(crate) fn add_core(&self, node: Rc<NodeState>, index: usize) -> usize {
         let mut tasks = self.tasks.borrow_mut();
-        tasks.cores.push(CoreQueue { node, index, stalled_until: 0, ready: Vec::new() });
+        tasks.cores.push(CoreQueue { node, index, stalled_until: 0, ended: false, ready: Vec::new() });
         tasks.cores.len() - 1
     }
 
@@ -217,6 +218,11 @@ impl Sim {
 
     pub(crate) fn spawn(&self, core: usize, future: TaskFuture) {
         let mut tasks = self.tasks.borrow_mut();
+        if tasks.cores[core].ended {
+            drop(tasks);
+            drop(future);
+            return;
+        }
         let task = tasks.next;
         tasks.next += 1;
         let waker = Arc::new(TaskWaker { task, queued: AtomicBool::new(true), woken: self.woken.clone() });
@@ -224,22 +230,23 @@ impl Sim {
         tasks.cores[core].ready.push(task);
     }
 
-    /// Ends every task that `gone` selects by the node it runs on. Their destructors run here, with nothing borrowed.
-    pub(crate) fn end_tasks(&self, gone: impl Fn(&NodeState) -> bool) {
+    /// Ends every task of the cores that `gone` selects by queue and node. Destructors run here, with nothing borrowed.
+    pub(crate) fn end_cores(&self, gone: impl Fn(usize, &NodeState) -> bool) {
         let ended: Vec<Slot> = {
             let mut tasks = self.tasks.borrow_mut();
             let Tasks { slots, cores, .. } = &mut *tasks;
-            for core in cores.iter_mut().filter(|core| gone(&core.node)) {
+            for (_, core) in cores.iter_mut().enumerate().filter(|(queue, core)| gone(*queue, &core.node)) {
+                core.ended = true;
                 core.ready.clear();
             }
-            slots.extract_if(.., |_, slot| gone(&cores[slot.core].node)).map(|(_, slot)| slot).collect()
+            slots.extract_if(.., |_, slot| cores[slot.core].ended).map(|(_, slot)| slot).collect()
         };
         drop(ended);
     }
 
     /// Drops what is scheduled, which ends the cycles between tasks, events and the run.
     pub(crate) fn clear(&self) {
-        self.end_tasks(|_| true);
+        self.end_cores(|_, _| true);
         let events = std::mem::take(&mut *self.events.borrow_mut());
         drop(events);
     }

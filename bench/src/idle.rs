@@ -1,0 +1,161 @@
+//! What a node costs when nobody asks anything of it, and how long it takes to start.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Failed;
+use crate::client::Protocol;
+use crate::clock::pause;
+use crate::load::{self, Phases, Stop};
+use crate::process::{Node, NodeOptions};
+use crate::report::median;
+use crate::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
+
+/// Length of the values that fill the node before its restart is timed.
+const FILL_VALUE_BYTES: usize = 1024;
+/// How long a drain may take here.
+const DRAIN_MAX: Duration = Duration::from_secs(60);
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How to start the node; its directory must be empty.
+    pub node: NodeOptions,
+    /// How long to leave it alone.
+    pub idle: Duration,
+    /// Restarts on the almost empty directory.
+    pub starts: usize,
+    /// Data to write before the last start is timed, bytes; 0 leaves that out.
+    pub fill_bytes: u64,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct IdleReport {
+    /// Stores of the node.
+    pub stores: usize,
+    /// How long it was left alone.
+    pub idle_seconds: f64,
+    /// CPU time meanwhile, per cent of one core, for each store.
+    pub cpu_percent_per_store: f64,
+    /// Start of the process to ready, on an empty directory.
+    pub first_start_ms: f64,
+    /// The same on a directory that exists, median.
+    pub restart_ms: f64,
+    /// Bytes that were written.
+    pub fill_bytes: u64,
+    /// The same after those bytes and a drain.
+    pub start_after_drain_ms: Option<f64>,
+    /// The same after those bytes and SIGKILL.
+    pub start_after_kill_ms: Option<f64>,
+}
+
+/// Measures.
+///
+/// # Errors
+/// The node does not start or does not stop.
+pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<IdleReport, Failed> {
+    say("starting on an empty directory");
+    let mut node = Node::start(&options.node)?;
+    let first_start_ms = millis(node.start_to_ready);
+    let mut restarts = Vec::new();
+    for _ in 0..options.starts.max(1) {
+        node = restart(node, options)?;
+        restarts.push(millis(node.start_to_ready));
+    }
+    say("leaving it alone");
+    // What follows a start (zeroing segments, first heartbeats) is not idleness.
+    pause(Duration::from_secs(2));
+    let before = node.process.cpu_time()?;
+    pause(options.idle);
+    let cpu = node.process.cpu_time()?.saturating_sub(before);
+    let stores = node.stores.max(1);
+    let cpu_percent_per_store = 100.0 * cpu.as_secs_f64() / options.idle.as_secs_f64() / stores as f64;
+    let (mut start_after_drain_ms, mut start_after_kill_ms) = (None, None);
+    if options.fill_bytes > 0 {
+        say("filling it");
+        fill(&node, options.fill_bytes)?;
+        say("restarting it");
+        node = restart(node, options)?;
+        start_after_drain_ms = Some(millis(node.start_to_ready));
+        fill(&node, options.fill_bytes / 8)?;
+        node.process.kill();
+        node = Node::start(&options.node)?;
+        start_after_kill_ms = Some(millis(node.start_to_ready));
+    }
+    node.process.terminate(DRAIN_MAX)?;
+    Ok(IdleReport {
+        stores,
+        idle_seconds: options.idle.as_secs_f64(),
+        cpu_percent_per_store,
+        first_start_ms,
+        restart_ms: median(&restarts),
+        fill_bytes: options.fill_bytes,
+        start_after_drain_ms,
+        start_after_kill_ms,
+    })
+}
+
+fn restart(node: Node, options: &Options) -> Result<Node, Failed> {
+    node.process.terminate(DRAIN_MAX)?;
+    Node::start(&options.node)
+}
+
+fn fill(node: &Node, bytes: u64) -> Result<(), Failed> {
+    let records = bytes / (FILL_VALUE_BYTES + KEY_BYTES_MIN) as u64;
+    let workload = Workload {
+        mix: Mix::C,
+        spread: Spread::Uniform,
+        records: records.max(1),
+        key_bytes: KEY_BYTES_MIN,
+        value_bytes: FILL_VALUE_BYTES,
+        scan_records_max: 1,
+    };
+    let options = load::Options {
+        protocol: Protocol::Resp,
+        addr: node.resp,
+        password: None,
+        workload,
+        connections: 32,
+        pipeline: 16,
+        rate: None,
+        stop: Stop::Operations(0),
+        seed: 1,
+        server_pid: None,
+        progress: true,
+    };
+    let reports = load::run(&options, Phases::Load)?;
+    match reports.first().and_then(|report| report.first_refusal.as_deref()) {
+        Some(said) => Err(Failed::new(format!("the node refused a write while it was filled: {said}"))),
+        None => Ok(()),
+    }
+}
+
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+impl IdleReport {
+    /// A table for people.
+    pub fn table(&self) -> String {
+        let optional = |ms: Option<f64>| ms.map_or_else(|| "not measured".into(), |ms| format!("{ms:.0} ms"));
+        format!(
+            "{} stores, left alone for {:.0} s\n\
+             \x20 CPU per store                   {:.2} % of a core\n\
+             \x20 start to ready, empty           {:.0} ms\n\
+             \x20 start to ready, existing        {:.0} ms\n\
+             \x20 after {:>5} MiB and a drain     {}\n\
+             \x20 after {:>5} MiB and SIGKILL     {}\n",
+            self.stores,
+            self.idle_seconds,
+            self.cpu_percent_per_store,
+            self.first_start_ms,
+            self.restart_ms,
+            self.fill_bytes >> 20,
+            optional(self.start_after_drain_ms),
+            (self.fill_bytes + self.fill_bytes / 8) >> 20,
+            optional(self.start_after_kill_ms),
+        )
+    }
+}

@@ -1,0 +1,323 @@
+//! The one background task of a tree: it flushes, compacts, removes files and frees memory.
+//!
+//! One task, so that one edit follows the other and nothing races for the manifest. A flush does not wait for a compaction:
+//! between two slices of one, a closed memtable goes first.
+
+use std::rc::Rc;
+
+use super::compact::{Below, Progress, Rewrite, Target};
+use super::erased::RangeTombstones;
+use super::key::{Cf, Direction, SeqNo};
+use super::manifest::{Manifest, file_name as manifest_name};
+use super::memtable::Memtable;
+use super::merge::Merge;
+use super::pace::Pace;
+use super::plan::{self, Job};
+use super::retain::Retention;
+use super::source::{KeyRange, MemorySource, Reading, RunSource, Source};
+use super::table::read::{Table, file_name};
+use super::version::{Edit, MarkRow, TableMeta, Version};
+use super::Shared;
+use crate::error::{Fault, Result};
+
+/// What a compaction reads at once.
+const READ_AHEAD_BYTES: usize = 256 << 10;
+/// Entries of a spent memtable that are freed between two looks at the time.
+const FREE_ENTRIES: usize = 1024;
+
+/// The background task's own state.
+#[derive(Debug)]
+pub(super) struct Maintenance {
+    shared: Rc<Shared>,
+    manifest: Manifest,
+}
+
+/// Runs until the tree is closed.
+pub(super) async fn run(shared: Rc<Shared>, manifest: Manifest) {
+    let mut maintenance = Maintenance { shared: shared.clone(), manifest };
+    while !shared.stopping.get() {
+        if shared.fault.borrow().is_none()
+            && let Err(fault) = maintenance.turn().await
+        {
+            shared.poison(fault);
+        }
+        shared.work.wait().await;
+    }
+    maintenance.end().await;
+    shared.flush_waiters.borrow_mut().clear();
+    shared.compact_waiters.borrow_mut().clear();
+    if let Some(stopped) = shared.stopped.borrow_mut().take() {
+        stopped.send(());
+    }
+}
+
+impl Maintenance {
+    /// Works until nothing is due.
+    async fn turn(&mut self) -> Result<()> {
+        while !self.shared.stopping.get() {
+            self.flush_closed().await?;
+            self.clear_away().await?;
+            let wanted = !self.shared.compact_waiters.borrow().is_empty();
+            let version = self.shared.version.borrow().clone();
+            let mut job = plan::choose(&version, &self.shared.options.limits(), self.shared.oldest_read());
+            if matches!(job, Job::Idle) && wanted {
+                job = plan::choose_full(&version);
+            }
+            drop(version);
+            match job {
+                Job::Idle => {
+                    let waiters = std::mem::take(&mut *self.shared.compact_waiters.borrow_mut());
+                    waiters.into_iter().for_each(|waiter| waiter.send(()));
+                    return Ok(());
+                }
+                Job::Discard { tables } => self.install(&ids(&tables), Vec::new(), Vec::new()).await?,
+                Job::Move { tables, to_level } => self.relevel(&tables, to_level).await?,
+                Job::Merge { cf, upper, lower, to_level } => self.merge(cf, upper, lower, to_level).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn flush_closed(&mut self) -> Result<()> {
+        loop {
+            let oldest = self.shared.closed.borrow().front().cloned();
+            let Some(memtable) = oldest else { return Ok(()) };
+            self.flush(&memtable).await?;
+        }
+    }
+
+    async fn flush(&mut self, memtable: &Rc<Memtable>) -> Result<()> {
+        let mut added = Vec::new();
+        for cf in Cf::ALL {
+            let source = MemorySource::new(memtable.clone(), cf, Direction::Forward, KeyRange::default());
+            let merge = Merge::new(vec![Source::Memory(source)], Direction::Forward).await?;
+            let erased = memtable.erased(cf).unwrap_or_default();
+            if merge.peek().is_none() && erased.is_empty() {
+                continue;
+            }
+            let below = Below { version: self.shared.version.borrow().clone(), cf, from_level: 0 };
+            // A memtable becomes one table, so that a point in time is one table; flushes are never paced.
+            let target = self.target(cf, 0, u64::MAX, Rc::new(Pace::new(None)));
+            let mut rewrite = Rewrite::new(&self.shared.rt, target, merge, self.retention(erased), below);
+            rewrite.run().await?;
+            added.extend(rewrite.into_tables());
+        }
+        let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
+        let marks = memtable.marks().into_iter().map(|(group, applied)| MarkRow { group, applied }).collect();
+        self.install(&[], added, marks).await?;
+        self.flushed(memtable, bytes);
+        Ok(())
+    }
+
+    /// The memtable is durable: its readers move on, its memory goes, and whoever waited hears of it.
+    fn flushed(&self, memtable: &Rc<Memtable>, bytes: u64) {
+        let shared = &self.shared;
+        let spent = shared.closed.borrow_mut().pop_front();
+        shared.spent.borrow_mut().extend(spent);
+        let mut stats = shared.stats.borrow_mut();
+        stats.flushes += 1;
+        stats.flushed_bytes += bytes;
+        let done = |(generation, _): &mut (u64, _)| *generation <= memtable.generation;
+        let waiters: Vec<_> = shared.flush_waiters.borrow_mut().extract_if(.., done).collect();
+        waiters.into_iter().for_each(|(_, waiter)| waiter.send(()));
+    }
+
+    async fn merge(&mut self, cf: Cf, upper: Vec<Rc<Table>>, lower: Vec<Rc<Table>>, to_level: usize) -> Result<()> {
+        let removed: Vec<u64> = ids(&upper).into_iter().chain(ids(&lower)).collect();
+        let mut erased = RangeTombstones::default();
+        for table in upper.iter().chain(&lower) {
+            erased.merge(&table.erased, &table.meta.start, &table.meta.end);
+        }
+        let run = |tables: Vec<Rc<Table>>| {
+            let reading = Reading::Ahead { bytes: READ_AHEAD_BYTES };
+            let range = KeyRange::default();
+            Source::Run(Box::new(RunSource::new(&self.shared.rt, reading, Direction::Forward, range, tables)))
+        };
+        let mut sources: Vec<Source> = if upper.iter().all(|table| table.meta.level == 0) {
+            upper.into_iter().map(|table| run(vec![table])).collect()
+        } else {
+            vec![run(upper)]
+        };
+        sources.push(run(lower));
+        let merge = Merge::new(sources, Direction::Forward).await?;
+        let below = Below { version: self.shared.version.borrow().clone(), cf, from_level: to_level + 1 };
+        let target = self.target(cf, to_level, self.shared.options.table_bytes, self.shared.pace.clone());
+        let mut rewrite = Rewrite::new(&self.shared.rt, target, merge, self.retention(erased), below);
+        while rewrite.slice().await? == Progress::More {
+            if self.shared.stopping.get() {
+                // Half-written tables are nobody's; the next opening removes them.
+                return Ok(());
+            }
+            self.flush_closed().await?;
+        }
+        let added = rewrite.into_tables();
+        let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
+        self.install(&removed, added, Vec::new()).await?;
+        let mut stats = self.shared.stats.borrow_mut();
+        stats.compactions += 1;
+        stats.compacted_bytes += bytes;
+        Ok(())
+    }
+
+    async fn relevel(&mut self, tables: &[Rc<Table>], to_level: usize) -> Result<()> {
+        let moved = tables.iter().map(|table| TableMeta {
+            table: self.next_number(),
+            level: to_level as u8,
+            ..table.meta.clone()
+        });
+        let moved = moved.collect();
+        self.install(&ids(tables), moved, Vec::new()).await
+    }
+
+    /// Makes an edit durable, then visible.
+    async fn install(&mut self, removed: &[u64], added: Vec<TableMeta>, marks: Vec<MarkRow>) -> Result<()> {
+        let shared = self.shared.clone();
+        if !added.is_empty() {
+            let dir = &shared.dir;
+            shared.rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))?;
+        }
+        let edit = Edit {
+            added,
+            removed: removed.to_vec(),
+            marks,
+            next_number: shared.numbers.get(),
+            last_seq: shared.last_seq.get().0,
+        };
+        self.manifest.append(&shared.rt, &edit).await?;
+        let version = shared.version.borrow().clone();
+        let next = version
+            .apply(&edit, |meta| shared.make_table(meta))
+            .unwrap_or_else(|contradiction| panic!("a job contradicts the version it was planned on: {contradiction}"));
+        for table in version.tables().filter(|table| removed.contains(&table.meta.table)) {
+            table.retire();
+        }
+        *shared.version.borrow_mut() = Rc::new(next);
+        drop(version);
+        shared.take_marks(&edit.marks);
+        if self.manifest.is_long() {
+            self.roll_manifest().await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a new manifest with the whole tree and removes the old one.
+    async fn roll_manifest(&mut self) -> Result<()> {
+        let shared = self.shared.clone();
+        let number = self.next_number();
+        let fresh = Manifest::begin(&shared.rt, &shared.dir, number, &shared.whole()).await?;
+        let old = std::mem::replace(&mut self.manifest, fresh);
+        let path = shared.dir.join(manifest_name(old.number()));
+        old.close().await?;
+        shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))
+    }
+
+    /// Closes and removes files that nobody reads any more, and frees flushed memtables bit by bit.
+    async fn clear_away(&mut self) -> Result<()> {
+        let shared = self.shared.clone();
+        for discarded in shared.waste.take() {
+            if let Some(file) = discarded.file {
+                // It was only read; a failed close loses nothing.
+                let _ = file.close().await;
+            }
+            let Some(number) = discarded.remove else { continue };
+            if !shared.shows_file(number) {
+                let path = shared.dir.join(file_name(number));
+                shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))?;
+            }
+        }
+        let spent = std::mem::take(&mut *shared.spent.borrow_mut());
+        let budget = shared.rt.budget();
+        for memtable in spent {
+            match Rc::try_unwrap(memtable) {
+                Ok(mut memtable) => {
+                    while memtable.free_some(FREE_ENTRIES) {
+                        budget.tick().await;
+                    }
+                }
+                // An iterator still walks it; next time.
+                Err(read) => shared.spent.borrow_mut().push(read),
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(self) {
+        // Everything durable has been synced, so a failed close loses nothing.
+        let _ = self.manifest.close().await;
+        for discarded in self.shared.waste.take() {
+            if let Some(file) = discarded.file {
+                let _ = file.close().await;
+            }
+        }
+    }
+
+    fn target(&self, cf: Cf, level: usize, table_bytes: u64, pace: Rc<Pace>) -> Target {
+        let shared = &self.shared;
+        Target {
+            dir: shared.dir.clone(),
+            cf,
+            level: level as u8,
+            shape: shared.options.shape(),
+            table_bytes,
+            pace,
+            numbers: shared.numbers.clone(),
+        }
+    }
+
+    fn retention(&self, erased: RangeTombstones) -> Retention {
+        let snapshots: Vec<SeqNo> = self.shared.snapshots.borrow().keys().copied().collect();
+        Retention::new(snapshots, erased)
+    }
+
+    fn next_number(&self) -> u64 {
+        let number = self.shared.numbers.get();
+        self.shared.numbers.set(number + 1);
+        number
+    }
+}
+
+impl Shared {
+    /// The whole tree as one edit.
+    pub(super) fn whole(&self) -> Edit {
+        let version: Rc<Version> = self.version.borrow().clone();
+        let mut added: Vec<TableMeta> = version.tables().map(|table| table.meta.clone()).collect();
+        added.sort_by_key(|meta| meta.table);
+        let flushed = self.flushed.borrow();
+        let marks = flushed.iter().map(|(group, index)| MarkRow { group: *group, applied: Some(*index) });
+        Edit {
+            added,
+            removed: Vec::new(),
+            marks: marks.collect(),
+            next_number: self.numbers.get(),
+            last_seq: self.last_seq.get().0,
+        }
+    }
+
+    fn shows_file(&self, number: u64) -> bool {
+        self.version.borrow().tables().any(|table| table.meta.file == number)
+    }
+
+    fn take_marks(&self, marks: &[MarkRow]) {
+        let mut flushed = self.flushed.borrow_mut();
+        let mut advances = self.advances.borrow_mut();
+        for mark in marks {
+            match mark.applied {
+                Some(applied) => {
+                    let known = flushed.entry(mark.group).or_insert(0);
+                    *known = (*known).max(applied);
+                    advances.push((mark.group, *known));
+                }
+                None => {
+                    flushed.remove(&mark.group);
+                }
+            }
+        }
+        if !advances.is_empty() {
+            self.advanced.ring();
+        }
+    }
+}
+
+fn ids(tables: &[Rc<Table>]) -> Vec<u64> {
+    tables.iter().map(|table| table.meta.table).collect()
+}

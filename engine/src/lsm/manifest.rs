@@ -1,0 +1,302 @@
+//! The manifest: which tables make up the tree, durably.
+//!
+//! ```text
+//! CURRENT           the name of the manifest in force; replaced as a whole (write beside, sync, rename, sync directory)
+//! MANIFEST-<n>      frame*
+//! frame  := magic:u32 crc:u32 len:u32 zero:u32 manifest:u64 sequence:u64 edit zeros     little-endian
+//! ```
+//!
+//! Every frame begins on a 4096-byte block, so no durable byte is ever written again. `edit` is an rkyv archive of `len`
+//! bytes; the CRC (CRC-32, IEEE) covers everything after itself up to the end of the edit. `manifest` repeats the number in
+//! the file's name, `sequence` counts frames from 0. Frame 0 holds the whole tree, each later one a step.
+//!
+//! Recovery: the first bad frame with no good one after it is a torn tail, the edit of a flush or compaction that was never
+//! acknowledged, and is left behind. A bad frame with a good one after it, or a bad frame 0, is damage: nothing is guessed.
+//! Every opening begins a new manifest with the whole tree, which makes the cut durable before anything else is written.
+
+use std::path::{Path, PathBuf};
+
+use super::table::Damage;
+use super::version::Edit;
+use crate::error::{Fault, Result};
+use crate::rt::{BLOCK_BYTES, File, OpenMode, Rt};
+
+const MAGIC: u32 = u32::from_le_bytes(*b"RKM\n");
+const HEADER_BYTES: usize = 32;
+/// A manifest that has outgrown its first frame this many times is begun anew.
+const GROWTH_MAX: u64 = 4;
+/// Below this length a manifest is not worth beginning anew.
+const ROLL_BYTES_MIN: u64 = 1 << 20;
+
+/// The name of the file that names the manifest.
+pub(crate) const CURRENT: &str = "CURRENT";
+
+/// The open manifest.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    file: File,
+    path: PathBuf,
+    number: u64,
+    sequence: u64,
+    len_bytes: u64,
+    first_frame_bytes: u64,
+}
+
+/// What a manifest file says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Replayed {
+    pub(crate) edits: Vec<Edit>,
+    /// Offset of a torn last frame.
+    pub(crate) torn_at: Option<u64>,
+}
+
+impl Manifest {
+    /// Begins manifest `number` with `whole` as its first edit and puts it in force.
+    pub(crate) async fn begin(rt: &Rt, dir: &Path, number: u64, whole: &Edit) -> Result<Manifest> {
+        let path = dir.join(file_name(number));
+        let io = |attempt: &str, e: &std::io::Error| Fault::io(&path, attempt, e);
+        let file = rt.open(&path, OpenMode::Create).await.map_err(|e| io("creating", &e))?;
+        let mut manifest =
+            Manifest { file, path: path.clone(), number, sequence: 0, len_bytes: 0, first_frame_bytes: 0 };
+        manifest.append(rt, whole).await?;
+        manifest.first_frame_bytes = manifest.len_bytes;
+        rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))?;
+        let current = dir.join(CURRENT);
+        rt.replace_small(&current, format!("{}\n", file_name(number)).as_bytes())
+            .await
+            .map_err(|e| Fault::io(&current, "switching to a new manifest", &e))?;
+        Ok(manifest)
+    }
+
+    /// Appends an edit; it is durable when this returns. After a fault the manifest must not be used again.
+    pub(crate) async fn append(&mut self, rt: &Rt, edit: &Edit) -> Result<()> {
+        let frame = encode_frame(edit, self.number, self.sequence);
+        let mut buf = rt.alloc(frame.len());
+        buf.copy_from_slice(&frame);
+        let io = |attempt: &str, e: &std::io::Error| Fault::io(&self.path, attempt, e);
+        self.file.write_at(buf, self.len_bytes).await.map_err(|e| io("appending an edit", &e))?;
+        self.file.sync().await.map_err(|e| io("syncing an edit", &e))?;
+        self.sequence += 1;
+        self.len_bytes += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Whether it is time to begin a new one.
+    pub(crate) fn is_long(&self) -> bool {
+        self.len_bytes > ROLL_BYTES_MIN.max(GROWTH_MAX * self.first_frame_bytes)
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Closes the file.
+    pub(crate) async fn close(self) -> Result<()> {
+        let path = self.path;
+        self.file.close().await.map_err(|e| Fault::io(&path, "closing", &e))
+    }
+}
+
+/// Reads the manifest in force; `None` in a directory that has none.
+pub(crate) async fn recover(rt: &Rt, dir: &Path) -> Result<Option<(u64, Replayed)>> {
+    let current = dir.join(CURRENT);
+    if !rt.exists(&current).await.map_err(|e| Fault::io(&current, "looking it up", &e))? {
+        return Ok(None);
+    }
+    let name = rt.read_small(&current).await.map_err(|e| Fault::io(&current, "reading", &e))?;
+    let number = std::str::from_utf8(&name).ok().and_then(|name| file_number(name.trim_end()));
+    let number = number.ok_or_else(|| Fault::corruption(&current, "it does not name a manifest"))?;
+    let path = dir.join(file_name(number));
+    let bytes = rt.read_small(&path).await.map_err(|e| Fault::io(&path, "reading", &e))?;
+    let replayed = replay(&bytes, number).map_err(|(offset, damage)| {
+        Fault::corruption(&path, format!("{} (frame at offset {offset})", damage.0))
+    })?;
+    Ok(Some((number, replayed)))
+}
+
+/// Decodes a manifest file.
+///
+/// # Errors
+/// The offset of the frame that is damaged and how.
+pub(crate) fn replay(bytes: &[u8], number: u64) -> std::result::Result<Replayed, (u64, Damage)> {
+    let mut edits = Vec::new();
+    let mut offset = 0;
+    while offset < bytes.len() {
+        match decode_frame(&bytes[offset..], number, edits.len() as u64) {
+            Ok((edit, len)) => {
+                edits.push(edit);
+                offset += len;
+            }
+            Err(damage) => {
+                let torn = !edits.is_empty() && !good_frame_after(bytes, offset, number);
+                if !torn {
+                    return Err((offset as u64, damage));
+                }
+                let written = bytes[offset..].iter().any(|&byte| byte != 0);
+                return Ok(Replayed { edits, torn_at: written.then_some(offset as u64) });
+            }
+        }
+    }
+    if edits.is_empty() {
+        return Err((0, Damage("an empty manifest")));
+    }
+    Ok(Replayed { edits, torn_at: None })
+}
+
+fn good_frame_after(bytes: &[u8], offset: usize, number: u64) -> bool {
+    let blocks = (offset + BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES);
+    blocks.into_iter().any(|later| check_frame(&bytes[later..], number).is_ok())
+}
+
+fn encode_frame(edit: &Edit, number: u64, sequence: u64) -> Vec<u8> {
+    let archive = rkyv::to_bytes::<rkyv::rancor::Error>(edit).expect("an edit in memory can always be archived");
+    let mut frame = Vec::with_capacity((HEADER_BYTES + archive.len()).next_multiple_of(BLOCK_BYTES));
+    frame.extend_from_slice(&MAGIC.to_le_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(&u32::try_from(archive.len()).expect("an edit is far below 4 GiB").to_le_bytes());
+    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(&number.to_le_bytes());
+    frame.extend_from_slice(&sequence.to_le_bytes());
+    frame.extend_from_slice(&archive);
+    let crc = crc32fast::hash(&frame[8..]);
+    frame[4..8].copy_from_slice(&crc.to_le_bytes());
+    frame.resize(frame.len().next_multiple_of(BLOCK_BYTES), 0);
+    frame
+}
+
+/// The edit of the frame at the start of `bytes`, and how far to go to the next.
+fn decode_frame(bytes: &[u8], number: u64, sequence: u64) -> std::result::Result<(Edit, usize), Damage> {
+    let (archive, found) = check_frame(bytes, number)?;
+    if found != sequence {
+        return Err(Damage("a frame out of sequence"));
+    }
+    let edit = rkyv::from_bytes::<Edit, rkyv::rancor::Error>(archive)
+        .map_err(|_| Damage("a frame whose checksum is right and whose edit is not"))?;
+    Ok((edit, (HEADER_BYTES + archive.len()).next_multiple_of(BLOCK_BYTES)))
+}
+
+/// The archive of the frame at the start of `bytes`, and its sequence.
+fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<(&[u8], u64), Damage> {
+    let header = bytes.get(..HEADER_BYTES).ok_or(Damage("a frame cut off in its header"))?;
+    let word = |at: usize| header[at..].first_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk));
+    let long = |at: usize| header[at..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk));
+    if word(0) != MAGIC {
+        return Err(Damage("no manifest frame where one should be"));
+    }
+    let len = word(8) as usize;
+    let whole = bytes.get(..HEADER_BYTES.saturating_add(len)).ok_or(Damage("a frame cut off in its edit"))?;
+    if word(4) != crc32fast::hash(&whole[8..]) {
+        return Err(Damage("a frame's checksum does not match"));
+    }
+    if long(16) != number {
+        return Err(Damage("a frame of another manifest"));
+    }
+    Ok((&whole[HEADER_BYTES..], long(24)))
+}
+
+/// The name of manifest `number`.
+pub(crate) fn file_name(number: u64) -> String {
+    format!("MANIFEST-{number:010}")
+}
+
+/// The number in a manifest's name.
+pub(crate) fn file_number(name: &str) -> Option<u64> {
+    name.strip_prefix("MANIFEST-")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lsm::version::tests::meta;
+    use crate::lsm::version::{ErasedRow, MarkRow};
+
+    fn next(state: &mut u64) -> u64 {
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed ^ (mixed >> 29)
+    }
+
+    fn edits() -> Vec<Edit> {
+        let mut first = meta(1, 0, "a", "m", 3);
+        first.erased.push(ErasedRow { start: b"a".to_vec(), end: b"c".to_vec(), seq: 9 });
+        let many = (0..300).map(|group| MarkRow { group, applied: (group % 3 != 0).then_some(group * 7) }).collect();
+        vec![
+            Edit { next_number: 2, ..Edit::default() },
+            Edit { added: vec![first], marks: many, next_number: 3, last_seq: 19, ..Edit::default() },
+            Edit { removed: vec![1], next_number: 4, last_seq: 30, ..Edit::default() },
+        ]
+    }
+
+    fn file() -> Vec<u8> {
+        edits().iter().enumerate().flat_map(|(n, edit)| encode_frame(edit, 5, n as u64)).collect()
+    }
+
+    #[test]
+    fn a_manifest_comes_back() {
+        assert_eq!(replay(&file(), 5), Ok(Replayed { edits: edits(), torn_at: None }));
+        assert!(replay(&file(), 6).is_err());
+        assert!(replay(&[], 5).is_err());
+    }
+
+    #[test]
+    fn a_torn_tail_is_left_behind_and_told() {
+        let whole = file();
+        let last = whole.len() - BLOCK_BYTES;
+        for cut in [last + 1, last + 100] {
+            let mut torn = whole.clone();
+            torn[cut..].fill(0);
+            assert_eq!(replay(&torn, 5), Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: Some(last as u64) }));
+        }
+        let mut clean = whole;
+        clean[last..].fill(0);
+        assert_eq!(replay(&clean, 5), Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: None }));
+    }
+
+    #[test]
+    fn damage_before_the_tail_is_never_skipped() {
+        let mut bad = file();
+        bad[BLOCK_BYTES + 40] ^= 1;
+        assert_eq!(replay(&bad, 5).unwrap_err().0, BLOCK_BYTES as u64);
+        let mut bad = file();
+        bad[40] ^= 1;
+        assert_eq!(replay(&bad, 5).unwrap_err().0, 0);
+        let mut lonely = file();
+        lonely.truncate(BLOCK_BYTES);
+        lonely[12] ^= 1;
+        assert!(replay(&lonely, 5).is_err());
+    }
+
+    #[test]
+    fn whatever_the_bytes_are_replay_answers() {
+        for seed in 0..2000u64 {
+            let mut state = seed;
+            let mut bytes = file();
+            for _ in 0..1 + next(&mut state) % 3 {
+                let place = (next(&mut state) % bytes.len() as u64) as usize;
+                bytes[place] ^= next(&mut state) as u8;
+            }
+            if seed % 4 == 0 {
+                bytes.truncate((next(&mut state) % bytes.len() as u64) as usize);
+            }
+            if let Ok(replayed) = replay(&bytes, 5) {
+                assert!(edits().starts_with(&replayed.edits), "seed {seed}: an edit that nobody wrote");
+            }
+        }
+    }
+
+    /// An archive with a right checksum from a broken or hostile writer.
+    #[test]
+    fn archives_are_validated_not_trusted() {
+        let good = rkyv::to_bytes::<rkyv::rancor::Error>(&edits()[1]).unwrap();
+        for seed in 0..2000u64 {
+            let mut state = seed;
+            let mut archive = good.to_vec();
+            for _ in 0..1 + next(&mut state) % 4 {
+                let place = (next(&mut state) % archive.len() as u64) as usize;
+                archive[place] = next(&mut state) as u8;
+            }
+            // Any answer will do, as long as there is one.
+            let _ = rkyv::from_bytes::<Edit, rkyv::rancor::Error>(&archive);
+        }
+    }
+}

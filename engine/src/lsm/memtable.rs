@@ -1,0 +1,416 @@
+//! Sorted memory: where every write goes first.
+//!
+//! One owner, no locks, never durable by itself (the log is its write-ahead log). Keys of up to [`INLINE_BYTES`] lie inside
+//! the tree's nodes, values in an arena, so an insert allocates nothing of its own. A small filter in front answers most
+//! look-ups of absent keys without walking the tree.
+//!
+//! A memtable also carries, per group, how far in the log it reaches ([`Marks`]), so that a flush can say what became
+//! durable.
+
+use std::borrow::Borrow;
+use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use super::batch::{Mark, Op, WriteBatch};
+use super::chunk::{Chunk, ChunkBuilder};
+use super::erased::RangeTombstones;
+use super::filter;
+use super::key::{Cf, Direction, Kind, SeqNo, entry_order, in_range, key_hash};
+
+/// Keys up to this length need no allocation.
+const INLINE_BYTES: usize = 38;
+/// Values are laid into arena pieces of this size; larger values get a piece of their own.
+const ARENA_PIECE_BYTES: usize = 256 << 10;
+/// What an entry costs beside its key and value: its share of a node and of the filter.
+const ENTRY_OVERHEAD_BYTES: usize = 72;
+/// One key of this many is remembered for size estimates.
+const SAMPLE_EVERY: usize = 64;
+/// How many entries an iterator copies at a time, and how many bytes at most.
+const CHUNK_ENTRIES: usize = 32;
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// What a source knows about a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Found {
+    Value(Bytes),
+    Deleted,
+}
+
+/// Log positions per group; `None` says that the group is to be forgotten.
+pub(crate) type Marks = BTreeMap<u64, Option<u64>>;
+
+/// One memtable: the three families and the marks.
+#[derive(Debug)]
+pub(crate) struct Memtable {
+    /// Which memtable of this run it is; they are flushed in this order.
+    pub(crate) generation: u64,
+    families: [RefCell<Family>; 3],
+    marks: RefCell<Marks>,
+    size_bytes: Cell<usize>,
+}
+
+#[derive(Debug)]
+struct Family {
+    entries: BTreeMap<MemKey, MemValue>,
+    arena: Arena,
+    erased: RangeTombstones,
+    filter: Vec<u8>,
+    samples: Vec<Sample>,
+    unsampled: usize,
+    unsampled_bytes: usize,
+}
+
+/// A key that stands for the bytes written since the sample before it.
+#[derive(Debug)]
+struct Sample {
+    key: SmallKey,
+    bytes: usize,
+    keys: usize,
+}
+
+impl Memtable {
+    /// An empty memtable whose filters are sized for about `expected_bytes` of data.
+    pub(crate) fn new(generation: u64, expected_bytes: usize) -> Self {
+        let keys = expected_bytes / 128;
+        let family = || {
+            RefCell::new(Family {
+                entries: BTreeMap::new(),
+                arena: Arena::default(),
+                erased: RangeTombstones::default(),
+                filter: vec![0; filter::size_bytes(keys, 8)],
+                samples: Vec::new(),
+                unsampled: 0,
+                unsampled_bytes: 0,
+            })
+        };
+        Self {
+            generation,
+            families: std::array::from_fn(|_| family()),
+            marks: RefCell::default(),
+            size_bytes: Cell::new(0),
+        }
+    }
+
+    /// Applies a batch; its operations get the sequence numbers from `first` on. Returns the number after the last.
+    pub(crate) fn apply(&self, batch: &WriteBatch, first: SeqNo) -> SeqNo {
+        let mut seq = first;
+        let mut added = 0;
+        for op in batch.ops() {
+            added += match op {
+                Op::Put { cf, key, value } => self.family_mut(cf, |f| f.put(key, seq, Kind::Put, value)),
+                Op::Delete { cf, key } => self.family_mut(cf, |f| f.put(key, seq, Kind::Delete, &[])),
+                Op::DeleteRange { cf, start, end } => self.family_mut(cf, |f| {
+                    f.erased.insert(start, end, seq);
+                    start.len() + end.len() + ENTRY_OVERHEAD_BYTES
+                }),
+            };
+            seq.0 += 1;
+        }
+        for mark in batch.marks() {
+            self.mark(*mark);
+        }
+        self.size_bytes.set(self.size_bytes.get() + added);
+        seq
+    }
+
+    /// Approximate memory used, bytes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.size_bytes.get()
+    }
+
+    /// Whether there is nothing to flush, not even a mark.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.size_bytes.get() == 0 && self.marks.borrow().is_empty()
+    }
+
+    /// Positions of the groups written here.
+    pub(crate) fn marks(&self) -> Marks {
+        self.marks.borrow().clone()
+    }
+
+    /// The version of `key` that a read at `at` sees, if this memtable knows one.
+    pub(crate) fn get(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Found> {
+        let family = self.families[cf.index()].borrow();
+        let erased = family.erased.newest_covering(key, at);
+        if family.entries.is_empty() || !filter::may_contain(&family.filter, hash) {
+            return erased.map(|_| Found::Deleted);
+        }
+        match family.newest(key, at) {
+            Some((seq, _)) if erased.is_some_and(|erased| erased > seq) => Some(Found::Deleted),
+            Some((_, None)) => Some(Found::Deleted),
+            Some((_, Some(value))) => Some(Found::Value(Bytes::copy_from_slice(value))),
+            None => erased.map(|_| Found::Deleted),
+        }
+    }
+
+    /// A copy of the range deletes, or nothing if there are none.
+    pub(crate) fn erased(&self, cf: Cf) -> Option<RangeTombstones> {
+        let family = self.families[cf.index()].borrow();
+        (!family.erased.is_empty()).then(|| family.erased.clone())
+    }
+
+    /// The next entries of `cf` in `[start, end)` after `after`, in walking order; empty at the end.
+    pub(crate) fn chunk(
+        &self,
+        cf: Cf,
+        direction: Direction,
+        (start, end): (&[u8], &[u8]),
+        after: Option<(&[u8], SeqNo)>,
+    ) -> Chunk {
+        let family = self.families[cf.index()].borrow();
+        let mut chunk = ChunkBuilder::default();
+        let mut take = |(key, value): (&MemKey, &MemValue)| {
+            if !in_range(key.bytes.as_slice(), start, end) {
+                return false;
+            }
+            chunk.push_owned(key.bytes.as_slice(), key.seq, value.kind, family.arena.get(value));
+            chunk.len() < CHUNK_ENTRIES && chunk.size_bytes() < CHUNK_BYTES
+        };
+        let first = Probe { key: start, seq: SeqNo::MAX };
+        let last = Probe { key: end, seq: SeqNo::MAX };
+        let resume = after.map(|(key, seq)| Probe { key, seq });
+        match direction {
+            Direction::Forward => {
+                let from = match &resume {
+                    Some(probe) => Bound::Excluded(probe as &dyn Position),
+                    None => Bound::Included(&first as &dyn Position),
+                };
+                for entry in family.entries.range::<dyn Position, _>((from, Bound::Unbounded)) {
+                    if !take(entry) {
+                        break;
+                    }
+                }
+            }
+            Direction::Reverse => {
+                let to = match &resume {
+                    Some(probe) => Bound::Excluded(probe as &dyn Position),
+                    None if end.is_empty() => Bound::Unbounded,
+                    None => Bound::Excluded(&last as &dyn Position),
+                };
+                for entry in family.entries.range::<dyn Position, _>((Bound::Unbounded, to)).rev() {
+                    if !take(entry) {
+                        break;
+                    }
+                }
+            }
+        }
+        chunk.finish()
+    }
+
+    /// Approximate bytes and keys in `[start, end)`, from the samples.
+    pub(crate) fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> (u64, u64) {
+        let family = self.families[cf.index()].borrow();
+        let inside = family.samples.iter().filter(|sample| in_range(sample.key.as_slice(), start, end));
+        inside.fold((0, 0), |(bytes, keys), sample| (bytes + sample.bytes as u64, keys + sample.keys as u64))
+    }
+
+    /// Sampled keys in `[start, end)` with the bytes each stands for.
+    pub(crate) fn samples(&self, cf: Cf, start: &[u8], end: &[u8]) -> Vec<(Bytes, u64)> {
+        let family = self.families[cf.index()].borrow();
+        let inside = family.samples.iter().filter(|sample| in_range(sample.key.as_slice(), start, end));
+        inside.map(|sample| (Bytes::copy_from_slice(sample.key.as_slice()), sample.bytes as u64)).collect()
+    }
+
+    /// Frees up to `entries` entries of a memtable that nobody reads any more; `false` when nothing is left. A whole
+    /// memtable freed at once would hold the core for many milliseconds.
+    pub(crate) fn free_some(&mut self, entries: usize) -> bool {
+        for family in &mut self.families {
+            let family = family.get_mut();
+            if family.arena.pieces.pop().is_some() {
+                return true;
+            }
+            for _ in 0..entries {
+                if family.entries.pop_first().is_none() {
+                    break;
+                }
+            }
+            if !family.entries.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn family_mut<T>(&self, cf: Cf, change: impl FnOnce(&mut Family) -> T) -> T {
+        change(&mut self.families[cf.index()].borrow_mut())
+    }
+
+    fn mark(&self, mark: Mark) {
+        let mut marks = self.marks.borrow_mut();
+        match mark {
+            Mark::Applied { group, applied } => {
+                let known = marks.entry(group).or_insert(Some(applied));
+                *known = Some(known.map_or(applied, |known| known.max(applied)));
+            }
+            Mark::Forget { group } => {
+                marks.insert(group, None);
+            }
+        }
+    }
+}
+
+impl Family {
+    /// Returns the memory it took, bytes.
+    fn put(&mut self, key: &[u8], seq: SeqNo, kind: Kind, value: &[u8]) -> usize {
+        let value = self.arena.push(kind, value);
+        let key_bytes = SmallKey::new(key);
+        filter::insert(&mut self.filter, key_hash(key));
+        let took = key.len() + value.len as usize + ENTRY_OVERHEAD_BYTES;
+        self.unsampled += 1;
+        self.unsampled_bytes += key.len() + value.len as usize;
+        if self.unsampled == SAMPLE_EVERY {
+            let (keys, bytes) = (std::mem::take(&mut self.unsampled), std::mem::take(&mut self.unsampled_bytes));
+            self.samples.push(Sample { key: key_bytes.clone(), bytes, keys });
+        }
+        self.entries.insert(MemKey { bytes: key_bytes, seq }, value);
+        took
+    }
+
+    /// The newest version at or below `at`; a value of `None` is a delete.
+    fn newest(&self, key: &[u8], at: SeqNo) -> Option<(SeqNo, Option<&[u8]>)> {
+        let probe = Probe { key, seq: at };
+        let from = Bound::Included(&probe as &dyn Position);
+        let (found, value) = self.entries.range::<dyn Position, _>((from, Bound::Unbounded)).next()?;
+        if found.bytes.as_slice() != key {
+            return None;
+        }
+        Some((found.seq, (value.kind == Kind::Put).then(|| self.arena.get(value))))
+    }
+}
+
+/// Values, laid one after the other into large pieces.
+#[derive(Debug, Default)]
+struct Arena {
+    pieces: Vec<Vec<u8>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct MemValue {
+    piece: u32,
+    offset: u32,
+    len: u32,
+    kind: Kind,
+}
+
+impl Arena {
+    fn push(&mut self, kind: Kind, value: &[u8]) -> MemValue {
+        let fits = self.pieces.last().is_some_and(|piece| piece.capacity() - piece.len() >= value.len());
+        if !fits {
+            self.pieces.push(Vec::with_capacity(value.len().max(ARENA_PIECE_BYTES)));
+        }
+        let piece_number = self.pieces.len() - 1;
+        let piece = &mut self.pieces[piece_number];
+        let offset = piece.len();
+        piece.extend_from_slice(value);
+        // A batch refuses values of 4 GiB, and a piece is no longer than its largest value.
+        MemValue { piece: piece_number as u32, offset: offset as u32, len: value.len() as u32, kind }
+    }
+
+    fn get(&self, value: &MemValue) -> &[u8] {
+        let offset = value.offset as usize;
+        &self.pieces[value.piece as usize][offset..offset + value.len as usize]
+    }
+}
+
+/// A key that lies inside the node if it is short.
+#[derive(Clone, Debug)]
+enum SmallKey {
+    Inline { len: u8, bytes: [u8; INLINE_BYTES] },
+    Long(Box<[u8]>),
+}
+
+impl SmallKey {
+    fn new(key: &[u8]) -> Self {
+        if key.len() > INLINE_BYTES {
+            return SmallKey::Long(key.into());
+        }
+        let mut bytes = [0; INLINE_BYTES];
+        bytes[..key.len()].copy_from_slice(key);
+        SmallKey::Inline { len: key.len() as u8, bytes }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            SmallKey::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            SmallKey::Long(bytes) => bytes,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct MemKey {
+    bytes: SmallKey,
+    seq: SeqNo,
+}
+
+/// A place in the order of entries; look-ups use it to borrow their key.
+trait Position {
+    fn place(&self) -> (&[u8], SeqNo);
+}
+
+struct Probe<'a> {
+    key: &'a [u8],
+    seq: SeqNo,
+}
+
+impl Position for Probe<'_> {
+    fn place(&self) -> (&[u8], SeqNo) {
+        (self.key, self.seq)
+    }
+}
+
+impl Position for MemKey {
+    fn place(&self) -> (&[u8], SeqNo) {
+        (self.bytes.as_slice(), self.seq)
+    }
+}
+
+impl<'a> Borrow<dyn Position + 'a> for MemKey {
+    fn borrow(&self) -> &(dyn Position + 'a) {
+        self
+    }
+}
+
+impl Ord for dyn Position + '_ {
+    fn cmp(&self, other: &Self) -> Ordering {
+        entry_order(self.place(), other.place())
+    }
+}
+
+impl PartialOrd for dyn Position + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn Position + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for dyn Position + '_ {}
+
+impl Ord for MemKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        entry_order(self.place(), other.place())
+    }
+}
+
+impl PartialOrd for MemKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for MemKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.place() == other.place()
+    }
+}
+
+impl Eq for MemKey {}

@@ -1,0 +1,408 @@
+//! One core's tree: sorted, durable key-value data below the log.
+//!
+//! ```text
+//! write ─► memtable ─(full)─► closed memtables ─(flush)─► level 0 ─(compaction)─► level 1 … 6
+//!                                                   └────────── manifest: which tables, and how far in the log ──┘
+//! ```
+//!
+//! There is no write-ahead log here: the Raft log is it. A batch may carry marks, "with this, group G is applied up to index
+//! I". When a memtable reaches the disk, the same manifest edit that adds its tables records its marks, so data and position
+//! become durable together and [`Tree::flushed_index`] never runs ahead of the data. Only below that index may the log be
+//! cut, and after a restart the log is replayed from there.
+//!
+//! Invariants:
+//!
+//! * One owner. Everything is of one core; nothing is locked, and no borrow is held over an await.
+//! * Memtables are flushed in the order in which they were filled.
+//! * A table is synced, its directory entry is synced, and the manifest edit is synced before a reader sees it or an input
+//!   is removed.
+//! * A reader holds the version it began with; files leave when the last reader does.
+//! * A failed flush, compaction or manifest write poisons the tree: nothing more is accepted, reads go on. A damaged block
+//!   fails the reads that need it and no others.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `batch`, `memtable` | what is written, and sorted memory |
+//! | `table/` | the file format, built and read |
+//! | `version`, `manifest` | which tables there are, in memory and durably |
+//! | `plan`, `retain` | pure rules: what to compact, what to keep |
+//! | `compact`, `maintain` | the work itself, in slices, one task per tree |
+//! | `source`, `merge`, `iter` | walking many sorted things as one |
+//! | `erased` | range deletes |
+//! | `cache` | blocks in memory |
+//! | `inspect` | files of a tree that is not running |
+//!
+//! Not done here, on purpose: no merge operator, no transactions (a batch is atomic, snapshots are consistent, the rest is
+//! the store's), no compaction on several threads, no cache of whole rows.
+
+mod batch;
+mod cache;
+mod chunk;
+mod compact;
+mod erased;
+mod estimate;
+mod filter;
+pub mod inspect;
+mod iter;
+mod key;
+mod maintain;
+mod manifest;
+mod memtable;
+mod merge;
+mod open;
+mod options;
+mod pace;
+mod plan;
+mod read;
+mod retain;
+mod source;
+mod table;
+mod version;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use batch::WriteBatch;
+pub use estimate::Estimate;
+pub use iter::Iter;
+pub use key::{Cf, Direction, SeqNo};
+pub use options::TreeOptions;
+pub use read::{Lookup, Snapshot};
+
+use self::cache::BlockCache;
+use self::memtable::Memtable;
+use self::pace::Pace;
+use self::table::read::{Table, Waste};
+use self::version::{TableMeta, Version};
+use crate::error::{Fault, Result};
+use crate::rt::Rt;
+use crate::rt::local::{Answer, Bell, oneshot};
+
+/// One core's tree. Clones are handles on the same tree; when the last one goes, background work stops.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    shared: Rc<Shared>,
+    _handle: Rc<Handle>,
+}
+
+/// What writers should do to stay within what the disk can carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pressure {
+    /// Go on.
+    None,
+    /// Wait this long before the next write.
+    Delay(Duration),
+    /// Wait until this changes; reads go on.
+    Stop,
+}
+
+/// Sizes and counters of a tree, for metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TreeStats {
+    /// Memory of the memtables, closed ones included.
+    pub memtable_bytes: u64,
+    /// Memtables that wait to be flushed.
+    pub closed_memtables: u64,
+    /// Tables and bytes per level, all families together.
+    pub levels: Vec<(u64, u64)>,
+    /// Memory of the block cache.
+    pub cache_bytes: u64,
+    /// Look-ups in the block cache that were answered.
+    pub cache_hits: u64,
+    /// Look-ups in the block cache that were not.
+    pub cache_misses: u64,
+    /// Memtables flushed since opening.
+    pub flushes: u64,
+    /// Compactions finished since opening, moves left out.
+    pub compactions: u64,
+    /// Bytes of tables written by flushes since opening.
+    pub flushed_bytes: u64,
+    /// Bytes of tables written by compactions since opening.
+    pub compacted_bytes: u64,
+}
+
+/// The state behind all handles, the background task and the readers.
+#[derive(Debug)]
+struct Shared {
+    rt: Rt,
+    dir: PathBuf,
+    options: TreeOptions,
+    cache: Rc<BlockCache>,
+    active: RefCell<Rc<Memtable>>,
+    /// Oldest first.
+    closed: RefCell<VecDeque<Rc<Memtable>>>,
+    version: RefCell<Rc<Version>>,
+    last_seq: Cell<SeqNo>,
+    /// The next number for a table or a manifest.
+    numbers: Rc<Cell<u64>>,
+    generations: Cell<u64>,
+    /// Live snapshots and how many there are of each.
+    snapshots: RefCell<BTreeMap<SeqNo, usize>>,
+    flushed: RefCell<BTreeMap<u64, u64>>,
+    advances: RefCell<Vec<(u64, u64)>>,
+    advanced: Bell,
+    flush_waiters: RefCell<Vec<(u64, Answer<()>)>>,
+    compact_waiters: RefCell<Vec<Answer<()>>>,
+    /// Flushed memtables that still have to be freed, a little at a time.
+    spent: RefCell<Vec<Rc<Memtable>>>,
+    waste: Rc<Waste>,
+    pace: Rc<Pace>,
+    work: Bell,
+    stopping: Cell<bool>,
+    stopped: RefCell<Option<Answer<()>>>,
+    fault: RefCell<Option<Fault>>,
+    stats: RefCell<TreeStats>,
+    tail_was_torn: bool,
+}
+
+/// Dropped with the last clone of [`Tree`].
+#[derive(Debug)]
+struct Handle(Rc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.stopping.set(true);
+        self.0.work.ring();
+    }
+}
+
+impl Tree {
+    /// Opens the tree in `dir`, or makes an empty one. Reads the manifest only, so the time does not depend on the data.
+    ///
+    /// The caller replays the log from [`Tree::flushed_index`] of each group, and must find the log reaching down to it.
+    ///
+    /// # Errors
+    /// A fault that names the file: a damaged manifest, a table that is missing or has another length.
+    pub async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Tree> {
+        let shared = open::open(rt, dir, options).await?;
+        Ok(Tree { _handle: Rc::new(Handle(shared.clone())), shared })
+    }
+
+    /// Applies a batch: visible at once, durable when its memtable is flushed (until then the log has it).
+    ///
+    /// # Errors
+    /// Only when the tree is poisoned.
+    pub fn write(&self, batch: &WriteBatch) -> Result<()> {
+        let shared = &self.shared;
+        if shared.fault.borrow().is_some() || shared.stopping.get() {
+            return Err(shared.refusal());
+        }
+        let first = SeqNo(shared.last_seq.get().0 + 1);
+        let active = shared.active.borrow();
+        let next = active.apply(batch, first);
+        shared.last_seq.set(SeqNo(next.0 - 1));
+        if active.size_bytes() >= shared.options.memtable_bytes {
+            drop(active);
+            shared.rotate();
+        }
+        Ok(())
+    }
+
+    /// What writers should do now.
+    pub fn pressure(&self) -> Pressure {
+        let shared = &self.shared;
+        if shared.fault.borrow().is_some() {
+            return Pressure::Stop;
+        }
+        let waiting = shared.closed.borrow().len();
+        let most = shared.options.closed_memtables.max(1);
+        let version = shared.version.borrow();
+        let level_zero = Cf::ALL.iter().map(|cf| version.family(*cf).level(0).len()).max().unwrap_or(0);
+        let (slow, full) = (shared.options.l0_tables * 4, shared.options.l0_tables * 8);
+        if waiting >= most || level_zero >= full {
+            Pressure::Stop
+        } else if waiting > 1 || level_zero >= slow {
+            Pressure::Delay(Duration::from_millis(1))
+        } else {
+            Pressure::None
+        }
+    }
+
+    /// Flushes everything written so far and waits until it is durable.
+    ///
+    /// # Errors
+    /// The fault that poisoned the tree.
+    pub async fn flush(&self) -> Result<()> {
+        let shared = &self.shared;
+        if !shared.active.borrow().is_empty() {
+            shared.rotate();
+        }
+        let newest = shared.closed.borrow().back().map(|memtable| memtable.generation);
+        if let Some(generation) = newest {
+            let (answer, done) = oneshot();
+            shared.flush_waiters.borrow_mut().push((generation, answer));
+            shared.work.ring();
+            if shared.fault.borrow().is_none() && done.await.is_some() {
+                return Ok(());
+            }
+            return Err(shared.refusal());
+        }
+        shared.fault.borrow().as_ref().map_or(Ok(()), |_| Err(shared.refusal()))
+    }
+
+    /// Merges all tables until each family fills one level, and waits for it. For operators and tests.
+    ///
+    /// # Errors
+    /// The fault that poisoned the tree.
+    pub async fn compact(&self) -> Result<()> {
+        self.flush().await?;
+        let (answer, done) = oneshot();
+        self.shared.compact_waiters.borrow_mut().push(answer);
+        self.shared.work.ring();
+        if self.shared.fault.borrow().is_none() && done.await.is_some() {
+            return Ok(());
+        }
+        Err(self.shared.refusal())
+    }
+
+    /// The log index up to which the durable tables contain `group`; 0 for a group they do not know.
+    pub fn flushed_index(&self, group: u64) -> u64 {
+        self.shared.flushed.borrow().get(&group).copied().unwrap_or(0)
+    }
+
+    /// Every group that the durable tables know, with its flushed index, by group.
+    pub fn flushed_indexes(&self) -> Vec<(u64, u64)> {
+        self.shared.flushed.borrow().iter().map(|(group, index)| (*group, *index)).collect()
+    }
+
+    /// Waits for flushes and says which groups' flushed indexes advanced since the last call. One task calls it.
+    pub async fn flushed(&self) -> Vec<(u64, u64)> {
+        loop {
+            let advances = std::mem::take(&mut *self.shared.advances.borrow_mut());
+            if !advances.is_empty() {
+                return advances;
+            }
+            self.shared.advanced.wait().await;
+        }
+    }
+
+    /// The newest version of `key`, if memory knows; see [`Lookup`].
+    pub fn get_now(&self, cf: Cf, key: &[u8]) -> Lookup {
+        self.shared.get_now(cf, key, SeqNo::MAX)
+    }
+
+    /// The newest version of `key`.
+    ///
+    /// # Errors
+    /// A fault of the file that had to be read.
+    pub async fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
+        self.shared.get(cf, key, self.shared.last_seq.get()).await
+    }
+
+    /// The tree as it is now, for as long as the snapshot lives.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.shared.clone())
+    }
+
+    /// Walks the keys of `[start, end)` as they are now; an empty `end` means "to the last key".
+    pub fn iter(&self, cf: Cf, start: &[u8], end: &[u8], direction: Direction) -> Iter {
+        self.snapshot().iter(cf, start, end, direction)
+    }
+
+    /// About how much lies in `[start, end)`; an empty `end` means "to the last key". Deleted data counts until a
+    /// compaction has removed it.
+    ///
+    /// # Errors
+    /// A fault of a file that had to be read.
+    pub async fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Estimate> {
+        estimate::estimate(&self.shared, cf, start, end).await
+    }
+
+    /// A key that cuts `[start, end)` into two halves of about the same size, strictly inside; `None` if there is too
+    /// little data to find one.
+    ///
+    /// # Errors
+    /// A fault of a file that had to be read.
+    pub async fn split_key(&self, cf: Cf, start: &[u8], end: &[u8]) -> Result<Option<Bytes>> {
+        estimate::split_key(&self.shared, cf, start, end).await
+    }
+
+    /// Why nothing is accepted any more, if so.
+    pub fn fault(&self) -> Option<Fault> {
+        self.shared.fault.borrow().clone()
+    }
+
+    /// Whether the manifest ended in a torn edit at opening. Then files that no edit names were left in place.
+    pub fn tail_was_torn(&self) -> bool {
+        self.shared.tail_was_torn
+    }
+
+    /// Sizes and counters.
+    pub fn stats(&self) -> TreeStats {
+        self.shared.stats()
+    }
+
+    /// Stops background work and closes what it holds. What was not flushed is left to the log. Reads that need a file and
+    /// all writes fail afterwards.
+    pub async fn close(self) {
+        let (answer, stopped) = oneshot();
+        *self.shared.stopped.borrow_mut() = Some(answer);
+        self.shared.stopping.set(true);
+        self.shared.work.ring();
+        stopped.await;
+    }
+}
+
+impl Shared {
+    /// Closes the memtable in use and starts a fresh one.
+    fn rotate(&self) {
+        let generation = self.generations.get() + 1;
+        self.generations.set(generation);
+        let fresh = Rc::new(Memtable::new(generation, self.options.memtable_bytes));
+        let full = std::mem::replace(&mut *self.active.borrow_mut(), fresh);
+        self.closed.borrow_mut().push_back(full);
+        self.work.ring();
+    }
+
+    fn make_table(&self, meta: &TableMeta) -> Rc<Table> {
+        Rc::new(Table::new(meta.clone(), &self.dir, self.waste.clone()))
+    }
+
+    /// Memtables from the newest to the oldest.
+    fn memtables(&self) -> Vec<Rc<Memtable>> {
+        let closed = self.closed.borrow();
+        std::iter::once(self.active.borrow().clone()).chain(closed.iter().rev().cloned()).collect()
+    }
+
+    fn oldest_read(&self) -> SeqNo {
+        self.snapshots.borrow().keys().next().copied().unwrap_or(SeqNo::MAX)
+    }
+
+    fn refusal(&self) -> Fault {
+        self.fault.borrow().clone().unwrap_or_else(|| {
+            let mut closed = Fault::poisoned(&self.dir);
+            closed.what = "the tree is closed".into();
+            closed
+        })
+    }
+
+    /// Keeps the first fault and lets everybody who waits know.
+    fn poison(&self, fault: Fault) {
+        self.fault.borrow_mut().get_or_insert(fault);
+        self.flush_waiters.borrow_mut().clear();
+        self.compact_waiters.borrow_mut().clear();
+    }
+
+    fn stats(&self) -> TreeStats {
+        let mut stats = self.stats.borrow().clone();
+        let memory: usize = self.memtables().iter().map(|memtable| memtable.size_bytes()).sum();
+        stats.memtable_bytes = memory as u64;
+        stats.closed_memtables = self.closed.borrow().len() as u64;
+        let version = self.version.borrow();
+        stats.levels = (0..version::LEVELS)
+            .map(|level| {
+                let families = Cf::ALL.map(|cf| version.family(cf));
+                let tables: usize = families.iter().map(|family| family.level(level).len()).sum();
+                (tables as u64, families.iter().map(|family| family.level_bytes(level)).sum())
+            })
+            .collect();
+        stats.cache_bytes = self.cache.used_bytes() as u64;
+        (stats.cache_hits, stats.cache_misses) = self.cache.hits_and_misses();
+        stats
+    }
+}

@@ -1,0 +1,68 @@
+//! What a tree may be told at opening, and the limits that follow.
+
+use super::plan::Limits;
+use super::table::build::TableShape;
+
+/// Settings of a tree. None of them is part of the format: a tree may be opened with others at any time.
+#[derive(Debug, Clone)]
+pub struct TreeOptions {
+    /// A memtable of this size, bytes, is closed and flushed. Default 32 MiB.
+    pub memtable_bytes: usize,
+    /// Memory for blocks, indexes and filters, bytes. Default 64 MiB.
+    pub cache_bytes: usize,
+    /// Data blocks are cut at this size, bytes before packing. Default 8 KiB.
+    pub block_bytes: usize,
+    /// Tables of level 1 and deeper are cut at about this size, bytes. Default 32 MiB.
+    pub table_bytes: u64,
+    /// Level 0 is compacted at this number of tables. Default 4.
+    pub l0_tables: usize,
+    /// Bytes of level 1; each deeper level may hold [`TreeOptions::level_ratio`] times more. Default 256 MiB.
+    pub level_base_bytes: u64,
+    /// Ratio between the sizes of neighbouring levels. Default 10.
+    pub level_ratio: u64,
+    /// Filter bits per key. Default 10: about one absent key in eighty costs a block look-up.
+    pub filter_bits_per_key: usize,
+    /// Whether blocks are packed with LZ4 where that saves an eighth. Default true.
+    pub compress: bool,
+    /// Bytes per second that compaction may write; none means no limit. Flushes are never held back. Default none.
+    pub compaction_bytes_per_second: Option<u64>,
+    /// Closed memtables that may wait for their flush before writers are told to stop. Default 3.
+    pub closed_memtables: usize,
+}
+
+impl Default for TreeOptions {
+    fn default() -> Self {
+        Self {
+            memtable_bytes: 32 << 20,
+            cache_bytes: 64 << 20,
+            block_bytes: 8 << 10,
+            table_bytes: 32 << 20,
+            l0_tables: 4,
+            level_base_bytes: 256 << 20,
+            level_ratio: 10,
+            filter_bits_per_key: 10,
+            compress: true,
+            compaction_bytes_per_second: None,
+            closed_memtables: 3,
+        }
+    }
+}
+
+impl TreeOptions {
+    pub(crate) fn shape(&self) -> TableShape {
+        TableShape {
+            block_bytes: self.block_bytes,
+            part_blocks: 64,
+            filter_bits_per_key: self.filter_bits_per_key,
+            compress: self.compress,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            l0_tables: self.l0_tables.max(1),
+            level_base_bytes: self.level_base_bytes,
+            level_ratio: self.level_ratio.max(2),
+        }
+    }
+}

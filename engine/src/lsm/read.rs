@@ -1,0 +1,185 @@
+//! Reading: what memory knows at once, what needs a file, and snapshots.
+//!
+//! A look-up goes from the newest source to the oldest and stops at the first that knows the key. For one key every source
+//! is newer than all that follow, versions and range deletes alike.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::Shared;
+use super::erased::RangeTombstones;
+use super::iter::Iter;
+use super::key::{Cf, Direction, SeqNo, key_hash};
+use super::memtable::Found;
+use super::source::{KeyRange, MemorySource, Reading, RunSource, Source};
+use super::table::read::{Probe, Table};
+use super::version::LEVELS;
+use crate::error::Result;
+
+/// The answer of a look-up that does no IO.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lookup {
+    /// The value.
+    Found(Bytes),
+    /// There is none.
+    Absent,
+    /// Memory does not know; ask the async form.
+    NeedsIo,
+}
+
+impl Shared {
+    pub(super) fn get_now(&self, cf: Cf, key: &[u8], at: SeqNo) -> Lookup {
+        let hash = key_hash(key);
+        if let Some(found) = self.get_in_memory(cf, key, hash, at) {
+            return found.into();
+        }
+        let version = self.version.borrow();
+        for table in version.family(cf).holding(key) {
+            match decide(table, key, at, table.probe(&self.cache, key, hash, at)) {
+                Ok(Some(found)) => return found.into(),
+                Ok(None) => {}
+                // A fault is told by the async form, which meets it again.
+                Err(NotNow) => return Lookup::NeedsIo,
+            }
+        }
+        Lookup::Absent
+    }
+
+    pub(super) async fn get(&self, cf: Cf, key: &[u8], at: SeqNo) -> Result<Option<Bytes>> {
+        match self.get_now(cf, key, at) {
+            Lookup::Found(value) => return Ok(Some(value)),
+            Lookup::Absent => return Ok(None),
+            Lookup::NeedsIo => {}
+        }
+        if self.stopping.get() {
+            return Err(self.refusal());
+        }
+        let hash = key_hash(key);
+        let version = self.version.borrow().clone();
+        for table in version.family(cf).holding(key) {
+            let probe = table.get(&self.rt, &self.cache, key, hash, at).await?;
+            if let Ok(Some(found)) = decide(table, key, at, Ok(probe)) {
+                return Ok(found.into_value());
+            }
+        }
+        Ok(None)
+    }
+
+    fn get_in_memory(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Found> {
+        if let Some(found) = self.active.borrow().get(cf, key, hash, at) {
+            return Some(found);
+        }
+        self.closed.borrow().iter().rev().find_map(|memtable| memtable.get(cf, key, hash, at))
+    }
+}
+
+/// Memory does not hold what the look-up needs.
+struct NotNow;
+
+/// What one table says about `key`, its range deletes included; `None` sends the look-up on to older tables.
+fn decide(table: &Table, key: &[u8], at: SeqNo, probe: Result<Probe>) -> Result<Option<Found>, NotNow> {
+    let erased = table.erased.newest_covering(key, at);
+    match probe {
+        Ok(Probe::Found { seq, value }) => {
+            let gone = erased.is_some_and(|erased| erased > seq);
+            Ok(Some(if gone { Found::Deleted } else { value }))
+        }
+        Ok(Probe::Absent) => Ok(erased.map(|_| Found::Deleted)),
+        Ok(Probe::NeedsIo) | Err(_) => Err(NotNow),
+    }
+}
+
+impl Found {
+    fn into_value(self) -> Option<Bytes> {
+        match self {
+            Found::Value(value) => Some(value),
+            Found::Deleted => None,
+        }
+    }
+}
+
+impl From<Found> for Lookup {
+    fn from(found: Found) -> Lookup {
+        found.into_value().map_or(Lookup::Absent, Lookup::Found)
+    }
+}
+
+/// The tree at one moment. Costs nothing to take; while it lives, compaction keeps the versions it sees.
+#[derive(Debug)]
+pub struct Snapshot {
+    shared: Rc<Shared>,
+    seq: SeqNo,
+}
+
+impl Snapshot {
+    pub(super) fn new(shared: Rc<Shared>) -> Self {
+        let seq = shared.last_seq.get();
+        *shared.snapshots.borrow_mut().entry(seq).or_insert(0) += 1;
+        Self { shared, seq }
+    }
+
+    /// The moment, as the sequence number of the last operation it sees.
+    pub fn seq(&self) -> SeqNo {
+        self.seq
+    }
+
+    /// As [`Tree::get_now`](super::Tree::get_now), at this moment.
+    pub fn get_now(&self, cf: Cf, key: &[u8]) -> Lookup {
+        self.shared.get_now(cf, key, self.seq)
+    }
+
+    /// As [`Tree::get`](super::Tree::get), at this moment.
+    ///
+    /// # Errors
+    /// A fault of the file that had to be read.
+    pub async fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
+        self.shared.get(cf, key, self.seq).await
+    }
+
+    /// As [`Tree::iter`](super::Tree::iter), at this moment.
+    pub fn iter(&self, cf: Cf, start: &[u8], end: &[u8], direction: Direction) -> Iter {
+        let shared = &self.shared;
+        let range = KeyRange { start: start.to_vec(), end: end.to_vec() };
+        let mut erased = RangeTombstones::default();
+        let mut sources = Vec::new();
+        for memtable in shared.memtables() {
+            if let Some(own) = memtable.erased(cf) {
+                erased.merge(&own, start, end);
+            }
+            sources.push(Source::Memory(MemorySource::new(memtable, cf, direction, range.clone())));
+        }
+        let version = shared.version.borrow();
+        let levels = version.family(cf);
+        let mut add_run = |tables: Vec<Rc<Table>>| {
+            if !tables.is_empty() {
+                tables.iter().for_each(|table| erased.merge(&table.erased, start, end));
+                let reading = Reading::Cached(shared.cache.clone());
+                let run = RunSource::new(&shared.rt, reading, direction, range.clone(), tables);
+                sources.push(Source::Run(Box::new(run)));
+            }
+        };
+        levels.overlapping(0, start, end).into_iter().for_each(|table| add_run(vec![table]));
+        (1..LEVELS).for_each(|level| add_run(levels.overlapping(level, start, end)));
+        Iter::new(self.clone(), direction, sources, erased, shared.rt.budget())
+    }
+}
+
+impl Clone for Snapshot {
+    fn clone(&self) -> Self {
+        *self.shared.snapshots.borrow_mut().entry(self.seq).or_insert(0) += 1;
+        Self { shared: self.shared.clone(), seq: self.seq }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        let mut snapshots = self.shared.snapshots.borrow_mut();
+        if let Some(count) = snapshots.get_mut(&self.seq) {
+            *count -= 1;
+            if *count == 0 {
+                snapshots.remove(&self.seq);
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Where entries come from: a memtable, or a run of tables that share no key.
+//!
+//! A source walks one range in one direction and hands out chunks in walking order; an empty chunk is the end. It reads a
+//! table only when the walk gets there.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::cache::BlockCache;
+use super::chunk::Chunk;
+use super::key::{Cf, Direction, SeqNo, in_range, lower_end};
+use super::memtable::Memtable;
+use super::table::Handle;
+use super::table::block::BlockView;
+use super::table::read::{Table, Window};
+use crate::error::Result;
+use crate::rt::Rt;
+
+/// How far a scan reads ahead once it has missed the cache twice in a row.
+const SCAN_AHEAD_BYTES: usize = 64 << 10;
+
+/// A half-open range; an empty end means "no upper bound".
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KeyRange {
+    pub(crate) start: Vec<u8>,
+    pub(crate) end: Vec<u8>,
+}
+
+/// How a run reads its blocks.
+#[derive(Debug, Clone)]
+pub(crate) enum Reading {
+    /// Through the cache, for clients.
+    Cached(Rc<BlockCache>),
+    /// Past the cache in large pieces, for compaction.
+    Ahead { bytes: usize },
+}
+
+#[derive(Debug)]
+pub(crate) enum Source {
+    Memory(MemorySource),
+    Run(Box<RunSource>),
+}
+
+impl Source {
+    pub(crate) async fn next_chunk(&mut self) -> Result<Chunk> {
+        match self {
+            Source::Memory(memory) => Ok(memory.next_chunk()),
+            Source::Run(run) => run.next_chunk().await,
+        }
+    }
+}
+
+/// A walk over a memtable. Entries that arrive meanwhile may show up; their sequence numbers tell them apart.
+#[derive(Debug)]
+pub(crate) struct MemorySource {
+    memtable: Rc<Memtable>,
+    cf: Cf,
+    direction: Direction,
+    range: KeyRange,
+    after: Option<(Bytes, SeqNo)>,
+}
+
+impl MemorySource {
+    pub(crate) fn new(memtable: Rc<Memtable>, cf: Cf, direction: Direction, range: KeyRange) -> Self {
+        Self { memtable, cf, direction, range, after: None }
+    }
+
+    fn next_chunk(&mut self) -> Chunk {
+        let after = self.after.as_ref().map(|(key, seq)| (&key[..], *seq));
+        let range = (self.range.start.as_slice(), self.range.end.as_slice());
+        let chunk = self.memtable.chunk(self.cf, self.direction, range, after);
+        if let Some(last) = chunk.len().checked_sub(1) {
+            self.after = chunk.get(last).map(|entry| (chunk.key(last), entry.seq));
+        }
+        chunk
+    }
+}
+
+/// A walk over tables that share no key, in key order.
+#[derive(Debug)]
+pub(crate) struct RunSource {
+    rt: Rt,
+    reading: Reading,
+    direction: Direction,
+    range: KeyRange,
+    tables: VecDeque<Rc<Table>>,
+    table: Option<OpenTable>,
+    misses: u32,
+}
+
+/// The table a run is in, and what of it is still ahead.
+#[derive(Debug)]
+struct OpenTable {
+    table: Rc<Table>,
+    /// The walked range within the table's virtual bounds.
+    range: KeyRange,
+    parts: VecDeque<Handle>,
+    blocks: VecDeque<Handle>,
+    block: Option<(Handle, Bytes)>,
+    intervals: Range<usize>,
+    window: Window,
+}
+
+impl RunSource {
+    pub(crate) fn new(
+        rt: &Rt,
+        reading: Reading,
+        direction: Direction,
+        range: KeyRange,
+        tables: Vec<Rc<Table>>,
+    ) -> Self {
+        Self { rt: rt.clone(), reading, direction, range, tables: tables.into(), table: None, misses: 0 }
+    }
+
+    async fn next_chunk(&mut self) -> Result<Chunk> {
+        loop {
+            if let Some(open) = &mut self.table {
+                if let Some(chunk) = open.next_interval(self.direction)? {
+                    return Ok(chunk);
+                }
+                if let Some(handle) = take(&mut open.blocks, self.direction) {
+                    let block = read(&self.reading, &mut self.misses, open, handle).await?;
+                    open.enter_block(handle, block)?;
+                    continue;
+                }
+                if let Some(handle) = take(&mut open.parts, self.direction) {
+                    let part = read(&self.reading, &mut self.misses, open, handle).await?;
+                    let blocks = open.table.blocks(handle, &part, &open.range.start, &open.range.end)?;
+                    open.blocks = blocks.into();
+                    continue;
+                }
+                self.table = None;
+            }
+            let Some(table) = take(&mut self.tables, self.direction) else { return Ok(Chunk::default()) };
+            self.table = Some(OpenTable::new(&self.rt, table, &self.range).await?);
+        }
+    }
+}
+
+impl OpenTable {
+    async fn new(rt: &Rt, table: Rc<Table>, walked: &KeyRange) -> Result<Self> {
+        let range = KeyRange {
+            start: walked.start.as_slice().max(&table.meta.start).to_vec(),
+            end: lower_end(&walked.end, &table.meta.end).to_vec(),
+        };
+        let parts = table.parts(rt, &range.start, &range.end).await?.into();
+        let window = Window::default();
+        Ok(Self { table, range, parts, blocks: VecDeque::new(), block: None, intervals: 0..0, window })
+    }
+
+    fn enter_block(&mut self, handle: Handle, block: Bytes) -> Result<()> {
+        let intervals = BlockView::parse(&block).and_then(|view| {
+            let first = view.last_interval_before(&self.range.start, SeqNo::MAX)?;
+            let last = view.last_interval_before(&self.range.end, SeqNo::MAX)?;
+            Ok(first..view.intervals().min(last + 1))
+        });
+        self.intervals = intervals.map_err(|damage| self.table.damaged_at(damage, handle))?;
+        self.block = Some((handle, block));
+        Ok(())
+    }
+
+    /// The next entries of the block the walk is in, or nothing if it is used up.
+    fn next_interval(&mut self, direction: Direction) -> Result<Option<Chunk>> {
+        let Some((handle, block)) = &self.block else { return Ok(None) };
+        loop {
+            let interval = match direction {
+                Direction::Forward => self.intervals.next(),
+                Direction::Reverse => self.intervals.next_back(),
+            };
+            let Some(interval) = interval else {
+                self.block = None;
+                return Ok(None);
+            };
+            let chunk = BlockView::parse(block).and_then(|view| view.decode(interval, block));
+            let mut chunk = chunk.map_err(|damage| self.table.damaged_at(damage, *handle))?;
+            chunk.trim(|key| in_range(key, &self.range.start, &self.range.end));
+            if direction == Direction::Reverse {
+                chunk.reverse();
+            }
+            if !chunk.is_empty() {
+                return Ok(Some(chunk));
+            }
+        }
+    }
+}
+
+async fn read(reading: &Reading, misses: &mut u32, open: &mut OpenTable, handle: Handle) -> Result<Bytes> {
+    match reading {
+        Reading::Ahead { bytes } => open.table.read_frame(handle, &mut open.window, *bytes).await,
+        Reading::Cached(cache) => {
+            if let Some(bytes) = cache.get(open.table.meta.file, handle.offset) {
+                *misses = 0;
+                return Ok(bytes);
+            }
+            *misses += 1;
+            let ahead = if *misses > 2 { SCAN_AHEAD_BYTES } else { 0 };
+            let bytes = open.table.read_frame(handle, &mut open.window, ahead).await?;
+            cache.insert(open.table.meta.file, handle.offset, bytes.clone());
+            Ok(bytes)
+        }
+    }
+}
+
+fn take<T>(from: &mut VecDeque<T>, direction: Direction) -> Option<T> {
+    match direction {
+        Direction::Forward => from.pop_front(),
+        Direction::Reverse => from.pop_back(),
+    }
+}

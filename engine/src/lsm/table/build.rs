@@ -1,0 +1,252 @@
+//! Streams a table out: entries in, bytes of the file out, without ever holding more than one part.
+
+use super::block::{BlockBuilder, common_prefix};
+use super::{Footer, Handle, put_frame};
+use crate::lsm::erased::RangeTombstones;
+use crate::lsm::filter;
+use crate::lsm::key::{Cf, Kind, SeqNo, key_hash, successor};
+use crate::rt::BLOCK_BYTES;
+
+/// How tables are cut.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TableShape {
+    /// A data block is finished once it is this large, bytes before packing.
+    pub(crate) block_bytes: usize,
+    /// Data blocks per part.
+    pub(crate) part_blocks: usize,
+    pub(crate) filter_bits_per_key: usize,
+    pub(crate) compress: bool,
+}
+
+/// What is known of a table once it is built.
+#[derive(Debug, Clone)]
+pub(crate) struct Built {
+    pub(crate) start: Vec<u8>,
+    /// Above every key and range delete.
+    pub(crate) end: Vec<u8>,
+    pub(crate) entries: u64,
+    pub(crate) deletes: u64,
+    pub(crate) smallest_seq: SeqNo,
+    pub(crate) largest_seq: SeqNo,
+    pub(crate) file_bytes: u64,
+    pub(crate) body_crc: u32,
+}
+
+/// A table under construction. Bytes pile up in [`TableBuilder::output`]; the caller takes them away.
+#[derive(Debug)]
+pub(crate) struct TableBuilder {
+    shape: TableShape,
+    cf: Cf,
+    output: Vec<u8>,
+    /// Offset in the file of the end of `output`.
+    offset: u64,
+    body_crc: crc32fast::Hasher,
+    block: BlockBuilder,
+    part_index: BlockBuilder,
+    part_hashes: Vec<u64>,
+    root: BlockBuilder,
+    raw: Vec<u8>,
+    scratch: Vec<u8>,
+    first_key: Option<Vec<u8>>,
+    last_key: Vec<u8>,
+    entries: u64,
+    deletes: u64,
+    seqs: Option<(SeqNo, SeqNo)>,
+}
+
+impl TableBuilder {
+    pub(crate) fn new(cf: Cf, shape: TableShape) -> Self {
+        Self {
+            shape,
+            cf,
+            output: Vec::new(),
+            offset: 0,
+            body_crc: crc32fast::Hasher::new(),
+            block: BlockBuilder::default(),
+            part_index: BlockBuilder::default(),
+            part_hashes: Vec::new(),
+            root: BlockBuilder::default(),
+            raw: Vec::new(),
+            scratch: Vec::new(),
+            first_key: None,
+            last_key: Vec::new(),
+            entries: 0,
+            deletes: 0,
+            seqs: None,
+        }
+    }
+
+    /// Adds an entry; they arrive in the order of entries, without repeats.
+    pub(crate) fn add(&mut self, key: &[u8], seq: SeqNo, kind: Kind, value: &[u8]) {
+        let new_key = self.first_key.is_none() || key != self.last_key.as_slice();
+        debug_assert!(self.first_key.is_none() || key >= self.last_key.as_slice(), "entries arrive in order");
+        if new_key {
+            // Versions of one key stay in one block, so that a look-up reads one.
+            if self.block.size_bytes() >= self.shape.block_bytes {
+                self.finish_block(Some(key));
+            }
+            self.part_hashes.push(key_hash(key));
+            self.first_key.get_or_insert_with(|| key.to_vec());
+            self.last_key.clear();
+            self.last_key.extend_from_slice(key);
+        }
+        self.block.add(key, seq, kind, value);
+        self.entries += 1;
+        self.deletes += u64::from(kind == Kind::Delete);
+        self.widen_seqs(seq);
+    }
+
+    /// Approximate size of the file so far, bytes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.offset + self.block.size_bytes() as u64
+    }
+
+    /// Whether no entry was added.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// Bytes that are ready to be written, in file order.
+    pub(crate) fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Ends the table. The rest of the file is in [`TableBuilder::output`] afterwards.
+    pub(crate) fn finish(&mut self, erased: &RangeTombstones) -> Built {
+        if !self.block.is_empty() {
+            self.finish_block(None);
+        }
+        if !self.part_index.is_empty() {
+            self.finish_part();
+        }
+        let erased_handle = self.put_erased(erased);
+        self.raw.clear();
+        self.root.finish_into(&mut self.raw);
+        let root = self.put_raw(false);
+        let used = self.offset as usize + super::FOOTER_BYTES;
+        let padding = used.next_multiple_of(BLOCK_BYTES) - used;
+        self.advance(padding, |output| output.resize(output.len() + padding, 0));
+        let (smallest_seq, largest_seq) = self.seqs.unwrap_or_default();
+        let body_crc = std::mem::take(&mut self.body_crc).finalize();
+        let footer = Footer {
+            root,
+            erased: erased_handle,
+            entries: self.entries,
+            smallest_seq,
+            largest_seq,
+            cf: self.cf,
+            body_crc,
+        };
+        self.output.extend_from_slice(&footer.encode());
+        let (start, end) = self.bounds(erased);
+        Built {
+            start,
+            end,
+            entries: self.entries,
+            deletes: self.deletes,
+            smallest_seq,
+            largest_seq,
+            file_bytes: self.offset + super::FOOTER_BYTES as u64,
+            body_crc,
+        }
+    }
+
+    fn bounds(&self, erased: &RangeTombstones) -> (Vec<u8>, Vec<u8>) {
+        let points = self.first_key.as_ref().map(|first| (first.clone(), successor(&self.last_key)));
+        let ranges = erased.bounds().map(|(start, end)| (start.to_vec(), end.to_vec()));
+        match (points, ranges) {
+            (Some((a, a_end)), Some((b, b_end))) => (a.min(b), a_end.max(b_end)),
+            (Some(bounds), None) | (None, Some(bounds)) => bounds,
+            (None, None) => (Vec::new(), Vec::new()),
+        }
+    }
+
+    fn put_erased(&mut self, erased: &RangeTombstones) -> Handle {
+        let mut block = BlockBuilder::default();
+        for (start, end, seqs) in erased.iter() {
+            for &seq in seqs {
+                block.add(start, seq, Kind::Put, end);
+                self.widen_seqs(seq);
+            }
+        }
+        self.raw.clear();
+        block.finish_into(&mut self.raw);
+        self.put_raw(self.shape.compress)
+    }
+
+    fn finish_block(&mut self, next_key: Option<&[u8]>) {
+        let separator = separator(self.block.last_key(), next_key);
+        self.raw.clear();
+        self.block.finish_into(&mut self.raw);
+        let handle = self.put_raw(self.shape.compress);
+        self.part_index.add(&separator, SeqNo(0), Kind::Put, &handle.encode());
+        if self.part_index.len() >= self.shape.part_blocks {
+            self.finish_part();
+        }
+    }
+
+    fn finish_part(&mut self) {
+        let separator = self.part_index.last_key().to_vec();
+        let filter_len = filter::size_bytes(self.part_hashes.len(), self.shape.filter_bits_per_key);
+        self.raw.clear();
+        self.part_index.finish_into(&mut self.raw);
+        let filter_start = self.raw.len();
+        self.raw.resize(filter_start + filter_len, 0);
+        for hash in self.part_hashes.drain(..) {
+            filter::insert(&mut self.raw[filter_start..], hash);
+        }
+        self.raw.extend_from_slice(&(filter_len as u32).to_le_bytes());
+        let handle = self.put_raw(false);
+        self.root.add(&separator, SeqNo(0), Kind::Put, &handle.encode());
+    }
+
+    /// Writes `self.raw` as a frame.
+    fn put_raw(&mut self, compress: bool) -> Handle {
+        let start = self.output.len();
+        let handle = put_frame(&mut self.output, &self.raw, self.offset, compress, &mut self.scratch);
+        self.body_crc.update(&self.output[start..]);
+        self.offset += u64::from(handle.len);
+        handle
+    }
+
+    fn advance(&mut self, len: usize, append: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.output.len();
+        append(&mut self.output);
+        self.body_crc.update(&self.output[start..]);
+        self.offset += len as u64;
+    }
+
+    fn widen_seqs(&mut self, seq: SeqNo) {
+        let (low, high) = self.seqs.unwrap_or((seq, seq));
+        self.seqs = Some((low.min(seq), high.max(seq)));
+    }
+}
+
+/// A short key that is at or above `last` and below `next`.
+fn separator(last: &[u8], next: Option<&[u8]>) -> Vec<u8> {
+    let Some(next) = next else { return last.to_vec() };
+    let common = common_prefix(last, next);
+    match (last.get(common), next.get(common)) {
+        (Some(&low), Some(&high)) if low + 1 < high => {
+            let mut short = last[..common].to_vec();
+            short.push(low + 1);
+            short
+        }
+        _ => last.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_lie_between_their_neighbours() {
+        let keys: [&[u8]; 7] = [b"", b"a", b"ab", b"abz", b"ac", b"b\xFF", b"d"];
+        for pair in keys.windows(2) {
+            let between = separator(pair[0], Some(pair[1]));
+            assert!(between.as_slice() >= pair[0] && between.as_slice() < pair[1], "{pair:?} {between:?}");
+        }
+        assert_eq!(separator(b"abcdef", Some(b"abz")), b"abd");
+    }
+}

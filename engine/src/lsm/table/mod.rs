@@ -1,0 +1,313 @@
+//! The table file: sorted entries that never change.
+//!
+//! ```text
+//! table  := (data* part)* erased root zeros footer        length: a multiple of 4096 bytes
+//! data   := frame(block)                                  entries of up to a few KiB
+//! part   := frame(index:block filter filter_len:u32)      for the data blocks just before it:
+//!             index   last key -> offset:varint len:varint, one entry per data block
+//!             filter  Bloom filter over their keys (see `filter`)
+//! erased := frame(block)                                  range deletes: start -> end; an empty block if none
+//! root   := frame(block)                                  last key -> handle, one entry per part
+//! frame  := payload kind:u8 raw_len:u32 crc:u32           kind 0 as is, 1 LZ4; the CRC covers payload, kind, raw_len
+//!                                                         and the frame's offset in the file, so that a block read
+//!                                                         from the wrong place does not pass
+//! footer := root_offset:u64 root_len:u32 erased_offset:u64 erased_len:u32
+//!           entries:u64 smallest_seq:u64 largest_seq:u64 cf:u8 zeros:3
+//!           body_crc:u32 version:u32 footer_crc:u32 magic:u64            all little-endian; the last 76 bytes
+//! ```
+//!
+//! CRC is CRC-32 (IEEE). `body_crc` covers every byte before the footer: the whole-file checksum that the manifest repeats.
+//!
+//! Index and filter are cut into parts, so that a table of any size is opened by one small read (the root), and a look-up
+//! needs one part and one data block beside it; all three are cached by the same budget. An "index" key is at or above the
+//! last key of what it points to and below the next key.
+//!
+//! A file is opened lazily, never at start-up.
+
+pub(crate) mod block;
+pub(crate) mod build;
+pub(crate) mod read;
+
+use bytes::Bytes;
+
+use self::block::{BlockView, put_varint, take_varint};
+use super::chunk::Chunk;
+use super::key::{Cf, SeqNo};
+
+/// Ends every table file.
+const MAGIC: u64 = u64::from_le_bytes(*b"RKTABLE\n");
+/// The format drawn above.
+pub(crate) const FORMAT_VERSION: u32 = 1;
+/// Length of the footer.
+pub(crate) const FOOTER_BYTES: usize = 76;
+/// Length of a frame's end: kind, raw length, CRC.
+pub(crate) const FRAME_END_BYTES: usize = 9;
+/// No frame is larger, packed or unpacked; a larger length is damage. Values are far smaller.
+const FRAME_BYTES_MAX: usize = 256 << 20;
+
+/// What a decoder says about bytes that cannot be right. The reader adds the file and the offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Damage(pub(crate) &'static str);
+
+/// Where a frame lies in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Handle {
+    pub(crate) offset: u64,
+    /// Bytes with the frame's end.
+    pub(crate) len: u32,
+}
+
+impl Handle {
+    fn encode(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(12);
+        put_varint(&mut bytes, self.offset);
+        put_varint(&mut bytes, u64::from(self.len));
+        bytes
+    }
+
+    fn decode(mut bytes: &[u8]) -> Result<Handle, Damage> {
+        let damage = Damage("an index entry without a handle");
+        let offset = take_varint(&mut bytes).ok_or(damage)?;
+        let len = take_varint(&mut bytes).and_then(|len| u32::try_from(len).ok()).ok_or(damage)?;
+        Ok(Handle { offset, len })
+    }
+}
+
+/// The end of a table file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Footer {
+    pub(crate) root: Handle,
+    pub(crate) erased: Handle,
+    pub(crate) entries: u64,
+    pub(crate) smallest_seq: SeqNo,
+    pub(crate) largest_seq: SeqNo,
+    pub(crate) cf: Cf,
+    pub(crate) body_crc: u32,
+}
+
+impl Footer {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(FOOTER_BYTES);
+        bytes.extend_from_slice(&self.root.offset.to_le_bytes());
+        bytes.extend_from_slice(&self.root.len.to_le_bytes());
+        bytes.extend_from_slice(&self.erased.offset.to_le_bytes());
+        bytes.extend_from_slice(&self.erased.len.to_le_bytes());
+        bytes.extend_from_slice(&self.entries.to_le_bytes());
+        bytes.extend_from_slice(&self.smallest_seq.0.to_le_bytes());
+        bytes.extend_from_slice(&self.largest_seq.0.to_le_bytes());
+        bytes.extend_from_slice(&[self.cf.index() as u8, 0, 0, 0]);
+        bytes.extend_from_slice(&self.body_crc.to_le_bytes());
+        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+        bytes.extend_from_slice(&MAGIC.to_le_bytes());
+        debug_assert_eq!(bytes.len(), FOOTER_BYTES);
+        bytes
+    }
+
+    /// Decodes the last [`FOOTER_BYTES`] of `file_end`.
+    pub(crate) fn decode(file_end: &[u8]) -> Result<Footer, Damage> {
+        let bytes = file_end.last_chunk::<FOOTER_BYTES>().ok_or(Damage("a file too short for a footer"))?;
+        if u64_at(bytes, FOOTER_BYTES - 8) != MAGIC {
+            return Err(Damage("no table footer at the end of the file"));
+        }
+        if u32_at(bytes, FOOTER_BYTES - 12) != crc32fast::hash(&bytes[..FOOTER_BYTES - 12]) {
+            return Err(Damage("the footer's checksum does not match"));
+        }
+        if u32_at(bytes, FOOTER_BYTES - 16) != FORMAT_VERSION {
+            return Err(Damage("a table of an unknown format version"));
+        }
+        Ok(Footer {
+            root: Handle { offset: u64_at(bytes, 0), len: u32_at(bytes, 8) },
+            erased: Handle { offset: u64_at(bytes, 12), len: u32_at(bytes, 20) },
+            entries: u64_at(bytes, 24),
+            smallest_seq: SeqNo(u64_at(bytes, 32)),
+            largest_seq: SeqNo(u64_at(bytes, 40)),
+            cf: Cf::from_byte(bytes[48]).ok_or(Damage("an unknown column family"))?,
+            body_crc: u32_at(bytes, 52),
+        })
+    }
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..].first_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk))
+}
+
+const KIND_PLAIN: u8 = 0;
+const KIND_LZ4: u8 = 1;
+
+/// Appends `raw` as a frame that will lie at `offset`; packed if that saves an eighth.
+fn put_frame(into: &mut Vec<u8>, raw: &[u8], offset: u64, compress: bool, scratch: &mut Vec<u8>) -> Handle {
+    let packed = if compress { pack(raw, scratch) } else { None };
+    let (kind, payload) = packed.map_or((KIND_PLAIN, raw), |packed| (KIND_LZ4, packed));
+    let start = into.len();
+    into.extend_from_slice(payload);
+    into.push(kind);
+    into.extend_from_slice(&(raw.len() as u32).to_le_bytes());
+    let crc = frame_crc(&into[start..], offset);
+    into.extend_from_slice(&crc.to_le_bytes());
+    Handle { offset, len: (into.len() - start) as u32 }
+}
+
+fn pack<'a>(raw: &[u8], scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
+    scratch.resize(lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+    let len = lz4_flex::block::compress_into(raw, scratch).ok()?;
+    (len < raw.len() - raw.len() / 8).then(|| &scratch[..len])
+}
+
+/// Checks and unpacks the frame that was read from `offset`.
+pub(crate) fn open_frame(frame: &[u8], offset: u64) -> Result<Bytes, Damage> {
+    let (checked, crc) = frame.split_last_chunk::<4>().ok_or(Damage("a frame too short for its checksum"))?;
+    if frame_crc(checked, offset) != u32::from_le_bytes(*crc) {
+        return Err(Damage("a block's checksum does not match"));
+    }
+    let (kinded, raw_len) = checked.split_last_chunk::<4>().ok_or(Damage("a frame without a length"))?;
+    let (kind, payload) = kinded.split_last().ok_or(Damage("a frame without a kind"))?;
+    let raw_len = u32::from_le_bytes(*raw_len) as usize;
+    match *kind {
+        KIND_PLAIN if payload.len() == raw_len => Ok(Bytes::copy_from_slice(payload)),
+        KIND_LZ4 if raw_len <= FRAME_BYTES_MAX => {
+            let mut raw = vec![0; raw_len];
+            let len = lz4_flex::block::decompress_into(payload, &mut raw)
+                .map_err(|_| Damage("a block that does not unpack"))?;
+            (len == raw_len).then(|| Bytes::from(raw)).ok_or(Damage("a block of another length than stated"))
+        }
+        _ => Err(Damage("a frame of an unknown kind or a wrong length")),
+    }
+}
+
+fn frame_crc(checked: &[u8], offset: u64) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(checked);
+    hasher.update(&offset.to_le_bytes());
+    hasher.finalize()
+}
+
+/// A part, read in place: the index of a run of data blocks and the filter over their keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PartView<'a> {
+    pub(crate) index: BlockView<'a>,
+    pub(crate) filter: &'a [u8],
+    index_len: usize,
+}
+
+impl<'a> PartView<'a> {
+    pub(crate) fn parse(part: &'a [u8]) -> Result<Self, Damage> {
+        let (rest, filter_len) = part.split_last_chunk::<4>().ok_or(Damage("a part without a filter length"))?;
+        let filter_len = u32::from_le_bytes(*filter_len) as usize;
+        let index_len =
+            rest.len().checked_sub(filter_len).ok_or(Damage("a filter longer than its part"))?;
+        let (index, filter) = rest.split_at(index_len);
+        Ok(Self { index: BlockView::parse(index)?, filter, index_len })
+    }
+
+    /// The index as a block of its own; `part` is the buffer behind this view.
+    pub(crate) fn index_bytes(&self, part: &Bytes) -> Bytes {
+        part.slice(..self.index_len)
+    }
+}
+
+/// What the index `block` points to at or after `key`.
+pub(crate) fn locate(index: &[u8], view: BlockView<'_>, key: &[u8]) -> Result<Option<Handle>, Damage> {
+    match view.seek(key, SeqNo::MAX)? {
+        Some(landing) => {
+            let handle = index.get(landing.value).ok_or(Damage("an index entry out of bounds"))?;
+            Handle::decode(handle).map(Some)
+        }
+        None => Ok(None),
+    }
+}
+
+/// What the index `block` points to for keys in `[start, end)`, in key order.
+pub(crate) fn handles_in(index: &Bytes, start: &[u8], end: &[u8]) -> Result<Vec<Handle>, Damage> {
+    let mut handles = Vec::new();
+    walk_index(index, start, |separator, handle| {
+        handles.push(handle);
+        end.is_empty() || separator < end
+    })?;
+    Ok(handles)
+}
+
+/// Calls `visit` with each last key and handle from `start` on, until it says no.
+pub(crate) fn walk_index(
+    index: &Bytes,
+    start: &[u8],
+    mut visit: impl FnMut(&[u8], Handle) -> bool,
+) -> Result<(), Damage> {
+    let view = BlockView::parse(index)?;
+    for interval in view.last_interval_before(start, SeqNo::MAX)?..view.intervals() {
+        let chunk: Chunk = view.decode(interval, index)?;
+        let mut at = 0;
+        while let Some(entry) = chunk.get(at) {
+            at += 1;
+            if entry.key >= start && !visit(entry.key, Handle::decode(entry.value)?) {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn footer() -> Footer {
+        Footer {
+            root: Handle { offset: 4000, len: 77 },
+            erased: Handle { offset: 3900, len: 13 },
+            entries: 12,
+            smallest_seq: SeqNo(3),
+            largest_seq: SeqNo(14),
+            cf: Cf::Write,
+            body_crc: 0xDEAD_BEEF,
+        }
+    }
+
+    #[test]
+    fn a_footer_comes_back() {
+        assert_eq!(Footer::decode(&footer().encode()), Ok(footer()));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_footer_is_noticed() {
+        let good = footer().encode();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Footer::decode(&bad).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn frames_are_bound_to_their_place() {
+        for (raw, compress) in [(vec![7u8; 5000], true), (vec![7u8; 5000], false), (Vec::new(), true)] {
+            let mut bytes = Vec::new();
+            let handle = put_frame(&mut bytes, &raw, 8192, compress, &mut Vec::new());
+            assert_eq!(handle.len as usize, bytes.len());
+            assert_eq!(open_frame(&bytes, 8192).unwrap(), raw);
+            assert!(open_frame(&bytes, 4096).is_err());
+            for at in 0..bytes.len() {
+                let mut bad = bytes.clone();
+                bad[at] ^= 0x10;
+                assert!(open_frame(&bad, 8192).is_err(), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_broken_writer_is_damage_too() {
+        // A frame whose checksum is right and whose inside is not.
+        for (kind, raw_len) in [(KIND_LZ4, 100u32), (KIND_LZ4, u32::MAX), (KIND_PLAIN, 9), (9, 3)] {
+            let mut bytes = vec![0xF3, 1, 2];
+            bytes.push(kind);
+            bytes.extend_from_slice(&raw_len.to_le_bytes());
+            let crc = frame_crc(&bytes, 0);
+            bytes.extend_from_slice(&crc.to_le_bytes());
+            assert!(open_frame(&bytes, 0).is_err());
+        }
+    }
+}

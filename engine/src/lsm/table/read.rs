@@ -1,0 +1,308 @@
+//! Finds a key in a table, and walks one.
+//!
+//! A [`Table`] is a row of the manifest with a file behind it. The file is opened at the first read; its root then stays in
+//! memory (about one part in ten thousand of the file). Parts and data blocks come through the block cache.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::block::BlockView;
+use super::{Damage, FOOTER_BYTES, Footer, Handle, PartView, handles_in, locate, open_frame, walk_index};
+use crate::error::{Fault, Result};
+use crate::lsm::cache::BlockCache;
+use crate::lsm::erased::RangeTombstones;
+use crate::lsm::filter;
+use crate::lsm::key::{Kind, SeqNo};
+use crate::lsm::memtable::Found;
+use crate::lsm::version::TableMeta;
+use crate::rt::{BLOCK_BYTES, Buf, File, OpenMode, Rt};
+
+/// What is read to open a table; holds footer and root of all but very large ones.
+const TAIL_BYTES: u64 = 16 << 10;
+
+/// A table of some version, and its file once somebody has read from it.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) meta: TableMeta,
+    pub(crate) erased: RangeTombstones,
+    path: PathBuf,
+    opened: OnceCell<Opened>,
+    retired: Cell<bool>,
+    waste: Rc<Waste>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: File,
+    root: Bytes,
+}
+
+/// Files that nobody uses any more, waiting to be closed and perhaps removed.
+#[derive(Debug, Default)]
+pub(crate) struct Waste(RefCell<Vec<Discarded>>);
+
+/// One such file.
+#[derive(Debug)]
+pub(crate) struct Discarded {
+    pub(crate) file: Option<File>,
+    /// The number of the file if it is to be removed.
+    pub(crate) remove: Option<u64>,
+}
+
+impl Waste {
+    pub(crate) fn take(&self) -> Vec<Discarded> {
+        std::mem::take(&mut self.0.borrow_mut())
+    }
+}
+
+/// Where a look-up in one table ended, as far as memory can tell.
+#[derive(Debug)]
+pub(crate) enum Probe {
+    /// The newest visible version.
+    Found { seq: SeqNo, value: Found },
+    /// The table has no visible version.
+    Absent,
+    /// Something is not in memory.
+    NeedsIo,
+}
+
+impl Table {
+    pub(crate) fn new(meta: TableMeta, dir: &Path, waste: Rc<Waste>) -> Self {
+        let path = dir.join(file_name(meta.file));
+        let mut erased = RangeTombstones::default();
+        for row in &meta.erased {
+            erased.insert(&row.start, &row.end, SeqNo(row.seq));
+        }
+        Self { meta, erased, path, opened: OnceCell::new(), retired: Cell::new(false), waste }
+    }
+
+    /// Says that no later version has this table, so that its file goes when the last reader does.
+    pub(crate) fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    /// Looks `key` up with what is in memory.
+    pub(crate) fn probe(&self, cache: &BlockCache, key: &[u8], hash: u64, at: SeqNo) -> Result<Probe> {
+        let Some(opened) = self.opened.get() else { return Ok(Probe::NeedsIo) };
+        let Some(part_handle) = self.part_of(opened, key)? else { return Ok(Probe::Absent) };
+        let Some(part) = cache.get(self.meta.file, part_handle.offset) else { return Ok(Probe::NeedsIo) };
+        let Some(block_handle) = self.block_of(part_handle, &part, key, hash)? else { return Ok(Probe::Absent) };
+        let Some(block) = cache.get(self.meta.file, block_handle.offset) else { return Ok(Probe::NeedsIo) };
+        self.version_in(block_handle, &block, key, at)
+    }
+
+    /// Looks `key` up, reading what is not in memory.
+    pub(crate) async fn get(
+        &self,
+        rt: &Rt,
+        cache: &BlockCache,
+        key: &[u8],
+        hash: u64,
+        at: SeqNo,
+    ) -> Result<Probe> {
+        let opened = self.open(rt).await?;
+        let Some(part_handle) = self.part_of(opened, key)? else { return Ok(Probe::Absent) };
+        let part = self.cached(cache, part_handle).await?;
+        let Some(block_handle) = self.block_of(part_handle, &part, key, hash)? else { return Ok(Probe::Absent) };
+        let block = self.cached(cache, block_handle).await?;
+        self.version_in(block_handle, &block, key, at)
+    }
+
+    /// Handles of the parts that hold keys of `[start, end)`, in key order.
+    pub(crate) async fn parts(&self, rt: &Rt, start: &[u8], end: &[u8]) -> Result<Vec<Handle>> {
+        let opened = self.open(rt).await?;
+        handles_in(&opened.root, start, end).map_err(|damage| self.damaged(damage, "root"))
+    }
+
+    /// Last key and handle of every part that holds keys of `[start, end)`.
+    pub(crate) async fn part_keys(&self, rt: &Rt, start: &[u8], end: &[u8]) -> Result<Vec<(Bytes, Handle)>> {
+        let opened = self.open(rt).await?;
+        let mut parts = Vec::new();
+        let visit = |key: &[u8], handle| {
+            parts.push((Bytes::copy_from_slice(key), handle));
+            end.is_empty() || key < end
+        };
+        walk_index(&opened.root, start, visit).map_err(|damage| self.damaged(damage, "root"))?;
+        Ok(parts)
+    }
+
+    /// Handles of the data blocks of a part that hold keys of `[start, end)`, in key order.
+    pub(crate) fn blocks(&self, part: Handle, bytes: &Bytes, start: &[u8], end: &[u8]) -> Result<Vec<Handle>> {
+        let view = PartView::parse(bytes).map_err(|damage| self.damaged_at(damage, part))?;
+        handles_in(&view.index_bytes(bytes), start, end).map_err(|damage| self.damaged_at(damage, part))
+    }
+
+    /// A frame through the cache.
+    pub(crate) async fn cached(&self, cache: &BlockCache, handle: Handle) -> Result<Bytes> {
+        if let Some(bytes) = cache.get(self.meta.file, handle.offset) {
+            return Ok(bytes);
+        }
+        let bytes = self.read_frame(handle, &mut Window::default(), 0).await?;
+        cache.insert(self.meta.file, handle.offset, bytes.clone());
+        Ok(bytes)
+    }
+
+    /// A frame from the file. With `ahead_bytes`, that much is read at once and kept in `window` for the next frames.
+    pub(crate) async fn read_frame(
+        &self,
+        handle: Handle,
+        window: &mut Window,
+        ahead_bytes: usize,
+    ) -> Result<Bytes> {
+        let opened = self.opened.get().expect("a handle comes from an opened table");
+        let body_bytes = self.meta.file_bytes - FOOTER_BYTES as u64;
+        let inside = handle.offset.checked_add(u64::from(handle.len)).is_some_and(|end| end <= body_bytes);
+        if !inside {
+            return Err(self.damaged_at(Damage("an index entry points beyond the file"), handle));
+        }
+        if !window.holds(handle) {
+            let start = handle.offset / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+            let wanted = (handle.offset - start) as usize + handle.len as usize;
+            let left = usize::try_from(self.meta.file_bytes - start).unwrap_or(usize::MAX);
+            let len = wanted.max(ahead_bytes.min(left)).next_multiple_of(BLOCK_BYTES);
+            let attempt = format!("reading {len} bytes at {start}");
+            let buf = opened.file.read_at(start, len).await.map_err(|e| Fault::io(&self.path, &attempt, &e))?;
+            *window = Window { start, buf: Some(buf) };
+        }
+        let frame = window.frame(handle).ok_or_else(|| self.damaged_at(Damage("the file ends early"), handle))?;
+        open_frame(frame, handle.offset).map_err(|damage| self.damaged_at(damage, handle))
+    }
+
+    /// What is wrong, and where.
+    pub(crate) fn damaged_at(&self, damage: Damage, handle: Handle) -> Fault {
+        Fault::corruption(&self.path, format!("{} (block at offset {})", damage.0, handle.offset))
+    }
+
+    fn damaged(&self, damage: Damage, place: &str) -> Fault {
+        Fault::corruption(&self.path, format!("{} ({place})", damage.0))
+    }
+
+    async fn open(&self, rt: &Rt) -> Result<&Opened> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened);
+        }
+        let file =
+            rt.open(&self.path, OpenMode::Read).await.map_err(|e| Fault::io(&self.path, "opening", &e))?;
+        let root = match self.read_root(&file).await {
+            Ok(root) => root,
+            Err(fault) => {
+                // The fault is what matters; a file that was only read loses nothing by a failed close.
+                let _ = file.close().await;
+                return Err(fault);
+            }
+        };
+        let mut fresh = Some(Opened { file, root });
+        self.opened.get_or_init(|| fresh.take().expect("taken once"));
+        if let Some(unused) = fresh {
+            // Another task opened it meanwhile.
+            let _ = unused.file.close().await;
+        }
+        Ok(self.opened.get().expect("just set"))
+    }
+
+    async fn read_root(&self, file: &File) -> Result<Bytes> {
+        let len = self.meta.file_bytes;
+        let tail = read_tail(file, len, TAIL_BYTES).await.map_err(|e| Fault::io(&self.path, "reading the end", &e))?;
+        let short = || self.damaged(Damage("the file is shorter than the manifest says"), "end");
+        if (tail.len() as u64) < len.min(TAIL_BYTES) {
+            return Err(short());
+        }
+        let footer = Footer::decode(&tail).map_err(|damage| self.damaged(damage, "footer"))?;
+        if footer.body_crc != self.meta.file_crc {
+            return Err(self.damaged(Damage("the footer belongs to another table"), "footer"));
+        }
+        let root_end = footer.root.offset.saturating_add(u64::from(footer.root.len));
+        if root_end > len {
+            return Err(self.damaged(Damage("the root lies beyond the file"), "footer"));
+        }
+        let needed = (len - footer.root.offset).next_multiple_of(BLOCK_BYTES as u64);
+        let tail = if needed > tail.len() as u64 {
+            read_tail(file, len, needed).await.map_err(|e| Fault::io(&self.path, "reading the root", &e))?
+        } else {
+            tail
+        };
+        let from_end = usize::try_from(len - footer.root.offset).unwrap_or(usize::MAX);
+        let start = tail.len().checked_sub(from_end).ok_or_else(short)?;
+        let frame = tail.get(start..start + footer.root.len as usize).ok_or_else(short)?;
+        open_frame(frame, footer.root.offset).map_err(|damage| self.damaged(damage, "root"))
+    }
+
+    fn part_of(&self, opened: &Opened, key: &[u8]) -> Result<Option<Handle>> {
+        let found = BlockView::parse(&opened.root).and_then(|view| locate(&opened.root, view, key));
+        found.map_err(|damage| self.damaged(damage, "root"))
+    }
+
+    fn block_of(&self, handle: Handle, part: &Bytes, key: &[u8], hash: u64) -> Result<Option<Handle>> {
+        let found = PartView::parse(part).and_then(|view| {
+            if filter::may_contain(view.filter, hash) { locate(part, view.index, key) } else { Ok(None) }
+        });
+        found.map_err(|damage| self.damaged_at(damage, handle))
+    }
+
+    fn version_in(&self, handle: Handle, block: &Bytes, key: &[u8], at: SeqNo) -> Result<Probe> {
+        let landing = BlockView::parse(block)
+            .and_then(|view| view.seek(key, at))
+            .map_err(|damage| self.damaged_at(damage, handle))?;
+        Ok(match landing {
+            Some(landing) if landing.same_key => {
+                let value = match landing.kind {
+                    Kind::Put => Found::Value(block.slice(landing.value)),
+                    Kind::Delete => Found::Deleted,
+                };
+                Probe::Found { seq: landing.seq, value }
+            }
+            _ => Probe::Absent,
+        })
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let file = self.opened.take().map(|opened| opened.file);
+        let remove = self.retired.get().then_some(self.meta.file);
+        if file.is_some() || remove.is_some() {
+            self.waste.0.borrow_mut().push(Discarded { file, remove });
+        }
+    }
+}
+
+/// A stretch of one file that was read ahead. Belongs to one table at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    start: u64,
+    buf: Option<Buf>,
+}
+
+impl Window {
+    /// Forgets what was read.
+    pub(crate) fn clear(&mut self) {
+        self.buf = None;
+    }
+
+    fn holds(&self, handle: Handle) -> bool {
+        self.frame(handle).is_some()
+    }
+
+    fn frame(&self, handle: Handle) -> Option<&[u8]> {
+        let from = usize::try_from(handle.offset.checked_sub(self.start)?).ok()?;
+        self.buf.as_ref()?.get(from..from + handle.len as usize)
+    }
+}
+
+async fn read_tail(file: &File, len: u64, tail_bytes: u64) -> std::io::Result<Buf> {
+    let start = len.saturating_sub(tail_bytes) / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+    file.read_at(start, (len - start).next_multiple_of(BLOCK_BYTES as u64) as usize).await
+}
+
+/// The name of a table file.
+pub(crate) fn file_name(number: u64) -> String {
+    format!("{number:010}.table")
+}
+
+/// The number in a table file's name.
+pub(crate) fn file_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".table")?.parse().ok()
+}

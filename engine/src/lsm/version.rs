@@ -1,0 +1,282 @@
+//! Which tables make up the tree: an immutable value, and the edits that lead from one to the next.
+//!
+//! * Level 0 holds flushed memtables, newest first; they may overlap.
+//! * In level 1 and above tables are sorted and share no key.
+//! * For one key, whatever lies in a lower level (or earlier in level 0) is newer.
+//! * A table's bounds are *virtual*: the part of its file that this tree sees. Reads never look outside them.
+//! * Table ids and file numbers come from one counter and are never used twice.
+
+use std::rc::Rc;
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::key::{Cf, SeqNo, in_range, ranges_overlap};
+use super::table::read::Table;
+
+/// Levels of a family, level 0 included.
+pub(crate) const LEVELS: usize = 7;
+
+/// A row of the manifest: one table and how much of its file it shows.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TableMeta {
+    /// Names this row; unique for ever.
+    pub(crate) table: u64,
+    /// The file behind it. Several tables may show parts of one file.
+    pub(crate) file: u64,
+    pub(crate) cf: u8,
+    pub(crate) level: u8,
+    /// Virtual bounds: `[start, end)`.
+    pub(crate) start: Vec<u8>,
+    pub(crate) end: Vec<u8>,
+    pub(crate) file_bytes: u64,
+    /// CRC over the whole file before its footer.
+    pub(crate) file_crc: u32,
+    pub(crate) entries: u64,
+    pub(crate) deletes: u64,
+    pub(crate) smallest_seq: u64,
+    pub(crate) largest_seq: u64,
+    /// The table's range deletes, repeated here so that a read knows them without opening the file.
+    pub(crate) erased: Vec<ErasedRow>,
+}
+
+/// A range delete.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ErasedRow {
+    pub(crate) start: Vec<u8>,
+    pub(crate) end: Vec<u8>,
+    pub(crate) seq: u64,
+}
+
+/// A group and the log index up to which the tables contain it; none if the group is gone.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MarkRow {
+    pub(crate) group: u64,
+    pub(crate) applied: Option<u64>,
+}
+
+/// A step from one version to the next, as the manifest keeps it.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edit {
+    /// In level 0, oldest first.
+    pub(crate) added: Vec<TableMeta>,
+    /// Ids of tables that are no longer part of the tree.
+    pub(crate) removed: Vec<u64>,
+    pub(crate) marks: Vec<MarkRow>,
+    /// Every number below has been used.
+    pub(crate) next_number: u64,
+    /// No table holds a sequence number above it.
+    pub(crate) last_seq: u64,
+}
+
+/// The tables of the tree at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Version {
+    families: [Levels; 3],
+}
+
+/// The tables of one family.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Levels {
+    levels: [Vec<Rc<Table>>; LEVELS],
+}
+
+impl Version {
+    pub(crate) fn family(&self, cf: Cf) -> &Levels {
+        &self.families[cf.index()]
+    }
+
+    /// Every table.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Rc<Table>> {
+        self.families.iter().flat_map(Levels::tables)
+    }
+
+    /// The version after `edit`; `make` turns rows into tables.
+    ///
+    /// # Errors
+    /// What in the edit contradicts this version.
+    pub(crate) fn apply(&self, edit: &Edit, make: impl Fn(&TableMeta) -> Rc<Table>) -> Result<Version, String> {
+        let mut next = self.clone();
+        for &removed in &edit.removed {
+            if !next.families.iter_mut().any(|levels| levels.remove(removed)) {
+                return Err(format!("table {removed} is removed and was not there"));
+            }
+        }
+        for meta in &edit.added {
+            let cf = Cf::from_byte(meta.cf).ok_or_else(|| format!("table {} of an unknown family", meta.table))?;
+            if usize::from(meta.level) >= LEVELS || meta.start >= meta.end {
+                return Err(format!("table {} has an impossible level or range", meta.table));
+            }
+            next.families[cf.index()].insert(make(meta));
+        }
+        for levels in &next.families {
+            levels.check()?;
+        }
+        Ok(next)
+    }
+}
+
+impl Levels {
+    pub(crate) fn level(&self, level: usize) -> &[Rc<Table>] {
+        &self.levels[level]
+    }
+
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Rc<Table>> {
+        self.levels.iter().flatten()
+    }
+
+    /// Bytes of the files of a level.
+    pub(crate) fn level_bytes(&self, level: usize) -> u64 {
+        self.levels[level].iter().map(|table| table.meta.file_bytes).sum()
+    }
+
+    /// The tables that may hold `key`, newest first.
+    pub(crate) fn holding<'a>(&'a self, key: &'a [u8]) -> impl Iterator<Item = &'a Rc<Table>> + 'a {
+        let first = self.levels[0].iter().filter(move |table| table.meta.contains(key));
+        first.chain(self.levels[1..].iter().filter_map(move |level| table_for(level, key)))
+    }
+
+    /// The tables of a level that share a key with `[start, end)`, in the level's order.
+    pub(crate) fn overlapping(&self, level: usize, start: &[u8], end: &[u8]) -> Vec<Rc<Table>> {
+        let tables = &self.levels[level];
+        if level == 0 {
+            return tables.iter().filter(|table| table.meta.overlaps(start, end)).cloned().collect();
+        }
+        let from = tables.partition_point(|table| table.meta.end.as_slice() <= start);
+        tables[from..].iter().take_while(|table| table.meta.overlaps(start, end)).cloned().collect()
+    }
+
+    /// Whether any table at `level` or deeper shares a key with `[start, end)`.
+    pub(crate) fn overlaps_from(&self, level: usize, start: &[u8], end: &[u8]) -> bool {
+        (level..LEVELS).any(|level| !self.overlapping(level, start, end).is_empty())
+    }
+
+    /// Whether any table at `level` or deeper may hold `key`.
+    pub(crate) fn holds_from(&self, level: usize, key: &[u8]) -> bool {
+        (level.max(1)..LEVELS).any(|level| table_for(&self.levels[level], key).is_some())
+    }
+
+    /// Whether anything lies below `level`.
+    pub(crate) fn anything_below(&self, level: usize) -> bool {
+        self.levels[level + 1..].iter().any(|tables| !tables.is_empty())
+    }
+
+    fn remove(&mut self, table: u64) -> bool {
+        for level in &mut self.levels {
+            if let Some(place) = level.iter().position(|present| present.meta.table == table) {
+                level.remove(place);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn insert(&mut self, table: Rc<Table>) {
+        let level = &mut self.levels[usize::from(table.meta.level)];
+        let place = match table.meta.level {
+            // Newest first. Ids grow, also over restarts.
+            0 => level.partition_point(|present| present.meta.table > table.meta.table),
+            _ => level.partition_point(|present| present.meta.start < table.meta.start),
+        };
+        level.insert(place, table);
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for level in &self.levels[1..] {
+            for pair in level.windows(2) {
+                if pair[0].meta.end > pair[1].meta.start {
+                    let (a, b) = (pair[0].meta.table, pair[1].meta.table);
+                    return Err(format!("tables {a} and {b} of one level overlap"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TableMeta {
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        in_range(key, &self.start, &self.end)
+    }
+
+    pub(crate) fn overlaps(&self, start: &[u8], end: &[u8]) -> bool {
+        ranges_overlap(&self.start, &self.end, start, end)
+    }
+
+    pub(crate) fn largest_seq(&self) -> SeqNo {
+        SeqNo(self.largest_seq)
+    }
+}
+
+fn table_for<'a>(level: &'a [Rc<Table>], key: &[u8]) -> Option<&'a Rc<Table>> {
+    let place = level.partition_point(|table| table.meta.end.as_slice() <= key);
+    level.get(place).filter(|table| table.meta.contains(key))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// A table that exists only as a row.
+    pub(crate) fn meta(table: u64, level: u8, start: &str, end: &str, mib: u64) -> TableMeta {
+        TableMeta {
+            table,
+            file: table,
+            cf: 0,
+            level,
+            start: start.into(),
+            end: end.into(),
+            file_bytes: mib << 20,
+            file_crc: 0,
+            entries: 10,
+            deletes: 0,
+            smallest_seq: table * 10,
+            largest_seq: table * 10 + 9,
+            erased: Vec::new(),
+        }
+    }
+
+    pub(crate) fn version(added: Vec<TableMeta>) -> Version {
+        let edit = Edit { added, ..Edit::default() };
+        Version::default().apply(&edit, row).unwrap()
+    }
+
+    pub(crate) fn row(meta: &TableMeta) -> Rc<Table> {
+        Rc::new(Table::new(meta.clone(), Path::new("t"), Rc::default()))
+    }
+
+    fn ids<'a>(tables: impl Iterator<Item = &'a Rc<Table>>) -> Vec<u64> {
+        tables.map(|table| table.meta.table).collect()
+    }
+
+    #[test]
+    fn a_key_is_looked_up_newest_first() {
+        let v = version(vec![
+            meta(1, 2, "a", "m", 1),
+            meta(2, 1, "c", "f", 1),
+            meta(3, 0, "a", "z", 1),
+            meta(4, 0, "b", "e", 1),
+            meta(5, 2, "m", "z", 1),
+        ]);
+        assert_eq!(ids(v.family(Cf::Default).holding(b"d")), [4, 3, 2, 1]);
+        assert_eq!(ids(v.family(Cf::Default).holding(b"m")), [3, 5]);
+        assert_eq!(ids(v.family(Cf::Lock).holding(b"d")), []);
+        assert_eq!(ids(v.family(Cf::Default).overlapping(2, b"f", b"m").iter()), [1]);
+        assert_eq!(ids(v.family(Cf::Default).overlapping(2, b"f", b"").iter()), [1, 5]);
+        assert!(v.family(Cf::Default).holds_from(2, b"d"));
+        assert!(!v.family(Cf::Default).holds_from(3, b"d"));
+        assert!(v.family(Cf::Default).overlaps_from(1, b"e", b"f"));
+    }
+
+    #[test]
+    fn an_edit_that_contradicts_the_version_is_refused() {
+        let v = version(vec![meta(1, 1, "a", "m", 1)]);
+        let gone = Edit { removed: vec![9], ..Edit::default() };
+        assert!(v.apply(&gone, row).is_err());
+        let overlapping = Edit { added: vec![meta(2, 1, "c", "z", 1)], ..Edit::default() };
+        assert!(v.apply(&overlapping, row).is_err());
+        let inverted = Edit { added: vec![meta(2, 1, "z", "n", 1)], ..Edit::default() };
+        assert!(v.apply(&inverted, row).is_err());
+    }
+}

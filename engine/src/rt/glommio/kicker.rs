@@ -1,0 +1,147 @@
+//! The kicker: one plain thread that keeps the executors of a process awake and watches them.
+//!
+//! An executor can park although tasks are runnable, and then sleeps for ever. The kicker wakes every core each
+//! [`KICK_EVERY`], which bounds a wrong park. It wakes a raw waker: a channel message would not do, because once its receiver
+//! is runnable, further messages wake nobody.
+//!
+//! Each wake-up lets the core's beat task count one. A count that stands still is a core that computes for too long, or hangs.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long a wrongly parked core can sleep. Each kick of an idle core costs it a pass of the reactor.
+pub(crate) const KICK_EVERY: Duration = Duration::from_millis(10);
+
+/// Told once per stall, on the kicker's thread: which core, and for how long it has stood still.
+pub type OnStall = Box<dyn FnMut(usize, Duration) + Send>;
+
+/// When a core counts as stalled and who is told.
+pub struct StallWatch {
+    /// How long a core may stand still.
+    pub limit: Duration,
+    /// Told when it has.
+    pub on_stall: OnStall,
+}
+
+impl std::fmt::Debug for StallWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StallWatch").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+/// The kicker thread and what it holds.
+#[derive(Debug)]
+pub(crate) struct Kicker {
+    beats: Arc<Beats>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The pulses of the running cores.
+#[derive(Debug, Default)]
+pub(crate) struct Beats(Mutex<Vec<Beat>>);
+
+#[derive(Debug)]
+struct Beat {
+    core: usize,
+    waker: Waker,
+    count: Arc<AtomicU64>,
+    seen: u64,
+    /// Time that passed while the kicker ran and the core did not.
+    still_for: Duration,
+    reported: bool,
+}
+
+impl Beats {
+    fn lock(&self) -> MutexGuard<'_, Vec<Beat>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A core comes to life.
+    pub(crate) fn add(&self, core: usize, waker: Waker, count: Arc<AtomicU64>) {
+        self.lock().push(Beat { core, waker, count, seen: 0, still_for: Duration::ZERO, reported: false });
+    }
+
+    /// A core is about to end; its waker must not outlive it.
+    pub(crate) fn remove(&self, core: usize) {
+        self.lock().retain(|beat| beat.core != core);
+    }
+
+    /// (core, count) of every running core.
+    pub(crate) fn counts(&self) -> Vec<(usize, u64)> {
+        self.lock().iter().map(|beat| (beat.core, beat.count.load(Ordering::Relaxed))).collect()
+    }
+
+    /// (core, how long it has stood still) of every running core.
+    pub(crate) fn stillness(&self) -> Vec<(usize, Duration)> {
+        self.lock().iter().map(|beat| (beat.core, beat.still_for)).collect()
+    }
+
+    /// Wakes every core and names those that have just been still for `limit`.
+    fn kick(&self, passed: Duration, limit: Duration) -> Vec<(usize, Duration)> {
+        let mut stalled = Vec::new();
+        for beat in self.lock().iter_mut() {
+            beat.waker.wake_by_ref();
+            let count = beat.count.load(Ordering::Relaxed);
+            if count != beat.seen {
+                (beat.seen, beat.still_for, beat.reported) = (count, Duration::ZERO, false);
+                continue;
+            }
+            beat.still_for += passed;
+            if beat.still_for >= limit && !beat.reported {
+                beat.reported = true;
+                stalled.push((beat.core, beat.still_for));
+            }
+        }
+        stalled
+    }
+}
+
+impl Kicker {
+    pub(crate) fn start(watch: Option<StallWatch>) -> io::Result<Self> {
+        let beats: Arc<Beats> = Arc::default();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (watched, stopping) = (beats.clone(), stop.clone());
+        let run = move || kick_until(&stopping, &watched, watch);
+        let thread = std::thread::Builder::new().name("rk-kicker".into()).spawn(run)?;
+        Ok(Self { beats, stop, thread: Some(thread) })
+    }
+
+    pub(crate) fn beats(&self) -> &Arc<Beats> {
+        &self.beats
+    }
+}
+
+impl Drop for Kicker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A panicked kicker has nothing left to clean up.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a plain thread that measures and makes its own pauses")]
+fn kick_until(stopping: &AtomicBool, beats: &Beats, watch: Option<StallWatch>) {
+    let (limit, mut on_stall) = match watch {
+        Some(watch) => (watch.limit, watch.on_stall),
+        None => (Duration::MAX, Box::new(|_, _| {}) as OnStall),
+    };
+    let mut last = Instant::now();
+    while !stopping.load(Ordering::Acquire) {
+        std::thread::sleep(KICK_EVERY);
+        let now = Instant::now();
+        // A process that was stopped, or a machine that was, has not stalled: its cores had no chance either.
+        let passed = now.duration_since(last).min(2 * KICK_EVERY);
+        last = now;
+        for (core, still_for) in beats.kick(passed, limit) {
+            on_stall(core, still_for);
+        }
+    }
+    beats.lock().clear();
+}

@@ -1,0 +1,133 @@
+//! Promises about files and names.
+
+use std::io::ErrorKind;
+
+use super::{Stage, poll_once_and_leave, write_blocks};
+use crate::rt::{BLOCK_BYTES, OpenMode};
+
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+pub(super) async fn a_file_keeps_what_was_written(stage: Stage) {
+    let (rt, path) = (&stage.rt, stage.path("f"));
+    let file = write_blocks(rt, &path, 7, 3).await;
+    file.sync().await.unwrap();
+    file.close().await.unwrap();
+    let file = rt.open(&path, OpenMode::WriteDurable).await.unwrap();
+    let mut buf = rt.alloc(BLOCK_BYTES);
+    buf[..2].copy_from_slice(&[1, 2]);
+    file.write_at(buf, BLOCK).await.unwrap();
+    let other = rt.open(&path, OpenMode::Read).await.unwrap();
+    let seen = other.read_at(0, 3 * BLOCK_BYTES).await.unwrap();
+    assert_eq!((seen[0], seen[2 * BLOCK_BYTES]), (7, 7));
+    assert_eq!(seen[BLOCK_BYTES..BLOCK_BYTES + 3], [1, 2, 0]);
+    assert_eq!(other.len().await.unwrap(), 3 * BLOCK);
+    other.close().await.unwrap();
+    file.close().await.unwrap();
+}
+
+pub(super) async fn a_read_is_short_only_at_the_end(stage: Stage) {
+    let file = write_blocks(&stage.rt, &stage.path("f"), 1, 2).await;
+    assert_eq!(file.read_at(0, BLOCK_BYTES).await.unwrap().len(), BLOCK_BYTES);
+    assert_eq!(file.read_at(BLOCK, 4 * BLOCK_BYTES).await.unwrap().len(), BLOCK_BYTES);
+    assert_eq!(file.read_at(8 * BLOCK, BLOCK_BYTES).await.unwrap().len(), 0);
+}
+
+pub(super) async fn opening_says_what_is_wrong(stage: Stage) {
+    let rt = &stage.rt;
+    let kind = |result: std::io::Result<_>| result.map(|_: crate::rt::File| ()).unwrap_err().kind();
+    for mode in [OpenMode::Read, OpenMode::Write, OpenMode::WriteDurable] {
+        assert_eq!(kind(rt.open(&stage.path("missing"), mode).await), ErrorKind::NotFound);
+    }
+    write_blocks(rt, &stage.path("f"), 1, 1).await.close().await.unwrap();
+    assert_eq!(kind(rt.open(&stage.path("f"), OpenMode::Create).await), ErrorKind::AlreadyExists);
+    assert_eq!(kind(rt.open(&stage.path("no/f"), OpenMode::Create).await), ErrorKind::NotFound);
+    let read_only = rt.open(&stage.path("f"), OpenMode::Read).await.unwrap();
+    assert!(read_only.write_at(rt.alloc(BLOCK_BYTES), 0).await.is_err());
+}
+
+pub(super) async fn a_length_can_be_cut_and_grown(stage: Stage) {
+    let file = write_blocks(&stage.rt, &stage.path("f"), 9, 3).await;
+    file.set_len(BLOCK).await.unwrap();
+    assert_eq!(file.len().await.unwrap(), BLOCK);
+    file.set_len(2 * BLOCK).await.unwrap();
+    let seen = file.read_at(0, 4 * BLOCK_BYTES).await.unwrap();
+    assert_eq!(seen.len(), 2 * BLOCK_BYTES);
+    assert!(seen[..BLOCK_BYTES].iter().all(|byte| *byte == 9));
+    assert!(seen[BLOCK_BYTES..].iter().all(|byte| *byte == 0), "what was cut off does not come back");
+}
+
+pub(super) async fn writes_in_parallel_all_land(stage: Stage) {
+    let rt = &stage.rt;
+    let file = std::rc::Rc::new(write_blocks(rt, &stage.path("f"), 0, 1).await);
+    let writes: Vec<_> = (0..32u64)
+        .map(|n| {
+            let mut buf = rt.alloc(BLOCK_BYTES);
+            buf.fill(n as u8);
+            let file = file.clone();
+            rt.spawn(async move { file.write_at(buf, n * BLOCK).await })
+        })
+        .collect();
+    for write in writes {
+        write.await.unwrap();
+    }
+    file.sync().await.unwrap();
+    for n in 0..32u64 {
+        let seen = file.read_at(n * BLOCK, BLOCK_BYTES).await.unwrap();
+        assert!(seen.iter().all(|byte| *byte == n as u8));
+    }
+}
+
+pub(super) async fn a_write_whose_caller_left_ends_whole(stage: Stage) {
+    let (rt, path) = (&stage.rt, stage.path("f"));
+    let file = write_blocks(rt, &path, 1, 1).await;
+    let mut buf = rt.alloc(BLOCK_BYTES);
+    buf.fill(2);
+    poll_once_and_leave(file.write_at(buf, 0)).await;
+    file.close().await.unwrap();
+    let file = rt.open(&path, OpenMode::Read).await.unwrap();
+    let seen = file.read_at(0, BLOCK_BYTES).await.unwrap();
+    assert!(seen.iter().all(|byte| *byte == seen[0]), "neither half of a block");
+}
+
+pub(super) async fn names_follow_their_files(stage: Stage) {
+    let rt = &stage.rt;
+    let deep = stage.path("a/b/c");
+    rt.create_dir_all(&deep).await.unwrap();
+    rt.create_dir_all(&deep).await.unwrap();
+    for name in ["2", "1", "3"] {
+        write_blocks(rt, &deep.join(name), name.as_bytes()[0], 1).await.close().await.unwrap();
+    }
+    assert_eq!(rt.read_dir(&deep).await.unwrap(), ["1", "2", "3"]);
+    rt.rename(&deep.join("1"), &deep.join("2")).await.unwrap();
+    rt.remove(&deep.join("3")).await.unwrap();
+    rt.sync_dir(&deep).await.unwrap();
+    assert_eq!(rt.read_dir(&deep).await.unwrap(), ["2"]);
+    assert_eq!(rt.read_small(&deep.join("2")).await.unwrap()[0], b'1');
+    assert!(rt.exists(&deep.join("2")).await.unwrap() && !rt.exists(&deep.join("1")).await.unwrap());
+    let missing = stage.path("missing");
+    assert_eq!(rt.remove(&missing).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(rt.read_dir(&missing).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(rt.rename(&missing, &deep.join("2")).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+pub(super) async fn a_small_file_is_replaced_whole(stage: Stage) {
+    let (rt, path) = (&stage.rt, stage.path("CURRENT"));
+    for text in ["first, and long", "second", ""] {
+        rt.replace_small(&path, text.as_bytes()).await.unwrap();
+        assert_eq!(rt.read_small(&path).await.unwrap(), text.as_bytes());
+    }
+    assert_eq!(rt.read_dir(&stage.dir).await.unwrap(), ["CURRENT"], "nothing is left beside it");
+    assert_eq!(rt.read_small(&stage.path("missing")).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+pub(super) async fn a_directory_is_locked_once(stage: Stage) {
+    let rt = &stage.rt;
+    let held = rt.lock_dir(&stage.dir).await.unwrap();
+    assert_eq!(rt.lock_dir(&stage.dir).await.unwrap_err().kind(), ErrorKind::WouldBlock);
+    drop(held);
+    rt.lock_dir(&stage.dir).await.unwrap();
+}
+
+pub(super) async fn free_space_is_known(stage: Stage) {
+    assert!(stage.rt.free_bytes(&stage.dir).await.unwrap() > 0);
+}

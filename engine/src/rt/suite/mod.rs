@@ -1,0 +1,164 @@
+//! The promises of the seam, as tests that run in both worlds. A promise that is not here is not a promise.
+//!
+//! On glommio each runs once, on real files and sockets. In the simulation each runs under many seeds.
+
+mod files;
+mod net;
+mod queues;
+mod tasks;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use super::glommio::{CoreHandle, CoreOptions, Cores};
+use super::{Rt, sim};
+
+/// Seeds that each promise runs under.
+const SEEDS: u64 = 25;
+
+/// What a promise is given: a core, an empty directory, and a way to start a second core of the same process.
+struct Stage {
+    rt: Rt,
+    dir: PathBuf,
+    sibling: Sibling,
+}
+
+enum Sibling {
+    Glommio(Arc<Cores>, Arc<Mutex<Vec<CoreHandle<()>>>>),
+    Sim(sim::Node),
+}
+
+type Local<T> = Pin<Box<dyn Future<Output = T>>>;
+type Promise = fn(Stage) -> Local<()>;
+
+impl Stage {
+    /// Starts core 1 and gives what its main future gives.
+    fn start_sibling<T, F, M>(&self, main: M) -> Local<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+        M: FnOnce(Rt) -> F + Send + 'static,
+    {
+        match &self.sibling {
+            Sibling::Sim(node) => {
+                let running = node.start(1, main);
+                Box::pin(async move { running.await.expect("nothing crashes this node") })
+            }
+            Sibling::Glommio(cores, handles) => {
+                let (tx, rx) = super::chan::queue(1);
+                let run = move |rt| async move {
+                    let value = main(rt).await;
+                    assert!(tx.try_send(value).is_ok(), "somebody waits for the sibling");
+                };
+                let handle = cores.start(1, &small_core(), run).expect("a second core starts");
+                handles.lock().unwrap().push(handle);
+                Box::pin(async move { rx.recv().await.expect("the sibling ends well") })
+            }
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+}
+
+fn small_core() -> CoreOptions {
+    CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() }
+}
+
+fn keep_on_glommio(promise: Promise) {
+    // Beside the test binary: a real disk, where a temporary directory may be memory that knows no direct IO.
+    let binary = std::env::current_exe().unwrap();
+    let dir = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+    let cores = Arc::new(Cores::new().unwrap());
+    let handles = Arc::new(Mutex::new(Vec::new()));
+    let (path, own_cores, own_handles) = (dir.path().to_owned(), cores.clone(), handles.clone());
+    let main = move |rt| promise(Stage { rt, dir: path, sibling: Sibling::Glommio(own_cores, own_handles) });
+    cores.start(0, &small_core(), main).unwrap().join().unwrap();
+    let siblings = std::mem::take(&mut *handles.lock().unwrap());
+    for sibling in siblings {
+        sibling.join().unwrap();
+    }
+}
+
+fn keep_in_simulation(promise: Promise) {
+    for seed in 0..SEEDS {
+        let world = sim::World::new(seed, sim::Options::default());
+        let node = world.node(0);
+        let sibling = Sibling::Sim(node.clone());
+        let kept = node.start(0, |rt| async move {
+            let dir = PathBuf::from("/promise");
+            rt.create_dir_all(&dir).await.unwrap();
+            promise(Stage { rt, dir, sibling }).await;
+        });
+        assert_eq!(world.block_on(kept), Some(()));
+    }
+}
+
+/// Names each promise once and makes a test of it for each world.
+macro_rules! promises {
+    ($($group:ident: $($name:ident)+;)+) => {
+        mod on_glommio {
+            $($(#[test] fn $name() { super::keep_on_glommio(|stage| Box::pin(super::$group::$name(stage))); })+)+
+        }
+        mod in_simulation {
+            $($(#[test] fn $name() { super::keep_in_simulation(|stage| Box::pin(super::$group::$name(stage))); })+)+
+        }
+    };
+}
+
+promises! {
+    files:
+        a_file_keeps_what_was_written
+        a_read_is_short_only_at_the_end
+        opening_says_what_is_wrong
+        a_length_can_be_cut_and_grown
+        writes_in_parallel_all_land
+        a_write_whose_caller_left_ends_whole
+        names_follow_their_files
+        a_small_file_is_replaced_whole
+        a_directory_is_locked_once
+        free_space_is_known;
+    tasks:
+        sleeping_takes_at_least_as_long_as_asked
+        sleeping_for_nothing_lets_others_run
+        a_busy_task_with_a_budget_leaves_room_for_timers
+        tasks_give_results_and_run_on_when_let_go
+        blocking_work_gives_values_and_turns_panics_into_errors
+        a_one_shot_answers_or_tells_that_nobody_will
+        a_bell_lets_one_through;
+    queues:
+        a_queue_keeps_order_and_its_bound
+        a_queue_tells_when_the_other_side_is_gone
+        two_cores_play_ping_pong
+        a_full_queue_makes_the_other_core_wait;
+    net:
+        a_stream_carries_bytes_both_ways_after_half_of_it_closed
+        two_tasks_share_a_stream
+        a_dropped_stream_ends_for_the_peer
+        nobody_listening_refuses
+        a_port_is_taken_once_unless_it_is_shared
+        an_abandoned_accept_loses_no_connection
+        a_core_that_ends_takes_its_connections_and_its_io_along;
+}
+
+/// Polls a future once and drops it: a caller that lost interest.
+async fn poll_once_and_leave<F: Future>(future: F) {
+    let mut future = Box::pin(future);
+    std::future::poll_fn(|cx| {
+        let _ = future.as_mut().poll(cx);
+        std::task::Poll::Ready(())
+    })
+    .await;
+}
+
+/// Writes blocks that hold `value` in every byte.
+async fn write_blocks(rt: &Rt, path: &Path, value: u8, blocks: usize) -> super::File {
+    let file = rt.open(path, super::OpenMode::Create).await.unwrap();
+    let mut buf = rt.alloc(blocks * super::BLOCK_BYTES);
+    buf.fill(value);
+    file.write_at(buf, 0).await.unwrap();
+    file
+}

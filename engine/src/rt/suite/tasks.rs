@@ -1,0 +1,107 @@
+//! Promises about time and tasks.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Stage;
+use crate::rt::local::{Bell, oneshot};
+
+const MILLI: Duration = Duration::from_millis(1);
+
+pub(super) async fn sleeping_takes_at_least_as_long_as_asked(stage: Stage) {
+    let rt = &stage.rt;
+    let wall = rt.wall();
+    assert!(wall > Duration::from_secs(1_600_000_000));
+    for millis in [1, 0, 5] {
+        let began = rt.now();
+        rt.sleep(millis * MILLI).await;
+        assert!(rt.now().since(began) >= millis * MILLI);
+    }
+    assert!(rt.wall() > wall);
+}
+
+pub(super) async fn sleeping_for_nothing_lets_others_run(stage: Stage) {
+    let ran = Rc::new(Cell::new(false));
+    let told = ran.clone();
+    let _task = stage.rt.spawn(async move { told.set(true) });
+    // However many turns the other task has to wait for, it gets one in the end.
+    while !ran.get() {
+        stage.rt.sleep(Duration::ZERO).await;
+    }
+}
+
+pub(super) async fn a_busy_task_with_a_budget_leaves_room_for_timers(stage: Stage) {
+    let rt = stage.rt.clone();
+    let busy = Rc::new(Cell::new(true));
+    let (ticking, ticker) = (busy.clone(), rt.clone());
+    let ticks = rt.spawn(async move {
+        let mut ticks = 0;
+        while ticking.get() {
+            ticker.sleep(MILLI).await;
+            ticks += 1;
+        }
+        ticks
+    });
+    let (began, budget) = (rt.now(), rt.budget());
+    while rt.now().since(began) < 300 * MILLI {
+        std::hint::black_box((0..100u64).sum::<u64>());
+        budget.tick().await;
+    }
+    busy.set(false);
+    // Starved by the executor's own turns, the timer would tick about three times; alone, three hundred.
+    let ticks = ticks.await;
+    assert!(ticks >= 30, "only {ticks} ticks of 1 ms in 300 ms");
+}
+
+pub(super) async fn tasks_give_results_and_run_on_when_let_go(stage: Stage) {
+    let rt = &stage.rt;
+    let tasks: Vec<_> = (0..10).map(|n| rt.spawn(async move { n * n })).collect();
+    let mut sum = 0;
+    for task in tasks {
+        sum += task.await;
+    }
+    assert_eq!(sum, 285);
+    let (answer, answered) = oneshot();
+    let sleeper = rt.clone();
+    drop(rt.spawn(async move {
+        sleeper.sleep(MILLI).await;
+        answer.send(5);
+    }));
+    assert_eq!(answered.await, Some(5));
+}
+
+pub(super) async fn blocking_work_gives_values_and_turns_panics_into_errors(stage: Stage) {
+    let rt = &stage.rt;
+    assert_eq!(rt.blocking(|| 6 * 7).await.unwrap(), 42);
+    for _ in 0..5 {
+        assert!(rt.blocking(|| panic!("on purpose")).await.map(|(): ()| ()).is_err());
+    }
+    assert_eq!(rt.blocking(|| "still there").await.unwrap(), "still there");
+}
+
+pub(super) async fn a_one_shot_answers_or_tells_that_nobody_will(stage: Stage) {
+    let (answer, answered) = oneshot();
+    let rt = stage.rt.clone();
+    let _task = stage.rt.spawn(async move {
+        rt.sleep(MILLI).await;
+        answer.send(1);
+    });
+    assert_eq!(answered.await, Some(1));
+    let (answer, answered) = oneshot::<u32>();
+    drop(answer);
+    assert_eq!(answered.await, None);
+}
+
+pub(super) async fn a_bell_lets_one_through(stage: Stage) {
+    let bell = Rc::new(Bell::default());
+    bell.ring();
+    bell.ring();
+    bell.wait().await;
+    let (ringer, rt) = (bell.clone(), stage.rt.clone());
+    let _task = stage.rt.spawn(async move {
+        rt.sleep(MILLI).await;
+        ringer.ring();
+    });
+    bell.wait().await;
+}

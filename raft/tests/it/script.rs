@@ -1,0 +1,479 @@
+//! Scenarios as text: `tests/scripts/*.txt`, one rule each.
+//!
+//! A script is a comment that tells the story, then blocks: commands, a line `---`, and what happened. Nothing moves
+//! by itself: messages wait in one queue until `deliver`, disks are instant unless `hold`. Run with
+//! `RINGKEEP_REWRITE=1` to write what happened into the scripts, and read the difference before you keep it.
+//!
+//! | command | meaning |
+//! |---|---|
+//! | `group VOTERS [learn IDS] [options]` | starts a group; options: `pre-vote check-quorum lease=N quiet=N window=N uncommitted=N priority=ID:N` |
+//! | `log ID TERMS [commit=N] [term=N]` | restarts a member with a stored log |
+//! | `campaign ID`, `tick ID [N]`, `propose ID TEXT`, `transfer ID TARGET`, `read ID`, `lease ID`, `forget ID`, `wake ID` | inputs |
+//! | `change ID add N \| learn N \| remove N \| leave`, several joined by `+` for a joint change | a membership change |
+//! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits; put messages aside, bring them back |
+//! | `copy FROM>TO` | put copies aside |
+//! | `hold ID` / `write-one ID` / `write ID`, `hold-apply ID` / `apply ID` | stop a disk or a state machine / let it catch up |
+//! | `crash ID`, `restart ID [suspect=N]`, `compact ID`, `clock N` | losing what was not written; cutting the log; nanoseconds pass |
+//! | `snapshot-failed ID TO` | reports a snapshot as lost |
+//! | `status [ID]` | prints the state |
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::path::Path;
+
+use raft::{
+    AppendOutcome, Apply, Body, ChangeStep, Config, EntryKind, HardState, Index, LogId, Membership,
+    MembershipChange, Message, NodeId, Raft, ReadOutcome, RoleKind, SnapshotReport, Term, Time, Transition,
+    Write,
+};
+
+use crate::kit::{Peer, course, entry};
+
+/// A member: the kit's peer, whose disk and state machine can be stopped.
+struct Member {
+    peer: Peer,
+    hold: bool,
+    hold_apply: bool,
+    writes: VecDeque<Write>,
+    applies: VecDeque<Apply>,
+    membership: Membership,
+    /// The role last reported.
+    role: RoleKind,
+}
+
+struct Stage {
+    config: Config,
+    members: BTreeMap<u64, Member>,
+    down: BTreeSet<u64>,
+    queue: VecDeque<Message>,
+    aside: Vec<Message>,
+    now: Time,
+    out: String,
+}
+
+fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("not a number: {word}"))
+}
+
+fn ids(word: &str) -> Vec<u64> {
+    word.split(',').map(number).collect()
+}
+
+fn option(words: &[&str], name: &str) -> Option<u64> {
+    words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('=').map(number))
+}
+
+impl Stage {
+    fn new() -> Self {
+        Self {
+            config: course(),
+            members: BTreeMap::new(),
+            down: BTreeSet::new(),
+            queue: VecDeque::new(),
+            aside: Vec::new(),
+            now: Time(0),
+            out: String::new(),
+        }
+    }
+
+    fn say(&mut self, text: impl AsRef<str>) {
+        writeln!(self.out, "{}", text.as_ref()).expect("writing to a string");
+    }
+
+    fn member(&mut self, id: u64) -> &mut Member {
+        self.members.get_mut(&id).unwrap_or_else(|| panic!("no member {id}"))
+    }
+
+    fn raft(&mut self, id: u64) -> &mut Raft {
+        &mut self.member(id).peer.raft
+    }
+
+    fn run(&mut self, line: &str) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let id = words.get(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        let now = self.now;
+        match words[0] {
+            "group" => return self.group(&words[1..]),
+            "log" => return self.stored(id, &words[2..]),
+            "campaign" => self.tell(id, |raft| raft.campaign().map_err(|refusal| refusal.to_string())),
+            "tick" => (0..words.get(2).map_or(1, |n| number(n))).for_each(|_| {
+                self.raft(id).tick(now);
+                self.settle(id);
+            }),
+            "propose" => {
+                let text = words[2..].join(" ");
+                self.tell(id, |raft| raft.propose(text.as_str().into()).map(drop).map_err(|r| r.to_string()));
+            }
+            "change" => {
+                let change = change(&words[2..].join(" "));
+                self.tell(id, |raft| raft.propose_change(&change).map(drop).map_err(|r| r.to_string()));
+            }
+            "transfer" => {
+                let target = NodeId(number(words[2]));
+                self.tell(id, |raft| raft.transfer(target).map_err(|refusal| refusal.to_string()));
+            }
+            "read" => self.tell(id, |raft| raft.read_index().map(drop).map_err(|r| r.to_string())),
+            "lease" => {
+                let text = match self.raft(id).lease_read(now) {
+                    Ok(index) => format!("{id}: lease read at {index}"),
+                    Err(refusal) => format!("{id}: {refusal}"),
+                };
+                self.say(text);
+            }
+            "forget" => self.raft(id).forget_leader(),
+            "wake" => drop(self.raft(id).wake()),
+            "deliver" => return self.deliver(words.get(1).copied(), false),
+            "lose" => return self.deliver(words.get(1).copied(), true),
+            "keep" => return self.keep(words[1]),
+            "replay" => {
+                let aside = std::mem::take(&mut self.aside);
+                return self.queue.extend(aside);
+            }
+            "hold" => self.member(id).hold = true,
+            "hold-apply" => self.member(id).hold_apply = true,
+            "write" => self.member(id).hold = false,
+            "write-one" => {
+                let member = self.member(id);
+                let write = member.writes.pop_front().expect("a write under way");
+                let sent = member.peer.complete(write);
+                self.queue.extend(sent);
+            }
+            "copy" => {
+                let (from, to) = words[1].split_once('>').expect("FROM>TO");
+                let waiting = self.queue.iter();
+                let copies =
+                    waiting.filter(|message| message.from.0 == number(from) && message.to.0 == number(to));
+                self.aside.extend(copies.cloned().collect::<Vec<_>>());
+            }
+            "apply" => self.member(id).hold_apply = false,
+            "crash" => return self.crash(id),
+            "restart" => self.restart(id, option(&words, "suspect").unwrap_or(0)),
+            "compact" => self.member(id).peer.compact(),
+            "clock" => self.now = self.now.after(id),
+            "snapshot-failed" => {
+                let to = NodeId(number(words[2]));
+                self.raft(id).report_snapshot(to, SnapshotReport::Failed);
+            }
+            "status" => return self.status(id),
+            other => panic!("unknown command {other}"),
+        }
+        if self.members.contains_key(&id) && !self.down.contains(&id) {
+            self.settle(id);
+        }
+    }
+
+    fn group(&mut self, words: &[&str]) {
+        let voters = ids(words[0]);
+        let learners =
+            words.iter().position(|word| *word == "learn").map_or_else(Vec::new, |at| ids(words[at + 1]));
+        self.config = Config {
+            pre_vote: words.contains(&"pre-vote"),
+            check_quorum: words.contains(&"check-quorum"),
+            lease_nanos: option(words, "lease").unwrap_or(0),
+            quiet_after_ticks: option(words, "quiet").unwrap_or(0) as u32,
+            inflight_messages_max: option(words, "window").unwrap_or(256) as usize,
+            message_bytes_max: option(words, "window").map_or(1 << 20, |_| 1),
+            entry_bytes_max: option(words, "uncommitted").unwrap_or(1 << 20),
+            uncommitted_bytes_max: option(words, "uncommitted").unwrap_or(1 << 20),
+            snapshot_ticks_max: 20,
+            ..course()
+        };
+        self.config.validate().expect("a sound configuration");
+        let membership = Membership::with_learners(
+            voters.iter().map(|id| NodeId(*id)),
+            learners.iter().map(|id| NodeId(*id)),
+        );
+        for id in voters.into_iter().chain(learners) {
+            self.start(id, membership.clone(), LogId::ZERO, Vec::new(), HardState::default(), 0);
+        }
+        for word in words.iter().filter_map(|word| word.strip_prefix("priority=")) {
+            let (id, priority) = word.split_once(':').expect("priority=ID:N");
+            self.raft(number(id)).set_priority(number(priority) as u32);
+        }
+    }
+
+    fn stored(&mut self, id: u64, words: &[&str]) {
+        let terms = if words[0] == "-" { Vec::new() } else { ids(words[0]) };
+        let log: Vec<_> = (1..).zip(&terms).map(|(index, term)| entry(*term, index, "")).collect();
+        let term = option(words, "term").or(terms.last().copied()).unwrap_or(0);
+        let hard =
+            HardState { term: Term(term), vote: None, commit: Index(option(words, "commit").unwrap_or(0)) };
+        let membership = self.raft(id).membership().clone();
+        self.start(id, membership, LogId::ZERO, log, hard, 0);
+        self.settle(id);
+    }
+
+    fn start(
+        &mut self,
+        id: u64,
+        membership: Membership,
+        base: LogId,
+        log: Vec<raft::Entry>,
+        hard: HardState,
+        suspect: u64,
+    ) {
+        let mut peer =
+            Peer::restart_suspect(&self.config, id, membership.clone(), base, log, hard, Index(suspect));
+        peer.now = self.now;
+        let member = Member {
+            peer,
+            hold: false,
+            hold_apply: false,
+            writes: VecDeque::new(),
+            applies: VecDeque::new(),
+            membership,
+            role: RoleKind::Follower,
+        };
+        self.members.insert(id, member);
+    }
+
+    fn tell(&mut self, id: u64, input: impl FnOnce(&mut Raft) -> Result<(), String>) {
+        if let Err(refusal) = input(self.raft(id)) {
+            self.say(format!("{id}: {refusal}"));
+        }
+    }
+
+    /// Collects what a member has to do, and does as much as is allowed.
+    fn settle(&mut self, id: u64) {
+        let member = self.member(id);
+        let mut sent = Vec::new();
+        let mut reads = Vec::new();
+        loop {
+            let raft = &mut member.peer.raft;
+            if raft.has_ready() {
+                let ready = raft.ready();
+                sent.extend(ready.send);
+                reads.extend(ready.reads);
+                member.writes.extend(ready.write);
+                member.applies.extend(ready.apply);
+                for fetch in ready.fetch {
+                    let found: Vec<_> =
+                        member.peer.log.iter().filter(|e| e.index >= fetch.first).cloned().collect();
+                    member.peer.raft.fetched(&fetch, (!found.is_empty()).then_some(found));
+                }
+                for wanted in ready.snapshots {
+                    // Refused if it is of no use by now.
+                    let _useless = member.peer.raft.send_snapshot(wanted.to, member.peer.snapshot());
+                }
+            } else if !member.hold
+                && let Some(write) = member.writes.pop_front()
+            {
+                sent.extend(member.peer.complete(write));
+            } else if !member.hold_apply
+                && let Some(apply) = member.applies.pop_front()
+            {
+                member.peer.apply(apply);
+            } else {
+                break;
+            }
+        }
+        member.membership = member.peer.raft.membership().clone();
+        let (now_role, term) = (member.peer.raft.role(), member.peer.raft.term());
+        if std::mem::replace(&mut member.role, now_role) != now_role {
+            self.say(format!("{id}: {now_role:?} in term {term}"));
+        }
+        for read in reads {
+            self.say(match read {
+                ReadOutcome::Ready { index, .. } => format!("{id}: read at {index}"),
+                ReadOutcome::Failed { .. } => format!("{id}: read failed"),
+            });
+        }
+        self.queue.extend(sent);
+    }
+
+    fn deliver(&mut self, link: Option<&str>, lose: bool) {
+        let wanted = |message: &Message| {
+            link.is_none_or(|link| {
+                let (from, to) = link.split_once('>').expect("FROM>TO");
+                (from == "*" || number(from) == message.from.0) && (to == "*" || number(to) == message.to.0)
+            })
+        };
+        for _ in 0..500 {
+            let Some(at) = self.queue.iter().position(wanted) else { return };
+            let message = self.queue.remove(at).expect("a message");
+            let text = show(&message);
+            let to = message.to.0;
+            if lose || self.down.contains(&to) || !self.members.contains_key(&to) {
+                self.say(format!("{text}  (lost)"));
+                continue;
+            }
+            let now = self.now;
+            let result = self.raft(to).step(now, message);
+            let note = result.err().map_or_else(String::new, |dropped| format!("  ({})", dropped.name()));
+            self.say(format!("{text}{note}"));
+            self.settle(to);
+        }
+        panic!("the members talk for ever");
+    }
+
+    fn keep(&mut self, link: &str) {
+        let (from, to) = link.split_once('>').expect("FROM>TO");
+        let (aside, rest) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(|message: &Message| message.from.0 == number(from) && message.to.0 == number(to));
+        self.queue = rest;
+        self.aside.extend(VecDeque::<Message>::from(aside));
+    }
+
+    fn crash(&mut self, id: u64) {
+        self.down.insert(id);
+        let member = self.member(id);
+        let lost = member.writes.len();
+        member.writes.clear();
+        member.applies.clear();
+        self.say(format!("{id}: down, {lost} writes lost"));
+    }
+
+    fn restart(&mut self, id: u64, suspect: u64) {
+        self.down.remove(&id);
+        let member = &self.members[&id];
+        let (peer, membership) = (&member.peer, member.membership.clone());
+        let (base, log, hard) = (peer.base, peer.log.clone(), peer.hard);
+        self.start(id, membership, base, log, hard, suspect);
+    }
+
+    fn status(&mut self, only: u64) {
+        let now = self.now;
+        let lines: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(id, _)| (only == 0 || only == **id) && !self.down.contains(id))
+            .map(|(id, member)| {
+                let status = member.peer.raft.status(now);
+                let mut line = format!(
+                    "{id}: {:?} t{} last {} durable {} commit {} applied {} {}",
+                    status.role,
+                    status.term,
+                    status.last,
+                    status.stable,
+                    status.committed,
+                    status.applied,
+                    status.membership
+                );
+                if status.asleep {
+                    line += " asleep";
+                }
+                for other in status.members.iter().filter(|other| other.id.0 != *id) {
+                    write!(
+                        line,
+                        "\n   {} match {} next {} {:?}",
+                        other.id, other.matched, other.next, other.mode
+                    )
+                    .expect("writing to a string");
+                }
+                line
+            })
+            .collect();
+        lines.into_iter().for_each(|line| self.say(line));
+    }
+}
+
+fn change(text: &str) -> MembershipChange {
+    if text == "leave" {
+        return MembershipChange::leave_joint();
+    }
+    let steps: Vec<_> = text
+        .split('+')
+        .map(|step| {
+            let (verb, id) = step.trim().split_once(' ').expect("a verb and a node");
+            let id = NodeId(number(id));
+            match verb {
+                "add" => ChangeStep::AddVoter(id),
+                "learn" => ChangeStep::AddLearner(id),
+                "remove" => ChangeStep::Remove(id),
+                _ => panic!("unknown step {step}"),
+            }
+        })
+        .collect();
+    let transition = if steps.len() > 1 { Transition::Joint } else { Transition::Auto };
+    MembershipChange::many(steps, transition)
+}
+
+/// One line per message, with what matters in it.
+fn show(message: &Message) -> String {
+    let detail = match &message.body {
+        Body::PreVote(ask) | Body::Vote(ask) => {
+            let forced = if ask.forced.is_some() { " forced" } else { "" };
+            format!(" last {} commit {}{forced}", ask.last, ask.commit)
+        }
+        Body::PreVoteReply(answer) | Body::VoteReply(answer) => {
+            format!(" {}", if answer.granted { "yes" } else { "no" })
+        }
+        Body::Append { prev, entries, commit } => {
+            let list: Vec<_> = entries
+                .iter()
+                .map(|entry| match entry.kind {
+                    EntryKind::Membership => format!("{}:change", entry.id()),
+                    EntryKind::Normal if entry.payload.is_empty() => entry.id().to_string(),
+                    EntryKind::Normal => {
+                        format!("{}:{}", entry.id(), String::from_utf8_lossy(&entry.payload))
+                    }
+                })
+                .collect();
+            format!(" after {prev} [{}] commit {commit}", list.join(" "))
+        }
+        Body::AppendReply(AppendOutcome::Matched(index)) => format!(" matched {index}"),
+        Body::AppendReply(AppendOutcome::Conflict { refused, hint }) => {
+            format!(" conflict at {refused} hint {hint}")
+        }
+        Body::AppendReply(AppendOutcome::Blank) => " blank".to_owned(),
+        Body::Heartbeat(beat) => {
+            let quiet = if beat.quiet { " quiet" } else { "" };
+            format!(" round {} commit {} fence {}{quiet}", beat.round, beat.commit, beat.fence)
+        }
+        Body::HeartbeatReply { round, quiet } => {
+            format!(" round {round}{}", if *quiet { " quiet" } else { "" })
+        }
+        Body::Snapshot(snapshot) => format!(" {} {}", snapshot.last, snapshot.membership),
+        Body::TransferRequest { target } => format!(" to {target}"),
+        Body::TimeoutNow { fence } => format!(" fence {fence}"),
+        Body::ReadIndex { .. } | Body::Stale => String::new(),
+        Body::ReadIndexReply { index, .. } => index.map_or(" none".to_owned(), |index| format!(" {index}")),
+    };
+    format!("{}>{} t{} {}{detail}", message.from, message.to, message.term, message.body.name())
+}
+
+/// Runs a script; returns it with what happened in place of what was expected.
+fn play(text: &str) -> String {
+    let mut stage = Stage::new();
+    let mut result = String::new();
+    let mut blocks = text.split("\n\n").peekable();
+    while let Some(block) = blocks.next() {
+        let commands = block.split("\n---").next().unwrap_or("").trim_end();
+        stage.out.clear();
+        for line in commands.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+            stage.run(line);
+        }
+        result += commands;
+        let is_story = commands.lines().all(|line| line.starts_with('#'));
+        if !is_story {
+            result += "\n---\n";
+            result += stage.out.trim_end();
+        }
+        result = result.trim_end().to_owned();
+        result += if blocks.peek().is_some() { "\n\n" } else { "\n" };
+    }
+    result
+}
+
+#[test]
+fn scripts_tell_what_happens() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut files: Vec<_> =
+        std::fs::read_dir(&folder).expect("the scripts").map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    assert!(files.len() >= 30, "scripts are missing");
+    let mut differ = Vec::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a script");
+        let played = play(&text);
+        if std::env::var_os("RINGKEEP_REWRITE").is_some() {
+            std::fs::write(&file, &played).expect("a writable script");
+        } else if played != text {
+            let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+            let at = played.lines().zip(text.lines()).position(|(a, b)| a != b);
+            differ.push(format!("{name}, line {:?}:\n{played}", at.map(|at| at + 1)));
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n\n"));
+}
