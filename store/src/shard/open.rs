@@ -135,7 +135,7 @@ impl Shard {
             for entry in &group.entries {
                 log.push(LogId::new(entry.term, entry.index), kind_of(entry.kind));
             }
-            let flushed = self.inner.tree.flushed_index(id).unwrap_or(base.index.0);
+            let flushed = self.inner.tree.flushed_index(id);
             let start = Start {
                 hard_state: hard_state.ok_or_else(|| damaged("there is no hard state"))?,
                 log,

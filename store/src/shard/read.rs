@@ -162,7 +162,7 @@ async fn collect(
 ) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
     let direction = if scan.reverse { Direction::Reverse } else { Direction::Forward };
     let budget = rt.budget();
-    let mut iter = snapshot.iter(CF, range, direction);
+    let mut iter = snapshot.iter(CF, &range.start, &range.end, direction);
     let mut pairs = Vec::with_capacity(scan.limit.min(1024));
     let mut bytes = 0;
     while pairs.len() < scan.limit {

@@ -179,7 +179,7 @@ impl Shard {
             self.inner.rt.sleep(Duration::from_millis(1)).await;
         }
         self.inner.state.borrow_mut().stopped.get_or_insert_with(|| "the node is stopping".into());
-        self.inner.tree.close().await?;
+        self.inner.tree.clone().close().await;
         self.inner.log.clone().close().await
     }
 
@@ -236,7 +236,7 @@ impl Inner {
             }
         }
         batch.mark(region.0, last.index.0);
-        self.tree.write(batch)?;
+        self.tree.write(&batch)?;
         let Some(peer) = state.peers.get_mut(&region) else { return Ok(()) };
         peer.raft.applied(last.index);
         state.mark_dirty(region);

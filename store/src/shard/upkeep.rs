@@ -100,7 +100,7 @@ impl Shard {
         let inner = &*self.inner;
         let state = inner.state.borrow();
         let cut = |(id, peer): (&RegionId, &super::Peer<super::Due>)| {
-            let flushed = inner.tree.flushed_index(id.0)?;
+            let flushed = inner.tree.flushed_index(id.0);
             let keep = if peer.is_sole_voter() { 0 } else { KEEP_ENTRIES };
             let upto = flushed.min(peer.raft.compact_hint().0).saturating_sub(keep);
             let first = inner.log.first_index(id.0)?;

@@ -71,7 +71,7 @@ impl Model {
 fn small_plan() -> Plan {
     let mut plan = crate::node::plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
     plan.shard.log = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
-    plan.shard.tree = TreeOptions::default();
+    plan.shard.tree = TreeOptions { memtable_bytes: 32 << 10, ..TreeOptions::default() };
     plan.shard.limits.log_bytes_max = 256 << 10;
     plan.shard.limits.segment_bytes = 64 << 10;
     plan
