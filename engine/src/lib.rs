@@ -14,4 +14,5 @@
 //! memtable is never durable by itself, because the log is its write-ahead log.
 
 pub mod error;
+pub mod lsm;
 pub mod rt;

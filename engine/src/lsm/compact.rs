@@ -183,7 +183,11 @@ impl Rewrite {
         self.target.numbers.set(number + 1);
         let path = self.target.dir.join(file_name(number));
         let writer = Writer::create(&self.rt, path, number).await?;
-        Ok(Open { builder: TableBuilder::new(self.target.cf, self.target.shape), writer, last_key: Vec::new() })
+        Ok(Open {
+            builder: TableBuilder::new(self.target.cf, self.target.shape),
+            writer,
+            last_key: Vec::new(),
+        })
     }
 
     /// Ends the table under construction before `next_key`; range deletes up to there go with it.

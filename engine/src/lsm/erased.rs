@@ -45,7 +45,7 @@ impl RangeTombstones {
         let mut at = start.to_vec();
         for (fragment_start, fragment) in self.range_mut(start, end) {
             if at.as_slice() < fragment_start.as_slice() {
-                gaps.push((at, fragment_start.clone()));
+                gaps.push((std::mem::take(&mut at), fragment_start.clone()));
             }
             add_seq(&mut fragment.seqs, seq);
             at.clone_from(&fragment.end);
@@ -106,12 +106,14 @@ impl RangeTombstones {
 
     /// Makes `key` a fragment bound if it lies inside one.
     fn cut_at(&mut self, key: &[u8]) {
-        let before = self.fragments.range_mut::<[u8], _>((Bound::Unbounded, Bound::Excluded(key))).next_back();
+        let before =
+            self.fragments.range_mut::<[u8], _>((Bound::Unbounded, Bound::Excluded(key))).next_back();
         let Some((_, fragment)) = before else { return };
         if fragment.end.as_slice() <= key {
             return;
         }
-        let right = Fragment { end: std::mem::replace(&mut fragment.end, key.to_vec()), seqs: fragment.seqs.clone() };
+        let right =
+            Fragment { end: std::mem::replace(&mut fragment.end, key.to_vec()), seqs: fragment.seqs.clone() };
         self.fragments.insert(key.to_vec(), right);
     }
 }
@@ -152,7 +154,8 @@ mod tests {
                 }
                 for key in 0..26u8 {
                     for at in [0u64, 5, 10, 40] {
-                        let covering = list.iter().filter(|(s, e, _)| (*s..*e).contains(&key)).map(|(.., q)| *q);
+                        let covering =
+                            list.iter().filter(|(s, e, _)| (*s..*e).contains(&key)).map(|(.., q)| *q);
                         let newest = covering.clone().filter(|q| q.0 <= at).max();
                         let above = covering.filter(|q| q.0 > at).min();
                         assert_eq!(erased.newest_covering(&[key], SeqNo(at)), newest, "seed {seed}");

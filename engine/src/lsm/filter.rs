@@ -58,7 +58,8 @@ mod tests {
             insert(&mut filter, key_hash(&key.to_be_bytes()));
         }
         assert!((0..keys).all(|key| may_contain(&filter, key_hash(&key.to_be_bytes()))));
-        let passed = (keys..11 * keys).filter(|key| may_contain(&filter, key_hash(&key.to_be_bytes()))).count();
+        let passed =
+            (keys..11 * keys).filter(|key| may_contain(&filter, key_hash(&key.to_be_bytes()))).count();
         assert!(passed < 2_000, "{passed} of 100000 absent keys passed");
     }
 

@@ -109,9 +109,8 @@ impl Iter {
             }
             pass(&mut self.passed, &self.budget).await;
         }
-        let last = candidate.filter(|(key, _, kind, seq)| {
-            *kind == Kind::Put && !is_erased(&self.erased, key, *seq, at)
-        });
+        let last = candidate
+            .filter(|(key, _, kind, seq)| *kind == Kind::Put && !is_erased(&self.erased, key, *seq, at));
         Ok(last.map(|(key, value, ..)| (key, value)))
     }
 }

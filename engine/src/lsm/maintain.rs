@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use super::Shared;
 use super::compact::{Below, Progress, Rewrite, Target};
 use super::erased::RangeTombstones;
 use super::key::{Cf, Direction, SeqNo};
@@ -17,7 +18,6 @@ use super::retain::Retention;
 use super::source::{KeyRange, MemorySource, Reading, RunSource, Source};
 use super::table::read::{Table, file_name};
 use super::version::{Edit, MarkRow, TableMeta, Version};
-use super::Shared;
 use crate::error::{Fault, Result};
 
 /// What a compaction reads at once.
@@ -122,7 +122,13 @@ impl Maintenance {
         waiters.into_iter().for_each(|(_, waiter)| waiter.send(()));
     }
 
-    async fn merge(&mut self, cf: Cf, upper: Vec<Rc<Table>>, lower: Vec<Rc<Table>>, to_level: usize) -> Result<()> {
+    async fn merge(
+        &mut self,
+        cf: Cf,
+        upper: Vec<Rc<Table>>,
+        lower: Vec<Rc<Table>>,
+        to_level: usize,
+    ) -> Result<()> {
         let removed: Vec<u64> = ids(&upper).into_iter().chain(ids(&lower)).collect();
         let mut erased = RangeTombstones::default();
         for table in upper.iter().chain(&lower) {
@@ -185,11 +191,14 @@ impl Maintenance {
         };
         self.manifest.append(&shared.rt, &edit).await?;
         let version = shared.version.borrow().clone();
-        let next = version
-            .apply(&edit, |meta| shared.make_table(meta))
-            .unwrap_or_else(|contradiction| panic!("a job contradicts the version it was planned on: {contradiction}"));
+        let next =
+            version.apply(&edit, |meta| shared.make_table(&version, meta)).unwrap_or_else(|contradiction| {
+                panic!("a job contradicts the version it was planned on: {contradiction}")
+            });
         for table in version.tables().filter(|table| removed.contains(&table.meta.table)) {
-            table.retire();
+            if !next.shows_file(table.meta.file) {
+                table.retire_file();
+            }
         }
         *shared.version.borrow_mut() = Rc::new(next);
         drop(version);
@@ -220,10 +229,8 @@ impl Maintenance {
                 let _ = file.close().await;
             }
             let Some(number) = discarded.remove else { continue };
-            if !shared.shows_file(number) {
-                let path = shared.dir.join(file_name(number));
-                shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))?;
-            }
+            let path = shared.dir.join(file_name(number));
+            shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))?;
         }
         let spent = std::mem::take(&mut *shared.spent.borrow_mut());
         let budget = shared.rt.budget();
@@ -291,10 +298,6 @@ impl Shared {
             next_number: self.numbers.get(),
             last_seq: self.last_seq.get().0,
         }
-    }
-
-    fn shows_file(&self, number: u64) -> bool {
-        self.version.borrow().tables().any(|table| table.meta.file == number)
     }
 
     fn take_marks(&self, marks: &[MarkRow]) {

@@ -149,7 +149,8 @@ fn good_frame_after(bytes: &[u8], offset: usize, number: u64) -> bool {
 }
 
 fn encode_frame(edit: &Edit, number: u64, sequence: u64) -> Vec<u8> {
-    let archive = rkyv::to_bytes::<rkyv::rancor::Error>(edit).expect("an edit in memory can always be archived");
+    let archive =
+        rkyv::to_bytes::<rkyv::rancor::Error>(edit).expect("an edit in memory can always be archived");
     let mut frame = Vec::with_capacity((HEADER_BYTES + archive.len()).next_multiple_of(BLOCK_BYTES));
     frame.extend_from_slice(&MAGIC.to_le_bytes());
     frame.extend_from_slice(&[0; 4]);
@@ -219,7 +220,8 @@ mod tests {
     fn edits() -> Vec<Edit> {
         let mut first = meta(1, 0, "a", "m", 3);
         first.erased.push(ErasedRow { start: b"a".to_vec(), end: b"c".to_vec(), seq: 9 });
-        let many = (0..300).map(|group| MarkRow { group, applied: (group % 3 != 0).then_some(group * 7) }).collect();
+        let many =
+            (0..300).map(|group| MarkRow { group, applied: (group % 3 != 0).then_some(group * 7) }).collect();
         vec![
             Edit { next_number: 2, ..Edit::default() },
             Edit { added: vec![first], marks: many, next_number: 3, last_seq: 19, ..Edit::default() },
@@ -245,7 +247,10 @@ mod tests {
         for cut in [last + 1, last + 100] {
             let mut torn = whole.clone();
             torn[cut..].fill(0);
-            assert_eq!(replay(&torn, 5), Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: Some(last as u64) }));
+            assert_eq!(
+                replay(&torn, 5),
+                Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: Some(last as u64) })
+            );
         }
         let mut clean = whole;
         clean[last..].fill(0);

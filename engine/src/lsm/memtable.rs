@@ -263,7 +263,8 @@ impl Family {
         self.unsampled += 1;
         self.unsampled_bytes += key.len() + value.len as usize;
         if self.unsampled == SAMPLE_EVERY {
-            let (keys, bytes) = (std::mem::take(&mut self.unsampled), std::mem::take(&mut self.unsampled_bytes));
+            let (keys, bytes) =
+                (std::mem::take(&mut self.unsampled), std::mem::take(&mut self.unsampled_bytes));
             self.samples.push(Sample { key: key_bytes.clone(), bytes, keys });
         }
         self.entries.insert(MemKey { bytes: key_bytes, seq }, value);

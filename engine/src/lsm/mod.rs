@@ -359,8 +359,13 @@ impl Shared {
         self.work.ring();
     }
 
-    fn make_table(&self, meta: &TableMeta) -> Rc<Table> {
-        Rc::new(Table::new(meta.clone(), &self.dir, self.waste.clone()))
+    /// A table for a row that follows `version`; it shares its file with the tables that show it already.
+    fn make_table(&self, version: &Version, meta: &TableMeta) -> Rc<Table> {
+        let sharing = version.tables().find(|table| table.meta.file == meta.file);
+        Rc::new(match sharing {
+            Some(other) => Table::sharing(meta.clone(), other),
+            None => Table::new(meta.clone(), &self.dir, self.waste.clone()),
+        })
     }
 
     /// Memtables from the newest to the oldest.

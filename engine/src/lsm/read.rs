@@ -36,11 +36,12 @@ impl Shared {
         }
         let version = self.version.borrow();
         for table in version.family(cf).holding(key) {
-            match decide(table, key, at, table.probe(&self.cache, key, hash, at)) {
-                Ok(Some(found)) => return found.into(),
-                Ok(None) => {}
-                // A fault is told by the async form, which meets it again.
-                Err(NotNow) => return Lookup::NeedsIo,
+            // A fault is told by the async form, which meets it again.
+            let probe = table.probe(&self.cache, key, hash, at).unwrap_or(Probe::NeedsIo);
+            match decide(table, key, at, probe) {
+                Verdict::Decided(found) => return found.into(),
+                Verdict::GoOn => {}
+                Verdict::NotNow => return Lookup::NeedsIo,
             }
         }
         Lookup::Absent
@@ -59,7 +60,7 @@ impl Shared {
         let version = self.version.borrow().clone();
         for table in version.family(cf).holding(key) {
             let probe = table.get(&self.rt, &self.cache, key, hash, at).await?;
-            if let Ok(Some(found)) = decide(table, key, at, Ok(probe)) {
+            if let Verdict::Decided(found) = decide(table, key, at, probe) {
                 return Ok(found.into_value());
             }
         }
@@ -74,19 +75,23 @@ impl Shared {
     }
 }
 
-/// Memory does not hold what the look-up needs.
-struct NotNow;
+/// What one table says about a key.
+enum Verdict {
+    Decided(Found),
+    /// Nothing; older tables may know more.
+    GoOn,
+    /// Memory does not hold what the look-up needs.
+    NotNow,
+}
 
-/// What one table says about `key`, its range deletes included; `None` sends the look-up on to older tables.
-fn decide(table: &Table, key: &[u8], at: SeqNo, probe: Result<Probe>) -> Result<Option<Found>, NotNow> {
+fn decide(table: &Table, key: &[u8], at: SeqNo, probe: Probe) -> Verdict {
     let erased = table.erased.newest_covering(key, at);
     match probe {
-        Ok(Probe::Found { seq, value }) => {
-            let gone = erased.is_some_and(|erased| erased > seq);
-            Ok(Some(if gone { Found::Deleted } else { value }))
-        }
-        Ok(Probe::Absent) => Ok(erased.map(|_| Found::Deleted)),
-        Ok(Probe::NeedsIo) | Err(_) => Err(NotNow),
+        Probe::Found { seq, .. } if erased.is_some_and(|erased| erased > seq) => Verdict::Decided(Found::Deleted),
+        Probe::Found { value, .. } => Verdict::Decided(value),
+        Probe::Absent if erased.is_some() => Verdict::Decided(Found::Deleted),
+        Probe::Absent => Verdict::GoOn,
+        Probe::NeedsIo => Verdict::NotNow,
     }
 }
 

@@ -81,13 +81,19 @@ mod tests {
         EntryRef { key: key.as_bytes(), seq: SeqNo(seq), kind, value: b"" }
     }
 
-    fn kept(snapshots: &[u64], erased: &[(&str, &str, u64)], bottom: bool, entries: &[(&str, u64, Kind)]) -> Vec<u64> {
+    fn kept(
+        snapshots: &[u64],
+        erased: &[(&str, &str, u64)],
+        bottom: bool,
+        entries: &[(&str, u64, Kind)],
+    ) -> Vec<u64> {
         let mut tombstones = RangeTombstones::default();
         for (start, end, seq) in erased {
             tombstones.insert(start.as_bytes(), end.as_bytes(), SeqNo(*seq));
         }
         let mut retention = Retention::new(snapshots.iter().map(|s| SeqNo(*s)).collect(), tombstones);
-        let all = entries.iter().filter(|(key, seq, kind)| retention.keep(&entry(key, *seq, *kind), || bottom));
+        let all =
+            entries.iter().filter(|(key, seq, kind)| retention.keep(&entry(key, *seq, *kind), || bottom));
         all.map(|(_, seq, _)| *seq).collect()
     }
 

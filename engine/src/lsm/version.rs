@@ -90,11 +90,20 @@ impl Version {
         self.families.iter().flat_map(Levels::tables)
     }
 
+    /// Whether any table shows a part of this file.
+    pub(crate) fn shows_file(&self, file: u64) -> bool {
+        self.tables().any(|table| table.meta.file == file)
+    }
+
     /// The version after `edit`; `make` turns rows into tables.
     ///
     /// # Errors
     /// What in the edit contradicts this version.
-    pub(crate) fn apply(&self, edit: &Edit, make: impl Fn(&TableMeta) -> Rc<Table>) -> Result<Version, String> {
+    pub(crate) fn apply(
+        &self,
+        edit: &Edit,
+        make: impl Fn(&TableMeta) -> Rc<Table>,
+    ) -> Result<Version, String> {
         let mut next = self.clone();
         for &removed in &edit.removed {
             if !next.families.iter_mut().any(|levels| levels.remove(removed)) {
@@ -102,7 +111,8 @@ impl Version {
             }
         }
         for meta in &edit.added {
-            let cf = Cf::from_byte(meta.cf).ok_or_else(|| format!("table {} of an unknown family", meta.table))?;
+            let cf =
+                Cf::from_byte(meta.cf).ok_or_else(|| format!("table {} of an unknown family", meta.table))?;
             if usize::from(meta.level) >= LEVELS || meta.start >= meta.end {
                 return Err(format!("table {} has an impossible level or range", meta.table));
             }

@@ -17,6 +17,7 @@ mod file;
 mod fs;
 pub mod glommio;
 pub mod local;
+pub mod mapped;
 mod net;
 mod rng;
 #[cfg(feature = "sim")]

@@ -172,7 +172,8 @@ impl<'a> BlockView<'a> {
     /// Decodes interval `interval`; `block` is the buffer behind this view.
     pub(crate) fn decode(&self, interval: usize, block: &Bytes) -> Result<Chunk, Damage> {
         let mut offset = self.restart(interval)?;
-        let end = if interval + 1 < self.intervals() { self.restart(interval + 1)? } else { self.entries.len() };
+        let end =
+            if interval + 1 < self.intervals() { self.restart(interval + 1)? } else { self.entries.len() };
         let mut chunk = ChunkBuilder::default();
         while offset < end {
             let entry = self.entry(offset)?;

@@ -196,10 +196,10 @@ pub(crate) struct PartView<'a> {
 
 impl<'a> PartView<'a> {
     pub(crate) fn parse(part: &'a [u8]) -> Result<Self, Damage> {
-        let (rest, filter_len) = part.split_last_chunk::<4>().ok_or(Damage("a part without a filter length"))?;
+        let (rest, filter_len) =
+            part.split_last_chunk::<4>().ok_or(Damage("a part without a filter length"))?;
         let filter_len = u32::from_le_bytes(*filter_len) as usize;
-        let index_len =
-            rest.len().checked_sub(filter_len).ok_or(Damage("a filter longer than its part"))?;
+        let index_len = rest.len().checked_sub(filter_len).ok_or(Damage("a filter longer than its part"))?;
         let (index, filter) = rest.split_at(index_len);
         Ok(Self { index: BlockView::parse(index)?, filter, index_len })
     }

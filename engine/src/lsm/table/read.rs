@@ -23,11 +23,19 @@ use crate::rt::{BLOCK_BYTES, Buf, File, OpenMode, Rt};
 /// What is read to open a table; holds footer and root of all but very large ones.
 const TAIL_BYTES: u64 = 16 << 10;
 
-/// A table of some version, and its file once somebody has read from it.
+/// A table of some version: what its row says, and the file behind it.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) meta: TableMeta,
     pub(crate) erased: RangeTombstones,
+    backing: Rc<Backing>,
+}
+
+/// A table file, shared by all tables that show a part of it and by all versions that have them. The last one to let go
+/// closes it, and removes it if no version has it any more.
+#[derive(Debug)]
+pub(crate) struct Backing {
+    number: u64,
     path: PathBuf,
     opened: OnceCell<Opened>,
     retired: Cell<bool>,
@@ -70,26 +78,39 @@ pub(crate) enum Probe {
 }
 
 impl Table {
+    /// A table over a file that no other table shows.
     pub(crate) fn new(meta: TableMeta, dir: &Path, waste: Rc<Waste>) -> Self {
-        let path = dir.join(file_name(meta.file));
+        let (number, path) = (meta.file, dir.join(file_name(meta.file)));
+        let backing = Backing { number, path, opened: OnceCell::new(), retired: Cell::new(false), waste };
+        Self::over(meta, Rc::new(backing))
+    }
+
+    /// A table over the file of another.
+    pub(crate) fn sharing(meta: TableMeta, other: &Table) -> Self {
+        Self::over(meta, other.backing.clone())
+    }
+
+    fn over(meta: TableMeta, backing: Rc<Backing>) -> Self {
         let mut erased = RangeTombstones::default();
         for row in &meta.erased {
             erased.insert(&row.start, &row.end, SeqNo(row.seq));
         }
-        Self { meta, erased, path, opened: OnceCell::new(), retired: Cell::new(false), waste }
+        Self { meta, erased, backing }
     }
 
-    /// Says that no later version has this table, so that its file goes when the last reader does.
-    pub(crate) fn retire(&self) {
-        self.retired.set(true);
+    /// Says that no later version shows this table's file, so that it goes when the last reader does.
+    pub(crate) fn retire_file(&self) {
+        self.backing.retired.set(true);
     }
 
     /// Looks `key` up with what is in memory.
     pub(crate) fn probe(&self, cache: &BlockCache, key: &[u8], hash: u64, at: SeqNo) -> Result<Probe> {
-        let Some(opened) = self.opened.get() else { return Ok(Probe::NeedsIo) };
+        let Some(opened) = self.backing.opened.get() else { return Ok(Probe::NeedsIo) };
         let Some(part_handle) = self.part_of(opened, key)? else { return Ok(Probe::Absent) };
         let Some(part) = cache.get(self.meta.file, part_handle.offset) else { return Ok(Probe::NeedsIo) };
-        let Some(block_handle) = self.block_of(part_handle, &part, key, hash)? else { return Ok(Probe::Absent) };
+        let Some(block_handle) = self.block_of(part_handle, &part, key, hash)? else {
+            return Ok(Probe::Absent);
+        };
         let Some(block) = cache.get(self.meta.file, block_handle.offset) else { return Ok(Probe::NeedsIo) };
         self.version_in(block_handle, &block, key, at)
     }
@@ -106,7 +127,9 @@ impl Table {
         let opened = self.open(rt).await?;
         let Some(part_handle) = self.part_of(opened, key)? else { return Ok(Probe::Absent) };
         let part = self.cached(cache, part_handle).await?;
-        let Some(block_handle) = self.block_of(part_handle, &part, key, hash)? else { return Ok(Probe::Absent) };
+        let Some(block_handle) = self.block_of(part_handle, &part, key, hash)? else {
+            return Ok(Probe::Absent);
+        };
         let block = self.cached(cache, block_handle).await?;
         self.version_in(block_handle, &block, key, at)
     }
@@ -130,7 +153,13 @@ impl Table {
     }
 
     /// Handles of the data blocks of a part that hold keys of `[start, end)`, in key order.
-    pub(crate) fn blocks(&self, part: Handle, bytes: &Bytes, start: &[u8], end: &[u8]) -> Result<Vec<Handle>> {
+    pub(crate) fn blocks(
+        &self,
+        part: Handle,
+        bytes: &Bytes,
+        start: &[u8],
+        end: &[u8],
+    ) -> Result<Vec<Handle>> {
         let view = PartView::parse(bytes).map_err(|damage| self.damaged_at(damage, part))?;
         handles_in(&view.index_bytes(bytes), start, end).map_err(|damage| self.damaged_at(damage, part))
     }
@@ -152,7 +181,7 @@ impl Table {
         window: &mut Window,
         ahead_bytes: usize,
     ) -> Result<Bytes> {
-        let opened = self.opened.get().expect("a handle comes from an opened table");
+        let opened = self.backing.opened.get().expect("a handle comes from an opened table");
         let body_bytes = self.meta.file_bytes - FOOTER_BYTES as u64;
         let inside = handle.offset.checked_add(u64::from(handle.len)).is_some_and(|end| end <= body_bytes);
         if !inside {
@@ -164,28 +193,35 @@ impl Table {
             let left = usize::try_from(self.meta.file_bytes - start).unwrap_or(usize::MAX);
             let len = wanted.max(ahead_bytes.min(left)).next_multiple_of(BLOCK_BYTES);
             let attempt = format!("reading {len} bytes at {start}");
-            let buf = opened.file.read_at(start, len).await.map_err(|e| Fault::io(&self.path, &attempt, &e))?;
+            let buf = opened
+                .file
+                .read_at(start, len)
+                .await
+                .map_err(|e| Fault::io(&self.backing.path, &attempt, &e))?;
             *window = Window { start, buf: Some(buf) };
         }
-        let frame = window.frame(handle).ok_or_else(|| self.damaged_at(Damage("the file ends early"), handle))?;
+        let frame =
+            window.frame(handle).ok_or_else(|| self.damaged_at(Damage("the file ends early"), handle))?;
         open_frame(frame, handle.offset).map_err(|damage| self.damaged_at(damage, handle))
     }
 
     /// What is wrong, and where.
     pub(crate) fn damaged_at(&self, damage: Damage, handle: Handle) -> Fault {
-        Fault::corruption(&self.path, format!("{} (block at offset {})", damage.0, handle.offset))
+        Fault::corruption(&self.backing.path, format!("{} (block at offset {})", damage.0, handle.offset))
     }
 
     fn damaged(&self, damage: Damage, place: &str) -> Fault {
-        Fault::corruption(&self.path, format!("{} ({place})", damage.0))
+        Fault::corruption(&self.backing.path, format!("{} ({place})", damage.0))
     }
 
     async fn open(&self, rt: &Rt) -> Result<&Opened> {
-        if let Some(opened) = self.opened.get() {
+        if let Some(opened) = self.backing.opened.get() {
             return Ok(opened);
         }
-        let file =
-            rt.open(&self.path, OpenMode::Read).await.map_err(|e| Fault::io(&self.path, "opening", &e))?;
+        let file = rt
+            .open(&self.backing.path, OpenMode::Read)
+            .await
+            .map_err(|e| Fault::io(&self.backing.path, "opening", &e))?;
         let root = match self.read_root(&file).await {
             Ok(root) => root,
             Err(fault) => {
@@ -195,17 +231,19 @@ impl Table {
             }
         };
         let mut fresh = Some(Opened { file, root });
-        self.opened.get_or_init(|| fresh.take().expect("taken once"));
+        self.backing.opened.get_or_init(|| fresh.take().expect("taken once"));
         if let Some(unused) = fresh {
             // Another task opened it meanwhile.
             let _ = unused.file.close().await;
         }
-        Ok(self.opened.get().expect("just set"))
+        Ok(self.backing.opened.get().expect("just set"))
     }
 
     async fn read_root(&self, file: &File) -> Result<Bytes> {
         let len = self.meta.file_bytes;
-        let tail = read_tail(file, len, TAIL_BYTES).await.map_err(|e| Fault::io(&self.path, "reading the end", &e))?;
+        let tail = read_tail(file, len, TAIL_BYTES)
+            .await
+            .map_err(|e| Fault::io(&self.backing.path, "reading the end", &e))?;
         let short = || self.damaged(Damage("the file is shorter than the manifest says"), "end");
         if (tail.len() as u64) < len.min(TAIL_BYTES) {
             return Err(short());
@@ -220,7 +258,9 @@ impl Table {
         }
         let needed = (len - footer.root.offset).next_multiple_of(BLOCK_BYTES as u64);
         let tail = if needed > tail.len() as u64 {
-            read_tail(file, len, needed).await.map_err(|e| Fault::io(&self.path, "reading the root", &e))?
+            read_tail(file, len, needed)
+                .await
+                .map_err(|e| Fault::io(&self.backing.path, "reading the root", &e))?
         } else {
             tail
         };
@@ -259,10 +299,10 @@ impl Table {
     }
 }
 
-impl Drop for Table {
+impl Drop for Backing {
     fn drop(&mut self) {
         let file = self.opened.take().map(|opened| opened.file);
-        let remove = self.retired.get().then_some(self.meta.file);
+        let remove = self.retired.get().then_some(self.number);
         if file.is_some() || remove.is_some() {
             self.waste.0.borrow_mut().push(Discarded { file, remove });
         }
