@@ -95,7 +95,7 @@ impl Writes {
             Write::Delete { cf, key } => (OP_DELETE, cf, key, &[][..]),
             Write::DeleteRange { cf, start, end } => (OP_DELETE_RANGE, cf, start, end),
         };
-        self.record.ops.push(OpHeader { kind, cf: cf as u8, key_len: len(key), value_len: len(value) });
+        self.record.ops.push(OpHeader { kind, cf: cf.index() as u8, key_len: len(key), value_len: len(value) });
         self.record.bytes.extend_from_slice(key);
         self.record.bytes.extend_from_slice(value);
     }
@@ -178,7 +178,7 @@ impl<'a> WritesView<'a> {
             .map_err(|_| NotACommand("the archive does not validate"))?;
         let mut wanted = 0u64;
         for op in record.ops.iter() {
-            if !(OP_PUT..=OP_DELETE_RANGE).contains(&op.kind) || Cf::from_u8(op.cf).is_none() {
+            if !(OP_PUT..=OP_DELETE_RANGE).contains(&op.kind) || Cf::from_byte(op.cf).is_none() {
                 return Err(NotACommand("unknown operation or column family"));
             }
             wanted += u64::from(op.key_len.to_native()) + u64::from(op.value_len.to_native());
@@ -201,7 +201,7 @@ impl<'a> WritesView<'a> {
             let (key, behind) = rest.split_at(op.key_len.to_native() as usize);
             let (value, behind) = behind.split_at(op.value_len.to_native() as usize);
             rest = behind;
-            let cf = Cf::from_u8(op.cf).expect("decode has checked every column family");
+            let cf = Cf::from_byte(op.cf).expect("decode has checked every column family");
             match op.kind {
                 OP_PUT => Write::Put { cf, key, value },
                 OP_DELETE => Write::Delete { cf, key },
