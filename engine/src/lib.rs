@@ -14,5 +14,6 @@
 //! memtable is never durable by itself, because the log is its write-ahead log.
 
 pub mod error;
+pub mod log;
 pub mod lsm;
 pub mod rt;

@@ -40,7 +40,7 @@ pub(crate) fn on_append(
     }
     let matched = entries.last().map_or(prev.index, |last| last.index);
     let base = core.log.base().index;
-    let entries = if prev.index < base { above(entries, base) } else { entries };
+    let entries = if prev.index < base { not_below(entries, base) } else { entries };
     if planted!(TruncateOnEveryAppend) && prev.index >= core.log.committed() {
         core.log.cut_after(prev.index, core.next_write());
     }
@@ -52,8 +52,9 @@ pub(crate) fn on_append(
     Ok(())
 }
 
-fn above(mut entries: Vec<Entry>, base: Index) -> Vec<Entry> {
-    entries.retain(|entry| entry.index > base);
+/// Leaves out what was cut off here, but keeps the entry at `base`: it proves that the rest fits.
+fn not_below(mut entries: Vec<Entry>, base: Index) -> Vec<Entry> {
+    entries.retain(|entry| entry.index >= base);
     entries
 }
 

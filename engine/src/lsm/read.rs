@@ -87,7 +87,9 @@ enum Verdict {
 fn decide(table: &Table, key: &[u8], at: SeqNo, probe: Probe) -> Verdict {
     let erased = table.erased.newest_covering(key, at);
     match probe {
-        Probe::Found { seq, .. } if erased.is_some_and(|erased| erased > seq) => Verdict::Decided(Found::Deleted),
+        Probe::Found { seq, .. } if erased.is_some_and(|erased| erased > seq) => {
+            Verdict::Decided(Found::Deleted)
+        }
         Probe::Found { value, .. } => Verdict::Decided(value),
         Probe::Absent if erased.is_some() => Verdict::Decided(Found::Deleted),
         Probe::Absent => Verdict::GoOn,

@@ -1,6 +1,7 @@
 //! The crate's integration tests, one binary.
 
 mod course;
+mod fuzz;
 mod kit;
 mod random;
 mod rng;

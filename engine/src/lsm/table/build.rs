@@ -101,11 +101,6 @@ impl TableBuilder {
         self.offset + self.block.size_bytes() as u64
     }
 
-    /// Whether no entry was added.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries == 0
-    }
-
     /// Bytes that are ready to be written, in file order.
     pub(crate) fn output(&mut self) -> &mut Vec<u8> {
         &mut self.output

@@ -40,8 +40,6 @@ const MAGIC: u64 = u64::from_le_bytes(*b"RKTABLE\n");
 pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Length of the footer.
 pub(crate) const FOOTER_BYTES: usize = 76;
-/// Length of a frame's end: kind, raw length, CRC.
-pub(crate) const FRAME_END_BYTES: usize = 9;
 /// No frame is larger, packed or unpacked; a larger length is damage. Values are far smaller.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 

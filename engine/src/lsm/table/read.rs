@@ -317,11 +317,6 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Forgets what was read.
-    pub(crate) fn clear(&mut self) {
-        self.buf = None;
-    }
-
     fn holds(&self, handle: Handle) -> bool {
         self.frame(handle).is_some()
     }

@@ -1,0 +1,358 @@
+//! One store's durable log, shared by all of its groups. It is the only write-ahead log there is.
+//!
+//! Everything that a store must not forget goes through [`Log::write`]: entries, hard states, descriptors, compaction marks.
+//! A [`Batch`] holds changes of any number of groups and becomes one record: one aligned write into zeroed space, durable
+//! when the call returns, applied whole or not at all. Calls that come while a write is in flight share the next one; nothing
+//! ever waits for a timer.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `format` | the bytes, drawn |
+//! | `batch` | what one write does |
+//! | `index` | what is live and where |
+//! | `cache` | recent records in memory |
+//! | `segment`, `spares` | files: made, zeroed ahead of need, reused |
+//! | `writer` | the one task that appends |
+//! | `read` | entries from memory or disk |
+//! | `recover`, `scan` | the way back after a crash: torn tails are cut, damage is a fault |
+//! | `purge`, `reclaim` | which segments may go; moving what is left in them |
+//! | `measure` | which sync method suits a host |
+//!
+//! Invariants:
+//! * What `write` has answered with `Ok` is there after any crash, in the order of the answers, without holes.
+//! * Only the writer task appends, and only one write is in flight.
+//! * A failed write or sync ends the log: every later write is refused, and only a restart reads back what is on disk.
+//! * On a full disk new entries are refused before anything is written; compaction, removal and state go on from a reserve.
+//! * A segment is reused only after a durable record says that it is not needed.
+//!
+//! The log never interprets payloads, never decides what may be compacted and never waits to fill a batch.
+
+mod batch;
+mod cache;
+pub mod format;
+mod index;
+mod measure;
+mod options;
+mod purge;
+mod read;
+mod reclaim;
+mod recover;
+mod scan;
+mod segment;
+mod spares;
+mod writer;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+pub use batch::Batch;
+pub use format::{EntryRef, SegmentNo, Sequence};
+pub use index::Position;
+pub use measure::{MethodFigures, SyncReport, measure_sync};
+pub use options::{LogOptions, SyncMethod};
+pub use purge::{PurgeLimits, Straggler};
+pub use reclaim::Purged;
+pub use recover::{Cut, Recovered, RecoveredGroup};
+
+use crate::error::{Fault, FaultKind, Result};
+use crate::rt::local::{Bell, oneshot};
+use crate::rt::{Rt, Task};
+use cache::RecordCache;
+use index::Index;
+use segment::Segment;
+use spares::Retired;
+use writer::Request;
+
+/// An entry as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its index in its group.
+    pub index: u64,
+    /// The term in which it was proposed.
+    pub term: u64,
+    /// What the payload is; the log only carries it.
+    pub kind: u8,
+    /// The content.
+    pub payload: Bytes,
+}
+
+/// A handle on the log; cheap to clone, stays on its core. When the last one is dropped the log stops after the write in
+/// flight; [`Log::close`] also waits for that.
+#[derive(Clone, Debug)]
+pub struct Log(Rc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    shared: Rc<Shared>,
+}
+
+/// What the log has done and holds; counters run from the opening.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LogStats {
+    /// Records written, which is writes issued.
+    pub records: u64,
+    /// Batches written.
+    pub batches: u64,
+    /// Bytes written as records, padding included.
+    pub record_bytes: u64,
+    /// Bytes of bodies in those records.
+    pub body_bytes: u64,
+    /// Segments that hold records, the one in use included.
+    pub segments: usize,
+    /// Segments that are ready for use.
+    pub spare_segments: usize,
+    /// Live bytes over all groups.
+    pub live_bytes: u64,
+    /// Bytes of recent records in memory.
+    pub cache_bytes: usize,
+    /// Batches that wait for a write.
+    pub queued_batches: usize,
+    /// Whether the disk was full when space was last asked for.
+    pub disk_full: bool,
+}
+
+/// What the handle and the two tasks of a log share.
+struct Shared {
+    rt: Rt,
+    dir: PathBuf,
+    options: LogOptions,
+    log_id: u64,
+    index: RefCell<Index>,
+    cache: RefCell<RecordCache>,
+    /// Segments with records, the active one included.
+    segments: RefCell<BTreeMap<SegmentNo, Rc<Segment>>>,
+    active: RefCell<Rc<Segment>>,
+    /// Where the next record goes in the active segment.
+    tail: Cell<u64>,
+    next_sequence: Cell<Sequence>,
+    needed_from: Cell<SegmentNo>,
+    ready: RefCell<VecDeque<Segment>>,
+    /// Number of the segment that is prepared next.
+    next_number: Cell<SegmentNo>,
+    retired: RefCell<VecDeque<Retired>>,
+    queue: RefCell<VecDeque<Request>>,
+    disk_full: Cell<bool>,
+    writer_waits: Cell<bool>,
+    purging: Cell<bool>,
+    stopping: Cell<bool>,
+    writer_done: Cell<bool>,
+    failure: RefCell<Option<Fault>>,
+    /// Rings for the writer: a batch, or the end.
+    work: Bell,
+    /// Rings for the writer: a segment is ready, or none can be had.
+    made: Bell,
+    /// Rings for the spares task: something to do.
+    wanted: Bell,
+    tasks: RefCell<Vec<Task<()>>>,
+    written: Cell<Written>,
+}
+
+/// Counters of the writer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    records: u64,
+    batches: u64,
+    record_bytes: u64,
+    body_bytes: u64,
+}
+
+impl Log {
+    /// Opens the log in `dir`, creating it if there is none, and says what it holds.
+    ///
+    /// # Errors
+    /// Corruption if something that had been durable is damaged or missing; nothing is changed on disk then. Foreign if the
+    /// files are of another version or of two logs.
+    pub async fn open(rt: &Rt, dir: &Path, options: LogOptions) -> Result<(Self, Recovered)> {
+        if let Err(what) = options.validate() {
+            return Err(Fault { kind: FaultKind::Io, path: dir.to_owned(), what });
+        }
+        let (shared, recovered) = recover::open(rt, dir, options).await?;
+        let shared = Rc::new(shared);
+        let writer = rt.spawn(writer::run(shared.clone()));
+        let spares = rt.spawn(spares::run(shared.clone()));
+        shared.tasks.borrow_mut().extend([writer, spares]);
+        Ok((Self(Rc::new(Handle { shared })), recovered))
+    }
+
+    /// Makes `batch` durable. Batches become durable in the order of these calls (of their first poll), and each becomes so
+    /// whole. Dropping the future leaves the outcome unknown until a restart, and harms nobody else.
+    ///
+    /// # Errors
+    /// DiskFull refuses a batch with entries before anything is written. Any other fault ends the log, as does a failed write.
+    pub async fn write(&self, batch: Batch) -> Result<()> {
+        self.shared().submit(batch, None).await
+    }
+
+    /// The term of the entry at `index`, or at the compaction mark.
+    pub fn term(&self, group: u64, index: u64) -> Option<u64> {
+        let groups = self.shared().index.borrow();
+        let group = groups.group(group)?;
+        let at_mark = || group.mark().filter(|mark| mark.index == index).map(|mark| mark.term);
+        group.slot(index).map(|slot| slot.term).or_else(at_mark)
+    }
+
+    /// Index of the first entry of `group`, if it has any.
+    pub fn first_index(&self, group: u64) -> Option<u64> {
+        self.shared().index.borrow().group(group)?.first_index()
+    }
+
+    /// Index of the last entry of `group`; without entries, that of the compaction mark.
+    pub fn last_index(&self, group: u64) -> Option<u64> {
+        let groups = self.shared().index.borrow();
+        let group = groups.group(group)?;
+        group.last_index().or_else(|| group.mark().map(|mark| mark.index))
+    }
+
+    /// Up to where `group` was compacted or reset.
+    pub fn compacted(&self, group: u64) -> Option<Position> {
+        self.shared().index.borrow().group(group)?.mark()
+    }
+
+    /// A state of `group`.
+    pub fn state(&self, group: u64, tag: u8) -> Option<Bytes> {
+        self.shared().index.borrow().group(group)?.state(tag).cloned()
+    }
+
+    /// The groups that the log knows, in order.
+    pub fn groups(&self) -> Vec<u64> {
+        self.shared().index.borrow().groups().map(|(id, _)| id).collect()
+    }
+
+    /// The entries of `group` in `range`, in order, until their payloads exceed `bytes_max` (but at least one), or until the
+    /// first index that the log does not have. Recent ones come from memory, others from disk.
+    ///
+    /// # Errors
+    /// Corruption if the disk does not give back what was written.
+    pub async fn entries(&self, group: u64, range: Range<u64>, bytes_max: usize) -> Result<Vec<Entry>> {
+        read::entries(self.shared(), group, range, bytes_max).await
+    }
+
+    /// Lets old segments go, as far as that is possible now, and names the groups that stand in the way of more. Call it now
+    /// and then; flush and compact what it names.
+    ///
+    /// # Errors
+    /// As [`Log::write`], for what it moves.
+    pub async fn purge(&self, limits: &PurgeLimits) -> Result<Purged> {
+        reclaim::purge(self.shared(), limits).await
+    }
+
+    /// Counters and sizes.
+    pub fn stats(&self) -> LogStats {
+        let shared = self.shared();
+        let written = shared.written.get();
+        LogStats {
+            records: written.records,
+            batches: written.batches,
+            record_bytes: written.record_bytes,
+            body_bytes: written.body_bytes,
+            segments: shared.segments.borrow().len(),
+            spare_segments: shared.ready.borrow().len(),
+            live_bytes: shared.index.borrow().uses().values().map(|used| used.bytes).sum(),
+            cache_bytes: shared.cache.borrow().bytes(),
+            queued_batches: shared.queue.borrow().len(),
+            disk_full: shared.disk_full.get(),
+        }
+    }
+
+    /// The fault that ended the log, if one did.
+    pub fn failure(&self) -> Option<Fault> {
+        self.shared().failure.borrow().clone()
+    }
+
+    /// Writes what waits, stops both tasks and closes the files.
+    ///
+    /// # Errors
+    /// The fault that ended the log, or of closing.
+    pub async fn close(self) -> Result<()> {
+        let shared = self.shared().clone();
+        shared.stop();
+        let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
+        for task in tasks {
+            task.await;
+        }
+        drop(self);
+        let Ok(shared) = Rc::try_unwrap(shared) else {
+            // Another handle still reads; its files close when it is dropped.
+            return Ok(());
+        };
+        let failure = shared.failure.take();
+        shared.close_files().await?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn shared(&self) -> &Rc<Shared> {
+        &self.0.shared
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl Shared {
+    /// Queues a batch and waits for its fate. A guarded one is skipped if what it moves has changed by then.
+    async fn submit(&self, batch: Batch, guard: Option<writer::Guard>) -> Result<()> {
+        if self.stopping.get() {
+            return Err(self.refusal());
+        }
+        let (answer, pending) = oneshot();
+        self.queue.borrow_mut().push_back(Request { batch, guard, answer });
+        self.work.ring();
+        pending.await.unwrap_or_else(|| Err(self.refusal()))
+    }
+
+    /// What everybody hears after the first failure.
+    fn refusal(&self) -> Fault {
+        let failure = self.failure.borrow();
+        let because = failure.as_ref().map_or("the log was closed".to_owned(), ToString::to_string);
+        let poisoned = Fault::poisoned(&self.dir);
+        Fault { what: format!("{} ({because})", poisoned.what), ..poisoned }
+    }
+
+    fn failed(&self) -> bool {
+        self.failure.borrow().is_some()
+    }
+
+    /// Ends the log: the state on disk is unknown from here on.
+    fn fail(&self, fault: &Fault) {
+        self.failure.borrow_mut().get_or_insert_with(|| fault.clone());
+        self.made.ring();
+        self.wanted.ring();
+        self.work.ring();
+    }
+
+    fn stop(&self) {
+        self.stopping.set(true);
+        self.work.ring();
+        self.made.ring();
+        self.wanted.ring();
+    }
+
+    fn active(&self) -> Rc<Segment> {
+        self.active.borrow().clone()
+    }
+
+    async fn close_files(self) -> Result<()> {
+        drop(self.active);
+        let used =
+            self.segments.into_inner().into_values().filter_map(|segment| Rc::try_unwrap(segment).ok());
+        let retired = self.retired.into_inner().into_iter().filter_map(Retired::into_segment);
+        for segment in used.chain(self.ready.into_inner()).chain(retired) {
+            segment.close().await?;
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("dir", &self.dir).field("tail", &self.tail.get()).finish_non_exhaustive()
+    }
+}

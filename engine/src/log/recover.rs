@@ -1,0 +1,453 @@
+//! The way back: what was durable, and nothing else.
+//!
+//! 1. Find the newest segment that begins with a record: the tail. Its records say which segments are still needed; all of
+//!    those up to the newest must be there.
+//! 2. Read the needed segments in order and apply their records. Sequences must not skip.
+//! 3. Classify the first place behind the last record. If a later record, in the tail or in the segment after it, says that
+//!    this place had been durable, it is damage: a fault, and nothing is changed on disk. Otherwise it is a write that was never
+//!    answered: it is cut, and the cut is made durable.
+//! 4. Sync the tail. What was read may still be in a cache below, because the last process may have been killed between its
+//!    write and its sync; from here on it counts as durable, so it must be.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::cache::RecordCache;
+use super::format::{BadHeader, FIRST_RECORD_POS, RecordAt, SegmentHeader, SegmentNo, Sequence};
+use super::index::{Group, Index, Position};
+use super::scan::{Scanned, Scanner};
+use super::segment::{Segment, Unfinished, read_header, segment_number, segment_path};
+use super::spares::{Retired, new_header};
+use super::{Entry, LogOptions, Shared, Written};
+use crate::error::{Fault, Result};
+use crate::rt::local::Bell;
+use crate::rt::{BLOCK_BYTES, Budget, Rt};
+
+/// What a log held when it was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Every group with what is live of it.
+    pub groups: BTreeMap<u64, RecoveredGroup>,
+    /// What was cut at the end, if something was.
+    pub cut: Option<Cut>,
+    /// Records read.
+    pub records: u64,
+    /// Segments read.
+    pub segments: usize,
+}
+
+/// What a log held of one group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveredGroup {
+    /// Up to where the group was compacted or reset.
+    pub compacted: Option<Position>,
+    /// Its entries, consecutive, payloads shared with the log's cache.
+    pub entries: Vec<Entry>,
+    /// Its states by tag.
+    pub states: BTreeMap<u8, Bytes>,
+}
+
+/// A write at the end of the log that was never answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The segment file.
+    pub path: PathBuf,
+    /// Where in it the log now ends, bytes.
+    pub pos: u64,
+    /// The sequence that the write would have had.
+    pub sequence: Sequence,
+}
+
+/// A segment file as found.
+struct Found {
+    number: SegmentNo,
+    path: PathBuf,
+    header: std::result::Result<SegmentHeader, BadHeader>,
+}
+
+/// The log as its records tell it.
+struct Replay {
+    index: Index,
+    bodies: BTreeMap<RecordAt, Bytes>,
+    records: u64,
+    next: Sequence,
+    needed_from: SegmentNo,
+    tail: SegmentNo,
+    /// Where the tail's records end.
+    end: u64,
+}
+
+/// Opens or creates the log in `dir`.
+pub(crate) async fn open(rt: &Rt, dir: &Path, options: LogOptions) -> Result<(Shared, Recovered)> {
+    rt.create_dir_all(dir).await.map_err(|e| Fault::io(dir, "creating the directory", &e))?;
+    let names = rt.read_dir(dir).await.map_err(|e| Fault::io(dir, "listing the directory", &e))?;
+    let found = find(rt, dir, &names).await?;
+    let opened = if found.is_empty() {
+        remove_unfinished(rt, dir, &names).await?;
+        create(rt, dir, &options).await?
+    } else {
+        let opened = read_back(rt, dir, &options, found).await?;
+        remove_unfinished(rt, dir, &names).await?;
+        opened
+    };
+    let (mut replay, files, cut) = opened;
+    let groups =
+        replay.index.groups().map(|(id, group)| (id, recovered_group(group, &replay.bodies))).collect();
+    let segments = files.used.len();
+    let recovered = Recovered { groups, cut, records: replay.records, segments };
+    let mut cache = RecordCache::new(options.cache_bytes_max);
+    for (at, body) in std::mem::take(&mut replay.bodies) {
+        cache.wrote(at, body);
+    }
+    Ok((shared(rt, dir, options, replay, files, cache), recovered))
+}
+
+/// The segment files, opened for their purpose.
+struct Files {
+    log_id: u64,
+    used: BTreeMap<SegmentNo, Rc<Segment>>,
+    active: Rc<Segment>,
+    ready: VecDeque<Segment>,
+    retired: VecDeque<Retired>,
+    next_number: SegmentNo,
+}
+
+async fn create(rt: &Rt, dir: &Path, options: &LogOptions) -> Result<(Replay, Files, Option<Cut>)> {
+    let (log_id, first) = (rt.random(), SegmentNo(1));
+    let unfinished = Unfinished::create(rt, dir, new_header(rt, log_id, first)).await?;
+    let active = Rc::new(unfinished.finish(rt, dir, options.sync).await?);
+    let used = BTreeMap::from([(first, active.clone())]);
+    let (ready, retired) = (VecDeque::new(), VecDeque::new());
+    let files = Files { log_id, used, active, ready, retired, next_number: SegmentNo(2) };
+    Ok((Replay::empty(first), files, None))
+}
+
+async fn read_back(
+    rt: &Rt,
+    dir: &Path,
+    options: &LogOptions,
+    found: Vec<Found>,
+) -> Result<(Replay, Files, Option<Cut>)> {
+    let budget = rt.budget();
+    let log_id = common_log_id(&found)?;
+    let replay = match tail_of(rt, &found, &budget).await? {
+        Some(tail) => replay(rt, dir, &found, tail, &budget).await?,
+        None => nothing_written(dir, &found)?,
+    };
+    if let Some((group, index)) = replay.index.first_hole() {
+        let what = format!("group {group} has later entries but none at index {index}");
+        return Err(Fault::corruption(dir, what));
+    }
+    let needed = whole_from(dir, &found, replay.needed_from)?;
+    let torn = classify_end(rt, &needed, &replay, &budget).await?;
+    let files = open_files(rt, options, log_id, &found, &needed, &replay).await?;
+    let cut = match torn {
+        Some((segment, pos)) => Some(cut(rt, &files, segment, pos, replay.next).await?),
+        None => None,
+    };
+    files.active.sync().await?;
+    Ok((replay, files, cut))
+}
+
+/// Opens every segment file far enough to know what it says it is.
+async fn find(rt: &Rt, dir: &Path, names: &[String]) -> Result<Vec<Found>> {
+    let mut found = Vec::new();
+    for number in names.iter().filter_map(|name| segment_number(name)) {
+        let path = segment_path(dir, number);
+        let header = read_header(rt, &path).await?;
+        found.push(Found { number, path, header });
+    }
+    found.sort_by_key(|found| found.number);
+    Ok(found)
+}
+
+async fn remove_unfinished(rt: &Rt, dir: &Path, names: &[String]) -> Result<()> {
+    for name in names.iter().filter(|name| name.ends_with(".new")) {
+        let path = dir.join(name);
+        rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing an unfinished segment", &e))?;
+    }
+    Ok(())
+}
+
+fn common_log_id(found: &[Found]) -> Result<u64> {
+    let mut common: Option<&Found> = None;
+    for found in found {
+        match (&found.header, common) {
+            (Err(BadHeader::Version(version)), _) => {
+                let what = format!("log format version {version}; this program reads version 1");
+                return Err(Fault::foreign(&found.path, what));
+            }
+            (Ok(header), Some(Found { header: Ok(first), path, .. })) if header.log_id != first.log_id => {
+                let what = format!("belongs to another log than {}", path.display());
+                return Err(Fault::foreign(&found.path, what));
+            }
+            (Ok(_), None) => common = Some(found),
+            _ => {}
+        }
+    }
+    match common {
+        Some(Found { header: Ok(header), .. }) => Ok(header.log_id),
+        _ => Err(Fault::corruption(&found[0].path, "no segment has an intact header")),
+    }
+}
+
+impl Found {
+    /// The header, if this file is what its name says.
+    fn own_header(&self) -> Option<SegmentHeader> {
+        self.header.ok().filter(|header| header.number == self.number)
+    }
+
+    async fn open(&self, rt: &Rt) -> Result<Option<Segment>> {
+        match self.own_header() {
+            Some(header) => Segment::open(rt, self.path.clone(), header, None).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The newest segment that begins with a record.
+async fn tail_of(rt: &Rt, found: &[Found], budget: &Budget) -> Result<Option<SegmentNo>> {
+    for found in found.iter().rev() {
+        let Some(segment) = found.open(rt).await? else { continue };
+        let first = Scanner::new(&segment, budget).await?.next(None).await?;
+        segment.close().await?;
+        if first.is_some() {
+            return Ok(Some(found.number));
+        }
+    }
+    Ok(None)
+}
+
+/// A log that was created but never written.
+fn nothing_written(dir: &Path, found: &[Found]) -> Result<Replay> {
+    let first = SegmentNo(1);
+    if found[0].number != first {
+        let what = format!("no segment has a record, but the oldest one is number {}", found[0].number.0);
+        return Err(Fault::corruption(dir, what));
+    }
+    Ok(Replay::empty(first))
+}
+
+/// The files from `from` on, all there and all what they say they are.
+fn whole_from<'a>(dir: &Path, found: &'a [Found], from: SegmentNo) -> Result<Vec<&'a Found>> {
+    let needed: Vec<_> = found.iter().filter(|found| found.number >= from).collect();
+    for (number, found) in (from.0..).zip(&needed) {
+        if found.number.0 != number {
+            let path = segment_path(dir, SegmentNo(number));
+            return Err(Fault::corruption(&path, "the segment is missing, but later ones are there"));
+        }
+        if found.own_header().is_none() {
+            return Err(Fault::corruption(&found.path, "the segment's header is damaged"));
+        }
+    }
+    Ok(needed)
+}
+
+async fn replay(rt: &Rt, dir: &Path, found: &[Found], tail: SegmentNo, budget: &Budget) -> Result<Replay> {
+    let of_tail = found.iter().find(|found| found.number == tail).expect("it was found");
+    let (last, end) = read_segment(rt, of_tail, None, budget).await?;
+    let needed_from = last.iter().map(|record| record.header.needed_from).max().unwrap_or(tail);
+    if needed_from > tail {
+        let what = format!("the log is needed from segment {} on, which holds no record", needed_from.0);
+        return Err(Fault::corruption(dir, what));
+    }
+    let mut replay = Replay { needed_from, tail, end, ..Replay::empty(needed_from) };
+    let mut expected: Option<Sequence> = None;
+    let mut ended: Option<(&Path, u64)> = None;
+    for found in whole_from(dir, found, needed_from)?.into_iter().take_while(|found| found.number < tail) {
+        let (records, end) = read_segment(rt, found, expected, budget).await?;
+        let Some(after) = records.last().map(|record| Sequence(record.header.sequence.0 + 1)) else {
+            return Err(damaged(ended.unwrap_or((&found.path, FIRST_RECORD_POS)), expected, found.number));
+        };
+        replay.apply(found, records, budget).await?;
+        (expected, ended) = (Some(after), Some((found.path.as_path(), end)));
+    }
+    let first = last[0].header.sequence;
+    if let (Some(place), Some(expected)) = (ended, expected.filter(|expected| *expected != first)) {
+        return Err(damaged(place, Some(expected), tail));
+    }
+    replay.apply(of_tail, last, budget).await?;
+    Ok(replay)
+}
+
+fn damaged((path, pos): (&Path, u64), expected: Option<Sequence>, proof: SegmentNo) -> Fault {
+    let record = expected.map_or("the first record".to_owned(), |sequence| format!("record {}", sequence.0));
+    let what = format!(
+        "{record} is damaged or missing at or after byte {pos}, but segment {} goes on behind it; \
+         restore this store from its replicas",
+        proof.0
+    );
+    Fault::corruption(path, what)
+}
+
+/// All intact records of one segment and where they end.
+async fn read_segment(
+    rt: &Rt,
+    found: &Found,
+    mut expected: Option<Sequence>,
+    budget: &Budget,
+) -> Result<(Vec<Scanned>, u64)> {
+    let segment = found.open(rt).await?.expect("its header was checked");
+    let mut records = Vec::new();
+    let mut scanner = Scanner::new(&segment, budget).await?;
+    while let Some(record) = scanner.next(expected).await? {
+        expected = Some(Sequence(record.header.sequence.0 + 1));
+        records.push(record);
+    }
+    let end = scanner.pos();
+    segment.close().await?;
+    Ok((records, end))
+}
+
+impl Replay {
+    fn empty(first: SegmentNo) -> Self {
+        Self {
+            index: Index::default(),
+            bodies: BTreeMap::new(),
+            records: 0,
+            next: Sequence(1),
+            needed_from: first,
+            tail: first,
+            end: FIRST_RECORD_POS,
+        }
+    }
+
+    async fn apply(&mut self, found: &Found, records: Vec<Scanned>, budget: &Budget) -> Result<()> {
+        for record in records {
+            let at = RecordAt::new(found.number, record.pos);
+            let malformed = |bad| Fault::corruption(&found.path, format!("at byte {}: {bad}", record.pos));
+            self.index.apply(at, &record.body).map_err(malformed)?;
+            self.bodies.insert(at, record.body);
+            self.records += 1;
+            self.next = Sequence(record.header.sequence.0 + 1);
+            budget.tick().await;
+        }
+        let live = self.index.uses();
+        self.bodies.retain(|at, _| live.contains_key(&at.segment));
+        Ok(())
+    }
+}
+
+/// Whether the place behind the last record is clean, torn or damaged. Torn: where.
+async fn classify_end(
+    rt: &Rt,
+    needed: &[&Found],
+    replay: &Replay,
+    budget: &Budget,
+) -> Result<Option<(SegmentNo, u64)>> {
+    let mut torn = None;
+    let candidates = needed.iter().filter(|found| found.number >= replay.tail).take(2);
+    for found in candidates {
+        let segment = found.open(rt).await?.expect("its header was checked");
+        let mut scanner = Scanner::new(&segment, budget).await?;
+        if found.number == replay.tail {
+            scanner.seek(replay.end);
+        }
+        if let Some(proof) = scanner.proof_of(replay.next).await? {
+            let what = format!(
+                "record {} is damaged at byte {} or in the segment before: record {} at byte {} was written after \
+                 it had become durable; restore this store from its replicas",
+                replay.next.0,
+                scanner.pos(),
+                proof.header.sequence.0,
+                proof.pos
+            );
+            return Err(Fault::corruption(&found.path, what));
+        }
+        if torn.is_none() && scanner.begins(replay.next).await? {
+            torn = Some((found.number, scanner.pos()));
+        }
+        segment.close().await?;
+    }
+    Ok(torn)
+}
+
+async fn open_files(
+    rt: &Rt,
+    options: &LogOptions,
+    log_id: u64,
+    found: &[Found],
+    needed: &[&Found],
+    replay: &Replay,
+) -> Result<Files> {
+    let mut used = BTreeMap::new();
+    let mut ready = VecDeque::new();
+    for found in needed {
+        let header = found.own_header().expect("it was checked");
+        let append = (found.number >= replay.tail).then_some(options.sync);
+        let segment = Segment::open(rt, found.path.clone(), header, append).await?;
+        if found.number <= replay.tail {
+            used.insert(found.number, Rc::new(segment));
+        } else {
+            ready.push_back(segment);
+        }
+    }
+    let active = used[&replay.tail].clone();
+    let retired = found.iter().filter(|found| found.number < replay.needed_from);
+    let retired = retired.map(|found| Retired::Closed(found.path.clone())).collect();
+    let newest = needed.last().expect("the tail is needed").number;
+    Ok(Files { log_id, used, active, ready, retired, next_number: SegmentNo(newest.0 + 1) })
+}
+
+/// Takes away the beginning of a torn record, durably, so that nothing can ever complete it.
+async fn cut(rt: &Rt, files: &Files, number: SegmentNo, pos: u64, sequence: Sequence) -> Result<Cut> {
+    let torn = files.ready.iter().find(|segment| segment.number == number).unwrap_or(&files.active);
+    torn.wipe(rt, pos, pos + BLOCK_BYTES as u64).await?;
+    Ok(Cut { path: torn.path.clone(), pos, sequence })
+}
+
+fn recovered_group(group: &Group, bodies: &BTreeMap<RecordAt, Bytes>) -> RecoveredGroup {
+    let entry = |(index, slot): (u64, &super::index::Slot)| Entry {
+        index,
+        term: slot.term,
+        kind: slot.kind,
+        payload: bodies[&slot.at].slice(slot.payload.range()),
+    };
+    RecoveredGroup {
+        compacted: group.mark(),
+        entries: group.slots().map(entry).collect(),
+        states: group.states().map(|(tag, value)| (tag, value.clone())).collect(),
+    }
+}
+
+fn shared(
+    rt: &Rt,
+    dir: &Path,
+    options: LogOptions,
+    replay: Replay,
+    files: Files,
+    cache: RecordCache,
+) -> Shared {
+    Shared {
+        rt: rt.clone(),
+        dir: dir.to_owned(),
+        options,
+        log_id: files.log_id,
+        index: RefCell::new(replay.index),
+        cache: RefCell::new(cache),
+        segments: RefCell::new(files.used),
+        active: RefCell::new(files.active),
+        tail: Cell::new(replay.end),
+        next_sequence: Cell::new(replay.next),
+        needed_from: Cell::new(replay.needed_from),
+        ready: RefCell::new(files.ready),
+        next_number: Cell::new(files.next_number),
+        retired: RefCell::new(files.retired),
+        queue: RefCell::default(),
+        disk_full: Cell::new(false),
+        writer_waits: Cell::new(false),
+        purging: Cell::new(false),
+        stopping: Cell::new(false),
+        writer_done: Cell::new(false),
+        failure: RefCell::new(None),
+        work: Bell::default(),
+        made: Bell::default(),
+        wanted: Bell::default(),
+        tasks: RefCell::default(),
+        written: Cell::new(Written::default()),
+    }
+}

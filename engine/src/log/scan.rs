@@ -1,0 +1,108 @@
+//! Reading a segment from front to back, and looking ahead from a bad place.
+
+use bytes::Bytes;
+
+use super::format::{FIRST_RECORD_POS, RecordHeader, Sequence};
+use super::segment::Segment;
+use crate::error::Result;
+use crate::rt::{BLOCK_BYTES, Budget, Buf};
+
+/// How much is read at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A record that checked out.
+pub(crate) struct Scanned {
+    pub(crate) pos: u64,
+    pub(crate) header: RecordHeader,
+    pub(crate) body: Bytes,
+}
+
+/// A place in a segment, and the bytes around it.
+pub(crate) struct Scanner<'a> {
+    segment: &'a Segment,
+    budget: &'a Budget,
+    file_bytes: u64,
+    pos: u64,
+    window_pos: u64,
+    window: Option<Buf>,
+}
+
+impl<'a> Scanner<'a> {
+    /// Begins at the first record.
+    pub(crate) async fn new(segment: &'a Segment, budget: &'a Budget) -> Result<Self> {
+        let file_bytes = segment.file_bytes().await?;
+        Ok(Self { segment, budget, file_bytes, pos: FIRST_RECORD_POS, window_pos: 0, window: None })
+    }
+
+    /// Goes to where a record begins.
+    pub(crate) fn seek(&mut self, pos: u64) {
+        self.pos = pos;
+    }
+
+    /// Where the next record would begin.
+    pub(crate) fn pos(&self) -> u64 {
+        self.pos
+    }
+
+    /// The record here, if it is intact and has the expected sequence. Without one the scanner stays where it is.
+    pub(crate) async fn next(&mut self, expected: Option<Sequence>) -> Result<Option<Scanned>> {
+        self.budget.tick().await;
+        let scanned =
+            self.record_at(self.pos, |header| expected.is_none_or(|expected| header.sequence == expected));
+        let scanned = scanned.await?;
+        if let Some(scanned) = &scanned {
+            self.pos += scanned.header.record_bytes();
+        }
+        Ok(scanned)
+    }
+
+    /// Whether something lies here that claims to be the record `sequence`.
+    pub(crate) async fn begins(&mut self, sequence: Sequence) -> Result<bool> {
+        let header = RecordHeader::peek(self.bytes(self.pos, BLOCK_BYTES).await?);
+        Ok(header.is_some_and(|header| header.sequence == sequence))
+    }
+
+    /// The first intact record from here on that was written after `missing` had become durable.
+    pub(crate) async fn proof_of(&mut self, missing: Sequence) -> Result<Option<Scanned>> {
+        let mut pos = self.pos;
+        while pos + BLOCK_BYTES as u64 <= self.file_bytes {
+            self.budget.tick().await;
+            let proves = |header: &RecordHeader| header.sequence > missing && header.durable_to >= missing;
+            if let Some(proof) = self.record_at(pos, proves).await? {
+                return Ok(Some(proof));
+            }
+            pos += BLOCK_BYTES as u64;
+        }
+        Ok(None)
+    }
+
+    async fn record_at(
+        &mut self,
+        pos: u64,
+        plausible: impl Fn(&RecordHeader) -> bool,
+    ) -> Result<Option<Scanned>> {
+        let Some(header) = RecordHeader::peek(self.bytes(pos, BLOCK_BYTES).await?) else { return Ok(None) };
+        if !plausible(&header) || pos + header.record_bytes() > self.file_bytes {
+            return Ok(None);
+        }
+        let incarnation = self.segment.incarnation;
+        let len = usize::try_from(header.record_bytes()).expect("no longer than the file");
+        let bytes = self.bytes(pos, len).await?;
+        let body = header.verify(incarnation, bytes).map(Bytes::copy_from_slice);
+        Ok(body.map(|body| Scanned { pos, header, body }))
+    }
+
+    /// `len` bytes at `pos`; fewer at the end of the file.
+    async fn bytes(&mut self, pos: u64, len: usize) -> Result<&[u8]> {
+        let held = self.window.as_ref().map_or(0, |window| window.len()) as u64;
+        let inside = pos >= self.window_pos && pos + len as u64 <= self.window_pos + held;
+        if !inside {
+            let wanted = len.max(WINDOW_BYTES).next_multiple_of(BLOCK_BYTES);
+            self.window = Some(self.segment.read(pos, wanted).await?);
+            self.window_pos = pos;
+        }
+        let window: &[u8] = self.window.as_deref().unwrap_or_default();
+        let from = usize::try_from(pos - self.window_pos).expect("inside the window");
+        Ok(&window[from.min(window.len())..(from + len).min(window.len())])
+    }
+}

@@ -1,0 +1,167 @@
+//! The task that prepares segments ahead of need.
+//!
+//! It keeps the active segment zeroed ahead of its tail, keeps [`spare_segments`](super::LogOptions::spare_segments) ready,
+//! and turns retired segments into ready ones, all at a bounded rate. When the writer has none left, it hands over what it
+//! has, zeroed or not. On a full disk it stops and tries again when something changes, or after a while.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::Shared;
+use super::format::{Incarnation, SegmentHeader, SegmentNo};
+use super::segment::{Segment, Unfinished, ZERO_PIECE_BYTES, sync_dir};
+use crate::error::{Fault, FaultKind, Result};
+use crate::rt::Rt;
+
+/// Zeroed space ahead of the tail below which the active segment comes before the spares.
+const AHEAD_BYTES: u64 = 4 << 20;
+
+/// How long to wait before asking a full disk again.
+const FULL_DISK_RETRY: Duration = Duration::from_secs(1);
+
+/// A file whose records nobody needs.
+#[derive(Debug)]
+pub(crate) enum Retired {
+    /// Perhaps still read by somebody.
+    Open(Rc<Segment>),
+    /// Left behind by an earlier process.
+    Closed(PathBuf),
+}
+
+impl Retired {
+    /// The open segment, if nobody else has it.
+    pub(crate) fn into_segment(self) -> Option<Segment> {
+        match self {
+            Self::Open(segment) => Rc::try_unwrap(segment).ok(),
+            Self::Closed(_) => None,
+        }
+    }
+}
+
+/// What one step did.
+enum Step {
+    Zeroed,
+    Made,
+    Nothing,
+}
+
+/// Runs for as long as the writer may need a segment.
+pub(crate) async fn run(shared: Rc<Shared>) {
+    let mut making = None;
+    while !shared.writer_done.get() && !shared.failed() {
+        match step(&shared, &mut making).await {
+            Ok(Step::Zeroed) => pause(&shared).await,
+            Ok(Step::Made) => {}
+            Ok(Step::Nothing) => shared.wanted.wait().await,
+            Err(fault) if fault.kind == FaultKind::DiskFull => disk_full(&shared, &mut making).await,
+            Err(fault) => shared.fail(&fault),
+        }
+    }
+    if let Some(unfinished) = making {
+        // The next start removes it if this does not.
+        let _ = Unfinished::discard(unfinished, &shared.rt).await;
+    }
+}
+
+/// Keeps to the rate, unless the writer is waiting.
+async fn pause(shared: &Shared) {
+    let nanos = 1_000_000_000 * ZERO_PIECE_BYTES / shared.options.zero_bytes_per_second;
+    let rest = shared.rt.sleep(Duration::from_nanos(nanos));
+    let urgent = async {
+        while !(shared.writer_waits.get() || shared.stopping.get()) {
+            shared.wanted.wait().await;
+        }
+    };
+    futures_lite::future::or(rest, urgent).await;
+}
+
+async fn disk_full(shared: &Shared, making: &mut Option<Unfinished>) {
+    if let Some(unfinished) = making.take() {
+        // What was zeroed so far is worth more as free space.
+        let _ = unfinished.discard(&shared.rt).await;
+    }
+    shared.disk_full.set(true);
+    shared.made.ring();
+    futures_lite::future::or(shared.rt.sleep(FULL_DISK_RETRY), shared.wanted.wait()).await;
+}
+
+async fn step(shared: &Shared, making: &mut Option<Unfinished>) -> Result<Step> {
+    let segment_bytes = shared.options.segment_bytes;
+    let active = shared.active();
+    let unzeroed = active.zeroed_to() < segment_bytes;
+    let spares_wanted = shared.ready.borrow().len() < shared.options.spare_segments;
+    let close_to_tail = active.zeroed_to() < shared.tail.get() + AHEAD_BYTES;
+    if unzeroed && !shared.writer_waits.get() && (close_to_tail || !spares_wanted) {
+        active.zero_to(&shared.rt, segment_bytes.min(active.zeroed_to() + ZERO_PIECE_BYTES)).await?;
+        return Ok(Step::Zeroed);
+    }
+    if !spares_wanted {
+        return remove_surplus(shared).await;
+    }
+    let mut unfinished = match making.take() {
+        Some(unfinished) => unfinished,
+        None => begin(shared).await?,
+    };
+    if !shared.writer_waits.get() {
+        let zeroed = unfinished.zero_piece(&shared.rt, segment_bytes).await;
+        if !matches!(zeroed, Ok(false)) {
+            *making = Some(unfinished);
+            return zeroed.map(|_| Step::Zeroed);
+        }
+    }
+    let segment = unfinished.finish(&shared.rt, &shared.dir, shared.options.sync).await?;
+    shared.next_number.set(SegmentNo(segment.number.0 + 1));
+    shared.ready.borrow_mut().push_back(segment);
+    shared.disk_full.set(false);
+    shared.made.ring();
+    Ok(Step::Made)
+}
+
+/// A retired file with a new header, or else a new file.
+async fn begin(shared: &Shared) -> Result<Unfinished> {
+    let header = new_header(&shared.rt, shared.log_id, shared.next_number.get());
+    match take_retired(shared).await? {
+        Some(path) => Unfinished::reuse(&shared.rt, path, header, shared.options.segment_bytes).await,
+        None => Unfinished::create(&shared.rt, &shared.dir, header).await,
+    }
+}
+
+/// The header of a segment's next life.
+pub(crate) fn new_header(rt: &Rt, log_id: u64, number: SegmentNo) -> SegmentHeader {
+    SegmentHeader { log_id, number, incarnation: Incarnation(rt.random()) }
+}
+
+/// A retired file that nobody reads any more, closed.
+async fn take_retired(shared: &Shared) -> Result<Option<PathBuf>> {
+    let free = |retired: &Retired| match retired {
+        Retired::Open(segment) => Rc::strong_count(segment) == 1,
+        Retired::Closed(_) => true,
+    };
+    let taken = {
+        let mut retired = shared.retired.borrow_mut();
+        let place = retired.iter().position(free);
+        place.and_then(|place| retired.remove(place))
+    };
+    match taken {
+        Some(Retired::Open(segment)) => {
+            let segment = Rc::try_unwrap(segment).expect("counted above");
+            let path = segment.path.clone();
+            segment.close().await?;
+            Ok(Some(path))
+        }
+        Some(Retired::Closed(path)) => Ok(Some(path)),
+        None => Ok(None),
+    }
+}
+
+/// Removes retired files beyond one, which is kept for the next segment.
+async fn remove_surplus(shared: &Shared) -> Result<Step> {
+    if shared.retired.borrow().len() < 2 {
+        return Ok(Step::Nothing);
+    }
+    let Some(path) = take_retired(shared).await? else { return Ok(Step::Nothing) };
+    shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing a segment", &e))?;
+    sync_dir(&shared.rt, &shared.dir).await?;
+    Ok(Step::Made)
+}

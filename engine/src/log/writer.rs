@@ -1,0 +1,204 @@
+//! The one task that appends.
+//!
+//! It takes every batch that waits, makes one record of them, writes it, applies it to the index and answers. What comes in
+//! the meantime is the next record: that is the whole of group commit.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::format::{
+    FIRST_RECORD_POS, RECORD_HEADER_BYTES, RecordAt, RecordHeader, SegmentNo, Sequence, record_bytes,
+};
+use super::index::Live;
+use super::{Batch, Shared};
+use crate::error::{Fault, FaultKind, Result};
+use crate::rt::local::Answer;
+
+/// A batch that waits to be written.
+pub(crate) struct Request {
+    pub(crate) batch: Batch,
+    pub(crate) guard: Option<Guard>,
+    pub(crate) answer: Answer<Result<()>>,
+}
+
+/// The condition of a move: this is still what the group has live in the segment.
+pub(crate) struct Guard {
+    pub(crate) group: u64,
+    pub(crate) segment: SegmentNo,
+    pub(crate) live: Live,
+}
+
+/// Runs until the log is stopped.
+pub(crate) async fn run(shared: Rc<Shared>) {
+    loop {
+        let requests = next_group(&shared);
+        if !requests.is_empty() {
+            write_group(&shared, requests).await;
+        } else if shared.stopping.get() {
+            break;
+        } else {
+            shared.work.wait().await;
+        }
+    }
+    shared.writer_done.set(true);
+    shared.wanted.ring();
+}
+
+/// The batches of the next record: as many as wait, up to the group size, and always at least one.
+fn next_group(shared: &Shared) -> Vec<Request> {
+    let mut queue = shared.queue.borrow_mut();
+    let (mut bytes, mut count) = (0, 0);
+    for request in queue.iter() {
+        bytes += request.batch.len();
+        if count > 0 && bytes > shared.options.group_bytes_max {
+            break;
+        }
+        count += 1;
+    }
+    queue.drain(..count).collect()
+}
+
+async fn write_group(shared: &Shared, mut requests: Vec<Request>) {
+    if shared.failed() {
+        return answer(requests, &Err(shared.refusal()));
+    }
+    requests.retain(|request| request.guard.as_ref().is_none_or(|guard| guard.holds(shared)));
+    while !requests.is_empty() {
+        let body_bytes = requests.iter().map(|request| request.batch.len()).sum();
+        let appends = requests.iter().any(|request| request.batch.appends());
+        let placed = make_room(shared, record_bytes(body_bytes), appends).await;
+        let outcome = match placed {
+            Ok(()) => write_record(shared, &mut requests, body_bytes).await,
+            Err(full) if full.kind == FaultKind::DiskFull => {
+                let refuse = |request: &Request| !appends || request.batch.appends();
+                let (refused, rest) = requests.into_iter().partition(refuse);
+                answer(refused, &Err(full));
+                requests = rest;
+                continue;
+            }
+            Err(fault) => Err(fault),
+        };
+        if let Err(fault) = &outcome {
+            shared.fail(fault);
+        }
+        return answer(requests, &outcome);
+    }
+}
+
+fn answer(requests: Vec<Request>, outcome: &Result<()>) {
+    for request in requests {
+        request.answer.send(outcome.clone());
+    }
+}
+
+impl Guard {
+    fn holds(&self, shared: &Shared) -> bool {
+        let index = shared.index.borrow();
+        index.group(self.group).is_some_and(|group| group.live_in(self.segment) == self.live)
+    }
+}
+
+/// Sees to it that `bytes` of zeroed space lie at the tail. A record larger than a segment gets one of its own, which grows.
+async fn make_room(shared: &Shared, bytes: u64, appends: bool) -> Result<()> {
+    let begun = shared.tail.get() > FIRST_RECORD_POS;
+    if begun && shared.tail.get() + bytes > shared.options.segment_bytes {
+        roll(shared, appends).await?;
+    }
+    let (active, end) = (shared.active(), shared.tail.get() + bytes);
+    if active.zeroed_to() >= end {
+        return Ok(());
+    }
+    let zeroed = active.zero_to(&shared.rt, end).await;
+    if zeroed.as_ref().is_err_and(|fault| fault.kind == FaultKind::DiskFull) {
+        shared.disk_full.set(true);
+    }
+    zeroed
+}
+
+/// Goes on in the next ready segment. The last one is the reserve: on a full disk it is not for new entries.
+async fn roll(shared: &Shared, appends: bool) -> Result<()> {
+    loop {
+        let reserve = usize::from(appends && shared.disk_full.get());
+        if shared.ready.borrow().len() > reserve {
+            break;
+        }
+        if shared.failed() {
+            return Err(shared.refusal());
+        }
+        if shared.disk_full.get() {
+            // Space may have come back since; the refused caller finds out by trying again.
+            shared.wanted.ring();
+            return Err(disk_full(shared));
+        }
+        shared.writer_waits.set(true);
+        shared.wanted.ring();
+        shared.made.wait().await;
+        shared.writer_waits.set(false);
+    }
+    let next = Rc::new(shared.ready.borrow_mut().pop_front().expect("checked above"));
+    shared.segments.borrow_mut().insert(next.number, next.clone());
+    *shared.active.borrow_mut() = next;
+    shared.tail.set(FIRST_RECORD_POS);
+    shared.wanted.ring();
+    Ok(())
+}
+
+fn disk_full(shared: &Shared) -> Fault {
+    Fault {
+        kind: FaultKind::DiskFull,
+        path: shared.dir.clone(),
+        what: "no space for another log segment; free space on this file system".into(),
+    }
+}
+
+async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usize) -> Result<()> {
+    let (segment, pos) = (shared.active(), shared.tail.get());
+    let sequence = shared.next_sequence.get();
+    let total = record_bytes(body_bytes);
+    let mut record = shared.rt.alloc(usize::try_from(total).expect("a record fits memory"));
+    let mut end = RECORD_HEADER_BYTES;
+    for request in requests.iter() {
+        let body = request.batch.body();
+        record[end..end + body.len()].copy_from_slice(body);
+        end += body.len();
+    }
+    assert_whole(shared, &record[RECORD_HEADER_BYTES..end]);
+    let header = RecordHeader {
+        body_bytes: u32::try_from(body_bytes).expect("a batch stays far below 4 GiB"),
+        sequence,
+        durable_to: Sequence(sequence.0 - 1),
+        needed_from: shared.needed_from.get(),
+    };
+    header.seal(segment.incarnation, &mut record);
+    let body = match requests {
+        [only] => Bytes::from(std::mem::take(&mut only.batch).into_body()),
+        _ => Bytes::copy_from_slice(&record[RECORD_HEADER_BYTES..end]),
+    };
+    segment.append(record, pos).await?;
+
+    shared.tail.set(pos + total);
+    shared.next_sequence.set(Sequence(sequence.0 + 1));
+    let at = RecordAt::new(segment.number, pos);
+    shared.index.borrow_mut().apply(at, &body).expect("the log reads what it writes");
+    if !body.is_empty() {
+        shared.cache.borrow_mut().wrote(at, body);
+    }
+    let mut written = shared.written.get();
+    written.records += 1;
+    written.batches += requests.len() as u64;
+    written.record_bytes += total;
+    written.body_bytes += body_bytes as u64;
+    shared.written.set(written);
+    if segment.zeroed_to() < shared.options.segment_bytes {
+        shared.wanted.ring();
+    }
+    Ok(())
+}
+
+/// A hole would be damage at the next start, so it is a bug now.
+fn assert_whole(shared: &Shared, body: &[u8]) {
+    if let Some(misuse) = shared.index.borrow().misuse(body) {
+        panic!("{misuse}");
+    }
+}
