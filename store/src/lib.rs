@@ -8,3 +8,4 @@ pub mod refusal;
 pub mod region;
 pub mod request;
 pub mod shard;
+pub mod wire;

@@ -198,7 +198,7 @@ fn a_removed_group_is_gone() {
         let mut batch = Batch::new();
         batch.remove(1);
         log.write(batch).await.unwrap();
-        assert_eq!(log.groups(), []);
+        assert!(log.groups().is_empty());
         log.close().await.unwrap();
         let (log, recovered) = open(&rt, &dir, SyncMethod::DurableWrite).await;
         assert!(recovered.groups.is_empty());

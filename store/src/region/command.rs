@@ -95,7 +95,12 @@ impl Writes {
             Write::Delete { cf, key } => (OP_DELETE, cf, key, &[][..]),
             Write::DeleteRange { cf, start, end } => (OP_DELETE_RANGE, cf, start, end),
         };
-        self.record.ops.push(OpHeader { kind, cf: cf.index() as u8, key_len: len(key), value_len: len(value) });
+        self.record.ops.push(OpHeader {
+            kind,
+            cf: cf.index() as u8,
+            key_len: len(key),
+            value_len: len(value),
+        });
         self.record.bytes.extend_from_slice(key);
         self.record.bytes.extend_from_slice(value);
     }

@@ -3,3 +3,8 @@
 mod crash;
 mod gateway;
 mod node;
+mod resp_clients;
+mod resp_frame;
+mod resp_scripts;
+mod resp_server;
+mod resp_session;

@@ -1,0 +1,127 @@
+//! One connection as others see it: `CLIENT LIST`, and what `HELLO`, `AUTH` and `CLIENT` change about it.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::task::Waker;
+
+use engine::rt::Mono;
+
+use super::command::Command;
+use super::reply::Protocol;
+use super::request::Error;
+
+/// Longest name of a connection, a library or a version, bytes.
+const NAME_BYTES_MAX: usize = 256;
+
+/// What a connection is known by.
+#[derive(Debug)]
+pub struct Client {
+    /// Unique on the node, ascending on each core.
+    pub id: u64,
+    from: SocketAddr,
+    began: Mono,
+    /// The protocol that it speaks.
+    pub protocol: Cell<Protocol>,
+    /// Whether it may issue commands.
+    pub authenticated: Cell<bool>,
+    /// Its last command.
+    pub last: Cell<Option<Command>>,
+    names: RefCell<Names>,
+    /// Wakes its session, to tell it that the server is stopping.
+    pub waker: RefCell<Option<Waker>>,
+}
+
+/// What the client calls itself. Absent until it does, because most never do.
+#[derive(Debug, Default)]
+struct Names {
+    connection: Box<str>,
+    library: Box<str>,
+    version: Box<str>,
+}
+
+/// Something that a client can be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// `CLIENT SETNAME`.
+    Connection,
+    /// `CLIENT SETINFO LIB-NAME`.
+    Library,
+    /// `CLIENT SETINFO LIB-VER`.
+    Version,
+}
+
+impl Client {
+    /// A new connection.
+    pub fn new(id: u64, from: SocketAddr, began: Mono, authenticated: bool) -> Self {
+        Self {
+            id,
+            from,
+            began,
+            protocol: Cell::default(),
+            authenticated: Cell::new(authenticated),
+            last: Cell::new(None),
+            names: RefCell::default(),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// Back to how it began, for `RESET`.
+    pub fn reset(&self, authenticated: bool) {
+        self.protocol.set(Protocol::default());
+        self.authenticated.set(authenticated);
+        self.names.borrow_mut().connection = Box::default();
+    }
+
+    /// What the connection is called; empty when it has no name.
+    pub fn name(&self) -> String {
+        self.names.borrow().connection.as_ref().to_owned()
+    }
+
+    /// Calls it something.
+    pub fn set_name(&self, which: Name, text: &[u8]) -> Result<(), Error> {
+        let printable = |text: &&str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        let text = std::str::from_utf8(text).ok().filter(printable).ok_or(which.unprintable())?;
+        if text.len() > NAME_BYTES_MAX {
+            return Err(Error::new(format!("ERR a client's names have at most {NAME_BYTES_MAX} bytes")));
+        }
+        let names = &mut *self.names.borrow_mut();
+        *match which {
+            Name::Connection => &mut names.connection,
+            Name::Library => &mut names.library,
+            Name::Version => &mut names.version,
+        } = text.into();
+        Ok(())
+    }
+
+    /// Its line in `CLIENT LIST`, ended.
+    pub fn describe(&self, now: Mono, line: &mut String) {
+        let names = self.names.borrow();
+        let (id, from, age) = (self.id, self.from, now.since(self.began).as_secs());
+        let protocol = if self.protocol.get() == Protocol::Resp3 { 3 } else { 2 };
+        let command = self.last.get().map_or("NULL", |command| command.spec().name);
+        let Names { connection, library, version } = &*names;
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            line,
+            "id={id} addr={from} name={connection} age={age} flags=N db=0 cmd={command} user=default \
+             resp={protocol} lib-name={library} lib-ver={version}"
+        );
+    }
+}
+
+impl Name {
+    fn unprintable(self) -> Error {
+        match self {
+            Name::Connection => {
+                Error::constant("ERR Client names cannot contain spaces, newlines or special characters.")
+            }
+            Name::Library => {
+                Error::constant("ERR lib-name cannot contain spaces, newlines or special characters.")
+            }
+            Name::Version => {
+                Error::constant("ERR lib-ver cannot contain spaces, newlines or special characters.")
+            }
+        }
+    }
+}

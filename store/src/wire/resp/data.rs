@@ -1,0 +1,245 @@
+//! Commands that name their keys, as operations on the store, and the operations' answers as replies.
+//!
+//! Pure: bytes in, [`Work`] and a [`Shape`] out; later an outcome in, bytes out.
+
+use bytes::Bytes;
+
+use super::command::Command;
+use super::reply::Writer;
+use super::request::{Error, Request};
+use crate::gateway::Outcome;
+use crate::refusal::Refusal;
+use crate::request::{Change, Op, Out, When};
+
+/// Most bytes of values in one reply.
+pub const REPLY_BYTES_MAX: usize = 64 << 20;
+
+/// What a command asks of the store.
+#[derive(Debug)]
+pub enum Work {
+    /// One operation.
+    One(Op),
+    /// Deletes, each by itself, whose answers are counted together.
+    Each(Vec<Op>),
+}
+
+/// How an operation's answer is said in RESP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `OK`.
+    Ok,
+    /// The value, or null.
+    Value,
+    /// An array of values and nulls.
+    Values,
+    /// The number of values that are there.
+    Present,
+    /// The length of the value, 0 if there is none.
+    Length,
+    /// An integer as it is.
+    Integer,
+    /// `OK` if the value was set, null if not.
+    SetOrNull,
+    /// 1 if the value was set, 0 if not.
+    SetOrNot,
+    /// The previous value, or null.
+    Previous,
+    /// `string` or `none`.
+    Type,
+    /// -1 if the key exists, -2 if not.
+    NoExpiry,
+    /// The encoding that Redis would choose, or null.
+    Encoding,
+}
+
+/// What `command` asks of the store and how the answer is said. The arity has been checked.
+pub fn plan(command: Command, request: &Request<'_>) -> Result<(Work, Shape), Error> {
+    let (op, shape) = match command {
+        Command::Get => (Op::Get { key: request.key(1)? }, Shape::Value),
+        Command::Set => return set(request),
+        Command::Setnx => (set_if(request, 2, When::Absent)?, Shape::SetOrNot),
+        Command::Getset => (set_if(request, 2, When::Always)?, Shape::Previous),
+        Command::Getdel => (modify(request, Change::Take)?, Shape::Value),
+        Command::Mget => (Op::BatchGet { keys: keys(request)? }, Shape::Values),
+        Command::Mset => (mset(request)?, Shape::Ok),
+        Command::Del | Command::Unlink => return delete(request),
+        Command::Exists if request.count() == 2 => (Op::Get { key: request.key(1)? }, Shape::Present),
+        Command::Exists => (Op::BatchGet { keys: keys(request)? }, Shape::Present),
+        Command::Strlen => (Op::Get { key: request.key(1)? }, Shape::Length),
+        Command::Append => (modify(request, Change::Append { suffix: request.value(2)? })?, Shape::Integer),
+        Command::Incr => (add(request, 1)?, Shape::Integer),
+        Command::Decr => (add(request, -1)?, Shape::Integer),
+        Command::Incrby => (add(request, request.integer(2)?)?, Shape::Integer),
+        Command::Decrby => (add(request, negated(request.integer(2)?)?)?, Shape::Integer),
+        Command::Type => (Op::Get { key: request.key(1)? }, Shape::Type),
+        Command::Ttl | Command::Pttl => (Op::Get { key: request.key(1)? }, Shape::NoExpiry),
+        Command::Object => (object(request)?, Shape::Encoding),
+        other => return Err(Error::no_expiry(&other.spec().name.to_ascii_uppercase())),
+    };
+    Ok((Work::One(op), shape))
+}
+
+fn keys(request: &Request<'_>) -> Result<Vec<Bytes>, Error> {
+    (1..request.count()).map(|index| request.key(index)).collect()
+}
+
+fn modify(request: &Request<'_>, change: Change) -> Result<Op, Error> {
+    Ok(Op::Modify { key: request.key(1)?, change })
+}
+
+fn add(request: &Request<'_>, delta: i64) -> Result<Op, Error> {
+    modify(request, Change::Add { delta })
+}
+
+fn negated(delta: i64) -> Result<i64, Error> {
+    delta.checked_neg().ok_or(Error::constant("ERR decrement would overflow"))
+}
+
+fn set_if(request: &Request<'_>, value: usize, when: When) -> Result<Op, Error> {
+    modify(request, Change::SetIf { value: request.value(value)?, when })
+}
+
+fn set(request: &Request<'_>) -> Result<(Work, Shape), Error> {
+    if request.count() == 3 {
+        let put = Op::Put { key: request.key(1)?, value: request.value(2)? };
+        return Ok((Work::One(put), Shape::Ok));
+    }
+    let (mut when, mut get) = (None, false);
+    for index in 3..request.count() {
+        match () {
+            () if request.is(index, "NX") && when.is_none() => when = Some(When::Absent),
+            () if request.is(index, "XX") && when.is_none() => when = Some(When::Present),
+            () if request.is(index, "GET") => get = true,
+            () => return Err(expiry_option(request, index).unwrap_or(Error::SYNTAX)),
+        }
+    }
+    let shape = match (get, &when) {
+        (true, _) => Shape::Previous,
+        (false, Some(_)) => Shape::SetOrNull,
+        (false, None) => Shape::Ok,
+    };
+    Ok((Work::One(set_if(request, 2, when.unwrap_or(When::Always))?), shape))
+}
+
+/// An option that would make the key expire must not be passed over in silence.
+fn expiry_option(request: &Request<'_>, index: usize) -> Option<Error> {
+    let options = ["EX", "PX", "EXAT", "PXAT", "KEEPTTL"];
+    options
+        .into_iter()
+        .find(|option| request.is(index, option))
+        .map(|option| Error::no_expiry(&format!("SET {option}")))
+}
+
+fn mset(request: &Request<'_>) -> Result<Op, Error> {
+    if request.count().is_multiple_of(2) {
+        return Err(Error::arity(Command::Mset));
+    }
+    let pair = |index| Ok((request.key(index)?, request.value(index + 1)?));
+    let pairs = (1..request.count()).step_by(2).map(pair).collect::<Result<_, Error>>()?;
+    Ok(Op::BatchPut { pairs })
+}
+
+fn delete(request: &Request<'_>) -> Result<(Work, Shape), Error> {
+    if request.count() == 2 {
+        return Ok((Work::One(Op::Delete { key: request.key(1)?, count: true }), Shape::Integer));
+    }
+    let delete = |key| Op::Delete { key, count: true };
+    Ok((Work::Each(keys(request)?.into_iter().map(delete).collect()), Shape::Integer))
+}
+
+fn object(request: &Request<'_>) -> Result<Op, Error> {
+    let sub = request.arg(1);
+    if !request.is(1, "ENCODING") {
+        return Err(Error::unknown_subcommand(Command::Object, sub));
+    }
+    if request.count() != 3 {
+        return Err(Error::subcommand_arity(Command::Object, sub));
+    }
+    Ok(Op::Get { key: request.key(2)? })
+}
+
+impl Shape {
+    /// Says `outcome`.
+    pub fn write(self, outcome: Outcome, reply: &mut Writer<'_>) {
+        match outcome {
+            Ok(out) => self.write_out(out, reply),
+            Err(refusal) => reply.error(&refused(&refusal)),
+        }
+    }
+
+    fn write_out(self, out: Out, reply: &mut Writer<'_>) {
+        match (self, out) {
+            (Shape::Ok, _) => reply.ok(),
+            (Shape::Value, Out::Value(value)) => reply.bulk_or_null(value.as_deref()),
+            (Shape::Values, Out::Values(values)) => write_values(&values, reply),
+            (Shape::Present, Out::Value(value)) => reply.integer(value.is_some().into()),
+            (Shape::Present, Out::Values(values)) => reply.integer(size(values.iter().flatten().count())),
+            (Shape::Length, Out::Value(value)) => reply.integer(value.map_or(0, |value| size(value.len()))),
+            (Shape::Integer, Out::Integer(value)) => reply.integer(value),
+            (Shape::Integer, Out::Length(length)) => reply.integer(size(length)),
+            (Shape::Integer, Out::Existed(existed)) => reply.integer(existed.into()),
+            (Shape::SetOrNull, Out::Swapped { swapped: true, .. }) => reply.ok(),
+            (Shape::SetOrNull, Out::Swapped { swapped: false, .. }) => reply.null(),
+            (Shape::SetOrNot, Out::Swapped { swapped, .. }) => reply.integer(swapped.into()),
+            (Shape::Previous, Out::Swapped { previous, .. }) => reply.bulk_or_null(previous.as_deref()),
+            (Shape::Type, Out::Value(value)) => reply.status(if value.is_some() { "string" } else { "none" }),
+            (Shape::NoExpiry, Out::Value(value)) => reply.integer(if value.is_some() { -1 } else { -2 }),
+            (Shape::Encoding, Out::Value(value)) => reply.bulk_or_null(value.as_deref().map(encoding)),
+            (shape, out) => {
+                debug_assert!(false, "{out:?} is no answer for {shape:?}");
+                reply.error("ERR internal error: the store gave an answer of another kind");
+            }
+        }
+    }
+}
+
+fn write_values(values: &[Option<Bytes>], reply: &mut Writer<'_>) {
+    let bytes: usize = values.iter().flatten().map(Bytes::len).sum();
+    if bytes > REPLY_BYTES_MAX {
+        return reply.error(Error::REPLY_TOO_BIG.text());
+    }
+    reply.array(values.len());
+    for value in values {
+        reply.bulk_or_null(value.as_deref());
+    }
+}
+
+/// A length or a count as RESP has it.
+pub fn size(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+/// What Redis would answer for this value, because tools ask.
+fn encoding(value: &[u8]) -> &'static [u8] {
+    match value {
+        value if super::frame::integer(value).is_some() => b"int",
+        value if value.len() <= 44 => b"embstr",
+        _ => b"raw",
+    }
+}
+
+/// A refusal in the words of RESP. The codes are those on which Redis' client libraries act: `TRYAGAIN` and `CLUSTERDOWN`
+/// are worth a retry, `MISCONF` and `ERR` are not.
+pub fn refused(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::NotLeader { region_id, .. } => {
+            format!("CLUSTERDOWN region {region_id} has no leader that this node can reach, try again")
+        }
+        Refusal::RegionNotFound { .. }
+        | Refusal::KeyNotInRegion { .. }
+        | Refusal::EpochNotMatch { .. }
+        | Refusal::StoreNotMatch { .. }
+        | Refusal::PeerNotMatch { .. }
+        | Refusal::StaleCommand => "TRYAGAIN the key's region is moving, try again".to_owned(),
+        Refusal::Busy { reason, backoff_ms } => format!("TRYAGAIN {reason}, try again in {backoff_ms} ms"),
+        Refusal::DiskFull { store_ids } => {
+            format!("MISCONF no space for writes on stores {store_ids:?}; reads and deletes go on")
+        }
+        Refusal::Invalid(why) => format!("ERR {why}"),
+        Refusal::NotAnInteger => Error::NOT_AN_INTEGER.text().to_owned(),
+        Refusal::Stopped(why) => format!("ERR the store has stopped: {why}"),
+        Refusal::Unknown => {
+            "ERR the outcome is unknown: the write may have happened or not, read the key".to_owned()
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! `COMMAND`: the table of commands as clients and `redis-cli` ask for it.
+
+use super::command::{Command, Kind, SPECS, Spec};
+use super::data::size;
+use super::reply::Writer;
+use super::request::{Error, Request};
+
+/// Answers `COMMAND` and its parts.
+pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
+    let Some(sub) = request.get(1) else {
+        describe_all(reply);
+        return Ok(());
+    };
+    match () {
+        () if request.is(1, "COUNT") && request.count() == 2 => reply.integer(size(SPECS.len())),
+        () if request.is(1, "LIST") && request.count() == 2 => {
+            reply.array(SPECS.len());
+            SPECS.iter().for_each(|spec| reply.bulk(spec.name.as_bytes()));
+        }
+        () if request.is(1, "INFO") && request.count() == 2 => describe_all(reply),
+        () if request.is(1, "INFO") => {
+            let names = request.args_from(2);
+            reply.array(names.len());
+            names.for_each(|name| match Command::find(name) {
+                Some(command) => describe(command.spec(), reply),
+                None => reply.null_array(),
+            });
+        }
+        () if request.is(1, "DOCS") && request.count() == 2 => document(&SPECS.each_ref(), reply),
+        () if request.is(1, "DOCS") => {
+            let named: Vec<&Spec> =
+                request.args_from(2).filter_map(Command::find).map(Command::spec).collect();
+            document(&named, reply);
+        }
+        () if request.is(1, "GETKEYS") && request.count() > 2 => keys(request, reply)?,
+        () if ["COUNT", "LIST", "GETKEYS"].iter().any(|known| request.is(1, known)) => {
+            return Err(Error::subcommand_arity(Command::Command, sub));
+        }
+        () => return Err(Error::unknown_subcommand(Command::Command, sub)),
+    }
+    Ok(())
+}
+
+fn describe_all(reply: &mut Writer<'_>) {
+    reply.array(SPECS.len());
+    SPECS.iter().for_each(|spec| describe(spec, reply));
+}
+
+/// Name, arity, flags, first key, last key, step, categories, tips, key specifications, subcommands.
+fn describe(spec: &Spec, reply: &mut Writer<'_>) {
+    reply.array(10);
+    reply.bulk(spec.name.as_bytes());
+    reply.integer(spec.arity);
+    statuses(flags(spec), reply);
+    reply.integer(spec.keys.first);
+    reply.integer(spec.keys.last);
+    reply.integer(spec.keys.step);
+    statuses(categories(spec), reply);
+    reply.array(0);
+    reply.array(0);
+    reply.array(0);
+}
+
+fn statuses(words: &[&str], reply: &mut Writer<'_>) {
+    reply.set(words.len());
+    words.iter().for_each(|word| reply.status(word));
+}
+
+fn flags(spec: &Spec) -> &'static [&'static str] {
+    match (spec.command, spec.kind) {
+        (Command::Auth | Command::Hello | Command::Quit | Command::Reset, _) => &["fast", "no_auth"],
+        (Command::Flushall | Command::Flushdb, _) | (_, Kind::Write) => &["write"],
+        (Command::Info, _) | (_, Kind::Control) => &["fast"],
+        (_, Kind::Read | Kind::Walk) => &["readonly"],
+    }
+}
+
+fn categories(spec: &Spec) -> &'static [&'static str] {
+    match (spec.command, spec.kind) {
+        (Command::Flushall | Command::Flushdb, _) => &["@keyspace", "@write", "@dangerous"],
+        (Command::Info, _) => &["@dangerous"],
+        (_, Kind::Write) => &["@string", "@write"],
+        (_, Kind::Read) => &["@string", "@read"],
+        (_, Kind::Walk) => &["@keyspace", "@read"],
+        (_, Kind::Control) => &["@connection"],
+    }
+}
+
+fn document(specs: &[&Spec], reply: &mut Writer<'_>) {
+    reply.map(specs.len());
+    for spec in specs {
+        let group = match spec.kind {
+            Kind::Read | Kind::Write => "string",
+            Kind::Walk => "generic",
+            Kind::Control => "connection",
+        };
+        reply.bulk(spec.name.as_bytes());
+        let fields = [("summary", spec.summary), ("since", "0.1.0"), ("group", group)];
+        reply.map(fields.len());
+        for (field, text) in fields {
+            reply.bulk(field.as_bytes());
+            reply.bulk(text.as_bytes());
+        }
+    }
+}
+
+fn keys(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
+    let args = request.count() - 2;
+    let spec = Command::find(request.arg(2)).ok_or(Error::constant("ERR Invalid command specified"))?.spec();
+    if !spec.takes(args) {
+        return Err(Error::constant("ERR Invalid number of arguments specified for command"));
+    }
+    if spec.keys.first == 0 {
+        return Err(Error::constant("ERR The command has no key arguments"));
+    }
+    let last = if spec.keys.last < 0 { args as i64 + spec.keys.last } else { spec.keys.last };
+    let places: Vec<i64> = (spec.keys.first..=last).step_by(spec.keys.step as usize).collect();
+    reply.array(places.len());
+    places.iter().for_each(|&place| reply.bulk(request.arg(2 + place as usize)));
+    Ok(())
+}

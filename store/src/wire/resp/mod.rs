@@ -1,0 +1,64 @@
+//! RESP: the raw key space for everything that can talk to Redis.
+//!
+//! The protocol of Redis in both versions, with pipelining, and its string commands; plus `RANGE`, because our keys are in
+//! order. A connection belongs to the core that accepted it; keys of other cores are reached through the core's
+//! [`Gateway`](crate::gateway::Gateway), so nothing here knows regions.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`frame`] | requests as bytes: the incremental parser and its bounds |
+//! | [`reply`] | replies as bytes, in RESP2 and RESP3 |
+//! | [`request`] | one complete command, and the texts of errors |
+//! | [`command`] | the table of commands |
+//! | [`data`] | commands that name their keys, as operations and back |
+//! | [`walk`] | commands that walk over ranges |
+//! | [`control`], [`settings`], [`describe`] | commands about connection, server and commands |
+//! | [`queue`] | the order of one connection's commands and answers |
+//! | [`session`] | one connection |
+//! | [`server`] | one core: accepting, sharing, draining |
+//! | [`cursor`] | what a `SCAN` cursor stands for |
+//! | [`counters`] | what is counted |
+//!
+//! # The range scan
+//!
+//! `RANGE start end [LIMIT n] [REVERSE] [NOVALUES]` returns the pairs with `start <= key < end` in key order as a flat array:
+//! key, value, key, value. An empty `end` means no end. `LIMIT` is 1000 pairs unless given; `REVERSE` begins at the end;
+//! `NOVALUES` leaves the values out and returns the keys alone. To go on, ask again with the last key and a zero byte behind
+//! it as `start` (reverse: with the last key as `end`).
+//!
+//! # What a client may rely on
+//!
+//! * Answers come in the order of the commands. A command sees what earlier commands of its connection did to its keys.
+//! * A write that is answered is durable. A write whose connection breaks before the answer may have happened or not.
+//! * Commands of one key are atomic. `MSET` is atomic for keys of one region; `DEL` and `UNLINK` delete each key by itself.
+//! * `SCAN` goes in key order, returns every key that stays exactly once, and its cursors are remembered by the node for a
+//!   while ([`cursor`]). `DBSIZE` counts by walking.
+//! * Keys have at most 8 KiB, values 8 MiB, one command 64 MiB, one reply about 64 MiB.
+//!
+//! # Not done here, on purpose
+//!
+//! * Expiry: options and commands that would set one are refused, never ignored.
+//! * Databases other than 0, users other than `default`, transactions (`MULTI`), scripts, publish and subscribe, and types
+//!   other than strings: Redis' own error for an unknown command.
+//! * TLS.
+
+pub mod client;
+pub mod command;
+pub mod control;
+pub mod counters;
+pub mod cursor;
+pub mod data;
+pub mod describe;
+pub mod frame;
+pub mod glob;
+pub mod queue;
+pub mod reply;
+pub mod request;
+pub mod server;
+pub mod session;
+pub mod settings;
+pub mod walk;
+
+pub use counters::{Counters, Snapshot};
+pub use cursor::Cursors;
+pub use server::{Config, Facts, serve};

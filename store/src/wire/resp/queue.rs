@@ -1,0 +1,328 @@
+//! The commands of one connection that are under way, answered in the order in which they came.
+//!
+//! Commands are started as they arrive, so a pipeline's writes meet in one group commit and its reads do not wait for each
+//! other. What a connection expects of its own keys is kept:
+//!
+//! * Operations on one key take effect in the order in which they are submitted (the gateway's promise), except that a read
+//!   may overtake a write. So a read of a key that an unanswered command here writes is put off until that command is
+//!   answered.
+//! * A write of a key that a put-off read waits to see is put off with it, so that the read does not see too much.
+//! * Everything else goes at once. Put-off commands are started in their order.
+//!
+//! Keys are compared by hash: a collision puts a command off without need, which harms nobody.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use engine::rt::Mono;
+
+use super::command::{Command, Kind};
+use super::data::{Shape, Work, refused, size};
+use super::reply::Writer;
+use crate::gateway::{Gateway, Submitted};
+use crate::refusal::Refusal;
+use crate::request::{Op, Out};
+
+/// More keys than this count as all keys.
+const KEYS_TOLD_APART: usize = 32;
+/// The hash that stands for all keys.
+const EVERY_KEY: u64 = u64::MAX;
+/// A queue that has been longer gives its memory back when it is empty.
+const IDLE_ENTRIES: usize = 16;
+
+/// A command that takes many steps; it resolves to its reply.
+pub type Walking = Pin<Box<dyn Future<Output = Vec<u8>>>>;
+
+/// Commands under way.
+#[derive(Debug, Default)]
+pub struct Queue {
+    entries: VecDeque<Entry>,
+    /// How many commands were answered before the first entry; an entry's number is this plus its place.
+    answered: u64,
+    /// Keys that unanswered commands write, with the command's number, ascending.
+    writes: VecDeque<(u64, u64)>,
+    /// Commands that were put off, ascending.
+    put_off: VecDeque<PutOff>,
+    held_bytes: usize,
+}
+
+/// A command under way.
+struct Entry {
+    command: Option<Command>,
+    shape: Shape,
+    began: Mono,
+    /// The size of the request, bytes.
+    bytes: u32,
+    state: State,
+}
+
+enum State {
+    Running(Submitted),
+    Counting(Box<Counting>),
+    PutOff(Box<Work>),
+    Said(Vec<u8>),
+    Walking(Walking),
+}
+
+/// Deletes that are counted together.
+struct Counting {
+    running: Vec<Submitted>,
+    existed: usize,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Debug)]
+struct PutOff {
+    number: u64,
+    /// To be started when this command is answered.
+    until: u64,
+    hashes: Vec<u64>,
+}
+
+/// A command that has been answered.
+#[derive(Debug)]
+pub struct Answered {
+    /// Which; `None` for a request that is no command.
+    pub command: Option<Command>,
+    /// When it was read.
+    pub began: Mono,
+}
+
+/// What is known of a command besides its work.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    /// Which; `None` for a request that is no command.
+    pub command: Option<Command>,
+    /// When it was read.
+    pub began: Mono,
+    /// The size of the request, bytes.
+    pub bytes: usize,
+}
+
+impl Queue {
+    /// Commands under way.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether everything is answered.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether a command of many steps is under way, which nothing may overtake or join.
+    pub fn is_walking(&self) -> bool {
+        self.entries.back().is_some_and(|last| matches!(last.state, State::Walking(_)))
+    }
+
+    /// The sizes of the requests under way together.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// Takes in a command and starts its work unless it has to wait for an earlier command.
+    pub fn submit(&mut self, gateway: &Gateway, ticket: Ticket, work: Work, shape: Shape) {
+        let number = self.answered + self.entries.len() as u64;
+        let writes = ticket.command.is_some_and(|command| command.spec().kind == Kind::Write);
+        let until = if writes { self.behind_put_off(&work) } else { self.behind_writes(&work) };
+        if writes {
+            each_hash(&work, |hash| self.writes.push_back((number, hash)));
+        }
+        let state = match until {
+            None => start(gateway, work),
+            Some(until) => {
+                let mut hashes = Vec::new();
+                each_hash(&work, |hash| hashes.push(hash));
+                self.put_off.push_back(PutOff { number, until, hashes });
+                State::PutOff(Box::new(work))
+            }
+        };
+        self.push(ticket, shape, state);
+    }
+
+    /// Takes in a command whose reply is known already.
+    pub fn said(&mut self, ticket: Ticket, reply: Vec<u8>) {
+        self.push(ticket, Shape::Ok, State::Said(reply));
+    }
+
+    /// Takes in a command of many steps, which begins when everything before it is answered.
+    pub fn walk(&mut self, ticket: Ticket, walking: Walking) {
+        self.push(ticket, Shape::Ok, State::Walking(walking));
+    }
+
+    fn push(&mut self, ticket: Ticket, shape: Shape, state: State) {
+        let Ticket { command, began, bytes } = ticket;
+        self.held_bytes += bytes;
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.entries.push_back(Entry { command, shape, began, bytes, state });
+    }
+
+    /// Says the first command's answer as soon as it is there. `Ready(None)` when there is no command.
+    pub fn poll_answer(
+        &mut self,
+        cx: &mut Context<'_>,
+        gateway: &Gateway,
+        reply: &mut Writer<'_>,
+    ) -> Poll<Option<Answered>> {
+        let Some(first) = self.entries.front_mut() else { return Poll::Ready(None) };
+        match &mut first.state {
+            State::Running(submitted) => first.shape.write(ready!(Pin::new(submitted).poll(cx)), reply),
+            State::Counting(counting) => ready!(counting.poll(cx, reply)),
+            State::Said(said) => reply.raw(said),
+            State::Walking(walking) => {
+                let said = ready!(walking.as_mut().poll(cx));
+                reply.raw(&said);
+            }
+            State::PutOff(_) => {
+                unreachable!("a command is started when those that it waits for are answered")
+            }
+        }
+        let answered = Answered { command: first.command, began: first.began };
+        self.held_bytes -= first.bytes as usize;
+        self.entries.pop_front();
+        self.answered += 1;
+        self.settle(gateway);
+        Poll::Ready(Some(answered))
+    }
+
+    /// Forgets what only answered commands needed, and starts what waited for them.
+    fn settle(&mut self, gateway: &Gateway) {
+        while self.writes.front().is_some_and(|&(number, _)| number < self.answered) {
+            self.writes.pop_front();
+        }
+        if !self.put_off.is_empty() {
+            self.start_put_off(gateway);
+        }
+        if self.entries.is_empty() && self.entries.capacity() > IDLE_ENTRIES {
+            self.entries = VecDeque::new();
+            self.writes = VecDeque::new();
+            self.put_off = VecDeque::new();
+        }
+    }
+
+    fn start_put_off(&mut self, gateway: &Gateway) {
+        let (entries, answered) = (&mut self.entries, self.answered);
+        self.put_off.retain(|waiting| {
+            if waiting.until >= answered {
+                return true;
+            }
+            let place = (waiting.number - answered) as usize;
+            let state = &mut entries[place].state;
+            if let State::PutOff(work) = std::mem::replace(state, State::Said(Vec::new())) {
+                *state = start(gateway, *work);
+            }
+            false
+        });
+    }
+
+    /// The last unanswered command that writes a key of `work`.
+    fn behind_writes(&self, work: &Work) -> Option<u64> {
+        if self.writes.is_empty() {
+            return None;
+        }
+        let mut until = None;
+        each_hash(work, |hash| {
+            let found = self.writes.iter().rev().find(|&&(_, written)| meet(hash, written));
+            until = until.max(found.map(|&(number, _)| number));
+        });
+        until
+    }
+
+    /// What the last put-off command that touches a key of `work` waits for.
+    fn behind_put_off(&self, work: &Work) -> Option<u64> {
+        if self.put_off.is_empty() {
+            return None;
+        }
+        let mut until = None;
+        each_hash(work, |hash| {
+            let meeting =
+                self.put_off.iter().filter(|waiting| waiting.hashes.iter().any(|&other| meet(hash, other)));
+            until = until.max(meeting.map(|waiting| waiting.until).max());
+        });
+        until
+    }
+}
+
+impl Counting {
+    fn poll(&mut self, cx: &mut Context<'_>, reply: &mut Writer<'_>) -> Poll<()> {
+        while let Some(last) = self.running.last_mut() {
+            match ready!(Pin::new(last).poll(cx)) {
+                Ok(Out::Existed(existed)) => self.existed += usize::from(existed),
+                Ok(_) => {}
+                Err(refusal) => self.refusal = Some(refusal),
+            }
+            self.running.pop();
+        }
+        match &self.refusal {
+            None => reply.integer(size(self.existed)),
+            Some(refusal) => reply.error(&refused(refusal)),
+        }
+        Poll::Ready(())
+    }
+}
+
+fn start(gateway: &Gateway, work: Work) -> State {
+    match work {
+        Work::One(op) => State::Running(gateway.submit(None, op)),
+        Work::Each(ops) => {
+            let running = ops.into_iter().map(|op| gateway.submit(None, op)).collect();
+            State::Counting(Box::new(Counting { running, existed: 0, refusal: None }))
+        }
+    }
+}
+
+fn meet(one: u64, other: u64) -> bool {
+    one == other || one == EVERY_KEY || other == EVERY_KEY
+}
+
+fn each_hash(work: &Work, mut visit: impl FnMut(u64)) {
+    match work {
+        Work::One(
+            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. },
+        ) => {
+            visit(hash(key));
+        }
+        Work::One(Op::BatchGet { keys }) if keys.len() <= KEYS_TOLD_APART => {
+            keys.iter().for_each(|key| visit(hash(key)));
+        }
+        Work::One(Op::BatchPut { pairs }) if pairs.len() <= KEYS_TOLD_APART => {
+            pairs.iter().for_each(|(key, _)| visit(hash(key)));
+        }
+        Work::Each(ops) if ops.len() <= KEYS_TOLD_APART => {
+            for op in ops {
+                match op {
+                    Op::Delete { key, .. } => visit(hash(key)),
+                    _ => visit(EVERY_KEY),
+                }
+            }
+        }
+        _ => visit(EVERY_KEY),
+    }
+}
+
+/// Multiply and rotate, eight bytes at a time: fast, and good enough to tell a pipeline's keys apart.
+fn hash(key: &[u8]) -> u64 {
+    const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut state = key.len() as u64;
+    let mut words = key.chunks_exact(8);
+    for word in &mut words {
+        let word =
+            u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+        state = (state.rotate_left(5) ^ word).wrapping_mul(MULTIPLIER);
+    }
+    for &byte in words.remainder() {
+        state = (state.rotate_left(5) ^ u64::from(byte)).wrapping_mul(MULTIPLIER);
+    }
+    state
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Entry")
+            .field("command", &self.command)
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
+    }
+}

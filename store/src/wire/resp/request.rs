@@ -1,0 +1,175 @@
+//! One complete command and its arguments, still in the input.
+//!
+//! An argument is looked at in place. What an operation keeps, it takes as [`Bytes`]: small arguments are copied, because a
+//! key that is kept for a year must not keep a whole read buffer with it; a value that makes up most of its buffer is not
+//! copied again.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::command::Command;
+use super::frame::{Parser, integer};
+use crate::request::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+
+/// A command's arguments; number 0 is its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    parser: &'a Parser,
+    text: &'a [u8],
+    /// The frame as memory of its own, when it is big enough to be worth it.
+    own: Option<&'a Bytes>,
+}
+
+/// An error reply, its code included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error(Cow<'static, str>);
+
+impl<'a> Request<'a> {
+    /// The command that `parser` has found in `frame`.
+    pub fn new(parser: &'a Parser, frame: &'a [u8]) -> Self {
+        Self { parser, text: parser.text(frame), own: None }
+    }
+
+    /// The command that `parser` has found in `frame`, which its arguments may share.
+    pub fn in_own_memory(parser: &'a Parser, frame: &'a Bytes) -> Self {
+        let own = (!parser.is_inline()).then_some(frame);
+        Self { own, ..Self::new(parser, frame) }
+    }
+
+    /// How many arguments there are, the name included.
+    pub fn count(&self) -> usize {
+        self.parser.len()
+    }
+
+    /// Argument `index`, which exists.
+    pub fn arg(&self, index: usize) -> &'a [u8] {
+        &self.text[self.parser.range(index)]
+    }
+
+    /// Argument `index`, if there is one.
+    pub fn get(&self, index: usize) -> Option<&'a [u8]> {
+        (index < self.count()).then(|| self.arg(index))
+    }
+
+    /// The arguments from `index` on.
+    pub fn args_from(&self, index: usize) -> impl ExactSizeIterator<Item = &'a [u8]> {
+        let request = *self;
+        (index.min(self.count())..self.count()).map(move |index| request.arg(index))
+    }
+
+    /// Argument `index` as a key to keep.
+    pub fn key(&self, index: usize) -> Result<Bytes, Error> {
+        let key = self.arg(index);
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Error::new(format!(
+                "ERR key of {} bytes, the limit is {KEY_BYTES_MAX} bytes",
+                key.len()
+            )));
+        }
+        Ok(Bytes::copy_from_slice(key))
+    }
+
+    /// Argument `index` as a value to keep.
+    pub fn value(&self, index: usize) -> Result<Bytes, Error> {
+        let range = self.parser.range(index);
+        if range.len() > VALUE_BYTES_MAX {
+            let len = range.len();
+            return Err(Error::new(format!(
+                "ERR value of {len} bytes, the limit is {VALUE_BYTES_MAX} bytes"
+            )));
+        }
+        Ok(match self.own {
+            Some(own) if range.len() * 2 > own.len() => own.slice(range),
+            _ => Bytes::copy_from_slice(&self.text[range]),
+        })
+    }
+
+    /// Argument `index` as an integer.
+    pub fn integer(&self, index: usize) -> Result<i64, Error> {
+        integer(self.arg(index)).ok_or(Error::NOT_AN_INTEGER)
+    }
+
+    /// Whether argument `index` is `word`, in any case.
+    pub fn is(&self, index: usize, word: &str) -> bool {
+        self.get(index).is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))
+    }
+}
+
+impl Error {
+    /// Arguments that make no sense together.
+    pub const SYNTAX: Error = Error::constant("ERR syntax error");
+    /// Not a number, or not one that fits.
+    pub const NOT_AN_INTEGER: Error = Error::constant("ERR value is not an integer or out of range");
+    /// The password comes first.
+    pub const NOT_AUTHENTICATED: Error = Error::constant("NOAUTH Authentication required.");
+    /// A reply that would not fit into memory.
+    pub const REPLY_TOO_BIG: Error =
+        Error::constant("ERR the reply would exceed 64 MiB, ask for fewer keys at a time");
+
+    /// An error with a fixed text.
+    pub const fn constant(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+
+    /// An error with a text of its own.
+    pub fn new(text: String) -> Self {
+        Self(Cow::Owned(text))
+    }
+
+    /// The text, code included.
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// There is no such command.
+    pub fn unknown_command(request: &Request<'_>) -> Self {
+        const SHOWN_BYTES: usize = 128;
+        let mut args = String::new();
+        for arg in request.args_from(1) {
+            if args.len() >= SHOWN_BYTES {
+                break;
+            }
+            let shown = &arg[..arg.len().min(SHOWN_BYTES - args.len())];
+            args.push_str(&format!("'{}' ", Text(shown)));
+        }
+        let name = request.arg(0);
+        let name = Text(&name[..name.len().min(SHOWN_BYTES)]);
+        Self::new(format!("ERR unknown command '{name}', with args beginning with: {args}"))
+    }
+
+    /// The wrong number of arguments.
+    pub fn arity(command: Command) -> Self {
+        Self::new(format!("ERR wrong number of arguments for '{}' command", command.spec().name))
+    }
+
+    /// The wrong number of arguments for a part of a command.
+    pub fn subcommand_arity(command: Command, sub: &[u8]) -> Self {
+        let (name, sub) = (command.spec().name, sub.to_ascii_lowercase());
+        Self::new(format!("ERR wrong number of arguments for '{name}|{}' command", Text(&sub)))
+    }
+
+    /// A part of a command that does not exist.
+    pub fn unknown_subcommand(command: Command, sub: &[u8]) -> Self {
+        let name = command.spec().name.to_ascii_uppercase();
+        let sub = Text(&sub[..sub.len().min(128)]);
+        Self::new(format!("ERR unknown subcommand '{sub}'. Try {name} HELP."))
+    }
+
+    /// Somebody wants a key to expire.
+    pub fn no_expiry(option: &str) -> Self {
+        Self::new(format!(
+            "ERR {option} is not supported: keys do not expire here, delete them with DEL when they are due"
+        ))
+    }
+}
+
+/// Bytes as text for people, whatever they are.
+struct Text<'a>(&'a [u8]);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        String::from_utf8_lossy(self.0).fmt(f)
+    }
+}

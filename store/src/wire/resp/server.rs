@@ -1,0 +1,255 @@
+//! One core's RESP server: what its sessions share, and the life of its listener.
+//!
+//! A core accepts, serves and drains by itself. Only the cursors of `SCAN` are shared with other cores.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use engine::rt::local::Bell;
+use engine::rt::{Listener, Mono, Rt, Stream};
+
+use super::client::Client;
+use super::counters::Counters;
+use super::cursor::Cursors;
+use super::session::Session;
+use crate::gateway::Gateway;
+
+/// What is read from a socket at once, bytes.
+const READ_BYTES: usize = 64 << 10;
+/// Reply buffers kept for the next connection that has something to say.
+const SPARE_BUFFERS: usize = 64;
+/// A reply buffer that has grown beyond this is given back, bytes.
+const SPARE_BUFFER_BYTES_MAX: usize = 64 << 10;
+/// Refused connections that are told why at the same time; more are just closed.
+const REFUSALS_AT_ONCE: usize = 64;
+/// How long to wait when no descriptor is left for the next connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How a core speaks RESP.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What `AUTH` asks for; `None` lets everybody in.
+    pub password: Option<String>,
+    /// Connections that this core holds at once.
+    pub connections_max: usize,
+    /// How long connections may go on answering after the shutdown has begun.
+    pub drain: Duration,
+    /// The node's scan positions; all of its cores share one table.
+    pub cursors: Cursors,
+    /// What `INFO` and `CONFIG GET` say about the node.
+    pub facts: Facts,
+}
+
+/// What the server says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// The program's version.
+    pub version: String,
+    /// The RESP port.
+    pub port: u16,
+    /// Cores that serve data.
+    pub cores: usize,
+    /// The node's memory budget, bytes; 0 when there is none.
+    pub memory_bytes_max: u64,
+    /// The node's id, or how else to tell one run from another.
+    pub run_id: String,
+    /// The data directory.
+    pub data_dir: String,
+}
+
+/// What the sessions of one core share.
+#[derive(Debug)]
+pub struct Server {
+    /// The core.
+    pub rt: Rt,
+    /// The data.
+    pub gateway: Gateway,
+    /// The settings.
+    pub config: Config,
+    /// The numbers.
+    pub counters: Rc<Counters>,
+    /// When the server began.
+    pub began: Mono,
+    /// Where every session reads into; it is empty again before the session waits.
+    pub read_buffer: RefCell<Box<[u8]>>,
+    spare_buffers: RefCell<Vec<Vec<u8>>>,
+    clients: RefCell<BTreeMap<u64, Rc<Client>>>,
+    clients_so_far: Cell<u64>,
+    refusals: Cell<usize>,
+    stop: Cell<Stop>,
+    ended: Bell,
+}
+
+/// How far the shutdown has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Not begun.
+    No,
+    /// Sessions answer what they have read and end.
+    Drain,
+    /// Sessions end.
+    Now,
+}
+
+/// Serves RESP on `listener` until `shutdown` resolves; returns when every connection has ended, which they do within
+/// [`Config::drain`]. `counters` can be watched meanwhile.
+pub async fn serve(
+    rt: Rt,
+    listener: Listener,
+    gateway: Gateway,
+    config: Config,
+    counters: Rc<Counters>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let server = Rc::new(Server::new(rt, gateway, config, counters));
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let mut accept = pin!(listener.accept());
+        let accepted = poll_fn(|cx| match shutdown.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => accept.as_mut().poll(cx).map(Some),
+        });
+        match accepted.await {
+            None => break,
+            Some(Ok((stream, from))) => server.admit(stream, from),
+            Some(Err(_)) => {
+                server.counters.accept_faults.add_one();
+                server.rt.sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    server.drain().await;
+}
+
+impl Server {
+    fn new(rt: Rt, gateway: Gateway, config: Config, counters: Rc<Counters>) -> Self {
+        Self {
+            began: rt.now(),
+            rt,
+            gateway,
+            config,
+            counters,
+            read_buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
+            spare_buffers: RefCell::default(),
+            clients: RefCell::default(),
+            clients_so_far: Cell::new(0),
+            refusals: Cell::new(0),
+            stop: Cell::new(Stop::No),
+            ended: Bell::default(),
+        }
+    }
+
+    /// How far the shutdown has come.
+    pub fn stop(&self) -> Stop {
+        self.stop.get()
+    }
+
+    /// A buffer for replies.
+    pub fn lend_buffer(&self) -> Vec<u8> {
+        self.spare_buffers.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back.
+    pub fn return_buffer(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.spare_buffers.borrow_mut();
+        if spare.len() < SPARE_BUFFERS && buffer.capacity() <= SPARE_BUFFER_BYTES_MAX {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
+
+    /// The lines of `CLIENT LIST`.
+    pub fn describe_clients(&self) -> String {
+        let (now, mut lines) = (self.rt.now(), String::new());
+        for client in self.clients.borrow().values() {
+            client.describe(now, &mut lines);
+        }
+        lines
+    }
+
+    /// Starts a session, unless there are too many.
+    fn admit(self: &Rc<Self>, stream: Stream, from: std::net::SocketAddr) {
+        if self.clients.borrow().len() >= self.config.connections_max {
+            return self.turn_away(stream);
+        }
+        self.counters.accepted.add_one();
+        let number = self.clients_so_far.get() + 1;
+        self.clients_so_far.set(number);
+        // Unique on the node without asking other cores.
+        let id = number << 10 | self.rt.core() as u64;
+        let authenticated = self.config.password.is_none();
+        let client = Rc::new(Client::new(id, from, self.rt.now(), authenticated));
+        self.clients.borrow_mut().insert(id, client.clone());
+        let server = self.clone();
+        self.rt.spawn(async move {
+            Session::new(server.clone(), stream, client).run().await;
+            server.counters.closed.add_one();
+            server.clients.borrow_mut().remove(&id);
+            server.ended.ring();
+        });
+    }
+
+    fn turn_away(self: &Rc<Self>, mut stream: Stream) {
+        self.counters.refused.add_one();
+        if self.refusals.get() >= REFUSALS_AT_ONCE {
+            return;
+        }
+        self.refusals.set(self.refusals.get() + 1);
+        let server = self.clone();
+        self.rt.spawn(async move {
+            // A client that is gone already needs no explanation.
+            let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
+            linger(&mut stream).await;
+            server.refusals.set(server.refusals.get() - 1);
+        });
+    }
+
+    /// Lets the sessions finish, then ends those that have not.
+    async fn drain(self: &Rc<Self>) {
+        self.tell(Stop::Drain);
+        let deadline = pin!(self.rt.sleep(self.config.drain));
+        let mut deadline = Some(deadline);
+        while !self.clients.borrow().is_empty() {
+            let mut ended = pin!(self.ended.wait());
+            poll_fn(|cx| {
+                if deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+                    deadline = None;
+                    self.tell(Stop::Now);
+                }
+                ended.as_mut().poll(cx)
+            })
+            .await;
+        }
+    }
+
+    fn tell(&self, stop: Stop) {
+        self.stop.set(stop);
+        for client in self.clients.borrow().values() {
+            if let Some(waker) = client.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// Ends our side and reads what the client has sent meanwhile, for a bounded while: closing with unread bytes would take
+/// the last reply away from a client that is still writing.
+async fn linger(stream: &mut Stream) {
+    const BYTES_MAX: usize = 64 << 10;
+    if poll_fn(|cx| stream.poll_shutdown(cx)).await.is_err() {
+        return;
+    }
+    let (mut buffer, mut left) = ([0u8; 512], BYTES_MAX);
+    while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
+        left = left.saturating_sub(bytes);
+        if left == 0 {
+            return;
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Connections: order, bounds, ends.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use store::wire::resp::Config;
+
+use crate::resp_server::{Random, TestServer, config, packed};
+
+/// One random command and the reply that a map says it has.
+fn command(random: &mut Random, map: &mut BTreeMap<String, String>) -> (Vec<Vec<u8>>, String) {
+    let key = format!("k{}", random.below(6));
+    let other = format!("k{}", random.below(6));
+    let value = random.below(1000).to_string();
+    let quoted = |value: Option<&String>| value.map_or("(nil)".to_owned(), |value| format!("\"{value}\""));
+    let (words, reply): (Vec<&str>, String) = match random.below(12) {
+        0 | 1 => {
+            map.insert(key.clone(), value.clone());
+            (vec!["SET", &key, &value], "+OK".to_owned())
+        }
+        2 | 3 => (vec!["GET", &key], quoted(map.get(&key))),
+        4 => {
+            (vec!["MGET", &key, &other], format!("[{}, {}]", quoted(map.get(&key)), quoted(map.get(&other))))
+        }
+        5 => {
+            let existed = usize::from(map.remove(&key).is_some()) + usize::from(map.remove(&other).is_some());
+            (vec!["DEL", &key, &other], format!(":{existed}"))
+        }
+        6 => {
+            let sum = map.get(&key).map_or(0, |value| value.parse::<i64>().unwrap()) + 7;
+            map.insert(key.clone(), sum.to_string());
+            (vec!["INCRBY", &key, "7"], format!(":{sum}"))
+        }
+        7 => {
+            map.insert(key.clone(), value.clone());
+            map.insert(other.clone(), value.clone());
+            (vec!["MSET", &key, &value, &other, &value], "+OK".to_owned())
+        }
+        8 => (vec!["DBSIZE"], format!(":{}", map.len())),
+        9 => (vec!["PING"], "+PONG".to_owned()),
+        10 => {
+            let previous = quoted(map.get(&key));
+            map.insert(key.clone(), value.clone());
+            (vec!["GETSET", &key, &value], previous)
+        }
+        _ => {
+            let keys: Vec<String> = map.keys().map(|key| format!("\"{key}\"")).collect();
+            (vec!["RANGE", "", "", "NOVALUES"], format!("[{}]", keys.join(", ")))
+        }
+    };
+    (words.iter().map(|word| word.as_bytes().to_vec()).collect(), reply)
+}
+
+#[test]
+fn pipelines_are_answered_in_order_however_they_arrive() {
+    for seed in 0..30 {
+        let mut random = Random(seed);
+        let server = TestServer::start(config());
+        let mut conversation = server.connect();
+        let mut map = BTreeMap::new();
+        for _ in 0..20 {
+            let (mut bytes, mut replies) = (Vec::new(), Vec::new());
+            for _ in 0..1 + random.below(60) {
+                let (words, reply) = command(&mut random, &mut map);
+                bytes.extend(packed(&words.iter().map(Vec::as_slice).collect::<Vec<_>>()));
+                replies.push(reply);
+            }
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(1 + random.below(rest.len().min(500)));
+                conversation.send(piece);
+                rest = after;
+            }
+            for (number, reply) in replies.iter().enumerate() {
+                assert_eq!(conversation.reply(), *reply, "seed {seed}, command {number}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pipeline_longer_than_every_bound_is_answered() {
+    let server = TestServer::start(config());
+    let mut conversation = server.connect();
+    let count = 20_000;
+    let value = vec![b'v'; 500];
+    let mut sender = conversation.stream.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        for number in 0..count {
+            let key = (number % 100).to_string();
+            sender.write_all(&packed(&[b"SET", key.as_bytes(), &value])).unwrap();
+            sender.write_all(&packed(&[b"GET", key.as_bytes()])).unwrap();
+        }
+    });
+    let expected = format!("\"{}\"", "v".repeat(500));
+    for _ in 0..count {
+        assert_eq!(conversation.reply(), "+OK");
+        assert_eq!(conversation.reply(), expected);
+    }
+    sending.join().unwrap();
+    let snapshot = server.stop();
+    assert!(snapshot.commands.contains(&("get", count)) && snapshot.commands.contains(&("set", count)));
+    assert_eq!(snapshot.latency.iter().map(|(_, latency)| latency.count()).sum::<u64>(), 2 * count);
+}
+
+#[test]
+fn a_client_that_does_not_listen_is_not_listened_to() {
+    let server = TestServer::start(config());
+    let mut conversation = server.connect();
+    conversation.ask(&[b"SET", b"big", &vec![b'x'; 1 << 20]]);
+    conversation.stream.set_nonblocking(true).unwrap();
+    // Requests for 10 GiB; the server must stop taking them in long before.
+    let requests = packed(&[b"GET", b"big"]).repeat(10_000);
+    let (mut sent, mut pings) = (0, 0);
+    while pings < 100 {
+        // When the sockets are full, the rest is not needed.
+        sent += conversation.stream.write(&requests[sent..]).unwrap_or(0);
+        // Another connection is served meanwhile, and its reply means that the core has had time for the first.
+        assert_eq!(server.connect().ask(&[b"PING"]), "+PONG");
+        pings += 1;
+    }
+    conversation.stream.set_nonblocking(false).unwrap();
+    assert!(
+        sent / packed(&[b"GET", b"big"]).len() >= 2000,
+        "too few requests fit for the test to mean anything"
+    );
+    for _ in 0..200 {
+        assert_eq!(conversation.reply().len(), (1 << 20) + 2);
+    }
+    drop(conversation);
+    let snapshot = server.stop();
+    let gets = snapshot.commands.iter().find(|(name, _)| *name == "get").unwrap().1;
+    assert!(gets < 2000, "{gets} replies of 1 MiB were made for nobody");
+}
+
+#[test]
+fn a_half_closed_client_gets_its_answers() {
+    let server = TestServer::start(config());
+    let mut conversation = server.connect();
+    conversation
+        .send(&[packed(&[b"SET", b"a", b"1"]), packed(&[b"GET", b"a"]), b"*2\r\n$3\r\nGE".to_vec()].concat());
+    conversation.stream.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(conversation.reply(), "+OK");
+    assert_eq!(conversation.reply(), "\"1\"");
+    assert_eq!(conversation.reply(), "(closed)");
+}
+
+#[test]
+fn values_and_keys_up_to_the_limit_and_not_beyond() {
+    let server = TestServer::start(config());
+    let mut conversation = server.connect();
+    let value = vec![7; 8 << 20];
+    assert_eq!(conversation.ask(&[b"SET", b"big", &value]), "+OK");
+    assert_eq!(conversation.ask(&[b"STRLEN", b"big"]), format!(":{}", 8 << 20));
+    let key = vec![b'k'; 8 << 10];
+    assert_eq!(conversation.ask(&[b"SET", &key, b"1"]), "+OK");
+    assert_eq!(conversation.ask(&[b"GET", &key]), "\"1\"");
+    let key = vec![b'k'; (8 << 10) + 1];
+    let refused = "-ERR key of 8193 bytes, the limit is 8192 bytes";
+    assert_eq!(conversation.ask(&[b"SET", &key, b"1"]), refused);
+    assert_eq!(conversation.ask(&[b"GET", b"x"]), "(nil)", "the connection goes on");
+
+    // The client is told why although it has sent the whole value before it looks.
+    conversation.send(&packed(&[b"SET", b"big", &vec![7; (8 << 20) + 1]]));
+    let refused = "-ERR Protocol error: invalid bulk length, 8388609 bytes where at most 8388608 are allowed";
+    assert_eq!(conversation.reply(), refused);
+    assert_eq!(conversation.reply(), "(closed)");
+}
+
+#[test]
+fn big_frames_of_every_kind_between_small_ones() {
+    let server = TestServer::start(config());
+    let mut conversation = server.connect();
+    let big = vec![b'b'; 300_000];
+    let many: Vec<Vec<u8>> = (0..5000).map(|number| format!("key{number}").into_bytes()).collect();
+    let mut mset: Vec<&[u8]> = vec![b"MSET"];
+    many.iter().for_each(|key| mset.extend([&key[..], b"v"]));
+    let mut del: Vec<&[u8]> = vec![b"DEL"];
+    del.extend(many.iter().map(|key| &key[..]));
+    let pipeline = [
+        packed(&[b"SET", b"a", b"1"]),
+        packed(&[b"SET", b"big", &big]),
+        packed(&[b"APPEND", b"big", &big]),
+        packed(&[b"STRLEN", b"big"]),
+        packed(&mset),
+        packed(&[b"DBSIZE"]),
+        packed(&del),
+        packed(&[b"DBSIZE"]),
+        packed(&[b"ECHO", &big]),
+        packed(&[b"GET", b"a"]),
+    ];
+    conversation.send(&pipeline.concat());
+    let echoed = format!("\"{}\"", "b".repeat(300_000));
+    for expected in ["+OK", "+OK", ":600000", ":600000", "+OK", ":5002", ":5000", ":2", &echoed, "\"1\""] {
+        assert_eq!(conversation.reply(), expected);
+    }
+}
+
+#[test]
+fn scans_go_on_over_connections_and_see_every_key_once() {
+    let server = TestServer::start(config());
+    let mut conversation = server.connect();
+    for number in 0..2500 {
+        conversation.send(&packed(&[b"SET", format!("key{number:04}").as_bytes(), b"v"]));
+    }
+    for _ in 0..2500 {
+        assert_eq!(conversation.reply(), "+OK");
+    }
+    let (mut cursor, mut keys) = ("0".to_owned(), Vec::new());
+    loop {
+        let reply = server.connect().ask(&[b"SCAN", cursor.as_bytes(), b"COUNT", b"700"]);
+        let mut words = reply.split('"').skip(1).step_by(2).map(str::to_owned);
+        cursor = words.next().unwrap();
+        keys.extend(words);
+        if cursor == "0" {
+            break;
+        }
+    }
+    assert_eq!(keys, (0..2500).map(|number| format!("key{number:04}")).collect::<Vec<_>>());
+}
+
+#[test]
+fn one_connection_too_many_is_told_so() {
+    let server = TestServer::start(Config { connections_max: 1, ..config() });
+    let mut first = server.connect();
+    assert_eq!(first.ask(&[b"PING"]), "+PONG");
+    let mut second = server.connect();
+    assert_eq!(second.reply(), "-ERR max number of clients reached");
+    assert_eq!(second.reply(), "(closed)");
+    assert_eq!(first.ask(&[b"PING"]), "+PONG");
+    assert_eq!(server.stop().refused, 1);
+}
+
+#[test]
+fn a_stopping_server_answers_what_it_has_read_and_ends() {
+    let server = TestServer::start(config());
+    let mut busy = server.connect();
+    let mut idle = server.connect();
+    assert_eq!(idle.ask(&[b"PING"]), "+PONG");
+    assert_eq!(busy.ask(&[b"SET", b"a", b"1"]), "+OK");
+    server.begin_stop();
+    assert_eq!(idle.reply(), "(closed)");
+    assert_eq!(busy.reply(), "(closed)");
+    let snapshot = server.stop();
+    assert_eq!((snapshot.accepted, snapshot.open), (2, 0));
+}
+
+#[test]
+fn a_stopping_server_does_not_wait_for_a_client_that_does_not_listen() {
+    let server = TestServer::start(Config { drain: Duration::from_millis(50), ..config() });
+    let mut deaf = server.connect();
+    deaf.ask(&[b"SET", b"big", &vec![b'x'; 8 << 20]]);
+    deaf.send(&packed(&[b"GET", b"big"]).repeat(20));
+    assert_eq!(server.connect().ask(&[b"PING"]), "+PONG");
+    assert_eq!(server.stop().open, 0);
+    let mut left = Vec::new();
+    // However it ends, it ends.
+    let _ = deaf.stream.read_to_end(&mut left);
+}
+
+#[test]
+fn garbage_closes_its_own_connection_only() {
+    let server = TestServer::start(config());
+    let mut good = server.connect();
+    for seed in 0..200 {
+        let mut random = Random(seed);
+        let mut noise: Vec<u8> = (0..200).map(|_| random.next() as u8).collect();
+        noise.extend(b"\r\n");
+        let mut bad = server.connect();
+        bad.send(&noise);
+        bad.stream.shutdown(Shutdown::Write).unwrap();
+        while bad.reply() != "(closed)" {}
+        assert_eq!(good.ask(&[b"PING"]), "+PONG");
+    }
+    good.stream.shutdown(Shutdown::Both).unwrap();
+    assert_eq!(server.stop().open, 0);
+}
