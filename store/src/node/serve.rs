@@ -52,9 +52,9 @@ async fn schedule(
     words: &mpsc::Sender<Word>,
     ended: Receiver<Duration>,
 ) -> Result<(), String> {
-    let listener = rt
-        .listen(config.pd_addr(), ListenOptions::default())
-        .map_err(|error| format!("PD address {}: {error}: set base_port to a free range", config.pd_addr()))?;
+    let listener = rt.listen(config.pd_addr(), ListenOptions::default()).map_err(|error| {
+        format!("PD address {}: {error}: set base_port to a free range", config.pd_addr())
+    })?;
     let addr = listener.local_addr().map_err(|error| error.to_string())?;
     let identity = placement::Identity {
         name: format!("ringkeep-{}", plan.identity.node),
@@ -68,11 +68,11 @@ async fn schedule(
     rt.create_dir_all(&dir).await.map_err(|error| format!("{}: {error}", dir.display()))?;
     let placement = Placement::open(rt, &dir, identity).await.map_err(|error| error.to_string())?;
     let reports = placement.inbox();
-    let health = Health::serving();
+    let health = Health::default();
     let server = placement.serve_pd(listener, health.clone(), grpc::Options::default());
     let _ = words.send(Word::Scheduler { addr, reports });
     if ended.recv().await.is_some() {
-        health.stop();
+        health.set_serving(false);
         server.drain().await;
     }
     Ok(())
@@ -124,46 +124,62 @@ impl DataCore {
         stores.settle(&rt).await?;
         let _ = self.words.send(Word::Opened(stores.places()));
         let Some(places) = self.places.recv().await else { return Ok(()) };
-        let Self { plan, config, limits, links, resp: resp_addr, ended, reports, board, cursors, words, .. } = self;
+        let Self {
+            plan, config, limits, links, resp: resp_addr, ended, reports, board, cursors, words, ..
+        } = self;
         let dispatch = stores.join(&rt, &plan, places, links);
 
-        let health = Health::serving();
+        let health = Health::default();
         let mut servers = Vec::new();
         let mut addrs = Vec::new();
         for (index, shard) in &stores.shards {
             let wanted = config.store_addr(*index);
-            let listener = rt
-                .listen(wanted, ListenOptions::default())
-                .map_err(|error| format!("address {wanted} of store {}: {error}: set base_port to a free range", shard.store()))?;
+            let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
+                format!("address {wanted} of store {}: {error}: set base_port to a free range", shard.store())
+            })?;
             let addr = listener.local_addr().map_err(|error| error.to_string())?;
             let service = Tikv::new(&rt, Stores::gateway(&dispatch, *index), shard.store().0, health.clone());
-            let options = grpc::Options { connections_max: limits.connections_max, ..grpc::Options::default() };
+            let options =
+                grpc::Options { connections_max: limits.connections_max, ..grpc::Options::default() };
             servers.push(grpc::serve(&rt, listener, service, options));
             addrs.push((*index, shard.clone(), addr));
         }
         let counters = Rc::new(resp::Counters::default());
         let stopping = Rc::new(Bell::default());
         let resp_config = resp_config(&config, &limits, &plan, resp_addr, cursors);
-        let listener = rt
-            .listen(resp_addr, ListenOptions { share_port: true, ..ListenOptions::default() })
-            .map_err(|error| format!("RESP address {resp_addr}: {error}: set resp_port to a free port"))?;
+        let listener =
+            rt.listen(resp_addr, ListenOptions { share_port: true, ..ListenOptions::default() }).map_err(
+                |error| format!("RESP address {resp_addr}: {error}: set resp_port to a free port"),
+            )?;
         let bell = stopping.clone();
         let home = stores.shards.keys().copied().min().unwrap_or(0);
         let gateway = Stores::gateway(&dispatch, home);
         let (serving_rt, serving_counters) = (rt.clone(), counters.clone());
         let resp_server = rt.spawn(async move {
-            resp::serve(serving_rt, listener, gateway, resp_config, serving_counters, async move { bell.wait().await }).await;
+            resp::serve(serving_rt, listener, gateway, resp_config, serving_counters, async move {
+                bell.wait().await
+            })
+            .await;
         });
         let told = addrs.iter().map(|(index, _, addr)| (*index, *addr)).collect();
-        let reporter = Reporter { rt: rt.clone(), plan, config, addrs, reports, board, counters, links: stores.links.clone() };
-        reporter.tell_scheduler(true);
+        let reporter = Reporter {
+            rt: rt.clone(),
+            plan,
+            config,
+            addrs,
+            reports,
+            board,
+            counters,
+            links: stores.links.clone(),
+        };
+        reporter.tell_scheduler();
         let servers = Rc::new(RefCell::new(servers));
         let seen = servers.clone();
         rt.spawn(async move { reporter.run(&seen).await });
         let _ = words.send(Word::Serving { core: rt.core(), resp: resp_addr, stores: told });
 
         ended.recv().await;
-        health.stop();
+        health.set_serving(false);
         stopping.ring();
         resp_server.await;
         let servers = servers.take();
@@ -175,7 +191,13 @@ impl DataCore {
     }
 }
 
-fn resp_config(config: &Config, limits: &Limits, plan: &Plan, addr: SocketAddr, cursors: resp::Cursors) -> resp::Config {
+fn resp_config(
+    config: &Config,
+    limits: &Limits,
+    plan: &Plan,
+    addr: SocketAddr,
+    cursors: resp::Cursors,
+) -> resp::Config {
     resp::Config {
         password: config.requirepass.clone(),
         connections_max: limits.connections_max,
@@ -209,13 +231,14 @@ impl Reporter {
         loop {
             self.post(servers);
             self.rt.sleep(REPORT_EVERY).await;
-            self.tell_scheduler(false);
+            self.tell_scheduler();
         }
     }
 
     fn post(&self, servers: &RefCell<Vec<grpc::Handle>>) {
         let stores = self.addrs.iter().map(|(_, shard, _)| shard.snapshot()).collect();
-        let grpc = servers.borrow().iter().map(grpc::Handle::stats).fold(grpc::Stats::default(), grpc::Stats::plus);
+        let grpc =
+            servers.borrow().iter().map(grpc::Handle::stats).fold(grpc::Stats::default(), grpc::Stats::plus);
         self.board.post(CoreReport {
             core: self.rt.core(),
             stores,
@@ -226,26 +249,22 @@ impl Reporter {
     }
 
     /// A full queue means that the scheduler shard is behind; it hears the next report.
-    fn tell_scheduler(&self, first: bool) {
-        let heard = self.rt.wall();
+    fn tell_scheduler(&self) {
+        let heard_ns = u64::try_from(self.rt.wall().as_nanos()).unwrap_or(u64::MAX);
         for (_, shard, addr) in &self.addrs {
             let regions = shard.regions();
-            if first {
-                let _ = self.reports.try_send(Report::Register(StoreReport {
-                    id: shard.store(),
-                    address: advertised(&self.config, *addr),
-                    labels: vec![("node".into(), self.plan.identity.node.to_string())],
-                }));
-            }
-            let _ = self.reports.try_send(Report::Store(
-                shard.store(),
-                StoreStats {
-                    available_bytes: shard.counters().disk_free_bytes.get(),
-                    regions: regions.len() as u32,
-                    heard_ns: heard.as_nanos() as u64,
-                    ..StoreStats::default()
-                },
-            ));
+            let stats = StoreStats {
+                available_bytes: shard.counters().disk_free_bytes.get(),
+                regions: u32::try_from(regions.len()).unwrap_or(u32::MAX),
+                heard_ns,
+                ..StoreStats::default()
+            };
+            let _ = self.reports.try_send(Report::Store(StoreReport {
+                id: shard.store().0,
+                address: advertised(&self.config, *addr),
+                labels: vec![("node".into(), self.plan.identity.node.to_string())],
+                stats: Some(stats),
+            }));
             for (region, term, leads) in regions {
                 if leads {
                     let leader = region.peer_on(shard.store()).copied();
@@ -256,4 +275,3 @@ impl Reporter {
         }
     }
 }
-

@@ -40,7 +40,9 @@ pub(super) struct Opened {
 pub(super) fn open_directory(config: &Config, limits: &Limits) -> Result<Opened, StartError> {
     let (dir, stores, sync) = (config.data_dir.clone(), limits.cores, config.log.sync);
     start_core(&CoreOptions::default(), move |rt| async move {
-        rt.create_dir_all(&dir).await.map_err(|error| Fault::io(&dir, "creating the data directory", &error))?;
+        rt.create_dir_all(&dir)
+            .await
+            .map_err(|error| Fault::io(&dir, "creating the data directory", &error))?;
         let lock = lock(&rt, &dir).await?;
         let identity = Identity::open(&rt, &dir, stores).await?;
         let sync = sync_method(&rt, &dir, sync).await?;
@@ -97,7 +99,11 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
         cores: limits.cores.min(opened.identity.stores),
         shard: ShardOptions {
             store: StoreId(0),
-            log: LogOptions { segment_bytes: config.log.segment_bytes, sync: opened.sync, ..LogOptions::default() },
+            log: LogOptions {
+                segment_bytes: config.log.segment_bytes,
+                sync: opened.sync,
+                ..LogOptions::default()
+            },
             tree: TreeOptions {
                 memtable_bytes: share(limits.memtable_bytes),
                 cache_bytes: share(limits.block_cache_bytes),

@@ -2,6 +2,11 @@
 
 mod crash;
 mod gateway;
+mod grpc;
+mod grpc_client;
+mod grpc_faults;
+mod grpc_fuzz;
+mod grpc_pd;
 mod node;
 mod resp_clients;
 mod resp_frame;
