@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::candidate::{self, Tally};
 use crate::config::{Config, Identity};
 use crate::core::{Core, Install, Outbox, Promise, Writes};
+use crate::deque::pop_front_if;
 use crate::entry::{Entry, Payload};
 use crate::error::{Dropped, Refusal, StartError};
 use crate::id::{Index, LogId, NodeId, Term, Time};
@@ -150,6 +151,7 @@ impl Raft {
         self.wake_for(&message);
         self.meet_term(&message)?;
         let result = self.dispatch(message);
+        self.release_if_asleep();
         self.debug_check();
         result
     }
@@ -311,13 +313,7 @@ impl Raft {
     #[must_use]
     pub fn has_ready(&self) -> bool {
         let core = &self.core;
-        let out = &core.out;
-        !out.send.is_empty()
-            || !out.after.is_empty()
-            || out.held.front().is_some_and(|(write, _)| *write <= core.writes.durable)
-            || !out.fetch.is_empty()
-            || !out.snapshots.is_empty()
-            || !out.reads.is_empty()
+        core.out.is_due(core.writes.durable)
             || core.hard_dirty
             || core.log.has_unsubmitted()
             || matches!(core.install, Install::Wanted(_))
@@ -333,28 +329,23 @@ impl Raft {
         let apply = self.take_apply();
         let core = &mut self.core;
         let write = take_write(core);
-        while let Some((_, message)) =
-            crate::deque::pop_front_if(&mut core.out.held, |(write, _)| *write <= core.writes.durable)
-        {
-            core.out.send.push(message);
+        let mut ready = Ready { write, apply, ..Ready::default() };
+        if let Some(rare) = core.out.rare_if_any() {
+            let durable = core.writes.durable;
+            while let Some((_, message)) = pop_front_if(&mut rare.held, |(write, _)| *write <= durable) {
+                ready.send.push(message);
+            }
+            ready.fetch = std::mem::take(&mut rare.fetch);
+            ready.snapshots = std::mem::take(&mut rare.snapshots);
+            ready.reads = std::mem::take(&mut rare.reads);
         }
-        let ready = Ready {
-            send: std::mem::take(&mut core.out.send),
-            write,
-            apply,
-            fetch: std::mem::take(&mut core.out.fetch),
-            snapshots: std::mem::take(&mut core.out.snapshots),
-            reads: std::mem::take(&mut core.out.reads),
-        };
-        if core.asleep {
-            let leader = match &mut self.role {
-                Role::Leader(leader) => Some(&mut **leader),
-                _ => None,
-            };
-            quiet::release(core, leader);
+        if ready.send.is_empty() {
+            ready.send = std::mem::take(&mut core.out.send);
         } else {
-            core.log.trim(core.config.cache_bytes_max);
+            ready.send.append(&mut core.out.send);
         }
+        core.log.trim(core.config.cache_bytes_max);
+        self.release_if_asleep();
         self.debug_check();
         ready
     }
@@ -375,14 +366,16 @@ impl Raft {
         {
             core.install = Install::None;
         }
-        match &mut self.role {
-            Role::Leader(leader) => leader.on_written(core),
-            Role::Candidate(tally) => {
-                if tally.record_own(core) {
-                    self.settle_election();
-                }
+        let own_vote = match &mut self.role {
+            Role::Leader(leader) => {
+                leader.on_written(core);
+                false
             }
-            _ => {}
+            Role::Candidate(tally) => tally.record_own(core),
+            _ => false,
+        };
+        if own_vote {
+            self.settle_election();
         }
         self.debug_check();
     }
@@ -457,6 +450,16 @@ impl Raft {
     }
 
     // ---- dispatch -----------------------------------------------------------------------------------------------
+
+    fn release_if_asleep(&mut self) {
+        if self.core.asleep {
+            let leader = match &mut self.role {
+                Role::Leader(leader) => Some(&mut **leader),
+                _ => None,
+            };
+            quiet::release(&mut self.core, leader);
+        }
+    }
 
     fn advance_clock(&mut self, now: Time) {
         self.core.now = self.core.now.max(now);
@@ -549,6 +552,9 @@ impl Raft {
                 let ask = *ask;
                 follower::on_pre_vote(&mut self.core, message.from, message.term, ask);
             }
+            // What is committed stays committed, whoever says so and however old the term: a removed leader with a
+            // longer log refuses every vote, but its refusal is how the last member left learns that it is alone.
+            Body::PreVoteReply(answer) | Body::VoteReply(answer) => self.core.learn_commit(answer.commit),
             body if body.is_reply() || matches!(body, Body::Stale) => {}
             // The sender cannot know that the world moved on: a leader of an old term would stay one, a candidate
             // would raise its term one by one.
@@ -763,6 +769,9 @@ fn hold(core: &mut Core) {
         core.out.send.append(&mut core.out.after);
     } else {
         let issued = core.writes.issued;
-        core.out.held.extend(core.out.after.drain(..).map(|message| (issued, message)));
+        let after = std::mem::take(&mut core.out.after);
+        if !after.is_empty() {
+            core.out.rare().held.extend(after.into_iter().map(|message| (issued, message)));
+        }
     }
 }

@@ -62,6 +62,9 @@ pub struct Config {
     pub core_schedule_limit: u64,
     /// Regions looked at by the replica checker in one round, for each of its sources. Default 128, regions.
     pub patrol_batch_regions: u64,
+    /// Operators that one round of all policies may begin. It bounds how long a round keeps its core busy; what is left
+    /// waits for the next one. Default 1024, operators.
+    pub round_operators_max: u64,
     /// Random draws from one store before a policy turns to the next one. Default 10, draws.
     pub draws_per_store: u64,
 
@@ -118,6 +121,7 @@ impl Default for Config {
             split_schedule_limit: 64,
             core_schedule_limit: 16,
             patrol_batch_regions: 128,
+            round_operators_max: 1024,
             draws_per_store: 10,
             leader_tolerance: 5,
             region_size_floor_bytes: MIB,
@@ -158,6 +162,7 @@ impl Config {
         within("store_moves_in_max", self.store_moves_in_max, 1, u64::MAX)?;
         within("store_moves_out_max", self.store_moves_out_max, 1, u64::MAX)?;
         within("patrol_batch_regions", self.patrol_batch_regions, 1, 1 << 20)?;
+        within("round_operators_max", self.round_operators_max, 1, 1 << 20)?;
         within("draws_per_store", self.draws_per_store, 1, 1 << 10)?;
         within("leader_tolerance", self.leader_tolerance, 0, 1 << 32)?;
         within("region_size_floor_bytes", self.region_size_floor_bytes, 1, self.region_size_max_bytes)?;

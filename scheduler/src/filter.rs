@@ -12,7 +12,7 @@ use crate::config::{Config, Limits};
 use crate::id::{NodeId, RegionId, StoreId};
 use crate::operator::{Influence, Operators, Policy};
 use crate::region::Region;
-use crate::store::{Health, Lifecycle, Store};
+use crate::store::{Health, Store};
 use crate::time::Time;
 
 /// Everything that a decision may depend on.
@@ -108,9 +108,9 @@ impl<'a> View<'a> {
     /// # Errors
     /// The reason why not.
     pub fn may_give(&self, store: StoreId) -> Result<(), Reason> {
-        match self.health(store).ok_or(Reason::Unknown)? {
-            health @ (Health::Down | Health::Tombstone) => return Err(Reason::Health(health)),
-            _ => {}
+        let health = self.health(store).ok_or(Reason::Unknown)?;
+        if matches!(health, Health::Down | Health::Tombstone) {
+            return Err(Reason::Health(health));
         }
         if self.influence.of(store).moves_out >= self.config.store_moves_out_max {
             return Err(Reason::MovesOut(self.config.store_moves_out_max));
@@ -215,6 +215,8 @@ pub enum Reason {
     NoStore,
     /// As many operators of the policy run as may.
     LimitReached(u64),
+    /// As many operators were begun in this round as may; the next one goes on.
+    RoundFull(u64),
     /// The policy is switched off.
     Disabled,
     /// The policy has nothing against this region.
@@ -249,6 +251,7 @@ impl fmt::Display for Reason {
             Self::NothingToGive => f.write_str("has no region that could be moved"),
             Self::NoStore => f.write_str("no store is fit"),
             Self::LimitReached(limit) => write!(f, "{limit} operators run, the limit"),
+            Self::RoundFull(max) => write!(f, "{max} operators were begun in this round, its limit"),
             Self::Disabled => f.write_str("is switched off"),
             Self::Content => f.write_str("is as it should be"),
             Self::KeyOutside => f.write_str("split key is not strictly inside a known region"),
@@ -301,10 +304,4 @@ impl fmt::Display for Refusal {
         }
         write!(f, " {}", self.reason)
     }
-}
-
-/// Whether a store is in use, whatever its health.
-#[must_use]
-pub fn is_in_use(store: &Store) -> bool {
-    store.descriptor.lifecycle != Lifecycle::Tombstone
 }

@@ -91,6 +91,7 @@ pub fn other_stores(info: &RegionInfo, leaving: Option<StoreId>) -> Vec<StoreId>
 pub struct Board {
     by_size: BTreeSet<(i64, StoreId)>,
     takers: BTreeSet<(i64, StoreId)>,
+    passed_over: BTreeSet<StoreId>,
     influence: Influence,
 }
 
@@ -98,8 +99,12 @@ impl Board {
     /// The stores of this view.
     #[must_use]
     pub fn new(view: &View<'_>) -> Self {
-        let mut board =
-            Self { by_size: BTreeSet::new(), takers: BTreeSet::new(), influence: view.influence.clone() };
+        let mut board = Self {
+            by_size: BTreeSet::new(),
+            takers: BTreeSet::new(),
+            passed_over: BTreeSet::new(),
+            influence: view.influence.clone(),
+        };
         for store in view.sources() {
             board.enter(view, store.id());
         }
@@ -109,7 +114,9 @@ impl Board {
     fn enter(&mut self, view: &View<'_>, store: StoreId) {
         let view = view.with_influence(&self.influence);
         let place = (view.region_bytes(store), store);
-        self.by_size.insert(place);
+        if !self.passed_over.contains(&store) {
+            self.by_size.insert(place);
+        }
         if view.may_take(store).is_ok() {
             self.takers.insert(place);
         }
@@ -124,6 +131,13 @@ impl Board {
     /// Stores with their bytes, the largest first.
     pub fn largest_first(&self) -> impl Iterator<Item = (i64, StoreId)> {
         self.by_size.iter().rev().copied()
+    }
+
+    /// Leaves a store out of [`Board::largest_first`] from now on: nothing can be moved away from it in this round.
+    pub fn pass_over(&mut self, view: &View<'_>, store: StoreId) {
+        let bytes = view.with_influence(&self.influence).region_bytes(store);
+        self.by_size.remove(&(bytes, store));
+        self.passed_over.insert(store);
     }
 
     /// Bytes of the smallest store that may take a peer.

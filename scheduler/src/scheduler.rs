@@ -274,7 +274,12 @@ impl Scheduler {
             return;
         }
         let limit = self.config.limit_of(policy);
-        let room = limit.saturating_sub(self.operators.count_of(policy));
+        let left = self.config.round_operators_max.saturating_sub(tick.admitted as u64);
+        if left == 0 {
+            tick.refusals.push(Refusal::new(policy, Reason::RoundFull(self.config.round_operators_max)));
+            return;
+        }
+        let room = limit.saturating_sub(self.operators.count_of(policy)).min(left);
         let Some(max) = usize::try_from(room).ok().filter(|room| *room > 0) else {
             tick.refusals.push(Refusal::new(policy, Reason::LimitReached(limit)));
             return;

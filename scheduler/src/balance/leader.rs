@@ -18,14 +18,20 @@ use crate::rng::Rng;
 pub fn propose(view: &View<'_>, rng: &mut Rng, max: usize) -> Round {
     let mut influence = view.influence.clone();
     let mut taken = BTreeSet::new();
+    let mut ends = Ends::new(view);
     let mut round = Round::default();
     while round.proposals.len() < max {
-        match next_transfer(&view.with_influence(&influence), rng, &taken) {
+        let seen = view.with_influence(&influence);
+        match next_transfer(&seen, &mut ends, rng, &taken) {
             Ok((region, to)) => {
                 let Some(info) = view.cluster.region(region) else { break };
                 taken.insert(region);
                 let intent = Intent::TransferLeader { to };
+                let touched: Vec<StoreId> = info.leader_store().into_iter().chain([to]).collect();
+                touched.iter().for_each(|store| ends.take_out(&seen, *store));
                 influence.add_intent(info, 0, &intent);
+                let seen = view.with_influence(&influence);
+                touched.iter().for_each(|store| ends.put_in(&seen, *store));
                 round.proposals.push(Proposal::new(info, Policy::BalanceLeader, Cause::Uneven, intent));
             }
             Err(refusal) => {
@@ -37,47 +43,91 @@ pub fn propose(view: &View<'_>, rng: &mut Rng, max: usize) -> Round {
     round
 }
 
-fn next_transfer(
-    view: &View<'_>,
-    rng: &mut Rng,
-    taken: &BTreeSet<RegionId>,
-) -> Result<(RegionId, StoreId), Refusal> {
+/// Stores by leader count. A store from which, or to which, nothing could be found is not tried again in the round,
+/// but still counts when the extremes are compared.
+#[derive(Default)]
+struct Ends {
+    all: BTreeSet<(i64, StoreId)>,
+    fit: BTreeSet<(i64, StoreId)>,
+    /// Stores that are still tried as a source.
+    sources: BTreeSet<(i64, StoreId)>,
+    /// Stores that are still tried as a target.
+    targets: BTreeSet<(i64, StoreId)>,
+    spent_sources: BTreeSet<StoreId>,
+    spent_targets: BTreeSet<StoreId>,
+}
+
+impl Ends {
+    fn new(view: &View<'_>) -> Self {
+        let mut ends = Self::default();
+        view.sources().for_each(|store| ends.put_in(view, store.id()));
+        ends
+    }
+
+    fn put_in(&mut self, view: &View<'_>, store: StoreId) {
+        let place = (view.leaders(store), store);
+        self.all.insert(place);
+        if !self.spent_sources.contains(&store) {
+            self.sources.insert(place);
+        }
+        if view.may_lead_on(store).is_ok() {
+            self.fit.insert(place);
+            if !self.spent_targets.contains(&store) {
+                self.targets.insert(place);
+            }
+        }
+    }
+
+    fn take_out(&mut self, view: &View<'_>, store: StoreId) {
+        let place = (view.leaders(store), store);
+        for set in [&mut self.all, &mut self.fit, &mut self.sources, &mut self.targets] {
+            set.remove(&place);
+        }
+    }
+}
+
+fn next_transfer(view: &View<'_>, ends: &mut Ends, rng: &mut Rng, taken: &BTreeSet<RegionId>) -> Found {
     let refuse = |reason| Refusal::new(Policy::BalanceLeader, reason);
-    let mut sources: Vec<(i64, StoreId)> =
-        view.sources().map(|store| (view.leaders(store.id()), store.id())).collect();
-    let fit = |(_, store): &(i64, StoreId)| view.may_lead_on(*store).is_ok();
-    let mut targets: Vec<(i64, StoreId)> = sources.iter().copied().filter(fit).collect();
-    sources.sort_unstable_by_key(|(leaders, store)| (std::cmp::Reverse(*leaders), *store));
-    targets.sort_unstable();
-    let (Some((most, _)), Some((fewest, _))) = (sources.first().copied(), targets.first().copied()) else {
+    let (Some((most, _)), Some((fewest, _))) = (ends.all.last().copied(), ends.fit.first().copied()) else {
         return Err(refuse(Reason::NoStore));
     };
     let needed = view.limits.leader_difference_max;
     let mut last = refuse(Reason::WithinTolerance { difference: most - fewest, needed });
-    for index in 0..sources.len() {
-        let out = sources.get(index).filter(|(leaders, _)| leaders - fewest > needed);
-        let into = targets.get(index).filter(|(leaders, _)| most - leaders > needed);
+    loop {
+        let out = ends.sources.last().copied().filter(|(leaders, _)| leaders - fewest > needed);
+        let into = ends.targets.first().copied().filter(|(leaders, _)| most - leaders > needed);
         if out.is_none() && into.is_none() {
-            break;
+            return Err(last);
         }
-        for _ in 0..view.config.draws_per_store {
-            let found = out.map(|(_, source)| transfer_out(view, rng, taken, *source));
-            match found {
-                Some(Ok(found)) => return Ok(found),
-                Some(Err(reason)) => last = reason,
-                None => break,
+        if let Some((leaders, source)) = out {
+            match draw(view, rng, |view, rng| transfer_out(view, rng, taken, source)) {
+                Ok(found) => return Ok(found),
+                Err(refusal) => last = refusal,
             }
+            ends.sources.remove(&(leaders, source));
+            ends.spent_sources.insert(source);
         }
-        for _ in 0..view.config.draws_per_store {
-            let found = into.map(|(_, target)| transfer_in(view, rng, taken, *target));
-            match found {
-                Some(Ok(found)) => return Ok(found),
-                Some(Err(reason)) => last = reason,
-                None => break,
+        if let Some((leaders, target)) = into {
+            match draw(view, rng, |view, rng| transfer_in(view, rng, taken, target)) {
+                Ok(found) => return Ok(found),
+                Err(refusal) => last = refusal,
             }
+            ends.targets.remove(&(leaders, target));
+            ends.spent_targets.insert(target);
         }
     }
-    Err(last)
+}
+
+/// As many draws as the configuration allows for one store.
+fn draw(view: &View<'_>, rng: &mut Rng, once: impl Fn(&View<'_>, &mut Rng) -> Found) -> Found {
+    let mut found = once(view, rng);
+    for _ in 1..view.config.draws_per_store {
+        if found.is_ok() {
+            break;
+        }
+        found = once(view, rng);
+    }
+    found
 }
 
 type Found = Result<(RegionId, StoreId), Refusal>;
@@ -114,12 +164,12 @@ fn may_transfer(
     target: StoreId,
     taken: &BTreeSet<RegionId>,
 ) -> Result<(), Reason> {
-    view.may_lead_on(target)?;
-    may_touch(view, info, None)?;
-    if taken.contains(&info.id()) {
-        return Err(Reason::Occupied);
-    }
     let needed = view.limits.leader_difference_max;
     let difference = view.leaders(source).saturating_sub(view.leaders(target));
-    if difference > needed { Ok(()) } else { Err(Reason::WithinTolerance { difference, needed }) }
+    if difference <= needed {
+        return Err(Reason::WithinTolerance { difference, needed });
+    }
+    view.may_lead_on(target)?;
+    may_touch(view, info, None)?;
+    if taken.contains(&info.id()) { Err(Reason::Occupied) } else { Ok(()) }
 }

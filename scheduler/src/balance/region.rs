@@ -24,10 +24,9 @@ use crate::store::Lifecycle;
 #[must_use]
 pub fn propose(view: &View<'_>, board: &mut Board, rng: &mut Rng, max: usize) -> Round {
     let mut taken = BTreeSet::new();
-    let mut exhausted = BTreeSet::new();
     let mut round = Round::default();
     while round.proposals.len() < max {
-        match next_move(view, board, rng, &taken, &mut exhausted) {
+        match next_move(view, board, rng, &taken) {
             Ok((info, intent)) => {
                 taken.insert(info.id());
                 board.count(view, info, &intent);
@@ -42,39 +41,48 @@ pub fn propose(view: &View<'_>, board: &mut Board, rng: &mut Rng, max: usize) ->
     round
 }
 
+/// The next move, out of the largest store that has one to make; stores that have none are passed over.
 fn next_move<'a>(
+    view: &View<'a>,
+    board: &mut Board,
+    rng: &mut Rng,
+    taken: &BTreeSet<RegionId>,
+) -> Result<(&'a RegionInfo, Intent), Refusal> {
+    let refuse = |reason| Refusal::new(Policy::BalanceRegion, reason);
+    let needed = 2 * view.config.weight_bytes(0);
+    let mut last = refuse(Reason::NoStore);
+    loop {
+        let (smallest, _) = board.smallest_taker().ok_or(last)?;
+        let (bytes, source) = board.largest_first().next().ok_or(last)?;
+        let difference = bytes - smallest;
+        if difference <= needed {
+            // All further sources are smaller still; unless a store was passed over just now, sizes are simply even.
+            let even = refuse(Reason::WithinTolerance { difference, needed }).of_store(source);
+            return Err(if last.store.is_none() { even } else { last });
+        }
+        match moves_from(view, board, rng, taken, source, bytes) {
+            Ok(found) => return Ok(found),
+            Err(refusal) => last = refusal,
+        }
+        board.pass_over(view, source);
+    }
+}
+
+fn moves_from<'a>(
     view: &View<'a>,
     board: &Board,
     rng: &mut Rng,
     taken: &BTreeSet<RegionId>,
-    exhausted: &mut BTreeSet<StoreId>,
+    source: StoreId,
+    bytes: i64,
 ) -> Result<(&'a RegionInfo, Intent), Refusal> {
-    let refuse = |reason| Refusal::new(Policy::BalanceRegion, reason);
-    let (smallest, _) = board.smallest_taker().ok_or(refuse(Reason::NoStore))?;
-    let needed = 2 * view.config.weight_bytes(0);
-    let mut last = refuse(Reason::NoStore);
-    for (bytes, source) in board.largest_first() {
-        let difference = bytes - smallest;
-        if difference <= needed {
-            // All further sources are smaller still; unless a store was passed over, sizes are simply even.
-            let even = refuse(Reason::WithinTolerance { difference, needed }).of_store(source);
-            return Err(if exhausted.is_empty() { even } else { last });
+    let mut last = Refusal::new(Policy::BalanceRegion, Reason::NothingToGive).of_store(source);
+    may_be_source(view, board, source).map_err(|reason| Refusal { reason, ..last })?;
+    for _ in 0..view.config.draws_per_store {
+        match draw(view, board, rng, taken, source, bytes) {
+            Ok(found) => return Ok(found),
+            Err(refusal) => last = refusal,
         }
-        if exhausted.contains(&source) {
-            continue;
-        }
-        if let Err(reason) = may_be_source(view, board, source) {
-            exhausted.insert(source);
-            last = refuse(reason).of_store(source);
-            continue;
-        }
-        for _ in 0..view.config.draws_per_store {
-            match draw(view, board, rng, taken, source, bytes) {
-                Ok(found) => return Ok(found),
-                Err(refusal) => last = refusal,
-            }
-        }
-        exhausted.insert(source);
     }
     Err(last)
 }
@@ -105,10 +113,14 @@ fn draw<'a>(
     ];
     let mut last = refusal;
     for info in drawn.into_iter().flatten() {
-        let verdict = if taken.contains(&info.id()) {
-            Err((None, Reason::Occupied))
-        } else {
-            target_of(view, board, info, source, source_bytes)
+        // The cheapest question first: no target is smaller than the smallest of all. At rest it is the only one asked.
+        let (smallest, taker) =
+            board.smallest_taker().ok_or(Refusal { reason: Reason::NoStore, ..refusal })?;
+        let weight = view.config.weight_bytes(info.size_bytes);
+        let verdict = match evens_out(source_bytes, smallest, weight) {
+            Err(reason) => Err((Some(taker), reason)),
+            Ok(()) if taken.contains(&info.id()) => Err((None, Reason::Occupied)),
+            Ok(()) => target_of(view, board, info, source, source_bytes),
         };
         match verdict {
             Ok(intent) => return Ok((info, intent)),

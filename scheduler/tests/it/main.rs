@@ -1,10 +1,14 @@
 //! The scheduler from outside: the TinyKV course's tables, scenarios, a simulated cluster, fuzzing, planted bugs.
 
 mod balance_region;
+mod fuzz;
 mod heartbeat;
 mod kit;
 mod leaders;
 mod model;
 mod operators;
+mod planted;
+mod policies;
+mod queries;
 mod replicas;
 mod world;

@@ -225,6 +225,8 @@ enum Place {
 /// Places an entry against `(key, at)` without rebuilding its key: what it shares with its predecessor, and what the
 /// predecessor shares with the target, decide most cases.
 fn place_of(entry: &RawEntry<'_>, key: &[u8], at: SeqNo, matched: usize) -> Place {
+    // At a restart an entry shares nothing whatever its predecessor was, so only its own bytes count.
+    let matched = if entry.shared == 0 { 0 } else { matched };
     match entry.shared.cmp(&matched) {
         // It differs from the target where its predecessor did.
         Ordering::Greater => Place::Before(matched),

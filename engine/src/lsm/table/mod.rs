@@ -13,7 +13,7 @@
 //!                                                         from the wrong place does not pass
 //! footer := root_offset:u64 root_len:u32 erased_offset:u64 erased_len:u32
 //!           entries:u64 smallest_seq:u64 largest_seq:u64 cf:u8 zeros:3
-//!           body_crc:u32 version:u32 footer_crc:u32 magic:u64            all little-endian; the last 76 bytes
+//!           body_crc:u32 version:u32 footer_crc:u32 magic:u64            all little-endian; the last 72 bytes
 //! ```
 //!
 //! CRC is CRC-32 (IEEE). `body_crc` covers every byte before the footer: the whole-file checksum that the manifest repeats.
@@ -39,7 +39,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"RKTABLE\n");
 /// The format drawn above.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 /// Length of the footer.
-pub(crate) const FOOTER_BYTES: usize = 76;
+pub(crate) const FOOTER_BYTES: usize = 72;
 /// No frame is larger, packed or unpacked; a larger length is damage. Values are far smaller.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 

@@ -2,7 +2,7 @@
 //!
 //! This folder is the only place that names glommio. What it fences off, so that nobody above has to know it:
 //!
-//! * An executor can park although tasks are runnable. A kicker thread wakes every core each few milliseconds
+//! * An executor can park although tasks are runnable. A kicker thread wakes every core many times a second
 //!   ([`kicker`]), and only the default task queue with the default preempt timer is used.
 //! * A zero-length timer yields to nobody, so [`Core::yield_to_reactor`] waits a real one.
 //! * Unaligned reads return wrong lengths at the end of a file; only whole blocks are ever asked for.
@@ -17,6 +17,12 @@ mod gate;
 mod kicker;
 mod net;
 pub mod placement;
+pub mod probe;
+mod probe_dir;
+mod probe_limits;
+mod probe_ring;
+#[cfg(test)]
+mod probe_tests;
 mod start;
 
 use std::future::Future;

@@ -102,7 +102,7 @@ pub(crate) fn run(options: &Options) -> Result<(Coverage, u64), String> {
         if let Err(text) = &world.failure {
             return Err(format!("at {} (calm): {text}", world.now));
         }
-        if world.now % 50 == 0 && world.converged() {
+        if world.now.is_multiple_of(50) && world.converged() {
             break Ok(());
         }
         if world.now > deadline {

@@ -1,0 +1,122 @@
+//! The start-up self-check: can this host run ringkeep, and if not, why, and what helps.
+//!
+//! glommio answers a host that forbids io_uring with an error deep inside a core, and a file system without direct IO with one
+//! at the first write. [`check`] asks first, before any executor exists, and gives values: `ringkeep server` refuses to start
+//! on a [`Level::Failure`], `ringkeep doctor` lists everything.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::placement::plan_cpus;
+use super::{probe_dir, probe_limits, probe_ring};
+
+/// What is going to run here.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Executors that will be started.
+    pub cores: usize,
+    /// [`CoreOptions::io_memory_bytes`](super::CoreOptions::io_memory_bytes) of each.
+    pub io_memory_bytes: usize,
+    /// Files and connections that will be open at once.
+    pub open_files: u64,
+    /// The data directory, which exists by now; `None` leaves the disk out.
+    pub dir: Option<PathBuf>,
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// It runs, but slower or with less room than it could.
+    Warning,
+    /// It does not run.
+    Failure,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at, a word or two.
+    pub subject: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// What was found.
+    pub cause: String,
+    /// What that means for ringkeep; empty when all is well.
+    pub consequence: String,
+    /// What helps; empty when all is well.
+    pub fix: String,
+}
+
+impl Finding {
+    pub(super) fn good(subject: &'static str, cause: impl Into<String>) -> Self {
+        let (consequence, fix) = (String::new(), String::new());
+        Self { subject, level: Level::Good, cause: cause.into(), consequence, fix }
+    }
+
+    pub(super) fn warning(
+        subject: &'static str,
+        cause: impl Into<String>,
+        consequence: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        let (cause, consequence, fix) = (cause.into(), consequence.into(), fix.into());
+        Self { subject, level: Level::Warning, cause, consequence, fix }
+    }
+
+    pub(super) fn failure(
+        subject: &'static str,
+        cause: impl Into<String>,
+        consequence: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        Self { level: Level::Failure, ..Self::warning(subject, cause, consequence, fix) }
+    }
+}
+
+impl fmt::Display for Finding {
+    /// One sentence: subject, cause, consequence, fix.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.subject, self.cause)?;
+        match self.level {
+            Level::Good => Ok(()),
+            Level::Warning | Level::Failure => write!(f, ", so {}; {}", self.consequence, self.fix),
+        }
+    }
+}
+
+/// Looks at everything, in the order in which a start would meet it. Blocks for a few milliseconds; not for a core.
+pub fn check(request: &Request) -> Vec<Finding> {
+    let mut findings = vec![probe_limits::kernel(), probe_ring::io_uring(), probe_limits::memlock(request)];
+    findings.push(probe_limits::open_files(request));
+    findings.push(cpus(request));
+    findings.push(probe_limits::clocksource());
+    if let Some(dir) = &request.dir {
+        findings.extend(probe_dir::data_directory(dir));
+    }
+    findings
+}
+
+/// Whether nothing that was found keeps ringkeep from running.
+pub fn passes(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.level != Level::Failure)
+}
+
+fn cpus(request: &Request) -> Finding {
+    match plan_cpus(None) {
+        Ok(plan) if plan.cpus.len() < request.cores => Finding::warning(
+            "CPUs",
+            format!("{} cores are asked for and {} CPUs are there to use", request.cores, plan.cpus.len()),
+            "cores take turns and latencies grow",
+            "start fewer cores, or raise the affinity mask or the cgroup's CPU quota",
+        ),
+        Ok(plan) => Finding::good("CPUs", format!("{} may be used", plan.cpus.len())),
+        Err(error) => Finding::warning(
+            "CPUs",
+            format!("the affinity mask cannot be read ({error})"),
+            "cores run unpinned",
+            "allow sched_getaffinity in the seccomp profile",
+        ),
+    }
+}

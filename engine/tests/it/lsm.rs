@@ -1,0 +1,6 @@
+//! The tree: a model with crashes, faults, damage, and old files.
+
+mod damage;
+mod fixture;
+mod model;
+mod world;

@@ -1,0 +1,98 @@
+//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v1` is never rewritten; a new format version gets a
+//! new directory beside it.
+
+use std::path::{Path, PathBuf};
+
+use engine::lsm::{Cf, Direction, Tree, TreeOptions, WriteBatch, inspect};
+use engine::rt::glommio::{CoreOptions, start_core};
+
+use super::world::{fill, key, tiny};
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/lsm-v1")
+}
+
+/// Opening begins a new manifest, so the tests work on a copy.
+fn copy(to: &Path) {
+    for entry in std::fs::read_dir(fixture()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn version_one_opens_and_reads() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    copy(dir.path());
+    let path = dir.path().to_owned();
+    start_core(&CoreOptions::default(), move |rt| async move {
+        let tree = Tree::open(&rt, &path, TreeOptions::default()).await.unwrap();
+        assert_eq!(tree.flushed_indexes(), [(1, 100), (7, 42)]);
+        let mut iter = tree.iter(Cf::Default, b"", b"", Direction::Forward);
+        for n in (0..100).filter(|n| !(20..30).contains(n) && *n != 50) {
+            let (found, value) = iter.next().await.unwrap().unwrap();
+            assert_eq!(
+                (found.to_vec(), value.to_vec()),
+                (key(n), format!("value of {n} in round 1").into_bytes())
+            );
+        }
+        assert_eq!(iter.next().await.unwrap(), None);
+        assert_eq!(&tree.get(Cf::Lock, b"lock").await.unwrap().unwrap()[..], b"held");
+        assert_eq!(tree.get(Cf::Default, &key(25)).await.unwrap(), None);
+        tree.close().await;
+    })
+    .unwrap();
+}
+
+#[test]
+fn version_one_passes_inspection() {
+    let mut tables = 0;
+    for entry in std::fs::read_dir(fixture()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if name.ends_with(".table") {
+            tables += 1;
+            inspect::table(&path).unwrap();
+        } else if name.starts_with("MANIFEST") {
+            let report = inspect::manifest(&path).unwrap();
+            assert_eq!(report.torn_at, None);
+            assert!(report.edits.iter().any(|edit| edit.contains("group 7 at 42")), "{:?}", report.edits);
+        }
+    }
+    assert_eq!(tables, 3);
+}
+
+/// The recipe of the fixture, on a real disk: what it wrote then it must still be able to write and read now.
+#[test]
+fn the_recipe_of_the_fixture_still_works() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("lsm");
+    start_core(&CoreOptions::default(), move |rt| async move {
+        let options = TreeOptions { memtable_bytes: 1 << 20, l0_tables: 10, ..tiny() };
+        let tree = Tree::open(&rt, &path, options).await.unwrap();
+        fill(&tree, 0, 100, 1);
+        let mut batch = WriteBatch::new();
+        batch.mark(1, 100);
+        tree.write(&batch).unwrap();
+        tree.flush().await.unwrap();
+        batch.clear();
+        batch.put(Cf::Lock, b"lock", b"held");
+        batch.delete(Cf::Default, &key(50));
+        batch.delete_range(Cf::Default, &key(20), &key(30));
+        batch.mark(7, 42);
+        tree.write(&batch).unwrap();
+        tree.flush().await.unwrap();
+        assert_eq!(tree.flushed_indexes(), [(1, 100), (7, 42)]);
+        assert_eq!(tree.get(Cf::Default, &key(50)).await.unwrap(), None);
+        tree.close().await;
+        if let Some(to) = std::env::var_os("RINGKEEP_WRITE_FIXTURE") {
+            let to = PathBuf::from(to);
+            std::fs::create_dir_all(&to).unwrap();
+            for entry in std::fs::read_dir(&path).unwrap() {
+                let entry = entry.unwrap();
+                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+            }
+        }
+    })
+    .unwrap();
+}

@@ -1,0 +1,175 @@
+//! Bugs planted on purpose: each is one wrong line, and some test must fail with it.
+//!
+//! The shipped code has no switches for this. A copy of the crate is made, the line is replaced, and the copy's tests
+//! are run: `RINGKEEP_PLANT=all cargo test -p ringkeep-scheduler planted`, or the name of one bug instead of `all`.
+//! Without the variable only this is checked: that each line to replace still occurs exactly once, so that the list
+//! cannot rot.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+struct Bug {
+    name: &'static str,
+    file: &'static str,
+    right: &'static str,
+    wrong: &'static str,
+}
+
+const BUGS: [Bug; 14] = [
+    Bug {
+        name: "unsigned_difference",
+        file: "src/balance/region.rs",
+        right: "let difference = source_bytes.saturating_sub(target_bytes);",
+        wrong: "let difference = source_bytes.abs_diff(target_bytes) as i64;",
+    },
+    Bug {
+        name: "difference_above_one_region_size_only",
+        file: "src/balance/region.rs",
+        right: "if difference > needed { Ok(()) }",
+        wrong: "if difference > weight { Ok(()) }",
+    },
+    Bug {
+        name: "target_on_a_node_that_holds_the_region",
+        file: "src/filter.rs",
+        right: ".any(|other| other == store || (node.is_some() && self.cluster.node_of(other) == node))",
+        wrong: ".any(|other| other == store || (node.is_none() && self.cluster.node_of(other) == node))",
+    },
+    Bug {
+        name: "remove_before_transfer",
+        file: "src/operator/build.rs",
+        right: "steps.extend(hand_over(info, leaver, Some(newcomer), view)?);\n        steps.push(remove);",
+        wrong: "steps.push(remove);\n        steps.extend(hand_over(info, leaver, Some(newcomer), view)?);",
+    },
+    Bug {
+        name: "remove_the_leader",
+        file: "src/operator/step.rs",
+        right: "if info.leader == Some(peer) { Err(Unsafe::Leads(peer)) }",
+        wrong: "if info.leader.is_none() { Err(Unsafe::Leads(peer)) }",
+    },
+    Bug {
+        name: "stale_only_if_both_parts_are_lower",
+        file: "src/epoch.rs",
+        right: "self.conf_ver < other.conf_ver || self.version < other.version",
+        wrong: "self.conf_ver < other.conf_ver && self.version < other.version",
+    },
+    Bug {
+        name: "deposed_leader_is_believed",
+        file: "src/cluster/mod.rs",
+        right: "if reported < term {",
+        wrong: "if reported < term && report.leader.is_none() {",
+    },
+    Bug {
+        name: "counting_a_peer_twice",
+        file: "src/cluster/mod.rs",
+        right: "self.unlink(slot);\n        let entry = self.entries.get_mut(slot);\n        entry.info",
+        wrong: "let entry = self.entries.get_mut(slot);\n        entry.info",
+    },
+    Bug {
+        name: "a_lagging_newcomer_counts_as_arrived",
+        file: "src/operator/step.rs",
+        right: "region.peer(*peer).is_some_and(Peer::will_vote) && caught_up(*peer),",
+        wrong: "region.peer(*peer).is_some_and(Peer::will_vote),",
+    },
+    Bug {
+        name: "quorum_not_asked",
+        file: "src/operator/step.rs",
+        right: "if keeps_quorum(&after, healthy) { Ok(()) }",
+        wrong: "if keeps_quorum(&after, |_| true) { Ok(()) }",
+    },
+    Bug {
+        name: "outdated_operator_goes_on",
+        file: "src/operator/mod.rs",
+        right: "info.region.epoch.conf_ver > self.origin.conf_ver.saturating_add(own)",
+        wrong: "info.region.epoch.conf_ver > self.origin.conf_ver.saturating_add(own + 8)",
+    },
+    Bug {
+        name: "operators_time_out_on_reports_only",
+        file: "src/scheduler.rs",
+        right: "self.end_overdue(now);",
+        wrong: "self.end_overdue(Time(0));",
+    },
+    Bug {
+        name: "timestamp_at_the_saved_bound",
+        file: "src/tso.rs",
+        right: "if physical_ms >= self.window_end_ms {",
+        wrong: "if physical_ms > self.window_end_ms {",
+    },
+    Bug {
+        name: "ids_handed_out_twice",
+        file: "src/state.rs",
+        right: "self.image.next_id = end;",
+        wrong: "self.image.next_id = end - 1;",
+    },
+];
+
+fn home() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn planted_bugs_are_still_where_they_are_planted() {
+    for bug in &BUGS {
+        let text = fs::read_to_string(home().join(bug.file)).expect("a source file");
+        assert_eq!(text.matches(bug.right).count(), 1, "{}: in {}", bug.name, bug.file);
+        assert_ne!(bug.right, bug.wrong);
+    }
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    let Ok(wanted) = std::env::var("RINGKEEP_PLANT") else { return };
+    let bugs: Vec<&Bug> = BUGS.iter().filter(|bug| wanted == "all" || wanted == bug.name).collect();
+    assert!(!bugs.is_empty(), "there is no planted bug named {wanted}");
+    let garden = std::env::temp_dir().join(format!("ringkeep-planted-{}", std::process::id()));
+    copy(&home().join("src"), &garden.join("src"));
+    copy(&home().join("tests"), &garden.join("tests"));
+    fs::write(garden.join("Cargo.toml"), MANIFEST).expect("a writable folder");
+    let survivors: Vec<&str> =
+        bugs.into_iter().filter(|bug| survives(bug, &garden)).map(|bug| bug.name).collect();
+    fs::remove_dir_all(&garden).expect("our own folder");
+    assert!(survivors.is_empty(), "no test noticed {survivors:?}");
+}
+
+const MANIFEST: &str = r#"[package]
+name = "planted"
+version = "0.0.0"
+edition = "2024"
+[lib]
+name = "scheduler"
+doctest = false
+[profile.test]
+opt-level = 1
+debug = false
+[workspace]
+"#;
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a writable folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, &target).expect("a copied file");
+        }
+    }
+}
+
+/// Whether all tests pass with the bug in place.
+fn survives(bug: &Bug, garden: &Path) -> bool {
+    let file = garden.join(bug.file);
+    let text = fs::read_to_string(&file).expect("copied");
+    fs::write(&file, text.replace(bug.right, bug.wrong)).expect("our own file");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["test", "--offline", "--no-fail-fast", "--", "--skip", "planted"]).current_dir(garden);
+    cargo.env("CARGO_TARGET_DIR", garden.join("target")).env_remove("RINGKEEP_PLANT");
+    let output = cargo.output().expect("cargo runs");
+    fs::write(&file, text).expect("our own file");
+    let said =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let ran = said.contains("test result:");
+    assert!(ran, "{} does not compile: {said}", bug.name);
+    !said.contains("test result: FAILED")
+}
