@@ -117,7 +117,7 @@ impl Source {
             return None;
         }
         self.left -= 1;
-        let Some(record) = &mut self.fill else { return Some(self.generator.next()) };
+        let Some(record) = &mut self.fill else { return Some(self.generator.draw()) };
         *record += 1;
         Some(Operation { kind: Kind::Insert, record: *record - 1, records: 1 })
     }

@@ -187,7 +187,7 @@ impl Generator {
     }
 
     /// The next operation.
-    pub fn next(&mut self) -> Operation {
+    pub fn draw(&mut self) -> Operation {
         let kind = self.draw_kind();
         let record = match kind {
             Kind::Insert => self.inserted.reserve(),
@@ -291,7 +291,7 @@ mod tests {
             let mut generator = Generator::new(&workload(mix), 1);
             let mut seen = [0u32; 5];
             for _ in 0..20_000 {
-                let operation = generator.next();
+                let operation = generator.draw();
                 seen[Kind::ALL.iter().position(|kind| *kind == operation.kind).expect("a kind")] += 1;
                 assert!((1..=100).contains(&operation.records));
             }
@@ -308,7 +308,7 @@ mod tests {
         let mut generator = Generator::new(&workload(Mix::D), 2);
         let mut pending = Vec::new();
         for step in 0..50_000u64 {
-            let operation = generator.next();
+            let operation = generator.draw();
             match operation.kind {
                 Kind::Insert => pending.push(operation.record),
                 _ => assert!(operation.record < 1000 || !pending.contains(&operation.record)),

@@ -1,2 +1,51 @@
-//! The `ringkeep` binary.
-fn main() {}
+//! The `ringkeep` binary: the server, and everything an operator types.
+//!
+//! | command | what it is for |
+//! |---|---|
+//! | `ringkeep server` | runs one durable node |
+//! | `ringkeep doctor` | checks the host and says what to do about it |
+//! | `ringkeep inspect` | prints a log, a table or a manifest of a node that is not running |
+//! | `ringkeep bench` | load, limits, comparisons, the crash audit |
+//!
+//! Answers go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed or found something, 2 wrong
+//! usage (for `doctor`: failures), 78 a configuration that cannot be used, so that a supervisor does not start it again.
+//!
+//! Not done here, on purpose: nothing in this crate decides anything about data. It reads arguments, calls the crates below,
+//! and prints.
+
+mod bench;
+mod doctor;
+mod host;
+mod inspect;
+mod output;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A durable, range-partitioned key-value store: one store per core, on io_uring.
+#[derive(Debug, Parser)]
+#[command(name = "ringkeep", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the host: each problem with its consequence and its fix
+    Doctor(Box<doctor::DoctorArguments>),
+    /// Print the files of a node that is not running
+    Inspect(inspect::InspectArguments),
+    /// Measure: load, limits, comparisons, the crash audit
+    Bench(Box<bench::BenchArguments>),
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+    }
+}

@@ -24,11 +24,48 @@ pub(crate) struct Outbox {
     pub(crate) send: Vec<Message>,
     /// Leave once the next write is durable.
     pub(crate) after: Vec<Message>,
+    /// What most turns do not have; allocated on first use, so that idle groups stay small.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
     /// Had nothing of their own to write, but an earlier write (the number) was still under way.
     pub(crate) held: VecDeque<(u64, Message)>,
     pub(crate) fetch: Vec<Fetch>,
     pub(crate) snapshots: Vec<SnapshotWanted>,
     pub(crate) reads: Vec<ReadOutcome>,
+}
+
+impl Outbox {
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn rare_if_any(&mut self) -> Option<&mut Rare> {
+        self.rare.as_deref_mut()
+    }
+
+    /// Whether something waits, given how many writes are durable.
+    pub(crate) fn is_due(&self, durable: u64) -> bool {
+        let rare_is_due = |rare: &Rare| {
+            rare.held.front().is_some_and(|(write, _)| *write <= durable)
+                || !rare.fetch.is_empty()
+                || !rare.snapshots.is_empty()
+                || !rare.reads.is_empty()
+        };
+        !self.send.is_empty() || !self.after.is_empty() || self.rare.as_deref().is_some_and(rare_is_due)
+    }
+
+    /// Gives back spare memory.
+    pub(crate) fn release(&mut self) {
+        self.rare.take_if(|rare| {
+            rare.held.is_empty()
+                && rare.fetch.is_empty()
+                && rare.snapshots.is_empty()
+                && rare.reads.is_empty()
+        });
+    }
 }
 
 /// How far the writes handed to the driver have got. They become durable in order.

@@ -192,15 +192,14 @@ impl Leader {
         round: u64,
         quiet: bool,
     ) -> Result<(), Dropped> {
-        if round > self.reads.round() {
+        let current = self.reads.round();
+        if round > current {
             return Err(Dropped::AbsurdNumber);
         }
         let Some(member) = self.member_mut(from) else { return Err(Dropped::UnknownSender) };
         member.silent_ticks = 0;
         member.round = member.round.max(round);
-        if quiet {
-            member.quiet_round = round;
-        }
+        member.quiet = quiet && round == current;
         member.on_heard(core.log.last(), &core.config);
         self.confirm_reads(core);
         self.advance_transfer(core);
@@ -346,7 +345,8 @@ impl Leader {
         let round = self.reads.open_round(core.now);
         let (fence, quiet) = (self.reads.fence(), self.may_sleep(core));
         let me = core.me();
-        for member in self.members.iter().filter(|member| member.id != me) {
+        for member in self.members.iter_mut().filter(|member| member.id != me) {
+            member.quiet = false;
             let safe = core.log.committed().min(member.matched);
             let commit = if planted!(HeartbeatCommitsBeyondMatch) { core.log.committed() } else { safe };
             core.send(member.id, Body::Heartbeat(Beat { commit, round, fence, quiet }));

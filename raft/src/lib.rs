@@ -54,7 +54,10 @@
 //!
 //! | file | what it decides |
 //! |---|---|
-//! | `raft.rs` | what an input is and who handles it; roles change only here |
+//! | `raft.rs` | the replica: starting it, its local inputs |
+//! | `step.rs` | messages: admission, terms, who handles what |
+//! | `office.rs` | changes of role, all of them |
+//! | `turn.rs` | what there is to do, and what has been done |
 //! | `core.rs` | what every role shares; what a message may rely on |
 //! | `follower.rs` `candidate.rs` `leader.rs` | the roles |
 //! | `progress.rs` | one member as its leader sees it: flow control |
@@ -86,6 +89,7 @@ mod leader;
 mod log;
 mod membership;
 mod message;
+mod office;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 #[cfg(not(feature = "planted-bugs"))]
@@ -98,7 +102,9 @@ mod read;
 mod ready;
 mod rng;
 mod status;
+mod step;
 mod transfer;
+mod turn;
 
 pub use crate::config::{Config, ConfigError, Identity};
 pub use crate::entry::{Entry, EntryKind, Payload};

@@ -393,6 +393,7 @@ impl Log {
         if self.tail.is_empty() && bytes_max == 0 {
             self.tail = VecDeque::new();
             self.changes.shrink_to_fit();
+            self.runs.shrink_to_fit();
         }
     }
 

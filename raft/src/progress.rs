@@ -70,10 +70,6 @@ impl Inflight {
     fn is_full(&self, config: &Config) -> bool {
         self.queue.len() >= config.inflight_messages_max || self.bytes >= config.inflight_bytes_max
     }
-
-    fn clear(&mut self) {
-        *self = Self::default();
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -86,14 +82,15 @@ pub(crate) struct Progress {
     pub(crate) round: u64,
     /// Ticks since it was heard.
     pub(crate) silent_ticks: u32,
-    /// It has gone to sleep with this round's heartbeat.
-    pub(crate) quiet_round: u64,
+    /// It has gone to sleep with the current round's heartbeat.
+    pub(crate) quiet: bool,
     commit_sent: Index,
     /// Entries for it are being read from disk.
     fetching: bool,
     /// Send something even without news: its answer shows what was lost.
     nudge: bool,
-    inflight: Inflight,
+    /// Absent while nothing is in flight.
+    inflight: Option<Box<Inflight>>,
 }
 
 impl Progress {
@@ -105,16 +102,20 @@ impl Progress {
             mode: Mode::Probe { sent: false },
             round: 0,
             silent_ticks: 0,
-            quiet_round: 0,
+            quiet: false,
             commit_sent: Index(0),
             fetching: false,
             nudge: true,
-            inflight: Inflight::default(),
+            inflight: None,
         }
     }
 
     pub(crate) fn inflight_len(&self) -> usize {
-        self.inflight.queue.len()
+        self.inflight.as_ref().map_or(0, |inflight| inflight.queue.len())
+    }
+
+    fn window_is_full(&self, config: &Config) -> bool {
+        self.inflight.as_ref().is_some_and(|inflight| inflight.is_full(config))
     }
 
     fn probe(&mut self) {
@@ -124,7 +125,7 @@ impl Progress {
         };
         self.mode = Mode::Probe { sent: false };
         self.nudge = true;
-        self.inflight.clear();
+        self.inflight = None;
     }
 
     fn replicate(&mut self) {
@@ -144,7 +145,11 @@ impl Progress {
                 self.replicate();
             }
             Mode::Probe { .. } => {}
-            Mode::Replicate => self.inflight.free_to(index),
+            Mode::Replicate => {
+                if let Some(inflight) = &mut self.inflight {
+                    inflight.free_to(index);
+                }
+            }
             Mode::Snapshot { index: pending, .. } => {
                 let arrived = pending.is_some_and(|pending| self.matched >= pending);
                 if arrived || self.matched >= base {
@@ -190,8 +195,8 @@ impl Progress {
                 self.nudge = true;
             }
             Mode::Replicate => {
-                if self.inflight.is_full(config) {
-                    self.inflight.free_oldest();
+                if let Some(inflight) = self.inflight.as_mut().filter(|inflight| inflight.is_full(config)) {
+                    inflight.free_oldest();
                 }
                 self.nudge |= self.matched < last;
             }
@@ -203,7 +208,7 @@ impl Progress {
     pub(crate) fn on_snapshot_made(&mut self, index: Index) {
         self.mode = Mode::Snapshot { index: Some(index), ticks: 0 };
         self.next = index.next();
-        self.inflight.clear();
+        self.inflight = None;
     }
 
     /// The snapshot did not get through: wait for a sign of life, then look again.
@@ -248,12 +253,12 @@ impl Progress {
     pub(crate) fn check(&self, last: Index) {
         assert!(self.matched < self.next, "matched and next: {self:?}");
         assert!(self.matched <= last, "matched what does not exist: {self:?}");
-        assert!(self.mode == Mode::Replicate || self.inflight.queue.is_empty(), "in flight: {self:?}");
+        assert!(self.mode == Mode::Replicate || self.inflight_len() == 0, "in flight: {self:?}");
     }
 
     /// Gives back spare memory.
     pub(crate) fn release(&mut self) {
-        self.inflight.queue.shrink_to_fit();
+        self.inflight.take_if(|inflight| inflight.queue.is_empty());
     }
 
     fn may_send(&self, core: &Core) -> bool {
@@ -262,7 +267,7 @@ impl Progress {
             Mode::Probe { sent } => !sent && !self.fetching && (has_entries || self.nudge),
             Mode::Replicate => {
                 let has_news = has_entries || self.nudge || self.commit_sent < core.log.committed();
-                has_news && !self.fetching && !self.inflight.is_full(&core.config)
+                has_news && !self.fetching && !self.window_is_full(&core.config)
             }
             Mode::Snapshot { .. } => false,
         }
@@ -275,7 +280,9 @@ impl Progress {
             (Mode::Probe { sent }, _) => *sent = true,
             (_, Some(last)) => {
                 self.next = last.index.next();
-                self.inflight.push(last.index, entries.iter().map(Entry::bytes).sum());
+                self.inflight
+                    .get_or_insert_default()
+                    .push(last.index, entries.iter().map(Entry::bytes).sum());
             }
             (_, None) => {}
         }
@@ -285,7 +292,7 @@ impl Progress {
 
     fn fetch(&mut self, core: &mut Core) {
         self.fetching = true;
-        core.out.fetch.push(Fetch {
+        core.out.rare().fetch.push(Fetch {
             to: self.id,
             first: self.next,
             last: core.log.last_outside_memory(),
@@ -312,8 +319,8 @@ impl Progress {
 
     fn want_snapshot(&mut self, core: &mut Core) {
         self.mode = Mode::Snapshot { index: None, ticks: 0 };
-        self.inflight.clear();
+        self.inflight = None;
         let at_least = core.log.base().index;
-        core.out.snapshots.push(SnapshotWanted { to: self.id, at_least });
+        core.out.rare().snapshots.push(SnapshotWanted { to: self.id, at_least });
     }
 }

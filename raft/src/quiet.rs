@@ -41,9 +41,8 @@ impl Leader {
 
     /// Goes to sleep if every living member sleeps since the current round.
     pub(crate) fn try_to_sleep(&mut self, core: &mut Core) {
-        let (me, round, window) = (core.me(), self.reads.round(), core.config.election_ticks);
-        let asleep =
-            |id| self.member(id).is_some_and(|member| member.id == me || member.quiet_round == round);
+        let (me, window) = (core.me(), core.config.election_ticks);
+        let asleep = |id| self.member(id).is_some_and(|member| member.id == me || member.quiet);
         let living_sleep = self
             .members
             .iter()
@@ -59,6 +58,7 @@ impl Leader {
 /// Gives back the memory that an idle group does not need.
 pub(crate) fn release(core: &mut Core, leader: Option<&mut Leader>) {
     core.log.trim(0);
+    core.out.release();
     if let Some(leader) = leader {
         leader.members.iter_mut().for_each(crate::progress::Progress::release);
         leader.reads.release();

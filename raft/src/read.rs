@@ -20,6 +20,7 @@
 use std::collections::VecDeque;
 
 use crate::core::Core;
+use crate::deque::pop_front_if;
 use crate::error::{Dropped, Refusal};
 use crate::id::{Index, NodeId, Time};
 use crate::leader::Leader;
@@ -45,16 +46,26 @@ struct PendingRead {
 pub(crate) struct LeaderReads {
     round: u64,
     fence: u32,
-    pending: VecDeque<PendingRead>,
-    /// When each unanswered round was sent.
-    sent: VecDeque<(u64, Time)>,
+    /// Absent while nothing is open, so that idle groups stay small.
+    open: Option<Box<Open>>,
     /// When the last answered round that counts for the lease was sent.
     lease_from: Option<Time>,
     /// Rounds before this one do not count for the lease.
     lease_round: u64,
 }
 
+#[derive(Debug, Default)]
+struct Open {
+    pending: VecDeque<PendingRead>,
+    /// When each unanswered round was sent.
+    sent: VecDeque<(u64, Time)>,
+}
+
 impl LeaderReads {
+    fn open(&mut self) -> &mut Open {
+        self.open.get_or_insert_default()
+    }
+
     pub(crate) const fn round(&self) -> u64 {
         self.round
     }
@@ -64,23 +75,26 @@ impl LeaderReads {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+        self.open.as_ref().is_none_or(|open| open.pending.is_empty())
     }
 
     /// Starts a round at `now`.
     pub(crate) fn open_round(&mut self, now: Time) -> u64 {
         self.round += 1;
-        if self.sent.len() == ROUNDS_MAX {
-            self.sent.pop_front();
+        let round = self.round;
+        let sent = &mut self.open().sent;
+        if sent.len() == ROUNDS_MAX {
+            sent.pop_front();
         }
-        self.sent.push_back((self.round, now));
-        self.round
+        sent.push_back((round, now));
+        round
     }
 
     /// Gives back spare memory; rounds nobody answered are of no use to a sleeper.
     pub(crate) fn release(&mut self) {
-        self.sent = VecDeque::new();
-        self.pending.shrink_to_fit();
+        if self.is_empty() {
+            self.open = None;
+        }
     }
 
     /// A transfer was abandoned: only rounds from now on vouch for the lease.
@@ -95,7 +109,7 @@ impl LeaderReads {
 
     /// The first commit in the leader's term: waiting reads learn their index.
     pub(crate) fn on_term_committed(&mut self, committed: Index) {
-        for read in &mut self.pending {
+        for read in &mut self.open().pending {
             read.index.get_or_insert(committed);
         }
     }
@@ -103,8 +117,10 @@ impl LeaderReads {
     /// Requests of this node itself that will not be answered any more.
     pub(crate) fn fail_own(&mut self, core: &mut Core) {
         let me = core.me();
-        let own = self.pending.drain(..).filter(|read| read.from == me);
-        core.out.reads.extend(own.map(|read| ReadOutcome::Failed { id: read.id }));
+        let pending = self.open.take().map_or_else(VecDeque::new, |open| open.pending);
+        for read in pending.into_iter().filter(|read| read.from == me) {
+            core.out.rare().reads.push(ReadOutcome::Failed { id: read.id });
+        }
     }
 }
 
@@ -120,7 +136,7 @@ impl Leader {
         {
             return answer(core, read, index);
         }
-        self.reads.pending.push_back(read);
+        self.reads.open().pending.push_back(read);
         self.beat_due = true;
     }
 
@@ -131,20 +147,17 @@ impl Leader {
         let acked = core
             .membership
             .reached(|id| if id == me { round } else { self.member(id).map_or(0, |member| member.round) });
-        while let Some(read) = self.reads.pending.front()
+        let LeaderReads { open: Some(open), lease_from, lease_round, .. } = &mut self.reads else { return };
+        while let Some(read) = open.pending.front()
             && read.round <= acked
             && let Some(index) = read.index
         {
-            let read = *read;
-            self.reads.pending.pop_front();
-            answer(core, read, index);
+            answer(core, *read, index);
+            open.pending.pop_front();
         }
-        while let Some((round, sent)) =
-            crate::deque::pop_front_if(&mut self.reads.sent, |(round, _)| *round <= acked)
-        {
-            if round >= self.reads.lease_round {
-                let from = if planted!(LeaseFromReplyTime) { core.now } else { sent };
-                self.reads.lease_from = Some(from);
+        while let Some((round, sent)) = pop_front_if(&mut open.sent, |(round, _)| *round <= acked) {
+            if round >= *lease_round {
+                *lease_from = Some(if planted!(LeaseFromReplyTime) { core.now } else { sent });
             }
         }
     }
@@ -171,7 +184,7 @@ impl Leader {
 
 fn answer(core: &mut Core, read: PendingRead, index: Index) {
     if read.from == core.me() {
-        core.out.reads.push(ReadOutcome::Ready { id: read.id, index });
+        core.out.rare().reads.push(ReadOutcome::Ready { id: read.id, index });
     } else {
         core.send(read.from, Body::ReadIndexReply { id: read.id, index: Some(index) });
     }
@@ -206,7 +219,7 @@ pub(crate) fn on_reply(core: &mut Core, id: ReadId, index: Option<Index>) -> Res
         return Err(Dropped::NoQuestion);
     };
     core.reads.waiting.swap_remove(at);
-    core.out.reads.push(match index {
+    core.out.rare().reads.push(match index {
         Some(index) => ReadOutcome::Ready { id, index },
         None => ReadOutcome::Failed { id },
     });
@@ -216,7 +229,10 @@ pub(crate) fn on_reply(core: &mut Core, id: ReadId, index: Option<Index>) -> Res
 /// Time passes for open questions; those older than `ticks_max` have failed.
 pub(crate) fn tick(core: &mut Core) {
     let ticks_max = core.config.election_ticks;
-    let out = &mut core.out.reads;
+    if core.reads.waiting.is_empty() {
+        return;
+    }
+    let out = &mut core.out.rare().reads;
     core.reads.waiting.retain_mut(|(id, ticks)| {
         *ticks += 1;
         let keep = *ticks < ticks_max;
@@ -229,6 +245,8 @@ pub(crate) fn tick(core: &mut Core) {
 
 /// The leader asked is gone: nobody will answer.
 pub(crate) fn fail_waiting(core: &mut Core) {
-    let waiting = core.reads.waiting.drain(..);
-    core.out.reads.extend(waiting.map(|(id, _)| ReadOutcome::Failed { id }));
+    let waiting = std::mem::take(&mut core.reads.waiting);
+    if !waiting.is_empty() {
+        core.out.rare().reads.extend(waiting.into_iter().map(|(id, _)| ReadOutcome::Failed { id }));
+    }
 }

@@ -12,7 +12,7 @@ use crate::config::{Config, Limits};
 use crate::id::{NodeId, RegionId, StoreId};
 use crate::operator::{Influence, Operators, Policy};
 use crate::region::Region;
-use crate::store::{Health, Lifecycle, Store};
+use crate::store::{Health, Store};
 use crate::time::Time;
 
 /// Everything that a decision may depend on.
@@ -108,9 +108,9 @@ impl<'a> View<'a> {
     /// # Errors
     /// The reason why not.
     pub fn may_give(&self, store: StoreId) -> Result<(), Reason> {
-        match self.health(store).ok_or(Reason::Unknown)? {
-            health @ (Health::Down | Health::Tombstone) => return Err(Reason::Health(health)),
-            _ => {}
+        let health = self.health(store).ok_or(Reason::Unknown)?;
+        if matches!(health, Health::Down | Health::Tombstone) {
+            return Err(Reason::Health(health));
         }
         if self.influence.of(store).moves_out >= self.config.store_moves_out_max {
             return Err(Reason::MovesOut(self.config.store_moves_out_max));
@@ -304,10 +304,4 @@ impl fmt::Display for Refusal {
         }
         write!(f, " {}", self.reason)
     }
-}
-
-/// Whether a store is in use, whatever its health.
-#[must_use]
-pub fn is_in_use(store: &Store) -> bool {
-    store.descriptor.lifecycle != Lifecycle::Tombstone
 }

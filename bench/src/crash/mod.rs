@@ -129,7 +129,7 @@ pub fn audit(options: &Options, say: &mut dyn FnMut(&CrashReport)) -> Result<Cra
     let mut random = Random::new(options.seed);
     let mut report = CrashReport { seed: options.seed, ..CrashReport::default() };
     let mut writers: Vec<Writer> = (0..options.writers.max(1))
-        .map(|id| Writer::new(id, options.keys.max(1), options.pipeline.max(1), random.next()))
+        .map(|id| Writer::new(id, options.keys.max(1), options.pipeline.max(1), random.bits()))
         .collect();
     while report.cycles < options.cycles && report.lost == 0 {
         if report.cycles > 0 && random.below(8) == 0 {

@@ -38,7 +38,7 @@ impl Bytes<'_> {
     }
 
     fn flag(&mut self) -> bool {
-        self.byte() % 2 == 0
+        self.byte().is_multiple_of(2)
     }
 
     fn log_id(&mut self) -> LogId {
@@ -46,14 +46,14 @@ impl Bytes<'_> {
     }
 
     fn entry(&mut self, index: u64) -> Entry {
-        let kind = if self.byte() % 5 == 0 { EntryKind::Membership } else { EntryKind::Normal };
+        let kind = if self.byte().is_multiple_of(5) { EntryKind::Membership } else { EntryKind::Normal };
         let payload = match kind {
             EntryKind::Membership if self.flag() => {
                 MembershipChange::one(ChangeStep::AddVoter(self.node())).encode()
             }
             _ => Payload::from(&[self.byte(); 3][..]),
         };
-        let index = if self.byte() % 8 == 0 { self.number() } else { index };
+        let index = if self.byte().is_multiple_of(8) { self.number() } else { index };
         Entry { term: Term(self.number()), index: Index(index), kind, payload }
     }
 
@@ -147,7 +147,7 @@ pub(crate) fn fuzz(data: &[u8]) {
     while !bytes.0.is_empty() {
         input(bytes, &mut peer);
         peer.raft.check();
-        if bytes.byte() % 3 != 0 {
+        if !bytes.byte().is_multiple_of(3) {
             settle(&mut peer);
             peer.raft.check();
         }
@@ -171,9 +171,9 @@ fn input(bytes: &mut Bytes<'_>, peer: &mut Peer) {
         8 => any(raft.lease_read(Time(bytes.number() % 1000))),
         kind => {
             let mut message = Message {
-                group: GroupId(if bytes.byte() % 16 == 0 { bytes.number() } else { 1 }),
+                group: GroupId(if bytes.byte().is_multiple_of(16) { bytes.number() } else { 1 }),
                 from: bytes.node(),
-                to: if bytes.byte() % 16 == 0 { bytes.node() } else { NodeId(1) },
+                to: if bytes.byte().is_multiple_of(16) { bytes.node() } else { NodeId(1) },
                 term: Term(bytes.number()),
                 body: bytes.body(),
             };

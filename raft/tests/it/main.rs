@@ -3,8 +3,10 @@
 mod course;
 mod fuzz;
 mod kit;
+mod paper;
 mod random;
 mod rng;
 mod script;
 mod sim;
 mod single;
+mod start;

@@ -308,11 +308,11 @@ impl Stage {
 
     fn keep(&mut self, link: &str) {
         let (from, to) = link.split_once('>').expect("FROM>TO");
-        let (aside, rest) = std::mem::take(&mut self.queue)
+        let (aside, rest): (VecDeque<_>, _) = std::mem::take(&mut self.queue)
             .into_iter()
             .partition(|message: &Message| message.from.0 == number(from) && message.to.0 == number(to));
         self.queue = rest;
-        self.aside.extend(VecDeque::<Message>::from(aside));
+        self.aside.extend(aside);
     }
 
     fn crash(&mut self, id: u64) {

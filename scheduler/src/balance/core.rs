@@ -57,7 +57,7 @@ fn even_out(view: &View<'_>, rng: &mut Rng, stores: &[StoreId]) -> Result<Vec<Pr
     if view.region_bytes(to) <= view.region_bytes(from) {
         return Ok(vec![relocate(hot, from, to)]);
     }
-    let quiet = counterweight(view, rng, hot, to).ok_or(refuse(Reason::NothingToGive).of_store(to))?;
+    let quiet = counterweight(view, rng, hot, from, to).ok_or(refuse(Reason::NothingToGive).of_store(to))?;
     Ok(vec![relocate(hot, from, to), relocate(quiet, to, from)])
 }
 
@@ -90,13 +90,14 @@ fn counterweight<'a>(
     view: &View<'a>,
     rng: &mut Rng,
     hot: &RegionInfo,
-    store: StoreId,
+    from: StoreId,
+    to: StoreId,
 ) -> Option<&'a RegionInfo> {
     let weight = view.config.weight_bytes(hot.size_bytes);
-    let burden = load_on(hot, store);
+    let burden = load_on(hot, from);
     let fits = |info: &&RegionInfo| {
         let own = view.config.weight_bytes(info.size_bytes);
-        info.id() != hot.id() && (own - weight).abs() <= weight / 4 && load_on(info, store) < burden / 4
+        info.id() != hot.id() && (own - weight).abs() <= weight / 4 && load_on(info, to) < burden / 4
     };
-    draws(view, rng, store).into_iter().filter(fits).min_by_key(|info| (load_on(info, store), info.id()))
+    draws(view, rng, to).into_iter().filter(fits).min_by_key(|info| (load_on(info, to), info.id()))
 }

@@ -164,12 +164,12 @@ fn may_transfer(
     target: StoreId,
     taken: &BTreeSet<RegionId>,
 ) -> Result<(), Reason> {
-    view.may_lead_on(target)?;
-    may_touch(view, info, None)?;
-    if taken.contains(&info.id()) {
-        return Err(Reason::Occupied);
-    }
     let needed = view.limits.leader_difference_max;
     let difference = view.leaders(source).saturating_sub(view.leaders(target));
-    if difference > needed { Ok(()) } else { Err(Reason::WithinTolerance { difference, needed }) }
+    if difference <= needed {
+        return Err(Reason::WithinTolerance { difference, needed });
+    }
+    view.may_lead_on(target)?;
+    may_touch(view, info, None)?;
+    if taken.contains(&info.id()) { Err(Reason::Occupied) } else { Ok(()) }
 }

@@ -113,10 +113,14 @@ fn draw<'a>(
     ];
     let mut last = refusal;
     for info in drawn.into_iter().flatten() {
-        let verdict = if taken.contains(&info.id()) {
-            Err((None, Reason::Occupied))
-        } else {
-            target_of(view, board, info, source, source_bytes)
+        // The cheapest question first: no target is smaller than the smallest of all. At rest it is the only one asked.
+        let (smallest, taker) =
+            board.smallest_taker().ok_or(Refusal { reason: Reason::NoStore, ..refusal })?;
+        let weight = view.config.weight_bytes(info.size_bytes);
+        let verdict = match evens_out(source_bytes, smallest, weight) {
+            Err(reason) => Err((Some(taker), reason)),
+            Ok(()) if taken.contains(&info.id()) => Err((None, Reason::Occupied)),
+            Ok(()) => target_of(view, board, info, source, source_bytes),
         };
         match verdict {
             Ok(intent) => return Ok((info, intent)),

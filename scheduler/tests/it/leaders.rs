@@ -72,22 +72,22 @@ fn TestBalanceFilter() {
 
 #[test]
 fn TestBalanceSelector() {
-    // (leaders of stores 1..4, region 1, region 2, expected target); the first store of a region leads it.
-    let rows: [([u64; 4], &[u64], &[u64], Option<u64>); 6] = [
+    // Leaders of stores 1 to 4, stores of region 1 and of region 2 (the first one leads), expected target.
+    let rows = [
         // Out of the store with the most leaders, to the follower with the fewest.
-        ([1, 2, 3, 16], &[4, 2, 3], &[3, 1, 2], Some(2)),
+        ([1, 2, 3, 16], [4, 2, 3], [3, 1, 2], Some(2)),
         // Nothing can go out of store 4, but store 1 can be helped.
-        ([1, 14, 15, 16], &[4, 2, 3], &[3, 1, 2], Some(1)),
+        ([1, 14, 15, 16], [4, 2, 3], [3, 1, 2], Some(1)),
         // Store 4 leads nothing and store 1 follows nothing: the next ones are looked at.
-        ([1, 2, 15, 16], &[3, 2, 4], &[1, 2, 3], Some(2)),
-        ([9, 10, 10, 11], &[4, 2, 3], &[1, 2, 3], None),
-        ([11, 10, 10, 9], &[4, 2, 3], &[1, 2, 3], None),
-        ([11, 13, 0, 16], &[4, 2, 3], &[1, 2, 3], Some(3)),
+        ([1, 2, 15, 16], [3, 2, 4], [1, 2, 3], Some(2)),
+        ([9, 10, 10, 11], [4, 2, 3], [1, 2, 3], None),
+        ([11, 10, 10, 9], [4, 2, 3], [1, 2, 3], None),
+        ([11, 13, 0, 16], [4, 2, 3], [1, 2, 3], Some(3)),
     ];
     for (leaders, one, two, expected) in rows {
         let mut mock = mock(&leaders);
-        mock.leader_region(1, one);
-        mock.leader_region(2, two);
+        mock.leader_region(1, &one);
+        mock.leader_region(2, &two);
         assert_eq!(mock.balance_leader().map(|operator| transferred(&operator)), expected, "{leaders:?}");
     }
 }

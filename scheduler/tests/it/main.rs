@@ -8,5 +8,7 @@ mod leaders;
 mod model;
 mod operators;
 mod planted;
+mod policies;
+mod queries;
 mod replicas;
 mod world;

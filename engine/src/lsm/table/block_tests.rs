@@ -1,3 +1,5 @@
+//! What a block must survive: every boundary of its intervals, and bytes that are not one.
+
 use super::*;
 
 fn next(state: &mut u64) -> u64 {

@@ -177,7 +177,8 @@ fn proposal_2ab() {
 #[test]
 fn handle_message_type_append_2ab() {
     // term, previous (term, index), commit, terms of the entries; last, commit, rejected
-    let cases: [(u64, (u64, u64), u64, &[u64], u64, u64, bool); 11] = [
+    type Case = (u64, (u64, u64), u64, &'static [u64], u64, u64, bool);
+    let cases: [Case; 11] = [
         (3, (3, 2), 3, &[], 2, 0, true),
         (3, (3, 3), 3, &[], 2, 0, true),
         (2, (1, 1), 1, &[], 2, 1, false),

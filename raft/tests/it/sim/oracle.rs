@@ -171,7 +171,7 @@ impl Oracle {
             let term = raft.term_at(*index)?;
             self.kinds.contains(&LogId { term, index: *index }).then_some(*index)
         };
-        self.changes.range(range).find_map(|index| is_change(index))
+        self.changes.range(range).find_map(is_change)
     }
 
     /// State machine safety.

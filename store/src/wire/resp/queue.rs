@@ -326,3 +326,69 @@ impl std::fmt::Debug for Entry {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::resp::reply::Protocol;
+
+    fn submit(queue: &mut Queue, gateway: &Gateway, text: &'static str) {
+        let words: Vec<&'static str> = text.split(' ').collect();
+        let key = |index: usize| Bytes::from_static(words[index].as_bytes());
+        let (command, op, shape) = match words[0] {
+            "get" => (Command::Get, Op::Get { key: key(1) }, Shape::Value),
+            "mget" => (Command::Mget, Op::BatchGet { keys: vec![key(1), key(2)] }, Shape::Values),
+            _ => (Command::Set, Op::Put { key: key(1), value: key(2) }, Shape::Ok),
+        };
+        let ticket = Ticket { command: Some(command), began: Mono(0), bytes: text.len() };
+        queue.submit(gateway, ticket, Work::One(op), shape);
+    }
+
+    /// Which commands wait for others, as a word of `w`ait and `r`un.
+    fn waiting(queue: &Queue) -> String {
+        let letter = |entry: &Entry| if matches!(entry.state, State::PutOff(_)) { 'w' } else { 'r' };
+        queue.entries.iter().map(letter).collect()
+    }
+
+    fn answer(queue: &mut Queue, gateway: &Gateway) -> String {
+        let mut out = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        let polled = queue.poll_answer(&mut cx, gateway, &mut Writer::new(&mut out, Protocol::Resp2));
+        assert!(matches!(polled, Poll::Ready(Some(_))));
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn only_what_touches_an_unanswered_write_waits_and_nothing_overtakes_it() {
+        let (mut queue, gateway) = (Queue::default(), Gateway::in_memory());
+        for text in
+            ["get a", "set a 1", "get b", "get a", "set a 2", "set c 3", "mget b a", "get c", "set b 4"]
+        {
+            submit(&mut queue, &gateway, text);
+        }
+        // The second read of a waits for its first write, the second write of a for that read, the rest of the reads for
+        // the writes before them. The write of b must not be seen by the put-off read of b before it.
+        assert_eq!(waiting(&queue), "rrrwwrwww");
+        assert_eq!(answer(&mut queue, &gateway), "$-1\r\n");
+        assert_eq!(waiting(&queue), "rrwwrwww");
+        assert_eq!(answer(&mut queue, &gateway), "+OK\r\n");
+        assert_eq!(waiting(&queue), "rrrrwww", "both had waited for the first write of a");
+        let rest: Vec<String> = (0..7).map(|_| answer(&mut queue, &gateway)).collect();
+        let expected = [
+            "$-1\r\n",
+            "$1\r\n1\r\n",
+            "+OK\r\n",
+            "+OK\r\n",
+            "*2\r\n$-1\r\n$1\r\n2\r\n",
+            "$1\r\n3\r\n",
+            "+OK\r\n",
+        ];
+        assert_eq!(rest, expected);
+        assert!(queue.is_empty() && queue.writes.is_empty() && queue.put_off.is_empty());
+        assert_eq!(queue.held_bytes(), 0);
+    }
+}

@@ -188,7 +188,7 @@ impl Server {
         self.clients.borrow_mut().insert(id, client.clone());
         let server = self.clone();
         self.rt.spawn(async move {
-            Session::new(server.clone(), stream, client).run().await;
+            Box::new(Session::new(server.clone(), stream, client)).run().await;
             server.counters.closed.add_one();
             server.clients.borrow_mut().remove(&id);
             server.ended.ring();

@@ -116,7 +116,9 @@ impl Session {
     }
 
     /// Serves the connection until it ends. Why it ends interests nobody: the client knows, or is gone.
-    pub async fn run(mut self) {
+    ///
+    /// Boxed, because a future holds what it is given twice, and idle connections are many.
+    pub async fn run(mut self: Box<Self>) {
         while let Ok(true) = poll_fn(|cx| self.poll_turns(cx)).await {
             self.server.rt.yield_to_reactor().await;
         }

@@ -1,0 +1,148 @@
+//! `ringkeep doctor`: what the host must allow, what it should, and how to change it. Needs no root and changes nothing.
+//!
+//! `ringkeep server` asks the first part, what the runtime needs, before it starts a core and refuses to start on a failure.
+
+mod check;
+
+use std::process::ExitCode;
+
+use clap::Args;
+use engine::rt::glommio::CoreOptions;
+use engine::rt::glommio::probe::{self, Finding, Level};
+use serde_json::json;
+use store::config::{Config, Limits};
+
+use crate::output::{EXIT_CONFIG, Format, answer, fail};
+use crate::settings::{SettingArguments, Settings};
+
+/// Arguments of `ringkeep doctor`.
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArguments {
+    #[command(flatten)]
+    settings: SettingArguments,
+    /// How to answer
+    #[arg(long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+/// Runs `ringkeep doctor`. Exit codes: 0 all is well, 1 warnings, 2 failures.
+pub(crate) fn run(arguments: &DoctorArguments) -> ExitCode {
+    let settings = match Settings::gather(&arguments.settings, crate::host::machine()) {
+        Ok(settings) => settings,
+        Err(why) => return fail(&why, EXIT_CONFIG),
+    };
+    let findings = examine(&settings.config, &settings.limits);
+    match arguments.output {
+        Format::Table => answer(&table(&findings)),
+        Format::Json => answer(&document(&findings)),
+    }
+    match findings.iter().map(|finding| finding.level).max() {
+        Some(Level::Failure) => ExitCode::from(2),
+        Some(Level::Warning) => ExitCode::from(1),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Everything that is worth saying about the host, in the order in which a start would meet it.
+fn examine(config: &Config, limits: &Limits) -> Vec<Finding> {
+    let mut findings = needed(config, limits);
+    findings.extend([
+        check::free_space(&config.data_dir),
+        check::memory(limits.core_bytes),
+        check::backlog(&read("/proc/sys/net/core/somaxconn")),
+        check::overcommit(&read("/proc/sys/vm/overcommit_memory")),
+        check::huge_pages(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
+        check::governor(&read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
+    ]);
+    findings.extend(check::ports(config, limits.cores));
+    findings
+}
+
+/// What the runtime itself needs; `ringkeep server` asks this before it starts a core.
+pub(crate) fn needed(config: &Config, limits: &Limits) -> Vec<Finding> {
+    probe::check(&probe::Request {
+        cores: limits.cores,
+        io_memory_bytes: CoreOptions::default().io_memory_bytes,
+        open_files: (limits.cores * limits.connections_max) as u64 + FILES_OF_STORES,
+        dir: Some(check::existing(&config.data_dir)),
+    })
+}
+
+/// Segments, tables and sockets beside those of clients.
+const FILES_OF_STORES: u64 = 4096;
+
+/// A small file's text without the white space around it; empty where a host has none.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+fn name_of(level: Level) -> &'static str {
+    match level {
+        Level::Good => "ok",
+        Level::Warning => "WARN",
+        Level::Failure => "FAIL",
+    }
+}
+
+fn table(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|finding| finding.subject.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for finding in findings {
+        text.push_str(&format!(
+            "{:<4}  {:<width$}  {}\n",
+            name_of(finding.level),
+            finding.subject,
+            finding.cause
+        ));
+        if finding.level > Level::Good {
+            text.push_str(&format!("      {:<width$}  so:  {}\n", "", finding.consequence));
+            text.push_str(&format!("      {:<width$}  fix: {}\n", "", finding.fix));
+        }
+    }
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    text.push_str(&format!("{} failures, {} warnings\n", count(Level::Failure), count(Level::Warning)));
+    text
+}
+
+fn document(findings: &[Finding]) -> String {
+    let rows: Vec<_> = findings
+        .iter()
+        .map(|finding| {
+            json!({
+                "check": finding.subject,
+                "level": name_of(finding.level),
+                "cause": finding.cause,
+                "consequence": finding.consequence,
+                "fix": finding.fix,
+            })
+        })
+        .collect();
+    format!("{:#}", json!({ "findings": rows }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(subject: &'static str, level: Level, cause: &str) -> Finding {
+        let (consequence, fix) = ("consequence".to_owned(), "fix it".to_owned());
+        Finding { subject, level, cause: cause.to_owned(), consequence, fix }
+    }
+
+    #[test]
+    fn a_table_shows_the_fix_of_what_is_wrong_only() {
+        let well = finding("memlock", Level::Good, "unlimited");
+        let ill = finding("nofile", Level::Failure, "cause");
+        let text = table(&[well, ill]);
+        assert!(text.contains("ok    memlock  unlimited\n"), "{text}");
+        assert!(text.contains("FAIL  nofile   cause\n") && text.contains("fix: fix it\n"), "{text}");
+        assert!(text.ends_with("1 failures, 0 warnings\n"), "{text}");
+    }
+
+    #[test]
+    fn the_document_is_json() {
+        let text = document(&[finding("memlock", Level::Good, "a \"quoted\" word")]);
+        let parsed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(parsed["findings"][0]["level"], "ok");
+    }
+}

@@ -1,0 +1,231 @@
+//! The tree's own rules, each with its reason.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
+}
+
+const CRATES: [&str; 6] = ["engine", "raft", "store", "scheduler", "bench", "ops"];
+
+/// Every Rust file of the crates, relative to the root, with its text.
+fn sources() -> Vec<(PathBuf, String)> {
+    let mut files = Vec::new();
+    for name in CRATES {
+        collect(&root().join(name), &mut files);
+    }
+    assert!(files.len() > 50, "only {} files were found, so the search is wrong", files.len());
+    files.sort();
+    files
+}
+
+fn collect(dir: &Path, into: &mut Vec<(PathBuf, String)>) {
+    for entry in std::fs::read_dir(dir).expect("a directory of the tree") {
+        let path = entry.expect("an entry of the tree").path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            collect(&path, into);
+        } else if name.ends_with(".rs") {
+            let text = std::fs::read_to_string(&path).expect("a readable file");
+            into.push((path.strip_prefix(root()).expect("below the root").to_owned(), text));
+        }
+    }
+}
+
+fn assert_none(broken: &[String], rule: &str) {
+    assert!(broken.is_empty(), "{rule}:\n  {}", broken.join("\n  "));
+}
+
+/// The lines of files outside `exempt` that hold one of `words`, as `path:line`.
+fn lines_with(words: &[String], exempt: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        if exempt.iter().any(|prefix| path.starts_with(prefix)) {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            if words.iter().any(|word| line.contains(word)) {
+                found.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_file_says_why_it_exists() {
+    let silent: Vec<String> = sources()
+        .iter()
+        .filter(|(_, text)| !text.starts_with("//!"))
+        .map(|(path, _)| path.display().to_string())
+        .collect();
+    assert_none(&silent, "a file opens with //! and says what it owns");
+}
+
+#[test]
+fn glommio_has_one_address() {
+    // Spelt in two parts so that this file does not name it either.
+    let name = ["glom", "mio"].concat();
+    let words = [format!("use {name}::"), format!(" {name}::"), format!("({name}::"), format!("<{name}::")];
+    let named = lines_with(&words, &["engine/src/rt/glommio"]);
+    let ours =
+        |line: &String| !line.contains("rt::") && !line.contains("use super::") && !line.contains(" //");
+    let outside: Vec<String> =
+        named.into_iter().filter(|line| ours(line) && !line.contains("engine/src/rt/")).collect();
+    assert_none(
+        &outside,
+        "glommio is named in engine/src/rt/glommio only, so that the world below can change",
+    );
+    for name in CRATES.iter().filter(|name| **name != "engine") {
+        let manifest = manifest(name);
+        assert!(!manifest.contains("glommio"), "{name} depends on glommio past the seam");
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    let words = [
+        ["TO", "DO"],
+        ["FIX", "ME"],
+        ["XX", "X:"],
+        ["todo", "!("],
+        ["unimplemented", "!("],
+        ["#[ig", "nore"],
+    ];
+    let words: Vec<String> = words.iter().map(|parts| parts.concat()).collect();
+    let found = lines_with(&words, &["ops/tests/it/tidy.rs"]);
+    assert_none(&found, "unfinished work stands in an issue, not in the code");
+}
+
+#[test]
+fn there_is_one_clippy_file() {
+    let mut found = Vec::new();
+    for name in CRATES {
+        for file in [".clippy.toml", "clippy.toml"] {
+            let path = root().join(name).join(file);
+            if path.exists() {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    assert_none(&found, "clippy reads the nearest file only, so a second one drops the bans of the first");
+    assert!(root().join(".clippy.toml").exists());
+}
+
+fn manifest(name: &str) -> String {
+    std::fs::read_to_string(root().join(name).join("Cargo.toml")).expect("every crate has a manifest")
+}
+
+/// The lines of one section of a manifest that are neither empty nor comments.
+fn section<'a>(manifest: &'a str, name: &str) -> Vec<&'a str> {
+    let header = format!("[{name}]");
+    let lines = manifest.lines().skip_while(|line| line.trim() != header).skip(1);
+    let lines = lines.take_while(|line| !line.starts_with('[')).map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+}
+
+#[test]
+fn lints_are_those_of_the_workspace() {
+    for name in CRATES {
+        assert_eq!(section(&manifest(name), "lints"), ["workspace = true"], "{name}/Cargo.toml");
+    }
+}
+
+#[test]
+fn edges_between_crates_point_one_way() {
+    let allowed: [(&str, &[&str]); 6] = [
+        ("engine", &[]),
+        ("raft", &[]),
+        ("scheduler", &[]),
+        ("store", &["engine", "raft", "scheduler"]),
+        ("bench", &["engine", "raft", "scheduler", "store"]),
+        ("ops", &["engine", "raft", "scheduler", "store", "bench"]),
+    ];
+    for (name, edges) in allowed {
+        for line in section(&manifest(name), "dependencies") {
+            let used = line.split(['.', ' ', '=']).next().unwrap_or_default();
+            let ours = CRATES.contains(&used);
+            assert!(!ours || edges.contains(&used), "{name} must not know {used}");
+        }
+    }
+    for name in ["raft", "scheduler"] {
+        let manifest = manifest(name);
+        assert_eq!(
+            section(&manifest, "dependencies"),
+            Vec::<&str>::new(),
+            "{name} is pure, so it depends on nothing"
+        );
+    }
+}
+
+#[test]
+fn pure_crates_read_no_world() {
+    let words: Vec<String> = ["Instant::now", "SystemTime", "std::fs", "std::net", "std::thread", "std::env"]
+        .map(String::from)
+        .to_vec();
+    let outside = [
+        "engine",
+        "store",
+        "bench",
+        "ops",
+        "raft/tests",
+        "scheduler/tests",
+        "raft/benches",
+        "scheduler/benches",
+    ];
+    assert_none(
+        &lines_with(&words, &outside),
+        "raft and scheduler get time, files and randomness as arguments or not at all",
+    );
+}
+
+#[test]
+fn unsafe_code_lives_in_the_seam() {
+    let words = [["un", "safe {"].concat(), ["un", "safe fn"].concat(), ["un", "safe impl"].concat()];
+    assert_none(
+        &lines_with(&words, &["engine/src/rt", "engine/tests"]),
+        "unsafe code lives in engine/src/rt only",
+    );
+}
+
+/// Lines of the longest functions may shrink, not grow.
+const FUNCTION_LINES_MAX: usize = 90;
+
+#[test]
+fn functions_stay_short() {
+    let mut long = Vec::new();
+    for (path, text) in sources() {
+        for (name, first, length) in functions(&text) {
+            if length > FUNCTION_LINES_MAX {
+                long.push(format!("{}:{first}: {name} has {length} lines", path.display()));
+            }
+        }
+    }
+    assert_none(&long, &format!("a function over {FUNCTION_LINES_MAX} lines is two functions"));
+}
+
+/// Functions of a formatted file: name, first line, lines. A function ends at the first brace that is indented like its head.
+fn functions(text: &str) -> Vec<(String, usize, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let head = line.trim_start();
+        let Some((before, after)) = head.split_once("fn ") else { continue };
+        let words = ["pub", "pub(crate)", "pub(super)", "const", "async", "unsafe", "extern"];
+        if !before.split_whitespace().all(|word| words.contains(&word)) {
+            continue;
+        }
+        let indent = line.len() - head.len();
+        let end = format!("{}}}", " ".repeat(indent));
+        let length = lines[at..].iter().position(|line| *line == end).map_or(1, |length| length + 1);
+        let name: String = after.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+        found.push((name, at + 1, length));
+    }
+    found
+}
+
+#[test]
+fn the_ruler_measures_functions() {
+    let text = "fn a() {\n    1\n}\n\nimpl X {\n    pub(crate) async fn b(\n        x: u8,\n    ) -> u8 {\n        x\n    }\n}\n";
+    assert_eq!(functions(text), [("a".into(), 1, 3), ("b".into(), 6, 5)]);
+}

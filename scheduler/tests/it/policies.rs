@@ -1,0 +1,172 @@
+//! Policies beyond the course's: load over stores and cores, splits, draining, keeping leaders away.
+
+use scheduler::config::MIB;
+use scheduler::operator::{Cause, Intent};
+use scheduler::placement::Board;
+use scheduler::{
+    Config, Key, Lifecycle, Load, NodeId, Policy, Proposal, Reason, RegionId, Rng, StoreDescriptor, StoreId,
+};
+
+use crate::kit::Mock;
+
+fn mock(stores: &[(u64, u64)]) -> Mock {
+    let mut mock = Mock::new(3);
+    for (store, node) in stores {
+        mock.put(StoreDescriptor::new(StoreId(*store), NodeId(*node), format!("store{store}")));
+    }
+    mock
+}
+
+fn busy_region(mock: &mut Mock, id: u64, stores: &[u64], read: u64, write: u64) {
+    let mut report = mock.region(id, stores);
+    report.load = Load { read_bytes: read * MIB, write_bytes: write * MIB, ..Load::default() };
+    mock.report(report);
+}
+
+fn hot(mock: &Mock) -> Result<Proposal, Reason> {
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let mut round = scheduler::balance::hot::propose(&view, 1);
+    round.proposals.pop().ok_or_else(|| round.refusal.expect("a reason").reason)
+}
+
+#[test]
+fn a_store_hot_by_reads_hands_leadership_over_and_one_hot_by_writes_a_replica() {
+    let mut mock = mock(&[(1, 1), (2, 2), (3, 3), (4, 4)]);
+    busy_region(&mut mock, 1, &[1, 2, 3], 40, 0);
+    busy_region(&mut mock, 2, &[1, 2, 3], 30, 0);
+    let transfer = hot(&mock).expect("store 1 serves all reads");
+    assert_eq!(transfer.policy, Policy::HotRegion);
+    assert!(matches!(transfer.intent, Intent::TransferLeader { to: StoreId(2 | 3) }), "{transfer:?}");
+
+    let mut mock = self::mock(&[(1, 1), (2, 2), (3, 3), (4, 4)]);
+    for id in 1..=4 {
+        busy_region(&mut mock, id, &[1, 2, 3], 0, 20);
+    }
+    let moved = hot(&mock).expect("store 4 bears nothing");
+    assert!(matches!(moved.intent, Intent::MoveReplica { to: StoreId(4), .. }), "{moved:?}");
+}
+
+#[test]
+fn one_hot_region_alone_stays_where_it_is_because_moving_it_would_only_move_the_heat() {
+    let mut mock = mock(&[(1, 1), (2, 2), (3, 3), (4, 4)]);
+    busy_region(&mut mock, 1, &[1, 2, 3], 40, 0);
+    assert_eq!(hot(&mock), Err(Reason::NothingToGive));
+    let mut quiet = self::mock(&[(1, 1), (2, 2), (3, 3)]);
+    busy_region(&mut quiet, 1, &[1, 2, 3], 0, 0);
+    assert!(matches!(hot(&quiet), Err(Reason::WithinTolerance { .. })));
+}
+
+#[test]
+fn a_busy_core_relocates_to_an_idle_sibling_and_never_to_another_node() {
+    let mut mock = mock(&[(10, 1), (11, 1), (20, 2), (30, 3)]);
+    for id in 1..=6 {
+        busy_region(&mut mock, id, &[10, 20, 30], 10 + id, 0);
+    }
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let round = scheduler::balance::core::propose(&view, &mut Rng::new(1), 8);
+    let [relocation] = &round.proposals[..] else { panic!("{round:?}") };
+    assert_eq!(relocation.intent, Intent::Relocate { from: StoreId(10), to: StoreId(11) });
+    assert_eq!(relocation.cause, Cause::Hot);
+}
+
+#[test]
+fn a_core_that_is_full_exchanges_a_hot_region_for_a_quiet_one() {
+    let mut mock = mock(&[(10, 1), (11, 1), (20, 2), (30, 3)]);
+    for id in 1..=4 {
+        busy_region(&mut mock, id, &[10, 20, 30], 20, 0);
+    }
+    for id in 5..=9 {
+        busy_region(&mut mock, id, &[11, 20, 30], 0, 0);
+    }
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let round = scheduler::balance::core::propose(&view, &mut Rng::new(1), 8);
+    let intents: Vec<&Intent> = round.proposals.iter().map(|proposal| &proposal.intent).collect();
+    let (one, other) = (StoreId(10), StoreId(11));
+    assert_eq!(
+        intents,
+        [&Intent::Relocate { from: one, to: other }, &Intent::Relocate { from: other, to: one }]
+    );
+}
+
+#[test]
+fn oversized_and_busy_regions_are_split_unless_somebody_lags() {
+    let mut mock = mock(&[(1, 1), (2, 2), (3, 3)]);
+    let mut report = mock.region(1, &[1, 2, 3]);
+    let ask = |mock: &Mock| {
+        let influence = mock.influence();
+        let info = mock.cluster.region(RegionId(1)).expect("known");
+        let verdict = scheduler::check::split::check(&mock.view(&influence), info);
+        verdict.map(|proposal| proposal.cause).map_err(|refusal| refusal.reason)
+    };
+    mock.report(report.clone());
+    assert_eq!(ask(&mock), Err(Reason::Content));
+    report.size_bytes = Config::default().region_size_max_bytes + 1;
+    mock.report(report.clone());
+    assert_eq!(ask(&mock), Ok(Cause::Oversized));
+    report.pending = vec![report.region.peers[2].id];
+    mock.report(report.clone());
+    assert_eq!(ask(&mock), Err(Reason::Unhealthy));
+    report.pending.clear();
+    report.size_bytes = MIB;
+    report.load.read_ops = 3001;
+    mock.report(report);
+    assert_eq!(ask(&mock), Ok(Cause::Busy));
+}
+
+#[test]
+fn an_offline_store_is_emptied_within_its_limit_and_reported_drained_at_the_end() {
+    let mut mock = mock(&[(1, 1), (2, 2), (3, 3), (4, 4)]);
+    mock.config.store_moves_out_max = 3;
+    for id in 1..=10 {
+        mock.leader_region(id, &[1, 2, 3]);
+    }
+    mock.set_lifecycle(2, Lifecycle::Offline);
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let mut board = Board::new(&view);
+    let round = scheduler::ask::drain::propose(&view, &mut board, 100, 100);
+    assert_eq!(round.proposals.len(), 3);
+    let leaves =
+        |proposal: &Proposal| proposal.intent == Intent::MoveReplica { from: StoreId(2), to: StoreId(4) };
+    assert!(round.proposals.iter().all(leaves));
+    assert_eq!(round.refusal.map(|refusal| refusal.reason), Some(Reason::MovesOut(3)));
+    assert!(!scheduler::ask::drain::is_drained(&view, StoreId(2)));
+    mock.set_lifecycle(4, Lifecycle::Offline);
+    let influence = mock.influence();
+    assert!(scheduler::ask::drain::is_drained(&mock.view(&influence), StoreId(4)));
+}
+
+#[test]
+fn leaders_leave_an_evicted_store_and_none_come_to_it() {
+    let mut mock = mock(&[(1, 1), (2, 2), (3, 3)]);
+    for id in 1..=4 {
+        mock.leader_region(id, &[1, 2, 3]);
+    }
+    mock.evicting = [StoreId(1), StoreId(2)].into();
+    let influence = mock.influence();
+    let round = scheduler::ask::evict::propose(&mock.view(&influence), 100);
+    assert_eq!(round.proposals.len(), 4);
+    assert!(
+        round.proposals.iter().all(|proposal| proposal.intent == Intent::TransferLeader { to: StoreId(3) })
+    );
+    mock.evicting = [StoreId(1), StoreId(2), StoreId(3)].into();
+    let influence = mock.influence();
+    let round = scheduler::ask::evict::propose(&mock.view(&influence), 100);
+    assert_eq!(round.refusal.map(|refusal| refusal.reason), Some(Reason::NoStore));
+}
+
+#[test]
+fn presplit_passes_over_keys_at_which_a_region_begins() {
+    let mut mock = mock(&[(1, 1), (2, 2), (3, 3)]);
+    mock.leader_region(5, &[1, 2, 3]);
+    let begin = mock.cluster.region(RegionId(5)).expect("known").region.range.start().clone();
+    let inside = Key::from([begin.as_bytes(), b"x"].concat());
+    let influence = mock.influence();
+    let round =
+        scheduler::ask::presplit::propose(&mock.view(&influence), &[inside.clone(), begin, inside.clone()]);
+    assert_eq!(round.proposals.len(), 1);
+    assert_eq!(round.proposals[0].intent, Intent::Split { keys: vec![inside] });
+}

@@ -1,0 +1,324 @@
+//! The status server: metrics and health over HTTP, on plain threads, off every core.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/metrics` | everything that is counted, for Prometheus |
+//! | `/live` | 200 while the process answers at all |
+//! | `/started` | 200 once the node has served, 503 before |
+//! | `/ready` | 200 while the node serves, 503 while it starts or drains or when a condition fails; `?verbose` names each as JSON |
+//! | `/status` | version, addresses and stores as JSON |
+//! | `/config` | every setting with its value and where it came from, as JSON; secrets are not shown |
+//!
+//! Readiness speaks of this node only: other nodes being down is no reason to restart this one.
+//!
+//! A connection carries one request, has [`TIMEOUT`] to send it, and at most [`CONNECTIONS_MAX`] are served at a time, so
+//! neither a slow nor a greedy client costs more than a few threads.
+//!
+//! Not done here, on purpose: no writes, no authentication, no TLS; the port listens on loopback unless told otherwise.
+
+mod http;
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Answer, Ask, HEAD_BYTES_MAX, quote};
+
+/// How long a client may take to ask, and to take each part of its answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections served at a time; further ones are closed at once.
+const CONNECTIONS_MAX: usize = 32;
+
+/// Where a node is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It recovers and does not serve yet.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It finishes what is under way and takes nothing new.
+    Draining,
+}
+
+/// The phase, shared between the node's threads.
+#[derive(Clone, Debug, Default)]
+pub struct Life(Arc<AtomicU8>);
+
+impl Life {
+    /// A node that starts.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The node enters `phase`.
+    pub fn enter(&self, phase: Phase) {
+        self.0.store(phase as u8, Ordering::Release);
+    }
+
+    /// The phase now.
+    pub fn phase(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            0 => Phase::Starting,
+            1 => Phase::Serving,
+            _ => Phase::Draining,
+        }
+    }
+}
+
+/// One reason for a node to be ready or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// What it is about, such as `store-1`.
+    pub name: String,
+    /// Why it fails; `None` if it holds.
+    pub problem: Option<String>,
+}
+
+/// Appends a page.
+pub type Render = dyn Fn(&mut Vec<u8>) + Send + Sync;
+
+/// Where the pages come from. Called on the server's threads.
+pub struct Pages {
+    /// Appends the metrics page.
+    pub metrics: Box<Render>,
+    /// The status page, JSON.
+    pub status: Box<dyn Fn() -> String + Send + Sync>,
+    /// What readiness depends on beside the phase.
+    pub conditions: Box<dyn Fn() -> Vec<Condition> + Send + Sync>,
+    /// Settings in order: name, value, origin.
+    pub settings: Vec<(String, String, String)>,
+}
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pages").finish_non_exhaustive()
+    }
+}
+
+/// A status server. It ends with the process.
+#[derive(Debug)]
+pub struct Admin {
+    addr: SocketAddr,
+}
+
+struct Shared {
+    life: Life,
+    pages: Pages,
+    open: AtomicUsize,
+}
+
+impl Admin {
+    /// Listens on `addr` and serves from now on.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or no thread can be started.
+    pub fn start(addr: SocketAddr, life: Life, pages: Pages) -> io::Result<Self> {
+        let listener = TcpListener::bind(addr)?;
+        let addr = listener.local_addr()?;
+        let shared = Arc::new(Shared { life, pages, open: AtomicUsize::new(0) });
+        std::thread::Builder::new().name("rk-status".into()).spawn(move || accept(&listener, &shared))?;
+        Ok(Self { addr })
+    }
+
+    /// The address that is really bound.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    loop {
+        // A connection that is gone before it is accepted is nobody's problem.
+        let Ok((stream, _)) = listener.accept() else { continue };
+        if shared.open.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+            shared.open.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let serving = shared.clone();
+        let thread = std::thread::Builder::new().name("rk-status-one".into()).spawn(move || {
+            // A client that goes away in the middle has chosen not to know.
+            let _ = serve(stream, &serving);
+            serving.open.fetch_sub(1, Ordering::AcqRel);
+        });
+        if thread.is_err() {
+            shared.open.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let (answer, head_only) = match read_ask(&mut stream)? {
+        Ok(ask) => (shared.answer(&ask), ask.head_only),
+        Err(refusal) => (refusal, false),
+    };
+    stream.write_all(&answer.encode(head_only))?;
+    stream.shutdown(std::net::Shutdown::Write)
+}
+
+fn read_ask(stream: &mut TcpStream) -> io::Result<Result<Ask, Answer>> {
+    let mut head = Vec::new();
+    let mut chunk = [0u8; 1024];
+    loop {
+        match http::parse(&head) {
+            Ok(Some(ask)) => return Ok(Ok(ask)),
+            Ok(None) => {}
+            Err(refusal) => return Ok(Err(refusal)),
+        }
+        let room = chunk.len().min(HEAD_BYTES_MAX - head.len());
+        match stream.read(&mut chunk[..room]) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => head.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(Err(Answer::text(408, "the request did not arrive within 5 seconds")));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl Shared {
+    fn answer(&self, ask: &Ask) -> Answer {
+        match ask.path.as_str() {
+            "/metrics" => {
+                let mut body = Vec::new();
+                (self.pages.metrics)(&mut body);
+                Answer { status: 200, content_type: "text/plain; version=0.0.4; charset=utf-8", body }
+            }
+            "/live" => Answer::text(200, "live"),
+            "/started" => match self.life.phase() {
+                Phase::Starting => Answer::text(503, "starting"),
+                Phase::Serving | Phase::Draining => Answer::text(200, "started"),
+            },
+            "/ready" => self.ready(ask.query == "verbose"),
+            "/status" => Answer::json(200, (self.pages.status)()),
+            "/config" => Answer::json(200, self.config()),
+            "/" => {
+                Answer::text(200, "ringkeep: /metrics /live /ready /ready?verbose /started /status /config")
+            }
+            other => Answer::text(404, &format!("there is no page {other}; / lists those that exist")),
+        }
+    }
+
+    fn ready(&self, verbose: bool) -> Answer {
+        let phase = self.life.phase();
+        let mut conditions = vec![Condition {
+            name: "phase".into(),
+            problem: match phase {
+                Phase::Starting => Some("starting".into()),
+                Phase::Serving => None,
+                Phase::Draining => Some("draining".into()),
+            },
+        }];
+        conditions.extend((self.pages.conditions)());
+        let failing: Vec<&Condition> =
+            conditions.iter().filter(|condition| condition.problem.is_some()).collect();
+        let status = if failing.is_empty() { 200 } else { 503 };
+        if verbose {
+            return Answer::json(status, verbose_json(&conditions));
+        }
+        let line = |condition: &&Condition| {
+            format!("{}: {}", condition.name, condition.problem.as_deref().unwrap_or_default())
+        };
+        match failing.is_empty() {
+            true => Answer::text(200, "ready"),
+            false => Answer::text(503, &failing.iter().map(line).collect::<Vec<_>>().join("\n")),
+        }
+    }
+
+    fn config(&self) -> String {
+        let setting = |(name, value, origin): &(String, String, String)| {
+            format!("{}:{{\"value\":{},\"origin\":{}}}", quote(name), quote(value), quote(origin))
+        };
+        format!("{{{}}}\n", self.pages.settings.iter().map(setting).collect::<Vec<_>>().join(","))
+    }
+}
+
+fn verbose_json(conditions: &[Condition]) -> String {
+    let ready = conditions.iter().all(|condition| condition.problem.is_none());
+    let one = |condition: &Condition| {
+        let problem = condition.problem.as_deref().map_or_else(|| "null".into(), quote);
+        let ok = condition.problem.is_none();
+        format!("{{\"name\":{},\"ok\":{ok},\"problem\":{problem}}}", quote(&condition.name))
+    };
+    let list: Vec<String> = conditions.iter().map(one).collect();
+    format!("{{\"ready\":{ready},\"conditions\":[{}]}}\n", list.join(","))
+}
+
+/// A JSON string with its quotes, for the pages that others write.
+pub fn json_string(text: &str) -> String {
+    quote(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(life: &Life, problem: Option<&'static str>) -> SocketAddr {
+        let pages = Pages {
+            metrics: Box::new(|out| out.extend_from_slice(b"# metrics\n")),
+            status: Box::new(|| "{}".into()),
+            conditions: Box::new(move || {
+                vec![Condition { name: "store-1".into(), problem: problem.map(str::to_owned) }]
+            }),
+            settings: vec![("data_dir".into(), "d".into(), "default".into())],
+        };
+        let addr = "127.0.0.1:0".parse().expect("an address");
+        Admin::start(addr, life.clone(), pages).expect("loopback").addr()
+    }
+
+    fn get(addr: SocketAddr, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(addr).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("a socket");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        (status, body.to_owned())
+    }
+
+    #[test]
+    fn health_follows_the_phases() {
+        let life = Life::new();
+        let addr = start(&life, None);
+        let all = |addr| ["/live", "/started", "/ready"].map(|path| get(addr, path).0);
+        assert_eq!(all(addr), [200, 503, 503]);
+        life.enter(Phase::Serving);
+        assert_eq!(all(addr), [200, 200, 200]);
+        life.enter(Phase::Draining);
+        assert_eq!(all(addr), [200, 200, 503]);
+        assert_eq!(get(addr, "/ready").1, "phase: draining\n");
+    }
+
+    #[test]
+    fn a_failing_condition_is_named() {
+        let life = Life::new();
+        life.enter(Phase::Serving);
+        let addr = start(&life, Some("a write failed"));
+        assert_eq!(get(addr, "/ready"), (503, "store-1: a write failed\n".into()));
+        let (status, body) = get(addr, "/ready?verbose");
+        assert_eq!(status, 503);
+        let expected = "{\"name\":\"store-1\",\"ok\":false,\"problem\":\"a write failed\"}";
+        assert!(body.starts_with("{\"ready\":false") && body.contains(expected), "{body}");
+    }
+
+    #[test]
+    fn pages_are_served_and_unknown_ones_refused() {
+        let addr = start(&Life::new(), None);
+        assert_eq!(get(addr, "/metrics"), (200, "# metrics\n".into()));
+        assert_eq!(get(addr, "/config").1, "{\"data_dir\":{\"value\":\"d\",\"origin\":\"default\"}}\n");
+        assert_eq!(get(addr, "/nowhere").0, 404);
+    }
+
+    #[test]
+    fn silent_connections_do_not_keep_others_out() {
+        let addr = start(&Life::new(), None);
+        let silent: Vec<TcpStream> =
+            (0..CONNECTIONS_MAX / 2).map(|_| TcpStream::connect(addr).expect("it listens")).collect();
+        assert_eq!(get(addr, "/live").0, 200);
+        drop(silent);
+    }
+}
