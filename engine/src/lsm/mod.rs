@@ -30,7 +30,7 @@
 //! | `source`, `merge`, `iter` | walking many sorted things as one |
 //! | `erased` | range deletes |
 //! | `cache` | blocks in memory |
-//! | `inspect` | files of a tree that is not running |
+//! | `inspect`, `fuzz` | files of a tree that is not running; every decoder on any bytes |
 //!
 //! Not done here, on purpose: no merge operator, no transactions (a batch is atomic, snapshots are consistent, the rest is
 //! the store's), no compaction on several threads, no cache of whole rows.
@@ -42,6 +42,7 @@ mod compact;
 mod erased;
 mod estimate;
 mod filter;
+pub mod fuzz;
 pub mod inspect;
 mod iter;
 mod key;
@@ -57,6 +58,8 @@ mod read;
 mod retain;
 mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 mod version;
 
 use std::cell::{Cell, RefCell};

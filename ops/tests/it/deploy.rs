@@ -19,8 +19,13 @@ fn alert_rules_pass_their_own_tests() {
     if !installed("promtool", "prometheus") {
         return;
     }
-    for arguments in [["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"], ["check", "config", "prometheus.yml"]] {
-        let output = Command::new("promtool").args(arguments).current_dir(deploy()).output().expect("promtool runs");
+    for arguments in [
+        ["check", "rules", "alerts.yml"],
+        ["test", "rules", "alerts_test.yml"],
+        ["check", "config", "prometheus.yml"],
+    ] {
+        let output =
+            Command::new("promtool").args(arguments).current_dir(deploy()).output().expect("promtool runs");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 }
@@ -52,7 +57,9 @@ fn every_metric_that_is_asked_for_exists() {
         let asked = metrics_in(&read(file));
         assert!(asked.len() > 5, "{file} asks for {asked:?}");
         for name in asked {
-            let found = page.lines().any(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")));
+            let found = page
+                .lines()
+                .any(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")));
             assert!(found, "{file} asks for {name}, which the page does not have");
         }
     }

@@ -42,7 +42,8 @@ fn health_and_settings_are_served() {
 fn a_second_process_on_a_directory_is_refused() {
     let directory = directory();
     let node = start(&directory);
-    let said = bench::process::Node::start(&options(&directory)).expect_err("the directory is held").to_string();
+    let said =
+        bench::process::Node::start(&options(&directory)).expect_err("the directory is held").to_string();
     assert!(said.contains("data directory") || said.contains("another process"), "{said}");
     resp(node.resp, "PING", "+PONG\r\n");
 }
@@ -93,7 +94,10 @@ fn a_check_lists_every_setting_and_starts_nothing() {
     let output = run(&["server", "--check", "--resp-port", "7777"]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success());
-    assert!(text.lines().any(|line| line.starts_with("resp_port") && line.ends_with("flag --resp-port")), "{text}");
+    assert!(
+        text.lines().any(|line| line.starts_with("resp_port") && line.ends_with("flag --resp-port")),
+        "{text}"
+    );
     for key in store::config::KEYS {
         assert!(text.lines().any(|line| line.starts_with(key.name)), "{} is not in\n{text}", key.name);
     }

@@ -1,4 +1,9 @@
 //! The wire: bytes to typed requests and back, one folder per protocol. Nothing here touches data except through the gateway.
 
 pub mod admin;
+pub mod grpc;
+pub mod health;
+pub mod pd;
+pub mod proto;
 pub mod resp;
+pub mod tikv;

@@ -1,0 +1,203 @@
+//! Tests that need the inside of the tree: virtual bounds, moves, and the fuzz doors with seeded bytes.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use super::manifest::{self, Manifest};
+use super::version::TableMeta;
+use super::*;
+use crate::rt::sim;
+
+fn key(n: u32) -> Vec<u8> {
+    format!("k{n:04}").into_bytes()
+}
+
+fn fill(tree: &Tree, keys: std::ops::Range<u32>) {
+    let mut batch = WriteBatch::new();
+    for n in keys {
+        batch.put(Cf::Default, &key(n), &n.to_be_bytes());
+    }
+    tree.write(&batch).unwrap();
+}
+
+async fn keys(tree: &Tree, direction: Direction) -> Vec<Vec<u8>> {
+    let mut iter = tree.iter(Cf::Default, b"", b"", direction);
+    let mut keys = Vec::new();
+    while let Some((key, _)) = iter.next().await.unwrap() {
+        keys.push(key.to_vec());
+    }
+    keys
+}
+
+fn small() -> TreeOptions {
+    TreeOptions { block_bytes: 128, l0_tables: 100, ..TreeOptions::default() }
+}
+
+/// Two tables may show two parts of one file; what lies between is not there, and the file goes with the last of them.
+#[test]
+fn virtual_bounds_hide_the_rest_of_a_file() {
+    let dir = Path::new("/t");
+    sim::run(1, move |rt| async move {
+        let tree = Tree::open(&rt, dir, small()).await.unwrap();
+        fill(&tree, 0..300);
+        tree.flush().await.unwrap();
+        let mut whole = tree.shared.whole();
+        let number = tree.shared.numbers.get() + 1;
+        tree.close().await;
+
+        let real = whole.added.remove(0);
+        let shown = |table, start: u32, end: u32| TableMeta {
+            table,
+            level: 1,
+            start: key(start),
+            end: key(end),
+            ..real.clone()
+        };
+        whole.added = vec![shown(number + 1, 0, 100), shown(number + 2, 200, 250)];
+        whole.next_number = number + 3;
+        Manifest::begin(&rt, dir, number, &whole).await.unwrap().close().await.unwrap();
+
+        let tree = Tree::open(&rt, dir, small()).await.unwrap();
+        let expected: Vec<_> = (0..100).chain(200..250).map(key).collect();
+        for compacted in [false, true] {
+            assert_eq!(keys(&tree, Direction::Forward).await, expected);
+            let mut reverse = keys(&tree, Direction::Reverse).await;
+            reverse.reverse();
+            assert_eq!(reverse, expected);
+            for n in [0, 99, 100, 150, 199, 200, 249, 250, 299] {
+                let there = tree.get(Cf::Default, &key(n)).await.unwrap().is_some();
+                assert_eq!(there, expected.contains(&key(n)), "{n}");
+            }
+            if !compacted {
+                // A range delete over everything, then a merge, leaves nothing of the shared file.
+                assert!(rt.exists(&dir.join(table::read::file_name(real.file))).await.unwrap());
+                fill(&tree, 0..1);
+                tree.compact().await.unwrap();
+            }
+        }
+        let estimate = tree.estimate(Cf::Default, b"", b"").await.unwrap();
+        assert!(estimate.keys >= 100, "{estimate:?}");
+        tree.close().await;
+    });
+}
+
+#[test]
+fn a_range_delete_over_everything_discards_tables_unread() {
+    let dir = Path::new("/t");
+    sim::run(2, move |rt| async move {
+        let tree = Tree::open(&rt, dir, small()).await.unwrap();
+        fill(&tree, 0..300);
+        tree.flush().await.unwrap();
+        let snapshot = tree.snapshot();
+        let mut batch = WriteBatch::new();
+        batch.delete_range(Cf::Default, b"k", b"l");
+        tree.write(&batch).unwrap();
+        tree.flush().await.unwrap();
+        assert!(keys(&tree, Direction::Forward).await.is_empty());
+        assert!(snapshot.get(Cf::Default, &key(7)).await.unwrap().is_some());
+        assert_eq!(tree.stats().levels[0].0, 2);
+        drop(snapshot);
+        tree.compact().await.unwrap();
+        let tables: u64 = tree.stats().levels.iter().map(|(tables, _)| tables).sum();
+        assert!(tables <= 1, "{:?}", tree.stats().levels);
+        assert_eq!(tree.get(Cf::Default, &key(7)).await.unwrap(), None);
+        tree.close().await;
+    });
+}
+
+#[test]
+fn a_split_key_lies_near_the_middle() {
+    let dir = Path::new("/t");
+    sim::run(3, move |rt| async move {
+        let tree = Tree::open(&rt, dir, small()).await.unwrap();
+        fill(&tree, 0..4000);
+        for flushed in [false, true] {
+            let middle = tree.split_key(Cf::Default, &key(1000), &key(3000)).await.unwrap().unwrap();
+            assert!(middle > key(1500) && middle < key(2500), "{middle:?} flushed {flushed}");
+            let half = tree.estimate(Cf::Default, &key(1000), &key(3000)).await.unwrap();
+            assert!((1500..2500).contains(&half.keys), "{half:?} flushed {flushed}");
+            tree.flush().await.unwrap();
+        }
+        assert_eq!(tree.split_key(Cf::Default, b"x", b"y").await.unwrap(), None);
+        tree.close().await;
+    });
+}
+
+#[test]
+fn marks_advance_with_their_data_and_can_be_forgotten() {
+    let dir = Path::new("/t");
+    sim::run(4, move |rt| async move {
+        let tree = Tree::open(&rt, dir, small()).await.unwrap();
+        let mut batch = WriteBatch::new();
+        batch.mark(5, 10);
+        batch.mark(6, 3);
+        tree.write(&batch).unwrap();
+        assert_eq!(tree.flushed_index(5), 0);
+        tree.flush().await.unwrap();
+        assert_eq!(tree.flushed().await, [(5, 10), (6, 3)]);
+        batch.clear();
+        batch.mark(5, 12);
+        batch.forget(6);
+        tree.write(&batch).unwrap();
+        tree.flush().await.unwrap();
+        assert_eq!(tree.flushed().await, [(5, 12)]);
+        tree.close().await;
+        let tree = Tree::open(&rt, dir, small()).await.unwrap();
+        assert_eq!(tree.flushed_indexes(), [(5, 12)]);
+        tree.close().await;
+    });
+}
+
+#[test]
+fn a_long_manifest_is_begun_anew() {
+    let dir = Path::new("/t");
+    sim::run(5, move |rt| async move {
+        let tree = Tree::open(&rt, dir, small()).await.unwrap();
+        let mut batch = WriteBatch::new();
+        for index in 1..=300 {
+            batch.clear();
+            batch.mark(1, index);
+            tree.write(&batch).unwrap();
+            tree.flush().await.unwrap();
+        }
+        let names = rt.read_dir(dir).await.unwrap();
+        let manifests: Vec<_> = names.iter().filter_map(|name| manifest::file_number(name)).collect();
+        assert_eq!(manifests.len(), 1);
+        assert!(manifests[0] > 1, "256 edits of a block each are too long");
+        tree.close().await;
+        let tree = Tree::open(&rt, dir, small()).await.unwrap();
+        assert_eq!(tree.flushed_index(1), 300);
+        tree.close().await;
+    });
+}
+
+#[test]
+fn the_fuzz_doors_answer_seeded_bytes() {
+    let mut seeds: Vec<Vec<u8>> = vec![Vec::new(), vec![0; 100], vec![0xFF; 100]];
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/lsm-v1");
+    for entry in std::fs::read_dir(fixture).unwrap() {
+        seeds.push(std::fs::read(entry.unwrap().path()).unwrap());
+    }
+    let shared = Rc::new(seeds);
+    let mut state = 77u64;
+    let mut next = |bound: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % bound.max(1)
+    };
+    for _ in 0..4000 {
+        let mut bytes = shared[next(shared.len())].clone();
+        let from = next(bytes.len());
+        bytes.drain(..from);
+        bytes.truncate(next(600));
+        for _ in 0..next(4) {
+            let at = next(bytes.len());
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = next(256) as u8;
+            }
+        }
+        fuzz::block(&bytes);
+        fuzz::index(&bytes);
+        fuzz::footer(&bytes);
+        fuzz::manifest(&bytes);
+    }
+}

@@ -1,0 +1,308 @@
+//! One call: read what is asked, within bounds and deadline, and send what is answered.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::rt::{Mono, Rt};
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+
+use super::drain::Listening;
+use super::frame::{Deframer, PREFIX_BYTES};
+use super::memory::Charge;
+use super::server::State;
+use super::status::{Code, Status};
+use super::{Service, Shape, timeout};
+
+/// An answer up to this length is handed to h2 whole; a longer one waits for the caller's window piece by piece.
+const WHOLE_ANSWER_BYTES_MAX: usize = 8 << 10;
+/// How long a unary request may take to arrive when the caller names no deadline.
+const BODY_PATIENCE: Duration = Duration::from_secs(60);
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// Serves one call from its head to its trailers.
+pub(super) async fn run<S: Service>(
+    state: Rc<State<S>>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (head, body) = request.into_parts();
+    if let Some(refusal) = refuse_http(&head.method, &head.headers) {
+        // A failed send means that the caller has gone; there is nobody left to tell.
+        let _ = respond.send_response(refusal, true);
+        return;
+    }
+    let Some((method, shape)) = state.service.method(head.uri.path()) else {
+        return refuse(&mut respond, &Status::unimplemented(head.uri.path()));
+    };
+    let wanted = head.headers.get("grpc-timeout").and_then(timeout::parse);
+    let deadline = wanted.map(|timeout| state.rt.now() + timeout);
+    match shape {
+        Shape::Unary => unary(&state, method, body, deadline, respond).await,
+        Shape::Bidi => bidi(&state, method, body, deadline, respond).await,
+    }
+}
+
+/// Requests that are not gRPC at all get an answer of HTTP.
+fn refuse_http(method: &Method, headers: &HeaderMap) -> Option<Response<()>> {
+    let is_grpc = headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| rest.is_empty() || matches!(rest[0], b'+' | b';'));
+    let status = match (method == Method::POST, is_grpc) {
+        (true, true) => return None,
+        (false, _) => StatusCode::METHOD_NOT_ALLOWED,
+        (true, false) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+    };
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    Some(response)
+}
+
+async fn unary<S: Service>(
+    state: &State<S>,
+    method: S::Method,
+    mut body: RecvStream,
+    deadline: Option<Mono>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let mut charge = state.memory.charge();
+    let read_by = deadline.unwrap_or(state.rt.now() + BODY_PATIENCE);
+    let message_bytes_max = state.options.message_bytes_max;
+    let asked =
+        within(&state.rt, Some(read_by), only_message(&mut body, message_bytes_max, &mut charge)).await;
+    let answer = match asked {
+        Ok(message) => within(&state.rt, deadline, state.service.unary(method, message, deadline)).await,
+        Err(status) => Err(status),
+    };
+    match answer {
+        Ok(message) => reply(&mut respond, message).await,
+        Err(status) => refuse(&mut respond, &status),
+    }
+}
+
+/// Runs `work` until the deadline. Work that is done at once costs no timer.
+async fn within<T>(
+    rt: &Rt,
+    deadline: Option<Mono>,
+    work: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let mut work = pin!(work);
+    let at_once = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+    if let Poll::Ready(done) = at_once {
+        return done;
+    }
+    let Some(deadline) = deadline else { return work.await };
+    let mut alarm = pin!(rt.sleep(deadline.since(rt.now())));
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(done);
+        }
+        alarm.as_mut().poll(cx).map(|()| Err(Status::new(Code::DeadlineExceeded, "the deadline has passed")))
+    })
+    .await
+}
+
+/// The one message of a unary request.
+async fn only_message(
+    body: &mut RecvStream,
+    message_bytes_max: usize,
+    charge: &mut Charge,
+) -> Result<Bytes, Status> {
+    let mut deframer = Deframer::new(message_bytes_max);
+    let mut message = None;
+    while let Some(piece) = poll_fn(|cx| body.poll_data(cx)).await {
+        take_piece(body, piece, &mut deframer, charge)?;
+        while let Some(next) = deframer.next()? {
+            if message.replace(next).is_some() {
+                return Err(Status::new(Code::Internal, "a unary call carries one message, not more"));
+            }
+        }
+    }
+    match message {
+        Some(message) if deframer.waiting() == 0 => Ok(message),
+        _ => Err(Status::new(Code::Internal, "the request ended before its message was complete")),
+    }
+}
+
+fn take_piece(
+    body: &mut RecvStream,
+    piece: Result<Bytes, h2::Error>,
+    deframer: &mut Deframer,
+    charge: &mut Charge,
+) -> Result<(), Status> {
+    let piece = piece.map_err(|error| Status::new(Code::Cancelled, error.to_string()))?;
+    charge.grow(piece.len())?;
+    // The bytes are ours now, and the memory bound has been asked; the caller may send on.
+    let released = body.flow_control().release_capacity(piece.len());
+    released.map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+    deframer.push(piece);
+    Ok(())
+}
+
+/// Answers with a message. Where the caller has gone meanwhile, the answer is simply lost.
+async fn reply(respond: &mut SendResponse<Bytes>, message: Bytes) {
+    let Ok(mut stream) = respond.send_response(grpc_head(), false) else { return };
+    let sent = if message.len() <= WHOLE_ANSWER_BYTES_MAX {
+        stream.send_data(message, false)
+    } else {
+        send_paced(&mut stream, message).await
+    };
+    if sent.is_ok() {
+        let _ = stream.send_trailers(trailers(&Ok(())));
+    }
+}
+
+/// Answers with a status and nothing else, in one frame.
+fn refuse(respond: &mut SendResponse<Bytes>, status: &Status) {
+    let mut response = grpc_head();
+    put_status(response.headers_mut(), status);
+    let _ = respond.send_response(response, true);
+}
+
+fn grpc_head() -> Response<()> {
+    let mut response = Response::new(());
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
+fn trailers(outcome: &Result<(), Status>) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    match outcome {
+        Ok(()) => drop(trailers.insert("grpc-status", Code::Ok.header())),
+        Err(status) => put_status(&mut trailers, status),
+    }
+    trailers
+}
+
+fn put_status(headers: &mut HeaderMap, status: &Status) {
+    headers.insert("grpc-status", status.code.header());
+    headers.insert("grpc-message", status.message_header());
+}
+
+/// Sends only what the caller's window has room for, and waits for more room.
+async fn send_paced(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), h2::Error> {
+    while !bytes.is_empty() {
+        stream.reserve_capacity(bytes.len());
+        while stream.capacity() == 0 {
+            match poll_fn(|cx| stream.poll_capacity(cx)).await {
+                Some(room) => drop(room?),
+                None => return Err(h2::Reason::CANCEL.into()),
+            }
+        }
+        let room = stream.capacity().min(bytes.len());
+        stream.send_data(bytes.split_to(room), false)?;
+    }
+    Ok(())
+}
+
+async fn bidi<S: Service>(
+    state: &State<S>,
+    method: S::Method,
+    body: RecvStream,
+    deadline: Option<Mono>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let Ok(stream) = respond.send_response(grpc_head(), false) else { return };
+    let mut inbox = Inbox {
+        body,
+        deframer: Deframer::new(state.options.message_bytes_max),
+        charge: state.memory.charge(),
+        drain: Some(state.drain.listen()),
+    };
+    let mut outbox = Outbox { stream };
+    let outcome = within(&state.rt, deadline, state.service.bidi(method, &mut inbox, &mut outbox)).await;
+    // A failed send means that the caller has gone.
+    let _ = outbox.stream.send_trailers(trailers(&outcome));
+}
+
+/// A message of a stream, with the memory that is charged for it while it is being served.
+#[derive(Debug)]
+pub struct Message {
+    /// The message.
+    pub bytes: Bytes,
+    /// Keep it as long as the message or parts of it are kept.
+    pub charge: Charge,
+}
+
+/// The messages that a caller sends.
+#[derive(Debug)]
+pub struct Inbox {
+    body: RecvStream,
+    deframer: Deframer,
+    charge: Charge,
+    /// Absent on the client's side, which ends when the server does.
+    drain: Option<Listening>,
+}
+
+impl Inbox {
+    pub(super) fn of_client(body: RecvStream, message_bytes_max: usize, charge: Charge) -> Self {
+        Self { body, deframer: Deframer::new(message_bytes_max), charge, drain: None }
+    }
+
+    /// The next message; `None` when the caller has ended its side or the server drains.
+    pub async fn next(&mut self) -> Result<Option<Message>, Status> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Inbox::next`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, Status>> {
+        loop {
+            if let Some(bytes) = self.deframer.next()? {
+                let charge = self.charge.split_off(bytes.len() + PREFIX_BYTES);
+                return Poll::Ready(Ok(Some(Message { bytes, charge })));
+            }
+            if self.drain.as_ref().is_some_and(|drain| drain.poll(cx).is_ready()) {
+                return Poll::Ready(Ok(None));
+            }
+            match self.body.poll_data(cx) {
+                Poll::Ready(Some(piece)) => {
+                    take_piece(&mut self.body, piece, &mut self.deframer, &mut self.charge)?;
+                }
+                Poll::Ready(None) if self.deframer.waiting() == 0 => return Poll::Ready(Ok(None)),
+                Poll::Ready(None) => {
+                    let message = "the stream ended within a message";
+                    return Poll::Ready(Err(Status::new(Code::Internal, message)));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    pub(super) async fn trailers(&mut self) -> Result<Option<HeaderMap>, h2::Error> {
+        poll_fn(|cx| self.body.poll_trailers(cx)).await
+    }
+}
+
+/// The messages that go to a caller.
+#[derive(Debug)]
+pub struct Outbox {
+    stream: SendStream<Bytes>,
+}
+
+impl Outbox {
+    pub(super) fn of_client(stream: SendStream<Bytes>) -> Self {
+        Self { stream }
+    }
+
+    /// Sends a framed message once the caller has room for it.
+    ///
+    /// # Errors
+    /// The caller has gone.
+    pub async fn send(&mut self, framed: Bytes) -> Result<(), Status> {
+        let sent = send_paced(&mut self.stream, framed).await;
+        sent.map_err(|error| Status::new(Code::Cancelled, error.to_string()))
+    }
+
+    /// Says that nothing more will be sent. Servers end with trailers instead.
+    pub fn finish(&mut self) -> Result<(), Status> {
+        let ended = self.stream.send_data(Bytes::new(), true);
+        ended.map_err(|error| Status::new(Code::Cancelled, error.to_string()))
+    }
+}

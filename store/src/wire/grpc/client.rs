@@ -1,0 +1,177 @@
+//! The other side of the wire: a small client for the load generator, the tools and the tests.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::rt::Rt;
+use h2::client::{self, SendRequest};
+use http::{HeaderMap, Request};
+
+use super::call::{Inbox, Outbox};
+use super::frame::frame;
+use super::io::wrap;
+use super::memory::Memory;
+use super::status::{Code, Status};
+
+/// Longest answer that is accepted.
+const MESSAGE_BYTES_MAX: usize = 128 << 20;
+const WINDOW_BYTES: u32 = 16 << 20;
+
+/// A connection to a server. Cheap to clone; clones share the connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    requests: SendRequest<Bytes>,
+    authority: String,
+    memory: Memory,
+}
+
+impl Client {
+    /// Connects and starts the connection's driver on this core.
+    pub async fn connect(rt: &Rt, addr: SocketAddr) -> io::Result<Self> {
+        let (io, outlet) = wrap(rt.connect(addr).await?);
+        let mut builder = client::Builder::new();
+        builder.initial_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
+        let (requests, mut connection) = {
+            let mut handshake = pin!(builder.handshake(io));
+            poll_fn(|cx| {
+                let shaken = handshake.as_mut().poll(cx);
+                let _ = outlet.poll_flush(cx);
+                shaken
+            })
+            .await
+            .map_err(io::Error::other)?
+        };
+        drop(rt.spawn(async move {
+            poll_fn(|cx| {
+                let ended = std::pin::Pin::new(&mut connection).poll(cx);
+                match outlet.poll_flush(cx) {
+                    Poll::Ready(Err(_)) => Poll::Ready(()),
+                    _ => ended.map(drop),
+                }
+            })
+            .await;
+        }));
+        Ok(Self { requests, authority: addr.to_string(), memory: Memory::new(usize::MAX) })
+    }
+
+    /// One message there, one message back.
+    pub async fn unary<A: prost::Message + Default>(
+        &self,
+        path: &str,
+        message: &impl prost::Message,
+    ) -> Result<A, Status> {
+        self.unary_within(path, message, None).await
+    }
+
+    /// As [`Client::unary`], telling the server how long the caller waits.
+    pub async fn unary_within<A: prost::Message + Default>(
+        &self,
+        path: &str,
+        message: &impl prost::Message,
+        timeout: Option<Duration>,
+    ) -> Result<A, Status> {
+        let answer = self.unary_raw(path, frame(message), timeout).await?;
+        A::decode(answer).map_err(|error| Status::new(Code::Internal, error.to_string()))
+    }
+
+    /// As [`Client::unary`], with a body that is sent as it is.
+    pub async fn unary_raw(
+        &self,
+        path: &str,
+        body: Bytes,
+        timeout: Option<Duration>,
+    ) -> Result<Bytes, Status> {
+        let mut call = self.begin(path, timeout, Some(body)).await?;
+        let answer = call.inbox.next().await?;
+        if answer.is_some() && call.inbox.next().await?.is_some() {
+            return Err(Status::new(Code::Internal, "the server answered more than once"));
+        }
+        call.finish().await?;
+        answer
+            .map(|message| message.bytes)
+            .ok_or_else(|| Status::new(Code::Internal, "the server did not answer"))
+    }
+
+    /// Opens a stream in both directions.
+    pub async fn open(&self, path: &str) -> Result<Call, Status> {
+        self.open_within(path, None).await
+    }
+
+    /// As [`Client::open`], telling the server how long the caller waits.
+    pub async fn open_within(&self, path: &str, timeout: Option<Duration>) -> Result<Call, Status> {
+        self.begin(path, timeout, None).await
+    }
+
+    /// Sends one message and leaves the answer where it is until the caller reads it.
+    pub async fn open_with(&self, path: &str, message: &impl prost::Message) -> Result<Call, Status> {
+        self.begin(path, None, Some(frame(message))).await
+    }
+
+    async fn begin(
+        &self,
+        path: &str,
+        timeout: Option<Duration>,
+        body: Option<Bytes>,
+    ) -> Result<Call, Status> {
+        let mut request = Request::post(format!("http://{}{path}", self.authority))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        if let Some(timeout) = timeout {
+            request = request.header("grpc-timeout", format!("{}m", timeout.as_millis().min(99_999_999)));
+        }
+        let request = request.body(()).map_err(|error| Status::invalid(error.to_string()))?;
+        let mut requests = self.requests.clone().ready().await.map_err(broken)?;
+        let (response, stream) = requests.send_request(request, false).map_err(broken)?;
+        let mut outbox = Outbox::of_client(stream);
+        if let Some(body) = body {
+            // A server may answer before it has read everything and want no more; what it says is what counts then.
+            if outbox.send(body).await.is_ok() {
+                let _ = outbox.finish();
+            }
+        }
+        let (head, body) = response.await.map_err(broken)?.into_parts();
+        if let Some(Err(status)) = status_of(&head.headers) {
+            return Err(status);
+        }
+        if head.status != http::StatusCode::OK {
+            return Err(Status::new(Code::Unknown, format!("HTTP status {}", head.status)));
+        }
+        let inbox = Inbox::of_client(body, MESSAGE_BYTES_MAX, self.memory.charge());
+        Ok(Call { inbox, outbox })
+    }
+}
+
+/// A stream from the caller's side.
+#[derive(Debug)]
+pub struct Call {
+    /// What the server says.
+    pub inbox: Inbox,
+    /// What is said to the server.
+    pub outbox: Outbox,
+}
+
+impl Call {
+    /// The server's verdict, once its messages have been read.
+    pub async fn finish(&mut self) -> Result<(), Status> {
+        let trailers = self.inbox.trailers().await.map_err(broken)?.unwrap_or_default();
+        status_of(&trailers).unwrap_or_else(|| Err(Status::new(Code::Internal, "no grpc-status trailer")))
+    }
+}
+
+fn status_of(headers: &HeaderMap) -> Option<Result<(), Status>> {
+    let code = Code::parse(headers.get("grpc-status")?);
+    if code == Code::Ok {
+        return Some(Ok(()));
+    }
+    let message = headers.get("grpc-message").map(Status::decode_message).unwrap_or_default();
+    Some(Err(Status { code, message }))
+}
+
+fn broken(error: h2::Error) -> Status {
+    Status::new(Code::Unavailable, error.to_string())
+}

@@ -1,0 +1,190 @@
+//! Driving one connection: HTTP/2 in and out, calls begun, silence noticed, one write per turn.
+//!
+//! A call is polled once where it is accepted. Usually its message has come with its head and the answer is in memory, so it is
+//! done there, without a task, and its answer leaves with those of its neighbours in one write. Only what has to wait becomes a
+//! task.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use engine::rt::{Rt, Stream};
+use h2::{Ping, PingPong, RecvStream, server};
+use http::Request;
+
+use super::Service;
+use super::call;
+use super::drain::Listening;
+use super::io::{Io, Outlet, wrap};
+use super::server::{Options, State};
+
+/// Calls begun between two looks at the clock.
+const CALLS_PER_LOOK: usize = 16;
+/// Longest list of headers, bytes. gRPC clients send a few hundred.
+const HEADER_BYTES_MAX: u32 = 16 << 10;
+
+type Wait = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Serves a connection to its end. False if it was broken off.
+pub(super) async fn drive<S: Service>(state: &Rc<State<S>>, stream: Stream) -> bool {
+    let (io, outlet) = wrap(stream);
+    let Some(mut h2) = shake_hands(state, io, &outlet).await else { return false };
+    let mut driver = Driver {
+        keepalive: Keepalive::new(&state.rt, &state.options, h2.ping_pong()),
+        state: state.clone(),
+        draining: state.drain.listen(),
+        said_goodbye: false,
+        h2,
+        outlet,
+        pause: None,
+    };
+    let ended_well = poll_fn(|cx| driver.poll(cx)).await;
+    // A client that was told to go may go as it likes.
+    ended_well || driver.said_goodbye
+}
+
+async fn shake_hands<S>(state: &State<S>, io: Io, outlet: &Outlet) -> Option<server::Connection<Io, Bytes>> {
+    let options = &state.options;
+    let mut builder = server::Builder::new();
+    builder
+        .initial_window_size(options.stream_window_bytes)
+        .initial_connection_window_size(options.connection_window_bytes)
+        .max_concurrent_streams(options.streams_max)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        // Callers that time out reset their streams; under load that is ordinary, not an attack.
+        .max_pending_accept_reset_streams(options.streams_max as usize)
+        .max_concurrent_reset_streams(options.streams_max as usize)
+        .max_local_error_reset_streams(Some(options.streams_max as usize));
+    let mut handshake = pin!(builder.handshake(io));
+    let mut alarm = pin!(state.rt.sleep(options.handshake));
+    poll_fn(|cx| {
+        let shaken = handshake.as_mut().poll(cx);
+        if matches!(outlet.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(None);
+        }
+        match shaken {
+            Poll::Ready(connection) => Poll::Ready(connection.ok()),
+            Poll::Pending => alarm.as_mut().poll(cx).map(|()| None),
+        }
+    })
+    .await
+}
+
+struct Driver<S> {
+    state: Rc<State<S>>,
+    h2: server::Connection<Io, Bytes>,
+    outlet: Outlet,
+    keepalive: Keepalive,
+    draining: Listening,
+    said_goodbye: bool,
+    /// Set while the connection has had its share of the core and lets others run.
+    pause: Option<Wait>,
+}
+
+impl<S: Service> Driver<S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if !self.said_goodbye && self.draining.poll(cx).is_ready() {
+            self.said_goodbye = true;
+            self.h2.graceful_shutdown();
+        }
+        let ended = self.poll_calls(cx);
+        if matches!(self.outlet.poll_flush(cx), Poll::Ready(Err(_))) {
+            return Poll::Ready(false);
+        }
+        if ended.is_ready() {
+            return ended;
+        }
+        self.keepalive.poll(cx, self.outlet.read_bytes()).map(|()| false)
+    }
+
+    /// Takes in what has arrived, begins calls and lets h2 put finished answers into the outlet.
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let budget = self.state.rt.budget();
+        let mut begun = 0;
+        loop {
+            if self.must_pause(cx) {
+                // Windows, pings and answers still flow; only new calls wait.
+                return self.h2.poll_closed(cx).map(|closed| closed.is_ok());
+            }
+            match self.h2.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => self.begin(request, respond),
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(false),
+                Poll::Ready(None) => return Poll::Ready(true),
+                Poll::Pending => return Poll::Pending,
+            }
+            begun += 1;
+            if begun % CALLS_PER_LOOK == 0 && budget.spent() {
+                let rt = self.state.rt.clone();
+                self.pause = Some(Box::pin(async move { rt.yield_to_reactor().await }));
+            }
+        }
+    }
+
+    fn must_pause(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return true;
+            }
+            self.pause = None;
+        }
+        self.outlet.is_clogged() && self.outlet.poll_flush(cx).is_pending() && self.outlet.is_clogged()
+    }
+
+    fn begin(&mut self, request: Request<RecvStream>, respond: server::SendResponse<Bytes>) {
+        self.state.count(|stats| stats.calls += 1);
+        let mut call = Box::pin(call::run(self.state.clone(), request, respond));
+        if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            // The task polls it again first thing, with its own waker.
+            drop(self.state.rt.spawn(call));
+        }
+    }
+}
+
+/// Notices a peer that is gone without a word.
+struct Keepalive {
+    rt: Rt,
+    every: std::time::Duration,
+    pings: Option<PingPong>,
+    timer: Wait,
+    seen_bytes: u64,
+    asked: bool,
+}
+
+impl Keepalive {
+    fn new(rt: &Rt, options: &Options, pings: Option<PingPong>) -> Self {
+        let every = options.keepalive;
+        Self { rt: rt.clone(), every, pings, timer: timer(rt, every), seen_bytes: 0, asked: false }
+    }
+
+    /// Ready when the peer is taken for dead.
+    fn poll(&mut self, cx: &mut Context<'_>, read_bytes: u64) -> Poll<()> {
+        if self.asked
+            && let Some(pings) = &mut self.pings
+        {
+            // An answer also counts as bytes read, which is what is judged below; an error ends the connection elsewhere.
+            let _ = pings.poll_pong(cx);
+        }
+        while self.timer.as_mut().poll(cx).is_ready() {
+            self.timer = timer(&self.rt, self.every);
+            let silent = read_bytes == self.seen_bytes;
+            self.seen_bytes = read_bytes;
+            if silent && self.asked {
+                return Poll::Ready(());
+            }
+            self.asked = silent;
+            if let Some(pings) = self.pings.as_mut().filter(|_| silent) {
+                let _ = pings.send_ping(Ping::opaque());
+                // The ping leaves with the next turn of the connection.
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
+    }
+}
+
+fn timer(rt: &Rt, after: std::time::Duration) -> Wait {
+    let rt = rt.clone();
+    Box::pin(async move { rt.sleep(after).await })
+}

@@ -1,0 +1,121 @@
+//! A connection of this core as h2 wants to see it, with writes collected.
+//!
+//! h2 flushes as often as it likes; that only fills [`Io`]'s buffer. The socket is written once per turn, when the
+//! connection's driver calls [`Outlet::poll_flush`], or when the buffer is full. A full buffer that the socket does not take
+//! makes h2 wait, and that is how a slow reader slows down its own answers and nothing else.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, BytesMut};
+use engine::rt::Stream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes collected before the socket is written within a turn.
+const OUT_BYTES_MAX: usize = 128 << 10;
+/// A write of this length skips the buffer when that is empty.
+const DIRECT_BYTES_MIN: usize = 16 << 10;
+
+/// The half of a connection that h2 owns.
+#[derive(Debug)]
+pub(crate) struct Io(Rc<RefCell<Wire>>);
+
+/// The half that the driver keeps, to flush and to watch.
+#[derive(Debug)]
+pub(crate) struct Outlet(Rc<RefCell<Wire>>);
+
+#[derive(Debug)]
+struct Wire {
+    stream: Stream,
+    out: BytesMut,
+    read_bytes: u64,
+}
+
+/// Wraps a stream; the two halves share it.
+pub(crate) fn wrap(stream: Stream) -> (Io, Outlet) {
+    let wire = Rc::new(RefCell::new(Wire { stream, out: BytesMut::new(), read_bytes: 0 }));
+    (Io(wire.clone()), Outlet(wire))
+}
+
+impl Outlet {
+    /// Writes what is collected, as far as the socket takes it.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.borrow_mut().poll_drain(cx)
+    }
+
+    /// Whether the other side does not read and answers have begun to pile up.
+    pub(crate) fn is_clogged(&self) -> bool {
+        self.0.borrow().out.len() >= OUT_BYTES_MAX
+    }
+
+    /// Bytes received so far.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.0.borrow().read_bytes
+    }
+}
+
+impl Wire {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            match self.stream.poll_write(cx, &self.out) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => self.out.advance(written),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        // A connection that once sent something big does not keep the room for it while it is idle.
+        if self.out.capacity() > OUT_BYTES_MAX {
+            self.out = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let wire = &mut *self.0.borrow_mut();
+        let read = match wire.stream.poll_read(cx, into.initialize_unfilled()) {
+            Poll::Ready(read) => read?,
+            Poll::Pending => return Poll::Pending,
+        };
+        wire.read_bytes += read as u64;
+        into.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let wire = &mut *self.0.borrow_mut();
+        if wire.out.is_empty() && bytes.len() >= DIRECT_BYTES_MIN {
+            return wire.stream.poll_write(cx, bytes);
+        }
+        if wire.out.len() >= OUT_BYTES_MAX {
+            match wire.poll_drain(cx) {
+                Poll::Ready(drained) => drained?,
+                Poll::Pending if wire.out.len() >= OUT_BYTES_MAX => return Poll::Pending,
+                Poll::Pending => {}
+            }
+        }
+        let taken = bytes.len().min(OUT_BYTES_MAX - wire.out.len().min(OUT_BYTES_MAX - 1));
+        wire.out.extend_from_slice(&bytes[..taken]);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let wire = &mut *self.0.borrow_mut();
+        match wire.poll_drain(cx) {
+            Poll::Ready(drained) => drained?,
+            Poll::Pending => return Poll::Pending,
+        }
+        wire.stream.poll_shutdown(cx)
+    }
+}

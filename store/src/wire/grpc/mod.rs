@@ -1,0 +1,69 @@
+//! gRPC on one core: the few rules of gRPC over crate h2, for handlers that never leave their core.
+//!
+//! The published gRPC servers want handlers that can move between threads; a store's state cannot. What is needed of gRPC is
+//! small enough to own: unary calls and streams in both directions, deadlines, status trailers, bounds.
+//!
+//! * [`server`] accepts connections, counts them, drains them; `connection` drives one: HTTP/2, keepalive, one write per turn.
+//! * `call` runs one call: bounds, deadline, answer. [`Inbox`] and [`Outbox`] are the two directions of a stream.
+//! * [`frame`] cuts messages out of bodies; [`memory`] bounds what unfinished and running requests hold.
+//! * [`client`] is the other side, for tools and tests.
+//!
+//! What holds: a message that has not arrived is not allocated; an answer that the caller does not take waits in the caller's
+//! window, not in memory without bound; a broken connection harms no other.
+//!
+//! Not done here, on purpose: compression, reflection, client streaming alone, TLS (it belongs below, on the stream).
+
+mod call;
+pub mod client;
+mod connection;
+mod drain;
+pub mod frame;
+mod io;
+pub mod memory;
+pub mod server;
+pub mod status;
+mod timeout;
+
+use std::future::Future;
+
+use bytes::Bytes;
+use engine::rt::Mono;
+
+pub use call::{Inbox, Message, Outbox};
+pub use frame::frame;
+pub use server::{Handle, Options, Stats, serve};
+pub use status::{Code, Status};
+
+/// How messages flow in a method.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One message in, one message out.
+    Unary,
+    /// Any number in both directions, independently.
+    Bidi,
+}
+
+/// A set of methods. One value serves all connections of a listener, on one core.
+pub trait Service: 'static {
+    /// The service's own name for a method.
+    type Method: Copy + 'static;
+
+    /// Looks a path like `/package.Service/Method` up.
+    fn method(&self, path: &str) -> Option<(Self::Method, Shape)>;
+
+    /// Answers one message with one framed message; see [`frame()`](frame::frame). The future is dropped at the deadline.
+    fn unary(
+        &self,
+        method: Self::Method,
+        message: Bytes,
+        deadline: Option<Mono>,
+    ) -> impl Future<Output = Result<Bytes, Status>>;
+
+    /// Serves a stream until the caller ends it, the server drains (the inbox ends then) or an error.
+    fn bidi(
+        &self,
+        method: Self::Method,
+        inbox: &mut Inbox,
+        outbox: &mut Outbox,
+    ) -> impl Future<Output = Result<(), Status>>;
+}

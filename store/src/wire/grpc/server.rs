@@ -1,0 +1,197 @@
+//! Accepting connections, bounding them, and letting them finish.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use engine::rt::local::Bell;
+use engine::rt::{Listener, Rt, Stream};
+
+use super::Service;
+use super::connection;
+use super::drain::Drain;
+use super::memory::Memory;
+
+/// The bounds of a server.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Connections at one time; one more is closed at once.
+    pub connections_max: usize,
+    /// Calls at one time on one connection. Clients with one connection per store need thousands.
+    pub streams_max: u32,
+    /// Longest message that is accepted.
+    pub message_bytes_max: usize,
+    /// What all requests in flight may hold.
+    pub request_bytes_max: usize,
+    /// What a caller may send on one stream before it is read.
+    pub stream_window_bytes: u32,
+    /// What a caller may send on one connection before it is read.
+    pub connection_window_bytes: u32,
+    /// A silent connection is pinged after this time, and closed after as much again without a sign of life.
+    pub keepalive: Duration,
+    /// How long a new connection may take to say that it speaks HTTP/2.
+    pub handshake: Duration,
+    /// How long draining waits for running calls.
+    pub drain: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connections_max: 10_000,
+            streams_max: 8192,
+            message_bytes_max: 16 << 20,
+            request_bytes_max: 256 << 20,
+            stream_window_bytes: 1 << 20,
+            connection_window_bytes: 8 << 20,
+            keepalive: Duration::from_secs(20),
+            handshake: Duration::from_secs(10),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// What a server has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Connections open now.
+    pub connections: usize,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections closed at once because of the bound.
+    pub turned_away: u64,
+    /// Calls begun.
+    pub calls: u64,
+    /// Connections that ended by an error of the protocol, the socket or the keepalive.
+    pub broken: u64,
+}
+
+impl Stats {
+    /// The sum of two servers.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            connections: self.connections + other.connections,
+            accepted: self.accepted + other.accepted,
+            turned_away: self.turned_away + other.turned_away,
+            calls: self.calls + other.calls,
+            broken: self.broken + other.broken,
+        }
+    }
+}
+
+/// What all connections of a listener share.
+#[derive(Debug)]
+pub(super) struct State<S> {
+    pub(super) rt: Rt,
+    pub(super) service: S,
+    pub(super) options: Options,
+    pub(super) memory: Memory,
+    pub(super) drain: Rc<Drain>,
+    pub(super) stats: Rc<Cell<Stats>>,
+    idle: Rc<Bell>,
+}
+
+impl<S> State<S> {
+    pub(super) fn count(&self, change: impl FnOnce(&mut Stats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+}
+
+/// A running server. Dropping the handle lets it run on.
+#[derive(Debug)]
+pub struct Handle {
+    rt: Rt,
+    drain: Rc<Drain>,
+    stats: Rc<Cell<Stats>>,
+    idle: Rc<Bell>,
+    patience: Duration,
+}
+
+/// Serves `service` on `listener` from this core until the handle says otherwise.
+pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Options) -> Handle {
+    let (drain, idle, stats) = (Rc::new(Drain::default()), Rc::new(Bell::default()), Rc::default());
+    let handle = Handle {
+        rt: rt.clone(),
+        drain: Rc::clone(&drain),
+        stats: Rc::clone(&stats),
+        idle: idle.clone(),
+        patience: options.drain,
+    };
+    let memory = Memory::new(options.request_bytes_max);
+    let state = Rc::new(State { rt: rt.clone(), service, options, memory, drain, stats, idle });
+    // Detached: it ends by itself when the server drains.
+    drop(rt.spawn(accept_all(state, listener)));
+    handle
+}
+
+impl Handle {
+    /// What the server has done so far.
+    pub fn stats(&self) -> Stats {
+        self.stats.get()
+    }
+
+    /// Stops accepting, tells every client to go elsewhere, and waits for running calls, though not for ever. Gives the number of
+    /// connections that were still busy.
+    pub async fn drain(&self) -> usize {
+        self.drain.request();
+        let mut patience = pin!(self.rt.sleep(self.patience));
+        let mut idle = pin!(async {
+            while self.stats.get().connections > 0 {
+                self.idle.wait().await;
+            }
+        });
+        poll_fn(|cx| match idle.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(()),
+            Poll::Pending => patience.as_mut().poll(cx),
+        })
+        .await;
+        self.stats.get().connections
+    }
+}
+
+async fn accept_all<S: Service>(state: Rc<State<S>>, listener: Listener) {
+    let draining = state.drain.listen();
+    loop {
+        let mut next = pin!(listener.accept());
+        let accepted = poll_fn(|cx| {
+            if draining.poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            next.as_mut().poll(cx).map(Some)
+        })
+        .await;
+        match accepted {
+            None => return,
+            Some(Ok((stream, _))) => admit(&state, stream),
+            // Out of descriptors, or a connection that died in the queue: neither is a reason to stop listening.
+            Some(Err(_)) => state.rt.sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+fn admit<S: Service>(state: &Rc<State<S>>, stream: Stream) {
+    if state.stats.get().connections >= state.options.connections_max {
+        state.count(|stats| stats.turned_away += 1);
+        return;
+    }
+    state.count(|stats| {
+        stats.accepted += 1;
+        stats.connections += 1;
+    });
+    let state = state.clone();
+    let rt = state.rt.clone();
+    drop(rt.spawn(async move {
+        let ended_well = connection::drive(&state, stream).await;
+        state.count(|stats| {
+            stats.connections -= 1;
+            stats.broken += u64::from(!ended_well);
+        });
+        state.idle.ring();
+    }));
+}

@@ -1,0 +1,216 @@
+//! The PD service: what clients ask to find regions and stores, and the timestamps.
+//!
+//! [`Pd`] names the methods; `answers` holds the unary ones, `streams` the streams, `etcd` what clients ask of the store below PD.
+//!
+//! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
+//! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Placement`](crate::placement) knows.
+//!
+//! Not done here, on purpose: keyspaces, service safe points, global configuration, the resource manager; they are answered as
+//! unimplemented, which clients take for "an older server".
+
+mod answers;
+mod etcd;
+mod streams;
+
+use bytes::Bytes;
+use engine::rt::Mono;
+use prost::Message;
+
+use super::grpc::{self, Code, Inbox, Outbox, Service, Shape, Status};
+use super::health::{self, Health};
+use super::proto::metapb;
+use super::proto::pdpb::{self, RequestHeader, ResponseHeader};
+use crate::placement::{Denied, Placement, RegionReport};
+
+/// Error types of a header.
+mod error_type {
+    pub(super) const UNKNOWN: i32 = 1;
+    pub(super) const NOT_BOOTSTRAPPED: i32 = 2;
+    pub(super) const ALREADY_BOOTSTRAPPED: i32 = 4;
+    pub(super) const REGION_NOT_FOUND: i32 = 6;
+    pub(super) const REGIONS_NOT_CONTAIN_ALL_KEY_RANGE: i32 = 12;
+}
+
+const SERVICE: &str = "pdpb.PD";
+
+/// The service, on the core of the placement that it speaks for.
+#[derive(Clone, Debug)]
+pub struct Pd {
+    placement: Placement,
+    health: Health,
+}
+
+/// The methods of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as in the protocol")]
+pub enum Method {
+    GetMembers,
+    GetClusterInfo,
+    GetClusterConfig,
+    Tso,
+    GetRegion,
+    GetPrevRegion,
+    GetRegionById,
+    ScanRegions,
+    BatchScanRegions,
+    QueryRegion,
+    GetStore,
+    GetAllStores,
+    IsBootstrapped,
+    Bootstrap,
+    AllocId,
+    PutStore,
+    StoreHeartbeat,
+    RegionHeartbeat,
+    AskSplit,
+    GetGcSafePoint,
+    UpdateGcSafePoint,
+    HealthCheck,
+    MetaStorageGet,
+    MemberList,
+    Range,
+}
+
+impl Pd {
+    /// Speaks for `placement`.
+    pub fn new(placement: Placement, health: Health) -> Self {
+        Self { placement, health }
+    }
+
+    fn header(&self) -> Option<ResponseHeader> {
+        Some(ResponseHeader { cluster_id: self.placement.cluster_id(), error: None })
+    }
+
+    fn failed(&self, r#type: i32, message: impl Into<String>) -> Option<ResponseHeader> {
+        let error = Some(pdpb::Error { r#type, message: message.into() });
+        Some(ResponseHeader { cluster_id: self.placement.cluster_id(), error })
+    }
+
+    fn not_bootstrapped(&self) -> Option<ResponseHeader> {
+        self.failed(error_type::NOT_BOOTSTRAPPED, "no store has joined yet; try again in a moment")
+    }
+
+    fn is_bootstrapped(&self) -> bool {
+        self.placement.map(|map| map.stores().next().is_some())
+    }
+
+    /// A caller that names another cluster is talking to the wrong server.
+    fn check_cluster(&self, header: Option<&RequestHeader>) -> Result<(), Status> {
+        let (asked, ours) = (header.map_or(0, |header| header.cluster_id), self.placement.cluster_id());
+        if asked == 0 || asked == ours {
+            return Ok(());
+        }
+        let message = format!("mismatch cluster id, need {ours} but got {asked}");
+        Err(Status::new(Code::FailedPrecondition, message))
+    }
+}
+
+impl Service for Pd {
+    type Method = Method;
+
+    fn method(&self, path: &str) -> Option<(Method, Shape)> {
+        let method = match path {
+            "/pdpb.PD/GetMembers" => Method::GetMembers,
+            "/pdpb.PD/GetClusterInfo" => Method::GetClusterInfo,
+            "/pdpb.PD/GetClusterConfig" => Method::GetClusterConfig,
+            "/pdpb.PD/Tso" => return Some((Method::Tso, Shape::Bidi)),
+            "/pdpb.PD/GetRegion" => Method::GetRegion,
+            "/pdpb.PD/GetPrevRegion" => Method::GetPrevRegion,
+            "/pdpb.PD/GetRegionByID" => Method::GetRegionById,
+            "/pdpb.PD/ScanRegions" => Method::ScanRegions,
+            "/pdpb.PD/BatchScanRegions" => Method::BatchScanRegions,
+            "/pdpb.PD/QueryRegion" => return Some((Method::QueryRegion, Shape::Bidi)),
+            "/pdpb.PD/GetStore" => Method::GetStore,
+            "/pdpb.PD/GetAllStores" => Method::GetAllStores,
+            "/pdpb.PD/IsBootstrapped" => Method::IsBootstrapped,
+            "/pdpb.PD/Bootstrap" => Method::Bootstrap,
+            "/pdpb.PD/AllocID" => Method::AllocId,
+            "/pdpb.PD/PutStore" => Method::PutStore,
+            "/pdpb.PD/StoreHeartbeat" => Method::StoreHeartbeat,
+            "/pdpb.PD/RegionHeartbeat" => return Some((Method::RegionHeartbeat, Shape::Bidi)),
+            "/pdpb.PD/AskSplit" => Method::AskSplit,
+            "/pdpb.PD/GetGCSafePoint" => Method::GetGcSafePoint,
+            "/pdpb.PD/UpdateGCSafePoint" => Method::UpdateGcSafePoint,
+            health::CHECK => Method::HealthCheck,
+            "/meta_storagepb.MetaStorage/Get" => Method::MetaStorageGet,
+            "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
+            "/etcdserverpb.KV/Range" => Method::Range,
+            _ => return None,
+        };
+        Some((method, Shape::Unary))
+    }
+
+    async fn unary(&self, method: Method, message: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
+        match method {
+            Method::GetMembers => Ok(grpc::frame(&self.get_members())),
+            Method::GetClusterInfo => Ok(grpc::frame(&self.get_cluster_info())),
+            Method::GetClusterConfig => self.answer(message, Self::get_cluster_config),
+            Method::GetRegion => self.answer(message, Self::get_region),
+            Method::GetPrevRegion => self.answer(message, Self::get_prev_region),
+            Method::GetRegionById => self.answer(message, Self::get_region_by_id),
+            Method::ScanRegions => self.answer(message, Self::scan_regions),
+            Method::BatchScanRegions => self.answer(message, Self::batch_scan_regions),
+            Method::GetStore => self.answer(message, Self::get_store),
+            Method::GetAllStores => self.answer(message, Self::get_all_stores),
+            Method::IsBootstrapped => self.answer(message, Self::is_bootstrapped_answer),
+            Method::Bootstrap => self.answer(message, Self::bootstrap),
+            Method::AllocId => Ok(grpc::frame(&self.alloc_id(decode(message)?).await?)),
+            Method::PutStore => self.answer(message, Self::put_store),
+            Method::StoreHeartbeat => self.answer(message, Self::store_heartbeat),
+            Method::AskSplit => Ok(grpc::frame(&self.ask_split(decode(message)?).await?)),
+            Method::GetGcSafePoint => self.answer(message, Self::get_gc_safe_point),
+            Method::UpdateGcSafePoint => Ok(grpc::frame(&self.update_gc_safe_point(decode(message)?).await?)),
+            Method::HealthCheck => Ok(grpc::frame(&self.health.check(&decode(message)?, &[SERVICE]))),
+            Method::MetaStorageGet => Ok(grpc::frame(&self.meta_storage_get())),
+            Method::MemberList => Ok(grpc::frame(&self.member_list())),
+            Method::Range => Ok(grpc::frame(&self.range())),
+            Method::Tso | Method::QueryRegion | Method::RegionHeartbeat => {
+                Err(Status::new(Code::Internal, "this method is a stream"))
+            }
+        }
+    }
+
+    async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
+        match method {
+            Method::Tso => self.tso(inbox, outbox).await,
+            Method::QueryRegion => self.query_regions(inbox, outbox).await,
+            Method::RegionHeartbeat => self.region_heartbeats(inbox, outbox).await,
+            _ => Err(Status::new(Code::Internal, "this method is not a stream")),
+        }
+    }
+}
+
+impl Pd {
+    /// A unary call that needs nobody else: decode, ask, frame.
+    fn answer<Q, A>(
+        &self,
+        message: Bytes,
+        serve: impl FnOnce(&Self, Q) -> Result<A, Status>,
+    ) -> Result<Bytes, Status>
+    where
+        Q: Message + Default,
+        A: Message,
+    {
+        Ok(grpc::frame(&serve(self, decode(message)?)?))
+    }
+}
+
+fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Status> {
+    Q::decode(message).map_err(|error| Status::invalid(format!("the request cannot be decoded: {error}")))
+}
+
+fn denied(denied: Denied) -> Status {
+    let code = match denied {
+        Denied::NotSaved(_) => Code::Unavailable,
+        Denied::BadCount => Code::InvalidArgument,
+    };
+    Status::new(code, denied.to_string())
+}
+
+fn shape(known: &RegionReport) -> pdpb::Region {
+    pdpb::Region {
+        region: Some(metapb::Region::from(&known.region)),
+        leader: known.leader.as_ref().map(metapb::Peer::from),
+        ..pdpb::Region::default()
+    }
+}

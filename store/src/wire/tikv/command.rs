@@ -1,0 +1,414 @@
+//! Carrying a request out: check it, submit it, shape the answer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::rt::Mono;
+
+use super::{Core, check, refusal};
+use crate::refusal::Refusal;
+use crate::request::{Change, Op, Out, Route, Scan, When};
+use crate::wire::proto::errorpb;
+use crate::wire::proto::kvrpcpb::*;
+use crate::wire::proto::tikvpb::{Answer, Command, EmptyResponse};
+
+/// Longest answer to a scan or a batch of reads, bytes. An answer is never cut short, because clients take a short answer for the
+/// end of the region.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// How long a caller without a deadline waits for a busy store. Shorter than the shortest default timeout of the known clients.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// What is left of a caller's deadline for the answer to travel.
+const TRAVEL: Duration = Duration::from_millis(50);
+
+/// Why a request has no result.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Failure {
+    /// The client shall look again where the region is, or wait.
+    Region(Box<errorpb::Error>),
+    /// The request can never be carried out.
+    Text(String),
+}
+
+impl From<String> for Failure {
+    fn from(sentence: String) -> Self {
+        Failure::Text(sentence)
+    }
+}
+
+/// A response that can say why it has no result.
+pub(super) trait Refusable: Sized {
+    fn refused(failure: Failure) -> Self;
+}
+
+/// The response to whatever came out.
+pub(super) fn settle<A: Refusable>(result: Result<A, Failure>) -> A {
+    result.unwrap_or_else(A::refused)
+}
+
+macro_rules! refusable {
+    (error in $($response:ident),*) => {$(
+        impl Refusable for $response {
+            fn refused(failure: Failure) -> Self {
+                match failure {
+                    Failure::Region(error) => Self { region_error: Some(*error), ..Self::default() },
+                    Failure::Text(error) => Self { error, ..Self::default() },
+                }
+            }
+        }
+    )*};
+    // These have no place for a sentence but the error of a pair.
+    (pair in $($response:ident.$pairs:ident),*) => {$(
+        impl Refusable for $response {
+            fn refused(failure: Failure) -> Self {
+                match failure {
+                    Failure::Region(error) => Self { region_error: Some(*error), ..Self::default() },
+                    Failure::Text(abort) => {
+                        let error = Some(KeyError { abort, ..KeyError::default() });
+                        Self { $pairs: vec![KvPair { error, ..KvPair::default() }], ..Self::default() }
+                    }
+                }
+            }
+        }
+    )*};
+}
+
+refusable!(error in RawGetResponse, RawPutResponse, RawBatchPutResponse, RawDeleteResponse, RawBatchDeleteResponse);
+refusable!(error in RawDeleteRangeResponse, RawGetKeyTtlResponse, RawCasResponse);
+refusable!(pair in RawBatchGetResponse.pairs, RawScanResponse.kvs, RawBatchScanResponse.kvs);
+
+impl Refusable for GetHealthFeedbackResponse {
+    fn refused(failure: Failure) -> Self {
+        match failure {
+            Failure::Region(error) => Self { region_error: Some(*error), ..Self::default() },
+            Failure::Text(_) => Self::default(),
+        }
+    }
+}
+
+/// One request's way through the store.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Session<'a> {
+    core: &'a Core,
+    /// Until when a busy store is waited for; without it the caller is told that the store is busy.
+    wait_until: Option<Mono>,
+}
+
+impl<'a> Session<'a> {
+    /// For callers that give up when they are told "busy".
+    pub(super) fn patient(core: &'a Core, deadline: Option<Mono>) -> Self {
+        let wait_until = deadline.map_or_else(|| core.rt.now() + PATIENCE, |deadline| deadline - TRAVEL);
+        Self { core, wait_until: Some(wait_until) }
+    }
+
+    /// For callers that know what to do when they are told "busy".
+    pub(super) fn frank(core: &'a Core) -> Self {
+        Self { core, wait_until: None }
+    }
+
+    /// Any command of a batch. Nothing for a command that is not known, which is what the protocol wants.
+    pub(super) async fn execute(self, command: Command) -> Option<Answer> {
+        Some(match command {
+            Command::RawGet(request) => Answer::RawGet(settle(self.get(request).await)),
+            Command::RawBatchGet(request) => Answer::RawBatchGet(settle(self.batch_get(request).await)),
+            Command::RawPut(request) => Answer::RawPut(settle(self.put(request).await)),
+            Command::RawBatchPut(request) => Answer::RawBatchPut(settle(self.batch_put(request).await)),
+            Command::RawDelete(request) => Answer::RawDelete(settle(self.delete(request).await)),
+            Command::RawBatchDelete(request) => {
+                Answer::RawBatchDelete(settle(self.batch_delete(request).await))
+            }
+            Command::RawScan(request) => Answer::RawScan(settle(self.scan(request).await)),
+            Command::RawDeleteRange(request) => {
+                Answer::RawDeleteRange(settle(self.delete_range(request).await))
+            }
+            Command::RawBatchScan(request) => Answer::RawBatchScan(settle(self.batch_scan(request).await)),
+            Command::GetHealthFeedback(request) => Answer::GetHealthFeedback(self.health_feedback(request)),
+            Command::Empty(request) => Answer::Empty(EmptyResponse { test_id: request.test_id }),
+        })
+    }
+
+    pub(super) async fn get(&self, request: RawGetRequest) -> Result<RawGetResponse, Failure> {
+        check::common(request.context.as_ref(), &request.cf)?;
+        check::key(&request.key)?;
+        let found = self.value(request.context.as_ref(), &request.key).await?;
+        let not_found = found.is_none();
+        Ok(RawGetResponse { value: found.unwrap_or_default(), not_found, ..Default::default() })
+    }
+
+    pub(super) async fn key_ttl(
+        &self,
+        request: RawGetKeyTtlRequest,
+    ) -> Result<RawGetKeyTtlResponse, Failure> {
+        check::common(request.context.as_ref(), &request.cf)?;
+        check::key(&request.key)?;
+        let not_found = self.value(request.context.as_ref(), &request.key).await?.is_none();
+        Ok(RawGetKeyTtlResponse { not_found, ..Default::default() })
+    }
+
+    pub(super) async fn batch_get(
+        &self,
+        request: RawBatchGetRequest,
+    ) -> Result<RawBatchGetResponse, Failure> {
+        check::common(request.context.as_ref(), &request.cf)?;
+        request.keys.iter().try_for_each(check::key)?;
+        let op = || Op::BatchGet { keys: request.keys.clone() };
+        let values = match self.submit(request.context.as_ref(), op).await? {
+            Out::Values(values) => values,
+            other => return Err(unexpected(&other)),
+        };
+        let found = request.keys.iter().zip(values);
+        let pairs: Vec<KvPair> = found.filter_map(|(key, value)| Some(pair(key.clone(), value?))).collect();
+        bounded(&pairs)?;
+        Ok(RawBatchGetResponse { pairs, ..Default::default() })
+    }
+
+    pub(super) async fn put(&self, request: RawPutRequest) -> Result<RawPutResponse, Failure> {
+        check::common(request.context.as_ref(), &request.cf)?;
+        check::key(&request.key)?;
+        check::value(&request.value)?;
+        check::no_ttl(request.ttl)?;
+        let op = || Op::Put { key: request.key.clone(), value: request.value.clone() };
+        self.submit(request.context.as_ref(), op).await?;
+        Ok(RawPutResponse::default())
+    }
+
+    pub(super) async fn batch_put(
+        &self,
+        request: RawBatchPutRequest,
+    ) -> Result<RawBatchPutResponse, Failure> {
+        check::common(request.context.as_ref(), &request.cf)?;
+        check::pairs(&request.pairs)?;
+        check::no_ttl(request.ttl)?;
+        request.ttls.iter().copied().try_for_each(check::no_ttl)?;
+        if !matches!(request.ttls.len(), 0 | 1) && request.ttls.len() != request.pairs.len() {
+            return Err(Failure::Text("ttls must be empty, one, or one per pair".to_owned()));
+        }
+        let op = || {
+            let pairs = request.pairs.iter().map(|pair| (pair.key.clone(), pair.value.clone()));
+            Op::BatchPut { pairs: pairs.collect() }
+        };
+        self.submit(request.context.as_ref(), op).await?;
+        Ok(RawBatchPutResponse::default())
+    }
+
+    pub(super) async fn delete(&self, request: RawDeleteRequest) -> Result<RawDeleteResponse, Failure> {
+        check::common(request.context.as_ref(), &request.cf)?;
+        check::key(&request.key)?;
+        let op = || Op::Delete { key: request.key.clone(), count: false };
+        self.submit(request.context.as_ref(), op).await?;
+        Ok(RawDeleteResponse::default())
+    }
+
+    pub(super) async fn batch_delete(
+        &self,
+        request: RawBatchDeleteRequest,
+    ) -> Result<RawBatchDeleteResponse, Failure> {
+        check::common(request.context.as_ref(), &request.cf)?;
+        request.keys.iter().try_for_each(check::key)?;
+        let op = || Op::BatchDelete { keys: request.keys.clone() };
+        self.submit(request.context.as_ref(), op).await?;
+        Ok(RawBatchDeleteResponse::default())
+    }
+
+    pub(super) async fn delete_range(
+        &self,
+        request: RawDeleteRangeRequest,
+    ) -> Result<RawDeleteRangeResponse, Failure> {
+        check::common(request.context.as_ref(), &request.cf)?;
+        check::key(&request.start_key)?;
+        check::key(&request.end_key)?;
+        let op = || Op::DeleteRange { start: request.start_key.clone(), end: request.end_key.clone() };
+        self.submit(request.context.as_ref(), op).await?;
+        Ok(RawDeleteRangeResponse::default())
+    }
+
+    pub(super) async fn scan(&self, request: RawScanRequest) -> Result<RawScanResponse, Failure> {
+        let context = request.context.as_ref();
+        check::common(context, &request.cf)?;
+        let range = KeyRange { start_key: request.start_key, end_key: request.end_key };
+        let kvs = self.range(context, range, request.limit, request.key_only, request.reverse).await?;
+        bounded(&kvs)?;
+        Ok(RawScanResponse { kvs, ..Default::default() })
+    }
+
+    pub(super) async fn batch_scan(
+        &self,
+        request: RawBatchScanRequest,
+    ) -> Result<RawBatchScanResponse, Failure> {
+        let context = request.context.as_ref();
+        check::common(context, &request.cf)?;
+        let mut kvs = Vec::new();
+        for range in request.ranges {
+            kvs.extend(
+                self.range(context, range, request.each_limit, request.key_only, request.reverse).await?,
+            );
+            bounded(&kvs)?;
+        }
+        Ok(RawBatchScanResponse { kvs, ..Default::default() })
+    }
+
+    pub(super) async fn compare_and_swap(&self, request: RawCasRequest) -> Result<RawCasResponse, Failure> {
+        check::common(request.context.as_ref(), &request.cf)?;
+        check::key(&request.key)?;
+        check::value(&request.value)?;
+        check::no_ttl(request.ttl)?;
+        if request.delete {
+            let sentence = "compare-and-delete is not served; swap in a value that means deleted";
+            return Err(Failure::Text(sentence.to_owned()));
+        }
+        let op = || {
+            let expected = (!request.previous_not_exist).then(|| request.previous_value.clone());
+            let change = Change::SetIf { value: request.value.clone(), when: When::Equals(expected) };
+            Op::Modify { key: request.key.clone(), change }
+        };
+        match self.submit(request.context.as_ref(), op).await? {
+            Out::Swapped { swapped, previous } => Ok(RawCasResponse {
+                succeed: swapped,
+                previous_not_exist: previous.is_none(),
+                previous_value: previous.unwrap_or_default(),
+                ..Default::default()
+            }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    pub(super) fn health_feedback(&self, _: GetHealthFeedbackRequest) -> GetHealthFeedbackResponse {
+        let feedback = HealthFeedback { store_id: self.core.store_id, feedback_seq_no: 0, slow_score: 1 };
+        GetHealthFeedbackResponse { health_feedback: Some(feedback), ..Default::default() }
+    }
+
+    async fn value(&self, context: Option<&Context>, key: &Bytes) -> Result<Option<Bytes>, Failure> {
+        match self.submit(context, || Op::Get { key: key.clone() }).await? {
+            Out::Value(value) => Ok(value),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// One range of a scan. The part of it that lies in the region is what is answered, because that is what clients that walk from
+    /// region to region expect; the Rust client even finds the region of a reverse scan by its lower bound.
+    async fn range(
+        &self,
+        context: Option<&Context>,
+        range: KeyRange,
+        limit: u32,
+        key_only: bool,
+        reverse: bool,
+    ) -> Result<Vec<KvPair>, Failure> {
+        check::key(&range.start_key)?;
+        check::key(&range.end_key)?;
+        let (start, end) =
+            if reverse { (range.end_key, range.start_key) } else { (range.start_key, range.end_key) };
+        let whole = Scan { start, end, limit: limit as usize, reverse, key_only };
+        let mut outcome = self.outcome(context, || Op::Scan(whole.clone())).await;
+        if let Err(Refusal::KeyNotInRegion { region, .. }) = &outcome
+            && let Some(part) = clamp(&whole, region.range.start(), region.range.end())
+        {
+            outcome = self.outcome(context, || Op::Scan(part.clone())).await;
+        }
+        match outcome.map_err(|refusal| self.failure(context, refusal))? {
+            Out::Pairs(pairs) => Ok(pairs.into_iter().map(|(key, value)| pair(key, value)).collect()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn submit(&self, context: Option<&Context>, op: impl Fn() -> Op) -> Result<Out, Failure> {
+        self.outcome(context, op).await.map_err(|refusal| self.failure(context, refusal))
+    }
+
+    async fn outcome(&self, context: Option<&Context>, op: impl Fn() -> Op) -> Result<Out, Refusal> {
+        let route = route(context);
+        loop {
+            let outcome = self.core.gateway.submit(Some(route), op()).await;
+            let Err(Refusal::Busy { backoff_ms, .. }) = outcome else { return outcome };
+            let backoff = Duration::from_millis(backoff_ms.max(1));
+            let resume = self.core.rt.now() + backoff;
+            if self.wait_until.is_none_or(|until| resume > until) {
+                return outcome;
+            }
+            self.core.rt.sleep(backoff).await;
+        }
+    }
+
+    fn failure(&self, context: Option<&Context>, refused: Refusal) -> Failure {
+        let region_id = context.map_or(0, |context| context.region_id);
+        refusal::failure(refused, region_id, self.core.store_id)
+    }
+}
+
+/// The part of a scan that lies in a region, if the scan begins there (or, reversed, reaches into it).
+fn clamp(scan: &Scan, region_start: &[u8], region_end: &[u8]) -> Option<Scan> {
+    let open_end = |end: &[u8]| end.is_empty();
+    if !scan.reverse && *scan.start < *region_start {
+        return None;
+    }
+    let start =
+        if *scan.start < *region_start { Bytes::copy_from_slice(region_start) } else { scan.start.clone() };
+    let end_in_region = open_end(region_end) || (!open_end(&scan.end) && *scan.end <= *region_end);
+    let end = if end_in_region { scan.end.clone() } else { Bytes::copy_from_slice(region_end) };
+    (open_end(&end) || start < end).then_some(Scan { start, end, ..*scan })
+}
+
+fn route(context: Option<&Context>) -> Route {
+    let Some(context) = context else {
+        // Nothing has this id, so the client is told that its region does not exist.
+        return Route { region_id: 0, conf_ver: 0, version: 0, peer_id: 0, store_id: 0, term: 0 };
+    };
+    let epoch = context.region_epoch.unwrap_or_default();
+    let peer = context.peer.unwrap_or_default();
+    Route {
+        region_id: context.region_id,
+        conf_ver: epoch.conf_ver,
+        version: epoch.version,
+        peer_id: peer.id,
+        store_id: peer.store_id,
+        term: context.term,
+    }
+}
+
+fn pair(key: Bytes, value: Bytes) -> KvPair {
+    KvPair { key, value, ..KvPair::default() }
+}
+
+fn bounded(pairs: &[KvPair]) -> Result<(), Failure> {
+    let bytes: usize = pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
+    if bytes <= ANSWER_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Failure::Text(format!(
+        "the answer would be over {ANSWER_BYTES_MAX} bytes; ask for fewer pairs at once"
+    )))
+}
+
+fn unexpected(out: &Out) -> Failure {
+    debug_assert!(false, "the gateway answered {out:?}");
+    Failure::Text("the store answered in an unexpected form".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clamping_keeps_what_lies_in_the_region() {
+        let rows: [(bool, &str, &str, &str, &str, Option<(&str, &str)>); 8] = [
+            (false, "b", "z", "a", "m", Some(("b", "m"))),
+            (false, "b", "", "a", "m", Some(("b", "m"))),
+            (false, "b", "c", "a", "m", Some(("b", "c"))),
+            (false, "0", "z", "a", "m", None),
+            (true, "0", "z", "a", "m", Some(("a", "m"))),
+            (true, "b", "", "a", "", Some(("b", ""))),
+            (true, "n", "z", "a", "m", None),
+            (false, "x", "", "a", "m", None),
+        ];
+        for (reverse, start, end, region_start, region_end, expected) in rows {
+            let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+            let scan = Scan { start: bytes(start), end: bytes(end), limit: 9, reverse, key_only: true };
+            let clamped = clamp(&scan, region_start.as_bytes(), region_end.as_bytes());
+            let expected =
+                expected.map(|(start, end)| Scan { start: bytes(start), end: bytes(end), ..scan.clone() });
+            assert_eq!(
+                clamped, expected,
+                "[{start}, {end}) in [{region_start}, {region_end}), reverse {reverse}"
+            );
+        }
+    }
+}

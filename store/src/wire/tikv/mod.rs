@@ -1,0 +1,161 @@
+//! The raw key-value service of TiKV, level L1, on a store's own port: what unmodified clients call.
+//!
+//! * [`command`] carries one request out: check, route, submit, answer. [`check`] holds the bounds, [`refusal`] the region errors.
+//! * `batch` serves the stream in which Go clients send everything.
+//!
+//! What holds: an answer is one of the protocol's own shapes, never a guess; what is not served is refused by name; a caller that
+//! cannot handle "busy" is made to wait instead (unary calls), one that can is told (batched commands).
+//!
+//! Not done here, on purpose: transactions (`Kv*`, answered as unimplemented), TTL, API version 2, column families other than
+//! `default`: each is refused with a sentence that says so.
+
+mod batch;
+mod check;
+mod command;
+mod refusal;
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use engine::rt::{Mono, Rt};
+use prost::Message;
+
+use self::command::{Failure, Refusable, Session, settle};
+use super::grpc::{self, Inbox, Outbox, Service, Shape, Status};
+use super::health::{self, Health};
+use super::proto::health::HealthCheckRequest;
+use crate::gateway::Gateway;
+
+const SERVICE: &str = "tikvpb.Tikv";
+
+/// The service of one store, on the core that owns it.
+#[derive(Clone, Debug)]
+pub struct Tikv {
+    core: Rc<Core>,
+    health: Health,
+}
+
+#[derive(Debug)]
+struct Core {
+    rt: Rt,
+    gateway: Gateway,
+    store_id: u64,
+}
+
+impl Tikv {
+    /// Serves `gateway` under the name of `store_id`.
+    pub fn new(rt: &Rt, gateway: Gateway, store_id: u64, health: Health) -> Self {
+        Self { core: Rc::new(Core { rt: rt.clone(), gateway, store_id }), health }
+    }
+}
+
+/// The methods of the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Reads a key.
+    RawGet,
+    /// Reads keys.
+    RawBatchGet,
+    /// Sets a key.
+    RawPut,
+    /// Sets keys.
+    RawBatchPut,
+    /// Deletes a key.
+    RawDelete,
+    /// Deletes keys.
+    RawBatchDelete,
+    /// Reads a range.
+    RawScan,
+    /// Reads ranges.
+    RawBatchScan,
+    /// Deletes a range.
+    RawDeleteRange,
+    /// Asks for a key's time to live.
+    RawGetKeyTtl,
+    /// Sets a key on a condition.
+    RawCompareAndSwap,
+    /// Asks how slow the store is.
+    GetHealthFeedback,
+    /// Any of the above, many at a time.
+    BatchCommands,
+    /// Asks whether the store serves.
+    HealthCheck,
+}
+
+impl Service for Tikv {
+    type Method = Method;
+
+    fn method(&self, path: &str) -> Option<(Method, Shape)> {
+        let method = match path {
+            "/tikvpb.Tikv/RawGet" => Method::RawGet,
+            "/tikvpb.Tikv/RawBatchGet" => Method::RawBatchGet,
+            "/tikvpb.Tikv/RawPut" => Method::RawPut,
+            "/tikvpb.Tikv/RawBatchPut" => Method::RawBatchPut,
+            "/tikvpb.Tikv/RawDelete" => Method::RawDelete,
+            "/tikvpb.Tikv/RawBatchDelete" => Method::RawBatchDelete,
+            "/tikvpb.Tikv/RawScan" => Method::RawScan,
+            "/tikvpb.Tikv/RawBatchScan" => Method::RawBatchScan,
+            "/tikvpb.Tikv/RawDeleteRange" => Method::RawDeleteRange,
+            "/tikvpb.Tikv/RawGetKeyTTL" => Method::RawGetKeyTtl,
+            "/tikvpb.Tikv/RawCompareAndSwap" => Method::RawCompareAndSwap,
+            "/tikvpb.Tikv/GetHealthFeedback" => Method::GetHealthFeedback,
+            "/tikvpb.Tikv/BatchCommands" => return Some((Method::BatchCommands, Shape::Bidi)),
+            health::CHECK => Method::HealthCheck,
+            _ => return None,
+        };
+        Some((method, Shape::Unary))
+    }
+
+    async fn unary(&self, method: Method, message: Bytes, deadline: Option<Mono>) -> Result<Bytes, Status> {
+        let session = Session::patient(&self.core, deadline);
+        match method {
+            Method::RawGet => answer(message, async |request| session.get(request).await).await,
+            Method::RawBatchGet => answer(message, async |request| session.batch_get(request).await).await,
+            Method::RawPut => answer(message, async |request| session.put(request).await).await,
+            Method::RawBatchPut => answer(message, async |request| session.batch_put(request).await).await,
+            Method::RawDelete => answer(message, async |request| session.delete(request).await).await,
+            Method::RawBatchDelete => {
+                answer(message, async |request| session.batch_delete(request).await).await
+            }
+            Method::RawScan => answer(message, async |request| session.scan(request).await).await,
+            Method::RawBatchScan => answer(message, async |request| session.batch_scan(request).await).await,
+            Method::RawDeleteRange => {
+                answer(message, async |request| session.delete_range(request).await).await
+            }
+            Method::RawGetKeyTtl => answer(message, async |request| session.key_ttl(request).await).await,
+            Method::RawCompareAndSwap => {
+                answer(message, async |request| session.compare_and_swap(request).await).await
+            }
+            Method::GetHealthFeedback => {
+                answer(message, async |request| Ok(session.health_feedback(request))).await
+            }
+            Method::HealthCheck => {
+                let request = decode::<HealthCheckRequest>(message)?;
+                Ok(grpc::frame(&self.health.check(&request, &[SERVICE])))
+            }
+            Method::BatchCommands => Err(Status::new(grpc::Code::Internal, "BatchCommands is a stream")),
+        }
+    }
+
+    async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
+        debug_assert_eq!(method, Method::BatchCommands, "the only stream of this service");
+        batch::serve(&self.core, inbox, outbox).await
+    }
+}
+
+async fn answer<Q, A>(
+    message: Bytes,
+    serve: impl AsyncFnOnce(Q) -> Result<A, Failure>,
+) -> Result<Bytes, Status>
+where
+    Q: Message + Default,
+    A: Message + Default + Refusable,
+{
+    let request = decode::<Q>(message)?;
+    Ok(grpc::frame(&settle(serve(request).await)))
+}
+
+/// Decodes a request.
+pub(super) fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Status> {
+    Q::decode(message).map_err(|error| Status::invalid(format!("the request cannot be decoded: {error}")))
+}
