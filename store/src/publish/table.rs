@@ -1,5 +1,8 @@
 //! What each number of a core is called on the page. One row per metric; a number without a row is not published.
 
+use engine::log::LogStats;
+use engine::lsm::TreeStats;
+
 use super::{Labels, Metric, MetricKind, Sample, Value};
 use crate::metrics::HistogramSnapshot;
 use crate::node::board::CoreReport;
@@ -125,6 +128,57 @@ const STORE: &[Row<StoreSnapshot>] = &[
     ),
 ];
 
+const LOG: &[Row<LogStats>] = &[
+    Row(
+        metric("ringkeep_log_padded_bytes_total", Counter, "Bytes written as log records, padding included."),
+        |l| l.record_bytes,
+    ),
+    Row(metric("ringkeep_log_segments", Gauge, "Log segments that hold records."), |l| l.segments as u64),
+    Row(metric("ringkeep_log_spare_segments", Gauge, "Log segments that are ready for use."), |l| {
+        l.spare_segments as u64
+    }),
+    Row(metric("ringkeep_log_live_bytes", Gauge, "Bytes of the log that some region still needs."), |l| {
+        l.live_bytes
+    }),
+    Row(metric("ringkeep_log_cache_bytes", Gauge, "Bytes of recent log records in memory."), |l| {
+        l.cache_bytes as u64
+    }),
+    Row(metric("ringkeep_log_queued_batches", Gauge, "Batches that wait for a log write."), |l| {
+        l.queued_batches as u64
+    }),
+    Row(metric("ringkeep_log_disk_full", Gauge, "1 while the disk has no room for the log."), |l| {
+        u64::from(l.disk_full)
+    }),
+];
+
+const TREE: &[Row<TreeStats>] = &[
+    Row(
+        metric("ringkeep_lsm_memtable_bytes", Gauge, "Memory of memtables, those being flushed included."),
+        |t| t.memtable_bytes,
+    ),
+    Row(metric("ringkeep_lsm_closed_memtables", Gauge, "Memtables that wait to be flushed."), |t| {
+        t.closed_memtables
+    }),
+    Row(metric("ringkeep_lsm_cache_bytes", Gauge, "Memory of the block cache."), |t| t.cache_bytes),
+    Row(metric("ringkeep_lsm_cache_hits_total", Counter, "Blocks found in the block cache."), |t| {
+        t.cache_hits
+    }),
+    Row(metric("ringkeep_lsm_cache_misses_total", Counter, "Blocks not found in the block cache."), |t| {
+        t.cache_misses
+    }),
+    Row(metric("ringkeep_lsm_flushes_total", Counter, "Memtables flushed."), |t| t.flushes),
+    Row(metric("ringkeep_lsm_flushed_bytes_total", Counter, "Bytes of tables written by flushes."), |t| {
+        t.flushed_bytes
+    }),
+    Row(metric("ringkeep_lsm_compactions_total", Counter, "Compactions finished, moves left out."), |t| {
+        t.compactions
+    }),
+    Row(
+        metric("ringkeep_lsm_compacted_bytes_total", Counter, "Bytes of tables written by compactions."),
+        |t| t.compacted_bytes,
+    ),
+];
+
 /// Everything that a core says.
 pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
     let labels: Labels = vec![("core", core.core.to_string())];
@@ -141,6 +195,13 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
         let mut labels = labels.clone();
         labels.push(("store", store.store.to_string()));
         rows(STORE, store, &labels, &mut samples);
+        rows(LOG, &store.log, &labels, &mut samples);
+        rows(TREE, &store.tree, &labels, &mut samples);
+        for (level, (tables, bytes)) in store.tree.levels.iter().enumerate() {
+            let level = level.to_string();
+            samples.push(sample(&LEVEL_TABLES, &labels, Some(("level", &level)), Value::Number(*tables)));
+            samples.push(sample(&LEVEL_BYTES, &labels, Some(("level", &level)), Value::Number(*bytes)));
+        }
         histogram(&WRITE_LATENCY, &labels, None, &store.write_latency, &mut samples);
         histogram(&LOG_WRITE, &labels, None, &store.log_write, &mut samples);
     }
