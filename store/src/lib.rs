@@ -5,6 +5,7 @@ pub mod gateway;
 pub mod metrics;
 pub mod node;
 pub mod placement;
+pub mod publish;
 pub mod refusal;
 pub mod region;
 pub mod request;

@@ -2,6 +2,9 @@
 
 use std::cell::Cell;
 
+use engine::log::LogStats;
+use engine::lsm::TreeStats;
+
 use crate::metrics::{Counter, Histogram, HistogramSnapshot};
 
 /// A value that goes up and down. Stays on its core.
@@ -78,6 +81,10 @@ pub struct StoreSnapshot {
     pub disk_free_bytes: u64,
     /// See [`StoreCounters`].
     pub stopped: bool,
+    /// What the log says about itself.
+    pub log: LogStats,
+    /// What the tree says about itself.
+    pub tree: TreeStats,
     /// Regions on the store.
     pub regions: u64,
     /// Bytes of writes under way.

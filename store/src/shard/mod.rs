@@ -146,6 +146,8 @@ impl Shard {
         let state = self.inner.state.borrow();
         StoreSnapshot {
             store: self.inner.store.0,
+            log: self.inner.log.stats(),
+            tree: self.inner.tree.stats(),
             regions: state.peers.len() as u64,
             inflight_bytes: state.inflight_bytes as u64,
             ..self.inner.counters.snapshot()
