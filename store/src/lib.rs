@@ -3,7 +3,10 @@
 pub mod config;
 pub mod gateway;
 pub mod metrics;
+pub mod node;
 pub mod placement;
 pub mod refusal;
+pub mod region;
 pub mod request;
+pub mod shard;
 pub mod wire;
