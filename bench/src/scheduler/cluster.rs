@@ -201,9 +201,9 @@ fn range(id: u64, regions: u64) -> KeyRange {
         }
         let mut key = Vec::with_capacity(19);
         key.push(b't');
-        key.extend((n / 10_000 | 1 << 63).to_be_bytes());
+        key.extend(((n / 10_000) | (1 << 63)).to_be_bytes());
         key.extend(b"_r");
-        key.extend((n % 10_000 | 1 << 63).to_be_bytes());
+        key.extend(((n % 10_000) | (1 << 63)).to_be_bytes());
         Key::from(key)
     };
     KeyRange::new(bound(id), bound(id + 1)).expect("rising bounds")
