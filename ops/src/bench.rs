@@ -12,6 +12,7 @@ use bench::report::RunReport;
 use bench::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
 use bench::{Failed, compare, crash, disk, idle, latency, load};
 use clap::{Args, Subcommand, ValueEnum};
+use store::config::Config;
 
 use crate::output::{Format, answer, fail, remark};
 
@@ -75,6 +76,8 @@ enum SpreadName {
 enum ProtocolName {
     /// The Redis protocol
     Resp,
+    /// TiKV's raw API over BatchCommands; the address is that of PD
+    Tikv,
 }
 
 #[derive(Debug, Args)]
@@ -85,9 +88,9 @@ struct RunArguments {
     /// Protocol
     #[arg(long, value_enum, default_value = "resp")]
     protocol: ProtocolName,
-    /// Server address
-    #[arg(long, default_value = "127.0.0.1:6380")]
-    addr: SocketAddr,
+    /// Server address: RESP, or PD for tikv [default: 127.0.0.1:6380 or 127.0.0.1:20160]
+    #[arg(long)]
+    addr: Option<SocketAddr>,
     /// RESP password
     #[arg(long)]
     password: Option<String>,
@@ -279,12 +282,21 @@ fn deliver<R: serde::Serialize>(
     Ok(if passed(report) { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+fn default_addr(protocol: ProtocolName) -> SocketAddr {
+    let defaults = Config::default();
+    match protocol {
+        ProtocolName::Resp => defaults.resp_addr(),
+        ProtocolName::Tikv => defaults.pd_addr(),
+    }
+}
+
 fn load(run: &RunArguments) -> Result<RunReport, Failed> {
     let options = load::Options {
         protocol: match run.protocol {
             ProtocolName::Resp => Protocol::Resp,
+            ProtocolName::Tikv => Protocol::Tikv,
         },
-        addr: run.addr,
+        addr: run.addr.unwrap_or_else(|| default_addr(run.protocol)),
         password: run.password.clone(),
         workload: Workload {
             mix: run.workload,

@@ -17,8 +17,11 @@ mod bench;
 mod doctor;
 mod host;
 mod inspect;
+mod logging;
 mod output;
+mod server;
 mod settings;
+mod signals;
 
 use std::process::ExitCode;
 
@@ -34,6 +37,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run one durable node
+    Server(Box<server::ServerArguments>),
     /// Check the host: each problem with its consequence and its fix
     Doctor(Box<doctor::DoctorArguments>),
     /// Print the files of a node that is not running
@@ -44,6 +49,7 @@ enum Command {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
+        Command::Server(arguments) => server::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

@@ -3,7 +3,11 @@
 pub mod config;
 pub mod gateway;
 pub mod metrics;
+pub mod node;
 pub mod placement;
+pub mod publish;
 pub mod refusal;
+pub mod region;
 pub mod request;
+pub mod shard;
 pub mod wire;

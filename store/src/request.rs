@@ -94,6 +94,8 @@ pub enum Change {
     },
     /// Deletes the key and gives its value: [`Out::Value`].
     Take,
+    /// Deletes the key and says whether it was there: [`Out::Existed`].
+    Remove,
     /// Appends to the value: [`Out::Length`].
     Append {
         /// What to append.

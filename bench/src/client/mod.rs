@@ -4,6 +4,7 @@
 //! [`Connection::answers`] may be dropped while it waits; nothing is lost by that.
 
 mod resp;
+mod tikv;
 
 use std::net::SocketAddr;
 
@@ -16,6 +17,8 @@ use crate::Failed;
 pub enum Protocol {
     /// The Redis protocol.
     Resp,
+    /// TiKV's raw API over BatchCommands.
+    Tikv,
 }
 
 impl Protocol {
@@ -23,6 +26,7 @@ impl Protocol {
     pub fn name(self) -> &'static str {
         match self {
             Protocol::Resp => "resp",
+            Protocol::Tikv => "tikv",
         }
     }
 }
@@ -78,6 +82,7 @@ pub struct Connection(Inner);
 #[derive(Debug)]
 enum Inner {
     Resp(resp::Resp),
+    Tikv(tikv::Tikv),
 }
 
 impl Connection {
@@ -93,6 +98,7 @@ impl Connection {
     ) -> Result<Self, Failed> {
         match protocol {
             Protocol::Resp => Ok(Self(Inner::Resp(resp::Resp::open(rt, addr, password).await?))),
+            Protocol::Tikv => Ok(Self(Inner::Tikv(tikv::Tikv::open(rt, addr).await?))),
         }
     }
 
@@ -100,6 +106,7 @@ impl Connection {
     pub fn push(&mut self, tag: u64, request: Request<'_>) {
         match &mut self.0 {
             Inner::Resp(resp) => resp.push(tag, request),
+            Inner::Tikv(tikv) => tikv.push(tag, request),
         }
     }
 
@@ -110,6 +117,7 @@ impl Connection {
     pub async fn flush(&mut self) -> Result<(), Failed> {
         match &mut self.0 {
             Inner::Resp(resp) => resp.flush().await,
+            Inner::Tikv(tikv) => tikv.flush().await,
         }
     }
 
@@ -120,6 +128,7 @@ impl Connection {
     pub async fn answers(&mut self, into: &mut Vec<Answer>) -> Result<(), Failed> {
         match &mut self.0 {
             Inner::Resp(resp) => resp.answers(into).await,
+            Inner::Tikv(tikv) => tikv.answers(into).await,
         }
     }
 }

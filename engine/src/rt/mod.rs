@@ -35,7 +35,7 @@ use std::time::Duration;
 pub use budget::Budget;
 pub use file::{BLOCK_BYTES, Buf, File, OpenMode};
 pub use fs::DirLock;
-pub use net::{ListenOptions, Listener, ReadHalf, Stream, WriteHalf};
+pub use net::{ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
 pub use time::Mono;
 
 /// One core's handle on its world. Cheap to clone; stays on its core.

@@ -27,6 +27,32 @@ impl Default for ListenOptions {
     }
 }
 
+/// A port that several cores will share, held until they do, so that nobody else takes it in between.
+#[derive(Debug)]
+pub struct SharedPort {
+    /// The address; a port of 0 has become a real one.
+    pub addr: SocketAddr,
+    _held: socket2::Socket,
+}
+
+impl SharedPort {
+    /// Binds `addr` without listening on it.
+    ///
+    /// # Errors
+    /// `AddrInUse` also for a port that another program shares: joining it would split its connections with us.
+    pub fn reserve(addr: SocketAddr) -> io::Result<Self> {
+        if addr.port() != 0 {
+            drop(std::net::TcpListener::bind(addr)?);
+        }
+        let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&addr.into())?;
+        let addr = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { addr, _held: socket })
+    }
+}
+
 /// A listening socket of this core.
 #[derive(Debug)]
 pub struct Listener(ListenerInner);

@@ -1,3 +1,7 @@
 //! What must hold of the tree and of the binary as a whole.
 
+mod deploy;
+mod host;
+mod scrape;
+mod server;
 mod tidy;

@@ -93,8 +93,13 @@ pub(crate) struct Durable {
 }
 
 impl Durable {
-    /// Reads the file in `dir`, or begins one with a cluster id of its own.
-    pub(crate) async fn open(rt: &Rt, dir: &Path) -> io::Result<Rc<Self>> {
+    /// Reads the file in `dir`, or begins one for `cluster_id` in which ids below `first_free_id` are taken.
+    pub(crate) async fn open(
+        rt: &Rt,
+        dir: &Path,
+        cluster_id: u64,
+        first_free_id: u64,
+    ) -> io::Result<Rc<Self>> {
         rt.create_dir_all(dir).await?;
         let path = dir.join(NAME);
         let numbers = if rt.exists(&path).await? {
@@ -107,10 +112,18 @@ impl Durable {
                 io::Error::new(io::ErrorKind::InvalidData, message)
             })?
         } else {
-            let fresh = Numbers { cluster_id: rt.random().max(1), id_bound: 1, ..Numbers::default() };
+            let fresh = Numbers { cluster_id, id_bound: first_free_id, ..Numbers::default() };
             rt.replace_small(&path, &fresh.encode()).await?;
             fresh
         };
+        if numbers.cluster_id != cluster_id {
+            let message = format!(
+                "{}: it belongs to cluster {:016x}, the directory to {cluster_id:016x}; restore both from one backup",
+                path.display(),
+                numbers.cluster_id
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
         Ok(Rc::new(Self {
             rt: rt.clone(),
             path,

@@ -51,6 +51,10 @@ pub struct Identity {
     pub client_urls: Vec<String>,
     /// Replicas that a region shall have.
     pub replicas: u32,
+    /// The cluster that the node belongs to, never 0. Settled when the directory is new.
+    pub cluster_id: u64,
+    /// Ids below this one are taken by what the node was born with.
+    pub first_free_id: u64,
 }
 
 /// Why placement does not give what it is asked for.
@@ -100,10 +104,10 @@ impl Placement {
     /// The directory cannot be written, or its file is damaged; the error names the file.
     pub async fn open(rt: &Rt, dir: &Path, identity: Identity) -> io::Result<Self> {
         assert!(
-            identity.member_id != 0 && !identity.client_urls.is_empty(),
+            identity.member_id != 0 && identity.cluster_id != 0 && !identity.client_urls.is_empty(),
             "clients need a member to talk to"
         );
-        let durable = Durable::open(rt, dir).await?;
+        let durable = Durable::open(rt, dir, identity.cluster_id, identity.first_free_id).await?;
         let saved = durable.saved();
         Ok(Self(Rc::new(Inner {
             rt: rt.clone(),

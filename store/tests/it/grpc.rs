@@ -49,6 +49,8 @@ pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAd
         member_id: 11,
         client_urls: vec![format!("http://{addr}")],
         replicas: 1,
+        cluster_id: 7,
+        first_free_id: 1,
     };
     let placement = Placement::open(rt, dir, identity).await.unwrap();
     let labels = vec![("node".to_owned(), "1".to_owned())];

@@ -224,6 +224,8 @@ fn a_damaged_file_is_named_and_not_replaced() {
             member_id: 1,
             client_urls: vec!["http://127.0.0.1:1".to_owned()],
             replicas: 1,
+            cluster_id: 7,
+            first_free_id: 1,
         };
         store::placement::Placement::open(&rt, &path, identity).await.unwrap_err().to_string()
     });

@@ -1,5 +1,13 @@
 //! The store's integration tests, one binary.
 
+mod crash;
+mod gateway;
+mod grpc;
+mod grpc_client;
+mod grpc_faults;
+mod grpc_fuzz;
+mod grpc_pd;
+mod node;
 mod resp_clients;
 mod resp_frame;
 mod resp_scripts;

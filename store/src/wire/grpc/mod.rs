@@ -31,7 +31,7 @@ use engine::rt::Mono;
 
 pub use call::{Inbox, Message, Outbox};
 pub use frame::frame;
-pub use server::{Handle, Options, serve};
+pub use server::{Handle, Options, Stats, serve};
 pub use status::{Code, Status};
 
 /// How messages flow in a method.

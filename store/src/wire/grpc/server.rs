@@ -69,6 +69,20 @@ pub struct Stats {
     pub broken: u64,
 }
 
+impl Stats {
+    /// The sum of two servers.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            connections: self.connections + other.connections,
+            accepted: self.accepted + other.accepted,
+            turned_away: self.turned_away + other.turned_away,
+            calls: self.calls + other.calls,
+            broken: self.broken + other.broken,
+        }
+    }
+}
+
 /// What all connections of a listener share.
 #[derive(Debug)]
 pub(super) struct State<S> {

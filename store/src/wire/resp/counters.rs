@@ -55,7 +55,7 @@ impl Default for Counters {
 }
 
 /// A copy of [`Counters`].
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Commands answered, by name.
     pub commands: Vec<(&'static str, u64)>,

@@ -1,0 +1,209 @@
+//! `ringkeep server`: one durable node, from its settings to its drain.
+//!
+//! Order: settings, host check, status server (so that `/started` can say "not yet"), node, banner, wait for a signal,
+//! drain. What goes wrong before the node serves is one sentence on standard error and an exit code.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock, mpsc};
+use std::time::Duration;
+
+use clap::Args;
+use engine::rt::glommio::placement::plan_cpus;
+use engine::rt::glommio::probe::Level;
+use store::config::Config;
+use store::node::board::Board;
+use store::node::{Addresses, Node};
+use store::publish::Publisher;
+use store::shard::counters::StoreSnapshot;
+use store::wire::admin::{Admin, Condition, Life, Pages, Phase, json_string};
+
+use crate::doctor;
+use crate::output::{EXIT_CONFIG, answer, fail};
+use crate::settings::{SettingArguments, Settings};
+use crate::{host, logging, signals};
+
+/// How often the cores' numbers are taken over for the metrics page.
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// Arguments of `ringkeep server`.
+#[derive(Debug, Args)]
+pub(crate) struct ServerArguments {
+    #[command(flatten)]
+    settings: SettingArguments,
+    /// Say what would be used and stop
+    #[arg(long)]
+    check: bool,
+}
+
+/// Runs `ringkeep server`.
+pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
+    let settings = match Settings::gather(&arguments.settings, host::machine()) {
+        Ok(settings) => settings,
+        Err(why) => return fail(&why, EXIT_CONFIG),
+    };
+    if arguments.check {
+        answer(&listing(&settings));
+        return ExitCode::SUCCESS;
+    }
+    if let Err(why) = logging::start(&settings.config.logging) {
+        return fail(&why, EXIT_CONFIG);
+    }
+    if let Err(failures) = host_allows(&settings) {
+        return fail(&failures, EXIT_CONFIG);
+    }
+    match serve(&settings) {
+        Ok(code) => code,
+        Err(why) => fail(&why, 1),
+    }
+}
+
+/// Every setting with its origin, and the limits that follow.
+fn listing(settings: &Settings) -> String {
+    let rows = settings.list();
+    let width = |of: fn(&(String, String, String)) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let (names, values) = (width(|row| row.0.len()), width(|row| row.1.len()));
+    let mut text = String::new();
+    for (name, value, origin) in &rows {
+        text.push_str(&format!("{name:<names$}  {value:<values$}  {origin}\n"));
+    }
+    let limits = &settings.limits;
+    text.push_str(&format!(
+        "\n{} cores, each with {} MiB: two memtables of {} MiB, a block cache of {} MiB, {} MiB for requests under way\n",
+        limits.cores,
+        limits.core_bytes >> 20,
+        limits.memtable_bytes >> 20,
+        limits.block_cache_bytes >> 20,
+        limits.inflight_bytes >> 20
+    ));
+    text
+}
+
+/// What keeps this host from running a core, one sentence each.
+fn host_allows(settings: &Settings) -> Result<(), String> {
+    let findings = doctor::needed(&settings.config, &settings.limits);
+    for finding in findings.iter().filter(|finding| finding.level == Level::Warning) {
+        tracing::warn!(check = finding.subject, "{finding}");
+    }
+    let failures: Vec<String> =
+        findings.iter().filter(|finding| finding.level == Level::Failure).map(ToString::to_string).collect();
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\nringkeep: ")) }
+}
+
+fn serve(settings: &Settings) -> Result<ExitCode, String> {
+    let config = &settings.config;
+    let (signal, signals) = mpsc::channel();
+    signals::forward(signal).map_err(|error| format!("signals: {error}"))?;
+    let life = Life::new();
+    let view = Arc::new(OnceLock::new());
+    let admin = start_admin(settings, &view, &life)?;
+    let cpus = plan_cpus(Some(settings.limits.cores)).map_err(|error| format!("the CPU mask: {error}"))?.cpus;
+    let node = Node::start(config, &settings.limits, &cpus).map_err(|error| error.to_string())?;
+    let seen = view.get_or_init(|| View::of(&node));
+    keep_publishing(seen.clone()).map_err(|error| format!("the metrics thread: {error}"))?;
+    life.enter(Phase::Serving);
+    answer(&banner(config, seen, admin.addr()));
+    tracing::info!(resp = %seen.addresses.resp, stores = seen.addresses.stores.len(), "serving");
+    // The sender lives as long as the signal thread, which is as long as the process.
+    let asked = signals.recv().unwrap_or("the end of the signal thread");
+    life.enter(Phase::Draining);
+    tracing::info!(asked, deadline_seconds = config.drain_deadline.as_secs(), "draining");
+    node.drain(config.drain_deadline);
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the status pages show of a node that has started.
+#[derive(Clone)]
+struct View {
+    node_id: u64,
+    addresses: Addresses,
+    board: Board,
+    publisher: Arc<Publisher>,
+}
+
+impl View {
+    fn of(node: &Node) -> Self {
+        let addresses = node.addresses().clone();
+        let publisher = Arc::new(Publisher::new(addresses.stores.len()));
+        publisher.publish(&node.board().read());
+        Self { node_id: node.identity().node, addresses, board: node.board(), publisher }
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        let reports = self.board.read();
+        let stores = reports.iter().flat_map(|core| &core.stores);
+        let stopped =
+            |stopped: bool| stopped.then(|| "it stopped after a fault; the log says which".to_owned());
+        let condition = |store: &StoreSnapshot| Condition {
+            name: format!("store-{}", store.store),
+            problem: stopped(store.stopped),
+        };
+        stores.map(condition).collect()
+    }
+
+    fn status(&self) -> String {
+        let stores: Vec<String> =
+            self.addresses.stores.iter().map(|addr| json_string(&addr.to_string())).collect();
+        format!(
+            "{{\"version\":{},\"node\":\"{}\",\"pd\":{},\"resp\":{},\"stores\":[{}]}}\n",
+            json_string(env!("CARGO_PKG_VERSION")),
+            self.node_id,
+            json_string(&self.addresses.pd.to_string()),
+            json_string(&self.addresses.resp.to_string()),
+            stores.join(",")
+        )
+    }
+}
+
+/// The pages of a node that may not have started yet.
+fn start_admin(settings: &Settings, view: &Arc<OnceLock<View>>, life: &Life) -> Result<Admin, String> {
+    let (metrics, status, conditions) = (view.clone(), view.clone(), view.clone());
+    let pages = Pages {
+        metrics: Box::new(move |out| {
+            if let Some(view) = metrics.get() {
+                view.publisher.render(out);
+            }
+        }),
+        status: Box::new(move || status.get().map_or_else(|| "{\"starting\":true}\n".into(), View::status)),
+        conditions: Box::new(move || conditions.get().map_or_else(Vec::new, View::conditions)),
+        settings: settings.list(),
+    };
+    let addr = settings.config.status_addr();
+    Admin::start(addr, life.clone(), pages)
+        .map_err(|error| format!("status address {addr}: {error}: set status_port to a free port"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a plain thread that sleeps between two copies, never a core")]
+fn keep_publishing(view: View) -> std::io::Result<()> {
+    std::thread::Builder::new().name("rk-metrics".into()).spawn(move || {
+        loop {
+            std::thread::sleep(PUBLISH_EVERY);
+            view.publisher.publish(&view.board.read());
+        }
+    })?;
+    Ok(())
+}
+
+/// What a new user needs to know, one `key: value` per line, and `ready` at the end.
+fn banner(config: &Config, view: &View, status: SocketAddr) -> String {
+    let addresses = &view.addresses;
+    let stores: Vec<String> = addresses.stores.iter().map(ToString::to_string).collect();
+    let data_dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let rows = [
+        ("node", view.node_id.to_string()),
+        ("data", data_dir.display().to_string()),
+        ("stores", format!("{} ({})", stores.len(), stores.join(" "))),
+        ("pd", addresses.pd.to_string()),
+        ("resp", addresses.resp.to_string()),
+        ("status", status.to_string()),
+        ("metrics", format!("http://{status}/metrics")),
+        ("next", format!("redis-cli -p {} SET greeting hello", addresses.resp.port())),
+    ];
+    let mut text = format!("ringkeep {}\n", env!("CARGO_PKG_VERSION"));
+    for (key, value) in rows {
+        text.push_str(&format!("{:<9} {value}\n", format!("{key}:")));
+    }
+    text.push_str("ready\n");
+    text
+}

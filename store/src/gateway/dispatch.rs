@@ -1,0 +1,314 @@
+//! From one core to the stores of the whole node.
+//!
+//! A request with a route belongs to the store whose port it came to; that store's guard answers for it. A request without
+//! one is sent to whichever store owns the key: in place if it lives on this core, by one letter otherwise. What spans
+//! regions is taken apart here and put together again; it is atomic per region only.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use engine::rt::Rt;
+use engine::rt::chan::Receiver;
+use engine::rt::local::{Answer, Pending, oneshot};
+
+use super::Outcome;
+use crate::refusal::Refusal;
+use crate::request::{Op, Out, Route, Scan};
+use crate::shard::Shard;
+use crate::shard::links::{Letter, Links};
+use crate::shard::reply::Reply;
+use crate::shard::routes::{Place, Routes};
+
+/// Letters handled before other tasks of the core get a turn.
+const LETTERS_MAX: usize = 64;
+
+/// Pairs asked of one region at a time when a scan spans several.
+const SCAN_CHUNK: usize = 4096;
+
+/// One core's view of the node.
+pub struct Dispatch {
+    rt: Rt,
+    /// The stores on this core, by their index on the node.
+    shards: HashMap<usize, Shard>,
+    /// Which core hosts each store.
+    core_of: Vec<usize>,
+    routes: RefCell<Routes>,
+    links: Rc<Links>,
+}
+
+impl fmt::Debug for Dispatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "core {} with stores {:?}", self.rt.core(), self.shards.keys())
+    }
+}
+
+impl Dispatch {
+    /// Joins the stores of this core to those of the others. `core_of` names the core of every store of the node.
+    pub fn start(
+        rt: &Rt,
+        shards: HashMap<usize, Shard>,
+        core_of: Vec<usize>,
+        routes: Routes,
+        links: Rc<Links>,
+        inbox: Receiver<Vec<Letter>>,
+    ) -> Rc<Self> {
+        let dispatch = Rc::new(Self { rt: rt.clone(), shards, core_of, routes: RefCell::new(routes), links });
+        let receiving = dispatch.clone();
+        rt.spawn(async move { receiving.receive(inbox).await });
+        dispatch
+    }
+
+    pub(super) fn submit(
+        self: &Rc<Self>,
+        home: usize,
+        route: Option<Route>,
+        op: Op,
+        answer: Answer<Outcome>,
+    ) {
+        if route.is_some() {
+            return self.deliver(home, route, op, answer);
+        }
+        match self.split(op) {
+            Parts::One(store, op) => self.deliver(store, None, op, answer),
+            Parts::Nowhere => answer.send(Err(Refusal::RegionNotFound { region_id: 0 })),
+            Parts::Scan(scan) => self.spawn(answer, |dispatch| async move { dispatch.scan(scan).await }),
+            Parts::Get(parts, len) => {
+                let parts = self.start_all(parts);
+                self.spawn(answer, |_| join_values(parts, len));
+            }
+            Parts::Write(parts) => {
+                let parts = self.start_all(parts.into_iter().map(|(store, op)| (store, op, ())));
+                self.spawn(answer, |_| join_done(parts));
+            }
+        }
+    }
+
+    fn spawn<F>(self: &Rc<Self>, answer: Answer<Outcome>, work: impl FnOnce(Rc<Self>) -> F)
+    where
+        F: Future<Output = Outcome> + 'static,
+    {
+        let work = work(self.clone());
+        self.rt.spawn(async move { answer.send(work.await) });
+    }
+
+    /// Submits every part now, so that their order against later operations is the client's.
+    fn start_all<T>(&self, parts: impl IntoIterator<Item = (usize, Op, T)>) -> Vec<(Pending<Outcome>, T)> {
+        let start = |(store, op, tag)| {
+            let (answer, pending) = oneshot();
+            self.deliver(store, None, op, answer);
+            (pending, tag)
+        };
+        parts.into_iter().map(start).collect()
+    }
+
+    /// Hands an operation to a store, here or on its core.
+    fn deliver(&self, store: usize, route: Option<Route>, op: Op, answer: Answer<Outcome>) {
+        match (self.shards.get(&store), self.core_of.get(store)) {
+            (Some(shard), _) => shard.submit(route, op, Reply::Local(answer)),
+            (None, Some(&core)) => self.links.forward(core, store, route, op, answer),
+            (None, None) => answer.send(Err(Refusal::RegionNotFound { region_id: 0 })),
+        }
+    }
+
+    async fn receive(&self, inbox: Receiver<Vec<Letter>>) {
+        let mut batches = Vec::new();
+        while inbox.recv_batch(&mut batches, LETTERS_MAX).await {
+            for letter in batches.drain(..).flatten() {
+                match letter {
+                    Letter::Request { from, id, store, route, op } => {
+                        let reply = Reply::Remote { core: from, id, links: self.links.clone() };
+                        match self.shards.get(&store) {
+                            Some(shard) => shard.submit(route, op, reply),
+                            None => reply.send(Err(Refusal::RegionNotFound { region_id: 0 })),
+                        }
+                    }
+                    Letter::Answer { id, outcome } => self.links.arrived(id, outcome),
+                }
+            }
+        }
+    }
+
+    /// Takes an operation apart along region boundaries.
+    fn split(&self, op: Op) -> Parts {
+        let routes = self.routes.borrow();
+        match op {
+            Op::Get { ref key }
+            | Op::Put { ref key, .. }
+            | Op::Delete { ref key, .. }
+            | Op::Modify { ref key, .. } => match routes.find(key) {
+                Some(place) => Parts::One(place.store, op),
+                None => Parts::Nowhere,
+            },
+            Op::BatchGet { keys } => split_gets(&routes, keys),
+            Op::BatchPut { pairs } => {
+                let parts = by_region(&routes, pairs, |(key, _)| key);
+                Parts::write(
+                    parts
+                        .map(|parts| parts.into_iter().map(|(store, pairs)| (store, Op::BatchPut { pairs }))),
+                )
+            }
+            Op::BatchDelete { keys } => {
+                let parts = by_region(&routes, keys, |key| key);
+                Parts::write(
+                    parts.map(|parts| {
+                        parts.into_iter().map(|(store, keys)| (store, Op::BatchDelete { keys }))
+                    }),
+                )
+            }
+            Op::DeleteRange { start, end } => {
+                let parts = ranges(&routes, start, &end);
+                Parts::write(parts.map(|parts| parts.into_iter()))
+            }
+            Op::Scan(scan) => Parts::Scan(scan),
+        }
+    }
+
+    /// Scans region by region until the limit or the end of the range.
+    async fn scan(&self, mut scan: Scan) -> Outcome {
+        let mut pairs = Vec::new();
+        let wanted = scan.limit;
+        while pairs.len() < wanted && (scan.end.is_empty() || scan.start < scan.end) {
+            let from = if scan.reverse { &scan.end } else { &scan.start };
+            let found = {
+                let routes = self.routes.borrow();
+                if scan.reverse { routes.find_before(from).cloned() } else { routes.find(from).cloned() }
+            };
+            let Some(place) = found else { return Err(Refusal::RegionNotFound { region_id: 0 }) };
+            scan.limit = (wanted - pairs.len()).min(SCAN_CHUNK);
+            let part = self.scan_region(&place, &scan).await?;
+            let whole = part.len() < scan.limit;
+            let last = part.last().map(|(key, _)| key.clone());
+            pairs.extend(part);
+            if !advance(&mut scan, &place, whole, last) {
+                break;
+            }
+        }
+        Ok(Out::Pairs(pairs))
+    }
+
+    async fn scan_region(&self, place: &Place, scan: &Scan) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
+        let (answer, pending) = oneshot();
+        self.deliver(place.store, None, Op::Scan(scan.clone()), answer);
+        match pending.await.unwrap_or(Err(Refusal::Unknown))? {
+            Out::Pairs(pairs) => Ok(pairs),
+            other => unreachable!("a scan was answered with {other:?}"),
+        }
+    }
+}
+
+/// Moves a scan behind what it has; `false` at the end of the key space. `whole` says that the region gave all it had, else
+/// the scan goes on behind the `last` key.
+fn advance(scan: &mut Scan, place: &Place, whole: bool, last: Option<Bytes>) -> bool {
+    match (scan.reverse, whole, last) {
+        (false, false, Some(key)) => {
+            // The smallest key above `key`.
+            let mut next = Vec::with_capacity(key.len() + 1);
+            next.extend_from_slice(&key);
+            next.push(0);
+            scan.start = next.into();
+            true
+        }
+        (true, false, Some(key)) => {
+            scan.end = key;
+            !scan.end.is_empty()
+        }
+        (false, ..) => {
+            scan.start = place.end.clone();
+            !scan.start.is_empty()
+        }
+        (true, ..) => {
+            scan.end = place.start.clone();
+            !scan.end.is_empty()
+        }
+    }
+}
+
+/// An operation taken apart.
+enum Parts {
+    One(usize, Op),
+    Nowhere,
+    Scan(Scan),
+    /// Reads with the positions of their keys in the answer, and how long that is.
+    Get(Vec<(usize, Op, Vec<usize>)>, usize),
+    Write(Vec<(usize, Op)>),
+}
+
+impl Parts {
+    fn write(parts: Option<impl Iterator<Item = (usize, Op)>>) -> Self {
+        let Some(parts) = parts else { return Parts::Nowhere };
+        let mut parts: Vec<_> = parts.collect();
+        if parts.len() == 1 {
+            let (store, op) = parts.remove(0);
+            return Parts::One(store, op);
+        }
+        Parts::Write(parts)
+    }
+}
+
+fn split_gets(routes: &Routes, keys: Vec<Bytes>) -> Parts {
+    let len = keys.len();
+    let places = keys.into_iter().enumerate().collect();
+    let Some(parts) = by_region(routes, places, |(_, key): &(usize, Bytes)| key) else {
+        return Parts::Nowhere;
+    };
+    let parts = parts.into_iter().map(|(store, places)| {
+        let (positions, keys) = places.into_iter().unzip();
+        (store, Op::BatchGet { keys }, positions)
+    });
+    Parts::Get(parts.collect(), len)
+}
+
+/// Groups `items` by the region of their key, in the order of each region's first item; `None` if a key has no region here.
+fn by_region<T>(routes: &Routes, items: Vec<T>, key: impl Fn(&T) -> &Bytes) -> Option<Vec<(usize, Vec<T>)>> {
+    let mut parts: Vec<(u64, usize, Vec<T>)> = Vec::new();
+    for item in items {
+        let place = routes.find(key(&item))?;
+        match parts.iter_mut().find(|(region, ..)| *region == place.region_id) {
+            Some((.., part)) => part.push(item),
+            None => parts.push((place.region_id, place.store, vec![item])),
+        }
+    }
+    Some(parts.into_iter().map(|(_, store, part)| (store, part)).collect())
+}
+
+/// One range deletion per region that `[start, end)` touches.
+fn ranges(routes: &Routes, mut start: Bytes, end: &Bytes) -> Option<Vec<(usize, Op)>> {
+    let mut parts = Vec::new();
+    while end.is_empty() || start < *end {
+        let place = routes.find(&start)?;
+        let last = place.end.is_empty() || (!end.is_empty() && *end <= place.end);
+        let upto = if last { end.clone() } else { place.end.clone() };
+        parts.push((place.store, Op::DeleteRange { start, end: upto }));
+        if last {
+            break;
+        }
+        start = place.end.clone();
+    }
+    Some(parts)
+}
+
+async fn join_values(parts: Vec<(Pending<Outcome>, Vec<usize>)>, len: usize) -> Outcome {
+    let mut values = vec![None; len];
+    for (pending, positions) in parts {
+        let Out::Values(part) = pending.await.unwrap_or(Err(Refusal::Unknown))? else {
+            unreachable!("a batch read was answered with something else");
+        };
+        positions.into_iter().zip(part).for_each(|(position, value)| values[position] = value);
+    }
+    Ok(Out::Values(values))
+}
+
+async fn join_done(parts: Vec<(Pending<Outcome>, ())>) -> Outcome {
+    let mut first_refusal = None;
+    for (pending, ()) in parts {
+        if let Err(refusal) = pending.await.unwrap_or(Err(Refusal::Unknown)) {
+            first_refusal.get_or_insert(refusal);
+        }
+    }
+    // Another region's part may be durable although this one was refused: only the caller can tell what that means.
+    first_refusal.map_or(Ok(Out::Done), Err)
+}

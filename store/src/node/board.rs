@@ -1,0 +1,49 @@
+//! Where cores leave copies of their numbers for whoever publishes them.
+//!
+//! One slot per core, written once a second by its core and read by a plain thread; the lock is never contended on a request
+//! path, because no request takes it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::shard::counters::StoreSnapshot;
+use crate::wire::{grpc, resp};
+
+/// What one core says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct CoreReport {
+    /// The core.
+    pub core: usize,
+    /// Its stores.
+    pub stores: Vec<StoreSnapshot>,
+    /// Its RESP server.
+    pub resp: resp::Snapshot,
+    /// Its gRPC servers, summed.
+    pub grpc: grpc::Stats,
+    /// Operations forwarded to other cores and not answered yet.
+    pub forwarded: u64,
+}
+
+/// The slots of all cores.
+#[derive(Clone, Debug)]
+pub struct Board {
+    slots: Arc<Vec<Mutex<CoreReport>>>,
+}
+
+impl Board {
+    /// A board for `cores` cores.
+    pub fn new(cores: usize) -> Self {
+        let slot = |core| Mutex::new(CoreReport { core, ..CoreReport::default() });
+        Self { slots: Arc::new((0..cores).map(slot).collect()) }
+    }
+
+    /// Replaces a core's report.
+    pub fn post(&self, report: CoreReport) {
+        let core = report.core;
+        *self.slots[core].lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    /// The latest report of every core.
+    pub fn read(&self) -> Vec<CoreReport> {
+        self.slots.iter().map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+}

@@ -1,0 +1,262 @@
+//! The process: one executor per data core, one for the scheduler shard, and the thread that started them.
+//!
+//! ```text
+//! start    lock the directory ─► identity ─► scheduler shard ─► every core opens its stores ─► routes to all cores
+//!          ─► every region leads and has applied what it had acknowledged ─► listeners open ─► ready
+//! drain    not ready ─► listeners close, connections finish ─► stores finish and close ─► executors end
+//! ```
+//!
+//! No listener opens before every store can answer, so a client never meets a half-started node. The thread that starts a node
+//! does no data work; it waits for words from the cores.
+
+pub mod birth;
+pub mod board;
+pub mod core;
+pub mod identity;
+mod serve;
+mod setup;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use engine::error::Fault;
+use engine::rt::chan::{self, Sender};
+use engine::rt::glommio::{CoreHandle, Cores};
+
+use crate::config::{Config, Limits};
+use crate::placement::Report;
+use crate::shard::links::connect;
+use crate::shard::routes::Place;
+use board::Board;
+use identity::Identity;
+
+/// A running node. Dropping it without [`Node::drain`] leaves its executors to the end of the process.
+#[derive(Debug)]
+pub struct Node {
+    addresses: Addresses,
+    identity: Identity,
+    dir: PathBuf,
+    board: Board,
+    cores: Cores,
+    handles: Vec<CoreHandle<()>>,
+    /// One word ends a core: the data cores first, the scheduler shard last.
+    ends: Vec<Sender<Duration>>,
+    _lock: engine::rt::DirLock,
+}
+
+/// Where the node listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// PD and health.
+    pub pd: SocketAddr,
+    /// TiKV and health, per store.
+    pub stores: Vec<SocketAddr>,
+    /// RESP.
+    pub resp: SocketAddr,
+}
+
+/// Why a node did not start, in one sentence that names the culprit and the remedy.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<Fault> for StartError {
+    fn from(fault: Fault) -> Self {
+        Self(fault.to_string())
+    }
+}
+
+impl From<std::io::Error> for StartError {
+    fn from(error: std::io::Error) -> Self {
+        Self(format!("starting a core: {error}"))
+    }
+}
+
+/// What the cores tell the starting thread.
+enum Word {
+    /// The scheduler shard serves; stores report to it here.
+    Scheduler { addr: SocketAddr, reports: Sender<Report> },
+    /// A core has opened its stores.
+    Opened(Vec<Place>),
+    /// A core serves.
+    Serving { resp: SocketAddr, stores: Vec<(usize, SocketAddr)> },
+    /// A core cannot go on.
+    Failed(String),
+}
+
+impl Node {
+    /// Starts a node on `cpus`, one executor per entry, and returns once it serves.
+    ///
+    /// # Errors
+    /// What is in the way: the directory, a port, the disk, the host.
+    pub fn start(config: &Config, limits: &Limits, cpus: &[usize]) -> Result<Self, StartError> {
+        let cores = Cores::new()?;
+        let opened = setup::open_directory(config, limits)?;
+        let plan = Arc::new(setup::plan(config, limits, &opened));
+        let board = Board::new(plan.cores);
+        let (words_out, words) = mpsc::channel();
+        let mut starting = Starting { words, opened: Vec::new(), serving: Vec::new() };
+
+        let (end_scheduler, ended) = chan::queue(1);
+        let scheduler = serve::start_scheduler(&cores, config, &plan, words_out.clone(), ended)?;
+        let (pd, reports) = starting.scheduler()?;
+
+        let (mut handles, mut ends, mut goes) = (Vec::new(), Vec::new(), Vec::new());
+        // The kernel picks a port of 0 once; the other cores share what it picked.
+        let resp = setup::reserve_resp(config)?;
+        for (index, links) in connect(plan.cores).into_iter().enumerate() {
+            let (go, places) = chan::queue(1);
+            let (end, ended) = chan::queue(1);
+            let core = serve::DataCore {
+                plan: plan.clone(),
+                config: config.clone(),
+                limits: *limits,
+                links,
+                resp: resp.addr,
+                places,
+                ended,
+                reports: reports.clone(),
+                board: board.clone(),
+                cursors: opened.cursors.clone(),
+                words: words_out.clone(),
+            };
+            handles.push(serve::start_data(&cores, index, cpus.get(index).copied(), core)?);
+            ends.push(end);
+            goes.push(go);
+        }
+        drop(words_out);
+        let places = starting.places(plan.cores)?;
+        for go in &goes {
+            // Each core waits for exactly this one message.
+            let _ = go.try_send(places.clone());
+        }
+        let (resp_addr, stores) = starting.serving(plan.cores, plan.identity.stores)?;
+        drop(resp);
+        handles.push(scheduler);
+        ends.push(end_scheduler);
+        Ok(Self {
+            addresses: Addresses { pd, stores, resp: resp_addr },
+            identity: plan.identity.clone(),
+            dir: plan.dir.clone(),
+            board,
+            cores,
+            handles,
+            ends,
+            _lock: opened.lock,
+        })
+    }
+
+    /// Where the node listens.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Who the data directory belongs to.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The cores' numbers.
+    pub fn board(&self) -> Board {
+        self.board.clone()
+    }
+
+    /// How often each core's beat task has run; a count that stands still is a stalled core.
+    pub fn beats(&self) -> Vec<(usize, u64)> {
+        self.cores.beats()
+    }
+
+    /// Why stores have stopped after a fault, if any has.
+    pub fn stopped_stores(&self) -> Vec<u64> {
+        let reports = self.board.read();
+        reports
+            .iter()
+            .flat_map(|core| &core.stores)
+            .filter(|store| store.stopped)
+            .map(|store| store.store)
+            .collect()
+    }
+
+    /// Lets requests finish, within `deadline`, and stops. What was acknowledged is on disk either way.
+    pub fn drain(self, deadline: Duration) {
+        for (end, handle) in self.ends.iter().zip(self.handles) {
+            // A core that has ended by itself takes no word any more.
+            let _ = end.try_send(deadline);
+            let _ = handle.join();
+        }
+    }
+}
+
+/// The starting thread's side of the conversation.
+struct Starting {
+    words: mpsc::Receiver<Word>,
+    opened: Vec<Place>,
+    serving: Vec<Served>,
+}
+
+/// What one core serves.
+struct Served {
+    resp: SocketAddr,
+    /// By number on the node.
+    stores: Vec<(usize, SocketAddr)>,
+}
+
+impl Starting {
+    fn next(&self) -> Result<Word, StartError> {
+        match self.words.recv() {
+            Ok(Word::Failed(why)) => Err(StartError(why)),
+            Ok(word) => Ok(word),
+            Err(_) => Err(StartError("a core ended before it served".into())),
+        }
+    }
+
+    fn scheduler(&self) -> Result<(SocketAddr, Sender<Report>), StartError> {
+        match self.next()? {
+            Word::Scheduler { addr, reports } => Ok((addr, reports)),
+            _ => unreachable!("only the scheduler shard has been started"),
+        }
+    }
+
+    fn places(&mut self, cores: usize) -> Result<Vec<Place>, StartError> {
+        for _ in 0..cores {
+            match self.next()? {
+                Word::Opened(places) => self.opened.extend(places),
+                _ => unreachable!(
+                    "a core opens its stores before it serves, and waits for the routes in between"
+                ),
+            }
+        }
+        Ok(std::mem::take(&mut self.opened))
+    }
+
+    fn serving(&mut self, cores: usize, stores: usize) -> Result<(SocketAddr, Vec<SocketAddr>), StartError> {
+        for _ in 0..cores {
+            match self.next()? {
+                Word::Serving { resp, stores } => self.serving.push(Served { resp, stores }),
+                _ => unreachable!("a core that has its routes only has to serve"),
+            }
+        }
+        let resp = self.serving[0].resp;
+        let mut by_store: Vec<(usize, SocketAddr)> =
+            self.serving.drain(..).flat_map(|served| served.stores).collect();
+        by_store.sort_by_key(|(store, _)| *store);
+        assert_eq!(by_store.len(), stores, "every store has a core");
+        Ok((resp, by_store.into_iter().map(|(_, addr)| addr).collect()))
+    }
+}

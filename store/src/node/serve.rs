@@ -1,0 +1,277 @@
+//! What runs on the executors: the scheduler shard and the data cores, from their first word to their last.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use engine::rt::chan::{Receiver, Sender};
+use engine::rt::glommio::{CoreHandle, CoreOptions, Cores};
+use engine::rt::local::Bell;
+use engine::rt::{ListenOptions, Rt};
+
+use super::board::{Board, CoreReport};
+use super::core::{self, Plan, Stores};
+use super::{StartError, Word};
+use crate::config::{Config, Limits};
+use crate::placement::{self, Placement, RegionReport, Report, StoreReport, StoreStats};
+use crate::shard::Shard;
+use crate::shard::links::Ends;
+use crate::shard::routes::Place;
+use crate::wire::health::Health;
+use crate::wire::tikv::Tikv;
+use crate::wire::{grpc, resp};
+
+/// How often a core tells the scheduler shard and the board about itself.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// Starts the scheduler shard.
+pub(super) fn start_scheduler(
+    cores: &Cores,
+    config: &Config,
+    plan: &Arc<Plan>,
+    words: mpsc::Sender<Word>,
+    ended: Receiver<Duration>,
+) -> Result<CoreHandle<()>, StartError> {
+    let (config, plan) = (config.clone(), plan.clone());
+    // Beside the data cores, not on one of them: it waits most of the time.
+    let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
+    let handle = cores.start(plan.cores, &options, move |rt| async move {
+        if let Err(why) = schedule(&rt, &config, &plan, &words, ended).await {
+            let _ = words.send(Word::Failed(why));
+        }
+    })?;
+    Ok(handle)
+}
+
+async fn schedule(
+    rt: &Rt,
+    config: &Config,
+    plan: &Plan,
+    words: &mpsc::Sender<Word>,
+    ended: Receiver<Duration>,
+) -> Result<(), String> {
+    let listener = rt.listen(config.pd_addr(), ListenOptions::default()).map_err(|error| {
+        format!("PD address {}: {error}: set base_port to a free range", config.pd_addr())
+    })?;
+    let addr = listener.local_addr().map_err(|error| error.to_string())?;
+    let identity = placement::Identity {
+        name: format!("ringkeep-{}", plan.identity.node),
+        member_id: plan.identity.node,
+        client_urls: vec![format!("http://{}", advertised(config, addr))],
+        replicas: 1,
+        cluster_id: plan.identity.cluster,
+        first_free_id: super::birth::first_free_id(&plan.identity),
+    };
+    let dir = plan.dir.join("scheduler");
+    rt.create_dir_all(&dir).await.map_err(|error| format!("{}: {error}", dir.display()))?;
+    let placement = Placement::open(rt, &dir, identity).await.map_err(|error| error.to_string())?;
+    let reports = placement.inbox();
+    let health = Health::default();
+    let server = placement.serve_pd(listener, health.clone(), grpc::Options::default());
+    let _ = words.send(Word::Scheduler { addr, reports });
+    if ended.recv().await.is_some() {
+        health.set_serving(false);
+        server.drain().await;
+    }
+    Ok(())
+}
+
+/// The host that clients are told to dial, with the port that is really bound.
+fn advertised(config: &Config, bound: SocketAddr) -> String {
+    match &config.advertise {
+        Some(host) => format!("{host}:{}", bound.port()),
+        None => bound.to_string(),
+    }
+}
+
+/// What a data core is started with.
+pub(super) struct DataCore {
+    pub(super) plan: Arc<Plan>,
+    pub(super) config: Config,
+    pub(super) limits: Limits,
+    pub(super) links: Ends,
+    pub(super) resp: SocketAddr,
+    pub(super) places: Receiver<Vec<Place>>,
+    pub(super) ended: Receiver<Duration>,
+    pub(super) reports: Sender<Report>,
+    pub(super) board: Board,
+    pub(super) cursors: resp::Cursors,
+    pub(super) words: mpsc::Sender<Word>,
+}
+
+/// Starts a data core.
+pub(super) fn start_data(
+    cores: &Cores,
+    index: usize,
+    cpu: Option<usize>,
+    core: DataCore,
+) -> Result<CoreHandle<()>, StartError> {
+    let options = CoreOptions { cpu, ..CoreOptions::default() };
+    let handle = cores.start(index, &options, move |rt| async move {
+        let words = core.words.clone();
+        if let Err(why) = core.run(rt).await {
+            let _ = words.send(Word::Failed(why));
+        }
+    })?;
+    Ok(handle)
+}
+
+impl DataCore {
+    async fn run(self, rt: Rt) -> Result<(), String> {
+        let stores = core::open(&rt, &self.plan, &self.links).await.map_err(|fault| fault.to_string())?;
+        stores.settle(&rt).await?;
+        let _ = self.words.send(Word::Opened(stores.places()));
+        let Some(places) = self.places.recv().await else { return Ok(()) };
+        let Self {
+            plan, config, limits, links, resp: resp_addr, ended, reports, board, cursors, words, ..
+        } = self;
+        let dispatch = stores.join(&rt, &plan, places, links);
+
+        let health = Health::default();
+        let mut servers = Vec::new();
+        let mut addrs = Vec::new();
+        for (index, shard) in &stores.shards {
+            let wanted = config.store_addr(*index);
+            let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
+                format!("address {wanted} of store {}: {error}: set base_port to a free range", shard.store())
+            })?;
+            let addr = listener.local_addr().map_err(|error| error.to_string())?;
+            let service = Tikv::new(&rt, Stores::gateway(&dispatch, *index), shard.store().0, health.clone());
+            let options =
+                grpc::Options { connections_max: limits.connections_max, ..grpc::Options::default() };
+            servers.push(grpc::serve(&rt, listener, service, options));
+            addrs.push((*index, shard.clone(), addr));
+        }
+        let counters = Rc::new(resp::Counters::default());
+        let stopping = Rc::new(Bell::default());
+        let resp_config = resp_config(&config, &limits, &plan, resp_addr, cursors);
+        let listener =
+            rt.listen(resp_addr, ListenOptions { share_port: true, ..ListenOptions::default() }).map_err(
+                |error| format!("RESP address {resp_addr}: {error}: set resp_port to a free port"),
+            )?;
+        let bell = stopping.clone();
+        let home = stores.shards.keys().copied().min().unwrap_or(0);
+        let gateway = Stores::gateway(&dispatch, home);
+        let (serving_rt, serving_counters) = (rt.clone(), counters.clone());
+        let resp_server = rt.spawn(async move {
+            resp::serve(serving_rt, listener, gateway, resp_config, serving_counters, async move {
+                bell.wait().await
+            })
+            .await;
+        });
+        let told = addrs.iter().map(|(index, _, addr)| (*index, *addr)).collect();
+        let reporter = Reporter {
+            rt: rt.clone(),
+            plan,
+            config,
+            addrs,
+            reports,
+            board,
+            counters,
+            links: stores.links.clone(),
+        };
+        reporter.tell_scheduler();
+        let servers = Rc::new(RefCell::new(servers));
+        let seen = servers.clone();
+        rt.spawn(async move { reporter.run(&seen).await });
+        let _ = words.send(Word::Serving { resp: resp_addr, stores: told });
+
+        ended.recv().await;
+        health.set_serving(false);
+        stopping.ring();
+        resp_server.await;
+        let servers = servers.take();
+        for server in &servers {
+            server.drain().await;
+        }
+        stores.stop().await;
+        Ok(())
+    }
+}
+
+fn resp_config(
+    config: &Config,
+    limits: &Limits,
+    plan: &Plan,
+    addr: SocketAddr,
+    cursors: resp::Cursors,
+) -> resp::Config {
+    resp::Config {
+        password: config.requirepass.clone(),
+        connections_max: limits.connections_max,
+        drain: config.drain_deadline,
+        cursors,
+        facts: resp::Facts {
+            version: env!("CARGO_PKG_VERSION").into(),
+            port: addr.port(),
+            cores: plan.cores,
+            memory_bytes_max: limits.core_bytes * limits.cores as u64,
+            run_id: format!("{:040x}", plan.identity.cluster),
+            data_dir: plan.dir.display().to_string(),
+        },
+    }
+}
+
+/// Tells the scheduler shard and the board about this core.
+struct Reporter {
+    rt: Rt,
+    plan: Arc<Plan>,
+    config: Config,
+    addrs: Vec<(usize, Shard, SocketAddr)>,
+    reports: Sender<Report>,
+    board: Board,
+    counters: Rc<resp::Counters>,
+    links: Rc<crate::shard::links::Links>,
+}
+
+impl Reporter {
+    async fn run(&self, servers: &RefCell<Vec<grpc::Handle>>) {
+        loop {
+            self.post(servers);
+            self.rt.sleep(REPORT_EVERY).await;
+            self.tell_scheduler();
+        }
+    }
+
+    fn post(&self, servers: &RefCell<Vec<grpc::Handle>>) {
+        let stores = self.addrs.iter().map(|(_, shard, _)| shard.snapshot()).collect();
+        let grpc =
+            servers.borrow().iter().map(grpc::Handle::stats).fold(grpc::Stats::default(), grpc::Stats::plus);
+        self.board.post(CoreReport {
+            core: self.rt.core(),
+            stores,
+            resp: self.counters.snapshot(),
+            grpc,
+            forwarded: self.links.outstanding() as u64,
+        });
+    }
+
+    /// A full queue means that the scheduler shard is behind; it hears the next report.
+    fn tell_scheduler(&self) {
+        let heard_ns = u64::try_from(self.rt.wall().as_nanos()).unwrap_or(u64::MAX);
+        for (_, shard, addr) in &self.addrs {
+            let regions = shard.regions();
+            let stats = StoreStats {
+                available_bytes: shard.counters().disk_free_bytes.get(),
+                regions: u32::try_from(regions.len()).unwrap_or(u32::MAX),
+                heard_ns,
+                ..StoreStats::default()
+            };
+            let _ = self.reports.try_send(Report::Store(StoreReport {
+                id: shard.store().0,
+                address: advertised(&self.config, *addr),
+                labels: vec![("node".into(), self.plan.identity.node.to_string())],
+                stats: Some(stats),
+            }));
+            for (region, term, leads) in regions {
+                if leads {
+                    let leader = region.peer_on(shard.store()).copied();
+                    let report = RegionReport { region, leader, term, size_bytes: 0, keys: 0 };
+                    let _ = self.reports.try_send(Report::Region(report));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What happens before any data core starts: the directory is locked and recognised, the log's sync method is settled, and the
+//! plan that all cores follow is made.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::error::{Fault, FaultKind};
+use engine::log::{LogOptions, SyncMethod as Method, measure_sync};
+use engine::lsm::TreeOptions;
+use engine::rt::glommio::{CoreOptions, start_core};
+use engine::rt::{DirLock, Rt, SharedPort};
+use scheduler::StoreId;
+
+use super::StartError;
+use super::core::Plan;
+use super::identity::Identity;
+use crate::config::{Config, Limits, SyncMethod};
+use crate::shard::ShardLimits;
+use crate::shard::open::ShardOptions;
+use crate::wire::resp::Cursors;
+
+/// A process that was just killed can hold its lock until its last disk operation ends.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where the measured sync method is kept.
+const SYNC_FILE: &str = "SYNC";
+
+/// A directory that is ours.
+pub(super) struct Opened {
+    pub(super) dir: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) sync: Method,
+    pub(super) lock: DirLock,
+    pub(super) cursors: Cursors,
+}
+
+/// Locks and recognises the data directory, creating it if it does not exist.
+pub(super) fn open_directory(config: &Config, limits: &Limits) -> Result<Opened, StartError> {
+    let (dir, stores, sync) = (config.data_dir.clone(), limits.cores, config.log.sync);
+    start_core(&CoreOptions::default(), move |rt| async move {
+        rt.create_dir_all(&dir)
+            .await
+            .map_err(|error| Fault::io(&dir, "creating the data directory", &error))?;
+        let lock = lock(&rt, &dir).await?;
+        let identity = Identity::open(&rt, &dir, stores).await?;
+        let sync = sync_method(&rt, &dir, sync).await?;
+        Ok(Opened { dir, identity, sync, lock, cursors: Cursors::new(rt.random()) })
+    })?
+    .map_err(|fault: Fault| StartError::from(fault))
+}
+
+async fn lock(rt: &Rt, dir: &Path) -> Result<DirLock, Fault> {
+    for _ in 1..LOCK_TRIES {
+        if let Ok(lock) = rt.lock_dir(dir).await {
+            return Ok(lock);
+        }
+        rt.sleep(LOCK_PAUSE).await;
+    }
+    rt.lock_dir(dir).await.map_err(|error| {
+        let what = format!(
+            "another process holds the data directory ({error}): stop it, or give this node a directory of its own"
+        );
+        Fault { kind: FaultKind::Locked, path: dir.to_owned(), what }
+    })
+}
+
+/// The configured method, or the one that was measured when the directory was new.
+async fn sync_method(rt: &Rt, dir: &Path, wanted: SyncMethod) -> Result<Method, Fault> {
+    match wanted {
+        SyncMethod::Dsync => return Ok(Method::DurableWrite),
+        SyncMethod::Fdatasync => return Ok(Method::WriteThenSync),
+        SyncMethod::Auto => {}
+    }
+    let path = dir.join(SYNC_FILE);
+    match rt.read_small(&path).await.as_deref() {
+        Ok(b"dsync\n") => return Ok(Method::DurableWrite),
+        Ok(b"fdatasync\n") => return Ok(Method::WriteThenSync),
+        // Missing or unreadable: it is only a measurement, so it is taken again.
+        _ => {}
+    }
+    let method = measure_sync(rt, dir).await?.recommended();
+    let name: &[u8] = match method {
+        Method::DurableWrite => b"dsync\n",
+        Method::WriteThenSync => b"fdatasync\n",
+    };
+    rt.replace_small(&path, name).await.map_err(|error| Fault::io(&path, "writing it", &error))?;
+    Ok(method)
+}
+
+/// What all cores follow.
+pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
+    let stores_per_core = opened.identity.stores.div_ceil(limits.cores);
+    let share = |bytes: u64| usize::try_from(bytes / stores_per_core as u64).unwrap_or(usize::MAX);
+    Plan {
+        dir: opened.dir.clone(),
+        identity: opened.identity.clone(),
+        cores: limits.cores.min(opened.identity.stores),
+        shard: ShardOptions {
+            store: StoreId(0),
+            log: LogOptions {
+                segment_bytes: config.log.segment_bytes,
+                sync: opened.sync,
+                ..LogOptions::default()
+            },
+            tree: TreeOptions {
+                memtable_bytes: share(limits.memtable_bytes),
+                cache_bytes: share(limits.block_cache_bytes),
+                ..TreeOptions::default()
+            },
+            limits: ShardLimits {
+                inflight_bytes_max: share(limits.inflight_bytes),
+                log_bytes_max: 8 * limits.memtable_bytes.max(config.log.segment_bytes),
+                segment_bytes: config.log.segment_bytes,
+                reserve_bytes: 256 << 20,
+            },
+            raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
+        },
+    }
+}
+
+/// Binds the RESP port that the cores will share.
+pub(super) fn reserve_resp(config: &Config) -> Result<SharedPort, StartError> {
+    let wanted = config.resp_addr();
+    SharedPort::reserve(wanted)
+        .map_err(|error| StartError(format!("RESP address {wanted}: {error}: set resp_port to a free port")))
+}

@@ -1,0 +1,234 @@
+//! What each number of a core is called on the page. One row per metric; a number without a row is not published.
+
+use engine::log::LogStats;
+use engine::lsm::TreeStats;
+
+use super::{Labels, Metric, MetricKind, Sample, Value};
+use crate::metrics::HistogramSnapshot;
+use crate::node::board::CoreReport;
+use crate::shard::counters::StoreSnapshot;
+use crate::wire::resp;
+
+use MetricKind::{Counter, Gauge, Histogram};
+
+/// A row: the metric, and how its number is read from `R`.
+struct Row<R>(Metric, fn(&R) -> u64);
+
+const fn metric(name: &'static str, kind: MetricKind, help: &'static str) -> Metric {
+    Metric { name, help, kind }
+}
+
+const COMMANDS: Metric = metric("ringkeep_resp_commands_total", Counter, "RESP commands answered, by name.");
+const RESP_LATENCY: Metric = metric(
+    "ringkeep_resp_command_seconds",
+    Histogram,
+    "Time from having read a RESP command to having its answer, in seconds, by kind.",
+);
+const WRITE_LATENCY: Metric = metric(
+    "ringkeep_store_write_seconds",
+    Histogram,
+    "Time from the arrival of a write at its store to its answer, in seconds.",
+);
+const LOG_WRITE: Metric =
+    metric("ringkeep_log_write_seconds", Histogram, "Duration of one durable write of the log, in seconds.");
+const LEVEL_TABLES: Metric = metric("ringkeep_lsm_tables", Gauge, "Tables of the tree, by level.");
+const LEVEL_BYTES: Metric =
+    metric("ringkeep_lsm_table_bytes", Gauge, "Bytes of the tree's tables, by level.");
+
+const RESP: &[Row<resp::Snapshot>] = &[
+    Row(metric("ringkeep_resp_connections", Gauge, "Open RESP connections."), |s| s.open),
+    Row(metric("ringkeep_resp_connections_accepted_total", Counter, "RESP connections accepted."), |s| {
+        s.accepted
+    }),
+    Row(
+        metric("ringkeep_resp_connections_refused_total", Counter, "RESP connections refused at the bound."),
+        |s| s.refused,
+    ),
+    Row(
+        metric("ringkeep_resp_accept_faults_total", Counter, "Failed attempts to accept a RESP connection."),
+        |s| s.accept_faults,
+    ),
+    Row(metric("ringkeep_resp_rejected_total", Counter, "Requests that no RESP command fits."), |s| {
+        s.rejected
+    }),
+    Row(
+        metric(
+            "ringkeep_resp_malformed_total",
+            Counter,
+            "Connections closed because they did not speak RESP.",
+        ),
+        |s| s.malformed,
+    ),
+    Row(metric("ringkeep_resp_wrong_passwords_total", Counter, "Wrong RESP passwords."), |s| {
+        s.wrong_passwords
+    }),
+    Row(metric("ringkeep_resp_received_bytes_total", Counter, "Bytes read from RESP clients."), |s| {
+        s.bytes_in
+    }),
+    Row(metric("ringkeep_resp_sent_bytes_total", Counter, "Bytes written to RESP clients."), |s| s.bytes_out),
+];
+
+const CORE: &[Row<CoreReport>] = &[
+    Row(metric("ringkeep_grpc_connections", Gauge, "Open gRPC connections."), |c| c.grpc.connections as u64),
+    Row(metric("ringkeep_grpc_connections_accepted_total", Counter, "gRPC connections accepted."), |c| {
+        c.grpc.accepted
+    }),
+    Row(
+        metric("ringkeep_grpc_connections_refused_total", Counter, "gRPC connections refused at the bound."),
+        |c| c.grpc.turned_away,
+    ),
+    Row(metric("ringkeep_grpc_calls_total", Counter, "gRPC calls begun; a stream is one call."), |c| {
+        c.grpc.calls
+    }),
+    Row(metric("ringkeep_grpc_broken_total", Counter, "gRPC connections ended by an error."), |c| {
+        c.grpc.broken
+    }),
+    Row(
+        metric(
+            "ringkeep_forwarded_operations",
+            Gauge,
+            "Operations sent to other cores and not answered yet.",
+        ),
+        |c| c.forwarded,
+    ),
+];
+
+const STORE: &[Row<StoreSnapshot>] = &[
+    Row(metric("ringkeep_store_reads_total", Counter, "Keys read one by one or in batches."), |s| s.reads),
+    Row(metric("ringkeep_store_scans_total", Counter, "Range reads."), |s| s.scans),
+    Row(metric("ringkeep_store_refused_total", Counter, "Operations refused."), |s| s.refused),
+    Row(metric("ringkeep_store_applied_entries_total", Counter, "Log entries applied."), |s| s.applied),
+    Row(metric("ringkeep_store_regions", Gauge, "Regions on the store."), |s| s.regions),
+    Row(metric("ringkeep_store_inflight_bytes", Gauge, "Bytes of writes under way."), |s| s.inflight_bytes),
+    Row(metric("ringkeep_store_disk_free_bytes", Gauge, "Bytes free on the store's disk."), |s| {
+        s.disk_free_bytes
+    }),
+    Row(metric("ringkeep_store_stopped", Gauge, "1 once the store has stopped after a fault."), |s| {
+        u64::from(s.stopped)
+    }),
+    Row(metric("ringkeep_log_writes_total", Counter, "Durable writes of the log."), |s| s.log_writes),
+    Row(metric("ringkeep_log_bytes_total", Counter, "Bytes given to the log, padding left out."), |s| {
+        s.log_bytes
+    }),
+    Row(
+        metric(
+            "ringkeep_log_groups_total",
+            Counter,
+            "Groups over all log writes; per write, the group commit's width.",
+        ),
+        |s| s.log_groups,
+    ),
+    Row(
+        metric(
+            "ringkeep_log_operations_total",
+            Counter,
+            "Operations over all log writes; per write, the batch size.",
+        ),
+        |s| s.log_operations,
+    ),
+];
+
+const LOG: &[Row<LogStats>] = &[
+    Row(
+        metric("ringkeep_log_padded_bytes_total", Counter, "Bytes written as log records, padding included."),
+        |l| l.record_bytes,
+    ),
+    Row(metric("ringkeep_log_segments", Gauge, "Log segments that hold records."), |l| l.segments as u64),
+    Row(metric("ringkeep_log_spare_segments", Gauge, "Log segments that are ready for use."), |l| {
+        l.spare_segments as u64
+    }),
+    Row(metric("ringkeep_log_live_bytes", Gauge, "Bytes of the log that some region still needs."), |l| {
+        l.live_bytes
+    }),
+    Row(metric("ringkeep_log_cache_bytes", Gauge, "Bytes of recent log records in memory."), |l| {
+        l.cache_bytes as u64
+    }),
+    Row(metric("ringkeep_log_queued_batches", Gauge, "Batches that wait for a log write."), |l| {
+        l.queued_batches as u64
+    }),
+    Row(metric("ringkeep_log_disk_full", Gauge, "1 while the disk has no room for the log."), |l| {
+        u64::from(l.disk_full)
+    }),
+];
+
+const TREE: &[Row<TreeStats>] = &[
+    Row(
+        metric("ringkeep_lsm_memtable_bytes", Gauge, "Memory of memtables, those being flushed included."),
+        |t| t.memtable_bytes,
+    ),
+    Row(metric("ringkeep_lsm_closed_memtables", Gauge, "Memtables that wait to be flushed."), |t| {
+        t.closed_memtables
+    }),
+    Row(metric("ringkeep_lsm_cache_bytes", Gauge, "Memory of the block cache."), |t| t.cache_bytes),
+    Row(metric("ringkeep_lsm_cache_hits_total", Counter, "Blocks found in the block cache."), |t| {
+        t.cache_hits
+    }),
+    Row(metric("ringkeep_lsm_cache_misses_total", Counter, "Blocks not found in the block cache."), |t| {
+        t.cache_misses
+    }),
+    Row(metric("ringkeep_lsm_flushes_total", Counter, "Memtables flushed."), |t| t.flushes),
+    Row(metric("ringkeep_lsm_flushed_bytes_total", Counter, "Bytes of tables written by flushes."), |t| {
+        t.flushed_bytes
+    }),
+    Row(metric("ringkeep_lsm_compactions_total", Counter, "Compactions finished, moves left out."), |t| {
+        t.compactions
+    }),
+    Row(
+        metric("ringkeep_lsm_compacted_bytes_total", Counter, "Bytes of tables written by compactions."),
+        |t| t.compacted_bytes,
+    ),
+];
+
+/// Everything that a core says.
+pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
+    let labels: Labels = vec![("core", core.core.to_string())];
+    let mut samples = Vec::new();
+    rows(CORE, core, &labels, &mut samples);
+    rows(RESP, &core.resp, &labels, &mut samples);
+    for (command, count) in core.resp.commands.iter().filter(|(_, count)| *count > 0) {
+        samples.push(sample(&COMMANDS, &labels, Some(("command", command)), Value::Number(*count)));
+    }
+    for (kind, latency) in &core.resp.latency {
+        histogram(&RESP_LATENCY, &labels, Some(("kind", kind)), latency, &mut samples);
+    }
+    for store in &core.stores {
+        let mut labels = labels.clone();
+        labels.push(("store", store.store.to_string()));
+        rows(STORE, store, &labels, &mut samples);
+        rows(LOG, &store.log, &labels, &mut samples);
+        rows(TREE, &store.tree, &labels, &mut samples);
+        for (level, (tables, bytes)) in store.tree.levels.iter().enumerate() {
+            let level = level.to_string();
+            samples.push(sample(&LEVEL_TABLES, &labels, Some(("level", &level)), Value::Number(*tables)));
+            samples.push(sample(&LEVEL_BYTES, &labels, Some(("level", &level)), Value::Number(*bytes)));
+        }
+        histogram(&WRITE_LATENCY, &labels, None, &store.write_latency, &mut samples);
+        histogram(&LOG_WRITE, &labels, None, &store.log_write, &mut samples);
+    }
+    samples.into_iter()
+}
+
+fn rows<R>(rows: &'static [Row<R>], from: &R, labels: &Labels, into: &mut Vec<Sample>) {
+    into.extend(rows.iter().map(|Row(metric, read)| sample(metric, labels, None, Value::Number(read(from)))));
+}
+
+fn histogram(
+    metric: &'static Metric,
+    labels: &Labels,
+    further: Option<(&'static str, &str)>,
+    snapshot: &HistogramSnapshot,
+    into: &mut Vec<Sample>,
+) {
+    into.push(sample(metric, labels, further, Value::Histogram(snapshot.clone())));
+}
+
+fn sample(
+    metric: &'static Metric,
+    labels: &Labels,
+    further: Option<(&'static str, &str)>,
+    value: Value,
+) -> Sample {
+    let mut labels = labels.clone();
+    labels.extend(further.map(|(name, value)| (name, value.to_owned())));
+    Sample { metric, labels, value }
+}

@@ -1,0 +1,292 @@
+//! What a log entry carries, and its codec.
+//!
+//! ```text
+//! entry payload   [kind u8] [rkyv archive of that kind, unaligned little-endian]
+//! kind 1, writes  { version u64, ops: [OpHeader], bytes: [u8] }
+//! OpHeader        { kind u8, cf u8, key_len u32, value_len u32 }
+//! bytes           key value key value ...   in the order of the headers
+//! ```
+//!
+//! The writes of one region that are waiting when a turn begins travel as one command, so that a hundred small writes cost
+//! one entry. A command is applied whole or refused whole. The archive is validated once, here; afterwards it is read in
+//! place.
+
+use std::fmt;
+
+use rkyv::rancor;
+use rkyv::{Archive, Serialize};
+
+/// A column family, as the engine counts them.
+pub use engine::lsm::Cf;
+
+const KIND_WRITES: u8 = 1;
+
+const OP_PUT: u8 = 1;
+const OP_DELETE: u8 = 2;
+const OP_DELETE_RANGE: u8 = 3;
+
+#[derive(Archive, Serialize, Clone, Copy)]
+struct OpHeader {
+    kind: u8,
+    cf: u8,
+    key_len: u32,
+    value_len: u32,
+}
+
+#[derive(Archive, Serialize, Default)]
+struct WritesRecord {
+    version: u64,
+    ops: Vec<OpHeader>,
+    bytes: Vec<u8>,
+}
+
+/// One write of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write<'a> {
+    /// Sets a key.
+    Put {
+        /// The column family.
+        cf: Cf,
+        /// The key.
+        key: &'a [u8],
+        /// The value.
+        value: &'a [u8],
+    },
+    /// Deletes a key.
+    Delete {
+        /// The column family.
+        cf: Cf,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Deletes every key in `[start, end)`; an empty `end` means no bound.
+    DeleteRange {
+        /// The column family.
+        cf: Cf,
+        /// The first key.
+        start: &'a [u8],
+        /// The first key that stays.
+        end: &'a [u8],
+    },
+}
+
+/// Writes being gathered into one command.
+#[derive(Default)]
+pub struct Writes {
+    record: WritesRecord,
+}
+
+impl fmt::Debug for Writes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} writes, {} bytes", self.record.ops.len(), self.record.bytes.len())
+    }
+}
+
+impl Writes {
+    /// An empty gathering, for a region whose epoch has this version.
+    pub fn new(version: u64) -> Self {
+        Self { record: WritesRecord { version, ..WritesRecord::default() } }
+    }
+
+    /// Adds a write.
+    pub fn push(&mut self, write: Write<'_>) {
+        let (kind, cf, key, value) = match write {
+            Write::Put { cf, key, value } => (OP_PUT, cf, key, value),
+            Write::Delete { cf, key } => (OP_DELETE, cf, key, &[][..]),
+            Write::DeleteRange { cf, start, end } => (OP_DELETE_RANGE, cf, start, end),
+        };
+        self.record.ops.push(OpHeader {
+            kind,
+            cf: cf.index() as u8,
+            key_len: len(key),
+            value_len: len(value),
+        });
+        self.record.bytes.extend_from_slice(key);
+        self.record.bytes.extend_from_slice(value);
+    }
+
+    /// How many writes have been gathered.
+    pub fn len(&self) -> usize {
+        self.record.ops.len()
+    }
+
+    /// Whether nothing has been gathered.
+    pub fn is_empty(&self) -> bool {
+        self.record.ops.is_empty()
+    }
+
+    /// The keys and values gathered, bytes.
+    pub fn bytes(&self) -> usize {
+        self.record.bytes.len()
+    }
+
+    /// The version of the region's epoch that the writes were admitted under.
+    pub fn version(&self) -> u64 {
+        self.record.version
+    }
+
+    /// The command as an entry's payload.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(self.record.bytes.len() + 12 * self.record.ops.len() + 64);
+        payload.push(KIND_WRITES);
+        rkyv::api::high::to_bytes_in::<_, rancor::Error>(&self.record, payload)
+            .expect("writing an archive into memory has no way to fail")
+    }
+}
+
+fn len(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("keys and values are bounded far below 4 GiB when they are admitted")
+}
+
+/// A command read in place from an entry's payload.
+#[derive(Clone, Copy)]
+pub enum Command<'a> {
+    /// Writes of keys.
+    Writes(WritesView<'a>),
+}
+
+/// Validated writes.
+#[derive(Clone, Copy)]
+pub struct WritesView<'a> {
+    record: &'a ArchivedWritesRecord,
+}
+
+/// The payload is not a command: damage, or a newer version's entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotACommand(pub &'static str);
+
+impl fmt::Display for NotACommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "log entry is not a command: {}", self.0)
+    }
+}
+
+impl std::error::Error for NotACommand {}
+
+impl<'a> Command<'a> {
+    /// Validates a payload.
+    ///
+    /// # Errors
+    /// [`NotACommand`] for anything that [`Writes::encode`] cannot have produced.
+    pub fn decode(payload: &'a [u8]) -> Result<Self, NotACommand> {
+        match payload.split_first() {
+            Some((&KIND_WRITES, archive)) => WritesView::decode(archive).map(Command::Writes),
+            Some(_) => Err(NotACommand("unknown kind; was it written by a newer version?")),
+            None => Err(NotACommand("empty payload")),
+        }
+    }
+}
+
+impl<'a> WritesView<'a> {
+    fn decode(archive: &'a [u8]) -> Result<Self, NotACommand> {
+        let record = rkyv::access::<ArchivedWritesRecord, rancor::Failure>(archive)
+            .map_err(|_| NotACommand("the archive does not validate"))?;
+        let mut wanted = 0u64;
+        for op in record.ops.iter() {
+            if !(OP_PUT..=OP_DELETE_RANGE).contains(&op.kind) || Cf::from_byte(op.cf).is_none() {
+                return Err(NotACommand("unknown operation or column family"));
+            }
+            wanted += u64::from(op.key_len.to_native()) + u64::from(op.value_len.to_native());
+        }
+        if wanted != record.bytes.len() as u64 {
+            return Err(NotACommand("the lengths do not add up to the bytes"));
+        }
+        Ok(Self { record })
+    }
+
+    /// The version of the region's epoch that the writes were admitted under.
+    pub fn version(&self) -> u64 {
+        self.record.version.to_native()
+    }
+
+    /// The writes, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Write<'a>> + use<'a> {
+        let mut rest = self.record.bytes.as_slice();
+        self.record.ops.iter().map(move |op| {
+            let (key, behind) = rest.split_at(op.key_len.to_native() as usize);
+            let (value, behind) = behind.split_at(op.value_len.to_native() as usize);
+            rest = behind;
+            let cf = Cf::from_byte(op.cf).expect("decode has checked every column family");
+            match op.kind {
+                OP_PUT => Write::Put { cf, key, value },
+                OP_DELETE => Write::Delete { cf, key },
+                _ => Write::DeleteRange { cf, start: key, end: value },
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WRITES: [Write<'static>; 4] = [
+        Write::Put { cf: Cf::Default, key: b"key", value: b"value" },
+        Write::Delete { cf: Cf::Lock, key: b"gone" },
+        Write::DeleteRange { cf: Cf::Write, start: b"a", end: b"" },
+        Write::Put { cf: Cf::Default, key: b"", value: b"" },
+    ];
+
+    fn sample() -> Vec<u8> {
+        let mut writes = Writes::new(7);
+        WRITES.into_iter().for_each(|write| writes.push(write));
+        writes.encode()
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn a_command_reads_back_as_it_was_gathered() {
+        let payload = sample();
+        let Command::Writes(view) = Command::decode(&payload).unwrap();
+        assert_eq!(view.version(), 7);
+        assert_eq!(view.iter().collect::<Vec<_>>(), WRITES);
+    }
+
+    /// Logs outlive versions: these bytes were written by version 0.1 and must stay readable.
+    #[test]
+    fn the_bytes_of_version_0_1_are_still_written_and_read() {
+        let fixture = concat!(
+            "01010003000000050000000201040000000000000003020100000000000000010000000000000000",
+            "006b657976616c7565676f6e65610700000000000000c3ffffff04000000e3ffffff0d000000",
+        );
+        assert_eq!(hex(&sample()), fixture);
+    }
+
+    #[test]
+    fn damage_is_refused_or_harmless() {
+        let good = sample();
+        for place in 0..good.len() {
+            for flip in [1u8, 0x80, 0xff] {
+                let mut bad = good.clone();
+                bad[place] ^= flip;
+                if let Ok(Command::Writes(view)) = Command::decode(&bad) {
+                    // Reading it must stay inside the bytes, whatever it says.
+                    assert!(view.iter().count() <= bad.len());
+                }
+            }
+            assert!(Command::decode(&good[..place]).is_err(), "cut at {place} went unnoticed");
+        }
+    }
+
+    #[test]
+    fn noise_never_panics() {
+        let mut state = 0x1234_5678_9abc_def0u64;
+        for length in 0..2000usize {
+            let mut noise: Vec<u8> = (0..length % 97)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    (state >> 33) as u8
+                })
+                .collect();
+            if let Some(first) = noise.first_mut() {
+                *first = KIND_WRITES;
+            }
+            if let Ok(Command::Writes(view)) = Command::decode(&noise) {
+                assert!(view.iter().count() <= noise.len());
+            }
+        }
+    }
+}

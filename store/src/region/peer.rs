@@ -1,0 +1,180 @@
+//! One region's replica on this store: descriptor, Raft group, the writes that gather for the next turn, and the answers
+//! that wait for their entries to be applied.
+//!
+//! Pure: it says what is to be written and sent, and is told what became durable. `A` is whatever the store has to do once
+//! an entry is applied; this file only keeps it in order.
+//!
+//! Invariants:
+//! * what waits is ordered by index, and all of it was proposed in the current term or an earlier one;
+//! * an answer leaves exactly once: when its entry is applied, or when another entry or nothing can be applied in its place.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use raft::{Identity, LogId, Membership, NodeId, Payload, Raft, Refusal, Start, StartError, Time};
+use scheduler::{Peer as Member, PeerId};
+
+use super::command::{Write, Writes};
+use super::guard::Here;
+use super::record::RegionRecord;
+
+/// A command is closed and the next one begun when it has gathered this much.
+const COMMAND_BYTES_MAX: usize = 512 << 10;
+
+/// One region's replica.
+#[derive(Debug)]
+pub struct Peer<A> {
+    /// The stored metadata.
+    pub record: RegionRecord,
+    /// The consensus core.
+    pub raft: Raft,
+    gathering: VecDeque<Gathered<A>>,
+    waiting: VecDeque<Waiting<A>>,
+}
+
+/// Writes of one command before it is proposed.
+#[derive(Debug)]
+pub struct Gathered<A> {
+    /// The writes.
+    pub writes: Writes,
+    /// What to do once they are applied, in order.
+    pub answers: Vec<A>,
+}
+
+/// A proposed command.
+#[derive(Debug)]
+pub struct Waiting<A> {
+    /// Where it stands in the log.
+    pub id: LogId,
+    /// The command, so that what it pinned can be released without it being applied.
+    pub payload: Payload,
+    /// What to do once it is applied, in order.
+    pub answers: Vec<A>,
+}
+
+/// What an entry that is about to be applied means for those who wait.
+#[derive(Debug)]
+pub struct Settled<A> {
+    /// Those who wait for this very entry.
+    pub mine: Vec<A>,
+    /// Proposals in whose place other entries were committed.
+    pub overtaken: Vec<Waiting<A>>,
+}
+
+impl<A> Peer<A> {
+    /// A replica from its stored state.
+    pub fn new(
+        record: RegionRecord,
+        config: Arc<raft::Config>,
+        start: Start,
+        incarnation: u64,
+        now: Time,
+    ) -> Result<Self, StartError> {
+        let identity = Identity {
+            group: raft::GroupId(record.region.id.0),
+            id: NodeId(record.me.0),
+            priority: 0,
+            incarnation,
+        };
+        let raft = Raft::new(config, identity, start, now)?;
+        Ok(Self { record, raft, gathering: VecDeque::new(), waiting: VecDeque::new() })
+    }
+
+    /// What the guard needs to know.
+    pub fn here(&self) -> Here<'_> {
+        let region = &self.record.region;
+        let leader = self.raft.leader().and_then(|id| region.peer(PeerId(id.0))).copied();
+        let store = region.peer(self.record.me).map_or(scheduler::StoreId(0), |member| member.store);
+        Here { store, region, me: self.record.me, term: self.raft.term().0, leader }
+    }
+
+    /// Our own entry in the descriptor.
+    pub fn member(&self) -> Option<Member> {
+        self.record.region.peer(self.record.me).copied()
+    }
+
+    /// Whether a read may be served from the applied state at `now`, and if so, whether everything that the read must see
+    /// has been applied.
+    ///
+    /// A sole voter needs no lease: nobody else can be elected.
+    pub fn may_read(&mut self, now: Time) -> bool {
+        let applied = self.raft.applied_index();
+        if self.is_sole_voter() {
+            return self.raft.has_committed_in_term();
+        }
+        self.raft.lease_read(now).is_ok_and(|index| index <= applied)
+    }
+
+    /// Whether our own durable entry is already a quorum.
+    pub fn is_sole_voter(&self) -> bool {
+        let mut voters = self.record.region.voters();
+        voters.next().is_some_and(|voter| voter.id == self.record.me) && voters.next().is_none()
+    }
+
+    /// Adds writes to the command that the next turn proposes; `answer` is due when they are applied.
+    pub fn gather<'w>(&mut self, writes: impl IntoIterator<Item = Write<'w>>, answer: A) {
+        let version = self.record.region.epoch.version;
+        let open = self
+            .gathering
+            .back()
+            .is_some_and(|last| last.writes.version() == version && last.writes.bytes() < COMMAND_BYTES_MAX);
+        if !open {
+            self.gathering.push_back(Gathered { writes: Writes::new(version), answers: Vec::new() });
+        }
+        let last = self.gathering.back_mut().expect("one was pushed if there was none");
+        for write in writes {
+            last.writes.push(write);
+        }
+        last.answers.push(answer);
+    }
+
+    /// Proposes what has gathered, as far as the group accepts it now. What can never be proposed here comes back.
+    pub fn propose_gathered(&mut self) -> Vec<Gathered<A>> {
+        while let Some(next) = self.gathering.pop_front() {
+            let payload = Payload::from(next.writes.encode());
+            match self.raft.propose(payload.clone()) {
+                Ok(id) => self.waiting.push_back(Waiting { id, payload, answers: next.answers }),
+                Err(Refusal::UncommittedFull | Refusal::TransferPending { .. }) => {
+                    self.gathering.push_front(next);
+                    break;
+                }
+                Err(_) => {
+                    let mut refused = vec![next];
+                    refused.extend(self.gathering.drain(..));
+                    return refused;
+                }
+            }
+        }
+        Vec::new()
+    }
+
+    /// Whether writes have gathered that no turn has proposed yet.
+    pub fn has_gathered(&self) -> bool {
+        !self.gathering.is_empty()
+    }
+
+    /// Who waited for the entry `id`, which is being applied, and whose proposals it overtook.
+    pub fn settle(&mut self, id: LogId) -> Settled<A> {
+        let mut overtaken = Vec::new();
+        while let Some(front) = self.waiting.pop_front_if(|front| front.id.index <= id.index) {
+            if front.id == id {
+                return Settled { mine: front.answers, overtaken };
+            }
+            overtaken.push(front);
+        }
+        Settled { mine: Vec::new(), overtaken }
+    }
+
+    /// Everything that waits or has gathered, because the peer or the store ends.
+    pub fn abandon(&mut self) -> (Vec<Waiting<A>>, Vec<Gathered<A>>) {
+        (self.waiting.drain(..).collect(), self.gathering.drain(..).collect())
+    }
+}
+
+/// The membership that a descriptor describes.
+pub fn membership(region: &scheduler::Region) -> Membership {
+    let ids = |wanted: bool| {
+        region.peers.iter().filter(move |peer| peer.votes() == wanted).map(|peer| NodeId(peer.id.0))
+    };
+    Membership::with_learners(ids(true), ids(false))
+}

@@ -1,0 +1,151 @@
+//! What a store keeps about a region besides its keys: the descriptor and whether the peer still lives.
+//!
+//! The record travels in the core's log as the region's metadata, so a change of it is durable together with the entry that
+//! caused it.
+
+use std::fmt;
+
+use rkyv::rancor;
+use rkyv::{Archive, Deserialize, Serialize};
+use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Role, StoreId};
+
+/// The metadata record of one region on one store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegionRecord {
+    /// The descriptor.
+    pub region: Region,
+    /// Which of its peers lives here.
+    pub me: PeerId,
+    /// Whether the peer has been removed; its id must never come back.
+    pub tombstone: bool,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct Stored {
+    id: u64,
+    me: u64,
+    tombstone: bool,
+    start: Vec<u8>,
+    end: Vec<u8>,
+    conf_ver: u64,
+    version: u64,
+    peers: Vec<StoredPeer>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredPeer {
+    id: u64,
+    store: u64,
+    role: u8,
+}
+
+/// The bytes are not a region record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotARecord(&'static str);
+
+impl fmt::Display for NotARecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not a region record: {}", self.0)
+    }
+}
+
+impl std::error::Error for NotARecord {}
+
+impl RegionRecord {
+    /// The record as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let region = &self.region;
+        let stored = Stored {
+            id: region.id.0,
+            me: self.me.0,
+            tombstone: self.tombstone,
+            start: region.range.start().as_bytes().to_vec(),
+            end: region.range.end().as_bytes().to_vec(),
+            conf_ver: region.epoch.conf_ver,
+            version: region.epoch.version,
+            peers: region.peers.iter().map(StoredPeer::from).collect(),
+        };
+        rkyv::to_bytes::<rancor::Error>(&stored)
+            .expect("writing an archive into memory has no way to fail")
+            .to_vec()
+    }
+
+    /// The inverse of [`RegionRecord::encode`].
+    ///
+    /// # Errors
+    /// [`NotARecord`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, NotARecord> {
+        let stored: Stored = rkyv::from_bytes::<Stored, rancor::Failure>(bytes)
+            .map_err(|_| NotARecord("the archive does not validate"))?;
+        let range =
+            KeyRange::new(stored.start, stored.end).map_err(|_| NotARecord("its range is inverted"))?;
+        let peers: Option<Vec<Peer>> = stored.peers.iter().map(StoredPeer::to_peer).collect();
+        let region = Region {
+            id: RegionId(stored.id),
+            range,
+            epoch: Epoch::new(stored.conf_ver, stored.version),
+            peers: peers.ok_or(NotARecord("a peer has an unknown role"))?,
+        };
+        region.check().map_err(|_| NotARecord("it lists a peer or a store twice"))?;
+        Ok(Self { region, me: PeerId(stored.me), tombstone: stored.tombstone })
+    }
+}
+
+impl From<&Peer> for StoredPeer {
+    fn from(peer: &Peer) -> Self {
+        let role = match peer.role {
+            Role::Voter => 0,
+            Role::Learner => 1,
+            Role::Incoming => 2,
+            Role::Outgoing => 3,
+        };
+        Self { id: peer.id.0, store: peer.store.0, role }
+    }
+}
+
+impl StoredPeer {
+    fn to_peer(&self) -> Option<Peer> {
+        let role = match self.role {
+            0 => Role::Voter,
+            1 => Role::Learner,
+            2 => Role::Incoming,
+            3 => Role::Outgoing,
+            _ => return None,
+        };
+        Some(Peer { id: PeerId(self.id), store: StoreId(self.store), role })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> RegionRecord {
+        RegionRecord {
+            region: Region {
+                id: RegionId(7),
+                range: KeyRange::new("b", "m").unwrap(),
+                epoch: Epoch::new(3, 4),
+                peers: vec![
+                    Peer::voter(PeerId(11), StoreId(1)),
+                    Peer { id: PeerId(12), store: StoreId(2), role: Role::Incoming },
+                ],
+            },
+            me: PeerId(11),
+            tombstone: false,
+        }
+    }
+
+    #[test]
+    fn a_record_survives_its_codec() {
+        assert_eq!(RegionRecord::decode(&record().encode()), Ok(record()));
+    }
+
+    #[test]
+    fn every_truncation_and_every_flipped_length_is_refused_or_differs() {
+        let bytes = record().encode();
+        for cut in 0..bytes.len() {
+            assert!(RegionRecord::decode(&bytes[..cut]) != Ok(record()), "cut at {cut} went unnoticed");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What one store counts about itself.
+
+use std::cell::Cell;
+
+use engine::log::LogStats;
+use engine::lsm::TreeStats;
+
+use crate::metrics::{Counter, Histogram, HistogramSnapshot};
+
+/// A value that goes up and down. Stays on its core.
+#[derive(Debug, Default)]
+pub struct Gauge(Cell<u64>);
+
+impl Gauge {
+    /// Sets the value.
+    pub fn set(&self, value: u64) {
+        self.0.set(value);
+    }
+
+    /// The value.
+    pub fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// The numbers of one store.
+#[derive(Debug, Default)]
+pub struct StoreCounters {
+    /// Keys read one by one or in batches.
+    pub reads: Counter,
+    /// Range reads.
+    pub scans: Counter,
+    /// Operations refused.
+    pub refused: Counter,
+    /// Log entries applied.
+    pub applied: Counter,
+    /// From the arrival of a write to its answer.
+    pub write_latency: Histogram,
+    /// Durable writes of the log.
+    pub log_writes: Counter,
+    /// Bytes given to the log, without padding.
+    pub log_bytes: Counter,
+    /// Groups per log write, summed: divided by `log_writes` it is the size of the group commit.
+    pub log_groups: Counter,
+    /// Operations per log write, summed.
+    pub log_operations: Counter,
+    /// Duration of a durable log write.
+    pub log_write: Histogram,
+    /// Bytes free on the disk.
+    pub disk_free_bytes: Gauge,
+    /// 1 once the store has stopped after a fault.
+    pub stopped: Gauge,
+}
+
+/// A copy of [`StoreCounters`] and of what the store's parts say about themselves, which may leave the core.
+#[derive(Clone, Debug, Default)]
+pub struct StoreSnapshot {
+    /// The store's id.
+    pub store: u64,
+    /// See [`StoreCounters`].
+    pub reads: u64,
+    /// See [`StoreCounters`].
+    pub scans: u64,
+    /// See [`StoreCounters`].
+    pub refused: u64,
+    /// See [`StoreCounters`].
+    pub applied: u64,
+    /// See [`StoreCounters`].
+    pub write_latency: HistogramSnapshot,
+    /// See [`StoreCounters`].
+    pub log_writes: u64,
+    /// See [`StoreCounters`].
+    pub log_bytes: u64,
+    /// See [`StoreCounters`].
+    pub log_groups: u64,
+    /// See [`StoreCounters`].
+    pub log_operations: u64,
+    /// See [`StoreCounters`].
+    pub log_write: HistogramSnapshot,
+    /// See [`StoreCounters`].
+    pub disk_free_bytes: u64,
+    /// See [`StoreCounters`].
+    pub stopped: bool,
+    /// What the log says about itself.
+    pub log: LogStats,
+    /// What the tree says about itself.
+    pub tree: TreeStats,
+    /// Regions on the store.
+    pub regions: u64,
+    /// Bytes of writes under way.
+    pub inflight_bytes: u64,
+}
+
+impl StoreCounters {
+    /// A copy.
+    pub fn snapshot(&self) -> StoreSnapshot {
+        StoreSnapshot {
+            reads: self.reads.get(),
+            scans: self.scans.get(),
+            refused: self.refused.get(),
+            applied: self.applied.get(),
+            write_latency: self.write_latency.snapshot(),
+            log_writes: self.log_writes.get(),
+            log_bytes: self.log_bytes.get(),
+            log_groups: self.log_groups.get(),
+            log_operations: self.log_operations.get(),
+            log_write: self.log_write.snapshot(),
+            disk_free_bytes: self.disk_free_bytes.get(),
+            stopped: self.stopped.get() == 1,
+            ..StoreSnapshot::default()
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What is known about keys whose writes are under way.
+//!
+//! A read-modify-write has to see every write that was submitted before it, also those that the log has not made durable
+//! yet. Waiting for them would let a hot counter take one step per disk write. So the store remembers, for every key with
+//! writes under way, the value that the last of them will leave behind, and computes the next step from that. It is sound
+//! because the log keeps the order: if the earlier write is not committed, neither is the later one, and no answer leaves
+//! before its own write is applied.
+//!
+//! A key whose value must first be read from disk is *loading*; what arrives for it meanwhile queues behind and is submitted
+//! again, in order, when the value is there.
+//!
+//! Invariants: a slot exists exactly while it has pins; every `begin_*` is matched by one `end_*`; a queue exists only while
+//! its key is loading.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+
+/// Keys with writes or loads under way. `Q` is what queues behind a load.
+#[derive(Debug)]
+pub struct InFlight<Q> {
+    slots: HashMap<Bytes, Slot<Q>, foldhash::fast::RandomState>,
+    ranges: Vec<(Bytes, Bytes)>,
+    loading: usize,
+}
+
+#[derive(Debug)]
+struct Slot<Q> {
+    pins: u32,
+    value: Known,
+    queue: Option<VecDeque<Q>>,
+}
+
+/// What the writes under way say about a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing: the tree has the answer.
+    Nothing,
+    /// It will be absent.
+    Absent,
+    /// It will have this value.
+    Value(Bytes),
+}
+
+impl<Q> Default for InFlight<Q> {
+    fn default() -> Self {
+        Self { slots: HashMap::default(), ranges: Vec::new(), loading: 0 }
+    }
+}
+
+impl<Q> InFlight<Q> {
+    /// What the writes under way say about `key`.
+    pub fn known(&self, key: &[u8]) -> Known {
+        match self.slots.get(key).map(|slot| &slot.value) {
+            Some(Known::Nothing) | None if self.in_deleted_range(key) => Known::Absent,
+            Some(value) => value.clone(),
+            None => Known::Nothing,
+        }
+    }
+
+    /// A write of `key` is on its way; `None` deletes it.
+    pub fn begin_write(&mut self, key: Bytes, value: Option<Bytes>) {
+        let slot = self.slots.entry(key).or_insert_with(Slot::fresh);
+        slot.pins += 1;
+        slot.value = value.map_or(Known::Absent, Known::Value);
+    }
+
+    /// A write of `key` has been applied or given up.
+    pub fn end_write(&mut self, key: &[u8]) {
+        self.unpin(key);
+    }
+
+    /// A deletion of `[start, end)` is on its way.
+    pub fn begin_range(&mut self, start: Bytes, end: Bytes) {
+        for (key, slot) in &mut self.slots {
+            if within(key, &start, &end) {
+                slot.value = Known::Absent;
+            }
+        }
+        self.ranges.push((start, end));
+    }
+
+    /// The deletion of `[start, end)` has been applied or given up.
+    pub fn end_range(&mut self, start: &[u8], end: &[u8]) {
+        let place = self.ranges.iter().position(|range| range.0 == start && range.1 == end);
+        self.ranges.remove(place.expect("a range ends once, after it began"));
+    }
+
+    /// Whether `key` is being read from disk; then everything else on it queues.
+    pub fn is_loading(&self, key: &[u8]) -> bool {
+        self.loading > 0 && self.slots.get(key).is_some_and(|slot| slot.queue.is_some())
+    }
+
+    /// `key` is being read from disk.
+    pub fn begin_load(&mut self, key: Bytes) {
+        let slot = self.slots.entry(key).or_insert_with(Slot::fresh);
+        assert!(slot.queue.is_none(), "what needs a key that is loading queues behind it");
+        slot.pins += 1;
+        slot.queue = Some(VecDeque::new());
+        self.loading += 1;
+    }
+
+    /// Queues `what` behind the load of `key`.
+    pub fn queue(&mut self, key: &[u8], what: Q) {
+        let queue = self.slots.get_mut(key).and_then(|slot| slot.queue.as_mut());
+        queue.expect("only a loading key has a queue").push_back(what);
+    }
+
+    /// The load of `key` has ended; what queued meanwhile comes back, in order.
+    pub fn end_load(&mut self, key: &[u8]) -> VecDeque<Q> {
+        let queue = self.slots.get_mut(key).and_then(|slot| slot.queue.take());
+        self.unpin(key);
+        self.loading -= 1;
+        queue.expect("a load ends once, after it began")
+    }
+
+    /// Keys with something under way.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.ranges.is_empty()
+    }
+
+    fn unpin(&mut self, key: &[u8]) {
+        let slot = self.slots.get_mut(key).expect("a pinned key has a slot");
+        slot.pins -= 1;
+        if slot.pins == 0 {
+            self.slots.remove(key);
+        }
+    }
+
+    fn in_deleted_range(&self, key: &[u8]) -> bool {
+        self.ranges.iter().any(|(start, end)| within(key, start, end))
+    }
+}
+
+impl<Q> Slot<Q> {
+    fn fresh() -> Self {
+        Self { pins: 0, value: Known::Nothing, queue: None }
+    }
+}
+
+fn within(key: &[u8], start: &[u8], end: &[u8]) -> bool {
+    key >= start && (end.is_empty() || key < end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str) -> Bytes {
+        Bytes::copy_from_slice(text.as_bytes())
+    }
+
+    #[test]
+    fn the_last_write_under_way_is_what_is_known() {
+        let mut inflight = InFlight::<()>::default();
+        inflight.begin_write(bytes("k"), Some(bytes("1")));
+        inflight.begin_write(bytes("k"), None);
+        assert_eq!(inflight.known(b"k"), Known::Absent);
+        inflight.end_write(b"k");
+        assert_eq!(inflight.known(b"k"), Known::Absent, "the second write is still under way");
+        inflight.end_write(b"k");
+        assert_eq!(inflight.known(b"k"), Known::Nothing);
+        assert!(inflight.is_empty());
+    }
+
+    #[test]
+    fn a_deleted_range_hides_what_came_before_it_and_not_what_came_after() {
+        let mut inflight = InFlight::<()>::default();
+        inflight.begin_write(bytes("b"), Some(bytes("old")));
+        inflight.begin_range(bytes("a"), bytes("c"));
+        inflight.begin_write(bytes("bb"), Some(bytes("new")));
+        assert_eq!(inflight.known(b"b"), Known::Absent);
+        assert_eq!(inflight.known(b"ba"), Known::Absent, "never written, but inside the range");
+        assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new")));
+        assert_eq!(inflight.known(b"c"), Known::Nothing);
+        inflight.end_write(b"b");
+        inflight.end_range(b"a", b"c");
+        assert_eq!(inflight.known(b"ba"), Known::Nothing);
+        assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new")));
+    }
+
+    #[test]
+    fn what_queues_behind_a_load_comes_back_in_order() {
+        let mut inflight = InFlight::default();
+        inflight.begin_load(bytes("k"));
+        inflight.queue(b"k", 1);
+        inflight.queue(b"k", 2);
+        assert!(inflight.is_loading(b"k"));
+        assert_eq!(inflight.end_load(b"k"), [1, 2]);
+        assert!(!inflight.is_loading(b"k") && inflight.is_empty());
+    }
+
+    #[test]
+    fn a_range_deleted_during_a_load_decides_over_what_was_read() {
+        let mut inflight = InFlight::<()>::default();
+        inflight.begin_load(bytes("k"));
+        inflight.begin_range(bytes(""), bytes(""));
+        inflight.end_range(b"", b"");
+        assert_eq!(inflight.known(b"k"), Known::Absent, "the read began before the deletion was applied");
+        inflight.end_load(b"k");
+    }
+}

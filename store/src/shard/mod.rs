@@ -1,0 +1,202 @@
+//! One store: one core's log, tree and peers.
+//!
+//! Operations come in through [`Shard::submit`]. Reads are answered from the applied state; writes gather per region until
+//! the next turn ([`turn`]), which proposes them, writes once for every group that moved, and applies what that write
+//! committed. No lock and no thread hop lies between a submitted operation and the disk.
+//!
+//! Invariants:
+//! * the state is borrowed only between awaits, never across one;
+//! * an answer leaves after its entry is applied, and an entry is applied only after it is committed, which needs this
+//!   store's own write to be durable;
+//! * once a write of the log has failed the store accepts nothing more and says why.
+
+pub mod counters;
+pub mod inflight;
+pub mod links;
+pub mod modify;
+pub mod open;
+pub mod read;
+pub mod reply;
+pub mod routes;
+pub mod turn;
+pub mod upkeep;
+mod write;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use engine::log::Log;
+use engine::lsm::Tree;
+use engine::rt::local::Bell;
+use engine::rt::{Mono, Rt};
+use scheduler::{Region, RegionId, StoreId};
+
+use crate::gateway::Outcome;
+use crate::refusal::Refusal;
+use crate::region::guard;
+use crate::region::peer::Peer;
+use crate::request::{Op, Out, Route};
+use counters::{StoreCounters, StoreSnapshot};
+use inflight::InFlight;
+use reply::Reply;
+
+/// One store. Cheap to clone; stays on its core.
+#[derive(Clone)]
+pub struct Shard {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    rt: Rt,
+    store: StoreId,
+    dir: PathBuf,
+    log: Log,
+    tree: Tree,
+    limits: ShardLimits,
+    state: RefCell<State>,
+    /// Rings when a region has something for the next turn.
+    bell: Bell,
+    counters: Rc<StoreCounters>,
+    disk_full: Cell<bool>,
+}
+
+/// Bounds of one store, derived from its memory budget.
+#[derive(Clone, Copy, Debug)]
+pub struct ShardLimits {
+    /// Bytes of writes that may wait for the log or for their apply before further ones are refused.
+    pub inflight_bytes_max: usize,
+    /// Bytes of log segments in use above which the memtable is flushed to free them.
+    pub log_bytes_max: u64,
+    /// Size of one log segment, bytes.
+    pub segment_bytes: u64,
+    /// Free bytes below which writes are refused.
+    pub reserve_bytes: u64,
+}
+
+/// What the tasks of this core share. Borrowed only between awaits.
+struct State {
+    peers: HashMap<RegionId, Peer<Due>, foldhash::fast::RandomState>,
+    /// First key to region, for operations that name no region.
+    by_start: std::collections::BTreeMap<Vec<u8>, RegionId>,
+    dirty: Vec<RegionId>,
+    inflight: InFlight<Queued>,
+    inflight_bytes: usize,
+    /// Why the store has stopped, once it has.
+    stopped: Option<String>,
+}
+
+/// What is due once an entry is applied: one operation's answer.
+#[derive(Debug)]
+struct Due {
+    reply: Reply,
+    out: Out,
+    /// When the operation came in.
+    since: Mono,
+}
+
+/// An operation that waits for a key to be loaded.
+#[derive(Debug)]
+struct Queued {
+    route: Option<Route>,
+    op: Op,
+    reply: Reply,
+}
+
+impl Shard {
+    /// Starts `op`; its outcome goes to `reply`.
+    pub fn submit(&self, route: Option<Route>, op: Op, reply: Reply) {
+        match op {
+            Op::Get { .. } | Op::BatchGet { .. } | Op::Scan(_) => self.read(route, op, reply),
+            _ => self.write(route, op, reply),
+        }
+    }
+
+    /// The store's id.
+    pub fn store(&self) -> StoreId {
+        self.inner.store
+    }
+
+    /// The store's counters.
+    pub fn counters(&self) -> &Rc<StoreCounters> {
+        &self.inner.counters
+    }
+
+    /// Why the store has stopped, if it has.
+    pub fn stopped(&self) -> Option<String> {
+        self.inner.state.borrow().stopped.clone()
+    }
+
+    /// Whether every region here leads and has applied what it had acknowledged before the start.
+    pub fn is_ready(&self) -> bool {
+        let state = self.inner.state.borrow();
+        state.stopped.is_none() && state.peers.values().all(|peer| peer.raft.has_committed_in_term())
+    }
+
+    /// The descriptors of the regions here, each with our term and whether we lead.
+    pub fn regions(&self) -> Vec<(Region, u64, bool)> {
+        let state = self.inner.state.borrow();
+        let told = |peer: &Peer<Due>| (peer.record.region.clone(), peer.raft.term().0, peer.raft.is_leader());
+        state.peers.values().map(told).collect()
+    }
+
+    /// A copy of the store's numbers, which may leave the core.
+    pub fn snapshot(&self) -> StoreSnapshot {
+        let state = self.inner.state.borrow();
+        StoreSnapshot {
+            store: self.inner.store.0,
+            log: self.inner.log.stats(),
+            tree: self.inner.tree.stats(),
+            regions: state.peers.len() as u64,
+            inflight_bytes: state.inflight_bytes as u64,
+            ..self.inner.counters.snapshot()
+        }
+    }
+}
+
+impl State {
+    /// The peer that `route` or, without one, `key` leads to, once the guard has let the request pass.
+    fn admit(&mut self, route: Option<&Route>, key: &[u8]) -> Result<&mut Peer<Due>, Refusal> {
+        if let Some(reason) = &self.stopped {
+            return Err(Refusal::Stopped(reason.clone()));
+        }
+        let region_id = match route {
+            Some(route) => RegionId(route.region_id),
+            None => self.region_of(key).ok_or(Refusal::RegionNotFound { region_id: 0 })?,
+        };
+        let peer =
+            self.peers.get_mut(&region_id).ok_or(Refusal::RegionNotFound { region_id: region_id.0 })?;
+        match route {
+            Some(route) => guard::admit(peer.here(), route)?,
+            None => guard::lead(peer.here())?,
+        }
+        Ok(peer)
+    }
+
+    fn region_of(&self, key: &[u8]) -> Option<RegionId> {
+        use std::ops::Bound::{Included, Unbounded};
+        let (_, id) = self.by_start.range::<[u8], _>((Unbounded, Included(key))).next_back()?;
+        Some(*id)
+    }
+
+    fn mark_dirty(&mut self, region: RegionId) {
+        if !self.dirty.contains(&region) {
+            self.dirty.push(region);
+        }
+    }
+}
+
+impl Inner {
+    fn refuse(&self, reply: Reply, refusal: Refusal) {
+        self.counters.refused.add(1);
+        reply.send(Err(refusal));
+    }
+
+    fn answer(&self, reply: Reply, outcome: Outcome) {
+        match outcome {
+            Ok(_) => reply.send(outcome),
+            Err(refusal) => self.refuse(reply, refusal),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Opening a store: a fresh one gets its regions, an old one gets back what it acknowledged.
+//!
+//! Recovery is: the tree's manifest says, per region, up to which entry the tables contain the data; the log has everything
+//! above. A sole voter elects itself at once, and the core hands the entries above the applied index back for apply, by the
+//! same path that applied them the first time.
+//!
+//! ```text
+//! metadata per region in the log
+//!   tag 1  hard state    term u64, vote u64 (0 = nobody), commit u64, little-endian
+//!   tag 2  region record rkyv, see region/record
+//!   tag 3  base          term u64, index u64 of the last entry cut off
+//! ```
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use engine::error::{Fault, Result};
+use engine::log::{Batch, EntryRef, Log, LogOptions, Recovered};
+use engine::lsm::{Tree, TreeOptions};
+use engine::rt::Rt;
+use engine::rt::local::Bell;
+use raft::{Entry, EntryKind, HardState, Index, LogId, LogSummary, NodeId, Payload, Start, Term, Time};
+use scheduler::{Region, StoreId};
+
+use super::counters::StoreCounters;
+use super::inflight::InFlight;
+use super::{Due, Inner, Shard, ShardLimits, State};
+use crate::region::peer::{Peer, membership};
+use crate::region::record::RegionRecord;
+
+/// Metadata tag of the hard state.
+pub const TAG_HARD_STATE: u8 = 1;
+/// Metadata tag of the region record.
+pub const TAG_RECORD: u8 = 2;
+/// Metadata tag of the base: the last entry that was cut off.
+pub const TAG_BASE: u8 = 3;
+
+/// Every actively created group starts after an imaginary entry at this term and index, so that zero stays the mark of a
+/// replica that knows nothing.
+const FIRST_BASE: LogId = LogId::new(5, 5);
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// Its id.
+    pub store: StoreId,
+    /// Its log.
+    pub log: LogOptions,
+    /// Its tree.
+    pub tree: TreeOptions,
+    /// Its bounds.
+    pub limits: ShardLimits,
+    /// The consensus settings of its groups.
+    pub raft: Arc<raft::Config>,
+}
+
+impl Shard {
+    /// Opens the store in `dir`. An empty one is given the regions of `birth`.
+    pub async fn open(rt: &Rt, dir: &Path, options: ShardOptions, birth: Vec<Region>) -> Result<Self> {
+        let (log_dir, tree_dir) = (dir.join("log"), dir.join("tree"));
+        for path in [&log_dir, &tree_dir] {
+            rt.create_dir_all(path).await.map_err(|error| Fault::io(path, "creating it", &error))?;
+        }
+        rt.sync_dir(dir).await.map_err(|error| Fault::io(dir, "syncing it", &error))?;
+        let tree = Tree::open(rt, &tree_dir, options.tree.clone()).await?;
+        let (log, recovered) = Log::open(rt, &log_dir, options.log.clone()).await?;
+        let counters = Rc::new(StoreCounters::default());
+        let shard = Shard {
+            inner: Rc::new(Inner {
+                rt: rt.clone(),
+                store: options.store,
+                dir: dir.to_owned(),
+                log,
+                tree,
+                limits: options.limits,
+                state: RefCell::new(State {
+                    peers: std::collections::HashMap::default(),
+                    by_start: BTreeMap::new(),
+                    dirty: Vec::new(),
+                    inflight: InFlight::default(),
+                    inflight_bytes: 0,
+                    stopped: None,
+                }),
+                bell: Bell::default(),
+                counters,
+                disk_full: Cell::new(false),
+            }),
+        };
+        if recovered.groups.is_empty() {
+            shard.be_born(birth, &options).await?;
+        } else {
+            shard.recover(&recovered, &options)?;
+        }
+        shard.campaign_alone()?;
+        Ok(shard)
+    }
+
+    /// Creates the first regions of an empty store, durably, before anybody can ask for them.
+    async fn be_born(&self, regions: Vec<Region>, options: &ShardOptions) -> Result<()> {
+        let mut batch = Batch::new();
+        let mut starts = Vec::new();
+        for region in regions {
+            let me = region.peer_on(options.store).map(|peer| peer.id);
+            let me = me.expect("a store is born with regions that have a peer on it");
+            let start = Start::bootstrap(FIRST_BASE, membership(&region));
+            let record = RegionRecord { region, me, tombstone: false };
+            let group = record.region.id.0;
+            batch.put_state(group, TAG_HARD_STATE, &encode_hard_state(&start.hard_state));
+            batch.put_state(group, TAG_RECORD, &record.encode());
+            batch.put_state(group, TAG_BASE, &encode_base(FIRST_BASE));
+            starts.push((record, start));
+        }
+        self.inner.log.write(batch).await?;
+        starts.into_iter().try_for_each(|(record, start)| self.adopt(record, start, options))
+    }
+
+    /// Builds the peers that the log knows.
+    fn recover(&self, recovered: &Recovered, options: &ShardOptions) -> Result<()> {
+        for (&id, group) in &recovered.groups {
+            let damaged =
+                |what: &str| Fault::corruption(&self.inner.dir, format!("metadata of region {}: {what}", id));
+            let state = |tag| self.inner.log.state(id, tag);
+            let record = state(TAG_RECORD).ok_or_else(|| damaged("there is no region record"))?;
+            let record = RegionRecord::decode(&record).map_err(|error| damaged(&error.to_string()))?;
+            if record.tombstone {
+                continue;
+            }
+            let base = state(TAG_BASE).and_then(|bytes| decode_base(&bytes));
+            let base = base.ok_or_else(|| damaged("there is no base"))?;
+            let hard_state = state(TAG_HARD_STATE).and_then(|bytes| decode_hard_state(&bytes));
+            let mut log = LogSummary::after(base);
+            for entry in &group.entries {
+                log.push(LogId::new(entry.term, entry.index), kind_of(entry.kind));
+            }
+            let flushed = self.inner.tree.flushed_index(id);
+            let start = Start {
+                hard_state: hard_state.ok_or_else(|| damaged("there is no hard state"))?,
+                log,
+                applied: Index(flushed.max(base.index.0)),
+                membership: membership(&record.region),
+                suspect_until: Index(0),
+            };
+            self.adopt(record, start, options)?;
+        }
+        Ok(())
+    }
+
+    fn adopt(&self, record: RegionRecord, start: Start, options: &ShardOptions) -> Result<()> {
+        let inner = &*self.inner;
+        let (id, first_key) = (record.region.id, record.region.range.start().as_bytes().to_vec());
+        let now = Time(inner.rt.now().0);
+        let peer: Peer<Due> = Peer::new(record, options.raft.clone(), start, inner.rt.random(), now)
+            .map_err(|error| Fault::corruption(&inner.dir, format!("stored state of {id}: {error}")))?;
+        let mut state = inner.state.borrow_mut();
+        state.by_start.insert(first_key, id);
+        state.peers.insert(id, peer);
+        state.mark_dirty(id);
+        inner.bell.ring();
+        Ok(())
+    }
+
+    /// A sole voter need not wait for an election timeout that nobody else could use.
+    fn campaign_alone(&self) -> Result<()> {
+        let mut state = self.inner.state.borrow_mut();
+        for peer in state.peers.values_mut().filter(|peer| peer.is_sole_voter()) {
+            // Refused only if a membership change waits to be applied, after which the election timer decides.
+            let _ = peer.raft.campaign();
+        }
+        Ok(())
+    }
+}
+
+/// The hard state as bytes.
+pub fn encode_hard_state(state: &HardState) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    bytes[..8].copy_from_slice(&state.term.0.to_le_bytes());
+    bytes[8..16].copy_from_slice(&state.vote.map_or(0, |vote| vote.0).to_le_bytes());
+    bytes[16..].copy_from_slice(&state.commit.0.to_le_bytes());
+    bytes
+}
+
+fn decode_hard_state(bytes: &[u8]) -> Option<HardState> {
+    let [term, vote, commit] = numbers(bytes)?;
+    Some(HardState { term: Term(term), vote: (vote != 0).then_some(NodeId(vote)), commit: Index(commit) })
+}
+
+/// A base as bytes.
+pub fn encode_base(base: LogId) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&base.term.0.to_le_bytes());
+    bytes[8..].copy_from_slice(&base.index.0.to_le_bytes());
+    bytes
+}
+
+fn decode_base(bytes: &[u8]) -> Option<LogId> {
+    let [term, index] = numbers(bytes)?;
+    Some(LogId::new(term, index))
+}
+
+fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    let numbers: Vec<u64> = chunks.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
+    rest.is_empty().then_some(numbers)?.try_into().ok()
+}
+
+fn kind_of(byte: u8) -> EntryKind {
+    EntryKind::from_u8(byte).unwrap_or_default()
+}
+
+/// A Raft entry as the log keeps it.
+pub fn to_log(entry: &Entry) -> EntryRef<'_> {
+    EntryRef { term: entry.term.0, kind: entry.kind as u8, payload: &entry.payload }
+}
+
+/// An entry of the log as Raft wants it.
+pub fn to_raft(entry: engine::log::Entry) -> Entry {
+    Entry {
+        term: Term(entry.term),
+        index: Index(entry.index),
+        kind: kind_of(entry.kind),
+        payload: Payload::from(&entry.payload[..]),
+    }
+}

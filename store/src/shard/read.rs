@@ -1,0 +1,209 @@
+//! Reads from the applied state.
+//!
+//! A point read that memory can answer is answered in place. Everything else becomes a task with a snapshot, so a long scan
+//! sees one moment and holds the core only in slices.
+
+use std::cmp;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use engine::error::Fault;
+use engine::lsm::{Cf, Direction, Lookup, Snapshot};
+use engine::rt::Rt;
+use scheduler::{Region, RegionId};
+
+use super::reply::Reply;
+use super::{Shard, State};
+use crate::gateway::Outcome;
+use crate::refusal::Refusal;
+use crate::region::guard;
+use crate::request::{Op, Out, Route, Scan};
+
+const CF: Cf = Cf::Default;
+
+/// Bytes of pairs above which a scan is refused. It cannot end early instead: clients take a short answer for the end of the
+/// region and would skip what was left out.
+const SCAN_BYTES_MAX: usize = 64 << 20;
+
+impl Shard {
+    pub(super) fn read(&self, route: Option<Route>, op: Op, reply: Reply) {
+        match op {
+            Op::Get { key } => self.get(route.as_ref(), key, reply),
+            Op::BatchGet { keys } => self.batch_get(route.as_ref(), keys, reply),
+            Op::Scan(scan) => self.scan(route.as_ref(), scan, reply),
+            op => unreachable!("{op:?} is not a read"),
+        }
+    }
+
+    fn get(&self, route: Option<&Route>, key: Bytes, reply: Reply) {
+        let inner = &*self.inner;
+        inner.counters.reads.add(1);
+        if let Err(refusal) = self.readable(route, &key, |region| guard::covers(region, &key)) {
+            return inner.refuse(reply, refusal);
+        }
+        match inner.tree.get_now(CF, &key) {
+            Lookup::Found(value) => reply.send(Ok(Out::Value(Some(value)))),
+            Lookup::Absent => reply.send(Ok(Out::Value(None))),
+            Lookup::NeedsIo => {
+                let tree = inner.tree.clone();
+                self.spawn(
+                    reply,
+                    async move { tree.get(CF, &key).await.map(Out::Value).map_err(unreadable) },
+                );
+            }
+        }
+    }
+
+    fn batch_get(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
+        let inner = &*self.inner;
+        inner.counters.reads.add(keys.len() as u64);
+        let Some(first) = keys.first() else { return reply.send(Ok(Out::Values(Vec::new()))) };
+        let admitted =
+            self.readable(route, first, |region| keys.iter().try_for_each(|key| guard::covers(region, key)));
+        if let Err(refusal) = admitted {
+            return inner.refuse(reply, refusal);
+        }
+        let snapshot = inner.tree.snapshot();
+        let rt = inner.rt.clone();
+        self.spawn(reply, async move {
+            let budget = rt.budget();
+            let mut values = Vec::with_capacity(keys.len());
+            for key in keys {
+                values.push(snapshot.get(CF, &key).await.map_err(unreadable)?);
+                budget.tick().await;
+            }
+            Ok(Out::Values(values))
+        });
+    }
+
+    fn scan(&self, route: Option<&Route>, scan: Scan, reply: Reply) {
+        let inner = &*self.inner;
+        inner.counters.scans.add(1);
+        let anchor = match (route, scan.reverse) {
+            (None, true) => inner.state.borrow().start_before(&scan.end),
+            _ => scan.start.clone(),
+        };
+        let mut clamped = None;
+        let admitted = self.readable(route, &anchor, |region| {
+            // A client that scans backwards names the region by its lower bound or its upper one, so only a forward scan
+            // must start inside.
+            if !scan.reverse {
+                guard::covers(region, &scan.start)?;
+            }
+            clamped = clamp(region, &scan.start, &scan.end);
+            Ok(())
+        });
+        if let Err(refusal) = admitted {
+            return inner.refuse(reply, refusal);
+        }
+        let Some(range) = clamped else { return reply.send(Ok(Out::Pairs(Vec::new()))) };
+        let snapshot = inner.tree.snapshot();
+        let rt = inner.rt.clone();
+        self.spawn(reply, async move { collect(&rt, &snapshot, range, &scan).await.map(Out::Pairs) });
+    }
+
+    /// Checks that the region leads, covers what is asked, and may be read now.
+    fn readable(
+        &self,
+        route: Option<&Route>,
+        key: &[u8],
+        covers: impl FnOnce(&Region) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let now = raft::Time(self.inner.rt.now().0);
+        let mut state = self.inner.state.borrow_mut();
+        let peer = state.admit(route, key)?;
+        covers(&peer.record.region)?;
+        if peer.may_read(now) {
+            return Ok(());
+        }
+        Err(Refusal::Busy { reason: "the region has just elected its leader", backoff_ms: 10 })
+    }
+
+    fn spawn(&self, reply: Reply, work: impl Future<Output = Outcome> + 'static) {
+        let shard = self.clone();
+        self.inner.rt.spawn(async move { shard.inner.answer(reply, work.await) });
+    }
+}
+
+impl State {
+    /// The first key of the region that contains the greatest key below `end`; an empty `end` means the last region.
+    fn start_before(&self, end: &[u8]) -> Bytes {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let upper = if end.is_empty() { Unbounded } else { Excluded(end) };
+        let found: Option<(&Vec<u8>, &RegionId)> =
+            self.by_start.range::<[u8], _>((Unbounded, upper)).next_back();
+        found.map_or_else(Bytes::new, |(start, _)| Bytes::copy_from_slice(start))
+    }
+}
+
+/// A read that met damage fails alone; the store goes on.
+fn unreadable(fault: Fault) -> Refusal {
+    Refusal::Stopped(fault.to_string())
+}
+
+/// The part of `[start, end)` inside the region, if there is one; an empty end means no bound.
+fn clamp(region: &Region, start: &[u8], end: &[u8]) -> Option<Range<Bytes>> {
+    let from = cmp::max(start, region.range.start().as_bytes());
+    let region_end = region.range.end().as_bytes();
+    let to = match (end.is_empty(), region_end.is_empty()) {
+        (true, _) => region_end,
+        (_, true) => end,
+        _ => cmp::min(end, region_end),
+    };
+    (to.is_empty() || from < to).then(|| Bytes::copy_from_slice(from)..Bytes::copy_from_slice(to))
+}
+
+async fn collect(
+    rt: &Rt,
+    snapshot: &Snapshot,
+    range: Range<Bytes>,
+    scan: &Scan,
+) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
+    let direction = if scan.reverse { Direction::Reverse } else { Direction::Forward };
+    let budget = rt.budget();
+    let mut iter = snapshot.iter(CF, &range.start, &range.end, direction);
+    let mut pairs = Vec::with_capacity(scan.limit.min(1024));
+    let mut bytes = 0;
+    while pairs.len() < scan.limit {
+        let Some((key, value)) = iter.next().await.map_err(unreadable)? else { break };
+        let value = if scan.key_only { Bytes::new() } else { value };
+        bytes += key.len() + value.len();
+        if bytes > SCAN_BYTES_MAX {
+            let what = format!("the scan's answer exceeds {SCAN_BYTES_MAX} bytes: ask with a lower limit");
+            return Err(Refusal::Invalid(what));
+        }
+        pairs.push((key, value));
+        budget.tick().await;
+    }
+    Ok(pairs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use scheduler::{Epoch, KeyRange};
+
+    #[test]
+    fn a_scan_is_clamped_to_its_region() {
+        let region = Region {
+            id: RegionId(1),
+            range: KeyRange::new("c", "m").unwrap(),
+            epoch: Epoch::FIRST,
+            peers: Vec::new(),
+        };
+        let cases = [
+            ("a", "z", Some(("c", "m"))),
+            ("d", "e", Some(("d", "e"))),
+            ("d", "", Some(("d", "m"))),
+            ("", "c", None),
+            ("m", "", None),
+        ];
+        for (start, end, expected) in cases {
+            let clamped = clamp(&region, start.as_bytes(), end.as_bytes());
+            let expected =
+                expected.map(|(from, to): (&'static str, &'static str)| Bytes::from(from)..Bytes::from(to));
+            assert_eq!(clamped, expected, "[{start}, {end})");
+        }
+    }
+}

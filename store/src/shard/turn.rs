@@ -1,0 +1,321 @@
+//! The turn: everything that is ready on this core, one write of the log, then everything that the write made true.
+//!
+//! ```text
+//! gathered writes ─► propose ─► Ready of every group that moved ─► messages leave
+//!                                      │
+//!                                      ▼
+//!                         one durable write for all of them
+//!                                      │
+//!                                      ▼
+//!                 acknowledge ─► committed entries ─► tree ─► answers
+//! ```
+//!
+//! While the write is under way, connections go on and writes gather for the next turn; nothing waits for a timer to make a
+//! batch. The order "durable, then acknowledged" is in the types: a [`raft::Write`] gives its acknowledgement only when it is
+//! consumed as durable.
+
+use std::time::Duration;
+
+use engine::error::{Fault, FaultKind};
+use engine::log::Batch;
+use engine::lsm::{Pressure, WriteBatch};
+use raft::{Apply, Entry, EntryKind, Index};
+use scheduler::RegionId;
+
+use super::open::{TAG_HARD_STATE, encode_hard_state};
+use super::{Due, Inner, Shard, State};
+use crate::refusal::Refusal;
+use crate::region::command::{Command, Write};
+use crate::region::peer::{Gathered, Peer, Settled};
+
+/// Committed entries read back from the log at a time, bytes.
+const REPLAY_BYTES_MAX: usize = 4 << 20;
+
+/// How often a store that is under pressure looks again.
+const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
+
+/// How often a store on a full disk tries again.
+const DISK_FULL_PAUSE: Duration = Duration::from_millis(100);
+
+/// A group's committed entries that have left memory.
+struct Behind {
+    region: RegionId,
+    first: Index,
+    last: Index,
+}
+
+impl Shard {
+    /// Takes turns until the store stops.
+    pub async fn run(&self) {
+        loop {
+            self.inner.bell.wait().await;
+            if let Err(fault) = self.turns().await {
+                self.stop(&fault);
+                return;
+            }
+        }
+    }
+
+    /// Takes turns until no group has anything left to do.
+    pub(super) async fn turns(&self) -> Result<(), Fault> {
+        loop {
+            self.relieve_pressure().await?;
+            let (batch, writes, behind) = self.collect()?;
+            let idle = writes.is_empty() && behind.is_empty();
+            if !writes.is_empty() {
+                self.write_log(batch, writes).await?;
+            }
+            for group in behind {
+                self.replay(group).await?;
+            }
+            if idle && self.inner.state.borrow().dirty.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits while flushes and compactions have to catch up, so that memory stays bounded.
+    async fn relieve_pressure(&self) -> Result<(), Fault> {
+        loop {
+            match self.inner.tree.pressure() {
+                Pressure::None => return Ok(()),
+                Pressure::Delay(pause) => {
+                    self.inner.rt.sleep(pause).await;
+                    return Ok(());
+                }
+                Pressure::Stop => {
+                    if let Some(fault) = self.inner.tree.fault() {
+                        return Err(fault);
+                    }
+                    self.inner.rt.sleep(PRESSURE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Proposes what has gathered and takes the `Ready` of every group that moved. What needs no disk is done here.
+    #[expect(clippy::type_complexity, reason = "three lists that one caller takes apart at once")]
+    fn collect(&self) -> Result<(Batch, Vec<(RegionId, raft::Write)>, Vec<Behind>), Fault> {
+        let inner = &*self.inner;
+        let mut state = inner.state.borrow_mut();
+        let (mut batch, mut writes, mut behind) = (Batch::new(), Vec::new(), Vec::new());
+        let dirty = std::mem::take(&mut state.dirty);
+        for region in dirty {
+            let Some(peer) = state.peers.get_mut(&region) else { continue };
+            let refused = peer.propose_gathered();
+            let ready = peer.raft.ready();
+            inner.give_up(&mut state, region, refused);
+            if let Some(write) = ready.write {
+                fill(&mut batch, region, &write);
+                writes.push((region, write));
+            }
+            match ready.apply {
+                Some(Apply::Entries(entries)) => inner.apply(&mut state, region, &entries)?,
+                Some(Apply::FromLog { first, last }) => behind.push(Behind { region, first, last }),
+                None => {}
+            }
+        }
+        Ok((batch, writes, behind))
+    }
+
+    /// Makes one write of all groups durable, then acknowledges it to each.
+    async fn write_log(&self, batch: Batch, writes: Vec<(RegionId, raft::Write)>) -> Result<(), Fault> {
+        let inner = &*self.inner;
+        let bytes = batch.len();
+        let began = inner.rt.now();
+        if !batch.is_empty() {
+            self.write_when_there_is_room(batch).await?;
+            inner.counters.log_write.record(inner.rt.now().since(began));
+            inner.counters.log_writes.add(1);
+            inner.counters.log_bytes.add(bytes as u64);
+            inner.counters.log_groups.add(writes.len() as u64);
+        }
+        let mut state = inner.state.borrow_mut();
+        for (region, write) in writes {
+            // Messages that had to wait for the write go to other nodes, of which there are none yet.
+            let (ack, _after) = write.durable();
+            if let Some(peer) = state.peers.get_mut(&region) {
+                peer.raft.written(ack);
+                state.mark_dirty(region);
+            }
+        }
+        Ok(())
+    }
+
+    /// A full disk refuses entries before anything is written. They were proposed and must not be lost, so the turn waits for
+    /// room; what arrives meanwhile is refused.
+    async fn write_when_there_is_room(&self, batch: Batch) -> Result<(), Fault> {
+        let inner = &*self.inner;
+        loop {
+            match inner.log.write(batch.clone()).await {
+                Err(fault) if fault.kind == FaultKind::DiskFull && inner.log.failure().is_none() => {
+                    inner.disk_full.set(true);
+                    inner.rt.sleep(DISK_FULL_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Applies committed entries that have to be read back: after a restart, or when apply runs far behind.
+    async fn replay(&self, Behind { region, first, last }: Behind) -> Result<(), Fault> {
+        let inner = &*self.inner;
+        let budget = inner.rt.budget();
+        let mut next = first.0;
+        while next <= last.0 {
+            let read = inner.log.entries(region.0, next..last.0 + 1, REPLAY_BYTES_MAX).await?;
+            let entries: Vec<Entry> = read.into_iter().map(super::open::to_raft).collect();
+            next = entries.last().map_or(last.0, |entry| entry.index.0) + 1;
+            inner.apply(&mut inner.state.borrow_mut(), region, &entries)?;
+            self.relieve_pressure().await?;
+            budget.tick().await;
+        }
+        Ok(())
+    }
+
+    /// Lets what is under way finish, then closes the files. Nothing may be submitted any more.
+    pub async fn close(&self) -> Result<(), Fault> {
+        while self.inner.state.borrow().inflight_bytes > 0 && self.stopped().is_none() {
+            self.inner.rt.sleep(Duration::from_millis(1)).await;
+        }
+        self.inner.state.borrow_mut().stopped.get_or_insert_with(|| "the node is stopping".into());
+        self.inner.tree.clone().close().await;
+        self.inner.log.clone().close().await
+    }
+
+    /// Stops the store after a fault: nobody waits for an answer that cannot come, and everybody is told why.
+    pub(super) fn stop(&self, fault: &Fault) {
+        let inner = &*self.inner;
+        let mut state = inner.state.borrow_mut();
+        state.stopped = Some(fault.to_string());
+        inner.counters.stopped.set(1);
+        let mut replies = Vec::new();
+        for peer in state.peers.values_mut() {
+            let (waiting, gathered) = peer.abandon();
+            replies.extend(waiting.into_iter().flat_map(|waiting| waiting.answers));
+            replies.extend(gathered.into_iter().flat_map(|gathered| gathered.answers));
+        }
+        drop(state);
+        for due in replies {
+            // The write may or may not have reached the disk before it failed.
+            due.reply.send(Err(Refusal::Unknown));
+        }
+    }
+}
+
+/// Adds one group's write to the batch.
+fn fill(batch: &mut Batch, region: RegionId, write: &raft::Write) {
+    batch.put_state(region.0, TAG_HARD_STATE, &encode_hard_state(&write.hard_state));
+    if let Some(first) = write.entries.first() {
+        batch.append(region.0, first.index.0, write.entries.iter().map(super::open::to_log));
+    }
+}
+
+impl Inner {
+    /// Applies committed entries in order and answers those who wait for them.
+    fn apply(&self, state: &mut State, region: RegionId, entries: &[Entry]) -> Result<(), Fault> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let mut batch = WriteBatch::new();
+        let mut done: Vec<Due> = Vec::new();
+        let mut refused: Vec<(Due, Refusal)> = Vec::new();
+        for entry in entries {
+            let Some(peer) = state.peers.get_mut(&region) else { return Ok(()) };
+            let Settled { mine, overtaken } = peer.settle(entry.id());
+            let verdict = self.apply_one(peer, entry, &mut batch)?;
+            for waiting in overtaken {
+                release(state, &waiting.payload);
+                refused.extend(waiting.answers.into_iter().map(|due| (due, Refusal::StaleCommand)));
+            }
+            if mine.is_empty() {
+                continue;
+            }
+            release(state, &entry.payload);
+            match verdict {
+                Ok(()) => done.extend(mine),
+                Err(refusal) => refused.extend(mine.into_iter().map(|due| (due, refusal.clone()))),
+            }
+        }
+        batch.mark(region.0, last.index.0);
+        self.tree.write(&batch)?;
+        let Some(peer) = state.peers.get_mut(&region) else { return Ok(()) };
+        peer.raft.applied(last.index);
+        state.mark_dirty(region);
+        self.counters.applied.add(entries.len() as u64);
+        let now = self.rt.now();
+        for due in done {
+            self.counters.write_latency.record(now.since(due.since));
+            due.reply.send(Ok(due.out));
+        }
+        for (due, refusal) in refused {
+            self.refuse(due.reply, refusal);
+        }
+        Ok(())
+    }
+
+    /// Turns one entry into writes, or into the refusal that its proposer gets. All replicas decide alike.
+    fn apply_one(
+        &self,
+        peer: &Peer<Due>,
+        entry: &Entry,
+        batch: &mut WriteBatch,
+    ) -> Result<Result<(), Refusal>, Fault> {
+        if entry.kind != EntryKind::Normal || entry.payload.is_empty() {
+            return Ok(Ok(()));
+        }
+        let damaged = |what: String| Fault::corruption(&self.dir, what);
+        let Command::Writes(writes) = Command::decode(&entry.payload).map_err(|error| {
+            damaged(format!("entry {} of {}: {error}", entry.index, peer.record.region.id))
+        })?;
+        let region = &peer.record.region;
+        if writes.version() != region.epoch.version {
+            return Ok(Err(Refusal::EpochNotMatch { current: vec![region.clone()] }));
+        }
+        for write in writes.iter() {
+            match write {
+                Write::Put { cf, key, value } => batch.put(cf, key, value),
+                Write::Delete { cf, key } => batch.delete(cf, key),
+                Write::DeleteRange { cf, start, end } => {
+                    // An open end means the end of the region, never that of the tree: other regions live there, too.
+                    let end = if end.is_empty() { region.range.end().as_bytes() } else { end };
+                    batch.delete_range(cf, start, end);
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Refuses commands that can never be proposed here, typically because leadership was lost.
+    fn give_up(&self, state: &mut State, region: RegionId, refused: Vec<Gathered<Due>>) {
+        if refused.is_empty() {
+            return;
+        }
+        let leader = state.peers.get(&region).and_then(|peer| peer.here().leader);
+        for gathered in refused {
+            release(state, &gathered.writes.encode());
+            for due in gathered.answers {
+                self.refuse(due.reply, Refusal::NotLeader { region_id: region.0, leader });
+            }
+        }
+    }
+}
+
+/// Forgets that the writes of a command are under way.
+fn release(state: &mut State, payload: &[u8]) {
+    let Ok(Command::Writes(writes)) = Command::decode(payload) else { return };
+    for write in writes.iter() {
+        match write {
+            Write::Put { key, value, .. } => {
+                state.inflight_bytes -= key.len() + value.len();
+                state.inflight.end_write(key);
+            }
+            Write::Delete { key, .. } => {
+                state.inflight_bytes -= key.len();
+                state.inflight.end_write(key);
+            }
+            Write::DeleteRange { start, end, .. } => {
+                state.inflight_bytes -= start.len() + end.len();
+                state.inflight.end_range(start, end);
+            }
+        }
+    }
+}

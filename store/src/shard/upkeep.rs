@@ -1,0 +1,113 @@
+//! What a store does by the clock: ticks for its groups, cutting the log behind what the tables contain, and watching the
+//! space that is left.
+
+use std::path::Path;
+use std::time::Duration;
+
+use engine::error::Fault;
+use engine::log::{Batch, PurgeLimits};
+use raft::{Index, LogId, Time};
+use scheduler::RegionId;
+
+use super::Shard;
+use super::open::{TAG_BASE, encode_base};
+
+/// One tick of every group's clock.
+pub const TICK: Duration = Duration::from_millis(100);
+
+/// How often the log is cut and the disk looked at.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Entries below the applied index that are kept although the tables contain them: a follower that was away for a moment
+/// catches up from them.
+const KEEP_ENTRIES: u64 = 1024;
+
+impl Shard {
+    /// Ticks the groups until the store stops.
+    pub async fn tick_loop(&self) {
+        let inner = &*self.inner;
+        while self.stopped().is_none() {
+            inner.rt.sleep(TICK).await;
+            let now = Time(inner.rt.now().0);
+            let mut state = inner.state.borrow_mut();
+            let mut moved = Vec::new();
+            for (id, peer) in &mut state.peers {
+                peer.raft.tick(now);
+                if peer.raft.has_ready() {
+                    moved.push(*id);
+                }
+            }
+            for region in &moved {
+                state.mark_dirty(*region);
+            }
+            drop(state);
+            if !moved.is_empty() {
+                inner.bell.ring();
+            }
+        }
+    }
+
+    /// Cuts the log and watches the disk until the store stops.
+    pub async fn upkeep_loop(&self, dir: &Path) {
+        while self.stopped().is_none() {
+            self.inner.rt.sleep(UPKEEP_EVERY).await;
+            if let Err(fault) = self.upkeep(dir).await {
+                self.stop(&fault);
+            }
+        }
+    }
+
+    async fn upkeep(&self, dir: &Path) -> Result<(), Fault> {
+        let inner = &*self.inner;
+        if let Some(fault) = inner.tree.fault() {
+            return Err(fault);
+        }
+        // Not knowing how much is left is no reason to stop; the write itself will tell.
+        if let Ok(free) = inner.rt.free_bytes(dir).await {
+            inner.counters.disk_free_bytes.set(free);
+            inner.disk_full.set(free < inner.limits.reserve_bytes);
+        }
+        if inner.log.stats().segments as u64 * inner.limits.segment_bytes > inner.limits.log_bytes_max {
+            inner.tree.flush().await?;
+        }
+        self.cut_log().await
+    }
+
+    /// Cuts every group's log below what its tables contain, then frees the segments that nothing needs any more.
+    pub(super) async fn cut_log(&self) -> Result<(), Fault> {
+        let inner = &*self.inner;
+        let cuts = self.cuts();
+        if !cuts.is_empty() {
+            let mut batch = Batch::new();
+            for (region, base) in &cuts {
+                batch.compact(region.0, base.index.0, base.term.0);
+                batch.put_state(region.0, TAG_BASE, &encode_base(*base));
+            }
+            inner.log.write(batch).await?;
+            let mut state = inner.state.borrow_mut();
+            for (region, base) in cuts {
+                if let Some(peer) = state.peers.get_mut(&region) {
+                    peer.raft.compacted(base.index);
+                }
+            }
+        }
+        inner.log.purge(&PurgeLimits::default()).await?;
+        Ok(())
+    }
+
+    /// The groups whose log is worth cutting, and the last entry of each cut.
+    fn cuts(&self) -> Vec<(RegionId, LogId)> {
+        let inner = &*self.inner;
+        let state = inner.state.borrow();
+        let cut = |(id, peer): (&RegionId, &super::Peer<super::Due>)| {
+            let flushed = inner.tree.flushed_index(id.0);
+            let keep = if peer.is_sole_voter() { 0 } else { KEEP_ENTRIES };
+            let upto = flushed.min(peer.raft.compact_hint().0).saturating_sub(keep);
+            let first = inner.log.first_index(id.0)?;
+            let index = Index(upto);
+            let term = peer.raft.term_at(index)?;
+            (upto >= first).then_some((*id, LogId { term, index }))
+        };
+        state.peers.iter().filter_map(cut).collect()
+    }
+}

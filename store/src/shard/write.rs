@@ -1,0 +1,292 @@
+//! Writes on their way into the next turn.
+//!
+//! A blind write is admitted, remembered as under way, and gathered. A read-modify-write first learns the value: from the
+//! writes under way, from memory, or from disk; in the last case the key is loading, and what arrives for it queues.
+
+use bytes::Bytes;
+
+use engine::lsm::Lookup;
+use scheduler::RegionId;
+
+use super::inflight::Known;
+use super::modify::{Modified, modify};
+use super::reply::Reply;
+use super::{Due, Inner, Queued, Shard, State};
+use crate::refusal::Refusal;
+use crate::region::command::{Cf, Write};
+use crate::region::guard;
+use crate::request::{Change, KEY_BYTES_MAX, Op, Out, Route, VALUE_BYTES_MAX};
+
+const CF: Cf = Cf::Default;
+
+impl Shard {
+    pub(super) fn write(&self, route: Option<Route>, op: Op, reply: Reply) {
+        if let Err(refusal) = self.may_write(&op) {
+            return self.inner.refuse(reply, refusal);
+        }
+        let mut state = self.inner.state.borrow_mut();
+        if let Some(key) = loading_key(&state, &op) {
+            state.inflight.queue(&key, Queued { route, op, reply });
+            return;
+        }
+        match op {
+            Op::Modify { key, change } => {
+                drop(state);
+                self.modify(route, key, change, reply);
+            }
+            Op::Delete { key, count: true } => {
+                drop(state);
+                self.modify(route, key, Change::Remove, reply);
+            }
+            op => {
+                if let Err((reply, refusal)) = self.inner.blind(&mut state, route.as_ref(), op, reply) {
+                    drop(state);
+                    self.inner.refuse(reply, refusal);
+                }
+            }
+        }
+    }
+
+    /// The checks that need no region.
+    fn may_write(&self, op: &Op) -> Result<(), Refusal> {
+        check_sizes(op)?;
+        let inner = &*self.inner;
+        let deletes = matches!(op, Op::Delete { .. } | Op::BatchDelete { .. } | Op::DeleteRange { .. });
+        if inner.disk_full.get() && !deletes {
+            return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
+        }
+        if inner.state.borrow().inflight_bytes > inner.limits.inflight_bytes_max {
+            return Err(Refusal::Busy { reason: "too many bytes of writes are under way", backoff_ms: 20 });
+        }
+        Ok(())
+    }
+
+    fn modify(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply) {
+        let known = {
+            let mut state = self.inner.state.borrow_mut();
+            let admitted =
+                state.admit(route.as_ref(), &key).and_then(|peer| guard::covers(&peer.record.region, &key));
+            if let Err(refusal) = admitted {
+                drop(state);
+                return self.inner.refuse(reply, refusal);
+            }
+            state.inflight.known(&key)
+        };
+        let now = match known {
+            Known::Absent => Lookup::Absent,
+            Known::Value(value) => Lookup::Found(value),
+            Known::Nothing => self.inner.tree.get_now(CF, &key),
+        };
+        match now {
+            Lookup::Found(value) => self.inner.step(route.as_ref(), key, Some(value), change, reply),
+            Lookup::Absent => self.inner.step(route.as_ref(), key, None, change, reply),
+            Lookup::NeedsIo => self.load(route, key, change, reply),
+        }
+    }
+
+    /// Reads the key from disk, then goes on; what else arrives for the key queues meanwhile.
+    fn load(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply) {
+        self.inner.state.borrow_mut().inflight.begin_load(key.clone());
+        let shard = self.clone();
+        self.inner.rt.clone().spawn(async move {
+            let read = shard.inner.tree.get(CF, &key).await;
+            let known = shard.inner.state.borrow().inflight.known(&key);
+            match (known, read) {
+                // A range deletion that came meanwhile decides over what was read.
+                (Known::Absent, _) => shard.inner.step(route.as_ref(), key.clone(), None, change, reply),
+                (Known::Value(value), _) => {
+                    shard.inner.step(route.as_ref(), key.clone(), Some(value), change, reply)
+                }
+                (Known::Nothing, Ok(value)) => {
+                    shard.inner.step(route.as_ref(), key.clone(), value, change, reply)
+                }
+                (Known::Nothing, Err(fault)) => {
+                    shard.inner.refuse(reply, Refusal::Stopped(fault.to_string()))
+                }
+            }
+            let queued = shard.inner.state.borrow_mut().inflight.end_load(&key);
+            for Queued { route, op, reply } in queued {
+                shard.submit(route, op, reply);
+            }
+        });
+    }
+}
+
+impl Inner {
+    /// Computes one read-modify-write from the value before it, and gathers what it writes.
+    fn step(&self, route: Option<&Route>, key: Bytes, before: Option<Bytes>, change: Change, reply: Reply) {
+        let Modified { write, out } = match modify(before, change) {
+            Ok(modified) => modified,
+            Err(refusal) => return self.refuse(reply, refusal),
+        };
+        let Some(value) = write else {
+            // Nothing to write, but the answer rests on writes under way and must not overtake them.
+            return self.answer_behind(route, &key, reply, out);
+        };
+        let mut state = self.state.borrow_mut();
+        let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
+        let due = Due { reply, out, since: self.rt.now() };
+        let gathered = match &value {
+            Some(value) => {
+                self.gather(&mut state, route, &key, due, &[Write::Put { cf: CF, key: &key, value }])
+            }
+            None => self.gather(&mut state, route, &key, due, &[Write::Delete { cf: CF, key: &key }]),
+        };
+        match gathered {
+            Ok(()) => {
+                state.inflight_bytes += bytes;
+                state.inflight.begin_write(key, value);
+            }
+            Err((reply, refusal)) => {
+                drop(state);
+                self.refuse(reply, refusal);
+            }
+        }
+    }
+
+    /// Answers at once if nothing is under way for the key, else together with what is.
+    fn answer_behind(&self, route: Option<&Route>, key: &Bytes, reply: Reply, out: Out) {
+        let mut state = self.state.borrow_mut();
+        if state.inflight.known(key) == Known::Nothing {
+            drop(state);
+            return self.answer(reply, Ok(out));
+        }
+        let due = Due { reply, out, since: self.rt.now() };
+        if let Err((reply, refusal)) = self.gather(&mut state, route, key, due, &[]) {
+            drop(state);
+            self.refuse(reply, refusal);
+        }
+    }
+
+    /// Gathers a write that does not depend on what was there.
+    fn blind(
+        &self,
+        state: &mut State,
+        route: Option<&Route>,
+        op: Op,
+        reply: Reply,
+    ) -> Result<(), (Reply, Refusal)> {
+        let due = Due { reply, out: Out::Done, since: self.rt.now() };
+        match op {
+            Op::Put { key, value } => {
+                self.gather(state, route, &key, due, &[Write::Put { cf: CF, key: &key, value: &value }])?;
+                state.inflight_bytes += key.len() + value.len();
+                state.inflight.begin_write(key, Some(value));
+            }
+            Op::Delete { key, .. } => {
+                self.gather(state, route, &key, due, &[Write::Delete { cf: CF, key: &key }])?;
+                state.inflight_bytes += key.len();
+                state.inflight.begin_write(key, None);
+            }
+            Op::BatchPut { pairs } => {
+                let Some((first, _)) = pairs.first() else { return self.nothing_to_do(due) };
+                let writes: Vec<_> =
+                    pairs.iter().map(|(key, value)| Write::Put { cf: CF, key, value }).collect();
+                self.gather(state, route, first, due, &writes)?;
+                for (key, value) in pairs {
+                    state.inflight_bytes += key.len() + value.len();
+                    state.inflight.begin_write(key, Some(value));
+                }
+            }
+            Op::BatchDelete { keys } => {
+                let Some(first) = keys.first() else { return self.nothing_to_do(due) };
+                let writes: Vec<_> = keys.iter().map(|key| Write::Delete { cf: CF, key }).collect();
+                self.gather(state, route, first, due, &writes)?;
+                for key in keys {
+                    state.inflight_bytes += key.len();
+                    state.inflight.begin_write(key, None);
+                }
+            }
+            Op::DeleteRange { start, end } => {
+                let writes = [Write::DeleteRange { cf: CF, start: &start, end: &end }];
+                self.gather(state, route, &start, due, &writes)?;
+                state.inflight_bytes += start.len() + end.len();
+                state.inflight.begin_range(start, end);
+            }
+            op => unreachable!("{op:?} is a read or depends on what was there"),
+        }
+        Ok(())
+    }
+
+    fn nothing_to_do(&self, due: Due) -> Result<(), (Reply, Refusal)> {
+        self.answer(due.reply, Ok(due.out));
+        Ok(())
+    }
+
+    /// Adds `writes` to the next command of the region that `route` or `key` leads to.
+    fn gather(
+        &self,
+        state: &mut State,
+        route: Option<&Route>,
+        key: &[u8],
+        due: Due,
+        writes: &[Write<'_>],
+    ) -> Result<(), (Reply, Refusal)> {
+        let peer = match state.admit(route, key) {
+            Ok(peer) => peer,
+            Err(refusal) => return Err((due.reply, refusal)),
+        };
+        if let Err(refusal) = writes.iter().try_for_each(|write| covers(peer, write)) {
+            return Err((due.reply, refusal));
+        }
+        let region: RegionId = peer.record.region.id;
+        peer.gather(writes.iter().copied(), due);
+        state.mark_dirty(region);
+        self.bell.ring();
+        Ok(())
+    }
+}
+
+fn covers(peer: &crate::region::peer::Peer<Due>, write: &Write<'_>) -> Result<(), Refusal> {
+    let region = &peer.record.region;
+    match write {
+        Write::Put { key, .. } | Write::Delete { key, .. } => guard::covers(region, key),
+        Write::DeleteRange { start, end, .. } => guard::covers_range(region, start, end),
+    }
+}
+
+/// A key of the operation that is being read from disk, if there is one.
+fn loading_key(state: &State, op: &Op) -> Option<Bytes> {
+    let loading = |key: &&Bytes| state.inflight.is_loading(key);
+    match op {
+        Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
+            Some(key).filter(loading).cloned()
+        }
+        Op::BatchPut { pairs } => pairs.iter().map(|(key, _)| key).find(loading).cloned(),
+        Op::BatchDelete { keys } => keys.iter().find(loading).cloned(),
+        _ => None,
+    }
+}
+
+/// Refuses keys and values above the limits, naming the limit.
+fn check_sizes(op: &Op) -> Result<(), Refusal> {
+    match op {
+        Op::Put { key, value } => check_key(key).and_then(|()| check_value(value)),
+        Op::BatchPut { pairs } => {
+            pairs.iter().try_for_each(|(key, value)| check_key(key).and_then(|()| check_value(value)))
+        }
+        Op::Delete { key, .. } => check_key(key),
+        Op::BatchDelete { keys } => keys.iter().try_for_each(|key| check_key(key)),
+        Op::DeleteRange { start, end } => check_key(start).and_then(|()| check_key(end)),
+        Op::Modify { key, change } => check_key(key).and_then(|()| match change {
+            Change::SetIf { value, .. } => check_value(value),
+            Change::Append { suffix } => check_value(suffix),
+            Change::Take | Change::Remove | Change::Add { .. } => Ok(()),
+        }),
+        Op::Get { .. } | Op::BatchGet { .. } | Op::Scan(_) => Ok(()),
+    }
+}
+
+fn check_key(key: &[u8]) -> Result<(), Refusal> {
+    if key.len() <= KEY_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!("key of {} bytes is longer than {KEY_BYTES_MAX}", key.len())))
+}
+
+fn check_value(value: &[u8]) -> Result<(), Refusal> {
+    if value.len() <= VALUE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Refusal::Invalid(format!("value of {} bytes is longer than {VALUE_BYTES_MAX}", value.len())))
+}

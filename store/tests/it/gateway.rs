@@ -1,0 +1,187 @@
+//! The gateway over real stores means the same as the gateway over a map.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use engine::rt::Rt;
+use store::gateway::{Gateway, Outcome};
+use store::refusal::Refusal;
+use store::request::{Change, Op, Out, Scan, When};
+
+use crate::node::with_node;
+
+/// SplitMix64, so that a seed is a test case.
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// Few keys, over several regions, so that operations meet.
+    fn key(&mut self) -> Bytes {
+        let first = b"05AKUaz\xff"[self.below(8) as usize];
+        Bytes::from(vec![first, b'0' + self.below(4) as u8])
+    }
+
+    fn value(&mut self) -> Bytes {
+        if self.below(4) == 0 {
+            return Bytes::from(self.below(100).to_string());
+        }
+        Bytes::from(vec![b'v'; self.below(40) as usize])
+    }
+
+    fn keys(&mut self) -> Vec<Bytes> {
+        (0..self.below(6)).map(|_| self.key()).collect()
+    }
+
+    fn range(&mut self) -> (Bytes, Bytes) {
+        let (one, two) = (self.key(), self.key());
+        let (start, end) = if one < two { (one, two) } else { (two, one) };
+        match self.below(5) {
+            0 => (Bytes::new(), end),
+            1 => (start, Bytes::new()),
+            _ => (start, end),
+        }
+    }
+
+    fn op(&mut self) -> Op {
+        let key = self.key();
+        match self.below(13) {
+            0 => Op::Get { key },
+            1 => Op::BatchGet { keys: self.keys() },
+            2 | 3 => Op::Put { key, value: self.value() },
+            4 => Op::BatchPut { pairs: self.keys().into_iter().map(|key| (key, self.value())).collect() },
+            5 => Op::Delete { key, count: self.below(2) == 0 },
+            6 => Op::BatchDelete { keys: self.keys() },
+            7 if self.below(4) == 0 => {
+                let (start, end) = self.range();
+                Op::DeleteRange { start, end }
+            }
+            7 | 8 => {
+                let (start, end) = self.range();
+                let limit = self.below(20) as usize + 1;
+                Op::Scan(Scan {
+                    start,
+                    end,
+                    limit,
+                    reverse: self.below(2) == 0,
+                    key_only: self.below(3) == 0,
+                })
+            }
+            _ => Op::Modify { key, change: self.change() },
+        }
+    }
+
+    fn change(&mut self) -> Change {
+        match self.below(6) {
+            0 => Change::Take,
+            1 => Change::Remove,
+            2 => Change::Append { suffix: self.value() },
+            3 => Change::Add { delta: self.below(50) as i64 - 25 },
+            _ => {
+                let when = match self.below(4) {
+                    0 => When::Always,
+                    1 => When::Absent,
+                    2 => When::Present,
+                    _ => When::Equals((self.below(2) == 0).then(|| self.value())),
+                };
+                Change::SetIf { value: self.value(), when }
+            }
+        }
+    }
+}
+
+fn is_read(op: &Op) -> bool {
+    matches!(op, Op::Get { .. } | Op::BatchGet { .. } | Op::Scan(_))
+}
+
+/// Submits operations in bursts, as a pipeline does: writes of a burst are not awaited before the next is submitted. Reads wait
+/// for what was submitted before them, and what comes after waits for them, because a scan over several regions sees each of
+/// them at its own moment.
+async fn compare(seed: u64, steps: usize, real: &Gateway, model: &Gateway) {
+    let mut rng = Rng(seed);
+    let mut under_way: Vec<(Op, store::gateway::Submitted, Outcome)> = Vec::new();
+    for _ in 0..steps {
+        let op = rng.op();
+        if is_read(&op) || rng.below(8) == 0 {
+            settle(seed, &mut under_way).await;
+        }
+        let expected = model.submit(None, op.clone()).await;
+        let read = is_read(&op);
+        under_way.push((op.clone(), real.submit(None, op), expected));
+        if read {
+            settle(seed, &mut under_way).await;
+        }
+    }
+    settle(seed, &mut under_way).await;
+}
+
+async fn settle(seed: u64, under_way: &mut Vec<(Op, store::gateway::Submitted, Outcome)>) {
+    for (op, submitted, expected) in under_way.drain(..) {
+        assert_eq!(submitted.await, expected, "seed {seed}: {op:?}");
+    }
+}
+
+async fn everything(gateway: &Gateway) -> Vec<(Bytes, Bytes)> {
+    let scan = Scan { limit: 100_000, ..Scan::default() };
+    match gateway.submit(None, Op::Scan(scan)).await {
+        Ok(Out::Pairs(pairs)) => pairs,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn run(dir: &Path, stores: usize, cores: usize, seed: u64, steps: usize) -> Vec<(Bytes, Bytes)> {
+    with_node(dir, stores, cores, move |_rt: Rt, gateway| async move {
+        let model = Gateway::in_memory();
+        compare(seed, steps, &gateway, &model).await;
+        let found = everything(&gateway).await;
+        assert_eq!(found, everything(&model).await, "seed {seed}");
+        found
+    })
+}
+
+#[test]
+fn one_store_means_the_same_as_a_map() {
+    let dir = folder();
+    run(dir.path(), 1, 1, 1, 3000);
+}
+
+#[test]
+fn stores_on_two_cores_mean_the_same_as_a_map() {
+    let dir = folder();
+    run(dir.path(), 4, 2, 2, 3000);
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_restart_with_fewer_cores() {
+    let dir = folder();
+    let before = run(dir.path(), 4, 2, 3, 1500);
+    assert!(!before.is_empty(), "the test wrote nothing that stayed");
+    let after = with_node(dir.path(), 4, 1, |_, gateway| async move { everything(&gateway).await });
+    assert_eq!(after, before);
+}
+
+#[test]
+fn sizes_above_the_limits_are_refused_and_the_limits_themselves_are_not() {
+    let dir = folder();
+    with_node(dir.path(), 1, 1, |_, gateway| async move {
+        let put = |key: usize, value: usize| {
+            gateway.submit(None, Op::Put { key: vec![b'k'; key].into(), value: vec![b'v'; value].into() })
+        };
+        assert_eq!(put(8 << 10, 8 << 20).await, Ok(Out::Done));
+        assert!(matches!(put((8 << 10) + 1, 1).await, Err(Refusal::Invalid(_))));
+        assert!(matches!(put(1, (8 << 20) + 1).await, Err(Refusal::Invalid(_))));
+    });
+}
