@@ -221,3 +221,32 @@ fn progress_bar() -> ProgressBar {
     }
     bar
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A clock that moves on by a microsecond with each reading: figures of time mean nothing here, those of bytes do.
+    fn clock() -> Duration {
+        static READINGS: AtomicU64 = AtomicU64::new(0);
+        Duration::from_micros(READINGS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_small_cluster_comes_to_rest_and_moves_no_more_than_it_must() {
+        let args =
+            Args { regions: 4_000, nodes: 10, stores_per_node: 2, reports: 20_000, ..Args::new(clock) };
+        let report = run(&args).expect("it comes to rest");
+        let ratios: Vec<&Figure> =
+            report.figures.iter().filter(|figure| figure.name.starts_with("bytes moved")).collect();
+        assert_eq!(ratios.len(), 2);
+        // 0.9: the newcomer may stay two regions below the others. 1.1: the aim.
+        assert!(ratios.iter().all(|figure| (0.9..=1.1).contains(&figure.value)), "{report}");
+    }
+
+    #[test]
+    fn a_cluster_that_cannot_be_is_refused() {
+        assert!(matches!(run(&Args { nodes: 2, ..Args::new(clock) }), Err(RunError::Args(_))));
+    }
+}

@@ -15,6 +15,8 @@ use super::Args;
 pub(super) const ROUND_MS: u64 = 5_000;
 /// Reports built ahead of the measured calls.
 const BATCH: u64 = 20_000;
+/// Distance between regions that report one after the other.
+const STRIDE: u64 = 7_919;
 
 pub(super) struct Model {
     pub(super) scheduler: Scheduler,
@@ -117,29 +119,32 @@ impl Model {
         Load { read_bytes: draw & 0xfff, write_bytes: (draw >> 12) & 0xfff, read_ops: 3, write_ops: 2 }
     }
 
-    /// Reports per second: regions in random order with new sizes and loads; one in a hundred has a new leader and
+    /// Reports per second: regions all over the map with new sizes and loads; one in a hundred has a new leader and
     /// one in a hundred names a lagging peer. Building the reports is not counted.
     pub(super) fn steady_reports(&mut self, args: &Args, bar: &ProgressBar) -> f64 {
         bar.set_length(args.reports);
         let mut spent = Duration::ZERO;
         let mut done = 0;
         while done < args.reports {
-            let batch: Vec<RegionReport> = (0..BATCH).map(|_| self.next_report(args.regions)).collect();
+            // A prime stride scatters over the map, and a region occurs once in a batch: two reports built from the same
+            // state could name two leaders in one term.
+            let (first, size) = (self.rng.next() % args.regions, BATCH.min(args.regions));
+            let ids = (0..size).map(|n| RegionId((first + n * STRIDE) % args.regions));
+            let batch: Vec<RegionReport> = ids.map(|id| self.next_report(id)).collect();
             let began = (args.clock)();
             for report in batch {
                 let answer = self.scheduler.report_region(report, self.now);
                 debug_assert!(answer.is_ok());
             }
             spent += (args.clock)() - began;
-            done += BATCH;
+            done += size;
             bar.set_position(done);
         }
         self.clear_ailments(args.regions);
         done as f64 / spent.as_secs_f64()
     }
 
-    fn next_report(&mut self, regions: u64) -> RegionReport {
-        let id = RegionId(self.rng.next() % regions);
+    fn next_report(&mut self, id: RegionId) -> RegionReport {
         let mut report = self.report_of(id);
         report.size_bytes += self.rng.next() % 4096;
         report.load = self.quiet_load();
@@ -196,9 +201,9 @@ fn range(id: u64, regions: u64) -> KeyRange {
         }
         let mut key = Vec::with_capacity(19);
         key.push(b't');
-        key.extend((n / 10_000 | 1 << 63).to_be_bytes());
+        key.extend(((n / 10_000) | (1 << 63)).to_be_bytes());
         key.extend(b"_r");
-        key.extend((n % 10_000 | 1 << 63).to_be_bytes());
+        key.extend(((n % 10_000) | (1 << 63)).to_be_bytes());
         Key::from(key)
     };
     KeyRange::new(bound(id), bound(id + 1)).expect("rising bounds")

@@ -33,6 +33,7 @@ pub mod format;
 mod index;
 mod measure;
 mod options;
+pub mod plant;
 mod purge;
 mod read;
 mod reclaim;

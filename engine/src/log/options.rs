@@ -77,8 +77,11 @@ impl LogOptions {
         if self.segment_bytes > 4 << 30 {
             return Err(format!("segment_bytes is {}; at most 4 GiB", self.segment_bytes));
         }
-        if self.spare_segments == 0 {
-            return Err("spare_segments is 0; at least 1, which is the reserve for a full disk".into());
+        if self.spare_segments < 2 {
+            let spares = self.spare_segments;
+            return Err(format!(
+                "spare_segments is {spares}; at least 2, one of them the reserve for a full disk"
+            ));
         }
         if self.zero_bytes_per_second == 0 {
             return Err("zero_bytes_per_second is 0; space would never be prepared".into());

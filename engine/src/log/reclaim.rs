@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::format::{EntryRef, SegmentNo};
 use super::index::Live;
+use super::plant::{Bug, planted};
 use super::purge::{GroupUse, PurgeLimits, Straggler, needed_from, plan};
 use super::spares::Retired;
 use super::writer::Guard;
@@ -87,8 +88,10 @@ async fn retire(shared: &Shared) -> Result<usize> {
     if needed <= shared.needed_from.get() {
         return Ok(0);
     }
-    shared.needed_from.set(needed);
-    shared.submit(Batch::new(), None).await?;
+    if !planted(Bug::EarlyReuse) {
+        shared.needed_from.set(needed);
+        shared.submit(Batch::new(), None).await?;
+    }
     let gone: Vec<_> = {
         let mut segments = shared.segments.borrow_mut();
         let kept = segments.split_off(&needed);

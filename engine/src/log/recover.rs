@@ -6,8 +6,8 @@
 //! 3. Classify the first place behind the last record. If a later record, in the tail or in the segment after it, says that
 //!    this place had been durable, it is damage: a fault, and nothing is changed on disk. Otherwise it is a write that was never
 //!    answered: it is cut, and the cut is made durable.
-//! 4. Sync the tail. What was read may still be in a cache below, because the last process may have been killed between its
-//!    write and its sync; from here on it counts as durable, so it must be.
+//! 4. Write the last record again. It may still be in a cache below, because the process before may have been killed before its
+//!    sync, or its sync may have failed; from here on the record counts as durable, so it must be.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::cache::RecordCache;
 use super::format::{BadHeader, FIRST_RECORD_POS, RecordAt, SegmentHeader, SegmentNo, Sequence};
 use super::index::{Group, Index, Position};
+use super::plant::{Bug, planted};
 use super::scan::{Scanned, Scanner};
 use super::segment::{Segment, Unfinished, read_header, segment_number, segment_path};
 use super::spares::{Retired, new_header};
@@ -77,6 +78,8 @@ struct Replay {
     next: Sequence,
     needed_from: SegmentNo,
     tail: SegmentNo,
+    /// Where the tail's last record begins.
+    last: Option<u64>,
     /// Where the tail's records end.
     end: u64,
 }
@@ -149,7 +152,9 @@ async fn read_back(
         Some((segment, pos)) => Some(cut(rt, &files, segment, pos, replay.next).await?),
         None => None,
     };
-    files.active.sync().await?;
+    if !planted(Bug::UnsyncedTail) {
+        harden(rt, &files.active, &replay).await?;
+    }
     Ok((replay, files, cut))
 }
 
@@ -255,7 +260,8 @@ async fn replay(rt: &Rt, dir: &Path, found: &[Found], tail: SegmentNo, budget: &
         let what = format!("the log is needed from segment {} on, which holds no record", needed_from.0);
         return Err(Fault::corruption(dir, what));
     }
-    let mut replay = Replay { needed_from, tail, end, ..Replay::empty(needed_from) };
+    let last_pos = last.last().map(|record| record.pos);
+    let mut replay = Replay { needed_from, tail, last: last_pos, end, ..Replay::empty(needed_from) };
     let mut expected: Option<Sequence> = None;
     let mut ended: Option<(&Path, u64)> = None;
     for found in whole_from(dir, found, needed_from)?.into_iter().take_while(|found| found.number < tail) {
@@ -312,6 +318,7 @@ impl Replay {
             next: Sequence(1),
             needed_from: first,
             tail: first,
+            last: None,
             end: FIRST_RECORD_POS,
         }
     }
@@ -347,7 +354,8 @@ async fn classify_end(
         if found.number == replay.tail {
             scanner.seek(replay.end);
         }
-        if let Some(proof) = scanner.proof_of(replay.next).await? {
+        let proof = scanner.proof_of(replay.next).await?;
+        if let Some(proof) = proof.filter(|_| !planted(Bug::SilentTruncation)) {
             let what = format!(
                 "record {} is damaged at byte {} or in the segment before: record {} at byte {} was written after \
                  it had become durable; restore this store from its replicas",
@@ -391,6 +399,18 @@ async fn open_files(
     let retired = retired.map(|found| Retired::Closed(found.path.clone())).collect();
     let newest = needed.last().expect("the tail is needed").number;
     Ok(Files { log_id, used, active, ready, retired, next_number: SegmentNo(newest.0 + 1) })
+}
+
+/// Writes the last record once more. The process before may have been killed between its write and its sync, or its sync may
+/// have failed, after which another sync would succeed without doing anything. Every record before the last one is known to be
+/// durable, because the next was written only then.
+async fn harden(rt: &Rt, active: &Segment, replay: &Replay) -> Result<()> {
+    let Some(last) = replay.last else { return active.sync().await };
+    let len = usize::try_from(replay.end - last).expect("a record fits memory");
+    let written = active.read(last, len).await?;
+    let mut again = rt.alloc(len);
+    again.copy_from_slice(&written[..len]);
+    active.append(again, last).await
 }
 
 /// Takes away the beginning of a torn record, durably, so that nothing can ever complete it.

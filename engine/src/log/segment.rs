@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::format::{BadHeader, FIRST_RECORD_POS, Incarnation, SegmentHeader, SegmentNo};
 use super::options::SyncMethod;
+use super::plant::{Bug, planted};
 use crate::error::{Fault, Result};
 use crate::rt::local::Bell;
 use crate::rt::{BLOCK_BYTES, Buf, File, OpenMode, Rt};
@@ -64,7 +65,11 @@ impl Unfinished {
         let path = unfinished_path(dir, header.number);
         let file = open(rt, &path, OpenMode::Create).await?;
         let unfinished = Self { header, path, file, zeroed_to: FIRST_RECORD_POS };
-        unfinished.write_header(rt).await?;
+        if let Err(fault) = unfinished.write_header(rt).await {
+            // Left behind, the name would be in the way of the next attempt.
+            unfinished.discard(rt).await?;
+            return Err(fault);
+        }
         Ok(unfinished)
     }
 
@@ -108,7 +113,9 @@ impl Unfinished {
         file.close().await.map_err(|e| Fault::io(&path, "closing a new segment", &e))?;
         let named = segment_path(dir, header.number);
         rt.rename(&path, &named).await.map_err(|e| Fault::io(&path, "naming a new segment", &e))?;
-        sync_dir(rt, dir).await?;
+        if !planted(Bug::NoDirSync) {
+            sync_dir(rt, dir).await?;
+        }
         Segment::open(rt, named, header, Some(sync)).await
     }
 
@@ -156,7 +163,7 @@ impl Segment {
             Some(durable) => durable.write_at(record, pos).await.map_err(failed),
             None => {
                 self.plain.write_at(record, pos).await.map_err(failed)?;
-                self.sync().await
+                if planted(Bug::NoSync) { Ok(()) } else { self.sync().await }
             }
         }
     }
@@ -191,9 +198,11 @@ impl Segment {
             let from = self.zeroed_to.get();
             let end = (from + ZERO_PIECE_BYTES).min(to);
             let wrote = write_zeros(rt, &self.plain, &self.path, from, end).await;
+            // With separate syncs only the writer may sync: an error is reported once, and reported here it would let the
+            // writer's next sync succeed although its record was lost.
             let done = match wrote {
-                Ok(()) => self.sync().await,
-                failed => failed,
+                Ok(()) if self.durable.is_some() => self.sync().await,
+                wrote => wrote,
             };
             self.zeroing.set(false);
             if done.is_ok() {

@@ -1,8 +1,8 @@
 //! The task that prepares segments ahead of need.
 //!
 //! It keeps the active segment zeroed ahead of its tail, keeps [`spare_segments`](super::LogOptions::spare_segments) ready,
-//! and turns retired segments into ready ones, all at a bounded rate. When the writer has none left, it hands over what it
-//! has, zeroed or not. On a full disk it stops and tries again when something changes, or after a while.
+//! and turns retired segments into ready ones, all at a bounded rate, or at full speed when the writer
+//! waits for one. On a full disk it stops and tries again when something changes, or after a while.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::format::{Incarnation, SegmentHeader, SegmentNo};
+use super::plant::{Bug, planted};
 use super::segment::{Segment, Unfinished, ZERO_PIECE_BYTES, sync_dir};
 use crate::error::{Fault, FaultKind, Result};
 use crate::rt::Rt;
@@ -103,12 +104,11 @@ async fn step(shared: &Shared, making: &mut Option<Unfinished>) -> Result<Step> 
         Some(unfinished) => unfinished,
         None => begin(shared).await?,
     };
-    if !shared.writer_waits.get() {
-        let zeroed = unfinished.zero_piece(&shared.rt, segment_bytes).await;
-        if !matches!(zeroed, Ok(false)) {
-            *making = Some(unfinished);
-            return zeroed.map(|_| Step::Zeroed);
-        }
+    // Also in a hurry: a spare that still needs space would be no reserve.
+    let zeroed = unfinished.zero_piece(&shared.rt, segment_bytes).await;
+    if !matches!(zeroed, Ok(false)) {
+        *making = Some(unfinished);
+        return zeroed.map(|_| Step::Zeroed);
     }
     let segment = unfinished.finish(&shared.rt, &shared.dir, shared.options.sync).await?;
     shared.next_number.set(SegmentNo(segment.number.0 + 1));
@@ -129,7 +129,8 @@ async fn begin(shared: &Shared) -> Result<Unfinished> {
 
 /// The header of a segment's next life.
 pub(crate) fn new_header(rt: &Rt, log_id: u64, number: SegmentNo) -> SegmentHeader {
-    SegmentHeader { log_id, number, incarnation: Incarnation(rt.random()) }
+    let drawn = if planted(Bug::NoSalt) { 0 } else { rt.random() };
+    SegmentHeader { log_id, number, incarnation: Incarnation(drawn) }
 }
 
 /// A retired file that nobody reads any more, closed.

@@ -45,13 +45,15 @@ pub(crate) async fn run(shared: Rc<Shared>) {
     shared.wanted.ring();
 }
 
-/// The batches of the next record: as many as wait, up to the group size, and always at least one.
+/// The batches of the next record: as many as wait, up to the group size, and always at least one. Moves share no record with
+/// changes, because their guards are asked before the record is applied.
 fn next_group(shared: &Shared) -> Vec<Request> {
     let mut queue = shared.queue.borrow_mut();
     let (mut bytes, mut count) = (0, 0);
     for request in queue.iter() {
         bytes += request.batch.len();
-        if count > 0 && bytes > shared.options.group_bytes_max {
+        let mixed = request.guard.is_some() != queue[0].guard.is_some();
+        if count > 0 && (mixed || bytes > shared.options.group_bytes_max) {
             break;
         }
         count += 1;
@@ -105,21 +107,27 @@ async fn make_room(shared: &Shared, bytes: u64, appends: bool) -> Result<()> {
     if begun && shared.tail.get() + bytes > shared.options.segment_bytes {
         roll(shared, appends).await?;
     }
-    let (active, end) = (shared.active(), shared.tail.get() + bytes);
-    if active.zeroed_to() >= end {
-        return Ok(());
+    let zeroed = zero_at_tail(shared, bytes).await;
+    if !zeroed.as_ref().is_err_and(|fault| fault.kind == FaultKind::DiskFull) {
+        return zeroed;
     }
-    let zeroed = active.zero_to(&shared.rt, end).await;
-    if zeroed.as_ref().is_err_and(|fault| fault.kind == FaultKind::DiskFull) {
-        shared.disk_full.set(true);
+    shared.disk_full.set(true);
+    if appends || shared.ready.borrow().is_empty() {
+        return zeroed;
     }
-    zeroed
+    roll(shared, appends).await?;
+    zero_at_tail(shared, bytes).await
 }
 
-/// Goes on in the next ready segment. The last one is the reserve: on a full disk it is not for new entries.
+async fn zero_at_tail(shared: &Shared, bytes: u64) -> Result<()> {
+    shared.active().zero_to(&shared.rt, shared.tail.get() + bytes).await
+}
+
+/// Goes on in the next ready segment. The last one is the reserve for what makes room on a full disk; new entries wait until
+/// there is another one, or that is known to be impossible.
 async fn roll(shared: &Shared, appends: bool) -> Result<()> {
     loop {
-        let reserve = usize::from(appends && shared.disk_full.get());
+        let reserve = usize::from(appends);
         if shared.ready.borrow().len() > reserve {
             break;
         }

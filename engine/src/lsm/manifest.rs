@@ -280,7 +280,7 @@ mod tests {
                 let place = (next(&mut state) % bytes.len() as u64) as usize;
                 bytes[place] ^= next(&mut state) as u8;
             }
-            if seed % 4 == 0 {
+            if seed.is_multiple_of(4) {
                 bytes.truncate((next(&mut state) % bytes.len() as u64) as usize);
             }
             if let Ok(replayed) = replay(&bytes, 5) {

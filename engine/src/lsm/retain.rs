@@ -41,8 +41,7 @@ impl Retention {
         if !self.is_read(entry.seq, hidden_from) {
             return false;
         }
-        let needed_below = entry.kind == Kind::Put || self.oldest_read() < entry.seq || !bottom();
-        needed_below
+        entry.kind == Kind::Put || self.oldest_read() < entry.seq || !bottom()
     }
 
     /// The range deletes to keep; `bottom` says whether nothing lies below a range.

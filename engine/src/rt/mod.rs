@@ -90,6 +90,15 @@ impl Rt {
         in_world!(&self.world, core => core.sleep(duration).await);
     }
 
+    /// Waits for `future`, but no longer than `limit`; `None` when that was not enough, and the future is dropped.
+    pub async fn timeout<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        let late = async {
+            self.sleep(limit).await;
+            None
+        };
+        futures_lite::future::or(async { Some(future.await) }, late).await
+    }
+
     /// Lets timers, sockets and disk completions run before the caller goes on. Costs tens of microseconds.
     pub async fn yield_to_reactor(&self) {
         in_world!(&self.world, core => core.yield_to_reactor().await);

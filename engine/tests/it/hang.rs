@@ -1,6 +1,6 @@
 //! Guards against the worst defect of the runtime below: an executor that sleeps although it has work.
 //!
-//! Two pinned cores play ping-pong through queues while timers and file IO run beside it; no part may stand still for a
+//! Two pinned cores play ping-pong through queues while timers and file IO run beside it; neither core may stand still for a
 //! second. `RINGKEEP_HANG_SECONDS` sets how long (continuous integration uses 30). The second test stops and continues the
 //! whole process at random moments meanwhile, which is what a CPU quota or a paused machine does to it.
 
@@ -15,8 +15,11 @@ use engine::rt::glommio::placement::plan_cpus;
 use engine::rt::glommio::{CoreHandle, CoreOptions, Cores};
 use engine::rt::{BLOCK_BYTES, OpenMode, Rt};
 
-/// Nothing may stand still for longer.
+/// No core may stand still for longer.
 const STALL_MAX: Duration = Duration::from_secs(1);
+
+/// A disk that others use may take its time; only an operation that never ends is our fault.
+const DISK_STALL_MAX: Duration = Duration::from_secs(20);
 
 /// How often progress is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -31,6 +34,7 @@ fn seconds() -> u64 {
 /// One activity and how it fares.
 struct Activity {
     name: &'static str,
+    still_max: Duration,
     count: Arc<AtomicU64>,
     seen: u64,
     still_for: Duration,
@@ -40,7 +44,12 @@ struct Activity {
 impl Activity {
     fn new(name: &'static str) -> Self {
         let zero = Duration::ZERO;
-        Self { name, count: Arc::default(), seen: 0, still_for: zero, longest: zero }
+        let still_max = if name.starts_with("file") { DISK_STALL_MAX } else { STALL_MAX };
+        Self { name, still_max, count: Arc::default(), seen: 0, still_for: zero, longest: zero }
+    }
+
+    fn stands_still(&self) -> bool {
+        self.still_for >= self.still_max
     }
 
     fn look(&mut self, passed: Duration) {
@@ -128,7 +137,7 @@ fn match_of(length: Duration, dir: &Path) {
         handles.push(cores.start(index, &options, move |rt| player.play(rt)).unwrap());
     }
     let (began, mut last) = (Instant::now(), Instant::now());
-    while began.elapsed() < length && activities.iter().all(|activity| activity.still_for < STALL_MAX) {
+    while began.elapsed() < length && !activities.iter().any(Activity::stands_still) {
         std::thread::sleep(LOOK_EVERY);
         // While the process was stopped, or this thread was, nobody can be blamed for standing still.
         let passed = last.elapsed().min(2 * LOOK_EVERY);
@@ -142,7 +151,7 @@ fn match_of(length: Duration, dir: &Path) {
     }
     for activity in &activities {
         assert!(activity.seen > 0, "{} never began", activity.name);
-        assert!(activity.still_for < STALL_MAX, "{} stands still", activity.name);
+        assert!(!activity.stands_still(), "{} stands still", activity.name);
     }
     stop.store(true, Ordering::Relaxed);
     for handle in handles {

@@ -3,5 +3,6 @@
 mod hang;
 mod idle;
 mod log;
+mod log_crash;
 mod lsm;
 mod seam;

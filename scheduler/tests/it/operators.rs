@@ -374,3 +374,28 @@ fn scatter_and_presplit_go_on_until_there_is_nothing_to_do() {
     let Action::Split { keys, new } = &split.action else { panic!("{split:?}") };
     assert_eq!((keys.len(), new.len(), tick.refusals.len()), (2, 2, 1));
 }
+
+#[test]
+fn a_removal_waits_while_it_would_cost_the_quorum() {
+    let mut scheduler = scheduler(3);
+    scheduler.report_region(region(1, &[1, 2, 3], 1), T0).expect("accepted");
+    // Store 2 falls silent: without store 3, store 1 would be left alone of two.
+    let later = T0.plus_ms(scheduler.config().store_disconnected_ms + 1);
+    for id in [1, 3] {
+        scheduler.report_store(StoreReport::empty(StoreId(id)), later).expect("reports");
+    }
+    let op = operator(
+        &scheduler,
+        1,
+        Policy::Admin,
+        vec![Step::RemovePeer { peer: PeerId(13), store: StoreId(3) }],
+    );
+    let op = Operator { created: later, ..op };
+    assert_eq!(scheduler.add(op, later), Ok(None));
+    assert_eq!(scheduler.report_region(region(1, &[1, 2, 3], 1), later), Ok(None));
+    assert!(scheduler.operators().get(RegionId(1)).is_some(), "it waits");
+    heard(&mut scheduler, 3, later);
+    let sent =
+        scheduler.report_region(region(1, &[1, 2, 3], 1), later).expect("accepted").expect("safe again");
+    assert_eq!(sent.action, Action::Change(Change::Remove { peer: PeerId(13) }));
+}

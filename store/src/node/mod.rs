@@ -90,7 +90,7 @@ enum Word {
     /// A core has opened its stores.
     Opened(Vec<Place>),
     /// A core serves.
-    Serving { core: usize, resp: SocketAddr, stores: Vec<(usize, SocketAddr)> },
+    Serving { resp: SocketAddr, stores: Vec<(usize, SocketAddr)> },
     /// A core cannot go on.
     Failed(String),
 }
@@ -121,7 +121,7 @@ impl Node {
             let core = serve::DataCore {
                 plan: plan.clone(),
                 config: config.clone(),
-                limits: limits.clone(),
+                limits: *limits,
                 links,
                 resp: resp.addr,
                 places,
@@ -207,7 +207,14 @@ impl Node {
 struct Starting {
     words: mpsc::Receiver<Word>,
     opened: Vec<Place>,
-    serving: Vec<(usize, SocketAddr, Vec<(usize, SocketAddr)>)>,
+    serving: Vec<Served>,
+}
+
+/// What one core serves.
+struct Served {
+    resp: SocketAddr,
+    /// By number on the node.
+    stores: Vec<(usize, SocketAddr)>,
 }
 
 impl Starting {
@@ -241,13 +248,13 @@ impl Starting {
     fn serving(&mut self, cores: usize, stores: usize) -> Result<(SocketAddr, Vec<SocketAddr>), StartError> {
         for _ in 0..cores {
             match self.next()? {
-                Word::Serving { core, resp, stores } => self.serving.push((core, resp, stores)),
+                Word::Serving { resp, stores } => self.serving.push(Served { resp, stores }),
                 _ => unreachable!("a core that has its routes only has to serve"),
             }
         }
-        let resp = self.serving[0].1;
+        let resp = self.serving[0].resp;
         let mut by_store: Vec<(usize, SocketAddr)> =
-            self.serving.drain(..).flat_map(|(_, _, stores)| stores).collect();
+            self.serving.drain(..).flat_map(|served| served.stores).collect();
         by_store.sort_by_key(|(store, _)| *store);
         assert_eq!(by_store.len(), stores, "every store has a core");
         Ok((resp, by_store.into_iter().map(|(_, addr)| addr).collect()))

@@ -176,7 +176,7 @@ impl DataCore {
         let servers = Rc::new(RefCell::new(servers));
         let seen = servers.clone();
         rt.spawn(async move { reporter.run(&seen).await });
-        let _ = words.send(Word::Serving { core: rt.core(), resp: resp_addr, stores: told });
+        let _ = words.send(Word::Serving { resp: resp_addr, stores: told });
 
         ended.recv().await;
         health.set_serving(false);

@@ -116,10 +116,10 @@ mod tests {
                     }
                     Err(NoTimestamp::Exhausted { bound_ms }) => {
                         // The save may fail, and a crash may come between the save and the news of it.
-                        if random(state) % 4 > 0 {
+                        if !random(state).is_multiple_of(4) {
                             saved = saved.max(bound_ms);
                         }
-                        if random(state) % 4 > 0 {
+                        if !random(state).is_multiple_of(4) {
                             oracle.raise(saved);
                         }
                     }

@@ -93,7 +93,7 @@ fn deframe(bytes: &[u8], random: &mut Random) {
         rest = behind;
         deframer.push(Bytes::copy_from_slice(piece));
         loop {
-            match deframer.next() {
+            match deframer.take() {
                 Ok(Some(message)) => {
                     assert!(message.len() <= BOUND);
                     out += message.len() + 5;

@@ -16,7 +16,7 @@ fn random_entries(state: &mut u64, count: usize) -> Vec<Entry> {
         .map(|_| {
             let len = (next(state) % 6) as usize;
             let key: Vec<u8> = (0..len).map(|_| b'a' + (next(state) % 3) as u8).collect();
-            let kind = if next(state) % 4 == 0 { Kind::Delete } else { Kind::Put };
+            let kind = if next(state).is_multiple_of(4) { Kind::Delete } else { Kind::Put };
             let value = vec![next(state) as u8; (next(state) % 200) as usize];
             (key, SeqNo(next(state) % 1000), kind, value)
         })
@@ -95,7 +95,7 @@ fn damaged_blocks_never_panic() {
             let place = (next(&mut state) % bytes.len() as u64) as usize;
             bytes[place] = next(&mut state) as u8;
         }
-        if seed % 3 == 0 {
+        if seed.is_multiple_of(3) {
             bytes.truncate((next(&mut state) % bytes.len() as u64) as usize);
         }
         decode_everything(&Bytes::from(bytes));

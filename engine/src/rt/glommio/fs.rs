@@ -5,9 +5,14 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Core;
 use crate::rt::fs::{DirLock, temporary_name};
+
+/// How often a held lock is tried again, and after how long.
+const LOCK_ATTEMPTS: u32 = 5;
+const LOCK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Core {
     pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -91,13 +96,28 @@ impl Core {
         let path = path.join("LOCK");
         let lock = move || {
             let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-            // SAFETY: the descriptor is open for as long as `file` lives, which is past the call.
-            match unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } {
-                0 => Ok(DirLock::file(file)),
-                _ => Err(io::Error::last_os_error()),
-            }
+            lock_with_patience(&file)?;
+            Ok(DirLock::file(file))
         };
         self.blocking(lock).await?
+    }
+}
+
+/// Locks a file. A process that has just died may hold its locks until the kernel has finished its last operations.
+#[expect(clippy::disallowed_methods, reason = "runs on a helper thread, which may pause")]
+fn lock_with_patience(file: &fs::File) -> io::Result<()> {
+    let mut attempts = 0;
+    loop {
+        // SAFETY: the descriptor is open for as long as `file` lives, which is past the call.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        attempts += 1;
+        if error.kind() != io::ErrorKind::WouldBlock || attempts == LOCK_ATTEMPTS {
+            return Err(error);
+        }
+        std::thread::sleep(LOCK_AGAIN);
     }
 }
 

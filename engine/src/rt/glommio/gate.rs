@@ -85,6 +85,13 @@ pub(crate) struct OpenSocket {
     fd: RawFd,
 }
 
+#[cfg(test)]
+impl OpenSocket {
+    pub(crate) fn fd(&self) -> RawFd {
+        self.fd
+    }
+}
+
 impl Drop for OpenSocket {
     fn drop(&mut self) {
         self.core.gate().sockets.borrow_mut().remove(&self.fd);

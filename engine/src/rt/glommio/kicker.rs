@@ -146,3 +146,31 @@ fn kick_until(stopping: &AtomicBool, beats: &Beats, watch: Option<StallWatch>) {
     }
     beats.lock().clear();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_that_stands_still_is_reported_once_until_it_moves() {
+        let beats = Beats::default();
+        let counts: [Arc<AtomicU64>; 2] = Default::default();
+        for (core, count) in counts.iter().enumerate() {
+            beats.add(core, Waker::noop().clone(), count.clone());
+        }
+        let (period, limit) = (Duration::from_millis(10), Duration::from_millis(30));
+        let mut reports = Vec::new();
+        for turn in 1..=20u64 {
+            counts[0].store(turn, Ordering::Relaxed);
+            // Core 1 moves once, in the middle.
+            counts[1].store(turn / 10, Ordering::Relaxed);
+            reports.extend(
+                beats.kick(period, limit).into_iter().map(|(core, still_for)| (turn, core, still_for)),
+            );
+        }
+        assert_eq!(reports, [(3, 1, limit), (13, 1, limit)]);
+        assert_eq!(beats.stillness(), [(0, Duration::ZERO), (1, Duration::ZERO)]);
+        beats.remove(1);
+        assert_eq!(beats.counts(), [(0, 20)]);
+    }
+}

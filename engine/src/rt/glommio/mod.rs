@@ -102,6 +102,7 @@ impl Core {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<T> {
+        self.refuse_if_closing()?;
         let guarded = move || std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
         let running = glommio::executor().spawn_blocking(guarded);
         self.operate(

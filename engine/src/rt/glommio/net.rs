@@ -104,3 +104,46 @@ fn close_on_exec(fd: RawFd) {
     // SAFETY: the caller owns the open descriptor; the call changes nothing but its flag.
     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::World;
+    use crate::rt::glommio::{CoreOptions, start_core};
+
+    fn closes_on_exec(fd: RawFd) -> bool {
+        // SAFETY: the caller owns the open descriptor; the call only reads its flags.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) & libc::FD_CLOEXEC != 0 }
+    }
+
+    #[test]
+    fn no_socket_is_left_to_a_child_process() {
+        let all = start_core(&CoreOptions::default(), |rt| async move {
+            let World::Glommio(core) = &rt.world else { unreachable!("this is a real core") };
+            let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+            let listener = core.listen(addr, ListenOptions::default()).unwrap();
+            let mut flags = vec![closes_on_exec(listener._open.fd())];
+            // Once with the client waiting already and once with the listener waiting first, which are different calls.
+            for listener_first in [false, true] {
+                let target = listener.local_addr().unwrap();
+                let client = async {
+                    if listener_first {
+                        core.sleep(std::time::Duration::from_millis(5)).await;
+                    }
+                    core.connect(target).await.unwrap()
+                };
+                let (client, (server, _)) = if listener_first {
+                    futures_lite::future::zip(client, async { listener.accept().await.unwrap() }).await
+                } else {
+                    let client = client.await;
+                    (client, listener.accept().await.unwrap())
+                };
+                for stream in [client, server] {
+                    flags.push(closes_on_exec(stream.shared.stream.borrow().as_raw_fd()));
+                }
+            }
+            flags
+        });
+        assert_eq!(all.unwrap(), [true; 5]);
+    }
+}

@@ -31,6 +31,13 @@ pub(super) async fn sleeping_for_nothing_lets_others_run(stage: Stage) {
     }
 }
 
+pub(super) async fn waiting_can_be_limited(stage: Stage) {
+    let rt = &stage.rt;
+    assert_eq!(rt.timeout(MILLI, std::future::pending::<()>()).await, None);
+    assert_eq!(rt.timeout(Duration::from_secs(3600), rt.sleep(MILLI)).await, Some(()));
+    assert_eq!(rt.timeout(Duration::ZERO, async { 3 }).await, Some(3), "what is ready is never late");
+}
+
 pub(super) async fn a_busy_task_with_a_budget_leaves_room_for_timers(stage: Stage) {
     let rt = stage.rt.clone();
     let busy = Rc::new(Cell::new(true));

@@ -43,7 +43,7 @@ impl Dice {
         if n % 2 == 1 {
             key.extend_from_slice(&b"suffix"[..self.roll(6) as usize]);
         }
-        if n % 17 == 0 {
+        if n.is_multiple_of(17) {
             key.resize(90, b'x');
         }
         key

@@ -1,6 +1,7 @@
 //! A whole group in one thread: replicas with disks that lose unsynced writes, a network that loses, doubles and
 //! reorders, clocks that drift, and an oracle that looks after every event. One seed decides everything.
 
+mod faults;
 mod node;
 mod options;
 mod oracle;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft::{
-    Body, ChangeStep, Fetch, Index, Membership, MembershipChange, Message, NodeId, Payload, ReadOutcome,
-    Ready, SnapshotReport, SnapshotWanted, Transition,
+    Body, Fetch, Index, Membership, MembershipChange, Message, NodeId, ReadOutcome, Ready, SnapshotReport,
+    SnapshotWanted,
 };
 
 use super::node::{Disk, Node, State};
@@ -58,29 +58,29 @@ coverage!(
     forced_votes,
 );
 
-enum Chore {
+pub(super) enum Chore {
     Fetch(Fetch),
     Snapshot(SnapshotWanted),
 }
 
-struct World {
-    options: Options,
-    rng: Rng,
-    now: u64,
-    calm: bool,
-    nodes: Vec<Node>,
-    net: BTreeMap<(u64, u64), Message>,
-    sent: u64,
-    cut: BTreeSet<(NodeId, NodeId)>,
-    heal_at: u64,
-    restarts: Vec<(u64, usize)>,
-    chores: Vec<(u64, usize, Chore)>,
-    doomed: Vec<usize>,
-    oracle: Oracle,
-    coverage: Coverage,
-    trace: u64,
-    proposed: u64,
-    failure: Verdict,
+pub(super) struct World {
+    pub(super) options: Options,
+    pub(super) rng: Rng,
+    pub(super) now: u64,
+    pub(super) calm: bool,
+    pub(super) nodes: Vec<Node>,
+    pub(super) net: BTreeMap<(u64, u64), Message>,
+    pub(super) sent: u64,
+    pub(super) cut: BTreeSet<(NodeId, NodeId)>,
+    pub(super) heal_at: u64,
+    pub(super) restarts: Vec<(u64, usize)>,
+    pub(super) chores: Vec<(u64, usize, Chore)>,
+    pub(super) doomed: Vec<usize>,
+    pub(super) oracle: Oracle,
+    pub(super) coverage: Coverage,
+    pub(super) trace: u64,
+    pub(super) proposed: u64,
+    pub(super) failure: Verdict,
 }
 
 /// Runs one seed to the end.
@@ -117,7 +117,7 @@ pub(crate) fn run(options: &Options) -> Result<(Coverage, u64), String> {
 }
 
 impl World {
-    fn new(options: Options) -> Self {
+    pub(super) fn new(options: Options) -> Self {
         let mut rng = Rng::new(options.seed ^ 0x5eed);
         let (voters, learners) = (options.voters, options.learners);
         let membership =
@@ -157,7 +157,7 @@ impl World {
         }
     }
 
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         self.now += 1;
         self.deliver();
         for at in 0..self.nodes.len() {
@@ -170,12 +170,12 @@ impl World {
         }
     }
 
-    fn mark(&mut self, what: u64, a: u64, b: u64) {
+    pub(super) fn mark(&mut self, what: u64, a: u64, b: u64) {
         let word = what ^ (a << 8) ^ (b << 24) ^ (self.now << 40);
         self.trace = (self.trace ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
     }
 
-    fn judge(&mut self, verdict: Verdict) {
+    pub(super) fn judge(&mut self, verdict: Verdict) {
         if self.failure.is_ok() {
             self.failure = verdict;
         }
@@ -183,7 +183,7 @@ impl World {
 
     // ---- network ------------------------------------------------------------------------------------------------
 
-    fn post(&mut self, message: Message) {
+    pub(super) fn post(&mut self, message: Message) {
         let verdict = self.oracle.sent(&message);
         self.judge(verdict);
         match &message.body {
@@ -229,13 +229,13 @@ impl World {
         }
     }
 
-    fn report_snapshot(&mut self, from: NodeId, to: NodeId, report: SnapshotReport) {
+    pub(super) fn report_snapshot(&mut self, from: NodeId, to: NodeId, report: SnapshotReport) {
         if let Some(raft) = self.nodes[from.0 as usize - 1].raft.as_mut() {
             raft.report_snapshot(to, report);
         }
     }
 
-    fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) {
         while let Some(((due, seq), message)) = self.net.pop_first() {
             if due > self.now {
                 self.net.insert((due, seq), message);
@@ -259,7 +259,7 @@ impl World {
 
     // ---- one node -----------------------------------------------------------------------------------------------
 
-    fn run_node(&mut self, at: usize) {
+    pub(super) fn run_node(&mut self, at: usize) {
         let now = self.now;
         while self.awake(at) && self.nodes[at].writes.front().is_some_and(|(due, _)| *due <= now) {
             let write = self.nodes[at].complete_write().expect("a due write");
@@ -280,11 +280,11 @@ impl World {
         }
     }
 
-    fn awake(&self, at: usize) -> bool {
+    pub(super) fn awake(&self, at: usize) -> bool {
         self.nodes[at].raft.is_some() && self.nodes[at].paused_until <= self.now
     }
 
-    fn tick(&mut self, at: usize) {
+    pub(super) fn tick(&mut self, at: usize) {
         let node = &mut self.nodes[at];
         node.next_tick += TICK;
         if self.now > node.next_tick + 5 * TICK {
@@ -314,7 +314,7 @@ impl World {
         raft.tick(clock);
     }
 
-    fn latest_membership(&self) -> &Membership {
+    pub(super) fn latest_membership(&self) -> &Membership {
         let latest = self
             .nodes
             .iter()
@@ -324,7 +324,7 @@ impl World {
     }
 
     /// Does what the replica asks for, until it asks for nothing.
-    fn settle(&mut self, at: usize) {
+    pub(super) fn settle(&mut self, at: usize) {
         for _ in 0..100 {
             let Some(raft) = self.nodes[at].raft.as_mut() else { return };
             let slept = raft.is_asleep();
@@ -340,7 +340,7 @@ impl World {
         self.judge(Err(format!("node {} never comes to rest", at + 1)));
     }
 
-    fn carry_out(&mut self, at: usize, ready: Ready) {
+    pub(super) fn carry_out(&mut self, at: usize, ready: Ready) {
         if let Some(write) = ready.write {
             let node = &self.nodes[at];
             let before = write.entries.first().map(|entry| entry.index.prev());
@@ -374,7 +374,7 @@ impl World {
         }
     }
 
-    fn on_read(&mut self, at: usize, outcome: ReadOutcome) {
+    pub(super) fn on_read(&mut self, at: usize, outcome: ReadOutcome) {
         let (ReadOutcome::Ready { id, .. } | ReadOutcome::Failed { id }) = outcome;
         let node = &mut self.nodes[at];
         let Some(asked) = node.reads.iter().position(|(asked, _)| *asked == id) else {
@@ -393,7 +393,7 @@ impl World {
         }
     }
 
-    fn on_applied(&mut self, at: usize, done: &[(raft::Entry, u64)]) {
+    pub(super) fn on_applied(&mut self, at: usize, done: &[(raft::Entry, u64)]) {
         for (entry, state) in done {
             let node = &mut self.nodes[at];
             while node.proposals.front().is_some_and(|id| id.index < entry.index) {
@@ -411,7 +411,7 @@ impl World {
         }
     }
 
-    fn run_chores(&mut self) {
+    pub(super) fn run_chores(&mut self) {
         let now = self.now;
         let mut due = Vec::new();
         let mut at = 0;
@@ -445,260 +445,9 @@ impl World {
         }
     }
 
-    // ---- clients ------------------------------------------------------------------------------------------------
-
-    fn odds(&mut self, per_100_mille: u64) -> bool {
-        self.rng.between(0, 99_999) < per_100_mille
-    }
-
-    fn any(&mut self) -> usize {
-        self.rng.between(0, self.nodes.len() as u64 - 1) as usize
-    }
-
-    fn clients(&mut self) {
-        for at in 0..self.nodes.len() {
-            let clock = self.nodes[at].clock(self.now);
-            if self.awake(at)
-                && let Some(raft) = self.nodes[at].raft.as_mut()
-                && raft.is_leader()
-                && !raft.is_asleep()
-            {
-                if let Ok(index) = raft.lease_read(clock) {
-                    self.coverage.lease_reads += 1;
-                    let leader = self.nodes[at].raft.as_ref().expect("a running node");
-                    let verdict = self.oracle.lease(leader, &self.nodes);
-                    self.judge(verdict);
-                    let verdict = self.oracle.read(NodeId(at as u64 + 1), "lease", self.oracle.floor, index);
-                    self.judge(verdict);
-                }
-                let quiet_spell = self.options.config.quiet_after_ticks > 0 && self.now % 1000 > 500;
-                if !self.calm && !quiet_spell && self.odds(self.options.propose) {
-                    self.propose(at);
-                }
-            }
-        }
-        if self.odds(self.options.read) {
-            let at = self.any();
-            self.ask_read(at);
-        }
-    }
-
-    fn propose(&mut self, at: usize) {
-        self.proposed += 1;
-        let node = &mut self.nodes[at];
-        let mut bytes = self.proposed.to_le_bytes().to_vec();
-        bytes.resize(8 + self.rng.between(0, 60) as usize, 7);
-        if let Ok(id) = node.raft.as_mut().expect("a running node").propose(Payload::from(bytes)) {
-            node.proposals.retain(|old| old.index < id.index);
-            node.proposals.push_back(id);
-        }
-        self.settle(at);
-    }
-
-    fn ask_read(&mut self, at: usize) {
-        if !self.awake(at) {
-            return;
-        }
-        let floor = self.oracle.floor;
-        let node = &mut self.nodes[at];
-        if let Ok(id) = node.raft.as_mut().expect("a running node").read_index() {
-            node.reads.push((id, floor));
-        }
-        self.settle(at);
-    }
-
-    // ---- faults -------------------------------------------------------------------------------------------------
-
-    fn faults(&mut self) {
-        if self.heal_at == self.now {
-            self.cut.clear();
-        }
-        if self.odds(self.options.partition) {
-            self.partition();
-        }
-        if self.odds(self.options.crash) {
-            let at = self.any();
-            self.crash(at);
-        }
-        for at in std::mem::take(&mut self.doomed) {
-            self.crash(at);
-            self.restarts.iter_mut().filter(|(_, node)| *node == at).for_each(|(due, _)| *due = self.now + 2);
-        }
-        if self.odds(self.options.duel) {
-            for _ in 0..3 {
-                let at = self.any();
-                if self.awake(at) {
-                    // A refusal to campaign is as good as any outcome.
-                    let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
-                    self.settle(at);
-                }
-            }
-        }
-        while let Some(due) = self.restarts.iter().position(|(due, _)| *due <= self.now) {
-            let (_, at) = self.restarts.swap_remove(due);
-            self.restart(at);
-        }
-        if self.odds(self.options.pause) {
-            self.pause();
-        }
-        if self.odds(self.options.crash) {
-            let at = self.any();
-            self.nodes[at].slow_until = self.now + self.rng.between(50, 600);
-            self.coverage.slow_disks += 1;
-        }
-        if self.odds(self.options.flush) {
-            let at = self.any();
-            self.flush(at);
-        }
-        let at = self.any();
-        if self.awake(at) {
-            self.administrate(at);
-        }
-    }
-
-    fn administrate(&mut self, at: usize) {
-        let other = NodeId(self.any() as u64 + 1);
-        let (change, transfer, campaign) =
-            (self.options.change, self.options.transfer, self.options.campaign);
-        let members = self.nodes.len() as u64;
-        if self.odds(change * members) {
-            self.change(at);
-        } else if self.odds(transfer * members) {
-            let raft = self.nodes[at].raft.as_mut().expect("a running node");
-            self.coverage.transfers += u64::from(raft.transfer(other).is_ok());
-            if self.rng.chance(400) {
-                self.deafen(at);
-            }
-        } else if self.odds(campaign) {
-            // A refusal to campaign is as good as any outcome.
-            let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
-        } else if self.odds(campaign) {
-            self.nodes[at].raft.as_mut().expect("a running node").forget_leader();
-        } else {
-            return;
-        }
-        self.settle(at);
-    }
-
-    fn step(&mut self) -> ChangeStep {
-        let id = NodeId(self.any() as u64 + 1);
-        match self.rng.between(0, 3) {
-            0 => ChangeStep::AddLearner(id),
-            1 => ChangeStep::Remove(id),
-            _ => ChangeStep::AddVoter(id),
-        }
-    }
-
-    fn change(&mut self, at: usize) {
-        let change = match self.rng.between(0, 9) {
-            0 => MembershipChange::leave_joint(),
-            1..=3 => {
-                let steps = (0..self.rng.between(1, 3)).map(|_| self.step()).collect();
-                let transition =
-                    *self.rng.pick(&[Transition::Auto, Transition::Joint, Transition::JointExplicit]);
-                MembershipChange::many(steps, transition)
-            }
-            _ => MembershipChange::one(self.step()),
-        };
-        let raft = self.nodes[at].raft.as_mut().expect("a running node");
-        self.coverage.changes += u64::from(raft.propose_change(&change).is_ok());
-    }
-
-    fn partition(&mut self) {
-        self.coverage.partitions += 1;
-        self.cut.clear();
-        self.heal_at = self.now + self.rng.between(20, 600);
-        let sides: Vec<bool> = self.nodes.iter().map(|_| self.rng.chance(500)).collect();
-        let kind = self.rng.between(0, 5);
-        let leader = self.leader();
-        if let (4.., Some(leader)) = (kind, leader) {
-            return self.deafen(leader);
-        }
-        for from in 1..=self.nodes.len() {
-            for to in 1..=self.nodes.len() {
-                let severed = match kind {
-                    // Two sides, both ways; one way; single links at random.
-                    0 | 1 => sides[from - 1] != sides[to - 1],
-                    2 => sides[from - 1] && !sides[to - 1],
-                    _ => self.rng.chance(300),
-                };
-                if severed {
-                    self.cut.insert((NodeId(from as u64), NodeId(to as u64)));
-                }
-            }
-        }
-    }
-
-    /// Stops a node for a while; perhaps the leader, and perhaps the world moves on without telling it: when it wakes
-    /// it finds only the answers that were under way.
-    fn pause(&mut self) {
-        self.coverage.pauses += 1;
-        let length = self.rng.between(10, 400);
-        let leader = if self.rng.chance(600) { self.leader() } else { None };
-        let at = leader.unwrap_or_else(|| self.any());
-        self.nodes[at].paused_until = self.now + length;
-        if leader.is_some() && self.rng.chance(500) {
-            self.deafen(at);
-            self.heal_at = self.now + length + 200;
-        }
-    }
-
-    fn leader(&mut self) -> Option<usize> {
-        self.nodes.iter().position(|node| node.raft.as_ref().is_some_and(raft::Raft::is_leader))
-    }
-
-    /// Nothing reaches this node any more, while what it sends may still arrive: it learns last that it is deposed.
-    fn deafen(&mut self, at: usize) {
-        self.heal_at = self.now + self.rng.between(30, 400);
-        let (to, mute) = (self.nodes[at].id, self.rng.chance(500));
-        let others: Vec<_> = self.nodes.iter().map(|node| node.id).filter(|id| *id != to).collect();
-        self.cut.extend(others.iter().map(|from| (*from, to)));
-        if mute {
-            self.cut.extend(others.iter().map(|from| (to, *from)));
-        }
-    }
-
-    fn crash(&mut self, at: usize) {
-        if self.nodes[at].raft.is_none() {
-            return;
-        }
-        let pending = self.nodes[at].writes.len();
-        let kept = if self.rng.chance(800) { 0 } else { self.rng.between(0, pending as u64) as usize };
-        self.nodes[at].crash(kept);
-        self.coverage.crashes += 1;
-        self.coverage.lost_writes += (pending - kept) as u64;
-        self.coverage.kept_writes += kept as u64;
-        self.restarts.push((self.now + self.rng.between(1, 500), at));
-        self.chores.retain(|(_, owner, _)| *owner != at);
-    }
-
-    fn restart(&mut self, at: usize) {
-        if self.nodes[at].raft.is_none() {
-            self.nodes[at].start(&self.options.config, self.now);
-            self.nodes[at].next_tick = self.now;
-            self.nodes[at].paused_until = 0;
-            self.settle(at);
-        }
-    }
-
-    /// Makes the state durable, and perhaps cuts the log below it.
-    fn flush(&mut self, at: usize) {
-        let node = &mut self.nodes[at];
-        if node.raft.is_none() || node.state.last.index < node.disk.state.last.index {
-            return;
-        }
-        node.disk.state = node.state.clone();
-        if self.rng.chance(500) {
-            let upto = Index(self.rng.between(node.disk.base.index.0, node.state.last.index.0));
-            node.disk.compact(upto);
-            node.raft.as_mut().expect("a running node").compacted(node.disk.base.index);
-            self.coverage.compactions += 1;
-        }
-    }
-
     // ---- the end ------------------------------------------------------------------------------------------------
 
-    fn calm_down(&mut self) {
+    pub(super) fn calm_down(&mut self) {
         self.calm = true;
         self.cut.clear();
         for at in 0..self.nodes.len() {
@@ -712,7 +461,7 @@ impl World {
     }
 
     /// Whether there is one leader, a write of its term is acknowledged, and every member has applied it.
-    fn converged(&mut self) -> bool {
+    pub(super) fn converged(&mut self) -> bool {
         let leaders = self.nodes.iter().filter_map(|node| node.raft.as_ref()).filter(|raft| raft.is_leader());
         let Some(raft) = leaders.max_by_key(|raft| raft.term()) else { return false };
         let (term, membership, last) = (raft.term(), raft.membership().clone(), raft.last().index);
@@ -735,7 +484,7 @@ impl World {
         false
     }
 
-    fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let states = self.nodes.iter().map(|node| match &node.raft {
             Some(raft) => format!(
                 "{}:{:?} t{} last {} committed {} applied {} of {} leader {:?}{}",

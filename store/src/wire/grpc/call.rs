@@ -119,7 +119,7 @@ async fn only_message(
     let mut message = None;
     while let Some(piece) = poll_fn(|cx| body.poll_data(cx)).await {
         take_piece(body, piece, &mut deframer, charge)?;
-        while let Some(next) = deframer.next()? {
+        while let Some(next) = deframer.take()? {
             if message.replace(next).is_some() {
                 return Err(Status::new(Code::Internal, "a unary call carries one message, not more"));
             }
@@ -254,7 +254,7 @@ impl Inbox {
     /// As [`Inbox::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, Status>> {
         loop {
-            if let Some(bytes) = self.deframer.next()? {
+            if let Some(bytes) = self.deframer.take()? {
                 let charge = self.charge.split_off(bytes.len() + PREFIX_BYTES);
                 return Poll::Ready(Ok(Some(Message { bytes, charge })));
             }

@@ -64,7 +64,7 @@ impl Deframer {
     ///
     /// # Errors
     /// A message that is too long, or compressed: this server announces no compression.
-    pub fn next(&mut self) -> Result<Option<Bytes>, Status> {
+    pub fn take(&mut self) -> Result<Option<Bytes>, Status> {
         let Some(length) = self.length()? else { return Ok(None) };
         if self.waiting() < PREFIX_BYTES + length {
             return Ok(None);
@@ -138,7 +138,7 @@ mod tests {
             let mut found = Vec::new();
             for piece in body.chunks(step) {
                 deframer.push(Bytes::copy_from_slice(piece));
-                while let Some(message) = deframer.next().unwrap() {
+                while let Some(message) = deframer.take().unwrap() {
                     found.push(message.to_vec());
                 }
             }
@@ -151,13 +151,13 @@ mod tests {
     fn a_claim_alone_is_refused_and_costs_nothing() {
         let mut deframer = Deframer::new(1024);
         deframer.push(Bytes::from_static(&[0, 0xFF, 0xFF, 0xFF, 0xFF]));
-        assert_eq!(deframer.next().unwrap_err().code, Code::ResourceExhausted);
+        assert_eq!(deframer.take().unwrap_err().code, Code::ResourceExhausted);
         let mut deframer = Deframer::new(1024);
         deframer.push(Bytes::from_static(&[1, 0, 0, 0, 0]));
-        assert_eq!(deframer.next().unwrap_err().code, Code::Unimplemented);
+        assert_eq!(deframer.take().unwrap_err().code, Code::Unimplemented);
         let mut deframer = Deframer::new(1024);
         deframer.push(Bytes::from_static(&[9, 0, 0, 0, 0]));
-        assert_eq!(deframer.next().unwrap_err().code, Code::Internal);
+        assert_eq!(deframer.take().unwrap_err().code, Code::Internal);
     }
 
     #[test]
@@ -166,6 +166,6 @@ mod tests {
         let at = piece.as_ptr() as usize + PREFIX_BYTES;
         let mut deframer = Deframer::new(1024);
         deframer.push(piece);
-        assert_eq!(deframer.next().unwrap().unwrap().as_ptr() as usize, at);
+        assert_eq!(deframer.take().unwrap().unwrap().as_ptr() as usize, at);
     }
 }

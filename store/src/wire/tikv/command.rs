@@ -389,7 +389,15 @@ mod tests {
 
     #[test]
     fn clamping_keeps_what_lies_in_the_region() {
-        let rows: [(bool, &str, &str, &str, &str, Option<(&str, &str)>); 8] = [
+        type Row = (
+            bool,
+            &'static str,
+            &'static str,
+            &'static str,
+            &'static str,
+            Option<(&'static str, &'static str)>,
+        );
+        let rows: [Row; 8] = [
             (false, "b", "z", "a", "m", Some(("b", "m"))),
             (false, "b", "", "a", "m", Some(("b", "m"))),
             (false, "b", "c", "a", "m", Some(("b", "c"))),

@@ -1,0 +1,50 @@
+//! Bugs that tests plant on purpose, to see that they would be caught. Without the feature `sim` there are none.
+
+/// A mistake that a log could make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// Checksums do not know which life of a file they belong to.
+    NoSalt,
+    /// Writes are answered before they are durable.
+    NoSync,
+    /// A record at the end is believed without its checksum.
+    TornAccepted,
+    /// Damage is taken for the end of the log.
+    SilentTruncation,
+    /// A segment is reused before a durable record says that it is not needed.
+    EarlyReuse,
+    /// A segment's name is not made durable before records go there.
+    NoDirSync,
+    /// What the last process wrote without syncing is believed, but not synced.
+    UnsyncedTail,
+}
+
+#[cfg(any(test, feature = "sim"))]
+mod planted {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants `bug` on this thread, or takes the planted one away.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    pub(crate) fn planted(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+pub use planted::plant;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use planted::planted;
+
+#[cfg(not(any(test, feature = "sim")))]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}

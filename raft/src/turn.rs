@@ -1,0 +1,224 @@
+//! The other half of the conversation: what there is to do, and what the driver says has been done.
+
+use crate::core::{Core, Install};
+use crate::deque::pop_front_if;
+use crate::entry::Entry;
+use crate::error::Refusal;
+use crate::id::{Index, NodeId};
+use crate::membership::{Membership, MembershipChange, MembershipError};
+use crate::message::Snapshot;
+use crate::planted;
+use crate::raft::{Raft, Role};
+use crate::ready::{Apply, Fetch, HardState, Ready, SnapshotReport, Write, WriteAck};
+
+impl Raft {
+    /// Whether [`ready`](Self::ready) would return something to do.
+    #[must_use]
+    pub fn has_ready(&self) -> bool {
+        let core = &self.core;
+        core.out.is_due(core.writes.durable)
+            || core.hard_dirty
+            || core.log.has_unsubmitted()
+            || matches!(core.install, Install::Wanted(_))
+            || self.appliable().is_some()
+            || matches!(&self.role, Role::Leader(leader) if leader.wants_flush(core))
+    }
+
+    /// Collects everything there is to do since the last call.
+    pub fn ready(&mut self) -> Ready {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.flush(&mut self.core);
+        }
+        let apply = self.take_apply();
+        let core = &mut self.core;
+        let write = take_write(core);
+        let mut ready = Ready { write, apply, ..Ready::default() };
+        if let Some(rare) = core.out.rare_if_any() {
+            let durable = core.writes.durable;
+            while let Some((_, message)) = pop_front_if(&mut rare.held, |(write, _)| *write <= durable) {
+                ready.send.push(message);
+            }
+            ready.fetch = std::mem::take(&mut rare.fetch);
+            ready.snapshots = std::mem::take(&mut rare.snapshots);
+            ready.reads = std::mem::take(&mut rare.reads);
+        }
+        if ready.send.is_empty() {
+            ready.send = std::mem::take(&mut core.out.send);
+        } else {
+            ready.send.append(&mut core.out.send);
+        }
+        core.log.trim(core.config.cache_bytes_max);
+        self.release_if_asleep();
+        self.debug_check();
+        ready
+    }
+
+    /// A write has become durable, and with it every earlier one of this group.
+    pub fn written(&mut self, ack: WriteAck) {
+        let core = &mut self.core;
+        if ack.seq <= core.writes.durable || ack.seq > core.writes.issued {
+            return;
+        }
+        core.writes.durable = ack.seq;
+        core.writes.stalled_ticks = 0;
+        if let Some(last) = ack.last {
+            core.log.written(ack.seq, last);
+        }
+        if let (Install::Writing(expected), Some(installed)) = (&core.install, ack.snapshot)
+            && *expected == installed
+        {
+            core.install = Install::None;
+        }
+        let own_vote = match &mut self.role {
+            Role::Leader(leader) => {
+                leader.on_written(core);
+                false
+            }
+            Role::Candidate(tally) => tally.record_own(core),
+            _ => false,
+        };
+        if own_vote {
+            self.settle_election();
+        }
+        self.debug_check();
+    }
+
+    /// The state machine contains everything up to `index`.
+    pub fn applied(&mut self, index: Index) {
+        self.core.log.applied_to(index);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.leave_joint(&mut self.core);
+            leader.advance_transfer(&mut self.core);
+        }
+        self.debug_check();
+    }
+
+    /// Puts the membership change of the entry at `index` into effect. Called for each applied entry of kind
+    /// [`EntryKind::Membership`](crate::EntryKind::Membership), in log order, before [`applied`](Self::applied)
+    /// covers its index. A driver whose state machine rejects the change (all members decide alike) does not call
+    /// this, only `applied`.
+    ///
+    /// Returns the membership now in force, to be stored along with the applied index. If a snapshot has overtaken
+    /// `index`, its membership stays.
+    ///
+    /// # Errors
+    /// If the change makes no sense; then the membership stays, on every member alike.
+    pub fn apply_change(
+        &mut self,
+        index: Index,
+        change: &MembershipChange,
+    ) -> Result<&Membership, MembershipError> {
+        if index > self.core.log.applied() {
+            self.core.membership = self.core.membership.after(change)?;
+            if let Role::Leader(leader) = &mut self.role {
+                leader.on_membership(&mut self.core);
+            }
+            self.leave_office_if_removed();
+        }
+        Ok(&self.core.membership)
+    }
+
+    /// The driver has cut its log up to and including `index`, which must be applied durably.
+    pub fn compacted(&mut self, index: Index) {
+        self.core.log.compact(index);
+        self.debug_check();
+    }
+
+    /// Answers a [`Fetch`] with entries from the driver's log, or with `None` if they have been cut off.
+    pub fn fetched(&mut self, fetch: &Fetch, entries: Option<Vec<Entry>>) {
+        if let Role::Leader(leader) = &mut self.role
+            && fetch.term == self.core.term
+            && let Some(member) = leader.member_mut(fetch.to)
+        {
+            member.fetched(&mut self.core, fetch, entries);
+        }
+        self.debug_check();
+    }
+
+    /// Answers a [`SnapshotWanted`](crate::SnapshotWanted): the message that announces the snapshot will be in the
+    /// next [`Ready::send`]; the data travels by the driver's own means.
+    ///
+    /// # Errors
+    /// If it is of no use any more; the core will ask again if need be.
+    pub fn send_snapshot(&mut self, to: NodeId, snapshot: Snapshot) -> Result<(), Refusal> {
+        let (leader, core) = self.leading()?;
+        leader.send_snapshot(core, to, snapshot)
+    }
+
+    /// Says what became of a snapshot that was wanted or being shipped.
+    pub fn report_snapshot(&mut self, to: NodeId, report: SnapshotReport) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.on_snapshot_report(to, report);
+        }
+    }
+
+    fn appliable(&self) -> Option<(Index, Index)> {
+        match self.core.install {
+            Install::None => self.core.log.appliable(self.core.config.apply_bytes_max),
+            _ => None,
+        }
+    }
+
+    fn take_apply(&mut self) -> Option<Apply> {
+        let (first, upto) = self.appliable()?;
+        let log = &mut self.core.log;
+        let Some(entries) = log.copy(first, upto, self.core.config.apply_bytes_max) else {
+            let last = log.last_outside_memory().min(upto);
+            log.hand_out(last, self.core.config.apply_bytes_max);
+            return Some(Apply::FromLog { first, last });
+        };
+        let last = entries.last()?.index;
+        log.hand_out(last, entries.iter().map(Entry::bytes).sum());
+        Some(Apply::Entries(entries))
+    }
+}
+
+fn take_write(core: &mut Core) -> Option<Write> {
+    let snapshot = match std::mem::take(&mut core.install) {
+        Install::Wanted(snapshot) => {
+            core.install = Install::Writing(snapshot.last);
+            Some(*snapshot)
+        }
+        other => {
+            core.install = other;
+            None
+        }
+    };
+    let entries = core.log.submit();
+    if !core.hard_dirty && snapshot.is_none() && entries.is_empty() {
+        hold(core);
+        return None;
+    }
+    core.writes.issued += 1;
+    core.writes.hard =
+        if core.hard_dirty || snapshot.is_some() { core.writes.issued } else { core.writes.hard };
+    core.hard_dirty = false;
+    // The commit index goes along with entries: a restart must not forget that the membership change before a
+    // later one was committed.
+    let vote = if planted!(VoteNotPersisted) { None } else { core.vote };
+    let hard_state = HardState { term: core.term, vote, commit: core.log.committed() };
+    Some(Write {
+        hard_state,
+        ack: WriteAck {
+            seq: core.writes.issued,
+            last: entries.last().map(Entry::id),
+            snapshot: snapshot.as_ref().map(|snapshot| snapshot.last),
+        },
+        snapshot,
+        entries,
+        after: std::mem::take(&mut core.out.after),
+    })
+}
+
+/// Messages that wait for the disk while this turn has nothing to write: for the write under way, or not at all.
+fn hold(core: &mut Core) {
+    if core.writes.durable == core.writes.issued {
+        core.out.send.append(&mut core.out.after);
+    } else {
+        let issued = core.writes.issued;
+        let after = std::mem::take(&mut core.out.after);
+        if !after.is_empty() {
+            core.out.rare().held.extend(after.into_iter().map(|message| (issued, message)));
+        }
+    }
+}

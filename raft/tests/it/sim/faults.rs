@@ -1,0 +1,254 @@
+//! Clients that want something, administrators who change things, and everything that goes wrong meanwhile.
+
+use raft::{ChangeStep, Index, MembershipChange, NodeId, Payload, Transition};
+
+use super::world::World;
+
+impl World {
+    pub(super) fn odds(&mut self, per_100_mille: u64) -> bool {
+        self.rng.between(0, 99_999) < per_100_mille
+    }
+
+    pub(super) fn any(&mut self) -> usize {
+        self.rng.between(0, self.nodes.len() as u64 - 1) as usize
+    }
+
+    pub(super) fn clients(&mut self) {
+        for at in 0..self.nodes.len() {
+            let clock = self.nodes[at].clock(self.now);
+            if self.awake(at)
+                && let Some(raft) = self.nodes[at].raft.as_mut()
+                && raft.is_leader()
+                && !raft.is_asleep()
+            {
+                if let Ok(index) = raft.lease_read(clock) {
+                    self.coverage.lease_reads += 1;
+                    let leader = self.nodes[at].raft.as_ref().expect("a running node");
+                    let verdict = self.oracle.lease(leader, &self.nodes);
+                    self.judge(verdict);
+                    let verdict = self.oracle.read(NodeId(at as u64 + 1), "lease", self.oracle.floor, index);
+                    self.judge(verdict);
+                }
+                let quiet_spell = self.options.config.quiet_after_ticks > 0 && self.now % 1000 > 500;
+                if !self.calm && !quiet_spell && self.odds(self.options.propose) {
+                    self.propose(at);
+                }
+            }
+        }
+        if self.odds(self.options.read) {
+            let at = self.any();
+            self.ask_read(at);
+        }
+    }
+
+    pub(super) fn propose(&mut self, at: usize) {
+        self.proposed += 1;
+        let node = &mut self.nodes[at];
+        let mut bytes = self.proposed.to_le_bytes().to_vec();
+        bytes.resize(8 + self.rng.between(0, 60) as usize, 7);
+        if let Ok(id) = node.raft.as_mut().expect("a running node").propose(Payload::from(bytes)) {
+            node.proposals.retain(|old| old.index < id.index);
+            node.proposals.push_back(id);
+        }
+        self.settle(at);
+    }
+
+    pub(super) fn ask_read(&mut self, at: usize) {
+        if !self.awake(at) {
+            return;
+        }
+        let floor = self.oracle.floor;
+        let node = &mut self.nodes[at];
+        if let Ok(id) = node.raft.as_mut().expect("a running node").read_index() {
+            node.reads.push((id, floor));
+        }
+        self.settle(at);
+    }
+
+    pub(super) fn faults(&mut self) {
+        if self.heal_at == self.now {
+            self.cut.clear();
+        }
+        if self.odds(self.options.partition) {
+            self.partition();
+        }
+        if self.odds(self.options.crash) {
+            let at = self.any();
+            self.crash(at);
+        }
+        for at in std::mem::take(&mut self.doomed) {
+            self.crash(at);
+            self.restarts.iter_mut().filter(|(_, node)| *node == at).for_each(|(due, _)| *due = self.now + 2);
+        }
+        if self.odds(self.options.duel) {
+            for _ in 0..3 {
+                let at = self.any();
+                if self.awake(at) {
+                    // A refusal to campaign is as good as any outcome.
+                    let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
+                    self.settle(at);
+                }
+            }
+        }
+        while let Some(due) = self.restarts.iter().position(|(due, _)| *due <= self.now) {
+            let (_, at) = self.restarts.swap_remove(due);
+            self.restart(at);
+        }
+        if self.odds(self.options.pause) {
+            self.pause();
+        }
+        if self.odds(self.options.crash) {
+            let at = self.any();
+            self.nodes[at].slow_until = self.now + self.rng.between(50, 600);
+            self.coverage.slow_disks += 1;
+        }
+        if self.odds(self.options.flush) {
+            let at = self.any();
+            self.flush(at);
+        }
+        let at = self.any();
+        if self.awake(at) {
+            self.administrate(at);
+        }
+    }
+
+    pub(super) fn administrate(&mut self, at: usize) {
+        let other = NodeId(self.any() as u64 + 1);
+        let (change, transfer, campaign) =
+            (self.options.change, self.options.transfer, self.options.campaign);
+        let members = self.nodes.len() as u64;
+        if self.odds(change * members) {
+            self.change(at);
+        } else if self.odds(transfer * members) {
+            let raft = self.nodes[at].raft.as_mut().expect("a running node");
+            self.coverage.transfers += u64::from(raft.transfer(other).is_ok());
+            if self.rng.chance(400) {
+                self.deafen(at);
+            }
+        } else if self.odds(campaign) {
+            // A refusal to campaign is as good as any outcome.
+            let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
+        } else if self.odds(campaign) {
+            self.nodes[at].raft.as_mut().expect("a running node").forget_leader();
+        } else {
+            return;
+        }
+        self.settle(at);
+    }
+
+    pub(super) fn step(&mut self) -> ChangeStep {
+        let id = NodeId(self.any() as u64 + 1);
+        match self.rng.between(0, 3) {
+            0 => ChangeStep::AddLearner(id),
+            1 => ChangeStep::Remove(id),
+            _ => ChangeStep::AddVoter(id),
+        }
+    }
+
+    pub(super) fn change(&mut self, at: usize) {
+        let change = match self.rng.between(0, 9) {
+            0 => MembershipChange::leave_joint(),
+            1..=3 => {
+                let steps = (0..self.rng.between(1, 3)).map(|_| self.step()).collect();
+                let transition =
+                    *self.rng.pick(&[Transition::Auto, Transition::Joint, Transition::JointExplicit]);
+                MembershipChange::many(steps, transition)
+            }
+            _ => MembershipChange::one(self.step()),
+        };
+        let raft = self.nodes[at].raft.as_mut().expect("a running node");
+        self.coverage.changes += u64::from(raft.propose_change(&change).is_ok());
+    }
+
+    pub(super) fn partition(&mut self) {
+        self.coverage.partitions += 1;
+        self.cut.clear();
+        self.heal_at = self.now + self.rng.between(20, 600);
+        let sides: Vec<bool> = self.nodes.iter().map(|_| self.rng.chance(500)).collect();
+        let kind = self.rng.between(0, 5);
+        let leader = self.leader();
+        if let (4.., Some(leader)) = (kind, leader) {
+            return self.deafen(leader);
+        }
+        for from in 1..=self.nodes.len() {
+            for to in 1..=self.nodes.len() {
+                let severed = match kind {
+                    // Two sides, both ways; one way; single links at random.
+                    0 | 1 => sides[from - 1] != sides[to - 1],
+                    2 => sides[from - 1] && !sides[to - 1],
+                    _ => self.rng.chance(300),
+                };
+                if severed {
+                    self.cut.insert((NodeId(from as u64), NodeId(to as u64)));
+                }
+            }
+        }
+    }
+
+    /// Stops a node for a while; perhaps the leader, and perhaps the world moves on without telling it: when it wakes
+    /// it finds only the answers that were under way.
+    pub(super) fn pause(&mut self) {
+        self.coverage.pauses += 1;
+        let length = self.rng.between(10, 400);
+        let leader = if self.rng.chance(600) { self.leader() } else { None };
+        let at = leader.unwrap_or_else(|| self.any());
+        self.nodes[at].paused_until = self.now + length;
+        if leader.is_some() && self.rng.chance(500) {
+            self.deafen(at);
+            self.heal_at = self.now + length + 200;
+        }
+    }
+
+    pub(super) fn leader(&mut self) -> Option<usize> {
+        self.nodes.iter().position(|node| node.raft.as_ref().is_some_and(raft::Raft::is_leader))
+    }
+
+    /// Nothing reaches this node any more, while what it sends may still arrive: it learns last that it is deposed.
+    pub(super) fn deafen(&mut self, at: usize) {
+        self.heal_at = self.now + self.rng.between(30, 400);
+        let (to, mute) = (self.nodes[at].id, self.rng.chance(500));
+        let others: Vec<_> = self.nodes.iter().map(|node| node.id).filter(|id| *id != to).collect();
+        self.cut.extend(others.iter().map(|from| (*from, to)));
+        if mute {
+            self.cut.extend(others.iter().map(|from| (to, *from)));
+        }
+    }
+
+    pub(super) fn crash(&mut self, at: usize) {
+        if self.nodes[at].raft.is_none() {
+            return;
+        }
+        let pending = self.nodes[at].writes.len();
+        let kept = if self.rng.chance(800) { 0 } else { self.rng.between(0, pending as u64) as usize };
+        self.nodes[at].crash(kept);
+        self.coverage.crashes += 1;
+        self.coverage.lost_writes += (pending - kept) as u64;
+        self.coverage.kept_writes += kept as u64;
+        self.restarts.push((self.now + self.rng.between(1, 500), at));
+        self.chores.retain(|(_, owner, _)| *owner != at);
+    }
+
+    pub(super) fn restart(&mut self, at: usize) {
+        if self.nodes[at].raft.is_none() {
+            self.nodes[at].start(&self.options.config, self.now);
+            self.nodes[at].next_tick = self.now;
+            self.nodes[at].paused_until = 0;
+            self.settle(at);
+        }
+    }
+
+    /// Makes the state durable, and perhaps cuts the log below it.
+    pub(super) fn flush(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if node.raft.is_none() || node.state.last.index < node.disk.state.last.index {
+            return;
+        }
+        node.disk.state = node.state.clone();
+        if self.rng.chance(500) {
+            let upto = Index(self.rng.between(node.disk.base.index.0, node.state.last.index.0));
+            node.disk.compact(upto);
+            node.raft.as_mut().expect("a running node").compacted(node.disk.base.index);
+            self.coverage.compactions += 1;
+        }
+    }
+}
