@@ -149,28 +149,7 @@ fn every_raw_method_answers_in_its_own_shape() {
         let found: RawBatchScanResponse = client.unary("/tikvpb.Tikv/RawBatchScan", &request).await.unwrap();
         assert_eq!(found.kvs, [pair("a", "1"), pair("c", "3")]);
 
-        let request = RawGetKeyTtlRequest { key: "a".into(), ..Default::default() };
-        let ttl: RawGetKeyTtlResponse = client.unary("/tikvpb.Tikv/RawGetKeyTTL", &request).await.unwrap();
-        assert_eq!((ttl.ttl, ttl.not_found), (0, false));
-
-        let mut swap = RawCasRequest {
-            key: "a".into(),
-            value: "9".into(),
-            previous_value: "0".into(),
-            ..RawCasRequest::default()
-        };
-        let path = "/tikvpb.Tikv/RawCompareAndSwap";
-        let missed: RawCasResponse = client.unary(path, &swap).await.unwrap();
-        assert_eq!((missed.succeed, &*missed.previous_value), (false, b"1".as_slice()));
-        swap.previous_value = "1".into();
-        let hit: RawCasResponse = client.unary(path, &swap).await.unwrap();
-        assert_eq!(
-            (hit.succeed, hit.previous_not_exist, &*hit.previous_value),
-            (true, false, b"1".as_slice())
-        );
-        swap = RawCasRequest { key: "new".into(), previous_not_exist: true, ..swap };
-        let created: RawCasResponse = client.unary(path, &swap).await.unwrap();
-        assert_eq!((created.succeed, created.previous_not_exist), (true, true));
+        swap_on_a_condition(&client).await;
 
         let request = RawDeleteRequest { key: "a".into(), ..Default::default() };
         let done: RawDeleteResponse = client.unary("/tikvpb.Tikv/RawDelete", &request).await.unwrap();
@@ -189,6 +168,29 @@ fn every_raw_method_answers_in_its_own_shape() {
         let left: Vec<_> = left.kvs.iter().map(|pair| pair.key.clone()).collect();
         assert_eq!(left, ["d", "empty", "new"]);
     });
+}
+
+/// The rest of the shapes: time to live, and setting a key that holds "1" on a condition.
+async fn swap_on_a_condition(client: &Client) {
+    let request = RawGetKeyTtlRequest { key: "a".into(), ..Default::default() };
+    let ttl: RawGetKeyTtlResponse = client.unary("/tikvpb.Tikv/RawGetKeyTTL", &request).await.unwrap();
+    assert_eq!((ttl.ttl, ttl.not_found), (0, false));
+
+    let mut swap = RawCasRequest {
+        key: "a".into(),
+        value: "9".into(),
+        previous_value: "0".into(),
+        ..RawCasRequest::default()
+    };
+    let path = "/tikvpb.Tikv/RawCompareAndSwap";
+    let missed: RawCasResponse = client.unary(path, &swap).await.unwrap();
+    assert_eq!((missed.succeed, &*missed.previous_value), (false, b"1".as_slice()));
+    swap.previous_value = "1".into();
+    let hit: RawCasResponse = client.unary(path, &swap).await.unwrap();
+    assert_eq!((hit.succeed, hit.previous_not_exist, &*hit.previous_value), (true, false, b"1".as_slice()));
+    swap = RawCasRequest { key: "new".into(), previous_not_exist: true, ..swap };
+    let created: RawCasResponse = client.unary(path, &swap).await.unwrap();
+    assert_eq!((created.succeed, created.previous_not_exist), (true, true));
 }
 
 use store::wire::proto::kvrpcpb::KeyRange as KeyRange_;
