@@ -164,7 +164,7 @@ impl Raft {
     }
 
     /// Appends a command to the log, if this replica leads. It is decided when it comes back in
-    /// [`Ready::apply`] with the same term and index; if another entry comes at that index, it never will be.
+    /// [`Ready::apply`](crate::Ready::apply) with the same term and index; if another entry comes at that index, it never will be.
     ///
     /// # Errors
     /// Why nothing was appended.
@@ -202,7 +202,7 @@ impl Raft {
         }
     }
 
-    /// Asks for an index at which a read is linearizable. The answer comes in [`Ready::reads`] under the returned
+    /// Asks for an index at which a read is linearizable. The answer comes in [`Ready::reads`](crate::Ready::reads) under the returned
     /// name, always: as [`ReadOutcome::Failed`](crate::ReadOutcome::Failed) if leadership is lost meanwhile.
     ///
     /// # Errors

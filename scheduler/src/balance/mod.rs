@@ -1,6 +1,6 @@
 //! What would be nicer: even sizes, even leaders, even load.
 //!
-//! Each policy is a function from a [`View`](crate::filter::View) and a random generator to a [`Round`]: proposals,
+//! Each policy is a function from a [`View`] and a random generator to a [`Round`]: proposals,
 //! and the reason why there are no more of them. Each counts its own proposals in as it goes, and each proposes only
 //! what makes a difference strictly smaller, so that at rest all of them are silent.
 

@@ -5,7 +5,7 @@
 //!
 //! * [`server`] accepts connections, counts them, drains them; `connection` drives one: HTTP/2, keepalive, one write per turn.
 //! * `call` runs one call: bounds, deadline, answer. [`Inbox`] and [`Outbox`] are the two directions of a stream.
-//! * [`frame`] cuts messages out of bodies; [`memory`] bounds what unfinished and running requests hold.
+//! * [`mod@frame`] cuts messages out of bodies; [`memory`] bounds what unfinished and running requests hold.
 //! * [`client`] is the other side, for tools and tests.
 //!
 //! What holds: a message that has not arrived is not allocated; an answer that the caller does not take waits in the caller's

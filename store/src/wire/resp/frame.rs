@@ -96,7 +96,7 @@ impl fmt::Display for Malformed {
 pub enum Parsed {
     /// More bytes are needed.
     Incomplete,
-    /// The first `bytes` of the input are a command; [`Parser::args`] has its arguments, at least one.
+    /// The first `bytes` of the input are a command; the parser has its arguments, at least one.
     Command {
         /// The frame's length.
         bytes: usize,
