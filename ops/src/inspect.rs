@@ -1,10 +1,12 @@
 //! `ringkeep inspect`: what the files of a node hold, read and verified without starting it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use engine::log::inspect as log;
 use engine::lsm::inspect::{self, ManifestReport, TableReport};
+use engine::rt::mapped::Mapped;
 
 use crate::output::{answer, fail};
 
@@ -17,6 +19,12 @@ pub(crate) struct InspectArguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Log segments: every record with what it did, and what lies between them
+    Log {
+        /// The segment files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
     /// A table file: its footer, its key range, every checksum verified
     Table {
         /// The file
@@ -32,6 +40,7 @@ enum What {
 /// Runs `ringkeep inspect`. Exit code 1: the file is damaged or cannot be read.
 pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
     let text = match &arguments.what {
+        What::Log { files } => return segments(files),
         What::Table { file } => inspect::table(file).map(|report| table(&report)),
         What::Manifest { file } => inspect::manifest(file).map(|report| manifest(&report)),
     };
@@ -42,6 +51,31 @@ pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
         }
         Err(fault) => fail(&fault, 1),
     }
+}
+
+/// Shows what it can of every file, and fails if one of them is no segment.
+fn segments(files: &[PathBuf]) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for file in files {
+        if let Err(why) = segment(file) {
+            code = fail(&format!("{}: {why}", file.display()), 1);
+        }
+    }
+    code
+}
+
+fn segment(file: &Path) -> Result<(), String> {
+    let bytes = Mapped::open(file).map_err(|error| error.to_string())?;
+    let (info, seen) = log::inspect(&bytes)?;
+    answer(&format!(
+        "{}: segment {} of log {:016x}, life {:016x}",
+        file.display(),
+        info.number.0,
+        info.log_id,
+        info.incarnation
+    ));
+    seen.for_each(|seen| answer(&seen.to_string()));
+    Ok(())
 }
 
 fn table(report: &TableReport) -> String {

@@ -114,11 +114,16 @@ fn doctor_answers_in_both_forms() {
 }
 
 #[test]
-fn inspect_reads_a_manifest_and_notices_damage() {
+fn inspect_reads_what_a_node_left_and_notices_damage() {
     let directory = directory();
     let node = start(&directory);
     resp(node.resp, "SET a 1", "+OK\r\n");
     node.process.terminate(DRAIN).expect("it drains");
+    let log = find(&directory.path().join("data/store-1/log"), "0000000000000001")
+        .expect("every log begins with it");
+    let output = run(&["inspect", "log", log.to_str().expect("a plain path")]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("  record "), "{output:?}");
     let manifest = find(directory.path(), "MANIFEST-").expect("every tree has a manifest");
     let path = manifest.to_str().expect("a plain path");
     let output = run(&["inspect", "manifest", path]);
