@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use engine::log::{Batch, EntryRef, Log, LogOptions, PurgeLimits, SyncMethod, measure_sync};
 use engine::rt::Rt;
-use engine::rt::glommio::{CoreOptions, start_core};
+use engine::rt::{CoreOptions, start_core};
 use protobuf::well_known_types::Any;
 
 const PAYLOAD: [u8; 128] = [0x5A; 128];

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use engine::lsm::{Cf, Direction, Lookup, Pressure, Tree, TreeOptions, WriteBatch};
 use engine::rt::Rt;
-use engine::rt::glommio::{CoreOptions, start_core};
+use engine::rt::{CoreOptions, start_core};
 
 fn main() -> std::io::Result<()> {
     let mut arguments = std::env::args().skip(1);

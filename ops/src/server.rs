@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use clap::Args;
-use engine::rt::glommio::placement::plan_cpus;
-use engine::rt::glommio::probe::Level;
+use engine::rt::placement::plan_cpus;
+use engine::rt::probe::Level;
 use store::config::Config;
 use store::node::board::Board;
 use store::node::{Addresses, Node};

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::rt::glommio::{CoreOptions, Cores};
+use engine::rt::{CoreOptions, Cores};
 use engine::rt::{ListenOptions, Rt, chan};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use store::gateway::Gateway;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::rt::ListenOptions;
-use engine::rt::glommio::{CoreOptions, start_core};
+use engine::rt::{CoreOptions, start_core};
 use store::gateway::Gateway;
 use store::wire::resp::{Config, Counters, Cursors, Facts, serve};
 

@@ -35,6 +35,7 @@ use std::time::Duration;
 pub use budget::Budget;
 pub use file::{BLOCK_BYTES, Buf, File, OpenMode};
 pub use fs::DirLock;
+pub use glommio::{CoreHandle, CoreOptions, Cores, placement, probe, start_core};
 pub use net::{ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
 pub use time::Mono;
 

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use engine::rt::chan::{Receiver, Sender, queue};
-use engine::rt::glommio::placement::plan_cpus;
-use engine::rt::glommio::{CoreHandle, CoreOptions, Cores};
+use engine::rt::placement::plan_cpus;
 use engine::rt::{BLOCK_BYTES, OpenMode, Rt};
+use engine::rt::{CoreHandle, CoreOptions, Cores};
 
 /// No core may stand still for longer.
 const STALL_MAX: Duration = Duration::from_secs(1);

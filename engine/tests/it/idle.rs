@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::rt::glommio::{CoreOptions, start_core};
+use engine::rt::{CoreOptions, start_core};
 
 /// The share of a CPU that an idle core may take, in thousandths.
 const IDLE_MILLI_MAX: u128 = 10;

@@ -5,7 +5,7 @@ use std::path::Path;
 use engine::error::FaultKind;
 use engine::log::{Batch, EntryRef, Log, LogOptions, PurgeLimits, SyncMethod, measure_sync};
 use engine::rt::Rt;
-use engine::rt::glommio::{CoreOptions, start_core};
+use engine::rt::{CoreOptions, start_core};
 
 /// Runs `main` on one core with a fresh directory.
 fn on_a_core<T, F>(main: impl FnOnce(Rt, std::path::PathBuf) -> F + Send + 'static) -> T

@@ -1,7 +1,7 @@
 //! The smallest use of the seam on a real core.
 
-use engine::rt::glommio::{CoreOptions, start_core};
 use engine::rt::{BLOCK_BYTES, ListenOptions, OpenMode};
+use engine::rt::{CoreOptions, start_core};
 
 #[test]
 fn a_file_keeps_what_was_written() {

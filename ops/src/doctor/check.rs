@@ -5,7 +5,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use engine::rt::glommio::probe::{Finding, Level};
+use engine::rt::probe::{Finding, Level};
 use store::config::Config;
 
 fn good(subject: &'static str, cause: impl Into<String>) -> Finding {

@@ -7,8 +7,8 @@ mod check;
 use std::process::ExitCode;
 
 use clap::Args;
-use engine::rt::glommio::CoreOptions;
-use engine::rt::glommio::probe::{self, Finding, Level};
+use engine::rt::CoreOptions;
+use engine::rt::probe::{self, Finding, Level};
 use serde_json::json;
 use store::config::{Config, Limits};
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use engine::error::Fault;
 use engine::rt::chan::{self, Sender};
-use engine::rt::glommio::{CoreHandle, Cores};
+use engine::rt::{CoreHandle, Cores};
 
 use crate::config::{Config, Limits};
 use crate::placement::Report;

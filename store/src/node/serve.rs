@@ -7,8 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use engine::rt::chan::{Receiver, Sender};
-use engine::rt::glommio::{CoreHandle, CoreOptions, Cores};
 use engine::rt::local::Bell;
+use engine::rt::{CoreHandle, CoreOptions, Cores};
 use engine::rt::{ListenOptions, Rt};
 
 use super::board::{Board, CoreReport};

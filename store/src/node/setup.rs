@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine::error::{Fault, FaultKind};
 use engine::log::{LogOptions, SyncMethod as Method, measure_sync};
 use engine::lsm::TreeOptions;
-use engine::rt::glommio::{CoreOptions, start_core};
+use engine::rt::{CoreOptions, start_core};
 use engine::rt::{DirLock, Rt, SharedPort};
 use scheduler::StoreId;
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::rt::glommio::{CoreOptions, start_core};
+use engine::rt::{CoreOptions, start_core};
 use engine::rt::{ListenOptions, Rt};
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 use store::gateway::Gateway;

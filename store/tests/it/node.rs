@@ -8,7 +8,7 @@ use engine::log::LogOptions;
 use engine::lsm::TreeOptions;
 use engine::rt::Rt;
 use engine::rt::chan;
-use engine::rt::glommio::{CoreOptions, Cores};
+use engine::rt::{CoreOptions, Cores};
 use scheduler::StoreId;
 use store::gateway::Gateway;
 use store::node::core::{self, Plan, Stores};

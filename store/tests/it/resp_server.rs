@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use engine::rt::ListenOptions;
 use engine::rt::chan::{Sender, queue};
-use engine::rt::glommio::{CoreHandle, CoreOptions, Cores};
+use engine::rt::{CoreHandle, CoreOptions, Cores};
 use store::gateway::Gateway;
 use store::wire::resp::{Config, Counters, Cursors, Facts, Snapshot, serve};
 

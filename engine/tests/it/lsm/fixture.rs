@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use engine::lsm::{Cf, Direction, Tree, TreeOptions, WriteBatch, inspect};
-use engine::rt::glommio::{CoreOptions, start_core};
+use engine::rt::{CoreOptions, start_core};
 
 use super::world::{fill, key, tiny};
 
