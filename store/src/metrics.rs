@@ -56,9 +56,14 @@ impl Default for Histogram {
 impl Histogram {
     /// Counts one duration.
     pub fn record(&self, duration: Duration) {
+        self.record_many(duration, 1);
+    }
+
+    /// Counts one duration for each of `count` things that took it.
+    pub fn record_many(&self, duration: Duration, count: u64) {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.buckets[bucket_of(nanos)].add_one();
-        self.sum_ns.add(nanos);
+        self.buckets[bucket_of(nanos)].add(count);
+        self.sum_ns.add(nanos.saturating_mul(count));
     }
 
     /// A copy that may leave the core.

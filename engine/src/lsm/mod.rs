@@ -356,7 +356,7 @@ impl Shared {
     fn rotate(&self) {
         let generation = self.generations.get() + 1;
         self.generations.set(generation);
-        let fresh = Rc::new(Memtable::new(generation, self.options.memtable_bytes));
+        let fresh = Rc::new(Memtable::new(generation));
         let full = std::mem::replace(&mut *self.active.borrow_mut(), fresh);
         self.closed.borrow_mut().push_back(full);
         self.work.ring();

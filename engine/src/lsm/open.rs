@@ -58,7 +58,7 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
         rt: rt.clone(),
         dir: dir.to_owned(),
         cache: Rc::new(BlockCache::new(options.cache_bytes)),
-        active: Rc::new(Memtable::new(0, options.memtable_bytes)).into(),
+        active: Rc::new(Memtable::new(0)).into(),
         closed: Default::default(),
         version: Rc::new(recovered.version).into(),
         last_seq: SeqNo(recovered.last_seq).into(),

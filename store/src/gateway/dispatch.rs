@@ -5,7 +5,6 @@
 //! regions is taken apart here and put together again; it is atomic per region only.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
@@ -32,8 +31,8 @@ const SCAN_CHUNK: usize = 4096;
 /// One core's view of the node.
 pub struct Dispatch {
     rt: Rt,
-    /// The stores on this core, by their index on the node.
-    shards: HashMap<usize, Shard>,
+    /// By the index of every store of the node: the store, if it is on this core.
+    shards: Vec<Option<Shard>>,
     /// Which core hosts each store.
     core_of: Vec<usize>,
     routes: RefCell<Routes>,
@@ -42,21 +41,26 @@ pub struct Dispatch {
 
 impl fmt::Debug for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "core {} with stores {:?}", self.rt.core(), self.shards.keys())
+        let here: Vec<_> = self.shards.iter().flatten().map(Shard::store).collect();
+        write!(f, "core {} with stores {here:?}", self.rt.core())
     }
 }
 
 impl Dispatch {
-    /// Joins the stores of this core to those of the others. `core_of` names the core of every store of the node.
+    /// Joins the stores of this core, each with its index on the node, to those of the others. `core_of` names the core of
+    /// every store of the node.
     pub fn start(
         rt: &Rt,
-        shards: HashMap<usize, Shard>,
+        shards: impl IntoIterator<Item = (usize, Shard)>,
         core_of: Vec<usize>,
         routes: Routes,
         links: Rc<Links>,
         inbox: Receiver<Vec<Letter>>,
     ) -> Rc<Self> {
-        let dispatch = Rc::new(Self { rt: rt.clone(), shards, core_of, routes: RefCell::new(routes), links });
+        let mut here = vec![None; core_of.len()];
+        shards.into_iter().for_each(|(store, shard)| here[store] = Some(shard));
+        let routes = RefCell::new(routes);
+        let dispatch = Rc::new(Self { rt: rt.clone(), shards: here, core_of, routes, links });
         let receiving = dispatch.clone();
         rt.spawn(async move { receiving.receive(inbox).await });
         dispatch
@@ -87,6 +91,19 @@ impl Dispatch {
         }
     }
 
+    /// What a `Get` of `key` comes to, if a store of this core can say so at once.
+    pub(super) fn get_now(&self, home: usize, route: Option<&Route>, key: &[u8]) -> Option<Outcome> {
+        let store = match route {
+            Some(_) => home,
+            None => self.routes.borrow().find(key)?.store,
+        };
+        self.shard(store)?.get_now(route, key)
+    }
+
+    fn shard(&self, store: usize) -> Option<&Shard> {
+        self.shards.get(store)?.as_ref()
+    }
+
     fn spawn<F>(self: &Rc<Self>, answer: Answer<Outcome>, work: impl FnOnce(Rc<Self>) -> F)
     where
         F: Future<Output = Outcome> + 'static,
@@ -107,7 +124,7 @@ impl Dispatch {
 
     /// Hands an operation to a store, here or on its core.
     fn deliver(&self, store: usize, route: Option<Route>, op: Op, answer: Answer<Outcome>) {
-        match (self.shards.get(&store), self.core_of.get(store)) {
+        match (self.shard(store), self.core_of.get(store)) {
             (Some(shard), _) => shard.submit(route, op, Reply::Local(answer)),
             (None, Some(&core)) => self.links.forward(core, store, route, op, answer),
             (None, None) => answer.send(Err(Refusal::RegionNotFound { region_id: 0 })),
@@ -121,7 +138,7 @@ impl Dispatch {
                 match letter {
                     Letter::Request { from, id, store, route, op } => {
                         let reply = Reply::Remote { core: from, id, links: self.links.clone() };
-                        match self.shards.get(&store) {
+                        match self.shard(store) {
                             Some(shard) => shard.submit(route, op, reply),
                             None => reply.send(Err(Refusal::RegionNotFound { region_id: 0 })),
                         }

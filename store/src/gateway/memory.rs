@@ -16,6 +16,10 @@ type Map = BTreeMap<Bytes, Bytes>;
 pub(super) struct Memory(Rc<RefCell<Map>>);
 
 impl Memory {
+    pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
+        self.0.borrow().get(key).cloned()
+    }
+
     pub(super) fn execute(&self, _route: Option<Route>, op: Op) -> Outcome {
         let map = &mut *self.0.borrow_mut();
         Ok(match op {

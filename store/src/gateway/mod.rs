@@ -25,14 +25,26 @@ pub type Outcome = Result<Out, Refusal>;
 
 /// An operation under way.
 #[derive(Debug)]
-pub struct Submitted(Pending<Outcome>);
+pub struct Submitted(Progress);
+
+#[derive(Debug)]
+enum Progress {
+    /// Answered when it was submitted.
+    Done(Option<Outcome>),
+    Waits(Pending<Outcome>),
+}
 
 impl Future for Submitted {
     type Output = Outcome;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
-        // An answer that is dropped unanswered belongs to a store that stopped with the operation in flight.
-        Pin::new(&mut self.0).poll(cx).map(|outcome| outcome.unwrap_or(Err(Refusal::Unknown)))
+        match &mut self.0 {
+            Progress::Done(outcome) => Poll::Ready(outcome.take().expect("polled after it was ready")),
+            // An answer that is dropped unanswered belongs to a store that stopped with the operation in flight.
+            Progress::Waits(pending) => {
+                Pin::new(pending).poll(cx).map(|outcome| outcome.unwrap_or(Err(Refusal::Unknown)))
+            }
+        }
     }
 }
 
@@ -66,11 +78,25 @@ impl Gateway {
     /// Starts `op`. With a `route` the operation is checked against the region that the client names; without one it is sent
     /// to whichever core owns the key.
     pub fn submit(&self, route: Option<Route>, op: Op) -> Submitted {
-        let (answer, pending) = oneshot();
-        match &self.backend {
-            Backend::Node(dispatch) => dispatch.submit(self.home, route, op, answer),
-            Backend::Memory(memory) => answer.send(memory.execute(route, op)),
+        let dispatch = match &self.backend {
+            Backend::Node(dispatch) => dispatch,
+            Backend::Memory(memory) => return Submitted(Progress::Done(Some(memory.execute(route, op)))),
+        };
+        if let Op::Get { key } = &op
+            && let Some(outcome) = dispatch.get_now(self.home, route.as_ref(), key)
+        {
+            return Submitted(Progress::Done(Some(outcome)));
         }
-        Submitted(pending)
+        let (answer, pending) = oneshot();
+        dispatch.submit(self.home, route, op, answer);
+        Submitted(Progress::Waits(pending))
+    }
+
+    /// What a `Get` of `key` comes to, if this core can say so at once; else it has to be submitted.
+    pub fn get_now(&self, key: &[u8]) -> Option<Outcome> {
+        match &self.backend {
+            Backend::Node(dispatch) => dispatch.get_now(self.home, None, key),
+            Backend::Memory(memory) => Some(Ok(Out::Value(memory.get(key)))),
+        }
     }
 }

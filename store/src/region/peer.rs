@@ -93,16 +93,16 @@ impl<A> Peer<A> {
         self.record.region.peer(self.record.me).copied()
     }
 
-    /// Whether a read may be served from the applied state at `now`, and if so, whether everything that the read must see
+    /// Whether a read may be served from the applied state `now`, and if so, whether everything that the read must see
     /// has been applied.
     ///
-    /// A sole voter needs no lease: nobody else can be elected.
-    pub fn may_read(&mut self, now: Time) -> bool {
+    /// A sole voter needs no lease, nor the time: nobody else can be elected.
+    pub fn may_read(&mut self, now: impl FnOnce() -> Time) -> bool {
         let applied = self.raft.applied_index();
         if self.is_sole_voter() {
             return self.raft.has_committed_in_term();
         }
-        self.raft.lease_read(now).is_ok_and(|index| index <= applied)
+        self.raft.lease_read(now()).is_ok_and(|index| index <= applied)
     }
 
     /// Whether our own durable entry is already a quorum.

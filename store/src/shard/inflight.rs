@@ -9,12 +9,14 @@
 //! A key whose value must first be read from disk is *loading*; what arrives for it meanwhile queues behind and is submitted
 //! again, in order, when the value is there.
 //!
-//! Invariants: a slot exists exactly while it has pins; every `begin_*` is matched by one `end_*`; a queue exists only while
-//! its key is loading.
+//! Invariants: a slot exists exactly while it has pins; every `begin_*` is matched by one [`InFlight::end`] or `end_load`; a
+//! queue exists only while its key is loading; `bytes` are those of the writes that have begun and not ended.
 
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
+
+use crate::region::command::{Command, Write};
 
 /// Keys with writes or loads under way. `Q` is what queues behind a load.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub struct InFlight<Q> {
     slots: HashMap<Bytes, Slot<Q>, foldhash::fast::RandomState>,
     ranges: Vec<(Bytes, Bytes)>,
     loading: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -44,7 +47,7 @@ pub enum Known {
 
 impl<Q> Default for InFlight<Q> {
     fn default() -> Self {
-        Self { slots: HashMap::default(), ranges: Vec::new(), loading: 0 }
+        Self { slots: HashMap::default(), ranges: Vec::new(), loading: 0, bytes: 0 }
     }
 }
 
@@ -60,14 +63,39 @@ impl<Q> InFlight<Q> {
 
     /// A write of `key` is on its way; `None` deletes it.
     pub fn begin_write(&mut self, key: Bytes, value: Option<Bytes>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
         let slot = self.slots.entry(key).or_insert_with(Slot::fresh);
         slot.pins += 1;
         slot.value = value.map_or(Known::Absent, Known::Value);
     }
 
-    /// A write of `key` has been applied or given up.
-    pub fn end_write(&mut self, key: &[u8]) {
-        self.unpin(key);
+    /// A write that had begun has been applied or given up.
+    pub fn end(&mut self, write: &Write<'_>) {
+        match *write {
+            Write::Put { key, value, .. } => {
+                self.bytes -= key.len() + value.len();
+                self.unpin(key);
+            }
+            Write::Delete { key, .. } => {
+                self.bytes -= key.len();
+                self.unpin(key);
+            }
+            Write::DeleteRange { start, end, .. } => {
+                self.bytes -= start.len() + end.len();
+                self.end_range(start, end);
+            }
+        }
+    }
+
+    /// All writes of a command, which had begun, have been given up.
+    pub fn end_all(&mut self, payload: &[u8]) {
+        let Ok(Command::Writes(writes)) = Command::decode(payload) else { return };
+        writes.iter().for_each(|write| self.end(&write));
+    }
+
+    /// Keys and values of the writes under way.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// A deletion of `[start, end)` is on its way.
@@ -77,11 +105,11 @@ impl<Q> InFlight<Q> {
                 slot.value = Known::Absent;
             }
         }
+        self.bytes += start.len() + end.len();
         self.ranges.push((start, end));
     }
 
-    /// The deletion of `[start, end)` has been applied or given up.
-    pub fn end_range(&mut self, start: &[u8], end: &[u8]) {
+    fn end_range(&mut self, start: &[u8], end: &[u8]) {
         let place = self.ranges.iter().position(|range| range.0 == start && range.1 == end);
         self.ranges.remove(place.expect("a range ends once, after it began"));
     }
@@ -151,6 +179,20 @@ fn within(key: &[u8], start: &[u8], end: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    use crate::region::command::Cf;
+
+    fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Write<'a> {
+        Write::Put { cf: Cf::Default, key, value }
+    }
+
+    fn delete(key: &[u8]) -> Write<'_> {
+        Write::Delete { cf: Cf::Default, key }
+    }
+
+    fn delete_range<'a>(start: &'a [u8], end: &'a [u8]) -> Write<'a> {
+        Write::DeleteRange { cf: Cf::Default, start, end }
+    }
+
     fn bytes(text: &str) -> Bytes {
         Bytes::copy_from_slice(text.as_bytes())
     }
@@ -161,11 +203,13 @@ mod tests {
         inflight.begin_write(bytes("k"), Some(bytes("1")));
         inflight.begin_write(bytes("k"), None);
         assert_eq!(inflight.known(b"k"), Known::Absent);
-        inflight.end_write(b"k");
+        inflight.end(&put(b"k", b"1"));
         assert_eq!(inflight.known(b"k"), Known::Absent, "the second write is still under way");
-        inflight.end_write(b"k");
+        assert_eq!(inflight.bytes(), 1);
+        inflight.end(&delete(b"k"));
         assert_eq!(inflight.known(b"k"), Known::Nothing);
         assert!(inflight.is_empty());
+        assert_eq!(inflight.bytes(), 0);
     }
 
     #[test]
@@ -178,8 +222,8 @@ mod tests {
         assert_eq!(inflight.known(b"ba"), Known::Absent, "never written, but inside the range");
         assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new")));
         assert_eq!(inflight.known(b"c"), Known::Nothing);
-        inflight.end_write(b"b");
-        inflight.end_range(b"a", b"c");
+        inflight.end(&put(b"b", b"old"));
+        inflight.end(&delete_range(b"a", b"c"));
         assert_eq!(inflight.known(b"ba"), Known::Nothing);
         assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new")));
     }
@@ -200,7 +244,7 @@ mod tests {
         let mut inflight = InFlight::<()>::default();
         inflight.begin_load(bytes("k"));
         inflight.begin_range(bytes(""), bytes(""));
-        inflight.end_range(b"", b"");
+        inflight.end(&delete_range(b"", b""));
         assert_eq!(inflight.known(b"k"), Known::Absent, "the read began before the deletion was applied");
         inflight.end_load(b"k");
     }

@@ -82,7 +82,6 @@ struct State {
     by_start: std::collections::BTreeMap<Vec<u8>, RegionId>,
     dirty: Vec<RegionId>,
     inflight: InFlight<Queued>,
-    inflight_bytes: usize,
     /// Why the store has stopped, once it has.
     stopped: Option<String>,
 }
@@ -149,7 +148,7 @@ impl Shard {
             log: self.inner.log.stats(),
             tree: self.inner.tree.stats(),
             regions: state.peers.len() as u64,
-            inflight_bytes: state.inflight_bytes as u64,
+            inflight_bytes: state.inflight.bytes() as u64,
             ..self.inner.counters.snapshot()
         }
     }

@@ -81,7 +81,6 @@ impl Shard {
                     by_start: BTreeMap::new(),
                     dirty: Vec::new(),
                     inflight: InFlight::default(),
-                    inflight_bytes: 0,
                     stopped: None,
                 }),
                 bell: Bell::default(),

@@ -36,23 +36,29 @@ impl Shard {
         }
     }
 
-    fn get(&self, route: Option<&Route>, key: Bytes, reply: Reply) {
+    /// What a `Get` of `key` comes to, if that takes no read from disk.
+    pub fn get_now(&self, route: Option<&Route>, key: &[u8]) -> Option<Outcome> {
         let inner = &*self.inner;
+        if let Err(refusal) = self.readable(route, key, |region| guard::covers(region, key)) {
+            inner.counters.refused.add(1);
+            return Some(Err(refusal));
+        }
+        let value = match inner.tree.get_now(CF, key) {
+            Lookup::Found(value) => Some(value),
+            Lookup::Absent => None,
+            Lookup::NeedsIo => return None,
+        };
         inner.counters.reads.add(1);
-        if let Err(refusal) = self.readable(route, &key, |region| guard::covers(region, &key)) {
-            return inner.refuse(reply, refusal);
+        Some(Ok(Out::Value(value)))
+    }
+
+    fn get(&self, route: Option<&Route>, key: Bytes, reply: Reply) {
+        if let Some(outcome) = self.get_now(route, &key) {
+            return reply.send(outcome);
         }
-        match inner.tree.get_now(CF, &key) {
-            Lookup::Found(value) => reply.send(Ok(Out::Value(Some(value)))),
-            Lookup::Absent => reply.send(Ok(Out::Value(None))),
-            Lookup::NeedsIo => {
-                let tree = inner.tree.clone();
-                self.spawn(
-                    reply,
-                    async move { tree.get(CF, &key).await.map(Out::Value).map_err(unreadable) },
-                );
-            }
-        }
+        self.inner.counters.reads.add(1);
+        let tree = self.inner.tree.clone();
+        self.spawn(reply, async move { tree.get(CF, &key).await.map(Out::Value).map_err(unreadable) });
     }
 
     fn batch_get(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
@@ -110,11 +116,10 @@ impl Shard {
         key: &[u8],
         covers: impl FnOnce(&Region) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
-        let now = raft::Time(self.inner.rt.now().0);
         let mut state = self.inner.state.borrow_mut();
         let peer = state.admit(route, key)?;
         covers(&peer.record.region)?;
-        if peer.may_read(now) {
+        if peer.may_read(|| raft::Time(self.inner.rt.now().0)) {
             return Ok(());
         }
         Err(Refusal::Busy { reason: "the region has just elected its leader", backoff_ms: 10 })

@@ -22,8 +22,9 @@ use engine::lsm::{Pressure, WriteBatch};
 use raft::{Apply, Entry, EntryKind, Index};
 use scheduler::RegionId;
 
+use super::inflight::InFlight;
 use super::open::{TAG_HARD_STATE, encode_hard_state};
-use super::{Due, Inner, Shard, State};
+use super::{Due, Inner, Queued, Shard, State};
 use crate::refusal::Refusal;
 use crate::region::command::{Command, Write};
 use crate::region::peer::{Gathered, Peer, Settled};
@@ -175,7 +176,7 @@ impl Shard {
 
     /// Lets what is under way finish, then closes the files. Nothing may be submitted any more.
     pub async fn close(&self) -> Result<(), Fault> {
-        while self.inner.state.borrow().inflight_bytes > 0 && self.stopped().is_none() {
+        while self.inner.state.borrow().inflight.bytes() > 0 && self.stopped().is_none() {
             self.inner.rt.sleep(Duration::from_millis(1)).await;
         }
         self.inner.state.borrow_mut().stopped.get_or_insert_with(|| "the node is stopping".into());
@@ -219,18 +220,15 @@ impl Inner {
         let mut done: Vec<Due> = Vec::new();
         let mut refused: Vec<(Due, Refusal)> = Vec::new();
         for entry in entries {
-            let Some(peer) = state.peers.get_mut(&region) else { return Ok(()) };
+            let State { peers, inflight, .. } = state;
+            let Some(peer) = peers.get_mut(&region) else { return Ok(()) };
             let Settled { mine, overtaken } = peer.settle(entry.id());
-            let verdict = self.apply_one(peer, entry, &mut batch)?;
             for waiting in overtaken {
-                release(state, &waiting.payload);
+                inflight.end_all(&waiting.payload);
                 refused.extend(waiting.answers.into_iter().map(|due| (due, Refusal::StaleCommand)));
             }
-            if mine.is_empty() {
-                continue;
-            }
-            release(state, &entry.payload);
-            match verdict {
+            let pinned = if mine.is_empty() { None } else { Some(inflight) };
+            match self.apply_one(peer, entry, pinned, &mut batch)? {
                 Ok(()) => done.extend(mine),
                 Err(refusal) => refused.extend(mine.into_iter().map(|due| (due, refusal.clone()))),
             }
@@ -252,11 +250,13 @@ impl Inner {
         Ok(())
     }
 
-    /// Turns one entry into writes, or into the refusal that its proposer gets. All replicas decide alike.
+    /// Turns one entry into writes, or into the refusal that its proposer gets. All replicas decide alike. Where the entry was
+    /// proposed here, its writes are no longer `under_way`.
     fn apply_one(
         &self,
         peer: &Peer<Due>,
         entry: &Entry,
+        mut under_way: Option<&mut InFlight<Queued>>,
         batch: &mut WriteBatch,
     ) -> Result<Result<(), Refusal>, Fault> {
         if entry.kind != EntryKind::Normal || entry.payload.is_empty() {
@@ -267,10 +267,14 @@ impl Inner {
             damaged(format!("entry {} of {}: {error}", entry.index, peer.record.region.id))
         })?;
         let region = &peer.record.region;
-        if writes.version() != region.epoch.version {
-            return Ok(Err(Refusal::EpochNotMatch { current: vec![region.clone()] }));
-        }
+        let valid = writes.version() == region.epoch.version;
         for write in writes.iter() {
+            if let Some(under_way) = &mut under_way {
+                under_way.end(&write);
+            }
+            if !valid {
+                continue;
+            }
             match write {
                 Write::Put { cf, key, value } => batch.put(cf, key, value),
                 Write::Delete { cf, key } => batch.delete(cf, key),
@@ -281,7 +285,7 @@ impl Inner {
                 }
             }
         }
-        Ok(Ok(()))
+        if valid { Ok(Ok(())) } else { Ok(Err(Refusal::EpochNotMatch { current: vec![region.clone()] })) }
     }
 
     /// Refuses commands that can never be proposed here, typically because leadership was lost.
@@ -291,30 +295,9 @@ impl Inner {
         }
         let leader = state.peers.get(&region).and_then(|peer| peer.here().leader);
         for gathered in refused {
-            release(state, &gathered.writes.encode());
+            state.inflight.end_all(&gathered.writes.encode());
             for due in gathered.answers {
                 self.refuse(due.reply, Refusal::NotLeader { region_id: region.0, leader });
-            }
-        }
-    }
-}
-
-/// Forgets that the writes of a command are under way.
-fn release(state: &mut State, payload: &[u8]) {
-    let Ok(Command::Writes(writes)) = Command::decode(payload) else { return };
-    for write in writes.iter() {
-        match write {
-            Write::Put { key, value, .. } => {
-                state.inflight_bytes -= key.len() + value.len();
-                state.inflight.end_write(key);
-            }
-            Write::Delete { key, .. } => {
-                state.inflight_bytes -= key.len();
-                state.inflight.end_write(key);
-            }
-            Write::DeleteRange { start, end, .. } => {
-                state.inflight_bytes -= start.len() + end.len();
-                state.inflight.end_range(start, end);
             }
         }
     }

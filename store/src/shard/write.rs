@@ -55,7 +55,7 @@ impl Shard {
         if inner.disk_full.get() && !deletes {
             return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
         }
-        if inner.state.borrow().inflight_bytes > inner.limits.inflight_bytes_max {
+        if inner.state.borrow().inflight.bytes() > inner.limits.inflight_bytes_max {
             return Err(Refusal::Busy { reason: "too many bytes of writes are under way", backoff_ms: 20 });
         }
         Ok(())
@@ -124,7 +124,6 @@ impl Inner {
             return self.answer_behind(route, &key, reply, out);
         };
         let mut state = self.state.borrow_mut();
-        let bytes = key.len() + value.as_ref().map_or(0, Bytes::len);
         let due = Due { reply, out, since: self.rt.now() };
         let gathered = match &value {
             Some(value) => {
@@ -133,10 +132,7 @@ impl Inner {
             None => self.gather(&mut state, route, &key, due, &[Write::Delete { cf: CF, key: &key }]),
         };
         match gathered {
-            Ok(()) => {
-                state.inflight_bytes += bytes;
-                state.inflight.begin_write(key, value);
-            }
+            Ok(()) => state.inflight.begin_write(key, value),
             Err((reply, refusal)) => {
                 drop(state);
                 self.refuse(reply, refusal);
@@ -170,12 +166,10 @@ impl Inner {
         match op {
             Op::Put { key, value } => {
                 self.gather(state, route, &key, due, &[Write::Put { cf: CF, key: &key, value: &value }])?;
-                state.inflight_bytes += key.len() + value.len();
                 state.inflight.begin_write(key, Some(value));
             }
             Op::Delete { key, .. } => {
                 self.gather(state, route, &key, due, &[Write::Delete { cf: CF, key: &key }])?;
-                state.inflight_bytes += key.len();
                 state.inflight.begin_write(key, None);
             }
             Op::BatchPut { pairs } => {
@@ -184,7 +178,6 @@ impl Inner {
                     pairs.iter().map(|(key, value)| Write::Put { cf: CF, key, value }).collect();
                 self.gather(state, route, first, due, &writes)?;
                 for (key, value) in pairs {
-                    state.inflight_bytes += key.len() + value.len();
                     state.inflight.begin_write(key, Some(value));
                 }
             }
@@ -193,14 +186,12 @@ impl Inner {
                 let writes: Vec<_> = keys.iter().map(|key| Write::Delete { cf: CF, key }).collect();
                 self.gather(state, route, first, due, &writes)?;
                 for key in keys {
-                    state.inflight_bytes += key.len();
                     state.inflight.begin_write(key, None);
                 }
             }
             Op::DeleteRange { start, end } => {
                 let writes = [Write::DeleteRange { cf: CF, start: &start, end: &end }];
                 self.gather(state, route, &start, due, &writes)?;
-                state.inflight_bytes += start.len() + end.len();
                 state.inflight.begin_range(start, end);
             }
             op => unreachable!("{op:?} is a read or depends on what was there"),

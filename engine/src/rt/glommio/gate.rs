@@ -5,11 +5,9 @@
 //! * An operation whose caller lost interest is not cancelled; it moves to a task of its own and ends there.
 //! * [`Core::drain`] closes the gate, ends the sockets and waits until nothing is on its way.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -29,7 +27,6 @@ pub(crate) struct Gate {
     ended: Cell<bool>,
     /// Rings when the last operation in flight ends.
     idle: Bell,
-    sockets: RefCell<BTreeSet<RawFd>>,
 }
 
 /// One operation; while it lives, the gate counts it.
@@ -78,26 +75,6 @@ impl<T: 'static> Drop for Operation<T> {
     }
 }
 
-/// A socket that a closing core ends.
-#[derive(Debug)]
-pub(crate) struct OpenSocket {
-    core: Core,
-    fd: RawFd,
-}
-
-#[cfg(test)]
-impl OpenSocket {
-    pub(crate) fn fd(&self) -> RawFd {
-        self.fd
-    }
-}
-
-impl Drop for OpenSocket {
-    fn drop(&mut self) {
-        self.core.gate().sockets.borrow_mut().remove(&self.fd);
-    }
-}
-
 impl Core {
     /// Runs an operation to its end, whatever becomes of the caller.
     ///
@@ -133,20 +110,11 @@ impl Core {
         Operation { future: Some(future), core: self.clone() }.await
     }
 
-    /// Remembers a socket until it is closed.
-    pub(crate) fn opened(&self, fd: RawFd) -> OpenSocket {
-        self.gate().sockets.borrow_mut().insert(fd);
-        OpenSocket { core: self.clone(), fd }
-    }
-
     /// Refuses new operations, ends every connection and listener, and waits until the kernel works for nobody here.
     pub(crate) async fn drain(&self) {
         let gate = self.gate();
         gate.closed.set(true);
-        for fd in gate.sockets.borrow().iter() {
-            // SAFETY: the descriptor is open: its owner removes it from this set before it closes it.
-            unsafe { libc::shutdown(*fd, libc::SHUT_RDWR) };
-        }
+        self.sockets().end();
         while gate.in_flight.get() > 0 {
             gate.idle.wait().await;
         }

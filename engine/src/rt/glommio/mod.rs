@@ -9,7 +9,8 @@
 //! * A panic in a blocking closure is turned into an error.
 //! * Dropping a file only queues its close, and an executor that ends leaves the kernel working in freed memory. Every disk
 //!   operation passes a gate ([`gate`]) and a core ends only when nothing is on its way.
-//! * Listeners come from `socket2`, with a stated backlog; every socket is closed on exec and has one owner.
+//! * Its sockets ask the ring about every request. Ours are in one epoll set, which the ring watches ([`sockets`]); all of
+//!   them are closed on exec and have one owner.
 
 mod file;
 mod fs;
@@ -23,6 +24,7 @@ mod probe_limits;
 mod probe_ring;
 #[cfg(test)]
 mod probe_tests;
+mod sockets;
 mod start;
 
 use std::future::Future;
@@ -36,6 +38,8 @@ use gate::Gate;
 pub use kicker::{OnStall, StallWatch};
 pub(crate) use net::{CoreListener, CoreStream};
 pub use start::{CoreHandle, CoreOptions, Cores, start_core};
+
+use sockets::Sockets;
 
 use super::Mono;
 use super::rng::Rng;
@@ -55,12 +59,21 @@ struct CoreShared {
     origin: Instant,
     random: Rng,
     gate: Gate,
+    sockets: Sockets,
 }
 
 impl Core {
     pub(crate) fn new(index: usize, origin: Instant) -> Self {
         let random = Rng::new(random_seed());
-        Self { shared: Rc::new(CoreShared { index, origin, random, gate: Gate::default() }) }
+        Self {
+            shared: Rc::new(CoreShared {
+                index,
+                origin,
+                random,
+                gate: Gate::default(),
+                sockets: Sockets::default(),
+            }),
+        }
     }
 
     pub(crate) fn index(&self) -> usize {
@@ -69,6 +82,10 @@ impl Core {
 
     fn gate(&self) -> &Gate {
         &self.shared.gate
+    }
+
+    fn sockets(&self) -> &Sockets {
+        &self.shared.sockets
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is where monotonic time enters")]

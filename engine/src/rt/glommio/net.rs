@@ -1,72 +1,76 @@
-//! TCP on glommio.
+//! TCP on a core. How a socket becomes ready is told in [`sockets`](super::sockets).
 
-use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, RawFd};
-use std::pin::Pin;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use futures_lite::io::{AsyncRead, AsyncWrite};
-use glommio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, Socket, Type};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketFlags};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::Core;
-use super::file::io_error;
-use super::gate::OpenSocket;
+use super::sockets::CoreSocket;
 use crate::rt::net::ListenOptions;
 
 #[derive(Debug)]
 pub(crate) struct CoreListener {
     core: Core,
-    // Dropped before the listener: a closing core must not meet a descriptor that is somebody else's by then.
-    _open: OpenSocket,
-    listener: TcpListener,
+    socket: CoreSocket,
 }
 
-/// Two halves may be polled by two tasks; the cell is borrowed only inside one poll.
+/// Two halves may be used by two tasks.
 #[derive(Debug, Clone)]
 pub(crate) struct CoreStream {
-    shared: Rc<SharedStream>,
-}
-
-#[derive(Debug)]
-struct SharedStream {
-    _open: OpenSocket,
-    stream: RefCell<TcpStream>,
+    socket: Rc<CoreSocket>,
 }
 
 impl Core {
     pub(crate) fn listen(&self, addr: SocketAddr, options: ListenOptions) -> io::Result<CoreListener> {
         self.refuse_if_closing()?;
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = new_socket(addr)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(options.share_port)?;
         socket.bind(&addr.into())?;
         socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-        let _open = self.opened(socket.as_raw_fd());
-        // SAFETY: the descriptor is a listening socket that nobody else owns after `into_raw_fd`.
-        let listener = unsafe { TcpListener::from_raw_fd(socket.into_raw_fd()) };
-        Ok(CoreListener { core: self.clone(), _open, listener })
+        Ok(CoreListener { core: self.clone(), socket: self.socket(socket.into())? })
     }
 
     pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<CoreStream> {
         self.refuse_if_closing()?;
-        // Not through the gate: the kernel has copied the address, and a closing core need not wait for a silent peer.
-        let stream = TcpStream::connect(addr).await.map_err(io_error)?;
-        CoreStream::new(self, stream)
+        let socket = new_socket(addr)?;
+        let begun = socket.connect(&addr.into());
+        let stream = CoreStream::new(self, socket.into())?;
+        match begun {
+            Ok(()) => return Ok(stream),
+            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) => return Err(error),
+        }
+        stream.connected().await?;
+        Ok(stream)
     }
+}
+
+/// A socket that is closed on exec: a child process must not inherit a client.
+fn new_socket(addr: SocketAddr) -> io::Result<Socket> {
+    Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))
 }
 
 impl CoreListener {
     pub(crate) async fn accept(&self) -> io::Result<(CoreStream, SocketAddr)> {
         loop {
-            let stream = self.listener.accept().await.map_err(io_error)?;
-            close_on_exec(stream.as_raw_fd());
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let accept = || rustix::net::acceptfrom_with(&self.socket, flags);
+            let (socket, from) = match poll_fn(|cx| self.socket.poll_in(cx, accept)).await {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(error) => return Err(error),
+            };
             // A client may be gone before it is greeted. That is its own affair and not the listener's.
-            if let Ok(from) = stream.peer_addr()
-                && let Ok(stream) = CoreStream::new(&self.core, stream)
+            if let Some(Ok(from)) = from.map(SocketAddr::try_from)
+                && let Ok(stream) = CoreStream::new(&self.core, socket)
             {
                 return Ok((stream, from));
             }
@@ -74,35 +78,51 @@ impl CoreListener {
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr().map_err(io_error)
+        SockRef::from(&self.socket).local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable.into())
     }
 }
 
 impl CoreStream {
-    fn new(core: &Core, stream: TcpStream) -> io::Result<Self> {
+    fn new(core: &Core, socket: OwnedFd) -> io::Result<Self> {
         // Answers are coalesced above, so waiting for more bytes only adds latency.
-        stream.set_nodelay(true).map_err(io_error)?;
-        let _open = core.opened(stream.as_raw_fd());
-        Ok(Self { shared: Rc::new(SharedStream { _open, stream: RefCell::new(stream) }) })
+        SockRef::from(&socket).set_tcp_nodelay(true)?;
+        Ok(Self { socket: Rc::new(core.socket(socket)?) })
+    }
+
+    /// Waits until a connection that has begun is made. A new socket counts as writable, and while it is being connected it
+    /// tells of nothing, so what says that it is made is a peer.
+    async fn connected(&self) -> io::Result<()> {
+        let socket = SockRef::from(&*self.socket);
+        poll_fn(|cx| {
+            self.socket.poll_out(cx, || match socket.take_error() {
+                Ok(None) if socket.peer_addr().is_err() => Err(Errno::AGAIN),
+                Ok(None) => Ok(Ok(())),
+                Ok(Some(error)) | Err(error) => Ok(Err(error)),
+            })
+        })
+        .await?
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.shared.stream.borrow_mut()).poll_read(cx, into)
+        let room = into.len();
+        let read =
+            self.socket.poll_in(cx, || rustix::net::recv(&*self.socket, &mut *into, RecvFlags::DONTWAIT));
+        read.map_ok(|(bytes, _)| {
+            if bytes > 0 && bytes < room {
+                self.socket.drained();
+            }
+            bytes
+        })
     }
 
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut *self.shared.stream.borrow_mut()).poll_write(cx, bytes)
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        self.socket.poll_out(cx, || rustix::net::send(&*self.socket, bytes, flags))
     }
 
-    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.stream.borrow().poll_shutdown(cx, Shutdown::Write).map_err(io_error)
+    pub(crate) fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.socket).shutdown(Shutdown::Write))
     }
-}
-
-/// A child process must not inherit a client.
-fn close_on_exec(fd: RawFd) {
-    // SAFETY: the caller owns the open descriptor; the call changes nothing but its flag.
-    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
 #[cfg(test)]
@@ -111,9 +131,8 @@ mod tests {
     use crate::rt::World;
     use crate::rt::glommio::{CoreOptions, start_core};
 
-    fn closes_on_exec(fd: RawFd) -> bool {
-        // SAFETY: the caller owns the open descriptor; the call only reads its flags.
-        unsafe { libc::fcntl(fd, libc::F_GETFD) & libc::FD_CLOEXEC != 0 }
+    fn closes_on_exec(socket: &CoreSocket) -> bool {
+        rustix::io::fcntl_getfd(socket).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
     }
 
     #[test]
@@ -122,28 +141,10 @@ mod tests {
             let World::Glommio(core) = &rt.world else { unreachable!("this is a real core") };
             let addr = SocketAddr::from(([127, 0, 0, 1], 0));
             let listener = core.listen(addr, ListenOptions::default()).unwrap();
-            let mut flags = vec![closes_on_exec(listener._open.fd())];
-            // Once with the client waiting already and once with the listener waiting first, which are different calls.
-            for listener_first in [false, true] {
-                let target = listener.local_addr().unwrap();
-                let client = async {
-                    if listener_first {
-                        core.sleep(std::time::Duration::from_millis(5)).await;
-                    }
-                    core.connect(target).await.unwrap()
-                };
-                let (client, (server, _)) = if listener_first {
-                    futures_lite::future::zip(client, async { listener.accept().await.unwrap() }).await
-                } else {
-                    let client = client.await;
-                    (client, listener.accept().await.unwrap())
-                };
-                for stream in [client, server] {
-                    flags.push(closes_on_exec(stream.shared.stream.borrow().as_raw_fd()));
-                }
-            }
-            flags
+            let client = core.connect(listener.local_addr().unwrap()).await.unwrap();
+            let (server, _) = listener.accept().await.unwrap();
+            [&listener.socket, &client.socket, &server.socket].map(closes_on_exec)
         });
-        assert_eq!(all.unwrap(), [true; 5]);
+        assert_eq!(all.unwrap(), [true; 3]);
     }
 }

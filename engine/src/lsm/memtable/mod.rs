@@ -1,11 +1,14 @@
 //! Sorted memory: where every write goes first.
 //!
-//! One owner, no locks, never durable by itself (the log is its write-ahead log). Keys of up to [`INLINE_BYTES`] lie inside
-//! the tree's nodes, values in an arena, so an insert allocates nothing of its own. A small filter in front answers most
-//! look-ups of absent keys without walking the tree.
+//! One owner, no locks, never durable by itself (the log is its write-ahead log). Entries lie in an arena ([`arena`]); two
+//! indexes lead to them. The tree has their order, with keys of up to [`INLINE_BYTES`] inside its nodes, and serves scans and
+//! reads of the past. A hash table ([`newest`]) has the newest version of every key and serves all other reads.
 //!
 //! A memtable also carries, per group, how far in the log it reaches ([`Marks`]), so that a flush can say what became
 //! durable.
+
+mod arena;
+mod newest;
 
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
@@ -18,15 +21,16 @@ use bytes::Bytes;
 use super::batch::{Mark, Op, WriteBatch};
 use super::chunk::{Chunk, ChunkBuilder};
 use super::erased::RangeTombstones;
-use super::filter;
 use super::key::{Cf, Direction, Kind, SeqNo, entry_order, in_range, key_hash};
+use arena::{Arena, Entry, Place};
+use newest::Newest;
 
 /// Keys up to this length need no allocation.
 const INLINE_BYTES: usize = 38;
-/// Values are laid into arena pieces of this size; larger values get a piece of their own.
-const ARENA_PIECE_BYTES: usize = 256 << 10;
-/// What an entry costs beside its key and value: its share of a node and of the filter.
-const ENTRY_OVERHEAD_BYTES: usize = 72;
+/// An entry's share of the tree's nodes, which are two thirds full when keys come in no order.
+const NODE_SHARE_BYTES: usize = 85;
+/// What an entry costs beside its key and its value.
+const ENTRY_OVERHEAD_BYTES: usize = NODE_SHARE_BYTES + newest::KEY_BYTES + arena::HEADER_BYTES;
 /// One key of this many is remembered for size estimates.
 const SAMPLE_EVERY: usize = 64;
 /// How many entries an iterator copies at a time, and how many bytes at most.
@@ -53,12 +57,12 @@ pub(crate) struct Memtable {
     size_bytes: Cell<usize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Family {
-    entries: BTreeMap<MemKey, MemValue>,
+    entries: BTreeMap<MemKey, Place>,
+    newest: Newest,
     arena: Arena,
     erased: RangeTombstones,
-    filter: Vec<u8>,
     samples: Vec<Sample>,
     unsampled: usize,
     unsampled_bytes: usize,
@@ -73,23 +77,11 @@ struct Sample {
 }
 
 impl Memtable {
-    /// An empty memtable whose filters are sized for about `expected_bytes` of data.
-    pub(crate) fn new(generation: u64, expected_bytes: usize) -> Self {
-        let keys = expected_bytes / 128;
-        let family = || {
-            RefCell::new(Family {
-                entries: BTreeMap::new(),
-                arena: Arena::default(),
-                erased: RangeTombstones::default(),
-                filter: vec![0; filter::size_bytes(keys, 8)],
-                samples: Vec::new(),
-                unsampled: 0,
-                unsampled_bytes: 0,
-            })
-        };
+    /// An empty memtable.
+    pub(crate) fn new(generation: u64) -> Self {
         Self {
             generation,
-            families: std::array::from_fn(|_| family()),
+            families: std::array::from_fn(|_| RefCell::default()),
             marks: RefCell::default(),
             size_bytes: Cell::new(0),
         }
@@ -136,13 +128,10 @@ impl Memtable {
     pub(crate) fn get(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Found> {
         let family = self.families[cf.index()].borrow();
         let erased = family.erased.newest_covering(key, at);
-        if family.entries.is_empty() || !filter::may_contain(&family.filter, hash) {
-            return erased.map(|_| Found::Deleted);
-        }
-        match family.newest(key, at) {
-            Some((seq, _)) if erased.is_some_and(|erased| erased > seq) => Some(Found::Deleted),
-            Some((_, None)) => Some(Found::Deleted),
-            Some((_, Some(value))) => Some(Found::Value(Bytes::copy_from_slice(value))),
+        match family.version(key, hash, at) {
+            Some(entry) if erased.is_some_and(|erased| erased > entry.seq) => Some(Found::Deleted),
+            Some(Entry { kind: Kind::Delete, .. }) => Some(Found::Deleted),
+            Some(Entry { value, .. }) => Some(Found::Value(Bytes::copy_from_slice(value))),
             None => erased.map(|_| Found::Deleted),
         }
     }
@@ -163,11 +152,12 @@ impl Memtable {
     ) -> Chunk {
         let family = self.families[cf.index()].borrow();
         let mut chunk = ChunkBuilder::default();
-        let mut take = |(key, value): (&MemKey, &MemValue)| {
+        let mut take = |(key, place): (&MemKey, &Place)| {
             if !in_range(key.bytes.as_slice(), start, end) {
                 return false;
             }
-            chunk.push_owned(key.bytes.as_slice(), key.seq, value.kind, family.arena.get(value));
+            let Entry { seq, kind, key, value } = family.arena.get(*place);
+            chunk.push_owned(key, seq, kind, value);
             chunk.len() < CHUNK_ENTRIES && chunk.size_bytes() < CHUNK_BYTES
         };
         let first = Probe { key: start, seq: SeqNo::MAX };
@@ -220,7 +210,7 @@ impl Memtable {
     pub(crate) fn free_some(&mut self, entries: usize) -> bool {
         for family in &mut self.families {
             let family = family.get_mut();
-            if family.arena.pieces.pop().is_some() {
+            if family.arena.free_piece() {
                 return true;
             }
             for _ in 0..entries {
@@ -256,64 +246,32 @@ impl Memtable {
 impl Family {
     /// Returns the memory it took, bytes.
     fn put(&mut self, key: &[u8], seq: SeqNo, kind: Kind, value: &[u8]) -> usize {
-        let value = self.arena.push(kind, value);
-        let key_bytes = SmallKey::new(key);
-        filter::insert(&mut self.filter, key_hash(key));
-        let took = key.len() + value.len as usize + ENTRY_OVERHEAD_BYTES;
+        let bytes = key.len() + value.len();
+        let small_key = SmallKey::new(key);
         self.unsampled += 1;
-        self.unsampled_bytes += key.len() + value.len as usize;
+        self.unsampled_bytes += bytes;
         if self.unsampled == SAMPLE_EVERY {
             let (keys, bytes) =
                 (std::mem::take(&mut self.unsampled), std::mem::take(&mut self.unsampled_bytes));
-            self.samples.push(Sample { key: key_bytes.clone(), bytes, keys });
+            self.samples.push(Sample { key: small_key.clone(), bytes, keys });
         }
-        self.entries.insert(MemKey { bytes: key_bytes, seq }, value);
-        took
+        let place = self.arena.push(Entry { seq, kind, key, value });
+        self.newest.set(key_hash(key), place);
+        self.entries.insert(MemKey { bytes: small_key, seq }, place);
+        bytes + ENTRY_OVERHEAD_BYTES
     }
 
-    /// The newest version at or below `at`; a value of `None` is a delete.
-    fn newest(&self, key: &[u8], at: SeqNo) -> Option<(SeqNo, Option<&[u8]>)> {
+    /// The version of `key`, which has this `hash`, at or below `at`.
+    fn version(&self, key: &[u8], hash: u64, at: SeqNo) -> Option<Entry<'_>> {
+        // No key of this hash was ever written here.
+        let newest = self.arena.get(self.newest.get(hash)?);
+        if newest.seq <= at && newest.key == key {
+            return Some(newest);
+        }
         let probe = Probe { key, seq: at };
         let from = Bound::Included(&probe as &dyn Position);
-        let (found, value) = self.entries.range::<dyn Position, _>((from, Bound::Unbounded)).next()?;
-        if found.bytes.as_slice() != key {
-            return None;
-        }
-        Some((found.seq, (value.kind == Kind::Put).then(|| self.arena.get(value))))
-    }
-}
-
-/// Values, laid one after the other into large pieces.
-#[derive(Debug, Default)]
-struct Arena {
-    pieces: Vec<Vec<u8>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct MemValue {
-    piece: u32,
-    offset: u32,
-    len: u32,
-    kind: Kind,
-}
-
-impl Arena {
-    fn push(&mut self, kind: Kind, value: &[u8]) -> MemValue {
-        let fits = self.pieces.last().is_some_and(|piece| piece.capacity() - piece.len() >= value.len());
-        if !fits {
-            self.pieces.push(Vec::with_capacity(value.len().max(ARENA_PIECE_BYTES)));
-        }
-        let piece_number = self.pieces.len() - 1;
-        let piece = &mut self.pieces[piece_number];
-        let offset = piece.len();
-        piece.extend_from_slice(value);
-        // A batch refuses values of 4 GiB, and a piece is no longer than its largest value.
-        MemValue { piece: piece_number as u32, offset: offset as u32, len: value.len() as u32, kind }
-    }
-
-    fn get(&self, value: &MemValue) -> &[u8] {
-        let offset = value.offset as usize;
-        &self.pieces[value.piece as usize][offset..offset + value.len as usize]
+        let (found, place) = self.entries.range::<dyn Position, _>((from, Bound::Unbounded)).next()?;
+        (found.bytes.as_slice() == key).then(|| self.arena.get(*place))
     }
 }
 
