@@ -158,14 +158,11 @@ impl Segment {
 
     /// Writes whole blocks at `pos`; durable at return.
     pub(crate) async fn append(&self, record: Buf, pos: u64) -> Result<()> {
-        let failed = |e| Fault::io(&self.path, "writing a record", &e);
-        match &self.durable {
-            Some(durable) => durable.write_at(record, pos).await.map_err(failed),
-            None => {
-                self.plain.write_at(record, pos).await.map_err(failed)?;
-                if planted(Bug::NoSync) { Ok(()) } else { self.sync().await }
-            }
-        }
+        let written = match &self.durable {
+            Some(durable) => durable.write_urgently(record, pos, false).await,
+            None => self.plain.write_urgently(record, pos, !planted(Bug::NoSync)).await,
+        };
+        written.map_err(|e| Fault::io(&self.path, "writing a record", &e))
     }
 
     /// Makes everything written so far durable.

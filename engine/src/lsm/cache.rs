@@ -6,90 +6,65 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use bytes::Bytes;
 
-/// What a slot costs beside its block.
+/// What a slot costs beside what it holds.
 const SLOT_OVERHEAD_BYTES: usize = 96;
 
 /// The block cache of one tree.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
-    budget_bytes: usize,
-    clock: RefCell<Clock>,
+    /// By file number and offset in the file.
+    clock: RefCell<Clock<(u64, u64)>>,
     hits: Cell<u64>,
     misses: Cell<u64>,
 }
 
-#[derive(Debug, Default)]
-struct Clock {
-    places: HashMap<Key, u32, BuildHasherDefault<Mix>>,
-    slots: Vec<Slot>,
+/// Pieces of memory by key, within a budget.
+#[derive(Debug)]
+pub(crate) struct Clock<K> {
+    budget_bytes: usize,
+    places: HashMap<K, u32, BuildHasherDefault<Mix>>,
+    slots: Vec<Slot<K>>,
     free: Vec<u32>,
     hand: usize,
     used_bytes: usize,
 }
 
-/// File number and offset in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Key(u64, u64);
-
 #[derive(Debug)]
-struct Slot {
-    key: Key,
+struct Slot<K> {
+    key: K,
     /// Empty while the slot is free.
-    block: Option<Bytes>,
+    piece: Option<Bytes>,
     hit: bool,
 }
 
 impl BlockCache {
     pub(crate) fn new(budget_bytes: usize) -> Self {
-        Self { budget_bytes, clock: RefCell::default(), hits: Cell::new(0), misses: Cell::new(0) }
+        Self { clock: Clock::new(budget_bytes, 0).into(), hits: Cell::new(0), misses: Cell::new(0) }
     }
 
     /// The block of `file` that begins at `offset`.
     pub(crate) fn get(&self, file: u64, offset: u64) -> Option<Bytes> {
-        let mut clock = self.clock.borrow_mut();
-        let clock = &mut *clock;
-        let Some(&place) = clock.places.get(&Key(file, offset)) else {
-            self.misses.set(self.misses.get() + 1);
-            return None;
-        };
-        self.hits.set(self.hits.get() + 1);
-        let slot = &mut clock.slots[place as usize];
-        slot.hit = true;
-        slot.block.clone()
+        let found = self.clock.borrow_mut().get(&(file, offset)).cloned();
+        let count = if found.is_some() { &self.hits } else { &self.misses };
+        count.set(count.get() + 1);
+        found
     }
 
     /// Keeps a block, and lets others go until the budget holds.
     pub(crate) fn insert(&self, file: u64, offset: u64, block: Bytes) {
         let mut clock = self.clock.borrow_mut();
-        let key = Key(file, offset);
-        if clock.places.contains_key(&key) || cost(&block) > self.budget_bytes {
-            return;
+        if !clock.holds(&(file, offset)) {
+            clock.insert((file, offset), block);
         }
-        clock.used_bytes += cost(&block);
-        while clock.used_bytes > self.budget_bytes {
-            clock.evict_one();
-        }
-        let slot = Slot { key, block: Some(block), hit: false };
-        let place = match clock.free.pop() {
-            Some(place) => {
-                clock.slots[place as usize] = slot;
-                place
-            }
-            None => {
-                clock.slots.push(slot);
-                u32::try_from(clock.slots.len() - 1).expect("fewer than 2^32 cached blocks")
-            }
-        };
-        clock.places.insert(key, place);
     }
 
     /// Bytes held, overhead included.
     pub(crate) fn used_bytes(&self) -> usize {
-        self.clock.borrow().used_bytes
+        self.clock.borrow().used_bytes()
     }
 
     /// Look-ups answered and not answered so far.
@@ -98,39 +73,87 @@ impl BlockCache {
     }
 }
 
-impl Clock {
+impl<K: Copy + Eq + Hash> Clock<K> {
+    /// An empty one with room for `expected` pieces before its table has to grow.
+    pub(crate) fn new(budget_bytes: usize, expected: usize) -> Self {
+        let places = HashMap::with_capacity_and_hasher(expected, BuildHasherDefault::default());
+        Self { budget_bytes, places, slots: Vec::new(), free: Vec::new(), hand: 0, used_bytes: 0 }
+    }
+
+    pub(crate) fn get(&mut self, key: &K) -> Option<&Bytes> {
+        let slot = &mut self.slots[*self.places.get(key)? as usize];
+        slot.hit = true;
+        slot.piece.as_ref()
+    }
+
+    pub(crate) fn holds(&self, key: &K) -> bool {
+        self.places.contains_key(key)
+    }
+
+    /// Keeps a piece in the place of an older one of the same key, and lets others go until the budget holds.
+    pub(crate) fn insert(&mut self, key: K, piece: Bytes) {
+        self.remove(&key);
+        if cost(&piece) > self.budget_bytes {
+            return;
+        }
+        self.used_bytes += cost(&piece);
+        while self.used_bytes > self.budget_bytes {
+            self.evict_one();
+        }
+        let slot = Slot { key, piece: Some(piece), hit: false };
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.slots[place as usize] = slot;
+                place
+            }
+            None => {
+                self.slots.push(slot);
+                u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 cached pieces")
+            }
+        };
+        self.places.insert(key, place);
+    }
+
+    pub(crate) fn remove(&mut self, key: &K) {
+        if let Some(place) = self.places.remove(key) {
+            self.empty(place as usize);
+        }
+    }
+
+    /// Bytes held, overhead included.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
+
     /// Called only while something is held or about to be: `used_bytes` above the budget.
     fn evict_one(&mut self) {
         // Two rounds suffice: the first clears every bit.
-        for _ in 0..2 * self.slots.len() + 1 {
-            if self.slots.is_empty() {
-                break;
-            }
+        for _ in 0..2 * self.slots.len() {
             self.hand = (self.hand + 1) % self.slots.len();
             let slot = &mut self.slots[self.hand];
-            if slot.block.is_none() {
-                continue;
+            if slot.piece.is_some() && !std::mem::take(&mut slot.hit) {
+                self.places.remove(&slot.key);
+                return self.empty(self.hand);
             }
-            if std::mem::take(&mut slot.hit) {
-                continue;
-            }
-            let block = slot.block.take().unwrap_or_default();
-            self.used_bytes -= cost(&block);
-            self.places.remove(&slot.key);
-            self.free.push(self.hand as u32);
-            return;
         }
-        unreachable!("the budget is exceeded only by blocks that are held");
+        unreachable!("the budget is exceeded only by pieces that are held");
+    }
+
+    fn empty(&mut self, place: usize) {
+        if let Some(piece) = self.slots[place].piece.take() {
+            self.used_bytes -= cost(&piece);
+            self.free.push(place as u32);
+        }
     }
 }
 
-fn cost(block: &Bytes) -> usize {
-    block.len() + SLOT_OVERHEAD_BYTES
+fn cost(piece: &Bytes) -> usize {
+    piece.len() + SLOT_OVERHEAD_BYTES
 }
 
-/// Mixes two counters; nobody outside chooses file numbers or offsets.
+/// Mixes numbers that nobody outside chooses: of files, offsets, hashes.
 #[derive(Debug, Default)]
-struct Mix(u64);
+pub(crate) struct Mix(u64);
 
 impl Hasher for Mix {
     fn finish(&self) -> u64 {

@@ -104,9 +104,24 @@ impl Maintenance {
         }
         let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
         let marks = memtable.marks().into_iter().map(|(group, applied)| MarkRow { group, applied }).collect();
+        self.forget_rows(memtable).await;
         self.install(&[], added, marks).await?;
         self.flushed(memtable, bytes);
         Ok(())
+    }
+
+    /// What the tables say of the memtable's keys is about to change.
+    async fn forget_rows(&self, memtable: &Memtable) {
+        let budget = self.shared.rt.budget();
+        for cf in Cf::ALL {
+            if memtable.erased(cf).is_some() {
+                self.shared.rows.forget_all();
+            }
+            for part in 0..memtable.hash_parts() {
+                memtable.with_hashes(cf, part, |hashes| self.shared.rows.forget(cf, hashes));
+                budget.tick().await;
+            }
+        }
     }
 
     /// The memtable is durable: its readers move on, its memory goes, and whoever waited hears of it.

@@ -29,11 +29,11 @@
 //! | `compact`, `maintain` | the work itself, in slices, one task per tree |
 //! | `source`, `merge`, `iter` | walking many sorted things as one |
 //! | `erased` | range deletes |
-//! | `cache` | blocks in memory |
+//! | `cache`, `rows` | blocks in memory; single rows in memory |
 //! | `inspect`, `fuzz` | files of a tree that is not running; every decoder on any bytes |
 //!
 //! Not done here, on purpose: no merge operator, no transactions (a batch is atomic, snapshots are consistent, the rest is
-//! the store's), no compaction on several threads, no cache of whole rows.
+//! the store's), no compaction on several threads.
 
 mod batch;
 mod cache;
@@ -56,6 +56,7 @@ mod pace;
 mod plan;
 mod read;
 mod retain;
+mod rows;
 mod source;
 mod table;
 #[cfg(test)]
@@ -80,6 +81,7 @@ pub use read::{Lookup, Snapshot};
 use self::cache::BlockCache;
 use self::memtable::Memtable;
 use self::pace::Pace;
+use self::rows::RowCache;
 use self::table::read::{Table, Waste};
 use self::version::{TableMeta, Version};
 use crate::error::{Fault, Result};
@@ -119,6 +121,10 @@ pub struct TreeStats {
     pub cache_hits: u64,
     /// Look-ups in the block cache that were not.
     pub cache_misses: u64,
+    /// Memory of the row cache.
+    pub row_cache_bytes: u64,
+    /// Reads that the row cache answered.
+    pub row_cache_hits: u64,
     /// Memtables flushed since opening.
     pub flushes: u64,
     /// Compactions finished since opening, moves left out.
@@ -136,6 +142,7 @@ struct Shared {
     dir: PathBuf,
     options: TreeOptions,
     cache: Rc<BlockCache>,
+    rows: RowCache,
     active: RefCell<Rc<Memtable>>,
     /// Oldest first.
     closed: RefCell<VecDeque<Rc<Memtable>>>,
@@ -411,6 +418,8 @@ impl Shared {
             .collect();
         stats.cache_bytes = self.cache.used_bytes() as u64;
         (stats.cache_hits, stats.cache_misses) = self.cache.hits_and_misses();
+        stats.row_cache_bytes = self.rows.used_bytes() as u64;
+        stats.row_cache_hits = self.rows.hits();
         stats
     }
 }

@@ -14,6 +14,7 @@ use super::manifest::{self, CURRENT, Manifest};
 use super::memtable::Memtable;
 use super::options::TreeOptions;
 use super::pace::Pace;
+use super::rows::RowCache;
 use super::table::read::{Table, Waste, file_name, file_number};
 use super::version::{Edit, MarkRow, Version};
 use super::{SeqNo, Shared};
@@ -57,7 +58,8 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
     let shared = Rc::new(Shared {
         rt: rt.clone(),
         dir: dir.to_owned(),
-        cache: Rc::new(BlockCache::new(options.cache_bytes)),
+        cache: Rc::new(BlockCache::new(options.cache_bytes - options.row_cache_bytes())),
+        rows: RowCache::new(options.row_cache_bytes()),
         active: Rc::new(Memtable::new(0)).into(),
         closed: Default::default(),
         version: Rc::new(recovered.version).into(),

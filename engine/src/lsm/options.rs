@@ -8,7 +8,7 @@ use super::table::build::TableShape;
 pub struct TreeOptions {
     /// A memtable of this size, bytes, is closed and flushed. Default 32 MiB.
     pub memtable_bytes: usize,
-    /// Memory for blocks, indexes and filters, bytes. Default 64 MiB.
+    /// Memory for blocks, indexes, filters and, a quarter of it, single rows, bytes. Default 64 MiB.
     pub cache_bytes: usize,
     /// Data blocks are cut at this size, bytes before packing. Default 8 KiB.
     pub block_bytes: usize,
@@ -56,6 +56,10 @@ impl TreeOptions {
             filter_bits_per_key: self.filter_bits_per_key,
             compress: self.compress,
         }
+    }
+
+    pub(crate) fn row_cache_bytes(&self) -> usize {
+        self.cache_bytes / 4
     }
 
     pub(crate) fn limits(&self) -> Limits {

@@ -34,12 +34,21 @@ impl Shared {
         if let Some(found) = self.get_in_memory(cf, key, hash, at) {
             return found.into();
         }
+        let newest = at == SeqNo::MAX;
+        if let Some(value) = newest.then(|| self.rows.get(cf, key, hash)).flatten() {
+            return Lookup::Found(value);
+        }
         let version = self.version.borrow();
         for table in version.family(cf).holding(key) {
             // A fault is told by the async form, which meets it again.
             let probe = table.probe(&self.cache, key, hash, at).unwrap_or(Probe::NeedsIo);
             match decide(table, key, at, probe) {
-                Verdict::Decided(found) => return found.into(),
+                Verdict::Decided(found) => {
+                    if let (true, Found::Value(value)) = (newest, &found) {
+                        self.rows.insert(cf, key, hash, value);
+                    }
+                    return found.into();
+                }
                 Verdict::GoOn => {}
                 Verdict::NotNow => return Lookup::NeedsIo,
             }

@@ -95,6 +95,23 @@ impl File {
         }
     }
 
+    /// As [`File::write_at`], ahead of everything else that the core has to do; then as [`File::sync`], if `sync` says so. For
+    /// what a whole core waits for.
+    pub async fn write_urgently(&self, buf: Buf, pos: u64, sync: bool) -> io::Result<()> {
+        assert_block_multiple(pos);
+        assert_block_multiple(buf.len() as u64);
+        match (&self.0, buf.0) {
+            (Inner::Glommio(file), BufInner::Glommio(buf)) => file.write_urgently(buf, pos, sync).await,
+            #[cfg(feature = "sim")]
+            (Inner::Sim(file), BufInner::Sim(buf)) => {
+                file.write_at(buf, pos).await?;
+                if sync { file.sync().await } else { Ok(()) }
+            }
+            #[cfg(feature = "sim")]
+            _ => panic!("the buffer comes from another world than the file"),
+        }
+    }
+
     /// Makes every finished write durable (fdatasync).
     pub async fn sync(&self) -> io::Result<()> {
         in_file!(&self.0, file => file.sync().await)

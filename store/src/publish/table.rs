@@ -166,6 +166,10 @@ const TREE: &[Row<TreeStats>] = &[
     Row(metric("ringkeep_lsm_cache_misses_total", Counter, "Blocks not found in the block cache."), |t| {
         t.cache_misses
     }),
+    Row(metric("ringkeep_lsm_row_cache_bytes", Gauge, "Memory of the row cache."), |t| t.row_cache_bytes),
+    Row(metric("ringkeep_lsm_row_cache_hits_total", Counter, "Reads answered by the row cache."), |t| {
+        t.row_cache_hits
+    }),
     Row(metric("ringkeep_lsm_flushes_total", Counter, "Memtables flushed."), |t| t.flushes),
     Row(metric("ringkeep_lsm_flushed_bytes_total", Counter, "Bytes of tables written by flushes."), |t| {
         t.flushed_bytes

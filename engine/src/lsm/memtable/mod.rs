@@ -205,6 +205,16 @@ impl Memtable {
         inside.map(|sample| (Bytes::copy_from_slice(sample.key.as_slice()), sample.bytes as u64)).collect()
     }
 
+    /// In how many parts [`Memtable::with_hashes`] hands out the keys' hashes.
+    pub(crate) fn hash_parts(&self) -> usize {
+        newest::PARTS
+    }
+
+    /// Shows the hashes of the keys in one part of a family.
+    pub(crate) fn with_hashes(&self, cf: Cf, part: usize, see: impl FnOnce(&mut dyn Iterator<Item = u64>)) {
+        see(&mut self.families[cf.index()].borrow().newest.hashes(part));
+    }
+
     /// Frees up to `entries` entries of a memtable that nobody reads any more; `false` when nothing is left. A whole
     /// memtable freed at once would hold the core for many milliseconds.
     pub(crate) fn free_some(&mut self, entries: usize) -> bool {

@@ -12,7 +12,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use super::arena::Place;
 
 /// Parts; with a million keys each of them holds sixteen thousand and grows in a quarter of a millisecond.
-const PARTS: usize = 64;
+pub(super) const PARTS: usize = 64;
 /// What a key costs here: hash, place and control byte at the table's usual fill.
 pub(super) const KEY_BYTES: usize = 26;
 
@@ -38,6 +38,11 @@ impl Newest {
     /// Where the newest version of a key with this hash lies.
     pub(super) fn get(&self, hash: u64) -> Option<Place> {
         self.parts[part(hash)].get(&hash).copied()
+    }
+
+    /// The hashes in one of the [`PARTS`].
+    pub(super) fn hashes(&self, part: usize) -> impl Iterator<Item = u64> {
+        self.parts[part].keys().copied()
     }
 
     /// A newer version.

@@ -1,6 +1,7 @@
 //! Direct-IO files on glommio.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -84,6 +85,14 @@ impl CoreFile {
             ));
         }
         Ok(())
+    }
+
+    pub(crate) async fn write_urgently(&self, buf: CoreBuf, pos: u64, sync: bool) -> io::Result<()> {
+        let CoreBuf::Owned(buffer) = buf else {
+            panic!("a buffer that came from a read cannot be written");
+        };
+        let (file, core) = (self.file(), self.core.clone());
+        self.core.operate(async move { core.write_urgently(file.as_raw_fd(), buffer, pos, sync).await }).await
     }
 
     pub(crate) async fn sync(&self) -> io::Result<()> {

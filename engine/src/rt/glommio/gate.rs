@@ -114,13 +114,14 @@ impl Core {
     pub(crate) async fn drain(&self) {
         let gate = self.gate();
         gate.closed.set(true);
-        self.sockets().end();
+        self.sockets().shut_down();
         while gate.in_flight.get() > 0 {
             gate.idle.wait().await;
         }
         for _ in 0..LAST_PASSES {
             self.sleep(Duration::from_micros(100)).await;
         }
+        self.sockets().end();
         gate.ended.set(true);
     }
 

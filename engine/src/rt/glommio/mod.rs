@@ -11,6 +11,7 @@
 //!   operation passes a gate ([`gate`]) and a core ends only when nothing is on its way.
 //! * Its sockets ask the ring about every request. Ours are in one epoll set, which the ring watches ([`sockets`]); all of
 //!   them are closed on exec and have one owner.
+//! * It submits at the end of a pass. The log's writes have a ring of their own ([`urgent`]).
 
 mod file;
 mod fs;
@@ -26,6 +27,7 @@ mod probe_ring;
 mod probe_tests;
 mod sockets;
 mod start;
+mod urgent;
 
 use std::future::Future;
 use std::io;
@@ -40,6 +42,7 @@ pub(crate) use net::{CoreListener, CoreStream};
 pub use start::{CoreHandle, CoreOptions, Cores, start_core};
 
 use sockets::Sockets;
+use urgent::Urgent;
 
 use super::Mono;
 use super::rng::Rng;
@@ -60,6 +63,7 @@ struct CoreShared {
     random: Rng,
     gate: Gate,
     sockets: Sockets,
+    urgent: Urgent,
 }
 
 impl Core {
@@ -72,6 +76,7 @@ impl Core {
                 random,
                 gate: Gate::default(),
                 sockets: Sockets::default(),
+                urgent: Urgent::default(),
             }),
         }
     }
@@ -86,6 +91,10 @@ impl Core {
 
     fn sockets(&self) -> &Sockets {
         &self.shared.sockets
+    }
+
+    fn urgent(&self) -> &Urgent {
+        &self.shared.urgent
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is where monotonic time enters")]

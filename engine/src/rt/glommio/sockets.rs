@@ -1,4 +1,5 @@
-//! The sockets of a core: one epoll set, which the reactor watches as a single descriptor.
+//! The sockets of a core: one epoll set, which the reactor watches as a single descriptor. The ring of urgent writes is in it,
+//! too.
 //!
 //! Asking the ring about every socket by itself costs an entry, a completion and, whenever a peer on another CPU sends
 //! something, an interrupt per request. The set is asked once per pass of the reactor and tells of all sockets that have
@@ -25,6 +26,9 @@ use super::file::io_error;
 
 /// Sockets that are told of at a time.
 const EVENTS: usize = 256;
+
+/// Stands for the ring of urgent writes.
+const RING: u64 = u64::MAX;
 
 /// What a socket is told of, for as long as it is open.
 const INTEREST: EventFlags =
@@ -85,15 +89,25 @@ impl Core {
         sockets.insert(number, readiness.clone());
         Ok(CoreSocket { core: self.clone(), readiness, fd })
     }
+
+    /// Reaps the ring of urgent writes whenever it tells of something.
+    pub(crate) fn watch_ring(&self, ring: BorrowedFd<'_>) -> io::Result<()> {
+        let set = self.sockets().set(self)?;
+        Ok(epoll::add(set.epoll.get_ref(), ring, EventData::new_u64(RING), EventFlags::IN | EventFlags::ET)?)
+    }
 }
 
 impl Sockets {
-    /// Ends every connection and listener, and the watching.
-    pub(crate) fn end(&self) {
+    /// Ends every connection and listener.
+    pub(crate) fn shut_down(&self) {
         for (number, _) in self.open.borrow().iter().enumerate().filter(|(_, open)| open.is_some()) {
             // SAFETY: the descriptor is open: its owner takes it out of this table before closing it.
             unsafe { libc::shutdown(number as RawFd, libc::SHUT_RDWR) };
         }
+    }
+
+    /// Ends the watching.
+    pub(crate) fn end(&self) {
         if let Some(set) = self.set.take() {
             set.ended.set(true);
             wake(&set.watcher);
@@ -109,7 +123,7 @@ impl Sockets {
         let set = Rc::new(Set { epoll, watcher: RefCell::default(), ended: Cell::new(false) });
         *self.set.borrow_mut() = Some(set.clone());
         let (watched, watching) = (set.clone(), core.clone());
-        core.spawn(Box::pin(async move { watched.watch(watching.sockets()).await }));
+        core.spawn(Box::pin(async move { watched.watch(&watching).await }));
         Ok(set)
     }
 
@@ -132,7 +146,7 @@ impl Sockets {
 
 impl Set {
     /// Passes on what the set knows until the core ends.
-    async fn watch(&self, sockets: &Sockets) {
+    async fn watch(&self, core: &Core) {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         while self.has_news().await {
             // What the set has is taken without waiting; a set that cannot be read tells nobody anything any more, and
@@ -143,8 +157,12 @@ impl Set {
                 told => told.expect("an epoll set of this core can be read"),
             };
             for event in told {
+                if event.data.u64() == RING {
+                    core.urgent().reap();
+                    continue;
+                }
                 // A socket may have been closed since; then the descriptor may even be another one's, which does no harm.
-                if let Some(readiness) = sockets.of(event.data.u64()) {
+                if let Some(readiness) = core.sockets().of(event.data.u64()) {
                     readiness.tell(event.flags);
                 }
             }
@@ -249,13 +267,13 @@ impl Drop for CoreSocket {
     }
 }
 
-fn wake(waiter: &RefCell<Option<Waker>>) {
+pub(super) fn wake(waiter: &RefCell<Option<Waker>>) {
     if let Some(waiter) = waiter.take() {
         waiter.wake();
     }
 }
 
-fn remember(waiter: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+pub(super) fn remember(waiter: &RefCell<Option<Waker>>, cx: &Context<'_>) {
     let mut waiter = waiter.borrow_mut();
     match &mut *waiter {
         Some(waker) => waker.clone_from(cx.waker()),

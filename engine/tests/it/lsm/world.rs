@@ -10,7 +10,7 @@ pub(super) const DIR: &str = "/tree";
 /// Limits so small that every path runs within a few hundred operations.
 pub(super) fn tiny() -> TreeOptions {
     TreeOptions {
-        memtable_bytes: 6 << 10,
+        memtable_bytes: 9 << 10,
         cache_bytes: 16 << 10,
         block_bytes: 256,
         table_bytes: 8 << 10,

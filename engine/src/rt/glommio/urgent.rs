@@ -1,0 +1,184 @@
+//! Writes that a whole core waits for: those of the log.
+//!
+//! The runtime hands what it is asked for to the kernel when the tasks of a pass are done, and a write followed by a sync is
+//! asked for twice. So these writes have a ring of their own. The write and its sync are submitted together and at once,
+//! linked, and the disk works while the core goes on with its pass.
+//!
+//! The ring lies in the core's epoll set, so its completions are noticed as sockets are. A buffer belongs to the ring until
+//! its write has ended, whatever becomes of who asked for it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use glommio::io::DmaBuffer;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{Fd, FsyncFlags};
+use io_uring::{IoUring, opcode};
+
+use super::Core;
+use super::sockets::{remember, wake};
+
+/// A log has one write under way; more come only from several logs on a core.
+const DEPTH: u32 = 64;
+
+/// The ring of a core, made for its first urgent write.
+#[derive(Default)]
+pub(crate) struct Urgent {
+    ring: RefCell<Option<IoUring>>,
+    /// By number.
+    flights: RefCell<BTreeMap<u64, Rc<Flight>>>,
+    next_number: Cell<u64>,
+}
+
+/// One write under way, with its sync.
+struct Flight {
+    buffer: DmaBuffer,
+    syncs: bool,
+    /// Its last step has completed. Steps before it are heard of only if they fail.
+    ended: Cell<bool>,
+    failure: RefCell<Option<io::Error>>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+impl std::fmt::Debug for Urgent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} urgent writes under way", self.flights.borrow().len())
+    }
+}
+
+impl Core {
+    /// Writes the whole buffer at `pos` of `file`, at once, and then makes it durable if `sync` says so. The caller keeps the
+    /// file open until this is done, and awaits it even if nobody needs the result any more.
+    pub(super) async fn write_urgently(
+        &self,
+        file: RawFd,
+        buffer: DmaBuffer,
+        pos: u64,
+        sync: bool,
+    ) -> io::Result<()> {
+        let flight = self.urgent().submit(self, Fd(file), buffer, pos, sync)?;
+        poll_fn(|cx| {
+            if !flight.ended.get() {
+                remember(&flight.waiter, cx);
+                return Poll::Pending;
+            }
+            Poll::Ready(flight.failure.take().map_or(Ok(()), Err))
+        })
+        .await
+    }
+}
+
+impl Urgent {
+    fn submit(
+        &self,
+        core: &Core,
+        file: Fd,
+        buffer: DmaBuffer,
+        pos: u64,
+        sync: bool,
+    ) -> io::Result<Rc<Flight>> {
+        let mut ring = self.ring.borrow_mut();
+        if ring.is_none() {
+            *ring = Some(new_ring(core)?);
+        }
+        let ring = ring.as_mut().expect("made above");
+        let number = self.next_number.get();
+        self.next_number.set(number + 1);
+        let len = u32::try_from(buffer.len()).expect("a write is far below 4 GiB");
+        let write = opcode::Write::new(file, buffer.as_bytes().as_ptr(), len).offset(pos).build();
+        let flight = Rc::new(Flight {
+            buffer,
+            syncs: sync,
+            ended: Cell::new(false),
+            failure: RefCell::default(),
+            waiter: RefCell::default(),
+        });
+        self.flights.borrow_mut().insert(number, flight.clone());
+        let last = number << 1 | 1;
+        let queued = if sync {
+            let mut flags = Flags::IO_LINK;
+            // To hear that the write is done would only cost a pass: it is the sync that counts.
+            flags.set(Flags::SKIP_SUCCESS, ring.params().is_feature_skip_cqe_on_success());
+            let sync = opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build();
+            queue(ring, &[write.user_data(number << 1).flags(flags), sync.user_data(last)])
+        } else {
+            queue(ring, &[write.user_data(last)])
+        };
+        if let Err(error) = queued.and_then(|()| enter(ring)) {
+            // What is queued stays with the ring, and its buffer with it: the kernel may still take it.
+            return Err(error);
+        }
+        Ok(flight)
+    }
+
+    /// Takes in what has ended. To be called when the ring has told of something.
+    pub(super) fn reap(&self) {
+        let mut ring = self.ring.borrow_mut();
+        let Some(ring) = ring.as_mut() else { return };
+        for completion in ring.completion() {
+            let (number, is_last) = (completion.user_data() >> 1, completion.user_data() & 1 == 1);
+            let mut flights = self.flights.borrow_mut();
+            let flight =
+                flights.get(&number).expect("a write stays until its last step has completed").clone();
+            flight.step(completion.result(), is_last && flight.syncs);
+            if is_last {
+                flights.remove(&number);
+                flight.ended.set(true);
+                wake(&flight.waiter);
+            }
+        }
+    }
+}
+
+impl Flight {
+    /// Takes in what came of the write or of the sync. A write that failed or came out short takes its sync along, which then
+    /// says nothing of its own.
+    fn step(&self, result: i32, is_sync: bool) {
+        let wanted = if is_sync { 0 } else { self.buffer.len() };
+        let error = match usize::try_from(result) {
+            Ok(done) if done == wanted => return,
+            Ok(done) => {
+                io::Error::new(io::ErrorKind::WriteZero, format!("the kernel wrote {done} of {wanted} bytes"))
+            }
+            Err(_) => io::Error::from_raw_os_error(-result),
+        };
+        self.failure.borrow_mut().get_or_insert(error);
+    }
+}
+
+/// A ring whose completions interrupt nobody, where the kernel knows that, and that tells the core's epoll set of them.
+fn new_ring(core: &Core) -> io::Result<IoUring> {
+    let calm = IoUring::builder().setup_coop_taskrun().setup_single_issuer().build(DEPTH);
+    let ring = calm.or_else(|_| IoUring::new(DEPTH))?;
+    // SAFETY: the ring is alive during the call and keeps its descriptor open for as long as it lives, which is as long as
+    // the core's epoll set needs it.
+    core.watch_ring(unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }.as_fd())?;
+    Ok(ring)
+}
+
+fn queue(ring: &mut IoUring, entries: &[Entry]) -> io::Result<()> {
+    let queued = ring.submission();
+    let room = queued.capacity() - queued.len();
+    drop(queued);
+    if room < entries.len() {
+        enter(ring)?;
+    }
+    // SAFETY: the entries name a buffer that its flight holds until the last completion has arrived, and a file that the
+    // caller keeps open as long.
+    unsafe { ring.submission().push_multiple(entries) }.map_err(io::Error::other)
+}
+
+fn enter(ring: &IoUring) -> io::Result<()> {
+    loop {
+        match ring.submit() {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
