@@ -39,7 +39,9 @@ pub(crate) struct Urgent {
 struct Flight {
     buffer: DmaBuffer,
     syncs: bool,
-    /// Its last step has completed. Steps before it are heard of only if they fail.
+    /// A write before a sync is heard of only if it fails, and then it is the last that is heard.
+    quiet: bool,
+    /// Its last completion has arrived.
     ended: Cell<bool>,
     failure: RefCell<Option<io::Error>>,
     waiter: RefCell<Option<Waker>>,
@@ -94,25 +96,23 @@ impl Urgent {
         let flight = Rc::new(Flight {
             buffer,
             syncs: sync,
+            // To hear that the write is done would only cost a pass: it is the sync that counts.
+            quiet: ring.params().is_feature_skip_cqe_on_success(),
             ended: Cell::new(false),
             failure: RefCell::default(),
             waiter: RefCell::default(),
         });
         self.flights.borrow_mut().insert(number, flight.clone());
         let last = number << 1 | 1;
-        let queued = if sync {
+        if sync {
             let mut flags = Flags::IO_LINK;
-            // To hear that the write is done would only cost a pass: it is the sync that counts.
-            flags.set(Flags::SKIP_SUCCESS, ring.params().is_feature_skip_cqe_on_success());
+            flags.set(Flags::SKIP_SUCCESS, flight.quiet);
             let sync = opcode::Fsync::new(file).flags(FsyncFlags::DATASYNC).build();
-            queue(ring, &[write.user_data(number << 1).flags(flags), sync.user_data(last)])
+            queue(ring, &[write.user_data(number << 1).flags(flags), sync.user_data(last)]);
         } else {
-            queue(ring, &[write.user_data(last)])
-        };
-        if let Err(error) = queued.and_then(|()| enter(ring)) {
-            // What is queued stays with the ring, and its buffer with it: the kernel may still take it.
-            return Err(error);
+            queue(ring, &[write.user_data(last)]);
         }
+        enter(ring);
         Ok(flight)
     }
 
@@ -123,10 +123,9 @@ impl Urgent {
         for completion in ring.completion() {
             let (number, is_last) = (completion.user_data() >> 1, completion.user_data() & 1 == 1);
             let mut flights = self.flights.borrow_mut();
-            let flight =
-                flights.get(&number).expect("a write stays until its last step has completed").clone();
+            let flight = flights.get(&number).expect("a write stays until its last completion").clone();
             flight.step(completion.result(), is_last && flight.syncs);
-            if is_last {
+            if is_last || flight.quiet {
                 flights.remove(&number);
                 flight.ended.set(true);
                 wake(&flight.waiter);
@@ -161,24 +160,24 @@ fn new_ring(core: &Core) -> io::Result<IoUring> {
     Ok(ring)
 }
 
-fn queue(ring: &mut IoUring, entries: &[Entry]) -> io::Result<()> {
+fn queue(ring: &mut IoUring, entries: &[Entry]) {
     let queued = ring.submission();
     let room = queued.capacity() - queued.len();
     drop(queued);
     if room < entries.len() {
-        enter(ring)?;
+        enter(ring);
     }
     // SAFETY: the entries name a buffer that its flight holds until the last completion has arrived, and a file that the
     // caller keeps open as long.
-    unsafe { ring.submission().push_multiple(entries) }.map_err(io::Error::other)
+    let pushed = unsafe { ring.submission().push_multiple(entries) };
+    pushed.expect("there is room after everything queued was taken");
 }
 
-fn enter(ring: &IoUring) -> io::Result<()> {
-    loop {
-        match ring.submit() {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+/// Hands over what is queued. It must not stay queued: its file may be another one by the time somebody else enters the ring.
+fn enter(ring: &IoUring) {
+    const PASSING: [i32; 3] = [libc::EINTR, libc::EAGAIN, libc::EBUSY];
+    while let Err(error) = ring.submit() {
+        let passes = error.raw_os_error().is_some_and(|number| PASSING.contains(&number));
+        assert!(passes, "the ring of urgent writes takes no more: {error}");
     }
 }

@@ -1,6 +1,7 @@
 //! Promises about files and names.
 
 use std::io::ErrorKind;
+use std::task::Poll;
 
 use super::{Stage, poll_once_and_leave, write_blocks};
 use crate::rt::{BLOCK_BYTES, OpenMode};
@@ -87,6 +88,43 @@ pub(super) async fn a_write_whose_caller_left_ends_whole(stage: Stage) {
     let file = rt.open(&path, OpenMode::Read).await.unwrap();
     let seen = file.read_at(0, BLOCK_BYTES).await.unwrap();
     assert!(seen.iter().all(|byte| *byte == seen[0]), "neither half of a block");
+}
+
+pub(super) async fn urgent_writes_land_whole_and_alone(stage: Stage) {
+    let (rt, path) = (&stage.rt, stage.path("f"));
+    let file = write_blocks(rt, &path, 9, 200).await;
+    let write = |at: u64, sync: bool| {
+        let mut buf = rt.alloc(2 * BLOCK_BYTES);
+        buf.fill(at as u8);
+        file.write_urgently(buf, at * 2 * BLOCK, sync)
+    };
+    // More than the ring of a core holds, with and without a sync, and some whose callers leave.
+    let mut writes: Vec<_> = (0..90).map(|at| Box::pin(write(at, at % 3 != 0))).collect();
+    std::future::poll_fn(|cx| {
+        writes.retain_mut(|write| write.as_mut().poll(cx).map(Result::unwrap).is_pending());
+        if writes.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    poll_once_and_leave(write(90, true)).await;
+    poll_once_and_leave(write(91, false)).await;
+    drop(writes);
+    file.close().await.unwrap();
+    let file = rt.open(&path, OpenMode::Read).await.unwrap();
+    for at in 0..90u64 {
+        let seen = file.read_at(at * 2 * BLOCK, 2 * BLOCK_BYTES).await.unwrap();
+        assert!(seen.iter().all(|byte| *byte == at as u8), "the write at {at}");
+    }
+    assert!(file.read_at(184 * BLOCK, BLOCK_BYTES).await.unwrap().iter().all(|byte| *byte == 9));
+}
+
+pub(super) async fn an_urgent_write_that_cannot_be_done_says_why(stage: Stage) {
+    let (rt, path) = (&stage.rt, stage.path("f"));
+    write_blocks(rt, &path, 1, 1).await.close().await.unwrap();
+    let file = rt.open(&path, OpenMode::Read).await.unwrap();
+    for sync in [false, true] {
+        assert!(file.write_urgently(rt.alloc(BLOCK_BYTES), 0, sync).await.is_err(), "opened for reading");
+    }
+    assert_eq!(file.read_at(0, BLOCK_BYTES).await.unwrap()[0], 1);
 }
 
 pub(super) async fn names_follow_their_files(stage: Stage) {

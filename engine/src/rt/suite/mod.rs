@@ -117,6 +117,8 @@ promises! {
         a_length_can_be_cut_and_grown
         writes_in_parallel_all_land
         a_write_whose_caller_left_ends_whole
+        urgent_writes_land_whole_and_alone
+        an_urgent_write_that_cannot_be_done_says_why
         names_follow_their_files
         a_small_file_is_replaced_whole
         a_directory_is_locked_once
