@@ -207,6 +207,14 @@ impl Config {
         i64::try_from(size_bytes.max(self.region_size_floor_bytes)).unwrap_or(i64::MAX)
     }
 
+    /// By how much loads may differ where the mean is `mean_load` and this share of it is tolerated; never less than what
+    /// one hot region bears.
+    #[must_use]
+    pub fn tolerated_load(&self, mean_load: i64, percent: u64) -> i64 {
+        let share = (mean_load / 100).saturating_mul(i64::try_from(percent).unwrap_or(i64::MAX));
+        share.max(i64::try_from(self.hot_region_load_min).unwrap_or(i64::MAX))
+    }
+
     /// How many operators of this policy may run at a time.
     #[must_use]
     pub const fn limit_of(&self, policy: Policy) -> u64 {

@@ -43,7 +43,7 @@
 //! - No step sent by us leaves a region with fewer than a majority of its voters live, as far as we know; and the rule
 //!   itself, [`change::keeps_quorum`], is for the region's leader to ask again, since it knows more.
 //! - Two replicas of a region are never put on one node.
-//! - At rest nothing moves: every policy proposes only what makes a difference strictly smaller.
+//! - At rest nothing moves: every balancing proposal lowers one common number ([`balance`] says which).
 //!
 //! # Not done here, on purpose
 //! - **Merging regions.** A merge by others is understood when it is reported; none is proposed.

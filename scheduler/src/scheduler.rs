@@ -80,8 +80,10 @@ impl Scheduler {
     /// [`ConfigError`] where the configuration cannot work.
     pub fn new(config: Config, seed: u64, now: Time) -> Result<Self, ConfigError> {
         config.validate()?;
+        let mut cluster = Cluster::new();
+        cluster.set_weight_floor(config.region_size_floor_bytes);
         Ok(Self {
-            cluster: Cluster::new(),
+            cluster,
             operators: Operators::new(),
             limits: config.limits(),
             config,
@@ -122,6 +124,7 @@ impl Scheduler {
         config.validate()?;
         self.limits = config.limits();
         self.config = config;
+        self.cluster.set_weight_floor(self.config.region_size_floor_bytes);
         let (config, cluster) = (&self.config, &self.cluster);
         let wanted = cluster.regions().filter(|info| wants_attention(info, config));
         self.attention = wanted.map(RegionInfo::id).collect();
@@ -302,7 +305,13 @@ impl Scheduler {
             Policy::SplitCheck => self.to_split().take(patrol).collect(),
             _ => Vec::new(),
         };
-        let influence = board.influence().clone();
+        let influence = match policy {
+            // The steps of what was begun a moment ago tell more than its proposals did, such as who will lead.
+            Policy::EvictLeader | Policy::BalanceLeader | Policy::HotRegion | Policy::BalanceCore => {
+                self.operators.influence(&self.cluster, &self.config)
+            }
+            _ => board.influence().clone(),
+        };
         let view = self.view(&influence, now);
         let round = match policy {
             Policy::ReplicaCheck => check_replicas(&view, board, &batch, max),
@@ -311,7 +320,7 @@ impl Scheduler {
             Policy::EvictLeader => evict::propose(&view, max),
             Policy::BalanceRegion => region::propose(&view, board, &mut rng, max),
             Policy::BalanceLeader => leader::propose(&view, &mut rng, max),
-            Policy::HotRegion => hot::propose(&view, max),
+            Policy::HotRegion => hot::propose(&view, &mut rng, max),
             Policy::BalanceCore => core::propose(&view, &mut rng, max),
             Policy::Scatter | Policy::PreSplit | Policy::Admin => Round::default(),
         };

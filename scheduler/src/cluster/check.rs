@@ -40,10 +40,8 @@ impl Cluster {
         let mut counters: BTreeMap<StoreId, Counters> = BTreeMap::new();
         for info in self.regions() {
             for peer in &info.region.peers {
-                let kind = Kind::of(peer, info.leader);
-                let pending = info.is_pending(peer.id);
                 let store = counters.entry(peer.store).or_default();
-                store.add(kind, info.leader.is_some(), pending, info.size_bytes, &info.load);
+                store.add(info.standing(peer), info.burden(self.floor_bytes));
             }
         }
         counters

@@ -26,11 +26,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::id::{PeerId, RegionId, StoreId};
 use crate::load::Load;
-use crate::region::Region;
+use crate::region::{Peer, Region};
 use crate::store::{Lifecycle, Store, StoreDescriptor, StoreReport};
 use crate::time::Time;
 use arena::{Arena, Slot};
-use holding::Holding;
+use holding::{Burden, Holding, Standing};
 use order::{Cursor, Order};
 
 pub use holding::{Counters, Kind};
@@ -106,6 +106,15 @@ impl RegionInfo {
         self.down().iter().any(|down| down.peer == peer)
     }
 
+    fn standing(&self, peer: &Peer) -> Standing {
+        let kind = Kind::of(peer, self.leader);
+        Standing { kind, led: self.leader.is_some(), pending: self.is_pending(peer.id) }
+    }
+
+    fn burden(&self, floor_bytes: u64) -> Burden {
+        Burden::new(self.size_bytes, &self.load, floor_bytes)
+    }
+
     /// The store of the leader, if that is known.
     #[must_use]
     pub fn leader_store(&self) -> Option<StoreId> {
@@ -158,6 +167,8 @@ pub struct Cluster {
     stores: BTreeMap<StoreId, Store>,
     // Regions whose leader is known.
     led: usize,
+    // What a smaller region weighs in balancing.
+    floor_bytes: u64,
 }
 
 impl Cluster {
@@ -165,6 +176,18 @@ impl Cluster {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets the size that smaller regions count as in [`Counters::weight_bytes`]; zero in an empty map. A change costs a
+    /// pass over all regions.
+    pub fn set_weight_floor(&mut self, floor_bytes: u64) {
+        if self.floor_bytes == floor_bytes {
+            return;
+        }
+        self.floor_bytes = floor_bytes;
+        for (store, counters) in self.recount() {
+            self.holdings.entry(store).or_default().counters = counters;
+        }
     }
 
     /// Enters a store, or changes the address, labels and lifecycle of one that is known.
@@ -253,18 +276,20 @@ impl Cluster {
 
     /// The common case: only sizes, loads, the epoch or silent peers differ, so every index stays as it is.
     fn refresh(&mut self, slot: Slot, report: RegionReport) -> Accepted {
+        let floor = self.floor_bytes;
         let entry = self.entries.get_mut(slot);
         let info = &mut entry.info;
         let changed = info.region.epoch != report.region.epoch || info.down() != report.down;
         let resized = info.size_bytes != report.size_bytes || info.load != report.load;
         if resized {
+            let before = info.burden(floor);
+            let after = Burden::new(report.size_bytes, &report.load, floor);
             for peer in &info.region.peers {
                 let kind = Kind::of(peer, info.leader);
-                let (led, pending) = (info.leader.is_some(), info.is_pending(peer.id));
                 let holding =
                     self.holdings.get_mut(&peer.store).expect("a linked peer's store has a holding");
-                holding.counters.subtract(kind, led, pending, info.size_bytes, &info.load);
-                holding.counters.add(kind, led, pending, report.size_bytes, &report.load);
+                holding.counters.subtract_burden(kind, before);
+                holding.counters.add_burden(kind, after);
             }
         }
         if changed {
@@ -320,39 +345,34 @@ impl Cluster {
 
     /// Puts the peers of a record into the arrays of their stores.
     fn link(&mut self, slot: Slot) {
+        let floor = self.floor_bytes;
         let entry = self.entries.get_mut(slot);
         let info = &entry.info;
         self.led += usize::from(info.leader.is_some());
         let places = info.region.peers.iter().map(|peer| {
-            let kind = Kind::of(peer, info.leader);
-            let pending = info.is_pending(peer.id);
+            let standing = info.standing(peer);
             let holding = self.holdings.entry(peer.store).or_default();
-            holding.counters.add(kind, info.leader.is_some(), pending, info.size_bytes, &info.load);
-            holding.set_pending(slot, pending);
-            holding.push(kind, slot)
+            holding.counters.add(standing, info.burden(floor));
+            holding.set_pending(slot, standing.pending);
+            holding.push(standing.kind, slot)
         });
         entry.places = places.collect();
     }
 
     /// Takes the peers of a record out of the arrays of their stores.
     fn unlink(&mut self, slot: Slot) {
+        let floor = self.floor_bytes;
         let entry = self.entries.get_mut(slot);
         self.led -= usize::from(entry.info.leader.is_some());
+        let burden = entry.info.burden(floor);
         let places = std::mem::take(&mut entry.places);
         let peers = std::mem::take(&mut entry.info.region.peers);
         for (peer, place) in peers.iter().zip(&places) {
-            let info = &self.entries.get(slot).info;
-            let kind = Kind::of(peer, info.leader);
+            let standing = self.entries.get(slot).info.standing(peer);
             let holding = self.holdings.get_mut(&peer.store).expect("a linked peer's store has a holding");
-            holding.counters.subtract(
-                kind,
-                info.leader.is_some(),
-                info.is_pending(peer.id),
-                info.size_bytes,
-                &info.load,
-            );
+            holding.counters.subtract(standing, burden);
             holding.set_pending(slot, false);
-            if let Some(moved) = holding.swap_remove(kind, *place) {
+            if let Some(moved) = holding.swap_remove(standing.kind, *place) {
                 let moved = self.entries.get_mut(moved);
                 let index = moved.info.region.peers.iter().position(|other| other.store == peer.store);
                 moved.places[index.expect("a slot in a store's array has a peer there")] = *place;

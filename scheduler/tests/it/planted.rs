@@ -38,8 +38,8 @@ const BUGS: [Bug; 14] = [
     Bug {
         name: "remove_before_transfer",
         file: "src/operator/build.rs",
-        right: "steps.extend(hand_over(info, leaver, Some(newcomer), view)?);\n        steps.push(remove);",
-        wrong: "steps.push(remove);\n        steps.extend(hand_over(info, leaver, Some(newcomer), view)?);",
+        right: "steps.extend(transfer);\n        steps.push(remove);",
+        wrong: "steps.push(remove);\n        steps.extend(transfer);",
     },
     Bug {
         name: "remove_the_leader",

@@ -26,7 +26,7 @@ fn busy_region(mock: &mut Mock, id: u64, stores: &[u64], read: u64, write: u64) 
 fn hot(mock: &Mock) -> Result<Proposal, Reason> {
     let influence = mock.influence();
     let view = mock.view(&influence);
-    let mut round = scheduler::balance::hot::propose(&view, 1);
+    let mut round = scheduler::balance::hot::propose(&view, &mut Rng::new(1), 1);
     round.proposals.pop().ok_or_else(|| round.refusal.expect("a reason").reason)
 }
 
@@ -51,7 +51,8 @@ fn a_store_hot_by_reads_hands_leadership_over_and_one_hot_by_writes_a_replica() 
 fn one_hot_region_alone_stays_where_it_is_because_moving_it_would_only_move_the_heat() {
     let mut mock = mock(&[(1, 1), (2, 2), (3, 3), (4, 4)]);
     busy_region(&mut mock, 1, &[1, 2, 3], 40, 0);
-    assert_eq!(hot(&mock), Err(Reason::NothingToGive));
+    let (difference, needed) = (40 * MIB as i64, 80 * MIB as i64);
+    assert_eq!(hot(&mock), Err(Reason::WithinTolerance { difference, needed }));
     let mut quiet = self::mock(&[(1, 1), (2, 2), (3, 3)]);
     busy_region(&mut quiet, 1, &[1, 2, 3], 0, 0);
     assert!(matches!(hot(&quiet), Err(Reason::WithinTolerance { .. })));
