@@ -21,7 +21,7 @@
 //! |---|---|
 //! | words shared with `store` | [`id`], [`range`], [`region`], [`epoch`], [`change`] |
 //! | what is known | [`cluster`], [`store`], [`load`] |
-//! | what the host calls | [`scheduler`] (soft), [`state`] and [`tso`] (replicated) |
+//! | what the host calls, and how often | [`scheduler`] (soft), [`state`] and [`tso`] (replicated), [`pace`] |
 //! | what is repaired | [`check`] |
 //! | what would be nicer | [`balance`] |
 //! | what somebody asked for | [`ask`] |
@@ -64,6 +64,7 @@ pub mod filter;
 pub mod id;
 pub mod load;
 pub mod operator;
+pub mod pace;
 pub mod placement;
 pub mod prepare;
 pub mod range;

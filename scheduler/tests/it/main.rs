@@ -11,4 +11,5 @@ mod planted;
 mod policies;
 mod queries;
 mod replicas;
+mod restart;
 mod world;

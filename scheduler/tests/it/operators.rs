@@ -2,14 +2,16 @@
 #![expect(non_snake_case, reason = "the tests keep the names under which the course knows them")]
 
 use scheduler::config::{MIB, ReplicaPath};
-use scheduler::operator::{AddRefusal, CancelReason, Cause, Intent, Kinds, Outcome, Status, Step};
+use scheduler::operator::{
+    AddRefusal, CancelReason, Cause, Influence, Intent, Kinds, Outcome, Progress, Status, Step,
+};
 use scheduler::scheduler::AdmitError;
 use scheduler::{
     Action, Change, Config, Epoch, KeyRange, Lifecycle, NodeId, Operator, Peer, PeerId, Policy, Proposal,
     Region, RegionId, RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
 };
 
-use crate::kit::key;
+use crate::kit::{Mock, added, key, moved, removed, transferred};
 
 const T0: Time = Time(1_000);
 
@@ -90,6 +92,59 @@ fn TestOperatorCount() {
     scheduler.add(op, T0).expect("admitted");
     assert_eq!(scheduler.operators().count(Kinds::REGION | Kinds::BALANCE), 1);
     assert_eq!(scheduler.operators().count(Kinds::BALANCE), 2);
+    let higher = operator(&scheduler, 2, Policy::Admin, transfer(2, 2));
+    scheduler.add(higher, T0).expect("a higher priority replaces");
+    assert_eq!(scheduler.operators().count(Kinds::BALANCE), 1);
+    assert_eq!(scheduler.operators().count(Kinds::REGION), 0);
+    assert_eq!(scheduler.operators().count(Kinds::LEADER), 2);
+}
+
+#[test]
+fn TestOperator() {
+    let mut scheduler = scheduler(4);
+    scheduler.report_region(region(1, &[1, 2], 1), T0).expect("accepted");
+    let add = Step::AddPeer { peer: PeerId(11), store: StoreId(1) };
+    let transfer = Step::TransferLeader { peer: PeerId(12), store: StoreId(2) };
+    let remove = Step::RemovePeer { peer: PeerId(11), store: StoreId(1) };
+    let mut op = operator(&scheduler, 1, Policy::Admin, vec![add, transfer.clone(), remove.clone()]);
+    let influence = Influence::new();
+    let info = |scheduler: &Scheduler| scheduler.cluster().region(RegionId(1)).expect("known").clone();
+
+    // The first step is done already and is skipped; the second is sent until it is seen to be done.
+    for _ in 0..2 {
+        let progress = op.drive(&info(&scheduler), &scheduler.view(&influence, T0));
+        assert!(matches!(progress, Progress::Send(Action::TransferLeader(_))), "{progress:?}");
+        assert_eq!(op.current(), Some(&transfer));
+    }
+    let mut led_by_two = region(1, &[1, 2], 1);
+    led_by_two.leader = Some(PeerId(12));
+    scheduler.report_region(led_by_two, T0).expect("accepted");
+    let late = T0.plus_ms(scheduler.config().region_operator_timeout_ms);
+    assert!(!op.is_over(&scheduler.view(&influence, late)), "ten minutes, since membership changes");
+    assert!(op.is_over(&scheduler.view(&influence, late.plus_ms(1))));
+    let progress = op.drive(&info(&scheduler), &scheduler.view(&influence, T0));
+    assert_eq!(progress, Progress::Send(Action::Change(Change::Remove { peer: PeerId(11) })));
+    assert_eq!(op.current(), Some(&remove));
+    let progress = op.drive(&info(&scheduler), &scheduler.view(&influence, late.plus_ms(1)));
+    assert_eq!(progress, Progress::End(Outcome::Timeout));
+    scheduler.report_region(region(1, &[2], 2), T0).expect("accepted");
+    let progress = op.drive(&info(&scheduler), &scheduler.view(&influence, late.plus_ms(1)));
+    assert_eq!(progress, Progress::End(Outcome::Success), "what is done is done, however late");
+}
+
+#[test]
+fn TestOperatorKind() {
+    let mut scheduler = scheduler(3);
+    scheduler.report_region(region(1, &[1, 2, 3], 1), T0).expect("accepted");
+    let kinds = |policy, steps| operator(&scheduler, 1, policy, steps).kinds;
+    let remove = vec![Step::RemovePeer { peer: PeerId(11), store: StoreId(1) }];
+    let split = vec![Step::Split { keys: Vec::new(), new: Vec::new() }];
+    assert_eq!(kinds(Policy::BalanceLeader, transfer(1, 2)), Kinds::BALANCE | Kinds::LEADER);
+    assert_eq!(kinds(Policy::ReplicaCheck, remove.clone()), Kinds::REPLICA | Kinds::REGION);
+    assert_eq!(kinds(Policy::Admin, split), Kinds::ADMIN | Kinds::SPLIT);
+    let both = kinds(Policy::Admin, [transfer(1, 2), remove].concat());
+    assert!(both.contains(Kinds::LEADER) && both.contains(Kinds::REGION | Kinds::ADMIN));
+    assert!(!both.contains(Kinds::BALANCE) && !both.contains(Kinds::REGION | Kinds::SPLIT));
 }
 
 #[test]
@@ -216,6 +271,26 @@ fn TestReplica() {
     scheduler.report_region(four, T0).expect("accepted");
     let tick = scheduler.tick(T0);
     assert!(matches!(tick.instructions[0].action, Action::Change(Change::Remove { .. })), "{tick:?}");
+}
+
+/// The table's own sizes and counts, which the scenarios above and below only resemble.
+#[test]
+fn the_exact_rows_of_TestReplica_and_TestDispatch() {
+    let mut mock = Mock::new(3);
+    for (id, leaders) in [(1, 10), (2, 20), (3, 30), (4, 40)] {
+        mock.leader_store(id, leaders);
+        mock.region_store(id, leaders * 10);
+    }
+    mock.leader_region(1, &[2, 3, 4]);
+    assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((4, 1)));
+    mock.leader_store(4, 50);
+    mock.leader_region(2, &[4, 3, 2]);
+    assert_eq!(mock.balance_leader().map(|operator| transferred(&operator)), Some(2));
+
+    mock.leader_region(3, &[2, 3]);
+    assert_eq!(mock.check_replicas(3).map(|operator| added(&operator)), Ok(1));
+    mock.leader_region(3, &[1, 2, 3, 4]);
+    assert_eq!(mock.check_replicas(3).map(|operator| removed(&operator)), Ok(4));
 }
 
 #[test]

@@ -85,7 +85,7 @@ const BUGS: [Bug; 14] = [
     },
     Bug {
         name: "operators_time_out_on_reports_only",
-        file: "src/scheduler.rs",
+        file: "src/scheduler/round.rs",
         right: "self.end_overdue(now);",
         wrong: "self.end_overdue(Time(0));",
     },
