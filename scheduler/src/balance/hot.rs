@@ -85,14 +85,16 @@ fn relieve_one<'a>(
         return Ok(vec![transfer]);
     }
     let hot = hottest(judge, source, &[Kind::Leader, Kind::Follower], |info| load_on(info, source));
-    let mut last = Reason::NothingToGive;
+    let mut why = Reason::NothingToGive;
     for (_, target) in loads.iter().filter(|(_, store)| *store != source).take(TARGETS) {
         match judge.find(rng, &hot, source, *target) {
             Ok(moves) => return Ok(moves),
-            Err(reason) => last = reason,
+            // The least loaded target that holds none of them tells most.
+            Err(reason) if matches!(why, Reason::NothingToGive | Reason::NodeTaken) => why = reason,
+            Err(_) => {}
         }
     }
-    Err(last)
+    Err(why)
 }
 
 /// The store's hot regions that may be touched, the hottest first.

@@ -147,7 +147,7 @@ impl<'a> Judge<'a> {
     /// The first of `regions` that may go from one store to the other: alone, or else in exchange for a quiet one.
     ///
     /// # Errors
-    /// The reason why the last of them may not.
+    /// The reason why the first one that could stand there may not.
     pub fn find(
         &self,
         rng: &mut Rng,
@@ -155,11 +155,12 @@ impl<'a> Judge<'a> {
         from: StoreId,
         to: StoreId,
     ) -> Result<Vec<Move<'a>>, Reason> {
-        let mut last = Reason::NothingToGive;
+        let mut why = Reason::NothingToGive;
         for info in regions {
             match self.may_go(info, from, to).and_then(|shift| self.permits(&shift)) {
                 Ok(()) => return Ok(vec![(info, self.intent(info, from, to))]),
-                Err(reason) => last = reason,
+                Err(reason) if matches!(why, Reason::NothingToGive | Reason::NodeTaken) => why = reason,
+                Err(_) => {}
             }
         }
         let mut quiet = self.drawn(rng, to);
@@ -175,7 +176,7 @@ impl<'a> Judge<'a> {
                 return Ok(vec![(info, self.intent(info, from, to)), (back, self.intent(back, to, from))]);
             }
         }
-        Err(last)
+        Err(why)
     }
 
     /// Some regions of a store, drawn at random, that may be touched.

@@ -5,7 +5,7 @@ use scheduler::config::{MIB, ReplicaPath};
 use scheduler::operator::{
     AddRefusal, CancelReason, Cause, Influence, Intent, Kinds, Outcome, Progress, Status, Step,
 };
-use scheduler::scheduler::AdmitError;
+use scheduler::scheduler::{AdmitError, AskSplitError};
 use scheduler::{
     Action, Change, Config, Epoch, KeyRange, Lifecycle, NodeId, Operator, Peer, PeerId, Policy, Proposal,
     Region, RegionId, RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
@@ -393,6 +393,25 @@ fn the_joint_path_never_grows_the_number_of_voters() {
     };
     assert_eq!(ended.outcome, Outcome::Success);
     assert!(report.region.peer_on(StoreId(1)).is_none() && report.region.peer_on(StoreId(4)).is_some());
+}
+
+/// Which regions may ask for ids: those known at their start key, under an epoch that is not stale.
+#[test]
+fn TestValidRequestRegion() {
+    let mut scheduler = scheduler(3);
+    let report = region(1, &[1, 2, 3], 5);
+    scheduler.report_region(report.clone(), T0).expect("accepted");
+    let asked = |conf_ver, version| Region { epoch: Epoch::new(conf_ver, version), ..report.region.clone() };
+    for (request, expected) in [
+        (asked(5, 1), Ok(())),
+        (asked(6, 2), Ok(())),
+        (asked(4, 1), Err(AskSplitError::Stale(RegionId(1)))),
+        (asked(6, 0), Err(AskSplitError::Stale(RegionId(1)))),
+        (Region { id: RegionId(2), ..asked(5, 1) }, Err(AskSplitError::Unknown(RegionId(2)))),
+        (Region { range: KeyRange::full(), ..asked(5, 1) }, Err(AskSplitError::Unknown(RegionId(1)))),
+    ] {
+        assert_eq!(scheduler.ask_split(&request).map(|_| ()), expected, "{request}");
+    }
 }
 
 #[test]

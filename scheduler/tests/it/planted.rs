@@ -16,7 +16,7 @@ struct Bug {
     wrong: &'static str,
 }
 
-const BUGS: [Bug; 14] = [
+const BUGS: [Bug; 16] = [
     Bug {
         name: "unsigned_difference",
         file: "src/balance/region.rs",
@@ -88,6 +88,18 @@ const BUGS: [Bug; 14] = [
         file: "src/scheduler/round.rs",
         right: "self.end_overdue(now);",
         wrong: "self.end_overdue(Time(0));",
+    },
+    Bug {
+        name: "load_moves_whatever_sizes_say",
+        file: "src/balance/shift.rs",
+        right: "return Err(Reason::SizesWouldSpread);",
+        wrong: "let _ = Reason::SizesWouldSpread;",
+    },
+    Bug {
+        name: "an_exchange_counts_one_way_only",
+        file: "src/balance/shift.rs",
+        right: "map(|home| out.against(home));",
+        wrong: "map(|_| Shift { bytes: 0, ..out });",
     },
     Bug {
         name: "timestamp_at_the_saved_bound",
