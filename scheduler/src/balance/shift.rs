@@ -179,6 +179,16 @@ impl<'a> Judge<'a> {
         Err(why)
     }
 
+    /// What would be done to move this one region's replica, on its own.
+    ///
+    /// # Errors
+    /// The reason why it may not.
+    pub fn opinion(&self, info: &RegionInfo, from: StoreId, to: StoreId) -> Result<Intent, Reason> {
+        may_touch(&self.view, info, None)?;
+        self.may_go(info, from, to).and_then(|shift| self.permits(&shift))?;
+        Ok(self.intent(info, from, to))
+    }
+
     /// Some regions of a store, drawn at random, that may be touched.
     #[must_use]
     pub fn drawn(&self, rng: &mut Rng, store: StoreId) -> Vec<&'a RegionInfo> {

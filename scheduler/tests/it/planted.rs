@@ -43,7 +43,7 @@ const BUGS: [Bug; 16] = [
     },
     Bug {
         name: "remove_the_leader",
-        file: "src/operator/step.rs",
+        file: "src/operator/safe.rs",
         right: "if info.leader == Some(peer) { Err(Unsafe::Leads(peer)) }",
         wrong: "if info.leader.is_none() { Err(Unsafe::Leads(peer)) }",
     },
@@ -73,7 +73,7 @@ const BUGS: [Bug; 16] = [
     },
     Bug {
         name: "quorum_not_asked",
-        file: "src/operator/step.rs",
+        file: "src/operator/safe.rs",
         right: "if keeps_quorum(&after, healthy) { Ok(()) }",
         wrong: "if keeps_quorum(&after, |_| true) { Ok(()) }",
     },

@@ -105,6 +105,21 @@ fn load_gives_way_to_sizes_and_leader_counts() {
     let large = RegionReport { size_bytes: 40 * MIB, ..mock.region(9, &[4, 5, 6]) };
     mock.report(large);
     assert_eq!(hot(&mock), Err(Reason::SizesWouldSpread));
+    let opinions = |mock: &Mock, region| {
+        let influence = mock.influence();
+        let opinions = scheduler::why::why(
+            &mock.view(&influence),
+            mock.cluster.region(RegionId(region)).expect("known"),
+        );
+        let refusals = opinions.into_iter().filter_map(Result::err);
+        refusals.filter(|refusal| refusal.policy == Policy::HotRegion).map(|refusal| refusal.reason).collect()
+    };
+    let busy: Vec<Reason> = opinions(&mock, 1);
+    assert_eq!(busy, [Reason::SizesWouldSpread; 9], "three replicas, three stores each");
+    let quiet: Vec<Reason> = opinions(&mock, 9);
+    assert_eq!(quiet, [], "nobody calls it hot");
+    mock.config.disabled = vec![Policy::HotRegion];
+    assert_eq!(opinions(&mock, 1), [Reason::Disabled; 9]);
 
     let mut mock = self::mock(&[(1, 1), (2, 2), (3, 3)]);
     mock.config.leader_tolerance = 0;
