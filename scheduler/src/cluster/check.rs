@@ -73,7 +73,7 @@ impl Cluster {
     fn check_places(&self) -> Result<(), String> {
         for slot in self.by_id.values() {
             let entry = self.entries.get(*slot);
-            for (peer, place) in entry.info.region.peers.iter().zip(&entry.places) {
+            for (peer, place) in entry.info.region.peers.iter().zip(entry.places.iter()) {
                 let kind = Kind::of(peer, entry.info.leader);
                 let array = self.holdings.get(&peer.store).map_or(&[][..], |holding| holding.of_kind(kind));
                 if array.get(*place as usize) != Some(slot) {

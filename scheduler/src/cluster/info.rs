@@ -32,7 +32,9 @@ struct Ailments {
 }
 
 impl RegionInfo {
-    pub(super) fn new(report: RegionReport) -> Self {
+    pub(super) fn new(mut report: RegionReport) -> Self {
+        // A list that grew while it was built holds room for peers that will not come.
+        report.region.peers.shrink_to_fit();
         let healthy = report.pending.is_empty() && report.down.is_empty();
         let ailments = Ailments { pending: report.pending, down: report.down };
         Self {

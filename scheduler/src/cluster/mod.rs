@@ -19,6 +19,7 @@ mod check;
 mod holding;
 mod info;
 mod order;
+mod places;
 mod query;
 mod report;
 
@@ -31,6 +32,7 @@ use crate::time::Time;
 use arena::{Arena, Slot};
 use holding::{Burden, Holding};
 use order::{Cursor, Order};
+use places::Places;
 
 pub use holding::{Counters, Kind};
 pub use info::RegionInfo;
@@ -40,7 +42,7 @@ pub use report::{Accepted, DownPeer, RegionRefusal, RegionReport, StoreRefusal};
 #[derive(Clone, Debug)]
 struct Entry {
     info: RegionInfo,
-    places: Box<[u32]>,
+    places: Places,
 }
 
 /// Hashes ids by one multiplication: they are handed out by us, so nobody can choose them to collide.
@@ -217,7 +219,7 @@ impl Cluster {
         }
         let displaced = self.displace(&report);
         let id = report.region.id;
-        let slot = self.entries.insert(Entry { info: RegionInfo::new(report), places: Box::default() });
+        let slot = self.entries.insert(Entry { info: RegionInfo::new(report), places: Places::default() });
         let entries = &self.entries;
         self.order.insert(slot, |slot| entries.get(slot).info.region.range.start());
         self.by_id.insert(id, slot);
@@ -275,7 +277,7 @@ impl Cluster {
         let burden = entry.info.burden(floor);
         let places = std::mem::take(&mut entry.places);
         let peers = std::mem::take(&mut entry.info.region.peers);
-        for (peer, place) in peers.iter().zip(&places) {
+        for (peer, place) in peers.iter().zip(places.iter()) {
             let standing = self.entries.get(slot).info.standing(peer);
             let holding = self.holdings.get_mut(&peer.store).expect("a linked peer's store has a holding");
             holding.counters.subtract(standing, burden);
