@@ -59,8 +59,8 @@ fn panel(text: &mut String, course: &Course) {
         for point in &points {
             let _ = write!(path, "{:.1},{:.1} ", scale.x(point.seconds), scale.y(value(point)));
         }
-        let y = TOP + HEIGHT * 0.45 + 18.0 * index as f64;
-        let x = LEFT + WIDTH - 270.0;
+        let y = TOP + HEIGHT * 0.2 + 18.0 * index as f64;
+        let x = LEFT + 16.0;
         let _ = writeln!(
             text,
             r#"<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8"/>

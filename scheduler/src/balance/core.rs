@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::Round;
-use super::shift::{Judge, Move, load_on};
+use super::shift::{Judge, Move, load_on, mean};
 use crate::filter::{Reason, Refusal, View};
 use crate::id::{NodeId, StoreId};
 use crate::operator::{Cause, Policy, Proposal};
@@ -42,11 +42,11 @@ fn even_out<'a>(judge: &Judge<'a>, rng: &mut Rng, stores: &[StoreId]) -> Result<
     let refuse = |reason| Refusal::new(Policy::BalanceCore, reason);
     let view = judge.seen();
     let loads = || stores.iter().map(|store| (view.load(*store), *store));
-    let (Some((most, from)), Some((least, to))) = (loads().max(), loads().min()) else {
+    let mean = mean(loads().map(|(load, _)| load));
+    let (Some((most, from)), Some((least, to)), Some(mean)) = (loads().max(), loads().min(), mean) else {
         return Err(refuse(Reason::NoStore));
     };
     let difference = most - least;
-    let mean = loads().map(|(load, _)| load).sum::<i64>() / stores.len() as i64;
     let needed = view.config.tolerated_load(mean, view.config.core_tolerance_percent);
     if difference <= needed {
         return Err(refuse(Reason::WithinTolerance { difference, needed }).of_store(from));

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use super::Round;
-use super::shift::{Judge, Move, Shift, load_on};
+use super::shift::{Judge, Move, Shift, load_on, mean};
 use crate::cluster::{Kind, RegionInfo};
 use crate::filter::{Reason, Refusal, View};
 use crate::id::StoreId;
@@ -58,8 +58,10 @@ fn relieve<'a>(judge: &Judge<'a>, rng: &mut Rng) -> Result<Vec<Move<'a>>, Refusa
     let mut loads: Vec<(i64, StoreId)> =
         view.sources().map(|store| (view.load(store.id()), store.id())).collect();
     loads.sort_unstable();
-    let Some((most, hottest)) = loads.last().copied() else { return Err(refuse(Reason::NoStore)) };
-    let mean = loads.iter().map(|(load, _)| *load).sum::<i64>() / loads.len() as i64;
+    let mean = mean(loads.iter().map(|(load, _)| *load));
+    let (Some((most, hottest)), Some(mean)) = (loads.last().copied(), mean) else {
+        return Err(refuse(Reason::NoStore));
+    };
     let needed = view.config.tolerated_load(mean, view.config.hot_tolerance_percent);
     let difference = most - mean;
     let mut last = refuse(Reason::WithinTolerance { difference, needed }).of_store(hottest);

@@ -227,6 +227,12 @@ impl<'a> Judge<'a> {
     }
 }
 
+/// The mean of some loads; none if there are no loads.
+pub(super) fn mean(loads: impl ExactSizeIterator<Item = i64>) -> Option<i64> {
+    let count = i64::try_from(loads.len()).ok().filter(|count| *count > 0)?;
+    Some(loads.fold(0, i64::saturating_add) / count)
+}
+
 /// Whether two stores that are `difference` apart are no further apart after `amount` went from the one to the other.
 fn keeps_apart_no_further(amount: i64, difference: i64) -> bool {
     (difference.min(0)..=difference.max(0)).contains(&amount)
