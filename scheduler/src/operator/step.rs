@@ -15,6 +15,9 @@
 //! Relocate         the peer lives on the new store          both stores are of one node
 //! ```
 //!
+//! A step names stores where the [`Change`] it sends does not: scores and safety are judged by store, before and after the
+//! region lists the peer, while a log entry needs no more than the peer.
+//!
 //! A step is sent again with every report until it is finished, so a store must take a repetition for what it is. The
 //! epoch in the instruction sees to that: whatever changes membership raises `conf_ver`, and the second copy is refused.
 

@@ -68,25 +68,31 @@ impl Scheduler {
     pub fn scatter(&mut self, group: &[RegionId], now: Time) -> Tick {
         let influence = self.operators.influence(&self.cluster, &self.config);
         let round = scatter::propose(&self.view(&influence, now), group, group.len());
-        self.admit_all(round, now)
+        let mut tick = Tick::default();
+        self.admit_all(round, now, &mut tick);
+        tick
     }
 
     /// Splits at these keys.
     pub fn presplit(&mut self, keys: &[Key], now: Time) -> Tick {
         let influence = self.no_influence();
         let round = presplit::propose(&self.view(&influence, now), keys);
-        self.admit_all(round, now)
+        let mut tick = Tick::default();
+        self.admit_all(round, now, &mut tick);
+        tick
     }
 
-    fn admit_all(&mut self, round: Round, now: Time) -> Tick {
-        let mut tick = Tick { refusals: round.refusal.into_iter().collect(), ..Tick::default() };
+    pub(super) fn admit_all(&mut self, round: Round, now: Time, tick: &mut Tick) {
+        tick.refusals.extend(round.refusal);
         for proposal in round.proposals {
-            if let Ok(instruction) = self.admit(&proposal, now) {
-                tick.admitted += 1;
-                tick.instructions.extend(instruction);
+            match self.admit(&proposal, now) {
+                Ok(instruction) => {
+                    tick.admitted += 1;
+                    tick.instructions.extend(instruction);
+                }
+                Err(error) => tick.declined.push((proposal, error)),
             }
         }
-        tick
     }
 }
 

@@ -69,6 +69,8 @@ pub struct Tick {
     pub instructions: Vec<Instruction>,
     /// For each policy that wanted no more: why.
     pub refusals: Vec<Refusal>,
+    /// Proposals that did not become operators, and why: ids were used up, or another policy came first.
+    pub declined: Vec<(Proposal, AdmitError)>,
     /// How many operators were admitted.
     pub admitted: usize,
     /// How long the host should wait before the next round; zero where this was none.

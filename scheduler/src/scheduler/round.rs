@@ -62,13 +62,7 @@ impl Scheduler {
             return;
         };
         let round = self.round_of(policy, board, now, max);
-        tick.refusals.extend(round.refusal);
-        for proposal in round.proposals {
-            if let Ok(instruction) = self.admit(&proposal, now) {
-                tick.admitted += 1;
-                tick.instructions.extend(instruction);
-            }
-        }
+        self.admit_all(round, now, tick);
     }
 
     fn round_of(&mut self, policy: Policy, board: &mut Board, now: Time, max: usize) -> Round {

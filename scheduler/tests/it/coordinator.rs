@@ -2,7 +2,8 @@
 #![expect(non_snake_case, reason = "the tests keep the names under which the course knows them")]
 
 use scheduler::config::ReplicaPath;
-use scheduler::operator::{Cause, Intent, Outcome, Status, Step};
+use scheduler::operator::{BuildError, Cause, Intent, Outcome, Status, Step};
+use scheduler::scheduler::AdmitError;
 use scheduler::{
     Action, Change, KeyRange, Lifecycle, Operator, Peer, PeerId, Policy, Proposal, RegionId, RegionReport,
     StoreId, StoreReport,
@@ -209,4 +210,17 @@ fn a_removal_waits_while_it_would_cost_the_quorum() {
     let sent =
         scheduler.report_region(region(1, &[1, 2, 3], 1), later).expect("accepted").expect("safe again");
     assert_eq!(sent.action, Action::Change(Change::Remove { peer: PeerId(13) }));
+}
+
+#[test]
+fn what_is_not_admitted_is_told_with_its_reason() {
+    let mut scheduler = scheduler(4);
+    scheduler.grant_ids(0..0);
+    scheduler.report_region(region(1, &[2, 3], 1), T0).expect("accepted");
+    let tick = scheduler.tick(T0);
+    let [(proposal, error)] = &tick.declined[..] else { panic!("{tick:?}") };
+    assert_eq!((proposal.region, *error), (RegionId(1), AdmitError::Build(BuildError::OutOfIds)));
+    assert_eq!((tick.admitted, scheduler.ids_wanted().is_some()), (0, true));
+    scheduler.grant_ids(500..1_000);
+    assert_eq!(scheduler.tick(T0).admitted, 1);
 }
