@@ -22,8 +22,8 @@ use crate::report::table;
 use cluster::Model;
 use converge::{Course, Event};
 
-/// Rounds at rest of which the slowest counts.
-const ROUNDS_AT_REST: usize = 20;
+/// Rounds of which the slowest counts.
+const ROUNDS: usize = 20;
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -139,8 +139,12 @@ pub fn measure(options: &Options) -> Result<ScaleReport, Failed> {
     report.add("region reports on one core", "per second", steady, Aim::AtLeast(400_000.0));
 
     bar.set_message("rounds at rest");
-    let slowest = model.rounds(ROUNDS_AT_REST).as_secs_f64() * 1e3;
+    let slowest = model.rounds(ROUNDS).as_secs_f64() * 1e3;
     report.add("slowest of 20 rounds at rest", "ms", slowest, Aim::AtMost(50.0));
+    model.heat(true);
+    let slowest = model.rounds(ROUNDS).as_secs_f64() * 1e3;
+    model.heat(false);
+    report.add("slowest of 20 rounds with a hot node", "ms", slowest, Aim::AtMost(50.0));
 
     let mut courses = Vec::new();
     for event in [Event::Join, Event::Death] {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use scheduler::cluster::Kind;
 use scheduler::config::MIB;
 use scheduler::{
     Config, Epoch, Key, KeyRange, Load, NodeId, Peer, PeerId, Region, RegionId, RegionReport, Rng, Scheduler,
@@ -18,6 +19,11 @@ pub(super) const ROUND_MS: u64 = 5_000;
 const BATCH: u64 = 20_000;
 /// Distance between regions that report one after the other.
 const STRIDE: u64 = 7_919;
+
+/// Regions of a hot store that are hot.
+const HOT_PER_STORE: usize = 200;
+/// What a hot region bears.
+const HOT: Load = Load { read_bytes: 8 * MIB, write_bytes: 4 * MIB, read_ops: 800, write_ops: 400 };
 
 pub(super) struct Model {
     pub(super) scheduler: Scheduler,
@@ -174,6 +180,19 @@ impl Model {
         for id in (0..regions).map(RegionId) {
             if self.scheduler.cluster().region(id).is_some_and(|info| !info.pending().is_empty()) {
                 let report = self.report_of(id);
+                self.scheduler.report_region(report, self.now).expect("an honest report");
+            }
+        }
+    }
+
+    /// Makes the first regions that each store of the first node leads hot, or quiet again, so that the policies for load
+    /// have all they can look at.
+    pub(super) fn heat(&mut self, hot: bool) {
+        for store in (0..self.stores_per_node).map(StoreId) {
+            let led = self.scheduler.cluster().peers_of(store, Kind::Leader).take(HOT_PER_STORE);
+            for id in led.map(|info| info.id()).collect::<Vec<_>>() {
+                let mut report = self.report_of(id);
+                report.load = if hot { HOT } else { self.quiet_load() };
                 self.scheduler.report_region(report, self.now).expect("an honest report");
             }
         }

@@ -48,7 +48,7 @@ fn panel(text: &mut String, course: &Course) {
     );
     grid(text, &scale);
     let moved = course.moved_bytes.max(course.least_bytes);
-    let lines: [(&str, &str, &dyn Fn(&Point) -> f64); 4] = [
+    let lines: [Line<'_>; 4] = [
         ("#1f77b4", subject, &|point| point.subject_bytes),
         ("#999", "the smallest of the others", &|point| point.others_bytes.0),
         ("#333", "the largest of the others", &|point| point.others_bytes.1),
@@ -71,6 +71,9 @@ fn panel(text: &mut String, course: &Course) {
         );
     }
 }
+
+/// Colour, name, and the value at a point.
+type Line<'a> = (&'a str, &'a str, &'a dyn Fn(&Point) -> f64);
 
 struct Scale {
     seconds: f64,
