@@ -3,7 +3,7 @@
 
 use scheduler::config::{MIB, ReplicaPath};
 use scheduler::operator::{
-    AddRefusal, CancelReason, Cause, Influence, Kinds, Outcome, Progress, Status, Step,
+    AddRefusal, CancelReason, Cause, Influence, Kinds, Outcome, Progress, Status, Step, Unsafe,
 };
 use scheduler::scheduler::{AdmitError, AskSplitError};
 use scheduler::{
@@ -292,4 +292,26 @@ fn TestAskSplit() {
     let mut unknown = report.region;
     unknown.id = RegionId(77);
     assert!(scheduler.ask_split(&unknown).is_err());
+}
+
+/// Whoever leads hands over first, whatever the operator's earlier steps have come to.
+#[test]
+fn a_leader_is_neither_removed_nor_demoted() {
+    let mut scheduler = scheduler(3);
+    scheduler.report_region(region(1, &[1, 2, 3], 1), T0).expect("accepted");
+    let steps = [Step::RemovePeer { peer: PeerId(11), store: StoreId(1) }, Step::Demote { peer: PeerId(11) }];
+    for step in steps {
+        let op = operator(&scheduler, 1, Policy::Admin, vec![step]);
+        assert_eq!(scheduler.add(op, T0), Ok(None), "nothing is sent");
+        let ended = scheduler.operators().history().last().expect("an outcome");
+        let reason = CancelReason::Unsafe(Unsafe::Leads(PeerId(11)));
+        assert_eq!(ended.outcome, Outcome::Cancelled(reason));
+    }
+    let follower = operator(
+        &scheduler,
+        1,
+        Policy::Admin,
+        vec![Step::RemovePeer { peer: PeerId(12), store: StoreId(2) }],
+    );
+    assert!(scheduler.add(follower, T0).expect("admitted").is_some());
 }
