@@ -14,6 +14,12 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Time that this thread has spent on a core, whatever else the machine was doing meanwhile.
+pub fn on_core() -> Duration {
+    let spent = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(spent).unwrap_or_default()
+}
+
 /// Waits on this plain thread.
 #[expect(clippy::disallowed_methods, reason = "a plain thread of a tool, never a core")]
 pub fn pause(duration: Duration) {

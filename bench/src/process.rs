@@ -36,6 +36,17 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     Some(user + system)
 }
 
+/// Memory of this process that is in RAM now.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn resident_bytes() -> Result<u64, Failed> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    let kib = kib.and_then(|kib| kib.parse::<u64>().ok());
+    Ok(kib.ok_or_else(|| Failed::new("/proc/self/status has no VmRSS"))? << 10)
+}
+
 /// A running child. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {

@@ -10,7 +10,7 @@ use bench::load::{Phases, Stop};
 use bench::process::NodeOptions;
 use bench::report::RunReport;
 use bench::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
-use bench::{Failed, compare, crash, disk, idle, latency, load};
+use bench::{Failed, compare, crash, disk, idle, latency, load, scheduler};
 use clap::{Args, Subcommand, ValueEnum};
 use store::config::Config;
 
@@ -46,6 +46,8 @@ enum What {
     Idle(IdleArguments),
     /// Writers, SIGKILL, restart: is everything acknowledged still there?
     Crash(CrashArguments),
+    /// The scheduler alone, at the size of a large cluster: memory, reports, rounds, bytes moved
+    Scheduler(SchedulerArguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -237,6 +239,28 @@ struct CrashArguments {
     seed: u64,
 }
 
+#[derive(Debug, Args)]
+struct SchedulerArguments {
+    /// Regions
+    #[arg(long, default_value_t = 1_000_000)]
+    regions: u64,
+    /// Nodes
+    #[arg(long, default_value_t = 100)]
+    nodes: u64,
+    /// Stores of each node
+    #[arg(long, default_value_t = 10)]
+    stores_per_node: u64,
+    /// Reports to measure the rate with
+    #[arg(long, default_value_t = 2_000_000)]
+    reports: u64,
+    /// Seed of sizes, loads and draws
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Draw how the cluster comes to rest after an empty node has joined, and after one has died
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
 fn parse_mix(name: &str) -> Result<Mix, String> {
     Mix::parse(name).ok_or_else(|| "write a, b, c, d, e, f or update".into())
 }
@@ -259,6 +283,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         }
         What::Crash(run) => crash(run).and_then(|report| {
             deliver(arguments, &report, crash::CrashReport::table, crash::CrashReport::passed)
+        }),
+        What::Scheduler(run) => scale(run).and_then(|report| {
+            deliver(arguments, &report, scheduler::ScaleReport::table, scheduler::ScaleReport::passed)
         }),
     };
     outcome.unwrap_or_else(|why| fail(&why, 1))
@@ -394,6 +421,17 @@ fn crash(run: &CrashArguments) -> Result<crash::CrashReport, Failed> {
         scratch.keep();
     }
     report
+}
+
+fn scale(run: &SchedulerArguments) -> Result<scheduler::ScaleReport, Failed> {
+    scheduler::measure(&scheduler::Options {
+        regions: run.regions,
+        nodes: run.nodes,
+        stores_per_node: run.stores_per_node,
+        reports: run.reports,
+        seed: run.seed,
+        svg: run.svg.clone(),
+    })
 }
 
 /// A directory that is removed when dropped, unless it is evidence.

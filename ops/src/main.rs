@@ -5,7 +5,7 @@
 //! | `ringkeep server` | runs one durable node |
 //! | `ringkeep doctor` | checks the host and says what to do about it |
 //! | `ringkeep inspect` | prints a log, a table or a manifest of a node that is not running |
-//! | `ringkeep bench` | load, limits, comparisons, the crash audit |
+//! | `ringkeep bench` | load, limits, comparisons, the crash audit, the scheduler at scale |
 //!
 //! Answers go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed or found something, 2 wrong
 //! usage (for `doctor`: failures), 78 a configuration that cannot be used, so that a supervisor does not start it again.
@@ -43,7 +43,7 @@ enum Command {
     Doctor(Box<doctor::DoctorArguments>),
     /// Print the files of a node that is not running
     Inspect(inspect::InspectArguments),
-    /// Measure: load, limits, comparisons, the crash audit
+    /// Measure: load, limits, comparisons, the crash audit, the scheduler at scale
     Bench(Box<bench::BenchArguments>),
 }
 

@@ -69,7 +69,7 @@ pub struct Config {
     pub draws_per_store: u64,
 
     /// Leaders by which a store may exceed the even share before one is moved; two stores that differ by up to twice
-    /// this many are left alone. Default 5, leaders.
+    /// this many are left alone, and no policy for load may drive two further apart. Default 5, leaders.
     pub leader_tolerance: u64,
     /// Size that a smaller region counts as in balancing, so that empty ones are spread, too. Default 1 MiB, bytes.
     pub region_size_floor_bytes: u64,
@@ -207,6 +207,14 @@ impl Config {
         i64::try_from(size_bytes.max(self.region_size_floor_bytes)).unwrap_or(i64::MAX)
     }
 
+    /// By how much loads may differ where the mean is `mean_load` and this share of it is tolerated; never less than what
+    /// one hot region bears.
+    #[must_use]
+    pub fn tolerated_load(&self, mean_load: i64, percent: u64) -> i64 {
+        let share = (mean_load / 100).saturating_mul(i64::try_from(percent).unwrap_or(i64::MAX));
+        share.max(i64::try_from(self.hot_region_load_min).unwrap_or(i64::MAX))
+    }
+
     /// How many operators of this policy may run at a time.
     #[must_use]
     pub const fn limit_of(&self, policy: Policy) -> u64 {
@@ -289,6 +297,43 @@ mod tests {
         assert_eq!(config.limits().leader_difference_max, 10);
         assert_eq!(config.limits().isolation_depth, None);
         assert_eq!(config.weight_bytes(0), i64::try_from(MIB).expect("small"));
+    }
+
+    /// Each field's doc, read as text, names its default in the number that the code gives it.
+    #[test]
+    fn every_field_tells_its_default() {
+        let text = include_str!("config.rs");
+        let body = |from: &str| {
+            let body = text.split_once(from).expect("it is in this file").1;
+            body.split_once("\n}").expect("it ends").0
+        };
+        let defaults = body("impl Default for Config {");
+        let (mut doc, mut fields) = (String::new(), 0);
+        for line in body("pub struct Config {").lines().map(str::trim) {
+            if let Some(more) = line.strip_prefix("///") {
+                doc.push_str(more);
+                continue;
+            }
+            let Some((name, _)) = line.strip_prefix("pub ").and_then(|field| field.split_once(':')) else {
+                continue;
+            };
+            let told = doc.rsplit_once("Default ").unwrap_or_else(|| panic!("{name} tells no default")).1;
+            let given = defaults.split_once(&format!("{name}: ")).expect("a default").1;
+            let given = given.split_once(",\n").expect("a line").0.replace('_', "");
+            let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
+            match given.as_str() {
+                "MIB" => assert!(told.starts_with("1 MiB,"), "{name}: {told}"),
+                "Vec::new()" | "None" => assert!(told.starts_with("none"), "{name}: {told}"),
+                number if number.starts_with(|first: char| first.is_ascii_digit()) => {
+                    assert_eq!(digits(told), digits(number), "{name}: {told}");
+                    assert!(told.contains(", "), "{name} tells no unit");
+                }
+                path => assert!(told.contains(&format!("[`{path}`]")), "{name}: {told}"),
+            }
+            fields += 1;
+            doc.clear();
+        }
+        assert_eq!(fields, 33);
     }
 
     #[test]

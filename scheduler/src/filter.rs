@@ -59,10 +59,11 @@ impl<'a> View<'a> {
         signed(self.cluster.counters(store).leaders).saturating_add(self.influence.of(store).leaders)
     }
 
-    /// Bytes of the regions of a store, counting those under way.
+    /// Bytes of the regions of a store, small ones counted as [`Config::region_size_floor_bytes`], and counting those
+    /// under way.
     #[must_use]
     pub fn region_bytes(&self, store: StoreId) -> i64 {
-        signed(self.cluster.counters(store).region_bytes)
+        signed(self.cluster.counters(store).weight_bytes)
             .saturating_add(self.influence.of(store).region_bytes)
     }
 
@@ -194,6 +195,10 @@ pub enum Reason {
         /// What it would have to exceed.
         needed: i64,
     },
+    /// It would even out load, and make sizes less even.
+    SizesWouldSpread,
+    /// It would even out load, and make leader counts less even.
+    LeadersWouldSpread,
     /// The region has too few or too many replicas; that is repaired first.
     ReplicasOff {
         /// How many it has.
@@ -243,6 +248,8 @@ impl fmt::Display for Reason {
             Self::WithinTolerance { difference, needed } => {
                 write!(f, "the difference is {difference} and would have to exceed {needed}")
             }
+            Self::SizesWouldSpread => f.write_str("would make sizes less even"),
+            Self::LeadersWouldSpread => f.write_str("would make leader counts less even"),
             Self::ReplicasOff { has, wanted } => write!(f, "has {has} replicas instead of {wanted}"),
             Self::Unhealthy => f.write_str("has peers that lag or are silent"),
             Self::NoLeader => f.write_str("has no known leader"),

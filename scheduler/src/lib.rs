@@ -21,7 +21,7 @@
 //! |---|---|
 //! | words shared with `store` | [`id`], [`range`], [`region`], [`epoch`], [`change`] |
 //! | what is known | [`cluster`], [`store`], [`load`] |
-//! | what the host calls | [`scheduler`] (soft), [`state`] and [`tso`] (replicated) |
+//! | what the host calls, and how often | [`scheduler`] (soft), [`state`] and [`tso`] (replicated), [`pace`] |
 //! | what is repaired | [`check`] |
 //! | what would be nicer | [`balance`] |
 //! | what somebody asked for | [`ask`] |
@@ -43,7 +43,7 @@
 //! - No step sent by us leaves a region with fewer than a majority of its voters live, as far as we know; and the rule
 //!   itself, [`change::keeps_quorum`], is for the region's leader to ask again, since it knows more.
 //! - Two replicas of a region are never put on one node.
-//! - At rest nothing moves: every policy proposes only what makes a difference strictly smaller.
+//! - At rest nothing moves: every balancing proposal lowers one common number ([`balance`] says which).
 //!
 //! # Not done here, on purpose
 //! - **Merging regions.** A merge by others is understood when it is reported; none is proposed.
@@ -64,6 +64,7 @@ pub mod filter;
 pub mod id;
 pub mod load;
 pub mod operator;
+pub mod pace;
 pub mod placement;
 pub mod prepare;
 pub mod range;

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use indicatif::ProgressBar;
+use scheduler::cluster::Kind;
 use scheduler::config::MIB;
 use scheduler::{
     Config, Epoch, Key, KeyRange, Load, NodeId, Peer, PeerId, Region, RegionId, RegionReport, Rng, Scheduler,
     StoreDescriptor, StoreId, StoreReport, Time,
 };
 
-use super::Args;
+use super::Options;
+use crate::clock::on_core;
 
 /// The scheduler's clock moves on by this much a round.
 pub(super) const ROUND_MS: u64 = 5_000;
@@ -17,6 +19,11 @@ pub(super) const ROUND_MS: u64 = 5_000;
 const BATCH: u64 = 20_000;
 /// Distance between regions that report one after the other.
 const STRIDE: u64 = 7_919;
+
+/// Regions of a hot store that are hot.
+const HOT_PER_STORE: usize = 200;
+/// What a hot region bears.
+const HOT: Load = Load { read_bytes: 8 * MIB, write_bytes: 4 * MIB, read_ops: 800, write_ops: 400 };
 
 pub(super) struct Model {
     pub(super) scheduler: Scheduler,
@@ -29,7 +36,7 @@ pub(super) struct Model {
 
 impl Model {
     /// All stores and regions, replicas dealt out evenly. The memory counted is that of the whole scheduler.
-    pub(super) fn load(args: &Args, bar: &ProgressBar) -> Self {
+    pub(super) fn load(options: &Options, bar: &ProgressBar) -> Self {
         let config = Config {
             store_moves_in_max: 32,
             store_moves_out_max: 32,
@@ -40,17 +47,18 @@ impl Model {
             store_down_ms: 600_000,
             ..Config::default()
         };
-        let scheduler = Scheduler::new(config, args.seed, Time(0)).expect("the configuration above is valid");
-        let (rng, now) = (Rng::new(args.seed), Time(0));
+        let scheduler =
+            Scheduler::new(config, options.seed, Time(0)).expect("the configuration above is valid");
+        let (rng, now) = (Rng::new(options.seed), Time(0));
         let mut model =
-            Self { scheduler, rng, now, stores_per_node: args.stores_per_node, nodes: 0, dead: None };
+            Self { scheduler, rng, now, stores_per_node: options.stores_per_node, nodes: 0, dead: None };
         model.scheduler.grant_ids(1 << 40..1 << 50);
-        for _ in 0..args.nodes {
+        for _ in 0..options.nodes {
             model.add_node();
         }
-        bar.set_length(args.regions);
-        for id in 0..args.regions {
-            let report = model.first_report(id, args.regions);
+        bar.set_length(options.regions);
+        for id in 0..options.regions {
+            let report = model.first_report(id, options.regions);
             model.scheduler.report_region(report, model.now).expect("an honest report");
             if id % 10_000 == 0 {
                 bar.set_position(id);
@@ -121,26 +129,26 @@ impl Model {
 
     /// Reports per second: regions all over the map with new sizes and loads; one in a hundred has a new leader and
     /// one in a hundred names a lagging peer. Building the reports is not counted.
-    pub(super) fn steady_reports(&mut self, args: &Args, bar: &ProgressBar) -> f64 {
-        bar.set_length(args.reports);
+    pub(super) fn steady_reports(&mut self, options: &Options, bar: &ProgressBar) -> f64 {
+        bar.set_length(options.reports);
         let mut spent = Duration::ZERO;
         let mut done = 0;
-        while done < args.reports {
+        while done < options.reports {
             // A prime stride scatters over the map, and a region occurs once in a batch: two reports built from the same
             // state could name two leaders in one term.
-            let (first, size) = (self.rng.next() % args.regions, BATCH.min(args.regions));
-            let ids = (0..size).map(|n| RegionId((first + n * STRIDE) % args.regions));
+            let (first, size) = (self.rng.next() % options.regions, BATCH.min(options.regions));
+            let ids = (0..size).map(|n| RegionId((first + n * STRIDE) % options.regions));
             let batch: Vec<RegionReport> = ids.map(|id| self.next_report(id)).collect();
-            let began = (args.clock)();
+            let began = on_core();
             for report in batch {
                 let answer = self.scheduler.report_region(report, self.now);
                 debug_assert!(answer.is_ok());
             }
-            spent += (args.clock)() - began;
+            spent += on_core() - began;
             done += size;
             bar.set_position(done);
         }
-        self.clear_ailments(args.regions);
+        self.clear_ailments(options.regions);
         done as f64 / spent.as_secs_f64()
     }
 
@@ -177,20 +185,33 @@ impl Model {
         }
     }
 
-    /// The slowest of some rounds, in milliseconds. What they order is obeyed by nobody; it times out.
-    pub(super) fn rounds(&mut self, args: &Args, rounds: usize) -> f64 {
+    /// Makes the first regions that each store of the first node leads hot, or quiet again, so that the policies for load
+    /// have all they can look at.
+    pub(super) fn heat(&mut self, hot: bool) {
+        for store in (0..self.stores_per_node).map(StoreId) {
+            let led = self.scheduler.cluster().peers_of(store, Kind::Leader).take(HOT_PER_STORE);
+            for id in led.map(|info| info.id()).collect::<Vec<_>>() {
+                let mut report = self.report_of(id);
+                report.load = if hot { HOT } else { self.quiet_load() };
+                self.scheduler.report_region(report, self.now).expect("an honest report");
+            }
+        }
+    }
+
+    /// The slowest of some rounds. What they order is obeyed by nobody; it times out.
+    pub(super) fn rounds(&mut self, rounds: usize) -> Duration {
         let mut slowest = Duration::ZERO;
         for _ in 0..rounds {
             self.now = self.now.plus_ms(ROUND_MS);
             self.report_stores();
-            let began = (args.clock)();
+            let began = on_core();
             let tick = self.scheduler.tick(self.now);
-            slowest = slowest.max((args.clock)() - began);
+            slowest = slowest.max(on_core() - began);
             for instruction in tick.instructions {
                 self.scheduler.cancel(instruction.region, self.now);
             }
         }
-        slowest.as_secs_f64() * 1e3
+        slowest
     }
 }
 

@@ -11,7 +11,8 @@ use indicatif::ProgressBar;
 use scheduler::{Action, Change, DownPeer, Instruction, NodeId, PeerId, RegionId, StoreId};
 
 use super::cluster::{Model, ROUND_MS};
-use super::{Args, RunError};
+use crate::Failed;
+use crate::clock::on_core;
 
 /// Rounds that a new replica takes to catch up.
 const CATCH_UP_ROUNDS: u64 = 2;
@@ -66,13 +67,18 @@ impl Course {
     }
 }
 
-pub(super) fn follow(
-    model: &mut Model,
-    event: Event,
-    args: &Args,
-    bar: &ProgressBar,
-) -> Result<Course, RunError> {
-    settle(model, args)?;
+impl Event {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Join => "node joins",
+            Self::Death => "node dies",
+        }
+    }
+}
+
+/// Disturbs a cluster at rest and follows it back to rest.
+pub(super) fn follow(model: &mut Model, event: Event, bar: &ProgressBar) -> Result<Course, Failed> {
+    settle(model)?;
     let total: u64 = (0..model.stores()).map(|store| bytes(model, StoreId(store))).sum();
     let (subject, least_bytes) = match event {
         Event::Join => {
@@ -89,7 +95,7 @@ pub(super) fn follow(
         Walk { course: new_course(event, least_bytes), lagging: BTreeMap::new(), round: 0, last_change: 0 };
     bar.set_length(1_000);
     for _ in 0..ROUNDS_MAX {
-        walk.step(model, args);
+        walk.step(model);
         walk.plot(model, subject);
         bar.set_position((walk.course.ratio() * 1e3) as u64);
         let waited = event == Event::Join || walk.round * ROUND_MS > model.scheduler.config().store_down_ms;
@@ -97,20 +103,20 @@ pub(super) fn follow(
             return Ok(walk.course);
         }
     }
-    Err(RunError::NoRest("a node joined or died"))
+    Err(Failed::new(format!("the cluster did not come to rest after this: {}", event.name())))
 }
 
 /// Lets the cluster come to rest before it is disturbed; what moves now is nobody's fault.
-fn settle(model: &mut Model, args: &Args) -> Result<(), RunError> {
+fn settle(model: &mut Model) -> Result<(), Failed> {
     let mut walk =
         Walk { course: new_course(Event::Join, 1.0), lagging: BTreeMap::new(), round: 0, last_change: 0 };
     for _ in 0..ROUNDS_MAX {
-        walk.step(model, args);
+        walk.step(model);
         if walk.round > walk.last_change + QUIET_ROUNDS {
             return Ok(());
         }
     }
-    Err(RunError::NoRest("it was loaded"))
+    Err(Failed::new("the cluster did not come to rest after it was loaded"))
 }
 
 fn new_course(event: Event, least_bytes: f64) -> Course {
@@ -154,14 +160,14 @@ struct Walk {
 }
 
 impl Walk {
-    fn step(&mut self, model: &mut Model, args: &Args) {
+    fn step(&mut self, model: &mut Model) {
         self.round += 1;
         model.now = model.now.plus_ms(ROUND_MS);
         model.report_stores();
         let mut open = self.reports_of_the_working(model);
-        let began = (args.clock)();
+        let began = on_core();
         let tick = model.scheduler.tick(model.now);
-        self.course.slowest_round = self.course.slowest_round.max((args.clock)() - began);
+        self.course.slowest_round = self.course.slowest_round.max(on_core() - began);
         open.extend(tick.instructions);
         while let Some(instruction) = open.pop() {
             open.extend(self.obey(model, &instruction));

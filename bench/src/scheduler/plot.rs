@@ -13,8 +13,25 @@ const GIB: f64 = (1_u64 << 30) as f64;
 /// Points in a line; more would make a large file that looks the same.
 const POINTS_MAX: usize = 400;
 
-/// The picture.
-pub(super) fn svg(course: &Course) -> String {
+/// The picture: one panel for each course, one below the other.
+pub(super) fn svg(courses: &[Course]) -> String {
+    let panel_height = TOP + HEIGHT + BOTTOM;
+    let (width, height) = (LEFT + WIDTH + 30.0, panel_height * courses.len() as f64);
+    let mut text = format!(
+        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">
+<rect width="100%" height="100%" fill="#fff"/>
+"##
+    );
+    for (index, course) in courses.iter().enumerate() {
+        let _ = writeln!(text, r#"<g transform="translate(0,{})">"#, panel_height * index as f64);
+        panel(&mut text, course);
+        text.push_str("</g>\n");
+    }
+    text.push_str("</svg>\n");
+    text
+}
+
+fn panel(text: &mut String, course: &Course) {
     let every = course.points.len().div_ceil(POINTS_MAX).max(1);
     let points: Vec<&Point> = course.points.iter().step_by(every).collect();
     let seconds = course.points.last().map_or(1.0, |point| point.seconds);
@@ -24,39 +41,26 @@ pub(super) fn svg(course: &Course) -> String {
         Event::Join => ("an empty node joins", "a store of the new node"),
         Event::Death => ("a node dies", "a store of the dead node"),
     };
-    let mut text = String::new();
-    let total_width = WIDTH + LEFT + 30.0;
-    let total_height = HEIGHT + TOP + BOTTOM;
+    let (moved_gib, ratio) = (course.moved_bytes / GIB, course.ratio());
     let _ = writeln!(
         text,
-        r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total_width} {total_height}" font-family="sans-serif" font-size="12">
-<rect width="100%" height="100%" fill="#fff"/>
-<text x="{LEFT}" y="22" font-size="15">{title}: bytes of a store; moved {:.1} GiB, {:.3} x the least possible</text>"##,
-        course.moved_bytes / GIB,
-        course.ratio()
+        r#"<text x="{LEFT}" y="22" font-size="15">{title}: bytes of a store; moved {moved_gib:.1} GiB, {ratio:.3} x the least possible</text>"#,
     );
-    grid(&mut text, &scale);
-    let line = |value: &dyn Fn(&Point) -> f64| {
+    grid(text, &scale);
+    let moved = course.moved_bytes.max(course.least_bytes);
+    let lines: [Line<'_>; 4] = [
+        ("#1f77b4", subject, &|point| point.subject_bytes),
+        ("#999", "the smallest of the others", &|point| point.others_bytes.0),
+        ("#333", "the largest of the others", &|point| point.others_bytes.1),
+        ("#d62728", "moved so far, share of the whole height", &|point| point.moved_bytes / moved * most),
+    ];
+    for (index, (color, name, value)) in lines.iter().enumerate() {
         let mut path = String::new();
         for point in &points {
             let _ = write!(path, "{:.1},{:.1} ", scale.x(point.seconds), scale.y(value(point)));
         }
-        path
-    };
-    let moved = course.moved_bytes.max(course.least_bytes);
-    let lines = [
-        ("#1f77b4", subject, line(&|point| point.subject_bytes)),
-        ("#999", "the smallest of the others", line(&|point| point.others_bytes.0)),
-        ("#333", "the largest of the others", line(&|point| point.others_bytes.1)),
-        (
-            "#d62728",
-            "moved so far, share of the whole height",
-            line(&|point| point.moved_bytes / moved * most),
-        ),
-    ];
-    for (index, (color, name, path)) in lines.iter().enumerate() {
-        let y = TOP + HEIGHT * 0.45 + 18.0 * index as f64;
-        let x = LEFT + WIDTH - 270.0;
+        let y = TOP + HEIGHT * 0.2 + 18.0 * index as f64;
+        let x = LEFT + 16.0;
         let _ = writeln!(
             text,
             r#"<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.8"/>
@@ -66,9 +70,10 @@ pub(super) fn svg(course: &Course) -> String {
             y + 4.0
         );
     }
-    text.push_str("</svg>\n");
-    text
 }
+
+/// Colour, name, and the value at a point.
+type Line<'a> = (&'a str, &'a str, &'a dyn Fn(&Point) -> f64);
 
 struct Scale {
     seconds: f64,

@@ -40,10 +40,8 @@ impl Cluster {
         let mut counters: BTreeMap<StoreId, Counters> = BTreeMap::new();
         for info in self.regions() {
             for peer in &info.region.peers {
-                let kind = Kind::of(peer, info.leader);
-                let pending = info.is_pending(peer.id);
                 let store = counters.entry(peer.store).or_default();
-                store.add(kind, info.leader.is_some(), pending, info.size_bytes, &info.load);
+                store.add(info.standing(peer), info.burden(self.floor_bytes));
             }
         }
         counters
@@ -75,7 +73,7 @@ impl Cluster {
     fn check_places(&self) -> Result<(), String> {
         for slot in self.by_id.values() {
             let entry = self.entries.get(*slot);
-            for (peer, place) in entry.info.region.peers.iter().zip(&entry.places) {
+            for (peer, place) in entry.info.region.peers.iter().zip(entry.places.iter()) {
                 let kind = Kind::of(peer, entry.info.leader);
                 let array = self.holdings.get(&peer.store).map_or(&[][..], |holding| holding.of_kind(kind));
                 if array.get(*place as usize) != Some(slot) {

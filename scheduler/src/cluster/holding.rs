@@ -33,6 +33,31 @@ impl Kind {
     }
 }
 
+/// How a peer stands in its region.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) kind: Kind,
+    /// Whether the region's leader is known.
+    pub(crate) led: bool,
+    pub(crate) pending: bool,
+}
+
+/// What a region costs each store that has a peer of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Burden {
+    pub(crate) size_bytes: u64,
+    pub(crate) weight_bytes: u64,
+    pub(crate) write: u64,
+    pub(crate) read: u64,
+}
+
+impl Burden {
+    pub(crate) fn new(size_bytes: u64, load: &Load, floor_bytes: u64) -> Self {
+        let weight_bytes = size_bytes.max(floor_bytes);
+        Self { size_bytes, weight_bytes, write: load.write_score(), read: load.read_score() }
+    }
+}
+
 /// Sums over the peers of a store, as the region reports tell them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -50,6 +75,8 @@ pub struct Counters {
     pub leader_bytes: u64,
     /// Bytes of all regions it has a peer of.
     pub region_bytes: u64,
+    /// The same with every region counted as no less than the map's floor, which is what balancing compares.
+    pub weight_bytes: u64,
     /// [`Load::read_score`] of the regions that it leads.
     pub read_load: u64,
     /// [`Load::write_score`] of all regions it has a peer of.
@@ -69,27 +96,37 @@ impl Counters {
         self.read_load.saturating_add(self.write_load)
     }
 
-    pub(crate) fn add(&mut self, kind: Kind, led: bool, pending: bool, size_bytes: u64, load: &Load) {
-        *self.count_of(kind) += 1;
-        self.led += u64::from(led);
-        self.pending += u64::from(pending);
-        self.region_bytes += size_bytes;
-        self.write_load += load.write_score();
+    pub(crate) fn add(&mut self, peer: Standing, burden: Burden) {
+        *self.count_of(peer.kind) += 1;
+        self.led += u64::from(peer.led);
+        self.pending += u64::from(peer.pending);
+        self.add_burden(peer.kind, burden);
+    }
+
+    pub(crate) fn subtract(&mut self, peer: Standing, burden: Burden) {
+        *self.count_of(peer.kind) -= 1;
+        self.led -= u64::from(peer.led);
+        self.pending -= u64::from(peer.pending);
+        self.subtract_burden(peer.kind, burden);
+    }
+
+    pub(crate) fn add_burden(&mut self, kind: Kind, burden: Burden) {
+        self.region_bytes += burden.size_bytes;
+        self.weight_bytes += burden.weight_bytes;
+        self.write_load += burden.write;
         if kind == Kind::Leader {
-            self.leader_bytes += size_bytes;
-            self.read_load += load.read_score();
+            self.leader_bytes += burden.size_bytes;
+            self.read_load += burden.read;
         }
     }
 
-    pub(crate) fn subtract(&mut self, kind: Kind, led: bool, pending: bool, size_bytes: u64, load: &Load) {
-        *self.count_of(kind) -= 1;
-        self.led -= u64::from(led);
-        self.pending -= u64::from(pending);
-        self.region_bytes -= size_bytes;
-        self.write_load -= load.write_score();
+    pub(crate) fn subtract_burden(&mut self, kind: Kind, burden: Burden) {
+        self.region_bytes -= burden.size_bytes;
+        self.weight_bytes -= burden.weight_bytes;
+        self.write_load -= burden.write;
         if kind == Kind::Leader {
-            self.leader_bytes -= size_bytes;
-            self.read_load -= load.read_score();
+            self.leader_bytes -= burden.size_bytes;
+            self.read_load -= burden.read;
         }
     }
 

@@ -17,113 +17,32 @@
 mod arena;
 mod check;
 mod holding;
+mod info;
 mod order;
+mod places;
 mod query;
 mod report;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
-use crate::id::{PeerId, RegionId, StoreId};
-use crate::load::Load;
-use crate::region::Region;
+use crate::id::{RegionId, StoreId};
 use crate::store::{Lifecycle, Store, StoreDescriptor, StoreReport};
 use crate::time::Time;
 use arena::{Arena, Slot};
-use holding::Holding;
+use holding::{Burden, Holding};
 use order::{Cursor, Order};
+use places::Places;
 
 pub use holding::{Counters, Kind};
+pub use info::RegionInfo;
 pub use report::{Accepted, DownPeer, RegionRefusal, RegionReport, StoreRefusal};
-
-/// A region as last reported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegionInfo {
-    /// Range, peers and epoch.
-    pub region: Region,
-    /// Who leads, if that is known.
-    pub leader: Option<PeerId>,
-    /// The term it leads in, if reports carry one.
-    pub term: Option<u64>,
-    /// Approximate size of the data, in bytes.
-    pub size_bytes: u64,
-    /// Approximate number of keys.
-    pub keys: u64,
-    /// Reads and writes of the last interval.
-    pub load: Load,
-    ailments: Option<Box<Ailments>>,
-}
-
-/// Peers in ill health. Boxed, because nearly no region has any and a million of them pay for the field.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Ailments {
-    pending: Vec<PeerId>,
-    down: Vec<DownPeer>,
-}
-
-impl RegionInfo {
-    fn new(report: RegionReport) -> Self {
-        let healthy = report.pending.is_empty() && report.down.is_empty();
-        let ailments = Ailments { pending: report.pending, down: report.down };
-        Self {
-            region: report.region,
-            leader: report.leader,
-            term: report.term,
-            size_bytes: report.size_bytes,
-            keys: report.keys,
-            load: report.load,
-            ailments: (!healthy).then(|| Box::new(ailments)),
-        }
-    }
-
-    /// Its identity.
-    #[must_use]
-    pub const fn id(&self) -> RegionId {
-        self.region.id
-    }
-
-    /// Peers that are not caught up.
-    #[must_use]
-    pub fn pending(&self) -> &[PeerId] {
-        self.ailments.as_ref().map_or(&[], |ailments| &ailments.pending)
-    }
-
-    /// Peers that are silent.
-    #[must_use]
-    pub fn down(&self) -> &[DownPeer] {
-        self.ailments.as_ref().map_or(&[], |ailments| &ailments.down)
-    }
-
-    /// Whether this peer is not caught up.
-    #[must_use]
-    pub fn is_pending(&self, peer: PeerId) -> bool {
-        self.pending().contains(&peer)
-    }
-
-    /// Whether this peer is silent.
-    #[must_use]
-    pub fn is_down(&self, peer: PeerId) -> bool {
-        self.down().iter().any(|down| down.peer == peer)
-    }
-
-    /// The store of the leader, if that is known.
-    #[must_use]
-    pub fn leader_store(&self) -> Option<StoreId> {
-        Some(self.region.peer(self.leader?)?.store)
-    }
-
-    /// Stores of peers that vote and do not lead.
-    pub fn follower_stores(&self) -> impl Iterator<Item = StoreId> {
-        let followers = self.region.peers.iter().filter(|peer| Kind::of(peer, self.leader) == Kind::Follower);
-        followers.map(|peer| peer.store)
-    }
-}
 
 /// A region's record: what was reported, and where each peer is in its store's array.
 #[derive(Clone, Debug)]
 struct Entry {
     info: RegionInfo,
-    places: Box<[u32]>,
+    places: Places,
 }
 
 /// Hashes ids by one multiplication: they are handed out by us, so nobody can choose them to collide.
@@ -158,6 +77,8 @@ pub struct Cluster {
     stores: BTreeMap<StoreId, Store>,
     // Regions whose leader is known.
     led: usize,
+    // What a smaller region weighs in balancing.
+    floor_bytes: u64,
 }
 
 impl Cluster {
@@ -165,6 +86,18 @@ impl Cluster {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Sets the size that smaller regions count as in [`Counters::weight_bytes`]; zero in an empty map. A change costs a
+    /// pass over all regions.
+    pub fn set_weight_floor(&mut self, floor_bytes: u64) {
+        if self.floor_bytes == floor_bytes {
+            return;
+        }
+        self.floor_bytes = floor_bytes;
+        for (store, counters) in self.recount() {
+            self.holdings.entry(store).or_default().counters = counters;
+        }
     }
 
     /// Enters a store, or changes the address, labels and lifecycle of one that is known.
@@ -253,18 +186,20 @@ impl Cluster {
 
     /// The common case: only sizes, loads, the epoch or silent peers differ, so every index stays as it is.
     fn refresh(&mut self, slot: Slot, report: RegionReport) -> Accepted {
+        let floor = self.floor_bytes;
         let entry = self.entries.get_mut(slot);
         let info = &mut entry.info;
         let changed = info.region.epoch != report.region.epoch || info.down() != report.down;
         let resized = info.size_bytes != report.size_bytes || info.load != report.load;
         if resized {
+            let before = info.burden(floor);
+            let after = Burden::new(report.size_bytes, &report.load, floor);
             for peer in &info.region.peers {
                 let kind = Kind::of(peer, info.leader);
-                let (led, pending) = (info.leader.is_some(), info.is_pending(peer.id));
                 let holding =
                     self.holdings.get_mut(&peer.store).expect("a linked peer's store has a holding");
-                holding.counters.subtract(kind, led, pending, info.size_bytes, &info.load);
-                holding.counters.add(kind, led, pending, report.size_bytes, &report.load);
+                holding.counters.subtract_burden(kind, before);
+                holding.counters.add_burden(kind, after);
             }
         }
         if changed {
@@ -284,7 +219,7 @@ impl Cluster {
         }
         let displaced = self.displace(&report);
         let id = report.region.id;
-        let slot = self.entries.insert(Entry { info: RegionInfo::new(report), places: Box::default() });
+        let slot = self.entries.insert(Entry { info: RegionInfo::new(report), places: Places::default() });
         let entries = &self.entries;
         self.order.insert(slot, |slot| entries.get(slot).info.region.range.start());
         self.by_id.insert(id, slot);
@@ -320,39 +255,34 @@ impl Cluster {
 
     /// Puts the peers of a record into the arrays of their stores.
     fn link(&mut self, slot: Slot) {
+        let floor = self.floor_bytes;
         let entry = self.entries.get_mut(slot);
         let info = &entry.info;
         self.led += usize::from(info.leader.is_some());
         let places = info.region.peers.iter().map(|peer| {
-            let kind = Kind::of(peer, info.leader);
-            let pending = info.is_pending(peer.id);
+            let standing = info.standing(peer);
             let holding = self.holdings.entry(peer.store).or_default();
-            holding.counters.add(kind, info.leader.is_some(), pending, info.size_bytes, &info.load);
-            holding.set_pending(slot, pending);
-            holding.push(kind, slot)
+            holding.counters.add(standing, info.burden(floor));
+            holding.set_pending(slot, standing.pending);
+            holding.push(standing.kind, slot)
         });
         entry.places = places.collect();
     }
 
     /// Takes the peers of a record out of the arrays of their stores.
     fn unlink(&mut self, slot: Slot) {
+        let floor = self.floor_bytes;
         let entry = self.entries.get_mut(slot);
         self.led -= usize::from(entry.info.leader.is_some());
+        let burden = entry.info.burden(floor);
         let places = std::mem::take(&mut entry.places);
         let peers = std::mem::take(&mut entry.info.region.peers);
-        for (peer, place) in peers.iter().zip(&places) {
-            let info = &self.entries.get(slot).info;
-            let kind = Kind::of(peer, info.leader);
+        for (peer, place) in peers.iter().zip(places.iter()) {
+            let standing = self.entries.get(slot).info.standing(peer);
             let holding = self.holdings.get_mut(&peer.store).expect("a linked peer's store has a holding");
-            holding.counters.subtract(
-                kind,
-                info.leader.is_some(),
-                info.is_pending(peer.id),
-                info.size_bytes,
-                &info.load,
-            );
+            holding.counters.subtract(standing, burden);
             holding.set_pending(slot, false);
-            if let Some(moved) = holding.swap_remove(kind, *place) {
+            if let Some(moved) = holding.swap_remove(standing.kind, *place) {
                 let moved = self.entries.get_mut(moved);
                 let index = moved.info.region.peers.iter().position(|other| other.store == peer.store);
                 moved.places[index.expect("a slot in a store's array has a peer there")] = *place;

@@ -82,8 +82,9 @@ impl RegionReport {
 
 /// More peers than this is no region of ours.
 const PEERS_MAX: u64 = 64;
-/// One pebibyte: a region is split long before, and sums over 2^13 of them still fit a signed 64-bit number.
-const SIZE_MAX: u64 = 1 << 50;
+/// 16 TiB, also as a rate per second: a region is split long before, and sums over half a million of them still fit a
+/// signed 64-bit number.
+const SIZE_MAX: u64 = 1 << 44;
 /// An epoch part grows by one a step; half the number space is never reached honestly.
 const EPOCH_MAX: u64 = u64::MAX / 2;
 

@@ -35,6 +35,13 @@ pub enum Intent {
         /// Where to.
         to: StoreId,
     },
+    /// A leading replica elsewhere, on another node, and leadership with it.
+    MoveLeader {
+        /// Where from.
+        from: StoreId,
+        /// Where to.
+        to: StoreId,
+    },
     /// A replica on another store of its node.
     Relocate {
         /// Where from.
@@ -67,7 +74,9 @@ impl Intent {
         let (one, other) = match self {
             Self::AddReplica { to } | Self::TransferLeader { to } => (Some(*to), None),
             Self::RemoveReplica { from } => (Some(*from), None),
-            Self::MoveReplica { from, to } | Self::Relocate { from, to } => (Some(*from), Some(*to)),
+            Self::MoveReplica { from, to } | Self::MoveLeader { from, to } | Self::Relocate { from, to } => {
+                (Some(*from), Some(*to))
+            }
             Self::Promote { on } => (Some(*on), None),
             Self::LeaveJoint | Self::Split { .. } => (None, None),
         };
@@ -157,7 +166,13 @@ impl Proposal {
             }
             Intent::MoveReplica { from, to } => {
                 let (leaver, newcomer) = (peer_on(*from)?, Peer::voter(new_peer(ids)?, *to));
-                move_replica(info, &leaver, &newcomer, view)
+                let transfer = hand_over(info, &leaver, Some(&newcomer), view)?;
+                Ok(move_replica(&leaver, &newcomer, transfer, view.config.replica_path))
+            }
+            Intent::MoveLeader { from, to } => {
+                let (leaver, newcomer) = (peer_on(*from)?, Peer::voter(new_peer(ids)?, *to));
+                let transfer = vec![Step::TransferLeader { peer: newcomer.id, store: newcomer.store }];
+                Ok(move_replica(&leaver, &newcomer, transfer, view.config.replica_path))
             }
             Intent::Relocate { from, to } => {
                 Ok(vec![Step::Relocate { peer: peer_on(*from)?.id, from: *from, to: *to }])
@@ -195,24 +210,19 @@ fn join(path: ReplicaPath, peer: PeerId, store: StoreId) -> Vec<Step> {
 }
 
 /// The newcomer first, then leadership, the leaver last.
-fn move_replica(
-    info: &RegionInfo,
-    leaver: &Peer,
-    newcomer: &Peer,
-    view: &View<'_>,
-) -> Result<Vec<Step>, BuildError> {
+fn move_replica(leaver: &Peer, newcomer: &Peer, transfer: Vec<Step>, path: ReplicaPath) -> Vec<Step> {
     let remove = Step::RemovePeer { peer: leaver.id, store: leaver.store };
-    if view.config.replica_path != ReplicaPath::Joint || leaver.role != Role::Voter {
-        let mut steps = join(view.config.replica_path, newcomer.id, newcomer.store);
-        steps.extend(hand_over(info, leaver, Some(newcomer), view)?);
+    if path != ReplicaPath::Joint || leaver.role != Role::Voter {
+        let mut steps = join(path, newcomer.id, newcomer.store);
+        steps.extend(transfer);
         steps.push(remove);
-        return Ok(steps);
+        return steps;
     }
     let mut steps = vec![Step::AddLearner { peer: newcomer.id, store: newcomer.store }];
     steps.push(Step::EnterJoint { promote: vec![newcomer.id], demote: vec![leaver.id] });
-    steps.extend(hand_over(info, leaver, Some(newcomer), view)?);
+    steps.extend(transfer);
     steps.extend([Step::LeaveJoint, remove]);
-    Ok(steps)
+    steps
 }
 
 /// The step that moves leadership away from a peer that is about to go, if it leads.

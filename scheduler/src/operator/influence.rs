@@ -65,12 +65,15 @@ impl Influence {
             to.moves_in += moves_in;
         };
         match intent {
-            Intent::AddReplica { to } | Intent::MoveReplica { to, .. } => arrive(*to, weight_bytes, 1),
+            Intent::AddReplica { to } | Intent::MoveReplica { to, .. } | Intent::MoveLeader { to, .. } => {
+                arrive(*to, weight_bytes, 1);
+            }
             Intent::Relocate { to, .. } => arrive(*to, weight_bytes, 0),
             _ => {}
         }
         if let Intent::RemoveReplica { from }
         | Intent::MoveReplica { from, .. }
+        | Intent::MoveLeader { from, .. }
         | Intent::Relocate { from, .. } = intent
         {
             let delta = self.of_mut(*from);
@@ -81,7 +84,9 @@ impl Influence {
         }
         let leader = info.leader_store();
         match intent {
-            Intent::TransferLeader { to } => self.hand_over(leader, *to, read),
+            Intent::TransferLeader { to } | Intent::MoveLeader { to, .. } => {
+                self.hand_over(leader, *to, read);
+            }
             Intent::Relocate { from, to } if leader == Some(*from) => self.hand_over(leader, *to, read),
             // Who takes over is decided when steps are made; until then only the loss is certain.
             Intent::MoveReplica { from, .. } | Intent::RemoveReplica { from } if leader == Some(*from) => {

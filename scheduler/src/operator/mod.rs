@@ -10,6 +10,7 @@
 mod build;
 mod influence;
 mod running;
+mod safe;
 mod step;
 
 use std::fmt;
@@ -26,7 +27,8 @@ use crate::time::Time;
 pub use build::{BuildError, Cause, Ids, Intent, Proposal};
 pub use influence::{Delta, Influence};
 pub use running::{AddRefusal, Ended, Operators, Status};
-pub use step::{Action, NewRegion, Step, Unsafe};
+pub use safe::Unsafe;
+pub use step::{Action, NewRegion, Step};
 
 /// Who had the idea.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -87,6 +87,17 @@ fn TestReplacePendingRegion3C() {
     }
 }
 
+/// The difference must exceed twice the region's size, so that the target is still the smaller one afterwards.
+#[test]
+fn a_difference_of_exactly_twice_the_region_is_even_enough() {
+    let mut mock = Mock::new(1);
+    stores(&mut mock, &[(1, 30), (2, 10)]);
+    mock.leader_region(1, &[1]);
+    assert_eq!(mock.balance_region(), None);
+    stores(&mut mock, &[(1, 31)]);
+    assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((1, 2)));
+}
+
 #[test]
 fn a_target_on_the_sources_node_is_reached_by_relocation_and_other_nodes_of_the_region_are_not_targets() {
     let mut mock = Mock::new(3);

@@ -2,9 +2,10 @@
 //! a reason and changes nothing, and the map's invariants hold after everything.
 
 use scheduler::config::ReplicaPath;
+use scheduler::operator::{Cause, Intent};
 use scheduler::{
-    Change, Config, DownPeer, Epoch, Key, KeyRange, Lifecycle, Load, NodeId, Peer, PeerId, Region, RegionId,
-    RegionReport, Rng, Role, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
+    Change, Config, DownPeer, Epoch, Key, KeyRange, Lifecycle, Load, NodeId, Peer, PeerId, Policy, Proposal,
+    Region, RegionId, RegionReport, Rng, Role, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
 };
 
 struct Fuzz {
@@ -88,6 +89,27 @@ impl Fuzz {
         }
     }
 
+    /// A proposal of nonsense; most of the time for a region that is known, under its epoch.
+    fn proposal(&mut self, scheduler: &Scheduler) -> Proposal {
+        let (from, to) = (StoreId(self.number(6)), StoreId(self.number(6)));
+        let known = self.rng.below(scheduler.cluster().len()).filter(|_| !self.rng.one_in(4));
+        let known = known.and_then(|n| scheduler.cluster().regions().nth(n));
+        let intent = match self.small(9) {
+            0 => Intent::AddReplica { to },
+            1 => Intent::RemoveReplica { from },
+            2 => Intent::MoveReplica { from, to },
+            3 => Intent::MoveLeader { from, to },
+            4 => Intent::Relocate { from, to },
+            5 => Intent::TransferLeader { to },
+            6 => Intent::Promote { on: to },
+            7 => Intent::LeaveJoint,
+            _ => Intent::Split { keys: (0..self.small(3)).map(|_| self.key()).collect() },
+        };
+        let epoch = known.map_or(Epoch::new(self.number(4), self.number(4)), |info| info.region.epoch);
+        let region = known.map_or(RegionId(self.number(12)), |info| info.id());
+        Proposal { region, epoch, policy: Policy::Admin, cause: Cause::Asked, intent }
+    }
+
     fn store(&mut self) -> StoreDescriptor {
         let id = StoreId(self.number(6));
         let node = NodeId(if self.rng.one_in(8) { self.number(4) } else { id.0 % 4 });
@@ -107,7 +129,7 @@ fn picture(scheduler: &Scheduler) -> String {
 
 #[test]
 fn nothing_that_is_reported_makes_it_panic_and_a_refusal_changes_nothing() {
-    let (mut accepted, mut refused, mut admitted) = (0, 0, 0);
+    let (mut accepted, mut refused, mut admitted, mut asked) = (0, 0, 0, 0);
     for seed in 0..120 {
         let mut fuzz = Fuzz { rng: Rng::new(seed) };
         let path = [ReplicaPath::Direct, ReplicaPath::Learner, ReplicaPath::Joint][(seed % 3) as usize];
@@ -117,7 +139,7 @@ fn nothing_that_is_reported_makes_it_panic_and_a_refusal_changes_nothing() {
         for _ in 0..250 {
             let before = picture(&scheduler);
             let now = Time(fuzz.number(10_000_000));
-            let refusal = match fuzz.small(10) {
+            let refusal = match fuzz.small(11) {
                 0 => scheduler.put_store(fuzz.store(), now).err().map(|refusal| refusal.to_string()),
                 1..=2 => {
                     scheduler.report_store(fuzz.store_report(), now).err().map(|refusal| refusal.to_string())
@@ -137,6 +159,12 @@ fn nothing_that_is_reported_makes_it_panic_and_a_refusal_changes_nothing() {
                     drop(scheduler.why(group[0], now));
                     None
                 }
+                5 => {
+                    let proposal = fuzz.proposal(&scheduler);
+                    let answer = scheduler.admit(&proposal, now);
+                    asked += usize::from(answer.is_ok());
+                    answer.err().map(|refusal| refusal.to_string())
+                }
                 _ => scheduler.report_region(fuzz.report(), now).err().map(|refusal| refusal.to_string()),
             };
             match refusal {
@@ -151,7 +179,8 @@ fn nothing_that_is_reported_makes_it_panic_and_a_refusal_changes_nothing() {
         }
     }
     // A fuzzer that is always refused, or never, tests one half only.
-    assert!(accepted > 5_000 && refused > 5_000 && admitted > 50, "{accepted} {refused} {admitted}");
+    assert!(accepted > 5_000 && refused > 5_000, "{accepted} {refused}");
+    assert!(admitted > 50 && asked > 20, "{admitted} {asked}");
 }
 
 #[test]

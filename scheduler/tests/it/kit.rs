@@ -132,7 +132,7 @@ impl Mock {
         let mut influence = Influence::new();
         let signed = |number: u64| i64::try_from(number).expect("small");
         for (id, size) in &self.sizes_mib {
-            let counted = self.cluster.counters(StoreId(*id)).region_bytes;
+            let counted = self.cluster.counters(StoreId(*id)).weight_bytes;
             influence.of_mut(StoreId(*id)).region_bytes = signed(size * MIB) - signed(counted);
         }
         for (id, leaders) in &self.leaders {

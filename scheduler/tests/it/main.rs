@@ -1,6 +1,7 @@
 //! The scheduler from outside: the TinyKV course's tables, scenarios, a simulated cluster, fuzzing, planted bugs.
 
 mod balance_region;
+mod coordinator;
 mod fuzz;
 mod heartbeat;
 mod kit;
@@ -9,6 +10,8 @@ mod model;
 mod operators;
 mod planted;
 mod policies;
+mod prepare;
 mod queries;
 mod replicas;
+mod restart;
 mod world;

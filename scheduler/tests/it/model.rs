@@ -2,7 +2,7 @@
 //! here.
 //!
 //! `RINGKEEP_SEEDS=2000 cargo test --release -p ringkeep-scheduler model` runs more seeds than the default, and
-//! `RINGKEEP_SEED=7` a single one. A failure names its seed.
+//! `RINGKEEP_SEED=7` a single one; `RINGKEEP_FIRST_SEED=2000` begins elsewhere. A failure names its seed.
 
 use crate::world::{Tally, World};
 
@@ -42,8 +42,9 @@ fn model_random_clusters_stay_safe_and_come_to_rest() {
         return;
     }
     let seeds = number("RINGKEEP_SEEDS").unwrap_or(100);
+    let first = number("RINGKEEP_FIRST_SEED").unwrap_or(0);
     let mut total = Tally::default();
-    for seed in 0..seeds {
+    for seed in first..first + seeds {
         let tally = run(seed).tally;
         total.executed += tally.executed;
         total.refused_by_epoch += tally.refused_by_epoch;

@@ -2,18 +2,20 @@
 #![expect(non_snake_case, reason = "the tests keep the names under which the course knows them")]
 
 use scheduler::config::{MIB, ReplicaPath};
-use scheduler::operator::{AddRefusal, CancelReason, Cause, Intent, Kinds, Outcome, Status, Step};
-use scheduler::scheduler::AdmitError;
+use scheduler::operator::{
+    AddRefusal, CancelReason, Cause, Influence, Kinds, Outcome, Progress, Status, Step, Unsafe,
+};
+use scheduler::scheduler::{AdmitError, AskSplitError};
 use scheduler::{
-    Action, Change, Config, Epoch, KeyRange, Lifecycle, NodeId, Operator, Peer, PeerId, Policy, Proposal,
-    Region, RegionId, RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
+    Action, Change, Config, Epoch, KeyRange, NodeId, Operator, Peer, PeerId, Policy, Region, RegionId,
+    RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
 };
 
 use crate::kit::key;
 
-const T0: Time = Time(1_000);
+pub(crate) const T0: Time = Time(1_000);
 
-fn scheduler(stores: u64) -> Scheduler {
+pub(crate) fn scheduler(stores: u64) -> Scheduler {
     let config = Config {
         replica_path: ReplicaPath::Direct,
         prepare_percent: 0,
@@ -31,14 +33,14 @@ fn scheduler(stores: u64) -> Scheduler {
     scheduler
 }
 
-fn heard(scheduler: &mut Scheduler, stores: u64, now: Time) {
+pub(crate) fn heard(scheduler: &mut Scheduler, stores: u64, now: Time) {
     for id in 1..=stores {
         scheduler.report_store(StoreReport::empty(StoreId(id)), now).expect("reports");
     }
 }
 
 /// A region with its first peer leading, at epoch (conf_ver, 1).
-fn region(id: u64, stores: &[u64], conf_ver: u64) -> RegionReport {
+pub(crate) fn region(id: u64, stores: &[u64], conf_ver: u64) -> RegionReport {
     let peers = stores.iter().map(|store| Peer::voter(PeerId(id * 10 + store), StoreId(*store))).collect();
     let range = KeyRange::new(key(id), key(id + 1)).expect("rising");
     let region = Region { id: RegionId(id), range, epoch: Epoch::new(conf_ver, 1), peers };
@@ -46,7 +48,7 @@ fn region(id: u64, stores: &[u64], conf_ver: u64) -> RegionReport {
     RegionReport { size_bytes: 10 * MIB, ..RegionReport::new(region, leader) }
 }
 
-fn operator(scheduler: &Scheduler, region: u64, policy: Policy, steps: Vec<Step>) -> Operator {
+pub(crate) fn operator(scheduler: &Scheduler, region: u64, policy: Policy, steps: Vec<Step>) -> Operator {
     let info = scheduler.cluster().region(RegionId(region)).expect("known");
     Operator::new(info, policy, Cause::Asked, steps, T0)
 }
@@ -90,6 +92,59 @@ fn TestOperatorCount() {
     scheduler.add(op, T0).expect("admitted");
     assert_eq!(scheduler.operators().count(Kinds::REGION | Kinds::BALANCE), 1);
     assert_eq!(scheduler.operators().count(Kinds::BALANCE), 2);
+    let higher = operator(&scheduler, 2, Policy::Admin, transfer(2, 2));
+    scheduler.add(higher, T0).expect("a higher priority replaces");
+    assert_eq!(scheduler.operators().count(Kinds::BALANCE), 1);
+    assert_eq!(scheduler.operators().count(Kinds::REGION), 0);
+    assert_eq!(scheduler.operators().count(Kinds::LEADER), 2);
+}
+
+#[test]
+fn TestOperator() {
+    let mut scheduler = scheduler(4);
+    scheduler.report_region(region(1, &[1, 2], 1), T0).expect("accepted");
+    let add = Step::AddPeer { peer: PeerId(11), store: StoreId(1) };
+    let transfer = Step::TransferLeader { peer: PeerId(12), store: StoreId(2) };
+    let remove = Step::RemovePeer { peer: PeerId(11), store: StoreId(1) };
+    let mut op = operator(&scheduler, 1, Policy::Admin, vec![add, transfer.clone(), remove.clone()]);
+    let influence = Influence::new();
+    let info = |scheduler: &Scheduler| scheduler.cluster().region(RegionId(1)).expect("known").clone();
+
+    // The first step is done already and is skipped; the second is sent until it is seen to be done.
+    for _ in 0..2 {
+        let progress = op.drive(&info(&scheduler), &scheduler.view(&influence, T0));
+        assert!(matches!(progress, Progress::Send(Action::TransferLeader(_))), "{progress:?}");
+        assert_eq!(op.current(), Some(&transfer));
+    }
+    let mut led_by_two = region(1, &[1, 2], 1);
+    led_by_two.leader = Some(PeerId(12));
+    scheduler.report_region(led_by_two, T0).expect("accepted");
+    let late = T0.plus_ms(scheduler.config().region_operator_timeout_ms);
+    assert!(!op.is_over(&scheduler.view(&influence, late)), "ten minutes, since membership changes");
+    assert!(op.is_over(&scheduler.view(&influence, late.plus_ms(1))));
+    let progress = op.drive(&info(&scheduler), &scheduler.view(&influence, T0));
+    assert_eq!(progress, Progress::Send(Action::Change(Change::Remove { peer: PeerId(11) })));
+    assert_eq!(op.current(), Some(&remove));
+    let progress = op.drive(&info(&scheduler), &scheduler.view(&influence, late.plus_ms(1)));
+    assert_eq!(progress, Progress::End(Outcome::Timeout));
+    scheduler.report_region(region(1, &[2], 2), T0).expect("accepted");
+    let progress = op.drive(&info(&scheduler), &scheduler.view(&influence, late.plus_ms(1)));
+    assert_eq!(progress, Progress::End(Outcome::Success), "what is done is done, however late");
+}
+
+#[test]
+fn TestOperatorKind() {
+    let mut scheduler = scheduler(3);
+    scheduler.report_region(region(1, &[1, 2, 3], 1), T0).expect("accepted");
+    let kinds = |policy, steps| operator(&scheduler, 1, policy, steps).kinds;
+    let remove = vec![Step::RemovePeer { peer: PeerId(11), store: StoreId(1) }];
+    let split = vec![Step::Split { keys: Vec::new(), new: Vec::new() }];
+    assert_eq!(kinds(Policy::BalanceLeader, transfer(1, 2)), Kinds::BALANCE | Kinds::LEADER);
+    assert_eq!(kinds(Policy::ReplicaCheck, remove.clone()), Kinds::REPLICA | Kinds::REGION);
+    assert_eq!(kinds(Policy::Admin, split), Kinds::ADMIN | Kinds::SPLIT);
+    let both = kinds(Policy::Admin, [transfer(1, 2), remove].concat());
+    assert!(both.contains(Kinds::LEADER) && both.contains(Kinds::REGION | Kinds::ADMIN));
+    assert!(!both.contains(Kinds::BALANCE) && !both.contains(Kinds::REGION | Kinds::SPLIT));
 }
 
 #[test]
@@ -180,92 +235,6 @@ fn TestDispatchOutdatedRegion() {
 }
 
 #[test]
-fn TestPeerState() {
-    let mut scheduler = scheduler(4);
-    scheduler.report_region(region(1, &[1, 2, 3], 1), T0).expect("accepted");
-    let info = scheduler.cluster().region(RegionId(1)).expect("known");
-    let intent = Intent::MoveReplica { from: StoreId(3), to: StoreId(4) };
-    let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, intent);
-    let first = scheduler.admit(&proposal, T0).expect("admitted").expect("the first step at once");
-    let Action::Change(Change::AddVoter { peer, store: StoreId(4) }) = first.action else {
-        panic!("{first:?}")
-    };
-
-    let mut report = region(1, &[1, 2, 3], 2);
-    report.region.peers.push(Peer::voter(peer, StoreId(4)));
-    report.pending = vec![peer];
-    assert_eq!(scheduler.report_region(report.clone(), T0), Ok(None), "it catches up");
-    assert!(scheduler.operators().get(RegionId(1)).is_some(), "and the operator stays");
-    report.pending.clear();
-    let next = scheduler.report_region(report.clone(), T0).expect("accepted").expect("the next step");
-    assert_eq!(next.action, Action::Change(Change::Remove { peer: PeerId(13) }));
-    let again = scheduler.report_region(report, T0).expect("accepted").expect("repeated until it is done");
-    assert_eq!(again, next);
-}
-
-#[test]
-fn TestReplica() {
-    let mut scheduler = scheduler(4);
-    scheduler.report_region(region(1, &[2, 3], 1), T0).expect("accepted");
-    let tick = scheduler.tick(T0);
-    let [add] = &tick.instructions[..] else { panic!("{tick:?}") };
-    assert!(matches!(add.action, Action::Change(Change::AddVoter { store: StoreId(1), .. })));
-
-    let mut four = region(2, &[1, 2, 3, 4], 1);
-    four.region.range = KeyRange::new(key(7), key(8)).expect("rising");
-    scheduler.report_region(four, T0).expect("accepted");
-    let tick = scheduler.tick(T0);
-    assert!(matches!(tick.instructions[0].action, Action::Change(Change::Remove { .. })), "{tick:?}");
-}
-
-#[test]
-fn an_offline_peer_without_a_spare_store_is_left_in_silence_and_with_a_reason() {
-    let mut scheduler = scheduler(3);
-    let mut offline = scheduler.cluster().store(StoreId(3)).expect("joined").descriptor.clone();
-    offline.lifecycle = Lifecycle::Offline;
-    scheduler.put_store(offline, T0).expect("known");
-    let mut report = region(1, &[1, 2, 3], 1);
-    report.pending = vec![PeerId(13)];
-    scheduler.report_region(report, T0).expect("accepted");
-    let tick = scheduler.tick(T0);
-    assert!(tick.instructions.is_empty());
-    assert!(tick.refusals.iter().any(|refusal| refusal.store == Some(StoreId(3))), "{:?}", tick.refusals);
-    assert!(!scheduler.why(RegionId(1), T0).is_empty());
-}
-
-#[test]
-fn TestDispatch() {
-    let mut scheduler = scheduler(4);
-    let mut config = scheduler.config().clone();
-    config.disabled = vec![Policy::BalanceLeader];
-    scheduler.set_config(config).expect("valid");
-    // Stores 2, 3 and 4 hold forty regions, store 1 none: a replica moves to store 1, step by step, then silence.
-    let mut reports: Vec<RegionReport> = (1..=40).map(|id| region(id, &[2, 3, 4], 1)).collect();
-    for report in &reports {
-        scheduler.report_region(report.clone(), T0).expect("accepted");
-    }
-    let mut open = scheduler.tick(T0).instructions;
-    assert!(!open.is_empty() && open.len() <= 8, "the limit on moves into store 1");
-    for _ in 0..400 {
-        let Some(instruction) = open.pop() else { break };
-        let report = reports.iter_mut().find(|report| report.region.id == instruction.region).expect("known");
-        match instruction.action {
-            Action::Change(change) => report.region = change.apply(&report.region).expect("a valid change"),
-            Action::TransferLeader(peer) => report.leader = Some(peer.id),
-            Action::Split { .. } => panic!("nothing is to be split"),
-        }
-        open.extend(scheduler.report_region(report.clone(), T0).expect("accepted"));
-        if open.is_empty() {
-            open = scheduler.tick(T0).instructions;
-        }
-    }
-    assert!(open.is_empty() && scheduler.operators().is_empty(), "at rest");
-    let counts: Vec<u64> = (1..=4).map(|id| scheduler.cluster().counters(StoreId(id)).regions()).collect();
-    assert!(counts.iter().all(|count| (28..=32).contains(count)), "{counts:?}");
-    assert_eq!(counts.iter().sum::<u64>(), 120);
-}
-
-#[test]
 fn TestOperatorStep() {
     let scheduler = {
         let mut scheduler = scheduler(4);
@@ -289,35 +258,23 @@ fn TestOperatorStep() {
     assert!(!finished(Step::Relocate { peer: PeerId(11), from: store, to: StoreId(4) }));
 }
 
+/// Which regions may ask for ids: those known at their start key, under an epoch that is not stale.
 #[test]
-fn the_joint_path_never_grows_the_number_of_voters() {
-    let mut scheduler = scheduler(4);
-    let mut config = scheduler.config().clone();
-    config.replica_path = ReplicaPath::Joint;
-    scheduler.set_config(config).expect("valid");
-    let mut report = region(1, &[1, 2, 3], 1);
+fn TestValidRequestRegion() {
+    let mut scheduler = scheduler(3);
+    let report = region(1, &[1, 2, 3], 5);
     scheduler.report_region(report.clone(), T0).expect("accepted");
-    let info = scheduler.cluster().region(RegionId(1)).expect("known");
-    let intent = Intent::MoveReplica { from: StoreId(1), to: StoreId(4) };
-    let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, intent);
-    let mut next = scheduler.admit(&proposal, T0).expect("admitted");
-    let mut sent = 0;
-    while let Some(instruction) = next {
-        sent += 1;
-        match instruction.action {
-            Action::Change(change) => report.region = change.apply(&report.region).expect("a valid change"),
-            Action::TransferLeader(peer) => report.leader = Some(peer.id),
-            Action::Split { .. } => panic!("no split"),
-        }
-        assert!(report.region.peers.iter().filter(|peer| peer.will_vote()).count() <= 3);
-        next = scheduler.report_region(report.clone(), T0).expect("accepted");
+    let asked = |conf_ver, version| Region { epoch: Epoch::new(conf_ver, version), ..report.region.clone() };
+    for (request, expected) in [
+        (asked(5, 1), Ok(())),
+        (asked(6, 2), Ok(())),
+        (asked(4, 1), Err(AskSplitError::Stale(RegionId(1)))),
+        (asked(6, 0), Err(AskSplitError::Stale(RegionId(1)))),
+        (Region { id: RegionId(2), ..asked(5, 1) }, Err(AskSplitError::Unknown(RegionId(2)))),
+        (Region { range: KeyRange::full(), ..asked(5, 1) }, Err(AskSplitError::Unknown(RegionId(1)))),
+    ] {
+        assert_eq!(scheduler.ask_split(&request).map(|_| ()), expected, "{request}");
     }
-    assert_eq!(sent, 5, "learner, enter, transfer, leave, remove");
-    let Some(Status::Ended(ended)) = scheduler.operators().status(RegionId(1)) else {
-        panic!("still running")
-    };
-    assert_eq!(ended.outcome, Outcome::Success);
-    assert!(report.region.peer_on(StoreId(1)).is_none() && report.region.peer_on(StoreId(4)).is_some());
 }
 
 #[test]
@@ -337,65 +294,24 @@ fn TestAskSplit() {
     assert!(scheduler.ask_split(&unknown).is_err());
 }
 
+/// Whoever leads hands over first, whatever the operator's earlier steps have come to.
 #[test]
-fn scatter_and_presplit_go_on_until_there_is_nothing_to_do() {
-    let mut scheduler = scheduler(6);
-    let mut reports: Vec<RegionReport> = (1..=12).map(|id| region(id, &[1, 2, 3], 1)).collect();
-    for report in &reports {
-        scheduler.report_region(report.clone(), T0).expect("accepted");
-    }
-    let group: Vec<RegionId> = (1..=12).map(RegionId).collect();
-    for _ in 0..50 {
-        let mut open = scheduler.scatter(&group, T0).instructions;
-        if open.is_empty() {
-            break;
-        }
-        while let Some(instruction) = open.pop() {
-            let report =
-                reports.iter_mut().find(|report| report.region.id == instruction.region).expect("known");
-            match instruction.action {
-                Action::Change(change) => {
-                    report.region = change.apply(&report.region).expect("a valid change")
-                }
-                Action::TransferLeader(peer) => report.leader = Some(peer.id),
-                Action::Split { .. } => panic!("no split"),
-            }
-            open.extend(scheduler.report_region(report.clone(), T0).expect("accepted"));
-        }
-    }
-    for id in 1..=6 {
-        let counters = scheduler.cluster().counters(StoreId(id));
-        assert!((5..=7).contains(&counters.regions()), "{counters:?}");
-        assert!((1..=3).contains(&counters.leaders), "{counters:?}");
-    }
-    let keys = [key(3), "00000000000000000003a".into(), "00000000000000000003b".into(), "zzz".into()];
-    let tick = scheduler.presplit(&keys, T0);
-    let [split] = &tick.instructions[..] else { panic!("{tick:?}") };
-    let Action::Split { keys, new } = &split.action else { panic!("{split:?}") };
-    assert_eq!((keys.len(), new.len(), tick.refusals.len()), (2, 2, 1));
-}
-
-#[test]
-fn a_removal_waits_while_it_would_cost_the_quorum() {
+fn a_leader_is_neither_removed_nor_demoted() {
     let mut scheduler = scheduler(3);
     scheduler.report_region(region(1, &[1, 2, 3], 1), T0).expect("accepted");
-    // Store 2 falls silent: without store 3, store 1 would be left alone of two.
-    let later = T0.plus_ms(scheduler.config().store_disconnected_ms + 1);
-    for id in [1, 3] {
-        scheduler.report_store(StoreReport::empty(StoreId(id)), later).expect("reports");
+    let steps = [Step::RemovePeer { peer: PeerId(11), store: StoreId(1) }, Step::Demote { peer: PeerId(11) }];
+    for step in steps {
+        let op = operator(&scheduler, 1, Policy::Admin, vec![step]);
+        assert_eq!(scheduler.add(op, T0), Ok(None), "nothing is sent");
+        let ended = scheduler.operators().history().last().expect("an outcome");
+        let reason = CancelReason::Unsafe(Unsafe::Leads(PeerId(11)));
+        assert_eq!(ended.outcome, Outcome::Cancelled(reason));
     }
-    let op = operator(
+    let follower = operator(
         &scheduler,
         1,
         Policy::Admin,
-        vec![Step::RemovePeer { peer: PeerId(13), store: StoreId(3) }],
+        vec![Step::RemovePeer { peer: PeerId(12), store: StoreId(2) }],
     );
-    let op = Operator { created: later, ..op };
-    assert_eq!(scheduler.add(op, later), Ok(None));
-    assert_eq!(scheduler.report_region(region(1, &[1, 2, 3], 1), later), Ok(None));
-    assert!(scheduler.operators().get(RegionId(1)).is_some(), "it waits");
-    heard(&mut scheduler, 3, later);
-    let sent =
-        scheduler.report_region(region(1, &[1, 2, 3], 1), later).expect("accepted").expect("safe again");
-    assert_eq!(sent.action, Action::Change(Change::Remove { peer: PeerId(13) }));
+    assert!(scheduler.add(follower, T0).expect("admitted").is_some());
 }

@@ -16,7 +16,7 @@ struct Bug {
     wrong: &'static str,
 }
 
-const BUGS: [Bug; 14] = [
+const BUGS: [Bug; 16] = [
     Bug {
         name: "unsigned_difference",
         file: "src/balance/region.rs",
@@ -38,12 +38,12 @@ const BUGS: [Bug; 14] = [
     Bug {
         name: "remove_before_transfer",
         file: "src/operator/build.rs",
-        right: "steps.extend(hand_over(info, leaver, Some(newcomer), view)?);\n        steps.push(remove);",
-        wrong: "steps.push(remove);\n        steps.extend(hand_over(info, leaver, Some(newcomer), view)?);",
+        right: "steps.extend(transfer);\n        steps.push(remove);",
+        wrong: "steps.push(remove);\n        steps.extend(transfer);",
     },
     Bug {
         name: "remove_the_leader",
-        file: "src/operator/step.rs",
+        file: "src/operator/safe.rs",
         right: "if info.leader == Some(peer) { Err(Unsafe::Leads(peer)) }",
         wrong: "if info.leader.is_none() { Err(Unsafe::Leads(peer)) }",
     },
@@ -73,7 +73,7 @@ const BUGS: [Bug; 14] = [
     },
     Bug {
         name: "quorum_not_asked",
-        file: "src/operator/step.rs",
+        file: "src/operator/safe.rs",
         right: "if keeps_quorum(&after, healthy) { Ok(()) }",
         wrong: "if keeps_quorum(&after, |_| true) { Ok(()) }",
     },
@@ -85,9 +85,21 @@ const BUGS: [Bug; 14] = [
     },
     Bug {
         name: "operators_time_out_on_reports_only",
-        file: "src/scheduler.rs",
+        file: "src/scheduler/round.rs",
         right: "self.end_overdue(now);",
         wrong: "self.end_overdue(Time(0));",
+    },
+    Bug {
+        name: "load_moves_whatever_sizes_say",
+        file: "src/balance/shift.rs",
+        right: "return Err(Reason::SizesWouldSpread);",
+        wrong: "let _ = Reason::SizesWouldSpread;",
+    },
+    Bug {
+        name: "an_exchange_counts_one_way_only",
+        file: "src/balance/shift.rs",
+        right: "map(|home| out.against(home));",
+        wrong: "map(|_| Shift { bytes: 0, ..out });",
     },
     Bug {
         name: "timestamp_at_the_saved_bound",

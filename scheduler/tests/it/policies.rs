@@ -1,10 +1,12 @@
 //! Policies beyond the course's: load over stores and cores, splits, draining, keeping leaders away.
 
+use scheduler::balance::shift::{Judge, Shift};
 use scheduler::config::MIB;
-use scheduler::operator::{Cause, Intent};
+use scheduler::operator::{Cause, Intent, Step};
 use scheduler::placement::Board;
 use scheduler::{
-    Config, Key, Lifecycle, Load, NodeId, Policy, Proposal, Reason, RegionId, Rng, StoreDescriptor, StoreId,
+    Config, Key, Lifecycle, Load, NodeId, PeerId, Policy, Proposal, Reason, RegionId, RegionReport, Rng,
+    StoreDescriptor, StoreId,
 };
 
 use crate::kit::Mock;
@@ -26,7 +28,7 @@ fn busy_region(mock: &mut Mock, id: u64, stores: &[u64], read: u64, write: u64) 
 fn hot(mock: &Mock) -> Result<Proposal, Reason> {
     let influence = mock.influence();
     let view = mock.view(&influence);
-    let mut round = scheduler::balance::hot::propose(&view, 1);
+    let mut round = scheduler::balance::hot::propose(&view, &mut Rng::new(1), 1);
     round.proposals.pop().ok_or_else(|| round.refusal.expect("a reason").reason)
 }
 
@@ -51,7 +53,8 @@ fn a_store_hot_by_reads_hands_leadership_over_and_one_hot_by_writes_a_replica() 
 fn one_hot_region_alone_stays_where_it_is_because_moving_it_would_only_move_the_heat() {
     let mut mock = mock(&[(1, 1), (2, 2), (3, 3), (4, 4)]);
     busy_region(&mut mock, 1, &[1, 2, 3], 40, 0);
-    assert_eq!(hot(&mock), Err(Reason::NothingToGive));
+    let (difference, needed) = (40 * MIB as i64, 80 * MIB as i64);
+    assert_eq!(hot(&mock), Err(Reason::WithinTolerance { difference, needed }));
     let mut quiet = self::mock(&[(1, 1), (2, 2), (3, 3)]);
     busy_region(&mut quiet, 1, &[1, 2, 3], 0, 0);
     assert!(matches!(hot(&quiet), Err(Reason::WithinTolerance { .. })));
@@ -89,6 +92,121 @@ fn a_core_that_is_full_exchanges_a_hot_region_for_a_quiet_one() {
         intents,
         [&Intent::Relocate { from: one, to: other }, &Intent::Relocate { from: other, to: one }]
     );
+}
+
+/// What would even out load and make sizes or leader counts less even is refused with that as the reason.
+#[test]
+fn load_gives_way_to_sizes_and_leader_counts() {
+    let mut mock = mock(&[(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6)]);
+    for id in 1..=4 {
+        busy_region(&mut mock, id, &[1, 2, 3], 0, 20);
+    }
+    // The other stores bear nothing and are as large; their only region is of no size to come back.
+    let large = RegionReport { size_bytes: 40 * MIB, ..mock.region(9, &[4, 5, 6]) };
+    mock.report(large);
+    assert_eq!(hot(&mock), Err(Reason::SizesWouldSpread));
+    let opinions = |mock: &Mock, region| {
+        let influence = mock.influence();
+        let opinions = scheduler::why::why(
+            &mock.view(&influence),
+            mock.cluster.region(RegionId(region)).expect("known"),
+        );
+        let refusals = opinions.into_iter().filter_map(Result::err);
+        refusals.filter(|refusal| refusal.policy == Policy::HotRegion).map(|refusal| refusal.reason).collect()
+    };
+    let busy: Vec<Reason> = opinions(&mock, 1);
+    assert_eq!(busy, [Reason::SizesWouldSpread; 9], "three replicas, three stores each");
+    let quiet: Vec<Reason> = opinions(&mock, 9);
+    assert_eq!(quiet, [], "nobody calls it hot");
+    mock.config.disabled = vec![Policy::HotRegion];
+    assert_eq!(opinions(&mock, 1), [Reason::Disabled; 9]);
+
+    let mut mock = self::mock(&[(1, 1), (2, 2), (3, 3)]);
+    mock.config.leader_tolerance = 0;
+    for id in 1..=3 {
+        busy_region(&mut mock, id, &[1, 2, 3], 40, 0);
+        mock.leader_region(id + 3, &[2, 1, 3]);
+        mock.leader_region(id + 6, &[3, 1, 2]);
+    }
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let info = mock.cluster.region(RegionId(1)).expect("known");
+    let shift = Shift::of_leadership(info, StoreId(1), StoreId(2));
+    assert_eq!(Judge::new(&view).permits(&shift), Err(Reason::LeadersWouldSpread));
+    mock.config.leader_tolerance = 1;
+    let view = mock.view(&influence);
+    assert_eq!(Judge::new(&view).permits(&shift), Ok(()), "within the tolerance of balance-leader");
+}
+
+#[test]
+fn a_hot_region_goes_in_exchange_for_a_quiet_one_where_sizes_are_even() {
+    let mut mock = mock(&[(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, 6)]);
+    for id in 1..=4 {
+        busy_region(&mut mock, id, &[1, 2, 3], 0, 20);
+    }
+    for id in 5..=8 {
+        busy_region(&mut mock, id, &[4, 5, 6], 0, 0);
+    }
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let round = scheduler::balance::hot::propose(&view, &mut Rng::new(1), 2);
+    let [out, back] = &round.proposals[..] else { panic!("{round:?}") };
+    let ends = |proposal: &Proposal| proposal.intent.stores().collect::<Vec<_>>();
+    let (from, to) = (ends(out)[0], ends(out)[1]);
+    assert!(from.0 <= 3 && to.0 >= 4, "{out:?}");
+    assert_eq!(ends(back), [to, from]);
+    assert!(out.region.0 <= 4 && back.region.0 >= 5, "{out:?} {back:?}");
+
+    let round = scheduler::balance::hot::propose(&view, &mut Rng::new(1), 1);
+    assert!(round.proposals.is_empty(), "never half an exchange: {round:?}");
+    assert!(matches!(round.refusal.expect("a reason").reason, Reason::LimitReached(_)));
+}
+
+#[test]
+fn leadership_goes_along_where_a_hot_replica_leads() {
+    let mut mock = Mock::new(1);
+    for store in 1..=2 {
+        mock.put(StoreDescriptor::new(StoreId(store), NodeId(store), format!("store{store}")));
+    }
+    for id in 1..=4 {
+        busy_region(&mut mock, id, &[1], 0, 20);
+    }
+    let moved = hot(&mock).expect("store 2 bears nothing");
+    assert_eq!(moved.intent, Intent::MoveLeader { from: StoreId(1), to: StoreId(2) });
+    let influence = mock.influence();
+    let operator = moved.build(&mock.view(&influence), &mut || Some(77)).expect("built");
+    let transfer = Step::TransferLeader { peer: PeerId(77), store: StoreId(2) };
+    assert!(operator.steps.contains(&transfer), "{:?}", operator.steps);
+}
+
+#[test]
+fn empty_regions_are_spread_instead_of_gathering_on_the_smallest_store() {
+    let mut mock = Mock::new(1);
+    mock.config.store_moves_in_max = 1_000;
+    mock.config.store_moves_out_max = 1_000;
+    mock.cluster.set_weight_floor(MIB);
+    for store in 1..=4 {
+        mock.put(StoreDescriptor::new(StoreId(store), NodeId(store), format!("store{store}")));
+    }
+    for id in 1..=40 {
+        let empty = RegionReport { size_bytes: 0, ..mock.region(id, &[1]) };
+        mock.report(empty);
+    }
+    let influence = mock.influence();
+    let view = mock.view(&influence);
+    let mut board = Board::new(&view);
+    let round = scheduler::balance::region::propose(&view, &mut board, &mut Rng::new(1), 1_000);
+    for proposal in round.proposals {
+        let to = proposal.intent.stores().nth(1).expect("a move");
+        let report = RegionReport { size_bytes: 0, ..mock.region(proposal.region.0, &[to.0]) };
+        mock.report(report);
+    }
+    let counts: Vec<u64> = (1..=4).map(|store| mock.cluster.counters(StoreId(store)).regions()).collect();
+    assert!(counts.iter().all(|count| (8..=12).contains(count)), "{counts:?}");
+    mock.cluster.check().expect("counters equal a recount");
+    mock.cluster.set_weight_floor(2 * MIB);
+    mock.cluster.check().expect("counters equal a recount with another floor");
+    assert_eq!(mock.cluster.counters(StoreId(1)).weight_bytes, counts[0] * 2 * MIB);
 }
 
 #[test]

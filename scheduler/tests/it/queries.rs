@@ -1,4 +1,6 @@
-//! The map beside a list: random reports go to both, and every question gets the same answer.
+//! The map beside a list: random reports go to both, and every question gets the same answer. Below it the course's own
+//! rows on the region tree.
+#![expect(non_snake_case, reason = "the tests keep the names under which the course knows them")]
 
 use scheduler::{Cluster, Epoch, Key, KeyRange, Peer, PeerId, Region, RegionId, RegionReport, Rng, StoreId};
 
@@ -127,4 +129,75 @@ fn random_in_draws_every_region_of_a_range_and_none_outside() {
             (0..2_000).filter_map(|_| cluster.random_in(&range, &mut rng)).map(|info| info.id().0).collect();
         assert_eq!(drawn, expected.collect(), "{range}");
     }
+}
+
+/// Regions `[a, b)`, `[b, c)` and `[d, e)`, named 1, 2 and 4, with a gap between the last two.
+fn with_a_gap() -> Cluster {
+    let mut cluster = Cluster::new();
+    for (id, start, end) in [(1, "a", "b"), (2, "b", "c"), (4, "d", "e")] {
+        let range = KeyRange::new(start, end).expect("rising");
+        let region = Region { id: RegionId(id), range, epoch: Epoch::FIRST, peers: Vec::new() };
+        cluster.report_region(RegionReport::new(region, None)).expect("accepted");
+    }
+    cluster
+}
+
+#[test]
+fn TestRegionTree() {
+    let empty = Cluster::new();
+    assert!(empty.region_at(b"a").is_none() && empty.region_before(b"a").is_none());
+    let mut cluster = with_a_gap();
+    let at = |cluster: &Cluster, key: &str| cluster.region_at(key.as_bytes()).map(|info| info.id().0);
+    let before = |cluster: &Cluster, key: &str| cluster.region_before(key.as_bytes()).map(|info| info.id().0);
+    let found = ["", "a", "a1", "b", "c", "d", "dz", "e"].map(|key| at(&cluster, key));
+    assert_eq!(found, [None, Some(1), Some(1), Some(2), None, Some(4), Some(4), None]);
+    assert_eq!(
+        ["a", "b", "bz", "c", "d"].map(|key| before(&cluster, key)),
+        [None, Some(1), Some(1), None, None]
+    );
+    let overlapped = |cluster: &Cluster, start: &str, end: &str| -> Vec<u64> {
+        let range = KeyRange::new(start, end).expect("rising");
+        cluster.overlapping(&range).map(|info| info.id().0).collect()
+    };
+    assert_eq!(overlapped(&cluster, "a", "c"), [1, 2]);
+    assert_eq!(overlapped(&cluster, "a1", "b"), [1], "an end is not inside");
+    assert_eq!(overlapped(&cluster, "c", "d"), []);
+    assert_eq!(overlapped(&cluster, "", ""), [1, 2, 4]);
+    // A region that covers 2 and the gap displaces 2 and leaves its neighbours.
+    let range = KeyRange::new("b", "d").expect("rising");
+    let region = Region { id: RegionId(3), range, epoch: Epoch::new(1, 2), peers: Vec::new() };
+    let accepted = cluster.report_region(RegionReport::new(region, None)).expect("accepted");
+    assert_eq!(accepted.displaced, [RegionId(2)]);
+    assert_eq!(["b", "c", "d"].map(|key| before(&cluster, key)), [Some(1), Some(1), Some(3)]);
+}
+
+#[test]
+fn TestRandomRegionDiscontinuous() {
+    let cluster = with_a_gap();
+    let mut rng = Rng::new(3);
+    for (start, end, inside) in [
+        ("a", "b", &[1][..]),
+        ("a", "c", &[1, 2]),
+        ("c", "d", &[]),
+        ("b", "", &[2, 4]),
+        ("", "d1", &[1, 2]),
+        ("d", "e", &[4]),
+        ("e", "", &[]),
+    ] {
+        let range = KeyRange::new(start, end).expect("rising");
+        let drawn: std::collections::BTreeSet<u64> =
+            (0..200).filter_map(|_| cluster.random_in(&range, &mut rng)).map(|info| info.id().0).collect();
+        assert_eq!(drawn, inside.iter().copied().collect(), "{range}");
+    }
+}
+
+/// A split that is reported: two ranges belong together if the one ends where the other begins.
+#[test]
+fn TestReportSplit() {
+    let range = |start: &str, end: &str| KeyRange::new(start, end).expect("rising");
+    let (left, right) = (range("a", "b"), range("b", "c"));
+    assert!(left.adjacent(&right) && right.adjacent(&left));
+    assert!(!left.adjacent(&range("b1", "c")));
+    assert!(!range("b", "").adjacent(&range("", "a")), "the two ends of the key space do not meet");
+    assert!(range("", "b").adjacent(&range("b", "")));
 }

@@ -1,8 +1,9 @@
 //! The replica checker, under the names of the course's tests, and placement by node and label.
 #![expect(non_snake_case, reason = "the tests keep the names under which the course knows them")]
 
+use scheduler::balance::may_touch;
 use scheduler::operator::{Cause, Step};
-use scheduler::{DownPeer, Lifecycle, NodeId, Peer, PeerId, Reason, StoreDescriptor, StoreId};
+use scheduler::{DownPeer, Lifecycle, NodeId, Peer, PeerId, Reason, RegionId, StoreDescriptor, StoreId};
 
 use crate::kit::{Mock, added, moved, removed};
 
@@ -159,4 +160,42 @@ fn labels_decide_before_size() {
         Err(Reason::NoStore),
         "no third zone"
     );
+}
+
+/// Of two stores that are otherwise alike the one with fewer bytes is better, whatever their numbers.
+#[test]
+fn TestCompareStoreScore() {
+    let mut mock = Mock::new(3);
+    for (id, size) in [(1, 50), (2, 50), (3, 20), (4, 10)] {
+        mock.region_store(id, size);
+    }
+    mock.leader_region(1, &[1, 2]);
+    let best = |mock: &Mock| mock.check_replicas(1).map(|operator| added(&operator));
+    assert_eq!(best(&mock), Ok(4));
+    mock.region_store(3, 9);
+    assert_eq!(best(&mock), Ok(3));
+    mock.region_store(3, 10);
+    assert_eq!(best(&mock), Ok(3), "of equals, the first");
+}
+
+/// Balance leaves a region alone whose peers lag or are silent; a lagging replica that is itself to move does not count.
+#[test]
+fn TestIsRegionUnhealthy() {
+    let mut mock = four_stores();
+    let mut report = mock.region(1, &[1, 2, 3]);
+    let verdict = |mock: &Mock, lagging: Option<u64>| {
+        let influence = mock.influence();
+        let info = mock.cluster.region(RegionId(1)).expect("known");
+        may_touch(&mock.view(&influence), info, lagging.map(StoreId))
+    };
+    mock.report(report.clone());
+    assert_eq!(verdict(&mock, None), Ok(()));
+    report.pending = vec![report.region.peers[1].id];
+    mock.report(report.clone());
+    assert_eq!(verdict(&mock, None), Err(Reason::Unhealthy));
+    assert_eq!(verdict(&mock, Some(1)), Err(Reason::Unhealthy));
+    assert_eq!(verdict(&mock, Some(2)), Ok(()));
+    report.down = vec![DownPeer { peer: report.region.peers[2].id, down_ms: 1 }];
+    mock.report(report);
+    assert_eq!(verdict(&mock, Some(2)), Err(Reason::Unhealthy));
 }

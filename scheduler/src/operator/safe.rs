@@ -1,0 +1,148 @@
+//! Whether a step may be sent to a region now, and what is in the way if not; the last column of the table of
+//! [`super::Step`]s.
+
+use std::fmt;
+
+use super::step::Step;
+use crate::change::keeps_quorum;
+use crate::cluster::RegionInfo;
+use crate::filter::View;
+use crate::id::{PeerId, StoreId};
+use crate::region::Role;
+
+/// Why a step may not be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsafe {
+    /// The peer is not in the region, or not in the role that the step needs.
+    WrongPeer(PeerId),
+    /// The peer leads and must hand over first.
+    Leads(PeerId),
+    /// The peer is not caught up.
+    Lags(PeerId),
+    /// The store is silent, draining, gone or unknown.
+    StoreUnfit(StoreId),
+    /// Another peer of the region lives on that store or on another one of its node.
+    NodeTaken(StoreId),
+    /// Too few voters would be live and caught up.
+    QuorumAtRisk,
+    /// A relocation would leave the node.
+    LeavesNode(StoreId),
+}
+
+impl Unsafe {
+    /// Whether it may pass by itself, so that waiting beats giving up.
+    #[must_use]
+    pub const fn is_passing(self) -> bool {
+        matches!(self, Self::Lags(_) | Self::QuorumAtRisk)
+    }
+}
+
+impl fmt::Display for Unsafe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WrongPeer(peer) => write!(f, "{peer} is not there in the role that the step needs"),
+            Self::Leads(peer) => write!(f, "{peer} leads and must hand over first"),
+            Self::Lags(peer) => write!(f, "{peer} is not caught up"),
+            Self::StoreUnfit(store) => write!(f, "{store} is silent, draining, gone or unknown"),
+            Self::NodeTaken(store) => write!(f, "the node of {store} has a peer of the region already"),
+            Self::QuorumAtRisk => write!(f, "too few voters would be live and caught up"),
+            Self::LeavesNode(store) => write!(f, "{store} is on another node"),
+        }
+    }
+}
+
+impl Step {
+    /// Whether the step may be sent to this region now; asked before every sending.
+    ///
+    /// # Errors
+    /// [`Unsafe`] with what is in the way.
+    pub fn check(&self, info: &RegionInfo, view: &View<'_>) -> Result<(), Unsafe> {
+        match self {
+            Self::TransferLeader { peer, store } => may_lead(info, *peer, *store, view),
+            Self::AddPeer { peer, store } | Self::AddLearner { peer, store } => {
+                may_join(info, *peer, *store, view)?;
+                self.check_quorum(info, view)
+            }
+            Self::Promote { peer } => caught_up(info, *peer),
+            Self::Demote { peer } | Self::RemovePeer { peer, .. } => {
+                may_leave(info, *peer)?;
+                self.check_quorum(info, view)
+            }
+            Self::EnterJoint { promote, demote } => {
+                promote.iter().try_for_each(|peer| caught_up(info, *peer))?;
+                let leaves = |peer: &PeerId| info.region.peer(*peer).ok_or(Unsafe::WrongPeer(*peer));
+                demote.iter().try_for_each(|peer| leaves(peer).map(drop))?;
+                self.check_quorum(info, view)
+            }
+            Self::LeaveJoint => {
+                let leader = info.leader.and_then(|leader| info.region.peer(leader));
+                match leader {
+                    Some(leader) if leader.role == Role::Outgoing => Err(Unsafe::Leads(leader.id)),
+                    _ => Ok(()),
+                }
+            }
+            Self::Split { .. } => Ok(()),
+            Self::Relocate { peer, from, to } => may_relocate(info, *peer, *from, *to, view),
+        }
+    }
+
+    fn check_quorum(&self, info: &RegionInfo, view: &View<'_>) -> Result<(), Unsafe> {
+        let Some(change) = self.change() else { return Ok(()) };
+        let Ok(after) = change.apply(&info.region) else { return Err(Unsafe::QuorumAtRisk) };
+        let healthy = |store: StoreId| {
+            let held = info.region.peer_on(store);
+            view.is_live(store) && held.is_none_or(|peer| !info.is_pending(peer.id) && !info.is_down(peer.id))
+        };
+        if keeps_quorum(&after, healthy) { Ok(()) } else { Err(Unsafe::QuorumAtRisk) }
+    }
+}
+
+fn may_lead(info: &RegionInfo, peer: PeerId, store: StoreId, view: &View<'_>) -> Result<(), Unsafe> {
+    match info.region.peer(peer) {
+        Some(held) if held.will_vote() && held.store == store => {}
+        _ => return Err(Unsafe::WrongPeer(peer)),
+    }
+    caught_up(info, peer)?;
+    if info.is_down(peer) || !view.is_live(store) { Err(Unsafe::StoreUnfit(store)) } else { Ok(()) }
+}
+
+fn may_join(info: &RegionInfo, peer: PeerId, store: StoreId, view: &View<'_>) -> Result<(), Unsafe> {
+    if info.region.peer_on(store).is_some_and(|held| held.id == peer) {
+        return Ok(());
+    }
+    if view.node_is_taken(&info.region, store, None) {
+        return Err(Unsafe::NodeTaken(store));
+    }
+    if view.may_hold(store).is_err() { Err(Unsafe::StoreUnfit(store)) } else { Ok(()) }
+}
+
+fn may_leave(info: &RegionInfo, peer: PeerId) -> Result<(), Unsafe> {
+    if info.leader == Some(peer) { Err(Unsafe::Leads(peer)) } else { Ok(()) }
+}
+
+fn caught_up(info: &RegionInfo, peer: PeerId) -> Result<(), Unsafe> {
+    if info.region.peer(peer).is_none() {
+        Err(Unsafe::WrongPeer(peer))
+    } else if info.is_pending(peer) {
+        Err(Unsafe::Lags(peer))
+    } else {
+        Ok(())
+    }
+}
+
+fn may_relocate(
+    info: &RegionInfo,
+    peer: PeerId,
+    from: StoreId,
+    to: StoreId,
+    view: &View<'_>,
+) -> Result<(), Unsafe> {
+    if info.region.peer(peer).is_none_or(|held| held.store != from) {
+        return Err(Unsafe::WrongPeer(peer));
+    }
+    let (node, target) = (view.cluster.node_of(from), view.cluster.node_of(to));
+    if node.is_none() || node != target {
+        return Err(Unsafe::LeavesNode(to));
+    }
+    if view.may_hold(to).is_err() { Err(Unsafe::StoreUnfit(to)) } else { Ok(()) }
+}

@@ -1,0 +1,291 @@
+//! The scheduler as its host sees it: reports in, instructions out.
+//!
+//! ```text
+//!   put_store ─┐                        ┌─▶ Instruction for a region's leader
+//! report_store ─┤   map   ─▶ policies ─┤
+//! report_region ┤ operators             └─▶ Refusal: why not
+//!         tick ─┘
+//! ```
+//!
+//! The host drives it with four kinds of calls: what it knows of stores, what stores and regions report, and
+//! [`Scheduler::tick`], which runs one round of all policies and answers how long to wait before the next one. A region's report is answered
+//! with the next step of its operator, if there is one; a fresh operator's first step comes out of the tick itself.
+//! Every step is repeated with every report until it is seen to be done, so nothing is lost when a message is.
+//!
+//! It lives on the scheduler's leader and is soft: a new leader begins an empty one, fed from the replicated
+//! [`State`](crate::state::State) and from reports. Ids are handed to it in blocks that the host has had allocated.
+
+mod asked;
+mod round;
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use crate::ask::drain;
+use crate::check::replica;
+use crate::cluster::{Cluster, RegionInfo, RegionRefusal, RegionReport, StoreRefusal};
+use crate::config::{Config, ConfigError, Limits};
+use crate::filter::{Refusal, View};
+use crate::id::{RegionId, StoreId};
+use crate::operator::{CancelReason, Instruction, Operators, Outcome, Progress, Proposal};
+use crate::pace::Pace;
+use crate::prepare::is_prepared;
+use crate::range::Key;
+use crate::rng::Rng;
+use crate::store::{StoreDescriptor, StoreReport};
+use crate::time::Time;
+
+pub use asked::{AdmitError, AskSplitError};
+
+/// When fewer ids than this are left, another block is wanted.
+const IDS_LOW: u64 = 1_000;
+/// How many ids are wanted at a time.
+const IDS_BLOCK: u64 = 10_000;
+
+/// Map, operators and policies under one roof; see the module.
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    cluster: Cluster,
+    operators: Operators,
+    config: Config,
+    limits: Limits,
+    evicting: BTreeSet<StoreId>,
+    ids: Range<u64>,
+    rng: Rng,
+    began: Time,
+    prepared: bool,
+    /// Regions that the checkers want to see, and the last one they have seen.
+    attention: BTreeSet<RegionId>,
+    attended: Option<RegionId>,
+    /// Where the patrol over all regions goes on.
+    patrol_from: Key,
+    pace: Pace,
+}
+
+/// What one round of all policies came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tick {
+    /// First steps of the operators that were admitted.
+    pub instructions: Vec<Instruction>,
+    /// For each policy that wanted no more: why.
+    pub refusals: Vec<Refusal>,
+    /// Proposals that did not become operators, and why: ids were used up, or another policy came first.
+    pub declined: Vec<(Proposal, AdmitError)>,
+    /// How many operators were admitted.
+    pub admitted: usize,
+    /// How long the host should wait before the next round; zero where this was none.
+    pub wait_ms: u64,
+}
+
+impl Scheduler {
+    /// A scheduler with an empty map, begun at `now`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where the configuration cannot work.
+    pub fn new(config: Config, seed: u64, now: Time) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let mut cluster = Cluster::new();
+        cluster.set_weight_floor(config.region_size_floor_bytes);
+        Ok(Self {
+            cluster,
+            operators: Operators::new(),
+            limits: config.limits(),
+            config,
+            evicting: BTreeSet::new(),
+            ids: 0..0,
+            rng: Rng::new(seed),
+            began: now,
+            prepared: false,
+            attention: BTreeSet::new(),
+            attended: None,
+            patrol_from: Key::empty(),
+            pace: Pace::default(),
+        })
+    }
+
+    /// The map.
+    #[must_use]
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// What is being done.
+    #[must_use]
+    pub const fn operators(&self) -> &Operators {
+        &self.operators
+    }
+
+    /// What is aimed at.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Replaces the configuration; takes effect with the next decision.
+    ///
+    /// # Errors
+    /// [`ConfigError`] where it cannot work; the old one then stays.
+    pub fn set_config(&mut self, config: Config) -> Result<(), ConfigError> {
+        config.validate()?;
+        self.limits = config.limits();
+        self.config = config;
+        self.cluster.set_weight_floor(self.config.region_size_floor_bytes);
+        let (config, cluster) = (&self.config, &self.cluster);
+        let wanted = cluster.regions().filter(|info| wants_attention(info, config));
+        self.attention = wanted.map(RegionInfo::id).collect();
+        Ok(())
+    }
+
+    /// Enters a store or changes what is known of it, as the replicated state says.
+    ///
+    /// # Errors
+    /// [`StoreRefusal`], as for [`Cluster::put_store`].
+    pub fn put_store(&mut self, store: StoreDescriptor, now: Time) -> Result<(), StoreRefusal> {
+        self.cluster.put_store(store, now)
+    }
+
+    /// Sets which stores are not to lead.
+    pub fn set_evicting(&mut self, stores: BTreeSet<StoreId>) {
+        self.evicting = stores;
+    }
+
+    /// Takes a store's report.
+    ///
+    /// # Errors
+    /// [`StoreRefusal`], as for [`Cluster::report_store`].
+    pub fn report_store(&mut self, report: StoreReport, now: Time) -> Result<(), StoreRefusal> {
+        self.cluster.report_store(report, now)
+    }
+
+    /// How many ids should be allocated and handed in by [`Scheduler::grant_ids`], if any.
+    #[must_use]
+    pub fn ids_wanted(&self) -> Option<u64> {
+        (self.ids.end - self.ids.start < IDS_LOW).then_some(IDS_BLOCK)
+    }
+
+    /// Hands in a block of ids that nobody else has. What is left of the block before it is dropped: ids are plenty.
+    pub fn grant_ids(&mut self, ids: Range<u64>) {
+        self.ids = if ids.is_empty() { 0..0 } else { ids };
+    }
+
+    /// Takes a region's report and answers the next step of its operator, if there is one to send.
+    ///
+    /// # Errors
+    /// [`RegionRefusal`] where the report is stale, contradictory or without a leader; the map is then as it was.
+    pub fn report_region(
+        &mut self,
+        report: RegionReport,
+        now: Time,
+    ) -> Result<Option<Instruction>, RegionRefusal> {
+        let id = report.region.id;
+        if report.leader.is_none() {
+            return Err(RegionRefusal::NoLeader { region: id });
+        }
+        let oversized = report.size_bytes > self.config.region_size_max_bytes;
+        let accepted = self.cluster.report_region(report)?;
+        for displaced in accepted.displaced {
+            self.forget(displaced, now);
+        }
+        if accepted.changed || oversized || !self.attention.is_empty() {
+            let wanted = self.cluster.region(id).is_some_and(|info| wants_attention(info, &self.config));
+            if wanted {
+                self.attention.insert(id)
+            } else {
+                self.attention.remove(&id)
+            };
+        }
+        Ok(self.drive(id, now))
+    }
+
+    fn forget(&mut self, region: RegionId, now: Time) {
+        self.attention.remove(&region);
+        if let Some(operator) = self.operators.take(region) {
+            let outcome = Outcome::Cancelled(CancelReason::RegionGone);
+            self.operators.end(operator, outcome, now, &self.config);
+        }
+    }
+
+    /// Drives a region's operator by what the map shows.
+    fn drive(&mut self, region: RegionId, now: Time) -> Option<Instruction> {
+        let mut operator = self.operators.take(region)?;
+        let Some(info) = self.cluster.region(region) else {
+            let outcome = Outcome::Cancelled(CancelReason::RegionGone);
+            self.operators.end(operator, outcome, now, &self.config);
+            return None;
+        };
+        // A step is judged by the region and the stores alone, not by what else is under way.
+        let influence = crate::operator::Influence::new();
+        let view = View {
+            cluster: &self.cluster,
+            config: &self.config,
+            limits: self.limits,
+            operators: &self.operators,
+            influence: &influence,
+            evicting: &self.evicting,
+            now,
+        };
+        match operator.drive(info, &view) {
+            Progress::Send(action) => {
+                let leader = info.leader.and_then(|leader| info.region.peer(leader)).copied();
+                let (epoch, id) = (info.region.epoch, operator.id);
+                self.operators.put_back(operator);
+                leader.map(|leader| Instruction { region, epoch, leader, operator: id, action })
+            }
+            Progress::Wait(_) => {
+                self.operators.put_back(operator);
+                None
+            }
+            Progress::End(outcome) => {
+                self.operators.end(operator, outcome, now, &self.config);
+                None
+            }
+        }
+    }
+
+    /// Whether enough has been reported to act on; once true it stays so.
+    pub fn prepare(&mut self, now: Time) -> bool {
+        self.prepared = self.prepared || is_prepared(&self.cluster, &self.config, self.began, now);
+        self.prepared
+    }
+
+    /// Every policy's opinion of one region: what it would do, or why it does not.
+    #[must_use]
+    pub fn why(&self, region: RegionId, now: Time) -> Vec<Result<Proposal, Refusal>> {
+        let influence = self.operators.influence(&self.cluster, &self.config);
+        let view = self.view(&influence, now);
+        self.cluster.region(region).map_or_else(Vec::new, |info| crate::why::why(&view, info))
+    }
+
+    /// Offline stores that hold nothing any more and may be buried.
+    #[must_use]
+    pub fn drained(&self, now: Time) -> Vec<StoreId> {
+        let influence = self.operators.influence(&self.cluster, &self.config);
+        let view = self.view(&influence, now);
+        drain::leaving(&view).filter(|store| drain::is_drained(&view, *store)).collect()
+    }
+
+    /// Everything a policy may look at, with this influence.
+    #[must_use]
+    pub const fn view<'a>(&'a self, influence: &'a crate::operator::Influence, now: Time) -> View<'a> {
+        View {
+            cluster: &self.cluster,
+            config: &self.config,
+            limits: self.limits,
+            operators: &self.operators,
+            influence,
+            evicting: &self.evicting,
+            now,
+        }
+    }
+
+    fn no_influence(&self) -> crate::operator::Influence {
+        crate::operator::Influence::new()
+    }
+}
+
+fn wants_attention(info: &RegionInfo, config: &Config) -> bool {
+    let busy = config.region_split_ops > 0 && info.load.ops() > config.region_split_ops;
+    replica::wants_attention(info, config.max_replicas)
+        || info.size_bytes > config.region_size_max_bytes
+        || busy
+}

@@ -1,0 +1,170 @@
+//! One round of all policies.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use super::{Scheduler, Tick};
+use crate::ask::{drain, evict};
+use crate::balance::{Round, core, hot, leader, region};
+use crate::check::{replica, split};
+use crate::cluster::RegionInfo;
+use crate::filter::{Reason, Refusal, View};
+use crate::id::RegionId;
+use crate::operator::{Outcome, Policy};
+use crate::placement::Board;
+use crate::range::Key;
+use crate::time::Time;
+
+impl Scheduler {
+    /// Runs one round of all policies.
+    pub fn tick(&mut self, now: Time) -> Tick {
+        let mut tick = Tick::default();
+        self.end_overdue(now);
+        if self.prepare(now) {
+            let influence = self.operators.influence(&self.cluster, &self.config);
+            let mut board = Board::new(&self.view(&influence, now));
+            for policy in Self::ROUND {
+                self.run(policy, &mut board, now, &mut tick);
+            }
+        } else {
+            tick.refusals.push(Refusal::new(Policy::ReplicaCheck, Reason::Preparing));
+        }
+        tick.wait_ms = self.pace.after(tick.admitted);
+        tick
+    }
+
+    /// What a round consists of: repairs first, then what somebody asked for, then what would be nicer.
+    const ROUND: [Policy; 8] = [
+        Policy::ReplicaCheck,
+        Policy::Drain,
+        Policy::SplitCheck,
+        Policy::EvictLeader,
+        Policy::BalanceRegion,
+        Policy::BalanceLeader,
+        Policy::HotRegion,
+        Policy::BalanceCore,
+    ];
+
+    fn run(&mut self, policy: Policy, board: &mut Board, now: Time, tick: &mut Tick) {
+        if !self.config.is_enabled(policy) {
+            tick.refusals.push(Refusal::new(policy, Reason::Disabled));
+            return;
+        }
+        let limit = self.config.limit_of(policy);
+        let left = self.config.round_operators_max.saturating_sub(tick.admitted as u64);
+        if left == 0 {
+            tick.refusals.push(Refusal::new(policy, Reason::RoundFull(self.config.round_operators_max)));
+            return;
+        }
+        let room = limit.saturating_sub(self.operators.count_of(policy)).min(left);
+        let Some(max) = usize::try_from(room).ok().filter(|room| *room > 0) else {
+            tick.refusals.push(Refusal::new(policy, Reason::LimitReached(limit)));
+            return;
+        };
+        let round = self.round_of(policy, board, now, max);
+        self.admit_all(round, now, tick);
+    }
+
+    fn round_of(&mut self, policy: Policy, board: &mut Board, now: Time, max: usize) -> Round {
+        let mut rng = self.rng.clone();
+        let patrol = usize::try_from(self.config.patrol_batch_regions).unwrap_or(usize::MAX);
+        let batch = match policy {
+            Policy::ReplicaCheck => self.next_batch(patrol),
+            Policy::SplitCheck => self.to_split().take(patrol).collect(),
+            _ => Vec::new(),
+        };
+        let influence = match policy {
+            // The steps of what was begun a moment ago tell more than its proposals did, such as who will lead.
+            Policy::EvictLeader | Policy::BalanceLeader | Policy::HotRegion | Policy::BalanceCore => {
+                self.operators.influence(&self.cluster, &self.config)
+            }
+            _ => board.influence().clone(),
+        };
+        let view = self.view(&influence, now);
+        let round = match policy {
+            Policy::ReplicaCheck => check_replicas(&view, board, &batch, max),
+            Policy::SplitCheck => check_splits(&view, &batch, max),
+            Policy::Drain => drain::propose(&view, board, patrol, max),
+            Policy::EvictLeader => evict::propose(&view, max),
+            Policy::BalanceRegion => region::propose(&view, board, &mut rng, max),
+            Policy::BalanceLeader => leader::propose(&view, &mut rng, max),
+            Policy::HotRegion => hot::propose(&view, &mut rng, max),
+            Policy::BalanceCore => core::propose(&view, &mut rng, max),
+            Policy::Scatter | Policy::PreSplit | Policy::Admin => Round::default(),
+        };
+        self.rng = rng;
+        round
+    }
+
+    /// The regions that look as if they should be split.
+    fn to_split(&self) -> impl Iterator<Item = RegionId> {
+        let known = self.attention.iter().filter_map(|region| self.cluster.region(*region));
+        known.filter(|info| split::cause(&self.config, info).is_some()).map(RegionInfo::id)
+    }
+
+    /// The regions that the checkers look at in this round: some that want attention, and the patrol's next ones.
+    fn next_batch(&mut self, max: usize) -> Vec<RegionId> {
+        let after = self.attended.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut batch: Vec<RegionId> =
+            self.attention.range((after, Bound::Unbounded)).copied().take(max).collect();
+        self.attended = if batch.len() < max { None } else { batch.last().copied() };
+        let mut end = Key::empty();
+        for info in self.cluster.regions_from(&self.patrol_from, max) {
+            end = info.region.range.end().clone();
+            batch.push(info.id());
+        }
+        self.patrol_from = end;
+        batch
+    }
+
+    /// Operators end in time even if their region never reports again.
+    fn end_overdue(&mut self, now: Time) {
+        let influence = self.no_influence();
+        let view = self.view(&influence, now);
+        let overdue = self.operators.iter().filter(|operator| operator.is_over(&view));
+        let overdue: Vec<RegionId> = overdue.map(|operator| operator.region).collect();
+        for region in overdue {
+            if let Some(operator) = self.operators.take(region) {
+                self.operators.end(operator, Outcome::Timeout, now, &self.config);
+            }
+        }
+        self.operators.forget(now, &self.config);
+    }
+}
+
+fn check_replicas(view: &View<'_>, board: &mut Board, batch: &[RegionId], max: usize) -> Round {
+    let mut round = Round::default();
+    let mut seen = BTreeSet::new();
+    for info in batch.iter().filter_map(|region| view.cluster.region(*region)) {
+        if round.proposals.len() >= max {
+            break;
+        }
+        if !seen.insert(info.id()) {
+            continue;
+        }
+        match replica::check(view, board, info, Policy::ReplicaCheck) {
+            Ok(proposal) => {
+                board.count(view, info, &proposal.intent);
+                round.proposals.push(proposal);
+            }
+            Err(refusal) if refusal.reason == Reason::Content => {}
+            Err(refusal) => round.refusal = Some(refusal),
+        }
+    }
+    round
+}
+
+fn check_splits(view: &View<'_>, batch: &[RegionId], max: usize) -> Round {
+    let mut round = Round::default();
+    for info in batch.iter().filter_map(|region| view.cluster.region(*region)) {
+        if round.proposals.len() >= max {
+            break;
+        }
+        match split::check(view, info) {
+            Ok(proposal) => round.proposals.push(proposal),
+            Err(refusal) if refusal.reason == Reason::Content => {}
+            Err(refusal) => round.refusal = Some(refusal),
+        }
+    }
+    round
+}

@@ -1,0 +1,92 @@
+//! What stores do with an instruction. Whatever gets past the epoch is judged here: it must be harmless, however late.
+
+use std::collections::BTreeSet;
+
+use scheduler::change::keeps_quorum;
+use scheduler::{Action, Change, Instruction, Peer, Region, RegionId};
+
+use super::{DELAY_MAX_MS, DISCONNECTED_MS, STEP_MS, World};
+
+impl World {
+    /// A store obeys. Whatever is of the right epoch and for the right leader must be harmless, however late it comes.
+    pub(super) fn execute(&mut self, instruction: &Instruction) {
+        let Some(real) = self.regions.get(&instruction.region) else { return };
+        let command = instruction.action.command();
+        let leads = real.leader == Some(instruction.leader.id) && self.is_live(instruction.leader.store);
+        if !leads || real.region.epoch.admit(command, instruction.epoch).is_err() {
+            self.tally.refused_by_epoch += 1;
+            return;
+        }
+        self.tally.executed += 1;
+        match &instruction.action {
+            Action::TransferLeader(peer) => self.transfer(instruction.region, *peer),
+            Action::Change(change) => self.change(instruction, change),
+            Action::Split { new, .. } => {
+                let (id, new) = (instruction.region, new[0].clone());
+                self.split_at(id, new.region, &new.peers);
+            }
+        }
+    }
+
+    fn transfer(&mut self, region: RegionId, to: Peer) {
+        let real = &self.regions[&region];
+        let listed = real.region.peer(to.id).expect("a transfer under this epoch is to a member");
+        assert!(listed.will_vote(), "seed {}: {to} of {} does not vote", self.seed, real.region);
+        if self.is_live(to.store) && !real.lagging.contains_key(&to.id) {
+            let real = self.regions.get_mut(&region).expect("known");
+            (real.leader, real.term) = (Some(to.id), real.term + 1);
+        }
+    }
+
+    fn change(&mut self, instruction: &Instruction, change: &Change) {
+        let seed = self.seed;
+        let real = &self.regions[&instruction.region];
+        let after = change.apply(&real.region);
+        let after =
+            after.unwrap_or_else(|error| panic!("seed {seed}: {change:?} under its own epoch: {error}"));
+        if let Change::Remove { peer } | Change::Demote { peer } = change {
+            assert_ne!(
+                *peer, instruction.leader.id,
+                "seed {seed}: {change:?} takes the leader of {}",
+                real.region
+            );
+        }
+        let leader_was_dropped =
+            real.leader.and_then(|leader| after.peer(leader)).is_none_or(|peer| !peer.votes());
+        assert!(!leader_was_dropped, "seed {seed}: {change:?} leaves {} without its leader", real.region);
+        self.assert_nodes_distinct(&real.region, &after, change);
+        if !keeps_quorum(&after, |store| self.is_live(store)) {
+            // The leader refuses; but the scheduler may only have sent it because the death was not yet visible.
+            let window = DISCONNECTED_MS + 2 * DELAY_MAX_MS + 2 * STEP_MS;
+            let recent = |peer: &Peer| {
+                self.node_of(peer.store).dead_since.is_some_and(|since| self.now.ms_since(since) <= window)
+            };
+            assert!(
+                after.peers.iter().any(recent),
+                "seed {seed}: {change:?} costs {} its quorum",
+                real.region
+            );
+            return;
+        }
+        let caught_up = self.now.plus_ms(self.rng.next() % 15_000);
+        let real = self.regions.get_mut(&instruction.region).expect("known");
+        if let Change::AddVoter { peer, .. } | Change::AddLearner { peer, .. } = change {
+            assert!(self.used_peers.insert(*peer), "seed {seed}: {peer} was used before");
+            real.lagging.insert(*peer, caught_up);
+            self.tally.moves += 1;
+        }
+        real.region = after;
+    }
+
+    fn assert_nodes_distinct(&self, before: &Region, after: &Region, change: &Change) {
+        let nodes = |region: &Region| {
+            let nodes: BTreeSet<u64> = region.peers.iter().map(|peer| peer.store.0 / 10).collect();
+            nodes.len() == region.peers.len()
+        };
+        assert!(
+            !nodes(before) || nodes(after),
+            "seed {}: {change:?} puts two of {before} on a node",
+            self.seed
+        );
+    }
+}
