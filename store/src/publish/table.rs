@@ -166,6 +166,9 @@ const TREE: &[Row<TreeStats>] = &[
     Row(metric("ringkeep_lsm_cache_misses_total", Counter, "Blocks not found in the block cache."), |t| {
         t.cache_misses
     }),
+    Row(metric("ringkeep_lsm_disk_full", Gauge, "1 while a flush or compaction waits for space."), |t| {
+        u64::from(t.disk_full)
+    }),
     Row(metric("ringkeep_lsm_flushes_total", Counter, "Memtables flushed."), |t| t.flushes),
     Row(metric("ringkeep_lsm_flushed_bytes_total", Counter, "Bytes of tables written by flushes."), |t| {
         t.flushed_bytes

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use engine::log::Log;
-use engine::lsm::Tree;
+use engine::lsm::{Pressure, Tree};
 use engine::rt::local::Bell;
 use engine::rt::{Mono, Rt};
 use scheduler::{Region, RegionId, StoreId};
@@ -59,7 +59,10 @@ struct Inner {
     /// Rings when a region has something for the next turn.
     bell: Bell,
     counters: Rc<StoreCounters>,
+    /// Space is short: writes are refused, deletes go on.
     disk_full: Cell<bool>,
+    /// A turn waits for space for its entries.
+    log_waits: Cell<bool>,
 }
 
 /// Bounds of one store, derived from its memory budget.
@@ -188,6 +191,11 @@ impl State {
 }
 
 impl Inner {
+    /// Whether not even deletes can be taken: the reserves of the log or of the tree's memory are used up.
+    fn is_out_of_room(&self) -> bool {
+        self.log_waits.get() || (self.tree.disk_full() && self.tree.pressure() == Pressure::Stop)
+    }
+
     fn refuse(&self, reply: Reply, refusal: Refusal) {
         self.counters.refused.add(1);
         reply.send(Err(refusal));

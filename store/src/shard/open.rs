@@ -87,6 +87,7 @@ impl Shard {
                 bell: Bell::default(),
                 counters,
                 disk_full: Cell::new(false),
+                log_waits: Cell::new(false),
             }),
         };
         if recovered.groups.is_empty() {

@@ -1,6 +1,7 @@
 //! The store's integration tests, one binary.
 
 mod crash;
+mod full;
 mod gateway;
 mod grpc;
 mod grpc_client;

@@ -138,11 +138,11 @@ fn tables_without_a_manifest_are_not_an_empty_tree() {
     world.block_on(running).unwrap();
 }
 
-/// A failed write or sync below a flush: nothing more is accepted, reads go on, and the log loses nothing. What a sync says
-/// counts even if it says that there is no space, because by then nobody knows what it has left out.
+/// A failed write or sync below a flush: nothing more is accepted, reads go on, and the log loses nothing. It does not help
+/// that a sync or the write of an edit says that there is no space, because nobody knows what it has left on disk.
 #[test]
 fn a_failed_flush_poisons_and_reads_go_on() {
-    for (case, seed) in [("write", 20), ("sync", 21), ("manifest", 22), ("full", 23)] {
+    for (case, seed) in [("write", 20), ("sync", 21), ("manifest", 22), ("full", 23), ("edit", 24)] {
         let (world, _) = prepared(seed);
         let node = world.node(0);
         let disk_of = node.clone();
@@ -156,7 +156,8 @@ fn a_failed_flush_poisons_and_reads_go_on() {
                 "write" => disk_of.disk().fail_next_write(".table"),
                 "sync" => disk_of.disk().fail_next_sync(".table"),
                 "manifest" => disk_of.disk().fail_next_sync("MANIFEST"),
-                _ => disk_of.disk().fail(DiskFault::on(DiskOp::Sync).path(".table").errno(libc::ENOSPC)),
+                "full" => disk_of.disk().fail(DiskFault::on(DiskOp::Sync).path(".table").errno(libc::ENOSPC)),
+                _ => disk_of.disk().fail(DiskFault::on(DiskOp::Write).path("MANIFEST").errno(libc::ENOSPC)),
             }
             let fault = tree.flush().await.unwrap_err();
             assert_eq!(fault.kind, FaultKind::Io, "{case}: {fault}");
