@@ -23,7 +23,7 @@ pub mod upkeep;
 mod write;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -63,6 +63,8 @@ struct Inner {
     disk_full: Cell<bool>,
     /// A turn waits for space for its entries.
     log_waits: Cell<bool>,
+    /// Entries that opening has read and that are not applied yet, so that they are not read twice.
+    backlog: RefCell<HashMap<RegionId, VecDeque<engine::log::Entry>, foldhash::fast::RandomState>>,
 }
 
 /// Bounds of one store, derived from its memory budget.

@@ -14,3 +14,4 @@ mod resp_frame;
 mod resp_scripts;
 mod resp_server;
 mod resp_session;
+mod restart;
