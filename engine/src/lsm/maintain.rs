@@ -61,9 +61,9 @@ impl Maintenance {
     /// Works until nothing is due.
     pub(super) async fn turn(&mut self) -> Result<()> {
         while !self.shared.stopping.get() {
+            self.begin_step();
             // Files first: on a full disk they make room for the rest.
             self.clear_away().await?;
-            self.begin_step();
             self.flush_closed().await?;
             self.clear_away().await?;
             if self.manifest.is_long() {
