@@ -17,6 +17,7 @@ pub mod modify;
 pub mod open;
 pub mod read;
 pub mod reply;
+mod restart;
 pub mod routes;
 pub mod turn;
 pub mod upkeep;

@@ -14,15 +14,11 @@
 //! batch. The order "durable, then acknowledged" is in the types: a [`raft::Write`] gives its acknowledgement only when it is
 //! consumed as durable.
 
-use std::collections::VecDeque;
-use std::ops::Range;
-use std::pin::pin;
 use std::time::Duration;
 
 use engine::error::Fault;
 use engine::log::Batch;
 use engine::lsm::{Pressure, WriteBatch};
-use futures_util::future::select;
 use raft::{Apply, Entry, EntryKind, Index};
 use scheduler::RegionId;
 
@@ -33,16 +29,13 @@ use crate::region::command::{Command, Write};
 use crate::region::peer::{Gathered, Peer, Settled};
 
 /// Committed entries read back from the log at a time, bytes.
-const REPLAY_BYTES_MAX: usize = 4 << 20;
+pub(super) const REPLAY_BYTES_MAX: usize = 4 << 20;
 
 /// How often a store that is under pressure looks again.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
 
 /// How often a store on a full disk tries again.
 const DISK_FULL_PAUSE: Duration = Duration::from_millis(100);
-
-/// How long the last flush of a store that is being closed may take.
-const LAST_FLUSH_MAX: Duration = Duration::from_secs(10);
 
 /// A group's committed entries that have left memory.
 struct Behind {
@@ -206,22 +199,6 @@ impl Shard {
         self.inner.log.clone().close().await
     }
 
-    /// Flushes the memtable and cuts the log behind it, so that the next start has little to read back. Nothing rests on it:
-    /// the log has everything, so it may fail, and it may not take long.
-    async fn shorten_restart(&self) {
-        let inner = &*self.inner;
-        if self.stopped().is_some() || inner.disk_full.get() {
-            return;
-        }
-        let flush_and_cut = async {
-            if inner.tree.flush().await.is_ok() {
-                let _ = self.cut_log().await;
-            }
-        };
-        let (flush_and_cut, enough) = (pin!(flush_and_cut), pin!(inner.rt.sleep(LAST_FLUSH_MAX)));
-        select(flush_and_cut, enough).await;
-    }
-
     /// Stops the store after a fault: nobody waits for an answer that cannot come, and everybody is told why.
     pub(super) fn stop(&self, fault: &Fault) {
         let inner = &*self.inner;
@@ -251,29 +228,6 @@ fn fill(batch: &mut Batch, region: RegionId, write: &raft::Write) {
 }
 
 impl Inner {
-    /// The next entries of `range` that opening has read, as long as they are what the log has.
-    fn take_known(
-        &self,
-        backlog: &mut VecDeque<engine::log::Entry>,
-        region: RegionId,
-        range: Range<u64>,
-    ) -> Vec<engine::log::Entry> {
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while backlog.pop_front_if(|entry| entry.index < range.start).is_some() {}
-        for index in range {
-            let is_next = |entry: &mut engine::log::Entry| {
-                entry.index == index && self.log.term(region.0, index) == Some(entry.term)
-            };
-            let Some(entry) = backlog.pop_front_if(is_next) else { break };
-            bytes += entry.payload.len();
-            taken.push(entry);
-            if bytes >= REPLAY_BYTES_MAX {
-                break;
-            }
-        }
-        taken
-    }
-
     /// Applies committed entries in order and answers those who wait for them.
     fn apply(&self, state: &mut State, region: RegionId, entries: &[Entry]) -> Result<(), Fault> {
         let Some(last) = entries.last() else { return Ok(()) };
