@@ -46,6 +46,17 @@ impl Fault {
         Self { kind, path: path.to_owned(), what: format!("{attempt}: {error}") }
     }
 
+    /// Wraps the failure of something that may have happened all the same, a sync above all: nobody knows what is on disk,
+    /// so this is never mere lack of space.
+    pub fn doubt(path: &Path, attempt: &str, error: &io::Error) -> Self {
+        Self { kind: FaultKind::Io, ..Self::io(path, attempt, error) }
+    }
+
+    /// Whether there was merely no space, so that the same thing can be done again later.
+    pub fn is_disk_full(&self) -> bool {
+        self.kind == FaultKind::DiskFull
+    }
+
     /// Damage found in `path`.
     pub fn corruption(path: &Path, what: impl Into<String>) -> Self {
         Self { kind: FaultKind::Corruption, path: path.to_owned(), what: what.into() }

@@ -8,8 +8,10 @@ use super::segment::Segment;
 use crate::error::Result;
 use crate::rt::{BLOCK_BYTES, Budget, Buf};
 
-/// How much is read at once.
-const WINDOW_BYTES: usize = 1 << 20;
+/// How much is read at first: most looks at a segment only want to know whether it begins with a record.
+const WINDOW_BYTES_MIN: usize = 128 << 10;
+/// How much is read at once further on. A disk is fast only with several megabytes under way.
+const WINDOW_BYTES_MAX: usize = 4 << 20;
 
 /// A record that checked out.
 pub(crate) struct Scanned {
@@ -26,13 +28,15 @@ pub(crate) struct Scanner<'a> {
     pos: u64,
     window_pos: u64,
     window: Option<Buf>,
+    window_bytes: usize,
 }
 
 impl<'a> Scanner<'a> {
     /// Begins at the first record.
     pub(crate) async fn new(segment: &'a Segment, budget: &'a Budget) -> Result<Self> {
         let file_bytes = segment.file_bytes().await?;
-        Ok(Self { segment, budget, file_bytes, pos: FIRST_RECORD_POS, window_pos: 0, window: None })
+        let (pos, window_bytes) = (FIRST_RECORD_POS, WINDOW_BYTES_MIN);
+        Ok(Self { segment, budget, file_bytes, pos, window_pos: 0, window: None, window_bytes })
     }
 
     /// Goes to where a record begins.
@@ -103,9 +107,10 @@ impl<'a> Scanner<'a> {
         let held = self.window.as_ref().map_or(0, |window| window.len()) as u64;
         let inside = pos >= self.window_pos && pos + len as u64 <= self.window_pos + held;
         if !inside {
-            let wanted = len.max(WINDOW_BYTES).next_multiple_of(BLOCK_BYTES);
+            let wanted = len.max(self.window_bytes).next_multiple_of(BLOCK_BYTES);
             self.window = Some(self.segment.read(pos, wanted).await?);
             self.window_pos = pos;
+            self.window_bytes = WINDOW_BYTES_MAX.min(4 * self.window_bytes);
         }
         let window: &[u8] = self.window.as_deref().unwrap_or_default();
         let from = usize::try_from(pos - self.window_pos).expect("inside the window");

@@ -86,7 +86,15 @@ pub(crate) struct ChunkBuilder {
     entries: Vec<Place>,
 }
 
+/// Room for a key; longer ones only cost a reallocation.
+const KEY_BYTES_USUAL: usize = 32;
+
 impl ChunkBuilder {
+    /// With room for so many entries.
+    pub(crate) fn with_capacity(entries: usize) -> Self {
+        Self { keys: Vec::with_capacity(entries * KEY_BYTES_USUAL), entries: Vec::with_capacity(entries) }
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -275,7 +275,7 @@ impl Writer {
             self.piece = Some(last);
             self.write_piece().await?;
         }
-        self.file.sync().await.map_err(|e| Fault::io(&self.path, "syncing", &e))?;
+        self.file.sync().await.map_err(|e| Fault::doubt(&self.path, "syncing", &e))?;
         self.file.close().await.map_err(|e| Fault::io(&self.path, "closing", &e))
     }
 

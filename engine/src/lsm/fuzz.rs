@@ -3,9 +3,10 @@
 
 use bytes::Bytes;
 
-use super::key::SeqNo;
+use super::key::{Direction, SeqNo};
 use super::manifest;
 use super::table::block::BlockView;
+use super::table::handles::Handles;
 use super::table::{Footer, PartView, locate, open_frame, walk_index};
 
 /// Decodes `bytes` as a data block: walks all of it and searches in it.
@@ -33,6 +34,10 @@ pub fn index(bytes: &[u8]) {
         let _ = walk_index(&view.index_bytes(&bytes), b"k", |_, _| true);
     }
     let _ = walk_index(&bytes, b"", |_, _| true);
+    for direction in [Direction::Forward, Direction::Reverse] {
+        let Ok(mut walk) = Handles::new(bytes.clone(), direction, b"a", b"k") else { continue };
+        while let Ok(Some(_)) = walk.next(direction, b"a", b"k") {}
+    }
 }
 
 /// Decodes `bytes` as a footer, and as a frame at offset 0.

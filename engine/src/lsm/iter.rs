@@ -26,8 +26,8 @@ pub struct Iter {
     unopened: Vec<Source>,
     merge: Option<Merge>,
     erased: RangeTombstones,
-    /// Forward: the key that has been decided.
-    decided: Option<Bytes>,
+    /// Forward: the key that has been decided, copied, because sharing it would cost more.
+    decided: Option<Vec<u8>>,
     budget: Budget,
     passed: u32,
 }
@@ -68,14 +68,14 @@ impl Iter {
         let Some(merge) = &mut self.merge else { return Ok(None) };
         while let Some(entry) = merge.peek() {
             let undecided = entry.seq <= at && self.decided.as_deref() != Some(entry.key);
-            let (kind, seq) = (entry.kind, entry.seq);
             let mut found = None;
             if undecided {
-                let (key, value) = merge.take_current();
-                if kind == Kind::Put && !is_erased(&self.erased, &key, seq, at) {
-                    found = Some((key.clone(), value));
+                let decided = self.decided.get_or_insert_default();
+                decided.clear();
+                decided.extend_from_slice(entry.key);
+                if entry.kind == Kind::Put && !is_erased(&self.erased, entry.key, entry.seq, at) {
+                    found = Some(merge.take_current());
                 }
-                self.decided = Some(key);
             }
             if !merge.advance_now() {
                 merge.advance().await?;

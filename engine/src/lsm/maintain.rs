@@ -2,6 +2,8 @@
 //!
 //! One task, so that one edit follows the other and nothing races for the manifest. A flush does not wait for a compaction:
 //! between two slices of one, a closed memtable goes first.
+//!
+//! Every step either happens or, when the disk is full, leaves nothing behind and is taken again (see [`super::full`]).
 
 use std::rc::Rc;
 
@@ -28,16 +30,20 @@ const FREE_ENTRIES: usize = 1024;
 /// The background task's own state.
 #[derive(Debug)]
 pub(super) struct Maintenance {
-    shared: Rc<Shared>,
+    pub(super) shared: Rc<Shared>,
     manifest: Manifest,
+    /// Tables numbered from here on are of the step under way.
+    pub(super) first_number: u64,
+    /// What it may need on disk, bytes.
+    pub(super) wanted_bytes: u64,
 }
 
 /// Runs until the tree is closed.
 pub(super) async fn run(shared: Rc<Shared>, manifest: Manifest) {
-    let mut maintenance = Maintenance { shared: shared.clone(), manifest };
+    let mut maintenance = Maintenance { shared: shared.clone(), manifest, first_number: 0, wanted_bytes: 0 };
     while !shared.stopping.get() {
         if shared.fault.borrow().is_none()
-            && let Err(fault) = maintenance.turn().await
+            && let Err(fault) = maintenance.turn_with_patience().await
         {
             shared.poison(fault);
         }
@@ -53,10 +59,16 @@ pub(super) async fn run(shared: Rc<Shared>, manifest: Manifest) {
 
 impl Maintenance {
     /// Works until nothing is due.
-    async fn turn(&mut self) -> Result<()> {
+    pub(super) async fn turn(&mut self) -> Result<()> {
         while !self.shared.stopping.get() {
+            self.begin_step();
+            // Files first: on a full disk they make room for the rest.
+            self.clear_away().await?;
             self.flush_closed().await?;
             self.clear_away().await?;
+            if self.manifest.is_long() {
+                self.roll_manifest().await?;
+            }
             let wanted = !self.shared.compact_waiters.borrow().is_empty();
             let version = self.shared.version.borrow().clone();
             let mut job = plan::choose(&version, &self.shared.options.limits(), self.shared.oldest_read());
@@ -64,8 +76,10 @@ impl Maintenance {
                 job = plan::choose_full(&version);
             }
             drop(version);
+            self.begin_step();
             match job {
                 Job::Idle => {
+                    self.shared.disk_full.set(false);
                     let waiters = std::mem::take(&mut *self.shared.compact_waiters.borrow_mut());
                     waiters.into_iter().for_each(|waiter| waiter.send(()));
                     return Ok(());
@@ -78,11 +92,19 @@ impl Maintenance {
         Ok(())
     }
 
+    fn begin_step(&mut self) {
+        self.first_number = self.shared.numbers.get();
+        self.wanted_bytes = 0;
+    }
+
     async fn flush_closed(&mut self) -> Result<()> {
         loop {
             let oldest = self.shared.closed.borrow().front().cloned();
             let Some(memtable) = oldest else { return Ok(()) };
+            // Between two slices of a compaction, which will want its own amount again.
+            let outer = std::mem::replace(&mut self.wanted_bytes, memtable.size_bytes() as u64);
             self.flush(&memtable).await?;
+            self.wanted_bytes = outer;
         }
     }
 
@@ -144,6 +166,7 @@ impl Maintenance {
         lower: Vec<Rc<Table>>,
         to_level: usize,
     ) -> Result<()> {
+        self.wanted_bytes = upper.iter().chain(&lower).map(|table| table.meta.file_bytes).sum();
         let removed: Vec<u64> = ids(&upper).into_iter().chain(ids(&lower)).collect();
         let mut erased = RangeTombstones::default();
         for table in upper.iter().chain(&lower) {
@@ -195,7 +218,7 @@ impl Maintenance {
         let shared = self.shared.clone();
         if !added.is_empty() {
             let dir = &shared.dir;
-            shared.rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))?;
+            shared.rt.sync_dir(dir).await.map_err(|e| Fault::doubt(dir, "syncing the directory", &e))?;
         }
         let edit = Edit {
             added,
@@ -218,9 +241,7 @@ impl Maintenance {
         *shared.version.borrow_mut() = Rc::new(next);
         drop(version);
         shared.take_marks(&edit.marks);
-        if self.manifest.is_long() {
-            self.roll_manifest().await?;
-        }
+        shared.disk_full.set(false);
         Ok(())
     }
 

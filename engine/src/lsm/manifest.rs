@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! CURRENT           the name of the manifest in force; replaced as a whole (write beside, sync, rename, sync directory)
-//! MANIFEST-<n>      frame*
+//! MANIFEST-<n>      frame* zeros
 //! frame  := magic:u32 crc:u32 len:u32 zero:u32 manifest:u64 sequence:u64 edit zeros     little-endian
 //! ```
 //!
@@ -10,9 +10,14 @@
 //! bytes; the CRC (CRC-32, IEEE) covers everything after itself up to the end of the edit. `manifest` repeats the number in
 //! the file's name, `sequence` counts frames from 0. Frame 0 holds the whole tree, each later one a step.
 //!
+//! The zeros are written and synced before a frame goes there. So lack of space shows before anything of an edit is on disk, and
+//! an edit is never in doubt for that reason alone.
+//!
 //! Recovery: the first bad frame with no good one after it is a torn tail, the edit of a flush or compaction that was never
 //! acknowledged, and is left behind. A bad frame with a good one after it, or a bad frame 0, is damage: nothing is guessed.
-//! Every opening begins a new manifest with the whole tree, which makes the cut durable before anything else is written.
+//! Every opening begins a new manifest with the whole tree, which makes the cut durable before anything else is written. On a
+//! full disk it goes on with the old one instead: the last good frame is written again, because its sync may have failed, and
+//! what follows is zeroed.
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +33,9 @@ const GROWTH_MAX: u64 = 4;
 /// Below this length a manifest is not worth beginning anew.
 const ROLL_BYTES_MIN: u64 = 1 << 20;
 
+/// Zeros are written ahead in steps of this size.
+const RESERVE_BYTES: u64 = 64 << 10;
+
 /// The name of the file that names the manifest.
 pub(crate) const CURRENT: &str = "CURRENT";
 
@@ -39,6 +47,8 @@ pub(crate) struct Manifest {
     number: u64,
     sequence: u64,
     len_bytes: u64,
+    /// Zeros reach to here.
+    reserved_to: u64,
     first_frame_bytes: u64,
 }
 
@@ -52,32 +62,95 @@ pub(crate) struct Replayed {
 
 impl Manifest {
     /// Begins manifest `number` with `whole` as its first edit and puts it in force.
+    ///
+    /// # Errors
+    /// After DiskFull the manifest before is still in force, and there is no file of the new one.
     pub(crate) async fn begin(rt: &Rt, dir: &Path, number: u64, whole: &Edit) -> Result<Manifest> {
         let path = dir.join(file_name(number));
-        let io = |attempt: &str, e: &std::io::Error| Fault::io(&path, attempt, e);
-        let file = rt.open(&path, OpenMode::Create).await.map_err(|e| io("creating", &e))?;
-        let mut manifest =
-            Manifest { file, path: path.clone(), number, sequence: 0, len_bytes: 0, first_frame_bytes: 0 };
-        manifest.append(rt, whole).await?;
-        manifest.first_frame_bytes = manifest.len_bytes;
-        rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))?;
-        let current = dir.join(CURRENT);
-        rt.replace_small(&current, format!("{}\n", file_name(number)).as_bytes())
-            .await
-            .map_err(|e| Fault::io(&current, "switching to a new manifest", &e))?;
-        Ok(manifest)
+        let file = rt.open(&path, OpenMode::Create).await.map_err(|e| Fault::io(&path, "creating", &e))?;
+        let mut manifest = Manifest {
+            file,
+            path: path.clone(),
+            number,
+            sequence: 0,
+            len_bytes: 0,
+            reserved_to: 0,
+            first_frame_bytes: 0,
+        };
+        match manifest.put_in_force(rt, dir, whole).await {
+            Ok(()) => Ok(manifest),
+            Err(fault) => {
+                if fault.is_disk_full() {
+                    manifest.close().await?;
+                    rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))?;
+                }
+                Err(fault)
+            }
+        }
     }
 
-    /// Appends an edit; it is durable when this returns. After a fault the manifest must not be used again.
+    async fn put_in_force(&mut self, rt: &Rt, dir: &Path, whole: &Edit) -> Result<()> {
+        self.append(rt, whole).await?;
+        self.first_frame_bytes = self.len_bytes;
+        rt.sync_dir(dir).await.map_err(|e| Fault::doubt(dir, "syncing the directory", &e))?;
+        let current = dir.join(CURRENT);
+        rt.replace_small(&current, format!("{}\n", file_name(self.number)).as_bytes())
+            .await
+            .map_err(|e| Fault::io(&current, "switching to a new manifest", &e))
+    }
+
+    /// Goes on with the manifest in force, whose file holds `bytes`.
+    pub(crate) async fn resume(rt: &Rt, dir: &Path, number: u64, bytes: &[u8]) -> Result<Manifest> {
+        let path = dir.join(file_name(number));
+        let file = rt.open(&path, OpenMode::Write).await.map_err(|e| Fault::io(&path, "opening", &e))?;
+        let frames = frame_ends(bytes, number);
+        let last = frames.len().checked_sub(2).map_or(0, |before| frames[before]);
+        let end = frames.last().copied().unwrap_or(0);
+        let mut tail = rt.alloc(bytes.len().next_multiple_of(BLOCK_BYTES) - last);
+        tail[..end - last].copy_from_slice(&bytes[last..end]);
+        let reserved_to = (last + tail.len()) as u64;
+        file.write_at(tail, last as u64).await.map_err(|e| Fault::io(&path, "going on with it", &e))?;
+        file.sync().await.map_err(|e| Fault::doubt(&path, "syncing it", &e))?;
+        Ok(Manifest {
+            file,
+            path,
+            number,
+            sequence: frames.len() as u64,
+            len_bytes: end as u64,
+            reserved_to,
+            first_frame_bytes: frames.first().copied().unwrap_or(0) as u64,
+        })
+    }
+
+    /// Appends an edit; it is durable when this returns.
+    ///
+    /// # Errors
+    /// After DiskFull nothing of the edit is on disk and the manifest is as it was. After any other fault it must not be used
+    /// again.
     pub(crate) async fn append(&mut self, rt: &Rt, edit: &Edit) -> Result<()> {
         let frame = encode_frame(edit, self.number, self.sequence);
+        self.reserve(rt, self.len_bytes + frame.len() as u64).await?;
         let mut buf = rt.alloc(frame.len());
         buf.copy_from_slice(&frame);
-        let io = |attempt: &str, e: &std::io::Error| Fault::io(&self.path, attempt, e);
-        self.file.write_at(buf, self.len_bytes).await.map_err(|e| io("appending an edit", &e))?;
-        self.file.sync().await.map_err(|e| io("syncing an edit", &e))?;
+        let doubt = |attempt: &str, e: &std::io::Error| Fault::doubt(&self.path, attempt, e);
+        self.file.write_at(buf, self.len_bytes).await.map_err(|e| doubt("appending an edit", &e))?;
+        self.file.sync().await.map_err(|e| doubt("syncing an edit", &e))?;
         self.sequence += 1;
         self.len_bytes += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Sees to it that zeros reach at least to `to`.
+    async fn reserve(&mut self, rt: &Rt, to: u64) -> Result<()> {
+        if to <= self.reserved_to {
+            return Ok(());
+        }
+        let to = to.next_multiple_of(RESERVE_BYTES);
+        let zeros = rt.alloc((to - self.reserved_to) as usize);
+        let ahead = self.file.write_at(zeros, self.reserved_to).await;
+        ahead.map_err(|e| Fault::io(&self.path, "reserving space", &e))?;
+        self.file.sync().await.map_err(|e| Fault::doubt(&self.path, "syncing reserved space", &e))?;
+        self.reserved_to = to;
         Ok(())
     }
 
@@ -97,8 +170,16 @@ impl Manifest {
     }
 }
 
+/// The manifest in force, as found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) number: u64,
+    pub(crate) replayed: Replayed,
+    pub(crate) bytes: Vec<u8>,
+}
+
 /// Reads the manifest in force; `None` in a directory that has none.
-pub(crate) async fn recover(rt: &Rt, dir: &Path) -> Result<Option<(u64, Replayed)>> {
+pub(crate) async fn recover(rt: &Rt, dir: &Path) -> Result<Option<Found>> {
     let current = dir.join(CURRENT);
     if !rt.exists(&current).await.map_err(|e| Fault::io(&current, "looking it up", &e))? {
         return Ok(None);
@@ -111,7 +192,7 @@ pub(crate) async fn recover(rt: &Rt, dir: &Path) -> Result<Option<(u64, Replayed
     let replayed = replay(&bytes, number).map_err(|(offset, damage)| {
         Fault::corruption(&path, format!("{} (frame at offset {offset})", damage.0))
     })?;
-    Ok(Some((number, replayed)))
+    Ok(Some(Found { number, replayed, bytes }))
 }
 
 /// Decodes a manifest file.
@@ -141,6 +222,22 @@ pub(crate) fn replay(bytes: &[u8], number: u64) -> std::result::Result<Replayed,
         return Err((0, Damage("an empty manifest")));
     }
     Ok(Replayed { edits, torn_at: None })
+}
+
+/// Where each good frame at the front of a manifest file ends.
+fn frame_ends(bytes: &[u8], number: u64) -> Vec<usize> {
+    let mut ends: Vec<usize> = Vec::new();
+    loop {
+        let begin = ends.last().copied().unwrap_or(0);
+        match check_frame(bytes.get(begin..).unwrap_or_default(), number) {
+            Ok((archive, _)) => ends.push(begin + frame_bytes(archive)),
+            Err(_) => return ends,
+        }
+    }
+}
+
+fn frame_bytes(archive: &[u8]) -> usize {
+    (HEADER_BYTES + archive.len()).next_multiple_of(BLOCK_BYTES)
 }
 
 fn good_frame_after(bytes: &[u8], offset: usize, number: u64) -> bool {
@@ -173,7 +270,7 @@ fn decode_frame(bytes: &[u8], number: u64, sequence: u64) -> std::result::Result
     }
     let edit = rkyv::from_bytes::<Edit, rkyv::rancor::Error>(archive)
         .map_err(|_| Damage("a frame whose checksum is right and whose edit is not"))?;
-    Ok((edit, (HEADER_BYTES + archive.len()).next_multiple_of(BLOCK_BYTES)))
+    Ok((edit, frame_bytes(archive)))
 }
 
 /// The archive of the frame at the start of `bytes`, and its sequence.
@@ -206,102 +303,5 @@ pub(crate) fn file_number(name: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::lsm::version::tests::meta;
-    use crate::lsm::version::{ErasedRow, MarkRow};
-
-    fn next(state: &mut u64) -> u64 {
-        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed ^ (mixed >> 29)
-    }
-
-    fn edits() -> Vec<Edit> {
-        let mut first = meta(1, 0, "a", "m", 3);
-        first.erased.push(ErasedRow { start: b"a".to_vec(), end: b"c".to_vec(), seq: 9 });
-        let many =
-            (0..300).map(|group| MarkRow { group, applied: (group % 3 != 0).then_some(group * 7) }).collect();
-        vec![
-            Edit { next_number: 2, ..Edit::default() },
-            Edit { added: vec![first], marks: many, next_number: 3, last_seq: 19, ..Edit::default() },
-            Edit { removed: vec![1], next_number: 4, last_seq: 30, ..Edit::default() },
-        ]
-    }
-
-    fn file() -> Vec<u8> {
-        edits().iter().enumerate().flat_map(|(n, edit)| encode_frame(edit, 5, n as u64)).collect()
-    }
-
-    #[test]
-    fn a_manifest_comes_back() {
-        assert_eq!(replay(&file(), 5), Ok(Replayed { edits: edits(), torn_at: None }));
-        assert!(replay(&file(), 6).is_err());
-        assert!(replay(&[], 5).is_err());
-    }
-
-    #[test]
-    fn a_torn_tail_is_left_behind_and_told() {
-        let whole = file();
-        let last = whole.len() - BLOCK_BYTES;
-        for cut in [last + 1, last + 40] {
-            let mut torn = whole.clone();
-            torn[cut..].fill(0);
-            assert_eq!(
-                replay(&torn, 5),
-                Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: Some(last as u64) })
-            );
-        }
-        let mut clean = whole;
-        clean[last..].fill(0);
-        assert_eq!(replay(&clean, 5), Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: None }));
-    }
-
-    #[test]
-    fn damage_before_the_tail_is_never_skipped() {
-        let mut bad = file();
-        bad[BLOCK_BYTES + 40] ^= 1;
-        assert_eq!(replay(&bad, 5).unwrap_err().0, BLOCK_BYTES as u64);
-        let mut bad = file();
-        bad[40] ^= 1;
-        assert_eq!(replay(&bad, 5).unwrap_err().0, 0);
-        let mut lonely = file();
-        lonely.truncate(BLOCK_BYTES);
-        lonely[12] ^= 1;
-        assert!(replay(&lonely, 5).is_err());
-    }
-
-    #[test]
-    fn whatever_the_bytes_are_replay_answers() {
-        for seed in 0..2000u64 {
-            let mut state = seed;
-            let mut bytes = file();
-            for _ in 0..1 + next(&mut state) % 3 {
-                let place = (next(&mut state) % bytes.len() as u64) as usize;
-                bytes[place] ^= next(&mut state) as u8;
-            }
-            if seed.is_multiple_of(4) {
-                bytes.truncate((next(&mut state) % bytes.len() as u64) as usize);
-            }
-            if let Ok(replayed) = replay(&bytes, 5) {
-                assert!(edits().starts_with(&replayed.edits), "seed {seed}: an edit that nobody wrote");
-            }
-        }
-    }
-
-    /// An archive with a right checksum from a broken or hostile writer.
-    #[test]
-    fn archives_are_validated_not_trusted() {
-        let good = rkyv::to_bytes::<rkyv::rancor::Error>(&edits()[1]).unwrap();
-        for seed in 0..2000u64 {
-            let mut state = seed;
-            let mut archive = good.to_vec();
-            for _ in 0..1 + next(&mut state) % 4 {
-                let place = (next(&mut state) % archive.len() as u64) as usize;
-                archive[place] = next(&mut state) as u8;
-            }
-            // Any answer will do, as long as there is one.
-            let _ = rkyv::from_bytes::<Edit, rkyv::rancor::Error>(&archive);
-        }
-    }
-}
+#[path = "manifest_tests.rs"]
+mod tests;

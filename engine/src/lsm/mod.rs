@@ -17,8 +17,9 @@
 //! * A table is synced, its directory entry is synced, and the manifest edit is synced before a reader sees it or an input
 //!   is removed.
 //! * A reader holds the version it began with; files leave when the last reader does.
-//! * A failed flush, compaction or manifest write poisons the tree: nothing more is accepted, reads go on. A damaged block
-//!   fails the reads that need it and no others.
+//! * A failed flush, compaction or manifest write poisons the tree: nothing more is accepted, reads go on. Lack of space does
+//!   not: it is waited for, and [`Tree::disk_full`] says so meanwhile. A damaged block fails the reads that need it and no
+//!   others.
 //!
 //! | file | what it knows |
 //! |---|---|
@@ -26,7 +27,7 @@
 //! | `table/` | the file format, built and read |
 //! | `version`, `manifest` | which tables there are, in memory and durably |
 //! | `plan`, `retain` | pure rules: what to compact, what to keep |
-//! | `compact`, `maintain` | the work itself, in slices, one task per tree |
+//! | `compact`, `maintain`, `full` | the work itself, in slices, one task per tree; waiting for space |
 //! | `source`, `merge`, `iter` | walking many sorted things as one |
 //! | `erased` | range deletes |
 //! | `cache`, `rows` | blocks in memory; single rows in memory |
@@ -42,6 +43,7 @@ mod compact;
 mod erased;
 mod estimate;
 mod filter;
+mod full;
 pub mod fuzz;
 pub mod inspect;
 mod iter;
@@ -133,6 +135,8 @@ pub struct TreeStats {
     pub flushed_bytes: u64,
     /// Bytes of tables written by compactions since opening.
     pub compacted_bytes: u64,
+    /// Whether a flush or a compaction waits for space.
+    pub disk_full: bool,
 }
 
 /// The state behind all handles, the background task and the readers.
@@ -167,6 +171,8 @@ struct Shared {
     stopped: RefCell<Option<Answer<()>>>,
     fault: RefCell<Option<Fault>>,
     stats: RefCell<TreeStats>,
+    /// A step of the background task waits for space.
+    disk_full: Cell<bool>,
     tail_was_torn: bool,
 }
 
@@ -233,7 +239,19 @@ impl Tree {
         }
     }
 
-    /// Flushes everything written so far and waits until it is durable.
+    /// Whether a flush or a compaction waits for space. Writers should then be refused: what they write stays in memory.
+    pub fn disk_full(&self) -> bool {
+        self.shared.disk_full.get()
+    }
+
+    /// Begins to flush everything written so far, unless a flush is under way.
+    pub fn start_flush(&self) {
+        if self.shared.closed.borrow().is_empty() && !self.shared.active.borrow().is_empty() {
+            self.shared.rotate();
+        }
+    }
+
+    /// Flushes everything written so far and waits until it is durable; on a full disk until there is space.
     ///
     /// # Errors
     /// The fault that poisoned the tree.
@@ -416,6 +434,7 @@ impl Shared {
                 (tables as u64, families.iter().map(|family| family.level_bytes(level)).sum())
             })
             .collect();
+        stats.disk_full = self.disk_full.get();
         stats.cache_bytes = self.cache.used_bytes() as u64;
         (stats.cache_hits, stats.cache_misses) = self.cache.hits_and_misses();
         stats.row_cache_bytes = self.rows.used_bytes() as u64;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use super::cache::BlockCache;
 use super::maintain;
-use super::manifest::{self, CURRENT, Manifest};
+use super::manifest::{self, CURRENT, Found, Manifest};
 use super::memtable::Memtable;
 use super::options::TreeOptions;
 use super::pace::Pace;
@@ -43,9 +43,9 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
     let waste = Rc::new(Waste::default());
     let mut recovered = Recovered { next_number: 1, ..Recovered::default() };
     let mut tail_was_torn = false;
-    if let Some((number, replayed)) = found {
+    if let Some(Found { number, replayed, .. }) = &found {
         tail_was_torn = replayed.torn_at.is_some();
-        let path = dir.join(manifest::file_name(number));
+        let path = dir.join(manifest::file_name(*number));
         for edit in &replayed.edits {
             recovered.add(edit, dir, &waste).map_err(|what| Fault::corruption(&path, what))?;
         }
@@ -80,11 +80,17 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
         stopped: Default::default(),
         fault: Default::default(),
         stats: Default::default(),
+        disk_full: false.into(),
         tail_was_torn,
         options,
     });
-    let manifest = Manifest::begin(rt, dir, next_number, &shared.whole()).await?;
-    remove_orphans(&shared, &names, next_number).await?;
+    let manifest = match (Manifest::begin(rt, dir, next_number, &shared.whole()).await, found) {
+        (Err(fault), Some(Found { number, bytes, .. })) if fault.is_disk_full() => {
+            Manifest::resume(rt, dir, number, &bytes).await?
+        }
+        (begun, _) => begun?,
+    };
+    remove_orphans(&shared, &names, manifest.number()).await?;
     rt.spawn(maintain::run(shared.clone(), manifest));
     shared.work.ring();
     Ok(shared)

@@ -15,6 +15,7 @@ use super::key::{Cf, Direction, SeqNo, in_range, lower_end};
 use super::memtable::Memtable;
 use super::table::Handle;
 use super::table::block::BlockView;
+use super::table::handles::Handles;
 use super::table::read::{Table, Window};
 use crate::error::Result;
 use crate::rt::Rt;
@@ -27,6 +28,12 @@ const SCAN_AHEAD_BYTES: usize = 64 << 10;
 pub(crate) struct KeyRange {
     pub(crate) start: Vec<u8>,
     pub(crate) end: Vec<u8>,
+}
+
+impl KeyRange {
+    fn ends(&self) -> (&[u8], &[u8]) {
+        (&self.start, &self.end)
+    }
 }
 
 /// How a run reads its blocks.
@@ -97,8 +104,8 @@ struct OpenTable {
     table: Rc<Table>,
     /// The walked range within the table's virtual bounds.
     range: KeyRange,
-    parts: VecDeque<Handle>,
-    blocks: VecDeque<Handle>,
+    parts: Handles,
+    blocks: Handles,
     block: Option<(Handle, Bytes)>,
     intervals: Range<usize>,
     window: Window,
@@ -121,34 +128,43 @@ impl RunSource {
                 if let Some(chunk) = open.next_interval(self.direction)? {
                     return Ok(chunk);
                 }
-                if let Some(handle) = take(&mut open.blocks, self.direction) {
+                if let Some(handle) = open.next_block(self.direction)? {
                     let block = read(&self.reading, &mut self.misses, open, handle).await?;
                     open.enter_block(handle, block)?;
                     continue;
                 }
-                if let Some(handle) = take(&mut open.parts, self.direction) {
+                if let Some(handle) = open.next_part(self.direction)? {
                     let part = read(&self.reading, &mut self.misses, open, handle).await?;
-                    let blocks = open.table.blocks(handle, &part, &open.range.start, &open.range.end)?;
-                    open.blocks = blocks.into();
+                    open.blocks = open.table.blocks(handle, &part, self.direction, open.range.ends())?;
                     continue;
                 }
                 self.table = None;
             }
             let Some(table) = take(&mut self.tables, self.direction) else { return Ok(Chunk::default()) };
-            self.table = Some(OpenTable::new(&self.rt, table, &self.range).await?);
+            self.table = Some(OpenTable::new(&self.rt, table, self.direction, &self.range).await?);
         }
     }
 }
 
 impl OpenTable {
-    async fn new(rt: &Rt, table: Rc<Table>, walked: &KeyRange) -> Result<Self> {
+    async fn new(rt: &Rt, table: Rc<Table>, direction: Direction, walked: &KeyRange) -> Result<Self> {
         let range = KeyRange {
             start: walked.start.as_slice().max(&table.meta.start).to_vec(),
             end: lower_end(&walked.end, &table.meta.end).to_vec(),
         };
-        let parts = table.parts(rt, &range.start, &range.end).await?.into();
-        let window = Window::default();
-        Ok(Self { table, range, parts, blocks: VecDeque::new(), block: None, intervals: 0..0, window })
+        let parts = table.parts(rt, direction, &range.start, &range.end).await?;
+        let (blocks, window) = (Handles::default(), Window::default());
+        Ok(Self { table, range, parts, blocks, block: None, intervals: 0..0, window })
+    }
+
+    fn next_part(&mut self, direction: Direction) -> Result<Option<Handle>> {
+        let (start, end) = self.range.ends();
+        self.parts.next(direction, start, end).map_err(|damage| self.table.damaged(damage, "root"))
+    }
+
+    fn next_block(&mut self, direction: Direction) -> Result<Option<Handle>> {
+        let (start, end) = self.range.ends();
+        self.blocks.next(direction, start, end).map_err(|damage| self.table.damaged(damage, "part"))
     }
 
     fn enter_block(&mut self, handle: Handle, block: Bytes) -> Result<()> {

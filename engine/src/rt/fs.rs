@@ -93,6 +93,9 @@ impl Rt {
 
     /// Replaces a small file so that a crash leaves either the old or the new one, whole: write beside it, sync, rename,
     /// sync the directory.
+    ///
+    /// # Errors
+    /// An error that means "no space" leaves the old file in its place; after others it may be either.
     pub async fn replace_small(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         in_world!(&self.world, core => core.replace_small(path, bytes).await)
     }
@@ -116,4 +119,9 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
     path.with_file_name(name)
+}
+
+/// The failure of a sync after a rename, without its error number: whatever it was, the old file is gone.
+pub(crate) fn in_doubt(error: &io::Error) -> io::Error {
+    io::Error::other(format!("the new file is in place but perhaps not durable: {error}"))
 }

@@ -170,6 +170,9 @@ const TREE: &[Row<TreeStats>] = &[
     Row(metric("ringkeep_lsm_row_cache_hits_total", Counter, "Reads answered by the row cache."), |t| {
         t.row_cache_hits
     }),
+    Row(metric("ringkeep_lsm_disk_full", Gauge, "1 while a flush or compaction waits for space."), |t| {
+        u64::from(t.disk_full)
+    }),
     Row(metric("ringkeep_lsm_flushes_total", Counter, "Memtables flushed."), |t| t.flushes),
     Row(metric("ringkeep_lsm_flushed_bytes_total", Counter, "Bytes of tables written by flushes."), |t| {
         t.flushed_bytes

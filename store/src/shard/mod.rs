@@ -17,18 +17,19 @@ pub mod modify;
 pub mod open;
 pub mod read;
 pub mod reply;
+mod restart;
 pub mod routes;
 pub mod turn;
 pub mod upkeep;
 mod write;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use engine::log::Log;
-use engine::lsm::Tree;
+use engine::lsm::{Pressure, Tree};
 use engine::rt::local::Bell;
 use engine::rt::{Mono, Rt};
 use scheduler::{Region, RegionId, StoreId};
@@ -59,7 +60,12 @@ struct Inner {
     /// Rings when a region has something for the next turn.
     bell: Bell,
     counters: Rc<StoreCounters>,
+    /// Space is short: writes are refused, deletes go on.
     disk_full: Cell<bool>,
+    /// A turn waits for space for its entries.
+    log_waits: Cell<bool>,
+    /// Entries that opening has read and that are not applied yet, so that they are not read twice.
+    backlog: RefCell<HashMap<RegionId, VecDeque<engine::log::Entry>, foldhash::fast::RandomState>>,
 }
 
 /// Bounds of one store, derived from its memory budget.
@@ -187,6 +193,11 @@ impl State {
 }
 
 impl Inner {
+    /// Whether not even deletes can be taken: the reserves of the log or of the tree's memory are used up.
+    fn is_out_of_room(&self) -> bool {
+        self.log_waits.get() || (self.tree.disk_full() && self.tree.pressure() == Pressure::Stop)
+    }
+
     fn refuse(&self, reply: Reply, refusal: Refusal) {
         self.counters.refused.add(1);
         reply.send(Err(refusal));

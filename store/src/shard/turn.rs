@@ -16,7 +16,7 @@
 
 use std::time::Duration;
 
-use engine::error::{Fault, FaultKind};
+use engine::error::Fault;
 use engine::log::Batch;
 use engine::lsm::{Pressure, WriteBatch};
 use raft::{Apply, Entry, EntryKind, Index};
@@ -30,7 +30,7 @@ use crate::region::command::{Command, Write};
 use crate::region::peer::{Gathered, Peer, Settled};
 
 /// Committed entries read back from the log at a time, bytes.
-const REPLAY_BYTES_MAX: usize = 4 << 20;
+pub(super) const REPLAY_BYTES_MAX: usize = 4 << 20;
 
 /// How often a store that is under pressure looks again.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
@@ -88,6 +88,11 @@ impl Shard {
                     if let Some(fault) = self.inner.tree.fault() {
                         return Err(fault);
                     }
+                    if self.inner.tree.disk_full() {
+                        // That may take days. What was admitted is finished meanwhile, and nothing more is admitted.
+                        self.inner.disk_full.set(true);
+                        return Ok(());
+                    }
                     self.inner.rt.sleep(PRESSURE_PAUSE).await;
                 }
             }
@@ -144,16 +149,20 @@ impl Shard {
     }
 
     /// A full disk refuses entries before anything is written. They were proposed and must not be lost, so the turn waits for
-    /// room; what arrives meanwhile is refused.
+    /// room; what arrives meanwhile is refused, deletes included.
     async fn write_when_there_is_room(&self, batch: Batch) -> Result<(), Fault> {
         let inner = &*self.inner;
         loop {
             match inner.log.write(batch.clone()).await {
-                Err(fault) if fault.kind == FaultKind::DiskFull && inner.log.failure().is_none() => {
+                Err(fault) if fault.is_disk_full() && inner.log.failure().is_none() => {
                     inner.disk_full.set(true);
+                    inner.log_waits.set(true);
                     inner.rt.sleep(DISK_FULL_PAUSE).await;
                 }
-                outcome => return outcome,
+                outcome => {
+                    inner.log_waits.set(false);
+                    return outcome;
+                }
             }
         }
     }
@@ -162,9 +171,13 @@ impl Shard {
     async fn replay(&self, Behind { region, first, last }: Behind) -> Result<(), Fault> {
         let inner = &*self.inner;
         let budget = inner.rt.budget();
+        let mut backlog = inner.backlog.borrow_mut().remove(&region).unwrap_or_default();
         let mut next = first.0;
         while next <= last.0 {
-            let read = inner.log.entries(region.0, next..last.0 + 1, REPLAY_BYTES_MAX).await?;
+            let mut read = inner.take_known(&mut backlog, region, next..last.0 + 1);
+            if read.is_empty() {
+                read = inner.log.entries(region.0, next..last.0 + 1, REPLAY_BYTES_MAX).await?;
+            }
             let entries: Vec<Entry> = read.into_iter().map(super::open::to_raft).collect();
             next = entries.last().map_or(last.0, |entry| entry.index.0) + 1;
             inner.apply(&mut inner.state.borrow_mut(), region, &entries)?;
@@ -176,9 +189,12 @@ impl Shard {
 
     /// Lets what is under way finish, then closes the files. Nothing may be submitted any more.
     pub async fn close(&self) -> Result<(), Fault> {
-        while self.inner.state.borrow().inflight.bytes() > 0 && self.stopped().is_none() {
-            self.inner.rt.sleep(Duration::from_millis(1)).await;
+        let inner = &*self.inner;
+        let under_way = || inner.state.borrow().inflight.bytes() > 0 && !inner.log_waits.get();
+        while under_way() && self.stopped().is_none() {
+            inner.rt.sleep(Duration::from_millis(1)).await;
         }
+        self.shorten_restart().await;
         self.inner.state.borrow_mut().stopped.get_or_insert_with(|| "the node is stopping".into());
         self.inner.tree.clone().close().await;
         self.inner.log.clone().close().await

@@ -51,8 +51,11 @@ impl Shard {
     pub async fn upkeep_loop(&self, dir: &Path) {
         while self.stopped().is_none() {
             self.inner.rt.sleep(UPKEEP_EVERY).await;
-            if let Err(fault) = self.upkeep(dir).await {
-                self.stop(&fault);
+            match self.upkeep(dir).await {
+                // Even the reserve of the log is used up. That ends when somebody makes room, so it is tried again.
+                Err(fault) if fault.is_disk_full() => {}
+                Err(fault) => self.stop(&fault),
+                Ok(()) => {}
             }
         }
     }
@@ -62,13 +65,21 @@ impl Shard {
         if let Some(fault) = inner.tree.fault() {
             return Err(fault);
         }
+        if self.is_ready() {
+            // What was committed before the start is applied; for what is left the log is good enough.
+            inner.backlog.borrow_mut().clear();
+        }
+        let mut full = inner.tree.disk_full() || inner.log_waits.get();
         // Not knowing how much is left is no reason to stop; the write itself will tell.
         if let Ok(free) = inner.rt.free_bytes(dir).await {
             inner.counters.disk_free_bytes.set(free);
-            inner.disk_full.set(free < inner.limits.reserve_bytes);
+            full |= free < inner.limits.reserve_bytes;
         }
-        if inner.log.stats().segments as u64 * inner.limits.segment_bytes > inner.limits.log_bytes_max {
-            inner.tree.flush().await?;
+        inner.disk_full.set(full);
+        let segments = inner.log.stats().segments as u64;
+        // On a full disk the log itself may be what can go.
+        if segments * inner.limits.segment_bytes > inner.limits.log_bytes_max || (full && segments > 1) {
+            inner.tree.start_flush();
         }
         self.cut_log().await
     }

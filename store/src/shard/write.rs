@@ -52,7 +52,7 @@ impl Shard {
         check_sizes(op)?;
         let inner = &*self.inner;
         let deletes = matches!(op, Op::Delete { .. } | Op::BatchDelete { .. } | Op::DeleteRange { .. });
-        if inner.disk_full.get() && !deletes {
+        if inner.disk_full.get() && (!deletes || inner.is_out_of_room()) {
             return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
         }
         if inner.state.borrow().inflight.bytes() > inner.limits.inflight_bytes_max {

@@ -30,13 +30,13 @@ struct History {
 }
 
 #[derive(Debug, Default)]
-struct Model {
+pub(super) struct Model {
     keys: BTreeMap<Bytes, History>,
-    acknowledged: u64,
+    pub(super) acknowledged: u64,
 }
 
 impl Model {
-    fn submit(&mut self, key: &Bytes, value: Option<Bytes>) -> usize {
+    pub(super) fn submit(&mut self, key: &Bytes, value: Option<Bytes>) -> usize {
         let history =
             self.keys.entry(key.clone()).or_insert_with(|| History { values: vec![None], acknowledged: 1 });
         history.values.push(value);
@@ -44,14 +44,14 @@ impl Model {
     }
 
     /// Writes of one key take effect in order, so an acknowledgement covers everything before it.
-    fn acknowledge(&mut self, key: &Bytes, place: usize) {
+    pub(super) fn acknowledge(&mut self, key: &Bytes, place: usize) {
         let history = self.keys.get_mut(key).expect("it was submitted");
         history.acknowledged = history.acknowledged.max(place);
         self.acknowledged += 1;
     }
 
     /// Checks what was found after a crash, and makes it the certain state.
-    fn check(&mut self, seed: u64, found: &BTreeMap<Bytes, Bytes>) {
+    pub(super) fn check(&mut self, seed: u64, found: &BTreeMap<Bytes, Bytes>) {
         for (key, history) in &mut self.keys {
             let value = found.get(key);
             let allowed = &history.values[history.acknowledged - 1..];
@@ -77,7 +77,7 @@ fn small_plan() -> Plan {
     plan
 }
 
-async fn start(rt: &Rt) -> Gateway {
+pub(super) async fn start(rt: &Rt) -> Gateway {
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     rt.sync_dir(Path::new("/")).await.unwrap();
     let plan = Arc::new(small_plan());
@@ -90,7 +90,7 @@ async fn start(rt: &Rt) -> Gateway {
     Stores::gateway(&dispatch, 0)
 }
 
-async fn everything(gateway: &Gateway) -> BTreeMap<Bytes, Bytes> {
+pub(super) async fn everything(gateway: &Gateway) -> BTreeMap<Bytes, Bytes> {
     match gateway.submit(None, Op::Scan(Scan { limit: 1_000_000, ..Scan::default() })).await {
         Ok(Out::Pairs(pairs)) => pairs.into_iter().collect(),
         other => panic!("{other:?}"),
@@ -102,7 +102,7 @@ fn draw(rt: &Rt, range: Range<u64>) -> u64 {
 }
 
 /// Writes in bursts until the power goes.
-async fn write(rt: Rt, gateway: Gateway, model: Rc<RefCell<Model>>) {
+pub(super) async fn write(rt: Rt, gateway: Gateway, model: Rc<RefCell<Model>>) {
     loop {
         let mut burst = Vec::new();
         for _ in 0..draw(&rt, 1..20) {

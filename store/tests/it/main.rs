@@ -1,6 +1,7 @@
 //! The store's integration tests, one binary.
 
 mod crash;
+mod full;
 mod gateway;
 mod grpc;
 mod grpc_client;
@@ -13,3 +14,4 @@ mod resp_frame;
 mod resp_scripts;
 mod resp_server;
 mod resp_session;
+mod restart;

@@ -174,7 +174,7 @@ impl<'a> BlockView<'a> {
         let mut offset = self.restart(interval)?;
         let end =
             if interval + 1 < self.intervals() { self.restart(interval + 1)? } else { self.entries.len() };
-        let mut chunk = ChunkBuilder::default();
+        let mut chunk = ChunkBuilder::with_capacity(RESTART_EVERY);
         while offset < end {
             let entry = self.entry(offset)?;
             chunk
@@ -247,7 +247,15 @@ fn place_of(entry: &RawEntry<'_>, key: &[u8], at: SeqNo, matched: usize) -> Plac
 }
 
 pub(crate) fn common_prefix(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+    let mut common = 0;
+    while let (Some(mine), Some(yours)) = (a[common..].first_chunk(), b[common..].first_chunk()) {
+        let differing = u64::from_le_bytes(*mine) ^ u64::from_le_bytes(*yours);
+        if differing != 0 {
+            return common + differing.trailing_zeros() as usize / 8;
+        }
+        common += 8;
+    }
+    common + a[common..].iter().zip(&b[common..]).take_while(|(a, b)| a == b).count()
 }
 
 /// Seven bits per byte, lowest first.
@@ -259,11 +267,31 @@ pub(crate) fn put_varint(into: &mut Vec<u8>, mut value: u64) {
     into.push(value as u8);
 }
 
+#[inline]
 pub(crate) fn take_varint(from: &mut &[u8]) -> Option<u64> {
     let (&first, rest) = from.split_first()?;
     if first < 0x80 {
         *from = rest;
         return Some(u64::from(first));
+    }
+    take_long_varint(from)
+}
+
+/// More than one byte; sequence numbers are such, so this is no rare case.
+fn take_long_varint(from: &mut &[u8]) -> Option<u64> {
+    if let Some(word) = from.first_chunk::<8>() {
+        let word = u64::from_le_bytes(*word);
+        // The first byte without its high bit is the last one; what follows it is cut off.
+        let end = !word & 0x8080_8080_8080_8080;
+        if end != 0 {
+            let len = end.trailing_zeros() / 8 + 1;
+            let sevens = word & (u64::MAX >> (64 - 8 * len)) & 0x7F7F_7F7F_7F7F_7F7F;
+            // Groups of seven bits move together: pairs, then fours, then all eight.
+            let pairs = sevens & 0x007F_007F_007F_007F | (sevens & 0x7F00_7F00_7F00_7F00) >> 1;
+            let fours = pairs & 0x0000_3FFF_0000_3FFF | (pairs & 0x3FFF_0000_3FFF_0000) >> 2;
+            *from = &from[len as usize..];
+            return Some(fours & 0x0FFF_FFFF | (fours & 0x0FFF_FFFF_0000_0000) >> 4);
+        }
     }
     let mut value = 0u64;
     for (place, &byte) in from.iter().enumerate().take(10) {

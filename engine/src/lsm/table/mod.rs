@@ -26,6 +26,7 @@
 
 pub(crate) mod block;
 pub(crate) mod build;
+pub(crate) mod handles;
 pub(crate) mod read;
 
 use bytes::Bytes;
@@ -217,16 +218,6 @@ pub(crate) fn locate(index: &[u8], view: BlockView<'_>, key: &[u8]) -> Result<Op
         }
         None => Ok(None),
     }
-}
-
-/// What the index `block` points to for keys in `[start, end)`, in key order.
-pub(crate) fn handles_in(index: &Bytes, start: &[u8], end: &[u8]) -> Result<Vec<Handle>, Damage> {
-    let mut handles = Vec::new();
-    walk_index(index, start, |separator, handle| {
-        handles.push(handle);
-        end.is_empty() || separator < end
-    })?;
-    Ok(handles)
 }
 
 /// Calls `visit` with each last key and handle from `start` on, until it says no.

@@ -10,12 +10,13 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::block::BlockView;
-use super::{Damage, FOOTER_BYTES, Footer, Handle, PartView, handles_in, locate, open_frame, walk_index};
+use super::handles::Handles;
+use super::{Damage, FOOTER_BYTES, Footer, Handle, PartView, locate, open_frame, walk_index};
 use crate::error::{Fault, Result};
 use crate::lsm::cache::BlockCache;
 use crate::lsm::erased::RangeTombstones;
 use crate::lsm::filter;
-use crate::lsm::key::{Kind, SeqNo};
+use crate::lsm::key::{Direction, Kind, SeqNo};
 use crate::lsm::memtable::Found;
 use crate::lsm::version::TableMeta;
 use crate::rt::{BLOCK_BYTES, Buf, File, OpenMode, Rt};
@@ -134,10 +135,17 @@ impl Table {
         self.version_in(block_handle, &block, key, at)
     }
 
-    /// Handles of the parts that hold keys of `[start, end)`, in key order.
-    pub(crate) async fn parts(&self, rt: &Rt, start: &[u8], end: &[u8]) -> Result<Vec<Handle>> {
+    /// A walk over the parts that hold keys of `[start, end)`.
+    pub(crate) async fn parts(
+        &self,
+        rt: &Rt,
+        direction: Direction,
+        start: &[u8],
+        end: &[u8],
+    ) -> Result<Handles> {
         let opened = self.open(rt).await?;
-        handles_in(&opened.root, start, end).map_err(|damage| self.damaged(damage, "root"))
+        Handles::new(opened.root.clone(), direction, start, end)
+            .map_err(|damage| self.damaged(damage, "root"))
     }
 
     /// Last key and handle of every part that holds keys of `[start, end)`.
@@ -152,16 +160,17 @@ impl Table {
         Ok(parts)
     }
 
-    /// Handles of the data blocks of a part that hold keys of `[start, end)`, in key order.
+    /// A walk over the data blocks of a part that hold keys of `[start, end)`.
     pub(crate) fn blocks(
         &self,
         part: Handle,
         bytes: &Bytes,
-        start: &[u8],
-        end: &[u8],
-    ) -> Result<Vec<Handle>> {
-        let view = PartView::parse(bytes).map_err(|damage| self.damaged_at(damage, part))?;
-        handles_in(&view.index_bytes(bytes), start, end).map_err(|damage| self.damaged_at(damage, part))
+        direction: Direction,
+        (start, end): (&[u8], &[u8]),
+    ) -> Result<Handles> {
+        PartView::parse(bytes)
+            .and_then(|view| Handles::new(view.index_bytes(bytes), direction, start, end))
+            .map_err(|damage| self.damaged_at(damage, part))
     }
 
     /// A frame through the cache.
@@ -210,7 +219,8 @@ impl Table {
         Fault::corruption(&self.backing.path, format!("{} (block at offset {})", damage.0, handle.offset))
     }
 
-    fn damaged(&self, damage: Damage, place: &str) -> Fault {
+    /// What is wrong with one of the table's indexes.
+    pub(crate) fn damaged(&self, damage: Damage, place: &str) -> Fault {
         Fault::corruption(&self.backing.path, format!("{} ({place})", damage.0))
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Core;
-use crate::rt::fs::{DirLock, temporary_name};
+use crate::rt::fs::{DirLock, in_doubt, temporary_name};
 
 /// How often a held lock is tried again, and after how long.
 const LOCK_ATTEMPTS: u32 = 5;
@@ -73,7 +73,7 @@ impl Core {
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
-            sync_parent(&path)
+            sync_parent(&path).map_err(|error| in_doubt(&error))
         };
         self.blocking(replace).await?
     }

@@ -9,7 +9,7 @@ use super::fault::DiskOp;
 use super::names::SharedInode;
 use crate::rt::BLOCK_BYTES;
 use crate::rt::file::OpenMode;
-use crate::rt::fs::{DirLock, temporary_name};
+use crate::rt::fs::{DirLock, in_doubt, temporary_name};
 use crate::rt::local::Pending;
 
 /// An open file of a simulated core.
@@ -131,7 +131,8 @@ impl SimCore {
         file.set_len(bytes.len() as u64).await?;
         file.sync().await?;
         self.rename(&beside, path).await?;
-        self.sync_dir(path.parent().ok_or(io::ErrorKind::InvalidInput)?).await
+        let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        self.sync_dir(parent).await.map_err(|error| in_doubt(&error))
     }
 
     pub(crate) async fn free_bytes(&self, path: &Path) -> io::Result<u64> {

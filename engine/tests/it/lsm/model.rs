@@ -88,13 +88,13 @@ impl Dice {
 }
 
 /// What the log would hold: the group and the batch of each index from 1.
-type Journal = Vec<(u64, WriteBatch)>;
+pub(super) type Journal = Vec<(u64, WriteBatch)>;
 
 /// What the log holds and what follows from it. It survives a power cut, as the log does.
 #[derive(Default)]
-struct Past {
+pub(super) struct Past {
     model: Model,
-    journal: Journal,
+    pub(super) journal: Journal,
 }
 
 struct Run {
@@ -219,7 +219,7 @@ async fn open_and_replay(rt: &Rt, options: TreeOptions, past: &RefCell<Past>) ->
 }
 
 /// Opens, replays, checks, operates, checks and closes.
-async fn live(rt: Rt, past: Rc<RefCell<Past>>, dice: u64, operations: u64) {
+pub(super) async fn live(rt: Rt, past: Rc<RefCell<Past>>, dice: u64, operations: u64) {
     let mut run = Run { dice: Dice(dice), past, snapshots: Vec::new() };
     let options = limits(&mut run.dice);
     let tree = open_and_replay(&rt, options, &run.past).await;

@@ -1,0 +1,68 @@
+//! A full disk: what the background task does when there is no space for a flush or a compaction.
+//!
+//! Nothing is lost by it. What was to be flushed is in memory and in the log, what was to be compacted is in its old tables, and
+//! the manifest reserves its space before it writes. So the half-written tables are removed and the step is taken again once
+//! there is room, for as long as that takes. Meanwhile reads go on, and [`Tree::disk_full`](super::Tree::disk_full) tells the
+//! writers. A failed sync is another matter: then nobody knows what is on disk, and that poisons the tree as ever.
+
+use std::time::Duration;
+
+use super::maintain::Maintenance;
+use super::table::read::file_name;
+use crate::error::{Fault, Result};
+
+/// How often the free space is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// After so many looks the step is taken even if the space does not seem to be there: what it needs is only an estimate.
+const PATIENCE_LOOKS: u32 = 40;
+
+impl Maintenance {
+    /// Works until nothing is due, waiting for space where there is none.
+    ///
+    /// # Errors
+    /// Any fault but lack of space.
+    pub(super) async fn turn_with_patience(&mut self) -> Result<()> {
+        loop {
+            match self.turn().await {
+                Err(fault) if fault.is_disk_full() => {
+                    self.shared.disk_full.set(true);
+                    self.remove_leftovers().await?;
+                    self.wait_for_space().await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Removes the tables that the step has left: only this task makes any, and what no version shows was never installed.
+    /// Their numbers are not used again.
+    async fn remove_leftovers(&self) -> Result<()> {
+        let shared = &self.shared;
+        let version = shared.version.borrow().clone();
+        let made = self.first_number..shared.numbers.get();
+        for number in made.filter(|number| !version.shows_file(*number)) {
+            let path = shared.dir.join(file_name(number));
+            if shared.rt.exists(&path).await.map_err(|e| Fault::io(&path, "looking it up", &e))? {
+                shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the step that failed seems to fit, or there is something else to flush, or patience ends.
+    async fn wait_for_space(&self) {
+        let shared = self.shared.clone();
+        let closed = shared.closed.borrow().len();
+        for _ in 0..PATIENCE_LOOKS {
+            shared.rt.sleep(LOOK_EVERY).await;
+            if shared.stopping.get() || (closed == 0 && !shared.closed.borrow().is_empty()) {
+                break;
+            }
+            // Not knowing how much is free, it is only left to try.
+            let free = shared.rt.free_bytes(&shared.dir).await.unwrap_or(u64::MAX);
+            if free > self.wanted_bytes {
+                break;
+            }
+        }
+    }
+}

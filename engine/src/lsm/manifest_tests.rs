@@ -1,0 +1,118 @@
+//! The manifest's bytes: whole, torn, damaged, and gone on with.
+
+use super::*;
+use crate::lsm::version::tests::meta;
+use crate::lsm::version::{ErasedRow, MarkRow};
+
+fn next(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed ^ (mixed >> 29)
+}
+
+fn edits() -> Vec<Edit> {
+    let mut first = meta(1, 0, "a", "m", 3);
+    first.erased.push(ErasedRow { start: b"a".to_vec(), end: b"c".to_vec(), seq: 9 });
+    let many =
+        (0..300).map(|group| MarkRow { group, applied: (group % 3 != 0).then_some(group * 7) }).collect();
+    vec![
+        Edit { next_number: 2, ..Edit::default() },
+        Edit { added: vec![first], marks: many, next_number: 3, last_seq: 19, ..Edit::default() },
+        Edit { removed: vec![1], next_number: 4, last_seq: 30, ..Edit::default() },
+    ]
+}
+
+fn file() -> Vec<u8> {
+    edits().iter().enumerate().flat_map(|(n, edit)| encode_frame(edit, 5, n as u64)).collect()
+}
+
+#[test]
+fn a_manifest_comes_back() {
+    assert_eq!(replay(&file(), 5), Ok(Replayed { edits: edits(), torn_at: None }));
+    assert!(replay(&file(), 6).is_err());
+    assert!(replay(&[], 5).is_err());
+}
+
+#[test]
+fn a_torn_tail_is_left_behind_and_told() {
+    let whole = file();
+    let last = whole.len() - BLOCK_BYTES;
+    for cut in [last + 1, last + 40] {
+        let mut torn = whole.clone();
+        torn[cut..].fill(0);
+        assert_eq!(
+            replay(&torn, 5),
+            Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: Some(last as u64) })
+        );
+    }
+    let mut clean = whole;
+    clean[last..].fill(0);
+    assert_eq!(replay(&clean, 5), Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: None }));
+}
+
+#[test]
+fn damage_before_the_tail_is_never_skipped() {
+    let mut bad = file();
+    bad[BLOCK_BYTES + 40] ^= 1;
+    assert_eq!(replay(&bad, 5).unwrap_err().0, BLOCK_BYTES as u64);
+    let mut bad = file();
+    bad[40] ^= 1;
+    assert_eq!(replay(&bad, 5).unwrap_err().0, 0);
+    let mut lonely = file();
+    lonely.truncate(BLOCK_BYTES);
+    lonely[12] ^= 1;
+    assert!(replay(&lonely, 5).is_err());
+}
+
+#[test]
+fn whatever_the_bytes_are_replay_answers() {
+    for seed in 0..2000u64 {
+        let mut state = seed;
+        let mut bytes = file();
+        for _ in 0..1 + next(&mut state) % 3 {
+            let place = (next(&mut state) % bytes.len() as u64) as usize;
+            bytes[place] ^= next(&mut state) as u8;
+        }
+        if seed.is_multiple_of(4) {
+            bytes.truncate((next(&mut state) % bytes.len() as u64) as usize);
+        }
+        if let Ok(replayed) = replay(&bytes, 5) {
+            assert!(edits().starts_with(&replayed.edits), "seed {seed}: an edit that nobody wrote");
+        }
+    }
+}
+
+/// An archive with a right checksum from a broken or hostile writer.
+#[test]
+fn archives_are_validated_not_trusted() {
+    let good = rkyv::to_bytes::<rkyv::rancor::Error>(&edits()[1]).unwrap();
+    for seed in 0..2000u64 {
+        let mut state = seed;
+        let mut archive = good.to_vec();
+        for _ in 0..1 + next(&mut state) % 4 {
+            let place = (next(&mut state) % archive.len() as u64) as usize;
+            archive[place] = next(&mut state) as u8;
+        }
+        // Any answer will do, as long as there is one.
+        let _ = rkyv::from_bytes::<Edit, rkyv::rancor::Error>(&archive);
+    }
+}
+
+#[test]
+fn frames_end_where_the_next_begins() {
+    let mut whole = file();
+    let ends = frame_ends(&whole, 5);
+    assert_eq!(ends.len(), 3);
+    assert_eq!(ends.last(), Some(&whole.len()));
+    whole.resize(whole.len() + RESERVE_BYTES as usize, 0);
+    assert_eq!(frame_ends(&whole, 5), ends, "zeros are no frame");
+    whole[ends[1] + 40] ^= 1;
+    assert_eq!(frame_ends(&whole, 5), ends[..2]);
+}
+
+#[test]
+fn space_that_was_reserved_is_no_torn_tail() {
+    let mut reserved = file();
+    reserved.resize(reserved.len() + RESERVE_BYTES as usize, 0);
+    assert_eq!(replay(&reserved, 5), Ok(Replayed { edits: edits(), torn_at: None }));
+}

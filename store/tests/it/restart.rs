@@ -1,0 +1,95 @@
+//! What a start finds to do: nothing after a drain, and after a kill to read the log once.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::log::LogOptions;
+use engine::rt::Rt;
+use engine::rt::sim::{Options, World};
+use store::gateway::Gateway;
+use store::node::core::{self, Stores};
+use store::node::identity::Identity;
+use store::request::{Op, Out, Scan};
+use store::shard::links::connect;
+
+const WRITES: u64 = 400;
+
+/// Two stores whose log keeps nothing in memory, so that every second read of it is seen.
+async fn open(rt: &Rt) -> (Stores, Gateway) {
+    rt.create_dir_all(Path::new("/data")).await.unwrap();
+    let mut plan = crate::node::plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
+    plan.shard.log = LogOptions { segment_bytes: 4 << 20, cache_bytes_max: 0, ..LogOptions::default() };
+    let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
+    let stores = core::open(rt, &plan, &ends).await.unwrap();
+    stores.settle(rt).await.unwrap();
+    let dispatch = stores.join(rt, &plan, stores.places(), ends);
+    let gateway = Stores::gateway(&dispatch, 0);
+    (stores, gateway)
+}
+
+fn key(n: u64) -> Bytes {
+    Bytes::from(format!("{}{n:04}", (b'0' + (n % 40) as u8) as char))
+}
+
+/// Writes one by one, so that each is a record of its own.
+async fn fill(gateway: &Gateway, round: u64) {
+    for n in 0..WRITES {
+        let value = Bytes::from(format!("{round} {n} {}", "x".repeat(300)));
+        gateway.submit(None, Op::Put { key: key(n), value }).await.unwrap();
+    }
+}
+
+async fn check(gateway: &Gateway, round: u64) {
+    let found = gateway.submit(None, Op::Scan(Scan { limit: 1_000_000, ..Scan::default() })).await;
+    let Ok(Out::Pairs(pairs)) = found else { panic!("{found:?}") };
+    assert_eq!(pairs.len() as u64, WRITES);
+    assert!(pairs.iter().all(|(_, value)| value.starts_with(format!("{round} ").as_bytes())));
+}
+
+fn memtable_bytes(stores: &Stores) -> u64 {
+    stores.shards.values().map(|shard| shard.snapshot().tree.memtable_bytes).sum()
+}
+
+#[test]
+fn after_a_drain_there_is_nothing_to_apply_again() {
+    let world = World::new(61, Options::default());
+    let node = world.node(0);
+    let first = node.start(0, |rt| async move {
+        let (stores, gateway) = open(&rt).await;
+        fill(&gateway, 1).await;
+        assert!(memtable_bytes(&stores) > 100 * WRITES);
+        stores.stop().await;
+    });
+    world.block_on(first).unwrap();
+    node.kill();
+    let second = node.start(0, |rt| async move {
+        let (stores, gateway) = open(&rt).await;
+        assert_eq!(memtable_bytes(&stores), 0, "the drain left something to the log");
+        check(&gateway, 1).await;
+    });
+    world.block_on(second).unwrap();
+}
+
+#[test]
+fn after_a_kill_the_log_is_read_once() {
+    let world = World::new(62, Options::default());
+    let node = world.node(0);
+    let first = node.start(0, |rt| async move {
+        let (_, gateway) = open(&rt).await;
+        fill(&gateway, 1).await;
+        fill(&gateway, 2).await;
+    });
+    world.block_on(first).unwrap();
+    node.crash();
+    let disk_of = node.clone();
+    let second = node.start(0, move |rt| async move {
+        let before = disk_of.disk().stats().reads;
+        let (stores, gateway) = open(&rt).await;
+        let reads = disk_of.disk().stats().reads - before;
+        assert!(memtable_bytes(&stores) > 200 * WRITES);
+        assert!(reads < 2 * WRITES / 4, "{reads} reads for {} records", 2 * WRITES);
+        check(&gateway, 2).await;
+    });
+    world.block_on(second).unwrap();
+}
