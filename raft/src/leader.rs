@@ -117,7 +117,7 @@ impl Leader {
         self.idle_ticks = 0;
         let entry = Entry { term: core.term, index: core.log.last().next(), kind, payload };
         let id = entry.id();
-        core.log.push(core.term, entry);
+        core.log.push(entry);
         if planted!(SelfAckBeforeDurable) {
             self.match_self(core, id.index);
         }
