@@ -122,7 +122,8 @@ pub(crate) enum Install {
     #[default]
     None,
     Wanted(Box<crate::message::Snapshot>),
-    Writing(LogId),
+    /// Part of the write with this number.
+    Writing(u64),
 }
 
 impl Core {

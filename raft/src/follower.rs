@@ -91,7 +91,7 @@ pub(crate) fn on_heartbeat(core: &mut Core, from: NodeId, beat: Beat) -> Result<
 }
 
 /// The state at an index, complete in the driver's hands.
-pub(crate) fn on_snapshot(core: &mut Core, from: NodeId, snapshot: Snapshot) -> Result<(), Dropped> {
+pub(crate) fn on_snapshot(core: &mut Core, from: NodeId, snapshot: Box<Snapshot>) -> Result<(), Dropped> {
     let last = snapshot.last;
     let plausible =
         last.index.0 > 0 && last.term.0 > 0 && last.term <= core.term && last.index < Index::LIMIT;
@@ -116,7 +116,7 @@ pub(crate) fn on_snapshot(core: &mut Core, from: NodeId, snapshot: Snapshot) -> 
     if !planted!(SnapshotKeepsOldMembership) {
         core.membership.clone_from(&snapshot.membership);
     }
-    core.install = Install::Wanted(Box::new(snapshot));
+    core.install = Install::Wanted(snapshot);
     core.send_durable(from, Body::AppendReply(AppendOutcome::Matched(last.index)));
     Ok(())
 }

@@ -122,7 +122,7 @@ pub use crate::entry::{Entry, EntryKind, Payload};
 pub use crate::error::{Dropped, Refusal, StartError};
 pub use crate::id::{GroupId, Index, LogId, NodeId, Term, Time};
 pub use crate::log::LogSummary;
-pub use crate::membership::{ChangeStep, Membership, MembershipChange, MembershipError, Transition};
+pub use crate::membership::{ChangeStep, Joint, Membership, MembershipChange, MembershipError, Transition};
 pub use crate::message::{AppendOutcome, Beat, Body, Message, ReadId, Snapshot, VoteAnswer, VoteAsk};
 pub use crate::progress::Mode;
 pub use crate::quorum::{Verdict, majority};

@@ -69,8 +69,8 @@ pub enum RoleKind {
 #[derive(Debug)]
 pub(crate) enum Role {
     Follower,
-    PreCandidate(Tally),
-    Candidate(Tally),
+    PreCandidate(Box<Tally>),
+    Candidate(Box<Tally>),
     Leader(Box<Leader>),
 }
 

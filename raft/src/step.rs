@@ -123,7 +123,7 @@ impl Raft {
                 return follower::on_append(core, from, prev, entries, commit);
             }
             (Body::Heartbeat(beat), _) => return follower::on_heartbeat(core, from, beat),
-            (Body::Snapshot(snapshot), _) => return follower::on_snapshot(core, from, *snapshot),
+            (Body::Snapshot(snapshot), _) => return follower::on_snapshot(core, from, snapshot),
             (Body::TimeoutNow { fence }, _) => return self.on_timeout_now(from, fence),
             (Body::PreVoteReply(answer), Role::PreCandidate(tally)) => {
                 // A grant speaks about the term we asked for; a refusal about the voter's own.

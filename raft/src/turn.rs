@@ -64,9 +64,7 @@ impl Raft {
         if let Some(last) = ack.last {
             core.log.written(ack.seq, last);
         }
-        if let (Install::Writing(expected), Some(installed)) = (&core.install, ack.snapshot)
-            && *expected == installed
-        {
+        if matches!(core.install, Install::Writing(write) if write <= ack.seq) {
             core.install = Install::None;
         }
         let own_vote = match &mut self.role {
@@ -176,8 +174,8 @@ impl Raft {
 fn take_write(core: &mut Core) -> Option<Write> {
     let snapshot = match std::mem::take(&mut core.install) {
         Install::Wanted(snapshot) => {
-            core.install = Install::Writing(snapshot.last);
-            Some(*snapshot)
+            core.install = Install::Writing(core.next_write());
+            Some(snapshot)
         }
         other => {
             core.install = other;
@@ -199,11 +197,7 @@ fn take_write(core: &mut Core) -> Option<Write> {
     let hard_state = HardState { term: core.term, vote, commit: core.log.committed() };
     Some(Write {
         hard_state,
-        ack: WriteAck {
-            seq: core.writes.issued,
-            last: entries.last().map(Entry::id),
-            snapshot: snapshot.as_ref().map(|snapshot| snapshot.last),
-        },
+        ack: WriteAck { seq: core.writes.issued, last: entries.last().map(Entry::id) },
         snapshot,
         entries,
         after: std::mem::take(&mut core.out.after),

@@ -4,7 +4,7 @@
 //! feed it bytes from a seed and some crafted ones.
 
 use raft::{
-    AppendOutcome, Beat, Body, ChangeStep, Config, Dropped, Entry, EntryKind, GroupId, Index, LogId,
+    AppendOutcome, Beat, Body, ChangeStep, Config, Dropped, Entry, EntryKind, GroupId, Index, Joint, LogId,
     Membership, MembershipChange, Message, NodeId, Payload, Raft, ReadId, Snapshot, SnapshotReport, Term,
     Time, VoteAnswer, VoteAsk,
 };
@@ -67,10 +67,10 @@ impl Bytes<'_> {
             membership.voters.sort_unstable();
             membership.voters.dedup();
         } else {
-            membership.outgoing = list(self);
+            let outgoing = list(self);
             membership.learners = list(self);
-            membership.learners_next = list(self);
-            membership.auto_leave = self.flag();
+            let (learners_next, auto_leave) = (list(self), self.flag());
+            membership.joint = Some(Box::new(Joint { outgoing, learners_next, auto_leave }));
         }
         membership
     }

@@ -130,7 +130,7 @@ fn section_6_a_joint_change_passes_through_both_memberships() {
     let out = net.peer(1).settle();
     net.send(out);
     let joint = net.peer(1).raft.membership().clone();
-    assert_eq!((joint.is_joint(), joint.auto_leave, joint.outgoing.len()), (true, false, 3));
+    assert_eq!((joint.is_joint(), joint.leaves_by_itself(), joint.outgoing().len()), (true, false, 3));
     let add = MembershipChange::one(ChangeStep::AddVoter(NodeId(6)));
     let refusal = net.peer(1).raft.propose_change(&add);
     assert_eq!(refusal, Err(Refusal::InvalidChange(raft::MembershipError::AlreadyJoint)));
