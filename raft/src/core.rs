@@ -57,6 +57,12 @@ impl Outbox {
         !self.send.is_empty() || !self.after.is_empty() || self.rare.as_deref().is_some_and(rare_is_due)
     }
 
+    /// Heap memory in use, payloads aside.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let messages = (self.send.capacity() + self.after.capacity()) * size_of::<Message>();
+        messages + self.rare.as_deref().map_or(0, size_of_val)
+    }
+
     /// Gives back spare memory.
     pub(crate) fn release(&mut self) {
         self.rare.take_if(|rare| {

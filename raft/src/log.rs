@@ -169,6 +169,10 @@ impl Log {
             self.changes.push(entry.index);
         }
         self.tail_bytes += entry.bytes();
+        if self.tail.capacity() == 0 {
+            // Many groups never hold more than the entry that opens a term.
+            self.tail.reserve_exact(1);
+        }
         self.tail.push_back(entry);
     }
 

@@ -229,13 +229,6 @@ impl Membership {
         self.is_voter(id) || self.learners.contains(&id) || self.learners_next().contains(&id)
     }
 
-    /// How many members there are.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        let stay = |id: &&NodeId| self.voters.contains(id);
-        self.voters.len() + self.learners.len() + self.outgoing().iter().filter(|id| !stay(id)).count()
-    }
-
     /// Whether nothing is known about the group yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -230,6 +230,10 @@ impl Raft {
             Role::Leader(leader) => size_of_val(&**leader) + size_of_val(&*leader.members),
             _ => 0,
         };
-        size_of::<Self>() + members + self.core.membership.heap_bytes() + self.core.log.heap_bytes()
+        size_of::<Self>()
+            + members
+            + self.core.membership.heap_bytes()
+            + self.core.log.heap_bytes()
+            + self.core.out.heap_bytes()
     }
 }

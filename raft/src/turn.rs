@@ -6,7 +6,7 @@ use crate::entry::Entry;
 use crate::error::Refusal;
 use crate::id::{Index, NodeId};
 use crate::membership::{Membership, MembershipChange, MembershipError};
-use crate::message::Snapshot;
+use crate::message::{Message, Snapshot};
 use crate::planted;
 use crate::raft::{Raft, Role};
 use crate::ready::{Apply, Fetch, HardState, Ready, SnapshotReport, Write, WriteAck};
@@ -42,11 +42,7 @@ impl Raft {
             ready.snapshots = std::mem::take(&mut rare.snapshots);
             ready.reads = std::mem::take(&mut rare.reads);
         }
-        if ready.send.is_empty() {
-            ready.send = std::mem::take(&mut core.out.send);
-        } else {
-            ready.send.append(&mut core.out.send);
-        }
+        join(&mut ready.send, std::mem::take(&mut core.out.send));
         core.log.trim(core.config.cache_bytes_max);
         self.release_if_asleep();
         self.debug_check();
@@ -206,13 +202,20 @@ fn take_write(core: &mut Core) -> Option<Write> {
 
 /// Messages that wait for the disk while this turn has nothing to write: for the write under way, or not at all.
 fn hold(core: &mut Core) {
+    let after = std::mem::take(&mut core.out.after);
     if core.writes.durable == core.writes.issued {
-        core.out.send.append(&mut core.out.after);
-    } else {
+        join(&mut core.out.send, after);
+    } else if !after.is_empty() {
         let issued = core.writes.issued;
-        let after = std::mem::take(&mut core.out.after);
-        if !after.is_empty() {
-            core.out.rare().held.extend(after.into_iter().map(|message| (issued, message)));
-        }
+        core.out.rare().held.extend(after.into_iter().map(|message| (issued, message)));
+    }
+}
+
+/// Adds messages; moves nothing if there are none yet.
+fn join(messages: &mut Vec<Message>, more: Vec<Message>) {
+    if messages.is_empty() {
+        *messages = more;
+    } else {
+        messages.extend(more);
     }
 }

@@ -75,7 +75,8 @@ fn settings_that_cannot_work_are_refused_with_a_remedy() {
     assert_eq!(base().validate(), Ok(()));
 }
 
-/// A sleeping leader of three fits into one KiB, members and log terms included; so does a follower.
+/// A sleeping leader of three fits into one KiB, members and log terms included; so does a follower. The limit leaves
+/// room for what an allocator adds to its four pieces of memory.
 #[test]
 fn an_idle_group_is_small() {
     let config = Config { quiet_after_ticks: 11, ..course() };
@@ -87,7 +88,7 @@ fn an_idle_group_is_small() {
     for id in 1..=3 {
         let raft = &net.peer(id).raft;
         assert!(raft.is_asleep());
-        assert!(raft.memory_bytes() <= 1024, "node {id}: {} bytes", raft.memory_bytes());
+        assert!(raft.memory_bytes() <= 900, "node {id}: {} bytes", raft.memory_bytes());
     }
 }
 
