@@ -170,11 +170,16 @@ impl Leader {
                     self.advance_transfer(core);
                 }
             }
-            AppendOutcome::Conflict { refused, hint } => {
+            AppendOutcome::Conflict { refused, hint, lost } => {
                 if hint.index >= Index::LIMIT || refused >= Index::LIMIT {
                     return Err(Dropped::AbsurdNumber);
                 }
-                member.on_conflict(refused, core.log.agree_at_most(hint).index);
+                let agree = core.log.agree_at_most(hint).index;
+                if lost {
+                    member.on_lost(refused, agree);
+                } else {
+                    member.on_conflict(refused, agree);
+                }
             }
         }
         Ok(())

@@ -12,7 +12,7 @@
 //! *Probe*: one message, then wait for an answer or a heartbeat. *Replicate*: pipelined, up to the in-flight bounds,
 //! `next` runs ahead. *Snapshot*: no entries until the snapshot is in.
 //!
-//! Invariants: matched < next; matched never goes back; the in-flight list is empty outside *Replicate*.
+//! Invariants: matched < next; matched goes back only for a member that says it lost entries; the in-flight list is empty outside *Replicate*.
 
 use std::collections::VecDeque;
 
@@ -167,21 +167,32 @@ impl Progress {
     }
 
     /// The member refused the entry before the new ones; `agree` is the last point where the logs may agree.
-    /// Whether the refusal was about the present.
-    pub(crate) fn on_conflict(&mut self, refused: Index, agree: Index) -> bool {
+    ///
+    /// A refusal of what was matched is late, or comes from a member that lost entries without knowing it. Sending
+    /// them at once would be answered the same way for ever, so it waits for the next sign of life.
+    pub(crate) fn on_conflict(&mut self, refused: Index, agree: Index) {
         match self.mode {
-            Mode::Replicate if refused > self.matched => {
+            _ if refused <= self.matched => {}
+            Mode::Replicate => {
                 self.probe();
                 self.next = agree.max(self.matched).next();
-                true
             }
             Mode::Probe { .. } if refused.next() == self.next => {
                 self.next = agree.min(refused.prev()).max(self.matched).next();
                 self.mode = Mode::Probe { sent: false };
                 self.nudge = true;
-                true
             }
-            _ => false,
+            _ => {}
+        }
+    }
+
+    /// The member knows that its disk lost entries, and holds at most those up to `agree`.
+    pub(crate) fn on_lost(&mut self, refused: Index, agree: Index) {
+        let agree = agree.min(refused.prev());
+        self.matched = self.matched.min(agree);
+        if !self.awaits_snapshot() {
+            self.probe();
+            self.next = agree.next();
         }
     }
 

@@ -7,7 +7,7 @@
 //!
 //! What wakes a sleeping replica:
 //! - any message except its leader's quiet heartbeat;
-//! - any local request: a proposal, a membership change, a read, a transfer, a campaign;
+//! - any local request: a proposal, a membership change, a read index, a transfer, a campaign, forgetting the leader;
 //! - [`Raft::wake`](crate::Raft::wake), which the driver calls on every group led from a node that its node-level
 //!   liveness check has lost, and on all groups after a gap in wall time.
 //!

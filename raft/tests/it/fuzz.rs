@@ -90,7 +90,7 @@ impl Bytes<'_> {
             6 => Body::AppendReply(AppendOutcome::Matched(Index(self.number()))),
             7 => {
                 let refused = Index(self.number());
-                Body::AppendReply(AppendOutcome::Conflict { refused, hint: self.log_id() })
+                Body::AppendReply(AppendOutcome::Conflict { refused, hint: self.log_id(), lost: self.flag() })
             }
             8 => Body::Heartbeat(Beat {
                 commit: Index(self.number()),

@@ -413,8 +413,8 @@ fn show(message: &Message) -> String {
             format!(" after {prev} [{}] commit {commit}", list.join(" "))
         }
         Body::AppendReply(AppendOutcome::Matched(index)) => format!(" matched {index}"),
-        Body::AppendReply(AppendOutcome::Conflict { refused, hint }) => {
-            format!(" conflict at {refused} hint {hint}")
+        Body::AppendReply(AppendOutcome::Conflict { refused, hint, lost }) => {
+            format!(" conflict at {refused} hint {hint}{}", if *lost { " lost" } else { "" })
         }
         Body::AppendReply(AppendOutcome::Blank) => " blank".to_owned(),
         Body::Heartbeat(beat) => {

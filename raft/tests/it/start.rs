@@ -105,11 +105,20 @@ fn what_wakes_a_sleeper() {
     };
     type Nudge = fn(&mut Net) -> bool;
     let add = || raft::MembershipChange::one(raft::ChangeStep::AddVoter(NodeId(4)));
-    let nudges: [(&str, Nudge); 6] = [
+    let nudges: [(&str, Nudge); 8] = [
         ("propose", |net| net.peer(1).raft.propose("x".into()).is_ok()),
         ("read", |net| net.peer(1).raft.read_index().is_ok()),
         ("transfer", |net| net.peer(1).raft.transfer(NodeId(2)).is_ok()),
         ("driver", |net| net.peer(1).raft.wake()),
+        ("forget", |net| {
+            net.peer(2).raft.forget_leader();
+            !net.peer(2).raft.is_asleep() && net.peer(1).raft.wake()
+        }),
+        ("forwarded transfer", |net| {
+            net.peer(2).raft.transfer(NodeId(3)).is_ok()
+                && !net.peer(2).settle().is_empty()
+                && net.peer(1).raft.wake()
+        }),
         ("campaign", |net| {
             net.peer(2).raft.campaign().is_ok() && !net.peer(2).raft.is_asleep() && net.peer(1).raft.wake()
         }),
