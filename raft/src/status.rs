@@ -44,6 +44,10 @@ pub struct Status {
     pub lease: bool,
     /// Payload bytes that wait for a quorum.
     pub uncommitted_bytes: u64,
+    /// Whether this disk lost entries that the group has not given back yet: no vote and no campaign until then.
+    pub suspect: bool,
+    /// Ticks without news from the disk while a write was under way.
+    pub stalled_ticks: u32,
     /// Ticks since the leader was heard, and the election timeout drawn for this wait.
     pub election: (u32, u32),
 }
@@ -196,6 +200,8 @@ impl Raft {
                 .is_some_and(|transfer| transfer.ordered),
             lease: leader.is_some_and(|leader| leader.has_lease(core, now)),
             uncommitted_bytes: leader.map_or(0, |leader| leader.uncommitted_bytes),
+            suspect: core.is_suspect(),
+            stalled_ticks: core.writes.stalled_ticks,
             election: (core.elapsed, core.timeout),
         }
     }

@@ -353,6 +353,12 @@ impl Stage {
                 if status.asleep {
                     line += " asleep";
                 }
+                if status.suspect {
+                    line += " suspect";
+                }
+                if status.stalled_ticks > 0 {
+                    write!(line, " stalled {}", status.stalled_ticks).expect("writing to a string");
+                }
                 for other in status.members.iter().filter(|other| other.id.0 != *id) {
                     write!(
                         line,
