@@ -262,9 +262,11 @@ impl Core {
         self.log.committed() < self.suspect_until
     }
 
-    /// Somebody vouches that the entry at `commit` is committed; if it is here too, so is everything before it.
+    /// Somebody vouches that the entry at `commit` is committed; if it is here too, so is everything before it. About
+    /// the term it leads, nobody knows better than the leader.
     pub(crate) fn learn_commit(&mut self, commit: LogId) {
-        if commit.index > self.log.committed() && self.log.holds(commit) {
+        let is_own_term = self.leader == Some(self.me()) && commit.term == self.term;
+        if commit.index > self.log.committed() && self.log.holds(commit) && !is_own_term {
             self.log.commit_to(commit.index);
         }
     }

@@ -109,6 +109,7 @@ impl Raft {
             }
             self.leave_office_if_removed();
         }
+        self.debug_check();
         Ok(&self.core.membership)
     }
 
@@ -136,7 +137,9 @@ impl Raft {
     /// If it is of no use any more; the core will ask again if need be.
     pub fn send_snapshot(&mut self, to: NodeId, snapshot: Snapshot) -> Result<(), Refusal> {
         let (leader, core) = self.leading()?;
-        leader.send_snapshot(core, to, snapshot)
+        let result = leader.send_snapshot(core, to, snapshot);
+        self.debug_check();
+        result
     }
 
     /// Says what became of a snapshot that was wanted or being shipped.
@@ -144,6 +147,7 @@ impl Raft {
         if let Role::Leader(leader) = &mut self.role {
             leader.on_snapshot_report(to, report);
         }
+        self.debug_check();
     }
 
     fn appliable(&self) -> Option<(Index, Index)> {
