@@ -57,20 +57,20 @@ fn other_voters(core: &Core) -> Vec<NodeId> {
 }
 
 /// Asks who would vote, in the term after this one.
-pub(crate) fn ask_pre_votes(core: &mut Core) -> Tally {
+pub(crate) fn ask_pre_votes(core: &mut Core) -> Box<Tally> {
     core.leader = None;
     core.reset_timer();
     let ask = ask(core, None);
     for voter in other_voters(core) {
         core.send_in_term(voter, core.term.next(), Body::PreVote(ask));
     }
-    let mut tally = Tally::default();
+    let mut tally = Box::<Tally>::default();
     tally.record(core.me(), true);
     tally
 }
 
 /// Raises the term, votes for itself and asks for votes; `forced` carries the old leader's fence.
-pub(crate) fn ask_votes(core: &mut Core, forced: Option<u32>) -> Tally {
+pub(crate) fn ask_votes(core: &mut Core, forced: Option<u32>) -> Box<Tally> {
     core.leader = None;
     core.reset_timer();
     core.enter_term(core.term.next());
@@ -79,5 +79,5 @@ pub(crate) fn ask_votes(core: &mut Core, forced: Option<u32>) -> Tally {
     for voter in other_voters(core) {
         core.send_durable(voter, Body::Vote(ask));
     }
-    Tally { votes: Vec::new(), own_write: core.next_write() }
+    Box::new(Tally { votes: Vec::new(), own_write: core.next_write() })
 }

@@ -19,9 +19,18 @@ impl Raft {
                 assert_eq!(core.leader, Some(core.me()), "a leader that follows another");
                 assert!(core.reads.is_empty(), "a leader that asks a leader");
                 assert!(leader.term_start <= core.log.last(), "the term has no entry");
+                let mut others = core.membership.members();
+                others.retain(|id| *id != core.me());
+                assert!(
+                    leader.members.iter().map(|m| m.id).eq(others),
+                    "a leader that lost sight of members"
+                );
                 for member in &leader.members {
                     member.check(core.log.last());
                 }
+                let log = &core.log;
+                let uncommitted = log.payload_bytes(log.committed(), log.last(), core.term);
+                assert_eq!(leader.uncommitted_bytes, uncommitted, "uncommitted bytes");
             }
             Role::Candidate(_) => {
                 assert_eq!(core.leader, None, "a candidate with a leader");

@@ -57,6 +57,12 @@ impl Outbox {
         !self.send.is_empty() || !self.after.is_empty() || self.rare.as_deref().is_some_and(rare_is_due)
     }
 
+    /// Heap memory in use, payloads aside.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let messages = (self.send.capacity() + self.after.capacity()) * size_of::<Message>();
+        messages + self.rare.as_deref().map_or(0, size_of_val)
+    }
+
     /// Gives back spare memory.
     pub(crate) fn release(&mut self) {
         self.rare.take_if(|rare| {
@@ -122,7 +128,8 @@ pub(crate) enum Install {
     #[default]
     None,
     Wanted(Box<crate::message::Snapshot>),
-    Writing(LogId),
+    /// Part of the write with this number.
+    Writing(u64),
 }
 
 impl Core {
@@ -255,9 +262,11 @@ impl Core {
         self.log.committed() < self.suspect_until
     }
 
-    /// Somebody vouches that the entry at `commit` is committed; if it is here too, so is everything before it.
+    /// Somebody vouches that the entry at `commit` is committed; if it is here too, so is everything before it. About
+    /// the term it leads, nobody knows better than the leader.
     pub(crate) fn learn_commit(&mut self, commit: LogId) {
-        if commit.index > self.log.committed() && self.log.holds(commit) {
+        let is_own_term = self.leader == Some(self.me()) && commit.term == self.term;
+        if commit.index > self.log.committed() && self.log.holds(commit) && !is_own_term {
             self.log.commit_to(commit.index);
         }
     }

@@ -40,6 +40,26 @@ pub enum Refusal {
     OutOfPlace,
 }
 
+impl Refusal {
+    /// A label for a metric.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NotLeader { .. } => "not_leader",
+            Self::TransferPending { .. } => "transfer_pending",
+            Self::TermNotCommitted => "term_not_committed",
+            Self::UncommittedFull => "uncommitted_full",
+            Self::EntryTooLarge => "entry_too_large",
+            Self::ChangePending => "change_pending",
+            Self::InvalidChange(_) => "invalid_change",
+            Self::NotVoter => "not_voter",
+            Self::MayNotCampaign => "may_not_campaign",
+            Self::NoLease => "no_lease",
+            Self::OutOfPlace => "out_of_place",
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -70,7 +90,7 @@ pub enum Dropped {
     WrongRecipient,
     /// Its sender is this member itself or the reserved id zero.
     ImpossibleSender,
-    /// A reply from somebody who is not a member.
+    /// A reply or a wish for a transfer from somebody who is not a member.
     UnknownSender,
     /// Its term or an index is beyond any honest value.
     AbsurdNumber,
@@ -102,6 +122,8 @@ pub enum Dropped {
     OldSnapshot,
     /// An order to campaign that this member may not follow.
     MayNotCampaign,
+    /// A forwarded transfer to somebody who cannot lead.
+    TransferRefused,
     /// A question only a leader can answer.
     NotLeader,
     /// An answer to a question that is no longer open.
@@ -131,6 +153,7 @@ impl Dropped {
             Self::NotInSnapshot => "not_in_snapshot",
             Self::OldSnapshot => "old_snapshot",
             Self::MayNotCampaign => "may_not_campaign",
+            Self::TransferRefused => "transfer_refused",
             Self::NotLeader => "not_leader",
             Self::NoQuestion => "no_question",
             Self::WrongRole => "wrong_role",

@@ -35,7 +35,11 @@ pub(crate) fn on_append(
     let known = prev.index < core.log.base().index || core.log.holds(prev) || unchecked;
     if !known {
         let hint = core.log.agree_at_most(prev).max(core.log.committed_id());
-        core.send_durable(from, Body::AppendReply(AppendOutcome::Conflict { refused: prev.index, hint }));
+        let lost = core.is_suspect();
+        core.send_durable(
+            from,
+            Body::AppendReply(AppendOutcome::Conflict { refused: prev.index, hint, lost }),
+        );
         return Ok(());
     }
     let matched = entries.last().map_or(prev.index, |last| last.index);
@@ -84,6 +88,12 @@ pub(crate) fn on_heartbeat(core: &mut Core, from: NodeId, beat: Beat) -> Result<
         core.log.commit_to(beat.commit);
         Ok(())
     } else {
+        if core.is_suspect() {
+            // The leader will not send these again unless it is asked to.
+            let hint = core.log.last_id();
+            let outcome = AppendOutcome::Conflict { refused: beat.commit, hint, lost: true };
+            core.send_durable(from, Body::AppendReply(outcome));
+        }
         Err(Dropped::BeyondLog { last: core.log.last_id() })
     };
     core.reply(from, Body::HeartbeatReply { round: beat.round, quiet });
@@ -91,7 +101,7 @@ pub(crate) fn on_heartbeat(core: &mut Core, from: NodeId, beat: Beat) -> Result<
 }
 
 /// The state at an index, complete in the driver's hands.
-pub(crate) fn on_snapshot(core: &mut Core, from: NodeId, snapshot: Snapshot) -> Result<(), Dropped> {
+pub(crate) fn on_snapshot(core: &mut Core, from: NodeId, snapshot: Box<Snapshot>) -> Result<(), Dropped> {
     let last = snapshot.last;
     let plausible =
         last.index.0 > 0 && last.term.0 > 0 && last.term <= core.term && last.index < Index::LIMIT;
@@ -116,7 +126,7 @@ pub(crate) fn on_snapshot(core: &mut Core, from: NodeId, snapshot: Snapshot) -> 
     if !planted!(SnapshotKeepsOldMembership) {
         core.membership.clone_from(&snapshot.membership);
     }
-    core.install = Install::Wanted(Box::new(snapshot));
+    core.install = Install::Wanted(snapshot);
     core.send_durable(from, Body::AppendReply(AppendOutcome::Matched(last.index)));
     Ok(())
 }

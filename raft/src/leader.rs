@@ -25,8 +25,8 @@ pub(crate) enum StepDown {
 
 #[derive(Debug)]
 pub(crate) struct Leader {
-    /// Every member including this one, ascending by id.
-    pub(crate) members: Vec<Progress>,
+    /// Every other member, ascending by id.
+    pub(crate) members: Box<[Progress]>,
     /// The empty entry that opened the term: nothing is decided before it is committed.
     pub(crate) term_start: Index,
     pub(crate) uncommitted_bytes: u64,
@@ -42,7 +42,8 @@ impl Leader {
     /// Takes office: everybody is probed, and an empty entry opens the term.
     pub(crate) fn new(core: &mut Core) -> Self {
         let last = core.log.last();
-        let members = core.membership.members().into_iter().map(|id| Progress::new(id, last)).collect();
+        let others = core.membership.members().into_iter().filter(|id| *id != core.me());
+        let members = others.map(|id| Progress::new(id, last)).collect();
         let mut leader = Self {
             members,
             term_start: last.next(),
@@ -53,7 +54,6 @@ impl Leader {
             transfer: None,
             idle_ticks: 0,
         };
-        leader.on_written(core);
         leader.append(core, EntryKind::Normal, Payload::EMPTY);
         leader
     }
@@ -81,7 +81,7 @@ impl Leader {
         if let Some(transfer) = &self.transfer {
             return Err(Refusal::TransferPending { to: transfer.target });
         }
-        if self.member(core.me()).is_none() {
+        if !core.membership.contains(core.me()) {
             return Err(Refusal::NotLeader { leader: None });
         }
         if bytes > core.config.entry_bytes_max {
@@ -117,17 +117,13 @@ impl Leader {
         self.idle_ticks = 0;
         let entry = Entry { term: core.term, index: core.log.last().next(), kind, payload };
         let id = entry.id();
-        core.log.push(core.term, entry);
-        if planted!(SelfAckBeforeDurable) {
-            self.match_self(core, id.index);
-        }
+        core.log.push(entry);
         id
     }
 
     /// One tick. Returns the reason if leadership ends with it.
     pub(crate) fn tick(&mut self, core: &mut Core) -> Option<StepDown> {
-        let me = core.me();
-        for member in self.members.iter_mut().filter(|member| member.id != me) {
+        for member in &mut self.members {
             member.tick(core.config.snapshot_ticks_max);
         }
         self.tick_transfer(core);
@@ -137,7 +133,7 @@ impl Leader {
                 return Some(StepDown::NoQuorum);
             }
             // Heartbeats must not vouch for a disk that hangs.
-            if core.writes.stalled_ticks >= 2 * window && core.membership.members().len() > 1 {
+            if core.writes.stalled_ticks >= 2 * window && !self.members.is_empty() {
                 return Some(StepDown::DiskStalled);
             }
         }
@@ -174,11 +170,16 @@ impl Leader {
                     self.advance_transfer(core);
                 }
             }
-            AppendOutcome::Conflict { refused, hint } => {
+            AppendOutcome::Conflict { refused, hint, lost } => {
                 if hint.index >= Index::LIMIT || refused >= Index::LIMIT {
                     return Err(Dropped::AbsurdNumber);
                 }
-                member.on_conflict(refused, core.log.agree_at_most(hint).index);
+                let agree = core.log.agree_at_most(hint).index;
+                if lost {
+                    member.on_lost(refused, agree);
+                } else {
+                    member.on_conflict(refused, agree);
+                }
             }
         }
         Ok(())
@@ -211,15 +212,15 @@ impl Leader {
 
     /// This node's disk got further.
     pub(crate) fn on_written(&mut self, core: &mut Core) {
-        self.match_self(core, core.log.stable());
         self.commit(core);
     }
 
-    fn match_self(&mut self, core: &Core, index: Index) {
-        if let Some(own) = self.member_mut(core.me()) {
-            own.matched = own.matched.max(index);
-            own.next = own.matched.next();
+    /// How far a member's disk agrees with this log. One's own copy counts like any other: once it is durable.
+    pub(crate) fn matched(&self, core: &Core, id: NodeId) -> Index {
+        if id == core.me() {
+            return if planted!(SelfAckBeforeDurable) { core.log.last() } else { core.log.stable() };
         }
+        self.member(id).map_or(Index(0), |member| member.matched)
     }
 
     /// Commits what a quorum holds, if it is of this term: older entries commit only along with one that is
@@ -241,17 +242,16 @@ impl Leader {
     }
 
     fn quorum_match(&self, core: &Core) -> u64 {
-        let matched = |id| self.member(id).map_or(0, |member: &Progress| member.matched.0);
+        let matched = |id| self.matched(core, id).0;
         if planted!(CommitWithoutQuorum) {
-            return self.members.iter().map(|member| member.matched.0).max().unwrap_or(0);
+            return core.membership.members().into_iter().map(matched).max().unwrap_or(0);
         }
         if planted!(JointNeedsOneMajority) {
             return crate::quorum::reached(&core.membership.voters, matched);
         }
         if planted!(LearnerCountsInQuorum) {
-            let everybody: Vec<_> = self.members.iter().map(|member| member.id).collect();
             let most = crate::quorum::majority(core.membership.voters.len());
-            let mut values: Vec<_> = everybody.into_iter().map(matched).collect();
+            let mut values: Vec<_> = core.membership.members().into_iter().map(matched).collect();
             values.sort_unstable_by(|a, b| b.cmp(a));
             return values.get(most - 1).copied().unwrap_or(0);
         }
@@ -260,16 +260,14 @@ impl Leader {
 
     /// The membership has changed: follow it.
     pub(crate) fn on_membership(&mut self, core: &mut Core) {
-        let last = core.log.last();
-        let mut members = Vec::new();
-        for id in core.membership.members() {
-            let known = self.members.iter().position(|member| member.id == id);
-            members.push(match known {
-                Some(at) => self.members.swap_remove(at),
-                None => Progress::new(id, last),
-            });
-        }
-        self.members = members;
+        let (me, last) = (core.me(), core.log.last());
+        let mut known = std::mem::take(&mut self.members).into_vec();
+        let others = core.membership.members().into_iter().filter(|id| *id != me);
+        let members = others.map(|id| match known.iter().position(|member| member.id == id) {
+            Some(at) => known.swap_remove(at),
+            None => Progress::new(id, last),
+        });
+        self.members = members.collect();
         self.beat_due = true;
         self.idle_ticks = 0;
         if self.transfer.as_ref().is_some_and(|transfer| !core.membership.voters.contains(&transfer.target)) {
@@ -283,7 +281,7 @@ impl Leader {
 
     /// Ends a joint state that ends by itself, once nothing else is under way.
     pub(crate) fn leave_joint(&mut self, core: &mut Core) {
-        let due = core.membership.is_joint() && core.membership.auto_leave && !core.log.has_change();
+        let due = core.membership.leaves_by_itself() && !core.log.has_change();
         if due && self.has_committed_in_term(core) {
             self.append(core, EntryKind::Membership, MembershipChange::leave_joint().encode());
         }
@@ -299,7 +297,7 @@ impl Leader {
         let last = snapshot.last;
         let known = core.log.term(last.index).is_none_or(|term| term == last.term);
         let usable = last.index >= core.log.base().index && last.index <= core.log.committed();
-        let Some(member) = self.member_mut(to).filter(|member| member.id != core.me()) else {
+        let Some(member) = self.member_mut(to) else {
             return Err(Refusal::NotVoter);
         };
         if !known || !usable || last.index <= member.matched || !snapshot.membership.contains(to) {
@@ -323,8 +321,7 @@ impl Leader {
 
     /// Whether [`flush`](Self::flush) would do something.
     pub(crate) fn wants_flush(&self, core: &Core) -> bool {
-        let me = core.me();
-        self.beat_due || self.members.iter().any(|member| member.id != me && member.wants_flush(core))
+        self.beat_due || self.members.iter().any(|member| member.wants_flush(core))
     }
 
     /// Turns the picture into messages.
@@ -332,8 +329,7 @@ impl Leader {
         if self.beat_due {
             self.beat(core);
         }
-        let me = core.me();
-        for member in self.members.iter_mut().filter(|member| member.id != me) {
+        for member in &mut self.members {
             member.flush(core);
         }
     }
@@ -344,8 +340,7 @@ impl Leader {
         self.heartbeat_elapsed = 0;
         let round = self.reads.open_round(core.now);
         let (fence, quiet) = (self.reads.fence(), self.may_sleep(core));
-        let me = core.me();
-        for member in self.members.iter_mut().filter(|member| member.id != me) {
+        for member in &mut self.members {
             member.quiet = false;
             let safe = core.log.committed().min(member.matched);
             let commit = if planted!(HeartbeatCommitsBeyondMatch) { core.log.committed() } else { safe };

@@ -61,7 +61,7 @@
 //! | `core.rs` | what every role shares; what a message may rely on |
 //! | `follower.rs` `candidate.rs` `leader.rs` | the roles |
 //! | `progress.rs` | one member as its leader sees it: flow control |
-//! | `log.rs` | terms of all entries, bytes of the recent ones, how far things got |
+//! | `log.rs` `terms.rs` | bytes of the recent entries, how far things got; terms of all entries |
 //! | `quorum.rs` `membership.rs` | majorities, single and joint; changes |
 //! | `transfer.rs` `read.rs` `quiet.rs` | handing over, reading, sleeping |
 //! | `ready.rs` `message.rs` `error.rs` `status.rs` | the vocabulary |
@@ -113,6 +113,7 @@ mod ready;
 mod rng;
 mod status;
 mod step;
+mod terms;
 mod transfer;
 mod turn;
 
@@ -121,7 +122,7 @@ pub use crate::entry::{Entry, EntryKind, Payload};
 pub use crate::error::{Dropped, Refusal, StartError};
 pub use crate::id::{GroupId, Index, LogId, NodeId, Term, Time};
 pub use crate::log::LogSummary;
-pub use crate::membership::{ChangeStep, Membership, MembershipChange, MembershipError, Transition};
+pub use crate::membership::{ChangeStep, Joint, Membership, MembershipChange, MembershipError, Transition};
 pub use crate::message::{AppendOutcome, Beat, Body, Message, ReadId, Snapshot, VoteAnswer, VoteAsk};
 pub use crate::progress::Mode;
 pub use crate::quorum::{Verdict, majority};

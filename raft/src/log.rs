@@ -1,10 +1,9 @@
-//! The group's log as the core sees it: where each term begins, which entries are still in memory, and how far the
-//! log is written, committed and applied. Entries that left memory are asked of the driver; `term(index)` never is.
+//! The group's log as the core sees it: which entries are still in memory, and how far the log is written, committed
+//! and applied. Entries that left memory are asked of the driver; their terms never are (`terms.rs`).
 //!
 //! Invariants, asserted by [`Log::check`]:
 //! - base <= stable <= submitted <= last, and base <= applied <= handed <= committed <= last;
 //! - handed <= stable, so the applied state never runs ahead of the local log on disk;
-//! - runs ascend strictly in both index and term, the first one starts right after base;
 //! - the tail is contiguous, ends at last, and holds every entry above min(stable, committed) that this process
 //!   appended;
 //! - changes lists exactly the membership entries above applied, ascending.
@@ -14,20 +13,12 @@ use std::collections::VecDeque;
 use crate::entry::{Entry, EntryKind};
 use crate::id::{Index, LogId, Term};
 use crate::planted;
-
-/// Entries of one term that follow each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    first: Index,
-    term: Term,
-}
+use crate::terms::Terms;
 
 /// What a driver found in its log at start: fed entry by entry, in order, without the payloads.
 #[derive(Clone, Debug, Default)]
 pub struct LogSummary {
-    base: LogId,
-    runs: Vec<Run>,
-    last: Index,
+    terms: Terms,
     changes: Vec<Index>,
     gap: bool,
 }
@@ -36,33 +27,32 @@ impl LogSummary {
     /// An empty log that starts after `base` (the last entry cut off or covered by the snapshot).
     #[must_use]
     pub fn after(base: LogId) -> Self {
-        Self { base, last: base.index, ..Self::default() }
+        Self { terms: Terms::after(base), ..Self::default() }
     }
 
     /// Adds the next entry. An entry at or below the end replaces everything from its index on, as it does on disk.
     pub fn push(&mut self, id: LogId, kind: EntryKind) {
-        if id.index <= self.base.index {
+        if id.index <= self.terms.base().index {
             return;
         }
-        if id.index <= self.last {
-            self.last = id.index.prev();
-            self.runs.retain(|run| run.first < id.index);
+        if id.index <= self.last_id().index {
+            self.terms.truncate(id.index);
             self.changes.retain(|index| *index < id.index);
         }
-        self.gap |= id.index != self.last.next() || id.term < self.last_id().term;
-        if id.term != self.last_id().term || self.runs.is_empty() {
-            self.runs.push(Run { first: id.index, term: id.term });
+        if id.index != self.last_id().index.next() || id.term < self.last_id().term {
+            self.gap = true;
+            return;
         }
+        self.terms.push(id.term);
         if kind == EntryKind::Membership {
             self.changes.push(id.index);
         }
-        self.last = id.index;
     }
 
     /// The last entry, or base.
     #[must_use]
-    pub fn last_id(&self) -> LogId {
-        LogId { term: self.runs.last().map_or(self.base.term, |run| run.term), index: self.last }
+    pub const fn last_id(&self) -> LogId {
+        self.terms.last()
     }
 
     /// Whether an index was missing or a term went back: the log is damaged.
@@ -83,9 +73,7 @@ pub(crate) enum Offer {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Log {
-    base: LogId,
-    runs: Vec<Run>,
-    last: Index,
+    terms: Terms,
     tail: VecDeque<Entry>,
     tail_bytes: u64,
     submitted: Index,
@@ -94,19 +82,20 @@ pub(crate) struct Log {
     handed: Index,
     handed_bytes: u64,
     applied: Index,
-    changes: VecDeque<Index>,
+    changes: Vec<Index>,
     /// Acknowledgements of writes before this one say nothing about entries: the log was cut since.
     trusted_from: u64,
 }
 
 impl Log {
     pub(crate) fn new(summary: LogSummary, applied: Index, committed: Index) -> Self {
-        let LogSummary { base, runs, last, changes, .. } = summary;
-        let changes = changes.into_iter().filter(|index| *index > applied).collect();
+        let LogSummary { mut terms, mut changes, .. } = summary;
+        terms.release();
+        changes.retain(|index| *index > applied);
+        changes.shrink_to_fit();
+        let last = terms.last().index;
         Self {
-            base,
-            runs,
-            last,
+            terms,
             tail: VecDeque::new(),
             tail_bytes: 0,
             submitted: last,
@@ -121,14 +110,14 @@ impl Log {
     }
 
     pub(crate) const fn base_of(summary: &LogSummary) -> LogId {
-        summary.base
+        summary.terms.base()
     }
 
     pub(crate) const fn base(&self) -> LogId {
-        self.base
+        self.terms.base()
     }
     pub(crate) const fn last(&self) -> Index {
-        self.last
+        self.terms.last().index
     }
     pub(crate) const fn stable(&self) -> Index {
         self.stable
@@ -140,8 +129,8 @@ impl Log {
         self.applied
     }
 
-    pub(crate) fn last_id(&self) -> LogId {
-        LogId { term: self.runs.last().map_or(self.base.term, |run| run.term), index: self.last }
+    pub(crate) const fn last_id(&self) -> LogId {
+        self.terms.last()
     }
 
     pub(crate) fn committed_id(&self) -> LogId {
@@ -150,16 +139,7 @@ impl Log {
 
     /// The term of the entry at `index`; `None` below the base and above the end.
     pub(crate) fn term(&self, index: Index) -> Option<Term> {
-        if index > self.last || index < self.base.index {
-            return None;
-        }
-        if let Some(run) = self.runs.last()
-            && index >= run.first
-        {
-            return Some(run.term);
-        }
-        let after = self.runs.partition_point(|run| run.first <= index);
-        Some(if after == 0 { self.base.term } else { self.runs[after - 1].term })
+        self.terms.of(index)
     }
 
     pub(crate) fn holds(&self, id: LogId) -> bool {
@@ -168,22 +148,12 @@ impl Log {
 
     /// The last entry at or below `at.index` whose term is at most `at.term`: where logs may agree at best.
     pub(crate) fn agree_at_most(&self, at: LogId) -> LogId {
-        let index = at.index.min(self.last);
-        let after = self.runs.partition_point(|run| run.first <= index && run.term <= at.term);
-        if after == 0 {
-            return if index >= self.base.index && self.base.term <= at.term {
-                self.base
-            } else {
-                LogId::ZERO
-            };
-        }
-        let end = self.runs.get(after).map_or(self.last, |next| next.first.prev());
-        LogId { term: self.runs[after - 1].term, index: index.min(end) }
+        self.terms.agree_at_most(at)
     }
 
     /// Whether a committed membership change waits to be applied.
     pub(crate) fn has_committed_change(&self) -> bool {
-        self.changes.front().is_some_and(|index| *index <= self.committed)
+        self.changes.first().is_some_and(|index| *index <= self.committed)
     }
 
     /// Whether any membership change, committed or not, waits to be applied.
@@ -192,16 +162,17 @@ impl Log {
     }
 
     /// Adds one entry at the end.
-    pub(crate) fn push(&mut self, term: Term, entry: Entry) {
-        debug_assert_eq!(entry.index, self.last.next());
-        if self.last_id().term != term || self.runs.is_empty() {
-            self.runs.push(Run { first: entry.index, term });
-        }
+    pub(crate) fn push(&mut self, entry: Entry) {
+        debug_assert_eq!(entry.index, self.last().next());
+        self.terms.push(entry.term);
         if entry.kind == EntryKind::Membership {
-            self.changes.push_back(entry.index);
+            self.changes.push(entry.index);
         }
-        self.last = entry.index;
         self.tail_bytes += entry.bytes();
+        if self.tail.capacity() == 0 {
+            // Many groups never hold more than the entry that opens a term.
+            self.tail.reserve_exact(1);
+        }
         self.tail.push_back(entry);
     }
 
@@ -215,11 +186,11 @@ impl Log {
         if first <= self.committed {
             return Offer::AgainstCommitted;
         }
-        if first <= self.last {
+        if first <= self.last() {
             self.truncate(first, next_write);
         }
         for entry in entries.into_iter().skip(fresh) {
-            self.push(entry.term, entry);
+            self.push(entry);
         }
         Offer::Taken
     }
@@ -229,15 +200,10 @@ impl Log {
         if from <= self.submitted {
             self.trusted_from = next_write;
         }
-        self.last = from.prev();
-        self.submitted = self.submitted.min(self.last);
-        self.stable = self.stable.min(self.last);
-        while self.runs.last().is_some_and(|run| run.first >= from) {
-            self.runs.pop();
-        }
-        while self.changes.back().is_some_and(|index| *index >= from) {
-            self.changes.pop_back();
-        }
+        self.terms.truncate(from);
+        self.submitted = self.submitted.min(from.prev());
+        self.stable = self.stable.min(from.prev());
+        self.changes.retain(|index| *index < from);
         while let Some(entry) = crate::deque::pop_back_if(&mut self.tail, |entry| entry.index >= from) {
             self.tail_bytes -= entry.bytes();
         }
@@ -245,7 +211,7 @@ impl Log {
 
     /// Cuts everything after `index`: a mistake that the tests plant.
     pub(crate) fn cut_after(&mut self, index: Index, next_write: u64) {
-        if index < self.last {
+        if index < self.last() {
             self.truncate(index.next(), next_write);
         }
     }
@@ -259,26 +225,17 @@ impl Log {
     /// Forgets the entries up to `index`, which the driver has cut from its log.
     pub(crate) fn compact(&mut self, index: Index) {
         let index = index.min(self.applied).min(self.stable);
-        let Some(term) = self.term(index) else { return };
-        if index <= self.base.index {
+        if index <= self.base().index {
             return;
         }
-        self.base = LogId { term, index };
-        let after = self.runs.partition_point(|run| run.first <= index);
-        self.runs.drain(..after.saturating_sub(1));
-        let ends = self.runs.get(1).map_or(self.last, |next| next.first.prev());
-        match self.runs.first_mut() {
-            Some(run) if run.first <= index && ends == index => drop(self.runs.remove(0)),
-            Some(run) if run.first <= index => run.first = index.next(),
-            _ => {}
-        }
+        self.terms.compact(index);
         while let Some(entry) = crate::deque::pop_front_if(&mut self.tail, |entry| entry.index <= index) {
             self.tail_bytes -= entry.bytes();
         }
     }
 
     fn tail_first(&self) -> Index {
-        Index(self.last.0 + 1 - self.tail.len() as u64)
+        Index(self.last().0 + 1 - self.tail.len() as u64)
     }
 
     /// Copies of the entries from `first` on, as many as fit `bytes_max` but at least one, none above `upto`;
@@ -304,7 +261,7 @@ impl Log {
     pub(crate) fn payload_bytes(&self, after: Index, upto: Index, term: Term) -> u64 {
         let tail_first = self.tail_first().max(after.next());
         let skip = (tail_first.0 - self.tail_first().0) as usize;
-        let upto = upto.min(self.last);
+        let upto = upto.min(self.last());
         if upto < tail_first {
             return 0;
         }
@@ -320,19 +277,19 @@ impl Log {
 
     /// Heap memory in use, payloads aside.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.runs.capacity() * size_of::<Run>()
+        self.terms.heap_bytes()
             + self.tail.capacity() * size_of::<Entry>()
             + self.changes.capacity() * size_of::<Index>()
     }
 
     pub(crate) fn has_unsubmitted(&self) -> bool {
-        self.submitted < self.last
+        self.submitted < self.last()
     }
 
     /// The entries that no write carries yet; they count as handed over from now on.
     pub(crate) fn submit(&mut self) -> Vec<Entry> {
-        let entries = self.copy(self.submitted.next(), self.last, u64::MAX).unwrap_or_default();
-        self.submitted = self.last;
+        let entries = self.copy(self.submitted.next(), self.last(), u64::MAX).unwrap_or_default();
+        self.submitted = self.last();
         entries
     }
 
@@ -346,7 +303,7 @@ impl Log {
 
     /// Raises the commit index, never beyond the end of the log. Whether it moved.
     pub(crate) fn commit_to(&mut self, index: Index) -> bool {
-        let index = index.min(self.last);
+        let index = index.min(self.last());
         let moved = index > self.committed;
         if moved {
             self.committed = index;
@@ -377,9 +334,7 @@ impl Log {
         if self.applied == self.handed {
             self.handed_bytes = 0;
         }
-        while self.changes.front().is_some_and(|change| *change <= index) {
-            self.changes.pop_front();
-        }
+        self.changes.retain(|change| *change > index);
     }
 
     /// Drops entries from memory that the disk has and the group has agreed on, down to `bytes_max`.
@@ -393,39 +348,27 @@ impl Log {
         if self.tail.is_empty() && bytes_max == 0 {
             self.tail = VecDeque::new();
             self.changes.shrink_to_fit();
-            self.runs.shrink_to_fit();
+            self.terms.release();
         }
     }
 
     /// Asserts the invariants in the module docs.
     pub(crate) fn check(&self) {
-        assert!(self.base.index <= self.stable, "stable below base: {self:?}");
-        assert!(
-            self.stable <= self.submitted && self.submitted <= self.last,
-            "stable, submitted, last: {self:?}"
-        );
-        assert!(
-            self.base.index <= self.applied && self.applied <= self.handed,
-            "base, applied, handed: {self:?}"
-        );
-        assert!(
-            self.handed <= self.committed && self.committed <= self.last,
-            "handed, committed, last: {self:?}"
-        );
+        self.terms.check();
+        let (base, last) = (self.base().index, self.last());
+        assert!(base <= self.stable, "stable below base: {self:?}");
+        assert!(self.stable <= self.submitted && self.submitted <= last, "stable, submitted, last: {self:?}");
+        assert!(base <= self.applied && self.applied <= self.handed, "base, applied, handed: {self:?}");
+        assert!(self.handed <= self.committed && self.committed <= last, "handed, committed, last: {self:?}");
         assert!(
             planted!(ApplyBeforeDurable) || self.handed <= self.stable,
             "applied state ahead of the disk: {self:?}"
         );
-        assert!(self.runs.is_sorted_by(|a, b| a.first < b.first && a.term < b.term), "runs: {self:?}");
-        if let Some(run) = self.runs.first() {
-            assert!(run.first == self.base.index.next() && run.term >= self.base.term, "first run: {self:?}");
-        }
-        assert_eq!(self.runs.is_empty(), self.last == self.base.index, "runs and last: {self:?}");
-        if let (Some(first), Some(last)) = (self.tail.front(), self.tail.back()) {
-            assert!(last.index == self.last && first.index == self.tail_first(), "tail: {self:?}");
+        if let (Some(first), Some(end)) = (self.tail.front(), self.tail.back()) {
+            assert!(end.index == last && first.index == self.tail_first(), "tail: {self:?}");
         }
         assert!(self.submitted.next() >= self.tail_first(), "an unsubmitted entry left memory: {self:?}");
-        assert!(self.changes.front().is_none_or(|index| *index > self.applied), "changes: {self:?}");
-        assert!(self.changes.back().is_none_or(|index| *index <= self.last), "changes: {self:?}");
+        assert!(self.changes.first().is_none_or(|index| *index > self.applied), "changes: {self:?}");
+        assert!(self.changes.last().is_none_or(|index| *index <= last), "changes: {self:?}");
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! Invariants of a membership, kept by [`Membership::validate`]:
 //! - every list is sorted and free of duplicates and of the reserved id zero;
-//! - voters and learners are disjoint; `outgoing` is empty unless the membership is joint;
+//! - voters and learners are disjoint; a joint membership has outgoing voters;
 //! - `learners_next` are outgoing voters that become learners when the joint state ends;
 //! - there is at least one voter, or nothing at all (a replica that does not know its group yet).
 
@@ -19,15 +19,22 @@ use crate::entry::Payload;
 use crate::id::NodeId;
 use crate::quorum::{self, Verdict};
 
-/// The members of a group; joint while `outgoing` is not empty.
+/// The members of a group.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Membership {
     /// The voters (in a joint membership: the coming ones).
     pub voters: Vec<NodeId>,
-    /// The voters of the membership being left; quorums need a majority here as well.
-    pub outgoing: Vec<NodeId>,
     /// Members that receive the log but count in no quorum.
     pub learners: Vec<NodeId>,
+    /// What is being left, while the membership is joint.
+    pub joint: Option<Box<Joint>>,
+}
+
+/// The other half of a joint membership.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Joint {
+    /// The voters of the membership being left; quorums need a majority here as well.
+    pub outgoing: Vec<NodeId>,
     /// Outgoing voters that stay as learners.
     pub learners_next: Vec<NodeId>,
     /// Whether the leader ends the joint state by itself, as soon as it is applied.
@@ -183,25 +190,43 @@ impl Membership {
         let mut membership = Self::default();
         voters.into_iter().for_each(|id| insert(&mut membership.voters, id));
         learners.into_iter().for_each(|id| insert(&mut membership.learners, id));
-        membership
+        membership.compacted()
     }
 
     /// Whether two majorities are needed.
     #[must_use]
-    pub fn is_joint(&self) -> bool {
-        !self.outgoing.is_empty()
+    pub const fn is_joint(&self) -> bool {
+        self.joint.is_some()
+    }
+
+    /// The voters being left; none unless the membership is joint.
+    #[must_use]
+    pub fn outgoing(&self) -> &[NodeId] {
+        self.joint.as_ref().map_or(&[], |joint| &joint.outgoing)
+    }
+
+    /// The outgoing voters that stay as learners; none unless the membership is joint.
+    #[must_use]
+    pub fn learners_next(&self) -> &[NodeId] {
+        self.joint.as_ref().map_or(&[], |joint| &joint.learners_next)
+    }
+
+    /// Whether the leader is to end a joint state by itself.
+    #[must_use]
+    pub fn leaves_by_itself(&self) -> bool {
+        self.joint.as_ref().is_some_and(|joint| joint.auto_leave)
     }
 
     /// Whether `id` counts in a quorum.
     #[must_use]
     pub fn is_voter(&self, id: NodeId) -> bool {
-        self.voters.contains(&id) || self.outgoing.contains(&id)
+        self.voters.contains(&id) || self.outgoing().contains(&id)
     }
 
     /// Whether `id` receives the log.
     #[must_use]
     pub fn contains(&self, id: NodeId) -> bool {
-        self.is_voter(id) || self.learners.contains(&id) || self.learners_next.contains(&id)
+        self.is_voter(id) || self.learners.contains(&id) || self.learners_next().contains(&id)
     }
 
     /// Whether nothing is known about the group yet.
@@ -213,7 +238,7 @@ impl Membership {
     /// Every member once, ascending.
     pub fn members(&self) -> Vec<NodeId> {
         let mut all = self.voters.clone();
-        all.extend(self.outgoing.iter().chain(&self.learners).chain(&self.learners_next));
+        all.extend(self.outgoing().iter().chain(&self.learners).chain(self.learners_next()));
         all.sort_unstable();
         all.dedup();
         all
@@ -225,13 +250,16 @@ impl Membership {
             return 0;
         }
         let coming = quorum::reached(&self.voters, &mut value);
-        if self.outgoing.is_empty() { coming } else { coming.min(quorum::reached(&self.outgoing, value)) }
+        match &self.joint {
+            None => coming,
+            Some(joint) => coming.min(quorum::reached(&joint.outgoing, value)),
+        }
     }
 
     /// The state of a vote.
     pub fn verdict(&self, mut vote: impl FnMut(NodeId) -> Option<bool>) -> Verdict {
         let coming = quorum::verdict(&self.voters, &mut vote);
-        match (coming, quorum::verdict(&self.outgoing, vote)) {
+        match (coming, quorum::verdict(self.outgoing(), vote)) {
             _ if self.voters.is_empty() => Verdict::Lost,
             (Verdict::Lost, _) | (_, Verdict::Lost) => Verdict::Lost,
             (Verdict::Won, Verdict::Won) => Verdict::Won,
@@ -244,7 +272,7 @@ impl Membership {
     /// # Errors
     /// The first one that does not hold.
     pub fn validate(&self) -> Result<(), MembershipError> {
-        let lists = [&self.voters, &self.outgoing, &self.learners, &self.learners_next];
+        let lists = [&self.voters, self.outgoing(), &self.learners, self.learners_next()];
         if lists.iter().any(|list| list.contains(&NodeId(0))) {
             return Err(MembershipError::ReservedId);
         }
@@ -255,9 +283,9 @@ impl Membership {
             return Err(MembershipError::NoVoters);
         }
         let learner_votes = self.learners.iter().any(|id| self.is_voter(*id));
-        let next_is_odd =
-            self.learners_next.iter().any(|id| !self.outgoing.contains(id) || self.voters.contains(id));
-        if learner_votes || next_is_odd || (self.auto_leave && !self.is_joint()) {
+        let is_odd = |id| !self.outgoing().contains(id) || self.voters.contains(id);
+        let nothing_to_leave = self.is_joint() && self.outgoing().is_empty();
+        if learner_votes || nothing_to_leave || self.learners_next().iter().any(is_odd) {
             return Err(MembershipError::Malformed);
         }
         Ok(())
@@ -278,8 +306,9 @@ impl Membership {
             return Err(MembershipError::AlreadyJoint);
         }
         let mut next = self.clone();
+        let mut learners_next = Vec::new();
         for step in &change.steps {
-            next.take(*step, &self.voters)?;
+            next.take(*step, &self.voters, &mut learners_next)?;
         }
         if next.voters.is_empty() {
             return Err(MembershipError::NoVoters);
@@ -287,27 +316,32 @@ impl Membership {
         let moved = difference(&self.voters, &next.voters);
         if change.transition == Transition::Auto && moved <= 1 {
             // One majority overlaps the other, so no joint state is needed: demoted voters are learners at once.
-            std::mem::take(&mut next.learners_next).into_iter().for_each(|id| insert(&mut next.learners, id));
+            learners_next.into_iter().for_each(|id| insert(&mut next.learners, id));
         } else {
-            next.outgoing.clone_from(&self.voters);
-            next.auto_leave = change.transition != Transition::JointExplicit;
+            let auto_leave = change.transition != Transition::JointExplicit;
+            next.joint = Some(Box::new(Joint { outgoing: self.voters.clone(), learners_next, auto_leave }));
         }
         next.validate()?;
-        Ok(next)
+        Ok(next.compacted())
     }
 
-    fn take(&mut self, step: ChangeStep, current: &[NodeId]) -> Result<(), MembershipError> {
+    fn take(
+        &mut self,
+        step: ChangeStep,
+        current: &[NodeId],
+        learners_next: &mut Vec<NodeId>,
+    ) -> Result<(), MembershipError> {
         let (ChangeStep::AddVoter(id) | ChangeStep::AddLearner(id) | ChangeStep::Remove(id)) = step;
         if id.0 == 0 {
             return Err(MembershipError::ReservedId);
         }
-        for list in [&mut self.voters, &mut self.learners, &mut self.learners_next] {
+        for list in [&mut self.voters, &mut self.learners, learners_next] {
             list.retain(|member| *member != id);
         }
         match step {
             ChangeStep::AddVoter(_) => insert(&mut self.voters, id),
             // A voter of the outgoing half cannot be a learner at the same time; it becomes one on leaving.
-            ChangeStep::AddLearner(_) if current.contains(&id) => insert(&mut self.learners_next, id),
+            ChangeStep::AddLearner(_) if current.contains(&id) => insert(learners_next, id),
             ChangeStep::AddLearner(_) => insert(&mut self.learners, id),
             ChangeStep::Remove(_) => {}
         }
@@ -315,14 +349,27 @@ impl Membership {
     }
 
     fn left(&self) -> Result<Self, MembershipError> {
-        if !self.is_joint() {
-            return Err(MembershipError::NotJoint);
-        }
-        let mut next =
-            Self { voters: self.voters.clone(), learners: self.learners.clone(), ..Self::default() };
-        self.learners_next.iter().for_each(|id| insert(&mut next.learners, *id));
+        let Some(joint) = &self.joint else { return Err(MembershipError::NotJoint) };
+        let mut next = Self { voters: self.voters.clone(), learners: self.learners.clone(), joint: None };
+        joint.learners_next.iter().for_each(|id| insert(&mut next.learners, *id));
         next.validate()?;
-        Ok(next)
+        Ok(next.compacted())
+    }
+
+    /// The same without spare memory: memberships live as long as their groups.
+    fn compacted(mut self) -> Self {
+        self.voters.shrink_to_fit();
+        self.learners.shrink_to_fit();
+        self
+    }
+
+    /// Heap memory in use.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let joint = self.joint.as_ref().map_or(0, |joint| {
+            size_of::<Joint>()
+                + (joint.outgoing.capacity() + joint.learners_next.capacity()) * size_of::<NodeId>()
+        });
+        joint + (self.voters.capacity() + self.learners.capacity()) * size_of::<NodeId>()
     }
 }
 
@@ -331,13 +378,13 @@ impl fmt::Display for Membership {
         let list = |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         write!(f, "{{{}", list(&self.voters))?;
         for (sign, ids) in
-            [("<-", &self.outgoing), ("learn ", &self.learners), ("learn next ", &self.learners_next)]
+            [("<-", self.outgoing()), ("learn ", &self.learners), ("learn next ", self.learners_next())]
         {
             if !ids.is_empty() {
                 write!(f, " {sign}{}", list(ids))?;
             }
         }
-        write!(f, "{}}}", if self.auto_leave { " auto" } else { "" })
+        write!(f, "{}}}", if self.leaves_by_itself() { " auto" } else { "" })
     }
 }
 

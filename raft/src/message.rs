@@ -148,6 +148,9 @@ pub enum AppendOutcome {
         /// The member's last entry at or below it whose term is not above that of `prev`: the logs can only agree
         /// at or below this point, so a whole diverged term is skipped per round trip.
         hint: LogId,
+        /// The member's disk has lost entries that it may have vouched for: what was matched beyond `hint` is to be
+        /// sent again.
+        lost: bool,
     },
     /// The member knows nothing about the group, not even its members: it needs a snapshot, wherever the log
     /// begins.

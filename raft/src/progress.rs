@@ -12,7 +12,7 @@
 //! *Probe*: one message, then wait for an answer or a heartbeat. *Replicate*: pipelined, up to the in-flight bounds,
 //! `next` runs ahead. *Snapshot*: no entries until the snapshot is in.
 //!
-//! Invariants: matched < next; matched never goes back; the in-flight list is empty outside *Replicate*.
+//! Invariants: matched < next; matched goes back only for a member that says it lost entries; the in-flight list is empty outside *Replicate*.
 
 use std::collections::VecDeque;
 
@@ -33,10 +33,15 @@ pub enum Mode {
     },
     /// The match is known and entries are pipelined.
     Replicate,
-    /// The member needs a snapshot.
+    /// The member needs a snapshot, which the driver has yet to make.
+    SnapshotWanted {
+        /// Ticks spent waiting.
+        ticks: u32,
+    },
+    /// A snapshot is on its way to the member.
     Snapshot {
-        /// The index it will bring, once the driver has made one.
-        index: Option<Index>,
+        /// The index it will bring.
+        index: Index,
         /// Ticks spent waiting.
         ticks: u32,
     },
@@ -120,7 +125,7 @@ impl Progress {
 
     fn probe(&mut self) {
         self.next = match self.mode {
-            Mode::Snapshot { index: Some(index), .. } => self.matched.max(index).next(),
+            Mode::Snapshot { index, .. } => self.matched.max(index).next(),
             _ => self.matched.next(),
         };
         self.mode = Mode::Probe { sent: false };
@@ -150,8 +155,8 @@ impl Progress {
                     inflight.free_to(index);
                 }
             }
-            Mode::Snapshot { index: pending, .. } => {
-                let arrived = pending.is_some_and(|pending| self.matched >= pending);
+            Mode::SnapshotWanted { .. } | Mode::Snapshot { .. } => {
+                let arrived = matches!(self.mode, Mode::Snapshot { index, .. } if self.matched >= index);
                 if arrived || self.matched >= base {
                     self.next = self.matched.next();
                     self.replicate();
@@ -162,27 +167,38 @@ impl Progress {
     }
 
     /// The member refused the entry before the new ones; `agree` is the last point where the logs may agree.
-    /// Whether the refusal was about the present.
-    pub(crate) fn on_conflict(&mut self, refused: Index, agree: Index) -> bool {
+    ///
+    /// A refusal of what was matched is late, or comes from a member that lost entries without knowing it. Sending
+    /// them at once would be answered the same way for ever, so it waits for the next sign of life.
+    pub(crate) fn on_conflict(&mut self, refused: Index, agree: Index) {
         match self.mode {
-            Mode::Replicate if refused > self.matched => {
+            _ if refused <= self.matched => {}
+            Mode::Replicate => {
                 self.probe();
                 self.next = agree.max(self.matched).next();
-                true
             }
             Mode::Probe { .. } if refused.next() == self.next => {
                 self.next = agree.min(refused.prev()).max(self.matched).next();
                 self.mode = Mode::Probe { sent: false };
                 self.nudge = true;
-                true
             }
-            _ => false,
+            _ => {}
+        }
+    }
+
+    /// The member knows that its disk lost entries, and holds at most those up to `agree`.
+    pub(crate) fn on_lost(&mut self, refused: Index, agree: Index) {
+        let agree = agree.min(refused.prev());
+        self.matched = self.matched.min(agree);
+        if !self.awaits_snapshot() {
+            self.probe();
+            self.next = agree.next();
         }
     }
 
     /// The member has nothing to attach entries to.
     pub(crate) fn on_blank(&mut self, core: &mut Core) {
-        if !matches!(self.mode, Mode::Snapshot { .. }) {
+        if !self.awaits_snapshot() {
             self.want_snapshot(core);
         }
     }
@@ -200,29 +216,30 @@ impl Progress {
                 }
                 self.nudge |= self.matched < last;
             }
-            Mode::Snapshot { .. } => {}
+            Mode::SnapshotWanted { .. } | Mode::Snapshot { .. } => {}
         }
     }
 
     /// The driver made a snapshot for it.
     pub(crate) fn on_snapshot_made(&mut self, index: Index) {
-        self.mode = Mode::Snapshot { index: Some(index), ticks: 0 };
+        self.mode = Mode::Snapshot { index, ticks: 0 };
         self.next = index.next();
         self.inflight = None;
     }
 
     /// The snapshot did not get through: wait for a sign of life, then look again.
     pub(crate) fn on_snapshot_failed(&mut self) {
-        if matches!(self.mode, Mode::Snapshot { .. }) {
+        if self.awaits_snapshot() {
             self.mode = Mode::Probe { sent: true };
             self.next = self.matched.next();
         }
     }
 
-    /// Time passes for a snapshot under way.
+    /// Time passes: for a snapshot under way, and for memory that the last burst needed.
     pub(crate) fn tick(&mut self, snapshot_ticks_max: u32) {
         self.silent_ticks = self.silent_ticks.saturating_add(1);
-        if let Mode::Snapshot { ticks, .. } = &mut self.mode {
+        self.inflight.take_if(|inflight| inflight.queue.is_empty());
+        if let Mode::SnapshotWanted { ticks } | Mode::Snapshot { ticks, .. } = &mut self.mode {
             *ticks += 1;
             if *ticks >= snapshot_ticks_max {
                 self.on_snapshot_failed();
@@ -256,9 +273,8 @@ impl Progress {
         assert!(self.mode == Mode::Replicate || self.inflight_len() == 0, "in flight: {self:?}");
     }
 
-    /// Gives back spare memory.
-    pub(crate) fn release(&mut self) {
-        self.inflight.take_if(|inflight| inflight.queue.is_empty());
+    const fn awaits_snapshot(&self) -> bool {
+        matches!(self.mode, Mode::SnapshotWanted { .. } | Mode::Snapshot { .. })
     }
 
     fn may_send(&self, core: &Core) -> bool {
@@ -269,7 +285,7 @@ impl Progress {
                 let has_news = has_entries || self.nudge || self.commit_sent < core.log.committed();
                 has_news && !self.fetching && !self.window_is_full(&core.config)
             }
-            Mode::Snapshot { .. } => false,
+            Mode::SnapshotWanted { .. } | Mode::Snapshot { .. } => false,
         }
     }
 
@@ -318,7 +334,7 @@ impl Progress {
     }
 
     fn want_snapshot(&mut self, core: &mut Core) {
-        self.mode = Mode::Snapshot { index: None, ticks: 0 };
+        self.mode = Mode::SnapshotWanted { ticks: 0 };
         self.inflight = None;
         let at_least = core.log.base().index;
         core.out.rare().snapshots.push(SnapshotWanted { to: self.id, at_least });

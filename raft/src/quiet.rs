@@ -7,7 +7,7 @@
 //!
 //! What wakes a sleeping replica:
 //! - any message except its leader's quiet heartbeat;
-//! - any local request: a proposal, a membership change, a read, a transfer, a campaign;
+//! - any local request: a proposal, a membership change, a read index, a transfer, a campaign, forgetting the leader;
 //! - [`Raft::wake`](crate::Raft::wake), which the driver calls on every group led from a node that its node-level
 //!   liveness check has lost, and on all groups after a gap in wall time.
 //!
@@ -26,11 +26,12 @@ impl Leader {
         }
         let last = core.log.last();
         let window = core.config.election_ticks;
-        let complete = core.membership.reached(|id| self.member(id).map_or(0, |member| member.matched.0));
-        let living_are_complete =
-            self.members.iter().filter(|member| self.is_heard(core, member.id, window)).all(|member| {
-                member.matched == last && (member.id == core.me() || member.mode == Mode::Replicate)
-            });
+        let complete = core.membership.reached(|id| self.matched(core, id).0);
+        let living_are_complete = self
+            .members
+            .iter()
+            .filter(|member| self.is_heard(core, member.id, window))
+            .all(|member| member.matched == last && member.mode == Mode::Replicate);
         complete == last.0
             && living_are_complete
             && self.transfer.is_none()
@@ -42,7 +43,7 @@ impl Leader {
     /// Goes to sleep if every living member sleeps since the current round.
     pub(crate) fn try_to_sleep(&mut self, core: &mut Core) {
         let (me, window) = (core.me(), core.config.election_ticks);
-        let asleep = |id| self.member(id).is_some_and(|member| member.id == me || member.quiet);
+        let asleep = |id| id == me || self.member(id).is_some_and(|member| member.quiet);
         let living_sleep = self
             .members
             .iter()
@@ -60,7 +61,6 @@ pub(crate) fn release(core: &mut Core, leader: Option<&mut Leader>) {
     core.log.trim(0);
     core.out.release();
     if let Some(leader) = leader {
-        leader.members.iter_mut().for_each(crate::progress::Progress::release);
         leader.reads.release();
     }
 }

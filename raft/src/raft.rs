@@ -69,8 +69,8 @@ pub enum RoleKind {
 #[derive(Debug)]
 pub(crate) enum Role {
     Follower,
-    PreCandidate(Tally),
-    Candidate(Tally),
+    PreCandidate(Box<Tally>),
+    Candidate(Box<Tally>),
     Leader(Box<Leader>),
 }
 
@@ -170,7 +170,9 @@ impl Raft {
     /// Why nothing was appended.
     pub fn propose(&mut self, payload: Payload) -> Result<LogId, Refusal> {
         let (leader, core) = self.leading()?;
-        leader.propose(core, payload)
+        let id = leader.propose(core, payload)?;
+        self.debug_check();
+        Ok(id)
     }
 
     /// Appends a change of membership. It takes effect when it is applied; see
@@ -180,7 +182,9 @@ impl Raft {
     /// Why nothing was appended.
     pub fn propose_change(&mut self, change: &MembershipChange) -> Result<LogId, Refusal> {
         let (leader, core) = self.leading()?;
-        leader.propose_change(core, change)
+        let id = leader.propose_change(core, change)?;
+        self.debug_check();
+        Ok(id)
     }
 
     /// Hands leadership to `target`. On a leader the transfer starts (a newer request replaces an older one, the
@@ -193,13 +197,12 @@ impl Raft {
         self.wake();
         let Self { core, role } = self;
         match (role, core.leader) {
-            (Role::Leader(leader), _) => leader.transfer_to(core, target),
-            (_, Some(leader)) => {
-                core.send(leader, Body::TransferRequest { target });
-                Ok(())
-            }
-            (_, None) => Err(Refusal::NotLeader { leader: None }),
+            (Role::Leader(leader), _) => leader.transfer_to(core, target)?,
+            (_, Some(leader)) => core.send(leader, Body::TransferRequest { target }),
+            (_, None) => return Err(Refusal::NotLeader { leader: None }),
         }
+        self.debug_check();
+        Ok(())
     }
 
     /// Asks for an index at which a read is linearizable. The answer comes in [`Ready::reads`](crate::Ready::reads) under the returned
@@ -210,21 +213,16 @@ impl Raft {
     pub fn read_index(&mut self) -> Result<ReadId, Refusal> {
         self.wake();
         let Self { core, role } = self;
-        let incarnation = core.identity.incarnation;
-        match (role, core.leader) {
-            (Role::Leader(leader), _) => {
-                let id = core.reads.next_id(incarnation);
-                leader.read_index(core, core.me(), id);
-                Ok(id)
-            }
-            (_, Some(leader)) => {
-                let id = core.reads.next_id(incarnation);
-                core.reads.wait(id);
-                core.send(leader, Body::ReadIndex { id });
-                Ok(id)
-            }
-            (_, None) => Err(Refusal::NotLeader { leader: None }),
+        let Some(asked) = core.leader else { return Err(Refusal::NotLeader { leader: None }) };
+        let id = core.reads.next_id(core.identity.incarnation);
+        if let Role::Leader(leader) = role {
+            leader.read_index(core, core.me(), id);
+        } else {
+            core.reads.wait(id);
+            core.send(asked, Body::ReadIndex { id });
         }
+        self.debug_check();
+        Ok(id)
     }
 
     /// The index at which a read is linearizable right now, without asking anybody. `now` must have been read before
@@ -268,6 +266,7 @@ impl Raft {
             self.core.leader = None;
             read::fail_waiting(&mut self.core);
         }
+        self.debug_check();
     }
 
     /// Wakes a sleeping replica; see the `quiet` module for when the driver must. Whether it slept.

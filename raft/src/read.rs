@@ -17,19 +17,13 @@
 //! The lease counts from the time the round was sent. It is suspended while leadership is being handed over, and
 //! until a round sent after an abandoned hand-over is answered.
 
-use std::collections::VecDeque;
-
 use crate::core::Core;
-use crate::deque::pop_front_if;
 use crate::error::{Dropped, Refusal};
 use crate::id::{Index, NodeId, Time};
 use crate::leader::Leader;
 use crate::message::{Body, ReadId};
 use crate::planted;
 use crate::ready::ReadOutcome;
-
-/// Rounds remembered for the lease; more are out only if nobody answers, and then there is no lease.
-const ROUNDS_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct PendingRead {
@@ -46,26 +40,15 @@ struct PendingRead {
 pub(crate) struct LeaderReads {
     round: u64,
     fence: u32,
-    /// Absent while nothing is open, so that idle groups stay small.
-    open: Option<Box<Open>>,
-    /// When the last answered round that counts for the lease was sent.
-    lease_from: Option<Time>,
-    /// Rounds before this one do not count for the lease.
-    lease_round: u64,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    pending: VecDeque<PendingRead>,
-    /// When each unanswered round was sent.
-    sent: VecDeque<(u64, Time)>,
+    /// The lease holds before this reading.
+    lease_until: Time,
+    /// The round whose answers will renew the lease, and when it was sent. Rounds opened before it is answered are not
+    /// noted: the next one after it renews the lease again.
+    renewing: Option<(u64, Time)>,
+    pending: Vec<PendingRead>,
 }
 
 impl LeaderReads {
-    fn open(&mut self) -> &mut Open {
-        self.open.get_or_insert_default()
-    }
-
     pub(crate) const fn round(&self) -> u64 {
         self.round
     }
@@ -75,26 +58,19 @@ impl LeaderReads {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.open.as_ref().is_none_or(|open| open.pending.is_empty())
+        self.pending.is_empty()
     }
 
     /// Starts a round at `now`.
     pub(crate) fn open_round(&mut self, now: Time) -> u64 {
         self.round += 1;
-        let round = self.round;
-        let sent = &mut self.open().sent;
-        if sent.len() == ROUNDS_MAX {
-            sent.pop_front();
-        }
-        sent.push_back((round, now));
-        round
+        self.renewing.get_or_insert((self.round, now));
+        self.round
     }
 
-    /// Gives back spare memory; rounds nobody answered are of no use to a sleeper.
+    /// Gives back spare memory.
     pub(crate) fn release(&mut self) {
-        if self.is_empty() {
-            self.open = None;
-        }
+        self.pending.shrink_to_fit();
     }
 
     /// A transfer was abandoned: only rounds from now on vouch for the lease.
@@ -103,13 +79,13 @@ impl LeaderReads {
             return;
         }
         self.fence += 1;
-        self.lease_round = self.round + 1;
-        self.lease_from = None;
+        self.renewing = None;
+        self.lease_until = Time(0);
     }
 
     /// The first commit in the leader's term: waiting reads learn their index.
     pub(crate) fn on_term_committed(&mut self, committed: Index) {
-        for read in &mut self.open().pending {
+        for read in &mut self.pending {
             read.index.get_or_insert(committed);
         }
     }
@@ -117,8 +93,7 @@ impl LeaderReads {
     /// Requests of this node itself that will not be answered any more.
     pub(crate) fn fail_own(&mut self, core: &mut Core) {
         let me = core.me();
-        let pending = self.open.take().map_or_else(VecDeque::new, |open| open.pending);
-        for read in pending.into_iter().filter(|read| read.from == me) {
+        for read in self.pending.drain(..).filter(|read| read.from == me) {
             core.out.rare().reads.push(ReadOutcome::Failed { id: read.id });
         }
     }
@@ -136,7 +111,7 @@ impl Leader {
         {
             return answer(core, read, index);
         }
-        self.reads.open().pending.push_back(read);
+        self.reads.pending.push(read);
         self.beat_due = true;
     }
 
@@ -147,27 +122,21 @@ impl Leader {
         let acked = core
             .membership
             .reached(|id| if id == me { round } else { self.member(id).map_or(0, |member| member.round) });
-        let LeaderReads { open: Some(open), lease_from, lease_round, .. } = &mut self.reads else { return };
-        while let Some(read) = open.pending.front()
-            && read.round <= acked
-            && let Some(index) = read.index
-        {
-            answer(core, *read, index);
-            open.pending.pop_front();
-        }
-        while let Some((round, sent)) = pop_front_if(&mut open.sent, |(round, _)| *round <= acked) {
-            if round >= *lease_round {
-                *lease_from = Some(if planted!(LeaseFromReplyTime) { core.now } else { sent });
-            }
+        let confirmed = |read: &PendingRead| Some((*read, read.index.filter(|_| read.round <= acked)?));
+        let reads: Vec<_> = self.reads.pending.iter().map_while(confirmed).collect();
+        self.reads.pending.drain(..reads.len());
+        reads.into_iter().for_each(|(read, index)| answer(core, read, index));
+        if let Some((_, sent)) = self.reads.renewing.take_if(|(round, _)| *round <= acked) {
+            let from = if planted!(LeaseFromReplyTime) { core.now } else { sent };
+            self.reads.lease_until = from.after(core.config.lease_nanos);
         }
     }
 
     /// The index to read at without asking anybody, if the lease holds at `now`.
     pub(crate) fn lease_read(&self, core: &Core, now: Time) -> Result<Index, Refusal> {
-        let lease = core.config.lease_nanos;
         let suspended = self.transfer.is_some() && !planted!(LeaseKeptDuringTransfer);
-        let held = self.reads.lease_from.is_some_and(|from| now < from.after(lease));
-        if lease == 0 || suspended || !held {
+        let held = now < self.reads.lease_until && core.config.lease_nanos > 0;
+        if suspended || !held {
             return Err(Refusal::NoLease);
         }
         if !self.has_committed_in_term(core) && !planted!(ReadBeforeOwnTermCommit) {

@@ -58,7 +58,7 @@ pub struct Write {
     pub hard_state: HardState,
     /// Replaces the state machine and the whole log, if present; comes before `entries`. The write counts as durable
     /// only when the state machine contains the snapshot.
-    pub snapshot: Option<Snapshot>,
+    pub snapshot: Option<Box<Snapshot>>,
     /// Appended to the log; an entry at or below the log's end first cuts everything from its index on.
     pub entries: Vec<Entry>,
     pub(crate) ack: WriteAck,
@@ -81,8 +81,6 @@ pub struct WriteAck {
     pub seq: u64,
     /// The last entry written, if there was one.
     pub last: Option<LogId>,
-    /// The snapshot installed, if there was one.
-    pub snapshot: Option<LogId>,
 }
 
 /// Entries to apply.

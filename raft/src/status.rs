@@ -1,6 +1,7 @@
 //! A copy of the state for metrics, operators and tests.
 
 use crate::id::{Index, LogId, NodeId, Term, Time};
+use crate::leader::Leader;
 use crate::membership::Membership;
 use crate::progress::Mode;
 use crate::raft::{Raft, Role, RoleKind};
@@ -33,7 +34,7 @@ pub struct Status {
     pub membership: Membership,
     /// Whether the group sleeps.
     pub asleep: bool,
-    /// The members as the leader sees them; empty elsewhere.
+    /// The members as the leader sees them, itself included; empty elsewhere.
     pub members: Vec<MemberStatus>,
     /// The target of a leader transfer under way.
     pub transfer: Option<NodeId>,
@@ -43,6 +44,10 @@ pub struct Status {
     pub lease: bool,
     /// Payload bytes that wait for a quorum.
     pub uncommitted_bytes: u64,
+    /// Whether this disk lost entries that the group has not given back yet: no vote and no campaign until then.
+    pub suspect: bool,
+    /// Ticks without news from the disk while a write was under way.
+    pub stalled_ticks: u32,
     /// Ticks since the leader was heard, and the election timeout drawn for this wait.
     pub election: (u32, u32),
 }
@@ -159,11 +164,11 @@ impl Raft {
     /// within an election timeout, and never beyond the applied index.
     #[must_use]
     pub fn compact_hint(&self) -> Index {
-        let applied = self.core.log.applied();
-        let Role::Leader(leader) = &self.role else { return applied };
+        let log = &self.core.log;
+        let Role::Leader(leader) = &self.role else { return log.applied() };
         let window = self.core.config.election_ticks;
         let living = leader.members.iter().filter(|member| leader.is_heard(&self.core, member.id, window));
-        living.map(|member| member.matched).min().unwrap_or(applied).min(applied)
+        living.map(|member| member.matched).fold(log.applied().min(log.stable()), Index::min)
     }
 
     /// Everything, copied; the lease is judged at `now`.
@@ -174,17 +179,7 @@ impl Raft {
             Role::Leader(leader) => Some(leader),
             _ => None,
         };
-        let members = leader.map_or_else(Vec::new, |leader| {
-            let status = leader.members.iter().map(|member| MemberStatus {
-                id: member.id,
-                matched: member.matched,
-                next: member.next,
-                mode: member.mode,
-                inflight: member.inflight_len(),
-                silent_ticks: member.silent_ticks,
-            });
-            status.collect()
-        });
+        let members = leader.map_or_else(Vec::new, |leader| self.member_statuses(leader));
         Status {
             id: core.me(),
             role: self.role(),
@@ -205,24 +200,46 @@ impl Raft {
                 .is_some_and(|transfer| transfer.ordered),
             lease: leader.is_some_and(|leader| leader.has_lease(core, now)),
             uncommitted_bytes: leader.map_or(0, |leader| leader.uncommitted_bytes),
+            suspect: core.is_suspect(),
+            stalled_ticks: core.writes.stalled_ticks,
             election: (core.elapsed, core.timeout),
         }
+    }
+
+    fn member_statuses(&self, leader: &Leader) -> Vec<MemberStatus> {
+        let others = leader.members.iter().map(|member| MemberStatus {
+            id: member.id,
+            matched: member.matched,
+            next: member.next,
+            mode: member.mode,
+            inflight: member.inflight_len(),
+            silent_ticks: member.silent_ticks,
+        });
+        let (id, matched) = (self.id(), self.core.log.stable());
+        let own = self.core.membership.contains(id).then(|| MemberStatus {
+            id,
+            matched,
+            next: matched.next(),
+            mode: Mode::Replicate,
+            inflight: 0,
+            silent_ticks: 0,
+        });
+        let mut all: Vec<_> = others.chain(own).collect();
+        all.sort_unstable_by_key(|member| member.id);
+        all
     }
 
     /// Bytes this replica occupies in memory, entries' payloads aside.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let members = match &self.role {
-            Role::Leader(leader) => {
-                size_of_val(&**leader) + leader.members.capacity() * size_of::<crate::progress::Progress>()
-            }
+            Role::Leader(leader) => size_of_val(&**leader) + size_of_val(&*leader.members),
             _ => 0,
         };
-        let ids = &self.core.membership;
-        let lists = [&ids.voters, &ids.outgoing, &ids.learners, &ids.learners_next];
         size_of::<Self>()
             + members
-            + lists.iter().map(|list| list.capacity() * size_of::<NodeId>()).sum::<usize>()
+            + self.core.membership.heap_bytes()
             + self.core.log.heap_bytes()
+            + self.core.out.heap_bytes()
     }
 }

@@ -1,8 +1,8 @@
 //! A message arrives: whether it can be honest, which term it is to be read in, and who handles it.
 
 use crate::error::Dropped;
-use crate::id::{NodeId, Term, Time};
-use crate::message::{Body, Message};
+use crate::id::{Index, NodeId, Term, Time};
+use crate::message::{Body, Message, VoteAsk};
 use crate::raft::{Raft, Role};
 use crate::{follower, read};
 
@@ -37,7 +37,13 @@ impl Raft {
         if message.term >= Term::LIMIT || message.term.0 == 0 && !matches!(message.body, Body::Stale) {
             return Err(Dropped::AbsurdNumber);
         }
-        if message.body.is_reply() && !core.membership.contains(message.from) {
+        let asks_absurdly = |ask: &VoteAsk| ask.last.term > message.term || ask.last.index >= Index::LIMIT;
+        let for_members_only = match &message.body {
+            Body::Vote(ask) | Body::PreVote(ask) if asks_absurdly(ask) => return Err(Dropped::AbsurdNumber),
+            Body::TransferRequest { .. } => true,
+            body => body.is_reply(),
+        };
+        if for_members_only && !core.membership.contains(message.from) {
             return Err(Dropped::UnknownSender);
         }
         Ok(())
@@ -123,7 +129,7 @@ impl Raft {
                 return follower::on_append(core, from, prev, entries, commit);
             }
             (Body::Heartbeat(beat), _) => return follower::on_heartbeat(core, from, beat),
-            (Body::Snapshot(snapshot), _) => return follower::on_snapshot(core, from, *snapshot),
+            (Body::Snapshot(snapshot), _) => return follower::on_snapshot(core, from, snapshot),
             (Body::TimeoutNow { fence }, _) => return self.on_timeout_now(from, fence),
             (Body::PreVoteReply(answer), Role::PreCandidate(tally)) => {
                 // A grant speaks about the term we asked for; a refusal about the voter's own.
@@ -146,7 +152,7 @@ impl Raft {
                 return leader.on_heartbeat_reply(core, from, round, quiet);
             }
             (Body::TransferRequest { target }, Role::Leader(leader)) => {
-                leader.transfer_to(core, target).map_err(|_| Dropped::MayNotCampaign)?;
+                leader.transfer_to(core, target).map_err(|_| Dropped::TransferRefused)?;
             }
             (Body::ReadIndex { id }, Role::Leader(leader)) => leader.read_index(core, from, id),
             (Body::ReadIndex { id }, _) => {

@@ -6,7 +6,7 @@ use crate::entry::Entry;
 use crate::error::Refusal;
 use crate::id::{Index, NodeId};
 use crate::membership::{Membership, MembershipChange, MembershipError};
-use crate::message::Snapshot;
+use crate::message::{Message, Snapshot};
 use crate::planted;
 use crate::raft::{Raft, Role};
 use crate::ready::{Apply, Fetch, HardState, Ready, SnapshotReport, Write, WriteAck};
@@ -42,11 +42,7 @@ impl Raft {
             ready.snapshots = std::mem::take(&mut rare.snapshots);
             ready.reads = std::mem::take(&mut rare.reads);
         }
-        if ready.send.is_empty() {
-            ready.send = std::mem::take(&mut core.out.send);
-        } else {
-            ready.send.append(&mut core.out.send);
-        }
+        join(&mut ready.send, std::mem::take(&mut core.out.send));
         core.log.trim(core.config.cache_bytes_max);
         self.release_if_asleep();
         self.debug_check();
@@ -64,9 +60,7 @@ impl Raft {
         if let Some(last) = ack.last {
             core.log.written(ack.seq, last);
         }
-        if let (Install::Writing(expected), Some(installed)) = (&core.install, ack.snapshot)
-            && *expected == installed
-        {
+        if matches!(core.install, Install::Writing(write) if write <= ack.seq) {
             core.install = Install::None;
         }
         let own_vote = match &mut self.role {
@@ -115,6 +109,7 @@ impl Raft {
             }
             self.leave_office_if_removed();
         }
+        self.debug_check();
         Ok(&self.core.membership)
     }
 
@@ -142,7 +137,9 @@ impl Raft {
     /// If it is of no use any more; the core will ask again if need be.
     pub fn send_snapshot(&mut self, to: NodeId, snapshot: Snapshot) -> Result<(), Refusal> {
         let (leader, core) = self.leading()?;
-        leader.send_snapshot(core, to, snapshot)
+        let result = leader.send_snapshot(core, to, snapshot);
+        self.debug_check();
+        result
     }
 
     /// Says what became of a snapshot that was wanted or being shipped.
@@ -150,6 +147,7 @@ impl Raft {
         if let Role::Leader(leader) = &mut self.role {
             leader.on_snapshot_report(to, report);
         }
+        self.debug_check();
     }
 
     fn appliable(&self) -> Option<(Index, Index)> {
@@ -176,8 +174,8 @@ impl Raft {
 fn take_write(core: &mut Core) -> Option<Write> {
     let snapshot = match std::mem::take(&mut core.install) {
         Install::Wanted(snapshot) => {
-            core.install = Install::Writing(snapshot.last);
-            Some(*snapshot)
+            core.install = Install::Writing(core.next_write());
+            Some(snapshot)
         }
         other => {
             core.install = other;
@@ -199,11 +197,7 @@ fn take_write(core: &mut Core) -> Option<Write> {
     let hard_state = HardState { term: core.term, vote, commit: core.log.committed() };
     Some(Write {
         hard_state,
-        ack: WriteAck {
-            seq: core.writes.issued,
-            last: entries.last().map(Entry::id),
-            snapshot: snapshot.as_ref().map(|snapshot| snapshot.last),
-        },
+        ack: WriteAck { seq: core.writes.issued, last: entries.last().map(Entry::id) },
         snapshot,
         entries,
         after: std::mem::take(&mut core.out.after),
@@ -212,13 +206,20 @@ fn take_write(core: &mut Core) -> Option<Write> {
 
 /// Messages that wait for the disk while this turn has nothing to write: for the write under way, or not at all.
 fn hold(core: &mut Core) {
+    let after = std::mem::take(&mut core.out.after);
     if core.writes.durable == core.writes.issued {
-        core.out.send.append(&mut core.out.after);
-    } else {
+        join(&mut core.out.send, after);
+    } else if !after.is_empty() {
         let issued = core.writes.issued;
-        let after = std::mem::take(&mut core.out.after);
-        if !after.is_empty() {
-            core.out.rare().held.extend(after.into_iter().map(|message| (issued, message)));
-        }
+        core.out.rare().held.extend(after.into_iter().map(|message| (issued, message)));
+    }
+}
+
+/// Adds messages; moves nothing if there are none yet.
+fn join(messages: &mut Vec<Message>, more: Vec<Message>) {
+    if messages.is_empty() {
+        *messages = more;
+    } else {
+        messages.extend(more);
     }
 }

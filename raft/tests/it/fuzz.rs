@@ -4,7 +4,7 @@
 //! feed it bytes from a seed and some crafted ones.
 
 use raft::{
-    AppendOutcome, Beat, Body, ChangeStep, Config, Dropped, Entry, EntryKind, GroupId, Index, LogId,
+    AppendOutcome, Beat, Body, ChangeStep, Config, Dropped, Entry, EntryKind, GroupId, Index, Joint, LogId,
     Membership, MembershipChange, Message, NodeId, Payload, Raft, ReadId, Snapshot, SnapshotReport, Term,
     Time, VoteAnswer, VoteAsk,
 };
@@ -67,10 +67,10 @@ impl Bytes<'_> {
             membership.voters.sort_unstable();
             membership.voters.dedup();
         } else {
-            membership.outgoing = list(self);
+            let outgoing = list(self);
             membership.learners = list(self);
-            membership.learners_next = list(self);
-            membership.auto_leave = self.flag();
+            let (learners_next, auto_leave) = (list(self), self.flag());
+            membership.joint = Some(Box::new(Joint { outgoing, learners_next, auto_leave }));
         }
         membership
     }
@@ -90,7 +90,7 @@ impl Bytes<'_> {
             6 => Body::AppendReply(AppendOutcome::Matched(Index(self.number()))),
             7 => {
                 let refused = Index(self.number());
-                Body::AppendReply(AppendOutcome::Conflict { refused, hint: self.log_id() })
+                Body::AppendReply(AppendOutcome::Conflict { refused, hint: self.log_id(), lost: self.flag() })
             }
             8 => Body::Heartbeat(Beat {
                 commit: Index(self.number()),
@@ -239,13 +239,17 @@ fn refusals_have_reasons() {
         term: Term(term),
         body,
     };
+    let ask = |last| Body::Vote(VoteAsk { last, commit: LogId::ZERO, priority: 0, forced: None });
     let cases = [
         (Message { group: GroupId(2), ..message(2, 1, Body::Stale) }, Dropped::WrongGroup),
         (Message { to: NodeId(2), ..message(2, 1, Body::Stale) }, Dropped::WrongRecipient),
         (message(1, 1, Body::Stale), Dropped::ImpossibleSender),
         (message(0, 1, Body::Stale), Dropped::ImpossibleSender),
         (message(9, 1, Body::AppendReply(AppendOutcome::Blank)), Dropped::UnknownSender),
+        (message(9, 1, Body::TransferRequest { target: NodeId(2) }), Dropped::UnknownSender),
         (message(2, u64::MAX, Body::Stale), Dropped::AbsurdNumber),
+        (message(2, 1, ask(LogId::new(2, 1))), Dropped::AbsurdNumber),
+        (message(2, 1, ask(LogId::new(1, u64::MAX))), Dropped::AbsurdNumber),
         (message(2, 1, append(LogId::new(1, u64::MAX), vec![])), Dropped::AbsurdNumber),
         (message(2, 1, append(LogId::ZERO, vec![entry(1, 2)])), Dropped::MalformedEntries),
         (message(2, 2, append(LogId::ZERO, vec![entry(2, 1), entry(1, 2)])), Dropped::MalformedEntries),
@@ -261,6 +265,25 @@ fn refusals_have_reasons() {
         let text = format!("{message:?}");
         assert_eq!(member().try_step(message).1, Err(reason), "{text}");
     }
+}
+
+/// A leader says why it does not do what a follower forwards, and what its own driver asks.
+#[test]
+fn a_leader_refuses_with_reasons() {
+    let mut leader = Peer::new(1, &[1]);
+    leader.raft.campaign().expect("a voter");
+    leader.settle();
+    let change = MembershipChange::one(ChangeStep::AddLearner(NodeId(2)));
+    leader.raft.propose_change(&change).expect("settled ground");
+    assert_eq!(leader.raft.propose_change(&change).map_err(|r| r.name()), Err("change_pending"));
+    leader.settle();
+    let body = Body::TransferRequest { target: NodeId(2) };
+    let wish = Message { group: GroupId(1), from: NodeId(2), to: NodeId(1), term: leader.raft.term(), body };
+    assert_eq!(leader.try_step(wish).1, Err(Dropped::TransferRefused));
+    assert_eq!(leader.raft.transfer(NodeId(2)).map_err(|r| r.name()), Err("not_voter"));
+    assert_eq!(leader.raft.lease_read(Time(1)).map_err(|r| r.name()), Err("no_lease"));
+    let large = Payload::from(vec![0; (course().entry_bytes_max + 1) as usize]);
+    assert_eq!(leader.raft.propose(large).map_err(|r| r.name()), Err("entry_too_large"));
 }
 
 /// What a leader of the same term contradicts is already committed: refused, not cut.

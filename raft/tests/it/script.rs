@@ -353,6 +353,12 @@ impl Stage {
                 if status.asleep {
                     line += " asleep";
                 }
+                if status.suspect {
+                    line += " suspect";
+                }
+                if status.stalled_ticks > 0 {
+                    write!(line, " stalled {}", status.stalled_ticks).expect("writing to a string");
+                }
                 for other in status.members.iter().filter(|other| other.id.0 != *id) {
                     write!(
                         line,
@@ -413,8 +419,8 @@ fn show(message: &Message) -> String {
             format!(" after {prev} [{}] commit {commit}", list.join(" "))
         }
         Body::AppendReply(AppendOutcome::Matched(index)) => format!(" matched {index}"),
-        Body::AppendReply(AppendOutcome::Conflict { refused, hint }) => {
-            format!(" conflict at {refused} hint {hint}")
+        Body::AppendReply(AppendOutcome::Conflict { refused, hint, lost }) => {
+            format!(" conflict at {refused} hint {hint}{}", if *lost { " lost" } else { "" })
         }
         Body::AppendReply(AppendOutcome::Blank) => " blank".to_owned(),
         Body::Heartbeat(beat) => {

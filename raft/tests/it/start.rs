@@ -75,7 +75,8 @@ fn settings_that_cannot_work_are_refused_with_a_remedy() {
     assert_eq!(base().validate(), Ok(()));
 }
 
-/// A sleeping leader of three fits into one KiB, members and log terms included; so does a follower.
+/// A sleeping leader of three fits into one KiB, members and log terms included; so does a follower. The limit leaves
+/// room for what an allocator adds to its four pieces of memory.
 #[test]
 fn an_idle_group_is_small() {
     let config = Config { quiet_after_ticks: 11, ..course() };
@@ -87,7 +88,7 @@ fn an_idle_group_is_small() {
     for id in 1..=3 {
         let raft = &net.peer(id).raft;
         assert!(raft.is_asleep());
-        assert!(raft.memory_bytes() <= 1024, "node {id}: {} bytes", raft.memory_bytes());
+        assert!(raft.memory_bytes() <= 900, "node {id}: {} bytes", raft.memory_bytes());
     }
 }
 
@@ -104,11 +105,20 @@ fn what_wakes_a_sleeper() {
     };
     type Nudge = fn(&mut Net) -> bool;
     let add = || raft::MembershipChange::one(raft::ChangeStep::AddVoter(NodeId(4)));
-    let nudges: [(&str, Nudge); 6] = [
+    let nudges: [(&str, Nudge); 8] = [
         ("propose", |net| net.peer(1).raft.propose("x".into()).is_ok()),
         ("read", |net| net.peer(1).raft.read_index().is_ok()),
         ("transfer", |net| net.peer(1).raft.transfer(NodeId(2)).is_ok()),
         ("driver", |net| net.peer(1).raft.wake()),
+        ("forget", |net| {
+            net.peer(2).raft.forget_leader();
+            !net.peer(2).raft.is_asleep() && net.peer(1).raft.wake()
+        }),
+        ("forwarded transfer", |net| {
+            net.peer(2).raft.transfer(NodeId(3)).is_ok()
+                && !net.peer(2).settle().is_empty()
+                && net.peer(1).raft.wake()
+        }),
         ("campaign", |net| {
             net.peer(2).raft.campaign().is_ok() && !net.peer(2).raft.is_asleep() && net.peer(1).raft.wake()
         }),

@@ -47,7 +47,7 @@ fn provide_snap_2c() {
     let mut peer = Peer::restart(&course(), 1, membership, LogId::new(11, 11), vec![], hard);
     peer.lead();
     // The follower misses what the leader has cut off.
-    let conflict = raft::AppendOutcome::Conflict { refused: Index(11), hint: LogId::new(9, 9) };
+    let conflict = raft::AppendOutcome::Conflict { refused: Index(11), hint: LogId::new(9, 9), lost: false };
     let out = peer.step(message(2, 1, 12, Body::AppendReply(conflict)));
     let names: Vec<_> = out.iter().map(|message| message.body.name()).collect();
     assert_eq!(names, ["snapshot"]);

@@ -248,7 +248,7 @@ impl Oracle {
 fn durable_on_quorum(leader: &Node, nodes: &[Node], id: LogId) -> Verdict {
     let Some(raft) = &leader.raft else { return Ok(()) };
     let membership = raft.membership();
-    for half in [&membership.voters, &membership.outgoing] {
+    for half in [&membership.voters[..], membership.outgoing()] {
         let on_disk = half.iter().filter(|voter| {
             nodes.iter().any(|node| node.id == **voter && node.disk.holds(id))
                 || (leader.id == **voter && leader.disk.holds(id))

@@ -466,7 +466,7 @@ impl World {
         let Some(raft) = leaders.max_by_key(|raft| raft.term()) else { return false };
         let (term, membership, last) = (raft.term(), raft.membership().clone(), raft.last().index);
         let at = raft.id().0 as usize - 1;
-        if membership.is_joint() && !membership.auto_leave {
+        if membership.is_joint() && !membership.leaves_by_itself() {
             let leave = MembershipChange::leave_joint();
             // Refused while another change is under way; the next round asks again.
             let _busy = self.nodes[at].raft.as_mut().expect("a leader").propose_change(&leave);
