@@ -85,7 +85,7 @@ impl Core {
         let readiness = Rc::new(Readiness { read: Side::new(), write: Side::new(), ended: Cell::new(false) });
         let number = fd.as_raw_fd();
         let set = sockets.set(self)?;
-        epoll::add(&set.epoll.get_ref(), &fd, EventData::new_u64(number as u64), INTEREST)?;
+        epoll::add(set.epoll.get_ref(), &fd, EventData::new_u64(number as u64), INTEREST)?;
         sockets.insert(number, readiness.clone());
         Ok(CoreSocket { core: self.clone(), readiness, fd })
     }
