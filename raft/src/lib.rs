@@ -90,7 +90,6 @@ mod candidate;
 mod check;
 mod config;
 mod core;
-mod deque;
 mod entry;
 mod error;
 mod follower;

@@ -9,6 +9,7 @@
 //! - changes lists exactly the membership entries above applied, ascending.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::entry::{Entry, EntryKind};
 use crate::id::{Index, LogId, Term};
@@ -200,13 +201,12 @@ impl Log {
         if from <= self.submitted {
             self.trusted_from = next_write;
         }
+        let kept = self.tail.len().min(from.0.saturating_sub(self.tail_first().0) as usize);
+        self.forget(kept..self.tail.len());
         self.terms.truncate(from);
         self.submitted = self.submitted.min(from.prev());
         self.stable = self.stable.min(from.prev());
         self.changes.retain(|index| *index < from);
-        while let Some(entry) = crate::deque::pop_back_if(&mut self.tail, |entry| entry.index >= from) {
-            self.tail_bytes -= entry.bytes();
-        }
     }
 
     /// Cuts everything after `index`: a mistake that the tests plant.
@@ -229,9 +229,14 @@ impl Log {
             return;
         }
         self.terms.compact(index);
-        while let Some(entry) = crate::deque::pop_front_if(&mut self.tail, |entry| entry.index <= index) {
-            self.tail_bytes -= entry.bytes();
-        }
+        let gone = index.next().0.saturating_sub(self.tail_first().0) as usize;
+        self.forget(0..gone.min(self.tail.len()));
+    }
+
+    /// Drops entries at one end of the tail from memory.
+    fn forget(&mut self, range: Range<usize>) {
+        self.tail_bytes -= self.tail.range(range.clone()).map(Entry::bytes).sum::<u64>();
+        self.tail.drain(range);
     }
 
     fn tail_first(&self) -> Index {
@@ -341,7 +346,7 @@ impl Log {
     pub(crate) fn trim(&mut self, bytes_max: u64) {
         let spare = self.stable.min(self.committed);
         while self.tail_bytes > bytes_max
-            && let Some(entry) = crate::deque::pop_front_if(&mut self.tail, |entry| entry.index <= spare)
+            && let Some(entry) = self.tail.pop_front_if(|entry| entry.index <= spare)
         {
             self.tail_bytes -= entry.bytes();
         }

@@ -61,7 +61,7 @@ impl Inflight {
     }
 
     fn free_to(&mut self, index: Index) {
-        while let Some((_, bytes)) = crate::deque::pop_front_if(&mut self.queue, |(last, _)| *last <= index) {
+        while let Some((_, bytes)) = self.queue.pop_front_if(|(last, _)| *last <= index) {
             self.bytes -= bytes;
         }
     }

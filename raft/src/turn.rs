@@ -1,7 +1,6 @@
 //! The other half of the conversation: what there is to do, and what the driver says has been done.
 
 use crate::core::{Core, Install};
-use crate::deque::pop_front_if;
 use crate::entry::Entry;
 use crate::error::Refusal;
 use crate::id::{Index, NodeId};
@@ -35,7 +34,7 @@ impl Raft {
         let mut ready = Ready { write, apply, ..Ready::default() };
         if let Some(rare) = core.out.rare_if_any() {
             let durable = core.writes.durable;
-            while let Some((_, message)) = pop_front_if(&mut rare.held, |(write, _)| *write <= durable) {
+            while let Some((_, message)) = rare.held.pop_front_if(|(write, _)| *write <= durable) {
                 ready.send.push(message);
             }
             ready.fetch = std::mem::take(&mut rare.fetch);
