@@ -28,6 +28,10 @@ use super::{Due, Inner, Queued, Shard, State};
 use crate::refusal::Refusal;
 use crate::region::command::{Command, Write};
 use crate::region::peer::{Gathered, Peer, Settled};
+use crate::request::KEY_BYTES_MAX;
+
+/// Above every key that is accepted.
+static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
 
 /// Committed entries read back from the log at a time, bytes.
 pub(super) const REPLAY_BYTES_MAX: usize = 4 << 20;
@@ -295,8 +299,11 @@ impl Inner {
                 Write::Put { cf, key, value } => batch.put(cf, key, value),
                 Write::Delete { cf, key } => batch.delete(cf, key),
                 Write::DeleteRange { cf, start, end } => {
-                    // An open end means the end of the region, never that of the tree: other regions live there, too.
-                    let end = if end.is_empty() { region.range.end().as_bytes() } else { end };
+                    // An open end means the end of the region, never that of the tree: other regions live there, too. Where
+                    // the region has none, the end lies above every key that is accepted.
+                    let region_end = region.range.end().as_bytes();
+                    let end = [end, region_end, &ABOVE_EVERY_KEY].into_iter().find(|end| !end.is_empty());
+                    let end = end.expect("the last one is not empty");
                     batch.delete_range(cf, start, end);
                 }
             }

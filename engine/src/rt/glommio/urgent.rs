@@ -173,11 +173,21 @@ fn queue(ring: &mut IoUring, entries: &[Entry]) {
     pushed.expect("there is room after everything queued was taken");
 }
 
-/// Hands over what is queued. It must not stay queued: its file may be another one by the time somebody else enters the ring.
-fn enter(ring: &IoUring) {
-    const PASSING: [i32; 3] = [libc::EINTR, libc::EAGAIN, libc::EBUSY];
-    while let Err(error) = ring.submit() {
-        let passes = error.raw_os_error().is_some_and(|number| PASSING.contains(&number));
-        assert!(passes, "the ring of urgent writes takes no more: {error}");
+/// Hands over what is queued, all of it. Nothing may stay queued: its file may be another one by the time somebody else enters
+/// the ring, and a sync that is taken later than its write is no longer linked to it.
+fn enter(ring: &mut IoUring) {
+    const PASSING: [i32; 2] = [libc::EINTR, libc::EAGAIN];
+    let queued = ring.submission().len();
+    loop {
+        match ring.submit() {
+            Ok(taken) => {
+                assert_eq!(taken, queued, "the kernel has taken a part of the urgent writes");
+                return;
+            }
+            Err(error) => {
+                let passes = error.raw_os_error().is_some_and(|number| PASSING.contains(&number));
+                assert!(passes, "the ring of urgent writes takes no more: {error}");
+            }
+        }
     }
 }

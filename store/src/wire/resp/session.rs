@@ -35,6 +35,8 @@ pub const COMMANDS_MAX: usize = 1024;
 pub const HELD_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of replies that are not sent yet, the last reply excepted.
 pub const UNSENT_BYTES_MAX: usize = 1 << 20;
+/// Most bytes of replies that are kept although they are sent.
+const SENT_BYTES_MAX: usize = 256 << 10;
 /// Frames from this size on are kept as they are and not copied, bytes.
 const OWN_FRAME_BYTES: usize = 16 << 10;
 /// Keys of one `DEL` that are deleted at once; more are deleted step by step.
@@ -181,7 +183,7 @@ impl Session {
     }
 
     fn has_room(&self) -> bool {
-        let commands_max = (REPLY_BYTES_MAX / self.large_reply.max(1)).min(COMMANDS_MAX);
+        let commands_max = (REPLY_BYTES_MAX / self.large_reply.max(1)).clamp(1, COMMANDS_MAX);
         self.queue.len() < commands_max
             && self.queue.held_bytes() < HELD_BYTES_MAX
             && self.out.len() - self.sent < UNSENT_BYTES_MAX
@@ -496,6 +498,10 @@ impl Session {
         if self.sent == self.out.len() {
             self.sent = 0;
             self.server.return_buffer(mem::take(&mut self.out));
+        } else if self.sent >= SENT_BYTES_MAX {
+            // A client that reads a little slower than it asks never lets the buffer run empty.
+            self.out.drain(..self.sent);
+            self.sent = 0;
         }
         Ok(true)
     }
