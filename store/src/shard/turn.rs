@@ -64,7 +64,10 @@ impl Shard {
     /// Takes turns until no group has anything left to do.
     pub(super) async fn turns(&self) -> Result<(), Fault> {
         loop {
-            self.relieve_pressure().await?;
+            // Only what clients write fills memory. An election must not wait for compactions, nor a start.
+            if self.has_gathered() {
+                self.relieve_pressure().await?;
+            }
             let (batch, writes, behind) = self.collect()?;
             let idle = writes.is_empty() && behind.is_empty();
             if !writes.is_empty() {
@@ -77,6 +80,12 @@ impl Shard {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether a group that moved has writes of clients to propose.
+    fn has_gathered(&self) -> bool {
+        let state = self.inner.state.borrow();
+        state.dirty.iter().any(|region| state.peers.get(region).is_some_and(Peer::has_gathered))
     }
 
     /// Waits while flushes and compactions have to catch up, so that memory stays bounded.
