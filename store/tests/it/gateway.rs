@@ -25,10 +25,13 @@ impl Rng {
         self.next() % bound
     }
 
-    /// Few keys, over several regions, so that operations meet.
+    /// Few keys, over several regions, the one behind all others included, so that operations meet.
     fn key(&mut self) -> Bytes {
-        let first = b"05AKUaz\xff"[self.below(8) as usize];
-        Bytes::from(vec![first, b'0' + self.below(4) as u8])
+        let first = b"05AKUaz\xff\xff"[self.below(9) as usize];
+        let length = if first == 0xff { [1, 20][self.below(2) as usize] } else { 1 };
+        let mut key = vec![first; length];
+        key.push(b'0' + self.below(4) as u8);
+        Bytes::from(key)
     }
 
     fn value(&mut self) -> Bytes {
