@@ -100,10 +100,7 @@ async fn median_write(rt: &Rt, file: &File, sync: bool) -> std::io::Result<Durat
     let began = rt.now();
     for n in 0..WRITES {
         let start = rt.now();
-        file.write_at(rt.alloc(BLOCK_BYTES), n * BLOCK_BYTES as u64).await?;
-        if sync {
-            file.sync().await?;
-        }
+        file.write_urgently(rt.alloc(BLOCK_BYTES), n * BLOCK_BYTES as u64, sync).await?;
         taken.push(rt.now().since(start));
         if rt.now().since(began) > TIME_MAX {
             break;

@@ -179,7 +179,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "lsm.block_cache_bytes",
-        help: "Cache of table blocks per core, or auto from memory_bytes. Default auto.",
+        help: "Cache of table blocks and, a quarter of it, single rows per core, or auto from memory_bytes. Default auto.",
         secret: false,
         set: |c, text| put(&mut c.lsm.block_cache_bytes, auto(text, parse_bytes)?),
         show: |c| show_auto(c.lsm.block_cache_bytes, format_bytes),

@@ -99,7 +99,7 @@ pub enum SyncMethod {
 pub struct LsmConfig {
     /// Size at which a memtable is flushed, bytes; `None` derives it from the memory budget.
     pub memtable_bytes: Option<u64>,
-    /// Cache of table blocks per core, bytes; `None` derives it from the memory budget.
+    /// Cache of table blocks and, a quarter of it, single rows per core, bytes; `None` derives it from the memory budget.
     pub block_cache_bytes: Option<u64>,
 }
 
