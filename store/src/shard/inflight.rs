@@ -6,8 +6,8 @@
 //! because the log keeps the order: if the earlier write is not committed, neither is the later one, and no answer leaves
 //! before its own write is applied.
 //!
-//! A key whose value must first be read from disk is *loading*; what arrives for it meanwhile queues behind and is submitted
-//! again, in order, when the value is there.
+//! A key whose value must first be read from disk is *loading*; what arrives for it meanwhile queues behind and is started, in
+//! order, when the value is there.
 //!
 //! Invariants: a slot exists exactly while it has pins; every `begin_*` is matched by one [`InFlight::end`] or `end_load`; a
 //! queue exists only while its key is loading; `bytes` are those of the writes that have begun and not ended.
@@ -117,6 +117,12 @@ impl<Q> InFlight<Q> {
     /// Whether `key` is being read from disk; then everything else on it queues.
     pub fn is_loading(&self, key: &[u8]) -> bool {
         self.loading > 0 && self.slots.get(key).is_some_and(|slot| slot.queue.is_some())
+    }
+
+    /// Whether a key in `[start, end)` is being read from disk.
+    pub fn is_loading_within(&self, start: &[u8], end: &[u8]) -> bool {
+        let mut slots = self.slots.iter();
+        self.loading > 0 && slots.any(|(key, slot)| slot.queue.is_some() && within(key, start, end))
     }
 
     /// `key` is being read from disk.
@@ -240,12 +246,19 @@ mod tests {
     }
 
     #[test]
-    fn a_range_deleted_during_a_load_decides_over_what_was_read() {
+    fn a_range_knows_of_the_loads_inside_it() {
         let mut inflight = InFlight::<()>::default();
+        inflight.begin_write(bytes("b"), None);
         inflight.begin_load(bytes("k"));
-        inflight.begin_range(bytes(""), bytes(""));
-        inflight.end(&delete_range(b"", b""));
-        assert_eq!(inflight.known(b"k"), Known::Absent, "the read began before the deletion was applied");
+        for (start, end, expected) in [("", "", true), ("k", "l", true), ("a", "k", false), ("ka", "", false)]
+        {
+            assert_eq!(
+                inflight.is_loading_within(start.as_bytes(), end.as_bytes()),
+                expected,
+                "[{start}, {end})"
+            );
+        }
         inflight.end_load(b"k");
+        assert!(!inflight.is_loading_within(b"", b""));
     }
 }

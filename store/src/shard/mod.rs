@@ -11,6 +11,7 @@
 //! * once a write of the log has failed the store accepts nothing more and says why.
 
 pub mod counters;
+mod gate;
 pub mod inflight;
 pub mod links;
 pub mod modify;
@@ -88,6 +89,8 @@ struct State {
     by_start: std::collections::BTreeMap<Vec<u8>, RegionId>,
     dirty: Vec<RegionId>,
     inflight: InFlight<Queued>,
+    /// Writes behind one on many keys that waits.
+    gate: VecDeque<Queued>,
     /// Why the store has stopped, once it has.
     stopped: Option<String>,
 }
@@ -101,7 +104,7 @@ struct Due {
     since: Mono,
 }
 
-/// An operation that waits for a key to be loaded.
+/// A write that may have to wait for a key to be loaded.
 #[derive(Debug)]
 struct Queued {
     route: Option<Route>,

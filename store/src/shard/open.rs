@@ -12,7 +12,7 @@
 //! ```
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -86,6 +86,7 @@ impl Shard {
                     by_start: BTreeMap::new(),
                     dirty: Vec::new(),
                     inflight: InFlight::default(),
+                    gate: VecDeque::new(),
                     stopped: None,
                 }),
                 bell: Bell::default(),

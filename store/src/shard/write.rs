@@ -1,7 +1,9 @@
 //! Writes on their way into the next turn.
 //!
 //! A blind write is admitted, remembered as under way, and gathered. A read-modify-write first learns the value: from the
-//! writes under way, from memory, or from disk; in the last case the key is loading, and what arrives for it queues.
+//! writes under way, from memory, or from disk; in the last case the key is loading, and what arrives for it waits ([`gate`]).
+//!
+//! [`gate`]: super::gate
 
 use bytes::Bytes;
 
@@ -24,21 +26,16 @@ impl Shard {
         if let Err(refusal) = self.may_write(&op) {
             return self.inner.refuse(reply, refusal);
         }
-        let mut state = self.inner.state.borrow_mut();
-        if let Some(key) = loading_key(&state, &op) {
-            state.inflight.queue(&key, Queued { route, op, reply });
-            return;
-        }
+        self.arrive(Queued { route, op, reply });
+    }
+
+    /// Starts a write that waits for nothing.
+    pub(super) fn begin(&self, Queued { route, op, reply }: Queued) {
         match op {
-            Op::Modify { key, change } => {
-                drop(state);
-                self.modify(route, key, change, reply);
-            }
-            Op::Delete { key, count: true } => {
-                drop(state);
-                self.modify(route, key, Change::Remove, reply);
-            }
+            Op::Modify { key, change } => self.modify(route, key, change, reply),
+            Op::Delete { key, count: true } => self.modify(route, key, Change::Remove, reply),
             op => {
+                let mut state = self.inner.state.borrow_mut();
                 if let Err((reply, refusal)) = self.inner.blind(&mut state, route.as_ref(), op, reply) {
                     drop(state);
                     self.inner.refuse(reply, refusal);
@@ -84,30 +81,16 @@ impl Shard {
         }
     }
 
-    /// Reads the key from disk, then goes on; what else arrives for the key queues meanwhile.
+    /// Reads the key from disk, then goes on; what else arrives for the key waits meanwhile, so nothing changes it.
     fn load(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply) {
         self.inner.state.borrow_mut().inflight.begin_load(key.clone());
         let shard = self.clone();
         self.inner.rt.clone().spawn(async move {
-            let read = shard.inner.tree.get(CF, &key).await;
-            let known = shard.inner.state.borrow().inflight.known(&key);
-            match (known, read) {
-                // A range deletion that came meanwhile decides over what was read.
-                (Known::Absent, _) => shard.inner.step(route.as_ref(), key.clone(), None, change, reply),
-                (Known::Value(value), _) => {
-                    shard.inner.step(route.as_ref(), key.clone(), Some(value), change, reply)
-                }
-                (Known::Nothing, Ok(value)) => {
-                    shard.inner.step(route.as_ref(), key.clone(), value, change, reply)
-                }
-                (Known::Nothing, Err(fault)) => {
-                    shard.inner.refuse(reply, Refusal::Stopped(fault.to_string()))
-                }
+            match shard.inner.tree.get(CF, &key).await {
+                Ok(value) => shard.inner.step(route.as_ref(), key.clone(), value, change, reply),
+                Err(fault) => shard.inner.refuse(reply, Refusal::Stopped(fault.to_string())),
             }
-            let queued = shard.inner.state.borrow_mut().inflight.end_load(&key);
-            for Queued { route, op, reply } in queued {
-                shard.submit(route, op, reply);
-            }
+            shard.loaded(&key);
         });
     }
 }
@@ -233,19 +216,6 @@ fn covers(peer: &crate::region::peer::Peer<Due>, write: &Write<'_>) -> Result<()
     match write {
         Write::Put { key, .. } | Write::Delete { key, .. } => guard::covers(region, key),
         Write::DeleteRange { start, end, .. } => guard::covers_range(region, start, end),
-    }
-}
-
-/// A key of the operation that is being read from disk, if there is one.
-fn loading_key(state: &State, op: &Op) -> Option<Bytes> {
-    let loading = |key: &&Bytes| state.inflight.is_loading(key);
-    match op {
-        Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
-            Some(key).filter(loading).cloned()
-        }
-        Op::BatchPut { pairs } => pairs.iter().map(|(key, _)| key).find(loading).cloned(),
-        Op::BatchDelete { keys } => keys.iter().find(loading).cloned(),
-        _ => None,
     }
 }
 

@@ -109,7 +109,7 @@ fn is_read(op: &Op) -> bool {
 /// Submits operations in bursts, as a pipeline does: writes of a burst are not awaited before the next is submitted. Reads wait
 /// for what was submitted before them, and what comes after waits for them, because a scan over several regions sees each of
 /// them at its own moment.
-async fn compare(seed: u64, steps: usize, real: &Gateway, model: &Gateway) {
+pub(super) async fn compare(seed: u64, steps: usize, real: &Gateway, model: &Gateway) {
     let mut rng = Rng(seed);
     let mut under_way: Vec<(Op, store::gateway::Submitted, Outcome)> = Vec::new();
     for _ in 0..steps {
@@ -133,7 +133,7 @@ async fn settle(seed: u64, under_way: &mut Vec<(Op, store::gateway::Submitted, O
     }
 }
 
-async fn everything(gateway: &Gateway) -> Vec<(Bytes, Bytes)> {
+pub(super) async fn everything(gateway: &Gateway) -> Vec<(Bytes, Bytes)> {
     let scan = Scan { limit: 100_000, ..Scan::default() };
     match gateway.submit(None, Op::Scan(scan)).await {
         Ok(Out::Pairs(pairs)) => pairs,

@@ -1,0 +1,111 @@
+//! Writes that need values from disk keep the order in which they were submitted.
+//!
+//! The tree keeps next to nothing in memory here, so that most read-modify-writes have to read first, and everything that comes
+//! meanwhile has to wait in the right place. `RINGKEEP_SEEDS=1000 cargo test -p ringkeep-store --test it cold` runs more seeds.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::lsm::TreeOptions;
+use engine::rt::Rt;
+use engine::rt::sim::{Options, World};
+use store::gateway::Gateway;
+use store::node::core::{self, Stores};
+use store::node::identity::Identity;
+use store::request::{Change, Op, Out};
+use store::shard::links::connect;
+
+use crate::gateway::{compare, everything};
+
+async fn open(rt: &Rt) -> (Stores, Gateway) {
+    rt.create_dir_all(Path::new("/data")).await.unwrap();
+    let mut plan = crate::node::plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
+    plan.shard.tree = TreeOptions { memtable_bytes: 1 << 10, cache_bytes: 0, ..TreeOptions::default() };
+    let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
+    let stores = core::open(rt, &plan, &ends).await.unwrap();
+    stores.settle(rt).await.unwrap();
+    let dispatch = stores.join(rt, &plan, stores.places(), ends);
+    let gateway = Stores::gateway(&dispatch, 0);
+    (stores, gateway)
+}
+
+fn in_world<T: 'static, F: Future<Output = T>>(
+    seed: u64,
+    work: impl FnOnce(Rt, Gateway) -> F + 'static,
+) -> T {
+    let world = World::new(seed, Options::default());
+    let running = world.node(0).start(0, |rt| async move {
+        let (_stores, gateway) = open(&rt).await;
+        work(rt, gateway).await
+    });
+    world.block_on(running).unwrap()
+}
+
+#[test]
+fn cold_stores_mean_the_same_as_a_map() {
+    let seeds = std::env::var("RINGKEEP_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
+    for seed in 0..seeds {
+        in_world(seed, move |_, gateway| async move {
+            let model = Gateway::in_memory();
+            compare(seed, 600, &gateway, &model).await;
+            assert_eq!(everything(&gateway).await, everything(&model).await, "seed {seed}");
+        });
+    }
+}
+
+fn add(key: &'static str) -> Op {
+    Op::Modify { key: key.into(), change: Change::Add { delta: 1 } }
+}
+
+fn put(key: &'static str, value: &'static str) -> Op {
+    Op::Put { key: key.into(), value: value.into() }
+}
+
+/// Leaves `a`, `b` and `c` with the value 1 on disk alone, submits `ops` at once, and gives what the three keys hold then.
+fn after(ops: Vec<Op>) -> Vec<Option<Bytes>> {
+    in_world(1, |rt, gateway| async move {
+        for key in ["a", "b", "c"] {
+            gateway.submit(None, put(key, "1")).await.unwrap();
+        }
+        gateway.submit(None, Op::Put { key: "z".into(), value: vec![0; 4 << 10].into() }).await.unwrap();
+        while gateway.get_now(b"a").is_some() {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+        let submitted: Vec<_> = ops.into_iter().map(|op| gateway.submit(None, op)).collect();
+        for submitted in submitted {
+            submitted.await.unwrap();
+        }
+        let keys = ["a", "b", "c"].map(Bytes::from).to_vec();
+        match gateway.submit(None, Op::BatchGet { keys }).await {
+            Ok(Out::Values(values)) => values,
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+fn values(texts: [&'static str; 3]) -> Vec<Option<Bytes>> {
+    texts.into_iter().map(|text| (!text.is_empty()).then(|| Bytes::from(text))).collect()
+}
+
+#[test]
+fn what_comes_after_a_batch_that_waits_does_not_overtake_it() {
+    let batch = Op::BatchPut { pairs: vec![("a".into(), "5".into()), ("b".into(), "5".into())] };
+    let found = after(vec![add("a"), batch, put("b", "7"), add("c"), add("a")]);
+    assert_eq!(found, values(["6", "7", "2"]));
+}
+
+#[test]
+fn a_batch_of_deletes_waits_for_every_key_that_is_being_read() {
+    let batch = Op::BatchDelete { keys: vec!["a".into(), "b".into(), "c".into()] };
+    let found = after(vec![add("b"), add("c"), batch, put("a", "7"), add("c")]);
+    assert_eq!(found, values(["7", "", "1"]));
+}
+
+#[test]
+fn a_range_delete_waits_for_what_was_submitted_before_it() {
+    let range = Op::DeleteRange { start: "b".into(), end: "".into() };
+    let found = after(vec![add("b"), put("b", "9"), add("a"), range, add("c"), add("a")]);
+    assert_eq!(found, values(["3", "", "1"]));
+}
