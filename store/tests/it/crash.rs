@@ -14,7 +14,7 @@ use bytes::Bytes;
 use engine::log::LogOptions;
 use engine::lsm::TreeOptions;
 use engine::rt::Rt;
-use engine::rt::sim::{Options, Running, World};
+use engine::rt::sim::{Node, Options, Running, World};
 use store::gateway::Gateway;
 use store::node::core::{self, Plan, Stores};
 use store::node::identity::Identity;
@@ -36,7 +36,7 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn submit(&mut self, key: &Bytes, value: Option<Bytes>) -> usize {
+    fn submit(&mut self, key: &Bytes, value: Option<Bytes>) -> usize {
         let history =
             self.keys.entry(key.clone()).or_insert_with(|| History { values: vec![None], acknowledged: 1 });
         history.values.push(value);
@@ -44,14 +44,14 @@ impl Model {
     }
 
     /// Writes of one key take effect in order, so an acknowledgement covers everything before it.
-    pub(super) fn acknowledge(&mut self, key: &Bytes, place: usize) {
+    fn acknowledge(&mut self, key: &Bytes, place: usize) {
         let history = self.keys.get_mut(key).expect("it was submitted");
         history.acknowledged = history.acknowledged.max(place);
         self.acknowledged += 1;
     }
 
     /// Checks what was found after a crash, and makes it the certain state.
-    pub(super) fn check(&mut self, seed: u64, found: &BTreeMap<Bytes, Bytes>) {
+    fn check(&mut self, seed: u64, found: &BTreeMap<Bytes, Bytes>) {
         for (key, history) in &mut self.keys {
             let value = found.get(key);
             let allowed = &history.values[history.acknowledged - 1..];
@@ -97,12 +97,32 @@ pub(super) async fn everything(gateway: &Gateway) -> BTreeMap<Bytes, Bytes> {
     }
 }
 
+/// Starts and checks what is found.
+pub(super) async fn start_and_check(rt: &Rt, seed: u64, model: &RefCell<Model>) -> Gateway {
+    let gateway = start(rt).await;
+    let found = everything(&gateway).await;
+    model.borrow_mut().check(seed, &found);
+    gateway
+}
+
+/// Begins a life of `node`: it checks what it finds, then writes until the power goes.
+pub(super) fn begin_life(node: &Node, seed: u64, model: &Rc<RefCell<Model>>) -> Running<()> {
+    let model = model.clone();
+    node.start(0, move |rt| async move {
+        let gateway = start_and_check(&rt, seed, &model).await;
+        for _ in 0..3 {
+            rt.spawn(write(rt.clone(), gateway.clone(), model.clone()));
+        }
+        std::future::pending().await
+    })
+}
+
 fn draw(rt: &Rt, range: Range<u64>) -> u64 {
     range.start + rt.random() % (range.end - range.start)
 }
 
 /// Writes in bursts until the power goes.
-pub(super) async fn write(rt: Rt, gateway: Gateway, model: Rc<RefCell<Model>>) {
+async fn write(rt: Rt, gateway: Gateway, model: Rc<RefCell<Model>>) {
     loop {
         let mut burst = Vec::new();
         for _ in 0..draw(&rt, 1..20) {
@@ -145,25 +165,14 @@ fn lives(seed: u64) -> u64 {
     let node = world.node(0);
     let model = Rc::new(RefCell::new(Model::default()));
     for _ in 0..8 {
-        let in_life = model.clone();
-        let _life: Running<()> = node.start(0, move |rt| async move {
-            let gateway = start(&rt).await;
-            let found = everything(&gateway).await;
-            in_life.borrow_mut().check(seed, &found);
-            for _ in 0..3 {
-                rt.spawn(write(rt.clone(), gateway.clone(), in_life.clone()));
-            }
-            std::future::pending().await
-        });
+        let _life = begin_life(&node, seed, &model);
         let micros = if world.below(4) == 0 { 10_000_000 } else { 300_000 };
         world.run_for(Duration::from_micros(world.below(micros)));
         node.crash();
     }
     let last = model.clone();
     let checked = node.start(0, move |rt| async move {
-        let gateway = start(&rt).await;
-        let found = everything(&gateway).await;
-        last.borrow_mut().check(seed, &found);
+        start_and_check(&rt, seed, &last).await;
     });
     assert_eq!(world.block_on(checked), Some(()), "seed {seed}: the last start did not end");
     model.take().acknowledged

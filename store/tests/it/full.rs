@@ -7,21 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::rt::Rt;
-use engine::rt::sim::{Node, Options, Running, World};
+use engine::rt::sim::{Node, Options, World};
 use store::gateway::{Gateway, Outcome};
 use store::refusal::Refusal;
 use store::request::{Op, Out};
 
-use crate::crash::{Model, everything, start, write};
+use crate::crash::{Model, begin_life, everything, start, start_and_check};
 
 /// How long a client waits before it gives up on an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-fn leave(node: &Node, bytes: u64) {
-    node.disk().set_capacity(u64::MAX);
-    let used = u64::MAX - node.disk().free_bytes();
-    node.disk().set_capacity(used + bytes);
-}
 
 fn key(n: u64) -> Bytes {
     Bytes::from(format!("{}{n:04}", (b'0' + (n % 40) as u8) as char))
@@ -44,7 +38,7 @@ fn is_full(outcome: &Outcome) -> bool {
 /// Writes until refusals come, frees space, and writes again. Gives the keys that were acknowledged.
 async fn fill_and_free(rt: Rt, node: Node, room: u64) -> Vec<Bytes> {
     let gateway = start(&rt).await;
-    leave(&node, room);
+    node.disk().leave(room);
     let (mut kept, mut refused, mut n) = (Vec::new(), 0, 0);
     while refused < 20 {
         match put(&rt, &gateway, n).await {
@@ -105,22 +99,13 @@ fn lives(seed: u64) -> u64 {
     let node = world.node(0);
     let model = Rc::new(RefCell::new(Model::default()));
     for life in 0..8 {
-        let in_life = model.clone();
-        let _life: Running<()> = node.start(0, move |rt| async move {
-            let gateway = start(&rt).await;
-            let found = everything(&gateway).await;
-            in_life.borrow_mut().check(seed, &found);
-            for _ in 0..3 {
-                rt.spawn(write(rt.clone(), gateway.clone(), in_life.clone()));
-            }
-            std::future::pending().await
-        });
+        let _life = begin_life(&node, seed, &model);
         world.run_for(Duration::from_micros(world.below(1_000_000)));
         for _ in 0..world.below(8) {
             match world.below(3) {
                 _ if life == 0 => {}
                 0 => node.disk().set_capacity(u64::MAX),
-                _ => leave(&node, world.below(100) * 4096),
+                _ => node.disk().leave(world.below(100) * 4096),
             }
             world.run_for(Duration::from_micros(world.below(2_000_000)));
         }
@@ -129,9 +114,7 @@ fn lives(seed: u64) -> u64 {
     node.disk().set_capacity(u64::MAX);
     let last = model.clone();
     let checked = node.start(0, move |rt| async move {
-        let gateway = start(&rt).await;
-        let found = everything(&gateway).await;
-        last.borrow_mut().check(seed, &found);
+        let gateway = start_and_check(&rt, seed, &last).await;
         assert!(put(&rt, &gateway, 1).await.is_some_and(|outcome| outcome.is_ok()));
     });
     assert_eq!(world.block_on(checked), Some(()), "seed {seed}: the last start did not end");

@@ -1,10 +1,11 @@
-//! What a start finds to do: nothing after a drain, and after a kill to read the log once.
+//! What a start finds to do: nothing after a drain, not even to wait for compactions, and after a kill to read the log once.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::log::LogOptions;
+use engine::lsm::TreeOptions;
 use engine::rt::Rt;
 use engine::rt::sim::{Options, World};
 use store::gateway::Gateway;
@@ -15,11 +16,16 @@ use store::shard::links::connect;
 
 const WRITES: u64 = 400;
 
-/// Two stores whose log keeps nothing in memory, so that every second read of it is seen.
 async fn open(rt: &Rt) -> (Stores, Gateway) {
+    open_with(rt, TreeOptions::default()).await
+}
+
+/// Two stores whose log keeps nothing in memory, so that every second read of it is seen.
+async fn open_with(rt: &Rt, tree: TreeOptions) -> (Stores, Gateway) {
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     let mut plan = crate::node::plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
     plan.shard.log = LogOptions { segment_bytes: 4 << 20, cache_bytes_max: 0, ..LogOptions::default() };
+    plan.shard.tree = tree;
     let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
     let stores = core::open(rt, &plan, &ends).await.unwrap();
     stores.settle(rt).await.unwrap();
@@ -35,9 +41,12 @@ fn key(n: u64) -> Bytes {
 /// Writes one by one, so that each is a record of its own.
 async fn fill(gateway: &Gateway, round: u64) {
     for n in 0..WRITES {
-        let value = Bytes::from(format!("{round} {n} {}", "x".repeat(300)));
-        gateway.submit(None, Op::Put { key: key(n), value }).await.unwrap();
+        gateway.submit(None, Op::Put { key: key(n), value: value(round, n, 300) }).await.unwrap();
     }
+}
+
+fn value(round: u64, n: u64, bytes: usize) -> Bytes {
+    Bytes::from(format!("{round} {n} {}", "x".repeat(bytes)))
 }
 
 async fn check(gateway: &Gateway, round: u64) {
@@ -89,6 +98,51 @@ fn after_a_kill_the_log_is_read_once() {
         let reads = disk_of.disk().stats().reads - before;
         assert!(memtable_bytes(&stores) > 200 * WRITES);
         assert!(reads < 2 * WRITES / 4, "{reads} reads for {} records", 2 * WRITES);
+        check(&gateway, 2).await;
+    });
+    world.block_on(second).unwrap();
+}
+
+/// Tables in level 0 at which writers are told to stop when one is enough for a compaction.
+const TABLES_STOP: u64 = 8;
+
+fn level_zero(stores: &Stores) -> Vec<u64> {
+    stores.shards.values().map(|shard| shard.snapshot().tree.levels[0].0).collect()
+}
+
+#[test]
+fn after_a_drain_a_start_does_not_wait_for_compactions_but_writes_do() {
+    let world = World::new(63, Options::default());
+    let node = world.node(0);
+    // Nothing is compacted in the first life, and in the second it takes long.
+    let first_tree =
+        TreeOptions { memtable_bytes: 32 << 10, compress: false, l0_tables: 1000, ..TreeOptions::default() };
+    let second_tree =
+        TreeOptions { l0_tables: 1, compaction_bytes_per_second: Some(16 << 10), ..first_tree.clone() };
+    let first = node.start(0, |rt| async move {
+        let (stores, gateway) = open_with(&rt, first_tree).await;
+        for n in 0..WRITES {
+            gateway.submit(None, Op::Put { key: key(n), value: value(1, n, 2000) }).await.unwrap();
+        }
+        stores.stop().await;
+    });
+    world.block_on(first).unwrap();
+    node.kill();
+    let second = node.start(0, |rt| async move {
+        let (stores, gateway) = open_with(&rt, second_tree).await;
+        let under_pressure = || level_zero(&stores).iter().all(|&tables| tables >= TABLES_STOP);
+        assert!(under_pressure(), "the start waited for compactions, level 0: {:?}", level_zero(&stores));
+        check(&gateway, 1).await;
+        // All keys, so that both stores get some.
+        let put = |n| gateway.submit(None, Op::Put { key: key(n), value: value(2, n, 10) });
+        let writes: Vec<_> = (0..WRITES).map(put).collect();
+        check(&gateway, 1).await;
+        assert!(under_pressure(), "reads waited for compactions, level 0: {:?}", level_zero(&stores));
+        for write in writes {
+            write.await.unwrap();
+        }
+        let relieved = level_zero(&stores).iter().all(|&tables| tables < TABLES_STOP);
+        assert!(relieved, "writes did not wait for compactions, level 0: {:?}", level_zero(&stores));
         check(&gateway, 2).await;
     });
     world.block_on(second).unwrap();

@@ -233,6 +233,11 @@ impl Disk {
         self.set_options(|options| options.capacity_bytes = bytes);
     }
 
+    /// Leaves room for `bytes` more, whatever is stored.
+    pub fn leave(&self, bytes: u64) {
+        self.set_capacity(self.used_bytes() + bytes);
+    }
+
     /// Every operation takes `factor` times as long.
     pub fn slow(&self, factor: u64) {
         self.slowness.set(factor.max(1));
@@ -324,8 +329,12 @@ impl Disk {
 
     /// Bytes not taken by blocks of files.
     pub fn free_bytes(&self) -> u64 {
-        let used: u64 = self.inodes().iter().map(|inode| inode.borrow().allocated_blocks()).sum();
-        self.options.borrow().capacity_bytes.saturating_sub(used * BLOCK_BYTES as u64)
+        self.options.borrow().capacity_bytes.saturating_sub(self.used_bytes())
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let blocks: u64 = self.inodes().iter().map(|inode| inode.borrow().allocated_blocks()).sum();
+        blocks * BLOCK_BYTES as u64
     }
 
     /// What it has been through.

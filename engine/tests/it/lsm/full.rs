@@ -7,18 +7,11 @@ use std::time::Duration;
 
 use engine::lsm::{Cf, Tree, WriteBatch};
 use engine::rt::Rt;
-use engine::rt::sim::{Disk, Node, Options, World};
+use engine::rt::sim::{Node, Options, World};
 
 use super::damage::{files, prepared, read_around};
 use super::model::{Past, live};
 use super::world::open;
-
-/// Leaves `bytes` of room, whatever is stored.
-fn leave(disk: &Disk, bytes: u64) {
-    disk.set_capacity(u64::MAX);
-    let used = u64::MAX - disk.free_bytes();
-    disk.set_capacity(used + bytes);
-}
 
 fn write_new(tree: &Tree) {
     let mut batch = WriteBatch::new();
@@ -35,11 +28,24 @@ async fn has_new(tree: &Tree) -> bool {
     tree.get(Cf::Default, b"new17").await.unwrap().is_some()
 }
 
+/// Cuts the power; everything that was there before and what [`write_new`] wrote is there afterwards.
+fn cut_power_and_check(world: &World, node: &Node) {
+    node.crash();
+    let running = node.start(0, |rt| async move {
+        let tree = open(&rt).await;
+        assert_eq!(tree.flushed_index(1), 77);
+        assert!(has_new(&tree).await);
+        assert_eq!(read_around(&tree, Path::new("")).await, 0);
+        tree.close().await;
+    });
+    world.block_on(running).unwrap();
+}
+
 /// Writes, finds the disk full, and is flushed when there is space again, with nothing left over from the attempts.
 async fn fill_and_free(rt: Rt, node: Node, room: u64) {
     let tree = open(&rt).await;
     let before = files(&node, ".table");
-    leave(node.disk(), room);
+    node.disk().leave(room);
     write_new(&tree);
     let flushing = rt.spawn({
         let tree = tree.clone();
@@ -73,15 +79,7 @@ fn a_full_disk_is_waited_out() {
         let with = node.clone();
         let running = node.start(0, move |rt| fill_and_free(rt, with, room));
         world.block_on(running).unwrap();
-        node.crash();
-        let running = node.start(0, move |rt| async move {
-            let tree = open(&rt).await;
-            assert_eq!(tree.flushed_index(1), 77);
-            assert!(has_new(&tree).await);
-            assert_eq!(read_around(&tree, Path::new("")).await, 0);
-            tree.close().await;
-        });
-        world.block_on(running).unwrap();
+        cut_power_and_check(&world, &node);
     }
 }
 
@@ -93,7 +91,7 @@ fn a_tree_opens_on_a_full_disk() {
         let (world, _) = prepared(seed);
         let node = world.node(0);
         let manifests = files(&node, "");
-        leave(node.disk(), 0);
+        node.disk().leave(0);
         if cut_before {
             let running = node.start(0, move |rt| async move {
                 write_new(&open(&rt).await);
@@ -114,15 +112,7 @@ fn a_tree_opens_on_a_full_disk() {
             tree.flush().await.unwrap();
         });
         world.block_on(running).unwrap();
-        node.crash();
-        let running = node.start(0, move |rt| async move {
-            let tree = open(&rt).await;
-            assert_eq!(tree.flushed_index(1), 77);
-            assert!(has_new(&tree).await);
-            assert_eq!(read_around(&tree, Path::new("")).await, 0);
-            tree.close().await;
-        });
-        world.block_on(running).unwrap();
+        cut_power_and_check(&world, &node);
     }
 }
 
@@ -143,7 +133,7 @@ fn the_tree_equals_the_model_while_the_disk_fills_and_empties() {
                 world.run_for(Duration::from_micros(world.below(600_000)));
                 match world.below(3) {
                     0 => node.disk().set_capacity(u64::MAX),
-                    _ if exists(&node) => leave(node.disk(), world.below(20) * 4096),
+                    _ if exists(&node) => node.disk().leave(world.below(20) * 4096),
                     _ => {}
                 }
             }

@@ -128,7 +128,8 @@ pub async fn serve(
 }
 
 impl Server {
-    fn new(rt: Rt, gateway: Gateway, config: Config, counters: Rc<Counters>) -> Self {
+    /// A server without a listener or connections.
+    pub(super) fn new(rt: Rt, gateway: Gateway, config: Config, counters: Rc<Counters>) -> Self {
         Self {
             began: rt.now(),
             rt,

@@ -554,3 +554,7 @@ fn needs_quiet(command: Command, request: &Request<'_>) -> bool {
         command => command.spec().kind == Kind::Walk,
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
