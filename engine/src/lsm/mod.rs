@@ -212,9 +212,9 @@ impl Tree {
         }
         let first = SeqNo(shared.last_seq.get().0 + 1);
         let active = shared.active.borrow();
-        let next = active.apply(batch, first);
+        let next = active.apply(batch, first, &shared.readers.borrow());
         shared.last_seq.set(SeqNo(next.0 - 1));
-        if active.size_bytes() >= shared.options.memtable_bytes {
+        if active.is_full(shared.options.memtable_bytes) {
             drop(active);
             shared.rotate();
         }

@@ -121,7 +121,7 @@ impl From<Found> for Lookup {
     }
 }
 
-/// The tree at one moment. Costs nothing to take; while it lives, flushes and compactions keep the
+/// The tree at one moment. Costs nothing to take; while it lives, overwrites and compactions keep the
 /// versions that it sees.
 #[derive(Debug)]
 pub struct Snapshot {

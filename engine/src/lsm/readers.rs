@@ -41,6 +41,11 @@ impl Readers {
     pub(crate) fn moments(&self) -> impl Iterator<Item = SeqNo> {
         self.moments.keys().copied()
     }
+
+    /// The newest moment that does not see the operation at `seq`.
+    pub(crate) fn newest_below(&self, seq: SeqNo) -> Option<SeqNo> {
+        self.moments.range(..seq).next_back().map(|(moment, _)| *moment)
+    }
 }
 
 #[cfg(test)]
@@ -54,8 +59,10 @@ mod tests {
             readers.enter(SeqNo(moment));
         }
         readers.leave(SeqNo(5));
-        assert_eq!(readers.moments().collect::<Vec<_>>(), [SeqNo(5), SeqNo(9)]);
+        assert_eq!(readers.newest_below(SeqNo(9)), Some(SeqNo(5)), "a read at 9 sees 9");
+        assert_eq!(readers.newest_below(SeqNo(10)), Some(SeqNo(9)));
         readers.leave(SeqNo(5));
+        assert_eq!(readers.newest_below(SeqNo(9)), None);
         assert_eq!(readers.moments().collect::<Vec<_>>(), [SeqNo(9)]);
     }
 }
