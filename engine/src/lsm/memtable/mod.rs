@@ -12,6 +12,8 @@ mod arena;
 mod by_hash;
 mod chain;
 mod family;
+#[cfg(test)]
+mod model_tests;
 mod samples;
 mod small_key;
 #[cfg(test)]
