@@ -1,7 +1,8 @@
 //! How much lies in a range, and where its middle is, without reading data.
 //!
 //! Memtables answer from sampled keys, tables from their indexes: whole parts where the range covers them, single data
-//! blocks at its ends. The answer counts versions and deleted data that compaction has not removed yet.
+//! blocks at its ends. The answer counts versions and deleted data that compaction has not removed yet; of a key in a memtable
+//! it counts the version that was written there first.
 
 use std::rc::Rc;
 
@@ -22,7 +23,7 @@ const FINE_PARTS_MAX: usize = 8;
 pub struct Estimate {
     /// Bytes: as stored for tables, of keys and values for memtables.
     pub bytes: u64,
-    /// Entries, old versions included.
+    /// Entries; in tables old versions included.
     pub keys: u64,
 }
 

@@ -308,7 +308,7 @@ impl Maintenance {
     }
 
     fn retention(&self, erased: RangeTombstones) -> Retention {
-        let snapshots: Vec<SeqNo> = self.shared.snapshots.borrow().keys().copied().collect();
+        let snapshots: Vec<SeqNo> = self.shared.readers.borrow().moments().collect();
         Retention::new(snapshots, erased)
     }
 

@@ -26,7 +26,7 @@
 //! | `batch`, `memtable` | what is written, and sorted memory |
 //! | `table/` | the file format, built and read |
 //! | `version`, `manifest` | which tables there are, in memory and durably |
-//! | `plan`, `retain` | pure rules: what to compact, what to keep |
+//! | `plan`, `readers`, `retain` | pure rules: what to compact, who reads the past, what to keep for them |
 //! | `compact`, `maintain`, `full` | the work itself, in slices, one task per tree; waiting for space |
 //! | `source`, `merge`, `iter` | walking many sorted things as one |
 //! | `erased` | range deletes |
@@ -57,6 +57,7 @@ mod options;
 mod pace;
 mod plan;
 mod read;
+mod readers;
 mod retain;
 mod rows;
 mod source;
@@ -83,6 +84,7 @@ pub use read::{Lookup, Snapshot};
 use self::cache::BlockCache;
 use self::memtable::Memtable;
 use self::pace::Pace;
+use self::readers::Readers;
 use self::rows::RowCache;
 use self::table::read::{Table, Waste};
 use self::version::{TableMeta, Version};
@@ -155,8 +157,8 @@ struct Shared {
     /// The next number for a table or a manifest.
     numbers: Rc<Cell<u64>>,
     generations: Cell<u64>,
-    /// Live snapshots and how many there are of each.
-    snapshots: RefCell<BTreeMap<SeqNo, usize>>,
+    /// The moments of the live snapshots.
+    readers: RefCell<Readers>,
     flushed: RefCell<BTreeMap<u64, u64>>,
     advances: RefCell<Vec<(u64, u64)>>,
     advanced: Bell,
@@ -210,9 +212,9 @@ impl Tree {
         }
         let first = SeqNo(shared.last_seq.get().0 + 1);
         let active = shared.active.borrow();
-        let next = active.apply(batch, first);
+        let next = active.apply(batch, first, &shared.readers.borrow());
         shared.last_seq.set(SeqNo(next.0 - 1));
-        if active.size_bytes() >= shared.options.memtable_bytes {
+        if active.is_full(shared.options.memtable_bytes) {
             drop(active);
             shared.rotate();
         }
@@ -403,7 +405,7 @@ impl Shared {
     }
 
     fn oldest_read(&self) -> SeqNo {
-        self.snapshots.borrow().keys().next().copied().unwrap_or(SeqNo::MAX)
+        self.readers.borrow().moments().next().unwrap_or(SeqNo::MAX)
     }
 
     fn refusal(&self) -> Fault {

@@ -66,7 +66,7 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
         last_seq: SeqNo(recovered.last_seq).into(),
         numbers: Rc::new((next_number + 1).into()),
         generations: 0.into(),
-        snapshots: Default::default(),
+        readers: Default::default(),
         flushed: recovered.flushed.into(),
         advances: Default::default(),
         advanced: Default::default(),

@@ -121,7 +121,8 @@ impl From<Found> for Lookup {
     }
 }
 
-/// The tree at one moment. Costs nothing to take; while it lives, compaction keeps the versions it sees.
+/// The tree at one moment. Costs nothing to take; while it lives, overwrites and compactions keep the
+/// versions that it sees.
 #[derive(Debug)]
 pub struct Snapshot {
     shared: Rc<Shared>,
@@ -131,7 +132,7 @@ pub struct Snapshot {
 impl Snapshot {
     pub(super) fn new(shared: Rc<Shared>) -> Self {
         let seq = shared.last_seq.get();
-        *shared.snapshots.borrow_mut().entry(seq).or_insert(0) += 1;
+        shared.readers.borrow_mut().enter(seq);
         Self { shared, seq }
     }
 
@@ -183,19 +184,13 @@ impl Snapshot {
 
 impl Clone for Snapshot {
     fn clone(&self) -> Self {
-        *self.shared.snapshots.borrow_mut().entry(self.seq).or_insert(0) += 1;
+        self.shared.readers.borrow_mut().enter(self.seq);
         Self { shared: self.shared.clone(), seq: self.seq }
     }
 }
 
 impl Drop for Snapshot {
     fn drop(&mut self) {
-        let mut snapshots = self.shared.snapshots.borrow_mut();
-        if let Some(count) = snapshots.get_mut(&self.seq) {
-            *count -= 1;
-            if *count == 0 {
-                snapshots.remove(&self.seq);
-            }
-        }
+        self.shared.readers.borrow_mut().leave(self.seq);
     }
 }

@@ -60,7 +60,8 @@ impl Source {
     }
 }
 
-/// A walk over a memtable. Entries that arrive meanwhile may show up; their sequence numbers tell them apart.
+/// A walk over a memtable. Entries that arrive meanwhile may show up; their sequence numbers tell them apart. What they
+/// overwrite may be missing; the versions that the walk's snapshot sees are not.
 #[derive(Debug)]
 pub(crate) struct MemorySource {
     memtable: Rc<Memtable>,

@@ -1,81 +1,182 @@
-//! Where a memtable's entries lie: one after the other in large pieces, so that an insert allocates nothing of its own and a
-//! look-up finds key and value side by side.
+//! Where a memtable's keys and versions lie: one after the other in large pieces, so that a write allocates nothing of its
+//! own. It owns their bytes and knows their layout; what is linked to what is decided elsewhere ([`super::chain`]).
 //!
 //! ```text
-//! entry   [sequence u64] [key bytes u32] [value bytes u32] [kind u8] [key] [value]     in memory only, little-endian
+//! key      [newest u32] [key bytes u32] [key]                             in memory only, little-endian, padded to 8 bytes
+//! version  [older u32] [value bytes u32] [sequence u64] [kind u8] [value]
 //! ```
+//!
+//! Invariants:
+//!
+//! * A record lies where it was laid until the arena goes, so a place stays good. Only its link changes.
+//! * A key is laid once, and its first version right behind it: mostly a look-up finds both in one go.
+//! * Nothing is given back before the arena goes, not even a version that nothing leads to any more.
 
 use crate::lsm::key::{Kind, SeqNo};
 
-/// Entries are laid into pieces of this size; a larger one gets a piece of its own.
+/// Records are laid into pieces of this size; a larger one gets a piece of its own.
 const PIECE_BYTES: usize = 256 << 10;
-/// What an entry costs beside its key and its value.
-pub(super) const HEADER_BYTES: usize = 17;
+/// Records begin at multiples of this, so that four bytes say where.
+const UNIT_BYTES: usize = 8;
+/// Bits of a place that say where in its piece a record begins, in units. It begins inside the first [`PIECE_BYTES`].
+const OFFSET_BITS: u32 = (PIECE_BYTES / UNIT_BYTES).ilog2();
+/// More pieces cannot be told apart. Two neighbours hold more than one is large, so that is never before 15 GiB.
+const PIECES_MAX: usize = (1 << (u32::BITS - OFFSET_BITS)) - 1;
 
-/// All entries of one family, in the order in which they were written.
+const KEY_HEADER_BYTES: usize = 4 + 4;
+const VERSION_HEADER_BYTES: usize = 4 + 4 + 8 + 1;
+/// What a record is padded with, about.
+const PADDING_BYTES: usize = UNIT_BYTES / 2;
+/// What a key costs beside its own bytes.
+pub(super) const KEY_OVERHEAD_BYTES: usize = KEY_HEADER_BYTES + PADDING_BYTES;
+/// What a version costs beside its value.
+pub(super) const VERSION_OVERHEAD_BYTES: usize = VERSION_HEADER_BYTES + PADDING_BYTES;
+
+/// The keys and versions of one family, in the order in which they were written.
 #[derive(Debug, Default)]
 pub(super) struct Arena {
     pieces: Vec<Vec<u8>>,
 }
 
-/// Where an entry lies.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
-    piece: u32,
-    offset: u32,
-}
+/// Where a record lies: the number of its piece, and in the low bits how many units into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place(u32);
 
-/// One version of one key.
+/// The link of a version that nothing older follows.
+const NOWHERE: Place = Place(u32::MAX);
+
+/// Where a key lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KeyPlace(Place);
+
+/// Where a version lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct VersionPlace(Place);
+
+/// What one operation made of a key.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry<'a> {
+pub(super) struct Version<'a> {
     pub(super) seq: SeqNo,
     pub(super) kind: Kind,
-    pub(super) key: &'a [u8],
     pub(super) value: &'a [u8],
 }
 
-impl Entry<'_> {
-    /// Memory that it takes in the arena.
-    pub(super) fn bytes(&self) -> usize {
-        HEADER_BYTES + self.key.len() + self.value.len()
-    }
-}
-
 impl Arena {
-    pub(super) fn push(&mut self, entry: Entry<'_>) -> Place {
-        let bytes = entry.bytes();
-        let fits = self.pieces.last().is_some_and(|piece| piece.capacity() - piece.len() >= bytes);
-        if !fits {
-            self.pieces.push(Vec::with_capacity(bytes.max(PIECE_BYTES)));
-        }
-        let number = self.pieces.len() - 1;
-        let piece = &mut self.pieces[number];
-        // An entry begins inside the first 256 KiB of its piece, and a batch refuses keys and values of 4 GiB.
-        let place = Place { piece: number as u32, offset: piece.len() as u32 };
-        piece.extend_from_slice(&entry.seq.0.to_le_bytes());
-        piece.extend_from_slice(&(entry.key.len() as u32).to_le_bytes());
-        piece.extend_from_slice(&(entry.value.len() as u32).to_le_bytes());
-        piece.push(u8::from(entry.kind == Kind::Put));
-        piece.extend_from_slice(entry.key);
-        piece.extend_from_slice(entry.value);
-        place
+    /// Lays a new key and its first version.
+    pub(super) fn push_key(&mut self, key: &[u8], first: Version<'_>) -> (KeyPlace, VersionPlace) {
+        let (place, piece) = self.room(KEY_HEADER_BYTES + key.len());
+        piece.extend_from_slice(&NOWHERE.0.to_le_bytes());
+        // A batch refuses keys of 4 GiB.
+        piece.extend_from_slice(&(key.len() as u32).to_le_bytes());
+        piece.extend_from_slice(key);
+        let first = self.push_version(first, None);
+        self.set_link(place, first.0);
+        (KeyPlace(place), first)
     }
 
-    pub(super) fn get(&self, place: Place) -> Entry<'_> {
-        let from = &self.pieces[place.piece as usize][place.offset as usize..];
-        let (header, from) = from.split_at(HEADER_BYTES);
-        let number =
-            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-        let seq = u64::from(number(0)) | u64::from(number(4)) << 32;
-        let (key, from) = from.split_at(number(8) as usize);
-        let kind = if header[16] == 1 { Kind::Put } else { Kind::Delete };
-        Entry { seq: SeqNo(seq), kind, key, value: &from[..number(12) as usize] }
+    /// Lays a version that `older` follows. Its key does not lead to it yet.
+    pub(super) fn push_version(&mut self, version: Version<'_>, older: Option<VersionPlace>) -> VersionPlace {
+        let (place, piece) = self.room(VERSION_HEADER_BYTES + version.value.len());
+        piece.extend_from_slice(&link_to(older).0.to_le_bytes());
+        // A batch refuses values of 4 GiB.
+        piece.extend_from_slice(&(version.value.len() as u32).to_le_bytes());
+        piece.extend_from_slice(&version.seq.0.to_le_bytes());
+        piece.push(u8::from(version.kind == Kind::Put));
+        piece.extend_from_slice(version.value);
+        VersionPlace(place)
+    }
+
+    pub(super) fn key(&self, key: KeyPlace) -> &[u8] {
+        let (len, rest) = take(&self.record(key.0)[4..]);
+        &rest[..u32::from_le_bytes(len) as usize]
+    }
+
+    pub(super) fn version(&self, version: VersionPlace) -> Version<'_> {
+        let (len, rest) = take(&self.record(version.0)[4..]);
+        let (seq, rest) = take(rest);
+        let ([kind], rest) = take(rest);
+        Version {
+            seq: SeqNo(u64::from_le_bytes(seq)),
+            kind: if kind == 1 { Kind::Put } else { Kind::Delete },
+            value: &rest[..u32::from_le_bytes(len) as usize],
+        }
+    }
+
+    /// The newest version of a key. Every key has one.
+    pub(super) fn newest(&self, key: KeyPlace) -> VersionPlace {
+        VersionPlace(self.link(key.0))
+    }
+
+    /// The next older version of the same key.
+    pub(super) fn older(&self, version: VersionPlace) -> Option<VersionPlace> {
+        let link = self.link(version.0);
+        (link != NOWHERE).then_some(VersionPlace(link))
+    }
+
+    pub(super) fn set_newest(&mut self, key: KeyPlace, newest: VersionPlace) {
+        self.set_link(key.0, newest.0);
+    }
+
+    pub(super) fn set_older(&mut self, version: VersionPlace, older: Option<VersionPlace>) {
+        self.set_link(version.0, link_to(older));
     }
 
     /// Gives one piece back; `false` when there is none left. What lies there must not be asked for any more.
     pub(super) fn free_piece(&mut self) -> bool {
         self.pieces.pop().is_some()
     }
+
+    /// Where the next record of this size begins, and the piece that it is to be added to.
+    fn room(&mut self, bytes: usize) -> (Place, &mut Vec<u8>) {
+        let padded = |piece: &Vec<u8>| piece.len().next_multiple_of(UNIT_BYTES);
+        let fits = self.pieces.last().is_some_and(|piece| {
+            let start = padded(piece);
+            start < PIECE_BYTES && start + bytes <= piece.capacity()
+        });
+        if !fits {
+            assert!(self.pieces.len() < PIECES_MAX, "a memtable is closed before it is so large");
+            self.pieces.push(Vec::with_capacity(bytes.max(PIECE_BYTES)));
+        }
+        let number = self.pieces.len() - 1;
+        let piece = &mut self.pieces[number];
+        let start = padded(piece);
+        piece.resize(start, 0);
+        (Place((number as u32) << OFFSET_BITS | (start / UNIT_BYTES) as u32), piece)
+    }
+
+    /// A record, and what follows it in its piece.
+    fn record(&self, place: Place) -> &[u8] {
+        &self.pieces[place.piece()][place.offset_bytes()..]
+    }
+
+    fn link(&self, place: Place) -> Place {
+        Place(u32::from_le_bytes(take(self.record(place)).0))
+    }
+
+    fn set_link(&mut self, place: Place, link: Place) {
+        let at = place.offset_bytes();
+        self.pieces[place.piece()][at..at + 4].copy_from_slice(&link.0.to_le_bytes());
+    }
+}
+
+impl Place {
+    fn piece(self) -> usize {
+        (self.0 >> OFFSET_BITS) as usize
+    }
+
+    fn offset_bytes(self) -> usize {
+        (self.0 & ((1 << OFFSET_BITS) - 1)) as usize * UNIT_BYTES
+    }
+}
+
+fn link_to(version: Option<VersionPlace>) -> Place {
+    version.map_or(NOWHERE, |version| version.0)
+}
+
+/// The first bytes and the rest.
+fn take<const N: usize>(from: &[u8]) -> ([u8; N], &[u8]) {
+    let (first, rest) = from.split_first_chunk().expect("a place is where a whole record lies");
+    (*first, rest)
 }
 
 #[cfg(test)]
@@ -83,22 +184,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_of_every_size_read_back() {
+    fn keys_and_versions_of_every_size_read_back() {
         let mut arena = Arena::default();
         let large = vec![7u8; PIECE_BYTES + 1];
-        let values: [&[u8]; 5] = [b"", b"v", &large, &large[..PIECE_BYTES - HEADER_BYTES - 3], b"after"];
-        let entries: Vec<Entry<'_>> = values
+        let values: [&[u8]; 5] = [b"", b"v", &large, &large[..PIECE_BYTES - VERSION_HEADER_BYTES], b"after"];
+        let keys: [&[u8]; 5] = [b"", b"key", b"key of a large value", &large, b"last"];
+        let versions: Vec<Version<'_>> = values
             .into_iter()
             .zip([Kind::Delete, Kind::Put, Kind::Put, Kind::Put, Kind::Put])
             .zip(u64::MAX - 9..)
-            .map(|((value, kind), seq)| Entry { seq: SeqNo(seq), kind, key: b"key", value })
+            .map(|((value, kind), seq)| Version { seq: SeqNo(seq), kind, value })
             .collect();
-        let places: Vec<Place> = entries.iter().map(|entry| arena.push(*entry)).collect();
-        for (entry, place) in entries.iter().zip(places) {
-            let read = arena.get(place);
-            assert_eq!((read.seq, read.kind, read.key), (entry.seq, entry.kind, entry.key));
-            assert!(read.value == entry.value);
+        let places: Vec<KeyPlace> =
+            keys.iter().zip(&versions).map(|(key, version)| arena.push_key(key, *version).0).collect();
+        for ((key, version), place) in keys.into_iter().zip(&versions).zip(places) {
+            assert!(arena.key(place) == key);
+            let newest = arena.newest(place);
+            assert_eq!(arena.older(newest), None);
+            let read = arena.version(newest);
+            assert_eq!((read.seq, read.kind), (version.seq, version.kind));
+            assert!(read.value == version.value);
         }
-        assert_eq!(arena.pieces.len(), 4, "small, too large, just as large as a piece, small");
+        assert_eq!(arena.pieces.len(), 5, "small, three too large or just as large as a piece, small");
+    }
+
+    #[test]
+    fn links_change_and_nothing_else_does() {
+        let mut arena = Arena::default();
+        let version = |seq| Version { seq: SeqNo(seq), kind: Kind::Put, value: b"value" };
+        let (key, first) = arena.push_key(b"key", version(1));
+        let second = arena.push_version(version(2), Some(first));
+        assert_eq!(arena.newest(key), first);
+        arena.set_newest(key, second);
+        assert_eq!((arena.newest(key), arena.older(second), arena.older(first)), (second, Some(first), None));
+        arena.set_older(second, None);
+        assert_eq!(arena.older(second), None);
+        assert_eq!((arena.key(key), arena.version(second).seq), (b"key".as_slice(), SeqNo(2)));
+        assert_eq!(arena.version(first).value, b"value");
     }
 }

@@ -1,38 +1,39 @@
 //! Sorted memory: where every write goes first.
 //!
-//! One owner, no locks, never durable by itself (the log is its write-ahead log). Entries lie in an arena ([`arena`]); two
-//! indexes lead to them. The tree has their order, with keys of up to [`INLINE_BYTES`] inside its nodes, and serves scans and
-//! reads of the past. A hash table ([`newest`]) has the newest version of every key and serves all other reads.
+//! One owner, no locks, never durable by itself (the log is its write-ahead log). Keys and their versions lie in an arena
+//! ([`arena`]); two indexes lead to the keys ([`family`]). The tree has their order and serves scans. A hash table
+//! ([`by_hash`]) serves look-ups and overwrites. From a key a chain leads through its versions, newest first ([`chain`]);
+//! those that nobody will read leave it when the key is written again.
 //!
 //! A memtable also carries, per group, how far in the log it reaches ([`Marks`]), so that a flush can say what became
 //! durable.
 
 mod arena;
-mod newest;
+mod by_hash;
+mod chain;
+mod family;
+#[cfg(test)]
+mod model_tests;
+mod samples;
+mod small_key;
+#[cfg(test)]
+mod tests;
 
-use std::borrow::Borrow;
-use std::cell::{Cell, RefCell};
-use std::cmp::Ordering;
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use bytes::Bytes;
 
 use super::batch::{Mark, Op, WriteBatch};
 use super::chunk::{Chunk, ChunkBuilder};
 use super::erased::RangeTombstones;
-use super::key::{Cf, Direction, Kind, SeqNo, entry_order, in_range, key_hash};
-use arena::{Arena, Entry, Place};
-use newest::Newest;
+use super::key::{Cf, Direction, Kind, SeqNo, key_hash};
+use super::readers::Readers;
+use arena::Version;
+use family::Family;
 
-/// Keys up to this length need no allocation.
-const INLINE_BYTES: usize = 38;
-/// An entry's share of the tree's nodes, which are two thirds full when keys come in no order.
-const NODE_SHARE_BYTES: usize = 85;
-/// What an entry costs beside its key and its value.
-const ENTRY_OVERHEAD_BYTES: usize = NODE_SHARE_BYTES + newest::KEY_BYTES + arena::HEADER_BYTES;
-/// One key of this many is remembered for size estimates.
-const SAMPLE_EVERY: usize = 64;
+/// A memtable is full at this size at the latest, because the arena cannot tell places apart in a much larger one.
+const BYTES_MAX: usize = 8 << 30;
 /// How many entries an iterator copies at a time, and how many bytes at most.
 const CHUNK_ENTRIES: usize = 32;
 const CHUNK_BYTES: usize = 64 << 10;
@@ -57,25 +58,6 @@ pub(crate) struct Memtable {
     size_bytes: Cell<usize>,
 }
 
-#[derive(Debug, Default)]
-struct Family {
-    entries: BTreeMap<MemKey, Place>,
-    newest: Newest,
-    arena: Arena,
-    erased: RangeTombstones,
-    samples: Vec<Sample>,
-    unsampled: usize,
-    unsampled_bytes: usize,
-}
-
-/// A key that stands for the bytes written since the sample before it.
-#[derive(Debug)]
-struct Sample {
-    key: SmallKey,
-    bytes: usize,
-    keys: usize,
-}
-
 impl Memtable {
     /// An empty memtable.
     pub(crate) fn new(generation: u64) -> Self {
@@ -87,18 +69,35 @@ impl Memtable {
         }
     }
 
-    /// Applies a batch; its operations get the sequence numbers from `first` on. Returns the number after the last.
-    pub(crate) fn apply(&self, batch: &WriteBatch, first: SeqNo) -> SeqNo {
+    /// Applies a batch; its operations get the sequence numbers from `first` on, which is above every moment of `readers`.
+    /// Versions that only they could still want stay for them. Returns the number after the last.
+    pub(crate) fn apply(&self, batch: &WriteBatch, first: SeqNo, readers: &Readers) -> SeqNo {
+        self.apply_hashed(batch, first, readers, key_hash)
+    }
+
+    /// With a hash of the caller's choice, so that a test can make keys collide.
+    fn apply_hashed(
+        &self,
+        batch: &WriteBatch,
+        first: SeqNo,
+        readers: &Readers,
+        hash: impl Fn(&[u8]) -> u64,
+    ) -> SeqNo {
+        let ahead = readers.newest_below(SeqNo::MAX).is_some_and(|moment| moment >= first);
+        debug_assert!(!ahead, "a snapshot is not taken before its last operation");
         let mut seq = first;
         let mut added = 0;
         for op in batch.ops() {
             added += match op {
-                Op::Put { cf, key, value } => self.family_mut(cf, |f| f.put(key, seq, Kind::Put, value)),
-                Op::Delete { cf, key } => self.family_mut(cf, |f| f.put(key, seq, Kind::Delete, &[])),
-                Op::DeleteRange { cf, start, end } => self.family_mut(cf, |f| {
-                    f.erased.insert(start, end, seq);
-                    start.len() + end.len() + ENTRY_OVERHEAD_BYTES
-                }),
+                Op::Put { cf, key, value } => {
+                    let version = Version { seq, kind: Kind::Put, value };
+                    self.family_mut(cf).put(key, hash(key), version, readers)
+                }
+                Op::Delete { cf, key } => {
+                    let version = Version { seq, kind: Kind::Delete, value: &[] };
+                    self.family_mut(cf).put(key, hash(key), version, readers)
+                }
+                Op::DeleteRange { cf, start, end } => self.family_mut(cf).erase(start, end, seq),
             };
             seq.0 += 1;
         }
@@ -114,6 +113,11 @@ impl Memtable {
         self.size_bytes.get()
     }
 
+    /// Whether it is time for the next memtable, if one may use about so much memory.
+    pub(crate) fn is_full(&self, limit_bytes: usize) -> bool {
+        self.size_bytes() >= limit_bytes.min(BYTES_MAX)
+    }
+
     /// Whether there is nothing to flush, not even a mark.
     pub(crate) fn is_empty(&self) -> bool {
         self.size_bytes.get() == 0 && self.marks.borrow().is_empty()
@@ -126,117 +130,71 @@ impl Memtable {
 
     /// The version of `key` that a read at `at` sees, if this memtable knows one.
     pub(crate) fn get(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Found> {
-        let family = self.families[cf.index()].borrow();
-        let erased = family.erased.newest_covering(key, at);
+        let family = self.family(cf);
+        let erased = family.erased().newest_covering(key, at);
         match family.version(key, hash, at) {
-            Some(entry) if erased.is_some_and(|erased| erased > entry.seq) => Some(Found::Deleted),
-            Some(Entry { kind: Kind::Delete, .. }) => Some(Found::Deleted),
-            Some(Entry { value, .. }) => Some(Found::Value(Bytes::copy_from_slice(value))),
+            Some(version) if erased.is_some_and(|erased| erased > version.seq) => Some(Found::Deleted),
+            Some(Version { kind: Kind::Delete, .. }) => Some(Found::Deleted),
+            Some(Version { value, .. }) => Some(Found::Value(Bytes::copy_from_slice(value))),
             None => erased.map(|_| Found::Deleted),
         }
     }
 
     /// A copy of the range deletes, or nothing if there are none.
     pub(crate) fn erased(&self, cf: Cf) -> Option<RangeTombstones> {
-        let family = self.families[cf.index()].borrow();
-        (!family.erased.is_empty()).then(|| family.erased.clone())
+        let family = self.family(cf);
+        (!family.erased().is_empty()).then(|| family.erased().clone())
     }
 
-    /// The next entries of `cf` in `[start, end)` after `after`, in walking order; empty at the end.
+    /// The next entries of `cf` in `[start, end)` after `after`, in walking order; empty at the end. Between two chunks
+    /// newer versions may arrive and unlink older ones, never one that a reader sees.
     pub(crate) fn chunk(
         &self,
         cf: Cf,
         direction: Direction,
-        (start, end): (&[u8], &[u8]),
+        range: (&[u8], &[u8]),
         after: Option<(&[u8], SeqNo)>,
     ) -> Chunk {
-        let family = self.families[cf.index()].borrow();
         let mut chunk = ChunkBuilder::default();
-        let mut take = |(key, place): (&MemKey, &Place)| {
-            if !in_range(key.bytes.as_slice(), start, end) {
-                return false;
-            }
-            let Entry { seq, kind, key, value } = family.arena.get(*place);
-            chunk.push_owned(key, seq, kind, value);
+        self.family(cf).walk(direction, range, after, |key, version| {
+            chunk.push_owned(key, version.seq, version.kind, version.value);
             chunk.len() < CHUNK_ENTRIES && chunk.size_bytes() < CHUNK_BYTES
-        };
-        let first = Probe { key: start, seq: SeqNo::MAX };
-        let last = Probe { key: end, seq: SeqNo::MAX };
-        let resume = after.map(|(key, seq)| Probe { key, seq });
-        match direction {
-            Direction::Forward => {
-                let from = match &resume {
-                    Some(probe) => Bound::Excluded(probe as &dyn Position),
-                    None => Bound::Included(&first as &dyn Position),
-                };
-                for entry in family.entries.range::<dyn Position, _>((from, Bound::Unbounded)) {
-                    if !take(entry) {
-                        break;
-                    }
-                }
-            }
-            Direction::Reverse => {
-                let to = match &resume {
-                    Some(probe) => Bound::Excluded(probe as &dyn Position),
-                    None if end.is_empty() => Bound::Unbounded,
-                    None => Bound::Excluded(&last as &dyn Position),
-                };
-                for entry in family.entries.range::<dyn Position, _>((Bound::Unbounded, to)).rev() {
-                    if !take(entry) {
-                        break;
-                    }
-                }
-            }
-        }
+        });
         chunk.finish()
     }
 
-    /// Approximate bytes and keys in `[start, end)`, from the samples.
+    /// Approximate bytes and keys in `[start, end)`, from the samples; overwritten versions do not count.
     pub(crate) fn estimate(&self, cf: Cf, start: &[u8], end: &[u8]) -> (u64, u64) {
-        let family = self.families[cf.index()].borrow();
-        let inside = family.samples.iter().filter(|sample| in_range(sample.key.as_slice(), start, end));
-        inside.fold((0, 0), |(bytes, keys), sample| (bytes + sample.bytes as u64, keys + sample.keys as u64))
+        self.family(cf).samples().sum(start, end)
     }
 
     /// Sampled keys in `[start, end)` with the bytes each stands for.
     pub(crate) fn samples(&self, cf: Cf, start: &[u8], end: &[u8]) -> Vec<(Bytes, u64)> {
-        let family = self.families[cf.index()].borrow();
-        let inside = family.samples.iter().filter(|sample| in_range(sample.key.as_slice(), start, end));
-        inside.map(|sample| (Bytes::copy_from_slice(sample.key.as_slice()), sample.bytes as u64)).collect()
+        self.family(cf).samples().weights(start, end)
     }
 
     /// In how many parts [`Memtable::with_hashes`] hands out the keys' hashes.
     pub(crate) fn hash_parts(&self) -> usize {
-        newest::PARTS
+        by_hash::PARTS
     }
 
     /// Shows the hashes of the keys in one part of a family.
     pub(crate) fn with_hashes(&self, cf: Cf, part: usize, see: impl FnOnce(&mut dyn Iterator<Item = u64>)) {
-        see(&mut self.families[cf.index()].borrow().newest.hashes(part));
+        see(&mut self.family(cf).hashes(part));
     }
 
-    /// Frees up to `entries` entries of a memtable that nobody reads any more; `false` when nothing is left. A whole
-    /// memtable freed at once would hold the core for many milliseconds.
-    pub(crate) fn free_some(&mut self, entries: usize) -> bool {
-        for family in &mut self.families {
-            let family = family.get_mut();
-            if family.arena.free_piece() {
-                return true;
-            }
-            for _ in 0..entries {
-                if family.entries.pop_first().is_none() {
-                    break;
-                }
-            }
-            if !family.entries.is_empty() {
-                return true;
-            }
-        }
-        false
+    /// Frees up to `keys` keys, or some memory of their versions, of a memtable that nobody reads any more; `false` when
+    /// nothing is left. A whole memtable freed at once would hold the core for many milliseconds.
+    pub(crate) fn free_some(&mut self, keys: usize) -> bool {
+        self.families.iter_mut().any(|family| family.get_mut().free_some(keys))
     }
 
-    fn family_mut<T>(&self, cf: Cf, change: impl FnOnce(&mut Family) -> T) -> T {
-        change(&mut self.families[cf.index()].borrow_mut())
+    fn family(&self, cf: Cf) -> Ref<'_, Family> {
+        self.families[cf.index()].borrow()
+    }
+
+    fn family_mut(&self, cf: Cf) -> RefMut<'_, Family> {
+        self.families[cf.index()].borrow_mut()
     }
 
     fn mark(&self, mark: Mark) {
@@ -252,134 +210,3 @@ impl Memtable {
         }
     }
 }
-
-impl Family {
-    /// Returns the memory it took, bytes.
-    fn put(&mut self, key: &[u8], seq: SeqNo, kind: Kind, value: &[u8]) -> usize {
-        let bytes = key.len() + value.len();
-        let small_key = SmallKey::new(key);
-        self.unsampled += 1;
-        self.unsampled_bytes += bytes;
-        if self.unsampled == SAMPLE_EVERY {
-            let (keys, bytes) =
-                (std::mem::take(&mut self.unsampled), std::mem::take(&mut self.unsampled_bytes));
-            self.samples.push(Sample { key: small_key.clone(), bytes, keys });
-        }
-        let place = self.arena.push(Entry { seq, kind, key, value });
-        self.newest.set(key_hash(key), place);
-        self.entries.insert(MemKey { bytes: small_key, seq }, place);
-        bytes + ENTRY_OVERHEAD_BYTES
-    }
-
-    /// The version of `key`, which has this `hash`, at or below `at`.
-    fn version(&self, key: &[u8], hash: u64, at: SeqNo) -> Option<Entry<'_>> {
-        // No key of this hash was ever written here.
-        let newest = self.arena.get(self.newest.get(hash)?);
-        if newest.seq <= at && newest.key == key {
-            return Some(newest);
-        }
-        let probe = Probe { key, seq: at };
-        let from = Bound::Included(&probe as &dyn Position);
-        let (found, place) = self.entries.range::<dyn Position, _>((from, Bound::Unbounded)).next()?;
-        (found.bytes.as_slice() == key).then(|| self.arena.get(*place))
-    }
-}
-
-/// A key that lies inside the node if it is short.
-#[derive(Clone, Debug)]
-enum SmallKey {
-    Inline { len: u8, bytes: [u8; INLINE_BYTES] },
-    Long(Box<[u8]>),
-}
-
-impl SmallKey {
-    fn new(key: &[u8]) -> Self {
-        if key.len() > INLINE_BYTES {
-            return SmallKey::Long(key.into());
-        }
-        let mut bytes = [0; INLINE_BYTES];
-        bytes[..key.len()].copy_from_slice(key);
-        SmallKey::Inline { len: key.len() as u8, bytes }
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            SmallKey::Inline { len, bytes } => &bytes[..usize::from(*len)],
-            SmallKey::Long(bytes) => bytes,
-        }
-    }
-}
-
-#[derive(Debug)]
-struct MemKey {
-    bytes: SmallKey,
-    seq: SeqNo,
-}
-
-/// A place in the order of entries; look-ups use it to borrow their key.
-trait Position {
-    fn place(&self) -> (&[u8], SeqNo);
-}
-
-struct Probe<'a> {
-    key: &'a [u8],
-    seq: SeqNo,
-}
-
-impl Position for Probe<'_> {
-    fn place(&self) -> (&[u8], SeqNo) {
-        (self.key, self.seq)
-    }
-}
-
-impl Position for MemKey {
-    fn place(&self) -> (&[u8], SeqNo) {
-        (self.bytes.as_slice(), self.seq)
-    }
-}
-
-impl<'a> Borrow<dyn Position + 'a> for MemKey {
-    fn borrow(&self) -> &(dyn Position + 'a) {
-        self
-    }
-}
-
-impl Ord for dyn Position + '_ {
-    fn cmp(&self, other: &Self) -> Ordering {
-        entry_order(self.place(), other.place())
-    }
-}
-
-impl PartialOrd for dyn Position + '_ {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for dyn Position + '_ {
-    fn eq(&self, other: &Self) -> bool {
-        self.place() == other.place()
-    }
-}
-
-impl Eq for dyn Position + '_ {}
-
-impl Ord for MemKey {
-    fn cmp(&self, other: &Self) -> Ordering {
-        entry_order(self.place(), other.place())
-    }
-}
-
-impl PartialOrd for MemKey {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for MemKey {
-    fn eq(&self, other: &Self) -> bool {
-        self.place() == other.place()
-    }
-}
-
-impl Eq for MemKey {}

@@ -1,0 +1,344 @@
+//! Random writes against a plain map of versions, with readers of the past that come and go, range deletes, and hashes that
+//! collide. After every few operations everything that a reader could ask for is compared, and also what no reader may ask
+//! for: exactly the versions are linked that some reader saw when their key was last written.
+
+use super::*;
+use crate::lsm::chunk::EntryRef;
+use crate::lsm::key::{entry_order, in_range};
+use crate::lsm::retain::Retention;
+
+const CF: Cf = Cf::Default;
+
+type Key = Vec<u8>;
+/// Key, sequence number, and a value unless it is a delete.
+type Row = (Key, SeqNo, Option<Vec<u8>>);
+type Versions = BTreeMap<SeqNo, Option<Vec<u8>>>;
+
+/// SplitMix64, so that a failing seed can be told.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    /// Few keys, some of them prefixes of others, some too long for a node, and one of them every third time.
+    fn key(&mut self) -> Key {
+        let n = if self.roll(3) == 0 { 1 } else { self.roll(14) as u8 };
+        let len = [0, 1, 1, 2, 38, 39, 90][usize::from(n % 7)];
+        (0..len).map(|at| if at == 0 { b'a' + n / 4 } else { b'0' + n % 4 }).collect()
+    }
+
+    fn value(&mut self) -> Vec<u8> {
+        let len = if self.roll(30) == 0 { 20_000 } else { self.roll(30) };
+        vec![self.roll(256) as u8; len as usize]
+    }
+}
+
+/// What was ever written, and what should be linked of it.
+#[derive(Default)]
+struct Model {
+    all: BTreeMap<Key, Versions>,
+    linked: BTreeMap<Key, Versions>,
+    erased: Vec<(Key, Key, SeqNo)>,
+}
+
+impl Model {
+    fn put(&mut self, key: &Key, seq: SeqNo, value: Option<Vec<u8>>, readers: &Readers) {
+        self.all.entry(key.clone()).or_default().insert(seq, value.clone());
+        let linked = self.linked.entry(key.clone()).or_default();
+        let seen: Vec<SeqNo> =
+            readers.moments().filter_map(|at| linked.range(..=at).next_back()).map(|(seq, _)| *seq).collect();
+        linked.retain(|seq, _| seen.contains(seq));
+        linked.insert(seq, value);
+    }
+
+    /// What a read at `at` finds, by everything that was ever written.
+    fn get(&self, key: &[u8], at: SeqNo) -> Option<Found> {
+        let version = self.all.get(key).and_then(|versions| versions.range(..=at).next_back());
+        let covering = self.erased.iter().filter(|(start, end, seq)| in_range(key, start, end) && *seq <= at);
+        let erased = covering.map(|(.., seq)| *seq).max();
+        let newest = version.map(|(seq, _)| *seq).max(erased)?;
+        Some(match version {
+            Some((seq, Some(value))) if *seq == newest => Found::Value(value.clone().into()),
+            _ => Found::Deleted,
+        })
+    }
+
+    /// Everything that is linked and lies in a range, in walking order.
+    fn rows(&self, direction: Direction, start: &[u8], end: &[u8]) -> Vec<Row> {
+        let inside = self.linked.iter().filter(|(key, _)| in_range(key, start, end));
+        let mut rows: Vec<Row> = inside
+            .flat_map(|(key, versions)| {
+                versions.iter().rev().map(|(seq, value)| (key.clone(), *seq, value.clone()))
+            })
+            .collect();
+        if direction == Direction::Reverse {
+            rows.reverse();
+        }
+        rows
+    }
+}
+
+fn rows_of(chunk: &Chunk) -> Vec<Row> {
+    let entries = (0..chunk.len()).filter_map(|at| chunk.get(at));
+    let row = |entry: EntryRef<'_>| {
+        (entry.key.to_vec(), entry.seq, (entry.kind == Kind::Put).then(|| entry.value.to_vec()))
+    };
+    entries.map(row).collect()
+}
+
+/// An iterator as a client has it: at one moment, chunk after chunk, while others write.
+struct Walk {
+    direction: Direction,
+    at: SeqNo,
+    after: Option<(Key, SeqNo)>,
+    seen: Vec<Row>,
+    done: bool,
+}
+
+impl Walk {
+    fn step(&mut self, memtable: &Memtable) {
+        let after = self.after.as_ref().map(|(key, seq)| (key.as_slice(), *seq));
+        let rows = rows_of(&memtable.chunk(CF, self.direction, (b"", b""), after));
+        match rows.last() {
+            Some((key, seq, _)) => self.after = Some((key.clone(), *seq)),
+            None => self.done = true,
+        }
+        self.seen.extend(rows);
+    }
+
+    /// The newest version that it met of every key, of those that it may see, is what was there when it began.
+    fn check(&self, model: &Model, seed: u64) {
+        let mut newest: BTreeMap<&Key, &Row> = BTreeMap::new();
+        for row in self.seen.iter().filter(|(_, seq, _)| *seq <= self.at) {
+            let known = newest.entry(&row.0).or_insert(row);
+            if known.1 < row.1 {
+                *known = row;
+            }
+        }
+        for (key, versions) in &model.all {
+            let then = versions.range(..=self.at).next_back();
+            let found = newest.get(key).map(|(_, seq, value)| (seq, value));
+            assert_eq!(found, then, "seed {seed}: {:?} at {:?}", self.direction, self.at);
+        }
+    }
+}
+
+struct Run {
+    seed: u64,
+    dice: Dice,
+    /// How many hashes there are.
+    hashes: u64,
+    memtable: Memtable,
+    model: Model,
+    readers: Readers,
+    last: SeqNo,
+    walks: Vec<Walk>,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let hashes = [1, 3, u64::MAX][dice.roll(3) as usize];
+        Self {
+            seed,
+            dice,
+            hashes,
+            memtable: Memtable::new(0),
+            model: Model::default(),
+            readers: Readers::default(),
+            last: SeqNo(0),
+            walks: Vec::new(),
+        }
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        key_hash(key) % self.hashes
+    }
+
+    fn operate(&mut self, readers_max: usize) {
+        match self.dice.roll(10) {
+            0..=4 => self.write(),
+            5 | 6 => self.come_or_go(readers_max),
+            7 => self.begin_walk(),
+            _ => self.walks.iter_mut().for_each(|walk| walk.step(&self.memtable)),
+        }
+        for walk in self.walks.extract_if(.., |walk| walk.done) {
+            walk.check(&self.model, self.seed);
+            self.readers.leave(walk.at);
+        }
+    }
+
+    /// A batch, whose operations nobody ever sees apart.
+    fn write(&mut self) {
+        let (mut batch, first) = (WriteBatch::new(), SeqNo(self.last.0 + 1));
+        for _ in 0..=self.dice.roll(3) {
+            let key = self.dice.key();
+            self.last.0 += 1;
+            match self.dice.roll(12) {
+                0..=7 => {
+                    let value = self.dice.value();
+                    batch.put(CF, &key, &value);
+                    self.model.put(&key, self.last, Some(value), &self.readers);
+                }
+                8..=10 => {
+                    batch.delete(CF, &key);
+                    self.model.put(&key, self.last, None, &self.readers);
+                }
+                _ => {
+                    let end = [key.as_slice(), b"~"].concat();
+                    batch.delete_range(CF, &key, &end);
+                    self.model.erased.push((key, end, self.last));
+                }
+            }
+        }
+        let hashes = self.hashes;
+        let next = self.memtable.apply_hashed(&batch, first, &self.readers, |key| key_hash(key) % hashes);
+        assert_eq!(next.0, self.last.0 + 1);
+    }
+
+    /// A reader comes, at the last operation as all do, or one goes.
+    fn come_or_go(&mut self, readers_max: usize) {
+        let moments: Vec<SeqNo> = self.readers.moments().collect();
+        if moments.len() < readers_max && self.dice.roll(5) > 0 {
+            return self.readers.enter(self.last);
+        }
+        let walked = |at: &SeqNo| self.walks.iter().any(|walk| walk.at == *at);
+        let free: Vec<SeqNo> = moments.into_iter().filter(|at| !walked(at)).collect();
+        if !free.is_empty() {
+            self.readers.leave(free[self.dice.roll(free.len() as u64) as usize]);
+        }
+    }
+
+    fn begin_walk(&mut self) {
+        if self.walks.len() < 3 {
+            let direction = [Direction::Forward, Direction::Reverse][self.dice.roll(2) as usize];
+            self.readers.enter(self.last);
+            self.walks.push(Walk { direction, at: self.last, after: None, seen: Vec::new(), done: false });
+        }
+    }
+
+    fn check(&mut self) {
+        self.check_gets();
+        self.check_flush(false);
+        self.check_flush(true);
+        for direction in [Direction::Forward, Direction::Reverse] {
+            self.check_range(direction, b"", b"");
+            let (start, end) = (self.dice.key(), self.dice.key());
+            self.check_range(direction, &start, &end);
+            self.check_strange_resume(direction);
+        }
+        let hashes: usize = (0..self.memtable.hash_parts())
+            .map(|part| {
+                let mut count = 0;
+                self.memtable.with_hashes(CF, part, |hashes| count = hashes.count());
+                count
+            })
+            .sum();
+        let known: std::collections::BTreeSet<u64> =
+            self.model.all.keys().map(|key| self.hash(key)).collect();
+        assert_eq!(hashes, known.len(), "seed {}", self.seed);
+    }
+
+    fn check_gets(&self) {
+        let keys = self.model.all.keys().cloned().chain([b"z".to_vec()]);
+        for key in keys {
+            for at in self.readers.moments().chain([self.last, SeqNo::MAX]) {
+                let found = self.memtable.get(CF, &key, self.hash(&key), at);
+                let expected = self.model.get(&key, at);
+                assert_eq!(found, expected, "seed {}: {} at {at:?}", self.seed, key.escape_ascii());
+            }
+        }
+    }
+
+    /// What a flush leaves still answers every reader. Only at the bottom, where nothing older has to be hidden, may it
+    /// forget that something was deleted.
+    fn check_flush(&self, bottom: bool) {
+        let erased = self.memtable.erased(CF).unwrap_or_default();
+        let mut retention = Retention::new(self.readers.moments().collect(), erased);
+        let erased = retention.keep_erased(|_, _| bottom);
+        let rows = self.model.rows(Direction::Forward, b"", b"");
+        let kept = rows.iter().filter(|(key, seq, value)| {
+            let (kind, value) = match value {
+                Some(value) => (Kind::Put, value.as_slice()),
+                None => (Kind::Delete, [].as_slice()),
+            };
+            retention.keep(&EntryRef { key, seq: *seq, kind, value }, || bottom)
+        });
+        let kept: Vec<&Row> = kept.collect();
+        for key in self.model.all.keys() {
+            for at in self.readers.moments().chain([self.last]) {
+                let seen = kept.iter().find(|(other, seq, _)| other == key && *seq <= at);
+                let eraser = erased.newest_covering(key, at);
+                let found = match seen {
+                    Some((_, seq, Some(value))) if eraser.is_none_or(|eraser| eraser < *seq) => {
+                        Some(Found::Value(value.clone().into()))
+                    }
+                    _ => (seen.is_some() || eraser.is_some()).then_some(Found::Deleted),
+                };
+                let told = |found: &Found| !bottom || *found != Found::Deleted;
+                let (found, expected) = (found.filter(told), self.model.get(key, at).filter(told));
+                assert_eq!(found, expected, "seed {}: {} at {at:?}", self.seed, key.escape_ascii());
+            }
+        }
+    }
+
+    /// A walk that is resumed at each of its entries.
+    fn check_range(&self, direction: Direction, start: &[u8], end: &[u8]) {
+        let rows = self.model.rows(direction, start, end);
+        for from in 0..=rows.len() {
+            let after = from.checked_sub(1).map(|at| (rows[at].0.as_slice(), rows[at].1));
+            let found = rows_of(&self.memtable.chunk(CF, direction, (start, end), after));
+            assert_eq!(found.is_empty(), from == rows.len(), "seed {}", self.seed);
+            assert!(found.len() <= CHUNK_ENTRIES);
+            let right = rows[from..].starts_with(&found);
+            assert!(right, "seed {}: {direction:?} after {after:?}", self.seed);
+        }
+    }
+
+    /// After a version that has been unlinked meanwhile a walk goes on as if it were there.
+    fn check_strange_resume(&mut self, direction: Direction) {
+        let written = self.model.all.len() as u64;
+        if written == 0 {
+            return;
+        }
+        let at = self.dice.roll(written) as usize;
+        let seq = SeqNo(1 + self.dice.roll(self.last.0));
+        let Some(key) = self.model.all.keys().nth(at) else { return };
+        let ahead = |row: &Row| match direction {
+            Direction::Forward => entry_order((key, seq), (&row.0, row.1)).is_lt(),
+            Direction::Reverse => entry_order((key, seq), (&row.0, row.1)).is_gt(),
+        };
+        let rows: Vec<Row> = self.model.rows(direction, b"", b"").into_iter().filter(ahead).collect();
+        let found = rows_of(&self.memtable.chunk(CF, direction, (b"", b""), Some((key, seq))));
+        let right = rows.starts_with(&found) && found.is_empty() == rows.is_empty();
+        assert!(right, "seed {}: {direction:?} after {key:?} {seq:?}", self.seed);
+    }
+}
+
+#[test]
+fn a_memtable_equals_the_model_for_every_reader() {
+    let (mut longest, mut overwritten) = (0, 0);
+    for seed in 0..60 {
+        let mut run = Run::new(seed);
+        // With many readers a chain is longer than a chunk.
+        let readers_max = [2, 8, 60][(seed % 3) as usize];
+        for round in 0..400 {
+            run.operate(readers_max);
+            if round % 40 == 0 {
+                run.check();
+            }
+        }
+        run.check();
+        longest = longest.max(run.model.linked.values().map(BTreeMap::len).max().unwrap_or(0));
+        let count = |versions: &BTreeMap<Key, Versions>| versions.values().map(BTreeMap::len).sum::<usize>();
+        overwritten += count(&run.model.all) - count(&run.model.linked);
+    }
+    // The test would say nothing if nothing were unlinked, or nothing kept.
+    let said = longest > CHUNK_ENTRIES && overwritten > 5_000;
+    assert!(said, "{longest} versions of a key, {overwritten} unlinked");
+}
