@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::options::SyncMethod;
 use crate::error::{Fault, Result};
-use crate::rt::{BLOCK_BYTES, File, OpenMode, Rt};
+use crate::rt::{BLOCK_BYTES, File, Meanwhile, OpenMode, Rt};
 
 /// Synced writes per method and case, at most.
 const WRITES: u64 = 40;
@@ -100,7 +100,7 @@ async fn median_write(rt: &Rt, file: &File, sync: bool) -> std::io::Result<Durat
     let began = rt.now();
     for n in 0..WRITES {
         let start = rt.now();
-        file.write_urgently(rt.alloc(BLOCK_BYTES), n * BLOCK_BYTES as u64, sync).await?;
+        file.write_urgently(rt.alloc(BLOCK_BYTES), n * BLOCK_BYTES as u64, sync, Meanwhile::GoOn).await?;
         taken.push(rt.now().since(start));
         if rt.now().since(began) > TIME_MAX {
             break;

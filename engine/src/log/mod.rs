@@ -34,6 +34,7 @@ mod index;
 pub mod inspect;
 mod measure;
 mod options;
+mod patience;
 pub mod plant;
 mod purge;
 mod read;
@@ -66,6 +67,7 @@ use crate::rt::local::{Bell, oneshot};
 use crate::rt::{Rt, Task};
 use cache::RecordCache;
 use index::Index;
+use patience::Patience;
 use segment::Segment;
 use spares::Retired;
 use writer::Request;
@@ -152,6 +154,7 @@ struct Shared {
     wanted: Bell,
     tasks: RefCell<Vec<Task<()>>>,
     written: Cell<Written>,
+    patience: Patience,
 }
 
 /// Counters of the writer.
@@ -188,6 +191,12 @@ impl Log {
     /// DiskFull refuses a batch with entries before anything is written. Any other fault ends the log, as does a failed write.
     pub async fn write(&self, batch: Batch) -> Result<()> {
         self.shared().submit(batch, None).await
+    }
+
+    /// Says whether the core has nothing better to do than to wait for the writes that follow. Then it stands still during them
+    /// if the disk is fast, because that costs less time than going on does.
+    pub fn core_is_idle(&self, idle: bool) {
+        self.shared().patience.set_idle(idle);
     }
 
     /// The term of the entry at `index`, or at the compaction mark.

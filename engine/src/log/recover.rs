@@ -19,6 +19,7 @@ use bytes::Bytes;
 use super::cache::RecordCache;
 use super::format::{BadHeader, FIRST_RECORD_POS, RecordAt, SegmentHeader, SegmentNo, Sequence};
 use super::index::{Group, Index, Position};
+use super::patience::Patience;
 use super::plant::{Bug, planted};
 use super::scan::{Scanned, Scanner};
 use super::segment::{Segment, Unfinished, read_header, segment_number, segment_path};
@@ -26,7 +27,7 @@ use super::spares::{Retired, new_header};
 use super::{Entry, LogOptions, Shared, Written};
 use crate::error::{Fault, Result};
 use crate::rt::local::Bell;
-use crate::rt::{BLOCK_BYTES, Budget, Rt};
+use crate::rt::{BLOCK_BYTES, Budget, Meanwhile, Rt};
 
 /// What a log held when it was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -410,7 +411,7 @@ async fn harden(rt: &Rt, active: &Segment, replay: &Replay) -> Result<()> {
     let written = active.read(last, len).await?;
     let mut again = rt.alloc(len);
     again.copy_from_slice(&written[..len]);
-    active.append(again, last).await
+    active.append(again, last, Meanwhile::GoOn).await
 }
 
 /// Takes away the beginning of a torn record, durably, so that nothing can ever complete it.
@@ -469,5 +470,6 @@ fn shared(
         wanted: Bell::default(),
         tasks: RefCell::default(),
         written: Cell::new(Written::default()),
+        patience: Patience::default(),
     }
 }

@@ -12,7 +12,7 @@ use super::options::SyncMethod;
 use super::plant::{Bug, planted};
 use crate::error::{Fault, Result};
 use crate::rt::local::Bell;
-use crate::rt::{BLOCK_BYTES, Buf, File, OpenMode, Rt};
+use crate::rt::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode, Rt};
 
 /// Bytes that are zeroed with one write.
 pub(crate) const ZERO_PIECE_BYTES: u64 = 512 << 10;
@@ -157,11 +157,12 @@ impl Segment {
     }
 
     /// Writes whole blocks at `pos`; durable at return.
-    pub(crate) async fn append(&self, record: Buf, pos: u64) -> Result<()> {
-        let written = match &self.durable {
-            Some(durable) => durable.write_urgently(record, pos, false).await,
-            None => self.plain.write_urgently(record, pos, !planted(Bug::NoSync)).await,
+    pub(crate) async fn append(&self, record: Buf, pos: u64, meanwhile: Meanwhile) -> Result<()> {
+        let (file, sync) = match &self.durable {
+            Some(durable) => (durable, false),
+            None => (&self.plain, !planted(Bug::NoSync)),
         };
+        let written = file.write_urgently(record, pos, sync, meanwhile).await;
         written.map_err(|e| Fault::io(&self.path, "writing a record", &e))
     }
 

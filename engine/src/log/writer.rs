@@ -35,6 +35,7 @@ pub(crate) async fn run(shared: Rc<Shared>) {
         let requests = next_group(&shared);
         if !requests.is_empty() {
             write_group(&shared, requests).await;
+            shared.rt.gather_input().await;
         } else if shared.stopping.get() {
             break;
         } else {
@@ -183,7 +184,9 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
         [only] => Bytes::from(std::mem::take(&mut only.batch).into_body()),
         _ => Bytes::copy_from_slice(&record[RECORD_HEADER_BYTES..end]),
     };
-    segment.append(record, pos).await?;
+    let (meanwhile, began) = (shared.patience.meanwhile(), shared.rt.now());
+    segment.append(record, pos, meanwhile).await?;
+    shared.patience.took(meanwhile, shared.rt.now().since(began));
 
     shared.tail.set(pos + total);
     shared.next_sequence.set(Sequence(sequence.0 + 1));

@@ -97,11 +97,19 @@ impl File {
 
     /// As [`File::write_at`], ahead of everything else that the core has to do; then as [`File::sync`], if `sync` says so. For
     /// what a whole core waits for.
-    pub async fn write_urgently(&self, buf: Buf, pos: u64, sync: bool) -> io::Result<()> {
+    pub async fn write_urgently(
+        &self,
+        buf: Buf,
+        pos: u64,
+        sync: bool,
+        meanwhile: Meanwhile,
+    ) -> io::Result<()> {
         assert_block_multiple(pos);
         assert_block_multiple(buf.len() as u64);
         match (&self.0, buf.0) {
-            (Inner::Glommio(file), BufInner::Glommio(buf)) => file.write_urgently(buf, pos, sync).await,
+            (Inner::Glommio(file), BufInner::Glommio(buf)) => {
+                file.write_urgently(buf, pos, sync, meanwhile).await
+            }
             #[cfg(feature = "sim")]
             (Inner::Sim(file), BufInner::Sim(buf)) => {
                 file.write_at(buf, pos).await?;
@@ -131,6 +139,17 @@ impl File {
     pub async fn close(self) -> io::Result<()> {
         in_file!(self.0, file => file.close().await)
     }
+}
+
+/// What a core does while an urgent write is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// It goes on with its other tasks.
+    GoOn,
+    /// It stands still, which saves it the way to the kernel's workers and back: for a core whose tasks all wait for the write,
+    /// on a disk that is fast. Nothing in such a write lets the reactor run, so who makes many of them calls
+    /// [`Rt::gather_input`] in between.
+    StandStill,
 }
 
 /// A block-aligned buffer.

@@ -33,7 +33,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub use budget::Budget;
-pub use file::{BLOCK_BYTES, Buf, File, OpenMode};
+pub use file::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode};
 pub use fs::DirLock;
 pub use glommio::{CoreHandle, CoreOptions, Cores, placement, probe, start_core};
 pub use net::{ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
@@ -103,6 +103,16 @@ impl Rt {
     /// Lets timers, sockets and disk completions run before the caller goes on. Costs tens of microseconds.
     pub async fn yield_to_reactor(&self) {
         in_world!(&self.world, core => core.yield_to_reactor().await);
+    }
+
+    /// Lets the tasks of this core take in what their sockets have, until there is nothing left to take in or a fraction of a
+    /// millisecond has passed. Worth it before something whose price does not depend on how much it is for.
+    pub async fn gather_input(&self) {
+        match &self.world {
+            World::Glommio(core) => core.gather_input().await,
+            #[cfg(feature = "sim")]
+            World::Sim(_) => {}
+        }
     }
 
     /// A fresh budget for one long piece of work on this core.

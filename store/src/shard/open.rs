@@ -92,6 +92,8 @@ impl Shard {
                 bell: Bell::default(),
                 counters,
                 disk_full: Cell::new(false),
+                reads_seen: Cell::new(0),
+                quiet_writes: Cell::new(0),
                 log_waits: Cell::new(false),
                 backlog: RefCell::default(),
             }),

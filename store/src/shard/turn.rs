@@ -36,6 +36,9 @@ static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
 /// Committed entries read back from the log at a time, bytes.
 pub(super) const REPLAY_BYTES_MAX: usize = 4 << 20;
 
+/// So many writes of the log without a read between them show that nobody reads.
+const QUIET_WRITES: u64 = 8;
+
 /// How often a store that is under pressure looks again.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
 
@@ -67,6 +70,7 @@ impl Shard {
             // Only what clients write fills memory. An election must not wait for compactions, nor a start.
             if self.has_gathered() {
                 self.relieve_pressure().await?;
+                self.inner.rt.gather_input().await;
             }
             let (batch, writes, behind) = self.collect()?;
             let idle = writes.is_empty() && behind.is_empty();
@@ -143,6 +147,7 @@ impl Shard {
         let bytes = batch.len();
         let began = inner.rt.now();
         if !batch.is_empty() {
+            inner.log.core_is_idle(inner.nobody_reads());
             self.write_when_there_is_room(batch).await?;
             inner.counters.log_write.record(inner.rt.now().since(began));
             inner.counters.log_writes.add(1);
@@ -242,6 +247,14 @@ fn fill(batch: &mut Batch, region: RegionId, write: &raft::Write) {
 }
 
 impl Inner {
+    /// Whether nothing was read here lately, so that everybody waits for the log.
+    fn nobody_reads(&self) -> bool {
+        let reads = self.counters.reads.get() + self.counters.scans.get();
+        let quiet = if self.reads_seen.replace(reads) == reads { self.quiet_writes.get() + 1 } else { 0 };
+        self.quiet_writes.set(quiet);
+        quiet >= QUIET_WRITES
+    }
+
     /// Applies committed entries in order and answers those who wait for them.
     fn apply(&self, state: &mut State, region: RegionId, entries: &[Entry]) -> Result<(), Fault> {
         let Some(last) = entries.last() else { return Ok(()) };

@@ -1,14 +1,14 @@
 //! Direct-IO files on glommio.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::rc::Rc;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
-use super::Core;
-use crate::rt::file::OpenMode;
+use super::{Core, urgent};
+use crate::rt::file::{Meanwhile, OpenMode};
 
 /// An open file of this core. Operations share it, because each may outlive its caller.
 #[derive(Debug)]
@@ -87,12 +87,28 @@ impl CoreFile {
         Ok(())
     }
 
-    pub(crate) async fn write_urgently(&self, buf: CoreBuf, pos: u64, sync: bool) -> io::Result<()> {
+    pub(crate) async fn write_urgently(
+        &self,
+        buf: CoreBuf,
+        pos: u64,
+        sync: bool,
+        meanwhile: Meanwhile,
+    ) -> io::Result<()> {
         let CoreBuf::Owned(buffer) = buf else {
             panic!("a buffer that came from a read cannot be written");
         };
         let (file, core) = (self.file(), self.core.clone());
-        self.core.operate(async move { core.write_urgently(file.as_raw_fd(), buffer, pos, sync).await }).await
+        let write = async move {
+            match meanwhile {
+                Meanwhile::GoOn => core.write_urgently(file.as_raw_fd(), buffer, pos, sync).await,
+                Meanwhile::StandStill => {
+                    // SAFETY: the file is open for as long as this task holds it.
+                    let file = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
+                    urgent::write_standing_still(file, &buffer, pos, sync)
+                }
+            }
+        };
+        self.core.operate(write).await
     }
 
     pub(crate) async fn sync(&self) -> io::Result<()> {

@@ -11,6 +11,7 @@
 //!   operation passes a gate ([`gate`]) and a core ends only when nothing is on its way.
 //! * Its sockets ask the ring about every request. Ours are in one epoll set, which the ring watches ([`sockets`]); all of
 //!   them are closed on exec and have one owner.
+//! * It looks at what has come in only when no task is runnable ([`pass`]).
 //! * It submits at the end of a pass. The log's writes have a ring of their own ([`urgent`]).
 
 mod file;
@@ -18,6 +19,7 @@ mod fs;
 mod gate;
 mod kicker;
 mod net;
+mod pass;
 pub mod placement;
 pub mod probe;
 mod probe_dir;
@@ -41,6 +43,7 @@ pub use kicker::{OnStall, StallWatch};
 pub(crate) use net::{CoreListener, CoreStream};
 pub use start::{CoreHandle, CoreOptions, Cores, start_core};
 
+use pass::Passes;
 use sockets::Sockets;
 use urgent::Urgent;
 
@@ -64,6 +67,7 @@ struct CoreShared {
     gate: Gate,
     sockets: Sockets,
     urgent: Urgent,
+    passes: Passes,
 }
 
 impl Core {
@@ -77,6 +81,7 @@ impl Core {
                 gate: Gate::default(),
                 sockets: Sockets::default(),
                 urgent: Urgent::default(),
+                passes: Passes::default(),
             }),
         }
     }
@@ -91,6 +96,10 @@ impl Core {
 
     fn sockets(&self) -> &Sockets {
         &self.shared.sockets
+    }
+
+    fn passes(&self) -> &Passes {
+        &self.shared.passes
     }
 
     fn urgent(&self) -> &Urgent {

@@ -2,8 +2,10 @@
 //! too.
 //!
 //! Asking the ring about every socket by itself costs an entry, a completion and, whenever a peer on another CPU sends
-//! something, an interrupt per request. The set is asked once per pass of the reactor and tells of all sockets that have
-//! moved meanwhile, so the price of knowing falls as the load grows.
+//! something, an interrupt per request. The set tells of all sockets that have moved meanwhile, so the price of knowing falls
+//! as the load grows. A pass of the reactor has a price, too: it renews its timers and enters the kernel several times. So
+//! while there is news the set is asked again and again between the tasks, and through the reactor only when a pass is due
+//! ([`pass`](super::pass)).
 //!
 //! Sockets are registered once, edge-triggered. A side of a socket counts as ready from an edge until an operation finds
 //! nothing to do; operations are tried at once while it does, and wait for the next edge otherwise. An edge that nobody
@@ -90,6 +92,18 @@ impl Core {
         Ok(CoreSocket { core: self.clone(), readiness, fd })
     }
 
+    /// Lets tasks take in what sockets have, until there is nothing or a pass is due; gives the reactor its turn if one is due
+    /// already.
+    pub(crate) async fn gather_input(&self) {
+        // An executor that cannot watch a descriptor any more is about to go.
+        let _ = self.pass_if_due().await;
+        let set = self.sockets().set.borrow().clone();
+        let_others_run().await;
+        if let Some(set) = set {
+            set.pass_on_all(self).await;
+        }
+    }
+
     /// Reaps the ring of urgent writes whenever it tells of something.
     pub(crate) fn watch_ring(&self, ring: BorrowedFd<'_>) -> io::Result<()> {
         let set = self.sockets().set(self)?;
@@ -147,26 +161,40 @@ impl Sockets {
 impl Set {
     /// Passes on what the set knows until the core ends.
     async fn watch(&self, core: &Core) {
-        let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
         while self.has_news().await {
-            // What the set has is taken without waiting; a set that cannot be read tells nobody anything any more, and
-            // nothing but a bug can bring that about.
-            let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-            let (told, _) = match epoll::wait(self.epoll.get_ref(), &mut events, Some(&zero)) {
-                Err(Errno::INTR) => continue,
-                told => told.expect("an epoll set of this core can be read"),
-            };
-            for event in told {
-                if event.data.u64() == RING {
-                    core.urgent().reap();
-                    continue;
-                }
-                // A socket may have been closed since; then the descriptor may even be another one's, which does no harm.
-                if let Some(readiness) = core.sockets().of(event.data.u64()) {
-                    readiness.tell(event.flags);
-                }
+            core.passed();
+            self.pass_on_all(core).await;
+        }
+    }
+
+    /// Passes on what the set knows until it knows nothing more or the reactor has to get its turn.
+    async fn pass_on_all(&self, core: &Core) {
+        while self.pass_on(core) && !core.pass_is_due() {
+            let_others_run().await;
+        }
+    }
+
+    /// Passes on what the set knows now. Whether that was anything.
+    fn pass_on(&self, core: &Core) -> bool {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
+        // What the set has is taken without waiting; a set that cannot be read tells nobody anything any more, and nothing
+        // but a bug can bring that about.
+        let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let (told, _) = match epoll::wait(self.epoll.get_ref(), &mut events, Some(&zero)) {
+            Err(Errno::INTR) => return true,
+            told => told.expect("an epoll set of this core can be read"),
+        };
+        for event in &*told {
+            if event.data.u64() == RING {
+                core.urgent().reap();
+                continue;
+            }
+            // A socket may have been closed since; then the descriptor may even be another one's, which does no harm.
+            if let Some(readiness) = core.sockets().of(event.data.u64()) {
+                readiness.tell(event.flags);
             }
         }
+        !told.is_empty()
     }
 
     /// Waits for something in the set; `false` at the end.
@@ -265,6 +293,19 @@ impl Drop for CoreSocket {
     fn drop(&mut self) {
         self.core.sockets().remove(self.fd.as_raw_fd());
     }
+}
+
+/// Goes to the end of the queue of runnable tasks. Whoever does that again and again starves the reactor, so this stays here.
+async fn let_others_run() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 pub(super) fn wake(waiter: &RefCell<Option<Waker>>) {

@@ -4,6 +4,9 @@
 //! asked for twice. So these writes have a ring of their own. The write and its sync are submitted together and at once,
 //! linked, and the disk works while the core goes on with its pass.
 //!
+//! A sync goes through a thread of the kernel's, and where disks are fast that and noticing the end cost more time than the
+//! disk needs. So who knows that the core has nothing better to do makes the calls themselves and lets it stand still.
+//!
 //! The ring lies in the core's epoll set, so its completions are noticed as sockets are. A buffer belongs to the ring until
 //! its write has ended, whatever becomes of who asked for it.
 
@@ -141,13 +144,33 @@ impl Flight {
         let wanted = if is_sync { 0 } else { self.buffer.len() };
         let error = match usize::try_from(result) {
             Ok(done) if done == wanted => return,
-            Ok(done) => {
-                io::Error::new(io::ErrorKind::WriteZero, format!("the kernel wrote {done} of {wanted} bytes"))
-            }
+            Ok(done) => cut_short(done, wanted),
             Err(_) => io::Error::from_raw_os_error(-result),
         };
         self.failure.borrow_mut().get_or_insert(error);
     }
+}
+
+/// Writes the whole buffer and syncs while the core stands still.
+pub(super) fn write_standing_still(
+    file: BorrowedFd<'_>,
+    buffer: &DmaBuffer,
+    pos: u64,
+    sync: bool,
+) -> io::Result<()> {
+    let bytes = buffer.as_bytes();
+    let done = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, pos))?;
+    if done != bytes.len() {
+        return Err(cut_short(done, bytes.len()));
+    }
+    if sync {
+        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(file))?;
+    }
+    Ok(())
+}
+
+fn cut_short(done: usize, wanted: usize) -> io::Error {
+    io::Error::new(io::ErrorKind::WriteZero, format!("the kernel wrote {done} of {wanted} bytes"))
 }
 
 /// A ring whose completions interrupt nobody, where the kernel knows that, and that tells the core's epoll set of them.

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::task::Poll;
 
 use super::{Stage, poll_once_and_leave, write_blocks};
-use crate::rt::{BLOCK_BYTES, OpenMode};
+use crate::rt::{BLOCK_BYTES, Meanwhile, OpenMode};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -96,7 +96,8 @@ pub(super) async fn urgent_writes_land_whole_and_alone(stage: Stage) {
     let write = |at: u64, sync: bool| {
         let mut buf = rt.alloc(2 * BLOCK_BYTES);
         buf.fill(at as u8);
-        file.write_urgently(buf, at * 2 * BLOCK, sync)
+        let meanwhile = if at % 5 == 4 { Meanwhile::StandStill } else { Meanwhile::GoOn };
+        file.write_urgently(buf, at * 2 * BLOCK, sync, meanwhile)
     };
     // More than the ring of a core holds, with and without a sync, and some whose callers leave.
     let mut writes: Vec<_> = (0..90).map(|at| Box::pin(write(at, at % 3 != 0))).collect();
@@ -121,8 +122,14 @@ pub(super) async fn an_urgent_write_that_cannot_be_done_says_why(stage: Stage) {
     let (rt, path) = (&stage.rt, stage.path("f"));
     write_blocks(rt, &path, 1, 1).await.close().await.unwrap();
     let file = rt.open(&path, OpenMode::Read).await.unwrap();
-    for sync in [false, true] {
-        assert!(file.write_urgently(rt.alloc(BLOCK_BYTES), 0, sync).await.is_err(), "opened for reading");
+    for (sync, meanwhile) in [
+        (false, Meanwhile::GoOn),
+        (true, Meanwhile::GoOn),
+        (false, Meanwhile::StandStill),
+        (true, Meanwhile::StandStill),
+    ] {
+        let written = file.write_urgently(rt.alloc(BLOCK_BYTES), 0, sync, meanwhile).await;
+        assert!(written.is_err(), "opened for reading");
     }
     assert_eq!(file.read_at(0, BLOCK_BYTES).await.unwrap()[0], 1);
 }

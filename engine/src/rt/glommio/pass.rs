@@ -1,0 +1,104 @@
+//! When the reactor gets its turn.
+//!
+//! It has one whenever no task is runnable, and otherwise only every 100 ms. A pass is not free: it renews timers and enters
+//! the kernel several times. So what keeps tasks runnable without it (sockets that have news again and again, log writes during
+//! which the core stands still) goes on for [`PASS`] and then waits here until the reactor has looked after timers, files and
+//! the messages of other cores.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::io::{PollState, PollableFd};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::Core;
+use super::file::io_error;
+use crate::rt::Mono;
+
+/// How long tasks may keep the reactor waiting.
+const PASS: Duration = Duration::from_micros(200);
+
+/// A descriptor that is always readable, so that asking the reactor about it takes exactly one pass.
+type Door = PollableFd<OwnedFd>;
+
+/// The passes of a core's reactor.
+#[derive(Debug, Default)]
+pub(super) struct Passes {
+    last: Cell<Mono>,
+    door: RefCell<Option<Rc<Door>>>,
+}
+
+impl Core {
+    /// The reactor has just had its turn.
+    pub(super) fn passed(&self) {
+        self.passes().last.set(self.now());
+    }
+
+    /// Whether it should have one.
+    pub(super) fn pass_is_due(&self) -> bool {
+        self.now().since(self.passes().last.get()) > PASS
+    }
+
+    /// Gives the reactor its turn, if it is due.
+    pub(super) async fn pass_if_due(&self) -> io::Result<()> {
+        if !self.pass_is_due() {
+            return Ok(());
+        }
+        let door = self.passes().door()?;
+        let mut state = PollState::new();
+        poll_fn(|cx| door.poll_readable(cx, &mut state)).await.map_err(io_error)?;
+        self.passed();
+        Ok(())
+    }
+}
+
+impl Passes {
+    fn door(&self) -> io::Result<Rc<Door>> {
+        if let Some(door) = &*self.door.borrow() {
+            return Ok(door.clone());
+        }
+        let door = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let door = Rc::new(PollableFd::new(door).map_err(io_error)?);
+        *self.door.borrow_mut() = Some(door.clone());
+        Ok(door)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rt::World;
+    use crate::rt::glommio::{CoreOptions, start_core};
+
+    #[test]
+    fn who_never_waits_still_lets_timers_run() {
+        let rang = start_core(&CoreOptions::default(), |rt| async move {
+            let World::Glommio(core) = &rt.world else { unreachable!("this is a real core") };
+            let rang = Rc::new(Cell::new(0));
+            let (ringing, sleeping) = (rang.clone(), rt.clone());
+            rt.spawn(async move {
+                loop {
+                    sleeping.sleep(PASS).await;
+                    ringing.set(ringing.get() + 1);
+                }
+            });
+            // Each time the timer is armed by then, and has expired before the next pass.
+            let mut seen = Vec::new();
+            for _ in 0..5 {
+                core.gather_input().await;
+                seen.push(rang.get());
+                let began = rt.now();
+                while rt.now().since(began) < 2 * PASS {
+                    std::hint::spin_loop();
+                }
+            }
+            seen
+        });
+        let rang = rang.unwrap();
+        assert!(rang.is_sorted_by(|before, after| before < after), "{rang:?}");
+    }
+}
