@@ -27,6 +27,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// A request takes a handful of small allocations, and the system's allocator is slow at them and asks the kernel for memory in
+/// small steps.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// A durable, range-partitioned key-value store: one store per core, on io_uring.
 #[derive(Debug, Parser)]
 #[command(name = "ringkeep", version, arg_required_else_help = true)]
