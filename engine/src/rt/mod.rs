@@ -36,8 +36,8 @@ pub use budget::Budget;
 pub use file::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode};
 pub use fs::DirLock;
 pub use glommio::{CoreHandle, CoreOptions, Cores, placement, probe, start_core};
-pub use net::{ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
-pub use time::Mono;
+pub use net::{Detached, ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
+pub use time::{CpuClock, Mono};
 
 /// One core's handle on its world. Cheap to clone; stays on its core.
 #[derive(Clone, Debug)]
@@ -103,6 +103,15 @@ impl Rt {
     /// Lets timers, sockets and disk completions run before the caller goes on. Costs tens of microseconds.
     pub async fn yield_to_reactor(&self) {
         in_world!(&self.world, core => core.yield_to_reactor().await);
+    }
+
+    /// This core's CPU clock.
+    pub fn cpu_clock(&self) -> CpuClock {
+        CpuClock(match &self.world {
+            World::Glommio(core) => core.cpu_clock(),
+            #[cfg(feature = "sim")]
+            World::Sim(_) => None,
+        })
     }
 
     /// Lets the tasks of this core take in what their sockets have, until there is nothing left to take in or a fraction of a

@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 
 #[cfg(feature = "sim")]
@@ -68,6 +69,10 @@ enum ListenerInner {
 #[derive(Debug)]
 pub struct Stream(StreamInner);
 
+/// A connection between two cores. Dropping it closes it.
+#[derive(Debug)]
+pub struct Detached(OwnedFd);
+
 #[derive(Debug, Clone)]
 enum StreamInner {
     Glommio(glommio::CoreStream),
@@ -82,6 +87,15 @@ impl Rt {
             World::Glommio(core) => Ok(Listener(ListenerInner::Glommio(core.listen(addr, options)?))),
             #[cfg(feature = "sim")]
             World::Sim(core) => Ok(Listener(ListenerInner::Sim(core.listen(addr, options)?))),
+        }
+    }
+
+    /// Takes a connection in that another core has let go. It is lost when this core cannot.
+    pub fn attach(&self, Detached(socket): Detached) -> io::Result<Stream> {
+        match &self.world {
+            World::Glommio(core) => Ok(Stream(StreamInner::Glommio(core.attach(socket)?))),
+            #[cfg(feature = "sim")]
+            World::Sim(_) => unreachable!("no simulated connection was ever let go"),
         }
     }
 
@@ -145,6 +159,17 @@ impl Stream {
     /// Sends the end of our side.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.poll_shutdown(cx)
+    }
+
+    /// Lets the connection go, for another core to take it in. It stays if that cannot be: in simulation, or if it was split.
+    pub fn detach(self) -> Result<Detached, Self> {
+        match self.0 {
+            StreamInner::Glommio(stream) => {
+                stream.detach().map(Detached).map_err(|stream| Self(StreamInner::Glommio(stream)))
+            }
+            #[cfg(feature = "sim")]
+            StreamInner::Sim(stream) => Err(Self(StreamInner::Sim(stream))),
+        }
     }
 
     /// Two halves that two tasks of this core may use at the same time.

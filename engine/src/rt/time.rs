@@ -14,6 +14,17 @@ impl Mono {
     }
 }
 
+/// How much CPU time one core has used, readable from every core.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuClock(pub(super) Option<libc::clockid_t>);
+
+impl CpuClock {
+    /// CPU time used so far; `None` once the core has ended, and in simulation.
+    pub fn read(&self) -> Option<Duration> {
+        super::glommio::read_cpu_clock(self.0?)
+    }
+}
+
 impl Add<Duration> for Mono {
     type Output = Mono;
 

@@ -4,7 +4,7 @@
 //! one is sent to whichever store owns the key: in place if it lives on this core, by one letter otherwise. What spans
 //! regions is taken apart here and put together again; it is atomic per region only.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
@@ -37,6 +37,8 @@ pub struct Dispatch {
     core_of: Vec<usize>,
     routes: RefCell<Routes>,
     links: Rc<Links>,
+    /// The core that an operation was last sent to.
+    forwarded: Cell<Option<usize>>,
 }
 
 impl fmt::Debug for Dispatch {
@@ -60,7 +62,8 @@ impl Dispatch {
         let mut here = vec![None; core_of.len()];
         shards.into_iter().for_each(|(store, shard)| here[store] = Some(shard));
         let routes = RefCell::new(routes);
-        let dispatch = Rc::new(Self { rt: rt.clone(), shards: here, core_of, routes, links });
+        let forwarded = Cell::new(None);
+        let dispatch = Rc::new(Self { rt: rt.clone(), shards: here, core_of, routes, links, forwarded });
         let receiving = dispatch.clone();
         rt.spawn(async move { receiving.receive(inbox).await });
         dispatch
@@ -100,6 +103,11 @@ impl Dispatch {
         self.shard(store)?.get_now(route, key)
     }
 
+    /// The core that an operation was sent to since this was last asked.
+    pub(super) fn take_forwarded(&self) -> Option<usize> {
+        self.forwarded.take()
+    }
+
     fn shard(&self, store: usize) -> Option<&Shard> {
         self.shards.get(store)?.as_ref()
     }
@@ -126,7 +134,10 @@ impl Dispatch {
     fn deliver(&self, store: usize, route: Option<Route>, op: Op, answer: Answer<Outcome>) {
         match (self.shard(store), self.core_of.get(store)) {
             (Some(shard), _) => shard.submit(route, op, Reply::Local(answer)),
-            (None, Some(&core)) => self.links.forward(core, store, route, op, answer),
+            (None, Some(&core)) => {
+                self.forwarded.set(Some(core));
+                self.links.forward(core, store, route, op, answer);
+            }
             (None, None) => answer.send(Err(Refusal::RegionNotFound { region_id: 0 })),
         }
     }

@@ -92,6 +92,14 @@ impl Gateway {
         Submitted(Progress::Waits(pending))
     }
 
+    /// The core that an operation was sent to since this was last asked; `None` if all stayed on this core.
+    pub fn take_forwarded(&self) -> Option<usize> {
+        match &self.backend {
+            Backend::Node(dispatch) => dispatch.take_forwarded(),
+            Backend::Memory(_) => None,
+        }
+    }
+
     /// What a `Get` of `key` comes to, if this core can say so at once; else it has to be submitted.
     pub fn get_now(&self, key: &[u8]) -> Option<Outcome> {
         match &self.backend {

@@ -31,6 +31,7 @@ use crate::config::{Config, Limits};
 use crate::placement::Report;
 use crate::shard::links::connect;
 use crate::shard::routes::Place;
+use crate::wire::resp::Doors;
 use board::Board;
 use identity::Identity;
 
@@ -115,6 +116,7 @@ impl Node {
         let (mut handles, mut ends, mut goes) = (Vec::new(), Vec::new(), Vec::new());
         // The kernel picks a port of 0 once; the other cores share what it picked.
         let resp = setup::reserve_resp(config)?;
+        let doors = Doors::new(plan.cores);
         for (index, links) in connect(plan.cores).into_iter().enumerate() {
             let (go, places) = chan::queue(1);
             let (end, ended) = chan::queue(1);
@@ -129,6 +131,7 @@ impl Node {
                 reports: reports.clone(),
                 board: board.clone(),
                 cursors: opened.cursors.clone(),
+                doors: doors.clone(),
                 words: words_out.clone(),
             };
             handles.push(serve::start_data(&cores, index, cpus.get(index).copied(), core)?);

@@ -98,6 +98,7 @@ pub(super) struct DataCore {
     pub(super) reports: Sender<Report>,
     pub(super) board: Board,
     pub(super) cursors: resp::Cursors,
+    pub(super) doors: resp::Doors,
     pub(super) words: mpsc::Sender<Word>,
 }
 
@@ -125,7 +126,18 @@ impl DataCore {
         let _ = self.words.send(Word::Opened(stores.places()));
         let Some(places) = self.places.recv().await else { return Ok(()) };
         let Self {
-            plan, config, limits, links, resp: resp_addr, ended, reports, board, cursors, words, ..
+            plan,
+            config,
+            limits,
+            links,
+            resp: resp_addr,
+            ended,
+            reports,
+            board,
+            cursors,
+            doors,
+            words,
+            ..
         } = self;
         let dispatch = stores.join(&rt, &plan, places, links);
 
@@ -146,7 +158,7 @@ impl DataCore {
         }
         let counters = Rc::new(resp::Counters::default());
         let stopping = Rc::new(Bell::default());
-        let resp_config = resp_config(&config, &limits, &plan, resp_addr, cursors);
+        let resp_config = resp_config(&config, &limits, &plan, resp_addr, (cursors, doors));
         let listener =
             rt.listen(resp_addr, ListenOptions { share_port: true, ..ListenOptions::default() }).map_err(
                 |error| format!("RESP address {resp_addr}: {error}: set resp_port to a free port"),
@@ -196,13 +208,14 @@ fn resp_config(
     limits: &Limits,
     plan: &Plan,
     addr: SocketAddr,
-    cursors: resp::Cursors,
+    (cursors, doors): (resp::Cursors, resp::Doors),
 ) -> resp::Config {
     resp::Config {
         password: config.requirepass.clone(),
         connections_max: limits.connections_max,
         drain: config.drain_deadline,
         cursors,
+        doors,
         facts: resp::Facts {
             version: env!("CARGO_PKG_VERSION").into(),
             port: addr.port(),

@@ -45,6 +45,14 @@ const RESP: &[Row<resp::Snapshot>] = &[
         |s| s.refused,
     ),
     Row(
+        metric(
+            "ringkeep_resp_connections_moved_total",
+            Counter,
+            "RESP connections that have come from another core, because their keys are here.",
+        ),
+        |s| s.moved_in,
+    ),
+    Row(
         metric("ringkeep_resp_accept_faults_total", Counter, "Failed attempts to accept a RESP connection."),
         |s| s.accept_faults,
     ),

@@ -9,6 +9,7 @@ mod grpc_client;
 mod grpc_faults;
 mod grpc_fuzz;
 mod grpc_pd;
+mod moving;
 mod node;
 mod resp_clients;
 mod resp_frame;

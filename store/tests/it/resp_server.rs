@@ -10,7 +10,7 @@ use engine::rt::ListenOptions;
 use engine::rt::chan::{Sender, queue};
 use engine::rt::{CoreHandle, CoreOptions, Cores};
 use store::gateway::Gateway;
-use store::wire::resp::{Config, Counters, Cursors, Facts, Snapshot, serve};
+use store::wire::resp::{Config, Counters, Cursors, Doors, Facts, Snapshot, serve};
 
 /// A running server; [`TestServer::stop`] or dropping it ends it.
 pub(crate) struct TestServer {
@@ -28,6 +28,7 @@ pub(crate) fn config() -> Config {
         connections_max: 5000,
         drain: Duration::from_secs(30),
         cursors: Cursors::new(1 << 40),
+        doors: Doors::default(),
         facts: Facts { version: "0.1.0".to_owned(), port: 6379, cores: 1, ..Facts::default() },
     }
 }

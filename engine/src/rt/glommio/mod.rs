@@ -116,6 +116,14 @@ impl Core {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
     }
 
+    /// The CPU clock of the thread that asks, which is the core's.
+    pub(crate) fn cpu_clock(&self) -> Option<libc::clockid_t> {
+        let mut clock = 0;
+        // SAFETY: the thread is the one that runs, and the pointer is to a value that outlives the call.
+        let told = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+        (told == 0).then_some(clock)
+    }
+
     pub(crate) fn random(&self) -> u64 {
         self.shared.random.next()
     }
@@ -145,6 +153,15 @@ impl Core {
         )
         .await
     }
+}
+
+/// What a thread's CPU clock says, while the thread lives.
+pub(super) fn read_cpu_clock(clock: libc::clockid_t) -> Option<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a value that outlives the call. A clock that is not there any more is an error.
+    let told = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).ok().filter(|_| told == 0)?;
+    Some(Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(time.tv_nsec).ok()?))
 }
 
 fn random_seed() -> u64 {

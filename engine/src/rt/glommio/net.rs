@@ -38,6 +38,11 @@ impl Core {
         Ok(CoreListener { core: self.clone(), socket: self.socket(socket.into())? })
     }
 
+    pub(crate) fn attach(&self, socket: OwnedFd) -> io::Result<CoreStream> {
+        self.refuse_if_closing()?;
+        CoreStream::new(self, socket)
+    }
+
     pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<CoreStream> {
         self.refuse_if_closing()?;
         let socket = new_socket(addr)?;
@@ -87,6 +92,12 @@ impl CoreStream {
         // Answers are coalesced above, so waiting for more bytes only adds latency.
         SockRef::from(&socket).set_tcp_nodelay(true)?;
         Ok(Self { socket: Rc::new(core.socket(socket)?) })
+    }
+
+    /// The socket alone, if nobody else here uses it.
+    pub(crate) fn detach(self) -> Result<OwnedFd, Self> {
+        let socket = Rc::try_unwrap(self.socket).map_err(|socket| Self { socket })?;
+        socket.detach().map_err(|socket| Self { socket: Rc::new(socket) })
     }
 
     /// Waits until a connection that has begun is made. A new socket counts as writable, and while it is being connected it

@@ -274,6 +274,16 @@ impl CoreSocket {
         self.readiness.write.attempt(cx, operation)
     }
 
+    /// The descriptor alone, of which this core hears no more. The socket stays if the kernel has no descriptor to spare.
+    pub(crate) fn detach(self) -> Result<OwnedFd, Self> {
+        let Ok(free) = self.fd.try_clone() else { return Err(self) };
+        if let Some(set) = &*self.core.sockets().set.borrow() {
+            // The set knows the open socket by this descriptor, and would go on knowing it while another one is open.
+            epoll::delete(set.epoll.get_ref(), &self.fd).expect("an open socket is in the set");
+        }
+        Ok(free)
+    }
+
     /// A read brought less than it could have: there is nothing more until the next edge. The end is no edge that comes
     /// again, so a socket that has told of it stays readable.
     pub(crate) fn drained(&self) {

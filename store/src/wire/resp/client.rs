@@ -51,6 +51,48 @@ pub enum Name {
     Version,
 }
 
+/// What a connection takes along to another core.
+#[derive(Debug)]
+pub(crate) struct Travelling {
+    id: u64,
+    from: SocketAddr,
+    began: Mono,
+    protocol: Protocol,
+    authenticated: bool,
+    last: Option<Command>,
+    names: Names,
+}
+
+impl From<&Client> for Travelling {
+    fn from(client: &Client) -> Self {
+        Self {
+            id: client.id,
+            from: client.from,
+            began: client.began,
+            protocol: client.protocol.get(),
+            authenticated: client.authenticated.get(),
+            last: client.last.get(),
+            names: client.names.take(),
+        }
+    }
+}
+
+impl From<Travelling> for Client {
+    fn from(travelling: Travelling) -> Self {
+        let Travelling { id, from, began, protocol, authenticated, last, names } = travelling;
+        Self {
+            id,
+            from,
+            began,
+            protocol: Cell::new(protocol),
+            authenticated: Cell::new(authenticated),
+            last: Cell::new(last),
+            names: RefCell::new(names),
+            waker: RefCell::new(None),
+        }
+    }
+}
+
 impl Client {
     /// A new connection.
     pub fn new(id: u64, from: SocketAddr, began: Mono, authenticated: bool) -> Self {
@@ -64,6 +106,11 @@ impl Client {
             names: RefCell::default(),
             waker: RefCell::new(None),
         }
+    }
+
+    /// The other core did not take it: what travelled with it is here again.
+    pub(crate) fn come_back(&self, travelling: Travelling) {
+        *self.names.borrow_mut() = travelling.names;
     }
 
     /// Back to how it began, for `RESET`.

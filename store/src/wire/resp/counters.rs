@@ -20,6 +20,10 @@ pub struct Counters {
     pub refused: Counter,
     /// Connections that have ended.
     pub closed: Counter,
+    /// Connections that have come from another core.
+    pub moved_in: Counter,
+    /// Connections that have gone to another core.
+    pub moved_out: Counter,
     /// Failed attempts to accept a connection.
     pub accept_faults: Counter,
     /// Wrong passwords.
@@ -44,6 +48,8 @@ impl Default for Counters {
             accepted: Counter::default(),
             refused: Counter::default(),
             closed: Counter::default(),
+            moved_in: Counter::default(),
+            moved_out: Counter::default(),
             accept_faults: Counter::default(),
             wrong_passwords: Counter::default(),
             bytes_in: Counter::default(),
@@ -71,6 +77,8 @@ pub struct Snapshot {
     pub refused: u64,
     /// Connections open now.
     pub open: u64,
+    /// See [`Counters::moved_in`].
+    pub moved_in: u64,
     /// See [`Counters::accept_faults`].
     pub accept_faults: u64,
     /// See [`Counters::wrong_passwords`].
@@ -88,7 +96,7 @@ pub struct Snapshot {
 impl Counters {
     /// Connections open now.
     pub fn open(&self) -> u64 {
-        self.accepted.get() - self.closed.get()
+        self.accepted.get() + self.moved_in.get() - self.closed.get() - self.moved_out.get()
     }
 
     /// Commands answered so far.
@@ -113,6 +121,7 @@ impl Counters {
             accepted: self.accepted.get(),
             refused: self.refused.get(),
             open: self.open(),
+            moved_in: self.moved_in.get(),
             accept_faults: self.accept_faults.get(),
             wrong_passwords: self.wrong_passwords.get(),
             bytes_in: self.bytes_in.get(),

@@ -51,6 +51,7 @@ pub mod data;
 pub mod describe;
 pub mod frame;
 pub mod glob;
+pub mod moving;
 pub mod queue;
 pub mod reply;
 pub mod request;
@@ -61,4 +62,5 @@ pub mod walk;
 
 pub use counters::{Counters, Snapshot};
 pub use cursor::Cursors;
+pub use moving::Doors;
 pub use server::{Config, Facts, serve};

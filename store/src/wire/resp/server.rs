@@ -1,6 +1,7 @@
 //! One core's RESP server: what its sessions share, and the life of its listener.
 //!
-//! A core accepts, serves and drains by itself. Only the cursors of `SCAN` are shared with other cores.
+//! A core accepts, serves and drains by itself. Only the cursors of `SCAN` are shared with other cores, and connections move
+//! to the core that owns their keys ([`moving`](super::moving)).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ use engine::rt::{Listener, Mono, Rt, Stream};
 use super::client::Client;
 use super::counters::Counters;
 use super::cursor::Cursors;
-use super::session::Session;
+use super::moving::{Doors, Loads, Moved};
+use super::session::{Ended, Session};
 use crate::gateway::Gateway;
 
 /// What is read from a socket at once, bytes.
@@ -41,6 +43,8 @@ pub struct Config {
     pub drain: Duration,
     /// The node's scan positions; all of its cores share one table.
     pub cursors: Cursors,
+    /// The ways to the other cores; all of the node's cores share them.
+    pub doors: Doors,
     /// What `INFO` and `CONFIG GET` say about the node.
     pub facts: Facts,
 }
@@ -81,6 +85,7 @@ pub struct Server {
     clients: RefCell<BTreeMap<u64, Rc<Client>>>,
     clients_so_far: Cell<u64>,
     refusals: Cell<usize>,
+    loads: Loads,
     stop: Cell<Stop>,
     ended: Bell,
 }
@@ -107,6 +112,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let server = Rc::new(Server::new(rt, gateway, config, counters));
+    server.open_door();
     let mut shutdown = pin!(shutdown);
     loop {
         let mut accept = pin!(listener.accept());
@@ -141,6 +147,7 @@ impl Server {
             clients: RefCell::default(),
             clients_so_far: Cell::new(0),
             refusals: Cell::new(0),
+            loads: Loads::default(),
             stop: Cell::new(Stop::No),
             ended: Bell::default(),
         }
@@ -186,14 +193,42 @@ impl Server {
         let id = number << 10 | self.rt.core() as u64;
         let authenticated = self.config.password.is_none();
         let client = Rc::new(Client::new(id, from, self.rt.now(), authenticated));
-        self.clients.borrow_mut().insert(id, client.clone());
+        self.begin(Session::new(self.clone(), stream, client.clone()), client);
+    }
+
+    /// Serves a connection to its end here.
+    fn begin(self: &Rc<Self>, session: Session, client: Rc<Client>) {
+        let id = client.id;
+        self.clients.borrow_mut().insert(id, client);
         let server = self.clone();
         self.rt.spawn(async move {
-            Box::new(Session::new(server.clone(), stream, client)).run().await;
-            server.counters.closed.add_one();
+            match Box::new(session).run().await {
+                Ended::Over => server.counters.closed.add_one(),
+                Ended::Moved => server.counters.moved_out.add_one(),
+            }
             server.clients.borrow_mut().remove(&id);
             server.ended.ring();
         });
+    }
+
+    /// Takes in connections whose keys are here.
+    fn open_door(self: &Rc<Self>) {
+        let Some(inbox) = self.config.doors.open(&self.rt) else { return };
+        let server = self.clone();
+        self.rt.spawn(async move {
+            while let Some(Moved { stream, client, input, moves }) = inbox.recv().await {
+                // A core that is ending takes nothing in any more; then the client's connection ends as all do.
+                let Ok(stream) = server.rt.attach(stream) else { continue };
+                server.counters.moved_in.add_one();
+                let client = Rc::new(Client::from(client));
+                server.begin(Session::resume(server.clone(), stream, client.clone(), input, moves), client);
+            }
+        });
+    }
+
+    /// Whether a connection may move to `core` now.
+    pub(crate) fn may_move_to(&self, core: usize) -> bool {
+        self.stop() == Stop::No && self.loads.take_room(&self.config.doors, core, self.rt.now())
     }
 
     fn turn_away(self: &Rc<Self>, mut stream: Stream) {

@@ -17,11 +17,12 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use engine::rt::{Mono, Stream};
 
-use super::client::Client;
+use super::client::{Client, Travelling};
 use super::command::{Command, Kind};
 use super::control::{self, Then};
 use super::data::{self, REPLY_BYTES_MAX, Shape, Work};
 use super::frame::{Limits, Malformed, Parsed, Parser};
+use super::moving::{Homing, Moved};
 use super::queue::{Queue, Ticket};
 use super::reply::Writer;
 use super::request::{Error, Request};
@@ -67,6 +68,18 @@ pub struct Session {
     large_reply: usize,
     hold: Hold,
     phase: Phase,
+    homing: Homing,
+    /// The core that the session moves to as soon as everything is answered.
+    goal: Option<u16>,
+}
+
+/// How a session's time on this core ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With the connection.
+    Over,
+    /// It goes on elsewhere.
+    Moved,
 }
 
 /// Whether there may be a complete command in the input that is not started.
@@ -118,17 +131,69 @@ impl Session {
             large_reply: REPLY_BYTES_GUESS,
             hold: Hold::Nothing,
             phase: Phase::Open,
+            homing: Homing::default(),
+            goal: None,
         }
+    }
+
+    /// The session of a connection that comes from another core, with what its client has sent already.
+    pub(crate) fn resume(
+        server: Rc<Server>,
+        stream: Stream,
+        client: Rc<Client>,
+        input: Vec<u8>,
+        moves: u8,
+    ) -> Self {
+        let hold = if input.is_empty() { Hold::Nothing } else { Hold::Room };
+        let (input, homing) = (BytesMut::from(&input[..]), Homing::after(moves));
+        Self { input, hold, homing, ..Self::new(server, stream, client) }
     }
 
     /// Serves the connection until it ends. Why it ends interests nobody: the client knows, or is gone.
     ///
     /// Boxed, because a future holds what it is given twice, and idle connections are many.
-    pub async fn run(mut self: Box<Self>) {
+    pub async fn run(mut self: Box<Self>) -> Ended {
         while let Ok(true) = poll_fn(|cx| self.poll_turns(cx)).await {
-            self.server.rt.yield_to_reactor().await;
+            match self.departs_to() {
+                None => self.server.rt.yield_to_reactor().await,
+                Some(core) => match self.depart(core) {
+                    None => return Ended::Moved,
+                    Some(stayed) => self = stayed,
+                },
+            }
         }
         self.server.return_buffer(mem::take(&mut self.out));
+        Ended::Over
+    }
+
+    /// Goes to another core; comes back for good if that is impossible.
+    fn depart(self: Box<Self>, core: usize) -> Option<Box<Self>> {
+        let Self { server, client, stream, input, homing, .. } = *self;
+        let stay = |stream, input: &[u8]| {
+            let mut stayed = Self::resume(server.clone(), stream, client.clone(), input.to_vec(), 0);
+            stayed.homing.settle();
+            Box::new(stayed)
+        };
+        let stream = match stream.detach() {
+            Ok(stream) => stream,
+            Err(stream) => return Some(stay(stream, &input)),
+        };
+        let moved = Moved {
+            stream,
+            client: Travelling::from(&*client),
+            input: input.to_vec(),
+            moves: homing.next_moves(),
+        };
+        let refused = server.config.doors.send(core, moved).err()?;
+        client.come_back(refused.client);
+        // Without a descriptor to go on with the connection is over.
+        server.rt.attach(refused.stream).ok().map(|stream| stay(stream, &refused.input))
+    }
+
+    /// Where the session goes now: it wants to move, and everything is answered and sent.
+    fn departs_to(&self) -> Option<usize> {
+        let quiet = self.queue.is_empty() && self.sent == self.out.len() && self.phase == Phase::Open;
+        self.goal.filter(|_| quiet).map(usize::from)
     }
 
     /// Takes turns until there is nothing to do. `true`: there is more to do, after a pause. `false`: the end.
@@ -147,6 +212,9 @@ impl Session {
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(false));
             }
+            if self.departs_to().is_some() {
+                return Poll::Ready(Ok(true));
+            }
             if !took && !answered && !wrote {
                 return Poll::Pending;
             }
@@ -164,6 +232,7 @@ impl Session {
     /// Starts commands that were held back, or reads and starts what has come. Whether anything moved.
     fn take_in(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         match self.phase {
+            Phase::Open if self.goal.is_some() => return Ok(false),
             Phase::Open => {}
             Phase::Lingering(left) => return self.discard(cx, left),
             Phase::Ending | Phase::EndingEarly => return Ok(false),
@@ -184,7 +253,8 @@ impl Session {
 
     fn has_room(&self) -> bool {
         let commands_max = (REPLY_BYTES_MAX / self.large_reply.max(1)).clamp(1, COMMANDS_MAX);
-        self.queue.len() < commands_max
+        self.goal.is_none()
+            && self.queue.len() < commands_max
             && self.queue.held_bytes() < HELD_BYTES_MAX
             && self.out.len() - self.sent < UNSENT_BYTES_MAX
     }
@@ -351,8 +421,20 @@ impl Session {
         }
         match data::plan(command, request) {
             Ok((Work::Each(ops), _)) if ops.len() > DELETES_AT_ONCE => self.walk(ticket, Walk::Delete(ops)),
-            Ok((work, shape)) => self.queue.submit(&self.server.gateway, ticket, work, shape),
+            Ok((work, shape)) => self.submit(ticket, work, shape),
             Err(error) => self.say_error(ticket, &error),
+        }
+    }
+
+    fn submit(&mut self, ticket: Ticket, work: Work, shape: Shape) {
+        let gateway = &self.server.gateway;
+        // What was sent for commands that had been put off says nothing about this one.
+        gateway.take_forwarded();
+        self.queue.submit(gateway, ticket, work, shape);
+        if let Some(core) = self.homing.saw(gateway.take_forwarded())
+            && self.server.may_move_to(core)
+        {
+            self.goal = u16::try_from(core).ok();
         }
     }
 
@@ -364,6 +446,7 @@ impl Session {
         let Some(outcome) = self.server.gateway.get_now(key) else { return false };
         self.borrow_buffer();
         let before = self.out.len();
+        self.homing.saw(None);
         Shape::Value.write(outcome, &mut Writer::new(&mut self.out, self.client.protocol.get()));
         self.large_reply = self.large_reply.max(self.out.len() - before);
         self.in_place += 1;

@@ -13,6 +13,7 @@ use crate::gateway::Gateway;
 use crate::request::Op;
 use crate::wire::resp::counters::Counters;
 use crate::wire::resp::cursor::Cursors;
+use crate::wire::resp::moving::Doors;
 use crate::wire::resp::server::{Config, Facts};
 
 /// The client's side of the connection.
@@ -93,6 +94,7 @@ async fn session(
         connections_max: 1,
         drain: std::time::Duration::ZERO,
         cursors: Cursors::new(1 << 40),
+        doors: Doors::default(),
         facts: Facts::default(),
     };
     let server = Rc::new(Server::new(rt.clone(), gateway, config, Rc::new(Counters::default())));
