@@ -18,6 +18,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use glommio::io::{PollState, PollableFd};
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -28,6 +29,9 @@ use super::file::io_error;
 
 /// Sockets that are told of at a time.
 const EVENTS: usize = 256;
+
+/// How long input is gathered at most: as long as a task may compute.
+const GATHERING: Duration = Duration::from_micros(500);
 
 /// Stands for the ring of urgent writes.
 const RING: u64 = u64::MAX;
@@ -92,15 +96,19 @@ impl Core {
         Ok(CoreSocket { core: self.clone(), readiness, fd })
     }
 
-    /// Lets tasks take in what sockets have, until there is nothing or a pass is due; gives the reactor its turn if one is due
-    /// already.
+    /// Gives the reactor its turn if that is due, then lets tasks take in what sockets have, until there is nothing or it has
+    /// taken long enough.
     pub(crate) async fn gather_input(&self) {
         // An executor that cannot watch a descriptor any more is about to go.
         let _ = self.pass_if_due().await;
-        let set = self.sockets().set.borrow().clone();
+        let (set, began) = (self.sockets().set.borrow().clone(), self.now());
         let_others_run().await;
-        if let Some(set) = set {
-            set.pass_on_all(self).await;
+        let Some(set) = set else { return };
+        while set.pass_on(self) {
+            let_others_run().await;
+            if self.now().since(began) > GATHERING {
+                return;
+            }
         }
     }
 
@@ -163,14 +171,9 @@ impl Set {
     async fn watch(&self, core: &Core) {
         while self.has_news().await {
             core.passed();
-            self.pass_on_all(core).await;
-        }
-    }
-
-    /// Passes on what the set knows until it knows nothing more or the reactor has to get its turn.
-    async fn pass_on_all(&self, core: &Core) {
-        while self.pass_on(core) && !core.pass_is_due() {
-            let_others_run().await;
+            while self.pass_on(core) && !core.pass_is_due() {
+                let_others_run().await;
+            }
         }
     }
 

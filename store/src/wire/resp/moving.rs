@@ -20,7 +20,7 @@ use engine::rt::{CpuClock, Detached, Mono, Rt};
 use super::client::Travelling;
 
 /// Commands in a row for one other core after which a connection wants to move there.
-const STREAK: u32 = 32;
+const STREAK: u32 = 8;
 /// Moves of one connection.
 const MOVES_MAX: u8 = 8;
 /// Connections that may be on their way to one core.
@@ -28,7 +28,7 @@ const ON_THE_WAY_MAX: usize = 64;
 /// How long a look at another core's load is good.
 const LOOK: Duration = Duration::from_millis(5);
 /// Connections that may move to a core after a look, before their weight shows in the next one.
-const MOVES_PER_LOOK: u32 = 16;
+const MOVES_PER_LOOK: u32 = 32;
 /// A core that is this busy takes no more, percent.
 const BUSY_PERCENT: u128 = 95;
 
