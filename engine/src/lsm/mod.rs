@@ -228,17 +228,21 @@ impl Tree {
             return Pressure::Stop;
         }
         let waiting = shared.closed.borrow().len();
-        let most = shared.options.closed_memtables.max(1);
         let version = shared.version.borrow();
         let level_zero = Cf::ALL.iter().map(|cf| version.family(*cf).level(0).len()).max().unwrap_or(0);
         let (slow, full) = (shared.options.l0_tables * 4, shared.options.l0_tables * 8);
-        if waiting >= most || level_zero >= full {
+        if self.memory_is_full() || level_zero >= full {
             Pressure::Stop
         } else if waiting > 1 || level_zero >= slow {
             Pressure::Delay(Duration::from_millis(1))
         } else {
             Pressure::None
         }
+    }
+
+    /// Whether as many memtables wait for their flush as may. Everything else that slows writers down costs no memory.
+    pub fn memory_is_full(&self) -> bool {
+        self.shared.closed.borrow().len() >= self.shared.options.closed_memtables.max(1)
     }
 
     /// Whether a flush or a compaction waits for space. Writers should then be refused: what they write stays in memory.

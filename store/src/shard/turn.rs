@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use engine::error::Fault;
 use engine::log::Batch;
-use engine::lsm::{Pressure, WriteBatch};
+use engine::lsm::{Pressure, Tree, WriteBatch};
 use raft::{Apply, Entry, EntryKind, Index};
 use scheduler::RegionId;
 
@@ -92,28 +92,33 @@ impl Shard {
         state.dirty.iter().any(|region| state.peers.get(region).is_some_and(Peer::has_gathered))
     }
 
-    /// Waits while flushes and compactions have to catch up, so that memory stays bounded.
+    /// Slows writers down, or stops them, while flushes and compactions have to catch up.
     async fn relieve_pressure(&self) -> Result<(), Fault> {
-        loop {
-            match self.inner.tree.pressure() {
-                Pressure::None => return Ok(()),
-                Pressure::Delay(pause) => {
-                    self.inner.rt.sleep(pause).await;
-                    return Ok(());
-                }
-                Pressure::Stop => {
-                    if let Some(fault) = self.inner.tree.fault() {
-                        return Err(fault);
-                    }
-                    if self.inner.tree.disk_full() {
-                        // That may take days. What was admitted is finished meanwhile, and nothing more is admitted.
-                        self.inner.disk_full.set(true);
-                        return Ok(());
-                    }
-                    self.inner.rt.sleep(PRESSURE_PAUSE).await;
-                }
+        match self.inner.tree.pressure() {
+            Pressure::None => Ok(()),
+            Pressure::Delay(pause) => {
+                self.inner.rt.sleep(pause).await;
+                Ok(())
             }
+            Pressure::Stop => self.wait_while(|tree| tree.pressure() == Pressure::Stop).await,
         }
+    }
+
+    /// Waits while a tree that is at work is in some state.
+    async fn wait_while(&self, stopped: impl Fn(&Tree) -> bool) -> Result<(), Fault> {
+        let inner = &*self.inner;
+        while stopped(&inner.tree) {
+            if let Some(fault) = inner.tree.fault() {
+                return Err(fault);
+            }
+            if inner.tree.disk_full() {
+                // That may take days. What was admitted is finished meanwhile, and nothing more is admitted.
+                inner.disk_full.set(true);
+                return Ok(());
+            }
+            inner.rt.sleep(PRESSURE_PAUSE).await;
+        }
+        Ok(())
     }
 
     /// Proposes what has gathered and takes the `Ready` of every group that moved. What needs no disk is done here.
@@ -199,7 +204,8 @@ impl Shard {
             let entries: Vec<Entry> = read.into_iter().map(super::open::to_raft).collect();
             next = entries.last().map_or(last.0, |entry| entry.index.0) + 1;
             inner.apply(&mut inner.state.borrow_mut(), region, &entries)?;
-            self.relieve_pressure().await?;
+            // Only memory has a bound here; a start must not wait for compactions.
+            self.wait_while(Tree::memory_is_full).await?;
             budget.tick().await;
         }
         Ok(())

@@ -110,9 +110,25 @@ fn level_zero(stores: &Stores) -> Vec<u64> {
     stores.shards.values().map(|shard| shard.snapshot().tree.levels[0].0).collect()
 }
 
+/// How a life ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Drain,
+    Kill,
+}
+
 #[test]
 fn after_a_drain_a_start_does_not_wait_for_compactions_but_writes_do() {
-    let world = World::new(63, Options::default());
+    start_under_pressure(63, End::Drain);
+}
+
+#[test]
+fn after_a_kill_a_start_does_not_wait_for_compactions_but_writes_do() {
+    start_under_pressure(64, End::Kill);
+}
+
+fn start_under_pressure(seed: u64, end: End) {
+    let world = World::new(seed, Options::default());
     let node = world.node(0);
     // Nothing is compacted in the first life, and in the second it takes long.
     let first_tree =
@@ -124,10 +140,15 @@ fn after_a_drain_a_start_does_not_wait_for_compactions_but_writes_do() {
         for n in 0..WRITES {
             gateway.submit(None, Op::Put { key: key(n), value: value(1, n, 2000) }).await.unwrap();
         }
-        stores.stop().await;
+        if end == End::Drain {
+            stores.stop().await;
+        }
     });
     world.block_on(first).unwrap();
-    node.kill();
+    match end {
+        End::Drain => node.kill(),
+        End::Kill => node.crash(),
+    }
     let second = node.start(0, |rt| async move {
         let (stores, gateway) = open_with(&rt, second_tree).await;
         let under_pressure = || level_zero(&stores).iter().all(|&tables| tables >= TABLES_STOP);

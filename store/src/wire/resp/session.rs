@@ -36,7 +36,7 @@ pub const COMMANDS_MAX: usize = 1024;
 pub const HELD_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of replies that are not sent yet, the last reply excepted.
 pub const UNSENT_BYTES_MAX: usize = 1 << 20;
-/// Most bytes of replies that are kept although they are sent.
+/// Most bytes of replies that are kept although they are sent, unless more than that is unsent.
 const SENT_BYTES_MAX: usize = 256 << 10;
 /// Frames from this size on are kept as they are and not copied, bytes.
 const OWN_FRAME_BYTES: usize = 16 << 10;
@@ -581,8 +581,9 @@ impl Session {
         if self.sent == self.out.len() {
             self.sent = 0;
             self.server.return_buffer(mem::take(&mut self.out));
-        } else if self.sent >= SENT_BYTES_MAX {
-            // A client that reads a little slower than it asks never lets the buffer run empty.
+        } else if self.sent >= SENT_BYTES_MAX && 2 * self.sent >= self.out.len() {
+            // A client that reads a little slower than it asks never lets the buffer run empty. What is unsent is moved, so
+            // it must not be more than what has been sent since the last time.
             self.out.drain(..self.sent);
             self.sent = 0;
         }
