@@ -105,8 +105,6 @@ fn ours_round(dir: &Path, sync: SyncMethod, writers: u64, length: Duration) -> F
     start_core(&CoreOptions::default(), move |rt| async move {
         let options = LogOptions { sync, ..LogOptions::default() };
         let (log, _) = Log::open(&rt, &dir, options).await.expect("the log opens");
-        // As raft-engine's threads, this core has nothing to do but to write.
-        log.core_is_idle(true);
         // Both start on prepared space: raft-engine has none to prepare, ours needs about three seconds for it.
         while log.stats().spare_segments < 2 {
             rt.sleep(Duration::from_millis(50)).await;
@@ -148,7 +146,8 @@ async fn our_writer(
         if index.is_multiple_of(KEPT) {
             batch.compact(group, index - 1, 1);
         }
-        log.write(batch).await.expect("writes succeed");
+        // As raft-engine's threads, this core has nothing to do but to write.
+        log.write_and_wait(batch).await.expect("writes succeed");
         taken.borrow_mut().push(rt.now().since(began));
         index += 1;
     }

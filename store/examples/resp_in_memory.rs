@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::rt::ListenOptions;
 use engine::rt::{CoreOptions, start_core};
 use store::gateway::Gateway;
-use store::wire::resp::{Config, Counters, Cursors, Facts, serve};
+use store::wire::resp::{Config, Counters, Cursors, Doors, Facts, serve};
 
 fn main() -> std::io::Result<()> {
     let mut args = std::env::args().skip(1);
@@ -23,6 +23,7 @@ fn main() -> std::io::Result<()> {
             connections_max: 10_000,
             drain: Duration::from_secs(5),
             cursors: Cursors::new(rt.random()),
+            doors: Doors::default(),
             facts: Facts { port, cores: 1, ..Facts::default() },
         };
         let watcher = rt.clone();

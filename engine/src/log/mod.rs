@@ -12,7 +12,7 @@
 //! | `index` | what is live and where |
 //! | `cache` | recent records in memory |
 //! | `segment`, `spares` | files: made, zeroed ahead of need, reused |
-//! | `writer` | the one task that appends |
+//! | `writer`, `patience` | the one task that appends; what the core does meanwhile |
 //! | `read` | entries from memory or disk |
 //! | `recover`, `scan` | the way back after a crash: torn tails are cut, damage is a fault |
 //! | `purge`, `reclaim` | which segments may go; moving what is left in them |
@@ -190,13 +190,16 @@ impl Log {
     /// # Errors
     /// DiskFull refuses a batch with entries before anything is written. Any other fault ends the log, as does a failed write.
     pub async fn write(&self, batch: Batch) -> Result<()> {
-        self.shared().submit(batch, None).await
+        self.shared().submit(batch, None, false).await
     }
 
-    /// Says whether the core has nothing better to do than to wait for the writes that follow. Then it stands still during them
-    /// if the disk is fast, because that costs less time than going on does.
-    pub fn core_is_idle(&self, idle: bool) {
-        self.shared().patience.set_idle(idle);
+    /// As [`Log::write`], by a core that has nothing better to do than to wait for it. It stands still meanwhile if the disk is
+    /// fast, because that costs less time than going on does.
+    ///
+    /// # Errors
+    /// As [`Log::write`].
+    pub async fn write_and_wait(&self, batch: Batch) -> Result<()> {
+        self.shared().submit(batch, None, true).await
     }
 
     /// The term of the entry at `index`, or at the compaction mark.
@@ -309,12 +312,12 @@ impl Drop for Handle {
 
 impl Shared {
     /// Queues a batch and waits for its fate. A guarded one is skipped if what it moves has changed by then.
-    async fn submit(&self, batch: Batch, guard: Option<writer::Guard>) -> Result<()> {
+    async fn submit(&self, batch: Batch, guard: Option<writer::Guard>, idle: bool) -> Result<()> {
         if self.stopping.get() {
             return Err(self.refusal());
         }
         let (answer, pending) = oneshot();
-        self.queue.borrow_mut().push_back(Request { batch, guard, answer });
+        self.queue.borrow_mut().push_back(Request { batch, guard, idle, answer });
         self.work.ring();
         pending.await.unwrap_or_else(|| Err(self.refusal()))
     }

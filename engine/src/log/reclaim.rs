@@ -73,7 +73,7 @@ async fn move_to_tail(shared: &Shared, group: u64, segment: SegmentNo) -> Result
         batch.moved(group, first, borrowed);
     }
     let bytes = batch.len() as u64;
-    shared.submit(batch, Some(Guard { group, segment, live })).await?;
+    shared.submit(batch, Some(Guard { group, segment, live }), false).await?;
     Ok(bytes)
 }
 
@@ -90,7 +90,7 @@ async fn retire(shared: &Shared) -> Result<usize> {
     }
     if !planted(Bug::EarlyReuse) {
         shared.needed_from.set(needed);
-        shared.submit(Batch::new(), None).await?;
+        shared.submit(Batch::new(), None, false).await?;
     }
     let gone: Vec<_> = {
         let mut segments = shared.segments.borrow_mut();

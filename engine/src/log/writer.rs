@@ -19,6 +19,8 @@ use crate::rt::local::Answer;
 pub(crate) struct Request {
     pub(crate) batch: Batch,
     pub(crate) guard: Option<Guard>,
+    /// The core has nothing better to do than to wait.
+    pub(crate) idle: bool,
     pub(crate) answer: Answer<Result<()>>,
 }
 
@@ -35,7 +37,8 @@ pub(crate) async fn run(shared: Rc<Shared>) {
         let requests = next_group(&shared);
         if !requests.is_empty() {
             write_group(&shared, requests).await;
-            shared.rt.gather_input().await;
+            // Where the core stands still for every record, nothing else lets the reactor run.
+            shared.rt.yield_if_due().await;
         } else if shared.stopping.get() {
             break;
         } else {
@@ -184,7 +187,8 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
         [only] => Bytes::from(std::mem::take(&mut only.batch).into_body()),
         _ => Bytes::copy_from_slice(&record[RECORD_HEADER_BYTES..end]),
     };
-    let (meanwhile, began) = (shared.patience.meanwhile(), shared.rt.now());
+    let idle = requests.iter().all(|request| request.idle);
+    let (meanwhile, began) = (shared.patience.meanwhile(idle, total), shared.rt.now());
     segment.append(record, pos, meanwhile).await?;
     shared.patience.took(meanwhile, shared.rt.now().since(began));
 

@@ -148,7 +148,7 @@ pub enum Meanwhile {
     GoOn,
     /// It stands still, which saves it the way to the kernel's workers and back: for a core whose tasks all wait for the write,
     /// on a disk that is fast. Nothing in such a write lets the reactor run, so who makes many of them calls
-    /// [`Rt::gather_input`] in between.
+    /// [`Rt::yield_if_due`] in between.
     StandStill,
 }
 

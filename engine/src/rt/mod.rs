@@ -114,6 +114,16 @@ impl Rt {
         })
     }
 
+    /// As [`Rt::yield_to_reactor`], if timers, files and messages of other cores have waited for some time, and cheaper. For what
+    /// may go on and on without ever waiting.
+    pub async fn yield_if_due(&self) {
+        match &self.world {
+            World::Glommio(core) => core.yield_if_due().await,
+            #[cfg(feature = "sim")]
+            World::Sim(_) => {}
+        }
+    }
+
     /// Lets the tasks of this core take in what their sockets have, until there is nothing left to take in or a fraction of a
     /// millisecond has passed. Worth it before something whose price does not depend on how much it is for.
     pub async fn gather_input(&self) {

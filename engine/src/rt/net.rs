@@ -1,6 +1,6 @@
 //! TCP on this core.
 //!
-//! Streams belong to the core that accepted or opened them. Reads and writes are plain bytes; batching is the protocol's
+//! Streams belong to the core that accepted or opened them, until it lets one go for another core to take in. Reads and writes are plain bytes; batching is the protocol's
 //! business, because one write per answer is the most expensive habit a server can have.
 
 use std::future::poll_fn;

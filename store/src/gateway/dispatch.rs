@@ -37,8 +37,18 @@ pub struct Dispatch {
     core_of: Vec<usize>,
     routes: RefCell<Routes>,
     links: Rc<Links>,
-    /// The core that an operation was last sent to.
-    forwarded: Cell<Option<usize>>,
+    /// Where operations went since somebody asked.
+    went: Cell<Went>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Went {
+    #[default]
+    Nowhere,
+    /// All to this other core.
+    To(usize),
+    /// At least one to a store of this core, or to a second one.
+    Elsewhere,
 }
 
 impl fmt::Debug for Dispatch {
@@ -62,8 +72,8 @@ impl Dispatch {
         let mut here = vec![None; core_of.len()];
         shards.into_iter().for_each(|(store, shard)| here[store] = Some(shard));
         let routes = RefCell::new(routes);
-        let forwarded = Cell::new(None);
-        let dispatch = Rc::new(Self { rt: rt.clone(), shards: here, core_of, routes, links, forwarded });
+        let went = Cell::default();
+        let dispatch = Rc::new(Self { rt: rt.clone(), shards: here, core_of, routes, links, went });
         let receiving = dispatch.clone();
         rt.spawn(async move { receiving.receive(inbox).await });
         dispatch
@@ -103,9 +113,12 @@ impl Dispatch {
         self.shard(store)?.get_now(route, key)
     }
 
-    /// The core that an operation was sent to since this was last asked.
+    /// The other core to which all operations went since this was last asked.
     pub(super) fn take_forwarded(&self) -> Option<usize> {
-        self.forwarded.take()
+        match self.went.take() {
+            Went::To(core) => Some(core),
+            Went::Nowhere | Went::Elsewhere => None,
+        }
     }
 
     fn shard(&self, store: usize) -> Option<&Shard> {
@@ -133,9 +146,16 @@ impl Dispatch {
     /// Hands an operation to a store, here or on its core.
     fn deliver(&self, store: usize, route: Option<Route>, op: Op, answer: Answer<Outcome>) {
         match (self.shard(store), self.core_of.get(store)) {
-            (Some(shard), _) => shard.submit(route, op, Reply::Local(answer)),
+            (Some(shard), _) => {
+                self.went.set(Went::Elsewhere);
+                shard.submit(route, op, Reply::Local(answer));
+            }
             (None, Some(&core)) => {
-                self.forwarded.set(Some(core));
+                self.went.set(match self.went.get() {
+                    Went::Nowhere => Went::To(core),
+                    Went::To(other) if other == core => Went::To(core),
+                    Went::To(_) | Went::Elsewhere => Went::Elsewhere,
+                });
                 self.links.forward(core, store, route, op, answer);
             }
             (None, None) => answer.send(Err(Refusal::RegionNotFound { region_id: 0 })),

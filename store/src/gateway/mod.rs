@@ -92,8 +92,8 @@ impl Gateway {
         Submitted(Progress::Waits(pending))
     }
 
-    /// The core that an operation was sent to since this was last asked; `None` if all stayed on this core.
-    pub fn take_forwarded(&self) -> Option<usize> {
+    /// The other core to which all operations went since this was last asked; `None` if there was none, or not all went there.
+    pub(crate) fn take_forwarded(&self) -> Option<usize> {
         match &self.backend {
             Backend::Node(dispatch) => dispatch.take_forwarded(),
             Backend::Memory(_) => None,

@@ -5,13 +5,16 @@
 //! behind it, in order, until none of its keys is loading. Behind a closed gate nothing begins to load, so the wait is that
 //! for the reads already under way.
 //!
-//! Invariants: the first operation behind the gate is one on many keys that has to wait; whatever waits in the queue of a key
-//! came before everything behind the gate; the end of every load looks at the gate again.
+//! Invariants: the first operation behind the gate is one on many keys that has to wait, or somebody is about to begin it;
+//! whatever waits in the queue of a key came before everything behind the gate; the end of every load looks at the gate again;
+//! `waiting_bytes` are those of all that waits here, and count against what the store takes in.
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use super::{Inner, Queued, Shard, State};
-use crate::request::Op;
+use crate::request::{Change, Op};
 
 /// What an operation has to wait for.
 enum Wait {
@@ -30,15 +33,18 @@ impl Shard {
             drop(state);
             return self.begin_or_wait(queued);
         }
+        state.waiting_bytes += queued.bytes();
         state.gate.push_back(queued);
     }
 
-    /// The load of `key` has ended: starts what queued behind it, then what is behind the gate.
-    pub(super) fn loaded(&self, key: &[u8]) {
-        let queued = self.inner.state.borrow_mut().inflight.end_load(key);
+    /// The load of `key` has ended: starts what queued behind it, then, as it has time, what is behind the gate.
+    pub(super) async fn loaded(&self, key: &[u8]) {
+        let queued = self.inner.end_load(key);
         queued.into_iter().for_each(|queued| self.begin_or_wait(queued));
+        let budget = self.inner.rt.budget();
         while let Some(queued) = self.inner.next_through_the_gate() {
             self.begin_or_wait(queued);
+            budget.tick().await;
         }
     }
 
@@ -50,19 +56,57 @@ impl Shard {
                 drop(state);
                 self.begin(queued);
             }
-            Wait::Key(key) => state.inflight.queue(&key, queued),
-            Wait::Keys => state.gate.push_front(queued),
+            Wait::Key(key) => {
+                state.waiting_bytes += queued.bytes();
+                state.inflight.queue(&key, queued);
+            }
+            Wait::Keys => {
+                state.waiting_bytes += queued.bytes();
+                state.gate.push_front(queued);
+            }
         }
     }
 }
 
 impl Inner {
+    fn end_load(&self, key: &[u8]) -> VecDeque<Queued> {
+        let state = &mut *self.state.borrow_mut();
+        let queued = state.inflight.end_load(key);
+        state.waiting_bytes -= queued.iter().map(Queued::bytes).sum::<usize>();
+        queued
+    }
+
     fn next_through_the_gate(&self) -> Option<Queued> {
-        let mut state = self.state.borrow_mut();
-        match wait(&state, &state.gate.front()?.op) {
-            Wait::Keys => None,
-            Wait::Nothing | Wait::Key(_) => state.gate.pop_front(),
+        let state = &mut *self.state.borrow_mut();
+        if let Wait::Keys = wait(state, &state.gate.front()?.op) {
+            return None;
         }
+        let next = state.gate.pop_front()?;
+        state.waiting_bytes -= next.bytes();
+        Some(next)
+    }
+}
+
+impl Queued {
+    /// Of the keys and values in it.
+    fn bytes(&self) -> usize {
+        match &self.op {
+            Op::Put { key, value } => key.len() + value.len(),
+            Op::Delete { key, .. } => key.len(),
+            Op::Modify { key, change } => key.len() + change_bytes(change),
+            Op::BatchPut { pairs } => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
+            Op::BatchDelete { keys } => keys.iter().map(Bytes::len).sum(),
+            Op::DeleteRange { start, end } => start.len() + end.len(),
+            Op::Get { .. } | Op::BatchGet { .. } | Op::Scan(_) => 0,
+        }
+    }
+}
+
+fn change_bytes(change: &Change) -> usize {
+    match change {
+        Change::SetIf { value, .. } => value.len(),
+        Change::Append { suffix } => suffix.len(),
+        Change::Take | Change::Remove | Change::Add { .. } => 0,
     }
 }
 

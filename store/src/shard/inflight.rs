@@ -119,6 +119,11 @@ impl<Q> InFlight<Q> {
         self.loading > 0 && self.slots.get(key).is_some_and(|slot| slot.queue.is_some())
     }
 
+    /// Whether any key is being read from disk.
+    pub fn loads(&self) -> bool {
+        self.loading > 0
+    }
+
     /// Whether a key in `[start, end)` is being read from disk.
     pub fn is_loading_within(&self, start: &[u8], end: &[u8]) -> bool {
         let mut slots = self.slots.iter();

@@ -94,6 +94,8 @@ struct State {
     inflight: InFlight<Queued>,
     /// Writes behind one on many keys that waits.
     gate: VecDeque<Queued>,
+    /// Keys and values of what waits for loads.
+    waiting_bytes: usize,
     /// Why the store has stopped, once it has.
     stopped: Option<String>,
 }

@@ -87,6 +87,7 @@ impl Shard {
                     dirty: Vec::new(),
                     inflight: InFlight::default(),
                     gate: VecDeque::new(),
+                    waiting_bytes: 0,
                     stopped: None,
                 }),
                 bell: Bell::default(),

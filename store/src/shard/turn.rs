@@ -10,8 +10,9 @@
 //!                 acknowledge ─► committed entries ─► tree ─► answers
 //! ```
 //!
-//! While the write is under way, connections go on and writes gather for the next turn; nothing waits for a timer to make a
-//! batch. The order "durable, then acknowledged" is in the types: a [`raft::Write`] gives its acknowledgement only when it is
+//! Before the write, sockets are asked once more for what has come meanwhile. While it is under way, connections go on and
+//! writes gather for the next turn, unless everybody waits for the log; then the core stands still for it. Nothing waits for a
+//! timer to make a batch. The order "durable, then acknowledged" is in the types: a [`raft::Write`] gives its acknowledgement only when it is
 //! consumed as durable.
 
 use std::time::Duration;
@@ -152,7 +153,6 @@ impl Shard {
         let bytes = batch.len();
         let began = inner.rt.now();
         if !batch.is_empty() {
-            inner.log.core_is_idle(inner.nobody_reads());
             self.write_when_there_is_room(batch).await?;
             inner.counters.log_write.record(inner.rt.now().since(began));
             inner.counters.log_writes.add(1);
@@ -176,7 +176,12 @@ impl Shard {
     async fn write_when_there_is_room(&self, batch: Batch) -> Result<(), Fault> {
         let inner = &*self.inner;
         loop {
-            match inner.log.write(batch.clone()).await {
+            let batch = batch.clone();
+            let written = match inner.nobody_reads() {
+                true => inner.log.write_and_wait(batch).await,
+                false => inner.log.write(batch).await,
+            };
+            match written {
                 Err(fault) if fault.is_disk_full() && inner.log.failure().is_none() => {
                     inner.disk_full.set(true);
                     inner.log_waits.set(true);
@@ -214,7 +219,10 @@ impl Shard {
     /// Lets what is under way finish, then closes the files. Nothing may be submitted any more.
     pub async fn close(&self) -> Result<(), Fault> {
         let inner = &*self.inner;
-        let under_way = || inner.state.borrow().inflight.bytes() > 0 && !inner.log_waits.get();
+        let under_way = || {
+            let state = inner.state.borrow();
+            state.inflight.bytes() + state.waiting_bytes > 0 && !inner.log_waits.get()
+        };
         while under_way() && self.stopped().is_none() {
             inner.rt.sleep(Duration::from_millis(1)).await;
         }
@@ -253,10 +261,12 @@ fn fill(batch: &mut Batch, region: RegionId, write: &raft::Write) {
 }
 
 impl Inner {
-    /// Whether nothing was read here lately, so that everybody waits for the log.
+    /// Whether nothing was read here lately, so that everybody waits for the log. Reads of other stores of the core are not
+    /// seen; where there are such stores, they wait for a write of this one as for any other slice of work.
     fn nobody_reads(&self) -> bool {
         let reads = self.counters.reads.get() + self.counters.scans.get();
-        let quiet = if self.reads_seen.replace(reads) == reads { self.quiet_writes.get() + 1 } else { 0 };
+        let still = self.reads_seen.replace(reads) == reads && !self.state.borrow().inflight.loads();
+        let quiet = if still { self.quiet_writes.get() + 1 } else { 0 };
         self.quiet_writes.set(quiet);
         quiet >= QUIET_WRITES
     }

@@ -52,7 +52,8 @@ impl Shard {
         if inner.disk_full.get() && (!deletes || inner.is_out_of_room()) {
             return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
         }
-        if inner.state.borrow().inflight.bytes() > inner.limits.inflight_bytes_max {
+        let state = inner.state.borrow();
+        if state.inflight.bytes() + state.waiting_bytes > inner.limits.inflight_bytes_max {
             return Err(Refusal::Busy { reason: "too many bytes of writes are under way", backoff_ms: 20 });
         }
         Ok(())
@@ -90,7 +91,7 @@ impl Shard {
                 Ok(value) => shard.inner.step(route.as_ref(), key.clone(), value, change, reply),
                 Err(fault) => shard.inner.refuse(reply, Refusal::Stopped(fault.to_string())),
             }
-            shard.loaded(&key);
+            shard.loaded(&key).await;
         });
     }
 }

@@ -44,10 +44,15 @@ impl Core {
     }
 
     /// Gives the reactor its turn, if it is due.
-    pub(super) async fn pass_if_due(&self) -> io::Result<()> {
-        if !self.pass_is_due() {
-            return Ok(());
+    pub(crate) async fn yield_if_due(&self) {
+        if self.pass_is_due() && self.pass().await.is_err() {
+            // There is no descriptor left for the door. A timer takes longer, and needs none.
+            self.yield_to_reactor().await;
+            self.passed();
         }
+    }
+
+    async fn pass(&self) -> io::Result<()> {
         let door = self.passes().door()?;
         let mut state = PollState::new();
         poll_fn(|cx| door.poll_readable(cx, &mut state)).await.map_err(io_error)?;

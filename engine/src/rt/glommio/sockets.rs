@@ -99,8 +99,7 @@ impl Core {
     /// Gives the reactor its turn if that is due, then lets tasks take in what sockets have, until there is nothing or it has
     /// taken long enough.
     pub(crate) async fn gather_input(&self) {
-        // An executor that cannot watch a descriptor any more is about to go.
-        let _ = self.pass_if_due().await;
+        self.yield_if_due().await;
         let (set, began) = (self.sockets().set.borrow().clone(), self.now());
         let_others_run().await;
         let Some(set) = set else { return };

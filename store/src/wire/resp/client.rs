@@ -33,7 +33,7 @@ pub struct Client {
 }
 
 /// What the client calls itself. Absent until it does, because most never do.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Names {
     connection: Box<str>,
     library: Box<str>,
@@ -61,20 +61,6 @@ pub(crate) struct Travelling {
     authenticated: bool,
     last: Option<Command>,
     names: Names,
-}
-
-impl From<&Client> for Travelling {
-    fn from(client: &Client) -> Self {
-        Self {
-            id: client.id,
-            from: client.from,
-            began: client.began,
-            protocol: client.protocol.get(),
-            authenticated: client.authenticated.get(),
-            last: client.last.get(),
-            names: client.names.take(),
-        }
-    }
 }
 
 impl From<Travelling> for Client {
@@ -108,9 +94,17 @@ impl Client {
         }
     }
 
-    /// The other core did not take it: what travelled with it is here again.
-    pub(crate) fn come_back(&self, travelling: Travelling) {
-        *self.names.borrow_mut() = travelling.names;
+    /// What the connection takes along.
+    pub(crate) fn pack(&self) -> Travelling {
+        Travelling {
+            id: self.id,
+            from: self.from,
+            began: self.began,
+            protocol: self.protocol.get(),
+            authenticated: self.authenticated.get(),
+            last: self.last.get(),
+            names: self.names.borrow().clone(),
+        }
     }
 
     /// Back to how it began, for `RESET`.

@@ -1,7 +1,7 @@
 //! RESP: the raw key space for everything that can talk to Redis.
 //!
 //! The protocol of Redis in both versions, with pipelining, and its string commands; plus `RANGE`, because our keys are in
-//! order. A connection belongs to the core that accepted it; keys of other cores are reached through the core's
+//! order. A connection belongs to one core at a time; keys of other cores are reached through the core's
 //! [`Gateway`](crate::gateway::Gateway), so nothing here knows regions.
 //!
 //! | file | owns |
@@ -15,6 +15,7 @@
 //! | [`control`], [`settings`], [`describe`] | commands about connection, server and commands |
 //! | [`queue`] | the order of one connection's commands and answers |
 //! | [`session`] | one connection |
+//! | [`moving`] | when and how a connection goes to the core that owns its keys |
 //! | [`server`] | one core: accepting, sharing, draining |
 //! | [`cursor`] | what a `SCAN` cursor stands for |
 //! | [`counters`] | what is counted |
@@ -51,7 +52,7 @@ pub mod data;
 pub mod describe;
 pub mod frame;
 pub mod glob;
-pub mod moving;
+mod moving;
 pub mod queue;
 pub mod reply;
 pub mod request;

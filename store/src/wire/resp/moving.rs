@@ -4,13 +4,15 @@
 //! commands all go to one other core is better served there, so it moves: between two commands, with everything answered, its
 //! socket and what is known of it travel to the other core, and the client notices nothing.
 //!
-//! It moves only while the owner of the keys has time to spare. Where it has none, the cores that speak with its clients take
-//! work off it, and everything stays as it is.
+//! It moves only while the owner of the keys has time to spare, the time in which it stands still for its log included. Where
+//! it has none, the cores that speak with its clients take work off it, and everything stays as it is.
 //!
 //! Invariants: what travels has no command under way and no reply unsent; a connection is open on one core at a time, or on
-//! its way; each further move of one connection takes twice as long a streak, and there are [`MOVES_MAX`].
+//! its way; each further move of one connection takes twice as long a streak, and there are [`MOVES_MAX`]; a core whose drain
+//! has begun, or that holds as many connections as it may, is not moved to, except by what is on its way already.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +53,10 @@ struct Door {
     to: Sender<Moved>,
     inbox: Mutex<Option<Receiver<Moved>>>,
     clock: OnceLock<CpuClock>,
+    /// Connections open on the core.
+    open: AtomicUsize,
+    /// The core's drain has begun.
+    closed: AtomicBool,
 }
 
 impl Doors {
@@ -58,7 +64,13 @@ impl Doors {
     pub fn new(cores: usize) -> Self {
         let door = |_| {
             let (to, inbox) = queue(ON_THE_WAY_MAX);
-            Door { to, inbox: Mutex::new(Some(inbox)), clock: OnceLock::new() }
+            Door {
+                to,
+                inbox: Mutex::new(Some(inbox)),
+                clock: OnceLock::new(),
+                open: AtomicUsize::new(0),
+                closed: AtomicBool::new(false),
+            }
         };
         Self((0..cores).map(door).collect())
     }
@@ -70,9 +82,39 @@ impl Doors {
         door.inbox.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// A connection is open on `core` from now on.
+    pub(crate) fn begun(&self, core: usize) {
+        if let Some(door) = self.0.get(core) {
+            door.open.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// A connection is open on `core` no longer.
+    pub(crate) fn ended(&self, core: usize) {
+        if let Some(door) = self.0.get(core) {
+            door.open.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets nobody in at `core` any more.
+    pub(crate) fn close(&self, core: usize) {
+        if let Some(door) = self.0.get(core) {
+            door.closed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether `core` serves, and fewer connections than `connections_max`.
+    pub(crate) fn has_room(&self, core: usize, connections_max: usize) -> bool {
+        let has_room = |door: &Door| {
+            !door.closed.load(Ordering::Acquire) && door.open.load(Ordering::Relaxed) < connections_max
+        };
+        self.0.get(core).is_some_and(has_room)
+    }
+
     /// Sends a connection to `core`; it comes back if that core does not take it.
     pub(crate) fn send(&self, core: usize, moved: Moved) -> Result<(), Box<Moved>> {
-        let Some(door) = self.0.get(core) else { return Err(Box::new(moved)) };
+        let open = |door: &&Door| !door.closed.load(Ordering::Acquire);
+        let Some(door) = self.0.get(core).filter(open) else { return Err(Box::new(moved)) };
         door.to.try_send(moved).map_err(|refused| match refused {
             TrySend::Full(moved) | TrySend::Closed(moved) => Box::new(moved),
         })
@@ -132,9 +174,9 @@ impl Homing {
         self.moves.saturating_add(1)
     }
 
-    /// It stays here for good.
-    pub(crate) fn settle(&mut self) {
-        self.moves = MOVES_MAX;
+    /// Of a connection that stays here for good.
+    pub(crate) fn settled() -> Self {
+        Self::after(MOVES_MAX)
     }
 
     /// A command went to that core, or to none but this. Where the connection wants to move, at the end of a streak.
@@ -169,9 +211,7 @@ mod tests {
         assert_eq!(streak(&mut homing), Some(STREAK), "it has not moved, so it tries again");
         let mut moved = Homing::after(homing.next_moves());
         assert_eq!(streak(&mut moved), Some(2 * STREAK));
-        assert_eq!(streak(&mut Homing::after(MOVES_MAX)), None);
-        moved.settle();
-        assert_eq!(streak(&mut moved), None);
+        assert_eq!(streak(&mut Homing::settled()), None);
     }
 
     #[test]
@@ -182,6 +222,18 @@ mod tests {
             assert_eq!(homing.saw(other), None);
         }
         assert_eq!(streak(&mut homing), Some(STREAK));
+    }
+
+    #[test]
+    fn only_a_core_that_serves_and_is_not_full_is_moved_to() {
+        let doors = Doors::new(2);
+        assert!(doors.has_room(1, 1) && !doors.has_room(2, 1));
+        doors.begun(1);
+        assert!(!doors.has_room(1, 1) && doors.has_room(1, 2));
+        doors.ended(1);
+        assert!(doors.has_room(1, 1));
+        doors.close(1);
+        assert!(!doors.has_room(1, 1) && doors.has_room(0, 1));
     }
 
     #[test]

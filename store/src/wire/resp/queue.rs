@@ -122,8 +122,8 @@ impl Queue {
         self.held_bytes
     }
 
-    /// Takes in a command and starts its work unless it has to wait for an earlier command.
-    pub fn submit(&mut self, gateway: &Gateway, ticket: Ticket, work: Work, shape: Shape) {
+    /// Takes in a command and starts its work unless it has to wait for an earlier command. Whether it was started.
+    pub fn submit(&mut self, gateway: &Gateway, ticket: Ticket, work: Work, shape: Shape) -> bool {
         let number = self.answered + self.entries.len() as u64;
         let writes = ticket.command.is_some_and(|command| command.spec().kind == Kind::Write);
         let until = if writes { self.behind_put_off(&work) } else { self.behind_writes(&work) };
@@ -140,6 +140,7 @@ impl Queue {
             }
         };
         self.push(ticket, shape, state);
+        until.is_none()
     }
 
     /// Takes in a command whose reply is known already.

@@ -17,7 +17,7 @@ use engine::rt::{Listener, Mono, Rt, Stream};
 use super::client::Client;
 use super::counters::Counters;
 use super::cursor::Cursors;
-use super::moving::{Doors, Loads, Moved};
+use super::moving::{Doors, Homing, Loads, Moved};
 use super::session::{Ended, Session};
 use crate::gateway::Gateway;
 
@@ -200,6 +200,7 @@ impl Server {
     fn begin(self: &Rc<Self>, session: Session, client: Rc<Client>) {
         let id = client.id;
         self.clients.borrow_mut().insert(id, client);
+        self.config.doors.begun(self.rt.core());
         let server = self.clone();
         self.rt.spawn(async move {
             match Box::new(session).run().await {
@@ -207,6 +208,7 @@ impl Server {
                 Ended::Moved => server.counters.moved_out.add_one(),
             }
             server.clients.borrow_mut().remove(&id);
+            server.config.doors.ended(server.rt.core());
             server.ended.ring();
         });
     }
@@ -217,18 +219,25 @@ impl Server {
         let server = self.clone();
         self.rt.spawn(async move {
             while let Some(Moved { stream, client, input, moves }) = inbox.recv().await {
-                // A core that is ending takes nothing in any more; then the client's connection ends as all do.
-                let Ok(stream) = server.rt.attach(stream) else { continue };
                 server.counters.moved_in.add_one();
+                // A core that is ending takes nothing in any more; then the client's connection ends as all do.
+                let Ok(stream) = server.rt.attach(stream) else {
+                    server.counters.closed.add_one();
+                    continue;
+                };
                 let client = Rc::new(Client::from(client));
-                server.begin(Session::resume(server.clone(), stream, client.clone(), input, moves), client);
+                let homing = Homing::after(moves);
+                server.begin(Session::resume(server.clone(), stream, client.clone(), input, homing), client);
             }
         });
     }
 
     /// Whether a connection may move to `core` now.
     pub(crate) fn may_move_to(&self, core: usize) -> bool {
-        self.stop() == Stop::No && self.loads.take_room(&self.config.doors, core, self.rt.now())
+        let doors = &self.config.doors;
+        self.stop() == Stop::No
+            && doors.has_room(core, self.config.connections_max)
+            && self.loads.take_room(doors, core, self.rt.now())
     }
 
     fn turn_away(self: &Rc<Self>, mut stream: Stream) {
@@ -248,6 +257,7 @@ impl Server {
 
     /// Lets the sessions finish, then ends those that have not.
     async fn drain(self: &Rc<Self>) {
+        self.config.doors.close(self.rt.core());
         self.tell(Stop::Drain);
         let deadline = pin!(self.rt.sleep(self.config.drain));
         let mut deadline = Some(deadline);

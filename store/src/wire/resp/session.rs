@@ -17,7 +17,7 @@ use std::task::{Context, Poll};
 use bytes::{Bytes, BytesMut};
 use engine::rt::{Mono, Stream};
 
-use super::client::{Client, Travelling};
+use super::client::Client;
 use super::command::{Command, Kind};
 use super::control::{self, Then};
 use super::data::{self, REPLY_BYTES_MAX, Shape, Work};
@@ -142,10 +142,10 @@ impl Session {
         stream: Stream,
         client: Rc<Client>,
         input: Vec<u8>,
-        moves: u8,
+        homing: Homing,
     ) -> Self {
         let hold = if input.is_empty() { Hold::Nothing } else { Hold::Room };
-        let (input, homing) = (BytesMut::from(&input[..]), Homing::after(moves));
+        let input = BytesMut::from(&input[..]);
         Self { input, hold, homing, ..Self::new(server, stream, client) }
     }
 
@@ -157,8 +157,8 @@ impl Session {
             match self.departs_to() {
                 None => self.server.rt.yield_to_reactor().await,
                 Some(core) => match self.depart(core) {
-                    None => return Ended::Moved,
-                    Some(stayed) => self = stayed,
+                    Ok(ended) => return ended,
+                    Err(stayed) => self = stayed,
                 },
             }
         }
@@ -166,28 +166,25 @@ impl Session {
         Ended::Over
     }
 
-    /// Goes to another core; comes back for good if that is impossible.
-    fn depart(self: Box<Self>, core: usize) -> Option<Box<Self>> {
+    /// Goes to another core; comes back if that core does not take it.
+    fn depart(self: Box<Self>, core: usize) -> Result<Ended, Box<Self>> {
         let Self { server, client, stream, input, homing, .. } = *self;
-        let stay = |stream, input: &[u8]| {
-            let mut stayed = Self::resume(server.clone(), stream, client.clone(), input.to_vec(), 0);
-            stayed.homing.settle();
-            Box::new(stayed)
+        let stay = |stream, input: &[u8], homing| {
+            let stayed = Self::resume(server.clone(), stream, client.clone(), input.to_vec(), homing);
+            Err(Box::new(stayed))
         };
         let stream = match stream.detach() {
             Ok(stream) => stream,
-            Err(stream) => return Some(stay(stream, &input)),
+            Err(stream) => return stay(stream, &input, Homing::settled()),
         };
-        let moved = Moved {
-            stream,
-            client: Travelling::from(&*client),
-            input: input.to_vec(),
-            moves: homing.next_moves(),
-        };
-        let refused = server.config.doors.send(core, moved).err()?;
-        client.come_back(refused.client);
-        // Without a descriptor to go on with the connection is over.
-        server.rt.attach(refused.stream).ok().map(|stream| stay(stream, &refused.input))
+        let moves = homing.next_moves();
+        let moved = Moved { stream, client: client.pack(), input: input.to_vec(), moves };
+        let Err(refused) = server.config.doors.send(core, moved) else { return Ok(Ended::Moved) };
+        match server.rt.attach(refused.stream) {
+            Ok(stream) => stay(stream, &refused.input, homing),
+            // Without a descriptor to go on with the connection is over.
+            Err(_) => Ok(Ended::Over),
+        }
     }
 
     /// Where the session goes now: it wants to move, and everything is answered and sent.
@@ -202,7 +199,10 @@ impl Session {
         for _ in 0..TURNS_AT_ONCE {
             match self.server.stop() {
                 Stop::No => {}
-                Stop::Drain if self.phase == Phase::Open => self.phase = Phase::Ending,
+                Stop::Drain if self.phase == Phase::Open => {
+                    self.goal = None;
+                    self.phase = Phase::Ending;
+                }
                 Stop::Drain => {}
                 Stop::Now => return Poll::Ready(Ok(false)),
             }
@@ -235,6 +235,8 @@ impl Session {
             Phase::Open if self.goal.is_some() => return Ok(false),
             Phase::Open => {}
             Phase::Lingering(left) => return self.discard(cx, left),
+            // What was read before the end is answered.
+            Phase::Ending if self.hold != Hold::Nothing => {}
             Phase::Ending | Phase::EndingEarly => return Ok(false),
         }
         match self.hold {
@@ -430,8 +432,9 @@ impl Session {
         let gateway = &self.server.gateway;
         // What was sent for commands that had been put off says nothing about this one.
         gateway.take_forwarded();
-        self.queue.submit(gateway, ticket, work, shape);
-        if let Some(core) = self.homing.saw(gateway.take_forwarded())
+        let started = self.queue.submit(gateway, ticket, work, shape);
+        if started
+            && let Some(core) = self.homing.saw(gateway.take_forwarded())
             && self.server.may_move_to(core)
         {
             self.goal = u16::try_from(core).ok();
@@ -597,7 +600,7 @@ impl Session {
         }
         match self.phase {
             Phase::Open => Ok(false),
-            Phase::Ending => Ok(true),
+            Phase::Ending => Ok(self.hold == Hold::Nothing),
             Phase::EndingEarly => {
                 // Shutting a socket down waits for nothing.
                 if let Poll::Ready(shut) = self.stream.poll_shutdown(cx) {
