@@ -24,7 +24,7 @@ pub struct Options {
     pub directory: PathBuf,
     /// Rounds, at least 1.
     pub rounds: usize,
-    /// Requests of a run without pipelining; pipelined runs make four times as many.
+    /// Requests of a run without pipelining; pipelined runs make as many round trips, or they would be over too soon.
     pub requests: u64,
     /// Length of a value, bytes.
     pub value_bytes: usize,
@@ -151,7 +151,7 @@ fn version(program: &str) -> Result<String, Failed> {
 }
 
 fn benchmark(options: &Options, shape: &Shape, addr: SocketAddr, server: &Process) -> Result<Run, Failed> {
-    let requests = options.requests * if shape.pipeline > 1 { 4 } else { 1 };
+    let requests = options.requests * shape.pipeline as u64;
     let mut command = Command::new("redis-benchmark");
     command.args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string(), "--csv"]);
     command.args(["-t", &shape.command.to_lowercase(), "-n", &requests.to_string()]);

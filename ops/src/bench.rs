@@ -168,7 +168,7 @@ struct RedisArguments {
     /// Interleaved rounds
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Requests of a run without pipelining; pipelined ones make four times as many
+    /// Requests of a run without pipelining; pipelined ones make as many round trips
     #[arg(long, default_value_t = 100_000)]
     requests: u64,
     /// Length of a value, bytes
