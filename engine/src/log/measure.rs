@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::options::SyncMethod;
@@ -81,15 +81,16 @@ async fn measure_files(rt: &Rt, plain: &File, durable: &File) -> std::io::Result
     let mut report = SyncReport::default();
     report.durable_write.idle = median_write(rt, durable, false).await?;
     report.write_then_sync.idle = median_write(rt, plain, true).await?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (spinner, stopped) = (rt.clone(), stop.clone());
-    let spinning = rt.spawn(async move { spinner.blocking(move || spin_all_cores(&stopped)).await });
+    let spinners = Arc::new(Spinners::default());
+    let (spinner, shared) = (rt.clone(), spinners.clone());
+    let spinning = rt.spawn(async move { spinner.blocking(move || shared.spin_on_all_cores()).await });
     let busy = async {
+        spinners.wait(rt).await;
         let durable = median_write(rt, durable, false).await?;
         Ok::<_, std::io::Error>((durable, median_write(rt, plain, true).await?))
     }
     .await;
-    stop.store(true, Ordering::Release);
+    spinners.stop.store(true, Ordering::Release);
     spinning.await?;
     (report.durable_write.busy, report.write_then_sync.busy) = busy?;
     Ok(report)
@@ -110,22 +111,45 @@ async fn median_write(rt: &Rt, file: &File, sync: bool) -> std::io::Result<Durat
     Ok(taken[taken.len() / 2])
 }
 
-/// Keeps every core busy until told to stop. Bounded by itself too, for worlds in which nobody can tell it meanwhile.
-fn spin_all_cores(stop: &AtomicBool) {
-    const TURNS_MAX: u64 = 200_000_000;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                for turn in 0..TURNS_MAX {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    std::hint::black_box(turn);
-                }
-            });
+/// Threads that keep every core busy until told to stop. Bounded by themselves too, for worlds in which nobody can tell them
+/// meanwhile.
+#[derive(Default)]
+struct Spinners {
+    stop: AtomicBool,
+    running: AtomicUsize,
+}
+
+impl Spinners {
+    fn spin_on_all_cores(&self) {
+        std::thread::scope(|scope| {
+            for _ in 0..cores() {
+                scope.spawn(|| self.spin());
+            }
+        });
+    }
+
+    fn spin(&self) {
+        const TURNS_MAX: u64 = 200_000_000;
+        self.running.fetch_add(1, Ordering::Relaxed);
+        for turn in 0..TURNS_MAX {
+            if self.stop.load(Ordering::Relaxed) {
+                break;
+            }
+            std::hint::black_box(turn);
         }
-    });
+    }
+
+    /// Waits until all of them run, or that has taken too long to wait for.
+    async fn wait(&self, rt: &Rt) {
+        let began = rt.now();
+        while self.running.load(Ordering::Relaxed) < cores() && rt.now().since(began) < TIME_MAX {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 #[cfg(test)]

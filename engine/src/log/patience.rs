@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::rt::Meanwhile;
 
 /// The largest record that may hold the core.
-const STILL_BYTES_MAX: u64 = 256 << 10;
+const STILL_BYTES_MAX: u64 = 16 << 10;
 /// The average write that may hold the core: what other tasks may take at a time, too.
 const AVERAGE_MAX: Duration = Duration::from_micros(500);
 /// The latest write has this share of the average, one in so many.
