@@ -63,9 +63,9 @@ struct Inner {
     counters: Rc<StoreCounters>,
     /// Space is short: writes are refused, deletes go on.
     disk_full: Cell<bool>,
-    /// How many reads there had been at the latest write of the log, and how many such writes there were since it was more.
+    /// How many reads there had been at the latest turn with writes, and how many such turns there were since it was more.
     reads_seen: Cell<u64>,
-    quiet_writes: Cell<u64>,
+    quiet_turns: Cell<u64>,
     /// A turn waits for space for its entries.
     log_waits: Cell<bool>,
     /// Entries that opening has read and that are not applied yet, so that they are not read twice.

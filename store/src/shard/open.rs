@@ -94,7 +94,7 @@ impl Shard {
                 counters,
                 disk_full: Cell::new(false),
                 reads_seen: Cell::new(0),
-                quiet_writes: Cell::new(0),
+                quiet_turns: Cell::new(0),
                 log_waits: Cell::new(false),
                 backlog: RefCell::default(),
             }),

@@ -10,8 +10,8 @@
 //!                 acknowledge ─► committed entries ─► tree ─► answers
 //! ```
 //!
-//! Before the write, sockets are asked once more for what has come meanwhile. While it is under way, connections go on and
-//! writes gather for the next turn, unless everybody waits for the log; then the core stands still for it. Nothing waits for a
+//! Before the write, sockets are asked once more for what else has come. While it is under way, connections go on and writes
+//! gather for the next turn, unless everybody waits for the log; then the core may stand still for it. Nothing waits for a
 //! timer to make a batch. The order "durable, then acknowledged" is in the types: a [`raft::Write`] gives its acknowledgement only when it is
 //! consumed as durable.
 
@@ -37,8 +37,8 @@ static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
 /// Committed entries read back from the log at a time, bytes.
 pub(super) const REPLAY_BYTES_MAX: usize = 4 << 20;
 
-/// So many writes of the log without a read between them show that nobody reads.
-const QUIET_WRITES: u64 = 8;
+/// So many turns with writes and without a read between them show that nobody reads.
+const QUIET_TURNS: u64 = 8;
 
 /// How often a store that is under pressure looks again.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
@@ -71,6 +71,8 @@ impl Shard {
             // Only what clients write fills memory. An election must not wait for compactions, nor a start.
             if self.has_gathered() {
                 self.relieve_pressure().await?;
+                self.inner.notice_reads();
+                // A write costs the core about the same however much it carries, so what has come meanwhile goes along.
                 self.inner.rt.gather_input().await;
             }
             let (batch, writes, behind) = self.collect()?;
@@ -261,14 +263,17 @@ fn fill(batch: &mut Batch, region: RegionId, write: &raft::Write) {
 }
 
 impl Inner {
+    /// Notices, once a turn, whether anything was read since the turn before.
+    fn notice_reads(&self) {
+        let reads = self.counters.reads.get() + self.counters.scans.get();
+        let quiet = self.reads_seen.replace(reads) == reads && !self.state.borrow().inflight.loads();
+        self.quiet_turns.set(if quiet { self.quiet_turns.get() + 1 } else { 0 });
+    }
+
     /// Whether nothing was read here lately, so that everybody waits for the log. Reads of other stores of the core are not
     /// seen; where there are such stores, they wait for a write of this one as for any other slice of work.
     fn nobody_reads(&self) -> bool {
-        let reads = self.counters.reads.get() + self.counters.scans.get();
-        let still = self.reads_seen.replace(reads) == reads && !self.state.borrow().inflight.loads();
-        let quiet = if still { self.quiet_writes.get() + 1 } else { 0 };
-        self.quiet_writes.set(quiet);
-        quiet >= QUIET_WRITES
+        self.quiet_turns.get() >= QUIET_TURNS
     }
 
     /// Applies committed entries in order and answers those who wait for them.
