@@ -6,7 +6,8 @@
 //! both keep.
 //!
 //! * `Rt` is passed explicitly. It belongs to one core and cannot leave it.
-//! * Nothing outside `rt/glommio` names glommio, and nothing outside this module opens a file or a socket.
+//! * Nothing outside the module `rt/glommio` names the crate of that name, and nothing outside this module opens a file or a
+//!   socket.
 //! * There is no `yield_now`: a task that yields only to other tasks still starves timers and IO, so long work calls
 //!   [`Rt::yield_to_reactor`], best through a [`Budget`].
 //! * A dropped IO future means "unknown": the operation may still happen.
@@ -19,7 +20,7 @@ pub mod glommio;
 pub mod local;
 pub mod mapped;
 mod net;
-mod rng;
+pub(crate) mod rng;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(test)]

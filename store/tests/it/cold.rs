@@ -3,8 +3,6 @@
 //! The tree keeps next to nothing in memory here, so that most read-modify-writes have to read first, and everything that comes
 //! meanwhile has to wait in the right place. `RINGKEEP_SEEDS=1000 cargo test -p ringkeep-store --test it cold` runs more seeds.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,23 +10,15 @@ use engine::lsm::TreeOptions;
 use engine::rt::Rt;
 use engine::rt::sim::{Options, World};
 use store::gateway::Gateway;
-use store::node::core::{self, Stores};
-use store::node::identity::Identity;
+use store::node::core::Stores;
 use store::request::{Change, Op, Out};
-use store::shard::links::connect;
 
 use crate::gateway::{compare, everything};
+use crate::node::open_simulated;
 
 async fn open(rt: &Rt) -> (Stores, Gateway) {
-    rt.create_dir_all(Path::new("/data")).await.unwrap();
-    let mut plan = crate::node::plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
-    plan.shard.tree = TreeOptions { memtable_bytes: 1 << 10, cache_bytes: 0, ..TreeOptions::default() };
-    let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
-    let stores = core::open(rt, &plan, &ends).await.unwrap();
-    stores.settle(rt).await.unwrap();
-    let dispatch = stores.join(rt, &plan, stores.places(), ends);
-    let gateway = Stores::gateway(&dispatch, 0);
-    (stores, gateway)
+    let tree = TreeOptions { memtable_bytes: 1 << 10, cache_bytes: 0, ..TreeOptions::default() };
+    open_simulated(rt, |plan| plan.shard.tree = tree).await
 }
 
 fn in_world<T: 'static, F: Future<Output = T>>(

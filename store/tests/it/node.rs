@@ -38,6 +38,19 @@ pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
     }
 }
 
+/// Opens two stores on one core of a simulated node, with `change` made to the small limits.
+pub(crate) async fn open_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> (Stores, Gateway) {
+    rt.create_dir_all(Path::new("/data")).await.unwrap();
+    let mut plan = plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
+    change(&mut plan);
+    let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
+    let stores = core::open(rt, &plan, &ends).await.unwrap();
+    stores.settle(rt).await.unwrap();
+    let dispatch = stores.join(rt, &plan, stores.places(), ends);
+    let gateway = Stores::gateway(&dispatch, 0);
+    (stores, gateway)
+}
+
 /// Starts a node with `stores` stores on `cores` cores in `dir`, runs `work` with the gateway of the first core, and stops.
 pub(crate) fn with_node<T, F>(
     dir: &Path,

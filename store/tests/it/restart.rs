@@ -1,18 +1,15 @@
 //! What a start finds to do: nothing after a drain, not even to wait for compactions, and after a kill to read the log once.
 
-use std::path::Path;
-use std::sync::Arc;
-
 use bytes::Bytes;
 use engine::log::LogOptions;
 use engine::lsm::TreeOptions;
 use engine::rt::Rt;
 use engine::rt::sim::{Options, World};
 use store::gateway::Gateway;
-use store::node::core::{self, Stores};
-use store::node::identity::Identity;
+use store::node::core::Stores;
 use store::request::{Op, Out, Scan};
-use store::shard::links::connect;
+
+use crate::node::open_simulated;
 
 const WRITES: u64 = 400;
 
@@ -22,16 +19,8 @@ async fn open(rt: &Rt) -> (Stores, Gateway) {
 
 /// Two stores whose log keeps nothing in memory, so that every second read of it is seen.
 async fn open_with(rt: &Rt, tree: TreeOptions) -> (Stores, Gateway) {
-    rt.create_dir_all(Path::new("/data")).await.unwrap();
-    let mut plan = crate::node::plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
-    plan.shard.log = LogOptions { segment_bytes: 4 << 20, cache_bytes_max: 0, ..LogOptions::default() };
-    plan.shard.tree = tree;
-    let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
-    let stores = core::open(rt, &plan, &ends).await.unwrap();
-    stores.settle(rt).await.unwrap();
-    let dispatch = stores.join(rt, &plan, stores.places(), ends);
-    let gateway = Stores::gateway(&dispatch, 0);
-    (stores, gateway)
+    let log = LogOptions { segment_bytes: 4 << 20, cache_bytes_max: 0, ..LogOptions::default() };
+    open_simulated(rt, |plan| (plan.shard.log, plan.shard.tree) = (log, tree)).await
 }
 
 fn key(n: u64) -> Bytes {

@@ -6,6 +6,7 @@ use super::*;
 use crate::lsm::chunk::EntryRef;
 use crate::lsm::key::{entry_order, in_range};
 use crate::lsm::retain::Retention;
+use crate::rt::rng::Rng;
 
 const CF: Cf = Cf::Default;
 
@@ -14,15 +15,12 @@ type Key = Vec<u8>;
 type Row = (Key, SeqNo, Option<Vec<u8>>);
 type Versions = BTreeMap<SeqNo, Option<Vec<u8>>>;
 
-/// SplitMix64, so that a failing seed can be told.
-struct Dice(u64);
+/// What a seed decides.
+struct Dice(Rng);
 
 impl Dice {
     fn roll(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % bound
+        self.0.next() % bound
     }
 
     /// Few keys, some of them prefixes of others, some too long for a node, and one of them every third time.
@@ -142,7 +140,7 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed);
+        let mut dice = Dice(Rng::new(seed));
         let hashes = [1, 3, u64::MAX][dice.roll(3) as usize];
         Self {
             seed,

@@ -5,6 +5,7 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 
+use bytes::Bytes;
 use engine::rt::sim::{Options, World};
 use engine::rt::{ListenOptions, Rt};
 
@@ -13,6 +14,7 @@ use crate::gateway::Gateway;
 use crate::request::Op;
 use crate::wire::resp::counters::Counters;
 use crate::wire::resp::cursor::Cursors;
+use crate::wire::resp::data::REPLY_BYTES_MAX;
 use crate::wire::resp::moving::Doors;
 use crate::wire::resp::server::{Config, Facts};
 

@@ -1,0 +1,162 @@
+//! From commands to work: every command is started or answered when it is met, or the session is told to try again later.
+
+use std::mem;
+
+use engine::rt::Mono;
+
+use super::{DELETES_AT_ONCE, Phase, Session, Started};
+use crate::request::KEY_BYTES_MAX;
+use crate::wire::resp::command::{Command, Kind};
+use crate::wire::resp::control::{self, Then};
+use crate::wire::resp::data::{self, Shape, Work};
+use crate::wire::resp::frame::Malformed;
+use crate::wire::resp::queue::Ticket;
+use crate::wire::resp::reply::Writer;
+use crate::wire::resp::request::{Error, Request};
+use crate::wire::resp::walk::{self, Walk};
+
+impl Session {
+    pub(super) fn start(&mut self, request: &Request<'_>, bytes: usize, began: Mono) -> Started {
+        if self.queue.is_walking() {
+            return Started::WhenQuiet;
+        }
+        let Some(command) = Command::find(request.arg(0)) else {
+            return self.reject(request, began);
+        };
+        if !command.spec().takes(request.count()) {
+            self.server.counters.rejected.add_one();
+            self.say_error(no_command(began), &Error::arity(command));
+            return Started::Yes;
+        }
+        let ticket = Ticket { command: Some(command), began, bytes };
+        if !self.client.authenticated.get() && !is_open_to_all(command) {
+            self.say_error(ticket, &Error::NOT_AUTHENTICATED);
+            return Started::Yes;
+        }
+        if needs_quiet(command, request) && !self.queue.is_empty() {
+            return Started::WhenQuiet;
+        }
+        self.client.last.set(Some(command));
+        match command.spec().kind {
+            Kind::Read | Kind::Write => self.start_data(command, ticket, request),
+            Kind::Walk => self.start_walk(command, ticket, request),
+            Kind::Control => return self.run_control(command, ticket, request),
+        }
+        Started::Yes
+    }
+
+    fn start_data(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
+        if command == Command::Persist {
+            return self.say(ticket, |reply| reply.integer(0));
+        }
+        if command == Command::Get && self.queue.is_empty() && self.answer_in_place(request.arg(1)) {
+            return;
+        }
+        match data::plan(command, request) {
+            Ok((Work::Each(ops), _)) if ops.len() > DELETES_AT_ONCE => self.walk(ticket, Walk::Delete(ops)),
+            Ok((work, shape)) => self.submit(ticket, work, shape),
+            Err(error) => self.say_error(ticket, &error),
+        }
+    }
+
+    fn submit(&mut self, ticket: Ticket, work: Work, shape: Shape) {
+        let gateway = &self.server.gateway;
+        // What was sent for commands that had been put off says nothing about this one.
+        gateway.take_forwarded();
+        let started = self.queue.submit(gateway, ticket, work, shape);
+        if started
+            && let Some(core) = self.homing.saw(gateway.take_forwarded())
+            && self.server.may_move_to(core)
+        {
+            self.goal = u16::try_from(core).ok();
+        }
+    }
+
+    /// Answers a `GET` that nothing is before and that memory can answer, with nothing put aside for later.
+    fn answer_in_place(&mut self, key: &[u8]) -> bool {
+        if key.len() > KEY_BYTES_MAX {
+            return false;
+        }
+        let Some(outcome) = self.server.gateway.get_now(key) else { return false };
+        self.borrow_buffer();
+        let before = self.out.len();
+        self.homing.saw(None);
+        Shape::Value.write(outcome, &mut Writer::new(&mut self.out, self.client.protocol.get()));
+        self.large_reply = self.large_reply.max(self.out.len() - before);
+        self.in_place += 1;
+        true
+    }
+
+    /// Counts the reads that were answered in place since `began`.
+    pub(super) fn tell_in_place(&mut self, began: Mono) {
+        let (counters, count) = (&self.server.counters, mem::take(&mut self.in_place));
+        counters.commands[Command::Get as usize].add(count);
+        counters.latency[Kind::Read as usize].record_many(self.server.rt.now().since(began), count);
+    }
+
+    fn start_walk(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
+        match walk::plan(command, request, &self.server) {
+            Ok(walk) => self.walk(ticket, walk),
+            Err(error) => self.say_error(ticket, &error),
+        }
+    }
+
+    fn walk(&mut self, ticket: Ticket, walk: Walk) {
+        let walking = walk.run(self.server.clone(), self.client.protocol.get());
+        self.queue.walk(ticket, Box::pin(walking));
+    }
+
+    fn run_control(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) -> Started {
+        let (server, client) = (self.server.clone(), self.client.clone());
+        let mut then = Then::GoOn;
+        self.say(ticket, |reply| then = control::run(command, request, &server, &client, reply));
+        match then {
+            Then::GoOn => Started::Yes,
+            Then::End => {
+                self.phase = Phase::Ending;
+                Started::Last
+            }
+        }
+    }
+
+    /// Answers a command that does not exist. Browsers that were tricked into talking to this port are sent away.
+    fn reject(&mut self, request: &Request<'_>, began: Mono) -> Started {
+        self.server.counters.rejected.add_one();
+        let name = request.arg(0);
+        if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"host:") {
+            self.phase = Phase::Ending;
+            return Started::Last;
+        }
+        let error = match self.client.authenticated.get() {
+            true => Error::unknown_command(request),
+            false => Error::NOT_AUTHENTICATED,
+        };
+        self.say_error(no_command(began), &error);
+        Started::Yes
+    }
+
+    pub(super) fn complain(&mut self, malformed: &Malformed, began: Mono) {
+        self.server.counters.malformed.add_one();
+        let error = Error::new(format!("ERR Protocol error: {malformed}"));
+        self.say_error(no_command(began), &error);
+        self.phase = Phase::EndingEarly;
+    }
+}
+
+fn no_command(began: Mono) -> Ticket {
+    Ticket { command: None, began, bytes: 0 }
+}
+
+fn is_open_to_all(command: Command) -> bool {
+    matches!(command, Command::Auth | Command::Hello | Command::Quit | Command::Reset)
+}
+
+/// Whether a command begins only when everything before it is answered: because it walks, or because it changes the
+/// protocol in which the answers before it are written.
+fn needs_quiet(command: Command, request: &Request<'_>) -> bool {
+    match command {
+        Command::Hello | Command::Reset => true,
+        Command::Del | Command::Unlink => request.count() - 1 > DELETES_AT_ONCE,
+        command => command.spec().kind == Kind::Walk,
+    }
+}
