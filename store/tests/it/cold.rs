@@ -11,6 +11,7 @@ use engine::rt::Rt;
 use engine::rt::sim::{Options, World};
 use store::gateway::Gateway;
 use store::node::core::Stores;
+use store::refusal::Refusal;
 use store::request::{Change, Op, Out};
 
 use crate::gateway::{compare, everything};
@@ -53,16 +54,21 @@ fn put(key: &'static str, value: &'static str) -> Op {
     Op::Put { key: key.into(), value: value.into() }
 }
 
-/// Leaves `a`, `b` and `c` with the value 1 on disk alone, submits `ops` at once, and gives what the three keys hold then.
+/// Leaves `a`, `b` and `c` with the value 1 on disk alone.
+async fn make_cold(rt: &Rt, gateway: &Gateway) {
+    for key in ["a", "b", "c"] {
+        gateway.submit(None, put(key, "1")).await.unwrap();
+    }
+    gateway.submit(None, Op::Put { key: "z".into(), value: vec![0; 4 << 10].into() }).await.unwrap();
+    while gateway.get_now(b"a").is_some() {
+        rt.sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Submits `ops` at once to a store that has `a`, `b` and `c` on disk alone, and gives what the three keys hold then.
 fn after(ops: Vec<Op>) -> Vec<Option<Bytes>> {
     in_world(1, |rt, gateway| async move {
-        for key in ["a", "b", "c"] {
-            gateway.submit(None, put(key, "1")).await.unwrap();
-        }
-        gateway.submit(None, Op::Put { key: "z".into(), value: vec![0; 4 << 10].into() }).await.unwrap();
-        while gateway.get_now(b"a").is_some() {
-            rt.sleep(Duration::from_millis(1)).await;
-        }
+        make_cold(&rt, &gateway).await;
         let submitted: Vec<_> = ops.into_iter().map(|op| gateway.submit(None, op)).collect();
         for submitted in submitted {
             submitted.await.unwrap();
@@ -98,4 +104,33 @@ fn a_range_delete_waits_for_what_was_submitted_before_it() {
     let range = Op::DeleteRange { start: "b".into(), end: "".into() };
     let found = after(vec![add("b"), put("b", "9"), add("a"), range, add("c"), add("a")]);
     assert_eq!(found, values(["3", "", "1"]));
+}
+
+#[test]
+fn what_waits_for_the_disk_counts_against_the_bound() {
+    in_world(1, |rt, gateway| async move {
+        make_cold(&rt, &gateway).await;
+        let batch = Op::BatchPut { pairs: vec![("a".into(), "5".into())] };
+        let mut submitted = vec![gateway.submit(None, add("a")), gateway.submit(None, batch)];
+        // More than the 64 MiB that the store takes in, while nothing can begin.
+        let value = Bytes::from(vec![0; 8 << 20]);
+        submitted
+            .extend((0..12).map(|_| gateway.submit(None, Op::Put { key: "b".into(), value: value.clone() })));
+        let mut busy = 0;
+        for submitted in submitted {
+            match submitted.await {
+                Ok(_) => {}
+                Err(Refusal::Busy { .. }) => busy += 1,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(
+            busy, 4,
+            "eight values with their keys are above the bound, and what comes then is refused"
+        );
+        gateway
+            .submit(None, put("b", "1"))
+            .await
+            .expect("what waited has ended, and with it what it weighed");
+    });
 }
