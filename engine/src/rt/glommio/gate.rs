@@ -123,6 +123,7 @@ impl Core {
         }
         self.sockets().end();
         gate.ended.set(true);
+        self.timers().end();
     }
 
     pub(crate) fn has_ended(&self) -> bool {

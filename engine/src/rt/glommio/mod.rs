@@ -5,6 +5,8 @@
 //! * An executor can park although tasks are runnable. A kicker thread wakes every core many times a second
 //!   ([`kicker`]), and only the default task queue with the default preempt timer is used.
 //! * A zero-length timer yields to nobody, so [`Core::yield_to_reactor`] waits a real one.
+//! * Its timers are searched in every pass of the reactor, and one that is polled again is entered again. It is given a single
+//!   one; all deadlines are in a heap of ours ([`timers`]).
 //! * Unaligned reads return wrong lengths at the end of a file; only whole blocks are ever asked for.
 //! * A panic in a blocking closure is turned into an error.
 //! * Dropping a file only queues its close, and an executor that ends leaves the kernel working in freed memory. Every disk
@@ -14,6 +16,7 @@
 //! * It looks at what has come in only when no task is runnable ([`pass`]).
 //! * It submits at the end of a pass. The log's writes have a ring of their own ([`urgent`]).
 
+mod deadlines;
 mod file;
 mod fs;
 mod gate;
@@ -29,6 +32,7 @@ mod probe_ring;
 mod probe_tests;
 mod sockets;
 mod start;
+mod timers;
 mod urgent;
 
 use std::future::Future;
@@ -45,13 +49,11 @@ pub use start::{CoreHandle, CoreOptions, Cores, start_core};
 
 use pass::Passes;
 use sockets::Sockets;
+use timers::Timers;
 use urgent::Urgent;
 
 use super::Mono;
 use super::rng::Rng;
-
-/// Shorter than any latency that a client sees, longer than a timer that has already expired when it is armed.
-const REACTOR_YIELD: Duration = Duration::from_micros(20);
 
 /// The handle behind `Rt` on a glommio core.
 #[derive(Clone, Debug)]
@@ -68,6 +70,7 @@ struct CoreShared {
     sockets: Sockets,
     urgent: Urgent,
     passes: Passes,
+    timers: Timers,
 }
 
 impl Core {
@@ -82,6 +85,7 @@ impl Core {
                 sockets: Sockets::default(),
                 urgent: Urgent::default(),
                 passes: Passes::default(),
+                timers: Timers::default(),
             }),
         }
     }
@@ -100,6 +104,10 @@ impl Core {
 
     fn passes(&self) -> &Passes {
         &self.shared.passes
+    }
+
+    fn timers(&self) -> &Timers {
+        &self.shared.timers
     }
 
     fn urgent(&self) -> &Urgent {
@@ -126,15 +134,6 @@ impl Core {
 
     pub(crate) fn random(&self) -> u64 {
         self.shared.random.next()
-    }
-
-    pub(crate) async fn sleep(&self, duration: Duration) {
-        // A timer that has expired when it is armed completes without yielding to anybody.
-        glommio::timer::Timer::new(duration.max(REACTOR_YIELD)).await;
-    }
-
-    pub(crate) async fn yield_to_reactor(&self) {
-        glommio::timer::Timer::new(REACTOR_YIELD).await;
     }
 
     pub(crate) fn spawn(&self, future: Pin<Box<dyn Future<Output = ()>>>) {

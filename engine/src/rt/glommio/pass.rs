@@ -33,9 +33,11 @@ pub(super) struct Passes {
 }
 
 impl Core {
-    /// The reactor has just had its turn.
+    /// The reactor has just had its turn, so sleepers may go on.
     pub(super) fn passed(&self) {
-        self.passes().last.set(self.now());
+        let now = self.now();
+        self.passes().last.set(now);
+        self.timers().wake_expired(now);
     }
 
     /// Whether it should have one.

@@ -127,6 +127,8 @@ promises! {
         sleeping_takes_at_least_as_long_as_asked
         sleeping_for_nothing_lets_others_run
         waiting_can_be_limited
+        sleepers_wake_in_the_order_of_their_deadlines
+        a_sleep_may_be_looked_at_often_and_left
         a_busy_task_with_a_budget_leaves_room_for_timers
         tasks_give_results_and_run_on_when_let_go
         blocking_work_gives_values_and_turns_panics_into_errors

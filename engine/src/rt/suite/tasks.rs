@@ -1,7 +1,9 @@
 //! Promises about time and tasks.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::Stage;
@@ -36,6 +38,58 @@ pub(super) async fn waiting_can_be_limited(stage: Stage) {
     assert_eq!(rt.timeout(MILLI, std::future::pending::<()>()).await, None);
     assert_eq!(rt.timeout(Duration::from_secs(3600), rt.sleep(MILLI)).await, Some(()));
     assert_eq!(rt.timeout(Duration::ZERO, async { 3 }).await, Some(3), "what is ready is never late");
+}
+
+pub(super) async fn sleepers_wake_in_the_order_of_their_deadlines(stage: Stage) {
+    let woken = Rc::new(RefCell::new(Vec::new()));
+    // Every step of a prime's multiples is taken once, so that each deadline lies before some and behind others.
+    let tasks: Vec<_> = (1..=47u32)
+        .map(|n| (n * 20) % 47)
+        .map(|step| {
+            let (rt, woken) = (stage.rt.clone(), woken.clone());
+            stage.rt.spawn(async move {
+                rt.sleep((step + 1) * MILLI).await;
+                woken.borrow_mut().push(step);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await;
+    }
+    assert_eq!(*woken.borrow(), (0..47).collect::<Vec<_>>());
+}
+
+pub(super) async fn a_sleep_may_be_looked_at_often_and_left(stage: Stage) {
+    let rt = &stage.rt;
+    let (began, mut long, mut short) =
+        (rt.now(), Box::pin(rt.sleep(Duration::from_secs(3600))), Box::pin(rt.sleep(3 * MILLI)));
+    let mut looks = 0;
+    // Whoever watches several things looks at all of them whenever one has moved.
+    while rt.now().since(began) < 2 * MILLI {
+        poll_fn(|cx| {
+            assert!(long.as_mut().poll(cx).is_pending());
+            let over = short.as_mut().poll(cx).is_ready();
+            assert!(!over || rt.now().since(began) >= 3 * MILLI);
+            Poll::Ready(())
+        })
+        .await;
+        looks += 1;
+    }
+    drop(short);
+    assert!(looks > 1);
+    // The one that was left was the earliest, and others do not depend on it.
+    rt.sleep(MILLI).await;
+    let sleeping = rt.clone();
+    let mut moved = Box::pin(async move { sleeping.sleep(2 * MILLI).await });
+    poll_fn(|cx| {
+        assert!(moved.as_mut().poll(cx).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    // A sleeper goes to whoever looked last.
+    let woken = rt.spawn(moved);
+    woken.await;
+    assert_eq!(rt.timeout(MILLI, long).await, None);
 }
 
 pub(super) async fn a_busy_task_with_a_budget_leaves_room_for_timers(stage: Stage) {
