@@ -12,7 +12,7 @@ use super::compact::{Below, Progress, Rewrite, Target};
 use super::erased::RangeTombstones;
 use super::key::{Cf, Direction, SeqNo};
 use super::manifest::{Manifest, file_name as manifest_name};
-use super::memtable::Memtable;
+use super::memtable::{GroupMarks, Marks, Memtable};
 use super::merge::Merge;
 use super::pace::Pace;
 use super::plan::{self, Job};
@@ -125,7 +125,7 @@ impl Maintenance {
             added.extend(rewrite.into_tables());
         }
         let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
-        let marks = memtable.marks().into_iter().map(|(group, applied)| MarkRow { group, applied }).collect();
+        let marks = mark_rows(&memtable.marks());
         self.forget_rows(memtable).await;
         self.install(&[], added, marks).await?;
         self.flushed(memtable, bytes);
@@ -348,6 +348,7 @@ impl Shared {
                 }
                 None => {
                     flushed.remove(&mark.group);
+                    advances.retain(|(group, _)| *group != mark.group);
                 }
             }
         }
@@ -355,6 +356,20 @@ impl Shared {
             self.advanced.ring();
         }
     }
+}
+
+/// What a memtable says of its groups, in the order in which it is to be taken: a group that returned is forgotten first.
+fn mark_rows(marks: &Marks) -> Vec<MarkRow> {
+    let mut rows = Vec::with_capacity(marks.len());
+    for (&group, &GroupMarks { forgotten, applied }) in marks {
+        if forgotten {
+            rows.push(MarkRow { group, applied: None });
+        }
+        if applied.is_some() {
+            rows.push(MarkRow { group, applied });
+        }
+    }
+    rows
 }
 
 fn ids(tables: &[Rc<Table>]) -> Vec<u64> {

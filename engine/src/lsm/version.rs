@@ -47,7 +47,8 @@ pub(crate) struct ErasedRow {
     pub(crate) seq: u64,
 }
 
-/// A group and the log index up to which the tables contain it; none if the group is gone.
+/// A group and the log index up to which the tables contain it; none if the group is gone. Rows are taken in their order: that a
+/// group is gone comes before where its next life has got to.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MarkRow {
     pub(crate) group: u64,

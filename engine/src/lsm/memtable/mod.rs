@@ -45,8 +45,17 @@ pub(crate) enum Found {
     Deleted,
 }
 
-/// Log positions per group; `None` says that the group is to be forgotten.
-pub(crate) type Marks = BTreeMap<u64, Option<u64>>;
+/// Log positions per group.
+pub(crate) type Marks = BTreeMap<u64, GroupMarks>;
+
+/// What a memtable says of one group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct GroupMarks {
+    /// What older memtables and the tables know of the group is void.
+    pub(crate) forgotten: bool,
+    /// The position, reached after that.
+    pub(crate) applied: Option<u64>,
+}
 
 /// One memtable: the three families and the marks.
 #[derive(Debug)]
@@ -201,11 +210,11 @@ impl Memtable {
         let mut marks = self.marks.borrow_mut();
         match mark {
             Mark::Applied { group, applied } => {
-                let known = marks.entry(group).or_insert(Some(applied));
-                *known = Some(known.map_or(applied, |known| known.max(applied)));
+                let known = &mut marks.entry(group).or_default().applied;
+                *known = (*known).max(Some(applied));
             }
             Mark::Forget { group } => {
-                marks.insert(group, None);
+                marks.insert(group, GroupMarks { forgotten: true, applied: None });
             }
         }
     }
