@@ -26,8 +26,8 @@ pub struct Fault {
 pub enum FaultKind {
     /// The operating system refused or failed an operation.
     Io,
-    /// There is no space left; writes may be refused while reads go on.
-    DiskFull,
+    /// Something was lacking that comes back, and nothing was harmed: the same thing is done again later.
+    Short(Shortage),
     /// Bytes were read that are not the bytes that were written.
     Corruption,
     /// The data was written by another version, node or store.
@@ -38,23 +38,83 @@ pub enum FaultKind {
     Poisoned,
 }
 
+/// What a passing shortage is one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// Space on the file system, or the user's quota of it (ENOSPC, EDQUOT).
+    Space,
+    /// File descriptors of the process or of the machine (EMFILE, ENFILE).
+    Descriptors,
+    /// Memory of the kernel (ENOMEM, ENOBUFS).
+    Memory,
+    /// Nothing that has a name: the kernel asks to try again (EAGAIN, EINTR).
+    Attempt,
+}
+
+impl Shortage {
+    /// What `error` says is short, if it says that.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => Some(Self::Space),
+            Some(libc::EMFILE | libc::ENFILE) => Some(Self::Descriptors),
+            Some(libc::ENOMEM | libc::ENOBUFS) => Some(Self::Memory),
+            Some(libc::EAGAIN | libc::EINTR) => Some(Self::Attempt),
+            Some(_) => None,
+            None => match error.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::Space),
+                io::ErrorKind::OutOfMemory => Some(Self::Memory),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Some(Self::Attempt),
+                _ => None,
+            },
+        }
+    }
+
+    /// What an operator can do about it, where there is something to do.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Space => "; free space on this file system",
+            Self::Descriptors => "; raise the limit of open files (LimitNOFILE=, ulimit -n)",
+            Self::Memory => "; give the machine more free memory",
+            Self::Attempt => "",
+        }
+    }
+}
+
 impl Fault {
-    /// Wraps an IO error with the place and the attempt.
+    /// Wraps an IO error with the place and the attempt. Only for what has not happened if it failed for want of something;
+    /// see [`Fault::doubt`].
     pub fn io(path: &Path, attempt: &str, error: &io::Error) -> Self {
-        let full = error.kind() == io::ErrorKind::StorageFull || error.raw_os_error() == Some(libc::ENOSPC);
-        let kind = if full { FaultKind::DiskFull } else { FaultKind::Io };
-        Self { kind, path: path.to_owned(), what: format!("{attempt}: {error}") }
+        let short = Shortage::of(error);
+        let (kind, remedy) = short.map_or((FaultKind::Io, ""), |of| (FaultKind::Short(of), of.remedy()));
+        Self { kind, path: path.to_owned(), what: format!("{attempt}: {error}{remedy}") }
     }
 
     /// Wraps the failure of something that may have happened all the same, a sync above all: nobody knows what is on disk,
-    /// so this is never mere lack of space.
+    /// so this is never a mere shortage.
     pub fn doubt(path: &Path, attempt: &str, error: &io::Error) -> Self {
         Self { kind: FaultKind::Io, ..Self::io(path, attempt, error) }
     }
 
-    /// Whether there was merely no space, so that the same thing can be done again later.
+    /// What was merely short, so that the same thing can be done again later.
+    pub fn shortage(&self) -> Option<Shortage> {
+        match self.kind {
+            FaultKind::Short(shortage) => Some(shortage),
+            FaultKind::Io
+            | FaultKind::Corruption
+            | FaultKind::Foreign
+            | FaultKind::Locked
+            | FaultKind::Poisoned => None,
+        }
+    }
+
+    /// Whether something was merely short that comes back: space, descriptors, memory of the kernel.
+    pub fn is_passing(&self) -> bool {
+        self.shortage().is_some()
+    }
+
+    /// Whether there was merely no space.
     pub fn is_disk_full(&self) -> bool {
-        self.kind == FaultKind::DiskFull
+        self.shortage() == Some(Shortage::Space)
     }
 
     /// Damage found in `path`.
@@ -84,3 +144,34 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passing_shortage_is_known_by_its_number() {
+        let shortage =
+            |errno| Fault::io(Path::new("f"), "trying", &io::Error::from_raw_os_error(errno)).shortage();
+        assert_eq!(shortage(libc::ENOSPC), Some(Shortage::Space));
+        assert_eq!(shortage(libc::EDQUOT), Some(Shortage::Space));
+        assert_eq!(shortage(libc::EMFILE), Some(Shortage::Descriptors));
+        assert_eq!(shortage(libc::ENFILE), Some(Shortage::Descriptors));
+        assert_eq!(shortage(libc::ENOMEM), Some(Shortage::Memory));
+        assert_eq!(shortage(libc::EAGAIN), Some(Shortage::Attempt));
+        assert_eq!(shortage(libc::EINTR), Some(Shortage::Attempt));
+        for errno in [libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::EFBIG] {
+            assert_eq!(shortage(errno), None, "{errno}");
+        }
+        let no_number = io::Error::from(io::ErrorKind::StorageFull);
+        assert!(Fault::io(Path::new("f"), "trying", &no_number).is_disk_full());
+    }
+
+    #[test]
+    fn what_may_have_happened_all_the_same_is_never_a_mere_shortage() {
+        for errno in [libc::ENOSPC, libc::EMFILE, libc::ENOMEM, libc::EINTR] {
+            let fault = Fault::doubt(Path::new("f"), "syncing", &io::Error::from_raw_os_error(errno));
+            assert!(!fault.is_passing(), "{errno}");
+        }
+    }
+}

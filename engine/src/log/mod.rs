@@ -22,7 +22,8 @@
 //! * What `write` has answered with `Ok` is there after any crash, in the order of the answers, without holes.
 //! * Only the writer task appends, and only one write is in flight.
 //! * A failed write or sync ends the log: every later write is refused, and only a restart reads back what is on disk.
-//! * On a full disk new entries are refused before anything is written; compaction, removal and state go on from a reserve.
+//! * On a full disk, or when files cannot be opened for a while, new entries are refused before anything is written; compaction,
+//!   removal and state go on from a reserve. A passing shortage never ends the log.
 //! * A segment is reused only after a durable record says that it is not needed.
 //!
 //! The log never interprets payloads, never decides what may be compacted and never waits to fill a batch.
@@ -140,7 +141,8 @@ struct Shared {
     next_number: Cell<SegmentNo>,
     retired: RefCell<VecDeque<Retired>>,
     queue: RefCell<VecDeque<Request>>,
-    disk_full: Cell<bool>,
+    /// What the last attempt to make a segment lacked.
+    short: RefCell<Option<Fault>>,
     writer_waits: Cell<bool>,
     purging: Cell<bool>,
     stopping: Cell<bool>,
@@ -188,7 +190,8 @@ impl Log {
     /// whole. Dropping the future leaves the outcome unknown until a restart, and harms nobody else.
     ///
     /// # Errors
-    /// DiskFull refuses a batch with entries before anything is written. Any other fault ends the log, as does a failed write.
+    /// A passing shortage refuses a batch with entries before anything is written. Any other fault ends the log, as does a failed
+    /// write.
     pub async fn write(&self, batch: Batch) -> Result<()> {
         self.shared().submit(batch, None, false).await
     }
@@ -269,7 +272,7 @@ impl Log {
             live_bytes: shared.index.borrow().uses().values().map(|used| used.bytes).sum(),
             cache_bytes: shared.cache.borrow().bytes(),
             queued_batches: shared.queue.borrow().len(),
-            disk_full: shared.disk_full.get(),
+            disk_full: shared.short.borrow().as_ref().is_some_and(Fault::is_disk_full),
         }
     }
 

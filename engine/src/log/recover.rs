@@ -459,7 +459,7 @@ fn shared(
         next_number: Cell::new(files.next_number),
         retired: RefCell::new(files.retired),
         queue: RefCell::default(),
-        disk_full: Cell::new(false),
+        short: RefCell::default(),
         writer_waits: Cell::new(false),
         purging: Cell::new(false),
         stopping: Cell::new(false),

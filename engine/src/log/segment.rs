@@ -5,12 +5,13 @@
 //! metadata, which halves the cost of a synced write, and it cannot run out of space.
 
 use std::cell::Cell;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::format::{BadHeader, FIRST_RECORD_POS, Incarnation, SegmentHeader, SegmentNo};
 use super::options::SyncMethod;
 use super::plant::{Bug, planted};
-use crate::error::{Fault, Result};
+use crate::error::{Fault, Result, Shortage};
 use crate::rt::local::Bell;
 use crate::rt::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode, Rt};
 
@@ -63,7 +64,14 @@ impl Unfinished {
     /// Begins a new file.
     pub(crate) async fn create(rt: &Rt, dir: &Path, header: SegmentHeader) -> Result<Self> {
         let path = unfinished_path(dir, header.number);
-        let file = open(rt, &path, OpenMode::Create).await?;
+        let file = match rt.open(&path, OpenMode::Create).await {
+            // Left by an attempt that something was short for.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing an unfinished segment", &e))?;
+                open(rt, &path, OpenMode::Create).await?
+            }
+            opened => opened.map_err(|e| Fault::io(&path, "opening a segment", &e))?,
+        };
         let unfinished = Self { header, path, file, zeroed_to: FIRST_RECORD_POS };
         if let Err(fault) = unfinished.write_header(rt).await {
             // Left behind, the name would be in the way of the next attempt.
@@ -157,13 +165,22 @@ impl Segment {
     }
 
     /// Writes whole blocks at `pos`; durable at return.
+    ///
+    /// # Errors
+    /// After a passing shortage the same blocks may be written there again.
     pub(crate) async fn append(&self, record: Buf, pos: u64, meanwhile: Meanwhile) -> Result<()> {
         let (file, sync) = match &self.durable {
             Some(durable) => (durable, false),
             None => (&self.plain, !planted(Bug::NoSync)),
         };
         let written = file.write_urgently(record, pos, sync, meanwhile).await;
-        written.map_err(|e| Fault::io(&self.path, "writing a record", &e))
+        written.map_err(|e| match Shortage::of(&e) {
+            // The space lies there already, so this is about something else, and nobody knows what.
+            Some(Shortage::Space) | None => Fault::doubt(&self.path, "writing a record", &e),
+            Some(Shortage::Descriptors | Shortage::Memory | Shortage::Attempt) => {
+                Fault::io(&self.path, "writing a record", &e)
+            }
+        })
     }
 
     /// Makes everything written so far durable.

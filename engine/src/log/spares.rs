@@ -2,7 +2,7 @@
 //!
 //! It keeps the active segment zeroed ahead of its tail, keeps [`spare_segments`](super::LogOptions::spare_segments) ready,
 //! and turns retired segments into ready ones, all at a bounded rate, or at full speed when the writer
-//! waits for one. On a full disk it stops and tries again when something changes, or after a while.
+//! waits for one. On a full disk, and without descriptors, it stops and tries again when something changes, or after a while.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -12,14 +12,14 @@ use super::Shared;
 use super::format::{Incarnation, SegmentHeader, SegmentNo};
 use super::plant::{Bug, planted};
 use super::segment::{Segment, Unfinished, ZERO_PIECE_BYTES, sync_dir};
-use crate::error::{Fault, FaultKind, Result};
+use crate::error::{Fault, Result};
 use crate::rt::Rt;
 
 /// Zeroed space ahead of the tail below which the active segment comes before the spares.
 const AHEAD_BYTES: u64 = 4 << 20;
 
-/// How long to wait before asking a full disk again.
-const FULL_DISK_RETRY: Duration = Duration::from_secs(1);
+/// How long to wait before trying again what something was short for.
+const SHORTAGE_RETRY: Duration = Duration::from_secs(1);
 
 /// A file whose records nobody needs.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub(crate) async fn run(shared: Rc<Shared>) {
             Ok(Step::Zeroed) => pause(&shared).await,
             Ok(Step::Made) => {}
             Ok(Step::Nothing) => shared.wanted.wait().await,
-            Err(fault) if fault.kind == FaultKind::DiskFull => disk_full(&shared, &mut making).await,
+            Err(fault) if fault.is_passing() => wait_out(&shared, &mut making, fault).await,
             Err(fault) => shared.fail(&fault),
         }
     }
@@ -77,14 +77,14 @@ async fn pause(shared: &Shared) {
     futures_lite::future::or(rest, urgent).await;
 }
 
-async fn disk_full(shared: &Shared, making: &mut Option<Unfinished>) {
+async fn wait_out(shared: &Shared, making: &mut Option<Unfinished>, shortage: Fault) {
     if let Some(unfinished) = making.take() {
         // What was zeroed so far is worth more as free space.
         let _ = unfinished.discard(&shared.rt).await;
     }
-    shared.disk_full.set(true);
+    *shared.short.borrow_mut() = Some(shortage);
     shared.made.ring();
-    futures_lite::future::or(shared.rt.sleep(FULL_DISK_RETRY), shared.wanted.wait()).await;
+    futures_lite::future::or(shared.rt.sleep(SHORTAGE_RETRY), shared.wanted.wait()).await;
 }
 
 async fn step(shared: &Shared, making: &mut Option<Unfinished>) -> Result<Step> {
@@ -113,7 +113,7 @@ async fn step(shared: &Shared, making: &mut Option<Unfinished>) -> Result<Step> 
     let segment = unfinished.finish(&shared.rt, &shared.dir, shared.options.sync).await?;
     shared.next_number.set(SegmentNo(segment.number.0 + 1));
     shared.ready.borrow_mut().push_back(segment);
-    shared.disk_full.set(false);
+    *shared.short.borrow_mut() = None;
     shared.made.ring();
     Ok(Step::Made)
 }
@@ -122,7 +122,15 @@ async fn step(shared: &Shared, making: &mut Option<Unfinished>) -> Result<Step> 
 async fn begin(shared: &Shared) -> Result<Unfinished> {
     let header = new_header(&shared.rt, shared.log_id, shared.next_number.get());
     match take_retired(shared).await? {
-        Some(path) => Unfinished::reuse(&shared.rt, path, header, shared.options.segment_bytes).await,
+        Some(path) => {
+            let begun =
+                Unfinished::reuse(&shared.rt, path.clone(), header, shared.options.segment_bytes).await;
+            if begun.is_err() {
+                // The file is still there to be had.
+                shared.retired.borrow_mut().push_back(Retired::Closed(path));
+            }
+            begun
+        }
         None => Unfinished::create(&shared.rt, &shared.dir, header).await,
     }
 }

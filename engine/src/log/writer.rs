@@ -4,6 +4,7 @@
 //! the meantime is the next record: that is the whole of group commit.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -12,8 +13,11 @@ use super::format::{
 };
 use super::index::Live;
 use super::{Batch, Shared};
-use crate::error::{Fault, FaultKind, Result};
+use crate::error::Result;
 use crate::rt::local::Answer;
+
+/// When a record is written again for which the kernel lacked something.
+const APPEND_AGAIN: Duration = Duration::from_millis(10);
 
 /// A batch that waits to be written.
 pub(crate) struct Request {
@@ -76,10 +80,10 @@ async fn write_group(shared: &Shared, mut requests: Vec<Request>) {
         let placed = make_room(shared, record_bytes(body_bytes), appends).await;
         let outcome = match placed {
             Ok(()) => write_record(shared, &mut requests, body_bytes).await,
-            Err(full) if full.kind == FaultKind::DiskFull => {
+            Err(short) if short.is_passing() => {
                 let refuse = |request: &Request| !appends || request.batch.appends();
                 let (refused, rest) = requests.into_iter().partition(refuse);
-                answer(refused, &Err(full));
+                answer(refused, &Err(short));
                 requests = rest;
                 continue;
             }
@@ -112,10 +116,11 @@ async fn make_room(shared: &Shared, bytes: u64, appends: bool) -> Result<()> {
         roll(shared, appends).await?;
     }
     let zeroed = zero_at_tail(shared, bytes).await;
-    if !zeroed.as_ref().is_err_and(|fault| fault.kind == FaultKind::DiskFull) {
+    let Err(short) = &zeroed else { return zeroed };
+    if !short.is_passing() {
         return zeroed;
     }
-    shared.disk_full.set(true);
+    *shared.short.borrow_mut() = Some(short.clone());
     if appends || shared.ready.borrow().is_empty() {
         return zeroed;
     }
@@ -138,10 +143,11 @@ async fn roll(shared: &Shared, appends: bool) -> Result<()> {
         if shared.failed() {
             return Err(shared.refusal());
         }
-        if shared.disk_full.get() {
-            // Space may have come back since; the refused caller finds out by trying again.
+        let short = shared.short.borrow().clone();
+        if let Some(shortage) = short {
+            // It may be over by now; the refused caller finds out by trying again.
             shared.wanted.ring();
-            return Err(disk_full(shared));
+            return Err(shortage);
         }
         shared.writer_waits.set(true);
         shared.wanted.ring();
@@ -156,41 +162,46 @@ async fn roll(shared: &Shared, appends: bool) -> Result<()> {
     Ok(())
 }
 
-fn disk_full(shared: &Shared) -> Fault {
-    Fault {
-        kind: FaultKind::DiskFull,
-        path: shared.dir.clone(),
-        what: "no space for another log segment; free space on this file system".into(),
-    }
-}
-
 async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usize) -> Result<()> {
     let (segment, pos) = (shared.active(), shared.tail.get());
     let sequence = shared.next_sequence.get();
     let total = record_bytes(body_bytes);
-    let mut record = shared.rt.alloc(usize::try_from(total).expect("a record fits memory"));
-    let mut end = RECORD_HEADER_BYTES;
-    for request in requests.iter() {
-        let body = request.batch.body();
-        record[end..end + body.len()].copy_from_slice(body);
-        end += body.len();
-    }
-    assert_whole(shared, &record[RECORD_HEADER_BYTES..end]);
-    let header = RecordHeader {
-        body_bytes: u32::try_from(body_bytes).expect("a batch stays far below 4 GiB"),
-        sequence,
-        durable_to: Sequence(sequence.0 - 1),
-        needed_from: shared.needed_from.get(),
+    let idle = requests.iter().all(|request| request.idle);
+    let body = loop {
+        let mut record = shared.rt.alloc(usize::try_from(total).expect("a record fits memory"));
+        let mut end = RECORD_HEADER_BYTES;
+        for request in requests.iter() {
+            let body = request.batch.body();
+            record[end..end + body.len()].copy_from_slice(body);
+            end += body.len();
+        }
+        assert_whole(shared, &record[RECORD_HEADER_BYTES..end]);
+        let header = RecordHeader {
+            body_bytes: u32::try_from(body_bytes).expect("a batch stays far below 4 GiB"),
+            sequence,
+            durable_to: Sequence(sequence.0 - 1),
+            needed_from: shared.needed_from.get(),
+        };
+        header.seal(segment.incarnation, &mut record);
+        let body = match requests {
+            [_] => None,
+            _ => Some(Bytes::copy_from_slice(&record[RECORD_HEADER_BYTES..end])),
+        };
+        let (meanwhile, began) = (shared.patience.meanwhile(idle, total), shared.rt.now());
+        match segment.append(record, pos, meanwhile).await {
+            // The kernel could not even begin for a moment. The same record goes to the same place.
+            Err(short) if short.is_passing() => shared.rt.sleep(APPEND_AGAIN).await,
+            Err(fault) => return Err(fault),
+            Ok(()) => {
+                shared.patience.took(meanwhile, shared.rt.now().since(began));
+                break body;
+            }
+        }
     };
-    header.seal(segment.incarnation, &mut record);
     let body = match requests {
         [only] => Bytes::from(std::mem::take(&mut only.batch).into_body()),
-        _ => Bytes::copy_from_slice(&record[RECORD_HEADER_BYTES..end]),
+        _ => body.unwrap_or_default(),
     };
-    let idle = requests.iter().all(|request| request.idle);
-    let (meanwhile, began) = (shared.patience.meanwhile(idle, total), shared.rt.now());
-    segment.append(record, pos, meanwhile).await?;
-    shared.patience.took(meanwhile, shared.rt.now().since(began));
 
     shared.tail.set(pos + total);
     shared.next_sequence.set(Sequence(sequence.0 + 1));

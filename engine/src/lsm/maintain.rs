@@ -3,7 +3,7 @@
 //! One task, so that one edit follows the other and nothing races for the manifest. A flush does not wait for a compaction:
 //! between two slices of one, a closed memtable goes first.
 //!
-//! Every step either happens or, when the disk is full, leaves nothing behind and is taken again (see [`super::full`]).
+//! Every step either happens or, when something is short, leaves nothing behind and is taken again (see [`super::shortage`]).
 
 use std::rc::Rc;
 
@@ -79,7 +79,7 @@ impl Maintenance {
             self.begin_step();
             match job {
                 Job::Idle => {
-                    self.shared.disk_full.set(false);
+                    self.shared.short_of.set(None);
                     let waiters = std::mem::take(&mut *self.shared.compact_waiters.borrow_mut());
                     waiters.into_iter().for_each(|waiter| waiter.send(()));
                     return Ok(());
@@ -218,7 +218,7 @@ impl Maintenance {
         let shared = self.shared.clone();
         if !added.is_empty() {
             let dir = &shared.dir;
-            shared.rt.sync_dir(dir).await.map_err(|e| Fault::doubt(dir, "syncing the directory", &e))?;
+            shared.rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))?;
         }
         let edit = Edit {
             added,
@@ -241,7 +241,7 @@ impl Maintenance {
         *shared.version.borrow_mut() = Rc::new(next);
         drop(version);
         shared.take_marks(&edit.marks);
-        shared.disk_full.set(false);
+        shared.short_of.set(None);
         Ok(())
     }
 

@@ -20,10 +20,11 @@
 //! what follows is zeroed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::table::Damage;
 use super::version::Edit;
-use crate::error::{Fault, Result};
+use crate::error::{Fault, Result, Shortage};
 use crate::rt::{BLOCK_BYTES, File, OpenMode, Rt};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RKM\n");
@@ -35,6 +36,9 @@ const ROLL_BYTES_MIN: u64 = 1 << 20;
 
 /// Zeros are written ahead in steps of this size.
 const RESERVE_BYTES: u64 = 64 << 10;
+
+/// When an edit is written again for which the kernel lacked something.
+const WRITE_AGAIN: Duration = Duration::from_millis(10);
 
 /// The name of the file that names the manifest.
 pub(crate) const CURRENT: &str = "CURRENT";
@@ -64,7 +68,7 @@ impl Manifest {
     /// Begins manifest `number` with `whole` as its first edit and puts it in force.
     ///
     /// # Errors
-    /// After DiskFull the manifest before is still in force, and there is no file of the new one.
+    /// After a passing shortage the manifest before is still in force, and there is no file of the new one.
     pub(crate) async fn begin(rt: &Rt, dir: &Path, number: u64, whole: &Edit) -> Result<Manifest> {
         let path = dir.join(file_name(number));
         let file = rt.open(&path, OpenMode::Create).await.map_err(|e| Fault::io(&path, "creating", &e))?;
@@ -80,7 +84,7 @@ impl Manifest {
         match manifest.put_in_force(rt, dir, whole).await {
             Ok(()) => Ok(manifest),
             Err(fault) => {
-                if fault.is_disk_full() {
+                if fault.is_passing() {
                     manifest.close().await?;
                     rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))?;
                 }
@@ -92,7 +96,7 @@ impl Manifest {
     async fn put_in_force(&mut self, rt: &Rt, dir: &Path, whole: &Edit) -> Result<()> {
         self.append(rt, whole).await?;
         self.first_frame_bytes = self.len_bytes;
-        rt.sync_dir(dir).await.map_err(|e| Fault::doubt(dir, "syncing the directory", &e))?;
+        rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))?;
         let current = dir.join(CURRENT);
         rt.replace_small(&current, format!("{}\n", file_name(self.number)).as_bytes())
             .await
@@ -125,15 +129,26 @@ impl Manifest {
     /// Appends an edit; it is durable when this returns.
     ///
     /// # Errors
-    /// After DiskFull nothing of the edit is on disk and the manifest is as it was. After any other fault it must not be used
-    /// again.
+    /// After a passing shortage nothing of the edit is on disk and the manifest is as it was. After any other fault it must not be
+    /// used again.
     pub(crate) async fn append(&mut self, rt: &Rt, edit: &Edit) -> Result<()> {
         let frame = encode_frame(edit, self.number, self.sequence);
         self.reserve(rt, self.len_bytes + frame.len() as u64).await?;
-        let mut buf = rt.alloc(frame.len());
-        buf.copy_from_slice(&frame);
         let doubt = |attempt: &str, e: &std::io::Error| Fault::doubt(&self.path, attempt, e);
-        self.file.write_at(buf, self.len_bytes).await.map_err(|e| doubt("appending an edit", &e))?;
+        loop {
+            let mut buf = rt.alloc(frame.len());
+            buf.copy_from_slice(&frame);
+            match self.file.write_at(buf, self.len_bytes).await {
+                Ok(()) => break,
+                // The space lies there already. For anything else the same edit goes to the same place once more.
+                Err(e) => match Shortage::of(&e) {
+                    Some(Shortage::Space) | None => return Err(doubt("appending an edit", &e)),
+                    Some(Shortage::Descriptors | Shortage::Memory | Shortage::Attempt) => {
+                        rt.sleep(WRITE_AGAIN).await;
+                    }
+                },
+            }
+        }
         self.file.sync().await.map_err(|e| doubt("syncing an edit", &e))?;
         self.sequence += 1;
         self.len_bytes += frame.len() as u64;

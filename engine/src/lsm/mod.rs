@@ -17,8 +17,8 @@
 //! * A table is synced, its directory entry is synced, and the manifest edit is synced before a reader sees it or an input
 //!   is removed.
 //! * A reader holds the version it began with; files leave when the last reader does.
-//! * A failed flush, compaction or manifest write poisons the tree: nothing more is accepted, reads go on. Lack of space does
-//!   not: it is waited for, and [`Tree::disk_full`] says so meanwhile. A damaged block fails the reads that need it and no
+//! * A failed flush, compaction or manifest write poisons the tree: nothing more is accepted, reads go on. A passing shortage
+//!   (space, descriptors, memory of the kernel) does not: it is waited out, and [`Tree::shortage`] says so meanwhile. A damaged block fails the reads that need it and no
 //!   others.
 //!
 //! | file | what it knows |
@@ -27,7 +27,7 @@
 //! | `table/` | the file format, built and read |
 //! | `version`, `manifest` | which tables there are, in memory and durably |
 //! | `plan`, `readers`, `retain` | pure rules: what to compact, who reads the past, what to keep for them |
-//! | `compact`, `maintain`, `full` | the work itself, in slices, one task per tree; waiting for space |
+//! | `compact`, `maintain`, `shortage` | the work itself, in slices, one task per tree; waiting for what is short |
 //! | `source`, `merge`, `iter` | walking many sorted things as one |
 //! | `erased` | range deletes |
 //! | `cache`, `rows` | blocks in memory; single rows in memory |
@@ -43,7 +43,6 @@ mod compact;
 mod erased;
 mod estimate;
 mod filter;
-mod full;
 pub mod fuzz;
 pub mod inspect;
 mod iter;
@@ -60,6 +59,7 @@ mod read;
 mod readers;
 mod retain;
 mod rows;
+mod shortage;
 mod source;
 mod table;
 #[cfg(test)]
@@ -88,7 +88,7 @@ use self::readers::Readers;
 use self::rows::RowCache;
 use self::table::read::{Table, Waste};
 use self::version::{TableMeta, Version};
-use crate::error::{Fault, Result};
+use crate::error::{Fault, Result, Shortage};
 use crate::rt::Rt;
 use crate::rt::local::{Answer, Bell, oneshot};
 
@@ -173,8 +173,8 @@ struct Shared {
     stopped: RefCell<Option<Answer<()>>>,
     fault: RefCell<Option<Fault>>,
     stats: RefCell<TreeStats>,
-    /// A step of the background task waits for space.
-    disk_full: Cell<bool>,
+    /// What a step of the background task waits for.
+    short_of: Cell<Option<Shortage>>,
     tail_was_torn: bool,
 }
 
@@ -247,7 +247,12 @@ impl Tree {
 
     /// Whether a flush or a compaction waits for space. Writers should then be refused: what they write stays in memory.
     pub fn disk_full(&self) -> bool {
-        self.shared.disk_full.get()
+        self.shortage() == Some(Shortage::Space)
+    }
+
+    /// What a flush or a compaction waits for, if something is short.
+    pub fn shortage(&self) -> Option<Shortage> {
+        self.shared.short_of.get()
     }
 
     /// Begins to flush everything written so far, unless a flush is under way.
@@ -440,7 +445,7 @@ impl Shared {
                 (tables as u64, families.iter().map(|family| family.level_bytes(level)).sum())
             })
             .collect();
-        stats.disk_full = self.disk_full.get();
+        stats.disk_full = self.short_of.get() == Some(Shortage::Space);
         stats.cache_bytes = self.cache.used_bytes() as u64;
         (stats.cache_hits, stats.cache_misses) = self.cache.hits_and_misses();
         stats.row_cache_bytes = self.rows.used_bytes() as u64;

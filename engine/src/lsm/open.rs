@@ -80,12 +80,12 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
         stopped: Default::default(),
         fault: Default::default(),
         stats: Default::default(),
-        disk_full: false.into(),
+        short_of: None.into(),
         tail_was_torn,
         options,
     });
     let manifest = match (Manifest::begin(rt, dir, next_number, &shared.whole()).await, found) {
-        (Err(fault), Some(Found { number, bytes, .. })) if fault.is_disk_full() => {
+        (Err(fault), Some(Found { number, bytes, .. })) if fault.is_passing() => {
             Manifest::resume(rt, dir, number, &bytes).await?
         }
         (begun, _) => begun?,
@@ -154,7 +154,11 @@ async fn remove_orphans(shared: &Shared, names: &[String], manifest_number: u64)
         };
         if orphan {
             let path = shared.dir.join(name);
-            shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))?;
+            match shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e)) {
+                // It harms nobody, and the next opening tries again.
+                Err(fault) if fault.is_passing() => {}
+                removed => removed?,
+            }
         }
     }
     Ok(())

@@ -6,14 +6,21 @@
 
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
+use std::time::Duration;
 
+#[cfg(feature = "sim")]
+use super::fs::in_doubt;
 #[cfg(feature = "sim")]
 use super::sim;
 use super::{Rt, World, glommio};
-use std::path::Path;
+use crate::error::Shortage;
 
 /// The unit of direct IO. A power of two; every position and length is a multiple of it.
 pub const BLOCK_BYTES: usize = 4096;
+
+/// When a read is asked for again for which the kernel lacked something.
+const READ_AGAIN: Duration = Duration::from_millis(10);
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +78,21 @@ impl Rt {
 }
 
 impl File {
-    /// Reads `len` bytes at `pos`; shorter only at the end of the file.
+    /// Reads `len` bytes at `pos`; shorter only at the end of the file. What the kernel is short of for a moment is waited out:
+    /// a read harms nothing, however often it is asked for.
     pub async fn read_at(&self, pos: u64, len: usize) -> io::Result<Buf> {
         assert_block_multiple(pos);
         assert_block_multiple(len as u64);
-        match &self.0 {
-            Inner::Glommio(file) => Ok(Buf(BufInner::Glommio(file.read_at(pos, len).await?))),
-            #[cfg(feature = "sim")]
-            Inner::Sim(file) => Ok(Buf(BufInner::Sim(file.read_at(pos, len).await?))),
+        loop {
+            let read = match &self.0 {
+                Inner::Glommio(file) => file.read_at(pos, len).await.map(BufInner::Glommio),
+                #[cfg(feature = "sim")]
+                Inner::Sim(file) => file.read_at(pos, len).await.map(BufInner::Sim),
+            };
+            match read {
+                Err(error) if Shortage::of(&error).is_some() => self.pause().await,
+                read => return read.map(Buf),
+            }
         }
     }
 
@@ -97,6 +111,9 @@ impl File {
 
     /// As [`File::write_at`], ahead of everything else that the core has to do; then as [`File::sync`], if `sync` says so. For
     /// what a whole core waits for.
+    ///
+    /// # Errors
+    /// An error that names a passing shortage is of the write, never of the sync: the same bytes may be written there again.
     pub async fn write_urgently(
         &self,
         buf: Buf,
@@ -113,7 +130,7 @@ impl File {
             #[cfg(feature = "sim")]
             (Inner::Sim(file), BufInner::Sim(buf)) => {
                 file.write_at(buf, pos).await?;
-                if sync { file.sync().await } else { Ok(()) }
+                if sync { file.sync().await.map_err(|error| in_doubt(&error)) } else { Ok(()) }
             }
             #[cfg(feature = "sim")]
             _ => panic!("the buffer comes from another world than the file"),
@@ -133,6 +150,10 @@ impl File {
     /// The file's length in bytes.
     pub async fn len(&self) -> io::Result<u64> {
         in_file!(&self.0, file => file.len().await)
+    }
+
+    async fn pause(&self) {
+        in_file!(&self.0, file => file.pause(READ_AGAIN).await);
     }
 
     /// Closes the file once its operations have ended.

@@ -82,6 +82,9 @@ impl Rt {
     }
 
     /// Makes creations, renames and removals in a directory durable.
+    ///
+    /// # Errors
+    /// An error that names a passing shortage means that nothing was done. After any other, nobody knows what is durable.
     pub async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         in_world!(&self.world, core => core.sync_dir(path).await)
     }
@@ -95,7 +98,7 @@ impl Rt {
     /// sync the directory.
     ///
     /// # Errors
-    /// An error that means "no space" leaves the old file in its place; after others it may be either.
+    /// An error that names a passing shortage leaves the old file in its place; after others it may be either.
     pub async fn replace_small(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         in_world!(&self.world, core => core.replace_small(path, bytes).await)
     }
@@ -121,7 +124,7 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The failure of a sync after a rename, without its error number: whatever it was, the old file is gone.
+/// The failure of a sync, without its error number: whatever it was, nobody knows what is durable.
 pub(crate) fn in_doubt(error: &io::Error) -> io::Error {
-    io::Error::other(format!("the new file is in place but perhaps not durable: {error}"))
+    io::Error::other(format!("what was done is perhaps not durable: {error}"))
 }

@@ -5,4 +5,5 @@ mod fixture;
 mod full;
 mod marks;
 mod model;
+mod shortage;
 mod world;

@@ -43,8 +43,8 @@ const QUIET_TURNS: u64 = 8;
 /// How often a store that is under pressure looks again.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
 
-/// How often a store on a full disk tries again.
-const DISK_FULL_PAUSE: Duration = Duration::from_millis(100);
+/// How often a store on a full disk, or without descriptors, tries again.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A group's committed entries that have left memory.
 struct Behind {
@@ -173,8 +173,8 @@ impl Shard {
         Ok(())
     }
 
-    /// A full disk refuses entries before anything is written. They were proposed and must not be lost, so the turn waits for
-    /// room; what arrives meanwhile is refused, deletes included.
+    /// A full disk, or another passing shortage, refuses entries before anything is written. They were proposed and must not be
+    /// lost, so the turn waits until it is over; on a full disk, what arrives meanwhile is refused, deletes included.
     async fn write_when_there_is_room(&self, batch: Batch) -> Result<(), Fault> {
         let inner = &*self.inner;
         loop {
@@ -184,10 +184,12 @@ impl Shard {
                 false => inner.log.write(batch).await,
             };
             match written {
-                Err(fault) if fault.is_disk_full() && inner.log.failure().is_none() => {
-                    inner.disk_full.set(true);
+                Err(fault) if fault.is_passing() && inner.log.failure().is_none() => {
+                    if fault.is_disk_full() {
+                        inner.disk_full.set(true);
+                    }
                     inner.log_waits.set(true);
-                    inner.rt.sleep(DISK_FULL_PAUSE).await;
+                    inner.rt.sleep(SHORTAGE_PAUSE).await;
                 }
                 outcome => {
                     inner.log_waits.set(false);

@@ -52,8 +52,8 @@ impl Shard {
         while self.stopped().is_none() {
             self.inner.rt.sleep(UPKEEP_EVERY).await;
             match self.upkeep(dir).await {
-                // Even the reserve of the log is used up. That ends when somebody makes room, so it is tried again.
-                Err(fault) if fault.is_disk_full() => {}
+                // Even the reserve of the log is used up. That ends when there is room, so it is tried again.
+                Err(fault) if fault.is_passing() => {}
                 Err(fault) => self.stop(&fault),
                 Ok(()) => {}
             }
@@ -69,7 +69,7 @@ impl Shard {
             // What was committed before the start is applied; for what is left the log is good enough.
             inner.backlog.borrow_mut().clear();
         }
-        let mut full = inner.tree.disk_full() || inner.log_waits.get();
+        let mut full = inner.tree.disk_full() || (inner.log_waits.get() && inner.log.stats().disk_full);
         // Not knowing how much is left is no reason to stop; the write itself will tell.
         if let Ok(free) = inner.rt.free_bytes(dir).await {
             inner.counters.disk_free_bytes.set(free);

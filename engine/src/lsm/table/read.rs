@@ -6,13 +6,14 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::block::BlockView;
 use super::handles::Handles;
 use super::{Damage, FOOTER_BYTES, Footer, Handle, PartView, locate, open_frame, walk_index};
-use crate::error::{Fault, Result};
+use crate::error::{Fault, Result, Shortage};
 use crate::lsm::cache::BlockCache;
 use crate::lsm::erased::RangeTombstones;
 use crate::lsm::filter;
@@ -23,6 +24,9 @@ use crate::rt::{BLOCK_BYTES, Buf, File, OpenMode, Rt};
 
 /// What is read to open a table; holds footer and root of all but very large ones.
 const TAIL_BYTES: u64 = 16 << 10;
+
+/// When opening a file is tried again for which something was short.
+const OPEN_AGAIN: Duration = Duration::from_millis(20);
 
 /// A table of some version: what its row says, and the file behind it.
 #[derive(Debug)]
@@ -228,10 +232,13 @@ impl Table {
         if let Some(opened) = self.backing.opened.get() {
             return Ok(opened);
         }
-        let file = rt
-            .open(&self.backing.path, OpenMode::Read)
-            .await
-            .map_err(|e| Fault::io(&self.backing.path, "opening", &e))?;
+        let file = loop {
+            match rt.open(&self.backing.path, OpenMode::Read).await {
+                // Whoever reads waits until there is a descriptor for it.
+                Err(error) if Shortage::of(&error).is_some() => rt.sleep(OPEN_AGAIN).await,
+                opened => break opened.map_err(|e| Fault::io(&self.backing.path, "opening", &e))?,
+            }
+        };
         let root = match self.read_root(&file).await {
             Ok(root) => root,
             Err(fault) => {

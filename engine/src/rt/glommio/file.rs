@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
@@ -124,6 +125,10 @@ impl CoreFile {
     pub(crate) async fn len(&self) -> io::Result<u64> {
         let file = self.file();
         self.core.operate(async move { file.file_size().await.map_err(io_error) }).await
+    }
+
+    pub(crate) async fn pause(&self, pause: Duration) {
+        self.core.sleep(pause).await;
     }
 
     pub(crate) async fn close(mut self) -> io::Result<()> {

@@ -57,7 +57,8 @@ impl Core {
 
     pub(crate) async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
-        self.blocking(move || fs::File::open(path)?.sync_all()).await?
+        // Nothing is asked of the disk before the directory is open.
+        self.blocking(move || fs::File::open(path)?.sync_all().map_err(|error| in_doubt(&error))).await?
     }
 
     pub(crate) async fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {

@@ -25,6 +25,7 @@ use io_uring::{IoUring, opcode};
 
 use super::Core;
 use super::sockets::{remember, wake};
+use crate::rt::fs::in_doubt;
 
 /// A log has one write under way; more come only from several logs on a core.
 const DEPTH: u32 = 64;
@@ -145,6 +146,7 @@ impl Flight {
         let error = match usize::try_from(result) {
             Ok(done) if done == wanted => return,
             Ok(done) => cut_short(done, wanted),
+            Err(_) if is_sync => in_doubt(&io::Error::from_raw_os_error(-result)),
             Err(_) => io::Error::from_raw_os_error(-result),
         };
         self.failure.borrow_mut().get_or_insert(error);
@@ -164,7 +166,7 @@ pub(super) fn write_standing_still(
         return Err(cut_short(done, bytes.len()));
     }
     if sync {
-        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(file))?;
+        rustix::io::retry_on_intr(|| rustix::fs::fdatasync(file)).map_err(|error| in_doubt(&error.into()))?;
     }
     Ok(())
 }

@@ -30,6 +30,17 @@ pub struct Disk {
     changes: Cell<u64>,
     stop_at: Cell<Option<u64>>,
     stats: Cell<DiskStats>,
+    open_files: Cell<u64>,
+}
+
+/// An open file's place among those that the process may have.
+#[derive(Debug)]
+pub(crate) struct Descriptor(Rc<Disk>);
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        self.0.open_files.set(self.0.open_files.get() - 1);
+    }
 }
 
 /// What a disk has been through, so that a test can assert that its faults happened.
@@ -47,6 +58,8 @@ pub struct DiskStats {
     pub faults: u64,
     /// Power cuts.
     pub power_cuts: u64,
+    /// The most files that were open at once.
+    pub open_files_peak: u64,
 }
 
 impl fmt::Debug for Disk {
@@ -68,7 +81,23 @@ impl Disk {
             changes: Cell::new(0),
             stop_at: Cell::new(None),
             stats: Cell::default(),
+            open_files: Cell::default(),
         }
+    }
+
+    /// A descriptor for a file that is opened.
+    ///
+    /// # Errors
+    /// EMFILE when there is none left.
+    pub(crate) fn descriptor(self: &Rc<Self>) -> io::Result<Descriptor> {
+        let open = self.open_files.get() + 1;
+        if open > self.options.borrow().descriptors_max {
+            self.count(|stats| stats.faults += 1);
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        self.open_files.set(open);
+        self.count(|stats| stats.open_files_peak = stats.open_files_peak.max(open));
+        Ok(Descriptor(self.clone()))
     }
 
     pub(crate) fn rng(&self) -> &Rng {
@@ -231,6 +260,16 @@ impl Disk {
     /// Bytes that fit on this disk.
     pub fn set_capacity(&self, bytes: u64) {
         self.set_options(|options| options.capacity_bytes = bytes);
+    }
+
+    /// Files that are open now.
+    pub fn open_files(&self) -> u64 {
+        self.open_files.get()
+    }
+
+    /// So many files may be open at once; opening another fails with EMFILE.
+    pub fn set_descriptors(&self, files: u64) {
+        self.set_options(|options| options.descriptors_max = files);
     }
 
     /// Leaves room for `bytes` more, whatever is stored.

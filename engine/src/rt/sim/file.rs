@@ -3,10 +3,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use super::core::SimCore;
+use super::disk::Descriptor;
 use super::fault::DiskOp;
 use super::names::SharedInode;
+use crate::error::Shortage;
 use crate::rt::BLOCK_BYTES;
 use crate::rt::file::OpenMode;
 use crate::rt::fs::{DirLock, in_doubt, temporary_name};
@@ -19,6 +22,7 @@ pub(crate) struct SimFile {
     path: PathBuf,
     inode: SharedInode,
     mode: OpenMode,
+    _descriptor: Descriptor,
 }
 
 /// A buffer; one that came from a read is immutable, as on glommio.
@@ -75,11 +79,12 @@ impl SimCore {
 
     pub(crate) async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
         let wanted = path.to_owned();
+        let _descriptor = self.node().disk.descriptor()?;
         let inode = match mode {
             OpenMode::Create => self.on_names(DiskOp::Name, path, move |names| names.create(&wanted)).await?,
             _ => self.on_names(DiskOp::Look, path, move |names| names.file(&wanted)).await?,
         };
-        Ok(SimFile { core: self.clone(), path: path.to_owned(), inode, mode })
+        Ok(SimFile { core: self.clone(), path: path.to_owned(), inode, mode, _descriptor })
     }
 
     pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -109,7 +114,13 @@ impl SimCore {
 
     pub(crate) async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let wanted = path.to_owned();
-        self.on_names(DiskOp::SyncDir, path, move |names| names.sync(&wanted)).await
+        let _descriptor = self.node().disk.descriptor()?;
+        let synced = self.on_names(DiskOp::SyncDir, path, move |names| names.sync(&wanted)).await;
+        // Directories are opened for it, which may fail for want of a descriptor before anything is asked of the disk.
+        synced.map_err(|error| match Shortage::of(&error) {
+            Some(Shortage::Descriptors) => error,
+            Some(Shortage::Space | Shortage::Memory | Shortage::Attempt) | None => in_doubt(&error),
+        })
     }
 
     pub(crate) async fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {
@@ -228,6 +239,10 @@ impl SimFile {
         let inode = self.inode.clone();
         let finish = move |(), verdict: io::Result<()>| verdict.map(|()| inode.borrow().len());
         done(self.core.submit(DiskOp::Look, &self.path, || (), finish)).await
+    }
+
+    pub(crate) async fn pause(&self, pause: Duration) {
+        self.core.sleep(pause).await;
     }
 
     pub(crate) async fn close(self) -> io::Result<()> {

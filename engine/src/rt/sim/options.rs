@@ -32,6 +32,8 @@ pub struct DiskOptions {
     pub sync_ns: (u64, u64),
     /// Bytes of file blocks that a disk holds.
     pub capacity_bytes: u64,
+    /// Files that the process may have open at once.
+    pub descriptors_max: u64,
     /// What happens at a power cut to what was not synced.
     pub crash: CrashMode,
     /// Chance that a read fails with EIO.
@@ -97,6 +99,7 @@ impl Default for Options {
                 write_ns: (20_000, 200_000),
                 sync_ns: (100_000, 1_000_000),
                 capacity_bytes: u64::MAX,
+                descriptors_max: u64::MAX,
                 crash: CrashMode::Any,
                 read_error: 0.0,
                 write_error: 0.0,

@@ -1,15 +1,15 @@
-//! A full disk: what the background task does when there is no space for a flush or a compaction.
+//! A passing shortage: what the background task does when there is no space for a flush or a compaction, or no descriptor.
 //!
 //! Nothing is lost by it. What was to be flushed is in memory and in the log, what was to be compacted is in its old tables, and
 //! the manifest reserves its space before it writes. So the half-written tables are removed and the step is taken again once
-//! there is room, for as long as that takes. Meanwhile reads go on, and [`Tree::disk_full`](super::Tree::disk_full) tells the
+//! there is room, for as long as that takes. Meanwhile reads go on, and [`Tree::shortage`](super::Tree::shortage) tells the
 //! writers. A failed sync is another matter: then nobody knows what is on disk, and that poisons the tree as ever.
 
 use std::time::Duration;
 
 use super::maintain::Maintenance;
 use super::table::read::file_name;
-use crate::error::{Fault, Result};
+use crate::error::{Fault, Result, Shortage};
 
 /// How often the free space is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -17,19 +17,29 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const PATIENCE_LOOKS: u32 = 40;
 
 impl Maintenance {
-    /// Works until nothing is due, waiting for space where there is none.
+    /// Works until nothing is due, waiting for what is short.
     ///
     /// # Errors
-    /// Any fault but lack of space.
+    /// Any fault but a passing shortage.
     pub(super) async fn turn_with_patience(&mut self) -> Result<()> {
         loop {
             match self.turn().await {
-                Err(fault) if fault.is_disk_full() => {
-                    self.shared.disk_full.set(true);
-                    self.remove_leftovers().await?;
-                    self.wait_for_space().await;
+                Err(fault) => {
+                    let Some(shortage) = fault.shortage() else { return Err(fault) };
+                    self.shared.short_of.set(Some(shortage));
+                    match self.remove_leftovers().await {
+                        // What is left is found at the next opening.
+                        Err(fault) if fault.is_passing() => {}
+                        removed => removed?,
+                    }
+                    match shortage {
+                        Shortage::Space => self.wait_for_space().await,
+                        Shortage::Descriptors | Shortage::Memory | Shortage::Attempt => {
+                            self.shared.rt.sleep(LOOK_EVERY).await;
+                        }
+                    }
                 }
-                done => return done,
+                Ok(()) => return Ok(()),
             }
         }
     }
