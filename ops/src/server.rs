@@ -13,18 +13,23 @@ use engine::rt::placement::plan_cpus;
 use engine::rt::probe::Level;
 use store::config::Config;
 use store::node::board::Board;
+use store::node::movement::Movement;
 use store::node::{Addresses, Node};
-use store::publish::Publisher;
+use store::publish::{NodeFacts, Publisher};
 use store::shard::counters::StoreSnapshot;
 use store::wire::admin::{Admin, Condition, Life, Pages, Phase, json_string};
 
 use crate::doctor;
+use crate::logging::{Counts, Logging};
 use crate::output::{EXIT_CONFIG, answer, fail};
 use crate::settings::{SettingArguments, Settings};
 use crate::{host, logging, signals};
 
 /// How often the cores' numbers are taken over for the metrics page.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a core may stand still before the node says that it is not ready.
+const STILL_MAX: Duration = Duration::from_secs(2);
 
 /// Arguments of `ringkeep server`.
 #[derive(Debug, Args)]
@@ -46,13 +51,14 @@ pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
         answer(&listing(&settings));
         return ExitCode::SUCCESS;
     }
-    if let Err(why) = logging::start(&settings.config.logging) {
-        return fail(&why, EXIT_CONFIG);
-    }
+    let logging = match logging::start(&settings.config.logging) {
+        Ok(logging) => logging,
+        Err(why) => return fail(&why, EXIT_CONFIG),
+    };
     if let Err(failures) = host_allows(&settings) {
         return fail(&failures, EXIT_CONFIG);
     }
-    match serve(&settings) {
+    match serve(&settings, &logging) {
         Ok(code) => code,
         Err(why) => fail(&why, 1),
     }
@@ -90,7 +96,7 @@ fn host_allows(settings: &Settings) -> Result<(), String> {
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\nringkeep: ")) }
 }
 
-fn serve(settings: &Settings) -> Result<ExitCode, String> {
+fn serve(settings: &Settings, logging: &Logging) -> Result<ExitCode, String> {
     let config = &settings.config;
     let (signal, signals) = mpsc::channel();
     signals::forward(signal).map_err(|error| format!("signals: {error}"))?;
@@ -99,7 +105,7 @@ fn serve(settings: &Settings) -> Result<ExitCode, String> {
     let admin = start_admin(settings, &view, &life)?;
     let cpus = plan_cpus(Some(settings.limits.cores)).map_err(|error| format!("the CPU mask: {error}"))?.cpus;
     let node = Node::start(config, &settings.limits, &cpus).map_err(|error| error.to_string())?;
-    let seen = view.get_or_init(|| View::of(&node));
+    let seen = view.get_or_init(|| View::of(&node, settings, logging));
     keep_publishing(seen.clone()).map_err(|error| format!("the metrics thread: {error}"))?;
     life.enter(Phase::Serving);
     answer(&banner(config, seen, admin.addr()));
@@ -119,15 +125,40 @@ struct View {
     node_id: u64,
     addresses: Addresses,
     board: Board,
+    movement: Movement,
+    log: Counts,
+    memory_budget_bytes: u64,
     publisher: Arc<Publisher>,
 }
 
 impl View {
-    fn of(node: &Node) -> Self {
+    fn of(node: &Node, settings: &Settings, logging: &Logging) -> Self {
         let addresses = node.addresses().clone();
-        let publisher = Arc::new(Publisher::new(addresses.stores.len()));
-        publisher.publish(&node.board().read());
-        Self { node_id: node.identity().node, addresses, board: node.board(), publisher }
+        let limits = &settings.limits;
+        let view = Self {
+            node_id: node.identity().node,
+            publisher: Arc::new(Publisher::new(addresses.stores.len())),
+            addresses,
+            board: node.board(),
+            movement: node.movement(),
+            log: logging.counts(),
+            memory_budget_bytes: limits.core_bytes * limits.cores as u64,
+        };
+        view.publish();
+        view
+    }
+
+    /// Takes over what the cores and the node say now.
+    fn publish(&self) {
+        let facts = NodeFacts {
+            log_lines_dropped: self.log.dropped(),
+            log_lines_suppressed: self.log.suppressed(),
+            memory_budget_bytes: self.memory_budget_bytes,
+            reserved_fds: 0,
+            core_still: self.movement.still(),
+            core_stalls: self.movement.stalls(),
+        };
+        self.publisher.publish(&self.board.read(), &facts);
     }
 
     fn conditions(&self) -> Vec<Condition> {
@@ -139,7 +170,8 @@ impl View {
             name: format!("store-{}", store.store),
             problem: stopped(store.stopped),
         };
-        stores.map(condition).collect()
+        let still = self.movement.still().into_iter().map(|(core, still)| still_condition(core, still));
+        stores.map(condition).chain(still).collect()
     }
 
     fn status(&self) -> String {
@@ -154,6 +186,14 @@ impl View {
             stores.join(",")
         )
     }
+}
+
+/// A core that runs no task answers nobody, whatever its stores last said.
+fn still_condition(core: usize, still: Duration) -> Condition {
+    let problem = (still >= STILL_MAX).then(|| {
+        format!("it has run no other task for {} s: one task holds it, or its disk hangs", still.as_secs())
+    });
+    Condition { name: format!("core-{core}"), problem }
 }
 
 /// The pages of a node that may not have started yet.
@@ -179,7 +219,7 @@ fn keep_publishing(view: View) -> std::io::Result<()> {
     std::thread::Builder::new().name("rk-metrics".into()).spawn(move || {
         loop {
             std::thread::sleep(PUBLISH_EVERY);
-            view.publisher.publish(&view.board.read());
+            view.publish();
         }
     })?;
     Ok(())

@@ -70,3 +70,39 @@ pub enum Refusal {
     /// Nobody knows whether the write happens.
     Unknown,
 }
+
+impl Refusal {
+    /// Every name that [`Refusal::reason`] returns.
+    pub const REASONS: [&'static str; 12] = [
+        "not_leader",
+        "region_not_found",
+        "key_not_in_region",
+        "epoch_not_match",
+        "store_not_match",
+        "peer_not_match",
+        "stale_command",
+        "busy",
+        "disk_full",
+        "invalid_request",
+        "stopped",
+        "unknown",
+    ];
+
+    /// Its name as a label of the metrics page. What a client did wrong itself has one name.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Refusal::NotLeader { .. } => "not_leader",
+            Refusal::RegionNotFound { .. } => "region_not_found",
+            Refusal::KeyNotInRegion { .. } => "key_not_in_region",
+            Refusal::EpochNotMatch { .. } => "epoch_not_match",
+            Refusal::StoreNotMatch { .. } => "store_not_match",
+            Refusal::PeerNotMatch { .. } => "peer_not_match",
+            Refusal::StaleCommand => "stale_command",
+            Refusal::Busy { .. } => "busy",
+            Refusal::DiskFull { .. } => "disk_full",
+            Refusal::Invalid(_) | Refusal::NotAnInteger => "invalid_request",
+            Refusal::Stopped(_) => "stopped",
+            Refusal::Unknown => "unknown",
+        }
+    }
+}

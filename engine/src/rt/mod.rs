@@ -36,7 +36,7 @@ use std::time::Duration;
 pub use budget::Budget;
 pub use file::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode};
 pub use fs::DirLock;
-pub use glommio::{CoreHandle, CoreOptions, Cores, placement, probe, start_core};
+pub use glommio::{CoreHandle, CoreOptions, Cores, Pulse, StallWatch, placement, probe, start_core};
 pub use net::{Detached, ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
 pub use time::{CpuClock, Mono};
 

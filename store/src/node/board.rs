@@ -4,6 +4,7 @@
 //! path, because no request takes it.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::shard::counters::StoreSnapshot;
 use crate::wire::{grpc, resp};
@@ -21,6 +22,12 @@ pub struct CoreReport {
     pub grpc: grpc::Stats,
     /// Operations forwarded to other cores and not answered yet.
     pub forwarded: u64,
+    /// RESP connections that it takes at most.
+    pub resp_connections_max: u64,
+    /// gRPC connections that it takes at most, over its stores.
+    pub grpc_connections_max: u64,
+    /// CPU time that its thread has used.
+    pub busy: Duration,
 }
 
 /// The slots of all cores.

@@ -13,6 +13,7 @@ pub mod birth;
 pub mod board;
 pub mod core;
 pub mod identity;
+pub mod movement;
 mod serve;
 mod setup;
 
@@ -34,6 +35,7 @@ use crate::shard::routes::Place;
 use crate::wire::resp::Doors;
 use board::Board;
 use identity::Identity;
+use movement::{Movement, Stalls};
 
 /// A running node. Dropping it without [`Node::drain`] leaves its executors to the end of the process.
 #[derive(Debug)]
@@ -42,6 +44,7 @@ pub struct Node {
     identity: Identity,
     dir: PathBuf,
     board: Board,
+    stalls: Stalls,
     cores: Cores,
     handles: Vec<CoreHandle<()>>,
     /// One word ends a core: the data cores first, the scheduler shard last.
@@ -102,7 +105,8 @@ impl Node {
     /// # Errors
     /// What is in the way: the directory, a port, the disk, the host.
     pub fn start(config: &Config, limits: &Limits, cpus: &[usize]) -> Result<Self, StartError> {
-        let cores = Cores::new()?;
+        let stalls = Stalls::new(limits.cores + 1);
+        let cores = Cores::watched(stalls.watch())?;
         let opened = setup::open_directory(config, limits)?;
         let plan = Arc::new(setup::plan(config, limits, &opened));
         let board = Board::new(plan.cores);
@@ -153,6 +157,7 @@ impl Node {
             identity: plan.identity.clone(),
             dir: plan.dir.clone(),
             board,
+            stalls,
             cores,
             handles,
             ends,
@@ -183,6 +188,11 @@ impl Node {
     /// How often each core's beat task has run; a count that stands still is a stalled core.
     pub fn beats(&self) -> Vec<(usize, u64)> {
         self.cores.beats()
+    }
+
+    /// How the cores move, for threads that publish it.
+    pub fn movement(&self) -> Movement {
+        Movement { pulse: self.cores.pulse(), stalls: self.stalls.clone() }
     }
 
     /// Why stores have stopped after a fault, if any has.

@@ -183,6 +183,7 @@ impl DataCore {
             board,
             counters,
             links: stores.links.clone(),
+            connections_max: limits.connections_max,
         };
         reporter.tell_scheduler();
         let servers = Rc::new(RefCell::new(servers));
@@ -237,6 +238,7 @@ struct Reporter {
     board: Board,
     counters: Rc<resp::Counters>,
     links: Rc<crate::shard::links::Links>,
+    connections_max: usize,
 }
 
 impl Reporter {
@@ -258,6 +260,9 @@ impl Reporter {
             resp: self.counters.snapshot(),
             grpc,
             forwarded: self.links.outstanding() as u64,
+            resp_connections_max: self.connections_max as u64,
+            grpc_connections_max: (self.connections_max * self.addrs.len()) as u64,
+            busy: self.rt.cpu_clock().read().unwrap_or_default(),
         });
     }
 

@@ -5,17 +5,21 @@
 //! `metrics-exporter-prometheus`, which keeps, labels and renders them. Histograms are written by [`histogram`], because the
 //! exporter takes single observations only and the cores have counted theirs into buckets already.
 //!
-//! * Names begin with `ringkeep_`, carry their base unit, and counters end in `_total`. Every one has a HELP line.
+//! * Names begin with `ringkeep_`, or with `process_` where every client library has that name; they carry their base unit, and
+//!   counters end in `_total`. Every one has a HELP line.
+//! * A bound is published beside what it bounds.
 //! * Labels are few and bounded: core, store, command, kind. Never a key, a region or a client.
 //!
 //! Not done here, on purpose: no global recorder, no macros, no runtime, no listener.
 
 mod histogram;
-mod process;
+mod node;
+pub mod process;
 mod table;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use metrics::{Key, Label, Level, Metadata, Recorder, Unit};
@@ -23,6 +27,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use crate::metrics::HistogramSnapshot;
 use crate::node::board::CoreReport;
+pub use node::NodeFacts;
 
 /// What is measured: its name on the page and how to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,10 +106,11 @@ impl Publisher {
         Self { recorder, handle, state: Mutex::default(), stores }
     }
 
-    /// Takes what the cores posted and what the process says about itself.
-    pub fn publish(&self, cores: &[CoreReport]) {
+    /// Takes what the cores posted, what the node knows beside them, and what the process says about itself.
+    pub fn publish(&self, cores: &[CoreReport], facts: &NodeFacts) {
         let samples = cores.iter().flat_map(table::samples);
-        self.take(samples.chain(process::samples(self.stores)));
+        let beside = node::samples(facts).into_iter().chain(process::samples(Path::new("/"), self.stores));
+        self.take(samples.chain(beside));
     }
 
     fn take(&self, samples: impl Iterator<Item = Sample>) {

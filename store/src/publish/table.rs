@@ -31,6 +31,16 @@ const WRITE_LATENCY: Metric = metric(
 );
 const LOG_WRITE: Metric =
     metric("ringkeep_log_write_seconds", Histogram, "Duration of one durable write of the log, in seconds.");
+const REFUSED: Metric = metric(
+    "ringkeep_store_refused_total",
+    Counter,
+    "Operations refused, by reason; invalid_request is the client's own mistake.",
+);
+const BUSY: Metric = metric(
+    "ringkeep_core_busy_seconds_total",
+    Counter,
+    "CPU time of the core's thread in seconds; its rate is the share of the core that is used.",
+);
 const LEVEL_TABLES: Metric = metric("ringkeep_lsm_tables", Gauge, "Tables of the tree, by level.");
 const LEVEL_BYTES: Metric =
     metric("ringkeep_lsm_table_bytes", Gauge, "Bytes of the tree's tables, by level.");
@@ -78,6 +88,14 @@ const RESP: &[Row<resp::Snapshot>] = &[
 
 const CORE: &[Row<CoreReport>] = &[
     Row(metric("ringkeep_grpc_connections", Gauge, "Open gRPC connections."), |c| c.grpc.connections as u64),
+    Row(
+        metric("ringkeep_resp_connections_max", Gauge, "RESP connections that the core takes at most."),
+        |c| c.resp_connections_max,
+    ),
+    Row(
+        metric("ringkeep_grpc_connections_max", Gauge, "gRPC connections that the core takes at most."),
+        |c| c.grpc_connections_max,
+    ),
     Row(metric("ringkeep_grpc_connections_accepted_total", Counter, "gRPC connections accepted."), |c| {
         c.grpc.accepted
     }),
@@ -104,7 +122,6 @@ const CORE: &[Row<CoreReport>] = &[
 const STORE: &[Row<StoreSnapshot>] = &[
     Row(metric("ringkeep_store_reads_total", Counter, "Keys read one by one or in batches."), |s| s.reads),
     Row(metric("ringkeep_store_scans_total", Counter, "Range reads."), |s| s.scans),
-    Row(metric("ringkeep_store_refused_total", Counter, "Operations refused."), |s| s.refused),
     Row(metric("ringkeep_store_applied_entries_total", Counter, "Log entries applied."), |s| s.applied),
     Row(metric("ringkeep_store_regions", Gauge, "Regions on the store."), |s| s.regions),
     Row(metric("ringkeep_store_inflight_bytes", Gauge, "Bytes of writes under way."), |s| s.inflight_bytes),
@@ -200,6 +217,7 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
     let mut samples = Vec::new();
     rows(CORE, core, &labels, &mut samples);
     rows(RESP, &core.resp, &labels, &mut samples);
+    samples.push(sample(&BUSY, &labels, None, Value::Seconds(core.busy.as_secs_f64())));
     for (command, count) in core.resp.commands.iter().filter(|(_, count)| *count > 0) {
         samples.push(sample(&COMMANDS, &labels, Some(("command", command)), Value::Number(*count)));
     }
@@ -210,6 +228,9 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
         let mut labels = labels.clone();
         labels.push(("store", store.store.to_string()));
         rows(STORE, store, &labels, &mut samples);
+        for (reason, count) in &store.refused {
+            samples.push(sample(&REFUSED, &labels, Some(("reason", reason)), Value::Number(*count)));
+        }
         rows(LOG, &store.log, &labels, &mut samples);
         rows(TREE, &store.tree, &labels, &mut samples);
         for (level, (tables, bytes)) in store.tree.levels.iter().enumerate() {

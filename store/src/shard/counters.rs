@@ -6,6 +6,25 @@ use engine::log::LogStats;
 use engine::lsm::TreeStats;
 
 use crate::metrics::{Counter, Histogram, HistogramSnapshot};
+use crate::refusal::Refusal;
+
+/// Operations refused, by [`Refusal::reason`].
+#[derive(Debug, Default)]
+pub struct Refusals([Counter; Refusal::REASONS.len()]);
+
+impl Refusals {
+    /// Counts one.
+    pub fn add(&self, refusal: &Refusal) {
+        let reason = refusal.reason();
+        let place = Refusal::REASONS.iter().position(|known| *known == reason);
+        self.0[place.expect("REASONS lists every reason")].add_one();
+    }
+
+    /// How many there were, by reason.
+    pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+        Refusal::REASONS.iter().copied().zip(self.0.iter().map(Counter::get)).collect()
+    }
+}
 
 /// A value that goes up and down. Stays on its core.
 #[derive(Debug, Default)]
@@ -31,7 +50,7 @@ pub struct StoreCounters {
     /// Range reads.
     pub scans: Counter,
     /// Operations refused.
-    pub refused: Counter,
+    pub refused: Refusals,
     /// Log entries applied.
     pub applied: Counter,
     /// From the arrival of a write to its answer.
@@ -62,7 +81,7 @@ pub struct StoreSnapshot {
     /// See [`StoreCounters`].
     pub scans: u64,
     /// See [`StoreCounters`].
-    pub refused: u64,
+    pub refused: Vec<(&'static str, u64)>,
     /// See [`StoreCounters`].
     pub applied: u64,
     /// See [`StoreCounters`].
@@ -97,7 +116,7 @@ impl StoreCounters {
         StoreSnapshot {
             reads: self.reads.get(),
             scans: self.scans.get(),
-            refused: self.refused.get(),
+            refused: self.refused.snapshot(),
             applied: self.applied.get(),
             write_latency: self.write_latency.snapshot(),
             log_writes: self.log_writes.get(),
@@ -109,5 +128,33 @@ impl StoreCounters {
             stopped: self.stopped.get() == 1,
             ..StoreSnapshot::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_is_counted_under_its_own_reason() {
+        let refusals = [
+            Refusal::NotLeader { region_id: 1, leader: None },
+            Refusal::RegionNotFound { region_id: 1 },
+            Refusal::EpochNotMatch { current: Vec::new() },
+            Refusal::StoreNotMatch { asked: 1, actual: 2 },
+            Refusal::PeerNotMatch { asked: 1, actual: 2 },
+            Refusal::StaleCommand,
+            Refusal::Busy { reason: "full", backoff_ms: 1 },
+            Refusal::DiskFull { store_ids: Vec::new() },
+            Refusal::Invalid(String::new()),
+            Refusal::NotAnInteger,
+            Refusal::Stopped(String::new()),
+            Refusal::Unknown,
+        ];
+        let counters = Refusals::default();
+        refusals.iter().for_each(|refusal| counters.add(refusal));
+        let counted: Vec<u64> = counters.snapshot().into_iter().map(|(_, count)| count).collect();
+        // A client's own mistakes share one reason; a key outside of a region needs a region and is left out here.
+        assert_eq!(counted, [1, 1, 0, 1, 1, 1, 1, 1, 1, 2, 1, 1]);
     }
 }

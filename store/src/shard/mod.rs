@@ -207,7 +207,7 @@ impl Inner {
     }
 
     fn refuse(&self, reply: Reply, refusal: Refusal) {
-        self.counters.refused.add(1);
+        self.counters.refused.add(&refusal);
         reply.send(Err(refusal));
     }
 

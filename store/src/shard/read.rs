@@ -40,7 +40,7 @@ impl Shard {
     pub fn get_now(&self, route: Option<&Route>, key: &[u8]) -> Option<Outcome> {
         let inner = &*self.inner;
         if let Err(refusal) = self.readable(route, key, |region| guard::covers(region, key)) {
-            inner.counters.refused.add(1);
+            inner.counters.refused.add(&refusal);
             return Some(Err(refusal));
         }
         let value = match inner.tree.get_now(CF, key) {

@@ -45,7 +45,7 @@ pub(crate) use file::{CoreBuf, CoreFile};
 use gate::Gate;
 pub use kicker::{OnStall, StallWatch};
 pub(crate) use net::{CoreListener, CoreStream};
-pub use start::{CoreHandle, CoreOptions, Cores, start_core};
+pub use start::{CoreHandle, CoreOptions, Cores, Pulse, start_core};
 
 use pass::Passes;
 use sockets::Sockets;

@@ -40,6 +40,17 @@ pub struct Cores {
     kicker: Kicker,
 }
 
+/// A view of how the cores of a process move, for threads that outlive or do not own [`Cores`].
+#[derive(Clone, Debug)]
+pub struct Pulse(Arc<Beats>);
+
+impl Pulse {
+    /// For how long each running core has stood still, as (core, duration); one period of the kicker is nothing to report.
+    pub fn stillness(&self) -> Vec<(usize, Duration)> {
+        self.0.stillness()
+    }
+}
+
 /// A started core; [`CoreHandle::join`] waits for its main future.
 #[derive(Debug)]
 pub struct CoreHandle<T: Send + 'static> {
@@ -100,6 +111,11 @@ impl Cores {
     /// For how long each running core has stood still, as (core, duration); one period of the kicker is nothing to report.
     pub fn stillness(&self) -> Vec<(usize, Duration)> {
         self.kicker.beats().stillness()
+    }
+
+    /// A view of the cores' movement that can be handed to other threads.
+    pub fn pulse(&self) -> Pulse {
+        Pulse(self.kicker.beats().clone())
     }
 }
 

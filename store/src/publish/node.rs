@@ -1,0 +1,107 @@
+//! What the node as a whole says about itself beside its cores: limits, lost log lines, cores that stand still.
+//!
+//! These are known to the threads around the cores, so they are true even while a core hangs and posts nothing.
+
+use std::time::Duration;
+
+use super::{Labels, Metric, MetricKind, Sample, Value};
+
+/// What the threads around the cores know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Log lines that found the queue to standard error full.
+    pub log_lines_dropped: u64,
+    /// Log lines left out because their call site repeated itself.
+    pub log_lines_suppressed: u64,
+    /// The node's memory budget, bytes.
+    pub memory_budget_bytes: u64,
+    /// Descriptors kept for storage; connections are refused before they are touched.
+    pub reserved_fds: u64,
+    /// For how long each core has not moved, by core.
+    pub core_still: Vec<(usize, Duration)>,
+    /// How often each core has not moved for too long, by core.
+    pub core_stalls: Vec<(usize, u64)>,
+}
+
+const fn metric(name: &'static str, kind: MetricKind, help: &'static str) -> Metric {
+    Metric { name, help, kind }
+}
+
+const DROPPED: Metric = metric(
+    "ringkeep_log_lines_dropped_total",
+    MetricKind::Counter,
+    "Lines for standard error that were dropped, because it takes them too slowly.",
+);
+const SUPPRESSED: Metric = metric(
+    "ringkeep_log_lines_suppressed_total",
+    MetricKind::Counter,
+    "Lines for standard error that were left out, because their place in the code repeated itself.",
+);
+const BUDGET: Metric =
+    metric("ringkeep_memory_budget_bytes", MetricKind::Gauge, "Memory budget of the node in bytes.");
+const RESERVED: Metric = metric(
+    "ringkeep_reserved_fds",
+    MetricKind::Gauge,
+    "Descriptors kept for storage; connections are refused before they are touched.",
+);
+const STILL: Metric = metric(
+    "ringkeep_core_still_seconds",
+    MetricKind::Gauge,
+    "For how long the core has run no other task: one task holds it, or its disk hangs. Zero when it moves.",
+);
+const STALLS: Metric = metric(
+    "ringkeep_core_stalls_total",
+    MetricKind::Counter,
+    "How often the core has run no other task for half a second or longer.",
+);
+
+pub(super) fn samples(facts: &NodeFacts) -> Vec<Sample> {
+    let plain = |metric, number| Sample { metric, labels: Labels::new(), value: Value::Number(number) };
+    let mut samples = vec![
+        plain(&DROPPED, facts.log_lines_dropped),
+        plain(&SUPPRESSED, facts.log_lines_suppressed),
+        plain(&BUDGET, facts.memory_budget_bytes),
+        plain(&RESERVED, facts.reserved_fds),
+    ];
+    samples.extend(facts.core_still.iter().map(|(core, still)| Sample {
+        metric: &STILL,
+        labels: vec![("core", core.to_string())],
+        value: Value::Seconds(still.as_secs_f64()),
+    }));
+    samples.extend(facts.core_stalls.iter().map(|(core, stalls)| Sample {
+        metric: &STALLS,
+        labels: vec![("core", core.to_string())],
+        value: Value::Number(*stalls),
+    }));
+    samples
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fact_is_a_sample() {
+        let facts = NodeFacts {
+            log_lines_dropped: 1,
+            log_lines_suppressed: 2,
+            memory_budget_bytes: 3,
+            reserved_fds: 4,
+            core_still: vec![(7, Duration::from_millis(1500))],
+            core_stalls: vec![(7, 5)],
+        };
+        let said: Vec<(&str, String)> = samples(&facts)
+            .into_iter()
+            .map(|sample| (sample.metric.name, format!("{:?} {:?}", sample.labels, sample.value)))
+            .collect();
+        let expected = [
+            ("ringkeep_log_lines_dropped_total", "[] Number(1)"),
+            ("ringkeep_log_lines_suppressed_total", "[] Number(2)"),
+            ("ringkeep_memory_budget_bytes", "[] Number(3)"),
+            ("ringkeep_reserved_fds", "[] Number(4)"),
+            ("ringkeep_core_still_seconds", "[(\"core\", \"7\")] Seconds(1.5)"),
+            ("ringkeep_core_stalls_total", "[(\"core\", \"7\")] Number(5)"),
+        ];
+        assert_eq!(said, expected.map(|(name, value)| (name, value.to_owned())));
+    }
+}
