@@ -1,10 +1,10 @@
 //! The server: many regions on many cores. Joins `engine`, `raft` and `scheduler`, and speaks to clients.
 
 pub mod config;
+pub mod control;
 pub mod gateway;
 pub mod metrics;
 pub mod node;
-pub mod placement;
 pub mod publish;
 pub mod refusal;
 pub mod region;

@@ -14,6 +14,7 @@ pub mod board;
 pub mod core;
 pub mod identity;
 pub mod movement;
+mod report;
 mod serve;
 mod setup;
 
@@ -29,7 +30,7 @@ use engine::rt::chan::{self, Sender};
 use engine::rt::{CoreHandle, Cores};
 
 use crate::config::{Config, Limits};
-use crate::placement::Report;
+use crate::control::Beat;
 use crate::shard::links::connect;
 use crate::shard::routes::Place;
 use crate::wire::resp::Doors;
@@ -90,7 +91,7 @@ impl From<std::io::Error> for StartError {
 /// What the cores tell the starting thread.
 enum Word {
     /// The scheduler shard serves; stores report to it here.
-    Scheduler { addr: SocketAddr, reports: Sender<Report> },
+    Scheduler { addr: SocketAddr, reports: Sender<Beat> },
     /// A core has opened its stores.
     Opened(Vec<Place>),
     /// A core serves.
@@ -239,7 +240,7 @@ impl Starting {
         }
     }
 
-    fn scheduler(&self) -> Result<(SocketAddr, Sender<Report>), StartError> {
+    fn scheduler(&self) -> Result<(SocketAddr, Sender<Beat>), StartError> {
         match self.next()? {
             Word::Scheduler { addr, reports } => Ok((addr, reports)),
             _ => unreachable!("only the scheduler shard has been started"),

@@ -11,20 +11,18 @@ use engine::rt::local::Bell;
 use engine::rt::{CoreHandle, CoreOptions, Cores};
 use engine::rt::{ListenOptions, Rt};
 
-use super::board::{Board, CoreReport};
+use super::board::Board;
 use super::core::{self, Plan, Stores};
+use super::report::{Heart, Poster};
 use super::{StartError, Word};
 use crate::config::{Config, Limits};
-use crate::placement::{self, Placement, RegionReport, Report, StoreReport, StoreStats};
-use crate::shard::Shard;
+use crate::control::{Beat, Control, Member};
 use crate::shard::links::Ends;
 use crate::shard::routes::Place;
 use crate::wire::health::Health;
+use crate::wire::pd::Pd;
 use crate::wire::tikv::Tikv;
 use crate::wire::{grpc, resp};
-
-/// How often a core tells the scheduler shard and the board about itself.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Starts the scheduler shard.
 pub(super) fn start_scheduler(
@@ -56,20 +54,19 @@ async fn schedule(
         format!("PD address {}: {error}: set base_port to a free range", config.pd_addr())
     })?;
     let addr = listener.local_addr().map_err(|error| error.to_string())?;
-    let identity = placement::Identity {
+    let member = Member {
         name: format!("ringkeep-{}", plan.identity.node),
         member_id: plan.identity.node,
         client_urls: vec![format!("http://{}", advertised(config, addr))],
-        replicas: 1,
         cluster_id: plan.identity.cluster,
         first_free_id: super::birth::first_free_id(&plan.identity),
     };
     let dir = plan.dir.join("scheduler");
     rt.create_dir_all(&dir).await.map_err(|error| format!("{}: {error}", dir.display()))?;
-    let placement = Placement::open(rt, &dir, identity).await.map_err(|error| error.to_string())?;
-    let reports = placement.inbox();
+    let control = Control::open(rt, &dir, member).await.map_err(|error| error.to_string())?;
+    let reports = control.inbox();
     let health = Health::default();
-    let server = placement.serve_pd(listener, health.clone(), grpc::Options::default());
+    let server = grpc::serve(rt, listener, Pd::new(control, health.clone()), grpc::Options::default());
     let _ = words.send(Word::Scheduler { addr, reports });
     if ended.recv().await.is_some() {
         health.set_serving(false);
@@ -95,7 +92,7 @@ pub(super) struct DataCore {
     pub(super) resp: SocketAddr,
     pub(super) places: Receiver<Vec<Place>>,
     pub(super) ended: Receiver<Duration>,
-    pub(super) reports: Sender<Report>,
+    pub(super) reports: Sender<Beat>,
     pub(super) board: Board,
     pub(super) cursors: resp::Cursors,
     pub(super) doors: resp::Doors,
@@ -174,21 +171,26 @@ impl DataCore {
             .await;
         });
         let told = addrs.iter().map(|(index, _, addr)| (*index, *addr)).collect();
-        let reporter = Reporter {
+        let heart = Heart::new(
+            &rt,
+            &plan,
+            addrs.iter().map(|(_, shard, addr)| (shard.clone(), advertised(&config, *addr))),
+        );
+        // Clients are answered from the map, so it hears of this core before they can ask.
+        let beat = heart.beat().await;
+        reports.send(beat).await.map_err(|_| "the scheduler shard has ended".to_owned())?;
+        rt.spawn(async move { heart.run(reports).await });
+        let servers = Rc::new(RefCell::new(servers));
+        let seen = servers.clone();
+        let poster = Poster {
             rt: rt.clone(),
-            plan,
-            config,
-            addrs,
-            reports,
+            shards: addrs.into_iter().map(|(_, shard, _)| shard).collect(),
             board,
             counters,
             links: stores.links.clone(),
             connections_max: limits.connections_max,
         };
-        reporter.tell_scheduler();
-        let servers = Rc::new(RefCell::new(servers));
-        let seen = servers.clone();
-        rt.spawn(async move { reporter.run(&seen).await });
+        rt.spawn(async move { poster.run(&seen).await });
         let _ = words.send(Word::Serving { resp: resp_addr, stores: told });
 
         ended.recv().await;
@@ -225,71 +227,5 @@ fn resp_config(
             run_id: format!("{:040x}", plan.identity.cluster),
             data_dir: plan.dir.display().to_string(),
         },
-    }
-}
-
-/// Tells the scheduler shard and the board about this core.
-struct Reporter {
-    rt: Rt,
-    plan: Arc<Plan>,
-    config: Config,
-    addrs: Vec<(usize, Shard, SocketAddr)>,
-    reports: Sender<Report>,
-    board: Board,
-    counters: Rc<resp::Counters>,
-    links: Rc<crate::shard::links::Links>,
-    connections_max: usize,
-}
-
-impl Reporter {
-    async fn run(&self, servers: &RefCell<Vec<grpc::Handle>>) {
-        loop {
-            self.post(servers);
-            self.rt.sleep(REPORT_EVERY).await;
-            self.tell_scheduler();
-        }
-    }
-
-    fn post(&self, servers: &RefCell<Vec<grpc::Handle>>) {
-        let stores = self.addrs.iter().map(|(_, shard, _)| shard.snapshot()).collect();
-        let grpc =
-            servers.borrow().iter().map(grpc::Handle::stats).fold(grpc::Stats::default(), grpc::Stats::plus);
-        self.board.post(CoreReport {
-            core: self.rt.core(),
-            stores,
-            resp: self.counters.snapshot(),
-            grpc,
-            forwarded: self.links.outstanding() as u64,
-            resp_connections_max: self.connections_max as u64,
-            grpc_connections_max: (self.connections_max * self.addrs.len()) as u64,
-            busy: self.rt.cpu_clock().read().unwrap_or_default(),
-        });
-    }
-
-    /// A full queue means that the scheduler shard is behind; it hears the next report.
-    fn tell_scheduler(&self) {
-        let heard_ns = u64::try_from(self.rt.wall().as_nanos()).unwrap_or(u64::MAX);
-        for (_, shard, addr) in &self.addrs {
-            let regions = shard.regions();
-            let stats = StoreStats {
-                available_bytes: shard.counters().disk_free_bytes.get(),
-                regions: u32::try_from(regions.len()).unwrap_or(u32::MAX),
-                heard_ns,
-                ..StoreStats::default()
-            };
-            let _ = self.reports.try_send(Report::Store(StoreReport {
-                id: shard.store().0,
-                address: advertised(&self.config, *addr),
-                labels: vec![("node".into(), self.plan.identity.node.to_string())],
-                stats: Some(stats),
-            }));
-            for (region, term, leads) in regions {
-                if leads {
-                    let leader = region.peer_on(shard.store()).copied();
-                    let report = RegionReport { region, leader, term, size_bytes: 0, keys: 0 };
-                    let _ = self.reports.try_send(Report::Region(report));
-                }
-            }
-        }
     }
 }

@@ -30,7 +30,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use engine::log::Log;
-use engine::lsm::{Pressure, Tree};
+use engine::lsm::{Cf, Estimate, Pressure, Tree};
 use engine::rt::local::Bell;
 use engine::rt::{Mono, Rt};
 use scheduler::{Region, RegionId, StoreId};
@@ -152,6 +152,15 @@ impl Shard {
         let state = self.inner.state.borrow();
         let told = |peer: &Peer<Due>| (peer.record.region.clone(), peer.raft.term().0, peer.raft.is_leader());
         state.peers.values().map(told).collect()
+    }
+
+    /// About how much lies in a region, by the tree's indexes.
+    ///
+    /// # Errors
+    /// A fault of a file that had to be read.
+    pub async fn estimate(&self, region: &Region) -> engine::error::Result<Estimate> {
+        let range = &region.range;
+        self.inner.tree.estimate(Cf::Default, range.start(), range.end()).await
     }
 
     /// A copy of the store's numbers, which may leave the core.

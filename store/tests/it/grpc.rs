@@ -8,12 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::rt::{CoreOptions, start_core};
 use engine::rt::{ListenOptions, Rt};
-use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
+use scheduler::{
+    Epoch, KeyRange, NodeId, Peer, PeerId, Region, RegionId, RegionReport, StoreDescriptor, StoreId,
+    StoreReport,
+};
+use store::control::{Beat, Control, Member, StoreBeat};
 use store::gateway::Gateway;
-use store::placement::{Identity, Placement, RegionReport, Report, StoreReport};
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code, Handle, Options};
 use store::wire::health::Health;
+use store::wire::pd::Pd;
 use store::wire::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use store::wire::proto::kvrpcpb::*;
 use store::wire::proto::tikvpb::*;
@@ -41,27 +45,30 @@ pub(crate) fn serve_tikv(rt: &Rt, options: Options) -> (SocketAddr, Handle, Heal
 }
 
 /// A PD port that knows one store, one region for every key below 0xff, and an empty one behind.
-pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAddr, Placement) {
+pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAddr, Control) {
     let listener = rt.listen(loopback(), ListenOptions::default()).unwrap();
     let addr = listener.local_addr().unwrap();
-    let identity = Identity {
+    let member = Member {
         name: "pd-1".to_owned(),
         member_id: 11,
         client_urls: vec![format!("http://{addr}")],
-        replicas: 1,
         cluster_id: 7,
-        first_free_id: 1,
+        first_free_id: 12,
     };
-    let placement = Placement::open(rt, dir, identity).await.unwrap();
-    let labels = vec![("node".to_owned(), "1".to_owned())];
-    let store = StoreReport { id: STORE, address: tikv.to_string(), labels, stats: None };
-    placement.heartbeat(Report::Store(store)).unwrap();
-    for (id, start, end) in [(2, b"".as_slice(), b"\xff".as_slice()), (3, b"\xff", b"")] {
-        placement.heartbeat(Report::Region(region(id, start, end))).unwrap();
-    }
+    let control = Control::open(rt, dir, member).await.unwrap();
+    let regions = [(2, b"".as_slice(), b"\xff".as_slice()), (3, b"\xff", b"")];
+    control.take(beat(tikv, regions.map(|(id, start, end)| region(id, start, end)).to_vec())).await;
+    assert_eq!(control.refused_reports(), 0);
     // Detached: it ends with the core.
-    drop(placement.serve_pd(listener, Health::default(), Options::default()));
-    (addr, placement)
+    drop(grpc::serve(rt, listener, Pd::new(control.clone(), Health::default()), Options::default()));
+    (addr, control)
+}
+
+/// A beat of the one store.
+pub(crate) fn beat(tikv: SocketAddr, regions: Vec<RegionReport>) -> Beat {
+    let store = StoreId(STORE);
+    let descriptor = StoreDescriptor::new(store, NodeId(1), tikv.to_string());
+    Beat { stores: vec![StoreBeat { descriptor, report: StoreReport::empty(store), regions }] }
 }
 
 pub(crate) fn region(id: u64, start: &[u8], end: &[u8]) -> RegionReport {
@@ -72,7 +79,7 @@ pub(crate) fn region(id: u64, start: &[u8], end: &[u8]) -> RegionReport {
         epoch: Epoch::FIRST,
         peers: vec![leader],
     };
-    RegionReport { region, leader: Some(leader), term: 5, size_bytes: 0, keys: 0 }
+    RegionReport { term: Some(5), ..RegionReport::new(region, Some(leader.id)) }
 }
 
 pub(crate) fn put(key: &'static str, value: &'static str) -> RawPutRequest {

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use engine::rt::Rt;
+use store::control::{Control, Member};
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code};
 use store::wire::proto::etcd::MemberListResponse;
 use store::wire::proto::pdpb::*;
 
-use crate::grpc::{STORE, on_core, region, serve_pd};
+use crate::grpc::{STORE, beat, on_core, region, serve_pd};
 
 fn tikv() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 20160))
@@ -23,13 +24,13 @@ fn every_answer_has_what_clients_unwrap() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().to_owned();
     on_core(|rt| async move {
-        let (addr, placement) = serve_pd(&rt, &path, tikv()).await;
+        let (addr, control) = serve_pd(&rt, &path, tikv()).await;
         let pd = client(&rt, addr).await;
         let ask = HeaderOnlyRequest::default();
         let members: GetMembersResponse = pd.unary("/pdpb.PD/GetMembers", &ask).await.unwrap();
         let cluster_id = members.header.unwrap().cluster_id;
         assert_ne!(cluster_id, 0);
-        assert_eq!(cluster_id, placement.cluster_id());
+        assert_eq!(cluster_id, control.cluster_id());
         let leader = members.leader.unwrap();
         assert_eq!(leader.client_urls, [format!("http://{addr}")]);
         assert_eq!(members.members, [leader]);
@@ -103,7 +104,7 @@ fn query_region_answers_by_position() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().to_owned();
     on_core(|rt| async move {
-        let (addr, placement) = serve_pd(&rt, &path, tikv()).await;
+        let (addr, control) = serve_pd(&rt, &path, tikv()).await;
         let pd = client(&rt, addr).await;
         let mut call = pd.open("/pdpb.PD/QueryRegion").await.unwrap();
         let keys: Vec<bytes::Bytes> =
@@ -130,8 +131,8 @@ fn query_region_answers_by_position() {
             );
             assert!(response.regions_by_id.values().all(|known| known.leader.is_some()));
         }
-        placement.heartbeat(store::placement::Report::Region(region(9, b"zz", b"zzz"))).unwrap();
-        assert_eq!(placement.refused_reports(), 0);
+        control.take(beat(tikv(), vec![region(9, b"zz", b"zzz")])).await;
+        assert_eq!(control.refused_reports(), 0);
         call.outbox.finish().unwrap();
         assert!(call.inbox.next().await.unwrap().is_none());
         call.finish().await.unwrap();
@@ -165,7 +166,7 @@ fn timestamps_ids_and_the_safe_point_outlive_a_restart() {
     for round in 0..4u64 {
         let path = dir.path().to_owned();
         let (given, ids, cluster_id, safe_points) = on_core(move |rt| async move {
-            let (addr, placement) = serve_pd(&rt, &path, tikv()).await;
+            let (addr, control) = serve_pd(&rt, &path, tikv()).await;
             let pd = client(&rt, addr).await;
             let given = timestamps(&pd, &[1, 64, 10_000, 200_000, 200_000, 1]).await;
             let mut ids = Vec::new();
@@ -181,7 +182,7 @@ fn timestamps_ids_and_the_safe_point_outlive_a_restart() {
                     pd.unary("/pdpb.PD/UpdateGCSafePoint", &request).await.unwrap();
                 safe_points.push(response.new_safe_point);
             }
-            (given, ids, placement.cluster_id(), safe_points)
+            (given, ids, control.cluster_id(), safe_points)
         });
         for pair in given.chunks(2) {
             assert!(pair[0] > last, "{:?} after {last:?}", pair[0]);
@@ -202,7 +203,7 @@ fn a_bad_count_ends_the_stream_with_a_sentence() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().to_owned();
     on_core(|rt| async move {
-        let (addr, _placement) = serve_pd(&rt, &path, tikv()).await;
+        let (addr, _control) = serve_pd(&rt, &path, tikv()).await;
         let pd = client(&rt, addr).await;
         for count in [0, 1 << 18] {
             let mut call = pd.open("/pdpb.PD/Tso").await.unwrap();
@@ -215,62 +216,134 @@ fn a_bad_count_ends_the_stream_with_a_sentence() {
 
 #[test]
 fn a_damaged_file_is_named_and_not_replaced() {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    std::fs::write(dir.path().join("placement"), b"something else").unwrap();
-    let path = dir.path().to_owned();
-    let error = on_core(|rt| async move {
-        let identity = store::placement::Identity {
-            name: "pd".to_owned(),
-            member_id: 1,
-            client_urls: vec!["http://127.0.0.1:1".to_owned()],
-            replicas: 1,
-            cluster_id: 7,
-            first_free_id: 1,
-        };
-        store::placement::Placement::open(&rt, &path, identity).await.unwrap_err().to_string()
-    });
-    assert!(error.contains("placement") && error.contains("backup"), "{error}");
-    assert_eq!(std::fs::read(dir.path().join("placement")).unwrap(), b"something else");
+    for name in ["STATE", "placement"] {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        std::fs::write(dir.path().join(name), b"something else").unwrap();
+        let path = dir.path().to_owned();
+        let error =
+            on_core(|rt| async move { Control::open(&rt, &path, member()).await.unwrap_err().to_string() });
+        assert!(error.contains(name) && error.contains("backup"), "{error}");
+        assert_eq!(std::fs::read(dir.path().join(name)).unwrap(), b"something else");
+    }
+}
+
+fn member() -> Member {
+    Member {
+        name: "pd".to_owned(),
+        member_id: 1,
+        client_urls: vec!["http://127.0.0.1:1".to_owned()],
+        cluster_id: 7,
+        first_free_id: 1,
+    }
 }
 
 #[test]
-fn heartbeats_over_the_wire_build_the_map() {
+fn the_file_of_the_first_version_is_taken_over_once() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let text = "524b504c414345310700000000000000e903000000000000b873e5cf8b0100000500000000000000d5bb4490";
+    let bytes: Vec<u8> =
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
+    std::fs::write(dir.path().join("placement"), bytes).unwrap();
+    let path = dir.path().to_owned();
+    on_core(|rt| async move {
+        let control = Control::open(&rt, &path, member()).await.unwrap();
+        assert!(control.alloc_ids(1).await.unwrap() >= 1001, "ids below the old bound may be in use");
+        assert_eq!(control.gc_safe_point(), 5);
+        let timestamp = control.timestamps(1).await.unwrap();
+        assert!(timestamp.physical_ms >= 1_700_000_003_000);
+    });
+    assert!(!dir.path().join("placement").exists(), "it would be believed if the new file were lost");
+    assert!(dir.path().join("STATE").exists());
+}
+
+#[test]
+fn reports_of_strangers_change_nothing() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().to_owned();
     on_core(|rt| async move {
-        let (addr, placement) = serve_pd(&rt, &path, tikv()).await;
+        let (addr, _control) = serve_pd(&rt, &path, tikv()).await;
         let pd = client(&rt, addr).await;
-        let reports = placement.inbox();
-        reports.send(store::placement::Report::Region(region(2, b"", b"\xff"))).await.unwrap();
+        let by_id = GetRegionByIdRequest { region_id: 2, ..Default::default() };
+        let before: GetRegionResponse = pd.unary("/pdpb.PD/GetRegionByID", &by_id).await.unwrap();
 
+        let mut forged = before.region.clone().unwrap();
+        forged.region_epoch.as_mut().unwrap().version += 1000;
+        forged.peers[0].store_id = 99;
+        let mut call = pd.open("/pdpb.PD/RegionHeartbeat").await.unwrap();
+        let beat = RegionHeartbeatRequest {
+            leader: Some(forged.peers[0]),
+            region: Some(forged),
+            ..Default::default()
+        };
+        call.outbox.send(grpc::frame(&beat)).await.unwrap();
+        assert!(call.inbox.next().await.unwrap().is_none());
+        assert_eq!(call.finish().await.unwrap_err().code, Code::PermissionDenied);
+        let store = store::wire::proto::metapb::Store {
+            id: STORE,
+            address: "203.0.113.1:1".into(),
+            ..Default::default()
+        };
+        let put = PutStoreRequest { store: Some(store), ..Default::default() };
+        let status = pd.unary::<HeaderOnlyResponse>("/pdpb.PD/PutStore", &put).await.unwrap_err();
+        assert_eq!(status.code, Code::PermissionDenied);
+        let stats = StoreHeartbeatRequest {
+            stats: Some(StoreStats { store_id: STORE, ..Default::default() }),
+            ..Default::default()
+        };
+        let status = pd.unary::<HeaderOnlyResponse>("/pdpb.PD/StoreHeartbeat", &stats).await.unwrap_err();
+        assert_eq!(status.code, Code::PermissionDenied);
+
+        let after: GetRegionResponse = pd.unary("/pdpb.PD/GetRegionByID", &by_id).await.unwrap();
+        assert_eq!((after.region, after.leader), (before.region, before.leader));
+        let get = GetStoreRequest { store_id: STORE, ..Default::default() };
+        let store: GetStoreResponse = pd.unary("/pdpb.PD/GetStore", &get).await.unwrap();
+        assert_eq!(store.store.unwrap().address, tikv().to_string());
+    });
+}
+
+#[test]
+fn a_safe_point_above_the_present_is_refused() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_owned();
+    on_core(|rt| async move {
+        let (addr, _control) = serve_pd(&rt, &path, tikv()).await;
+        let pd = client(&rt, addr).await;
+        let (method, get) = ("/pdpb.PD/UpdateGCSafePoint", HeaderOnlyRequest::default());
+        let future = UpdateGcSafePointRequest { safe_point: u64::MAX, ..Default::default() };
+        let status = pd.unary::<UpdateGcSafePointResponse>(method, &future).await.unwrap_err();
+        assert_eq!(status.code, Code::InvalidArgument);
+        assert!(status.message.contains("above the present"), "{status}");
+        let now: GetGcSafePointResponse = pd.unary("/pdpb.PD/GetGCSafePoint", &get).await.unwrap();
+        assert_eq!(now.safe_point, 0);
+    });
+}
+
+#[test]
+fn a_beat_builds_the_map_and_a_split_is_seen_in_it() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_owned();
+    on_core(|rt| async move {
+        let (addr, control) = serve_pd(&rt, &path, tikv()).await;
+        let pd = client(&rt, addr).await;
         let asked: GetRegionResponse = pd
             .unary("/pdpb.PD/GetRegionByID", &GetRegionByIdRequest { region_id: 2, ..Default::default() })
             .await
             .unwrap();
-        let request = AskSplitRequest { header: None, region: asked.region.clone() };
+        let request = AskSplitRequest { header: None, region: asked.region };
         let ids: AskSplitResponse = pd.unary("/pdpb.PD/AskSplit", &request).await.unwrap();
         assert_eq!(ids.new_peer_ids, [ids.new_region_id + 1]);
 
-        let mut call = pd.open("/pdpb.PD/RegionHeartbeat").await.unwrap();
-        let (mut left, leader) = (asked.region.unwrap(), asked.leader);
-        let mut right = left.clone();
-        left.end_key = "m".into();
-        left.region_epoch.as_mut().unwrap().version += 1;
-        right.start_key = "m".into();
-        right.region_epoch = left.region_epoch;
-        right.id = ids.new_region_id;
-        right.peers[0].id = ids.new_peer_ids[0];
-        let right_leader = Some(right.peers[0]);
-        let stale = RegionHeartbeatRequest { region: Some(right.clone()), leader, ..Default::default() };
-        let beats = [(left, leader), (right, right_leader)];
-        for (region, leader) in beats {
-            let beat = RegionHeartbeatRequest { region: Some(region), leader, ..Default::default() };
-            call.outbox.send(grpc::frame(&beat)).await.unwrap();
+        let (mut left, mut right) = (region(2, b"", b"m"), region(ids.new_region_id, b"m", b"\xff"));
+        for half in [&mut left, &mut right] {
+            half.region.epoch.version += 1;
         }
-        call.outbox.send(grpc::frame(&stale)).await.unwrap();
-        let message = call.inbox.next().await.unwrap().unwrap();
-        let refused: RegionHeartbeatResponse = prost::Message::decode(message.bytes).unwrap();
-        assert!(refused.header.unwrap().error.unwrap().message.contains("not a peer"));
+        let stale = region(2, b"", b"\xff");
+        let reports = control.inbox();
+        reports.send(beat(tikv(), vec![left, right])).await.unwrap();
+        reports.send(beat(tikv(), vec![stale])).await.unwrap();
+        while control.refused_reports() == 0 {
+            rt.sleep(std::time::Duration::from_millis(1)).await;
+        }
         let scan = ScanRegionsRequest::default();
         let found: ScanRegionsResponse = pd.unary("/pdpb.PD/ScanRegions", &scan).await.unwrap();
         let found: Vec<u64> = found.region_metas.iter().map(|known| known.id).collect();

@@ -20,6 +20,8 @@ pub enum Code {
     DeadlineExceeded = 4,
     /// What was asked for does not exist.
     NotFound = 5,
+    /// The caller may not do this.
+    PermissionDenied = 7,
     /// A bound is reached: size of a message, memory for requests.
     ResourceExhausted = 8,
     /// The state of the server forbids it.
@@ -33,13 +35,14 @@ pub enum Code {
 }
 
 impl Code {
-    const ALL: [Code; 11] = [
+    const ALL: [Code; 12] = [
         Code::Ok,
         Code::Cancelled,
         Code::Unknown,
         Code::InvalidArgument,
         Code::DeadlineExceeded,
         Code::NotFound,
+        Code::PermissionDenied,
         Code::ResourceExhausted,
         Code::FailedPrecondition,
         Code::Unimplemented,
@@ -56,6 +59,7 @@ impl Code {
             Code::InvalidArgument => "3",
             Code::DeadlineExceeded => "4",
             Code::NotFound => "5",
+            Code::PermissionDenied => "7",
             Code::ResourceExhausted => "8",
             Code::FailedPrecondition => "9",
             Code::Unimplemented => "12",

@@ -1,9 +1,9 @@
 //! The unary methods.
 
-use scheduler::Region;
+use scheduler::scheduler::AskSplitError;
+use scheduler::{Key, KeyRange, Lifecycle, Region, RegionId, RegionInfo, Store, StoreId};
 
 use super::{Pd, denied, error_type, shape};
-use crate::placement::{RegionReport, Report, StoreReport, StoreStats};
 use crate::wire::grpc::{Code, Status};
 use crate::wire::proto::{metapb, pdpb};
 
@@ -13,12 +13,12 @@ const PD_SVC_MODE: i32 = 1;
 /// Everything in these methods answers at once from the map, unless a bound must be saved first.
 impl Pd {
     pub(super) fn get_members(&self) -> pdpb::GetMembersResponse {
-        let identity = self.placement.identity();
+        let hosted = self.control.member();
         let member = pdpb::Member {
-            name: identity.name.clone(),
-            member_id: identity.member_id,
-            peer_urls: identity.client_urls.clone(),
-            client_urls: identity.client_urls.clone(),
+            name: hosted.name.clone(),
+            member_id: hosted.member_id,
+            peer_urls: hosted.client_urls.clone(),
+            client_urls: hosted.client_urls.clone(),
         };
         pdpb::GetMembersResponse {
             header: self.header(),
@@ -41,8 +41,8 @@ impl Pd {
         request: pdpb::HeaderOnlyRequest,
     ) -> Result<pdpb::GetClusterConfigResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
-        let max_peer_count = self.placement.identity().replicas;
-        let cluster = Some(metapb::Cluster { id: self.placement.cluster_id(), max_peer_count });
+        let max_peer_count = u32::try_from(self.control.replicas()).unwrap_or(u32::MAX);
+        let cluster = Some(metapb::Cluster { id: self.control.cluster_id(), max_peer_count });
         Ok(pdpb::GetClusterConfigResponse { header: self.header(), cluster })
     }
 
@@ -51,7 +51,7 @@ impl Pd {
         request: pdpb::GetRegionRequest,
     ) -> Result<pdpb::GetRegionResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
-        Ok(self.region_answer(self.placement.map(|map| map.region_at(&request.region_key).map(shape))))
+        Ok(self.region_answer(self.control.map(|map| map.region_at(&request.region_key).map(shape))))
     }
 
     pub(super) fn get_prev_region(
@@ -59,7 +59,7 @@ impl Pd {
         request: pdpb::GetRegionRequest,
     ) -> Result<pdpb::GetRegionResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
-        Ok(self.region_answer(self.placement.map(|map| map.region_before(&request.region_key).map(shape))))
+        Ok(self.region_answer(self.control.map(|map| map.region_before(&request.region_key).map(shape))))
     }
 
     pub(super) fn get_region_by_id(
@@ -67,7 +67,7 @@ impl Pd {
         request: pdpb::GetRegionByIdRequest,
     ) -> Result<pdpb::GetRegionResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
-        Ok(self.region_answer(self.placement.map(|map| map.region(request.region_id).map(shape))))
+        Ok(self.region_answer(self.control.map(|map| map.region(RegionId(request.region_id)).map(shape))))
     }
 
     /// A region that is not known is a header and nothing else.
@@ -88,9 +88,12 @@ impl Pd {
         request: pdpb::ScanRegionsRequest,
     ) -> Result<pdpb::ScanRegionsResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
-        let regions: Vec<pdpb::Region> = self.placement.map(|map| {
-            map.scan(&request.start_key, &request.end_key).take(limit(request.limit)).map(shape).collect()
-        });
+        let regions: Vec<pdpb::Region> = match range(&request.start_key, &request.end_key) {
+            Some(range) => self
+                .control
+                .map(|map| map.overlapping(&range).take(limit(request.limit)).map(shape).collect()),
+            None => Vec::new(),
+        };
         Ok(pdpb::ScanRegionsResponse {
             header: if self.is_bootstrapped() { self.header() } else { self.not_bootstrapped() },
             region_metas: regions.iter().filter_map(|known| known.region.clone()).collect(),
@@ -106,19 +109,11 @@ impl Pd {
         self.check_cluster(request.header.as_ref())?;
         let mut regions: Vec<pdpb::Region> = Vec::new();
         let mut covered = true;
-        for range in &request.ranges {
-            let found: Vec<pdpb::Region> = self.placement.map(|map| {
-                let mut reached = Some(range.start_key.to_vec());
-                let found = map.scan(&range.start_key, &range.end_key).inspect(|known| {
-                    let known = &known.region.range;
-                    // A gap is a region that begins behind the point which the ones before it have reached.
-                    covered &= reached.as_ref().is_some_and(|reached| known.start().as_bytes() <= &**reached);
-                    reached = known.end_bound().map(<[u8]>::to_vec);
-                });
-                let found = found.map(shape).collect();
-                let open_end = range.end_key.is_empty();
-                covered &= reached.is_none_or(|reached| !open_end && reached >= range.end_key);
-                found
+        for asked in &request.ranges {
+            let Some(asked) = range(&asked.start_key, &asked.end_key) else { continue };
+            let found: Vec<pdpb::Region> = self.control.map(|map| {
+                covered &= covers(map.overlapping(&asked), &asked);
+                map.overlapping(&asked).map(shape).collect()
             });
             for known in found {
                 let id = |known: &pdpb::Region| known.region.as_ref().map(|region| region.id);
@@ -143,7 +138,8 @@ impl Pd {
     pub(super) fn get_store(&self, request: pdpb::GetStoreRequest) -> Result<pdpb::GetStoreResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
         let id = request.store_id;
-        let found = self.placement.map(|map| map.store(id).map(|known| (store(known), stats(known))));
+        let found =
+            self.control.map(|map| map.store(StoreId(id)).map(|known| (self.store(known), stats(known))));
         // Clients recognise this very sentence.
         let missing = || Status::new(Code::Unknown, format!("invalid store ID {id}, not found"));
         let (store, stats) = found.ok_or_else(missing)?;
@@ -155,7 +151,11 @@ impl Pd {
         request: pdpb::GetAllStoresRequest,
     ) -> Result<pdpb::GetAllStoresResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
-        let stores = self.placement.map(|map| map.stores().map(store).collect());
+        let wanted = |known: &&Store| {
+            !request.exclude_tombstone_stores || known.descriptor.lifecycle != Lifecycle::Tombstone
+        };
+        let stores =
+            self.control.map(|map| map.stores().filter(wanted).map(|known| self.store(known)).collect());
         Ok(pdpb::GetAllStoresResponse { header: self.header(), stores })
     }
 
@@ -189,48 +189,16 @@ impl Pd {
     ) -> Result<pdpb::AllocIdResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
         let count = request.count.max(1);
-        let first = self.placement.alloc_ids(u64::from(count)).await.map_err(denied)?;
+        let first = self.control.alloc_ids(u64::from(count)).await.map_err(denied)?;
         Ok(pdpb::AllocIdResponse { header: self.header(), id: first + u64::from(count) - 1, count })
     }
 
-    pub(super) fn put_store(
-        &self,
-        request: pdpb::PutStoreRequest,
-    ) -> Result<pdpb::HeaderOnlyResponse, Status> {
-        self.check_cluster(request.header.as_ref())?;
-        let store = request.store.ok_or_else(|| Status::invalid("the request names no store"))?;
-        let labels = store.labels.into_iter().map(|label| (label.key, label.value)).collect();
-        let report = StoreReport { id: store.id, address: store.address, labels, stats: None };
-        self.taken(Report::Store(report))
-    }
-
-    pub(super) fn store_heartbeat(
-        &self,
-        request: pdpb::StoreHeartbeatRequest,
-    ) -> Result<pdpb::HeaderOnlyResponse, Status> {
-        self.check_cluster(request.header.as_ref())?;
-        let stats = request.stats.ok_or_else(|| Status::invalid("the request carries no stats"))?;
-        let Some(known) = self.placement.map(|map| map.store(stats.store_id).cloned()) else {
-            let message = format!("invalid store ID {}, not found", stats.store_id);
-            return Err(Status::new(Code::Unknown, message));
-        };
-        let stats = StoreStats {
-            capacity_bytes: stats.capacity,
-            available_bytes: stats.available,
-            used_bytes: stats.used_size,
-            regions: stats.region_count,
-            started_seconds: stats.start_time,
-            heard_ns: 0,
-        };
-        self.taken(Report::Store(StoreReport { stats: Some(stats), ..known }))
-    }
-
-    fn taken(&self, report: Report) -> Result<pdpb::HeaderOnlyResponse, Status> {
-        let header = match self.placement.heartbeat(report) {
-            Ok(()) => self.header(),
-            Err(why) => self.failed(error_type::UNKNOWN, why),
-        };
-        Ok(pdpb::HeaderOnlyResponse { header })
+    /// What stores and regions report comes from the cluster's own nodes, over their own channels. Whoever can reach this port
+    /// could otherwise redirect every client.
+    pub(super) fn report_of_a_stranger(&self) -> Status {
+        let message =
+            "stores and regions report to their scheduler themselves; reports on this port are not accepted";
+        Status::new(Code::PermissionDenied, message)
     }
 
     /// Hands ids out for a right half: one for the region and one for each of its peers.
@@ -241,22 +209,23 @@ impl Pd {
         self.check_cluster(request.header.as_ref())?;
         let asked = request.region.ok_or_else(|| Status::invalid("the request names no region"))?;
         let asked = Region::try_from(&asked).map_err(|error| Status::invalid(error.to_string()))?;
-        let known = self.placement.map(|map| map.region(asked.id.get()).map(|known| known.region.epoch));
         let refused = |message: String| pdpb::AskSplitResponse {
             header: self.failed(error_type::REGION_NOT_FOUND, message),
             ..pdpb::AskSplitResponse::default()
         };
-        match known {
-            None => return Ok(refused(format!("{} is not known", asked.id))),
-            Some(known) if asked.epoch.is_stale_against(known) => {
-                return Ok(refused(format!("{} is at epoch {known}, not {}", asked.id, asked.epoch)));
+        match self.control.ask_split(&asked).await {
+            Ok(new) => Ok(pdpb::AskSplitResponse {
+                header: self.header(),
+                new_region_id: new.region.get(),
+                new_peer_ids: new.peers.iter().map(|peer| peer.get()).collect(),
+            }),
+            Err(refusal @ (AskSplitError::Unknown(_) | AskSplitError::Stale(_))) => {
+                Ok(refused(refusal.to_string()))
             }
-            Some(_) => {}
+            Err(refusal @ AskSplitError::OutOfIds) => {
+                Err(Status::new(Code::Unavailable, refusal.to_string()))
+            }
         }
-        let count = asked.peers.len() as u64 + 1;
-        let first = self.placement.alloc_ids(count).await.map_err(denied)?;
-        let new_peer_ids = (first + 1..first + count).collect();
-        Ok(pdpb::AskSplitResponse { header: self.header(), new_region_id: first, new_peer_ids })
     }
 
     pub(super) fn get_gc_safe_point(
@@ -264,7 +233,7 @@ impl Pd {
         request: pdpb::HeaderOnlyRequest,
     ) -> Result<pdpb::GetGcSafePointResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
-        Ok(pdpb::GetGcSafePointResponse { header: self.header(), safe_point: self.placement.gc_safe_point() })
+        Ok(pdpb::GetGcSafePointResponse { header: self.header(), safe_point: self.control.gc_safe_point() })
     }
 
     pub(super) async fn update_gc_safe_point(
@@ -272,21 +241,65 @@ impl Pd {
         request: pdpb::UpdateGcSafePointRequest,
     ) -> Result<pdpb::UpdateGcSafePointResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
-        let new_safe_point = self.placement.raise_gc_safe_point(request.safe_point).await.map_err(denied)?;
+        let new_safe_point = self.control.raise_gc_safe_point(request.safe_point).await.map_err(denied)?;
         Ok(pdpb::UpdateGcSafePointResponse { header: self.header(), new_safe_point })
     }
 
-    /// The report in a region heartbeat.
-    pub(super) fn region_report(request: pdpb::RegionHeartbeatRequest) -> Result<RegionReport, String> {
-        let region = request.region.ok_or("the heartbeat names no region")?;
-        let region = Region::try_from(&region).map_err(|error| error.to_string())?;
-        Ok(RegionReport {
-            region,
-            leader: request.leader.as_ref().map(scheduler::Peer::from),
-            term: request.term,
-            size_bytes: request.approximate_size,
-            keys: request.approximate_keys,
-        })
+    fn store(&self, known: &Store) -> metapb::Store {
+        let Store { descriptor, report, last_heard: _, restarts: _ } = known;
+        let label =
+            |(key, value): (&String, &String)| metapb::StoreLabel { key: key.clone(), value: value.clone() };
+        let node = metapb::StoreLabel { key: "node".to_owned(), value: descriptor.node.get().to_string() };
+        let (state, node_state) = match descriptor.lifecycle {
+            Lifecycle::Up => (STATE_UP, NODE_SERVING),
+            Lifecycle::Offline => (STATE_OFFLINE, NODE_REMOVING),
+            Lifecycle::Tombstone => (STATE_TOMBSTONE, NODE_REMOVED),
+        };
+        let started = report.as_ref().map_or(0, |report| report.start_time_seconds);
+        metapb::Store {
+            id: descriptor.id.get(),
+            address: descriptor.address.clone(),
+            labels: std::iter::once(node).chain(descriptor.labels.iter().map(label)).collect(),
+            // Clients compare this with the features of TiKV releases.
+            version: "8.5.0".to_owned(),
+            peer_address: descriptor.address.clone(),
+            start_timestamp: i64::try_from(started).unwrap_or(i64::MAX),
+            last_heartbeat: i64::try_from(self.control.heard(known).as_nanos()).unwrap_or(i64::MAX),
+            state,
+            node_state,
+            ..metapb::Store::default()
+        }
+    }
+}
+
+/// `metapb.StoreState`.
+const STATE_UP: i32 = 0;
+const STATE_OFFLINE: i32 = 1;
+const STATE_TOMBSTONE: i32 = 2;
+/// `metapb.NodeState`.
+const NODE_SERVING: i32 = 1;
+const NODE_REMOVING: i32 = 2;
+const NODE_REMOVED: i32 = 3;
+
+/// The range of a request, unless it is empty or upside down.
+fn range(start: &[u8], end: &[u8]) -> Option<KeyRange> {
+    KeyRange::new(start, end).ok()
+}
+
+/// Whether `regions`, in key order, leave no gap in `asked`.
+fn covers<'a>(regions: impl Iterator<Item = &'a RegionInfo>, asked: &KeyRange) -> bool {
+    let mut reached = Some(asked.start().clone());
+    for known in regions {
+        let range = &known.region.range;
+        if reached.as_ref().is_none_or(|reached| range.start() > reached) {
+            return reached.is_none();
+        }
+        reached = range.end_bound().map(Key::from);
+    }
+    match (reached, asked.end_bound()) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(reached), Some(end)) => reached.as_bytes() >= end,
     }
 }
 
@@ -294,33 +307,16 @@ fn limit(limit: i32) -> usize {
     usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX)
 }
 
-fn store(known: &StoreReport) -> metapb::Store {
-    let labels =
-        known.labels.iter().map(|(key, value)| metapb::StoreLabel { key: key.clone(), value: value.clone() });
-    let stats = known.stats.unwrap_or_default();
-    metapb::Store {
-        id: known.id,
-        address: known.address.clone(),
-        labels: labels.collect(),
-        // Clients compare this with the features of TiKV releases.
-        version: "8.5.0".to_owned(),
-        peer_address: known.address.clone(),
-        start_timestamp: i64::from(stats.started_seconds),
-        last_heartbeat: i64::try_from(stats.heard_ns).unwrap_or(i64::MAX),
-        node_state: 1,
-        ..metapb::Store::default()
-    }
-}
-
-fn stats(known: &StoreReport) -> Option<pdpb::StoreStats> {
-    let stats = known.stats?;
+fn stats(known: &Store) -> Option<pdpb::StoreStats> {
+    let report = known.report.as_ref()?;
+    let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     Some(pdpb::StoreStats {
-        store_id: known.id,
-        capacity: stats.capacity_bytes,
-        available: stats.available_bytes,
-        region_count: stats.regions,
-        start_time: stats.started_seconds,
-        used_size: stats.used_bytes,
-        ..Default::default()
+        store_id: report.store.get(),
+        capacity: report.capacity_bytes,
+        available: report.available_bytes,
+        region_count: narrow(report.region_count),
+        start_time: narrow(report.start_time_seconds),
+        is_busy: report.busy,
+        used_size: report.used_bytes,
     })
 }

@@ -10,12 +10,12 @@ use crate::wire::proto::etcd::{
 
 impl Pd {
     pub(super) fn member_list(&self) -> MemberListResponse {
-        let identity = self.placement.identity();
+        let hosted = self.control.member();
         let member = Member {
-            id: identity.member_id,
-            name: identity.name.clone(),
-            peer_urls: identity.client_urls.clone(),
-            client_urls: identity.client_urls.clone(),
+            id: hosted.member_id,
+            name: hosted.name.clone(),
+            peer_urls: hosted.client_urls.clone(),
+            client_urls: hosted.client_urls.clone(),
         };
         MemberListResponse { header: Some(self.etcd_header()), members: vec![member] }
     }
@@ -29,7 +29,7 @@ impl Pd {
     }
 
     fn etcd_header(&self) -> ResponseHeader {
-        let (cluster_id, member_id) = (self.placement.cluster_id(), self.placement.identity().member_id);
+        let (cluster_id, member_id) = (self.control.cluster_id(), self.control.member().member_id);
         ResponseHeader { cluster_id, member_id, revision: 1, raft_term: 1 }
     }
 }

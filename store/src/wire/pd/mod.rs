@@ -3,7 +3,7 @@
 //! [`Pd`] names the methods; `answers` holds the unary ones, `streams` the streams, `etcd` what clients ask of the store below PD.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
-//! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Placement`](crate::placement) knows.
+//! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Control`](crate::control) knows.
 //!
 //! Not done here, on purpose: keyspaces, service safe points, global configuration, the resource manager; they are answered as
 //! unimplemented, which clients take for "an older server".
@@ -15,16 +15,16 @@ mod streams;
 use bytes::Bytes;
 use engine::rt::Mono;
 use prost::Message;
+use scheduler::{DownPeer, PeerId, RegionInfo};
 
 use super::grpc::{self, Code, Inbox, Outbox, Service, Shape, Status};
 use super::health::{self, Health};
 use super::proto::metapb;
 use super::proto::pdpb::{self, RequestHeader, ResponseHeader};
-use crate::placement::{Denied, Placement, RegionReport};
+use crate::control::{Control, Denied};
 
 /// Error types of a header.
 mod error_type {
-    pub(super) const UNKNOWN: i32 = 1;
     pub(super) const NOT_BOOTSTRAPPED: i32 = 2;
     pub(super) const ALREADY_BOOTSTRAPPED: i32 = 4;
     pub(super) const REGION_NOT_FOUND: i32 = 6;
@@ -33,10 +33,10 @@ mod error_type {
 
 const SERVICE: &str = "pdpb.PD";
 
-/// The service, on the core of the placement that it speaks for.
+/// The service, on the scheduler shard's core.
 #[derive(Clone, Debug)]
 pub struct Pd {
-    placement: Placement,
+    control: Control,
     health: Health,
 }
 
@@ -72,31 +72,31 @@ pub enum Method {
 }
 
 impl Pd {
-    /// Speaks for `placement`.
-    pub fn new(placement: Placement, health: Health) -> Self {
-        Self { placement, health }
+    /// Speaks for `control`.
+    pub fn new(control: Control, health: Health) -> Self {
+        Self { control, health }
     }
 
     fn header(&self) -> Option<ResponseHeader> {
-        Some(ResponseHeader { cluster_id: self.placement.cluster_id(), error: None })
+        Some(ResponseHeader { cluster_id: self.control.cluster_id(), error: None })
     }
 
     fn failed(&self, r#type: i32, message: impl Into<String>) -> Option<ResponseHeader> {
         let error = Some(pdpb::Error { r#type, message: message.into() });
-        Some(ResponseHeader { cluster_id: self.placement.cluster_id(), error })
+        Some(ResponseHeader { cluster_id: self.control.cluster_id(), error })
     }
 
     fn not_bootstrapped(&self) -> Option<ResponseHeader> {
-        self.failed(error_type::NOT_BOOTSTRAPPED, "no store has joined yet; try again in a moment")
+        self.failed(error_type::NOT_BOOTSTRAPPED, "no region has been reported yet; try again in a moment")
     }
 
     fn is_bootstrapped(&self) -> bool {
-        self.placement.map(|map| map.stores().next().is_some())
+        self.control.map(|map| !map.is_empty())
     }
 
     /// A caller that names another cluster is talking to the wrong server.
     fn check_cluster(&self, header: Option<&RequestHeader>) -> Result<(), Status> {
-        let (asked, ours) = (header.map_or(0, |header| header.cluster_id), self.placement.cluster_id());
+        let (asked, ours) = (header.map_or(0, |header| header.cluster_id), self.control.cluster_id());
         if asked == 0 || asked == ours {
             return Ok(());
         }
@@ -155,8 +155,7 @@ impl Service for Pd {
             Method::IsBootstrapped => self.answer(message, Self::is_bootstrapped_answer),
             Method::Bootstrap => self.answer(message, Self::bootstrap),
             Method::AllocId => Ok(grpc::frame(&self.alloc_id(decode(message)?).await?)),
-            Method::PutStore => self.answer(message, Self::put_store),
-            Method::StoreHeartbeat => self.answer(message, Self::store_heartbeat),
+            Method::PutStore | Method::StoreHeartbeat => Err(self.report_of_a_stranger()),
             Method::AskSplit => Ok(grpc::frame(&self.ask_split(decode(message)?).await?)),
             Method::GetGcSafePoint => self.answer(message, Self::get_gc_safe_point),
             Method::UpdateGcSafePoint => Ok(grpc::frame(&self.update_gc_safe_point(decode(message)?).await?)),
@@ -174,7 +173,11 @@ impl Service for Pd {
         match method {
             Method::Tso => self.tso(inbox, outbox).await,
             Method::QueryRegion => self.query_regions(inbox, outbox).await,
-            Method::RegionHeartbeat => self.region_heartbeats(inbox, outbox).await,
+            Method::RegionHeartbeat => {
+                // A caller whose first message is not read may miss the status that ends the stream.
+                inbox.next().await?;
+                Err(self.report_of_a_stranger())
+            }
             _ => Err(Status::new(Code::Internal, "this method is not a stream")),
         }
     }
@@ -203,14 +206,21 @@ fn denied(denied: Denied) -> Status {
     let code = match denied {
         Denied::NotSaved(_) => Code::Unavailable,
         Denied::BadCount => Code::InvalidArgument,
+        Denied::Refused(_) => Code::FailedPrecondition,
+        Denied::AheadOfPresent { .. } => Code::InvalidArgument,
     };
     Status::new(code, denied.to_string())
 }
 
-fn shape(known: &RegionReport) -> pdpb::Region {
+fn shape(known: &RegionInfo) -> pdpb::Region {
+    let peer = |id: &PeerId| known.region.peer(*id).map(metapb::Peer::from);
+    let down =
+        |down: &DownPeer| Some(pdpb::PeerStats { peer: peer(&down.peer), down_seconds: down.down_ms / 1000 });
     pdpb::Region {
         region: Some(metapb::Region::from(&known.region)),
-        leader: known.leader.as_ref().map(metapb::Peer::from),
+        leader: known.leader.as_ref().and_then(peer),
+        down_peers: known.down().iter().filter_map(down).collect(),
+        pending_peers: known.pending().iter().filter_map(peer).collect(),
         ..pdpb::Region::default()
     }
 }

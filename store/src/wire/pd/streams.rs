@@ -1,19 +1,20 @@
-//! The streams. Each gives one answer per request, in order, except heartbeats, which are answered only when there is something to say.
+//! The streams. Each answers every request once, in order.
 
-use super::{Pd, decode, denied, error_type, shape};
-use crate::placement::Report;
+use scheduler::{RegionId, RegionInfo};
+
+use super::{Pd, decode, denied, shape};
 use crate::wire::grpc::{Inbox, Outbox, Status, frame};
-use crate::wire::proto::{metapb, pdpb};
+use crate::wire::proto::pdpb;
 
 impl Pd {
     pub(super) async fn tso(&self, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
         while let Some(message) = inbox.next().await? {
             let request = decode::<pdpb::TsoRequest>(message.bytes)?;
             self.check_cluster(request.header.as_ref())?;
-            let largest = self.placement.timestamps(request.count).await.map_err(denied)?;
+            let largest = self.control.timestamps(request.count).await.map_err(denied)?;
             let timestamp = Some(pdpb::Timestamp {
                 physical: i64::try_from(largest.physical_ms).unwrap_or(i64::MAX),
-                logical: i64::try_from(largest.logical).unwrap_or(i64::MAX),
+                logical: i64::from(largest.logical),
                 suffix_bits: 0,
             });
             let response = pdpb::TsoResponse { header: self.header(), count: request.count, timestamp };
@@ -37,9 +38,9 @@ impl Pd {
         if !self.is_bootstrapped() {
             response.header = self.not_bootstrapped();
         }
-        self.placement.map(|map| {
+        self.control.map(|map| {
             let regions = &mut response.regions_by_id;
-            let mut note = |known: Option<&crate::placement::RegionReport>| {
+            let mut note = |known: Option<&RegionInfo>| {
                 let Some(known) = known else { return 0 };
                 let id = known.region.id.get();
                 regions.entry(id).or_insert_with(|| shape(known));
@@ -49,42 +50,9 @@ impl Pd {
             response.prev_key_id_map =
                 request.prev_keys.iter().map(|key| note(map.region_before(key))).collect();
             for id in &request.ids {
-                note(map.region(*id));
+                note(map.region(RegionId(*id)));
             }
         });
         response
-    }
-
-    /// Takes reports of leaders. Only a refused one is answered.
-    pub(super) async fn region_heartbeats(
-        &self,
-        inbox: &mut Inbox,
-        outbox: &mut Outbox,
-    ) -> Result<(), Status> {
-        while let Some(message) = inbox.next().await? {
-            let request = decode::<pdpb::RegionHeartbeatRequest>(message.bytes)?;
-            self.check_cluster(request.header.as_ref())?;
-            let (region, leader) = (request.region.clone().unwrap_or_default(), request.leader);
-            let taken = Self::region_report(request)
-                .and_then(|report| self.placement.heartbeat(Report::Region(report)));
-            if let Err(why) = taken {
-                outbox.send(frame(&self.refused_heartbeat(&region, leader, why))).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn refused_heartbeat(
-        &self,
-        region: &metapb::Region,
-        leader: Option<metapb::Peer>,
-        why: String,
-    ) -> pdpb::RegionHeartbeatResponse {
-        pdpb::RegionHeartbeatResponse {
-            header: self.failed(error_type::UNKNOWN, why),
-            region_id: region.id,
-            region_epoch: region.region_epoch,
-            target_peer: leader,
-        }
     }
 }

@@ -1,0 +1,161 @@
+//! The replicated part of the scheduler's state, kept in one file that is replaced as a whole.
+//!
+//! What holds: the answer to a command is handed out only after a file that contains the command is on disk, so no id and no
+//! timestamp bound is given out twice, whatever crashes. Commands that arrive while a save is in flight share the next one.
+//!
+//! One member hosts the state so far. A Raft group takes this file's place once several do; the commands are those of its log.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use engine::rt::Rt;
+use engine::rt::local::{Answer, oneshot};
+use scheduler::{State, StateAnswer, StateCommand, StateImage};
+
+use super::Denied;
+use super::image::{Damaged, decode, decode_v1, encode};
+
+const NAME: &str = "STATE";
+/// The file of the first version.
+const NAME_V1: &str = "placement";
+
+/// The file, what is known to be in it, and what will be.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    rt: Rt,
+    path: PathBuf,
+    /// What is on disk.
+    saved: RefCell<State>,
+    /// With the commands of the save in flight and of the next one.
+    staged: RefCell<State>,
+    waiting: RefCell<Vec<Answer<Result<(), String>>>>,
+    saving: Cell<bool>,
+}
+
+impl StateFile {
+    /// Reads the file in `dir`, or begins one for `cluster` in which ids below `first_free_id` are taken.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, is damaged, or belongs to another cluster; the text names the file and a remedy.
+    pub(super) async fn open(rt: &Rt, dir: &Path, cluster: u64, first_free_id: u64) -> io::Result<Rc<Self>> {
+        rt.create_dir_all(dir).await?;
+        let path = dir.join(NAME);
+        let state = match read(rt, dir, &path).await? {
+            Some(state) => state,
+            None => {
+                let state = begin(cluster, first_free_id);
+                rt.replace_small(&path, &encode(state.image())).await?;
+                state
+            }
+        };
+        match state.image().cluster {
+            Some(known) if known == cluster => {}
+            known => {
+                return Err(invalid(
+                    &path,
+                    &format!(
+                        "it belongs to cluster {:016x}, the directory to {cluster:016x}; restore both from one backup",
+                        known.unwrap_or(0)
+                    ),
+                ));
+            }
+        }
+        Ok(Rc::new(Self {
+            rt: rt.clone(),
+            path,
+            staged: RefCell::new(state.clone()),
+            saved: RefCell::new(state),
+            waiting: RefCell::default(),
+            saving: Cell::new(false),
+        }))
+    }
+
+    /// Reads from what is on disk.
+    pub(super) fn saved<T>(&self, ask: impl FnOnce(&StateImage) -> T) -> T {
+        ask(self.saved.borrow().image())
+    }
+
+    /// Carries a command out and returns its answer once it is on disk.
+    ///
+    /// # Errors
+    /// The command makes no sense, or the file could not be replaced; nothing has changed then.
+    pub(super) async fn apply(self: &Rc<Self>, command: StateCommand) -> Result<StateAnswer, Denied> {
+        let answer = self.staged.borrow_mut().apply(command).map_err(Denied::Refused)?;
+        let (done, saved) = oneshot();
+        self.waiting.borrow_mut().push(done);
+        if !self.saving.replace(true) {
+            drop(self.rt.spawn(self.clone().save()));
+        }
+        let verdict = saved.await.unwrap_or_else(|| Err("the save was abandoned".to_owned()));
+        verdict.map_err(Denied::NotSaved)?;
+        Ok(answer)
+    }
+
+    async fn save(self: Rc<Self>) {
+        loop {
+            let mut waiting = std::mem::take(&mut *self.waiting.borrow_mut());
+            if waiting.is_empty() {
+                self.saving.set(false);
+                return;
+            }
+            let state = self.staged.borrow().clone();
+            let replaced = self.rt.replace_small(&self.path, &encode(state.image())).await;
+            let verdict = replaced.map_err(|error| format!("{}: {error}", self.path.display()));
+            if verdict.is_ok() {
+                *self.saved.borrow_mut() = state;
+            } else {
+                // What arrived meanwhile was computed from commands that are now void.
+                waiting.append(&mut self.waiting.borrow_mut());
+                *self.staged.borrow_mut() = self.saved.borrow().clone();
+            }
+            for answer in waiting {
+                answer.send(verdict.clone());
+            }
+        }
+    }
+}
+
+/// The state of a new cluster, in which ids below `first_free_id` are taken.
+fn begin(cluster: u64, first_free_id: u64) -> State {
+    let mut state = State::new(super::initial_config());
+    let taken = first_free_id.saturating_sub(state.image().next_id);
+    let commands = [
+        Some(StateCommand::Bootstrap { cluster }),
+        (taken > 0).then_some(StateCommand::AllocateIds { count: taken }),
+    ];
+    for command in commands.into_iter().flatten() {
+        state.apply(command).expect("a new state takes its name, and a node bootstraps with few ids");
+    }
+    state
+}
+
+async fn read(rt: &Rt, dir: &Path, path: &Path) -> io::Result<Option<State>> {
+    if rt.exists(path).await? {
+        return restore(path, decode(&rt.read_small(path).await?)).map(Some);
+    }
+    let path_v1 = dir.join(NAME_V1);
+    if !rt.exists(&path_v1).await? {
+        return Ok(None);
+    }
+    let state = restore(&path_v1, decode_v1(&rt.read_small(&path_v1).await?))?;
+    rt.replace_small(path, &encode(state.image())).await?;
+    // Left in place it would be believed if the new file were lost, and ids would be handed out twice.
+    rt.remove(&path_v1).await?;
+    rt.sync_dir(dir).await?;
+    Ok(Some(state))
+}
+
+fn restore(path: &Path, image: Result<StateImage, Damaged>) -> io::Result<State> {
+    let image = image.map_err(|Damaged(what)| {
+        invalid(path, &format!("{what}; restore the file or the whole directory from a backup"))
+    })?;
+    State::restore(image).map_err(|refusal| {
+        invalid(path, &format!("it contradicts itself: {refusal}; restore the whole directory from a backup"))
+    })
+}
+
+fn invalid(path: &Path, what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("{}: {what}", path.display()))
+}
