@@ -63,6 +63,11 @@ pub enum Refusal {
     },
     /// The request itself can never be carried out.
     Invalid(String),
+    /// The answer would be too large; a smaller request can be carried out.
+    AnswerTooLarge {
+        /// The bound, bytes.
+        bytes_max: usize,
+    },
     /// The value is not an integer, or the sum does not fit one.
     NotAnInteger,
     /// The store has stopped; the sentence says why.
@@ -100,7 +105,7 @@ impl Refusal {
             Refusal::StaleCommand => "stale_command",
             Refusal::Busy { .. } => "busy",
             Refusal::DiskFull { .. } => "disk_full",
-            Refusal::Invalid(_) | Refusal::NotAnInteger => "invalid_request",
+            Refusal::Invalid(_) | Refusal::AnswerTooLarge { .. } | Refusal::NotAnInteger => "invalid_request",
             Refusal::Stopped(_) => "stopped",
             Refusal::Unknown => "unknown",
         }

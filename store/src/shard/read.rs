@@ -175,8 +175,7 @@ async fn collect(
         let value = if scan.key_only { Bytes::new() } else { value };
         bytes += key.len() + value.len();
         if bytes > SCAN_BYTES_MAX {
-            let what = format!("the scan's answer exceeds {SCAN_BYTES_MAX} bytes: ask with a lower limit");
-            return Err(Refusal::Invalid(what));
+            return Err(Refusal::AnswerTooLarge { bytes_max: SCAN_BYTES_MAX });
         }
         pairs.push((key, value));
         budget.tick().await;

@@ -92,7 +92,7 @@ pub(crate) fn get(key: &'static str) -> RawGetRequest {
 
 pub(crate) const GET: &str = "/tikvpb.Tikv/RawGet";
 pub(crate) const PUT: &str = "/tikvpb.Tikv/RawPut";
-const BATCH: &str = "/tikvpb.Tikv/BatchCommands";
+pub(crate) const BATCH: &str = "/tikvpb.Tikv/BatchCommands";
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 
 #[test]
@@ -225,11 +225,12 @@ fn what_is_not_served_is_refused_by_name() {
         assert!(error.contains("time to live (7 s)"), "{error}");
         let context = Some(Context { api_version: 2, ..Context::default() });
         let error = refused(RawPutRequest { context, ..put("k", "v") }).await;
-        assert!(error.contains("API version 2"), "{error}");
+        assert!(error.contains("API version V2"), "{error}");
 
         let scan = RawScanRequest { cf: "lock".to_owned(), limit: 1, ..RawScanRequest::default() };
-        let answer: RawScanResponse = client.unary("/tikvpb.Tikv/RawScan", &scan).await.unwrap();
-        assert!(answer.kvs[0].error.as_ref().unwrap().abort.contains("\"lock\""));
+        let status = client.unary::<RawScanResponse>("/tikvpb.Tikv/RawScan", &scan).await.unwrap_err();
+        assert_eq!(status.code, Code::InvalidArgument, "{status}");
+        assert!(status.message.contains("\"lock\""), "{status}");
 
         let huge = RawPutRequest { value: long(17 << 20), ..put("k", "") };
         let status = client.unary::<RawPutResponse>(PUT, &huge).await.unwrap_err();
@@ -248,7 +249,7 @@ fn what_is_not_served_is_refused_by_name() {
     });
 }
 
-fn command(command: Command) -> Request {
+pub(crate) fn command(command: Command) -> Request {
     Request { cmd: Some(command) }
 }
 

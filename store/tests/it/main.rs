@@ -5,6 +5,7 @@ mod crash;
 mod full;
 mod gateway;
 mod grpc;
+mod grpc_batch;
 mod grpc_client;
 mod grpc_faults;
 mod grpc_fuzz;

@@ -210,9 +210,11 @@ async fn bidi<S: Service>(
     mut respond: SendResponse<Bytes>,
 ) {
     let Ok(stream) = respond.send_response(grpc_head(), false) else { return };
+    let message_bytes_max =
+        state.service.message_bytes_max(method).unwrap_or(state.options.message_bytes_max);
     let mut inbox = Inbox {
         body,
-        deframer: Deframer::new(state.options.message_bytes_max),
+        deframer: Deframer::new(message_bytes_max),
         charge: state.memory.charge(),
         drain: Some(state.drain.listen()),
     };

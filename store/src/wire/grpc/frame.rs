@@ -108,14 +108,85 @@ impl Deframer {
     }
 }
 
-/// A message with its prefix, ready to send.
-pub fn frame(message: &impl prost::Message) -> Bytes {
+/// Longest answer. The services bound what they collect far below it; a caller whose answer is longer is told so.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// An answer with its prefix, ready to send.
+///
+/// # Errors
+/// The answer is too long.
+pub fn answer(message: &impl prost::Message) -> Result<Bytes, Status> {
+    answer_within(message, ANSWER_BYTES_MAX)
+}
+
+fn answer_within(message: &impl prost::Message, bytes_max: usize) -> Result<Bytes, Status> {
     let length = message.encoded_len();
-    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + length);
+    match u32::try_from(length) {
+        Ok(prefix) if length <= bytes_max => Ok(framed(message, prefix)),
+        Ok(_) | Err(_) => {
+            let sentence =
+                format!("an answer of {length} bytes is over the bound of {bytes_max}; ask for less at once");
+            Err(Status::new(Code::ResourceExhausted, sentence))
+        }
+    }
+}
+
+/// A request with its prefix, ready to send: for clients, who know how long their requests are.
+///
+/// # Panics
+/// The request has 4 GiB or more.
+pub fn frame(message: &impl prost::Message) -> Bytes {
+    framed(message, u32::try_from(message.encoded_len()).expect("a client sends less than 4 GiB at once"))
+}
+
+fn framed(message: &impl prost::Message, length: u32) -> Bytes {
+    let mut framed = BytesMut::with_capacity(PREFIX_BYTES + length as usize);
     framed.put_u8(0);
-    framed.put_u32(u32::try_from(length).expect("answers are bounded far below 4 GiB"));
+    framed.put_u32(length);
     message.encode_raw(&mut framed);
     framed.freeze()
+}
+
+/// Refuses a message with more than `items_max` fields on its outer level before it is decoded: an item of two bytes takes a hundred
+/// once it is decoded.
+///
+/// # Errors
+/// There are more. A message that cannot be decoded passes; decoding tells what is wrong with it.
+pub fn bound_items(message: &[u8], items_max: usize) -> Result<(), Status> {
+    // The shortest field has two bytes.
+    if message.len() / 2 <= items_max {
+        return Ok(());
+    }
+    let (mut rest, mut items) = (message, 0usize);
+    while !rest.is_empty() {
+        let Some(length) = field_bytes(rest) else { return Ok(()) };
+        rest = &rest[length..];
+        items += 1;
+        if items > items_max {
+            let sentence =
+                format!("a request of more than {items_max} items is over the bound; send fewer at once");
+            return Err(Status::invalid(sentence));
+        }
+    }
+    Ok(())
+}
+
+/// The length of the first field, its key included.
+fn field_bytes(bytes: &[u8]) -> Option<usize> {
+    let mut rest = bytes;
+    let kind = prost::encoding::decode_varint(&mut rest).ok()? & 7;
+    let body = match kind {
+        0 => {
+            prost::encoding::decode_varint(&mut rest).ok()?;
+            0
+        }
+        1 => 8,
+        2 => usize::try_from(prost::encoding::decode_varint(&mut rest).ok()?).ok()?,
+        5 => 4,
+        _ => return None,
+    };
+    let length = (bytes.len() - rest.len()).checked_add(body)?;
+    (length <= bytes.len()).then_some(length)
 }
 
 #[cfg(test)]
@@ -158,6 +229,29 @@ mod tests {
         let mut deframer = Deframer::new(1024);
         deframer.push(Bytes::from_static(&[9, 0, 0, 0, 0]));
         assert_eq!(deframer.take().unwrap_err().code, Code::Internal);
+    }
+
+    #[test]
+    fn an_answer_over_the_bound_is_refused_and_names_it() {
+        let message =
+            |bytes: usize| crate::wire::proto::health::HealthCheckRequest { service: "x".repeat(bytes) };
+        assert_eq!(answer_within(&message(98), 100).unwrap(), frame(&message(98)));
+        let refused = answer_within(&message(99), 100).unwrap_err();
+        assert_eq!(refused.code, Code::ResourceExhausted);
+        assert!(refused.message.contains("101") && refused.message.contains("100"), "{refused}");
+    }
+
+    #[test]
+    fn items_are_counted_before_they_are_decoded() {
+        let message = b"\x0a\x01x".repeat(10);
+        assert_eq!(bound_items(&message, 10), Ok(()));
+        let refused = bound_items(&message, 9).unwrap_err();
+        assert_eq!(refused.code, Code::InvalidArgument);
+        assert!(refused.message.contains("9 items"), "{refused}");
+        // Not a message: whoever decodes it says so.
+        for broken in [&b"\x0a\xff\x01"[..], b"\x0b\0\0\0\0\0", b"\xff\xff\xff\xff\xff\xff"] {
+            assert_eq!(bound_items(broken, 1), Ok(()));
+        }
     }
 
     #[test]

@@ -30,7 +30,8 @@ use bytes::Bytes;
 use engine::rt::Mono;
 
 pub use call::{Inbox, Message, Outbox};
-pub use frame::frame;
+pub use frame::{answer, bound_items, frame};
+pub use memory::Charge;
 pub use server::{Handle, Options, Stats, serve};
 pub use status::{Code, Status};
 
@@ -50,6 +51,12 @@ pub trait Service: 'static {
 
     /// Looks a path like `/package.Service/Method` up.
     fn method(&self, path: &str) -> Option<(Self::Method, Shape)>;
+
+    /// Longest message of a method, if it is not the server's.
+    fn message_bytes_max(&self, method: Self::Method) -> Option<usize> {
+        let _: Self::Method = method;
+        None
+    }
 
     /// Answers one message with one framed message; see [`frame()`](frame::frame). The future is dropped at the deadline.
     fn unary(

@@ -142,8 +142,8 @@ impl Service for Pd {
 
     async fn unary(&self, method: Method, message: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
         match method {
-            Method::GetMembers => Ok(grpc::frame(&self.get_members())),
-            Method::GetClusterInfo => Ok(grpc::frame(&self.get_cluster_info())),
+            Method::GetMembers => grpc::answer(&self.get_members()),
+            Method::GetClusterInfo => grpc::answer(&self.get_cluster_info()),
             Method::GetClusterConfig => self.answer(message, Self::get_cluster_config),
             Method::GetRegion => self.answer(message, Self::get_region),
             Method::GetPrevRegion => self.answer(message, Self::get_prev_region),
@@ -154,15 +154,15 @@ impl Service for Pd {
             Method::GetAllStores => self.answer(message, Self::get_all_stores),
             Method::IsBootstrapped => self.answer(message, Self::is_bootstrapped_answer),
             Method::Bootstrap => self.answer(message, Self::bootstrap),
-            Method::AllocId => Ok(grpc::frame(&self.alloc_id(decode(message)?).await?)),
+            Method::AllocId => grpc::answer(&self.alloc_id(decode(message)?).await?),
             Method::PutStore | Method::StoreHeartbeat => Err(self.report_of_a_stranger()),
-            Method::AskSplit => Ok(grpc::frame(&self.ask_split(decode(message)?).await?)),
+            Method::AskSplit => grpc::answer(&self.ask_split(decode(message)?).await?),
             Method::GetGcSafePoint => self.answer(message, Self::get_gc_safe_point),
-            Method::UpdateGcSafePoint => Ok(grpc::frame(&self.update_gc_safe_point(decode(message)?).await?)),
-            Method::HealthCheck => Ok(grpc::frame(&self.health.check(&decode(message)?, &[SERVICE]))),
-            Method::MetaStorageGet => Ok(grpc::frame(&self.meta_storage_get())),
-            Method::MemberList => Ok(grpc::frame(&self.member_list())),
-            Method::Range => Ok(grpc::frame(&self.range())),
+            Method::UpdateGcSafePoint => grpc::answer(&self.update_gc_safe_point(decode(message)?).await?),
+            Method::HealthCheck => grpc::answer(&self.health.check(&decode(message)?, &[SERVICE])),
+            Method::MetaStorageGet => grpc::answer(&self.meta_storage_get()),
+            Method::MemberList => grpc::answer(&self.member_list()),
+            Method::Range => grpc::answer(&self.range()),
             Method::Tso | Method::QueryRegion | Method::RegionHeartbeat => {
                 Err(Status::new(Code::Internal, "this method is a stream"))
             }
@@ -194,11 +194,15 @@ impl Pd {
         Q: Message + Default,
         A: Message,
     {
-        Ok(grpc::frame(&serve(self, decode(message)?)?))
+        grpc::answer(&serve(self, decode(message)?)?)
     }
 }
 
+/// Keys, ids or reports of one request.
+const ITEMS_MAX: usize = 64 << 10;
+
 fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Status> {
+    grpc::bound_items(&message, ITEMS_MAX)?;
     Q::decode(message).map_err(|error| Status::invalid(format!("the request cannot be decoded: {error}")))
 }
 

@@ -3,7 +3,7 @@
 use scheduler::{RegionId, RegionInfo};
 
 use super::{Pd, decode, denied, shape};
-use crate::wire::grpc::{Inbox, Outbox, Status, frame};
+use crate::wire::grpc::{Inbox, Outbox, Status, answer};
 use crate::wire::proto::pdpb;
 
 impl Pd {
@@ -18,7 +18,7 @@ impl Pd {
                 suffix_bits: 0,
             });
             let response = pdpb::TsoResponse { header: self.header(), count: request.count, timestamp };
-            outbox.send(frame(&response)).await?;
+            outbox.send(answer(&response)?).await?;
         }
         Ok(())
     }
@@ -27,7 +27,7 @@ impl Pd {
         while let Some(message) = inbox.next().await? {
             let request = decode::<pdpb::QueryRegionRequest>(message.bytes)?;
             self.check_cluster(request.header.as_ref())?;
-            outbox.send(frame(&self.query_region(&request))).await?;
+            outbox.send(answer(&self.query_region(&request))?).await?;
         }
         Ok(())
     }

@@ -41,8 +41,8 @@ pub struct KeyError {
 /// A pair, or why there is none.
 #[derive(Clone, PartialEq, Message)]
 pub struct KvPair {
-    #[prost(message, optional, tag = "1")]
-    pub error: Option<KeyError>,
+    #[prost(message, optional, boxed, tag = "1")]
+    pub error: Option<Box<KeyError>>,
     #[prost(bytes = "bytes", tag = "2")]
     pub key: Bytes,
     #[prost(bytes = "bytes", tag = "3")]

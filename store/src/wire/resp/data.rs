@@ -236,6 +236,9 @@ pub fn refused(refusal: &Refusal) -> String {
             format!("MISCONF no space for writes on stores {store_ids:?}; reads and deletes go on")
         }
         Refusal::Invalid(why) => format!("ERR {why}"),
+        Refusal::AnswerTooLarge { bytes_max } => {
+            format!("ERR the answer would be over the bound of {bytes_max} bytes; ask for less at once")
+        }
         Refusal::NotAnInteger => Error::NOT_AN_INTEGER.text().to_owned(),
         Refusal::Stopped(why) => format!("ERR the store has stopped: {why}"),
         Refusal::Unknown => {

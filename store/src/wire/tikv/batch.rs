@@ -1,35 +1,56 @@
 //! Many commands on one stream.
 //!
-//! Commands begin in the order in which they arrive; answers leave in the order in which they are ready, all that are ready in one
-//! message. So a turn that commits many writes answers them with one message, and a slow scan holds up nobody.
+//! Commands begin in the order in which they arrive; answers leave in the order in which they are ready, those that are ready in one
+//! message of bounded size. So a turn that commits many writes answers them with one message, and a slow scan holds up nobody.
+//!
+//! What holds: of a message as many commands are in flight as [`RUNNING_MAX`] allows, and the rest waits in the bytes that it came
+//! in; beginning commands pauses as soon as it has had its share of the core; a message of answers has [`ANSWER_BYTES_MAX`], or a
+//! single answer that is larger; while answers wait for the client, nothing more begins.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use prost::Message as _;
 
 use super::command::Session;
+use super::envelope::{Envelope, Step};
 use super::{Core, decode};
-use crate::wire::grpc::{Inbox, Message, Outbox, Status, frame};
-use crate::wire::proto::tikvpb::{BatchCommandsRequest, BatchCommandsResponse, Response};
+use crate::wire::grpc::{Charge, Inbox, Outbox, Status, answer};
+use crate::wire::proto::tikvpb::{Answer, BatchCommandsResponse, Request, Response};
 
-/// Commands of one stream that may be under way. Beyond it the stream is not read, and the client feels that.
-const RUNNING_MAX: usize = 8192;
-/// An answer is sent once it has grown to this size.
+/// Longest message of commands. Each of them may be as long as if it came alone, and clients put many into one.
+pub(super) const MESSAGE_BYTES_MAX: usize = 128 << 20;
+/// Commands of one stream that may be in flight. Beyond it the stream is not read, and the client feels that.
+const RUNNING_MAX: usize = 1024;
+/// Answers are sent once they have grown to this size.
 const ANSWER_BYTES_MIN: usize = 1 << 20;
+/// A message of more than one answer is not longer.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Steps of a message between two looks at the clock.
+const STEPS_PER_LOOK: usize = 16;
+/// Bytes of the fields around an answer and its id, at most.
+const FIELD_BYTES: usize = 24;
 
 type Running = Pin<Box<dyn Future<Output = (u64, Response)>>>;
 
 /// Serves one stream.
 pub(super) async fn serve(core: &Rc<Core>, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
-    let mut stream = Stream { core, running: FuturesUnordered::new(), ready: Ready::default(), open: true };
+    let mut stream = Stream {
+        core,
+        rest: None,
+        pause: None,
+        running: FuturesUnordered::new(),
+        ready: Ready::default(),
+        open: true,
+    };
     loop {
         let answers = poll_fn(|cx| stream.poll_answers(cx, inbox)).await?;
         match answers {
-            Some(answers) => outbox.send(frame(&answers)).await?,
+            Some(answers) => outbox.send(answer(&answers)?).await?,
             None => return Ok(()),
         }
     }
@@ -37,6 +58,10 @@ pub(super) async fn serve(core: &Rc<Core>, inbox: &mut Inbox, outbox: &mut Outbo
 
 struct Stream<'a> {
     core: &'a Rc<Core>,
+    /// The message whose commands begin now.
+    rest: Option<(Envelope, Rc<Charge>)>,
+    /// Set while the stream has had its share of the core and lets others run.
+    pause: Option<Pin<Box<dyn Future<Output = ()>>>>,
     running: FuturesUnordered<Running>,
     ready: Ready,
     open: bool,
@@ -47,22 +72,37 @@ struct Stream<'a> {
 struct Ready {
     answers: BatchCommandsResponse,
     bytes: usize,
+    /// The answer that would have made the message too long.
+    held: Option<(u64, Response, usize)>,
 }
 
 impl Ready {
     fn push(&mut self, id: u64, response: Response) {
-        self.bytes += response.encoded_len() + 10;
+        debug_assert!(self.held.is_none(), "nothing begins while the message is full");
+        let bytes = response.encoded_len() + FIELD_BYTES;
+        if self.bytes > 0 && self.bytes + bytes > ANSWER_BYTES_MAX {
+            self.held = Some((id, response, bytes));
+            return;
+        }
+        self.add(id, response, bytes);
+    }
+
+    fn add(&mut self, id: u64, response: Response, bytes: usize) {
+        self.bytes += bytes;
         self.answers.responses.push(response);
         self.answers.request_ids.push(id);
     }
 
     fn is_full(&self) -> bool {
-        self.bytes >= ANSWER_BYTES_MIN
+        self.bytes >= ANSWER_BYTES_MIN || self.held.is_some()
     }
 
     fn take(&mut self) -> Option<BatchCommandsResponse> {
         self.bytes = 0;
         let answers = std::mem::take(&mut self.answers);
+        if let Some((id, response, bytes)) = self.held.take() {
+            self.add(id, response, bytes);
+        }
         (!answers.request_ids.is_empty()).then_some(answers)
     }
 }
@@ -74,13 +114,7 @@ impl Stream<'_> {
         cx: &mut Context<'_>,
         inbox: &mut Inbox,
     ) -> Poll<Result<Option<BatchCommandsResponse>, Status>> {
-        while self.open && self.running.len() < RUNNING_MAX && !self.ready.is_full() {
-            match inbox.poll_next(cx)? {
-                Poll::Ready(Some(message)) => self.begin(message)?,
-                Poll::Ready(None) => self.open = false,
-                Poll::Pending => break,
-            }
-        }
+        self.poll_begin(cx, inbox)?;
         while !self.ready.is_full()
             && let Poll::Ready(Some((id, response))) = self.running.poll_next_unpin(cx)
         {
@@ -88,36 +122,71 @@ impl Stream<'_> {
         }
         match self.ready.take() {
             Some(answers) => Poll::Ready(Ok(Some(answers))),
-            None if !self.open && self.running.is_empty() => Poll::Ready(Ok(None)),
+            None if !self.open && self.rest.is_none() && self.running.is_empty() => Poll::Ready(Ok(None)),
             None => Poll::Pending,
         }
     }
 
-    /// Begins every command of a message. What is done at once never becomes a task.
-    fn begin(&mut self, message: Message) -> Result<(), Status> {
-        let Message { bytes, charge } = message;
-        let batch = decode::<BatchCommandsRequest>(bytes)?;
-        if batch.requests.len() != batch.request_ids.len() {
-            let (requests, ids) = (batch.requests.len(), batch.request_ids.len());
-            return Err(Status::invalid(format!(
-                "{requests} requests with {ids} request_ids; each needs one"
-            )));
-        }
-        let charge = Rc::new(charge);
-        for (request, id) in batch.requests.into_iter().zip(batch.request_ids) {
-            let (core, charge) = (self.core.clone(), charge.clone());
-            let mut command: Running = Box::pin(async move {
-                let cmd = match request.cmd {
-                    Some(command) => Session::frank(&core).execute(command).await,
-                    None => None,
-                };
-                drop(charge);
-                (id, Response { cmd })
-            });
-            match command.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready((id, response)) => self.ready.push(id, response),
-                Poll::Pending => self.running.push(command),
+    /// Begins commands while there is room for them and their answers, and while it is this stream's turn.
+    fn poll_begin(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Result<(), Status> {
+        let (budget, mut steps) = (self.core.rt.budget(), 0);
+        while self.running.len() < RUNNING_MAX && !self.ready.is_full() && !self.pauses(cx) {
+            if let Some((envelope, charge)) = &mut self.rest {
+                let step = envelope.step().map_err(Status::invalid)?;
+                let charge = charge.clone();
+                match step {
+                    Step::Command(id, command) => self.begin(id, command, charge)?,
+                    Step::Again => {}
+                    Step::End => self.rest = None,
+                }
+                steps += 1;
+                if steps % STEPS_PER_LOOK == 0 && budget.spent() {
+                    let rt = self.core.rt.clone();
+                    self.pause = Some(Box::pin(async move { rt.yield_to_reactor().await }));
+                    steps = 0;
+                }
+                continue;
             }
+            if !self.open {
+                break;
+            }
+            match inbox.poll_next(cx)? {
+                Poll::Ready(Some(message)) => {
+                    self.rest = Some((Envelope::new(message.bytes), Rc::new(message.charge)));
+                }
+                Poll::Ready(None) => self.open = false,
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn pauses(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(pause) = &mut self.pause else { return false };
+        let pauses = pause.as_mut().poll(cx).is_pending();
+        if !pauses {
+            self.pause = None;
+        }
+        pauses
+    }
+
+    /// Begins a command. What is done at once never becomes a task.
+    fn begin(&mut self, id: u64, command: Bytes, charge: Rc<Charge>) -> Result<(), Status> {
+        let request = decode::<Request>(command)?;
+        let Some(command) = request.cmd else {
+            // Clients take an answer without content for "not known there".
+            self.ready.push(id, Response { cmd: None });
+            return Ok(());
+        };
+        let core = self.core.clone();
+        let mut running: Running = Box::pin(async move {
+            let answer: Answer = Session::frank(&core).execute(command).await;
+            drop(charge);
+            (id, Response { cmd: Some(answer) })
+        });
+        match running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready((id, response)) => self.ready.push(id, response),
+            Poll::Pending => self.running.push(running),
         }
         Ok(())
     }

@@ -18,9 +18,9 @@ pub(super) fn common(context: Option<&Context>, cf: &str) -> Result<(), Refused>
     }
     match context.map_or(0, |context| context.api_version) {
         0 => Ok(()),
-        version => {
-            Err(format!("API version {version} is not served for raw keys; set the client to API version 1"))
-        }
+        1 => Err("API version V1TTL is not served: keys have no time to live here; set the client to API version V1".to_owned()),
+        2 => Err("API version V2 is not served: there are no keyspaces here; set the client to API version V1".to_owned()),
+        version => Err(format!("API version number {version} is not known here; set the client to API version V1")),
     }
 }
 
@@ -56,4 +56,24 @@ pub(super) fn no_ttl(ttl: u64) -> Result<(), Refused> {
         return Ok(());
     }
     Err(format!("a time to live ({ttl} s) is not served; write without one and delete the key yourself"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_api_version_is_named_as_clients_name_it() {
+        let refused = |api_version| common(Some(&Context { api_version, ..Context::default() }), "");
+        assert_eq!(refused(0), Ok(()));
+        for (number, name) in
+            [(1, "V1TTL is not served"), (2, "V2 is not served"), (9, "number 9 is not known")]
+        {
+            let sentence = refused(number).unwrap_err();
+            assert!(
+                sentence.contains(name) && sentence.ends_with("set the client to API version V1"),
+                "{sentence}"
+            );
+        }
+    }
 }

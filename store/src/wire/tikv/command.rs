@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::rt::Mono;
 
-use super::{Core, check, refusal};
+use super::{Core, check, refusal, unserved};
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Route, Scan, When};
+use crate::wire::grpc::{Code, Status};
 use crate::wire::proto::errorpb;
 use crate::wire::proto::kvrpcpb::*;
 use crate::wire::proto::tikvpb::{Answer, Command, EmptyResponse};
@@ -15,6 +16,8 @@ use crate::wire::proto::tikvpb::{Answer, Command, EmptyResponse};
 /// Longest answer to a scan or a batch of reads, bytes. An answer is never cut short, because clients take a short answer for the
 /// end of the region.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// What a pair costs beside its key and its value, bytes.
+const PAIR_BYTES: usize = 16;
 /// How long a caller without a deadline waits for a busy store. Shorter than the shortest default timeout of the known clients.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// What is left of a caller's deadline for the answer to travel.
@@ -27,6 +30,8 @@ pub(super) enum Failure {
     Region(Box<errorpb::Error>),
     /// The request can never be carried out.
     Text(String),
+    /// Its answer would be over a bound; a smaller request can be carried out.
+    TooLarge(String),
 }
 
 impl From<String> for Failure {
@@ -37,12 +42,50 @@ impl From<String> for Failure {
 
 /// A response that can say why it has no result.
 pub(super) trait Refusable: Sized {
+    /// Within a batch, where the response is all that there is.
     fn refused(failure: Failure) -> Self;
+
+    /// Alone, where the call has a status, too. Clients of a response without a place for a sentence look there.
+    ///
+    /// # Errors
+    /// The status that says it.
+    fn refused_alone(failure: Failure) -> Result<Self, Status> {
+        Ok(Self::refused(failure))
+    }
 }
 
-/// The response to whatever came out.
+/// The response to whatever came out, within a batch.
 pub(super) fn settle<A: Refusable>(result: Result<A, Failure>) -> A {
     result.unwrap_or_else(A::refused)
+}
+
+/// The response to whatever came out of a call of its own.
+pub(super) fn settle_alone<A: Refusable>(result: Result<A, Failure>) -> Result<A, Status> {
+    result.or_else(A::refused_alone)
+}
+
+impl Failure {
+    /// As a region error, which is what clients look at in every response. One without a typed member makes them look the region
+    /// up again and end with the sentence; that an answer is too large is final, and the member for it ends the request at once.
+    fn into_region_error(self) -> errorpb::Error {
+        match self {
+            Failure::Region(error) => *error,
+            Failure::Text(message) => errorpb::Error { message, ..errorpb::Error::default() },
+            Failure::TooLarge(message) => errorpb::Error {
+                message,
+                raft_entry_too_large: Some(errorpb::RaftEntryTooLarge::default()),
+                ..errorpb::Error::default()
+            },
+        }
+    }
+
+    fn into_status(self) -> Result<Box<errorpb::Error>, Status> {
+        match self {
+            Failure::Region(error) => Ok(error),
+            Failure::Text(sentence) => Err(Status::invalid(sentence)),
+            Failure::TooLarge(sentence) => Err(Status::new(Code::ResourceExhausted, sentence)),
+        }
+    }
 }
 
 macro_rules! refusable {
@@ -51,22 +94,20 @@ macro_rules! refusable {
             fn refused(failure: Failure) -> Self {
                 match failure {
                     Failure::Region(error) => Self { region_error: Some(*error), ..Self::default() },
-                    Failure::Text(error) => Self { error, ..Self::default() },
+                    Failure::Text(error) | Failure::TooLarge(error) => Self { error, ..Self::default() },
                 }
             }
         }
     )*};
-    // These have no place for a sentence but the error of a pair.
-    (pair in $($response:ident.$pairs:ident),*) => {$(
+    // These have no place for a sentence. What clients look at is the region error, and the status of a call of its own.
+    (region_error in $($response:ident),*) => {$(
         impl Refusable for $response {
             fn refused(failure: Failure) -> Self {
-                match failure {
-                    Failure::Region(error) => Self { region_error: Some(*error), ..Self::default() },
-                    Failure::Text(abort) => {
-                        let error = Some(KeyError { abort, ..KeyError::default() });
-                        Self { $pairs: vec![KvPair { error, ..KvPair::default() }], ..Self::default() }
-                    }
-                }
+                Self { region_error: Some(failure.into_region_error()), ..Self::default() }
+            }
+
+            fn refused_alone(failure: Failure) -> Result<Self, Status> {
+                Ok(Self { region_error: Some(*failure.into_status()?), ..Self::default() })
             }
         }
     )*};
@@ -74,16 +115,7 @@ macro_rules! refusable {
 
 refusable!(error in RawGetResponse, RawPutResponse, RawBatchPutResponse, RawDeleteResponse, RawBatchDeleteResponse);
 refusable!(error in RawDeleteRangeResponse, RawGetKeyTtlResponse, RawCasResponse);
-refusable!(pair in RawBatchGetResponse.pairs, RawScanResponse.kvs, RawBatchScanResponse.kvs);
-
-impl Refusable for GetHealthFeedbackResponse {
-    fn refused(failure: Failure) -> Self {
-        match failure {
-            Failure::Region(error) => Self { region_error: Some(*error), ..Self::default() },
-            Failure::Text(_) => Self::default(),
-        }
-    }
-}
+refusable!(region_error in RawBatchGetResponse, RawScanResponse, RawBatchScanResponse, GetHealthFeedbackResponse);
 
 /// One request's way through the store.
 #[derive(Clone, Copy, Debug)]
@@ -105,9 +137,9 @@ impl<'a> Session<'a> {
         Self { core, wait_until: None }
     }
 
-    /// Any command of a batch. Nothing for a command that is not known, which is what the protocol wants.
-    pub(super) async fn execute(self, command: Command) -> Option<Answer> {
-        Some(match command {
+    /// Any command of a batch.
+    pub(super) async fn execute(self, command: Command) -> Answer {
+        match command {
             Command::RawGet(request) => Answer::RawGet(settle(self.get(request).await)),
             Command::RawBatchGet(request) => Answer::RawBatchGet(settle(self.batch_get(request).await)),
             Command::RawPut(request) => Answer::RawPut(settle(self.put(request).await)),
@@ -123,7 +155,37 @@ impl<'a> Session<'a> {
             Command::RawBatchScan(request) => Answer::RawBatchScan(settle(self.batch_scan(request).await)),
             Command::GetHealthFeedback(request) => Answer::GetHealthFeedback(self.health_feedback(request)),
             Command::Empty(request) => Answer::Empty(EmptyResponse { test_id: request.test_id }),
-        })
+            Command::Get(_) => Answer::Get(unserved::key_refusal("Get")),
+            Command::Scan(_) => Answer::Scan(unserved::pair_refusal("Scan")),
+            Command::Prewrite(_) => Answer::Prewrite(unserved::key_refusal("Prewrite")),
+            Command::Commit(_) => Answer::Commit(unserved::key_refusal("Commit")),
+            Command::Cleanup(_) => Answer::Cleanup(unserved::key_refusal("Cleanup")),
+            Command::BatchGet(_) => Answer::BatchGet(unserved::pair_refusal("BatchGet")),
+            Command::BatchRollback(_) => Answer::BatchRollback(unserved::key_refusal("BatchRollback")),
+            Command::ScanLock(_) => Answer::ScanLock(unserved::key_refusal("ScanLock")),
+            Command::ResolveLock(_) => Answer::ResolveLock(unserved::key_refusal("ResolveLock")),
+            Command::Gc(_) => Answer::Gc(unserved::key_refusal("Gc")),
+            Command::DeleteRange(_) => Answer::DeleteRange(unserved::text_refusal("DeleteRange")),
+            Command::Coprocessor(_) => Answer::Coprocessor(unserved::coprocessor_refusal("Coprocessor")),
+            Command::PessimisticLock(_) => Answer::PessimisticLock(unserved::key_refusal("PessimisticLock")),
+            Command::PessimisticRollback(_) => {
+                Answer::PessimisticRollback(unserved::key_refusal("PessimisticRollback"))
+            }
+            Command::CheckTxnStatus(_) => Answer::CheckTxnStatus(unserved::key_refusal("CheckTxnStatus")),
+            Command::TxnHeartBeat(_) => Answer::TxnHeartBeat(unserved::key_refusal("TxnHeartBeat")),
+            Command::CheckSecondaryLocks(_) => {
+                Answer::CheckSecondaryLocks(unserved::key_refusal("CheckSecondaryLocks"))
+            }
+            Command::RawCoprocessor(_) => Answer::RawCoprocessor(unserved::text_refusal("RawCoprocessor")),
+            Command::FlashbackToVersion(_) => {
+                Answer::FlashbackToVersion(unserved::text_refusal("FlashbackToVersion"))
+            }
+            Command::PrepareFlashbackToVersion(_) => {
+                Answer::PrepareFlashbackToVersion(unserved::text_refusal("PrepareFlashbackToVersion"))
+            }
+            Command::Flush(_) => Answer::Flush(unserved::key_refusal("Flush")),
+            Command::BufferBatchGet(_) => Answer::BufferBatchGet(unserved::key_refusal("BufferBatchGet")),
+        }
     }
 
     pub(super) async fn get(&self, request: RawGetRequest) -> Result<RawGetResponse, Failure> {
@@ -157,7 +219,7 @@ impl<'a> Session<'a> {
         };
         let found = request.keys.iter().zip(values);
         let pairs: Vec<KvPair> = found.filter_map(|(key, value)| Some(pair(key.clone(), value?))).collect();
-        bounded(&pairs)?;
+        Size::default().add(&pairs)?;
         Ok(RawBatchGetResponse { pairs, ..Default::default() })
     }
 
@@ -226,7 +288,7 @@ impl<'a> Session<'a> {
         check::common(context, &request.cf)?;
         let range = KeyRange { start_key: request.start_key, end_key: request.end_key };
         let kvs = self.range(context, range, request.limit, request.key_only, request.reverse).await?;
-        bounded(&kvs)?;
+        Size::default().add(&kvs)?;
         Ok(RawScanResponse { kvs, ..Default::default() })
     }
 
@@ -236,12 +298,14 @@ impl<'a> Session<'a> {
     ) -> Result<RawBatchScanResponse, Failure> {
         let context = request.context.as_ref();
         check::common(context, &request.cf)?;
-        let mut kvs = Vec::new();
+        let (mut kvs, mut size) = (Vec::new(), Size::default());
+        let budget = self.core.rt.budget();
         for range in request.ranges {
-            kvs.extend(
-                self.range(context, range, request.each_limit, request.key_only, request.reverse).await?,
-            );
-            bounded(&kvs)?;
+            let found =
+                self.range(context, range, request.each_limit, request.key_only, request.reverse).await?;
+            size.add(&found)?;
+            kvs.extend(found);
+            budget.tick().await;
         }
         Ok(RawBatchScanResponse { kvs, ..Default::default() })
     }
@@ -368,14 +432,18 @@ fn pair(key: Bytes, value: Bytes) -> KvPair {
     KvPair { key, value, ..KvPair::default() }
 }
 
-fn bounded(pairs: &[KvPair]) -> Result<(), Failure> {
-    let bytes: usize = pairs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
-    if bytes <= ANSWER_BYTES_MAX {
-        return Ok(());
+/// What an answer has come to, kept within the bound.
+#[derive(Default)]
+struct Size(usize);
+
+impl Size {
+    fn add(&mut self, pairs: &[KvPair]) -> Result<(), Failure> {
+        self.0 += pairs.iter().map(|pair| pair.key.len() + pair.value.len() + PAIR_BYTES).sum::<usize>();
+        if self.0 <= ANSWER_BYTES_MAX {
+            return Ok(());
+        }
+        Err(refusal::answer_too_large(ANSWER_BYTES_MAX))
     }
-    Err(Failure::Text(format!(
-        "the answer would be over {ANSWER_BYTES_MAX} bytes; ask for fewer pairs at once"
-    )))
 }
 
 fn unexpected(out: &Out) -> Failure {

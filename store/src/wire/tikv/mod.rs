@@ -1,18 +1,21 @@
 //! The raw key-value service of TiKV, level L1, on a store's own port: what unmodified clients call.
 //!
 //! * [`command`] carries one request out: check, route, submit, answer. [`check`] holds the bounds, [`refusal`] the region errors.
-//! * `batch` serves the stream in which Go clients send everything.
+//! * `batch` serves the stream in which Go clients send everything; `envelope` takes its messages apart, `unserved` refuses what is known
+//!   and not served.
 //!
 //! What holds: an answer is one of the protocol's own shapes, never a guess; what is not served is refused by name; a caller that
 //! cannot handle "busy" is made to wait instead (unary calls), one that can is told (batched commands).
 //!
-//! Not done here, on purpose: transactions (`Kv*`, answered as unimplemented), TTL, API version 2, column families other than
+//! Not done here, on purpose: transactions (`Kv*`, answered as unimplemented, or in a batch with an error of their own), TTL, API version 2, column families other than
 //! `default`: each is refused with a sentence that says so.
 
 mod batch;
 mod check;
 mod command;
+mod envelope;
 mod refusal;
+mod unserved;
 
 use std::rc::Rc;
 
@@ -20,13 +23,15 @@ use bytes::Bytes;
 use engine::rt::{Mono, Rt};
 use prost::Message;
 
-use self::command::{Failure, Refusable, Session, settle};
+use self::command::{Failure, Refusable, Session, settle_alone};
 use super::grpc::{self, Inbox, Outbox, Service, Shape, Status};
 use super::health::{self, Health};
 use super::proto::health::HealthCheckRequest;
 use crate::gateway::Gateway;
 
 const SERVICE: &str = "tikvpb.Tikv";
+/// Keys, pairs or ranges of one request. In memory each takes many times the two bytes that it may take in the request.
+const ITEMS_MAX: usize = 128 << 10;
 
 /// The service of one store, on the core that owns it.
 #[derive(Clone, Debug)]
@@ -106,6 +111,10 @@ impl Service for Tikv {
         Some((method, Shape::Unary))
     }
 
+    fn message_bytes_max(&self, method: Method) -> Option<usize> {
+        (method == Method::BatchCommands).then_some(batch::MESSAGE_BYTES_MAX)
+    }
+
     async fn unary(&self, method: Method, message: Bytes, deadline: Option<Mono>) -> Result<Bytes, Status> {
         let session = Session::patient(&self.core, deadline);
         match method {
@@ -131,7 +140,7 @@ impl Service for Tikv {
             }
             Method::HealthCheck => {
                 let request = decode::<HealthCheckRequest>(message)?;
-                Ok(grpc::frame(&self.health.check(&request, &[SERVICE])))
+                grpc::answer(&self.health.check(&request, &[SERVICE]))
             }
             Method::BatchCommands => Err(Status::new(grpc::Code::Internal, "BatchCommands is a stream")),
         }
@@ -152,10 +161,11 @@ where
     A: Message + Default + Refusable,
 {
     let request = decode::<Q>(message)?;
-    Ok(grpc::frame(&settle(serve(request).await)))
+    grpc::answer(&settle_alone(serve(request).await)?)
 }
 
 /// Decodes a request.
 pub(super) fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Status> {
+    grpc::bound_items(&message, ITEMS_MAX)?;
     Q::decode(message).map_err(|error| Status::invalid(format!("the request cannot be decoded: {error}")))
 }

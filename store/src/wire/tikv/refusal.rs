@@ -62,6 +62,7 @@ pub(super) fn failure(refusal: Refusal, region_id: u64, store_id: u64) -> Failur
             error.disk_full = Some(errorpb::DiskFull { store_id: store_ids, reason });
         }
         Refusal::Invalid(sentence) => return Failure::Text(sentence),
+        Refusal::AnswerTooLarge { bytes_max } => return answer_too_large(bytes_max),
         Refusal::NotAnInteger => return Failure::Text("the value is not an integer".to_owned()),
         Refusal::Stopped(why) => {
             // The client forgets where the region is and asks again, which leads it to whoever took over.
@@ -75,6 +76,13 @@ pub(super) fn failure(refusal: Refusal, region_id: u64, store_id: u64) -> Failur
         }
     }
     Failure::Region(Box::new(error))
+}
+
+/// The refusal of a request whose answer would be too large.
+pub(super) fn answer_too_large(bytes_max: usize) -> Failure {
+    Failure::TooLarge(format!(
+        "the answer would be over the bound of {bytes_max} bytes; ask for less at once"
+    ))
 }
 
 #[cfg(test)]
