@@ -71,6 +71,11 @@ impl Leader {
         core.log.committed() >= self.term_start
     }
 
+    /// Whether the state machine contains everything that was decided before this term: before that it may be old.
+    pub(crate) fn has_applied_in_term(&self, core: &Core) -> bool {
+        core.log.applied() >= self.term_start
+    }
+
     /// Takes a proposal.
     pub(crate) fn propose(&mut self, core: &mut Core, payload: Payload) -> Result<LogId, Refusal> {
         self.admit(core, payload.len() as u64)?;

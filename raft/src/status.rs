@@ -160,6 +160,13 @@ impl Raft {
         matches!(&self.role, Role::Leader(leader) if leader.has_committed_in_term(&self.core))
     }
 
+    /// Whether this replica leads and has applied an entry of its own term. Only then does the state machine contain
+    /// everything that was acknowledged before the term began; committed is not enough.
+    #[must_use]
+    pub fn has_applied_in_term(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.has_applied_in_term(&self.core))
+    }
+
     /// How far the log may be cut without sending a living member a snapshot: the lowest match of the members heard
     /// within an election timeout, and never beyond the applied index.
     #[must_use]

@@ -110,4 +110,9 @@ impl Refusal {
             Refusal::Unknown => "unknown",
         }
     }
+
+    /// The region has a leader that does not yet have everything in its state that was acknowledged before its election.
+    pub(crate) fn not_current() -> Self {
+        Self::Busy { reason: "the region has just elected its leader", backoff_ms: 10 }
+    }
 }

@@ -93,15 +93,21 @@ impl<A> Peer<A> {
         self.record.region.peer(self.record.me).copied()
     }
 
-    /// Whether a read may be served from the applied state `now`, and if so, whether everything that the read must see
-    /// has been applied.
+    /// Whether our peer leads and its state contains everything that was acknowledged before it was elected. Nothing is read or
+    /// computed from the state before that: after a restart or an election, what is committed may still wait to be applied.
+    pub fn is_current(&self) -> bool {
+        self.raft.has_applied_in_term()
+    }
+
+    /// Whether a read may be served from the applied state `now`: the peer is current, nobody else can lead, and everything that
+    /// the read must see has been applied.
     ///
     /// A sole voter needs no lease, nor the time: nobody else can be elected.
     pub fn may_read(&mut self, now: impl FnOnce() -> Time) -> bool {
-        let applied = self.raft.applied_index();
-        if self.is_sole_voter() {
-            return self.raft.has_committed_in_term();
+        if !self.is_current() || self.is_sole_voter() {
+            return self.is_current();
         }
+        let applied = self.raft.applied_index();
         self.raft.lease_read(now()).is_ok_and(|index| index <= applied)
     }
 

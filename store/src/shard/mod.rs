@@ -144,7 +144,7 @@ impl Shard {
     /// Whether every region here leads and has applied what it had acknowledged before the start.
     pub fn is_ready(&self) -> bool {
         let state = self.inner.state.borrow();
-        state.stopped.is_none() && state.peers.values().all(|peer| peer.raft.has_committed_in_term())
+        state.stopped.is_none() && state.peers.values().all(Peer::is_current)
     }
 
     /// The descriptors of the regions here, each with our term and whether we lead.

@@ -122,7 +122,7 @@ impl Shard {
         if peer.may_read(|| raft::Time(self.inner.rt.now().0)) {
             return Ok(());
         }
-        Err(Refusal::Busy { reason: "the region has just elected its leader", backoff_ms: 10 })
+        Err(Refusal::not_current())
     }
 
     fn spawn(&self, reply: Reply, work: impl Future<Output = Outcome> + 'static) {

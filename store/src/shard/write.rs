@@ -8,6 +8,7 @@
 use bytes::Bytes;
 
 use engine::lsm::Lookup;
+use raft::Term;
 use scheduler::RegionId;
 
 use super::inflight::Known;
@@ -60,15 +61,15 @@ impl Shard {
     }
 
     fn modify(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply) {
-        let known = {
+        let (known, term) = {
             let mut state = self.inner.state.borrow_mut();
-            let admitted =
-                state.admit(route.as_ref(), &key).and_then(|peer| guard::covers(&peer.record.region, &key));
-            if let Err(refusal) = admitted {
-                drop(state);
-                return self.inner.refuse(reply, refusal);
+            match current_term(&mut state, route.as_ref(), &key) {
+                Ok(term) => (state.inflight.known(&key), term),
+                Err(refusal) => {
+                    drop(state);
+                    return self.inner.refuse(reply, refusal);
+                }
             }
-            state.inflight.known(&key)
         };
         let now = match known {
             Known::Absent => Lookup::Absent,
@@ -78,17 +79,26 @@ impl Shard {
         match now {
             Lookup::Found(value) => self.inner.step(route.as_ref(), key, Some(value), change, reply),
             Lookup::Absent => self.inner.step(route.as_ref(), key, None, change, reply),
-            Lookup::NeedsIo => self.load(route, key, change, reply),
+            Lookup::NeedsIo => self.load(route, key, change, reply, term),
         }
     }
 
     /// Reads the key from disk, then goes on; what else arrives for the key waits meanwhile, so nothing changes it.
-    fn load(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply) {
+    /// After another election than that of `term` the value may be old.
+    fn load(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply, term: Term) {
         self.inner.state.borrow_mut().inflight.begin_load(key.clone());
         let shard = self.clone();
         self.inner.rt.clone().spawn(async move {
-            match shard.inner.tree.get(CF, &key).await {
-                Ok(value) => shard.inner.step(route.as_ref(), key.clone(), value, change, reply),
+            let loaded = shard.inner.tree.get(CF, &key).await;
+            let now = current_term(&mut shard.inner.state.borrow_mut(), route.as_ref(), &key);
+            match loaded {
+                Ok(value) => match now {
+                    Ok(now) if now == term => {
+                        shard.inner.step(route.as_ref(), key.clone(), value, change, reply)
+                    }
+                    Ok(_) => shard.inner.refuse(reply, Refusal::StaleCommand),
+                    Err(refusal) => shard.inner.refuse(reply, refusal),
+                },
                 Err(fault) => shard.inner.refuse(reply, Refusal::Stopped(fault.to_string())),
             }
             shard.loaded(&key).await;
@@ -210,6 +220,16 @@ impl Inner {
         self.bell.ring();
         Ok(())
     }
+}
+
+/// The term in which the region that `route` or `key` leads to may be computed from its state.
+fn current_term(state: &mut State, route: Option<&Route>, key: &[u8]) -> Result<Term, Refusal> {
+    let peer = state.admit(route, key)?;
+    guard::covers(&peer.record.region, key)?;
+    if !peer.is_current() {
+        return Err(Refusal::not_current());
+    }
+    Ok(peer.raft.term())
 }
 
 fn covers(peer: &crate::region::peer::Peer<Due>, write: &Write<'_>) -> Result<(), Refusal> {

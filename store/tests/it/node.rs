@@ -38,14 +38,20 @@ pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
     }
 }
 
-/// Opens two stores on one core of a simulated node, with `change` made to the small limits.
+/// Opens two stores on one core of a simulated node, with `change` made to the small limits, and waits until they are ready.
 pub(crate) async fn open_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> (Stores, Gateway) {
+    let (stores, gateway) = begin_simulated(rt, change).await;
+    stores.settle(rt).await.unwrap();
+    (stores, gateway)
+}
+
+/// As [`open_simulated`], and waits for nothing.
+pub(crate) async fn begin_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> (Stores, Gateway) {
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     let mut plan = plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
     change(&mut plan);
     let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
     let stores = core::open(rt, &plan, &ends).await.unwrap();
-    stores.settle(rt).await.unwrap();
     let dispatch = stores.join(rt, &plan, stores.places(), ends);
     let gateway = Stores::gateway(&dispatch, 0);
     (stores, gateway)
