@@ -3,6 +3,7 @@
 pub mod config;
 pub mod control;
 pub mod gateway;
+pub mod memory;
 pub mod metrics;
 pub mod node;
 pub mod publish;

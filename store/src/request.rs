@@ -40,6 +40,11 @@ pub enum Op {
         /// The keys.
         keys: Vec<Bytes>,
     },
+    /// The lengths of the values of many keys, in order: [`Out::Lengths`]. Costs no copy of any value.
+    Lengths {
+        /// The keys.
+        keys: Vec<Bytes>,
+    },
     /// Sets a key: [`Out::Done`].
     Put {
         /// The key.
@@ -145,6 +150,8 @@ pub enum Out {
     Value(Option<Bytes>),
     /// Values in the order of the keys asked for.
     Values(Vec<Option<Bytes>>),
+    /// The lengths of values in the order of the keys asked for, bytes; nothing where there is no value.
+    Lengths(Vec<Option<usize>>),
     /// Whether the deleted key existed.
     Existed(bool),
     /// The outcome of a conditional set.

@@ -4,6 +4,7 @@
 //! queues, requests in flight and the allocator's slack. Every field is per core.
 
 use super::Config;
+use crate::memory::MemoryLimits;
 
 /// What the host gives to the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Limits {
     pub block_cache_bytes: u64,
     /// Keys and values of requests in flight, bytes; above it requests are refused as busy.
     pub inflight_bytes: u64,
+    /// What clients may make the core hold: requests that are not answered, and answers that are not sent.
+    pub memory: MemoryLimits,
     /// Open client connections.
     pub connections_max: usize,
     /// Requests that one connection may have in flight.
@@ -37,6 +40,8 @@ pub struct Limits {
 const CORE_BYTES_MIN: u64 = 64 << 20;
 /// A larger memtable only makes restarts slower.
 const MEMTABLE_BYTES_MAX: u64 = 64 << 20;
+/// More answers on their way than this serve nobody.
+const OUTPUT_BYTES_MAX: usize = 256 << 20;
 /// A smaller one flushes all the time.
 const MEMTABLE_BYTES_MIN: u64 = 4 << 20;
 
@@ -78,6 +83,10 @@ impl Limits {
             memtable_bytes,
             block_cache_bytes,
             inflight_bytes: core_bytes / 8,
+            memory: MemoryLimits {
+                input_bytes: usize::try_from(core_bytes / 8).unwrap_or(usize::MAX),
+                output_bytes: usize::try_from(core_bytes / 4).unwrap_or(usize::MAX).min(OUTPUT_BYTES_MAX),
+            },
             connections_max: config.limits.connections_max,
             pipeline_max: config.limits.pipeline_max,
         })

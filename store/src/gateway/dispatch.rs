@@ -15,6 +15,7 @@ use engine::rt::chan::Receiver;
 use engine::rt::local::{Answer, Pending, oneshot};
 
 use super::Outcome;
+use crate::memory::Memory;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Route, Scan};
 use crate::shard::Shard;
@@ -37,6 +38,7 @@ pub struct Dispatch {
     core_of: Vec<usize>,
     routes: RefCell<Routes>,
     links: Rc<Links>,
+    memory: Memory,
     /// Where operations went since somebody asked.
     went: Cell<Went>,
 }
@@ -68,12 +70,13 @@ impl Dispatch {
         routes: Routes,
         links: Rc<Links>,
         inbox: Receiver<Vec<Letter>>,
+        memory: Memory,
     ) -> Rc<Self> {
         let mut here = vec![None; core_of.len()];
         shards.into_iter().for_each(|(store, shard)| here[store] = Some(shard));
         let routes = RefCell::new(routes);
         let went = Cell::default();
-        let dispatch = Rc::new(Self { rt: rt.clone(), shards: here, core_of, routes, links, went });
+        let dispatch = Rc::new(Self { rt: rt.clone(), shards: here, core_of, routes, links, memory, went });
         let receiving = dispatch.clone();
         rt.spawn(async move { receiving.receive(inbox).await });
         dispatch
@@ -95,7 +98,12 @@ impl Dispatch {
             Parts::Scan(scan) => self.spawn(answer, |dispatch| async move { dispatch.scan(scan).await }),
             Parts::Get(parts, len) => {
                 let parts = self.start_all(parts);
-                self.spawn(answer, |_| join_values(parts, len));
+                let bytes_max = self.memory.answer_bytes_max();
+                self.spawn(answer, |_| join_values(parts, len, bytes_max));
+            }
+            Parts::Lengths(parts, len) => {
+                let parts = self.start_all(parts);
+                self.spawn(answer, |_| join_lengths(parts, len));
             }
             Parts::Write(parts) => {
                 let parts = self.start_all(parts.into_iter().map(|(store, op)| (store, op, ())));
@@ -111,6 +119,11 @@ impl Dispatch {
             None => self.routes.borrow().find(key)?.store,
         };
         self.shard(store)?.get_now(route, key)
+    }
+
+    /// This core's bounds on what clients make it hold.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// The other core to which all operations went since this was last asked.
@@ -191,7 +204,16 @@ impl Dispatch {
                 Some(place) => Parts::One(place.store, op),
                 None => Parts::Nowhere,
             },
-            Op::BatchGet { keys } => split_gets(&routes, keys),
+            Op::BatchGet { keys } => {
+                let len = keys.len();
+                let parts = split_reads(&routes, keys, |keys| Op::BatchGet { keys });
+                parts.map_or(Parts::Nowhere, |parts| Parts::Get(parts, len))
+            }
+            Op::Lengths { keys } => {
+                let len = keys.len();
+                let parts = split_reads(&routes, keys, |keys| Op::Lengths { keys });
+                parts.map_or(Parts::Nowhere, |parts| Parts::Lengths(parts, len))
+            }
             Op::BatchPut { pairs } => {
                 let parts = by_region(&routes, pairs, |(key, _)| key);
                 Parts::write(
@@ -217,8 +239,8 @@ impl Dispatch {
 
     /// Scans region by region until the limit or the end of the range.
     async fn scan(&self, mut scan: Scan) -> Outcome {
-        let mut pairs = Vec::new();
-        let wanted = scan.limit;
+        let (mut pairs, mut bytes) = (Vec::new(), 0);
+        let (wanted, bytes_max) = (scan.limit, self.memory.answer_bytes_max());
         while pairs.len() < wanted && (scan.end.is_empty() || scan.start < scan.end) {
             let from = if scan.reverse { &scan.end } else { &scan.start };
             let found = {
@@ -230,6 +252,10 @@ impl Dispatch {
             let part = self.scan_region(&place, &scan).await?;
             let whole = part.len() < scan.limit;
             let last = part.last().map(|(key, _)| key.clone());
+            bytes += part.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+            if bytes > bytes_max {
+                return Err(Refusal::AnswerTooLarge { bytes_max });
+            }
             pairs.extend(part);
             if !advance(&mut scan, &place, whole, last) {
                 break;
@@ -275,13 +301,18 @@ fn advance(scan: &mut Scan, place: &Place, whole: bool, last: Option<Bytes>) -> 
     }
 }
 
+/// A store, what to read there, and the positions of the keys in the whole answer.
+type Read = (usize, Op, Vec<usize>);
+
 /// An operation taken apart.
 enum Parts {
     One(usize, Op),
     Nowhere,
     Scan(Scan),
     /// Reads with the positions of their keys in the answer, and how long that is.
-    Get(Vec<(usize, Op, Vec<usize>)>, usize),
+    Get(Vec<Read>, usize),
+    /// The same for lengths.
+    Lengths(Vec<Read>, usize),
     Write(Vec<(usize, Op)>),
 }
 
@@ -297,17 +328,14 @@ impl Parts {
     }
 }
 
-fn split_gets(routes: &Routes, keys: Vec<Bytes>) -> Parts {
-    let len = keys.len();
+fn split_reads(routes: &Routes, keys: Vec<Bytes>, read: impl Fn(Vec<Bytes>) -> Op) -> Option<Vec<Read>> {
     let places = keys.into_iter().enumerate().collect();
-    let Some(parts) = by_region(routes, places, |(_, key): &(usize, Bytes)| key) else {
-        return Parts::Nowhere;
-    };
+    let parts = by_region(routes, places, |(_, key): &(usize, Bytes)| key)?;
     let parts = parts.into_iter().map(|(store, places)| {
         let (positions, keys) = places.into_iter().unzip();
-        (store, Op::BatchGet { keys }, positions)
+        (store, read(keys), positions)
     });
-    Parts::Get(parts.collect(), len)
+    Some(parts.collect())
 }
 
 /// Groups `items` by the region of their key, in the order of each region's first item; `None` if a key has no region here.
@@ -339,15 +367,30 @@ fn ranges(routes: &Routes, mut start: Bytes, end: &Bytes) -> Option<Vec<(usize, 
     Some(parts)
 }
 
-async fn join_values(parts: Vec<(Pending<Outcome>, Vec<usize>)>, len: usize) -> Outcome {
-    let mut values = vec![None; len];
+async fn join_values(parts: Vec<(Pending<Outcome>, Vec<usize>)>, len: usize, bytes_max: usize) -> Outcome {
+    let (mut values, mut bytes) = (vec![None; len], 0);
     for (pending, positions) in parts {
         let Out::Values(part) = pending.await.unwrap_or(Err(Refusal::Unknown))? else {
             unreachable!("a batch read was answered with something else");
         };
+        bytes += part.iter().flatten().map(Bytes::len).sum::<usize>();
+        if bytes > bytes_max {
+            return Err(Refusal::AnswerTooLarge { bytes_max });
+        }
         positions.into_iter().zip(part).for_each(|(position, value)| values[position] = value);
     }
     Ok(Out::Values(values))
+}
+
+async fn join_lengths(parts: Vec<(Pending<Outcome>, Vec<usize>)>, len: usize) -> Outcome {
+    let mut lengths = vec![None; len];
+    for (pending, positions) in parts {
+        let Out::Lengths(part) = pending.await.unwrap_or(Err(Refusal::Unknown))? else {
+            unreachable!("a read of lengths was answered with something else");
+        };
+        positions.into_iter().zip(part).for_each(|(position, length)| lengths[position] = length);
+    }
+    Ok(Out::Lengths(lengths))
 }
 
 async fn join_done(parts: Vec<(Pending<Outcome>, ())>) -> Outcome {

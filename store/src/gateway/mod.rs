@@ -17,8 +17,12 @@ use engine::rt::local::{Pending, oneshot};
 
 pub use dispatch::Dispatch;
 
+use crate::memory::{Memory, charged_bytes};
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Route};
+
+/// Smaller values that need no wait are not charged one by one, bytes.
+const CHARGED_BYTES_MIN: usize = 1 << 10;
 
 /// What an operation comes to.
 pub type Outcome = Result<Out, Refusal>;
@@ -61,13 +65,26 @@ enum Backend {
     /// The stores of this node.
     Node(Rc<Dispatch>),
     /// A map in memory, for tests of the protocols alone.
-    Memory(memory::Memory),
+    Memory(memory::Memory, Memory),
 }
 
 impl Gateway {
     /// A gateway over a map in memory, for tests of the protocols alone.
     pub fn in_memory() -> Self {
-        Self { backend: Backend::Memory(memory::Memory::default()), home: 0 }
+        Self::in_bounded_memory(Memory::unbounded())
+    }
+
+    /// As [`Gateway::in_memory`], with bounds on what clients make the core hold.
+    pub fn in_bounded_memory(bounds: Memory) -> Self {
+        Self { backend: Backend::Memory(memory::Memory::default(), bounds), home: 0 }
+    }
+
+    /// This core's bounds on what clients make it hold.
+    pub fn memory(&self) -> &Memory {
+        match &self.backend {
+            Backend::Node(dispatch) => dispatch.memory(),
+            Backend::Memory(_, bounds) => bounds,
+        }
     }
 
     /// A gateway to the stores of the node for the port of its store number `home` (from 0).
@@ -80,10 +97,14 @@ impl Gateway {
     pub fn submit(&self, route: Option<Route>, op: Op) -> Submitted {
         let dispatch = match &self.backend {
             Backend::Node(dispatch) => dispatch,
-            Backend::Memory(memory) => return Submitted(Progress::Done(Some(memory.execute(route, op)))),
+            Backend::Memory(memory, bounds) => {
+                let outcome = memory.execute(route, op).map(|out| charge_whatever(bounds, out));
+                return Submitted(Progress::Done(Some(outcome)));
+            }
         };
         if let Op::Get { key } = &op
             && let Some(outcome) = dispatch.get_now(self.home, route.as_ref(), key)
+            && let Some(outcome) = charged(dispatch.memory(), outcome)
         {
             return Submitted(Progress::Done(Some(outcome)));
         }
@@ -96,7 +117,7 @@ impl Gateway {
     pub(crate) fn take_forwarded(&self) -> Option<usize> {
         match &self.backend {
             Backend::Node(dispatch) => dispatch.take_forwarded(),
-            Backend::Memory(_) => None,
+            Backend::Memory(..) => None,
         }
     }
 
@@ -104,7 +125,27 @@ impl Gateway {
     pub fn get_now(&self, key: &[u8]) -> Option<Outcome> {
         match &self.backend {
             Backend::Node(dispatch) => dispatch.get_now(self.home, None, key),
-            Backend::Memory(memory) => Some(Ok(Out::Value(memory.get(key)))),
+            Backend::Memory(memory, _) => Some(Ok(Out::Value(memory.get(key)))),
         }
+    }
+}
+
+/// Charges a value that was read at once; nothing if it has to wait for room. The smallest values come and go without, because
+/// the protocols bound how many of them a connection may have.
+fn charged(memory: &Memory, outcome: Outcome) -> Option<Outcome> {
+    match outcome {
+        Ok(Out::Value(Some(value))) if value.len() >= CHARGED_BYTES_MIN => {
+            let charge = memory.output.try_charge(charged_bytes(&value))?;
+            Some(Ok(Out::Value(Some(charge.wrap(value)))))
+        }
+        other => Some(other),
+    }
+}
+
+/// The map in memory has the value anyway.
+fn charge_whatever(memory: &Memory, out: Out) -> Out {
+    match out {
+        Out::Value(Some(value)) => Out::Value(Some(memory.output.charge(charged_bytes(&value)).wrap(value))),
+        other => other,
     }
 }

@@ -10,6 +10,7 @@ use engine::rt::Rt;
 
 use super::identity::Identity;
 use crate::gateway::{Dispatch, Gateway};
+use crate::memory::Memory;
 use crate::shard::Shard;
 use crate::shard::links::{Ends, Links};
 use crate::shard::open::ShardOptions;
@@ -46,22 +47,25 @@ pub struct Stores {
     pub shards: HashMap<usize, Shard>,
     /// The core's links to the others.
     pub links: Rc<Links>,
+    /// The core's bounds on what clients make it hold.
+    pub memory: Memory,
 }
 
 /// Opens the stores of this core and lets them take turns.
 pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
     let mut shards = HashMap::new();
+    let memory = plan.shard.memory.fresh();
     for index in plan.stores_of(rt.core()) {
         let store = Identity::store_id(index);
         let dir = Identity::store_dir(&plan.dir, store);
-        let options = ShardOptions { store, ..plan.shard.clone() };
+        let options = ShardOptions { store, memory: memory.clone(), ..plan.shard.clone() };
         let mut birth = super::birth::regions(&plan.identity);
         birth.retain(|region| region.peer_on(store).is_some());
         let shard = Shard::open(rt, &dir, options, birth).await?;
         start_tasks(rt, &shard, dir);
         shards.insert(index, shard);
     }
-    Ok(Stores { shards, links: Links::start(rt, rt.core(), ends.to.clone()) })
+    Ok(Stores { shards, links: Links::start(rt, rt.core(), ends.to.clone()), memory })
 }
 
 fn start_tasks(rt: &Rt, shard: &Shard, dir: PathBuf) {
@@ -92,7 +96,8 @@ impl Stores {
     pub fn join(&self, rt: &Rt, plan: &Plan, places: Vec<Place>, ends: Ends) -> Rc<Dispatch> {
         let core_of = (0..plan.identity.stores).map(|store| plan.core_of(store)).collect();
         let routes = Routes::new(places);
-        Dispatch::start(rt, self.shards.clone(), core_of, routes, self.links.clone(), ends.inbox)
+        let (links, memory) = (self.links.clone(), self.memory.clone());
+        Dispatch::start(rt, self.shards.clone(), core_of, routes, links, ends.inbox, memory)
     }
 
     /// The gateway for the port of store number `home`.

@@ -148,8 +148,11 @@ impl DataCore {
             })?;
             let addr = listener.local_addr().map_err(|error| error.to_string())?;
             let service = Tikv::new(&rt, Stores::gateway(&dispatch, *index), shard.store().0, health.clone());
-            let options =
-                grpc::Options { connections_max: limits.connections_max, ..grpc::Options::default() };
+            let options = grpc::Options {
+                connections_max: limits.connections_max,
+                memory: stores.memory.clone(),
+                ..grpc::Options::default()
+            };
             servers.push(grpc::serve(&rt, listener, service, options));
             addrs.push((*index, shard.clone(), addr));
         }

@@ -16,6 +16,7 @@ use super::StartError;
 use super::core::Plan;
 use super::identity::Identity;
 use crate::config::{Config, Limits, SyncMethod};
+use crate::memory::Memory;
 use crate::shard::ShardLimits;
 use crate::shard::open::ShardOptions;
 use crate::wire::resp::Cursors;
@@ -115,6 +116,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
                 segment_bytes: config.log.segment_bytes,
                 reserve_bytes: 256 << 20,
             },
+            memory: Memory::new(limits.memory),
             raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
         },
     }

@@ -97,7 +97,7 @@ impl Queued {
             Op::BatchPut { pairs } => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
             Op::BatchDelete { keys } => keys.iter().map(Bytes::len).sum(),
             Op::DeleteRange { start, end } => start.len() + end.len(),
-            Op::Get { .. } | Op::BatchGet { .. } | Op::Scan(_) => 0,
+            Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => 0,
         }
     }
 }

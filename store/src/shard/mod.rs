@@ -36,6 +36,7 @@ use engine::rt::{Mono, Rt};
 use scheduler::{Region, RegionId, StoreId};
 
 use crate::gateway::Outcome;
+use crate::memory::Memory;
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::peer::Peer;
@@ -57,6 +58,8 @@ struct Inner {
     log: Log,
     tree: Tree,
     limits: ShardLimits,
+    /// The core's bounds on what clients make it hold.
+    memory: Memory,
     state: RefCell<State>,
     /// Rings when a region has something for the next turn.
     bell: Bell,
@@ -121,7 +124,9 @@ impl Shard {
     /// Starts `op`; its outcome goes to `reply`.
     pub fn submit(&self, route: Option<Route>, op: Op, reply: Reply) {
         match op {
-            Op::Get { .. } | Op::BatchGet { .. } | Op::Scan(_) => self.read(route, op, reply),
+            Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => {
+                self.read(route, op, reply)
+            }
             _ => self.write(route, op, reply),
         }
     }

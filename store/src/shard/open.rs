@@ -30,6 +30,7 @@ use scheduler::{Region, RegionId, StoreId};
 use super::counters::StoreCounters;
 use super::inflight::InFlight;
 use super::{Due, Inner, Shard, ShardLimits, State};
+use crate::memory::Memory;
 use crate::region::peer::{Peer, membership};
 use crate::region::record::RegionRecord;
 
@@ -55,6 +56,8 @@ pub struct ShardOptions {
     pub tree: TreeOptions,
     /// Its bounds.
     pub limits: ShardLimits,
+    /// The bounds on what clients make the core hold, which all stores of the core share.
+    pub memory: Memory,
     /// The consensus settings of its groups.
     pub raft: Arc<raft::Config>,
 }
@@ -81,6 +84,7 @@ impl Shard {
                 log,
                 tree,
                 limits: options.limits,
+                memory: options.memory.clone(),
                 state: RefCell::new(State {
                     peers: std::collections::HashMap::default(),
                     by_start: BTreeMap::new(),

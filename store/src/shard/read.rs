@@ -4,24 +4,29 @@
 //! sees one moment and holds the core only in slices.
 
 use std::cmp;
+use std::collections::HashMap;
 use std::ops::Range;
 
 use bytes::Bytes;
 
 use engine::error::Fault;
 use engine::lsm::{Cf, Direction, Lookup, Snapshot};
-use engine::rt::Rt;
 use scheduler::{Region, RegionId};
 
 use super::reply::Reply;
-use super::{Shard, State};
+use super::{Inner, Shard, State};
 use crate::gateway::Outcome;
+use crate::memory::{Charge, charged_bytes};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::request::{Op, Out, Route, Scan};
 
 const CF: Cf = Cf::Default;
 
+/// What a pair of a scan costs beside its bytes.
+const PAIR_BYTES: usize = 128;
+/// A scan is charged in steps of this size, bytes.
+const SCAN_STEP_BYTES: usize = 16 << 10;
 /// Bytes of pairs above which a scan is refused. It cannot end early instead: clients take a short answer for the end of the
 /// region and would skip what was left out.
 const SCAN_BYTES_MAX: usize = 64 << 20;
@@ -31,6 +36,7 @@ impl Shard {
         match op {
             Op::Get { key } => self.get(route.as_ref(), key, reply),
             Op::BatchGet { keys } => self.batch_get(route.as_ref(), keys, reply),
+            Op::Lengths { keys } => self.lengths(route.as_ref(), keys, reply),
             Op::Scan(scan) => self.scan(route.as_ref(), scan, reply),
             op => unreachable!("{op:?} is not a read"),
         }
@@ -53,34 +59,76 @@ impl Shard {
     }
 
     fn get(&self, route: Option<&Route>, key: Bytes, reply: Reply) {
-        if let Some(outcome) = self.get_now(route, &key) {
+        if let Some(outcome) = self.get_now(route, &key)
+            && let Some(outcome) = self.inner.charge_outcome(outcome)
+        {
             return reply.send(outcome);
         }
         self.inner.counters.reads.add(1);
-        let tree = self.inner.tree.clone();
-        self.spawn(reply, async move { tree.get(CF, &key).await.map(Out::Value).map_err(unreadable) });
+        let shard = self.clone();
+        self.spawn(reply, async move { shard.inner.charged_value(&key).await.map(Out::Value) });
     }
 
     fn batch_get(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
-        let inner = &*self.inner;
-        inner.counters.reads.add(keys.len() as u64);
-        let Some(first) = keys.first() else { return reply.send(Ok(Out::Values(Vec::new()))) };
-        let admitted =
-            self.readable(route, first, |region| keys.iter().try_for_each(|key| guard::covers(region, key)));
-        if let Err(refusal) = admitted {
-            return inner.refuse(reply, refusal);
+        if keys.is_empty() {
+            return reply.send(Ok(Out::Values(Vec::new())));
         }
-        let snapshot = inner.tree.snapshot();
-        let rt = inner.rt.clone();
+        if let Err(refusal) = self.readable_keys(route, &keys) {
+            return self.inner.refuse(reply, refusal);
+        }
+        let (snapshot, shard) = (self.inner.tree.snapshot(), self.clone());
         self.spawn(reply, async move {
-            let budget = rt.budget();
-            let mut values = Vec::with_capacity(keys.len());
+            let inner = &*shard.inner;
+            let (budget, bytes_max) = (inner.rt.budget(), inner.memory.answer_bytes_max());
+            let (mut values, mut bytes) = (Vec::with_capacity(keys.len()), 0);
             for key in keys {
-                values.push(snapshot.get(CF, &key).await.map_err(unreadable)?);
+                let value = inner.charge(async || snapshot.get(CF, &key).await).await?;
+                bytes += value.as_ref().map_or(0, Bytes::len);
+                if bytes > bytes_max {
+                    return Err(Refusal::AnswerTooLarge { bytes_max });
+                }
+                values.push(value);
                 budget.tick().await;
             }
             Ok(Out::Values(values))
         });
+    }
+
+    /// The same key asked for again is not looked up again, because its value may have to be read from disk.
+    fn lengths(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
+        if keys.is_empty() {
+            return reply.send(Ok(Out::Lengths(Vec::new())));
+        }
+        if let Err(refusal) = self.readable_keys(route, &keys) {
+            return self.inner.refuse(reply, refusal);
+        }
+        if let [key] = &keys[..]
+            && let Some(length) = self.inner.tree.length_now(CF, key)
+        {
+            return reply.send(Ok(Out::Lengths(vec![length])));
+        }
+        let (snapshot, rt) = (self.inner.tree.snapshot(), self.inner.rt.clone());
+        self.spawn(reply, async move {
+            let budget = rt.budget();
+            let mut lengths = Vec::with_capacity(keys.len());
+            let mut known = HashMap::<Bytes, Option<usize>, foldhash::fast::RandomState>::default();
+            for key in keys {
+                let length = match known.get(&key) {
+                    Some(length) => *length,
+                    None => snapshot.length(CF, &key).await.map_err(unreadable)?,
+                };
+                known.insert(key, length);
+                lengths.push(length);
+                budget.tick().await;
+            }
+            Ok(Out::Lengths(lengths))
+        });
+    }
+
+    /// Checks and counts a read of at least one key.
+    fn readable_keys(&self, route: Option<&Route>, keys: &[Bytes]) -> Result<(), Refusal> {
+        self.inner.counters.reads.add(keys.len() as u64);
+        self.readable(route, &keys[0], |region| keys.iter().try_for_each(|key| guard::covers(region, key)))
     }
 
     fn scan(&self, route: Option<&Route>, scan: Scan, reply: Reply) {
@@ -104,9 +152,8 @@ impl Shard {
             return inner.refuse(reply, refusal);
         }
         let Some(range) = clamped else { return reply.send(Ok(Out::Pairs(Vec::new()))) };
-        let snapshot = inner.tree.snapshot();
-        let rt = inner.rt.clone();
-        self.spawn(reply, async move { collect(&rt, &snapshot, range, &scan).await.map(Out::Pairs) });
+        let (snapshot, shard) = (inner.tree.snapshot(), self.clone());
+        self.spawn(reply, async move { shard.inner.collect(&snapshot, range, &scan).await.map(Out::Pairs) });
     }
 
     /// Checks that the region leads, covers what is asked, and may be read now.
@@ -159,28 +206,89 @@ fn clamp(region: &Region, start: &[u8], end: &[u8]) -> Option<Range<Bytes>> {
     (to.is_empty() || from < to).then(|| Bytes::copy_from_slice(from)..Bytes::copy_from_slice(to))
 }
 
-async fn collect(
-    rt: &Rt,
-    snapshot: &Snapshot,
-    range: Range<Bytes>,
-    scan: &Scan,
-) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
-    let direction = if scan.reverse { Direction::Reverse } else { Direction::Forward };
-    let budget = rt.budget();
-    let mut iter = snapshot.iter(CF, &range.start, &range.end, direction);
-    let mut pairs = Vec::with_capacity(scan.limit.min(1024));
-    let mut bytes = 0;
-    while pairs.len() < scan.limit {
-        let Some((key, value)) = iter.next().await.map_err(unreadable)? else { break };
-        let value = if scan.key_only { Bytes::new() } else { value };
-        bytes += key.len() + value.len();
-        if bytes > SCAN_BYTES_MAX {
-            return Err(Refusal::AnswerTooLarge { bytes_max: SCAN_BYTES_MAX });
-        }
-        pairs.push((key, value));
-        budget.tick().await;
+impl Inner {
+    /// The value of `key`, charged to the core's answers.
+    pub(super) async fn charged_value(&self, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
+        self.charge(async || self.tree.get(CF, key).await).await
     }
-    Ok(pairs)
+
+    /// What `read` finds, charged. A value for which there is no room is let go, so that those who wait hold nothing, and read
+    /// again once there is.
+    async fn charge(
+        &self,
+        read: impl AsyncFn() -> engine::error::Result<Option<Bytes>>,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let output = &self.memory.output;
+        let Some(value) = read().await.map_err(unreadable)? else { return Ok(None) };
+        let mut bytes = charged_bytes(&value);
+        if let Some(charge) = output.try_charge(bytes) {
+            return Ok(Some(charge.wrap(value)));
+        }
+        drop(value);
+        loop {
+            let charge = output.wait(&self.rt, bytes).await?;
+            let Some(value) = read().await.map_err(unreadable)? else { return Ok(None) };
+            if charged_bytes(&value) <= bytes {
+                return Ok(Some(charge.wrap(value)));
+            }
+            // It has been overwritten by a larger one meanwhile.
+            bytes = charged_bytes(&value);
+        }
+    }
+
+    /// Charges a value that memory had at once. Where there is no room it has to be read by those who can wait.
+    pub(super) fn charge_now(&self, found: Lookup) -> Lookup {
+        let Lookup::Found(value) = found else { return found };
+        match self.memory.output.try_charge(charged_bytes(&value)) {
+            Some(charge) => Lookup::Found(charge.wrap(value)),
+            None => Lookup::NeedsIo,
+        }
+    }
+
+    fn charge_outcome(&self, outcome: Outcome) -> Option<Outcome> {
+        match outcome {
+            Ok(Out::Value(Some(value))) => match self.charge_now(Lookup::Found(value)) {
+                Lookup::Found(value) => Some(Ok(Out::Value(Some(value)))),
+                Lookup::Absent | Lookup::NeedsIo => None,
+            },
+            other => Some(other),
+        }
+    }
+
+    async fn collect(
+        &self,
+        snapshot: &Snapshot,
+        range: Range<Bytes>,
+        scan: &Scan,
+    ) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
+        let direction = if scan.reverse { Direction::Reverse } else { Direction::Forward };
+        let (budget, bytes_max) = (self.rt.budget(), SCAN_BYTES_MAX.min(self.memory.answer_bytes_max()));
+        let mut iter = snapshot.iter(CF, &range.start, &range.end, direction);
+        let mut pairs: Vec<(Bytes, Bytes)> = Vec::with_capacity(scan.limit.min(1024));
+        let (mut bytes, mut charged) = (0, Charge::default());
+        while pairs.len() < scan.limit {
+            let Some((key, value)) = iter.next().await.map_err(unreadable)? else { break };
+            let value = if scan.key_only { Bytes::new() } else { value };
+            bytes += key.len() + value.len();
+            if bytes > bytes_max {
+                return Err(Refusal::AnswerTooLarge { bytes_max });
+            }
+            pairs.push((key, value));
+            // Charged in steps, because most pairs are small.
+            let held = bytes + pairs.len() * PAIR_BYTES;
+            if held > charged.bytes() {
+                let step = (held - charged.bytes()).max(SCAN_STEP_BYTES);
+                charged.join(self.memory.output.wait(&self.rt, step).await?);
+            }
+            budget.tick().await;
+        }
+        charged.set(bytes + pairs.len() * PAIR_BYTES);
+        // The last pair carries the charge of all, because whoever takes them apart begins with the first.
+        if let Some((key, _)) = pairs.last_mut() {
+            *key = charged.wrap(std::mem::take(key));
+        }
+        Ok(pairs)
+    }
 }
 
 #[cfg(test)]

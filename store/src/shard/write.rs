@@ -22,6 +22,9 @@ use crate::request::{Change, KEY_BYTES_MAX, Op, Out, Route, VALUE_BYTES_MAX};
 
 const CF: Cf = Cf::Default;
 
+const TOO_MANY_BYTES: Refusal =
+    Refusal::Busy { reason: "too many bytes of writes are in flight", backoff_ms: 20 };
+
 impl Shard {
     pub(super) fn write(&self, route: Option<Route>, op: Op, reply: Reply) {
         if let Err(refusal) = self.may_write(&op) {
@@ -55,7 +58,7 @@ impl Shard {
         }
         let state = inner.state.borrow();
         if state.inflight.bytes() + state.waiting_bytes > inner.limits.inflight_bytes_max {
-            return Err(Refusal::Busy { reason: "too many bytes of writes are under way", backoff_ms: 20 });
+            return Err(TOO_MANY_BYTES);
         }
         Ok(())
     }
@@ -74,7 +77,7 @@ impl Shard {
         let now = match known {
             Known::Absent => Lookup::Absent,
             Known::Value(value) => Lookup::Found(value),
-            Known::Nothing => self.inner.tree.get_now(CF, &key),
+            Known::Nothing => self.inner.charge_now(self.inner.tree.get_now(CF, &key)),
         };
         match now {
             Lookup::Found(value) => self.inner.step(route.as_ref(), key, Some(value), change, reply),
@@ -89,7 +92,7 @@ impl Shard {
         self.inner.state.borrow_mut().inflight.begin_load(key.clone());
         let shard = self.clone();
         self.inner.rt.clone().spawn(async move {
-            let loaded = shard.inner.tree.get(CF, &key).await;
+            let loaded = shard.inner.charged_value(&key).await;
             let now = current_term(&mut shard.inner.state.borrow_mut(), route.as_ref(), &key);
             match loaded {
                 Ok(value) => match now {
@@ -99,7 +102,7 @@ impl Shard {
                     Ok(_) => shard.inner.refuse(reply, Refusal::StaleCommand),
                     Err(refusal) => shard.inner.refuse(reply, refusal),
                 },
-                Err(fault) => shard.inner.refuse(reply, Refusal::Stopped(fault.to_string())),
+                Err(refusal) => shard.inner.refuse(reply, refusal),
             }
             shard.loaded(&key).await;
         });
@@ -108,7 +111,12 @@ impl Shard {
 
 impl Inner {
     /// Computes one read-modify-write from the value before it, and gathers what it writes.
+    ///
+    /// A value that it makes counts against the bound before it is made: what waited for a load was small when it came.
     fn step(&self, route: Option<&Route>, key: Bytes, before: Option<Bytes>, change: Change, reply: Reply) {
+        if let Err(refusal) = self.has_room_for(made_bytes(before.as_ref(), &change)) {
+            return self.refuse(reply, refusal);
+        }
         let Modified { write, out } = match modify(before, change) {
             Ok(modified) => modified,
             Err(refusal) => return self.refuse(reply, refusal),
@@ -132,6 +140,13 @@ impl Inner {
                 self.refuse(reply, refusal);
             }
         }
+    }
+
+    /// Whether a write of `bytes` may begin: it fits beside those in flight, or there are none.
+    fn has_room_for(&self, bytes: usize) -> Result<(), Refusal> {
+        let in_flight = self.state.borrow().inflight.bytes();
+        let fits = in_flight == 0 || in_flight + bytes <= self.limits.inflight_bytes_max;
+        if fits { Ok(()) } else { Err(TOO_MANY_BYTES) }
     }
 
     /// Answers at once if nothing is under way for the key, else together with what is.
@@ -232,6 +247,17 @@ fn current_term(state: &mut State, route: Option<&Route>, key: &[u8]) -> Result<
     Ok(peer.raft.term())
 }
 
+/// Bytes of the value that `change` makes of the one before it.
+fn made_bytes(before: Option<&Bytes>, change: &Change) -> usize {
+    match change {
+        Change::SetIf { value, .. } => value.len(),
+        Change::Append { suffix } => before.map_or(0, Bytes::len) + suffix.len(),
+        // An integer has at most twenty digits.
+        Change::Add { .. } => 20,
+        Change::Take | Change::Remove => 0,
+    }
+}
+
 fn covers(peer: &crate::region::peer::Peer<Due>, write: &Write<'_>) -> Result<(), Refusal> {
     let region = &peer.record.region;
     match write {
@@ -255,7 +281,7 @@ fn check_sizes(op: &Op) -> Result<(), Refusal> {
             Change::Append { suffix } => check_value(suffix),
             Change::Take | Change::Remove | Change::Add { .. } => Ok(()),
         }),
-        Op::Get { .. } | Op::BatchGet { .. } | Op::Scan(_) => Ok(()),
+        Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use engine::rt::{Rt, Stream};
+use store::memory::{Memory, MemoryLimits};
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{Code, Options};
 use store::wire::proto::kvrpcpb::*;
@@ -155,18 +156,28 @@ fn a_reader_that_never_reads_costs_only_itself() {
     });
 }
 
+/// Many callers, each with a request larger than all of them may hold together: one after the other is let through.
 #[test]
-fn requests_in_flight_share_one_bound() {
+fn requests_in_flight_share_one_bound_and_each_gets_its_turn() {
+    const CALLERS: usize = 24;
+    const BYTES: usize = 2 << 20;
     on_core(|rt| async move {
-        let options = Options { request_bytes_max: 1 << 20, ..Options::default() };
+        let memory = Memory::new(MemoryLimits { input_bytes: 1 << 20, output_bytes: 8 << 20 });
+        let options = Options { memory: memory.clone(), ..Options::default() };
         let (addr, _server, _) = serve_tikv(&rt, options);
-        let client = Client::connect(&rt, addr).await.unwrap();
-        let big = RawPutRequest { value: vec![7; 2 << 20].into(), ..put("big", "") };
-        let status = client.unary::<RawPutResponse>(PUT, &big).await.unwrap_err();
-        assert_eq!(status.code, Code::ResourceExhausted, "{status}");
-        // What was held is given back.
-        for _ in 0..10 {
-            still_serves(&client).await;
-        }
+        let bystander = Client::connect(&rt, addr).await.unwrap();
+        let calls = (0..CALLERS).map(|_| async {
+            let client = Client::connect(&rt, addr).await.unwrap();
+            let big = RawPutRequest { value: vec![7; BYTES].into(), ..put("big", "") };
+            let answer: RawPutResponse = client.unary(PUT, &big).await.unwrap();
+            assert_eq!(answer.error, "");
+            still_serves(&bystander).await;
+        });
+        futures_util::future::join_all(calls).await;
+        let window = Options::default().stream_window_bytes as usize;
+        let bound = memory.input.bytes_max() + BYTES + CALLERS * window;
+        assert!(memory.input.peak() <= bound, "{} bytes were held, {bound} allowed", memory.input.peak());
+        assert!(memory.input.peak() > memory.input.bytes_max(), "the bound was never met");
+        assert_eq!((memory.input.used(), memory.output.used()), (0, 0));
     });
 }

@@ -10,6 +10,7 @@ mod grpc_client;
 mod grpc_faults;
 mod grpc_fuzz;
 mod grpc_pd;
+mod memory;
 mod moving;
 mod node;
 mod resp_clients;

@@ -11,6 +11,7 @@ use engine::rt::chan;
 use engine::rt::{CoreOptions, Cores};
 use scheduler::StoreId;
 use store::gateway::Gateway;
+use store::memory::Memory;
 use store::node::core::{self, Plan, Stores};
 use store::node::identity::Identity;
 use store::shard::ShardLimits;
@@ -33,6 +34,7 @@ pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
                 segment_bytes: 64 << 20,
                 reserve_bytes: 0,
             },
+            memory: Memory::unbounded(),
             raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
         },
     }

@@ -1,6 +1,7 @@
 //! One call: read what is asked, within bounds and deadline, and send what is answered.
 
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -15,10 +16,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::drain::Listening;
 use super::frame::{Deframer, PREFIX_BYTES};
-use super::memory::Charge;
 use super::server::State;
 use super::status::{Code, Status};
 use super::{Service, Shape, timeout};
+use crate::memory::{Charge, Intake, Memory, Pool};
 
 /// An answer up to this length is handed to h2 whole; a longer one waits for the caller's window piece by piece.
 const WHOLE_ANSWER_BYTES_MAX: usize = 8 << 10;
@@ -72,17 +73,18 @@ async fn unary<S: Service>(
     deadline: Option<Mono>,
     mut respond: SendResponse<Bytes>,
 ) {
-    let mut charge = state.memory.charge();
+    let memory = &state.options.memory;
+    let mut intake = Intake::new(&memory.input);
     let read_by = deadline.unwrap_or(state.rt.now() + BODY_PATIENCE);
     let message_bytes_max = state.options.message_bytes_max;
     let asked =
-        within(&state.rt, Some(read_by), only_message(&mut body, message_bytes_max, &mut charge)).await;
+        within(&state.rt, Some(read_by), only_message(&mut body, message_bytes_max, &mut intake)).await;
     let answer = match asked {
         Ok(message) => within(&state.rt, deadline, state.service.unary(method, message, deadline)).await,
         Err(status) => Err(status),
     };
     match answer {
-        Ok(message) => reply(&mut respond, message).await,
+        Ok(message) => reply(&mut respond, message, memory).await,
         Err(status) => refuse(&mut respond, &status),
     }
 }
@@ -113,17 +115,21 @@ async fn within<T>(
 async fn only_message(
     body: &mut RecvStream,
     message_bytes_max: usize,
-    charge: &mut Charge,
+    intake: &mut Intake,
 ) -> Result<Bytes, Status> {
     let mut deframer = Deframer::new(message_bytes_max);
     let mut message = None;
     while let Some(piece) = poll_fn(|cx| body.poll_data(cx)).await {
-        take_piece(body, piece, &mut deframer, charge)?;
+        let bytes = take_piece(piece, &mut deframer, intake)?;
         while let Some(next) = deframer.take()? {
             if message.replace(next).is_some() {
                 return Err(Status::new(Code::Internal, "a unary call carries one message, not more"));
             }
         }
+        if message.is_none() {
+            poll_fn(|cx| intake.poll_room(cx)).await;
+        }
+        let_send_on(body, bytes)?;
     }
     match message {
         Some(message) if deframer.waiting() == 0 => Ok(message),
@@ -131,32 +137,41 @@ async fn only_message(
     }
 }
 
+/// Keeps a piece; how many bytes it has, which the caller may not send again yet.
 fn take_piece(
-    body: &mut RecvStream,
     piece: Result<Bytes, h2::Error>,
     deframer: &mut Deframer,
-    charge: &mut Charge,
-) -> Result<(), Status> {
+    intake: &mut Intake,
+) -> Result<usize, Status> {
     let piece = piece.map_err(|error| Status::new(Code::Cancelled, error.to_string()))?;
-    charge.grow(piece.len())?;
-    // The bytes are ours now, and the memory bound has been asked; the caller may send on.
-    let released = body.flow_control().release_capacity(piece.len());
-    released.map_err(|error| Status::new(Code::Internal, error.to_string()))?;
+    let bytes = piece.len();
+    intake.keep(intake.bytes() + bytes);
     deframer.push(piece);
-    Ok(())
+    Ok(bytes)
+}
+
+/// Lets the caller send as many bytes again, because there is room for what they will be.
+fn let_send_on(body: &mut RecvStream, bytes: usize) -> Result<(), Status> {
+    let released = body.flow_control().release_capacity(bytes);
+    released.map_err(|error| Status::new(Code::Internal, error.to_string()))
 }
 
 /// Answers with a message. Where the caller has gone meanwhile, the answer is simply lost.
-async fn reply(respond: &mut SendResponse<Bytes>, message: Bytes) {
+async fn reply(respond: &mut SendResponse<Bytes>, message: Bytes, memory: &Memory) {
     let Ok(mut stream) = respond.send_response(grpc_head(), false) else { return };
     let sent = if message.len() <= WHOLE_ANSWER_BYTES_MAX {
         stream.send_data(message, false)
     } else {
-        send_paced(&mut stream, message).await
+        send_paced(&mut stream, charged(&memory.output, message)).await
     };
     if sent.is_ok() {
         let _ = stream.send_trailers(trailers(&Ok(())));
     }
+}
+
+/// A message that is charged until its last piece has left.
+fn charged(output: &Pool, message: Bytes) -> Bytes {
+    output.charge(message.len()).wrap(message)
 }
 
 /// Answers with a status and nothing else, in one frame.
@@ -212,13 +227,17 @@ async fn bidi<S: Service>(
     let Ok(stream) = respond.send_response(grpc_head(), false) else { return };
     let message_bytes_max =
         state.service.message_bytes_max(method).unwrap_or(state.options.message_bytes_max);
+    // One request at a time may exceed what all may hold, but not by much.
+    let share = state.options.memory.request_bytes_max().max(2 * state.options.message_bytes_max);
+    let message_bytes_max = message_bytes_max.min(share);
     let mut inbox = Inbox {
         body,
         deframer: Deframer::new(message_bytes_max),
-        charge: state.memory.charge(),
+        intake: Intake::new(&state.options.memory.input),
+        unreleased: 0,
         drain: Some(state.drain.listen()),
     };
-    let mut outbox = Outbox { stream };
+    let mut outbox = Outbox { stream, output: state.options.memory.output.clone() };
     let outcome = within(&state.rt, deadline, state.service.bidi(method, &mut inbox, &mut outbox)).await;
     // A failed send means that the caller has gone.
     let _ = outbox.stream.send_trailers(trailers(&outcome));
@@ -238,14 +257,17 @@ pub struct Message {
 pub struct Inbox {
     body: RecvStream,
     deframer: Deframer,
-    charge: Charge,
+    intake: Intake,
+    /// Bytes that are kept, and that the caller may send again once there is room.
+    unreleased: usize,
     /// Absent on the client's side, which ends when the server does.
     drain: Option<Listening>,
 }
 
 impl Inbox {
-    pub(super) fn of_client(body: RecvStream, message_bytes_max: usize, charge: Charge) -> Self {
-        Self { body, deframer: Deframer::new(message_bytes_max), charge, drain: None }
+    pub(super) fn of_client(body: RecvStream, message_bytes_max: usize, memory: &Memory) -> Self {
+        let (deframer, intake) = (Deframer::new(message_bytes_max), Intake::new(&memory.input));
+        Self { body, deframer, intake, unreleased: 0, drain: None }
     }
 
     /// The next message; `None` when the caller has ended its side or the server drains.
@@ -257,15 +279,21 @@ impl Inbox {
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, Status>> {
         loop {
             if let Some(bytes) = self.deframer.take()? {
-                let charge = self.charge.split_off(bytes.len() + PREFIX_BYTES);
+                let charge = self.intake.hand_on(bytes.len() + PREFIX_BYTES);
                 return Poll::Ready(Ok(Some(Message { bytes, charge })));
             }
             if self.drain.as_ref().is_some_and(|drain| drain.poll(cx).is_ready()) {
                 return Poll::Ready(Ok(None));
             }
+            if self.unreleased > 0 {
+                if self.intake.poll_room(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                let_send_on(&mut self.body, mem::take(&mut self.unreleased))?;
+            }
             match self.body.poll_data(cx) {
                 Poll::Ready(Some(piece)) => {
-                    take_piece(&mut self.body, piece, &mut self.deframer, &mut self.charge)?;
+                    self.unreleased = take_piece(piece, &mut self.deframer, &mut self.intake)?;
                 }
                 Poll::Ready(None) if self.deframer.waiting() == 0 => return Poll::Ready(Ok(None)),
                 Poll::Ready(None) => {
@@ -286,11 +314,12 @@ impl Inbox {
 #[derive(Debug)]
 pub struct Outbox {
     stream: SendStream<Bytes>,
+    output: Pool,
 }
 
 impl Outbox {
-    pub(super) fn of_client(stream: SendStream<Bytes>) -> Self {
-        Self { stream }
+    pub(super) fn of_client(stream: SendStream<Bytes>, memory: &Memory) -> Self {
+        Self { stream, output: memory.output.clone() }
     }
 
     /// Sends a framed message once the caller has room for it.
@@ -298,6 +327,7 @@ impl Outbox {
     /// # Errors
     /// The caller has gone.
     pub async fn send(&mut self, framed: Bytes) -> Result<(), Status> {
+        let framed = charged(&self.output, framed);
         let sent = send_paced(&mut self.stream, framed).await;
         sent.map_err(|error| Status::new(Code::Cancelled, error.to_string()))
     }

@@ -15,8 +15,8 @@ use http::{HeaderMap, Request};
 use super::call::{Inbox, Outbox};
 use super::frame::frame;
 use super::io::wrap;
-use super::memory::Memory;
 use super::status::{Code, Status};
+use crate::memory::Memory;
 
 /// Longest answer that is accepted.
 const MESSAGE_BYTES_MAX: usize = 128 << 20;
@@ -56,7 +56,7 @@ impl Client {
             })
             .await;
         }));
-        Ok(Self { requests, authority: addr.to_string(), memory: Memory::new(usize::MAX) })
+        Ok(Self { requests, authority: addr.to_string(), memory: Memory::unbounded() })
     }
 
     /// One message there, one message back.
@@ -127,7 +127,7 @@ impl Client {
         let request = request.body(()).map_err(|error| Status::invalid(error.to_string()))?;
         let mut requests = self.requests.clone().ready().await.map_err(broken)?;
         let (response, stream) = requests.send_request(request, false).map_err(broken)?;
-        let mut outbox = Outbox::of_client(stream);
+        let mut outbox = Outbox::of_client(stream, &self.memory);
         if let Some(body) = body {
             // A server may answer before it has read everything and want no more; what it says is what counts then.
             if outbox.send(body).await.is_ok() {
@@ -141,7 +141,7 @@ impl Client {
         if head.status != http::StatusCode::OK {
             return Err(Status::new(Code::Unknown, format!("HTTP status {}", head.status)));
         }
-        let inbox = Inbox::of_client(body, MESSAGE_BYTES_MAX, self.memory.charge());
+        let inbox = Inbox::of_client(body, MESSAGE_BYTES_MAX, &self.memory);
         Ok(Call { inbox, outbox })
     }
 }

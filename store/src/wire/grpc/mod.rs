@@ -5,7 +5,8 @@
 //!
 //! * [`server`] accepts connections, counts them, drains them; `connection` drives one: HTTP/2, keepalive, one write per turn.
 //! * `call` runs one call: bounds, deadline, answer. [`Inbox`] and [`Outbox`] are the two directions of a stream.
-//! * [`mod@frame`] cuts messages out of bodies; [`memory`] bounds what unfinished and running requests hold.
+//! * [`mod@frame`] cuts messages out of bodies. What unfinished requests and unsent answers hold is charged to the core, and a
+//!   caller is not let to send on while there is no room for it ([`crate::memory`]).
 //! * [`client`] is the other side, for tools and tests.
 //!
 //! What holds: a message that has not arrived is not allocated; an answer that the caller does not take waits in the caller's
@@ -19,7 +20,6 @@ mod connection;
 mod drain;
 pub mod frame;
 mod io;
-pub mod memory;
 pub mod server;
 pub mod status;
 mod timeout;
@@ -29,9 +29,9 @@ use std::future::Future;
 use bytes::Bytes;
 use engine::rt::Mono;
 
+pub use crate::memory::Charge;
 pub use call::{Inbox, Message, Outbox};
 pub use frame::{answer, bound_items, frame};
-pub use memory::Charge;
 pub use server::{Handle, Options, Stats, serve};
 pub use status::{Code, Status};
 

@@ -13,7 +13,7 @@ use engine::rt::{Listener, Rt, Stream};
 use super::Service;
 use super::connection;
 use super::drain::Drain;
-use super::memory::Memory;
+use crate::memory::{Memory, MemoryLimits};
 
 /// The bounds of a server.
 #[derive(Clone, Debug)]
@@ -24,8 +24,8 @@ pub struct Options {
     pub streams_max: u32,
     /// Longest message that is accepted.
     pub message_bytes_max: usize,
-    /// What all requests in flight may hold.
-    pub request_bytes_max: usize,
+    /// What requests and answers may hold: the bounds of the core, which it may share with other servers.
+    pub memory: Memory,
     /// What a caller may send on one stream before it is read.
     pub stream_window_bytes: u32,
     /// What a caller may send on one connection before it is read.
@@ -44,9 +44,9 @@ impl Default for Options {
             connections_max: 10_000,
             streams_max: 8192,
             message_bytes_max: 16 << 20,
-            request_bytes_max: 256 << 20,
-            stream_window_bytes: 1 << 20,
-            connection_window_bytes: 8 << 20,
+            memory: Memory::new(MemoryLimits { input_bytes: 256 << 20, output_bytes: 256 << 20 }),
+            stream_window_bytes: 256 << 10,
+            connection_window_bytes: 256 << 10,
             keepalive: Duration::from_secs(20),
             handshake: Duration::from_secs(10),
             drain: Duration::from_secs(10),
@@ -89,7 +89,6 @@ pub(super) struct State<S> {
     pub(super) rt: Rt,
     pub(super) service: S,
     pub(super) options: Options,
-    pub(super) memory: Memory,
     pub(super) drain: Rc<Drain>,
     pub(super) stats: Rc<Cell<Stats>>,
     idle: Rc<Bell>,
@@ -123,8 +122,7 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         idle: idle.clone(),
         patience: options.drain,
     };
-    let memory = Memory::new(options.request_bytes_max);
-    let state = Rc::new(State { rt: rt.clone(), service, options, memory, drain, stats, idle });
+    let state = Rc::new(State { rt: rt.clone(), service, options, drain, stats, idle });
     // Detached: it ends by itself when the server drains.
     drop(rt.spawn(accept_all(state, listener)));
     handle

@@ -63,16 +63,15 @@ pub fn plan(command: Command, request: &Request<'_>) -> Result<(Work, Shape), Er
         Command::Mget => (Op::BatchGet { keys: keys(request)? }, Shape::Values),
         Command::Mset => (mset(request)?, Shape::Ok),
         Command::Del | Command::Unlink => return delete(request),
-        Command::Exists if request.count() == 2 => (Op::Get { key: request.key(1)? }, Shape::Present),
-        Command::Exists => (Op::BatchGet { keys: keys(request)? }, Shape::Present),
-        Command::Strlen => (Op::Get { key: request.key(1)? }, Shape::Length),
+        Command::Exists => (Op::Lengths { keys: keys(request)? }, Shape::Present),
+        Command::Strlen => (lengths(request)?, Shape::Length),
         Command::Append => (modify(request, Change::Append { suffix: request.value(2)? })?, Shape::Integer),
         Command::Incr => (add(request, 1)?, Shape::Integer),
         Command::Decr => (add(request, -1)?, Shape::Integer),
         Command::Incrby => (add(request, request.integer(2)?)?, Shape::Integer),
         Command::Decrby => (add(request, negated(request.integer(2)?)?)?, Shape::Integer),
-        Command::Type => (Op::Get { key: request.key(1)? }, Shape::Type),
-        Command::Ttl | Command::Pttl => (Op::Get { key: request.key(1)? }, Shape::NoExpiry),
+        Command::Type => (lengths(request)?, Shape::Type),
+        Command::Ttl | Command::Pttl => (lengths(request)?, Shape::NoExpiry),
         Command::Object => (object(request)?, Shape::Encoding),
         other => return Err(Error::no_expiry(&other.spec().name.to_ascii_uppercase())),
     };
@@ -81,6 +80,11 @@ pub fn plan(command: Command, request: &Request<'_>) -> Result<(Work, Shape), Er
 
 fn keys(request: &Request<'_>) -> Result<Vec<Bytes>, Error> {
     (1..request.count()).map(|index| request.key(index)).collect()
+}
+
+/// What needs to know of a key only whether it is there, or how long its value is.
+fn lengths(request: &Request<'_>) -> Result<Op, Error> {
+    Ok(Op::Lengths { keys: vec![request.key(1)?] })
 }
 
 fn modify(request: &Request<'_>, change: Change) -> Result<Op, Error> {
@@ -172,9 +176,8 @@ impl Shape {
             (Shape::Ok, _) => reply.ok(),
             (Shape::Value, Out::Value(value)) => reply.bulk_or_null(value.as_deref()),
             (Shape::Values, Out::Values(values)) => write_values(&values, reply),
-            (Shape::Present, Out::Value(value)) => reply.integer(value.is_some().into()),
-            (Shape::Present, Out::Values(values)) => reply.integer(size(values.iter().flatten().count())),
-            (Shape::Length, Out::Value(value)) => reply.integer(value.map_or(0, |value| size(value.len()))),
+            (Shape::Present, Out::Lengths(lengths)) => reply.integer(size(lengths.iter().flatten().count())),
+            (Shape::Length, Out::Lengths(lengths)) => reply.integer(only(&lengths).map_or(0, size)),
             (Shape::Integer, Out::Integer(value)) => reply.integer(value),
             (Shape::Integer, Out::Length(length)) => reply.integer(size(length)),
             (Shape::Integer, Out::Existed(existed)) => reply.integer(existed.into()),
@@ -182,8 +185,12 @@ impl Shape {
             (Shape::SetOrNull, Out::Swapped { swapped: false, .. }) => reply.null(),
             (Shape::SetOrNot, Out::Swapped { swapped, .. }) => reply.integer(swapped.into()),
             (Shape::Previous, Out::Swapped { previous, .. }) => reply.bulk_or_null(previous.as_deref()),
-            (Shape::Type, Out::Value(value)) => reply.status(if value.is_some() { "string" } else { "none" }),
-            (Shape::NoExpiry, Out::Value(value)) => reply.integer(if value.is_some() { -1 } else { -2 }),
+            (Shape::Type, Out::Lengths(lengths)) => {
+                reply.status(if only(&lengths).is_some() { "string" } else { "none" });
+            }
+            (Shape::NoExpiry, Out::Lengths(lengths)) => {
+                reply.integer(if only(&lengths).is_some() { -1 } else { -2 });
+            }
             (Shape::Encoding, Out::Value(value)) => reply.bulk_or_null(value.as_deref().map(encoding)),
             (shape, out) => {
                 debug_assert!(false, "{out:?} is no answer for {shape:?}");
@@ -202,6 +209,11 @@ fn write_values(values: &[Option<Bytes>], reply: &mut Writer<'_>) {
     for value in values {
         reply.bulk_or_null(value.as_deref());
     }
+}
+
+/// The length of the value of a command's only key.
+fn only(lengths: &[Option<usize>]) -> Option<usize> {
+    lengths.first().copied().flatten()
 }
 
 /// A length or a count as RESP has it.

@@ -46,6 +46,8 @@ pub struct Queue {
     /// Commands that were put off, ascending.
     put_off: VecDeque<PutOff>,
     held_bytes: usize,
+    /// Of the replies that are known and wait for those before them.
+    said_bytes: usize,
 }
 
 /// A command under way.
@@ -122,6 +124,11 @@ impl Queue {
         self.held_bytes
     }
 
+    /// The sizes of the replies that wait for those before them.
+    pub fn said_bytes(&self) -> usize {
+        self.said_bytes
+    }
+
     /// Takes in a command and starts its work unless it has to wait for an earlier command. Whether it was started.
     pub fn submit(&mut self, gateway: &Gateway, ticket: Ticket, work: Work, shape: Shape) -> bool {
         let number = self.answered + self.entries.len() as u64;
@@ -145,6 +152,7 @@ impl Queue {
 
     /// Takes in a command whose reply is known already.
     pub fn said(&mut self, ticket: Ticket, reply: Vec<u8>) {
+        self.said_bytes += reply.len();
         self.push(ticket, Shape::Ok, State::Said(reply));
     }
 
@@ -171,7 +179,10 @@ impl Queue {
         match &mut first.state {
             State::Running(submitted) => first.shape.write(ready!(Pin::new(submitted).poll(cx)), reply),
             State::Counting(counting) => ready!(counting.poll(cx, reply)),
-            State::Said(said) => reply.raw(said),
+            State::Said(said) => {
+                reply.raw(said);
+                self.said_bytes -= said.len();
+            }
             State::Walking(walking) => {
                 let said = ready!(walking.as_mut().poll(cx));
                 reply.raw(&said);
@@ -285,7 +296,7 @@ fn each_hash(work: &Work, mut visit: impl FnMut(u64)) {
         ) => {
             visit(hash(key));
         }
-        Work::One(Op::BatchGet { keys }) if keys.len() <= KEYS_TOLD_APART => {
+        Work::One(Op::BatchGet { keys } | Op::Lengths { keys }) if keys.len() <= KEYS_TOLD_APART => {
             keys.iter().for_each(|key| visit(hash(key)));
         }
         Work::One(Op::BatchPut { pairs }) if pairs.len() <= KEYS_TOLD_APART => {

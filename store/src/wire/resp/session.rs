@@ -4,7 +4,8 @@
 //! are there and sends them in one write. Answers leave in the order of their commands ([`Queue`]). A connection may go on on
 //! another core ([`departure`]).
 //!
-//! Bounds: a session takes in no command while too many are under way ([`COMMANDS_MAX`], [`HELD_BYTES_MAX`]) or too much of
+//! Bounds: what a session keeps is charged to its core ([`crate::memory`]), and while the core is short of memory it is not read
+//! from. It takes in no command while too many are under way ([`COMMANDS_MAX`], [`HELD_BYTES_MAX`]) or too much of
 //! its replies is unsent ([`UNSENT_BYTES_MAX`]). Then it does not read either, so a client that does not listen is soon
 //! unable to speak. An idle session holds no buffers: it reads into its core's buffer, keeps only what is not a complete
 //! command yet, and borrows a reply buffer while it has something to say.
@@ -32,6 +33,7 @@ use super::queue::{Queue, Ticket};
 use super::reply::Writer;
 use super::request::Error;
 use super::server::{Server, Stop};
+use crate::memory::{Charge, Intake};
 
 /// Most commands under way.
 pub const COMMANDS_MAX: usize = 1024;
@@ -39,6 +41,8 @@ pub const COMMANDS_MAX: usize = 1024;
 pub const HELD_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of replies that are not sent yet, the last reply excepted.
 pub const UNSENT_BYTES_MAX: usize = 1 << 20;
+/// The same while the core is short of memory.
+const UNSENT_BYTES_SHORT: usize = 64 << 10;
 /// Most bytes of replies that are kept although they are sent, unless more than that is unsent.
 const SENT_BYTES_MAX: usize = 256 << 10;
 /// Frames from this size on are kept as they are and not copied, bytes.
@@ -69,6 +73,10 @@ pub struct Session {
     in_place: u64,
     /// The largest of the latest replies, bytes.
     large_reply: usize,
+    /// What is kept of requests until they are answered, charged to the core.
+    intake: Intake,
+    /// What is kept of replies until they are sent, charged to the core.
+    unsent: Charge,
     hold: Hold,
     phase: Phase,
     homing: Homing,
@@ -121,6 +129,8 @@ enum Started {
 impl Session {
     /// A session at its beginning.
     pub fn new(server: Rc<Server>, stream: Stream, client: Rc<Client>) -> Self {
+        let memory = server.gateway.memory();
+        let (intake, unsent) = (Intake::new(&memory.input), memory.output.charge(0));
         Self {
             server,
             client,
@@ -132,6 +142,8 @@ impl Session {
             sent: 0,
             in_place: 0,
             large_reply: REPLY_BYTES_GUESS,
+            intake,
+            unsent,
             hold: Hold::Nothing,
             phase: Phase::Open,
             homing: Homing::default(),
@@ -172,6 +184,7 @@ impl Session {
             let took = self.take_in(cx)?;
             let answered = self.gather(cx);
             let wrote = self.send(cx)?;
+            self.charge();
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(false));
             }
@@ -222,16 +235,33 @@ impl Session {
         }
     }
 
+    /// Charges what the session keeps now. What it keeps only within a turn is not seen here and costs nothing.
+    fn charge(&mut self) {
+        let input = if self.input.is_empty() { 0 } else { self.input.capacity() };
+        self.intake.keep(input + self.queue.held_bytes());
+        let unsent = if self.out.is_empty() { 0 } else { self.out.capacity() };
+        let unsent = unsent + self.queue.said_bytes();
+        if unsent != self.unsent.bytes() {
+            self.unsent.set(unsent);
+        }
+    }
+
+    /// How many bytes of replies may wait to be sent, the last reply excepted.
+    fn unsent_bytes_max(&self) -> usize {
+        if self.server.gateway.memory().output.is_tight() { UNSENT_BYTES_SHORT } else { UNSENT_BYTES_MAX }
+    }
+
     /// Collects the answers that are there. Whether there were any.
     fn gather(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.queue.is_empty() || self.out.len() - self.sent >= UNSENT_BYTES_MAX {
+        let unsent_max = self.unsent_bytes_max();
+        if self.queue.is_empty() || self.out.len() - self.sent >= unsent_max {
             return false;
         }
         self.borrow_buffer();
         let server = self.server.clone();
         let mut reply = Writer::new(&mut self.out, self.client.protocol.get());
         let (mut now, mut any) = (None, false);
-        while reply.written() - self.sent < UNSENT_BYTES_MAX {
+        while reply.written() - self.sent < unsent_max {
             let before = reply.written();
             let Poll::Ready(Some(answered)) = self.queue.poll_answer(cx, &server.gateway, &mut reply) else {
                 break;

@@ -26,6 +26,8 @@ use crate::wire::proto::tikvpb::{Answer, BatchCommandsResponse, Request, Respons
 pub(super) const MESSAGE_BYTES_MAX: usize = 128 << 20;
 /// Commands of one stream that may be in flight. Beyond it the stream is not read, and the client feels that.
 const RUNNING_MAX: usize = 1024;
+/// The same while the core is short of memory.
+const RUNNING_SHORT: usize = 4;
 /// Answers are sent once they have grown to this size.
 const ANSWER_BYTES_MIN: usize = 1 << 20;
 /// A message of more than one answer is not longer.
@@ -130,7 +132,7 @@ impl Stream<'_> {
     /// Begins commands while there is room for them and their answers, and while it is this stream's turn.
     fn poll_begin(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Result<(), Status> {
         let (budget, mut steps) = (self.core.rt.budget(), 0);
-        while self.running.len() < RUNNING_MAX && !self.ready.is_full() && !self.pauses(cx) {
+        while self.running.len() < self.running_max() && !self.ready.is_full() && !self.pauses(cx) {
             if let Some((envelope, charge)) = &mut self.rest {
                 let step = envelope.step().map_err(Status::invalid)?;
                 let charge = charge.clone();
@@ -159,6 +161,11 @@ impl Stream<'_> {
             }
         }
         Ok(())
+    }
+
+    /// While the core is short of memory for answers few commands are in flight, so that each of them finds room in time.
+    fn running_max(&self) -> usize {
+        if self.core.gateway.memory().output.is_tight() { RUNNING_SHORT } else { RUNNING_MAX }
     }
 
     fn pauses(&mut self, cx: &mut Context<'_>) -> bool {

@@ -10,10 +10,14 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 use engine::rt::Mono;
 
-use super::{COMMANDS_MAX, HELD_BYTES_MAX, Hold, OWN_FRAME_BYTES, Phase, Session, Started, UNSENT_BYTES_MAX};
+use super::{COMMANDS_MAX, HELD_BYTES_MAX, Hold, OWN_FRAME_BYTES, Phase, Session, Started};
+use crate::memory::INTAKE_BYTES_MIN;
 use crate::wire::resp::data::REPLY_BYTES_MAX;
 use crate::wire::resp::frame::{Limits, Parsed, Parser};
 use crate::wire::resp::request::Request;
+
+/// What replies under way may come to while the core is short of memory, bytes.
+const REPLIES_BYTES_SHORT: usize = 1 << 20;
 
 impl Session {
     /// Starts commands that were held back, or reads and starts what has come. Whether anything moved.
@@ -41,16 +45,26 @@ impl Session {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        let commands_max = (REPLY_BYTES_MAX / self.large_reply.max(1)).clamp(1, COMMANDS_MAX);
+        let output = &self.server.gateway.memory().output;
+        let replies_max = if output.is_tight() { REPLIES_BYTES_SHORT } else { REPLY_BYTES_MAX };
+        let replies_max = replies_max.min(output.bytes_max() / 2);
+        let commands_max = (replies_max / self.large_reply.max(1)).clamp(1, COMMANDS_MAX);
         self.goal.is_none()
             && self.queue.len() < commands_max
             && self.queue.held_bytes() < HELD_BYTES_MAX
-            && self.out.len() - self.sent < UNSENT_BYTES_MAX
+            && self.out.len() - self.sent + self.queue.said_bytes() < self.unsent_bytes_max()
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        if self.intake.poll_room(cx).is_pending() {
+            return Ok(false);
+        }
         let server = self.server.clone();
+        let input = &server.gateway.memory().input;
         let buffer = &mut *server.read_buffer.borrow_mut();
+        // While memory is short a connection that keeps little may go on, but not by much at a time.
+        let short = input.used() > input.bytes_max() && !self.intake.is_through();
+        let buffer = if short { &mut buffer[..INTAKE_BYTES_MIN] } else { &mut buffer[..] };
         let bytes = match self.stream.poll_read(cx, buffer) {
             Poll::Pending => return Ok(false),
             Poll::Ready(bytes) => bytes?,

@@ -5,7 +5,8 @@ use std::mem;
 use engine::rt::Mono;
 
 use super::{DELETES_AT_ONCE, Phase, Session, Started};
-use crate::request::KEY_BYTES_MAX;
+use crate::memory::SMALL_BYTES;
+use crate::request::{KEY_BYTES_MAX, Out};
 use crate::wire::resp::command::{Command, Kind};
 use crate::wire::resp::control::{self, Then};
 use crate::wire::resp::data::{self, Shape, Work};
@@ -78,6 +79,15 @@ impl Session {
             return false;
         }
         let Some(outcome) = self.server.gateway.get_now(key) else { return false };
+        if let Ok(Out::Value(Some(value))) = &outcome
+            && value.len() > SMALL_BYTES
+        {
+            // Its copy in the replies has to fit. Where it does not, the read is one that waits.
+            match self.server.gateway.memory().output.try_charge(value.len()) {
+                Some(charge) => self.unsent.join(charge),
+                None => return false,
+            }
+        }
         self.borrow_buffer();
         let before = self.out.len();
         self.homing.saw(None);

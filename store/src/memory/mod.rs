@@ -1,0 +1,116 @@
+//! What clients may make one core hold: a bound for requests and one for answers, both part of the setting `memory_bytes`.
+//!
+//! ```text
+//! socket ─► input ─► request ─► store ─► value ─► reply buffer ─► socket
+//!           └──────── input ────────┘    └────────── output ─────────┘
+//! ```
+//!
+//! Bytes are charged when they come into being and released when they are gone: a request from the first byte that is kept
+//! until it is answered, a value from the read that made it until its reply has left. A [`Charge`] is the guard: dropping it
+//! releases, and it may travel, also to another core, inside the value that it stands for ([`Charge::wrap`]).
+//!
+//! At its bound a core first waits: connections are not read from ([`Intake`]), values are not read ([`Pool::wait`]). What has
+//! waited for [`WAIT_MAX`] is refused as busy.
+//!
+//! Invariants:
+//! * what is charged exceeds a bound by at most one request per core that has to be completed ([`Intake`]), by one value where
+//!   nothing else is charged, and by what already exists and only changes hands;
+//! * small values have a reserve that large ones cannot take, so large ones never shut them out;
+//! * large values are served in the order in which they asked.
+//!
+//! This module owns no bytes itself and never looks at any.
+
+mod intake;
+mod pool;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use intake::Intake;
+pub use pool::{Charge, Pool};
+
+/// How long a read waits for room before it is refused as busy.
+pub const WAIT_MAX: Duration = Duration::from_secs(1);
+/// Values up to this size are small, bytes.
+pub const SMALL_BYTES: usize = 64 << 10;
+/// What a connection may keep of an incomplete request however short memory is, bytes.
+pub const INTAKE_BYTES_MIN: usize = 4 << 10;
+
+/// What a value costs beside its bytes until it is sent.
+const VALUE_OVERHEAD_BYTES: usize = 128;
+
+/// What a value takes on its way to the client, its handle included.
+pub fn charged_bytes(value: &Bytes) -> usize {
+    value.len() + VALUE_OVERHEAD_BYTES
+}
+
+/// The bounds of one core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Requests that are not answered yet, complete or not, bytes.
+    pub input_bytes: usize,
+    /// Values that were read and are not sent yet, bytes.
+    pub output_bytes: usize,
+}
+
+/// One core's bounds. A clone is the same bounds.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Requests.
+    pub input: Pool,
+    /// Answers.
+    pub output: Pool,
+    limits: MemoryLimits,
+}
+
+impl Memory {
+    /// Bounds of which nothing is used.
+    pub fn new(limits: MemoryLimits) -> Self {
+        Self { input: Pool::new(limits.input_bytes), output: Pool::new(limits.output_bytes), limits }
+    }
+
+    /// No bound, for tests of other things.
+    pub fn unbounded() -> Self {
+        Self::new(MemoryLimits { input_bytes: usize::MAX / 2, output_bytes: usize::MAX / 2 })
+    }
+
+    /// The same bounds for another core, with nothing used.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self::new(self.limits)
+    }
+
+    /// The largest answer that one request may have made, bytes: a value and its copy in a reply exist at the same time.
+    pub fn answer_bytes_max(&self) -> usize {
+        self.limits.output_bytes / 2
+    }
+
+    /// The largest request, bytes.
+    pub fn request_bytes_max(&self) -> usize {
+        self.limits.input_bytes
+    }
+}
+
+/// A value together with its charge.
+struct Charged {
+    value: Bytes,
+    _charge: Charge,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.value
+    }
+}
+
+impl Charge {
+    /// The value, which releases this charge when its last copy is dropped, on whatever core that is.
+    #[must_use]
+    pub fn wrap(self, value: Bytes) -> Bytes {
+        if self.bytes() == 0 {
+            return value;
+        }
+        Bytes::from_owner(Charged { value, _charge: self })
+    }
+}

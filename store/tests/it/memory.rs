@@ -1,0 +1,282 @@
+//! What clients make a core hold stays within its bounds, and whoever is small is served meanwhile.
+//!
+//! All of it runs in the simulated world, where a client that waits for ever is a failed test.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::lsm::TreeOptions;
+use engine::rt::sim::{Options, World};
+use engine::rt::{ListenOptions, Rt, Stream};
+use store::gateway::{Gateway, Submitted};
+use store::memory::{Memory, MemoryLimits, WAIT_MAX};
+use store::node::core::Stores;
+use store::refusal::Refusal;
+use store::request::{Change, Op, Out, Scan};
+use store::wire::resp::{self, Counters};
+
+use crate::node::open_simulated;
+use crate::resp_server::{config, packed};
+
+const MIB: usize = 1 << 20;
+
+fn in_world<F: Future<Output = ()> + 'static>(work: impl FnOnce(Rt) -> F + 'static) {
+    let world = World::new(9, Options::default());
+    world.block_on(world.node(0).start(0, work)).expect("nothing crashes the node");
+}
+
+/// Two stores with these bounds; nothing of what is written stays in memory if they are `cold`.
+async fn open(rt: &Rt, limits: MemoryLimits, inflight_bytes_max: usize, cold: bool) -> (Stores, Gateway) {
+    open_simulated(rt, |plan| {
+        plan.shard.memory = Memory::new(limits);
+        plan.shard.limits.inflight_bytes_max = inflight_bytes_max;
+        if cold {
+            plan.shard.tree =
+                TreeOptions { memtable_bytes: 1 << 10, cache_bytes: 0, ..TreeOptions::default() };
+        }
+    })
+    .await
+}
+
+fn limits(input_bytes: usize, output_bytes: usize) -> MemoryLimits {
+    MemoryLimits { input_bytes, output_bytes }
+}
+
+async fn put(gateway: &Gateway, key: &'static str, bytes: usize) {
+    let value = Bytes::from(vec![b'x'; bytes]);
+    gateway.submit(None, Op::Put { key: key.into(), value }).await.expect("a write");
+}
+
+/// Waits until `key` is on disk alone.
+async fn cool(rt: &Rt, gateway: &Gateway, key: &[u8]) {
+    put(gateway, "z", 4 << 10).await;
+    while gateway.get_now(key).is_some() {
+        rt.sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn get(gateway: &Gateway, key: &'static str) -> Submitted {
+    gateway.submit(None, Op::Get { key: key.into() })
+}
+
+#[test]
+fn lengths_cost_no_copy_of_any_value() {
+    for cold in [false, true] {
+        in_world(move |rt| async move {
+            let (_stores, gateway) = open(&rt, limits(64 * MIB, 4 * MIB), 64 * MIB, cold).await;
+            put(&gateway, "big", 3 * MIB).await;
+            if cold {
+                cool(&rt, &gateway, b"big").await;
+            }
+            let keys = (0..500).map(|n| Bytes::from(if n % 5 == 0 { "none" } else { "big" })).collect();
+            let Ok(Out::Lengths(lengths)) = gateway.submit(None, Op::Lengths { keys }).await else {
+                panic!("no lengths");
+            };
+            let expected: Vec<_> = (0..500).map(|n| (n % 5 != 0).then_some(3 * MIB)).collect();
+            assert_eq!(lengths, expected);
+            assert_eq!(gateway.memory().output.peak(), 0, "cold: {cold}");
+        });
+    }
+}
+
+#[test]
+fn values_are_charged_until_they_are_dropped_and_what_finds_no_room_is_refused() {
+    for cold in [false, true] {
+        in_world(move |rt| async move {
+            let (_stores, gateway) = open(&rt, limits(64 * MIB, 8 * MIB), 64 * MIB, cold).await;
+            put(&gateway, "big", MIB).await;
+            put(&gateway, "small", 100).await;
+            if cold {
+                cool(&rt, &gateway, b"big").await;
+            }
+            let began = rt.now();
+            let asked: Vec<_> = (0..40).map(|_| get(&gateway, "big")).collect();
+            let (mut held, mut busy) = (Vec::new(), 0);
+            for asked in asked {
+                match asked.await {
+                    Ok(out) => held.push(out),
+                    Err(Refusal::Busy { .. }) => busy += 1,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            let output = &gateway.memory().output;
+            assert_eq!(
+                (held.len(), busy),
+                (5, 35),
+                "three quarters of the bound, with what a value costs beside"
+            );
+            assert!(output.peak() <= 6 * MIB, "{} bytes were charged", output.peak());
+            assert!(rt.now().since(began) >= WAIT_MAX, "they waited before they were refused");
+            get(&gateway, "small").await.expect("there is a reserve for small values");
+            drop(held);
+            assert_eq!(output.used(), 0);
+            drop(get(&gateway, "big").await.expect("there is room again"));
+            assert_eq!(output.used(), 0);
+        });
+    }
+}
+
+#[test]
+fn scans_and_batches_are_charged_and_bounded() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 8 * MIB), 64 * MIB, false).await;
+        let keys: Vec<Bytes> = ["a1", "a2", "a3", "a4", "a5"].map(Bytes::from).to_vec();
+        for key in ["a1", "a2", "a3", "a4", "a5"] {
+            put(&gateway, key, MIB).await;
+        }
+        let output = &gateway.memory().output;
+        let scan = |limit| Op::Scan(Scan { start: "a".into(), end: "b".into(), limit, ..Scan::default() });
+        let batch = |len: usize| Op::BatchGet { keys: keys[..len].to_vec() };
+        for op in [scan(3), batch(3)] {
+            let out = gateway.submit(None, op).await.expect("it fits");
+            assert!(output.used() >= 3 * MIB, "{} bytes are charged for three values", output.used());
+            drop(out);
+            assert_eq!(output.used(), 0);
+        }
+        for op in [scan(5), batch(5)] {
+            let refused = gateway.submit(None, op).await;
+            assert!(
+                matches!(refused, Err(Refusal::AnswerTooLarge { .. })),
+                "an answer has at most half of the bound"
+            );
+            assert_eq!(output.used(), 0);
+        }
+    });
+}
+
+#[test]
+fn appends_that_waited_for_the_disk_count_as_what_they_make() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 8 * MIB, true).await;
+        put(&gateway, "big", 2 * MIB).await;
+        cool(&rt, &gateway, b"big").await;
+        let change = Change::Append { suffix: "x".into() };
+        let append = || gateway.submit(None, Op::Modify { key: "big".into(), change: change.clone() });
+        let asked: Vec<_> = (0..100).map(|_| append()).collect();
+        let (mut done, mut busy) = (0, 0);
+        for asked in asked {
+            match asked.await {
+                Ok(Out::Length(length)) => {
+                    done += 1;
+                    assert_eq!(length, 2 * MIB + done, "each sees those before it");
+                }
+                Err(Refusal::Busy { .. }) => busy += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!((done, busy), (3, 97), "four values of 2 MiB and a little are more than 8 MiB");
+        append().await.expect("there is room again");
+    });
+}
+
+/// Serves RESP over `gateway` and returns its address.
+fn serve(rt: &Rt, gateway: &Gateway) -> SocketAddr {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = rt.listen(any, ListenOptions::default()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (rt, gateway) = (rt.clone(), gateway.clone());
+    let serving = resp::serve(
+        rt.clone(),
+        listener,
+        gateway,
+        config(),
+        Rc::new(Counters::default()),
+        std::future::pending(),
+    );
+    drop(rt.spawn(serving));
+    addr
+}
+
+async fn expect(stream: &mut Stream, reply: &[u8]) {
+    let (mut read, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    while read.len() < reply.len() {
+        let left = (reply.len() - read.len()).min(buffer.len());
+        let bytes = stream.read(&mut buffer[..left]).await.unwrap();
+        assert!(bytes > 0, "the connection ended within a reply");
+        read.extend_from_slice(&buffer[..bytes]);
+        assert!(reply.starts_with(&read), "another reply than expected");
+    }
+}
+
+async fn ask(stream: &mut Stream, words: &[&[u8]], reply: &[u8]) {
+    stream.write_all(&packed(words)).await.unwrap();
+    expect(stream, reply).await;
+}
+
+#[test]
+fn unfinished_requests_share_a_bound_and_each_is_finished_in_its_turn() {
+    const CLIENTS: usize = 40;
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(4 * MIB, 16 * MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let addr = serve(&rt, &gateway);
+        let clients = (0..CLIENTS).map(|n| {
+            let rt = rt.clone();
+            rt.clone().spawn(async move {
+                let mut stream = rt.connect(addr).await.unwrap();
+                let request = packed(&[b"SET", format!("key{n}").as_bytes(), &vec![b'v'; MIB]]);
+                let (most, last) = request.split_at(request.len() - 1);
+                stream.write_all(most).await.unwrap();
+                rt.sleep(Duration::from_millis(20)).await;
+                stream.write_all(last).await.unwrap();
+                expect(&mut stream, b"+OK\r\n").await;
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        let mut bystander = rt.connect(addr).await.unwrap();
+        for _ in 0..50 {
+            rt.sleep(Duration::from_millis(1)).await;
+            let began = rt.now();
+            ask(&mut bystander, &[b"SET", b"small", b"value"], b"+OK\r\n").await;
+            ask(&mut bystander, &[b"GET", b"small"], b"$5\r\nvalue\r\n").await;
+            let took = rt.now().since(began);
+            assert!(took < Duration::from_millis(20), "a small request took {took:?}");
+        }
+        for client in clients {
+            client.await;
+        }
+        // One request beside the bound, in a buffer that doubles as it grows, and one read of each connection.
+        let bound = 4 * MIB + 2 * MIB + CLIENTS * (8 << 10);
+        assert!(memory.input.peak() <= bound, "{} bytes were held", memory.input.peak());
+        assert!(memory.input.peak() > 4 * MIB, "the bound was never met: the test does not test");
+        assert_eq!((memory.input.used(), memory.input.waiting()), (0, 0));
+    });
+}
+
+#[test]
+fn answers_that_are_not_read_share_a_bound_and_small_ones_go_on() {
+    const CLIENTS: usize = 20;
+    const GETS: usize = 4;
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 8 * MIB), 64 * MIB, false).await;
+        put(&gateway, "big", MIB).await;
+        put(&gateway, "small", 5).await;
+        let addr = serve(&rt, &gateway);
+        let mut clients = Vec::new();
+        for _ in 0..CLIENTS {
+            let mut stream = rt.connect(addr).await.unwrap();
+            for _ in 0..GETS {
+                stream.write_all(&packed(&[b"GET", b"big"])).await.unwrap();
+            }
+            clients.push(stream);
+        }
+        let mut bystander = rt.connect(addr).await.unwrap();
+        for _ in 0..50 {
+            rt.sleep(Duration::from_millis(100)).await;
+            ask(&mut bystander, &[b"GET", b"small"], b"$5\r\nxxxxx\r\n").await;
+            ask(&mut bystander, &[b"EXISTS", b"big"], b":1\r\n").await;
+            ask(&mut bystander, &[b"SET", b"other", b"value"], b"+OK\r\n").await;
+        }
+        let memory = gateway.memory();
+        // One value may exist twice while it is copied into the replies.
+        assert!(memory.output.peak() <= 8 * MIB + 2 * MIB, "{} bytes were held", memory.output.peak());
+        assert!(memory.output.peak() > 4 * MIB, "the bound was never met: the test does not test");
+        drop(clients);
+        while memory.output.used() > 0 {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+        ask(&mut bystander, &[b"STRLEN", b"big"], format!(":{MIB}\r\n").as_bytes()).await;
+    });
+}
