@@ -46,9 +46,13 @@ async fn bench(rt: &Rt, keys: u64, dir: PathBuf) -> engine::error::Result<()> {
         batch.mark(n % 64, n);
         tree.write(&batch)?;
         meter.record(rt.now().since(began));
-        while let Pressure::Delay(_) | Pressure::Stop = tree.pressure() {
+        loop {
             let began = rt.now();
-            rt.sleep(Duration::from_millis(1)).await;
+            match tree.pressure() {
+                Pressure::None => break,
+                Pressure::Delay(pause) => rt.sleep(pause).await,
+                Pressure::Stop => rt.sleep(Duration::from_millis(1)).await,
+            }
             waited += rt.now().since(began);
         }
         if n % 16 == 0 {

@@ -2,9 +2,13 @@
 //!
 //! The work comes in slices of about half a millisecond, so that whoever drives it decides what happens in between. A table
 //! is synced before anybody hears of it; the manifest comes later and elsewhere.
+//!
+//! A compaction is bounded ([`Stop`]): after so many bytes it ends before a key, and its inputs stay from that key on.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::erased::RangeTombstones;
 use super::key::Cf;
@@ -12,6 +16,7 @@ use super::merge::Merge;
 use super::pace::Pace;
 use super::retain::Retention;
 use super::table::build::{TableBuilder, TableShape};
+use super::table::files::Files;
 use super::table::read::file_name;
 use super::version::{ErasedRow, TableMeta, Version};
 use crate::error::{Fault, Result};
@@ -19,6 +24,8 @@ use crate::rt::{BLOCK_BYTES, Budget, Buf, File, OpenMode, Rt};
 
 /// The unit in which tables are written.
 const WRITE_BYTES: usize = 256 << 10;
+/// How long a file that gives way takes to be closed.
+pub(crate) const GIVE_WAY: Duration = Duration::from_millis(5);
 /// Entries between two looks at the time.
 const CHECK_EVERY: u32 = 32;
 
@@ -55,8 +62,31 @@ pub(crate) struct Target {
     /// A table is finished once it is this large.
     pub(crate) table_bytes: u64,
     pub(crate) pace: Rc<Pace>,
+    pub(crate) files: Rc<Files>,
     /// Hands out file numbers.
     pub(crate) numbers: Rc<std::cell::Cell<u64>>,
+}
+
+/// How far a rewrite goes, so that a job is bounded whatever it is given.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    /// Bytes of entries read after which it ends at the next of `places`, and twice as many after which it ends anywhere.
+    pub(crate) bytes: Option<u64>,
+    /// Where nothing of the lower level is cut in two: the ends of its tables, ascending.
+    pub(crate) places: VecDeque<Vec<u8>>,
+}
+
+impl Stop {
+    /// Whether to end before `key`, which is above all keys before it, after `read` bytes.
+    fn before(&mut self, key: &[u8], read: u64) -> bool {
+        let Some(bytes) = self.bytes else { return false };
+        let mut at_place = false;
+        while self.places.front().is_some_and(|place| place.as_slice() <= key) {
+            self.places.pop_front();
+            at_place = true;
+        }
+        read >= bytes.saturating_mul(2) || (read >= bytes && at_place)
+    }
 }
 
 /// Whether there is more to do.
@@ -66,7 +96,7 @@ pub(crate) enum Progress {
     Done,
 }
 
-/// A rewrite under way.
+/// A rewrite that has begun.
 #[derive(Debug)]
 pub(crate) struct Rewrite {
     rt: Rt,
@@ -80,6 +110,12 @@ pub(crate) struct Rewrite {
     cut: Vec<u8>,
     table: Option<Open>,
     finished: Vec<TableMeta>,
+    stop: Stop,
+    /// Bytes of the entries taken from the sources.
+    read_bytes: u64,
+    entries: u64,
+    /// The first key that was left to a later rewrite.
+    stopped_before: Option<Vec<u8>>,
     budget: Budget,
 }
 
@@ -91,7 +127,14 @@ struct Open {
 }
 
 impl Rewrite {
-    pub(crate) fn new(rt: &Rt, target: Target, merge: Merge, retention: Retention, below: Below) -> Self {
+    pub(crate) fn new(
+        rt: &Rt,
+        target: Target,
+        merge: Merge,
+        retention: Retention,
+        below: Below,
+        stop: Stop,
+    ) -> Self {
         let erased = retention.keep_erased(|start, end| !below.overlaps(start, end));
         Self {
             rt: rt.clone(),
@@ -103,6 +146,10 @@ impl Rewrite {
             cut: Vec::new(),
             table: None,
             finished: Vec::new(),
+            stop,
+            read_bytes: 0,
+            entries: 0,
+            stopped_before: None,
             budget: rt.budget(),
         }
     }
@@ -110,7 +157,13 @@ impl Rewrite {
     /// Does the next slice and lets the reactor run.
     pub(crate) async fn slice(&mut self) -> Result<Progress> {
         let mut since_check = 0;
-        while self.merge.peek().is_some() {
+        while let Some(entry) = self.merge.peek() {
+            let is_new = self.retention.is_new_key(entry.key);
+            if is_new && self.entries > 0 && self.stop.before(entry.key, self.read_bytes) {
+                let key = entry.key.to_vec();
+                self.stop_before(key).await?;
+                return Ok(Progress::Done);
+            }
             self.take_entry().await?;
             since_check += 1;
             if since_check == CHECK_EVERY {
@@ -127,19 +180,32 @@ impl Rewrite {
         Ok(Progress::Done)
     }
 
-    /// Does all of it.
-    pub(crate) async fn run(&mut self) -> Result<()> {
-        while self.slice().await? == Progress::More {}
+    /// Leaves `key` and what follows to a later rewrite.
+    async fn stop_before(&mut self, key: Vec<u8>) -> Result<()> {
+        let mut erased = RangeTombstones::default();
+        erased.merge(&self.erased, &self.cut, &key);
+        if self.table.is_some() || !erased.is_empty() {
+            self.finish_table(Some(&key)).await?;
+        }
+        self.erased = RangeTombstones::default();
+        self.stopped_before = Some(key);
         Ok(())
     }
 
-    /// The tables written, synced but unknown to the manifest.
-    pub(crate) fn into_tables(self) -> Vec<TableMeta> {
-        self.finished
+    /// Entries taken so far, and their bytes.
+    pub(crate) fn taken(&self) -> (u64, u64) {
+        (self.entries, self.read_bytes)
+    }
+
+    /// The tables written, synced but unknown to the manifest, and the first key that was left out, if the rewrite ended early.
+    pub(crate) fn into_tables(self) -> (Vec<TableMeta>, Option<Vec<u8>>) {
+        (self.finished, self.stopped_before)
     }
 
     async fn take_entry(&mut self) -> Result<()> {
         let Some(entry) = self.merge.peek() else { return Ok(()) };
+        self.read_bytes += (entry.key.len() + entry.value.len()) as u64;
+        self.entries += 1;
         let below = &self.below;
         if self.retention.keep(&entry, || !below.holds(entry.key)) {
             let full = self.table.as_ref().is_some_and(|open| {
@@ -182,9 +248,14 @@ impl Rewrite {
         let number = self.target.numbers.get();
         self.target.numbers.set(number + 1);
         let path = self.target.dir.join(file_name(number));
-        let writer = Writer::create(&self.rt, path, number).await?;
+        let writer = loop {
+            match Writer::create(&self.rt, path.clone(), number).await {
+                Err(fault) if self.target.files.make_room_after(&fault) => self.rt.sleep(GIVE_WAY).await,
+                created => break created?,
+            }
+        };
         Ok(Open {
-            builder: TableBuilder::new(self.target.cf, self.target.shape),
+            builder: TableBuilder::new(self.target.cf, self.target.shape, self.rt.random()),
             writer,
             last_key: Vec::new(),
         })
@@ -213,6 +284,8 @@ impl Rewrite {
             start: built.start,
             end: built.end,
             file_bytes: built.file_bytes,
+            bytes: built.file_bytes,
+            identity: built.identity,
             file_crc: built.body_crc,
             entries: built.entries,
             deletes: built.deletes,

@@ -43,7 +43,7 @@ pub(super) async fn estimate(shared: &Shared, cf: Cf, start: &[u8], end: &[u8]) 
     }
     for table in tables_in(shared, cf, start, end) {
         let bytes = if covers(&table, start, end) {
-            table.meta.file_bytes
+            table.meta.bytes
         } else {
             weights(shared, &table, start, end, false).await?.iter().map(|weight| weight.bytes).sum()
         };
@@ -111,7 +111,7 @@ async fn weights(
             all.push(Weight { key: last, bytes });
             continue;
         }
-        let part = table.cached(&shared.cache, handle).await?;
+        let part = table.cached(&shared.rt, &shared.cache, handle).await?;
         let index = PartView::parse(&part).map(|view| view.index_bytes(&part));
         let walked = index.and_then(|index| {
             walk_index(&index, start, |key, block| {

@@ -7,7 +7,7 @@ use super::key::{Direction, SeqNo};
 use super::manifest;
 use super::table::block::BlockView;
 use super::table::handles::Handles;
-use super::table::{Footer, PartView, locate, open_frame, walk_index};
+use super::table::{Footer, PartView, Place, locate, open_frame, walk_index};
 
 /// Decodes `bytes` as a data block: walks all of it and searches in it.
 pub fn block(bytes: &[u8]) {
@@ -40,10 +40,10 @@ pub fn index(bytes: &[u8]) {
     }
 }
 
-/// Decodes `bytes` as a footer, and as a frame at offset 0.
+/// Decodes `bytes` as a footer, and as a frame at offset 0 of the file with identity 0.
 pub fn footer(bytes: &[u8]) {
     let _ = Footer::decode(bytes);
-    let _ = open_frame(bytes, 0);
+    let _ = open_frame(bytes, Place { identity: 0, offset: 0 });
 }
 
 /// Decodes `bytes` as a manifest with number 1.

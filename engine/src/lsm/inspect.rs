@@ -6,7 +6,7 @@ use std::path::Path;
 use super::key::{Cf, SeqNo};
 use super::manifest;
 use super::table::block::BlockView;
-use super::table::{Damage, FOOTER_BYTES, Footer, Handle, PartView, open_frame, walk_index};
+use super::table::{Damage, FOOTER_BYTES, Footer, Handle, PartView, Place, open_frame, walk_index};
 use crate::error::{Fault, Result};
 use crate::rt::mapped::Mapped;
 
@@ -105,19 +105,20 @@ fn walk_blocks(file: &[u8], footer: &Footer) -> Placed<TableReport> {
         blocks: 0,
         data_bytes: (0, 0),
     };
-    for part_handle in handles(&frame(file, footer.root)?, footer.root)? {
+    let frame = |handle| frame(file, footer.identity, handle);
+    for part_handle in handles(&frame(footer.root)?, footer.root)? {
         report.parts += 1;
-        let part = frame(file, part_handle)?;
+        let part = frame(part_handle)?;
         let view = PartView::parse(&part).map_err(|damage| (part_handle.offset, damage))?;
         for block_handle in handles(&view.index_bytes(&part), part_handle)? {
-            let block = frame(file, block_handle)?;
+            let block = frame(block_handle)?;
             report.blocks += 1;
             report.data_bytes.0 += u64::from(block_handle.len);
             report.data_bytes.1 += block.len() as u64;
             count(&block, &mut report).map_err(|damage| (block_handle.offset, damage))?;
         }
     }
-    let erased = frame(file, footer.erased)?;
+    let erased = frame(footer.erased)?;
     let view = BlockView::parse(&erased).map_err(|damage| (footer.erased.offset, damage))?;
     for interval in 0..view.intervals() {
         let chunk = view.decode(interval, &erased).map_err(|damage| (footer.erased.offset, damage))?;
@@ -145,13 +146,13 @@ fn count(block: &bytes::Bytes, report: &mut TableReport) -> std::result::Result<
     Ok(())
 }
 
-fn frame(file: &[u8], handle: Handle) -> Placed<bytes::Bytes> {
+fn frame(file: &[u8], identity: u64, handle: Handle) -> Placed<bytes::Bytes> {
     let inside = usize::try_from(handle.offset).ok().and_then(|start| {
         let end = start.checked_add(handle.len as usize)?;
         file.get(start..end)
     });
     let bytes = inside.ok_or((handle.offset, Damage("an index entry points beyond the file")))?;
-    open_frame(bytes, handle.offset).map_err(|damage| (handle.offset, damage))
+    open_frame(bytes, Place { identity, offset: handle.offset }).map_err(|damage| (handle.offset, damage))
 }
 
 fn handles(index: &bytes::Bytes, place: Handle) -> Placed<Vec<Handle>> {

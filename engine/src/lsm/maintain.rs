@@ -8,7 +8,7 @@
 use std::rc::Rc;
 
 use super::Shared;
-use super::compact::{Below, Progress, Rewrite, Target};
+use super::compact::{Below, GIVE_WAY, Progress, Rewrite, Stop, Target};
 use super::erased::RangeTombstones;
 use super::key::{Cf, Direction, SeqNo};
 use super::manifest::{Manifest, file_name as manifest_name};
@@ -24,6 +24,8 @@ use crate::error::{Fault, Result};
 
 /// What a compaction reads at once.
 const READ_AHEAD_BYTES: usize = 256 << 10;
+/// About what an entry costs in a memtable beside its key and value.
+const ENTRY_BYTES: u64 = 150;
 /// Entries of a spent memtable that are freed between two looks at the time.
 const FREE_ENTRIES: usize = 1024;
 
@@ -73,7 +75,7 @@ impl Maintenance {
             let version = self.shared.version.borrow().clone();
             let mut job = plan::choose(&version, &self.shared.options.limits(), self.shared.oldest_read());
             if matches!(job, Job::Idle) && wanted {
-                job = plan::choose_full(&version);
+                job = plan::choose_full(&version, &self.shared.options.limits());
             }
             drop(version);
             self.begin_step();
@@ -101,6 +103,7 @@ impl Maintenance {
         loop {
             let oldest = self.shared.closed.borrow().front().cloned();
             let Some(memtable) = oldest else { return Ok(()) };
+            self.shared.flushing_bytes.set(0);
             // Between two slices of a compaction, which will want its own amount again.
             let outer = std::mem::replace(&mut self.wanted_bytes, memtable.size_bytes() as u64);
             self.flush(&memtable).await?;
@@ -120,9 +123,14 @@ impl Maintenance {
             let below = Below { version: self.shared.version.borrow().clone(), cf, from_level: 0 };
             // A memtable becomes one table, so that a point in time is one table; flushes are never paced.
             let target = self.target(cf, 0, u64::MAX, Rc::new(Pace::new(None)));
-            let mut rewrite = Rewrite::new(&self.shared.rt, target, merge, self.retention(erased), below);
-            rewrite.run().await?;
-            added.extend(rewrite.into_tables());
+            let retention = self.retention(erased);
+            let mut rewrite = Rewrite::new(&self.shared.rt, target, merge, retention, below, Stop::default());
+            let before = self.shared.flushing_bytes.get();
+            while rewrite.slice().await? == Progress::More {
+                let (entries, bytes) = rewrite.taken();
+                self.shared.flushing_bytes.set(before + bytes + entries * ENTRY_BYTES);
+            }
+            added.extend(rewrite.into_tables().0);
         }
         let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
         let marks = mark_rows(&memtable.marks());
@@ -150,6 +158,7 @@ impl Maintenance {
     fn flushed(&self, memtable: &Rc<Memtable>, bytes: u64) {
         let shared = &self.shared;
         let spent = shared.closed.borrow_mut().pop_front();
+        shared.flushing_bytes.set(0);
         shared.spent.borrow_mut().extend(spent);
         let mut stats = shared.stats.borrow_mut();
         stats.flushes += 1;
@@ -166,8 +175,12 @@ impl Maintenance {
         lower: Vec<Rc<Table>>,
         to_level: usize,
     ) -> Result<()> {
-        self.wanted_bytes = upper.iter().chain(&lower).map(|table| table.meta.file_bytes).sum();
-        let removed: Vec<u64> = ids(&upper).into_iter().chain(ids(&lower)).collect();
+        let step_bytes = self.shared.options.compaction_bytes;
+        let inputs: Vec<Rc<Table>> = upper.iter().chain(&lower).cloned().collect();
+        let all_bytes: u64 = inputs.iter().map(|table| table.meta.bytes).sum();
+        self.wanted_bytes = all_bytes.min(step_bytes.saturating_mul(2));
+        let places = lower.iter().map(|table| table.meta.end.clone()).collect();
+        let stop = Stop { bytes: Some(step_bytes), places };
         let mut erased = RangeTombstones::default();
         for table in upper.iter().chain(&lower) {
             erased.merge(&table.erased, &table.meta.start, &table.meta.end);
@@ -186,7 +199,7 @@ impl Maintenance {
         let merge = Merge::new(sources, Direction::Forward).await?;
         let below = Below { version: self.shared.version.borrow().clone(), cf, from_level: to_level + 1 };
         let target = self.target(cf, to_level, self.shared.options.table_bytes, self.shared.pace.clone());
-        let mut rewrite = Rewrite::new(&self.shared.rt, target, merge, self.retention(erased), below);
+        let mut rewrite = Rewrite::new(&self.shared.rt, target, merge, self.retention(erased), below, stop);
         while rewrite.slice().await? == Progress::More {
             if self.shared.stopping.get() {
                 // Half-written tables are nobody's; the next opening removes them.
@@ -194,13 +207,29 @@ impl Maintenance {
             }
             self.flush_closed().await?;
         }
-        let added = rewrite.into_tables();
+        let (mut added, stopped_before) = rewrite.into_tables();
         let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
+        let (removed, rests) = self.used_up(&inputs, stopped_before.as_deref()).await?;
+        added.extend(rests);
         self.install(&removed, added, Vec::new()).await?;
         let mut stats = self.shared.stats.borrow_mut();
         stats.compactions += 1;
         stats.compacted_bytes += bytes;
         Ok(())
+    }
+
+    /// The inputs that a compaction is done with, and the rows for what is left of them from `rest` on.
+    async fn used_up(&self, inputs: &[Rc<Table>], rest: Option<&[u8]>) -> Result<(Vec<u64>, Vec<TableMeta>)> {
+        let Some(rest) = rest else { return Ok((ids(inputs), Vec::new())) };
+        let (mut removed, mut rests) = (Vec::new(), Vec::new());
+        for table in inputs.iter().filter(|table| table.meta.start.as_slice() < rest) {
+            removed.push(table.meta.table);
+            if table.meta.end.as_slice() > rest {
+                let bytes = table.bytes_from(&self.shared.rt, rest).await?;
+                rests.push(table.meta.rest(self.next_number(), rest, bytes));
+            }
+        }
+        Ok((removed, rests))
     }
 
     async fn relevel(&mut self, tables: &[Rc<Table>], to_level: usize) -> Result<()> {
@@ -217,8 +246,7 @@ impl Maintenance {
     async fn install(&mut self, removed: &[u64], added: Vec<TableMeta>, marks: Vec<MarkRow>) -> Result<()> {
         let shared = self.shared.clone();
         if !added.is_empty() {
-            let dir = &shared.dir;
-            shared.rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))?;
+            self.sync_names().await?;
         }
         let edit = Edit {
             added,
@@ -240,9 +268,22 @@ impl Maintenance {
         }
         *shared.version.borrow_mut() = Rc::new(next);
         drop(version);
+        shared.measure_backlog();
         shared.take_marks(&edit.marks);
         shared.short_of.set(None);
         Ok(())
+    }
+
+    /// Makes the names of new tables durable.
+    async fn sync_names(&self) -> Result<()> {
+        let (dir, shared) = (&self.shared.dir, &self.shared);
+        loop {
+            let synced = shared.rt.sync_dir(dir).await;
+            match synced.map_err(|e| Fault::io(dir, "syncing the directory", &e)) {
+                Err(fault) if shared.files.make_room_after(&fault) => shared.rt.sleep(GIVE_WAY).await,
+                synced => return synced,
+            }
+        }
     }
 
     /// Begins a new manifest with the whole tree and removes the old one.
@@ -259,7 +300,7 @@ impl Maintenance {
     /// Closes and removes files that nobody reads any more, and frees flushed memtables bit by bit.
     async fn clear_away(&mut self) -> Result<()> {
         let shared = self.shared.clone();
-        for discarded in shared.waste.take() {
+        for discarded in shared.files.take_discarded() {
             if let Some(file) = discarded.file {
                 // It was only read; a failed close loses nothing.
                 let _ = file.close().await;
@@ -287,7 +328,8 @@ impl Maintenance {
     async fn end(self) {
         // Everything durable has been synced, so a failed close loses nothing.
         let _ = self.manifest.close().await;
-        for discarded in self.shared.waste.take() {
+        while self.shared.files.let_go() {}
+        for discarded in self.shared.files.take_discarded() {
             if let Some(file) = discarded.file {
                 let _ = file.close().await;
             }
@@ -303,6 +345,7 @@ impl Maintenance {
             shape: shared.options.shape(),
             table_bytes,
             pace,
+            files: shared.files.clone(),
             numbers: shared.numbers.clone(),
         }
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! CURRENT           the name of the manifest in force; replaced as a whole (write beside, sync, rename, sync directory)
 //! MANIFEST-<n>      frame* zeros
-//! frame  := magic:u32 crc:u32 len:u32 zero:u32 manifest:u64 sequence:u64 edit zeros     little-endian
+//! frame  := magic:u32 crc:u32 len:u32 version:u32 manifest:u64 sequence:u64 edit zeros  little-endian
 //! ```
 //!
 //! Every frame begins on a 4096-byte block, so no durable byte is ever written again. `edit` is an rkyv archive of `len`
@@ -28,6 +28,8 @@ use crate::error::{Fault, Result, Shortage};
 use crate::rt::{BLOCK_BYTES, File, OpenMode, Rt};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RKM\n");
+/// The format drawn above.
+const FORMAT_VERSION: u32 = 2;
 const HEADER_BYTES: usize = 32;
 /// A manifest that has outgrown its first frame this many times is begun anew.
 const GROWTH_MAX: u64 = 4;
@@ -267,7 +269,7 @@ fn encode_frame(edit: &Edit, number: u64, sequence: u64) -> Vec<u8> {
     frame.extend_from_slice(&MAGIC.to_le_bytes());
     frame.extend_from_slice(&[0; 4]);
     frame.extend_from_slice(&u32::try_from(archive.len()).expect("an edit is far below 4 GiB").to_le_bytes());
-    frame.extend_from_slice(&[0; 4]);
+    frame.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
     frame.extend_from_slice(&number.to_le_bytes());
     frame.extend_from_slice(&sequence.to_le_bytes());
     frame.extend_from_slice(&archive);
@@ -300,6 +302,9 @@ fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<(&[u8], u64), D
     let whole = bytes.get(..HEADER_BYTES.saturating_add(len)).ok_or(Damage("a frame cut off in its edit"))?;
     if word(4) != crc32fast::hash(&whole[8..]) {
         return Err(Damage("a frame's checksum does not match"));
+    }
+    if word(12) != FORMAT_VERSION {
+        return Err(Damage("a manifest of an unknown format version"));
     }
     if long(16) != number {
         return Err(Damage("a frame of another manifest"));

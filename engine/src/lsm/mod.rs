@@ -27,6 +27,7 @@
 //! | `table/` | the file format, built and read |
 //! | `version`, `manifest` | which tables there are, in memory and durably |
 //! | `plan`, `readers`, `retain` | pure rules: what to compact, who reads the past, what to keep for them |
+//! | `pressure` | pure rules: how far writers are slowed down |
 //! | `compact`, `maintain`, `shortage` | the work itself, in slices, one task per tree; waiting for what is short |
 //! | `source`, `merge`, `iter` | walking many sorted things as one |
 //! | `erased` | range deletes |
@@ -55,6 +56,7 @@ mod open;
 mod options;
 mod pace;
 mod plan;
+mod pressure;
 mod read;
 mod readers;
 mod retain;
@@ -84,9 +86,11 @@ pub use read::{Lookup, Snapshot};
 use self::cache::BlockCache;
 use self::memtable::Memtable;
 use self::pace::Pace;
+use self::pressure::{Backlog, Brake};
 use self::readers::Readers;
 use self::rows::RowCache;
-use self::table::read::{Table, Waste};
+use self::table::files::Files;
+use self::table::read::Table;
 use self::version::{TableMeta, Version};
 use crate::error::{Fault, Result, Shortage};
 use crate::rt::Rt;
@@ -104,9 +108,9 @@ pub struct Tree {
 pub enum Pressure {
     /// Go on.
     None,
-    /// Wait this long before the next write.
+    /// Wait this long before the next write. It depends on what was written and on how much is left to flush and to compact.
     Delay(Duration),
-    /// Wait until this changes; reads go on.
+    /// Wait until this changes; reads go on. A last safety: delays begin long before.
     Stop,
 }
 
@@ -139,6 +143,18 @@ pub struct TreeStats {
     pub compacted_bytes: u64,
     /// Whether a flush or a compaction waits for space.
     pub disk_full: bool,
+    /// Table files that are open for reading.
+    pub open_tables: u64,
+    /// How often a table file was closed for another.
+    pub closed_tables: u64,
+    /// About how many bytes have to be rewritten until no compaction is due.
+    pub pending_compaction_bytes: u64,
+    /// What writers are kept to now, bytes per second; 0 means no limit.
+    pub write_bytes_per_second_max: u64,
+    /// For how long writers were told to wait since opening, and for how long to stop.
+    pub write_delay: Duration,
+    /// For how long writers were told to stop since opening.
+    pub write_stop: Duration,
 }
 
 /// The state behind all handles, the background task and the readers.
@@ -166,8 +182,13 @@ struct Shared {
     compact_waiters: RefCell<Vec<Answer<()>>>,
     /// Flushed memtables that still have to be freed, a little at a time.
     spent: RefCell<Vec<Rc<Memtable>>>,
-    waste: Rc<Waste>,
+    files: Rc<Files>,
     pace: Rc<Pace>,
+    brake: Brake,
+    /// What the version in force adds to the backlog: tables in level 0 and debt.
+    l0_and_debt: Cell<(f64, u64)>,
+    /// About how much of the memtable that is being flushed is in its table already.
+    flushing_bytes: Cell<u64>,
     work: Bell,
     stopping: Cell<bool>,
     stopped: RefCell<Option<Answer<()>>>,
@@ -214,6 +235,7 @@ impl Tree {
         let active = shared.active.borrow();
         let next = active.apply(batch, first, &shared.readers.borrow());
         shared.last_seq.set(SeqNo(next.0 - 1));
+        shared.brake.charge(shared.rt.now(), batch.len_bytes() as u64, shared.backlog().rate());
         if active.is_full(shared.options.memtable_bytes) {
             drop(active);
             shared.rotate();
@@ -221,28 +243,22 @@ impl Tree {
         Ok(())
     }
 
-    /// What writers should do now.
+    /// What whoever is about to write should do now. Asked before each write, it keeps them to the rate at which flushes and
+    /// compactions follow.
     pub fn pressure(&self) -> Pressure {
         let shared = &self.shared;
-        if shared.fault.borrow().is_some() {
+        let (now, backlog) = (shared.rt.now(), shared.backlog());
+        let is_stopped = shared.fault.borrow().is_some() || backlog.is_full();
+        shared.brake.note(now, is_stopped);
+        if is_stopped {
             return Pressure::Stop;
         }
-        let waiting = shared.closed.borrow().len();
-        let version = shared.version.borrow();
-        let level_zero = Cf::ALL.iter().map(|cf| version.family(*cf).level(0).len()).max().unwrap_or(0);
-        let (slow, full) = (shared.options.l0_tables * 4, shared.options.l0_tables * 8);
-        if self.memory_is_full() || level_zero >= full {
-            Pressure::Stop
-        } else if waiting > 1 || level_zero >= slow {
-            Pressure::Delay(Duration::from_millis(1))
-        } else {
-            Pressure::None
-        }
+        shared.brake.pause(now).map_or(Pressure::None, Pressure::Delay)
     }
 
-    /// Whether as many memtables wait for their flush as may. Everything else that slows writers down costs no memory.
+    /// Whether there is as much unflushed in memory as may be. Everything else that slows writers down costs no memory.
     pub fn memory_is_full(&self) -> bool {
-        self.shared.closed.borrow().len() >= self.shared.options.closed_memtables.max(1)
+        self.shared.backlog().memory_is_full()
     }
 
     /// Whether a flush or a compaction waits for space. Writers should then be refused: what they write stays in memory.
@@ -408,8 +424,32 @@ impl Shared {
         let sharing = version.tables().find(|table| table.meta.file == meta.file);
         Rc::new(match sharing {
             Some(other) => Table::sharing(meta.clone(), other),
-            None => Table::new(meta.clone(), &self.dir, self.waste.clone()),
+            None => Table::new(meta.clone(), &self.dir, self.files.clone()),
         })
+    }
+
+    /// What flushes and compactions have before them.
+    fn backlog(&self) -> Backlog {
+        let closed: usize = self.closed.borrow().iter().map(|memtable| memtable.size_bytes()).sum();
+        let active = self.active.borrow().size_bytes();
+        let (l0_tables, debt_bytes) = self.l0_and_debt.get();
+        Backlog {
+            unflushed_bytes: ((closed + active) as u64)
+                .saturating_sub(self.flushing_bytes.get().min(closed as u64)),
+            unflushed_bytes_max: self.options.unflushed_bytes_max(),
+            l0_tables,
+            l0_due: self.options.l0_tables.max(1),
+            debt_bytes,
+            level_base_bytes: self.options.level_base_bytes,
+        }
+    }
+
+    /// Takes in what a new version means for writers.
+    fn measure_backlog(&self) {
+        let version = self.version.borrow();
+        let l0_tables = Cf::ALL.map(|cf| plan::level_zero_tables(version.family(cf)));
+        let l0_tables = l0_tables.into_iter().fold(0.0, f64::max);
+        self.l0_and_debt.set((l0_tables, plan::debt(&version, &self.options.limits())));
     }
 
     /// Memtables from the newest to the oldest.
@@ -451,6 +491,11 @@ impl Shared {
             })
             .collect();
         stats.disk_full = self.short_of.get() == Some(Shortage::Space);
+        stats.open_tables = self.files.open_count() as u64;
+        stats.closed_tables = self.files.closed_early();
+        stats.pending_compaction_bytes = self.l0_and_debt.get().1;
+        stats.write_bytes_per_second_max = self.backlog().rate().map_or(0, |rate| rate as u64);
+        (stats.write_delay, stats.write_stop) = self.brake.waits();
         stats.cache_bytes = self.cache.used_bytes() as u64;
         (stats.cache_hits, stats.cache_misses) = self.cache.hits_and_misses();
         stats.row_cache_bytes = self.rows.used_bytes() as u64;

@@ -1,10 +1,10 @@
 //! Opening a tree: the manifest says what there is, the directory must agree.
 //!
-//! No table is read. A table that the manifest names and the directory lacks is a fault. Files that no edit names are left
+//! No table is read. A table that the manifest names and that the directory lacks, or has with another length, is a fault. Files that no edit names are left
 //! over from a crash and removed, except after a torn manifest tail: then they may be all that is left of an edit that once
 //! was durable, and stay until an opening without that doubt.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -15,7 +15,8 @@ use super::memtable::Memtable;
 use super::options::TreeOptions;
 use super::pace::Pace;
 use super::rows::RowCache;
-use super::table::read::{Table, Waste, file_name, file_number};
+use super::table::files::Files;
+use super::table::read::{Table, file_name, file_number};
 use super::version::{Edit, MarkRow, Version};
 use super::{SeqNo, Shared};
 use crate::error::{Fault, Result};
@@ -25,14 +26,15 @@ use crate::rt::Rt;
 #[derive(Debug, Default)]
 struct Recovered {
     version: Version,
-    flushed: std::collections::BTreeMap<u64, u64>,
+    flushed: BTreeMap<u64, u64>,
     next_number: u64,
     last_seq: u64,
 }
 
 pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc<Shared>> {
     make_dir(rt, dir).await?;
-    let names = rt.read_dir(dir).await.map_err(|e| Fault::io(dir, "listing", &e))?;
+    let files = rt.file_lengths(dir).await.map_err(|e| Fault::io(dir, "listing", &e))?;
+    let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
     let found = manifest::recover(rt, dir).await?;
     if found.is_none() && names.iter().any(|name| file_number(name).is_some()) {
         return Err(Fault::corruption(
@@ -40,18 +42,18 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
             "there are tables and no file that names their manifest",
         ));
     }
-    let waste = Rc::new(Waste::default());
+    let tables = Rc::new(Files::new(options.open_tables_max));
     let mut recovered = Recovered { next_number: 1, ..Recovered::default() };
     let mut tail_was_torn = false;
     if let Some(Found { number, replayed, .. }) = &found {
         tail_was_torn = replayed.torn_at.is_some();
         let path = dir.join(manifest::file_name(*number));
         for edit in &replayed.edits {
-            recovered.add(edit, dir, &waste).map_err(|what| Fault::corruption(&path, what))?;
+            recovered.add(edit, dir, &tables).map_err(|what| Fault::corruption(&path, what))?;
         }
         recovered.next_number = recovered.next_number.max(number + 1);
     }
-    require_tables(&recovered.version, &names, dir)?;
+    require_tables(&recovered.version, &files, dir)?;
     let used = names.iter().filter_map(|name| file_number(name).or_else(|| manifest::file_number(name)));
     let next_number = used.max().map_or(recovered.next_number, |most| recovered.next_number.max(most + 1));
 
@@ -73,8 +75,11 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
         flush_waiters: Default::default(),
         compact_waiters: Default::default(),
         spent: Default::default(),
-        waste,
+        files: tables,
         pace: Rc::new(Pace::new(options.compaction_bytes_per_second)),
+        brake: Default::default(),
+        l0_and_debt: Default::default(),
+        flushing_bytes: Default::default(),
         work: Default::default(),
         stopping: false.into(),
         stopped: Default::default(),
@@ -90,6 +95,7 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
         }
         (begun, _) => begun?,
     };
+    shared.measure_backlog();
     remove_orphans(&shared, &names, manifest.number()).await?;
     rt.spawn(maintain::run(shared.clone(), manifest));
     shared.work.ring();
@@ -97,8 +103,8 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
 }
 
 impl Recovered {
-    fn add(&mut self, edit: &Edit, dir: &Path, waste: &Rc<Waste>) -> std::result::Result<(), String> {
-        let make = |meta: &_| Rc::new(Table::new(Clone::clone(meta), dir, waste.clone()));
+    fn add(&mut self, edit: &Edit, dir: &Path, files: &Rc<Files>) -> std::result::Result<(), String> {
+        let make = |meta: &_| Rc::new(Table::new(Clone::clone(meta), dir, files.clone()));
         self.version = self.version.apply(edit, make)?;
         for MarkRow { group, applied } in &edit.marks {
             match applied {
@@ -129,15 +135,22 @@ async fn make_dir(rt: &Rt, dir: &Path) -> Result<()> {
     }
 }
 
-fn require_tables(version: &Version, names: &[String], dir: &Path) -> Result<()> {
-    let present: BTreeSet<u64> = names.iter().filter_map(|name| file_number(name)).collect();
-    match version.tables().find(|table| !present.contains(&table.meta.file)) {
-        Some(missing) => {
-            let path = dir.join(file_name(missing.meta.file));
-            Err(Fault::corruption(&path, "the manifest names this table and it is not there"))
-        }
-        None => Ok(()),
+/// The first table, by number, that is not there as the manifest says.
+fn require_tables(version: &Version, files: &[(String, u64)], dir: &Path) -> Result<()> {
+    let present: BTreeMap<u64, u64> =
+        files.iter().filter_map(|(name, len)| Some((file_number(name)?, *len))).collect();
+    let wanted: BTreeMap<u64, u64> =
+        version.tables().map(|table| (table.meta.file, table.meta.file_bytes)).collect();
+    for (file, bytes) in wanted {
+        let what = match present.get(&file) {
+            Some(found) if *found == bytes => continue,
+            Some(found) => format!("the table has {found} bytes and the manifest says {bytes}"),
+            None => "the manifest names this table and it is not there".to_owned(),
+        };
+        let remedy = "put the file back, or restore the store from a copy";
+        return Err(Fault::corruption(&dir.join(file_name(file)), format!("{what}: {remedy}")));
     }
+    Ok(())
 }
 
 /// Removes what is neither the manifest in force nor a table of the version.

@@ -14,19 +14,24 @@ pub struct TreeOptions {
     pub block_bytes: usize,
     /// Tables of level 1 and deeper are cut at about this size, bytes. Default 32 MiB.
     pub table_bytes: u64,
-    /// Level 0 is compacted at this number of tables. Default 4.
+    /// Level 0 is compacted at this number of tables. Writers are slowed down from twice as many on, and stopped at sixteen times as
+    /// many. Default 4.
     pub l0_tables: usize,
+    /// Entries that one compaction merges before it makes its result visible, bytes; at most twice as many. Default 64 MiB.
+    pub compaction_bytes: u64,
     /// Bytes of level 1; each deeper level may hold [`TreeOptions::level_ratio`] times more. Default 256 MiB.
     pub level_base_bytes: u64,
     /// Ratio between the sizes of neighbouring levels. Default 10.
     pub level_ratio: u64,
     /// Filter bits per key. Default 10: about one absent key in eighty costs a block look-up.
     pub filter_bits_per_key: usize,
+    /// Table files that may be open for reading at a time; beyond it those read least recently are closed. Default 256.
+    pub open_tables_max: usize,
     /// Whether blocks are packed with LZ4 where that saves an eighth. Default true.
     pub compress: bool,
     /// Bytes per second that compaction may write; none means no limit. Flushes are never held back. Default none.
     pub compaction_bytes_per_second: Option<u64>,
-    /// Closed memtables that may wait for their flush before writers are told to stop. Default 3.
+    /// So many memtables' worth of unflushed data, but at least two, and writers are told to stop. Default 3.
     pub closed_memtables: usize,
 }
 
@@ -38,9 +43,11 @@ impl Default for TreeOptions {
             block_bytes: 8 << 10,
             table_bytes: 32 << 20,
             l0_tables: 4,
+            compaction_bytes: 64 << 20,
             level_base_bytes: 256 << 20,
             level_ratio: 10,
             filter_bits_per_key: 10,
+            open_tables_max: 256,
             compress: true,
             compaction_bytes_per_second: None,
             closed_memtables: 3,
@@ -58,6 +65,11 @@ impl TreeOptions {
         }
     }
 
+    /// How much unflushed data may lie in memory, bytes.
+    pub(crate) fn unflushed_bytes_max(&self) -> u64 {
+        (self.closed_memtables.max(2) * self.memtable_bytes) as u64
+    }
+
     pub(crate) fn row_cache_bytes(&self) -> usize {
         self.cache_bytes / 4
     }
@@ -67,6 +79,7 @@ impl TreeOptions {
             l0_tables: self.l0_tables.max(1),
             level_base_bytes: self.level_base_bytes,
             level_ratio: self.level_ratio.max(2),
+            set_bytes: self.level_base_bytes,
         }
     }
 }

@@ -1,9 +1,15 @@
-//! What to compact next: a pure function of the version.
+//! What to compact next, and how much is left to do: pure functions of the version.
 //!
 //! Levelled compaction: level 0 is due by its number of tables, because every read looks at all of them; each deeper level
 //! by its bytes, ten times what the level above may hold. Among due levels the most overdue is served; within a level the
 //! table that drags along the fewest bytes of the next one. (P. O'Neil et al.: "The Log-Structured Merge-Tree", 1996;
 //! levels as in LevelDB.)
+//!
+//! A job never takes all that is due. From level 0 it takes the oldest tables, up to [`Limits::set_bytes`]; what it merges of them
+//! at a time is bounded again where it is done (see [`super::compact`]), and what is left of its inputs then shows as *begun*
+//! ([`super::version::TableMeta::is_begun`]). What was begun of level 0 is due until it is finished.
+//!
+//! Tables full of deletes are due by themselves: whoever walks over them finds nothing for long.
 
 use std::rc::Rc;
 
@@ -17,7 +23,16 @@ pub(crate) struct Limits {
     pub(crate) l0_tables: usize,
     pub(crate) level_base_bytes: u64,
     pub(crate) level_ratio: u64,
+    /// Most of level 0 that goes down in one go, unless a single table is larger.
+    pub(crate) set_bytes: u64,
 }
+
+/// A table with at least so many deletes, ...
+const DENSE_DELETES_MIN: u64 = 1024;
+/// ... of which at most so many entries to one delete are none, is due by itself.
+const DENSE_ENTRIES_PER_DELETE: u64 = 2;
+/// How overdue such a table is: before levels that are just full, after those that are far beyond it.
+const DENSE_URGENCY: f64 = 1.5;
 
 /// The next piece of work.
 #[derive(Debug, Clone)]
@@ -28,7 +43,7 @@ pub(crate) enum Job {
     Discard { tables: Vec<Rc<Table>> },
     /// Tables that overlap nothing below: they change level without being rewritten.
     Move { tables: Vec<Rc<Table>>, to_level: usize },
-    /// Merge `upper` (newest first) and `lower` into `to_level`.
+    /// Merge `upper` (newest first) and `lower` into `to_level`, from the front, as far as one job goes.
     Merge { cf: Cf, upper: Vec<Rc<Table>>, lower: Vec<Rc<Table>>, to_level: usize },
 }
 
@@ -41,24 +56,27 @@ pub(crate) fn choose(version: &Version, limits: &Limits, oldest_read: SeqNo) -> 
         }
     }
     let due = Cf::ALL.into_iter().flat_map(|cf| {
-        (0..LEVELS - 1).map(move |level| (urgency(version.family(cf), level, limits), cf, level))
+        let urgency = move |level| urgency(version.family(cf), level, limits, oldest_read);
+        (0..LEVELS - 1).map(move |level| (urgency(level), cf, level))
     });
     match due.max_by(|a, b| a.0.total_cmp(&b.0)) {
-        Some((urgency, cf, level)) if urgency >= 1.0 => compact_level(version.family(cf), cf, level),
+        Some((urgency, cf, level)) if urgency >= 1.0 => {
+            compact_level(version.family(cf), cf, level, limits, oldest_read)
+        }
         _ => Job::Idle,
     }
 }
 
 /// A job that merges everything into as few levels as possible, for tests and operators: the topmost level with tables goes
 /// down, until one level holds all.
-pub(crate) fn choose_full(version: &Version) -> Job {
+pub(crate) fn choose_full(version: &Version, limits: &Limits) -> Job {
     for cf in Cf::ALL {
         let levels = version.family(cf);
         let top = (0..LEVELS - 1).find(|&level| !levels.level(level).is_empty());
         if let Some(level) = top
             && (level == 0 || levels.anything_below(level))
         {
-            let upper = levels.level(level).to_vec();
+            let upper = if level == 0 { oldest(levels, limits) } else { levels.level(level).to_vec() };
             let Some((start, end)) = hull(&upper) else { continue };
             let lower = levels.overlapping(level + 1, &start, &end);
             return Job::Merge { cf, upper, lower, to_level: level + 1 };
@@ -67,40 +85,114 @@ pub(crate) fn choose_full(version: &Version) -> Job {
     Job::Idle
 }
 
-/// How far a level is beyond its limit; 1 and more is due.
-fn urgency(levels: &Levels, level: usize, limits: &Limits) -> f64 {
-    match level {
-        0 => levels.level(0).len() as f64 / limits.l0_tables as f64,
-        _ => {
-            let limit = limits.level_base_bytes as f64 * (limits.level_ratio as f64).powi(level as i32 - 1);
-            // "More than", so that a level at its limit rests.
-            levels.level_bytes(level) as f64 / (limit + 1.0)
-        }
-    }
+/// About how many bytes have to be rewritten until nothing is due any more; 0 when that is so already, up to tables full of
+/// deletes.
+pub(crate) fn debt(version: &Version, limits: &Limits) -> u64 {
+    Cf::ALL.into_iter().map(|cf| debt_of(version.family(cf), limits)).sum()
 }
 
-fn compact_level(levels: &Levels, cf: Cf, level: usize) -> Job {
+fn debt_of(levels: &Levels, limits: &Limits) -> u64 {
+    // What a level has too much of goes through all levels below that it overfills.
+    let mut down = if level_zero_urgency(levels, limits) >= 1.0 { levels.level_bytes(0) } else { 0 };
+    let mut debt = down;
+    for level in 1..LEVELS - 1 {
+        let bytes = levels.level_bytes(level);
+        let over = (bytes + down).saturating_sub(limit_bytes(level, limits));
+        // Each byte drags along its share of the level below.
+        let share =
+            u128::from(over) * u128::from(levels.level_bytes(level + 1)) / u128::from((bytes + down).max(1));
+        let dragged = u64::try_from(share).unwrap_or(u64::MAX).min(over.saturating_mul(limits.level_ratio));
+        down = over;
+        debt += over + dragged;
+    }
+    debt
+}
+
+/// How many tables level 0 has, where what is left of one counts as that.
+pub(crate) fn level_zero_tables(levels: &Levels) -> f64 {
+    let share = |table: &Rc<Table>| table.meta.bytes as f64 / table.meta.file_bytes.max(1) as f64;
+    levels.level(0).iter().map(share).sum()
+}
+
+fn level_zero_urgency(levels: &Levels, limits: &Limits) -> f64 {
+    let full = level_zero_tables(levels) / limits.l0_tables as f64;
+    if levels.level(0).iter().any(|table| table.meta.is_begun()) { full.max(1.0) } else { full }
+}
+
+/// What a level below level 0 may hold.
+fn limit_bytes(level: usize, limits: &Limits) -> u64 {
+    let ratio = limits.level_ratio.saturating_pow(level as u32 - 1);
+    limits.level_base_bytes.saturating_mul(ratio)
+}
+
+/// How far a level is beyond its limit; 1 and more is due.
+fn urgency(levels: &Levels, level: usize, limits: &Limits, oldest_read: SeqNo) -> f64 {
+    let full = match level {
+        0 => level_zero_urgency(levels, limits),
+        // "More than", so that a level at its limit rests.
+        _ => levels.level_bytes(level) as f64 / (limit_bytes(level, limits) as f64 + 1.0),
+    };
+    let dense = levels.level(level).iter().any(|table| is_dense(table, oldest_read));
+    if dense { full.max(DENSE_URGENCY) } else { full }
+}
+
+/// Whether a table consists of deletes for the most part, and all readers see them, so that a merge gets rid of some.
+fn is_dense(table: &Table, oldest_read: SeqNo) -> bool {
+    let meta = &table.meta;
+    let deletes = meta.deletes + meta.erased.len() as u64;
+    deletes >= DENSE_DELETES_MIN
+        && deletes.saturating_mul(DENSE_ENTRIES_PER_DELETE) >= meta.entries
+        && meta.largest_seq() <= oldest_read
+}
+
+fn compact_level(levels: &Levels, cf: Cf, level: usize, limits: &Limits, oldest_read: SeqNo) -> Job {
     let to_level = level + 1;
-    let upper = if level == 0 { levels.level(0).to_vec() } else { cheapest(levels, level) };
+    let upper = match level {
+        0 => oldest(levels, limits),
+        _ => one_of(levels, level, oldest_read),
+    };
     let Some((start, end)) = hull(&upper) else { return Job::Idle };
     let lower = levels.overlapping(to_level, &start, &end);
     // At the bottom a rewrite gets rid of deletes, which a move would keep for ever.
     let worth_rewriting =
         !levels.anything_below(to_level) && upper.iter().any(|t| t.meta.deletes > 0 || !t.erased.is_empty());
-    if lower.is_empty() && disjoint(&upper) && !worth_rewriting {
+    let dense = upper.iter().any(|table| is_dense(table, oldest_read));
+    if lower.is_empty() && disjoint(&upper) && !worth_rewriting && !dense {
         return Job::Move { tables: upper, to_level };
     }
     Job::Merge { cf, upper, lower, to_level }
 }
 
-/// The table whose compaction rewrites the least for what it moves.
-fn cheapest(levels: &Levels, level: usize) -> Vec<Rc<Table>> {
+/// The oldest tables of level 0, newest of them first: those that were begun together and all that are older, or as many as fit
+/// into one go.
+fn oldest(levels: &Levels, limits: &Limits) -> Vec<Rc<Table>> {
+    let tables = levels.level(0);
+    if let Some(newest_begun) = tables.iter().position(|table| table.meta.is_begun()) {
+        return tables[newest_begun..].to_vec();
+    }
+    let (mut from, mut bytes) = (tables.len(), 0);
+    while from > 0 && (from == tables.len() || bytes + tables[from - 1].meta.bytes <= limits.set_bytes) {
+        from -= 1;
+        bytes += tables[from].meta.bytes;
+    }
+    tables[from..].to_vec()
+}
+
+/// The table of a level that goes down next: one that was begun, one that is full of deletes, or the one whose compaction
+/// rewrites the least for what it moves.
+fn one_of(levels: &Levels, level: usize, oldest_read: SeqNo) -> Vec<Rc<Table>> {
+    let tables = levels.level(level);
+    let begun = tables.iter().find(|table| table.meta.is_begun());
+    let first = begun.or_else(|| tables.iter().find(|table| is_dense(table, oldest_read)));
+    if let Some(table) = first {
+        return vec![table.clone()];
+    }
     let cost = |table: &Rc<Table>| {
         let below = levels.overlapping(level + 1, &table.meta.start, &table.meta.end);
-        let dragged: u64 = below.iter().map(|table| table.meta.file_bytes).sum();
-        dragged as f64 / table.meta.file_bytes.max(1) as f64
+        let dragged: u64 = below.iter().map(|table| table.meta.bytes).sum();
+        dragged as f64 / table.meta.bytes.max(1) as f64
     };
-    levels.level(level).iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).cloned().into_iter().collect()
+    tables.iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).cloned().into_iter().collect()
 }
 
 fn hull(tables: &[Rc<Table>]) -> Option<(Vec<u8>, Vec<u8>)> {
@@ -136,10 +228,11 @@ fn covered_tables(levels: &Levels, oldest_read: SeqNo) -> Vec<Rc<Table>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lsm::version::ErasedRow;
-    use crate::lsm::version::tests::{meta, version};
+    use crate::lsm::version::tests::{meta, row, version};
+    use crate::lsm::version::{Edit, ErasedRow, TableMeta};
 
-    const LIMITS: Limits = Limits { l0_tables: 4, level_base_bytes: 64 << 20, level_ratio: 10 };
+    const LIMITS: Limits =
+        Limits { l0_tables: 4, level_base_bytes: 64 << 20, level_ratio: 10, set_bytes: 64 << 20 };
 
     fn describe(job: Job) -> String {
         let ids = |tables: &[Rc<Table>]| tables.iter().map(|t| t.meta.table).collect::<Vec<_>>();
@@ -153,7 +246,7 @@ mod tests {
         }
     }
 
-    fn chosen(tables: Vec<crate::lsm::version::TableMeta>) -> String {
+    fn chosen(tables: Vec<TableMeta>) -> String {
         describe(choose(&version(tables), &LIMITS, SeqNo::MAX))
     }
 
@@ -213,8 +306,172 @@ mod tests {
 
     #[test]
     fn a_full_compaction_ends() {
-        assert_eq!(describe(choose_full(&version(vec![meta(1, 3, "a", "f", 1)]))), "idle");
+        assert_eq!(describe(choose_full(&version(vec![meta(1, 3, "a", "f", 1)]), &LIMITS)), "idle");
         let two = vec![meta(1, 3, "a", "f", 1), meta(2, 1, "b", "c", 1)];
-        assert_eq!(describe(choose_full(&version(two))), "merge [2] and [] into 2");
+        assert_eq!(describe(choose_full(&version(two), &LIMITS)), "merge [2] and [] into 2");
+    }
+
+    #[test]
+    fn of_level_zero_only_the_oldest_go_down_in_one_go() {
+        let tables: Vec<_> = (1..9).map(|id| meta(id, 0, "c", "k", 20)).collect();
+        assert_eq!(chosen(tables), "merge [3, 2, 1] and [] into 1");
+        let large = vec![meta(1, 0, "c", "k", 200), meta(2, 0, "a", "d", 9), meta(3, 0, "a", "d", 9)];
+        let large = large.into_iter().chain([meta(4, 0, "a", "d", 9)]).collect();
+        assert_eq!(chosen(large), "move [1] to 1", "one, however large it is");
+    }
+
+    #[test]
+    fn what_was_begun_is_finished_first() {
+        let rest = |id: u64| meta(id, 0, "c", "k", 10).rest(id + 100, b"f", 4 << 20);
+        let tables = vec![rest(1), rest(2), meta(3, 0, "a", "z", 10), meta(4, 1, "a", "f", 10)];
+        assert_eq!(chosen(tables), "merge [102, 101] and [] into 1", "although level 0 is not full");
+    }
+
+    #[test]
+    fn tables_full_of_deletes_are_due_by_themselves() {
+        let mut dense = meta(1, 1, "a", "c", 1);
+        (dense.entries, dense.deletes) = (3000, 2000);
+        let tables = vec![dense.clone(), meta(2, 1, "c", "f", 1), meta(3, 2, "b", "d", 1)];
+        assert_eq!(chosen(tables.clone()), "merge [1] and [3] into 2");
+        let read_before = SeqNo(dense.largest_seq - 1);
+        assert_eq!(describe(choose(&version(tables), &LIMITS, read_before)), "idle", "a reader needs them");
+        assert_eq!(chosen(vec![dense]), "merge [1] and [] into 2", "a move would keep them");
+    }
+
+    fn roll(state: &mut u64, bound: u64) -> u64 {
+        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (mixed ^ (mixed >> 29)) % bound
+    }
+
+    /// Does a job as the executor would: at most `step_bytes` of it, and what is left stays.
+    fn work(v: &Version, job: &Job, numbers: &mut u64, state: &mut u64, step_bytes: u64) -> (Version, u64) {
+        let mut edit = Edit::default();
+        let mut number = || {
+            *numbers += 1;
+            *numbers
+        };
+        let mut merged = 0;
+        match job {
+            Job::Idle => {}
+            Job::Discard { tables } => edit.removed = tables.iter().map(|table| table.meta.table).collect(),
+            Job::Move { tables, to_level } => {
+                for table in tables {
+                    edit.removed.push(table.meta.table);
+                    edit.added.push(TableMeta {
+                        table: number(),
+                        level: *to_level as u8,
+                        ..table.meta.clone()
+                    });
+                }
+            }
+            Job::Merge { upper, lower, to_level, .. } => {
+                let inputs: Vec<&TableMeta> = upper.iter().chain(lower).map(|table| &table.meta).collect();
+                let all: u64 = inputs.iter().map(|meta| meta.bytes).sum();
+                let (first, last) = hull(&upper.iter().chain(lower).cloned().collect::<Vec<_>>()).unwrap();
+                // Keys are two bytes; a step that is too large ends at a key in proportion.
+                let place = |key: &[u8]| u64::from(key[0]) * 256 + u64::from(*key.get(1).unwrap_or(&0));
+                let (from, to) = (place(&first), place(&last));
+                let cut = if all > step_bytes { from + ((to - from) * step_bytes / all).max(1) } else { to };
+                let cut_key = (cut as u16).to_be_bytes().to_vec();
+                let cut_key = if cut >= to { last.clone() } else { cut_key };
+                for meta in inputs.iter().filter(|meta| meta.start < cut_key) {
+                    edit.removed.push(meta.table);
+                    let (begin, end) = (place(&meta.start), place(&meta.end));
+                    let left = end.saturating_sub(cut.max(begin));
+                    let rest = meta.bytes * left / (end - begin).max(1);
+                    if meta.end > cut_key {
+                        edit.added.push(meta.rest(number(), &cut_key, rest));
+                    }
+                    merged += meta.bytes - rest.min(meta.bytes);
+                }
+                let mut at = from;
+                let pieces = (merged >> 25).max(1);
+                for piece in 1..=pieces {
+                    let end = if piece == pieces {
+                        cut.min(to)
+                    } else {
+                        from + (cut.min(to) - from) * piece / pieces
+                    };
+                    if end > at {
+                        let table = number();
+                        let key = |place: u64| (place as u16).to_be_bytes().to_vec();
+                        let bytes = (merged * (roll(state, 20) + 80) / 100 / pieces).max(1);
+                        edit.added.push(TableMeta {
+                            table,
+                            file: table,
+                            level: *to_level as u8,
+                            start: if at == from { first.clone() } else { key(at) },
+                            end: if end == to { last.clone() } else { key(end) },
+                            bytes,
+                            file_bytes: bytes,
+                            ..meta(table, 0, "", "", 1)
+                        });
+                        at = end;
+                    }
+                }
+            }
+        }
+        (v.apply(&edit, row).unwrap(), merged)
+    }
+
+    /// Random flushes, in order and out of order: every version is sound (`apply` checks it), no job takes more than a step, level
+    /// 0 stays small although only one step is done per flush or two, and without flushes the debt falls to nothing.
+    #[test]
+    fn jobs_are_bounded_levels_stay_sound_and_debt_is_worked_off() {
+        const STEP: u64 = 64 << 20;
+        for seed in 0..60u64 {
+            let (mut v, mut state, mut numbers) = (Version::default(), seed, 0u64);
+            let (mut worst, mut most) = (0, 0.0f64);
+            for round in 0..300u64 {
+                numbers += 1;
+                let (start, end) = match seed % 3 {
+                    0 => (0, 0xFFFF),
+                    1 => (round * 200, round * 200 + 300),
+                    _ => {
+                        let start = roll(&mut state, 0xFF00);
+                        (start, start + 1 + roll(&mut state, 0xFFFF - start))
+                    }
+                };
+                let bytes = (8 + roll(&mut state, 24)) << 20;
+                let flushed = TableMeta {
+                    start: (start as u16).to_be_bytes().into(),
+                    end: (end.min(0xFFFF) as u16).to_be_bytes().into(),
+                    bytes,
+                    file_bytes: bytes,
+                    ..meta(numbers, 0, "", "", 1)
+                };
+                v = v.apply(&Edit { added: vec![flushed], ..Edit::default() }, row).unwrap();
+                for _ in 0..4 {
+                    let job = choose(&v, &LIMITS, SeqNo::MAX);
+                    let (next, merged) = work(&v, &job, &mut numbers, &mut state, STEP);
+                    (v, worst) = (next, worst.max(merged));
+                }
+                most = most.max(level_zero_tables(v.family(Cf::Default)));
+            }
+            assert!(worst <= 3 * STEP, "seed {seed}: {worst} bytes in one job");
+            assert!(most < 40.0, "seed {seed}: {most} tables in level 0");
+            let mut steps = 0;
+            while !matches!(choose(&v, &LIMITS, SeqNo::MAX), Job::Idle) {
+                let job = choose(&v, &LIMITS, SeqNo::MAX);
+                v = work(&v, &job, &mut numbers, &mut state, STEP).0;
+                steps += 1;
+                assert!(steps < 10_000, "seed {seed}: compaction does not end");
+            }
+            assert_eq!(debt(&v, &LIMITS), 0, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn debt_grows_with_what_is_due_and_counts_what_it_drags_along() {
+        let owed = |tables| debt(&version(tables), &LIMITS) >> 20;
+        assert_eq!(owed((1..4).map(|id| meta(id, 0, "a", "z", 60)).collect()), 0, "nothing is due");
+        let due: Vec<_> = (5..9).map(|id| meta(id, 0, "a", "z", 10)).collect();
+        assert_eq!(owed(due.clone()), 40);
+        let mut above = due;
+        above.push(meta(1, 1, "a", "z", 64));
+        assert_eq!(owed(above.clone()), 40 + 40, "level 1 overflows by as much");
+        above.push(meta(2, 2, "a", "z", 520));
+        assert_eq!(owed(above), 40 + 40 + 200, "and each byte drags five along");
     }
 }

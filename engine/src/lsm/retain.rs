@@ -25,6 +25,11 @@ impl Retention {
         Self { snapshots, erased, key: Vec::new(), newer: None }
     }
 
+    /// Whether `key` is another than that of the entry before.
+    pub(crate) fn is_new_key(&self, key: &[u8]) -> bool {
+        self.newer.is_none() || self.key != key
+    }
+
     /// Whether to keep `entry`; `bottom` says whether nothing older of its key lies below.
     pub(crate) fn keep(&mut self, entry: &EntryRef<'_>, bottom: impl FnOnce() -> bool) -> bool {
         let newer = if self.newer.is_some() && self.key == entry.key { self.newer } else { None };

@@ -13,6 +13,8 @@ use crate::error::{Fault, Result, Shortage};
 
 /// How often the free space is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// So many files that are only open in case they are read again give way before the step is taken once more.
+const GIVE_WAY_FILES: u32 = 4;
 /// After so many looks the step is taken even if the space does not seem to be there: what it needs is only an estimate.
 const PATIENCE_LOOKS: u32 = 40;
 
@@ -35,6 +37,9 @@ impl Maintenance {
                     match shortage {
                         Shortage::Space => self.wait_for_space().await,
                         Shortage::Descriptors | Shortage::Memory | Shortage::Attempt => {
+                            for _ in 0..GIVE_WAY_FILES {
+                                self.shared.files.let_go();
+                            }
                             self.shared.rt.sleep(LOOK_EVERY).await;
                         }
                     }

@@ -130,12 +130,12 @@ impl RunSource {
                     return Ok(chunk);
                 }
                 if let Some(handle) = open.next_block(self.direction)? {
-                    let block = read(&self.reading, &mut self.misses, open, handle).await?;
+                    let block = read(&self.rt, &self.reading, &mut self.misses, open, handle).await?;
                     open.enter_block(handle, block)?;
                     continue;
                 }
                 if let Some(handle) = open.next_part(self.direction)? {
-                    let part = read(&self.reading, &mut self.misses, open, handle).await?;
+                    let part = read(&self.rt, &self.reading, &mut self.misses, open, handle).await?;
                     open.blocks = open.table.blocks(handle, &part, self.direction, open.range.ends())?;
                     continue;
                 }
@@ -204,9 +204,15 @@ impl OpenTable {
     }
 }
 
-async fn read(reading: &Reading, misses: &mut u32, open: &mut OpenTable, handle: Handle) -> Result<Bytes> {
+async fn read(
+    rt: &Rt,
+    reading: &Reading,
+    misses: &mut u32,
+    open: &mut OpenTable,
+    handle: Handle,
+) -> Result<Bytes> {
     match reading {
-        Reading::Ahead { bytes } => open.table.read_frame(handle, &mut open.window, *bytes).await,
+        Reading::Ahead { bytes } => open.table.read_frame(rt, handle, &mut open.window, *bytes).await,
         Reading::Cached(cache) => {
             if let Some(bytes) = cache.get(open.table.meta.file, handle.offset) {
                 *misses = 0;
@@ -214,7 +220,7 @@ async fn read(reading: &Reading, misses: &mut u32, open: &mut OpenTable, handle:
             }
             *misses += 1;
             let ahead = if *misses > 2 { SCAN_AHEAD_BYTES } else { 0 };
-            let bytes = open.table.read_frame(handle, &mut open.window, ahead).await?;
+            let bytes = open.table.read_frame(rt, handle, &mut open.window, ahead).await?;
             cache.insert(open.table.meta.file, handle.offset, bytes.clone());
             Ok(bytes)
         }

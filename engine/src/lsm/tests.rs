@@ -174,7 +174,7 @@ fn a_long_manifest_is_begun_anew() {
 #[test]
 fn the_fuzz_doors_answer_seeded_bytes() {
     let mut seeds: Vec<Vec<u8>> = vec![Vec::new(), vec![0; 100], vec![0xFF; 100]];
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/lsm-v1");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/lsm-v2");
     for entry in std::fs::read_dir(fixture).unwrap() {
         seeds.push(std::fs::read(entry.unwrap().path()).unwrap());
     }

@@ -3,7 +3,9 @@
 //! * Level 0 holds flushed memtables, newest first; they may overlap.
 //! * In level 1 and above tables are sorted and share no key.
 //! * For one key, whatever lies in a lower level (or earlier in level 0) is newer.
-//! * A table's bounds are *virtual*: the part of its file that this tree sees. Reads never look outside them.
+//! * A table's bounds are *virtual*: the part of its file that this tree sees. Reads never look outside them. A compaction that
+//!   ends in the middle of its inputs leaves rows for what is still ahead of it.
+//! * In level 0 files are ordered by their numbers, which grow with the flushes that made them.
 //! * Table ids and file numbers come from one counter and are never used twice.
 
 use std::rc::Rc;
@@ -29,6 +31,10 @@ pub(crate) struct TableMeta {
     pub(crate) start: Vec<u8>,
     pub(crate) end: Vec<u8>,
     pub(crate) file_bytes: u64,
+    /// About how many of them lie within the bounds.
+    pub(crate) bytes: u64,
+    /// Drawn for the file; every checksum in it is salted with it.
+    pub(crate) identity: u64,
     /// CRC over the whole file before its footer.
     pub(crate) file_crc: u32,
     pub(crate) entries: u64,
@@ -135,9 +141,9 @@ impl Levels {
         self.levels.iter().flatten()
     }
 
-    /// Bytes of the files of a level.
+    /// About the bytes that the tables of a level show.
     pub(crate) fn level_bytes(&self, level: usize) -> u64 {
-        self.levels[level].iter().map(|table| table.meta.file_bytes).sum()
+        self.levels[level].iter().map(|table| table.meta.bytes).sum()
     }
 
     /// The tables that may hold `key`, newest first.
@@ -184,8 +190,8 @@ impl Levels {
     fn insert(&mut self, table: Rc<Table>) {
         let level = &mut self.levels[usize::from(table.meta.level)];
         let place = match table.meta.level {
-            // Newest first. Ids grow, also over restarts.
-            0 => level.partition_point(|present| present.meta.table > table.meta.table),
+            // Newest first. Numbers grow, also over restarts.
+            0 => level.partition_point(|present| present.meta.file > table.meta.file),
             _ => level.partition_point(|present| present.meta.start < table.meta.start),
         };
         level.insert(place, table);
@@ -216,6 +222,26 @@ impl TableMeta {
     pub(crate) fn largest_seq(&self) -> SeqNo {
         SeqNo(self.largest_seq)
     }
+
+    /// Whether a compaction has already taken a part of the file.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.bytes < self.file_bytes
+    }
+
+    /// The row for what is left of this table from `start` on, which lies inside; about `bytes` of its file.
+    pub(crate) fn rest(&self, table: u64, start: &[u8], bytes: u64) -> TableMeta {
+        let ahead = self.erased.iter().filter(|row| row.end.as_slice() > start);
+        let clip =
+            |row: &ErasedRow| ErasedRow { start: row.start.as_slice().max(start).to_vec(), ..row.clone() };
+        TableMeta {
+            table,
+            start: start.to_vec(),
+            // Less than the whole, so that it shows as begun.
+            bytes: bytes.clamp(1, self.bytes.saturating_sub(1).max(1)),
+            erased: ahead.map(clip).collect(),
+            ..self.clone()
+        }
+    }
 }
 
 fn table_for<'a>(level: &'a [Rc<Table>], key: &[u8]) -> Option<&'a Rc<Table>> {
@@ -228,6 +254,7 @@ pub(crate) mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::lsm::table::files::Files;
 
     /// A table that exists only as a row.
     pub(crate) fn meta(table: u64, level: u8, start: &str, end: &str, mib: u64) -> TableMeta {
@@ -239,6 +266,8 @@ pub(crate) mod tests {
             start: start.into(),
             end: end.into(),
             file_bytes: mib << 20,
+            bytes: mib << 20,
+            identity: table,
             file_crc: 0,
             entries: 10,
             deletes: 0,
@@ -254,7 +283,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn row(meta: &TableMeta) -> Rc<Table> {
-        Rc::new(Table::new(meta.clone(), Path::new("t"), Rc::default()))
+        Rc::new(Table::new(meta.clone(), Path::new("t"), Rc::new(Files::new(1))))
     }
 
     fn ids<'a>(tables: impl Iterator<Item = &'a Rc<Table>>) -> Vec<u64> {

@@ -66,6 +66,13 @@ impl Rt {
         Ok(names)
     }
 
+    /// The files in a directory and their lengths, bytes, sorted by name.
+    pub async fn file_lengths(&self, path: &Path) -> io::Result<Vec<(String, u64)>> {
+        let mut files = in_world!(&self.world, core => core.file_lengths(path).await)?;
+        files.sort();
+        Ok(files)
+    }
+
     /// Whether something has this name.
     pub async fn exists(&self, path: &Path) -> io::Result<bool> {
         in_world!(&self.world, core => core.exists(path).await)

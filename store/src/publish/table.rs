@@ -36,6 +36,16 @@ const REFUSED: Metric = metric(
     Counter,
     "Operations refused, by reason; invalid_request is the client's own mistake.",
 );
+const WRITE_DELAY: Metric = metric(
+    "ringkeep_lsm_write_delay_seconds_total",
+    Counter,
+    "Time that writers were told to wait so that flushes and compactions keep up.",
+);
+const WRITE_STOP: Metric = metric(
+    "ringkeep_lsm_write_stop_seconds_total",
+    Counter,
+    "Time during which nothing could be written because flushes or compactions were too far behind.",
+);
 const BUSY: Metric = metric(
     "ringkeep_core_busy_seconds_total",
     Counter,
@@ -198,6 +208,23 @@ const TREE: &[Row<TreeStats>] = &[
     Row(metric("ringkeep_lsm_disk_full", Gauge, "1 while a flush or compaction waits for space."), |t| {
         u64::from(t.disk_full)
     }),
+    Row(metric("ringkeep_lsm_open_tables", Gauge, "Table files open for reading."), |t| t.open_tables),
+    Row(
+        metric(
+            "ringkeep_lsm_pending_compaction_bytes",
+            Gauge,
+            "About how many bytes compactions have to rewrite until none is due.",
+        ),
+        |t| t.pending_compaction_bytes,
+    ),
+    Row(
+        metric(
+            "ringkeep_lsm_write_rate_max_bytes",
+            Gauge,
+            "What writers are slowed down to, bytes per second; 0 without a limit.",
+        ),
+        |t| t.write_bytes_per_second_max,
+    ),
     Row(metric("ringkeep_lsm_flushes_total", Counter, "Memtables flushed."), |t| t.flushes),
     Row(metric("ringkeep_lsm_flushed_bytes_total", Counter, "Bytes of tables written by flushes."), |t| {
         t.flushed_bytes
@@ -233,6 +260,10 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
         }
         rows(LOG, &store.log, &labels, &mut samples);
         rows(TREE, &store.tree, &labels, &mut samples);
+        for (wait, duration) in [(&WRITE_DELAY, store.tree.write_delay), (&WRITE_STOP, store.tree.write_stop)]
+        {
+            samples.push(sample(wait, &labels, None, Value::Seconds(duration.as_secs_f64())));
+        }
         for (level, (tables, bytes)) in store.tree.levels.iter().enumerate() {
             let level = level.to_string();
             samples.push(sample(&LEVEL_TABLES, &labels, Some(("level", &level)), Value::Number(*tables)));

@@ -14,7 +14,7 @@ use store::request::{Change, Op, Out, Scan};
 
 use crate::node::{begin_simulated, open_simulated};
 
-const WRITES: u64 = 400;
+const WRITES: u64 = 800;
 
 async fn open(rt: &Rt) -> (Stores, Gateway) {
     open_with(rt, TreeOptions::default()).await
@@ -96,7 +96,7 @@ fn after_a_kill_the_log_is_read_once() {
 }
 
 /// Tables in level 0 at which writers are told to stop when one is enough for a compaction.
-const TABLES_STOP: u64 = 8;
+const TABLES_STOP: u64 = 16;
 
 fn level_zero(stores: &Stores) -> Vec<u64> {
     stores.shards.values().map(|shard| shard.snapshot().tree.levels[0].0).collect()

@@ -1,7 +1,7 @@
 //! Streams a table out: entries in, bytes of the file out, without ever holding more than one part.
 
 use super::block::{BlockBuilder, common_prefix};
-use super::{Footer, Handle, put_frame};
+use super::{Footer, Handle, Place, put_frame};
 use crate::lsm::erased::RangeTombstones;
 use crate::lsm::filter;
 use crate::lsm::key::{Cf, Kind, SeqNo, key_hash, successor};
@@ -29,6 +29,7 @@ pub(crate) struct Built {
     pub(crate) smallest_seq: SeqNo,
     pub(crate) largest_seq: SeqNo,
     pub(crate) file_bytes: u64,
+    pub(crate) identity: u64,
     pub(crate) body_crc: u32,
 }
 
@@ -37,6 +38,7 @@ pub(crate) struct Built {
 pub(crate) struct TableBuilder {
     shape: TableShape,
     cf: Cf,
+    identity: u64,
     output: Vec<u8>,
     /// Offset in the file of the end of `output`.
     offset: u64,
@@ -55,10 +57,12 @@ pub(crate) struct TableBuilder {
 }
 
 impl TableBuilder {
-    pub(crate) fn new(cf: Cf, shape: TableShape) -> Self {
+    /// A table of `cf` in a file of this identity.
+    pub(crate) fn new(cf: Cf, shape: TableShape, identity: u64) -> Self {
         Self {
             shape,
             cf,
+            identity,
             output: Vec::new(),
             offset: 0,
             body_crc: crc32fast::Hasher::new(),
@@ -129,6 +133,7 @@ impl TableBuilder {
             entries: self.entries,
             smallest_seq,
             largest_seq,
+            identity: self.identity,
             cf: self.cf,
             body_crc,
         };
@@ -142,6 +147,7 @@ impl TableBuilder {
             smallest_seq,
             largest_seq,
             file_bytes: self.offset + super::FOOTER_BYTES as u64,
+            identity: self.identity,
             body_crc,
         }
     }
@@ -198,7 +204,8 @@ impl TableBuilder {
     /// Writes `self.raw` as a frame.
     fn put_raw(&mut self, compress: bool) -> Handle {
         let start = self.output.len();
-        let handle = put_frame(&mut self.output, &self.raw, self.offset, compress, &mut self.scratch);
+        let place = Place { identity: self.identity, offset: self.offset };
+        let handle = put_frame(&mut self.output, &self.raw, place, compress, &mut self.scratch);
         self.body_crc.update(&self.output[start..]);
         self.offset += u64::from(handle.len);
         handle

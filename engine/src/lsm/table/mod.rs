@@ -8,13 +8,17 @@
 //!             filter  Bloom filter over their keys (see `filter`)
 //! erased := frame(block)                                  range deletes: start -> end; an empty block if none
 //! root   := frame(block)                                  last key -> handle, one entry per part
-//! frame  := payload kind:u8 raw_len:u32 crc:u32           kind 0 as is, 1 LZ4; the CRC covers payload, kind, raw_len
-//!                                                         and the frame's offset in the file, so that a block read
-//!                                                         from the wrong place does not pass
+//! frame  := payload kind:u8 raw_len:u32 crc:u32           kind 0 as is, 1 LZ4; the CRC covers payload, kind, raw_len,
+//!                                                         the frame's offset in the file and the file's identity, so
+//!                                                         that a block read from the wrong place or from another file
+//!                                                         does not pass
 //! footer := root_offset:u64 root_len:u32 erased_offset:u64 erased_len:u32
-//!           entries:u64 smallest_seq:u64 largest_seq:u64 cf:u8 zeros:3
-//!           body_crc:u32 version:u32 footer_crc:u32 magic:u64            all little-endian; the last 72 bytes
+//!           entries:u64 smallest_seq:u64 largest_seq:u64 identity:u64 cf:u8 zeros:3
+//!           body_crc:u32 version:u32 footer_crc:u32 magic:u64            all little-endian; the last 80 bytes
 //! ```
+//!
+//! `identity` is drawn when the file is made, and the manifest repeats it: the tables of another store, or of an older copy of
+//! this one, are not taken for this store's, whatever their names.
 //!
 //! CRC is CRC-32 (IEEE). `body_crc` covers every byte before the footer: the whole-file checksum that the manifest repeats.
 //!
@@ -26,6 +30,7 @@
 
 pub(crate) mod block;
 pub(crate) mod build;
+pub(crate) mod files;
 pub(crate) mod handles;
 pub(crate) mod read;
 
@@ -38,9 +43,9 @@ use super::key::{Cf, SeqNo};
 /// Ends every table file.
 const MAGIC: u64 = u64::from_le_bytes(*b"RKTABLE\n");
 /// The format drawn above.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 /// Length of the footer.
-pub(crate) const FOOTER_BYTES: usize = 72;
+pub(crate) const FOOTER_BYTES: usize = 80;
 /// No frame is larger, packed or unpacked; a larger length is damage. Values are far smaller.
 const FRAME_BYTES_MAX: usize = 256 << 20;
 
@@ -80,6 +85,7 @@ pub(crate) struct Footer {
     pub(crate) entries: u64,
     pub(crate) smallest_seq: SeqNo,
     pub(crate) largest_seq: SeqNo,
+    pub(crate) identity: u64,
     pub(crate) cf: Cf,
     pub(crate) body_crc: u32,
 }
@@ -94,6 +100,7 @@ impl Footer {
         bytes.extend_from_slice(&self.entries.to_le_bytes());
         bytes.extend_from_slice(&self.smallest_seq.0.to_le_bytes());
         bytes.extend_from_slice(&self.largest_seq.0.to_le_bytes());
+        bytes.extend_from_slice(&self.identity.to_le_bytes());
         bytes.extend_from_slice(&[self.cf.index() as u8, 0, 0, 0]);
         bytes.extend_from_slice(&self.body_crc.to_le_bytes());
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
@@ -121,8 +128,9 @@ impl Footer {
             entries: u64_at(bytes, 24),
             smallest_seq: SeqNo(u64_at(bytes, 32)),
             largest_seq: SeqNo(u64_at(bytes, 40)),
-            cf: Cf::from_byte(bytes[48]).ok_or(Damage("an unknown column family"))?,
-            body_crc: u32_at(bytes, 52),
+            identity: u64_at(bytes, 48),
+            cf: Cf::from_byte(bytes[56]).ok_or(Damage("an unknown column family"))?,
+            body_crc: u32_at(bytes, 60),
         })
     }
 }
@@ -138,17 +146,24 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 const KIND_PLAIN: u8 = 0;
 const KIND_LZ4: u8 = 1;
 
-/// Appends `raw` as a frame that will lie at `offset`; packed if that saves an eighth.
-fn put_frame(into: &mut Vec<u8>, raw: &[u8], offset: u64, compress: bool, scratch: &mut Vec<u8>) -> Handle {
+/// Where a frame lies: in which file, and at which offset.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) identity: u64,
+    pub(crate) offset: u64,
+}
+
+/// Appends `raw` as a frame that will lie at `place`; packed if that saves an eighth.
+fn put_frame(into: &mut Vec<u8>, raw: &[u8], place: Place, compress: bool, scratch: &mut Vec<u8>) -> Handle {
     let packed = if compress { pack(raw, scratch) } else { None };
     let (kind, payload) = packed.map_or((KIND_PLAIN, raw), |packed| (KIND_LZ4, packed));
     let start = into.len();
     into.extend_from_slice(payload);
     into.push(kind);
     into.extend_from_slice(&(raw.len() as u32).to_le_bytes());
-    let crc = frame_crc(&into[start..], offset);
+    let crc = frame_crc(&into[start..], place);
     into.extend_from_slice(&crc.to_le_bytes());
-    Handle { offset, len: (into.len() - start) as u32 }
+    Handle { offset: place.offset, len: (into.len() - start) as u32 }
 }
 
 fn pack<'a>(raw: &[u8], scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
@@ -157,10 +172,10 @@ fn pack<'a>(raw: &[u8], scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
     (len < raw.len() - raw.len() / 8).then(|| &scratch[..len])
 }
 
-/// Checks and unpacks the frame that was read from `offset`.
-pub(crate) fn open_frame(frame: &[u8], offset: u64) -> Result<Bytes, Damage> {
+/// Checks and unpacks the frame that was read from `place`.
+pub(crate) fn open_frame(frame: &[u8], place: Place) -> Result<Bytes, Damage> {
     let (checked, crc) = frame.split_last_chunk::<4>().ok_or(Damage("a frame too short for its checksum"))?;
-    if frame_crc(checked, offset) != u32::from_le_bytes(*crc) {
+    if frame_crc(checked, place) != u32::from_le_bytes(*crc) {
         return Err(Damage("a block's checksum does not match"));
     }
     let (kinded, raw_len) = checked.split_last_chunk::<4>().ok_or(Damage("a frame without a length"))?;
@@ -178,10 +193,11 @@ pub(crate) fn open_frame(frame: &[u8], offset: u64) -> Result<Bytes, Damage> {
     }
 }
 
-fn frame_crc(checked: &[u8], offset: u64) -> u32 {
+fn frame_crc(checked: &[u8], place: Place) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(checked);
-    hasher.update(&offset.to_le_bytes());
+    hasher.update(&place.offset.to_le_bytes());
+    hasher.update(&place.identity.to_le_bytes());
     hasher.finalize()
 }
 
@@ -251,6 +267,7 @@ mod tests {
             entries: 12,
             smallest_seq: SeqNo(3),
             largest_seq: SeqNo(14),
+            identity: 0x1234_5678_9ABC_DEF0,
             cf: Cf::Write,
             body_crc: 0xDEAD_BEEF,
         }
@@ -273,16 +290,18 @@ mod tests {
 
     #[test]
     fn frames_are_bound_to_their_place() {
+        let place = |offset| Place { identity: 7, offset };
         for (raw, compress) in [(vec![7u8; 5000], true), (vec![7u8; 5000], false), (Vec::new(), true)] {
             let mut bytes = Vec::new();
-            let handle = put_frame(&mut bytes, &raw, 8192, compress, &mut Vec::new());
+            let handle = put_frame(&mut bytes, &raw, place(8192), compress, &mut Vec::new());
             assert_eq!(handle.len as usize, bytes.len());
-            assert_eq!(open_frame(&bytes, 8192).unwrap(), raw);
-            assert!(open_frame(&bytes, 4096).is_err());
+            assert_eq!(open_frame(&bytes, place(8192)).unwrap(), raw);
+            assert!(open_frame(&bytes, place(4096)).is_err());
+            assert!(open_frame(&bytes, Place { identity: 8, offset: 8192 }).is_err(), "of another file");
             for at in 0..bytes.len() {
                 let mut bad = bytes.clone();
                 bad[at] ^= 0x10;
-                assert!(open_frame(&bad, 8192).is_err(), "byte {at}");
+                assert!(open_frame(&bad, place(8192)).is_err(), "byte {at}");
             }
         }
     }
@@ -294,9 +313,10 @@ mod tests {
             let mut bytes = vec![0xF3, 1, 2];
             bytes.push(kind);
             bytes.extend_from_slice(&raw_len.to_le_bytes());
-            let crc = frame_crc(&bytes, 0);
+            let place = Place { identity: 7, offset: 0 };
+            let crc = frame_crc(&bytes, place);
             bytes.extend_from_slice(&crc.to_le_bytes());
-            assert!(open_frame(&bytes, 0).is_err());
+            assert!(open_frame(&bytes, place).is_err());
         }
     }
 }

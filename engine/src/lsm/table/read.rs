@@ -1,9 +1,10 @@
 //! Finds a key in a table, and walks one.
 //!
-//! A [`Table`] is a row of the manifest with a file behind it. The file is opened at the first read; its root then stays in
-//! memory (about one part in ten thousand of the file). Parts and data blocks come through the block cache.
+//! A [`Table`] is a row of the manifest with a file behind it. The file is opened when it is read, and closed when too many others
+//! are (see [`super::files`]); its root stays in memory from the first read on (about one part in ten thousand of the file). Parts
+//! and data blocks come through the block cache. Nobody holds a file between two reads.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::block::BlockView;
+use super::files::Files;
 use super::handles::Handles;
-use super::{Damage, FOOTER_BYTES, Footer, Handle, PartView, locate, open_frame, walk_index};
+use super::{Damage, FOOTER_BYTES, Footer, Handle, PartView, Place, locate, open_frame, walk_index};
 use crate::error::{Fault, Result, Shortage};
 use crate::lsm::cache::BlockCache;
 use crate::lsm::erased::RangeTombstones;
@@ -42,33 +44,10 @@ pub(crate) struct Table {
 pub(crate) struct Backing {
     number: u64,
     path: PathBuf,
-    opened: OnceCell<Opened>,
+    /// Read at the first opening; stays when the file is closed for others.
+    root: OnceCell<Bytes>,
     retired: Cell<bool>,
-    waste: Rc<Waste>,
-}
-
-#[derive(Debug)]
-struct Opened {
-    file: File,
-    root: Bytes,
-}
-
-/// Files that nobody uses any more, waiting to be closed and perhaps removed.
-#[derive(Debug, Default)]
-pub(crate) struct Waste(RefCell<Vec<Discarded>>);
-
-/// One such file.
-#[derive(Debug)]
-pub(crate) struct Discarded {
-    pub(crate) file: Option<File>,
-    /// The number of the file if it is to be removed.
-    pub(crate) remove: Option<u64>,
-}
-
-impl Waste {
-    pub(crate) fn take(&self) -> Vec<Discarded> {
-        std::mem::take(&mut self.0.borrow_mut())
-    }
+    files: Rc<Files>,
 }
 
 /// Where a look-up in one table ended, as far as memory can tell.
@@ -84,9 +63,9 @@ pub(crate) enum Probe {
 
 impl Table {
     /// A table over a file that no other table shows.
-    pub(crate) fn new(meta: TableMeta, dir: &Path, waste: Rc<Waste>) -> Self {
+    pub(crate) fn new(meta: TableMeta, dir: &Path, files: Rc<Files>) -> Self {
         let (number, path) = (meta.file, dir.join(file_name(meta.file)));
-        let backing = Backing { number, path, opened: OnceCell::new(), retired: Cell::new(false), waste };
+        let backing = Backing { number, path, root: OnceCell::new(), retired: Cell::new(false), files };
         Self::over(meta, Rc::new(backing))
     }
 
@@ -98,7 +77,8 @@ impl Table {
     fn over(meta: TableMeta, backing: Rc<Backing>) -> Self {
         let mut erased = RangeTombstones::default();
         for row in &meta.erased {
-            erased.insert(&row.start, &row.end, SeqNo(row.seq));
+            let (start, end) = (row.start.as_slice().max(&meta.start), row.end.as_slice().min(&meta.end));
+            erased.insert(start, end, SeqNo(row.seq));
         }
         Self { meta, erased, backing }
     }
@@ -110,8 +90,8 @@ impl Table {
 
     /// Looks `key` up with what is in memory.
     pub(crate) fn probe(&self, cache: &BlockCache, key: &[u8], hash: u64, at: SeqNo) -> Result<Probe> {
-        let Some(opened) = self.backing.opened.get() else { return Ok(Probe::NeedsIo) };
-        let Some(part_handle) = self.part_of(opened, key)? else { return Ok(Probe::Absent) };
+        let Some(root) = self.backing.root.get() else { return Ok(Probe::NeedsIo) };
+        let Some(part_handle) = self.part_of(root, key)? else { return Ok(Probe::Absent) };
         let Some(part) = cache.get(self.meta.file, part_handle.offset) else { return Ok(Probe::NeedsIo) };
         let Some(block_handle) = self.block_of(part_handle, &part, key, hash)? else {
             return Ok(Probe::Absent);
@@ -129,13 +109,12 @@ impl Table {
         hash: u64,
         at: SeqNo,
     ) -> Result<Probe> {
-        let opened = self.open(rt).await?;
-        let Some(part_handle) = self.part_of(opened, key)? else { return Ok(Probe::Absent) };
-        let part = self.cached(cache, part_handle).await?;
+        let Some(part_handle) = self.part_of(self.root(rt).await?, key)? else { return Ok(Probe::Absent) };
+        let part = self.cached(rt, cache, part_handle).await?;
         let Some(block_handle) = self.block_of(part_handle, &part, key, hash)? else {
             return Ok(Probe::Absent);
         };
-        let block = self.cached(cache, block_handle).await?;
+        let block = self.cached(rt, cache, block_handle).await?;
         self.version_in(block_handle, &block, key, at)
     }
 
@@ -147,20 +126,19 @@ impl Table {
         start: &[u8],
         end: &[u8],
     ) -> Result<Handles> {
-        let opened = self.open(rt).await?;
-        Handles::new(opened.root.clone(), direction, start, end)
-            .map_err(|damage| self.damaged(damage, "root"))
+        let root = self.root(rt).await?;
+        Handles::new(root.clone(), direction, start, end).map_err(|damage| self.damaged(damage, "root"))
     }
 
     /// Last key and handle of every part that holds keys of `[start, end)`.
     pub(crate) async fn part_keys(&self, rt: &Rt, start: &[u8], end: &[u8]) -> Result<Vec<(Bytes, Handle)>> {
-        let opened = self.open(rt).await?;
+        let root = self.root(rt).await?;
         let mut parts = Vec::new();
         let visit = |key: &[u8], handle| {
             parts.push((Bytes::copy_from_slice(key), handle));
             end.is_empty() || key < end
         };
-        walk_index(&opened.root, start, visit).map_err(|damage| self.damaged(damage, "root"))?;
+        walk_index(root, start, visit).map_err(|damage| self.damaged(damage, "root"))?;
         Ok(parts)
     }
 
@@ -178,11 +156,11 @@ impl Table {
     }
 
     /// A frame through the cache.
-    pub(crate) async fn cached(&self, cache: &BlockCache, handle: Handle) -> Result<Bytes> {
+    pub(crate) async fn cached(&self, rt: &Rt, cache: &BlockCache, handle: Handle) -> Result<Bytes> {
         if let Some(bytes) = cache.get(self.meta.file, handle.offset) {
             return Ok(bytes);
         }
-        let bytes = self.read_frame(handle, &mut Window::default(), 0).await?;
+        let bytes = self.read_frame(rt, handle, &mut Window::default(), 0).await?;
         cache.insert(self.meta.file, handle.offset, bytes.clone());
         Ok(bytes)
     }
@@ -190,11 +168,11 @@ impl Table {
     /// A frame from the file. With `ahead_bytes`, that much is read at once and kept in `window` for the next frames.
     pub(crate) async fn read_frame(
         &self,
+        rt: &Rt,
         handle: Handle,
         window: &mut Window,
         ahead_bytes: usize,
     ) -> Result<Bytes> {
-        let opened = self.backing.opened.get().expect("a handle comes from an opened table");
         let body_bytes = self.meta.file_bytes - FOOTER_BYTES as u64;
         let inside = handle.offset.checked_add(u64::from(handle.len)).is_some_and(|end| end <= body_bytes);
         if !inside {
@@ -206,16 +184,14 @@ impl Table {
             let left = usize::try_from(self.meta.file_bytes - start).unwrap_or(usize::MAX);
             let len = wanted.max(ahead_bytes.min(left)).next_multiple_of(BLOCK_BYTES);
             let attempt = format!("reading {len} bytes at {start}");
-            let buf = opened
-                .file
-                .read_at(start, len)
-                .await
-                .map_err(|e| Fault::io(&self.backing.path, &attempt, &e))?;
+            let file = self.backing.file(rt).await?;
+            let buf =
+                file.read_at(start, len).await.map_err(|e| Fault::io(&self.backing.path, &attempt, &e))?;
             *window = Window { start, buf: Some(buf) };
         }
         let frame =
             window.frame(handle).ok_or_else(|| self.damaged_at(Damage("the file ends early"), handle))?;
-        open_frame(frame, handle.offset).map_err(|damage| self.damaged_at(damage, handle))
+        open_frame(frame, self.place(handle)).map_err(|damage| self.damaged_at(damage, handle))
     }
 
     /// What is wrong, and where.
@@ -228,32 +204,13 @@ impl Table {
         Fault::corruption(&self.backing.path, format!("{} ({place})", damage.0))
     }
 
-    async fn open(&self, rt: &Rt) -> Result<&Opened> {
-        if let Some(opened) = self.backing.opened.get() {
-            return Ok(opened);
+    async fn root(&self, rt: &Rt) -> Result<&Bytes> {
+        if let Some(root) = self.backing.root.get() {
+            return Ok(root);
         }
-        let file = loop {
-            match rt.open(&self.backing.path, OpenMode::Read).await {
-                // Whoever reads waits until there is a descriptor for it.
-                Err(error) if Shortage::of(&error).is_some() => rt.sleep(OPEN_AGAIN).await,
-                opened => break opened.map_err(|e| Fault::io(&self.backing.path, "opening", &e))?,
-            }
-        };
-        let root = match self.read_root(&file).await {
-            Ok(root) => root,
-            Err(fault) => {
-                // The fault is what matters; a file that was only read loses nothing by a failed close.
-                let _ = file.close().await;
-                return Err(fault);
-            }
-        };
-        let mut fresh = Some(Opened { file, root });
-        self.backing.opened.get_or_init(|| fresh.take().expect("taken once"));
-        if let Some(unused) = fresh {
-            // Another task opened it meanwhile.
-            let _ = unused.file.close().await;
-        }
-        Ok(self.backing.opened.get().expect("just set"))
+        let file = self.backing.file(rt).await?;
+        let root = self.read_root(&file).await?;
+        Ok(self.backing.root.get_or_init(|| root))
     }
 
     async fn read_root(&self, file: &File) -> Result<Bytes> {
@@ -266,8 +223,8 @@ impl Table {
             return Err(short());
         }
         let footer = Footer::decode(&tail).map_err(|damage| self.damaged(damage, "footer"))?;
-        if footer.body_crc != self.meta.file_crc {
-            return Err(self.damaged(Damage("the footer belongs to another table"), "footer"));
+        if (footer.identity, footer.body_crc) != (self.meta.identity, self.meta.file_crc) {
+            return Err(self.damaged(Damage("the file is another table than the manifest names"), "footer"));
         }
         let root_end = footer.root.offset.saturating_add(u64::from(footer.root.len));
         if root_end > len {
@@ -284,11 +241,27 @@ impl Table {
         let from_end = usize::try_from(len - footer.root.offset).unwrap_or(usize::MAX);
         let start = tail.len().checked_sub(from_end).ok_or_else(short)?;
         let frame = tail.get(start..start + footer.root.len as usize).ok_or_else(short)?;
-        open_frame(frame, footer.root.offset).map_err(|damage| self.damaged(damage, "root"))
+        open_frame(frame, self.place(footer.root)).map_err(|damage| self.damaged(damage, "root"))
     }
 
-    fn part_of(&self, opened: &Opened, key: &[u8]) -> Result<Option<Handle>> {
-        let found = BlockView::parse(&opened.root).and_then(|view| locate(&opened.root, view, key));
+    fn place(&self, handle: Handle) -> Place {
+        Place { identity: self.meta.identity, offset: handle.offset }
+    }
+
+    /// About how many bytes of the file hold keys from `start` on, which lies within the table's bounds.
+    pub(crate) async fn bytes_from(&self, rt: &Rt, start: &[u8]) -> Result<u64> {
+        let mut before = 0;
+        for (last, handle) in self.part_keys(rt, b"", start).await? {
+            if &last[..] >= start {
+                break;
+            }
+            before = handle.offset + u64::from(handle.len);
+        }
+        Ok(self.meta.file_bytes.saturating_sub(before))
+    }
+
+    fn part_of(&self, root: &Bytes, key: &[u8]) -> Result<Option<Handle>> {
+        let found = BlockView::parse(root).and_then(|view| locate(root, view, key));
         found.map_err(|damage| self.damaged(damage, "root"))
     }
 
@@ -316,13 +289,30 @@ impl Table {
     }
 }
 
+impl Backing {
+    /// The file, opened if it is not open. Whoever reads waits until there is a descriptor for it.
+    async fn file(&self, rt: &Rt) -> Result<Rc<File>> {
+        loop {
+            if let Some(open) = self.files.used(self.number) {
+                return Ok(open);
+            }
+            match rt.open(&self.path, OpenMode::Read).await {
+                Ok(file) => return Ok(self.files.keep(self.number, file)),
+                Err(error) if Shortage::of(&error).is_some() => {
+                    if Shortage::of(&error) == Some(Shortage::Descriptors) {
+                        self.files.let_go();
+                    }
+                    rt.sleep(OPEN_AGAIN).await;
+                }
+                Err(error) => return Err(Fault::io(&self.path, "opening", &error)),
+            }
+        }
+    }
+}
+
 impl Drop for Backing {
     fn drop(&mut self) {
-        let file = self.opened.take().map(|opened| opened.file);
-        let remove = self.retired.get().then_some(self.number);
-        if file.is_some() || remove.is_some() {
-            self.waste.0.borrow_mut().push(Discarded { file, remove });
-        }
+        self.files.discard(self.number, self.retired.get());
     }
 }
 

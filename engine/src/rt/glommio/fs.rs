@@ -40,6 +40,22 @@ impl Core {
         self.blocking(list).await?
     }
 
+    pub(crate) async fn file_lengths(&self, path: &Path) -> io::Result<Vec<(String, u64)>> {
+        let path = path.to_owned();
+        let list = move || {
+            let mut files = Vec::new();
+            for entry in fs::read_dir(path)? {
+                let entry = entry?;
+                let about = entry.metadata()?;
+                if about.is_file() {
+                    files.push((entry.file_name().to_string_lossy().into_owned(), about.len()));
+                }
+            }
+            Ok(files)
+        };
+        self.blocking(list).await?
+    }
+
     pub(crate) async fn exists(&self, path: &Path) -> io::Result<bool> {
         let path = path.to_owned();
         self.blocking(move || fs::exists(path)).await?

@@ -97,6 +97,16 @@ impl SimCore {
         self.on_names(DiskOp::Look, path, move |names| names.list(&wanted)).await
     }
 
+    pub(crate) async fn file_lengths(&self, path: &Path) -> io::Result<Vec<(String, u64)>> {
+        let wanted = path.to_owned();
+        let list = move |names: &mut super::names::Names| {
+            let known = names.list(&wanted)?.into_iter();
+            let len = |name: String| Some((names.file(&wanted.join(&name)).ok()?.borrow().len(), name));
+            Ok(known.filter_map(len).map(|(len, name)| (name, len)).collect())
+        };
+        self.on_names(DiskOp::Look, path, list).await
+    }
+
     pub(crate) async fn exists(&self, path: &Path) -> io::Result<bool> {
         let wanted = path.to_owned();
         self.on_names(DiskOp::Look, path, move |names| Ok(names.exists(&wanted))).await

@@ -114,6 +114,43 @@ fn a_lost_table_is_named_at_opening() {
 }
 
 #[test]
+fn a_table_of_another_length_is_named_at_opening() {
+    for grow in [false, true] {
+        let (world, tables) = prepared(9);
+        let victim = tables[1].clone();
+        let mut bytes = world.node(0).disk().read(&victim);
+        if grow {
+            bytes.extend([0; 4096])
+        } else {
+            bytes.truncate(bytes.len() - 4096)
+        }
+        world.node(0).disk().write(&victim, &bytes);
+        let running = world.node(0).start(0, move |rt| async move {
+            let fault = Tree::open(&rt, Path::new(DIR), tiny()).await.unwrap_err();
+            assert_eq!((fault.kind, fault.path), (FaultKind::Corruption, victim));
+            assert!(fault.what.contains("bytes and the manifest says"), "{}", fault.what);
+        });
+        world.block_on(running).unwrap();
+    }
+}
+
+/// A sound table of another store, of the same name, length, keys and values: every read of it is a fault that names it.
+#[test]
+fn a_table_of_another_store_is_noticed() {
+    let ((world, tables), (other, _)) = (prepared(15), prepared(16));
+    let (victim, node) = (tables[0].clone(), world.node(0));
+    let (own, foreign) = (node.disk().read(&victim), other.node(0).disk().read(&victim));
+    assert!(own.len() == foreign.len() && own != foreign);
+    node.disk().write(&victim, &foreign);
+    let running = node.start(0, move |rt| async move {
+        let tree = open(&rt).await;
+        assert!(read_around(&tree, &victim).await > 0);
+        tree.close().await;
+    });
+    world.block_on(running).unwrap();
+}
+
+#[test]
 fn a_damaged_manifest_is_never_guessed_at() {
     let (world, _) = prepared(10);
     let node = world.node(0);

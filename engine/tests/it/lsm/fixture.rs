@@ -1,5 +1,5 @@
-//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v1` is never rewritten; a new format version gets a
-//! new directory beside it.
+//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v2` is never rewritten; a new format version gets a
+//! new directory beside it. Version 1 was never released, and is refused as what it is.
 
 use std::path::{Path, PathBuf};
 
@@ -8,22 +8,35 @@ use engine::rt::{CoreOptions, start_core};
 
 use super::world::{fill, key, tiny};
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/lsm-v1")
+fn fixture(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures").join(version)
 }
 
 /// Opening begins a new manifest, so the tests work on a copy.
-fn copy(to: &Path) {
-    for entry in std::fs::read_dir(fixture()).unwrap() {
+fn copy(version: &str, to: &Path) {
+    for entry in std::fs::read_dir(fixture(version)).unwrap() {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 
 #[test]
-fn version_one_opens_and_reads() {
+fn version_one_is_refused_by_name() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    copy(dir.path());
+    copy("lsm-v1", dir.path());
+    let path = dir.path().to_owned();
+    start_core(&CoreOptions::default(), move |rt| async move {
+        let fault = Tree::open(&rt, &path, TreeOptions::default()).await.unwrap_err();
+        assert!(fault.what.contains("unknown format version"), "{fault}");
+        assert!(fault.path.file_name().unwrap().to_str().unwrap().starts_with("MANIFEST-"), "{fault}");
+    })
+    .unwrap();
+}
+
+#[test]
+fn version_two_opens_and_reads() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    copy("lsm-v2", dir.path());
     let path = dir.path().to_owned();
     start_core(&CoreOptions::default(), move |rt| async move {
         let tree = Tree::open(&rt, &path, TreeOptions::default()).await.unwrap();
@@ -45,9 +58,9 @@ fn version_one_opens_and_reads() {
 }
 
 #[test]
-fn version_one_passes_inspection() {
+fn version_two_passes_inspection() {
     let mut tables = 0;
-    for entry in std::fs::read_dir(fixture()).unwrap() {
+    for entry in std::fs::read_dir(fixture("lsm-v2")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if name.ends_with(".table") {

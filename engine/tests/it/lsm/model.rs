@@ -204,6 +204,8 @@ fn limits(dice: &mut Dice) -> TreeOptions {
         block_bytes: [64, 256, 2048][dice.roll(3) as usize],
         table_bytes: [2 << 10, 16 << 10][dice.roll(2) as usize],
         compress: dice.roll(2) == 0,
+        compaction_bytes: [1 << 10, 6 << 10, 64 << 10][dice.roll(3) as usize],
+        open_tables_max: [1, 3, 100][dice.roll(3) as usize],
         ..tiny()
     }
 }

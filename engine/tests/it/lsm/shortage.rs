@@ -7,12 +7,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::error::Shortage;
-use engine::lsm::{Cf, WriteBatch};
+use engine::lsm::{Cf, Tree, TreeOptions, WriteBatch};
 use engine::rt::sim::{DiskFault, DiskOp, Options, World};
 
 use super::damage::{files, prepared, read_around};
 use super::model::{Past, live};
-use super::world::open;
+use super::world::{DIR, fill, key, open, tiny};
 
 #[test]
 fn a_flush_waits_for_descriptors() {
@@ -42,6 +42,64 @@ fn a_flush_waits_for_descriptors() {
         flushing.await.unwrap();
         assert_eq!((tree.flushed_index(1), tree.shortage()), (77, None));
         assert_eq!(read_around(&tree, Path::new("")).await, 0);
+        tree.close().await;
+    });
+    world.block_on(running).unwrap();
+}
+
+const MANY: u64 = 3_000;
+
+/// Reads one key of every ten.
+async fn read_many(tree: &Tree) {
+    for n in (0..MANY).step_by(10) {
+        let value = tree.get(Cf::Default, &key(n)).await.unwrap().unwrap();
+        assert_eq!(&value[..], format!("value of {n} in round 1").as_bytes());
+    }
+}
+
+/// With a handful of descriptors everything goes on: files that are only open in case they are read again give way.
+#[test]
+fn a_tree_gets_by_on_four_descriptors() {
+    let world = World::new(52, Options::default());
+    let node = world.node(0);
+    let with = node.clone();
+    let running = node.start(0, move |rt| async move {
+        let options = TreeOptions { open_tables_max: 100, ..tiny() };
+        let tree = Tree::open(&rt, Path::new(DIR), options).await.unwrap();
+        fill(&tree, 0, MANY, 1);
+        tree.compact().await.unwrap();
+        read_many(&tree).await;
+        let before = tree.stats();
+        assert!(before.open_tables > 4 && before.closed_tables == 0, "{before:?}");
+        // The manifest, the table that is written or the directory that is synced, and two to read from.
+        with.disk().set_descriptors(4);
+        fill(&tree, 0, MANY, 1);
+        tree.flush().await.unwrap();
+        tree.compact().await.unwrap();
+        read_many(&tree).await;
+        assert!(tree.stats().closed_tables > 4 && with.disk().open_files() <= 4);
+        tree.close().await;
+    });
+    world.block_on(running).unwrap();
+}
+
+#[test]
+fn open_tables_are_bounded() {
+    let world = World::new(53, Options::default());
+    let node = world.node(0);
+    let with = node.clone();
+    let running = node.start(0, move |rt| async move {
+        let options = TreeOptions { open_tables_max: 2, cache_bytes: 0, ..tiny() };
+        let tree = Tree::open(&rt, Path::new(DIR), options).await.unwrap();
+        fill(&tree, 0, MANY, 1);
+        tree.compact().await.unwrap();
+        let tables: u64 = tree.stats().levels.iter().map(|(tables, _)| tables).sum();
+        for _ in 0..3 {
+            read_many(&tree).await;
+            // The manifest and two tables.
+            assert!(tables > 4 && tree.stats().open_tables <= 2 && with.disk().open_files() <= 3);
+        }
+        assert!(tree.stats().closed_tables >= 3 * (tables - 2));
         tree.close().await;
     });
     world.block_on(running).unwrap();

@@ -15,6 +15,8 @@ pub(super) fn tiny() -> TreeOptions {
         block_bytes: 256,
         table_bytes: 8 << 10,
         l0_tables: 2,
+        compaction_bytes: 6 << 10,
+        open_tables_max: 8,
         level_base_bytes: 24 << 10,
         level_ratio: 2,
         filter_bits_per_key: 10,
