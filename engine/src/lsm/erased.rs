@@ -6,16 +6,59 @@
 //! ```text
 //! insert [a, m) at 5, then [f, z) at 9   →   [a, f): 5    [f, m): 9 5    [m, z): 9
 //! ```
+//!
+//! Where writes come in ([`RangeTombstones::insert_newest`]), a delete that a newer one covers stays only for readers that see the
+//! one and not the other. Without readers it goes, and the fragments below a delete become one: however many deletes pile up
+//! over a range, they cost what their newest do, and each is paid for once.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use super::key::{SeqNo, in_range, lower_end};
+use super::readers::Readers;
+
+/// What a fragment costs beside its keys and sequence numbers: its share of the tree's nodes, and three allocations.
+const FRAGMENT_OVERHEAD_BYTES: usize = 176;
 
 /// The range deletes of one source (a memtable, a table, a compaction).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RangeTombstones {
     fragments: BTreeMap<Vec<u8>, Fragment>,
+    size_bytes: usize,
+}
+
+/// What is true of all keys of a stretch: the newest delete of them that a reader sees, and where the stretch ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) newest: Option<SeqNo>,
+    pub(crate) start: Vec<u8>,
+    /// Exclusive; none means "no upper bound".
+    pub(crate) end: Option<Vec<u8>>,
+}
+
+impl Stretch {
+    pub(crate) fn contains(&self, key: &[u8]) -> bool {
+        key >= self.start.as_slice() && self.end.as_deref().is_none_or(|end| key < end)
+    }
+
+    /// The part of it that `other` covers, too; the newest delete of both.
+    fn meet(&mut self, other: Stretch) {
+        self.newest = self.newest.max(other.newest);
+        if other.start > self.start {
+            self.start = other.start;
+        }
+        self.end = match (self.end.take(), other.end) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+/// The stretch around `key` over several sources.
+pub(crate) fn stretch_of_all(stretches: impl Iterator<Item = Stretch>) -> Stretch {
+    let mut all = Stretch::default();
+    stretches.for_each(|stretch| all.meet(stretch));
+    all
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +73,64 @@ impl RangeTombstones {
         self.fragments.is_empty()
     }
 
+    /// Approximate memory used, bytes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.size_bytes
+    }
+
+    /// Adds a delete of `[start, end)` at `seq`, which is newer than everything here and than every moment of `readers`. Deletes
+    /// that it covers stay as far as `readers` see them and not it.
+    pub(crate) fn insert_newest(&mut self, start: &[u8], end: &[u8], seq: SeqNo, readers: &Readers) {
+        if start >= end {
+            return;
+        }
+        self.cut_at(start);
+        self.cut_at(end);
+        let bounds = (Bound::Included(start.to_vec()), Bound::Excluded(end.to_vec()));
+        let covered: Vec<(Vec<u8>, Fragment)> = self.fragments.extract_if(bounds, |_, _| true).collect();
+        let mut pieces: Vec<(Vec<u8>, Fragment)> = Vec::new();
+        let mut add = |start: Vec<u8>, end: Vec<u8>, seqs: Vec<SeqNo>| match pieces.last_mut() {
+            Some((_, last)) if last.end == start && last.seqs == seqs => last.end = end,
+            _ => pieces.push((start, Fragment { end, seqs })),
+        };
+        let mut at = start.to_vec();
+        for (fragment_start, fragment) in covered {
+            self.size_bytes -= fragment.size_bytes(&fragment_start);
+            if at < fragment_start {
+                add(std::mem::take(&mut at), fragment_start.clone(), vec![seq]);
+            }
+            at.clone_from(&fragment.end);
+            add(fragment_start, fragment.end, still_read(seq, &fragment.seqs, readers));
+        }
+        if at.as_slice() < end {
+            add(at, end.to_vec(), vec![seq]);
+        }
+        for (start, fragment) in pieces {
+            self.put(start, fragment);
+        }
+    }
+
+    /// The stretch around `key` in which a read at `at_most` sees the same newest delete.
+    pub(crate) fn stretch(&self, key: &[u8], at_most: SeqNo) -> Stretch {
+        let before = self.fragments.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
+        let seen = |seqs: &[SeqNo]| seqs.iter().copied().find(|seq| *seq <= at_most);
+        match before {
+            Some((start, fragment)) if key < fragment.end.as_slice() => Stretch {
+                newest: seen(&fragment.seqs),
+                start: start.clone(),
+                end: Some(fragment.end.clone()),
+            },
+            _ => {
+                let after = self.fragments.range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded)).next();
+                Stretch {
+                    newest: None,
+                    start: before.map(|(_, fragment)| fragment.end.clone()).unwrap_or_default(),
+                    end: after.map(|(start, _)| start.clone()),
+                }
+            }
+        }
+    }
+
     /// Adds a delete of `[start, end)` at `seq`.
     pub(crate) fn insert(&mut self, start: &[u8], end: &[u8], seq: SeqNo) {
         if start >= end {
@@ -39,18 +140,22 @@ impl RangeTombstones {
         self.cut_at(end);
         let mut gaps = Vec::new();
         let mut at = start.to_vec();
+        let mut added = 0;
         for (fragment_start, fragment) in self.range_mut(start, end) {
             if at.as_slice() < fragment_start.as_slice() {
                 gaps.push((std::mem::take(&mut at), fragment_start.clone()));
             }
+            let before = fragment.seqs.len();
             add_seq(&mut fragment.seqs, seq);
+            added += fragment.seqs.len() - before;
             at.clone_from(&fragment.end);
         }
+        self.size_bytes += added * size_of::<SeqNo>();
         if at.as_slice() < end {
             gaps.push((at, end.to_vec()));
         }
         for (gap_start, gap_end) in gaps {
-            self.fragments.insert(gap_start, Fragment { end: gap_end, seqs: vec![seq] });
+            self.put(gap_start, Fragment { end: gap_end, seqs: vec![seq] });
         }
     }
 
@@ -110,8 +215,34 @@ impl RangeTombstones {
         }
         let right =
             Fragment { end: std::mem::replace(&mut fragment.end, key.to_vec()), seqs: fragment.seqs.clone() };
-        self.fragments.insert(key.to_vec(), right);
+        self.size_bytes = self.size_bytes + key.len() - right.end.len();
+        self.put(key.to_vec(), right);
     }
+
+    /// Adds a fragment that overlaps none.
+    fn put(&mut self, start: Vec<u8>, fragment: Fragment) {
+        self.size_bytes += fragment.size_bytes(&start);
+        self.fragments.insert(start, fragment);
+    }
+}
+
+impl Fragment {
+    fn size_bytes(&self, start: &[u8]) -> usize {
+        FRAGMENT_OVERHEAD_BYTES + start.len() + self.end.len() + self.seqs.len() * size_of::<SeqNo>()
+    }
+}
+
+/// `newest`, and of the older ones those that a reader sees as its newest.
+fn still_read(newest: SeqNo, older: &[SeqNo], readers: &Readers) -> Vec<SeqNo> {
+    let mut kept = vec![newest];
+    let mut next = newest;
+    for &seq in older {
+        if readers.newest_below(next).is_some_and(|reader| reader >= seq) {
+            kept.push(seq);
+            next = seq;
+        }
+    }
+    kept
 }
 
 /// Deletes usually arrive newest last, so the place is usually the front.
@@ -160,6 +291,76 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Each reader sees what a plain list says, whatever was dropped; the size is that of what is left; stretches are true of all
+    /// their keys.
+    #[test]
+    fn what_readers_see_stays_and_the_rest_goes() {
+        let mut dropped = 0;
+        for seed in 0..300u64 {
+            let mut state = seed;
+            let (mut list, mut readers) = (Vec::<(u8, u8, SeqNo)>::new(), Readers::default());
+            let mut erased = RangeTombstones::default();
+            let mut moments: Vec<SeqNo> = Vec::new();
+            for round in 1..40u64 {
+                match next(&mut state) % 4 {
+                    0 if seed % 3 > 0 => {
+                        readers.enter(SeqNo(round - 1));
+                        moments.push(SeqNo(round - 1));
+                    }
+                    1 if !moments.is_empty() => {
+                        let at = (next(&mut state) % moments.len() as u64) as usize;
+                        readers.leave(moments.swap_remove(at));
+                    }
+                    _ => {}
+                }
+                let (start, end) = ((next(&mut state) % 24) as u8, (next(&mut state) % 24) as u8);
+                erased.insert_newest(&[start], &[end], SeqNo(round), &readers);
+                if start < end {
+                    list.push((start, end, SeqNo(round)));
+                }
+                for key in 0..26u8 {
+                    for at in moments.iter().copied().chain([SeqNo::MAX]) {
+                        let covering = list.iter().filter(|(s, e, q)| (*s..*e).contains(&key) && *q <= at);
+                        let newest = covering.map(|(.., q)| *q).max();
+                        assert_eq!(erased.newest_covering(&[key], at), newest, "seed {seed} round {round}");
+                        let stretch = erased.stretch(&[key], at);
+                        assert!(stretch.newest == newest && stretch.contains(&[key]));
+                        for other in (0..26u8).filter(|other| stretch.contains(&[*other])) {
+                            assert_eq!(erased.newest_covering(&[other], at), newest, "seed {seed}");
+                        }
+                    }
+                }
+                let size: usize = erased.fragments.iter().map(|(start, f)| f.size_bytes(start)).sum();
+                assert_eq!(erased.size_bytes(), size);
+                let seqs: usize = erased.iter().map(|(.., seqs)| seqs.len()).max().unwrap_or(0);
+                assert!(seqs <= 40);
+                if moments.is_empty() {
+                    dropped += usize::from(list.len() > 3 && erased.iter().all(|(.., seqs)| seqs.len() == 1));
+                }
+            }
+        }
+        assert!(dropped > 1_000, "{dropped}");
+    }
+
+    /// Thousands of deletes of one range cost what one does, and their memory is known.
+    #[test]
+    fn deletes_that_cover_each_other_do_not_pile_up() {
+        let (mut erased, readers) = (RangeTombstones::default(), Readers::default());
+        for n in 0..2_000u64 {
+            let key = format!("key{n:06}").into_bytes();
+            erased.insert_newest(&key, &[key.as_slice(), b"x"].concat(), SeqNo(2 * n + 1), &readers);
+            erased.insert_newest(b"a", b"z", SeqNo(2 * n + 2), &readers);
+        }
+        assert_eq!(erased.iter().count(), 1);
+        assert!(erased.size_bytes() < 1 << 10);
+        for n in 0..2_000u64 {
+            let key = format!("key{n:06}").into_bytes();
+            erased.insert_newest(&key, &[key.as_slice(), b"x"].concat(), SeqNo(5_000 + n), &readers);
+        }
+        let bytes = erased.size_bytes();
+        assert!((4_000 * 190..4_100 * 230).contains(&bytes), "{bytes}");
     }
 
     #[test]

@@ -1,22 +1,31 @@
 //! The iterator that readers see: one version per key, deletes honoured, in either direction.
 //!
+//! Range deletes are asked where they lie, in memtables and tables; nothing of them is copied. The answer holds for a stretch of
+//! keys, so it is asked for once per stretch. Where many entries in a row are hidden by one, the sources that are older than it
+//! go on behind the stretch.
+//!
 //! Forward, a key's versions come newest first: the first visible one decides and the rest are skipped. In reverse they come
 //! oldest first: the last visible one before the key changes decides.
 
 use std::fmt;
+use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::Snapshot;
-use super::erased::RangeTombstones;
-use super::key::{Direction, Kind, SeqNo};
+use super::erased::{Stretch, stretch_of_all};
+use super::key::{Cf, Direction, Kind, SeqNo};
+use super::memtable::Memtable;
 use super::merge::Merge;
 use super::source::Source;
+use super::table::read::Table;
 use crate::error::Result;
 use crate::rt::Budget;
 
 /// How many invisible entries are passed between two looks at the time.
 const CHECK_EVERY: u32 = 256;
+/// After so many hidden entries in a row it pays to look for the end of what hides them.
+const SKIP_AFTER: u32 = 32;
 
 /// A walk over the keys of a range as one snapshot sees them. Holds the snapshot, and so the old versions it reads, until
 /// dropped.
@@ -25,7 +34,11 @@ pub struct Iter {
     direction: Direction,
     unopened: Vec<Source>,
     merge: Option<Merge>,
-    erased: RangeTombstones,
+    erasers: Vec<Eraser>,
+    /// What the range deletes say of the keys around the last one.
+    stretch: Option<Stretch>,
+    /// Entries in a row that range deletes hid.
+    hidden: u32,
     /// Forward: the key that has been decided, copied, because sharing it would cost more.
     decided: Option<Vec<u8>>,
     budget: Budget,
@@ -43,10 +56,21 @@ impl Iter {
         snapshot: Snapshot,
         direction: Direction,
         sources: Vec<Source>,
-        erased: RangeTombstones,
+        erasers: Vec<Eraser>,
         budget: Budget,
     ) -> Self {
-        Self { snapshot, direction, unopened: sources, merge: None, erased, decided: None, budget, passed: 0 }
+        Self {
+            snapshot,
+            direction,
+            unopened: sources,
+            merge: None,
+            erasers,
+            stretch: None,
+            hidden: 0,
+            decided: None,
+            budget,
+            passed: 0,
+        }
     }
 
     /// The next key and its value, or `None` at the end of the range.
@@ -73,8 +97,13 @@ impl Iter {
                 let decided = self.decided.get_or_insert_default();
                 decided.clear();
                 decided.extend_from_slice(entry.key);
-                if entry.kind == Kind::Put && !is_erased(&self.erased, entry.key, entry.seq, at) {
-                    found = Some(merge.take_current());
+                if is_erased(&self.erasers, &mut self.stretch, entry.key, entry.seq, at) {
+                    self.hidden += 1;
+                } else {
+                    self.hidden = 0;
+                    if entry.kind == Kind::Put {
+                        found = Some(merge.take_current());
+                    }
                 }
             }
             if !merge.advance_now() {
@@ -82,6 +111,12 @@ impl Iter {
             }
             if found.is_some() {
                 return Ok(found);
+            }
+            if self.hidden >= SKIP_AFTER
+                && let Some(Stretch { newest: Some(newest), end: Some(end), .. }) = &self.stretch
+            {
+                merge.skip(end, *newest).await?;
+                self.hidden = 0;
             }
             pass(&mut self.passed, &self.budget).await;
         }
@@ -93,11 +128,23 @@ impl Iter {
         let Some(merge) = &mut self.merge else { return Ok(None) };
         let mut candidate: Option<(Bytes, Bytes, Kind, SeqNo)> = None;
         while let Some(entry) = merge.peek() {
-            if let Some((key, value, kind, seq)) = candidate.take_if(|(key, ..)| entry.key != &key[..])
-                && kind == Kind::Put
-                && !is_erased(&self.erased, &key, seq, at)
-            {
-                return Ok(Some((key, value)));
+            if let Some((key, value, kind, seq)) = candidate.take_if(|(key, ..)| entry.key != &key[..]) {
+                if is_erased(&self.erasers, &mut self.stretch, &key, seq, at) {
+                    self.hidden += 1;
+                } else {
+                    self.hidden = 0;
+                    if kind == Kind::Put {
+                        return Ok(Some((key, value)));
+                    }
+                }
+                if self.hidden >= SKIP_AFTER
+                    && let Some(Stretch { newest: Some(newest), start, .. }) = &self.stretch
+                    && !start.is_empty()
+                {
+                    merge.skip(start, *newest).await?;
+                    self.hidden = 0;
+                    continue;
+                }
             }
             if entry.seq <= at {
                 let (kind, seq) = (entry.kind, entry.seq);
@@ -109,14 +156,37 @@ impl Iter {
             }
             pass(&mut self.passed, &self.budget).await;
         }
-        let last = candidate
-            .filter(|(key, _, kind, seq)| *kind == Kind::Put && !is_erased(&self.erased, key, *seq, at));
-        Ok(last.map(|(key, value, ..)| (key, value)))
+        let Some((key, value, kind, seq)) = candidate else { return Ok(None) };
+        let shown = kind == Kind::Put && !is_erased(&self.erasers, &mut self.stretch, &key, seq, at);
+        Ok(shown.then_some((key, value)))
     }
 }
 
-fn is_erased(erased: &RangeTombstones, key: &[u8], seq: SeqNo, at: SeqNo) -> bool {
-    erased.newest_covering(key, at).is_some_and(|newest| newest > seq)
+/// Where range deletes lie.
+#[derive(Debug)]
+pub(crate) enum Eraser {
+    Memory(Rc<Memtable>, Cf),
+    Table(Rc<Table>),
+}
+
+impl Eraser {
+    fn stretch(&self, key: &[u8], at: SeqNo) -> Stretch {
+        match self {
+            Eraser::Memory(memtable, cf) => memtable.erased_stretch(*cf, key, at),
+            Eraser::Table(table) => table.erased.stretch(key, at),
+        }
+    }
+}
+
+/// Whether the version of `key` at `seq` is hidden by a range delete that a read at `at` sees; `stretch` is what is known already.
+fn is_erased(erasers: &[Eraser], stretch: &mut Option<Stretch>, key: &[u8], seq: SeqNo, at: SeqNo) -> bool {
+    if erasers.is_empty() {
+        return false;
+    }
+    if !stretch.as_ref().is_some_and(|stretch| stretch.contains(key)) {
+        *stretch = Some(stretch_of_all(erasers.iter().map(|eraser| eraser.stretch(key, at))));
+    }
+    stretch.as_ref().and_then(|stretch| stretch.newest).is_some_and(|newest| newest > seq)
 }
 
 async fn pass(passed: &mut u32, budget: &Budget) {

@@ -116,7 +116,7 @@ impl Maintenance {
         for cf in Cf::ALL {
             let source = MemorySource::new(memtable.clone(), cf, Direction::Forward, KeyRange::default());
             let merge = Merge::new(vec![Source::Memory(source)], Direction::Forward).await?;
-            let erased = memtable.erased(cf).unwrap_or_default();
+            let erased = memtable.erased(cf);
             if merge.peek().is_none() && erased.is_empty() {
                 continue;
             }
@@ -144,7 +144,7 @@ impl Maintenance {
     async fn forget_rows(&self, memtable: &Memtable) {
         let budget = self.shared.rt.budget();
         for cf in Cf::ALL {
-            if memtable.erased(cf).is_some() {
+            if memtable.erases(cf) {
                 self.shared.rows.forget_all();
             }
             for part in 0..memtable.hash_parts() {

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 
 use super::chunk::{Chunk, EntryRef};
-use super::key::{Direction, entry_order};
+use super::key::{Direction, SeqNo, entry_order};
 use super::source::Source;
 use crate::error::Result;
 
@@ -77,6 +77,29 @@ impl Merge {
         } else {
             self.settle();
         }
+        Ok(())
+    }
+
+    /// Goes on at `bound`, as seen in the direction of the walk, with every source that has nothing newer than `newest` before it:
+    /// a range delete hides all of that. Forward `bound` is the first key that is wanted again, in reverse the last one that is not.
+    pub(crate) async fn skip(&mut self, bound: &[u8], newest: SeqNo) -> Result<()> {
+        let direction = self.direction;
+        for mut cursor in std::mem::take(&mut self.cursors) {
+            let before = |entry: EntryRef<'_>| match direction {
+                Direction::Forward => entry.key < bound,
+                Direction::Reverse => entry.key >= bound,
+            };
+            let is_before = cursor.chunk.get(cursor.at).is_some_and(before);
+            if is_before && cursor.source.newest_before(direction, bound) < newest {
+                cursor.source.skip_to(direction, bound);
+                cursor.chunk = cursor.source.next_chunk().await?;
+                cursor.at = 0;
+            }
+            if !cursor.chunk.is_empty() {
+                self.cursors.push(cursor);
+            }
+        }
+        self.cursors.sort_by(|a, b| walk_order(direction, b, a));
         Ok(())
     }
 

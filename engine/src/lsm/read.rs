@@ -8,8 +8,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Shared;
-use super::erased::RangeTombstones;
-use super::iter::Iter;
+use super::iter::{Eraser, Iter};
 use super::key::{Cf, Direction, SeqNo, key_hash};
 use super::memtable::Found;
 use super::source::{KeyRange, MemorySource, Reading, RunSource, Source};
@@ -187,11 +186,11 @@ impl Snapshot {
     pub fn iter(&self, cf: Cf, start: &[u8], end: &[u8], direction: Direction) -> Iter {
         let shared = &self.shared;
         let range = KeyRange { start: start.to_vec(), end: end.to_vec() };
-        let mut erased = RangeTombstones::default();
+        let mut erasers = Vec::new();
         let mut sources = Vec::new();
         for memtable in shared.memtables() {
-            if let Some(own) = memtable.erased(cf) {
-                erased.merge(&own, start, end);
+            if memtable.erases(cf) {
+                erasers.push(Eraser::Memory(memtable.clone(), cf));
             }
             sources.push(Source::Memory(MemorySource::new(memtable, cf, direction, range.clone())));
         }
@@ -199,7 +198,8 @@ impl Snapshot {
         let levels = version.family(cf);
         let mut add_run = |tables: Vec<Rc<Table>>| {
             if !tables.is_empty() {
-                tables.iter().for_each(|table| erased.merge(&table.erased, start, end));
+                let erasing = tables.iter().filter(|table| !table.erased.is_empty());
+                erasers.extend(erasing.map(|table| Eraser::Table(table.clone())));
                 let reading = Reading::Cached(shared.cache.clone());
                 let run = RunSource::new(&shared.rt, reading, direction, range.clone(), tables);
                 sources.push(Source::Run(Box::new(run)));
@@ -207,7 +207,7 @@ impl Snapshot {
         };
         levels.overlapping(0, start, end).into_iter().for_each(|table| add_run(vec![table]));
         (1..LEVELS).for_each(|level| add_run(levels.overlapping(level, start, end)));
-        Iter::new(self.clone(), direction, sources, erased, shared.rt.budget())
+        Iter::new(self.clone(), direction, sources, erasers, shared.rt.budget())
     }
 }
 

@@ -34,6 +34,14 @@ impl KeyRange {
     fn ends(&self) -> (&[u8], &[u8]) {
         (&self.start, &self.end)
     }
+
+    /// Leaves only what lies behind `bound`.
+    fn narrow(&mut self, direction: Direction, bound: &[u8]) {
+        match direction {
+            Direction::Forward => self.start = bound.to_vec(),
+            Direction::Reverse => self.end = bound.to_vec(),
+        }
+    }
 }
 
 /// How a run reads its blocks.
@@ -56,6 +64,25 @@ impl Source {
         match self {
             Source::Memory(memory) => Ok(memory.next_chunk()),
             Source::Run(run) => run.next_chunk().await,
+        }
+    }
+
+    /// The newest number that anything may have between here and `bound`.
+    pub(crate) fn newest_before(&self, direction: Direction, bound: &[u8]) -> SeqNo {
+        match self {
+            Source::Memory(memory) => memory.memtable.newest(),
+            Source::Run(run) => run.newest_before(direction, bound),
+        }
+    }
+
+    /// Leaves out what lies between here and `bound`.
+    pub(crate) fn skip_to(&mut self, direction: Direction, bound: &[u8]) {
+        match self {
+            Source::Memory(memory) => {
+                memory.range.narrow(direction, bound);
+                memory.after = None;
+            }
+            Source::Run(run) => run.skip_to(direction, bound),
         }
     }
 }
@@ -121,6 +148,31 @@ impl RunSource {
         tables: Vec<Rc<Table>>,
     ) -> Self {
         Self { rt: rt.clone(), reading, direction, range, tables: tables.into(), table: None, misses: 0 }
+    }
+
+    fn newest_before(&self, direction: Direction, bound: &[u8]) -> SeqNo {
+        let before = |table: &&Rc<Table>| match direction {
+            Direction::Forward => table.meta.start.as_slice() < bound,
+            Direction::Reverse => table.meta.end.as_slice() > bound,
+        };
+        let open = self.table.iter().map(|open| &open.table);
+        let newest = open.chain(&self.tables).filter(before).map(|table| table.meta.largest_seq()).max();
+        newest.unwrap_or_default()
+    }
+
+    fn skip_to(&mut self, direction: Direction, bound: &[u8]) {
+        self.range.narrow(direction, bound);
+        if let Some(open) = self.table.take() {
+            match direction {
+                Direction::Forward => self.tables.push_front(open.table),
+                Direction::Reverse => self.tables.push_back(open.table),
+            }
+        }
+        let behind = |table: &Rc<Table>| match direction {
+            Direction::Forward => table.meta.end.as_slice() > bound,
+            Direction::Reverse => table.meta.start.as_slice() < bound,
+        };
+        self.tables.retain(behind);
     }
 
     async fn next_chunk(&mut self) -> Result<Chunk> {

@@ -54,10 +54,18 @@ impl Family {
         }
     }
 
-    /// Deletes the versions of `[start, end)` that are older than `seq`. Returns the memory that it took, bytes.
-    pub(super) fn erase(&mut self, start: &[u8], end: &[u8], seq: SeqNo) -> usize {
-        self.erased.insert(start, end, seq);
-        start.len() + end.len() + KEY_OVERHEAD_BYTES
+    /// Deletes the versions of `[start, end)` that are older than `seq`. No key is looked at, so it costs the same however many
+    /// there are. Returns the memory that all range deletes took before and take now, bytes.
+    pub(super) fn erase(
+        &mut self,
+        start: &[u8],
+        end: &[u8],
+        seq: SeqNo,
+        readers: &Readers,
+    ) -> (usize, usize) {
+        let before = self.erased.size_bytes();
+        self.erased.insert_newest(start, end, seq, readers);
+        (before, self.erased.size_bytes())
     }
 
     /// The version of `key`, which has this `hash`, that a read at `at` sees.

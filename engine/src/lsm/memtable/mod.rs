@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use super::batch::{Mark, Op, WriteBatch};
 use super::chunk::{Chunk, ChunkBuilder};
-use super::erased::RangeTombstones;
+use super::erased::{RangeTombstones, Stretch};
 use super::key::{Cf, Direction, Kind, SeqNo, key_hash};
 use super::readers::Readers;
 use arena::Version;
@@ -65,6 +65,7 @@ pub(crate) struct Memtable {
     families: [RefCell<Family>; 3],
     marks: RefCell<Marks>,
     size_bytes: Cell<usize>,
+    newest: Cell<SeqNo>,
 }
 
 impl Memtable {
@@ -75,6 +76,7 @@ impl Memtable {
             families: std::array::from_fn(|_| RefCell::default()),
             marks: RefCell::default(),
             size_bytes: Cell::new(0),
+            newest: Cell::default(),
         }
     }
 
@@ -95,7 +97,7 @@ impl Memtable {
         let ahead = readers.newest_below(SeqNo::MAX).is_some_and(|moment| moment >= first);
         debug_assert!(!ahead, "a snapshot is not taken before its last operation");
         let mut seq = first;
-        let mut added = 0;
+        let (mut added, mut freed) = (0, 0);
         for op in batch.ops() {
             added += match op {
                 Op::Put { cf, key, value } => {
@@ -106,14 +108,19 @@ impl Memtable {
                     let version = Version { seq, kind: Kind::Delete, value: &[] };
                     self.family_mut(cf).put(key, hash(key), version, readers)
                 }
-                Op::DeleteRange { cf, start, end } => self.family_mut(cf).erase(start, end, seq),
+                Op::DeleteRange { cf, start, end } => {
+                    let (before, after) = self.family_mut(cf).erase(start, end, seq, readers);
+                    freed += before;
+                    after
+                }
             };
             seq.0 += 1;
         }
         for mark in batch.marks() {
             self.mark(*mark);
         }
-        self.size_bytes.set(self.size_bytes.get() + added);
+        self.size_bytes.set(self.size_bytes.get() + added - freed);
+        self.newest.set(SeqNo(seq.0 - 1).max(self.newest.get()));
         seq
     }
 
@@ -166,10 +173,24 @@ impl Memtable {
         }
     }
 
-    /// A copy of the range deletes, or nothing if there are none.
-    pub(crate) fn erased(&self, cf: Cf) -> Option<RangeTombstones> {
-        let family = self.family(cf);
-        (!family.erased().is_empty()).then(|| family.erased().clone())
+    /// A copy of the range deletes, for the one flush. Readers ask for what they need instead.
+    pub(crate) fn erased(&self, cf: Cf) -> RangeTombstones {
+        self.family(cf).erased().clone()
+    }
+
+    /// Whether there are range deletes.
+    pub(crate) fn erases(&self, cf: Cf) -> bool {
+        !self.family(cf).erased().is_empty()
+    }
+
+    /// The stretch around `key` in which a read at `at` sees the same newest range delete.
+    pub(crate) fn erased_stretch(&self, cf: Cf, key: &[u8], at: SeqNo) -> Stretch {
+        self.family(cf).erased().stretch(key, at)
+    }
+
+    /// The number of the newest operation.
+    pub(crate) fn newest(&self) -> SeqNo {
+        self.newest.get()
     }
 
     /// The next entries of `cf` in `[start, end)` after `after`, in walking order; empty at the end. Between two chunks

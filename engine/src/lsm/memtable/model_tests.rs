@@ -256,7 +256,7 @@ impl Run {
     /// What a flush leaves still answers every reader. Only at the bottom, where nothing older has to be hidden, may it
     /// forget that something was deleted.
     fn check_flush(&self, bottom: bool) {
-        let erased = self.memtable.erased(CF).unwrap_or_default();
+        let erased = self.memtable.erased(CF);
         let mut retention = Retention::new(self.readers.moments().collect(), erased);
         let erased = retention.keep_erased(|_, _| bottom);
         let rows = self.model.rows(Direction::Forward, b"", b"");
