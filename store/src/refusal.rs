@@ -68,8 +68,10 @@ pub enum Refusal {
         /// The bound, bytes.
         bytes_max: usize,
     },
-    /// The value is not an integer, or the sum does not fit one.
+    /// The value is not an integer.
     NotAnInteger,
+    /// The sum would not fit an integer of 64 bits.
+    Overflow,
     /// The store has stopped; the sentence says why.
     Stopped(String),
     /// Nobody knows whether the write happens.
@@ -105,7 +107,10 @@ impl Refusal {
             Refusal::StaleCommand => "stale_command",
             Refusal::Busy { .. } => "busy",
             Refusal::DiskFull { .. } => "disk_full",
-            Refusal::Invalid(_) | Refusal::AnswerTooLarge { .. } | Refusal::NotAnInteger => "invalid_request",
+            Refusal::Invalid(_)
+            | Refusal::AnswerTooLarge { .. }
+            | Refusal::NotAnInteger
+            | Refusal::Overflow => "invalid_request",
             Refusal::Stopped(_) => "stopped",
             Refusal::Unknown => "unknown",
         }

@@ -95,7 +95,7 @@ fn modify(map: &mut Map, key: Bytes, change: Change) -> Outcome {
             let text = previous.unwrap_or_else(|| Bytes::from_static(b"0"));
             let read = std::str::from_utf8(&text).ok().and_then(|text| text.parse::<i64>().ok());
             let current = read.filter(|value| value.to_string().as_bytes() == text);
-            let sum = current.and_then(|value| value.checked_add(delta)).ok_or(Refusal::NotAnInteger)?;
+            let sum = current.ok_or(Refusal::NotAnInteger)?.checked_add(delta).ok_or(Refusal::Overflow)?;
             map.insert(key, sum.to_string().into());
             Out::Integer(sum)
         }

@@ -55,9 +55,8 @@ fn append(previous: Bytes, suffix: &[u8]) -> Result<Modified, Refusal> {
 }
 
 fn add(previous: Option<&[u8]>, delta: i64) -> Result<Modified, Refusal> {
-    let sum = integer(previous.unwrap_or(b"0"))
-        .and_then(|value| value.checked_add(delta))
-        .ok_or(Refusal::NotAnInteger)?;
+    let value = integer(previous.unwrap_or(b"0")).ok_or(Refusal::NotAnInteger)?;
+    let sum = value.checked_add(delta).ok_or(Refusal::Overflow)?;
     Ok(Modified { write: Some(Some(sum.to_string().into())), out: Out::Integer(sum) })
 }
 
@@ -85,7 +84,10 @@ mod tests {
             (Some("-0"), 1, Err(Refusal::NotAnInteger)),
             (Some(" 1"), 1, Err(Refusal::NotAnInteger)),
             (Some(""), 1, Err(Refusal::NotAnInteger)),
-            (Some("9223372036854775807"), 1, Err(Refusal::NotAnInteger)),
+            (Some("9223372036854775808"), -1, Err(Refusal::NotAnInteger)),
+            (Some("9223372036854775807"), 1, Err(Refusal::Overflow)),
+            (Some("-9223372036854775808"), -1, Err(Refusal::Overflow)),
+            (Some("9223372036854775806"), 1, Ok(i64::MAX)),
         ];
         for (before, delta, expected) in cases {
             let before = before.map(|text| Bytes::from_static(text.as_bytes()));

@@ -4,6 +4,7 @@ use super::client::{Client, Name};
 use super::command::Command;
 use super::describe;
 use super::frame::integer;
+use super::help::help;
 use super::reply::{Protocol, Writer};
 use super::request::{Error, Request};
 use super::server::Server;
@@ -216,6 +217,7 @@ fn client_command(
     let needs =
         |count| if args == count { Ok(()) } else { Err(Error::subcommand_arity(Command::Client, sub)) };
     match () {
+        () if known("HELP") => help(Command::Client, request, reply)?,
         () if known("SETNAME") => {
             needs(1)?;
             client.set_name(Name::Connection, request.arg(2))?;

@@ -252,6 +252,7 @@ pub fn refused(refusal: &Refusal) -> String {
             format!("ERR the answer would be over the bound of {bytes_max} bytes; ask for less at once")
         }
         Refusal::NotAnInteger => Error::NOT_AN_INTEGER.text().to_owned(),
+        Refusal::Overflow => "ERR increment or decrement would overflow".to_owned(),
         Refusal::Stopped(why) => format!("ERR the store has stopped: {why}"),
         Refusal::Unknown => {
             "ERR the outcome is unknown: the write may have happened or not, read the key".to_owned()

@@ -2,6 +2,7 @@
 
 use super::command::{Command, Kind, SPECS, Spec};
 use super::data::size;
+use super::help::help;
 use super::reply::Writer;
 use super::request::{Error, Request};
 
@@ -12,6 +13,7 @@ pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Erro
         return Ok(());
     };
     match () {
+        () if request.is(1, "HELP") => help(Command::Command, request, reply)?,
         () if request.is(1, "COUNT") && request.count() == 2 => reply.integer(size(SPECS.len())),
         () if request.is(1, "LIST") && request.count() == 2 => {
             reply.array(SPECS.len());
@@ -23,7 +25,7 @@ pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Erro
             reply.array(names.len());
             names.for_each(|name| match Command::find(name) {
                 Some(command) => describe(command.spec(), reply),
-                None => reply.null_array(),
+                None => reply.null(),
             });
         }
         () if request.is(1, "DOCS") && request.count() == 2 => document(&SPECS.each_ref(), reply),
@@ -56,9 +58,8 @@ fn describe(spec: &Spec, reply: &mut Writer<'_>) {
     reply.integer(spec.keys.last);
     reply.integer(spec.keys.step);
     statuses(categories(spec), reply);
-    reply.array(0);
-    reply.array(0);
-    reply.array(0);
+    // Tips, key specifications and subcommands, of which clients make use without needing them.
+    (0..3).for_each(|_| reply.set(0));
 }
 
 fn statuses(words: &[&str], reply: &mut Writer<'_>) {

@@ -12,7 +12,7 @@
 //! | [`command`] | the table of commands |
 //! | [`data`] | commands that name their keys, as operations and back |
 //! | [`walk`] | commands that walk over ranges |
-//! | [`control`], [`settings`], [`describe`] | commands about connection, server and commands |
+//! | [`control`], [`settings`], [`describe`], [`help`] | commands about connection, server and commands |
 //! | [`queue`] | the order of one connection's commands and answers |
 //! | [`session`] | one connection |
 //! | [`moving`] | when and how a connection goes to the core that owns its keys |
@@ -52,6 +52,7 @@ pub mod data;
 pub mod describe;
 pub mod frame;
 pub mod glob;
+pub mod help;
 mod moving;
 pub mod queue;
 pub mod reply;

@@ -8,6 +8,7 @@ use std::fmt::Write;
 use super::command::{Command, SPECS};
 use super::control::REDIS_VERSION;
 use super::glob;
+use super::help::help;
 use super::reply::Writer;
 use super::request::{Error, Request};
 use super::server::Server;
@@ -20,6 +21,9 @@ pub fn config(request: &Request<'_>, server: &Server, reply: &mut Writer<'_>) ->
         return Err(Error::constant(
             "ERR CONFIG SET is not supported: change the node's configuration file, flags or environment",
         ));
+    }
+    if request.is(1, "HELP") {
+        return help(Command::Config, request, reply);
     }
     if !request.is(1, "GET") {
         return Err(Error::unknown_subcommand(Command::Config, sub));

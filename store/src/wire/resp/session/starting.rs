@@ -11,6 +11,7 @@ use crate::wire::resp::command::{Command, Kind};
 use crate::wire::resp::control::{self, Then};
 use crate::wire::resp::data::{self, Shape, Work};
 use crate::wire::resp::frame::Malformed;
+use crate::wire::resp::help::help;
 use crate::wire::resp::queue::Ticket;
 use crate::wire::resp::reply::Writer;
 use crate::wire::resp::request::{Error, Request};
@@ -49,6 +50,13 @@ impl Session {
     fn start_data(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
         if command == Command::Persist {
             return self.say(ticket, |reply| reply.integer(0));
+        }
+        if command == Command::Object && request.is(1, "HELP") {
+            return self.say(ticket, |reply| {
+                if let Err(error) = help(command, request, reply) {
+                    reply.error(error.text());
+                }
+            });
         }
         if command == Command::Get && self.queue.is_empty() && self.answer_in_place(request.arg(1)) {
             return;
