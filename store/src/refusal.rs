@@ -61,6 +61,13 @@ pub enum Refusal {
         /// The stores without space.
         store_ids: Vec<u64>,
     },
+    /// A transaction over the keys of more than one region. Nothing was done.
+    SpansRegions {
+        /// A key of one region.
+        one: Bytes,
+        /// A key of another.
+        other: Bytes,
+    },
     /// The request itself can never be carried out.
     Invalid(String),
     /// The answer would be too large; a smaller request can be carried out.
@@ -110,7 +117,8 @@ impl Refusal {
             Refusal::Invalid(_)
             | Refusal::AnswerTooLarge { .. }
             | Refusal::NotAnInteger
-            | Refusal::Overflow => "invalid_request",
+            | Refusal::Overflow
+            | Refusal::SpansRegions { .. } => "invalid_request",
             Refusal::Stopped(_) => "stopped",
             Refusal::Unknown => "unknown",
         }

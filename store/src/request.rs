@@ -5,6 +5,8 @@
 
 use bytes::Bytes;
 
+use crate::refusal::Refusal;
+
 /// Longest key, bytes.
 pub const KEY_BYTES_MAX: usize = 8 << 10;
 /// Longest value, bytes.
@@ -85,6 +87,68 @@ pub enum Op {
     },
     /// Pairs of `[start, end)` in order, at most `limit`: [`Out::Pairs`].
     Scan(Scan),
+    /// Runs operations on keys of one region as one step: [`Out::Atomic`].
+    Atomic(Atomic),
+    /// Begins to watch keys of one region for an [`Op::Atomic`]: [`Out::Seen`].
+    Watch {
+        /// The keys.
+        keys: Vec<Bytes>,
+    },
+}
+
+/// A transaction. Its keys, the watched ones included, lie in one region, or it is refused whole.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Atomic {
+    /// Nothing is done if one of these keys was written since.
+    pub watched: Vec<(Bytes, Seen)>,
+    /// What to do, in order; no ranges, nothing nested.
+    pub steps: Vec<Op>,
+}
+
+/// The writes of a key that whoever watches it has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The term of the leader.
+    pub term: u64,
+    /// Given to this key at this moment and to no other.
+    pub number: u64,
+}
+
+impl Atomic {
+    /// All keys, as often as they are named.
+    pub fn keys(&self) -> Vec<Bytes> {
+        let mut keys: Vec<Bytes> = self.watched.iter().map(|(key, _)| key.clone()).collect();
+        for step in &self.steps {
+            match step {
+                Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
+                    keys.push(key.clone())
+                }
+                Op::BatchGet { keys: named }
+                | Op::Lengths { keys: named }
+                | Op::BatchDelete { keys: named }
+                | Op::Watch { keys: named } => keys.extend(named.iter().cloned()),
+                Op::BatchPut { pairs } => keys.extend(pairs.iter().map(|(key, _)| key.clone())),
+                // No step of a transaction.
+                Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) => {}
+            }
+        }
+        keys
+    }
+
+    /// Whether no step sets anything, so that it may run where space is short.
+    pub fn only_deletes(&self) -> bool {
+        let deletes = |step: &Op| match step {
+            Op::Lengths { .. } => true,
+            Op::Get { .. } | Op::BatchGet { .. } | Op::Delete { .. } | Op::BatchDelete { .. } => true,
+            Op::Modify { change: Change::Take | Change::Remove, .. } => true,
+            Op::Modify {
+                change: Change::SetIf { .. } | Change::Append { .. } | Change::Add { .. }, ..
+            } => false,
+            Op::Put { .. } | Op::BatchPut { .. } => false,
+            Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) | Op::Watch { .. } => false,
+        };
+        self.steps.iter().all(deletes)
+    }
 }
 
 /// A read-modify-write of one key.
@@ -167,4 +231,8 @@ pub enum Out {
     Integer(i64),
     /// Pairs in the order of the scan.
     Pairs(Vec<(Bytes, Bytes)>),
+    /// What came of each step, or nothing if a watched key was written meanwhile. A step that is refused fails alone.
+    Atomic(Option<Vec<Result<Out, Refusal>>>),
+    /// What was seen of each watched key.
+    Seen(Vec<Seen>),
 }

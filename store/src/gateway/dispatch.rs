@@ -94,6 +94,7 @@ impl Dispatch {
         }
         match self.split(op) {
             Parts::One(store, op) => self.deliver(store, None, op, answer),
+            Parts::Refused(refusal) => answer.send(Err(refusal)),
             Parts::Nowhere => answer.send(Err(Refusal::RegionNotFound { region_id: 0 })),
             Parts::Scan(scan) => self.spawn(answer, |dispatch| async move { dispatch.scan(scan).await }),
             Parts::Get(parts, len) => {
@@ -234,6 +235,14 @@ impl Dispatch {
                 Parts::write(parts.map(|parts| parts.into_iter()))
             }
             Op::Scan(scan) => Parts::Scan(scan),
+            Op::Atomic(atomic) => match one_place(&routes, &atomic.keys()) {
+                Ok(store) => Parts::One(store, Op::Atomic(atomic)),
+                Err(refusal) => Parts::Refused(refusal),
+            },
+            Op::Watch { keys } => match one_place(&routes, &keys) {
+                Ok(store) => Parts::One(store, Op::Watch { keys }),
+                Err(refusal) => Parts::Refused(refusal),
+            },
         }
     }
 
@@ -308,6 +317,7 @@ type Read = (usize, Op, Vec<usize>);
 enum Parts {
     One(usize, Op),
     Nowhere,
+    Refused(Refusal),
     Scan(Scan),
     /// Reads with the positions of their keys in the answer, and how long that is.
     Get(Vec<Read>, usize),
@@ -325,6 +335,20 @@ impl Parts {
             return Parts::One(store, op);
         }
         Parts::Write(parts)
+    }
+}
+
+/// The store of the one region that has all of `keys`.
+fn one_place(routes: &Routes, keys: &[Bytes]) -> Result<usize, Refusal> {
+    let nowhere = Refusal::RegionNotFound { region_id: 0 };
+    let Some((first, rest)) = keys.split_first() else {
+        return Err(Refusal::Invalid("a transaction without keys".to_owned()));
+    };
+    let place = routes.find(first).ok_or(nowhere)?;
+    let outside = |key: &&Bytes| **key < place.start || (!place.end.is_empty() && **key >= place.end);
+    match rest.iter().find(outside) {
+        None => Ok(place.store),
+        Some(other) => Err(Refusal::SpansRegions { one: first.clone(), other: other.clone() }),
     }
 }
 

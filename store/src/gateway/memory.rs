@@ -8,20 +8,80 @@ use bytes::Bytes;
 
 use super::Outcome;
 use crate::refusal::Refusal;
-use crate::request::{Change, Op, Out, Route, Scan, When};
+use crate::request::{Atomic, Change, Op, Out, Scan, Seen, When};
 
 type Map = BTreeMap<Bytes, Bytes>;
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Memory(Rc<RefCell<Map>>);
+pub(super) struct Memory {
+    map: Rc<RefCell<Map>>,
+    writes: Rc<RefCell<Writes>>,
+}
+
+/// Which write of all was the last of each key, for those who watch keys.
+#[derive(Debug, Default)]
+struct Writes {
+    so_far: u64,
+    last: BTreeMap<Bytes, u64>,
+    last_range: u64,
+}
+
+impl Writes {
+    fn seen(&self, key: &[u8]) -> Seen {
+        Seen { term: self.last_range, number: self.last.get(key).copied().unwrap_or(0) }
+    }
+
+    fn note(&mut self, op: &Op, outcome: &Outcome) {
+        self.so_far += 1;
+        let Ok(out) = outcome else { return };
+        let wrote = match out {
+            Out::Swapped { swapped, .. } => *swapped,
+            Out::Existed(existed) => *existed,
+            Out::Value(value) => value.is_some(),
+            _ => true,
+        };
+        let keys: Vec<&Bytes> = match op {
+            Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } if wrote => vec![key],
+            Op::BatchPut { pairs } => pairs.iter().map(|(key, _)| key).collect(),
+            Op::BatchDelete { keys } => keys.iter().collect(),
+            Op::DeleteRange { .. } => {
+                self.last_range = self.so_far;
+                return;
+            }
+            _ => return,
+        };
+        self.last.extend(keys.into_iter().map(|key| (key.clone(), self.so_far)));
+    }
+}
 
 impl Memory {
     pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
-        self.0.borrow().get(key).cloned()
+        self.map.borrow().get(key).cloned()
     }
 
-    pub(super) fn execute(&self, _route: Option<Route>, op: Op) -> Outcome {
-        let map = &mut *self.0.borrow_mut();
+    pub(super) fn execute(&self, op: Op) -> Outcome {
+        match op {
+            Op::Watch { keys } => {
+                let writes = self.writes.borrow();
+                Ok(Out::Seen(keys.iter().map(|key| writes.seen(key)).collect()))
+            }
+            Op::Atomic(Atomic { watched, steps }) => {
+                let holds = |(key, seen): &(Bytes, Seen)| self.writes.borrow().seen(key) == *seen;
+                if !watched.iter().all(holds) {
+                    return Ok(Out::Atomic(None));
+                }
+                Ok(Out::Atomic(Some(steps.into_iter().map(|step| self.execute(step)).collect())))
+            }
+            op => {
+                let outcome = self.plain(op.clone());
+                self.writes.borrow_mut().note(&op, &outcome);
+                outcome
+            }
+        }
+    }
+
+    fn plain(&self, op: Op) -> Outcome {
+        let map = &mut *self.map.borrow_mut();
         Ok(match op {
             Op::Get { key } => Out::Value(map.get(&key).cloned()),
             Op::BatchGet { keys } => Out::Values(keys.iter().map(|key| map.get(key).cloned()).collect()),
@@ -50,6 +110,7 @@ impl Memory {
             }
             Op::Modify { key, change } => return modify(map, key, change),
             Op::Scan(scan) => Out::Pairs(pairs(map, &scan)),
+            Op::Watch { .. } | Op::Atomic(_) => unreachable!("these are made of others"),
         })
     }
 }

@@ -98,7 +98,7 @@ impl Gateway {
         let dispatch = match &self.backend {
             Backend::Node(dispatch) => dispatch,
             Backend::Memory(memory, bounds) => {
-                let outcome = memory.execute(route, op).map(|out| charge_whatever(bounds, out));
+                let outcome = memory.execute(op).map(|out| charge_whatever(bounds, out));
                 return Submitted(Progress::Done(Some(outcome)));
             }
         };

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{Inner, Queued, Shard, State};
-use crate::request::{Change, Op};
+use crate::request::{Atomic, Change, Op};
 
 /// What an operation has to wait for.
 enum Wait {
@@ -41,6 +41,21 @@ impl Shard {
     pub(super) async fn loaded(&self, key: &[u8]) {
         let queued = self.inner.end_load(key);
         queued.into_iter().for_each(|queued| self.begin_or_wait(queued));
+        self.let_through_the_gate().await;
+    }
+
+    /// The loads of `keys` have ended. The gate is looked at once, because that may cost a step per key.
+    pub(super) async fn loaded_all(&self, keys: &[Bytes]) {
+        let budget = self.inner.rt.budget();
+        for key in keys {
+            let queued = self.inner.end_load(key);
+            queued.into_iter().for_each(|queued| self.begin_or_wait(queued));
+            budget.tick().await;
+        }
+        self.let_through_the_gate().await;
+    }
+
+    async fn let_through_the_gate(&self) {
         let budget = self.inner.rt.budget();
         while let Some(queued) = self.inner.next_through_the_gate() {
             self.begin_or_wait(queued);
@@ -90,15 +105,23 @@ impl Inner {
 impl Queued {
     /// Of the keys and values in it.
     fn bytes(&self) -> usize {
-        match &self.op {
-            Op::Put { key, value } => key.len() + value.len(),
-            Op::Delete { key, .. } => key.len(),
-            Op::Modify { key, change } => key.len() + change_bytes(change),
-            Op::BatchPut { pairs } => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
-            Op::BatchDelete { keys } => keys.iter().map(Bytes::len).sum(),
-            Op::DeleteRange { start, end } => start.len() + end.len(),
-            Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => 0,
+        op_bytes(&self.op)
+    }
+}
+
+fn op_bytes(op: &Op) -> usize {
+    match op {
+        Op::Put { key, value } => key.len() + value.len(),
+        Op::Delete { key, .. } => key.len(),
+        Op::Modify { key, change } => key.len() + change_bytes(change),
+        Op::BatchPut { pairs } => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
+        Op::BatchDelete { keys } | Op::Watch { keys } => keys.iter().map(Bytes::len).sum(),
+        Op::DeleteRange { start, end } => start.len() + end.len(),
+        Op::Atomic(Atomic { watched, steps }) => {
+            let watched: usize = watched.iter().map(|(key, _)| key.len()).sum();
+            watched + steps.iter().map(op_bytes).sum::<usize>()
         }
+        Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => 0,
     }
 }
 
@@ -118,7 +141,8 @@ fn wait(state: &State, op: &Op) -> Wait {
             Wait::Key(key.clone())
         }
         Op::BatchPut { pairs } => many(pairs.iter().any(|(key, _)| loading(key))),
-        Op::BatchDelete { keys } => many(keys.iter().any(loading)),
+        Op::BatchDelete { keys } | Op::Watch { keys } => many(keys.iter().any(loading)),
+        Op::Atomic(atomic) => many(atomic.keys().iter().any(loading)),
         Op::DeleteRange { start, end } => many(state.inflight.is_loading_within(start, end)),
         _ => Wait::Nothing,
     }

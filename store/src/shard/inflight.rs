@@ -16,6 +16,7 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::watched::Watched;
 use crate::region::command::{Command, Write};
 
 /// Keys with writes or loads under way. `Q` is what queues behind a load.
@@ -25,6 +26,8 @@ pub struct InFlight<Q> {
     ranges: Vec<(Bytes, Bytes)>,
     loading: usize,
     bytes: usize,
+    /// Told of every write that begins.
+    pub(super) watched: Watched,
 }
 
 #[derive(Debug)]
@@ -47,7 +50,13 @@ pub enum Known {
 
 impl<Q> Default for InFlight<Q> {
     fn default() -> Self {
-        Self { slots: HashMap::default(), ranges: Vec::new(), loading: 0, bytes: 0 }
+        Self {
+            slots: HashMap::default(),
+            ranges: Vec::new(),
+            loading: 0,
+            bytes: 0,
+            watched: Watched::default(),
+        }
     }
 }
 
@@ -64,6 +73,7 @@ impl<Q> InFlight<Q> {
     /// A write of `key` is on its way; `None` deletes it.
     pub fn begin_write(&mut self, key: Bytes, value: Option<Bytes>) {
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
+        self.watched.written(&key);
         let slot = self.slots.entry(key).or_insert_with(Slot::fresh);
         slot.pins += 1;
         slot.value = value.map_or(Known::Absent, Known::Value);
@@ -105,6 +115,7 @@ impl<Q> InFlight<Q> {
                 slot.value = Known::Absent;
             }
         }
+        self.watched.range_deleted();
         self.bytes += start.len() + end.len();
         self.ranges.push((start, end));
     }
@@ -166,8 +177,11 @@ impl<Q> InFlight<Q> {
     fn unpin(&mut self, key: &[u8]) {
         let slot = self.slots.get_mut(key).expect("a pinned key has a slot");
         slot.pins -= 1;
-        if slot.pins == 0 {
-            self.slots.remove(key);
+        match (slot.pins, &slot.queue) {
+            (0, _) => drop(self.slots.remove(key)),
+            // Only a load is left, so the tree has the answer, also where the write has been given up.
+            (1, Some(_)) => slot.value = Known::Nothing,
+            (_, Some(_) | None) => {}
         }
     }
 
@@ -248,6 +262,17 @@ mod tests {
         assert!(inflight.is_loading(b"k"));
         assert_eq!(inflight.end_load(b"k"), [1, 2]);
         assert!(!inflight.is_loading(b"k") && inflight.is_empty());
+    }
+
+    #[test]
+    fn a_load_that_outlives_the_writes_before_it_leaves_the_answer_to_the_tree() {
+        let mut inflight = InFlight::<()>::default();
+        inflight.begin_write(bytes("k"), Some(bytes("1")));
+        inflight.begin_load(bytes("k"));
+        assert_eq!(inflight.known(b"k"), Known::Value(bytes("1")));
+        inflight.end(&put(b"k", b"1"));
+        assert_eq!(inflight.known(b"k"), Known::Nothing);
+        assert!(inflight.end_load(b"k").is_empty() && inflight.is_empty());
     }
 
     #[test]

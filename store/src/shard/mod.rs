@@ -10,6 +10,7 @@
 //!   store's own write to be durable;
 //! * once a write of the log has failed the store accepts nothing more and says why.
 
+mod atomic;
 pub mod counters;
 mod gate;
 pub mod inflight;
@@ -22,6 +23,7 @@ mod restart;
 pub mod routes;
 pub mod turn;
 pub mod upkeep;
+mod watched;
 mod write;
 
 use std::cell::{Cell, RefCell};

@@ -38,6 +38,8 @@ impl Shard {
         match op {
             Op::Modify { key, change } => self.modify(route, key, change, reply),
             Op::Delete { key, count: true } => self.modify(route, key, Change::Remove, reply),
+            Op::Atomic(atomic) => self.atomic(route, atomic, reply),
+            Op::Watch { keys } => self.watch(route, keys, reply),
             op => {
                 let mut state = self.inner.state.borrow_mut();
                 if let Err((reply, refusal)) = self.inner.blind(&mut state, route.as_ref(), op, reply) {
@@ -52,7 +54,12 @@ impl Shard {
     fn may_write(&self, op: &Op) -> Result<(), Refusal> {
         check_sizes(op)?;
         let inner = &*self.inner;
-        let deletes = matches!(op, Op::Delete { .. } | Op::BatchDelete { .. } | Op::DeleteRange { .. });
+        let deletes = match op {
+            Op::Delete { .. } | Op::BatchDelete { .. } | Op::DeleteRange { .. } => true,
+            Op::Atomic(atomic) => atomic.only_deletes(),
+            Op::Watch { .. } => true,
+            _ => false,
+        };
         if inner.disk_full.get() && (!deletes || inner.is_out_of_room()) {
             return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
         }
@@ -143,14 +150,14 @@ impl Inner {
     }
 
     /// Whether a write of `bytes` may begin: it fits beside those in flight, or there are none.
-    fn has_room_for(&self, bytes: usize) -> Result<(), Refusal> {
+    pub(super) fn has_room_for(&self, bytes: usize) -> Result<(), Refusal> {
         let in_flight = self.state.borrow().inflight.bytes();
         let fits = in_flight == 0 || in_flight + bytes <= self.limits.inflight_bytes_max;
         if fits { Ok(()) } else { Err(TOO_MANY_BYTES) }
     }
 
     /// Answers at once if nothing is under way for the key, else together with what is.
-    fn answer_behind(&self, route: Option<&Route>, key: &Bytes, reply: Reply, out: Out) {
+    pub(super) fn answer_behind(&self, route: Option<&Route>, key: &Bytes, reply: Reply, out: Out) {
         let mut state = self.state.borrow_mut();
         if state.inflight.known(key) == Known::Nothing {
             drop(state);
@@ -214,7 +221,7 @@ impl Inner {
     }
 
     /// Adds `writes` to the next command of the region that `route` or `key` leads to.
-    fn gather(
+    pub(super) fn gather(
         &self,
         state: &mut State,
         route: Option<&Route>,
@@ -281,6 +288,12 @@ fn check_sizes(op: &Op) -> Result<(), Refusal> {
             Change::Append { suffix } => check_value(suffix),
             Change::Take | Change::Remove | Change::Add { .. } => Ok(()),
         }),
+        Op::Atomic(atomic) => {
+            super::atomic::check(atomic)?;
+            atomic.watched.iter().try_for_each(|(key, _)| check_key(key))?;
+            atomic.steps.iter().try_for_each(check_sizes)
+        }
+        Op::Watch { keys } => keys.iter().try_for_each(|key| check_key(key)),
         Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => Ok(()),
     }
 }

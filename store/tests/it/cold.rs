@@ -22,7 +22,7 @@ async fn open(rt: &Rt) -> (Stores, Gateway) {
     open_simulated(rt, |plan| plan.shard.tree = tree).await
 }
 
-fn in_world<T: 'static, F: Future<Output = T>>(
+pub(crate) fn in_world<T: 'static, F: Future<Output = T>>(
     seed: u64,
     work: impl FnOnce(Rt, Gateway) -> F + 'static,
 ) -> T {
@@ -55,7 +55,7 @@ fn put(key: &'static str, value: &'static str) -> Op {
 }
 
 /// Leaves `a`, `b` and `c` with the value 1 on disk alone.
-async fn make_cold(rt: &Rt, gateway: &Gateway) {
+pub(crate) async fn make_cold(rt: &Rt, gateway: &Gateway) {
     for key in ["a", "b", "c"] {
         gateway.submit(None, put(key, "1")).await.unwrap();
     }

@@ -19,3 +19,4 @@ mod resp_scripts;
 mod resp_server;
 mod resp_session;
 mod restart;
+mod transactions;

@@ -10,6 +10,7 @@ use engine::rt::Mono;
 use super::command::Command;
 use super::reply::Protocol;
 use super::request::Error;
+use super::transaction::Transaction;
 
 /// Longest name of a connection, a library or a version, bytes.
 const NAME_BYTES_MAX: usize = 256;
@@ -28,6 +29,8 @@ pub struct Client {
     /// Its last command.
     pub last: Cell<Option<Command>>,
     names: RefCell<Names>,
+    /// Its transaction, and what it watches.
+    pub transaction: RefCell<Transaction>,
     /// Wakes its session, to tell it that the server is stopping.
     pub waker: RefCell<Option<Waker>>,
 }
@@ -74,6 +77,7 @@ impl From<Travelling> for Client {
             authenticated: Cell::new(authenticated),
             last: Cell::new(last),
             names: RefCell::new(names),
+            transaction: RefCell::default(),
             waker: RefCell::new(None),
         }
     }
@@ -90,6 +94,7 @@ impl Client {
             authenticated: Cell::new(authenticated),
             last: Cell::new(None),
             names: RefCell::default(),
+            transaction: RefCell::default(),
             waker: RefCell::new(None),
         }
     }
@@ -112,6 +117,7 @@ impl Client {
         self.protocol.set(Protocol::default());
         self.authenticated.set(authenticated);
         self.names.borrow_mut().connection = Box::default();
+        self.transaction.take();
     }
 
     /// What the connection is called; empty when it has no name.

@@ -17,7 +17,9 @@ pub enum Command {
     Decr,
     Decrby,
     Del,
+    Discard,
     Echo,
+    Exec,
     Exists,
     Expire,
     Expireat,
@@ -32,6 +34,7 @@ pub enum Command {
     Info,
     Mget,
     Mset,
+    Multi,
     Object,
     Persist,
     Pexpire,
@@ -52,11 +55,13 @@ pub enum Command {
     Ttl,
     Type,
     Unlink,
+    Unwatch,
     Wait,
+    Watch,
 }
 
 /// How many commands there are.
-pub const COMMANDS: usize = Command::Wait as usize + 1;
+pub const COMMANDS: usize = Command::Watch as usize + 1;
 
 /// What a command is to the counters and the histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +228,16 @@ pub const SPECS: [Spec; COMMANDS] = [
     spec(C::Decr, "decr", 2, Kind::Write, ONE, "Subtracts one from the integer value of a key."),
     spec(C::Decrby, "decrby", 3, Kind::Write, ONE, "Subtracts from the integer value of a key."),
     spec(C::Del, "del", -2, Kind::Write, ALL, "Deletes keys, each by itself, and counts those that existed."),
+    spec(C::Discard, "discard", 1, Kind::Control, NONE, "Forgets the queued commands and the watched keys."),
     spec(C::Echo, "echo", 2, Kind::Control, NONE, "Returns its argument."),
+    spec(
+        C::Exec,
+        "exec",
+        1,
+        Kind::Control,
+        NONE,
+        "Runs the queued commands as one step, if their keys lie in one region.",
+    ),
     spec(C::Exists, "exists", -2, Kind::Read, ALL, "Counts which of the keys exist."),
     spec(C::Expire, "expire", -3, Kind::Write, ONE, "Refused: keys do not expire."),
     spec(C::Expireat, "expireat", -3, Kind::Write, ONE, "Refused: keys do not expire."),
@@ -252,6 +266,7 @@ pub const SPECS: [Spec; COMMANDS] = [
     ),
     spec(C::Mget, "mget", -2, Kind::Read, ALL, "Returns the values of keys."),
     spec(C::Mset, "mset", -3, Kind::Write, PAIRS, "Sets keys; atomic within one region."),
+    spec(C::Multi, "multi", 1, Kind::Control, NONE, "Queues the commands that follow, up to EXEC."),
     spec(
         C::Object,
         "object",
@@ -300,6 +315,7 @@ pub const SPECS: [Spec; COMMANDS] = [
         "Returns string for a key that exists and none for one that does not.",
     ),
     spec(C::Unlink, "unlink", -2, Kind::Write, ALL, "Deletes keys, as DEL does."),
+    spec(C::Unwatch, "unwatch", 1, Kind::Control, NONE, "Forgets the watched keys."),
     spec(
         C::Wait,
         "wait",
@@ -307,6 +323,14 @@ pub const SPECS: [Spec; COMMANDS] = [
         Kind::Control,
         NONE,
         "Returns 0: a reply already means that a quorum keeps the write.",
+    ),
+    spec(
+        C::Watch,
+        "watch",
+        -2,
+        Kind::Control,
+        ALL,
+        "Makes the next EXEC depend on no write of these keys in between.",
     ),
 ];
 

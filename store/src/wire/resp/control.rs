@@ -49,6 +49,17 @@ pub fn run(
             reply.status("RESET");
             Ok(())
         }
+        Command::Persist => {
+            reply.integer(0);
+            Ok(())
+        }
+        Command::Multi => client.transaction.borrow_mut().begin().map(|()| reply.ok()),
+        Command::Discard => client.transaction.borrow_mut().discard().map(|()| reply.ok()),
+        Command::Unwatch => {
+            client.transaction.borrow_mut().unwatch();
+            reply.ok();
+            Ok(())
+        }
         Command::Quit => {
             reply.ok();
             return Then::End;

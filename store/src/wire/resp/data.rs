@@ -230,6 +230,12 @@ fn encoding(value: &[u8]) -> &'static [u8] {
     }
 }
 
+/// The beginning of a key, for people.
+fn shown(key: &[u8]) -> impl std::fmt::Display {
+    const SHOWN_BYTES: usize = 64;
+    key[..key.len().min(SHOWN_BYTES)].escape_ascii()
+}
+
 /// A refusal in the words of RESP. The codes are those on which Redis' client libraries act: `TRYAGAIN` and `CLUSTERDOWN`
 /// are worth a retry, `MISCONF` and `ERR` are not.
 pub fn refused(refusal: &Refusal) -> String {
@@ -247,6 +253,11 @@ pub fn refused(refusal: &Refusal) -> String {
         Refusal::DiskFull { store_ids } => {
             format!("MISCONF no space for writes on stores {store_ids:?}; reads and deletes go on")
         }
+        Refusal::SpansRegions { one, other } => format!(
+            "CROSSSLOT the keys '{}' and '{}' lie in two regions, and a transaction is atomic within one; nothing was done",
+            shown(one),
+            shown(other)
+        ),
         Refusal::Invalid(why) => format!("ERR {why}"),
         Refusal::AnswerTooLarge { bytes_max } => {
             format!("ERR the answer would be over the bound of {bytes_max} bytes; ask for less at once")

@@ -13,6 +13,7 @@
 //! | [`data`] | commands that name their keys, as operations and back |
 //! | [`walk`] | commands that walk over ranges |
 //! | [`control`], [`settings`], [`describe`], [`help`] | commands about connection, server and commands |
+//! | [`transaction`] | commands that take effect together |
 //! | [`queue`] | the order of one connection's commands and answers |
 //! | [`session`] | one connection |
 //! | [`moving`] | when and how a connection goes to the core that owns its keys |
@@ -32,6 +33,8 @@
 //! * Answers come in the order of the commands. A command sees what earlier commands of its connection did to its keys.
 //! * A write that is answered is durable. A write whose connection breaks before the answer may have happened or not.
 //! * Commands of one key are atomic. `MSET` is atomic for keys of one region; `DEL` and `UNLINK` delete each key by itself.
+//! * What stands between `MULTI` and `EXEC` takes effect as one step or not at all; its keys lie in one region
+//!   ([`transaction`]). On a fresh node those are keys with the same first byte.
 //! * `SCAN` goes in key order, returns every key that stays exactly once, and its cursors are remembered by the node for a
 //!   while ([`cursor`]). `DBSIZE` counts by walking.
 //! * Keys have at most 8 KiB, values 8 MiB, one command 64 MiB, one reply about 64 MiB.
@@ -39,7 +42,7 @@
 //! # Not done here, on purpose
 //!
 //! * Expiry: options and commands that would set one are refused, never ignored.
-//! * Databases other than 0, users other than `default`, transactions (`MULTI`), scripts, publish and subscribe, and types
+//! * Databases other than 0, users other than `default`, scripts, publish and subscribe, and types
 //!   other than strings: Redis' own error for an unknown command.
 //! * TLS.
 
@@ -60,6 +63,7 @@ pub mod request;
 pub mod server;
 pub mod session;
 pub mod settings;
+pub mod transaction;
 pub mod walk;
 
 pub use counters::{Counters, Snapshot};

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::command::Command;
 use super::frame::{Parser, integer};
+use super::reply::{Protocol, Writer};
 use crate::request::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// A command's arguments; number 0 is its name.
@@ -89,6 +90,15 @@ impl<'a> Request<'a> {
     /// Argument `index` as an integer.
     pub fn integer(&self, index: usize) -> Result<i64, Error> {
         integer(self.arg(index)).ok_or(Error::NOT_AN_INTEGER)
+    }
+
+    /// The command as a frame of its own, however it came.
+    pub fn repacked(&self) -> Vec<u8> {
+        let mut frame = Vec::new();
+        let mut writer = Writer::new(&mut frame, Protocol::Resp2);
+        writer.array(self.count());
+        self.args_from(0).for_each(|arg| writer.bulk(arg));
+        frame
     }
 
     /// Whether argument `index` is `word`, in any case.

@@ -64,6 +64,9 @@ pub(super) fn failure(refusal: Refusal, region_id: u64, store_id: u64) -> Failur
         Refusal::Invalid(sentence) => return Failure::Text(sentence),
         Refusal::AnswerTooLarge { bytes_max } => return answer_too_large(bytes_max),
         Refusal::NotAnInteger => return Failure::Text("the value is not an integer".to_owned()),
+        Refusal::SpansRegions { .. } => {
+            return Failure::Text("the keys of one step lie in more than one region".to_owned());
+        }
         Refusal::Overflow => return Failure::Text("the sum does not fit 64 bits".to_owned()),
         Refusal::Stopped(why) => {
             // The client forgets where the region is and asks again, which leads it to whoever took over.

@@ -15,6 +15,7 @@ use crate::wire::resp::help::help;
 use crate::wire::resp::queue::Ticket;
 use crate::wire::resp::reply::Writer;
 use crate::wire::resp::request::{Error, Request};
+use crate::wire::resp::transaction;
 use crate::wire::resp::walk::{self, Walk};
 
 impl Session {
@@ -27,6 +28,7 @@ impl Session {
         };
         if !command.spec().takes(request.count()) {
             self.server.counters.rejected.add_one();
+            self.client.transaction.borrow_mut().refuse();
             self.say_error(no_command(began), &Error::arity(command));
             return Started::Yes;
         }
@@ -39,12 +41,48 @@ impl Session {
             return Started::WhenQuiet;
         }
         self.client.last.set(Some(command));
+        if self.client.transaction.borrow().takes(command) {
+            self.enqueue(command, ticket, request);
+            return Started::Yes;
+        }
         match command.spec().kind {
+            Kind::Control if matches!(command, Command::Exec | Command::Watch) => {
+                self.start_transaction(command, ticket, request)
+            }
             Kind::Read | Kind::Write => self.start_data(command, ticket, request),
             Kind::Walk => self.start_walk(command, ticket, request),
             Kind::Control => return self.run_control(command, ticket, request),
         }
         Started::Yes
+    }
+
+    /// Keeps a command for `EXEC`.
+    fn enqueue(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
+        let queued = self.client.transaction.borrow_mut().queue(
+            self.server.gateway.memory(),
+            command,
+            request,
+            ticket.bytes,
+        );
+        match queued {
+            Ok(()) => self.say(no_command(ticket.began), |reply| reply.status("QUEUED")),
+            Err(error) => self.say_error(no_command(ticket.began), &error),
+        }
+    }
+
+    fn start_transaction(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
+        let (server, client) = (self.server.clone(), self.client.clone());
+        let protocol = client.protocol.get();
+        if command == Command::Exec {
+            return self.queue.walk(ticket, Box::pin(transaction::exec(server, client, protocol)));
+        }
+        if client.transaction.borrow().is_open() {
+            return self.say_error(ticket, &Error::constant("ERR WATCH inside MULTI is not allowed"));
+        }
+        match (1..request.count()).map(|index| request.key(index)).collect() {
+            Ok(keys) => self.queue.walk(ticket, Box::pin(transaction::watch(server, client, keys, protocol))),
+            Err(error) => self.say_error(ticket, &error),
+        }
     }
 
     fn start_data(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
@@ -75,6 +113,7 @@ impl Session {
         let started = self.queue.submit(gateway, ticket, work, shape);
         if started
             && let Some(core) = self.homing.saw(gateway.take_forwarded())
+            && self.client.transaction.borrow().is_idle()
             && self.server.may_move_to(core)
         {
             self.goal = u16::try_from(core).ok();
@@ -140,6 +179,7 @@ impl Session {
     /// Answers a command that does not exist. Browsers that were tricked into talking to this port are sent away.
     fn reject(&mut self, request: &Request<'_>, began: Mono) -> Started {
         self.server.counters.rejected.add_one();
+        self.client.transaction.borrow_mut().refuse();
         let name = request.arg(0);
         if name.eq_ignore_ascii_case(b"POST") || name.eq_ignore_ascii_case(b"host:") {
             self.phase = Phase::Ending;
@@ -173,7 +213,7 @@ fn is_open_to_all(command: Command) -> bool {
 /// protocol in which the answers before it are written.
 fn needs_quiet(command: Command, request: &Request<'_>) -> bool {
     match command {
-        Command::Hello | Command::Reset => true,
+        Command::Hello | Command::Reset | Command::Exec | Command::Watch => true,
         Command::Del | Command::Unlink => request.count() - 1 > DELETES_AT_ONCE,
         command => command.spec().kind == Kind::Walk,
     }

@@ -1,0 +1,372 @@
+//! Transactions: many reads and writes of one region as one step.
+//!
+//! All values are known before the first step runs: from the writes under way, from memory or from disk. The steps run against
+//! those values, and what they come to is gathered as one command, so it reaches the log as one entry and is applied whole or
+//! not at all. A step that refuses (an addition to a text) fails alone, as it does in Redis; whatever else is in the way
+//! refuses the transaction whole, and nothing takes effect.
+//!
+//! A small transaction whose values are in memory runs in place. Any other one takes all of its keys first, as if it were
+//! reading them from disk: what comes for them meanwhile queues behind it, so it may read and pause as often as it has to.
+//!
+//! Bounds: [`STEPS_MAX`] steps, [`KEYS_MAX`] keys, [`VALUES_BYTES_MAX`] of values looked at, answered and made, and what one log entry holds.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use bytes::Bytes;
+
+use engine::lsm::{Cf, Lookup};
+
+use super::inflight::Known;
+use super::modify::{Modified, modify};
+use super::reply::Reply;
+use super::{Due, Inner, Shard, State};
+use crate::gateway::Outcome;
+use crate::refusal::Refusal;
+use crate::region::command::Write;
+use crate::region::guard;
+use crate::request::{Atomic, Change, Op, Out, Route};
+
+const CF: Cf = Cf::Default;
+
+/// Steps of one transaction.
+const STEPS_MAX: usize = 16 << 10;
+/// Keys of one transaction, watched ones included, counted as often as they are named.
+const KEYS_MAX: usize = 16 << 10;
+/// Values that one transaction looks at, answers with and makes, bytes.
+const VALUES_BYTES_MAX: usize = 64 << 20;
+/// What runs in place, without a pause: keys and steps together, and bytes of values.
+const IN_PLACE_MAX: usize = 128;
+const IN_PLACE_BYTES_MAX: usize = 1 << 20;
+
+/// The keys of a transaction and what they hold, step by step.
+#[derive(Debug, Default)]
+struct Values {
+    by_key: HashMap<Bytes, Value, foldhash::fast::RandomState>,
+    /// The written keys in the order of their first write.
+    written: Vec<Bytes>,
+    /// Values looked at, answered and made, bytes.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Value {
+    now: Option<Bytes>,
+    written: bool,
+}
+
+impl Shard {
+    /// Says which of the keys' writes have been seen, once those that are under way are applied.
+    pub(super) fn watch(&self, route: Option<Route>, keys: Vec<Bytes>, reply: Reply) {
+        let inner = &*self.inner;
+        let mut state = inner.state.borrow_mut();
+        let term = match leading_all(&mut state, route.as_ref(), &keys) {
+            Ok(term) => term,
+            Err(refusal) => {
+                drop(state);
+                return inner.refuse(reply, refusal);
+            }
+        };
+        let seen = keys.iter().map(|key| state.inflight.watched.watch(key, term)).collect();
+        drop(state);
+        inner.answer_behind_all(route.as_ref(), &keys, reply, Out::Seen(seen));
+    }
+
+    /// Starts a transaction none of whose keys is being read from disk.
+    pub(super) fn atomic(&self, route: Option<Route>, atomic: Atomic, reply: Reply) {
+        let inner = &*self.inner;
+        let keys = atomic.keys();
+        let small = keys.len() + atomic.steps.len() <= IN_PLACE_MAX;
+        let admitted = leading_all(&mut inner.state.borrow_mut(), route.as_ref(), &keys);
+        let term = match admitted {
+            Ok(term) => term,
+            Err(refusal) => return inner.refuse(reply, refusal),
+        };
+        match small.then(|| inner.values_in_memory(&keys)).flatten() {
+            Some(mut values) if values.bytes <= IN_PLACE_BYTES_MAX => {
+                if !inner.watched_holds(&atomic, term) {
+                    return inner.answer_behind_all(route.as_ref(), &keys, reply, Out::Atomic(None));
+                }
+                match atomic.steps.into_iter().map(|step| values.run(step)).collect() {
+                    Ok(outcomes) => inner.finish(route.as_ref(), &keys, values, outcomes, reply),
+                    Err(refusal) => inner.refuse(reply, refusal),
+                }
+            }
+            Some(_) | None => self.atomic_behind_loads(route, atomic, keys, term, reply),
+        }
+    }
+
+    /// Takes all keys, reads what has to be read, runs, and lets go of the keys.
+    fn atomic_behind_loads(
+        &self,
+        route: Option<Route>,
+        atomic: Atomic,
+        mut keys: Vec<Bytes>,
+        term: u64,
+        reply: Reply,
+    ) {
+        keys.sort_unstable();
+        keys.dedup();
+        let mut state = self.inner.state.borrow_mut();
+        let holds = self.inner.watched_holds_in(&state, &atomic, term);
+        keys.iter().for_each(|key| state.inflight.begin_load(key.clone()));
+        drop(state);
+        let shard = self.clone();
+        self.inner.rt.clone().spawn(async move {
+            let inner = &*shard.inner;
+            let ran = match holds {
+                false => Ok(None),
+                true => inner.run_behind_loads(atomic, &keys).await.map(Some),
+            };
+            // Another leader may have written the keys in a term between.
+            let still = leading_all(&mut inner.state.borrow_mut(), route.as_ref(), &keys);
+            match (ran, still) {
+                (Err(refusal), _) | (_, Err(refusal)) => inner.refuse(reply, refusal),
+                (_, Ok(now)) if now != term => inner.refuse(reply, Refusal::StaleCommand),
+                (Ok(None), Ok(_)) => inner.answer_behind_all(route.as_ref(), &keys, reply, Out::Atomic(None)),
+                (Ok(Some((values, outcomes))), Ok(_)) => {
+                    inner.finish(route.as_ref(), &keys, values, outcomes, reply)
+                }
+            }
+            shard.loaded_all(&keys).await;
+        });
+    }
+}
+
+impl Inner {
+    fn watched_holds(&self, atomic: &Atomic, term: u64) -> bool {
+        self.watched_holds_in(&self.state.borrow(), atomic, term)
+    }
+
+    fn watched_holds_in(&self, state: &State, atomic: &Atomic, term: u64) -> bool {
+        atomic.watched.iter().all(|(key, seen)| state.inflight.watched.holds(key, *seen, term))
+    }
+
+    /// The values of all keys, if no disk is needed for them.
+    fn values_in_memory(&self, keys: &[Bytes]) -> Option<Values> {
+        let state = self.state.borrow();
+        let mut values = Values::default();
+        for key in keys {
+            let now = match self.value_in_memory(&state, key) {
+                Lookup::Found(value) => Some(value),
+                Lookup::Absent => None,
+                Lookup::NeedsIo => return None,
+            };
+            values.add(key, now);
+        }
+        Some(values)
+    }
+
+    fn value_in_memory(&self, state: &State, key: &[u8]) -> Lookup {
+        match state.inflight.known(key) {
+            Known::Absent => Lookup::Absent,
+            Known::Value(value) => Lookup::Found(value),
+            Known::Nothing => self.charge_now(self.tree.get_now(CF, key)),
+        }
+    }
+
+    /// Reads and runs with pauses. Nothing changes the keys meanwhile.
+    async fn run_behind_loads(
+        &self,
+        atomic: Atomic,
+        keys: &[Bytes],
+    ) -> Result<(Values, Vec<Outcome>), Refusal> {
+        let budget = self.rt.budget();
+        let mut values = Values::default();
+        for key in keys {
+            let found = self.value_in_memory(&self.state.borrow(), key);
+            let now = match found {
+                Lookup::Found(value) => Some(value),
+                Lookup::Absent => None,
+                Lookup::NeedsIo => self.charged_value(key).await?,
+            };
+            values.add(key, now);
+            values.check_bytes()?;
+            budget.tick().await;
+        }
+        let mut outcomes = Vec::with_capacity(atomic.steps.len());
+        for step in atomic.steps {
+            outcomes.push(values.run(step)?);
+            budget.tick().await;
+        }
+        Ok((values, outcomes))
+    }
+
+    /// Gathers what the steps have come to; the answer is due when that is applied.
+    fn finish(
+        &self,
+        route: Option<&Route>,
+        keys: &[Bytes],
+        values: Values,
+        outcomes: Vec<Outcome>,
+        reply: Reply,
+    ) {
+        self.counters.reads.add(keys.len() as u64);
+        let out = Out::Atomic(Some(outcomes));
+        let Values { mut by_key, written, bytes: _ } = values;
+        let Some(first) = written.first().cloned() else {
+            return self.answer_behind_all(route, keys, reply, out);
+        };
+        let left: Vec<(Bytes, Option<Bytes>)> = written
+            .into_iter()
+            .map(|key| {
+                let value = by_key.remove(&key).and_then(|value| value.now);
+                (key, value)
+            })
+            .collect();
+        let made = left.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+        if let Err(refusal) = self.has_room_for(made) {
+            return self.refuse(reply, refusal);
+        }
+        let writes: Vec<Write<'_>> = left
+            .iter()
+            .map(|(key, value)| match value {
+                Some(value) => Write::Put { cf: CF, key, value },
+                None => Write::Delete { cf: CF, key },
+            })
+            .collect();
+        let mut state = self.state.borrow_mut();
+        let due = Due { reply, out, since: self.rt.now() };
+        match self.gather(&mut state, route, &first, due, &writes) {
+            Ok(()) => left.into_iter().for_each(|(key, value)| state.inflight.begin_write(key, value)),
+            Err((reply, refusal)) => {
+                drop(state);
+                self.refuse(reply, refusal);
+            }
+        }
+    }
+
+    /// Answers at once if nothing is under way for the keys, else together with what is.
+    fn answer_behind_all(&self, route: Option<&Route>, keys: &[Bytes], reply: Reply, out: Out) {
+        let busy = {
+            let state = self.state.borrow();
+            keys.iter().find(|key| state.inflight.known(key) != Known::Nothing).cloned()
+        };
+        match busy {
+            Some(key) => self.answer_behind(route, &key, reply, out),
+            None => self.answer(reply, Ok(out)),
+        }
+    }
+}
+
+/// The term in which we lead the one region of all `keys`.
+fn leading_all(state: &mut State, route: Option<&Route>, keys: &[Bytes]) -> Result<u64, Refusal> {
+    let Some(first) = keys.first() else {
+        return Err(Refusal::Invalid("a transaction without keys".to_owned()));
+    };
+    let peer = state.admit(route, first)?;
+    keys.iter().try_for_each(|key| guard::covers(&peer.record.region, key))?;
+    if !peer.is_current() {
+        return Err(Refusal::not_current());
+    }
+    Ok(peer.raft.term().0)
+}
+
+impl Values {
+    fn add(&mut self, key: &Bytes, now: Option<Bytes>) {
+        if let Entry::Vacant(place) = self.by_key.entry(key.clone()) {
+            self.bytes += now.as_ref().map_or(0, Bytes::len);
+            place.insert(Value { now, written: false });
+        }
+    }
+
+    fn check_bytes(&self) -> Result<(), Refusal> {
+        if self.bytes <= VALUES_BYTES_MAX {
+            return Ok(());
+        }
+        Err(Refusal::Invalid(format!(
+            "the transaction reads and makes more than {VALUES_BYTES_MAX} bytes of values, take fewer commands at a time"
+        )))
+    }
+
+    /// Runs one step. The outer error refuses the whole transaction.
+    fn run(&mut self, step: Op) -> Result<Outcome, Refusal> {
+        let out = match step {
+            Op::Get { key } => Out::Value(self.read(&key)),
+            Op::BatchGet { keys } => Out::Values(keys.iter().map(|key| self.read(key)).collect()),
+            Op::Lengths { keys } => {
+                let length = |key| self.by_key.get(key).and_then(|value| value.now.as_ref()).map(Bytes::len);
+                Out::Lengths(keys.iter().map(length).collect())
+            }
+            Op::Put { key, value } => {
+                self.write(key, Some(value));
+                Out::Done
+            }
+            Op::BatchPut { pairs } => {
+                pairs.into_iter().for_each(|(key, value)| self.write(key, Some(value)));
+                Out::Done
+            }
+            Op::Delete { key, count: true } => Out::Existed(self.remove(key)),
+            Op::Delete { key, count: false } => {
+                self.write(key, None);
+                Out::Done
+            }
+            Op::BatchDelete { keys } => {
+                keys.into_iter().for_each(|key| self.write(key, None));
+                Out::Done
+            }
+            Op::Modify { key, change } => return self.modify(key, change),
+            Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) | Op::Watch { .. } => {
+                return Err(no_step());
+            }
+        };
+        self.check_bytes()?;
+        Ok(Ok(out))
+    }
+
+    fn read(&mut self, key: &Bytes) -> Option<Bytes> {
+        let now = self.by_key.get(key).and_then(|value| value.now.clone());
+        self.bytes += now.as_ref().map_or(0, Bytes::len);
+        now
+    }
+
+    fn write(&mut self, key: Bytes, now: Option<Bytes>) {
+        self.bytes += now.as_ref().map_or(0, Bytes::len);
+        let value = self.by_key.entry(key.clone()).or_insert(Value { now: None, written: false });
+        value.now = now;
+        if !std::mem::replace(&mut value.written, true) {
+            self.written.push(key);
+        }
+    }
+
+    fn remove(&mut self, key: Bytes) -> bool {
+        let existed = self.by_key.get(&key).is_some_and(|value| value.now.is_some());
+        if existed {
+            self.write(key, None);
+        }
+        existed
+    }
+
+    fn modify(&mut self, key: Bytes, change: Change) -> Result<Outcome, Refusal> {
+        let before = self.read(&key);
+        let Modified { write, out } = match modify(before, change) {
+            Ok(modified) => modified,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if let Some(now) = write {
+            self.write(key, now);
+        }
+        self.check_bytes()?;
+        Ok(Ok(out))
+    }
+}
+
+fn no_step() -> Refusal {
+    Refusal::Invalid("a range has no place in a transaction".to_owned())
+}
+
+/// Refuses what no transaction may hold, before anything is done for it.
+pub(super) fn check(atomic: &Atomic) -> Result<(), Refusal> {
+    let ranges =
+        |step: &Op| matches!(step, Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) | Op::Watch { .. });
+    if atomic.steps.iter().any(ranges) {
+        return Err(no_step());
+    }
+    if atomic.steps.len() > STEPS_MAX {
+        return Err(Refusal::Invalid(format!("a transaction of more than {STEPS_MAX} steps")));
+    }
+    if atomic.keys().len() > KEYS_MAX {
+        return Err(Refusal::Invalid(format!("a transaction of more than {KEYS_MAX} keys")));
+    }
+    Ok(())
+}
