@@ -14,8 +14,17 @@ impl Raft {
         assert!(core.term >= core.log.last_id().term, "the log is ahead of the term");
         assert!(core.writes.durable <= core.writes.issued, "more writes durable than issued");
         assert!(core.membership.validate().is_ok(), "malformed membership {}", core.membership);
+        let is_follower = matches!(self.role, Role::Follower);
+        assert!(core.order.is_none() || is_follower, "an order kept by {:?}", self.role());
+        if let Some(order) = &core.order {
+            assert!(core.leader.is_none_or(|leader| leader == order.from), "an order of another leader");
+        }
+        if let Some(awaited) = &core.awaited {
+            assert!(awaited.term <= core.term, "a transfer of a term to come");
+        }
         match &self.role {
             Role::Leader(leader) => {
+                assert!(core.awaited.is_none(), "a leader that awaits another");
                 assert_eq!(core.leader, Some(core.me()), "a leader that follows another");
                 assert!(core.reads.is_empty(), "a leader that asks a leader");
                 assert!(leader.term_start <= core.log.last(), "the term has no entry");

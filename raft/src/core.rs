@@ -15,8 +15,9 @@ use crate::membership::Membership;
 use crate::message::{Body, Message};
 use crate::planted;
 use crate::read::FollowerReads;
-use crate::ready::{Fetch, ReadOutcome, SnapshotWanted};
+use crate::ready::{Event, Fetch, ReadOutcome, RequestId, SnapshotWanted};
 use crate::rng::SplitMix;
+use crate::transfer::{Awaited, Order};
 
 /// Messages and requests that wait for the next [`Ready`](crate::Ready).
 #[derive(Debug, Default)]
@@ -35,6 +36,7 @@ pub(crate) struct Rare {
     pub(crate) fetch: Vec<Fetch>,
     pub(crate) snapshots: Vec<SnapshotWanted>,
     pub(crate) reads: Vec<ReadOutcome>,
+    pub(crate) events: Vec<Event>,
 }
 
 impl Outbox {
@@ -53,6 +55,7 @@ impl Outbox {
                 || !rare.fetch.is_empty()
                 || !rare.snapshots.is_empty()
                 || !rare.reads.is_empty()
+                || !rare.events.is_empty()
         };
         !self.send.is_empty() || !self.after.is_empty() || self.rare.as_deref().is_some_and(rare_is_due)
     }
@@ -70,6 +73,7 @@ impl Outbox {
                 && rare.fetch.is_empty()
                 && rare.snapshots.is_empty()
                 && rare.reads.is_empty()
+                && rare.events.is_empty()
         });
     }
 }
@@ -94,6 +98,8 @@ pub(crate) struct Promise {
     /// The leader's term, and the highest fence heard in it: what a forced election must present.
     pub(crate) term: Term,
     pub(crate) fence: u32,
+    /// Before this reading a promise from before a restart may hold, whose fence was forgotten.
+    pub(crate) unknown_until: Time,
 }
 
 #[derive(Debug)]
@@ -120,6 +126,12 @@ pub(crate) struct Core {
     pub(crate) reads: FollowerReads,
     /// Entries up to here may have been lost by this disk: no vote before they are back.
     pub(crate) suspect_until: Index,
+    /// Counts the fetches and snapshots asked of the driver.
+    pub(crate) requests: u32,
+    /// The leader's order to campaign, for as long as something passing stands in its way.
+    pub(crate) order: Option<Box<Order>>,
+    /// A transfer that was accepted here and whose end others decide.
+    pub(crate) awaited: Option<Box<Awaited>>,
 }
 
 /// The stages of a snapshot installation.
@@ -219,21 +231,30 @@ impl Core {
         self.leader = Some(leader);
         if self.config.lease_nanos > 0 {
             if self.promise.term != self.term {
-                self.promise.term = self.term;
-                self.promise.fence = 0;
+                // Whoever was elected since has waited for the promises made before.
+                self.promise = Promise { term: self.term, fence: 0, unknown_until: Time(0), ..self.promise };
             }
             self.promise.until = self.promise.until.max(self.now.after(self.config.promise_nanos()));
+        }
+        if self.awaited.is_some() {
+            self.settle_awaited(leader);
         }
     }
 
     /// Whether this voter owes a living leader its silence towards a candidate.
     pub(crate) fn is_loyal(&self, candidate_term: Term, forced: Option<u32>) -> bool {
         let by_clock = self.is_bound();
-        let released = forced
-            .is_some_and(|fence| candidate_term == self.promise.term.next() && fence >= self.promise.fence);
+        let released = forced.is_some_and(|fence| self.is_released(candidate_term, fence));
         let by_ticks =
             self.config.check_quorum && self.leader.is_some() && self.elapsed < self.config.election_ticks;
         (by_clock && !released) || (by_ticks && forced.is_none() && !planted!(VoterBreaksPromise))
+    }
+
+    /// Whether the leader that holds this voter's promise has itself asked for the election.
+    pub(crate) fn is_released(&self, candidate_term: Term, fence: u32) -> bool {
+        candidate_term == self.promise.term.next()
+            && fence >= self.promise.fence
+            && self.now >= self.promise.unknown_until
     }
 
     /// Whether a promise made for a leader's lease still holds.
@@ -280,5 +301,13 @@ impl Core {
             && !self.hard_dirty
             && self.writes.durable == self.writes.issued
             && self.reads.is_empty()
+            && self.order.is_none()
+            && self.awaited.is_none()
+    }
+
+    /// A name for the next request to the driver.
+    pub(crate) const fn next_request(&mut self) -> RequestId {
+        self.requests = if self.requests == u32::MAX { 1 } else { self.requests + 1 };
+        RequestId { incarnation: self.identity.incarnation, seq: self.requests }
     }
 }

@@ -21,7 +21,7 @@ pub(crate) fn on_append(
     validate(core.term, prev, &entries)?;
     if core.membership.is_empty() {
         // The log alone would leave this member without the group's first membership.
-        core.send_durable(from, Body::AppendReply(AppendOutcome::Blank));
+        core.send_durable(from, Body::AppendReply(AppendOutcome::Blank { refused: prev.index }));
         return Ok(());
     }
     let committed = core.log.committed();
@@ -82,6 +82,7 @@ pub(crate) fn on_heartbeat(core: &mut Core, from: NodeId, beat: Beat) -> Result<
     if core.promise.term == core.term {
         core.promise.fence = core.promise.fence.max(beat.fence);
     }
+    core.heard_fence(beat.fence);
     let quiet = beat.quiet && core.is_at_rest() && core.log.last() == beat.commit;
     core.asleep = quiet;
     let result = if beat.commit <= core.log.last() {

@@ -13,7 +13,7 @@ use crate::message::{AppendOutcome, Beat, Body, Snapshot};
 use crate::planted;
 use crate::progress::Progress;
 use crate::read::LeaderReads;
-use crate::ready::SnapshotReport;
+use crate::ready::{Event, GaveUp, SnapshotWanted};
 use crate::transfer::Transfer;
 
 /// Why a leader gives up its role without having seen a higher term.
@@ -43,7 +43,8 @@ impl Leader {
     pub(crate) fn new(core: &mut Core) -> Self {
         let last = core.log.last();
         let others = core.membership.members().into_iter().filter(|id| *id != core.me());
-        let members = others.map(|id| Progress::new(id, last)).collect();
+        let members =
+            others.map(|id| Progress::new(id, last, core.membership.learners.contains(&id))).collect();
         let mut leader = Self {
             members,
             term_start: last.next(),
@@ -165,12 +166,17 @@ impl Leader {
         let Some(member) = self.member_mut(from) else { return Err(Dropped::UnknownSender) };
         member.silent_ticks = 0;
         match outcome {
-            AppendOutcome::Blank => member.on_blank(core),
+            AppendOutcome::Blank { refused } => member.on_blank(core, refused),
             AppendOutcome::Matched(index) => {
                 if index > core.log.last() {
                     return Err(Dropped::UnknownEntries);
                 }
-                if member.on_match(index, base) {
+                let news = member.on_match(index, base);
+                if member.has_caught_up(core.log.last(), core.config.election_ticks) {
+                    let matched = member.matched;
+                    core.out.rare().events.push(Event::CaughtUp { learner: from, matched });
+                }
+                if news {
                     self.commit(core);
                     self.advance_transfer(core);
                 }
@@ -181,9 +187,9 @@ impl Leader {
                 }
                 let agree = core.log.agree_at_most(hint).index;
                 if lost {
-                    member.on_lost(refused, agree);
+                    member.on_lost(refused, agree, core.config.election_ticks);
                 } else {
-                    member.on_conflict(refused, agree);
+                    member.on_conflict(refused, agree, core.config.election_ticks);
                 }
             }
         }
@@ -206,7 +212,7 @@ impl Leader {
         member.silent_ticks = 0;
         member.round = member.round.max(round);
         member.quiet = quiet && round == current;
-        member.on_heard(core.log.last(), &core.config);
+        member.try_again(core.log.last(), &core.config);
         self.confirm_reads(core);
         self.advance_transfer(core);
         if quiet {
@@ -269,14 +275,14 @@ impl Leader {
         let mut known = std::mem::take(&mut self.members).into_vec();
         let others = core.membership.members().into_iter().filter(|id| *id != me);
         let members = others.map(|id| match known.iter().position(|member| member.id == id) {
-            Some(at) => known.swap_remove(at),
-            None => Progress::new(id, last),
+            Some(at) => known.swap_remove(at).continued_as(core.membership.learners.contains(&id)),
+            None => Progress::new(id, last, core.membership.learners.contains(&id)),
         });
         self.members = members.collect();
         self.beat_due = true;
         self.idle_ticks = 0;
         if self.transfer.as_ref().is_some_and(|transfer| !core.membership.voters.contains(&transfer.target)) {
-            self.abandon_transfer();
+            self.abandon_transfer(core, GaveUp::NotVoter);
         }
         // A smaller quorum may already hold more.
         self.on_written(core);
@@ -296,15 +302,19 @@ impl Leader {
     pub(crate) fn send_snapshot(
         &mut self,
         core: &mut Core,
-        to: NodeId,
+        wanted: &SnapshotWanted,
         snapshot: Snapshot,
     ) -> Result<(), Refusal> {
+        let to = wanted.to;
         let last = snapshot.last;
         let known = core.log.term(last.index).is_none_or(|term| term == last.term);
         let usable = last.index >= core.log.base().index && last.index <= core.log.committed();
         let Some(member) = self.member_mut(to) else {
             return Err(Refusal::NotVoter);
         };
+        if wanted.id.incarnation != core.identity.incarnation || !member.waits_for(wanted) {
+            return Err(Refusal::OutOfPlace);
+        }
         if !known || !usable || last.index <= member.matched || !snapshot.membership.contains(to) {
             member.on_snapshot_failed();
             return Err(Refusal::OutOfPlace);
@@ -312,16 +322,6 @@ impl Leader {
         member.on_snapshot_made(last.index);
         core.send(to, Body::Snapshot(Box::new(snapshot)));
         Ok(())
-    }
-
-    /// What became of a snapshot that was being shipped. One that was delivered still has to be installed: the
-    /// member's own answer tells when.
-    pub(crate) fn on_snapshot_report(&mut self, to: NodeId, report: SnapshotReport) {
-        if let Some(member) = self.member_mut(to)
-            && report == SnapshotReport::Failed
-        {
-            member.on_snapshot_failed();
-        }
     }
 
     /// Whether [`flush`](Self::flush) would do something.

@@ -33,8 +33,9 @@
 //!     if let Some(write) = ready.write { disk.submit(write) }  // hard state + entries, one atomic record
 //!     if let Some(apply) = ready.apply { apply_task.push(apply) }
 //!     for f in ready.fetch { disk.read(f) }                    // for followers that lag behind memory
-//!     for s in ready.snapshots { snapshots.make(s) }           // then raft.send_snapshot(s.to, snapshot)
+//!     for s in ready.snapshots { snapshots.make(s) }           // then raft.send_snapshot(&s, snapshot)
 //!     for r in ready.reads { serve_or_fail(r) }
+//!     for e in ready.events { tell(e) }                        // ends of transfers, learners that keep up
 //! }
 //! ```
 //!
@@ -43,7 +44,10 @@
 //!   through [`Write::durable`]; a leader's own vote for its entries is counted in [`Raft::written`], never before.
 //! - [`Apply`] is worked off in order, at the driver's pace. For an entry of kind [`EntryKind::Membership`] it decodes
 //!   the [`MembershipChange`] and calls [`Raft::apply_change`] before it reports [`Raft::applied`], and stores the
-//!   returned [`Membership`] atomically with the applied index and the entry's effects.
+//!   returned [`Membership`] atomically with the applied index and the entry's effects; or it drops the rest of its
+//!   [`Apply`], if [`ChangeEffect::Overtaken`] says that a snapshot is about to replace the state anyway.
+//! - Every [`Fetch`] and every [`SnapshotWanted`] is answered, be it with `None` or [`SnapshotReport::Failed`], and
+//!   passed back as it came: it is what tells a late answer from a current one.
 //! - The log on disk is cut only up to a durably applied index, after which [`Raft::compacted`] is called
 //!   ([`Raft::compact_hint`] spares followers a snapshot).
 //! - At start it hands over what it stored: [`Start`], with a [`LogSummary`] built from the entries' headers.
@@ -121,13 +125,16 @@ pub use crate::entry::{Entry, EntryKind, Payload};
 pub use crate::error::{Dropped, Refusal, StartError};
 pub use crate::id::{GroupId, Index, LogId, NodeId, Term, Time};
 pub use crate::log::LogSummary;
-pub use crate::membership::{ChangeStep, Joint, Membership, MembershipChange, MembershipError, Transition};
+pub use crate::membership::{
+    ChangeEffect, ChangeStep, Joint, Membership, MembershipChange, MembershipError, Transition,
+};
 pub use crate::message::{AppendOutcome, Beat, Body, Message, ReadId, Snapshot, VoteAnswer, VoteAsk};
 pub use crate::progress::Mode;
 pub use crate::quorum::{Verdict, majority};
 pub use crate::raft::{Raft, RoleKind, Start};
 pub use crate::ready::{
-    Apply, Fetch, HardState, ReadOutcome, Ready, SnapshotReport, SnapshotWanted, Write, WriteAck,
+    Apply, Event, Fetch, GaveUp, HardState, ReadOutcome, Ready, SnapshotReport, SnapshotWanted,
+    TransferOutcome, Write, WriteAck,
 };
 pub use crate::status::{MemberStatus, Status};
 

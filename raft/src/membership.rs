@@ -41,6 +41,18 @@ pub struct Joint {
     pub auto_leave: bool,
 }
 
+/// What a driver stores for an applied change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "it says whether anything may be stored"]
+pub enum ChangeEffect<'a> {
+    /// The membership as of this entry: stored atomically with the entry's index as the applied index.
+    Store(&'a Membership),
+    /// A snapshot that is on its way into the state machine contains this entry. Nothing is stored for this entry or
+    /// any later one of the same [`Apply`](crate::Apply), neither a membership nor an applied index: what the core
+    /// knows is the membership at the snapshot's index, and it reaches the disk with the snapshot.
+    Overtaken,
+}
+
 /// One step of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeStep {

@@ -154,7 +154,10 @@ pub enum AppendOutcome {
     },
     /// The member knows nothing about the group, not even its members: it needs a snapshot, wherever the log
     /// begins.
-    Blank,
+    Blank {
+        /// The index of the refused `prev`: tells a late answer from a current one.
+        refused: Index,
+    },
 }
 
 /// A snapshot's description, and whatever the driver wants to travel with it.

@@ -1,9 +1,11 @@
 //! Changes of role. Nothing else in the crate assigns one.
 
 use crate::candidate;
+use crate::core::Promise;
+use crate::error::Refusal;
 use crate::id::{NodeId, Term};
 use crate::leader::Leader;
-use crate::message::Body;
+use crate::planted;
 use crate::quorum::Verdict;
 use crate::raft::{Raft, Role};
 use crate::read;
@@ -19,7 +21,8 @@ impl Raft {
 
     /// `forced` carries the fence of the leader that ordered the campaign, and skips the pre-vote.
     pub(crate) fn start_campaign(&mut self, forced: Option<u32>) {
-        self.resign();
+        self.end_role();
+        self.core.order = None;
         self.role = if self.core.config.pre_vote && forced.is_none() {
             Role::PreCandidate(candidate::ask_pre_votes(&mut self.core))
         } else {
@@ -38,8 +41,11 @@ impl Raft {
             (Verdict::Open, _) => {}
             (Verdict::Lost, _) => self.become_follower(self.core.term, None),
             // An answer may have taught us that a membership change is committed: apply it before trying again.
-            (Verdict::Won, _) if self.core.may_campaign().is_err() => {
-                self.become_follower(self.core.term, None)
+            (Verdict::Won, _) if let Err(reason) = self.core.may_campaign() => {
+                // What passes is waited for: the votes stay good, and `applied` looks again.
+                if reason != Refusal::MayNotCampaign {
+                    self.become_follower(self.core.term, None);
+                }
             }
             (Verdict::Won, Role::PreCandidate(_)) => {
                 self.role = Role::Candidate(candidate::ask_votes(&mut self.core, None));
@@ -54,20 +60,38 @@ impl Raft {
         core.leader = Some(core.me());
         core.elapsed = 0;
         core.writes.stalled_ticks = 0;
+        // Whoever votes for a leader was released by the one before, or has waited for it: nothing is owed to it now.
+        core.promise = Promise::default();
+        core.settle_awaited(core.me());
         self.role = Role::Leader(Box::new(Leader::new(core)));
     }
 
     pub(crate) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
-        self.resign();
+        // A candidate that raises the term says nothing about anybody's health: whoever neither led nor hears a
+        // leader waits on as before. The timer restarts when a vote is given.
+        let waits_on = term > self.core.term
+            && leader.is_none()
+            && !self.is_leader()
+            && !planted!(HigherTermRestartsTimer);
+        self.end_role();
         self.role = Role::Follower;
+        let is_new_term = term > self.core.term;
+        if !planted!(OrderSurvivesTerm) {
+            self.core.order.take_if(|order| is_new_term || leader != Some(order.from));
+        }
         self.core.enter_term(term);
         self.core.leader = leader;
-        self.core.reset_timer();
+        if !waits_on {
+            self.core.reset_timer();
+        }
     }
 
     /// Ends whatever this replica owed to others in its present role, or expected from its leader.
-    pub(crate) fn resign(&mut self) {
+    pub(crate) fn end_role(&mut self) {
         if let Role::Leader(leader) = &mut self.role {
+            if let Some(transfer) = leader.transfer.take() {
+                self.core.await_transfer(transfer.target);
+            }
             leader.reads.fail_own(&mut self.core);
         }
         read::fail_waiting(&mut self.core);
@@ -80,11 +104,7 @@ impl Raft {
         if core.membership.is_voter(core.me()) || core.membership.is_joint() {
             return;
         }
-        leader.flush(core);
-        let best = leader.members.iter().filter(|m| core.membership.voters.contains(&m.id));
-        if let Some(best) = best.max_by_key(|member| member.matched) {
-            core.send(best.id, Body::TimeoutNow { fence: leader.reads.fence() });
-        }
+        leader.name_successor(core);
         self.become_follower(self.core.term, None);
     }
 }

@@ -34,6 +34,19 @@ pub enum Bug {
     SnapshotBelowCommitInstalled,
     SnapshotKeepsOldMembership,
     ApplyBeforeDurable,
+    OvertakenChangeStored,
+    OrderForgotten,
+    OrderSurvivesTerm,
+    LateOrderFollowed,
+    TransferNeedsOwnApply,
+    TransferWaitsForHeartbeat,
+    SentSnapshotTrusted,
+    LateReportBelieved,
+    LateFetchBelieved,
+    LateBlankBelieved,
+    HigherTermRestartsTimer,
+    StaleClock,
+    CaughtUpTooEarly,
 }
 
 #[cfg(feature = "planted-bugs")]

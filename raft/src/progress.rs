@@ -10,18 +10,25 @@
 //! ```
 //!
 //! *Probe*: one message, then wait for an answer or a heartbeat. *Replicate*: pipelined, up to the in-flight bounds,
-//! `next` runs ahead. *Snapshot*: no entries until the snapshot is in.
+//! `next` runs ahead. *Snapshot*: no entries until the snapshot is in. Once the driver says that all bytes were
+//! delivered, every sign of life is answered with an empty append after the snapshot's index: a member that has the
+//! snapshot agrees, and one that still refuses an election timeout later has lost it.
 //!
-//! Invariants: matched < next; matched goes back only for a member that says it lost entries; the in-flight list is empty outside *Replicate*.
+//! What was asked of the driver (a fetch, a snapshot) is known by the request's number; answers to other requests are
+//! late, and change nothing.
+//!
+//! Invariants: matched < next; matched goes back only for a member that says it lost entries; the in-flight list is
+//! empty outside *Replicate*; a snapshot's request is open exactly while one is awaited.
 
 use std::collections::VecDeque;
 
 use crate::config::Config;
 use crate::core::Core;
 use crate::entry::Entry;
-use crate::id::{Index, LogId, NodeId};
+use crate::id::{Index, LogId, NodeId, Term};
 use crate::message::Body;
-use crate::ready::{Fetch, SnapshotWanted};
+use crate::planted;
+use crate::ready::{Fetch, RequestId, SnapshotReport, SnapshotWanted};
 
 /// How entries flow to one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +84,13 @@ impl Inflight {
     }
 }
 
+/// One round of catching up (thesis, 4.2.1): getting everything that existed when the round began.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    goal: Index,
+    ticks: u32,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     pub(crate) id: NodeId,
@@ -90,8 +104,13 @@ pub(crate) struct Progress {
     /// It has gone to sleep with the current round's heartbeat.
     pub(crate) quiet: bool,
     commit_sent: Index,
-    /// Entries for it are being read from disk.
-    fetching: bool,
+    /// The number of the request to the driver that is open for it, or zero: for a snapshot while one is awaited, for
+    /// entries otherwise.
+    request: u32,
+    /// The driver says that all of the snapshot was delivered.
+    delivered: bool,
+    /// A learner that has yet to show that it keeps up.
+    catching_up: Option<Box<Round>>,
     /// Send something even without news: its answer shows what was lost.
     nudge: bool,
     /// Absent while nothing is in flight.
@@ -99,7 +118,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(id: NodeId, last: Index) -> Self {
+    pub(crate) fn new(id: NodeId, last: Index, learner: bool) -> Self {
         Self {
             id,
             matched: Index(0),
@@ -109,10 +128,18 @@ impl Progress {
             silent_ticks: 0,
             quiet: false,
             commit_sent: Index(0),
-            fetching: false,
+            request: 0,
+            delivered: false,
+            catching_up: learner.then(|| Box::new(Round { goal: last, ticks: 0 })),
             nudge: true,
             inflight: None,
         }
+    }
+
+    /// The same in a new membership.
+    pub(crate) fn continued_as(mut self, learner: bool) -> Self {
+        self.catching_up.take_if(|_| !learner);
+        self
     }
 
     pub(crate) fn inflight_len(&self) -> usize {
@@ -131,11 +158,23 @@ impl Progress {
         self.mode = Mode::Probe { sent: false };
         self.nudge = true;
         self.inflight = None;
+        self.close_request();
+    }
+
+    const fn close_request(&mut self) {
+        self.request = 0;
+        self.delivered = false;
+    }
+
+    /// Whether a request of this number is still open.
+    const fn expects(&self, id: RequestId) -> bool {
+        self.request == id.seq
     }
 
     fn replicate(&mut self) {
         self.mode = Mode::Replicate;
         self.next = self.next.max(self.matched.next());
+        self.close_request();
     }
 
     /// The member holds everything up to `index`. Whether that was news.
@@ -170,7 +209,7 @@ impl Progress {
     ///
     /// A refusal of what was matched is late, or comes from a member that lost entries without knowing it. Sending
     /// them at once would be answered the same way for ever, so it waits for the next sign of life.
-    pub(crate) fn on_conflict(&mut self, refused: Index, agree: Index) {
+    pub(crate) fn on_conflict(&mut self, refused: Index, agree: Index, patience_ticks: u32) {
         match self.mode {
             _ if refused <= self.matched => {}
             Mode::Replicate => {
@@ -182,29 +221,70 @@ impl Progress {
                 self.mode = Mode::Probe { sent: false };
                 self.nudge = true;
             }
-            _ => {}
+            Mode::Snapshot { .. } if self.has_lost_snapshot(refused, patience_ticks) => {
+                self.probe();
+                self.next = agree.min(refused.prev()).max(self.matched).next();
+            }
+            Mode::Probe { .. } | Mode::SnapshotWanted { .. } | Mode::Snapshot { .. } => {}
         }
     }
 
+    /// Whether the member, which refuses what follows `refused`, would have the snapshot by now if it had not lost it.
+    fn has_lost_snapshot(&self, refused: Index, patience_ticks: u32) -> bool {
+        let has_it_since = |index, ticks| self.delivered && index == refused && ticks >= patience_ticks;
+        matches!(self.mode, Mode::Snapshot { index, ticks } if has_it_since(index, ticks))
+            && !planted!(SentSnapshotTrusted)
+    }
+
     /// The member knows that its disk lost entries, and holds at most those up to `agree`.
-    pub(crate) fn on_lost(&mut self, refused: Index, agree: Index) {
+    pub(crate) fn on_lost(&mut self, refused: Index, agree: Index, patience_ticks: u32) {
         let agree = agree.min(refused.prev());
         self.matched = self.matched.min(agree);
-        if !self.awaits_snapshot() {
+        if !self.awaits_snapshot() || self.has_lost_snapshot(refused, patience_ticks) {
             self.probe();
             self.next = agree.next();
         }
     }
 
-    /// The member has nothing to attach entries to.
-    pub(crate) fn on_blank(&mut self, core: &mut Core) {
-        if !self.awaits_snapshot() {
+    /// The member has nothing to attach the entries after `refused` to. From one that has vouched for entries this is
+    /// late, or it lost its disk without knowing it, which a snapshot does not heal: it may have voted, too.
+    pub(crate) fn on_blank(&mut self, core: &mut Core, refused: Index) {
+        let is_current = match self.mode {
+            Mode::Probe { .. } => refused.next() == self.next,
+            Mode::Snapshot { .. } => self.has_lost_snapshot(refused, core.config.election_ticks),
+            Mode::Replicate | Mode::SnapshotWanted { .. } => false,
+        };
+        let believed = planted!(LateBlankBelieved) && !self.awaits_snapshot();
+        if (is_current && self.matched == Index(0)) || believed {
             self.want_snapshot(core);
         }
     }
 
-    /// It answered a heartbeat: paused flows get another try.
-    pub(crate) fn on_heard(&mut self, last: Index, config: &Config) {
+    /// Whether this learner has just shown that it keeps up: it got through a round within `window_ticks`, or holds
+    /// everything there is.
+    pub(crate) fn has_caught_up(&mut self, last: Index, window_ticks: u32) -> bool {
+        let Some(round) = &mut self.catching_up else { return false };
+        if self.matched < round.goal && !planted!(CaughtUpTooEarly) {
+            return false;
+        }
+        if round.ticks >= window_ticks && self.matched < last {
+            **round = Round { goal: last, ticks: 0 };
+            return false;
+        }
+        self.catching_up = None;
+        true
+    }
+
+    /// Its node cannot be reached: what is in flight is lost, and the flow waits for a sign of life.
+    pub(crate) fn on_unreachable(&mut self) {
+        if self.mode == Mode::Replicate {
+            self.probe();
+            self.mode = Mode::Probe { sent: true };
+        }
+    }
+
+    /// A paused flow gets another try: the member answered a heartbeat, or is wanted as the next leader.
+    pub(crate) fn try_again(&mut self, last: Index, config: &Config) {
         match &mut self.mode {
             Mode::Probe { sent } => {
                 *sent = false;
@@ -216,8 +296,14 @@ impl Progress {
                 }
                 self.nudge |= self.matched < last;
             }
-            Mode::SnapshotWanted { .. } | Mode::Snapshot { .. } => {}
+            Mode::Snapshot { .. } => self.nudge |= self.delivered,
+            Mode::SnapshotWanted { .. } => {}
         }
+    }
+
+    /// Whether `wanted` is the request for a snapshot that is still to be made.
+    pub(crate) fn waits_for(&self, wanted: &SnapshotWanted) -> bool {
+        matches!(self.mode, Mode::SnapshotWanted { .. }) && self.expects(wanted.id)
     }
 
     /// The driver made a snapshot for it.
@@ -225,6 +311,23 @@ impl Progress {
         self.mode = Mode::Snapshot { index, ticks: 0 };
         self.next = index.next();
         self.inflight = None;
+        self.nudge = false;
+    }
+
+    /// The driver says what became of a snapshot.
+    pub(crate) fn on_snapshot_report(&mut self, wanted: &SnapshotWanted, report: SnapshotReport) {
+        if !self.expects(wanted.id) && !planted!(LateReportBelieved) {
+            return;
+        }
+        match (report, &mut self.mode) {
+            (SnapshotReport::Failed, _) => self.on_snapshot_failed(),
+            (SnapshotReport::Sent, Mode::Snapshot { ticks, .. }) => {
+                if !std::mem::replace(&mut self.delivered, true) {
+                    *ticks = 0;
+                }
+            }
+            (SnapshotReport::Sent, Mode::Probe { .. } | Mode::Replicate | Mode::SnapshotWanted { .. }) => {}
+        }
     }
 
     /// The snapshot did not get through: wait for a sign of life, then look again.
@@ -232,13 +335,17 @@ impl Progress {
         if self.awaits_snapshot() {
             self.mode = Mode::Probe { sent: true };
             self.next = self.matched.next();
+            self.close_request();
         }
     }
 
-    /// Time passes: for a snapshot under way, and for memory that the last burst needed.
+    /// Time passes: for a snapshot in flight, and for memory that the last burst needed.
     pub(crate) fn tick(&mut self, snapshot_ticks_max: u32) {
         self.silent_ticks = self.silent_ticks.saturating_add(1);
         self.inflight.take_if(|inflight| inflight.queue.is_empty());
+        if let Some(round) = &mut self.catching_up {
+            round.ticks = round.ticks.saturating_add(1);
+        }
         if let Mode::SnapshotWanted { ticks } | Mode::Snapshot { ticks, .. } = &mut self.mode {
             *ticks += 1;
             if *ticks >= snapshot_ticks_max {
@@ -251,7 +358,11 @@ impl Progress {
     pub(crate) fn flush(&mut self, core: &mut Core) {
         while self.may_send(core) {
             let prev = self.next.prev();
-            let Some(term) = core.log.term(prev) else { return self.want_snapshot(core) };
+            let term = core.log.term(prev);
+            if matches!(self.mode, Mode::Snapshot { .. }) {
+                return self.ask_for_snapshot(core, term, prev);
+            }
+            let Some(term) = term else { return self.want_snapshot(core) };
             let prev = LogId { term, index: prev };
             let last = core.log.last();
             match core.log.copy(self.next, last, core.config.message_bytes_max) {
@@ -271,6 +382,9 @@ impl Progress {
         assert!(self.matched < self.next, "matched and next: {self:?}");
         assert!(self.matched <= last, "matched what does not exist: {self:?}");
         assert!(self.mode == Mode::Replicate || self.inflight_len() == 0, "in flight: {self:?}");
+        assert!(self.request > 0 || !self.awaits_snapshot(), "the snapshot's request: {self:?}");
+        let shipped = matches!(self.mode, Mode::Snapshot { .. });
+        assert!(shipped || !self.delivered, "delivered without a snapshot: {self:?}");
     }
 
     const fn awaits_snapshot(&self) -> bool {
@@ -280,12 +394,22 @@ impl Progress {
     fn may_send(&self, core: &Core) -> bool {
         let has_entries = self.next <= core.log.last();
         match self.mode {
-            Mode::Probe { sent } => !sent && !self.fetching && (has_entries || self.nudge),
+            Mode::Probe { sent } => !sent && self.request == 0 && (has_entries || self.nudge),
             Mode::Replicate => {
                 let has_news = has_entries || self.nudge || self.commit_sent < core.log.committed();
-                has_news && !self.fetching && !self.window_is_full(&core.config)
+                has_news && self.request == 0 && !self.window_is_full(&core.config)
             }
-            Mode::SnapshotWanted { .. } | Mode::Snapshot { .. } => false,
+            Mode::Snapshot { .. } => self.delivered && self.nudge,
+            Mode::SnapshotWanted { .. } => false,
+        }
+    }
+
+    /// Asks with an empty append whether the snapshot is in, unless its last entry has been cut off here.
+    fn ask_for_snapshot(&mut self, core: &mut Core, term: Option<Term>, index: Index) {
+        self.nudge = false;
+        if let Some(term) = term {
+            let (prev, commit) = (LogId { term, index }, core.log.committed());
+            core.send(self.id, Body::Append { prev, entries: Vec::new(), commit });
         }
     }
 
@@ -307,21 +431,30 @@ impl Progress {
     }
 
     fn fetch(&mut self, core: &mut Core) {
-        self.fetching = true;
+        let id = core.next_request();
+        self.request = id.seq;
         core.out.rare().fetch.push(Fetch {
             to: self.id,
             first: self.next,
             last: core.log.last_outside_memory(),
             bytes_max: core.config.message_bytes_max,
-            term: core.term,
+            id,
         });
     }
 
     /// The driver read entries for it, or could not.
     pub(crate) fn fetched(&mut self, core: &mut Core, fetch: &Fetch, entries: Option<Vec<Entry>>) {
-        self.fetching = false;
+        let is_current = self.expects(fetch.id) && !self.awaits_snapshot();
+        if !is_current && !planted!(LateFetchBelieved) {
+            return;
+        }
+        self.close_request();
         let Some(entries) = entries.filter(|entries| !entries.is_empty()) else {
-            return self.want_snapshot(core);
+            // Unless the flow has moved on meanwhile.
+            if (self.next == fetch.first && self.may_send(core)) || !is_current {
+                self.want_snapshot(core);
+            }
+            return;
         };
         let prev = fetch.first.prev();
         let Some(term) = core.log.term(prev) else { return };
@@ -334,9 +467,15 @@ impl Progress {
     }
 
     fn want_snapshot(&mut self, core: &mut Core) {
+        let id = core.next_request();
+        self.close_request();
         self.mode = Mode::SnapshotWanted { ticks: 0 };
         self.inflight = None;
+        self.request = id.seq;
+        if core.membership.learners.contains(&self.id) {
+            self.catching_up.get_or_insert_with(|| Box::new(Round { goal: core.log.last(), ticks: 0 }));
+        }
         let at_least = core.log.base().index;
-        core.out.rare().snapshots.push(SnapshotWanted { to: self.id, at_least });
+        core.out.rare().snapshots.push(SnapshotWanted { to: self.id, at_least, id });
     }
 }

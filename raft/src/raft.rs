@@ -12,6 +12,7 @@ use crate::leader::Leader;
 use crate::log::{Log, LogSummary};
 use crate::membership::{Membership, MembershipChange};
 use crate::message::{Body, ReadId};
+use crate::planted;
 use crate::quiet;
 use crate::read::{self, FollowerReads};
 use crate::ready::HardState;
@@ -126,12 +127,15 @@ impl Raft {
             out: Outbox::default(),
             reads: FollowerReads::default(),
             suspect_until,
+            requests: 0,
+            order: None,
+            awaited: None,
             config,
         };
         if core.config.lease_nanos > 0 && core.term.0 > 0 {
             // What was promised before a restart is not on disk: assume the most.
             let until = now.after(core.config.promise_nanos());
-            core.promise = Promise { until, term: core.term, fence: u32::MAX };
+            core.promise = Promise { until, term: core.term, fence: 0, unknown_until: until };
         }
         core.reset_timer();
         Ok(Self { core, role: Role::Follower })
@@ -147,6 +151,7 @@ impl Raft {
             self.core.writes.stalled_ticks += 1;
         }
         read::tick(&mut self.core);
+        self.core.tick_transfer();
         match &mut self.role {
             Role::Leader(leader) => {
                 if leader.tick(&mut self.core).is_some() {
@@ -160,6 +165,7 @@ impl Raft {
                 }
             }
         }
+        self.follow_order();
         self.debug_check();
     }
 
@@ -189,7 +195,7 @@ impl Raft {
 
     /// Hands leadership to `target`. On a leader the transfer starts (a newer request replaces an older one, the
     /// leader itself as target cancels); on a follower the request is forwarded to the leader. Success means
-    /// accepted, not done.
+    /// accepted; how it ends comes as an [`Event::Transfer`](crate::Event::Transfer).
     ///
     /// # Errors
     /// Why the request went nowhere.
@@ -198,7 +204,13 @@ impl Raft {
         let Self { core, role } = self;
         match (role, core.leader) {
             (Role::Leader(leader), _) => leader.transfer_to(core, target)?,
-            (_, Some(leader)) => core.send(leader, Body::TransferRequest { target }),
+            (_, Some(leader)) => {
+                core.send(leader, Body::TransferRequest { target });
+                // Naming the leader itself cancels, which leaves nothing to wait for.
+                if leader != target {
+                    core.await_transfer(target);
+                }
+            }
             (_, None) => return Err(Refusal::NotLeader { leader: None }),
         }
         self.debug_check();
@@ -240,11 +252,14 @@ impl Raft {
         Ok(read)
     }
 
-    /// Campaigns without waiting for the election timer.
+    /// Campaigns without waiting for the election timer. `now` decides whether a promise to a leader still holds.
     ///
     /// # Errors
     /// Why this replica may not.
-    pub fn campaign(&mut self) -> Result<(), Refusal> {
+    pub fn campaign(&mut self, now: Time) -> Result<(), Refusal> {
+        if !planted!(StaleClock) {
+            self.advance_clock(now);
+        }
         self.wake();
         if self.is_leader() {
             return Ok(());
@@ -259,12 +274,40 @@ impl Raft {
     }
 
     /// Forgets the leader, because the driver knows better than the election timer that its node is gone. Votes for
-    /// others are free at once, except that a promise made for a lease still holds.
-    pub fn forget_leader(&mut self) {
+    /// others are free at once, except that a promise made for a lease holds until its end.
+    pub fn forget_leader(&mut self, now: Time) {
+        self.advance_clock(now);
         self.wake();
         if !self.is_leader() {
             self.core.leader = None;
             read::fail_waiting(&mut self.core);
+        }
+        self.debug_check();
+    }
+
+    /// Steps down although nothing forces this leader to: its node drains, or its store has stopped. What is in
+    /// flight is sent, and the best voter is told to campaign at once; to wait until a chosen one is up to date, use
+    /// [`transfer`](Self::transfer) first. This replica may campaign again when its election timer runs out: a driver
+    /// that does not want that stops calling [`tick`](Self::tick).
+    ///
+    /// # Errors
+    /// If this replica does not lead.
+    pub fn resign(&mut self, now: Time) -> Result<(), Refusal> {
+        self.advance_clock(now);
+        let (leader, core) = self.leading()?;
+        leader.name_successor(core);
+        self.become_follower(self.core.term, None);
+        self.debug_check();
+        Ok(())
+    }
+
+    /// The driver could not reach a member's node. Entries in flight to it are taken for lost: until it is heard
+    /// again, nothing but heartbeats is sent to it.
+    pub fn report_unreachable(&mut self, node: NodeId) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(member) = leader.member_mut(node)
+        {
+            member.on_unreachable();
         }
         self.debug_check();
     }

@@ -5,6 +5,7 @@
 //! consumes the write and yields the acknowledgement for [`Raft::written`](crate::Raft::written).
 
 use crate::entry::Entry;
+use crate::error::Refusal;
 use crate::id::{Index, LogId, NodeId, Term};
 use crate::message::{Message, ReadId, Snapshot};
 
@@ -35,6 +36,8 @@ pub struct Ready {
     pub snapshots: Vec<SnapshotWanted>,
     /// Reads that may now be served, or that have failed.
     pub reads: Vec<ReadOutcome>,
+    /// What whoever asked for a transfer or for a new member waits to hear.
+    pub events: Vec<Event>,
 }
 
 impl Ready {
@@ -47,6 +50,7 @@ impl Ready {
             && self.fetch.is_empty()
             && self.snapshots.is_empty()
             && self.reads.is_empty()
+            && self.events.is_empty()
     }
 }
 
@@ -108,22 +112,33 @@ pub struct Fetch {
     pub last: Index,
     /// About how many bytes; a single larger entry is fine.
     pub bytes_max: u64,
-    pub(crate) term: Term,
+    pub(crate) id: RequestId,
 }
 
-/// A follower that cannot be served from the log.
+/// Names one request to the driver, over all leaderships and restarts, so that a late answer is recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestId {
+    pub(crate) incarnation: u64,
+    /// Counts the requests of this incarnation from 1, and begins anew when the number is used up.
+    pub(crate) seq: u32,
+}
+
+/// A follower that cannot be served from the log. The value is the request's identity: it goes back with the snapshot
+/// and with every report about it, and the core ignores reports about requests that are no longer open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotWanted {
     /// The follower.
     pub to: NodeId,
     /// The snapshot must contain at least this entry.
     pub at_least: Index,
+    pub(crate) id: RequestId,
 }
 
 /// What the driver says about a snapshot it was shipping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotReport {
-    /// All bytes were delivered.
+    /// All bytes were delivered. The member's own answer tells when it is installed; if the member is alive and
+    /// still does not have it an election timeout later, it is taken for lost.
     Sent,
     /// It could not be made or delivered.
     Failed,
@@ -144,4 +159,62 @@ pub enum ReadOutcome {
         /// The request.
         id: ReadId,
     },
+}
+
+/// What has come of a longer undertaking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A transfer that this replica accepted has ended. Each accepted one ends exactly once, unless the process does
+    /// first; a request for the target of a transfer that is in progress joins it.
+    Transfer {
+        /// Who was to lead.
+        target: NodeId,
+        /// How it ended.
+        outcome: TransferOutcome,
+    },
+    /// A learner keeps up with this leader: it received all entries that existed at the start of a round within an
+    /// election timeout, so promoting it does not hold up the group. Reported once for each time it had to catch up,
+    /// by each leader.
+    CaughtUp {
+        /// The learner.
+        learner: NodeId,
+        /// It durably holds everything up to here.
+        matched: Index,
+    },
+}
+
+/// How a transfer of leadership ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferOutcome {
+    /// The target leads.
+    Done,
+    /// The target does not lead.
+    GaveUp(GaveUp),
+    /// A follower's request that this leader did not accept, and why.
+    Refused(Refusal),
+}
+
+/// Why a transfer did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GaveUp {
+    /// The target did not hold the whole log within an election timeout: it is down, cut off or far behind.
+    TargetBehind,
+    /// The target held the whole log and was told to campaign, but did not within an election timeout.
+    NotElected,
+    /// The target is no voter any more.
+    NotVoter,
+    /// The leader itself was named as the target.
+    Cancelled,
+    /// A newer request named another target.
+    Replaced {
+        /// The newer target.
+        by: NodeId,
+    },
+    /// Another member was elected.
+    OtherLeader {
+        /// The new leader.
+        leader: NodeId,
+    },
+    /// No new leader was heard of within two election timeouts.
+    NoNewLeader,
 }

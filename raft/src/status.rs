@@ -141,7 +141,8 @@ impl Raft {
         self.core.log.term(index)
     }
 
-    /// The membership as of the applied index.
+    /// The membership in force: after the last change that [`apply_change`](Self::apply_change) was called for, or of a
+    /// snapshot that may not be durable yet. What goes to disk with an applied index is what `apply_change` returned.
     #[must_use]
     pub const fn membership(&self) -> &Membership {
         &self.core.membership

@@ -1,9 +1,10 @@
 //! A message arrives: whether it can be honest, which term it is to be read in, and who handles it.
 
 use crate::error::Dropped;
-use crate::id::{Index, NodeId, Term, Time};
+use crate::id::{Index, Term, Time};
 use crate::message::{Body, Message, VoteAsk};
 use crate::raft::{Raft, Role};
+use crate::ready::TransferOutcome;
 use crate::{follower, read};
 
 impl Raft {
@@ -17,6 +18,9 @@ impl Raft {
         self.wake_for(&message);
         self.meet_term(&message)?;
         let result = self.dispatch(message);
+        if self.core.order.is_some() {
+            self.follow_order();
+        }
         self.release_if_asleep();
         self.debug_check();
         result
@@ -152,7 +156,10 @@ impl Raft {
                 return leader.on_heartbeat_reply(core, from, round, quiet);
             }
             (Body::TransferRequest { target }, Role::Leader(leader)) => {
-                leader.transfer_to(core, target).map_err(|_| Dropped::TransferRefused)?;
+                if let Err(refusal) = leader.transfer_to(core, target) {
+                    core.end_transfer(target, TransferOutcome::Refused(refusal));
+                    return Err(Dropped::TransferRefused);
+                }
             }
             (Body::ReadIndex { id }, Role::Leader(leader)) => leader.read_index(core, from, id),
             (Body::ReadIndex { id }, _) => {
@@ -164,14 +171,6 @@ impl Raft {
             (Body::Stale, _) => {}
             (_, _) => return Err(Dropped::WrongRole),
         }
-        Ok(())
-    }
-
-    fn on_timeout_now(&mut self, from: NodeId, fence: u32) -> Result<(), Dropped> {
-        if self.core.leader.is_some_and(|leader| leader != from) || self.core.may_campaign().is_err() {
-            return Err(Dropped::MayNotCampaign);
-        }
-        self.start_campaign(Some(fence));
         Ok(())
     }
 }

@@ -3,12 +3,12 @@
 use crate::core::{Core, Install};
 use crate::entry::Entry;
 use crate::error::Refusal;
-use crate::id::{Index, NodeId};
-use crate::membership::{Membership, MembershipChange, MembershipError};
+use crate::id::Index;
+use crate::membership::{ChangeEffect, MembershipChange, MembershipError};
 use crate::message::{Message, Snapshot};
 use crate::planted;
 use crate::raft::{Raft, Role};
-use crate::ready::{Apply, Fetch, HardState, Ready, SnapshotReport, Write, WriteAck};
+use crate::ready::{Apply, Fetch, HardState, Ready, SnapshotReport, SnapshotWanted, Write, WriteAck};
 
 impl Raft {
     /// Whether [`ready`](Self::ready) would return something to do.
@@ -40,6 +40,7 @@ impl Raft {
             ready.fetch = std::mem::take(&mut rare.fetch);
             ready.snapshots = std::mem::take(&mut rare.snapshots);
             ready.reads = std::mem::take(&mut rare.reads);
+            ready.events = std::mem::take(&mut rare.events);
         }
         join(&mut ready.send, std::mem::take(&mut core.out.send));
         core.log.trim(core.config.cache_bytes_max);
@@ -73,6 +74,9 @@ impl Raft {
         if own_vote {
             self.settle_election();
         }
+        if self.core.order.is_some() {
+            self.follow_order();
+        }
         self.debug_check();
     }
 
@@ -82,6 +86,10 @@ impl Raft {
         if let Role::Leader(leader) = &mut self.role {
             leader.leave_joint(&mut self.core);
             leader.advance_transfer(&mut self.core);
+        } else {
+            // Votes that were won, or an order to campaign, may have waited for this.
+            self.settle_election();
+            self.follow_order();
         }
         self.debug_check();
     }
@@ -91,8 +99,8 @@ impl Raft {
     /// covers its index. A driver whose state machine rejects the change (all members decide alike) does not call
     /// this, only `applied`.
     ///
-    /// Returns the membership now in force, to be stored along with the applied index. If a snapshot has overtaken
-    /// `index`, its membership stays.
+    /// Returns the membership to be stored along with the applied index, or that a snapshot has overtaken `index` and
+    /// nothing may be stored for it.
     ///
     /// # Errors
     /// If the change makes no sense; then the membership stays, on every member alike.
@@ -100,16 +108,21 @@ impl Raft {
         &mut self,
         index: Index,
         change: &MembershipChange,
-    ) -> Result<&Membership, MembershipError> {
-        if index > self.core.log.applied() {
-            self.core.membership = self.core.membership.after(change)?;
-            if let Role::Leader(leader) = &mut self.role {
-                leader.on_membership(&mut self.core);
-            }
-            self.leave_office_if_removed();
+    ) -> Result<ChangeEffect<'_>, MembershipError> {
+        if index <= self.core.log.applied() {
+            return Ok(if planted!(OvertakenChangeStored) {
+                ChangeEffect::Store(&self.core.membership)
+            } else {
+                ChangeEffect::Overtaken
+            });
         }
+        self.core.membership = self.core.membership.after(change)?;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.on_membership(&mut self.core);
+        }
+        self.leave_office_if_removed();
         self.debug_check();
-        Ok(&self.core.membership)
+        Ok(ChangeEffect::Store(&self.core.membership))
     }
 
     /// The driver has cut its log up to and including `index`, which must be applied durably.
@@ -121,7 +134,7 @@ impl Raft {
     /// Answers a [`Fetch`] with entries from the driver's log, or with `None` if they have been cut off.
     pub fn fetched(&mut self, fetch: &Fetch, entries: Option<Vec<Entry>>) {
         if let Role::Leader(leader) = &mut self.role
-            && fetch.term == self.core.term
+            && fetch.id.incarnation == self.core.identity.incarnation
             && let Some(member) = leader.member_mut(fetch.to)
         {
             member.fetched(&mut self.core, fetch, entries);
@@ -129,22 +142,25 @@ impl Raft {
         self.debug_check();
     }
 
-    /// Answers a [`SnapshotWanted`](crate::SnapshotWanted): the message that announces the snapshot will be in the
-    /// next [`Ready::send`]; the data travels by the driver's own means.
+    /// Answers a [`SnapshotWanted`]: the message that announces the snapshot will be in the next [`Ready::send`]; the
+    /// data travels by the driver's own means.
     ///
     /// # Errors
     /// If it is of no use any more; the core will ask again if need be.
-    pub fn send_snapshot(&mut self, to: NodeId, snapshot: Snapshot) -> Result<(), Refusal> {
+    pub fn send_snapshot(&mut self, wanted: &SnapshotWanted, snapshot: Snapshot) -> Result<(), Refusal> {
         let (leader, core) = self.leading()?;
-        let result = leader.send_snapshot(core, to, snapshot);
+        let result = leader.send_snapshot(core, wanted, snapshot);
         self.debug_check();
         result
     }
 
-    /// Says what became of a snapshot that was wanted or being shipped.
-    pub fn report_snapshot(&mut self, to: NodeId, report: SnapshotReport) {
-        if let Role::Leader(leader) = &mut self.role {
-            leader.on_snapshot_report(to, report);
+    /// Says what became of a snapshot that was wanted or being shipped. Late reports are ignored.
+    pub fn report_snapshot(&mut self, wanted: &SnapshotWanted, report: SnapshotReport) {
+        if let Role::Leader(leader) = &mut self.role
+            && wanted.id.incarnation == self.core.identity.incarnation
+            && let Some(member) = leader.member_mut(wanted.to)
+        {
+            member.on_snapshot_report(wanted, report);
         }
         self.debug_check();
     }

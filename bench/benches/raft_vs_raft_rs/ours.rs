@@ -64,7 +64,7 @@ impl Group {
             .map(|id| Node { raft: replica(&config, 1, id), log: VecDeque::new(), applied: 0 })
             .collect();
         let mut group = Self { nodes, net: VecDeque::new() };
-        group.nodes[0].raft.campaign().expect("a voter");
+        group.nodes[0].raft.campaign(Time(0)).expect("a voter");
         group.pump();
         assert!(group.nodes[0].raft.is_leader());
         group
@@ -175,7 +175,7 @@ impl Idle {
 }
 
 fn lead(raft: &mut Raft, group: u64) {
-    raft.campaign().expect("a voter");
+    raft.campaign(Time(0)).expect("a voter");
     settle(raft, group);
     assert!(raft.is_leader());
 }

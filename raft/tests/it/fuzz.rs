@@ -107,7 +107,7 @@ impl Bytes<'_> {
             11 => match self.byte() % 4 {
                 0 => Body::TransferRequest { target: self.node() },
                 1 => Body::TimeoutNow { fence: self.number() as u32 },
-                2 => Body::AppendReply(AppendOutcome::Blank),
+                2 => Body::AppendReply(AppendOutcome::Blank { refused: Index(self.number()) }),
                 _ => Body::Stale,
             },
             12 => Body::ReadIndex { id: self.read_id() },
@@ -161,13 +161,17 @@ fn input(bytes: &mut Bytes<'_>, peer: &mut Peer) {
     let raft: &mut Raft = &mut peer.raft;
     match bytes.byte() % 16 {
         0 => raft.tick(Time(bytes.number() % 1000)),
-        1 => any(raft.campaign()),
+        1 => any(raft.campaign(Time(bytes.number() % 1000))),
         2 => any(raft.propose(Payload::from(&[bytes.byte(); 5][..]))),
         3 => any(raft.propose_change(&MembershipChange::one(ChangeStep::AddVoter(bytes.node())))),
         4 => any(raft.transfer(bytes.node())),
         5 => any(raft.read_index()),
-        6 => raft.report_snapshot(bytes.node(), SnapshotReport::Failed),
-        7 => raft.forget_leader(),
+        6 => report(bytes, peer),
+        7 => match bytes.byte() % 3 {
+            0 => raft.forget_leader(Time(bytes.number() % 1000)),
+            1 => any(raft.resign(Time(bytes.number() % 1000))),
+            _ => raft.report_unreachable(bytes.node()),
+        },
         8 => any(raft.lease_read(Time(bytes.number() % 1000))),
         kind => {
             let mut message = Message {
@@ -182,6 +186,18 @@ fn input(bytes: &mut Bytes<'_>, peer: &mut Peer) {
             }
             any(raft.step(Time(0), message));
         }
+    }
+}
+
+/// Something about a snapshot that was asked for once, now or long ago.
+fn report(bytes: &mut Bytes<'_>, peer: &mut Peer) {
+    let Some(wanted) = peer.wanted.get(usize::from(bytes.byte()) % peer.wanted.len().max(1)).copied() else {
+        return;
+    };
+    match bytes.byte() % 3 {
+        0 => peer.raft.report_snapshot(&wanted, SnapshotReport::Failed),
+        1 => peer.raft.report_snapshot(&wanted, SnapshotReport::Sent),
+        _ => any(peer.raft.send_snapshot(&wanted, peer.snapshot())),
     }
 }
 
@@ -203,15 +219,16 @@ fn settle(peer: &mut Peer) {
             if let Some(change) = MembershipChange::decode(&entry.payload)
                 && entry.kind == EntryKind::Membership
             {
-                any(peer.raft.apply_change(entry.index, &change).cloned());
+                any(peer.raft.apply_change(entry.index, &change).is_ok());
             }
+            peer.state.last = entry.id();
             peer.raft.applied(entry.index);
         }
         for fetch in ready.fetch {
             peer.raft.fetched(&fetch, None);
         }
         for wanted in ready.snapshots {
-            peer.raft.report_snapshot(wanted.to, SnapshotReport::Failed);
+            peer.wanted.push(wanted);
         }
     }
 }
@@ -245,7 +262,10 @@ fn refusals_have_reasons() {
         (Message { to: NodeId(2), ..message(2, 1, Body::Stale) }, Dropped::WrongRecipient),
         (message(1, 1, Body::Stale), Dropped::ImpossibleSender),
         (message(0, 1, Body::Stale), Dropped::ImpossibleSender),
-        (message(9, 1, Body::AppendReply(AppendOutcome::Blank)), Dropped::UnknownSender),
+        (
+            message(9, 1, Body::AppendReply(AppendOutcome::Blank { refused: Index(0) })),
+            Dropped::UnknownSender,
+        ),
         (message(9, 1, Body::TransferRequest { target: NodeId(2) }), Dropped::UnknownSender),
         (message(2, u64::MAX, Body::Stale), Dropped::AbsurdNumber),
         (message(2, 1, ask(LogId::new(2, 1))), Dropped::AbsurdNumber),
@@ -271,7 +291,7 @@ fn refusals_have_reasons() {
 #[test]
 fn a_leader_refuses_with_reasons() {
     let mut leader = Peer::new(1, &[1]);
-    leader.raft.campaign().expect("a voter");
+    leader.raft.campaign(Time(0)).expect("a voter");
     leader.settle();
     let change = MembershipChange::one(ChangeStep::AddLearner(NodeId(2)));
     leader.raft.propose_change(&change).expect("settled ground");

@@ -1,18 +1,30 @@
 //! Replicas in one thread with a synchronous network: a message is stepped, what it causes is sent, until all is
-//! quiet. Disks are instant, state machines are lists.
+//! quiet. Disks are instant, state machines are lists that may lag: a [`Net`] applies what its messages committed
+//! sometimes at once and sometimes later, as long as nobody waits for it.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use raft::{
-    AppendOutcome, Apply, Beat, Body, ChangeStep, Config, Dropped, Entry, EntryKind, GroupId, HardState,
-    Identity, Index, LogId, LogSummary, Membership, MembershipChange, Message, NodeId, Payload, Raft,
-    ReadOutcome, RoleKind, Snapshot, Start, Term, Time, VoteAnswer, VoteAsk, Write,
+    AppendOutcome, Apply, Beat, Body, ChangeEffect, ChangeStep, Config, Dropped, Entry, EntryKind, Event,
+    GroupId, HardState, Identity, Index, LogId, LogSummary, Membership, MembershipChange, Message, NodeId,
+    Payload, Raft, ReadOutcome, Ready, RoleKind, Snapshot, SnapshotWanted, Start, Term, Time, VoteAnswer,
+    VoteAsk, Write,
 };
+
+use crate::rng::Rng;
 
 /// The course's settings: neither pre-vote nor check-quorum.
 pub(crate) fn course() -> Config {
     Config { heartbeat_ticks: 1, pre_vote: false, check_quorum: false, ..Config::default() }
+}
+
+/// What a state machine contains.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pub(crate) last: LogId,
+    pub(crate) membership: Membership,
 }
 
 /// A replica whose disk is always done.
@@ -21,9 +33,19 @@ pub(crate) struct Peer {
     pub(crate) base: LogId,
     pub(crate) log: Vec<Entry>,
     pub(crate) hard: HardState,
-    /// Everything handed out for apply, in order.
+    /// Everything applied, in order.
     pub(crate) applied: Vec<Entry>,
+    /// Handed out for apply and not applied yet.
+    pub(crate) pending: VecDeque<Entry>,
+    /// Applies nothing for now.
+    pub(crate) lags: bool,
+    /// What the state machine contains, and what of it would survive a crash.
+    pub(crate) state: State,
+    pub(crate) stored: State,
     pub(crate) reads: Vec<ReadOutcome>,
+    pub(crate) events: Vec<Event>,
+    /// Every snapshot ever asked for.
+    pub(crate) wanted: Vec<SnapshotWanted>,
     pub(crate) now: Time,
 }
 
@@ -50,13 +72,13 @@ impl Peer {
         log: Vec<Entry>,
         hard_state: HardState,
     ) -> Self {
-        Self::restart_suspect(config, id, membership, base, log, hard_state, Index(0))
+        Self::restart_from(config, id, State { last: base, membership }, base, log, hard_state, Index(0))
     }
 
-    pub(crate) fn restart_suspect(
+    pub(crate) fn restart_from(
         config: &Config,
         id: u64,
-        membership: Membership,
+        stored: State,
         base: LogId,
         log: Vec<Entry>,
         hard_state: HardState,
@@ -64,10 +86,30 @@ impl Peer {
     ) -> Self {
         let mut summary = LogSummary::after(base);
         log.iter().for_each(|entry| summary.push(entry.id(), entry.kind));
-        let start = Start { hard_state, log: summary, applied: base.index, membership, suspect_until };
+        let start = Start {
+            hard_state,
+            log: summary,
+            applied: stored.last.index,
+            membership: stored.membership.clone(),
+            suspect_until,
+        };
         let identity = Identity { group: GroupId(1), id: NodeId(id), priority: 0, incarnation: 7 };
         let raft = Raft::new(Arc::new(config.clone()), identity, start, Time(0)).expect("a sound start");
-        Self { raft, base, log, hard: hard_state, applied: Vec::new(), reads: Vec::new(), now: Time(0) }
+        Self {
+            raft,
+            base,
+            log,
+            hard: hard_state,
+            applied: Vec::new(),
+            pending: VecDeque::new(),
+            lags: false,
+            state: stored.clone(),
+            stored,
+            reads: Vec::new(),
+            events: Vec::new(),
+            wanted: Vec::new(),
+            now: Time(0),
+        }
     }
 
     pub(crate) fn new(id: u64, voters: &[u64]) -> Self {
@@ -77,26 +119,40 @@ impl Peer {
     /// Does all there is to do; returns what it sends.
     pub(crate) fn settle(&mut self) -> Vec<Message> {
         let mut out = Vec::new();
-        while self.raft.has_ready() {
-            let ready = self.raft.ready();
-            out.extend(ready.send);
-            if let Some(write) = ready.write {
-                out.extend(self.complete(write));
+        loop {
+            if self.raft.has_ready() {
+                let (sent, write) = self.take_ready();
+                out.extend(sent);
+                out.extend(write.into_iter().flat_map(|write| self.complete(write)));
+            } else if self.lags || !self.apply_one() {
+                return out;
             }
-            if let Some(apply) = ready.apply {
-                self.apply(apply);
-            }
-            for fetch in ready.fetch {
-                let found = self.stored(fetch.first, fetch.last);
-                self.raft.fetched(&fetch, (!found.is_empty()).then_some(found));
-            }
-            for wanted in ready.snapshots {
-                // Refused if it is of no use by now.
-                let _useless = self.raft.send_snapshot(wanted.to, self.snapshot());
-            }
-            self.reads.extend(ready.reads);
         }
-        out
+    }
+
+    /// Takes one ready and does what there is to do, except that messages and the write are left to the caller.
+    pub(crate) fn take_ready(&mut self) -> (Vec<Message>, Option<Write>) {
+        let Ready { send, write, apply, fetch, snapshots, reads, events } = self.raft.ready();
+        let handed_out = apply.map(|apply| self.entries(apply)).unwrap_or_default();
+        self.pending.extend(handed_out);
+        for fetch in fetch {
+            let found = self.on_disk(fetch.first, fetch.last);
+            self.raft.fetched(&fetch, (!found.is_empty()).then_some(found));
+        }
+        for wanted in snapshots {
+            self.wanted.push(wanted);
+            // Refused if it is of no use by now.
+            let _useless = self.raft.send_snapshot(&wanted, self.snapshot());
+        }
+        self.reads.extend(reads);
+        self.events.extend(events);
+        (send, write)
+    }
+
+    /// Applies what is pending, and does what follows from it.
+    pub(crate) fn catch_up(&mut self) -> Vec<Message> {
+        self.lags = false;
+        self.settle()
     }
 
     /// The write is on disk.
@@ -105,6 +161,9 @@ impl Peer {
         if let Some(snapshot) = &write.snapshot {
             self.base = snapshot.last;
             self.log.clear();
+            self.state = State { last: snapshot.last, membership: snapshot.membership.clone() };
+            self.stored = self.state.clone();
+            self.pending.clear();
         }
         if let Some(first) = write.entries.first() {
             self.log.truncate((first.index.0 - self.base.index.0 - 1) as usize);
@@ -116,35 +175,51 @@ impl Peer {
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let index = self.raft.applied_index();
-        let term = self.raft.term_at(index).expect("the applied entry");
-        let last = LogId { term, index };
-        Snapshot { last, membership: self.raft.membership().clone(), context: Payload::EMPTY }
+        let State { last, membership } = self.state.clone();
+        Snapshot { last, membership, context: Payload::EMPTY }
     }
 
-    fn stored(&self, first: Index, last: Index) -> Vec<Entry> {
+    fn on_disk(&self, first: Index, last: Index) -> Vec<Entry> {
         self.log.iter().filter(|entry| (first..=last).contains(&entry.index)).cloned().collect()
     }
 
-    pub(crate) fn apply(&mut self, apply: Apply) {
-        let entries = match apply {
+    fn entries(&self, apply: Apply) -> Vec<Entry> {
+        match apply {
             Apply::Entries(entries) => entries,
-            Apply::FromLog { first, last } => self.stored(first, last),
-        };
-        for entry in entries {
-            if entry.kind == EntryKind::Membership {
-                let change = MembershipChange::decode(&entry.payload).expect("a change");
-                // A change that makes no sense changes nothing.
-                let _refused = self.raft.apply_change(entry.index, &change);
-            }
-            self.raft.applied(entry.index);
-            self.applied.push(entry);
+            Apply::FromLog { first, last } => self.on_disk(first, last),
         }
+    }
+
+    /// Applies the next entry. Whether there was one.
+    pub(crate) fn apply_one(&mut self) -> bool {
+        let Some(entry) = self.pending.pop_front() else { return false };
+        if entry.kind == EntryKind::Membership {
+            let change = MembershipChange::decode(&entry.payload).expect("a change");
+            match self.raft.apply_change(entry.index, &change) {
+                Ok(ChangeEffect::Store(membership)) => self.state.membership = membership.clone(),
+                Ok(ChangeEffect::Overtaken) => {
+                    self.pending.clear();
+                    return true;
+                }
+                // A change that makes no sense changes nothing.
+                Err(_) => {}
+            }
+        }
+        self.state.last = entry.id();
+        self.raft.applied(entry.index);
+        self.applied.push(entry);
+        true
+    }
+
+    /// Makes what is applied durable.
+    pub(crate) fn flush(&mut self) {
+        self.stored = self.state.clone();
     }
 
     /// Cuts the log up to what is applied.
     pub(crate) fn compact(&mut self) {
-        self.base = self.snapshot().last;
+        self.flush();
+        self.base = self.stored.last;
         self.log.retain(|entry| entry.index > self.base.index);
         self.raft.compacted(self.base.index);
     }
@@ -166,7 +241,7 @@ impl Peer {
 
     pub(crate) fn campaign(&mut self) -> Vec<Message> {
         // Refused where the scenario says so; the state shows it.
-        let _refused = self.raft.campaign();
+        let _refused = self.raft.campaign(self.now);
         self.settle()
     }
 
@@ -216,6 +291,19 @@ impl Peer {
     }
 }
 
+thread_local! {
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Runs a scenario many times, with state machines that lag each time in another way.
+pub(crate) fn with_every_lag(scenario: impl Fn()) {
+    for seed in 0..100 {
+        SEED.set(seed);
+        scenario();
+    }
+    SEED.set(0);
+}
+
 /// Several peers and what lies between them.
 pub(crate) struct Net {
     pub(crate) peers: BTreeMap<u64, Peer>,
@@ -224,6 +312,9 @@ pub(crate) struct Net {
     /// Everything delivered so far, as "name from>to".
     pub(crate) seen: Vec<String>,
     pub(crate) dropped: BTreeMap<&'static str, usize>,
+    rng: Rng,
+    /// State machines lag at random; otherwise each as its peer says.
+    pub(crate) random_lag: bool,
 }
 
 impl Net {
@@ -245,6 +336,8 @@ impl Net {
             ignored: BTreeSet::new(),
             seen: Vec::new(),
             dropped: BTreeMap::new(),
+            rng: Rng::new(SEED.get()),
+            random_lag: true,
         }
     }
 
@@ -252,11 +345,23 @@ impl Net {
         self.peers.get_mut(&id).expect("a live peer")
     }
 
-    /// Delivers, first in first out, until nobody has anything to say.
+    /// Delivers, first in first out, until nobody has anything to say. State machines lag behind at random, but have
+    /// caught up in the end.
     pub(crate) fn send(&mut self, messages: Vec<Message>) {
         let mut queue = VecDeque::from(messages);
         let mut budget = 100_000;
-        while let Some(message) = queue.pop_front() {
+        loop {
+            let Some(message) = queue.pop_front() else {
+                if self.random_lag {
+                    queue.extend(self.peers.values_mut().flat_map(Peer::catch_up));
+                }
+                if queue.is_empty() { return } else { continue }
+            };
+            for peer in self.peers.values_mut() {
+                if self.random_lag && peer.lags && self.rng.chance(200) {
+                    queue.extend(peer.catch_up());
+                }
+            }
             budget -= 1;
             assert!(budget > 0, "the peers talk for ever");
             let (from, to, name) = (message.from.0, message.to.0, message.body.name());
@@ -265,6 +370,7 @@ impl Net {
             }
             let Some(peer) = self.peers.get_mut(&to) else { continue };
             self.seen.push(format!("{name} {from}>{to}"));
+            peer.lags |= self.random_lag && self.rng.chance(500);
             let (out, result) = peer.try_step(message);
             if let Err(dropped) = result {
                 *self.dropped.entry(dropped.name()).or_default() += 1;

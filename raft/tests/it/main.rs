@@ -6,6 +6,7 @@ mod kit;
 mod paper;
 mod random;
 mod rng;
+mod scenario;
 mod script;
 mod sim;
 mod single;

@@ -81,6 +81,12 @@ const PLANTED: &[Bug] = &[
     Bug::SnapshotBelowCommitInstalled,
     Bug::SnapshotKeepsOldMembership,
     Bug::ApplyBeforeDurable,
+    Bug::OvertakenChangeStored,
+    Bug::OrderForgotten,
+    Bug::OrderSurvivesTerm,
+    Bug::TransferNeedsOwnApply,
+    Bug::LateFetchBelieved,
+    Bug::LateBlankBelieved,
 ];
 
 /// The first seed that finds the planted mistake, and what it says.

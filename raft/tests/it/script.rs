@@ -9,12 +9,13 @@
 //! | `group VOTERS [learn IDS] [options]` | starts a group; options: `pre-vote check-quorum lease=N quiet=N window=N uncommitted=N priority=ID:N` |
 //! | `log ID TERMS [commit=N] [term=N]` | restarts a member with a stored log |
 //! | `campaign ID`, `tick ID [N]`, `propose ID TEXT`, `transfer ID TARGET`, `read ID`, `lease ID`, `forget ID`, `wake ID` | inputs |
-//! | `change ID add N \| learn N \| remove N \| leave`, several joined by `+` for a joint change | a membership change |
+//! | `change ID add N \| learn N \| remove N \| leave`, several joined by `+` for a joint change, `explicit` before them for one that does not end by itself | a membership change |
 //! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits; put messages aside, bring them back |
 //! | `copy FROM>TO` | put copies aside |
-//! | `hold ID` / `write-one ID` / `write ID`, `hold-apply ID` / `apply ID` | stop a disk or a state machine / let it catch up |
-//! | `crash ID`, `restart ID [suspect=N]`, `compact ID`, `clock N` | losing what was not written; cutting the log; nanoseconds pass |
-//! | `snapshot-failed ID TO` | reports a snapshot as lost |
+//! | `hold ID` / `write-one ID` / `write ID`, `hold-apply ID` / `apply-one ID` / `apply ID` | stop a disk or a state machine / let it catch up |
+//! | `crash ID`, `restart ID [suspect=N]`, `flush ID`, `compact ID`, `clock N` | losing what was not written; making what is applied durable; cutting the log below it; nanoseconds pass |
+//! | `snapshot-failed ID TO [N]`, `snapshot-sent ID TO [N]` | reports the Nth snapshot that was asked for, else the last, as lost or delivered |
+//! | `resign ID`, `unreachable ID TO` | a leader steps down; its driver cannot reach a node |
 //! | `status [ID]` | prints the state |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,21 +23,18 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use raft::{
-    AppendOutcome, Apply, Body, ChangeStep, Config, EntryKind, HardState, Index, LogId, Membership,
+    AppendOutcome, Body, ChangeStep, Config, EntryKind, Event, HardState, Index, LogId, Membership,
     MembershipChange, Message, NodeId, Raft, ReadOutcome, RoleKind, SnapshotReport, Term, Time, Transition,
     Write,
 };
 
-use crate::kit::{Peer, course, entry};
+use crate::kit::{Peer, State, course, entry};
 
 /// A member: the kit's peer, whose disk and state machine can be stopped.
 struct Member {
     peer: Peer,
     hold: bool,
-    hold_apply: bool,
     writes: VecDeque<Write>,
-    applies: VecDeque<Apply>,
-    membership: Membership,
     /// The role last reported.
     role: RoleKind,
 }
@@ -95,7 +93,7 @@ impl Stage {
         match words[0] {
             "group" => return self.group(&words[1..]),
             "log" => return self.stored(id, &words[2..]),
-            "campaign" => self.tell(id, |raft| raft.campaign().map_err(|refusal| refusal.to_string())),
+            "campaign" => self.tell(id, |raft| raft.campaign(now).map_err(|refusal| refusal.to_string())),
             "tick" => (0..words.get(2).map_or(1, |n| number(n))).for_each(|_| {
                 self.raft(id).tick(now);
                 self.settle(id);
@@ -120,7 +118,9 @@ impl Stage {
                 };
                 self.say(text);
             }
-            "forget" => self.raft(id).forget_leader(),
+            "forget" => self.raft(id).forget_leader(now),
+            "resign" => self.tell(id, |raft| raft.resign(now).map_err(|refusal| refusal.to_string())),
+            "unreachable" => self.raft(id).report_unreachable(NodeId(number(words[2]))),
             "wake" => drop(self.raft(id).wake()),
             "deliver" => return self.deliver(words.get(1).copied(), false),
             "lose" => return self.deliver(words.get(1).copied(), true),
@@ -130,7 +130,7 @@ impl Stage {
                 return self.queue.extend(aside);
             }
             "hold" => self.member(id).hold = true,
-            "hold-apply" => self.member(id).hold_apply = true,
+            "hold-apply" => self.member(id).peer.lags = true,
             "write" => self.member(id).hold = false,
             "write-one" => {
                 let member = self.member(id);
@@ -145,15 +145,15 @@ impl Stage {
                     waiting.filter(|message| message.from.0 == number(from) && message.to.0 == number(to));
                 self.aside.extend(copies.cloned().collect::<Vec<_>>());
             }
-            "apply" => self.member(id).hold_apply = false,
+            "apply-one" => assert!(self.member(id).peer.apply_one(), "nothing to apply"),
+            "apply" => self.member(id).peer.lags = false,
+            "flush" => self.member(id).peer.flush(),
             "crash" => return self.crash(id),
             "restart" => self.restart(id, option(&words, "suspect").unwrap_or(0)),
             "compact" => self.member(id).peer.compact(),
             "clock" => self.now = self.now.after(id),
-            "snapshot-failed" => {
-                let to = NodeId(number(words[2]));
-                self.raft(id).report_snapshot(to, SnapshotReport::Failed);
-            }
+            "snapshot-failed" => self.report(id, &words[2..], SnapshotReport::Failed),
+            "snapshot-sent" => self.report(id, &words[2..], SnapshotReport::Sent),
             "status" => return self.status(id),
             other => panic!("unknown command {other}"),
         }
@@ -184,7 +184,8 @@ impl Stage {
             learners.iter().map(|id| NodeId(*id)),
         );
         for id in voters.into_iter().chain(learners) {
-            self.start(id, membership.clone(), LogId::ZERO, Vec::new(), HardState::default(), 0);
+            let stored = State { last: LogId::ZERO, membership: membership.clone() };
+            self.start(id, stored, LogId::ZERO, Vec::new(), HardState::default(), 0);
         }
         for word in words.iter().filter_map(|word| word.strip_prefix("priority=")) {
             let (id, priority) = word.split_once(':').expect("priority=ID:N");
@@ -199,31 +200,23 @@ impl Stage {
         let hard =
             HardState { term: Term(term), vote: None, commit: Index(option(words, "commit").unwrap_or(0)) };
         let membership = self.raft(id).membership().clone();
-        self.start(id, membership, LogId::ZERO, log, hard, 0);
+        let stored = State { last: LogId::ZERO, membership };
+        self.start(id, stored, LogId::ZERO, log, hard, 0);
         self.settle(id);
     }
 
     fn start(
         &mut self,
         id: u64,
-        membership: Membership,
+        stored: State,
         base: LogId,
         log: Vec<raft::Entry>,
         hard: HardState,
         suspect: u64,
     ) {
-        let mut peer =
-            Peer::restart_suspect(&self.config, id, membership.clone(), base, log, hard, Index(suspect));
+        let mut peer = Peer::restart_from(&self.config, id, stored, base, log, hard, Index(suspect));
         peer.now = self.now;
-        let member = Member {
-            peer,
-            hold: false,
-            hold_apply: false,
-            writes: VecDeque::new(),
-            applies: VecDeque::new(),
-            membership,
-            role: RoleKind::Follower,
-        };
+        let member = Member { peer, hold: false, writes: VecDeque::new(), role: RoleKind::Follower };
         self.members.insert(id, member);
     }
 
@@ -233,41 +226,37 @@ impl Stage {
         }
     }
 
+    /// Reports on a snapshot that was asked for: the Nth, else the last.
+    fn report(&mut self, id: u64, words: &[&str], report: SnapshotReport) {
+        let peer = &mut self.member(id).peer;
+        let mut wanted = peer.wanted.iter().filter(|wanted| wanted.to.0 == number(words[0]));
+        let wanted = match words.get(1) {
+            Some(nth) => wanted.nth(number(nth) as usize - 1),
+            None => wanted.next_back(),
+        };
+        let wanted = *wanted.expect("a snapshot that was asked for");
+        peer.raft.report_snapshot(&wanted, report);
+    }
+
     /// Collects what a member has to do, and does as much as is allowed.
     fn settle(&mut self, id: u64) {
         let member = self.member(id);
         let mut sent = Vec::new();
-        let mut reads = Vec::new();
         loop {
-            let raft = &mut member.peer.raft;
-            if raft.has_ready() {
-                let ready = raft.ready();
-                sent.extend(ready.send);
-                reads.extend(ready.reads);
-                member.writes.extend(ready.write);
-                member.applies.extend(ready.apply);
-                for fetch in ready.fetch {
-                    let found: Vec<_> =
-                        member.peer.log.iter().filter(|e| e.index >= fetch.first).cloned().collect();
-                    member.peer.raft.fetched(&fetch, (!found.is_empty()).then_some(found));
-                }
-                for wanted in ready.snapshots {
-                    // Refused if it is of no use by now.
-                    let _useless = member.peer.raft.send_snapshot(wanted.to, member.peer.snapshot());
-                }
+            if member.peer.raft.has_ready() {
+                let (messages, write) = member.peer.take_ready();
+                sent.extend(messages);
+                member.writes.extend(write);
             } else if !member.hold
                 && let Some(write) = member.writes.pop_front()
             {
                 sent.extend(member.peer.complete(write));
-            } else if !member.hold_apply
-                && let Some(apply) = member.applies.pop_front()
-            {
-                member.peer.apply(apply);
-            } else {
+            } else if member.peer.lags || !member.peer.apply_one() {
                 break;
             }
         }
-        member.membership = member.peer.raft.membership().clone();
+        let (reads, events) =
+            (std::mem::take(&mut member.peer.reads), std::mem::take(&mut member.peer.events));
         let (now_role, term) = (member.peer.raft.role(), member.peer.raft.term());
         if std::mem::replace(&mut member.role, now_role) != now_role {
             self.say(format!("{id}: {now_role:?} in term {term}"));
@@ -276,6 +265,14 @@ impl Stage {
             self.say(match read {
                 ReadOutcome::Ready { index, .. } => format!("{id}: read at {index}"),
                 ReadOutcome::Failed { .. } => format!("{id}: read failed"),
+            });
+        }
+        for event in events {
+            self.say(match event {
+                Event::Transfer { target, outcome } => format!("{id}: transfer to {target}: {outcome:?}"),
+                Event::CaughtUp { learner, matched } => {
+                    format!("{id}: learner {learner} has caught up at {matched}")
+                }
             });
         }
         self.queue.extend(sent);
@@ -320,16 +317,15 @@ impl Stage {
         let member = self.member(id);
         let lost = member.writes.len();
         member.writes.clear();
-        member.applies.clear();
+        member.peer.pending.clear();
         self.say(format!("{id}: down, {lost} writes lost"));
     }
 
     fn restart(&mut self, id: u64, suspect: u64) {
         self.down.remove(&id);
-        let member = &self.members[&id];
-        let (peer, membership) = (&member.peer, member.membership.clone());
-        let (base, log, hard) = (peer.base, peer.log.clone(), peer.hard);
-        self.start(id, membership, base, log, hard, suspect);
+        let peer = &self.members[&id].peer;
+        let (stored, base, log, hard) = (peer.stored.clone(), peer.base, peer.log.clone(), peer.hard);
+        self.start(id, stored, base, log, hard, suspect);
     }
 
     fn status(&mut self, only: u64) {
@@ -378,6 +374,10 @@ fn change(text: &str) -> MembershipChange {
     if text == "leave" {
         return MembershipChange::leave_joint();
     }
+    let (text, explicit) = match text.strip_prefix("explicit ") {
+        Some(steps) => (steps, true),
+        None => (text, false),
+    };
     let steps: Vec<_> = text
         .split('+')
         .map(|step| {
@@ -391,7 +391,11 @@ fn change(text: &str) -> MembershipChange {
             }
         })
         .collect();
-    let transition = if steps.len() > 1 { Transition::Joint } else { Transition::Auto };
+    let transition = match (explicit, steps.len()) {
+        (true, _) => Transition::JointExplicit,
+        (false, 0 | 1) => Transition::Auto,
+        (false, _) => Transition::Joint,
+    };
     MembershipChange::many(steps, transition)
 }
 
@@ -422,7 +426,7 @@ fn show(message: &Message) -> String {
         Body::AppendReply(AppendOutcome::Conflict { refused, hint, lost }) => {
             format!(" conflict at {refused} hint {hint}{}", if *lost { " lost" } else { "" })
         }
-        Body::AppendReply(AppendOutcome::Blank) => " blank".to_owned(),
+        Body::AppendReply(AppendOutcome::Blank { refused }) => format!(" blank at {refused}"),
         Body::Heartbeat(beat) => {
             let quiet = if beat.quiet { " quiet" } else { "" };
             format!(" round {} commit {} fence {}{quiet}", beat.round, beat.commit, beat.fence)

@@ -14,7 +14,7 @@ fn lone() -> Raft {
 
 /// Its own vote must reach the disk before it leads.
 fn elect(raft: &mut Raft) {
-    raft.campaign().expect("a voter may campaign");
+    raft.campaign(Time(0)).expect("a voter may campaign");
     assert!(!raft.is_leader());
     let write = raft.ready().write.expect("the term and the vote");
     assert_eq!((write.hard_state.term.0, write.hard_state.vote), (6, Some(NodeId(1))));

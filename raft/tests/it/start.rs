@@ -111,7 +111,7 @@ fn what_wakes_a_sleeper() {
         ("transfer", |net| net.peer(1).raft.transfer(NodeId(2)).is_ok()),
         ("driver", |net| net.peer(1).raft.wake()),
         ("forget", |net| {
-            net.peer(2).raft.forget_leader();
+            net.peer(2).raft.forget_leader(Time(0));
             !net.peer(2).raft.is_asleep() && net.peer(1).raft.wake()
         }),
         ("forwarded transfer", |net| {
@@ -120,7 +120,9 @@ fn what_wakes_a_sleeper() {
                 && net.peer(1).raft.wake()
         }),
         ("campaign", |net| {
-            net.peer(2).raft.campaign().is_ok() && !net.peer(2).raft.is_asleep() && net.peer(1).raft.wake()
+            net.peer(2).raft.campaign(Time(0)).is_ok()
+                && !net.peer(2).raft.is_asleep()
+                && net.peer(1).raft.wake()
         }),
         ("message", |net| !net.peer(1).step(crate::kit::vote(2, 1, 9, (9, 9))).is_empty()),
     ];

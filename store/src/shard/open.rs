@@ -180,10 +180,11 @@ impl Shard {
 
     /// A sole voter need not wait for an election timeout that nobody else could use.
     fn campaign_alone(&self) -> Result<()> {
+        let now = Time(self.inner.rt.now().0);
         let mut state = self.inner.state.borrow_mut();
         for peer in state.peers.values_mut().filter(|peer| peer.is_sole_voter()) {
             // Refused only if a membership change waits to be applied, after which the election timer decides.
-            let _ = peer.raft.campaign();
+            let _ = peer.raft.campaign(now);
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use engine::error::Fault;
 use engine::log::Batch;
 use engine::lsm::{Pressure, Tree, WriteBatch};
-use raft::{Apply, Entry, EntryKind, Index};
+use raft::{Apply, Entry, EntryKind, Index, Ready};
 use scheduler::RegionId;
 
 use super::inflight::InFlight;
@@ -134,13 +134,15 @@ impl Shard {
         for region in dirty {
             let Some(peer) = state.peers.get_mut(&region) else { continue };
             let refused = peer.propose_gathered();
-            let ready = peer.raft.ready();
+            // Every group has one member, on this store: there is no other to send to, to read for or to hand over to.
+            let Ready { write, apply, send: _, fetch: _, snapshots: _, reads: _, events: _ } =
+                peer.raft.ready();
             inner.give_up(&mut state, region, refused);
-            if let Some(write) = ready.write {
+            if let Some(write) = write {
                 fill(&mut batch, region, &write);
                 writes.push((region, write));
             }
-            match ready.apply {
+            match apply {
                 Some(Apply::Entries(entries)) => inner.apply(&mut state, region, &entries)?,
                 Some(Apply::FromLog { first, last }) => behind.push(Behind { region, first, last }),
                 None => {}

@@ -1,6 +1,6 @@
 //! Clients that want something, administrators who change things, and everything that goes wrong meanwhile.
 
-use raft::{ChangeStep, Index, MembershipChange, NodeId, Payload, Transition};
+use raft::{ChangeStep, EntryKind, Index, MembershipChange, NodeId, Payload, SnapshotReport, Transition};
 
 use super::world::World;
 
@@ -68,6 +68,12 @@ impl World {
     pub(super) fn faults(&mut self) {
         if self.heal_at == self.now {
             self.cut.clear();
+            if std::mem::take(&mut self.outpacing) {
+                (0..self.nodes.len()).for_each(|at| self.flush(at));
+            }
+        }
+        if self.odds(self.options.flush) {
+            self.outpace();
         }
         if self.odds(self.options.partition) {
             self.partition();
@@ -84,8 +90,7 @@ impl World {
             for _ in 0..3 {
                 let at = self.any();
                 if self.awake(at) {
-                    // A refusal to campaign is as good as any outcome.
-                    let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
+                    self.campaign(at);
                     self.settle(at);
                 }
             }
@@ -101,6 +106,8 @@ impl World {
             let at = self.any();
             self.nodes[at].slow_until = self.now + self.rng.between(50, 600);
             self.coverage.slow_disks += 1;
+            let at = self.any();
+            self.nodes[at].hang_until = self.now + self.rng.between(20, 300);
         }
         if self.odds(self.options.flush) {
             let at = self.any();
@@ -120,20 +127,59 @@ impl World {
         if self.odds(change * members) {
             self.change(at);
         } else if self.odds(transfer * members) {
-            let raft = self.nodes[at].raft.as_mut().expect("a running node");
-            self.coverage.transfers += u64::from(raft.transfer(other).is_ok());
+            self.transfer(at, other);
             if self.rng.chance(400) {
                 self.deafen(at);
             }
         } else if self.odds(campaign) {
-            // A refusal to campaign is as good as any outcome.
-            let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign();
+            self.campaign(at);
         } else if self.odds(campaign) {
-            self.nodes[at].raft.as_mut().expect("a running node").forget_leader();
+            let clock = self.nodes[at].clock(self.now);
+            self.nodes[at].raft.as_mut().expect("a running node").forget_leader(clock);
+        } else if self.odds(transfer) {
+            self.coverage.resignations += u64::from(self.resign(at));
+        } else if self.odds(transfer) {
+            self.nodes[at].raft.as_mut().expect("a running node").report_unreachable(other);
+        } else if self.odds(transfer * members) {
+            self.report_late(at);
         } else {
             return;
         }
         self.settle(at);
+    }
+
+    pub(super) fn campaign(&mut self, at: usize) {
+        let clock = self.nodes[at].clock(self.now);
+        // A refusal to campaign is as good as any outcome.
+        let _refused = self.nodes[at].raft.as_mut().expect("a running node").campaign(clock);
+    }
+
+    /// Asks for a transfer; what is accepted has to end, and to be reported once.
+    pub(super) fn transfer(&mut self, at: usize, target: NodeId) {
+        let node = &mut self.nodes[at];
+        let raft = node.raft.as_mut().expect("a running node");
+        let cancels = raft.leader() == Some(target);
+        if raft.transfer(target).is_ok() {
+            self.coverage.transfers += 1;
+            if !cancels {
+                node.transfers.insert(target);
+            }
+        }
+    }
+
+    pub(super) fn resign(&mut self, at: usize) -> bool {
+        let clock = self.nodes[at].clock(self.now);
+        self.nodes[at].raft.as_mut().expect("a running node").resign(clock).is_ok()
+    }
+
+    /// Says something about a snapshot that was asked for here some time ago, true or not.
+    pub(super) fn report_late(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        let Some(count) = (node.wanted.len() as u64).checked_sub(1) else { return };
+        let wanted = node.wanted[self.rng.between(0, count) as usize];
+        let report = if self.rng.chance(500) { SnapshotReport::Failed } else { SnapshotReport::Sent };
+        node.raft.as_mut().expect("a running node").report_snapshot(&wanted, report);
+        self.coverage.late_reports += 1;
     }
 
     pub(super) fn step(&mut self) -> ChangeStep {
@@ -199,6 +245,25 @@ impl World {
         }
     }
 
+    /// Cuts off a node whose state machine has a change before it and hangs. The others go on, and cut their logs.
+    pub(super) fn outpace(&mut self) {
+        let behind = self.nodes.iter().position(|node| {
+            let first = node.state.last.index.0 + 1;
+            let committed = node.raft.as_ref().map_or(0, |raft| raft.committed().0);
+            let waiting = (first..=committed).filter_map(|index| node.disk.entry(Index(index)));
+            waiting.into_iter().any(|entry| entry.kind == EntryKind::Membership)
+        });
+        let Some(at) = behind.filter(|_| !self.outpacing) else { return };
+        let until = self.now + 500;
+        self.nodes[at].hang_until = until;
+        self.nodes[at].applies.iter_mut().for_each(|(due, _)| *due = until);
+        let id = self.nodes[at].id;
+        let others: Vec<_> = self.nodes.iter().map(|node| node.id).filter(|other| *other != id).collect();
+        self.cut = others.iter().flat_map(|other| [(id, *other), (*other, id)]).collect();
+        self.heal_at = self.now + self.rng.between(50, 200);
+        self.outpacing = true;
+    }
+
     pub(super) fn leader(&mut self) -> Option<usize> {
         self.nodes.iter().position(|node| node.raft.as_ref().is_some_and(raft::Raft::is_leader))
     }
@@ -233,6 +298,8 @@ impl World {
             self.nodes[at].start(&self.options.config, self.now);
             self.nodes[at].next_tick = self.now;
             self.nodes[at].paused_until = 0;
+            let verdict = self.oracle.holds_state(self.nodes[at].id, &self.nodes[at].state);
+            self.judge(verdict);
             self.settle(at);
         }
     }

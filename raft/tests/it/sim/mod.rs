@@ -2,6 +2,7 @@
 //! reorders, clocks that drift, and an oracle that looks after every event. One seed decides everything.
 
 mod faults;
+mod handover;
 mod node;
 mod options;
 mod oracle;

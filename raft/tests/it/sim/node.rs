@@ -1,11 +1,11 @@
 //! One replica with its driver: a disk, a state machine, an apply queue and a clock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use raft::{
-    Apply, Config, Entry, EntryKind, GroupId, HardState, Identity, Index, LogId, LogSummary, Membership,
-    MembershipChange, NodeId, Payload, Raft, Snapshot, Start, Term, Time, Write,
+    Apply, ChangeEffect, Config, Entry, EntryKind, GroupId, HardState, Identity, Index, LogId, LogSummary,
+    Membership, MembershipChange, NodeId, Payload, Raft, Snapshot, SnapshotWanted, Start, Term, Time, Write,
 };
 
 use super::options::UNIT;
@@ -104,6 +104,14 @@ pub(crate) struct Node {
     pub(crate) reads: Vec<(raft::ReadId, Index)>,
     /// Proposals made here and not decided.
     pub(crate) proposals: VecDeque<LogId>,
+    /// Targets of the transfers accepted here whose end was not reported yet.
+    pub(crate) transfers: BTreeSet<NodeId>,
+    /// The latest snapshots asked for here, over restarts.
+    pub(crate) wanted: VecDeque<SnapshotWanted>,
+    /// Nothing is applied before.
+    pub(crate) hang_until: u64,
+    /// The last batch ended because a snapshot had overtaken it.
+    pub(crate) was_overtaken: bool,
 }
 
 impl Node {
@@ -124,6 +132,10 @@ impl Node {
             priority,
             reads: Vec::new(),
             proposals: VecDeque::new(),
+            transfers: BTreeSet::new(),
+            wanted: VecDeque::new(),
+            hang_until: 0,
+            was_overtaken: false,
         }
     }
 
@@ -163,6 +175,13 @@ impl Node {
         self.applies.clear();
         self.reads.clear();
         self.proposals.clear();
+        self.transfers.clear();
+    }
+
+    /// Ends a hang of the state machine.
+    pub(crate) fn apply_soon(&mut self, now: u64) {
+        self.hang_until = 0;
+        self.applies.iter_mut().for_each(|(due, _)| *due = now);
     }
 
     /// The oldest write is on disk.
@@ -176,8 +195,10 @@ impl Node {
         Some(write)
     }
 
-    /// Applies the oldest batch; returns what was applied, with the hash after each entry.
-    pub(crate) fn apply(&mut self) -> Vec<(Entry, u64)> {
+    /// Applies the oldest batch; returns what was applied, with the state after each entry. A snapshot that has
+    /// overtaken a change ends it early.
+    pub(crate) fn apply(&mut self) -> Vec<(Entry, State)> {
+        self.was_overtaken = false;
         let Some((_, batch)) = self.applies.pop_front() else { return Vec::new() };
         let entries = match batch {
             Apply::Entries(entries) => entries,
@@ -188,16 +209,23 @@ impl Node {
         let mut done = Vec::new();
         for entry in entries {
             assert_eq!(entry.index, self.state.last.index.next(), "apply out of order");
-            self.state.absorb(&entry);
             let raft = self.raft.as_mut().expect("a running node");
             if entry.kind == EntryKind::Membership {
                 let change = MembershipChange::decode(&entry.payload).expect("a change");
-                if let Ok(membership) = raft.apply_change(entry.index, &change) {
-                    self.state.membership = membership.clone();
+                match raft.apply_change(entry.index, &change) {
+                    Ok(ChangeEffect::Store(membership)) => self.state.membership = membership.clone(),
+                    Ok(ChangeEffect::Overtaken) => {
+                        self.was_overtaken = true;
+                        self.applies.clear();
+                        return done;
+                    }
+                    // All members decide alike that nothing changes.
+                    Err(_) => {}
                 }
             }
             raft.applied(entry.index);
-            done.push((entry, self.state.hash));
+            self.state.absorb(&entry);
+            done.push((entry, self.state.clone()));
         }
         done
     }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use raft::{Body, Entry, EntryKind, Index, LogId, Message, NodeId, Raft, RoleKind, Term};
+use raft::{Body, Entry, EntryKind, Index, LogId, Message, NodeId, Raft, RoleKind, Term, Time};
 
-use super::node::Node;
+use super::node::{Node, State};
 
 pub(crate) type Verdict = Result<(), String>;
 
@@ -18,8 +18,8 @@ pub(crate) struct Oracle {
     compared: HashMap<NodeId, Index>,
     /// Every entry that ever existed: what came before it, and its content.
     entries: HashMap<LogId, (Term, u64)>,
-    /// The state after each applied index.
-    states: Vec<(Term, u64)>,
+    /// The state after each applied index, from index 0.
+    states: Vec<State>,
     /// The highest index a client has seen the effect of.
     pub(crate) floor: Index,
     acked: BTreeSet<LogId>,
@@ -174,23 +174,34 @@ impl Oracle {
         self.changes.range(range).find_map(is_change)
     }
 
-    /// State machine safety.
-    pub(crate) fn applied(&mut self, node: &Node, entry: &Entry, state: u64) -> Verdict {
-        let at = entry.index.0 as usize - 1;
+    /// State machine safety: all that ever applied an index, here or before a crash, agree on the data and on the
+    /// membership.
+    pub(crate) fn holds_state(&mut self, id: NodeId, state: &State) -> Verdict {
+        if state.membership.is_empty() {
+            // A replica that knows nothing of its group yet.
+            return Ok(());
+        }
+        let at = state.last.index.0 as usize;
         match self.states.get(at) {
             Some(known) => ensure!(
-                *known == (entry.term, state),
-                "{} applied another entry at {} than others: {} instead of term {}",
-                node.id,
-                entry.index,
-                entry.id(),
-                known.0
+                known == state,
+                "{id} has another state at {} than others: {state:?} instead of {known:?}",
+                state.last
             ),
             None => {
-                ensure!(self.states.len() == at, "{} applied {} too early", node.id, entry.index);
-                self.states.push((entry.term, state));
+                ensure!(self.states.len() == at, "{id} applied {} too early", state.last);
+                self.states.push(state.clone());
             }
         }
+        Ok(())
+    }
+
+    /// A request for a snapshot costs a copy of everything: only for a member that the log cannot serve.
+    pub(crate) fn wants_snapshot(&self, leader: &Raft, to: NodeId, now: Time) -> Verdict {
+        let status = leader.status(now);
+        let member = status.members.iter().find(|member| member.id == to);
+        let served = member.is_some_and(|m| m.matched > Index(0) && m.matched >= status.base.index);
+        ensure!(!served, "{} wants a needless snapshot for {to}: {member:?} base {}", status.id, status.base);
         Ok(())
     }
 
@@ -229,9 +240,15 @@ impl Oracle {
     /// At the end nothing acknowledged is missing.
     pub(crate) fn finish(&self) -> Verdict {
         for id in &self.acked {
-            let found = self.states.get(id.index.0 as usize - 1).map(|(term, _)| *term);
+            let found = self.states.get(id.index.0 as usize).map(|state| state.last.term);
             ensure!(found == Some(id.term), "the acknowledged write {id} is lost: {found:?} is there");
         }
+        Ok(())
+    }
+
+    /// A transfer is reported as done only if its target was elected.
+    pub(crate) fn has_led(&self, target: NodeId) -> Verdict {
+        ensure!(self.leaders.values().any(|leader| *leader == target), "{target} never led");
         Ok(())
     }
 

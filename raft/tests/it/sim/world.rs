@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft::{
-    Body, Fetch, Index, Membership, MembershipChange, Message, NodeId, ReadOutcome, Ready, SnapshotReport,
-    SnapshotWanted,
+    Body, Event, Fetch, Index, LogId, Membership, MembershipChange, Message, NodeId, ReadOutcome, Ready,
+    RoleKind, SnapshotReport, SnapshotWanted, TransferOutcome,
 };
 
 use super::node::{Disk, Node, State};
@@ -56,6 +56,14 @@ coverage!(
     sleeps,
     compactions,
     forced_votes,
+    orders_remembered,
+    overtaken_changes,
+    late_reports,
+    transfers_done,
+    transfers_given_up,
+    learners_caught_up,
+    resignations,
+    handovers,
 );
 
 pub(super) enum Chore {
@@ -73,6 +81,8 @@ pub(super) struct World {
     pub(super) sent: u64,
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     pub(super) heal_at: u64,
+    /// A node is cut off so that the others leave it behind.
+    pub(super) outpacing: bool,
     pub(super) restarts: Vec<(u64, usize)>,
     pub(super) chores: Vec<(u64, usize, Chore)>,
     pub(super) doomed: Vec<usize>,
@@ -110,6 +120,7 @@ pub(crate) fn run(options: &Options) -> Result<(Coverage, u64), String> {
         }
     };
     goal?;
+    world.hand_over().map_err(|text| format!("at {} (hand-over): {text}", world.now))?;
     world.oracle.finish()?;
     world.coverage.elections = world.oracle.elections;
     world.coverage.acked = world.oracle.acked_count() as u64;
@@ -136,6 +147,9 @@ impl World {
                 node
             })
             .collect();
+        let mut oracle = Oracle::default();
+        let begin = State { membership, ..State::default() };
+        let failure = oracle.holds_state(NodeId(1), &begin);
         Self {
             options,
             rng,
@@ -146,14 +160,15 @@ impl World {
             sent: 0,
             cut: BTreeSet::new(),
             heal_at: 0,
+            outpacing: false,
             restarts: Vec::new(),
             chores: Vec::new(),
             doomed: Vec::new(),
-            oracle: Oracle::default(),
+            oracle,
             coverage: Coverage::default(),
             trace: 0,
             proposed: 0,
-            failure: Ok(()),
+            failure,
         }
     }
 
@@ -208,15 +223,27 @@ impl World {
         let lost = !self.calm && self.rng.chance(self.options.loss);
         if lost || self.cut.contains(&(message.from, message.to)) {
             self.coverage.dropped += 1;
-            if matches!(message.body, Body::Snapshot(_)) && self.rng.chance(500) {
-                self.report_snapshot(message.from, message.to, SnapshotReport::Failed);
+            if matches!(message.body, Body::Snapshot(_)) {
+                let report =
+                    *self.rng.pick(&[None, Some(SnapshotReport::Failed), Some(SnapshotReport::Sent)]);
+                self.report_snapshot(&message, report);
             }
             return;
         }
+        if matches!(message.body, Body::Snapshot(_)) {
+            let report = *self.rng.pick(&[None, Some(SnapshotReport::Sent)]);
+            self.report_snapshot(&message, report);
+        }
         let copies = if !self.calm && self.rng.chance(self.options.duplicate) { 2 } else { 1 };
         self.coverage.doubled += copies - 1;
-        if !self.calm && matches!(message.body, Body::Snapshot(_)) && self.rng.chance(200) {
-            // A receiver may have all of the data only long after the description was sent.
+        // A receiver may have all of the data only long after the description was sent, and a late order to campaign
+        // is the worst.
+        let often_late = match message.body {
+            Body::Snapshot(_) => 200,
+            Body::TimeoutNow { .. } => 300,
+            _ => 0,
+        };
+        if !self.calm && self.rng.chance(often_late) {
             self.sent += 1;
             self.net.insert((self.now + self.rng.between(50, 600), self.sent), message.clone());
         }
@@ -229,9 +256,12 @@ impl World {
         }
     }
 
-    pub(super) fn report_snapshot(&mut self, from: NodeId, to: NodeId, report: SnapshotReport) {
-        if let Some(raft) = self.nodes[from.0 as usize - 1].raft.as_mut() {
-            raft.report_snapshot(to, report);
+    /// What the sender's driver says of the snapshot in this message.
+    fn report_snapshot(&mut self, message: &Message, report: Option<SnapshotReport>) {
+        let node = &mut self.nodes[message.from.0 as usize - 1];
+        let wanted = node.wanted.iter().rfind(|wanted| wanted.to == message.to);
+        if let (Some(raft), Some(wanted), Some(report)) = (node.raft.as_mut(), wanted, report) {
+            raft.report_snapshot(wanted, report);
         }
     }
 
@@ -247,11 +277,19 @@ impl World {
                 self.net.insert((node.paused_until, seq), message);
                 continue;
             }
+            if !self.calm && matches!(message.body, Body::Snapshot(_)) && self.rng.chance(300) {
+                // The old state is still being applied when the new one arrives, and goes on until that is durable.
+                node.slow_until = self.now + 50;
+                node.apply_soon(self.now + 1);
+            }
             let clock = node.clock(self.now);
             let Some(raft) = node.raft.as_mut() else { continue };
             let (from, name, term) = (message.from.0, message.body.name().len() as u64, message.term.0);
             // A refusal is an outcome like any other.
+            let is_order = matches!(message.body, Body::TimeoutNow { .. });
             let taken = raft.step(clock, message).is_ok();
+            let waits = is_order && taken && raft.role() == RoleKind::Follower;
+            self.coverage.orders_remembered += u64::from(waits);
             self.mark(name, from * 16 + at as u64, term * 2 + u64::from(taken));
             self.settle(at);
         }
@@ -263,7 +301,11 @@ impl World {
         let now = self.now;
         while self.awake(at) && self.nodes[at].writes.front().is_some_and(|(due, _)| *due <= now) {
             let write = self.nodes[at].complete_write().expect("a due write");
-            self.coverage.snapshots_installed += u64::from(write.snapshot.is_some());
+            if write.snapshot.is_some() {
+                self.coverage.snapshots_installed += 1;
+                let verdict = self.oracle.holds_state(self.nodes[at].id, &self.nodes[at].state);
+                self.judge(verdict);
+            }
             let (ack, messages) = write.durable();
             messages.into_iter().for_each(|message| self.post(message));
             self.nodes[at].raft.as_mut().expect("a running node").written(ack);
@@ -271,6 +313,7 @@ impl World {
         }
         while self.awake(at) && self.nodes[at].applies.front().is_some_and(|(due, _)| *due <= now) {
             let done = self.nodes[at].apply();
+            self.coverage.overtaken_changes += u64::from(self.nodes[at].was_overtaken);
             self.on_applied(at, &done);
             self.settle(at);
         }
@@ -341,7 +384,8 @@ impl World {
     }
 
     pub(super) fn carry_out(&mut self, at: usize, ready: Ready) {
-        if let Some(write) = ready.write {
+        let Ready { send, write, apply, fetch, snapshots, reads, events } = ready;
+        if let Some(write) = write {
             let node = &self.nodes[at];
             let before = write.entries.first().map(|entry| entry.index.prev());
             let before = before.and_then(|index| node.raft.as_ref()?.term_at(index)).unwrap_or_default();
@@ -354,23 +398,68 @@ impl World {
             let due = writes.back().map_or(due, |(last, _)| due.max(*last));
             writes.push_back((due, write));
         }
-        ready.send.into_iter().for_each(|message| self.post(message));
-        if let Some(apply) = ready.apply {
+        send.into_iter().for_each(|message| self.post(message));
+        if let Some(apply) = apply {
             self.coverage.apply_from_log += u64::from(matches!(apply, raft::Apply::FromLog { .. }));
             let due = self.now + self.rng.between(0, self.options.apply_max);
+            let due = due.max(self.nodes[at].hang_until);
             let applies = &mut self.nodes[at].applies;
             let due = applies.back().map_or(due, |(last, _)| due.max(*last));
             applies.push_back((due, apply));
         }
-        for fetch in ready.fetch {
+        for fetch in fetch {
             self.coverage.fetches += 1;
             self.chores.push((self.now + self.rng.between(0, 10), at, Chore::Fetch(fetch)));
         }
-        for wanted in ready.snapshots {
+        for wanted in snapshots {
+            let node = &mut self.nodes[at];
+            let leader = node.raft.as_ref().expect("a running node");
+            let verdict = self.oracle.wants_snapshot(leader, wanted.to, node.clock(self.now));
+            node.wanted.push_back(wanted);
+            if node.wanted.len() > 8 {
+                node.wanted.pop_front();
+            }
+            self.judge(verdict);
             self.chores.push((self.now + self.rng.between(0, 20), at, Chore::Snapshot(wanted)));
         }
-        for outcome in ready.reads {
+        for outcome in reads {
             self.on_read(at, outcome);
+        }
+        for event in events {
+            self.on_event(at, event);
+        }
+    }
+
+    pub(super) fn on_event(&mut self, at: usize, event: Event) {
+        match event {
+            Event::Transfer { target, outcome } => {
+                let node = &mut self.nodes[at];
+                match outcome {
+                    TransferOutcome::Done => {
+                        self.coverage.transfers_done += 1;
+                        node.transfers.remove(&target);
+                        let leads =
+                            node.id == target && node.raft.as_ref().is_some_and(raft::Raft::is_leader);
+                        let verdict = if leads { Ok(()) } else { self.oracle.has_led(target) };
+                        self.judge(verdict);
+                    }
+                    TransferOutcome::GaveUp(_) => {
+                        self.coverage.transfers_given_up += 1;
+                        node.transfers.remove(&target);
+                    }
+                    // A follower's request, of which this driver knows nothing.
+                    TransferOutcome::Refused(_) => {}
+                }
+            }
+            Event::CaughtUp { learner, matched } => {
+                self.coverage.learners_caught_up += 1;
+                let leader = self.nodes[at].raft.as_ref().expect("a running node");
+                let held = leader.term_at(matched).is_none_or(|term| {
+                    self.nodes[learner.0 as usize - 1].disk.holds(LogId { term, index: matched })
+                });
+                let verdict = if held { Ok(()) } else { Err(format!("{learner} lacks {matched}")) };
+                self.judge(verdict);
+            }
         }
     }
 
@@ -393,7 +482,7 @@ impl World {
         }
     }
 
-    pub(super) fn on_applied(&mut self, at: usize, done: &[(raft::Entry, u64)]) {
+    pub(super) fn on_applied(&mut self, at: usize, done: &[(raft::Entry, State)]) {
         for (entry, state) in done {
             let node = &mut self.nodes[at];
             while node.proposals.front().is_some_and(|id| id.index < entry.index) {
@@ -405,8 +494,8 @@ impl World {
                     self.oracle.acked(id);
                 }
             }
-            self.coverage.joint_changes += u64::from(node.state.membership.is_joint());
-            let verdict = self.oracle.applied(&self.nodes[at], entry, *state);
+            self.coverage.joint_changes += u64::from(state.membership.is_joint());
+            let verdict = self.oracle.holds_state(self.nodes[at].id, state);
             self.judge(verdict);
         }
     }
@@ -437,9 +526,9 @@ impl World {
                 Chore::Snapshot(wanted) if self.rng.chance(900) => {
                     let snapshot = node.snapshot();
                     // Useless by now is fine: the core asks again.
-                    let _useless = node.raft.as_mut().expect("running").send_snapshot(wanted.to, snapshot);
+                    let _useless = node.raft.as_mut().expect("running").send_snapshot(&wanted, snapshot);
                 }
-                Chore::Snapshot(wanted) => raft.report_snapshot(wanted.to, SnapshotReport::Failed),
+                Chore::Snapshot(wanted) => raft.report_snapshot(&wanted, SnapshotReport::Failed),
             }
             self.settle(at);
         }
@@ -452,6 +541,7 @@ impl World {
         self.cut.clear();
         for at in 0..self.nodes.len() {
             self.nodes[at].paused_until = 0;
+            self.nodes[at].apply_soon(self.now);
             self.restart(at);
             if let Some(raft) = self.nodes[at].raft.as_mut() {
                 raft.wake();
@@ -477,7 +567,9 @@ impl World {
         let settled = membership.members().iter().all(|id| done(&self.nodes[id.0 as usize - 1]));
         let acked = self.oracle.last_committed() >= last && !membership.is_joint();
         let reads = membership.members().iter().all(|id| self.nodes[id.0 as usize - 1].reads.is_empty());
-        if settled && acked && reads && last.0 > 0 {
+        // Members that were removed may not be ticking any more.
+        let ended = membership.members().iter().all(|id| self.nodes[id.0 as usize - 1].transfers.is_empty());
+        if settled && acked && reads && ended && last.0 > 0 {
             return true;
         }
         self.propose(at);
