@@ -225,6 +225,5 @@ fn shape(known: &RegionInfo) -> pdpb::Region {
         leader: known.leader.as_ref().and_then(peer),
         down_peers: known.down().iter().filter_map(down).collect(),
         pending_peers: known.pending().iter().filter_map(peer).collect(),
-        ..pdpb::Region::default()
     }
 }
