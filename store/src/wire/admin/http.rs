@@ -14,6 +14,13 @@ pub(super) struct Ask {
     pub(super) query: String,
 }
 
+impl Ask {
+    /// Whether a supervisor or a load balancer asks how the node is.
+    pub(super) fn is_probe(&self) -> bool {
+        ["/live", "/ready", "/started"].contains(&self.path.as_str())
+    }
+}
+
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
@@ -73,7 +80,6 @@ impl Answer {
             400 => "Bad Request",
             404 => "Not Found",
             405 => "Method Not Allowed",
-            408 => "Request Timeout",
             431 => "Request Header Fields Too Large",
             503 => "Service Unavailable",
             _ => "Error",

@@ -11,25 +11,28 @@
 //!
 //! Readiness speaks of this node only: other nodes being down is no reason to restart this one.
 //!
-//! A connection carries one request, has [`TIMEOUT`] to send it, and at most [`CONNECTIONS_MAX`] are served at a time, so
-//! neither a slow nor a greedy client costs more than a few threads.
+//! A connection carries one request and has [`TIMEOUT`] for everything, from being accepted to having its answer. A bounded number
+//! is served at a time, with places kept for probes ([`connections`]), so neither a slow nor a greedy client costs more than a
+//! few threads or hides the node's health.
 //!
 //! Not done here, on purpose: no writes, no authentication, no TLS; the port listens on loopback unless told otherwise.
 
+mod connections;
 mod http;
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
 
+use connections::{Connection, Connections};
 use http::{Answer, Ask, HEAD_BYTES_MAX, quote};
 
-/// How long a client may take to ask, and to take each part of its answer.
+/// How long a client may take to ask and to take its answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections served at a time; further ones are closed at once.
-const CONNECTIONS_MAX: usize = 32;
+/// How long to wait when no descriptor or thread is left for the next connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Where a node is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +109,8 @@ pub struct Admin {
 struct Shared {
     life: Life,
     pages: Pages,
-    open: AtomicUsize,
+    connections: Arc<Connections>,
+    timeout: Duration,
 }
 
 impl Admin {
@@ -115,9 +119,13 @@ impl Admin {
     /// # Errors
     /// The address cannot be bound, or no thread can be started.
     pub fn start(addr: SocketAddr, life: Life, pages: Pages) -> io::Result<Self> {
+        Self::start_with(addr, life, pages, TIMEOUT)
+    }
+
+    fn start_with(addr: SocketAddr, life: Life, pages: Pages, timeout: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind(addr)?;
         let addr = listener.local_addr()?;
-        let shared = Arc::new(Shared { life, pages, open: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared { life, pages, connections: Arc::default(), timeout });
         std::thread::Builder::new().name("rk-status".into()).spawn(move || accept(&listener, &shared))?;
         Ok(Self { addr })
     }
@@ -128,38 +136,45 @@ impl Admin {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a plain thread that starts its clients' clocks, never a core")]
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     loop {
-        // A connection that is gone before it is accepted is nobody's problem.
-        let Ok((stream, _)) = listener.accept() else { continue };
-        if shared.open.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
-            shared.open.fetch_sub(1, Ordering::AcqRel);
+        let stream = match listener.accept() {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // No descriptor is left, or the client was gone first. Trying again at once would only burn a CPU.
+                tracing::warn!(%error, "the status server cannot accept a connection");
+                std::thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
+        };
+        // Dropping it closes it: all places are taken by clients that are being answered.
+        let Some(connection) = shared.connections.admit(stream, Instant::now() + shared.timeout) else {
             continue;
-        }
+        };
         let serving = shared.clone();
         let thread = std::thread::Builder::new().name("rk-status-one".into()).spawn(move || {
             // A client that goes away in the middle has chosen not to know.
-            let _ = serve(stream, &serving);
-            serving.open.fetch_sub(1, Ordering::AcqRel);
+            let _ = serve(connection, &serving);
         });
-        if thread.is_err() {
-            shared.open.fetch_sub(1, Ordering::AcqRel);
+        if let Err(error) = thread {
+            tracing::warn!(%error, "the status server cannot start a thread");
+            std::thread::sleep(ACCEPT_PAUSE);
         }
     }
 }
 
-fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    let (answer, head_only) = match read_ask(&mut stream)? {
-        Ok(ask) => (shared.answer(&ask), ask.head_only),
+fn serve(mut connection: Connection, shared: &Shared) -> io::Result<()> {
+    let (answer, head_only) = match read_ask(&mut connection)? {
+        Ok(ask) if connection.asked(ask.is_probe()) => (shared.answer(&ask), ask.head_only),
+        Ok(_) => (Answer::text(503, "too many pages are being sent; try again"), false),
         Err(refusal) => (refusal, false),
     };
-    stream.write_all(&answer.encode(head_only))?;
-    stream.shutdown(std::net::Shutdown::Write)
+    connection.write_all(&answer.encode(head_only))?;
+    connection.finish()
 }
 
-fn read_ask(stream: &mut TcpStream) -> io::Result<Result<Ask, Answer>> {
+fn read_ask(connection: &mut Connection) -> io::Result<Result<Ask, Answer>> {
     let mut head = Vec::new();
     let mut chunk = [0u8; 1024];
     loop {
@@ -169,13 +184,9 @@ fn read_ask(stream: &mut TcpStream) -> io::Result<Result<Ask, Answer>> {
             Err(refusal) => return Ok(Err(refusal)),
         }
         let room = chunk.len().min(HEAD_BYTES_MAX - head.len());
-        match stream.read(&mut chunk[..room]) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => head.extend_from_slice(&chunk[..read]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(Err(Answer::text(408, "the request did not arrive within 5 seconds")));
-            }
-            Err(error) => return Err(error),
+        match connection.read(&mut chunk[..room])? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => head.extend_from_slice(&chunk[..read]),
         }
     }
 }
@@ -255,19 +266,25 @@ pub fn json_string(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
+
+    use super::connections::CONNECTIONS_MAX;
     use super::*;
 
-    fn start(life: &Life, problem: Option<&'static str>) -> SocketAddr {
-        let pages = Pages {
+    fn pages(problem: Option<&'static str>) -> Pages {
+        Pages {
             metrics: Box::new(|out| out.extend_from_slice(b"# metrics\n")),
             status: Box::new(|| "{}".into()),
             conditions: Box::new(move || {
                 vec![Condition { name: "store-1".into(), problem: problem.map(str::to_owned) }]
             }),
             settings: vec![("data_dir".into(), "d".into(), "default".into())],
-        };
+        }
+    }
+
+    fn start(life: &Life, problem: Option<&'static str>) -> SocketAddr {
         let addr = "127.0.0.1:0".parse().expect("an address");
-        Admin::start(addr, life.clone(), pages).expect("loopback").addr()
+        Admin::start(addr, life.clone(), pages(problem)).expect("loopback").addr()
     }
 
     fn get(addr: SocketAddr, path: &str) -> (u16, String) {
@@ -315,10 +332,59 @@ mod tests {
 
     #[test]
     fn silent_connections_do_not_keep_others_out() {
-        let addr = start(&Life::new(), None);
+        // Nobody's time runs out here: those who say nothing make room for those who ask.
+        let addr = start_patient();
         let silent: Vec<TcpStream> =
-            (0..CONNECTIONS_MAX / 2).map(|_| TcpStream::connect(addr).expect("it listens")).collect();
-        assert_eq!(get(addr, "/live").0, 200);
+            (0..3 * CONNECTIONS_MAX).map(|_| TcpStream::connect(addr).expect("it listens")).collect();
+        for path in ["/live", "/metrics", "/ready"] {
+            assert_eq!(get(addr, path).0, if path == "/ready" { 503 } else { 200 }, "{path}");
+        }
         drop(silent);
+    }
+
+    #[test]
+    fn clients_that_take_no_page_leave_places_for_probes() {
+        let addr = start_patient();
+        // Each asks for a page larger than the sockets hold and reads nothing of it.
+        let stuck: Vec<TcpStream> = (0..2 * CONNECTIONS_MAX)
+            .map(|_| {
+                let mut stream = TcpStream::connect(addr).expect("it listens");
+                stream.write_all(b"GET /status HTTP/1.1\r\n\r\n").expect("a socket");
+                stream
+            })
+            .collect();
+        assert_eq!(get(addr, "/live").0, 200);
+        assert_eq!(get(addr, "/ready?verbose").0, 503, "it is starting, and says so");
+        drop(stuck);
+    }
+
+    #[test]
+    fn a_client_that_trickles_is_gone_after_its_one_deadline() {
+        let timeout = Duration::from_millis(200);
+        let addr = "127.0.0.1:0".parse().expect("an address");
+        let addr = Admin::start_with(addr, Life::new(), pages(None), timeout).expect("loopback").addr();
+        let mut stream = TcpStream::connect(addr).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
+        // A byte every 20 ms, each well within any limit per read. Without a deadline this does not end before the head is full.
+        let mut sent = 0;
+        loop {
+            let gone = stream.write_all(b"x").is_err();
+            sent += 1;
+            match stream.read(&mut [0; 16]) {
+                Ok(0) => break,
+                Ok(_) => panic!("there is nothing to answer"),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !gone => {}
+                Err(_) => break,
+            }
+        }
+        assert!(sent < HEAD_BYTES_MAX / 2, "{sent} bytes were taken");
+    }
+
+    /// A server whose clients have for ever, with a status page of 16 MiB.
+    fn start_patient() -> SocketAddr {
+        let addr = "127.0.0.1:0".parse().expect("an address");
+        let pages = Pages { status: Box::new(|| "x".repeat(16 << 20)), ..pages(None) };
+        let hour = Duration::from_secs(3600);
+        Admin::start_with(addr, Life::new(), pages, hour).expect("loopback").addr()
     }
 }
