@@ -39,8 +39,29 @@ pub fn plan(allowed: &[usize], quota_milli: Option<u64>, wanted: Option<usize>) 
     CpuPlan { cpus, allowed: allowed.len(), quota_milli }
 }
 
+/// Whether a thread of this process may be pinned. Asks by setting the mask that the calling thread has already.
+///
+/// # Errors
+/// What the kernel, or a seccomp filter in front of it, says.
+pub fn can_pin() -> io::Result<()> {
+    // SAFETY: a CPU set is plain data for which all zeros is a value.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the size is that of `set`, which the kernel fills.
+    if unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the size is that of `set`, which the kernel only reads.
+    match unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The CPUs that this thread may run on, ascending.
-fn affinity() -> io::Result<Vec<usize>> {
+///
+/// # Errors
+/// If the kernel does not tell.
+pub fn affinity() -> io::Result<Vec<usize>> {
     // SAFETY: a CPU set is plain data for which all zeros is a value.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: the size is that of `set`, which the kernel fills.
@@ -188,6 +209,7 @@ mod tests {
 
     #[test]
     fn this_machine_allows_at_least_one_cpu() {
+        can_pin().unwrap();
         let plan = plan_cpus(None).unwrap();
         assert!(!plan.cpus.is_empty() && plan.cpus.len() <= plan.allowed.max(1));
         assert!(plan.cpus.is_sorted());

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::placement::plan_cpus;
+use super::placement::{can_pin, plan_cpus};
 use super::{probe_dir, probe_limits, probe_ring};
 
 /// What is going to run here.
@@ -91,11 +91,25 @@ pub fn check(request: &Request) -> Vec<Finding> {
     let mut findings = vec![probe_limits::kernel(), probe_ring::io_uring(), probe_limits::memlock(request)];
     findings.push(probe_limits::open_files(request));
     findings.push(cpus(request));
+    findings.push(judge_pinning(can_pin()));
     findings.push(probe_limits::clocksource());
     if let Some(dir) = &request.dir {
         findings.extend(probe_dir::data_directory(dir));
     }
     findings
+}
+
+/// Without pinning the kernel places the threads, which works.
+fn judge_pinning(pinned: std::io::Result<()>) -> Finding {
+    match pinned {
+        Ok(()) => Finding::good("pinning", "threads may be pinned to CPUs"),
+        Err(error) => Finding::warning(
+            "pinning",
+            format!("threads may not be pinned ({error})"),
+            "cores run unpinned and move between CPUs",
+            "allow sched_setaffinity in the seccomp profile",
+        ),
+    }
 }
 
 /// Whether nothing that was found keeps ringkeep from running.

@@ -49,6 +49,8 @@ const NEEDED_OPS: &[(usize, &str)] = &[
 enum Trouble {
     Setup(io::Error),
     Probe(io::Error),
+    /// A ring can be made and not entered.
+    Enter(io::Error),
     Missing(Vec<&'static str>),
 }
 
@@ -63,6 +65,10 @@ fn judge(ring: Result<(), Trouble>, sysctl: Option<u8>) -> Finding {
         Err(Trouble::Missing(ops)) => (
             format!("this kernel lacks the operations {}", ops.join(", ")),
             "run a kernel of version 5.8 or newer, best 6.6 or newer",
+        ),
+        Err(Trouble::Enter(error)) => (
+            format!("a ring can be made but not entered: io_uring_enter is forbidden ({error})"),
+            "allow io_uring_enter in the seccomp profile, beside io_uring_setup and io_uring_register",
         ),
         Err(Trouble::Setup(error) | Trouble::Probe(error)) => match (error.raw_os_error(), sysctl) {
             (Some(libc::EPERM | libc::EACCES), Some(1)) => (
@@ -102,10 +108,23 @@ fn try_ring() -> Result<(), Trouble> {
     let Ok(fd @ 0..) = i32::try_from(fd) else { return Err(Trouble::Setup(io::Error::last_os_error())) };
     // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
     let ring = unsafe { OwnedFd::from_raw_fd(fd) };
+    enter(&ring).map_err(Trouble::Enter)?;
     let supported = supported_ops(&ring).map_err(Trouble::Probe)?;
     let missing: Vec<_> =
         NEEDED_OPS.iter().filter(|(number, _)| !supported[*number]).map(|(_, name)| *name).collect();
     if missing.is_empty() { Ok(()) } else { Err(Trouble::Missing(missing)) }
+}
+
+/// Submits nothing and waits for nothing, which only shows whether the call is allowed.
+fn enter(ring: &OwnedFd) -> io::Result<()> {
+    let nothing = std::ptr::null::<libc::sigset_t>();
+    // SAFETY: no entry is submitted, so the kernel reads no memory of ours; without a signal set its size does not matter.
+    match unsafe {
+        libc::syscall(libc::SYS_io_uring_enter, ring.as_raw_fd(), 0u32, 0u32, 0u32, nothing, 0usize)
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn supported_ops(ring: &OwnedFd) -> io::Result<[bool; OPS_MAX]> {
@@ -151,6 +170,12 @@ mod tests {
             (errno(libc::ENOMEM), None, "locked-memory", "LimitMEMLOCK"),
             (errno(libc::EINVAL), None, "no ring", "log"),
             (Err(Trouble::Missing(vec!["STATX", "SEND"])), None, "STATX, SEND", "kernel"),
+            (
+                Err(Trouble::Enter(io::Error::from_raw_os_error(libc::EPERM))),
+                Some(0),
+                "io_uring_enter is forbidden",
+                "allow io_uring_enter",
+            ),
         ] {
             let finding = judge(ring, sysctl);
             assert_eq!(finding.level, Level::Failure);

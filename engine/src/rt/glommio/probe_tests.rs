@@ -40,6 +40,11 @@ fn child(test: &str, role: &str) -> (Option<i32>, String) {
 
 /// Lets the kernel answer every io_uring call of this thread and its children with `errno`.
 fn deny_io_uring(errno: i32) {
+    deny(libc::SYS_io_uring_setup, libc::SYS_io_uring_register, errno);
+}
+
+/// Lets the kernel answer the calls `first` to `last` of this thread and its children with `errno`.
+fn deny(first: libc::c_long, last: libc::c_long, errno: i32) {
     const LOAD_CALL_NUMBER: u16 = 0x20;
     const JUMP_IF_AT_LEAST: u16 = 0x35;
     const JUMP_IF_ABOVE: u16 = 0x25;
@@ -47,8 +52,8 @@ fn deny_io_uring(errno: i32) {
     let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     let mut program = [
         step(LOAD_CALL_NUMBER, 0, 0, 0),
-        step(JUMP_IF_AT_LEAST, libc::SYS_io_uring_setup as u32, 0, 2),
-        step(JUMP_IF_ABOVE, libc::SYS_io_uring_register as u32, 1, 0),
+        step(JUMP_IF_AT_LEAST, first as u32, 0, 2),
+        step(JUMP_IF_ABOVE, last as u32, 1, 0),
         step(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0, 0),
         step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
@@ -96,6 +101,39 @@ fn a_filter_that_hides_io_uring_is_explained() {
         "{said}"
     );
     assert!(said.contains("core: refused"), "{said}");
+}
+
+#[test]
+fn a_filter_that_forbids_entering_a_ring_is_explained_before_anything_starts() {
+    if std::env::var(ROLE).is_ok() {
+        deny(libc::SYS_io_uring_enter, libc::SYS_io_uring_enter, libc::EPERM);
+        let findings = check(&request());
+        let failures = findings.iter().filter(|finding| finding.level == Level::Failure);
+        let text: String = failures.map(|finding| format!("{finding}\n")).collect();
+        std::io::stdout().write_all(text.as_bytes()).unwrap();
+        std::process::exit(i32::from(!passes(&findings)));
+    }
+    let (code, said) =
+        child("a_filter_that_forbids_entering_a_ring_is_explained_before_anything_starts", "ENTER");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("io_uring_enter is forbidden") && said.contains("allow io_uring_enter"), "{said}");
+}
+
+#[test]
+fn a_filter_that_forbids_pinning_is_said_and_an_unpinned_core_starts() {
+    if std::env::var(ROLE).is_ok() {
+        deny(libc::SYS_sched_setaffinity, libc::SYS_sched_setaffinity, libc::EPERM);
+        let pinned = CoreOptions { io_memory_bytes: 1 << 20, cpu: Some(0), ..CoreOptions::default() };
+        // A pinned core is an error and no wait without end.
+        let refused = start_core(&pinned, |_| async {}).is_err();
+        let said =
+            check(&request()).iter().any(|found| found.subject == "pinning" && found.level == Level::Warning);
+        std::io::stdout().write_all(format!("pinned refused {refused}, said {said}\n").as_bytes()).unwrap();
+        report();
+    }
+    let (code, said) = child("a_filter_that_forbids_pinning_is_said_and_an_unpinned_core_starts", "PINNING");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("pinned refused true, said true") && said.contains("core: started"), "{said}");
 }
 
 #[test]
