@@ -100,22 +100,22 @@ struct RunArguments {
     #[arg(long, value_enum, default_value = "both")]
     phase: PhaseName,
     /// Records written by the load phase
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     records: u64,
     /// Operations of the run phase
-    #[arg(long, default_value_t = 100_000, conflicts_with = "seconds")]
+    #[arg(long, default_value_t = 100_000, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
     operations: u64,
     /// Length of the run phase instead of a number of operations
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     /// Connections
-    #[arg(long, short, default_value_t = 64)]
+    #[arg(long, short, default_value_t = 64, value_parser = at_least_one)]
     connections: usize,
     /// Requests in flight per connection
-    #[arg(long, short, default_value_t = 1)]
+    #[arg(long, short, default_value_t = 1, value_parser = at_least_one)]
     pipeline: usize,
     /// Requests per second in all (open loop); without it the loop is closed
-    #[arg(long)]
+    #[arg(long, value_parser = parse_rate)]
     rate: Option<f64>,
     /// Length of a key, bytes; at least 24
     #[arg(long, default_value_t = KEY_BYTES_MIN)]
@@ -127,7 +127,7 @@ struct RunArguments {
     #[arg(long, value_enum, default_value = "published")]
     spread: SpreadName,
     /// Longest scan, records
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     scan_records_max: u64,
     /// Seed of the operations
     #[arg(long, default_value_t = 1)]
@@ -146,7 +146,7 @@ struct DiskArguments {
     #[arg(long, default_value = ".")]
     dir: PathBuf,
     /// Seconds for each limit
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
 }
 
@@ -166,19 +166,19 @@ struct RedisArguments {
     #[command(flatten)]
     node: NodeArguments,
     /// Interleaved rounds
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
     rounds: usize,
     /// Requests of a run without pipelining; pipelined ones make as many round trips
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     requests: u64,
     /// Length of a value, bytes
     #[arg(long, default_value_t = 128)]
     value_bytes: usize,
     /// Numbers of connections
-    #[arg(long, value_delimiter = ',', default_values_t = [64, 256])]
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 256], value_parser = at_least_one)]
     connections: Vec<usize>,
     /// Requests in flight per connection
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16], value_parser = at_least_one)]
     pipelines: Vec<usize>,
     /// Sizes of the key space; 0 is redis-benchmark's single key
     #[arg(long, value_delimiter = ',', default_values_t = [0, 100_000])]
@@ -190,10 +190,10 @@ struct LatencyArguments {
     #[command(flatten)]
     node: NodeArguments,
     /// Rounds of writes, trips and puts
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
     rounds: usize,
     /// Puts per round
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = at_least_one)]
     puts: usize,
     /// Length of a value, bytes
     #[arg(long, default_value_t = 128)]
@@ -205,10 +205,10 @@ struct IdleArguments {
     #[command(flatten)]
     node: NodeArguments,
     /// Seconds to leave the node alone
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// Restarts to time
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
     starts: usize,
     /// Data to write before the last starts are timed, MiB; 0 leaves that out
     #[arg(long, default_value_t = 2048)]
@@ -220,19 +220,19 @@ struct CrashArguments {
     #[command(flatten)]
     node: NodeArguments,
     /// How often to kill the node
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 300, value_parser = at_least_one)]
     cycles: usize,
     /// Connections that write
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
     writers: usize,
     /// Keys of each writer
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = at_least_one)]
     keys: usize,
     /// Most writes that a connection has under way
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = at_least_one)]
     pipeline: usize,
     /// Longest time before a kill, milliseconds
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
     run_ms: u64,
     /// Seed of operations and moments
     #[arg(long, default_value_t = 1)]
@@ -242,16 +242,16 @@ struct CrashArguments {
 #[derive(Debug, Args)]
 struct SchedulerArguments {
     /// Regions
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     regions: u64,
     /// Nodes
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     nodes: u64,
     /// Stores of each node
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     stores_per_node: u64,
     /// Reports to measure the rate with
-    #[arg(long, default_value_t = 2_000_000)]
+    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     reports: u64,
     /// Seed of sizes, loads and draws
     #[arg(long, default_value_t = 1)]
@@ -259,6 +259,22 @@ struct SchedulerArguments {
     /// Draw how the cluster comes to rest after an empty node has joined, and after one has died
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("nothing would be measured: write 1 or more".into()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("write a whole number".into()),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        Ok(_) => Err("nothing would be sent: write a rate above 0".into()),
+        Err(_) => Err("write requests per second".into()),
+    }
 }
 
 fn parse_mix(name: &str) -> Result<Mix, String> {

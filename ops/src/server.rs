@@ -9,10 +9,12 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use clap::Args;
-use engine::rt::placement::plan_cpus;
+use engine::rt::placement::{affinity, can_pin, plan_cpus};
 use engine::rt::probe::Level;
+use rustix::fs::Mode;
 use store::config::Config;
 use store::node::board::Board;
+use store::node::listen::CannotListen;
 use store::node::movement::Movement;
 use store::node::{Addresses, Node};
 use store::publish::{NodeFacts, Publisher};
@@ -48,19 +50,38 @@ pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
         Err(why) => return fail(&why, EXIT_CONFIG),
     };
     if arguments.check {
-        answer(&listing(&settings));
-        return ExitCode::SUCCESS;
+        return check(&settings);
     }
+    // Whatever this process makes is for its user alone.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let logging = match logging::start(&settings.config.logging) {
         Ok(logging) => logging,
         Err(why) => return fail(&why, EXIT_CONFIG),
     };
+    for remark in &settings.remarks {
+        tracing::warn!("{remark}");
+    }
+    host::raise_open_files();
     if let Err(failures) = host_allows(&settings) {
         return fail(&failures, EXIT_CONFIG);
     }
     match serve(&settings, &logging) {
         Ok(code) => code,
         Err(why) => fail(&why, 1),
+    }
+}
+
+/// Says what would be used, and what a start would stumble over.
+fn check(settings: &Settings) -> ExitCode {
+    host::raise_open_files();
+    let mut text = listing(settings);
+    settings.remarks.iter().for_each(|remark| text.push_str(&format!("{remark}\n")));
+    let findings = doctor::place(&settings.config, &settings.limits);
+    text.push_str(&format!("\n{}", doctor::table(&findings)));
+    answer(&text);
+    match findings.iter().any(|finding| finding.level == Level::Failure) {
+        true => ExitCode::from(EXIT_CONFIG),
+        false => ExitCode::SUCCESS,
     }
 }
 
@@ -99,24 +120,64 @@ fn host_allows(settings: &Settings) -> Result<(), String> {
 fn serve(settings: &Settings, logging: &Logging) -> Result<ExitCode, String> {
     let config = &settings.config;
     let (signal, signals) = mpsc::channel();
-    signals::forward(signal).map_err(|error| format!("signals: {error}"))?;
     let life = Life::new();
+    signals::forward(signal, life.clone()).map_err(|error| format!("signals: {error}"))?;
     let view = Arc::new(OnceLock::new());
     let admin = start_admin(settings, &view, &life)?;
-    let cpus = plan_cpus(Some(settings.limits.cores)).map_err(|error| format!("the CPU mask: {error}"))?.cpus;
+    let cpus = choose_cpus(config, settings.limits.cores)?;
     let node = Node::start(config, &settings.limits, &cpus).map_err(|error| error.to_string())?;
     let seen = view.get_or_init(|| View::of(&node, settings, logging));
     keep_publishing(seen.clone()).map_err(|error| format!("the metrics thread: {error}"))?;
     life.enter(Phase::Serving);
+    let stores = seen.addresses.stores.len();
+    if stores < settings.limits.cores {
+        tracing::warn!(
+            stores,
+            cores = settings.limits.cores,
+            "the directory has fewer stores than there are cores: the others hold no data"
+        );
+    }
     answer(&banner(config, seen, admin.addr()));
     tracing::info!(resp = %seen.addresses.resp, stores = seen.addresses.stores.len(), "serving");
     // The sender lives as long as the signal thread, which is as long as the process.
     let asked = signals.recv().unwrap_or("the end of the signal thread");
     life.enter(Phase::Draining);
+    if !config.drain_delay.is_zero() {
+        tracing::info!(
+            asked,
+            delay_ms = config.drain_delay.as_millis() as u64,
+            "not ready any more, still serving"
+        );
+        pause(config.drain_delay);
+    }
     tracing::info!(asked, deadline_seconds = config.drain_deadline.as_secs(), "draining");
     node.drain(config.drain_deadline);
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lets load balancers notice that the node is not ready. A second signal ends the process meanwhile.
+#[expect(clippy::disallowed_methods, reason = "the main thread, which has nothing else to do, never a core")]
+fn pause(delay: Duration) {
+    std::thread::sleep(delay);
+}
+
+/// One CPU for each core, or none where the host forbids pinning, which has been said by then.
+fn choose_cpus(config: &Config, cores: usize) -> Result<Vec<usize>, String> {
+    let forbidden = can_pin();
+    let Some(wanted) = &config.cpus else {
+        let planned = plan_cpus(Some(cores)).map_err(|error| format!("the CPU mask: {error}"))?.cpus;
+        return Ok(if forbidden.is_ok() { planned } else { Vec::new() });
+    };
+    forbidden
+        .map_err(|error| format!("cpus is set, and this host forbids pinning threads ({error}): unset it"))?;
+    let allowed = affinity().map_err(|error| format!("the CPU mask: {error}"))?;
+    match wanted.iter().find(|cpu| !allowed.contains(cpu)) {
+        Some(cpu) => Err(format!(
+            "cpus names CPU {cpu}, which the CPU mask of this process leaves out: choose among {allowed:?}"
+        )),
+        None => Ok(wanted.iter().copied().take(cores).collect()),
+    }
 }
 
 /// What the status pages show of a node that has started.
@@ -128,6 +189,7 @@ struct View {
     movement: Movement,
     log: Counts,
     memory_budget_bytes: u64,
+    reserved_fds: u64,
     publisher: Arc<Publisher>,
 }
 
@@ -143,6 +205,7 @@ impl View {
             movement: node.movement(),
             log: logging.counts(),
             memory_budget_bytes: limits.core_bytes * limits.cores as u64,
+            reserved_fds: limits.reserved_fds,
         };
         view.publish();
         view
@@ -154,7 +217,7 @@ impl View {
             log_lines_dropped: self.log.dropped(),
             log_lines_suppressed: self.log.suppressed(),
             memory_budget_bytes: self.memory_budget_bytes,
-            reserved_fds: 0,
+            reserved_fds: self.reserved_fds,
             core_still: self.movement.still(),
             core_stalls: self.movement.stalls(),
         };
@@ -210,8 +273,9 @@ fn start_admin(settings: &Settings, view: &Arc<OnceLock<View>>, life: &Life) -> 
         settings: settings.list(),
     };
     let addr = settings.config.status_addr();
-    Admin::start(addr, life.clone(), pages)
-        .map_err(|error| format!("status address {addr}: {error}: set status_port to a free port"))
+    Admin::start(addr, life.clone(), pages).map_err(|error| {
+        CannotListen { what: "status", addr, port_key: "status_port", error: &error }.to_string()
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "a plain thread that sleeps between two copies, never a core")]

@@ -1,6 +1,7 @@
 //! Settings from the command line, the environment and a file, as one configuration.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use store::config::{Config, ConfigError, KEYS, Layers, Limits, Machine, Origin};
@@ -38,6 +39,15 @@ pub(crate) struct SettingArguments {
     /// Memory budget of the node, such as 4GiB [default: auto]
     #[arg(long, value_name = "SIZE")]
     memory_bytes: Option<String>,
+    /// CPUs that the cores run on, such as 2-5,7 [default: auto]
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<String>,
+    /// File whose first line is the password of RESP clients
+    #[arg(long, value_name = "FILE")]
+    requirepass_file: Option<String>,
+    /// Listen beyond loopback although gRPC and the status port ask for no password
+    #[arg(long)]
+    insecure: bool,
     /// error, warn, info, debug, trace, or directives [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -54,11 +64,13 @@ pub(crate) struct SettingArguments {
 pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) limits: Limits,
+    /// What is odd about the settings and ends no start, one sentence each.
+    pub(crate) remarks: Vec<String>,
     layers: Layers,
 }
 
 impl SettingArguments {
-    fn flags(&self) -> [(&'static str, &'static str, &Option<String>); 10] {
+    fn flags(&self) -> [(&'static str, &'static str, &Option<String>); 12] {
         [
             ("--data-dir", "data_dir", &self.data_dir),
             ("--listen", "listen", &self.listen),
@@ -67,6 +79,8 @@ impl SettingArguments {
             ("--resp-port", "resp_port", &self.resp_port),
             ("--status-port", "status_port", &self.status_port),
             ("--cores", "cores", &self.cores),
+            ("--cpus", "cpus", &self.cpus),
+            ("--requirepass-file", "requirepass_file", &self.requirepass_file),
             ("--memory-bytes", "memory_bytes", &self.memory_bytes),
             ("--log-level", "logging.level", &self.log_level),
             ("--log-format", "logging.format", &self.log_format),
@@ -78,6 +92,9 @@ impl SettingArguments {
             if let Some(value) = value {
                 layers.add(Origin::Flag(flag.into()), key, value.as_str())?;
             }
+        }
+        if self.insecure {
+            layers.add(Origin::Flag("--insecure".into()), "insecure", "true")?;
         }
         for pair in &self.set {
             let (key, value) = pair.split_once('=').ok_or_else(|| {
@@ -105,12 +122,21 @@ impl Settings {
         let texts = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
         };
-        layers.add_env(std::env::vars_os().filter_map(texts), ASIDE)?;
+        let mut remarks = layers.add_env(std::env::vars_os().filter_map(texts), ASIDE)?;
         arguments.add_flags(&mut layers)?;
-        let config = layers.build()?;
+        let mut config = layers.build()?;
         let limits = Limits::derive(&config, machine).map_err(ConfigError::whole)?;
         config.validate(limits.cores).map_err(ConfigError::whole)?;
-        Ok(Self { config, limits, layers })
+        if let Some(path) = config.requirepass_file.take() {
+            config.requirepass = Some(read_password(&path).map_err(ConfigError::whole)?);
+        }
+        if !config.listen.is_loopback() {
+            remarks.push(format!(
+                "insecure = true: whoever reaches {} may read and delete everything over gRPC, which asks for no password",
+                config.listen
+            ));
+        }
+        Ok(Self { config, limits, remarks, layers })
     }
 
     /// Every setting: name, value, origin.
@@ -121,11 +147,35 @@ impl Settings {
     }
 }
 
+/// Permissions that a password file must not give: nothing to others, no writing to the group.
+const TOO_OPEN: u32 = 0o037;
+/// Longer than any password; a wrong file shall not be taken for one.
+const PASSWORD_BYTES_MAX: usize = 1024;
+
+/// The first line of a password file.
+fn read_password(path: &Path) -> Result<String, String> {
+    let name = format!("requirepass_file = {}", path.display());
+    let unreadable = |error: std::io::Error| format!("{name}: {error}: name a file that this user can read");
+    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode();
+    if mode & TOO_OPEN != 0 {
+        return Err(format!(
+            "{name} has mode {:04o}, so others may know the password: chmod 600 it",
+            mode & 0o7777
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    match text.lines().next().unwrap_or_default() {
+        "" => Err(format!("{name}: its first line is empty: write the password there")),
+        line if line.len() > PASSWORD_BYTES_MAX => Err(format!("{name}: its first line is no password")),
+        line => Ok(line.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const MACHINE: Machine = Machine { cores: 2, memory_bytes: 8 << 30 };
+    const MACHINE: Machine = Machine { cores: 2, memory_bytes: 8 << 30, open_files: 1 << 20 };
 
     fn arguments(set: &[&str]) -> SettingArguments {
         SettingArguments {
@@ -149,6 +199,43 @@ mod tests {
         assert_eq!(settings.limits.cores, 1);
         let row = settings.list().into_iter().find(|(name, ..)| name == "log.sync").expect("it is listed");
         assert_eq!((row.1.as_str(), row.2.as_str()), ("dsync", "flag --set log.sync"));
+    }
+
+    #[test]
+    fn a_password_may_come_from_a_file_that_nobody_else_reads() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("password");
+        let settings = |mode: u32, text: &str| {
+            std::fs::write(&path, text).expect("a file");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("its owner");
+            Settings::gather(&arguments(&[&format!("requirepass_file={}", path.display())]), MACHINE)
+        };
+        for mode in [0o600, 0o400, 0o440] {
+            let settings = settings(mode, "secret\nanother line\n").expect("a good file");
+            assert_eq!(settings.config.requirepass.as_deref(), Some("secret"));
+            assert!(settings.list().iter().all(|(_, value, _)| !value.contains("secret")));
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its owner");
+        }
+        for mode in [0o644, 0o604, 0o620, 0o660] {
+            let said = settings(mode, "secret\n").expect_err("too open").to_string();
+            assert!(said.contains(&format!("{mode:04o}")) && said.contains("chmod 600"), "{said}");
+        }
+        assert!(settings(0o600, "\n").expect_err("empty").to_string().contains("first line is empty"));
+        let absent = arguments(&["requirepass_file=/nowhere/at/all"]);
+        assert!(
+            Settings::gather(&absent, MACHINE).expect_err("absent").to_string().contains("/nowhere/at/all")
+        );
+        let both = arguments(&["requirepass_file=/x", "requirepass=y"]);
+        assert!(Settings::gather(&both, MACHINE).expect_err("both").to_string().contains("keep one"));
+    }
+
+    #[test]
+    fn an_open_node_is_asked_for_by_name_and_remarked_on() {
+        let open = SettingArguments { insecure: true, ..arguments(&["listen=10.0.0.5"]) };
+        let settings = Settings::gather(&open, MACHINE).expect("asked for");
+        assert!(settings.remarks.iter().any(|said| said.contains("10.0.0.5")), "{:?}", settings.remarks);
+        let said = Settings::gather(&arguments(&["listen=10.0.0.5"]), MACHINE).expect_err("open").to_string();
+        assert!(said.contains("insecure = true"), "{said}");
     }
 
     #[test]

@@ -24,6 +24,7 @@ fn main() -> std::io::Result<()> {
             drain: Duration::from_secs(5),
             cursors: Cursors::new(rt.random()),
             doors: Doors::default(),
+            descriptors: store::node::descriptors::Descriptors::default(),
             facts: Facts { port, cores: 1, ..Facts::default() },
         };
         let watcher = rt.clone();

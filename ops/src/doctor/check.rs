@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 
 use engine::rt::probe::{Finding, Level};
 use store::config::Config;
+use store::node::listen::CannotListen;
 
-fn good(subject: &'static str, cause: impl Into<String>) -> Finding {
+use crate::host::Memory;
+
+pub(super) fn good(subject: &'static str, cause: impl Into<String>) -> Finding {
     let (consequence, fix) = (String::new(), String::new());
     Finding { subject, level: Level::Good, cause: cause.into(), consequence, fix }
 }
 
-fn warning(
+pub(super) fn warning(
     subject: &'static str,
     cause: impl Into<String>,
     consequence: &str,
@@ -48,8 +51,9 @@ pub(super) fn free_space(path: &Path) -> Finding {
     }
 }
 
-pub(super) fn memory(core_bytes: u64) -> Finding {
-    let cause = format!("{} MiB for each core", core_bytes >> 20);
+pub(super) fn memory(core_bytes: u64, there: &Memory) -> Finding {
+    let cause =
+        format!("{} MiB for each core, of {} MiB ({})", core_bytes >> 20, there.bytes >> 20, there.from);
     if core_bytes < 512 << 20 {
         let fix = "raise memory_bytes, or lower cores";
         warning(
@@ -125,8 +129,8 @@ pub(super) fn ports(config: &Config, cores: usize) -> Vec<Finding> {
 
 fn busy(key: &str, addr: SocketAddr) -> Option<Finding> {
     let error = TcpListener::bind(addr).err()?;
-    let cause = format!("{addr} ({key}): {error}");
-    let fix = format!("stop what listens there (ss -ltnp), or set {key}");
+    let what = CannotListen { what: "the", addr, port_key: key, error: &error }.to_string();
+    let (cause, fix) = what.rsplit_once(": ").map(|(cause, fix)| (cause.to_owned(), fix.to_owned()))?;
     Some(Finding { level: Level::Failure, ..warning("ports", cause, "the node cannot listen", fix) })
 }
 
@@ -143,8 +147,11 @@ mod tests {
         assert_eq!(huge_pages("always [madvise] never").level, Level::Good);
         assert_eq!(governor("powersave").level, Level::Warning);
         assert_eq!(governor("").level, Level::Good);
-        assert_eq!(memory(64 << 20).level, Level::Warning);
-        assert_eq!(memory(4 << 30).level, Level::Good);
+        let there = Memory { bytes: 8 << 30, from: "/sys/fs/cgroup/memory.max".into() };
+        let small = memory(64 << 20, &there);
+        assert_eq!(small.level, Level::Warning);
+        assert!(small.cause.contains("8192 MiB (/sys/fs/cgroup/memory.max)"), "{}", small.cause);
+        assert_eq!(memory(4 << 30, &there).level, Level::Good);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! `ringkeep server` asks the first part, what the runtime needs, before it starts a core and refuses to start on a failure.
 
 mod check;
+mod directory;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -12,6 +14,7 @@ use engine::rt::probe::{self, Finding, Level};
 use serde_json::json;
 use store::config::{Config, Limits};
 
+use crate::host;
 use crate::output::{EXIT_CONFIG, Format, answer, fail};
 use crate::settings::{SettingArguments, Settings};
 
@@ -27,10 +30,11 @@ pub(crate) struct DoctorArguments {
 
 /// Runs `ringkeep doctor`. Exit codes: 0 all is well, 1 warnings, 2 failures.
 pub(crate) fn run(arguments: &DoctorArguments) -> ExitCode {
-    let settings = match Settings::gather(&arguments.settings, crate::host::machine()) {
+    let settings = match Settings::gather(&arguments.settings, host::machine()) {
         Ok(settings) => settings,
         Err(why) => return fail(&why, EXIT_CONFIG),
     };
+    host::raise_open_files();
     let findings = examine(&settings.config, &settings.limits);
     match arguments.output {
         Format::Table => answer(&table(&findings)),
@@ -48,12 +52,19 @@ fn examine(config: &Config, limits: &Limits) -> Vec<Finding> {
     let mut findings = needed(config, limits);
     findings.extend([
         check::free_space(&config.data_dir),
-        check::memory(limits.core_bytes),
+        check::memory(limits.core_bytes, &host::memory(Path::new("/"))),
         check::backlog(&read("/proc/sys/net/core/somaxconn")),
         check::overcommit(&read("/proc/sys/vm/overcommit_memory")),
         check::huge_pages(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
         check::governor(&read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
     ]);
+    findings.extend(place(config, limits));
+    findings
+}
+
+/// The directory and the ports; `ringkeep server --check` asks this, too.
+pub(crate) fn place(config: &Config, limits: &Limits) -> Vec<Finding> {
+    let mut findings = directory::examine(&config.data_dir, limits.cores);
     findings.extend(check::ports(config, limits.cores));
     findings
 }
@@ -63,13 +74,10 @@ pub(crate) fn needed(config: &Config, limits: &Limits) -> Vec<Finding> {
     probe::check(&probe::Request {
         cores: limits.cores,
         io_memory_bytes: CoreOptions::default().io_memory_bytes,
-        open_files: (limits.cores * limits.connections_max) as u64 + FILES_OF_STORES,
+        open_files: (limits.cores * config.limits.connections_max) as u64 + limits.reserved_fds,
         dir: Some(check::existing(&config.data_dir)),
     })
 }
-
-/// Segments, tables and sockets beside those of clients.
-const FILES_OF_STORES: u64 = 4096;
 
 /// A small file's text without the white space around it; empty where a host has none.
 fn read(path: &str) -> String {
@@ -84,7 +92,8 @@ fn name_of(level: Level) -> &'static str {
     }
 }
 
-fn table(findings: &[Finding]) -> String {
+/// The findings as people read them, with their number.
+pub(crate) fn table(findings: &[Finding]) -> String {
     let width = findings.iter().map(|finding| finding.subject.len()).max().unwrap_or(0);
     let mut text = String::new();
     for finding in findings {

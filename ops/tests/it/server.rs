@@ -74,10 +74,14 @@ fn unusable_configurations_end_with_78_and_the_remedy() {
     let file = directory.path().join("node.toml");
     std::fs::write(&file, "resp_port = 7000\nresp_prot = 7001\n").expect("a writable directory");
     let file = file.to_str().expect("a plain path");
-    let cases: [(&[&str], &str); 3] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["server", "--config", file], "line 2: unknown key resp_prot: did you mean resp_port?"),
         (&["server", "--set", "log.sync=never"], "\"never\" is not one of auto, dsync, fdatasync"),
         (&["server", "--cores", "100000"], "cores = 100000"),
+        (&["server", "--check", "--log-level", "loud"], "\"loud\" is not one of off, error"),
+        (&["server", "--check", "--listen", "10.9.9.9"], "set insecure = true"),
+        (&["server", "--check", "--requirepass-file", "/nowhere"], "requirepass_file = /nowhere"),
+        (&["server", "--check", "--cpus", "5-2"], "write 2-5,7"),
     ];
     for (arguments, words) in cases {
         let output = run(arguments);
@@ -91,9 +95,15 @@ fn unusable_configurations_end_with_78_and_the_remedy() {
 
 #[test]
 fn a_check_lists_every_setting_and_starts_nothing() {
-    let output = run(&["server", "--check", "--resp-port", "7777"]);
+    let directory = directory();
+    let data = directory.path().join("data");
+    let set = ["--set", "base_port=0", "--set", "status_port=0"];
+    let data = data.to_str().expect("a plain path");
+    let output =
+        run(&[&["server", "--check", "--resp-port", "31677", "--data-dir", data], &set[..]].concat());
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success());
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("is new and will be made") && !std::path::Path::new(data).exists(), "{text}");
     assert!(
         text.lines().any(|line| line.starts_with("resp_port") && line.ends_with("flag --resp-port")),
         "{text}"
@@ -101,6 +111,160 @@ fn a_check_lists_every_setting_and_starts_nothing() {
     for key in store::config::KEYS {
         assert!(text.lines().any(|line| line.starts_with(key.name)), "{} is not in\n{text}", key.name);
     }
+}
+
+#[test]
+fn a_check_finds_a_held_directory_and_taken_ports() {
+    let directory = directory();
+    let node = start(&directory);
+    let port = node.resp.port().to_string();
+    let data = directory.path().join("data");
+    let set = ["--set", "base_port=0", "--set", "status_port=0"];
+    let data = data.to_str().expect("a plain path");
+    let output = run(&[&["server", "--check", "--resp-port", &port, "--data-dir", data], &set[..]].concat());
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(
+        text.contains("is held by another process") && text.contains("set resp_port to a free port"),
+        "{text}"
+    );
+    resp(node.resp, "PING", "+PONG\r\n");
+}
+
+#[test]
+fn an_orchestrators_variables_end_no_start() {
+    let directory = directory();
+    let mut command = std::process::Command::new(binary());
+    command.args(["server", "--check", "--data-dir"]).arg(directory.path().join("data"));
+    for (name, value) in [
+        ("RINGKEEP_SERVICE_HOST", "10.0.0.9"),
+        ("RINGKEEP_PORT", "tcp://10.0.0.9:6380"),
+        ("RINGKEEP_RESP_PORT", "tcp://10.0.0.9:6380"),
+        ("RINGKEEP_LOGGING_LEVL", "debug"),
+    ] {
+        command.env(name, value);
+    }
+    let output = command.args(["--set", "base_port=0", "--set", "status_port=0"]).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_ne!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        text.contains("did you mean RINGKEEP_LOGGING_LEVEL?") && !text.contains("SERVICE_HOST"),
+        "{text}"
+    );
+    assert!(text.contains("6380"), "the default port stays: {text}");
+}
+
+#[test]
+fn a_foreign_address_is_answered_with_the_setting_that_is_wrong() {
+    let directory = directory();
+    let mut command = std::process::Command::new(binary());
+    command.args(["server", "--insecure", "--listen", "192.0.2.1", "--data-dir"]);
+    command.arg(directory.path().join("data")).args(["--cores", "1", "--memory-bytes", "512MiB"]);
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains("set listen to an address of this host") && !said.contains("free port"), "{said}");
+}
+
+#[test]
+fn measurements_of_nothing_are_refused() {
+    for arguments in [
+        ["run", "--rate", "0"],
+        ["run", "--rate", "nan"],
+        ["run", "--connections", "0"],
+        ["run", "--seconds", "0"],
+        ["run", "--pipeline", "0"],
+        ["disk", "--seconds", "0"],
+        ["idle", "--seconds", "0"],
+        ["crash", "--cycles", "0"],
+        ["crash", "--writers", "0"],
+    ] {
+        let output = run(&[&["bench"], &arguments[..]].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(arguments[1]), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn what_a_node_makes_is_for_its_user_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = directory();
+    let node = start(&directory);
+    resp(node.resp, "SET a 1", "+OK\r\n");
+    node.process.terminate(DRAIN).expect("it drains");
+    let mut seen = 0;
+    let mut dirs = vec![directory.path().join("data")];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(&dir).expect("a readable directory").flatten() {
+            let metadata = entry.metadata().expect("it is there");
+            let mode = metadata.permissions().mode() & 0o777;
+            assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", entry.path().display());
+            seen += 1;
+            if metadata.is_dir() {
+                dirs.push(entry.path());
+            }
+        }
+    }
+    assert!(seen > 8, "{seen} files");
+}
+
+#[test]
+fn a_drain_says_no_before_it_stops() {
+    let directory = directory();
+    let mut options = options(&directory);
+    options.arguments.extend(["--set".into(), "drain_delay=3s".into()]);
+    let node = bench::process::Node::start(&options).expect("it starts");
+    let (resp_addr, status) = (node.resp, node.status);
+    let ended = std::thread::spawn(move || node.process.terminate(DRAIN));
+    // Not ready at once, and still serving, connections that are new included.
+    while get(status, "/ready").0 == 200 {
+        bench::clock::pause(Duration::from_millis(5));
+    }
+    resp(resp_addr, "SET late 1", "+OK\r\n");
+    ended.join().expect("no panic").expect("it drains");
+    let log = std::fs::read_to_string(directory.path().join("node.log")).expect("a log");
+    let at = |words: &str| log.find(words).unwrap_or_else(|| panic!("\"{words}\" is not in\n{log}"));
+    assert!(at("still serving") < at("draining") && at("draining") < at("stopped"), "{log}");
+}
+
+#[test]
+fn a_node_on_few_stores_says_so() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return;
+    }
+    let directory = directory();
+    start(&directory).process.terminate(DRAIN).expect("it drains");
+    let mut options = options(&directory);
+    options.arguments.extend(["--set".into(), "cores=2".into()]);
+    let node = bench::process::Node::start(&options).expect("it starts");
+    assert_eq!(node.stores, 1);
+    node.process.terminate(DRAIN).expect("it drains");
+    let log = std::fs::read_to_string(directory.path().join("node.log")).expect("a log");
+    assert!(log.contains("fewer stores than there are cores"), "{log}");
+}
+
+#[test]
+fn wrong_passwords_and_refused_connections_are_logged_and_counted() {
+    let directory = directory();
+    let mut options = options(&directory);
+    options.arguments.extend(["--set".into(), "requirepass=right".into()]);
+    options.arguments.extend(["--set".into(), "limits.connections_max=2".into()]);
+    let node = bench::process::Node::start(&options).expect("it starts");
+    resp(node.resp, "AUTH wrong", "-WRONGPASS");
+    let _held: Vec<_> =
+        (0..8).map(|_| std::net::TcpStream::connect(node.resp).expect("it listens")).collect();
+    let moved = |page: &str, name: &str| {
+        let lines = page.lines().filter(|line| line.starts_with(name));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>() > 0.0
+    };
+    let wanted = ["ringkeep_resp_wrong_passwords_total", "ringkeep_resp_connections_refused_total"];
+    while !wanted.iter().all(|name| moved(&get(node.status, "/metrics").1, name)) {
+        bench::clock::pause(Duration::from_millis(50));
+    }
+    node.process.terminate(DRAIN).expect("it drains");
+    let log = std::fs::read_to_string(directory.path().join("node.log")).expect("a log");
+    assert!(log.contains("wrong password") && log.contains("limits.connections_max"), "{log}");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::text::{format_bytes, format_duration, parse_bytes, parse_duration};
+use super::text::{
+    format_bytes, format_cpus, format_duration, parse_bytes, parse_cpus, parse_duration, parse_log_directives,
+};
 use super::{Config, LogFormat, SyncMethod};
 
 /// One setting.
@@ -109,6 +111,13 @@ pub const KEYS: &[Key] = &[
         show: |c| show_auto(c.cores, |cores| cores.to_string()),
     },
     Key {
+        name: "cpus",
+        help: "CPUs that the cores run on, such as 2-5,7, or auto for the first that the CPU mask allows. Default auto.",
+        secret: false,
+        set: |c, text| put(&mut c.cpus, auto(text, parse_cpus)?),
+        show: |c| show_auto(c.cpus.as_deref(), format_cpus),
+    },
+    Key {
         name: "memory_bytes",
         help: "Memory budget of the node, or auto for half of what the host or the cgroup has. Default auto.",
         secret: false,
@@ -123,6 +132,27 @@ pub const KEYS: &[Key] = &[
         show: |c| c.requirepass.clone().unwrap_or_default(),
     },
     Key {
+        name: "requirepass_file",
+        help: "File whose first line is that password; nobody but its owner and group may read it. Default none.",
+        secret: false,
+        set: |c, text| put(&mut c.requirepass_file, (!text.is_empty()).then(|| PathBuf::from(text))),
+        show: |c| c.requirepass_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+    },
+    Key {
+        name: "insecure",
+        help: "true lets listen name an address beyond loopback although gRPC asks for no password. Default false.",
+        secret: false,
+        set: |c, text| put(&mut c.insecure, choose(text, &[("true", true), ("false", false)])?),
+        show: |c| c.insecure.to_string(),
+    },
+    Key {
+        name: "drain_delay",
+        help: "How long /ready says no before a drain stops accepting, so that load balancers notice. Default 0s.",
+        secret: false,
+        set: |c, text| put(&mut c.drain_delay, parse_duration(text)?),
+        show: |c| format_duration(c.drain_delay),
+    },
+    Key {
         name: "drain_deadline",
         help: "How long SIGTERM lets requests finish before the node stops anyway. Default 30s.",
         secret: false,
@@ -133,7 +163,7 @@ pub const KEYS: &[Key] = &[
         name: "logging.level",
         help: "error, warn, info, debug or trace, or directives such as info,store=debug. Default info.",
         secret: false,
-        set: |c, text| put(&mut c.logging.level, text.to_owned()),
+        set: |c, text| put(&mut c.logging.level, parse_log_directives(text)?),
         show: |c| c.logging.level.clone(),
     },
     Key {

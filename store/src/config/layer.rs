@@ -143,27 +143,33 @@ impl Layers {
         Ok(())
     }
 
-    /// Adds those of the variables that are ours. Names in `aside` begin with our prefix but mean something else.
+    /// Adds those of the variables that are ours, and returns a sentence for each that has our prefix and names no key: the
+    /// environment belongs to the orchestrator as much as to the operator, so what is unknown there ends no start. Names in
+    /// `aside` begin with our prefix but mean something else.
     ///
     /// # Errors
-    /// A variable with our prefix that names no key.
+    /// None today; a key's value is checked by [`Layers::build`].
     pub fn add_env(
         &mut self,
         variables: impl IntoIterator<Item = (String, String)>,
         aside: &[&str],
-    ) -> Result<(), ConfigError> {
+    ) -> Result<Vec<String>, ConfigError> {
+        let mut unknown = Vec::new();
         for (variable, value) in variables {
-            if !variable.starts_with(ENV_PREFIX) || aside.contains(&variable.as_str()) {
+            let ours = variable.starts_with(ENV_PREFIX) && !aside.contains(&variable.as_str());
+            if !ours || is_service_discovery(&variable, &value) {
                 continue;
             }
             let Some(key) = super::KEYS.iter().find(|key| env_name(key) == variable) else {
-                let near = Key::nearest(&variable[ENV_PREFIX.len()..].to_ascii_lowercase());
-                let what = format!("no setting has this variable: did you mean {}?", env_name(near));
-                return Err(ConfigError::at(&Origin::Env(variable), what));
+                let near = env_name(Key::nearest(&variable[ENV_PREFIX.len()..].to_ascii_lowercase()));
+                unknown.push(format!(
+                    "environment variable {variable} is ignored, because no setting has it: did you mean {near}?"
+                ));
+                continue;
             };
             self.add(Origin::Env(variable), key.name, value)?;
         }
-        Ok(())
+        Ok(unknown)
     }
 
     /// The configuration that the layers come to.
@@ -183,6 +189,14 @@ impl Layers {
     pub fn origin(&self, key: &Key) -> Origin {
         self.set.get(key.name).map_or(Origin::Default, |(origin, _)| origin.clone())
     }
+}
+
+/// Whether an orchestrator has set the variable: in every container it names the services that it runs, one of which may well
+/// be called as we are (`RINGKEEP_SERVICE_HOST`, `RINGKEEP_RESP_PORT=tcp://10.0.0.9:6380`).
+fn is_service_discovery(variable: &str, value: &str) -> bool {
+    let by_name = ["_SERVICE_HOST", "_SERVICE_PORT"].iter().any(|end| variable.ends_with(end))
+        || ["_SERVICE_PORT_", "_TCP", "_UDP"].iter().any(|part| variable.contains(part));
+    by_name || value.starts_with("tcp://") || value.starts_with("udp://")
 }
 
 fn line_of(text: &str, at: usize) -> usize {
@@ -206,7 +220,7 @@ mod tests {
         layers.add_file("node.toml", FILE).expect("a good file");
         let variables =
             env(&[("RINGKEEP_RESP_PORT", "7001"), ("RINGKEEP_LOG_SYNC", "fdatasync"), ("HOME", "/")]);
-        layers.add_env(variables, &[]).expect("known variables");
+        assert!(layers.add_env(variables, &[]).expect("known variables").is_empty());
         let config = layers.build().expect("good values");
         assert_eq!(config.resp_port, 7002);
         assert_eq!(config.log.sync, super::super::SyncMethod::Fdatasync);
@@ -228,9 +242,29 @@ mod tests {
             said.to_string(),
             "node.toml, line 3: unknown key log.segement_bytes: did you mean log.segment_bytes?"
         );
-        let said = layers.add_env(env(&[("RINGKEEP_LOGGING_LEVL", "debug")]), &[]).expect_err("a typo");
-        assert!(said.to_string().ends_with("did you mean RINGKEEP_LOGGING_LEVEL?"), "{said}");
-        assert!(layers.add_env(env(&[("RINGKEEP_SEED", "7")]), &["RINGKEEP_SEED"]).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_variable_is_said_and_ends_no_start() {
+        let mut layers = Layers::new();
+        let mut unknown = |pairs: &[(&str, &str)], aside: &[&str]| {
+            layers.add_env(env(pairs), aside).expect("unknown variables are no errors")
+        };
+        let said = unknown(&[("RINGKEEP_LOGGING_LEVL", "debug")], &[]);
+        assert!(said.len() == 1 && said[0].ends_with("did you mean RINGKEEP_LOGGING_LEVEL?"), "{said:?}");
+        assert!(unknown(&[("RINGKEEP_SEED", "7")], &["RINGKEEP_SEED"]).is_empty());
+        // What an orchestrator sets for a service of our name, and for one whose name meets a setting.
+        let service = [
+            ("RINGKEEP_SERVICE_HOST", "10.0.0.9"),
+            ("RINGKEEP_SERVICE_PORT", "6380"),
+            ("RINGKEEP_SERVICE_PORT_RESP", "6380"),
+            ("RINGKEEP_PORT", "tcp://10.0.0.9:6380"),
+            ("RINGKEEP_PORT_6380_TCP", "tcp://10.0.0.9:6380"),
+            ("RINGKEEP_PORT_6380_TCP_ADDR", "10.0.0.9"),
+            ("RINGKEEP_RESP_PORT", "tcp://10.0.0.9:6380"),
+        ];
+        assert_eq!(unknown(&service, &[]), Vec::<String>::new());
+        assert_eq!(layers.build().expect("nothing was set").resp_port, 6380);
     }
 
     #[test]

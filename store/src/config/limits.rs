@@ -13,6 +13,8 @@ pub struct Machine {
     pub cores: usize,
     /// Memory that the process may use, bytes: the host's, or the cgroup's if that is less.
     pub memory_bytes: u64,
+    /// Files and sockets that the process may have open.
+    pub open_files: u64,
 }
 
 /// The bounds that the code works with, per core.
@@ -30,8 +32,12 @@ pub struct Limits {
     pub inflight_bytes: u64,
     /// What clients may make the core hold: requests that are not answered, and answers that are not sent.
     pub memory: MemoryLimits,
-    /// Open client connections.
+    /// Open client connections of one listener.
     pub connections_max: usize,
+    /// Descriptors of the node, all cores together, that are kept from clients.
+    pub reserved_fds: u64,
+    /// Client connections of the node, all cores together, that the other descriptors leave room for.
+    pub node_connections_max: usize,
     /// Requests that one connection may have in flight.
     pub pipeline_max: usize,
 }
@@ -45,19 +51,49 @@ const OUTPUT_BYTES_MAX: usize = 256 << 20;
 /// A smaller one flushes all the time.
 const MEMTABLE_BYTES_MIN: u64 = 4 << 20;
 
+/// Descriptors of the process whatever its cores: standard streams, the scheduler shard, the status server.
+const PROCESS_FDS: u64 = 96;
+/// Descriptors of one core: its rings, its listeners, log segments, and the tables that it may hold open.
+const CORE_FDS: u64 = 320;
+/// Fewer connections than this are no service.
+const NODE_CONNECTIONS_MIN: u64 = 16;
+
+/// How `open_files` descriptors are shared between storage and clients: what is reserved, and the rest. Where the limit is small,
+/// storage gets two thirds of it: without its files nobody is served.
+fn share_fds(open_files: u64, cores: usize) -> (u64, u64) {
+    let wanted = PROCESS_FDS + CORE_FDS * cores as u64;
+    let reserved = wanted.min(open_files / 3 * 2);
+    (reserved, open_files - reserved)
+}
+
 impl Limits {
     /// Derives the budgets.
     ///
     /// # Errors
     /// One sentence that names the key and a remedy.
     pub fn derive(config: &Config, machine: Machine) -> Result<Self, String> {
-        let cores = config.cores.unwrap_or(machine.cores).max(1);
+        let named = config.cpus.as_ref().map_or(machine.cores, |cpus| cpus.len().min(machine.cores));
+        let cores = config.cores.unwrap_or(named).max(1);
+        if let Some(cpus) = config.cpus.as_ref().filter(|cpus| cores > cpus.len()) {
+            return Err(format!(
+                "cores = {cores}, but cpus names {}: name more CPUs or lower cores",
+                cpus.len()
+            ));
+        }
         if cores > machine.cores {
             return Err(format!(
                 "cores = {cores}, but this process may use {}: lower it, or widen the CPU mask or quota",
                 machine.cores
             ));
         }
+        let (reserved_fds, clients) = share_fds(machine.open_files, cores);
+        if clients < NODE_CONNECTIONS_MIN {
+            return Err(format!(
+                "{} open files leave no room for clients: raise LimitNOFILE, or ulimit -n",
+                machine.open_files
+            ));
+        }
+        let node_connections_max = usize::try_from(clients).unwrap_or(usize::MAX);
         let memory_bytes = config.memory_bytes.unwrap_or(machine.memory_bytes / 2);
         let core_bytes = memory_bytes / cores as u64;
         if core_bytes < CORE_BYTES_MIN {
@@ -87,7 +123,9 @@ impl Limits {
                 input_bytes: usize::try_from(core_bytes / 8).unwrap_or(usize::MAX),
                 output_bytes: usize::try_from(core_bytes / 4).unwrap_or(usize::MAX).min(OUTPUT_BYTES_MAX),
             },
-            connections_max: config.limits.connections_max,
+            connections_max: config.limits.connections_max.min(node_connections_max),
+            reserved_fds,
+            node_connections_max,
             pipeline_max: config.limits.pipeline_max,
         })
     }
@@ -97,7 +135,7 @@ impl Limits {
 mod tests {
     use super::*;
 
-    const MACHINE: Machine = Machine { cores: 4, memory_bytes: 16 << 30 };
+    const MACHINE: Machine = Machine { cores: 4, memory_bytes: 16 << 30, open_files: 1 << 20 };
 
     #[test]
     fn a_default_node_takes_half_the_memory() {
@@ -119,11 +157,30 @@ mod tests {
     }
 
     #[test]
+    fn connections_follow_the_descriptors_and_leave_storage_its_own() {
+        let limits = |open_files| Limits::derive(&Config::default(), Machine { open_files, ..MACHINE });
+        let plenty = limits(1 << 20).expect("plenty");
+        assert_eq!((plenty.connections_max, plenty.reserved_fds), (16_384, 96 + 4 * 320));
+        for open_files in [300, 1024, 4096, 65_536] {
+            let limits = limits(open_files).expect("enough");
+            assert_eq!(limits.reserved_fds + limits.node_connections_max as u64, open_files);
+            assert!(limits.connections_max <= limits.node_connections_max, "{limits:?}");
+        }
+        assert_eq!(limits(300).expect("little").reserved_fds, 200, "storage goes first");
+        assert!(limits(32).expect_err("nothing is left").contains("LimitNOFILE"));
+        assert!(limits(u64::MAX).is_ok());
+    }
+
+    #[test]
     fn impossible_wishes_name_the_key() {
         let small = Config { memory_bytes: Some(100 << 20), ..Config::default() };
         assert!(Limits::derive(&small, MACHINE).expect_err("too small").contains("memory_bytes"));
         let many = Config { cores: Some(9), ..Config::default() };
         assert!(Limits::derive(&many, MACHINE).expect_err("too many").contains("cores = 9"));
+        let pinned = Config { cpus: Some(vec![2, 3]), ..Config::default() };
+        assert_eq!(Limits::derive(&pinned, MACHINE).expect("two of four").cores, 2);
+        let too_many = Config { cores: Some(3), ..pinned };
+        assert!(Limits::derive(&too_many, MACHINE).expect_err("three on two").contains("cpus names 2"));
         let mut greedy = Config::default();
         greedy.lsm.block_cache_bytes = Some(3 << 30);
         assert!(Limits::derive(&greedy, MACHINE).expect_err("greedy").contains("lsm.block_cache_bytes"));

@@ -42,8 +42,16 @@ pub struct Config {
     pub cores: Option<usize>,
     /// Memory for the whole node, bytes; `None` takes half of what the host or the cgroup has.
     pub memory_bytes: Option<u64>,
+    /// The CPUs that the cores run on, ascending; `None` takes the first that the CPU mask allows.
+    pub cpus: Option<Vec<usize>>,
     /// The password that RESP clients must give; `None` asks for none.
     pub requirepass: Option<String>,
+    /// A file with that password; whoever starts the node reads it into `requirepass`.
+    pub requirepass_file: Option<PathBuf>,
+    /// Whether the node may be reached from other hosts although gRPC and the status port know no authentication.
+    pub insecure: bool,
+    /// How long the node says that it is not ready before a drain begins. Default 0.
+    pub drain_delay: Duration,
     /// How long a drain may take before the node stops anyway. Default 30 s.
     pub drain_deadline: Duration,
     /// What the process writes about itself.
@@ -123,7 +131,11 @@ impl Default for Config {
             status_port: 20080,
             cores: None,
             memory_bytes: None,
+            cpus: None,
             requirepass: None,
+            requirepass_file: None,
+            insecure: false,
+            drain_delay: Duration::ZERO,
             drain_deadline: Duration::from_secs(30),
             logging: LoggingConfig { level: "info".into(), format: LogFormat::Human },
             log: LogConfig { segment_bytes: 64 << 20, sync: SyncMethod::Auto },
@@ -169,11 +181,30 @@ impl Config {
         self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
     }
 
+    /// Beyond loopback everybody who reaches the host could read and delete: there is a password for RESP at most.
+    fn refuse_open_doors(&self) -> Result<(), String> {
+        if self.listen.is_loopback() || self.insecure {
+            return Ok(());
+        }
+        let password = self.requirepass.is_some() || self.requirepass_file.is_some();
+        let resp = if password { "" } else { "RESP (no requirepass is set), " };
+        Err(format!(
+            "listen = {} can be reached from other hosts, and these ports ask for no password: {resp}the TiKV and PD APIs \
+             over gRPC, metrics and status: listen on loopback, or, if a firewall or a private network guards them, set \
+             insecure = true",
+            self.listen
+        ))
+    }
+
     /// Checks what no single key can: how the keys go together, on a node with `cores` cores.
     ///
     /// # Errors
     /// One sentence that names the keys and a remedy.
     pub fn validate(&self, cores: usize) -> Result<(), String> {
+        self.refuse_open_doors()?;
+        if self.requirepass.is_some() && self.requirepass_file.is_some() {
+            return Err("requirepass and requirepass_file are both set: keep one".into());
+        }
         if self.listen.is_unspecified() && self.advertise.is_none() {
             return Err(format!(
                 "listen = {} is every address of the host, so clients cannot be told which one to dial: set advertise",
@@ -230,10 +261,29 @@ mod tests {
 
     #[test]
     fn an_unspecified_address_needs_a_name_to_dial() {
-        let mut config = Config { listen: "0.0.0.0".parse().expect("an address"), ..Config::default() };
+        let listen = "0.0.0.0".parse().expect("an address");
+        let mut config = Config { listen, insecure: true, ..Config::default() };
         assert!(config.validate(1).expect_err("nothing to dial").contains("advertise"));
         config.advertise = Some("node-1.example".into());
         assert!(config.validate(1).is_ok());
+    }
+
+    #[test]
+    fn beyond_loopback_open_doors_must_be_asked_for_by_name() {
+        let mut config = Config { listen: "10.0.0.5".parse().expect("an address"), ..Config::default() };
+        let said = config.validate(1).expect_err("everything is open");
+        for word in ["10.0.0.5", "RESP", "gRPC", "insecure = true"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+        config.requirepass = Some("secret".into());
+        let said = config.validate(1).expect_err("a RESP password guards RESP alone");
+        assert!(said.contains("gRPC") && !said.contains("RESP ("), "{said}");
+        config.insecure = true;
+        assert_eq!(config.validate(1), Ok(()));
+        for listen in ["127.0.0.1", "127.0.0.7", "::1"] {
+            let listen = listen.parse().expect("an address");
+            assert_eq!(Config { listen, ..Config::default() }.validate(1), Ok(()), "{listen}");
+        }
     }
 
     #[test]

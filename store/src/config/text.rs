@@ -61,6 +61,66 @@ pub(super) fn format_duration(duration: Duration) -> String {
     }
 }
 
+/// Largest number of a CPU that a list may name.
+const CPU_MAX: usize = 4095;
+
+/// Reads a list of CPUs as the kernel writes it: `2-5,7`. Ascending, each once.
+pub(super) fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
+    let expected = || format!("\"{text}\" is not a list of CPUs: write 2-5,7");
+    let number = |text: &str| match text.trim().parse() {
+        Ok(cpu @ 0..=CPU_MAX) => Ok(cpu),
+        Ok(cpu) => Err(format!("CPU {cpu} is above {CPU_MAX}")),
+        Err(_) => Err(expected()),
+    };
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last {
+            return Err(expected());
+        }
+        cpus.extend(first..=last);
+    }
+    let named = cpus.len();
+    cpus.sort_unstable();
+    cpus.dedup();
+    if cpus.len() == named { Ok(cpus) } else { Err(format!("\"{text}\" names a CPU twice")) }
+}
+
+/// Writes a list of CPUs as [`parse_cpus`] reads it.
+pub(super) fn format_cpus(cpus: &[usize]) -> String {
+    let runs = cpus.chunk_by(|one, next| one + 1 == *next);
+    let run = |run: &[usize]| match run {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+        [] => String::new(),
+    };
+    runs.map(run).collect::<Vec<_>>().join(",")
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Checks what is to be logged: a level, or directives such as `info,store=debug`. A word that is no level would be read as the
+/// name of a module further on, and turn off everything else.
+pub(super) fn parse_log_directives(text: &str) -> Result<String, String> {
+    for directive in text.split(',') {
+        let (target, level) = match directive.split_once('=') {
+            Some((target, level)) => (Some(target.trim()), level.trim()),
+            None => (None, directive.trim()),
+        };
+        if !LEVELS.contains(&level.to_ascii_lowercase().as_str()) {
+            return Err(format!("\"{level}\" is not one of {}", LEVELS.join(", ")));
+        }
+        let names_a_module = |target: &str| {
+            !target.is_empty() && target.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c))
+        };
+        if target.is_some_and(|target| !names_a_module(target)) {
+            return Err(format!("\"{directive}\" names no module: write info,store=debug"));
+        }
+    }
+    Ok(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +140,30 @@ mod tests {
         for text in ["", "MiB", "64 apples", "-1", "1.5GiB", "99999999999TiB"] {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn lists_of_cpus_read_back_as_they_are_written() {
+        for (text, cpus) in [("3", vec![3]), ("2-5,7", vec![2, 3, 4, 5, 7]), ("0-1,8-9", vec![0, 1, 8, 9])] {
+            assert_eq!(parse_cpus(text), Ok(cpus.clone()));
+            assert_eq!(format_cpus(&cpus), text);
+        }
+        assert_eq!(parse_cpus("7,2-3"), Ok(vec![2, 3, 7]));
+        for text in ["", "a", "5-2", "1,1", "0-2,1", "-3", "1-", "0-99999", "99999"] {
+            assert!(parse_cpus(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_levels_are_levels() {
+        for text in ["info", "WARN", "off", "info,store=debug", "warn, store::shard = trace", "debug,h2=off"]
+        {
+            assert_eq!(parse_log_directives(text).as_deref(), Ok(text));
+        }
+        for text in ["loud", "", "info,loud", "store=loud", "=info", "info,", "a b=info", "store"] {
+            assert!(parse_log_directives(text).is_err(), "{text}");
+        }
+        assert!(parse_log_directives("loud").is_err_and(|said| said.contains("off, error, warn")));
     }
 
     #[test]

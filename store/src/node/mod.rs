@@ -12,7 +12,9 @@
 pub mod birth;
 pub mod board;
 pub mod core;
+pub mod descriptors;
 pub mod identity;
+pub mod listen;
 pub mod movement;
 mod report;
 mod serve;
@@ -35,6 +37,7 @@ use crate::shard::links::connect;
 use crate::shard::routes::Place;
 use crate::wire::resp::Doors;
 use board::Board;
+use descriptors::Descriptors;
 use identity::Identity;
 use movement::{Movement, Stalls};
 
@@ -122,6 +125,7 @@ impl Node {
         // The kernel picks a port of 0 once; the other cores share what it picked.
         let resp = setup::reserve_resp(config)?;
         let doors = Doors::new(plan.cores);
+        let descriptors = Descriptors::new(limits.node_connections_max);
         for (index, links) in connect(plan.cores).into_iter().enumerate() {
             let (go, places) = chan::queue(1);
             let (end, ended) = chan::queue(1);
@@ -137,6 +141,7 @@ impl Node {
                 board: board.clone(),
                 cursors: opened.cursors.clone(),
                 doors: doors.clone(),
+                descriptors: descriptors.clone(),
                 words: words_out.clone(),
             };
             handles.push(serve::start_data(&cores, index, cpus.get(index).copied(), core)?);

@@ -9,10 +9,12 @@ use std::time::Duration;
 use engine::rt::chan::{Receiver, Sender};
 use engine::rt::local::Bell;
 use engine::rt::{CoreHandle, CoreOptions, Cores};
-use engine::rt::{ListenOptions, Rt};
+use engine::rt::{ListenOptions, Mono, Rt};
 
 use super::board::Board;
 use super::core::{self, Plan, Stores};
+use super::descriptors::Descriptors;
+use super::listen::CannotListen;
 use super::report::{Heart, Poster};
 use super::{StartError, Word};
 use crate::config::{Config, Limits};
@@ -51,7 +53,8 @@ async fn schedule(
     ended: Receiver<Duration>,
 ) -> Result<(), String> {
     let listener = rt.listen(config.pd_addr(), ListenOptions::default()).map_err(|error| {
-        format!("PD address {}: {error}: set base_port to a free range", config.pd_addr())
+        let addr = config.pd_addr();
+        CannotListen { what: "PD", addr, port_key: "base_port", error: &error }.to_string()
     })?;
     let addr = listener.local_addr().map_err(|error| error.to_string())?;
     let member = Member {
@@ -83,6 +86,32 @@ fn advertised(config: &Config, bound: SocketAddr) -> String {
     }
 }
 
+/// Says that a core never came to run: the runtime drops what it should have run when it cannot pin the thread or make a ring.
+struct Lost {
+    core: usize,
+    words: Option<mpsc::Sender<Word>>,
+}
+
+impl Lost {
+    /// The core runs.
+    fn runs(mut self) {
+        self.words = None;
+    }
+}
+
+impl Drop for Lost {
+    fn drop(&mut self) {
+        let Some(words) = self.words.take() else { return };
+        let why = format!(
+            "core {} could not be started: the host forbids pinning it (sched_setaffinity) or its rings (io_uring, locked \
+             memory): ringkeep doctor says which",
+            self.core
+        );
+        // The starting thread has given up already if it does not listen.
+        let _ = words.send(Word::Failed(why));
+    }
+}
+
 /// What a data core is started with.
 pub(super) struct DataCore {
     pub(super) plan: Arc<Plan>,
@@ -96,6 +125,7 @@ pub(super) struct DataCore {
     pub(super) board: Board,
     pub(super) cursors: resp::Cursors,
     pub(super) doors: resp::Doors,
+    pub(super) descriptors: Descriptors,
     pub(super) words: mpsc::Sender<Word>,
 }
 
@@ -107,7 +137,10 @@ pub(super) fn start_data(
     core: DataCore,
 ) -> Result<CoreHandle<()>, StartError> {
     let options = CoreOptions { cpu, ..CoreOptions::default() };
+    let lost = Lost { core: index, words: Some(core.words.clone()) };
     let handle = cores.start(index, &options, move |rt| async move {
+        // From here on the core speaks for itself.
+        lost.runs();
         let words = core.words.clone();
         if let Err(why) = core.run(rt).await {
             let _ = words.send(Word::Failed(why));
@@ -118,8 +151,10 @@ pub(super) fn start_data(
 
 impl DataCore {
     async fn run(self, rt: Rt) -> Result<(), String> {
+        let began = rt.now();
         let stores = core::open(&rt, &self.plan, &self.links).await.map_err(|fault| fault.to_string())?;
         stores.settle(&rt).await?;
+        say_opened(&rt, &stores, began);
         let _ = self.words.send(Word::Opened(stores.places()));
         let Some(places) = self.places.recv().await else { return Ok(()) };
         let Self {
@@ -133,6 +168,7 @@ impl DataCore {
             board,
             cursors,
             doors,
+            descriptors,
             words,
             ..
         } = self;
@@ -144,13 +180,14 @@ impl DataCore {
         for (index, shard) in &stores.shards {
             let wanted = config.store_addr(*index);
             let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
-                format!("address {wanted} of store {}: {error}: set base_port to a free range", shard.store())
+                CannotListen { what: "store", addr: wanted, port_key: "base_port", error: &error }.to_string()
             })?;
             let addr = listener.local_addr().map_err(|error| error.to_string())?;
             let service = Tikv::new(&rt, Stores::gateway(&dispatch, *index), shard.store().0, health.clone());
             let options = grpc::Options {
                 connections_max: limits.connections_max,
                 memory: stores.memory.clone(),
+                descriptors: descriptors.clone(),
                 ..grpc::Options::default()
             };
             servers.push(grpc::serve(&rt, listener, service, options));
@@ -158,11 +195,12 @@ impl DataCore {
         }
         let counters = Rc::new(resp::Counters::default());
         let stopping = Rc::new(Bell::default());
-        let resp_config = resp_config(&config, &limits, &plan, resp_addr, (cursors, doors));
-        let listener =
-            rt.listen(resp_addr, ListenOptions { share_port: true, ..ListenOptions::default() }).map_err(
-                |error| format!("RESP address {resp_addr}: {error}: set resp_port to a free port"),
-            )?;
+        let resp_config = resp_config(&config, &limits, &plan, resp_addr, (cursors, doors), descriptors);
+        let listener = rt
+            .listen(resp_addr, ListenOptions { share_port: true, ..ListenOptions::default() })
+            .map_err(|error| {
+            CannotListen { what: "RESP", addr: resp_addr, port_key: "resp_port", error: &error }.to_string()
+        })?;
         let bell = stopping.clone();
         let home = stores.shards.keys().copied().min().unwrap_or(0);
         let gateway = Stores::gateway(&dispatch, home);
@@ -209,12 +247,29 @@ impl DataCore {
     }
 }
 
+/// What each store found on its disk, and how long that took.
+fn say_opened(rt: &Rt, stores: &Stores, began: Mono) {
+    let took_ms = rt.now().since(began).as_millis() as u64;
+    for shard in stores.shards.values() {
+        let snapshot = shard.snapshot();
+        tracing::info!(
+            store = snapshot.store,
+            regions = snapshot.regions,
+            log_bytes = snapshot.log.live_bytes,
+            replayed_entries = snapshot.applied,
+            took_ms,
+            "store opened"
+        );
+    }
+}
+
 fn resp_config(
     config: &Config,
     limits: &Limits,
     plan: &Plan,
     addr: SocketAddr,
     (cursors, doors): (resp::Cursors, resp::Doors),
+    descriptors: Descriptors,
 ) -> resp::Config {
     resp::Config {
         password: config.requirepass.clone(),
@@ -222,6 +277,7 @@ fn resp_config(
         drain: config.drain_deadline,
         cursors,
         doors,
+        descriptors,
         facts: resp::Facts {
             version: env!("CARGO_PKG_VERSION").into(),
             port: addr.port(),
@@ -230,5 +286,20 @@ fn resp_config(
             run_id: format!("{:040x}", plan.identity.cluster),
             data_dir: plan.dir.display().to_string(),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_that_never_runs_is_heard_of() {
+        let (words, heard) = mpsc::channel();
+        Lost { core: 3, words: Some(words.clone()) }.runs();
+        drop(Lost { core: 4, words: Some(words) });
+        let Ok(Word::Failed(why)) = heard.recv() else { panic!("the lost core says so") };
+        assert!(why.contains("core 4") && why.contains("sched_setaffinity"), "{why}");
+        assert!(heard.recv().is_err(), "the core that ran says nothing");
     }
 }

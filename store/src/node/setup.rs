@@ -15,6 +15,7 @@ use scheduler::StoreId;
 use super::StartError;
 use super::core::Plan;
 use super::identity::Identity;
+use super::listen::CannotListen;
 use crate::config::{Config, Limits, SyncMethod};
 use crate::memory::Memory;
 use crate::shard::ShardLimits;
@@ -125,6 +126,9 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
 /// Binds the RESP port that the cores will share.
 pub(super) fn reserve_resp(config: &Config) -> Result<SharedPort, StartError> {
     let wanted = config.resp_addr();
-    SharedPort::reserve(wanted)
-        .map_err(|error| StartError(format!("RESP address {wanted}: {error}: set resp_port to a free port")))
+    SharedPort::reserve(wanted).map_err(|error| {
+        StartError(
+            CannotListen { what: "RESP", addr: wanted, port_key: "resp_port", error: &error }.to_string(),
+        )
+    })
 }

@@ -306,6 +306,7 @@ impl Inner {
         peer.raft.applied(last.index);
         state.mark_dirty(region);
         self.counters.applied.add(entries.len() as u64);
+        self.counters.log_operations.add(done.len() as u64);
         let now = self.rt.now();
         for due in done {
             self.counters.write_latency.record(now.since(due.since));

@@ -70,7 +70,8 @@ fn start(dir: &Path) -> Node {
         drain_deadline: Duration::from_secs(30),
         ..Config::default()
     };
-    let limits = Limits::derive(&config, Machine { cores: 2, memory_bytes: 1 << 30 }).unwrap();
+    let limits =
+        Limits::derive(&config, Machine { cores: 2, memory_bytes: 1 << 30, open_files: 4096 }).unwrap();
     Node::start(&config, &limits, &[]).unwrap()
 }
 

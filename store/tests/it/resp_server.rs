@@ -29,6 +29,7 @@ pub(crate) fn config() -> Config {
         drain: Duration::from_secs(30),
         cursors: Cursors::new(1 << 40),
         doors: Doors::default(),
+        descriptors: store::node::descriptors::Descriptors::default(),
         facts: Facts { version: "0.1.0".to_owned(), port: 6379, cores: 1, ..Facts::default() },
     }
 }

@@ -14,12 +14,15 @@ use super::Service;
 use super::connection;
 use super::drain::Drain;
 use crate::memory::{Memory, MemoryLimits};
+use crate::node::descriptors::Descriptors;
 
 /// The bounds of a server.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Connections at one time; one more is closed at once.
     pub connections_max: usize,
+    /// The node's places for connections, over all cores.
+    pub descriptors: Descriptors,
     /// Calls at one time on one connection. Clients with one connection per store need thousands.
     pub streams_max: u32,
     /// Longest message that is accepted.
@@ -42,6 +45,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            descriptors: Descriptors::default(),
             streams_max: 8192,
             message_bytes_max: 16 << 20,
             memory: Memory::new(MemoryLimits { input_bytes: 256 << 20, output_bytes: 256 << 20 }),
@@ -176,6 +180,19 @@ async fn accept_all<S: Service>(state: Rc<State<S>>, listener: Listener) {
 fn admit<S: Service>(state: &Rc<State<S>>, stream: Stream) {
     if state.stats.get().connections >= state.options.connections_max {
         state.count(|stats| stats.turned_away += 1);
+        tracing::warn!(
+            max = state.options.connections_max,
+            "a gRPC connection is refused: limits.connections_max"
+        );
+        return;
+    }
+    if !state.options.descriptors.take() {
+        state.count(|stats| stats.turned_away += 1);
+        let max = state.options.descriptors.max();
+        tracing::warn!(
+            max,
+            "a gRPC connection is refused: the other descriptors are kept for storage, see LimitNOFILE"
+        );
         return;
     }
     state.count(|stats| {
@@ -190,6 +207,7 @@ fn admit<S: Service>(state: &Rc<State<S>>, stream: Stream) {
             stats.connections -= 1;
             stats.broken += u64::from(!ended_well);
         });
+        state.options.descriptors.give_back();
         state.idle.ring();
     }));
 }

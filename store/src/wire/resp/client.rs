@@ -20,7 +20,8 @@ const NAME_BYTES_MAX: usize = 256;
 pub struct Client {
     /// Unique on the node, ascending on each core.
     pub id: u64,
-    from: SocketAddr,
+    /// Where it connects from.
+    pub from: SocketAddr,
     began: Mono,
     /// The protocol that it speaks.
     pub protocol: Cell<Protocol>,

@@ -204,6 +204,7 @@ fn authenticate(server: &Server, client: &Client, user: &[u8], password: &[u8]) 
     };
     if user != b"default" || !right {
         server.counters.wrong_passwords.add_one();
+        tracing::warn!(from = %client.from, "a RESP client gave a wrong password");
         return Err(Error::constant("WRONGPASS invalid username-password pair or user is disabled."));
     }
     client.authenticated.set(true);

@@ -20,6 +20,7 @@ use super::cursor::Cursors;
 use super::moving::{Doors, Homing, Loads, Moved};
 use super::session::{Ended, Session};
 use crate::gateway::Gateway;
+use crate::node::descriptors::Descriptors;
 
 /// What is read from a socket at once, bytes.
 const READ_BYTES: usize = 64 << 10;
@@ -39,6 +40,8 @@ pub struct Config {
     pub password: Option<String>,
     /// Connections that this core holds at once.
     pub connections_max: usize,
+    /// The node's places for connections, over all cores.
+    pub descriptors: Descriptors,
     /// How long connections may go on answering after the shutdown has begun.
     pub drain: Duration,
     /// The node's scan positions; all of its cores share one table.
@@ -183,7 +186,18 @@ impl Server {
 
     /// Starts a session, unless there are too many.
     fn admit(self: &Rc<Self>, stream: Stream, from: std::net::SocketAddr) {
-        if self.clients.borrow().len() >= self.config.connections_max {
+        let max = self.config.connections_max;
+        if self.clients.borrow().len() >= max {
+            tracing::warn!(%from, max, "a RESP connection is refused: limits.connections_max");
+            return self.turn_away(stream);
+        }
+        if !self.config.descriptors.take() {
+            let max = self.config.descriptors.max();
+            tracing::warn!(
+                %from,
+                max,
+                "a RESP connection is refused: the other descriptors are kept for storage, see LimitNOFILE"
+            );
             return self.turn_away(stream);
         }
         self.counters.accepted.add_one();
@@ -204,7 +218,10 @@ impl Server {
         let server = self.clone();
         self.rt.spawn(async move {
             match Box::new(session).run().await {
-                Ended::Over => server.counters.closed.add_one(),
+                Ended::Over => {
+                    server.counters.closed.add_one();
+                    server.config.descriptors.give_back();
+                }
                 Ended::Moved => server.counters.moved_out.add_one(),
             }
             server.clients.borrow_mut().remove(&id);
@@ -223,6 +240,7 @@ impl Server {
                 // A core that is ending takes nothing in any more; then the client's connection ends as all do.
                 let Ok(stream) = server.rt.attach(stream) else {
                     server.counters.closed.add_one();
+                    server.config.descriptors.give_back();
                     continue;
                 };
                 let client = Rc::new(Client::from(client));

@@ -97,6 +97,7 @@ async fn session(
         drain: std::time::Duration::ZERO,
         cursors: Cursors::new(1 << 40),
         doors: Doors::default(),
+        descriptors: crate::node::descriptors::Descriptors::default(),
         facts: Facts::default(),
     };
     let server = Rc::new(Server::new(rt.clone(), gateway, config, Rc::new(Counters::default())));
