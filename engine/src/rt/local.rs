@@ -19,11 +19,20 @@ struct Slot<T> {
     value: Option<T>,
     abandoned: bool,
     waiter: Option<Waker>,
+    /// Nobody waits any more.
+    left: bool,
+    answerer: Option<Waker>,
 }
 
 /// A place for exactly one answer.
 pub fn oneshot<T>() -> (Answer<T>, Pending<T>) {
-    let slot = Rc::new(RefCell::new(Slot { value: None, abandoned: false, waiter: None }));
+    let slot = Rc::new(RefCell::new(Slot {
+        value: None,
+        abandoned: false,
+        waiter: None,
+        left: false,
+        answerer: None,
+    }));
     (Answer(slot.clone()), Pending(slot))
 }
 
@@ -31,6 +40,46 @@ impl<T> Answer<T> {
     /// Gives the answer. Nobody may be waiting any more, which is fine.
     pub fn send(self, value: T) {
         self.0.borrow_mut().value = Some(value);
+    }
+}
+
+impl<T> Answer<T> {
+    /// Ready once nobody waits for the answer any more, so that work on it can stop.
+    pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut slot = self.0.borrow_mut();
+        if slot.left {
+            return Poll::Ready(());
+        }
+        match &mut slot.answerer {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => slot.answerer = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
+
+impl<T> Answer<T> {
+    /// Goes on with `work` while somebody waits; nothing if that ended first.
+    pub async fn unless_left<W>(&self, work: impl Future<Output = W>) -> Option<W> {
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| match self.poll_left(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => work.as_mut().poll(cx).map(Some),
+        })
+        .await
+    }
+}
+
+impl<T> Drop for Pending<T> {
+    fn drop(&mut self) {
+        let answerer = {
+            let mut slot = self.0.borrow_mut();
+            slot.left = true;
+            slot.answerer.take()
+        };
+        if let Some(answerer) = answerer {
+            answerer.wake();
+        }
     }
 }
 

@@ -144,7 +144,12 @@ impl Dispatch {
         F: Future<Output = Outcome> + 'static,
     {
         let work = work(self.clone());
-        self.rt.spawn(async move { answer.send(work.await) });
+        self.rt.spawn(async move {
+            // Every part of a write has been submitted by now; only the waiting for it, and what a read would still do, ends.
+            if let Some(outcome) = answer.unless_left(work).await {
+                answer.send(outcome);
+            }
+        });
     }
 
     /// Submits every part now, so that their order against later operations is the client's.

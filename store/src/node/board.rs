@@ -20,6 +20,8 @@ pub struct CoreReport {
     pub resp: resp::Snapshot,
     /// Its gRPC servers, summed.
     pub grpc: grpc::Stats,
+    /// How its gRPC requests ended, by method and status.
+    pub grpc_requests: Vec<grpc::Ended>,
     /// Operations forwarded to other cores and not answered yet.
     pub forwarded: u64,
     /// RESP connections that it takes at most.

@@ -206,6 +206,7 @@ impl Poster {
             stores: self.shards.iter().map(Shard::snapshot).collect(),
             resp: self.counters.snapshot(),
             grpc,
+            grpc_requests: grpc::Ended::merge(servers.borrow().iter().flat_map(grpc::Handle::ended)),
             forwarded: self.links.outstanding() as u64,
             resp_connections_max: self.connections_max as u64,
             grpc_connections_max: (self.connections_max * self.shards.len()) as u64,

@@ -225,6 +225,27 @@ mod tests {
     }
 
     #[test]
+    fn grpc_requests_have_a_row_per_method_and_status() {
+        let ended = |code, count| crate::wire::grpc::Ended { method: "RawGet".to_owned(), code, count };
+        let grpc_requests =
+            vec![ended(crate::wire::grpc::Code::Ok, 7), ended(crate::wire::grpc::Code::DeadlineExceeded, 2)];
+        let grpc = crate::wire::grpc::Stats { running: 5, ..Default::default() };
+        let stores = vec![crate::shard::counters::StoreSnapshot { reads_abandoned: 4, ..Default::default() }];
+        let core = CoreReport { grpc_requests, grpc, stores, ..CoreReport::default() };
+        let publisher = Publisher::new(1);
+        publisher.take(table::samples(&core));
+        let page = page(&publisher);
+        for line in [
+            "ringkeep_grpc_requests_total{core=\"0\",method=\"RawGet\",status=\"OK\"} 7",
+            "ringkeep_grpc_requests_total{core=\"0\",method=\"RawGet\",status=\"DEADLINE_EXCEEDED\"} 2",
+            "ringkeep_grpc_calls_running{core=\"0\"} 5",
+            "ringkeep_store_reads_abandoned_total{core=\"0\",store=\"0\"} 4",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+        }
+    }
+
+    #[test]
     fn the_latest_value_of_each_series_is_rendered() {
         let publisher = Publisher::new(1);
         publisher

@@ -46,6 +46,11 @@ const WRITE_STOP: Metric = metric(
     Counter,
     "Time during which nothing could be written because flushes or compactions were too far behind.",
 );
+const GRPC_REQUESTS: Metric = metric(
+    "ringkeep_grpc_requests_total",
+    Counter,
+    "gRPC requests ended, by method and status; a command of a batch counts under the status that it would have alone.",
+);
 const BUSY: Metric = metric(
     "ringkeep_core_busy_seconds_total",
     Counter,
@@ -116,6 +121,9 @@ const CORE: &[Row<CoreReport>] = &[
     Row(metric("ringkeep_grpc_calls_total", Counter, "gRPC calls begun; a stream is one call."), |c| {
         c.grpc.calls
     }),
+    Row(metric("ringkeep_grpc_calls_running", Gauge, "gRPC calls that run; a stream is one call."), |c| {
+        c.grpc.running as u64
+    }),
     Row(metric("ringkeep_grpc_broken_total", Counter, "gRPC connections ended by an error."), |c| {
         c.grpc.broken
     }),
@@ -132,6 +140,14 @@ const CORE: &[Row<CoreReport>] = &[
 const STORE: &[Row<StoreSnapshot>] = &[
     Row(metric("ringkeep_store_reads_total", Counter, "Keys read one by one or in batches."), |s| s.reads),
     Row(metric("ringkeep_store_scans_total", Counter, "Range reads."), |s| s.scans),
+    Row(
+        metric(
+            "ringkeep_store_reads_abandoned_total",
+            Counter,
+            "Reads stopped because the client had given up on them.",
+        ),
+        |s| s.reads_abandoned,
+    ),
     Row(metric("ringkeep_store_applied_entries_total", Counter, "Log entries applied."), |s| s.applied),
     Row(metric("ringkeep_store_regions", Gauge, "Regions on the store."), |s| s.regions),
     Row(metric("ringkeep_store_inflight_bytes", Gauge, "Bytes of writes under way."), |s| s.inflight_bytes),
@@ -245,6 +261,12 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
     rows(CORE, core, &labels, &mut samples);
     rows(RESP, &core.resp, &labels, &mut samples);
     samples.push(sample(&BUSY, &labels, None, Value::Seconds(core.busy.as_secs_f64())));
+    for ended in &core.grpc_requests {
+        let mut labels = labels.clone();
+        labels.push(("method", ended.method.clone()));
+        let status = Some(("status", ended.code.name()));
+        samples.push(sample(&GRPC_REQUESTS, &labels, status, Value::Number(ended.count)));
+    }
     for (command, count) in core.resp.commands.iter().filter(|(_, count)| *count > 0) {
         samples.push(sample(&COMMANDS, &labels, Some(("command", command)), Value::Number(*count)));
     }

@@ -49,6 +49,8 @@ pub struct StoreCounters {
     pub reads: Counter,
     /// Range reads.
     pub scans: Counter,
+    /// Reads stopped because nobody waited for them any more.
+    pub reads_abandoned: Counter,
     /// Operations refused.
     pub refused: Refusals,
     /// Log entries applied.
@@ -80,6 +82,8 @@ pub struct StoreSnapshot {
     pub reads: u64,
     /// See [`StoreCounters`].
     pub scans: u64,
+    /// See [`StoreCounters`].
+    pub reads_abandoned: u64,
     /// See [`StoreCounters`].
     pub refused: Vec<(&'static str, u64)>,
     /// See [`StoreCounters`].
@@ -116,6 +120,7 @@ impl StoreCounters {
         StoreSnapshot {
             reads: self.reads.get(),
             scans: self.scans.get(),
+            reads_abandoned: self.reads_abandoned.get(),
             refused: self.refused.snapshot(),
             applied: self.applied.get(),
             write_latency: self.write_latency.snapshot(),

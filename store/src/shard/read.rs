@@ -174,7 +174,13 @@ impl Shard {
 
     fn spawn(&self, reply: Reply, work: impl Future<Output = Outcome> + 'static) {
         let shard = self.clone();
-        self.inner.rt.spawn(async move { shard.inner.answer(reply, work.await) });
+        self.inner.rt.spawn(async move {
+            match reply.unless_left(work).await {
+                Some(outcome) => shard.inner.answer(reply, outcome),
+                // A read has changed nothing, so whoever left is owed nothing, and neither memory nor the disk is busy for it.
+                None => shard.inner.counters.reads_abandoned.add(1),
+            }
+        });
     }
 }
 

@@ -24,6 +24,14 @@ pub enum Reply {
 }
 
 impl Reply {
+    /// Goes on with `work` while somebody waits, as far as that is known here: other cores do not tell.
+    pub async fn unless_left<W>(&self, work: impl Future<Output = W>) -> Option<W> {
+        match self {
+            Reply::Local(answer) => answer.unless_left(work).await,
+            Reply::Remote { .. } => Some(work.await),
+        }
+    }
+
     /// Sends the outcome on its way. Nobody may be waiting any more, which is fine.
     pub fn send(self, outcome: Outcome) {
         match self {

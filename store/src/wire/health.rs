@@ -1,13 +1,20 @@
 //! The standard health service. Clients ask it on a fresh connection, and a store that does not say SERVING within a second
-//! counts as gone.
+//! counts as gone; or they watch it, and hear of every change until the server drains.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
+use prost::Message;
+
+use super::grpc::{Code, Inbox, Outbox, Status, Waiters, answer};
 use super::proto::health::{HealthCheckRequest, HealthCheckResponse};
 
-/// The path of the only method.
+/// Asks once.
 pub const CHECK: &str = "/grpc.health.v1.Health/Check";
+/// Asks for the state now and for every change.
+pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 const SERVING: i32 = 1;
 const NOT_SERVING: i32 = 2;
@@ -15,28 +22,70 @@ const SERVICE_UNKNOWN: i32 = 3;
 
 /// Whether a server wants calls. Clones share the answer; stays on its core.
 #[derive(Clone, Debug)]
-pub struct Health(Rc<Cell<bool>>);
+pub struct Health(Rc<State>);
+
+#[derive(Debug)]
+struct State {
+    serving: Cell<bool>,
+    watchers: Rc<Waiters>,
+}
 
 impl Default for Health {
     fn default() -> Self {
-        Self(Rc::new(Cell::new(true)))
+        Self(Rc::new(State { serving: Cell::new(true), watchers: Rc::default() }))
     }
 }
 
 impl Health {
     /// Says from now on whether the server wants calls, for example no more once it drains or its disk has failed.
     pub fn set_serving(&self, serving: bool) {
-        self.0.set(serving);
+        if self.0.serving.replace(serving) != serving {
+            self.0.watchers.wake_all();
+        }
     }
 
     /// Answers a check of the whole server or of one of its `services`.
     pub(crate) fn check(&self, request: &HealthCheckRequest, services: &[&str]) -> HealthCheckResponse {
         let known = request.service.is_empty() || services.contains(&request.service.as_str());
-        let status = match (known, self.0.get()) {
+        let status = match (known, self.0.serving.get()) {
             (false, _) => SERVICE_UNKNOWN,
             (true, true) => SERVING,
             (true, false) => NOT_SERVING,
         };
         HealthCheckResponse { status }
+    }
+
+    /// Answers a watch: the state now, then every change that is seen, until the server drains.
+    pub(crate) async fn watch(
+        &self,
+        inbox: &mut Inbox,
+        outbox: &mut Outbox,
+        services: &[&str],
+    ) -> Result<(), Status> {
+        let Some(message) = inbox.next().await? else {
+            return Err(Status::invalid("a watch begins with one request, and none came"));
+        };
+        let request = HealthCheckRequest::decode(message.bytes)
+            .map_err(|error| Status::invalid(format!("the request cannot be decoded: {error}")))?;
+        let watcher = self.0.watchers.join();
+        let mut told = None;
+        loop {
+            let now = self.check(&request, services);
+            if told.as_ref() != Some(&now) {
+                outbox.send(answer(&now)?).await?;
+                told = Some(now);
+                continue;
+            }
+            let drains = poll_fn(|cx| {
+                if told.as_ref() != Some(&self.check(&request, services)) {
+                    return Poll::Ready(false);
+                }
+                watcher.wait(cx);
+                inbox.poll_drains(cx).map(|()| true)
+            });
+            if drains.await {
+                return Err(Status::new(Code::Unavailable, "the server is stopping; watch another one"));
+            }
+        }
     }
 }

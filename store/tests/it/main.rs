@@ -7,6 +7,7 @@ mod gateway;
 mod grpc;
 mod grpc_batch;
 mod grpc_client;
+mod grpc_ends;
 mod grpc_faults;
 mod grpc_fuzz;
 mod grpc_pd;

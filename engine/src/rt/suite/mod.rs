@@ -133,6 +133,7 @@ promises! {
         tasks_give_results_and_run_on_when_let_go
         blocking_work_gives_values_and_turns_panics_into_errors
         a_one_shot_answers_or_tells_that_nobody_will
+        whoever_answers_hears_that_nobody_waits_any_more
         a_bell_lets_one_through;
     queues:
         a_queue_keeps_order_and_its_bound

@@ -154,6 +154,14 @@ pub(super) async fn a_one_shot_answers_or_tells_that_nobody_will(stage: Stage) {
     assert_eq!(answered.await, None);
 }
 
+pub(super) async fn whoever_answers_hears_that_nobody_waits_any_more(stage: Stage) {
+    let (answer, answered) = oneshot::<u32>();
+    let working = stage.rt.spawn(async move { poll_fn(|cx| answer.poll_left(cx)).await });
+    stage.rt.sleep(MILLI).await;
+    drop(answered);
+    working.await;
+}
+
 pub(super) async fn a_bell_lets_one_through(stage: Stage) {
     let bell = Rc::new(Bell::default());
     bell.ring();

@@ -1,5 +1,6 @@
 //! One call: read what is asked, within bounds and deadline, and send what is answered.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::pin;
@@ -27,7 +28,25 @@ const WHOLE_ANSWER_BYTES_MAX: usize = 8 << 10;
 const BODY_PATIENCE: Duration = Duration::from_secs(60);
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Serves one call from its head to its trailers.
+/// Longest metadata of a call, bytes, counted as HTTP/2 does. Clients send a few hundred.
+pub(super) const METADATA_BYTES_MAX: usize = 16 << 10;
+
+/// Refuses a call because too many run.
+pub(super) fn turn_away<S: Service>(
+    state: &State<S>,
+    request: &Request<RecvStream>,
+    respond: &mut SendResponse<Bytes>,
+) {
+    let method = state.service.method(request.uri().path()).map(|(method, _)| method);
+    let status = Status::new(
+        Code::ResourceExhausted,
+        "too many calls run; try again in a moment, or use fewer at once",
+    );
+    state.tally.count(method, status.code);
+    refuse(respond, &status);
+}
+
+/// Serves one call from its head to its trailers. It ends at once when its stream does.
 pub(super) async fn run<S: Service>(
     state: Rc<State<S>>,
     request: Request<RecvStream>,
@@ -40,14 +59,32 @@ pub(super) async fn run<S: Service>(
         return;
     }
     let Some((method, shape)) = state.service.method(head.uri.path()) else {
+        state.tally.count(None, Code::Unimplemented);
         return refuse(&mut respond, &Status::unimplemented(head.uri.path()));
     };
+    if let Err(status) = bound_metadata(&head.headers) {
+        state.tally.count(Some(method), status.code);
+        return refuse(&mut respond, &status);
+    }
     let wanted = head.headers.get("grpc-timeout").and_then(timeout::parse);
     let deadline = wanted.map(|timeout| state.rt.now() + timeout);
-    match shape {
+    let ended = match shape {
         Shape::Unary => unary(&state, method, body, deadline, respond).await,
         Shape::Bidi => bidi(&state, method, body, deadline, respond).await,
+    };
+    state.tally.count(Some(method), ended);
+}
+
+fn bound_metadata(headers: &HeaderMap) -> Result<(), Status> {
+    const ENTRY_BYTES: usize = 32;
+    let bytes: usize =
+        headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY_BYTES).sum();
+    if bytes <= METADATA_BYTES_MAX {
+        return Ok(());
     }
+    let sentence =
+        format!("metadata of {bytes} bytes is over the bound of {METADATA_BYTES_MAX}; send less of it");
+    Err(Status::new(Code::ResourceExhausted, sentence))
 }
 
 /// Requests that are not gRPC at all get an answer of HTTP.
@@ -72,38 +109,57 @@ async fn unary<S: Service>(
     mut body: RecvStream,
     deadline: Option<Mono>,
     mut respond: SendResponse<Bytes>,
-) {
+) -> Code {
     let memory = &state.options.memory;
     let mut intake = Intake::new(&memory.input);
     let read_by = deadline.unwrap_or(state.rt.now() + BODY_PATIENCE);
     let message_bytes_max = state.options.message_bytes_max;
-    let asked =
-        within(&state.rt, Some(read_by), only_message(&mut body, message_bytes_max, &mut intake)).await;
+    let asked = within(
+        &state.rt,
+        Some(read_by),
+        |_| Poll::Pending,
+        only_message(&mut body, message_bytes_max, &mut intake),
+    )
+    .await;
     let answer = match asked {
-        Ok(message) => within(&state.rt, deadline, state.service.unary(method, message, deadline)).await,
+        Ok(message) => {
+            let gone = |cx: &mut Context<'_>| respond.poll_reset(cx).map(drop);
+            within(&state.rt, deadline, gone, state.service.unary(method, message, deadline)).await
+        }
         Err(status) => Err(status),
     };
     match answer {
         Ok(message) => reply(&mut respond, message, memory).await,
-        Err(status) => refuse(&mut respond, &status),
+        Err(status) => {
+            refuse(&mut respond, &status);
+            status.code
+        }
     }
 }
 
-/// Runs `work` until the deadline. Work that is done at once costs no timer.
+/// Runs `work` until the deadline, or until the caller is `gone`. Work that is done at once costs no timer.
 async fn within<T>(
     rt: &Rt,
     deadline: Option<Mono>,
+    mut gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
     work: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
     let mut work = pin!(work);
-    let at_once = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+    let mut progress = |cx: &mut Context<'_>| {
+        // Asked first: work for a caller that has left already never begins.
+        if gone(cx).is_ready() {
+            return Poll::Ready(Err(Status::new(Code::Cancelled, "the caller has gone")));
+        }
+        work.as_mut().poll(cx)
+    };
+    let at_once = poll_fn(|cx| Poll::Ready(progress(cx))).await;
     if let Poll::Ready(done) = at_once {
         return done;
     }
-    let Some(deadline) = deadline else { return work.await };
+    let Some(deadline) = deadline else { return poll_fn(progress).await };
     let mut alarm = pin!(rt.sleep(deadline.since(rt.now())));
     poll_fn(|cx| {
-        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+        if let Poll::Ready(done) = progress(cx) {
             return Poll::Ready(done);
         }
         alarm.as_mut().poll(cx).map(|()| Err(Status::new(Code::DeadlineExceeded, "the deadline has passed")))
@@ -157,15 +213,19 @@ fn let_send_on(body: &mut RecvStream, bytes: usize) -> Result<(), Status> {
 }
 
 /// Answers with a message. Where the caller has gone meanwhile, the answer is simply lost.
-async fn reply(respond: &mut SendResponse<Bytes>, message: Bytes, memory: &Memory) {
-    let Ok(mut stream) = respond.send_response(grpc_head(), false) else { return };
+async fn reply(respond: &mut SendResponse<Bytes>, message: Bytes, memory: &Memory) -> Code {
+    let Ok(mut stream) = respond.send_response(grpc_head(), false) else { return Code::Cancelled };
     let sent = if message.len() <= WHOLE_ANSWER_BYTES_MAX {
         stream.send_data(message, false)
     } else {
-        send_paced(&mut stream, charged(&memory.output, message)).await
+        let paced = RefCell::new(stream);
+        let sent = send_paced(&paced, charged(&memory.output, message)).await;
+        stream = paced.into_inner();
+        sent
     };
-    if sent.is_ok() {
-        let _ = stream.send_trailers(trailers(&Ok(())));
+    match sent.and_then(|()| stream.send_trailers(trailers(&Ok(())))) {
+        Ok(()) => Code::Ok,
+        Err(_) => Code::Cancelled,
     }
 }
 
@@ -202,15 +262,16 @@ fn put_status(headers: &mut HeaderMap, status: &Status) {
 }
 
 /// Sends only what the caller's window has room for, and waits for more room.
-async fn send_paced(stream: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<(), h2::Error> {
+async fn send_paced(stream: &RefCell<SendStream<Bytes>>, mut bytes: Bytes) -> Result<(), h2::Error> {
     while !bytes.is_empty() {
-        stream.reserve_capacity(bytes.len());
-        while stream.capacity() == 0 {
-            match poll_fn(|cx| stream.poll_capacity(cx)).await {
+        stream.borrow_mut().reserve_capacity(bytes.len());
+        while stream.borrow().capacity() == 0 {
+            match poll_fn(|cx| stream.borrow_mut().poll_capacity(cx)).await {
                 Some(room) => drop(room?),
                 None => return Err(h2::Reason::CANCEL.into()),
             }
         }
+        let mut stream = stream.borrow_mut();
         let room = stream.capacity().min(bytes.len());
         stream.send_data(bytes.split_to(room), false)?;
     }
@@ -223,8 +284,9 @@ async fn bidi<S: Service>(
     body: RecvStream,
     deadline: Option<Mono>,
     mut respond: SendResponse<Bytes>,
-) {
-    let Ok(stream) = respond.send_response(grpc_head(), false) else { return };
+) -> Code {
+    let Ok(stream) = respond.send_response(grpc_head(), false) else { return Code::Cancelled };
+    let stream = Rc::new(RefCell::new(stream));
     let message_bytes_max =
         state.service.message_bytes_max(method).unwrap_or(state.options.message_bytes_max);
     // One request at a time may exceed what all may hold, but not by much.
@@ -237,10 +299,14 @@ async fn bidi<S: Service>(
         unreleased: 0,
         drain: Some(state.drain.listen()),
     };
-    let mut outbox = Outbox { stream, output: state.options.memory.output.clone() };
-    let outcome = within(&state.rt, deadline, state.service.bidi(method, &mut inbox, &mut outbox)).await;
-    // A failed send means that the caller has gone.
-    let _ = outbox.stream.send_trailers(trailers(&outcome));
+    let mut outbox = Outbox { stream: stream.clone(), output: state.options.memory.output.clone() };
+    let gone = |cx: &mut Context<'_>| stream.borrow_mut().poll_reset(cx).map(drop);
+    let outcome =
+        within(&state.rt, deadline, gone, state.service.bidi(method, &mut inbox, &mut outbox)).await;
+    match stream.borrow_mut().send_trailers(trailers(&outcome)) {
+        Ok(()) => outcome.map_or_else(|status| status.code, |()| Code::Ok),
+        Err(_) => Code::Cancelled,
+    }
 }
 
 /// A message of a stream, with the memory that is charged for it while it is being served.
@@ -305,6 +371,11 @@ impl Inbox {
         }
     }
 
+    /// Ready once the server drains, and from then on.
+    pub(crate) fn poll_drains(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.drain.as_ref().map_or(Poll::Pending, |drain| drain.poll(cx))
+    }
+
     pub(super) async fn trailers(&mut self) -> Result<Option<HeaderMap>, h2::Error> {
         poll_fn(|cx| self.body.poll_trailers(cx)).await
     }
@@ -313,13 +384,14 @@ impl Inbox {
 /// The messages that go to a caller.
 #[derive(Debug)]
 pub struct Outbox {
-    stream: SendStream<Bytes>,
+    /// Shared with whoever watches whether the caller is still there; borrowed between awaits only.
+    stream: Rc<RefCell<SendStream<Bytes>>>,
     output: Pool,
 }
 
 impl Outbox {
     pub(super) fn of_client(stream: SendStream<Bytes>, memory: &Memory) -> Self {
-        Self { stream, output: memory.output.clone() }
+        Self { stream: Rc::new(RefCell::new(stream)), output: memory.output.clone() }
     }
 
     /// Sends a framed message once the caller has room for it.
@@ -328,13 +400,13 @@ impl Outbox {
     /// The caller has gone.
     pub async fn send(&mut self, framed: Bytes) -> Result<(), Status> {
         let framed = charged(&self.output, framed);
-        let sent = send_paced(&mut self.stream, framed).await;
+        let sent = send_paced(&self.stream, framed).await;
         sent.map_err(|error| Status::new(Code::Cancelled, error.to_string()))
     }
 
     /// Says that nothing more will be sent. Servers end with trailers instead.
     pub fn finish(&mut self) -> Result<(), Status> {
-        let ended = self.stream.send_data(Bytes::new(), true);
+        let ended = self.stream.borrow_mut().send_data(Bytes::new(), true);
         ended.map_err(|error| Status::new(Code::Cancelled, error.to_string()))
     }
 }

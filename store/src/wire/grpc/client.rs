@@ -86,7 +86,23 @@ impl Client {
         body: Bytes,
         timeout: Option<Duration>,
     ) -> Result<Bytes, Status> {
-        let mut call = self.begin(path, timeout, Some(body)).await?;
+        let call = self.begin(path, timeout, &[], Some(body)).await?;
+        Self::only_answer(call).await
+    }
+
+    /// As [`Client::unary`], with headers of the caller's own.
+    pub async fn unary_with<A: prost::Message + Default>(
+        &self,
+        path: &str,
+        message: &impl prost::Message,
+        metadata: &[(&str, &str)],
+    ) -> Result<A, Status> {
+        let call = self.begin(path, None, metadata, Some(frame(message))).await?;
+        let answer = Self::only_answer(call).await?;
+        A::decode(answer).map_err(|error| Status::new(Code::Internal, error.to_string()))
+    }
+
+    async fn only_answer(mut call: Call) -> Result<Bytes, Status> {
         let answer = call.inbox.next().await?;
         if answer.is_some() && call.inbox.next().await?.is_some() {
             return Err(Status::new(Code::Internal, "the server answered more than once"));
@@ -104,18 +120,19 @@ impl Client {
 
     /// As [`Client::open`], telling the server how long the caller waits.
     pub async fn open_within(&self, path: &str, timeout: Option<Duration>) -> Result<Call, Status> {
-        self.begin(path, timeout, None).await
+        self.begin(path, timeout, &[], None).await
     }
 
     /// Sends one message and leaves the answer where it is until the caller reads it.
     pub async fn open_with(&self, path: &str, message: &impl prost::Message) -> Result<Call, Status> {
-        self.begin(path, None, Some(frame(message))).await
+        self.begin(path, None, &[], Some(frame(message))).await
     }
 
     async fn begin(
         &self,
         path: &str,
         timeout: Option<Duration>,
+        metadata: &[(&str, &str)],
         body: Option<Bytes>,
     ) -> Result<Call, Status> {
         let mut request = Request::post(format!("http://{}{path}", self.authority))
@@ -123,6 +140,9 @@ impl Client {
             .header("te", "trailers");
         if let Some(timeout) = timeout {
             request = request.header("grpc-timeout", format!("{}m", timeout.as_millis().min(99_999_999)));
+        }
+        for (name, value) in metadata {
+            request = request.header(*name, *value);
         }
         let request = request.body(()).map_err(|error| Status::invalid(error.to_string()))?;
         let mut requests = self.requests.clone().ready().await.map_err(broken)?;

@@ -19,11 +19,18 @@ use super::call;
 use super::drain::Listening;
 use super::io::{Io, Outlet, wrap};
 use super::server::{Options, State};
+use super::tally::Running;
 
 /// Calls begun between two looks at the clock.
 const CALLS_PER_LOOK: usize = 16;
-/// Longest list of headers, bytes. gRPC clients send a few hundred.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// Bytes taken in between two looks at the clock. As frames of nothing they hold the core for a third of a millisecond.
+const PORTION_BYTES: usize = 32 << 10;
+/// What small DATA frames that have not been looked at may cost beside their bytes. The usual bound is half the connection's window,
+/// and a burst of 500 small requests passes it; this one has room for a request on each stream, twice.
+const FRAME_OVERHEAD_BYTES_MAX: usize = 4 << 20;
+/// Longest list of headers that is read, bytes. A list over [`call::METADATA_BYTES_MAX`] is refused, and one that could not even be
+/// read would end the connection with all its other calls.
+const HEADER_BYTES_MAX: u32 = 256 << 10;
 
 type Wait = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -39,13 +46,18 @@ pub(super) async fn drive<S: Service>(state: &Rc<State<S>>, stream: Stream) -> b
         h2,
         outlet,
         pause: None,
+        running: Running::default(),
     };
     let ended_well = poll_fn(|cx| driver.poll(cx)).await;
     // A client that was told to go may go as it likes.
     ended_well || driver.said_goodbye
 }
 
-async fn shake_hands<S>(state: &State<S>, io: Io, outlet: &Outlet) -> Option<server::Connection<Io, Bytes>> {
+async fn shake_hands<S: Service>(
+    state: &State<S>,
+    io: Io,
+    outlet: &Outlet,
+) -> Option<server::Connection<Io, Bytes>> {
     let options = &state.options;
     let mut builder = server::Builder::new();
     builder
@@ -53,6 +65,7 @@ async fn shake_hands<S>(state: &State<S>, io: Io, outlet: &Outlet) -> Option<ser
         .initial_connection_window_size(options.connection_window_bytes)
         .max_concurrent_streams(options.streams_max)
         .max_header_list_size(HEADER_BYTES_MAX)
+        .data_frame_budget(FRAME_OVERHEAD_BYTES_MAX)
         // Callers that time out reset their streams; under load that is ordinary, not an attack.
         .max_pending_accept_reset_streams(options.streams_max as usize)
         .max_concurrent_reset_streams(options.streams_max as usize)
@@ -60,6 +73,8 @@ async fn shake_hands<S>(state: &State<S>, io: Io, outlet: &Outlet) -> Option<ser
     let mut handshake = pin!(builder.handshake(io));
     let mut alarm = pin!(state.rt.sleep(options.handshake));
     poll_fn(|cx| {
+        // Nothing but settings may come before it is over.
+        outlet.allow(PORTION_BYTES);
         let shaken = handshake.as_mut().poll(cx);
         if matches!(outlet.poll_flush(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(None);
@@ -72,7 +87,7 @@ async fn shake_hands<S>(state: &State<S>, io: Io, outlet: &Outlet) -> Option<ser
     .await
 }
 
-struct Driver<S> {
+struct Driver<S: Service> {
     state: Rc<State<S>>,
     h2: server::Connection<Io, Bytes>,
     outlet: Outlet,
@@ -81,6 +96,8 @@ struct Driver<S> {
     said_goodbye: bool,
     /// Set while the connection has had its share of the core and lets others run.
     pause: Option<Wait>,
+    /// The calls of this connection.
+    running: Running,
 }
 
 impl<S: Service> Driver<S> {
@@ -103,38 +120,75 @@ impl<S: Service> Driver<S> {
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let budget = self.state.rt.budget();
         let mut begun = 0;
+        self.outlet.allow(PORTION_BYTES);
         loop {
-            if self.must_pause(cx) {
-                // Windows, pings and answers still flow; only new calls wait.
+            if self.pauses(cx) {
+                // Answers still flow; what comes in waits.
+                self.outlet.allow(0);
                 return self.h2.poll_closed(cx).map(|closed| closed.is_ok());
+            }
+            if self.is_clogged(cx) {
+                // Windows and pings still flow; only new calls wait.
+                let closed = self.h2.poll_closed(cx).map(|closed| closed.is_ok());
+                if closed.is_pending() && self.outlet.is_held() {
+                    self.pause();
+                    continue;
+                }
+                return closed;
             }
             match self.h2.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => self.begin(request, respond),
                 Poll::Ready(Some(Err(_))) => return Poll::Ready(false),
                 Poll::Ready(None) => return Poll::Ready(true),
+                // There is more than a portion, and every call of it has begun.
+                Poll::Pending if self.outlet.is_held() => {
+                    self.outlet.allow(PORTION_BYTES);
+                    begun = CALLS_PER_LOOK - 1;
+                }
                 Poll::Pending => return Poll::Pending,
             }
             begun += 1;
-            if begun % CALLS_PER_LOOK == 0 && budget.spent() {
-                let rt = self.state.rt.clone();
-                self.pause = Some(Box::pin(async move { rt.yield_to_reactor().await }));
+            if begun == CALLS_PER_LOOK {
+                begun = 0;
+                if budget.spent() {
+                    self.pause();
+                }
             }
         }
     }
 
-    fn must_pause(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Some(pause) = &mut self.pause {
-            if pause.as_mut().poll(cx).is_pending() {
-                return true;
-            }
+    /// Lets others run before more is taken in.
+    fn pause(&mut self) {
+        let rt = self.state.rt.clone();
+        self.pause = Some(Box::pin(async move { rt.yield_to_reactor().await }));
+    }
+
+    fn pauses(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(pause) = &mut self.pause else { return false };
+        let pauses = pause.as_mut().poll(cx).is_pending();
+        if !pauses {
             self.pause = None;
         }
+        pauses
+    }
+
+    fn is_clogged(&mut self, cx: &mut Context<'_>) -> bool {
         self.outlet.is_clogged() && self.outlet.poll_flush(cx).is_pending() && self.outlet.is_clogged()
     }
 
-    fn begin(&mut self, request: Request<RecvStream>, respond: server::SendResponse<Bytes>) {
+    fn begin(&mut self, request: Request<RecvStream>, mut respond: server::SendResponse<Bytes>) {
         self.state.count(|stats| stats.calls += 1);
-        let mut call = Box::pin(call::run(self.state.clone(), request, respond));
+        let options = &self.state.options;
+        let entered = self.running.enter(options.streams_max as usize);
+        let entered = entered.and_then(|here| Some((here, self.state.running.enter(options.calls_max)?)));
+        let Some(entered) = entered else {
+            return call::turn_away(&self.state, &request, &mut respond);
+        };
+        let state = self.state.clone();
+        let mut call = Box::pin(async move {
+            let _entered = entered;
+            call::run(state, request, respond).await;
+        });
         if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             // The task polls it again first thing, with its own waker.
             drop(self.state.rt.spawn(call));

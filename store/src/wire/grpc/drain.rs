@@ -1,37 +1,33 @@
 //! Stopping without cutting anybody off: one signal that wakes whoever must hear it.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
+
+use super::waiters::{Waiter, Waiters};
 
 /// The signal that a server is to drain, and who waits for it.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     requested: Cell<bool>,
-    next: Cell<u64>,
-    waiters: RefCell<HashMap<u64, Waker>>,
+    waiters: Rc<Waiters>,
 }
 
-/// One place in the list of those who wait. Dropping it gives the place up.
+/// One who waits for the signal.
 #[derive(Debug)]
 pub(crate) struct Listening {
     drain: Rc<Drain>,
-    id: u64,
+    waiter: Waiter,
 }
 
 impl Drain {
     pub(crate) fn request(&self) {
         self.requested.set(true);
-        for (_, waker) in self.waiters.borrow_mut().drain() {
-            waker.wake();
-        }
+        self.waiters.wake_all();
     }
 
     pub(crate) fn listen(self: &Rc<Self>) -> Listening {
-        let id = self.next.get();
-        self.next.set(id + 1);
-        Listening { drain: self.clone(), id }
+        Listening { drain: self.clone(), waiter: self.waiters.join() }
     }
 }
 
@@ -41,19 +37,7 @@ impl Listening {
         if self.drain.requested.get() {
             return Poll::Ready(());
         }
-        let mut waiters = self.drain.waiters.borrow_mut();
-        match waiters.get(&self.id) {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => {
-                waiters.insert(self.id, cx.waker().clone());
-            }
-        }
+        self.waiter.wait(cx);
         Poll::Pending
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.drain.waiters.borrow_mut().remove(&self.id);
     }
 }

@@ -3,6 +3,9 @@
 //! h2 flushes as often as it likes; that only fills [`Io`]'s buffer. The socket is written once per turn, when the
 //! connection's driver calls [`Outlet::poll_flush`], or when the buffer is full. A full buffer that the socket does not take
 //! makes h2 wait, and that is how a slow reader slows down its own answers and nothing else.
+//!
+//! h2 reads as long as there is something, which may be for ever, and frames that it has to ignore never lead to a call. So it reads
+//! no further than the driver has allowed with [`Outlet::allow`]; then it is told that there is nothing, and the driver decides.
 
 use std::cell::RefCell;
 use std::io;
@@ -32,11 +35,21 @@ struct Wire {
     stream: Stream,
     out: BytesMut,
     read_bytes: u64,
+    /// How much may still be read.
+    allowed: usize,
+    /// Reading ended because no more was allowed; nobody wakes the connection for the rest.
+    held: bool,
 }
 
-/// Wraps a stream; the two halves share it.
+/// Wraps a stream; the two halves share it. Reading is not limited before the first [`Outlet::allow`].
 pub(crate) fn wrap(stream: Stream) -> (Io, Outlet) {
-    let wire = Rc::new(RefCell::new(Wire { stream, out: BytesMut::new(), read_bytes: 0 }));
+    let wire = Rc::new(RefCell::new(Wire {
+        stream,
+        out: BytesMut::new(),
+        read_bytes: 0,
+        allowed: usize::MAX,
+        held: false,
+    }));
     (Io(wire.clone()), Outlet(wire))
 }
 
@@ -49,6 +62,17 @@ impl Outlet {
     /// Whether the other side does not read and answers have begun to pile up.
     pub(crate) fn is_clogged(&self) -> bool {
         self.0.borrow().out.len() >= OUT_BYTES_MAX
+    }
+
+    /// Lets h2 read `bytes` from now on, and no more.
+    pub(crate) fn allow(&self, bytes: usize) {
+        let wire = &mut *self.0.borrow_mut();
+        (wire.allowed, wire.held) = (bytes, false);
+    }
+
+    /// Whether h2 wanted to read more than it was allowed.
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.borrow().held
     }
 
     /// Bytes received so far.
@@ -78,11 +102,17 @@ impl Wire {
 impl AsyncRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let wire = &mut *self.0.borrow_mut();
-        let read = match wire.stream.poll_read(cx, into.initialize_unfilled()) {
+        if wire.allowed == 0 {
+            wire.held = true;
+            return Poll::Pending;
+        }
+        let room = into.remaining().min(wire.allowed);
+        let read = match wire.stream.poll_read(cx, into.initialize_unfilled_to(room)) {
             Poll::Ready(read) => read?,
             Poll::Pending => return Poll::Pending,
         };
         wire.read_bytes += read as u64;
+        wire.allowed -= read;
         into.advance(read);
         Poll::Ready(Ok(()))
     }

@@ -4,13 +4,15 @@
 //! small enough to own: unary calls and streams in both directions, deadlines, status trailers, bounds.
 //!
 //! * [`server`] accepts connections, counts them, drains them; `connection` drives one: HTTP/2, keepalive, one write per turn.
-//! * `call` runs one call: bounds, deadline, answer. [`Inbox`] and [`Outbox`] are the two directions of a stream.
+//! * `call` runs one call: bounds, deadline, answer. [`Inbox`] and [`Outbox`] are the two directions of a stream. [`tally`] counts the
+//!   calls that run and how they ended.
 //! * [`mod@frame`] cuts messages out of bodies. What unfinished requests and unsent answers hold is charged to the core, and a
 //!   caller is not let to send on while there is no room for it ([`crate::memory`]).
 //! * [`client`] is the other side, for tools and tests.
 //!
 //! What holds: a message that has not arrived is not allocated; an answer that the caller does not take waits in the caller's
-//! window, not in memory without bound; a broken connection harms no other.
+//! window, not in memory without bound; a broken connection harms no other; a call ends with its stream, and so does what it
+//! started; a connection has its share of the core, whatever it sends.
 //!
 //! Not done here, on purpose: compression, reflection, client streaming alone, TLS (it belongs below, on the stream).
 
@@ -22,9 +24,13 @@ pub mod frame;
 mod io;
 pub mod server;
 pub mod status;
+pub mod tally;
 mod timeout;
+mod waiters;
 
+use std::fmt::Debug;
 use std::future::Future;
+use std::hash::Hash;
 
 use bytes::Bytes;
 use engine::rt::Mono;
@@ -34,9 +40,11 @@ pub use call::{Inbox, Message, Outbox};
 pub use frame::{answer, bound_items, frame};
 pub use server::{Handle, Options, Stats, serve};
 pub use status::{Code, Status};
+pub use tally::{Ended, Tally};
+pub(crate) use waiters::Waiters;
 
 /// How messages flow in a method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shape {
     /// One message in, one message out.
     Unary,
@@ -47,7 +55,7 @@ pub enum Shape {
 /// A set of methods. One value serves all connections of a listener, on one core.
 pub trait Service: 'static {
     /// The service's own name for a method.
-    type Method: Copy + 'static;
+    type Method: Copy + Debug + Eq + Hash + 'static;
 
     /// Looks a path like `/package.Service/Method` up.
     fn method(&self, path: &str) -> Option<(Self::Method, Shape)>;
@@ -65,6 +73,11 @@ pub trait Service: 'static {
         message: Bytes,
         deadline: Option<Mono>,
     ) -> impl Future<Output = Result<Bytes, Status>>;
+
+    /// Requests that it counts itself, because they are no calls of their own.
+    fn ended(&self) -> Vec<Ended> {
+        Vec::new()
+    }
 
     /// Serves a stream until the caller ends it, the server drains (the inbox ends then) or an error.
     fn bidi(

@@ -13,6 +13,7 @@ use engine::rt::{Listener, Rt, Stream};
 use super::Service;
 use super::connection;
 use super::drain::Drain;
+use super::tally::{self, Ended, Running, Tally};
 use crate::memory::{Memory, MemoryLimits};
 use crate::node::descriptors::Descriptors;
 
@@ -25,6 +26,8 @@ pub struct Options {
     pub descriptors: Descriptors,
     /// Calls at one time on one connection. Clients with one connection per store need thousands.
     pub streams_max: u32,
+    /// Calls at one time over all connections; one more is refused.
+    pub calls_max: usize,
     /// Longest message that is accepted.
     pub message_bytes_max: usize,
     /// What requests and answers may hold: the bounds of the core, which it may share with other servers.
@@ -47,6 +50,7 @@ impl Default for Options {
             connections_max: 10_000,
             descriptors: Descriptors::default(),
             streams_max: 8192,
+            calls_max: 16_384,
             message_bytes_max: 16 << 20,
             memory: Memory::new(MemoryLimits { input_bytes: 256 << 20, output_bytes: 256 << 20 }),
             stream_window_bytes: 256 << 10,
@@ -71,6 +75,8 @@ pub struct Stats {
     pub calls: u64,
     /// Connections that ended by an error of the protocol, the socket or the keepalive.
     pub broken: u64,
+    /// Calls that run now.
+    pub running: usize,
 }
 
 impl Stats {
@@ -83,22 +89,26 @@ impl Stats {
             turned_away: self.turned_away + other.turned_away,
             calls: self.calls + other.calls,
             broken: self.broken + other.broken,
+            running: self.running + other.running,
         }
     }
 }
 
 /// What all connections of a listener share.
 #[derive(Debug)]
-pub(super) struct State<S> {
+pub(super) struct State<S: Service> {
     pub(super) rt: Rt,
     pub(super) service: S,
     pub(super) options: Options,
     pub(super) drain: Rc<Drain>,
     pub(super) stats: Rc<Cell<Stats>>,
+    pub(super) running: Running,
+    /// By method; nothing stands for one that is not served.
+    pub(super) tally: Tally<Option<S::Method>>,
     idle: Rc<Bell>,
 }
 
-impl<S> State<S> {
+impl<S: Service> State<S> {
     pub(super) fn count(&self, change: impl FnOnce(&mut Stats)) {
         let mut stats = self.stats.get();
         change(&mut stats);
@@ -114,19 +124,40 @@ pub struct Handle {
     stats: Rc<Cell<Stats>>,
     idle: Rc<Bell>,
     patience: Duration,
+    running: Running,
+    tally: tally::Read,
 }
 
 /// Serves `service` on `listener` from this core until the handle says otherwise.
 pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Options) -> Handle {
-    let (drain, idle, stats) = (Rc::new(Drain::default()), Rc::new(Bell::default()), Rc::default());
+    let patience = options.drain;
+    let state = Rc::new(State {
+        rt: rt.clone(),
+        service,
+        options,
+        drain: Rc::default(),
+        stats: Rc::default(),
+        running: Running::default(),
+        tally: Tally::default(),
+        idle: Rc::default(),
+    });
+    let counted = state.clone();
+    let read = move || {
+        let name =
+            |method: &Option<S::Method>| method.map_or("unknown".to_owned(), |method| format!("{method:?}"));
+        let mut ended = counted.tally.ended(name);
+        ended.extend(counted.service.ended());
+        ended
+    };
     let handle = Handle {
         rt: rt.clone(),
-        drain: Rc::clone(&drain),
-        stats: Rc::clone(&stats),
-        idle: idle.clone(),
-        patience: options.drain,
+        drain: state.drain.clone(),
+        stats: state.stats.clone(),
+        idle: state.idle.clone(),
+        patience,
+        running: state.running.clone(),
+        tally: tally::Read(Rc::new(read)),
     };
-    let state = Rc::new(State { rt: rt.clone(), service, options, drain, stats, idle });
     // Detached: it ends by itself when the server drains.
     drop(rt.spawn(accept_all(state, listener)));
     handle
@@ -135,7 +166,12 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
 impl Handle {
     /// What the server has done so far.
     pub fn stats(&self) -> Stats {
-        self.stats.get()
+        Stats { running: self.running.count(), ..self.stats.get() }
+    }
+
+    /// How requests have ended, by method and status.
+    pub fn ended(&self) -> Vec<Ended> {
+        self.tally.0()
     }
 
     /// Stops accepting, tells every client to go elsewhere, and waits for running calls, though not for ever. Gives the number of

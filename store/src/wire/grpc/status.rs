@@ -5,7 +5,7 @@ use std::fmt;
 use http::HeaderValue;
 
 /// The codes of gRPC that this server gives or has to understand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Code {
     /// It worked.
@@ -66,6 +66,24 @@ impl Code {
             Code::Internal => "13",
             Code::Unavailable => "14",
         })
+    }
+
+    /// The name that gRPC gives it, as a label of the metrics page.
+    pub fn name(self) -> &'static str {
+        match self {
+            Code::Ok => "OK",
+            Code::Cancelled => "CANCELLED",
+            Code::Unknown => "UNKNOWN",
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Code::NotFound => "NOT_FOUND",
+            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Code::FailedPrecondition => "FAILED_PRECONDITION",
+            Code::PermissionDenied => "PERMISSION_DENIED",
+            Code::Unimplemented => "UNIMPLEMENTED",
+            Code::Internal => "INTERNAL",
+            Code::Unavailable => "UNAVAILABLE",
+        }
     }
 
     /// Reads a `grpc-status` trailer; a code that is not listed here is [`Code::Unknown`].

@@ -41,7 +41,7 @@ pub struct Pd {
 }
 
 /// The methods of the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "named as in the protocol")]
 pub enum Method {
     GetMembers,
@@ -66,6 +66,7 @@ pub enum Method {
     GetGcSafePoint,
     UpdateGcSafePoint,
     HealthCheck,
+    HealthWatch,
     MetaStorageGet,
     MemberList,
     Range,
@@ -132,6 +133,7 @@ impl Service for Pd {
             "/pdpb.PD/GetGCSafePoint" => Method::GetGcSafePoint,
             "/pdpb.PD/UpdateGCSafePoint" => Method::UpdateGcSafePoint,
             health::CHECK => Method::HealthCheck,
+            health::WATCH => return Some((Method::HealthWatch, Shape::Bidi)),
             "/meta_storagepb.MetaStorage/Get" => Method::MetaStorageGet,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
             "/etcdserverpb.KV/Range" => Method::Range,
@@ -163,7 +165,7 @@ impl Service for Pd {
             Method::MetaStorageGet => grpc::answer(&self.meta_storage_get()),
             Method::MemberList => grpc::answer(&self.member_list()),
             Method::Range => grpc::answer(&self.range()),
-            Method::Tso | Method::QueryRegion | Method::RegionHeartbeat => {
+            Method::Tso | Method::QueryRegion | Method::RegionHeartbeat | Method::HealthWatch => {
                 Err(Status::new(Code::Internal, "this method is a stream"))
             }
         }
@@ -173,6 +175,7 @@ impl Service for Pd {
         match method {
             Method::Tso => self.tso(inbox, outbox).await,
             Method::QueryRegion => self.query_regions(inbox, outbox).await,
+            Method::HealthWatch => self.health.watch(inbox, outbox, &[SERVICE]).await,
             Method::RegionHeartbeat => {
                 // A caller whose first message is not read may miss the status that ends the stream.
                 inbox.next().await?;

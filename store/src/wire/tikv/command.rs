@@ -54,11 +54,6 @@ pub(super) trait Refusable: Sized {
     }
 }
 
-/// The response to whatever came out, within a batch.
-pub(super) fn settle<A: Refusable>(result: Result<A, Failure>) -> A {
-    result.unwrap_or_else(A::refused)
-}
-
 /// The response to whatever came out of a call of its own.
 pub(super) fn settle_alone<A: Refusable>(result: Result<A, Failure>) -> Result<A, Status> {
     result.or_else(A::refused_alone)
@@ -76,6 +71,15 @@ impl Failure {
                 raft_entry_too_large: Some(errorpb::RaftEntryTooLarge::default()),
                 ..errorpb::Error::default()
             },
+        }
+    }
+
+    /// The status that a call would end with if it had no response to say more.
+    fn code(&self) -> Code {
+        match self {
+            Failure::Region(_) => Code::Unavailable,
+            Failure::Text(_) => Code::InvalidArgument,
+            Failure::TooLarge(_) => Code::ResourceExhausted,
         }
     }
 
@@ -140,52 +144,109 @@ impl<'a> Session<'a> {
     /// Any command of a batch.
     pub(super) async fn execute(self, command: Command) -> Answer {
         match command {
-            Command::RawGet(request) => Answer::RawGet(settle(self.get(request).await)),
-            Command::RawBatchGet(request) => Answer::RawBatchGet(settle(self.batch_get(request).await)),
-            Command::RawPut(request) => Answer::RawPut(settle(self.put(request).await)),
-            Command::RawBatchPut(request) => Answer::RawBatchPut(settle(self.batch_put(request).await)),
-            Command::RawDelete(request) => Answer::RawDelete(settle(self.delete(request).await)),
-            Command::RawBatchDelete(request) => {
-                Answer::RawBatchDelete(settle(self.batch_delete(request).await))
+            Command::RawGet(request) => {
+                Answer::RawGet(self.settled("BatchCommands/RawGet", self.get(request).await))
             }
-            Command::RawScan(request) => Answer::RawScan(settle(self.scan(request).await)),
-            Command::RawDeleteRange(request) => {
-                Answer::RawDeleteRange(settle(self.delete_range(request).await))
+            Command::RawBatchGet(request) => {
+                Answer::RawBatchGet(self.settled("BatchCommands/RawBatchGet", self.batch_get(request).await))
             }
-            Command::RawBatchScan(request) => Answer::RawBatchScan(settle(self.batch_scan(request).await)),
-            Command::GetHealthFeedback(request) => Answer::GetHealthFeedback(self.health_feedback(request)),
+            Command::RawPut(request) => {
+                Answer::RawPut(self.settled("BatchCommands/RawPut", self.put(request).await))
+            }
+            Command::RawBatchPut(request) => {
+                Answer::RawBatchPut(self.settled("BatchCommands/RawBatchPut", self.batch_put(request).await))
+            }
+            Command::RawDelete(request) => {
+                Answer::RawDelete(self.settled("BatchCommands/RawDelete", self.delete(request).await))
+            }
+            Command::RawBatchDelete(request) => Answer::RawBatchDelete(
+                self.settled("BatchCommands/RawBatchDelete", self.batch_delete(request).await),
+            ),
+            Command::RawScan(request) => {
+                Answer::RawScan(self.settled("BatchCommands/RawScan", self.scan(request).await))
+            }
+            Command::RawDeleteRange(request) => Answer::RawDeleteRange(
+                self.settled("BatchCommands/RawDeleteRange", self.delete_range(request).await),
+            ),
+            Command::RawBatchScan(request) => Answer::RawBatchScan(
+                self.settled("BatchCommands/RawBatchScan", self.batch_scan(request).await),
+            ),
+            Command::GetHealthFeedback(request) => Answer::GetHealthFeedback(
+                self.settled("BatchCommands/GetHealthFeedback", Ok(self.health_feedback(request))),
+            ),
             Command::Empty(request) => Answer::Empty(EmptyResponse { test_id: request.test_id }),
-            Command::Get(_) => Answer::Get(unserved::key_refusal("Get")),
-            Command::Scan(_) => Answer::Scan(unserved::pair_refusal("Scan")),
-            Command::Prewrite(_) => Answer::Prewrite(unserved::key_refusal("Prewrite")),
-            Command::Commit(_) => Answer::Commit(unserved::key_refusal("Commit")),
-            Command::Cleanup(_) => Answer::Cleanup(unserved::key_refusal("Cleanup")),
-            Command::BatchGet(_) => Answer::BatchGet(unserved::pair_refusal("BatchGet")),
-            Command::BatchRollback(_) => Answer::BatchRollback(unserved::key_refusal("BatchRollback")),
-            Command::ScanLock(_) => Answer::ScanLock(unserved::key_refusal("ScanLock")),
-            Command::ResolveLock(_) => Answer::ResolveLock(unserved::key_refusal("ResolveLock")),
-            Command::Gc(_) => Answer::Gc(unserved::key_refusal("Gc")),
-            Command::DeleteRange(_) => Answer::DeleteRange(unserved::text_refusal("DeleteRange")),
-            Command::Coprocessor(_) => Answer::Coprocessor(unserved::coprocessor_refusal("Coprocessor")),
-            Command::PessimisticLock(_) => Answer::PessimisticLock(unserved::key_refusal("PessimisticLock")),
-            Command::PessimisticRollback(_) => {
-                Answer::PessimisticRollback(unserved::key_refusal("PessimisticRollback"))
+            Command::Get(_) => Answer::Get(unserved::key_refusal(self.unserved("BatchCommands/Get"))),
+            Command::Scan(_) => Answer::Scan(unserved::pair_refusal(self.unserved("BatchCommands/Scan"))),
+            Command::Prewrite(_) => {
+                Answer::Prewrite(unserved::key_refusal(self.unserved("BatchCommands/Prewrite")))
             }
-            Command::CheckTxnStatus(_) => Answer::CheckTxnStatus(unserved::key_refusal("CheckTxnStatus")),
-            Command::TxnHeartBeat(_) => Answer::TxnHeartBeat(unserved::key_refusal("TxnHeartBeat")),
-            Command::CheckSecondaryLocks(_) => {
-                Answer::CheckSecondaryLocks(unserved::key_refusal("CheckSecondaryLocks"))
+            Command::Commit(_) => {
+                Answer::Commit(unserved::key_refusal(self.unserved("BatchCommands/Commit")))
             }
-            Command::RawCoprocessor(_) => Answer::RawCoprocessor(unserved::text_refusal("RawCoprocessor")),
-            Command::FlashbackToVersion(_) => {
-                Answer::FlashbackToVersion(unserved::text_refusal("FlashbackToVersion"))
+            Command::Cleanup(_) => {
+                Answer::Cleanup(unserved::key_refusal(self.unserved("BatchCommands/Cleanup")))
             }
-            Command::PrepareFlashbackToVersion(_) => {
-                Answer::PrepareFlashbackToVersion(unserved::text_refusal("PrepareFlashbackToVersion"))
+            Command::BatchGet(_) => {
+                Answer::BatchGet(unserved::pair_refusal(self.unserved("BatchCommands/BatchGet")))
             }
-            Command::Flush(_) => Answer::Flush(unserved::key_refusal("Flush")),
-            Command::BufferBatchGet(_) => Answer::BufferBatchGet(unserved::key_refusal("BufferBatchGet")),
+            Command::BatchRollback(_) => {
+                Answer::BatchRollback(unserved::key_refusal(self.unserved("BatchCommands/BatchRollback")))
+            }
+            Command::ScanLock(_) => {
+                Answer::ScanLock(unserved::key_refusal(self.unserved("BatchCommands/ScanLock")))
+            }
+            Command::ResolveLock(_) => {
+                Answer::ResolveLock(unserved::key_refusal(self.unserved("BatchCommands/ResolveLock")))
+            }
+            Command::Gc(_) => Answer::Gc(unserved::key_refusal(self.unserved("BatchCommands/Gc"))),
+            Command::DeleteRange(_) => {
+                Answer::DeleteRange(unserved::text_refusal(self.unserved("BatchCommands/DeleteRange")))
+            }
+            Command::Coprocessor(_) => {
+                Answer::Coprocessor(unserved::coprocessor_refusal(self.unserved("BatchCommands/Coprocessor")))
+            }
+            Command::PessimisticLock(_) => {
+                Answer::PessimisticLock(unserved::key_refusal(self.unserved("BatchCommands/PessimisticLock")))
+            }
+            Command::PessimisticRollback(_) => Answer::PessimisticRollback(unserved::key_refusal(
+                self.unserved("BatchCommands/PessimisticRollback"),
+            )),
+            Command::CheckTxnStatus(_) => {
+                Answer::CheckTxnStatus(unserved::key_refusal(self.unserved("BatchCommands/CheckTxnStatus")))
+            }
+            Command::TxnHeartBeat(_) => {
+                Answer::TxnHeartBeat(unserved::key_refusal(self.unserved("BatchCommands/TxnHeartBeat")))
+            }
+            Command::CheckSecondaryLocks(_) => Answer::CheckSecondaryLocks(unserved::key_refusal(
+                self.unserved("BatchCommands/CheckSecondaryLocks"),
+            )),
+            Command::RawCoprocessor(_) => {
+                Answer::RawCoprocessor(unserved::text_refusal(self.unserved("BatchCommands/RawCoprocessor")))
+            }
+            Command::FlashbackToVersion(_) => Answer::FlashbackToVersion(unserved::text_refusal(
+                self.unserved("BatchCommands/FlashbackToVersion"),
+            )),
+            Command::PrepareFlashbackToVersion(_) => Answer::PrepareFlashbackToVersion(
+                unserved::text_refusal(self.unserved("BatchCommands/PrepareFlashbackToVersion")),
+            ),
+            Command::Flush(_) => Answer::Flush(unserved::key_refusal(self.unserved("BatchCommands/Flush"))),
+            Command::BufferBatchGet(_) => {
+                Answer::BufferBatchGet(unserved::key_refusal(self.unserved("BatchCommands/BufferBatchGet")))
+            }
         }
+    }
+
+    /// The response to whatever came out of a command of a batch, counted.
+    fn settled<A: Refusable>(&self, name: &'static str, result: Result<A, Failure>) -> A {
+        let code = result.as_ref().err().map_or(Code::Ok, Failure::code);
+        self.core.tally.count(name, code);
+        result.unwrap_or_else(A::refused)
+    }
+
+    /// The name of a command that is not served, counted.
+    fn unserved(&self, name: &'static str) -> &'static str {
+        self.core.tally.count(name, Code::Unimplemented);
+        name.rsplit('/').next().unwrap_or(name)
     }
 
     pub(super) async fn get(&self, request: RawGetRequest) -> Result<RawGetResponse, Failure> {

@@ -45,17 +45,22 @@ struct Core {
     rt: Rt,
     gateway: Gateway,
     store_id: u64,
+    /// Commands of batches, which are no calls of their own.
+    tally: grpc::Tally<&'static str>,
 }
 
 impl Tikv {
     /// Serves `gateway` under the name of `store_id`.
     pub fn new(rt: &Rt, gateway: Gateway, store_id: u64, health: Health) -> Self {
-        Self { core: Rc::new(Core { rt: rt.clone(), gateway, store_id }), health }
+        Self {
+            core: Rc::new(Core { rt: rt.clone(), gateway, store_id, tally: grpc::Tally::default() }),
+            health,
+        }
     }
 }
 
 /// The methods of the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Method {
     /// Reads a key.
     RawGet,
@@ -85,6 +90,8 @@ pub enum Method {
     BatchCommands,
     /// Asks whether the store serves.
     HealthCheck,
+    /// Asks for that and for every change.
+    HealthWatch,
 }
 
 impl Service for Tikv {
@@ -106,6 +113,7 @@ impl Service for Tikv {
             "/tikvpb.Tikv/GetHealthFeedback" => Method::GetHealthFeedback,
             "/tikvpb.Tikv/BatchCommands" => return Some((Method::BatchCommands, Shape::Bidi)),
             health::CHECK => Method::HealthCheck,
+            health::WATCH => return Some((Method::HealthWatch, Shape::Bidi)),
             _ => return None,
         };
         Some((method, Shape::Unary))
@@ -113,6 +121,10 @@ impl Service for Tikv {
 
     fn message_bytes_max(&self, method: Method) -> Option<usize> {
         (method == Method::BatchCommands).then_some(batch::MESSAGE_BYTES_MAX)
+    }
+
+    fn ended(&self) -> Vec<grpc::Ended> {
+        self.core.tally.ended(|name| (*name).to_owned())
     }
 
     async fn unary(&self, method: Method, message: Bytes, deadline: Option<Mono>) -> Result<Bytes, Status> {
@@ -142,13 +154,18 @@ impl Service for Tikv {
                 let request = decode::<HealthCheckRequest>(message)?;
                 grpc::answer(&self.health.check(&request, &[SERVICE]))
             }
-            Method::BatchCommands => Err(Status::new(grpc::Code::Internal, "BatchCommands is a stream")),
+            Method::BatchCommands | Method::HealthWatch => {
+                Err(Status::new(grpc::Code::Internal, "this method is a stream"))
+            }
         }
     }
 
     async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
-        debug_assert_eq!(method, Method::BatchCommands, "the only stream of this service");
-        batch::serve(&self.core, inbox, outbox).await
+        match method {
+            Method::BatchCommands => batch::serve(&self.core, inbox, outbox).await,
+            Method::HealthWatch => self.health.watch(inbox, outbox, &[SERVICE]).await,
+            _ => Err(Status::new(grpc::Code::Internal, "this method is not a stream")),
+        }
     }
 }
 
