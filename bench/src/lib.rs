@@ -8,6 +8,7 @@
 //! | [`disk`] | the physical limit: synced writes, random reads, a loopback round trip |
 //! | [`compare`] | the same load on Redis and on ringkeep, in turn, with CPU per operation |
 //! | [`latency`], [`idle`] | one client with one request; a node with none |
+//! | [`protocols`] | what a request costs over gRPC and over RESP |
 //! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
 //! | [`scheduler`] | the scheduler's policies at the size of a large cluster |
 //! | [`report`] | what was found, as a table and as JSON |
@@ -31,6 +32,7 @@ pub mod idle;
 pub mod latency;
 pub mod load;
 pub mod process;
+pub mod protocols;
 pub mod random;
 pub mod report;
 pub mod scheduler;

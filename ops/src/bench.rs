@@ -10,7 +10,7 @@ use bench::load::{Phases, Stop};
 use bench::process::NodeOptions;
 use bench::report::RunReport;
 use bench::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
-use bench::{Failed, compare, crash, disk, idle, latency, load, scheduler};
+use bench::{Failed, compare, crash, disk, idle, latency, load, protocols, scheduler};
 use clap::{Args, Subcommand, ValueEnum};
 use store::config::Config;
 
@@ -42,6 +42,8 @@ enum What {
     },
     /// One client, one durable put under way, against the machine's floor
     Latency(LatencyArguments),
+    /// What a request costs the server over gRPC and over RESP, in one run
+    Protocols(ProtocolsArguments),
     /// An idle node's CPU, and how long a start takes
     Idle(IdleArguments),
     /// Writers, SIGKILL, restart: is everything acknowledged still there?
@@ -201,6 +203,27 @@ struct LatencyArguments {
 }
 
 #[derive(Debug, Args)]
+struct ProtocolsArguments {
+    #[command(flatten)]
+    node: NodeArguments,
+    /// Rounds; each visits both protocols
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Requests of each run
+    #[arg(long, default_value_t = 200_000)]
+    requests: u64,
+    /// Connections, each with one request in flight
+    #[arg(long, short, default_value_t = 64)]
+    connections: usize,
+    /// Records in the store
+    #[arg(long, default_value_t = 20_000)]
+    records: u64,
+    /// Length of a value, bytes
+    #[arg(long, default_value_t = 128)]
+    value_bytes: usize,
+}
+
+#[derive(Debug, Args)]
 struct IdleArguments {
     #[command(flatten)]
     node: NodeArguments,
@@ -294,6 +317,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         }
         What::Latency(run) => latency(run)
             .and_then(|report| deliver(arguments, &report, latency::LatencyFloorReport::table, |_| true)),
+        What::Protocols(run) => protocols(run)
+            .and_then(|report| deliver(arguments, &report, protocols::ProtocolsReport::table, |_| true)),
         What::Idle(run) => {
             idle(run).and_then(|report| deliver(arguments, &report, idle::IdleReport::table, |_| true))
         }
@@ -400,6 +425,19 @@ fn latency(run: &LatencyArguments) -> Result<latency::LatencyFloorReport, Failed
         value_bytes: run.value_bytes,
     };
     latency::measure(&options, &mut remark)
+}
+
+fn protocols(run: &ProtocolsArguments) -> Result<protocols::ProtocolsReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = protocols::Options {
+        node: scratch.node(&run.node)?,
+        rounds: run.rounds,
+        requests: run.requests.max(1),
+        connections: run.connections.max(1),
+        records: run.records,
+        value_bytes: run.value_bytes,
+    };
+    protocols::measure(&options, &mut remark)
 }
 
 fn idle(run: &IdleArguments) -> Result<idle::IdleReport, Failed> {
