@@ -36,6 +36,8 @@ pub enum FaultKind {
     Locked,
     /// An earlier write or sync failed, so nothing more is accepted.
     Poisoned,
+    /// More was handed in than could be read back; nothing of it was written.
+    TooLarge,
 }
 
 /// What a passing shortage is one of.
@@ -80,6 +82,10 @@ impl Shortage {
     }
 }
 
+/// What to do about damage on a single node, where there is no other copy.
+const DAMAGE_REMEDY: &str = "restore the data directory from a backup, or move it away and start with an empty one, which gives \
+                             up everything that it held";
+
 impl Fault {
     /// Wraps an IO error with the place and the attempt. Only for what has not happened if it failed for want of something;
     /// see [`Fault::doubt`].
@@ -103,7 +109,8 @@ impl Fault {
             | FaultKind::Corruption
             | FaultKind::Foreign
             | FaultKind::Locked
-            | FaultKind::Poisoned => None,
+            | FaultKind::Poisoned
+            | FaultKind::TooLarge => None,
         }
     }
 
@@ -127,6 +134,26 @@ impl Fault {
         Self { kind: FaultKind::Foreign, path: path.to_owned(), what: what.into() }
     }
 
+    /// `bytes` were handed in where at most `bytes_max` can be read back.
+    pub fn too_large(path: &Path, bytes: usize, bytes_max: usize) -> Self {
+        let what =
+            format!("{bytes} bytes in one batch, at most {bytes_max} can be read back: hand in less at once");
+        Self { kind: FaultKind::TooLarge, path: path.to_owned(), what }
+    }
+
+    /// What an operator can do about it, where the sentence itself does not say so.
+    pub fn remedy(&self) -> Option<&'static str> {
+        match self.kind {
+            FaultKind::Corruption => Some(DAMAGE_REMEDY),
+            FaultKind::Io => Some("check the disk (the kernel's log says more), then start again"),
+            FaultKind::Short(_)
+            | FaultKind::Foreign
+            | FaultKind::Locked
+            | FaultKind::Poisoned
+            | FaultKind::TooLarge => None,
+        }
+    }
+
     /// The answer of everything that met an earlier failed write.
     pub fn poisoned(path: &Path) -> Self {
         Self {
@@ -139,7 +166,8 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.path.display(), self.what)
+        write!(f, "{}: {}", self.path.display(), self.what)?;
+        self.remedy().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
     }
 }
 

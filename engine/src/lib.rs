@@ -16,4 +16,5 @@
 pub mod error;
 pub mod log;
 pub mod lsm;
+pub mod origin;
 pub mod rt;

@@ -17,10 +17,11 @@
 //! | 16 | log id, u64                       |     |  8 | kind, u8 (1 = batch), then 7 zeros             |
 //! | 24 | segment number, u64, from 1       |     | 16 | sequence, u64, +1 per record over all segments |
 //! | 32 | incarnation, u64                  |     | 24 | durable to, u64: the last sequence known to be |
-//! | 40 | zeros to 64                       |     |    | durable when this record was written           |
-//! +----+-----------------------------------+     | 32 | needed from, u64: segments below may be gone   |
-//!                                                | 40 | body: items, one after the other               |
-//!                                                +----+-----------------------------------------------+
+//! | 40 | bytes, u64: the file is at least  |     |    | durable when this record was written           |
+//! |    | as long, zeroed before its first  |     | 32 | needed from, u64: segments below may be gone   |
+//! |    | record                            |     | 40 | opened, u64: how often the log had been opened |
+//! | 48 | zeros to 64                       |     | 48 | body: items, one after the other, or nothing   |
+//! +----+-----------------------------------+     +----+-----------------------------------------------+
 //! item := tag u8, group u64, then by tag
 //!   1 append   first index u64, count u32, bytes u32, entries     replaces the group's log from the first index on
 //!   2 moved    as append                                          the same entries at a new place, nothing else changes
@@ -36,6 +37,9 @@
 //! * The *incarnation* is drawn anew when a file is reused, so what an earlier life left behind never checks out.
 //! * *durable to* makes the end exact: a bad place is a torn tail unless a later record says that it had been durable.
 //! * *needed from* says which files may be missing at the front; any other missing file is damage.
+//! * *bytes* tells a file that was cut off from one whose records end there.
+//! * *opened* tells a log from an older copy of itself: its owner remembers how often it has opened it.
+//! * A record without a body changes nothing. It vouches for the one before it, which nothing else would if it is the last.
 //! * A block of zeros is no record, because its kind is zero.
 
 use std::fmt;
@@ -46,13 +50,17 @@ use crate::rt::BLOCK_BYTES;
 const SEGMENT_MAGIC: [u8; 8] = *b"RKLOGSEG";
 
 /// The version that this code writes, and the only one that it reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 /// Bytes of a segment header that carry meaning.
 const SEGMENT_HEADER_BYTES: usize = 64;
 
 /// Bytes before a record's body.
-pub(crate) const RECORD_HEADER_BYTES: usize = 40;
+pub(crate) const RECORD_HEADER_BYTES: usize = 48;
+
+/// Bytes of the largest body. A record is written and read in one piece of memory, so a larger one is refused when it is
+/// handed in, and nothing that claims to be larger is believed.
+pub const BODY_BYTES_MAX: usize = 256 << 20;
 
 /// Where the first record of a segment begins.
 pub(crate) const FIRST_RECORD_POS: u64 = BLOCK_BYTES as u64;
@@ -109,6 +117,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) log_id: u64,
     pub(crate) number: SegmentNo,
     pub(crate) incarnation: Incarnation,
+    /// What the file was zeroed to before it got its name, bytes.
+    pub(crate) bytes: u64,
 }
 
 /// Why a first block is not a segment header.
@@ -118,6 +128,27 @@ pub(crate) enum BadHeader {
     Damaged,
     /// Intact, but of a version that this code does not know.
     Version(u32),
+    /// Intact, but the file is shorter than it was when it got its name.
+    CutOff {
+        /// What the file was made with, bytes.
+        made: u64,
+        /// What is left of it, bytes.
+        left: u64,
+    },
+}
+
+impl fmt::Display for BadHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damaged => f.write_str("not a log segment, or its header is damaged"),
+            Self::Version(version) => {
+                write!(f, "log format version {version}; this program reads version {FORMAT_VERSION}")
+            }
+            Self::CutOff { made, left } => {
+                write!(f, "the segment was made {made} bytes long and has only {left}")
+            }
+        }
+    }
 }
 
 impl SegmentHeader {
@@ -129,6 +160,7 @@ impl SegmentHeader {
         header[16..24].copy_from_slice(&self.log_id.to_le_bytes());
         header[24..32].copy_from_slice(&self.number.0.to_le_bytes());
         header[32..40].copy_from_slice(&self.incarnation.0.to_le_bytes());
+        header[40..48].copy_from_slice(&self.bytes.to_le_bytes());
         let crc = Self::checksum(header);
         header[12..16].copy_from_slice(&crc.to_le_bytes());
     }
@@ -144,7 +176,16 @@ impl SegmentHeader {
             return Err(BadHeader::Version(version));
         }
         let (log_id, number) = (u64_at(header, 16), SegmentNo(u64_at(header, 24)));
-        Ok(Self { log_id, number, incarnation: Incarnation(u64_at(header, 32)) })
+        let (incarnation, bytes) = (Incarnation(u64_at(header, 32)), u64_at(header, 40));
+        Ok(Self { log_id, number, incarnation, bytes })
+    }
+
+    /// The header, if the file is as long as it was made.
+    pub(crate) fn of_file(self, file_bytes: u64) -> Result<Self, BadHeader> {
+        match file_bytes < self.bytes {
+            true => Err(BadHeader::CutOff { made: self.bytes, left: file_bytes }),
+            false => Ok(self),
+        }
     }
 
     fn checksum(header: &[u8]) -> u32 {
@@ -162,6 +203,7 @@ pub(crate) struct RecordHeader {
     pub(crate) sequence: Sequence,
     pub(crate) durable_to: Sequence,
     pub(crate) needed_from: SegmentNo,
+    pub(crate) opened: u64,
 }
 
 impl RecordHeader {
@@ -172,6 +214,7 @@ impl RecordHeader {
         record[16..24].copy_from_slice(&self.sequence.0.to_le_bytes());
         record[24..32].copy_from_slice(&self.durable_to.0.to_le_bytes());
         record[32..40].copy_from_slice(&self.needed_from.0.to_le_bytes());
+        record[40..48].copy_from_slice(&self.opened.to_le_bytes());
         let end = RECORD_HEADER_BYTES + self.body_bytes as usize;
         let crc = checksum(incarnation, &record[4..end]);
         record[..4].copy_from_slice(&crc.to_le_bytes());
@@ -180,7 +223,8 @@ impl RecordHeader {
     /// Reads the fields of what may be a record. Nothing is verified yet beyond "this cannot be one".
     pub(crate) fn peek(bytes: &[u8]) -> Option<Self> {
         let header = bytes.get(..RECORD_HEADER_BYTES)?;
-        if u64_at(header, 8) != u64::from(KIND_BATCH) {
+        let is_batch = u64_at(header, 8) == u64::from(KIND_BATCH);
+        if !is_batch || u32_at(header, 4) as usize > BODY_BYTES_MAX {
             return None;
         }
         Some(Self {
@@ -188,6 +232,7 @@ impl RecordHeader {
             sequence: Sequence(u64_at(header, 16)),
             durable_to: Sequence(u64_at(header, 24)),
             needed_from: SegmentNo(u64_at(header, 32)),
+            opened: u64_at(header, 40),
         })
     }
 

@@ -1,4 +1,4 @@
-//! The decoder under bytes from anywhere, and a file of version 1.
+//! The decoder under bytes from anywhere, and a file of version 2.
 
 use super::*;
 use crate::log::Batch;
@@ -80,22 +80,50 @@ fn any_bytes_are_decoded_without_harm() {
 fn segment() -> Vec<u8> {
     let (number, incarnation) = (SegmentNo(1), Incarnation(0x1234_5678_9ABC_DEF0));
     let mut file = vec![0; 3 * BLOCK_BYTES];
-    SegmentHeader { log_id: 42, number, incarnation }.encode(&mut file);
+    SegmentHeader { log_id: 42, number, incarnation, bytes: 3 * 4096 }.encode(&mut file);
     let sample = sample();
     let record = &mut file[BLOCK_BYTES..2 * BLOCK_BYTES];
     record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + sample.len()].copy_from_slice(sample.body());
     let body_bytes = sample.len() as u32;
     let (sequence, durable_to) = (Sequence(1), Sequence(0));
-    RecordHeader { body_bytes, sequence, durable_to, needed_from: number }.seal(incarnation, record);
+    RecordHeader { body_bytes, sequence, durable_to, needed_from: number, opened: 3 }
+        .seal(incarnation, record);
     file
 }
 
+/// `RINGKEEP_WRITE_FIXTURE=DIR` writes what the fixture of a new version is made of.
 #[test]
-fn version_1_is_what_it_was() {
+fn version_2_is_what_it_was() {
     let file = segment();
-    assert_eq!(file[..48], include_bytes!("../../tests/fixtures/log-v1/header.bin")[..]);
     let record = &file[BLOCK_BYTES..BLOCK_BYTES + RECORD_HEADER_BYTES + sample().len()];
-    assert_eq!(record, include_bytes!("../../tests/fixtures/log-v1/record.bin"));
+    if let Some(to) = std::env::var_os("RINGKEEP_WRITE_FIXTURE") {
+        let to = std::path::PathBuf::from(to);
+        std::fs::write(to.join("header.bin"), &file[..48]).unwrap();
+        std::fs::write(to.join("record.bin"), record).unwrap();
+    }
+    assert_eq!(file[..48], include_bytes!("../../tests/fixtures/log-v2/header.bin")[..]);
+    assert_eq!(record, include_bytes!("../../tests/fixtures/log-v2/record.bin"));
+}
+
+#[test]
+fn another_version_and_a_file_that_was_cut_off_are_told_apart() {
+    let file = segment();
+    let refused = |bytes: &[u8]| inspect(bytes).map(|_| ()).unwrap_err();
+    assert!(refused(&file[..2 * BLOCK_BYTES]).contains("was made 12288 bytes long and has only 8192"));
+    let mut other = file;
+    other[8] = 1;
+    let crc = SegmentHeader::checksum(&other[..SEGMENT_HEADER_BYTES]);
+    other[12..16].copy_from_slice(&crc.to_le_bytes());
+    assert!(refused(&other).contains("version 1; this program reads version 2"));
+}
+
+/// No body is written that could not be read back.
+#[test]
+fn what_claims_to_be_too_large_is_no_record() {
+    let mut file = segment();
+    assert!(RecordHeader::peek(&file[BLOCK_BYTES..]).is_some());
+    file[BLOCK_BYTES + 4..BLOCK_BYTES + 8].copy_from_slice(&(BODY_BYTES_MAX as u32 + 1).to_le_bytes());
+    assert!(RecordHeader::peek(&file[BLOCK_BYTES..]).is_none());
 }
 
 #[test]

@@ -5,8 +5,7 @@
 use std::fmt;
 
 use super::format::{
-    BadHeader, FIRST_RECORD_POS, Incarnation, Item, RecordHeader, Run, SegmentHeader, SegmentNo, Sequence,
-    items,
+    FIRST_RECORD_POS, Incarnation, Item, RecordHeader, Run, SegmentHeader, SegmentNo, Sequence, items,
 };
 use crate::rt::BLOCK_BYTES;
 
@@ -69,10 +68,8 @@ impl fmt::Display for Seen {
 /// # Errors
 /// A sentence, if this is not a segment.
 pub fn inspect(file: &[u8]) -> Result<(SegmentInfo, impl Iterator<Item = Seen>), String> {
-    let header = SegmentHeader::decode(file).map_err(|bad| match bad {
-        BadHeader::Damaged => "not a log segment, or its header is damaged".to_owned(),
-        BadHeader::Version(version) => format!("log format version {version}; this program reads version 1"),
-    })?;
+    let header = SegmentHeader::decode(file).and_then(|header| header.of_file(file.len() as u64));
+    let header = header.map_err(|bad| bad.to_string())?;
     let info =
         SegmentInfo { log_id: header.log_id, number: header.number, incarnation: header.incarnation.0 };
     let mut pos = usize::try_from(FIRST_RECORD_POS).expect("one block");

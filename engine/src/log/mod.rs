@@ -24,6 +24,7 @@
 //! * A failed write or sync ends the log: every later write is refused, and only a restart reads back what is on disk.
 //! * On a full disk, or when files cannot be opened for a while, new entries are refused before anything is written; compaction,
 //!   removal and state go on from a reserve. A passing shortage never ends the log.
+//! * Where the log has been idle for a moment, or was closed, its last record is vouched for: damage to it is no torn tail.
 //! * A segment is reused only after a durable record says that it is not needed.
 //!
 //! The log never interprets payloads, never decides what may be compacted and never waits to fill a batch.
@@ -55,13 +56,13 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 pub use batch::Batch;
-pub use format::{EntryRef, SegmentNo, Sequence};
+pub use format::{BODY_BYTES_MAX, EntryRef, SegmentNo, Sequence};
 pub use index::Position;
 pub use measure::{MethodFigures, SyncReport, measure_sync};
 pub use options::{LogOptions, SyncMethod};
 pub use purge::{PurgeLimits, Straggler};
 pub use reclaim::Purged;
-pub use recover::{Cut, Recovered, RecoveredGroup};
+pub use recover::{Cut, Recovered, RecoveredGroup, Recovery};
 
 use crate::error::{Fault, FaultKind, Result};
 use crate::rt::local::{Bell, oneshot};
@@ -135,6 +136,12 @@ struct Shared {
     /// Where the next record goes in the active segment.
     tail: Cell<u64>,
     next_sequence: Cell<Sequence>,
+    /// How often the log has been opened, this time included; part of every record.
+    opened: u64,
+    /// Whether the last record is one that changes nothing, so that its loss would be none.
+    vouched: Cell<bool>,
+    /// The next sequence when the owner last asked whether the log is idle.
+    seen_idle_at: Cell<Sequence>,
     needed_from: Cell<SegmentNo>,
     ready: RefCell<VecDeque<Segment>>,
     /// Number of the segment that is prepared next.
@@ -178,20 +185,45 @@ impl Log {
         if let Err(what) = options.validate() {
             return Err(Fault { kind: FaultKind::Io, path: dir.to_owned(), what });
         }
-        let (shared, recovered) = recover::open(rt, dir, options).await?;
+        Recovery::read(rt, dir, options).await?.open().await
+    }
+
+    /// Starts the tasks and writes the record that vouches for the last one and counts this opening.
+    async fn run(shared: Shared, mut recovered: Recovered) -> Result<(Self, Recovered)> {
         let shared = Rc::new(shared);
+        let rt = shared.rt.clone();
         let writer = rt.spawn(writer::run(shared.clone()));
         let spares = rt.spawn(spares::run(shared.clone()));
         shared.tasks.borrow_mut().extend([writer, spares]);
-        Ok((Self(Rc::new(Handle { shared })), recovered))
+        let log = Self(Rc::new(Handle { shared }));
+        match log.write(Batch::new()).await {
+            Ok(()) => recovered.opened = log.shared().opened,
+            // A log opens on a full disk, too. Its next record counts the opening.
+            Err(short) if short.is_passing() => {}
+            Err(fault) => return Err(fault),
+        }
+        Ok((log, recovered))
+    }
+
+    /// Vouches for the last record if nothing was written since the last call. Call it now and then: that costs one record
+    /// after each busy time, and nothing while the log stays idle. Until then damage to the last record cannot be told from a
+    /// write that was cut short by a crash.
+    pub fn vouch_if_idle(&self) {
+        let shared = self.shared();
+        let next = shared.next_sequence.get();
+        let idle = shared.seen_idle_at.replace(next) == next && shared.queue.borrow().is_empty();
+        // On a full disk space is for what makes room again.
+        if idle && !shared.vouched.get() && shared.short.borrow().is_none() && !shared.stopping.get() {
+            shared.vouch();
+        }
     }
 
     /// Makes `batch` durable. Batches become durable in the order of these calls (of their first poll), and each becomes so
     /// whole. Dropping the future leaves the outcome unknown until a restart, and harms nobody else.
     ///
     /// # Errors
-    /// A passing shortage refuses a batch with entries before anything is written. Any other fault ends the log, as does a failed
-    /// write.
+    /// A passing shortage refuses a batch with entries before anything is written, and TooLarge one above [`BODY_BYTES_MAX`]. Any
+    /// other fault ends the log, as does a failed write.
     pub async fn write(&self, batch: Batch) -> Result<()> {
         self.shared().submit(batch, None, false).await
     }
@@ -287,6 +319,10 @@ impl Log {
     /// The fault that ended the log, or of closing.
     pub async fn close(self) -> Result<()> {
         let shared = self.shared().clone();
+        let vouched = shared.vouched.get() && shared.queue.borrow().is_empty();
+        if !vouched && !shared.stopping.get() && !shared.failed() && shared.short.borrow().is_none() {
+            shared.vouch();
+        }
         shared.stop();
         let tasks = std::mem::take(&mut *shared.tasks.borrow_mut());
         for task in tasks {
@@ -319,10 +355,20 @@ impl Shared {
         if self.stopping.get() {
             return Err(self.refusal());
         }
+        if batch.len() > BODY_BYTES_MAX {
+            return Err(Fault::too_large(&self.dir, batch.len(), BODY_BYTES_MAX));
+        }
         let (answer, pending) = oneshot();
         self.queue.borrow_mut().push_back(Request { batch, guard, idle, answer });
         self.work.ring();
         pending.await.unwrap_or_else(|| Err(self.refusal()))
+    }
+
+    /// Queues a record that changes nothing. Nobody waits for it: if it fails, so does the log.
+    fn vouch(&self) {
+        let (answer, _) = oneshot();
+        self.queue.borrow_mut().push_back(Request { batch: Batch::new(), guard: None, idle: false, answer });
+        self.work.ring();
     }
 
     /// What everybody hears after the first failure.

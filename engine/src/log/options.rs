@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::origin::Origin;
+
 /// How a record is made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SyncMethod {
@@ -50,6 +52,8 @@ pub struct LogOptions {
     pub group_bytes_max: usize,
     /// How fast space is zeroed in the background, bytes per second. Default 64 MiB.
     pub zero_bytes_per_second: u64,
+    /// What is known about the log that is opened. By default nothing: any log is opened, or a new one created.
+    pub origin: Origin,
 }
 
 impl Default for LogOptions {
@@ -61,6 +65,7 @@ impl Default for LogOptions {
             cache_bytes_max: 32 << 20,
             group_bytes_max: 1 << 20,
             zero_bytes_per_second: 64 << 20,
+            origin: Origin::default(),
         }
     }
 }

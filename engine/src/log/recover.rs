@@ -1,13 +1,18 @@
 //! The way back: what was durable, and nothing else.
 //!
+//! [`Recovery::read`] reads and judges and changes nothing, so that its caller can judge, too, before anything is lost;
+//! [`Recovery::open`] makes the log ready to be written. What must be there is said by [`Origin`](crate::origin::Origin): only a
+//! log that may be new is created.
+//!
 //! 1. Find the newest segment that begins with a record: the tail. Its records say which segments are still needed; all of
 //!    those up to the newest must be there.
 //! 2. Read the needed segments in order and apply their records. Sequences must not skip.
 //! 3. Classify the first place behind the last record. If a later record, in the tail or in the segment after it, says that
 //!    this place had been durable, it is damage: a fault, and nothing is changed on disk. Otherwise it is a write that was never
 //!    answered: it is cut, and the cut is made durable.
-//! 4. Write the last record again. It may still be in a cache below, because the process before may have been killed before its
-//!    sync, or its sync may have failed; from here on the record counts as durable, so it must be.
+//! 4. On opening, write the last record again. It may still be in a cache below, because the process before may have been killed before its
+//!    sync, or its sync may have failed; from here on the record counts as durable, so it must be. Then append an empty record,
+//!    which vouches for it and says how often the log has been opened.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -17,15 +22,16 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::cache::RecordCache;
-use super::format::{BadHeader, FIRST_RECORD_POS, RecordAt, SegmentHeader, SegmentNo, Sequence};
+use super::format::{BadHeader, FIRST_RECORD_POS, Item, RecordAt, SegmentHeader, SegmentNo, Sequence};
 use super::index::{Group, Index, Position};
 use super::patience::Patience;
 use super::plant::{Bug, planted};
 use super::scan::{Scanned, Scanner};
 use super::segment::{Segment, Unfinished, read_header, segment_number, segment_path};
 use super::spares::{Retired, new_header};
-use super::{Entry, LogOptions, Shared, Written};
+use super::{Entry, Log, LogOptions, Shared, Written};
 use crate::error::{Fault, Result};
+use crate::origin::Origin;
 use crate::rt::local::Bell;
 use crate::rt::{BLOCK_BYTES, Budget, Meanwhile, Rt};
 
@@ -40,6 +46,8 @@ pub struct Recovered {
     pub records: u64,
     /// Segments read.
     pub segments: usize,
+    /// How often the log has been opened, this time included if that is durable. On a full disk it may not be.
+    pub opened: u64,
 }
 
 /// What a log held of one group.
@@ -62,9 +70,14 @@ pub struct Cut {
     pub pos: u64,
     /// The sequence that the write would have had.
     pub sequence: Sequence,
+    /// What was cut, bytes, as far as its header can be believed.
+    pub bytes: u64,
+    /// The groups whose entries it would have held, and the last index of each, as far as they can be made out.
+    pub claims: BTreeMap<u64, u64>,
 }
 
 /// A segment file as found.
+#[derive(Debug)]
 struct Found {
     number: SegmentNo,
     path: PathBuf,
@@ -72,6 +85,7 @@ struct Found {
 }
 
 /// The log as its records tell it.
+#[derive(Debug)]
 struct Replay {
     index: Index,
     bodies: BTreeMap<RecordAt, Bytes>,
@@ -83,31 +97,151 @@ struct Replay {
     last: Option<u64>,
     /// Where the tail's records end.
     end: u64,
+    /// How often the log had been opened when its last record was written.
+    opened: u64,
 }
 
-/// Opens or creates the log in `dir`.
-pub(crate) async fn open(rt: &Rt, dir: &Path, options: LogOptions) -> Result<(Shared, Recovered)> {
-    rt.create_dir_all(dir).await.map_err(|e| Fault::io(dir, "creating the directory", &e))?;
-    let names = rt.read_dir(dir).await.map_err(|e| Fault::io(dir, "listing the directory", &e))?;
-    let found = find(rt, dir, &names).await?;
-    let opened = if found.is_empty() {
-        remove_unfinished(rt, dir, &names).await?;
-        create(rt, dir, &options).await?
-    } else {
-        let opened = read_back(rt, dir, &options, found).await?;
-        remove_unfinished(rt, dir, &names).await?;
-        opened
-    };
-    let (mut replay, files, cut) = opened;
-    let groups =
-        replay.index.groups().map(|(id, group)| (id, recovered_group(group, &replay.bodies))).collect();
-    let segments = files.used.len();
-    let recovered = Recovered { groups, cut, records: replay.records, segments };
-    let mut cache = RecordCache::new(options.cache_bytes_max);
-    for (at, body) in std::mem::take(&mut replay.bodies) {
-        cache.wrote(at, body);
+/// A log as it lies on disk, read and found whole.
+#[derive(Debug)]
+pub struct Recovery {
+    rt: Rt,
+    dir: PathBuf,
+    options: LogOptions,
+    names: Vec<String>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// There is none, and that is right.
+    Absent,
+    Present(Box<Present>),
+}
+
+#[derive(Debug)]
+struct Present {
+    log_id: u64,
+    found: Vec<Found>,
+    replay: Replay,
+    torn: Option<Torn>,
+}
+
+/// A write at the end that is not whole.
+#[derive(Debug)]
+struct Torn {
+    segment: SegmentNo,
+    pos: u64,
+    bytes: u64,
+    claims: BTreeMap<u64, u64>,
+}
+
+impl Recovery {
+    /// Reads the log in `dir`. Nothing on disk is changed.
+    ///
+    /// # Errors
+    /// Corruption if something that had been durable is damaged or missing, Foreign if the files are of another version, of
+    /// another log, or an older copy.
+    pub async fn read(rt: &Rt, dir: &Path, options: LogOptions) -> Result<Self> {
+        let there = rt.exists(dir).await.map_err(|e| Fault::io(dir, "looking for the directory", &e))?;
+        let names = match there {
+            true => rt.read_dir(dir).await.map_err(|e| Fault::io(dir, "listing the directory", &e))?,
+            false => Vec::new(),
+        };
+        let found = find(rt, dir, &names).await?;
+        let state = if found.is_empty() {
+            options.origin.may_be_absent(dir, "log")?;
+            State::Absent
+        } else {
+            State::Present(Box::new(read_back(rt, dir, &options, found).await?))
+        };
+        Ok(Self { rt: rt.clone(), dir: dir.to_owned(), options, names, state })
     }
-    Ok((shared(rt, dir, options, replay, files, cache), recovered))
+
+    /// A state of `group`.
+    pub fn state(&self, group: u64, tag: u8) -> Option<Bytes> {
+        self.index()?.group(group)?.state(tag).cloned()
+    }
+
+    /// Index of the last entry of `group`; without entries, that of the compaction mark.
+    pub fn last_index(&self, group: u64) -> Option<u64> {
+        let group = self.index()?.group(group)?;
+        group.last_index().or_else(|| group.mark().map(|mark| mark.index))
+    }
+
+    /// The groups that the log knows, in order.
+    pub fn groups(&self) -> Vec<u64> {
+        self.index().map(|index| index.groups().map(|(id, _)| id).collect()).unwrap_or_default()
+    }
+
+    /// Records and segments that were read.
+    pub fn size(&self) -> (u64, usize) {
+        match &self.state {
+            State::Absent => (0, 0),
+            State::Present(present) => {
+                let used = present.replay.tail.0 - present.replay.needed_from.0 + 1;
+                (present.replay.records, usize::try_from(used).unwrap_or(usize::MAX))
+            }
+        }
+    }
+
+    /// The write at the end that opening would cut, if there is one.
+    pub fn torn(&self) -> Option<Cut> {
+        let State::Present(present) = &self.state else { return None };
+        let Torn { segment, pos, bytes, claims } = present.torn.as_ref()?;
+        Some(Cut {
+            path: segment_path(&self.dir, *segment),
+            pos: *pos,
+            sequence: present.replay.next,
+            bytes: *bytes,
+            claims: claims.clone(),
+        })
+    }
+
+    fn index(&self) -> Option<&Index> {
+        match &self.state {
+            State::Absent => None,
+            State::Present(present) => Some(&present.replay.index),
+        }
+    }
+
+    /// Makes the log ready to be written: creates what may be new, cuts what was torn.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn open(self) -> Result<(Log, Recovered)> {
+        let cut = self.torn();
+        if let Some(Cut { path, pos, sequence, bytes, .. }) = &cut {
+            tracing::warn!(
+                file = %path.display(),
+                pos,
+                record = sequence.0,
+                bytes,
+                "the log ends in a write that is not whole; as far as this file tells it was never acknowledged, and it is cut"
+            );
+        }
+        let Self { rt, dir, options, names, state } = self;
+        rt.create_dir_all(&dir).await.map_err(|e| Fault::io(&dir, "creating the directory", &e))?;
+        let (mut replay, files) = match state {
+            State::Absent => {
+                remove_unfinished(&rt, &dir, &names).await?;
+                create(&rt, &dir, &options).await?
+            }
+            State::Present(present) => {
+                let opened = make_ready(&rt, &dir, &options, *present).await?;
+                remove_unfinished(&rt, &dir, &names).await?;
+                opened
+            }
+        };
+        let groups =
+            replay.index.groups().map(|(id, group)| (id, recovered_group(group, &replay.bodies))).collect();
+        let (segments, opened) = (files.used.len(), replay.opened);
+        let recovered = Recovered { groups, cut, records: replay.records, segments, opened };
+        let mut cache = RecordCache::new(options.cache_bytes_max);
+        for (at, body) in std::mem::take(&mut replay.bodies) {
+            cache.wrote(at, body);
+        }
+        Log::run(shared(&rt, &dir, options, replay, files, cache), recovered).await
+    }
 }
 
 /// The segment files, opened for their purpose.
@@ -120,24 +254,24 @@ struct Files {
     next_number: SegmentNo,
 }
 
-async fn create(rt: &Rt, dir: &Path, options: &LogOptions) -> Result<(Replay, Files, Option<Cut>)> {
-    let (log_id, first) = (rt.random(), SegmentNo(1));
-    let unfinished = Unfinished::create(rt, dir, new_header(rt, log_id, first)).await?;
+/// The first segment is short: a new log should not wait until a whole one is zeroed.
+const FIRST_SEGMENT_BYTES: u64 = 16 << 20;
+
+async fn create(rt: &Rt, dir: &Path, options: &LogOptions) -> Result<(Replay, Files)> {
+    let log_id = options.origin.id.unwrap_or_else(|| rt.random());
+    let (first, bytes) = (SegmentNo(1), options.segment_bytes.min(FIRST_SEGMENT_BYTES));
+    let mut unfinished = Unfinished::create(rt, dir, new_header(rt, log_id, first, bytes)).await?;
+    while unfinished.zero_piece(rt).await? {}
     let active = Rc::new(unfinished.finish(rt, dir, options.sync).await?);
     let used = BTreeMap::from([(first, active.clone())]);
     let (ready, retired) = (VecDeque::new(), VecDeque::new());
     let files = Files { log_id, used, active, ready, retired, next_number: SegmentNo(2) };
-    Ok((Replay::empty(first), files, None))
+    Ok((Replay::empty(first), files))
 }
 
-async fn read_back(
-    rt: &Rt,
-    dir: &Path,
-    options: &LogOptions,
-    found: Vec<Found>,
-) -> Result<(Replay, Files, Option<Cut>)> {
+async fn read_back(rt: &Rt, dir: &Path, options: &LogOptions, found: Vec<Found>) -> Result<Present> {
     let budget = rt.budget();
-    let log_id = common_log_id(&found)?;
+    let log_id = common_log_id(dir, &found, &options.origin)?;
     let replay = match tail_of(rt, &found, &budget).await? {
         Some(tail) => replay(rt, dir, &found, tail, &budget).await?,
         None => nothing_written(dir, &found)?,
@@ -146,17 +280,22 @@ async fn read_back(
         let what = format!("group {group} has later entries but none at index {index}");
         return Err(Fault::corruption(dir, what));
     }
+    let torn = classify_end(rt, &whole_from(dir, &found, replay.needed_from)?, &replay, &budget).await?;
+    options.origin.is_no_older_copy(dir, "log", replay.opened)?;
+    Ok(Present { log_id, found, replay, torn })
+}
+
+async fn make_ready(rt: &Rt, dir: &Path, options: &LogOptions, present: Present) -> Result<(Replay, Files)> {
+    let Present { log_id, found, replay, torn } = present;
     let needed = whole_from(dir, &found, replay.needed_from)?;
-    let torn = classify_end(rt, &needed, &replay, &budget).await?;
     let files = open_files(rt, options, log_id, &found, &needed, &replay).await?;
-    let cut = match torn {
-        Some((segment, pos)) => Some(cut(rt, &files, segment, pos, replay.next).await?),
-        None => None,
-    };
+    if let Some(torn) = torn {
+        cut(rt, &files, &torn).await?;
+    }
     if !planted(Bug::UnsyncedTail) {
         harden(rt, &files.active, &replay).await?;
     }
-    Ok((replay, files, cut))
+    Ok((replay, files))
 }
 
 /// Opens every segment file far enough to know what it says it is.
@@ -179,25 +318,33 @@ async fn remove_unfinished(rt: &Rt, dir: &Path, names: &[String]) -> Result<()> 
     Ok(())
 }
 
-fn common_log_id(found: &[Found]) -> Result<u64> {
-    let mut common: Option<&Found> = None;
-    for found in found {
-        match (&found.header, common) {
-            (Err(BadHeader::Version(version)), _) => {
-                let what = format!("log format version {version}; this program reads version 1");
-                return Err(Fault::foreign(&found.path, what));
-            }
-            (Ok(header), Some(Found { header: Ok(first), path, .. })) if header.log_id != first.log_id => {
-                let what = format!("belongs to another log than {}", path.display());
-                return Err(Fault::foreign(&found.path, what));
-            }
-            (Ok(_), None) => common = Some(found),
-            _ => {}
-        }
+/// The id that all segments share, which is the expected one, if one is expected.
+fn common_log_id(dir: &Path, found: &[Found], origin: &Origin) -> Result<u64> {
+    let intact = || found.iter().filter_map(|found| Some((found, found.header.ok()?.log_id)));
+    if let Some((found, bad)) = found.iter().find_map(|found| match found.header {
+        Err(bad @ BadHeader::Version(_)) => Some((found, bad)),
+        Err(BadHeader::Damaged | BadHeader::CutOff { .. }) | Ok(_) => None,
+    }) {
+        return Err(Fault::foreign(&found.path, format!("{bad}; start the version that wrote it")));
     }
-    match common {
-        Some(Found { header: Ok(header), .. }) => Ok(header.log_id),
-        _ => Err(Fault::corruption(&found[0].path, "no segment has an intact header")),
+    let Some((_, first)) = intact().next() else {
+        let why = found[0].header.err().map_or("its header is damaged".to_owned(), |bad| bad.to_string());
+        return Err(Fault::corruption(&found[0].path, format!("{why}, and no other segment is intact")));
+    };
+    let expected = origin.id.unwrap_or(first);
+    match intact().find(|(_, id)| *id != expected) {
+        None => Ok(expected),
+        Some(_) if intact().all(|(_, id)| id == first) => {
+            origin.is_its_own(dir, "log", first)?;
+            Ok(first)
+        }
+        Some((found, id)) => {
+            let what = format!(
+                "the segment belongs to the log {id:016x}, the others here to {expected:016x}; put the right one back, or \
+                 restore the whole data directory from a backup"
+            );
+            Err(Fault::foreign(&found.path, what))
+        }
     }
 }
 
@@ -246,8 +393,11 @@ fn whole_from<'a>(dir: &Path, found: &'a [Found], from: SegmentNo) -> Result<Vec
             let path = segment_path(dir, SegmentNo(number));
             return Err(Fault::corruption(&path, "the segment is missing, but later ones are there"));
         }
+        if let Err(bad) = found.header {
+            return Err(Fault::corruption(&found.path, bad.to_string()));
+        }
         if found.own_header().is_none() {
-            return Err(Fault::corruption(&found.path, "the segment's header is damaged"));
+            return Err(Fault::corruption(&found.path, "it is another segment than its name says"));
         }
     }
     Ok(needed)
@@ -284,8 +434,7 @@ async fn replay(rt: &Rt, dir: &Path, found: &[Found], tail: SegmentNo, budget: &
 fn damaged((path, pos): (&Path, u64), expected: Option<Sequence>, proof: SegmentNo) -> Fault {
     let record = expected.map_or("the first record".to_owned(), |sequence| format!("record {}", sequence.0));
     let what = format!(
-        "{record} is damaged or missing at or after byte {pos}, but segment {} goes on behind it; \
-         restore this store from its replicas",
+        "{record} is damaged or missing at or after byte {pos}, but segment {} goes on after it",
         proof.0
     );
     Fault::corruption(path, what)
@@ -321,6 +470,7 @@ impl Replay {
             tail: first,
             last: None,
             end: FIRST_RECORD_POS,
+            opened: 0,
         }
     }
 
@@ -331,6 +481,7 @@ impl Replay {
             self.index.apply(at, &record.body).map_err(malformed)?;
             self.bodies.insert(at, record.body);
             self.records += 1;
+            self.opened = record.header.opened;
             self.next = Sequence(record.header.sequence.0 + 1);
             budget.tick().await;
         }
@@ -340,13 +491,8 @@ impl Replay {
     }
 }
 
-/// Whether the place behind the last record is clean, torn or damaged. Torn: where.
-async fn classify_end(
-    rt: &Rt,
-    needed: &[&Found],
-    replay: &Replay,
-    budget: &Budget,
-) -> Result<Option<(SegmentNo, u64)>> {
+/// Whether the place after the last record is clean, torn or damaged.
+async fn classify_end(rt: &Rt, needed: &[&Found], replay: &Replay, budget: &Budget) -> Result<Option<Torn>> {
     let mut torn = None;
     let candidates = needed.iter().filter(|found| found.number >= replay.tail).take(2);
     for found in candidates {
@@ -359,7 +505,7 @@ async fn classify_end(
         if let Some(proof) = proof.filter(|_| !planted(Bug::SilentTruncation)) {
             let what = format!(
                 "record {} is damaged at byte {} or in the segment before: record {} at byte {} was written after \
-                 it had become durable; restore this store from its replicas",
+                 it had become durable",
                 replay.next.0,
                 scanner.pos(),
                 proof.header.sequence.0,
@@ -367,8 +513,11 @@ async fn classify_end(
             );
             return Err(Fault::corruption(&found.path, what));
         }
-        if torn.is_none() && scanner.begins(replay.next).await? {
-            torn = Some((found.number, scanner.pos()));
+        if torn.is_none()
+            && let Some((bytes, body)) = scanner.torn(replay.next).await?
+        {
+            let claims = claims(&body);
+            torn = Some(Torn { segment: found.number, pos: scanner.pos(), bytes, claims });
         }
         segment.close().await?;
     }
@@ -415,10 +564,21 @@ async fn harden(rt: &Rt, active: &Segment, replay: &Replay) -> Result<()> {
 }
 
 /// Takes away the beginning of a torn record, durably, so that nothing can ever complete it.
-async fn cut(rt: &Rt, files: &Files, number: SegmentNo, pos: u64, sequence: Sequence) -> Result<Cut> {
-    let torn = files.ready.iter().find(|segment| segment.number == number).unwrap_or(&files.active);
-    torn.wipe(rt, pos, pos + BLOCK_BYTES as u64).await?;
-    Ok(Cut { path: torn.path.clone(), pos, sequence })
+async fn cut(rt: &Rt, files: &Files, torn: &Torn) -> Result<()> {
+    let ready = files.ready.iter().find(|segment| segment.number == torn.segment);
+    let segment = ready.unwrap_or(&files.active);
+    segment.wipe(rt, torn.pos, torn.pos + BLOCK_BYTES as u64).await
+}
+
+/// What the rest of a torn record says that it would have appended. Nothing of it is certain.
+fn claims(body: &[u8]) -> BTreeMap<u64, u64> {
+    let mut claims = BTreeMap::new();
+    for item in super::format::items(body).flatten() {
+        if let Item::Append { group, run } = item {
+            claims.insert(group, run.first + u64::from(run.count) - 1);
+        }
+    }
+    claims
 }
 
 fn recovered_group(group: &Group, bodies: &BTreeMap<RecordAt, Bytes>) -> RecoveredGroup {
@@ -454,6 +614,9 @@ fn shared(
         active: RefCell::new(files.active),
         tail: Cell::new(replay.end),
         next_sequence: Cell::new(replay.next),
+        opened: replay.opened + 1,
+        vouched: Cell::new(false),
+        seen_idle_at: Cell::new(Sequence(0)),
         needed_from: Cell::new(replay.needed_from),
         ready: RefCell::new(files.ready),
         next_number: Cell::new(files.next_number),

@@ -61,10 +61,17 @@ impl<'a> Scanner<'a> {
         Ok(scanned)
     }
 
-    /// Whether something lies here that claims to be the record `sequence`.
-    pub(crate) async fn begins(&mut self, sequence: Sequence) -> Result<bool> {
+    /// What lies here and claims to be the record `sequence`, damaged as it is: how long it says that it is, bytes, and what is
+    /// left of its body.
+    pub(crate) async fn torn(&mut self, sequence: Sequence) -> Result<Option<(u64, Bytes)>> {
         let header = RecordHeader::peek(self.bytes(self.pos, BLOCK_BYTES).await?);
-        Ok(header.is_some_and(|header| header.sequence == sequence))
+        let Some(header) = header.filter(|header| header.sequence == sequence) else { return Ok(None) };
+        let left = self.file_bytes.saturating_sub(self.pos).min(header.record_bytes());
+        let len = usize::try_from(left).expect("no longer than a record");
+        let bytes = self.bytes(self.pos, len).await?;
+        let end = (RECORD_HEADER_BYTES + header.body_bytes as usize).min(bytes.len());
+        let body = bytes.get(RECORD_HEADER_BYTES..end).unwrap_or_default();
+        Ok(Some((header.record_bytes(), Bytes::copy_from_slice(body))))
     }
 
     /// The first intact record from here on that was written after `missing` had become durable.

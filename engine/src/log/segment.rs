@@ -23,6 +23,8 @@ pub(crate) const ZERO_PIECE_BYTES: u64 = 512 << 10;
 pub(crate) struct Segment {
     pub(crate) number: SegmentNo,
     pub(crate) incarnation: Incarnation,
+    /// Where the next segment begins. Only a record that is larger than that grows the file.
+    pub(crate) bytes: u64,
     pub(crate) path: PathBuf,
     /// Reads, zeros, and records when the sync is separate.
     plain: File,
@@ -82,7 +84,8 @@ impl Unfinished {
     }
 
     /// Begins a new life of a file whose records nobody needs any more.
-    pub(crate) async fn reuse(rt: &Rt, old: PathBuf, header: SegmentHeader, bytes: u64) -> Result<Self> {
+    pub(crate) async fn reuse(rt: &Rt, old: PathBuf, header: SegmentHeader) -> Result<Self> {
+        let bytes = header.bytes;
         let file = open(rt, &old, OpenMode::Write).await?;
         let len = file.len().await.map_err(|e| Fault::io(&old, "measuring the file", &e))?;
         if len > bytes {
@@ -104,8 +107,8 @@ impl Unfinished {
     }
 
     /// Zeroes one more piece; `false` when there is nothing left to zero.
-    pub(crate) async fn zero_piece(&mut self, rt: &Rt, segment_bytes: u64) -> Result<bool> {
-        let to = segment_bytes.min(self.zeroed_to + ZERO_PIECE_BYTES);
+    pub(crate) async fn zero_piece(&mut self, rt: &Rt) -> Result<bool> {
+        let to = self.header.bytes.min(self.zeroed_to + ZERO_PIECE_BYTES);
         if to <= self.zeroed_to {
             return Ok(false);
         }
@@ -115,16 +118,22 @@ impl Unfinished {
     }
 
     /// Makes the content durable, then the name, and opens the segment for appending.
+    ///
+    /// # Errors
+    /// After a passing shortage there is no such file, so that it can be made again.
     pub(crate) async fn finish(self, rt: &Rt, dir: &Path, sync: SyncMethod) -> Result<Segment> {
         let Self { header, path, file, .. } = self;
-        file.sync().await.map_err(|e| Fault::io(&path, "syncing a new segment", &e))?;
-        file.close().await.map_err(|e| Fault::io(&path, "closing a new segment", &e))?;
         let named = segment_path(dir, header.number);
-        rt.rename(&path, &named).await.map_err(|e| Fault::io(&path, "naming a new segment", &e))?;
-        if !planted(Bug::NoDirSync) {
-            sync_dir(rt, dir).await?;
+        match name(rt, dir, file, &path, &named).await {
+            Ok(()) => Segment::open(rt, named, header, Some(sync)).await,
+            Err(fault) => {
+                if fault.is_passing() {
+                    remove_if_there(rt, &path).await?;
+                    remove_if_there(rt, &named).await?;
+                }
+                Err(fault)
+            }
         }
-        Segment::open(rt, named, header, Some(sync)).await
     }
 
     /// Gives the space back.
@@ -155,6 +164,7 @@ impl Segment {
         Ok(Self {
             number: header.number,
             incarnation: header.incarnation,
+            bytes: header.bytes,
             path,
             plain,
             durable,
@@ -196,11 +206,6 @@ impl Segment {
     /// The file's length.
     pub(crate) async fn file_bytes(&self) -> Result<u64> {
         self.plain.len().await.map_err(|e| Fault::io(&self.path, "measuring the file", &e))
-    }
-
-    /// How far the space is zeroed.
-    pub(crate) fn zeroed_to(&self) -> u64 {
-        self.zeroed_to.get()
     }
 
     /// Zeroes ahead until `to`. The writer and the background task may both call; one works, the other waits.
@@ -245,16 +250,35 @@ impl Segment {
     }
 }
 
-/// What the first block of a file says that it is.
+/// Gives a finished file its name. Nothing was ever promised of it, so a failed sync may be tried again with another file.
+async fn name(rt: &Rt, dir: &Path, file: File, path: &Path, named: &Path) -> Result<()> {
+    let synced = file.sync().await.map_err(|e| Fault::io(path, "syncing a new segment", &e));
+    file.close().await.map_err(|e| Fault::io(path, "closing a new segment", &e))?;
+    synced?;
+    rt.rename(path, named).await.map_err(|e| Fault::io(path, "naming a new segment", &e))?;
+    if !planted(Bug::NoDirSync) {
+        sync_dir(rt, dir).await?;
+    }
+    Ok(())
+}
+
+async fn remove_if_there(rt: &Rt, path: &Path) -> Result<()> {
+    if rt.exists(path).await.map_err(|e| Fault::io(path, "looking it up", &e))? {
+        rt.remove(path).await.map_err(|e| Fault::io(path, "removing an unfinished segment", &e))?;
+    }
+    Ok(())
+}
+
+/// What the first block of a file says that it is, if the file is as long as that.
 pub(crate) async fn read_header(
     rt: &Rt,
     path: &Path,
 ) -> Result<std::result::Result<SegmentHeader, BadHeader>> {
     let file = open(rt, path, OpenMode::Read).await?;
     let block = file.read_at(0, BLOCK_BYTES).await.map_err(|e| Fault::io(path, "reading a header", &e))?;
-    let header = SegmentHeader::decode(&block);
+    let file_bytes = file.len().await.map_err(|e| Fault::io(path, "measuring the file", &e))?;
     file.close().await.map_err(|e| Fault::io(path, "closing a segment", &e))?;
-    Ok(header)
+    Ok(SegmentHeader::decode(&block).and_then(|header| header.of_file(file_bytes)))
 }
 
 /// Opens a file with a fault that names it.

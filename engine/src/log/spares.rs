@@ -1,8 +1,8 @@
 //! The task that prepares segments ahead of need.
 //!
-//! It keeps the active segment zeroed ahead of its tail, keeps [`spare_segments`](super::LogOptions::spare_segments) ready,
-//! and turns retired segments into ready ones, all at a bounded rate, or at full speed when the writer
-//! waits for one. On a full disk, and without descriptors, it stops and tries again when something changes, or after a while.
+//! It keeps [`spare_segments`](super::LogOptions::spare_segments) ready, zeroed from end to end, and turns retired segments
+//! into ready ones, at a bounded rate, or at full speed when the writer waits for one. On a full disk, and without
+//! descriptors, it stops and tries again when something changes, or after a while.
 
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -14,9 +14,6 @@ use super::plant::{Bug, planted};
 use super::segment::{Segment, Unfinished, ZERO_PIECE_BYTES, sync_dir};
 use crate::error::{Fault, Result};
 use crate::rt::Rt;
-
-/// Zeroed space ahead of the tail below which the active segment comes before the spares.
-const AHEAD_BYTES: u64 = 4 << 20;
 
 /// How long to wait before trying again what something was short for.
 const SHORTAGE_RETRY: Duration = Duration::from_secs(1);
@@ -88,15 +85,7 @@ async fn wait_out(shared: &Shared, making: &mut Option<Unfinished>, shortage: Fa
 }
 
 async fn step(shared: &Shared, making: &mut Option<Unfinished>) -> Result<Step> {
-    let segment_bytes = shared.options.segment_bytes;
-    let active = shared.active();
-    let unzeroed = active.zeroed_to() < segment_bytes;
     let spares_wanted = shared.ready.borrow().len() < shared.options.spare_segments;
-    let close_to_tail = active.zeroed_to() < shared.tail.get() + AHEAD_BYTES;
-    if unzeroed && !shared.writer_waits.get() && (close_to_tail || !spares_wanted) {
-        active.zero_to(&shared.rt, segment_bytes.min(active.zeroed_to() + ZERO_PIECE_BYTES)).await?;
-        return Ok(Step::Zeroed);
-    }
     if !spares_wanted {
         return remove_surplus(shared).await;
     }
@@ -105,7 +94,7 @@ async fn step(shared: &Shared, making: &mut Option<Unfinished>) -> Result<Step> 
         None => begin(shared).await?,
     };
     // Also in a hurry: a spare that still needs space would be no reserve.
-    let zeroed = unfinished.zero_piece(&shared.rt, segment_bytes).await;
+    let zeroed = unfinished.zero_piece(&shared.rt).await;
     if !matches!(zeroed, Ok(false)) {
         *making = Some(unfinished);
         return zeroed.map(|_| Step::Zeroed);
@@ -120,11 +109,11 @@ async fn step(shared: &Shared, making: &mut Option<Unfinished>) -> Result<Step> 
 
 /// A retired file with a new header, or else a new file.
 async fn begin(shared: &Shared) -> Result<Unfinished> {
-    let header = new_header(&shared.rt, shared.log_id, shared.next_number.get());
+    let bytes = shared.options.segment_bytes;
+    let header = new_header(&shared.rt, shared.log_id, shared.next_number.get(), bytes);
     match take_retired(shared).await? {
         Some(path) => {
-            let begun =
-                Unfinished::reuse(&shared.rt, path.clone(), header, shared.options.segment_bytes).await;
+            let begun = Unfinished::reuse(&shared.rt, path.clone(), header).await;
             if begun.is_err() {
                 // The file is still there to be had.
                 shared.retired.borrow_mut().push_back(Retired::Closed(path));
@@ -136,9 +125,9 @@ async fn begin(shared: &Shared) -> Result<Unfinished> {
 }
 
 /// The header of a segment's next life.
-pub(crate) fn new_header(rt: &Rt, log_id: u64, number: SegmentNo) -> SegmentHeader {
+pub(crate) fn new_header(rt: &Rt, log_id: u64, number: SegmentNo, bytes: u64) -> SegmentHeader {
     let drawn = if planted(Bug::NoSalt) { 0 } else { rt.random() };
-    SegmentHeader { log_id, number, incarnation: Incarnation(drawn) }
+    SegmentHeader { log_id, number, incarnation: Incarnation(drawn), bytes }
 }
 
 /// A retired file that nobody reads any more, closed.

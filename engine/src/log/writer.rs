@@ -112,20 +112,16 @@ impl Guard {
 /// Sees to it that `bytes` of zeroed space lie at the tail. A record larger than a segment gets one of its own, which grows.
 async fn make_room(shared: &Shared, bytes: u64, appends: bool) -> Result<()> {
     let begun = shared.tail.get() > FIRST_RECORD_POS;
-    if begun && shared.tail.get() + bytes > shared.options.segment_bytes {
+    if begun && shared.tail.get() + bytes > shared.active().bytes {
         roll(shared, appends).await?;
     }
     let zeroed = zero_at_tail(shared, bytes).await;
-    let Err(short) = &zeroed else { return zeroed };
-    if !short.is_passing() {
-        return zeroed;
+    if let Err(short) = &zeroed
+        && short.is_passing()
+    {
+        *shared.short.borrow_mut() = Some(short.clone());
     }
-    *shared.short.borrow_mut() = Some(short.clone());
-    if appends || shared.ready.borrow().is_empty() {
-        return zeroed;
-    }
-    roll(shared, appends).await?;
-    zero_at_tail(shared, bytes).await
+    zeroed
 }
 
 async fn zero_at_tail(shared: &Shared, bytes: u64) -> Result<()> {
@@ -177,10 +173,11 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
         }
         assert_whole(shared, &record[RECORD_HEADER_BYTES..end]);
         let header = RecordHeader {
-            body_bytes: u32::try_from(body_bytes).expect("a batch stays far below 4 GiB"),
+            body_bytes: u32::try_from(body_bytes).expect("what is larger was refused"),
             sequence,
             durable_to: Sequence(sequence.0 - 1),
             needed_from: shared.needed_from.get(),
+            opened: shared.opened,
         };
         header.seal(segment.incarnation, &mut record);
         let body = match requests {
@@ -205,6 +202,7 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
 
     shared.tail.set(pos + total);
     shared.next_sequence.set(Sequence(sequence.0 + 1));
+    shared.vouched.set(body.is_empty());
     let at = RecordAt::new(segment.number, pos);
     shared.index.borrow_mut().apply(at, &body).expect("the log reads what it writes");
     if !body.is_empty() {
@@ -216,9 +214,6 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
     written.record_bytes += total;
     written.body_bytes += body_bytes as u64;
     shared.written.set(written);
-    if segment.zeroed_to() < shared.options.segment_bytes {
-        shared.wanted.ring();
-    }
     Ok(())
 }
 

@@ -49,7 +49,8 @@ fn what_was_written_is_there_after_reopening_with_either_sync_method() {
             log.close().await.unwrap();
 
             let (log, recovered) = open(&rt, &dir, sync).await;
-            assert_eq!(recovered.records, 2);
+            // Two beside those of the batches: one counts the opening, one vouches for the last.
+            assert_eq!((recovered.records, recovered.opened), (4, 2));
             assert_eq!(recovered.cut, None);
             let group = &recovered.groups[&7];
             let payloads: Vec<_> = group.entries.iter().map(|e| (e.index, e.term, &e.payload[..])).collect();
@@ -84,7 +85,7 @@ fn calls_that_come_while_a_write_is_in_flight_share_the_next_one() {
             writer.await;
         }
         let stats = log.stats();
-        assert_eq!(stats.batches, 640);
+        assert_eq!(stats.batches, 641, "one counts the opening");
         assert!(stats.records <= 12, "{} records for 64 writers with 10 batches each", stats.records);
         log.close().await.unwrap();
         let (log, recovered) = open(&rt, &dir, SyncMethod::DurableWrite).await;
@@ -202,6 +203,26 @@ fn a_removed_group_is_gone() {
         log.close().await.unwrap();
         let (log, recovered) = open(&rt, &dir, SyncMethod::DurableWrite).await;
         assert!(recovered.groups.is_empty());
+        log.close().await.unwrap();
+    });
+}
+
+#[test]
+fn what_could_not_be_read_back_is_refused_and_the_log_goes_on() {
+    on_a_core(|rt, dir| async move {
+        let (log, _) = open(&rt, &dir, SyncMethod::DurableWrite).await;
+        let payload = vec![1; 1 << 20];
+        let mut batch = Batch::new();
+        batch.append(5, 1, (0..256).map(|_| entry(1, &payload)));
+        let fault = log.write(batch).await.unwrap_err();
+        assert_eq!(fault.kind, FaultKind::TooLarge);
+        assert!(fault.to_string().contains("at most 268435456"), "{fault}");
+        let mut batch = Batch::new();
+        batch.append(5, 1, [entry(1, b"small")]);
+        log.write(batch).await.unwrap();
+        log.close().await.unwrap();
+        let (log, recovered) = open(&rt, &dir, SyncMethod::DurableWrite).await;
+        assert_eq!(recovered.groups[&5].entries.len(), 1);
         log.close().await.unwrap();
     });
 }

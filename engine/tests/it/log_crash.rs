@@ -12,6 +12,7 @@ use engine::log::plant::{Bug, plant};
 use engine::log::{
     Batch, EntryRef, Log, LogOptions, Position, PurgeLimits, Recovered, RecoveredGroup, SyncMethod,
 };
+use engine::origin::Origin;
 use engine::rt::Rt;
 use engine::rt::sim::{DiskFault, DiskOp, Options, World};
 
@@ -121,6 +122,8 @@ struct Oracle {
     since: Vec<(Vec<Change>, bool)>,
     /// `base` with all of `since`.
     latest: Groups,
+    /// How often the log has been opened.
+    opened: u64,
     /// How often each thing happened.
     seen: BTreeMap<&'static str, u64>,
 }
@@ -132,6 +135,10 @@ impl Oracle {
 
     /// Checks what an opening found and goes on from there.
     fn reopened(&mut self, recovered: &Recovered) -> Result<(), String> {
+        if recovered.opened <= self.opened {
+            return Err(format!("opening {} after {}", recovered.opened, self.opened));
+        }
+        self.opened = recovered.opened;
         let found = groups_of(recovered);
         let answered = self.since.iter().rposition(|(_, answered)| *answered).map_or(0, |last| last + 1);
         let mut state = self.base.clone();
@@ -184,9 +191,15 @@ fn options(sync: SyncMethod) -> LogOptions {
 
 type Shared = Rc<RefCell<Oracle>>;
 
+/// As an owner opens it who remembers the log's id and how often it was opened.
+fn owned(sync: SyncMethod, oracle: &Shared) -> LogOptions {
+    let origin = Origin { id: Some(77), opened_min: oracle.borrow().opened };
+    LogOptions { origin, ..options(sync) }
+}
+
 /// One process: opens, checks, then writes from three tasks until it dies.
 async fn life(rt: Rt, oracle: Shared, sync: SyncMethod) -> Result<(), String> {
-    let opened = Log::open(&rt, Path::new(DIR), options(sync)).await;
+    let opened = Log::open(&rt, Path::new(DIR), owned(sync, &oracle)).await;
     let (log, recovered) = match opened {
         Ok(opened) => opened,
         // The disk error of this life came that early; the next one finds everything.
@@ -205,6 +218,7 @@ async fn life(rt: Rt, oracle: Shared, sync: SyncMethod) -> Result<(), String> {
         PurgeLimits { segments_target: 2, rewrite_group_bytes_max: 8 << 10, rewrite_bytes_max: 16 << 10 };
     while log.failure().is_none() {
         rt.sleep(Duration::from_micros(rt.random() % 4_000)).await;
+        log.vouch_if_idle();
         if let Ok(purged) = log.purge(&limits).await {
             let mut oracle = oracle.borrow_mut();
             oracle.count("segments gone", purged.segments as u64);
@@ -299,7 +313,7 @@ fn lives(seed: u64) -> Result<BTreeMap<&'static str, u64>, String> {
     }
     let last = oracle.clone();
     let running = node.start(0, move |rt| async move {
-        let opened = Log::open(&rt, Path::new(DIR), options(sync)).await;
+        let opened = Log::open(&rt, Path::new(DIR), owned(sync, &last)).await;
         let (log, recovered) =
             opened.map_err(|fault| format!("the log does not open at the end: {fault}"))?;
         last.borrow_mut().reopened(&recovered)?;
@@ -361,8 +375,22 @@ async fn open(rt: &Rt) -> Result<(Log, Recovered), Fault> {
     Log::open(rt, Path::new(DIR), options(SyncMethod::DurableWrite)).await
 }
 
+/// How a process ends that has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Close,
+    /// Killed after it was idle for a moment.
+    Idle,
+    /// Killed at once.
+    Kill,
+}
+
 /// Writes `count` small records and closes.
 fn filled(world: &World, count: u64) {
+    filled_until(world, count, End::Close);
+}
+
+fn filled_until(world: &World, count: u64, end: End) {
     process(world, move |rt| async move {
         let (log, _) = open(&rt).await.unwrap();
         for index in 1..=count {
@@ -373,41 +401,67 @@ fn filled(world: &World, count: u64) {
         while log.stats().spare_segments < 2 {
             rt.sleep(Duration::from_millis(1)).await;
         }
-        log.close().await.unwrap();
+        match end {
+            End::Close => log.close().await.unwrap(),
+            End::Idle => {
+                let before = log.stats().records;
+                for _ in 0..10 {
+                    log.vouch_if_idle();
+                    rt.sleep(Duration::from_millis(100)).await;
+                }
+                assert_eq!(log.stats().records, before + 1, "an idle log writes once and then nothing");
+            }
+            End::Kill => {}
+        }
     });
+    world.node(0).kill();
 }
 
-/// What an opening gives, as the last index.
-fn reopened(world: &World) -> Result<(Option<u64>, bool), Fault> {
+/// What an opening gives: the last index, and where something was cut, the index that it claims.
+fn reopened(world: &World) -> Result<(Option<u64>, Option<Option<u64>>), Fault> {
     process(world, |rt| async move {
         let (log, recovered) = open(&rt).await?;
         let last = log.last_index(1);
         log.close().await?;
-        Ok((last, recovered.cut.is_some()))
+        Ok((last, recovered.cut.map(|cut| cut.claims.get(&1).copied())))
     })
 }
 
 /// Flips each byte that carries meaning in a small log, one at a time, and some of the padding. Every opening either is a fault
-/// or finds everything up to the last record; of the last record alone nothing proves that it had been durable.
-fn sweep() -> Result<(), String> {
-    const RECORDS: u64 = 5;
+/// or finds everything. Only of the last record of a log that was killed at once nothing proves that it had been durable.
+fn sweep(end: End) -> Result<(), String> {
+    const RECORDS: u64 = 3;
     let world = World::new(1, Options::default());
-    filled(&world, RECORDS);
+    filled_until(&world, RECORDS, end);
     let disk = world.node(0).disk().files();
     let path = disk.iter().find(|path| path.ends_with("0000000000000001.seg")).expect("the first segment");
     let intact = world.node(0).disk().read(path);
-    let record_end = 40 + 25 + 13 + 40;
-    for block in 0..=RECORDS {
-        let meaning = if block == 0 { 64 } else { record_end };
+    let record_end = 48 + 25 + 13 + 40;
+    // The header, the record of the opening, those of the batches, and perhaps one that vouches for them.
+    let last_block = RECORDS + 1 + u64::from(end != End::Kill);
+    for block in 0..=last_block {
+        let meaning = match block {
+            0 => 64,
+            1 => 48,
+            block if block > RECORDS + 1 => 48,
+            _ => record_end,
+        };
         for within in (0..meaning).chain((meaning..4096).step_by(997)) {
             let mut damaged = intact.clone();
             damaged[(block * 4096 + within) as usize] ^= 1 << (within % 8);
             world.node(0).disk().write(path, &damaged);
             let found = reopened(&world).map_err(|fault| fault.kind);
             let right = match (within < meaning, block) {
-                (false, _) => found == Ok((Some(RECORDS), false)),
-                (true, RECORDS) => matches!(found, Ok((Some(last), _)) if last == RECORDS - 1),
-                (true, 0) => matches!(found, Err(FaultKind::Corruption)),
+                (false, _) => found == Ok((Some(RECORDS), None)),
+                (true, block) if block == last_block && end == End::Kill => {
+                    // Where the payload is hit, what is left still says whose entry it was.
+                    let payload = within >= record_end - 40;
+                    matches!(found, Ok((Some(last), claim)) if last == RECORDS - 1
+                        && (!payload || claim == Some(Some(RECORDS))))
+                }
+                (true, block) if block == last_block => {
+                    matches!(found, Ok((Some(RECORDS), None | Some(None))))
+                }
                 (true, _) => found == Err(FaultKind::Corruption),
             };
             if !right {
@@ -419,16 +473,122 @@ fn sweep() -> Result<(), String> {
 }
 
 #[test]
-fn damage_anywhere_is_a_fault_and_only_the_last_record_can_be_cut() {
-    sweep().unwrap();
+fn damage_anywhere_is_a_fault_and_only_an_unanswered_record_can_be_cut() {
+    for end in [End::Close, End::Idle, End::Kill] {
+        sweep(end).unwrap_or_else(|what| panic!("{end:?}: {what}"));
+    }
 }
 
 #[test]
 fn a_log_that_truncates_silently_is_caught_by_the_sweep() {
     plant(Some(Bug::SilentTruncation));
-    let swept = sweep();
+    let swept = sweep(End::Close);
     plant(None);
     assert!(swept.is_err());
+}
+
+/// A file that was cut off, or is gone, is named, or nothing of it was needed.
+#[test]
+fn a_file_that_lacks_its_end_or_is_gone_is_named() {
+    for end in [End::Close, End::Kill] {
+        let world = World::new(6, Options::default());
+        filled_until(&world, 20, end);
+        let node = world.node(0);
+        let contents = node.disk().contents();
+        let mut refused = 0;
+        for (path, intact) in &contents {
+            for eighths in 0..9 {
+                let mut damaged = contents.clone();
+                match eighths {
+                    8 => damaged.remove(path),
+                    _ => damaged.insert(path.clone(), intact[..intact.len() * eighths / 8].to_vec()),
+                };
+                node.disk().set_contents(&damaged);
+                let origin = Origin { id: None, opened_min: 1 };
+                let options = LogOptions { origin, ..options(SyncMethod::DurableWrite) };
+                let found = process(&world, move |rt| async move {
+                    let (log, _) = Log::open(&rt, Path::new(DIR), options).await?;
+                    let last = log.last_index(1);
+                    log.close().await.map(|()| last)
+                });
+                match found {
+                    Ok(last) => assert_eq!(last, Some(20), "{} at {eighths}/8", path.display()),
+                    Err(fault) => {
+                        assert!(
+                            fault.path == *path || fault.path == Path::new(DIR),
+                            "{fault}, not {}",
+                            path.display()
+                        );
+                        refused += 1;
+                    }
+                }
+            }
+        }
+        // All but those whose last file is gone, which was not used yet.
+        assert!(refused >= contents.len() * 8, "{refused} of {} cases", contents.len() * 9);
+    }
+}
+
+/// What its owner knows decides whether a log is the one that belongs there.
+#[test]
+fn a_log_that_is_gone_or_another_or_an_older_copy_is_refused() {
+    let world = World::new(5, Options::default());
+    let opened = |id, opened_min| {
+        process(&world, move |rt| async move {
+            let origin = Origin { id: Some(id), opened_min };
+            let options = LogOptions { origin, ..options(SyncMethod::DurableWrite) };
+            let (log, recovered) = Log::open(&rt, Path::new(DIR), options).await?;
+            log.close().await.map(|()| recovered.opened)
+        })
+    };
+    let refused =
+        |outcome: Result<u64, Fault>| outcome.map_err(|fault| (fault.kind, fault.path)).unwrap_err();
+    let dir = Path::new(DIR).to_owned();
+    assert_eq!(refused(opened(7, 1)), (FaultKind::Corruption, dir.clone()), "gone");
+    assert!(world.node(0).disk().files().is_empty(), "what is refused is not created");
+    assert_eq!(opened(7, 0).unwrap(), 1);
+    assert_eq!(opened(7, 1).unwrap(), 2);
+    assert_eq!(refused(opened(8, 1)), (FaultKind::Foreign, dir.clone()), "another");
+    assert_eq!(refused(opened(7, 3)), (FaultKind::Foreign, dir), "an older copy");
+    // A process that was killed between opening the log and telling its owner.
+    assert_eq!(opened(7, 1).unwrap(), 3);
+    assert_eq!(opened(7, 2).unwrap(), 4);
+}
+
+/// No space in any step of making a segment is waited for.
+#[test]
+fn lack_of_space_in_any_step_of_a_new_segment_ends_nothing() {
+    let mut hit = 0;
+    for op in [DiskOp::Name, DiskOp::Write, DiskOp::Sync, DiskOp::SetLen] {
+        for after in 0..12 {
+            let world = World::new(30 + after, Options::default());
+            filled(&world, 3);
+            // No file of the log that is written to, only those that are being made.
+            let fault = DiskFault::on(op).path(".new").errno(libc::ENOSPC).after(after).times(2);
+            let node = world.node(0);
+            process(&world, move |rt| async move {
+                let (log, _) = open(&rt).await.unwrap();
+                node.disk().fail(fault);
+                let mut index = 4;
+                while index < 60 {
+                    let mut batch = Batch::new();
+                    batch.append(1, index, [EntryRef { term: 2, kind: 1, payload: &[9; 3000] }]);
+                    match log.write(batch).await {
+                        Ok(()) => index += 1,
+                        Err(fault) => {
+                            assert!(fault.is_passing(), "{op:?} {after}: {fault}");
+                            rt.sleep(Duration::from_millis(100)).await;
+                        }
+                    }
+                    assert!(log.failure().is_none(), "{op:?} {after}: {:?}", log.failure());
+                }
+                log.close().await.unwrap();
+            });
+            hit += world.node(0).disk().stats().faults;
+            assert_eq!(reopened(&world).unwrap(), (Some(59), None), "{op:?} {after}");
+        }
+    }
+    assert!(hit > 40, "only {hit} steps failed");
 }
 
 #[test]
@@ -449,7 +609,7 @@ fn damage_in_any_segment_but_the_last_is_a_fault_that_names_the_file() {
         }
         world.node(0).disk().write(path, &intact);
     }
-    assert_eq!(reopened(&world).unwrap(), (Some(30), false));
+    assert_eq!(reopened(&world).unwrap(), (Some(30), None));
 }
 
 #[test]
@@ -457,7 +617,7 @@ fn a_failed_write_or_sync_ends_the_log_until_a_restart() {
     for op in [DiskOp::Write, DiskOp::Sync] {
         let world = World::new(3, Options::default());
         filled(&world, 3);
-        world.node(0).disk().fail(DiskFault::on(op).path("0001.seg").after(1));
+        world.node(0).disk().fail(DiskFault::on(op).path("0001.seg").after(2));
         let kinds = process(&world, |rt| async move {
             let options = options(SyncMethod::WriteThenSync);
             let (log, _) = Log::open(&rt, Path::new(DIR), options).await.unwrap();

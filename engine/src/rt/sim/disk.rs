@@ -4,6 +4,7 @@
 //! reached the chosen crash point: from there on nothing finishes, so that a test can cut the power at every single operation.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -352,6 +353,29 @@ impl Disk {
     /// If there is no such file.
     pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) {
         self.inode(path.as_ref()).borrow_mut().replace(bytes);
+    }
+
+    /// Every file with its bytes, as a reader would see them now.
+    pub fn contents(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        self.files().into_iter().map(|path| (path.clone(), self.read(&path))).collect()
+    }
+
+    /// A new disk in the place of this one that holds these files, durably.
+    ///
+    /// # Panics
+    /// If a file would lie below another file.
+    pub fn set_contents(&self, contents: &BTreeMap<PathBuf, Vec<u8>>) {
+        let mut names = self.names.borrow_mut();
+        names.wipe();
+        for (path, bytes) in contents {
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            let made = names.create_dir_all(dir).and_then(|()| {
+                let inode = names.create(path)?;
+                inode.borrow_mut().replace(bytes);
+                names.sync(dir)
+            });
+            made.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
     }
 
     fn inode(&self, path: &Path) -> SharedInode {
