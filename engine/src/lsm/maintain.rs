@@ -290,7 +290,8 @@ impl Maintenance {
     async fn roll_manifest(&mut self) -> Result<()> {
         let shared = self.shared.clone();
         let number = self.next_number();
-        let fresh = Manifest::begin(&shared.rt, &shared.dir, number, &shared.whole()).await?;
+        let fresh =
+            Manifest::begin(&shared.rt, &shared.dir, self.manifest.tree(), number, &shared.whole()).await?;
         let old = std::mem::replace(&mut self.manifest, fresh);
         let path = shared.dir.join(manifest_name(old.number()));
         old.close().await?;

@@ -3,18 +3,20 @@
 //! ```text
 //! CURRENT           the name of the manifest in force; replaced as a whole (write beside, sync, rename, sync directory)
 //! MANIFEST-<n>      frame* zeros
-//! frame  := magic:u32 crc:u32 len:u32 version:u32 manifest:u64 sequence:u64 edit zeros  little-endian
+//! frame  := magic:u32 crc:u32 len:u32 version:u32 manifest:u64 sequence:u64 tree:u64 edit zeros  little-endian
 //! ```
 //!
 //! Every frame begins on a 4096-byte block, so no durable byte is ever written again. `edit` is an rkyv archive of `len`
 //! bytes; the CRC (CRC-32, IEEE) covers everything after itself up to the end of the edit. `manifest` repeats the number in
-//! the file's name, `sequence` counts frames from 0. Frame 0 holds the whole tree, each later one a step.
+//! the file's name, `sequence` counts frames from 0, `tree` is the id of the tree, the same in all of its manifests. Frame 0
+//! holds the whole tree, each later one a step.
 //!
 //! The zeros are written and synced before a frame goes there. So lack of space shows before anything of an edit is on disk, and
 //! an edit is never in doubt for that reason alone.
 //!
 //! Recovery: the first bad frame with no good one after it is a torn tail, the edit of a flush or compaction that was never
-//! acknowledged, and is left behind. A bad frame with a good one after it, or a bad frame 0, is damage: nothing is guessed.
+//! acknowledged, and is left behind. Whether it was one that had been acknowledged nothing in this file can tell; the caller
+//! can, because its log was cut only below what a durable edit says. A bad frame with a good one after it, or a bad frame 0, is damage: nothing is guessed.
 //! Every opening begins a new manifest with the whole tree, which makes the cut durable before anything else is written. On a
 //! full disk it goes on with the old one instead: the last good frame is written again, because its sync may have failed, and
 //! what follows is zeroed.
@@ -28,9 +30,9 @@ use crate::error::{Fault, Result, Shortage};
 use crate::rt::{BLOCK_BYTES, File, OpenMode, Rt};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RKM\n");
-/// The format drawn above.
-const FORMAT_VERSION: u32 = 2;
-const HEADER_BYTES: usize = 32;
+/// The format drawn above. Version 2 named no tree.
+const FORMAT_VERSION: u32 = 3;
+const HEADER_BYTES: usize = 40;
 /// A manifest that has outgrown its first frame this many times is begun anew.
 const GROWTH_MAX: u64 = 4;
 /// Below this length a manifest is not worth beginning anew.
@@ -50,6 +52,7 @@ pub(crate) const CURRENT: &str = "CURRENT";
 pub(crate) struct Manifest {
     file: File,
     path: PathBuf,
+    tree: u64,
     number: u64,
     sequence: u64,
     len_bytes: u64,
@@ -61,22 +64,25 @@ pub(crate) struct Manifest {
 /// What a manifest file says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Replayed {
+    /// The tree that it belongs to.
+    pub(crate) tree: u64,
     pub(crate) edits: Vec<Edit>,
     /// Offset of a torn last frame.
     pub(crate) torn_at: Option<u64>,
 }
 
 impl Manifest {
-    /// Begins manifest `number` with `whole` as its first edit and puts it in force.
+    /// Begins manifest `number` of `tree` with `whole` as its first edit and puts it in force.
     ///
     /// # Errors
     /// After a passing shortage the manifest before is still in force, and there is no file of the new one.
-    pub(crate) async fn begin(rt: &Rt, dir: &Path, number: u64, whole: &Edit) -> Result<Manifest> {
+    pub(crate) async fn begin(rt: &Rt, dir: &Path, tree: u64, number: u64, whole: &Edit) -> Result<Manifest> {
         let path = dir.join(file_name(number));
         let file = rt.open(&path, OpenMode::Create).await.map_err(|e| Fault::io(&path, "creating", &e))?;
         let mut manifest = Manifest {
             file,
             path: path.clone(),
+            tree,
             number,
             sequence: 0,
             len_bytes: 0,
@@ -106,7 +112,13 @@ impl Manifest {
     }
 
     /// Goes on with the manifest in force, whose file holds `bytes`.
-    pub(crate) async fn resume(rt: &Rt, dir: &Path, number: u64, bytes: &[u8]) -> Result<Manifest> {
+    pub(crate) async fn resume(
+        rt: &Rt,
+        dir: &Path,
+        tree: u64,
+        number: u64,
+        bytes: &[u8],
+    ) -> Result<Manifest> {
         let path = dir.join(file_name(number));
         let file = rt.open(&path, OpenMode::Write).await.map_err(|e| Fault::io(&path, "opening", &e))?;
         let frames = frame_ends(bytes, number);
@@ -120,6 +132,7 @@ impl Manifest {
         Ok(Manifest {
             file,
             path,
+            tree,
             number,
             sequence: frames.len() as u64,
             len_bytes: end as u64,
@@ -134,7 +147,7 @@ impl Manifest {
     /// After a passing shortage nothing of the edit is on disk and the manifest is as it was. After any other fault it must not be
     /// used again.
     pub(crate) async fn append(&mut self, rt: &Rt, edit: &Edit) -> Result<()> {
-        let frame = encode_frame(edit, self.number, self.sequence);
+        let frame = encode_frame(edit, self.tree, self.number, self.sequence);
         self.reserve(rt, self.len_bytes + frame.len() as u64).await?;
         let doubt = |attempt: &str, e: &std::io::Error| Fault::doubt(&self.path, attempt, e);
         loop {
@@ -180,6 +193,10 @@ impl Manifest {
         self.number
     }
 
+    pub(crate) fn tree(&self) -> u64 {
+        self.tree
+    }
+
     /// Closes the file.
     pub(crate) async fn close(self) -> Result<()> {
         let path = self.path;
@@ -205,6 +222,9 @@ pub(crate) async fn recover(rt: &Rt, dir: &Path) -> Result<Option<Found>> {
     let number = std::str::from_utf8(&name).ok().and_then(|name| file_number(name.trim_end()));
     let number = number.ok_or_else(|| Fault::corruption(&current, "it does not name a manifest"))?;
     let path = dir.join(file_name(number));
+    if !rt.exists(&path).await.map_err(|e| Fault::io(&path, "looking it up", &e))? {
+        return Err(Fault::corruption(&path, "CURRENT names this manifest and it is not there"));
+    }
     let bytes = rt.read_small(&path).await.map_err(|e| Fault::io(&path, "reading", &e))?;
     let replayed = replay(&bytes, number).map_err(|(offset, damage)| {
         Fault::corruption(&path, format!("{} (frame at offset {offset})", damage.0))
@@ -218,12 +238,13 @@ pub(crate) async fn recover(rt: &Rt, dir: &Path) -> Result<Option<Found>> {
 /// The offset of the frame that is damaged and how.
 pub(crate) fn replay(bytes: &[u8], number: u64) -> std::result::Result<Replayed, (u64, Damage)> {
     let mut edits = Vec::new();
-    let mut offset = 0;
+    let (mut offset, mut tree) = (0, None);
     while offset < bytes.len() {
-        match decode_frame(&bytes[offset..], number, edits.len() as u64) {
-            Ok((edit, len)) => {
+        match decode_frame(&bytes[offset..], number, edits.len() as u64, tree) {
+            Ok((edit, frame)) => {
                 edits.push(edit);
-                offset += len;
+                offset += frame.bytes();
+                tree = Some(frame.tree);
             }
             Err(damage) => {
                 let torn = !edits.is_empty() && !good_frame_after(bytes, offset, number);
@@ -231,14 +252,15 @@ pub(crate) fn replay(bytes: &[u8], number: u64) -> std::result::Result<Replayed,
                     return Err((offset as u64, damage));
                 }
                 let written = bytes[offset..].iter().any(|&byte| byte != 0);
-                return Ok(Replayed { edits, torn_at: written.then_some(offset as u64) });
+                let torn_at = written.then_some(offset as u64);
+                return Ok(Replayed { tree: tree.unwrap_or_default(), edits, torn_at });
             }
         }
     }
-    if edits.is_empty() {
-        return Err((0, Damage("an empty manifest")));
+    match tree {
+        Some(tree) => Ok(Replayed { tree, edits, torn_at: None }),
+        None => Err((0, Damage("an empty manifest"))),
     }
-    Ok(Replayed { edits, torn_at: None })
 }
 
 /// Where each good frame at the front of a manifest file ends.
@@ -247,14 +269,24 @@ fn frame_ends(bytes: &[u8], number: u64) -> Vec<usize> {
     loop {
         let begin = ends.last().copied().unwrap_or(0);
         match check_frame(bytes.get(begin..).unwrap_or_default(), number) {
-            Ok((archive, _)) => ends.push(begin + frame_bytes(archive)),
+            Ok(frame) => ends.push(begin + frame.bytes()),
             Err(_) => return ends,
         }
     }
 }
 
-fn frame_bytes(archive: &[u8]) -> usize {
-    (HEADER_BYTES + archive.len()).next_multiple_of(BLOCK_BYTES)
+/// A frame whose checksum is right.
+struct Frame<'a> {
+    archive: &'a [u8],
+    sequence: u64,
+    tree: u64,
+}
+
+impl Frame<'_> {
+    /// How far it is to the next.
+    fn bytes(&self) -> usize {
+        (HEADER_BYTES + self.archive.len()).next_multiple_of(BLOCK_BYTES)
+    }
 }
 
 fn good_frame_after(bytes: &[u8], offset: usize, number: u64) -> bool {
@@ -262,7 +294,7 @@ fn good_frame_after(bytes: &[u8], offset: usize, number: u64) -> bool {
     blocks.into_iter().any(|later| check_frame(&bytes[later..], number).is_ok())
 }
 
-fn encode_frame(edit: &Edit, number: u64, sequence: u64) -> Vec<u8> {
+fn encode_frame(edit: &Edit, tree: u64, number: u64, sequence: u64) -> Vec<u8> {
     let archive =
         rkyv::to_bytes::<rkyv::rancor::Error>(edit).expect("an edit in memory can always be archived");
     let mut frame = Vec::with_capacity((HEADER_BYTES + archive.len()).next_multiple_of(BLOCK_BYTES));
@@ -272,6 +304,7 @@ fn encode_frame(edit: &Edit, number: u64, sequence: u64) -> Vec<u8> {
     frame.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
     frame.extend_from_slice(&number.to_le_bytes());
     frame.extend_from_slice(&sequence.to_le_bytes());
+    frame.extend_from_slice(&tree.to_le_bytes());
     frame.extend_from_slice(&archive);
     let crc = crc32fast::hash(&frame[8..]);
     frame[4..8].copy_from_slice(&crc.to_le_bytes());
@@ -279,19 +312,27 @@ fn encode_frame(edit: &Edit, number: u64, sequence: u64) -> Vec<u8> {
     frame
 }
 
-/// The edit of the frame at the start of `bytes`, and how far to go to the next.
-fn decode_frame(bytes: &[u8], number: u64, sequence: u64) -> std::result::Result<(Edit, usize), Damage> {
-    let (archive, found) = check_frame(bytes, number)?;
-    if found != sequence {
+/// The edit of the frame at the start of `bytes`, which belongs to `tree` if that is known.
+fn decode_frame(
+    bytes: &[u8],
+    number: u64,
+    sequence: u64,
+    tree: Option<u64>,
+) -> std::result::Result<(Edit, Frame<'_>), Damage> {
+    let frame = check_frame(bytes, number)?;
+    if frame.sequence != sequence {
         return Err(Damage("a frame out of sequence"));
     }
-    let edit = rkyv::from_bytes::<Edit, rkyv::rancor::Error>(archive)
+    if tree.is_some_and(|tree| tree != frame.tree) {
+        return Err(Damage("a frame of another tree"));
+    }
+    let edit = rkyv::from_bytes::<Edit, rkyv::rancor::Error>(frame.archive)
         .map_err(|_| Damage("a frame whose checksum is right and whose edit is not"))?;
-    Ok((edit, frame_bytes(archive)))
+    Ok((edit, frame))
 }
 
-/// The archive of the frame at the start of `bytes`, and its sequence.
-fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<(&[u8], u64), Damage> {
+/// The frame at the start of `bytes`.
+fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<Frame<'_>, Damage> {
     let header = bytes.get(..HEADER_BYTES).ok_or(Damage("a frame cut off in its header"))?;
     let word = |at: usize| header[at..].first_chunk().map_or(0, |chunk| u32::from_le_bytes(*chunk));
     let long = |at: usize| header[at..].first_chunk().map_or(0, |chunk| u64::from_le_bytes(*chunk));
@@ -309,7 +350,7 @@ fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<(&[u8], u64), D
     if long(16) != number {
         return Err(Damage("a frame of another manifest"));
     }
-    Ok((&whole[HEADER_BYTES..], long(24)))
+    Ok(Frame { archive: &whole[HEADER_BYTES..], sequence: long(24), tree: long(32) })
 }
 
 /// The name of manifest `number`.

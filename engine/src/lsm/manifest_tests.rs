@@ -4,6 +4,8 @@ use super::*;
 use crate::lsm::version::tests::meta;
 use crate::lsm::version::{ErasedRow, MarkRow};
 
+const TREE: u64 = 0xab;
+
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -23,12 +25,12 @@ fn edits() -> Vec<Edit> {
 }
 
 fn file() -> Vec<u8> {
-    edits().iter().enumerate().flat_map(|(n, edit)| encode_frame(edit, 5, n as u64)).collect()
+    edits().iter().enumerate().flat_map(|(n, edit)| encode_frame(edit, TREE, 5, n as u64)).collect()
 }
 
 #[test]
 fn a_manifest_comes_back() {
-    assert_eq!(replay(&file(), 5), Ok(Replayed { edits: edits(), torn_at: None }));
+    assert_eq!(replay(&file(), 5), Ok(Replayed { tree: TREE, edits: edits(), torn_at: None }));
     assert!(replay(&file(), 6).is_err());
     assert!(replay(&[], 5).is_err());
 }
@@ -42,12 +44,21 @@ fn a_torn_tail_is_left_behind_and_told() {
         torn[cut..].fill(0);
         assert_eq!(
             replay(&torn, 5),
-            Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: Some(last as u64) })
+            Ok(Replayed { tree: TREE, edits: edits()[..2].to_vec(), torn_at: Some(last as u64) })
         );
     }
     let mut clean = whole;
     clean[last..].fill(0);
-    assert_eq!(replay(&clean, 5), Ok(Replayed { edits: edits()[..2].to_vec(), torn_at: None }));
+    assert_eq!(replay(&clean, 5), Ok(Replayed { tree: TREE, edits: edits()[..2].to_vec(), torn_at: None }));
+}
+
+/// A file of the same name and number may come from another tree.
+#[test]
+fn a_frame_of_another_tree_is_damage() {
+    let mut mixed = file();
+    let frame = encode_frame(&edits()[1], TREE + 1, 5, 1);
+    mixed[BLOCK_BYTES..BLOCK_BYTES + frame.len()].copy_from_slice(&frame);
+    assert_eq!(replay(&mixed, 5).unwrap_err(), (BLOCK_BYTES as u64, Damage("a frame of another tree")));
 }
 
 #[test]
@@ -114,5 +125,5 @@ fn frames_end_where_the_next_begins() {
 fn space_that_was_reserved_is_no_torn_tail() {
     let mut reserved = file();
     reserved.resize(reserved.len() + RESERVE_BYTES as usize, 0);
-    assert_eq!(replay(&reserved, 5), Ok(Replayed { edits: edits(), torn_at: None }));
+    assert_eq!(replay(&reserved, 5), Ok(Replayed { tree: TREE, edits: edits(), torn_at: None }));
 }

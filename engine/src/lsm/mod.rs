@@ -80,6 +80,7 @@ pub use batch::WriteBatch;
 pub use estimate::Estimate;
 pub use iter::Iter;
 pub use key::{Cf, Direction, SeqNo};
+pub use open::{Recovery, TornTail};
 pub use options::TreeOptions;
 pub use read::{Lookup, Snapshot};
 
@@ -218,8 +219,7 @@ impl Tree {
     /// # Errors
     /// A fault that names the file: a damaged manifest, a table that is missing or has another length.
     pub async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Tree> {
-        let shared = open::open(rt, dir, options).await?;
-        Ok(Tree { _handle: Rc::new(Handle(shared.clone())), shared })
+        Recovery::read(rt, dir, options).await?.open().await
     }
 
     /// Applies a batch: visible at once, durable when its memtable is flushed (until then the log has it).
@@ -347,11 +347,6 @@ impl Tree {
     /// A fault of the file that had to be read.
     pub async fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
         self.shared.get(cf, key, self.shared.last_seq.get()).await
-    }
-
-    /// The length of the value of `key` now, bytes, if memory knows; `Some(None)` when there is no value. Costs no copy of it.
-    pub fn length_now(&self, cf: Cf, key: &[u8]) -> Option<Option<usize>> {
-        self.shared.length_now(cf, key, SeqNo::MAX)
     }
 
     /// The tree as it is now, for as long as the snapshot lives.

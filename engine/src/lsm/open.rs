@@ -1,11 +1,14 @@
 //! Opening a tree: the manifest says what there is, the directory must agree.
 //!
-//! No table is read. A table that the manifest names and that the directory lacks, or has with another length, is a fault. Files that no edit names are left
-//! over from a crash and removed, except after a torn manifest tail: then they may be all that is left of an edit that once
-//! was durable, and stay until an opening without that doubt.
+//! [`Recovery::read`] reads and judges and changes nothing, so that its caller can judge, too, before anything is lost;
+//! [`Recovery::open`] makes the tree ready to be written. What must be there is said by [`Origin`](crate::origin::Origin).
+//!
+//! No table is read. A table that the manifest names and that the directory lacks, or has with another length, is a fault. Files
+//! that no edit names are left over from a crash and removed, except after a torn manifest tail: then they may be all that is left
+//! of an edit that once was durable, and stay until an opening without that doubt.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::cache::BlockCache;
@@ -18,9 +21,30 @@ use super::rows::RowCache;
 use super::table::files::Files;
 use super::table::read::{Table, file_name, file_number};
 use super::version::{Edit, MarkRow, Version};
-use super::{SeqNo, Shared};
+use super::{Handle, SeqNo, Shared, Tree};
 use crate::error::{Fault, Result};
 use crate::rt::Rt;
+
+/// A tree as it lies on disk: read, and nothing changed.
+#[derive(Debug)]
+pub struct Recovery {
+    rt: Rt,
+    dir: PathBuf,
+    options: TreeOptions,
+    names: Vec<String>,
+    found: Option<Found>,
+    recovered: Recovered,
+    tables: Rc<Files>,
+}
+
+/// The end of a manifest that is no whole edit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TornTail {
+    /// The manifest.
+    pub path: PathBuf,
+    /// Where the last whole edit ends, bytes.
+    pub pos: u64,
+}
 
 /// What the edits of a manifest add up to.
 #[derive(Debug, Default)]
@@ -31,29 +55,119 @@ struct Recovered {
     last_seq: u64,
 }
 
-pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc<Shared>> {
-    make_dir(rt, dir).await?;
-    let files = rt.file_lengths(dir).await.map_err(|e| Fault::io(dir, "listing", &e))?;
-    let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
-    let found = manifest::recover(rt, dir).await?;
-    if found.is_none() && names.iter().any(|name| file_number(name).is_some()) {
-        return Err(Fault::corruption(
-            &dir.join(CURRENT),
-            "there are tables and no file that names their manifest",
-        ));
-    }
-    let tables = Rc::new(Files::new(options.open_tables_max));
-    let mut recovered = Recovered { next_number: 1, ..Recovered::default() };
-    let mut tail_was_torn = false;
-    if let Some(Found { number, replayed, .. }) = &found {
-        tail_was_torn = replayed.torn_at.is_some();
-        let path = dir.join(manifest::file_name(*number));
-        for edit in &replayed.edits {
-            recovered.add(edit, dir, &tables).map_err(|what| Fault::corruption(&path, what))?;
+impl Recovery {
+    /// Reads the manifest of the tree in `dir`. Nothing on disk is changed.
+    ///
+    /// # Errors
+    /// Corruption for a damaged manifest, a table that is missing or has another length, or a tree that is gone; Foreign for
+    /// files of another version or tree.
+    pub async fn read(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Self> {
+        let there = rt.exists(dir).await.map_err(|e| Fault::io(dir, "looking it up", &e))?;
+        let files = match there {
+            true => rt.file_lengths(dir).await.map_err(|e| Fault::io(dir, "listing", &e))?,
+            false => Vec::new(),
+        };
+        let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+        let found = if there { manifest::recover(rt, dir).await? } else { None };
+        let tables = Rc::new(Files::new(options.open_tables_max));
+        let mut recovered = Recovered { next_number: 1, ..Recovered::default() };
+        match &found {
+            Some(Found { number, replayed, .. }) => {
+                let path = dir.join(manifest::file_name(*number));
+                options.origin.is_its_own(&path, "tree", replayed.tree)?;
+                for edit in &replayed.edits {
+                    recovered.add(edit, dir, &tables).map_err(|what| Fault::corruption(&path, what))?;
+                }
+                recovered.next_number = recovered.next_number.max(number + 1);
+            }
+            None if names.iter().any(|name| file_number(name).is_some()) => {
+                let what = "there are tables and no file that names their manifest";
+                return Err(Fault::corruption(&dir.join(CURRENT), what));
+            }
+            None => options.origin.may_be_absent(dir, "tree")?,
         }
-        recovered.next_number = recovered.next_number.max(number + 1);
+        let recovery = Self { rt: rt.clone(), dir: dir.to_owned(), options, names, found, recovered, tables };
+        recovery.require_tables(&files)?;
+        Ok(recovery)
     }
-    require_tables(&recovered.version, &files, dir)?;
+
+    /// The log index up to which the durable tables contain `group`; 0 for a group they do not know.
+    pub fn flushed_index(&self, group: u64) -> u64 {
+        self.recovered.flushed.get(&group).copied().unwrap_or(0)
+    }
+
+    /// Every group that the durable tables know, with its flushed index, by group.
+    pub fn flushed_indexes(&self) -> Vec<(u64, u64)> {
+        self.recovered.flushed.iter().map(|(group, index)| (*group, *index)).collect()
+    }
+
+    /// The manifest in force; the directory, if there is none yet.
+    pub fn manifest(&self) -> PathBuf {
+        match &self.found {
+            Some(found) => self.dir.join(manifest::file_name(found.number)),
+            None => self.dir.clone(),
+        }
+    }
+
+    /// What opening leaves behind at the end of the manifest: an edit that was never acknowledged, or a damaged one.
+    pub fn torn(&self) -> Option<TornTail> {
+        let pos = self.found.as_ref()?.replayed.torn_at?;
+        Some(TornTail { path: self.manifest(), pos })
+    }
+
+    /// The files of the tables, in no order, each once.
+    pub fn tables(&self) -> Vec<PathBuf> {
+        let files: BTreeSet<u64> = self.recovered.version.tables().map(|table| table.meta.file).collect();
+        files.into_iter().map(|file| self.dir.join(file_name(file))).collect()
+    }
+
+    /// Makes the tree ready to be written, creating what may be new.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn open(self) -> Result<Tree> {
+        let shared = open(self).await?;
+        Ok(Tree { _handle: Rc::new(Handle(shared.clone())), shared })
+    }
+
+    /// The first table, by number, that is not there as the manifest says.
+    fn require_tables(&self, files: &[(String, u64)]) -> Result<()> {
+        let present: BTreeMap<u64, u64> =
+            files.iter().filter_map(|(name, len)| Some((file_number(name)?, *len))).collect();
+        let tables = self.recovered.version.tables();
+        let wanted: BTreeMap<u64, u64> = tables.map(|table| (table.meta.file, table.meta.file_bytes)).collect();
+        for (file, bytes) in wanted {
+            let what = match present.get(&file) {
+                Some(found) if *found == bytes => continue,
+                Some(found) => format!("the table has {found} bytes and the manifest says {bytes}"),
+                None => "the manifest names this table and it is not there".to_owned(),
+            };
+            let tail = self.torn().map_or(String::new(), |TornTail { path, pos }| {
+                format!(" (the last edit of {}, at byte {pos}, is damaged)", path.display())
+            });
+            return Err(Fault::corruption(&self.dir.join(file_name(file)), format!("{what}{tail}")));
+        }
+        Ok(())
+    }
+}
+
+async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
+    let torn = recovery.torn();
+    let Recovery { rt, dir, options, names, found, recovered, tables } = recovery;
+    let (rt, dir) = (&rt, dir.as_path());
+    if let Some(TornTail { path, pos }) = &torn {
+        tracing::warn!(
+            file = %path.display(),
+            pos,
+            "the manifest ends in an edit that is not whole; it was never acknowledged and is left behind"
+        );
+    }
+    make_dir(rt, dir).await?;
+    let tree = match (&found, options.origin.id) {
+        (Some(found), _) => found.replayed.tree,
+        (None, Some(id)) => id,
+        (None, None) => rt.random(),
+    };
     let used = names.iter().filter_map(|name| file_number(name).or_else(|| manifest::file_number(name)));
     let next_number = used.max().map_or(recovered.next_number, |most| recovered.next_number.max(most + 1));
 
@@ -86,12 +200,12 @@ pub(super) async fn open(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Rc
         fault: Default::default(),
         stats: Default::default(),
         short_of: None.into(),
-        tail_was_torn,
+        tail_was_torn: torn.is_some(),
         options,
     });
-    let manifest = match (Manifest::begin(rt, dir, next_number, &shared.whole()).await, found) {
+    let manifest = match (Manifest::begin(rt, dir, tree, next_number, &shared.whole()).await, found) {
         (Err(fault), Some(Found { number, bytes, .. })) if fault.is_passing() => {
-            Manifest::resume(rt, dir, number, &bytes).await?
+            Manifest::resume(rt, dir, tree, number, &bytes).await?
         }
         (begun, _) => begun?,
     };
@@ -133,24 +247,6 @@ async fn make_dir(rt: &Rt, dir: &Path) -> Result<()> {
         Some(parent) => rt.sync_dir(parent).await.map_err(|e| Fault::io(parent, "syncing the directory", &e)),
         None => Ok(()),
     }
-}
-
-/// The first table, by number, that is not there as the manifest says.
-fn require_tables(version: &Version, files: &[(String, u64)], dir: &Path) -> Result<()> {
-    let present: BTreeMap<u64, u64> =
-        files.iter().filter_map(|(name, len)| Some((file_number(name)?, *len))).collect();
-    let wanted: BTreeMap<u64, u64> =
-        version.tables().map(|table| (table.meta.file, table.meta.file_bytes)).collect();
-    for (file, bytes) in wanted {
-        let what = match present.get(&file) {
-            Some(found) if *found == bytes => continue,
-            Some(found) => format!("the table has {found} bytes and the manifest says {bytes}"),
-            None => "the manifest names this table and it is not there".to_owned(),
-        };
-        let remedy = "put the file back, or restore the store from a copy";
-        return Err(Fault::corruption(&dir.join(file_name(file)), format!("{what}: {remedy}")));
-    }
-    Ok(())
 }
 
 /// Removes what is neither the manifest in force nor a table of the version.

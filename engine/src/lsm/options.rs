@@ -2,6 +2,7 @@
 
 use super::plan::Limits;
 use super::table::build::TableShape;
+use crate::origin::Origin;
 
 /// Settings of a tree. None of them is part of the format: a tree may be opened with others at any time.
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ pub struct TreeOptions {
     pub compaction_bytes_per_second: Option<u64>,
     /// So many memtables' worth of unflushed data, but at least two, and writers are told to stop. Default 3.
     pub closed_memtables: usize,
+    /// What is known about the tree that is opened. By default nothing: any tree is opened, or a new one created.
+    pub origin: Origin,
 }
 
 impl Default for TreeOptions {
@@ -51,6 +54,7 @@ impl Default for TreeOptions {
             compress: true,
             compaction_bytes_per_second: None,
             closed_memtables: 3,
+            origin: Origin::default(),
         }
     }
 }

@@ -44,6 +44,7 @@ fn virtual_bounds_hide_the_rest_of_a_file() {
         let mut whole = tree.shared.whole();
         let number = tree.shared.numbers.get() + 1;
         tree.close().await;
+        let tree_id = manifest::recover(&rt, dir).await.unwrap().unwrap().replayed.tree;
 
         let real = whole.added.remove(0);
         let shown = |table, start: u32, end: u32| TableMeta {
@@ -55,7 +56,7 @@ fn virtual_bounds_hide_the_rest_of_a_file() {
         };
         whole.added = vec![shown(number + 1, 0, 100), shown(number + 2, 200, 250)];
         whole.next_number = number + 3;
-        Manifest::begin(&rt, dir, number, &whole).await.unwrap().close().await.unwrap();
+        Manifest::begin(&rt, dir, tree_id, number, &whole).await.unwrap().close().await.unwrap();
 
         let tree = Tree::open(&rt, dir, small()).await.unwrap();
         let expected: Vec<_> = (0..100).chain(200..250).map(key).collect();
@@ -174,7 +175,7 @@ fn a_long_manifest_is_begun_anew() {
 #[test]
 fn the_fuzz_doors_answer_seeded_bytes() {
     let mut seeds: Vec<Vec<u8>> = vec![Vec::new(), vec![0; 100], vec![0xFF; 100]];
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/lsm-v2");
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/lsm-v3");
     for entry in std::fs::read_dir(fixture).unwrap() {
         seeds.push(std::fs::read(entry.unwrap().path()).unwrap());
     }

@@ -1,5 +1,5 @@
-//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v2` is never rewritten; a new format version gets a
-//! new directory beside it. Version 1 was never released, and is refused as what it is.
+//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v3` is never rewritten; a new format version gets a
+//! new directory beside it. Versions 1 and 2 were never released; 1 is refused as what it is.
 
 use std::path::{Path, PathBuf};
 
@@ -34,9 +34,9 @@ fn version_one_is_refused_by_name() {
 }
 
 #[test]
-fn version_two_opens_and_reads() {
+fn version_three_opens_and_reads() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    copy("lsm-v2", dir.path());
+    copy("lsm-v3", dir.path());
     let path = dir.path().to_owned();
     start_core(&CoreOptions::default(), move |rt| async move {
         let tree = Tree::open(&rt, &path, TreeOptions::default()).await.unwrap();
@@ -58,9 +58,9 @@ fn version_two_opens_and_reads() {
 }
 
 #[test]
-fn version_two_passes_inspection() {
+fn version_three_passes_inspection() {
     let mut tables = 0;
-    for entry in std::fs::read_dir(fixture("lsm-v2")).unwrap() {
+    for entry in std::fs::read_dir(fixture("lsm-v3")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if name.ends_with(".table") {

@@ -23,6 +23,7 @@ pub(super) fn tiny() -> TreeOptions {
         compress: true,
         compaction_bytes_per_second: None,
         closed_memtables: 3,
+        origin: engine::origin::Origin::default(),
     }
 }
 
