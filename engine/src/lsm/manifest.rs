@@ -339,13 +339,14 @@ fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<Frame<'_>, Dama
     if word(0) != MAGIC {
         return Err(Damage("no manifest frame where one should be"));
     }
+    // Before the checksum, because another version may have another header.
+    if word(12) != FORMAT_VERSION {
+        return Err(Damage("a manifest of an unknown format version"));
+    }
     let len = word(8) as usize;
     let whole = bytes.get(..HEADER_BYTES.saturating_add(len)).ok_or(Damage("a frame cut off in its edit"))?;
     if word(4) != crc32fast::hash(&whole[8..]) {
         return Err(Damage("a frame's checksum does not match"));
-    }
-    if word(12) != FORMAT_VERSION {
-        return Err(Damage("a manifest of an unknown format version"));
     }
     if long(16) != number {
         return Err(Damage("a frame of another manifest"));

@@ -349,6 +349,11 @@ impl Tree {
         self.shared.get(cf, key, self.shared.last_seq.get()).await
     }
 
+    /// The length of the value of `key` now, bytes, if memory knows; `Some(None)` when there is no value. Costs no copy of it.
+    pub fn length_now(&self, cf: Cf, key: &[u8]) -> Option<Option<usize>> {
+        self.shared.length_now(cf, key, SeqNo::MAX)
+    }
+
     /// The tree as it is now, for as long as the snapshot lives.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::new(self.shared.clone())

@@ -135,7 +135,8 @@ impl Recovery {
         let present: BTreeMap<u64, u64> =
             files.iter().filter_map(|(name, len)| Some((file_number(name)?, *len))).collect();
         let tables = self.recovered.version.tables();
-        let wanted: BTreeMap<u64, u64> = tables.map(|table| (table.meta.file, table.meta.file_bytes)).collect();
+        let wanted: BTreeMap<u64, u64> =
+            tables.map(|table| (table.meta.file, table.meta.file_bytes)).collect();
         for (file, bytes) in wanted {
             let what = match present.get(&file) {
                 Some(found) if *found == bytes => continue,

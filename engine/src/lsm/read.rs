@@ -75,6 +75,27 @@ impl Shared {
         Ok(None)
     }
 
+    /// The length of a value, which is not copied for it; `None` if memory does not know.
+    pub(super) fn length_now(&self, cf: Cf, key: &[u8], at: SeqNo) -> Option<Option<usize>> {
+        let hash = key_hash(key);
+        let active = self.active.borrow().length(cf, key, hash, at);
+        let closed =
+            || self.closed.borrow().iter().rev().find_map(|memtable| memtable.length(cf, key, hash, at));
+        // What comes from a table is a part of its block.
+        active.or_else(closed).or_else(|| match self.get_now(cf, key, at) {
+            Lookup::Found(value) => Some(Some(value.len())),
+            Lookup::Absent => Some(None),
+            Lookup::NeedsIo => None,
+        })
+    }
+
+    pub(super) async fn length(&self, cf: Cf, key: &[u8], at: SeqNo) -> Result<Option<usize>> {
+        match self.length_now(cf, key, at) {
+            Some(length) => Ok(length),
+            None => Ok(self.get(cf, key, at).await?.map(|value| value.len())),
+        }
+    }
+
     fn get_in_memory(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Found> {
         if let Some(found) = self.active.borrow().get(cf, key, hash, at) {
             return Some(found);
@@ -151,6 +172,14 @@ impl Snapshot {
     /// A fault of the file that had to be read.
     pub async fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
         self.shared.get(cf, key, self.seq).await
+    }
+
+    /// The length of the value of `key`, bytes, which costs no copy of it.
+    ///
+    /// # Errors
+    /// A fault of the file that had to be read.
+    pub async fn length(&self, cf: Cf, key: &[u8]) -> Result<Option<usize>> {
+        self.shared.length(cf, key, self.seq).await
     }
 
     /// As [`Tree::iter`](super::Tree::iter), at this moment.

@@ -146,13 +146,30 @@ impl Memtable {
 
     /// The version of `key` that a read at `at` sees, if this memtable knows one.
     pub(crate) fn get(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Found> {
+        let found = self.look_up(cf, key, hash, at, Bytes::copy_from_slice)?;
+        Some(found.map_or(Found::Deleted, Found::Value))
+    }
+
+    /// The length of that value, which is not copied; `Some(None)` if it is deleted.
+    pub(crate) fn length(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Option<usize>> {
+        self.look_up(cf, key, hash, at, <[u8]>::len)
+    }
+
+    fn look_up<T>(
+        &self,
+        cf: Cf,
+        key: &[u8],
+        hash: u64,
+        at: SeqNo,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Option<Option<T>> {
         let family = self.family(cf);
         let erased = family.erased().newest_covering(key, at);
         match family.version(key, hash, at) {
-            Some(version) if erased.is_some_and(|erased| erased > version.seq) => Some(Found::Deleted),
-            Some(Version { kind: Kind::Delete, .. }) => Some(Found::Deleted),
-            Some(Version { value, .. }) => Some(Found::Value(Bytes::copy_from_slice(value))),
-            None => erased.map(|_| Found::Deleted),
+            Some(version) if erased.is_some_and(|erased| erased > version.seq) => Some(None),
+            Some(Version { kind: Kind::Delete, .. }) => Some(None),
+            Some(Version { value, .. }) => Some(Some(take(value))),
+            None => erased.map(|_| None),
         }
     }
 
