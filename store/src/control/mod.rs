@@ -62,6 +62,8 @@ pub struct Member {
     pub cluster_id: u64,
     /// Ids below this one are taken by the stores and regions that the node bootstraps with.
     pub first_free_id: u64,
+    /// Above zero the state exists and has given out the ids below this one.
+    pub next_id_min: u64,
 }
 
 /// Why a request for ids, timestamps or a safe point is not granted.
@@ -134,7 +136,8 @@ impl Control {
             member.member_id != 0 && member.cluster_id != 0 && !member.client_urls.is_empty(),
             "clients need a member to talk to"
         );
-        let state = StateFile::open(rt, dir, member.cluster_id, member.first_free_id).await?;
+        let state =
+            StateFile::open(rt, dir, member.cluster_id, member.first_free_id, member.next_id_min).await?;
         let (config, stores, evicting, end_ms) = state.saved(|image| {
             let stores: Vec<StoreDescriptor> = image.stores.values().cloned().collect();
             (image.config.clone(), stores, image.evicting.clone(), image.timestamp_end_ms)
@@ -281,6 +284,11 @@ impl Control {
     /// Replicas that a region should have.
     pub fn replicas(&self) -> u64 {
         self.0.scheduler.borrow().config().max_replicas
+    }
+
+    /// Ids below this one may have been given out, according to what is on disk.
+    pub fn next_id(&self) -> u64 {
+        self.0.state.saved(|image| image.next_id)
     }
 
     /// Takes `count` consecutive ids for stores, regions and peers, and returns the first. Every id of a cluster comes from here.

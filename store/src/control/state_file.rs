@@ -35,15 +35,25 @@ pub(super) struct StateFile {
 }
 
 impl StateFile {
-    /// Reads the file in `dir`, or begins one for `cluster` in which ids below `first_free_id` are taken.
+    /// Reads the file in `dir`, or begins one for `cluster` in which ids below `first_free_id` are taken. Above zero,
+    /// `next_id_min` says that there is a file, and that it has given out the ids below.
     ///
     /// # Errors
-    /// The file cannot be read or written, is damaged, or belongs to another cluster; the text names the file and a remedy.
-    pub(super) async fn open(rt: &Rt, dir: &Path, cluster: u64, first_free_id: u64) -> io::Result<Rc<Self>> {
+    /// The file is gone or an older copy, cannot be read or written, is damaged, or belongs to another cluster; the text names the file and a remedy.
+    pub(super) async fn open(
+        rt: &Rt,
+        dir: &Path,
+        cluster: u64,
+        first_free_id: u64,
+        next_id_min: u64,
+    ) -> io::Result<Rc<Self>> {
         rt.create_dir_all(dir).await?;
         let path = dir.join(NAME);
         let state = match read(rt, dir, &path).await? {
             Some(state) => state,
+            None if next_id_min > 0 => {
+                return Err(invalid(&path, "it is gone; restore the whole data directory from a backup"));
+            }
             None => {
                 let state = begin(cluster, first_free_id);
                 rt.replace_small(&path, &encode(state.image())).await?;
@@ -61,6 +71,14 @@ impl StateFile {
                     ),
                 ));
             }
+        }
+        let next_id = state.image().next_id;
+        if next_id < next_id_min {
+            let what = format!(
+                "it is an older copy: it goes on with id {next_id}, but ids below {next_id_min} are taken; put the newer one \
+                 back, or restore the whole data directory from one backup"
+            );
+            return Err(invalid(&path, &what));
         }
         Ok(Rc::new(Self {
             rt: rt.clone(),

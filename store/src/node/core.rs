@@ -8,7 +8,7 @@ use std::sync::Arc;
 use engine::error::Result;
 use engine::rt::Rt;
 
-use super::identity::Identity;
+use super::identity::{Holding, Identity};
 use crate::gateway::{Dispatch, Gateway};
 use crate::memory::Memory;
 use crate::shard::Shard;
@@ -23,6 +23,10 @@ pub struct Plan {
     pub dir: PathBuf,
     /// Who the directory belongs to.
     pub identity: Identity,
+    /// Ids below this one have been given out by the scheduler's state, if that is known.
+    pub ids: u64,
+    /// What belongs in each store, by its number; nothing is known of a store without.
+    pub holdings: Vec<Holding>,
     /// How many executors share the stores.
     pub cores: usize,
     /// How every store is opened; the store id is filled in.
@@ -58,7 +62,11 @@ pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
     for index in plan.stores_of(rt.core()) {
         let store = Identity::store_id(index);
         let dir = Identity::store_dir(&plan.dir, store);
-        let options = ShardOptions { store, memory: memory.clone(), ..plan.shard.clone() };
+        let mut options = ShardOptions { store, memory: memory.clone(), ..plan.shard.clone() };
+        if let Some(holding) = plan.holdings.get(index) {
+            options.log.origin = holding.log_origin();
+            options.tree.origin = holding.tree_origin();
+        }
         let mut birth = super::birth::regions(&plan.identity);
         birth.retain(|region| region.peer_on(store).is_some());
         let shard = Shard::open(rt, &dir, options, birth).await?;
@@ -90,6 +98,11 @@ impl Stores {
             .iter()
             .flat_map(|(store, shard)| shard.regions().into_iter().map(|(region, ..)| place(*store, region)))
             .collect()
+    }
+
+    /// How often the log of each store has been opened, by number on the node.
+    pub fn opened(&self) -> Vec<(usize, u64)> {
+        self.shards.iter().map(|(store, shard)| (*store, shard.opened())).collect()
     }
 
     /// Joins this core's stores to the others and gives a gateway per store number of the node.

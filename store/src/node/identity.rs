@@ -1,11 +1,15 @@
-//! Who a data directory belongs to, and under which rules it was written.
+//! Who a data directory belongs to, what belongs in it, and under which rules it was written.
 //!
 //! ```text
 //! IDENT      text, one "name value" per line, replaced as a whole
-//!   ringkeep  1                format version of the whole directory
+//!   ringkeep  2                format version of the whole directory
+//!   state     ready            or "bootstrap": nothing was ever acknowledged, and not everything may have been created
 //!   cluster   7f3a...          cluster id, hexadecimal, never zero
 //!   node      3                node id
 //!   stores    2                how many stores the directory holds: store-1 ... store-N
+//!   ids       1029             the scheduler's state has given out the ids below
+//!   store 1 log 3c1f... tree 88a0... opened 7       per store: the ids of its log and of its tree, hexadecimal, and how often
+//!                              its log has been opened
 //!   sum       9d1c...          CRC-32 over every byte before this line
 //! LOCK       held by the process that uses the directory
 //! store-N/   log and tree of one store
@@ -13,20 +17,27 @@
 //! ```
 //!
 //! The number of stores is a property of the directory, not of the machine: fewer cores host several stores each.
+//!
+//! Absence is never newness. Stores are created only while the state is "bootstrap", which ends, durably, before the first listener
+//! opens. From then on the ids and counts here say what has to be there: a log, a tree or a state of the scheduler that is gone, that
+//! belongs elsewhere, or that was opened less often, is refused. A log counts its openings itself, and here stands a count that
+//! it is known to have reached: raised after the log has counted and before anything that it counts for is served. So a crash at
+//! any moment leaves a log that is at or ahead of its count here, and only an older copy is behind it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use engine::error::{Fault, Result};
+use engine::origin::Origin;
 use engine::rt::Rt;
 use scheduler::StoreId;
 
 /// The format that this version reads and writes.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
 
 const FILE: &str = "IDENT";
 
-/// The contents of `IDENT`.
+/// What never changes about a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster.
@@ -37,27 +48,53 @@ pub struct Identity {
     pub stores: usize,
 }
 
-impl Identity {
-    /// The identity of `dir`, created with `stores` stores if the directory is empty.
-    ///
-    /// # Errors
-    /// A `Foreign` fault for a directory of another version or one that holds something else.
-    pub async fn open(rt: &Rt, dir: &Path, stores: usize) -> Result<Self> {
-        let path = dir.join(FILE);
-        let exists = rt.exists(&path).await.map_err(|error| Fault::io(&path, "looking for it", &error))?;
-        if exists {
-            let text = rt.read_small(&path).await.map_err(|error| Fault::io(&path, "reading it", &error))?;
-            return Self::parse(&path, &text);
-        }
-        refuse_foreign(rt, dir).await?;
-        // Ids come from one sequence: the stores have the first ones, the node the next.
-        let identity = Self { cluster: rt.random().max(1), node: stores as u64 + 1, stores };
-        rt.replace_small(&path, identity.render().as_bytes())
-            .await
-            .map_err(|error| Fault::io(&path, "writing it", &error))?;
-        Ok(identity)
+/// The contents of `IDENT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ident {
+    /// What never changes.
+    pub identity: Identity,
+    /// Whether everything has been created.
+    pub state: IdentState,
+    /// Ids below this one have been given out by the scheduler's state.
+    pub ids: u64,
+    /// What belongs in each store, by its number from 0.
+    pub holdings: Vec<Holding>,
+}
+
+/// Whether a directory is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentState {
+    /// Stores may be absent, and nothing was ever acknowledged.
+    Bootstrap,
+    /// Everything has been created.
+    Ready,
+}
+
+/// What belongs in a store's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The id of its log.
+    pub log: u64,
+    /// The id of its tree.
+    pub tree: u64,
+    /// How often its log has been opened, at least.
+    pub opened: u64,
+}
+
+impl Holding {
+    /// What is known about the log.
+    pub fn log_origin(&self) -> Origin {
+        Origin { id: Some(self.log), opened_min: self.opened }
     }
 
+    /// What is known about the tree. It counts no openings: that it is no older copy is vouched for by the log, which was cut only
+    /// where the tree had everything.
+    pub fn tree_origin(&self) -> Origin {
+        Origin { id: Some(self.tree), opened_min: self.opened }
+    }
+}
+
+impl Identity {
     /// The id of store number `index` (from 0).
     pub fn store_id(index: usize) -> StoreId {
         StoreId(index as u64 + 1)
@@ -72,19 +109,95 @@ impl Identity {
     pub fn first_free_id(&self) -> u64 {
         self.stores as u64 + 2
     }
+}
+
+impl Ident {
+    /// Reads the `IDENT` of `dir`, or begins to bootstrap `stores` stores if the directory is empty.
+    ///
+    /// # Errors
+    /// Corruption if it is damaged, or gone although there are stores; Foreign for a directory of another version or one that
+    /// holds something else.
+    pub async fn open(rt: &Rt, dir: &Path, stores: usize) -> Result<Self> {
+        if let Some(found) = Self::read(rt, dir).await? {
+            return Ok(found);
+        }
+        // Ids come from one sequence: the stores have the first ones, the node the next.
+        let identity = Identity { cluster: rt.random().max(1), node: stores as u64 + 1, stores };
+        let holdings =
+            (0..stores).map(|_| Holding { log: rt.random(), tree: rt.random(), opened: 0 }).collect();
+        let ident = Self { identity, state: IdentState::Bootstrap, ids: 0, holdings };
+        ident.write(rt, dir).await?;
+        Ok(ident)
+    }
+
+    /// Reads the `IDENT` of `dir`; `None` in a directory that is empty.
+    ///
+    /// # Errors
+    /// As [`Ident::open`].
+    pub async fn read(rt: &Rt, dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(FILE);
+        if !rt.exists(&path).await.map_err(|error| Fault::io(&path, "looking for it", &error))? {
+            return refuse_foreign(rt, dir).await.map(|()| None);
+        }
+        let text = rt.read_small(&path).await.map_err(|error| Fault::io(&path, "reading it", &error))?;
+        Self::parse(&path, &text).map(Some)
+    }
+
+    /// Remembers that everything has been created and how often each log has been opened, by store number. A store that did not
+    /// open keeps its count.
+    ///
+    /// # Errors
+    /// Those of the disk. A full one is none, once the state is ready: the counts of an earlier start still hold.
+    ///
+    /// # Panics
+    /// If a store that is being created is not among them.
+    pub async fn confirm(&mut self, rt: &Rt, dir: &Path, opened: &[(usize, u64)], ids: u64) -> Result<()> {
+        let was_ready = self.state == IdentState::Ready;
+        let complete = self.holdings.len() == opened.len();
+        assert!(was_ready || complete, "a directory is ready once every store has been created");
+        let mut next = self.clone();
+        (next.state, next.ids) = (IdentState::Ready, self.ids.max(ids));
+        for (store, times) in opened {
+            let holding = &mut next.holdings[*store];
+            holding.opened = holding.opened.max(*times);
+        }
+        match next.write(rt, dir).await {
+            Err(short) if short.is_passing() && was_ready => {
+                tracing::warn!(file = %short.path.display(), reason = %short.what, "the counts of openings are not renewed");
+                Ok(())
+            }
+            written => written.map(|()| *self = next),
+        }
+    }
+
+    async fn write(&self, rt: &Rt, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        rt.replace_small(&path, self.render().as_bytes())
+            .await
+            .map_err(|error| Fault::io(&path, "writing it", &error))
+    }
 
     fn render(&self) -> String {
+        let Identity { cluster, node, stores } = &self.identity;
+        let state = match self.state {
+            IdentState::Bootstrap => "bootstrap",
+            IdentState::Ready => "ready",
+        };
         let mut text = format!(
-            "ringkeep {FORMAT}\ncluster {:016x}\nnode {}\nstores {}\n",
-            self.cluster, self.node, self.stores
+            "ringkeep {FORMAT}\nstate {state}\ncluster {cluster:016x}\nnode {node}\nstores {stores}\nids {}\n",
+            self.ids
         );
+        for (index, Holding { log, tree, opened }) in self.holdings.iter().enumerate() {
+            let store = Identity::store_id(index).0;
+            text.push_str(&format!("store {store} log {log:016x} tree {tree:016x} opened {opened}\n"));
+        }
         let sum = crc32fast::hash(text.as_bytes());
         writeln!(text, "sum {sum:08x}").expect("writing into a string has no way to fail");
         text
     }
 
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
-        let text = std::str::from_utf8(bytes).map_err(|_| damaged(path, "it is not text"))?;
+        let text = std::str::from_utf8(bytes).map_err(|_| Fault::corruption(path, "it is not text"))?;
         let format: u64 = field(path, text, "ringkeep", 10)?;
         if format != FORMAT {
             let what = format!(
@@ -94,23 +207,53 @@ impl Identity {
             return Err(Fault::foreign(path, what));
         }
         let stores = usize::try_from(field(path, text, "stores", 10)?).unwrap_or(0);
-        let identity =
-            Self { cluster: field(path, text, "cluster", 16)?, node: field(path, text, "node", 10)?, stores };
-        if identity.cluster == 0 || stores == 0 {
-            return Err(damaged(path, "a number is zero that never is"));
+        let identity = Identity {
+            cluster: field(path, text, "cluster", 16)?,
+            node: field(path, text, "node", 10)?,
+            stores,
+        };
+        let state = match text.lines().find_map(|line| line.strip_prefix("state ")) {
+            Some("bootstrap") => IdentState::Bootstrap,
+            Some("ready") => IdentState::Ready,
+            Some(_) | None => {
+                return Err(Fault::corruption(path, "the line \"state\" is missing or unknown"));
+            }
+        };
+        let holdings: Vec<Holding> =
+            text.lines().filter_map(|line| line.strip_prefix("store ")).filter_map(holding).collect();
+        if identity.cluster == 0 || stores == 0 || holdings.len() != stores {
+            return Err(Fault::corruption(path, "a number is zero that never is, or a store has no line"));
         }
-        // There is one way to write an identity, so anything else is damage, the checksum line included.
-        if identity.render().as_bytes() != bytes {
-            return Err(damaged(path, "its checksum does not match"));
+        let ident = Self { identity, state, ids: field(path, text, "ids", 10)?, holdings };
+        // There is one way to write it, so anything else is damage, the checksum line included.
+        if ident.render().as_bytes() != bytes {
+            return Err(Fault::corruption(path, "its checksum does not match"));
         }
-        Ok(identity)
+        Ok(ident)
     }
 }
 
-/// A directory with files of somebody else is not ours to write into.
+/// What follows "store " in a line.
+fn holding(line: &str) -> Option<Holding> {
+    let mut words = line.split(' ').skip(1);
+    let mut next = |name: &str, radix: u32| {
+        let word = words.next().filter(|word| *word == name).and_then(|_| words.next())?;
+        u64::from_str_radix(word, radix).ok()
+    };
+    Some(Holding { log: next("log", 16)?, tree: next("tree", 16)?, opened: next("opened", 10)? })
+}
+
+/// A directory with files of something else is not ours to write into.
 async fn refuse_foreign(rt: &Rt, dir: &Path) -> Result<()> {
     let names = rt.read_dir(dir).await.map_err(|error| Fault::io(dir, "listing it", &error))?;
-    let ours = |name: &str| name == "LOCK" || name.starts_with(FILE) || name == "lost+found";
+    if let Some(name) = names.iter().find(|name| name.starts_with("store-") || *name == "scheduler") {
+        return Err(Fault::corruption(
+            &dir.join(FILE),
+            format!("it is gone, but there is \"{name}\" beside it"),
+        ));
+    }
+    let ours =
+        |name: &str| name == "LOCK" || name == "SYNC" || name.starts_with(FILE) || name == "lost+found";
     match names.iter().find(|name| !ours(name)) {
         None => Ok(()),
         Some(name) => Err(Fault::foreign(
@@ -126,45 +269,71 @@ fn field(path: &Path, text: &str, name: &str, radix: u32) -> Result<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
         .and_then(|value| u64::from_str_radix(value, radix).ok())
-        .ok_or_else(|| damaged(path, &format!("the line \"{name}\" is missing or not a number")))
-}
-
-fn damaged(path: &Path, what: &str) -> Fault {
-    Fault::corruption(
-        path,
-        format!("{what}; restore the file from a backup, its lines are described in the documentation"),
-    )
+        .ok_or_else(|| Fault::corruption(path, format!("the line \"{name}\" is missing or not a number")))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use engine::error::FaultKind;
+    use engine::rt::sim;
 
-    fn identity() -> Identity {
-        Identity { cluster: 0xab, node: 3, stores: 2 }
+    fn ident() -> Ident {
+        let holding = |n: u64| Holding { log: 0x10 + n, tree: 0x20 + n, opened: 5 + n };
+        Ident {
+            identity: Identity { cluster: 0xab, node: 3, stores: 2 },
+            state: IdentState::Ready,
+            ids: 77,
+            holdings: vec![holding(1), holding(2)],
+        }
     }
 
     #[test]
-    fn it_reads_what_it_wrote() {
-        assert_eq!(Identity::parse(Path::new("IDENT"), identity().render().as_bytes()).unwrap(), identity());
+    fn version_two_is_what_it_was() {
+        let text = "ringkeep 2\nstate ready\ncluster 00000000000000ab\nnode 3\nstores 2\nids 77\n\
+                    store 1 log 0000000000000011 tree 0000000000000021 opened 6\n\
+                    store 2 log 0000000000000012 tree 0000000000000022 opened 7\n";
+        let rendered = ident().render();
+        assert_eq!(rendered.rsplit_once("sum ").unwrap().0, text);
+        assert_eq!(Ident::parse(Path::new("IDENT"), rendered.as_bytes()).unwrap(), ident());
     }
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let good = identity().render().into_bytes();
+        let good = ident().render().into_bytes();
         for place in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[place / 8] ^= 1 << (place % 8);
-            assert!(Identity::parse(Path::new("IDENT"), &bad).is_err(), "bit {place} went unnoticed");
+            assert!(Ident::parse(Path::new("IDENT"), &bad).is_err(), "bit {place} went unnoticed");
+        }
+        for len in 0..good.len() {
+            assert!(Ident::parse(Path::new("IDENT"), &good[..len]).is_err(), "length {len} went unnoticed");
         }
     }
 
     #[test]
     fn another_format_is_foreign_and_says_what_to_do() {
-        let text = identity().render().replace("ringkeep 1", "ringkeep 9");
-        let fault = Identity::parse(Path::new("IDENT"), text.as_bytes()).unwrap_err();
+        let text = ident().render().replace("ringkeep 2", "ringkeep 9");
+        let fault = Ident::parse(Path::new("IDENT"), text.as_bytes()).unwrap_err();
         assert_eq!(fault.kind, FaultKind::Foreign);
         assert!(fault.what.contains("format 9"), "{fault}");
+    }
+
+    #[test]
+    fn a_directory_without_it_is_new_only_if_nothing_is_there() {
+        sim::run(1, |rt| async move {
+            let dir = Path::new("/data");
+            rt.create_dir_all(dir).await.unwrap();
+            let first = Ident::open(&rt, dir, 2).await.unwrap();
+            assert_eq!(first.state, IdentState::Bootstrap);
+            assert_eq!(Ident::open(&rt, dir, 3).await.unwrap(), first, "it is read, not begun again");
+            rt.create_dir_all(&dir.join("store-1")).await.unwrap();
+            rt.remove(&dir.join(FILE)).await.unwrap();
+            let fault = Ident::open(&rt, dir, 2).await.unwrap_err();
+            assert_eq!((fault.kind, fault.path), (FaultKind::Corruption, dir.join(FILE)));
+            let other = Path::new("/home");
+            rt.create_dir_all(&other.join("letters")).await.unwrap();
+            assert_eq!(Ident::open(&rt, other, 2).await.unwrap_err().kind, FaultKind::Foreign);
+        });
     }
 }

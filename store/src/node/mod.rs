@@ -1,7 +1,8 @@
 //! The process: one executor per data core, one for the scheduler shard, and the thread that started them.
 //!
 //! ```text
-//! start    lock the directory ─► identity ─► scheduler shard ─► every core opens its stores ─► routes to all cores
+//! start    lock the directory ─► identity ─► scheduler shard ─► every core opens its stores ─► IDENT counts the openings ─►
+//!          routes to all cores
 //!          ─► every region leads and has applied what it had acknowledged ─► listeners open ─► ready
 //! drain    not ready ─► listeners close, connections finish ─► stores finish and close ─► executors end
 //! ```
@@ -94,9 +95,9 @@ impl From<std::io::Error> for StartError {
 /// What the cores tell the starting thread.
 enum Word {
     /// The scheduler shard serves; stores report to it here.
-    Scheduler { addr: SocketAddr, reports: Sender<Beat> },
-    /// A core has opened its stores.
-    Opened(Vec<Place>),
+    Scheduler { addr: SocketAddr, reports: Sender<Beat>, next_id: u64 },
+    /// A core has opened its stores; how often each has been opened, by number.
+    Opened { places: Vec<Place>, opened: Vec<(usize, u64)> },
     /// A core serves.
     Serving { resp: SocketAddr, stores: Vec<(usize, SocketAddr)> },
     /// A core cannot go on.
@@ -115,11 +116,11 @@ impl Node {
         let plan = Arc::new(setup::plan(config, limits, &opened));
         let board = Board::new(plan.cores);
         let (words_out, words) = mpsc::channel();
-        let mut starting = Starting { words, opened: Vec::new(), serving: Vec::new() };
+        let mut starting = Starting { words, opened: Vec::new(), places: Vec::new(), serving: Vec::new() };
 
         let (end_scheduler, ended) = chan::queue(1);
         let scheduler = serve::start_scheduler(&cores, config, &plan, words_out.clone(), ended)?;
-        let (pd, reports) = starting.scheduler()?;
+        let (pd, reports, next_id) = starting.scheduler()?;
 
         let (mut handles, mut ends, mut goes) = (Vec::new(), Vec::new(), Vec::new());
         // The kernel picks a port of 0 once; the other cores share what it picked.
@@ -150,6 +151,7 @@ impl Node {
         }
         drop(words_out);
         let places = starting.places(plan.cores)?;
+        setup::confirm(&opened, std::mem::take(&mut starting.opened), next_id)?;
         for go in &goes {
             // Each core waits for exactly this one message.
             let _ = go.try_send(places.clone());
@@ -225,7 +227,8 @@ impl Node {
 /// The starting thread's side of the conversation.
 struct Starting {
     words: mpsc::Receiver<Word>,
-    opened: Vec<Place>,
+    opened: Vec<(usize, u64)>,
+    places: Vec<Place>,
     serving: Vec<Served>,
 }
 
@@ -245,9 +248,9 @@ impl Starting {
         }
     }
 
-    fn scheduler(&self) -> Result<(SocketAddr, Sender<Beat>), StartError> {
+    fn scheduler(&self) -> Result<(SocketAddr, Sender<Beat>, u64), StartError> {
         match self.next()? {
-            Word::Scheduler { addr, reports } => Ok((addr, reports)),
+            Word::Scheduler { addr, reports, next_id } => Ok((addr, reports, next_id)),
             _ => unreachable!("only the scheduler shard has been started"),
         }
     }
@@ -255,13 +258,16 @@ impl Starting {
     fn places(&mut self, cores: usize) -> Result<Vec<Place>, StartError> {
         for _ in 0..cores {
             match self.next()? {
-                Word::Opened(places) => self.opened.extend(places),
+                Word::Opened { places, opened } => {
+                    self.places.extend(places);
+                    self.opened.extend(opened);
+                }
                 _ => unreachable!(
                     "a core opens its stores before it serves, and waits for the routes in between"
                 ),
             }
         }
-        Ok(std::mem::take(&mut self.opened))
+        Ok(std::mem::take(&mut self.places))
     }
 
     fn serving(&mut self, cores: usize, stores: usize) -> Result<(SocketAddr, Vec<SocketAddr>), StartError> {

@@ -63,14 +63,21 @@ async fn schedule(
         client_urls: vec![format!("http://{}", advertised(config, addr))],
         cluster_id: plan.identity.cluster,
         first_free_id: super::birth::first_free_id(&plan.identity),
+        next_id_min: plan.ids,
     };
     let dir = plan.dir.join("scheduler");
     rt.create_dir_all(&dir).await.map_err(|error| format!("{}: {error}", dir.display()))?;
     let control = Control::open(rt, &dir, member).await.map_err(|error| error.to_string())?;
+    // Each start takes an id, so that a copy of the state from before it is known by its fewer ids. On a full disk the ids of
+    // an earlier start still tell.
+    if let Err(denied) = control.alloc_ids(1).await {
+        tracing::warn!(reason = %denied, "the scheduler's state is not renewed");
+    }
+    let next_id = control.next_id();
     let reports = control.inbox();
     let health = Health::default();
     let server = grpc::serve(rt, listener, Pd::new(control, health.clone()), grpc::Options::default());
-    let _ = words.send(Word::Scheduler { addr, reports });
+    let _ = words.send(Word::Scheduler { addr, reports, next_id });
     if ended.recv().await.is_some() {
         health.set_serving(false);
         server.drain().await;
@@ -155,7 +162,7 @@ impl DataCore {
         let stores = core::open(&rt, &self.plan, &self.links).await.map_err(|fault| fault.to_string())?;
         stores.settle(&rt).await?;
         say_opened(&rt, &stores, began);
-        let _ = self.words.send(Word::Opened(stores.places()));
+        let _ = self.words.send(Word::Opened { places: stores.places(), opened: stores.opened() });
         let Some(places) = self.places.recv().await else { return Ok(()) };
         let Self {
             plan,

@@ -14,7 +14,7 @@ use scheduler::StoreId;
 
 use super::StartError;
 use super::core::Plan;
-use super::identity::Identity;
+use super::identity::Ident;
 use super::listen::CannotListen;
 use crate::config::{Config, Limits, SyncMethod};
 use crate::memory::Memory;
@@ -32,25 +32,55 @@ const SYNC_FILE: &str = "SYNC";
 /// A directory that is ours.
 pub(super) struct Opened {
     pub(super) dir: PathBuf,
-    pub(super) identity: Identity,
+    pub(super) ident: Ident,
     pub(super) sync: Method,
     pub(super) lock: DirLock,
     pub(super) cursors: Cursors,
 }
 
-/// Locks and recognises the data directory, creating it if it does not exist.
+/// Locks and recognises the data directory. It is created if it does not exist, but not the directory that it lies in: that one
+/// is missing where a path is mistyped or a disk is not mounted.
 pub(super) fn open_directory(config: &Config, limits: &Limits) -> Result<Opened, StartError> {
     let (dir, stores, sync) = (config.data_dir.clone(), limits.cores, config.log.sync);
     start_core(&CoreOptions::default(), move |rt| async move {
-        rt.create_dir_all(&dir)
-            .await
-            .map_err(|error| Fault::io(&dir, "creating the data directory", &error))?;
+        create(&rt, &dir).await?;
         let lock = lock(&rt, &dir).await?;
-        let identity = Identity::open(&rt, &dir, stores).await?;
+        let ident = Ident::open(&rt, &dir, stores).await?;
         let sync = sync_method(&rt, &dir, sync).await?;
-        Ok(Opened { dir, identity, sync, lock, cursors: Cursors::new(rt.random()) })
+        Ok(Opened { dir, ident, sync, lock, cursors: Cursors::new(rt.random()) })
     })?
     .map_err(|fault: Fault| StartError::from(fault))
+}
+
+async fn create(rt: &Rt, dir: &Path) -> Result<(), Fault> {
+    let exists = |path: PathBuf| async move {
+        rt.exists(&path).await.map_err(|error| Fault::io(&path, "looking for it", &error))
+    };
+    let parent = dir.parent().map(Path::to_path_buf).filter(|parent| !parent.as_os_str().is_empty());
+    if exists(dir.to_owned()).await? {
+        return Ok(());
+    }
+    if let Some(parent) = parent
+        && !exists(parent.clone()).await?
+    {
+        let what = format!(
+            "this directory does not exist, so the data directory {} is not created in it: is the path right, is the disk \
+             mounted? If so, create it first",
+            dir.display()
+        );
+        return Err(Fault::foreign(&parent, what));
+    }
+    rt.create_dir_all(dir).await.map_err(|error| Fault::io(dir, "creating the data directory", &error))
+}
+
+/// Remembers what the start has found, before anything is served.
+pub(super) fn confirm(opened: &Opened, stores: Vec<(usize, u64)>, ids: u64) -> Result<(), StartError> {
+    let (dir, mut ident) = (opened.dir.clone(), opened.ident.clone());
+    start_core(
+        &CoreOptions::default(),
+        move |rt| async move { ident.confirm(&rt, &dir, &stores, ids).await },
+    )?
+    .map_err(StartError::from)
 }
 
 async fn lock(rt: &Rt, dir: &Path) -> Result<DirLock, Fault> {
@@ -93,12 +123,14 @@ async fn sync_method(rt: &Rt, dir: &Path, wanted: SyncMethod) -> Result<Method, 
 
 /// What all cores follow.
 pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
-    let stores_per_core = opened.identity.stores.div_ceil(limits.cores);
+    let stores_per_core = opened.ident.identity.stores.div_ceil(limits.cores);
     let share = |bytes: u64| usize::try_from(bytes / stores_per_core as u64).unwrap_or(usize::MAX);
     Plan {
         dir: opened.dir.clone(),
-        identity: opened.identity.clone(),
-        cores: limits.cores.min(opened.identity.stores),
+        identity: opened.ident.identity.clone(),
+        ids: opened.ident.ids,
+        holdings: opened.ident.holdings.clone(),
+        cores: limits.cores.min(opened.ident.identity.stores),
         shard: ShardOptions {
             store: StoreId(0),
             log: LogOptions {

@@ -23,6 +23,7 @@ mod restart;
 pub mod routes;
 pub mod turn;
 pub mod upkeep;
+pub mod vouch;
 mod watched;
 mod write;
 
@@ -66,6 +67,8 @@ struct Inner {
     /// Rings when a region has something for the next turn.
     bell: Bell,
     counters: Rc<StoreCounters>,
+    /// How often the log has been opened, as far as that is durable.
+    opened: u64,
     /// Space is short: writes are refused, deletes go on.
     disk_full: Cell<bool>,
     /// How many reads there had been at the latest turn with writes, and how many such turns there were since it was more.
@@ -136,6 +139,11 @@ impl Shard {
     /// The store's id.
     pub fn store(&self) -> StoreId {
         self.inner.store
+    }
+
+    /// How often the store's log has been opened, as far as that is durable.
+    pub fn opened(&self) -> u64 {
+        self.inner.opened
     }
 
     /// The store's counters.

@@ -19,16 +19,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::error::{Fault, Result};
-use engine::log::{Batch, EntryRef, Log, LogOptions, Recovered};
-use engine::lsm::{Tree, TreeOptions};
+use engine::log::{Batch, EntryRef, LogOptions, Recovered};
+use engine::lsm::TreeOptions;
 use engine::rt::Rt;
 use engine::rt::local::Bell;
+use engine::{log, lsm};
 use futures_util::future::join;
 use raft::{Entry, EntryKind, HardState, Index, LogId, LogSummary, NodeId, Payload, Start, Term, Time};
 use scheduler::{Region, RegionId, StoreId};
 
 use super::counters::StoreCounters;
 use super::inflight::InFlight;
+use super::vouch::vouch;
 use super::{Due, Inner, Shard, ShardLimits, State};
 use crate::memory::Memory;
 use crate::region::peer::{Peer, membership};
@@ -43,7 +45,7 @@ pub const TAG_BASE: u8 = 3;
 
 /// Every actively created group starts after an imaginary entry at this term and index, so that zero stays the mark of a
 /// replica that knows nothing.
-const FIRST_BASE: LogId = LogId::new(5, 5);
+pub(super) const FIRST_BASE: LogId = LogId::new(5, 5);
 
 /// What a store is opened with.
 #[derive(Clone, Debug)]
@@ -63,18 +65,28 @@ pub struct ShardOptions {
 }
 
 impl Shard {
-    /// Opens the store in `dir`. An empty one is given the regions of `birth`.
+    /// Opens the store in `dir`. One that may be new, and is, is given the regions of `birth`.
+    ///
+    /// # Errors
+    /// A fault that names what is damaged, missing, foreign or an older copy. Nothing on disk has been changed then.
     pub async fn open(rt: &Rt, dir: &Path, options: ShardOptions, birth: Vec<Region>) -> Result<Self> {
         let (log_dir, tree_dir) = (dir.join("log"), dir.join("tree"));
-        for path in [&log_dir, &tree_dir] {
-            rt.create_dir_all(path).await.map_err(|error| Fault::io(path, "creating it", &error))?;
-        }
-        rt.sync_dir(dir).await.map_err(|error| Fault::io(dir, "syncing it", &error))?;
-        // Two directories that know nothing of each other; together they take as long as the slower one.
-        let tree = pin!(Tree::open(rt, &tree_dir, options.tree.clone()));
-        let log = pin!(Log::open(rt, &log_dir, options.log.clone()));
+        let known = options.log.origin.opened_min > 0;
+        // Two directories that are read at once take as long as the slower one.
+        let tree = pin!(lsm::Recovery::read(rt, &tree_dir, options.tree.clone()));
+        let log = pin!(log::Recovery::read(rt, &log_dir, options.log.clone()));
         let (tree, log) = join(tree, log).await;
+        let (tree, log) = (tree?, log?);
+        vouch(dir, &log, &tree)?;
+        if known && log.groups().is_empty() {
+            return Err(Fault::corruption(
+                &log_dir,
+                "the log holds no region, although the store was opened before",
+            ));
+        }
+        let (tree, log) = join(pin!(tree.open()), pin!(log.open())).await;
         let (tree, (log, recovered)) = (tree?, log?);
+        let opened = recovered.opened;
         let counters = Rc::new(StoreCounters::default());
         let shard = Shard {
             inner: Rc::new(Inner {
@@ -83,6 +95,7 @@ impl Shard {
                 dir: dir.to_owned(),
                 log,
                 tree,
+                opened,
                 limits: options.limits,
                 memory: options.memory.clone(),
                 state: RefCell::new(State {
@@ -150,12 +163,17 @@ impl Shard {
                 log.push(LogId::new(entry.term, entry.index), kind_of(entry.kind));
             }
             let flushed = self.inner.tree.flushed_index(id);
+            // What was cut may have been acknowledged if it was damaged later. A sole voter has nobody to ask; there the log's
+            // warning, which says how much was cut, has to do.
+            let alone = record.region.peers.len() == 1;
+            let claimed = recovered.cut.as_ref().and_then(|cut| cut.claims.get(&id)).filter(|_| !alone);
             let start = Start {
                 hard_state: hard_state.ok_or_else(|| damaged("there is no hard state"))?,
                 log,
-                applied: Index(flushed.max(base.index.0)),
+                // Before anything is flushed the tables know nothing of the region, and of the rest `vouch` has seen to it.
+                applied: if flushed == 0 { base.index } else { Index(flushed) },
                 membership: membership(&record.region),
-                suspect_until: Index(0),
+                suspect_until: Index(claimed.copied().unwrap_or(0)),
             };
             self.adopt(record, start, options)?;
             group.entries.retain(|entry| entry.index > flushed);
@@ -212,7 +230,7 @@ pub fn encode_base(base: LogId) -> [u8; 16] {
     bytes
 }
 
-fn decode_base(bytes: &[u8]) -> Option<LogId> {
+pub(super) fn decode_base(bytes: &[u8]) -> Option<LogId> {
     let [term, index] = numbers(bytes)?;
     Some(LogId::new(term, index))
 }
@@ -233,7 +251,7 @@ pub fn to_log(entry: &Entry) -> EntryRef<'_> {
 }
 
 /// An entry of the log as Raft wants it.
-pub fn to_raft(entry: engine::log::Entry) -> Entry {
+pub fn to_raft(entry: log::Entry) -> Entry {
     Entry {
         term: Term(entry.term),
         index: Index(entry.index),

@@ -212,8 +212,15 @@ impl Shard {
             if read.is_empty() {
                 read = inner.log.entries(region.0, next..last.0 + 1, REPLAY_BYTES_MAX).await?;
             }
+            let Some(end) = read.last().map(|entry| entry.index) else {
+                let what = format!(
+                    "region {region} needs entries {next} to {} and the log has no entry {next}",
+                    last.0
+                );
+                return Err(Fault::corruption(&inner.dir.join("log"), what));
+            };
             let entries: Vec<Entry> = read.into_iter().map(super::open::to_raft).collect();
-            next = entries.last().map_or(last.0, |entry| entry.index.0) + 1;
+            next = end + 1;
             inner.apply(&mut inner.state.borrow_mut(), region, &entries)?;
             // Only memory has a bound here; a start must not wait for compactions.
             self.wait_while(Tree::memory_is_full).await?;

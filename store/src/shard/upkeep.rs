@@ -44,6 +44,7 @@ impl Shard {
             if !moved.is_empty() {
                 inner.bell.ring();
             }
+            inner.log.vouch_if_idle();
         }
     }
 
@@ -62,7 +63,7 @@ impl Shard {
 
     async fn upkeep(&self, dir: &Path) -> Result<(), Fault> {
         let inner = &*self.inner;
-        if let Some(fault) = inner.tree.fault() {
+        if let Some(fault) = inner.tree.fault().or_else(|| inner.log.failure()) {
             return Err(fault);
         }
         if self.is_ready() {

@@ -54,6 +54,7 @@ pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAd
         client_urls: vec![format!("http://{addr}")],
         cluster_id: 7,
         first_free_id: 12,
+        next_id_min: 0,
     };
     let control = Control::open(rt, dir, member).await.unwrap();
     let regions = [(2, b"".as_slice(), b"\xff".as_slice()), (3, b"\xff", b"")];

@@ -234,6 +234,7 @@ fn member() -> Member {
         client_urls: vec!["http://127.0.0.1:1".to_owned()],
         cluster_id: 7,
         first_free_id: 1,
+        next_id_min: 0,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cold;
 mod crash;
+mod damage;
 mod full;
 mod gateway;
 mod grpc;

@@ -23,6 +23,8 @@ pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
     Plan {
         dir: dir.to_owned(),
         identity,
+        ids: 0,
+        holdings: Vec::new(),
         cores,
         shard: ShardOptions {
             store: StoreId(0),

@@ -1,0 +1,49 @@
+//! The log and the tree of a store vouch for each other, before either is written to.
+//!
+//! The log of a region is cut only where a durable edit of the tree's manifest says that the tables have everything. So tables that
+//! have less than what was cut off have lost an edit. And the tables have only what had been durable in the log before. So a log that
+//! ends below what they have has lost its end. `ringkeep inspect` asks the same questions.
+
+use std::path::Path;
+
+use engine::error::{Fault, Result};
+use engine::{log, lsm};
+
+use super::open::{FIRST_BASE, TAG_BASE, decode_base};
+
+/// Refuses a log and a tree of which one has lost what the other vouches for.
+///
+/// # Errors
+/// Corruption that names the manifest or the log.
+pub fn vouch(dir: &Path, log: &log::Recovery, tree: &lsm::Recovery) -> Result<()> {
+    let groups = log.groups();
+    for group in &groups {
+        let Some(base) = log.state(*group, TAG_BASE).and_then(|bytes| decode_base(&bytes)) else { continue };
+        let (flushed, base) = (tree.flushed_index(*group), base.index.0);
+        if base > FIRST_BASE.index.0 && flushed < base {
+            return Err(lost_edit(tree, *group, flushed, base));
+        }
+    }
+    for (group, flushed) in tree.flushed_indexes() {
+        let last = log.last_index(group).unwrap_or(0);
+        if last < flushed {
+            let what = format!(
+                "the log of region {group} ends at entry {last}, but the tables of this store contain entry {flushed}: \
+                 the log has lost its end"
+            );
+            return Err(Fault::corruption(&dir.join("log"), what));
+        }
+    }
+    Ok(())
+}
+
+fn lost_edit(tree: &lsm::Recovery, group: u64, flushed: u64, base: u64) -> Fault {
+    let edit = match tree.torn() {
+        Some(torn) => format!("its edit at byte {} is damaged", torn.pos),
+        None => "it is damaged, or an older copy".to_owned(),
+    };
+    let what = format!(
+        "according to it the tables contain region {group} up to entry {flushed}, but the log was cut at entry {base}: {edit}"
+    );
+    Fault::corruption(&tree.manifest(), what)
+}
