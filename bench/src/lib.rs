@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`workload`], [`distribution`], [`random`] | which operation comes next: the published YCSB mixes, from a seed |
 //! | [`client`] | one connection to a server, RESP or TiKV's gRPC, with many requests in flight |
+//! | [`backlog`] | what a node says of its backlog meanwhile |
 //! | [`load`] | connections, open and closed loop, latency from the moment a request was due |
 //! | [`disk`] | the physical limit: synced writes, random reads, a loopback round trip |
 //! | [`compare`] | the same load on Redis and on ringkeep, in turn, with CPU per operation |
@@ -22,6 +23,7 @@
 //! * One core makes the load. A machine that saturates it starts several processes.
 //! * A crash here is a process that dies. A power cut, which also takes the page cache, is the simulator's work.
 
+pub mod backlog;
 pub mod client;
 pub mod clock;
 pub mod compare;

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::backlog::BacklogReport;
 use crate::disk::DiskReport;
 
 /// One phase of load.
@@ -96,6 +97,8 @@ impl LatencyReport {
 pub struct RunReport {
     /// The phases, in order.
     pub phases: Vec<LoadReport>,
+    /// What the node said meanwhile, if its status port was given.
+    pub backlog: Option<BacklogReport>,
     /// The limits, unless they were not asked for.
     pub limits: Option<DiskReport>,
 }
@@ -106,6 +109,10 @@ impl RunReport {
         let mut text = String::new();
         for phase in &self.phases {
             text.push_str(&phase.table());
+        }
+        if let Some(backlog) = &self.backlog {
+            text.push('\n');
+            text.push_str(&backlog.table());
         }
         if let Some(limits) = &self.limits {
             text.push('\n');

@@ -10,7 +10,7 @@ use bench::load::{Phases, Stop};
 use bench::process::NodeOptions;
 use bench::report::RunReport;
 use bench::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
-use bench::{Failed, compare, crash, disk, idle, latency, load, protocols, scheduler};
+use bench::{Failed, backlog, compare, crash, disk, idle, latency, load, protocols, scheduler};
 use clap::{Args, Subcommand, ValueEnum};
 use store::config::Config;
 
@@ -137,6 +137,9 @@ struct RunArguments {
     /// Process of the server, if it runs here, for its CPU time
     #[arg(long)]
     server_pid: Option<u32>,
+    /// Status port of the server, to print its backlog of compactions and its slowest log write meanwhile
+    #[arg(long, value_name = "ADDR")]
+    status: Option<SocketAddr>,
     /// Directory on the server's disk, to print its limits beside the result; "none" leaves them out
     #[arg(long, default_value = ".")]
     limits_dir: PathBuf,
@@ -392,12 +395,15 @@ fn load(run: &RunArguments) -> Result<RunReport, Failed> {
         PhaseName::Run => Phases::Run,
         PhaseName::Both => Phases::Both,
     };
-    let phases = load::run(&options, phases)?;
+    let watch = run.status.map(backlog::Watch::start);
+    let phases = load::run(&options, phases);
+    let backlog = watch.map(backlog::Watch::finish);
+    let phases = phases?;
     let limits = match run.limits_dir.to_str() {
         Some("none") => None,
         _ => Some(disk::measure(&run.limits_dir, Duration::from_secs(1))?),
     };
-    Ok(RunReport { phases, limits })
+    Ok(RunReport { phases, backlog, limits })
 }
 
 fn redis(run: &RedisArguments) -> Result<compare::CompareReport, Failed> {
