@@ -64,10 +64,16 @@ impl Maintenance {
     pub(super) async fn turn(&mut self) -> Result<()> {
         while !self.shared.stopping.get() {
             self.begin_step();
-            // Files first: on a full disk they make room for the rest.
-            self.clear_away().await?;
+            if self.shared.short_of.get().is_some() {
+                // Files first: on a full disk they make room for the rest.
+                while self.remove_one().await? {}
+            }
             self.flush_closed().await?;
-            self.clear_away().await?;
+            while self.remove_one().await? {
+                // Removing many takes a while, and writers wait for nothing but memory.
+                self.flush_closed().await?;
+            }
+            self.free_spent().await;
             if self.manifest.is_long() {
                 self.roll_manifest().await?;
             }
@@ -298,18 +304,24 @@ impl Maintenance {
         shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))
     }
 
-    /// Closes and removes files that nobody reads any more, and frees flushed memtables bit by bit.
-    async fn clear_away(&mut self) -> Result<()> {
+    /// Closes and removes a file that nobody reads any more; `false` if there is none.
+    async fn remove_one(&mut self) -> Result<bool> {
         let shared = self.shared.clone();
-        for discarded in shared.files.take_discarded() {
-            if let Some(file) = discarded.file {
-                // It was only read; a failed close loses nothing.
-                let _ = file.close().await;
-            }
-            let Some(number) = discarded.remove else { continue };
+        let Some(discarded) = shared.files.pop_discarded() else { return Ok(false) };
+        if let Some(file) = discarded.file {
+            // It was only read; a failed close loses nothing.
+            let _ = file.close().await;
+        }
+        if let Some(number) = discarded.remove {
             let path = shared.dir.join(file_name(number));
             shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))?;
         }
+        Ok(true)
+    }
+
+    /// Frees flushed memtables bit by bit.
+    async fn free_spent(&mut self) {
+        let shared = self.shared.clone();
         let spent = std::mem::take(&mut *shared.spent.borrow_mut());
         let budget = shared.rt.budget();
         for memtable in spent {
@@ -323,14 +335,13 @@ impl Maintenance {
                 Err(read) => shared.spent.borrow_mut().push(read),
             }
         }
-        Ok(())
     }
 
     async fn end(self) {
         // Everything durable has been synced, so a failed close loses nothing.
         let _ = self.manifest.close().await;
         while self.shared.files.let_go() {}
-        for discarded in self.shared.files.take_discarded() {
+        while let Some(discarded) = self.shared.files.pop_discarded() {
             if let Some(file) = discarded.file {
                 let _ = file.close().await;
             }

@@ -4,6 +4,9 @@ use super::plan::Limits;
 use super::table::build::TableShape;
 use crate::origin::Origin;
 
+/// Level 0 goes down in sets of up to so many times level 1: the more of it at once, the less level 1 is rewritten for it.
+const SET_LEVELS: u64 = 4;
+
 /// Settings of a tree. None of them is part of the format: a tree may be opened with others at any time.
 #[derive(Debug, Clone)]
 pub struct TreeOptions {
@@ -83,7 +86,7 @@ impl TreeOptions {
             l0_tables: self.l0_tables.max(1),
             level_base_bytes: self.level_base_bytes,
             level_ratio: self.level_ratio.max(2),
-            set_bytes: self.level_base_bytes,
+            set_bytes: self.level_base_bytes.saturating_mul(SET_LEVELS),
         }
     }
 }

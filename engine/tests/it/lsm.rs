@@ -5,5 +5,6 @@ mod fixture;
 mod full;
 mod marks;
 mod model;
+mod pressure;
 mod shortage;
 mod world;

@@ -98,9 +98,9 @@ impl Files {
         self.close_later(open, remove.then_some(number));
     }
 
-    /// What is to be closed and removed.
-    pub(crate) fn take_discarded(&self) -> Vec<Discarded> {
-        std::mem::take(&mut *self.discarded.borrow_mut())
+    /// A file that is to be closed and removed.
+    pub(crate) fn pop_discarded(&self) -> Option<Discarded> {
+        self.discarded.borrow_mut().pop()
     }
 
     /// Files that are open for reading.
