@@ -120,7 +120,8 @@ pub enum Dropped {
     NotInSnapshot,
     /// A snapshot at or below what is committed here; the sender was told how far this member is.
     OldSnapshot,
-    /// An order to campaign that this member may not follow.
+    /// An order to campaign that this member can never follow: it has no vote, follows another leader, or the order
+    /// belongs to an abandoned transfer. One that something passing stands in the way of is taken and remembered.
     MayNotCampaign,
     /// A forwarded transfer to somebody who cannot lead.
     TransferRefused,

@@ -67,7 +67,7 @@ impl Raft {
     }
 
     pub(crate) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
-        // A candidate that raises the term says nothing about anybody's health: whoever neither led nor hears a
+        // A candidate that raises the term proves nothing about the leader: a member that neither led nor hears a new
         // leader waits on as before. The timer restarts when a vote is given.
         let waits_on = term > self.core.term
             && leader.is_none()
