@@ -16,8 +16,18 @@ impl World {
         // A quick network: the leader gives up after as little as five ticks.
         (self.options.delay_max, self.options.write_max, self.options.apply_max) = (2, 1, 2);
         // A voter that has restarted does not know which orders it may follow before its old promise ends.
-        let promised = self.now + 2 * self.options.config.promise_nanos() / UNIT;
-        self.advance_until(u64::MAX, |world| world.now > promised)?;
+        self.pass(2 * self.options.config.promise_nanos() / UNIT)?;
+        // What was said while everything failed could still cancel a transfer or start an election.
+        let fresh = self.now + 2 * self.options.delay_max;
+        self.net.retain(|(due, _), _| *due <= fresh);
+        self.pass(50)?;
+        let deadline = self.now + 5000;
+        while !self.converged() {
+            if self.now > deadline {
+                return Err(format!("no progress: {}", self.describe()));
+            }
+            self.pass(50)?;
+        }
         let Some(leader) = self.leader() else { return Err("the leader is gone".to_owned()) };
         let members = self.nodes[leader].raft.as_ref().expect("a leader").membership().clone();
         let others: Vec<_> = members.members().into_iter().filter(|id| id.0 as usize - 1 != leader).collect();
@@ -77,9 +87,18 @@ impl World {
         self.nodes[at].raft.as_ref().is_some_and(Raft::is_leader)
     }
 
+    /// Lets time pass.
+    fn pass(&mut self, units: u64) -> Verdict {
+        for _ in 0..units {
+            self.advance();
+            self.failure.clone()?;
+        }
+        Ok(())
+    }
+
     /// Lets time pass until something is so.
     fn advance_until(&mut self, within: u64, done: impl Fn(&Self) -> bool) -> Verdict {
-        let deadline = self.now.saturating_add(within);
+        let deadline = self.now + within;
         while !done(self) {
             if self.now > deadline {
                 return Err(format!("not within {within}: {}", self.describe()));

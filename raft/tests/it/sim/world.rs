@@ -454,9 +454,10 @@ impl World {
             Event::CaughtUp { learner, matched } => {
                 self.coverage.learners_caught_up += 1;
                 let leader = self.nodes[at].raft.as_ref().expect("a running node");
-                let held = leader.term_at(matched).is_none_or(|term| {
-                    self.nodes[learner.0 as usize - 1].disk.holds(LogId { term, index: matched })
-                });
+                let disk = &self.nodes[learner.0 as usize - 1].disk;
+                // Later leaders may have replaced what it held when it answered this one.
+                let held = disk.hard.term > leader.term()
+                    || leader.term_at(matched).is_none_or(|term| disk.holds(LogId { term, index: matched }));
                 let verdict = if held { Ok(()) } else { Err(format!("{learner} lacks {matched}")) };
                 self.judge(verdict);
             }
