@@ -20,6 +20,8 @@ const STANDS_STILL: &[(&str, &str)] = &[
     ),
     ("ringkeep_core_stalls_total", "no core hangs here; store: a_stall_is_counted_for_its_core"),
     ("ringkeep_forwarded_operations", "one core has nobody to send anything to"),
+    ("ringkeep_grpc_calls_running", "store/tests/it/grpc.rs calls"),
+    ("ringkeep_store_reads_abandoned_total", "store/tests/it/grpc_ends.rs ends streams"),
     ("ringkeep_grpc_calls_total", "store/tests/it/grpc.rs calls"),
     ("ringkeep_grpc_broken_total", "store/tests/it/grpc_faults.rs breaks connections"),
     ("ringkeep_grpc_connections", "the test closes its connections at once"),
