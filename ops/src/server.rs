@@ -213,7 +213,10 @@ impl View {
 
     /// Takes over what the cores and the node say now.
     fn publish(&self) {
+        let (reports, now) = (self.board.read(), self.movement.now());
+        let stores = reports.iter().flat_map(|core| &core.stores);
         let facts = NodeFacts {
+            log_write_ages: stores.map(|store| (store.store, store.log_watch.age(now))).collect(),
             log_lines_dropped: self.log.dropped(),
             log_lines_suppressed: self.log.suppressed(),
             memory_budget_bytes: self.memory_budget_bytes,
@@ -221,17 +224,16 @@ impl View {
             core_still: self.movement.still(),
             core_stalls: self.movement.stalls(),
         };
-        self.publisher.publish(&self.board.read(), &facts);
+        self.publisher.publish(&reports, &facts);
     }
 
     fn conditions(&self) -> Vec<Condition> {
         let reports = self.board.read();
         let stores = reports.iter().flat_map(|core| &core.stores);
-        let stopped =
-            |stopped: bool| stopped.then(|| "it stopped after a fault; the log says which".to_owned());
+        let now = self.movement.now();
         let condition = |store: &StoreSnapshot| Condition {
             name: format!("store-{}", store.store),
-            problem: stopped(store.stopped),
+            problem: store.problem(now),
         };
         let still = self.movement.still().into_iter().map(|(core, still)| still_condition(core, still));
         stores.map(condition).chain(still).collect()

@@ -21,7 +21,6 @@ fn main() -> std::io::Result<()> {
         let config = Config {
             password: None,
             connections_max: 10_000,
-            drain: Duration::from_secs(5),
             cursors: Cursors::new(rt.random()),
             doors: Doors::default(),
             descriptors: store::node::descriptors::Descriptors::default(),
@@ -30,6 +29,7 @@ fn main() -> std::io::Result<()> {
         let watcher = rt.clone();
         let input_ends = async move {
             let _ = watcher.blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await;
+            Duration::from_secs(5)
         };
         serve(rt, listener, Gateway::in_memory(), config, Rc::new(Counters::default()), input_ends).await;
         Ok(())

@@ -68,6 +68,22 @@ pub enum Refusal {
         /// A key of another.
         other: Bytes,
     },
+    /// The writes of one command are more than a log entry may hold; in smaller parts they can be carried out.
+    TooLarge {
+        /// The region that they belong to.
+        region_id: u64,
+        /// Their size as an entry, bytes.
+        bytes: usize,
+        /// The bound, bytes.
+        bytes_max: usize,
+    },
+    /// A file that may hold what is asked for is damaged; other keys are served.
+    Damaged {
+        /// The file.
+        file: String,
+        /// What is wrong with it, one sentence.
+        what: String,
+    },
     /// The request itself can never be carried out.
     Invalid(String),
     /// The answer would be too large; a smaller request can be carried out.
@@ -87,7 +103,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every name that [`Refusal::reason`] returns.
-    pub const REASONS: [&'static str; 12] = [
+    pub const REASONS: [&'static str; 14] = [
         "not_leader",
         "region_not_found",
         "key_not_in_region",
@@ -97,6 +113,8 @@ impl Refusal {
         "stale_command",
         "busy",
         "disk_full",
+        "too_large",
+        "damaged",
         "invalid_request",
         "stopped",
         "unknown",
@@ -114,6 +132,8 @@ impl Refusal {
             Refusal::StaleCommand => "stale_command",
             Refusal::Busy { .. } => "busy",
             Refusal::DiskFull { .. } => "disk_full",
+            Refusal::TooLarge { .. } => "too_large",
+            Refusal::Damaged { .. } => "damaged",
             Refusal::Invalid(_)
             | Refusal::AnswerTooLarge { .. }
             | Refusal::NotAnInteger

@@ -5,6 +5,7 @@
 //! regions is taken apart here and put together again; it is atomic per region only.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
 
@@ -17,6 +18,7 @@ use engine::rt::local::{Answer, Pending, oneshot};
 use super::Outcome;
 use crate::memory::Memory;
 use crate::refusal::Refusal;
+use crate::region::command::encoded_bytes;
 use crate::request::{Op, Out, Route, Scan};
 use crate::shard::Shard;
 use crate::shard::links::{Letter, Links};
@@ -34,13 +36,32 @@ pub struct Dispatch {
     rt: Rt,
     /// By the index of every store of the node: the store, if it is on this core.
     shards: Vec<Option<Shard>>,
-    /// Which core hosts each store.
-    core_of: Vec<usize>,
+    /// Why stores of this core could not be opened, by their index on the node.
+    fenced: HashMap<usize, String>,
+    whole: Whole,
     routes: RefCell<Routes>,
     links: Rc<Links>,
     memory: Memory,
     /// Where operations went since somebody asked.
     went: Cell<Went>,
+}
+
+/// The stores of one core, by their index on the node.
+#[derive(Debug)]
+pub struct Here {
+    /// Those that serve.
+    pub shards: HashMap<usize, Shard>,
+    /// Why the others could not be opened.
+    pub fenced: HashMap<usize, String>,
+}
+
+/// What a core knows of the whole node.
+#[derive(Debug)]
+pub struct Whole {
+    /// Which core hosts each store.
+    pub core_of: Vec<usize>,
+    /// The largest command that a region takes, bytes.
+    pub command_bytes_max: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,22 +82,21 @@ impl fmt::Debug for Dispatch {
 }
 
 impl Dispatch {
-    /// Joins the stores of this core, each with its index on the node, to those of the others. `core_of` names the core of
-    /// every store of the node.
+    /// Joins the stores of this core to those of the others.
     pub fn start(
         rt: &Rt,
-        shards: impl IntoIterator<Item = (usize, Shard)>,
-        core_of: Vec<usize>,
+        Here { shards: open, fenced }: Here,
+        whole: Whole,
         routes: Routes,
         links: Rc<Links>,
         inbox: Receiver<Vec<Letter>>,
         memory: Memory,
     ) -> Rc<Self> {
-        let mut here = vec![None; core_of.len()];
-        shards.into_iter().for_each(|(store, shard)| here[store] = Some(shard));
+        let mut shards = vec![None; whole.core_of.len()];
+        open.into_iter().for_each(|(store, shard)| shards[store] = Some(shard));
         let routes = RefCell::new(routes);
         let went = Cell::default();
-        let dispatch = Rc::new(Self { rt: rt.clone(), shards: here, core_of, routes, links, memory, went });
+        let dispatch = Rc::new(Self { rt: rt.clone(), shards, fenced, whole, routes, links, memory, went });
         let receiving = dispatch.clone();
         rt.spawn(async move { receiving.receive(inbox).await });
         dispatch
@@ -107,6 +127,9 @@ impl Dispatch {
                 self.spawn(answer, |_| join_lengths(parts, len));
             }
             Parts::Write(parts) => {
+                if let Err(refusal) = self.check_sizes(&parts) {
+                    return answer.send(Err(refusal));
+                }
                 let parts = self.start_all(parts.into_iter().map(|(store, op)| (store, op, ())));
                 self.spawn(answer, |_| join_done(parts));
             }
@@ -132,6 +155,15 @@ impl Dispatch {
         match self.went.take() {
             Went::To(core) => Some(core),
             Went::Nowhere | Went::Elsewhere => None,
+        }
+    }
+
+    /// One part that can never be written would leave the others without it, so then nothing begins.
+    fn check_sizes(&self, parts: &[(usize, Op)]) -> Result<(), Refusal> {
+        let bytes_max = self.whole.command_bytes_max;
+        match parts.iter().map(|(_, op)| command_bytes(op)).find(|bytes| *bytes > bytes_max) {
+            Some(bytes) => Err(Refusal::TooLarge { region_id: 0, bytes, bytes_max }),
+            None => Ok(()),
         }
     }
 
@@ -164,10 +196,14 @@ impl Dispatch {
 
     /// Hands an operation to a store, here or on its core.
     fn deliver(&self, store: usize, route: Option<Route>, op: Op, answer: Answer<Outcome>) {
-        match (self.shard(store), self.core_of.get(store)) {
+        if let Some(why) = self.fenced.get(&store) {
+            self.went.set(Went::Elsewhere);
+            return answer.send(Err(Refusal::Stopped(why.clone())));
+        }
+        match (self.shard(store), self.whole.core_of.get(store)) {
             (Some(shard), _) => {
                 self.went.set(Went::Elsewhere);
-                shard.submit(route, op, Reply::Local(answer));
+                shard.submit(route, op, Reply::local(answer));
             }
             (None, Some(&core)) => {
                 self.went.set(match self.went.get() {
@@ -187,13 +223,15 @@ impl Dispatch {
             for letter in batches.drain(..).flatten() {
                 match letter {
                     Letter::Request { from, id, store, route, op } => {
-                        let reply = Reply::Remote { core: from, id, links: self.links.clone() };
-                        match self.shard(store) {
-                            Some(shard) => shard.submit(route, op, reply),
-                            None => reply.send(Err(Refusal::RegionNotFound { region_id: 0 })),
+                        let reply = Reply::remote(from, id, self.links.clone());
+                        match (self.shard(store), self.fenced.get(&store)) {
+                            (Some(shard), _) => shard.submit(route, op, reply),
+                            (None, Some(why)) => reply.send(Err(Refusal::Stopped(why.clone()))),
+                            (None, None) => reply.send(Err(Refusal::RegionNotFound { region_id: 0 })),
                         }
                     }
                     Letter::Answer { id, outcome } => self.links.arrived(id, outcome),
+                    Letter::Closed { from } => self.links.closed(from),
                 }
             }
         }
@@ -317,6 +355,27 @@ fn advance(scan: &mut Scan, place: &Place, whole: bool, last: Option<Bytes>) -> 
 
 /// A store, what to read there, and the positions of the keys in the whole answer.
 type Read = (usize, Op, Vec<usize>);
+
+/// The size of a batch of writes as one command, bytes.
+fn command_bytes(op: &Op) -> usize {
+    match op {
+        Op::BatchPut { pairs } => {
+            encoded_bytes(pairs.len(), pairs.iter().map(|(key, value)| key.len() + value.len()).sum())
+        }
+        Op::BatchDelete { keys } => encoded_bytes(keys.len(), keys.iter().map(Bytes::len).sum()),
+        // Of one region, which checks it when it is admitted.
+        Op::Get { .. }
+        | Op::BatchGet { .. }
+        | Op::Lengths { .. }
+        | Op::Put { .. }
+        | Op::Delete { .. }
+        | Op::DeleteRange { .. }
+        | Op::Modify { .. }
+        | Op::Atomic(_)
+        | Op::Watch { .. }
+        | Op::Scan(_) => 0,
+    }
+}
 
 /// An operation taken apart.
 enum Parts {

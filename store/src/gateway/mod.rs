@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 
 use engine::rt::local::{Pending, oneshot};
 
-pub use dispatch::Dispatch;
+pub use dispatch::{Dispatch, Here, Whole};
 
 use crate::memory::{Memory, charged_bytes};
 use crate::refusal::Refusal;

@@ -1,17 +1,25 @@
 //! What one data core does from start to end: open its stores, join the others, serve, drain.
+//!
+//! A store that cannot be opened is fenced: the core keeps its place and says why to everything that is asked of it, and the other
+//! stores serve. Only a node none of whose stores opens does not start.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use engine::error::Result;
+use engine::error::{Fault, Result};
 use engine::rt::Rt;
+use futures_util::future::join_all;
+use scheduler::{Region, StoreId};
 
 use super::identity::{Holding, Identity};
-use crate::gateway::{Dispatch, Gateway};
+use crate::gateway::{Dispatch, Gateway, Here, Whole};
 use crate::memory::Memory;
 use crate::shard::Shard;
+use crate::shard::counters::StoreSnapshot;
+use crate::shard::health::HealthReport;
 use crate::shard::links::{Ends, Links};
 use crate::shard::open::ShardOptions;
 use crate::shard::routes::{Place, Routes};
@@ -49,15 +57,45 @@ impl Plan {
 pub struct Stores {
     /// By number on the node.
     pub shards: HashMap<usize, Shard>,
+    /// Those that could not be opened, by number on the node.
+    pub fenced: HashMap<usize, Fenced>,
     /// The core's links to the others.
     pub links: Rc<Links>,
     /// The core's bounds on what clients make it hold.
     pub memory: Memory,
 }
 
-/// Opens the stores of this core and lets them take turns.
+/// A store that could not be opened.
+#[derive(Clone, Debug)]
+pub struct Fenced {
+    /// Its id.
+    pub store: StoreId,
+    /// The file, what is wrong with it, and what to do, one sentence.
+    pub why: String,
+    /// Its regions. As long as regions neither split nor move they are those that it was born with.
+    regions: Vec<Region>,
+}
+
+impl Fenced {
+    fn new(store: StoreId, fault: &Fault, regions: Vec<Region>) -> Self {
+        let why = format!("store {} is fenced, the others serve. {fault}", store.0);
+        tracing::error!(store = store.0, file = %fault.path.display(), what = fault.what, "a store is fenced");
+        Self { store, why, regions }
+    }
+
+    /// What it says of itself.
+    pub fn snapshot(&self) -> StoreSnapshot {
+        let health = HealthReport::fenced(self.why.clone());
+        StoreSnapshot { store: self.store.0, health, ..StoreSnapshot::default() }
+    }
+}
+
+/// Opens the stores of this core and lets them take turns. One that cannot be opened is fenced.
+///
+/// # Errors
+/// A passing shortage: the same stores may open in a moment.
 pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
-    let mut shards = HashMap::new();
+    let (mut shards, mut fenced) = (HashMap::new(), HashMap::new());
     let memory = plan.shard.memory.fresh();
     for index in plan.stores_of(rt.core()) {
         let store = Identity::store_id(index);
@@ -69,11 +107,18 @@ pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
         }
         let mut birth = super::birth::regions(&plan.identity);
         birth.retain(|region| region.peer_on(store).is_some());
-        let shard = Shard::open(rt, &dir, options, birth).await?;
-        start_tasks(rt, &shard, dir);
-        shards.insert(index, shard);
+        match Shard::open(rt, &dir, options, birth.clone()).await {
+            Ok(shard) => {
+                start_tasks(rt, &shard, dir);
+                shards.insert(index, shard);
+            }
+            Err(fault) if fault.is_passing() => return Err(fault),
+            Err(fault) => {
+                fenced.insert(index, Fenced::new(store, &fault, birth));
+            }
+        }
     }
-    Ok(Stores { shards, links: Links::start(rt, rt.core(), ends.to.clone()), memory })
+    Ok(Stores { shards, fenced, links: Links::start(rt, rt.core(), ends.to.clone()), memory })
 }
 
 fn start_tasks(rt: &Rt, shard: &Shard, dir: PathBuf) {
@@ -86,18 +131,22 @@ fn start_tasks(rt: &Rt, shard: &Shard, dir: PathBuf) {
 }
 
 impl Stores {
-    /// Where the regions of this core's stores are.
+    /// Where the regions of this core's stores are, the fenced ones included.
     pub fn places(&self) -> Vec<Place> {
-        let place = |store: usize, region: scheduler::Region| Place {
+        let place = |store: usize, region: &Region| Place {
             start: region.range.start().as_bytes().to_vec().into(),
             end: region.range.end().as_bytes().to_vec().into(),
             region_id: region.id.0,
             store,
         };
-        self.shards
-            .iter()
-            .flat_map(|(store, shard)| shard.regions().into_iter().map(|(region, ..)| place(*store, region)))
-            .collect()
+        let mut places = Vec::new();
+        for (store, shard) in &self.shards {
+            places.extend(shard.regions().iter().map(|(region, ..)| place(*store, region)));
+        }
+        for (store, fenced) in &self.fenced {
+            places.extend(fenced.regions.iter().map(|region| place(*store, region)));
+        }
+        places
     }
 
     /// How often the log of each store has been opened, by number on the node.
@@ -109,8 +158,12 @@ impl Stores {
     pub fn join(&self, rt: &Rt, plan: &Plan, places: Vec<Place>, ends: Ends) -> Rc<Dispatch> {
         let core_of = (0..plan.identity.stores).map(|store| plan.core_of(store)).collect();
         let routes = Routes::new(places);
+        let fenced = self.fenced.iter().map(|(store, fenced)| (*store, fenced.why.clone())).collect();
+        let here = Here { shards: self.shards.clone(), fenced };
+        let command_bytes_max = usize::try_from(plan.shard.raft.entry_bytes_max).unwrap_or(usize::MAX);
+        let whole = Whole { core_of, command_bytes_max };
         let (links, memory) = (self.links.clone(), self.memory.clone());
-        Dispatch::start(rt, self.shards.clone(), core_of, routes, links, ends.inbox, memory)
+        Dispatch::start(rt, here, whole, routes, links, ends.inbox, memory)
     }
 
     /// The gateway for the port of store number `home`.
@@ -118,23 +171,47 @@ impl Stores {
         Gateway::new(dispatch.clone(), home)
     }
 
-    /// Lets what is under way finish and closes the files. A store that had stopped already has nothing left to lose.
-    pub async fn stop(&self) {
-        for shard in self.shards.values() {
-            let _ = shard.close().await;
-        }
+    /// Lets what is in flight finish and closes the files, all stores at a time and within about `patience`.
+    pub async fn stop(&self, patience: Duration) {
+        let closing = self.shards.values().map(|shard| async move {
+            let stopped = shard.stopped().is_some();
+            match shard.close(patience).await {
+                Ok(()) => {}
+                // It had said so when it stopped.
+                Err(_) if stopped => {}
+                Err(fault) => {
+                    let store = shard.store().0;
+                    tracing::error!(store, file = %fault.path.display(), what = fault.what, "a store did not close well");
+                }
+            }
+        });
+        join_all(closing).await;
+        self.links.close();
     }
 
-    /// Waits until every region leads and has applied what it had acknowledged before.
+    /// Waits until every region leads and has applied what it had acknowledged before, or its store has stopped.
+    ///
+    /// # Errors
+    /// Why a store has stopped.
     pub async fn settle(&self, rt: &Rt) -> std::result::Result<(), String> {
+        let mut stopped = Ok(());
         for shard in self.shards.values() {
             while !shard.is_ready() {
                 if let Some(reason) = shard.stopped() {
-                    return Err(reason);
+                    stopped = Err(reason);
+                    break;
                 }
-                rt.sleep(std::time::Duration::from_millis(1)).await;
+                rt.sleep(Duration::from_millis(1)).await;
             }
         }
-        Ok(())
+        stopped
+    }
+
+    /// Why stores of this core serve nothing, and how many there are that serve.
+    pub fn standing(&self) -> (Vec<String>, usize) {
+        let stopped: Vec<String> = self.shards.values().filter_map(Shard::stopped).collect();
+        let serving = self.shards.len() - stopped.len();
+        let fenced = self.fenced.values().map(|fenced| fenced.why.clone());
+        (fenced.chain(stopped).collect(), serving)
     }
 }

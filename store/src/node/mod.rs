@@ -7,6 +7,8 @@
 //! drain    not ready ─► listeners close, connections finish ─► stores finish and close ─► executors end
 //! ```
 //!
+//! A drain goes in phases over all cores ([`drain`]). A store that cannot be opened is fenced ([`core`]).
+//!
 //! No listener opens before every store can answer, so a client never meets a half-started node. The thread that starts a node
 //! does no data work; it waits for words from the cores.
 
@@ -14,6 +16,7 @@ pub mod birth;
 pub mod board;
 pub mod core;
 pub mod descriptors;
+mod drain;
 pub mod identity;
 pub mod listen;
 pub mod movement;
@@ -26,7 +29,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
 
 use engine::error::Fault;
 use engine::rt::chan::{self, Sender};
@@ -39,6 +41,7 @@ use crate::shard::routes::Place;
 use crate::wire::resp::Doors;
 use board::Board;
 use descriptors::Descriptors;
+use drain::{ORDERS_MAX, Order};
 use identity::Identity;
 use movement::{Movement, Stalls};
 
@@ -52,8 +55,9 @@ pub struct Node {
     stalls: Stalls,
     cores: Cores,
     handles: Vec<CoreHandle<()>>,
-    /// One word ends a core: the data cores first, the scheduler shard last.
-    ends: Vec<Sender<Duration>>,
+    /// To each data core, and to the scheduler shard at the end.
+    orders: Vec<Sender<Order>>,
+    words: mpsc::Receiver<Word>,
     _lock: engine::rt::DirLock,
 }
 
@@ -96,12 +100,15 @@ impl From<std::io::Error> for StartError {
 enum Word {
     /// The scheduler shard serves; stores report to it here.
     Scheduler { addr: SocketAddr, reports: Sender<Beat>, next_id: u64 },
-    /// A core has opened its stores; how often each has been opened, by number.
-    Opened { places: Vec<Place>, opened: Vec<(usize, u64)> },
+    /// A core has opened its stores: where their regions are, how often each has been opened, by number, how many serve, and why
+    /// the others do not.
+    Opened { places: Vec<Place>, opened: Vec<(usize, u64)>, serving: usize, fenced: Vec<String> },
     /// A core serves.
     Serving { resp: SocketAddr, stores: Vec<(usize, SocketAddr)> },
     /// A core cannot go on.
     Failed(String),
+    /// A core has carried out the order of the current phase of the drain.
+    Done(Order),
 }
 
 impl Node {
@@ -118,18 +125,18 @@ impl Node {
         let (words_out, words) = mpsc::channel();
         let mut starting = Starting { words, opened: Vec::new(), places: Vec::new(), serving: Vec::new() };
 
-        let (end_scheduler, ended) = chan::queue(1);
-        let scheduler = serve::start_scheduler(&cores, config, &plan, words_out.clone(), ended)?;
+        let (order_scheduler, orders_in) = chan::queue(ORDERS_MAX);
+        let scheduler = serve::start_scheduler(&cores, config, &plan, words_out.clone(), orders_in)?;
         let (pd, reports, next_id) = starting.scheduler()?;
 
-        let (mut handles, mut ends, mut goes) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut handles, mut orders, mut goes) = (Vec::new(), Vec::new(), Vec::new());
         // The kernel picks a port of 0 once; the other cores share what it picked.
         let resp = setup::reserve_resp(config)?;
         let doors = Doors::new(plan.cores);
         let descriptors = Descriptors::new(limits.node_connections_max);
         for (index, links) in connect(plan.cores).into_iter().enumerate() {
             let (go, places) = chan::queue(1);
-            let (end, ended) = chan::queue(1);
+            let (order, orders_in) = chan::queue(ORDERS_MAX);
             let core = serve::DataCore {
                 plan: plan.clone(),
                 config: config.clone(),
@@ -137,7 +144,7 @@ impl Node {
                 links,
                 resp: resp.addr,
                 places,
-                ended,
+                orders: orders_in,
                 reports: reports.clone(),
                 board: board.clone(),
                 cursors: opened.cursors.clone(),
@@ -146,7 +153,7 @@ impl Node {
                 words: words_out.clone(),
             };
             handles.push(serve::start_data(&cores, index, cpus.get(index).copied(), core)?);
-            ends.push(end);
+            orders.push(order);
             goes.push(go);
         }
         drop(words_out);
@@ -159,7 +166,7 @@ impl Node {
         let (resp_addr, stores) = starting.serving(plan.cores, plan.identity.stores)?;
         drop(resp);
         handles.push(scheduler);
-        ends.push(end_scheduler);
+        orders.push(order_scheduler);
         Ok(Self {
             addresses: Addresses { pd, stores, resp: resp_addr },
             identity: plan.identity.clone(),
@@ -168,7 +175,8 @@ impl Node {
             stalls,
             cores,
             handles,
-            ends,
+            orders,
+            words: starting.words,
             _lock: opened.lock,
         })
     }
@@ -203,24 +211,11 @@ impl Node {
         Movement { pulse: self.cores.pulse(), stalls: self.stalls.clone() }
     }
 
-    /// Why stores have stopped after a fault, if any has.
+    /// The stores that serve nothing, because they have stopped after a fault or could not be opened.
     pub fn stopped_stores(&self) -> Vec<u64> {
         let reports = self.board.read();
-        reports
-            .iter()
-            .flat_map(|core| &core.stores)
-            .filter(|store| store.stopped)
-            .map(|store| store.store)
-            .collect()
-    }
-
-    /// Lets requests finish, within `deadline`, and stops. What was acknowledged is on disk either way.
-    pub fn drain(self, deadline: Duration) {
-        for (end, handle) in self.ends.iter().zip(self.handles) {
-            // A core that has ended by itself takes no word any more.
-            let _ = end.try_send(deadline);
-            let _ = handle.join();
-        }
+        let stores = reports.iter().flat_map(|core| &core.stores);
+        stores.filter(|store| store.health.failed).map(|store| store.store).collect()
     }
 }
 
@@ -256,16 +251,22 @@ impl Starting {
     }
 
     fn places(&mut self, cores: usize) -> Result<Vec<Place>, StartError> {
+        let (mut serve, mut closed) = (0, Vec::new());
         for _ in 0..cores {
             match self.next()? {
-                Word::Opened { places, opened } => {
+                Word::Opened { places, opened, serving, fenced } => {
                     self.places.extend(places);
                     self.opened.extend(opened);
+                    serve += serving;
+                    closed.extend(fenced);
                 }
                 _ => unreachable!(
                     "a core opens its stores before it serves, and waits for the routes in between"
                 ),
             }
+        }
+        if serve == 0 {
+            return Err(StartError(format!("no store can serve: {}", closed.join("; "))));
         }
         Ok(std::mem::take(&mut self.places))
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use engine::rt::{Pulse, StallWatch};
+use engine::rt::{Mono, Pulse, StallWatch};
 
 /// How long one task may hold a core before it is logged. A busy host takes a core away for a tenth of this.
 const STALL: Duration = Duration::from_millis(500);
@@ -48,6 +48,11 @@ impl Movement {
     /// For how long each running core has not moved, as (core, duration).
     pub fn still(&self) -> Vec<(usize, Duration)> {
         self.pulse.stillness()
+    }
+
+    /// The present on the clock of the cores.
+    pub fn now(&self) -> Mono {
+        self.pulse.now()
     }
 
     /// How often each core has not moved for half a second or longer, as (core, count).

@@ -18,6 +18,7 @@ use super::board::{Board, CoreReport};
 use super::core::Plan;
 use crate::control::{Beat, StoreBeat};
 use crate::shard::Shard;
+use crate::shard::counters::StoreSnapshot;
 use crate::shard::links::Links;
 use crate::wire::{grpc, resp};
 
@@ -183,6 +184,8 @@ impl Counted {
 pub(super) struct Poster {
     pub(super) rt: Rt,
     pub(super) shards: Vec<Shard>,
+    /// What stores that could not be opened say of themselves.
+    pub(super) fenced: Vec<StoreSnapshot>,
     pub(super) board: Board,
     pub(super) counters: Rc<resp::Counters>,
     pub(super) links: Rc<Links>,
@@ -203,7 +206,7 @@ impl Poster {
             servers.borrow().iter().map(grpc::Handle::stats).fold(grpc::Stats::default(), grpc::Stats::plus);
         self.board.post(CoreReport {
             core: self.rt.core(),
-            stores: self.shards.iter().map(Shard::snapshot).collect(),
+            stores: self.shards.iter().map(Shard::snapshot).chain(self.fenced.iter().cloned()).collect(),
             resp: self.counters.snapshot(),
             grpc,
             grpc_requests: grpc::Ended::merge(servers.borrow().iter().flat_map(grpc::Handle::ended)),

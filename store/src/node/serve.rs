@@ -1,6 +1,6 @@
 //! What runs on the executors: the scheduler shard and the data cores, from their first word to their last.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -10,10 +10,12 @@ use engine::rt::chan::{Receiver, Sender};
 use engine::rt::local::Bell;
 use engine::rt::{CoreHandle, CoreOptions, Cores};
 use engine::rt::{ListenOptions, Mono, Rt};
+use futures_util::future::{join, join_all};
 
 use super::board::Board;
-use super::core::{self, Plan, Stores};
+use super::core::{self, Fenced, Plan, Stores};
 use super::descriptors::Descriptors;
+use super::drain::Order;
 use super::listen::CannotListen;
 use super::report::{Heart, Poster};
 use super::{StartError, Word};
@@ -26,19 +28,22 @@ use crate::wire::pd::Pd;
 use crate::wire::tikv::Tikv;
 use crate::wire::{grpc, resp};
 
+/// How long sessions that have been told to end may take to do so.
+const SESSIONS_END: Duration = Duration::from_millis(500);
+
 /// Starts the scheduler shard.
 pub(super) fn start_scheduler(
     cores: &Cores,
     config: &Config,
     plan: &Arc<Plan>,
     words: mpsc::Sender<Word>,
-    ended: Receiver<Duration>,
+    orders: Receiver<Order>,
 ) -> Result<CoreHandle<()>, StartError> {
     let (config, plan) = (config.clone(), plan.clone());
     // Beside the data cores, not on one of them: it waits most of the time.
     let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
     let handle = cores.start(plan.cores, &options, move |rt| async move {
-        if let Err(why) = schedule(&rt, &config, &plan, &words, ended).await {
+        if let Err(why) = schedule(&rt, &config, &plan, &words, orders).await {
             let _ = words.send(Word::Failed(why));
         }
     })?;
@@ -50,7 +55,7 @@ async fn schedule(
     config: &Config,
     plan: &Plan,
     words: &mpsc::Sender<Word>,
-    ended: Receiver<Duration>,
+    orders: Receiver<Order>,
 ) -> Result<(), String> {
     let listener = rt.listen(config.pd_addr(), ListenOptions::default()).map_err(|error| {
         let addr = config.pd_addr();
@@ -78,9 +83,15 @@ async fn schedule(
     let health = Health::default();
     let server = grpc::serve(rt, listener, Pd::new(control, health.clone()), grpc::Options::default());
     let _ = words.send(Word::Scheduler { addr, reports, next_id });
-    if ended.recv().await.is_some() {
-        health.set_serving(false);
-        server.drain().await;
+    // Stores still tell of themselves while they finish, so the scheduler shard goes last.
+    while let Some(order) = orders.recv().await {
+        if let Order::Close(patience) = order {
+            health.set_serving(false);
+            server.drain(patience).await;
+            let _ = words.send(Word::Done(order));
+            break;
+        }
+        let _ = words.send(Word::Done(order));
     }
     Ok(())
 }
@@ -127,7 +138,7 @@ pub(super) struct DataCore {
     pub(super) links: Ends,
     pub(super) resp: SocketAddr,
     pub(super) places: Receiver<Vec<Place>>,
-    pub(super) ended: Receiver<Duration>,
+    pub(super) orders: Receiver<Order>,
     pub(super) reports: Sender<Beat>,
     pub(super) board: Board,
     pub(super) cursors: resp::Cursors,
@@ -160,9 +171,12 @@ impl DataCore {
     async fn run(self, rt: Rt) -> Result<(), String> {
         let began = rt.now();
         let stores = core::open(&rt, &self.plan, &self.links).await.map_err(|fault| fault.to_string())?;
-        stores.settle(&rt).await?;
+        // A store that stops meanwhile has said so, and those that do not go on.
+        let _ = stores.settle(&rt).await;
         say_opened(&rt, &stores, began);
-        let _ = self.words.send(Word::Opened { places: stores.places(), opened: stores.opened() });
+        let (fenced, serving) = stores.standing();
+        let (places, opened) = (stores.places(), stores.opened());
+        let _ = self.words.send(Word::Opened { places, opened, serving, fenced });
         let Some(places) = self.places.recv().await else { return Ok(()) };
         let Self {
             plan,
@@ -170,7 +184,7 @@ impl DataCore {
             limits,
             links,
             resp: resp_addr,
-            ended,
+            orders,
             reports,
             board,
             cursors,
@@ -184,13 +198,25 @@ impl DataCore {
         let health = Health::default();
         let mut servers = Vec::new();
         let mut addrs = Vec::new();
-        for (index, shard) in &stores.shards {
-            let wanted = config.store_addr(*index);
+        let store = |index: usize| {
+            let shard = stores.shards.get(&index);
+            shard.map_or_else(
+                || (stores.fenced[&index].store, None),
+                |shard| (shard.store(), Some(shard.clone())),
+            )
+        };
+        for index in plan.stores_of(rt.core()) {
+            let ((id, shard), wanted) = (store(index), config.store_addr(index));
             let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
                 CannotListen { what: "store", addr: wanted, port_key: "base_port", error: &error }.to_string()
             })?;
             let addr = listener.local_addr().map_err(|error| error.to_string())?;
-            let service = Tikv::new(&rt, Stores::gateway(&dispatch, *index), shard.store().0, health.clone());
+            // A fenced store answers, so that clients are told why, but wants no calls.
+            let health = if shard.is_some() { health.clone() } else { Health::default() };
+            if shard.is_none() {
+                health.set_serving(false);
+            }
+            let service = Tikv::new(&rt, Stores::gateway(&dispatch, index), id.0, health);
             let options = grpc::Options {
                 connections_max: limits.connections_max,
                 memory: stores.memory.clone(),
@@ -198,10 +224,10 @@ impl DataCore {
                 ..grpc::Options::default()
             };
             servers.push(grpc::serve(&rt, listener, service, options));
-            addrs.push((*index, shard.clone(), addr));
+            addrs.push((index, shard, addr));
         }
         let counters = Rc::new(resp::Counters::default());
-        let stopping = Rc::new(Bell::default());
+        let stopping = Rc::new((Bell::default(), Cell::new(Duration::ZERO)));
         let resp_config = resp_config(&config, &limits, &plan, resp_addr, (cursors, doors), descriptors);
         let listener = rt
             .listen(resp_addr, ListenOptions { share_port: true, ..ListenOptions::default() })
@@ -214,7 +240,8 @@ impl DataCore {
         let (serving_rt, serving_counters) = (rt.clone(), counters.clone());
         let resp_server = rt.spawn(async move {
             resp::serve(serving_rt, listener, gateway, resp_config, serving_counters, async move {
-                bell.wait().await
+                bell.0.wait().await;
+                bell.1.get()
             })
             .await;
         });
@@ -222,7 +249,7 @@ impl DataCore {
         let heart = Heart::new(
             &rt,
             &plan,
-            addrs.iter().map(|(_, shard, addr)| (shard.clone(), advertised(&config, *addr))),
+            addrs.iter().filter_map(|(_, shard, addr)| Some((shard.clone()?, advertised(&config, *addr)))),
         );
         // Clients are answered from the map, so it hears of this core before they can ask.
         let beat = heart.beat().await;
@@ -232,7 +259,8 @@ impl DataCore {
         let seen = servers.clone();
         let poster = Poster {
             rt: rt.clone(),
-            shards: addrs.into_iter().map(|(_, shard, _)| shard).collect(),
+            shards: stores.shards.values().cloned().collect(),
+            fenced: stores.fenced.values().map(Fenced::snapshot).collect(),
             board,
             counters,
             links: stores.links.clone(),
@@ -241,15 +269,30 @@ impl DataCore {
         rt.spawn(async move { poster.run(&seen).await });
         let _ = words.send(Word::Serving { resp: resp_addr, stores: told });
 
-        ended.recv().await;
-        health.set_serving(false);
-        stopping.ring();
-        resp_server.await;
-        let servers = servers.take();
-        for server in &servers {
-            server.drain().await;
+        // A node that is dropped without a drain gives no order, and no time either.
+        let finish = orders.recv().await.unwrap_or(Order::Finish(Duration::ZERO));
+        if let Order::Finish(patience) = finish {
+            health.set_serving(false);
+            stopping.1.set(patience);
+            stopping.0.ring();
+            let servers = servers.take();
+            let drained = join_all(servers.iter().map(|server| server.drain(patience)));
+            // Sessions that are told to end do so at once, unless the core is very busy.
+            let finished = rt.timeout(patience + SESSIONS_END, join(resp_server, drained));
+            if finished.await.is_none() {
+                tracing::warn!(core = rt.core(), "connections did not end in time");
+            }
+            let _ = words.send(Word::Done(finish));
         }
-        stores.stop().await;
+        // Connections of other cores may still wait for the stores here, so these close when all cores have finished.
+        let close = match finish {
+            Order::Finish(_) => orders.recv().await.unwrap_or(Order::Close(Duration::ZERO)),
+            Order::Close(_) => finish,
+        };
+        if let Order::Close(patience) = close {
+            stores.stop(patience).await;
+        }
+        let _ = words.send(Word::Done(close));
         Ok(())
     }
 }
@@ -281,7 +324,6 @@ fn resp_config(
     resp::Config {
         password: config.requirepass.clone(),
         connections_max: limits.connections_max,
-        drain: config.drain_deadline,
         cursors,
         doors,
         descriptors,

@@ -17,6 +17,8 @@ pub struct NodeFacts {
     pub memory_budget_bytes: u64,
     /// Descriptors kept for storage; connections are refused before they are touched.
     pub reserved_fds: u64,
+    /// For how long the log write in flight of each store has been so, by store.
+    pub log_write_ages: Vec<(u64, Duration)>,
     /// For how long each core has not moved, by core.
     pub core_still: Vec<(usize, Duration)>,
     /// How often each core has not moved for too long, by core.
@@ -44,6 +46,11 @@ const RESERVED: Metric = metric(
     MetricKind::Gauge,
     "Descriptors kept for storage; connections are refused before they are touched.",
 );
+const LOG_WRITE_AGE: Metric = metric(
+    "ringkeep_log_write_age_seconds",
+    MetricKind::Gauge,
+    "For how long the store's log write in flight has been so; true even while its core hangs. Zero when there is none.",
+);
 const STILL: Metric = metric(
     "ringkeep_core_still_seconds",
     MetricKind::Gauge,
@@ -63,6 +70,11 @@ pub(super) fn samples(facts: &NodeFacts) -> Vec<Sample> {
         plain(&BUDGET, facts.memory_budget_bytes),
         plain(&RESERVED, facts.reserved_fds),
     ];
+    samples.extend(facts.log_write_ages.iter().map(|(store, age)| Sample {
+        metric: &LOG_WRITE_AGE,
+        labels: vec![("store", store.to_string())],
+        value: Value::Seconds(age.as_secs_f64()),
+    }));
     samples.extend(facts.core_still.iter().map(|(core, still)| Sample {
         metric: &STILL,
         labels: vec![("core", core.to_string())],
@@ -87,6 +99,7 @@ mod tests {
             log_lines_suppressed: 2,
             memory_budget_bytes: 3,
             reserved_fds: 4,
+            log_write_ages: vec![(2, Duration::from_millis(2500))],
             core_still: vec![(7, Duration::from_millis(1500))],
             core_stalls: vec![(7, 5)],
         };
@@ -99,6 +112,7 @@ mod tests {
             ("ringkeep_log_lines_suppressed_total", "[] Number(2)"),
             ("ringkeep_memory_budget_bytes", "[] Number(3)"),
             ("ringkeep_reserved_fds", "[] Number(4)"),
+            ("ringkeep_log_write_age_seconds", "[(\"store\", \"2\")] Seconds(2.5)"),
             ("ringkeep_core_still_seconds", "[(\"core\", \"7\")] Seconds(1.5)"),
             ("ringkeep_core_stalls_total", "[(\"core\", \"7\")] Number(5)"),
         ];

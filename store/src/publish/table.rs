@@ -154,8 +154,24 @@ const STORE: &[Row<StoreSnapshot>] = &[
     Row(metric("ringkeep_store_disk_free_bytes", Gauge, "Bytes free on the store's disk."), |s| {
         s.disk_free_bytes
     }),
-    Row(metric("ringkeep_store_stopped", Gauge, "1 once the store has stopped after a fault."), |s| {
-        u64::from(s.stopped)
+    Row(
+        metric(
+            "ringkeep_store_stopped",
+            Gauge,
+            "1 once the store has stopped after a fault, or could not be opened.",
+        ),
+        |s| u64::from(s.health.failed),
+    ),
+    Row(
+        metric(
+            "ringkeep_store_damaged",
+            Gauge,
+            "Files of the store that are damaged; the rest of it is served.",
+        ),
+        |s| s.health.damaged_files,
+    ),
+    Row(metric("ringkeep_store_refuses_writes", Gauge, "1 while the store refuses writes."), |s| {
+        u64::from(s.health.refuses_writes)
     }),
     Row(metric("ringkeep_log_writes_total", Counter, "Durable writes of the log."), |s| s.log_writes),
     Row(metric("ringkeep_log_bytes_total", Counter, "Bytes given to the log, padding left out."), |s| {

@@ -125,13 +125,25 @@ impl Writes {
         self.record.version
     }
 
+    /// At most this long is the command as an entry's payload, bytes.
+    pub fn encoded_bytes(&self) -> usize {
+        encoded_bytes(self.len(), self.bytes())
+    }
+
     /// The command as an entry's payload.
     pub fn encode(&self) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(self.record.bytes.len() + 12 * self.record.ops.len() + 64);
+        let mut payload = Vec::with_capacity(self.encoded_bytes());
         payload.push(KIND_WRITES);
         rkyv::api::high::to_bytes_in::<_, rancor::Error>(&self.record, payload)
             .expect("writing an archive into memory has no way to fail")
     }
+}
+
+/// At most this long is a command of `writes` writes whose keys and values have `bytes` bytes, as an entry's payload.
+pub fn encoded_bytes(writes: usize, bytes: usize) -> usize {
+    const HEADER_BYTES: usize = 12;
+    const REST_BYTES: usize = 64;
+    bytes + HEADER_BYTES * writes + REST_BYTES
 }
 
 fn len(bytes: &[u8]) -> u32 {
@@ -162,6 +174,17 @@ impl fmt::Display for NotACommand {
 }
 
 impl std::error::Error for NotACommand {}
+
+impl Write<'_> {
+    /// Of its key and value, or of its bounds.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Write::Put { key, value, .. } => key.len() + value.len(),
+            Write::Delete { key, .. } => key.len(),
+            Write::DeleteRange { start, end, .. } => start.len() + end.len(),
+        }
+    }
+}
 
 impl<'a> Command<'a> {
     /// Validates a payload.

@@ -58,6 +58,16 @@ pub fn covers(region: &Region, key: &[u8]) -> Result<(), Refusal> {
     Err(Refusal::KeyNotInRegion { key: key.to_vec().into(), region: Box::new(region.clone()) })
 }
 
+/// Checks that the keys just below `end` belong to the region; an empty `end` means no bound.
+pub fn covers_before(region: &Region, end: &[u8]) -> Result<(), Refusal> {
+    let (first, last) = (region.range.start().as_bytes(), region.range.end().as_bytes());
+    let inside = last.is_empty() || (!end.is_empty() && end <= last);
+    if inside && (end.is_empty() || end > first) {
+        return Ok(());
+    }
+    Err(Refusal::KeyNotInRegion { key: end.to_vec().into(), region: Box::new(region.clone()) })
+}
+
 /// Checks that `[start, end)` lies inside the region; an empty `end` means no bound.
 pub fn covers_range(region: &Region, start: &[u8], end: &[u8]) -> Result<(), Refusal> {
     covers(region, start)?;
@@ -122,6 +132,18 @@ mod tests {
     #[test]
     fn a_store_or_peer_that_is_not_named_is_not_checked() {
         assert_eq!(check(|route| (route.store_id, route.peer_id, route.term) = (0, 0, 0), Some(11)), Ok(()));
+    }
+
+    #[test]
+    fn a_scan_downwards_begins_in_the_region() {
+        let region = region();
+        for (end, inside) in
+            [("m", true), ("bb", true), ("b", false), ("a", false), ("ma", false), ("", false)]
+        {
+            assert_eq!(covers_before(&region, end.as_bytes()).is_ok(), inside, "below {end}");
+        }
+        let whole = Region { range: KeyRange::new("", "").unwrap(), ..region };
+        assert!(["", "x"].iter().all(|end| covers_before(&whole, end.as_bytes()).is_ok()));
     }
 
     #[test]

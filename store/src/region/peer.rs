@@ -14,7 +14,7 @@ use std::sync::Arc;
 use raft::{Identity, LogId, Membership, NodeId, Payload, Raft, Refusal, Start, StartError, Time};
 use scheduler::{Peer as Member, PeerId};
 
-use super::command::{Write, Writes};
+use super::command::{Write, Writes, encoded_bytes};
 use super::guard::Here;
 use super::record::RegionRecord;
 
@@ -28,8 +28,19 @@ pub struct Peer<A> {
     pub record: RegionRecord,
     /// The consensus core.
     pub raft: Raft,
+    /// The largest command that the group takes, bytes.
+    command_bytes_max: usize,
     gathering: VecDeque<Gathered<A>>,
     waiting: VecDeque<Waiting<A>>,
+}
+
+/// A command that no group would take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Its size as an entry, bytes.
+    pub bytes: usize,
+    /// The bound, bytes.
+    pub bytes_max: usize,
 }
 
 /// Writes of one command before it is proposed.
@@ -76,8 +87,9 @@ impl<A> Peer<A> {
             priority: 0,
             incarnation,
         };
+        let command_bytes_max = usize::try_from(config.entry_bytes_max).unwrap_or(usize::MAX);
         let raft = Raft::new(config, identity, start, now)?;
-        Ok(Self { record, raft, gathering: VecDeque::new(), waiting: VecDeque::new() })
+        Ok(Self { record, raft, command_bytes_max, gathering: VecDeque::new(), waiting: VecDeque::new() })
     }
 
     /// What the guard needs to know.
@@ -117,25 +129,44 @@ impl<A> Peer<A> {
         voters.next().is_some_and(|voter| voter.id == self.record.me) && voters.next().is_none()
     }
 
-    /// Adds writes to the command that the next turn proposes; `answer` is due when they are applied.
-    pub fn gather<'w>(&mut self, writes: impl IntoIterator<Item = Write<'w>>, answer: A) {
+    /// The largest command that the group takes, bytes.
+    pub fn command_bytes_max(&self) -> usize {
+        self.command_bytes_max
+    }
+
+    /// Adds writes to the command that the next turn proposes; `answer` is due when they are applied. What has gathered never grows
+    /// beyond what the group takes, so nothing is refused because of what else came.
+    ///
+    /// # Errors
+    /// If the writes alone are more than the group takes; the answer comes back.
+    pub fn gather(&mut self, writes: &[Write<'_>], answer: A) -> Result<(), (A, TooLarge)> {
         let version = self.record.region.epoch.version;
-        let open = self
-            .gathering
-            .back()
-            .is_some_and(|last| last.writes.version() == version && last.writes.bytes() < COMMAND_BYTES_MAX);
+        let bytes: usize = writes.iter().map(Write::bytes).sum();
+        let alone = encoded_bytes(writes.len(), bytes);
+        if alone > self.command_bytes_max {
+            return Err((answer, TooLarge { bytes: alone, bytes_max: self.command_bytes_max }));
+        }
+        let open = self.gathering.back().is_some_and(|last| {
+            let together = encoded_bytes(last.writes.len() + writes.len(), last.writes.bytes() + bytes);
+            last.writes.version() == version
+                && last.writes.bytes() < COMMAND_BYTES_MAX
+                && together <= self.command_bytes_max
+        });
         if !open {
             self.gathering.push_back(Gathered { writes: Writes::new(version), answers: Vec::new() });
         }
         let last = self.gathering.back_mut().expect("one was pushed if there was none");
         for write in writes {
-            last.writes.push(write);
+            last.writes.push(*write);
         }
         last.answers.push(answer);
+        Ok(())
     }
 
-    /// Proposes what has gathered, as far as the group accepts it now. What can never be proposed here comes back.
-    pub fn propose_gathered(&mut self) -> Vec<Gathered<A>> {
+    /// Proposes what has gathered, as far as the group accepts it now. What can never be proposed here comes back with the reason:
+    /// everything if leadership is lost, otherwise the command alone that was refused.
+    pub fn propose_gathered(&mut self) -> Vec<(Gathered<A>, Refusal)> {
+        let mut refused = Vec::new();
         while let Some(next) = self.gathering.pop_front() {
             let payload = Payload::from(next.writes.encode());
             match self.raft.propose(payload.clone()) {
@@ -144,14 +175,23 @@ impl<A> Peer<A> {
                     self.gathering.push_front(next);
                     break;
                 }
-                Err(_) => {
-                    let mut refused = vec![next];
-                    refused.extend(self.gathering.drain(..));
-                    return refused;
+                Err(why @ Refusal::NotLeader { .. }) => {
+                    refused.push((next, why));
+                    refused.extend(self.gathering.drain(..).map(|gathered| (gathered, why)));
                 }
+                Err(
+                    why @ (Refusal::EntryTooLarge
+                    | Refusal::TermNotCommitted
+                    | Refusal::ChangePending
+                    | Refusal::InvalidChange(_)
+                    | Refusal::NotVoter
+                    | Refusal::MayNotCampaign
+                    | Refusal::NoLease
+                    | Refusal::OutOfPlace),
+                ) => refused.push((next, why)),
             }
         }
-        Vec::new()
+        refused
     }
 
     /// Whether writes have gathered that no turn has proposed yet.

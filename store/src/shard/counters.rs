@@ -4,9 +4,12 @@ use std::cell::Cell;
 
 use engine::log::LogStats;
 use engine::lsm::TreeStats;
+use engine::rt::Mono;
 
 use crate::metrics::{Counter, Histogram, HistogramSnapshot};
 use crate::refusal::Refusal;
+use crate::shard::health::HealthReport;
+use crate::shard::watch::{LOG_WRITE_MAX, LogWatch};
 
 /// Operations refused, by [`Refusal::reason`].
 #[derive(Debug, Default)]
@@ -69,8 +72,6 @@ pub struct StoreCounters {
     pub log_write: Histogram,
     /// Bytes free on the disk.
     pub disk_free_bytes: Gauge,
-    /// 1 once the store has stopped after a fault.
-    pub stopped: Gauge,
 }
 
 /// A copy of [`StoreCounters`] and of what the store's parts say about themselves, which may leave the core.
@@ -102,8 +103,10 @@ pub struct StoreSnapshot {
     pub log_write: HistogramSnapshot,
     /// See [`StoreCounters`].
     pub disk_free_bytes: u64,
-    /// See [`StoreCounters`].
-    pub stopped: bool,
+    /// What the store can do for clients, and why not more.
+    pub health: HealthReport,
+    /// When the log write in flight began; true even while the core hangs.
+    pub log_watch: LogWatch,
     /// What the log says about itself.
     pub log: LogStats,
     /// What the tree says about itself.
@@ -112,6 +115,17 @@ pub struct StoreSnapshot {
     pub regions: u64,
     /// Bytes of writes under way.
     pub inflight_bytes: u64,
+}
+
+impl StoreSnapshot {
+    /// Why the store is not ready at `now`, if it is not: its health, and a log write that takes too long.
+    pub fn problem(&self, now: Mono) -> Option<String> {
+        let age = self.log_watch.age(now);
+        let hangs = (age >= LOG_WRITE_MAX)
+            .then(|| format!("a log write has been in flight for {} s: its disk hangs", age.as_secs()));
+        let problems: Vec<String> = self.health.problem().into_iter().chain(hangs).collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
 }
 
 impl StoreCounters {
@@ -130,7 +144,6 @@ impl StoreCounters {
             log_operations: self.log_operations.get(),
             log_write: self.log_write.snapshot(),
             disk_free_bytes: self.disk_free_bytes.get(),
-            stopped: self.stopped.get() == 1,
             ..StoreSnapshot::default()
         }
     }
@@ -151,6 +164,8 @@ mod tests {
             Refusal::StaleCommand,
             Refusal::Busy { reason: "full", backoff_ms: 1 },
             Refusal::DiskFull { store_ids: Vec::new() },
+            Refusal::TooLarge { region_id: 1, bytes: 2, bytes_max: 1 },
+            Refusal::Damaged { file: String::new(), what: String::new() },
             Refusal::Invalid(String::new()),
             Refusal::NotAnInteger,
             Refusal::Stopped(String::new()),
@@ -160,6 +175,6 @@ mod tests {
         refusals.iter().for_each(|refusal| counters.add(refusal));
         let counted: Vec<u64> = counters.snapshot().into_iter().map(|(_, count)| count).collect();
         // A client's own mistakes share one reason; a key outside of a region needs a region and is left out here.
-        assert_eq!(counted, [1, 1, 0, 1, 1, 1, 1, 1, 1, 2, 1, 1]);
+        assert_eq!(counted, [1, 1, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1]);
     }
 }

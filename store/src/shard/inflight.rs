@@ -164,6 +164,15 @@ impl<Q> InFlight<Q> {
         queue.expect("a load ends once, after it began")
     }
 
+    /// Everything that waits behind loads. The loads go on.
+    pub fn take_queued(&mut self) -> Vec<Q> {
+        self.slots
+            .values_mut()
+            .filter_map(|slot| slot.queue.as_mut())
+            .flat_map(|queue| queue.drain(..))
+            .collect()
+    }
+
     /// Keys with something under way.
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -273,6 +282,15 @@ mod tests {
         inflight.end(&put(b"k", b"1"));
         assert_eq!(inflight.known(b"k"), Known::Nothing);
         assert!(inflight.end_load(b"k").is_empty() && inflight.is_empty());
+    }
+
+    #[test]
+    fn what_queues_can_be_taken_while_the_load_goes_on() {
+        let mut inflight = InFlight::default();
+        inflight.begin_load(bytes("k"));
+        inflight.queue(b"k", 1);
+        assert_eq!(inflight.take_queued(), [1]);
+        assert!(inflight.is_loading(b"k") && inflight.end_load(b"k").is_empty());
     }
 
     #[test]

@@ -3,16 +3,20 @@
 //! Letters to one core gather while the tasks of a pass run and leave as one message, because waking a core costs more than
 //! most operations. Each target has its own sending task, so a full queue to one core delays nobody else, and receiving never
 //! waits for sending.
+//!
+//! Invariant: whatever was asked of another core is answered, with [`Refusal::Unknown`] at the latest when that core says that it
+//! ends ([`Links::close`]) or turns out to be gone. What is asked of it later is refused.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use engine::rt::Rt;
-use engine::rt::chan::{self, Receiver, Sender};
+use engine::rt::chan::{self, Receiver, Sender, TrySend};
 use engine::rt::local::{Answer, Bell};
 
 use crate::gateway::Outcome;
+use crate::refusal::Refusal;
 use crate::request::{Op, Route};
 
 /// Messages that may wait on the way to one core; each carries what one pass gathered.
@@ -41,6 +45,11 @@ pub enum Letter {
         /// What came of it.
         outcome: Outcome,
     },
+    /// I end: what I have not answered I never will.
+    Closed {
+        /// The core that ends.
+        from: usize,
+    },
 }
 
 /// The two ends that every core gets before the cores start.
@@ -64,27 +73,44 @@ pub struct Links {
     core: usize,
     targets: Vec<Rc<Target>>,
     next_id: Cell<u64>,
-    asked: RefCell<HashMap<u64, Answer<Outcome>, foldhash::fast::RandomState>>,
+    asked: RefCell<Asked>,
 }
+
+/// By our number for the request: the core that was asked, and who waits.
+type Asked = HashMap<u64, (usize, Answer<Outcome>), foldhash::fast::RandomState>;
 
 #[derive(Debug)]
 struct Target {
     gathered: RefCell<Vec<Letter>>,
     bell: Bell,
+    sender: Sender<Vec<Letter>>,
+    /// The core has ended.
+    closed: Cell<bool>,
 }
 
 impl Links {
     /// Starts a sending task per target.
     pub fn start(rt: &Rt, core: usize, to: Vec<Sender<Vec<Letter>>>) -> Rc<Self> {
-        let targets = to.into_iter().map(|sender| start_target(rt, sender)).collect();
-        Rc::new(Self { core, targets, next_id: Cell::new(0), asked: RefCell::default() })
+        let target = |sender| {
+            let (gathered, bell, closed) = (RefCell::default(), Bell::default(), Cell::new(false));
+            Rc::new(Target { gathered, bell, sender, closed })
+        };
+        let targets = to.into_iter().map(target).collect();
+        let links = Rc::new(Self { core, targets, next_id: Cell::new(0), asked: RefCell::default() });
+        for (to, target) in links.targets.iter().enumerate() {
+            rt.spawn(keep_sending(Rc::downgrade(&links), to, target.clone()));
+        }
+        links
     }
 
     /// Sends an operation to the core that owns its key; the answer arrives through `answer`.
     pub fn forward(&self, core: usize, store: usize, route: Option<Route>, op: Op, answer: Answer<Outcome>) {
+        if self.targets[core].closed.get() {
+            return answer.send(Err(Refusal::Stopped("the core that owns the key has ended".into())));
+        }
         let id = self.next_id.get();
         self.next_id.set(id + 1);
-        self.asked.borrow_mut().insert(id, answer);
+        self.asked.borrow_mut().insert(id, (core, answer));
         self.gather(core, Letter::Request { from: self.core, id, store, route, op });
     }
 
@@ -95,8 +121,38 @@ impl Links {
 
     /// Hands an arrived answer to whoever waits for it.
     pub fn arrived(&self, id: u64, outcome: Outcome) {
-        if let Some(answer) = self.asked.borrow_mut().remove(&id) {
+        let asked = self.asked.borrow_mut().remove(&id);
+        if let Some((_, answer)) = asked {
             answer.send(outcome);
+        }
+    }
+
+    /// Tells every other core that this one ends. Answers that have gathered leave first.
+    pub fn close(&self) {
+        for (core, target) in self.targets.iter().enumerate().filter(|(core, _)| *core != self.core) {
+            let mut letters = target.gathered.take();
+            letters.push(Letter::Closed { from: self.core });
+            match target.sender.try_send(letters) {
+                Ok(()) => {}
+                // It has ended as well, or takes nothing in any more; either way it waits for nothing from here.
+                Err(TrySend::Closed(_)) => {}
+                Err(TrySend::Full(letters)) => {
+                    tracing::warn!(
+                        core,
+                        letters = letters.len(),
+                        "a core ends while another takes nothing in"
+                    );
+                }
+            }
+        }
+    }
+
+    /// `core` has ended: nobody knows what became of that which it was asked and has not answered.
+    pub fn closed(&self, core: usize) {
+        self.targets[core].closed.set(true);
+        let unanswered: Vec<_> = self.asked.borrow_mut().extract_if(|_, (asked, _)| *asked == core).collect();
+        for (_, (_, answer)) in unanswered {
+            answer.send(Err(Refusal::Unknown));
         }
     }
 
@@ -112,18 +168,15 @@ impl Links {
     }
 }
 
-fn start_target(rt: &Rt, sender: Sender<Vec<Letter>>) -> Rc<Target> {
-    let target = Rc::new(Target { gathered: RefCell::default(), bell: Bell::default() });
-    let sending = target.clone();
-    rt.spawn(async move {
-        loop {
-            sending.bell.wait().await;
-            let letters = sending.gathered.take();
-            if !letters.is_empty() && sender.send(letters).await.is_err() {
-                // The other core is gone, which happens only while the node stops.
-                return;
+async fn keep_sending(links: Weak<Links>, to: usize, target: Rc<Target>) {
+    loop {
+        target.bell.wait().await;
+        let letters = target.gathered.take();
+        if !letters.is_empty() && target.sender.send(letters).await.is_err() {
+            if let Some(links) = links.upgrade() {
+                links.closed(to);
             }
+            return;
         }
-    });
-    target
+    }
 }

@@ -13,6 +13,7 @@
 mod atomic;
 pub mod counters;
 mod gate;
+pub mod health;
 pub mod inflight;
 pub mod links;
 pub mod modify;
@@ -21,17 +22,21 @@ pub mod read;
 pub mod reply;
 mod restart;
 pub mod routes;
+mod stop;
 pub mod turn;
 pub mod upkeep;
 pub mod vouch;
+pub mod watch;
 mod watched;
 mod write;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use engine::error::{Fault, FaultKind};
 use engine::log::Log;
 use engine::lsm::{Cf, Estimate, Pressure, Tree};
 use engine::rt::local::Bell;
@@ -45,8 +50,10 @@ use crate::region::guard;
 use crate::region::peer::Peer;
 use crate::request::{Op, Out, Route};
 use counters::{StoreCounters, StoreSnapshot};
+use health::{Event, Health, HealthReport};
 use inflight::InFlight;
 use reply::Reply;
+use watch::LogWatch;
 
 /// One store. Cheap to clone; stays on its core.
 #[derive(Clone)]
@@ -69,8 +76,10 @@ struct Inner {
     counters: Rc<StoreCounters>,
     /// How often the log has been opened, as far as that is durable.
     opened: u64,
-    /// Space is short: writes are refused, deletes go on.
-    disk_full: Cell<bool>,
+    /// What the store can do for clients, and why not more.
+    health: Rc<Health>,
+    /// When the log write in flight began.
+    log_watch: LogWatch,
     /// How many reads there had been at the latest turn with writes, and how many such turns there were since it was more.
     reads_seen: Cell<u64>,
     quiet_turns: Cell<u64>,
@@ -104,8 +113,8 @@ struct State {
     gate: VecDeque<Queued>,
     /// Keys and values of what waits for loads.
     waiting_bytes: usize,
-    /// Why the store has stopped, once it has.
-    stopped: Option<String>,
+    /// The same as [`Inner::health`].
+    health: Rc<Health>,
 }
 
 /// What is due once an entry is applied: one operation's answer.
@@ -123,6 +132,12 @@ struct Queued {
     route: Option<Route>,
     op: Op,
     reply: Reply,
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "store {}", self.inner.store.0)
+    }
 }
 
 impl Shard {
@@ -153,13 +168,22 @@ impl Shard {
 
     /// Why the store has stopped, if it has.
     pub fn stopped(&self) -> Option<String> {
-        self.inner.state.borrow().stopped.clone()
+        self.inner.health.stopped()
+    }
+
+    /// What the store can do for clients, and why not more.
+    pub fn health(&self) -> HealthReport {
+        self.inner.health.report()
     }
 
     /// Whether every region here leads and has applied what it had acknowledged before the start.
     pub fn is_ready(&self) -> bool {
-        let state = self.inner.state.borrow();
-        state.stopped.is_none() && state.peers.values().all(Peer::is_current)
+        let ready = !self.inner.health.has_stopped()
+            && self.inner.state.borrow().peers.values().all(Peer::is_current);
+        if ready {
+            self.inner.health.enter(Event::Started);
+        }
+        ready
     }
 
     /// The descriptors of the regions here, each with our term and whether we lead.
@@ -187,6 +211,8 @@ impl Shard {
             tree: self.inner.tree.stats(),
             regions: state.peers.len() as u64,
             inflight_bytes: state.inflight.bytes() as u64,
+            health: self.inner.health.report(),
+            log_watch: self.inner.log_watch.clone(),
             ..self.inner.counters.snapshot()
         }
     }
@@ -195,9 +221,7 @@ impl Shard {
 impl State {
     /// The peer that `route` or, without one, `key` leads to, once the guard has let the request pass.
     fn admit(&mut self, route: Option<&Route>, key: &[u8]) -> Result<&mut Peer<Due>, Refusal> {
-        if let Some(reason) = &self.stopped {
-            return Err(Refusal::Stopped(reason.clone()));
-        }
+        self.health.check_running()?;
         let region_id = match route {
             Some(route) => RegionId(route.region_id),
             None => self.region_of(key).ok_or(Refusal::RegionNotFound { region_id: 0 })?,
@@ -233,6 +257,26 @@ impl Inner {
     fn refuse(&self, reply: Reply, refusal: Refusal) {
         self.counters.refused.add(&refusal);
         reply.send(Err(refusal));
+    }
+
+    /// The refusal for whoever needs what could not be read. Damage fails the reads that meet it and no others, so the store goes
+    /// on, and says from now on which file it is.
+    fn unreadable(&self, fault: &Fault) -> Refusal {
+        match fault.kind {
+            FaultKind::Corruption | FaultKind::Io | FaultKind::Foreign => {
+                self.health.enter(Event::Damaged(fault));
+                let remedy = fault.remedy().map_or_else(String::new, |remedy| format!("; {remedy}"));
+                let (file, what) = (fault.path.display().to_string(), format!("{}{remedy}", fault.what));
+                Refusal::Damaged { file, what }
+            }
+            FaultKind::Short(_) => {
+                Refusal::Busy { reason: "the kernel is short of descriptors or memory", backoff_ms: 100 }
+            }
+            FaultKind::TooLarge => Refusal::Invalid(fault.to_string()),
+            FaultKind::Poisoned | FaultKind::Locked => {
+                Refusal::Stopped(self.health.stopped().unwrap_or_else(|| fault.to_string()))
+            }
+        }
     }
 
     fn answer(&self, reply: Reply, outcome: Outcome) {

@@ -29,8 +29,10 @@ use raft::{Entry, EntryKind, HardState, Index, LogId, LogSummary, NodeId, Payloa
 use scheduler::{Region, RegionId, StoreId};
 
 use super::counters::StoreCounters;
+use super::health::Health;
 use super::inflight::InFlight;
 use super::vouch::vouch;
+use super::watch::LogWatch;
 use super::{Due, Inner, Shard, ShardLimits, State};
 use crate::memory::Memory;
 use crate::region::peer::{Peer, membership};
@@ -88,6 +90,7 @@ impl Shard {
         let (tree, (log, recovered)) = (tree?, log?);
         let opened = recovered.opened;
         let counters = Rc::new(StoreCounters::default());
+        let health = Rc::new(Health::new(options.store));
         let shard = Shard {
             inner: Rc::new(Inner {
                 rt: rt.clone(),
@@ -105,11 +108,12 @@ impl Shard {
                     inflight: InFlight::default(),
                     gate: VecDeque::new(),
                     waiting_bytes: 0,
-                    stopped: None,
+                    health: health.clone(),
                 }),
                 bell: Bell::default(),
                 counters,
-                disk_full: Cell::new(false),
+                health,
+                log_watch: LogWatch::default(),
                 reads_seen: Cell::new(0),
                 quiet_turns: Cell::new(0),
                 log_waits: Cell::new(false),

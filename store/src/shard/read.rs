@@ -9,7 +9,6 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use engine::error::Fault;
 use engine::lsm::{Cf, Direction, Lookup, Snapshot};
 use scheduler::{Region, RegionId};
 
@@ -107,15 +106,17 @@ impl Shard {
         {
             return reply.send(Ok(Out::Lengths(vec![length])));
         }
-        let (snapshot, rt) = (self.inner.tree.snapshot(), self.inner.rt.clone());
+        let (snapshot, shard) = (self.inner.tree.snapshot(), self.clone());
         self.spawn(reply, async move {
-            let budget = rt.budget();
+            let budget = shard.inner.rt.budget();
             let mut lengths = Vec::with_capacity(keys.len());
             let mut known = HashMap::<Bytes, Option<usize>, foldhash::fast::RandomState>::default();
             for key in keys {
                 let length = match known.get(&key) {
                     Some(length) => *length,
-                    None => snapshot.length(CF, &key).await.map_err(unreadable)?,
+                    None => {
+                        snapshot.length(CF, &key).await.map_err(|fault| shard.inner.unreadable(&fault))?
+                    }
                 };
                 known.insert(key, length);
                 lengths.push(length);
@@ -140,10 +141,13 @@ impl Shard {
         };
         let mut clamped = None;
         let admitted = self.readable(route, &anchor, |region| {
-            // A client that scans backwards names the region by its lower bound or its upper one, so only a forward scan
-            // must start inside.
-            if !scan.reverse {
-                guard::covers(region, &scan.start)?;
+            // A scan begins at one end and must do so inside the region that the client named, or it would miss what lies between;
+            // it may reach out at the other end, where it is continued in the next region. Without a route the region was chosen
+            // here, and may be entered anywhere.
+            match (scan.reverse, route) {
+                (false, _) => guard::covers(region, &scan.start)?,
+                (true, Some(_)) => guard::covers_before(region, &scan.end)?,
+                (true, None) => {}
             }
             clamped = clamp(region, &scan.start, &scan.end);
             Ok(())
@@ -195,11 +199,6 @@ impl State {
     }
 }
 
-/// A read that met damage fails alone; the store goes on.
-fn unreadable(fault: Fault) -> Refusal {
-    Refusal::Stopped(fault.to_string())
-}
-
 /// The part of `[start, end)` inside the region, if there is one; an empty end means no bound.
 fn clamp(region: &Region, start: &[u8], end: &[u8]) -> Option<Range<Bytes>> {
     let from = cmp::max(start, region.range.start().as_bytes());
@@ -225,7 +224,7 @@ impl Inner {
         read: impl AsyncFn() -> engine::error::Result<Option<Bytes>>,
     ) -> Result<Option<Bytes>, Refusal> {
         let output = &self.memory.output;
-        let Some(value) = read().await.map_err(unreadable)? else { return Ok(None) };
+        let Some(value) = read().await.map_err(|fault| self.unreadable(&fault))? else { return Ok(None) };
         let mut bytes = charged_bytes(&value);
         if let Some(charge) = output.try_charge(bytes) {
             return Ok(Some(charge.wrap(value)));
@@ -233,7 +232,7 @@ impl Inner {
         drop(value);
         loop {
             let charge = output.wait(&self.rt, bytes).await?;
-            let Some(value) = read().await.map_err(unreadable)? else { return Ok(None) };
+            let Some(value) = read().await.map_err(|fault| self.unreadable(&fault))? else { return Ok(None) };
             if charged_bytes(&value) <= bytes {
                 return Ok(Some(charge.wrap(value)));
             }
@@ -273,7 +272,9 @@ impl Inner {
         let mut pairs: Vec<(Bytes, Bytes)> = Vec::with_capacity(scan.limit.min(1024));
         let (mut bytes, mut charged) = (0, Charge::default());
         while pairs.len() < scan.limit {
-            let Some((key, value)) = iter.next().await.map_err(unreadable)? else { break };
+            let Some((key, value)) = iter.next().await.map_err(|fault| self.unreadable(&fault))? else {
+                break;
+            };
             let value = if scan.key_only { Bytes::new() } else { value };
             bytes += key.len() + value.len();
             if bytes > bytes_max {

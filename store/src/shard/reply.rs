@@ -1,4 +1,7 @@
 //! Where an outcome goes: to a task of this core, or back to the core that forwarded the operation.
+//!
+//! Invariant: every reply sends exactly one outcome. One that is dropped (a fault in the middle of an apply, a store that is
+//! torn down) sends [`Refusal::Unknown`], so no client waits for an answer that cannot come.
 
 use std::rc::Rc;
 
@@ -6,10 +9,14 @@ use engine::rt::local::Answer;
 
 use super::links::Links;
 use crate::gateway::Outcome;
+use crate::refusal::Refusal;
 
 /// One operation's way back.
 #[derive(Debug)]
-pub enum Reply {
+pub struct Reply(Option<Way>);
+
+#[derive(Debug)]
+enum Way {
     /// A task of this core waits.
     Local(Answer<Outcome>),
     /// Another core waits.
@@ -24,19 +31,45 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Goes on with `work` while somebody waits, as far as that is known here: other cores do not tell.
+    /// To a task of this core.
+    pub fn local(answer: Answer<Outcome>) -> Self {
+        Self(Some(Way::Local(answer)))
+    }
+
+    /// To `core`, which asked over `links` and has the number `id` for the request.
+    pub fn remote(core: usize, id: u64, links: Rc<Links>) -> Self {
+        Self(Some(Way::Remote { core, id, links }))
+    }
+
+    /// Goes on with `work` while the answer is waited for, as far as that is known here: other cores do not tell.
     pub async fn unless_left<W>(&self, work: impl Future<Output = W>) -> Option<W> {
-        match self {
-            Reply::Local(answer) => answer.unless_left(work).await,
-            Reply::Remote { .. } => Some(work.await),
+        match &self.0 {
+            Some(Way::Local(answer)) => answer.unless_left(work).await,
+            Some(Way::Remote { .. }) | None => Some(work.await),
         }
     }
 
     /// Sends the outcome on its way. Nobody may be waiting any more, which is fine.
-    pub fn send(self, outcome: Outcome) {
+    pub fn send(mut self, outcome: Outcome) {
+        if let Some(way) = self.0.take() {
+            way.send(outcome);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(way) = self.0.take() {
+            way.send(Err(Refusal::Unknown));
+        }
+    }
+}
+
+impl Way {
+    fn send(self, outcome: Outcome) {
         match self {
-            Reply::Local(answer) => answer.send(outcome),
-            Reply::Remote { core, id, links } => links.answer(core, id, outcome),
+            Way::Local(answer) => answer.send(outcome),
+            Way::Remote { core, id, links } => links.answer(core, id, outcome),
         }
     }
 }

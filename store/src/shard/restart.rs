@@ -20,7 +20,7 @@ impl Shard {
     /// the log has everything, so it may fail, and it may not take long.
     pub(super) async fn shorten_restart(&self) {
         let inner = &*self.inner;
-        if self.stopped().is_some() || inner.disk_full.get() {
+        if inner.health.has_stopped() || inner.health.refuses_writes() {
             return;
         }
         let flush_and_cut = async {

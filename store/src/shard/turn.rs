@@ -23,8 +23,10 @@ use engine::lsm::{Pressure, Tree, WriteBatch};
 use raft::{Apply, Entry, EntryKind, Index, Ready};
 use scheduler::RegionId;
 
+use super::health::Event;
 use super::inflight::InFlight;
 use super::open::{TAG_HARD_STATE, encode_hard_state};
+use super::upkeep::DISK_FULL;
 use super::{Due, Inner, Queued, Shard, State};
 use crate::refusal::Refusal;
 use crate::region::command::{Command, Write};
@@ -56,24 +58,26 @@ struct Behind {
 impl Shard {
     /// Takes turns until the store stops.
     pub async fn run(&self) {
-        loop {
+        while !self.inner.health.has_stopped() {
             self.inner.bell.wait().await;
             if let Err(fault) = self.turns().await {
                 self.stop(&fault);
-                return;
             }
         }
     }
 
-    /// Takes turns until no group has anything left to do.
-    pub(super) async fn turns(&self) -> Result<(), Fault> {
-        loop {
+    /// Takes turns until no group has anything left to do, or the store has stopped: then nothing is written or applied any more.
+    async fn turns(&self) -> Result<(), Fault> {
+        while !self.inner.health.has_stopped() {
             // Only what clients write fills memory. An election must not wait for compactions, nor a start.
             if self.has_gathered() {
                 self.relieve_pressure().await?;
                 self.inner.notice_reads();
                 // A write costs the core about the same however much it carries, so what has come meanwhile goes along.
                 self.inner.rt.gather_input().await;
+                if self.inner.health.has_stopped() {
+                    break;
+                }
             }
             let (batch, writes, behind) = self.collect()?;
             let idle = writes.is_empty() && behind.is_empty();
@@ -84,9 +88,10 @@ impl Shard {
                 self.replay(group).await?;
             }
             if idle && self.inner.state.borrow().dirty.is_empty() {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     /// Whether a group that moved has writes of clients to propose.
@@ -114,9 +119,12 @@ impl Shard {
             if let Some(fault) = inner.tree.fault() {
                 return Err(fault);
             }
+            if inner.health.has_stopped() {
+                return Ok(());
+            }
             if inner.tree.disk_full() {
                 // That may take days. What was admitted is finished meanwhile, and nothing more is admitted.
-                inner.disk_full.set(true);
+                inner.health.enter(Event::RefusesWrites(DISK_FULL));
                 return Ok(());
             }
             inner.rt.sleep(PRESSURE_PAUSE).await;
@@ -163,6 +171,9 @@ impl Shard {
             inner.counters.log_bytes.add(bytes as u64);
             inner.counters.log_groups.add(writes.len() as u64);
         }
+        if inner.health.has_stopped() {
+            return Ok(());
+        }
         let mut state = inner.state.borrow_mut();
         for (region, write) in writes {
             // Messages that had to wait for the write go to other nodes, of which there are none yet.
@@ -181,14 +192,18 @@ impl Shard {
         let inner = &*self.inner;
         loop {
             let batch = batch.clone();
+            let watched = inner.log_watch.begin(inner.rt.now());
             let written = match inner.nobody_reads() {
                 true => inner.log.write_and_wait(batch).await,
                 false => inner.log.write(batch).await,
             };
+            drop(watched);
             match written {
-                Err(fault) if fault.is_passing() && inner.log.failure().is_none() => {
+                Err(fault)
+                    if fault.is_passing() && inner.log.failure().is_none() && !inner.health.has_stopped() =>
+                {
                     if fault.is_disk_full() {
-                        inner.disk_full.set(true);
+                        inner.health.enter(Event::RefusesWrites(DISK_FULL));
                     }
                     inner.log_waits.set(true);
                     inner.rt.sleep(SHORTAGE_PAUSE).await;
@@ -212,6 +227,9 @@ impl Shard {
             if read.is_empty() {
                 read = inner.log.entries(region.0, next..last.0 + 1, REPLAY_BYTES_MAX).await?;
             }
+            if inner.health.has_stopped() {
+                return Ok(());
+            }
             let Some(end) = read.last().map(|entry| entry.index) else {
                 let what = format!(
                     "region {region} needs entries {next} to {} and the log has no entry {next}",
@@ -227,41 +245,6 @@ impl Shard {
             budget.tick().await;
         }
         Ok(())
-    }
-
-    /// Lets what is under way finish, then closes the files. Nothing may be submitted any more.
-    pub async fn close(&self) -> Result<(), Fault> {
-        let inner = &*self.inner;
-        let under_way = || {
-            let state = inner.state.borrow();
-            state.inflight.bytes() + state.waiting_bytes > 0 && !inner.log_waits.get()
-        };
-        while under_way() && self.stopped().is_none() {
-            inner.rt.sleep(Duration::from_millis(1)).await;
-        }
-        self.shorten_restart().await;
-        self.inner.state.borrow_mut().stopped.get_or_insert_with(|| "the node is stopping".into());
-        self.inner.tree.clone().close().await;
-        self.inner.log.clone().close().await
-    }
-
-    /// Stops the store after a fault: nobody waits for an answer that cannot come, and everybody is told why.
-    pub(super) fn stop(&self, fault: &Fault) {
-        let inner = &*self.inner;
-        let mut state = inner.state.borrow_mut();
-        state.stopped = Some(fault.to_string());
-        inner.counters.stopped.set(1);
-        let mut replies = Vec::new();
-        for peer in state.peers.values_mut() {
-            let (waiting, gathered) = peer.abandon();
-            replies.extend(waiting.into_iter().flat_map(|waiting| waiting.answers));
-            replies.extend(gathered.into_iter().flat_map(|gathered| gathered.answers));
-        }
-        drop(state);
-        for due in replies {
-            // The write may or may not have reached the disk before it failed.
-            due.reply.send(Err(Refusal::Unknown));
-        }
     }
 }
 
@@ -366,16 +349,33 @@ impl Inner {
         if valid { Ok(Ok(())) } else { Ok(Err(Refusal::EpochNotMatch { current: vec![region.clone()] })) }
     }
 
-    /// Refuses commands that can never be proposed here, typically because leadership was lost.
-    fn give_up(&self, state: &mut State, region: RegionId, refused: Vec<Gathered<Due>>) {
+    /// Refuses commands that were not proposed and never will be, each for its own reason.
+    fn give_up(&self, state: &mut State, region: RegionId, refused: Vec<(Gathered<Due>, raft::Refusal)>) {
         if refused.is_empty() {
             return;
         }
         let leader = state.peers.get(&region).and_then(|peer| peer.here().leader);
-        for gathered in refused {
+        let bytes_max = state.peers.get(&region).map_or(0, Peer::command_bytes_max);
+        for (gathered, why) in refused {
             state.inflight.end_all(&gathered.writes.encode());
+            let bytes = gathered.writes.encoded_bytes();
+            let refusal = match why {
+                raft::Refusal::EntryTooLarge => Refusal::TooLarge { region_id: region.0, bytes, bytes_max },
+                raft::Refusal::NotLeader { .. } => Refusal::NotLeader { region_id: region.0, leader },
+                raft::Refusal::TransferPending { .. }
+                | raft::Refusal::TermNotCommitted
+                | raft::Refusal::UncommittedFull
+                | raft::Refusal::ChangePending
+                | raft::Refusal::InvalidChange(_)
+                | raft::Refusal::NotVoter
+                | raft::Refusal::MayNotCampaign
+                | raft::Refusal::NoLease
+                | raft::Refusal::OutOfPlace => {
+                    Refusal::Busy { reason: "the group takes no commands now", backoff_ms: 100 }
+                }
+            };
             for due in gathered.answers {
-                self.refuse(due.reply, Refusal::NotLeader { region_id: region.0, leader });
+                self.refuse(due.reply, refusal.clone());
             }
         }
     }

@@ -10,6 +10,7 @@ use raft::{Index, LogId, Time};
 use scheduler::RegionId;
 
 use super::Shard;
+use super::health::Event;
 use super::open::{TAG_BASE, encode_base};
 
 /// One tick of every group's clock.
@@ -17,6 +18,9 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// How often the log is cut and the disk looked at.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Why writes are refused while space is short.
+pub(super) const DISK_FULL: &str = "there is not enough space on its disk";
 
 /// Entries below the applied index that are kept although the tables contain them: a follower that was away for a moment
 /// catches up from them.
@@ -26,14 +30,15 @@ impl Shard {
     /// Ticks the groups until the store stops.
     pub async fn tick_loop(&self) {
         let inner = &*self.inner;
-        while self.stopped().is_none() {
+        while !self.inner.health.has_stopped() {
             inner.rt.sleep(TICK).await;
             let now = Time(inner.rt.now().0);
             let mut state = inner.state.borrow_mut();
             let mut moved = Vec::new();
             for (id, peer) in &mut state.peers {
                 peer.raft.tick(now);
-                if peer.raft.has_ready() {
+                // What could not be proposed, because leadership was being handed over, is tried again.
+                if peer.raft.has_ready() || peer.has_gathered() {
                     moved.push(*id);
                 }
             }
@@ -50,7 +55,7 @@ impl Shard {
 
     /// Cuts the log and watches the disk until the store stops.
     pub async fn upkeep_loop(&self, dir: &Path) {
-        while self.stopped().is_none() {
+        while !self.inner.health.has_stopped() {
             self.inner.rt.sleep(UPKEEP_EVERY).await;
             match self.upkeep(dir).await {
                 // Even the reserve of the log is used up. That ends when there is room, so it is tried again.
@@ -76,7 +81,7 @@ impl Shard {
             inner.counters.disk_free_bytes.set(free);
             full |= free < inner.limits.reserve_bytes;
         }
-        inner.disk_full.set(full);
+        inner.health.enter(if full { Event::RefusesWrites(DISK_FULL) } else { Event::TakesWrites });
         let segments = inner.log.stats().segments as u64;
         // On a full disk the log itself may be what can go.
         if segments * inner.limits.segment_bytes > inner.limits.log_bytes_max || (full && segments > 1) {

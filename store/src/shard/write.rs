@@ -18,6 +18,7 @@ use super::{Due, Inner, Queued, Shard, State};
 use crate::refusal::Refusal;
 use crate::region::command::{Cf, Write};
 use crate::region::guard;
+use crate::region::peer::TooLarge;
 use crate::request::{Change, KEY_BYTES_MAX, Op, Out, Route, VALUE_BYTES_MAX};
 
 const CF: Cf = Cf::Default;
@@ -60,7 +61,7 @@ impl Shard {
             Op::Watch { .. } => true,
             _ => false,
         };
-        if inner.disk_full.get() && (!deletes || inner.is_out_of_room()) {
+        if inner.health.refuses_writes() && (!deletes || inner.is_out_of_room()) {
             return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
         }
         let state = inner.state.borrow();
@@ -237,7 +238,9 @@ impl Inner {
             return Err((due.reply, refusal));
         }
         let region: RegionId = peer.record.region.id;
-        peer.gather(writes.iter().copied(), due);
+        if let Err((due, TooLarge { bytes, bytes_max })) = peer.gather(writes, due) {
+            return Err((due.reply, Refusal::TooLarge { region_id: region.0, bytes, bytes_max }));
+        }
         state.mark_dirty(region);
         self.bell.ring();
         Ok(())

@@ -84,6 +84,7 @@ pub(super) async fn start(rt: &Rt) -> Gateway {
     let ends = connect(1).remove(0);
     let stores =
         core::open(rt, &plan, &ends).await.unwrap_or_else(|fault| panic!("a store does not open: {fault}"));
+    assert!(stores.fenced.is_empty(), "a store does not open: {:?}", stores.fenced);
     stores.settle(rt).await.unwrap();
     let places = stores.places();
     let dispatch = stores.join(rt, &plan, places, ends);

@@ -50,6 +50,9 @@ async fn start(rt: &Rt) -> Result<(Stores, Gateway), String> {
     control.alloc_ids(1).await.map_err(|denied| denied.to_string())?;
     let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
     let stores = core::open(rt, &plan, &ends).await.map_err(text)?;
+    if let Some(fenced) = stores.fenced.values().next() {
+        return Err(fenced.why.clone());
+    }
     stores.settle(rt).await?;
     ident.confirm(rt, dir, &stores.opened(), control.next_id()).await.map_err(text)?;
     let dispatch = stores.join(rt, &plan, stores.places(), ends);
@@ -102,7 +105,7 @@ fn prepared(end: End) -> Prepared {
             write(&gateway, round + 1, 100..160, &mut known).await;
             rt.sleep(Duration::from_secs(1)).await;
             if end == End::Drain {
-                stores.stop().await;
+                stores.stop(Duration::from_secs(30)).await;
             }
             known
         });

@@ -256,7 +256,11 @@ fn a_watch_hears_of_every_change_until_the_server_drains() {
             assert_eq!((next(&mut whole).await, next(&mut store).await), (Some(status), Some(status)));
         }
         health.set_serving(false);
-        assert_eq!(server.drain().await, 0, "watches do not hold a drain up");
+        assert_eq!(
+            server.drain(std::time::Duration::from_secs(10)).await,
+            0,
+            "watches do not hold a drain up"
+        );
         assert_eq!((next(&mut whole).await, next(&mut whole).await), (Some(2), None));
         assert_eq!(whole.finish().await.unwrap_err().code, Code::Unavailable);
         assert_eq!(next(&mut other).await, None, "what did not change was not told again");
@@ -342,7 +346,7 @@ fn a_read_that_nobody_waits_for_stops() {
             rt.sleep(std::time::Duration::from_secs(1)).await;
             // One that was left before it began has not begun, and one that was left too late has ended.
             assert!((1..=scans() - whole).contains(&abandoned()), "{} of {}", abandoned(), scans() - whole);
-            stores.stop().await;
+            stores.stop(std::time::Duration::from_secs(30)).await;
         });
         assert_eq!(world.block_on(kept), Some(()), "seed {seed}");
     }

@@ -3,6 +3,7 @@
 mod cold;
 mod crash;
 mod damage;
+mod fenced;
 mod full;
 mod gateway;
 mod grpc;
@@ -12,6 +13,7 @@ mod grpc_ends;
 mod grpc_faults;
 mod grpc_fuzz;
 mod grpc_pd;
+mod health;
 mod memory;
 mod moving;
 mod node;

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::log::LogOptions;
 use engine::lsm::TreeOptions;
@@ -56,6 +57,7 @@ pub(crate) async fn begin_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> 
     change(&mut plan);
     let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
     let stores = core::open(rt, &plan, &ends).await.unwrap();
+    assert!(stores.fenced.is_empty(), "{:?}", stores.fenced);
     let dispatch = stores.join(rt, &plan, stores.places(), ends);
     let gateway = Stores::gateway(&dispatch, 0);
     (stores, gateway)
@@ -86,6 +88,7 @@ where
         end.push(end_out);
         let main = move |rt: Rt| async move {
             let stores = core::open(&rt, &plan, &ends).await.unwrap();
+            assert!(stores.fenced.is_empty(), "{:?}", stores.fenced);
             stores.settle(&rt).await.unwrap();
             places_out.send(stores.places()).unwrap();
             let places = go_in.recv().await.unwrap();
@@ -97,7 +100,7 @@ where
                     None
                 }
             };
-            stores.stop().await;
+            stores.stop(Duration::from_secs(30)).await;
             result
         };
         handles.push(running.start(index, &CoreOptions::default(), main).unwrap());

@@ -26,7 +26,6 @@ pub(crate) fn config() -> Config {
     Config {
         password: None,
         connections_max: 5000,
-        drain: Duration::from_secs(30),
         cursors: Cursors::new(1 << 40),
         doors: Doors::default(),
         descriptors: store::node::descriptors::Descriptors::default(),
@@ -36,6 +35,11 @@ pub(crate) fn config() -> Config {
 
 impl TestServer {
     pub(crate) fn start(config: Config) -> Self {
+        Self::start_with(config, Duration::from_secs(30))
+    }
+
+    /// As [`TestServer::start`]; connections may go on for `patience` when it is stopped.
+    pub(crate) fn start_with(config: Config, patience: Duration) -> Self {
         let cores = Cores::new().unwrap();
         let (stop, stopped) = queue::<()>(1);
         let (bound, addr) = mpsc::channel();
@@ -46,6 +50,7 @@ impl TestServer {
             let counters = Rc::new(Counters::default());
             let shutdown = async move {
                 stopped.recv().await;
+                patience
             };
             serve(rt, listener, Gateway::in_memory(), config, counters.clone(), shutdown).await;
             counters.snapshot()

@@ -249,7 +249,7 @@ fn a_stopping_server_answers_what_it_has_read_and_ends() {
 
 #[test]
 fn a_stopping_server_does_not_wait_for_a_client_that_does_not_listen() {
-    let server = TestServer::start(Config { drain: Duration::from_millis(50), ..config() });
+    let server = TestServer::start_with(config(), Duration::from_millis(50));
     let mut deaf = server.connect();
     deaf.ask(&[b"SET", b"big", &vec![b'x'; 8 << 20]]);
     deaf.send(&packed(&[b"GET", b"big"]).repeat(20));

@@ -60,7 +60,7 @@ fn after_a_drain_there_is_nothing_to_apply_again() {
         let (stores, gateway) = open(&rt).await;
         fill(&gateway, 1).await;
         assert!(memtable_bytes(&stores) > 100 * WRITES);
-        stores.stop().await;
+        stores.stop(Duration::from_secs(30)).await;
     });
     world.block_on(first).unwrap();
     node.kill();
@@ -133,7 +133,7 @@ fn start_under_pressure(seed: u64, end: End) {
             gateway.submit(None, Op::Put { key: key(n), value: value(1, n, 2000) }).await.unwrap();
         }
         if end == End::Drain {
-            stores.stop().await;
+            stores.stop(Duration::from_secs(30)).await;
         }
     });
     world.block_on(first).unwrap();

@@ -14,7 +14,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement
 
 use super::kicker::{Beats, Kicker, StallWatch};
 use super::{Core, file::io_error};
-use crate::rt::{Rt, World};
+use crate::rt::{Mono, Rt, World};
 
 /// What one executor is given.
 #[derive(Clone, Debug)]
@@ -42,12 +42,21 @@ pub struct Cores {
 
 /// A view of how the cores of a process move, for threads that outlive or do not own [`Cores`].
 #[derive(Clone, Debug)]
-pub struct Pulse(Arc<Beats>);
+pub struct Pulse {
+    beats: Arc<Beats>,
+    origin: Instant,
+}
 
 impl Pulse {
     /// For how long each running core has stood still, as (core, duration); one period of the kicker is nothing to report.
     pub fn stillness(&self) -> Vec<(usize, Duration)> {
-        self.0.stillness()
+        self.beats.stillness()
+    }
+
+    /// The present on the clock of the cores.
+    #[expect(clippy::disallowed_methods, reason = "for threads beside the cores, on the cores' own origin")]
+    pub fn now(&self) -> Mono {
+        Mono(u64::try_from(Instant::now().duration_since(self.origin).as_nanos()).unwrap_or(u64::MAX))
     }
 }
 
@@ -115,7 +124,7 @@ impl Cores {
 
     /// A view of the cores' movement that can be handed to other threads.
     pub fn pulse(&self) -> Pulse {
-        Pulse(self.kicker.beats().clone())
+        Pulse { beats: self.kicker.beats().clone(), origin: self.origin }
     }
 }
 

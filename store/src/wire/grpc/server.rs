@@ -40,8 +40,6 @@ pub struct Options {
     pub keepalive: Duration,
     /// How long a new connection may take to say that it speaks HTTP/2.
     pub handshake: Duration,
-    /// How long draining waits for running calls.
-    pub drain: Duration,
 }
 
 impl Default for Options {
@@ -57,7 +55,6 @@ impl Default for Options {
             connection_window_bytes: 256 << 10,
             keepalive: Duration::from_secs(20),
             handshake: Duration::from_secs(10),
-            drain: Duration::from_secs(10),
         }
     }
 }
@@ -123,14 +120,12 @@ pub struct Handle {
     drain: Rc<Drain>,
     stats: Rc<Cell<Stats>>,
     idle: Rc<Bell>,
-    patience: Duration,
     running: Running,
     tally: tally::Read,
 }
 
 /// Serves `service` on `listener` from this core until the handle says otherwise.
 pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Options) -> Handle {
-    let patience = options.drain;
     let state = Rc::new(State {
         rt: rt.clone(),
         service,
@@ -154,7 +149,6 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         drain: state.drain.clone(),
         stats: state.stats.clone(),
         idle: state.idle.clone(),
-        patience,
         running: state.running.clone(),
         tally: tally::Read(Rc::new(read)),
     };
@@ -174,11 +168,11 @@ impl Handle {
         self.tally.0()
     }
 
-    /// Stops accepting, tells every client to go elsewhere, and waits for running calls, though not for ever. Gives the number of
-    /// connections that were still busy.
-    pub async fn drain(&self) -> usize {
+    /// Stops accepting, tells every client to go elsewhere, and waits for running calls, though no longer than `patience`. Gives the
+    /// number of connections that were still busy.
+    pub async fn drain(&self, patience: Duration) -> usize {
         self.drain.request();
-        let mut patience = pin!(self.rt.sleep(self.patience));
+        let mut patience = pin!(self.rt.sleep(patience));
         let mut idle = pin!(async {
             while self.stats.get().connections > 0 {
                 self.idle.wait().await;

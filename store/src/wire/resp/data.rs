@@ -258,6 +258,14 @@ pub fn refused(refusal: &Refusal) -> String {
             shown(one),
             shown(other)
         ),
+        Refusal::TooLarge { bytes, bytes_max, .. } => {
+            format!(
+                "ERR the command's writes have {bytes} bytes, which exceeds the {bytes_max} that one command may have"
+            )
+        }
+        Refusal::Damaged { file, what } => {
+            format!("ERR the value cannot be read, because {file} is damaged ({what}); other keys are served")
+        }
         Refusal::Invalid(why) => format!("ERR {why}"),
         Refusal::AnswerTooLarge { bytes_max } => {
             format!("ERR the answer would be over the bound of {bytes_max} bytes; ask for less at once")

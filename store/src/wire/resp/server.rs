@@ -42,8 +42,6 @@ pub struct Config {
     pub connections_max: usize,
     /// The node's places for connections, over all cores.
     pub descriptors: Descriptors,
-    /// How long connections may go on answering after the shutdown has begun.
-    pub drain: Duration,
     /// The node's scan positions; all of its cores share one table.
     pub cursors: Cursors,
     /// The ways to the other cores; all of the node's cores share them.
@@ -104,36 +102,36 @@ pub enum Stop {
     Now,
 }
 
-/// Serves RESP on `listener` until `shutdown` resolves; returns when every connection has ended, which they do within
-/// [`Config::drain`]. `counters` can be watched meanwhile.
+/// Serves RESP on `listener` until `shutdown` resolves to how long connections may go on answering; returns when every connection
+/// has ended. `counters` can be watched meanwhile.
 pub async fn serve(
     rt: Rt,
     listener: Listener,
     gateway: Gateway,
     config: Config,
     counters: Rc<Counters>,
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future<Output = Duration>,
 ) {
     let server = Rc::new(Server::new(rt, gateway, config, counters));
     server.open_door();
     let mut shutdown = pin!(shutdown);
-    loop {
+    let patience = loop {
         let mut accept = pin!(listener.accept());
         let accepted = poll_fn(|cx| match shutdown.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(None),
-            Poll::Pending => accept.as_mut().poll(cx).map(Some),
+            Poll::Ready(patience) => Poll::Ready(Err(patience)),
+            Poll::Pending => accept.as_mut().poll(cx).map(Ok),
         });
         match accepted.await {
-            None => break,
-            Some(Ok((stream, from))) => server.admit(stream, from),
-            Some(Err(_)) => {
+            Err(patience) => break patience,
+            Ok(Ok((stream, from))) => server.admit(stream, from),
+            Ok(Err(_)) => {
                 server.counters.accept_faults.add_one();
                 server.rt.sleep(ACCEPT_PAUSE).await;
             }
         }
-    }
+    };
     drop(listener);
-    server.drain().await;
+    server.drain(patience).await;
 }
 
 impl Server {
@@ -274,10 +272,10 @@ impl Server {
     }
 
     /// Lets the sessions finish, then ends those that have not.
-    async fn drain(self: &Rc<Self>) {
+    async fn drain(self: &Rc<Self>, patience: Duration) {
         self.config.doors.close(self.rt.core());
         self.tell(Stop::Drain);
-        let deadline = pin!(self.rt.sleep(self.config.drain));
+        let deadline = pin!(self.rt.sleep(patience));
         let mut deadline = Some(deadline);
         while !self.clients.borrow().is_empty() {
             let mut ended = pin!(self.ended.wait());

@@ -408,8 +408,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// One range of a scan. The part of it that lies in the region is what is answered, because that is what clients that walk from
-    /// region to region expect; the Rust client even finds the region of a reverse scan by its lower bound.
+    /// One range of a scan. It has to begin in the region (downwards: end there); the part of it that lies in the region is what is
+    /// answered, because clients walk from region to region.
     async fn range(
         &self,
         context: Option<&Context>,
@@ -423,13 +423,7 @@ impl<'a> Session<'a> {
         let (start, end) =
             if reverse { (range.end_key, range.start_key) } else { (range.start_key, range.end_key) };
         let whole = Scan { start, end, limit: limit as usize, reverse, key_only };
-        let mut outcome = self.outcome(context, || Op::Scan(whole.clone())).await;
-        if let Err(Refusal::KeyNotInRegion { region, .. }) = &outcome
-            && let Some(part) = clamp(&whole, region.range.start(), region.range.end())
-        {
-            outcome = self.outcome(context, || Op::Scan(part.clone())).await;
-        }
-        match outcome.map_err(|refusal| self.failure(context, refusal))? {
+        match self.submit(context, || Op::Scan(whole.clone())).await? {
             Out::Pairs(pairs) => Ok(pairs.into_iter().map(|(key, value)| pair(key, value)).collect()),
             other => Err(unexpected(&other)),
         }
@@ -457,19 +451,6 @@ impl<'a> Session<'a> {
         let region_id = context.map_or(0, |context| context.region_id);
         refusal::failure(refused, region_id, self.core.store_id)
     }
-}
-
-/// The part of a scan that lies in a region, if the scan begins there (or, reversed, reaches into it).
-fn clamp(scan: &Scan, region_start: &[u8], region_end: &[u8]) -> Option<Scan> {
-    let open_end = |end: &[u8]| end.is_empty();
-    if !scan.reverse && *scan.start < *region_start {
-        return None;
-    }
-    let start =
-        if *scan.start < *region_start { Bytes::copy_from_slice(region_start) } else { scan.start.clone() };
-    let end_in_region = open_end(region_end) || (!open_end(&scan.end) && *scan.end <= *region_end);
-    let end = if end_in_region { scan.end.clone() } else { Bytes::copy_from_slice(region_end) };
-    (open_end(&end) || start < end).then_some(Scan { start, end, ..*scan })
 }
 
 fn route(context: Option<&Context>) -> Route {
@@ -510,42 +491,4 @@ impl Size {
 fn unexpected(out: &Out) -> Failure {
     debug_assert!(false, "the gateway answered {out:?}");
     Failure::Text("the store answered in an unexpected form".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clamping_keeps_what_lies_in_the_region() {
-        type Row = (
-            bool,
-            &'static str,
-            &'static str,
-            &'static str,
-            &'static str,
-            Option<(&'static str, &'static str)>,
-        );
-        let rows: [Row; 8] = [
-            (false, "b", "z", "a", "m", Some(("b", "m"))),
-            (false, "b", "", "a", "m", Some(("b", "m"))),
-            (false, "b", "c", "a", "m", Some(("b", "c"))),
-            (false, "0", "z", "a", "m", None),
-            (true, "0", "z", "a", "m", Some(("a", "m"))),
-            (true, "b", "", "a", "", Some(("b", ""))),
-            (true, "n", "z", "a", "m", None),
-            (false, "x", "", "a", "m", None),
-        ];
-        for (reverse, start, end, region_start, region_end, expected) in rows {
-            let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-            let scan = Scan { start: bytes(start), end: bytes(end), limit: 9, reverse, key_only: true };
-            let clamped = clamp(&scan, region_start.as_bytes(), region_end.as_bytes());
-            let expected =
-                expected.map(|(start, end)| Scan { start: bytes(start), end: bytes(end), ..scan.clone() });
-            assert_eq!(
-                clamped, expected,
-                "[{start}, {end}) in [{region_start}, {region_end}), reverse {reverse}"
-            );
-        }
-    }
 }

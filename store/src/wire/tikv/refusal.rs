@@ -61,6 +61,16 @@ pub(super) fn failure(refusal: Refusal, region_id: u64, store_id: u64) -> Failur
             error.message = format!("disk full on stores {store_ids:?}: {reason}");
             error.disk_full = Some(errorpb::DiskFull { store_id: store_ids, reason });
         }
+        Refusal::TooLarge { region_id, bytes, bytes_max } => {
+            error.message =
+                format!("the writes have {bytes} bytes, more than the {bytes_max} of a log entry");
+            error.raft_entry_too_large =
+                Some(errorpb::RaftEntryTooLarge { region_id, entry_size: bytes as u64 });
+        }
+        // No other peer has what the file held, and asking again does not help.
+        Refusal::Damaged { file, what } => {
+            return Failure::Text(format!("the value cannot be read, because {file} is damaged: {what}"));
+        }
         Refusal::Invalid(sentence) => return Failure::Text(sentence),
         Refusal::AnswerTooLarge { bytes_max } => return answer_too_large(bytes_max),
         Refusal::NotAnInteger => return Failure::Text("the value is not an integer".to_owned()),
@@ -137,6 +147,7 @@ mod tests {
             Refusal::StaleCommand,
             Refusal::Busy { reason: "queue", backoff_ms: 20 },
             Refusal::DiskFull { store_ids: vec![2] },
+            Refusal::TooLarge { region_id: 7, bytes: 9, bytes_max: 8 },
             Refusal::Stopped("fsync failed".to_owned()),
             Refusal::Unknown,
         ] {
@@ -146,7 +157,8 @@ mod tests {
             assert_eq!(typed_members(&error), 1, "{refusal:?}");
             assert!(!error.message.is_empty(), "{refusal:?}");
         }
-        for refusal in [Refusal::Invalid("no".to_owned()), Refusal::NotAnInteger] {
+        let damaged = Refusal::Damaged { file: "t-1".to_owned(), what: "bad block".to_owned() };
+        for refusal in [Refusal::Invalid("no".to_owned()), Refusal::NotAnInteger, damaged] {
             assert!(matches!(failure(refusal, 7, 2), Failure::Text(_)));
         }
     }

@@ -94,7 +94,6 @@ async fn session(
     let config = Config {
         password: None,
         connections_max: 1,
-        drain: std::time::Duration::ZERO,
         cursors: Cursors::new(1 << 40),
         doors: Doors::default(),
         descriptors: crate::node::descriptors::Descriptors::default(),

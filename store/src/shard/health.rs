@@ -1,0 +1,275 @@
+//! What a store can do for clients right now, and why not more: one truth for requests, probes, metrics and the log.
+//!
+//! The parts combine (a store can refuse writes and hold a damaged file), so they are flags; [`Standing`] is the worst of them.
+//! Everything that changes them goes through [`Health::enter`], which logs each change once.
+//!
+//! | standing | what clients get | how it ends |
+//! |---|---|---|
+//! | starting | reads and read-modify-writes are refused | what was acknowledged is applied |
+//! | serving | everything | |
+//! | refusing writes | reads, and deletes as long as there is room | the cause passes |
+//! | damaged | everything but the keys that a damaged file may hold | a restart that finds the file whole |
+//! | stopped | nothing | a restart |
+//!
+//! Invariants: a stopped store stays stopped and keeps its first reason; a damaged file stays named until a restart; no more than
+//! [`FILES_MAX`] files are kept.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use engine::error::Fault;
+use scheduler::StoreId;
+
+use crate::refusal::Refusal;
+
+/// Damaged files that are kept; with so many, another one changes nothing for anybody who looks.
+const FILES_MAX: usize = 64;
+
+/// What a store says to everything that is asked of it once it closes in peace.
+pub(super) const CLOSING: &str = "the node is stopping";
+
+/// The health of one store. Stays on its core.
+#[derive(Debug)]
+pub struct Health {
+    store: StoreId,
+    flags: RefCell<Flags>,
+}
+
+#[derive(Debug, Default)]
+struct Flags {
+    started: bool,
+    refuses_writes: Option<&'static str>,
+    damaged: Vec<(PathBuf, String)>,
+    stopped: Option<Stopped>,
+}
+
+#[derive(Debug)]
+struct Stopped {
+    why: String,
+    /// After a fault, not because the node stops.
+    by_fault: bool,
+}
+
+/// What happens to a store's health.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Everything that was acknowledged before the start is applied.
+    Started,
+    /// Writes are refused from now on; one sentence says why.
+    RefusesWrites(&'static str),
+    /// Writes are taken again.
+    TakesWrites,
+    /// A file could not be read, or not as it was written.
+    Damaged(&'a Fault),
+    /// Nothing is served any more, because of this fault.
+    Failed(&'a Fault),
+    /// Nothing is served any more, because the node stops.
+    Closed,
+}
+
+/// How a store stands: the worst of what holds for it, from best to worst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It serves everything.
+    Serving,
+    /// It applies what was acknowledged before the start.
+    #[default]
+    Starting,
+    /// It takes no writes.
+    RefusingWrites,
+    /// It serves what is not in a damaged file.
+    Damaged,
+    /// It serves nothing.
+    Stopped,
+}
+
+/// A copy of the health that may leave the core.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthReport {
+    /// The worst that holds.
+    pub standing: Standing,
+    /// Everything that keeps it from serving all, one sentence each; empty if nothing does.
+    pub reasons: Vec<String>,
+    /// Files that are damaged.
+    pub damaged_files: u64,
+    /// Whether it stopped after a fault.
+    pub failed: bool,
+    /// Whether it takes no writes.
+    pub refuses_writes: bool,
+}
+
+impl Standing {
+    /// Its name as a label and on status pages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Standing::Serving => "serving",
+            Standing::Starting => "starting",
+            Standing::RefusingWrites => "refusing_writes",
+            Standing::Damaged => "damaged",
+            Standing::Stopped => "stopped",
+        }
+    }
+}
+
+impl HealthReport {
+    /// Why the store is not ready, if it is not: all reasons in one line.
+    pub fn problem(&self) -> Option<String> {
+        (self.standing != Standing::Serving).then(|| match self.reasons.is_empty() {
+            true => self.standing.name().to_owned(),
+            false => self.reasons.join("; "),
+        })
+    }
+
+    /// The report of a store that could not be opened.
+    pub fn fenced(why: String) -> Self {
+        Self { standing: Standing::Stopped, reasons: vec![why], failed: true, ..Self::default() }
+    }
+}
+
+impl Health {
+    /// That of a store that starts.
+    pub fn new(store: StoreId) -> Self {
+        Self { store, flags: RefCell::default() }
+    }
+
+    /// Takes note of what happens, and logs what it changes.
+    pub fn enter(&self, event: Event<'_>) {
+        let store = self.store.0;
+        let flags = &mut *self.flags.borrow_mut();
+        match event {
+            Event::Started => {
+                if !std::mem::replace(&mut flags.started, true) {
+                    tracing::info!(store, "the store serves");
+                }
+            }
+            Event::RefusesWrites(reason) => {
+                if flags.refuses_writes.replace(reason).is_none() {
+                    tracing::error!(store, reason, "the store refuses writes");
+                }
+            }
+            Event::TakesWrites => {
+                if flags.refuses_writes.take().is_some() {
+                    tracing::info!(store, "the store takes writes again");
+                }
+            }
+            Event::Damaged(fault) => {
+                let known = flags.damaged.iter().any(|(path, _)| *path == fault.path);
+                if !known && flags.damaged.len() < FILES_MAX {
+                    flags.damaged.push((fault.path.clone(), fault.what.clone()));
+                    let file = fault.path.display();
+                    tracing::error!(store, %file, what = fault.what, "a file is damaged; the store serves what is not in it");
+                }
+            }
+            Event::Failed(fault) => {
+                let before = flags.stop(fault.to_string(), true);
+                if !before {
+                    let file = fault.path.display();
+                    tracing::error!(store, %file, what = fault.what, "the store stops after a fault");
+                }
+            }
+            Event::Closed => {
+                if !flags.stop(CLOSING.to_owned(), false) {
+                    tracing::info!(store, "the store closes");
+                }
+            }
+        }
+    }
+
+    /// Why nothing is served any more, if that is so.
+    pub fn stopped(&self) -> Option<String> {
+        self.flags.borrow().stopped.as_ref().map(|stopped| stopped.why.clone())
+    }
+
+    /// Whether nothing is served any more.
+    pub fn has_stopped(&self) -> bool {
+        self.flags.borrow().stopped.is_some()
+    }
+
+    /// The refusal of a store that has stopped.
+    pub fn check_running(&self) -> Result<(), Refusal> {
+        self.stopped().map_or(Ok(()), |why| Err(Refusal::Stopped(why)))
+    }
+
+    /// Whether writes are refused.
+    pub fn refuses_writes(&self) -> bool {
+        self.flags.borrow().refuses_writes.is_some()
+    }
+
+    /// A copy.
+    pub fn report(&self) -> HealthReport {
+        let flags = self.flags.borrow();
+        let mut report = HealthReport {
+            standing: if flags.started { Standing::Serving } else { Standing::Starting },
+            reasons: Vec::new(),
+            damaged_files: flags.damaged.len() as u64,
+            failed: flags.stopped.as_ref().is_some_and(|stopped| stopped.by_fault),
+            refuses_writes: flags.refuses_writes.is_some(),
+        };
+        let mut add = |standing: Standing, reason: String| {
+            report.standing = report.standing.max(standing);
+            report.reasons.push(reason);
+        };
+        if let Some(stopped) = &flags.stopped {
+            add(Standing::Stopped, format!("it has stopped: {}", stopped.why));
+        }
+        for (path, what) in &flags.damaged {
+            add(Standing::Damaged, format!("{} is damaged: {what}", path.display()));
+        }
+        if let Some(reason) = flags.refuses_writes {
+            add(Standing::RefusingWrites, format!("it refuses writes: {reason}"));
+        }
+        report
+    }
+}
+
+impl Flags {
+    /// Whether it had stopped before.
+    fn stop(&mut self, why: String, by_fault: bool) -> bool {
+        let before = self.stopped.is_some();
+        self.stopped.get_or_insert(Stopped { why, by_fault });
+        before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_worst_decides_and_every_reason_is_kept() {
+        let health = Health::new(StoreId(3));
+        assert_eq!(health.report().standing, Standing::Starting);
+        assert_eq!(health.report().problem().as_deref(), Some("starting"));
+        health.enter(Event::Started);
+        assert_eq!(health.report().problem(), None);
+        health.enter(Event::RefusesWrites("no space"));
+        assert_eq!(health.report().standing, Standing::RefusingWrites);
+        let table = Fault::corruption(Path::new("t-1"), "bad block");
+        health.enter(Event::Damaged(&table));
+        health.enter(Event::Damaged(&table));
+        let report = health.report();
+        assert_eq!((report.standing, report.damaged_files), (Standing::Damaged, 1));
+        assert_eq!(
+            report.problem().as_deref(),
+            Some("t-1 is damaged: bad block; it refuses writes: no space")
+        );
+        health.enter(Event::TakesWrites);
+        assert_eq!(health.report().problem().as_deref(), Some("t-1 is damaged: bad block"));
+        health.enter(Event::Failed(&Fault::corruption(Path::new("log"), "gone")));
+        health.enter(Event::Closed);
+        let stopped = health.stopped().expect("it has");
+        assert!(stopped.starts_with("log: gone"), "the first reason stays: {stopped}");
+        assert!(health.report().failed && health.report().standing == Standing::Stopped);
+    }
+
+    #[test]
+    fn damage_is_bounded() {
+        let health = Health::new(StoreId(1));
+        for n in 0..2 * FILES_MAX {
+            health.enter(Event::Damaged(&Fault::corruption(Path::new(&n.to_string()), "bad")));
+        }
+        assert_eq!(health.report().damaged_files, FILES_MAX as u64);
+    }
+}

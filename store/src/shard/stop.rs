@@ -1,0 +1,95 @@
+//! How a store ends: in peace, when the node stops, or after a fault.
+//!
+//! Invariants: a store that has stopped takes no more turns and applies nothing; everything that waited for it is answered when it
+//! stops: with [`Refusal::Unknown`] what may have reached the log, with [`Refusal::Stopped`] what has not begun.
+
+use std::time::Duration;
+
+use engine::error::Fault;
+
+use super::health::Event;
+use super::{Due, Queued, Shard};
+use crate::refusal::Refusal;
+
+/// How often a store that closes looks whether everything is finished.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+impl Shard {
+    /// Lets what is in flight finish, then closes the files. Takes no longer than about `patience`; what is not finished then is
+    /// answered with [`Refusal::Unknown`], and what is not closed is left to the next start. Nothing may be submitted any more.
+    ///
+    /// # Errors
+    /// The fault that ended the log, or of closing.
+    pub async fn close(&self, patience: Duration) -> Result<(), Fault> {
+        let rt = &self.inner.rt;
+        let until = rt.now() + patience;
+        let finished = async {
+            self.finish().await;
+            self.shorten_restart().await;
+        };
+        if rt.timeout(patience, finished).await.is_none() {
+            tracing::warn!(store = self.store().0, "the store closes with work that did not finish in time");
+        }
+        self.end(Event::Closed);
+        let closed = async {
+            self.inner.tree.clone().close().await;
+            self.inner.log.clone().close().await
+        };
+        let left = until.since(rt.now()).max(LOOK_EVERY);
+        match rt.timeout(left, closed).await {
+            Some(closed) => closed,
+            None => {
+                tracing::warn!(store = self.store().0, "the store's files did not close in time");
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until nothing is in flight, unless it never will be.
+    async fn finish(&self) {
+        let inner = &*self.inner;
+        let in_flight = || {
+            let state = inner.state.borrow();
+            state.inflight.bytes() + state.waiting_bytes > 0 && !inner.log_waits.get()
+        };
+        while in_flight() && !inner.health.has_stopped() {
+            inner.rt.sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Stops the store after a fault: nothing waits for an answer that cannot come, and everything is told why.
+    pub(super) fn stop(&self, fault: &Fault) {
+        self.end(Event::Failed(fault));
+    }
+
+    fn end(&self, event: Event<'_>) {
+        let inner = &*self.inner;
+        inner.health.enter(event);
+        let (dues, queued) = self.take_waiting();
+        for due in dues {
+            // The write may or may not have reached the disk.
+            inner.refuse(due.reply, Refusal::Unknown);
+        }
+        for queued in queued {
+            if let Err(refusal) = inner.health.check_running() {
+                inner.refuse(queued.reply, refusal);
+            }
+        }
+        // The turns are over.
+        inner.bell.ring();
+    }
+
+    fn take_waiting(&self) -> (Vec<Due>, Vec<Queued>) {
+        let state = &mut *self.inner.state.borrow_mut();
+        let mut dues = Vec::new();
+        for peer in state.peers.values_mut() {
+            let (waiting, gathered) = peer.abandon();
+            dues.extend(waiting.into_iter().flat_map(|waiting| waiting.answers));
+            dues.extend(gathered.into_iter().flat_map(|gathered| gathered.answers));
+        }
+        let mut queued: Vec<Queued> = state.inflight.take_queued();
+        queued.extend(state.gate.drain(..));
+        state.waiting_bytes = 0;
+        (dues, queued)
+    }
+}

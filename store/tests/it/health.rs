@@ -1,0 +1,222 @@
+//! What a store says and does when its disk fails: everything that waits is answered, what is damaged is named, and what has stopped
+//! does nothing more.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::lsm::TreeOptions;
+use engine::rt::Rt;
+use engine::rt::sim::{DiskFault, DiskOp, Node, Options, World};
+use store::gateway::Gateway;
+use store::node::core::Stores;
+use store::refusal::Refusal;
+use store::request::{Op, Out, Route, Scan};
+use store::shard::Shard;
+use store::shard::health::Standing;
+
+use crate::node::open_simulated;
+
+fn put(key: impl Into<Bytes>, bytes: usize) -> Op {
+    Op::Put { key: key.into(), value: vec![b'v'; bytes].into() }
+}
+
+fn get(key: &'static str) -> Op {
+    Op::Get { key: key.into() }
+}
+
+/// Runs `work` on a node whose stores flush early and keep nothing of their tables in memory.
+fn in_world<F: Future<Output = ()>>(
+    seed: u64,
+    work: impl FnOnce(Rt, Rc<World>, Node, Stores, Gateway) -> F + 'static,
+) {
+    let world = Rc::new(World::new(seed, Options::default()));
+    let node = world.node(0);
+    let (disk, outside) = (node.clone(), world.clone());
+    let running = node.start(0, |rt| async move {
+        let tree = TreeOptions { memtable_bytes: 4 << 10, cache_bytes: 0, ..TreeOptions::default() };
+        let (stores, gateway) = open_simulated(&rt, |plan| plan.shard.tree = tree).await;
+        work(rt, outside, disk, stores, gateway).await;
+    });
+    world.block_on(running).unwrap();
+}
+
+/// The store that has `key`, its number, and a route to the region of the key.
+fn owner(stores: &Stores, key: &[u8]) -> (usize, Shard, Route, scheduler::Region) {
+    for (number, shard) in &stores.shards {
+        for (region, term, _) in shard.regions() {
+            if region.range.contains(key) {
+                let route = Route {
+                    region_id: region.id.0,
+                    conf_ver: region.epoch.conf_ver,
+                    version: region.epoch.version,
+                    peer_id: region.peers[0].id.0,
+                    store_id: shard.store().0,
+                    term,
+                };
+                return (*number, shard.clone(), route, region);
+            }
+        }
+    }
+    panic!("no region has {key:?}")
+}
+
+#[test]
+fn a_store_that_stops_answers_what_waits_and_takes_no_more_turns() {
+    in_world(71, |rt, _, node, stores, gateway| async move {
+        let (_, shard, ..) = owner(&stores, b"k");
+        node.disk().fail(DiskFault::on(DiskOp::Write).path("/tree/").always());
+        // Writes that take long, so that some are always in the log when the flush fails.
+        node.disk().slow(100);
+        let mut submitted = Vec::new();
+        for n in 0..20_000 {
+            if shard.stopped().is_some() {
+                break;
+            }
+            submitted.push(gateway.submit(None, put(format!("k{n}"), 200)));
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+        let reason = shard.stopped().expect("a failed flush stops the store");
+        assert!(reason.contains("tree"), "{reason}");
+        let applied = shard.snapshot().applied;
+        let mut unknown = 0;
+        for submitted in submitted {
+            unknown += u32::from(submitted.await == Err(Refusal::Unknown));
+        }
+        assert!(unknown > 0, "nothing was in flight: the test does not test");
+        rt.sleep(Duration::from_secs(5)).await;
+        assert_eq!(shard.snapshot().applied, applied, "a stopped store has applied more");
+        let health = shard.health();
+        assert!(health.failed && health.standing == Standing::Stopped, "{health:?}");
+        assert!(shard.snapshot().problem(rt.now()).is_some_and(|problem| problem.contains(&reason)));
+        assert!(matches!(gateway.submit(None, get("k1")).await, Err(Refusal::Stopped(_))));
+    });
+}
+
+#[test]
+fn damage_that_a_read_meets_is_named_and_the_rest_is_served() {
+    in_world(72, |rt, _, node, stores, gateway| async move {
+        let (_, shard, ..) = owner(&stores, b"k");
+        gateway.submit(None, put("k1", 100)).await.unwrap();
+        gateway.submit(None, put("k2", 8 << 10)).await.unwrap();
+        while gateway.get_now(b"k1").is_some() || shard.snapshot().tree.memtable_bytes > 0 {
+            gateway.submit(None, put("k3", 8 << 10)).await.unwrap();
+            rt.sleep(Duration::from_millis(50)).await;
+        }
+        let store = format!("store-{}/tree", shard.store().0);
+        let is_table = |path: &&std::path::PathBuf| {
+            path.to_string_lossy().contains(&store) && path.extension().is_some_and(|kind| kind == "table")
+        };
+        let files = node.disk().files();
+        let tables: Vec<_> = files.iter().filter(is_table).collect();
+        assert!(!tables.is_empty(), "{files:?}");
+        for table in tables {
+            node.disk().rot(table, 40, 0x10);
+        }
+        let found = gateway.submit(None, get("k1")).await;
+        let Err(Refusal::Damaged { file, what }) = found else { panic!("{found:?}") };
+        assert!(file.contains(&store) && !what.is_empty(), "{file}: {what}");
+        let scan = Scan { start: "k".into(), end: "l".into(), limit: 9, ..Scan::default() };
+        let found = gateway.submit(None, Op::Scan(scan)).await;
+        assert!(matches!(found, Err(Refusal::Damaged { .. })), "{found:?}");
+        let health = shard.health();
+        assert_eq!(health.standing, Standing::Damaged);
+        assert!(health.damaged_files > 0 && health.problem().is_some_and(|problem| problem.contains(&file)));
+        gateway.submit(None, put("k9", 10)).await.expect("writes go on");
+        assert!(matches!(gateway.submit(None, get("k9")).await, Ok(Out::Value(Some(_)))));
+        assert_eq!(shard.stopped(), None);
+    });
+}
+
+#[test]
+fn a_log_write_that_hangs_is_seen_from_outside() {
+    in_world(73, |rt, world, node, stores, gateway| async move {
+        let (_, shard, ..) = owner(&stores, b"k");
+        gateway.submit(None, put("k1", 10)).await.unwrap();
+        let seen = shard.snapshot();
+        assert_eq!(seen.problem(rt.now()), None);
+        node.disk().hang();
+        let hangs = gateway.submit(None, put("k2", 10));
+        rt.sleep(Duration::from_secs(4)).await;
+        assert_eq!(seen.problem(rt.now()), None);
+        assert!(seen.log_watch.age(rt.now()) > Duration::from_secs(3));
+        rt.sleep(Duration::from_secs(3)).await;
+        // The snapshot is an old one: the core could not have made another.
+        let problem = seen.problem(rt.now()).expect("a write that takes so long is a problem");
+        assert!(problem.contains("log write"), "{problem}");
+        node.disk().unhang(&world);
+        hangs.await.unwrap();
+        assert_eq!(seen.problem(rt.now()), None);
+    });
+}
+
+#[test]
+fn a_store_closes_in_time_although_its_disk_hangs() {
+    in_world(74, |rt, _, node, stores, gateway| async move {
+        gateway.submit(None, put("k1", 10)).await.unwrap();
+        node.disk().hang();
+        let hangs = gateway.submit(None, put("k2", 10));
+        rt.sleep(Duration::from_millis(100)).await;
+        let (began, patience) = (rt.now(), Duration::from_secs(5));
+        stores.stop(patience).await;
+        let took = rt.now().since(began);
+        assert!(took < patience + Duration::from_millis(100), "{took:?}");
+        assert_eq!(hangs.await, Err(Refusal::Unknown));
+    });
+}
+
+fn pairs(first: &str, count: usize, bytes: usize) -> Vec<(Bytes, Bytes)> {
+    (0..count).map(|n| (format!("{first}{n:03}").into(), vec![b'v'; bytes].into())).collect()
+}
+
+#[test]
+fn what_is_too_large_is_said_so_and_harms_nobody_else() {
+    in_world(75, |_, _, _, _, gateway| async move {
+        let large = |count| gateway.submit(None, Op::BatchPut { pairs: pairs("k", count, 1 << 20) });
+        let (before, refused, fits, after) =
+            (gateway.submit(None, put("ka", 10)), large(16), large(15), gateway.submit(None, put("kb", 10)));
+        assert_eq!(before.await, Ok(Out::Done));
+        let refused = refused.await;
+        assert!(
+            matches!(refused, Err(Refusal::TooLarge { bytes, bytes_max, .. }) if bytes > bytes_max),
+            "{refused:?}"
+        );
+        assert_eq!(fits.await, Ok(Out::Done), "it may not be gathered with what would make it too large");
+        assert_eq!(after.await, Ok(Out::Done));
+    });
+}
+
+#[test]
+fn a_batch_over_several_regions_of_which_one_is_too_large_changes_nothing() {
+    in_world(76, |_, _, _, _, gateway| async move {
+        let mut batch = pairs("1", 1, 10);
+        batch.extend(pairs("k", 16, 1 << 20));
+        let refused = gateway.submit(None, Op::BatchPut { pairs: batch }).await;
+        assert!(matches!(refused, Err(Refusal::TooLarge { .. })), "{refused:?}");
+        assert_eq!(gateway.submit(None, get("1000")).await, Ok(Out::Value(None)));
+    });
+}
+
+#[test]
+fn a_scan_downwards_that_begins_outside_of_its_region_is_refused() {
+    in_world(77, |_, _, _, stores, gateway| async move {
+        let key = |last: u8| [b"k".as_slice(), &[last]].concat();
+        for last in b'0'..b'9' {
+            gateway.submit(None, put(key(last), 1)).await.unwrap();
+        }
+        let (number, _, route, region) = owner(&stores, b"k");
+        // The gateway's home is store 0, and a request with a route stays there.
+        let ask = |end: Bytes, limit| {
+            let scan = Scan { start: "k".into(), end, limit, reverse: true, key_only: true };
+            gateway.submit(Some(route), Op::Scan(scan))
+        };
+        assert_eq!(number, 0, "choose another key");
+        let end = Bytes::copy_from_slice(region.range.end());
+        let Ok(Out::Pairs(found)) = ask(end.clone(), 2).await else { panic!("the region's end is its own") };
+        assert_eq!(found.iter().map(|(key, _)| &key[..]).collect::<Vec<_>>(), [b"k8", b"k7"]);
+        for outside in ["z".into(), Bytes::new(), [&end[..], b"\0"].concat().into()] {
+            let found = ask(outside, 2).await;
+            assert!(matches!(found, Err(Refusal::KeyNotInRegion { .. })), "{found:?}");
+        }
+    });
+}
