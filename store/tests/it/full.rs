@@ -93,6 +93,42 @@ fn writes_are_refused_while_the_disk_is_full_and_taken_again_afterwards() {
     }
 }
 
+/// Connections have taken every descriptor for a while: flushes and log segments wait, no store stops, nothing is refused as if the
+/// disk were full, and afterwards the same process goes on.
+#[test]
+fn stores_outlive_a_time_without_descriptors() {
+    let world = World::new(55, Options::default());
+    let node = world.node(0);
+    let with = node.clone();
+    let running = node.start(0, move |rt| async move {
+        let gateway = start(&rt).await;
+        let disk = with.disk();
+        disk.set_descriptors(disk.open_files());
+        let (mut kept, mut waiting, mut n) = (Vec::new(), 0, 0);
+        while waiting < 10 {
+            match put(&rt, &gateway, n).await {
+                Some(Ok(_)) => kept.push(key(n)),
+                Some(outcome) => panic!("put {n}: {outcome:?}"),
+                None => waiting += 1,
+            }
+            n += 1;
+            assert!(n < 20_000, "nothing ever lacked a descriptor");
+        }
+        rt.sleep(Duration::from_secs(30)).await;
+        disk.set_descriptors(u64::MAX);
+        rt.sleep(Duration::from_secs(5)).await;
+        for n in n..n + 200 {
+            let outcome = put(&rt, &gateway, n).await;
+            assert!(matches!(outcome, Some(Ok(_))), "afterwards: {outcome:?}");
+            kept.push(key(n));
+        }
+        let found = everything(&gateway).await;
+        let lost: Vec<_> = kept.iter().filter(|key| !found.contains_key(*key)).collect();
+        assert!(lost.is_empty() && kept.len() > 220, "acknowledged and lost: {lost:?} of {}", kept.len());
+    });
+    world.block_on(running).unwrap();
+}
+
 /// Several lives of one node on a disk whose room comes and goes; each ends with a power cut, full or not.
 fn lives(seed: u64) -> u64 {
     let world = World::new(seed, Options::rough(seed));
