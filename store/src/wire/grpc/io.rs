@@ -149,3 +149,43 @@ impl AsyncWrite for Io {
         wire.stream.poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use engine::rt::{CoreOptions, ListenOptions, start_core};
+
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_than_was_allowed() {
+        let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
+        start_core(&options, |rt| async move {
+            let listener = rt.listen(([127, 0, 0, 1], 0).into(), ListenOptions::default()).unwrap();
+            let mut peer = rt.connect(listener.local_addr().unwrap()).await.unwrap();
+            peer.write_all(&[7; 5000]).await.unwrap();
+            let (mut io, outlet) = wrap(listener.accept().await.unwrap().0);
+            let mut read_some = async || {
+                let mut room = [0; 700];
+                let mut into = ReadBuf::new(&mut room);
+                poll_fn(|cx| match Pin::new(&mut io).poll_read(cx, &mut into) {
+                    Poll::Pending if outlet.is_held() => Poll::Ready(()),
+                    polled => polled.map(|read| read.unwrap()),
+                })
+                .await;
+                into.filled().len()
+            };
+            // Nothing bounds the reading before the first allowance; then each ends where it was told to, and a new one goes on.
+            assert_eq!(read_some().await, 700);
+            outlet.allow(1000);
+            assert_eq!([read_some().await, read_some().await, read_some().await], [700, 300, 0]);
+            assert!(outlet.is_held());
+            outlet.allow(100);
+            assert!(!outlet.is_held());
+            assert_eq!([read_some().await, read_some().await], [100, 0]);
+            assert_eq!(outlet.read_bytes(), 1800);
+        })
+        .unwrap();
+    }
+}
