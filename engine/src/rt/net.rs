@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 #[cfg(feature = "sim")]
 use super::sim;
@@ -20,11 +21,17 @@ pub struct ListenOptions {
     pub backlog: u32,
     /// Several cores listen on one address and the kernel spreads connections over them.
     pub share_port: bool,
+    /// How long an accepted connection may be silent before the kernel asks whether its peer still lives; three questions
+    /// without an answer, a third of this apart, end it. `None` never asks.
+    pub keepalive: Option<Duration>,
 }
+
+/// As long as Redis waits.
+const KEEPALIVE: Duration = Duration::from_secs(300);
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        Self { backlog: 4096, share_port: false }
+        Self { backlog: 4096, share_port: false, keepalive: Some(KEEPALIVE) }
     }
 }
 

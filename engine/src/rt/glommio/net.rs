@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::Core;
 use super::sockets::CoreSocket;
@@ -33,6 +33,11 @@ impl Core {
         let socket = new_socket(addr)?;
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(options.share_port)?;
+        if let Some(silent) = options.keepalive {
+            // Accepted sockets have it from the listening one.
+            let asks = TcpKeepalive::new().with_time(silent).with_interval(silent / 3).with_retries(3);
+            socket.set_tcp_keepalive(&asks)?;
+        }
         socket.bind(&addr.into())?;
         socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
         Ok(CoreListener { core: self.clone(), socket: self.socket(socket.into())? })
@@ -144,6 +149,32 @@ mod tests {
 
     fn closes_on_exec(socket: &CoreSocket) -> bool {
         rustix::io::fcntl_getfd(socket).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
+    }
+
+    #[test]
+    fn accepted_connections_find_out_that_their_peer_is_gone() {
+        let asks = start_core(&CoreOptions::default(), |rt| async move {
+            let World::Glommio(core) = &rt.world else { unreachable!("this is a real core") };
+            let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+            let mut asks = Vec::new();
+            let never = ListenOptions { keepalive: None, ..ListenOptions::default() };
+            for options in [ListenOptions::default(), never] {
+                let listener = core.listen(addr, options).unwrap();
+                let _client = core.connect(listener.local_addr().unwrap()).await.unwrap();
+                let (server, _) = listener.accept().await.unwrap();
+                let socket = SockRef::from(&*server.socket);
+                asks.push((
+                    socket.keepalive().unwrap(),
+                    socket.tcp_keepalive_time().unwrap().as_secs(),
+                    socket.tcp_keepalive_interval().unwrap().as_secs(),
+                    socket.tcp_keepalive_retries().unwrap(),
+                ));
+            }
+            asks
+        });
+        let asks = asks.unwrap();
+        assert_eq!(asks[0], (true, 300, 100, 3));
+        assert!(!asks[1].0);
     }
 
     #[test]
