@@ -21,6 +21,7 @@ fn main() -> std::io::Result<()> {
         let config = Config {
             password: None,
             connections_max: 10_000,
+            pipeline_max: 1024,
             cursors: Cursors::new(rt.random()),
             doors: Doors::default(),
             descriptors: store::node::descriptors::Descriptors::default(),

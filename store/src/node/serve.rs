@@ -324,6 +324,7 @@ fn resp_config(
     resp::Config {
         password: config.requirepass.clone(),
         connections_max: limits.connections_max,
+        pipeline_max: limits.pipeline_max,
         cursors,
         doors,
         descriptors,

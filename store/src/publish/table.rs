@@ -92,6 +92,14 @@ const RESP: &[Row<resp::Snapshot>] = &[
         ),
         |s| s.malformed,
     ),
+    Row(
+        metric(
+            "ringkeep_resp_overdue_total",
+            Counter,
+            "RESP connections closed because what their clients had begun did not end in time.",
+        ),
+        |s| s.overdue,
+    ),
     Row(metric("ringkeep_resp_wrong_passwords_total", Counter, "Wrong RESP passwords."), |s| {
         s.wrong_passwords
     }),

@@ -125,6 +125,14 @@ fn lengths_are_bounded_before_anything_is_allocated() {
 }
 
 #[test]
+fn a_command_has_so_many_arguments_and_no_more() {
+    let most = Limits::OPEN.args_max;
+    let parse = |input: String| Parser::default().parse(input.as_bytes(), &Limits::OPEN);
+    assert_eq!(parse(format!("*{most}\r\n")), Ok(Parsed::Incomplete));
+    assert_eq!(parse(format!("*{}\r\n", most + 1)), Err(Malformed::TooManyArguments { most: 128 << 10 }));
+}
+
+#[test]
 fn integers_are_strict() {
     for value in [0, 1, -1, 10, i64::MAX, i64::MIN] {
         assert_eq!(integer(value.to_string().as_bytes()), Some(value));

@@ -26,6 +26,7 @@ pub(crate) fn config() -> Config {
     Config {
         password: None,
         connections_max: 5000,
+        pipeline_max: 1024,
         cursors: Cursors::new(1 << 40),
         doors: Doors::default(),
         descriptors: store::node::descriptors::Descriptors::default(),

@@ -221,6 +221,49 @@ fn scans_go_on_over_connections_and_see_every_key_once() {
     assert_eq!(keys, (0..2500).map(|number| format!("key{number:04}")).collect::<Vec<_>>());
 }
 
+/// A scan that pauses for long between its calls survives whatever others scan meanwhile.
+#[test]
+fn a_slow_scan_goes_on_beside_many_calls_of_others() {
+    let server = TestServer::start(config());
+    let (mut slow, mut other) = (server.connect(), server.connect());
+    for number in 0..30 {
+        slow.send(&packed(&[b"SET", format!("key{number:02}").as_bytes(), b"v"]));
+        assert_eq!(slow.reply(), "+OK");
+    }
+    let next = |reply: String| reply.split('"').nth(1).unwrap().to_owned();
+    let cursor = next(slow.ask(&[b"SCAN", b"0"]));
+    for _ in 0..40 {
+        other.send(&packed(&[b"SCAN", b"0"]).repeat(500));
+        (0..500).for_each(|_| assert_ne!(next(other.reply()), "0"));
+    }
+    let cursor = next(slow.ask(&[b"SCAN", cursor.as_bytes()]));
+    let reply = slow.ask(&[b"SCAN", cursor.as_bytes()]);
+    assert!(reply.contains("[\"key20\"") && reply.ends_with("\"key29\"]]"), "{reply}");
+}
+
+#[test]
+fn patterns_and_lists_of_names_are_bounded() {
+    let server = TestServer::start(config());
+    let mut conversation = server.connect();
+    let long = vec![b'*'; (4 << 10) + 1];
+    let refused = "-ERR pattern of 4097 bytes, the limit is 4096 bytes";
+    assert_eq!(conversation.ask(&[b"SCAN", b"0", b"MATCH", &long]), refused);
+    assert_eq!(conversation.ask(&[b"CONFIG", b"GET", &long]), refused);
+    fn many<'a>(words: &[&'a [u8]], count: usize) -> Vec<&'a [u8]> {
+        let word = words[words.len() - 1];
+        [words, &vec![word; count - 1]].concat()
+    }
+    let ask =
+        |conversation: &mut crate::resp_server::Conversation, words: Vec<&[u8]>| conversation.ask(&words);
+    let reply = ask(&mut conversation, many(&[b"COMMAND", b"INFO", b"get"], 257));
+    assert_eq!(reply, "-ERR COMMAND takes at most 256 names at a time");
+    let reply = ask(&mut conversation, many(&[b"CONFIG", b"GET", b"save"], 65));
+    assert_eq!(reply, "-ERR CONFIG GET takes at most 64 patterns");
+    assert_eq!(ask(&mut conversation, many(&[b"SET", b"a", b"1", b"GET"], 100)), "-ERR syntax error");
+    assert_eq!(ask(&mut conversation, many(&[b"RANGE", b"a", b"b", b"NOVALUES"], 100)), "-ERR syntax error");
+    assert_eq!(conversation.ask(&[b"PING"]), "+PONG");
+}
+
 #[test]
 fn one_connection_too_many_is_told_so() {
     let server = TestServer::start(Config { connections_max: 1, ..config() });

@@ -100,6 +100,11 @@ impl Client {
         }
     }
 
+    /// When it was accepted.
+    pub fn began(&self) -> Mono {
+        self.began
+    }
+
     /// What the connection takes along.
     pub(crate) fn pack(&self) -> Travelling {
         Travelling {

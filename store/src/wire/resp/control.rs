@@ -127,6 +127,9 @@ fn hello(
             return Err(Error::constant("ERR Protocol version is not an integer or out of range"));
         }
     };
+    if request.count() > 16 {
+        return Err(Error::SYNTAX);
+    }
     let (mut index, mut name) = (2, None);
     while index < request.count() {
         if request.is(index, "AUTH") && index + 2 < request.count() {

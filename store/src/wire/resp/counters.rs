@@ -14,6 +14,8 @@ pub struct Counters {
     pub rejected: Counter,
     /// Connections closed because their bytes were not RESP.
     pub malformed: Counter,
+    /// Connections closed because what they had begun did not end in time.
+    pub overdue: Counter,
     /// Connections accepted.
     pub accepted: Counter,
     /// Connections refused because there were too many.
@@ -45,6 +47,7 @@ impl Default for Counters {
             latency: std::array::from_fn(|_| Histogram::default()),
             rejected: Counter::default(),
             malformed: Counter::default(),
+            overdue: Counter::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
             closed: Counter::default(),
@@ -71,6 +74,8 @@ pub struct Snapshot {
     pub rejected: u64,
     /// See [`Counters::malformed`].
     pub malformed: u64,
+    /// See [`Counters::overdue`].
+    pub overdue: u64,
     /// See [`Counters::accepted`].
     pub accepted: u64,
     /// See [`Counters::refused`].
@@ -118,6 +123,7 @@ impl Counters {
             latency: kinds.zip(self.latency.iter().map(Histogram::snapshot)).collect(),
             rejected: self.rejected.get(),
             malformed: self.malformed.get(),
+            overdue: self.overdue.get(),
             accepted: self.accepted.get(),
             refused: self.refused.get(),
             open: self.open(),

@@ -1,22 +1,36 @@
 //! What a `SCAN` cursor stands for.
 //!
 //! Redis' clients send a number back to go on with a scan, perhaps on another connection and so on another core. A position
-//! in key order is a key, which no number can hold, so the node remembers the last few thousand positions: cursor `n` is the
-//! `n`-th position handed out. One table serves all cores of a node; its lock is held for a copy of one key and only by
-//! `SCAN`, never by a command that names its keys.
+//! in key order is a key, which no number can hold, so the node remembers positions: every cursor is a number of its own, and a
+//! scan keeps two of them, where it went on last and where it goes on next, however many calls it takes. One table serves
+//! all cores of a node; its lock is held for a copy of one key and only by `SCAN`, never by a command that names its keys.
 //!
-//! * A cursor may be used more than once.
-//! * A cursor is forgotten when [`POSITIONS_MAX`] newer ones exist or their keys exceed [`KEY_BYTES_MAX`]. Using it is then
-//!   an error, never a scan that silently ends early.
+//! * A cursor may be used again until the next one is. Then its scan has gone on, and using it is an error, never a scan that
+//!   silently ends early or leaves keys out.
+//! * A position belongs to the connection that used it last. A connection keeps [`SHARE_POSITIONS`] positions and
+//!   [`SHARE_KEY_BYTES`] of keys; with more it loses the ones it has not used for longest.
+//! * Nobody loses a position to others while it was used within [`KEPT`]. When the table is full of such positions, new scans
+//!   are refused and those under way go on.
 //! * A cursor is good on the node that gave it, until that node stops. `RANGE` needs no cursor and works everywhere.
+//!
+//! Invariants: `by_use` and `by_owner` name exactly the positions in `by_cursor`; `bytes` are those of all their keys.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use engine::rt::Mono;
 
 /// Most positions remembered.
-pub const POSITIONS_MAX: usize = 16 << 10;
+pub const POSITIONS_MAX: usize = 64 << 10;
 /// Most bytes of remembered keys.
-pub const KEY_BYTES_MAX: usize = 4 << 20;
+pub const KEY_BYTES_MAX: usize = 32 << 20;
+/// Positions of one connection.
+pub const SHARE_POSITIONS: usize = 64;
+/// Bytes of the keys of one connection's positions.
+pub const SHARE_KEY_BYTES: usize = 512 << 10;
+/// How long a position that is not used is safe from others.
+pub const KEPT: Duration = Duration::from_secs(10 * 60);
 
 /// The positions of one node. Clones share them.
 #[derive(Clone, Debug)]
@@ -24,39 +38,136 @@ pub struct Cursors(Arc<Mutex<Positions>>);
 
 #[derive(Debug)]
 struct Positions {
-    /// The cursor of the oldest position.
-    first: u64,
-    keys: VecDeque<Box<[u8]>>,
+    /// The latest cursor.
+    given: u64,
+    /// The latest use, as a count.
+    uses: u64,
+    by_cursor: HashMap<u64, Position>,
+    /// Cursors by their last use.
+    by_use: BTreeMap<u64, u64>,
+    /// The same by connection.
+    by_owner: HashMap<u64, Share>,
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Position {
+    key: Box<[u8]>,
+    /// The cursor that led here.
+    previous: u64,
+    owner: u64,
+    used: u64,
+    used_at: Mono,
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    by_use: BTreeMap<u64, u64>,
+    bytes: usize,
+}
+
+/// Who calls, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// The connection's id.
+    pub owner: u64,
+    /// Now.
+    pub now: Mono,
 }
 
 impl Cursors {
     /// An empty table. A random `seed` keeps the cursors of an earlier run from meaning something in this one.
     pub fn new(seed: u64) -> Self {
         // Some clients keep cursors in a double, which is exact up to 2^53.
-        let first = (seed >> 20) + 1;
-        Self(Arc::new(Mutex::new(Positions { first, keys: VecDeque::new(), bytes: 0 })))
+        let positions = Positions {
+            given: seed >> 20,
+            uses: 0,
+            by_cursor: HashMap::new(),
+            by_use: BTreeMap::new(),
+            by_owner: HashMap::new(),
+            bytes: 0,
+        };
+        Self(Arc::new(Mutex::new(positions)))
     }
 
-    /// A cursor that stands for `key`. Never 0, which means the beginning and the end.
-    pub fn remember(&self, key: &[u8]) -> u64 {
-        let mut positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let cursor = positions.first + positions.keys.len() as u64;
-        positions.bytes += key.len();
-        positions.keys.push_back(key.into());
-        while positions.keys.len() > POSITIONS_MAX || positions.bytes > KEY_BYTES_MAX {
-            let forgotten = positions.keys.pop_front().unwrap_or_default();
-            positions.bytes -= forgotten.len();
-            positions.first += 1;
+    /// A cursor that stands for `key`, of the scan that `previous` belongs to; 0 when it has just begun. Never 0. `None` when the
+    /// table is full of scans under way.
+    pub fn remember(&self, key: &[u8], previous: u64, call: Call) -> Option<u64> {
+        let positions = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = positions.by_cursor.get(&previous).map(|position| position.previous) {
+            positions.forget(before);
         }
-        cursor
+        positions.keep_share(key.len(), call.owner);
+        if !positions.make_room(key.len(), call.now) {
+            // A scan under way goes on in the place of its last step.
+            if previous == 0 {
+                return None;
+            }
+            positions.forget(previous);
+        }
+        positions.given += 1;
+        let cursor = positions.given;
+        positions.insert(cursor, key.into(), previous, call);
+        Some(cursor)
     }
 
-    /// The key that `cursor` stands for, unless it was forgotten.
-    pub fn recall(&self, cursor: u64) -> Option<Vec<u8>> {
-        let positions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = usize::try_from(cursor.checked_sub(positions.first)?).ok()?;
-        positions.keys.get(place).map(|key| key.to_vec())
+    /// The key that `cursor` stands for, unless it was forgotten. It is the caller's from now on.
+    pub fn recall(&self, cursor: u64, call: Call) -> Option<Vec<u8>> {
+        let positions = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Position { key, previous, .. } = positions.forget(cursor)?;
+        let copy = key.to_vec();
+        positions.insert(cursor, key, previous, call);
+        Some(copy)
+    }
+}
+
+impl Positions {
+    fn insert(&mut self, cursor: u64, key: Box<[u8]>, previous: u64, Call { owner, now }: Call) {
+        self.uses += 1;
+        let used = self.uses;
+        self.bytes += key.len();
+        self.by_use.insert(used, cursor);
+        let share = self.by_owner.entry(owner).or_default();
+        share.by_use.insert(used, cursor);
+        share.bytes += key.len();
+        self.by_cursor.insert(cursor, Position { key, previous, owner, used, used_at: now });
+    }
+
+    fn forget(&mut self, cursor: u64) -> Option<Position> {
+        let position = self.by_cursor.remove(&cursor)?;
+        self.bytes -= position.key.len();
+        self.by_use.remove(&position.used);
+        if let Some(share) = self.by_owner.get_mut(&position.owner) {
+            share.bytes -= position.key.len();
+            share.by_use.remove(&position.used);
+            if share.by_use.is_empty() {
+                self.by_owner.remove(&position.owner);
+            }
+        }
+        Some(position)
+    }
+
+    /// Makes the oldest positions of `owner` give way to a further one, if it has too many.
+    fn keep_share(&mut self, bytes: usize, owner: u64) {
+        while let Some(share) = self.by_owner.get(&owner)
+            && (share.by_use.len() >= SHARE_POSITIONS || share.bytes + bytes > SHARE_KEY_BYTES)
+            && let Some((_, &oldest)) = share.by_use.first_key_value()
+        {
+            self.forget(oldest);
+        }
+    }
+
+    /// Makes positions give way that were not used for long. Whether there is room for a further one.
+    fn make_room(&mut self, bytes: usize, now: Mono) -> bool {
+        while self.by_cursor.len() >= POSITIONS_MAX || self.bytes + bytes > KEY_BYTES_MAX {
+            let Some((_, &oldest)) = self.by_use.first_key_value() else { return true };
+            let idle = self.by_cursor.get(&oldest).map(|position| now.since(position.used_at));
+            if idle.is_some_and(|idle| idle < KEPT) {
+                return false;
+            }
+            self.forget(oldest);
+        }
+        true
     }
 }
 
@@ -64,26 +175,74 @@ impl Cursors {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_cursor_means_its_key_until_it_is_forgotten() {
-        let cursors = Cursors::new(u64::MAX);
-        let first = cursors.remember(b"first");
-        assert!(first > 0 && first < 1 << 53);
-        assert_eq!(cursors.recall(first).as_deref(), Some(&b"first"[..]));
-        let later: Vec<u64> =
-            (0..POSITIONS_MAX).map(|n| cursors.remember(n.to_string().as_bytes())).collect();
-        assert_eq!(cursors.recall(first), None);
-        assert_eq!(cursors.recall(later[0]).as_deref(), Some(&b"0"[..]));
-        assert_eq!(cursors.recall(later[0] + POSITIONS_MAX as u64), None);
-        assert_eq!(cursors.recall(0), None);
+    const ME: u64 = 1;
+
+    fn call(owner: u64) -> Call {
+        Call { owner, now: Mono(5) }
     }
 
     #[test]
-    fn long_keys_are_forgotten_earlier() {
+    fn a_scan_keeps_two_positions_however_long_it_is() {
+        let cursors = Cursors::new(u64::MAX);
+        let mut steps = vec![cursors.remember(b"0", 0, call(ME)).unwrap()];
+        assert!(steps[0] > 0 && steps[0] < 1 << 53);
+        for step in 1..100_000u64 {
+            let last = steps[steps.len() - 1];
+            assert_eq!(cursors.recall(last, call(ME)), Some((step - 1).to_string().into_bytes()));
+            steps.push(cursors.remember(step.to_string().as_bytes(), last, call(ME)).unwrap());
+        }
+        let kept: Vec<&u64> =
+            steps.iter().filter(|&&cursor| cursors.recall(cursor, call(ME)).is_some()).collect();
+        assert_eq!(kept, steps[steps.len() - 2..].iter().collect::<Vec<_>>());
+        assert_eq!(cursors.recall(0, call(ME)), None);
+        assert_eq!(cursors.recall(steps[steps.len() - 1] + 1, call(ME)), None);
+    }
+
+    #[test]
+    fn a_slow_scan_survives_any_number_of_calls_of_others() {
         let cursors = Cursors::new(0);
+        let slow = cursors.remember(b"slow", 0, call(ME)).unwrap();
+        let mut refused = 0;
+        for n in 0..4 * POSITIONS_MAX as u64 {
+            refused += usize::from(cursors.remember(b"theirs", 0, call(2 + n % 5000)).is_none());
+        }
+        assert!(refused > 0, "the table never became full");
+        assert_eq!(cursors.recall(slow, call(ME)).as_deref(), Some(&b"slow"[..]));
+        let next = cursors.remember(b"slow 2", slow, call(ME)).expect("a scan under way goes on");
+        assert_eq!(cursors.recall(next, call(ME)).as_deref(), Some(&b"slow 2"[..]));
+    }
+
+    #[test]
+    fn what_nobody_used_for_long_gives_way_to_new_scans() {
+        let cursors = Cursors::new(0);
+        let mut owner = 2;
+        while cursors.remember(b"old", 0, call(owner)).is_some() {
+            owner += 1;
+        }
+        assert_eq!(cursors.0.lock().unwrap().by_cursor.len(), POSITIONS_MAX);
+        let later = Call { owner: ME, now: Mono(5 + KEPT.as_nanos() as u64) };
+        assert!(cursors.remember(b"new", 0, later).is_some());
+        assert_eq!(cursors.0.lock().unwrap().by_cursor.len(), POSITIONS_MAX);
+    }
+
+    #[test]
+    fn a_connection_with_too_many_scans_loses_its_own() {
+        let cursors = Cursors::new(0);
+        let theirs = cursors.remember(b"theirs", 0, call(2)).unwrap();
+        let mine: Vec<u64> =
+            (0..SHARE_POSITIONS + 1).map(|_| cursors.remember(b"mine", 0, call(ME)).unwrap()).collect();
+        assert_eq!(cursors.recall(mine[0], call(ME)), None);
+        assert!(mine[1..].iter().all(|&cursor| cursors.recall(cursor, call(ME)).is_some()));
+        assert!(cursors.recall(theirs, call(2)).is_some());
         let key = vec![7; 8 << 10];
-        let all: Vec<u64> = (0..1000).map(|_| cursors.remember(&key)).collect();
-        let kept = all.iter().filter(|&&cursor| cursors.recall(cursor).is_some()).count();
-        assert_eq!(kept, KEY_BYTES_MAX / key.len());
+        let long: Vec<u64> = (0..100).map(|_| cursors.remember(&key, 0, call(ME)).unwrap()).collect();
+        let kept = long.iter().filter(|&&cursor| cursors.recall(cursor, call(ME)).is_some()).count();
+        assert!(kept * key.len() <= SHARE_KEY_BYTES && kept > 60, "{kept}");
+        let positions = cursors.0.lock().unwrap();
+        assert_eq!(
+            positions.bytes,
+            positions.by_cursor.values().map(|position| position.key.len()).sum::<usize>()
+        );
+        assert_eq!(positions.by_use.len(), positions.by_cursor.len());
     }
 }

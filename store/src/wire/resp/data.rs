@@ -108,6 +108,10 @@ fn set(request: &Request<'_>) -> Result<(Work, Shape), Error> {
         let put = Op::Put { key: request.key(1)?, value: request.value(2)? };
         return Ok((Work::One(put), Shape::Ok));
     }
+    // More options than there are only repeat themselves.
+    if request.count() > 16 {
+        return Err(Error::SYNTAX);
+    }
     let (mut when, mut get) = (None, false);
     for index in 3..request.count() {
         match () {

@@ -6,12 +6,18 @@ use super::help::help;
 use super::reply::Writer;
 use super::request::{Error, Request};
 
+/// Names of one `COMMAND INFO` or `DOCS`: each is answered with some hundred bytes, without a pause.
+const NAMES_MAX: usize = 256;
+
 /// Answers `COMMAND` and its parts.
 pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
     let Some(sub) = request.get(1) else {
         describe_all(reply);
         return Ok(());
     };
+    if request.count() > NAMES_MAX + 2 && !request.is(1, "GETKEYS") {
+        return Err(Error::new(format!("ERR COMMAND takes at most {NAMES_MAX} names at a time")));
+    }
     match () {
         () if request.is(1, "HELP") => help(Command::Command, request, reply)?,
         () if request.is(1, "COUNT") && request.count() == 2 => reply.integer(size(SPECS.len())),

@@ -26,9 +26,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// For a connection that may issue commands.
+    /// For a connection that may issue commands. Arguments are read and routed without a pause, some milliseconds for as many
+    /// as these.
     pub const OPEN: Limits =
-        Limits { args_max: 1 << 20, bulk_bytes_max: VALUE_BYTES_MAX, frame_bytes_max: 64 << 20 };
+        Limits { args_max: 128 << 10, bulk_bytes_max: VALUE_BYTES_MAX, frame_bytes_max: 64 << 20 };
     /// For a connection that has not authenticated yet and has nothing big to say.
     pub const UNAUTHENTICATED: Limits =
         Limits { args_max: 10, bulk_bytes_max: 16 << 10, frame_bytes_max: 256 << 10 };

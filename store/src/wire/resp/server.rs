@@ -42,6 +42,8 @@ pub struct Config {
     pub connections_max: usize,
     /// The node's places for connections, over all cores.
     pub descriptors: Descriptors,
+    /// Commands that one connection may have in flight before it is read no further.
+    pub pipeline_max: usize,
     /// The node's scan positions; all of its cores share one table.
     pub cursors: Cursors,
     /// The ways to the other cores; all of the node's cores share them.

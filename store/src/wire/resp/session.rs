@@ -5,13 +5,15 @@
 //! another core ([`departure`]).
 //!
 //! Bounds: what a session keeps is charged to its core ([`crate::memory`]), and while the core is short of memory it is not read
-//! from. It takes in no command while too many are under way ([`COMMANDS_MAX`], [`HELD_BYTES_MAX`]) or too much of
+//! from. It takes in no command while too many are under way ([`Config::pipeline_max`](super::server::Config::pipeline_max), [`HELD_BYTES_MAX`]) or too much of
 //! its replies is unsent ([`UNSENT_BYTES_MAX`]). Then it does not read either, so a client that does not listen is soon
 //! unable to speak. An idle session holds no buffers: it reads into its core's buffer, keeps only what is not a complete
-//! command yet, and borrows a reply buffer while it has something to say.
+//! command yet, and borrows a reply buffer while it has something to say. What a client begins it has to end in time
+//! ([`overdue`]).
 
 mod departure;
 mod intake;
+mod overdue;
 mod starting;
 #[cfg(test)]
 mod tests;
@@ -21,9 +23,10 @@ use std::io;
 use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
-use engine::rt::Stream;
+use engine::rt::{Mono, Stream};
 
 use super::client::Client;
 use super::command::Command;
@@ -34,9 +37,8 @@ use super::reply::Writer;
 use super::request::Error;
 use super::server::{Server, Stop};
 use crate::memory::{Charge, Intake};
+use overdue::Overdue;
 
-/// Most commands under way.
-pub const COMMANDS_MAX: usize = 1024;
 /// Most bytes of requests under way.
 pub const HELD_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of replies that are not sent yet, the last reply excepted.
@@ -54,7 +56,15 @@ const REPLY_BYTES_GUESS: usize = 2 << 20;
 /// Turns without waiting before other tasks, timers and IO get theirs.
 const TURNS_AT_ONCE: u32 = 8;
 /// What is read and thrown away after a fatal error, so that the client gets to read the error, bytes.
-const LINGER_BYTES_MAX: usize = 128 << 20;
+const LINGER_BYTES_MAX: usize = 64 << 20;
+/// How long that may take.
+const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a command that has begun may take to arrive, on top of what its bytes take at [`SLOWEST_BYTES_PER_S`].
+const FRAME_TIME_MAX: Duration = Duration::from_secs(60);
+/// Slower than any line over which a store is used.
+const SLOWEST_BYTES_PER_S: u64 = 16 << 10;
+/// How long a connection may take to authenticate.
+const LOGIN_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A connection.
 #[derive(Debug)]
@@ -82,6 +92,10 @@ pub struct Session {
     homing: Homing,
     /// The core that the session moves to as soon as everything is answered.
     goal: Option<u16>,
+    overdue: Overdue,
+    /// The most commands that were in flight at once.
+    #[cfg(test)]
+    most_queued: usize,
 }
 
 /// How a session's time on this core ended.
@@ -113,8 +127,8 @@ enum Phase {
     Ending,
     /// As `Ending`, and then the client, which is still writing, is heard out.
     EndingEarly,
-    /// Everything is sent; so many bytes more are read and thrown away.
-    Lingering(usize),
+    /// Everything is sent; so many bytes more are read and thrown away, until then.
+    Lingering(usize, Mono),
 }
 
 /// What came of starting a command.
@@ -148,6 +162,9 @@ impl Session {
             phase: Phase::Open,
             homing: Homing::default(),
             goal: None,
+            overdue: Overdue::default(),
+            #[cfg(test)]
+            most_queued: 0,
         }
     }
 
@@ -192,7 +209,7 @@ impl Session {
                 return Poll::Ready(Ok(true));
             }
             if !took && !answered && !wrote {
-                return Poll::Pending;
+                return self.wait(cx);
             }
         }
         Poll::Ready(Ok(true))
@@ -313,24 +330,25 @@ impl Session {
             Phase::Open => Ok(false),
             Phase::Ending => Ok(self.hold == Hold::Nothing),
             Phase::EndingEarly => {
+                let until = Mono(self.server.rt.now().0 + LINGER_TIME_MAX.as_nanos() as u64);
                 // Shutting a socket down waits for nothing.
                 if let Poll::Ready(shut) = self.stream.poll_shutdown(cx) {
                     shut?;
                 }
-                self.phase = Phase::Lingering(LINGER_BYTES_MAX);
+                self.phase = Phase::Lingering(LINGER_BYTES_MAX, until);
                 cx.waker().wake_by_ref();
                 Ok(self.server.stop() != Stop::No)
             }
-            Phase::Lingering(left) => Ok(left == 0 || self.server.stop() != Stop::No),
+            Phase::Lingering(left, _) => Ok(left == 0 || self.server.stop() != Stop::No),
         }
     }
 
-    fn discard(&mut self, cx: &mut Context<'_>, left: usize) -> io::Result<bool> {
+    fn discard(&mut self, cx: &mut Context<'_>, left: usize, until: Mono) -> io::Result<bool> {
         let server = self.server.clone();
         let buffer = &mut *server.read_buffer.borrow_mut();
         let Poll::Ready(bytes) = self.stream.poll_read(cx, buffer) else { return Ok(false) };
         let bytes = bytes?;
-        self.phase = Phase::Lingering(if bytes == 0 { 0 } else { left.saturating_sub(bytes) });
+        self.phase = Phase::Lingering(if bytes == 0 { 0 } else { left.saturating_sub(bytes) }, until);
         Ok(true)
     }
 }

@@ -7,12 +7,15 @@ use std::fmt::Write;
 
 use super::command::{Command, SPECS};
 use super::control::REDIS_VERSION;
-use super::glob;
+use super::glob::Pattern;
 use super::help::help;
 use super::reply::Writer;
 use super::request::{Error, Request};
 use super::server::Server;
 use crate::request::VALUE_BYTES_MAX;
+
+/// Patterns of one `CONFIG GET`, and sections of one `INFO`.
+const PATTERNS_MAX: usize = 64;
 
 /// Answers `CONFIG GET pattern...`.
 pub fn config(request: &Request<'_>, server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
@@ -31,10 +34,12 @@ pub fn config(request: &Request<'_>, server: &Server, reply: &mut Writer<'_>) ->
     if request.count() == 2 {
         return Err(Error::subcommand_arity(Command::Config, sub));
     }
-    let wanted = |name: &str| {
-        let name = name.as_bytes();
-        request.args_from(2).any(|pattern| glob::matches(&pattern.to_ascii_lowercase(), name))
-    };
+    if request.count() > PATTERNS_MAX + 2 {
+        return Err(Error::new(format!("ERR CONFIG GET takes at most {PATTERNS_MAX} patterns")));
+    }
+    let lower = request.args_from(2).map(<[u8]>::to_ascii_lowercase);
+    let patterns = lower.map(|pattern| Pattern::new(&pattern)).collect::<Result<Vec<_>, Error>>()?;
+    let wanted = |name: &str| patterns.iter().any(|pattern| pattern.matches(name.as_bytes()));
     let shown: Vec<_> = settings(server).into_iter().filter(|(name, _)| wanted(name)).collect();
     reply.map(shown.len());
     for (name, value) in shown {
@@ -116,7 +121,7 @@ impl Wanted {
         if request.count() == 1 {
             wanted.sections.extend(every().filter(|section| *section != Section::Commandstats));
         }
-        for index in 1..request.count() {
+        for index in 1..request.count().min(PATTERNS_MAX) {
             match () {
                 () if request.is(index, "ALL") || request.is(index, "EVERYTHING") => {
                     wanted.sections.extend(every())

@@ -9,9 +9,10 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::command::Command;
+use super::cursor::Call;
 use super::data::{REPLY_BYTES_MAX, refused, size};
 use super::frame::integer;
-use super::glob;
+use super::glob::{self, Pattern};
 use super::reply::{Protocol, Writer};
 use super::request::{Error, Request};
 use super::server::Server;
@@ -27,6 +28,8 @@ const PAIRS_PER_STEP: usize = 64;
 const SCAN_COUNT: usize = 10;
 /// Pairs that one `RANGE` returns when the client does not say.
 const RANGE_LIMIT: usize = 1000;
+/// Most arguments of a command that has options and names no keys; more only repeat themselves.
+const OPTIONS_MAX: usize = 64;
 /// Deletes under way at once.
 const DELETES_PER_STEP: usize = 128;
 
@@ -42,9 +45,13 @@ pub enum Walk {
         /// The end of the range.
         end: Bytes,
         /// What keys must match.
-        pattern: Option<Bytes>,
+        pattern: Option<Pattern>,
         /// Keys to look at.
         count: usize,
+        /// The cursor that the scan goes on from.
+        cursor: u64,
+        /// The id of the connection that scans.
+        owner: u64,
     },
     /// `SCAN` for a type that no value has.
     ScanNothing,
@@ -64,9 +71,9 @@ pub enum Walk {
 }
 
 /// Reads the arguments of a walking command. The arity has been checked.
-pub fn plan(command: Command, request: &Request<'_>, server: &Server) -> Result<Walk, Error> {
+pub fn plan(command: Command, request: &Request<'_>, server: &Server, owner: u64) -> Result<Walk, Error> {
     match command {
-        Command::Scan => plan_scan(request, server),
+        Command::Scan => plan_scan(request, server, owner),
         Command::Range => plan_range(request),
         Command::Dbsize => Ok(Walk::Count),
         Command::Flushall | Command::Flushdb => {
@@ -82,7 +89,10 @@ pub fn plan(command: Command, request: &Request<'_>, server: &Server) -> Result<
 }
 
 /// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`.
-fn plan_scan(request: &Request<'_>, server: &Server) -> Result<Walk, Error> {
+fn plan_scan(request: &Request<'_>, server: &Server, owner: u64) -> Result<Walk, Error> {
+    if request.count() > OPTIONS_MAX {
+        return Err(Error::SYNTAX);
+    }
     let cursor = std::str::from_utf8(request.arg(1)).ok().and_then(|text| text.parse::<u64>().ok());
     let cursor = cursor.ok_or(Error::constant("ERR invalid cursor"))?;
     let (mut pattern, mut count, mut strings) = (None, SCAN_COUNT, true);
@@ -91,9 +101,7 @@ fn plan_scan(request: &Request<'_>, server: &Server) -> Result<Walk, Error> {
             return Err(Error::SYNTAX);
         }
         match () {
-            () if request.is(index, "MATCH") => {
-                pattern = Some(Bytes::copy_from_slice(request.arg(index + 1)))
-            }
+            () if request.is(index, "MATCH") => pattern = Some(request.arg(index + 1)),
             () if request.is(index, "COUNT") => count = positive(request.integer(index + 1)?)?,
             () if request.is(index, "TYPE") => strings = request.is(index + 1, "string"),
             () => return Err(Error::SYNTAX),
@@ -103,19 +111,26 @@ fn plan_scan(request: &Request<'_>, server: &Server) -> Result<Walk, Error> {
         return Ok(Walk::ScanNothing);
     }
     // The keys that can match lie together, so the others need not be looked at.
-    let prefix = pattern.as_deref().map(glob::literal_prefix).unwrap_or_default();
+    let prefix = pattern.map(glob::literal_prefix).unwrap_or_default();
+    let pattern = pattern.map(Pattern::new).transpose()?;
     let end = successor(&prefix);
     let start = match cursor {
         0 => prefix,
-        cursor => server.config.cursors.recall(cursor).ok_or_else(|| {
-            Error::new(format!("ERR cursor {cursor} is unknown here or forgotten, begin again with SCAN 0"))
+        cursor => server.config.cursors.recall(cursor, Call { owner, now: server.rt.now() }).ok_or_else(|| {
+            Error::new(format!(
+                "ERR cursor {cursor} is unknown here, its scan has gone on, or it was not used for long: begin again \
+                 with SCAN 0"
+            ))
         })?,
     };
-    Ok(Walk::Scan { start: start.into(), end, pattern, count: count.min(KEYS_PER_STEP) })
+    Ok(Walk::Scan { start: start.into(), end, pattern, count: count.min(KEYS_PER_STEP), cursor, owner })
 }
 
 /// `RANGE start end [LIMIT n] [REVERSE] [NOVALUES]`.
 fn plan_range(request: &Request<'_>) -> Result<Walk, Error> {
+    if request.count() > OPTIONS_MAX {
+        return Err(Error::SYNTAX);
+    }
     let mut scan =
         Scan { start: request.key(1)?, end: request.key(2)?, limit: RANGE_LIMIT, ..Scan::default() };
     let mut index = 3;
@@ -170,10 +185,14 @@ impl Walk {
 
     async fn walk(self, server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
         match self {
-            Walk::Scan { start, end, pattern, count } => {
+            Walk::Scan { start, end, pattern, count, cursor, owner } => {
                 let scan = Scan { start, end, limit: count, reverse: false, key_only: true };
                 let found = step(server, scan).await?;
-                say_scan(server, &found, pattern.as_deref(), count, reply);
+                let cursor = match found.last() {
+                    Some((last, _)) if found.len() >= count => go_on(server, &behind(last), cursor, owner)?,
+                    Some(_) | None => 0,
+                };
+                say_keys(cursor, &matching(server, &found, pattern.as_ref()).await, reply);
             }
             Walk::ScanNothing => say_keys(0, &[], reply),
             Walk::Range { scan } => say_range(range(server, scan.clone()).await?, scan.key_only, reply),
@@ -204,14 +223,26 @@ async fn step(server: &Server, scan: Scan) -> Result<Pairs, Error> {
     }
 }
 
-fn say_scan(server: &Server, found: &Pairs, pattern: Option<&[u8]>, count: usize, reply: &mut Writer<'_>) {
-    let cursor = match found.last() {
-        Some((last, _)) if found.len() >= count => server.config.cursors.remember(&behind(last)),
-        _ => 0,
-    };
-    let matching = |key: &&Bytes| pattern.is_none_or(|pattern| glob::matches(pattern, key));
-    let keys: Vec<&Bytes> = found.iter().map(|(key, _)| key).filter(matching).collect();
-    say_keys(cursor, &keys, reply);
+/// The cursor of a scan that goes on at `key`.
+fn go_on(server: &Server, key: &[u8], cursor: u64, owner: u64) -> Result<u64, Error> {
+    let call = Call { owner, now: server.rt.now() };
+    server.config.cursors.remember(key, cursor, call).ok_or(Error::constant(
+        "ERR too many scans are under way on this node, try again later or use RANGE, which needs no cursor",
+    ))
+}
+
+/// The keys that match, with a pause between those that take long.
+async fn matching<'a>(server: &Server, found: &'a Pairs, pattern: Option<&Pattern>) -> Vec<&'a Bytes> {
+    let Some(pattern) = pattern else { return found.iter().map(|(key, _)| key).collect() };
+    let budget = server.rt.budget();
+    let mut keys = Vec::new();
+    for (key, _) in found {
+        if pattern.matches(key) {
+            keys.push(key);
+        }
+        budget.tick().await;
+    }
+    keys
 }
 
 fn say_keys(cursor: u64, keys: &[&Bytes], reply: &mut Writer<'_>) {

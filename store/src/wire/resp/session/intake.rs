@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes, BytesMut};
 use engine::rt::Mono;
 
-use super::{COMMANDS_MAX, HELD_BYTES_MAX, Hold, OWN_FRAME_BYTES, Phase, Session, Started};
+use super::{HELD_BYTES_MAX, Hold, OWN_FRAME_BYTES, Phase, Session, Started};
 use crate::memory::INTAKE_BYTES_MIN;
 use crate::wire::resp::data::REPLY_BYTES_MAX;
 use crate::wire::resp::frame::{Limits, Parsed, Parser};
@@ -25,7 +25,7 @@ impl Session {
         match self.phase {
             Phase::Open if self.goal.is_some() => return Ok(false),
             Phase::Open => {}
-            Phase::Lingering(left) => return self.discard(cx, left),
+            Phase::Lingering(left, until) => return self.discard(cx, left, until),
             // What was read before the end is answered.
             Phase::Ending if self.hold != Hold::Nothing => {}
             Phase::Ending | Phase::EndingEarly => return Ok(false),
@@ -48,7 +48,8 @@ impl Session {
         let output = &self.server.gateway.memory().output;
         let replies_max = if output.is_tight() { REPLIES_BYTES_SHORT } else { REPLY_BYTES_MAX };
         let replies_max = replies_max.min(output.bytes_max() / 2);
-        let commands_max = (replies_max / self.large_reply.max(1)).clamp(1, COMMANDS_MAX);
+        let commands_max =
+            (replies_max / self.large_reply.max(1)).clamp(1, self.server.config.pipeline_max.max(1));
         self.goal.is_none()
             && self.queue.len() < commands_max
             && self.queue.held_bytes() < HELD_BYTES_MAX
@@ -77,13 +78,17 @@ impl Session {
         server.counters.reads.add_one();
         server.counters.bytes_in.add(bytes as u64);
         let now = server.rt.now();
-        if self.input.is_empty() {
+        let unfinished = self.input.len();
+        if unfinished == 0 {
             let done = self.start_all(&buffer[..bytes], now);
             self.input.extend_from_slice(&buffer[done..bytes]);
         } else {
             let mut input = mem::take(&mut self.input);
             input.extend_from_slice(&buffer[..bytes]);
             self.start_kept(input, now);
+        }
+        if unfinished == 0 || self.input.len() != unfinished + bytes {
+            self.overdue.begun(now);
         }
         Ok(true)
     }
@@ -149,6 +154,10 @@ impl Session {
     fn start_each(&mut self, parser: &mut Parser, input: &[u8], now: Mono) -> usize {
         let mut done = 0;
         while done < input.len() {
+            #[cfg(test)]
+            {
+                self.most_queued = self.most_queued.max(self.queue.len());
+            }
             if !self.has_room() {
                 self.hold = Hold::Room;
                 return done;

@@ -152,7 +152,7 @@ impl Session {
     }
 
     fn start_walk(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
-        match walk::plan(command, request, &self.server) {
+        match walk::plan(command, request, &self.server, self.client.id) {
             Ok(walk) => self.walk(ticket, walk),
             Err(error) => self.say_error(ticket, &error),
         }

@@ -24,6 +24,7 @@ struct Asker {
     /// What has been read and belongs to no checked reply yet.
     read: Vec<u8>,
     buffer: Box<[u8]>,
+    rt: Rt,
 }
 
 impl Asker {
@@ -40,10 +41,44 @@ impl Asker {
         assert!(self.read.starts_with(reply), "the replies are not what was asked for, or not in order");
         self.read.drain(..reply.len());
     }
+
+    /// Sends `bytes` every `pause` until the server has closed the connection; how long that took, seconds.
+    async fn closed_after(&mut self, bytes: &[u8], pause: Duration) -> u64 {
+        let began = self.rt.now();
+        loop {
+            if !bytes.is_empty() && self.stream.write_all(bytes).await.is_err() {
+                break;
+            }
+            let (mut sleep, stream) = (Box::pin(self.rt.sleep(pause)), &mut self.stream);
+            let buffer = &mut self.buffer;
+            let closed = poll_fn(|cx| match stream.poll_read(cx, buffer) {
+                Poll::Ready(Ok(1..)) => panic!("the server has something to say"),
+                Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(true),
+                Poll::Pending => sleep.as_mut().poll(cx).map(|()| false),
+            });
+            if closed.await {
+                break;
+            }
+        }
+        self.rt.now().since(began).as_secs()
+    }
 }
 
 /// Lets `client` talk to a session over `values`, and shows the session to `watch` whenever it has moved.
 fn converse<F>(
+    window_bytes: usize,
+    values: Vec<(&'static str, Bytes)>,
+    client: impl FnOnce(Asker) -> F + 'static,
+    watch: impl FnMut(&Session) + 'static,
+) where
+    F: Future<Output = ()> + 'static,
+{
+    converse_with(|_| {}, window_bytes, values, client, watch);
+}
+
+/// As above, with other settings.
+fn converse_with<F>(
+    change: impl FnOnce(&mut Config) + 'static,
     window_bytes: usize,
     values: Vec<(&'static str, Bytes)>,
     client: impl FnOnce(Asker) -> F + 'static,
@@ -62,11 +97,11 @@ fn converse<F>(
             let rt = rt.clone();
             async move {
                 let stream = rt.connect(addr).await.unwrap();
-                client(Asker { stream, read: Vec::new(), buffer: vec![0; 16 << 10].into() }).await;
+                client(Asker { stream, read: Vec::new(), buffer: vec![0; 16 << 10].into(), rt }).await;
             }
         });
         let (stream, from) = listener.accept().await.unwrap();
-        let mut session = session(&rt, values, stream, from).await;
+        let mut session = session(&rt, change, values, stream, from).await;
         while let Ok(true) = poll_fn(|cx| {
             let polled = session.poll_turns(cx);
             watch(&session);
@@ -76,6 +111,7 @@ fn converse<F>(
         {
             rt.yield_to_reactor().await;
         }
+        drop(session);
         talking.await
     };
     world.block_on(world.node(0).start(0, main)).expect("nothing crashes the node");
@@ -83,6 +119,7 @@ fn converse<F>(
 
 async fn session(
     rt: &Rt,
+    change: impl FnOnce(&mut Config),
     values: Vec<(&'static str, Bytes)>,
     stream: Stream,
     from: SocketAddr,
@@ -91,16 +128,19 @@ async fn session(
     for (key, value) in values {
         gateway.submit(None, Op::Put { key: key.into(), value }).await.unwrap();
     }
-    let config = Config {
+    let mut config = Config {
         password: None,
         connections_max: 1,
+        pipeline_max: 1024,
         cursors: Cursors::new(1 << 40),
         doors: Doors::default(),
         descriptors: crate::node::descriptors::Descriptors::default(),
         facts: Facts::default(),
     };
+    change(&mut config);
+    let authenticated = config.password.is_none();
     let server = Rc::new(Server::new(rt.clone(), gateway, config, Rc::new(Counters::default())));
-    let client = Rc::new(Client::new(1, from, rt.now(), true));
+    let client = Rc::new(Client::new(1, from, rt.now(), authenticated));
     Box::new(Session::new(server, stream, client))
 }
 
@@ -178,4 +218,105 @@ fn a_reply_above_the_bound_leaves_room_for_the_next_command() {
     let watch = move |session: &Session| seen.set(seen.get().max(session.large_reply));
     converse(4 << 20, vec![("big", value)], client, watch);
     assert!(largest.get() > REPLY_BYTES_MAX, "the reply was not above the bound: the test does not test");
+}
+
+#[test]
+fn no_more_commands_are_in_flight_than_the_setting_allows() {
+    const ASKED: usize = 300;
+    for pipeline_max in [1, 7, 100] {
+        let client = |mut asker: Asker| async move {
+            asker.ask(&["SET a 1"; ASKED].join("\r\n")).await;
+            asker.expect(&b"+OK\r\n".repeat(ASKED)).await;
+        };
+        let most = Rc::new(Cell::new(0));
+        let seen = most.clone();
+        let watch = move |session: &Session| seen.set(seen.get().max(session.most_queued));
+        let change = move |config: &mut Config| config.pipeline_max = pipeline_max;
+        converse_with(change, 64 << 10, Vec::new(), client, watch);
+        assert_eq!(most.get(), pipeline_max);
+    }
+}
+
+#[test]
+fn a_line_without_end_is_an_error_and_is_not_heard_out_for_ever() {
+    let client = |mut asker: Asker| async move {
+        asker.stream.write_all(&[0; 70_000]).await.unwrap();
+        asker.expect(b"-ERR Protocol error: too big inline request or count string\r\n").await;
+        // The server has ended its side; what follows is thrown away, for a while.
+        let began = asker.rt.now();
+        while asker.stream.write_all(&[0; 1000]).await.is_ok() {
+            asker.rt.sleep(Duration::from_millis(100)).await;
+        }
+        let seconds = asker.rt.now().since(began).as_secs();
+        assert!((4..=6).contains(&seconds), "closed after {seconds} s");
+    };
+    converse(1 << 20, Vec::new(), client, |_| {});
+}
+
+#[test]
+fn a_command_that_begins_and_does_not_end_costs_the_connection() {
+    let silent = |mut asker: Asker| async move {
+        asker.stream.write_all(b"*2\r\n$3\r\nGET\r\n$1000\r\n").await.unwrap();
+        let seconds = asker.closed_after(b"", Duration::from_secs(1)).await;
+        assert!((59..=60).contains(&seconds), "closed after {seconds} s");
+    };
+    converse(1 << 20, Vec::new(), silent, |_| {});
+    let drip = |mut asker: Asker| async move {
+        asker.stream.write_all(b"*2\r\n$3\r\nGET\r\n$1000\r\n").await.unwrap();
+        let seconds = asker.closed_after(b"x", Duration::from_secs(10)).await;
+        assert!((60..=70).contains(&seconds), "closed after {seconds} s");
+    };
+    converse(1 << 20, Vec::new(), drip, |_| {});
+}
+
+#[test]
+fn a_slow_line_and_a_silent_client_are_no_reason_to_close() {
+    const PIECES: usize = 256;
+    let client = |mut asker: Asker| async move {
+        let bytes = PIECES * (16 << 10);
+        asker
+            .stream
+            .write_all(format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n${bytes}\r\n").as_bytes())
+            .await
+            .unwrap();
+        for _ in 0..PIECES {
+            asker.rt.sleep(Duration::from_millis(500)).await;
+            asker.stream.write_all(&[b'v'; 16 << 10]).await.unwrap();
+        }
+        asker.stream.write_all(b"\r\n").await.unwrap();
+        asker.expect(b"+OK\r\n").await;
+        asker.rt.sleep(Duration::from_secs(3000)).await;
+        asker.ask("STRLEN a").await;
+        asker.expect(format!(":{bytes}\r\n").as_bytes()).await;
+    };
+    converse(1 << 20, Vec::new(), client, |_| {});
+}
+
+#[test]
+fn who_does_not_authenticate_in_time_is_sent_away() {
+    let locked = |config: &mut Config| config.password = Some("secret".to_owned());
+    let silent = |mut asker: Asker| async move {
+        let seconds = asker.closed_after(b"", Duration::from_secs(1)).await;
+        assert!((59..=60).contains(&seconds), "closed after {seconds} s");
+    };
+    converse_with(locked, 1 << 20, Vec::new(), silent, |_| {});
+    let wrong = |mut asker: Asker| async move {
+        for _ in 0..5 {
+            asker.ask("AUTH wrong").await;
+            asker.expect(b"-WRONGPASS invalid username-password pair or user is disabled.\r\n").await;
+            asker.rt.sleep(Duration::from_secs(10)).await;
+        }
+        let seconds = asker.closed_after(b"", Duration::from_secs(1)).await;
+        assert!((9..=10).contains(&seconds), "closed after {seconds} s");
+    };
+    converse_with(locked, 1 << 20, Vec::new(), wrong, |_| {});
+    let right = |mut asker: Asker| async move {
+        asker.rt.sleep(Duration::from_secs(50)).await;
+        asker.ask("AUTH secret").await;
+        asker.expect(b"+OK\r\n").await;
+        asker.rt.sleep(Duration::from_secs(3000)).await;
+        asker.ask("PING").await;
+        asker.expect(b"+PONG\r\n").await;
+    };
+    converse_with(locked, 1 << 20, Vec::new(), right, |_| {});
 }
