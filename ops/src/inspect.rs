@@ -1,4 +1,10 @@
 //! `ringkeep inspect`: what the files of a node hold, read and verified without starting it.
+//!
+//! | exit code | meaning |
+//! |---|---|
+//! | 0 | everything that was looked at is whole |
+//! | 1 | something is damaged, missing or foreign, or cannot be read |
+//! | 2 | the command line makes no sense |
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,14 +13,25 @@ use clap::{Args, Subcommand};
 use engine::log::inspect as log;
 use engine::lsm::inspect::{self, ManifestReport, TableReport};
 use engine::rt::mapped::Mapped;
+use engine::rt::{CoreOptions, start_core};
+use serde_json::json;
+use store::node::examine::{Damage, Examined, StoreFound, examine};
+use store::node::identity::{Ident, Identity};
 
-use crate::output::{answer, fail};
+use crate::output::{Format, answer, fail};
 
 /// Arguments of `ringkeep inspect`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct InspectArguments {
+    /// A whole data directory: everything that a start would ask, and every table. No server may be using it
+    #[arg(required = true, value_name = "DIRECTORY")]
+    directory: Option<PathBuf>,
+    /// How to answer
+    #[arg(long, value_enum, default_value = "table")]
+    output: Format,
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,7 +56,11 @@ enum What {
 
 /// Runs `ringkeep inspect`. Exit code 1: the file is damaged or cannot be read.
 pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
-    let text = match &arguments.what {
+    let Some(what) = &arguments.what else {
+        let directory = arguments.directory.as_deref().unwrap_or(Path::new("."));
+        return whole(directory, arguments.output);
+    };
+    let text = match what {
         What::Log { files } => return segments(files),
         What::Table { file } => inspect::table(file).map(|report| table(&report)),
         What::Manifest { file } => inspect::manifest(file).map(|report| manifest(&report)),
@@ -51,6 +72,70 @@ pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
         }
         Err(fault) => fail(&fault, 1),
     }
+}
+
+/// Reads a data directory on a core of its own, by the code that a start uses.
+fn whole(directory: &Path, format: Format) -> ExitCode {
+    let dir = directory.to_owned();
+    let examined = start_core(&CoreOptions::default(), move |rt| async move {
+        let exists = rt.exists(&dir.join("LOCK")).await?;
+        // Its files change under a server; and a lock file that is not there is not created.
+        let _lock = if exists { Some(rt.lock_dir(&dir).await?) } else { None };
+        std::io::Result::Ok(examine(&rt, &dir).await)
+    });
+    let examined = match examined.and_then(|examined| examined) {
+        Ok(examined) => examined,
+        Err(error) => {
+            let why = format!("{}: {error}: is a server using it? Stop it first", directory.display());
+            return fail(&why, 1);
+        }
+    };
+    match format {
+        Format::Table => answer(&as_text(directory, &examined)),
+        Format::Json => answer(&as_json(directory, &examined).to_string()),
+    }
+    if examined.damage.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+fn as_text(directory: &Path, examined: &Examined) -> String {
+    let mut text = String::new();
+    if let Some(Ident { identity, state, .. }) = &examined.ident {
+        let Identity { cluster, node, stores } = identity;
+        text.push_str(&format!(
+            "{}: {state:?}, cluster {cluster:016x}, node {node}, {stores} stores\n",
+            directory.display()
+        ));
+    }
+    for StoreFound { store, regions, log: (records, segments), tables } in &examined.stores {
+        text.push_str(&format!(
+            "store {store}: {regions} regions, {records} records in {segments} log segments, {tables} tables\n"
+        ));
+    }
+    examined.notes.iter().for_each(|note| text.push_str(&format!("note    {note}\n")));
+    for Damage { path, what } in &examined.damage {
+        text.push_str(&format!("damage  {}: {what}\n", path.display()));
+    }
+    if examined.damage.is_empty() {
+        text.push_str("everything is whole\n");
+    }
+    text
+}
+
+fn as_json(directory: &Path, examined: &Examined) -> serde_json::Value {
+    let Examined { ident, stores, notes, damage } = examined;
+    let store = |found: &StoreFound| {
+        let StoreFound { store, regions, log: (records, segments), tables } = found;
+        json!({"store": store, "regions": regions, "log_records": records, "log_segments": segments, "tables": tables})
+    };
+    let damaged = |Damage { path, what }: &Damage| json!({"path": path, "what": what});
+    json!({
+        "directory": directory,
+        "cluster": ident.as_ref().map(|ident| format!("{:016x}", ident.identity.cluster)),
+        "node": ident.as_ref().map(|ident| ident.identity.node),
+        "stores": stores.iter().map(store).collect::<Vec<_>>(),
+        "notes": notes,
+        "damage": damage.iter().map(damaged).collect::<Vec<_>>(),
+    })
 }
 
 /// Shows what it can of every file, and fails if one of them is no segment.
@@ -74,8 +159,12 @@ fn segment(file: &Path) -> Result<(), String> {
         info.log_id,
         info.incarnation
     ));
-    seen.for_each(|seen| answer(&seen.to_string()));
-    Ok(())
+    let mut judge = log::Judge::default();
+    for seen in seen {
+        answer(&seen.to_string());
+        judge.look(&seen);
+    }
+    judge.verdict()
 }
 
 fn table(report: &TableReport) -> String {

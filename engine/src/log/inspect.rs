@@ -100,6 +100,36 @@ pub fn inspect(file: &[u8]) -> Result<(SegmentInfo, impl Iterator<Item = Seen>),
     Ok((info, seen))
 }
 
+/// Finds the damage in a segment that the segment itself proves. What only its neighbours prove, the whole directory tells.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Judge {
+    /// The last record, and where it ended.
+    last: Option<(Sequence, u64)>,
+    /// Where something lies between records, or a record is missing.
+    bad: Option<u64>,
+}
+
+impl Judge {
+    /// Looks at what comes next in the segment.
+    pub fn look(&mut self, seen: &Seen) {
+        if let Seen::Record { pos, sequence, body_bytes, .. } = seen {
+            let expected = self.last.map_or((*sequence, FIRST_RECORD_POS), |(last, end)| (Sequence(last.0 + 1), end));
+            if (*sequence, *pos) != expected {
+                self.bad.get_or_insert(expected.1);
+            }
+            self.last = Some((*sequence, pos + super::format::record_bytes(*body_bytes as usize)));
+        }
+    }
+
+    /// Says where the damage is.
+    ///
+    /// # Errors
+    /// A sentence with the place.
+    pub fn verdict(&self) -> Result<(), String> {
+        self.bad.map_or(Ok(()), |pos| Err(format!("what lies at byte {pos} is damaged: records go on after it")))
+    }
+}
+
 fn is_zero(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| *byte == 0)
 }

@@ -21,6 +21,25 @@ fn a_file_keeps_what_was_written() {
     assert_eq!(read, vec![7u8; BLOCK_BYTES]);
 }
 
+/// Whatever the umask lets through: data is for the user whom the process runs as.
+#[test]
+fn what_is_created_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let below = dir.path().join("a");
+    let made = below.clone();
+    start_core(&CoreOptions::default(), move |rt| async move {
+        rt.create_dir_all(&made.join("b")).await.unwrap();
+        rt.open(&made.join("direct"), OpenMode::Create).await.unwrap().close().await.unwrap();
+        rt.replace_small(&made.join("small"), b"x").await.unwrap();
+        let _lock = rt.lock_dir(&made).await.unwrap();
+    })
+    .unwrap();
+    let mode = |name: &str| std::fs::metadata(below.join(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(["", "b"].map(mode), [0o700; 2]);
+    assert_eq!(["direct", "small", "LOCK"].map(mode), [0o600; 3]);
+}
+
 #[test]
 fn a_stream_carries_bytes_both_ways() {
     let echoed = start_core(&CoreOptions::default(), |rt| async move {

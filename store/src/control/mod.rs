@@ -126,6 +126,14 @@ fn initial_config() -> Config {
     Config { max_replicas: 1, disabled: orders::UNSERVED.to_vec(), ..Config::default() }
 }
 
+/// Whether the state in `dir` is that of `cluster` and has given out the ids below `next_id_min`; nothing is changed.
+///
+/// # Errors
+/// What opening it would be refused for.
+pub async fn check(rt: &Rt, dir: &Path, cluster: u64, next_id_min: u64) -> io::Result<()> {
+    state_file::check(rt, dir, cluster, next_id_min).await
+}
+
 impl Control {
     /// Opens the state in `dir`, or begins a cluster there.
     ///

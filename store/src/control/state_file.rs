@@ -50,36 +50,20 @@ impl StateFile {
         rt.create_dir_all(dir).await?;
         let path = dir.join(NAME);
         let state = match read(rt, dir, &path).await? {
-            Some(state) => state,
-            None if next_id_min > 0 => {
-                return Err(invalid(&path, "it is gone; restore the whole data directory from a backup"));
+            Some((state, from)) => {
+                if from != path {
+                    take_over(rt, dir, &path, &from, &state).await?;
+                }
+                state
             }
+            None if next_id_min > 0 => return Err(gone(&path)),
             None => {
                 let state = begin(cluster, first_free_id);
                 rt.replace_small(&path, &encode(state.image())).await?;
                 state
             }
         };
-        match state.image().cluster {
-            Some(known) if known == cluster => {}
-            known => {
-                return Err(invalid(
-                    &path,
-                    &format!(
-                        "it belongs to cluster {:016x}, the directory to {cluster:016x}; restore both from one backup",
-                        known.unwrap_or(0)
-                    ),
-                ));
-            }
-        }
-        let next_id = state.image().next_id;
-        if next_id < next_id_min {
-            let what = format!(
-                "it is an older copy: it goes on with id {next_id}, but ids below {next_id_min} are taken; put the newer one \
-                 back, or restore the whole data directory from one backup"
-            );
-            return Err(invalid(&path, &what));
-        }
+        belongs(&path, &state, cluster, next_id_min)?;
         Ok(Rc::new(Self {
             rt: rt.clone(),
             path,
@@ -149,20 +133,63 @@ fn begin(cluster: u64, first_free_id: u64) -> State {
     state
 }
 
-async fn read(rt: &Rt, dir: &Path, path: &Path) -> io::Result<Option<State>> {
+/// Asks of the file what opening it would ask, and changes nothing.
+///
+/// # Errors
+/// As [`StateFile::open`].
+pub(super) async fn check(rt: &Rt, dir: &Path, cluster: u64, next_id_min: u64) -> io::Result<()> {
+    let path = dir.join(NAME);
+    match read(rt, dir, &path).await? {
+        Some((state, from)) => belongs(&from, &state, cluster, next_id_min),
+        None if next_id_min > 0 => Err(gone(&path)),
+        None => Ok(()),
+    }
+}
+
+/// Whether it is the state of this cluster, and no older one.
+fn belongs(path: &Path, state: &State, cluster: u64, next_id_min: u64) -> io::Result<()> {
+    let StateImage { cluster: known, next_id, .. } = state.image();
+    if *known != Some(cluster) {
+        let what = format!(
+            "it belongs to cluster {:016x}, the directory to {cluster:016x}; restore both from one backup",
+            known.unwrap_or(0)
+        );
+        return Err(invalid(path, &what));
+    }
+    if *next_id < next_id_min {
+        let what = format!(
+            "it is an older copy: it goes on with id {next_id}, but ids below {next_id_min} are taken; put the newer one back, or \
+             restore the whole data directory from one backup"
+        );
+        return Err(invalid(path, &what));
+    }
+    Ok(())
+}
+
+fn gone(path: &Path) -> io::Error {
+    invalid(path, "it is gone; restore the whole data directory from a backup")
+}
+
+/// The state, and the file that it is from.
+async fn read(rt: &Rt, dir: &Path, path: &Path) -> io::Result<Option<(State, PathBuf)>> {
     if rt.exists(path).await? {
-        return restore(path, decode(&rt.read_small(path).await?)).map(Some);
+        let state = restore(path, decode(&rt.read_small(path).await?))?;
+        return Ok(Some((state, path.to_owned())));
     }
     let path_v1 = dir.join(NAME_V1);
     if !rt.exists(&path_v1).await? {
         return Ok(None);
     }
     let state = restore(&path_v1, decode_v1(&rt.read_small(&path_v1).await?))?;
+    Ok(Some((state, path_v1)))
+}
+
+/// Writes the state of a file of the first version into one of this version.
+async fn take_over(rt: &Rt, dir: &Path, path: &Path, from: &Path, state: &State) -> io::Result<()> {
     rt.replace_small(path, &encode(state.image())).await?;
     // Left in place it would be believed if the new file were lost, and ids would be handed out twice.
-    rt.remove(&path_v1).await?;
-    rt.sync_dir(dir).await?;
-    Ok(Some(state))
+    rt.remove(from).await?;
+    rt.sync_dir(dir).await
 }
 
 fn restore(path: &Path, image: Result<StateImage, Damaged>) -> io::Result<State> {

@@ -17,6 +17,7 @@ pub mod board;
 pub mod core;
 pub mod descriptors;
 mod drain;
+pub mod examine;
 pub mod identity;
 pub mod listen;
 pub mod movement;

@@ -221,7 +221,7 @@ pub fn encode_hard_state(state: &HardState) -> [u8; 24] {
     bytes
 }
 
-fn decode_hard_state(bytes: &[u8]) -> Option<HardState> {
+pub(super) fn decode_hard_state(bytes: &[u8]) -> Option<HardState> {
     let [term, vote, commit] = numbers(bytes)?;
     Some(HardState { term: Term(term), vote: (vote != 0).then_some(NodeId(vote)), commit: Index(commit) })
 }

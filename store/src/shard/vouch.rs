@@ -9,7 +9,8 @@ use std::path::Path;
 use engine::error::{Fault, Result};
 use engine::{log, lsm};
 
-use super::open::{FIRST_BASE, TAG_BASE, decode_base};
+use super::open::{FIRST_BASE, TAG_BASE, TAG_HARD_STATE, TAG_RECORD, decode_base, decode_hard_state};
+use crate::region::record::RegionRecord;
 
 /// Refuses a log and a tree of which one has lost what the other vouches for.
 ///
@@ -18,7 +19,16 @@ use super::open::{FIRST_BASE, TAG_BASE, decode_base};
 pub fn vouch(dir: &Path, log: &log::Recovery, tree: &lsm::Recovery) -> Result<()> {
     let groups = log.groups();
     for group in &groups {
-        let Some(base) = log.state(*group, TAG_BASE).and_then(|bytes| decode_base(&bytes)) else { continue };
+        let missing = |what: &str| Fault::corruption(&dir.join("log"), format!("metadata of region {group}: {what}"));
+        let record = log.state(*group, TAG_RECORD).ok_or_else(|| missing("there is no region record"))?;
+        let record = RegionRecord::decode(&record).map_err(|error| missing(&error.to_string()))?;
+        if record.tombstone {
+            continue;
+        }
+        let hard_state = log.state(*group, TAG_HARD_STATE).and_then(|bytes| decode_hard_state(&bytes));
+        hard_state.ok_or_else(|| missing("there is no hard state"))?;
+        let base = log.state(*group, TAG_BASE).and_then(|bytes| decode_base(&bytes));
+        let base = base.ok_or_else(|| missing("there is no base"))?;
         let (flushed, base) = (tree.flushed_index(*group), base.index.0);
         if base > FIRST_BASE.index.0 && flushed < base {
             return Err(lost_edit(tree, *group, flushed, base));

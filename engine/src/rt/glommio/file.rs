@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
+use super::fs::FILE_MODE;
 use super::{Core, urgent};
 use crate::rt::file::{Meanwhile, OpenMode};
 
@@ -38,7 +39,7 @@ impl Core {
                 options.write(true).custom_flags(libc::O_DSYNC);
             }
             OpenMode::Create => {
-                options.write(true).create_new(true);
+                options.write(true).create_new(true).mode(FILE_MODE);
             }
         }
         let (core, path) = (self.clone(), path.to_owned());

@@ -4,11 +4,16 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use super::Core;
 use crate::rt::fs::{DirLock, in_doubt, temporary_name};
+
+/// Data is for the user whom the process runs as, whatever the umask.
+pub(super) const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
 
 /// How often a held lock is tried again, and after how long.
 const LOCK_ATTEMPTS: u32 = 5;
@@ -20,7 +25,7 @@ impl Core {
         let create = move || {
             let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.is_dir()).collect();
             for dir in missing.into_iter().rev().filter(|dir| !dir.as_os_str().is_empty()) {
-                match fs::create_dir(dir) {
+                match fs::DirBuilder::new().mode(DIR_MODE).create(dir) {
                     // Somebody else was faster; whether it is a directory shows at the next step.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
                     other => other?,
@@ -86,7 +91,7 @@ impl Core {
         let (path, bytes) = (path.to_owned(), bytes.to_owned());
         let replace = move || {
             let beside = temporary_name(&path);
-            let mut file = fs::File::create(&beside)?;
+            let mut file = open_private(&beside, fs::OpenOptions::new().truncate(true))?;
             file.write_all(&bytes)?;
             file.sync_all()?;
             fs::rename(&beside, &path)?;
@@ -112,7 +117,7 @@ impl Core {
     pub(crate) async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
         let path = path.join("LOCK");
         let lock = move || {
-            let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+            let file = open_private(&path, fs::OpenOptions::new().truncate(false))?;
             lock_with_patience(&file)?;
             Ok(DirLock::file(file))
         };
@@ -136,6 +141,11 @@ fn lock_with_patience(file: &fs::File) -> io::Result<()> {
         }
         std::thread::sleep(LOCK_AGAIN);
     }
+}
+
+/// Opens a file for writing, creating it for the owner alone.
+fn open_private(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
+    options.create(true).write(true).mode(FILE_MODE).open(path)
 }
 
 /// Makes the name `path` durable.

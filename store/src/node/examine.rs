@@ -1,0 +1,136 @@
+//! A data directory read from outside, for `ringkeep inspect`: what a start would find, and more, because every table is read.
+//!
+//! The questions are the very ones that a start asks, by the same code: IDENT, log and tree of every store, what the two vouch for, the
+//! scheduler's state. Nothing on disk is changed, and one damaged part hides no other.
+
+use std::path::{Path, PathBuf};
+
+use engine::error::Fault;
+use engine::log::{self, LogOptions};
+use engine::lsm::{self, TreeOptions};
+use engine::rt::Rt;
+
+use super::identity::{Holding, Ident, IdentState, Identity};
+use crate::shard::vouch::vouch;
+
+/// What was found in a directory.
+#[derive(Debug, Default)]
+pub struct Examined {
+    /// Its IDENT, if that can be read.
+    pub ident: Option<Ident>,
+    /// Per store that could be read at all.
+    pub stores: Vec<StoreFound>,
+    /// Remarks on what is no damage, such as a write that was cut short.
+    pub notes: Vec<String>,
+    /// What a start would refuse, or a read would meet.
+    pub damage: Vec<Damage>,
+}
+
+/// Something that is wrong, with the place and what to do.
+#[derive(Debug)]
+pub struct Damage {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// One sentence, the remedy included.
+    pub what: String,
+}
+
+/// What one store holds.
+#[derive(Debug)]
+pub struct StoreFound {
+    /// The store's id.
+    pub store: u64,
+    /// Regions in its log.
+    pub regions: usize,
+    /// Records and segments of its log.
+    pub log: (u64, usize),
+    /// Tables of its tree.
+    pub tables: usize,
+}
+
+/// Reads everything in `dir`.
+pub async fn examine(rt: &Rt, dir: &Path) -> Examined {
+    let mut examined = Examined::default();
+    match Ident::read(rt, dir).await {
+        Err(fault) => examined.damaged(&fault),
+        Ok(None) => {
+            let nothing = Fault::foreign(dir, "there is no ringkeep data directory here; name another one");
+            examined.damaged(&nothing);
+        }
+        Ok(Some(ident)) => {
+            for (index, holding) in ident.holdings.iter().enumerate() {
+                examined.store(rt, dir, index, holding).await;
+            }
+            examined.scheduler(rt, dir, &ident).await;
+            if ident.state == IdentState::Bootstrap {
+                examined.notes.push("the directory is not bootstrapped yet; the next start finishes that".into());
+            }
+            examined.ident = Some(ident);
+        }
+    }
+    examined
+}
+
+impl Examined {
+    fn damaged(&mut self, fault: &Fault) {
+        let remedy = fault.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        self.damage.push(Damage { path: fault.path.clone(), what: format!("{}{remedy}", fault.what) });
+    }
+
+    async fn store(&mut self, rt: &Rt, dir: &Path, index: usize, holding: &Holding) {
+        let store = Identity::store_id(index);
+        let store_dir = Identity::store_dir(dir, store);
+        let log_options = LogOptions { origin: holding.log_origin(), ..LogOptions::default() };
+        let tree_options = TreeOptions { origin: holding.tree_origin(), ..TreeOptions::default() };
+        let log = log::Recovery::read(rt, &store_dir.join("log"), log_options).await;
+        let tree = lsm::Recovery::read(rt, &store_dir.join("tree"), tree_options).await;
+        if let (Ok(log), Ok(tree)) = (&log, &tree)
+            && let Err(fault) = vouch(&store_dir, log, tree)
+        {
+            self.damaged(&fault);
+        }
+        let mut found = StoreFound { store: store.0, regions: 0, log: (0, 0), tables: 0 };
+        match &log {
+            Err(fault) => self.damaged(fault),
+            Ok(log) => {
+                (found.regions, found.log) = (log.groups().len(), log.size());
+                if let Some(cut) = log.torn() {
+                    self.notes.push(format!(
+                        "{}: a write of {} bytes at byte {} is not whole; as far as the file tells it was never acknowledged, and \
+                         the next start cuts it",
+                        cut.path.display(),
+                        cut.bytes,
+                        cut.pos
+                    ));
+                }
+            }
+        }
+        match &tree {
+            Err(fault) => self.damaged(fault),
+            Ok(tree) => {
+                let tables = tree.tables();
+                found.tables = tables.len();
+                if let Some(torn) = tree.torn() {
+                    self.notes.push(format!(
+                        "{}: the edit at byte {} is not whole; it was never acknowledged, and the next start leaves it behind",
+                        torn.path.display(),
+                        torn.pos
+                    ));
+                }
+                for path in tables {
+                    if let Err(fault) = lsm::inspect::table(&path) {
+                        self.damaged(&fault);
+                    }
+                }
+            }
+        }
+        self.stores.push(found);
+    }
+
+    async fn scheduler(&mut self, rt: &Rt, dir: &Path, ident: &Ident) {
+        let dir = dir.join("scheduler");
+        if let Err(error) = crate::control::check(rt, &dir, ident.identity.cluster, ident.ids).await {
+            self.damage.push(Damage { path: dir, what: error.to_string() });
+        }
+    }
+}
