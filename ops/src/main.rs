@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `ringkeep server` | runs one durable node |
 //! | `ringkeep doctor` | checks the host and says what to do about it |
-//! | `ringkeep inspect` | prints a log, a table or a manifest of a node that is not running |
+//! | `ringkeep inspect` | verifies the data directory of a node that is not running, or prints a log, a table or a manifest of it |
 //! | `ringkeep bench` | load, limits, comparisons, the crash audit, the scheduler at scale |
 //!
 //! Answers go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed or found something, 2 wrong

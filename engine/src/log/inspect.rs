@@ -113,7 +113,8 @@ impl Judge {
     /// Looks at what comes next in the segment.
     pub fn look(&mut self, seen: &Seen) {
         if let Seen::Record { pos, sequence, body_bytes, .. } = seen {
-            let expected = self.last.map_or((*sequence, FIRST_RECORD_POS), |(last, end)| (Sequence(last.0 + 1), end));
+            let expected =
+                self.last.map_or((*sequence, FIRST_RECORD_POS), |(last, end)| (Sequence(last.0 + 1), end));
             if (*sequence, *pos) != expected {
                 self.bad.get_or_insert(expected.1);
             }
@@ -126,7 +127,8 @@ impl Judge {
     /// # Errors
     /// A sentence with the place.
     pub fn verdict(&self) -> Result<(), String> {
-        self.bad.map_or(Ok(()), |pos| Err(format!("what lies at byte {pos} is damaged: records go on after it")))
+        self.bad
+            .map_or(Ok(()), |pos| Err(format!("what lies at byte {pos} is damaged: records go on after it")))
     }
 }
 

@@ -17,6 +17,8 @@ pub struct TableReport {
     pub cf: Cf,
     /// Length of the file, bytes.
     pub file_bytes: u64,
+    /// The checksum over everything before the footer, which the manifest repeats.
+    pub body_crc: u32,
     /// Entries, as the footer says.
     pub entries: u64,
     /// Entries found in the data blocks, deletes among them, and range deletes.
@@ -65,6 +67,20 @@ pub fn table(path: &Path) -> Result<TableReport> {
         .map_err(|(offset, damage)| Fault::corruption(path, format!("{} (at offset {offset})", damage.0)))
 }
 
+/// Reads and verifies a table file that a manifest names with this checksum.
+///
+/// # Errors
+/// As [`table`], and corruption if it is an intact table, but another one.
+pub fn table_of(path: &Path, body_crc: u32) -> Result<TableReport> {
+    let report = table(path)?;
+    match report.body_crc == body_crc {
+        true => Ok(report),
+        false => {
+            Err(Fault::corruption(path, "it is an intact table, but not the one that the manifest names"))
+        }
+    }
+}
+
 /// Reads and verifies a manifest.
 ///
 /// # Errors
@@ -97,6 +113,7 @@ fn walk_blocks(file: &[u8], footer: &Footer) -> Placed<TableReport> {
     let mut report = TableReport {
         cf: footer.cf,
         file_bytes: file.len() as u64,
+        body_crc: footer.body_crc,
         entries: footer.entries,
         found: Found::default(),
         seqs: (footer.smallest_seq, footer.largest_seq),

@@ -7,7 +7,7 @@
 //! that no edit names are left over from a crash and removed, except after a torn manifest tail: then they may be all that is left
 //! of an edit that once was durable, and stay until an opening without that doubt.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -115,10 +115,11 @@ impl Recovery {
         Some(TornTail { path: self.manifest(), pos })
     }
 
-    /// The files of the tables, in no order, each once.
-    pub fn tables(&self) -> Vec<PathBuf> {
-        let files: BTreeSet<u64> = self.recovered.version.tables().map(|table| table.meta.file).collect();
-        files.into_iter().map(|file| self.dir.join(file_name(file))).collect()
+    /// The files of the tables, each once, with the checksum that the manifest has of it.
+    pub fn tables(&self) -> Vec<(PathBuf, u32)> {
+        let tables = self.recovered.version.tables();
+        let files: BTreeMap<u64, u32> = tables.map(|table| (table.meta.file, table.meta.file_crc)).collect();
+        files.into_iter().map(|(file, crc)| (self.dir.join(file_name(file)), crc)).collect()
     }
 
     /// Makes the tree ready to be written, creating what may be new.

@@ -285,6 +285,11 @@ fn inspect_reads_what_a_node_left_and_notices_damage() {
     node.process.terminate(DRAIN).expect("it drains");
     let log = find(&directory.path().join("data/store-1/log"), "0000000000000001")
         .expect("every log begins with it");
+    let data = directory.path().join("data");
+    let data = data.to_str().expect("a plain path");
+    let output = run(&["inspect", data]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("everything is whole"), "{output:?}");
     let output = run(&["inspect", "log", log.to_str().expect("a plain path")]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("  record "), "{output:?}");
@@ -298,6 +303,12 @@ fn inspect_reads_what_a_node_left_and_notices_damage() {
     let output = run(&["inspect", "manifest", path]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains(path), "{output:?}");
+    let output = run(&["inspect", data, "--output", "json"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(found["damage"][0]["path"], path, "{found}");
+    assert!(found["damage"][0]["what"].as_str().is_some_and(|what| what.contains("restore")), "{found}");
+    assert_eq!(run(&["inspect"]).status.code(), Some(2), "a directory or a subcommand");
 }
 
 fn find(dir: &std::path::Path, prefix: &str) -> Option<std::path::PathBuf> {

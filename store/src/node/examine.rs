@@ -63,7 +63,9 @@ pub async fn examine(rt: &Rt, dir: &Path) -> Examined {
             }
             examined.scheduler(rt, dir, &ident).await;
             if ident.state == IdentState::Bootstrap {
-                examined.notes.push("the directory is not bootstrapped yet; the next start finishes that".into());
+                examined
+                    .notes
+                    .push("the directory is not bootstrapped yet; the next start finishes that".into());
             }
             examined.ident = Some(ident);
         }
@@ -117,8 +119,8 @@ impl Examined {
                         torn.pos
                     ));
                 }
-                for path in tables {
-                    if let Err(fault) = lsm::inspect::table(&path) {
+                for (path, body_crc) in tables {
+                    if let Err(fault) = lsm::inspect::table_of(&path, body_crc) {
                         self.damaged(&fault);
                     }
                 }

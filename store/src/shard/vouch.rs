@@ -19,7 +19,8 @@ use crate::region::record::RegionRecord;
 pub fn vouch(dir: &Path, log: &log::Recovery, tree: &lsm::Recovery) -> Result<()> {
     let groups = log.groups();
     for group in &groups {
-        let missing = |what: &str| Fault::corruption(&dir.join("log"), format!("metadata of region {group}: {what}"));
+        let missing =
+            |what: &str| Fault::corruption(&dir.join("log"), format!("metadata of region {group}: {what}"));
         let record = log.state(*group, TAG_RECORD).ok_or_else(|| missing("there is no region record"))?;
         let record = RegionRecord::decode(&record).map_err(|error| missing(&error.to_string()))?;
         if record.tombstone {

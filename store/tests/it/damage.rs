@@ -14,9 +14,11 @@ use engine::log::LogOptions;
 use engine::lsm::TreeOptions;
 use engine::rt::Rt;
 use engine::rt::sim::{Node, Options, World};
+use engine::rt::{CoreOptions, start_core};
 use store::control::{Control, Member};
 use store::gateway::Gateway;
 use store::node::core::{self, Stores};
+use store::node::examine::{Damage, examine};
 use store::node::identity::{Ident, IdentState};
 use store::request::{Op, Out};
 use store::shard::links::connect;
@@ -249,6 +251,31 @@ fn cases_of_directories(prepared: &Prepared, cases: &mut Vec<Case>) {
     }
 }
 
+/// What an inspection of each of these directories finds, on a real disk, because tables are mapped.
+fn inspected<'a>(directories: impl Iterator<Item = &'a Files>) -> Vec<Vec<String>> {
+    let temporary = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (root, directories) = (temporary.path().to_owned(), directories.cloned().collect::<Vec<_>>());
+    let run = start_core(&CoreOptions::default(), move |rt| async move {
+        let place = |path: &Path| root.join(path.strip_prefix(DIR).unwrap());
+        let (mut found, mut written) = (Vec::new(), Files::new());
+        for files in directories {
+            for path in written.keys().filter(|path| !files.contains_key(*path)) {
+                std::fs::remove_file(place(path)).unwrap();
+            }
+            for (path, bytes) in files.iter().filter(|(path, bytes)| written.get(*path) != Some(*bytes)) {
+                std::fs::create_dir_all(place(path).parent().unwrap()).unwrap();
+                std::fs::write(place(path), bytes).unwrap();
+            }
+            written = files;
+            let damage = examine(&rt, &root).await.damage.into_iter();
+            let text = |Damage { path, what }| format!("{}: {what}", path.display());
+            found.push(damage.map(text).map(|text| text.replace(root.to_str().unwrap(), DIR)).collect());
+        }
+        found
+    });
+    run.unwrap()
+}
+
 fn sweep(end: End) -> (u64, u64) {
     let flips = std::env::var("RINGKEEP_DAMAGE_FLIPS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let prepared = prepared(end);
@@ -260,11 +287,16 @@ fn sweep(end: End) -> (u64, u64) {
     }
     cases_of_directories(&prepared, &mut cases);
     let (mut refused, mut wrong) = (0, Vec::new());
-    for Case { what, paths, files } in &cases {
+    let inspected = inspected(std::iter::once(&prepared.now).chain(cases.iter().map(|case| &case.files)));
+    assert_eq!(inspected[0], Vec::<String>::new(), "the undamaged directory");
+    for (Case { what, paths, files }, seen) in cases.iter().zip(&inspected[1..]) {
         match judge(files, &prepared.known) {
             Ok(Found::Whole) => {}
             Ok(Found::Refused(refusal)) => {
                 refused += 1;
+                if !seen.iter().any(|damage| names_it(damage, paths)) {
+                    wrong.push(format!("{} {what}: not found by inspection: {seen:?}", paths[0].display()));
+                }
                 if !names_it(&refusal, paths) {
                     wrong.push(format!("{} {what}: not named, or no remedy: {refusal}", paths[0].display()));
                 }
