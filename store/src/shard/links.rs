@@ -180,3 +180,71 @@ async fn keep_sending(links: Weak<Links>, to: usize, target: Rc<Target>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::rt::local::oneshot;
+    use engine::rt::sim;
+
+    use super::*;
+    use crate::shard::reply::Reply;
+
+    fn get() -> Op {
+        Op::Get { key: "k".into() }
+    }
+
+    /// The number of the request that has arrived.
+    async fn asked(inbox: &Receiver<Vec<Letter>>) -> u64 {
+        match inbox.recv().await.as_deref() {
+            Some([Letter::Request { from: 0, id, .. }]) => *id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reply_that_is_dropped_and_a_core_that_ends_answer_unknown() {
+        sim::run(81, |rt| async move {
+            let mut ends = connect(2);
+            let (there, here) = (ends.remove(1), ends.remove(0));
+            let (asking, owning) = (Links::start(&rt, 0, here.to), Links::start(&rt, 1, there.to));
+            let ask = || {
+                let (answer, pending) = oneshot();
+                asking.forward(1, 0, None, get(), answer);
+                pending
+            };
+            let dropped = ask();
+            drop(Reply::remote(0, asked(&there.inbox).await, owning.clone()));
+            match here.inbox.recv().await.as_deref() {
+                Some([Letter::Answer { id, outcome }]) => asking.arrived(*id, outcome.clone()),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(dropped.await, Some(Err(Refusal::Unknown)));
+
+            let unanswered = ask();
+            asked(&there.inbox).await;
+            owning.close();
+            match here.inbox.recv().await.as_deref() {
+                Some([Letter::Closed { from: 1 }]) => asking.closed(1),
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(unanswered.await, Some(Err(Refusal::Unknown)));
+            assert_eq!(asking.outstanding(), 0);
+            assert!(
+                matches!(ask().await, Some(Err(Refusal::Stopped(_)))),
+                "nothing is asked of a core that has ended"
+            );
+        });
+    }
+
+    #[test]
+    fn a_core_that_is_gone_without_a_word_is_noticed() {
+        sim::run(82, |rt| async move {
+            let mut ends = connect(2);
+            drop(ends.remove(1));
+            let asking = Links::start(&rt, 0, ends.remove(0).to);
+            let (answer, pending) = oneshot();
+            asking.forward(1, 0, None, get(), answer);
+            assert_eq!(pending.await, Some(Err(Refusal::Unknown)));
+        });
+    }
+}
