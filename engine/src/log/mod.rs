@@ -15,6 +15,7 @@
 //! | `writer`, `patience` | the one task that appends; what the core does meanwhile |
 //! | `read` | entries from memory or disk |
 //! | `recover`, `scan` | the way back after a crash: torn tails are cut, damage is a fault |
+//! | `replay` | all live entries once more, for the tree after a start |
 //! | `purge`, `reclaim` | which segments may go; moving what is left in them |
 //! | `measure`, `inspect` | which sync method suits a host; a segment seen from outside |
 //!
@@ -42,6 +43,7 @@ mod purge;
 mod read;
 mod reclaim;
 mod recover;
+mod replay;
 mod scan;
 mod segment;
 mod spares;
@@ -62,7 +64,7 @@ pub use measure::{MethodFigures, SyncReport, measure_sync};
 pub use options::{LogOptions, SyncMethod};
 pub use purge::{PurgeLimits, Straggler};
 pub use reclaim::Purged;
-pub use recover::{Cut, Recovered, RecoveredGroup, Recovery};
+pub use recover::{Cut, EntryId, Recovered, RecoveredGroup, Recovery};
 
 use crate::error::{Fault, FaultKind, Result};
 use crate::rt::local::{Bell, oneshot};
@@ -270,6 +272,16 @@ impl Log {
     /// The groups that the log knows, in order.
     pub fn groups(&self) -> Vec<u64> {
         self.shared().index.borrow().groups().map(|(id, _)| id).collect()
+    }
+
+    /// Shows the live entries of all groups with their group, in the order in which they lie on disk, some at a time: each segment
+    /// is read once, and memory holds one piece of it. What is written meanwhile is not shown; entries that purge moves meanwhile
+    /// may be missing.
+    ///
+    /// # Errors
+    /// Those of `see`, and of the disk.
+    pub async fn replay(&self, see: impl AsyncFnMut(Vec<(u64, Entry)>) -> Result<()>) -> Result<()> {
+        replay::run(self.shared(), see).await
     }
 
     /// The entries of `group` in `range`, in order, until their payloads exceed `bytes_max` (but at least one), or until the

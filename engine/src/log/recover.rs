@@ -29,7 +29,7 @@ use super::plant::{Bug, planted};
 use super::scan::{Scanned, Scanner};
 use super::segment::{Segment, Unfinished, read_header, segment_number, segment_path};
 use super::spares::{Retired, new_header};
-use super::{Entry, Log, LogOptions, Shared, Written};
+use super::{Log, LogOptions, Shared, Written};
 use crate::error::{Fault, Result};
 use crate::origin::Origin;
 use crate::rt::local::Bell;
@@ -50,13 +50,24 @@ pub struct Recovered {
     pub opened: u64,
 }
 
+/// An entry without its payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryId {
+    /// Its index in its group.
+    pub index: u64,
+    /// The term in which it was proposed.
+    pub term: u64,
+    /// What the payload is.
+    pub kind: u8,
+}
+
 /// What a log held of one group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveredGroup {
     /// Up to where the group was compacted or reset.
     pub compacted: Option<Position>,
-    /// Its entries, consecutive, payloads shared with the log's cache.
-    pub entries: Vec<Entry>,
+    /// Its entries, consecutive. Their payloads stay on disk, because there may be more of them than memory.
+    pub entries: Vec<EntryId>,
     /// Its states by tag.
     pub states: BTreeMap<u8, Bytes>,
 }
@@ -88,7 +99,6 @@ struct Found {
 #[derive(Debug)]
 struct Replay {
     index: Index,
-    bodies: BTreeMap<RecordAt, Bytes>,
     records: u64,
     next: Sequence,
     needed_from: SegmentNo,
@@ -221,7 +231,7 @@ impl Recovery {
         }
         let Self { rt, dir, options, names, state } = self;
         rt.create_dir_all(&dir).await.map_err(|e| Fault::io(&dir, "creating the directory", &e))?;
-        let (mut replay, files) = match state {
+        let (replay, files) = match state {
             State::Absent => {
                 remove_unfinished(&rt, &dir, &names).await?;
                 create(&rt, &dir, &options).await?
@@ -232,14 +242,10 @@ impl Recovery {
                 opened
             }
         };
-        let groups =
-            replay.index.groups().map(|(id, group)| (id, recovered_group(group, &replay.bodies))).collect();
+        let groups = replay.index.groups().map(|(id, group)| (id, recovered_group(group))).collect();
         let (segments, opened) = (files.used.len(), replay.opened);
         let recovered = Recovered { groups, cut, records: replay.records, segments, opened };
-        let mut cache = RecordCache::new(options.cache_bytes_max);
-        for (at, body) in std::mem::take(&mut replay.bodies) {
-            cache.wrote(at, body);
-        }
+        let cache = RecordCache::new(options.cache_bytes_max);
         Log::run(shared(&rt, &dir, options, replay, files, cache), recovered).await
     }
 }
@@ -405,29 +411,35 @@ fn whole_from<'a>(dir: &Path, found: &'a [Found], from: SegmentNo) -> Result<Vec
 
 async fn replay(rt: &Rt, dir: &Path, found: &[Found], tail: SegmentNo, budget: &Budget) -> Result<Replay> {
     let of_tail = found.iter().find(|found| found.number == tail).expect("it was found");
-    let (last, end) = read_segment(rt, of_tail, None, budget).await?;
-    let needed_from = last.iter().map(|record| record.header.needed_from).max().unwrap_or(tail);
+    // The tail is read twice: what lies before it has to be applied first, and memory does not hold a whole segment.
+    let (mut needed_from, mut first, mut last_pos) = (None, None, None);
+    let end = read_segment(rt, of_tail, None, budget, |record| {
+        needed_from = needed_from.max(Some(record.header.needed_from));
+        first.get_or_insert(record.header.sequence);
+        last_pos = Some(record.pos);
+        Ok(())
+    });
+    let end = end.await?;
+    let needed_from = needed_from.unwrap_or(tail);
     if needed_from > tail {
         let what = format!("the log is needed from segment {} on, which holds no record", needed_from.0);
         return Err(Fault::corruption(dir, what));
     }
-    let last_pos = last.last().map(|record| record.pos);
     let mut replay = Replay { needed_from, tail, last: last_pos, end, ..Replay::empty(needed_from) };
     let mut expected: Option<Sequence> = None;
     let mut ended: Option<(&Path, u64)> = None;
     for found in whole_from(dir, found, needed_from)?.into_iter().take_while(|found| found.number < tail) {
-        let (records, end) = read_segment(rt, found, expected, budget).await?;
-        let Some(after) = records.last().map(|record| Sequence(record.header.sequence.0 + 1)) else {
+        let before = replay.records;
+        let end = read_segment(rt, found, expected, budget, |record| replay.apply(found, &record)).await?;
+        if replay.records == before {
             return Err(damaged(ended.unwrap_or((&found.path, FIRST_RECORD_POS)), expected, found.number));
-        };
-        replay.apply(found, records, budget).await?;
-        (expected, ended) = (Some(after), Some((found.path.as_path(), end)));
+        }
+        (expected, ended) = (Some(replay.next), Some((found.path.as_path(), end)));
     }
-    let first = last[0].header.sequence;
-    if let (Some(place), Some(expected)) = (ended, expected.filter(|expected| *expected != first)) {
+    if let (Some(place), Some(expected)) = (ended, expected.filter(|expected| Some(*expected) != first)) {
         return Err(damaged(place, Some(expected), tail));
     }
-    replay.apply(of_tail, last, budget).await?;
+    read_segment(rt, of_tail, first, budget, |record| replay.apply(of_tail, &record)).await?;
     Ok(replay)
 }
 
@@ -440,30 +452,29 @@ fn damaged((path, pos): (&Path, u64), expected: Option<Sequence>, proof: Segment
     Fault::corruption(path, what)
 }
 
-/// All intact records of one segment and where they end.
+/// Shows all intact records of one segment, one after the other; where they end.
 async fn read_segment(
     rt: &Rt,
     found: &Found,
     mut expected: Option<Sequence>,
     budget: &Budget,
-) -> Result<(Vec<Scanned>, u64)> {
+    mut see: impl FnMut(Scanned) -> Result<()>,
+) -> Result<u64> {
     let segment = found.open(rt).await?.expect("its header was checked");
-    let mut records = Vec::new();
     let mut scanner = Scanner::new(&segment, budget).await?;
     while let Some(record) = scanner.next(expected).await? {
         expected = Some(Sequence(record.header.sequence.0 + 1));
-        records.push(record);
+        see(record)?;
     }
     let end = scanner.pos();
     segment.close().await?;
-    Ok((records, end))
+    Ok(end)
 }
 
 impl Replay {
     fn empty(first: SegmentNo) -> Self {
         Self {
             index: Index::default(),
-            bodies: BTreeMap::new(),
             records: 0,
             next: Sequence(1),
             needed_from: first,
@@ -474,19 +485,13 @@ impl Replay {
         }
     }
 
-    async fn apply(&mut self, found: &Found, records: Vec<Scanned>, budget: &Budget) -> Result<()> {
-        for record in records {
-            let at = RecordAt::new(found.number, record.pos);
-            let malformed = |bad| Fault::corruption(&found.path, format!("at byte {}: {bad}", record.pos));
-            self.index.apply(at, &record.body).map_err(malformed)?;
-            self.bodies.insert(at, record.body);
-            self.records += 1;
-            self.opened = record.header.opened;
-            self.next = Sequence(record.header.sequence.0 + 1);
-            budget.tick().await;
-        }
-        let live = self.index.uses();
-        self.bodies.retain(|at, _| live.contains_key(&at.segment));
+    fn apply(&mut self, found: &Found, record: &Scanned) -> Result<()> {
+        let at = RecordAt::new(found.number, record.pos);
+        let malformed = |bad| Fault::corruption(&found.path, format!("at byte {}: {bad}", record.pos));
+        self.index.apply(at, &record.body).map_err(malformed)?;
+        self.records += 1;
+        self.opened = record.header.opened;
+        self.next = Sequence(record.header.sequence.0 + 1);
         Ok(())
     }
 }
@@ -581,13 +586,9 @@ fn claims(body: &[u8]) -> BTreeMap<u64, u64> {
     claims
 }
 
-fn recovered_group(group: &Group, bodies: &BTreeMap<RecordAt, Bytes>) -> RecoveredGroup {
-    let entry = |(index, slot): (u64, &super::index::Slot)| Entry {
-        index,
-        term: slot.term,
-        kind: slot.kind,
-        payload: bodies[&slot.at].slice(slot.payload.range()),
-    };
+fn recovered_group(group: &Group) -> RecoveredGroup {
+    let entry =
+        |(index, slot): (u64, &super::index::Slot)| EntryId { index, term: slot.term, kind: slot.kind };
     RecoveredGroup {
         compacted: group.mark(),
         entries: group.slots().map(entry).collect(),

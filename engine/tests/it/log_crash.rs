@@ -134,12 +134,11 @@ impl Oracle {
     }
 
     /// Checks what an opening found and goes on from there.
-    fn reopened(&mut self, recovered: &Recovered) -> Result<(), String> {
+    fn reopened(&mut self, recovered: &Recovered, found: Groups) -> Result<(), String> {
         if recovered.opened <= self.opened {
             return Err(format!("opening {} after {}", recovered.opened, self.opened));
         }
         self.opened = recovered.opened;
-        let found = groups_of(recovered);
         let answered = self.since.iter().rposition(|(_, answered)| *answered).map_or(0, |last| last + 1);
         let mut state = self.base.clone();
         for (count, (batch, _)) in self.since.iter().enumerate() {
@@ -166,13 +165,25 @@ impl Oracle {
     }
 }
 
-fn groups_of(recovered: &Recovered) -> Groups {
-    let group = |group: &RecoveredGroup| Group {
+/// What an opening found, with the payloads that a replay shows.
+async fn groups_of(log: &Log, recovered: &Recovered) -> Result<Groups, String> {
+    let mut payloads = BTreeMap::new();
+    let replayed = log.replay(async |piece| {
+        let shown = piece.into_iter();
+        payloads.extend(shown.map(|(group, entry)| ((group, entry.index), entry.payload.to_vec())));
+        Ok(())
+    });
+    replayed.await.map_err(|fault| fault.to_string())?;
+    let group = |id: u64, group: &RecoveredGroup| Group {
         mark: group.compacted,
-        entries: group.entries.iter().map(|e| (e.index, (e.term, e.payload.to_vec()))).collect(),
+        entries: group
+            .entries
+            .iter()
+            .filter_map(|e| Some((e.index, (e.term, payloads.get(&(id, e.index))?.clone()))))
+            .collect(),
         states: group.states.iter().map(|(tag, value)| (*tag, value.to_vec())).collect(),
     };
-    without_empty(&recovered.groups.iter().map(|(id, found)| (*id, group(found))).collect())
+    Ok(without_empty(&recovered.groups.iter().map(|(id, found)| (*id, group(*id, found))).collect()))
 }
 
 fn without_empty(groups: &Groups) -> Groups {
@@ -206,7 +217,8 @@ async fn life(rt: Rt, oracle: Shared, sync: SyncMethod) -> Result<(), String> {
         Err(fault) if fault.kind == FaultKind::Io => return Ok(()),
         Err(fault) => return Err(format!("the log does not open: {fault}")),
     };
-    oracle.borrow_mut().reopened(&recovered)?;
+    let found = groups_of(&log, &recovered).await?;
+    oracle.borrow_mut().reopened(&recovered, found)?;
     check_reads(&log, &oracle).await?;
     let writers: Vec<_> = (0..3)
         .map(|_| {
@@ -316,7 +328,8 @@ fn lives(seed: u64) -> Result<BTreeMap<&'static str, u64>, String> {
         let opened = Log::open(&rt, Path::new(DIR), owned(sync, &last)).await;
         let (log, recovered) =
             opened.map_err(|fault| format!("the log does not open at the end: {fault}"))?;
-        last.borrow_mut().reopened(&recovered)?;
+        let found = groups_of(&log, &recovered).await?;
+        last.borrow_mut().reopened(&recovered, found)?;
         log.close().await.map_err(|fault| fault.to_string())
     });
     world.block_on(running).expect("nobody crashes it")?;

@@ -85,8 +85,8 @@ struct Inner {
     quiet_turns: Cell<u64>,
     /// A turn waits for space for its entries.
     log_waits: Cell<bool>,
-    /// Entries that opening has read and that are not applied yet, so that they are not read twice.
-    backlog: RefCell<HashMap<RegionId, VecDeque<engine::log::Entry>, foldhash::fast::RandomState>>,
+    /// The log may hold entries from before the start that are not applied yet.
+    recovering: Cell<bool>,
 }
 
 /// Bounds of one store, derived from its memory budget.

@@ -26,7 +26,7 @@ use engine::rt::local::Bell;
 use engine::{log, lsm};
 use futures_util::future::join;
 use raft::{Entry, EntryKind, HardState, Index, LogId, LogSummary, NodeId, Payload, Start, Term, Time};
-use scheduler::{Region, RegionId, StoreId};
+use scheduler::{Region, StoreId};
 
 use super::counters::StoreCounters;
 use super::health::Health;
@@ -117,7 +117,7 @@ impl Shard {
                 reads_seen: Cell::new(0),
                 quiet_turns: Cell::new(0),
                 log_waits: Cell::new(false),
-                backlog: RefCell::default(),
+                recovering: Cell::new(false),
             }),
         };
         if recovered.groups.is_empty() {
@@ -150,7 +150,7 @@ impl Shard {
 
     /// Builds the peers that the log knows.
     fn recover(&self, recovered: Recovered, options: &ShardOptions) -> Result<()> {
-        for (id, mut group) in recovered.groups {
+        for (id, group) in recovered.groups {
             let damaged =
                 |what: &str| Fault::corruption(&self.inner.dir, format!("metadata of region {}: {what}", id));
             let state = |tag| self.inner.log.state(id, tag);
@@ -180,9 +180,8 @@ impl Shard {
                 suspect_until: Index(claimed.copied().unwrap_or(0)),
             };
             self.adopt(record, start, options)?;
-            group.entries.retain(|entry| entry.index > flushed);
-            self.inner.backlog.borrow_mut().insert(RegionId(id), group.entries.into());
         }
+        self.inner.recovering.set(true);
         Ok(())
     }
 

@@ -1,16 +1,18 @@
-//! What keeps starts short: a store that is closed in peace leaves nothing to apply, and one that was killed is read once.
+//! What keeps starts short: a store that is closed in peace leaves nothing to apply, and one that was killed is read in the order of the disk.
 
-use std::collections::VecDeque;
-use std::ops::Range;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
 use std::time::Duration;
 
-use engine::log::Entry;
+use engine::error::Fault;
+use engine::lsm::Tree;
 use futures_util::future::select;
+use raft::{Entry, Index};
 use scheduler::RegionId;
 
-use super::turn::REPLAY_BYTES_MAX;
-use super::{Inner, Shard};
+use super::Shard;
+use super::open::to_raft;
+use super::turn::Behind;
 
 /// How long the last flush of a store that is being closed may take.
 const LAST_FLUSH_MAX: Duration = Duration::from_secs(10);
@@ -31,29 +33,42 @@ impl Shard {
         let (flush_and_cut, enough) = (pin!(flush_and_cut), pin!(inner.rt.sleep(LAST_FLUSH_MAX)));
         select(flush_and_cut, enough).await;
     }
-}
 
-impl Inner {
-    /// The next entries of `range` that opening has read, as long as they are what the log has.
-    pub(super) fn take_known(
-        &self,
-        backlog: &mut VecDeque<Entry>,
-        region: RegionId,
-        range: Range<u64>,
-    ) -> Vec<Entry> {
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while backlog.pop_front_if(|entry| entry.index < range.start).is_some() {}
-        for index in range {
-            let is_next = |entry: &mut Entry| {
-                entry.index == index && self.log.term(region.0, index) == Some(entry.term)
-            };
-            let Some(entry) = backlog.pop_front_if(is_next) else { break };
-            bytes += entry.payload.len();
-            taken.push(entry);
-            if bytes >= REPLAY_BYTES_MAX {
-                break;
-            }
+    /// After a start, applies what the log holds from before it: all groups together, in the order of the disk, a piece at a time.
+    /// What is left, and all of it at other times, comes back.
+    pub(super) async fn replay_in_order(&self, mut behind: Vec<Behind>) -> Result<Vec<Behind>, Fault> {
+        let inner = &*self.inner;
+        if behind.is_empty() || !inner.recovering.take() {
+            return Ok(behind);
         }
-        taken
+        let places: HashMap<RegionId, usize, foldhash::fast::RandomState> =
+            behind.iter().enumerate().map(|(place, group)| (group.region, place)).collect();
+        let budget = inner.rt.budget();
+        let log = inner.log.clone();
+        log.replay(async |piece| {
+            if inner.health.has_stopped() {
+                return Ok(());
+            }
+            let mut next: BTreeMap<usize, Vec<Entry>> = BTreeMap::new();
+            for (group, entry) in piece {
+                let Some(&place) = places.get(&RegionId(group)) else { continue };
+                let taken = next.entry(place).or_default();
+                let Behind { first, last, .. } = behind[place];
+                if entry.index == first.0 + taken.len() as u64 && entry.index <= last.0 {
+                    taken.push(to_raft(entry));
+                }
+            }
+            for (place, entries) in next {
+                let group = &mut behind[place];
+                inner.apply(&mut inner.state.borrow_mut(), group.region, &entries)?;
+                group.first = Index(group.first.0 + entries.len() as u64);
+                budget.tick().await;
+            }
+            // Only memory has a bound here; a start must not wait for compactions.
+            self.wait_while(Tree::memory_is_full).await
+        })
+        .await?;
+        behind.retain(|group| group.first <= group.last);
+        Ok(behind)
     }
 }

@@ -37,7 +37,7 @@ use crate::request::KEY_BYTES_MAX;
 static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
 
 /// Committed entries read back from the log at a time, bytes.
-pub(super) const REPLAY_BYTES_MAX: usize = 4 << 20;
+const REPLAY_BYTES_MAX: usize = 4 << 20;
 
 /// So many turns with writes and without a read between them show that nobody reads.
 const QUIET_TURNS: u64 = 8;
@@ -49,10 +49,10 @@ const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// A group's committed entries that have left memory.
-struct Behind {
-    region: RegionId,
-    first: Index,
-    last: Index,
+pub(super) struct Behind {
+    pub(super) region: RegionId,
+    pub(super) first: Index,
+    pub(super) last: Index,
 }
 
 impl Shard {
@@ -84,6 +84,7 @@ impl Shard {
             if !writes.is_empty() {
                 self.write_log(batch, writes).await?;
             }
+            let behind = self.replay_in_order(behind).await?;
             for group in behind {
                 self.replay(group).await?;
             }
@@ -113,7 +114,7 @@ impl Shard {
     }
 
     /// Waits while a tree that is at work is in some state.
-    async fn wait_while(&self, stopped: impl Fn(&Tree) -> bool) -> Result<(), Fault> {
+    pub(super) async fn wait_while(&self, stopped: impl Fn(&Tree) -> bool) -> Result<(), Fault> {
         let inner = &*self.inner;
         while stopped(&inner.tree) {
             if let Some(fault) = inner.tree.fault() {
@@ -216,17 +217,13 @@ impl Shard {
         }
     }
 
-    /// Applies committed entries that have to be read back: after a restart, or when apply runs far behind.
+    /// Applies committed entries that have to be read back, because apply runs far behind.
     async fn replay(&self, Behind { region, first, last }: Behind) -> Result<(), Fault> {
         let inner = &*self.inner;
         let budget = inner.rt.budget();
-        let mut backlog = inner.backlog.borrow_mut().remove(&region).unwrap_or_default();
         let mut next = first.0;
         while next <= last.0 {
-            let mut read = inner.take_known(&mut backlog, region, next..last.0 + 1);
-            if read.is_empty() {
-                read = inner.log.entries(region.0, next..last.0 + 1, REPLAY_BYTES_MAX).await?;
-            }
+            let read = inner.log.entries(region.0, next..last.0 + 1, REPLAY_BYTES_MAX).await?;
             if inner.health.has_stopped() {
                 return Ok(());
             }
@@ -271,7 +268,7 @@ impl Inner {
     }
 
     /// Applies committed entries in order and answers those who wait for them.
-    fn apply(&self, state: &mut State, region: RegionId, entries: &[Entry]) -> Result<(), Fault> {
+    pub(super) fn apply(&self, state: &mut State, region: RegionId, entries: &[Entry]) -> Result<(), Fault> {
         let Some(last) = entries.last() else { return Ok(()) };
         let mut batch = WriteBatch::new();
         let mut done: Vec<Due> = Vec::new();

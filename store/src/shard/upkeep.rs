@@ -71,10 +71,6 @@ impl Shard {
         if let Some(fault) = inner.tree.fault().or_else(|| inner.log.failure()) {
             return Err(fault);
         }
-        if self.is_ready() {
-            // What was committed before the start is applied; for what is left the log is good enough.
-            inner.backlog.borrow_mut().clear();
-        }
         let mut full = inner.tree.disk_full() || (inner.log_waits.get() && inner.log.stats().disk_full);
         // Not knowing how much is left is no reason to stop; the write itself will tell.
         if let Ok(free) = inner.rt.free_bytes(dir).await {
