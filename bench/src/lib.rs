@@ -10,6 +10,7 @@
 //! | [`compare`] | the same load on Redis and on ringkeep, in turn, with CPU per operation |
 //! | [`latency`], [`idle`] | one client with one request; a node with none |
 //! | [`protocols`] | what a request costs over gRPC and over RESP |
+//! | [`abuse`] | clients that ask for too much, the node's memory, and a bystander's latency |
 //! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
 //! | [`scheduler`] | the scheduler's policies at the size of a large cluster |
 //! | [`report`] | what was found, as a table and as JSON |
@@ -23,6 +24,7 @@
 //! * One core makes the load. A machine that saturates it starts several processes.
 //! * A crash here is a process that dies. A power cut, which also takes the page cache, is the simulator's work.
 
+pub mod abuse;
 pub mod backlog;
 pub mod client;
 pub mod clock;

@@ -10,7 +10,7 @@ use bench::load::{Phases, Stop};
 use bench::process::NodeOptions;
 use bench::report::RunReport;
 use bench::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
-use bench::{Failed, backlog, compare, crash, disk, idle, latency, load, protocols, scheduler};
+use bench::{Failed, abuse, backlog, compare, crash, disk, idle, latency, load, protocols, scheduler};
 use clap::{Args, Subcommand, ValueEnum};
 use store::config::Config;
 
@@ -46,6 +46,8 @@ enum What {
     Protocols(ProtocolsArguments),
     /// An idle node's CPU, and how long a start takes
     Idle(IdleArguments),
+    /// Clients that ask for too much: memory stays bounded, and a bystander is served?
+    Abuse(AbuseArguments),
     /// Writers, SIGKILL, restart: is everything acknowledged still there?
     Crash(CrashArguments),
     /// The scheduler alone, at the size of a large cluster: memory, reports, rounds, bytes moved
@@ -242,6 +244,27 @@ struct IdleArguments {
 }
 
 #[derive(Debug, Args)]
+struct AbuseArguments {
+    #[command(flatten)]
+    node: NodeArguments,
+    /// RESP address of a node that runs already, instead of one of our own
+    #[arg(long, conflicts_with = "set")]
+    addr: Option<SocketAddr>,
+    /// Its status address
+    #[arg(long, requires = "addr")]
+    status_addr: Option<SocketAddr>,
+    /// Its process, if it runs here, for its memory
+    #[arg(long, requires = "addr")]
+    server_pid: Option<u32>,
+    /// Seconds for each case
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// Cases to run; all if none is named
+    #[arg(long, value_delimiter = ',')]
+    cases: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 struct CrashArguments {
     #[command(flatten)]
     node: NodeArguments,
@@ -327,6 +350,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         }
         What::Crash(run) => crash(run).and_then(|report| {
             deliver(arguments, &report, crash::CrashReport::table, crash::CrashReport::passed)
+        }),
+        What::Abuse(run) => abuse(run).and_then(|report| {
+            deliver(arguments, &report, abuse::AbuseReport::table, abuse::AbuseReport::passed)
         }),
         What::Scheduler(run) => scale(run).and_then(|report| {
             deliver(arguments, &report, scheduler::ScaleReport::table, scheduler::ScaleReport::passed)
@@ -455,6 +481,16 @@ fn idle(run: &IdleArguments) -> Result<idle::IdleReport, Failed> {
         fill_bytes: run.fill_mib << 20,
     };
     idle::measure(&options, &mut remark)
+}
+
+fn abuse(run: &AbuseArguments) -> Result<abuse::AbuseReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let victim = match run.addr {
+        Some(resp) => abuse::Victim::Running { resp, status: run.status_addr, pid: run.server_pid },
+        None => abuse::Victim::Own(scratch.node(&run.node)?),
+    };
+    let each = Duration::from_secs(run.seconds);
+    abuse::run(&abuse::Options { victim, each, only: run.cases.clone() }, &mut remark)
 }
 
 fn crash(run: &CrashArguments) -> Result<crash::CrashReport, Failed> {

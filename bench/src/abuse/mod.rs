@@ -1,0 +1,212 @@
+//! What a node bears: clients that ask for too much, beside one that asks for little and must not notice.
+//!
+//! Each case runs for a bounded time against one node. Meanwhile the bystander sets and gets one small key, and the node's
+//! resident memory is watched. The verdict: memory within [`MEMORY_FACTOR`] of the node's own bound, the bystander's 99th
+//! percentile below [`BYSTANDER_P99_MAX`], and a node that still answers at the end.
+//!
+//! Plain threads and blocking sockets: what abuses a node should have nothing in common with it.
+
+mod cases;
+mod watch;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Failed;
+use crate::process::{Node, NodeOptions};
+use cases::{CASES, Case, Target};
+use watch::{Bystander, Resident};
+
+/// How far above its bound the node's memory may go.
+pub const MEMORY_FACTOR: f64 = 1.25;
+/// How long the bystander may wait at the 99th percentile.
+pub const BYSTANDER_P99_MAX: Duration = Duration::from_millis(100);
+/// How long the node may take to become itself again between two cases.
+const REST: Duration = Duration::from_secs(2);
+
+/// Whom to abuse.
+#[derive(Clone, Debug)]
+pub enum Victim {
+    /// A node of our own.
+    Own(NodeOptions),
+    /// A node that runs already.
+    Running {
+        /// Where it serves RESP.
+        resp: SocketAddr,
+        /// Where it serves health and metrics, if it does.
+        status: Option<SocketAddr>,
+        /// Its process, if it runs here.
+        pid: Option<u32>,
+    },
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// To whom.
+    pub victim: Victim,
+    /// How long each case lasts.
+    pub each: Duration,
+    /// Names of the cases to run; all if empty.
+    pub only: Vec<String>,
+}
+
+/// What one case did to the node.
+#[derive(Clone, Debug, Serialize)]
+pub struct CaseReport {
+    /// Its name.
+    pub case: String,
+    /// The most memory that the node had in RAM, bytes; absent if its process is not here.
+    pub peak_resident_bytes: Option<u64>,
+    /// What the bystander asked.
+    pub bystander_requests: u64,
+    /// Its latencies.
+    pub bystander_p99_ms: f64,
+    /// The longest that it waited.
+    pub bystander_max_ms: f64,
+    /// What the abusers sent, bytes.
+    pub sent_bytes: u64,
+    /// Why it could not be carried out or ended badly.
+    pub failed: Option<String>,
+}
+
+/// What all of them did.
+#[derive(Clone, Debug, Serialize)]
+pub struct AbuseReport {
+    /// The node's own bound on its memory, bytes.
+    pub memory_bytes: u64,
+    /// Case by case.
+    pub cases: Vec<CaseReport>,
+}
+
+/// Runs the cases one after the other.
+///
+/// # Errors
+/// The node does not start, or does not say how much memory it may use.
+pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<AbuseReport, Failed> {
+    let own = match &options.victim {
+        Victim::Own(node) => Some(Node::start(node)?),
+        Victim::Running { .. } => None,
+    };
+    let (resp, status, pid) = match (&own, &options.victim) {
+        (Some(node), _) => (node.resp, Some(node.status), Some(node.process.pid())),
+        (None, Victim::Running { resp, status, pid }) => (*resp, *status, *pid),
+        (None, Victim::Own(_)) => unreachable!("a node of our own has been started"),
+    };
+    let target = Target { resp, status };
+    let memory_bytes = target.memory_bytes()?;
+    target.prepare()?;
+    let unknown = options.only.iter().find(|name| !CASES.iter().any(|case| case.name == **name));
+    if let Some(unknown) = unknown {
+        let known: Vec<_> = CASES.iter().map(|case| case.name).collect();
+        return Err(Failed::new(format!("there is no case \"{unknown}\"; there are {}", known.join(", "))));
+    }
+    let wanted = |case: &&Case| options.only.is_empty() || options.only.iter().any(|name| name == case.name);
+    let mut reports = Vec::new();
+    for case in CASES.iter().filter(wanted) {
+        say(&format!("{}: {}", case.name, case.what));
+        reports.push(one(case, target, pid, options.each));
+        crate::clock::pause(REST);
+    }
+    Ok(AbuseReport { memory_bytes, cases: reports })
+}
+
+fn one(case: &Case, target: Target, pid: Option<u32>, each: Duration) -> CaseReport {
+    let resident = pid.map(Resident::watch);
+    let bystander = Bystander::start(target.resp);
+    let outcome = (case.run)(target, each);
+    let (seen, alive) = (bystander.stop(), target.answers());
+    let failed = match (&outcome, seen.failed, alive) {
+        (Err(why), ..) => Some(why.to_string()),
+        (Ok(_), Some(why), _) => Some(format!("the bystander: {why}")),
+        (Ok(_), None, false) => Some("the node does not answer any more".to_owned()),
+        (Ok(_), None, true) => None,
+    };
+    CaseReport {
+        case: case.name.to_owned(),
+        peak_resident_bytes: resident.map(Resident::stop),
+        bystander_requests: seen.requests,
+        bystander_p99_ms: seen.p99.as_secs_f64() * 1e3,
+        bystander_max_ms: seen.max.as_secs_f64() * 1e3,
+        sent_bytes: outcome.unwrap_or(0),
+        failed,
+    }
+}
+
+impl AbuseReport {
+    /// Whether the node bore it all.
+    pub fn passed(&self) -> bool {
+        self.cases.iter().all(|case| self.verdict(case).is_empty())
+    }
+
+    /// What is wrong with a case; nothing if it is good.
+    fn verdict(&self, case: &CaseReport) -> Vec<String> {
+        let mut wrong: Vec<String> = case.failed.iter().cloned().collect();
+        let bound = self.memory_bytes as f64 * MEMORY_FACTOR;
+        if case.peak_resident_bytes.is_some_and(|bytes| bytes as f64 > bound) {
+            wrong.push(format!("more than {MEMORY_FACTOR} x memory"));
+        }
+        if case.bystander_p99_ms > BYSTANDER_P99_MAX.as_secs_f64() * 1e3 {
+            wrong.push(format!("the bystander waits more than {BYSTANDER_P99_MAX:?}"));
+        }
+        wrong
+    }
+
+    /// The report as text.
+    pub fn table(&self) -> String {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let mut text = format!(
+            "memory {:.0} MiB, so at most {:.0} MiB resident; bystander's p99 at most {:?}\n\n{:<12} {:>9} {:>9} {:>9} {:>9}  verdict\n",
+            mib(self.memory_bytes),
+            mib(self.memory_bytes) * MEMORY_FACTOR,
+            BYSTANDER_P99_MAX,
+            "case",
+            "peak MiB",
+            "p99 ms",
+            "max ms",
+            "requests",
+        );
+        for case in &self.cases {
+            let peak = case.peak_resident_bytes.map_or("-".to_owned(), |bytes| format!("{:.0}", mib(bytes)));
+            let wrong = self.verdict(case).join("; ");
+            text += &format!(
+                "{:<12} {:>9} {:>9.2} {:>9.2} {:>9}  {}\n",
+                case.case,
+                peak,
+                case.bystander_p99_ms,
+                case.bystander_max_ms,
+                case.bystander_requests,
+                if wrong.is_empty() { "good" } else { &wrong },
+            );
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case(peak_resident_bytes: u64, bystander_p99_ms: f64, failed: Option<&str>) -> CaseReport {
+        CaseReport {
+            case: "test".into(),
+            peak_resident_bytes: Some(peak_resident_bytes),
+            bystander_requests: 1,
+            bystander_p99_ms,
+            bystander_max_ms: bystander_p99_ms,
+            sent_bytes: 0,
+            failed: failed.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn memory_waiting_and_failures_are_judged() {
+        let judge = |case| AbuseReport { memory_bytes: 100, cases: vec![case] }.passed();
+        assert!(judge(case(125, 100.0, None)));
+        assert!(!judge(case(126, 1.0, None)));
+        assert!(!judge(case(1, 100.1, None)));
+        assert!(!judge(case(1, 1.0, Some("gone"))));
+    }
+}
