@@ -1,7 +1,18 @@
 //! Budgets, derived from one setting: the node's memory.
 //!
-//! Half of a core's share goes to the block cache, a quarter to memtables (one filling, one being flushed), the rest to
-//! queues, requests in flight and the allocator's slack. Every field is per core.
+//! ```text
+//! a core's share     of 128 MiB   of 1 GiB   what
+//! fixed                  32 MiB     32 MiB   buffers of direct IO, stacks, code, tables of the runtime
+//! 3/16                   24        192       memtables: one that fills, two that wait for their flush or are being flushed
+//! 1/2 - 32 MiB           32        480       blocks and rows of tables
+//! 1/16                    8         64       writes in flight; each exists about three times, as value, command and record
+//! 1/16                    8         64       requests that are not answered
+//! 1/8                    16        128       answers that are not sent
+//! 1/32                    4         32       recent records of the log
+//! ```
+//!
+//! The rest, and a quarter on top of `memory_bytes`, is for copies in flight and the allocator's slack. Recovery reads the log in
+//! pieces and lives on the same budgets. Every field is per core.
 
 use super::Config;
 use crate::memory::MemoryLimits;
@@ -24,10 +35,12 @@ pub struct Limits {
     pub cores: usize,
     /// This core's share of the memory budget, bytes.
     pub core_bytes: u64,
-    /// Size at which a memtable is flushed, bytes. Two may exist at a time.
+    /// Size at which a memtable is flushed, bytes. [`MEMTABLES`] may exist at a time.
     pub memtable_bytes: u64,
     /// Cache of table blocks, bytes.
     pub block_cache_bytes: u64,
+    /// Recent records of the log, bytes.
+    pub log_cache_bytes: u64,
     /// Keys and values of requests in flight, bytes; above it requests are refused as busy.
     pub inflight_bytes: u64,
     /// What clients may make the core hold: requests that are not answered, and answers that are not sent.
@@ -42,12 +55,18 @@ pub struct Limits {
     pub pipeline_max: usize,
 }
 
-/// Below this a core cannot hold two memtables and its buffers.
-const CORE_BYTES_MIN: u64 = 64 << 20;
+/// Below this the largest values that are allowed do not fit beside what a core needs anyway.
+const CORE_BYTES_MIN: u64 = 128 << 20;
+/// Memtables of a tree: one that fills, and those that are closed.
+pub(crate) const MEMTABLES: u64 = 3;
+/// What a core has to have beside its budgets: buffers of direct IO, stacks, the runtime.
+const FIXED_BYTES: u64 = 32 << 20;
 /// A larger memtable only makes restarts slower.
 const MEMTABLE_BYTES_MAX: u64 = 64 << 20;
 /// More answers on their way than this serve nobody.
 const OUTPUT_BYTES_MAX: usize = 256 << 20;
+/// Readers of the log are close behind its end, or far.
+const LOG_CACHE_BYTES_MAX: u64 = 32 << 20;
 /// A smaller one flushes all the time.
 const MEMTABLE_BYTES_MIN: u64 = 4 << 20;
 
@@ -105,11 +124,11 @@ impl Limits {
         let memtable_bytes = config
             .lsm
             .memtable_bytes
-            .unwrap_or_else(|| (core_bytes / 8).clamp(MEMTABLE_BYTES_MIN, MEMTABLE_BYTES_MAX));
-        let block_cache_bytes = config.lsm.block_cache_bytes.unwrap_or(core_bytes / 2);
-        if memtable_bytes.saturating_mul(2).saturating_add(block_cache_bytes) > core_bytes {
+            .unwrap_or_else(|| (core_bytes / 16).clamp(MEMTABLE_BYTES_MIN, MEMTABLE_BYTES_MAX));
+        let block_cache_bytes = config.lsm.block_cache_bytes.unwrap_or(core_bytes / 2 - FIXED_BYTES);
+        if memtable_bytes.saturating_mul(MEMTABLES).saturating_add(block_cache_bytes) > core_bytes {
             return Err(format!(
-                "two memtables of lsm.memtable_bytes = {memtable_bytes} and lsm.block_cache_bytes = {block_cache_bytes} \
+                "{MEMTABLES} memtables of lsm.memtable_bytes = {memtable_bytes} and lsm.block_cache_bytes = {block_cache_bytes} \
                  exceed a core's share of {core_bytes} bytes: lower them or raise memory_bytes"
             ));
         }
@@ -118,10 +137,11 @@ impl Limits {
             core_bytes,
             memtable_bytes,
             block_cache_bytes,
-            inflight_bytes: core_bytes / 8,
+            log_cache_bytes: (core_bytes / 32).min(LOG_CACHE_BYTES_MAX),
+            inflight_bytes: core_bytes / 16,
             memory: MemoryLimits {
-                input_bytes: usize::try_from(core_bytes / 8).unwrap_or(usize::MAX),
-                output_bytes: usize::try_from(core_bytes / 4).unwrap_or(usize::MAX).min(OUTPUT_BYTES_MAX),
+                input_bytes: usize::try_from(core_bytes / 16).unwrap_or(usize::MAX),
+                output_bytes: usize::try_from(core_bytes / 8).unwrap_or(usize::MAX).min(OUTPUT_BYTES_MAX),
             },
             connections_max: config.limits.connections_max.min(node_connections_max),
             reserved_fds,
@@ -143,15 +163,18 @@ mod tests {
         assert_eq!(limits.cores, 4);
         assert_eq!(limits.core_bytes, 2 << 30);
         assert_eq!(limits.memtable_bytes, 64 << 20);
-        assert_eq!(limits.block_cache_bytes, 1 << 30);
+        assert_eq!(limits.block_cache_bytes, (1 << 30) - FIXED_BYTES);
     }
 
     #[test]
     fn budgets_never_exceed_the_share() {
-        for memory in [256u64 << 20, 300 << 20, 1 << 30, 7 << 30, 1 << 40] {
+        for memory in [512u64 << 20, 600 << 20, 1 << 30, 7 << 30, 1 << 40] {
             let config = Config { memory_bytes: Some(memory), ..Config::default() };
-            let limits = Limits::derive(&config, MACHINE).expect("at least 64 MiB per core");
-            let spent = 2 * limits.memtable_bytes + limits.block_cache_bytes + limits.inflight_bytes;
+            let limits = Limits::derive(&config, MACHINE).expect("at least 128 MiB per core");
+            let clients = limits.memory.input_bytes + limits.memory.output_bytes;
+            let tree = MEMTABLES * limits.memtable_bytes + limits.block_cache_bytes;
+            let log = limits.log_cache_bytes + limits.inflight_bytes;
+            let spent = FIXED_BYTES + tree + log + clients as u64;
             assert!(spent <= limits.core_bytes, "{limits:?}");
         }
     }

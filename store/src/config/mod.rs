@@ -11,7 +11,7 @@
 
 mod key;
 mod layer;
-mod limits;
+pub(crate) mod limits;
 mod text;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -16,6 +16,7 @@ use super::StartError;
 use super::core::Plan;
 use super::identity::Ident;
 use super::listen::CannotListen;
+use crate::config::limits::MEMTABLES;
 use crate::config::{Config, Limits, SyncMethod};
 use crate::memory::Memory;
 use crate::shard::ShardLimits;
@@ -136,11 +137,13 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
             log: LogOptions {
                 segment_bytes: config.log.segment_bytes,
                 sync: opened.sync,
+                cache_bytes_max: share(limits.log_cache_bytes),
                 ..LogOptions::default()
             },
             tree: TreeOptions {
                 memtable_bytes: share(limits.memtable_bytes),
                 cache_bytes: share(limits.block_cache_bytes),
+                closed_memtables: MEMTABLES as usize - 1,
                 ..TreeOptions::default()
             },
             limits: ShardLimits {
