@@ -339,7 +339,7 @@ fn lives(seed: u64) -> Result<BTreeMap<&'static str, u64>, String> {
 #[test]
 fn what_was_answered_survives_every_crash() {
     let mut seen = BTreeMap::<&str, u64>::new();
-    for seed in 0..150 {
+    for seed in 0..250 {
         match lives(seed) {
             Ok(counts) => {
                 counts.into_iter().for_each(|(what, times)| *seen.entry(what).or_default() += times)
