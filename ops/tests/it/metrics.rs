@@ -62,6 +62,9 @@ const STANDS_STILL: &[(&str, &str)] = &[
         "one core has nowhere to move connections to; store/tests/it/moving.rs",
     ),
     ("ringkeep_store_inflight_bytes", "zero whenever nobody writes"),
+    ("ringkeep_log_write_age_seconds", "store: a_write_ages_until_it_ends"),
+    ("ringkeep_store_damaged", "store/tests/it damages files"),
+    ("ringkeep_store_refuses_writes", "store/tests/it/full.rs and .ci/full-disk fill disks"),
     ("ringkeep_store_stopped", "store/tests/it/crash.rs breaks disks"),
 ];
 
