@@ -21,6 +21,8 @@ use super::report::{Heart, Poster};
 use super::{StartError, Word};
 use crate::config::{Config, Limits};
 use crate::control::{Beat, Control, Member};
+use crate::gateway::Dispatch;
+use crate::shard::Shard;
 use crate::shard::links::Ends;
 use crate::shard::routes::Place;
 use crate::wire::health::Health;
@@ -196,36 +198,8 @@ impl DataCore {
         let dispatch = stores.join(&rt, &plan, places, links);
 
         let health = Health::default();
-        let mut servers = Vec::new();
-        let mut addrs = Vec::new();
-        let store = |index: usize| {
-            let shard = stores.shards.get(&index);
-            shard.map_or_else(
-                || (stores.fenced[&index].store, None),
-                |shard| (shard.store(), Some(shard.clone())),
-            )
-        };
-        for index in plan.stores_of(rt.core()) {
-            let ((id, shard), wanted) = (store(index), config.store_addr(index));
-            let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
-                CannotListen { what: "store", addr: wanted, port_key: "base_port", error: &error }.to_string()
-            })?;
-            let addr = listener.local_addr().map_err(|error| error.to_string())?;
-            // A fenced store answers, so that clients are told why, but wants no calls.
-            let health = if shard.is_some() { health.clone() } else { Health::default() };
-            if shard.is_none() {
-                health.set_serving(false);
-            }
-            let service = Tikv::new(&rt, Stores::gateway(&dispatch, index), id.0, health);
-            let options = grpc::Options {
-                connections_max: limits.connections_max,
-                memory: stores.memory.clone(),
-                descriptors: descriptors.clone(),
-                ..grpc::Options::default()
-            };
-            servers.push(grpc::serve(&rt, listener, service, options));
-            addrs.push((index, shard, addr));
-        }
+        let (servers, addrs) =
+            serve_stores(&rt, &plan, (&config, &limits), &stores, &dispatch, &descriptors, &health)?;
         let counters = Rc::new(resp::Counters::default());
         let stopping = Rc::new((Bell::default(), Cell::new(Duration::ZERO)));
         let resp_config = resp_config(&config, &limits, &plan, resp_addr, (cursors, doors), descriptors);
@@ -295,6 +269,53 @@ impl DataCore {
         let _ = words.send(Word::Done(close));
         Ok(())
     }
+}
+
+/// One store of the core: its number, itself unless it is fenced, and where it is served.
+type ServedStore = (usize, Option<Shard>, SocketAddr);
+
+/// Serves every store of this core on a port of its own.
+///
+/// # Errors
+/// Which address cannot be bound, and what to do.
+fn serve_stores(
+    rt: &Rt,
+    plan: &Plan,
+    (config, limits): (&Config, &Limits),
+    stores: &Stores,
+    dispatch: &Rc<Dispatch>,
+    descriptors: &Descriptors,
+    health: &Health,
+) -> Result<(Vec<grpc::Handle>, Vec<ServedStore>), String> {
+    let mut servers = Vec::new();
+    let mut addrs = Vec::new();
+    let store = |index: usize| {
+        let shard = stores.shards.get(&index);
+        shard
+            .map_or_else(|| (stores.fenced[&index].store, None), |shard| (shard.store(), Some(shard.clone())))
+    };
+    for index in plan.stores_of(rt.core()) {
+        let ((id, shard), wanted) = (store(index), config.store_addr(index));
+        let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
+            CannotListen { what: "store", addr: wanted, port_key: "base_port", error: &error }.to_string()
+        })?;
+        let addr = listener.local_addr().map_err(|error| error.to_string())?;
+        // A fenced store answers, so that clients are told why, but wants no calls.
+        let health = if shard.is_some() { health.clone() } else { Health::default() };
+        if shard.is_none() {
+            health.set_serving(false);
+        }
+        let service = Tikv::new(rt, Stores::gateway(dispatch, index), id.0, health);
+        let options = grpc::Options {
+            connections_max: limits.connections_max,
+            memory: stores.memory.clone(),
+            descriptors: descriptors.clone(),
+            ..grpc::Options::default()
+        };
+        servers.push(grpc::serve(rt, listener, service, options));
+        addrs.push((index, shard, addr));
+    }
+    Ok((servers, addrs))
 }
 
 /// What each store found on its disk, and how long that took.
