@@ -147,14 +147,15 @@ impl Ident {
     /// open keeps its count.
     ///
     /// # Errors
-    /// Those of the disk. A full one is none, once the state is ready: the counts of an earlier start still hold.
-    ///
-    /// # Panics
-    /// If a store that is being created is not among them.
+    /// Those of the disk. A full one is none, once the state is ready: the counts of an earlier start still hold. Foreign if a store
+    /// that is being created is not among them.
     pub async fn confirm(&mut self, rt: &Rt, dir: &Path, opened: &[(usize, u64)], ids: u64) -> Result<()> {
         let was_ready = self.state == IdentState::Ready;
-        let complete = self.holdings.len() == opened.len();
-        assert!(was_ready || complete, "a directory is ready once every store has been created");
+        if !was_ready && opened.len() < self.holdings.len() {
+            // It stays in bootstrap, so that the next start creates the rest.
+            let what = "not every store could be created; remove what is in the way and start again";
+            return Err(Fault::foreign(dir, what));
+        }
         let mut next = self.clone();
         (next.state, next.ids) = (IdentState::Ready, self.ids.max(ids));
         for (store, times) in opened {
