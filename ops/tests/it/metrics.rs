@@ -65,6 +65,7 @@ const STANDS_STILL: &[(&str, &str)] = &[
     ("ringkeep_log_write_age_seconds", "store: a_write_ages_until_it_ends"),
     ("ringkeep_store_damaged", "store/tests/it damages files"),
     ("ringkeep_store_refuses_writes", "store/tests/it/full.rs and .ci/full-disk fill disks"),
+    ("ringkeep_resp_overdue_total", "store/tests/it: requests that begin and do not end"),
     ("ringkeep_store_stopped", "store/tests/it/crash.rs breaks disks"),
 ];
 
