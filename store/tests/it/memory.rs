@@ -280,3 +280,39 @@ fn answers_that_are_not_read_share_a_bound_and_small_ones_go_on() {
         ask(&mut bystander, &[b"STRLEN", b"big"], format!(":{MIB}\r\n").as_bytes()).await;
     });
 }
+
+#[test]
+fn clients_that_stall_give_their_memory_to_those_who_wait_for_it() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(4 * MIB, 8 * MIB), 64 * MIB, false).await;
+        put(&gateway, "big", MIB).await;
+        let addr = serve(&rt, &gateway);
+        let mut stalled = Vec::new();
+        for _ in 0..6 {
+            let mut stream = rt.connect(addr).await.unwrap();
+            let request = packed(&[b"SET", b"never", &vec![b'v'; 2 * MIB]]);
+            rt.spawn({
+                let rt = rt.clone();
+                async move {
+                    // The connection may be closed before all of it is taken.
+                    let _ = stream.write_all(&request[..request.len() - 1]).await;
+                    rt.sleep(Duration::from_secs(600)).await;
+                }
+            });
+        }
+        for _ in 0..20 {
+            let mut stream = rt.connect(addr).await.unwrap();
+            stream.write_all(&packed(&[b"GET", b"big"])).await.unwrap();
+            stalled.push(stream);
+        }
+        rt.sleep(Duration::from_millis(100)).await;
+        let began = rt.now();
+        let mut honest = rt.connect(addr).await.unwrap();
+        ask(&mut honest, &[b"SET", b"mine", &vec![b'm'; MIB]], b"+OK\r\n").await;
+        while let Err(refusal) = get(&gateway, "big").await {
+            assert!(matches!(refusal, Refusal::Busy { .. }), "{refusal:?}");
+        }
+        let took = rt.now().since(began);
+        assert!(took < Duration::from_secs(60), "it took {took:?}");
+    });
+}

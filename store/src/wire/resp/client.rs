@@ -32,8 +32,23 @@ pub struct Client {
     names: RefCell<Names>,
     /// Its transaction, and what it watches.
     pub transaction: RefCell<Transaction>,
+    /// What its session keeps in memory, if that is much.
+    pub held: Cell<Held>,
+    /// Others wait for the memory that it holds, and it does nothing: its session ends.
+    pub evicted: Cell<bool>,
     /// Wakes its session, to tell it that the server is stopping.
     pub waker: RefCell<Option<Waker>>,
+}
+
+/// What a session keeps in memory and others may wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Of an incomplete request that its client could go on with, bytes.
+    pub input: usize,
+    /// Of replies that its client could read, bytes.
+    pub output: usize,
+    /// When bytes last went in or out.
+    pub moved: Mono,
 }
 
 /// What the client calls itself. Absent until it does, because most never do.
@@ -79,6 +94,8 @@ impl From<Travelling> for Client {
             last: Cell::new(last),
             names: RefCell::new(names),
             transaction: RefCell::default(),
+            held: Cell::default(),
+            evicted: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
@@ -96,6 +113,8 @@ impl Client {
             last: Cell::new(None),
             names: RefCell::default(),
             transaction: RefCell::default(),
+            held: Cell::default(),
+            evicted: Cell::new(false),
             waker: RefCell::new(None),
         }
     }

@@ -14,12 +14,13 @@ use std::time::Duration;
 use engine::rt::local::Bell;
 use engine::rt::{Listener, Mono, Rt, Stream};
 
-use super::client::Client;
+use super::client::{Client, Held};
 use super::counters::Counters;
 use super::cursor::Cursors;
 use super::moving::{Doors, Homing, Loads, Moved};
 use super::session::{Ended, Session};
 use crate::gateway::Gateway;
+use crate::memory::{INTAKE_BYTES_MIN, SMALL_BYTES};
 use crate::node::descriptors::Descriptors;
 
 /// What is read from a socket at once, bytes.
@@ -32,6 +33,11 @@ const SPARE_BUFFER_BYTES_MAX: usize = 64 << 10;
 const REFUSALS_AT_ONCE: usize = 64;
 /// How long to wait when no descriptor is left for the next connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How often clients that stall are looked for.
+const STALL_LOOK: Duration = Duration::from_secs(1);
+/// How long a client may do nothing while others wait for the memory that it holds.
+const STALL_MAX: Duration = Duration::from_secs(5);
 
 /// How a core speaks RESP.
 #[derive(Clone, Debug)]
@@ -116,6 +122,7 @@ pub async fn serve(
 ) {
     let server = Rc::new(Server::new(rt, gateway, config, counters));
     server.open_door();
+    server.rt.spawn(evict_stalled(server.clone()));
     let mut shutdown = pin!(shutdown);
     let patience = loop {
         let mut accept = pin!(listener.accept());
@@ -297,6 +304,31 @@ impl Server {
         for client in self.clients.borrow().values() {
             if let Some(waker) = client.waker.borrow().as_ref() {
                 waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// Ends connections whose clients neither go on with a request nor read their replies, while others wait for the memory that
+/// they hold.
+async fn evict_stalled(server: Rc<Server>) {
+    while server.stop() == Stop::No {
+        server.rt.sleep(STALL_LOOK).await;
+        let memory = server.gateway.memory();
+        let short = (memory.input.waiting() > 0, memory.output.waiting() > 0);
+        if short == (false, false) {
+            continue;
+        }
+        let now = server.rt.now();
+        for client in server.clients.borrow().values() {
+            let Held { input, output, moved } = client.held.get();
+            let holds = (short.0 && input > INTAKE_BYTES_MIN) || (short.1 && output > SMALL_BYTES);
+            if holds && now.since(moved) >= STALL_MAX {
+                tracing::warn!(client = %client.from, input, output, "others wait for the memory of a client that stalls; closed");
+                client.evicted.set(true);
+                if let Some(waker) = client.waker.borrow().as_ref() {
+                    waker.wake_by_ref();
+                }
             }
         }
     }

@@ -28,7 +28,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use engine::rt::{Mono, Stream};
 
-use super::client::Client;
+use super::client::{Client, Held};
 use super::command::Command;
 use super::frame::Parser;
 use super::moving::Homing;
@@ -36,7 +36,7 @@ use super::queue::{Queue, Ticket};
 use super::reply::Writer;
 use super::request::Error;
 use super::server::{Server, Stop};
-use crate::memory::{Charge, Intake};
+use crate::memory::{Charge, INTAKE_BYTES_MIN, Intake, SMALL_BYTES};
 use overdue::Overdue;
 
 /// Most bytes of requests under way.
@@ -189,6 +189,9 @@ impl Session {
     fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         self.show_waker(cx);
         for _ in 0..TURNS_AT_ONCE {
+            if self.client.evicted.get() {
+                return Poll::Ready(Ok(false));
+            }
             match self.server.stop() {
                 Stop::No => {}
                 Stop::Drain if self.phase == Phase::Open => {
@@ -201,7 +204,7 @@ impl Session {
             let took = self.take_in(cx)?;
             let answered = self.gather(cx);
             let wrote = self.send(cx)?;
-            self.charge();
+            self.charge(took || wrote);
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(false));
             }
@@ -253,13 +256,22 @@ impl Session {
     }
 
     /// Charges what the session keeps now. What it keeps only within a turn is not seen here and costs nothing.
-    fn charge(&mut self) {
+    fn charge(&mut self, moved: bool) {
         let input = if self.input.is_empty() { 0 } else { self.input.capacity() };
         self.intake.keep(input + self.queue.held_bytes());
         let unsent = if self.out.is_empty() { 0 } else { self.out.capacity() };
         let unsent = unsent + self.queue.said_bytes();
         if unsent != self.unsent.bytes() {
             self.unsent.set(unsent);
+        }
+        let input = if self.intake.waits() || !self.queue.is_empty() { 0 } else { self.intake.bytes() };
+        let much = input > INTAKE_BYTES_MIN || unsent > SMALL_BYTES;
+        let before = self.client.held.get();
+        if much {
+            let moved = if moved { self.server.rt.now() } else { before.moved };
+            self.client.held.set(Held { input, output: unsent, moved });
+        } else if before != Held::default() {
+            self.client.held.set(Held::default());
         }
     }
 
