@@ -1,7 +1,7 @@
 //! The way back: what was durable, and nothing else.
 //!
 //! [`Recovery::read`] reads and judges and changes nothing, so that its caller can judge, too, before anything is lost;
-//! [`Recovery::open`] makes the log ready to be written. What must be there is said by [`Origin`](crate::origin::Origin): only a
+//! [`Recovery::open`] makes the log ready to be written. What must be there is said by [`Origin`]: only a
 //! log that may be new is created.
 //!
 //! 1. Find the newest segment that begins with a record: the tail. Its records say which segments are still needed; all of

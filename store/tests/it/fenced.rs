@@ -127,7 +127,7 @@ fn a_damaged_store_is_fenced_and_the_others_serve() {
     node.drain(LONG);
 
     damage(dir.path(), 1);
-    let error = start(dir.path()).err().expect("no store can serve").to_string();
+    let error = start(dir.path()).expect_err("no store can serve").to_string();
     assert!(error.contains("store-1") && error.contains("store-2"), "{error}");
 }
 

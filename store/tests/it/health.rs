@@ -201,7 +201,7 @@ fn a_batch_over_several_regions_of_which_one_is_too_large_changes_nothing() {
 fn a_scan_downwards_that_begins_outside_of_its_region_is_refused() {
     in_world(77, |_, _, _, stores, gateway| async move {
         let key = |last: u8| [b"k".as_slice(), &[last]].concat();
-        for last in b'0'..b'9' {
+        for last in b'0'..=b'8' {
             gateway.submit(None, put(key(last), 1)).await.unwrap();
         }
         let (number, _, route, region) = owner(&stores, b"k");

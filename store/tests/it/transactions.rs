@@ -103,7 +103,7 @@ async fn compare(seed: u64, real: &Gateway, model: &Gateway) -> (usize, usize) {
             }
             1..=4 => {
                 let steps: Vec<Op> = (0..1 + random.below(6)).map(|_| step(&mut random, first)).collect();
-                let has_keys = Atomic { watched: vec![], steps: steps.clone() }.keys().len() > 0;
+                let has_keys = !Atomic { watched: vec![], steps: steps.clone() }.keys().is_empty();
                 let watched = std::mem::take(&mut watched[client]);
                 if !has_keys && watched.is_empty() {
                     continue;

@@ -19,12 +19,15 @@ use engine::rt::Mono;
 
 use super::{FRAME_TIME_MAX, Hold, LOGIN_TIME_MAX, Phase, SLOWEST_BYTES_PER_S, Session};
 
+/// A sleep until a deadline.
+type Alarm = (Mono, Pin<Box<dyn Future<Output = ()>>>);
+
 /// The time that a session keeps for its client.
 #[derive(Default)]
 pub(super) struct Overdue {
     /// When the command that is arriving began to.
     frame_began: Mono,
-    alarm: Option<(Mono, Pin<Box<dyn Future<Output = ()>>>)>,
+    alarm: Option<Alarm>,
 }
 
 impl std::fmt::Debug for Overdue {
