@@ -109,7 +109,8 @@ impl Queued {
     }
 }
 
-fn op_bytes(op: &Op) -> usize {
+/// Bytes of keys and values that a write brings along.
+pub(super) fn op_bytes(op: &Op) -> usize {
     match op {
         Op::Put { key, value } => key.len() + value.len(),
         Op::Delete { key, .. } => key.len(),

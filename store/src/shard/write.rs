@@ -11,6 +11,7 @@ use engine::lsm::Lookup;
 use raft::Term;
 use scheduler::RegionId;
 
+use super::gate::op_bytes;
 use super::inflight::Known;
 use super::modify::{Modified, modify};
 use super::reply::Reply;
@@ -22,6 +23,13 @@ use crate::region::peer::TooLarge;
 use crate::request::{Change, KEY_BYTES_MAX, Op, Out, Route, VALUE_BYTES_MAX};
 
 const CF: Cf = Cf::Default;
+
+/// A write of at most this many bytes is small.
+const SMALL_WRITE_BYTES_MAX: usize = 4 << 10;
+
+/// The share of the bound on bytes in flight that small writes may use beyond it: clients of large values fill the bound, and
+/// those of small ones beside them are still served.
+const SMALL_WRITES_SHARE: usize = 8;
 
 const TOO_MANY_BYTES: Refusal =
     Refusal::Busy { reason: "too many bytes of writes are in flight", backoff_ms: 20 };
@@ -65,7 +73,7 @@ impl Shard {
             return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
         }
         let state = inner.state.borrow();
-        if state.inflight.bytes() + state.waiting_bytes > inner.limits.inflight_bytes_max {
+        if state.inflight.bytes() + state.waiting_bytes > inner.inflight_bytes_max(op_bytes(op)) {
             return Err(TOO_MANY_BYTES);
         }
         Ok(())
@@ -153,8 +161,14 @@ impl Inner {
     /// Whether a write of `bytes` may begin: it fits beside those in flight, or there are none.
     pub(super) fn has_room_for(&self, bytes: usize) -> Result<(), Refusal> {
         let in_flight = self.state.borrow().inflight.bytes();
-        let fits = in_flight == 0 || in_flight + bytes <= self.limits.inflight_bytes_max;
+        let fits = in_flight == 0 || in_flight + bytes <= self.inflight_bytes_max(bytes);
         if fits { Ok(()) } else { Err(TOO_MANY_BYTES) }
+    }
+
+    /// Bytes that may be in flight beside a write of `bytes`.
+    fn inflight_bytes_max(&self, bytes: usize) -> usize {
+        let bound = self.limits.inflight_bytes_max;
+        if bytes <= SMALL_WRITE_BYTES_MAX { bound + bound / SMALL_WRITES_SHARE } else { bound }
     }
 
     /// Answers at once if nothing is under way for the key, else together with what is.

@@ -171,6 +171,35 @@ fn appends_that_waited_for_the_disk_count_as_what_they_make() {
     });
 }
 
+#[test]
+fn small_writes_are_taken_beside_large_ones_that_fill_the_bound() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 8 * MIB, true).await;
+        let write = |key: &str, bytes: usize| {
+            let op = Op::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: vec![1; bytes].into() };
+            gateway.submit(None, op)
+        };
+        // The last one that is taken goes beyond the bound.
+        let large: Vec<_> = (0..20).map(|_| write("large", MIB)).collect();
+        let small: Vec<_> = (0..100).map(|_| write("large beside", 1 << 10)).collect();
+        // Beyond the reserve small ones are refused, too.
+        let flood: Vec<_> = (0..2000).map(|_| write("large flood", 4000)).collect();
+        let (mut taken, mut refused) = ([0; 3], [0; 3]);
+        for (kind, asked) in [large, small, flood].into_iter().enumerate() {
+            for asked in asked {
+                match asked.await {
+                    Ok(Out::Done) => taken[kind] += 1,
+                    Err(Refusal::Busy { .. }) => refused[kind] += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert!(taken[0] > 0 && refused[0] > 0, "{taken:?} {refused:?}: the bound was not met");
+        assert_eq!((taken[1], refused[1]), (100, 0));
+        assert!(refused[2] > 0, "{taken:?} {refused:?}: the reserve has no end");
+    });
+}
+
 /// Serves RESP over `gateway` and returns its address.
 fn serve(rt: &Rt, gateway: &Gateway) -> SocketAddr {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
