@@ -10,8 +10,6 @@
 //!
 //! [`Image`] repeats [`StateImage`] field by field, because the crate `scheduler` has no dependencies. Both directions take
 //! the structs apart by name, so a field that is added there does not compile until it is written here.
-//!
-//! The file of the first version held four numbers; [`decode_v1`] still reads it.
 
 use rkyv::rancor::Error;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -19,8 +17,6 @@ use scheduler::config::{Config, ReplicaPath};
 use scheduler::{Lifecycle, NodeId, Policy, StateImage, StoreDescriptor, StoreId};
 
 const MAGIC: &[u8; 8] = b"RKCTRL01";
-const MAGIC_V1: &[u8; 8] = b"RKPLACE1";
-const BYTES_V1: usize = 44;
 
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 struct Image {
@@ -75,35 +71,15 @@ pub(super) fn encode(state: &StateImage) -> Vec<u8> {
 /// # Errors
 /// What is wrong with them, as the rest of a sentence about the file.
 pub(super) fn decode(bytes: &[u8]) -> Result<StateImage, Damaged> {
-    let body = checked(bytes, MAGIC)?;
+    let body = checked(bytes)?;
     let image = rkyv::from_bytes::<Image, Error>(&body[MAGIC.len()..])
         .map_err(|_| Damaged("its archive is broken"))?;
     image.restore()
 }
 
-/// The state in a file of the first version, which held the cluster's id, the bounds of ids and of timestamps, and the safe point.
-///
-/// # Errors
-/// As for [`decode`].
-pub(super) fn decode_v1(bytes: &[u8]) -> Result<StateImage, Damaged> {
-    if bytes.len() != BYTES_V1 {
-        return Err(Damaged("it does not have the length of a placement file"));
-    }
-    let body = checked(bytes, MAGIC_V1)?;
-    let number = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| body[at + index]));
-    let state = scheduler::State::new(super::initial_config());
-    Ok(StateImage {
-        cluster: Some(number(8)),
-        next_id: number(16).max(1),
-        timestamp_end_ms: number(24),
-        gc_safe_point: number(32),
-        ..state.image().clone()
-    })
-}
-
-fn checked<'a>(bytes: &'a [u8], magic: &[u8]) -> Result<&'a [u8], Damaged> {
+fn checked(bytes: &[u8]) -> Result<&[u8], Damaged> {
     let (body, sum) = bytes.split_last_chunk::<4>().ok_or(Damaged("it is too short"))?;
-    if !body.starts_with(magic) {
+    if !body.starts_with(MAGIC) {
         return Err(Damaged("it does not begin as a file of this version"));
     }
     if u32::from_le_bytes(*sum) != crc32fast::hash(body) {
@@ -370,23 +346,5 @@ mod tests {
         }
         assert_eq!(decode(fixture), Ok(state()));
         assert_eq!(encode(&state()), fixture);
-    }
-
-    #[test]
-    fn a_file_of_the_first_version_is_still_read() {
-        // Cluster 7, id bound 1001, timestamp bound 1,700,000,003,000, safe point 5.
-        let text = "524b504c414345310700000000000000e903000000000000b873e5cf8b0100000500000000000000d5bb4490";
-        let bytes: Vec<u8> = (0..text.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal digits"))
-            .collect();
-        let state = decode_v1(&bytes).expect("a whole file");
-        let numbers = (state.cluster, state.next_id, state.timestamp_end_ms, state.gc_safe_point);
-        assert_eq!(numbers, (Some(7), 1001, 1_700_000_003_000, 5));
-        for bit in 0..bytes.len() * 8 {
-            let mut damaged = bytes.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode_v1(&damaged).is_err(), "bit {bit}");
-        }
     }
 }

@@ -15,11 +15,9 @@ use engine::rt::local::{Answer, oneshot};
 use scheduler::{State, StateAnswer, StateCommand, StateImage};
 
 use super::Denied;
-use super::image::{Damaged, decode, decode_v1, encode};
+use super::image::{Damaged, decode, encode};
 
 const NAME: &str = "STATE";
-/// The file of the first version.
-const NAME_V1: &str = "placement";
 
 /// The file, what is known to be in it, and what will be.
 #[derive(Debug)]
@@ -49,13 +47,8 @@ impl StateFile {
     ) -> io::Result<Rc<Self>> {
         rt.create_dir_all(dir).await?;
         let path = dir.join(NAME);
-        let state = match read(rt, dir, &path).await? {
-            Some((state, from)) => {
-                if from != path {
-                    take_over(rt, dir, &path, &from, &state).await?;
-                }
-                state
-            }
+        let state = match read(rt, &path).await? {
+            Some(state) => state,
             None if next_id_min > 0 => return Err(gone(&path)),
             None => {
                 let state = begin(cluster, first_free_id);
@@ -139,8 +132,8 @@ fn begin(cluster: u64, first_free_id: u64) -> State {
 /// As [`StateFile::open`].
 pub(super) async fn check(rt: &Rt, dir: &Path, cluster: u64, next_id_min: u64) -> io::Result<()> {
     let path = dir.join(NAME);
-    match read(rt, dir, &path).await? {
-        Some((state, from)) => belongs(&from, &state, cluster, next_id_min),
+    match read(rt, &path).await? {
+        Some(state) => belongs(&path, &state, cluster, next_id_min),
         None if next_id_min > 0 => Err(gone(&path)),
         None => Ok(()),
     }
@@ -170,26 +163,11 @@ fn gone(path: &Path) -> io::Error {
     invalid(path, "it is gone; restore the whole data directory from a backup")
 }
 
-/// The state, and the file that it is from.
-async fn read(rt: &Rt, dir: &Path, path: &Path) -> io::Result<Option<(State, PathBuf)>> {
-    if rt.exists(path).await? {
-        let state = restore(path, decode(&rt.read_small(path).await?))?;
-        return Ok(Some((state, path.to_owned())));
-    }
-    let path_v1 = dir.join(NAME_V1);
-    if !rt.exists(&path_v1).await? {
+async fn read(rt: &Rt, path: &Path) -> io::Result<Option<State>> {
+    if !rt.exists(path).await? {
         return Ok(None);
     }
-    let state = restore(&path_v1, decode_v1(&rt.read_small(&path_v1).await?))?;
-    Ok(Some((state, path_v1)))
-}
-
-/// Writes the state of a file of the first version into one of this version.
-async fn take_over(rt: &Rt, dir: &Path, path: &Path, from: &Path, state: &State) -> io::Result<()> {
-    rt.replace_small(path, &encode(state.image())).await?;
-    // Left in place it would be believed if the new file were lost, and ids would be handed out twice.
-    rt.remove(from).await?;
-    rt.sync_dir(dir).await
+    restore(path, decode(&rt.read_small(path).await?)).map(Some)
 }
 
 fn restore(path: &Path, image: Result<StateImage, Damaged>) -> io::Result<State> {
