@@ -24,6 +24,7 @@ fn main() -> std::io::Result<()> {
             pipeline_max: 1024,
             cursors: Cursors::new(rt.random()),
             doors: Doors::default(),
+            board: None,
             descriptors: store::node::descriptors::Descriptors::default(),
             facts: Facts { port, cores: 1, ..Facts::default() },
         };

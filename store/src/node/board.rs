@@ -16,6 +16,8 @@ pub struct CoreReport {
     pub core: usize,
     /// Its stores.
     pub stores: Vec<StoreSnapshot>,
+    /// Keys that the trees of its stores estimate in the regions that are led here, some seconds old.
+    pub keys: u64,
     /// Its RESP server.
     pub resp: resp::Snapshot,
     /// Its gRPC servers, summed.

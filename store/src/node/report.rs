@@ -3,7 +3,7 @@
 //! Beats wait for room in the scheduler shard's queue, so none is lost; the board is written on its own, so a scheduler shard that
 //! is behind does not make the metrics stale.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,6 +34,8 @@ pub(super) struct Heart {
     node: NodeId,
     stores: Vec<Reported>,
     started_seconds: u64,
+    /// Keys of all regions that are led here, as estimated last; for the [`Poster`].
+    pub(super) keys: Rc<Cell<u64>>,
 }
 
 /// One store of the core, and what was last known of it.
@@ -70,6 +72,7 @@ impl Heart {
             node: NodeId(plan.identity.node),
             stores: stores.map(reported).collect(),
             started_seconds: rt.wall().as_secs(),
+            keys: Rc::default(),
         }
     }
 
@@ -130,6 +133,8 @@ impl Heart {
                 }
             }
         }
+        let keys_of = |store: &Reported| store.sizes.borrow().values().map(|size| size.keys).sum::<u64>();
+        self.keys.set(self.stores.iter().map(keys_of).sum());
     }
 }
 
@@ -188,6 +193,7 @@ pub(super) struct Poster {
     pub(super) fenced: Vec<StoreSnapshot>,
     pub(super) board: Board,
     pub(super) counters: Rc<resp::Counters>,
+    pub(super) keys: Rc<Cell<u64>>,
     pub(super) links: Rc<Links>,
     pub(super) connections_max: usize,
 }
@@ -207,6 +213,7 @@ impl Poster {
         self.board.post(CoreReport {
             core: self.rt.core(),
             stores: self.shards.iter().map(Shard::snapshot).chain(self.fenced.iter().cloned()).collect(),
+            keys: self.keys.get(),
             resp: self.counters.snapshot(),
             grpc,
             grpc_requests: grpc::Ended::merge(servers.borrow().iter().flat_map(grpc::Handle::ended)),

@@ -202,7 +202,8 @@ impl DataCore {
             serve_stores(&rt, &plan, (&config, &limits), &stores, &dispatch, &descriptors, &health)?;
         let counters = Rc::new(resp::Counters::default());
         let stopping = Rc::new((Bell::default(), Cell::new(Duration::ZERO)));
-        let resp_config = resp_config(&config, &limits, &plan, resp_addr, (cursors, doors), descriptors);
+        let resp_config =
+            resp_config(&config, &limits, &plan, resp_addr, (cursors, doors, board.clone()), descriptors);
         let listener = rt
             .listen(resp_addr, ListenOptions { share_port: true, ..ListenOptions::default() })
             .map_err(|error| {
@@ -226,6 +227,7 @@ impl DataCore {
             addrs.iter().filter_map(|(_, shard, addr)| Some((shard.clone()?, advertised(&config, *addr)))),
         );
         // Clients are answered from the map, so it hears of this core before they can ask.
+        let keys = heart.keys.clone();
         let beat = heart.beat().await;
         reports.send(beat).await.map_err(|_| "the scheduler shard has ended".to_owned())?;
         rt.spawn(async move { heart.run(reports).await });
@@ -237,6 +239,7 @@ impl DataCore {
             fenced: stores.fenced.values().map(Fenced::snapshot).collect(),
             board,
             counters,
+            keys,
             links: stores.links.clone(),
             connections_max: limits.connections_max,
         };
@@ -339,7 +342,7 @@ fn resp_config(
     limits: &Limits,
     plan: &Plan,
     addr: SocketAddr,
-    (cursors, doors): (resp::Cursors, resp::Doors),
+    (cursors, doors, board): (resp::Cursors, resp::Doors, Board),
     descriptors: Descriptors,
 ) -> resp::Config {
     resp::Config {
@@ -348,6 +351,7 @@ fn resp_config(
         pipeline_max: limits.pipeline_max,
         cursors,
         doors,
+        board: Some(board),
         descriptors,
         facts: resp::Facts {
             version: env!("CARGO_PKG_VERSION").into(),

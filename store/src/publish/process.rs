@@ -60,6 +60,12 @@ pub(super) fn samples(root: &Path, stores: usize) -> Vec<Sample> {
     samples
 }
 
+/// Memory of this process that is resident, bytes. Reads `/proc`.
+pub fn resident_bytes() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    Stat::read(&stat).map(|stat| stat.resident_bytes)
+}
+
 /// Descriptors in use. The kernel gives their number as the size of the directory since 6.2; before, the entries are counted,
 /// one of which is the one that reads them.
 pub fn open_fds(dir: &Path) -> Option<u64> {

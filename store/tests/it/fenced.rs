@@ -1,6 +1,6 @@
 //! Whole nodes whose stores do not all open, and nodes that stop while they are busy.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,6 +42,15 @@ impl Client {
             Ok(_) => line.trim_end().to_owned(),
             Err(_) => String::new(),
         }
+    }
+
+    /// The answer of a command that returns a string.
+    fn bulk(&mut self, command: &str) -> String {
+        let head = self.ask(command);
+        let bytes = head.strip_prefix('$').expect("a string").parse::<usize>().unwrap();
+        let mut text = vec![0; bytes + 2];
+        self.0.read_exact(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
     }
 
     fn get(&mut self, key: &str) -> Result<String, String> {
@@ -86,6 +95,16 @@ fn a_damaged_store_is_fenced_and_the_others_serve() {
     for key in keys() {
         assert_eq!(client.ask(&format!("SET {key} {key}")), "+OK");
     }
+    let info = client.bulk("INFO");
+    assert!(info.contains("aof_last_write_status:ok"), "{info}");
+    assert!(info.contains(&format!("db0:keys={},expires=0,avg_ttl=0", keys().count())), "{info}");
+    // The other core is asked for its numbers, too.
+    let mut others: Vec<_> = (0..16).map(|_| Client::connect(node.addresses().resp)).collect();
+    others.iter_mut().for_each(|other| assert_eq!(other.ask("PING"), "+PONG"));
+    while !client.bulk("INFO clients").contains("connected_clients:17\r\n") {
+        std::thread::yield_now();
+    }
+    drop(others);
     drop(client);
     node.drain(LONG);
 
@@ -113,6 +132,9 @@ fn a_damaged_store_is_fenced_and_the_others_serve() {
         }
     }
     assert!(served > 0 && refused > 0, "{served} served, {refused} refused");
+    // Nobody has to be able to count the keys for the rest of INFO to be told.
+    let info = client.bulk("INFO");
+    assert!(info.contains("aof_last_write_status:err\r\nstores_not_well:1\r\n"), "{info}");
     drop(client);
     let problems: Vec<_> = node
         .board()

@@ -320,3 +320,57 @@ fn garbage_closes_its_own_connection_only() {
     good.stream.shutdown(Shutdown::Both).unwrap();
     assert_eq!(server.stop().open, 0);
 }
+
+#[test]
+fn info_tells_of_keys_hits_and_memory() {
+    let server = TestServer::start(config());
+    let mut client = server.connect();
+    assert_eq!(client.ask(&[b"MSET", b"a", b"1", b"b", b"2"]), "+OK");
+    assert_eq!(client.ask(&[b"GET", b"a"]), "\"1\"");
+    assert_eq!(client.ask(&[b"GET", b"none"]), "(nil)");
+    assert_eq!(client.ask(&[b"MGET", b"a", b"b", b"none"]), "[\"1\", \"2\", (nil)]");
+    assert_eq!(client.ask(&[b"EXISTS", b"a", b"none"]), ":1");
+    assert_eq!(client.ask(&[b"MULTI"]), "+OK");
+    assert_eq!(client.ask(&[b"GET", b"b"]), "+QUEUED");
+    assert_eq!(client.ask(&[b"EXEC"]), "[\"2\"]");
+    let info = client.ask(&[b"INFO"]);
+    let number = |name: &str| {
+        let (_, rest) = info.split_once(&format!("{name}:")).unwrap_or_else(|| panic!("no {name} in {info}"));
+        rest.split(|c: char| !c.is_ascii_digit()).next().and_then(|number| number.parse::<u64>().ok())
+    };
+    assert_eq!((number("keyspace_hits"), number("keyspace_misses")), (Some(5), Some(3)));
+    assert!(number("used_memory").is_some_and(|bytes| bytes > 1 << 20), "{info}");
+    assert_eq!(number("connected_clients"), Some(1));
+    assert!(info.contains("used_memory_human:") && info.contains("db0:keys=2,expires=0,avg_ttl=0"), "{info}");
+}
+
+#[test]
+fn client_info_and_list_say_what_redis_says() {
+    let server = TestServer::start(config());
+    let (mut client, mut other) = (server.connect(), server.connect());
+    assert_eq!(client.ask(&[b"CLIENT", b"SETINFO", b"LIB-NAME", b"lib"]), "+OK");
+    assert_eq!(client.ask(&[b"CLIENT", b"SETINFO", b"LIB-VER", b"7"]), "+OK");
+    let id = client.ask(&[b"CLIENT", b"ID"]).split_off(1);
+    let (from, local) = (client.stream.local_addr().unwrap(), server.addr);
+    let line = format!(
+        "\"id={id} addr={from} laddr={local} fd=-1 name= age=0 idle=0 flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 \
+         events=r cmd=client user=default redir=-1 resp=2 lib-name=lib lib-ver=7\\n\""
+    );
+    // The ages depend on how busy the machine is.
+    let without_ages = |text: String| {
+        let words = text.split(' ').filter(|word| !word.starts_with("age=") && !word.starts_with("idle="));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    let info = client.ask(&[b"CLIENT", b"INFO"]);
+    assert!(info.contains(" age=") && info.contains(" idle="), "{info}");
+    assert_eq!(without_ages(info), without_ages(line.clone()));
+    assert_eq!(other.ask(&[b"PING"]), "+PONG");
+    assert_eq!(client.ask(&[b"CLIENT", b"LIST"]).matches("id=").count(), 2);
+    assert_eq!(client.ask(&[b"CLIENT", b"LIST", b"TYPE", b"normal"]).matches("id=").count(), 2);
+    assert_eq!(client.ask(&[b"CLIENT", b"LIST", b"TYPE", b"pubsub"]), "\"\"");
+    assert_eq!(client.ask(&[b"CLIENT", b"LIST", b"TYPE", b"odd"]), "-ERR Unknown client type 'odd'");
+    let listed = client.ask(&[b"CLIENT", b"LIST", b"ID", id.as_bytes(), b"999"]);
+    assert_eq!(without_ages(listed), without_ages(line));
+    assert_eq!(client.ask(&[b"CLIENT", b"LIST", b"ID", b"x"]), "-ERR Invalid client ID");
+    assert_eq!(client.ask(&[b"CLIENT", b"LIST", b"ID"]), "-ERR syntax error");
+}

@@ -27,8 +27,8 @@ pub struct Client {
     pub protocol: Cell<Protocol>,
     /// Whether it may issue commands.
     pub authenticated: Cell<bool>,
-    /// Its last command.
-    pub last: Cell<Option<Command>>,
+    last: Cell<Option<Command>>,
+    last_at: Cell<Mono>,
     names: RefCell<Names>,
     /// Its transaction, and what it watches.
     pub transaction: RefCell<Transaction>,
@@ -79,12 +79,13 @@ pub(crate) struct Travelling {
     protocol: Protocol,
     authenticated: bool,
     last: Option<Command>,
+    last_at: Mono,
     names: Names,
 }
 
 impl From<Travelling> for Client {
     fn from(travelling: Travelling) -> Self {
-        let Travelling { id, from, began, protocol, authenticated, last, names } = travelling;
+        let Travelling { id, from, began, protocol, authenticated, last, last_at, names } = travelling;
         Self {
             id,
             from,
@@ -92,6 +93,7 @@ impl From<Travelling> for Client {
             protocol: Cell::new(protocol),
             authenticated: Cell::new(authenticated),
             last: Cell::new(last),
+            last_at: Cell::new(last_at),
             names: RefCell::new(names),
             transaction: RefCell::default(),
             held: Cell::default(),
@@ -111,6 +113,7 @@ impl Client {
             protocol: Cell::default(),
             authenticated: Cell::new(authenticated),
             last: Cell::new(None),
+            last_at: Cell::new(began),
             names: RefCell::default(),
             transaction: RefCell::default(),
             held: Cell::default(),
@@ -124,6 +127,12 @@ impl Client {
         self.began
     }
 
+    /// A command came at `now`.
+    pub fn saw(&self, command: Command, now: Mono) {
+        self.last.set(Some(command));
+        self.last_at.set(now);
+    }
+
     /// What the connection takes along.
     pub(crate) fn pack(&self) -> Travelling {
         Travelling {
@@ -133,6 +142,7 @@ impl Client {
             protocol: self.protocol.get(),
             authenticated: self.authenticated.get(),
             last: self.last.get(),
+            last_at: self.last_at.get(),
             names: self.names.borrow().clone(),
         }
     }
@@ -166,18 +176,24 @@ impl Client {
         Ok(())
     }
 
-    /// Its line in `CLIENT LIST`, ended.
-    pub fn describe(&self, now: Mono, line: &mut String) {
+    /// Its line in `CLIENT LIST`, ended, in the order of Redis; `local` is where the server listens. Ages are seconds.
+    pub fn describe(&self, now: Mono, local: Option<SocketAddr>, line: &mut String) {
         let names = self.names.borrow();
         let (id, from, age) = (self.id, self.from, now.since(self.began).as_secs());
+        let idle = now.since(self.last_at.get()).as_secs();
+        let local = local.map(|local| local.to_string()).unwrap_or_default();
+        let queued = self.transaction.borrow().queued();
+        let flags = if queued.is_some() { "x" } else { "N" };
+        let queued = queued.map_or("-1".to_owned(), |queued| queued.to_string());
         let protocol = if self.protocol.get() == Protocol::Resp3 { 3 } else { 2 };
         let command = self.last.get().map_or("NULL", |command| command.spec().name);
         let Names { connection, library, version } = &*names;
         // Writing to a string cannot fail.
         let _ = writeln!(
             line,
-            "id={id} addr={from} name={connection} age={age} flags=N db=0 cmd={command} user=default \
-             resp={protocol} lib-name={library} lib-ver={version}"
+            "id={id} addr={from} laddr={local} fd=-1 name={connection} age={age} idle={idle} flags={flags} db=0 sub=0 \
+             psub=0 ssub=0 multi={queued} events=r cmd={command} user=default redir=-1 resp={protocol} \
+             lib-name={library} lib-ver={version}"
         );
     }
 }

@@ -255,10 +255,10 @@ fn client_command(
         () if known("INFO") => {
             needs(0)?;
             let mut line = String::new();
-            client.describe(server.rt.now(), &mut line);
+            client.describe(server.rt.now(), server.local, &mut line);
             reply.verbatim(&line);
         }
-        () if known("LIST") => reply.verbatim(&server.describe_clients()),
+        () if known("LIST") => list(request, server, reply)?,
         // Nothing is evicted and no access times are kept, so either wish is granted.
         () if known("NO-EVICT") || known("NO-TOUCH") => {
             needs(1)?;
@@ -279,6 +279,44 @@ fn client_command(
         () => return Err(Error::unknown_subcommand(Command::Client, sub)),
     }
     Ok(())
+}
+
+/// Ids that one `CLIENT LIST` takes.
+const IDS_MAX: usize = 1024;
+
+/// `CLIENT LIST [TYPE type] [ID id...]`, over the connections of this core.
+fn list(request: &Request<'_>, server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
+    let lines = match request.count() {
+        2 => server.describe_clients(None),
+        4 if request.is(2, "TYPE") => match is_normal(request.arg(3))? {
+            true => server.describe_clients(None),
+            false => String::new(),
+        },
+        4.. if request.is(2, "ID") => {
+            if request.count() - 3 > IDS_MAX {
+                return Err(Error::new(format!("ERR CLIENT LIST takes at most {IDS_MAX} ids")));
+            }
+            let id = |id| integer(id).and_then(|id| u64::try_from(id).ok());
+            let ids: Option<Vec<u64>> = request.args_from(3).map(id).collect();
+            server.describe_clients(Some(&ids.ok_or(Error::constant("ERR Invalid client ID"))?))
+        }
+        _ => return Err(Error::SYNTAX),
+    };
+    reply.verbatim(&lines);
+    Ok(())
+}
+
+/// Whether a type of connections is the one that there is.
+fn is_normal(name: &[u8]) -> Result<bool, Error> {
+    let is = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
+    if is("normal") {
+        return Ok(true);
+    }
+    if ["master", "replica", "slave", "pubsub"].into_iter().any(is) {
+        return Ok(false);
+    }
+    let shown = String::from_utf8_lossy(&name[..name.len().min(128)]);
+    Err(Error::new(format!("ERR Unknown client type '{shown}'")))
 }
 
 fn set_info(request: &Request<'_>, client: &Client) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! What one core's RESP side counts.
 
 use super::command::{COMMANDS, Command, KINDS, SPECS};
+use super::data::Lookups;
 use crate::metrics::{Counter, Histogram, HistogramSnapshot};
 
 /// One core's numbers. Stays on its core; [`Counters::snapshot`] makes a copy that may leave it.
@@ -10,6 +11,10 @@ pub struct Counters {
     pub commands: [Counter; COMMANDS],
     /// Time from having read a command to having its answer, by [`super::command::Kind`].
     pub latency: [Histogram; KINDS.len()],
+    /// Keys that reads found.
+    pub hits: Counter,
+    /// Keys that reads did not find.
+    pub misses: Counter,
     /// Requests that no command's name fits, or with the wrong number of arguments.
     pub rejected: Counter,
     /// Connections closed because their bytes were not RESP.
@@ -45,6 +50,8 @@ impl Default for Counters {
         Self {
             commands: std::array::from_fn(|_| Counter::default()),
             latency: std::array::from_fn(|_| Histogram::default()),
+            hits: Counter::default(),
+            misses: Counter::default(),
             rejected: Counter::default(),
             malformed: Counter::default(),
             overdue: Counter::default(),
@@ -70,6 +77,10 @@ pub struct Snapshot {
     pub commands: Vec<(&'static str, u64)>,
     /// Latency by kind: `read`, `write`, `walk`, `control`.
     pub latency: Vec<(&'static str, HistogramSnapshot)>,
+    /// See [`Counters::hits`].
+    pub hits: u64,
+    /// See [`Counters::misses`].
+    pub misses: u64,
     /// See [`Counters::rejected`].
     pub rejected: u64,
     /// See [`Counters::malformed`].
@@ -104,6 +115,12 @@ impl Counters {
         self.accepted.get() + self.moved_in.get() - self.closed.get() - self.moved_out.get()
     }
 
+    /// Counts keys that were looked up.
+    pub fn looked_up(&self, Lookups { hits, misses }: Lookups) {
+        self.hits.add(hits);
+        self.misses.add(misses);
+    }
+
     /// Commands answered so far.
     pub fn answered(&self) -> u64 {
         self.commands.iter().map(Counter::get).sum()
@@ -121,6 +138,8 @@ impl Counters {
         Snapshot {
             commands: names.zip(self.commands.iter().map(Counter::get)).collect(),
             latency: kinds.zip(self.latency.iter().map(Histogram::snapshot)).collect(),
+            hits: self.hits.get(),
+            misses: self.misses.get(),
             rejected: self.rejected.get(),
             malformed: self.malformed.get(),
             overdue: self.overdue.get(),

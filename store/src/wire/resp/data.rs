@@ -166,7 +166,40 @@ fn object(request: &Request<'_>) -> Result<Op, Error> {
     Ok(Op::Get { key: request.key(2)? })
 }
 
+/// Keys that a read found and did not find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lookups {
+    /// Found.
+    pub hits: u64,
+    /// Not found.
+    pub misses: u64,
+}
+
+impl Lookups {
+    fn of(hits: usize, all: usize) -> Self {
+        Self { hits: hits as u64, misses: (all - hits) as u64 }
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, others: Self) {
+        self.hits += others.hits;
+        self.misses += others.misses;
+    }
+}
+
 impl Shape {
+    /// What the keyspace hits and misses of a command with this outcome are. What writes see of their keys is not counted.
+    pub fn lookups(self, outcome: &Outcome) -> Lookups {
+        match (self, outcome) {
+            (Shape::Value | Shape::Encoding, Ok(Out::Value(value))) => Lookups::of(value.iter().count(), 1),
+            (Shape::Values, Ok(Out::Values(values))) => {
+                Lookups::of(values.iter().flatten().count(), values.len())
+            }
+            (_, Ok(Out::Lengths(lengths))) => Lookups::of(lengths.iter().flatten().count(), lengths.len()),
+            (_, Ok(_) | Err(_)) => Lookups::default(),
+        }
+    }
+
     /// Says `outcome`.
     pub fn write(self, outcome: Outcome, reply: &mut Writer<'_>) {
         match outcome {

@@ -13,7 +13,7 @@ const CLIENT: &[&str] = &[
     "    Return the ID of the current connection.",
     "INFO",
     "    Return information about the current client connection.",
-    "LIST",
+    "LIST [TYPE (NORMAL|MASTER|REPLICA|PUBSUB)] [ID <client-id> ...]",
     "    Return information about the client connections of this core.",
     "NO-EVICT (ON|OFF)",
     "    Accepted; no connection is evicted here.",

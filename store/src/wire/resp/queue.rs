@@ -19,7 +19,7 @@ use std::task::{Context, Poll, ready};
 use engine::rt::Mono;
 
 use super::command::{Command, Kind};
-use super::data::{Shape, Work, refused, size};
+use super::data::{Lookups, Shape, Work, refused, size};
 use super::reply::Writer;
 use crate::gateway::{Gateway, Submitted};
 use crate::refusal::Refusal;
@@ -90,6 +90,8 @@ pub struct Answered {
     pub command: Option<Command>,
     /// When it was read.
     pub began: Mono,
+    /// What it looked up.
+    pub lookups: Lookups,
 }
 
 /// What is known of a command besides its work.
@@ -176,8 +178,13 @@ impl Queue {
         reply: &mut Writer<'_>,
     ) -> Poll<Option<Answered>> {
         let Some(first) = self.entries.front_mut() else { return Poll::Ready(None) };
+        let mut lookups = Lookups::default();
         match &mut first.state {
-            State::Running(submitted) => first.shape.write(ready!(Pin::new(submitted).poll(cx)), reply),
+            State::Running(submitted) => {
+                let outcome = ready!(Pin::new(submitted).poll(cx));
+                lookups = first.shape.lookups(&outcome);
+                first.shape.write(outcome, reply);
+            }
             State::Counting(counting) => ready!(counting.poll(cx, reply)),
             State::Said(said) => {
                 reply.raw(said);
@@ -191,7 +198,7 @@ impl Queue {
                 unreachable!("a command is started when those that it waits for are answered")
             }
         }
-        let answered = Answered { command: first.command, began: first.began };
+        let answered = Answered { command: first.command, began: first.began, lookups };
         self.held_bytes -= first.bytes as usize;
         self.entries.pop_front();
         self.answered += 1;

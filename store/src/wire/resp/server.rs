@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -21,6 +22,7 @@ use super::moving::{Doors, Homing, Loads, Moved};
 use super::session::{Ended, Session};
 use crate::gateway::Gateway;
 use crate::memory::{INTAKE_BYTES_MIN, SMALL_BYTES};
+use crate::node::board::Board;
 use crate::node::descriptors::Descriptors;
 
 /// What is read from a socket at once, bytes.
@@ -54,6 +56,8 @@ pub struct Config {
     pub cursors: Cursors,
     /// The ways to the other cores; all of the node's cores share them.
     pub doors: Doors,
+    /// The latest numbers of the node's cores; `None` where there is one core and no store.
+    pub board: Option<Board>,
     /// What `INFO` and `CONFIG GET` say about the node.
     pub facts: Facts,
 }
@@ -88,6 +92,8 @@ pub struct Server {
     pub counters: Rc<Counters>,
     /// When the server began.
     pub began: Mono,
+    /// Where it listens, if that is known.
+    pub local: Option<SocketAddr>,
     /// Where every session reads into; it is empty again before the session waits.
     pub read_buffer: RefCell<Box<[u8]>>,
     spare_buffers: RefCell<Vec<Vec<u8>>>,
@@ -120,7 +126,9 @@ pub async fn serve(
     counters: Rc<Counters>,
     shutdown: impl Future<Output = Duration>,
 ) {
-    let server = Rc::new(Server::new(rt, gateway, config, counters));
+    let mut server = Server::new(rt, gateway, config, counters);
+    server.local = listener.local_addr().ok();
+    let server = Rc::new(server);
     server.open_door();
     server.rt.spawn(evict_stalled(server.clone()));
     let mut shutdown = pin!(shutdown);
@@ -148,6 +156,7 @@ impl Server {
     pub(super) fn new(rt: Rt, gateway: Gateway, config: Config, counters: Rc<Counters>) -> Self {
         Self {
             began: rt.now(),
+            local: None,
             rt,
             gateway,
             config,
@@ -182,17 +191,22 @@ impl Server {
         }
     }
 
-    /// The lines of `CLIENT LIST`.
-    pub fn describe_clients(&self) -> String {
+    /// The lines of `CLIENT LIST`: the connections of this core, or those of them with these ids.
+    pub fn describe_clients(&self, ids: Option<&[u64]>) -> String {
         let (now, mut lines) = (self.rt.now(), String::new());
-        for client in self.clients.borrow().values() {
-            client.describe(now, &mut lines);
+        let clients = self.clients.borrow();
+        match ids {
+            None => clients.values().for_each(|client| client.describe(now, self.local, &mut lines)),
+            Some(ids) => {
+                let named = ids.iter().filter_map(|id| clients.get(id));
+                named.for_each(|client| client.describe(now, self.local, &mut lines));
+            }
         }
         lines
     }
 
     /// Starts a session, unless there are too many.
-    fn admit(self: &Rc<Self>, stream: Stream, from: std::net::SocketAddr) {
+    fn admit(self: &Rc<Self>, stream: Stream, from: SocketAddr) {
         let max = self.config.connections_max;
         if self.clients.borrow().len() >= max {
             tracing::warn!(%from, max, "a RESP connection is refused: limits.connections_max");

@@ -296,6 +296,7 @@ impl Session {
                 break;
             };
             let now = *now.get_or_insert_with(|| server.rt.now());
+            server.counters.looked_up(answered.lookups);
             if let Some(command) = answered.command {
                 server.counters.commands[command as usize].add_one();
                 server.counters.latency[command.spec().kind as usize].record(now.since(answered.began));

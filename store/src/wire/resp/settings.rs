@@ -1,18 +1,22 @@
 //! `CONFIG GET` and `INFO`: what the server says about itself, in the words that Redis' tools read.
 //!
-//! Figures are those of the core that the connection belongs to, because cores do not look into each other; `/metrics` has
-//! all of them. Settings are shown under Redis' names where they mean the same here.
+//! Figures are those of the node: of the connection's own core as they are, of the other cores as they said at most a second
+//! ago. The number of keys is exact when `INFO keyspace` asks for it and in a small node; else it is what the trees estimate,
+//! old versions and deleted keys included. Settings are shown under Redis' names where they mean the same here.
 
 use std::fmt::Write;
 
 use super::command::{Command, SPECS};
 use super::control::REDIS_VERSION;
+use super::counters::Snapshot;
 use super::glob::Pattern;
 use super::help::help;
 use super::reply::Writer;
 use super::request::{Error, Request};
 use super::server::Server;
+use crate::node::board::{Board, CoreReport};
 use crate::request::VALUE_BYTES_MAX;
+use crate::shard::health::{HealthReport, Standing};
 
 /// Patterns of one `CONFIG GET`, and sections of one `INFO`.
 const PATTERNS_MAX: usize = 64;
@@ -114,6 +118,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether it asks for this section.
+    pub fn has(&self, section: Section) -> bool {
+        self.sections.contains(&section)
+    }
+
     /// Reads the arguments of `INFO`. Unknown sections are empty, as in Redis.
     pub fn read(request: &Request<'_>) -> Self {
         let mut wanted = Self::default();
@@ -140,9 +149,9 @@ impl Wanted {
     }
 }
 
-/// The text of `INFO`. `keys` is known if they were counted.
-pub fn info(server: &Server, wanted: &Wanted, keys: Option<u64>) -> String {
-    let mut text = String::new();
+/// The text of `INFO`.
+pub fn info(server: &Server, wanted: &Wanted, measured: Measured) -> String {
+    let (mut text, node) = (String::new(), Node::of(server));
     for (section, title) in SECTIONS {
         if !wanted.sections.contains(&section) {
             continue;
@@ -153,18 +162,60 @@ pub fn info(server: &Server, wanted: &Wanted, keys: Option<u64>) -> String {
         let mut line = |name: &str, value: &dyn std::fmt::Display| {
             let _ = write!(text, "{name}:{value}\r\n");
         };
-        write_section(section, server, keys, &mut line);
+        write_section(section, server, &node, measured, &mut line);
     }
     text
+}
+
+/// What has to be asked for before `INFO` is written; each is absent if it is not wanted or cannot be known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Measured {
+    /// Keys of the node.
+    pub keys: Option<u64>,
+    /// Memory of the process, bytes.
+    pub resident_bytes: Option<u64>,
+}
+
+/// The latest numbers of all cores.
+struct Node {
+    reports: Vec<CoreReport>,
+}
+
+impl Node {
+    fn of(server: &Server) -> Self {
+        let mut reports = server.config.board.as_ref().map(Board::read).unwrap_or_default();
+        let (here, core) = (server.counters.snapshot(), server.rt.core());
+        match reports.iter_mut().find(|report| report.core == core) {
+            Some(report) => report.resp = here,
+            None => reports.push(CoreReport { core, resp: here, ..CoreReport::default() }),
+        }
+        Self { reports }
+    }
+
+    fn sum(&self, of: impl Fn(&Snapshot) -> u64) -> u64 {
+        self.reports.iter().map(|report| of(&report.resp)).sum()
+    }
+
+    fn stores(&self) -> impl Iterator<Item = &HealthReport> {
+        self.reports.iter().flat_map(|report| &report.stores).map(|store| &store.health)
+    }
+}
+
+/// Bytes as Redis shows them to people.
+fn human(bytes: u64) -> String {
+    let units = [(1u64 << 40, "T"), (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    let unit = units.into_iter().find(|(unit, _)| bytes >= *unit);
+    unit.map_or(format!("{bytes}B"), |(unit, name)| format!("{:.2}{name}", bytes as f64 / unit as f64))
 }
 
 fn write_section(
     section: Section,
     server: &Server,
-    keys: Option<u64>,
+    node: &Node,
+    measured: Measured,
     line: &mut dyn FnMut(&str, &dyn std::fmt::Display),
 ) {
-    let (facts, counters) = (&server.config.facts, &server.counters);
+    let facts = &server.config.facts;
     let uptime = server.rt.now().since(server.began).as_secs();
     match section {
         Section::Server => {
@@ -182,30 +233,47 @@ fn write_section(
             line("core", &server.rt.core());
         }
         Section::Clients => {
-            line("connected_clients", &counters.open());
+            line("connected_clients", &node.sum(|core| core.open));
             line("maxclients", &server.config.connections_max);
             line("blocked_clients", &0);
         }
         Section::Memory => {
+            if let Some(bytes) = measured.resident_bytes {
+                line("used_memory", &bytes);
+                line("used_memory_human", &human(bytes));
+                line("used_memory_rss", &bytes);
+                line("used_memory_rss_human", &human(bytes));
+            }
             line("maxmemory", &facts.memory_bytes_max);
             line("maxmemory_policy", &"noeviction");
         }
         Section::Persistence => {
-            line("loading", &0);
+            line("loading", &u8::from(node.stores().any(|health| health.standing == Standing::Starting)));
             line("aof_enabled", &1);
-            line("aof_last_write_status", &"ok");
+            let fails = |health: &HealthReport| match health.standing {
+                Standing::Starting | Standing::Serving => false,
+                Standing::RefusingWrites | Standing::Damaged | Standing::Stopped => true,
+            };
+            let failing = node.stores().filter(|health| fails(health)).count();
+            line("aof_last_write_status", if failing == 0 { &"ok" } else { &"err" });
+            line("stores_not_well", &failing);
         }
         Section::Stats => {
-            line("total_connections_received", &counters.accepted.get());
-            line("total_commands_processed", &counters.answered());
-            line("total_net_input_bytes", &counters.bytes_in.get());
-            line("total_net_output_bytes", &counters.bytes_out.get());
-            line("total_reads_processed", &counters.reads.get());
-            line("total_writes_processed", &counters.writes.get());
-            line("rejected_connections", &counters.refused.get());
-            line("rejected_calls", &counters.rejected.get());
-            line("malformed_connections", &counters.malformed.get());
-            line("auth_failures", &counters.wrong_passwords.get());
+            line("total_connections_received", &node.sum(|core| core.accepted));
+            line(
+                "total_commands_processed",
+                &node.sum(|core| core.commands.iter().map(|(_, count)| count).sum()),
+            );
+            line("total_net_input_bytes", &node.sum(|core| core.bytes_in));
+            line("total_net_output_bytes", &node.sum(|core| core.bytes_out));
+            line("total_reads_processed", &node.sum(|core| core.reads));
+            line("total_writes_processed", &node.sum(|core| core.writes));
+            line("rejected_connections", &node.sum(|core| core.refused));
+            line("rejected_calls", &node.sum(|core| core.rejected));
+            line("malformed_connections", &node.sum(|core| core.malformed));
+            line("auth_failures", &node.sum(|core| core.wrong_passwords));
+            line("keyspace_hits", &node.sum(|core| core.hits));
+            line("keyspace_misses", &node.sum(|core| core.misses));
             line("expired_keys", &0);
             line("evicted_keys", &0);
         }
@@ -216,7 +284,8 @@ fn write_section(
         Section::Cpu => line("cores", &facts.cores),
         Section::Commandstats => {
             for spec in &SPECS {
-                let calls = counters.of(spec.command);
+                let calls =
+                    node.sum(|core| core.commands.get(spec.command as usize).map_or(0, |(_, calls)| *calls));
                 if calls > 0 {
                     line(&format!("cmdstat_{}", spec.name), &format_args!("calls={calls}"));
                 }
@@ -224,7 +293,7 @@ fn write_section(
         }
         Section::Cluster => line("cluster_enabled", &0),
         Section::Keyspace => {
-            if let Some(keys @ 1..) = keys {
+            if let Some(keys @ 1..) = measured.keys {
                 line("db0", &format_args!("keys={keys},expires=0,avg_ttl=0"));
             }
         }

@@ -290,7 +290,10 @@ async fn say_all(
     for asked in asked {
         let command = match asked {
             Asked::Data(command, shape, count) => {
-                outcomes.by_ref().take(count).for_each(|outcome| shape.write(outcome, reply));
+                for outcome in outcomes.by_ref().take(count) {
+                    server.counters.looked_up(shape.lookups(&outcome));
+                    shape.write(outcome, reply);
+                }
                 command
             }
             Asked::Counted(command, count) => {

@@ -16,7 +16,8 @@ use super::glob::{self, Pattern};
 use super::reply::{Protocol, Writer};
 use super::request::{Error, Request};
 use super::server::Server;
-use super::settings::{self, Wanted};
+use super::settings::{self, Measured, Section, Wanted};
+use crate::publish::process;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Scan};
 
@@ -203,8 +204,8 @@ impl Walk {
                 reply.ok();
             }
             Walk::Info(wanted) => {
-                let keys = if wanted.count_keys { Some(count(server).await?) } else { None };
-                reply.verbatim(&settings::info(server, &wanted, keys));
+                let measured = measure(server, &wanted).await?;
+                reply.verbatim(&settings::info(server, &wanted, measured));
             }
             Walk::Delete(ops) => reply.integer(size(delete(server, ops).await?)),
         }
@@ -287,6 +288,33 @@ fn say_range(pairs: Pairs, key_only: bool, reply: &mut Writer<'_>) {
         if !key_only {
             reply.bulk(value);
         }
+    }
+}
+
+/// What `INFO` says that has to be asked for.
+async fn measure(server: &Server, wanted: &Wanted) -> Result<Measured, Error> {
+    let resident_bytes = match wanted.has(Section::Memory) {
+        true => server.rt.blocking(process::resident_bytes).await.ok().flatten(),
+        false => None,
+    };
+    let keys = match wanted.has(Section::Keyspace) {
+        true if wanted.count_keys => Some(count(server).await?),
+        true => Some(estimate(server).await),
+        false => None,
+    };
+    Ok(Measured { keys, resident_bytes })
+}
+
+/// About how many keys there are: exact as long as one step reaches them all, from there on what the trees estimate. A store
+/// that cannot be read takes nothing else of `INFO` away.
+async fn estimate(server: &Server) -> u64 {
+    let told =
+        server.config.board.as_ref().map_or(0, |board| board.read().iter().map(|core| core.keys).sum());
+    let first = Scan { limit: KEYS_PER_STEP, key_only: true, ..Scan::default() };
+    match step(server, first).await {
+        Ok(found) if found.len() < KEYS_PER_STEP => found.len() as u64,
+        Ok(found) => told.max(found.len() as u64),
+        Err(_refused) => told,
     }
 }
 

@@ -40,7 +40,7 @@ impl Session {
         if needs_quiet(command, request) && !self.queue.is_empty() {
             return Started::WhenQuiet;
         }
-        self.client.last.set(Some(command));
+        self.client.saw(command, began);
         if self.client.transaction.borrow().takes(command) {
             self.enqueue(command, ticket, request);
             return Started::Yes;
@@ -138,6 +138,7 @@ impl Session {
         self.borrow_buffer();
         let before = self.out.len();
         self.homing.saw(None);
+        self.server.counters.looked_up(Shape::Value.lookups(&outcome));
         Shape::Value.write(outcome, &mut Writer::new(&mut self.out, self.client.protocol.get()));
         self.large_reply = self.large_reply.max(self.out.len() - before);
         self.in_place += 1;

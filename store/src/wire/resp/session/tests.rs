@@ -134,6 +134,7 @@ async fn session(
         pipeline_max: 1024,
         cursors: Cursors::new(1 << 40),
         doors: Doors::default(),
+        board: None,
         descriptors: crate::node::descriptors::Descriptors::default(),
         facts: Facts::default(),
     };
@@ -266,7 +267,10 @@ fn a_command_that_begins_and_does_not_end_costs_the_connection() {
         let seconds = asker.closed_after(b"x", Duration::from_secs(10)).await;
         assert!((60..=70).contains(&seconds), "closed after {seconds} s");
     };
-    converse(1 << 20, Vec::new(), drip, |_| {});
+    let counted = Rc::new(Cell::new(0));
+    let seen = counted.clone();
+    converse(1 << 20, Vec::new(), drip, move |session| seen.set(session.server.counters.overdue.get()));
+    assert_eq!(counted.get(), 1, "the end for being overdue is counted");
 }
 
 #[test]
