@@ -92,6 +92,10 @@ async fn lock(rt: &Rt, dir: &Path) -> Result<DirLock, Fault> {
         rt.sleep(LOCK_PAUSE).await;
     }
     rt.lock_dir(dir).await.map_err(|error| {
+        use std::io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+        if matches!(error.kind(), NotADirectory | PermissionDenied | ReadOnlyFilesystem) {
+            return Fault::io(dir, "locking the data directory", &error);
+        }
         let what = format!(
             "another process holds the data directory ({error}): stop it, or give this node a directory of its own"
         );

@@ -185,3 +185,13 @@ fn a_drain_under_load_ends_and_every_request_that_was_read_is_answered() {
         client.join().unwrap();
     }
 }
+
+#[test]
+fn a_file_in_place_of_the_data_directory_is_not_taken_for_a_held_one() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, b"something else").unwrap();
+    let error = start(&file).expect_err("a file holds no directory").to_string();
+    assert!(error.contains("file") && !error.contains("another process"), "{error}");
+    assert_eq!(std::fs::read(&file).unwrap(), b"something else");
+}
