@@ -221,16 +221,7 @@ impl DataCore {
             .await;
         });
         let told = addrs.iter().map(|(index, _, addr)| (*index, *addr)).collect();
-        let heart = Heart::new(
-            &rt,
-            &plan,
-            addrs.iter().filter_map(|(_, shard, addr)| Some((shard.clone()?, advertised(&config, *addr)))),
-        );
-        // Clients are answered from the map, so it hears of this core before they can ask.
-        let keys = heart.keys.clone();
-        let beat = heart.beat().await;
-        reports.send(beat).await.map_err(|_| "the scheduler shard has ended".to_owned())?;
-        rt.spawn(async move { heart.run(reports).await });
+        let keys = start_beats(&rt, &plan, &config, &addrs, reports).await?;
         let servers = Rc::new(RefCell::new(servers));
         let seen = servers.clone();
         let poster = Poster {
@@ -276,6 +267,24 @@ impl DataCore {
 
 /// One store of the core: its number, itself unless it is fenced, and where it is served.
 type ServedStore = (usize, Option<Shard>, SocketAddr);
+
+/// Starts the core's beats, and returns where the number of its keys is kept. Clients are answered from the scheduler's map, so the
+/// first beat is sent before they can ask.
+async fn start_beats(
+    rt: &Rt,
+    plan: &Arc<Plan>,
+    config: &Config,
+    addrs: &[ServedStore],
+    reports: Sender<Beat>,
+) -> Result<Rc<Cell<u64>>, String> {
+    let open = addrs.iter().filter_map(|(_, shard, addr)| Some((shard.clone()?, advertised(config, *addr))));
+    let heart = Heart::new(rt, plan, open);
+    let keys = heart.keys.clone();
+    let beat = heart.beat().await;
+    reports.send(beat).await.map_err(|_| "the scheduler shard has ended".to_owned())?;
+    rt.spawn(async move { heart.run(reports).await });
+    Ok(keys)
+}
 
 /// Serves every store of this core on a port of its own.
 ///
