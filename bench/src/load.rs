@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::rt::{Mono, Rt, glommio as world};
+use engine::rt::{Mono, Rt, native as world};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 

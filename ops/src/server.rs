@@ -9,8 +9,7 @@ use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use clap::Args;
-use engine::rt::placement::{affinity, can_pin, plan_cpus};
-use engine::rt::probe::Level;
+use engine::host::{Level, affinity, can_pin, plan_cpus};
 use rustix::fs::Mode;
 use store::config::Config;
 use store::node::board::Board;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::fs::in_doubt;
 #[cfg(feature = "sim")]
 use super::sim;
-use super::{Rt, World, glommio};
+use super::{Rt, World, native};
 use crate::error::Shortage;
 
 /// The unit of direct IO. A power of two; every position and length is a multiple of it.
@@ -41,7 +41,7 @@ pub struct File(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Glommio(glommio::CoreFile),
+    Native(native::CoreFile),
     #[cfg(feature = "sim")]
     Sim(sim::SimFile),
 }
@@ -49,7 +49,7 @@ enum Inner {
 macro_rules! in_file {
     ($file:expr, $inner:ident => $body:expr) => {
         match $file {
-            Inner::Glommio($inner) => $body,
+            Inner::Native($inner) => $body,
             #[cfg(feature = "sim")]
             Inner::Sim($inner) => $body,
         }
@@ -60,7 +60,7 @@ impl Rt {
     /// Opens `path`.
     pub async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<File> {
         match &self.world {
-            World::Glommio(core) => Ok(File(Inner::Glommio(core.open(path, mode).await?))),
+            World::Native(core) => Ok(File(Inner::Native(core.open(path, mode).await?))),
             #[cfg(feature = "sim")]
             World::Sim(core) => Ok(File(Inner::Sim(core.open(path, mode).await?))),
         }
@@ -70,7 +70,7 @@ impl Rt {
     pub fn alloc(&self, len: usize) -> Buf {
         assert_block_multiple(len as u64);
         match &self.world {
-            World::Glommio(core) => Buf(BufInner::Glommio(core.alloc(len))),
+            World::Native(core) => Buf(BufInner::Native(core.alloc(len))),
             #[cfg(feature = "sim")]
             World::Sim(_) => Buf(BufInner::Sim(sim::SimBuf::zeroed(len))),
         }
@@ -85,7 +85,7 @@ impl File {
         assert_block_multiple(len as u64);
         loop {
             let read = match &self.0 {
-                Inner::Glommio(file) => file.read_at(pos, len).await.map(BufInner::Glommio),
+                Inner::Native(file) => file.read_at(pos, len).await.map(BufInner::Native),
                 #[cfg(feature = "sim")]
                 Inner::Sim(file) => file.read_at(pos, len).await.map(BufInner::Sim),
             };
@@ -101,7 +101,7 @@ impl File {
         assert_block_multiple(pos);
         assert_block_multiple(buf.len() as u64);
         match (&self.0, buf.0) {
-            (Inner::Glommio(file), BufInner::Glommio(buf)) => file.write_at(buf, pos).await,
+            (Inner::Native(file), BufInner::Native(buf)) => file.write_at(buf, pos).await,
             #[cfg(feature = "sim")]
             (Inner::Sim(file), BufInner::Sim(buf)) => file.write_at(buf, pos).await,
             #[cfg(feature = "sim")]
@@ -124,7 +124,7 @@ impl File {
         assert_block_multiple(pos);
         assert_block_multiple(buf.len() as u64);
         match (&self.0, buf.0) {
-            (Inner::Glommio(file), BufInner::Glommio(buf)) => {
+            (Inner::Native(file), BufInner::Native(buf)) => {
                 file.write_urgently(buf, pos, sync, meanwhile).await
             }
             #[cfg(feature = "sim")]
@@ -179,7 +179,7 @@ pub struct Buf(pub(crate) BufInner);
 
 #[derive(Debug)]
 pub(crate) enum BufInner {
-    Glommio(glommio::CoreBuf),
+    Native(native::CoreBuf),
     #[cfg(feature = "sim")]
     Sim(sim::SimBuf),
 }
@@ -189,7 +189,7 @@ impl Deref for Buf {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            BufInner::Glommio(buf) => buf.bytes(),
+            BufInner::Native(buf) => buf.bytes(),
             #[cfg(feature = "sim")]
             BufInner::Sim(buf) => buf.bytes(),
         }
@@ -201,7 +201,7 @@ impl DerefMut for Buf {
     /// For a buffer that came from a read: those are shared with the kernel's arena and immutable.
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
-            BufInner::Glommio(buf) => buf.bytes_mut(),
+            BufInner::Native(buf) => buf.bytes_mut(),
             #[cfg(feature = "sim")]
             BufInner::Sim(buf) => buf.bytes_mut(),
         }

@@ -1,12 +1,12 @@
 //! The seam between ringkeep and the machine.
 //!
-//! [`Rt`] gives one core its time, tasks, files, sockets and queues as plain types over a closed set of worlds: glommio
+//! [`Rt`] gives one core its time, tasks, files, sockets and queues as plain types over a closed set of worlds: the native one
 //! (production) and, with the feature `sim`, a seeded single-threaded simulation with virtual time, a disk that loses what
 //! was not synced and a network with faults. Everything above runs unchanged in both; `suite` is the list of promises that
 //! both keep.
 //!
 //! * `Rt` is passed explicitly. It belongs to one core and cannot leave it.
-//! * Nothing outside the module `rt/glommio` names the crate of that name, and nothing outside this module opens a file or a
+//! * Nothing outside the module `rt/native` names the crate glommio, and nothing outside this module opens a file or a
 //!   socket.
 //! * There is no `yield_now`: a task that yields only to other tasks still starves timers and IO, so long work calls
 //!   [`Rt::yield_to_reactor`], best through a [`Budget`].
@@ -16,9 +16,9 @@ mod budget;
 pub mod chan;
 mod file;
 mod fs;
-pub mod glommio;
 pub mod local;
 pub mod mapped;
+pub mod native;
 mod net;
 pub(crate) mod rng;
 #[cfg(feature = "sim")]
@@ -36,7 +36,7 @@ use std::time::Duration;
 pub use budget::Budget;
 pub use file::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode};
 pub use fs::DirLock;
-pub use glommio::{CoreHandle, CoreOptions, Cores, Pulse, StallWatch, placement, probe, start_core};
+pub use native::{CoreHandle, CoreOptions, Cores, Pulse, StallWatch, start_core};
 pub use net::{Detached, ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
 pub use time::{CpuClock, Mono};
 
@@ -49,7 +49,7 @@ pub struct Rt {
 /// The closed set of worlds.
 #[derive(Clone, Debug)]
 pub(crate) enum World {
-    Glommio(glommio::Core),
+    Native(native::Core),
     #[cfg(feature = "sim")]
     Sim(sim::SimCore),
 }
@@ -58,7 +58,7 @@ pub(crate) enum World {
 macro_rules! in_world {
     ($world:expr, $core:ident => $body:expr) => {
         match $world {
-            $crate::rt::World::Glommio($core) => $body,
+            $crate::rt::World::Native($core) => $body,
             #[cfg(feature = "sim")]
             $crate::rt::World::Sim($core) => $body,
         }
@@ -77,7 +77,7 @@ impl Rt {
         in_world!(&self.world, core => core.wall())
     }
 
-    /// A number that nobody can predict (glommio) or that the seed decides (sim).
+    /// A number that nobody can predict (native) or that the seed decides (sim).
     pub fn random(&self) -> u64 {
         in_world!(&self.world, core => core.random())
     }
@@ -109,7 +109,7 @@ impl Rt {
     /// This core's CPU clock.
     pub fn cpu_clock(&self) -> CpuClock {
         CpuClock(match &self.world {
-            World::Glommio(core) => core.cpu_clock(),
+            World::Native(core) => core.cpu_clock(),
             #[cfg(feature = "sim")]
             World::Sim(_) => None,
         })
@@ -119,7 +119,7 @@ impl Rt {
     /// may go on and on without ever waiting.
     pub async fn yield_if_due(&self) {
         match &self.world {
-            World::Glommio(core) => core.yield_if_due().await,
+            World::Native(core) => core.yield_if_due().await,
             #[cfg(feature = "sim")]
             World::Sim(_) => {}
         }
@@ -129,7 +129,7 @@ impl Rt {
     /// millisecond has passed. Worth it before something whose price does not depend on how much it is for.
     pub async fn gather_input(&self) {
         match &self.world {
-            World::Glommio(core) => core.gather_input().await,
+            World::Native(core) => core.gather_input().await,
             #[cfg(feature = "sim")]
             World::Sim(_) => {}
         }

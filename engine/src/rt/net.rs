@@ -12,7 +12,7 @@ use std::time::Duration;
 
 #[cfg(feature = "sim")]
 use super::sim;
-use super::{Rt, World, glommio};
+use super::{Rt, World, native};
 
 /// How a listener is opened.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +67,7 @@ pub struct Listener(ListenerInner);
 
 #[derive(Debug)]
 enum ListenerInner {
-    Glommio(glommio::CoreListener),
+    Native(native::CoreListener),
     #[cfg(feature = "sim")]
     Sim(sim::SimListener),
 }
@@ -82,7 +82,7 @@ pub struct Detached(OwnedFd);
 
 #[derive(Debug, Clone)]
 enum StreamInner {
-    Glommio(glommio::CoreStream),
+    Native(native::CoreStream),
     #[cfg(feature = "sim")]
     Sim(sim::SimStream),
 }
@@ -91,7 +91,7 @@ impl Rt {
     /// Listens on `addr`; port 0 picks a free one.
     pub fn listen(&self, addr: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
         match &self.world {
-            World::Glommio(core) => Ok(Listener(ListenerInner::Glommio(core.listen(addr, options)?))),
+            World::Native(core) => Ok(Listener(ListenerInner::Native(core.listen(addr, options)?))),
             #[cfg(feature = "sim")]
             World::Sim(core) => Ok(Listener(ListenerInner::Sim(core.listen(addr, options)?))),
         }
@@ -100,7 +100,7 @@ impl Rt {
     /// Takes a connection in that another core has let go. It is lost when this core cannot.
     pub fn attach(&self, Detached(socket): Detached) -> io::Result<Stream> {
         match &self.world {
-            World::Glommio(core) => Ok(Stream(StreamInner::Glommio(core.attach(socket)?))),
+            World::Native(core) => Ok(Stream(StreamInner::Native(core.attach(socket)?))),
             #[cfg(feature = "sim")]
             World::Sim(_) => unreachable!("no simulated connection was ever let go"),
         }
@@ -109,7 +109,7 @@ impl Rt {
     /// Connects to `addr`.
     pub async fn connect(&self, addr: SocketAddr) -> io::Result<Stream> {
         match &self.world {
-            World::Glommio(core) => Ok(Stream(StreamInner::Glommio(core.connect(addr).await?))),
+            World::Native(core) => Ok(Stream(StreamInner::Native(core.connect(addr).await?))),
             #[cfg(feature = "sim")]
             World::Sim(core) => Ok(Stream(StreamInner::Sim(core.connect(addr).await?))),
         }
@@ -120,9 +120,9 @@ impl Listener {
     /// The next connection and who it is from.
     pub async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
         match &self.0 {
-            ListenerInner::Glommio(listener) => {
+            ListenerInner::Native(listener) => {
                 let (stream, from) = listener.accept().await?;
-                Ok((Stream(StreamInner::Glommio(stream)), from))
+                Ok((Stream(StreamInner::Native(stream)), from))
             }
             #[cfg(feature = "sim")]
             ListenerInner::Sim(listener) => {
@@ -135,7 +135,7 @@ impl Listener {
     /// The address that is really bound.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match &self.0 {
-            ListenerInner::Glommio(listener) => listener.local_addr(),
+            ListenerInner::Native(listener) => listener.local_addr(),
             #[cfg(feature = "sim")]
             ListenerInner::Sim(listener) => listener.local_addr(),
         }
@@ -171,8 +171,8 @@ impl Stream {
     /// Lets the connection go, for another core to take it in. It stays if that cannot be: in simulation, or if it was split.
     pub fn detach(self) -> Result<Detached, Self> {
         match self.0 {
-            StreamInner::Glommio(stream) => {
-                stream.detach().map(Detached).map_err(|stream| Self(StreamInner::Glommio(stream)))
+            StreamInner::Native(stream) => {
+                stream.detach().map(Detached).map_err(|stream| Self(StreamInner::Native(stream)))
             }
             #[cfg(feature = "sim")]
             StreamInner::Sim(stream) => Err(Self(StreamInner::Sim(stream))),
@@ -226,7 +226,7 @@ impl StreamInner {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         match self {
-            StreamInner::Glommio(stream) => stream.poll_read(cx, into),
+            StreamInner::Native(stream) => stream.poll_read(cx, into),
             #[cfg(feature = "sim")]
             StreamInner::Sim(stream) => stream.poll_read(cx, into),
         }
@@ -234,7 +234,7 @@ impl StreamInner {
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            StreamInner::Glommio(stream) => stream.poll_write(cx, bytes),
+            StreamInner::Native(stream) => stream.poll_write(cx, bytes),
             #[cfg(feature = "sim")]
             StreamInner::Sim(stream) => stream.poll_write(cx, bytes),
         }
@@ -242,7 +242,7 @@ impl StreamInner {
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            StreamInner::Glommio(stream) => stream.poll_shutdown(cx),
+            StreamInner::Native(stream) => stream.poll_shutdown(cx),
             #[cfg(feature = "sim")]
             StreamInner::Sim(stream) => stream.poll_shutdown(cx),
         }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use engine::host::plan_cpus;
 use engine::rt::chan::{Receiver, Sender, queue};
-use engine::rt::placement::plan_cpus;
 use engine::rt::{BLOCK_BYTES, OpenMode, Rt};
 use engine::rt::{CoreHandle, CoreOptions, Cores};
 

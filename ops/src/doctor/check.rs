@@ -5,7 +5,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use engine::rt::probe::{Finding, Level};
+use engine::host::{Finding, Level};
 use store::config::Config;
 use store::node::listen::CannotListen;
 

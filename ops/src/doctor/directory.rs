@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use engine::rt::probe::{Finding, Level};
+use engine::host::{Finding, Level};
 use rustix::fs::{Access, FlockOperation, access, flock};
 
 use super::check::{good, warning};

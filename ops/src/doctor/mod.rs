@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
+use engine::host::{self as engine_host, Finding, Level};
 use engine::rt::CoreOptions;
-use engine::rt::probe::{self, Finding, Level};
 use serde_json::json;
 use store::config::{Config, Limits};
 
@@ -71,7 +71,7 @@ pub(crate) fn place(config: &Config, limits: &Limits) -> Vec<Finding> {
 
 /// What the runtime itself needs; `ringkeep server` asks this before it starts a core.
 pub(crate) fn needed(config: &Config, limits: &Limits) -> Vec<Finding> {
-    probe::check(&probe::Request {
+    engine_host::check(&engine_host::Request {
         cores: limits.cores,
         io_memory_bytes: CoreOptions::default().io_memory_bytes,
         open_files: (limits.cores * config.limits.connections_max) as u64 + limits.reserved_fds,

@@ -25,7 +25,7 @@ pub(crate) struct SimFile {
     _descriptor: Descriptor,
 }
 
-/// A buffer; one that came from a read is immutable, as on glommio.
+/// A buffer; one that came from a read is immutable, as in the native world.
 #[derive(Debug)]
 pub(crate) struct SimBuf {
     bytes: Vec<u8>,

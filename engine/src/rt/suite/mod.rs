@@ -1,6 +1,6 @@
 //! The promises of the seam, as tests that run in both worlds. A promise that is not here is not a promise.
 //!
-//! On glommio each runs once, on real files and sockets. In the simulation each runs under many seeds.
+//! In the native world each runs once, on real files and sockets. In the simulation each runs under many seeds.
 
 mod files;
 mod net;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
-use super::glommio::{CoreHandle, CoreOptions, Cores};
+use super::native::{CoreHandle, CoreOptions, Cores};
 use super::{Rt, sim};
 
 /// Seeds that each promise runs under.
@@ -26,7 +26,7 @@ struct Stage {
 }
 
 enum Sibling {
-    Glommio(Arc<Cores>, Arc<Mutex<Vec<CoreHandle<()>>>>),
+    Native(Arc<Cores>, Arc<Mutex<Vec<CoreHandle<()>>>>),
     Sim(sim::Node),
 }
 
@@ -46,7 +46,7 @@ impl Stage {
                 let running = node.start(1, main);
                 Box::pin(async move { running.await.expect("nothing crashes this node") })
             }
-            Sibling::Glommio(cores, handles) => {
+            Sibling::Native(cores, handles) => {
                 let (tx, rx) = super::chan::queue(1);
                 let run = move |rt| async move {
                     let value = main(rt).await;
@@ -68,14 +68,14 @@ fn small_core() -> CoreOptions {
     CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() }
 }
 
-fn keep_on_glommio(promise: Promise) {
+fn keep_on_native(promise: Promise) {
     // Beside the test binary: a real disk, where a temporary directory may be memory that knows no direct IO.
     let binary = std::env::current_exe().unwrap();
     let dir = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
     let cores = Arc::new(Cores::new().unwrap());
     let handles = Arc::new(Mutex::new(Vec::new()));
     let (path, own_cores, own_handles) = (dir.path().to_owned(), cores.clone(), handles.clone());
-    let main = move |rt| promise(Stage { rt, dir: path, sibling: Sibling::Glommio(own_cores, own_handles) });
+    let main = move |rt| promise(Stage { rt, dir: path, sibling: Sibling::Native(own_cores, own_handles) });
     cores.start(0, &small_core(), main).unwrap().join().unwrap();
     let siblings = std::mem::take(&mut *handles.lock().unwrap());
     for sibling in siblings {
@@ -100,8 +100,8 @@ fn keep_in_simulation(promise: Promise) {
 /// Names each promise once and makes a test of it for each world.
 macro_rules! promises {
     ($($group:ident: $($name:ident)+;)+) => {
-        mod on_glommio {
-            $($(#[test] fn $name() { super::keep_on_glommio(|stage| Box::pin(super::$group::$name(stage))); })+)+
+        mod on_native {
+            $($(#[test] fn $name() { super::keep_on_native(|stage| Box::pin(super::$group::$name(stage))); })+)+
         }
         mod in_simulation {
             $($(#[test] fn $name() { super::keep_in_simulation(|stage| Box::pin(super::$group::$name(stage))); })+)+

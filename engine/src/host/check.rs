@@ -1,21 +1,21 @@
 //! The start-up self-check: can this host run ringkeep, and if not, why, and what helps.
 //!
-//! glommio answers a host that forbids io_uring with an error deep inside a core, and a file system without direct IO with one
+//! The runtime answers a host that forbids io_uring with an error deep inside a core, and a file system without direct IO with one
 //! at the first write. [`check`] asks first, before any executor exists, and gives values: `ringkeep server` refuses to start
 //! on a [`Level::Failure`], `ringkeep doctor` lists everything.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use super::placement::{can_pin, plan_cpus};
-use super::{probe_dir, probe_limits, probe_ring};
+use super::cpus::{can_pin, plan_cpus};
+use super::{directory, limits, ring};
 
 /// What is going to run here.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Executors that will be started.
     pub cores: usize,
-    /// [`CoreOptions::io_memory_bytes`](super::CoreOptions::io_memory_bytes) of each.
+    /// [`CoreOptions::io_memory_bytes`](crate::rt::CoreOptions::io_memory_bytes) of each.
     pub io_memory_bytes: usize,
     /// Files and connections that will be open at once.
     pub open_files: u64,
@@ -88,13 +88,13 @@ impl fmt::Display for Finding {
 
 /// Looks at everything, in the order in which a start would meet it. Blocks for a few milliseconds; not for a core.
 pub fn check(request: &Request) -> Vec<Finding> {
-    let mut findings = vec![probe_limits::kernel(), probe_ring::io_uring(), probe_limits::memlock(request)];
-    findings.push(probe_limits::open_files(request));
+    let mut findings = vec![limits::kernel(), ring::io_uring(), limits::memlock(request)];
+    findings.push(limits::open_files(request));
     findings.push(cpus(request));
     findings.push(judge_pinning(can_pin()));
-    findings.push(probe_limits::clocksource());
+    findings.push(limits::clocksource());
     if let Some(dir) = &request.dir {
-        findings.extend(probe_dir::data_directory(dir));
+        findings.extend(directory::data_directory(dir));
     }
     findings
 }

@@ -23,13 +23,6 @@ mod gate;
 mod kicker;
 mod net;
 mod pass;
-pub mod placement;
-pub mod probe;
-mod probe_dir;
-mod probe_limits;
-mod probe_ring;
-#[cfg(test)]
-mod probe_tests;
 mod sockets;
 mod start;
 mod timers;

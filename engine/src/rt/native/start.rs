@@ -19,7 +19,7 @@ use crate::rt::{Mono, Rt, World};
 /// What one executor is given.
 #[derive(Clone, Debug)]
 pub struct CoreOptions {
-    /// The CPU to stay on; `None` lets the kernel choose. See [`placement`](super::placement).
+    /// The CPU to stay on; `None` lets the kernel choose. See [`host`](crate::host).
     pub cpu: Option<usize>,
     /// Registered buffer memory for IO, bytes. Counts against RLIMIT_MEMLOCK three times.
     pub io_memory_bytes: usize,
@@ -103,7 +103,7 @@ impl Cores {
                 // The first sleep registers the process with the kernel's memory barriers, which takes tens of
                 // milliseconds; better now than under the first request.
                 core.sleep(Duration::from_micros(50)).await;
-                let result = main(Rt { world: World::Glommio(core.clone()) }).await;
+                let result = main(Rt { world: World::Native(core.clone()) }).await;
                 core.drain().await;
                 beats.remove(index);
                 result

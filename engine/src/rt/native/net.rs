@@ -145,7 +145,7 @@ impl CoreStream {
 mod tests {
     use super::*;
     use crate::rt::World;
-    use crate::rt::glommio::{CoreOptions, start_core};
+    use crate::rt::native::{CoreOptions, start_core};
 
     fn closes_on_exec(socket: &CoreSocket) -> bool {
         rustix::io::fcntl_getfd(socket).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn accepted_connections_find_out_that_their_peer_is_gone() {
         let asks = start_core(&CoreOptions::default(), |rt| async move {
-            let World::Glommio(core) = &rt.world else { unreachable!("this is a real core") };
+            let World::Native(core) = &rt.world else { unreachable!("this is a real core") };
             let addr = SocketAddr::from(([127, 0, 0, 1], 0));
             let mut asks = Vec::new();
             let never = ListenOptions { keepalive: None, ..ListenOptions::default() };
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn no_socket_is_left_to_a_child_process() {
         let all = start_core(&CoreOptions::default(), |rt| async move {
-            let World::Glommio(core) = &rt.world else { unreachable!("this is a real core") };
+            let World::Native(core) = &rt.world else { unreachable!("this is a real core") };
             let addr = SocketAddr::from(([127, 0, 0, 1], 0));
             let listener = core.listen(addr, ListenOptions::default()).unwrap();
             let client = core.connect(listener.local_addr().unwrap()).await.unwrap();

@@ -79,12 +79,12 @@ impl Passes {
 mod tests {
     use super::*;
     use crate::rt::World;
-    use crate::rt::glommio::{CoreOptions, start_core};
+    use crate::rt::native::{CoreOptions, start_core};
 
     #[test]
     fn who_never_waits_still_lets_timers_run() {
         let rang = start_core(&CoreOptions::default(), |rt| async move {
-            let World::Glommio(core) = &rt.world else { unreachable!("this is a real core") };
+            let World::Native(core) = &rt.world else { unreachable!("this is a real core") };
             let rang = Rc::new(Cell::new(0));
             let (ringing, sleeping) = (rang.clone(), rt.clone());
             rt.spawn(async move {

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use super::probe::{Finding, Request};
+use super::check::{Finding, Request};
 
-/// What glommio demands for each executor, whoever runs it.
+/// What the runtime demands for each executor, whoever runs it.
 const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
 /// Below this not even an idle node has room.
@@ -143,7 +143,7 @@ fn has_capability(number: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::probe::Level;
+    use super::super::check::Level;
     use super::*;
 
     #[test]

@@ -170,12 +170,12 @@ impl Timers {
 mod tests {
     use super::*;
     use crate::rt::World;
-    use crate::rt::glommio::{CoreOptions, start_core};
+    use crate::rt::native::{CoreOptions, start_core};
 
     const MILLI: Duration = Duration::from_millis(1);
 
     fn waiting(rt: &crate::rt::Rt) -> usize {
-        let World::Glommio(core) = &rt.world else { unreachable!("this is a real core") };
+        let World::Native(core) = &rt.world else { unreachable!("this is a real core") };
         core.timers().waiting()
     }
 

@@ -5,8 +5,8 @@
 use std::io::Write;
 use std::process::Command;
 
-use super::probe::{Level, Request, check, passes};
-use super::{CoreOptions, start_core};
+use super::check::{Level, Request, check, passes};
+use crate::rt::{CoreOptions, start_core};
 
 /// Set in the child: what to take away.
 const ROLE: &str = "RINGKEEP_PROBE_ROLE";

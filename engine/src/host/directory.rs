@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::probe::Finding;
+use super::check::Finding;
 use crate::rt::BLOCK_BYTES;
 
 const SUBJECT: &str = "data directory";
@@ -207,7 +207,7 @@ fn describe_cache(write_cache: &str, fua: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::probe::Level;
+    use super::super::check::Level;
     use super::*;
 
     fn beside_the_tests() -> tempfile::TempDir {

@@ -1,9 +1,9 @@
-//! Asks the kernel for an io_uring, the way glommio will.
+//! Asks the kernel for an io_uring, the way the runtime will.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use super::probe::Finding;
+use super::check::Finding;
 
 const SUBJECT: &str = "io_uring";
 
@@ -16,7 +16,7 @@ const REGISTER_PROBE: libc::c_uint = 8;
 /// Most operations that a probe asks about.
 const OPS_MAX: usize = 256;
 
-/// The operations that glommio cannot do without, by their number in `io_uring.h`.
+/// The operations that the runtime cannot do without, by their number in `io_uring.h`.
 const NEEDED_OPS: &[(usize, &str)] = &[
     (0, "NOP"),
     (1, "READV"),
@@ -155,7 +155,7 @@ fn supported_ops(ring: &OwnedFd) -> io::Result<[bool; OPS_MAX]> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::probe::Level;
+    use super::super::check::Level;
     use super::*;
 
     #[test]

@@ -1,0 +1,15 @@
+//! Questions about the host, asked before any core exists: which CPUs may be used, and can ringkeep run here at all.
+//!
+//! It reads what the kernel tells a plain process and never starts a core, opens a store or changes a setting. Its calls block,
+//! so none of them belongs on a core.
+
+mod check;
+mod cpus;
+mod directory;
+#[cfg(test)]
+mod forbidden_tests;
+mod limits;
+mod ring;
+
+pub use check::{Finding, Level, Request, check, passes};
+pub use cpus::{CpuPlan, affinity, can_pin, plan, plan_cpus};
