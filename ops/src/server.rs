@@ -12,13 +12,13 @@ use clap::Args;
 use engine::host::{Level, affinity, can_pin, plan_cpus};
 use rustix::fs::Mode;
 use store::config::Config;
-use store::node::board::Board;
 use store::node::listen::CannotListen;
 use store::node::movement::Movement;
 use store::node::{Addresses, Node};
 use store::publish::{NodeFacts, Publisher};
 use store::shard::counters::StoreSnapshot;
 use store::wire::admin::{Admin, Condition, Life, Pages, Phase, json_string};
+use store::wire::board::Board;
 
 use crate::doctor;
 use crate::logging::{Counts, Logging};

@@ -25,7 +25,7 @@ fn main() -> std::io::Result<()> {
             cursors: Cursors::new(rt.random()),
             doors: Doors::default(),
             board: None,
-            descriptors: store::node::descriptors::Descriptors::default(),
+            descriptors: store::descriptors::Descriptors::default(),
             facts: Facts { port, cores: 1, ..Facts::default() },
         };
         let watcher = rt.clone();

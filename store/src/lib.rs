@@ -2,10 +2,12 @@
 
 pub mod config;
 pub mod control;
+pub mod descriptors;
 pub mod gateway;
 pub mod memory;
 pub mod metrics;
 pub mod node;
+mod process;
 pub mod publish;
 pub mod refusal;
 pub mod region;

@@ -205,6 +205,9 @@ pub struct Scan {
     pub key_only: bool,
 }
 
+/// What an operation comes to.
+pub type Outcome = Result<Out, Refusal>;
+
 /// The answer to an [`Op`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Out {

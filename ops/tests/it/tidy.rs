@@ -1,5 +1,6 @@
 //! The tree's own rules, each with its reason.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn root() -> PathBuf {
@@ -153,6 +154,105 @@ fn edges_between_crates_point_one_way() {
             "{name} is pure, so it depends on nothing"
         );
     }
+}
+
+/// The folders and files of `store/src` with what each may import: always something that stands above it in this list, so that there is
+/// no circle.
+const STORE_IMPORTS: [(&str, &[&str]); 13] = [
+    ("metrics", &[]),
+    ("process", &[]),
+    ("descriptors", &[]),
+    ("refusal", &[]),
+    ("request", &["refusal"]),
+    ("memory", &["refusal"]),
+    ("config", &["memory"]),
+    ("region", &["refusal", "request"]),
+    ("control", &[]),
+    ("shard", &["memory", "metrics", "refusal", "region", "request"]),
+    ("gateway", &["memory", "refusal", "region", "request", "shard"]),
+    (
+        "wire",
+        &["control", "descriptors", "gateway", "memory", "metrics", "process", "refusal", "request", "shard"],
+    ),
+    ("node", &["config", "control", "descriptors", "gateway", "memory", "shard", "wire"]),
+];
+
+/// What the metrics page is made of; nothing in `store` knows it.
+const PUBLISH_IMPORTS: &[&str] = &["metrics", "process", "shard", "wire"];
+
+#[test]
+fn folders_of_the_store_import_one_way() {
+    for (at, (name, allowed)) in STORE_IMPORTS.iter().enumerate() {
+        let above: Vec<&str> = STORE_IMPORTS[..at].iter().map(|(name, _)| *name).collect();
+        let below: Vec<&&str> = allowed.iter().filter(|used| !above.contains(used)).collect();
+        assert!(below.is_empty(), "{name} may not import {below:?}, which stand below it in the list");
+    }
+    let mut broken = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (path, text) in sources() {
+        let Ok(inside) = path.strip_prefix("store/src") else { continue };
+        let name = inside.iter().next().and_then(|part| part.to_str()).unwrap_or_default();
+        let name = name.trim_end_matches(".rs");
+        let rule = STORE_IMPORTS.iter().find(|(listed, _)| *listed == name).map(|(_, allowed)| *allowed);
+        let allowed = match (name, rule) {
+            ("lib", _) => continue,
+            ("publish", _) => PUBLISH_IMPORTS,
+            (_, Some(allowed)) => allowed,
+            (_, None) => panic!("{name} of store/src is not in the list of what may import what"),
+        };
+        seen.insert(name.to_owned());
+        for used in imports(&text) {
+            if used != name && !allowed.contains(&used.as_str()) {
+                broken.push(format!("{}: {name} imports {used}", path.display()));
+            }
+        }
+    }
+    assert_none(&broken, "the folders of store/src import in one direction");
+    assert_eq!(
+        seen.len(),
+        STORE_IMPORTS.len() + 1,
+        "the list has a row for every folder and for nothing else"
+    );
+}
+
+/// The modules at the root of its crate that a file names in code.
+fn imports(text: &str) -> Vec<String> {
+    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let word =
+        |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
+    let mut found = Vec::new();
+    for (at, root) in code.match_indices("crate::") {
+        let rest = &code[at + root.len()..];
+        let Some(group) = rest.strip_prefix('{') else {
+            found.push(word(rest));
+            continue;
+        };
+        // The heads of the parts of a group, at its own depth.
+        let (mut depth, mut at_head) = (1, true);
+        for (place, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => at_head = true,
+                c if at_head && c.is_alphabetic() => {
+                    at_head = false;
+                    found.push(word(&group[place..]));
+                }
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_are_read_in_every_spelling() {
+    let text = "// crate::no\nuse crate::one::Two;\nuse crate::{three, four::{five, Six}, seven as eight};\nfn f() -> crate::nine::Ten {}\n";
+    assert_eq!(imports(text), ["one", "three", "four", "seven", "nine"]);
 }
 
 #[test]

@@ -15,11 +15,10 @@ use engine::rt::Rt;
 use engine::rt::chan::Receiver;
 use engine::rt::local::{Answer, Pending, oneshot};
 
-use super::Outcome;
 use crate::memory::Memory;
 use crate::refusal::Refusal;
 use crate::region::command::encoded_bytes;
-use crate::request::{Op, Out, Route, Scan};
+use crate::request::{Op, Out, Outcome, Route, Scan};
 use crate::shard::Shard;
 use crate::shard::links::{Letter, Links};
 use crate::shard::reply::Reply;

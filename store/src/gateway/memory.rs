@@ -6,9 +6,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::Outcome;
 use crate::refusal::Refusal;
-use crate::request::{Atomic, Change, Op, Out, Scan, Seen, When};
+use crate::request::{Atomic, Change, Op, Out, Outcome, Scan, Seen, When};
 
 type Map = BTreeMap<Bytes, Bytes>;
 

@@ -19,13 +19,10 @@ pub use dispatch::{Dispatch, Here, Whole};
 
 use crate::memory::{Memory, charged_bytes};
 use crate::refusal::Refusal;
-use crate::request::{Op, Out, Route};
+use crate::request::{Op, Out, Outcome, Route};
 
 /// Smaller values that need no wait are not charged one by one, bytes.
 const CHARGED_BYTES_MIN: usize = 1 << 10;
-
-/// What an operation comes to.
-pub type Outcome = Result<Out, Refusal>;
 
 /// An operation under way.
 #[derive(Debug)]

@@ -13,9 +13,7 @@
 //! does no data work; it waits for words from the cores.
 
 pub mod birth;
-pub mod board;
 pub mod core;
-pub mod descriptors;
 mod drain;
 pub mod examine;
 pub mod identity;
@@ -37,11 +35,11 @@ use engine::rt::{CoreHandle, Cores};
 
 use crate::config::{Config, Limits};
 use crate::control::Beat;
+use crate::descriptors::Descriptors;
 use crate::shard::links::connect;
 use crate::shard::routes::Place;
+use crate::wire::board::Board;
 use crate::wire::resp::Doors;
-use board::Board;
-use descriptors::Descriptors;
 use drain::{ORDERS_MAX, Order};
 use identity::Identity;
 use movement::{Movement, Stalls};

@@ -14,12 +14,12 @@ use engine::rt::chan::Sender;
 use engine::rt::{Mono, Rt};
 use scheduler::{Load, NodeId, RegionId, RegionReport, StoreDescriptor, StoreReport};
 
-use super::board::{Board, CoreReport};
 use super::core::Plan;
 use crate::control::{Beat, StoreBeat};
 use crate::shard::Shard;
 use crate::shard::counters::StoreSnapshot;
 use crate::shard::links::Links;
+use crate::wire::board::{Board, CoreReport};
 use crate::wire::{grpc, resp};
 
 /// How often a core reports.

@@ -14,7 +14,7 @@
 
 mod histogram;
 mod node;
-pub mod process;
+mod process;
 mod table;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,7 +26,7 @@ use metrics::{Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::metrics::HistogramSnapshot;
-use crate::node::board::CoreReport;
+use crate::wire::board::CoreReport;
 pub use node::NodeFacts;
 
 /// What is measured: its name on the page and how to read it.

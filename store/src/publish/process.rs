@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use super::{Metric, MetricKind, Sample, Value};
+use crate::process::{Stat, boot_time_seconds, max_fds, open_fds};
 
 const fn gauge(name: &'static str, help: &'static str) -> Metric {
     Metric { name, help, kind: MetricKind::Gauge }
@@ -25,11 +26,6 @@ const MAX_FDS: Metric = gauge("process_max_fds", "Files and sockets that the pro
 const STARTED: Metric =
     gauge("process_start_time_seconds", "When the process started, in seconds since the Unix epoch.");
 const THREADS: Metric = gauge("process_threads", "Threads of the process.");
-
-/// The kernel reports CPU time in hundredths of a second.
-const TICKS_PER_SECOND: f64 = 100.0;
-/// Every architecture that ringkeep runs on is configured with pages of 4 KiB.
-const PAGE_BYTES: u64 = 4096;
 
 /// Everything that `/proc` below `root` tells about this process.
 pub(super) fn samples(root: &Path, stores: usize) -> Vec<Sample> {
@@ -58,61 +54,6 @@ pub(super) fn samples(root: &Path, stores: usize) -> Vec<Sample> {
         samples.push(plain(&STARTED, Value::Seconds(booted + stat.started_seconds_after_boot)));
     }
     samples
-}
-
-/// Memory of this process that is resident, bytes. Reads `/proc`.
-pub fn resident_bytes() -> Option<u64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    Stat::read(&stat).map(|stat| stat.resident_bytes)
-}
-
-/// Descriptors in use. The kernel gives their number as the size of the directory since 6.2; before, the entries are counted,
-/// one of which is the one that reads them.
-pub fn open_fds(dir: &Path) -> Option<u64> {
-    match std::fs::metadata(dir).ok()?.len() {
-        0 => Some((std::fs::read_dir(dir).ok()?.count() as u64).saturating_sub(1)),
-        open => Some(open),
-    }
-}
-
-/// The soft limit of open files in /proc/self/limits.
-fn max_fds(limits: &str) -> Option<u64> {
-    let row = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    match row.split_ascii_whitespace().next()? {
-        "unlimited" => Some(u64::MAX),
-        number => number.parse().ok(),
-    }
-}
-
-/// `btime` of /proc/stat, seconds since the Unix epoch.
-fn boot_time_seconds(stat: &str) -> Option<f64> {
-    stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
-}
-
-/// What is used of /proc/self/stat.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Stat {
-    cpu_seconds: f64,
-    threads: u64,
-    started_seconds_after_boot: f64,
-    virtual_bytes: u64,
-    resident_bytes: u64,
-}
-
-impl Stat {
-    /// Fields are counted after the process's name, which may hold anything.
-    fn read(stat: &str) -> Option<Self> {
-        let (_, fields) = stat.rsplit_once(')')?;
-        let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-        let number = |at: usize| fields.get(at)?.parse::<u64>().ok();
-        Some(Self {
-            cpu_seconds: (number(11)? + number(12)?) as f64 / TICKS_PER_SECOND,
-            threads: number(17)?,
-            started_seconds_after_boot: number(19)? as f64 / TICKS_PER_SECOND,
-            virtual_bytes: number(20)?,
-            resident_bytes: number(21)? * PAGE_BYTES,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -148,16 +89,5 @@ mod tests {
         assert_eq!(value("process_resident_memory_bytes"), Some(300.0 * 4096.0));
         assert_eq!(value("process_max_fds"), Some(1024.0));
         assert_eq!(value("process_open_fds"), None, "what is not told is not published");
-    }
-
-    #[test]
-    fn open_descriptors_are_counted() {
-        let open = || open_fds(Path::new("/proc/self/fd")).expect("this process has descriptors");
-        let before = open();
-        // Other tests of this process open and close files meanwhile, so many are opened here.
-        let held: Vec<std::fs::File> =
-            (0..200).map(|_| std::fs::File::open("/dev/null").expect("a file")).collect();
-        assert!(open() >= before.saturating_sub(60) + 200);
-        drop(held);
     }
 }

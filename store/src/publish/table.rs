@@ -5,8 +5,8 @@ use engine::lsm::TreeStats;
 
 use super::{Labels, Metric, MetricKind, Sample, Value};
 use crate::metrics::HistogramSnapshot;
-use crate::node::board::CoreReport;
 use crate::shard::counters::StoreSnapshot;
+use crate::wire::board::CoreReport;
 use crate::wire::resp;
 
 use MetricKind::{Counter, Gauge, Histogram};

@@ -21,11 +21,10 @@ use super::inflight::Known;
 use super::modify::{Modified, modify};
 use super::reply::Reply;
 use super::{Due, Inner, Shard, State};
-use crate::gateway::Outcome;
 use crate::refusal::Refusal;
 use crate::region::command::Write;
 use crate::region::guard;
-use crate::request::{Atomic, Change, Op, Out, Route};
+use crate::request::{Atomic, Change, Op, Out, Outcome, Route};
 
 const CF: Cf = Cf::Default;
 

@@ -15,9 +15,8 @@ use engine::rt::Rt;
 use engine::rt::chan::{self, Receiver, Sender, TrySend};
 use engine::rt::local::{Answer, Bell};
 
-use crate::gateway::Outcome;
 use crate::refusal::Refusal;
-use crate::request::{Op, Route};
+use crate::request::{Op, Outcome, Route};
 
 /// Messages that may wait on the way to one core; each carries what one pass gathered.
 const MESSAGES_MAX: usize = 4096;

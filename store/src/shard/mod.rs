@@ -43,12 +43,11 @@ use engine::rt::local::Bell;
 use engine::rt::{Mono, Rt};
 use scheduler::{Region, RegionId, StoreId};
 
-use crate::gateway::Outcome;
 use crate::memory::Memory;
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::peer::Peer;
-use crate::request::{Op, Out, Route};
+use crate::request::{Op, Out, Outcome, Route};
 use counters::{StoreCounters, StoreSnapshot};
 use health::{Event, Health, HealthReport};
 use inflight::InFlight;

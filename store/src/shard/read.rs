@@ -14,11 +14,10 @@ use scheduler::{Region, RegionId};
 
 use super::reply::Reply;
 use super::{Inner, Shard, State};
-use crate::gateway::Outcome;
 use crate::memory::{Charge, charged_bytes};
 use crate::refusal::Refusal;
 use crate::region::guard;
-use crate::request::{Op, Out, Route, Scan};
+use crate::request::{Op, Out, Outcome, Route, Scan};
 
 const CF: Cf = Cf::Default;
 

@@ -8,8 +8,8 @@ use std::rc::Rc;
 use engine::rt::local::Answer;
 
 use super::links::Links;
-use crate::gateway::Outcome;
 use crate::refusal::Refusal;
+use crate::request::Outcome;
 
 /// One operation's way back.
 #[derive(Debug)]

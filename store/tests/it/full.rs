@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::rt::Rt;
 use engine::rt::sim::{Node, Options, World};
-use store::gateway::{Gateway, Outcome};
+use store::gateway::Gateway;
 use store::refusal::Refusal;
-use store::request::{Op, Out};
+use store::request::{Op, Out, Outcome};
 
 use crate::crash::{Model, begin_life, everything, start, start_and_check};
 

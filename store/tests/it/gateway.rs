@@ -4,9 +4,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use engine::rt::Rt;
-use store::gateway::{Gateway, Outcome};
+use store::gateway::Gateway;
 use store::refusal::Refusal;
-use store::request::{Change, Op, Out, Scan, When};
+use store::request::{Change, Op, Out, Outcome, Scan, When};
 
 use crate::node::with_node;
 

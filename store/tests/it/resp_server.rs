@@ -30,7 +30,7 @@ pub(crate) fn config() -> Config {
         cursors: Cursors::new(1 << 40),
         doors: Doors::default(),
         board: None,
-        descriptors: store::node::descriptors::Descriptors::default(),
+        descriptors: store::descriptors::Descriptors::default(),
         facts: Facts { version: "0.1.0".to_owned(), port: 6379, cores: 1, ..Facts::default() },
     }
 }

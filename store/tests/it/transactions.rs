@@ -4,9 +4,9 @@
 
 use bytes::Bytes;
 use engine::rt::Rt;
-use store::gateway::{Gateway, Outcome, Submitted};
+use store::gateway::{Gateway, Submitted};
 use store::refusal::Refusal;
-use store::request::{Atomic, Change, Op, Out, Seen, When};
+use store::request::{Atomic, Change, Op, Out, Outcome, Seen, When};
 
 use crate::cold::{in_world, make_cold};
 use crate::gateway::everything;

@@ -14,8 +14,8 @@ use super::Service;
 use super::connection;
 use super::drain::Drain;
 use super::tally::{self, Ended, Running, Tally};
+use crate::descriptors::Descriptors;
 use crate::memory::{Memory, MemoryLimits};
-use crate::node::descriptors::Descriptors;
 
 /// The bounds of a server.
 #[derive(Clone, Debug)]

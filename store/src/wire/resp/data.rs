@@ -7,9 +7,8 @@ use bytes::Bytes;
 use super::command::Command;
 use super::reply::Writer;
 use super::request::{Error, Request};
-use crate::gateway::Outcome;
 use crate::refusal::Refusal;
-use crate::request::{Change, Op, Out, When};
+use crate::request::{Change, Op, Out, Outcome, When};
 
 /// Most bytes of values in one reply.
 pub const REPLY_BYTES_MAX: usize = 64 << 20;

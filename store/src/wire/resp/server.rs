@@ -20,10 +20,10 @@ use super::counters::Counters;
 use super::cursor::Cursors;
 use super::moving::{Doors, Homing, Loads, Moved};
 use super::session::{Ended, Session};
+use crate::descriptors::Descriptors;
 use crate::gateway::Gateway;
 use crate::memory::{INTAKE_BYTES_MIN, SMALL_BYTES};
-use crate::node::board::Board;
-use crate::node::descriptors::Descriptors;
+use crate::wire::board::Board;
 
 /// What is read from a socket at once, bytes.
 const READ_BYTES: usize = 64 << 10;

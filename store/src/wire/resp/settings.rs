@@ -14,9 +14,9 @@ use super::help::help;
 use super::reply::Writer;
 use super::request::{Error, Request};
 use super::server::Server;
-use crate::node::board::{Board, CoreReport};
 use crate::request::VALUE_BYTES_MAX;
 use crate::shard::health::{HealthReport, Standing};
+use crate::wire::board::{Board, CoreReport};
 
 /// Patterns of one `CONFIG GET`, and sections of one `INFO`.
 const PATTERNS_MAX: usize = 64;

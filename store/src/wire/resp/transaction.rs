@@ -25,9 +25,8 @@ use super::frame::{Limits, Parsed, Parser};
 use super::reply::{Protocol, Writer};
 use super::request::{Error, Request};
 use super::server::Server;
-use crate::gateway::Outcome;
 use crate::memory::{Charge, Memory};
-use crate::request::{Atomic, Op, Out, Seen};
+use crate::request::{Atomic, Op, Out, Outcome, Seen};
 
 /// Commands of one transaction.
 pub const COMMANDS_MAX: usize = 8192;

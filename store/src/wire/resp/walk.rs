@@ -17,7 +17,7 @@ use super::reply::{Protocol, Writer};
 use super::request::{Error, Request};
 use super::server::Server;
 use super::settings::{self, Measured, Section, Wanted};
-use crate::publish::process;
+use crate::process;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Scan};
 

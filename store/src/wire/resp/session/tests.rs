@@ -135,7 +135,7 @@ async fn session(
         cursors: Cursors::new(1 << 40),
         doors: Doors::default(),
         board: None,
-        descriptors: crate::node::descriptors::Descriptors::default(),
+        descriptors: crate::descriptors::Descriptors::default(),
         facts: Facts::default(),
     };
     change(&mut config);

@@ -6,8 +6,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::{grpc, resp};
 use crate::shard::counters::StoreSnapshot;
-use crate::wire::{grpc, resp};
 
 /// What one core says about itself.
 #[derive(Clone, Debug, Default)]
