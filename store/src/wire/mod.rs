@@ -5,6 +5,7 @@ pub mod board;
 pub mod grpc;
 pub mod health;
 pub mod pd;
+pub mod peer;
 pub mod proto;
 pub mod resp;
 pub mod tikv;

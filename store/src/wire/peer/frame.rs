@@ -1,0 +1,268 @@
+//! Frames of the peer protocol: how bytes between two stores are cut into pieces that are whole and intact, or refused.
+//!
+//! ```text
+//! stream   [preface 8 bytes] frame frame ...
+//! frame    [length u32] [crc u32] [kind u8] [payload: length - 1 bytes]
+//! ```
+//! Numbers are little-endian. `length` counts the kind and the payload; `crc` is the CRC-32 of the length's four bytes, the kind
+//! and the payload, so a length that was damaged does not select other bytes to be checked. The preface tells the protocol from
+//! HTTP/2 and RESP on a shared port and names its generation.
+//!
+//! Invariants: memory follows the bytes that have arrived, never the length that was announced; after the first bad frame nothing
+//! more is read from the stream, because frames are found by counting.
+
+use std::fmt;
+
+/// What a connection begins with. The last byte is the generation of the framing, not of the protocol (see `hello`).
+pub const PREFACE: &[u8; 8] = b"RKPEER\0\x01";
+
+/// Maximum of `length`, bytes. The largest message carries one entry of the largest size and a little more.
+pub const FRAME_BYTES_MAX: usize = 64 << 20;
+
+const HEADER_BYTES: usize = 8;
+
+/// What a payload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// Who connects; the first frame of the connecting side.
+    Hello = 1,
+    /// Who accepted; the first frame of the accepting side.
+    Welcome = 2,
+    /// Why a connection is refused; the last frame of the accepting side.
+    Refused = 3,
+    /// Raft messages of any number of regions.
+    Messages = 4,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        match byte {
+            1 => Some(Self::Hello),
+            2 => Some(Self::Welcome),
+            3 => Some(Self::Refused),
+            4 => Some(Self::Messages),
+            _ => None,
+        }
+    }
+}
+
+/// A frame that has arrived whole and intact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// What the payload is.
+    pub kind: Kind,
+    /// Its bytes.
+    pub payload: &'a [u8],
+}
+
+/// Why a stream cannot be read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadFrame {
+    /// The announced length is zero or above the bound.
+    Length {
+        /// What was announced, bytes.
+        announced: u32,
+        /// The bound, bytes.
+        length_max: usize,
+    },
+    /// The checksum does not fit the bytes.
+    Checksum,
+    /// A kind of a newer version, or of none.
+    Kind(u8),
+}
+
+impl fmt::Display for BadFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Length { announced, length_max } => {
+                write!(f, "a frame announces {announced} bytes; 1 to {length_max} are possible here")
+            }
+            Self::Checksum => f.write_str("a frame's checksum does not fit its bytes"),
+            Self::Kind(kind) => write!(f, "a frame is of kind {kind}, which this version does not know"),
+        }
+    }
+}
+
+impl std::error::Error for BadFrame {}
+
+/// Appends a frame to `out`. `fill` appends the payload.
+///
+/// # Panics
+/// If the payload is longer than [`FRAME_BYTES_MAX`] allows: whoever fills frames keeps to the bound.
+pub fn push(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+    let start = out.len();
+    let mut frame = std::mem::take(out);
+    frame.extend_from_slice(&[0; HEADER_BYTES]);
+    frame.push(kind as u8);
+    *out = fill(frame);
+    let length = out.len() - start - HEADER_BYTES;
+    assert!((1..=FRAME_BYTES_MAX).contains(&length), "a frame of {length} bytes was filled");
+    let length = (length as u32).to_le_bytes();
+    let crc = checksum(length, &out[start + HEADER_BYTES..]);
+    out[start..start + 4].copy_from_slice(&length);
+    out[start + 4..start + HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn checksum(length: [u8; 4], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&length);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// Finds the frames in a stream of bytes.
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    /// Maximum of a frame's length, bytes.
+    length_max: usize,
+    /// Bytes of the buffer that were returned as frames already.
+    taken: usize,
+    failed: Option<BadFrame>,
+}
+
+impl Decoder {
+    /// A decoder of frames of at most `length_max` bytes.
+    pub fn new(length_max: usize) -> Self {
+        Self { buffer: Vec::new(), length_max, taken: 0, failed: None }
+    }
+
+    /// Takes frames of up to `length_max` bytes from now on.
+    pub fn allow(&mut self, length_max: usize) {
+        self.length_max = length_max;
+    }
+
+    /// Adds bytes that have arrived.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if self.taken > 0 {
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Bytes that have arrived and belong to no frame that was returned.
+    pub fn waiting_bytes(&self) -> usize {
+        self.buffer.len() - self.taken
+    }
+
+    /// The next whole frame, or `None` if more bytes are needed.
+    ///
+    /// # Errors
+    /// Why the stream cannot be read on; the same answer from then on.
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, BadFrame> {
+        if let Some(bad) = self.failed {
+            return Err(bad);
+        }
+        match self.find() {
+            Ok(None) => Ok(None),
+            Ok(Some((kind, end))) => {
+                let payload = &self.buffer[self.taken + HEADER_BYTES + 1..end];
+                self.taken = end;
+                Ok(Some(Frame { kind, payload }))
+            }
+            Err(bad) => {
+                self.failed = Some(bad);
+                // Nothing of it is ever read.
+                self.buffer = Vec::new();
+                self.taken = 0;
+                Err(bad)
+            }
+        }
+    }
+
+    /// The kind of the next frame and where it ends in the buffer.
+    fn find(&self) -> Result<Option<(Kind, usize)>, BadFrame> {
+        let rest = &self.buffer[self.taken..];
+        let Some((length_bytes, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let announced = u32::from_le_bytes(*length_bytes);
+        let length = announced as usize;
+        if !(1..=self.length_max).contains(&length) {
+            return Err(BadFrame::Length { announced, length_max: self.length_max });
+        }
+        let Some((crc, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        if checksum(*length_bytes, body) != u32::from_le_bytes(*crc) {
+            return Err(BadFrame::Checksum);
+        }
+        let kind = Kind::from_byte(body[0]).ok_or(BadFrame::Kind(body[0]))?;
+        Ok(Some((kind, self.taken + HEADER_BYTES + length)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        push(&mut out, kind, |mut out| {
+            out.extend_from_slice(payload);
+            out
+        });
+        out
+    }
+
+    fn sample() -> Vec<u8> {
+        [frame(Kind::Hello, b"one"), frame(Kind::Messages, b""), frame(Kind::Refused, &[7; 300])].concat()
+    }
+
+    #[test]
+    fn frames_are_found_however_the_bytes_arrive() {
+        for piece in [1, 2, 7, 9, 64, 4096] {
+            let (mut decoder, mut found) = (Decoder::new(FRAME_BYTES_MAX), Vec::new());
+            for bytes in sample().chunks(piece) {
+                decoder.feed(bytes);
+                while let Some(frame) = decoder.next_frame().unwrap() {
+                    found.push((frame.kind, frame.payload.len()));
+                }
+            }
+            assert_eq!(found, [(Kind::Hello, 3), (Kind::Messages, 0), (Kind::Refused, 300)], "by {piece}");
+            assert_eq!(decoder.waiting_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed_or_waits_for_bytes() {
+        let good = frame(Kind::Messages, b"payload");
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let mut decoder = Decoder::new(FRAME_BYTES_MAX);
+            decoder.feed(&bad);
+            match decoder.next_frame() {
+                Ok(None) => assert!(bit < 32, "bit {bit} outside the length made a frame incomplete"),
+                Ok(Some(frame)) => panic!("bit {bit} went unnoticed: {frame:?}"),
+                Err(_) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn an_announced_length_costs_no_memory_and_an_impossible_one_ends_the_stream() {
+        let mut decoder = Decoder::new(FRAME_BYTES_MAX);
+        decoder.feed(&(FRAME_BYTES_MAX as u32).to_le_bytes());
+        assert_eq!(decoder.next_frame(), Ok(None));
+        assert!(decoder.buffer.capacity() < 1024);
+        for length in [0, FRAME_BYTES_MAX as u32 + 1, u32::MAX] {
+            let bad = BadFrame::Length { announced: length, length_max: FRAME_BYTES_MAX };
+            let mut decoder = Decoder::new(FRAME_BYTES_MAX);
+            decoder.feed(&length.to_le_bytes());
+            assert_eq!(decoder.next_frame(), Err(bad));
+            decoder.feed(&frame(Kind::Hello, b"later"));
+            assert_eq!(decoder.next_frame(), Err(bad), "frames are found by counting");
+        }
+    }
+
+    #[test]
+    fn a_kind_of_another_version_is_named() {
+        let mut bytes = frame(Kind::Hello, b"x");
+        bytes[HEADER_BYTES] = 99;
+        let crc = checksum([2, 0, 0, 0], &bytes[HEADER_BYTES..]);
+        bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        let mut decoder = Decoder::new(FRAME_BYTES_MAX);
+        decoder.feed(&bytes);
+        assert_eq!(decoder.next_frame(), Err(BadFrame::Kind(99)));
+    }
+}

@@ -1,0 +1,172 @@
+//! Incoming connections of one store: introduction, then frames, then silence.
+//!
+//! The port has read the preface already, by which it knew the protocol. Messages are handed over batch by batch; while the
+//! store takes none in, nothing more is read, so a peer that is faster than this store fills its own queue and drops there.
+//!
+//! Invariants: before the introduction nothing but a short frame is read, and not for long; a batch for another store, or from
+//! another one than was introduced, ends the connection; every connection that is refused is counted and its reason sent.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::rt::{Rt, Stream};
+use scheduler::StoreId;
+
+use super::counters::PeerCounters;
+use super::frame::{self, Decoder, FRAME_BYTES_MAX, Kind, PREFACE};
+use super::hello::{self, Hello, Rejection};
+use super::link::{HELLO_BYTES_MAX, LinkError, Speaker, read_frame};
+use super::messages::MessageBatch;
+
+/// How long the introduction may take.
+const HELLO_MAX: Duration = Duration::from_secs(3);
+/// Longer than a peer leaves a connection open without a message.
+const SILENCE_MAX: Duration = Duration::from_secs(90);
+const READ_BYTES: usize = 64 << 10;
+
+/// The incarnations that other stores were seen with, the highest of each.
+#[derive(Debug, Default)]
+pub struct Seen(RefCell<BTreeMap<StoreId, u64>>);
+
+impl Seen {
+    /// The highest incarnation that `store` was seen with; 0 if it was not.
+    pub fn highest(&self, store: StoreId) -> u64 {
+        self.0.borrow().get(&store).copied().unwrap_or(0)
+    }
+
+    /// Notes an incarnation.
+    pub fn note(&self, store: StoreId, incarnation: u64) {
+        let mut seen = self.0.borrow_mut();
+        let highest = seen.entry(store).or_default();
+        *highest = incarnation.max(*highest);
+    }
+}
+
+/// The accepting side of one store.
+#[derive(Clone, Debug)]
+pub struct Inbound {
+    /// The runtime.
+    pub rt: Rt,
+    /// This store.
+    pub speaker: Speaker,
+    /// Who was seen.
+    pub seen: Rc<Seen>,
+    /// The counters.
+    pub counters: Rc<PeerCounters>,
+}
+
+impl Inbound {
+    /// Serves a connection whose preface has been read, until it ends. `early` is what arrived behind the preface already.
+    ///
+    /// # Errors
+    /// Why it ended, other than by the peer's closing it between frames.
+    pub async fn serve(
+        &self,
+        mut stream: Stream,
+        early: &[u8],
+        deliver: impl AsyncFn(MessageBatch),
+    ) -> Result<(), LinkError> {
+        let mut decoder = Decoder::new(HELLO_BYTES_MAX);
+        decoder.feed(early);
+        let introduced = self.rt.timeout(HELLO_MAX, self.introduce(&mut stream, &mut decoder)).await;
+        let from = match introduced.unwrap_or(Err(LinkError::Timeout)) {
+            Ok(from) => from,
+            Err(error) => {
+                self.counters.rejected.add(1);
+                return Err(error);
+            }
+        };
+        self.counters.accepted.add(1);
+        decoder.allow(FRAME_BYTES_MAX);
+        let ended = self.receive(&mut stream, &mut decoder, from, deliver).await;
+        if let Err(LinkError::BadFrame(_) | LinkError::Rejected(_)) = &ended {
+            self.counters.bad_frames.add(1);
+        }
+        ended
+    }
+
+    /// Judges the peer's introduction and answers it. Returns who it is.
+    async fn introduce(&self, stream: &mut Stream, decoder: &mut Decoder) -> Result<StoreId, LinkError> {
+        let (kind, payload) = read_frame(stream, decoder).await?;
+        let theirs = match kind {
+            Kind::Hello => Hello::decode(&payload),
+            Kind::Welcome | Kind::Refused | Kind::Messages => Err(Rejection::NotAHello),
+        };
+        let judged = theirs.and_then(|theirs| {
+            let ours = self.speaker.hello(theirs.store);
+            hello::judge(&ours, &theirs, self.seen.highest(theirs.store))?;
+            Ok((ours, theirs))
+        });
+        let mut bytes = Vec::new();
+        match judged {
+            Ok((ours, theirs)) => {
+                self.seen.note(theirs.store, theirs.incarnation);
+                frame::push(&mut bytes, Kind::Welcome, |out| ours.encode(out));
+                stream.write_all(&bytes).await?;
+                Ok(theirs.store)
+            }
+            Err(rejection) => {
+                frame::push(&mut bytes, Kind::Refused, |mut out| {
+                    out.extend_from_slice(rejection.to_string().as_bytes());
+                    out
+                });
+                stream.write_all(&bytes).await?;
+                Err(rejection.into())
+            }
+        }
+    }
+
+    async fn receive(
+        &self,
+        stream: &mut Stream,
+        decoder: &mut Decoder,
+        from: StoreId,
+        deliver: impl AsyncFn(MessageBatch),
+    ) -> Result<(), LinkError> {
+        let mut buffer = vec![0; READ_BYTES];
+        let budget = self.rt.budget();
+        loop {
+            while let Some(frame) = decoder.next_frame()? {
+                let batch = match frame.kind {
+                    Kind::Messages => MessageBatch::decode(frame.payload),
+                    Kind::Hello | Kind::Welcome | Kind::Refused => return Err(Rejection::NotAHello.into()),
+                };
+                let batch = match batch {
+                    Ok(batch) => batch,
+                    Err(error) => {
+                        tracing::warn!(store = self.speaker.store.0, peer = from.0, %error, "a peer's frame is not understood");
+                        self.counters.bad_frames.add(1);
+                        return Err(LinkError::Closed);
+                    }
+                };
+                if batch.from != from || batch.to != self.speaker.store {
+                    let here = self.speaker.store;
+                    return Err(Rejection::OtherStore { meant: batch.to, here }.into());
+                }
+                self.counters.messages_received.add(batch.messages.len() as u64);
+                deliver(batch).await;
+                budget.tick().await;
+            }
+            let read = self.rt.timeout(SILENCE_MAX, stream.read(&mut buffer)).await;
+            match read.ok_or(LinkError::Timeout)?? {
+                0 if decoder.waiting_bytes() == 0 => return Ok(()),
+                0 => return Err(LinkError::Closed),
+                n => {
+                    self.counters.bytes_received.add(n as u64);
+                    decoder.feed(&buffer[..n]);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a stream that begins with `first` may be of the peer protocol: `None` while more bytes are needed to tell.
+pub fn is_peer(first: &[u8]) -> Option<bool> {
+    let common = first.len().min(PREFACE.len());
+    if first[..common] != PREFACE[..common] {
+        return Some(false);
+    }
+    (common == PREFACE.len()).then_some(true)
+}

@@ -1,0 +1,364 @@
+//! Outgoing connections of one store: a bounded queue and a task per other store.
+//!
+//! [`Links::send`] never waits. The task of a store opens a connection when there is something to send, introduces itself, sends
+//! what has gathered as one frame per system call, and closes the connection after a minute without messages. A store that
+//! cannot be reached is tried again with growing pauses; meanwhile what is queued for it is dropped, counted, and reported
+//! through [`Links::take_unreachable`], so that Raft stops streaming to it.
+//!
+//! | state of a task | ends with | next |
+//! |---|---|---|
+//! | idle | a message | connecting |
+//! | connecting | welcome | sending |
+//! | connecting | refusal, error, timeout | pausing |
+//! | sending | [`IDLE_MAX`] without a message | idle |
+//! | sending | error, timeout, end of the peer | pausing |
+//! | pausing | the pause is over | idle |
+//!
+//! Invariants: per store at most [`QUEUE_BYTES_MAX`] and [`QUEUE_MESSAGES_MAX`] wait, one message that is larger alone excepted; messages to one store leave in the
+//! order in which they were sent; a task ends when its [`Links`] are dropped.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use engine::rt::local::Bell;
+use engine::rt::{Rt, Stream};
+use scheduler::StoreId;
+
+use super::book::AddressBook;
+use super::counters::PeerCounters;
+use super::frame::{self, BadFrame, Decoder, Kind, PREFACE};
+use super::hello::{self, Hello, Rejection};
+use super::messages::{MessageBatch, PeerMessage, message_bytes};
+
+/// Maximum of bytes that wait for one store.
+pub const QUEUE_BYTES_MAX: usize = 32 << 20;
+/// Maximum of messages that wait for one store.
+pub const QUEUE_MESSAGES_MAX: usize = 65_536;
+/// A frame is closed when it has reached this size, bytes.
+const FRAME_BYTES: usize = 1 << 20;
+/// How long a connection without messages stays open.
+pub const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How long connecting and the introduction may take, together.
+const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How long the peer may take nothing in before the connection counts as broken.
+const WRITE_MAX: Duration = Duration::from_secs(10);
+/// The pause after the first failure; it doubles up to the maximum.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause between attempts.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// An introduction is at most this long, bytes.
+pub(super) const HELLO_BYTES_MAX: usize = 4096;
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// The cluster.
+    pub cluster: u64,
+    /// The store.
+    pub store: StoreId,
+    /// How often its log has been opened.
+    pub incarnation: u64,
+}
+
+impl Speaker {
+    /// The introduction to `target`.
+    pub fn hello(&self, target: StoreId) -> Hello {
+        Hello {
+            cluster: self.cluster,
+            store: self.store,
+            target,
+            incarnation: self.incarnation,
+            version: hello::VERSION,
+            version_min: hello::VERSION_MIN,
+            features: 0,
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug)]
+pub enum LinkError {
+    /// No address is known.
+    NoAddress,
+    /// The network.
+    Io(std::io::Error),
+    /// Nothing came of it in time.
+    Timeout,
+    /// The peer has closed it.
+    Closed,
+    /// The stream cannot be read on.
+    BadFrame(BadFrame),
+    /// We refuse the peer.
+    Rejected(Rejection),
+    /// The peer refuses us, with its reason.
+    Refused(String),
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddress => f.write_str("no address is known"),
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Timeout => f.write_str("it did not answer in time"),
+            Self::Closed => f.write_str("it closed the connection"),
+            Self::BadFrame(bad) => write!(f, "{bad}"),
+            Self::Rejected(rejection) => write!(f, "{rejection}"),
+            Self::Refused(reason) => write!(f, "it refuses this store: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for LinkError {}
+
+impl From<std::io::Error> for LinkError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<BadFrame> for LinkError {
+    fn from(bad: BadFrame) -> Self {
+        Self::BadFrame(bad)
+    }
+}
+
+impl From<Rejection> for LinkError {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+/// The outgoing connections of one store.
+pub struct Links {
+    rt: Rt,
+    speaker: Speaker,
+    book: Rc<AddressBook>,
+    counters: Rc<PeerCounters>,
+    queues: RefCell<BTreeMap<StoreId, Rc<Queue>>>,
+    unreachable: RefCell<BTreeSet<StoreId>>,
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "links of store {} to {} stores", self.speaker.store, self.queues.borrow().len())
+    }
+}
+
+/// What waits for one store.
+#[derive(Default)]
+struct Queue {
+    messages: RefCell<VecDeque<PeerMessage>>,
+    bytes: Cell<usize>,
+    bell: Bell,
+}
+
+impl Queue {
+    /// Takes about one frame's worth.
+    fn take(&self) -> Vec<PeerMessage> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        let mut messages = self.messages.borrow_mut();
+        while bytes < FRAME_BYTES
+            && let Some(message) = messages.pop_front()
+        {
+            bytes += message_bytes(&message);
+            taken.push(message);
+        }
+        self.bytes.set(self.bytes.get() - bytes);
+        taken
+    }
+
+    fn clear(&self) -> usize {
+        self.bytes.set(0);
+        self.messages.take().len()
+    }
+}
+
+impl Links {
+    /// Links without any connection yet.
+    pub fn new(rt: &Rt, speaker: Speaker, book: Rc<AddressBook>) -> Rc<Self> {
+        Rc::new(Self {
+            rt: rt.clone(),
+            speaker,
+            book,
+            counters: Rc::default(),
+            queues: RefCell::default(),
+            unreachable: RefCell::default(),
+        })
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Rc<PeerCounters> {
+        &self.counters
+    }
+
+    /// Queues a message for a store. One that does not fit is dropped and counted: Raft repeats it.
+    pub fn send(self: &Rc<Self>, to: StoreId, message: PeerMessage) {
+        let queue = self.queue(to);
+        let bytes = message_bytes(&message);
+        let waiting = queue.bytes.get();
+        let full = waiting > 0 && waiting + bytes > QUEUE_BYTES_MAX;
+        if full || queue.messages.borrow().len() >= QUEUE_MESSAGES_MAX {
+            return self.counters.dropped_full.add(1);
+        }
+        queue.bytes.set(waiting + bytes);
+        queue.messages.borrow_mut().push_back(message);
+        queue.bell.ring();
+    }
+
+    /// The stores that could not be reached since the last call.
+    pub fn take_unreachable(&self) -> BTreeSet<StoreId> {
+        self.unreachable.take()
+    }
+
+    /// Messages and bytes that wait for `store`.
+    pub fn queued(&self, store: StoreId) -> (usize, usize) {
+        self.queues
+            .borrow()
+            .get(&store)
+            .map_or((0, 0), |queue| (queue.messages.borrow().len(), queue.bytes.get()))
+    }
+
+    fn queue(self: &Rc<Self>, to: StoreId) -> Rc<Queue> {
+        let mut queues = self.queues.borrow_mut();
+        let queue = queues.entry(to).or_insert_with(|| {
+            let queue = Rc::new(Queue::default());
+            self.rt.spawn(keep_linked(Rc::downgrade(self), self.rt.clone(), to, queue.clone()));
+            queue
+        });
+        queue.clone()
+    }
+
+    /// A store was not reached, or its connection broke.
+    fn failed(&self, to: StoreId, queue: &Queue, unsent: usize, error: &LinkError) {
+        tracing::debug!(store = self.speaker.store.0, peer = to.0, %error, "a peer is not reached");
+        self.book.failed(to);
+        self.counters.dropped_unreachable.add((queue.clear() + unsent) as u64);
+        self.unreachable.borrow_mut().insert(to);
+    }
+}
+
+impl Drop for Links {
+    fn drop(&mut self) {
+        // The tasks wait for their bells.
+        self.queues.borrow().values().for_each(|queue| queue.bell.ring());
+    }
+}
+
+/// The task of one store.
+async fn keep_linked(links: Weak<Links>, rt: Rt, to: StoreId, queue: Rc<Queue>) {
+    let mut pause = PAUSE;
+    loop {
+        queue.bell.wait().await;
+        if links.strong_count() == 0 {
+            return;
+        }
+        let (connected, unsent, ended) = converse(&links, &rt, to, &queue).await;
+        if connected {
+            pause = PAUSE;
+        }
+        let Err(error) = ended else { continue };
+        match links.upgrade() {
+            Some(links) => links.failed(to, &queue, unsent, &error),
+            None => return,
+        }
+        // Stores that failed together do not come back together.
+        rt.sleep(pause / 2 + pause.mul_f64(rt.random() as f64 / u64::MAX as f64 / 2.0)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+        match links.upgrade() {
+            Some(links) => links.counters.dropped_unreachable.add(queue.clear() as u64),
+            None => return,
+        }
+    }
+}
+
+/// Opens a connection and sends until there is nothing more for a while. Returns whether a connection came about, how many messages
+/// were taken from the queue and not sent, and how it ended.
+async fn converse(
+    links: &Weak<Links>,
+    rt: &Rt,
+    to: StoreId,
+    queue: &Queue,
+) -> (bool, usize, Result<(), LinkError>) {
+    let Some((speaker, book, counters)) =
+        links.upgrade().map(|links| (links.speaker, links.book.clone(), links.counters.clone()))
+    else {
+        return (false, 0, Ok(()));
+    };
+    let opened = rt.timeout(CONNECT_MAX, open(rt, &speaker, &book, to)).await;
+    let mut stream = match opened.unwrap_or(Err(LinkError::Timeout)) {
+        Ok(stream) => stream,
+        Err(error) => {
+            counters.connect_failed.add(1);
+            return (false, 0, Err(error));
+        }
+    };
+    counters.connected.add(1);
+    loop {
+        let messages = queue.take();
+        if messages.is_empty() {
+            match rt.timeout(IDLE_MAX, queue.bell.wait()).await {
+                None => return (true, 0, Ok(())),
+                Some(()) if links.strong_count() == 0 => return (true, 0, Ok(())),
+                Some(()) => continue,
+            }
+        }
+        let sent = messages.len();
+        let mut bytes = Vec::new();
+        let batch = MessageBatch { from: speaker.store, to, messages };
+        frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
+        let written = rt.timeout(WRITE_MAX, stream.write_all(&bytes)).await;
+        match written {
+            Some(Ok(())) => {
+                counters.messages_sent.add(sent as u64);
+                counters.frames_sent.add(1);
+                counters.bytes_sent.add(bytes.len() as u64);
+            }
+            Some(Err(error)) => return (true, sent, Err(error.into())),
+            None => return (true, sent, Err(LinkError::Timeout)),
+        }
+    }
+}
+
+/// Connects and introduces both sides to each other.
+async fn open(rt: &Rt, speaker: &Speaker, book: &AddressBook, to: StoreId) -> Result<Stream, LinkError> {
+    let addr = book.find(to).ok_or(LinkError::NoAddress)?;
+    let mut stream = rt.connect(addr).await?;
+    let mut bytes = PREFACE.to_vec();
+    let ours = speaker.hello(to);
+    frame::push(&mut bytes, Kind::Hello, |out| ours.encode(out));
+    stream.write_all(&bytes).await?;
+    let mut decoder = Decoder::new(HELLO_BYTES_MAX);
+    let (kind, payload) = read_frame(&mut stream, &mut decoder).await?;
+    match kind {
+        Kind::Welcome => {
+            let theirs = Hello::decode(&payload)?;
+            if theirs.store != to {
+                return Err(Rejection::OtherStore { meant: to, here: theirs.store }.into());
+            }
+            hello::judge(&ours, &theirs, 0)?;
+            Ok(stream)
+        }
+        Kind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),
+        Kind::Hello | Kind::Messages => Err(Rejection::NotAHello.into()),
+    }
+}
+
+/// Reads one frame.
+pub(super) async fn read_frame(
+    stream: &mut Stream,
+    decoder: &mut Decoder,
+) -> Result<(Kind, Vec<u8>), LinkError> {
+    let mut buffer = [0; 1024];
+    loop {
+        if let Some(frame) = decoder.next_frame()? {
+            return Ok((frame.kind, frame.payload.to_vec()));
+        }
+        match stream.read(&mut buffer).await? {
+            0 => return Err(LinkError::Closed),
+            n => decoder.feed(&buffer[..n]),
+        }
+    }
+}

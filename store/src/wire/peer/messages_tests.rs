@@ -1,0 +1,179 @@
+//! Every kind of message through the codec, and what damage does to it.
+
+use raft::*;
+use scheduler::{Epoch, KeyRange, StoreId};
+
+use super::*;
+
+fn entry(term: u64, index: u64, kind: EntryKind, payload: &str) -> Entry {
+    Entry { term: Term(term), index: Index(index), kind, payload: Payload::from(payload) }
+}
+
+/// One body of each shape, every field different from its neighbours and from its default.
+fn bodies() -> Vec<Body> {
+    let ask = VoteAsk { last: LogId::new(3, 4), commit: LogId::new(1, 2), priority: 9, forced: Some(6) };
+    let read = ReadId { incarnation: 21, seq: 22 };
+    let entries =
+        vec![entry(7, 8, EntryKind::Normal, "payload"), entry(7, 9, EntryKind::Membership, "change")];
+    let membership = Membership {
+        voters: vec![NodeId(1), NodeId(2)],
+        learners: vec![NodeId(5)],
+        joint: Some(Box::new(Joint {
+            outgoing: vec![NodeId(2), NodeId(3)],
+            learners_next: vec![NodeId(3)],
+            auto_leave: true,
+        })),
+    };
+    let snapshot = Snapshot { last: LogId::new(11, 12), membership, context: Payload::from("files") };
+    vec![
+        Body::PreVote(ask),
+        Body::PreVoteReply(VoteAnswer { granted: true, commit: LogId::new(5, 6) }),
+        Body::Vote(VoteAsk { forced: None, ..ask }),
+        Body::VoteReply(VoteAnswer { granted: false, commit: LogId::new(5, 6) }),
+        Body::Append { prev: LogId::new(6, 7), entries, commit: Index(30) },
+        Body::Append { prev: LogId::new(6, 7), entries: Vec::new(), commit: Index(7) },
+        Body::AppendReply(AppendOutcome::Matched(Index(9))),
+        Body::AppendReply(AppendOutcome::Conflict { refused: Index(8), hint: LogId::new(2, 5), lost: true }),
+        Body::AppendReply(AppendOutcome::Blank { refused: Index(10) }),
+        Body::Heartbeat(Beat { commit: Index(13), round: 14, fence: 15, quiet: true }),
+        Body::HeartbeatReply { round: 16, quiet: true },
+        Body::Snapshot(Box::new(snapshot)),
+        Body::TransferRequest { target: NodeId(17) },
+        Body::TimeoutNow { fence: 18 },
+        Body::ReadIndex { id: read },
+        Body::ReadIndexReply { id: read, index: Some(Index(19)) },
+        Body::ReadIndexReply { id: read, index: None },
+        Body::Stale,
+    ]
+}
+
+fn batch() -> MessageBatch {
+    let message = |(place, body): (usize, Body)| PeerMessage {
+        epoch: Epoch::new(2, 3 + place as u64),
+        range: place.is_multiple_of(3).then(|| KeyRange::new("b", "m").unwrap()),
+        raft: Message {
+            group: GroupId(40 + place as u64),
+            from: NodeId(41),
+            to: NodeId(42),
+            term: Term(43),
+            body,
+        },
+    };
+    let messages = bodies().into_iter().enumerate().map(message).collect();
+    MessageBatch { from: StoreId(1), to: StoreId(2), messages }
+}
+
+/// Fails to compile when a kind of message is added that [`bodies`] does not have.
+fn number(body: &Body) -> usize {
+    match body {
+        Body::PreVote(_) => 0,
+        Body::PreVoteReply(_) => 1,
+        Body::Vote(_) => 2,
+        Body::VoteReply(_) => 3,
+        Body::Append { .. } => 4,
+        Body::AppendReply(AppendOutcome::Matched(_)) => 5,
+        Body::AppendReply(AppendOutcome::Conflict { .. }) => 6,
+        Body::AppendReply(AppendOutcome::Blank { .. }) => 7,
+        Body::Heartbeat(_) => 8,
+        Body::HeartbeatReply { .. } => 9,
+        Body::Snapshot(_) => 10,
+        Body::TransferRequest { .. } => 11,
+        Body::TimeoutNow { .. } => 12,
+        Body::ReadIndex { .. } => 13,
+        Body::ReadIndexReply { .. } => 14,
+        Body::Stale => 15,
+    }
+}
+
+#[test]
+fn every_kind_of_message_survives_the_codec() {
+    let kinds: std::collections::BTreeSet<usize> = bodies().iter().map(number).collect();
+    assert_eq!(kinds.len(), 16, "a kind is missing here");
+    let batch = batch();
+    assert_eq!(MessageBatch::decode(&batch.encode(Vec::new())), Ok(batch));
+}
+
+#[test]
+fn what_is_announced_is_about_what_is_sent() {
+    for message in batch().messages {
+        let announced = message_bytes(&message);
+        let alone = MessageBatch { messages: vec![message], ..batch() };
+        let sent = alone.encode(Vec::new()).len();
+        assert!(sent <= announced + 64, "{sent} bytes were sent and {announced} announced: {alone:?}");
+    }
+}
+
+#[test]
+fn damage_is_refused_or_harmless() {
+    let good = batch().encode(Vec::new());
+    for place in 0..good.len() {
+        assert!(MessageBatch::decode(&good[..place]).is_err(), "cut at {place} went unnoticed");
+        for flip in [1u8, 0x80, 0xff] {
+            let mut bad = good.clone();
+            bad[place] ^= flip;
+            if let Ok(batch) = MessageBatch::decode(&bad) {
+                let bytes: usize = batch.messages.iter().map(message_bytes).sum();
+                assert!(bytes < 64 * good.len(), "{bytes} bytes out of {}", good.len());
+            }
+        }
+    }
+}
+
+#[test]
+fn noise_never_panics() {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for length in 0..3000usize {
+        let mut noise: Vec<u8> = (0..length % 211)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) as u8
+            })
+            .collect();
+        if let Some(head) = noise.first_chunk_mut::<2>() {
+            *head = FORMAT.to_le_bytes();
+        }
+        if let Ok(batch) = MessageBatch::decode(&noise) {
+            assert!(batch.messages.len() <= noise.len());
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_a_newer_format_is_named() {
+    let mut bytes = batch().encode(Vec::new());
+    bytes[0] = 2;
+    assert!(MessageBatch::decode(&bytes).unwrap_err().to_string().contains("newer version"));
+}
+
+/// Nodes of different versions meet: these bytes were written by version 0.1 and must stay readable.
+#[test]
+fn the_bytes_of_version_0_1_are_still_written_and_read() {
+    let messages = batch_of_fixture();
+    let fixture = concat!(
+        "010007000000000000000800000000000000000700000007000000000000000900000000000000010600000062",
+        "6d2a00000000000000020000000000000005000000000000000000000000000000000000000000000000290000",
+        "00000000002a000000000000002b00000000000000020300000000000000040000000000000001000000000000",
+        "000200000000000000090000000000000000000000000000000000000000002c00000000000000020000000000",
+        "00000700000000000000000000000000000000000000000000000029000000000000002a000000000000002b00",
+        "00000000000004060000000000000007000000000000001e0000000000000002ffffff02000000000000000000",
+        "00000000000000000000000000000000310000000000000002000000000000000c0000000000000001f5feffff",
+        "01000000eefeffff0100000029000000000000002a000000000000002b00000000000000080d00000000000000",
+        "0e000000000000000f000000010000000000000000000000000000000000000000000000000000000000000000",
+        "007061796c6f61646368616e6765010000000000000002000000000000007bfeffff03000000dbffffff0d0000",
+        "00",
+    );
+    let bytes = messages.encode(Vec::new());
+    assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), fixture);
+    assert_eq!(MessageBatch::decode(&bytes), Ok(messages));
+}
+
+/// A vote, an append of one entry and a heartbeat.
+fn batch_of_fixture() -> MessageBatch {
+    let mut batch = batch();
+    let mut place = 0;
+    batch.messages.retain(|_| {
+        place += 1;
+        [3, 5, 10].contains(&place)
+    });
+    batch
+}

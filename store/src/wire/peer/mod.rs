@@ -1,0 +1,25 @@
+//! The peer protocol: how stores of different nodes speak to each other, core to core.
+//!
+//! One TCP connection per pair of stores and direction carries frames ([`frame`]). It begins with an introduction by which both
+//! sides make sure whom they speak with ([`hello`]); afterwards the connecting side sends the Raft messages that its turns have
+//! for the other store ([`messages`]), and the accepting side sends nothing: answers are messages of its own and take its own
+//! connection. [`link`] opens, feeds and closes connections, to where [`book`] says; [`inbound`] takes them in.
+//!
+//! ```text
+//! store A  outbox per store ──► link task ──► [preface][Hello] ... [Messages] [Messages] ──► inbound task ──► inbox  store B
+//!                                         ◄── [preface][Welcome or Refused]
+//! ```
+//!
+//! Invariants: a core never waits for a peer, because what does not fit into a bounded outbox is dropped and counted, and Raft
+//! repeats it; nothing is delivered that did not pass the checksum, the codec and the introduction.
+
+pub mod book;
+pub mod counters;
+pub mod frame;
+pub mod hello;
+pub mod inbound;
+pub mod link;
+pub mod messages;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,284 @@
+//! Two stores on two simulated nodes: what is sent arrives, in order, once; what is wrong is refused; what fails is repeated later.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::rt::sim::{NetOptions, Options, World};
+use engine::rt::{ListenOptions, Rt};
+use raft::{Body, GroupId, Message, NodeId, Term};
+use scheduler::{Epoch, StoreId};
+
+use super::book::AddressBook;
+use super::counters::PeerCounters;
+use super::frame::{self, Kind, PREFACE};
+use super::inbound::{Inbound, Seen, is_peer};
+use super::link::{IDLE_MAX, Links, QUEUE_MESSAGES_MAX, Speaker};
+use super::messages::{MessageBatch, PeerMessage};
+
+const PORT: u16 = 20_161;
+
+fn speaker(store: u64) -> Speaker {
+    Speaker { cluster: 7, store: StoreId(store), incarnation: 3 }
+}
+
+fn message(number: u64) -> PeerMessage {
+    PeerMessage {
+        epoch: Epoch::FIRST,
+        range: None,
+        raft: Message {
+            group: GroupId(number),
+            from: NodeId(1),
+            to: NodeId(2),
+            term: Term(6),
+            body: Body::Stale,
+        },
+    }
+}
+
+/// What has arrived, by group.
+type Arrived = Rc<RefCell<Vec<u64>>>;
+
+/// Accepts connections for as long as the world runs.
+async fn accept(rt: Rt, addr: SocketAddr, speaker: Speaker, counters: Rc<PeerCounters>, arrived: Arrived) {
+    let listener = rt.listen(addr, ListenOptions::default()).unwrap();
+    let inbound = Inbound { rt: rt.clone(), speaker, seen: Rc::new(Seen::default()), counters };
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let (inbound, arrived) = (inbound.clone(), arrived.clone());
+        rt.spawn(async move {
+            let mut preface = [0; 8];
+            let mut read = 0;
+            while read < preface.len() {
+                match stream.read(&mut preface[read..]).await {
+                    Ok(n @ 1..) => read += n,
+                    Ok(0) | Err(_) => return,
+                }
+            }
+            assert_eq!(is_peer(&preface), Some(true));
+            let deliver = async |batch: MessageBatch| {
+                arrived.borrow_mut().extend(batch.messages.iter().map(|message| message.raft.group.0));
+            };
+            // How it ended shows in the counters.
+            drop(inbound.serve(stream, &[], deliver).await);
+        });
+    }
+}
+
+struct Pair {
+    world: World,
+    addr: SocketAddr,
+    counters: Rc<PeerCounters>,
+    arrived: Arrived,
+}
+
+/// A world in which store 2 accepts on node 1.
+fn pair(seed: u64, net: NetOptions) -> Pair {
+    let world = World::new(seed, Options { net, ..Options::default() });
+    let addr = world.node(1).addr(PORT);
+    let (counters, arrived) = (Rc::new(PeerCounters::default()), Arrived::default());
+    let (to, seen) = (counters.clone(), arrived.clone());
+    drop(world.node(1).start(0, move |rt| accept(rt, addr, speaker(2), to, seen)));
+    Pair { world, addr, counters, arrived }
+}
+
+fn book(addr: SocketAddr) -> Rc<AddressBook> {
+    let book = Rc::new(AddressBook::default());
+    book.set(StoreId(2), addr);
+    book
+}
+
+#[test]
+fn messages_arrive_in_order_and_once_and_one_turn_is_one_frame() {
+    let Pair { world, addr, counters, arrived } = pair(1, Options::default().net);
+    let sending = world.node(0).start(0, move |rt| async move {
+        let links = Links::new(&rt, speaker(1), book(addr));
+        for turn in 0..50 {
+            (0..20).for_each(|n| links.send(StoreId(2), message(turn * 20 + n)));
+            rt.sleep(Duration::from_millis(20)).await;
+        }
+        rt.sleep(Duration::from_secs(2)).await;
+        (links.counters().frames_sent.get(), links.counters().connected.get())
+    });
+    let (frames, connected) = world.block_on(sending).unwrap();
+    assert_eq!(*arrived.borrow(), (0..1000).collect::<Vec<u64>>());
+    assert_eq!((counters.messages_received.get(), connected), (1000, 1));
+    assert!(frames <= 50, "{frames} frames for 50 turns");
+}
+
+#[test]
+fn a_store_that_is_away_costs_dropped_messages_and_is_reached_when_it_returns() {
+    let world = World::new(2, Options::default());
+    let addr = world.node(1).addr(PORT);
+    let arrived = Arrived::default();
+    let seen = arrived.clone();
+    let sending = world.node(0).start(0, move |rt| async move {
+        let links = Links::new(&rt, speaker(1), book(addr));
+        for n in 0..100 {
+            links.send(StoreId(2), message(n));
+            rt.sleep(Duration::from_millis(100)).await;
+        }
+        let lost = links.counters().dropped_unreachable.get();
+        (lost, links.take_unreachable().contains(&StoreId(2)), links.take_unreachable().is_empty())
+    });
+    world.run_for(Duration::from_secs(5));
+    drop(world.node(1).start(0, move |rt| accept(rt, addr, speaker(2), Rc::default(), seen)));
+    let (lost, said, said_once) = world.block_on(sending).unwrap();
+    let arrived = arrived.borrow();
+    assert!(said && said_once);
+    assert!(lost > 0 && !arrived.is_empty(), "{lost} lost, {} arrived", arrived.len());
+    assert!(arrived.is_sorted() && arrived.last() == Some(&99), "{arrived:?}");
+    assert!(lost as usize + arrived.len() <= 100 && lost < 70, "{lost} lost, {} arrived", arrived.len());
+}
+
+#[test]
+fn a_connection_that_breaks_again_and_again_loses_messages_and_never_order() {
+    for seed in 0..20 {
+        let net =
+            NetOptions { reset: 0.05, loss: 0.02, duplicate: 0.05, straggle: 0.05, ..Options::default().net };
+        let Pair { world, addr, arrived, .. } = pair(100 + seed, net);
+        let sending = world.node(0).start(0, move |rt| async move {
+            let links = Links::new(&rt, speaker(1), book(addr));
+            for n in 0..300 {
+                links.send(StoreId(2), message(n));
+                rt.sleep(Duration::from_millis(20)).await;
+            }
+            rt.sleep(Duration::from_secs(30)).await;
+            links.counters().connected.get()
+        });
+        let connected = world.block_on(sending).unwrap();
+        let arrived = arrived.borrow();
+        let ordered = arrived.windows(2).all(|pair| pair[0] < pair[1]);
+        assert!(ordered, "seed {seed}: repeated or out of order: {arrived:?}");
+        assert!(arrived.len() > 100, "seed {seed}: {} arrived over {connected} connections", arrived.len());
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_dropped_and_counted() {
+    let world = World::new(3, Options::default());
+    let filling = world.node(0).start(0, |rt| async move {
+        let links = Links::new(&rt, speaker(1), Rc::new(AddressBook::default()));
+        (0..QUEUE_MESSAGES_MAX as u64 + 10).for_each(|n| links.send(StoreId(2), message(n)));
+        let first = (links.queued(StoreId(2)).0, links.counters().dropped_full.get());
+        let large = |bytes: usize| {
+            let entry = raft::Entry { payload: vec![0; bytes].into(), ..raft::Entry::default() };
+            let mut message = message(1);
+            message.raft.body =
+                Body::Append { prev: raft::LogId::default(), entries: vec![entry], commit: raft::Index(0) };
+            message
+        };
+        links.send(StoreId(3), large(40 << 20));
+        links.send(StoreId(3), large(1));
+        (first, links.queued(StoreId(3)).0, links.counters().dropped_full.get())
+    });
+    let (first, large, dropped) = world.block_on(filling).unwrap();
+    assert_eq!(first, (QUEUE_MESSAGES_MAX, 10));
+    assert_eq!((large, dropped), (1, 11), "a message above the bound goes alone");
+}
+
+#[test]
+fn an_idle_connection_is_closed_and_opened_again_for_the_next_message() {
+    let Pair { world, addr, arrived, .. } = pair(4, Options::default().net);
+    let sending = world.node(0).start(0, move |rt| async move {
+        let links = Links::new(&rt, speaker(1), book(addr));
+        for n in 0..3 {
+            links.send(StoreId(2), message(n));
+            rt.sleep(IDLE_MAX + Duration::from_secs(5)).await;
+        }
+        (links.counters().connected.get(), links.counters().connect_failed.get())
+    });
+    assert_eq!(world.block_on(sending), Some((3, 0)));
+    assert_eq!(*arrived.borrow(), [0, 1, 2]);
+}
+
+#[test]
+fn peers_that_do_not_belong_here_are_refused_with_a_reason() {
+    let cases: [(Speaker, u64); 3] = [
+        (Speaker { cluster: 8, ..speaker(1) }, 2),
+        (speaker(2), 2),
+        // Store 3 is looked for where store 2 is.
+        (speaker(1), 3),
+    ];
+    for (ours, target) in cases {
+        let Pair { world, addr, counters, arrived } = pair(5, Options::default().net);
+        let sending = world.node(0).start(0, move |rt| async move {
+            let book = Rc::new(AddressBook::default());
+            book.set(StoreId(target), addr);
+            let links = Links::new(&rt, ours, book.clone());
+            links.send(StoreId(target), message(1));
+            rt.sleep(Duration::from_secs(1)).await;
+            (links.counters().connected.get(), links.counters().connect_failed.get(), book.wanted())
+        });
+        let (connected, failed, wanted) = world.block_on(sending).unwrap();
+        assert_eq!((connected, failed, wanted), (0, 1, vec![StoreId(target)]), "{ours:?} to {target}");
+        assert_eq!((counters.rejected.get(), counters.accepted.get()), (1, 0));
+        assert!(arrived.borrow().is_empty());
+    }
+}
+
+#[test]
+fn bytes_that_make_no_sense_end_the_connection_and_deliver_nothing() {
+    let hello = |change: fn(&mut Vec<u8>)| {
+        let mut bytes = PREFACE.to_vec();
+        frame::push(&mut bytes, Kind::Hello, |out| speaker(1).hello(StoreId(2)).encode(out));
+        change(&mut bytes);
+        bytes
+    };
+    let batch = |from: u64, to: u64| {
+        let mut bytes = Vec::new();
+        let batch = MessageBatch { from: StoreId(from), to: StoreId(to), messages: vec![message(9)] };
+        frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
+        bytes
+    };
+    let mut flipped = batch(1, 2);
+    *flipped.last_mut().unwrap() ^= 1;
+    let cases: Vec<(&str, Vec<u8>, u64, u64)> = vec![
+        ("nothing but a preface", PREFACE.to_vec(), 1, 0),
+        ("messages without an introduction", [PREFACE.to_vec(), batch(1, 2)].concat(), 1, 0),
+        ("a long introduction", hello(|bytes| bytes.extend([0xff; 9000])), 0, 1),
+        ("a damaged introduction", hello(|bytes| bytes[20] ^= 4), 1, 0),
+        ("a damaged batch", [hello(|_| ()), flipped].concat(), 0, 1),
+        ("a batch of another store", [hello(|_| ()), batch(5, 2)].concat(), 0, 1),
+        ("a batch for another store", [hello(|_| ()), batch(1, 5)].concat(), 0, 1),
+        ("a second introduction", [hello(|_| ()), hello(|_| ())[8..].to_vec()].concat(), 0, 1),
+    ];
+    for (name, bytes, rejected, bad) in cases {
+        let Pair { world, addr, counters, arrived } = pair(6, Options::default().net);
+        let sending = world.node(0).start(0, move |rt| async move {
+            let mut stream = rt.connect(addr).await.unwrap();
+            stream.write_all(&bytes).await.unwrap();
+            let mut buffer = [0; 1000];
+            // It ends by itself, with whatever it has to say before.
+            while matches!(stream.read(&mut buffer).await, Ok(1..)) {}
+        });
+        assert_eq!(world.block_on(sending), Some(()), "{name}");
+        assert_eq!((counters.rejected.get(), counters.bad_frames.get()), (rejected, bad), "{name}");
+        assert!(arrived.borrow().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn an_older_copy_of_a_store_is_refused_after_the_newer_was_seen() {
+    let Pair { world, addr, counters, arrived } = pair(8, Options::default().net);
+    let sending = world.node(0).start(0, move |rt| async move {
+        for incarnation in [4, 3, 5] {
+            let links = Links::new(&rt, Speaker { incarnation, ..speaker(1) }, book(addr));
+            links.send(StoreId(2), message(incarnation));
+            rt.sleep(Duration::from_secs(1)).await;
+        }
+    });
+    assert_eq!(world.block_on(sending), Some(()));
+    assert_eq!((*arrived.borrow()).clone(), [4, 5]);
+    assert_eq!(counters.rejected.get(), 1);
+}
+
+#[test]
+fn the_preface_tells_the_protocol_from_others() {
+    assert_eq!(is_peer(b""), None);
+    assert_eq!(is_peer(&PREFACE[..5]), None);
+    assert_eq!(is_peer(PREFACE), Some(true));
+    for other in [&b"PRI * HTTP/2.0\r\n"[..], b"*1\r\n$4\r\nPING\r\n", b"RKPEER\0\x02", b"R\0"] {
+        assert_eq!(is_peer(other), Some(false));
+    }
+}
