@@ -168,6 +168,19 @@ impl Stream {
         self.0.poll_shutdown(cx)
     }
 
+    /// The address of this side: of an accepted connection the one that its peer has dialed, also where the listener takes in
+    /// connections to all addresses of the host.
+    ///
+    /// # Errors
+    /// The kernel no longer knows the socket, or it is none of IP.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.0 {
+            StreamInner::Native(stream) => stream.local_addr(),
+            #[cfg(feature = "sim")]
+            StreamInner::Sim(stream) => Ok(stream.local_addr()),
+        }
+    }
+
     /// Lets the connection go, for another core to take it in. It stays if that cannot be: in simulation, or if it was split.
     pub fn detach(self) -> Result<Detached, Self> {
         match self.0 {

@@ -99,6 +99,10 @@ impl CoreStream {
         Ok(Self { socket: Rc::new(core.socket(socket)?) })
     }
 
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        SockRef::from(&*self.socket).local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable.into())
+    }
+
     /// The socket alone, if nobody else here uses it.
     pub(crate) fn detach(self) -> Result<OwnedFd, Self> {
         let socket = Rc::try_unwrap(self.socket).map_err(|socket| Self { socket })?;

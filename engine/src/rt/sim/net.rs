@@ -365,6 +365,10 @@ impl SimStream {
         self.0.conn.poll_write(self.0.end, cx, bytes, &self.0.sim)
     }
 
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.0.conn.ends[self.0.end].addr
+    }
+
     pub(crate) fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.0.conn.finish(self.0.end, &self.0.sim))
     }

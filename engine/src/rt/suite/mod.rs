@@ -142,6 +142,7 @@ promises! {
         a_full_queue_makes_the_other_core_wait;
     net:
         a_stream_carries_bytes_both_ways_after_half_of_it_closed
+        both_ends_of_a_stream_name_the_addresses_in_use
         two_tasks_share_a_stream
         a_dropped_stream_ends_for_the_peer
         nobody_listening_refuses

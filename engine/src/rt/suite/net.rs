@@ -52,6 +52,17 @@ pub(super) async fn a_stream_carries_bytes_both_ways_after_half_of_it_closed(sta
     answering.await;
 }
 
+pub(super) async fn both_ends_of_a_stream_name_the_addresses_in_use(stage: Stage) {
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+    let listener = stage.rt.listen(everywhere, ListenOptions::default()).unwrap();
+    let dialed = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()));
+    let accepted = stage.rt.spawn(async move { listener.accept().await.unwrap() });
+    let opened = stage.rt.connect(dialed).await.unwrap();
+    let (stream, from) = accepted.await;
+    assert_eq!(stream.local_addr().unwrap(), dialed);
+    assert_eq!(opened.local_addr().unwrap(), from);
+}
+
 pub(super) async fn two_tasks_share_a_stream(stage: Stage) {
     const BYTES: usize = 1 << 20;
     let (client, mut server) = pair(&stage.rt).await;
