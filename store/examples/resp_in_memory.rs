@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::rt::ListenOptions;
 use engine::rt::{CoreOptions, start_core};
 use store::gateway::Gateway;
-use store::wire::resp::{Config, Counters, Cursors, Doors, Facts, serve};
+use store::wire::resp::{Config, Connections, Counters, Cursors, Facts, serve};
 
 fn main() -> std::io::Result<()> {
     let mut args = std::env::args().skip(1);
@@ -23,7 +23,7 @@ fn main() -> std::io::Result<()> {
             connections_max: 10_000,
             pipeline_max: 1024,
             cursors: Cursors::new(rt.random()),
-            doors: Doors::default(),
+            connections: Connections::default(),
             board: None,
             descriptors: store::descriptors::Descriptors::default(),
             facts: Facts { port, cores: 1, ..Facts::default() },

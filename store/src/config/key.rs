@@ -216,7 +216,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "limits.connections_max",
-        help: "Open client connections per core; further ones are told so and closed. Default 16384.",
+        help: "Open RESP connections of the node, and gRPC connections of each store; further ones are told so and closed. Default 16384.",
         secret: false,
         set: |c, text| put(&mut c.limits.connections_max, parse_count(text, 1)?),
         show: |c| c.limits.connections_max.to_string(),

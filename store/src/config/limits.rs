@@ -45,7 +45,7 @@ pub struct Limits {
     pub inflight_bytes: u64,
     /// What clients may make the core hold: requests that are not answered, and answers that are not sent.
     pub memory: MemoryLimits,
-    /// Open client connections of one listener.
+    /// Open RESP connections of the node, and gRPC connections of one store.
     pub connections_max: usize,
     /// Descriptors of the node, all cores together, that are kept from clients.
     pub reserved_fds: u64,

@@ -39,7 +39,7 @@ use crate::descriptors::Descriptors;
 use crate::shard::links::connect;
 use crate::shard::routes::Place;
 use crate::wire::board::Board;
-use crate::wire::resp::Doors;
+use crate::wire::resp::Connections;
 use drain::{ORDERS_MAX, Order};
 use identity::Identity;
 use movement::{Movement, Stalls};
@@ -131,7 +131,7 @@ impl Node {
         let (mut handles, mut orders, mut goes) = (Vec::new(), Vec::new(), Vec::new());
         // The kernel picks a port of 0 once; the other cores share what it picked.
         let resp = setup::reserve_resp(config)?;
-        let doors = Doors::new(plan.cores);
+        let connections = Connections::new(plan.cores);
         let descriptors = Descriptors::new(limits.node_connections_max);
         for (index, links) in connect(plan.cores).into_iter().enumerate() {
             let (go, places) = chan::queue(1);
@@ -147,7 +147,7 @@ impl Node {
                 reports: reports.clone(),
                 board: board.clone(),
                 cursors: opened.cursors.clone(),
-                doors: doors.clone(),
+                connections: connections.clone(),
                 descriptors: descriptors.clone(),
                 words: words_out.clone(),
             };

@@ -144,7 +144,7 @@ pub(super) struct DataCore {
     pub(super) reports: Sender<Beat>,
     pub(super) board: Board,
     pub(super) cursors: resp::Cursors,
-    pub(super) doors: resp::Doors,
+    pub(super) connections: resp::Connections,
     pub(super) descriptors: Descriptors,
     pub(super) words: mpsc::Sender<Word>,
 }
@@ -190,7 +190,7 @@ impl DataCore {
             reports,
             board,
             cursors,
-            doors,
+            connections,
             descriptors,
             words,
             ..
@@ -202,8 +202,14 @@ impl DataCore {
             serve_stores(&rt, &plan, (&config, &limits), &stores, &dispatch, &descriptors, &health)?;
         let counters = Rc::new(resp::Counters::default());
         let stopping = Rc::new((Bell::default(), Cell::new(Duration::ZERO)));
-        let resp_config =
-            resp_config(&config, &limits, &plan, resp_addr, (cursors, doors, board.clone()), descriptors);
+        let resp_config = resp_config(
+            &config,
+            &limits,
+            &plan,
+            resp_addr,
+            (cursors, connections, board.clone()),
+            descriptors,
+        );
         let listener = rt
             .listen(resp_addr, ListenOptions { share_port: true, ..ListenOptions::default() })
             .map_err(|error| {
@@ -351,7 +357,7 @@ fn resp_config(
     limits: &Limits,
     plan: &Plan,
     addr: SocketAddr,
-    (cursors, doors, board): (resp::Cursors, resp::Doors, Board),
+    (cursors, connections, board): (resp::Cursors, resp::Connections, Board),
     descriptors: Descriptors,
 ) -> resp::Config {
     resp::Config {
@@ -359,7 +365,7 @@ fn resp_config(
         connections_max: limits.connections_max,
         pipeline_max: limits.pipeline_max,
         cursors,
-        doors,
+        connections,
         board: Some(board),
         descriptors,
         facts: resp::Facts {

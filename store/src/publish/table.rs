@@ -112,7 +112,11 @@ const RESP: &[Row<resp::Snapshot>] = &[
 const CORE: &[Row<CoreReport>] = &[
     Row(metric("ringkeep_grpc_connections", Gauge, "Open gRPC connections."), |c| c.grpc.connections as u64),
     Row(
-        metric("ringkeep_resp_connections_max", Gauge, "RESP connections that the core takes at most."),
+        metric(
+            "ringkeep_resp_connections_max",
+            Gauge,
+            "RESP connections that the node takes at most, over all cores.",
+        ),
         |c| c.resp_connections_max,
     ),
     Row(

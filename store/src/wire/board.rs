@@ -26,7 +26,7 @@ pub struct CoreReport {
     pub grpc_requests: Vec<grpc::Ended>,
     /// Operations forwarded to other cores and not answered yet.
     pub forwarded: u64,
-    /// RESP connections that it takes at most.
+    /// RESP connections that the node takes at most, over all cores.
     pub resp_connections_max: u64,
     /// gRPC connections that it takes at most, over its stores.
     pub grpc_connections_max: u64,

@@ -93,6 +93,33 @@ fn a_store_that_stops_answers_what_waits_and_takes_no_more_turns() {
     });
 }
 
+/// Over RESP keys that cannot be counted are an error of `DBSIZE` that names the file; `INFO` says the same beside all else.
+async fn counts_name_the_damage(rt: &Rt, gateway: &Gateway, store: &str) {
+    let addr = crate::memory::serve(rt, gateway);
+    let mut client = rt.connect(addr).await.unwrap();
+    let mut buffer = vec![0; 64 << 10];
+    for (command, begins) in [
+        ("DBSIZE", "-ERR the value cannot be read, because "),
+        ("INFO keyspace", "$"),
+        ("INFO server keyspace clients", "$"),
+        ("INFO everything", "$"),
+    ] {
+        client.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+        let bytes = client.read(&mut buffer).await.unwrap();
+        let reply = String::from_utf8_lossy(&buffer[..bytes]);
+        assert!(
+            reply.starts_with(begins) && reply.contains(store) && reply.contains(".table is damaged"),
+            "{command}: {reply}"
+        );
+        assert_eq!(
+            reply.contains("# Keyspace\r\n# the keys are estimated"),
+            begins == "$",
+            "{command}: {reply}"
+        );
+        assert_eq!(reply.contains("connected_clients:1"), command.len() > 14, "{command}: {reply}");
+    }
+}
+
 #[test]
 fn damage_that_a_read_meets_is_named_and_the_rest_is_served() {
     in_world(72, |rt, _, node, stores, gateway| async move {
@@ -122,6 +149,7 @@ fn damage_that_a_read_meets_is_named_and_the_rest_is_served() {
         let health = shard.health();
         assert_eq!(health.standing, Standing::Damaged);
         assert!(health.damaged_files > 0 && health.problem().is_some_and(|problem| problem.contains(&file)));
+        counts_name_the_damage(&rt, &gateway, &store).await;
         gateway.submit(None, put("k9", 10)).await.expect("writes go on");
         assert!(matches!(gateway.submit(None, get("k9")).await, Ok(Out::Value(Some(_)))));
         assert_eq!(shard.stopped(), None);

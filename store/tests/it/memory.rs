@@ -201,7 +201,7 @@ fn small_writes_are_taken_beside_large_ones_that_fill_the_bound() {
 }
 
 /// Serves RESP over `gateway` and returns its address.
-fn serve(rt: &Rt, gateway: &Gateway) -> SocketAddr {
+pub(crate) fn serve(rt: &Rt, gateway: &Gateway) -> SocketAddr {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listener = rt.listen(any, ListenOptions::default()).unwrap();
     let addr = listener.local_addr().unwrap();

@@ -10,7 +10,7 @@ use engine::rt::ListenOptions;
 use engine::rt::chan::{Sender, queue};
 use engine::rt::{CoreHandle, CoreOptions, Cores};
 use store::gateway::Gateway;
-use store::wire::resp::{Config, Counters, Cursors, Doors, Facts, Snapshot, serve};
+use store::wire::resp::{Config, Connections, Counters, Cursors, Facts, Snapshot, serve};
 
 /// A running server; [`TestServer::stop`] or dropping it ends it.
 pub(crate) struct TestServer {
@@ -28,7 +28,7 @@ pub(crate) fn config() -> Config {
         connections_max: 5000,
         pipeline_max: 1024,
         cursors: Cursors::new(1 << 40),
-        doors: Doors::default(),
+        connections: Connections::default(),
         board: None,
         descriptors: store::descriptors::Descriptors::default(),
         facts: Facts { version: "0.1.0".to_owned(), port: 6379, cores: 1, ..Facts::default() },
@@ -42,11 +42,16 @@ impl TestServer {
 
     /// As [`TestServer::start`]; connections may go on for `patience` when it is stopped.
     pub(crate) fn start_with(config: Config, patience: Duration) -> Self {
+        Self::start_at([127, 0, 0, 1], config, patience)
+    }
+
+    /// As [`TestServer::start_with`], listening on another address.
+    pub(crate) fn start_at(ip: [u8; 4], config: Config, patience: Duration) -> Self {
         let cores = Cores::new().unwrap();
         let (stop, stopped) = queue::<()>(1);
         let (bound, addr) = mpsc::channel();
         let core = cores.start(0, &CoreOptions::default(), move |rt| async move {
-            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            let any = SocketAddr::from((ip, 0));
             let listener = rt.listen(any, ListenOptions::default()).unwrap();
             bound.send(listener.local_addr().unwrap()).unwrap();
             let counters = Rc::new(Counters::default());

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use store::wire::resp::Config;
 
-use crate::resp_server::{Random, TestServer, config, packed};
+use crate::resp_server::{Conversation, Random, TestServer, config, packed};
 
 /// One random command and the reply that a map says it has.
 fn command(random: &mut Random, map: &mut BTreeMap<String, String>) -> (Vec<Vec<u8>>, String) {
@@ -253,8 +253,7 @@ fn patterns_and_lists_of_names_are_bounded() {
         let word = words[words.len() - 1];
         [words, &vec![word; count - 1]].concat()
     }
-    let ask =
-        |conversation: &mut crate::resp_server::Conversation, words: Vec<&[u8]>| conversation.ask(&words);
+    let ask = |conversation: &mut Conversation, words: Vec<&[u8]>| conversation.ask(&words);
     let reply = ask(&mut conversation, many(&[b"COMMAND", b"INFO", b"get"], 257));
     assert_eq!(reply, "-ERR COMMAND takes at most 256 names at a time");
     let reply = ask(&mut conversation, many(&[b"CONFIG", b"GET", b"save"], 65));
@@ -373,4 +372,15 @@ fn client_info_and_list_say_what_redis_says() {
     assert_eq!(without_ages(listed), without_ages(line));
     assert_eq!(client.ask(&[b"CLIENT", b"LIST", b"ID", b"x"]), "-ERR Invalid client ID");
     assert_eq!(client.ask(&[b"CLIENT", b"LIST", b"ID"]), "-ERR syntax error");
+}
+
+#[test]
+fn the_local_address_is_the_one_that_the_client_has_dialed() {
+    let server = TestServer::start_at([0, 0, 0, 0], config(), Duration::from_secs(30));
+    for host in ["127.0.0.1", "127.0.0.2"] {
+        let local = format!("{host}:{}", server.addr.port());
+        let mut client = Conversation::new(TcpStream::connect(&local).unwrap());
+        let info = client.ask(&[b"CLIENT", b"INFO"]);
+        assert!(info.contains(&format!(" laddr={local} ")), "{info}");
+    }
 }

@@ -1,14 +1,16 @@
 //! Commands about the connection and the server that touch no key.
 
-use super::client::{Client, Name};
+use super::client::Client;
 use super::command::Command;
 use super::describe;
 use super::frame::integer;
 use super::help::help;
 use super::reply::{Protocol, Writer};
 use super::request::{Error, Request};
+use super::roster::Name;
 use super::server::Server;
 use super::settings;
+use super::subcommand;
 
 /// The version of the Redis protocol and commands that this server's answers follow, for clients that ask.
 pub const REDIS_VERSION: &str = "7.0.0";
@@ -22,7 +24,7 @@ pub enum Then {
     End,
 }
 
-/// Answers a command that touches no key.
+/// Answers a command that touches no key. Its part has been checked, if it has parts.
 pub fn run(
     command: Command,
     request: &Request<'_>,
@@ -30,6 +32,10 @@ pub fn run(
     client: &Client,
     reply: &mut Writer<'_>,
 ) -> Then {
+    if subcommand::is_help(command, request) {
+        help(command, reply);
+        return Then::GoOn;
+    }
     let outcome = match command {
         Command::Ping => ping(request, reply),
         Command::Echo => {
@@ -38,7 +44,7 @@ pub fn run(
         }
         Command::Hello => hello(request, server, client, reply),
         Command::Auth => auth_command(request, server, client, reply),
-        Command::Select => select(request, reply),
+        Command::Select => select(request).map(|()| reply.ok()),
         Command::Client => client_command(request, server, client, reply),
         Command::Command => describe::command(request, reply),
         Command::Config => settings::config(request, server, reply),
@@ -53,8 +59,16 @@ pub fn run(
             reply.integer(0);
             Ok(())
         }
-        Command::Multi => client.transaction.borrow_mut().begin().map(|()| reply.ok()),
-        Command::Discard => client.transaction.borrow_mut().discard().map(|()| reply.ok()),
+        Command::Multi => {
+            let begun = client.transaction.borrow_mut().begin();
+            client.show_queued();
+            begun.map(|()| reply.ok())
+        }
+        Command::Discard => {
+            let discarded = client.transaction.borrow_mut().discard();
+            client.show_queued();
+            discarded.map(|()| reply.ok())
+        }
         Command::Unwatch => {
             client.transaction.borrow_mut().unwatch();
             reply.ok();
@@ -75,6 +89,20 @@ pub fn run(
     Then::GoOn
 }
 
+/// Whether Redis would carry out what this server would answer with an error that comes too late for a transaction.
+///
+/// # Errors
+/// It would: the transaction is refused.
+pub fn check(command: Command, request: &Request<'_>) -> Result<(), Error> {
+    match command {
+        Command::Select => match select(request) {
+            Err(error) if error.aborts_transaction() => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        },
+        _answered_alike => Ok(()),
+    }
+}
+
 fn ping(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
     match request.count() {
         1 => reply.status("PONG"),
@@ -84,13 +112,14 @@ fn ping(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-fn select(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
+/// `SELECT 0`.
+fn select(request: &Request<'_>) -> Result<(), Error> {
     match integer(request.arg(1)) {
-        Some(0) => reply.ok(),
-        Some(_) => return Err(Error::constant("ERR DB index is out of range")),
-        None => return Err(Error::NOT_AN_INTEGER),
+        Some(0) => Ok(()),
+        // Redis may have that database, and then what follows in a transaction would be written there.
+        Some(_) => Err(Error::unsupported("ERR DB index is out of range")),
+        None => Err(Error::NOT_AN_INTEGER),
     }
-    Ok(())
 }
 
 fn time(server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
@@ -119,7 +148,7 @@ fn hello(
     reply: &mut Writer<'_>,
 ) -> Result<(), Error> {
     let protocol = match request.get(1).map(integer) {
-        None => client.protocol.get(),
+        None => client.protocol(),
         Some(Some(2)) => Protocol::Resp2,
         Some(Some(3)) => Protocol::Resp3,
         Some(Some(_)) => return Err(Error::constant("NOPROTO unsupported protocol version")),
@@ -151,9 +180,9 @@ fn hello(
         ));
     }
     if let Some(name) = name {
-        client.set_name(Name::Connection, name)?;
+        client.entry.set_name(Name::Connection, name)?;
     }
-    client.protocol.set(protocol);
+    client.speak(protocol);
     reply.switch(protocol);
     greet(client, reply);
     Ok(())
@@ -166,9 +195,9 @@ fn greet(client: &Client, reply: &mut Writer<'_>) {
     reply.bulk(b"version");
     reply.bulk(REDIS_VERSION.as_bytes());
     reply.bulk(b"proto");
-    reply.integer(if client.protocol.get() == Protocol::Resp3 { 3 } else { 2 });
+    reply.integer(if client.protocol() == Protocol::Resp3 { 3 } else { 2 });
     reply.bulk(b"id");
-    reply.integer(i64::try_from(client.id).unwrap_or(i64::MAX));
+    reply.integer(i64::try_from(client.entry.id).unwrap_or(i64::MAX));
     reply.bulk(b"mode");
     reply.bulk(b"standalone");
     reply.bulk(b"role");
@@ -207,7 +236,7 @@ fn authenticate(server: &Server, client: &Client, user: &[u8], password: &[u8]) 
     };
     if user != b"default" || !right {
         server.counters.wrong_passwords.add_one();
-        tracing::warn!(from = %client.from, "a RESP client gave a wrong password");
+        tracing::warn!(from = %client.entry.from, "a RESP client gave a wrong password");
         return Err(Error::constant("WRONGPASS invalid username-password pair or user is disabled."));
     }
     client.authenticated.set(true);
@@ -220,103 +249,44 @@ fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && std::hint::black_box(differing) == 0
 }
 
+/// The parts of `CLIENT` that concern this connection alone. The part has been checked.
 fn client_command(
     request: &Request<'_>,
     server: &Server,
     client: &Client,
     reply: &mut Writer<'_>,
 ) -> Result<(), Error> {
-    let sub = request.arg(1);
-    let args = request.count() - 2;
     let known = |word: &str| request.is(1, word);
-    let needs =
-        |count| if args == count { Ok(()) } else { Err(Error::subcommand_arity(Command::Client, sub)) };
     match () {
-        () if known("HELP") => help(Command::Client, request, reply)?,
         () if known("SETNAME") => {
-            needs(1)?;
-            client.set_name(Name::Connection, request.arg(2))?;
+            client.entry.set_name(Name::Connection, request.arg(2))?;
             reply.ok();
         }
         () if known("GETNAME") => {
-            needs(0)?;
-            let name = client.name();
+            let name = client.entry.name();
             reply.bulk_or_null((!name.is_empty()).then_some(name.as_bytes()));
         }
         () if known("SETINFO") => {
-            needs(2)?;
             set_info(request, client)?;
             reply.ok();
         }
-        () if known("ID") => {
-            needs(0)?;
-            reply.integer(i64::try_from(client.id).unwrap_or(i64::MAX));
-        }
+        () if known("ID") => reply.integer(i64::try_from(client.entry.id).unwrap_or(i64::MAX)),
         () if known("INFO") => {
-            needs(0)?;
             let mut line = String::new();
-            client.describe(server.rt.now(), server.local, &mut line);
+            client.entry.describe(server.rt.now(), &mut line);
             reply.verbatim(&line);
         }
-        () if known("LIST") => list(request, server, reply)?,
-        // Nothing is evicted and no access times are kept, so either wish is granted.
+        // No connection is evicted for its size and no access times are kept, so either wish is granted.
         () if known("NO-EVICT") || known("NO-TOUCH") => {
-            needs(1)?;
             if !request.is(2, "ON") && !request.is(2, "OFF") {
                 return Err(Error::SYNTAX);
             }
             reply.ok();
         }
-        () if known("REPLY") => {
-            needs(1)?;
-            if !request.is(2, "ON") {
-                return Err(Error::constant(
-                    "ERR CLIENT REPLY OFF and SKIP are not supported, replies are always sent",
-                ));
-            }
-            reply.ok();
-        }
-        () => return Err(Error::unknown_subcommand(Command::Client, sub)),
+        () if known("REPLY") => reply.ok(),
+        () => return Err(Error::unknown_subcommand(Command::Client, request.arg(1))),
     }
     Ok(())
-}
-
-/// Ids that one `CLIENT LIST` takes.
-const IDS_MAX: usize = 1024;
-
-/// `CLIENT LIST [TYPE type] [ID id...]`, over the connections of this core.
-fn list(request: &Request<'_>, server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
-    let lines = match request.count() {
-        2 => server.describe_clients(None),
-        4 if request.is(2, "TYPE") => match is_normal(request.arg(3))? {
-            true => server.describe_clients(None),
-            false => String::new(),
-        },
-        4.. if request.is(2, "ID") => {
-            if request.count() - 3 > IDS_MAX {
-                return Err(Error::new(format!("ERR CLIENT LIST takes at most {IDS_MAX} ids")));
-            }
-            let id = |id| integer(id).and_then(|id| u64::try_from(id).ok());
-            let ids: Option<Vec<u64>> = request.args_from(3).map(id).collect();
-            server.describe_clients(Some(&ids.ok_or(Error::constant("ERR Invalid client ID"))?))
-        }
-        _ => return Err(Error::SYNTAX),
-    };
-    reply.verbatim(&lines);
-    Ok(())
-}
-
-/// Whether a type of connections is the one that there is.
-fn is_normal(name: &[u8]) -> Result<bool, Error> {
-    let is = |word: &str| name.eq_ignore_ascii_case(word.as_bytes());
-    if is("normal") {
-        return Ok(true);
-    }
-    if ["master", "replica", "slave", "pubsub"].into_iter().any(is) {
-        return Ok(false);
-    }
-    let shown = String::from_utf8_lossy(&name[..name.len().min(128)]);
-    Err(Error::new(format!("ERR Unknown client type '{shown}'")))
 }
 
 fn set_info(request: &Request<'_>, client: &Client) -> Result<(), Error> {
@@ -328,5 +298,5 @@ fn set_info(request: &Request<'_>, client: &Client) -> Result<(), Error> {
             return Err(Error::new(format!("ERR Unrecognized option '{option}'")));
         }
     };
-    client.set_name(which, request.arg(3))
+    client.entry.set_name(which, request.arg(3))
 }

@@ -2,14 +2,13 @@
 
 use super::command::{Command, Kind, SPECS, Spec};
 use super::data::size;
-use super::help::help;
 use super::reply::Writer;
 use super::request::{Error, Request};
 
 /// Names of one `COMMAND INFO` or `DOCS`: each is answered with some hundred bytes, without a pause.
 const NAMES_MAX: usize = 256;
 
-/// Answers `COMMAND` and its parts.
+/// Answers `COMMAND` and its parts. The part has been checked.
 pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
     let Some(sub) = request.get(1) else {
         describe_all(reply);
@@ -19,9 +18,8 @@ pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Erro
         return Err(Error::new(format!("ERR COMMAND takes at most {NAMES_MAX} names at a time")));
     }
     match () {
-        () if request.is(1, "HELP") => help(Command::Command, request, reply)?,
-        () if request.is(1, "COUNT") && request.count() == 2 => reply.integer(size(SPECS.len())),
-        () if request.is(1, "LIST") && request.count() == 2 => {
+        () if request.is(1, "COUNT") => reply.integer(size(SPECS.len())),
+        () if request.is(1, "LIST") => {
             reply.array(SPECS.len());
             SPECS.iter().for_each(|spec| reply.bulk(spec.name.as_bytes()));
         }
@@ -40,10 +38,7 @@ pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Erro
                 request.args_from(2).filter_map(Command::find).map(Command::spec).collect();
             document(&named, reply);
         }
-        () if request.is(1, "GETKEYS") && request.count() > 2 => keys(request, reply)?,
-        () if ["COUNT", "LIST", "GETKEYS"].iter().any(|known| request.is(1, known)) => {
-            return Err(Error::subcommand_arity(Command::Command, sub));
-        }
+        () if request.is(1, "GETKEYS") => keys(request, reply)?,
         () => return Err(Error::unknown_subcommand(Command::Command, sub)),
     }
     Ok(())

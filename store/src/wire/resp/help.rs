@@ -4,7 +4,6 @@
 
 use super::command::Command;
 use super::reply::Writer;
-use super::request::{Error, Request};
 
 const CLIENT: &[&str] = &[
     "GETNAME",
@@ -13,8 +12,13 @@ const CLIENT: &[&str] = &[
     "    Return the ID of the current connection.",
     "INFO",
     "    Return information about the current client connection.",
+    "KILL <ip:port>",
+    "    End the connection made from <ip:port>.",
+    "KILL <option> <value> [<option> <value> [...]]",
+    "    End the connections that all options fit: ADDR <ip:port>, LADDR <ip:port>, ID <client-id>, MAXAGE <seconds>,",
+    "    TYPE (NORMAL|MASTER|REPLICA|PUBSUB), USER <username>, SKIPME (YES|NO) (default: yes).",
     "LIST [TYPE (NORMAL|MASTER|REPLICA|PUBSUB)] [ID <client-id> ...]",
-    "    Return information about the client connections of this core.",
+    "    Return information about the client connections of this node.",
     "NO-EVICT (ON|OFF)",
     "    Accepted; no connection is evicted here.",
     "NO-TOUCH (ON|OFF)",
@@ -52,12 +56,19 @@ const OBJECT: &[&str] = &[
     "    Return the kind of internal representation that Redis would use for the value of <key>.",
 ];
 
-/// Answers `command HELP`.
-pub fn help(command: Command, request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
-    if request.count() != 2 {
-        return Err(Error::subcommand_arity(command, request.arg(1)));
-    }
-    let parts = match command {
+/// Answers `command HELP`, for commands that have parts.
+pub fn help(command: Command, reply: &mut Writer<'_>) {
+    let parts = lines(command);
+    let name = command.spec().name.to_ascii_uppercase();
+    reply.array(parts.len() + 3);
+    reply.status(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+    parts.iter().for_each(|line| reply.status(line));
+    reply.status("HELP");
+    reply.status("    Print this help.");
+}
+
+fn lines(command: Command) -> &'static [&'static str] {
+    match command {
         Command::Client => CLIENT,
         Command::Command => COMMAND,
         Command::Config => CONFIG,
@@ -66,12 +77,25 @@ pub fn help(command: Command, request: &Request<'_>, reply: &mut Writer<'_>) -> 
             debug_assert!(false, "{other:?} has no parts");
             &[]
         }
-    };
-    let name = command.spec().name.to_ascii_uppercase();
-    reply.array(parts.len() + 3);
-    reply.status(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
-    parts.iter().for_each(|line| reply.status(line));
-    reply.status("HELP");
-    reply.status("    Print this help.");
-    Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::resp::subcommand::parts;
+
+    #[test]
+    fn help_names_exactly_the_parts_that_there_are() {
+        for command in [Command::Client, Command::Command, Command::Config, Command::Object] {
+            let first_word = |line: &&'static str| line.split(' ').next().unwrap();
+            let mut named: Vec<&str> = lines(command).iter().map(first_word).collect();
+            named.retain(|word| !word.is_empty() && !word.starts_with('('));
+            named.push("HELP");
+            named.sort_unstable();
+            named.dedup();
+            let known: Vec<&str> = parts(command).iter().map(|(name, _)| *name).collect();
+            assert_eq!(named, known, "{command:?}");
+        }
+    }
 }

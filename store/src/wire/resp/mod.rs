@@ -13,10 +13,14 @@
 //! | [`data`] | commands that name their keys, as operations and back |
 //! | [`walk`] | commands that walk over ranges |
 //! | [`control`], [`settings`], [`describe`], [`help`] | commands about connection, server and commands |
+//! | [`subcommand`] | which parts the commands have that have parts |
+//! | [`client`], [`roster`] | what a connection is known by, on its core and on all |
+//! | [`clients`] | `CLIENT LIST` and `CLIENT KILL`, over all cores |
+//! | [`connections`] | what the cores share: the roster and a mailbox per core |
 //! | [`transaction`] | commands that take effect together |
 //! | [`queue`] | the order of one connection's commands and answers |
 //! | [`session`] | one connection |
-//! | [`moving`] | when and how a connection goes to the core that owns its keys |
+//! | [`migration`] | when and how a connection goes to the core that owns its keys |
 //! | [`server`] | one core: accepting, sharing, draining |
 //! | [`cursor`] | what a `SCAN` cursor stands for |
 //! | [`counters`] | what is counted |
@@ -37,6 +41,8 @@
 //!   ([`transaction`]). On a fresh node those are keys with the same first byte.
 //! * `SCAN` goes in key order, returns every key that stays exactly once, and its cursors are remembered by the node for a
 //!   while ([`cursor`]). `DBSIZE` counts by walking.
+//! * `OBJECT ENCODING` is what Redis would choose for the value if it were set now. Redis remembers how a value came to be: what
+//!   has been appended to is `raw` there, however it looks.
 //! * Keys have at most 8 KiB, values 8 MiB, one command 64 MiB, one reply about 64 MiB.
 //!
 //! # Not done here, on purpose
@@ -47,7 +53,9 @@
 //! * TLS.
 
 pub mod client;
+pub mod clients;
 pub mod command;
+pub mod connections;
 pub mod control;
 pub mod counters;
 pub mod cursor;
@@ -56,17 +64,19 @@ pub mod describe;
 pub mod frame;
 pub mod glob;
 pub mod help;
-mod moving;
+mod migration;
 pub mod queue;
 pub mod reply;
 pub mod request;
+pub mod roster;
 pub mod server;
 pub mod session;
 pub mod settings;
+pub mod subcommand;
 pub mod transaction;
 pub mod walk;
 
+pub use connections::Connections;
 pub use counters::{Counters, Snapshot};
 pub use cursor::Cursors;
-pub use moving::Doors;
 pub use server::{Config, Facts, serve};

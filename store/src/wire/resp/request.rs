@@ -25,7 +25,19 @@ pub struct Request<'a> {
 
 /// An error reply, its code included.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error(Cow<'static, str>);
+pub struct Error {
+    text: Cow<'static, str>,
+    cause: Cause,
+}
+
+/// Whose doing an error is, which decides what becomes of a transaction around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The client's. Redis answers it when the command runs, so inside `EXEC` it stops no other command.
+    Client,
+    /// Redis refuses the command before it runs, or would carry it out and this server cannot: nothing around it may take effect.
+    Refused,
+}
 
 impl<'a> Request<'a> {
     /// The command that `parser` has found in `frame`.
@@ -64,7 +76,7 @@ impl<'a> Request<'a> {
     pub fn key(&self, index: usize) -> Result<Bytes, Error> {
         let key = self.arg(index);
         if key.len() > KEY_BYTES_MAX {
-            return Err(Error::new(format!(
+            return Err(Error::refused(format!(
                 "ERR key of {} bytes, the limit is {KEY_BYTES_MAX} bytes",
                 key.len()
             )));
@@ -77,7 +89,7 @@ impl<'a> Request<'a> {
         let range = self.parser.range(index);
         if range.len() > VALUE_BYTES_MAX {
             let len = range.len();
-            return Err(Error::new(format!(
+            return Err(Error::refused(format!(
                 "ERR value of {len} bytes, the limit is {VALUE_BYTES_MAX} bytes"
             )));
         }
@@ -120,17 +132,31 @@ impl Error {
 
     /// An error with a fixed text.
     pub const fn constant(text: &'static str) -> Self {
-        Self(Cow::Borrowed(text))
+        Self { text: Cow::Borrowed(text), cause: Cause::Client }
     }
 
     /// An error with a text of its own.
     pub fn new(text: String) -> Self {
-        Self(Cow::Owned(text))
+        Self { text: Cow::Owned(text), cause: Cause::Client }
+    }
+
+    /// Something that Redis does and this server does not.
+    pub const fn unsupported(text: &'static str) -> Self {
+        Self { text: Cow::Borrowed(text), cause: Cause::Refused }
+    }
+
+    fn refused(text: String) -> Self {
+        Self { text: Cow::Owned(text), cause: Cause::Refused }
     }
 
     /// The text, code included.
     pub fn text(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// Whether a transaction with this command is refused as a whole.
+    pub fn aborts_transaction(&self) -> bool {
+        self.cause == Cause::Refused
     }
 
     /// There is no such command.
@@ -157,19 +183,19 @@ impl Error {
     /// The wrong number of arguments for a part of a command.
     pub fn subcommand_arity(command: Command, sub: &[u8]) -> Self {
         let (name, sub) = (command.spec().name, sub.to_ascii_lowercase());
-        Self::new(format!("ERR wrong number of arguments for '{name}|{}' command", Text(&sub)))
+        Self::refused(format!("ERR wrong number of arguments for '{name}|{}' command", Text(&sub)))
     }
 
     /// A part of a command that does not exist.
     pub fn unknown_subcommand(command: Command, sub: &[u8]) -> Self {
         let name = command.spec().name.to_ascii_uppercase();
         let sub = Text(&sub[..sub.len().min(128)]);
-        Self::new(format!("ERR unknown subcommand '{sub}'. Try {name} HELP."))
+        Self::refused(format!("ERR unknown subcommand '{sub}'. Try {name} HELP."))
     }
 
-    /// Somebody wants a key to expire.
+    /// A key is to expire.
     pub fn no_expiry(option: &str) -> Self {
-        Self::new(format!(
+        Self::refused(format!(
             "ERR {option} is not supported: keys do not expire here, delete them with DEL when they are due"
         ))
     }

@@ -1,7 +1,7 @@
 //! One core's RESP server: what its sessions share, and the life of its listener.
 //!
-//! A core accepts, serves and drains by itself. Only the cursors of `SCAN` are shared with other cores, and connections move
-//! to the core that owns their keys ([`moving`](super::moving)).
+//! A core accepts, serves and drains by itself. The cursors of `SCAN` and the roster of connections are shared with other cores,
+//! and connections migrate to the core that owns their keys ([`migration`](super::migration)).
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -12,13 +12,16 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use engine::rt::chan::Receiver;
 use engine::rt::local::Bell;
 use engine::rt::{Listener, Mono, Rt, Stream};
 
 use super::client::{Client, Held};
+use super::connections::{Connections, Inbox};
 use super::counters::Counters;
 use super::cursor::Cursors;
-use super::moving::{Doors, Homing, Loads, Moved};
+use super::migration::{Affinity, Loads, Migrating};
+use super::roster::Arrival;
 use super::session::{Ended, Session};
 use crate::descriptors::Descriptors;
 use crate::gateway::Gateway;
@@ -46,7 +49,7 @@ const STALL_MAX: Duration = Duration::from_secs(5);
 pub struct Config {
     /// What `AUTH` asks for; `None` lets everybody in.
     pub password: Option<String>,
-    /// Connections that this core holds at once.
+    /// Connections that the node holds at once, over all cores.
     pub connections_max: usize,
     /// The node's places for connections, over all cores.
     pub descriptors: Descriptors,
@@ -54,8 +57,8 @@ pub struct Config {
     pub pipeline_max: usize,
     /// The node's scan positions; all of its cores share one table.
     pub cursors: Cursors,
-    /// The ways to the other cores; all of the node's cores share them.
-    pub doors: Doors,
+    /// The node's connections; all of its cores share them.
+    pub connections: Connections,
     /// The latest numbers of the node's cores; `None` where there is one core and no store.
     pub board: Option<Board>,
     /// What `INFO` and `CONFIG GET` say about the node.
@@ -92,13 +95,10 @@ pub struct Server {
     pub counters: Rc<Counters>,
     /// When the server began.
     pub began: Mono,
-    /// Where it listens, if that is known.
-    pub local: Option<SocketAddr>,
     /// Where every session reads into; it is empty again before the session waits.
     pub read_buffer: RefCell<Box<[u8]>>,
     spare_buffers: RefCell<Vec<Vec<u8>>>,
     clients: RefCell<BTreeMap<u64, Rc<Client>>>,
-    clients_so_far: Cell<u64>,
     refusals: Cell<usize>,
     loads: Loads,
     stop: Cell<Stop>,
@@ -126,10 +126,11 @@ pub async fn serve(
     counters: Rc<Counters>,
     shutdown: impl Future<Output = Duration>,
 ) {
-    let mut server = Server::new(rt, gateway, config, counters);
-    server.local = listener.local_addr().ok();
-    let server = Rc::new(server);
-    server.open_door();
+    let server = Rc::new(Server::new(rt, gateway, config, counters));
+    if let Some(Inbox { migrating, killed }) = server.config.connections.open(&server.rt) {
+        server.rt.spawn(take_in_migrating(server.clone(), migrating));
+        server.rt.spawn(end_killed(server.clone(), killed));
+    }
     server.rt.spawn(evict_stalled(server.clone()));
     let mut shutdown = pin!(shutdown);
     let patience = loop {
@@ -156,7 +157,6 @@ impl Server {
     pub(super) fn new(rt: Rt, gateway: Gateway, config: Config, counters: Rc<Counters>) -> Self {
         Self {
             began: rt.now(),
-            local: None,
             rt,
             gateway,
             config,
@@ -164,7 +164,6 @@ impl Server {
             read_buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             spare_buffers: RefCell::default(),
             clients: RefCell::default(),
-            clients_so_far: Cell::new(0),
             refusals: Cell::new(0),
             loads: Loads::default(),
             stop: Cell::new(Stop::No),
@@ -191,27 +190,14 @@ impl Server {
         }
     }
 
-    /// The lines of `CLIENT LIST`: the connections of this core, or those of them with these ids.
-    pub fn describe_clients(&self, ids: Option<&[u64]>) -> String {
-        let (now, mut lines) = (self.rt.now(), String::new());
-        let clients = self.clients.borrow();
-        match ids {
-            None => clients.values().for_each(|client| client.describe(now, self.local, &mut lines)),
-            Some(ids) => {
-                let named = ids.iter().filter_map(|id| clients.get(id));
-                named.for_each(|client| client.describe(now, self.local, &mut lines));
-            }
-        }
-        lines
-    }
-
     /// Starts a session, unless there are too many.
     fn admit(self: &Rc<Self>, stream: Stream, from: SocketAddr) {
-        let max = self.config.connections_max;
-        if self.clients.borrow().len() >= max {
-            tracing::warn!(%from, max, "a RESP connection is refused: limits.connections_max");
+        let (connections_max, core) = (self.config.connections_max, self.rt.core());
+        let arrival = Arrival { from, local: stream.local_addr().ok(), began: self.rt.now(), core };
+        let Some(entry) = self.config.connections.roster().admit(arrival, connections_max) else {
+            tracing::warn!(%from, max = connections_max, "a RESP connection is refused: limits.connections_max");
             return self.turn_away(stream);
-        }
+        };
         if !self.config.descriptors.take() {
             let max = self.config.descriptors.max();
             tracing::warn!(
@@ -222,20 +208,15 @@ impl Server {
             return self.turn_away(stream);
         }
         self.counters.accepted.add_one();
-        let number = self.clients_so_far.get() + 1;
-        self.clients_so_far.set(number);
-        // Unique on the node without asking other cores.
-        let id = number << 10 | self.rt.core() as u64;
-        let authenticated = self.config.password.is_none();
-        let client = Rc::new(Client::new(id, from, self.rt.now(), authenticated));
+        let client = Rc::new(Client::new(entry, self.config.password.is_none()));
         self.begin(Session::new(self.clone(), stream, client.clone()), client);
     }
 
     /// Serves a connection to its end here.
     fn begin(self: &Rc<Self>, session: Session, client: Rc<Client>) {
-        let id = client.id;
+        let id = client.entry.id;
+        client.entry.arrive(self.rt.core());
         self.clients.borrow_mut().insert(id, client);
-        self.config.doors.begun(self.rt.core());
         let server = self.clone();
         self.rt.spawn(async move {
             match Box::new(session).run().await {
@@ -243,40 +224,19 @@ impl Server {
                     server.counters.closed.add_one();
                     server.config.descriptors.give_back();
                 }
-                Ended::Moved => server.counters.moved_out.add_one(),
+                Ended::Migrated => server.counters.moved_out.add_one(),
             }
             server.clients.borrow_mut().remove(&id);
-            server.config.doors.ended(server.rt.core());
             server.ended.ring();
         });
     }
 
-    /// Takes in connections whose keys are here.
-    fn open_door(self: &Rc<Self>) {
-        let Some(inbox) = self.config.doors.open(&self.rt) else { return };
-        let server = self.clone();
-        self.rt.spawn(async move {
-            while let Some(Moved { stream, client, input, moves }) = inbox.recv().await {
-                server.counters.moved_in.add_one();
-                // A core that is ending takes nothing in any more; then the client's connection ends as all do.
-                let Ok(stream) = server.rt.attach(stream) else {
-                    server.counters.closed.add_one();
-                    server.config.descriptors.give_back();
-                    continue;
-                };
-                let client = Rc::new(Client::from(client));
-                let homing = Homing::after(moves);
-                server.begin(Session::resume(server.clone(), stream, client.clone(), input, homing), client);
-            }
-        });
-    }
-
-    /// Whether a connection may move to `core` now.
-    pub(crate) fn may_move_to(&self, core: usize) -> bool {
-        let doors = &self.config.doors;
+    /// Whether a connection may migrate to `core` now.
+    pub(crate) fn may_migrate_to(&self, core: usize) -> bool {
+        let connections = &self.config.connections;
         self.stop() == Stop::No
-            && doors.has_room(core, self.config.connections_max)
-            && self.loads.take_room(doors, core, self.rt.now())
+            && connections.is_open(core)
+            && self.loads.take_room(connections, core, self.rt.now())
     }
 
     fn turn_away(self: &Rc<Self>, mut stream: Stream) {
@@ -296,7 +256,7 @@ impl Server {
 
     /// Lets the sessions finish, then ends those that have not.
     async fn drain(self: &Rc<Self>, patience: Duration) {
-        self.config.doors.close(self.rt.core());
+        self.config.connections.close(self.rt.core());
         self.tell(Stop::Drain);
         let deadline = pin!(self.rt.sleep(patience));
         let mut deadline = Some(deadline);
@@ -315,10 +275,36 @@ impl Server {
 
     fn tell(&self, stop: Stop) {
         self.stop.set(stop);
-        for client in self.clients.borrow().values() {
-            if let Some(waker) = client.waker.borrow().as_ref() {
-                waker.wake_by_ref();
+        self.clients.borrow().values().for_each(|client| client.wake());
+    }
+}
+
+/// Takes in connections whose keys are here.
+async fn take_in_migrating(server: Rc<Server>, inbox: Receiver<Migrating>) {
+    while let Some(Migrating { stream, client, input, migrations }) = inbox.recv().await {
+        server.counters.moved_in.add_one();
+        // A core that is ending takes nothing in any more; then the client's connection ends as all do.
+        let Ok(stream) = server.rt.attach(stream) else {
+            server.counters.closed.add_one();
+            server.config.descriptors.give_back();
+            continue;
+        };
+        let client = Rc::new(Client::from(client));
+        let affinity = Affinity::after(migrations);
+        server.begin(Session::resume(server.clone(), stream, client.clone(), input, affinity), client);
+    }
+}
+
+/// Ends connections that another client has killed.
+async fn end_killed(server: Rc<Server>, wake: Receiver<()>) {
+    let budget = server.rt.budget();
+    while let Some(()) = wake.recv().await {
+        for id in server.config.connections.take_killed(server.rt.core()) {
+            // One that is not here has ended, or has migrated and is told by its mark.
+            if let Some(client) = server.clients.borrow().get(&id) {
+                client.wake();
             }
+            budget.tick().await;
         }
     }
 }
@@ -338,11 +324,9 @@ async fn evict_stalled(server: Rc<Server>) {
             let Held { input, output, moved } = client.held.get();
             let holds = (short.0 && input > INTAKE_BYTES_MIN) || (short.1 && output > SMALL_BYTES);
             if holds && now.since(moved) >= STALL_MAX {
-                tracing::warn!(client = %client.from, input, output, "others wait for the memory of a client that stalls; closed");
+                tracing::warn!(client = %client.entry.from, input, output, "others wait for the memory of a client that stalls; closed");
                 client.evicted.set(true);
-                if let Some(waker) = client.waker.borrow().as_ref() {
-                    waker.wake_by_ref();
-                }
+                client.wake();
             }
         }
     }

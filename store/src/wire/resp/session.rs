@@ -31,7 +31,7 @@ use engine::rt::{Mono, Stream};
 use super::client::{Client, Held};
 use super::command::Command;
 use super::frame::Parser;
-use super::moving::Homing;
+use super::migration::Affinity;
 use super::queue::{Queue, Ticket};
 use super::reply::Writer;
 use super::request::Error;
@@ -89,7 +89,7 @@ pub struct Session {
     unsent: Charge,
     hold: Hold,
     phase: Phase,
-    homing: Homing,
+    affinity: Affinity,
     /// The core that the session moves to as soon as everything is answered.
     goal: Option<u16>,
     overdue: Overdue,
@@ -103,8 +103,8 @@ pub struct Session {
 pub enum Ended {
     /// With the connection.
     Over,
-    /// It goes on elsewhere.
-    Moved,
+    /// It goes on on another core.
+    Migrated,
 }
 
 /// Whether there may be a complete command in the input that is not started.
@@ -160,7 +160,7 @@ impl Session {
             unsent,
             hold: Hold::Nothing,
             phase: Phase::Open,
-            homing: Homing::default(),
+            affinity: Affinity::default(),
             goal: None,
             overdue: Overdue::default(),
             #[cfg(test)]
@@ -189,7 +189,7 @@ impl Session {
     fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         self.show_waker(cx);
         for _ in 0..TURNS_AT_ONCE {
-            if self.client.evicted.get() {
+            if self.client.evicted.get() || self.client.entry.is_killed() {
                 return Poll::Ready(Ok(false));
             }
             match self.server.stop() {
@@ -203,6 +203,9 @@ impl Session {
             }
             let took = self.take_in(cx)?;
             let answered = self.gather(cx);
+            if self.client.leaving.get() && self.phase == Phase::Open {
+                self.take_leave();
+            }
             let wrote = self.send(cx)?;
             self.charge(took || wrote);
             if self.is_over(cx)? {
@@ -218,6 +221,14 @@ impl Session {
         Poll::Ready(Ok(true))
     }
 
+    /// Takes no more commands in, because the client has killed its own connection; what is answered is sent.
+    fn take_leave(&mut self) {
+        self.phase = Phase::Ending;
+        self.hold = Hold::Nothing;
+        self.input = BytesMut::new();
+        self.parser.restart();
+    }
+
     fn show_waker(&self, cx: &Context<'_>) {
         let mut waker = self.client.waker.borrow_mut();
         if waker.is_none() {
@@ -231,7 +242,7 @@ impl Session {
 
     /// Answers at once: straight into the replies if nothing is before it.
     fn say(&mut self, ticket: Ticket, write: impl FnOnce(&mut Writer<'_>)) {
-        let protocol = self.client.protocol.get();
+        let protocol = self.client.protocol();
         if self.queue.is_empty() {
             self.borrow_buffer();
             write(&mut Writer::new(&mut self.out, protocol));
@@ -288,7 +299,7 @@ impl Session {
         }
         self.borrow_buffer();
         let server = self.server.clone();
-        let mut reply = Writer::new(&mut self.out, self.client.protocol.get());
+        let mut reply = Writer::new(&mut self.out, self.client.protocol());
         let (mut now, mut any) = (None, false);
         while reply.written() - self.sent < unsent_max {
             let before = reply.written();

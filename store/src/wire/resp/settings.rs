@@ -1,16 +1,15 @@
 //! `CONFIG GET` and `INFO`: what the server says about itself, in the words that Redis' tools read.
 //!
 //! Figures are those of the node: of the connection's own core as they are, of the other cores as they said at most a second
-//! ago. The number of keys is exact when `INFO keyspace` asks for it and in a small node; else it is what the trees estimate,
-//! old versions and deleted keys included. Settings are shown under Redis' names where they mean the same here.
+//! ago. The number of keys is exact when `INFO keyspace` asks for it and in a small node; else, or where damage keeps them from
+//! being counted, it is what the trees estimate, old versions and deleted keys included. Settings are shown under Redis' names where they mean the same here.
 
 use std::fmt::Write;
 
-use super::command::{Command, SPECS};
+use super::command::SPECS;
 use super::control::REDIS_VERSION;
 use super::counters::Snapshot;
 use super::glob::Pattern;
-use super::help::help;
 use super::reply::Writer;
 use super::request::{Error, Request};
 use super::server::Server;
@@ -21,23 +20,8 @@ use crate::wire::board::{Board, CoreReport};
 /// Patterns of one `CONFIG GET`, and sections of one `INFO`.
 const PATTERNS_MAX: usize = 64;
 
-/// Answers `CONFIG GET pattern...`.
+/// Answers `CONFIG GET pattern...`. The part has been checked.
 pub fn config(request: &Request<'_>, server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
-    let sub = request.arg(1);
-    if request.is(1, "SET") {
-        return Err(Error::constant(
-            "ERR CONFIG SET is not supported: change the node's configuration file, flags or environment",
-        ));
-    }
-    if request.is(1, "HELP") {
-        return help(Command::Config, request, reply);
-    }
-    if !request.is(1, "GET") {
-        return Err(Error::unknown_subcommand(Command::Config, sub));
-    }
-    if request.count() == 2 {
-        return Err(Error::subcommand_arity(Command::Config, sub));
-    }
     if request.count() > PATTERNS_MAX + 2 {
         return Err(Error::new(format!("ERR CONFIG GET takes at most {PATTERNS_MAX} patterns")));
     }
@@ -162,16 +146,18 @@ pub fn info(server: &Server, wanted: &Wanted, measured: Measured) -> String {
         let mut line = |name: &str, value: &dyn std::fmt::Display| {
             let _ = write!(text, "{name}:{value}\r\n");
         };
-        write_section(section, server, &node, measured, &mut line);
+        write_section(section, server, &node, &measured, &mut line);
     }
     text
 }
 
 /// What has to be asked for before `INFO` is written; each is absent if it is not wanted or cannot be known.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Measured {
     /// Keys of the node.
     pub keys: Option<u64>,
+    /// Why they are estimated although they were to be counted.
+    pub uncounted: Option<Error>,
     /// Memory of the process, bytes.
     pub resident_bytes: Option<u64>,
 }
@@ -212,7 +198,7 @@ fn write_section(
     section: Section,
     server: &Server,
     node: &Node,
-    measured: Measured,
+    measured: &Measured,
     line: &mut dyn FnMut(&str, &dyn std::fmt::Display),
 ) {
     let facts = &server.config.facts;
@@ -293,6 +279,10 @@ fn write_section(
         }
         Section::Cluster => line("cluster_enabled", &0),
         Section::Keyspace => {
+            if let Some(why) = &measured.uncounted {
+                // A comment, which clients that read numbers pass over.
+                line("# the keys are estimated, because they could not be counted", &why.text());
+            }
             if let Some(keys @ 1..) = measured.keys {
                 line("db0", &format_args!("keys={keys},expires=0,avg_ttl=0"));
             }

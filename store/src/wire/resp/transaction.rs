@@ -3,7 +3,9 @@
 //! Commands after `MULTI` are read, checked and kept. `EXEC` hands all of them to the store as one operation
 //! ([`Atomic`]), which runs them in order as one step. That is possible for the keys of one region. Where the keys lie in
 //! more than one, `EXEC` answers `CROSSSLOT` and nothing has happened; nor has it after any other error that takes the
-//! place of the array. A command that fails alone (an addition to a text) does not stop the others, as in Redis.
+//! place of the array. A command that fails alone (an addition to a text) does not stop the others, as in Redis. What Redis
+//! would carry out and this server cannot (a key that expires, another database) is refused when it is queued, and then `EXEC`
+//! refuses the whole.
 //!
 //! A watched key counts as changed when a write of it began after `WATCH` was answered, also when it left the same value, and
 //! the write of the own connection included. Now and then `EXEC` answers null although nothing was written: when a range was
@@ -25,6 +27,8 @@ use super::frame::{Limits, Parsed, Parser};
 use super::reply::{Protocol, Writer};
 use super::request::{Error, Request};
 use super::server::Server;
+use super::subcommand;
+use super::walk;
 use crate::memory::{Charge, Memory};
 use crate::request::{Atomic, Op, Out, Outcome, Seen};
 
@@ -54,6 +58,28 @@ enum Queued {
     Data(Command, Result<(Work, Shape), Error>),
     /// Touches no key: the command as it came.
     Control(Command, Box<[u8]>),
+}
+
+impl Queued {
+    /// Reads a command that is to be kept.
+    ///
+    /// # Errors
+    /// This server cannot carry it out as Redis would, so what is around it must not take effect either.
+    fn read(command: Command, request: &Request<'_>) -> Result<Self, Error> {
+        let touches_keys = match command.spec().kind {
+            // No key expires, so this one is answered without looking.
+            Kind::Read | Kind::Write => command != Command::Persist && !subcommand::is_help(command, request),
+            Kind::Control | Kind::Walk => false,
+        };
+        if !touches_keys {
+            control::check(command, request)?;
+            return Ok(Queued::Control(command, request.repacked().into()));
+        }
+        match data::plan(command, request) {
+            Err(error) if error.aborts_transaction() => Err(error),
+            planned => Ok(Queued::Data(command, planned)),
+        }
+    }
 }
 
 /// What becomes of a command that comes while a transaction is open.
@@ -160,14 +186,10 @@ impl Transaction {
         let Some(charge) = memory.input.try_charge(bytes) else {
             return Err(Error::constant("TRYAGAIN the core is short of memory, try again in 20 ms"));
         };
+        let queued = Queued::read(command, request)?;
         self.charge.join(charge);
         self.bytes += bytes;
-        self.queued.push(match command.spec().kind {
-            // No key expires, so this one is answered without looking.
-            Kind::Read if command == Command::Persist => Queued::Control(command, request.repacked().into()),
-            Kind::Read | Kind::Write => Queued::Data(command, data::plan(command, request)),
-            Kind::Control | Kind::Walk => Queued::Control(command, request.repacked().into()),
-        });
+        self.queued.push(queued);
         Ok(())
     }
 }
@@ -217,6 +239,13 @@ const WRONG_KIND: &str = "ERR internal error: the store gave an answer of anothe
 
 /// Carries `EXEC` out. Everything before it is answered.
 pub async fn exec(server: Rc<Server>, client: Rc<Client>, protocol: Protocol) -> Vec<u8> {
+    let said = run(&server, &client, protocol).await;
+    // Up to here others see the transaction.
+    client.show_queued();
+    said
+}
+
+async fn run(server: &Rc<Server>, client: &Client, protocol: Protocol) -> Vec<u8> {
     let mut said = Vec::new();
     let mut reply = Writer::new(&mut said, protocol);
     let Transaction { open, refused: dirty, queued, watched, bytes: _, charge: _held } =
@@ -243,7 +272,7 @@ pub async fn exec(server: Rc<Server>, client: Rc<Client>, protocol: Protocol) ->
     match outcomes {
         Err(error) => reply.error(&error),
         Ok(None) => reply.null_array(),
-        Ok(Some(outcomes)) => say_all(&server, &client, queued, outcomes, &mut reply).await,
+        Ok(Some(outcomes)) => say_all(server, client, queued, outcomes, &mut reply).await,
     }
     said
 }
@@ -304,7 +333,7 @@ async fn say_all(
                 command
             }
             Asked::Control(command, frame) => {
-                say_control(server, client, command, &frame, reply);
+                say_control(server, client, command, &frame, reply).await;
                 command
             }
         };
@@ -328,11 +357,28 @@ fn say_counted(outcomes: impl Iterator<Item = Outcome>, reply: &mut Writer<'_>) 
 }
 
 /// Carries a kept command out that touches no key.
-fn say_control(server: &Rc<Server>, client: &Client, command: Command, frame: &[u8], reply: &mut Writer<'_>) {
+async fn say_control(
+    server: &Rc<Server>,
+    client: &Client,
+    command: Command,
+    frame: &[u8],
+    reply: &mut Writer<'_>,
+) {
     let mut parser = Parser::default();
     match parser.parse(frame, &Limits::OPEN) {
         Ok(Parsed::Command { .. }) => {
-            control::run(command, &Request::new(&parser, frame), server, client, reply);
+            let request = Request::new(&parser, frame);
+            if !subcommand::is_walk(command, &request) {
+                control::run(command, &request, server, client, reply);
+                return;
+            }
+            let walked = match walk::plan(command, &request, server, client.entry.id) {
+                Ok(walk) => walk.walk(server, client, reply).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = walked {
+                reply.error(error.text());
+            }
         }
         Ok(Parsed::Incomplete | Parsed::Nothing { .. }) | Err(_) => {
             debug_assert!(false, "a command was kept that is none");

@@ -1,4 +1,5 @@
-//! Commands that walk over ranges of keys: `SCAN`, `RANGE`, `DBSIZE`, `FLUSHALL`, `INFO`, and `DEL` of very many keys.
+//! Commands that walk over ranges of keys: `SCAN`, `RANGE`, `DBSIZE`, `FLUSHALL`, `INFO`, `DEL` of very many keys, and those that
+//! walk over connections.
 //!
 //! A walk begins when everything before it on its connection is answered, and what follows waits for it. It goes in bounded
 //! steps through the same gateway as everybody else, so a walk over a billion keys takes long and harms nobody. It is not a
@@ -8,12 +9,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::client::Client;
+use super::clients::{Kill, List};
 use super::command::Command;
 use super::cursor::Call;
 use super::data::{REPLY_BYTES_MAX, refused, size};
 use super::frame::integer;
 use super::glob::{self, Pattern};
-use super::reply::{Protocol, Writer};
+use super::reply::Writer;
 use super::request::{Error, Request};
 use super::server::Server;
 use super::settings::{self, Measured, Section, Wanted};
@@ -69,6 +72,10 @@ pub enum Walk {
     Info(Wanted),
     /// `DEL` and `UNLINK` of many keys.
     Delete(Vec<Op>),
+    /// `CLIENT LIST`.
+    List(List),
+    /// `CLIENT KILL`.
+    Kill(Kill),
 }
 
 /// Reads the arguments of a walking command. The arity has been checked.
@@ -82,6 +89,8 @@ pub fn plan(command: Command, request: &Request<'_>, server: &Server, owner: u64
             if request.count() > 1 && !ways { Err(Error::SYNTAX) } else { Ok(Walk::Flush) }
         }
         Command::Info => Ok(Walk::Info(Wanted::read(request))),
+        Command::Client if request.is(1, "KILL") => Kill::read(request).map(Walk::Kill),
+        Command::Client => List::read(request).map(Walk::List),
         other => {
             debug_assert!(false, "{other:?} does not walk");
             Err(Error::unknown_command(request))
@@ -174,17 +183,18 @@ fn behind(key: &[u8]) -> Bytes {
 }
 
 impl Walk {
-    /// Walks, and says what was found in `protocol`.
-    pub async fn run(self, server: Rc<Server>, protocol: Protocol) -> Vec<u8> {
+    /// Walks for `client`, and returns the reply.
+    pub async fn run(self, server: Rc<Server>, client: Rc<Client>) -> Vec<u8> {
         let mut said = Vec::new();
-        let mut reply = Writer::new(&mut said, protocol);
-        if let Err(error) = self.walk(&server, &mut reply).await {
+        let mut reply = Writer::new(&mut said, client.protocol());
+        if let Err(error) = self.walk(&server, &client, &mut reply).await {
             reply.error(error.text());
         }
         said
     }
 
-    async fn walk(self, server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
+    /// As [`Walk::run`], into `reply`, unless there is an error instead.
+    pub async fn walk(self, server: &Server, client: &Client, reply: &mut Writer<'_>) -> Result<(), Error> {
         match self {
             Walk::Scan { start, end, pattern, count, cursor, owner } => {
                 let scan = Scan { start, end, limit: count, reverse: false, key_only: true };
@@ -204,16 +214,19 @@ impl Walk {
                 reply.ok();
             }
             Walk::Info(wanted) => {
-                let measured = measure(server, &wanted).await?;
+                let measured = measure(server, &wanted).await;
                 reply.verbatim(&settings::info(server, &wanted, measured));
             }
+            Walk::List(list) => list.run(server, reply).await?,
+            Walk::Kill(kill) => kill.run(server, client, reply).await?,
             Walk::Delete(ops) => reply.integer(size(delete(server, ops).await?)),
         }
         Ok(())
     }
 }
 
-fn as_error(refusal: Refusal) -> Error {
+/// A refusal as the error reply that it becomes.
+pub fn as_error(refusal: Refusal) -> Error {
     Error::new(refused(&refusal))
 }
 
@@ -292,30 +305,35 @@ fn say_range(pairs: Pairs, key_only: bool, reply: &mut Writer<'_>) {
 }
 
 /// What `INFO` says that has to be asked for.
-async fn measure(server: &Server, wanted: &Wanted) -> Result<Measured, Error> {
+async fn measure(server: &Server, wanted: &Wanted) -> Measured {
     let resident_bytes = match wanted.has(Section::Memory) {
         true => server.rt.blocking(process::resident_bytes).await.ok().flatten(),
         false => None,
     };
-    let keys = match wanted.has(Section::Keyspace) {
-        true if wanted.count_keys => Some(count(server).await?),
-        true => Some(estimate(server).await),
+    let counted = match wanted.has(Section::Keyspace) {
+        true if wanted.count_keys => Some(count(server).await),
+        true => Some(count_few(server).await),
         false => None,
     };
-    Ok(Measured { keys, resident_bytes })
+    let (keys, uncounted) = match counted {
+        Some(Ok(keys)) => (Some(keys), None),
+        // A store that cannot be read takes nothing else of `INFO` away.
+        Some(Err(error)) => (Some(trees_estimate(server)), Some(error)),
+        None => (None, None),
+    };
+    Measured { keys, uncounted, resident_bytes }
 }
 
-/// About how many keys there are: exact as long as one step reaches them all, from there on what the trees estimate. A store
-/// that cannot be read takes nothing else of `INFO` away.
-async fn estimate(server: &Server) -> u64 {
-    let told =
-        server.config.board.as_ref().map_or(0, |board| board.read().iter().map(|core| core.keys).sum());
+/// About how many keys there are: exact as long as one step reaches them all, from there on what the trees estimate.
+async fn count_few(server: &Server) -> Result<u64, Error> {
     let first = Scan { limit: KEYS_PER_STEP, key_only: true, ..Scan::default() };
-    match step(server, first).await {
-        Ok(found) if found.len() < KEYS_PER_STEP => found.len() as u64,
-        Ok(found) => told.max(found.len() as u64),
-        Err(_refused) => told,
-    }
+    let found = step(server, first).await?.len();
+    Ok(if found < KEYS_PER_STEP { found as u64 } else { trees_estimate(server).max(found as u64) })
+}
+
+/// How many keys the trees of the node estimate, some seconds ago.
+fn trees_estimate(server: &Server) -> u64 {
+    server.config.board.as_ref().map_or(0, |board| board.read().iter().map(|core| core.keys).sum())
 }
 
 async fn count(server: &Server) -> Result<u64, Error> {

@@ -1,6 +1,6 @@
-//! Going to another core, and coming from one. When and why is [`moving`](crate::wire::resp::moving)'s to say.
+//! Migration to another core, and arrival from one. When and why is up to [`migration`](crate::wire::resp::migration).
 //!
-//! What travels has no command under way and no reply unsent; what the client has sent and nobody has begun goes along.
+//! What migrates has no command in flight and no reply unsent; what the client has sent and no core has started goes along.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use engine::rt::Stream;
 
 use super::{Ended, Hold, Phase, Session};
 use crate::wire::resp::client::Client;
-use crate::wire::resp::moving::{Homing, Moved};
+use crate::wire::resp::migration::{Affinity, Migrating};
 use crate::wire::resp::server::Server;
 
 impl Session {
@@ -19,29 +19,31 @@ impl Session {
         stream: Stream,
         client: Rc<Client>,
         input: Vec<u8>,
-        homing: Homing,
+        affinity: Affinity,
     ) -> Self {
         let hold = if input.is_empty() { Hold::Nothing } else { Hold::Room };
         let input = BytesMut::from(&input[..]);
-        Self { input, hold, homing, ..Self::new(server, stream, client) }
+        Self { input, hold, affinity, ..Self::new(server, stream, client) }
     }
 
     /// Goes to another core; comes back if that core does not take it.
     pub(super) fn depart(self: Box<Self>, core: usize) -> Result<Ended, Box<Self>> {
-        let Self { server, client, stream, input, homing, .. } = *self;
-        let stay = |stream, input: &[u8], homing| {
-            let stayed = Self::resume(server.clone(), stream, client.clone(), input.to_vec(), homing);
+        let Self { server, client, stream, input, affinity, .. } = *self;
+        let stay = |stream, input: &[u8], affinity| {
+            let stayed = Self::resume(server.clone(), stream, client.clone(), input.to_vec(), affinity);
             Err(Box::new(stayed))
         };
         let stream = match stream.detach() {
             Ok(stream) => stream,
-            Err(stream) => return stay(stream, &input, Homing::settled()),
+            Err(stream) => return stay(stream, &input, Affinity::settled()),
         };
-        let moves = homing.next_moves();
-        let moved = Moved { stream, client: client.pack(), input: input.to_vec(), moves };
-        let Err(refused) = server.config.doors.send(core, moved) else { return Ok(Ended::Moved) };
+        let migrations = affinity.next_migrations();
+        let migrating = Migrating { stream, client: client.pack(), input: input.to_vec(), migrations };
+        let Err(refused) = server.config.connections.send(core, migrating) else {
+            return Ok(Ended::Migrated);
+        };
         match server.rt.attach(refused.stream) {
-            Ok(stream) => stay(stream, &refused.input, homing),
+            Ok(stream) => stay(stream, &refused.input, affinity),
             // Without a descriptor to go on with the connection is over.
             Err(_) => Ok(Ended::Over),
         }

@@ -79,8 +79,8 @@ impl Session {
         match self.phase {
             Phase::Lingering(_, until) => Some(until),
             Phase::Open => {
-                let login =
-                    (!self.client.authenticated.get()).then(|| after(self.client.began(), LOGIN_TIME_MAX));
+                let login = (!self.client.authenticated.get())
+                    .then(|| after(self.client.entry.began, LOGIN_TIME_MAX));
                 if self.input.is_empty() || self.hold != Hold::Nothing {
                     return login;
                 }

@@ -11,10 +11,10 @@ use crate::wire::resp::command::{Command, Kind};
 use crate::wire::resp::control::{self, Then};
 use crate::wire::resp::data::{self, Shape, Work};
 use crate::wire::resp::frame::Malformed;
-use crate::wire::resp::help::help;
 use crate::wire::resp::queue::Ticket;
 use crate::wire::resp::reply::Writer;
 use crate::wire::resp::request::{Error, Request};
+use crate::wire::resp::subcommand;
 use crate::wire::resp::transaction;
 use crate::wire::resp::walk::{self, Walk};
 
@@ -40,7 +40,13 @@ impl Session {
         if needs_quiet(command, request) && !self.queue.is_empty() {
             return Started::WhenQuiet;
         }
-        self.client.saw(command, began);
+        self.client.entry.saw(command, began);
+        if let Err(error) = subcommand::check(command, request) {
+            self.server.counters.rejected.add_one();
+            self.client.transaction.borrow_mut().refuse();
+            self.say_error(ticket, &error);
+            return Started::Yes;
+        }
         if self.client.transaction.borrow().takes(command) {
             self.enqueue(command, ticket, request);
             return Started::Yes;
@@ -48,6 +54,12 @@ impl Session {
         match command.spec().kind {
             Kind::Control if matches!(command, Command::Exec | Command::Watch) => {
                 self.start_transaction(command, ticket, request)
+            }
+            Kind::Control if subcommand::is_walk(command, request) => {
+                self.start_walk(command, ticket, request)
+            }
+            Kind::Read if subcommand::is_help(command, request) => {
+                return self.run_control(command, ticket, request);
             }
             Kind::Read | Kind::Write => self.start_data(command, ticket, request),
             Kind::Walk => self.start_walk(command, ticket, request),
@@ -68,11 +80,12 @@ impl Session {
             Ok(()) => self.say(no_command(ticket.began), |reply| reply.status("QUEUED")),
             Err(error) => self.say_error(no_command(ticket.began), &error),
         }
+        self.client.show_queued();
     }
 
     fn start_transaction(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
         let (server, client) = (self.server.clone(), self.client.clone());
-        let protocol = client.protocol.get();
+        let protocol = client.protocol();
         if command == Command::Exec {
             return self.queue.walk(ticket, Box::pin(transaction::exec(server, client, protocol)));
         }
@@ -88,13 +101,6 @@ impl Session {
     fn start_data(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
         if command == Command::Persist {
             return self.say(ticket, |reply| reply.integer(0));
-        }
-        if command == Command::Object && request.is(1, "HELP") {
-            return self.say(ticket, |reply| {
-                if let Err(error) = help(command, request, reply) {
-                    reply.error(error.text());
-                }
-            });
         }
         if command == Command::Get && self.queue.is_empty() && self.answer_in_place(request.arg(1)) {
             return;
@@ -112,9 +118,9 @@ impl Session {
         gateway.take_forwarded();
         let started = self.queue.submit(gateway, ticket, work, shape);
         if started
-            && let Some(core) = self.homing.saw(gateway.take_forwarded())
+            && let Some(core) = self.affinity.saw(gateway.take_forwarded())
             && self.client.transaction.borrow().is_idle()
-            && self.server.may_move_to(core)
+            && self.server.may_migrate_to(core)
         {
             self.goal = u16::try_from(core).ok();
         }
@@ -137,9 +143,9 @@ impl Session {
         }
         self.borrow_buffer();
         let before = self.out.len();
-        self.homing.saw(None);
+        self.affinity.saw(None);
         self.server.counters.looked_up(Shape::Value.lookups(&outcome));
-        Shape::Value.write(outcome, &mut Writer::new(&mut self.out, self.client.protocol.get()));
+        Shape::Value.write(outcome, &mut Writer::new(&mut self.out, self.client.protocol()));
         self.large_reply = self.large_reply.max(self.out.len() - before);
         self.in_place += 1;
         true
@@ -153,14 +159,14 @@ impl Session {
     }
 
     fn start_walk(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
-        match walk::plan(command, request, &self.server, self.client.id) {
+        match walk::plan(command, request, &self.server, self.client.entry.id) {
             Ok(walk) => self.walk(ticket, walk),
             Err(error) => self.say_error(ticket, &error),
         }
     }
 
     fn walk(&mut self, ticket: Ticket, walk: Walk) {
-        let walking = walk.run(self.server.clone(), self.client.protocol.get());
+        let walking = walk.run(self.server.clone(), self.client.clone());
         self.queue.walk(ticket, Box::pin(walking));
     }
 
@@ -215,6 +221,7 @@ fn is_open_to_all(command: Command) -> bool {
 fn needs_quiet(command: Command, request: &Request<'_>) -> bool {
     match command {
         Command::Hello | Command::Reset | Command::Exec | Command::Watch => true,
+        Command::Client => subcommand::is_walk(command, request),
         Command::Del | Command::Unlink => request.count() - 1 > DELETES_AT_ONCE,
         command => command.spec().kind == Kind::Walk,
     }

@@ -12,10 +12,11 @@ use engine::rt::{ListenOptions, Rt};
 use super::*;
 use crate::gateway::Gateway;
 use crate::request::Op;
+use crate::wire::resp::connections::Connections;
 use crate::wire::resp::counters::Counters;
 use crate::wire::resp::cursor::Cursors;
 use crate::wire::resp::data::REPLY_BYTES_MAX;
-use crate::wire::resp::moving::Doors;
+use crate::wire::resp::roster::Arrival;
 use crate::wire::resp::server::{Config, Facts};
 
 /// The client's side of the connection.
@@ -133,7 +134,7 @@ async fn session(
         connections_max: 1,
         pipeline_max: 1024,
         cursors: Cursors::new(1 << 40),
-        doors: Doors::default(),
+        connections: Connections::default(),
         board: None,
         descriptors: crate::descriptors::Descriptors::default(),
         facts: Facts::default(),
@@ -141,7 +142,9 @@ async fn session(
     change(&mut config);
     let authenticated = config.password.is_none();
     let server = Rc::new(Server::new(rt.clone(), gateway, config, Rc::new(Counters::default())));
-    let client = Rc::new(Client::new(1, from, rt.now(), authenticated));
+    let arrival = Arrival { from, local: None, began: rt.now(), core: 0 };
+    let entry = server.config.connections.roster().admit(arrival, 1).unwrap();
+    let client = Rc::new(Client::new(entry, authenticated));
     Box::new(Session::new(server, stream, client))
 }
 
