@@ -9,16 +9,13 @@ use std::task::Poll;
 use prost::Message;
 
 use super::grpc::{Code, Inbox, Outbox, Status, Waiters, answer};
+use super::proto::health::health_check_response::ServingStatus;
 use super::proto::health::{HealthCheckRequest, HealthCheckResponse};
 
 /// Asks once.
 pub const CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Asks for the state now and for every change.
 pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
-
-const SERVING: i32 = 1;
-const NOT_SERVING: i32 = 2;
-const SERVICE_UNKNOWN: i32 = 3;
 
 /// Whether a server wants calls. Clones share the answer; stays on its core.
 #[derive(Clone, Debug)]
@@ -48,11 +45,11 @@ impl Health {
     pub(crate) fn check(&self, request: &HealthCheckRequest, services: &[&str]) -> HealthCheckResponse {
         let known = request.service.is_empty() || services.contains(&request.service.as_str());
         let status = match (known, self.0.serving.get()) {
-            (false, _) => SERVICE_UNKNOWN,
-            (true, true) => SERVING,
-            (true, false) => NOT_SERVING,
+            (false, _) => ServingStatus::ServiceUnknown,
+            (true, true) => ServingStatus::Serving,
+            (true, false) => ServingStatus::NotServing,
         };
-        HealthCheckResponse { status }
+        HealthCheckResponse { status: status.into() }
     }
 
     /// Answers a watch: the state now, then every change that is seen, until the server drains.

@@ -156,14 +156,14 @@ fn a_command_that_is_not_served_is_told_where_its_sender_looks() {
         let (addr, _server, _) = serve_tikv(&rt, Options::default());
         let client = Client::connect(&rt, addr).await.unwrap();
         let unserved = [
-            Command::Get(Unserved {}),
-            Command::Scan(Unserved {}),
-            Command::Prewrite(Unserved {}),
-            Command::BatchGet(Unserved {}),
-            Command::DeleteRange(Unserved {}),
-            Command::Coprocessor(Unserved {}),
-            Command::PessimisticLock(Unserved {}),
-            Command::RawCoprocessor(Unserved {}),
+            Command::Get(Default::default()),
+            Command::Scan(Default::default()),
+            Command::Prewrite(Default::default()),
+            Command::BatchGet(Default::default()),
+            Command::DeleteRange(Default::default()),
+            Command::Coprocessor(Default::default()),
+            Command::PessimisticLock(Default::default()),
+            Command::RawCoprocessor(Default::default()),
         ];
         let mut commands: Vec<_> = unserved.into_iter().map(command).collect();
         commands.push(command(Command::RawGet(get("k"))));
@@ -173,16 +173,15 @@ fn a_command_that_is_not_served_is_told_where_its_sender_looks() {
         let Some(Some(Answer::RawGet(found))) = answers.pop() else { panic!("a served command beside them") };
         assert!(found.not_found);
         let sentence = |answer: &Option<Answer>| match answer.as_ref().expect("an answer with content") {
-            Answer::Get(KeyRefusal { error: Some(error) })
-            | Answer::Prewrite(KeyRefusal { error: Some(error) })
-            | Answer::PessimisticLock(KeyRefusal { error: Some(error) }) => error.abort.clone(),
-            Answer::Scan(PairRefusal { pairs }) | Answer::BatchGet(PairRefusal { pairs }) => {
+            Answer::Get(GetResponse { error: Some(error) }) => error.abort.clone(),
+            Answer::Prewrite(PrewriteResponse { errors })
+            | Answer::PessimisticLock(PessimisticLockResponse { errors }) => errors[0].abort.clone(),
+            Answer::Scan(ScanResponse { pairs }) | Answer::BatchGet(BatchGetResponse { pairs }) => {
                 pairs[0].error.as_ref().unwrap().abort.clone()
             }
-            Answer::DeleteRange(TextRefusal { error }) | Answer::RawCoprocessor(TextRefusal { error }) => {
-                error.clone()
-            }
-            Answer::Coprocessor(CoprocessorRefusal { other_error }) => other_error.clone(),
+            Answer::DeleteRange(DeleteRangeResponse { error })
+            | Answer::RawCoprocessor(RawCoprocessorResponse { error }) => error.clone(),
+            Answer::Coprocessor(refusal) => refusal.other_error.clone(),
             other => panic!("{other:?}"),
         };
         for (answer, name) in answers.iter().zip([

@@ -288,7 +288,7 @@ fn requests_are_counted_by_method_and_status() {
             requests: vec![
                 command(Command::RawGet(get("k"))),
                 command(Command::RawGet(RawGetRequest { cf: "lock".to_owned(), ..get("k") })),
-                command(Command::Get(Unserved {})),
+                command(Command::Get(Default::default())),
             ],
             request_ids: vec![1, 2, 3],
             client_send_time_ns: 0,

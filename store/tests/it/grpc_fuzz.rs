@@ -8,7 +8,7 @@ use prost::Message;
 use store::wire::grpc::Options;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::frame::Deframer;
-use store::wire::proto::{errorpb, etcd, health, kvrpcpb, pdpb, tikvpb};
+use store::wire::proto::{errorpb, etcdserverpb, health, kvrpcpb, pdpb, tikvpb};
 
 use crate::grpc::{GET, get, on_core, put, serve_tikv};
 
@@ -67,7 +67,7 @@ fn decode_every_request(bytes: &[u8]) {
     decode::<kvrpcpb::RawCasRequest>(bytes);
     decode::<tikvpb::BatchCommandsRequest>(bytes);
     decode::<tikvpb::BatchCommandsResponse>(bytes);
-    decode::<pdpb::HeaderOnlyRequest>(bytes);
+    decode::<pdpb::GetMembersRequest>(bytes);
     decode::<pdpb::TsoRequest>(bytes);
     decode::<pdpb::GetRegionRequest>(bytes);
     decode::<pdpb::ScanRegionsRequest>(bytes);
@@ -79,7 +79,7 @@ fn decode_every_request(bytes: &[u8]) {
     decode::<pdpb::PutStoreRequest>(bytes);
     decode::<pdpb::AskSplitRequest>(bytes);
     decode::<errorpb::Error>(bytes);
-    decode::<etcd::MemberListResponse>(bytes);
+    decode::<etcdserverpb::MemberListResponse>(bytes);
     decode::<health::HealthCheckRequest>(bytes);
 }
 

@@ -6,7 +6,7 @@ use engine::rt::Rt;
 use store::control::{Control, Member};
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code};
-use store::wire::proto::etcd::MemberListResponse;
+use store::wire::proto::etcdserverpb::MemberListResponse;
 use store::wire::proto::pdpb::*;
 
 use crate::grpc::{STORE, beat, on_core, region, serve_pd};
@@ -26,7 +26,7 @@ fn every_answer_has_what_clients_unwrap() {
     on_core(|rt| async move {
         let (addr, control) = serve_pd(&rt, &path, tikv()).await;
         let pd = client(&rt, addr).await;
-        let ask = HeaderOnlyRequest::default();
+        let ask = GetMembersRequest::default();
         let members: GetMembersResponse = pd.unary("/pdpb.PD/GetMembers", &ask).await.unwrap();
         let cluster_id = members.header.unwrap().cluster_id;
         assert_ne!(cluster_id, 0);
@@ -265,13 +265,13 @@ fn reports_of_strangers_change_nothing() {
             ..Default::default()
         };
         let put = PutStoreRequest { store: Some(store), ..Default::default() };
-        let status = pd.unary::<HeaderOnlyResponse>("/pdpb.PD/PutStore", &put).await.unwrap_err();
+        let status = pd.unary::<PutStoreResponse>("/pdpb.PD/PutStore", &put).await.unwrap_err();
         assert_eq!(status.code, Code::PermissionDenied);
         let stats = StoreHeartbeatRequest {
             stats: Some(StoreStats { store_id: STORE, ..Default::default() }),
             ..Default::default()
         };
-        let status = pd.unary::<HeaderOnlyResponse>("/pdpb.PD/StoreHeartbeat", &stats).await.unwrap_err();
+        let status = pd.unary::<StoreHeartbeatResponse>("/pdpb.PD/StoreHeartbeat", &stats).await.unwrap_err();
         assert_eq!(status.code, Code::PermissionDenied);
 
         let after: GetRegionResponse = pd.unary("/pdpb.PD/GetRegionByID", &by_id).await.unwrap();
@@ -289,7 +289,7 @@ fn a_safe_point_above_the_present_is_refused() {
     on_core(|rt| async move {
         let (addr, _control) = serve_pd(&rt, &path, tikv()).await;
         let pd = client(&rt, addr).await;
-        let (method, get) = ("/pdpb.PD/UpdateGCSafePoint", HeaderOnlyRequest::default());
+        let (method, get) = ("/pdpb.PD/UpdateGCSafePoint", GetGcSafePointRequest::default());
         let future = UpdateGcSafePointRequest { safe_point: u64::MAX, ..Default::default() };
         let status = pd.unary::<UpdateGcSafePointResponse>(method, &future).await.unwrap_err();
         assert_eq!(status.code, Code::InvalidArgument);

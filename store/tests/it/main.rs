@@ -17,6 +17,7 @@ mod health;
 mod memory;
 mod migration;
 mod node;
+mod protocol;
 mod resp_clients;
 mod resp_frame;
 mod resp_node;

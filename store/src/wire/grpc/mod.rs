@@ -14,8 +14,7 @@
 //! window, not in memory without bound; a broken connection harms no other; a call ends with its stream, and so does what it
 //! started; a connection has its share of the core, whatever it sends.
 //!
-//! Not done here, on purpose: compression (it is refused by name), reflection (the messages are written by hand from field numbers, so there
-//! are no descriptors to tell), client streaming alone, TLS (it belongs below, on the stream).
+//! Not done here, on purpose: compression (it is refused by name), reflection, client streaming alone, TLS (it belongs below, on the stream).
 
 mod call;
 pub mod client;

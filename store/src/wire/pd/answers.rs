@@ -3,12 +3,10 @@
 use scheduler::scheduler::AskSplitError;
 use scheduler::{Key, KeyRange, Lifecycle, Region, RegionId, RegionInfo, Store, StoreId};
 
-use super::{Pd, denied, error_type, shape};
+use super::{Pd, denied, shape};
 use crate::wire::grpc::{Code, Status};
-use crate::wire::proto::{metapb, pdpb};
-
-/// The service mode that says: everything is served right here.
-const PD_SVC_MODE: i32 = 1;
+use crate::wire::proto::metapb::{self, NodeState, StoreState};
+use crate::wire::proto::pdpb::{self, ErrorType};
 
 /// Everything in these methods answers at once from the map, unless a bound must be saved first.
 impl Pd {
@@ -31,14 +29,15 @@ impl Pd {
     pub(super) fn get_cluster_info(&self) -> pdpb::GetClusterInfoResponse {
         pdpb::GetClusterInfoResponse {
             header: self.header(),
-            service_modes: vec![PD_SVC_MODE],
+            // Everything is served right here.
+            service_modes: vec![pdpb::ServiceMode::PdSvcMode.into()],
             tso_urls: Vec::new(),
         }
     }
 
     pub(super) fn get_cluster_config(
         &self,
-        request: pdpb::HeaderOnlyRequest,
+        request: pdpb::GetClusterConfigRequest,
     ) -> Result<pdpb::GetClusterConfigResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
         let max_peer_count = u32::try_from(self.control.replicas()).unwrap_or(u32::MAX);
@@ -128,7 +127,7 @@ impl Pd {
             (true, true) => self.header(),
             (true, false) => {
                 let message = "the known regions do not cover all that was asked for; ask again";
-                self.failed(error_type::REGIONS_NOT_CONTAIN_ALL_KEY_RANGE, message)
+                self.failed(ErrorType::RegionsNotContainAllKeyRange, message)
             }
         };
         regions.truncate(limit(request.limit));
@@ -161,7 +160,7 @@ impl Pd {
 
     pub(super) fn is_bootstrapped_answer(
         &self,
-        request: pdpb::HeaderOnlyRequest,
+        request: pdpb::IsBootstrappedRequest,
     ) -> Result<pdpb::IsBootstrappedResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
         Ok(pdpb::IsBootstrappedResponse { header: self.header(), bootstrapped: self.is_bootstrapped() })
@@ -171,12 +170,12 @@ impl Pd {
     pub(super) fn bootstrap(
         &self,
         request: pdpb::BootstrapRequest,
-    ) -> Result<pdpb::HeaderOnlyResponse, Status> {
+    ) -> Result<pdpb::BootstrapResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
         if self.is_bootstrapped() {
             let message = "the cluster is bootstrapped already";
-            return Ok(pdpb::HeaderOnlyResponse {
-                header: self.failed(error_type::ALREADY_BOOTSTRAPPED, message),
+            return Ok(pdpb::BootstrapResponse {
+                header: self.failed(ErrorType::AlreadyBootstrapped, message),
             });
         }
         let message = "a cluster is begun by its first node, not by a client; wait until that node's stores have joined";
@@ -210,7 +209,7 @@ impl Pd {
         let asked = request.region.ok_or_else(|| Status::invalid("the request names no region"))?;
         let asked = Region::try_from(&asked).map_err(|error| Status::invalid(error.to_string()))?;
         let refused = |message: String| pdpb::AskSplitResponse {
-            header: self.failed(error_type::REGION_NOT_FOUND, message),
+            header: self.failed(ErrorType::RegionNotFound, message),
             ..pdpb::AskSplitResponse::default()
         };
         match self.control.ask_split(&asked).await {
@@ -230,7 +229,7 @@ impl Pd {
 
     pub(super) fn get_gc_safe_point(
         &self,
-        request: pdpb::HeaderOnlyRequest,
+        request: pdpb::GetGcSafePointRequest,
     ) -> Result<pdpb::GetGcSafePointResponse, Status> {
         self.check_cluster(request.header.as_ref())?;
         Ok(pdpb::GetGcSafePointResponse { header: self.header(), safe_point: self.control.gc_safe_point() })
@@ -251,9 +250,9 @@ impl Pd {
             |(key, value): (&String, &String)| metapb::StoreLabel { key: key.clone(), value: value.clone() };
         let node = metapb::StoreLabel { key: "node".to_owned(), value: descriptor.node.get().to_string() };
         let (state, node_state) = match descriptor.lifecycle {
-            Lifecycle::Up => (STATE_UP, NODE_SERVING),
-            Lifecycle::Offline => (STATE_OFFLINE, NODE_REMOVING),
-            Lifecycle::Tombstone => (STATE_TOMBSTONE, NODE_REMOVED),
+            Lifecycle::Up => (StoreState::Up, NodeState::Serving),
+            Lifecycle::Offline => (StoreState::Offline, NodeState::Removing),
+            Lifecycle::Tombstone => (StoreState::Tombstone, NodeState::Removed),
         };
         let started = report.as_ref().map_or(0, |report| report.start_time_seconds);
         metapb::Store {
@@ -265,21 +264,12 @@ impl Pd {
             peer_address: descriptor.address.clone(),
             start_timestamp: i64::try_from(started).unwrap_or(i64::MAX),
             last_heartbeat: i64::try_from(self.control.heard(known).as_nanos()).unwrap_or(i64::MAX),
-            state,
-            node_state,
+            state: state.into(),
+            node_state: node_state.into(),
             ..metapb::Store::default()
         }
     }
 }
-
-/// `metapb.StoreState`.
-const STATE_UP: i32 = 0;
-const STATE_OFFLINE: i32 = 1;
-const STATE_TOMBSTONE: i32 = 2;
-/// `metapb.NodeState`.
-const NODE_SERVING: i32 = 1;
-const NODE_REMOVING: i32 = 2;
-const NODE_REMOVED: i32 = 3;
 
 /// The range of a request, unless it is empty or upside down.
 fn range(start: &[u8], end: &[u8]) -> Option<KeyRange> {

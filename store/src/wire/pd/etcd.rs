@@ -4,9 +4,8 @@
 //! read is empty. Nothing can be written.
 
 use super::Pd;
-use crate::wire::proto::etcd::{
-    Member, MemberListResponse, MetaStorageResponse, RangeResponse, ResponseHeader,
-};
+use crate::wire::proto::etcdserverpb::{Member, MemberListResponse, RangeResponse, ResponseHeader};
+use crate::wire::proto::meta_storagepb;
 
 impl Pd {
     pub(super) fn member_list(&self) -> MemberListResponse {
@@ -24,8 +23,9 @@ impl Pd {
         RangeResponse { header: Some(self.etcd_header()), more: false, count: 0 }
     }
 
-    pub(super) fn meta_storage_get(&self) -> MetaStorageResponse {
-        MetaStorageResponse { header: self.header(), count: 0, more: false }
+    pub(super) fn meta_storage_get(&self) -> meta_storagepb::GetResponse {
+        let header = meta_storagepb::ResponseHeader { cluster_id: self.control.cluster_id(), error: None };
+        meta_storagepb::GetResponse { header: Some(header), count: 0, more: false }
     }
 
     fn etcd_header(&self) -> ResponseHeader {

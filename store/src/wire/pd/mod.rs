@@ -20,16 +20,8 @@ use scheduler::{DownPeer, PeerId, RegionInfo};
 use super::grpc::{self, Code, Inbox, Outbox, Service, Shape, Status};
 use super::health::{self, Health};
 use super::proto::metapb;
-use super::proto::pdpb::{self, RequestHeader, ResponseHeader};
+use super::proto::pdpb::{self, ErrorType, RequestHeader, ResponseHeader};
 use crate::control::{Control, Denied};
-
-/// Error types of a header.
-mod error_type {
-    pub(super) const NOT_BOOTSTRAPPED: i32 = 2;
-    pub(super) const ALREADY_BOOTSTRAPPED: i32 = 4;
-    pub(super) const REGION_NOT_FOUND: i32 = 6;
-    pub(super) const REGIONS_NOT_CONTAIN_ALL_KEY_RANGE: i32 = 12;
-}
 
 const SERVICE: &str = "pdpb.PD";
 
@@ -82,13 +74,13 @@ impl Pd {
         Some(ResponseHeader { cluster_id: self.control.cluster_id(), error: None })
     }
 
-    fn failed(&self, r#type: i32, message: impl Into<String>) -> Option<ResponseHeader> {
-        let error = Some(pdpb::Error { r#type, message: message.into() });
+    fn failed(&self, r#type: ErrorType, message: impl Into<String>) -> Option<ResponseHeader> {
+        let error = Some(pdpb::Error { r#type: r#type.into(), message: message.into() });
         Some(ResponseHeader { cluster_id: self.control.cluster_id(), error })
     }
 
     fn not_bootstrapped(&self) -> Option<ResponseHeader> {
-        self.failed(error_type::NOT_BOOTSTRAPPED, "no region has been reported yet; try again in a moment")
+        self.failed(ErrorType::NotBootstrapped, "no region has been reported yet; try again in a moment")
     }
 
     fn is_bootstrapped(&self) -> bool {

@@ -43,7 +43,7 @@ impl Pd {
             let mut note = |known: Option<&RegionInfo>| {
                 let Some(known) = known else { return 0 };
                 let id = known.region.id.get();
-                regions.entry(id).or_insert_with(|| shape(known));
+                regions.entry(id).or_insert_with(|| shape(known).into());
                 id
             };
             response.key_id_map = request.keys.iter().map(|key| note(map.region_at(key))).collect();

@@ -3,27 +3,29 @@
 use bytes::Bytes;
 use scheduler::{Epoch, KeyRange, Peer, PeerId, RangeError, Region, RegionId, Role, StoreId};
 
-use super::metapb;
+use super::metapb::{self, PeerRole};
+use super::pdpb;
 
 impl From<&Peer> for metapb::Peer {
     fn from(peer: &Peer) -> Self {
         let role = match peer.role {
-            Role::Voter => 0,
-            Role::Learner => 1,
-            Role::Incoming => 2,
-            Role::Outgoing => 3,
+            Role::Voter => PeerRole::Voter,
+            Role::Learner => PeerRole::Learner,
+            Role::Incoming => PeerRole::IncomingVoter,
+            Role::Outgoing => PeerRole::DemotingVoter,
         };
-        Self { id: peer.id.get(), store_id: peer.store.get(), role }
+        Self { id: peer.id.get(), store_id: peer.store.get(), role: role.into() }
     }
 }
 
 impl From<&metapb::Peer> for Peer {
     fn from(peer: &metapb::Peer) -> Self {
-        let role = match peer.role {
-            1 => Role::Learner,
-            2 => Role::Incoming,
-            3 => Role::Outgoing,
-            _ => Role::Voter,
+        // A role that is not known reads as a voter, as the encoding has it.
+        let role = match peer.role() {
+            PeerRole::Voter => Role::Voter,
+            PeerRole::Learner => Role::Learner,
+            PeerRole::IncomingVoter => Role::Incoming,
+            PeerRole::DemotingVoter => Role::Outgoing,
         };
         Self { id: PeerId(peer.id), store: StoreId(peer.store_id), role }
     }
@@ -53,5 +55,13 @@ impl TryFrom<&metapb::Region> for Region {
             epoch: Epoch::new(epoch.conf_ver, epoch.version),
             peers: region.peers.iter().map(Peer::from).collect(),
         })
+    }
+}
+
+/// The two have the same fields under two names.
+impl From<pdpb::Region> for pdpb::RegionResponse {
+    fn from(known: pdpb::Region) -> Self {
+        let pdpb::Region { region, leader, down_peers, pending_peers } = known;
+        Self { region, leader, down_peers, pending_peers }
     }
 }

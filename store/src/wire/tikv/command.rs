@@ -5,7 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::rt::Mono;
 
-use super::{Core, check, refusal, unserved};
+use super::unserved::Unserved;
+use super::{Core, check, refusal};
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Route, Scan, When};
 use crate::wire::grpc::{Code, Status};
@@ -175,63 +176,43 @@ impl<'a> Session<'a> {
                 self.settled("BatchCommands/GetHealthFeedback", Ok(self.health_feedback(request))),
             ),
             Command::Empty(request) => Answer::Empty(EmptyResponse { test_id: request.test_id }),
-            Command::Get(_) => Answer::Get(unserved::key_refusal(self.unserved("BatchCommands/Get"))),
-            Command::Scan(_) => Answer::Scan(unserved::pair_refusal(self.unserved("BatchCommands/Scan"))),
-            Command::Prewrite(_) => {
-                Answer::Prewrite(unserved::key_refusal(self.unserved("BatchCommands/Prewrite")))
-            }
-            Command::Commit(_) => {
-                Answer::Commit(unserved::key_refusal(self.unserved("BatchCommands/Commit")))
-            }
-            Command::Cleanup(_) => {
-                Answer::Cleanup(unserved::key_refusal(self.unserved("BatchCommands/Cleanup")))
-            }
-            Command::BatchGet(_) => {
-                Answer::BatchGet(unserved::pair_refusal(self.unserved("BatchCommands/BatchGet")))
-            }
-            Command::BatchRollback(_) => {
-                Answer::BatchRollback(unserved::key_refusal(self.unserved("BatchCommands/BatchRollback")))
-            }
-            Command::ScanLock(_) => {
-                Answer::ScanLock(unserved::key_refusal(self.unserved("BatchCommands/ScanLock")))
-            }
-            Command::ResolveLock(_) => {
-                Answer::ResolveLock(unserved::key_refusal(self.unserved("BatchCommands/ResolveLock")))
-            }
-            Command::Gc(_) => Answer::Gc(unserved::key_refusal(self.unserved("BatchCommands/Gc"))),
-            Command::DeleteRange(_) => {
-                Answer::DeleteRange(unserved::text_refusal(self.unserved("BatchCommands/DeleteRange")))
-            }
-            Command::Coprocessor(_) => {
-                Answer::Coprocessor(unserved::coprocessor_refusal(self.unserved("BatchCommands/Coprocessor")))
-            }
+            Command::Get(_) => Answer::Get(self.unserved("BatchCommands/Get")),
+            Command::Scan(_) => Answer::Scan(self.unserved("BatchCommands/Scan")),
+            Command::Prewrite(_) => Answer::Prewrite(self.unserved("BatchCommands/Prewrite")),
+            Command::Commit(_) => Answer::Commit(self.unserved("BatchCommands/Commit")),
+            Command::Cleanup(_) => Answer::Cleanup(self.unserved("BatchCommands/Cleanup")),
+            Command::BatchGet(_) => Answer::BatchGet(self.unserved("BatchCommands/BatchGet")),
+            Command::BatchRollback(_) => Answer::BatchRollback(self.unserved("BatchCommands/BatchRollback")),
+            Command::ScanLock(_) => Answer::ScanLock(self.unserved("BatchCommands/ScanLock")),
+            Command::ResolveLock(_) => Answer::ResolveLock(self.unserved("BatchCommands/ResolveLock")),
+            Command::Gc(_) => Answer::Gc(self.unserved("BatchCommands/Gc")),
+            Command::DeleteRange(_) => Answer::DeleteRange(self.unserved("BatchCommands/DeleteRange")),
+            Command::Coprocessor(_) => Answer::Coprocessor(self.unserved("BatchCommands/Coprocessor")),
             Command::PessimisticLock(_) => {
-                Answer::PessimisticLock(unserved::key_refusal(self.unserved("BatchCommands/PessimisticLock")))
+                Answer::PessimisticLock(self.unserved("BatchCommands/PessimisticLock"))
             }
-            Command::PessimisticRollback(_) => Answer::PessimisticRollback(unserved::key_refusal(
-                self.unserved("BatchCommands/PessimisticRollback"),
-            )),
+            Command::PessimisticRollback(_) => {
+                Answer::PessimisticRollback(self.unserved("BatchCommands/PessimisticRollback"))
+            }
             Command::CheckTxnStatus(_) => {
-                Answer::CheckTxnStatus(unserved::key_refusal(self.unserved("BatchCommands/CheckTxnStatus")))
+                Answer::CheckTxnStatus(self.unserved("BatchCommands/CheckTxnStatus"))
             }
-            Command::TxnHeartBeat(_) => {
-                Answer::TxnHeartBeat(unserved::key_refusal(self.unserved("BatchCommands/TxnHeartBeat")))
+            Command::TxnHeartBeat(_) => Answer::TxnHeartBeat(self.unserved("BatchCommands/TxnHeartBeat")),
+            Command::CheckSecondaryLocks(_) => {
+                Answer::CheckSecondaryLocks(self.unserved("BatchCommands/CheckSecondaryLocks"))
             }
-            Command::CheckSecondaryLocks(_) => Answer::CheckSecondaryLocks(unserved::key_refusal(
-                self.unserved("BatchCommands/CheckSecondaryLocks"),
-            )),
             Command::RawCoprocessor(_) => {
-                Answer::RawCoprocessor(unserved::text_refusal(self.unserved("BatchCommands/RawCoprocessor")))
+                Answer::RawCoprocessor(self.unserved("BatchCommands/RawCoprocessor"))
             }
-            Command::FlashbackToVersion(_) => Answer::FlashbackToVersion(unserved::text_refusal(
-                self.unserved("BatchCommands/FlashbackToVersion"),
-            )),
-            Command::PrepareFlashbackToVersion(_) => Answer::PrepareFlashbackToVersion(
-                unserved::text_refusal(self.unserved("BatchCommands/PrepareFlashbackToVersion")),
-            ),
-            Command::Flush(_) => Answer::Flush(unserved::key_refusal(self.unserved("BatchCommands/Flush"))),
+            Command::FlashbackToVersion(_) => {
+                Answer::FlashbackToVersion(self.unserved("BatchCommands/FlashbackToVersion"))
+            }
+            Command::PrepareFlashbackToVersion(_) => {
+                Answer::PrepareFlashbackToVersion(self.unserved("BatchCommands/PrepareFlashbackToVersion"))
+            }
+            Command::Flush(_) => Answer::Flush(self.unserved("BatchCommands/Flush")),
             Command::BufferBatchGet(_) => {
-                Answer::BufferBatchGet(unserved::key_refusal(self.unserved("BatchCommands/BufferBatchGet")))
+                Answer::BufferBatchGet(self.unserved("BatchCommands/BufferBatchGet"))
             }
         }
     }
@@ -243,10 +224,10 @@ impl<'a> Session<'a> {
         result.unwrap_or_else(A::refused)
     }
 
-    /// The name of a command that is not served, counted.
-    fn unserved(&self, name: &'static str) -> &'static str {
+    /// The answer to a command that is not served, counted.
+    fn unserved<A: Unserved>(&self, name: &'static str) -> A {
         self.core.tally.count(name, Code::Unimplemented);
-        name.rsplit('/').next().unwrap_or(name)
+        A::unserved(name.rsplit('/').next().unwrap_or(name))
     }
 
     pub(super) async fn get(&self, request: RawGetRequest) -> Result<RawGetResponse, Failure> {
