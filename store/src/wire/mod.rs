@@ -7,5 +7,6 @@ pub mod health;
 pub mod pd;
 pub mod peer;
 pub mod proto;
+pub mod reflection;
 pub mod resp;
 pub mod tikv;

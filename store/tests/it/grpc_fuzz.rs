@@ -95,8 +95,8 @@ fn deframe(bytes: &[u8], random: &mut Random) {
         loop {
             match deframer.take() {
                 Ok(Some(message)) => {
-                    assert!(message.len() <= BOUND);
-                    out += message.len() + 5;
+                    assert!(message.bytes.len() <= BOUND);
+                    out += message.bytes.len() + 5;
                 }
                 Ok(None) => break,
                 Err(_) => return,

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,8 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::drain::Listening;
-use super::frame::{Deframer, PREFIX_BYTES};
+use super::frame::PREFIX_BYTES;
+use super::gzip::{self, Encodings, Messages};
 use super::server::State;
 use super::status::{Code, Status};
 use super::{Service, Shape, timeout};
@@ -66,11 +67,18 @@ pub(super) async fn run<S: Service>(
         state.tally.count(Some(method), status.code);
         return refuse(&mut respond, &status);
     }
+    let encodings = match Encodings::of(&head.headers) {
+        Ok(encodings) => encodings,
+        Err(status) => {
+            state.tally.count(Some(method), status.code);
+            return refuse_encoding(&mut respond, &status);
+        }
+    };
     let wanted = head.headers.get("grpc-timeout").and_then(timeout::parse);
     let deadline = wanted.map(|timeout| state.rt.now() + timeout);
     let ended = match shape {
-        Shape::Unary => unary(&state, method, body, deadline, respond).await,
-        Shape::Bidi => bidi(&state, method, body, deadline, respond).await,
+        Shape::Unary => unary(&state, method, (body, encodings), deadline, respond).await,
+        Shape::Bidi => bidi(&state, method, (body, encodings), deadline, respond).await,
     };
     state.tally.count(Some(method), ended);
 }
@@ -106,7 +114,7 @@ fn refuse_http(method: &Method, headers: &HeaderMap) -> Option<Response<()>> {
 async fn unary<S: Service>(
     state: &State<S>,
     method: S::Method,
-    mut body: RecvStream,
+    (mut body, encodings): (RecvStream, Encodings),
     deadline: Option<Mono>,
     mut respond: SendResponse<Bytes>,
 ) -> Code {
@@ -118,7 +126,7 @@ async fn unary<S: Service>(
         &state.rt,
         Some(read_by),
         |_| Poll::Pending,
-        only_message(&mut body, message_bytes_max, &mut intake),
+        only_message(&mut body, Messages::new(message_bytes_max, encodings.requests), &mut intake),
     )
     .await;
     let answer = match asked {
@@ -129,6 +137,9 @@ async fn unary<S: Service>(
         Err(status) => Err(status),
     };
     match answer {
+        Ok(message) if encodings.answers => {
+            reply(&mut respond, gzip::deflate(&state.rt, message).await, memory).await
+        }
         Ok(message) => reply(&mut respond, message, memory).await,
         Err(status) => {
             refuse(&mut respond, &status);
@@ -170,14 +181,13 @@ async fn within<T>(
 /// The one message of a unary request.
 async fn only_message(
     body: &mut RecvStream,
-    message_bytes_max: usize,
+    mut messages: Messages,
     intake: &mut Intake,
 ) -> Result<Bytes, Status> {
-    let mut deframer = Deframer::new(message_bytes_max);
     let mut message = None;
     while let Some(piece) = poll_fn(|cx| body.poll_data(cx)).await {
-        let bytes = take_piece(piece, &mut deframer, intake)?;
-        while let Some(next) = deframer.take()? {
+        let bytes = take_piece(piece, &mut messages, intake)?;
+        while let Some(next) = poll_fn(|cx| messages.poll_take(cx, intake)).await? {
             if message.replace(next).is_some() {
                 return Err(Status::new(Code::Internal, "a unary call carries one message, not more"));
             }
@@ -188,7 +198,7 @@ async fn only_message(
         let_send_on(body, bytes)?;
     }
     match message {
-        Some(message) if deframer.waiting() == 0 => Ok(message),
+        Some(message) if messages.waiting() == 0 => Ok(message),
         _ => Err(Status::new(Code::Internal, "the request ended before its message was complete")),
     }
 }
@@ -196,13 +206,13 @@ async fn only_message(
 /// Keeps a piece; how many bytes it has, which the caller may not send again yet.
 fn take_piece(
     piece: Result<Bytes, h2::Error>,
-    deframer: &mut Deframer,
+    messages: &mut Messages,
     intake: &mut Intake,
 ) -> Result<usize, Status> {
     let piece = piece.map_err(|error| Status::new(Code::Cancelled, error.to_string()))?;
     let bytes = piece.len();
     intake.keep(intake.bytes() + bytes);
-    deframer.push(piece);
+    messages.push(piece);
     Ok(bytes)
 }
 
@@ -214,7 +224,11 @@ fn let_send_on(body: &mut RecvStream, bytes: usize) -> Result<(), Status> {
 
 /// Answers with a message. Where the caller has gone meanwhile, the answer is simply lost.
 async fn reply(respond: &mut SendResponse<Bytes>, message: Bytes, memory: &Memory) -> Code {
-    let Ok(mut stream) = respond.send_response(grpc_head(), false) else { return Code::Cancelled };
+    let mut head = grpc_head();
+    if message.first() == Some(&1) {
+        head.headers_mut().insert(gzip::ENCODING, gzip::GZIP);
+    }
+    let Ok(mut stream) = respond.send_response(head, false) else { return Code::Cancelled };
     let sent = if message.len() <= WHOLE_ANSWER_BYTES_MAX {
         stream.send_data(message, false)
     } else {
@@ -238,6 +252,14 @@ fn charged(output: &Pool, message: Bytes) -> Bytes {
 fn refuse(respond: &mut SendResponse<Bytes>, status: &Status) {
     let mut response = grpc_head();
     put_status(response.headers_mut(), status);
+    let _ = respond.send_response(response, true);
+}
+
+/// As [`refuse`], and says what may be sent instead.
+fn refuse_encoding(respond: &mut SendResponse<Bytes>, status: &Status) {
+    let mut response = grpc_head();
+    put_status(response.headers_mut(), status);
+    response.headers_mut().insert(gzip::ACCEPTED, gzip::SERVED);
     let _ = respond.send_response(response, true);
 }
 
@@ -281,11 +303,16 @@ async fn send_paced(stream: &RefCell<SendStream<Bytes>>, mut bytes: Bytes) -> Re
 async fn bidi<S: Service>(
     state: &State<S>,
     method: S::Method,
-    body: RecvStream,
+    (body, encodings): (RecvStream, Encodings),
     deadline: Option<Mono>,
     mut respond: SendResponse<Bytes>,
 ) -> Code {
-    let Ok(stream) = respond.send_response(grpc_head(), false) else { return Code::Cancelled };
+    let mut head = grpc_head();
+    if encodings.answers {
+        // Each message says for itself whether it is compressed.
+        head.headers_mut().insert(gzip::ENCODING, gzip::GZIP);
+    }
+    let Ok(stream) = respond.send_response(head, false) else { return Code::Cancelled };
     let stream = Rc::new(RefCell::new(stream));
     let message_bytes_max =
         state.service.message_bytes_max(method).unwrap_or(state.options.message_bytes_max);
@@ -294,12 +321,14 @@ async fn bidi<S: Service>(
     let message_bytes_max = message_bytes_max.min(share);
     let mut inbox = Inbox {
         body,
-        deframer: Deframer::new(message_bytes_max),
+        messages: Messages::new(message_bytes_max, encodings.requests),
         intake: Intake::new(&state.options.memory.input),
         unreleased: 0,
         drain: Some(state.drain.listen()),
     };
-    let mut outbox = Outbox { stream: stream.clone(), output: state.options.memory.output.clone() };
+    let output = state.options.memory.output.clone();
+    let compresses = encodings.answers.then(|| state.rt.clone());
+    let mut outbox = Outbox { stream: stream.clone(), output, compresses };
     let gone = |cx: &mut Context<'_>| stream.borrow_mut().poll_reset(cx).map(drop);
     let outcome =
         within(&state.rt, deadline, gone, state.service.bidi(method, &mut inbox, &mut outbox)).await;
@@ -322,7 +351,7 @@ pub struct Message {
 #[derive(Debug)]
 pub struct Inbox {
     body: RecvStream,
-    deframer: Deframer,
+    messages: Messages,
     intake: Intake,
     /// Bytes that are kept, and that the caller may send again once there is room.
     unreleased: usize,
@@ -331,9 +360,9 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn of_client(body: RecvStream, message_bytes_max: usize, memory: &Memory) -> Self {
-        let (deframer, intake) = (Deframer::new(message_bytes_max), Intake::new(&memory.input));
-        Self { body, deframer, intake, unreleased: 0, drain: None }
+    pub(super) fn of_client(body: RecvStream, messages: Messages, memory: &Memory) -> Self {
+        let intake = Intake::new(&memory.input);
+        Self { body, messages, intake, unreleased: 0, drain: None }
     }
 
     /// The next message; `None` when the caller has ended its side or the server drains.
@@ -344,7 +373,7 @@ impl Inbox {
     /// As [`Inbox::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, Status>> {
         loop {
-            if let Some(bytes) = self.deframer.take()? {
+            if let Some(bytes) = ready!(self.messages.poll_take(cx, &mut self.intake))? {
                 let charge = self.intake.hand_on(bytes.len() + PREFIX_BYTES);
                 return Poll::Ready(Ok(Some(Message { bytes, charge })));
             }
@@ -359,9 +388,9 @@ impl Inbox {
             }
             match self.body.poll_data(cx) {
                 Poll::Ready(Some(piece)) => {
-                    self.unreleased = take_piece(piece, &mut self.deframer, &mut self.intake)?;
+                    self.unreleased = take_piece(piece, &mut self.messages, &mut self.intake)?;
                 }
-                Poll::Ready(None) if self.deframer.waiting() == 0 => return Poll::Ready(Ok(None)),
+                Poll::Ready(None) if self.messages.waiting() == 0 => return Poll::Ready(Ok(None)),
                 Poll::Ready(None) => {
                     let message = "the stream ended within a message";
                     return Poll::Ready(Err(Status::new(Code::Internal, message)));
@@ -387,11 +416,13 @@ pub struct Outbox {
     /// Shared with whoever watches whether the caller is still there; borrowed between awaits only.
     stream: Rc<RefCell<SendStream<Bytes>>>,
     output: Pool,
+    /// Set where the caller accepts compressed messages.
+    compresses: Option<Rt>,
 }
 
 impl Outbox {
     pub(super) fn of_client(stream: SendStream<Bytes>, memory: &Memory) -> Self {
-        Self { stream: Rc::new(RefCell::new(stream)), output: memory.output.clone() }
+        Self { stream: Rc::new(RefCell::new(stream)), output: memory.output.clone(), compresses: None }
     }
 
     /// Sends a framed message once the caller has room for it.
@@ -399,6 +430,10 @@ impl Outbox {
     /// # Errors
     /// The caller has gone.
     pub async fn send(&mut self, framed: Bytes) -> Result<(), Status> {
+        let framed = match &self.compresses {
+            Some(rt) => gzip::deflate(rt, framed).await,
+            None => framed,
+        };
         let framed = charged(&self.output, framed);
         let sent = send_paced(&self.stream, framed).await;
         sent.map_err(|error| Status::new(Code::Cancelled, error.to_string()))

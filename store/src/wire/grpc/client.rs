@@ -14,6 +14,7 @@ use http::{HeaderMap, Request};
 
 use super::call::{Inbox, Outbox};
 use super::frame::frame;
+use super::gzip::{self, Messages};
 use super::io::wrap;
 use super::status::{Code, Status};
 use crate::memory::Memory;
@@ -102,6 +103,16 @@ impl Client {
         A::decode(answer).map_err(|error| Status::new(Code::Internal, error.to_string()))
     }
 
+    /// As [`Client::unary_raw`], with headers of the caller's own.
+    pub async fn unary_raw_with(
+        &self,
+        path: &str,
+        body: Bytes,
+        metadata: &[(&str, &str)],
+    ) -> Result<Bytes, Status> {
+        Self::only_answer(self.begin(path, None, metadata, Some(body)).await?).await
+    }
+
     async fn only_answer(mut call: Call) -> Result<Bytes, Status> {
         let answer = call.inbox.next().await?;
         if answer.is_some() && call.inbox.next().await?.is_some() {
@@ -161,7 +172,8 @@ impl Client {
         if head.status != http::StatusCode::OK {
             return Err(Status::new(Code::Unknown, format!("HTTP status {}", head.status)));
         }
-        let inbox = Inbox::of_client(body, MESSAGE_BYTES_MAX, &self.memory);
+        let inflates = head.headers.get(gzip::ENCODING) == Some(&gzip::GZIP);
+        let inbox = Inbox::of_client(body, Messages::new(MESSAGE_BYTES_MAX, inflates), &self.memory);
         Ok(Call { inbox, outbox })
     }
 }

@@ -17,6 +17,15 @@ use super::status::{Code, Status};
 /// Bytes before each message.
 pub const PREFIX_BYTES: usize = 5;
 
+/// A message as it arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Whether it says that it is compressed.
+    pub compressed: bool,
+    /// The message without its prefix.
+    pub bytes: Bytes,
+}
+
 /// Takes messages out of a body that arrives in pieces of any size.
 #[derive(Debug)]
 pub struct Deframer {
@@ -63,13 +72,13 @@ impl Deframer {
     /// The next message that is there in full.
     ///
     /// # Errors
-    /// A message that is too long, or compressed: this server announces no compression.
-    pub fn take(&mut self) -> Result<Option<Bytes>, Status> {
-        let Some(length) = self.length()? else { return Ok(None) };
+    /// A message that is too long, or whose flag means nothing.
+    pub fn take(&mut self) -> Result<Option<Frame>, Status> {
+        let Some((compressed, length)) = self.head()? else { return Ok(None) };
         if self.waiting() < PREFIX_BYTES + length {
             return Ok(None);
         }
-        let message = match &mut self.arrived {
+        let bytes = match &mut self.arrived {
             Arrived::Whole(bytes) => {
                 bytes.advance(PREFIX_BYTES);
                 bytes.split_to(length)
@@ -84,18 +93,18 @@ impl Deframer {
         {
             self.arrived = Arrived::Whole(Bytes::new());
         }
-        Ok(Some(message))
+        Ok(Some(Frame { compressed, bytes }))
     }
 
-    fn length(&self) -> Result<Option<usize>, Status> {
+    fn head(&self) -> Result<Option<(bool, usize)>, Status> {
         let head = match &self.arrived {
             Arrived::Whole(bytes) => bytes.get(..PREFIX_BYTES),
             Arrived::Joined(joined) => joined.get(..PREFIX_BYTES),
         };
         let Some(&[flag, a, b, c, d]) = head else { return Ok(None) };
-        if flag != 0 {
-            let message = "compressed messages are not served; send grpc-encoding identity";
-            return Err(Status::new(if flag == 1 { Code::Unimplemented } else { Code::Internal }, message));
+        if flag > 1 {
+            let message = format!("a message begins with flag {flag}; 0 and 1 are known");
+            return Err(Status::new(Code::Internal, message));
         }
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if length > self.message_bytes_max {
@@ -104,7 +113,7 @@ impl Deframer {
                 format!("a message of {length} bytes is over the bound of {max}; send less at once");
             return Err(Status::new(Code::ResourceExhausted, message));
         }
-        Ok(Some(length))
+        Ok(Some((flag == 1, length)))
     }
 }
 
@@ -210,7 +219,8 @@ mod tests {
             for piece in body.chunks(step) {
                 deframer.push(Bytes::copy_from_slice(piece));
                 while let Some(message) = deframer.take().unwrap() {
-                    found.push(message.to_vec());
+                    assert!(!message.compressed);
+                    found.push(message.bytes.to_vec());
                 }
             }
             assert_eq!(found, messages, "cut every {step} bytes");
@@ -225,7 +235,7 @@ mod tests {
         assert_eq!(deframer.take().unwrap_err().code, Code::ResourceExhausted);
         let mut deframer = Deframer::new(1024);
         deframer.push(Bytes::from_static(&[1, 0, 0, 0, 0]));
-        assert_eq!(deframer.take().unwrap_err().code, Code::Unimplemented);
+        assert_eq!(deframer.take(), Ok(Some(Frame { compressed: true, bytes: Bytes::new() })));
         let mut deframer = Deframer::new(1024);
         deframer.push(Bytes::from_static(&[9, 0, 0, 0, 0]));
         assert_eq!(deframer.take().unwrap_err().code, Code::Internal);
@@ -260,6 +270,6 @@ mod tests {
         let at = piece.as_ptr() as usize + PREFIX_BYTES;
         let mut deframer = Deframer::new(1024);
         deframer.push(piece);
-        assert_eq!(deframer.take().unwrap().unwrap().as_ptr() as usize, at);
+        assert_eq!(deframer.take().unwrap().unwrap().bytes.as_ptr() as usize, at);
     }
 }

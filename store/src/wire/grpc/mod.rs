@@ -6,7 +6,7 @@
 //! * [`server`] accepts connections, counts them, drains them; `connection` drives one: HTTP/2, keepalive, one write per turn.
 //! * `call` runs one call: bounds, deadline, answer. [`Inbox`] and [`Outbox`] are the two directions of a stream. [`tally`] counts the
 //!   calls that run and how they ended.
-//! * [`mod@frame`] cuts messages out of bodies. What unfinished requests and unsent answers hold is charged to the core, and a
+//! * [`mod@frame`] cuts messages out of bodies, `gzip` inflates those that are compressed and compresses large answers. What unfinished requests and unsent answers hold is charged to the core, and a
 //!   caller is not let to send on while there is no room for it ([`crate::memory`]).
 //! * [`client`] is the other side, for tools and tests.
 //!
@@ -14,13 +14,14 @@
 //! window, not in memory without bound; a broken connection harms no other; a call ends with its stream, and so does what it
 //! started; a connection has its share of the core, whatever it sends.
 //!
-//! Not done here, on purpose: compression (it is refused by name), reflection, client streaming alone, TLS (it belongs below, on the stream).
+//! Not done here, on purpose: compression other than gzip, client streaming alone, TLS (it belongs below, on the stream).
 
 mod call;
 pub mod client;
 mod connection;
 mod drain;
 pub mod frame;
+mod gzip;
 mod io;
 pub mod server;
 pub mod status;

@@ -21,9 +21,13 @@ use super::grpc::{self, Code, Inbox, Outbox, Service, Shape, Status};
 use super::health::{self, Health};
 use super::proto::metapb;
 use super::proto::pdpb::{self, ErrorType, RequestHeader, ResponseHeader};
+use super::reflection;
 use crate::control::{Control, Denied};
 
 const SERVICE: &str = "pdpb.PD";
+/// What reflection lists: the service, and what clients ask of the store below it.
+const SERVICES: [&str; 4] =
+    [SERVICE, "etcdserverpb.Cluster", "etcdserverpb.KV", "meta_storagepb.MetaStorage"];
 
 /// The service, on the scheduler shard's core.
 #[derive(Clone, Debug)]
@@ -59,6 +63,7 @@ pub enum Method {
     UpdateGcSafePoint,
     HealthCheck,
     HealthWatch,
+    Reflection,
     MetaStorageGet,
     MemberList,
     Range,
@@ -126,12 +131,17 @@ impl Service for Pd {
             "/pdpb.PD/UpdateGCSafePoint" => Method::UpdateGcSafePoint,
             health::CHECK => Method::HealthCheck,
             health::WATCH => return Some((Method::HealthWatch, Shape::Bidi)),
+            reflection::V1 | reflection::V1_ALPHA => return Some((Method::Reflection, Shape::Bidi)),
             "/meta_storagepb.MetaStorage/Get" => Method::MetaStorageGet,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
             "/etcdserverpb.KV/Range" => Method::Range,
             _ => return None,
         };
         Some((method, Shape::Unary))
+    }
+
+    fn message_bytes_max(&self, method: Method) -> Option<usize> {
+        (method == Method::Reflection).then_some(reflection::MESSAGE_BYTES_MAX)
     }
 
     async fn unary(&self, method: Method, message: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
@@ -157,9 +167,11 @@ impl Service for Pd {
             Method::MetaStorageGet => grpc::answer(&self.meta_storage_get()),
             Method::MemberList => grpc::answer(&self.member_list()),
             Method::Range => grpc::answer(&self.range()),
-            Method::Tso | Method::QueryRegion | Method::RegionHeartbeat | Method::HealthWatch => {
-                Err(Status::new(Code::Internal, "this method is a stream"))
-            }
+            Method::Tso
+            | Method::QueryRegion
+            | Method::RegionHeartbeat
+            | Method::HealthWatch
+            | Method::Reflection => Err(Status::new(Code::Internal, "this method is a stream")),
         }
     }
 
@@ -168,6 +180,7 @@ impl Service for Pd {
             Method::Tso => self.tso(inbox, outbox).await,
             Method::QueryRegion => self.query_regions(inbox, outbox).await,
             Method::HealthWatch => self.health.watch(inbox, outbox, &[SERVICE]).await,
+            Method::Reflection => reflection::serve(inbox, outbox, &SERVICES).await,
             Method::RegionHeartbeat => {
                 // A caller whose first message is not read may miss the status that ends the stream.
                 inbox.next().await?;

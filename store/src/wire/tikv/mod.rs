@@ -27,6 +27,7 @@ use self::command::{Failure, Refusable, Session, settle_alone};
 use super::grpc::{self, Inbox, Outbox, Service, Shape, Status};
 use super::health::{self, Health};
 use super::proto::health::HealthCheckRequest;
+use super::reflection;
 use crate::gateway::Gateway;
 
 const SERVICE: &str = "tikvpb.Tikv";
@@ -92,6 +93,8 @@ pub enum Method {
     HealthCheck,
     /// Asks for that and for every change.
     HealthWatch,
+    /// Asks what the port serves.
+    Reflection,
 }
 
 impl Service for Tikv {
@@ -114,13 +117,18 @@ impl Service for Tikv {
             "/tikvpb.Tikv/BatchCommands" => return Some((Method::BatchCommands, Shape::Bidi)),
             health::CHECK => Method::HealthCheck,
             health::WATCH => return Some((Method::HealthWatch, Shape::Bidi)),
+            reflection::V1 | reflection::V1_ALPHA => return Some((Method::Reflection, Shape::Bidi)),
             _ => return None,
         };
         Some((method, Shape::Unary))
     }
 
     fn message_bytes_max(&self, method: Method) -> Option<usize> {
-        (method == Method::BatchCommands).then_some(batch::MESSAGE_BYTES_MAX)
+        match method {
+            Method::BatchCommands => Some(batch::MESSAGE_BYTES_MAX),
+            Method::Reflection => Some(reflection::MESSAGE_BYTES_MAX),
+            _ => None,
+        }
     }
 
     fn ended(&self) -> Vec<grpc::Ended> {
@@ -154,7 +162,7 @@ impl Service for Tikv {
                 let request = decode::<HealthCheckRequest>(message)?;
                 grpc::answer(&self.health.check(&request, &[SERVICE]))
             }
-            Method::BatchCommands | Method::HealthWatch => {
+            Method::BatchCommands | Method::HealthWatch | Method::Reflection => {
                 Err(Status::new(grpc::Code::Internal, "this method is a stream"))
             }
         }
@@ -164,6 +172,7 @@ impl Service for Tikv {
         match method {
             Method::BatchCommands => batch::serve(&self.core, inbox, outbox).await,
             Method::HealthWatch => self.health.watch(inbox, outbox, &[SERVICE]).await,
+            Method::Reflection => reflection::serve(inbox, outbox, &[SERVICE]).await,
             _ => Err(Status::new(grpc::Code::Internal, "this method is not a stream")),
         }
     }
