@@ -119,3 +119,29 @@ fn join(handles: Vec<CoreHandle<()>>) {
 fn now() -> Instant {
     Instant::now()
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::rt::chan;
+
+    use super::*;
+
+    const NO_TIME: Order = Order::Close(Duration::ZERO);
+
+    #[test]
+    fn a_core_that_does_not_carry_out_an_order_is_left_behind() {
+        let ((sender, _taken), (words_out, words)) = (chan::queue(ORDERS_MAX), mpsc::channel());
+        assert!(!carry_out(std::slice::from_ref(&sender), &words, 1, NO_TIME), "it has said nothing");
+        // It was late with the order before.
+        words_out.send(Word::Done(Order::Finish(Duration::ZERO))).unwrap();
+        assert!(!carry_out(&[sender], &words, 1, NO_TIME), "it has said nothing of this order");
+    }
+
+    #[test]
+    fn an_order_is_carried_out_when_every_core_has_done_so_or_is_gone() {
+        let ((here, _taken), (gone, _)) = (chan::queue(ORDERS_MAX), chan::queue(ORDERS_MAX));
+        let (words_out, words) = mpsc::channel();
+        words_out.send(Word::Done(Order::Close(Duration::from_secs(7)))).unwrap();
+        assert!(carry_out(&[here, gone], &words, 2, NO_TIME));
+    }
+}

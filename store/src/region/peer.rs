@@ -111,6 +111,11 @@ impl<A> Peer<A> {
         self.raft.has_applied_in_term()
     }
 
+    /// Whether our peer leads and has committed an entry of its term which its state does not contain yet.
+    pub fn is_catching_up(&self) -> bool {
+        self.raft.has_committed_in_term() && !self.raft.has_applied_in_term()
+    }
+
     /// Whether a read may be served from the applied state `now`: the peer is current, nobody else can lead, and everything that
     /// the read must see has been applied.
     ///
@@ -223,4 +228,73 @@ pub fn membership(region: &scheduler::Region) -> Membership {
         region.peers.iter().filter(move |peer| peer.votes() == wanted).map(|peer| NodeId(peer.id.0))
     };
     Membership::with_learners(ids(true), ids(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use raft::{Apply, Ready};
+    use scheduler::{Epoch, KeyRange, Region, RegionId, StoreId};
+
+    use super::*;
+    use crate::region::command::Cf;
+
+    const ENTRY_BYTES_MAX: usize = 16 << 20;
+
+    /// A sole voter that leads.
+    fn leader() -> Peer<u32> {
+        let config = raft::Config { entry_bytes_max: ENTRY_BYTES_MAX as u64, ..raft::Config::default() };
+        let me = PeerId(3);
+        let region = Region {
+            id: RegionId(7),
+            range: KeyRange::new("", "").unwrap(),
+            epoch: Epoch::FIRST,
+            peers: vec![Member::voter(me, StoreId(1))],
+        };
+        let start = Start::bootstrap(LogId::new(5, 5), membership(&region));
+        let record = RegionRecord { region, me, tombstone: false };
+        let mut peer = Peer::new(record, Arc::new(config), start, 1, Time(0)).unwrap();
+        peer.raft.campaign(Time(0)).unwrap();
+        while peer.raft.has_ready() {
+            let Ready { write, apply, .. } = peer.raft.ready();
+            if let Some(write) = write {
+                peer.raft.written(write.durable().0);
+            }
+            if let Some(Apply::Entries(entries)) = apply {
+                peer.raft.applied(entries.last().unwrap().index);
+            }
+        }
+        assert!(peer.is_current());
+        peer
+    }
+
+    fn put(value: &[u8]) -> Write<'_> {
+        Write::Put { cf: Cf::Default, key: b"k", value }
+    }
+
+    /// What is large enough to fill a command alone is not put to what has gathered already, or the group would refuse both.
+    #[test]
+    fn a_command_never_grows_beyond_what_the_group_takes() {
+        let (few, most, rest) = (vec![0; 400 << 10], vec![0; 8 << 20], vec![0; (79 << 20) / 10]);
+        let mut peer = leader();
+        peer.gather(&[put(&few)], 1).unwrap();
+        assert!(few.len() < COMMAND_BYTES_MAX, "the first command is still open");
+        peer.gather(&[put(&most), put(&rest)], 2).unwrap();
+        peer.gather(&[put(&few)], 3).unwrap();
+        let sizes: Vec<usize> = peer.gathering.iter().map(|next| next.writes.encode().len()).collect();
+        assert!(sizes.iter().all(|bytes| *bytes <= ENTRY_BYTES_MAX), "{sizes:?}");
+        assert_eq!(peer.propose_gathered().len(), 0, "commands of {sizes:?} bytes are refused");
+        let answers: Vec<&[u32]> = peer.waiting.iter().map(|waiting| &waiting.answers[..]).collect();
+        assert_eq!(answers, [[1], [2], [3]]);
+    }
+
+    /// The bound is exact: the largest write that is let in is one that the group takes.
+    #[test]
+    fn what_is_let_in_alone_is_taken_and_one_byte_more_is_not() {
+        let mut peer = leader();
+        let fits = vec![0; ENTRY_BYTES_MAX - encoded_bytes(1, 1)];
+        peer.gather(&[put(&fits)], 1).unwrap();
+        assert_eq!(peer.propose_gathered().len(), 0);
+        let (answer, refused) = peer.gather(&[put(&[fits, vec![0]].concat())], 2).unwrap_err();
+        assert_eq!((answer, refused.bytes, refused.bytes_max), (2, ENTRY_BYTES_MAX + 1, ENTRY_BYTES_MAX));
+    }
 }

@@ -1,7 +1,7 @@
 //! The links between the cores of a node: operations that arrived on a core that does not own their key, and the answers.
 //!
-//! Letters to one core gather while the tasks of a pass run and leave as one message, because waking a core costs more than
-//! most operations. Each target has its own sending task, so a full queue to one core delays nobody else, and receiving never
+//! Messages to one core gather while the tasks of an executor pass run and leave as one batch, because waking a core costs more
+//! than most operations. Each target has its own sending task, so a full queue to one core delays no other, and receiving never
 //! waits for sending.
 //!
 //! Invariant: whatever was asked of another core is answered, with [`Refusal::Unknown`] at the latest when that core says that it
@@ -18,13 +18,13 @@ use engine::rt::local::{Answer, Bell};
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome, Route};
 
-/// Messages that may wait on the way to one core; each carries what one pass gathered.
+/// Batches that may wait on the way to one core; each carries what one pass gathered.
 const MESSAGES_MAX: usize = 4096;
 
-/// One piece of work or one answer between two cores.
+/// A message between two cores: a request or its answer.
 #[derive(Debug)]
 pub enum Letter {
-    /// Please execute.
+    /// Asks a core to execute an operation.
     Request {
         /// The core that wants the answer.
         from: usize,
@@ -37,14 +37,14 @@ pub enum Letter {
         /// What to do.
         op: Op,
     },
-    /// Here is what you asked for.
+    /// Answers a request.
     Answer {
         /// The asking core's number for the request.
         id: u64,
         /// What came of it.
         outcome: Outcome,
     },
-    /// I end: what I have not answered I never will.
+    /// The sender ends: what it has not answered it never will.
     Closed {
         /// The core that ends.
         from: usize,
@@ -146,7 +146,7 @@ impl Links {
         }
     }
 
-    /// `core` has ended: nobody knows what became of that which it was asked and has not answered.
+    /// `core` has ended: what became of the requests that it has not answered is unknown.
     pub fn closed(&self, core: usize) {
         self.targets[core].closed.set(true);
         let unanswered: Vec<_> = self.asked.borrow_mut().extract_if(|_, (asked, _)| *asked == core).collect();
@@ -186,6 +186,7 @@ mod tests {
     use engine::rt::sim;
 
     use super::*;
+    use crate::request::Out;
     use crate::shard::reply::Reply;
 
     fn get() -> Op {
@@ -232,6 +233,29 @@ mod tests {
                 matches!(ask().await, Some(Err(Refusal::Stopped(_)))),
                 "nothing is asked of a core that has ended"
             );
+        });
+    }
+
+    #[test]
+    fn a_core_that_ends_sends_the_answers_that_it_has_first() {
+        sim::run(83, |rt| async move {
+            let mut ends = connect(2);
+            let (there, here) = (ends.remove(1), ends.remove(0));
+            let (asking, owning) = (Links::start(&rt, 0, here.to), Links::start(&rt, 1, there.to));
+            let (answer, pending) = oneshot();
+            asking.forward(1, 0, None, get(), answer);
+            let id = asked(&there.inbox).await;
+            // Both in one pass, so nothing has left in between.
+            Reply::remote(0, id, owning.clone()).send(Ok(Out::Value(None)));
+            owning.close();
+            match here.inbox.recv().await.as_deref() {
+                Some([Letter::Answer { id, outcome }, Letter::Closed { from: 1 }]) => {
+                    asking.arrived(*id, outcome.clone());
+                    asking.closed(1);
+                }
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(pending.await, Some(Ok(Out::Value(None))));
         });
     }
 

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use store::config::{Config, Limits, Machine};
@@ -101,9 +102,12 @@ fn a_damaged_store_is_fenced_and_the_others_serve() {
     // The other core is asked for its numbers, too.
     let mut others: Vec<_> = (0..16).map(|_| Client::connect(node.addresses().resp)).collect();
     others.iter_mut().for_each(|other| assert_eq!(other.ask("PING"), "+PONG"));
-    while !client.bulk("INFO clients").contains("connected_clients:17\r\n") {
+    // The other core's number comes once a second, and a round takes well above ten microseconds.
+    let counted = (0..500_000).any(|_| {
         std::thread::yield_now();
-    }
+        client.bulk("INFO clients").contains("connected_clients:17\r\n")
+    });
+    assert!(counted, "{}", client.bulk("INFO clients"));
     drop(others);
     drop(client);
     node.drain(LONG);
@@ -178,6 +182,7 @@ fn a_drain_under_load_ends_and_every_request_that_was_read_is_answered() {
         })
         .collect();
     while answered.load(Ordering::Relaxed) < 2000 {
+        assert!(!clients.iter().any(JoinHandle::is_finished), "a client has ended early");
         std::thread::yield_now();
     }
     node.drain(LONG);
