@@ -1,7 +1,7 @@
 //! From one core to the stores of the whole node.
 //!
 //! A request with a route belongs to the store whose port it came to; that store's guard answers for it. A request without
-//! one is sent to whichever store owns the key: in place if it lives on this core, by one letter otherwise. What spans
+//! one is sent to whichever store owns the key: in place if it lives on this core, by one message otherwise. What spans
 //! regions is taken apart here and put together again; it is atomic per region only.
 
 use std::cell::{Cell, RefCell};
@@ -24,7 +24,7 @@ use crate::shard::links::{Letter, Links};
 use crate::shard::reply::Reply;
 use crate::shard::routes::{Place, Routes};
 
-/// Letters handled before other tasks of the core get a turn.
+/// Batches of messages handled before other tasks of the core get a turn.
 const LETTERS_MAX: usize = 64;
 
 /// Pairs asked of one region at a time when a scan spans several.
@@ -41,7 +41,7 @@ pub struct Dispatch {
     routes: RefCell<Routes>,
     links: Rc<Links>,
     memory: Memory,
-    /// Where operations went since somebody asked.
+    /// Where operations went since this was last asked.
     went: Cell<Went>,
 }
 

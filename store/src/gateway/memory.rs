@@ -37,17 +37,32 @@ impl Writes {
             Out::Swapped { swapped, .. } => *swapped,
             Out::Existed(existed) => *existed,
             Out::Value(value) => value.is_some(),
-            _ => true,
+            Out::Done
+            | Out::Values(_)
+            | Out::Lengths(_)
+            | Out::Length(_)
+            | Out::Integer(_)
+            | Out::Pairs(_)
+            | Out::Atomic(_)
+            | Out::Seen(_) => true,
         };
         let keys: Vec<&Bytes> = match op {
-            Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } if wrote => vec![key],
+            Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => match wrote {
+                true => vec![key],
+                false => return,
+            },
             Op::BatchPut { pairs } => pairs.iter().map(|(key, _)| key).collect(),
             Op::BatchDelete { keys } => keys.iter().collect(),
             Op::DeleteRange { .. } => {
                 self.last_range = self.so_far;
                 return;
             }
-            _ => return,
+            Op::Get { .. }
+            | Op::BatchGet { .. }
+            | Op::Lengths { .. }
+            | Op::Scan(_)
+            | Op::Atomic(_)
+            | Op::Watch { .. } => return,
         };
         self.last.extend(keys.into_iter().map(|key| (key.clone(), self.so_far)));
     }

@@ -1,4 +1,4 @@
-//! The one door from the wire to the data.
+//! The only way from the wire to the data.
 //!
 //! A protocol hands an [`Op`] to its core's [`Gateway`] and gets a [`Submitted`] that resolves to the answer. The operation
 //! starts when it is submitted, not when the answer is awaited, so operations submitted in order on one key take effect in
@@ -24,7 +24,7 @@ use crate::request::{Op, Out, Outcome, Route};
 /// Smaller values that need no wait are not charged one by one, bytes.
 const CHARGED_BYTES_MIN: usize = 1 << 10;
 
-/// An operation under way.
+/// An operation in flight, as a future of its answer.
 #[derive(Debug)]
 pub struct Submitted(Progress);
 

@@ -1,6 +1,6 @@
 //! Transactions: many reads and writes of one region as one step.
 //!
-//! All values are known before the first step runs: from the writes under way, from memory or from disk. The steps run against
+//! All values are known before the first step runs: from the writes in flight, from memory or from disk. The steps run against
 //! those values, and what they come to is gathered as one command, so it reaches the log as one entry and is applied whole or
 //! not at all. A step that refuses (an addition to a text) fails alone, as it does in Redis; whatever else is in the way
 //! refuses the transaction whole, and nothing takes effect.
@@ -55,7 +55,7 @@ struct Value {
 }
 
 impl Shard {
-    /// Says which of the keys' writes have been seen, once those that are under way are applied.
+    /// Says which of the keys' writes have been seen, once those that are in flight are applied.
     pub(super) fn watch(&self, route: Option<Route>, keys: Vec<Bytes>, reply: Reply) {
         let inner = &*self.inner;
         let mut state = inner.state.borrow_mut();
@@ -235,7 +235,7 @@ impl Inner {
         }
     }
 
-    /// Answers at once if nothing is under way for the keys, else together with what is.
+    /// Answers at once if nothing is in flight for the keys, else together with what is.
     fn answer_behind_all(&self, route: Option<&Route>, keys: &[Bytes], reply: Reply, out: Out) {
         let busy = {
             let state = self.state.borrow();

@@ -52,7 +52,7 @@ pub struct StoreCounters {
     pub reads: Counter,
     /// Range reads.
     pub scans: Counter,
-    /// Reads stopped because nobody waited for them any more.
+    /// Reads stopped because their client had gone.
     pub reads_abandoned: Counter,
     /// Operations refused.
     pub refused: Refusals,
@@ -113,7 +113,7 @@ pub struct StoreSnapshot {
     pub tree: TreeStats,
     /// Regions on the store.
     pub regions: u64,
-    /// Bytes of writes under way.
+    /// Bytes of writes in flight.
     pub inflight_bytes: u64,
 }
 

@@ -3,9 +3,9 @@
 //! An operation on one key waits in the queue of that key. One on many keys cannot: while it waited in one queue, later
 //! writes of its other keys would overtake it. So it closes the gate of the store, and every write that comes later queues
 //! behind it, in order, until none of its keys is loading. Behind a closed gate nothing begins to load, so the wait is that
-//! for the reads already under way.
+//! for the reads already in flight.
 //!
-//! Invariants: the first operation behind the gate is one on many keys that has to wait, or somebody is about to begin it;
+//! Invariants: the first operation behind the gate is one on many keys that has to wait, or a task is about to begin it;
 //! whatever waits in the queue of a key came before everything behind the gate; the end of every load looks at the gate again;
 //! `waiting_bytes` are those of all that waits here, and count against what the store takes in.
 
@@ -138,13 +138,15 @@ fn wait(state: &State, op: &Op) -> Wait {
     let loading = |key: &Bytes| state.inflight.is_loading(key);
     let many = |waits| if waits { Wait::Keys } else { Wait::Nothing };
     match op {
-        Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } if loading(key) => {
-            Wait::Key(key.clone())
-        }
+        Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => match loading(key) {
+            true => Wait::Key(key.clone()),
+            false => Wait::Nothing,
+        },
         Op::BatchPut { pairs } => many(pairs.iter().any(|(key, _)| loading(key))),
         Op::BatchDelete { keys } | Op::Watch { keys } => many(keys.iter().any(loading)),
         Op::Atomic(atomic) => many(atomic.keys().iter().any(loading)),
         Op::DeleteRange { start, end } => many(state.inflight.is_loading_within(start, end)),
-        _ => Wait::Nothing,
+        // Reads do not come here.
+        Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => Wait::Nothing,
     }
 }

@@ -22,7 +22,7 @@ use scheduler::StoreId;
 
 use crate::refusal::Refusal;
 
-/// Damaged files that are kept; with so many, another one changes nothing for anybody who looks.
+/// Maximum number of damaged files that are kept by name; one more would change nothing for an operator.
 const FILES_MAX: usize = 64;
 
 /// What a store says to everything that is asked of it once it closes in peace.

@@ -1,8 +1,8 @@
-//! What is known about keys whose writes are under way.
+//! What is known about keys whose writes are in flight.
 //!
 //! A read-modify-write has to see every write that was submitted before it, also those that the log has not made durable
 //! yet. Waiting for them would let a hot counter take one step per disk write. So the store remembers, for every key with
-//! writes under way, the value that the last of them will leave behind, and computes the next step from that. It is sound
+//! writes in flight, the value that the last of them will leave behind, and computes the next step from that. It is sound
 //! because the log keeps the order: if the earlier write is not committed, neither is the later one, and no answer leaves
 //! before its own write is applied.
 //!
@@ -19,14 +19,14 @@ use bytes::Bytes;
 use super::watched::Watched;
 use crate::region::command::{Command, Write};
 
-/// Keys with writes or loads under way. `Q` is what queues behind a load.
+/// Keys with writes or loads in flight. `Q` is what queues behind a load.
 #[derive(Debug)]
 pub struct InFlight<Q> {
     slots: HashMap<Bytes, Slot<Q>, foldhash::fast::RandomState>,
     ranges: Vec<(Bytes, Bytes)>,
     loading: usize,
     bytes: usize,
-    /// Told of every write that begins.
+    /// Notified of every write that begins.
     pub(super) watched: Watched,
 }
 
@@ -37,7 +37,7 @@ struct Slot<Q> {
     queue: Option<VecDeque<Q>>,
 }
 
-/// What the writes under way say about a key.
+/// What the writes in flight say about a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Nothing: the tree has the answer.
@@ -61,7 +61,7 @@ impl<Q> Default for InFlight<Q> {
 }
 
 impl<Q> InFlight<Q> {
-    /// What the writes under way say about `key`.
+    /// What the writes in flight say about `key`.
     pub fn known(&self, key: &[u8]) -> Known {
         match self.slots.get(key).map(|slot| &slot.value) {
             Some(Known::Nothing) | None if self.in_deleted_range(key) => Known::Absent,
@@ -99,11 +99,11 @@ impl<Q> InFlight<Q> {
 
     /// All writes of a command, which had begun, have been given up.
     pub fn end_all(&mut self, payload: &[u8]) {
-        let Ok(Command::Writes(writes)) = Command::decode(payload) else { return };
+        let Command::Writes(writes) = Command::decode(payload).expect("this store encoded it");
         writes.iter().for_each(|write| self.end(&write));
     }
 
-    /// Keys and values of the writes under way.
+    /// Keys and values of the writes in flight.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -173,12 +173,12 @@ impl<Q> InFlight<Q> {
             .collect()
     }
 
-    /// Keys with something under way.
+    /// Keys with something in flight.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Whether nothing is under way.
+    /// Whether nothing is in flight.
     pub fn is_empty(&self) -> bool {
         self.slots.is_empty() && self.ranges.is_empty()
     }
@@ -232,13 +232,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_write_under_way_is_what_is_known() {
+    fn the_last_write_in_flight_is_what_is_known() {
         let mut inflight = InFlight::<()>::default();
         inflight.begin_write(bytes("k"), Some(bytes("1")));
         inflight.begin_write(bytes("k"), None);
         assert_eq!(inflight.known(b"k"), Known::Absent);
         inflight.end(&put(b"k", b"1"));
-        assert_eq!(inflight.known(b"k"), Known::Absent, "the second write is still under way");
+        assert_eq!(inflight.known(b"k"), Known::Absent, "the second write is still in flight");
         assert_eq!(inflight.bytes(), 1);
         inflight.end(&delete(b"k"));
         assert_eq!(inflight.known(b"k"), Known::Nothing);

@@ -49,7 +49,7 @@ impl Reply {
         }
     }
 
-    /// Sends the outcome on its way. Nobody may be waiting any more, which is fine.
+    /// Sends the outcome on its way. The caller may be gone, which is fine.
     pub fn send(mut self, outcome: Outcome) {
         if let Some(way) = self.0.take() {
             way.send(outcome);
