@@ -153,6 +153,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
             limits: ShardLimits {
                 inflight_bytes_max: share(limits.inflight_bytes),
                 log_bytes_max: 8 * limits.memtable_bytes.max(config.log.segment_bytes),
+                turn_bytes_max: 16 << 20,
                 segment_bytes: config.log.segment_bytes,
                 reserve_bytes: 256 << 20,
             },

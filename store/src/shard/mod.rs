@@ -23,6 +23,8 @@ pub mod reply;
 mod restart;
 pub mod routes;
 mod stop;
+#[cfg(test)]
+mod stop_tests;
 pub mod turn;
 pub mod upkeep;
 pub mod vouch;
@@ -95,6 +97,9 @@ pub struct ShardLimits {
     pub inflight_bytes_max: usize,
     /// Bytes of log segments in use above which the memtable is flushed to free them.
     pub log_bytes_max: u64,
+    /// Bytes of entries that a turn writes at once; a turn with more writes group by group. At least one group is written at a time,
+    /// and none has more than [`raft::Config::uncommitted_bytes_max`].
+    pub turn_bytes_max: usize,
     /// Size of one log segment, bytes.
     pub segment_bytes: u64,
     /// Free bytes below which writes are refused.
@@ -143,10 +148,18 @@ impl Shard {
     /// Starts `op`; its outcome goes to `reply`.
     pub fn submit(&self, route: Option<Route>, op: Op, reply: Reply) {
         match op {
-            Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => {
-                self.read(route, op, reply)
-            }
-            _ => self.write(route, op, reply),
+            Op::Get { key } => self.get(route.as_ref(), key, reply),
+            Op::BatchGet { keys } => self.batch_get(route.as_ref(), keys, reply),
+            Op::Lengths { keys } => self.lengths(route.as_ref(), keys, reply),
+            Op::Scan(scan) => self.scan(route.as_ref(), scan, reply),
+            Op::Put { .. }
+            | Op::Delete { .. }
+            | Op::BatchPut { .. }
+            | Op::BatchDelete { .. }
+            | Op::DeleteRange { .. }
+            | Op::Modify { .. }
+            | Op::Atomic(_)
+            | Op::Watch { .. } => self.write(route, op, reply),
         }
     }
 
@@ -183,6 +196,13 @@ impl Shard {
             self.inner.health.enter(Event::Started);
         }
         ready
+    }
+
+    /// The regions that are about to be ready: their leader has committed an entry of its term and not applied it yet, so nothing is
+    /// answered from their state.
+    pub fn catching_up(&self) -> Vec<RegionId> {
+        let state = self.inner.state.borrow();
+        state.peers.iter().filter(|(_, peer)| peer.is_catching_up()).map(|(region, _)| *region).collect()
     }
 
     /// The descriptors of the regions here, each with our term and whether we lead.

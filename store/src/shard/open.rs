@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! metadata per region in the log
-//!   tag 1  hard state    term u64, vote u64 (0 = nobody), commit u64, little-endian
+//!   tag 1  hard state    term u64, vote u64 (0 = none), commit u64, little-endian
 //!   tag 2  region record rkyv, see region/record
 //!   tag 3  base          term u64, index u64 of the last entry cut off
 //! ```
@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::error::{Fault, Result};
-use engine::log::{Batch, EntryRef, LogOptions, Recovered};
+use engine::log::{BODY_BYTES_MAX, Batch, EntryRef, LogOptions, Recovered};
 use engine::lsm::TreeOptions;
 use engine::rt::Rt;
 use engine::rt::local::Bell;
@@ -72,6 +72,11 @@ impl Shard {
     /// # Errors
     /// A fault that names what is damaged, missing, foreign or an older copy. Nothing on disk has been changed then.
     pub async fn open(rt: &Rt, dir: &Path, options: ShardOptions, birth: Vec<Region>) -> Result<Self> {
+        let group_bytes_max = options.raft.uncommitted_bytes_max;
+        assert!(
+            group_bytes_max <= BODY_BYTES_MAX as u64 / 2,
+            "one group's entries fit one record of the log"
+        );
         let (log_dir, tree_dir) = (dir.join("log"), dir.join("tree"));
         let known = options.log.origin.opened_min > 0;
         // Two directories that are read at once take as long as the slower one.
@@ -125,17 +130,17 @@ impl Shard {
         } else {
             shard.recover(recovered, &options)?;
         }
-        shard.campaign_alone()?;
+        shard.campaign_alone();
         Ok(shard)
     }
 
-    /// Creates the first regions of an empty store, durably, before anybody can ask for them.
+    /// Creates the first regions of an empty store, durably, before a request for them can arrive.
     async fn be_born(&self, regions: Vec<Region>, options: &ShardOptions) -> Result<()> {
         let mut batch = Batch::new();
         let mut starts = Vec::new();
         for region in regions {
             let me = region.peer_on(options.store).map(|peer| peer.id);
-            let me = me.expect("a store is born with regions that have a peer on it");
+            let me = me.expect("a store is bootstrapped with regions that have a peer on it");
             let start = Start::bootstrap(FIRST_BASE, membership(&region));
             let record = RegionRecord { region, me, tombstone: false };
             let group = record.region.id.0;
@@ -164,10 +169,11 @@ impl Shard {
             let hard_state = state(TAG_HARD_STATE).and_then(|bytes| decode_hard_state(&bytes));
             let mut log = LogSummary::after(base);
             for entry in &group.entries {
-                log.push(LogId::new(entry.term, entry.index), kind_of(entry.kind));
+                let kind = kind_of(&self.inner.dir, id, entry.index, entry.kind)?;
+                log.push(LogId::new(entry.term, entry.index), kind);
             }
             let flushed = self.inner.tree.flushed_index(id);
-            // What was cut may have been acknowledged if it was damaged later. A sole voter has nobody to ask; there the log's
+            // What was cut may have been acknowledged if it was damaged later. A sole voter has no other to ask; there the log's
             // warning, which says how much was cut, has to do.
             let alone = record.region.peers.len() == 1;
             let claimed = recovered.cut.as_ref().and_then(|cut| cut.claims.get(&id)).filter(|_| !alone);
@@ -199,15 +205,32 @@ impl Shard {
         Ok(())
     }
 
-    /// A sole voter need not wait for an election timeout that nobody else could use.
-    fn campaign_alone(&self) -> Result<()> {
-        let now = Time(self.inner.rt.now().0);
+    /// A sole voter need not wait for an election timeout that no other voter could use. Where it may not campaign at once, the
+    /// election timer decides.
+    fn campaign_alone(&self) {
+        let (now, store) = (Time(self.inner.rt.now().0), self.inner.store.0);
         let mut state = self.inner.state.borrow_mut();
-        for peer in state.peers.values_mut().filter(|peer| peer.is_sole_voter()) {
-            // Refused only if a membership change waits to be applied, after which the election timer decides.
-            let _ = peer.raft.campaign(now);
+        for (region, peer) in state.peers.iter_mut().filter(|(_, peer)| peer.is_sole_voter()) {
+            let region = region.0;
+            match peer.raft.campaign(now) {
+                Ok(()) => {}
+                Err(why @ raft::Refusal::MayNotCampaign) => {
+                    tracing::info!(store, region, %why, "a region waits for its election timer");
+                }
+                Err(
+                    why @ (raft::Refusal::NotVoter
+                    | raft::Refusal::NotLeader { .. }
+                    | raft::Refusal::TransferPending { .. }
+                    | raft::Refusal::TermNotCommitted
+                    | raft::Refusal::UncommittedFull
+                    | raft::Refusal::EntryTooLarge
+                    | raft::Refusal::ChangePending
+                    | raft::Refusal::InvalidChange(_)
+                    | raft::Refusal::NoLease
+                    | raft::Refusal::OutOfPlace),
+                ) => tracing::error!(store, region, %why, "a sole voter is refused its election"),
+            }
         }
-        Ok(())
     }
 }
 
@@ -244,8 +267,12 @@ fn numbers<const N: usize>(bytes: &[u8]) -> Option<[u64; N]> {
     rest.is_empty().then_some(numbers)?.try_into().ok()
 }
 
-fn kind_of(byte: u8) -> EntryKind {
-    EntryKind::from_u8(byte).unwrap_or_default()
+/// The kind of an entry in the log of the store in `dir`. One that this version does not know must not be taken for a command.
+fn kind_of(dir: &Path, group: u64, index: u64, kind: u8) -> Result<EntryKind> {
+    EntryKind::from_u8(kind).ok_or_else(|| {
+        let what = format!("entry {index} of region {group} is of the unknown kind {kind}; was it written by a newer version?");
+        Fault::corruption(&dir.join("log"), what)
+    })
 }
 
 /// A Raft entry as the log keeps it.
@@ -253,12 +280,34 @@ pub fn to_log(entry: &Entry) -> EntryRef<'_> {
     EntryRef { term: entry.term.0, kind: entry.kind as u8, payload: &entry.payload }
 }
 
-/// An entry of the log as Raft wants it.
-pub fn to_raft(entry: log::Entry) -> Entry {
-    Entry {
+/// An entry of `group` in the log of the store in `dir`, as Raft wants it.
+///
+/// # Errors
+/// Corruption if its kind is unknown.
+pub fn to_raft(dir: &Path, group: u64, entry: log::Entry) -> Result<Entry> {
+    Ok(Entry {
         term: Term(entry.term),
         index: Index(entry.index),
-        kind: kind_of(entry.kind),
+        kind: kind_of(dir, group, entry.index, entry.kind)?,
         payload: Payload::from(&entry.payload[..]),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_of_an_unknown_kind_is_a_fault_and_not_a_command() {
+        let entry = |kind| log::Entry { index: 9, term: 6, kind, payload: bytes::Bytes::from_static(b"p") };
+        let normal = Entry {
+            term: Term(6),
+            index: Index(9),
+            kind: EntryKind::Normal,
+            payload: Payload::from(&b"p"[..]),
+        };
+        assert_eq!(to_raft(Path::new("store-1"), 7, entry(0)).unwrap(), normal);
+        let fault = to_raft(Path::new("store-1"), 7, entry(9)).unwrap_err().to_string();
+        assert!(fault.contains("store-1/log") && fault.contains("entry 9 of region 7"), "{fault}");
     }
 }

@@ -17,7 +17,7 @@ use super::{Inner, Shard, State};
 use crate::memory::{Charge, charged_bytes};
 use crate::refusal::Refusal;
 use crate::region::guard;
-use crate::request::{Op, Out, Outcome, Route, Scan};
+use crate::request::{Out, Outcome, Route, Scan};
 
 const CF: Cf = Cf::Default;
 
@@ -30,16 +30,6 @@ const SCAN_STEP_BYTES: usize = 16 << 10;
 const SCAN_BYTES_MAX: usize = 64 << 20;
 
 impl Shard {
-    pub(super) fn read(&self, route: Option<Route>, op: Op, reply: Reply) {
-        match op {
-            Op::Get { key } => self.get(route.as_ref(), key, reply),
-            Op::BatchGet { keys } => self.batch_get(route.as_ref(), keys, reply),
-            Op::Lengths { keys } => self.lengths(route.as_ref(), keys, reply),
-            Op::Scan(scan) => self.scan(route.as_ref(), scan, reply),
-            op => unreachable!("{op:?} is not a read"),
-        }
-    }
-
     /// What a `Get` of `key` comes to, if that takes no read from disk.
     pub fn get_now(&self, route: Option<&Route>, key: &[u8]) -> Option<Outcome> {
         let inner = &*self.inner;
@@ -56,7 +46,7 @@ impl Shard {
         Some(Ok(Out::Value(value)))
     }
 
-    fn get(&self, route: Option<&Route>, key: Bytes, reply: Reply) {
+    pub(super) fn get(&self, route: Option<&Route>, key: Bytes, reply: Reply) {
         if let Some(outcome) = self.get_now(route, &key)
             && let Some(outcome) = self.inner.charge_outcome(outcome)
         {
@@ -67,7 +57,7 @@ impl Shard {
         self.spawn(reply, async move { shard.inner.charged_value(&key).await.map(Out::Value) });
     }
 
-    fn batch_get(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
+    pub(super) fn batch_get(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
         if keys.is_empty() {
             return reply.send(Ok(Out::Values(Vec::new())));
         }
@@ -93,7 +83,7 @@ impl Shard {
     }
 
     /// The same key asked for again is not looked up again, because its value may have to be read from disk.
-    fn lengths(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
+    pub(super) fn lengths(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
         if keys.is_empty() {
             return reply.send(Ok(Out::Lengths(Vec::new())));
         }
@@ -131,12 +121,12 @@ impl Shard {
         self.readable(route, &keys[0], |region| keys.iter().try_for_each(|key| guard::covers(region, key)))
     }
 
-    fn scan(&self, route: Option<&Route>, scan: Scan, reply: Reply) {
+    pub(super) fn scan(&self, route: Option<&Route>, scan: Scan, reply: Reply) {
         let inner = &*self.inner;
         inner.counters.scans.add(1);
         let anchor = match (route, scan.reverse) {
             (None, true) => inner.state.borrow().start_before(&scan.end),
-            _ => scan.start.clone(),
+            (Some(_), _) | (None, false) => scan.start.clone(),
         };
         let mut clamped = None;
         let admitted = self.readable(route, &anchor, |region| {
@@ -204,8 +194,8 @@ fn clamp(region: &Region, start: &[u8], end: &[u8]) -> Option<Range<Bytes>> {
     let region_end = region.range.end().as_bytes();
     let to = match (end.is_empty(), region_end.is_empty()) {
         (true, _) => region_end,
-        (_, true) => end,
-        _ => cmp::min(end, region_end),
+        (false, true) => end,
+        (false, false) => cmp::min(end, region_end),
     };
     (to.is_empty() || from < to).then(|| Bytes::copy_from_slice(from)..Bytes::copy_from_slice(to))
 }

@@ -1,12 +1,10 @@
 //! What keeps starts short: a store that is closed in peace leaves nothing to apply, and one that was killed is read in the order of the disk.
 
 use std::collections::{BTreeMap, HashMap};
-use std::pin::pin;
 use std::time::Duration;
 
 use engine::error::Fault;
 use engine::lsm::Tree;
-use futures_util::future::select;
 use raft::{Entry, Index};
 use scheduler::RegionId;
 
@@ -26,12 +24,19 @@ impl Shard {
             return;
         }
         let flush_and_cut = async {
-            if inner.tree.flush().await.is_ok() {
-                let _ = self.cut_log().await;
-            }
+            inner.tree.flush().await?;
+            self.cut_log().await
         };
-        let (flush_and_cut, enough) = (pin!(flush_and_cut), pin!(inner.rt.sleep(LAST_FLUSH_MAX)));
-        select(flush_and_cut, enough).await;
+        let store = inner.store.0;
+        match inner.rt.timeout(LAST_FLUSH_MAX, flush_and_cut).await {
+            Some(Ok(())) => {}
+            Some(Err::<(), Fault>(fault)) => {
+                tracing::warn!(store, %fault, "the last flush failed; the next start reads the log instead");
+            }
+            None => {
+                tracing::info!(store, "the last flush takes too long; the next start reads the log instead")
+            }
+        }
     }
 
     /// After a start, applies what the log holds from before it: all groups together, in the order of the disk, a piece at a time.
@@ -55,7 +60,7 @@ impl Shard {
                 let taken = next.entry(place).or_default();
                 let Behind { first, last, .. } = behind[place];
                 if entry.index == first.0 + taken.len() as u64 && entry.index <= last.0 {
-                    taken.push(to_raft(entry));
+                    taken.push(to_raft(&inner.dir, group, entry)?);
                 }
             }
             for (place, entries) in next {

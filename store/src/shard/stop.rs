@@ -11,12 +11,22 @@ use super::health::Event;
 use super::{Due, Queued, Shard};
 use crate::refusal::Refusal;
 
+/// Everything that waits for an answer.
+struct Waiting {
+    /// Its entries may be in the log.
+    proposed: Vec<Due>,
+    /// Gathered for the next turn.
+    gathered: Vec<Due>,
+    /// Behind keys that are read from disk.
+    queued: Vec<Queued>,
+}
+
 /// How often a store that closes looks whether everything is finished.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 impl Shard {
     /// Lets what is in flight finish, then closes the files. Takes no longer than about `patience`; what is not finished then is
-    /// answered with [`Refusal::Unknown`], and what is not closed is left to the next start. Nothing may be submitted any more.
+    /// answered as after a fault, and what is not closed is left to the next start. Nothing may be submitted any more.
     ///
     /// # Errors
     /// The fault that ended the log, or of closing.
@@ -65,31 +75,32 @@ impl Shard {
     fn end(&self, event: Event<'_>) {
         let inner = &*self.inner;
         inner.health.enter(event);
-        let (dues, queued) = self.take_waiting();
-        for due in dues {
+        let Waiting { proposed, gathered, queued } = self.take_waiting();
+        for due in proposed {
             // The write may or may not have reached the disk.
             inner.refuse(due.reply, Refusal::Unknown);
         }
-        for queued in queued {
-            if let Err(refusal) = inner.health.check_running() {
-                inner.refuse(queued.reply, refusal);
-            }
+        let not_begun =
+            gathered.into_iter().map(|due| due.reply).chain(queued.into_iter().map(|queued| queued.reply));
+        for reply in not_begun {
+            let reason = inner.health.stopped().expect("it has just stopped");
+            inner.refuse(reply, Refusal::Stopped(reason));
         }
         // The turns are over.
         inner.bell.ring();
     }
 
-    fn take_waiting(&self) -> (Vec<Due>, Vec<Queued>) {
+    fn take_waiting(&self) -> Waiting {
         let state = &mut *self.inner.state.borrow_mut();
-        let mut dues = Vec::new();
+        let mut waiting = Waiting { proposed: Vec::new(), gathered: Vec::new(), queued: Vec::new() };
         for peer in state.peers.values_mut() {
-            let (waiting, gathered) = peer.abandon();
-            dues.extend(waiting.into_iter().flat_map(|waiting| waiting.answers));
-            dues.extend(gathered.into_iter().flat_map(|gathered| gathered.answers));
+            let (proposed, gathered) = peer.abandon();
+            waiting.proposed.extend(proposed.into_iter().flat_map(|proposed| proposed.answers));
+            waiting.gathered.extend(gathered.into_iter().flat_map(|gathered| gathered.answers));
         }
-        let mut queued: Vec<Queued> = state.inflight.take_queued();
-        queued.extend(state.gate.drain(..));
+        waiting.queued = state.inflight.take_queued();
+        waiting.queued.extend(state.gate.drain(..));
         state.waiting_bytes = 0;
-        (dues, queued)
+        waiting
     }
 }

@@ -10,9 +10,9 @@
 //!                 acknowledge ─► committed entries ─► tree ─► answers
 //! ```
 //!
-//! Before the write, sockets are asked once more for what else has come. While it is under way, connections go on and writes
-//! gather for the next turn, unless everybody waits for the log; then the core may stand still for it. Nothing waits for a
-//! timer to make a batch. The order "durable, then acknowledged" is in the types: a [`raft::Write`] gives its acknowledgement only when it is
+//! Before the write, sockets are asked once more for what else has come. While it is in flight, connections go on and writes
+//! gather for the next turn, unless every client waits for the log; then the core may block in the write call. Nothing waits for a
+//! timer to make a batch. A turn with more than the log should write at once is written in several parts, of whole groups each. The order "durable, then acknowledged" is in the types: a [`raft::Write`] gives its acknowledgement only when it is
 //! consumed as durable.
 
 use std::time::Duration;
@@ -39,7 +39,7 @@ static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
 /// Committed entries read back from the log at a time, bytes.
 const REPLAY_BYTES_MAX: usize = 4 << 20;
 
-/// So many turns with writes and without a read between them show that nobody reads.
+/// After this many turns with writes and without a read between them no client counts as reading.
 const QUIET_TURNS: u64 = 8;
 
 /// How often a store that is under pressure looks again.
@@ -47,6 +47,12 @@ const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
 
 /// How often a store on a full disk, or without descriptors, tries again.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// One write of the log and the groups whose it is. Each group's write is in one of them, whole.
+struct LogWrite {
+    batch: Batch,
+    groups: Vec<(RegionId, raft::Write)>,
+}
 
 /// A group's committed entries that have left memory.
 pub(super) struct Behind {
@@ -76,13 +82,16 @@ impl Shard {
                 // A write costs the core about the same however much it carries, so what has come meanwhile goes along.
                 self.inner.rt.gather_input().await;
                 if self.inner.health.has_stopped() {
-                    break;
+                    return Ok(());
                 }
             }
-            let (batch, writes, behind) = self.collect()?;
+            let (writes, behind) = self.collect()?;
             let idle = writes.is_empty() && behind.is_empty();
-            if !writes.is_empty() {
-                self.write_log(batch, writes).await?;
+            for write in writes {
+                self.write_log(write).await?;
+                if self.inner.health.has_stopped() {
+                    return Ok(());
+                }
             }
             let behind = self.replay_in_order(behind).await?;
             for group in behind {
@@ -133,12 +142,12 @@ impl Shard {
         Ok(())
     }
 
-    /// Proposes what has gathered and takes the `Ready` of every group that moved. What needs no disk is done here.
-    #[expect(clippy::type_complexity, reason = "three lists that one caller takes apart at once")]
-    fn collect(&self) -> Result<(Batch, Vec<(RegionId, raft::Write)>, Vec<Behind>), Fault> {
+    /// Proposes what has gathered and takes the `Ready` of every group that moved. What needs no disk is done here. Returns what the
+    /// log has to write, in order, and what has to be read back.
+    fn collect(&self) -> Result<(Vec<LogWrite>, Vec<Behind>), Fault> {
         let inner = &*self.inner;
         let mut state = inner.state.borrow_mut();
-        let (mut batch, mut writes, mut behind) = (Batch::new(), Vec::new(), Vec::new());
+        let (mut writes, mut behind) = (Vec::new(), Vec::new());
         let dirty = std::mem::take(&mut state.dirty);
         for region in dirty {
             let Some(peer) = state.peers.get_mut(&region) else { continue };
@@ -148,8 +157,7 @@ impl Shard {
                 peer.raft.ready();
             inner.give_up(&mut state, region, refused);
             if let Some(write) = write {
-                fill(&mut batch, region, &write);
-                writes.push((region, write));
+                add_write(&mut writes, region, write, inner.limits.turn_bytes_max);
             }
             match apply {
                 Some(Apply::Entries(entries)) => inner.apply(&mut state, region, &entries)?,
@@ -157,26 +165,21 @@ impl Shard {
                 None => {}
             }
         }
-        Ok((batch, writes, behind))
+        Ok((writes, behind))
     }
 
-    /// Makes one write of all groups durable, then acknowledges it to each.
-    async fn write_log(&self, batch: Batch, writes: Vec<(RegionId, raft::Write)>) -> Result<(), Fault> {
+    /// Makes one write of some groups durable, then acknowledges it to each.
+    async fn write_log(&self, LogWrite { batch, groups }: LogWrite) -> Result<(), Fault> {
         let inner = &*self.inner;
         let bytes = batch.len();
         let began = inner.rt.now();
-        if !batch.is_empty() {
-            self.write_when_there_is_room(batch).await?;
-            inner.counters.log_write.record(inner.rt.now().since(began));
-            inner.counters.log_writes.add(1);
-            inner.counters.log_bytes.add(bytes as u64);
-            inner.counters.log_groups.add(writes.len() as u64);
-        }
-        if inner.health.has_stopped() {
-            return Ok(());
-        }
+        self.write_when_there_is_room(batch).await?;
+        inner.counters.log_write.record(inner.rt.now().since(began));
+        inner.counters.log_writes.add(1);
+        inner.counters.log_bytes.add(bytes as u64);
+        inner.counters.log_groups.add(groups.len() as u64);
         let mut state = inner.state.borrow_mut();
-        for (region, write) in writes {
+        for (region, write) in groups {
             // Messages that had to wait for the write go to other nodes, of which there are none yet.
             let (ack, _after) = write.durable();
             if let Some(peer) = state.peers.get_mut(&region) {
@@ -200,14 +203,16 @@ impl Shard {
             };
             drop(watched);
             match written {
-                Err(fault)
-                    if fault.is_passing() && inner.log.failure().is_none() && !inner.health.has_stopped() =>
-                {
+                Err(fault) if fault.is_passing() && inner.log.failure().is_none() => {
                     if fault.is_disk_full() {
                         inner.health.enter(Event::RefusesWrites(DISK_FULL));
                     }
                     inner.log_waits.set(true);
                     inner.rt.sleep(SHORTAGE_PAUSE).await;
+                    if inner.health.has_stopped() {
+                        // Whoever waited has been answered, so there must be no entry any more.
+                        return Err(fault);
+                    }
                 }
                 outcome => {
                     inner.log_waits.set(false);
@@ -234,7 +239,8 @@ impl Shard {
                 );
                 return Err(Fault::corruption(&inner.dir.join("log"), what));
             };
-            let entries: Vec<Entry> = read.into_iter().map(super::open::to_raft).collect();
+            let entries = read.into_iter().map(|entry| super::open::to_raft(&inner.dir, region.0, entry));
+            let entries = entries.collect::<Result<Vec<Entry>, Fault>>()?;
             next = end + 1;
             inner.apply(&mut inner.state.borrow_mut(), region, &entries)?;
             // Only memory has a bound here; a start must not wait for compactions.
@@ -243,6 +249,16 @@ impl Shard {
         }
         Ok(())
     }
+}
+
+/// Adds one group's write to the last one of the log, or begins another if that would have more than `bytes_max` of entries then.
+fn add_write(writes: &mut Vec<LogWrite>, region: RegionId, write: raft::Write, bytes_max: usize) {
+    let bytes: usize = write.entries.iter().map(|entry| entry.payload.len()).sum();
+    let last = writes.pop_if(|last| last.batch.len() + bytes <= bytes_max);
+    let mut last = last.unwrap_or_else(|| LogWrite { batch: Batch::new(), groups: Vec::new() });
+    fill(&mut last.batch, region, &write);
+    last.groups.push((region, write));
+    writes.push(last);
 }
 
 /// Adds one group's write to the batch.
@@ -261,7 +277,7 @@ impl Inner {
         self.quiet_turns.set(if quiet { self.quiet_turns.get() + 1 } else { 0 });
     }
 
-    /// Whether nothing was read here lately, so that everybody waits for the log. Reads of other stores of the core are not
+    /// Whether nothing was read here lately, so that every client waits for the log. Reads of other stores of the core are not
     /// seen; where there are such stores, they wait for a write of this one as for any other slice of work.
     fn nobody_reads(&self) -> bool {
         self.quiet_turns.get() >= QUIET_TURNS

@@ -32,6 +32,9 @@ impl Shard {
         let inner = &*self.inner;
         while !self.inner.health.has_stopped() {
             inner.rt.sleep(TICK).await;
+            if inner.health.has_stopped() {
+                return;
+            }
             let now = Time(inner.rt.now().0);
             let mut state = inner.state.borrow_mut();
             let mut moved = Vec::new();
@@ -77,6 +80,9 @@ impl Shard {
             inner.counters.disk_free_bytes.set(free);
             full |= free < inner.limits.reserve_bytes;
         }
+        if inner.health.has_stopped() {
+            return Ok(());
+        }
         inner.health.enter(if full { Event::RefusesWrites(DISK_FULL) } else { Event::TakesWrites });
         let segments = inner.log.stats().segments as u64;
         // On a full disk the log itself may be what can go.
@@ -104,12 +110,16 @@ impl Shard {
                 }
             }
         }
+        // The store may have stopped during the write, and purging moves entries, which are further writes.
+        if inner.health.has_stopped() {
+            return Ok(());
+        }
         inner.log.purge(&PurgeLimits::default()).await?;
         Ok(())
     }
 
     /// The groups whose log is worth cutting, and the last entry of each cut.
-    fn cuts(&self) -> Vec<(RegionId, LogId)> {
+    pub(super) fn cuts(&self) -> Vec<(RegionId, LogId)> {
         let inner = &*self.inner;
         let state = inner.state.borrow();
         let cut = |(id, peer): (&RegionId, &super::Peer<super::Due>)| {

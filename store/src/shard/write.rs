@@ -1,7 +1,7 @@
 //! Writes on their way into the next turn.
 //!
-//! A blind write is admitted, remembered as under way, and gathered. A read-modify-write first learns the value: from the
-//! writes under way, from memory, or from disk; in the last case the key is loading, and what arrives for it waits ([`gate`]).
+//! A blind write is admitted, remembered as in flight, and gathered. A read-modify-write first learns the value: from the
+//! writes in flight, from memory, or from disk; in the last case the key is loading, and what arrives for it waits ([`gate`]).
 //!
 //! [`gate`]: super::gate
 
@@ -63,11 +63,13 @@ impl Shard {
     fn may_write(&self, op: &Op) -> Result<(), Refusal> {
         check_sizes(op)?;
         let inner = &*self.inner;
+        // Before the bounds: a store that has stopped never gets below them again, and must not say "try again".
+        inner.health.check_running()?;
         let deletes = match op {
-            Op::Delete { .. } | Op::BatchDelete { .. } | Op::DeleteRange { .. } => true,
+            Op::Delete { .. } | Op::BatchDelete { .. } | Op::DeleteRange { .. } | Op::Watch { .. } => true,
             Op::Atomic(atomic) => atomic.only_deletes(),
-            Op::Watch { .. } => true,
-            _ => false,
+            Op::Put { .. } | Op::BatchPut { .. } | Op::Modify { .. } => false,
+            Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => false,
         };
         if inner.health.refuses_writes() && (!deletes || inner.is_out_of_room()) {
             return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
@@ -138,7 +140,7 @@ impl Inner {
             Err(refusal) => return self.refuse(reply, refusal),
         };
         let Some(value) = write else {
-            // Nothing to write, but the answer rests on writes under way and must not overtake them.
+            // Nothing to write, but the answer rests on writes in flight and must not overtake them.
             return self.answer_behind(route, &key, reply, out);
         };
         let mut state = self.state.borrow_mut();
@@ -171,7 +173,7 @@ impl Inner {
         if bytes <= SMALL_WRITE_BYTES_MAX { bound + bound / SMALL_WRITES_SHARE } else { bound }
     }
 
-    /// Answers at once if nothing is under way for the key, else together with what is.
+    /// Answers at once if nothing is in flight for the key, else together with what is.
     pub(super) fn answer_behind(&self, route: Option<&Route>, key: &Bytes, reply: Reply, out: Out) {
         let mut state = self.state.borrow_mut();
         if state.inflight.known(key) == Known::Nothing {

@@ -34,6 +34,7 @@ pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
             limits: ShardLimits {
                 inflight_bytes_max: 64 << 20,
                 log_bytes_max: 64 << 20,
+                turn_bytes_max: 16 << 20,
                 segment_bytes: 64 << 20,
                 reserve_bytes: 0,
             },

@@ -1,16 +1,22 @@
 //! What a start finds to do: nothing after a drain, not even to wait for compactions, and after a kill to read the log once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use engine::log::LogOptions;
 use engine::lsm::TreeOptions;
 use engine::rt::Rt;
+use engine::rt::local::{Pending, oneshot};
 use engine::rt::sim::{Options, World};
+use scheduler::{Region, RegionId};
 use store::gateway::Gateway;
-use store::node::core::Stores;
+use store::node::core::{Plan, Stores};
 use store::refusal::Refusal;
-use store::request::{Change, Op, Out, Scan};
+use store::request::{Atomic, Change, Op, Out, Outcome, Scan, When};
+use store::shard::Shard;
+use store::shard::health::Standing;
+use store::shard::reply::Reply;
 
 use crate::node::{begin_simulated, open_simulated};
 
@@ -161,31 +167,81 @@ fn start_under_pressure(seed: u64, end: End) {
     world.block_on(second).unwrap();
 }
 
-/// Steps of the counter before the crash, and what is written besides: more than is applied in one piece after a start.
-const STEPS: i64 = 18;
-const BALLAST: u64 = 400;
+/// Steps of the counter before the crash: some one by one, so that their commit index is stored, and the others in one turn with
+/// what is written besides. Nothing that is stored says that this turn was committed.
+const STEPS_ONE_BY_ONE: i64 = 10;
+const STEPS_AT_ONCE: i64 = 8;
+const STEPS: i64 = STEPS_ONE_BY_ONE + STEPS_AT_ONCE;
+/// More than is applied in one piece after a start.
+const BALLAST: i64 = 400;
 const BALLAST_BYTES: usize = 40 << 10;
 
-fn step(gateway: &Gateway) -> store::gateway::Submitted {
-    gateway.submit(None, Op::Modify { key: "k-counter".into(), change: Change::Add { delta: 1 } })
+fn step() -> Op {
+    Op::Modify { key: "k-counter".into(), change: Change::Add { delta: 1 } }
+}
+
+/// Everything that reads the state of a region or computes from it.
+fn readers() -> Vec<Op> {
+    let key = || Bytes::from("k-counter");
+    let scan = |reverse| {
+        Op::Scan(Scan { start: "k-".into(), end: "k/".into(), limit: 9, reverse, ..Scan::default() })
+    };
+    let modify = |change| Op::Modify { key: key(), change };
+    let atomic = |step| Op::Atomic(Atomic { watched: Vec::new(), steps: vec![step] });
+    vec![
+        Op::Get { key: key() },
+        Op::BatchGet { keys: vec![key()] },
+        Op::Lengths { keys: vec![key()] },
+        Op::Lengths { keys: vec![key(), "k-other".into()] },
+        scan(false),
+        scan(true),
+        step(),
+        modify(Change::Append { suffix: "0".into() }),
+        modify(Change::SetIf { value: "0".into(), when: When::Absent }),
+        modify(Change::Take),
+        modify(Change::Remove),
+        Op::Delete { key: key(), count: true },
+        atomic(Op::Get { key: key() }),
+        atomic(step()),
+        Op::Watch { keys: vec![key()] },
+    ]
+}
+
+/// What the store of the key makes of `op`. The store decides when it is asked, so nothing can change in between.
+fn ask(shard: &Shard, op: Op) -> Pending<Outcome> {
+    let (answer, pending) = oneshot();
+    shard.submit(None, op, Reply::local(answer));
+    pending
+}
+
+async fn fill_in_one_turn(rt: Rt) {
+    let (stores, gateway) = open(&rt).await;
+    for _ in 0..STEPS_ONE_BY_ONE {
+        gateway.submit(None, step()).await.unwrap();
+    }
+    let turns = || stores.shards.values().map(|shard| shard.snapshot().log_writes).sum::<u64>();
+    let before = turns();
+    let mut submitted = Vec::new();
+    for n in 0..BALLAST {
+        let key = Bytes::from(format!("k{n:04}"));
+        submitted.push(gateway.submit(None, Op::Put { key, value: vec![b'x'; BALLAST_BYTES].into() }));
+        if n % (BALLAST / STEPS_AT_ONCE) == 0 {
+            submitted.push(gateway.submit(None, step()));
+        }
+    }
+    for submitted in submitted {
+        submitted.await.unwrap();
+    }
+    assert_eq!(turns() - before, 1, "a later turn has stored a commit index: the test does not test");
 }
 
 /// The first answers after a start are right, however long it takes to apply what was acknowledged before: until then reads and
-/// read-modify-writes are refused.
+/// read-modify-writes are refused, also when everything is committed again.
 #[test]
 fn after_a_kill_nothing_is_answered_from_a_state_that_lags_behind() {
     let world = World::new(65, Options::default());
     let node = world.node(0);
-    let first = node.start(0, |rt| async move {
-        let (_, gateway) = open(&rt).await;
-        for n in 0..BALLAST {
-            let key = Bytes::from(format!("k{n:04}"));
-            gateway.submit(None, Op::Put { key, value: vec![b'x'; BALLAST_BYTES].into() }).await.unwrap();
-            if n as i64 >= BALLAST as i64 - STEPS {
-                step(&gateway).await.unwrap();
-            }
-        }
-    });
+    let first = node.start(0, fill_in_one_turn);
     world.block_on(first).unwrap();
     node.crash();
     let second = node.start(0, |rt| async move {
@@ -194,39 +250,97 @@ fn after_a_kill_nothing_is_answered_from_a_state_that_lags_behind() {
         let log = LogOptions { segment_bytes: 4 << 20, ..LogOptions::default() };
         let (stores, gateway) =
             begin_simulated(&rt, |plan| (plan.shard.log, plan.shard.tree) = (log, tree)).await;
-        let get = |key: &'static str| gateway.submit(None, Op::Get { key: key.into() });
-        let scan = || {
-            gateway.submit(
-                None,
-                Op::Scan(Scan { start: "k-".into(), end: "k/".into(), limit: 9, ..Scan::default() }),
-            )
-        };
-        let (mut too_early, mut lagged) = (0, false);
+        let has_key = |shard: &Shard| shard.regions().into_iter().find(|told| told.0.range.contains(b"k-"));
+        let (shard, region) =
+            stores.shards.values().find_map(|shard| Some((shard, has_key(shard)?.0.id))).unwrap();
+        let mut lagged = 0;
         loop {
-            lagged |= stores.shards.values().any(|shard| !shard.is_ready() && shard.snapshot().applied > 100);
-            let found = [get("k-counter").await, scan().await, step(&gateway).await];
-            let expected = STEPS.to_string();
-            match &found {
-                [Ok(Out::Value(value)), Ok(Out::Pairs(pairs)), Ok(Out::Integer(sum))] => {
-                    assert_eq!(value.as_deref(), Some(expected.as_bytes()), "a read");
-                    assert_eq!(pairs.len(), 1, "a scan");
-                    assert_eq!(pairs[0].1, expected, "a scan");
-                    assert_eq!(*sum, STEPS + 1, "a read-modify-write");
-                    break;
-                }
-                _ => {
-                    for outcome in found {
-                        match outcome {
-                            Err(Refusal::Busy { .. } | Refusal::NotLeader { .. }) => too_early += 1,
-                            other => panic!("{other:?} while others are refused"),
-                        }
-                    }
-                }
+            let committed = shard.catching_up().contains(&region);
+            let ready = shard.is_ready();
+            assert!(!(ready && committed), "a store is ready although its state lags behind");
+            if ready {
+                break;
+            }
+            // Whatever the moment, what is asked before the store is ready is refused.
+            lagged += u32::from(committed);
+            let standing = shard.health().standing;
+            assert_eq!(standing, Standing::Starting, "committed: {committed}");
+            let now = gateway.get_now(b"k-counter");
+            assert!(matches!(now, Some(Err(_))), "committed: {committed}, {now:?}");
+            for op in readers() {
+                let what = format!("committed: {committed}, {op:?}");
+                let outcome = ask(shard, op).await.expect("every request is answered");
+                let refused = matches!(
+                    (&outcome, committed),
+                    (Err(Refusal::Busy { .. }), _) | (Err(Refusal::NotLeader { .. }), false)
+                );
+                assert!(refused, "{what}: {outcome:?}");
             }
             rt.sleep(Duration::from_micros(100)).await;
         }
-        assert!(too_early > 0 && lagged, "the state did not lag behind: the test does not test");
-        stores.settle(&rt).await.unwrap();
+        assert!(lagged > 0, "the state never lagged behind what was committed: the test does not test");
+        let value = Bytes::from(STEPS.to_string());
+        let found = gateway.submit(None, Op::Get { key: "k-counter".into() }).await;
+        assert_eq!(found, Ok(Out::Value(Some(value.clone()))));
+        let scan = Scan { start: "k-".into(), end: "k/".into(), limit: 9, ..Scan::default() };
+        let found = gateway.submit(None, Op::Scan(scan)).await;
+        assert_eq!(found, Ok(Out::Pairs(vec![("k-counter".into(), value)])));
+        assert_eq!(gateway.submit(None, step()).await, Ok(Out::Integer(STEPS + 1)));
+    });
+    world.block_on(second).unwrap();
+}
+
+/// A turn of more than the log should write at once is written in parts, and every part is acknowledged and found again.
+#[test]
+fn a_large_turn_is_written_in_parts_of_whole_regions() {
+    const PART_BYTES: u64 = 64 << 10;
+    const VALUE_BYTES: usize = 20 << 10;
+    let world = World::new(66, Options::default());
+    let node = world.node(0);
+    let keys = || (b'0'..=b'z').map(|first| Bytes::from(vec![first; 3]));
+    let first = node.start(0, move |rt| async move {
+        let small = |plan: &mut Plan| {
+            plan.identity.stores = 1;
+            plan.shard.limits.turn_bytes_max = PART_BYTES as usize;
+        };
+        let (stores, gateway) = open_simulated(&rt, small).await;
+        let shard = stores.shards.values().next().unwrap();
+        let regions = keys().map(|key| {
+            let is_there = |told: &&(Region, u64, bool)| told.0.range.contains(&key);
+            shard.regions().iter().find(is_there).unwrap().0.id
+        });
+        let mut bytes_of = BTreeMap::<RegionId, u64>::new();
+        regions.for_each(|region| *bytes_of.entry(region).or_default() += VALUE_BYTES as u64);
+        assert!(bytes_of.len() > 3 && bytes_of.values().all(|bytes| *bytes > PART_BYTES), "{bytes_of:?}");
+        let before = shard.snapshot();
+        let put = |key| gateway.submit(None, Op::Put { key, value: vec![b'v'; VALUE_BYTES].into() });
+        let submitted: Vec<_> = keys().map(put).collect();
+        for submitted in submitted {
+            submitted.await.unwrap();
+        }
+        let after = shard.snapshot();
+        // Each region alone has more than a part should have.
+        assert_eq!(after.log_writes - before.log_writes, bytes_of.len() as u64);
+        assert_eq!(after.log_groups - before.log_groups, bytes_of.len() as u64);
+        // Small ones share a part, in order, until it is full.
+        let before = after;
+        let put = |key| gateway.submit(None, Op::Put { key, value: vec![b'v'; 100].into() });
+        let submitted: Vec<_> = keys().map(put).collect();
+        for submitted in submitted {
+            submitted.await.unwrap();
+        }
+        let after = shard.snapshot();
+        assert_eq!(after.log_writes - before.log_writes, 1);
+        assert_eq!(after.log_groups - before.log_groups, bytes_of.len() as u64);
+    });
+    world.block_on(first).unwrap();
+    node.crash();
+    let second = node.start(0, move |rt| async move {
+        let (_, gateway) = open_simulated(&rt, |plan| plan.identity.stores = 1).await;
+        for key in keys() {
+            let found = gateway.submit(None, Op::Get { key: key.clone() }).await;
+            assert_eq!(found, Ok(Out::Value(Some(vec![b'v'; 100].into()))), "{key:?}");
+        }
     });
     world.block_on(second).unwrap();
 }
