@@ -44,7 +44,7 @@ struct Mailbox {
 pub(crate) struct Inbox {
     /// Connections that come here.
     pub(crate) migrating: Receiver<Migrating>,
-    /// Wakes whoever calls [`Connections::take_killed`].
+    /// Wakes the task that calls [`Connections::take_killed`].
     pub(crate) killed: Receiver<()>,
 }
 

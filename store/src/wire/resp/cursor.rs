@@ -9,9 +9,9 @@
 //!   silently ends early or leaves keys out.
 //! * A position belongs to the connection that used it last. A connection keeps [`SHARE_POSITIONS`] positions and
 //!   [`SHARE_KEY_BYTES`] of keys; with more it loses the ones it has not used for longest.
-//! * Nobody loses a position to others while it was used within [`KEPT`]. When the table is full of such positions, new scans
-//!   are refused and those under way go on.
-//! * A cursor is good on the node that gave it, until that node stops. `RANGE` needs no cursor and works everywhere.
+//! * No connection loses a position to others while it was used within [`KEPT`]. When the table is full of such positions, new scans
+//!   are refused and those in progress go on.
+//! * A cursor is good on the node that returned it, until that node stops. `RANGE` needs no cursor and works everywhere.
 //!
 //! Invariants: `by_use` and `by_owner` name exactly the positions in `by_cursor`; `bytes` are those of all their keys.
 
@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use engine::rt::Mono;
 
-/// Most positions remembered.
+/// Maximum number of positions.
 pub const POSITIONS_MAX: usize = 64 << 10;
-/// Most bytes of remembered keys.
+/// Maximum bytes of the keys of all positions.
 pub const KEY_BYTES_MAX: usize = 32 << 20;
 /// Positions of one connection.
 pub const SHARE_POSITIONS: usize = 64;
@@ -39,7 +39,7 @@ pub struct Cursors(Arc<Mutex<Positions>>);
 #[derive(Debug)]
 struct Positions {
     /// The latest cursor.
-    given: u64,
+    last_cursor: u64,
     /// The latest use, as a count.
     uses: u64,
     by_cursor: HashMap<u64, Position>,
@@ -80,7 +80,7 @@ impl Cursors {
     pub fn new(seed: u64) -> Self {
         // Some clients keep cursors in a double, which is exact up to 2^53.
         let positions = Positions {
-            given: seed >> 20,
+            last_cursor: seed >> 20,
             uses: 0,
             by_cursor: HashMap::new(),
             by_use: BTreeMap::new(),
@@ -91,7 +91,7 @@ impl Cursors {
     }
 
     /// A cursor that stands for `key`, of the scan that `previous` belongs to; 0 when it has just begun. Never 0. `None` when the
-    /// table is full of scans under way.
+    /// table is full of scans in progress.
     pub fn remember(&self, key: &[u8], previous: u64, call: Call) -> Option<u64> {
         let positions = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = positions.by_cursor.get(&previous).map(|position| position.previous) {
@@ -99,14 +99,14 @@ impl Cursors {
         }
         positions.keep_share(key.len(), call.owner);
         if !positions.make_room(key.len(), call.now) {
-            // A scan under way goes on in the place of its last step.
+            // A scan in progress goes on in the place of its last step.
             if previous == 0 {
                 return None;
             }
             positions.forget(previous);
         }
-        positions.given += 1;
-        let cursor = positions.given;
+        positions.last_cursor += 1;
+        let cursor = positions.last_cursor;
         positions.insert(cursor, key.into(), previous, call);
         Some(cursor)
     }
@@ -147,7 +147,7 @@ impl Positions {
         Some(position)
     }
 
-    /// Makes the oldest positions of `owner` give way to a further one, if it has too many.
+    /// Evicts the oldest positions of `owner` for a further one, if it has too many.
     fn keep_share(&mut self, bytes: usize, owner: u64) {
         while let Some(share) = self.by_owner.get(&owner)
             && (share.by_use.len() >= SHARE_POSITIONS || share.bytes + bytes > SHARE_KEY_BYTES)
@@ -157,7 +157,7 @@ impl Positions {
         }
     }
 
-    /// Makes positions give way that were not used for long. Whether there is room for a further one.
+    /// Evicts positions that were not used for long. Whether there is room for a further one.
     fn make_room(&mut self, bytes: usize, now: Mono) -> bool {
         while self.by_cursor.len() >= POSITIONS_MAX || self.bytes + bytes > KEY_BYTES_MAX {
             let Some((_, &oldest)) = self.by_use.first_key_value() else { return true };
@@ -208,16 +208,17 @@ mod tests {
         }
         assert!(refused > 0, "the table never became full");
         assert_eq!(cursors.recall(slow, call(ME)).as_deref(), Some(&b"slow"[..]));
-        let next = cursors.remember(b"slow 2", slow, call(ME)).expect("a scan under way goes on");
+        let next = cursors.remember(b"slow 2", slow, call(ME)).expect("a scan in progress goes on");
         assert_eq!(cursors.recall(next, call(ME)).as_deref(), Some(&b"slow 2"[..]));
     }
 
     #[test]
-    fn what_nobody_used_for_long_gives_way_to_new_scans() {
+    fn positions_that_are_not_used_for_long_make_room_for_new_scans() {
         let cursors = Cursors::new(0);
         let mut owner = 2;
         while cursors.remember(b"old", 0, call(owner)).is_some() {
             owner += 1;
+            assert!(owner <= POSITIONS_MAX as u64 + 2, "the table never becomes full");
         }
         assert_eq!(cursors.0.lock().unwrap().by_cursor.len(), POSITIONS_MAX);
         let later = Call { owner: ME, now: Mono(5 + KEPT.as_nanos() as u64) };

@@ -10,7 +10,7 @@ use super::request::{Error, Request};
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Outcome, When};
 
-/// Most bytes of values in one reply.
+/// Maximum bytes of values in one reply.
 pub const REPLY_BYTES_MAX: usize = 64 << 20;
 
 /// What a command asks of the store.
@@ -230,7 +230,7 @@ impl Shape {
             (Shape::Encoding, Out::Value(value)) => reply.bulk_or_null(value.as_deref().map(encoding)),
             (shape, out) => {
                 debug_assert!(false, "{out:?} is no answer for {shape:?}");
-                reply.error("ERR internal error: the store gave an answer of another kind");
+                reply.error("ERR internal error: the store returned an answer of another kind");
             }
         }
     }

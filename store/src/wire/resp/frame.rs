@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use crate::request::VALUE_BYTES_MAX;
 
-/// Longest inline command and longest `*` or `$` line, bytes.
+/// Maximum length of an inline command and of a `*` or `$` line, bytes.
 const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// What a frame may be, so that a connection's memory has an end.

@@ -6,7 +6,7 @@
 
 use super::request::Error;
 
-/// Longest pattern, bytes.
+/// Maximum length of a pattern, bytes.
 pub const PATTERN_BYTES_MAX: usize = 4 << 10;
 const BITS: usize = u64::BITS as usize;
 
@@ -19,7 +19,7 @@ pub struct Pattern {
     fits: Box<[u64]>,
     /// The places at which a star eats any byte.
     stars: Box<[u64]>,
-    /// The place behind the last part.
+    /// The place after the last part.
     end: usize,
 }
 
@@ -48,19 +48,21 @@ impl Pattern {
             end: 0,
         };
         let mut rest = pattern;
-        while let Some((&first, behind)) = rest.split_first() {
+        while let Some((&first, rest_after)) = rest.split_first() {
             rest = match first {
                 b'*' => {
                     compiled.stars[compiled.end / BITS] |= 1 << (compiled.end % BITS);
-                    behind
+                    rest_after
                 }
-                b'?' => compiled.part(behind, |_| true),
+                b'?' => compiled.part(rest_after, |_| true),
                 b'[' => {
-                    let (class, behind) = class(behind);
-                    compiled.part(behind, |byte| class[usize::from(byte)])
+                    let (class, rest_after) = class(rest_after);
+                    compiled.part(rest_after, |byte| class[usize::from(byte)])
                 }
-                b'\\' if !behind.is_empty() => compiled.part(&behind[1..], |byte| byte == behind[0]),
-                literal => compiled.part(behind, |byte| byte == literal),
+                b'\\' if !rest_after.is_empty() => {
+                    compiled.part(&rest_after[1..], |byte| byte == rest_after[0])
+                }
+                literal => compiled.part(rest_after, |byte| byte == literal),
             };
         }
         compiled
@@ -118,31 +120,31 @@ pub fn literal_prefix(pattern: &[u8]) -> Vec<u8> {
     prefix
 }
 
-/// The bytes of the class that `rest` begins with, and what is behind it. A class that is never closed ends with the pattern.
+/// The bytes of the class that `rest` begins with, and what follows it. A class that is never closed ends with the pattern.
 fn class(rest: &[u8]) -> ([bool; 256], &[u8]) {
     let (negated, mut rest) = match rest {
-        [b'^', behind @ ..] => (true, behind),
+        [b'^', rest_after @ ..] => (true, rest_after),
         rest => (false, rest),
     };
     let mut members = [false; 256];
     loop {
         rest = match rest {
-            [b'\\', quoted, behind @ ..] => {
+            [b'\\', quoted, rest_after @ ..] => {
                 members[usize::from(*quoted)] = true;
-                behind
+                rest_after
             }
-            [b']', behind @ ..] => {
-                rest = behind;
+            [b']', rest_after @ ..] => {
+                rest = rest_after;
                 break;
             }
             [] => break,
-            [from, b'-', to, behind @ ..] => {
+            [from, b'-', to, rest_after @ ..] => {
                 (*from.min(to)..=*from.max(to)).for_each(|byte| members[usize::from(byte)] = true);
-                behind
+                rest_after
             }
-            [member, behind @ ..] => {
+            [member, rest_after @ ..] => {
                 members[usize::from(*member)] = true;
-                behind
+                rest_after
             }
         };
     }

@@ -9,27 +9,27 @@
 //! | [`frame`] | requests as bytes: the incremental parser and its bounds |
 //! | [`reply`] | replies as bytes, in RESP2 and RESP3 |
 //! | [`request`] | one complete command, and the texts of errors |
-//! | [`command`] | the table of commands |
+//! | [`command`], [`table`] | which commands there are, and what is known of each |
 //! | [`data`] | commands that name their keys, as operations and back |
-//! | [`walk`] | commands that walk over ranges |
+//! | [`walk`] | commands that take many steps: [`scan`], [`range`], [`count`] and others |
 //! | [`control`], [`settings`], [`describe`], [`help`] | commands about connection, server and commands |
 //! | [`subcommand`] | which parts the commands have that have parts |
 //! | [`client`], [`roster`] | what a connection is known by, on its core and on all |
 //! | [`clients`] | `CLIENT LIST` and `CLIENT KILL`, over all cores |
 //! | [`connections`] | what the cores share: the roster and a mailbox per core |
-//! | [`transaction`] | commands that take effect together |
+//! | [`transaction`], [`exec`] | commands that take effect together |
 //! | [`queue`] | the order of one connection's commands and answers |
 //! | [`session`] | one connection |
 //! | [`migration`] | when and how a connection goes to the core that owns its keys |
-//! | [`server`] | one core: accepting, sharing, draining |
+//! | [`server`], [`stalls`] | one core: accepting, sharing, draining, closing what stalls |
 //! | [`cursor`] | what a `SCAN` cursor stands for |
 //! | [`counters`] | what is counted |
 //!
 //! # The range scan
 //!
 //! `RANGE start end [LIMIT n] [REVERSE] [NOVALUES]` returns the pairs with `start <= key < end` in key order as a flat array:
-//! key, value, key, value. An empty `end` means no end. `LIMIT` is 1000 pairs unless given; `REVERSE` begins at the end;
-//! `NOVALUES` leaves the values out and returns the keys alone. To go on, ask again with the last key and a zero byte behind
+//! key, value, key, value. An empty `end` means unbounded. `LIMIT` is 1000 pairs unless given; `REVERSE` begins at the end;
+//! `NOVALUES` leaves the values out and returns the keys alone. To go on, ask again with the last key and a zero byte after
 //! it as `start` (reverse: with the last key as `end`).
 //!
 //! # What a client may rely on
@@ -57,22 +57,28 @@ pub mod clients;
 pub mod command;
 pub mod connections;
 pub mod control;
+mod count;
 pub mod counters;
 pub mod cursor;
 pub mod data;
 pub mod describe;
+pub mod exec;
 pub mod frame;
 pub mod glob;
 pub mod help;
 mod migration;
 pub mod queue;
+pub mod range;
 pub mod reply;
 pub mod request;
 pub mod roster;
+pub mod scan;
 pub mod server;
 pub mod session;
 pub mod settings;
+mod stalls;
 pub mod subcommand;
+pub mod table;
 pub mod transaction;
 pub mod walk;
 

@@ -1,15 +1,9 @@
-//! The commands of one connection that are under way, answered in the order in which they came.
+//! The commands of one connection that are in flight, answered in the order in which they came.
 //!
 //! Commands are started as they arrive, so a pipeline's writes meet in one group commit and its reads do not wait for each
-//! other. What a connection expects of its own keys is kept:
-//!
-//! * Operations on one key take effect in the order in which they are submitted (the gateway's promise), except that a read
-//!   may overtake a write. So a read of a key that an unanswered command here writes is put off until that command is
-//!   answered.
-//! * A write of a key that a put-off read waits to see is put off with it, so that the read does not see too much.
-//! * Everything else goes at once. Put-off commands are started in their order.
-//!
-//! Keys are compared by hash: a collision puts a command off without need, which harms nobody.
+//! other. What has to wait for an earlier command of the connection is up to [`order`].
+
+mod order;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -23,34 +17,28 @@ use super::data::{Lookups, Shape, Work, refused, size};
 use super::reply::Writer;
 use crate::gateway::{Gateway, Submitted};
 use crate::refusal::Refusal;
-use crate::request::{Op, Out};
+use crate::request::Out;
+use order::Order;
 
-/// More keys than this count as all keys.
-const KEYS_TOLD_APART: usize = 32;
-/// The hash that stands for all keys.
-const EVERY_KEY: u64 = u64::MAX;
-/// A queue that has been longer gives its memory back when it is empty.
+/// A queue that has been longer frees its memory when it is empty.
 const IDLE_ENTRIES: usize = 16;
 
 /// A command that takes many steps; it resolves to its reply.
 pub type Walking = Pin<Box<dyn Future<Output = Vec<u8>>>>;
 
-/// Commands under way.
+/// Commands in flight.
 #[derive(Debug, Default)]
 pub struct Queue {
     entries: VecDeque<Entry>,
     /// How many commands were answered before the first entry; an entry's number is this plus its place.
     answered: u64,
-    /// Keys that unanswered commands write, with the command's number, ascending.
-    writes: VecDeque<(u64, u64)>,
-    /// Commands that were put off, ascending.
-    put_off: VecDeque<PutOff>,
+    order: Order,
     held_bytes: usize,
     /// Of the replies that are known and wait for those before them.
     said_bytes: usize,
 }
 
-/// A command under way.
+/// A command in flight.
 struct Entry {
     command: Option<Command>,
     shape: Shape,
@@ -73,14 +61,6 @@ struct Counting {
     running: Vec<Submitted>,
     existed: usize,
     refusal: Option<Refusal>,
-}
-
-#[derive(Debug)]
-struct PutOff {
-    number: u64,
-    /// To be started when this command is answered.
-    until: u64,
-    hashes: Vec<u64>,
 }
 
 /// A command that has been answered.
@@ -106,7 +86,7 @@ pub struct Ticket {
 }
 
 impl Queue {
-    /// Commands under way.
+    /// How many commands are in flight.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -116,12 +96,12 @@ impl Queue {
         self.entries.is_empty()
     }
 
-    /// Whether a command of many steps is under way, which nothing may overtake or join.
+    /// Whether a command of many steps is in flight, which none may overtake or join.
     pub fn is_walking(&self) -> bool {
         self.entries.back().is_some_and(|last| matches!(last.state, State::Walking(_)))
     }
 
-    /// The sizes of the requests under way together.
+    /// The sizes of the requests in flight together.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
     }
@@ -135,21 +115,10 @@ impl Queue {
     pub fn submit(&mut self, gateway: &Gateway, ticket: Ticket, work: Work, shape: Shape) -> bool {
         let number = self.answered + self.entries.len() as u64;
         let writes = ticket.command.is_some_and(|command| command.spec().kind == Kind::Write);
-        let until = if writes { self.behind_put_off(&work) } else { self.behind_writes(&work) };
-        if writes {
-            each_hash(&work, |hash| self.writes.push_back((number, hash)));
-        }
-        let state = match until {
-            None => start(gateway, work),
-            Some(until) => {
-                let mut hashes = Vec::new();
-                each_hash(&work, |hash| hashes.push(hash));
-                self.put_off.push_back(PutOff { number, until, hashes });
-                State::PutOff(Box::new(work))
-            }
-        };
+        let may_start = self.order.admit(number, &work, writes);
+        let state = if may_start { start(gateway, work) } else { State::PutOff(Box::new(work)) };
         self.push(ticket, shape, state);
-        until.is_none()
+        may_start
     }
 
     /// Takes in a command whose reply is known already.
@@ -206,61 +175,19 @@ impl Queue {
         Poll::Ready(Some(answered))
     }
 
-    /// Forgets what only answered commands needed, and starts what waited for them.
+    /// Starts what waited for the command that was answered last, and forgets what only answered commands needed.
     fn settle(&mut self, gateway: &Gateway) {
-        while self.writes.front().is_some_and(|&(number, _)| number < self.answered) {
-            self.writes.pop_front();
-        }
-        if !self.put_off.is_empty() {
-            self.start_put_off(gateway);
-        }
-        if self.entries.is_empty() && self.entries.capacity() > IDLE_ENTRIES {
-            self.entries = VecDeque::new();
-            self.writes = VecDeque::new();
-            self.put_off = VecDeque::new();
-        }
-    }
-
-    fn start_put_off(&mut self, gateway: &Gateway) {
         let (entries, answered) = (&mut self.entries, self.answered);
-        self.put_off.retain(|waiting| {
-            if waiting.until >= answered {
-                return true;
-            }
-            let place = (waiting.number - answered) as usize;
-            let state = &mut entries[place].state;
+        self.order.answered(answered, |number| {
+            let state = &mut entries[(number - answered) as usize].state;
             if let State::PutOff(work) = std::mem::replace(state, State::Said(Vec::new())) {
                 *state = start(gateway, *work);
             }
-            false
         });
-    }
-
-    /// The last unanswered command that writes a key of `work`.
-    fn behind_writes(&self, work: &Work) -> Option<u64> {
-        if self.writes.is_empty() {
-            return None;
+        if self.entries.is_empty() && self.entries.capacity() > IDLE_ENTRIES {
+            self.entries = VecDeque::new();
+            self.order = Order::default();
         }
-        let mut until = None;
-        each_hash(work, |hash| {
-            let found = self.writes.iter().rev().find(|&&(_, written)| meet(hash, written));
-            until = until.max(found.map(|&(number, _)| number));
-        });
-        until
-    }
-
-    /// What the last put-off command that touches a key of `work` waits for.
-    fn behind_put_off(&self, work: &Work) -> Option<u64> {
-        if self.put_off.is_empty() {
-            return None;
-        }
-        let mut until = None;
-        each_hash(work, |hash| {
-            let meeting =
-                self.put_off.iter().filter(|waiting| waiting.hashes.iter().any(|&other| meet(hash, other)));
-            until = until.max(meeting.map(|waiting| waiting.until).max());
-        });
-        until
     }
 }
 
@@ -292,51 +219,6 @@ fn start(gateway: &Gateway, work: Work) -> State {
     }
 }
 
-fn meet(one: u64, other: u64) -> bool {
-    one == other || one == EVERY_KEY || other == EVERY_KEY
-}
-
-fn each_hash(work: &Work, mut visit: impl FnMut(u64)) {
-    match work {
-        Work::One(
-            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. },
-        ) => {
-            visit(hash(key));
-        }
-        Work::One(Op::BatchGet { keys } | Op::Lengths { keys }) if keys.len() <= KEYS_TOLD_APART => {
-            keys.iter().for_each(|key| visit(hash(key)));
-        }
-        Work::One(Op::BatchPut { pairs }) if pairs.len() <= KEYS_TOLD_APART => {
-            pairs.iter().for_each(|(key, _)| visit(hash(key)));
-        }
-        Work::Each(ops) if ops.len() <= KEYS_TOLD_APART => {
-            for op in ops {
-                match op {
-                    Op::Delete { key, .. } => visit(hash(key)),
-                    _ => visit(EVERY_KEY),
-                }
-            }
-        }
-        _ => visit(EVERY_KEY),
-    }
-}
-
-/// Multiply and rotate, eight bytes at a time: fast, and good enough to tell a pipeline's keys apart.
-fn hash(key: &[u8]) -> u64 {
-    const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
-    let mut state = key.len() as u64;
-    let mut words = key.chunks_exact(8);
-    for word in &mut words {
-        let word =
-            u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
-        state = (state.rotate_left(5) ^ word).wrapping_mul(MULTIPLIER);
-    }
-    for &byte in words.remainder() {
-        state = (state.rotate_left(5) ^ u64::from(byte)).wrapping_mul(MULTIPLIER);
-    }
-    state
-}
-
 impl std::fmt::Debug for Entry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Entry")
@@ -353,6 +235,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::request::Op;
     use crate::wire::resp::reply::Protocol;
 
     fn submit(queue: &mut Queue, gateway: &Gateway, text: &'static str) {
@@ -369,8 +252,8 @@ mod tests {
 
     /// Which commands wait for others, as a word of `w`ait and `r`un.
     fn waiting(queue: &Queue) -> String {
-        let letter = |entry: &Entry| if matches!(entry.state, State::PutOff(_)) { 'w' } else { 'r' };
-        queue.entries.iter().map(letter).collect()
+        let mark = |entry: &Entry| if matches!(entry.state, State::PutOff(_)) { 'w' } else { 'r' };
+        queue.entries.iter().map(mark).collect()
     }
 
     fn answer(queue: &mut Queue, gateway: &Gateway) -> String {
@@ -379,6 +262,19 @@ mod tests {
         let polled = queue.poll_answer(&mut cx, gateway, &mut Writer::new(&mut out, Protocol::Resp2));
         assert!(matches!(polled, Poll::Ready(Some(_))));
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_reply_that_waits_is_counted_until_its_turn() {
+        let (mut queue, gateway) = (Queue::default(), Gateway::in_memory());
+        submit(&mut queue, &gateway, "get a");
+        let ticket = Ticket { command: Some(Command::Ping), began: Mono(0), bytes: 7 };
+        queue.said(ticket, b"+PONG\r\n".to_vec());
+        assert_eq!((queue.said_bytes(), queue.held_bytes()), (7, 12));
+        assert_eq!(answer(&mut queue, &gateway), "$-1\r\n");
+        assert_eq!((queue.said_bytes(), queue.held_bytes()), (7, 7));
+        assert_eq!(answer(&mut queue, &gateway), "+PONG\r\n");
+        assert_eq!((queue.said_bytes(), queue.held_bytes()), (0, 0));
     }
 
     #[test]
@@ -407,7 +303,7 @@ mod tests {
             "+OK\r\n",
         ];
         assert_eq!(rest, expected);
-        assert!(queue.is_empty() && queue.writes.is_empty() && queue.put_off.is_empty());
+        assert!(queue.is_empty() && queue.order.is_empty());
         assert_eq!(queue.held_bytes(), 0);
     }
 }

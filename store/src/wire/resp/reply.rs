@@ -79,7 +79,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Text that is meant for people; clients of RESP3 are told so.
+    /// Text that is meant for people; in RESP3 its type says so.
     pub fn verbatim(&mut self, text: &str) {
         if self.protocol == Protocol::Resp2 {
             return self.bulk(text.as_bytes());

@@ -1,7 +1,7 @@
 //! The RESP connections of the whole node, as `CLIENT LIST`, `CLIENT KILL` and the bound on their number see them.
 //!
 //! A connection is served by one core, and what other cores may know of it lies in an [`Entry`] that the roster shares. The
-//! roster's lock is taken when a connection begins or ends and by whoever lists or kills, never for a command that names keys.
+//! roster's lock is taken when a connection begins or ends and by commands that list or kill, never for a command that names keys.
 //! What changes with every command (which one it was, when it came, how many are queued for `EXEC`) is stored in atomics that
 //! only the owning session writes; a reader on another core may see the command of one moment and the time of the next.
 //!
@@ -21,7 +21,7 @@ use super::command::{Command, SPECS};
 use super::reply::Protocol;
 use super::request::Error;
 
-/// Longest name of a connection, a library or a version, bytes.
+/// Maximum length of the name of a connection, a library or a version, bytes.
 const NAME_BYTES_MAX: usize = 256;
 
 /// The connections of one node. Clones share them.
@@ -134,7 +134,7 @@ impl Roster {
         self.len() == 0
     }
 
-    /// The highest id that was given out.
+    /// The highest id so far.
     pub fn last_id(&self) -> u64 {
         self.lock().last_id
     }
@@ -185,7 +185,7 @@ impl Entry {
 
     /// Asks the connection to end. Whether this is the first time.
     ///
-    /// Whoever asks reads [`Entry::core`] afterwards, and whoever takes a connection in calls [`Entry::arrive`] before it asks
+    /// The caller reads [`Entry::core`] afterwards, and a core that takes a connection in calls [`Entry::arrive`] before it asks
     /// [`Entry::is_killed`]; so one of the two sees the other, wherever the connection is.
     pub fn kill(&self) -> bool {
         !self.killed.swap(true, Ordering::SeqCst)
@@ -211,7 +211,7 @@ impl Entry {
         self.protocol.store(version, Ordering::Relaxed);
     }
 
-    /// So many commands wait for `EXEC`; `None` outside of `MULTI`.
+    /// This many commands wait for `EXEC`; `None` outside of `MULTI`.
     pub fn queues(&self, queued: Option<usize>) {
         let queued = queued.map_or(-1, |queued| i64::try_from(queued).unwrap_or(i64::MAX));
         self.queued.store(queued, Ordering::Relaxed);
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_go_on_behind_the_last_id_and_end() {
+    fn pages_go_on_after_the_last_id_and_end() {
         let roster = Roster::default();
         let mut members: Vec<_> = (0..10).map(|_| roster.admit(arrival(0), 99).unwrap()).collect();
         drop(members.remove(3));

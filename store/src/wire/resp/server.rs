@@ -16,38 +16,33 @@ use engine::rt::chan::Receiver;
 use engine::rt::local::Bell;
 use engine::rt::{Listener, Mono, Rt, Stream};
 
-use super::client::{Client, Held};
+use super::client::Client;
 use super::connections::{Connections, Inbox};
 use super::counters::Counters;
 use super::cursor::Cursors;
 use super::migration::{Affinity, Loads, Migrating};
 use super::roster::Arrival;
 use super::session::{Ended, Session};
+use super::stalls::evict_stalled;
 use crate::descriptors::Descriptors;
 use crate::gateway::Gateway;
-use crate::memory::{INTAKE_BYTES_MIN, SMALL_BYTES};
 use crate::wire::board::Board;
 
 /// What is read from a socket at once, bytes.
 const READ_BYTES: usize = 64 << 10;
 /// Reply buffers kept for the next connection that has something to say.
 const SPARE_BUFFERS: usize = 64;
-/// A reply buffer that has grown beyond this is given back, bytes.
+/// A reply buffer that has grown beyond this is not kept, bytes.
 const SPARE_BUFFER_BYTES_MAX: usize = 64 << 10;
-/// Refused connections that are told why at the same time; more are just closed.
+/// Refused connections that hear the reason at the same time; more are just closed.
 const REFUSALS_AT_ONCE: usize = 64;
 /// How long to wait when no descriptor is left for the next connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
-/// How often clients that stall are looked for.
-const STALL_LOOK: Duration = Duration::from_secs(1);
-/// How long a client may do nothing while others wait for the memory that it holds.
-const STALL_MAX: Duration = Duration::from_secs(5);
-
 /// How a core speaks RESP.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What `AUTH` asks for; `None` lets everybody in.
+    /// What `AUTH` asks for; `None` lets every client in.
     pub password: Option<String>,
     /// Connections that the node holds at once, over all cores.
     pub connections_max: usize,
@@ -98,7 +93,7 @@ pub struct Server {
     /// Where every session reads into; it is empty again before the session waits.
     pub read_buffer: RefCell<Box<[u8]>>,
     spare_buffers: RefCell<Vec<Vec<u8>>>,
-    clients: RefCell<BTreeMap<u64, Rc<Client>>>,
+    pub(super) clients: RefCell<BTreeMap<u64, Rc<Client>>>,
     refusals: Cell<usize>,
     loads: Loads,
     stop: Cell<Stop>,
@@ -133,14 +128,14 @@ pub async fn serve(
     }
     server.rt.spawn(evict_stalled(server.clone()));
     let mut shutdown = pin!(shutdown);
-    let patience = loop {
+    let drain_time = loop {
         let mut accept = pin!(listener.accept());
         let accepted = poll_fn(|cx| match shutdown.as_mut().poll(cx) {
-            Poll::Ready(patience) => Poll::Ready(Err(patience)),
+            Poll::Ready(drain_time) => Poll::Ready(Err(drain_time)),
             Poll::Pending => accept.as_mut().poll(cx).map(Ok),
         });
         match accepted.await {
-            Err(patience) => break patience,
+            Err(drain_time) => break drain_time,
             Ok(Ok((stream, from))) => server.admit(stream, from),
             Ok(Err(_)) => {
                 server.counters.accept_faults.add_one();
@@ -149,7 +144,7 @@ pub async fn serve(
         }
     };
     drop(listener);
-    server.drain(patience).await;
+    server.drain(drain_time).await;
 }
 
 impl Server {
@@ -255,17 +250,17 @@ impl Server {
     }
 
     /// Lets the sessions finish, then ends those that have not.
-    async fn drain(self: &Rc<Self>, patience: Duration) {
+    async fn drain(self: &Rc<Self>, drain_time: Duration) {
         self.config.connections.close(self.rt.core());
-        self.tell(Stop::Drain);
-        let deadline = pin!(self.rt.sleep(patience));
+        self.set_stop(Stop::Drain);
+        let deadline = pin!(self.rt.sleep(drain_time));
         let mut deadline = Some(deadline);
         while !self.clients.borrow().is_empty() {
             let mut ended = pin!(self.ended.wait());
             poll_fn(|cx| {
                 if deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
                     deadline = None;
-                    self.tell(Stop::Now);
+                    self.set_stop(Stop::Now);
                 }
                 ended.as_mut().poll(cx)
             })
@@ -273,7 +268,7 @@ impl Server {
         }
     }
 
-    fn tell(&self, stop: Stop) {
+    fn set_stop(&self, stop: Stop) {
         self.stop.set(stop);
         self.clients.borrow().values().for_each(|client| client.wake());
     }
@@ -300,34 +295,11 @@ async fn end_killed(server: Rc<Server>, wake: Receiver<()>) {
     let budget = server.rt.budget();
     while let Some(()) = wake.recv().await {
         for id in server.config.connections.take_killed(server.rt.core()) {
-            // One that is not here has ended, or has migrated and is told by its mark.
+            // One that is not here has ended, or has migrated and sees its mark.
             if let Some(client) = server.clients.borrow().get(&id) {
                 client.wake();
             }
             budget.tick().await;
-        }
-    }
-}
-
-/// Ends connections whose clients neither go on with a request nor read their replies, while others wait for the memory that
-/// they hold.
-async fn evict_stalled(server: Rc<Server>) {
-    while server.stop() == Stop::No {
-        server.rt.sleep(STALL_LOOK).await;
-        let memory = server.gateway.memory();
-        let short = (memory.input.waiting() > 0, memory.output.waiting() > 0);
-        if short == (false, false) {
-            continue;
-        }
-        let now = server.rt.now();
-        for client in server.clients.borrow().values() {
-            let Held { input, output, moved } = client.held.get();
-            let holds = (short.0 && input > INTAKE_BYTES_MIN) || (short.1 && output > SMALL_BYTES);
-            if holds && now.since(moved) >= STALL_MAX {
-                tracing::warn!(client = %client.entry.from, input, output, "others wait for the memory of a client that stalls; closed");
-                client.evicted.set(true);
-                client.wake();
-            }
         }
     }
 }

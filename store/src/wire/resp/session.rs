@@ -5,22 +5,21 @@
 //! another core ([`departure`]).
 //!
 //! Bounds: what a session keeps is charged to its core ([`crate::memory`]), and while the core is short of memory it is not read
-//! from. It takes in no command while too many are under way ([`Config::pipeline_max`](super::server::Config::pipeline_max), [`HELD_BYTES_MAX`]) or too much of
-//! its replies is unsent ([`UNSENT_BYTES_MAX`]). Then it does not read either, so a client that does not listen is soon
-//! unable to speak. An idle session holds no buffers: it reads into its core's buffer, keeps only what is not a complete
+//! from. It takes in no command while too many are in flight ([`Config::pipeline_max`](super::server::Config::pipeline_max), [`HELD_BYTES_MAX`]) or too much of
+//! its replies is unsent ([`UNSENT_BYTES_MAX`]). Then it does not read either, so a client that does not read its replies can soon not send either. An idle session holds no buffers: it reads into its core's buffer, keeps only what is not a complete
 //! command yet, and borrows a reply buffer while it has something to say. What a client begins it has to end in time
 //! ([`overdue`]).
 
 mod departure;
 mod intake;
 mod overdue;
+mod replies;
 mod starting;
 #[cfg(test)]
 mod tests;
 
 use std::future::poll_fn;
 use std::io;
-use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -36,23 +35,20 @@ use super::queue::{Queue, Ticket};
 use super::reply::Writer;
 use super::request::Error;
 use super::server::{Server, Stop};
-use crate::memory::{Charge, INTAKE_BYTES_MIN, Intake, SMALL_BYTES};
+use crate::memory::{INTAKE_BYTES_MIN, Intake, SMALL_BYTES};
 use overdue::Overdue;
+use replies::Replies;
 
-/// Most bytes of requests under way.
+/// Maximum bytes of requests in flight.
 pub const HELD_BYTES_MAX: usize = 16 << 20;
-/// Most bytes of replies that are not sent yet, the last reply excepted.
+/// Maximum bytes of replies that are not sent yet, the last reply excepted.
 pub const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// The same while the core is short of memory.
 const UNSENT_BYTES_SHORT: usize = 64 << 10;
-/// Most bytes of replies that are kept although they are sent, unless more than that is unsent.
-const SENT_BYTES_MAX: usize = 256 << 10;
 /// Frames from this size on are kept as they are and not copied, bytes.
 const OWN_FRAME_BYTES: usize = 16 << 10;
 /// Keys of one `DEL` that are deleted at once; more are deleted step by step.
 const DELETES_AT_ONCE: usize = 128;
-/// The first replies are taken to be this big, until they have shown what they are, bytes.
-const REPLY_BYTES_GUESS: usize = 2 << 20;
 /// Turns without waiting before other tasks, timers and IO get theirs.
 const TURNS_AT_ONCE: u32 = 8;
 /// What is read and thrown away after a fatal error, so that the client gets to read the error, bytes.
@@ -76,21 +72,15 @@ pub struct Session {
     input: BytesMut,
     parser: Parser,
     queue: Queue,
-    /// Replies; the first `sent` bytes are sent.
-    out: Vec<u8>,
-    sent: usize,
-    /// Reads answered in place since latencies were last told.
+    replies: Replies,
+    /// Reads answered in place whose latency is not recorded yet.
     in_place: u64,
-    /// The largest of the latest replies, bytes.
-    large_reply: usize,
     /// What is kept of requests until they are answered, charged to the core.
     intake: Intake,
-    /// What is kept of replies until they are sent, charged to the core.
-    unsent: Charge,
     hold: Hold,
     phase: Phase,
     affinity: Affinity,
-    /// The core that the session moves to as soon as everything is answered.
+    /// The core that the session migrates to as soon as everything is answered.
     goal: Option<u16>,
     overdue: Overdue,
     /// The most commands that were in flight at once.
@@ -123,11 +113,11 @@ enum Hold {
 enum Phase {
     /// Commands are taken in.
     Open,
-    /// No more commands; what is under way is answered.
+    /// No more commands; what is in flight is answered.
     Ending,
     /// As `Ending`, and then the client, which is still writing, is heard out.
     EndingEarly,
-    /// Everything is sent; so many bytes more are read and thrown away, until then.
+    /// Everything is sent; this many bytes more are read and thrown away, until then.
     Lingering(usize, Mono),
 }
 
@@ -144,7 +134,7 @@ impl Session {
     /// A session at its beginning.
     pub fn new(server: Rc<Server>, stream: Stream, client: Rc<Client>) -> Self {
         let memory = server.gateway.memory();
-        let (intake, unsent) = (Intake::new(&memory.input), memory.output.charge(0));
+        let (intake, replies) = (Intake::new(&memory.input), Replies::new(memory.output.charge(0)));
         Self {
             server,
             client,
@@ -152,12 +142,9 @@ impl Session {
             input: BytesMut::new(),
             parser: Parser::default(),
             queue: Queue::default(),
-            out: Vec::new(),
-            sent: 0,
+            replies,
             in_place: 0,
-            large_reply: REPLY_BYTES_GUESS,
             intake,
-            unsent,
             hold: Hold::Nothing,
             phase: Phase::Open,
             affinity: Affinity::default(),
@@ -168,9 +155,9 @@ impl Session {
         }
     }
 
-    /// Serves the connection until it ends. Why it ends interests nobody: the client knows, or is gone.
+    /// Serves the connection until it ends. The reason is not returned: the client knows it, or is gone.
     ///
-    /// Boxed, because a future holds what it is given twice, and idle connections are many.
+    /// Boxed, because a future holds its arguments twice, and idle connections are many.
     pub async fn run(mut self: Box<Self>) -> Ended {
         while let Ok(true) = poll_fn(|cx| self.poll_turns(cx)).await {
             match self.departs_to() {
@@ -181,7 +168,7 @@ impl Session {
                 },
             }
         }
-        self.server.return_buffer(mem::take(&mut self.out));
+        self.replies.give_back(&self.server);
         Ended::Over
     }
 
@@ -206,7 +193,7 @@ impl Session {
             if self.client.leaving.get() && self.phase == Phase::Open {
                 self.take_leave();
             }
-            let wrote = self.send(cx)?;
+            let wrote = self.replies.send(cx, &mut self.stream, &self.server)?;
             self.charge(took || wrote);
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(false));
@@ -244,8 +231,7 @@ impl Session {
     fn say(&mut self, ticket: Ticket, write: impl FnOnce(&mut Writer<'_>)) {
         let protocol = self.client.protocol();
         if self.queue.is_empty() {
-            self.borrow_buffer();
-            write(&mut Writer::new(&mut self.out, protocol));
+            write(&mut self.replies.writer(&self.server, protocol));
             self.count(ticket.command);
         } else {
             let mut said = Vec::new();
@@ -260,21 +246,11 @@ impl Session {
         }
     }
 
-    fn borrow_buffer(&mut self) {
-        if self.out.capacity() == 0 {
-            self.out = self.server.lend_buffer();
-        }
-    }
-
     /// Charges what the session keeps now. What it keeps only within a turn is not seen here and costs nothing.
     fn charge(&mut self, moved: bool) {
         let input = if self.input.is_empty() { 0 } else { self.input.capacity() };
         self.intake.keep(input + self.queue.held_bytes());
-        let unsent = if self.out.is_empty() { 0 } else { self.out.capacity() };
-        let unsent = unsent + self.queue.said_bytes();
-        if unsent != self.unsent.bytes() {
-            self.unsent.set(unsent);
-        }
+        let unsent = self.replies.keep(self.queue.said_bytes());
         let input = if self.intake.waits() || !self.queue.is_empty() { 0 } else { self.intake.bytes() };
         let much = input > INTAKE_BYTES_MIN || unsent > SMALL_BYTES;
         let before = self.client.held.get();
@@ -294,60 +270,33 @@ impl Session {
     /// Collects the answers that are there. Whether there were any.
     fn gather(&mut self, cx: &mut Context<'_>) -> bool {
         let unsent_max = self.unsent_bytes_max();
-        if self.queue.is_empty() || self.out.len() - self.sent >= unsent_max {
+        if self.queue.is_empty() || self.replies.unsent_bytes() >= unsent_max {
             return false;
         }
-        self.borrow_buffer();
         let server = self.server.clone();
-        let mut reply = Writer::new(&mut self.out, self.client.protocol());
         let (mut now, mut any) = (None, false);
-        while reply.written() - self.sent < unsent_max {
+        while self.replies.unsent_bytes() < unsent_max {
+            let mut reply = self.replies.writer(&server, self.client.protocol());
             let before = reply.written();
             let Poll::Ready(Some(answered)) = self.queue.poll_answer(cx, &server.gateway, &mut reply) else {
                 break;
             };
+            let bytes = reply.written() - before;
             let now = *now.get_or_insert_with(|| server.rt.now());
             server.counters.looked_up(answered.lookups);
             if let Some(command) = answered.command {
                 server.counters.commands[command as usize].add_one();
                 server.counters.latency[command.spec().kind as usize].record(now.since(answered.began));
             }
-            self.large_reply = (self.large_reply - self.large_reply / 8).max(reply.written() - before);
+            self.replies.saw(bytes);
             any = true;
         }
         any
     }
 
-    /// Sends replies. Whether any bytes went.
-    fn send(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if self.sent == self.out.len() {
-            return Ok(false);
-        }
-        let Poll::Ready(written) = self.stream.poll_write(cx, &self.out[self.sent..]) else {
-            return Ok(false);
-        };
-        let written = written?;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        self.server.counters.writes.add_one();
-        self.server.counters.bytes_out.add(written as u64);
-        self.sent += written;
-        if self.sent == self.out.len() {
-            self.sent = 0;
-            self.server.return_buffer(mem::take(&mut self.out));
-        } else if self.sent >= SENT_BYTES_MAX && 2 * self.sent >= self.out.len() {
-            // A client that reads a little slower than it asks never lets the buffer run empty. What is unsent is moved, so
-            // it must not be more than what has been sent since the last time.
-            self.out.drain(..self.sent);
-            self.sent = 0;
-        }
-        Ok(true)
-    }
-
     /// Whether everything is said and sent, and the client heard out where it must be.
     fn is_over(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if !self.queue.is_empty() || self.sent != self.out.len() {
+        if !self.queue.is_empty() || !self.replies.is_sent() {
             return Ok(false);
         }
         match self.phase {

@@ -1,36 +1,31 @@
 //! `MULTI`, `EXEC`, `DISCARD`, `WATCH` and `UNWATCH`: commands that take effect together or not at all.
 //!
 //! Commands after `MULTI` are read, checked and kept. `EXEC` hands all of them to the store as one operation
-//! ([`Atomic`]), which runs them in order as one step. That is possible for the keys of one region. Where the keys lie in
+//! ([`Atomic`](crate::request::Atomic)), which runs them in order as one step. That is possible for the keys of one region. Where the keys lie in
 //! more than one, `EXEC` answers `CROSSSLOT` and nothing has happened; nor has it after any other error that takes the
 //! place of the array. A command that fails alone (an addition to a text) does not stop the others, as in Redis. What Redis
 //! would carry out and this server cannot (a key that expires, another database) is refused when it is queued, and then `EXEC`
 //! refuses the whole.
 //!
 //! A watched key counts as changed when a write of it began after `WATCH` was answered, also when it left the same value, and
-//! the write of the own connection included. Now and then `EXEC` answers null although nothing was written: when a range was
+//! a write of its own connection included. Now and then `EXEC` answers null although nothing was written: when a range was
 //! deleted, when the leader changed, or when the store watches too many keys.
 //!
 //! Bounds: [`COMMANDS_MAX`] commands and [`BYTES_MAX`] of them. Too many, like any command that is refused while it is
-//! queued, make `EXEC` refuse the whole. A connection with a transaction moves to no other core.
+//! queued, make `EXEC` refuse the whole. A connection with a transaction migrates to no other core.
+//! How `EXEC` and `WATCH` are carried out is in [`exec`](super::exec).
 
 use std::mem;
-use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::client::Client;
 use super::command::{Command, Kind};
 use super::control;
-use super::data::{self, Shape, Work, refused, size};
-use super::frame::{Limits, Parsed, Parser};
-use super::reply::{Protocol, Writer};
+use super::data::{self, Shape, Work};
 use super::request::{Error, Request};
-use super::server::Server;
 use super::subcommand;
-use super::walk;
 use crate::memory::{Charge, Memory};
-use crate::request::{Atomic, Op, Out, Outcome, Seen};
+use crate::request::Seen;
 
 /// Commands of one transaction.
 pub const COMMANDS_MAX: usize = 8192;
@@ -52,8 +47,20 @@ pub struct Transaction {
     watched: Vec<(Bytes, Seen)>,
 }
 
+/// What a transaction hands over when it ends.
 #[derive(Debug)]
-enum Queued {
+pub struct Ended {
+    /// The commands, in order.
+    pub queued: Vec<Queued>,
+    /// What the client has seen of the keys that it watches.
+    pub watched: Vec<(Bytes, Seen)>,
+    /// Held until the commands are answered.
+    _charge: Charge,
+}
+
+/// A command that was kept for `EXEC`.
+#[derive(Debug)]
+pub enum Queued {
     /// Work for the store, or the error that takes its place.
     Data(Command, Result<(Work, Shape), Error>),
     /// Touches no key: the command as it came.
@@ -146,7 +153,43 @@ impl Transaction {
         self.watched = Vec::new();
     }
 
-    /// Keeps a command for `EXEC`. `frame` is what it came as, of `bytes`.
+    /// Whether `count` keys more may be watched.
+    ///
+    /// # Errors
+    /// They may not: a connection watches [`WATCHED_MAX`].
+    pub fn has_room_to_watch(&self, count: usize) -> Result<(), Error> {
+        if self.watched.len() + count > WATCHED_MAX {
+            return Err(Error::new(format!("ERR a connection watches at most {WATCHED_MAX} keys")));
+        }
+        Ok(())
+    }
+
+    /// `WATCH`: the keys as the store has seen them.
+    pub fn watch(&mut self, keys: Vec<Bytes>, seen: Vec<Seen>) {
+        for (key, seen) in keys.into_iter().zip(seen) {
+            // What was seen first is what the client may have acted on.
+            if self.watched.iter().all(|(other, _)| *other != key) {
+                self.watched.push((key, seen));
+            }
+        }
+    }
+
+    /// `EXEC`: ends the transaction and hands over what is to be done.
+    ///
+    /// # Errors
+    /// There is no transaction, and what is watched stays watched; or a command was refused, and nothing is to be done.
+    pub fn end(&mut self) -> Result<Ended, Error> {
+        if !self.open {
+            return Err(Error::constant("ERR EXEC without MULTI"));
+        }
+        let Self { open: _, refused, queued, bytes: _, charge, watched } = mem::take(self);
+        if refused {
+            return Err(Error::constant("EXECABORT Transaction discarded because of previous errors."));
+        }
+        Ok(Ended { queued, watched, _charge: charge })
+    }
+
+    /// Keeps a command of `bytes` for `EXEC`. An error makes `EXEC` refuse the whole.
     pub fn queue(
         &mut self,
         memory: &Memory,
@@ -154,20 +197,27 @@ impl Transaction {
         request: &Request<'_>,
         bytes: usize,
     ) -> Result<(), Error> {
-        let outcome = self.try_queue(memory, command, request, bytes);
-        if outcome.is_err() {
-            self.refuse();
+        let kept = self.room_for(memory, command, bytes).and_then(|room| match room {
+            Some(charge) => Queued::read(command, request).map(|queued| Some((charge, queued))),
+            None => Ok(None),
+        });
+        match kept {
+            Ok(Some((charge, queued))) => {
+                self.charge.join(charge);
+                self.bytes += bytes;
+                self.queued.push(queued);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                self.refuse();
+                return Err(error);
+            }
         }
-        outcome
+        Ok(())
     }
 
-    fn try_queue(
-        &mut self,
-        memory: &Memory,
-        command: Command,
-        request: &Request<'_>,
-        bytes: usize,
-    ) -> Result<(), Error> {
+    /// Room for one more command. `None` when it need not be kept, because `EXEC` will refuse everything anyway.
+    fn room_for(&self, memory: &Memory, command: Command, bytes: usize) -> Result<Option<Charge>, Error> {
         if place(command) == Place::Refuse {
             let name = command.spec().name.to_ascii_uppercase();
             return Err(Error::new(format!(
@@ -175,7 +225,7 @@ impl Transaction {
             )));
         }
         if self.refused {
-            return Ok(());
+            return Ok(None);
         }
         if self.queued.len() >= COMMANDS_MAX {
             return Err(Error::new(format!("ERR a transaction has at most {COMMANDS_MAX} commands")));
@@ -183,14 +233,8 @@ impl Transaction {
         if self.bytes + bytes > BYTES_MAX {
             return Err(Error::new(format!("ERR a transaction has at most {BYTES_MAX} bytes of commands")));
         }
-        let Some(charge) = memory.input.try_charge(bytes) else {
-            return Err(Error::constant("TRYAGAIN the core is short of memory, try again in 20 ms"));
-        };
-        let queued = Queued::read(command, request)?;
-        self.charge.join(charge);
-        self.bytes += bytes;
-        self.queued.push(queued);
-        Ok(())
+        let short = Error::constant("TRYAGAIN the core is short of memory, try again in 20 ms");
+        memory.input.try_charge(bytes).map(Some).ok_or(short)
     }
 }
 
@@ -207,182 +251,5 @@ fn place(command: Command) -> Place {
         Command::Hello | Command::Auth => Place::Refuse,
         command if command.spec().kind == Kind::Walk => Place::Refuse,
         _ => Place::Queue,
-    }
-}
-
-/// Carries `WATCH` out. Everything before it is answered.
-pub async fn watch(server: Rc<Server>, client: Rc<Client>, keys: Vec<Bytes>, protocol: Protocol) -> Vec<u8> {
-    let mut said = Vec::new();
-    let mut reply = Writer::new(&mut said, protocol);
-    if client.transaction.borrow().watched.len() + keys.len() > WATCHED_MAX {
-        reply.error(&format!("ERR a connection watches at most {WATCHED_MAX} keys"));
-        return said;
-    }
-    match server.gateway.submit(None, Op::Watch { keys: keys.clone() }).await {
-        Ok(Out::Seen(seen)) => {
-            let watched = &mut client.transaction.borrow_mut().watched;
-            for (key, seen) in keys.into_iter().zip(seen) {
-                // What was seen first is what the client may have acted on.
-                if watched.iter().all(|(other, _)| *other != key) {
-                    watched.push((key, seen));
-                }
-            }
-            reply.ok();
-        }
-        Ok(_) => reply.error(WRONG_KIND),
-        Err(refusal) => reply.error(&refused(&refusal)),
-    }
-    said
-}
-
-const WRONG_KIND: &str = "ERR internal error: the store gave an answer of another kind";
-
-/// Carries `EXEC` out. Everything before it is answered.
-pub async fn exec(server: Rc<Server>, client: Rc<Client>, protocol: Protocol) -> Vec<u8> {
-    let said = run(&server, &client, protocol).await;
-    // Up to here others see the transaction.
-    client.show_queued();
-    said
-}
-
-async fn run(server: &Rc<Server>, client: &Client, protocol: Protocol) -> Vec<u8> {
-    let mut said = Vec::new();
-    let mut reply = Writer::new(&mut said, protocol);
-    let Transaction { open, refused: dirty, queued, watched, bytes: _, charge: _held } =
-        mem::take(&mut *client.transaction.borrow_mut());
-    if !open {
-        client.transaction.borrow_mut().watched = watched;
-        reply.error("ERR EXEC without MULTI");
-        return said;
-    }
-    if dirty {
-        reply.error("EXECABORT Transaction discarded because of previous errors.");
-        return said;
-    }
-    let (queued, steps) = steps(queued);
-    let outcomes = if steps.is_empty() && watched.is_empty() {
-        Ok(Some(Vec::new()))
-    } else {
-        match server.gateway.submit(None, Op::Atomic(Atomic { watched, steps })).await {
-            Ok(Out::Atomic(outcomes)) => Ok(outcomes),
-            Ok(_) => Err(WRONG_KIND.to_owned()),
-            Err(refusal) => Err(refused(&refusal)),
-        }
-    };
-    match outcomes {
-        Err(error) => reply.error(&error),
-        Ok(None) => reply.null_array(),
-        Ok(Some(outcomes)) => say_all(server, client, queued, outcomes, &mut reply).await,
-    }
-    said
-}
-
-/// A queued command once its work is with the store.
-enum Asked {
-    /// So many outcomes are its own.
-    Data(Command, Shape, usize),
-    /// As above, and they are counted together.
-    Counted(Command, usize),
-    Failed(Command, Error),
-    Control(Command, Box<[u8]>),
-}
-
-fn steps(queued: Vec<Queued>) -> (Vec<Asked>, Vec<Op>) {
-    let mut steps = Vec::new();
-    let asked = queued.into_iter().map(|queued| match queued {
-        Queued::Data(command, Ok((Work::One(op), shape))) => {
-            steps.push(op);
-            Asked::Data(command, shape, 1)
-        }
-        Queued::Data(command, Ok((Work::Each(ops), _))) => {
-            let count = ops.len();
-            steps.extend(ops);
-            Asked::Counted(command, count)
-        }
-        Queued::Data(command, Err(error)) => Asked::Failed(command, error),
-        Queued::Control(command, frame) => Asked::Control(command, frame),
-    });
-    (asked.collect(), steps)
-}
-
-async fn say_all(
-    server: &Rc<Server>,
-    client: &Client,
-    asked: Vec<Asked>,
-    outcomes: Vec<Outcome>,
-    reply: &mut Writer<'_>,
-) {
-    let budget = server.rt.budget();
-    let mut outcomes = outcomes.into_iter();
-    reply.array(asked.len());
-    for asked in asked {
-        let command = match asked {
-            Asked::Data(command, shape, count) => {
-                for outcome in outcomes.by_ref().take(count) {
-                    server.counters.looked_up(shape.lookups(&outcome));
-                    shape.write(outcome, reply);
-                }
-                command
-            }
-            Asked::Counted(command, count) => {
-                say_counted(outcomes.by_ref().take(count), reply);
-                command
-            }
-            Asked::Failed(command, error) => {
-                reply.error(error.text());
-                command
-            }
-            Asked::Control(command, frame) => {
-                say_control(server, client, command, &frame, reply).await;
-                command
-            }
-        };
-        server.counters.commands[command as usize].add_one();
-        budget.tick().await;
-    }
-}
-
-fn say_counted(outcomes: impl Iterator<Item = Outcome>, reply: &mut Writer<'_>) {
-    let (mut existed, mut refusal) = (0, None);
-    for outcome in outcomes {
-        match outcome {
-            Ok(out) => existed += usize::from(out == Out::Existed(true)),
-            Err(why) => refusal = Some(why),
-        }
-    }
-    match refusal {
-        None => reply.integer(size(existed)),
-        Some(refusal) => reply.error(&refused(&refusal)),
-    }
-}
-
-/// Carries a kept command out that touches no key.
-async fn say_control(
-    server: &Rc<Server>,
-    client: &Client,
-    command: Command,
-    frame: &[u8],
-    reply: &mut Writer<'_>,
-) {
-    let mut parser = Parser::default();
-    match parser.parse(frame, &Limits::OPEN) {
-        Ok(Parsed::Command { .. }) => {
-            let request = Request::new(&parser, frame);
-            if !subcommand::is_walk(command, &request) {
-                control::run(command, &request, server, client, reply);
-                return;
-            }
-            let walked = match walk::plan(command, &request, server, client.entry.id) {
-                Ok(walk) => walk.walk(server, client, reply).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = walked {
-                reply.error(error.text());
-            }
-        }
-        Ok(Parsed::Incomplete | Parsed::Nothing { .. }) | Err(_) => {
-            debug_assert!(false, "a command was kept that is none");
-            reply.error("ERR internal error: a queued command was lost");
-        }
     }
 }

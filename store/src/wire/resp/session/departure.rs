@@ -51,7 +51,7 @@ impl Session {
 
     /// Where the session goes now: it wants to move, and everything is answered and sent.
     pub(super) fn departs_to(&self) -> Option<usize> {
-        let quiet = self.queue.is_empty() && self.sent == self.out.len() && self.phase == Phase::Open;
+        let quiet = self.queue.is_empty() && self.replies.is_sent() && self.phase == Phase::Open;
         self.goal.filter(|_| quiet).map(usize::from)
     }
 }

@@ -16,11 +16,11 @@ use crate::wire::resp::data::REPLY_BYTES_MAX;
 use crate::wire::resp::frame::{Limits, Parsed, Parser};
 use crate::wire::resp::request::Request;
 
-/// What replies under way may come to while the core is short of memory, bytes.
+/// Bytes of replies that commands in flight may come to while the core is short of memory.
 const REPLIES_BYTES_SHORT: usize = 1 << 20;
 
 impl Session {
-    /// Starts commands that were held back, or reads and starts what has come. Whether anything moved.
+    /// Starts commands that were held back, or reads and starts what has come. Whether there was anything to do.
     pub(super) fn take_in(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         match self.phase {
             Phase::Open if self.goal.is_some() => return Ok(false),
@@ -48,12 +48,12 @@ impl Session {
         let output = &self.server.gateway.memory().output;
         let replies_max = if output.is_tight() { REPLIES_BYTES_SHORT } else { REPLY_BYTES_MAX };
         let replies_max = replies_max.min(output.bytes_max() / 2);
-        let commands_max =
-            (replies_max / self.large_reply.max(1)).clamp(1, self.server.config.pipeline_max.max(1));
+        let commands_max = (replies_max / self.replies.expected_bytes().max(1))
+            .clamp(1, self.server.config.pipeline_max.max(1));
         self.goal.is_none()
             && self.queue.len() < commands_max
             && self.queue.held_bytes() < HELD_BYTES_MAX
-            && self.out.len() - self.sent + self.queue.said_bytes() < self.unsent_bytes_max()
+            && self.replies.unsent_bytes() + self.queue.said_bytes() < self.unsent_bytes_max()
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
@@ -146,7 +146,7 @@ impl Session {
         let done = self.start_each(&mut parser, input, now);
         self.parser = parser;
         if self.in_place > 0 {
-            self.tell_in_place(now);
+            self.record_in_place(now);
         }
         done
     }

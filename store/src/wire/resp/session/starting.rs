@@ -1,4 +1,4 @@
-//! From commands to work: every command is started or answered when it is met, or the session is told to try again later.
+//! From commands to work: every command is started or answered when it is met, or left for the session to try again later.
 
 use std::mem;
 
@@ -10,12 +10,11 @@ use crate::request::{KEY_BYTES_MAX, Out};
 use crate::wire::resp::command::{Command, Kind};
 use crate::wire::resp::control::{self, Then};
 use crate::wire::resp::data::{self, Shape, Work};
+use crate::wire::resp::exec;
 use crate::wire::resp::frame::Malformed;
 use crate::wire::resp::queue::Ticket;
-use crate::wire::resp::reply::Writer;
 use crate::wire::resp::request::{Error, Request};
 use crate::wire::resp::subcommand;
-use crate::wire::resp::transaction;
 use crate::wire::resp::walk::{self, Walk};
 
 impl Session {
@@ -87,13 +86,13 @@ impl Session {
         let (server, client) = (self.server.clone(), self.client.clone());
         let protocol = client.protocol();
         if command == Command::Exec {
-            return self.queue.walk(ticket, Box::pin(transaction::exec(server, client, protocol)));
+            return self.queue.walk(ticket, Box::pin(exec::exec(server, client, protocol)));
         }
         if client.transaction.borrow().is_open() {
             return self.say_error(ticket, &Error::constant("ERR WATCH inside MULTI is not allowed"));
         }
         match (1..request.count()).map(|index| request.key(index)).collect() {
-            Ok(keys) => self.queue.walk(ticket, Box::pin(transaction::watch(server, client, keys, protocol))),
+            Ok(keys) => self.queue.walk(ticket, Box::pin(exec::watch(server, client, keys, protocol))),
             Err(error) => self.say_error(ticket, &error),
         }
     }
@@ -137,22 +136,20 @@ impl Session {
         {
             // Its copy in the replies has to fit. Where it does not, the read is one that waits.
             match self.server.gateway.memory().output.try_charge(value.len()) {
-                Some(charge) => self.unsent.join(charge),
+                Some(charge) => self.replies.reserve(charge),
                 None => return false,
             }
         }
-        self.borrow_buffer();
-        let before = self.out.len();
         self.affinity.saw(None);
         self.server.counters.looked_up(Shape::Value.lookups(&outcome));
-        Shape::Value.write(outcome, &mut Writer::new(&mut self.out, self.client.protocol()));
-        self.large_reply = self.large_reply.max(self.out.len() - before);
+        let protocol = self.client.protocol();
+        self.replies.write_in_place(&self.server, protocol, |reply| Shape::Value.write(outcome, reply));
         self.in_place += 1;
         true
     }
 
     /// Counts the reads that were answered in place since `began`.
-    pub(super) fn tell_in_place(&mut self, began: Mono) {
+    pub(super) fn record_in_place(&mut self, began: Mono) {
         let (counters, count) = (&self.server.counters, mem::take(&mut self.in_place));
         counters.commands[Command::Get as usize].add(count);
         counters.latency[Kind::Read as usize].record_many(self.server.rt.now().since(began), count);
@@ -183,7 +180,7 @@ impl Session {
         }
     }
 
-    /// Answers a command that does not exist. Browsers that were tricked into talking to this port are sent away.
+    /// Answers a command that does not exist. Connections of browsers that were tricked into talking to this port are closed.
     fn reject(&mut self, request: &Request<'_>, began: Mono) -> Started {
         self.server.counters.rejected.add_one();
         self.client.transaction.borrow_mut().refuse();

@@ -65,7 +65,7 @@ impl Asker {
     }
 }
 
-/// Lets `client` talk to a session over `values`, and shows the session to `watch` whenever it has moved.
+/// Lets `client` talk to a session over `values`, and shows the session to `watch` after each of its polls.
 fn converse<F>(
     window_bytes: usize,
     values: Vec<(&'static str, Bytes)>,
@@ -168,16 +168,16 @@ fn replies_that_are_sent_do_not_pile_up_behind_a_slow_reader() {
     let asking = Rc::new(Cell::new(false));
     let (most, ran_empty) = (Rc::new(Cell::new((0, 0))), Rc::new(Cell::new(0)));
 
-    let told = asking.clone();
+    let now_asking = asking.clone();
     let client = move |mut asker: Asker| async move {
         for n in 0..ASKED {
             asker.ask(&format!("GET {}", KEYS[n % KEYS.len()])).await;
             if n >= AHEAD {
                 asker.expect(&replies[(n - AHEAD) % KEYS.len()]).await;
-                told.set(true);
+                now_asking.set(true);
             }
         }
-        told.set(false);
+        now_asking.set(false);
         for n in ASKED - AHEAD..ASKED {
             asker.expect(&replies[n % KEYS.len()]).await;
         }
@@ -185,8 +185,9 @@ fn replies_that_are_sent_do_not_pile_up_behind_a_slow_reader() {
     let (seen, empty) = (most.clone(), ran_empty.clone());
     let watch = move |session: &Session| {
         let (length, capacity) = seen.get();
-        seen.set((length.max(session.out.len()), capacity.max(session.out.capacity())));
-        empty.set(empty.get() + u32::from(asking.get() && session.sent == session.out.len()));
+        let (length_now, capacity_now) = session.replies.buffer_bytes();
+        seen.set((length.max(length_now), capacity.max(capacity_now)));
+        empty.set(empty.get() + u32::from(asking.get() && session.replies.is_sent()));
     };
     converse(64 << 10, values, client, watch);
 
@@ -219,7 +220,7 @@ fn a_reply_above_the_bound_leaves_room_for_the_next_command() {
     };
     let largest = Rc::new(Cell::new(0));
     let seen = largest.clone();
-    let watch = move |session: &Session| seen.set(seen.get().max(session.large_reply));
+    let watch = move |session: &Session| seen.set(seen.get().max(session.replies.expected_bytes()));
     converse(4 << 20, vec![("big", value)], client, watch);
     assert!(largest.get() > REPLY_BYTES_MAX, "the reply was not above the bound: the test does not test");
 }
@@ -239,6 +240,25 @@ fn no_more_commands_are_in_flight_than_the_setting_allows() {
         converse_with(change, 64 << 10, Vec::new(), client, watch);
         assert_eq!(most.get(), pipeline_max);
     }
+}
+
+/// What the replies in flight come to is bounded before any of them is there: as many commands as replies of the latest size fit.
+#[test]
+fn fewer_commands_are_in_flight_where_replies_are_large() {
+    let value = Bytes::from(vec![b'v'; 8 << 20]);
+    let reply = bulk(&value);
+    let expected = REPLY_BYTES_MAX / reply.len();
+    let client = move |mut asker: Asker| async move {
+        asker.ask("GET big").await;
+        asker.expect(&reply).await;
+        asker.ask(&["SET a 1"; 12].join("\r\n")).await;
+        asker.expect(&b"+OK\r\n".repeat(12)).await;
+    };
+    let most = Rc::new(Cell::new(0));
+    let seen = most.clone();
+    let watch = move |session: &Session| seen.set(seen.get().max(session.most_queued));
+    converse(4 << 20, vec![("big", value)], client, watch);
+    assert_eq!(most.get(), expected);
 }
 
 #[test]
@@ -300,7 +320,7 @@ fn a_slow_line_and_a_silent_client_are_no_reason_to_close() {
 }
 
 #[test]
-fn who_does_not_authenticate_in_time_is_sent_away() {
+fn a_client_that_does_not_authenticate_in_time_is_closed() {
     let locked = |config: &mut Config| config.password = Some("secret".to_owned());
     let silent = |mut asker: Asker| async move {
         let seconds = asker.closed_after(b"", Duration::from_secs(1)).await;

@@ -1,0 +1,198 @@
+//! Which of a connection's commands have to wait for earlier ones of the same connection.
+//!
+//! What a connection expects of its own keys is kept:
+//!
+//! * Operations on one key take effect in the order in which they are submitted (the gateway's promise), except that a read
+//!   may overtake a write. So a read of a key that an unanswered command here writes is put off until that command is
+//!   answered.
+//! * A write of a key that a put-off read waits to see is put off with it, so that the read does not see too much.
+//! * Everything else goes at once. Put-off commands are started in their order.
+//!
+//! Keys are compared by hash: a collision puts a command off without need, which does no harm. Commands are known by their
+//! numbers alone, which ascend; nothing here knows what a command is.
+
+use std::collections::VecDeque;
+
+use crate::request::Op;
+use crate::wire::resp::data::Work;
+
+/// More keys than this count as all keys.
+const KEYS_KEPT_APART: usize = 32;
+/// The hash that stands for all keys.
+const EVERY_KEY: u64 = u64::MAX;
+
+/// The order of one connection's commands.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    /// Keys that unanswered commands write, with the command's number, ascending.
+    writes: VecDeque<(u64, u64)>,
+    /// Commands that were put off, ascending.
+    put_off: VecDeque<PutOff>,
+}
+
+#[derive(Debug)]
+struct PutOff {
+    number: u64,
+    /// To be started when this command is answered.
+    until: u64,
+    hashes: Vec<u64>,
+}
+
+impl Order {
+    /// Takes in a command. Whether it may start now; else [`Order::answered`] says when.
+    pub(super) fn admit(&mut self, number: u64, work: &Work, writes: bool) -> bool {
+        let until = if writes { self.put_off_before(work) } else { self.write_before(work) };
+        if writes {
+            each_hash(work, |hash| self.writes.push_back((number, hash)));
+        }
+        if let Some(until) = until {
+            let mut hashes = Vec::new();
+            each_hash(work, |hash| hashes.push(hash));
+            self.put_off.push_back(PutOff { number, until, hashes });
+        }
+        until.is_none()
+    }
+
+    /// All commands before number `answered` are answered: names those that may start now, in their order.
+    pub(super) fn answered(&mut self, answered: u64, mut start: impl FnMut(u64)) {
+        while self.writes.front().is_some_and(|&(number, _)| number < answered) {
+            self.writes.pop_front();
+        }
+        self.put_off.retain(|waiting| {
+            let waits = waiting.until >= answered;
+            if !waits {
+                start(waiting.number);
+            }
+            waits
+        });
+    }
+
+    /// Whether nothing that is in flight concerns later commands.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.put_off.is_empty()
+    }
+
+    /// The last unanswered command that writes a key of `work`.
+    fn write_before(&self, work: &Work) -> Option<u64> {
+        if self.writes.is_empty() {
+            return None;
+        }
+        let mut until = None;
+        each_hash(work, |hash| {
+            let found = self.writes.iter().rev().find(|&&(_, written)| meet(hash, written));
+            until = until.max(found.map(|&(number, _)| number));
+        });
+        until
+    }
+
+    /// What the last put-off command that touches a key of `work` waits for.
+    fn put_off_before(&self, work: &Work) -> Option<u64> {
+        if self.put_off.is_empty() {
+            return None;
+        }
+        let mut until = None;
+        each_hash(work, |hash| {
+            let meeting =
+                self.put_off.iter().filter(|waiting| waiting.hashes.iter().any(|&other| meet(hash, other)));
+            until = until.max(meeting.map(|waiting| waiting.until).max());
+        });
+        until
+    }
+}
+
+fn meet(one: u64, other: u64) -> bool {
+    one == other || one == EVERY_KEY || other == EVERY_KEY
+}
+
+fn each_hash(work: &Work, mut visit: impl FnMut(u64)) {
+    match work {
+        Work::One(
+            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. },
+        ) => {
+            visit(hash(key));
+        }
+        Work::One(Op::BatchGet { keys } | Op::Lengths { keys }) if keys.len() <= KEYS_KEPT_APART => {
+            keys.iter().for_each(|key| visit(hash(key)));
+        }
+        Work::One(Op::BatchPut { pairs }) if pairs.len() <= KEYS_KEPT_APART => {
+            pairs.iter().for_each(|(key, _)| visit(hash(key)));
+        }
+        Work::Each(ops) if ops.len() <= KEYS_KEPT_APART => {
+            for op in ops {
+                match op {
+                    Op::Delete { key, .. } => visit(hash(key)),
+                    _ => visit(EVERY_KEY),
+                }
+            }
+        }
+        _ => visit(EVERY_KEY),
+    }
+}
+
+/// Multiply and rotate, eight bytes at a time: fast, and good enough to tell a pipeline's keys apart.
+fn hash(key: &[u8]) -> u64 {
+    const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+    let mut state = key.len() as u64;
+    let mut words = key.chunks_exact(8);
+    for word in &mut words {
+        let word =
+            u64::from_le_bytes([word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7]]);
+        state = (state.rotate_left(5) ^ word).wrapping_mul(MULTIPLIER);
+    }
+    for &byte in words.remainder() {
+        state = (state.rotate_left(5) ^ u64::from(byte)).wrapping_mul(MULTIPLIER);
+    }
+    state
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn read(keys: impl IntoIterator<Item = usize>) -> Work {
+        let keys = keys.into_iter().map(|n| Bytes::from(format!("key{n}"))).collect();
+        Work::One(Op::BatchGet { keys })
+    }
+
+    fn write(keys: impl IntoIterator<Item = usize>) -> Work {
+        let pairs = keys.into_iter().map(|n| (Bytes::from(format!("key{n}")), Bytes::new())).collect();
+        Work::One(Op::BatchPut { pairs })
+    }
+
+    /// More keys than are told apart meet every other key, whichever side has them.
+    #[test]
+    fn many_keys_wait_for_every_key_and_every_key_waits_for_them() {
+        for (writes, reads, starts) in [
+            (0..1, 0..1, false),
+            (0..1, 1..2, true),
+            (0..1, 1..KEYS_KEPT_APART + 1, true),
+            (0..1, 1..KEYS_KEPT_APART + 2, false),
+            (1..KEYS_KEPT_APART + 1, 0..1, true),
+            (1..KEYS_KEPT_APART + 2, 0..1, false),
+        ] {
+            let mut order = Order::default();
+            assert!(order.admit(0, &write(writes.clone()), true), "nothing is before it");
+            assert_eq!(order.admit(1, &read(reads.clone()), false), starts, "{writes:?} {reads:?}");
+        }
+    }
+
+    #[test]
+    fn what_waits_starts_when_the_command_that_it_waits_for_is_answered_and_in_order() {
+        let mut order = Order::default();
+        assert!(order.admit(0, &write(0..1), true));
+        assert!(order.admit(1, &write(1..2), true));
+        assert!(!order.admit(2, &read(1..2), false));
+        assert!(!order.admit(3, &read(0..1), false));
+        assert!(!order.admit(4, &write(0..1), true), "the read before it must not see it");
+        let mut started = Vec::new();
+        for answered in 1..=2 {
+            order.answered(answered, |number| started.push((answered, number)));
+        }
+        assert_eq!(started, [(1, 3), (1, 4), (2, 2)]);
+        order.answered(5, |number| panic!("{number} starts twice"));
+        assert!(order.is_empty());
+    }
+}
