@@ -59,7 +59,7 @@ const STANDS_STILL: &[(&str, &str)] = &[
     ),
     (
         "ringkeep_resp_connections_moved_total",
-        "one core has nowhere to move connections to; store/tests/it/moving.rs",
+        "one core has no other to migrate connections to; store/tests/it/migration.rs",
     ),
     ("ringkeep_store_inflight_bytes", "zero whenever nobody writes"),
     ("ringkeep_log_write_age_seconds", "store: a_write_ages_until_it_ends"),

@@ -100,6 +100,7 @@ async fn counts_name_the_damage(rt: &Rt, gateway: &Gateway, store: &str) {
     let mut buffer = vec![0; 64 << 10];
     for (command, begins) in [
         ("DBSIZE", "-ERR the value cannot be read, because "),
+        ("DEL k1 k2", "-ERR the value cannot be read, because "),
         ("INFO keyspace", "$"),
         ("INFO server keyspace clients", "$"),
         ("INFO everything", "$"),

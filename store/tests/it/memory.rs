@@ -22,7 +22,7 @@ use crate::resp_server::{config, packed};
 
 const MIB: usize = 1 << 20;
 
-fn in_world<F: Future<Output = ()> + 'static>(work: impl FnOnce(Rt) -> F + 'static) {
+pub(crate) fn in_world<F: Future<Output = ()> + 'static>(work: impl FnOnce(Rt) -> F + 'static) {
     let world = World::new(9, Options::default());
     world.block_on(world.node(0).start(0, work)).expect("nothing crashes the node");
 }
@@ -229,7 +229,7 @@ async fn expect(stream: &mut Stream, reply: &[u8]) {
     }
 }
 
-async fn ask(stream: &mut Stream, words: &[&[u8]], reply: &[u8]) {
+pub(crate) async fn ask(stream: &mut Stream, words: &[&[u8]], reply: &[u8]) {
     stream.write_all(&packed(words)).await.unwrap();
     expect(stream, reply).await;
 }
@@ -344,4 +344,84 @@ fn clients_that_stall_give_their_memory_to_those_who_wait_for_it() {
         let took = rt.now().since(began);
         assert!(took < Duration::from_secs(60), "it took {took:?}");
     });
+}
+
+#[test]
+fn what_a_transaction_keeps_is_charged_until_it_ends() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(16 * MIB, 16 * MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let addr = serve(&rt, &gateway);
+        let mut client = rt.connect(addr).await.unwrap();
+        for end in [&[&b"DISCARD"[..]][..], &[&b"EXEC"[..]]] {
+            ask(&mut client, &[b"MULTI"], b"+OK\r\n").await;
+            for _ in 0..2 {
+                ask(&mut client, &[b"SET", b"a", &vec![b'v'; MIB]], b"+QUEUED\r\n").await;
+            }
+            assert!(memory.input.used() >= 2 * MIB, "{} bytes are charged", memory.input.used());
+            let refused = b"-TRYAGAIN the core is short of memory, try again in 20 ms\r\n";
+            ask(&mut client, &[b"SET", b"a", &vec![b'v'; 7 * MIB]], refused).await;
+            let ended: &[u8] = if end[0] == b"EXEC" {
+                b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+            } else {
+                b"+OK\r\n"
+            };
+            ask(&mut client, end, ended).await;
+            assert!(memory.input.used() < MIB, "{} bytes are charged for nothing", memory.input.used());
+        }
+    });
+}
+
+/// A list of connections is an answer like others: charged while it is made, and refused where there is no room for it.
+#[test]
+fn a_list_of_connections_is_charged() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(4 * MIB, MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let addr = serve(&rt, &gateway);
+        let mut client = rt.connect(addr).await.unwrap();
+        let mut others = Vec::new();
+        for _ in 0..200 {
+            let mut other = rt.connect(addr).await.unwrap();
+            ask(&mut other, &[b"CLIENT", b"SETNAME", &[b'n'; 256]], b"+OK\r\n").await;
+            others.push(other);
+        }
+        client.write_all(&packed(&[b"CLIENT", b"LIST"])).await.unwrap();
+        let (mut read, mut buffer) = (0, vec![0; 64 << 10]);
+        while read < 200 * 400 {
+            read += client.read(&mut buffer).await.unwrap();
+        }
+        assert!(memory.output.peak() >= 2 * read, "{} bytes were charged for {read}", memory.output.peak());
+        let held = memory.output.charge(MIB);
+        let refused = b"-TRYAGAIN answers that are not sent yet hold all memory, try again in 100 ms\r\n";
+        ask(&mut client, &[b"CLIENT", b"LIST"], refused).await;
+        drop(held);
+    });
+}
+
+/// A client that does not wait for its answers is read no further than the bound on what is in flight, however slow the disk is.
+#[test]
+fn requests_in_flight_of_one_connection_are_bounded() {
+    const BOUND: usize = 16 * MIB;
+    let world = World::new(9, Options::default());
+    let node = world.node(0);
+    let disk = node.clone();
+    let running = node.start(0, move |rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 1024 * MIB), 256 * MIB, false).await;
+        // Room for answers enough that their expected size does not bound the commands first.
+        let addr = serve(&rt, &gateway);
+        disk.disk().slow(1_000_000);
+        let mut client = rt.connect(addr).await.unwrap();
+        rt.spawn(async move {
+            loop {
+                // It ends with the test.
+                client.write_all(&packed(&[b"SET", b"a", &vec![b'v'; MIB]])).await.unwrap();
+            }
+        });
+        rt.sleep(Duration::from_secs(5)).await;
+        let used = gateway.memory().input.used();
+        assert!(used >= BOUND / 2, "{used} bytes are in flight: the bound was not met");
+        assert!(used <= BOUND + 4 * MIB, "{used} bytes are in flight");
+    });
+    world.block_on(running).expect("nothing crashes the node");
 }

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 
+use store::gateway::Gateway;
+
+use crate::memory;
 use crate::migration::{start, start_with};
 use crate::resp_server::Conversation;
 
@@ -176,4 +179,43 @@ fn the_bound_on_connections_is_that_of_the_node() {
     let mut served = |_| connect(addr).ask(&[b"PING"]) == "+PONG";
     assert!((0..ATTEMPTS_MAX).any(&mut served), "the place of a closed connection is lost");
     drop(node);
+}
+
+/// The state of the kernel's timer for a connection, as `/proc/net/tcp` has it: 2 is a keepalive that is waited for.
+fn kernel_timer(local: SocketAddr, remote: SocketAddr) -> Option<u8> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |addr: SocketAddr| format!(":{:04X}", addr.port());
+    let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut timers =
+        fields.filter(|fields| fields[1].ends_with(&port(local)) && fields[2].ends_with(&port(remote)));
+    timers.next().and_then(|fields| fields[5].split(':').next()?.parse().ok())
+}
+
+#[test]
+fn the_kernel_asks_whether_a_silent_client_still_lives() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = start(dir.path());
+    let addr = node.addresses().resp;
+    let mut client = connect(addr);
+    assert_eq!(client.ask(&[b"PING"]), "+PONG");
+    let from = client.stream.local_addr().unwrap();
+    // Until the reply is acknowledged the timer is that of a retransmission.
+    let timer = (0..ATTEMPTS_MAX).find_map(|_| kernel_timer(addr, from).filter(|&timer| timer != 1));
+    assert_eq!(timer, Some(2));
+    drop(node);
+}
+
+/// A connection that is silent hears of nothing by itself, so its session has to be woken. In the simulated world one that is not
+/// is a failed test.
+#[test]
+fn a_silent_connection_that_is_killed_ends() {
+    memory::in_world(|rt| async move {
+        let addr = memory::serve(&rt, &Gateway::in_memory());
+        let mut victim = rt.connect(addr).await.unwrap();
+        memory::ask(&mut victim, &[b"PING"], b"+PONG\r\n").await;
+        let mut killer = rt.connect(addr).await.unwrap();
+        memory::ask(&mut killer, &[b"CLIENT", b"KILL", b"ID", b"1"], b":1\r\n").await;
+        assert_eq!(victim.read(&mut [0; 9]).await.ok(), Some(0));
+        memory::ask(&mut killer, &[b"PING"], b"+PONG\r\n").await;
+    });
 }

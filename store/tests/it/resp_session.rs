@@ -264,6 +264,35 @@ fn patterns_and_lists_of_names_are_bounded() {
 }
 
 #[test]
+fn a_transaction_has_bounds_and_beyond_them_is_refused_whole() {
+    let server = TestServer::start(config());
+    let mut conversation = server.connect();
+    let abort = "-EXECABORT Transaction discarded because of previous errors.";
+    assert_eq!(conversation.ask(&[b"MULTI"]), "+OK");
+    conversation.send(&packed(&[b"SET", b"a", b"1"]).repeat(8193));
+    (0..8192).for_each(|_| assert_eq!(conversation.reply(), "+QUEUED"));
+    assert_eq!(conversation.reply(), "-ERR a transaction has at most 8192 commands");
+    assert_eq!(conversation.ask(&[b"EXEC"]), abort);
+
+    assert_eq!(conversation.ask(&[b"MULTI"]), "+OK");
+    let big = vec![b'v'; 6 << 20];
+    assert_eq!(conversation.ask(&[b"SET", b"a", &big]), "+QUEUED");
+    assert_eq!(conversation.ask(&[b"SET", b"a", &big]), "+QUEUED");
+    let refused = "-ERR a transaction has at most 16777216 bytes of commands";
+    assert_eq!(conversation.ask(&[b"SET", b"a", &big]), refused);
+    assert_eq!(conversation.ask(&[b"EXEC"]), abort);
+
+    let keys: Vec<Vec<u8>> = (0..1025).map(|n| format!("key{n}").into_bytes()).collect();
+    let watch = |count: usize| {
+        [&[&b"WATCH"[..]], &keys[..count].iter().map(Vec::as_slice).collect::<Vec<_>>()[..]].concat()
+    };
+    assert_eq!(conversation.ask(&watch(1025)), "-ERR a connection watches at most 1024 keys");
+    assert_eq!(conversation.ask(&watch(1024)), "+OK");
+    assert_eq!(conversation.ask(&[b"WATCH", b"other"]), "-ERR a connection watches at most 1024 keys");
+    assert_eq!(conversation.ask(&[b"EXISTS", b"a"]), ":0");
+}
+
+#[test]
 fn one_connection_too_many_is_told_so() {
     let server = TestServer::start(Config { connections_max: 1, ..config() });
     let mut first = server.connect();
