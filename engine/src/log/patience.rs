@@ -17,7 +17,7 @@ use crate::rt::Meanwhile;
 const STILL_BYTES_MAX: u64 = 16 << 10;
 /// The average write that may hold the core: what other tasks may take at a time, too.
 const AVERAGE_MAX: Duration = Duration::from_micros(500);
-/// The latest write has this share of the average, one in so many.
+/// The share of the latest write in the average is one in this many.
 const AVERAGE_OVER: u32 = 16;
 /// Writes during which the core goes on before it tries again to stand still.
 const WRITES_GOING_ON: u32 = 256;

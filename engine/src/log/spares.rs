@@ -18,17 +18,17 @@ use crate::rt::Rt;
 /// How long to wait before trying again what something was short for.
 const SHORTAGE_RETRY: Duration = Duration::from_secs(1);
 
-/// A file whose records nobody needs.
+/// A file whose records are not needed.
 #[derive(Debug)]
 pub(crate) enum Retired {
-    /// Perhaps still read by somebody.
+    /// Perhaps still being read.
     Open(Rc<Segment>),
     /// Left behind by an earlier process.
     Closed(PathBuf),
 }
 
 impl Retired {
-    /// The open segment, if nobody else has it.
+    /// The open segment, if there is no other reader.
     pub(crate) fn into_segment(self) -> Option<Segment> {
         match self {
             Self::Open(segment) => Rc::try_unwrap(segment).ok(),
@@ -130,7 +130,7 @@ pub(crate) fn new_header(rt: &Rt, log_id: u64, number: SegmentNo, bytes: u64) ->
     SegmentHeader { log_id, number, incarnation: Incarnation(drawn), bytes }
 }
 
-/// A retired file that nobody reads any more, closed.
+/// A retired file without readers, closed.
 async fn take_retired(shared: &Shared) -> Result<Option<PathBuf>> {
     let free = |retired: &Retired| match retired {
         Retired::Open(segment) => Rc::strong_count(segment) == 1,

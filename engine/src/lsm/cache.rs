@@ -151,7 +151,7 @@ fn cost(piece: &Bytes) -> usize {
     piece.len() + SLOT_OVERHEAD_BYTES
 }
 
-/// Mixes numbers that nobody outside chooses: of files, offsets, hashes.
+/// Mixes numbers that no client chooses: of files, offsets, hashes.
 #[derive(Debug, Default)]
 pub(crate) struct Mix(u64);
 

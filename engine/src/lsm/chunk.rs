@@ -90,7 +90,7 @@ pub(crate) struct ChunkBuilder {
 const KEY_BYTES_USUAL: usize = 32;
 
 impl ChunkBuilder {
-    /// With room for so many entries.
+    /// With room for this many entries.
     pub(crate) fn with_capacity(entries: usize) -> Self {
         Self { keys: Vec::with_capacity(entries * KEY_BYTES_USUAL), entries: Vec::with_capacity(entries) }
     }

@@ -3,7 +3,7 @@
 //! The work comes in slices of about half a millisecond, so that whoever drives it decides what happens in between. A table
 //! is synced before anybody hears of it; the manifest comes later and elsewhere.
 //!
-//! A compaction is bounded ([`Stop`]): after so many bytes it ends before a key, and its inputs stay from that key on.
+//! A compaction is bounded ([`Stop`]): after a number of bytes it ends before a key, and its inputs stay from that key on.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Every decoder of the tree's files behind one door per format, for fuzzing: whatever the bytes are, an answer, never a
+//! Every decoder of the tree's files behind one function per format, for fuzzing: whatever the bytes are, an answer, never a
 //! panic and never an allocation that the bytes do not pay for.
 
 use bytes::Bytes;

@@ -24,7 +24,7 @@ use crate::rt::Budget;
 
 /// How many invisible entries are passed between two looks at the time.
 const CHECK_EVERY: u32 = 256;
-/// After so many hidden entries in a row it pays to look for the end of what hides them.
+/// After this many hidden entries in a row it pays to look for the end of what hides them.
 const SKIP_AFTER: u32 = 32;
 
 /// A walk over the keys of a range as one snapshot sees them. Holds the snapshot, and so the old versions it reads, until

@@ -88,7 +88,7 @@ fn whatever_the_bytes_are_replay_answers() {
             bytes.truncate((next(&mut state) % bytes.len() as u64) as usize);
         }
         if let Ok(replayed) = replay(&bytes, 5) {
-            assert!(edits().starts_with(&replayed.edits), "seed {seed}: an edit that nobody wrote");
+            assert!(edits().starts_with(&replayed.edits), "seed {seed}: an edit that was never written");
         }
     }
 }

@@ -266,7 +266,7 @@ async fn remove_orphans(shared: &Shared, names: &[String], manifest_number: u64)
         if orphan {
             let path = shared.dir.join(name);
             match shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e)) {
-                // It harms nobody, and the next opening tries again.
+                // It does no harm, and the next opening tries again.
                 Err(fault) if fault.is_passing() => {}
                 removed => removed?,
             }

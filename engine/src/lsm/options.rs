@@ -4,7 +4,7 @@ use super::plan::Limits;
 use super::table::build::TableShape;
 use crate::origin::Origin;
 
-/// Level 0 goes down in sets of up to so many times level 1: the more of it at once, the less level 1 is rewritten for it.
+/// Level 0 goes down in sets of up to this many times level 1: the more of it at once, the less level 1 is rewritten for it.
 const SET_LEVELS: u64 = 4;
 
 /// Settings of a tree. None of them is part of the format: a tree may be opened with others at any time.
@@ -35,7 +35,7 @@ pub struct TreeOptions {
     pub compress: bool,
     /// Bytes per second that compaction may write; none means no limit. Flushes are never held back. Default none.
     pub compaction_bytes_per_second: Option<u64>,
-    /// So many memtables' worth of unflushed data, but at least two, and writers are told to stop. Default 3.
+    /// This many memtables' worth of unflushed data, but at least two, and writers are told to stop. Default 3.
     pub closed_memtables: usize,
     /// What is known about the tree that is opened. By default nothing: any tree is opened, or a new one created.
     pub origin: Origin,

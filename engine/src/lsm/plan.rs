@@ -27,9 +27,9 @@ pub(crate) struct Limits {
     pub(crate) set_bytes: u64,
 }
 
-/// A table with at least so many deletes, ...
+/// A table with at least this many deletes, ...
 const DENSE_DELETES_MIN: u64 = 1024;
-/// ... of which at most so many entries to one delete are none, is due by itself.
+/// ... and with at most this many other entries per delete, is due by itself.
 const DENSE_ENTRIES_PER_DELETE: u64 = 2;
 /// How overdue such a table is: before levels that are just full, after those that are far beyond it.
 const DENSE_URGENCY: f64 = 1.5;

@@ -8,7 +8,7 @@
 //! rate     256 MiB/s ··· 1 MiB/s   falls by the same factor for each step of strain; none at strain 0
 //! ```
 //!
-//! So writers settle where compaction keeps up, long before they would have to stop: each byte costs a little time, and nobody
+//! So writers settle where compaction keeps up, long before they would have to stop: each byte costs a little time, and no writer
 //! waits for a job to end. A single pause is short ([`PAUSE_MAX`]), so that it stays below what a slow disk may cost anyway; what
 //! it does not cover is forgiven. The stop is left as a last safety: memory has a bound.
 

@@ -3,7 +3,7 @@
 //! Nothing is lost by it. What was to be flushed is in memory and in the log, what was to be compacted is in its old tables, and
 //! the manifest reserves its space before it writes. So the half-written tables are removed and the step is taken again once
 //! there is room, for as long as that takes. Meanwhile reads go on, and [`Tree::shortage`](super::Tree::shortage) tells the
-//! writers. A failed sync is another matter: then nobody knows what is on disk, and that poisons the tree as ever.
+//! writers. A failed sync is another matter: then what is on disk is unknown, and that poisons the tree as ever.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::error::{Fault, Result, Shortage};
 
 /// How often the free space is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// So many files that are only open in case they are read again give way before the step is taken once more.
+/// This many files that are only open in case they are read again give way before the step is taken once more.
 const GIVE_WAY_FILES: u32 = 4;
-/// After so many looks the step is taken even if the space does not seem to be there: what it needs is only an estimate.
+/// After this many looks the step is taken even if the space does not seem to be there: what it needs is only an estimate.
 const PATIENCE_LOOKS: u32 = 40;
 
 impl Maintenance {

@@ -1,4 +1,4 @@
-//! Tests that need the inside of the tree: virtual bounds, moves, and the fuzz doors with seeded bytes.
+//! Tests that need the inside of the tree: virtual bounds, moves, and the fuzz functions with seeded bytes.
 
 use std::path::Path;
 use std::rc::Rc;

@@ -1,4 +1,4 @@
-//! CPU budgets: the visible form of the rule that nobody computes for long without letting the reactor run.
+//! CPU budgets: the visible form of the rule that no task computes for long without letting the reactor run.
 
 use std::cell::Cell;
 use std::time::Duration;

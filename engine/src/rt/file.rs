@@ -162,7 +162,7 @@ impl File {
     }
 }
 
-/// What a core does while an urgent write is under way.
+/// What a core does while an urgent write is in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meanwhile {
     /// It goes on with its other tasks.

@@ -19,7 +19,7 @@ struct Slot<T> {
     value: Option<T>,
     abandoned: bool,
     waiter: Option<Waker>,
-    /// Nobody waits any more.
+    /// The waiting side is gone.
     left: bool,
     answerer: Option<Waker>,
 }
@@ -37,14 +37,14 @@ pub fn oneshot<T>() -> (Answer<T>, Pending<T>) {
 }
 
 impl<T> Answer<T> {
-    /// Gives the answer. Nobody may be waiting any more, which is fine.
+    /// Sends the answer. The waiting side may be gone, which is fine.
     pub fn send(self, value: T) {
         self.0.borrow_mut().value = Some(value);
     }
 }
 
 impl<T> Answer<T> {
-    /// Ready once nobody waits for the answer any more, so that work on it can stop.
+    /// Ready once no caller waits for the answer, so that work on it can stop.
     pub fn poll_left(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut slot = self.0.borrow_mut();
         if slot.left {
@@ -59,7 +59,7 @@ impl<T> Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// Goes on with `work` while somebody waits; nothing if that ended first.
+    /// Goes on with `work` while a caller waits; nothing if that ended first.
     pub async fn unless_left<W>(&self, work: impl Future<Output = W>) -> Option<W> {
         let mut work = std::pin::pin!(work);
         std::future::poll_fn(|cx| match self.poll_left(cx) {

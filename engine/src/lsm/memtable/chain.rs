@@ -1,18 +1,18 @@
 //! The versions of one key, newest first, each leading to the next older one.
 //!
-//! An overwrite puts a version in front and at the same time unlinks what nobody will read: a version is seen at the moments
+//! An overwrite puts a version in front and at the same time unlinks what no reader will see: a version is seen at the moments
 //! from its own sequence number up to that of the next newer one, and if none of them is a reader's ([`Readers`]), none ever
 //! will be, because every moment to come sees the version in front or a newer one. So keys that are written often neither
 //! hold up scans nor are flushed many times over.
 //!
 //! Range deletes do not matter here. Whether one hides a version depends on sequence numbers alone, and every read compares
-//! it with the newest version at or below its moment. An unlinked version is that to nobody. A rewrite asks which readers
-//! see a version before a newer one hides it, and it finds the same ones above a gap as above what lay there, because nobody
+//! it with the newest version at or below its moment. An unlinked version is that to no reader. A rewrite asks which readers
+//! see a version before a newer one hides it, and it finds the same ones above a gap as above what lay there, because no reader
 //! reads inside the gap.
 //!
 //! Invariant: right after an overwrite a chain has the new version and, per reader, the one that it sees. So a chain is at
 //! most one longer than the number of moments that were read then. An overwrite costs a step per version that it leaves or
-//! unlinks, and none at all when nobody reads the past.
+//! unlinks, and none at all without readers of the past.
 
 use super::arena::{Arena, KeyPlace, Version, VersionPlace};
 use crate::lsm::key::SeqNo;
@@ -43,9 +43,9 @@ impl Arena {
         places.map(|place| self.version(place))
     }
 
-    /// Leaves of a key's versions those that somebody reads although one at `next` follows; says which is the newest.
+    /// Leaves of a key's versions those that a reader sees although one at `next` follows; says which is the newest.
     fn unlink_unread(&mut self, key: KeyPlace, next: SeqNo, readers: &Readers) -> Option<VersionPlace> {
-        // Mostly nobody reads the past, and then nothing of it need be looked at.
+        // Mostly there is no reader of the past, and then nothing of it need be looked at.
         let reader = readers.newest_below(next)?;
         let first = self.seen_from(Some(self.newest(key)), reader)?;
         let mut kept = first;

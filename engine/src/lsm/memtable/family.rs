@@ -33,7 +33,7 @@ pub(super) struct Family {
 }
 
 impl Family {
-    /// Adds a version that is newer than all before. Returns the memory that it took, bytes; that of versions which nobody
+    /// Adds a version that is newer than all before. Returns the memory that it took, bytes; that of versions which no one
     /// reads any more is not given back.
     pub(super) fn put(&mut self, key: &[u8], hash: u64, version: Version<'_>, readers: &Readers) -> usize {
         let bytes = arena::VERSION_OVERHEAD_BYTES + version.value.len();
@@ -94,7 +94,7 @@ impl Family {
     /// Shows the versions of `[start, end)` after `after`, in walking order, as long as `take` wants more.
     ///
     /// Going on inside a chain costs a walk along it, so a chain costs the square of its length once it is longer than what
-    /// is taken at a time. It is not: there are rarely so many readers ([`super::chain`]).
+    /// is taken at a time. It is not: there are rarely that many readers ([`super::chain`]).
     pub(super) fn walk<'a>(
         &'a self,
         direction: Direction,

@@ -3,7 +3,7 @@
 //! One owner, no locks, never durable by itself (the log is its write-ahead log). Keys and their versions lie in an arena
 //! ([`arena`]); two indexes lead to the keys ([`family`]). The tree has their order and serves scans. A hash table
 //! ([`by_hash`]) serves look-ups and overwrites. From a key a chain leads through its versions, newest first ([`chain`]);
-//! those that nobody will read leave it when the key is written again.
+//! those that no reader will see leave it when the key is written again.
 //!
 //! A memtable also carries, per group, how far in the log it reaches ([`Marks`]), so that a flush can say what became
 //! durable.
@@ -230,7 +230,7 @@ impl Memtable {
         see(&mut self.family(cf).hashes(part));
     }
 
-    /// Frees up to `keys` keys, or some memory of their versions, of a memtable that nobody reads any more; `false` when
+    /// Frees up to `keys` keys, or some memory of their versions, of a memtable without readers; `false` when
     /// nothing is left. A whole memtable freed at once would hold the core for many milliseconds.
     pub(crate) fn free_some(&mut self, keys: usize) -> bool {
         self.families.iter_mut().any(|family| family.get_mut().free_some(keys))

@@ -171,7 +171,7 @@ impl Run {
         }
     }
 
-    /// A batch, whose operations nobody ever sees apart.
+    /// A batch, whose operations no reader sees apart.
     fn write(&mut self) {
         let (mut batch, first) = (WriteBatch::new(), SeqNo(self.last.0 + 1));
         for _ in 0..=self.dice.roll(3) {

@@ -28,7 +28,7 @@ fn old_versions_stay_for_the_readers_that_see_them_and_no_longer() {
     put(&memtable, b"key", b"d", 8, &readers);
     assert_eq!(linked(&memtable), [8, 7, 6], "a read at 6 sees 6");
     put(&memtable, b"key", b"e", 9, &readers);
-    assert_eq!(linked(&memtable), [9, 7, 6], "nobody read at 8");
+    assert_eq!(linked(&memtable), [9, 7, 6], "there is no reader at 8");
     readers.leave(SeqNo(7));
     assert_eq!(linked(&memtable), [9, 7, 6], "until the next overwrite");
     put(&memtable, b"key", b"f", 10, &readers);

@@ -1,4 +1,4 @@
-//! The open table files of one tree: at most so many, those that were read last.
+//! The open table files of one tree: a bounded number, those that were read last.
 //!
 //! A file that gives way is closed once its reads have ended, and opened again when it is read again. Descriptors are a thing of
 //! the whole process, so a tree may have to do with fewer than it was promised; then it closes what it can spare and waits.
@@ -28,7 +28,7 @@ struct Open {
     used: u64,
 }
 
-/// A file that nobody uses any more, waiting to be closed and perhaps removed.
+/// A file without users, waiting to be closed and perhaps removed.
 #[derive(Debug)]
 pub(crate) struct Discarded {
     pub(crate) file: Option<File>,

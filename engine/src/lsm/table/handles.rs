@@ -68,7 +68,7 @@ impl Handles {
                 self.decoded.push_back(Handle::decode(entry.value)?);
             }
             if !end.is_empty() && entry.key >= end {
-                // Nothing behind it belongs to the range.
+                // Nothing after it belongs to the range.
                 self.intervals.end = self.intervals.end.min(interval);
                 break;
             }

@@ -264,7 +264,7 @@ impl Conn {
         if !powered || sim.net.is_cut(sender.node.id, receiver.node.id) {
             return self.transmit_again(to, segment, sim);
         }
-        // Nobody owns this end any more: its node was started anew, or its program has let go of it.
+        // This end has no owner any more: its node was started anew, or its program has let go of it.
         if !receiver.is_alive() || (receiver.closed.get() && !segment.is_end) {
             return self.send_reset(1 - to, sim);
         }

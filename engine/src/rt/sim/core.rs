@@ -130,7 +130,7 @@ impl SimCore {
     }
 }
 
-/// A timer that nobody waits for any more must not hold up the end of a run.
+/// A timer without a waiter must not hold up the end of a run.
 struct Sleeper(Rc<Timer>);
 
 impl Drop for Sleeper {

@@ -268,7 +268,7 @@ impl Disk {
         self.open_files.get()
     }
 
-    /// So many files may be open at once; opening another fails with EMFILE.
+    /// At most this many files may be open at once; opening another fails with EMFILE.
     pub fn set_descriptors(&self, files: u64) {
         self.set_options(|options| options.descriptors_max = files);
     }

@@ -94,7 +94,7 @@ impl Inode {
         }
     }
 
-    /// A write fails: each of its blocks has arrived or not, and nobody knows.
+    /// A write fails: each of its blocks has arrived or not, and which is unknown.
     pub(crate) fn fail_write(&mut self, write: Stamp, rng: &Rng) {
         let Some((first, blocks)) = self.in_flight.remove(&write) else { return };
         self.stamp += 1;

@@ -1,7 +1,7 @@
 //! The simulated world: a seed decides everything that a real machine would leave to chance.
 //!
 //! One thread runs any number of nodes, each with several cores, one disk and one address. Time is virtual and moves when
-//! nobody has anything to do or when somebody computes. The same seed and the same program give the same run, event by event;
+//! no task has anything to do or when a task computes. The same seed and the same program give the same run, event by event;
 //! [`World::hash`] and [`World::trace`] say so.
 //!
 //! * **Tasks**: which ready task runs next is drawn. Cores can be stalled, nodes paused or slowed, clocks made to drift or jump.

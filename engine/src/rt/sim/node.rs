@@ -42,7 +42,7 @@ pub(crate) enum Life {
     Up,
     /// The machine answers for a process that is not there: connections are refused.
     NoProcess,
-    /// Nobody answers.
+    /// The node answers nothing.
     Off,
 }
 
@@ -174,7 +174,7 @@ impl Node {
         sim.trace([3, u64::from(node.id), node.incarnation.get()], format_args!("{node} starts"));
     }
 
-    /// Cuts the power: the process is gone, nobody answers, and what was not synced is lost, kept or torn.
+    /// Cuts the power: the process is gone, no connection answers, and what was not synced is lost, kept or torn.
     pub fn crash(&self) {
         self.stop(Life::Off);
         self.state.disk.power_cut();
