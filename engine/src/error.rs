@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::rt::fs::doubted;
+
 /// Result of a storage operation.
 pub type Result<T> = std::result::Result<T, Fault>;
 
@@ -95,10 +97,16 @@ impl Fault {
         Self { kind, path: path.to_owned(), what: format!("{attempt}: {error}{remedy}") }
     }
 
-    /// Wraps the failure of something that may have happened all the same, a sync above all: nobody knows what is on disk,
+    /// Wraps the failure of something that may have happened all the same, a sync above all: what is on disk is unknown,
     /// so this is never a mere shortage.
     pub fn doubt(path: &Path, attempt: &str, error: &io::Error) -> Self {
         Self { kind: FaultKind::Io, ..Self::io(path, attempt, error) }
+    }
+
+    /// Wraps the failure of a sync on which nothing rests yet: whatever is durable by now, it is taken back and done anew. So if
+    /// something was short, that is waited out.
+    pub fn unpromised(path: &Path, attempt: &str, error: &io::Error) -> Self {
+        Self::io(path, attempt, doubted(error).unwrap_or(error))
     }
 
     /// What was merely short, so that the same thing can be done again later.
@@ -193,6 +201,16 @@ mod tests {
         }
         let no_number = io::Error::from(io::ErrorKind::StorageFull);
         assert!(Fault::io(Path::new("f"), "trying", &no_number).is_disk_full());
+    }
+
+    #[test]
+    fn only_where_nothing_rests_on_it_a_failed_sync_is_a_shortage() {
+        let full = io::Error::from_raw_os_error(libc::ENOSPC);
+        let synced = crate::rt::fs::in_doubt(&full);
+        assert!(!Fault::io(Path::new("f"), "syncing", &synced).is_passing());
+        assert!(Fault::unpromised(Path::new("f"), "syncing", &synced).is_disk_full());
+        let broken = crate::rt::fs::in_doubt(&io::Error::from_raw_os_error(libc::EIO));
+        assert!(!Fault::unpromised(Path::new("f"), "syncing", &broken).is_passing());
     }
 
     #[test]

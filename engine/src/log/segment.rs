@@ -83,7 +83,7 @@ impl Unfinished {
         Ok(unfinished)
     }
 
-    /// Begins a new life of a file whose records nobody needs any more.
+    /// Begins a new life of a file whose records are no longer needed.
     pub(crate) async fn reuse(rt: &Rt, old: PathBuf, header: SegmentHeader) -> Result<Self> {
         let bytes = header.bytes;
         let file = open(rt, &old, OpenMode::Write).await?;
@@ -185,7 +185,7 @@ impl Segment {
         };
         let written = file.write_urgently(record, pos, sync, meanwhile).await;
         written.map_err(|e| match Shortage::of(&e) {
-            // The space lies there already, so this is about something else, and nobody knows what.
+            // The space lies there already, so this is about something else, and what it is about is unknown.
             Some(Shortage::Space) | None => Fault::doubt(&self.path, "writing a record", &e),
             Some(Shortage::Descriptors | Shortage::Memory | Shortage::Attempt) => {
                 Fault::io(&self.path, "writing a record", &e)
@@ -286,9 +286,10 @@ async fn open(rt: &Rt, path: &Path, mode: OpenMode) -> Result<File> {
     rt.open(path, mode).await.map_err(|e| Fault::io(path, "opening a segment", &e))
 }
 
-/// Makes names in the log's directory durable.
+/// Makes names in the log's directory durable. Nothing rests on them yet: records go to a segment only afterwards, and a segment
+/// is removed only when nothing needs it.
 pub(crate) async fn sync_dir(rt: &Rt, dir: &Path) -> Result<()> {
-    rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))
+    rt.sync_dir(dir).await.map_err(|e| Fault::unpromised(dir, "syncing the directory", &e))
 }
 
 async fn write_zeros(rt: &Rt, file: &File, path: &Path, from: u64, to: u64) -> Result<()> {

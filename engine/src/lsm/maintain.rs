@@ -34,7 +34,7 @@ const FREE_ENTRIES: usize = 1024;
 pub(super) struct Maintenance {
     pub(super) shared: Rc<Shared>,
     manifest: Manifest,
-    /// Tables numbered from here on are of the step under way.
+    /// Tables numbered from here on are of the step in progress.
     pub(super) first_number: u64,
     /// What it may need on disk, bytes.
     pub(super) wanted_bytes: u64,
@@ -208,7 +208,7 @@ impl Maintenance {
         let mut rewrite = Rewrite::new(&self.shared.rt, target, merge, self.retention(erased), below, stop);
         while rewrite.slice().await? == Progress::More {
             if self.shared.stopping.get() {
-                // Half-written tables are nobody's; the next opening removes them.
+                // Half-written tables have no owner; the next opening removes them.
                 return Ok(());
             }
             self.flush_closed().await?;
@@ -277,15 +277,18 @@ impl Maintenance {
         shared.measure_backlog();
         shared.take_marks(&edit.marks);
         shared.short_of.set(None);
+        if cfg!(debug_assertions) {
+            shared.check();
+        }
         Ok(())
     }
 
-    /// Makes the names of new tables durable.
+    /// Makes the names of new tables durable. No edit names them yet, so after a shortage they are thrown away and written anew.
     async fn sync_names(&self) -> Result<()> {
         let (dir, shared) = (&self.shared.dir, &self.shared);
         loop {
             let synced = shared.rt.sync_dir(dir).await;
-            match synced.map_err(|e| Fault::io(dir, "syncing the directory", &e)) {
+            match synced.map_err(|e| Fault::unpromised(dir, "syncing the directory", &e)) {
                 Err(fault) if shared.files.make_room_after(&fault) => shared.rt.sleep(GIVE_WAY).await,
                 synced => return synced,
             }
@@ -304,7 +307,7 @@ impl Maintenance {
         shared.rt.remove(&path).await.map_err(|e| Fault::io(&path, "removing", &e))
     }
 
-    /// Closes and removes a file that nobody reads any more; `false` if there is none.
+    /// Closes and removes a file without readers; `false` if there is none.
     async fn remove_one(&mut self) -> Result<bool> {
         let shared = self.shared.clone();
         let Some(discarded) = shared.files.pop_discarded() else { return Ok(false) };

@@ -104,7 +104,7 @@ impl Manifest {
     async fn put_in_force(&mut self, rt: &Rt, dir: &Path, whole: &Edit) -> Result<()> {
         self.append(rt, whole).await?;
         self.first_frame_bytes = self.len_bytes;
-        rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))?;
+        rt.sync_dir(dir).await.map_err(|e| Fault::unpromised(dir, "syncing the directory", &e))?;
         let current = dir.join(CURRENT);
         rt.replace_small(&current, format!("{}\n", file_name(self.number)).as_bytes())
             .await

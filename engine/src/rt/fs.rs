@@ -5,6 +5,7 @@
 
 #[cfg(feature = "sim")]
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "sim")]
@@ -78,7 +79,7 @@ impl Rt {
         in_world!(&self.world, core => core.exists(path).await)
     }
 
-    /// Renames a file that nobody has open, replacing the target.
+    /// Renames a file that is not open, replacing the target.
     pub async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         in_world!(&self.world, core => core.rename(from, to).await)
     }
@@ -91,7 +92,7 @@ impl Rt {
     /// Makes creations, renames and removals in a directory durable.
     ///
     /// # Errors
-    /// An error that names a passing shortage means that nothing was done. After any other, nobody knows what is durable.
+    /// An error that names a passing shortage means that nothing was done. After any other, what is durable is unknown.
     pub async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         in_world!(&self.world, core => core.sync_dir(path).await)
     }
@@ -131,7 +132,27 @@ pub(crate) fn temporary_name(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The failure of a sync, without its error number: whatever it was, nobody knows what is durable.
+/// What a sync failed with.
+#[derive(Debug)]
+struct InDoubt(io::Error);
+
+impl fmt::Display for InDoubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "what was done is perhaps not durable: {}", self.0)
+    }
+}
+
+impl std::error::Error for InDoubt {}
+
+/// The failure of a sync, without its error number: whatever it was, what is durable is unknown.
 pub(crate) fn in_doubt(error: &io::Error) -> io::Error {
-    io::Error::other(format!("what was done is perhaps not durable: {error}"))
+    let inner = error
+        .raw_os_error()
+        .map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
+    io::Error::other(InDoubt(inner))
+}
+
+/// What the sync failed with whose failure this is.
+pub(crate) fn doubted(error: &io::Error) -> Option<&io::Error> {
+    error.get_ref()?.downcast_ref::<InDoubt>().map(|in_doubt| &in_doubt.0)
 }

@@ -15,7 +15,7 @@
 mod budget;
 pub mod chan;
 mod file;
-mod fs;
+pub(crate) mod fs;
 pub mod local;
 pub mod mapped;
 pub mod native;
@@ -77,7 +77,7 @@ impl Rt {
         in_world!(&self.world, core => core.wall())
     }
 
-    /// A number that nobody can predict (native) or that the seed decides (sim).
+    /// An unpredictable number (native) or that the seed decides (sim).
     pub fn random(&self) -> u64 {
         in_world!(&self.world, core => core.random())
     }

@@ -2,7 +2,7 @@
 //!
 //! A [`Table`] is a row of the manifest with a file behind it. The file is opened when it is read, and closed when too many others
 //! are (see [`super::files`]); its root stays in memory from the first read on (about one part in ten thousand of the file). Parts
-//! and data blocks come through the block cache. Nobody holds a file between two reads.
+//! and data blocks come through the block cache. No task holds a file between two reads.
 
 use std::cell::{Cell, OnceCell};
 use std::path::{Path, PathBuf};
@@ -202,6 +202,11 @@ impl Table {
     /// What is wrong with one of the table's indexes.
     pub(crate) fn damaged(&self, damage: Damage, place: &str) -> Fault {
         Fault::corruption(&self.backing.path, format!("{} ({place})", damage.0))
+    }
+
+    /// Reads footer and root, unless that has been done.
+    pub(crate) async fn check_end(&self, rt: &Rt) -> Result<()> {
+        self.root(rt).await.map(|_| ())
     }
 
     async fn root(&self, rt: &Rt) -> Result<&Bytes> {

@@ -176,7 +176,7 @@ fn tables_without_a_manifest_are_not_an_empty_tree() {
 }
 
 /// A failed write or sync below a flush: nothing more is accepted, reads go on, and the log loses nothing. It does not help
-/// that a sync or the write of an edit says that there is no space, because nobody knows what it has left on disk.
+/// that a sync or the write of an edit says that there is no space, because what it has left on disk is unknown.
 #[test]
 fn a_failed_flush_poisons_and_reads_go_on() {
     for (case, seed) in [("write", 20), ("sync", 21), ("manifest", 22), ("full", 23), ("edit", 24)] {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use engine::lsm::{Cf, Tree, WriteBatch};
 use engine::rt::Rt;
-use engine::rt::sim::{Node, Options, World};
+use engine::rt::sim::{DiskFault, DiskOp, Node, Options, World};
 
 use super::damage::{files, prepared, read_around};
 use super::model::{Past, live};
@@ -78,6 +78,28 @@ fn a_full_disk_is_waited_out() {
         let node = world.node(0);
         let with = node.clone();
         let running = node.start(0, move |rt| fill_and_free(rt, with, room));
+        world.block_on(running).unwrap();
+        cut_power_and_check(&world, &node);
+    }
+}
+
+/// The names of new tables and of a new manifest are synced before anything rests on them, so lack of space there is waited out, too.
+#[test]
+fn no_space_for_names_is_waited_out() {
+    for (times, seed) in [(1, 61), (3, 62)] {
+        let (world, _) = prepared(seed);
+        let node = world.node(0);
+        let disk_of = node.clone();
+        let running = node.start(0, move |rt| async move {
+            let tree = open(&rt).await;
+            disk_of.disk().fail(DiskFault::on(DiskOp::SyncDir).errno(libc::ENOSPC).times(times));
+            write_new(&tree);
+            tree.flush().await.unwrap();
+            assert_eq!((tree.flushed_index(1), tree.fault().is_none()), (77, true));
+            assert_eq!(disk_of.disk().stats().faults, times);
+            tree.check();
+            tree.close().await;
+        });
         world.block_on(running).unwrap();
         cut_power_and_check(&world, &node);
     }

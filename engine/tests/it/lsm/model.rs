@@ -118,7 +118,10 @@ impl Run {
                         check_snapshot(&snapshot, &then).await;
                     }
                 }
-                92 => tree.flush().await.unwrap(),
+                92 => {
+                    tree.flush().await.unwrap();
+                    tree.check();
+                }
                 93 => {
                     if self.dice.roll(6) == 0 {
                         tree.compact().await.unwrap();
