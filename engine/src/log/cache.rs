@@ -54,6 +54,11 @@ impl RecordCache {
         self.last_read.take_if(|(at, _)| at.segment < segment);
     }
 
+    /// Bytes of recent records, which have a bound.
+    pub(crate) fn bytes_recent(&self) -> usize {
+        self.bytes
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes + self.last_read.as_ref().map_or(0, |(_, body)| body.len())

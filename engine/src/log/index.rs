@@ -384,7 +384,6 @@ impl Group {
     }
 
     /// The invariants at the head of this file.
-    #[cfg(test)]
     pub(crate) fn check(&self) {
         assert_eq!(self.first_hole(), None, "entries are consecutive");
         let mut counted = BTreeMap::<SegmentNo, u64>::new();

@@ -7,16 +7,17 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `format` | the bytes, drawn |
+//! | `format`, `items` | the bytes, drawn |
 //! | `batch` | what one write does |
 //! | `index` | what is live and where |
 //! | `cache` | recent records in memory |
 //! | `segment`, `spares` | files: made, zeroed ahead of need, reused |
 //! | `writer`, `patience` | the one task that appends; what the core does meanwhile |
 //! | `read` | entries from memory or disk |
-//! | `recover`, `scan` | the way back after a crash: torn tails are cut, damage is a fault |
+//! | `recover/`, `scan`, `flip` | the way back after a crash: torn tails are cut, damage is a fault |
 //! | `replay` | all live entries once more, for the tree after a start |
 //! | `purge`, `reclaim` | which segments may go; moving what is left in them |
+//! | `check` | the invariants as assertions |
 //! | `measure`, `inspect` | which sync method suits a host; a segment seen from outside |
 //!
 //! Invariants:
@@ -25,16 +26,20 @@
 //! * A failed write or sync ends the log: every later write is refused, and only a restart reads back what is on disk.
 //! * On a full disk, or when files cannot be opened for a while, new entries are refused before anything is written; compaction,
 //!   removal and state go on from a reserve. A passing shortage never ends the log.
-//! * Where the log has been idle for a moment, or was closed, its last record is vouched for: damage to it is no torn tail.
+//! * Where the log has been idle for a moment, or was closed, its last record is vouched for: damage to it is no torn tail. Otherwise
+//!   a flipped bit of it is, too, and what stays in doubt is said ([`Cut`]).
 //! * A segment is reused only after a durable record says that it is not needed.
 //!
 //! The log never interprets payloads, never decides what may be compacted and never waits to fill a batch.
 
 mod batch;
 mod cache;
+mod check;
+mod flip;
 pub mod format;
 mod index;
 pub mod inspect;
+mod items;
 mod measure;
 mod options;
 mod patience;
@@ -64,7 +69,7 @@ pub use measure::{MethodFigures, SyncReport, measure_sync};
 pub use options::{LogOptions, SyncMethod};
 pub use purge::{PurgeLimits, Straggler};
 pub use reclaim::Purged;
-pub use recover::{Cut, EntryId, Recovered, RecoveredGroup, Recovery};
+pub use recover::{Claim, Cut, EntryId, Recovered, RecoveredGroup, Recovery};
 
 use crate::error::{Fault, FaultKind, Result};
 use crate::rt::local::{Bell, oneshot};
@@ -72,6 +77,7 @@ use crate::rt::{Rt, Task};
 use cache::RecordCache;
 use index::Index;
 use patience::Patience;
+use plant::{Bug, planted};
 use segment::Segment;
 use spares::Retired;
 use writer::Request;
@@ -122,6 +128,12 @@ pub struct LogStats {
     pub queued_batches: usize,
     /// Whether the disk was full when space was last asked for.
     pub disk_full: bool,
+    /// Bytes that the opening cut off at the end.
+    pub cut_bytes: u64,
+    /// Entries that would have been in them, as far as that could be made out.
+    pub cut_entries: u64,
+    /// Whether what was cut off may have been acknowledged.
+    pub cut_in_doubt: bool,
 }
 
 /// What the handle and the two tasks of a log share.
@@ -166,6 +178,8 @@ struct Shared {
     tasks: RefCell<Vec<Task<()>>>,
     written: Cell<Written>,
     patience: Patience,
+    /// What the opening cut off.
+    cut: Option<Cut>,
 }
 
 /// Counters of the writer.
@@ -214,6 +228,7 @@ impl Log {
         let shared = self.shared();
         let next = shared.next_sequence.get();
         let idle = shared.seen_idle_at.replace(next) == next && shared.queue.borrow().is_empty();
+        let idle = idle && !planted(Bug::NoVouching);
         // On a full disk space is for what makes room again.
         if idle && !shared.vouched.get() && shared.short.borrow().is_none() && !shared.stopping.get() {
             shared.vouch();
@@ -221,7 +236,7 @@ impl Log {
     }
 
     /// Makes `batch` durable. Batches become durable in the order of these calls (of their first poll), and each becomes so
-    /// whole. Dropping the future leaves the outcome unknown until a restart, and harms nobody else.
+    /// whole. Dropping the future leaves the outcome unknown until a restart, and harms no other write.
     ///
     /// # Errors
     /// A passing shortage refuses a batch with entries before anything is written, and TooLarge one above [`BODY_BYTES_MAX`]. Any
@@ -317,7 +332,20 @@ impl Log {
             cache_bytes: shared.cache.borrow().bytes(),
             queued_batches: shared.queue.borrow().len(),
             disk_full: shared.short.borrow().as_ref().is_some_and(Fault::is_disk_full),
+            cut_bytes: shared.cut.as_ref().map_or(0, |cut| cut.bytes),
+            cut_entries: shared.cut.as_ref().map_or(0, Cut::entries),
+            cut_in_doubt: shared.cut.as_ref().is_some_and(Cut::is_in_doubt),
         }
+    }
+
+    /// Asserts the invariants of the log. Its time grows with the live entries, so it is for tests.
+    pub fn check(&self) {
+        self.shared().check();
+    }
+
+    /// What the opening cut off at the end, if something.
+    pub fn cut(&self) -> Option<&Cut> {
+        self.shared().cut.as_ref()
     }
 
     /// The fault that ended the log, if one did.
@@ -332,7 +360,12 @@ impl Log {
     pub async fn close(self) -> Result<()> {
         let shared = self.shared().clone();
         let vouched = shared.vouched.get() && shared.queue.borrow().is_empty();
-        if !vouched && !shared.stopping.get() && !shared.failed() && shared.short.borrow().is_none() {
+        if !vouched
+            && !planted(Bug::NoVouching)
+            && !shared.stopping.get()
+            && !shared.failed()
+            && shared.short.borrow().is_none()
+        {
             shared.vouch();
         }
         shared.stop();
@@ -376,7 +409,7 @@ impl Shared {
         pending.await.unwrap_or_else(|| Err(self.refusal()))
     }
 
-    /// Queues a record that changes nothing. Nobody waits for it: if it fails, so does the log.
+    /// Queues a record that changes nothing. No caller waits for it: if it fails, so does the log.
     fn vouch(&self) {
         let (answer, _) = oneshot();
         self.queue.borrow_mut().push_back(Request { batch: Batch::new(), guard: None, idle: false, answer });

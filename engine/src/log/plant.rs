@@ -17,6 +17,16 @@ pub enum Bug {
     NoDirSync,
     /// What the last process wrote without syncing is believed, but not synced.
     UnsyncedTail,
+    /// A last record that was written whole and is damaged is cut as if it had been torn.
+    FlipTakenForTorn,
+    /// No record vouches for the last one, neither when the log is idle nor when it is closed.
+    NoVouching,
+    /// A log is opened whatever its id.
+    AnyLog,
+    /// An older copy of a log is opened.
+    OlderCopy,
+    /// A replay that finds fewer entries than the index has ends as if that were all.
+    ShortReplay,
 }
 
 #[cfg(any(test, feature = "sim"))]

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
-use super::format::{FIRST_RECORD_POS, RECORD_HEADER_BYTES, RecordHeader, Sequence};
+use super::format::{
+    BODY_BYTES_MAX, FIRST_RECORD_POS, RECORD_HEADER_BYTES, RecordHeader, Sequence, record_bytes,
+};
 use super::plant::{Bug, planted};
 use super::segment::Segment;
 use crate::error::Result;
@@ -10,14 +12,24 @@ use crate::rt::{BLOCK_BYTES, Budget, Buf};
 
 /// How much is read at first: most looks at a segment only want to know whether it begins with a record.
 const WINDOW_BYTES_MIN: usize = 128 << 10;
-/// How much is read at once further on. A disk is fast only with several megabytes under way.
+/// How much is read at once further on. A disk is fast only with several megabytes in flight.
 const WINDOW_BYTES_MAX: usize = 4 << 20;
+/// How much of a damaged record is looked at even if it says that it is shorter.
+const REMAINS_BYTES_MIN: u64 = 64 << 10;
 
 /// A record that checked out.
 pub(crate) struct Scanned {
     pub(crate) pos: u64,
     pub(crate) header: RecordHeader,
     pub(crate) body: Bytes,
+}
+
+/// What is left of a record that does not check out.
+pub(crate) struct Remains {
+    /// What it says of itself; nothing of it is certain.
+    pub(crate) header: RecordHeader,
+    /// From its first byte to where it says that it ends, or further.
+    pub(crate) bytes: Bytes,
 }
 
 /// A place in a segment, and the bytes around it.
@@ -61,17 +73,16 @@ impl<'a> Scanner<'a> {
         Ok(scanned)
     }
 
-    /// What lies here and claims to be the record `sequence`, damaged as it is: how long it says that it is, bytes, and what is
-    /// left of its body.
-    pub(crate) async fn torn(&mut self, sequence: Sequence) -> Result<Option<(u64, Bytes)>> {
-        let header = RecordHeader::peek(self.bytes(self.pos, BLOCK_BYTES).await?);
-        let Some(header) = header.filter(|header| header.sequence == sequence) else { return Ok(None) };
-        let left = self.file_bytes.saturating_sub(self.pos).min(header.record_bytes());
+    /// What lies here and claims to be the record `sequence`, damaged as it is. Its length may be wrong, so at least some
+    /// blocks are shown, as far as the file goes.
+    pub(crate) async fn remains_of(&mut self, sequence: Sequence) -> Result<Option<Remains>> {
+        let header = RecordHeader::fields(self.bytes(self.pos, BLOCK_BYTES).await?);
+        let Some(header) = header.filter(|header| header.claims_to_be(sequence)) else { return Ok(None) };
+        let wanted = header.record_bytes().clamp(REMAINS_BYTES_MIN, record_bytes(BODY_BYTES_MAX));
+        let left = self.file_bytes.saturating_sub(self.pos).min(wanted);
         let len = usize::try_from(left).expect("no longer than a record");
-        let bytes = self.bytes(self.pos, len).await?;
-        let end = (RECORD_HEADER_BYTES + header.body_bytes as usize).min(bytes.len());
-        let body = bytes.get(RECORD_HEADER_BYTES..end).unwrap_or_default();
-        Ok(Some((header.record_bytes(), Bytes::copy_from_slice(body))))
+        let bytes = Bytes::copy_from_slice(self.bytes(self.pos, len).await?);
+        Ok(Some(Remains { header, bytes }))
     }
 
     /// The first intact record from here on that was written after `missing` had become durable.

@@ -183,7 +183,7 @@ impl Shard {
                 // Before anything is flushed the tables know nothing of the region, and of the rest `vouch` has seen to it.
                 applied: if flushed == 0 { base.index } else { Index(flushed) },
                 membership: membership(&record.region),
-                suspect_until: Index(claimed.copied().unwrap_or(0)),
+                suspect_until: Index(claimed.map_or(0, |claim| claim.last)),
             };
             self.adopt(record, start, options)?;
         }
