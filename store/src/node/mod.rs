@@ -19,7 +19,7 @@ pub mod examine;
 pub mod identity;
 pub mod listen;
 pub mod movement;
-mod report;
+pub mod report;
 mod serve;
 mod setup;
 

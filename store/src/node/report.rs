@@ -12,24 +12,26 @@ use std::time::Duration;
 use engine::lsm::Estimate;
 use engine::rt::chan::Sender;
 use engine::rt::{Mono, Rt};
-use scheduler::{Load, NodeId, RegionId, RegionReport, StoreDescriptor, StoreReport};
+use scheduler::{NodeId, RegionId, RegionReport, StoreDescriptor, StoreReport};
 
 use super::core::Plan;
 use crate::control::{Beat, StoreBeat};
 use crate::shard::Shard;
 use crate::shard::counters::StoreSnapshot;
 use crate::shard::links::Links;
+use crate::shard::load::RegionCount;
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::{grpc, resp};
 
 /// How often a core reports.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+pub(super) const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Beats between two estimates of the sizes of all regions: an estimate may have to read index blocks.
 const BEATS_PER_ESTIMATE: u64 = 10;
 
 /// Sends a core's beats.
-pub(super) struct Heart {
+#[derive(Debug)]
+pub struct Heart {
     rt: Rt,
     node: NodeId,
     stores: Vec<Reported>,
@@ -39,29 +41,22 @@ pub(super) struct Heart {
 }
 
 /// One store of the core, and what was last known of it.
+#[derive(Debug)]
 struct Reported {
     shard: Shard,
     address: String,
     sizes: RefCell<HashMap<RegionId, Estimate>>,
-    counted: RefCell<Counted>,
+    /// When its counts were last taken.
+    counted_at: Cell<Mono>,
     /// Stores of the node, which share its disk.
     sharers: u64,
 }
 
-/// Counters at the latest beat.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counted {
-    at: Mono,
-    reads: u64,
-    writes: u64,
-    written_bytes: u64,
-}
-
 impl Heart {
     /// For these stores, each with the address that clients are told to dial.
-    pub(super) fn new(rt: &Rt, plan: &Arc<Plan>, stores: impl Iterator<Item = (Shard, String)>) -> Self {
+    pub fn new(rt: &Rt, plan: &Arc<Plan>, stores: impl Iterator<Item = (Shard, String)>) -> Self {
         let reported = |(shard, address): (Shard, String)| Reported {
-            counted: RefCell::new(Counted::of(&shard, rt.now())),
+            counted_at: Cell::new(rt.now()),
             shard,
             address,
             sizes: RefCell::default(),
@@ -91,10 +86,12 @@ impl Heart {
     }
 
     /// What the core's stores say now.
-    pub(super) async fn beat(&self) -> Beat {
+    pub async fn beat(&self) -> Beat {
         let budget = self.rt.budget();
         let mut beat = Beat::default();
         for store in &self.stores {
+            let now = self.rt.now();
+            let (counts, passed_ms) = store.take_counts(now);
             let mut regions = Vec::new();
             for (region, term, leads) in store.shard.regions() {
                 if !leads {
@@ -106,13 +103,21 @@ impl Heart {
                     term: Some(term),
                     size_bytes: size.bytes,
                     keys: size.keys,
+                    load: counts.get(&region.id).copied().unwrap_or_default().rates(passed_ms),
                     ..RegionReport::new(region, leader)
                 });
                 budget.tick().await;
             }
             beat.stores.push(StoreBeat {
                 descriptor: StoreDescriptor::new(store.shard.store(), self.node, store.address.clone()),
-                report: store.report(self.rt.now(), regions.len() as u64, self.started_seconds),
+                report: StoreReport {
+                    load: counts
+                        .values()
+                        .copied()
+                        .fold(RegionCount::default(), RegionCount::plus)
+                        .rates(passed_ms),
+                    ..store.report(regions.len() as u64, self.started_seconds)
+                },
                 regions,
             });
         }
@@ -120,7 +125,7 @@ impl Heart {
     }
 
     /// Estimates the sizes of all regions that are led here.
-    async fn estimate(&self) {
+    pub async fn estimate(&self) {
         for store in &self.stores {
             for (region, _, leads) in store.shard.regions() {
                 if !leads {
@@ -139,48 +144,27 @@ impl Heart {
 }
 
 impl Reported {
-    fn report(&self, now: Mono, regions: u64, start_time_seconds: u64) -> StoreReport {
-        let counted = Counted::of(&self.shard, now);
-        let before = self.counted.replace(counted);
+    /// What clients have read and written since the latest beat, and how long that took, milliseconds. A beat that comes early
+    /// counts as one in time, so that a single request right after the start is no flood.
+    fn take_counts(&self, now: Mono) -> (HashMap<RegionId, RegionCount, foldhash::fast::RandomState>, u64) {
+        let passed = now.since(self.counted_at.replace(now)).max(REPORT_EVERY);
+        (self.shard.take_counts(), u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn report(&self, regions: u64, start_time_seconds: u64) -> StoreReport {
         let numbers = self.shard.snapshot();
         let used_bytes =
             numbers.tree.levels.iter().map(|(_, bytes)| bytes).sum::<u64>() + numbers.tree.memtable_bytes;
         // The disk is shared by the stores of the node.
         let available_bytes = numbers.disk_free_bytes / self.sharers;
         StoreReport {
-            store: self.shard.store(),
             capacity_bytes: used_bytes.saturating_add(available_bytes),
             used_bytes,
             available_bytes,
-            load: counted.since(before),
             region_count: regions,
             start_time_seconds,
             busy: false,
-        }
-    }
-}
-
-impl Counted {
-    fn of(shard: &Shard, at: Mono) -> Self {
-        let counters = shard.counters();
-        Self {
-            at,
-            reads: counters.reads.get() + counters.scans.get(),
-            writes: counters.applied.get(),
-            written_bytes: counters.log_bytes.get(),
-        }
-    }
-
-    /// Rates per second since an earlier count.
-    fn since(self, before: Self) -> Load {
-        let passed_ms = u64::try_from(self.at.since(before.at).as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = |now: u64, then: u64| now.saturating_sub(then).saturating_mul(1000) / passed_ms;
-        let narrow = |rate: u64| u32::try_from(rate).unwrap_or(u32::MAX);
-        Load {
-            read_bytes: 0,
-            write_bytes: rate(self.written_bytes, before.written_bytes),
-            read_ops: narrow(rate(self.reads, before.reads)),
-            write_ops: narrow(rate(self.writes, before.writes)),
+            ..StoreReport::empty(self.shard.store())
         }
     }
 }

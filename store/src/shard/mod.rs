@@ -16,6 +16,7 @@ mod gate;
 pub mod health;
 pub mod inflight;
 pub mod links;
+pub mod load;
 pub mod modify;
 pub mod open;
 pub mod read;
@@ -53,6 +54,7 @@ use crate::request::{Op, Out, Outcome, Route};
 use counters::{StoreCounters, StoreSnapshot};
 use health::{Event, Health, HealthReport};
 use inflight::InFlight;
+use load::{RegionCount, RegionCounts};
 use reply::Reply;
 use watch::LogWatch;
 
@@ -75,6 +77,8 @@ struct Inner {
     /// Rings when a region has something for the next turn.
     bell: Bell,
     counters: Rc<StoreCounters>,
+    /// What clients read and write, by region, since the latest report.
+    counts: RegionCounts,
     /// How often the log has been opened, as far as that is durable.
     opened: u64,
     /// What the store can do for clients, and why not more.
@@ -176,6 +180,11 @@ impl Shard {
     /// The store's counters.
     pub fn counters(&self) -> &Rc<StoreCounters> {
         &self.inner.counters
+    }
+
+    /// What clients have read and written by region since this was last called.
+    pub fn take_counts(&self) -> HashMap<RegionId, RegionCount, foldhash::fast::RandomState> {
+        self.inner.counts.take()
     }
 
     /// Why the store has stopped, if it has.

@@ -31,6 +31,7 @@ use scheduler::{Region, StoreId};
 use super::counters::StoreCounters;
 use super::health::Health;
 use super::inflight::InFlight;
+use super::load::RegionCounts;
 use super::vouch::vouch;
 use super::watch::LogWatch;
 use super::{Due, Inner, Shard, ShardLimits, State};
@@ -117,6 +118,7 @@ impl Shard {
                 }),
                 bell: Bell::default(),
                 counters,
+                counts: RegionCounts::default(),
                 health,
                 log_watch: LogWatch::default(),
                 reads_seen: Cell::new(0),

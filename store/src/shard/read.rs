@@ -33,16 +33,20 @@ impl Shard {
     /// What a `Get` of `key` comes to, if that takes no read from disk.
     pub fn get_now(&self, route: Option<&Route>, key: &[u8]) -> Option<Outcome> {
         let inner = &*self.inner;
-        if let Err(refusal) = self.readable(route, key, |region| guard::covers(region, key)) {
-            inner.counters.refused.add(&refusal);
-            return Some(Err(refusal));
-        }
+        let region = match self.readable(route, key, |region| guard::covers(region, key)) {
+            Ok(region) => region,
+            Err(refusal) => {
+                inner.counters.refused.add(&refusal);
+                return Some(Err(refusal));
+            }
+        };
         let value = match inner.tree.get_now(CF, key) {
             Lookup::Found(value) => Some(value),
             Lookup::Absent => None,
             Lookup::NeedsIo => return None,
         };
         inner.counters.reads.add(1);
+        inner.counts.read(region, 1, value.as_ref().map_or(0, |value| key.len() + value.len()));
         Some(Ok(Out::Value(value)))
     }
 
@@ -53,22 +57,33 @@ impl Shard {
             return reply.send(outcome);
         }
         self.inner.counters.reads.add(1);
+        // It was admitted a moment ago, and is asked for its region again, because few reads come here.
+        let region = self.inner.state.borrow_mut().admit(route, &key).map(|peer| peer.record.region.id);
         let shard = self.clone();
-        self.spawn(reply, async move { shard.inner.charged_value(&key).await.map(Out::Value) });
+        self.spawn(reply, async move {
+            let value = shard.inner.charged_value(&key).await?;
+            if let Ok(region) = region {
+                let bytes = value.as_ref().map_or(0, |value| key.len() + value.len());
+                shard.inner.counts.read(region, 1, bytes);
+            }
+            Ok(Out::Value(value))
+        });
     }
 
     pub(super) fn batch_get(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
         if keys.is_empty() {
             return reply.send(Ok(Out::Values(Vec::new())));
         }
-        if let Err(refusal) = self.readable_keys(route, &keys) {
-            return self.inner.refuse(reply, refusal);
-        }
+        let region = match self.readable_keys(route, &keys) {
+            Ok(region) => region,
+            Err(refusal) => return self.inner.refuse(reply, refusal),
+        };
         let (snapshot, shard) = (self.inner.tree.snapshot(), self.clone());
         self.spawn(reply, async move {
             let inner = &*shard.inner;
             let (budget, bytes_max) = (inner.rt.budget(), inner.memory.answer_bytes_max());
             let (mut values, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+            let count = keys.len();
             for key in keys {
                 let value = inner.charge(async || snapshot.get(CF, &key).await).await?;
                 bytes += value.as_ref().map_or(0, Bytes::len);
@@ -78,6 +93,7 @@ impl Shard {
                 values.push(value);
                 budget.tick().await;
             }
+            inner.counts.read(region, count, bytes);
             Ok(Out::Values(values))
         });
     }
@@ -87,8 +103,9 @@ impl Shard {
         if keys.is_empty() {
             return reply.send(Ok(Out::Lengths(Vec::new())));
         }
-        if let Err(refusal) = self.readable_keys(route, &keys) {
-            return self.inner.refuse(reply, refusal);
+        match self.readable_keys(route, &keys) {
+            Ok(region) => self.inner.counts.read(region, keys.len(), 0),
+            Err(refusal) => return self.inner.refuse(reply, refusal),
         }
         if let [key] = &keys[..]
             && let Some(length) = self.inner.tree.length_now(CF, key)
@@ -116,7 +133,7 @@ impl Shard {
     }
 
     /// Checks and counts a read of at least one key.
-    fn readable_keys(&self, route: Option<&Route>, keys: &[Bytes]) -> Result<(), Refusal> {
+    fn readable_keys(&self, route: Option<&Route>, keys: &[Bytes]) -> Result<RegionId, Refusal> {
         self.inner.counters.reads.add(keys.len() as u64);
         self.readable(route, &keys[0], |region| keys.iter().try_for_each(|key| guard::covers(region, key)))
     }
@@ -141,26 +158,33 @@ impl Shard {
             clamped = clamp(region, &scan.start, &scan.end);
             Ok(())
         });
-        if let Err(refusal) = admitted {
-            return inner.refuse(reply, refusal);
-        }
+        let region = match admitted {
+            Ok(region) => region,
+            Err(refusal) => return inner.refuse(reply, refusal),
+        };
         let Some(range) = clamped else { return reply.send(Ok(Out::Pairs(Vec::new()))) };
         let (snapshot, shard) = (inner.tree.snapshot(), self.clone());
-        self.spawn(reply, async move { shard.inner.collect(&snapshot, range, &scan).await.map(Out::Pairs) });
+        self.spawn(reply, async move {
+            let pairs = shard.inner.collect(&snapshot, range, &scan).await?;
+            let bytes = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+            shard.inner.counts.read(region, 1, bytes);
+            Ok(Out::Pairs(pairs))
+        });
     }
 
-    /// Checks that the region leads, covers what is asked, and may be read now.
+    /// Checks that the region leads, covers what is asked, and may be read now; returns which it is.
     fn readable(
         &self,
         route: Option<&Route>,
         key: &[u8],
         covers: impl FnOnce(&Region) -> Result<(), Refusal>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<RegionId, Refusal> {
         let mut state = self.inner.state.borrow_mut();
         let peer = state.admit(route, key)?;
         covers(&peer.record.region)?;
+        let region = peer.record.region.id;
         if peer.may_read(|| raft::Time(self.inner.rt.now().0)) {
-            return Ok(());
+            return Ok(region);
         }
         Err(Refusal::not_current())
     }

@@ -258,8 +258,18 @@ impl Inner {
             return Err((due.reply, Refusal::TooLarge { region_id: region.0, bytes, bytes_max }));
         }
         state.mark_dirty(region);
+        self.counts.write(region, writes.len(), writes.iter().map(write_bytes).sum());
         self.bell.ring();
         Ok(())
+    }
+}
+
+/// Bytes of the keys and the value that a write brings.
+fn write_bytes(write: &Write<'_>) -> usize {
+    match write {
+        Write::Put { cf: _, key, value } => key.len() + value.len(),
+        Write::Delete { cf: _, key } => key.len(),
+        Write::DeleteRange { cf: _, start, end } => start.len() + end.len(),
     }
 }
 

@@ -16,6 +16,7 @@ mod grpc_gzip;
 mod grpc_pd;
 mod grpc_reflection;
 mod health;
+mod load;
 mod memory;
 mod migration;
 mod node;
