@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 use engine::host::{Level, affinity, can_pin, plan_cpus};
+use engine::rt::Mono;
 use rustix::fs::Mode;
 use store::config::Config;
 use store::node::listen::CannotListen;
@@ -141,6 +142,7 @@ fn serve(settings: &Settings, logging: &Logging) -> Result<ExitCode, String> {
     // The sender lives as long as the signal thread, which is as long as the process.
     let asked = signals.recv().unwrap_or("the end of the signal thread");
     life.enter(Phase::Draining);
+    node.announce_drain();
     if !config.drain_delay.is_zero() {
         tracing::info!(
             asked,
@@ -241,15 +243,26 @@ impl View {
     fn status(&self) -> String {
         let stores: Vec<String> =
             self.addresses.stores.iter().map(|addr| json_string(&addr.to_string())).collect();
+        let (reports, now) = (self.board.read(), self.movement.now());
+        let health: Vec<String> =
+            reports.iter().flat_map(|core| &core.stores).map(|store| store_health(store, now)).collect();
         format!(
-            "{{\"version\":{},\"node\":\"{}\",\"pd\":{},\"resp\":{},\"stores\":[{}]}}\n",
+            "{{\"version\":{},\"node\":\"{}\",\"pd\":{},\"resp\":{},\"stores\":[{}],\"health\":[{}]}}\n",
             json_string(env!("CARGO_PKG_VERSION")),
             self.node_id,
             json_string(&self.addresses.pd.to_string()),
             json_string(&self.addresses.resp.to_string()),
-            stores.join(",")
+            stores.join(","),
+            health.join(",")
         )
     }
+}
+
+/// What the status page says of a store: the same that readiness depends on.
+fn store_health(store: &StoreSnapshot, now: Mono) -> String {
+    let problem = store.problem(now).as_deref().map_or_else(|| "null".to_owned(), json_string);
+    let standing = json_string(store.health.standing.name());
+    format!("{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem}}}", store.store)
 }
 
 /// A core that runs no task answers nobody, whatever its stores last said.

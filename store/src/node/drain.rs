@@ -1,6 +1,7 @@
 //! The end of a node: one deadline for all of it, and phases over all cores.
 //!
 //! ```text
+//! announce on request, ahead of the rest: health checks say that the node wants no calls; it serves on, and nothing is waited for
 //! finish   every core closes its listeners and lets its connections finish. Stores go on, because connections of other cores
 //!          may still wait for them.
 //! close    when every core has finished: stores finish what is in flight, flush, and close
@@ -20,7 +21,7 @@ use engine::rt::chan::{Sender, TrySend};
 use super::{Node, Word};
 
 /// Orders that a core may not have taken yet; there are never more than one of each kind.
-pub(super) const ORDERS_MAX: usize = 2;
+pub(super) const ORDERS_MAX: usize = 3;
 
 /// The share of the deadline that connections may use, in tenths.
 const FINISH_SHARE: u32 = 8;
@@ -31,6 +32,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What the draining thread tells a core, with the time that it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
+    /// Say that no further calls are wanted, and serve those that come.
+    Announce,
     /// Accept nothing more, and let connections finish.
     Finish(Duration),
     /// Let stores finish, and close them.
@@ -40,16 +43,27 @@ pub(super) enum Order {
 impl Order {
     fn time(self) -> Duration {
         match self {
+            Order::Announce => Duration::ZERO,
             Order::Finish(time) | Order::Close(time) => time,
         }
     }
 
     fn is_same_phase(self, other: Order) -> bool {
-        matches!((self, other), (Order::Finish(_), Order::Finish(_)) | (Order::Close(_), Order::Close(_)))
+        std::mem::discriminant(&self) == std::mem::discriminant(&other)
     }
 }
 
 impl Node {
+    /// Lets health checks say that the node wants no more calls, so that clients and load balancers go elsewhere before
+    /// [`Node::drain`]. It serves on.
+    pub fn announce_drain(&self) {
+        for (core, orders) in self.orders.iter().enumerate() {
+            if orders.try_send(Order::Announce).is_err() {
+                tracing::warn!(core, "a core cannot be told of the coming drain");
+            }
+        }
+    }
+
     /// Lets requests finish and stops, within about `deadline`. What was acknowledged is on disk either way.
     pub fn drain(self, deadline: Duration) {
         let until = now() + deadline;

@@ -120,12 +120,14 @@ impl Node {
         let cores = Cores::watched(stalls.watch())?;
         let opened = setup::open_directory(config, limits)?;
         let plan = Arc::new(setup::plan(config, limits, &opened));
-        let board = Board::new(plan.cores);
+        // The last slot is the scheduler shard's.
+        let board = Board::new(plan.cores + 1);
         let (words_out, words) = mpsc::channel();
         let mut starting = Starting { words, opened: Vec::new(), places: Vec::new(), serving: Vec::new() };
 
         let (order_scheduler, orders_in) = chan::queue(ORDERS_MAX);
-        let scheduler = serve::start_scheduler(&cores, config, &plan, words_out.clone(), orders_in)?;
+        let scheduler =
+            serve::start_scheduler(&cores, config, &plan, words_out.clone(), orders_in, board.clone())?;
         let (pd, reports, next_id) = starting.scheduler()?;
 
         let (mut handles, mut orders, mut goes) = (Vec::new(), Vec::new(), Vec::new());

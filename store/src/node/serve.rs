@@ -15,7 +15,7 @@ use futures_util::future::{join, join_all};
 use super::core::{self, Fenced, Plan, Stores};
 use super::drain::Order;
 use super::listen::CannotListen;
-use super::report::{Heart, Poster};
+use super::report::{Heart, Poster, REPORT_EVERY};
 use super::{StartError, Word};
 use crate::config::{Config, Limits};
 use crate::control::{Beat, Control, Member};
@@ -24,7 +24,7 @@ use crate::gateway::Dispatch;
 use crate::shard::Shard;
 use crate::shard::links::Ends;
 use crate::shard::routes::Place;
-use crate::wire::board::Board;
+use crate::wire::board::{Board, CoreReport};
 use crate::wire::health::Health;
 use crate::wire::pd::Pd;
 use crate::wire::tikv::Tikv;
@@ -40,12 +40,13 @@ pub(super) fn start_scheduler(
     plan: &Arc<Plan>,
     words: mpsc::Sender<Word>,
     orders: Receiver<Order>,
+    board: Board,
 ) -> Result<CoreHandle<()>, StartError> {
     let (config, plan) = (config.clone(), plan.clone());
     // Beside the data cores, not on one of them: it waits most of the time.
     let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
     let handle = cores.start(plan.cores, &options, move |rt| async move {
-        if let Err(why) = schedule(&rt, &config, &plan, &words, orders).await {
+        if let Err(why) = schedule(&rt, &config, &plan, &words, orders, board).await {
             let _ = words.send(Word::Failed(why));
         }
     })?;
@@ -58,6 +59,7 @@ async fn schedule(
     plan: &Plan,
     words: &mpsc::Sender<Word>,
     orders: Receiver<Order>,
+    board: Board,
 ) -> Result<(), String> {
     let listener = rt.listen(config.pd_addr(), ListenOptions::default()).map_err(|error| {
         let addr = config.pd_addr();
@@ -83,19 +85,41 @@ async fn schedule(
     let next_id = control.next_id();
     let reports = control.inbox();
     let health = Health::default();
-    let server = grpc::serve(rt, listener, Pd::new(control, health.clone()), grpc::Options::default());
+    let options = grpc::Options::default();
+    let connections_max = options.connections_max as u64;
+    let server = Rc::new(grpc::serve(rt, listener, Pd::new(control, health.clone()), options));
+    // Detached: it ends with the core.
+    drop(rt.spawn(post_scheduler(rt.clone(), server.clone(), board, connections_max)));
     let _ = words.send(Word::Scheduler { addr, reports, next_id });
     // Stores still tell of themselves while they finish, so the scheduler shard goes last.
     while let Some(order) = orders.recv().await {
-        if let Order::Close(patience) = order {
-            health.set_serving(false);
-            server.drain(patience).await;
-            let _ = words.send(Word::Done(order));
-            break;
+        match order {
+            Order::Announce => health.set_serving(false),
+            Order::Finish(_) => drop(words.send(Word::Done(order))),
+            Order::Close(patience) => {
+                health.set_serving(false);
+                server.drain(patience).await;
+                let _ = words.send(Word::Done(order));
+                break;
+            }
         }
-        let _ = words.send(Word::Done(order));
     }
     Ok(())
+}
+
+/// Leaves copies of the scheduler shard's numbers on the board.
+async fn post_scheduler(rt: Rt, server: Rc<grpc::Handle>, board: Board, connections_max: u64) {
+    loop {
+        board.post(CoreReport {
+            core: rt.core(),
+            grpc: server.stats(),
+            grpc_requests: server.ended(),
+            grpc_connections_max: connections_max,
+            busy: rt.cpu_clock().read().unwrap_or_default(),
+            ..CoreReport::default()
+        });
+        rt.sleep(REPORT_EVERY).await;
+    }
 }
 
 /// The host that clients are told to dial, with the port that is really bound.
@@ -197,9 +221,8 @@ impl DataCore {
         } = self;
         let dispatch = stores.join(&rt, &plan, places, links);
 
-        let health = Health::default();
-        let (servers, addrs) =
-            serve_stores(&rt, &plan, (&config, &limits), &stores, &dispatch, &descriptors, &health)?;
+        let (servers, addrs, health) =
+            serve_stores(&rt, &plan, (&config, &limits), &stores, &dispatch, &descriptors)?;
         let counters = Rc::new(resp::Counters::default());
         let stopping = Rc::new((Bell::default(), Cell::new(Duration::ZERO)));
         let resp_config = resp_config(
@@ -244,9 +267,13 @@ impl DataCore {
         let _ = words.send(Word::Serving { resp: resp_addr, stores: told });
 
         // A node that is dropped without a drain gives no order, and no time either.
-        let finish = orders.recv().await.unwrap_or(Order::Finish(Duration::ZERO));
+        let mut finish = orders.recv().await.unwrap_or(Order::Finish(Duration::ZERO));
+        if finish == Order::Announce {
+            health.iter().for_each(|health| health.set_serving(false));
+            finish = orders.recv().await.unwrap_or(Order::Finish(Duration::ZERO));
+        }
         if let Order::Finish(patience) = finish {
-            health.set_serving(false);
+            health.iter().for_each(|health| health.set_serving(false));
             stopping.1.set(patience);
             stopping.0.ring();
             let servers = servers.take();
@@ -260,7 +287,7 @@ impl DataCore {
         }
         // Connections of other cores may still wait for the stores here, so these close when all cores have finished.
         let close = match finish {
-            Order::Finish(_) => orders.recv().await.unwrap_or(Order::Close(Duration::ZERO)),
+            Order::Announce | Order::Finish(_) => orders.recv().await.unwrap_or(Order::Close(Duration::ZERO)),
             Order::Close(_) => finish,
         };
         if let Order::Close(patience) = close {
@@ -273,6 +300,9 @@ impl DataCore {
 
 /// One store of the core: its number, itself unless it is fenced, and where it is served.
 type ServedStore = (usize, Option<Shard>, SocketAddr);
+
+/// The servers of all stores of the core, where each store is served, and what each says to health checks.
+type ServedStores = (Vec<grpc::Handle>, Vec<ServedStore>, Vec<Health>);
 
 /// Starts the core's beats, and returns where the number of its keys is kept. Clients are answered from the scheduler's map, so the
 /// first beat is sent before they can ask.
@@ -303,9 +333,8 @@ fn serve_stores(
     stores: &Stores,
     dispatch: &Rc<Dispatch>,
     descriptors: &Descriptors,
-    health: &Health,
-) -> Result<(Vec<grpc::Handle>, Vec<ServedStore>), String> {
-    let mut servers = Vec::new();
+) -> Result<ServedStores, String> {
+    let (mut servers, mut wanted_by) = (Vec::new(), Vec::new());
     let mut addrs = Vec::new();
     let store = |index: usize| {
         let shard = stores.shards.get(&index);
@@ -318,11 +347,14 @@ fn serve_stores(
             CannotListen { what: "store", addr: wanted, port_key: "base_port", error: &error }.to_string()
         })?;
         let addr = listener.local_addr().map_err(|error| error.to_string())?;
-        // A fenced store answers, so that clients are told why, but wants no calls.
-        let health = if shard.is_some() { health.clone() } else { Health::default() };
-        if shard.is_none() {
-            health.set_serving(false);
+        let health = Health::default();
+        let stopped = health.clone();
+        match &shard {
+            Some(shard) => shard.on_stop(move || stopped.set_serving(false)),
+            // A fenced store answers, so that clients are told why, but wants no calls.
+            None => stopped.set_serving(false),
         }
+        wanted_by.push(health.clone());
         let service = Tikv::new(rt, Stores::gateway(dispatch, index), id.0, health);
         let options = grpc::Options {
             connections_max: limits.connections_max,
@@ -333,7 +365,7 @@ fn serve_stores(
         servers.push(grpc::serve(rt, listener, service, options));
         addrs.push((index, shard, addr));
     }
-    Ok((servers, addrs))
+    Ok((servers, addrs, wanted_by))
 }
 
 /// What each store found on its disk, and how long that took.

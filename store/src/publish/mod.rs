@@ -246,6 +246,26 @@ mod tests {
     }
 
     #[test]
+    fn a_core_without_resp_has_no_rows_of_it() {
+        let ended = crate::wire::grpc::Ended {
+            method: "GetMembers".to_owned(),
+            code: crate::wire::grpc::Code::Ok,
+            count: 3,
+        };
+        let scheduler = CoreReport { core: 2, grpc_requests: vec![ended], ..CoreReport::default() };
+        let data = CoreReport { resp_connections_max: 9, ..CoreReport::default() };
+        let publisher = Publisher::new(1);
+        publisher.take([scheduler, data].iter().flat_map(table::samples));
+        let page = page(&publisher);
+        assert!(
+            page.contains("ringkeep_grpc_requests_total{core=\"2\",method=\"GetMembers\",status=\"OK\"} 3\n")
+        );
+        assert!(page.contains("ringkeep_resp_connections_max{core=\"0\"} 9\n"), "{page}");
+        let resp = |line: &&str| line.starts_with("ringkeep_resp_") && line.contains("core=\"2\"");
+        assert_eq!(page.lines().find(resp), None);
+    }
+
+    #[test]
     fn the_latest_value_of_each_series_is_rendered() {
         let publisher = Publisher::new(1);
         publisher

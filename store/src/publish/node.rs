@@ -1,4 +1,4 @@
-//! What the node as a whole says about itself beside its cores: limits, lost log lines, cores that stand still.
+//! What the node as a whole says about itself beside its cores: limits, lost log lines, cores that do not move.
 //!
 //! These are known to the threads around the cores, so they are true even while a core hangs and posts nothing.
 
@@ -70,22 +70,25 @@ pub(super) fn samples(facts: &NodeFacts) -> Vec<Sample> {
         plain(&BUDGET, facts.memory_budget_bytes),
         plain(&RESERVED, facts.reserved_fds),
     ];
-    samples.extend(facts.log_write_ages.iter().map(|(store, age)| Sample {
-        metric: &LOG_WRITE_AGE,
-        labels: vec![("store", store.to_string())],
-        value: Value::Seconds(age.as_secs_f64()),
-    }));
-    samples.extend(facts.core_still.iter().map(|(core, still)| Sample {
-        metric: &STILL,
-        labels: vec![("core", core.to_string())],
-        value: Value::Seconds(still.as_secs_f64()),
-    }));
-    samples.extend(facts.core_stalls.iter().map(|(core, stalls)| Sample {
-        metric: &STALLS,
-        labels: vec![("core", core.to_string())],
-        value: Value::Number(*stalls),
-    }));
+    let seconds = |time: &Duration| Value::Seconds(time.as_secs_f64());
+    samples.extend(each(&LOG_WRITE_AGE, "store", &facts.log_write_ages, seconds));
+    samples.extend(each(&STILL, "core", &facts.core_still, seconds));
+    samples.extend(each(&STALLS, "core", &facts.core_stalls, |stalls| Value::Number(*stalls)));
     samples
+}
+
+/// A sample for each of `values`, labelled with whom it is about.
+fn each<I: ToString, T>(
+    metric: &'static Metric,
+    label: &'static str,
+    values: &[(I, T)],
+    value: impl Fn(&T) -> Value,
+) -> impl Iterator<Item = Sample> {
+    values.iter().map(move |(id, number)| Sample {
+        metric,
+        labels: vec![(label, id.to_string())],
+        value: value(number),
+    })
 }
 
 #[cfg(test)]

@@ -60,6 +60,12 @@ const LEVEL_TABLES: Metric = metric("ringkeep_lsm_tables", Gauge, "Tables of the
 const LEVEL_BYTES: Metric =
     metric("ringkeep_lsm_table_bytes", Gauge, "Bytes of the tree's tables, by level.");
 
+const RESP_MAX: Metric = metric(
+    "ringkeep_resp_connections_max",
+    Gauge,
+    "RESP connections that the node accepts at most, over all cores.",
+);
+
 const RESP: &[Row<resp::Snapshot>] = &[
     Row(metric("ringkeep_resp_connections", Gauge, "Open RESP connections."), |s| s.open),
     Row(metric("ringkeep_resp_connections_accepted_total", Counter, "RESP connections accepted."), |s| {
@@ -112,15 +118,7 @@ const RESP: &[Row<resp::Snapshot>] = &[
 const CORE: &[Row<CoreReport>] = &[
     Row(metric("ringkeep_grpc_connections", Gauge, "Open gRPC connections."), |c| c.grpc.connections as u64),
     Row(
-        metric(
-            "ringkeep_resp_connections_max",
-            Gauge,
-            "RESP connections that the node takes at most, over all cores.",
-        ),
-        |c| c.resp_connections_max,
-    ),
-    Row(
-        metric("ringkeep_grpc_connections_max", Gauge, "gRPC connections that the core takes at most."),
+        metric("ringkeep_grpc_connections_max", Gauge, "gRPC connections that the core accepts at most."),
         |c| c.grpc_connections_max,
     ),
     Row(metric("ringkeep_grpc_connections_accepted_total", Counter, "gRPC connections accepted."), |c| {
@@ -162,7 +160,7 @@ const STORE: &[Row<StoreSnapshot>] = &[
     ),
     Row(metric("ringkeep_store_applied_entries_total", Counter, "Log entries applied."), |s| s.applied),
     Row(metric("ringkeep_store_regions", Gauge, "Regions on the store."), |s| s.regions),
-    Row(metric("ringkeep_store_inflight_bytes", Gauge, "Bytes of writes under way."), |s| s.inflight_bytes),
+    Row(metric("ringkeep_store_inflight_bytes", Gauge, "Bytes of writes in flight."), |s| s.inflight_bytes),
     Row(metric("ringkeep_store_disk_free_bytes", Gauge, "Bytes free on the store's disk."), |s| {
         s.disk_free_bytes
     }),
@@ -287,19 +285,23 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
     let labels: Labels = vec![("core", core.core.to_string())];
     let mut samples = Vec::new();
     rows(CORE, core, &labels, &mut samples);
-    rows(RESP, &core.resp, &labels, &mut samples);
+    // The scheduler shard serves no RESP.
+    if core.resp_connections_max > 0 {
+        rows(RESP, &core.resp, &labels, &mut samples);
+        samples.push(sample(&RESP_MAX, &labels, None, Value::Number(core.resp_connections_max)));
+        for (command, count) in core.resp.commands.iter().filter(|(_, count)| *count > 0) {
+            samples.push(sample(&COMMANDS, &labels, Some(("command", command)), Value::Number(*count)));
+        }
+        for (kind, latency) in &core.resp.latency {
+            histogram(&RESP_LATENCY, &labels, Some(("kind", kind)), latency, &mut samples);
+        }
+    }
     samples.push(sample(&BUSY, &labels, None, Value::Seconds(core.busy.as_secs_f64())));
     for ended in &core.grpc_requests {
         let mut labels = labels.clone();
         labels.push(("method", ended.method.clone()));
         let status = Some(("status", ended.code.name()));
         samples.push(sample(&GRPC_REQUESTS, &labels, status, Value::Number(ended.count)));
-    }
-    for (command, count) in core.resp.commands.iter().filter(|(_, count)| *count > 0) {
-        samples.push(sample(&COMMANDS, &labels, Some(("command", command)), Value::Number(*count)));
-    }
-    for (kind, latency) in &core.resp.latency {
-        histogram(&RESP_LATENCY, &labels, Some(("kind", kind)), latency, &mut samples);
     }
     for store in &core.stores {
         let mut labels = labels.clone();

@@ -15,6 +15,7 @@
 //! [`FILES_MAX`] files are kept.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::path::PathBuf;
 
 use engine::error::Fault;
@@ -29,10 +30,20 @@ const FILES_MAX: usize = 64;
 pub(super) const CLOSING: &str = "the node is stopping";
 
 /// The health of one store. Stays on its core.
-#[derive(Debug)]
 pub struct Health {
     store: StoreId,
     flags: RefCell<Flags>,
+    /// Who must hear at once that the store has stopped.
+    on_stop: RefCell<Vec<Box<dyn Fn()>>>,
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Health")
+            .field("store", &self.store)
+            .field("flags", &self.flags)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -129,11 +140,28 @@ impl HealthReport {
 impl Health {
     /// That of a store that starts.
     pub fn new(store: StoreId) -> Self {
-        Self { store, flags: RefCell::default() }
+        Self { store, flags: RefCell::default(), on_stop: RefCell::default() }
     }
 
     /// Takes note of what happens, and logs what it changes.
     pub fn enter(&self, event: Event<'_>) {
+        self.note(event);
+        if self.has_stopped() {
+            // Taken out first, because a hook may ask for the health.
+            let hooks = self.on_stop.take();
+            hooks.iter().for_each(|hook| hook());
+        }
+    }
+
+    /// Calls `hook` as soon as nothing is served any more; at once if that is so.
+    pub fn on_stop(&self, hook: Box<dyn Fn()>) {
+        if self.has_stopped() {
+            return hook();
+        }
+        self.on_stop.borrow_mut().push(hook);
+    }
+
+    fn note(&self, event: Event<'_>) {
         let store = self.store.0;
         let flags = &mut *self.flags.borrow_mut();
         match event {
@@ -233,9 +261,30 @@ impl Flags {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::path::Path;
+    use std::rc::Rc;
 
     use super::*;
+
+    #[test]
+    fn a_stop_is_told_once_and_at_once() {
+        let fault = Fault::corruption(Path::new("log-1"), "bad record");
+        for event in [Event::Closed, Event::Failed(&fault)] {
+            let (health, told) = (Health::new(StoreId(3)), Rc::new(Cell::new(0)));
+            let count = told.clone();
+            health.on_stop(Box::new(move || count.set(count.get() + 1)));
+            health.enter(Event::Started);
+            health.enter(Event::RefusesWrites("no space"));
+            assert_eq!(told.get(), 0);
+            health.enter(event);
+            health.enter(Event::Closed);
+            assert_eq!(told.get(), 1);
+            let count = told.clone();
+            health.on_stop(Box::new(move || count.set(count.get() + 1)));
+            assert_eq!(told.get(), 2, "one that asks later hears it, too");
+        }
+    }
 
     #[test]
     fn the_worst_decides_and_every_reason_is_kept() {

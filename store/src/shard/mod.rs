@@ -187,6 +187,11 @@ impl Shard {
         self.inner.counts.take()
     }
 
+    /// Calls `hook` as soon as the store has stopped, whatever stops it; at once if it has.
+    pub fn on_stop(&self, hook: impl Fn() + 'static) {
+        self.inner.health.on_stop(Box::new(hook));
+    }
+
     /// Why the store has stopped, if it has.
     pub fn stopped(&self) -> Option<String> {
         self.inner.health.stopped()

@@ -41,6 +41,11 @@ impl Health {
         }
     }
 
+    /// Whether the server wants calls.
+    pub fn is_serving(&self) -> bool {
+        self.0.serving.get()
+    }
+
     /// Answers a check of the whole server or of one of its `services`.
     pub(crate) fn check(&self, request: &HealthCheckRequest, services: &[&str]) -> HealthCheckResponse {
         let known = request.service.is_empty() || services.contains(&request.service.as_str());

@@ -65,6 +65,10 @@ fn owner(stores: &Stores, key: &[u8]) -> (usize, Shard, Route, scheduler::Region
 fn a_store_that_stops_answers_what_waits_and_takes_no_more_turns() {
     in_world(71, |rt, _, node, stores, gateway| async move {
         let (_, shard, ..) = owner(&stores, b"k");
+        let wanted = store::wire::health::Health::default();
+        let told = wanted.clone();
+        shard.on_stop(move || told.set_serving(false));
+        assert!(wanted.is_serving());
         node.disk().fail(DiskFault::on(DiskOp::Write).path("/tree/").always());
         // Writes that take long, so that some are always in the log when the flush fails.
         node.disk().slow(100);
@@ -77,6 +81,7 @@ fn a_store_that_stops_answers_what_waits_and_takes_no_more_turns() {
             rt.sleep(Duration::from_millis(1)).await;
         }
         let reason = shard.stopped().expect("a failed flush stops the store");
+        assert!(!wanted.is_serving(), "health checks hear of it at once");
         assert!(reason.contains("tree"), "{reason}");
         let applied = shard.snapshot().applied;
         let mut unknown = 0;

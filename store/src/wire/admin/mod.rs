@@ -41,7 +41,7 @@ pub enum Phase {
     Starting,
     /// It serves.
     Serving,
-    /// It finishes what is under way and takes nothing new.
+    /// It finishes what is in flight and accepts nothing new.
     Draining,
 }
 
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn silent_connections_do_not_keep_others_out() {
-        // Nobody's time runs out here: those who say nothing make room for those who ask.
+        // No client times out here: silent ones make room for those that ask.
         let addr = start_patient();
         let silent: Vec<TcpStream> =
             (0..3 * CONNECTIONS_MAX).map(|_| TcpStream::connect(addr).expect("it listens")).collect();
