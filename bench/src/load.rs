@@ -74,7 +74,7 @@ pub enum Phases {
 /// The server cannot be reached or a connection is lost.
 pub fn run(options: &Options, phases: Phases) -> Result<Vec<LoadReport>, Failed> {
     let options = options.clone();
-    world::start_core(&world::CoreOptions::default(), move |rt| async move {
+    world::start_core(&engine::rt::CoreOptions::default(), move |rt| async move {
         let mut reports = Vec::new();
         if phases != Phases::Run {
             reports.push(phase(&rt, &options, Source::fill(&options)).await?);

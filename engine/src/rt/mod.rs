@@ -14,6 +14,7 @@
 
 mod budget;
 pub mod chan;
+mod cores;
 mod file;
 pub(crate) mod fs;
 pub mod local;
@@ -34,9 +35,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub use budget::Budget;
+pub use cores::{CoreError, CoreHandle, CoreOptions};
 pub use file::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode};
 pub use fs::DirLock;
-pub use native::{CoreHandle, CoreOptions, Cores, Pulse, StallWatch, start_core};
+pub use native::{Cores, Pulse, StallWatch, start_core};
 pub use net::{Detached, ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
 pub use time::{CpuClock, Mono};
 

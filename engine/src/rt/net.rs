@@ -40,25 +40,8 @@ impl Default for ListenOptions {
 pub struct SharedPort {
     /// The address; a port of 0 has become a real one.
     pub addr: SocketAddr,
-    _held: socket2::Socket,
-}
-
-impl SharedPort {
-    /// Binds `addr` without listening on it.
-    ///
-    /// # Errors
-    /// `AddrInUse` also for a port that another program shares: joining it would split its connections with us.
-    pub fn reserve(addr: SocketAddr) -> io::Result<Self> {
-        if addr.port() != 0 {
-            drop(std::net::TcpListener::bind(addr)?);
-        }
-        let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
-        socket.bind(&addr.into())?;
-        let addr = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { addr, _held: socket })
-    }
+    /// Absent in the simulator, where nobody else takes a port that was drawn.
+    _held: Option<socket2::Socket>,
 }
 
 /// A listening socket of this core.
@@ -87,7 +70,32 @@ enum StreamInner {
     Sim(sim::SimStream),
 }
 
+/// Binds `addr` without listening on it.
+fn reserve(addr: SocketAddr) -> io::Result<SharedPort> {
+    if addr.port() != 0 {
+        drop(std::net::TcpListener::bind(addr)?);
+    }
+    let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&addr.into())?;
+    let addr = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok(SharedPort { addr, _held: Some(socket) })
+}
+
 impl Rt {
+    /// Holds a port that cores of this process will share.
+    ///
+    /// # Errors
+    /// `AddrInUse` also for a port that another program shares: joining it would split its connections with us.
+    pub fn reserve_port(&self, addr: SocketAddr) -> io::Result<SharedPort> {
+        match &self.world {
+            World::Native(_) => reserve(addr),
+            #[cfg(feature = "sim")]
+            World::Sim(core) => Ok(SharedPort { addr: core.reserve_port(addr)?, _held: None }),
+        }
+    }
+
     /// Listens on `addr`; port 0 picks a free one.
     pub fn listen(&self, addr: SocketAddr, options: ListenOptions) -> io::Result<Listener> {
         match &self.world {

@@ -38,10 +38,12 @@ pub(crate) use file::{CoreBuf, CoreFile};
 use gate::Gate;
 pub use kicker::{OnStall, StallWatch};
 pub(crate) use net::{CoreListener, CoreStream};
-pub use start::{CoreHandle, CoreOptions, Cores, Pulse, start_core};
+pub(crate) use start::Running;
+pub use start::{Cores, Pulse, start_core};
 
 use pass::Passes;
 use sockets::Sockets;
+use start::Origin;
 use timers::Timers;
 use urgent::Urgent;
 
@@ -57,7 +59,7 @@ pub struct Core {
 #[derive(Debug)]
 struct CoreShared {
     index: usize,
-    origin: Instant,
+    origin: Origin,
     random: Rng,
     gate: Gate,
     sockets: Sockets,
@@ -67,7 +69,7 @@ struct CoreShared {
 }
 
 impl Core {
-    pub(crate) fn new(index: usize, origin: Instant) -> Self {
+    fn new(index: usize, origin: Origin) -> Self {
         let random = Rng::new(random_seed());
         Self {
             shared: Rc::new(CoreShared {
@@ -109,7 +111,10 @@ impl Core {
 
     #[expect(clippy::disallowed_methods, reason = "this is where monotonic time enters")]
     pub(crate) fn now(&self) -> Mono {
-        Mono(u64::try_from(Instant::now().duration_since(self.shared.origin).as_nanos()).unwrap_or(u64::MAX))
+        Mono(
+            u64::try_from(Instant::now().duration_since(self.shared.origin.began).as_nanos())
+                .unwrap_or(u64::MAX),
+        )
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is where wall-clock time enters")]

@@ -149,7 +149,7 @@ impl CoreStream {
 mod tests {
     use super::*;
     use crate::rt::World;
-    use crate::rt::native::{CoreOptions, start_core};
+    use crate::rt::{CoreOptions, start_core};
 
     fn closes_on_exec(socket: &CoreSocket) -> bool {
         rustix::io::fcntl_getfd(socket).unwrap().contains(rustix::io::FdFlags::CLOEXEC)

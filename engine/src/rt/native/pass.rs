@@ -79,7 +79,7 @@ impl Passes {
 mod tests {
     use super::*;
     use crate::rt::World;
-    use crate::rt::native::{CoreOptions, start_core};
+    use crate::rt::{CoreOptions, start_core};
 
     #[test]
     fn who_never_waits_still_lets_timers_run() {

@@ -1,42 +1,32 @@
-//! Starting and ending cores.
+//! Starting and ending the threads of cores.
 //!
 //! A core ends in this order: its main future returns; no new operation is let in; connections are ended; what is on its way
-//! in the kernel arrives; its pulse is taken from the kicker; the executor goes.
+//! in the kernel arrives; its pulse is taken from the kicker; its result is left; the executor goes.
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 
+use super::Core;
 use super::kicker::{Beats, Kicker, StallWatch};
-use super::{Core, file::io_error};
-use crate::rt::{Mono, Rt, World};
+use crate::rt::{CoreError, CoreHandle, CoreOptions, Mono, Rt, World};
 
-/// What one executor is given.
+/// What the cores of one process share: an origin of time and the kicker's list.
 #[derive(Clone, Debug)]
-pub struct CoreOptions {
-    /// The CPU to stay on; `None` lets the kernel choose. See [`host`](crate::host).
-    pub cpu: Option<usize>,
-    /// Registered buffer memory for IO, bytes. Counts against RLIMIT_MEMLOCK three times.
-    pub io_memory_bytes: usize,
-    /// How long to spin before parking. Zero unless the CPU is dedicated.
-    pub spin: Duration,
+pub(super) struct Origin {
+    pub(super) began: Instant,
+    pub(super) beats: Arc<Beats>,
 }
 
-impl Default for CoreOptions {
-    fn default() -> Self {
-        Self { cpu: None, io_memory_bytes: 16 << 20, spin: Duration::ZERO }
-    }
-}
-
-/// The cores of one process, sharing an origin of time and a kicker. Join every core before dropping this.
+/// The first cores of one process, and the kicker that keeps all of them awake. Join every core before dropping this.
 #[derive(Debug)]
 pub struct Cores {
-    origin: Instant,
+    began: Instant,
     kicker: Kicker,
 }
 
@@ -60,12 +50,6 @@ impl Pulse {
     }
 }
 
-/// A started core; [`CoreHandle::join`] waits for its main future.
-#[derive(Debug)]
-pub struct CoreHandle<T: Send + 'static> {
-    executor: ExecutorJoinHandle<T>,
-}
-
 impl Cores {
     /// Starts the kicker; cores are added with [`Cores::start`].
     pub fn new() -> io::Result<Self> {
@@ -79,37 +63,21 @@ impl Cores {
 
     #[expect(clippy::disallowed_methods, reason = "the origin of this process's monotonic time")]
     fn start_kicker(watch: Option<StallWatch>) -> io::Result<Self> {
-        Ok(Self { origin: Instant::now(), kicker: Kicker::start(watch)? })
+        Ok(Self { began: Instant::now(), kicker: Kicker::start(watch)? })
     }
 
     /// Starts core `index` and runs `main` on it.
+    ///
+    /// # Errors
+    /// If no thread could be made for it. What goes wrong on the thread is told by the handle.
     pub fn start<T, F, M>(&self, index: usize, options: &CoreOptions, main: M) -> io::Result<CoreHandle<T>>
     where
         T: Send + 'static,
         F: Future<Output = T> + 'static,
         M: FnOnce(Rt) -> F + Send + 'static,
     {
-        let placement = options.cpu.map_or(Placement::Unbound, Placement::Fixed);
-        let (origin, beats) = (self.origin, self.kicker.beats().clone());
-        let executor = LocalExecutorBuilder::new(placement)
-            .name(&format!("rk-core-{index}"))
-            .io_memory(options.io_memory_bytes)
-            .ring_depth(256)
-            .spin_before_park(options.spin)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
-            .spawn(move || async move {
-                let core = Core::new(index, origin);
-                beat(&core, &beats);
-                // The first sleep registers the process with the kernel's memory barriers, which takes tens of
-                // milliseconds; better now than under the first request.
-                core.sleep(Duration::from_micros(50)).await;
-                let result = main(Rt { world: World::Native(core.clone()) }).await;
-                core.drain().await;
-                beats.remove(index);
-                result
-            })
-            .map_err(io_error)?;
-        Ok(CoreHandle { executor })
+        let origin = Origin { began: self.began, beats: self.kicker.beats().clone() };
+        Ok(CoreHandle::native(index, start(origin, index, options, main)?))
     }
 
     /// How often each running core's beat task has run, as (core, count). A count that stands still is a stalled core.
@@ -124,14 +92,128 @@ impl Cores {
 
     /// A view of the cores' movement that can be handed to other threads.
     pub fn pulse(&self) -> Pulse {
-        Pulse { beats: self.kicker.beats().clone(), origin: self.origin }
+        Pulse { beats: self.kicker.beats().clone(), origin: self.began }
     }
 }
 
-impl<T: Send + 'static> CoreHandle<T> {
-    /// Waits for the core's main future and for all of its IO to end.
-    pub fn join(self) -> io::Result<T> {
-        self.executor.join().map_err(io_error)
+impl Core {
+    /// Starts a further core of this process.
+    pub(crate) fn add_core<T, F, M>(
+        &self,
+        index: usize,
+        options: &CoreOptions,
+        main: M,
+    ) -> Result<Running<T>, CoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+        M: FnOnce(Rt) -> F + Send + 'static,
+    {
+        start(self.shared.origin.clone(), index, options, main)
+    }
+}
+
+/// The thread of a started core and the place where it leaves its result.
+#[derive(Debug)]
+pub(crate) struct Running<T: Send + 'static> {
+    thread: CoreThread,
+    result: flume::Receiver<T>,
+}
+
+#[derive(Debug)]
+struct CoreThread {
+    core: usize,
+    cpu: Option<usize>,
+    ran: Arc<AtomicBool>,
+    executor: ExecutorJoinHandle<()>,
+}
+
+fn start<T, F, M>(
+    origin: Origin,
+    index: usize,
+    options: &CoreOptions,
+    main: M,
+) -> Result<Running<T>, CoreError>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+    M: FnOnce(Rt) -> F + Send + 'static,
+{
+    let cpu = options.cpu;
+    let (leave, result) = flume::bounded(1);
+    let ran = Arc::new(AtomicBool::new(false));
+    let runs = ran.clone();
+    let executor = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
+        .name(&format!("rk-core-{index}"))
+        .io_memory(options.io_memory_bytes)
+        .ring_depth(256)
+        .spin_before_park(options.spin)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(2))
+        .spawn(move || async move {
+            runs.store(true, Ordering::Release);
+            let core = Core::new(index, origin.clone());
+            // A core that panics must not leave its waker behind, either.
+            let listed = Listed { core: index, beats: origin.beats };
+            beat(&core, &listed.beats);
+            // The first sleep registers the process with the kernel's memory barriers, which takes tens of
+            // milliseconds; better now than under the first request.
+            core.sleep(Duration::from_micros(50)).await;
+            let result = main(Rt { world: World::Native(core.clone()) }).await;
+            core.drain().await;
+            drop(listed);
+            // Whoever started the core may have gone on without it.
+            let _ = leave.send(result);
+        })
+        .map_err(|error| CoreError::NotStarted { core: index, cpu, why: error.to_string() })?;
+    Ok(Running { thread: CoreThread { core: index, cpu, ran, executor }, result })
+}
+
+impl<T: Send + 'static> Running<T> {
+    pub(crate) async fn ended(self, rt: &Rt) -> Result<T, CoreError> {
+        let Self { thread, result } = self;
+        let left = result.into_recv_async().await.ok();
+        let core = thread.core;
+        // Its result is the last thing that a core leaves, so the thread is about to end.
+        let joined = rt.blocking(move || thread.join()).await;
+        joined.unwrap_or(Err(CoreError::Lost { core })).and(left.ok_or(CoreError::Lost { core }))
+    }
+
+    pub(crate) fn join(self) -> Result<T, CoreError> {
+        let core = self.thread.core;
+        self.thread.join().and_then(|()| self.result.try_recv().map_err(|_| CoreError::Lost { core }))
+    }
+
+    pub(crate) fn join_within(self, limit: Duration) -> Option<Result<T, CoreError>> {
+        let core = self.thread.core;
+        match self.result.recv_timeout(limit) {
+            Ok(result) => Some(self.thread.join().map(|()| result)),
+            Err(flume::RecvTimeoutError::Disconnected) => {
+                Some(self.thread.join().and(Err(CoreError::Lost { core })))
+            }
+            Err(flume::RecvTimeoutError::Timeout) => None,
+        }
+    }
+}
+
+impl CoreThread {
+    fn join(self) -> Result<(), CoreError> {
+        let Self { core, cpu, ran, executor } = self;
+        executor.join().map_err(|error| match ran.load(Ordering::Acquire) {
+            true => CoreError::Panicked { core, why: error.to_string() },
+            false => CoreError::NotStarted { core, cpu, why: error.to_string() },
+        })
+    }
+}
+
+/// A core's place in the kicker's list.
+struct Listed {
+    core: usize,
+    beats: Arc<Beats>,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.beats.remove(self.core);
     }
 }
 
@@ -159,5 +241,5 @@ where
 {
     let cores = Cores::new()?;
     let handle = cores.start(0, options, main)?;
-    handle.join()
+    Ok(handle.join()?)
 }

@@ -170,7 +170,7 @@ impl Timers {
 mod tests {
     use super::*;
     use crate::rt::World;
-    use crate::rt::native::{CoreOptions, start_core};
+    use crate::rt::{CoreOptions, start_core};
 
     const MILLI: Duration = Duration::from_millis(1);
 

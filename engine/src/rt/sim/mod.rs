@@ -25,6 +25,7 @@
 
 mod conn;
 mod core;
+mod cores;
 mod disk;
 mod fault;
 mod file;

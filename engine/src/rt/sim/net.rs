@@ -244,6 +244,16 @@ impl Attempt {
 }
 
 impl SimCore {
+    /// An address with a port that nobody listens on.
+    pub(crate) fn reserve_port(&self, addr: SocketAddr) -> io::Result<SocketAddr> {
+        let (sim, node) = (self.sim(), self.node());
+        let port = if addr.port() == 0 { sim.net.free_port() } else { addr.port() };
+        match sim.net.listener(node, port) {
+            Some(_) => Err(io::ErrorKind::AddrInUse.into()),
+            None => Ok(SocketAddr::new(addr.ip(), port)),
+        }
+    }
+
     pub(crate) fn listen(&self, addr: SocketAddr, options: ListenOptions) -> io::Result<SimListener> {
         let (sim, node) = (self.sim(), self.node());
         let own = addr.ip().is_unspecified() || addr.ip().is_loopback() || addr.ip() == node.ip();

@@ -27,6 +27,8 @@ pub(crate) struct NodeState {
     pub(crate) paused_until: Cell<u64>,
     /// CPU nanoseconds used in the current poll.
     pub(crate) spent: Cell<u64>,
+    /// How many CPUs cores may be pinned to.
+    pub(crate) cpus: Cell<usize>,
     /// Factor on the CPU time of every poll.
     pub(crate) slowness: Cell<u64>,
     pub(crate) disk: Rc<Disk>,
@@ -79,6 +81,7 @@ impl NodeState {
             busy_until: Cell::new(0),
             paused_until: Cell::new(0),
             spent: Cell::new(0),
+            cpus: Cell::new(usize::MAX),
             slowness: Cell::new(1),
             disk,
             locks: Arc::default(),
@@ -223,6 +226,11 @@ impl Node {
         for (_, queue) in self.state.cores.borrow().iter().filter(|(index, _)| *index == core) {
             self.sim.stall_core(*queue, duration);
         }
+    }
+
+    /// How many CPUs its cores may be pinned to, from number 0 on; without a bound unless told.
+    pub fn set_cpus(&self, cpus: usize) {
+        self.state.cpus.set(cpus);
     }
 
     /// Makes every poll cost `factor` times the CPU time.

@@ -2,6 +2,7 @@
 //!
 //! In the native world each runs once, on real files and sockets. In the simulation each runs under many seeds.
 
+mod cores;
 mod files;
 mod net;
 mod queues;
@@ -10,24 +11,19 @@ mod tasks;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 
-use super::native::{CoreHandle, CoreOptions, Cores};
-use super::{Rt, sim};
+use super::{CoreOptions, Rt, sim, start_core};
 
 /// Seeds that each promise runs under.
 const SEEDS: u64 = 25;
 
-/// What a promise is given: a core, an empty directory, and a way to start a second core of the same process.
+/// A CPU that no host of these tests has.
+const MISSING_CPU: usize = 1000;
+
+/// What a promise is given: core 0 of a process, and an empty directory.
 struct Stage {
     rt: Rt,
     dir: PathBuf,
-    sibling: Sibling,
-}
-
-enum Sibling {
-    Native(Arc<Cores>, Arc<Mutex<Vec<CoreHandle<()>>>>),
-    Sim(sim::Node),
 }
 
 type Local<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -41,22 +37,8 @@ impl Stage {
         F: Future<Output = T> + 'static,
         M: FnOnce(Rt) -> F + Send + 'static,
     {
-        match &self.sibling {
-            Sibling::Sim(node) => {
-                let running = node.start(1, main);
-                Box::pin(async move { running.await.expect("nothing crashes this node") })
-            }
-            Sibling::Native(cores, handles) => {
-                let (tx, rx) = super::chan::queue(1);
-                let run = move |rt| async move {
-                    let value = main(rt).await;
-                    assert!(tx.try_send(value).is_ok(), "somebody waits for the sibling");
-                };
-                let handle = cores.start(1, &small_core(), run).expect("a second core starts");
-                handles.lock().unwrap().push(handle);
-                Box::pin(async move { rx.recv().await.expect("the sibling ends well") })
-            }
-        }
+        let (rt, handle) = (self.rt.clone(), self.rt.add_core(1, &small_core(), main));
+        Box::pin(async move { handle.ended(&rt).await.expect("the sibling ends well") })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -72,26 +54,19 @@ fn keep_on_native(promise: Promise) {
     // Beside the test binary: a real disk, where a temporary directory may be memory that knows no direct IO.
     let binary = std::env::current_exe().unwrap();
     let dir = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-    let cores = Arc::new(Cores::new().unwrap());
-    let handles = Arc::new(Mutex::new(Vec::new()));
-    let (path, own_cores, own_handles) = (dir.path().to_owned(), cores.clone(), handles.clone());
-    let main = move |rt| promise(Stage { rt, dir: path, sibling: Sibling::Native(own_cores, own_handles) });
-    cores.start(0, &small_core(), main).unwrap().join().unwrap();
-    let siblings = std::mem::take(&mut *handles.lock().unwrap());
-    for sibling in siblings {
-        sibling.join().unwrap();
-    }
+    let path = dir.path().to_owned();
+    start_core(&small_core(), move |rt| promise(Stage { rt, dir: path })).unwrap();
 }
 
 fn keep_in_simulation(promise: Promise) {
     for seed in 0..SEEDS {
         let world = sim::World::new(seed, sim::Options::default());
         let node = world.node(0);
-        let sibling = Sibling::Sim(node.clone());
+        node.set_cpus(MISSING_CPU);
         let kept = node.start(0, |rt| async move {
             let dir = PathBuf::from("/promise");
             rt.create_dir_all(&dir).await.unwrap();
-            promise(Stage { rt, dir, sibling }).await;
+            promise(Stage { rt, dir }).await;
         });
         assert_eq!(world.block_on(kept), Some(()));
     }
@@ -110,6 +85,14 @@ macro_rules! promises {
 }
 
 promises! {
+    cores:
+        a_core_gives_what_its_main_future_gives
+        a_core_that_panics_is_reported_and_the_others_go_on
+        a_core_that_cannot_be_pinned_is_reported
+        a_core_that_has_ended_runs_no_task_and_its_number_is_free
+        messages_of_each_core_keep_their_order
+        a_core_that_ends_closes_what_leads_to_it
+        a_core_starts_further_cores;
     files:
         a_file_keeps_what_was_written
         a_read_is_short_only_at_the_end
