@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod memory;
 pub mod metrics;
 pub mod node;
+pub mod plant;
 mod process;
 pub mod publish;
 pub mod refusal;

@@ -85,7 +85,7 @@ impl Tikv {
     pub(super) fn push(&mut self, tag: u64, request: Request<'_>) {
         let (Request::Get { key } | Request::Put { key, .. } | Request::Scan { start: key, .. }) = request;
         let region = self.region_of(key);
-        let (lane, context) = (region.lane, Some(region.context.clone()));
+        let (lane, context) = (region.lane, Some(region.context));
         let key = Bytes::copy_from_slice(key);
         let command = match request {
             Request::Get { .. } => {

@@ -5,7 +5,7 @@
 //! regions is taken apart here and put together again; it is atomic per region only.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 
@@ -16,6 +16,7 @@ use engine::rt::chan::Receiver;
 use engine::rt::local::{Answer, Pending, oneshot};
 
 use crate::memory::Memory;
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::command::encoded_bytes;
 use crate::request::{Op, Out, Outcome, Route, Scan};
@@ -36,7 +37,7 @@ pub struct Dispatch {
     /// By the index of every store of the node: the store, if it is on this core.
     shards: Vec<Option<Shard>>,
     /// Why stores of this core could not be opened, by their index on the node.
-    fenced: HashMap<usize, String>,
+    fenced: BTreeMap<usize, String>,
     whole: Whole,
     routes: RefCell<Routes>,
     links: Rc<Links>,
@@ -49,9 +50,9 @@ pub struct Dispatch {
 #[derive(Debug)]
 pub struct Here {
     /// Those that serve.
-    pub shards: HashMap<usize, Shard>,
+    pub shards: BTreeMap<usize, Shard>,
     /// Why the others could not be opened.
-    pub fenced: HashMap<usize, String>,
+    pub fenced: BTreeMap<usize, String>,
 }
 
 /// What a core knows of the whole node.
@@ -210,6 +211,13 @@ impl Dispatch {
                     Went::To(other) if other == core => Went::To(core),
                     Went::To(_) | Went::Elsewhere => Went::Elsewhere,
                 });
+                let answer = match planted(Bug::AnsweredEarly) && matches!(op, Op::Put { .. }) {
+                    true => {
+                        answer.send(Ok(Out::Done));
+                        oneshot().0
+                    }
+                    false => answer,
+                };
                 self.links.forward(core, store, route, op, answer);
             }
             (None, None) => answer.send(Err(Refusal::RegionNotFound { region_id: 0 })),
@@ -224,7 +232,12 @@ impl Dispatch {
                     Letter::Request { from, id, store, route, op } => {
                         let reply = Reply::remote(from, id, self.links.clone());
                         match (self.shard(store), self.fenced.get(&store)) {
-                            (Some(shard), _) => shard.submit(route, op, reply),
+                            (Some(shard), _) => {
+                                if planted(Bug::AppliedTwice) && matches!(op, Op::Modify { .. }) {
+                                    shard.submit(route, op.clone(), Reply::local(oneshot().0));
+                                }
+                                shard.submit(route, op, reply);
+                            }
                             (None, Some(why)) => reply.send(Err(Refusal::Stopped(why.clone()))),
                             (None, None) => reply.send(Err(Refusal::RegionNotFound { region_id: 0 })),
                         }

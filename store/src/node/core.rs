@@ -3,7 +3,7 @@
 //! A store that cannot be opened is fenced: the core keeps its place and says why to everything that is asked of it, and the other
 //! stores serve. Only a node none of whose stores opens does not start.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,9 +56,9 @@ impl Plan {
 /// The stores of one core, open and taking turns.
 pub struct Stores {
     /// By number on the node.
-    pub shards: HashMap<usize, Shard>,
+    pub shards: BTreeMap<usize, Shard>,
     /// Those that could not be opened, by number on the node.
-    pub fenced: HashMap<usize, Fenced>,
+    pub fenced: BTreeMap<usize, Fenced>,
     /// The core's links to the others.
     pub links: Rc<Links>,
     /// The core's bounds on what clients make it hold.
@@ -95,7 +95,7 @@ impl Fenced {
 /// # Errors
 /// A passing shortage: the same stores may open in a moment.
 pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
-    let (mut shards, mut fenced) = (HashMap::new(), HashMap::new());
+    let (mut shards, mut fenced) = (BTreeMap::new(), BTreeMap::new());
     let memory = plan.shard.memory.fresh();
     for index in plan.stores_of(rt.core()) {
         let store = Identity::store_id(index);

@@ -4,7 +4,7 @@
 //! announce on request, ahead of the rest: health checks say that the node wants no calls; it serves on, and nothing is waited for
 //! finish   every core closes its listeners and lets its connections finish. Stores go on, because connections of other cores
 //!          may still wait for them.
-//! close    when every core has finished: stores finish what is in flight, flush, and close
+//! close    when every core has finished: stores finish what is in flight, flush, and close; the scheduler shard stops
 //! end      executors end
 //! ```
 //!
@@ -12,13 +12,13 @@
 //! A core that does not carry out an order in time, because its disk hangs, is left to the end of the process: what was
 //! acknowledged is on disk. So a drain takes no longer than its deadline and three times [`GRACE`].
 
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use engine::rt::CoreHandle;
-use engine::rt::chan::{Sender, TrySend};
+use engine::rt::Rt;
+use engine::rt::chan::TrySend;
+use futures_util::future::join;
 
-use super::{Node, Word};
+use super::root::{DataCores, Event, Serving};
 
 /// Orders that a core may not have taken yet; there are never more than one of each kind.
 pub(super) const ORDERS_MAX: usize = 3;
@@ -27,9 +27,9 @@ pub(super) const ORDERS_MAX: usize = 3;
 const FINISH_SHARE: u32 = 8;
 
 /// How much longer than it was told a core may take to carry out an order.
-const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 
-/// What the draining thread tells a core, with the time that it may take.
+/// What the root core tells a data core, with the time that it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// Say that no further calls are wanted, and serve those that come.
@@ -53,11 +53,11 @@ impl Order {
     }
 }
 
-impl Node {
-    /// Lets health checks say that the node wants no more calls, so that clients and load balancers go elsewhere before
-    /// [`Node::drain`]. It serves on.
-    pub fn announce_drain(&self) {
-        for (core, orders) in self.orders.iter().enumerate() {
+impl Serving {
+    /// Lets health checks say that the node wants no more calls. It serves on.
+    pub(super) fn announce(&self) {
+        self.scheduler.announce();
+        for (core, orders) in self.cores.orders.iter().enumerate() {
             if orders.try_send(Order::Announce).is_err() {
                 tracing::warn!(core, "a core cannot be told of the coming drain");
             }
@@ -65,97 +65,55 @@ impl Node {
     }
 
     /// Lets requests finish and stops, within about `deadline`. What was acknowledged is on disk either way.
-    pub fn drain(self, deadline: Duration) {
-        let until = now() + deadline;
-        let left = || until.saturating_duration_since(now());
-        let Self { orders, handles, words, .. } = self;
-        let cores = orders.len();
-        carry_out(&orders, &words, cores, Order::Finish(deadline * FINISH_SHARE / 10));
-        let closed = carry_out(&orders, &words, cores, Order::Close(left()));
-        if closed {
-            join(handles);
+    pub(super) async fn drain(mut self, rt: &Rt, deadline: Duration) {
+        let began = rt.now();
+        self.cores.carry_out(rt, Order::Finish(deadline * FINISH_SHARE / 10)).await;
+        let left = deadline.saturating_sub(rt.now().since(began));
+        // Stores still report while they finish, so the scheduler shard goes last.
+        let closing = self.cores.carry_out(rt, Order::Close(left));
+        let (closed, ()) = join(closing, self.scheduler.stop(left)).await;
+        if closed && !self.cores.all_ended(rt, GRACE).await {
+            tracing::warn!("executors did not end in time");
         }
     }
 }
 
-/// Gives every core an order and waits until all have carried it out. Whether all have.
-fn carry_out(orders: &[Sender<Order>], words: &mpsc::Receiver<Word>, cores: usize, order: Order) -> bool {
-    let mut waits = cores;
-    for (core, sender) in orders.iter().enumerate() {
-        match sender.try_send(order) {
-            Ok(()) => {}
-            // It hangs, and has not even taken the order before.
-            Err(TrySend::Full(_)) => tracing::warn!(core, "a core takes no orders: its disk may hang"),
-            Err(TrySend::Closed(_)) => waits -= 1,
-        }
-    }
-    let until = now() + order.time() + GRACE;
-    while waits > 0 {
-        match words.recv_timeout(until.saturating_duration_since(now())) {
-            Ok(Word::Done(done)) if done.is_same_phase(order) => waits -= 1,
-            // Of the phase before, by a core that was late.
-            Ok(Word::Done(_)) => {}
-            Ok(Word::Failed(why)) => {
-                tracing::error!(why, "a core ended by itself");
-                waits -= 1;
-            }
-            Ok(Word::Scheduler { .. } | Word::Opened { .. } | Word::Serving { .. }) => {
-                unreachable!("a node that serves has started")
-            }
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                tracing::warn!(cores = waits, ?order, "cores did not carry out an order in time");
-                return false;
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => return true,
-        }
-    }
-    true
-}
-
-/// Waits for the executors to end, but no longer than [`GRACE`].
-fn join(handles: Vec<CoreHandle<()>>) {
-    let (ended, all_ended) = mpsc::channel();
-    let joining = std::thread::Builder::new().name("rk-join".into()).spawn(move || {
-        for handle in handles {
-            if let Err(error) = handle.join() {
-                tracing::error!(%error, "an executor ended badly");
+impl DataCores {
+    /// Gives every core an order and waits until all have carried it out. Whether all have, or have ended.
+    async fn carry_out(&mut self, rt: &Rt, order: Order) -> bool {
+        let mut waits: Vec<bool> = self.ended.iter().map(|ended| !ended).collect();
+        for (core, sender) in self.orders.iter().enumerate() {
+            match sender.try_send(order) {
+                Ok(()) => {}
+                // It hangs, and has not even taken the order before.
+                Err(TrySend::Full(_)) => tracing::warn!(core, "a core takes no orders: its disk may hang"),
+                Err(TrySend::Closed(_)) => waits[core] = false,
             }
         }
-        // The draining thread may have gone on without.
-        let _ = ended.send(());
-    });
-    if joining.is_ok() && all_ended.recv_timeout(GRACE).is_err() {
-        tracing::warn!("executors did not end in time");
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the thread that drains the node, never a core")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-#[cfg(test)]
-mod tests {
-    use engine::rt::chan;
-
-    use super::*;
-
-    const NO_TIME: Order = Order::Close(Duration::ZERO);
-
-    #[test]
-    fn a_core_that_does_not_carry_out_an_order_is_left_behind() {
-        let ((sender, _taken), (words_out, words)) = (chan::queue(ORDERS_MAX), mpsc::channel());
-        assert!(!carry_out(std::slice::from_ref(&sender), &words, 1, NO_TIME), "it has said nothing");
-        // It was late with the order before.
-        words_out.send(Word::Done(Order::Finish(Duration::ZERO))).unwrap();
-        assert!(!carry_out(&[sender], &words, 1, NO_TIME), "it has said nothing of this order");
-    }
-
-    #[test]
-    fn an_order_is_carried_out_when_every_core_has_done_so_or_is_gone() {
-        let ((here, _taken), (gone, _)) = (chan::queue(ORDERS_MAX), chan::queue(ORDERS_MAX));
-        let (words_out, words) = mpsc::channel();
-        words_out.send(Word::Done(Order::Close(Duration::from_secs(7)))).unwrap();
-        assert!(carry_out(&[here, gone], &words, 2, NO_TIME));
+        let Self { events, ended, .. } = self;
+        let waiting = &mut waits;
+        let all = async {
+            while waiting.contains(&true) {
+                match events.recv().await {
+                    Some(Event::Done { core, order: done }) if done.is_same_phase(order) => {
+                        waiting[core] = false;
+                    }
+                    // Of the phase before, by a core that was late.
+                    Some(Event::Done { .. }) => {}
+                    Some(Event::Failed(why)) => tracing::error!(why, "a core ended by itself"),
+                    Some(Event::Ended { core, how: _ }) => (ended[core], waiting[core]) = (true, false),
+                    Some(Event::Opened { .. } | Event::Serving { .. }) => {
+                        unreachable!("a node that serves has started")
+                    }
+                    None => break,
+                }
+            }
+        };
+        let carried_out = rt.timeout(order.time() + GRACE, all).await.is_some();
+        if !carried_out {
+            let cores = waits.iter().filter(|waits| **waits).count();
+            tracing::warn!(cores, ?order, "cores did not carry out an order in time");
+        }
+        carried_out
     }
 }

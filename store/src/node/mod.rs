@@ -1,16 +1,11 @@
-//! The process: one executor per data core, one for the scheduler shard, and the thread that started them.
+//! The process: one executor per data core, the root core, and the thread that started them.
 //!
-//! ```text
-//! start    lock the directory ─► identity ─► scheduler shard ─► every core opens its stores ─► IDENT counts the openings ─►
-//!          routes to all cores
-//!          ─► every region leads and has applied what it had acknowledged ─► listeners open ─► ready
-//! drain    not ready ─► listeners close, connections finish ─► stores finish and close ─► executors end
-//! ```
+//! Everything that a node does from its start to its drain is async code over the seam, on its root core ([`root`]) and its data cores
+//! ([`serve`]); it runs in the simulator as it does in production. What needs real threads is [`Node`], the side of `main`: it
+//! makes the first core, blocks until the node serves, and bounds the drain from outside, because a root core whose disk hangs
+//! cannot. Signals, the status port and the log's writer are threads of the binary (crate `ops`).
 //!
 //! A drain goes in phases over all cores ([`drain`]). A store that cannot be opened is fenced ([`core`]).
-//!
-//! No listener opens before every store can answer, so a client never meets a half-started node. The thread that starts a node
-//! does no data work; it waits for words from the cores.
 
 pub mod birth;
 pub mod core;
@@ -20,44 +15,37 @@ pub mod identity;
 pub mod listen;
 pub mod movement;
 pub mod report;
+pub mod root;
+mod scheduler_shard;
 mod serve;
 mod setup;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use engine::error::Fault;
-use engine::rt::chan::{self, Sender};
+use engine::rt::chan::{self, Sender, TrySend};
 use engine::rt::{CoreHandle, Cores};
 
 use crate::config::{Config, Limits};
-use crate::control::Beat;
-use crate::descriptors::Descriptors;
-use crate::shard::links::connect;
-use crate::shard::routes::Place;
 use crate::wire::board::Board;
-use crate::wire::resp::Connections;
-use drain::{ORDERS_MAX, Order};
+use drain::GRACE;
 use identity::Identity;
 use movement::{Movement, Stalls};
+pub use root::{CoreWork, Request, Setup, Started, run};
 
-/// A running node. Dropping it without [`Node::drain`] leaves its executors to the end of the process.
+/// A running node, as the thread that started it sees it. Dropping it without [`Node::drain`] leaves its executors to the end of
+/// the process.
 #[derive(Debug)]
 pub struct Node {
-    addresses: Addresses,
-    identity: Identity,
-    dir: PathBuf,
-    board: Board,
+    started: Started,
     stalls: Stalls,
     cores: Cores,
-    handles: Vec<CoreHandle<()>>,
-    /// To each data core, and to the scheduler shard at the end.
-    orders: Vec<Sender<Order>>,
-    words: mpsc::Receiver<Word>,
-    _lock: engine::rt::DirLock,
+    root: CoreHandle<()>,
+    requests: Sender<Request>,
 }
 
 /// Where the node listens.
@@ -95,111 +83,91 @@ impl From<std::io::Error> for StartError {
     }
 }
 
-/// What the cores tell the starting thread.
-enum Word {
-    /// The scheduler shard serves; stores report to it here.
-    Scheduler { addr: SocketAddr, reports: Sender<Beat>, next_id: u64 },
-    /// A core has opened its stores: where their regions are, how often each has been opened, by number, how many serve, and why
-    /// the others do not.
-    Opened { places: Vec<Place>, opened: Vec<(usize, u64)>, serving: usize, fenced: Vec<String> },
-    /// A core serves.
-    Serving { resp: SocketAddr, stores: Vec<(usize, SocketAddr)> },
-    /// A core cannot go on.
-    Failed(String),
-    /// A core has carried out the order of the current phase of the drain.
-    Done(Order),
-}
-
 impl Node {
     /// Starts a node on `cpus`, one executor per entry, and returns once it serves.
     ///
     /// # Errors
     /// What is in the way: the directory, a port, the disk, the host.
     pub fn start(config: &Config, limits: &Limits, cpus: &[usize]) -> Result<Self, StartError> {
-        let stalls = Stalls::new(limits.cores + 1);
+        Self::start_with(Setup { config: config.clone(), limits: *limits, cpus: cpus.to_vec(), work: None })
+    }
+
+    /// As [`Node::start`].
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_with(setup: Setup) -> Result<Self, StartError> {
+        let stalls = Stalls::new(setup.root_core() + 1);
         let cores = Cores::watched(stalls.watch())?;
-        let opened = setup::open_directory(config, limits)?;
-        let plan = Arc::new(setup::plan(config, limits, &opened));
-        // The last slot is the scheduler shard's.
-        let board = Board::new(plan.cores + 1);
-        let (words_out, words) = mpsc::channel();
-        let mut starting = Starting { words, opened: Vec::new(), places: Vec::new(), serving: Vec::new() };
-
-        let (order_scheduler, orders_in) = chan::queue(ORDERS_MAX);
-        let scheduler =
-            serve::start_scheduler(&cores, config, &plan, words_out.clone(), orders_in, board.clone())?;
-        let (pd, reports, next_id) = starting.scheduler()?;
-
-        let (mut handles, mut orders, mut goes) = (Vec::new(), Vec::new(), Vec::new());
-        // The kernel picks a port of 0 once; the other cores share what it picked.
-        let resp = setup::reserve_resp(config)?;
-        let connections = Connections::new(plan.cores);
-        let descriptors = Descriptors::new(limits.node_connections_max);
-        for (index, links) in connect(plan.cores).into_iter().enumerate() {
-            let (go, places) = chan::queue(1);
-            let (order, orders_in) = chan::queue(ORDERS_MAX);
-            let core = serve::DataCore {
-                plan: plan.clone(),
-                config: config.clone(),
-                limits: *limits,
-                links,
-                resp: resp.addr,
-                places,
-                orders: orders_in,
-                reports: reports.clone(),
-                board: board.clone(),
-                cursors: opened.cursors.clone(),
-                connections: connections.clone(),
-                descriptors: descriptors.clone(),
-                words: words_out.clone(),
-            };
-            handles.push(serve::start_data(&cores, index, cpus.get(index).copied(), core)?);
-            orders.push(order);
-            goes.push(go);
+        let (said, heard) = mpsc::channel();
+        let (requests, requests_in) = chan::queue(2);
+        let say = move |how| {
+            // The thread waits until this is said.
+            let _ = said.send(how);
+        };
+        let root = cores
+            .start(setup.root_core(), &Setup::root_options(), move |rt| run(rt, setup, say, requests_in))?;
+        match heard.recv() {
+            Ok(Ok(started)) => Ok(Self { started, stalls, cores, root, requests }),
+            Ok(Err(why)) => {
+                // It has nothing left to do; if its disk hangs, it ends with the process.
+                if let Some(Err(error)) = root.join_within(GRACE) {
+                    tracing::error!(%error, "the root core ended badly");
+                }
+                Err(why)
+            }
+            Err(mpsc::RecvError) => Err(StartError(match root.join() {
+                Err(error) => format!("{error}: ringkeep doctor says what the host allows"),
+                Ok(()) => "the root core ended before the node served".into(),
+            })),
         }
-        drop(words_out);
-        let places = starting.places(plan.cores)?;
-        setup::confirm(&opened, std::mem::take(&mut starting.opened), next_id)?;
-        for go in &goes {
-            // Each core waits for exactly this one message.
-            let _ = go.try_send(places.clone());
+    }
+
+    /// Lets health checks say that the node wants no more calls, so that clients and load balancers go elsewhere before
+    /// [`Node::drain`]. It serves on.
+    pub fn announce_drain(&self) {
+        match self.requests.try_send(Request::AnnounceDrain) {
+            Ok(()) => {}
+            Err(TrySend::Full(_) | TrySend::Closed(_)) => {
+                tracing::error!("the root core has ended by itself");
+            }
         }
-        let (resp_addr, stores) = starting.serving(plan.cores, plan.identity.stores)?;
-        drop(resp);
-        handles.push(scheduler);
-        orders.push(order_scheduler);
-        Ok(Self {
-            addresses: Addresses { pd, stores, resp: resp_addr },
-            identity: plan.identity.clone(),
-            dir: plan.dir.clone(),
-            board,
-            stalls,
-            cores,
-            handles,
-            orders,
-            words: starting.words,
-            _lock: opened.lock,
-        })
+    }
+
+    /// Lets requests finish and stops, within about `deadline`. What was acknowledged is on disk either way.
+    pub fn drain(self, deadline: Duration) {
+        let Self { requests, root, .. } = self;
+        match requests.try_send(Request::Drain(deadline)) {
+            Ok(()) => {}
+            Err(TrySend::Full(_) | TrySend::Closed(_)) => {
+                tracing::error!("the root core has ended by itself")
+            }
+        }
+        match root.join_within(deadline + 3 * GRACE) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::error!(%error, "the root core ended badly"),
+            None => tracing::warn!("the node did not stop in time"),
+        }
     }
 
     /// Where the node listens.
     pub fn addresses(&self) -> &Addresses {
-        &self.addresses
+        &self.started.addresses
     }
 
     /// Who the data directory belongs to.
     pub fn identity(&self) -> &Identity {
-        &self.identity
+        &self.started.identity
     }
 
     /// The data directory.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.started.dir
     }
 
     /// The cores' numbers.
     pub fn board(&self) -> Board {
-        self.board.clone()
+        self.started.board.clone()
     }
 
     /// How often each core's beat task has run; a count that stands still is a stalled core.
@@ -214,76 +182,8 @@ impl Node {
 
     /// The stores that serve nothing, because they have stopped after a fault or could not be opened.
     pub fn stopped_stores(&self) -> Vec<u64> {
-        let reports = self.board.read();
+        let reports = self.started.board.read();
         let stores = reports.iter().flat_map(|core| &core.stores);
         stores.filter(|store| store.health.failed).map(|store| store.store).collect()
-    }
-}
-
-/// The starting thread's side of the conversation.
-struct Starting {
-    words: mpsc::Receiver<Word>,
-    opened: Vec<(usize, u64)>,
-    places: Vec<Place>,
-    serving: Vec<Served>,
-}
-
-/// What one core serves.
-struct Served {
-    resp: SocketAddr,
-    /// By number on the node.
-    stores: Vec<(usize, SocketAddr)>,
-}
-
-impl Starting {
-    fn next(&self) -> Result<Word, StartError> {
-        match self.words.recv() {
-            Ok(Word::Failed(why)) => Err(StartError(why)),
-            Ok(word) => Ok(word),
-            Err(_) => Err(StartError("a core ended before it served".into())),
-        }
-    }
-
-    fn scheduler(&self) -> Result<(SocketAddr, Sender<Beat>, u64), StartError> {
-        match self.next()? {
-            Word::Scheduler { addr, reports, next_id } => Ok((addr, reports, next_id)),
-            _ => unreachable!("only the scheduler shard has been started"),
-        }
-    }
-
-    fn places(&mut self, cores: usize) -> Result<Vec<Place>, StartError> {
-        let (mut serve, mut closed) = (0, Vec::new());
-        for _ in 0..cores {
-            match self.next()? {
-                Word::Opened { places, opened, serving, fenced } => {
-                    self.places.extend(places);
-                    self.opened.extend(opened);
-                    serve += serving;
-                    closed.extend(fenced);
-                }
-                _ => unreachable!(
-                    "a core opens its stores before it serves, and waits for the routes in between"
-                ),
-            }
-        }
-        if serve == 0 {
-            return Err(StartError(format!("no store can serve: {}", closed.join("; "))));
-        }
-        Ok(std::mem::take(&mut self.places))
-    }
-
-    fn serving(&mut self, cores: usize, stores: usize) -> Result<(SocketAddr, Vec<SocketAddr>), StartError> {
-        for _ in 0..cores {
-            match self.next()? {
-                Word::Serving { resp, stores } => self.serving.push(Served { resp, stores }),
-                _ => unreachable!("a core that has its routes only has to serve"),
-            }
-        }
-        let resp = self.serving[0].resp;
-        let mut by_store: Vec<(usize, SocketAddr)> =
-            self.serving.drain(..).flat_map(|served| served.stores).collect();
-        by_store.sort_by_key(|(store, _)| *store);
-        assert_eq!(by_store.len(), stores, "every store has a core");
-        Ok((resp, by_store.into_iter().map(|(_, addr)| addr).collect()))
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use engine::error::{Fault, FaultKind};
 use engine::log::{LogOptions, SyncMethod as Method, measure_sync};
 use engine::lsm::TreeOptions;
-use engine::rt::{CoreOptions, start_core};
 use engine::rt::{DirLock, Rt, SharedPort};
 use scheduler::StoreId;
 
@@ -41,16 +40,13 @@ pub(super) struct Opened {
 
 /// Locks and recognises the data directory. It is created if it does not exist, but not the directory that it lies in: that one
 /// is missing where a path is mistyped or a disk is not mounted.
-pub(super) fn open_directory(config: &Config, limits: &Limits) -> Result<Opened, StartError> {
-    let (dir, stores, sync) = (config.data_dir.clone(), limits.cores, config.log.sync);
-    start_core(&CoreOptions::default(), move |rt| async move {
-        create(&rt, &dir).await?;
-        let lock = lock(&rt, &dir).await?;
-        let ident = Ident::open(&rt, &dir, stores).await?;
-        let sync = sync_method(&rt, &dir, sync).await?;
-        Ok(Opened { dir, ident, sync, lock, cursors: Cursors::new(rt.random()) })
-    })?
-    .map_err(|fault: Fault| StartError::from(fault))
+pub(super) async fn open_directory(rt: &Rt, config: &Config, limits: &Limits) -> Result<Opened, StartError> {
+    let dir = config.data_dir.clone();
+    create(rt, &dir).await?;
+    let lock = lock(rt, &dir).await?;
+    let ident = Ident::open(rt, &dir, limits.cores).await?;
+    let sync = sync_method(rt, &dir, config.log.sync).await?;
+    Ok(Opened { dir, ident, sync, lock, cursors: Cursors::new(rt.random()) })
 }
 
 async fn create(rt: &Rt, dir: &Path) -> Result<(), Fault> {
@@ -75,13 +71,14 @@ async fn create(rt: &Rt, dir: &Path) -> Result<(), Fault> {
 }
 
 /// Remembers what the start has found, before anything is served.
-pub(super) fn confirm(opened: &Opened, stores: Vec<(usize, u64)>, ids: u64) -> Result<(), StartError> {
-    let (dir, mut ident) = (opened.dir.clone(), opened.ident.clone());
-    start_core(
-        &CoreOptions::default(),
-        move |rt| async move { ident.confirm(&rt, &dir, &stores, ids).await },
-    )?
-    .map_err(StartError::from)
+pub(super) async fn confirm(
+    rt: &Rt,
+    opened: &Opened,
+    stores: Vec<(usize, u64)>,
+    ids: u64,
+) -> Result<(), StartError> {
+    let mut ident = opened.ident.clone();
+    ident.confirm(rt, &opened.dir, &stores, ids).await.map_err(StartError::from)
 }
 
 async fn lock(rt: &Rt, dir: &Path) -> Result<DirLock, Fault> {
@@ -164,9 +161,9 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
 }
 
 /// Binds the RESP port that the cores will share.
-pub(super) fn reserve_resp(config: &Config) -> Result<SharedPort, StartError> {
+pub(super) fn reserve_resp(rt: &Rt, config: &Config) -> Result<SharedPort, StartError> {
     let wanted = config.resp_addr();
-    SharedPort::reserve(wanted).map_err(|error| {
+    rt.reserve_port(wanted).map_err(|error| {
         StartError(
             CannotListen { what: "RESP", addr: wanted, port_key: "resp_port", error: &error }.to_string(),
         )

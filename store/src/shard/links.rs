@@ -15,6 +15,7 @@ use engine::rt::Rt;
 use engine::rt::chan::{self, Receiver, Sender, TrySend};
 use engine::rt::local::{Answer, Bell};
 
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome, Route};
 
@@ -115,12 +116,20 @@ impl Links {
 
     /// Sends an answer back to the core that asked.
     pub fn answer(&self, core: usize, id: u64, outcome: Outcome) {
+        if planted(Bug::LostAnswer) && id % 8 == 7 {
+            return;
+        }
         self.gather(core, Letter::Answer { id, outcome });
     }
 
     /// Hands an arrived answer to whoever waits for it.
     pub fn arrived(&self, id: u64, outcome: Outcome) {
-        let asked = self.asked.borrow_mut().remove(&id);
+        let mut asked = self.asked.borrow_mut();
+        let id = match planted(Bug::WrongAnswer) {
+            true => asked.keys().copied().max().unwrap_or(id),
+            false => id,
+        };
+        let asked = asked.remove(&id);
         if let Some((_, answer)) = asked {
             answer.send(outcome);
         }
@@ -149,7 +158,10 @@ impl Links {
     /// `core` has ended: what became of the requests that it has not answered is unknown.
     pub fn closed(&self, core: usize) {
         self.targets[core].closed.set(true);
-        let unanswered: Vec<_> = self.asked.borrow_mut().extract_if(|_, (asked, _)| *asked == core).collect();
+        let mut unanswered: Vec<_> =
+            self.asked.borrow_mut().extract_if(|_, (asked, _)| *asked == core).collect();
+        // In the order in which they were asked, so that one seed gives one run.
+        unanswered.sort_unstable_by_key(|(id, _)| *id);
         for (_, (_, answer)) in unanswered {
             answer.send(Err(Refusal::Unknown));
         }

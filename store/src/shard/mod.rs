@@ -112,7 +112,8 @@ pub struct ShardLimits {
 
 /// What the tasks of this core share. Borrowed only between awaits.
 struct State {
-    peers: HashMap<RegionId, Peer<Due>, foldhash::fast::RandomState>,
+    /// Their order depends on nothing but their history, so that a simulated run can be repeated.
+    peers: HashMap<RegionId, Peer<Due>, foldhash::fast::FixedState>,
     /// First key to region, for operations that name no region.
     by_start: std::collections::BTreeMap<Vec<u8>, RegionId>,
     dirty: Vec<RegionId>,

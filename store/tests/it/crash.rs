@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,10 +15,11 @@ use engine::lsm::TreeOptions;
 use engine::rt::Rt;
 use engine::rt::sim::{Node, Options, Running, World};
 use store::gateway::Gateway;
-use store::node::core::{self, Plan, Stores};
+use store::node::core::Plan;
 use store::node::identity::Identity;
 use store::request::{Change, Op, Out, Scan};
-use store::shard::links::connect;
+
+use crate::node::begin_planned;
 
 /// What may be found under one key: the writes submitted since the last that is certain, oldest first, and how many of them were
 /// acknowledged, counted from the front.
@@ -80,15 +80,9 @@ fn small_plan() -> Plan {
 pub(super) async fn start(rt: &Rt) -> Gateway {
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     rt.sync_dir(Path::new("/")).await.unwrap();
-    let plan = Arc::new(small_plan());
-    let ends = connect(1).remove(0);
-    let stores =
-        core::open(rt, &plan, &ends).await.unwrap_or_else(|fault| panic!("a store does not open: {fault}"));
-    assert!(stores.fenced.is_empty(), "a store does not open: {:?}", stores.fenced);
+    let (stores, gateway) = begin_planned(rt, small_plan()).await;
     stores.settle(rt).await.unwrap();
-    let places = stores.places();
-    let dispatch = stores.join(rt, &plan, places, ends);
-    Stores::gateway(&dispatch, 0)
+    gateway
 }
 
 pub(super) async fn everything(gateway: &Gateway) -> BTreeMap<Bytes, Bytes> {

@@ -29,3 +29,4 @@ mod resp_server;
 mod resp_session;
 mod restart;
 mod transactions;
+mod whole_node;

@@ -1,23 +1,26 @@
-//! A node without listeners: real cores, real files, the real path from the gateway to the disk.
+//! Work on the gateway of a real node, and stores on one simulated core without the node around them.
 
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use engine::log::LogOptions;
 use engine::lsm::TreeOptions;
 use engine::rt::Rt;
-use engine::rt::chan;
-use engine::rt::{CoreOptions, Cores};
 use scheduler::StoreId;
+use store::config::{Config, Limits, Machine};
 use store::gateway::Gateway;
 use store::memory::Memory;
 use store::node::core::{self, Plan, Stores};
 use store::node::identity::Identity;
+use store::node::{CoreWork, Node, Setup};
 use store::shard::ShardLimits;
 use store::shard::links::connect;
 use store::shard::open::ShardOptions;
+
+const DRAIN: Duration = Duration::from_secs(30);
 
 /// Small limits, so that rare paths run often.
 pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
@@ -56,15 +59,21 @@ pub(crate) async fn begin_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> 
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     let mut plan = plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
     change(&mut plan);
+    begin_planned(rt, plan).await
+}
+
+/// The stores of a plan for one core, which a whole node has no part in.
+pub(crate) async fn begin_planned(rt: &Rt, plan: Plan) -> (Stores, Gateway) {
     let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
-    let stores = core::open(rt, &plan, &ends).await.unwrap();
-    assert!(stores.fenced.is_empty(), "{:?}", stores.fenced);
+    let stores =
+        core::open(rt, &plan, &ends).await.unwrap_or_else(|fault| panic!("a store does not open: {fault}"));
+    assert!(stores.fenced.is_empty(), "a store does not open: {:?}", stores.fenced);
     let dispatch = stores.join(rt, &plan, stores.places(), ends);
     let gateway = Stores::gateway(&dispatch, 0);
     (stores, gateway)
 }
 
-/// Starts a node with `stores` stores on `cores` cores in `dir`, runs `work` with the gateway of the first core, and stops.
+/// Starts the real node on `cores` cores in `dir`, which has or gets `stores` stores, runs `work` on its first core, and drains.
 pub(crate) fn with_node<T, F>(
     dir: &Path,
     stores: usize,
@@ -75,48 +84,30 @@ where
     T: Send + 'static,
     F: Future<Output = T> + 'static,
 {
-    let identity = Identity { cluster: 7, node: stores as u64 + 1, stores };
-    let plan = Arc::new(plan(dir, identity, cores));
-    let running = Cores::new().unwrap();
-    let (places_out, places_in) = std::sync::mpsc::channel();
-    let mut work = Some(work);
-    let (mut handles, mut go, mut end) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, ends) in connect(cores).into_iter().enumerate() {
-        let (plan, places_out, work) = (plan.clone(), places_out.clone(), work.take());
-        let (go_out, go_in) = chan::queue(1);
-        let (end_out, end_in) = chan::queue::<()>(1);
-        go.push(go_out);
-        end.push(end_out);
-        let main = move |rt: Rt| async move {
-            let stores = core::open(&rt, &plan, &ends).await.unwrap();
-            assert!(stores.fenced.is_empty(), "{:?}", stores.fenced);
-            stores.settle(&rt).await.unwrap();
-            places_out.send(stores.places()).unwrap();
-            let places = go_in.recv().await.unwrap();
-            let dispatch = stores.join(&rt, &plan, places, ends);
-            let result = match work {
-                Some(work) => Some(work(rt.clone(), Stores::gateway(&dispatch, 0)).await),
-                None => {
-                    end_in.recv().await;
-                    None
-                }
-            };
-            stores.stop(Duration::from_secs(30)).await;
-            result
-        };
-        handles.push(running.start(index, &CoreOptions::default(), main).unwrap());
+    if stores != cores && !dir.join("IDENT").exists() {
+        // How many stores a directory has is settled by its first start.
+        Node::start_with(setup(dir, stores, None)).unwrap().drain(DRAIN);
     }
-    let places: Vec<_> = (0..cores).flat_map(|_| places_in.recv().unwrap()).collect();
-    for sender in go {
-        sender.try_send(places.clone()).unwrap();
-    }
-    let mut handles = handles.into_iter();
-    let result = handles.next().unwrap().join().unwrap().unwrap();
-    for sender in &end[1..] {
-        sender.try_send(()).unwrap();
-    }
-    for handle in handles {
-        handle.join().unwrap();
-    }
+    let (out, result) = std::sync::mpsc::channel();
+    let once = Mutex::new(Some((work, out)));
+    let begin = move |rt: Rt, gateway: Gateway| -> Pin<Box<dyn Future<Output = ()>>> {
+        let first = if rt.core() == 0 { once.lock().unwrap().take() } else { None };
+        Box::pin(async move {
+            if let Some((work, out)) = first {
+                out.send(work(rt, gateway).await).unwrap();
+            }
+        })
+    };
+    let node = Node::start_with(setup(dir, cores, Some(CoreWork::new(begin)))).unwrap();
+    let result = result.recv().unwrap();
+    node.drain(DRAIN);
     result
+}
+
+fn setup(dir: &Path, cores: usize, work: Option<CoreWork>) -> Setup {
+    let config =
+        Config { data_dir: dir.to_owned(), base_port: 0, resp_port: 0, status_port: 0, ..Config::default() };
+    let machine = Machine { cores, memory_bytes: 2 << 30, open_files: 4096 };
+    let limits = Limits::derive(&config, machine).unwrap();
+    Setup { config, limits, cpus: Vec::new(), work }
 }

@@ -1,7 +1,7 @@
 //! Tasks of this core that wait for one and the same thing.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
@@ -9,7 +9,7 @@ use std::task::{Context, Waker};
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     next: Cell<u64>,
-    wakers: RefCell<HashMap<u64, Waker>>,
+    wakers: RefCell<BTreeMap<u64, Waker>>,
 }
 
 /// One place among those who wait. Dropping it gives the place up.

@@ -1,0 +1,100 @@
+//! The scheduler shard: what the root core hosts beside the start and the drain. It waits most of the time, so it has no CPU of its
+//! own.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::rt::chan::Sender;
+use engine::rt::{ListenOptions, Rt};
+
+use super::core::Plan;
+use super::listen::CannotListen;
+use super::report::REPORT_EVERY;
+use super::serve::advertised;
+use super::{StartError, birth};
+use crate::config::Config;
+use crate::control::{Beat, Control, Member};
+use crate::wire::board::{Board, CoreReport};
+use crate::wire::grpc;
+use crate::wire::health::Health;
+use crate::wire::pd::Pd;
+
+/// The scheduler shard while it serves.
+pub(super) struct SchedulerShard {
+    /// Where clients ask.
+    pub(super) addr: SocketAddr,
+    /// Where data cores report.
+    pub(super) reports: Sender<Beat>,
+    /// The lowest id that has not been given out.
+    pub(super) next_id: u64,
+    health: Health,
+    server: Rc<grpc::Handle>,
+}
+
+impl SchedulerShard {
+    /// Opens the scheduler's state and serves the PD API.
+    pub(super) async fn start(
+        rt: &Rt,
+        config: &Config,
+        plan: &Plan,
+        board: Board,
+    ) -> Result<Self, StartError> {
+        let wanted = config.pd_addr();
+        let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
+            let cannot = CannotListen { what: "PD", addr: wanted, port_key: "base_port", error: &error };
+            StartError(cannot.to_string())
+        })?;
+        let addr = listener.local_addr().map_err(|error| StartError(error.to_string()))?;
+        let member = Member {
+            name: format!("ringkeep-{}", plan.identity.node),
+            member_id: plan.identity.node,
+            client_urls: vec![format!("http://{}", advertised(config, addr))],
+            cluster_id: plan.identity.cluster,
+            first_free_id: birth::first_free_id(&plan.identity),
+            next_id_min: plan.ids,
+        };
+        let dir = plan.dir.join("scheduler");
+        let made = rt.create_dir_all(&dir).await;
+        made.map_err(|error| StartError(format!("{}: {error}", dir.display())))?;
+        let control = Control::open(rt, &dir, member).await.map_err(|error| StartError(error.to_string()))?;
+        // Each start takes an id, so that a copy of the state from before it is known by its fewer ids. On a full disk the ids of
+        // an earlier start still tell.
+        if let Err(denied) = control.alloc_ids(1).await {
+            tracing::warn!(reason = %denied, "the scheduler's state is not renewed");
+        }
+        let (next_id, reports, health) = (control.next_id(), control.inbox(), Health::default());
+        let options = grpc::Options::default();
+        let connections_max = options.connections_max as u64;
+        let server = Rc::new(grpc::serve(rt, listener, Pd::new(control, health.clone()), options));
+        rt.spawn(post(rt.clone(), server.clone(), (board, plan.cores), connections_max));
+        Ok(Self { addr, reports, next_id, health, server })
+    }
+
+    /// Says that no further calls are wanted, and serves those that come.
+    pub(super) fn announce(&self) {
+        self.health.set_serving(false);
+    }
+
+    /// Accepts nothing more, and lets calls finish within `patience`.
+    pub(super) async fn stop(&self, patience: Duration) {
+        self.health.set_serving(false);
+        self.server.drain(patience).await;
+    }
+}
+
+/// Leaves copies of the scheduler shard's numbers on the board, in the slot after those of the data cores: where a node has fewer stores
+/// than cores, that is not the number of the root core.
+async fn post(rt: Rt, server: Rc<grpc::Handle>, (board, slot): (Board, usize), connections_max: u64) {
+    loop {
+        board.post(CoreReport {
+            core: slot,
+            grpc: server.stats(),
+            grpc_requests: server.ended(),
+            grpc_connections_max: connections_max,
+            busy: rt.cpu_clock().read().unwrap_or_default(),
+            ..CoreReport::default()
+        });
+        rt.sleep(REPORT_EVERY).await;
+    }
+}

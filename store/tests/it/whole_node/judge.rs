@@ -1,0 +1,271 @@
+//! What clients did and heard, and whether it can have happened one operation after the other, key by key.
+//!
+//! An operation whose answer was lost may have happened until the end of the node's life in which it was sent, or not at all. The
+//! search takes operations in every order that their calls and returns allow and remembers where it has been; it grows with the
+//! operations on one key at one time, not with the length of the history.
+
+use std::collections::{BTreeMap, HashSet};
+
+/// What an operation asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Get,
+    Set(String),
+    Delete,
+    Increment,
+}
+
+/// What it was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    Value(Option<String>),
+    Done,
+    Existed(bool),
+    Integer(i64),
+}
+
+#[derive(Clone, Debug)]
+struct Operation {
+    action: Action,
+    called: u64,
+    /// Where it has no answer: the moment from which it can no longer happen.
+    returned: u64,
+    heard: Option<Heard>,
+    /// The operation on this key that its connection sent before it and promises to do before it.
+    behind: Option<usize>,
+}
+
+/// Names an operation of a history.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    key: String,
+    place: usize,
+}
+
+/// Everything that clients did.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    keys: BTreeMap<String, Vec<Operation>>,
+    moment: u64,
+    pub(super) answered: u64,
+}
+
+impl History {
+    fn tick(&mut self) -> u64 {
+        self.moment += 1;
+        self.moment
+    }
+
+    /// An operation is sent; one connection does it after `behind` if that is about the same key.
+    pub(super) fn ask(&mut self, key: &str, action: Action, behind: Option<&Asked>) -> Asked {
+        let called = self.tick();
+        let operations = self.keys.entry(key.to_owned()).or_default();
+        let behind = behind.map(|asked| asked.place);
+        operations.push(Operation { action, called, returned: u64::MAX, heard: None, behind });
+        Asked { key: key.to_owned(), place: operations.len() - 1 }
+    }
+
+    pub(super) fn hear(&mut self, asked: &Asked, heard: Heard) {
+        let moment = self.tick();
+        let operations = self.keys.get_mut(&asked.key).expect("it was asked");
+        let operation = &mut operations[asked.place];
+        // An answer may still arrive after the life that gave it.
+        (operation.heard, operation.returned) = (Some(heard), moment);
+        self.answered += 1;
+    }
+
+    /// A life of the node has ended: what has not happened by now never will.
+    pub(super) fn life_ends(&mut self) {
+        let moment = self.tick();
+        let open = self.keys.values_mut().flatten().filter(|operation| operation.returned == u64::MAX);
+        open.for_each(|operation| operation.returned = moment);
+    }
+
+    /// Operations that were sent and not answered.
+    pub(super) fn lost(&self) -> u64 {
+        self.keys.values().flatten().filter(|operation| operation.heard.is_none()).count() as u64
+    }
+
+    /// # Errors
+    /// The first key whose history cannot have happened.
+    pub(super) fn judge(&self) -> Result<(), String> {
+        for (key, operations) in &self.keys {
+            let told = |operation: &&Operation| operation.heard.is_some() || operation.action != Action::Get;
+            let kept: Vec<usize> = (0..operations.len()).filter(|place| told(&&operations[*place])).collect();
+            // A read that was never answered says nothing; what comes after it comes after what was before it.
+            let place_of = |mut behind: Option<usize>| {
+                while let Some(place) = behind {
+                    match kept.binary_search(&place) {
+                        Ok(found) => return Some(found),
+                        Err(_) => behind = operations[place].behind,
+                    }
+                }
+                None
+            };
+            let behind = kept.iter().map(|place| place_of(operations[*place].behind)).collect();
+            let operations = kept.iter().map(|place| &operations[*place]).collect();
+            let mut search = Search { operations, behind, seen: HashSet::new(), furthest: 0 };
+            let mut done = vec![false; search.operations.len()];
+            if !search.can_go_on(&mut done, None) {
+                let around =
+                    search.furthest.saturating_sub(6)..search.operations.len().min(search.furthest + 6);
+                return Err(format!("{key} cannot have happened, around {:#?}", &search.operations[around]));
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Search<'a> {
+    /// In the order of their calls.
+    operations: Vec<&'a Operation>,
+    /// For each, the one that must be done before it.
+    behind: Vec<Option<usize>>,
+    seen: HashSet<(Vec<bool>, Option<String>)>,
+    furthest: usize,
+}
+
+impl Search<'_> {
+    fn can_go_on(&mut self, done: &mut Vec<bool>, value: Option<String>) -> bool {
+        let open = |place: &usize| !done[*place];
+        let places: Vec<usize> = (0..done.len()).filter(open).collect();
+        if places.iter().all(|place| self.operations[*place].heard.is_none()) {
+            return true;
+        }
+        if !self.seen.insert((done.clone(), value.clone())) {
+            return false;
+        }
+        self.furthest = self.furthest.max(places[0]);
+        let soonest = places.iter().map(|place| self.operations[*place].returned).min().unwrap_or(u64::MAX);
+        for place in places {
+            let operation = self.operations[place];
+            if operation.called > soonest {
+                break;
+            }
+            if self.behind[place].is_some_and(|before| !done[before]) {
+                continue;
+            }
+            done[place] = true;
+            if let Some(after) = happen(operation, &value)
+                && self.can_go_on(done, after)
+            {
+                return true;
+            }
+            // It stands in the way of all others, and need not have happened.
+            if operation.heard.is_none()
+                && operation.returned == soonest
+                && self.can_go_on(done, value.clone())
+            {
+                return true;
+            }
+            done[place] = false;
+        }
+        false
+    }
+}
+
+/// The value after an operation, if it can have been told what it was.
+fn happen(operation: &Operation, value: &Option<String>) -> Option<Option<String>> {
+    let heard = operation.heard.as_ref();
+    match &operation.action {
+        Action::Get => match heard {
+            Some(Heard::Value(read)) => (read == value).then(|| value.clone()),
+            None => Some(value.clone()),
+            Some(_) => None,
+        },
+        Action::Set(new) => matches!(heard, Some(Heard::Done) | None).then(|| Some(new.clone())),
+        Action::Delete => match heard {
+            Some(Heard::Existed(existed)) => (*existed == value.is_some()).then_some(None),
+            Some(Heard::Done) | None => Some(None),
+            Some(_) => None,
+        },
+        Action::Increment => {
+            let next = value.as_deref().map_or(Some(0), |text| text.parse::<i64>().ok())? + 1;
+            match heard {
+                Some(Heard::Integer(told)) => (*told == next).then(|| Some(next.to_string())),
+                None => Some(Some(next.to_string())),
+                Some(_) => None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &str) -> Heard {
+        Heard::Value(Some(text.to_owned()))
+    }
+
+    #[test]
+    fn one_after_the_other_is_judged_by_the_order() {
+        let mut history = History::default();
+        let set = history.ask("k", Action::Set("1".into()), None);
+        history.hear(&set, Heard::Done);
+        let get = history.ask("k", Action::Get, None);
+        history.hear(&get, value("1"));
+        assert_eq!(history.judge(), Ok(()));
+        let stale = history.ask("k", Action::Get, None);
+        history.hear(&stale, Heard::Value(None));
+        assert!(history.judge().is_err(), "an acknowledged write is gone");
+    }
+
+    #[test]
+    fn what_overlaps_may_have_any_order() {
+        let mut history = History::default();
+        let (one, two) = (
+            history.ask("k", Action::Set("1".into()), None),
+            history.ask("k", Action::Set("2".into()), None),
+        );
+        history.hear(&two, Heard::Done);
+        history.hear(&one, Heard::Done);
+        let get = history.ask("k", Action::Get, None);
+        history.hear(&get, value("2"));
+        assert_eq!(history.judge(), Ok(()));
+        let other = history.ask("k", Action::Get, None);
+        history.hear(&other, value("1"));
+        assert!(history.judge().is_err(), "it was one of them, and nobody wrote since");
+    }
+
+    #[test]
+    fn a_connection_is_served_in_its_order() {
+        let judged = |in_order: bool| {
+            let mut history = History::default();
+            let set = history.ask("k", Action::Set("1".into()), None);
+            let get = history.ask("k", Action::Get, in_order.then_some(&set));
+            history.hear(&get, Heard::Value(None));
+            history.hear(&set, Heard::Done);
+            history.judge()
+        };
+        assert_eq!(judged(false), Ok(()));
+        assert!(judged(true).is_err(), "the read overtook the write before it");
+    }
+
+    #[test]
+    fn a_lost_write_happens_at_most_once_and_within_its_life() {
+        let read = |texts: &[&str]| {
+            let mut history = History::default();
+            history.ask("n", Action::Increment, None);
+            history.life_ends();
+            for text in texts {
+                let get = history.ask("n", Action::Get, None);
+                let heard = if text.is_empty() { Heard::Value(None) } else { value(text) };
+                history.hear(&get, heard);
+            }
+            history.judge()
+        };
+        assert_eq!(read(&[""]), Ok(()));
+        assert_eq!(read(&["1"]), Ok(()));
+        assert!(read(&["2"]).is_err(), "it counted twice");
+        assert!(read(&["", "1"]).is_err(), "it happened after the end of its life");
+    }
+
+    #[test]
+    fn a_value_that_nobody_wrote_is_noticed() {
+        let mut history = History::default();
+        let get = history.ask("k", Action::Get, None);
+        history.hear(&get, value("from nowhere"));
+        assert!(history.judge().is_err());
+    }
+}
