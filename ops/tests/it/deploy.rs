@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::host::{directory, get, installed, resp, start};
+use crate::host::{ask_members, directory, get, installed, resp, start};
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
@@ -31,6 +31,18 @@ fn alert_rules_pass_their_own_tests() {
 }
 
 #[test]
+fn every_alert_rule_has_a_test_in_which_it_fires() {
+    let (rules, tests) = (read("alerts.yml"), read("alerts_test.yml"));
+    let names: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() >= 19, "{names:?}");
+    for name in names {
+        // By name in an expectation of its own, or as a labelled sample of the alerts that fire.
+        let named = [format!("alertname: {name}\n"), format!("alertname=\"{name}\"")];
+        assert!(named.iter().any(|named| tests.contains(named)), "alerts_test.yml never lets {name} fire");
+    }
+}
+
+#[test]
 fn the_dashboard_is_one_that_grafana_can_provision() {
     let dashboard: serde_json::Value = serde_json::from_str(&read("dashboard.json")).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
@@ -47,9 +59,10 @@ fn every_metric_that_is_asked_for_exists() {
     let directory = directory();
     let node = start(&directory);
     resp(node.resp, "SET a 1", "+OK\r\n");
-    // The page is a copy that is at most a second old; the command's own counter appears with the next one.
+    ask_members(node.status);
+    // The page is a copy that is at most a second old; what was counted just now appears with the next one.
     let mut page = String::new();
-    while !page.contains("command=\"set\"") {
+    while !page.contains("command=\"set\"") || !page.contains("method=\"GetMembers\"") {
         page = get(node.status, "/metrics").1;
         bench::clock::pause(std::time::Duration::from_millis(50));
     }

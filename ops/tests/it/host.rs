@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use bench::process::{Node, NodeOptions};
+use engine::rt::{CoreOptions, start_core};
+use store::wire::grpc::client::Client;
+use store::wire::proto::pdpb::{GetMembersRequest, GetMembersResponse};
 use tempfile::TempDir;
 
 /// The binary under test.
@@ -47,6 +50,18 @@ pub(crate) fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     stream.read_to_string(&mut text).expect("an answer");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
     (head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status"), body.to_owned())
+}
+
+/// Asks the placement service of the node with this status port who its members are.
+pub(crate) fn ask_members(status: SocketAddr) {
+    let page: serde_json::Value = serde_json::from_str(&get(status, "/status").1).expect("JSON");
+    let pd: SocketAddr = page["pd"].as_str().expect("an address").parse().expect("an address");
+    let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
+    let answer = start_core(&options, move |rt| async move {
+        let client = Client::connect(&rt, pd).await.expect("it listens");
+        client.unary::<GetMembersResponse>("/pdpb.PD/GetMembers", &GetMembersRequest::default()).await
+    });
+    assert_eq!(answer.expect("a core starts").expect("an answer").members.len(), 1);
 }
 
 /// Sends one inline RESP command and reads up to `expected`, which it must be.

@@ -1,6 +1,12 @@
 //! `ringkeep server` as an operator meets it: keeps what it acknowledged, drains, and says what is wrong.
 
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use engine::rt::{CoreOptions, start_core};
+use prost::Message;
+use store::wire::grpc::client::Client;
+use store::wire::proto::health::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::host::{binary, directory, get, options, resp, run, start};
 
@@ -36,6 +42,8 @@ fn health_and_settings_are_served() {
     assert_eq!(settings["cores"]["origin"], "flag --set cores");
     let status: serde_json::Value = serde_json::from_str(&get(node.status, "/status").1).expect("JSON");
     assert_eq!(status["resp"], node.resp.to_string());
+    assert_eq!(status["health"][0]["standing"], "serving");
+    assert_eq!(status["health"][0]["problem"], serde_json::Value::Null);
 }
 
 #[test]
@@ -209,6 +217,34 @@ fn what_a_node_makes_is_for_its_user_alone() {
     assert!(seen > 8, "{seen} files");
 }
 
+/// The address of the first store.
+fn health_target(status: SocketAddr) -> SocketAddr {
+    let page: serde_json::Value = serde_json::from_str(&get(status, "/status").1).expect("JSON");
+    page["stores"][0].as_str().expect("an address").parse().expect("an address")
+}
+
+/// What a health watch hears first and second. A call of its own is answered after the second.
+fn watch_health(store: SocketAddr, begun: &std::sync::mpsc::Sender<()>) -> [i32; 2] {
+    let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
+    let begun = begun.clone();
+    start_core(&options, move |rt| async move {
+        let client = Client::connect(&rt, store).await.expect("it listens");
+        let ask = HealthCheckRequest::default();
+        let mut watch = client.open_with("/grpc.health.v1.Health/Watch", &ask).await.expect("it is served");
+        let mut heard = [0; 2];
+        for status in &mut heard {
+            let message = watch.inbox.next().await.expect("the watch goes on").expect("a message");
+            *status = HealthCheckResponse::decode(message.bytes).expect("an answer").status;
+            // The test ends the node once the first has come; it is done with the second.
+            let _ = begun.send(());
+        }
+        let checked = client.unary::<HealthCheckResponse>("/grpc.health.v1.Health/Check", &ask).await;
+        assert_eq!(checked.expect("it still serves").status, 2);
+        heard
+    })
+    .expect("a core starts")
+}
+
 #[test]
 fn a_drain_says_no_before_it_stops() {
     let directory = directory();
@@ -216,12 +252,17 @@ fn a_drain_says_no_before_it_stops() {
     options.arguments.extend(["--set".into(), "drain_delay=3s".into()]);
     let node = bench::process::Node::start(&options).expect("it starts");
     let (resp_addr, status) = (node.resp, node.status);
+    let (begun, watching) = std::sync::mpsc::channel();
+    let store = health_target(status);
+    let watch = std::thread::spawn(move || watch_health(store, &begun));
+    watching.recv().expect("the watch has begun");
     let ended = std::thread::spawn(move || node.process.terminate(DRAIN));
     // Not ready at once, and still serving, connections that are new included.
     while get(status, "/ready").0 == 200 {
         bench::clock::pause(Duration::from_millis(5));
     }
     resp(resp_addr, "SET late 1", "+OK\r\n");
+    assert_eq!(watch.join().expect("no panic"), [1, 2], "SERVING, then NOT_SERVING while it still serves");
     ended.join().expect("no panic").expect("it drains");
     let log = std::fs::read_to_string(directory.path().join("node.log")).expect("a log");
     let at = |words: &str| log.find(words).unwrap_or_else(|| panic!("\"{words}\" is not in\n{log}"));
