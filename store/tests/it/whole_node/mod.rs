@@ -3,8 +3,8 @@
 //!
 //! Each seed draws the weather of the network, how many lives the node has and how each ends: a power cut that loses what was not
 //! synced, a killed process, or a drain. Judged are the histories of all keys ([`judge`]), that every request gets one answer or
-//! its connection closes, that no life refuses anything, and that a node always starts again. `RINGKEEP_SEEDS=200 cargo test -p
-//! ringkeep-store --test it whole_node` runs more seeds, `RINGKEEP_SEED=n` runs one.
+//! its connection closes, that no life refuses anything, and that a node always starts again. `RINGKEEP_SEEDS=2000 cargo test -p
+//! ringkeep-store --test it whole_node` runs more than the usual 200 seeds, `RINGKEEP_SEED=n` runs one.
 
 mod clients;
 mod judge;
@@ -285,7 +285,7 @@ fn seeds(without: u64) -> Range<u64> {
 #[test]
 fn a_whole_node_keeps_its_promises_through_cuts_and_drains() {
     let mut all = Tally::default();
-    let seeds = seeds(8);
+    let seeds = seeds(200);
     for seed in seeds.clone() {
         let tally = live(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         all.answered += tally.answered;
