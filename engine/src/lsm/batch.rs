@@ -3,6 +3,8 @@
 //! A batch owns one contiguous buffer, so that building and applying it touches memory in order. It knows nothing of
 //! sequence numbers; the tree assigns them.
 
+use std::sync::Arc;
+
 use super::key::Cf;
 
 /// Operations for one [`write`](super::Tree::write), applied in order.
@@ -30,19 +32,56 @@ enum OpKind {
 
 /// One operation, borrowed from its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Op<'a> {
-    Put { cf: Cf, key: &'a [u8], value: &'a [u8] },
-    Delete { cf: Cf, key: &'a [u8] },
-    DeleteRange { cf: Cf, start: &'a [u8], end: &'a [u8] },
+pub enum Op<'a> {
+    /// Sets a key.
+    Put {
+        /// The column family.
+        cf: Cf,
+        /// The key.
+        key: &'a [u8],
+        /// The value.
+        value: &'a [u8],
+    },
+    /// Removes a key.
+    Delete {
+        /// The column family.
+        cf: Cf,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// Removes every key in `[start, end)`.
+    DeleteRange {
+        /// The column family.
+        cf: Cf,
+        /// The first key.
+        start: &'a [u8],
+        /// The first key that stays.
+        end: &'a [u8],
+    },
 }
 
 /// What a batch says about a group's position in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mark {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mark {
     /// Everything of `group` up to `applied` is in the tree once this batch is.
-    Applied { group: u64, applied: u64 },
+    Applied {
+        /// The group.
+        group: u64,
+        /// The index.
+        applied: u64,
+    },
+    /// From this batch on, `state` is what the caller keeps about `group`.
+    Described {
+        /// The group.
+        group: u64,
+        /// The bytes.
+        state: Arc<[u8]>,
+    },
     /// The tree need not remember the group any more.
-    Forget { group: u64 },
+    Forget {
+        /// The group.
+        group: u64,
+    },
 }
 
 impl WriteBatch {
@@ -73,7 +112,13 @@ impl WriteBatch {
         self.marks.push(Mark::Applied { group, applied: applied_index });
     }
 
-    /// Drops what the tree remembers about `group`'s log position: the group is gone from this store.
+    /// Replaces the caller's own bytes about `group`. They become durable together with the batch's marks and data, so they are never
+    /// of another moment than the index that the tree says it contains.
+    pub fn describe(&mut self, group: u64, state: &[u8]) {
+        self.marks.push(Mark::Described { group, state: state.into() });
+    }
+
+    /// Drops what the tree remembers about `group`'s log position and state: the group is gone from this store.
     pub fn forget(&mut self, group: u64) {
         self.marks.push(Mark::Forget { group });
     }
@@ -107,7 +152,8 @@ impl WriteBatch {
         self.marks.extend_from_slice(&other.marks);
     }
 
-    pub(crate) fn ops(&self) -> impl Iterator<Item = Op<'_>> {
+    /// The operations, in order.
+    pub fn ops(&self) -> impl Iterator<Item = Op<'_>> {
         let mut rest = self.bytes.as_slice();
         self.ops.iter().map(move |header| {
             let (first, after) = rest.split_at(header.first_len as usize);
@@ -121,7 +167,8 @@ impl WriteBatch {
         })
     }
 
-    pub(crate) fn marks(&self) -> &[Mark] {
+    /// What the batch says about groups, in order.
+    pub fn marks(&self) -> &[Mark] {
         &self.marks
     }
 

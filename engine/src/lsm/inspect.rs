@@ -198,6 +198,10 @@ fn describe_edit(edit: &super::version::Edit) -> String {
         ));
     }
     words.extend(edit.removed.iter().map(|table| format!("-{table}")));
+    let described = |row: &super::version::StateRow| {
+        format!("group {} described in {} bytes", row.group, row.state.len())
+    };
+    words.extend(edit.states.iter().map(described));
     words.extend(edit.marks.iter().map(|mark| match mark.applied {
         Some(applied) => format!("group {} at {applied}", mark.group),
         None => format!("group {} gone", mark.group),

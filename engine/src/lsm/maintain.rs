@@ -6,6 +6,7 @@
 //! Every step either happens or, when something is short, leaves nothing behind and is taken again (see [`super::shortage`]).
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Shared;
 use super::compact::{Below, GIVE_WAY, Progress, Rewrite, Stop, Target};
@@ -19,7 +20,7 @@ use super::plan::{self, Job};
 use super::retain::Retention;
 use super::source::{KeyRange, MemorySource, Reading, RunSource, Source};
 use super::table::read::{Table, file_name};
-use super::version::{Edit, MarkRow, TableMeta, Version};
+use super::version::{Edit, MarkRow, StateRow, TableMeta, Version};
 use crate::error::{Fault, Result};
 
 /// What a compaction reads at once.
@@ -92,7 +93,9 @@ impl Maintenance {
                     waiters.into_iter().for_each(|waiter| waiter.send(()));
                     return Ok(());
                 }
-                Job::Discard { tables } => self.install(&ids(&tables), Vec::new(), Vec::new()).await?,
+                Job::Discard { tables } => {
+                    self.install(&ids(&tables), Vec::new(), Vec::new(), Vec::new()).await?
+                }
                 Job::Move { tables, to_level } => self.relevel(&tables, to_level).await?,
                 Job::Merge { cf, upper, lower, to_level } => self.merge(cf, upper, lower, to_level).await?,
             }
@@ -139,9 +142,10 @@ impl Maintenance {
             added.extend(rewrite.into_tables().0);
         }
         let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
-        let marks = mark_rows(&memtable.marks());
+        let marks = memtable.marks();
+        let (marks, states) = (mark_rows(&marks), state_rows(&marks));
         self.forget_rows(memtable).await;
-        self.install(&[], added, marks).await?;
+        self.install(&[], added, marks, states).await?;
         self.flushed(memtable, bytes);
         Ok(())
     }
@@ -217,7 +221,7 @@ impl Maintenance {
         let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
         let (removed, rests) = self.used_up(&inputs, stopped_before.as_deref()).await?;
         added.extend(rests);
-        self.install(&removed, added, Vec::new()).await?;
+        self.install(&removed, added, Vec::new(), Vec::new()).await?;
         let mut stats = self.shared.stats.borrow_mut();
         stats.compactions += 1;
         stats.compacted_bytes += bytes;
@@ -245,11 +249,17 @@ impl Maintenance {
             ..table.meta.clone()
         });
         let moved = moved.collect();
-        self.install(&ids(tables), moved, Vec::new()).await
+        self.install(&ids(tables), moved, Vec::new(), Vec::new()).await
     }
 
     /// Makes an edit durable, then visible.
-    async fn install(&mut self, removed: &[u64], added: Vec<TableMeta>, marks: Vec<MarkRow>) -> Result<()> {
+    async fn install(
+        &mut self,
+        removed: &[u64],
+        added: Vec<TableMeta>,
+        marks: Vec<MarkRow>,
+        states: Vec<StateRow>,
+    ) -> Result<()> {
         let shared = self.shared.clone();
         if !added.is_empty() {
             self.sync_names().await?;
@@ -258,6 +268,7 @@ impl Maintenance {
             added,
             removed: removed.to_vec(),
             marks,
+            states,
             next_number: shared.numbers.get(),
             last_seq: shared.last_seq.get().0,
         };
@@ -276,6 +287,7 @@ impl Maintenance {
         drop(version);
         shared.measure_backlog();
         shared.take_marks(&edit.marks);
+        shared.take_states(&edit.states);
         shared.short_of.set(None);
         if cfg!(debug_assertions) {
             shared.check();
@@ -385,13 +397,21 @@ impl Shared {
         added.sort_by_key(|meta| meta.table);
         let flushed = self.flushed.borrow();
         let marks = flushed.iter().map(|(group, index)| MarkRow { group: *group, applied: Some(*index) });
+        let states = self.states.borrow();
+        let states = states.iter().map(|(group, state)| StateRow { group: *group, state: state.to_vec() });
         Edit {
             added,
             removed: Vec::new(),
             marks: marks.collect(),
+            states: states.collect(),
             next_number: self.numbers.get(),
             last_seq: self.last_seq.get().0,
         }
+    }
+
+    fn take_states(&self, rows: &[StateRow]) {
+        let mut states = self.states.borrow_mut();
+        states.extend(rows.iter().map(|row| (row.group, Arc::from(&row.state[..]))));
     }
 
     fn take_marks(&self, marks: &[MarkRow]) {
@@ -406,6 +426,7 @@ impl Shared {
                 }
                 None => {
                     flushed.remove(&mark.group);
+                    self.states.borrow_mut().remove(&mark.group);
                     advances.retain(|(group, _)| *group != mark.group);
                 }
             }
@@ -419,7 +440,7 @@ impl Shared {
 /// What a memtable says of its groups, in the order in which it is to be taken: a group that returned is forgotten first.
 fn mark_rows(marks: &Marks) -> Vec<MarkRow> {
     let mut rows = Vec::with_capacity(marks.len());
-    for (&group, &GroupMarks { forgotten, applied }) in marks {
+    for (&group, &GroupMarks { forgotten, applied, state: _ }) in marks {
         if forgotten {
             rows.push(MarkRow { group, applied: None });
         }
@@ -428,6 +449,14 @@ fn mark_rows(marks: &Marks) -> Vec<MarkRow> {
         }
     }
     rows
+}
+
+/// What a memtable says of the states of its groups.
+fn state_rows(marks: &Marks) -> Vec<StateRow> {
+    let row = |(group, marks): (&u64, &GroupMarks)| {
+        Some(StateRow { group: *group, state: marks.state.as_deref()?.to_vec() })
+    };
+    marks.iter().filter_map(row).collect()
 }
 
 fn ids(tables: &[Rc<Table>]) -> Vec<u64> {

@@ -9,7 +9,7 @@
 //! Every frame begins on a 4096-byte block, so no durable byte is ever written again. `edit` is an rkyv archive of `len`
 //! bytes; the CRC (CRC-32, IEEE) covers everything after itself up to the end of the edit. `manifest` repeats the number in
 //! the file's name, `sequence` counts frames from 0, `tree` is the id of the tree, the same in all of its manifests. Frame 0
-//! holds the whole tree, each later one a step.
+//! holds the whole tree, each later one a step. Each frame says its own version: an older file that is gone on with has both.
 //!
 //! The zeros are written and synced before a frame goes there. So lack of space shows before anything of an edit is on disk, and
 //! an edit is never in doubt for that reason alone.
@@ -25,13 +25,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::table::Damage;
-use super::version::Edit;
+use super::version::{Edit, EditV3};
 use crate::error::{Fault, Result, Shortage};
 use crate::rt::{BLOCK_BYTES, File, OpenMode, Rt};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RKM\n");
-/// The format drawn above. Version 2 named no tree.
-const FORMAT_VERSION: u32 = 3;
+/// The format drawn above. Version 3 kept no states of groups and is still read; version 2 named no tree.
+const FORMAT_VERSION: u32 = 4;
+const FORMAT_WITHOUT_STATES: u32 = 3;
 const HEADER_BYTES: usize = 40;
 /// A manifest that has outgrown its first frame this many times is begun anew.
 const GROWTH_MAX: u64 = 4;
@@ -278,6 +279,7 @@ fn frame_ends(bytes: &[u8], number: u64) -> Vec<usize> {
 /// A frame whose checksum is right.
 struct Frame<'a> {
     archive: &'a [u8],
+    version: u32,
     sequence: u64,
     tree: u64,
 }
@@ -326,8 +328,12 @@ fn decode_frame(
     if tree.is_some_and(|tree| tree != frame.tree) {
         return Err(Damage("a frame of another tree"));
     }
-    let edit = rkyv::from_bytes::<Edit, rkyv::rancor::Error>(frame.archive)
-        .map_err(|_| Damage("a frame whose checksum is right and whose edit is not"))?;
+    let edit = if frame.version == FORMAT_WITHOUT_STATES {
+        rkyv::from_bytes::<EditV3, rkyv::rancor::Error>(frame.archive).map(Edit::from)
+    } else {
+        rkyv::from_bytes::<Edit, rkyv::rancor::Error>(frame.archive)
+    };
+    let edit = edit.map_err(|_| Damage("a frame whose checksum is right and whose edit is not"))?;
     Ok((edit, frame))
 }
 
@@ -340,7 +346,8 @@ fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<Frame<'_>, Dama
         return Err(Damage("no manifest frame where one should be"));
     }
     // Before the checksum, because another version may have another header.
-    if word(12) != FORMAT_VERSION {
+    let version = word(12);
+    if version != FORMAT_VERSION && version != FORMAT_WITHOUT_STATES {
         return Err(Damage("a manifest of an unknown format version"));
     }
     let len = word(8) as usize;
@@ -351,7 +358,7 @@ fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<Frame<'_>, Dama
     if long(16) != number {
         return Err(Damage("a frame of another manifest"));
     }
-    Ok(Frame { archive: &whole[HEADER_BYTES..], sequence: long(24), tree: long(32) })
+    Ok(Frame { archive: &whole[HEADER_BYTES..], version, sequence: long(24), tree: long(32) })
 }
 
 /// The name of manifest `number`.

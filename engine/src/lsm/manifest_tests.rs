@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::lsm::version::tests::meta;
-use crate::lsm::version::{ErasedRow, MarkRow};
+use crate::lsm::version::{ErasedRow, MarkRow, StateRow};
 
 const TREE: u64 = 0xab;
 
@@ -17,9 +17,17 @@ fn edits() -> Vec<Edit> {
     first.erased.push(ErasedRow { start: b"a".to_vec(), end: b"c".to_vec(), seq: 9 });
     let many =
         (0..300).map(|group| MarkRow { group, applied: (group % 3 != 0).then_some(group * 7) }).collect();
+    let state = StateRow { group: 1, state: b"seven".to_vec() };
     vec![
         Edit { next_number: 2, ..Edit::default() },
-        Edit { added: vec![first], marks: many, next_number: 3, last_seq: 19, ..Edit::default() },
+        Edit {
+            added: vec![first],
+            marks: many,
+            states: vec![state],
+            next_number: 3,
+            last_seq: 19,
+            ..Edit::default()
+        },
         Edit { removed: vec![1], next_number: 4, last_seq: 30, ..Edit::default() },
     ]
 }

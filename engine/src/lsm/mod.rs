@@ -8,7 +8,8 @@
 //! There is no write-ahead log here: the Raft log is it. A batch may carry marks, "with this, group G is applied up to index
 //! I". When a memtable reaches the disk, the same manifest edit that adds its tables records its marks, so data and position
 //! become durable together and [`Tree::flushed_index`] never runs ahead of the data. Only below that index may the log be
-//! cut, and after a restart the log is replayed from there.
+//! cut, and after a restart the log is replayed from there. The caller's own bytes about a group ([`WriteBatch::describe`]) travel in the
+//! same way, so they are of the very moment that the mark names.
 //!
 //! Invariants:
 //!
@@ -74,11 +75,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use batch::WriteBatch;
+pub use batch::{Mark, Op as BatchOp, WriteBatch};
 pub use estimate::Estimate;
 pub use iter::Iter;
 pub use key::{Cf, Direction, SeqNo};
@@ -179,6 +181,8 @@ struct Shared {
     /// The moments of the live snapshots.
     readers: RefCell<Readers>,
     flushed: RefCell<BTreeMap<u64, u64>>,
+    /// What the caller keeps about each group, as of its flushed index.
+    states: RefCell<BTreeMap<u64, Arc<[u8]>>>,
     advances: RefCell<Vec<(u64, u64)>>,
     advanced: Bell,
     flush_waiters: RefCell<Vec<(u64, Answer<()>)>>,
@@ -318,6 +322,11 @@ impl Tree {
     /// The log index up to which the durable tables contain `group`; 0 for a group they do not know.
     pub fn flushed_index(&self, group: u64) -> u64 {
         self.shared.flushed.borrow().get(&group).copied().unwrap_or(0)
+    }
+
+    /// The caller's bytes about `group` ([`WriteBatch::describe`]), as of its flushed index.
+    pub fn state(&self, group: u64) -> Option<Arc<[u8]>> {
+        self.shared.states.borrow().get(&group).cloned()
     }
 
     /// Every group that the durable tables know, with its flushed index, by group.

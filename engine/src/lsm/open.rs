@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::cache::BlockCache;
 use super::maintain;
@@ -20,7 +21,7 @@ use super::pace::Pace;
 use super::rows::RowCache;
 use super::table::files::Files;
 use super::table::read::{Table, file_name, file_number};
-use super::version::{Edit, MarkRow, Version};
+use super::version::{Edit, MarkRow, StateRow, Version};
 use super::{Handle, SeqNo, Shared, Tree};
 use crate::error::{Fault, Result};
 use crate::rt::Rt;
@@ -51,6 +52,7 @@ pub struct TornTail {
 struct Recovered {
     version: Version,
     flushed: BTreeMap<u64, u64>,
+    states: BTreeMap<u64, Arc<[u8]>>,
     next_number: u64,
     last_seq: u64,
 }
@@ -99,6 +101,11 @@ impl Recovery {
     /// Every group that the durable tables know, with its flushed index, by group.
     pub fn flushed_indexes(&self) -> Vec<(u64, u64)> {
         self.recovered.flushed.iter().map(|(group, index)| (*group, *index)).collect()
+    }
+
+    /// The caller's bytes about `group`, as of its flushed index.
+    pub fn state(&self, group: u64) -> Option<Arc<[u8]>> {
+        self.recovered.states.get(&group).cloned()
     }
 
     /// The manifest in force; the directory, if there is none yet.
@@ -186,6 +193,7 @@ async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
         generations: 0.into(),
         readers: Default::default(),
         flushed: recovered.flushed.into(),
+        states: recovered.states.into(),
         advances: Default::default(),
         advanced: Default::default(),
         flush_waiters: Default::default(),
@@ -230,8 +238,12 @@ impl Recovered {
                 }
                 None => {
                     self.flushed.remove(group);
+                    self.states.remove(group);
                 }
             }
+        }
+        for StateRow { group, state } in &edit.states {
+            self.states.insert(*group, Arc::from(&state[..]));
         }
         self.next_number = self.next_number.max(edit.next_number);
         self.last_seq = self.last_seq.max(edit.last_seq);

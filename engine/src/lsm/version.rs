@@ -61,6 +61,29 @@ pub(crate) struct MarkRow {
     pub(crate) applied: Option<u64>,
 }
 
+/// What the caller keeps about a group, as of the mark in the same edit or the latest before it.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct StateRow {
+    pub(crate) group: u64,
+    pub(crate) state: Vec<u8>,
+}
+
+/// An edit as manifests of format version 3 keep it: without states.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EditV3 {
+    pub(crate) added: Vec<TableMeta>,
+    pub(crate) removed: Vec<u64>,
+    pub(crate) marks: Vec<MarkRow>,
+    pub(crate) next_number: u64,
+    pub(crate) last_seq: u64,
+}
+
+impl From<EditV3> for Edit {
+    fn from(EditV3 { added, removed, marks, next_number, last_seq }: EditV3) -> Self {
+        Self { added, removed, marks, states: Vec::new(), next_number, last_seq }
+    }
+}
+
 /// A step from one version to the next, as the manifest keeps it.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edit {
@@ -69,6 +92,8 @@ pub(crate) struct Edit {
     /// Ids of tables that are no longer part of the tree.
     pub(crate) removed: Vec<u64>,
     pub(crate) marks: Vec<MarkRow>,
+    /// Taken after the marks.
+    pub(crate) states: Vec<StateRow>,
     /// Every number below has been used.
     pub(crate) next_number: u64,
     /// No table holds a sequence number above it.

@@ -21,6 +21,7 @@ mod tests;
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -49,12 +50,14 @@ pub(crate) enum Found {
 pub(crate) type Marks = BTreeMap<u64, GroupMarks>;
 
 /// What a memtable says of one group.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct GroupMarks {
     /// What older memtables and the tables know of the group is void.
     pub(crate) forgotten: bool,
     /// The position, reached after that.
     pub(crate) applied: Option<u64>,
+    /// The caller's bytes, if they were replaced after that.
+    pub(crate) state: Option<Arc<[u8]>>,
 }
 
 /// One memtable: the three families and the marks.
@@ -117,7 +120,7 @@ impl Memtable {
             seq.0 += 1;
         }
         for mark in batch.marks() {
-            self.mark(*mark);
+            self.mark(mark);
         }
         self.size_bytes.set(self.size_bytes.get() + added - freed);
         self.newest.set(SeqNo(seq.0 - 1).max(self.newest.get()));
@@ -244,15 +247,18 @@ impl Memtable {
         self.families[cf.index()].borrow_mut()
     }
 
-    fn mark(&self, mark: Mark) {
+    fn mark(&self, mark: &Mark) {
         let mut marks = self.marks.borrow_mut();
-        match mark {
+        match *mark {
+            Mark::Described { group, ref state } => {
+                marks.entry(group).or_default().state = Some(state.clone());
+            }
             Mark::Applied { group, applied } => {
                 let known = &mut marks.entry(group).or_default().applied;
                 *known = (*known).max(Some(applied));
             }
             Mark::Forget { group } => {
-                marks.insert(group, GroupMarks { forgotten: true, applied: None });
+                marks.insert(group, GroupMarks { forgotten: true, applied: None, state: None });
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v3` is never rewritten; a new format version gets a
-//! new directory beside it. Versions 1 and 2 were never released; 1 is refused as what it is.
+//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v3` and `fixtures/lsm-v4` are never rewritten; a new format
+//! version gets a new directory beside them. Versions 1 and 2 were never released; 1 is refused as what it is.
 
 use std::path::{Path, PathBuf};
 
@@ -35,8 +35,17 @@ fn version_one_is_refused_by_name() {
 
 #[test]
 fn version_three_opens_and_reads() {
+    opens_and_reads("lsm-v3", None);
+}
+
+#[test]
+fn version_four_has_the_states_of_groups() {
+    opens_and_reads("lsm-v4", Some(b"state of 7 at 42"));
+}
+
+fn opens_and_reads(version: &str, state: Option<&'static [u8]>) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    copy("lsm-v3", dir.path());
+    copy(version, dir.path());
     let path = dir.path().to_owned();
     start_core(&CoreOptions::default(), move |rt| async move {
         let tree = Tree::open(&rt, &path, TreeOptions::default()).await.unwrap();
@@ -52,15 +61,26 @@ fn version_three_opens_and_reads() {
         assert_eq!(iter.next().await.unwrap(), None);
         assert_eq!(&tree.get(Cf::Lock, b"lock").await.unwrap().unwrap()[..], b"held");
         assert_eq!(tree.get(Cf::Default, &key(25)).await.unwrap(), None);
+        assert_eq!((tree.state(7).as_deref(), tree.state(1)), (state, None));
+        tree.close().await;
+        // The manifest that this version began has it as well.
+        let tree = Tree::open(&rt, &path, TreeOptions::default()).await.unwrap();
+        assert_eq!((tree.state(7).as_deref(), tree.flushed_index(7)), (state, 42));
         tree.close().await;
     })
     .unwrap();
 }
 
 #[test]
-fn version_three_passes_inspection() {
+fn both_versions_pass_inspection() {
+    for version in ["lsm-v3", "lsm-v4"] {
+        passes_inspection(version);
+    }
+}
+
+fn passes_inspection(version: &str) {
     let mut tables = 0;
-    for entry in std::fs::read_dir(fixture("lsm-v3")).unwrap() {
+    for entry in std::fs::read_dir(fixture(version)).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         if name.ends_with(".table") {
@@ -93,6 +113,7 @@ fn the_recipe_of_the_fixture_still_works() {
         batch.delete(Cf::Default, &key(50));
         batch.delete_range(Cf::Default, &key(20), &key(30));
         batch.mark(7, 42);
+        batch.describe(7, b"state of 7 at 42");
         tree.write(&batch).unwrap();
         tree.flush().await.unwrap();
         assert_eq!(tree.flushed_indexes(), [(1, 100), (7, 42)]);
