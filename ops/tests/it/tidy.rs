@@ -80,6 +80,28 @@ fn glommio_has_one_address() {
     }
 }
 
+/// What the consensus core has ready is taken in one place, the core is out of reach for everything but its region, and regions come
+/// in through one place. Tests may build regions of their own.
+#[test]
+fn a_region_has_one_owner_and_one_way_in() {
+    let count = |word: &str, exempt: &[&str]| {
+        let found = lines_with(&[word.to_owned()], exempt);
+        found.into_iter().filter(|line| line.starts_with("store/src")).collect::<Vec<_>>()
+    };
+    let ready = count("raft.ready()", &[]);
+    assert!(matches!(&ready[..], [one] if one.starts_with("store/src/region/effects.rs")), "{ready:#?}");
+    let inserted = count("regions.insert(", &[]);
+    assert!(matches!(&inserted[..], [one] if one.starts_with("store/src/shard/table.rs")), "{inserted:#?}");
+    let opened = count("table.insert(", &["store/src/shard/table.rs"]);
+    assert!(matches!(&opened[..], [one] if one.starts_with("store/src/shard/open.rs")), "{opened:#?}");
+    assert_none(&count("Raft::new(", &["store/src/region/replica.rs"]), "a core belongs to its replica");
+    let effects = root().join("store/src/region/effects.rs");
+    let text = std::fs::read_to_string(effects).expect("a readable file");
+    let taken = text.split("let Ready {").nth(1).and_then(|rest| rest.split("self.raft.ready()").next());
+    let taken = taken.expect("what is ready is taken apart by name");
+    assert!(!taken.contains("..") && !taken.contains(": _"), "a part of what is ready is ignored: {taken}");
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     let words = [

@@ -1,6 +1,65 @@
-//! One region as its store sees it: descriptor, Raft group, and what waits for it. Pure: no IO, no clock, no randomness.
+//! One region as its store sees it: a machine that owns its consensus core, its descriptor, and everything that waits for it.
+//! Pure: no IO, no clock, no randomness.
+//!
+//! ```text
+//!              submit, ask, propose_change, transfer                    answers, reads due
+//!  clients  ───────────────────────────────────────►  ┌─────────┐  ─────────────────────────►
+//!              step                                    │         │     send
+//!  stores   ───────────────────────────────────────►  │ Replica │  ─────────────────────────►
+//!              durable, fetched, compacted             │         │     write, fetch
+//!  log      ───────────────────────────────────────►  │         │  ─────────────────────────►
+//!              apply, applied                          │         │     apply, install, death
+//!  tree     ───────────────────────────────────────►  └─────────┘  ─────────────────────────►
+//!              tick
+//!  clock    ───────────────────────────────────────►
+//! ```
+//!
+//! # The life of a replica
+//!
+//! | from | to | when |
+//! |---|---|---|
+//! | absent | initialising | a leader's message names a peer here, nothing remembers that peer, and the range is free |
+//! | absent | live | the store starts with it, or finds it on its disk, or it is the right half of a split |
+//! | absent | tombstone | a store finds on its disk that the peer was removed |
+//! | initialising | receiving | its first snapshot goes into the tree |
+//! | initialising | tombstone | another store says that it was removed, or a newer peer is to live here |
+//! | live | receiving | a snapshot replaces its state, because it fell too far behind |
+//! | receiving | live | the tree has the snapshot, and the log begins after it |
+//! | live | splitting | a split is applied; both halves are one batch |
+//! | splitting | live | the right half is published |
+//! | live | merging | its neighbour is to be taken in, or it is to be taken in by it |
+//! | merging | live | it was taken in, or the merge was rolled back |
+//! | merging | tombstone | it was taken in by its neighbour |
+//! | live | tombstone | its own removal is applied, or another store says so, or a newer peer is to live here |
+//!
+//! Nothing follows a tombstone: peer ids are never used again. What the store has of a tombstone is a record, not a replica. Splits and
+//! merges have their rows and no command yet.
+//!
+//! # Rooms
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `replica` | the state, the inputs, the beginning and the end of a leadership |
+//! | `life` | which state of life may follow which |
+//! | `effects` | what is to be done; the one place that takes what the core has ready |
+//! | `submit` | writes until they are proposed |
+//! | `apply` | entries to a batch, the next descriptor, answers |
+//! | `inflight` | values of writes that are in flight |
+//! | `reads` | reads that wait for an index |
+//! | `change` | membership: the scheduler's word, the log's bytes, the core's steps |
+//! | `message` | the envelope between stores, and what becomes of one that arrives |
+//! | `guard` | may this request run here? |
+//! | `command` `record` | codecs |
 
+pub mod apply;
+pub mod change;
 pub mod command;
+pub mod effects;
 pub mod guard;
-pub mod peer;
+pub mod inflight;
+pub mod life;
+pub mod message;
+mod reads;
 pub mod record;
+pub mod replica;
+pub mod submit;

@@ -1,10 +1,19 @@
 //! What a store keeps about a region besides its keys: the descriptor and whether the peer still lives.
 //!
-//! The record travels in the core's log as the region's metadata, so a change of it is durable together with the entry that
-//! caused it.
+//! The record in force lies in the tree, in the state of the region's group, which travels in the same batch as the applied index.
+//! The log keeps the record that the replica began with; it counts until the tree has one.
+//!
+//! ```text
+//! state in the tree   format u8 = 1, by_snapshot u8, term u64, index u64, record     little-endian
+//! record              an rkyv archive
+//! ```
+//!
+//! `term` and `index` name the entry that made the record what it is; after a snapshot they are its last entry, and a log that
+//! ends below it was to be replaced.
 
 use std::fmt;
 
+use raft::LogId;
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Role, StoreId};
@@ -18,6 +27,54 @@ pub struct RegionRecord {
     pub me: PeerId,
     /// Whether the peer has been removed; its id must never come back.
     pub tombstone: bool,
+}
+
+/// A record as the tree keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The record.
+    pub record: RegionRecord,
+    /// The entry that made it so.
+    pub at: LogId,
+    /// Whether it came with a snapshot.
+    pub by_snapshot: bool,
+}
+
+const DESCRIPTOR_FORMAT: u8 = 1;
+const DESCRIPTOR_HEAD_BYTES: usize = 18;
+
+impl Descriptor {
+    /// The descriptor as bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let record = self.record.encode();
+        let mut bytes = Vec::with_capacity(DESCRIPTOR_HEAD_BYTES + record.len());
+        bytes.extend_from_slice(&[DESCRIPTOR_FORMAT, u8::from(self.by_snapshot)]);
+        bytes.extend_from_slice(&self.at.term.0.to_le_bytes());
+        bytes.extend_from_slice(&self.at.index.0.to_le_bytes());
+        bytes.extend_from_slice(&record);
+        bytes
+    }
+
+    /// The inverse of [`Descriptor::encode`].
+    ///
+    /// # Errors
+    /// [`NotARecord`] for anything else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, NotARecord> {
+        let (head, record) =
+            bytes.split_at_checked(DESCRIPTOR_HEAD_BYTES).ok_or(NotARecord("it is too short"))?;
+        let long = |at: usize| {
+            let bytes: [u8; 8] = head[at..at + 8].try_into().expect("eight bytes are eight bytes");
+            u64::from_le_bytes(bytes)
+        };
+        let by_snapshot = match (head[0], head[1]) {
+            (DESCRIPTOR_FORMAT, 0) => false,
+            (DESCRIPTOR_FORMAT, 1) => true,
+            (DESCRIPTOR_FORMAT, _) => return Err(NotARecord("its flag is neither 0 nor 1")),
+            (_, _) => return Err(NotARecord("unknown format; was it written by a newer version?")),
+        };
+        let record = RegionRecord::decode(record)?;
+        Ok(Self { record, at: LogId::new(long(2), long(10)), by_snapshot })
+    }
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -139,6 +196,29 @@ mod tests {
     #[test]
     fn a_record_survives_its_codec() {
         assert_eq!(RegionRecord::decode(&record().encode()), Ok(record()));
+    }
+
+    #[test]
+    fn a_descriptor_survives_its_codec_and_a_cut_one_does_not() {
+        for by_snapshot in [false, true] {
+            let descriptor = Descriptor { record: record(), at: LogId::new(7, 99), by_snapshot };
+            let bytes = descriptor.encode();
+            assert_eq!(Descriptor::decode(&bytes), Ok(descriptor.clone()));
+            for cut in 0..bytes.len() {
+                assert!(
+                    Descriptor::decode(&bytes[..cut]) != Ok(descriptor.clone()),
+                    "cut at {cut} went unnoticed"
+                );
+            }
+        }
+    }
+
+    /// Trees outlive versions: these bytes were written by the first version that kept descriptors in the tree.
+    #[test]
+    fn the_bytes_of_a_descriptor_stay_as_they_are() {
+        let bytes = Descriptor { record: record(), at: LogId::new(7, 99), by_snapshot: true }.encode();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, include_str!("../../tests/fixtures/descriptor-v1.hex").trim_end());
     }
 
     #[test]

@@ -17,13 +17,13 @@ use bytes::Bytes;
 
 use engine::lsm::{Cf, Lookup};
 
-use super::inflight::Known;
 use super::modify::{Modified, modify};
 use super::reply::Reply;
 use super::{Due, Inner, Shard, State};
 use crate::refusal::Refusal;
-use crate::region::command::Write;
 use crate::region::guard;
+use crate::region::inflight::Known;
+use crate::region::submit::Edit;
 use crate::request::{Atomic, Change, Op, Out, Outcome, Route};
 
 const CF: Cf = Cf::Default;
@@ -66,7 +66,7 @@ impl Shard {
                 return inner.refuse(reply, refusal);
             }
         };
-        let seen = keys.iter().map(|key| state.inflight.watched.watch(key, term)).collect();
+        let seen = keys.iter().map(|key| state.watched.watch(key, term)).collect();
         drop(state);
         inner.answer_behind_all(route.as_ref(), &keys, reply, Out::Seen(seen));
     }
@@ -108,7 +108,7 @@ impl Shard {
         keys.dedup();
         let mut state = self.inner.state.borrow_mut();
         let holds = self.inner.watched_holds_in(&state, &atomic, term);
-        keys.iter().for_each(|key| state.inflight.begin_load(key.clone()));
+        keys.iter().for_each(|key| state.loads.begin(key.clone()));
         drop(state);
         let shard = self.clone();
         self.inner.rt.clone().spawn(async move {
@@ -138,7 +138,7 @@ impl Inner {
     }
 
     fn watched_holds_in(&self, state: &State, atomic: &Atomic, term: u64) -> bool {
-        atomic.watched.iter().all(|(key, seen)| state.inflight.watched.holds(key, *seen, term))
+        atomic.watched.iter().all(|(key, seen)| state.watched.holds(key, *seen, term))
     }
 
     /// The values of all keys, if no disk is needed for them.
@@ -157,7 +157,7 @@ impl Inner {
     }
 
     fn value_in_memory(&self, state: &State, key: &[u8]) -> Lookup {
-        match state.inflight.known(key) {
+        match state.known(key) {
             Known::Absent => Lookup::Absent,
             Known::Value(value) => Lookup::Found(value),
             Known::Nothing => self.charge_now(self.tree.get_now(CF, key)),
@@ -217,21 +217,10 @@ impl Inner {
         if let Err(refusal) = self.has_room_for(made) {
             return self.refuse(reply, refusal);
         }
-        let writes: Vec<Write<'_>> = left
-            .iter()
-            .map(|(key, value)| match value {
-                Some(value) => Write::Put { cf: CF, key, value },
-                None => Write::Delete { cf: CF, key },
-            })
-            .collect();
-        let mut state = self.state.borrow_mut();
         let due = Due { reply, out, since: self.rt.now() };
-        match self.gather(&mut state, route, &first, due, &writes) {
-            Ok(()) => left.into_iter().for_each(|(key, value)| state.inflight.begin_write(key, value)),
-            Err((reply, refusal)) => {
-                drop(state);
-                self.refuse(reply, refusal);
-            }
+        let gathered = self.gather(&mut self.state.borrow_mut(), route, &first, due, Edit::Many(left));
+        if let Err((reply, refusal)) = gathered {
+            self.refuse(reply, refusal);
         }
     }
 
@@ -239,7 +228,7 @@ impl Inner {
     fn answer_behind_all(&self, route: Option<&Route>, keys: &[Bytes], reply: Reply, out: Out) {
         let busy = {
             let state = self.state.borrow();
-            keys.iter().find(|key| state.inflight.known(key) != Known::Nothing).cloned()
+            keys.iter().find(|key| state.known(key) != Known::Nothing).cloned()
         };
         match busy {
             Some(key) => self.answer_behind(route, &key, reply, out),
@@ -253,12 +242,12 @@ fn leading_all(state: &mut State, route: Option<&Route>, keys: &[Bytes]) -> Resu
     let Some(first) = keys.first() else {
         return Err(Refusal::Invalid("a transaction without keys".to_owned()));
     };
-    let peer = state.admit(route, first)?;
-    keys.iter().try_for_each(|key| guard::covers(&peer.record.region, key))?;
-    if !peer.is_current() {
+    let replica = state.admit(route, first)?;
+    keys.iter().try_for_each(|key| guard::covers(replica.region(), key))?;
+    if !replica.is_current() {
         return Err(Refusal::not_current());
     }
-    Ok(peer.raft.term().0)
+    Ok(replica.term().0)
 }
 
 impl Values {

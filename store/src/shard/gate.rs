@@ -73,7 +73,7 @@ impl Shard {
             }
             Wait::Key(key) => {
                 state.waiting_bytes += queued.bytes();
-                state.inflight.queue(&key, queued);
+                state.loads.queue(&key, queued);
             }
             Wait::Keys => {
                 state.waiting_bytes += queued.bytes();
@@ -86,7 +86,7 @@ impl Shard {
 impl Inner {
     fn end_load(&self, key: &[u8]) -> VecDeque<Queued> {
         let state = &mut *self.state.borrow_mut();
-        let queued = state.inflight.end_load(key);
+        let queued = state.loads.end(key);
         state.waiting_bytes -= queued.iter().map(Queued::bytes).sum::<usize>();
         queued
     }
@@ -135,7 +135,7 @@ fn change_bytes(change: &Change) -> usize {
 }
 
 fn wait(state: &State, op: &Op) -> Wait {
-    let loading = |key: &Bytes| state.inflight.is_loading(key);
+    let loading = |key: &Bytes| state.loads.contains(key);
     let many = |waits| if waits { Wait::Keys } else { Wait::Nothing };
     match op {
         Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => match loading(key) {
@@ -145,7 +145,7 @@ fn wait(state: &State, op: &Op) -> Wait {
         Op::BatchPut { pairs } => many(pairs.iter().any(|(key, _)| loading(key))),
         Op::BatchDelete { keys } | Op::Watch { keys } => many(keys.iter().any(loading)),
         Op::Atomic(atomic) => many(atomic.keys().iter().any(loading)),
-        Op::DeleteRange { start, end } => many(state.inflight.is_loading_within(start, end)),
+        Op::DeleteRange { start, end } => many(state.loads.any_within(start, end)),
         // Reads do not come here.
         Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => Wait::Nothing,
     }

@@ -14,11 +14,12 @@ mod atomic;
 pub mod counters;
 mod gate;
 pub mod health;
-pub mod inflight;
 pub mod links;
 pub mod load;
+pub mod loading;
 pub mod modify;
 pub mod open;
+pub mod outbox;
 pub mod read;
 pub mod reply;
 mod restart;
@@ -26,6 +27,7 @@ pub mod routes;
 mod stop;
 #[cfg(test)]
 mod stop_tests;
+pub mod table;
 pub mod turn;
 pub mod upkeep;
 pub mod vouch;
@@ -49,14 +51,18 @@ use scheduler::{Region, RegionId, StoreId};
 use crate::memory::Memory;
 use crate::refusal::Refusal;
 use crate::region::guard;
-use crate::region::peer::Peer;
+use crate::region::inflight::Known;
+use crate::region::replica::Replica;
 use crate::request::{Op, Out, Outcome, Route};
 use counters::{StoreCounters, StoreSnapshot};
 use health::{Event, Health, HealthReport};
-use inflight::InFlight;
 use load::{RegionCount, RegionCounts};
+use loading::Loads;
+use outbox::Outbox;
 use reply::Reply;
+use table::Table;
 use watch::LogWatch;
+use watched::Watched;
 
 /// One store. Cheap to clone; stays on its core.
 #[derive(Clone)]
@@ -81,6 +87,8 @@ struct Inner {
     counts: RegionCounts,
     /// How often the log has been opened, as far as that is durable.
     opened: u64,
+    /// The way to other stores.
+    outbox: Outbox,
     /// What the store can do for clients, and why not more.
     health: Rc<Health>,
     /// When the log write in flight began.
@@ -112,12 +120,11 @@ pub struct ShardLimits {
 
 /// What the tasks of this core share. Borrowed only between awaits.
 struct State {
-    /// Their order depends on nothing but their history, so that a simulated run can be repeated.
-    peers: HashMap<RegionId, Peer<Due>, foldhash::fast::FixedState>,
-    /// First key to region, for operations that name no region.
-    by_start: std::collections::BTreeMap<Vec<u8>, RegionId>,
-    dirty: Vec<RegionId>,
-    inflight: InFlight<Queued>,
+    table: Table<Due, Queued>,
+    loads: Loads<Queued>,
+    watched: Watched,
+    /// Keys and values of the writes of all regions that are in flight.
+    inflight_bytes: usize,
     /// Writes behind one on many keys that waits.
     gate: VecDeque<Queued>,
     /// Keys and values of what waits for loads.
@@ -135,7 +142,16 @@ struct Due {
     since: Mono,
 }
 
-/// A write that may have to wait for a key to be loaded.
+/// Whether a read still has to ask for its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// It has just come.
+    Now,
+    /// Its read index is known and applied.
+    Due,
+}
+
+/// An operation that has to wait: a write for a key to be loaded, a read for its index.
 #[derive(Debug)]
 struct Queued {
     route: Option<Route>,
@@ -153,10 +169,9 @@ impl Shard {
     /// Starts `op`; its outcome goes to `reply`.
     pub fn submit(&self, route: Option<Route>, op: Op, reply: Reply) {
         match op {
-            Op::Get { key } => self.get(route.as_ref(), key, reply),
-            Op::BatchGet { keys } => self.batch_get(route.as_ref(), keys, reply),
-            Op::Lengths { keys } => self.lengths(route.as_ref(), keys, reply),
-            Op::Scan(scan) => self.scan(route.as_ref(), scan, reply),
+            Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => {
+                self.read(route, op, reply, Asked::Now)
+            }
             Op::Put { .. }
             | Op::Delete { .. }
             | Op::BatchPut { .. }
@@ -206,7 +221,7 @@ impl Shard {
     /// Whether every region here leads and has applied what it had acknowledged before the start.
     pub fn is_ready(&self) -> bool {
         let ready = !self.inner.health.has_stopped()
-            && self.inner.state.borrow().peers.values().all(Peer::is_current);
+            && self.inner.state.borrow().table.iter().all(Replica::is_current);
         if ready {
             self.inner.health.enter(Event::Started);
         }
@@ -217,14 +232,16 @@ impl Shard {
     /// answered from their state.
     pub fn catching_up(&self) -> Vec<RegionId> {
         let state = self.inner.state.borrow();
-        state.peers.iter().filter(|(_, peer)| peer.is_catching_up()).map(|(region, _)| *region).collect()
+        state.table.iter().filter(|replica| replica.is_catching_up()).map(Replica::id).collect()
     }
 
     /// The descriptors of the regions here, each with our term and whether we lead.
     pub fn regions(&self) -> Vec<(Region, u64, bool)> {
         let state = self.inner.state.borrow();
-        let told = |peer: &Peer<Due>| (peer.record.region.clone(), peer.raft.term().0, peer.raft.is_leader());
-        state.peers.values().map(told).collect()
+        let told = |replica: &Replica<Due, Queued>| {
+            (replica.region().clone(), replica.term().0, replica.is_leader())
+        };
+        state.table.iter().map(told).collect()
     }
 
     /// About how much lies in a region, by the tree's indexes.
@@ -243,8 +260,8 @@ impl Shard {
             store: self.inner.store.0,
             log: self.inner.log.stats(),
             tree: self.inner.tree.stats(),
-            regions: state.peers.len() as u64,
-            inflight_bytes: state.inflight.bytes() as u64,
+            regions: state.table.len() as u64,
+            inflight_bytes: state.inflight_bytes as u64,
             health: self.inner.health.report(),
             log_watch: self.inner.log_watch.clone(),
             ..self.inner.counters.snapshot()
@@ -253,32 +270,32 @@ impl Shard {
 }
 
 impl State {
-    /// The peer that `route` or, without one, `key` leads to, once the guard has let the request pass.
-    fn admit(&mut self, route: Option<&Route>, key: &[u8]) -> Result<&mut Peer<Due>, Refusal> {
+    /// The replica that `route` or, without one, `key` leads to, once the guard has let the request pass.
+    fn admit(&mut self, route: Option<&Route>, key: &[u8]) -> Result<&mut Replica<Due, Queued>, Refusal> {
         self.health.check_running()?;
         let region_id = match route {
             Some(route) => RegionId(route.region_id),
-            None => self.region_of(key).ok_or(Refusal::RegionNotFound { region_id: 0 })?,
+            None => self.table.region_of(key).ok_or(Refusal::RegionNotFound { region_id: 0 })?,
         };
-        let peer =
-            self.peers.get_mut(&region_id).ok_or(Refusal::RegionNotFound { region_id: region_id.0 })?;
+        let not_found = Refusal::RegionNotFound { region_id: region_id.0 };
+        let replica = self.table.get_mut(region_id).ok_or(not_found)?;
         match route {
-            Some(route) => guard::admit(peer.here(), route)?,
-            None => guard::lead(peer.here())?,
+            Some(route) => guard::admit(replica.here(), route)?,
+            None => guard::lead(replica.here())?,
         }
-        Ok(peer)
+        Ok(replica)
     }
 
-    fn region_of(&self, key: &[u8]) -> Option<RegionId> {
-        use std::ops::Bound::{Included, Unbounded};
-        let (_, id) = self.by_start.range::<[u8], _>((Unbounded, Included(key))).next_back()?;
-        Some(*id)
+    /// What the writes in flight say about `key`.
+    fn known(&self, key: &[u8]) -> Known {
+        self.table.replica_of(key).map_or(Known::Nothing, |replica| replica.known(key))
     }
 
-    fn mark_dirty(&mut self, region: RegionId) {
-        if !self.dirty.contains(&region) {
-            self.dirty.push(region);
-        }
+    /// Asserts what this file and [`table`] state.
+    fn check(&self) {
+        self.table.check();
+        let charged: usize = self.table.iter().map(Replica::charged_bytes).sum();
+        assert_eq!(self.inflight_bytes, charged, "bytes in flight of all regions");
     }
 }
 

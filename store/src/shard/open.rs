@@ -7,12 +7,17 @@
 //! ```text
 //! metadata per region in the log
 //!   tag 1  hard state    term u64, vote u64 (0 = none), commit u64, little-endian
-//!   tag 2  region record rkyv, see region/record
+//!   tag 2  first record  the region record that the replica began with, see region/record
 //!   tag 3  base          term u64, index u64 of the last entry cut off
+//! state per region in the tree
+//!                        the record as of the applied index, see region/record
 //! ```
+//!
+//! The record in force is the tree's, because it travels with the data. The first record counts until entries have been applied and
+//! flushed; what 0.1 wrote has no other.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -25,23 +30,28 @@ use engine::rt::Rt;
 use engine::rt::local::Bell;
 use engine::{log, lsm};
 use futures_util::future::join;
-use raft::{Entry, EntryKind, HardState, Index, LogId, LogSummary, NodeId, Payload, Start, Term, Time};
+use raft::{
+    Entry, EntryKind, HardState, Index, LogId, LogSummary, Membership, NodeId, Payload, Start, Term, Time,
+};
 use scheduler::{Region, StoreId};
 
 use super::counters::StoreCounters;
 use super::health::Health;
-use super::inflight::InFlight;
 use super::load::RegionCounts;
+use super::loading::Loads;
+use super::outbox::Outbox;
+use super::table::{Refused, Table};
 use super::vouch::vouch;
 use super::watch::LogWatch;
-use super::{Due, Inner, Shard, ShardLimits, State};
+use super::watched::Watched;
+use super::{Inner, Shard, ShardLimits, State};
 use crate::memory::Memory;
-use crate::region::peer::{Peer, membership};
-use crate::region::record::RegionRecord;
+use crate::region::record::{Descriptor, RegionRecord};
+use crate::region::replica::{Replica, Stored};
 
 /// Metadata tag of the hard state.
 pub const TAG_HARD_STATE: u8 = 1;
-/// Metadata tag of the region record.
+/// Metadata tag of the record that the replica began with.
 pub const TAG_RECORD: u8 = 2;
 /// Metadata tag of the base: the last entry that was cut off.
 pub const TAG_BASE: u8 = 3;
@@ -108,10 +118,10 @@ impl Shard {
                 limits: options.limits,
                 memory: options.memory.clone(),
                 state: RefCell::new(State {
-                    peers: std::collections::HashMap::default(),
-                    by_start: BTreeMap::new(),
-                    dirty: Vec::new(),
-                    inflight: InFlight::default(),
+                    table: Table::default(),
+                    loads: Loads::default(),
+                    watched: Watched::default(),
+                    inflight_bytes: 0,
                     gate: VecDeque::new(),
                     waiting_bytes: 0,
                     health: health.clone(),
@@ -119,6 +129,7 @@ impl Shard {
                 bell: Bell::default(),
                 counters,
                 counts: RegionCounts::default(),
+                outbox: Outbox::default(),
                 health,
                 log_watch: LogWatch::default(),
                 reads_seen: Cell::new(0),
@@ -143,16 +154,16 @@ impl Shard {
         for region in regions {
             let me = region.peer_on(options.store).map(|peer| peer.id);
             let me = me.expect("a store is bootstrapped with regions that have a peer on it");
-            let start = Start::bootstrap(FIRST_BASE, membership(&region));
+            let start = Start::bootstrap(FIRST_BASE, Membership::default());
             let record = RegionRecord { region, me, tombstone: false };
             let group = record.region.id.0;
             batch.put_state(group, TAG_HARD_STATE, &encode_hard_state(&start.hard_state));
             batch.put_state(group, TAG_RECORD, &record.encode());
             batch.put_state(group, TAG_BASE, &encode_base(FIRST_BASE));
-            starts.push((record, start));
+            starts.push(Stored { record, in_tree: false, start });
         }
         self.inner.log.write(batch).await?;
-        starts.into_iter().try_for_each(|(record, start)| self.adopt(record, start, options))
+        starts.into_iter().try_for_each(|stored| self.adopt(stored, options))
     }
 
     /// Builds the peers that the log knows.
@@ -161,9 +172,11 @@ impl Shard {
             let damaged =
                 |what: &str| Fault::corruption(&self.inner.dir, format!("metadata of region {}: {what}", id));
             let state = |tag| self.inner.log.state(id, tag);
-            let record = state(TAG_RECORD).ok_or_else(|| damaged("there is no region record"))?;
-            let record = RegionRecord::decode(&record).map_err(|error| damaged(&error.to_string()))?;
+            let first = state(TAG_RECORD).ok_or_else(|| damaged("there is no region record"))?;
+            let in_tree = self.inner.tree.state(id);
+            let record = record_in_force(&first, in_tree.as_deref()).map_err(|what| damaged(&what))?;
             if record.tombstone {
+                self.inner.state.borrow_mut().table.bury(record);
                 continue;
             }
             let base = state(TAG_BASE).and_then(|bytes| decode_base(&bytes));
@@ -184,25 +197,24 @@ impl Shard {
                 log,
                 // Before anything is flushed the tables know nothing of the region, and of the rest `vouch` has seen to it.
                 applied: if flushed == 0 { base.index } else { Index(flushed) },
-                membership: membership(&record.region),
+                membership: Membership::default(),
                 suspect_until: Index(claimed.map_or(0, |claim| claim.last)),
             };
-            self.adopt(record, start, options)?;
+            self.adopt(Stored { record, in_tree: in_tree.is_some(), start }, options)?;
         }
         self.inner.recovering.set(true);
         Ok(())
     }
 
-    fn adopt(&self, record: RegionRecord, start: Start, options: &ShardOptions) -> Result<()> {
+    fn adopt(&self, stored: Stored, options: &ShardOptions) -> Result<()> {
         let inner = &*self.inner;
-        let (id, first_key) = (record.region.id, record.region.range.start().as_bytes().to_vec());
-        let now = Time(inner.rt.now().0);
-        let peer: Peer<Due> = Peer::new(record, options.raft.clone(), start, inner.rt.random(), now)
-            .map_err(|error| Fault::corruption(&inner.dir, format!("stored state of {id}: {error}")))?;
-        let mut state = inner.state.borrow_mut();
-        state.by_start.insert(first_key, id);
-        state.peers.insert(id, peer);
-        state.mark_dirty(id);
+        let (id, now) = (stored.record.region.id, Time(inner.rt.now().0));
+        let damaged =
+            |what: String| Fault::corruption(&inner.dir, format!("stored state of region {}: {what}", id.0));
+        let replica = Replica::new(options.store, stored, options.raft.clone(), inner.rt.random(), now);
+        let replica = replica.map_err(|error| damaged(error.to_string()))?;
+        let inserted = inner.state.borrow_mut().table.insert(replica);
+        inserted.map_err(|Refused { replica: _, by }| damaged(format!("it overlaps region {}", by.0)))?;
         inner.bell.ring();
         Ok(())
     }
@@ -212,9 +224,9 @@ impl Shard {
     fn campaign_alone(&self) {
         let (now, store) = (Time(self.inner.rt.now().0), self.inner.store.0);
         let mut state = self.inner.state.borrow_mut();
-        for (region, peer) in state.peers.iter_mut().filter(|(_, peer)| peer.is_sole_voter()) {
-            let region = region.0;
-            match peer.raft.campaign(now) {
+        for replica in state.table.iter_mut().filter(|replica| replica.is_sole_voter()) {
+            let region = replica.id().0;
+            match replica.campaign(now) {
                 Ok(()) => {}
                 Err(why @ raft::Refusal::MayNotCampaign) => {
                     tracing::info!(store, region, %why, "a region waits for its election timer");
@@ -234,6 +246,21 @@ impl Shard {
             }
         }
     }
+}
+
+/// The record as of the applied index: the tree's, or the one that the replica began with.
+pub(super) fn record_in_force(
+    first: &[u8],
+    in_tree: Option<&[u8]>,
+) -> std::result::Result<RegionRecord, String> {
+    let first = RegionRecord::decode(first).map_err(|error| error.to_string())?;
+    let Some(bytes) = in_tree else { return Ok(first) };
+    let Descriptor { record, at: _, by_snapshot: _ } =
+        Descriptor::decode(bytes).map_err(|error| format!("in the tree: {error}"))?;
+    if record.region.id != first.region.id || record.me != first.me {
+        return Err(format!("the tree has {} and the log has {}", record.region, first.region));
+    }
+    Ok(record)
 }
 
 /// The hard state as bytes.

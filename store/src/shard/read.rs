@@ -13,11 +13,12 @@ use engine::lsm::{Cf, Direction, Lookup, Snapshot};
 use scheduler::{Region, RegionId};
 
 use super::reply::Reply;
-use super::{Inner, Shard, State};
+use super::{Asked, Inner, Queued, Shard};
 use crate::memory::{Charge, charged_bytes};
 use crate::refusal::Refusal;
 use crate::region::guard;
-use crate::request::{Out, Outcome, Route, Scan};
+use crate::region::replica::Access;
+use crate::request::{Op, Out, Outcome, Route, Scan};
 
 const CF: Cf = Cf::Default;
 
@@ -30,52 +31,87 @@ const SCAN_STEP_BYTES: usize = 16 << 10;
 const SCAN_BYTES_MAX: usize = 64 << 20;
 
 impl Shard {
-    /// What a `Get` of `key` comes to, if that takes no read from disk.
-    pub fn get_now(&self, route: Option<&Route>, key: &[u8]) -> Option<Outcome> {
-        let inner = &*self.inner;
-        let region = match self.readable(route, key, |region| guard::covers(region, key)) {
-            Ok(region) => region,
-            Err(refusal) => {
-                inner.counters.refused.add(&refusal);
-                return Some(Err(refusal));
-            }
-        };
-        let value = match inner.tree.get_now(CF, key) {
-            Lookup::Found(value) => Some(value),
-            Lookup::Absent => None,
-            Lookup::NeedsIo => return None,
-        };
-        inner.counters.reads.add(1);
-        inner.counts.read(region, 1, value.as_ref().map_or(0, |value| key.len() + value.len()));
-        Some(Ok(Out::Value(value)))
+    pub(super) fn read(&self, route: Option<Route>, op: Op, reply: Reply, asked: Asked) {
+        match op {
+            Op::Get { key } => self.get(route, key, reply, asked),
+            Op::BatchGet { keys } => self.batch_get(route, keys, reply, asked),
+            Op::Lengths { keys } => self.lengths(route, keys, reply, asked),
+            Op::Scan(scan) => self.scan(route, scan, reply, asked),
+            op @ (Op::Put { .. }
+            | Op::Delete { .. }
+            | Op::BatchPut { .. }
+            | Op::BatchDelete { .. }
+            | Op::DeleteRange { .. }
+            | Op::Modify { .. }
+            | Op::Atomic(_)
+            | Op::Watch { .. }) => unreachable!("{op:?} is not a read"),
+        }
     }
 
-    pub(super) fn get(&self, route: Option<&Route>, key: Bytes, reply: Reply) {
-        if let Some(outcome) = self.get_now(route, &key)
-            && let Some(outcome) = self.inner.charge_outcome(outcome)
-        {
+    /// A read that has to wait for its index is due once its region says so.
+    fn ask(&self, route: Option<Route>, op: Op, reply: Reply, key: &[u8]) {
+        let inner = &*self.inner;
+        let refused = {
+            let mut state = inner.state.borrow_mut();
+            let asked = match state.admit(route.as_ref(), key) {
+                Ok(replica) => {
+                    let id = replica.id();
+                    replica.ask(Queued { route, op, reply }).map(|()| id)
+                }
+                Err(refusal) => Err((Queued { route, op, reply }, refusal)),
+            };
+            match asked {
+                Ok(id) => {
+                    state.table.mark_dirty(id);
+                    inner.bell.ring();
+                    None
+                }
+                Err(refused) => Some(refused),
+            }
+        };
+        if let Some((queued, refusal)) = refused {
+            inner.refuse(queued.reply, refusal);
+        }
+    }
+
+    /// What a `Get` of `key` comes to, if that takes no read from disk and no waiting.
+    pub fn get_now(&self, route: Option<&Route>, key: &[u8]) -> Option<Outcome> {
+        let inner = &*self.inner;
+        match self.readable(route, key, Asked::Now, |region| guard::covers(region, key)) {
+            Ok((region, Access::Now)) => inner.look_up(region, key),
+            Ok((_, Access::Ask)) => None,
+            Err(refusal) => {
+                inner.counters.refused.add(&refusal);
+                Some(Err(refusal))
+            }
+        }
+    }
+
+    fn get(&self, route: Option<Route>, key: Bytes, reply: Reply, asked: Asked) {
+        let inner = &*self.inner;
+        let region = match self.readable(route.as_ref(), &key, asked, |region| guard::covers(region, &key)) {
+            Ok((region, Access::Now)) => region,
+            Ok((_, Access::Ask)) => return self.ask(route, Op::Get { key: key.clone() }, reply, &key),
+            Err(refusal) => return inner.refuse(reply, refusal),
+        };
+        if let Some(outcome) = inner.look_up(region, &key).and_then(|outcome| inner.charge_outcome(outcome)) {
             return reply.send(outcome);
         }
-        self.inner.counters.reads.add(1);
-        // It was admitted a moment ago, and is asked for its region again, because few reads come here.
-        let region = self.inner.state.borrow_mut().admit(route, &key).map(|peer| peer.record.region.id);
+        inner.counters.reads.add(1);
         let shard = self.clone();
         self.spawn(reply, async move {
             let value = shard.inner.charged_value(&key).await?;
-            if let Ok(region) = region {
-                let bytes = value.as_ref().map_or(0, |value| key.len() + value.len());
-                shard.inner.counts.read(region, 1, bytes);
-            }
+            let bytes = value.as_ref().map_or(0, |value| key.len() + value.len());
+            shard.inner.counts.read(region, 1, bytes);
             Ok(Out::Value(value))
         });
     }
 
-    pub(super) fn batch_get(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
-        if keys.is_empty() {
-            return reply.send(Ok(Out::Values(Vec::new())));
-        }
-        let region = match self.readable_keys(route, &keys) {
-            Ok(region) => region,
+    fn batch_get(&self, route: Option<Route>, keys: Vec<Bytes>, reply: Reply, asked: Asked) {
+        let Some(first) = keys.first().cloned() else { return reply.send(Ok(Out::Values(Vec::new()))) };
+        let region = match self.readable_keys(route.as_ref(), &keys, asked) {
+            Ok((region, Access::Now)) => region,
+            Ok((_, Access::Ask)) => return self.ask(route, Op::BatchGet { keys }, reply, &first),
             Err(refusal) => return self.inner.refuse(reply, refusal),
         };
         let (snapshot, shard) = (self.inner.tree.snapshot(), self.clone());
@@ -99,12 +135,11 @@ impl Shard {
     }
 
     /// The same key asked for again is not looked up again, because its value may have to be read from disk.
-    pub(super) fn lengths(&self, route: Option<&Route>, keys: Vec<Bytes>, reply: Reply) {
-        if keys.is_empty() {
-            return reply.send(Ok(Out::Lengths(Vec::new())));
-        }
-        match self.readable_keys(route, &keys) {
-            Ok(region) => self.inner.counts.read(region, keys.len(), 0),
+    fn lengths(&self, route: Option<Route>, keys: Vec<Bytes>, reply: Reply, asked: Asked) {
+        let Some(first) = keys.first().cloned() else { return reply.send(Ok(Out::Lengths(Vec::new()))) };
+        match self.readable_keys(route.as_ref(), &keys, asked) {
+            Ok((region, Access::Now)) => self.inner.counts.read(region, keys.len(), 0),
+            Ok((_, Access::Ask)) => return self.ask(route, Op::Lengths { keys }, reply, &first),
             Err(refusal) => return self.inner.refuse(reply, refusal),
         }
         if let [key] = &keys[..]
@@ -133,24 +168,37 @@ impl Shard {
     }
 
     /// Checks and counts a read of at least one key.
-    fn readable_keys(&self, route: Option<&Route>, keys: &[Bytes]) -> Result<RegionId, Refusal> {
-        self.inner.counters.reads.add(keys.len() as u64);
-        self.readable(route, &keys[0], |region| keys.iter().try_for_each(|key| guard::covers(region, key)))
+    fn readable_keys(
+        &self,
+        route: Option<&Route>,
+        keys: &[Bytes],
+        asked: Asked,
+    ) -> Result<(RegionId, Access), Refusal> {
+        if asked == Asked::Now {
+            self.inner.counters.reads.add(keys.len() as u64);
+        }
+        let covers = |region: &Region| keys.iter().try_for_each(|key| guard::covers(region, key));
+        self.readable(route, &keys[0], asked, covers)
     }
 
-    pub(super) fn scan(&self, route: Option<&Route>, scan: Scan, reply: Reply) {
+    fn scan(&self, route: Option<Route>, scan: Scan, reply: Reply, asked: Asked) {
         let inner = &*self.inner;
-        inner.counters.scans.add(1);
-        let anchor = match (route, scan.reverse) {
-            (None, true) => inner.state.borrow().start_before(&scan.end),
-            (Some(_), _) | (None, false) => scan.start.clone(),
+        if asked == Asked::Now {
+            inner.counters.scans.add(1);
+        }
+        let anchor = match (&route, scan.reverse) {
+            (None, true) => {
+                let state = inner.state.borrow();
+                state.table.start_before(&scan.end).map_or_else(Bytes::new, Bytes::copy_from_slice)
+            }
+            (None, false) | (Some(_), _) => scan.start.clone(),
         };
         let mut clamped = None;
-        let admitted = self.readable(route, &anchor, |region| {
+        let admitted = self.readable(route.as_ref(), &anchor, asked, |region| {
             // A scan begins at one end and must do so inside the region that the client named, or it would miss what lies between;
             // it may reach out at the other end, where it is continued in the next region. Without a route the region was chosen
             // here, and may be entered anywhere.
-            match (scan.reverse, route) {
+            match (scan.reverse, &route) {
                 (false, _) => guard::covers(region, &scan.start)?,
                 (true, Some(_)) => guard::covers_before(region, &scan.end)?,
                 (true, None) => {}
@@ -159,7 +207,8 @@ impl Shard {
             Ok(())
         });
         let region = match admitted {
-            Ok(region) => region,
+            Ok((region, Access::Now)) => region,
+            Ok((_, Access::Ask)) => return self.ask(route, Op::Scan(scan), reply, &anchor),
             Err(refusal) => return inner.refuse(reply, refusal),
         };
         let Some(range) = clamped else { return reply.send(Ok(Out::Pairs(Vec::new()))) };
@@ -172,21 +221,22 @@ impl Shard {
         });
     }
 
-    /// Checks that the region leads, covers what is asked, and may be read now; returns which it is.
+    /// Checks that the region leads and covers what is asked; says which region it is, and whether it may be read now.
     fn readable(
         &self,
         route: Option<&Route>,
         key: &[u8],
+        asked: Asked,
         covers: impl FnOnce(&Region) -> Result<(), Refusal>,
-    ) -> Result<RegionId, Refusal> {
+    ) -> Result<(RegionId, Access), Refusal> {
         let mut state = self.inner.state.borrow_mut();
-        let peer = state.admit(route, key)?;
-        covers(&peer.record.region)?;
-        let region = peer.record.region.id;
-        if peer.may_read(|| raft::Time(self.inner.rt.now().0)) {
-            return Ok(region);
+        let replica = state.admit(route, key)?;
+        covers(replica.region())?;
+        let region = replica.id();
+        match asked {
+            Asked::Due => Ok((region, Access::Now)),
+            Asked::Now => Ok((region, replica.access(|| raft::Time(self.inner.rt.now().0))?)),
         }
-        Err(Refusal::not_current())
     }
 
     fn spawn(&self, reply: Reply, work: impl Future<Output = Outcome> + 'static) {
@@ -198,17 +248,6 @@ impl Shard {
                 None => shard.inner.counters.reads_abandoned.add(1),
             }
         });
-    }
-}
-
-impl State {
-    /// The first key of the region that contains the greatest key below `end`; an empty `end` means the last region.
-    fn start_before(&self, end: &[u8]) -> Bytes {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let upper = if end.is_empty() { Unbounded } else { Excluded(end) };
-        let found: Option<(&Vec<u8>, &RegionId)> =
-            self.by_start.range::<[u8], _>((Unbounded, upper)).next_back();
-        found.map_or_else(Bytes::new, |(start, _)| Bytes::copy_from_slice(start))
     }
 }
 
@@ -225,6 +264,18 @@ fn clamp(region: &Region, start: &[u8], end: &[u8]) -> Option<Range<Bytes>> {
 }
 
 impl Inner {
+    /// What memory knows of `key`, a key of `region`, counted.
+    fn look_up(&self, region: RegionId, key: &[u8]) -> Option<Outcome> {
+        let value = match self.tree.get_now(CF, key) {
+            Lookup::Found(value) => Some(value),
+            Lookup::Absent => None,
+            Lookup::NeedsIo => return None,
+        };
+        self.counters.reads.add(1);
+        self.counts.read(region, 1, value.as_ref().map_or(0, |value| key.len() + value.len()));
+        Some(Ok(Out::Value(value)))
+    }
+
     /// The value of `key`, charged to the core's answers.
     pub(super) async fn charged_value(&self, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
         self.charge(async || self.tree.get(CF, key).await).await
@@ -314,7 +365,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use scheduler::{Epoch, KeyRange};
+    use scheduler::{Epoch, KeyRange, RegionId};
 
     #[test]
     fn a_scan_is_clamped_to_its_region() {

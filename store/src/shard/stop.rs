@@ -10,6 +10,7 @@ use engine::error::Fault;
 use super::health::Event;
 use super::{Due, Queued, Shard};
 use crate::refusal::Refusal;
+use crate::region::replica::Abandoned;
 
 /// Everything that waits for an answer.
 struct Waiting {
@@ -17,8 +18,10 @@ struct Waiting {
     proposed: Vec<Due>,
     /// Gathered for the next turn.
     gathered: Vec<Due>,
-    /// Behind keys that are read from disk.
+    /// Writes behind keys that are read from disk, and reads that wait for an index.
     queued: Vec<Queued>,
+    /// What came of them is known, and no turn has told it yet.
+    decided: Vec<(Due, Result<(), Refusal>)>,
 }
 
 /// How often a store that closes looks whether everything is finished.
@@ -60,7 +63,7 @@ impl Shard {
         let inner = &*self.inner;
         let in_flight = || {
             let state = inner.state.borrow();
-            state.inflight.bytes() + state.waiting_bytes > 0 && !inner.log_waits.get()
+            state.inflight_bytes + state.waiting_bytes > 0 && !inner.log_waits.get()
         };
         while in_flight() && !inner.health.has_stopped() {
             inner.rt.sleep(LOOK_EVERY).await;
@@ -75,7 +78,8 @@ impl Shard {
     fn end(&self, event: Event<'_>) {
         let inner = &*self.inner;
         inner.health.enter(event);
-        let Waiting { proposed, gathered, queued } = self.take_waiting();
+        let Waiting { proposed, gathered, queued, decided } = self.take_waiting();
+        inner.settle(decided);
         for due in proposed {
             // The write may or may not have reached the disk.
             inner.refuse(due.reply, Refusal::Unknown);
@@ -92,15 +96,21 @@ impl Shard {
 
     fn take_waiting(&self) -> Waiting {
         let state = &mut *self.inner.state.borrow_mut();
-        let mut waiting = Waiting { proposed: Vec::new(), gathered: Vec::new(), queued: Vec::new() };
-        for peer in state.peers.values_mut() {
-            let (proposed, gathered) = peer.abandon();
-            waiting.proposed.extend(proposed.into_iter().flat_map(|proposed| proposed.answers));
-            waiting.gathered.extend(gathered.into_iter().flat_map(|gathered| gathered.answers));
-        }
-        waiting.queued = state.inflight.take_queued();
+        let mut waiting = Waiting {
+            proposed: Vec::new(),
+            gathered: Vec::new(),
+            queued: state.loads.take_queued(),
+            decided: Vec::new(),
+        };
         waiting.queued.extend(state.gate.drain(..));
-        state.waiting_bytes = 0;
+        for replica in state.table.iter_mut() {
+            let Abandoned { proposed, gathered, reads, decided } = replica.abandon();
+            waiting.proposed.extend(proposed);
+            waiting.gathered.extend(gathered);
+            waiting.queued.extend(reads);
+            waiting.decided.extend(decided);
+        }
+        (state.waiting_bytes, state.inflight_bytes) = (0, 0);
         waiting
     }
 }

@@ -21,7 +21,7 @@ use super::reply::Reply;
 use super::{Shard, ShardLimits};
 use crate::memory::Memory;
 use crate::refusal::Refusal;
-use crate::region::peer::Peer;
+use crate::region::replica::Replica;
 use crate::request::{Op, Out, Outcome};
 
 const DIR: &str = "/data/store-1";
@@ -131,11 +131,11 @@ impl Running {
     /// Whether an entry of some region is committed and not applied.
     fn has_unapplied(&self) -> bool {
         let state = self.shard.inner.state.borrow();
-        state.peers.values().any(|peer| peer.raft.committed() > peer.raft.applied_index())
+        state.table.iter().any(|replica| replica.committed_index() > replica.applied_index())
     }
 
     fn has_gathered(&self) -> bool {
-        self.shard.inner.state.borrow().peers.values().any(Peer::has_gathered)
+        self.shard.inner.state.borrow().table.iter().any(Replica::has_gathered)
     }
 
     fn done(&self) -> Done {

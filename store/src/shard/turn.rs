@@ -1,7 +1,7 @@
 //! The turn: everything that is ready on this core, one write of the log, then everything that the write made true.
 //!
 //! ```text
-//! gathered writes ─► propose ─► Ready of every group that moved ─► messages leave
+//! gathered writes ─► propose ─► effects of every region that moved ─► messages leave
 //!                                      │
 //!                                      ▼
 //!                         one durable write for all of them
@@ -12,29 +12,27 @@
 //!
 //! Before the write, sockets are asked once more for what else has come. While it is in flight, connections go on and writes
 //! gather for the next turn, unless every client waits for the log; then the core may block in the write call. Nothing waits for a
-//! timer to make a batch. A turn with more than the log should write at once is written in several parts, of whole groups each. The order "durable, then acknowledged" is in the types: a [`raft::Write`] gives its acknowledgement only when it is
-//! consumed as durable.
+//! timer to make a batch. A turn with more than the log should write at once is written in several parts, of whole regions each.
+//! The order "durable, then acknowledged" is in the types: what rests on a [`LogWrite`] comes out of [`Replica::durable`] alone.
+//!
+//! Nothing is decided here. A region says what is to be done ([`Effects`]), and this file does it.
 
 use std::time::Duration;
 
 use engine::error::Fault;
 use engine::log::Batch;
 use engine::lsm::{Pressure, Tree, WriteBatch};
-use raft::{Apply, Entry, EntryKind, Index, Ready};
+use raft::{Apply, Entry, Fetch, Index, SnapshotReport};
 use scheduler::RegionId;
 
 use super::health::Event;
-use super::inflight::InFlight;
 use super::open::{TAG_HARD_STATE, encode_hard_state};
 use super::upkeep::DISK_FULL;
-use super::{Due, Inner, Queued, Shard, State};
+use super::{Asked, Due, Inner, Queued, Shard, State};
 use crate::refusal::Refusal;
-use crate::region::command::{Command, Write};
-use crate::region::peer::{Gathered, Peer, Settled};
-use crate::request::KEY_BYTES_MAX;
-
-/// Above every key that is accepted.
-static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
+use crate::region::effects::{Effects, LogWrite};
+use crate::region::message::PeerMessage;
+use crate::region::replica::Replica;
 
 /// Committed entries read back from the log at a time, bytes.
 const REPLAY_BYTES_MAX: usize = 4 << 20;
@@ -48,10 +46,27 @@ const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
 /// How often a store on a full disk, or without descriptors, tries again.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// One write of the log and the groups whose it is. Each group's write is in one of them, whole.
-struct LogWrite {
+/// What the regions that moved want done and what takes time.
+#[derive(Default)]
+struct Work {
+    /// What the log has to write, in order.
+    parts: Vec<Part>,
+    behind: Vec<Behind>,
+    fetches: Vec<(RegionId, Fetch)>,
+    reads: Vec<Queued>,
+}
+
+impl Work {
+    fn is_empty(&self) -> bool {
+        self.parts.is_empty() && self.behind.is_empty() && self.fetches.is_empty()
+    }
+}
+
+/// What the log writes at once: the writes of some regions. Each region's write is in one part, whole.
+#[derive(Default)]
+struct Part {
     batch: Batch,
-    groups: Vec<(RegionId, raft::Write)>,
+    writes: Vec<LogWrite>,
 }
 
 /// A group's committed entries that have left memory.
@@ -85,19 +100,30 @@ impl Shard {
                     return Ok(());
                 }
             }
-            let (writes, behind) = self.collect()?;
-            let idle = writes.is_empty() && behind.is_empty();
-            for write in writes {
-                self.write_log(write).await?;
+            let work = self.collect()?;
+            let idle = work.is_empty();
+            let Work { parts, behind, fetches, reads } = work;
+            for Queued { route, op, reply } in reads {
+                self.read(route, op, reply, Asked::Due);
+            }
+            for Part { batch, writes } in parts {
+                self.write_log(batch, writes.len()).await?;
                 if self.inner.health.has_stopped() {
                     return Ok(());
                 }
+                self.inner.acknowledge(writes);
             }
             let behind = self.replay_in_order(behind).await?;
             for group in behind {
                 self.replay(group).await?;
             }
-            if idle && self.inner.state.borrow().dirty.is_empty() {
+            for (region, fetch) in fetches {
+                self.fetch(region, fetch).await?;
+            }
+            if cfg!(debug_assertions) {
+                self.inner.state.borrow().check();
+            }
+            if idle && self.inner.state.borrow().table.dirty().next().is_none() {
                 break;
             }
         }
@@ -107,7 +133,7 @@ impl Shard {
     /// Whether a group that moved has writes of clients to propose.
     fn has_gathered(&self) -> bool {
         let state = self.inner.state.borrow();
-        state.dirty.iter().any(|region| state.peers.get(region).is_some_and(Peer::has_gathered))
+        state.table.dirty().any(Replica::has_gathered)
     }
 
     /// Slows writers down, or stops them, while flushes and compactions have to catch up.
@@ -142,34 +168,20 @@ impl Shard {
         Ok(())
     }
 
-    /// Proposes what has gathered and takes the `Ready` of every group that moved. What needs no disk is done here. Returns what the
-    /// log has to write, in order, and what has to be read back.
-    fn collect(&self) -> Result<(Vec<LogWrite>, Vec<Behind>), Fault> {
+    /// Takes the effects of every region that moved. What takes no time is done here.
+    fn collect(&self) -> Result<Work, Fault> {
         let inner = &*self.inner;
         let mut state = inner.state.borrow_mut();
-        let (mut writes, mut behind) = (Vec::new(), Vec::new());
-        let dirty = std::mem::take(&mut state.dirty);
-        for region in dirty {
-            let Some(peer) = state.peers.get_mut(&region) else { continue };
-            let refused = peer.propose_gathered();
-            // Every group has one member, on this store: there is no other to send to, to read for or to hand over to.
-            let Ready { write, apply, send: _, fetch: _, snapshots: _, reads: _, events: _ } =
-                peer.raft.ready();
-            inner.give_up(&mut state, region, refused);
-            if let Some(write) = write {
-                add_write(&mut writes, region, write, inner.limits.turn_bytes_max);
-            }
-            match apply {
-                Some(Apply::Entries(entries)) => inner.apply(&mut state, region, &entries)?,
-                Some(Apply::FromLog { first, last }) => behind.push(Behind { region, first, last }),
-                None => {}
-            }
+        let mut work = Work::default();
+        for region in state.table.take_dirty() {
+            let Some(effects) = state.table.get_mut(region).map(Replica::effects) else { continue };
+            inner.carry_out(&mut state, region, effects, &mut work)?;
         }
-        Ok((writes, behind))
+        Ok(work)
     }
 
-    /// Makes one write of some groups durable, then acknowledges it to each.
-    async fn write_log(&self, LogWrite { batch, groups }: LogWrite) -> Result<(), Fault> {
+    /// Makes one write of `regions` regions durable.
+    async fn write_log(&self, batch: Batch, regions: usize) -> Result<(), Fault> {
         let inner = &*self.inner;
         let bytes = batch.len();
         let began = inner.rt.now();
@@ -177,15 +189,30 @@ impl Shard {
         inner.counters.log_write.record(inner.rt.now().since(began));
         inner.counters.log_writes.add(1);
         inner.counters.log_bytes.add(bytes as u64);
-        inner.counters.log_groups.add(groups.len() as u64);
-        let mut state = inner.state.borrow_mut();
-        for (region, write) in groups {
-            // Messages that had to wait for the write go to other nodes, of which there are none yet.
-            let (ack, _after) = write.durable();
-            if let Some(peer) = state.peers.get_mut(&region) {
-                peer.raft.written(ack);
-                state.mark_dirty(region);
+        inner.counters.log_groups.add(regions as u64);
+        Ok(())
+    }
+
+    /// Reads entries for a follower that lags behind memory; none if they have been cut off.
+    async fn fetch(&self, region: RegionId, fetch: Fetch) -> Result<(), Fault> {
+        let inner = &*self.inner;
+        let there = inner.log.first_index(region.0).is_some_and(|first| first <= fetch.first.0);
+        let entries = match there {
+            true => {
+                let bytes_max = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX).min(REPLAY_BYTES_MAX);
+                let read = inner.log.entries(region.0, fetch.first.0..fetch.last.0 + 1, bytes_max).await?;
+                if inner.health.has_stopped() {
+                    return Ok(());
+                }
+                let entries = read.into_iter().map(|entry| super::open::to_raft(&inner.dir, region.0, entry));
+                Some(entries.collect::<Result<Vec<Entry>, Fault>>()?)
             }
+            false => None,
+        };
+        let mut state = inner.state.borrow_mut();
+        if let Some(replica) = state.table.get_mut(region) {
+            replica.fetched(&fetch, entries);
+            state.table.mark_dirty(region);
         }
         Ok(())
     }
@@ -251,21 +278,22 @@ impl Shard {
     }
 }
 
-/// Adds one group's write to the last one of the log, or begins another if that would have more than `bytes_max` of entries then.
-fn add_write(writes: &mut Vec<LogWrite>, region: RegionId, write: raft::Write, bytes_max: usize) {
-    let bytes: usize = write.entries.iter().map(|entry| entry.payload.len()).sum();
-    let last = writes.pop_if(|last| last.batch.len() + bytes <= bytes_max);
-    let mut last = last.unwrap_or_else(|| LogWrite { batch: Batch::new(), groups: Vec::new() });
-    fill(&mut last.batch, region, &write);
-    last.groups.push((region, write));
-    writes.push(last);
+/// Adds one region's write to the last part, or begins another if that would have more than `bytes_max` of entries then.
+fn add_write(parts: &mut Vec<Part>, write: LogWrite, bytes_max: usize) {
+    let bytes: usize = write.entries().iter().map(|entry| entry.payload.len()).sum();
+    let last = parts.pop_if(|last| last.batch.len() + bytes <= bytes_max);
+    let mut last = last.unwrap_or_default();
+    fill(&mut last.batch, &write);
+    last.writes.push(write);
+    parts.push(last);
 }
 
-/// Adds one group's write to the batch.
-fn fill(batch: &mut Batch, region: RegionId, write: &raft::Write) {
-    batch.put_state(region.0, TAG_HARD_STATE, &encode_hard_state(&write.hard_state));
-    if let Some(first) = write.entries.first() {
-        batch.append(region.0, first.index.0, write.entries.iter().map(super::open::to_log));
+/// Adds one region's write to the batch.
+fn fill(batch: &mut Batch, write: &LogWrite) {
+    let region = write.region().0;
+    batch.put_state(region, TAG_HARD_STATE, &encode_hard_state(&write.hard_state()));
+    if let Some(first) = write.entries().first() {
+        batch.append(region, first.index.0, write.entries().iter().map(super::open::to_log));
     }
 }
 
@@ -273,7 +301,7 @@ impl Inner {
     /// Notices, once a turn, whether anything was read since the turn before.
     fn notice_reads(&self) {
         let reads = self.counters.reads.get() + self.counters.scans.get();
-        let quiet = self.reads_seen.replace(reads) == reads && !self.state.borrow().inflight.loads();
+        let quiet = self.reads_seen.replace(reads) == reads && self.state.borrow().loads.is_empty();
         self.quiet_turns.set(if quiet { self.quiet_turns.get() + 1 } else { 0 });
     }
 
@@ -283,112 +311,98 @@ impl Inner {
         self.quiet_turns.get() >= QUIET_TURNS
     }
 
-    /// Applies committed entries in order and answers those who wait for them.
-    pub(super) fn apply(&self, state: &mut State, region: RegionId, entries: &[Entry]) -> Result<(), Fault> {
-        let Some(last) = entries.last() else { return Ok(()) };
-        let mut batch = WriteBatch::new();
-        let mut done: Vec<Due> = Vec::new();
-        let mut refused: Vec<(Due, Refusal)> = Vec::new();
-        for entry in entries {
-            let State { peers, inflight, .. } = state;
-            let Some(peer) = peers.get_mut(&region) else { return Ok(()) };
-            let Settled { mine, overtaken } = peer.settle(entry.id());
-            for waiting in overtaken {
-                inflight.end_all(&waiting.payload);
-                refused.extend(waiting.answers.into_iter().map(|due| (due, Refusal::StaleCommand)));
-            }
-            let pinned = if mine.is_empty() { None } else { Some(inflight) };
-            match self.apply_one(peer, entry, pinned, &mut batch)? {
-                Ok(()) => done.extend(mine),
-                Err(refusal) => refused.extend(mine.into_iter().map(|due| (due, refusal.clone()))),
+    /// Does what a region wants done, or puts it with the work of the turn.
+    fn carry_out(
+        &self,
+        state: &mut State,
+        region: RegionId,
+        effects: Effects<Due, Queued>,
+        work: &mut Work,
+    ) -> Result<(), Fault> {
+        let Effects { send, write, apply, fetch, snapshots, reads, answers, death, events, released_bytes } =
+            effects;
+        state.inflight_bytes -= released_bytes;
+        self.send(send);
+        self.settle(answers);
+        for (queued, outcome) in reads {
+            match outcome {
+                Ok(()) => work.reads.push(queued),
+                Err(refusal) => self.refuse(queued.reply, refusal),
             }
         }
-        batch.mark(region.0, last.index.0);
-        self.tree.write(&batch)?;
-        let Some(peer) = state.peers.get_mut(&region) else { return Ok(()) };
-        peer.raft.applied(last.index);
-        state.mark_dirty(region);
-        self.counters.applied.add(entries.len() as u64);
-        self.counters.log_operations.add(done.len() as u64);
-        let now = self.rt.now();
-        for due in done {
-            self.counters.write_latency.record(now.since(due.since));
-            due.reply.send(Ok(due.out));
+        if let Some(write) = write {
+            assert!(write.install().is_none(), "no snapshot is stepped before the store can take one in");
+            add_write(&mut work.parts, write, self.limits.turn_bytes_max);
         }
-        for (due, refusal) in refused {
-            self.refuse(due.reply, refusal);
+        match apply {
+            Some(Apply::Entries(entries)) => self.apply(state, region, &entries)?,
+            Some(Apply::FromLog { first, last }) => work.behind.push(Behind { region, first, last }),
+            None => {}
+        }
+        work.fetches.extend(fetch.into_iter().map(|fetch| (region, fetch)));
+        if let Some(replica) = state.table.get_mut(region) {
+            // The store cannot make snapshots yet. The core asks again in its own time.
+            snapshots.iter().for_each(|wanted| replica.report_snapshot(wanted, SnapshotReport::Failed));
+        }
+        for event in events {
+            tracing::info!(store = self.store.0, region = region.0, ?event, "what came of an undertaking");
+        }
+        if let Some(death) = death {
+            let replica = state.table.get(region).expect("its effects were taken just now");
+            if !death.applied {
+                self.tree.write(&replica.tombstone_batch())?;
+            }
+            state.table.bury(death.record);
         }
         Ok(())
     }
 
-    /// Turns one entry into writes, or into the refusal that its proposer gets. All replicas decide alike. Where the entry was
-    /// proposed here, its writes are no longer `under_way`.
-    fn apply_one(
-        &self,
-        peer: &Peer<Due>,
-        entry: &Entry,
-        mut under_way: Option<&mut InFlight<Queued>>,
-        batch: &mut WriteBatch,
-    ) -> Result<Result<(), Refusal>, Fault> {
-        if entry.kind != EntryKind::Normal || entry.payload.is_empty() {
-            return Ok(Ok(()));
-        }
-        let damaged = |what: String| Fault::corruption(&self.dir, what);
-        let Command::Writes(writes) = Command::decode(&entry.payload).map_err(|error| {
-            damaged(format!("entry {} of {}: {error}", entry.index, peer.record.region.id))
-        })?;
-        let region = &peer.record.region;
-        let valid = writes.version() == region.epoch.version;
-        for write in writes.iter() {
-            if let Some(under_way) = &mut under_way {
-                under_way.end(&write);
-            }
-            if !valid {
-                continue;
-            }
-            match write {
-                Write::Put { cf, key, value } => batch.put(cf, key, value),
-                Write::Delete { cf, key } => batch.delete(cf, key),
-                Write::DeleteRange { cf, start, end } => {
-                    // An open end means the end of the region, never that of the tree: other regions live there, too. Where
-                    // the region has none, the end lies above every key that is accepted.
-                    let region_end = region.range.end().as_bytes();
-                    let end = [end, region_end, &ABOVE_EVERY_KEY].into_iter().find(|end| !end.is_empty());
-                    let end = end.expect("the last one is not empty");
-                    batch.delete_range(cf, start, end);
-                }
+    /// Tells regions that their writes are durable, and sends what waited for that.
+    fn acknowledge(&self, writes: Vec<LogWrite>) {
+        let state = &mut *self.state.borrow_mut();
+        for write in writes {
+            let region = write.region();
+            if let Some(replica) = state.table.get_mut(region) {
+                self.send(replica.durable(write));
+                state.table.mark_dirty(region);
             }
         }
-        if valid { Ok(Ok(())) } else { Ok(Err(Refusal::EpochNotMatch { current: vec![region.clone()] })) }
     }
 
-    /// Refuses commands that were not proposed and never will be, each for its own reason.
-    fn give_up(&self, state: &mut State, region: RegionId, refused: Vec<(Gathered<Due>, raft::Refusal)>) {
-        if refused.is_empty() {
+    fn send(&self, messages: Vec<PeerMessage>) {
+        messages.into_iter().for_each(|message| self.outbox.send(message.to.store, message));
+    }
+
+    /// Applies committed entries in order and answers those who wait for them.
+    pub(super) fn apply(&self, state: &mut State, region: RegionId, entries: &[Entry]) -> Result<(), Fault> {
+        let Some(replica) = state.table.get_mut(region) else { return Ok(()) };
+        let mut batch = WriteBatch::new();
+        let applied = replica
+            .apply(entries, &mut batch)
+            .map_err(|damaged| Fault::corruption(&self.dir, damaged.to_string()))?;
+        self.tree.write(&batch)?;
+        self.counters.applied.add(applied.entries as u64);
+        let answers = replica.applied(applied);
+        state.table.refresh(region);
+        state.table.mark_dirty(region);
+        self.settle(answers);
+        Ok(())
+    }
+
+    /// Answers writes that are decided.
+    pub(super) fn settle(&self, answers: Vec<(Due, Result<(), Refusal>)>) {
+        if answers.is_empty() {
             return;
         }
-        let leader = state.peers.get(&region).and_then(|peer| peer.here().leader);
-        let bytes_max = state.peers.get(&region).map_or(0, Peer::command_bytes_max);
-        for (gathered, why) in refused {
-            state.inflight.end_all(&gathered.writes.encode());
-            let bytes = gathered.writes.encoded_bytes();
-            let refusal = match why {
-                raft::Refusal::EntryTooLarge => Refusal::TooLarge { region_id: region.0, bytes, bytes_max },
-                raft::Refusal::NotLeader { .. } => Refusal::NotLeader { region_id: region.0, leader },
-                raft::Refusal::TransferPending { .. }
-                | raft::Refusal::TermNotCommitted
-                | raft::Refusal::UncommittedFull
-                | raft::Refusal::ChangePending
-                | raft::Refusal::InvalidChange(_)
-                | raft::Refusal::NotVoter
-                | raft::Refusal::MayNotCampaign
-                | raft::Refusal::NoLease
-                | raft::Refusal::OutOfPlace => {
-                    Refusal::Busy { reason: "the group takes no commands now", backoff_ms: 100 }
+        let now = self.rt.now();
+        for (due, outcome) in answers {
+            match outcome {
+                Ok(()) => {
+                    self.counters.write_latency.record(now.since(due.since));
+                    self.counters.log_operations.add(1);
+                    due.reply.send(Ok(due.out));
                 }
-            };
-            for due in gathered.answers {
-                self.refuse(due.reply, refusal.clone());
+                Err(refusal) => self.refuse(due.reply, refusal),
             }
         }
     }

@@ -9,9 +9,10 @@ use engine::log::{Batch, PurgeLimits};
 use raft::{Index, LogId, Time};
 use scheduler::RegionId;
 
-use super::Shard;
 use super::health::Event;
 use super::open::{TAG_BASE, encode_base};
+use super::{Due, Queued, Shard};
+use crate::region::replica::Replica;
 
 /// One tick of every group's clock.
 pub const TICK: Duration = Duration::from_millis(100);
@@ -37,19 +38,15 @@ impl Shard {
             }
             let now = Time(inner.rt.now().0);
             let mut state = inner.state.borrow_mut();
-            let mut moved = Vec::new();
-            for (id, peer) in &mut state.peers {
-                peer.raft.tick(now);
-                // What could not be proposed, because leadership was being handed over, is tried again.
-                if peer.raft.has_ready() || peer.has_gathered() {
-                    moved.push(*id);
-                }
-            }
-            for region in &moved {
-                state.mark_dirty(*region);
-            }
+            // What could not be proposed, because leadership was being handed over, is tried again.
+            let mut moved = false;
+            state.table.mark_moved(|replica| {
+                replica.tick(now);
+                moved |= replica.has_effects();
+                replica.has_effects()
+            });
             drop(state);
-            if !moved.is_empty() {
+            if moved {
                 inner.bell.ring();
             }
             inner.log.vouch_if_idle();
@@ -105,8 +102,8 @@ impl Shard {
             inner.log.write(batch).await?;
             let mut state = inner.state.borrow_mut();
             for (region, base) in cuts {
-                if let Some(peer) = state.peers.get_mut(&region) {
-                    peer.raft.compacted(base.index);
+                if let Some(replica) = state.table.get_mut(region) {
+                    replica.compacted(base.index);
                 }
             }
         }
@@ -122,15 +119,16 @@ impl Shard {
     pub(super) fn cuts(&self) -> Vec<(RegionId, LogId)> {
         let inner = &*self.inner;
         let state = inner.state.borrow();
-        let cut = |(id, peer): (&RegionId, &super::Peer<super::Due>)| {
+        let cut = |replica: &Replica<Due, Queued>| {
+            let id = replica.id();
             let flushed = inner.tree.flushed_index(id.0);
-            let keep = if peer.is_sole_voter() { 0 } else { KEEP_ENTRIES };
-            let upto = flushed.min(peer.raft.compact_hint().0).saturating_sub(keep);
+            let keep = if replica.is_sole_voter() { 0 } else { KEEP_ENTRIES };
+            let upto = flushed.min(replica.compact_hint().0).saturating_sub(keep);
             let first = inner.log.first_index(id.0)?;
             let index = Index(upto);
-            let term = peer.raft.term_at(index)?;
-            (upto >= first).then_some((*id, LogId { term, index }))
+            let term = replica.term_at(index)?;
+            (upto >= first).then_some((id, LogId { term, index }))
         };
-        state.peers.iter().filter_map(cut).collect()
+        state.table.iter().filter_map(cut).collect()
     }
 }

@@ -9,8 +9,9 @@ use std::path::Path;
 use engine::error::{Fault, Result};
 use engine::{log, lsm};
 
-use super::open::{FIRST_BASE, TAG_BASE, TAG_HARD_STATE, TAG_RECORD, decode_base, decode_hard_state};
-use crate::region::record::RegionRecord;
+use super::open::{
+    FIRST_BASE, TAG_BASE, TAG_HARD_STATE, TAG_RECORD, decode_base, decode_hard_state, record_in_force,
+};
 
 /// Refuses a log and a tree of which one has lost what the other vouches for.
 ///
@@ -22,7 +23,8 @@ pub fn vouch(dir: &Path, log: &log::Recovery, tree: &lsm::Recovery) -> Result<()
         let missing =
             |what: &str| Fault::corruption(&dir.join("log"), format!("metadata of region {group}: {what}"));
         let record = log.state(*group, TAG_RECORD).ok_or_else(|| missing("there is no region record"))?;
-        let record = RegionRecord::decode(&record).map_err(|error| missing(&error.to_string()))?;
+        let record =
+            record_in_force(&record, tree.state(*group).as_deref()).map_err(|what| missing(&what))?;
         if record.tombstone {
             continue;
         }

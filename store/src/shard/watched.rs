@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 
+use crate::region::submit::Edit;
 use crate::request::Seen;
 
 /// Watched keys remembered by one store.
@@ -53,15 +54,28 @@ impl Watched {
         seen.term == term && self.marks.get(&self.secret.hash_one(key)) == Some(&seen)
     }
 
+    /// Writes begin.
+    pub(super) fn edited(&mut self, edit: &Edit) {
+        if self.marks.is_empty() {
+            return;
+        }
+        match edit {
+            Edit::Nothing => {}
+            Edit::Put(key, _) | Edit::Delete(key) => self.written(key),
+            Edit::Many(pairs) => pairs.iter().for_each(|(key, _)| self.written(key)),
+            Edit::DeleteRange(..) => self.range_deleted(),
+        }
+    }
+
     /// A write of `key` begins.
-    pub(super) fn written(&mut self, key: &[u8]) {
+    fn written(&mut self, key: &[u8]) {
         if !self.marks.is_empty() {
             self.forget(self.secret.hash_one(key));
         }
     }
 
     /// A deletion of a range begins.
-    pub(super) fn range_deleted(&mut self) {
+    fn range_deleted(&mut self) {
         self.marks.clear();
         self.order.clear();
     }

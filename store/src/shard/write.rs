@@ -9,17 +9,16 @@ use bytes::Bytes;
 
 use engine::lsm::Lookup;
 use raft::Term;
-use scheduler::RegionId;
 
 use super::gate::op_bytes;
-use super::inflight::Known;
 use super::modify::{Modified, modify};
 use super::reply::Reply;
 use super::{Due, Inner, Queued, Shard, State};
 use crate::refusal::Refusal;
-use crate::region::command::{Cf, Write};
+use crate::region::command::Cf;
 use crate::region::guard;
-use crate::region::peer::TooLarge;
+use crate::region::inflight::Known;
+use crate::region::submit::Edit;
 use crate::request::{Change, KEY_BYTES_MAX, Op, Out, Route, VALUE_BYTES_MAX};
 
 const CF: Cf = Cf::Default;
@@ -75,7 +74,7 @@ impl Shard {
             return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
         }
         let state = inner.state.borrow();
-        if state.inflight.bytes() + state.waiting_bytes > inner.inflight_bytes_max(op_bytes(op)) {
+        if state.inflight_bytes + state.waiting_bytes > inner.inflight_bytes_max(op_bytes(op)) {
             return Err(TOO_MANY_BYTES);
         }
         Ok(())
@@ -85,7 +84,7 @@ impl Shard {
         let (known, term) = {
             let mut state = self.inner.state.borrow_mut();
             match current_term(&mut state, route.as_ref(), &key) {
-                Ok(term) => (state.inflight.known(&key), term),
+                Ok(term) => (state.known(&key), term),
                 Err(refusal) => {
                     drop(state);
                     return self.inner.refuse(reply, refusal);
@@ -107,7 +106,7 @@ impl Shard {
     /// Reads the key from disk, then goes on; what else arrives for the key waits meanwhile, so nothing changes it.
     /// After another election than that of `term` the value may be old.
     fn load(&self, route: Option<Route>, key: Bytes, change: Change, reply: Reply, term: Term) {
-        self.inner.state.borrow_mut().inflight.begin_load(key.clone());
+        self.inner.state.borrow_mut().loads.begin(key.clone());
         let shard = self.clone();
         self.inner.rt.clone().spawn(async move {
             let loaded = shard.inner.charged_value(&key).await;
@@ -143,26 +142,20 @@ impl Inner {
             // Nothing to write, but the answer rests on writes in flight and must not overtake them.
             return self.answer_behind(route, &key, reply, out);
         };
-        let mut state = self.state.borrow_mut();
         let due = Due { reply, out, since: self.rt.now() };
-        let gathered = match &value {
-            Some(value) => {
-                self.gather(&mut state, route, &key, due, &[Write::Put { cf: CF, key: &key, value }])
-            }
-            None => self.gather(&mut state, route, &key, due, &[Write::Delete { cf: CF, key: &key }]),
+        let edit = match value {
+            Some(value) => Edit::Put(key.clone(), value),
+            None => Edit::Delete(key.clone()),
         };
-        match gathered {
-            Ok(()) => state.inflight.begin_write(key, value),
-            Err((reply, refusal)) => {
-                drop(state);
-                self.refuse(reply, refusal);
-            }
+        let gathered = self.gather(&mut self.state.borrow_mut(), route, &key, due, edit);
+        if let Err((reply, refusal)) = gathered {
+            self.refuse(reply, refusal);
         }
     }
 
     /// Whether a write of `bytes` may begin: it fits beside those in flight, or there are none.
     pub(super) fn has_room_for(&self, bytes: usize) -> Result<(), Refusal> {
-        let in_flight = self.state.borrow().inflight.bytes();
+        let in_flight = self.state.borrow().inflight_bytes;
         let fits = in_flight == 0 || in_flight + bytes <= self.inflight_bytes_max(bytes);
         if fits { Ok(()) } else { Err(TOO_MANY_BYTES) }
     }
@@ -176,12 +169,12 @@ impl Inner {
     /// Answers at once if nothing is in flight for the key, else together with what is.
     pub(super) fn answer_behind(&self, route: Option<&Route>, key: &Bytes, reply: Reply, out: Out) {
         let mut state = self.state.borrow_mut();
-        if state.inflight.known(key) == Known::Nothing {
+        if state.known(key) == Known::Nothing {
             drop(state);
             return self.answer(reply, Ok(out));
         }
         let due = Due { reply, out, since: self.rt.now() };
-        if let Err((reply, refusal)) = self.gather(&mut state, route, key, due, &[]) {
+        if let Err((reply, refusal)) = self.gather(&mut state, route, key, due, Edit::Nothing) {
             drop(state);
             self.refuse(reply, refusal);
         }
@@ -196,40 +189,21 @@ impl Inner {
         reply: Reply,
     ) -> Result<(), (Reply, Refusal)> {
         let due = Due { reply, out: Out::Done, since: self.rt.now() };
-        match op {
-            Op::Put { key, value } => {
-                self.gather(state, route, &key, due, &[Write::Put { cf: CF, key: &key, value: &value }])?;
-                state.inflight.begin_write(key, Some(value));
-            }
-            Op::Delete { key, .. } => {
-                self.gather(state, route, &key, due, &[Write::Delete { cf: CF, key: &key }])?;
-                state.inflight.begin_write(key, None);
-            }
+        let (first, edit) = match op {
+            Op::Put { key, value } => (key.clone(), Edit::Put(key, value)),
+            Op::Delete { key, .. } => (key.clone(), Edit::Delete(key)),
             Op::BatchPut { pairs } => {
-                let Some((first, _)) = pairs.first() else { return self.nothing_to_do(due) };
-                let writes: Vec<_> =
-                    pairs.iter().map(|(key, value)| Write::Put { cf: CF, key, value }).collect();
-                self.gather(state, route, first, due, &writes)?;
-                for (key, value) in pairs {
-                    state.inflight.begin_write(key, Some(value));
-                }
+                let Some((first, _)) = pairs.first().cloned() else { return self.nothing_to_do(due) };
+                (first, Edit::Many(pairs.into_iter().map(|(key, value)| (key, Some(value))).collect()))
             }
             Op::BatchDelete { keys } => {
-                let Some(first) = keys.first() else { return self.nothing_to_do(due) };
-                let writes: Vec<_> = keys.iter().map(|key| Write::Delete { cf: CF, key }).collect();
-                self.gather(state, route, first, due, &writes)?;
-                for key in keys {
-                    state.inflight.begin_write(key, None);
-                }
+                let Some(first) = keys.first().cloned() else { return self.nothing_to_do(due) };
+                (first, Edit::Many(keys.into_iter().map(|key| (key, None)).collect()))
             }
-            Op::DeleteRange { start, end } => {
-                let writes = [Write::DeleteRange { cf: CF, start: &start, end: &end }];
-                self.gather(state, route, &start, due, &writes)?;
-                state.inflight.begin_range(start, end);
-            }
+            Op::DeleteRange { start, end } => (start.clone(), Edit::DeleteRange(start, end)),
             op => unreachable!("{op:?} is a read or depends on what was there"),
-        }
-        Ok(())
+        };
+        self.gather(state, route, &first, due, edit)
     }
 
     fn nothing_to_do(&self, due: Due) -> Result<(), (Reply, Refusal)> {
@@ -237,50 +211,41 @@ impl Inner {
         Ok(())
     }
 
-    /// Adds `writes` to the next command of the region that `route` or `key` leads to.
+    /// Adds writes to the next command of the region that `route` or `key` leads to.
     pub(super) fn gather(
         &self,
         state: &mut State,
         route: Option<&Route>,
         key: &[u8],
         due: Due,
-        writes: &[Write<'_>],
+        edit: Edit,
     ) -> Result<(), (Reply, Refusal)> {
-        let peer = match state.admit(route, key) {
-            Ok(peer) => peer,
+        let replica = match state.admit(route, key) {
+            Ok(replica) => replica,
             Err(refusal) => return Err((due.reply, refusal)),
         };
-        if let Err(refusal) = writes.iter().try_for_each(|write| covers(peer, write)) {
-            return Err((due.reply, refusal));
-        }
-        let region: RegionId = peer.record.region.id;
-        if let Err((due, TooLarge { bytes, bytes_max })) = peer.gather(writes, due) {
-            return Err((due.reply, Refusal::TooLarge { region_id: region.0, bytes, bytes_max }));
-        }
-        state.mark_dirty(region);
-        self.counts.write(region, writes.len(), writes.iter().map(write_bytes).sum());
+        let region = replica.id();
+        // A write that is refused takes numbers of watched keys back without need, which does no harm.
+        state.watched.edited(&edit);
+        let replica = state.table.get_mut(region).expect("it was admitted just now");
+        let writes = edit.count();
+        let bytes = replica.submit(edit, due).map_err(|(due, refusal)| (due.reply, refusal))?;
+        state.inflight_bytes += bytes;
+        state.table.mark_dirty(region);
+        self.counts.write(region, writes, bytes);
         self.bell.ring();
         Ok(())
     }
 }
 
-/// Bytes of the keys and the value that a write brings.
-fn write_bytes(write: &Write<'_>) -> usize {
-    match write {
-        Write::Put { cf: _, key, value } => key.len() + value.len(),
-        Write::Delete { cf: _, key } => key.len(),
-        Write::DeleteRange { cf: _, start, end } => start.len() + end.len(),
-    }
-}
-
 /// The term in which the region that `route` or `key` leads to may be computed from its state.
 fn current_term(state: &mut State, route: Option<&Route>, key: &[u8]) -> Result<Term, Refusal> {
-    let peer = state.admit(route, key)?;
-    guard::covers(&peer.record.region, key)?;
-    if !peer.is_current() {
+    let replica = state.admit(route, key)?;
+    guard::covers(replica.region(), key)?;
+    if !replica.is_current() {
         return Err(Refusal::not_current());
     }
-    Ok(peer.raft.term())
+    Ok(replica.term())
 }
 
 /// Bytes of the value that `change` makes of the one before it.
@@ -291,14 +256,6 @@ fn made_bytes(before: Option<&Bytes>, change: &Change) -> usize {
         // An integer has at most twenty digits.
         Change::Add { .. } => 20,
         Change::Take | Change::Remove => 0,
-    }
-}
-
-fn covers(peer: &crate::region::peer::Peer<Due>, write: &Write<'_>) -> Result<(), Refusal> {
-    let region = &peer.record.region;
-    match write {
-        Write::Put { key, .. } | Write::Delete { key, .. } => guard::covers(region, key),
-        Write::DeleteRange { start, end, .. } => guard::covers_range(region, start, end),
     }
 }
 

@@ -1,0 +1,341 @@
+//! Committed entries become one batch for the tree, the next descriptor, and what those hear who wait.
+//!
+//! All replicas decide alike, by the descriptor as of the entry before. Where an entry changes the descriptor, the new one travels
+//! in the same batch as the applied index, so that the tree never has one without the other.
+
+use std::fmt;
+
+use engine::lsm::{Cf, WriteBatch};
+use raft::{ChangeEffect, Entry, EntryKind, Index, LogId, MembershipChange};
+use scheduler::Region;
+use scheduler::change::Change;
+
+use super::change::Proposed;
+use super::command::{Command, Write, WritesView};
+use super::life::Life;
+use super::replica::Replica;
+use super::submit::Waiting;
+use crate::refusal::Refusal;
+use crate::request::KEY_BYTES_MAX;
+
+/// Above every key that is accepted.
+static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
+
+const FAMILIES: [Cf; 3] = [Cf::Default, Cf::Lock, Cf::Write];
+
+/// Entries whose effects are in a batch. The tree takes the batch, then [`Replica::applied`] takes this.
+#[derive(Debug)]
+#[must_use = "what waits for these entries is never answered otherwise"]
+pub struct Applied<W> {
+    upto: Index,
+    /// Entries applied.
+    pub entries: usize,
+    answers: Vec<(W, Result<(), Refusal>)>,
+    dies: bool,
+}
+
+/// An entry that no version up to this one can have written: damage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged(pub String);
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<W, R> Replica<W, R> {
+    /// Adds the effects of committed entries to `batch`, with the index that they bring the tree to. Those that a snapshot has
+    /// overtaken, and those after our own removal, add nothing.
+    ///
+    /// # Errors
+    /// [`Damaged`] for an entry that cannot be read; nothing of the batch may be used then.
+    pub fn apply(&mut self, entries: &[Entry], batch: &mut WriteBatch) -> Result<Applied<W>, Damaged> {
+        let from = self.raft.applied_index();
+        let mut applied = Applied { upto: from, entries: 0, answers: Vec::new(), dies: false };
+        for entry in entries.iter().filter(|entry| entry.index > from) {
+            if applied.dies {
+                break;
+            }
+            let mine = self.settle(entry.id());
+            let outcome = match entry.kind {
+                EntryKind::Normal => self.apply_command(entry, mine.as_ref(), batch)?,
+                EntryKind::Membership => match self.apply_change(entry, batch, &mut applied)? {
+                    Some(outcome) => outcome,
+                    None => break,
+                },
+            };
+            let waiters = mine.into_iter().flat_map(|waiting| waiting.answers);
+            applied.answers.extend(waiters.map(|waiter| (waiter, outcome.clone())));
+            (applied.upto, applied.entries) = (entry.index, applied.entries + 1);
+        }
+        if applied.entries > 0 {
+            batch.mark(self.region().id.0, applied.upto.0);
+            if let Some(at) = self.describe {
+                batch.describe(self.region().id.0, &self.descriptor(at).encode());
+            }
+        }
+        Ok(applied)
+    }
+
+    /// The tree has the batch. Returns what those hear who waited.
+    pub fn applied(&mut self, applied: Applied<W>) -> Vec<(W, Result<(), Refusal>)> {
+        let Applied { upto, entries: _, answers, dies } = applied;
+        self.describe = None;
+        if upto > self.raft.applied_index() {
+            self.raft.applied(upto);
+        }
+        if dies {
+            self.die(true);
+        } else {
+            self.serve_reads();
+        }
+        self.notice();
+        self.debug_check();
+        answers
+    }
+
+    /// Who waits for the entry `id`, which is being applied.
+    fn settle(&mut self, id: LogId) -> Option<Waiting<W>> {
+        let front = self.waiting.pop_front_if(|front| front.id.index <= id.index)?;
+        assert_eq!(front.id, id, "an entry was overtaken although its leader still leads");
+        Some(front)
+    }
+
+    fn apply_command(
+        &mut self,
+        entry: &Entry,
+        mine: Option<&Waiting<W>>,
+        batch: &mut WriteBatch,
+    ) -> Result<Result<(), Refusal>, Damaged> {
+        if entry.payload.is_empty() {
+            return Ok(Ok(()));
+        }
+        let Command::Writes(writes) =
+            Command::decode(&entry.payload).map_err(|error| self.damaged(entry, &error))?;
+        let version = self.region().epoch.version;
+        // What was admitted under another version is no longer in flight.
+        if mine.is_some_and(|mine| mine.writes && mine.version == version) {
+            let before = self.inflight.bytes();
+            writes.iter().for_each(|write| self.inflight.end(&write));
+            self.out.released_bytes += before - self.inflight.bytes();
+        }
+        if writes.version() != version {
+            return Ok(Err(Refusal::EpochNotMatch { current: vec![self.region().clone()] }));
+        }
+        fill(batch, self.region(), &writes);
+        Ok(Ok(()))
+    }
+
+    /// Nothing if a snapshot has overtaken the entry.
+    fn apply_change(
+        &mut self,
+        entry: &Entry,
+        batch: &mut WriteBatch,
+        applied: &mut Applied<W>,
+    ) -> Result<Option<Result<(), Refusal>>, Damaged> {
+        let unreadable = || self.damaged(entry, &"it is no change of membership");
+        let raft = MembershipChange::decode(&entry.payload).ok_or_else(unreadable)?;
+        let by_itself = raft.steps.is_empty() && raft.context.is_empty();
+        let proposed = match Proposed::from_raft(&raft) {
+            Some(proposed) => proposed,
+            None if by_itself => Proposed { epoch: self.region().epoch, change: Change::LeaveJoint },
+            None => return Err(unreadable()),
+        };
+        let Proposed { epoch, change } = proposed;
+        if self.region().epoch.admit(change.command(), epoch).is_err() {
+            return Ok(Some(Err(Refusal::EpochNotMatch { current: vec![self.region().clone()] })));
+        }
+        let after = match change.apply(self.region()) {
+            Ok(after) => after,
+            Err(error) => return Ok(Some(Err(Refusal::Invalid(error.to_string())))),
+        };
+        match self.raft.apply_change(entry.index, &raft) {
+            Ok(ChangeEffect::Store(stored)) => {
+                assert_eq!(
+                    stored,
+                    &super::change::membership(&after),
+                    "descriptor and core changed differently"
+                );
+            }
+            Ok(ChangeEffect::Overtaken) => return Ok(None),
+            Err(error) => panic!("the descriptor of {after} took a change that the core refused: {error}"),
+        }
+        self.remember_leavers(&after);
+        let version = self.record.region.epoch.version;
+        self.record.region = after;
+        self.describe = Some(entry.id());
+        if self.record.region.epoch.version != version {
+            self.end_version();
+        }
+        // The core resigns before the rest is applied, so those who wait hear of it first.
+        self.notice();
+        if self.region().peer(self.me()).is_none() {
+            self.bury(batch);
+            applied.dies = true;
+        }
+        Ok(Some(Ok(())))
+    }
+
+    /// The data goes in the batch that has the tombstone.
+    fn bury(&mut self, batch: &mut WriteBatch) {
+        self.record.tombstone = true;
+        erase(batch, self.region());
+    }
+
+    fn damaged(&self, entry: &Entry, error: &dyn fmt::Display) -> Damaged {
+        Damaged(format!("entry {} of {}: {error}", entry.index, self.region().id))
+    }
+
+    /// The batch that puts the tombstone of a replica that heard of its removal in the place of its data.
+    pub fn tombstone_batch(&self) -> WriteBatch {
+        assert_eq!(self.life(), Life::Tombstone, "{} is not dead", self.region());
+        let mut batch = WriteBatch::new();
+        if !self.region().peers.is_empty() {
+            erase(&mut batch, self.region());
+        }
+        let applied = self.raft.applied_index();
+        batch.mark(self.region().id.0, applied.0);
+        let at = LogId { term: self.raft.term_at(applied).unwrap_or_default(), index: applied };
+        batch.describe(self.region().id.0, &self.descriptor(at).encode());
+        batch
+    }
+}
+
+/// Deletes everything in the region's range, and nothing outside.
+pub fn erase(batch: &mut WriteBatch, region: &Region) {
+    let (start, end) = (region.range.start().as_bytes(), end_of(region));
+    FAMILIES.into_iter().for_each(|cf| batch.delete_range(cf, start, end));
+}
+
+fn fill(batch: &mut WriteBatch, region: &Region, writes: &WritesView<'_>) {
+    for write in writes.iter() {
+        match write {
+            Write::Put { cf, key, value } => batch.put(cf, key, value),
+            Write::Delete { cf, key } => batch.delete(cf, key),
+            // An open end means the end of the region, never that of the tree: other regions live there, too.
+            Write::DeleteRange { cf, start, end: [] } => batch.delete_range(cf, start, end_of(region)),
+            Write::DeleteRange { cf, start, end } => batch.delete_range(cf, start, end),
+        }
+    }
+}
+
+/// The first key after the region. Where it has none, one above every key that is accepted.
+fn end_of(region: &Region) -> &[u8] {
+    match region.range.end().as_bytes() {
+        [] => &ABOVE_EVERY_KEY,
+        end => end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use engine::lsm::Mark;
+    use raft::{Apply, Membership, Start, Time};
+    use scheduler::{Epoch, KeyRange, Peer, PeerId, RegionId, StoreId};
+
+    use crate::region::inflight::Known;
+    use crate::region::record::{Descriptor, RegionRecord};
+    use crate::region::replica::Stored;
+    use crate::region::submit::Edit;
+
+    type Leader = Replica<&'static str, ()>;
+
+    /// A sole voter that leads and has applied its first entry.
+    fn leader() -> Leader {
+        let region = Region {
+            id: RegionId(1),
+            range: KeyRange::new("a", "m").unwrap(),
+            epoch: Epoch::FIRST,
+            peers: vec![Peer::voter(PeerId(11), StoreId(1))],
+        };
+        let record = RegionRecord { region, me: PeerId(11), tombstone: false };
+        let start = Start::bootstrap(LogId::new(5, 5), Membership::default());
+        let stored = Stored { record, in_tree: false, start };
+        let mut replica =
+            Leader::new(StoreId(1), stored, Arc::new(raft::Config::default()), 1, Time(0)).unwrap();
+        replica.campaign(Time(0)).unwrap();
+        for _ in 0..3 {
+            for entries in commit(&mut replica) {
+                let applied = replica.apply(&entries, &mut WriteBatch::new()).unwrap();
+                assert!(replica.applied(applied).is_empty());
+            }
+        }
+        assert!(replica.is_current());
+        replica
+    }
+
+    /// Makes what there is to write durable; returns what is committed.
+    fn commit(replica: &mut Leader) -> Vec<Vec<Entry>> {
+        let mut committed = Vec::new();
+        for _ in 0..3 {
+            let effects = replica.effects();
+            if let Some(write) = effects.write {
+                replica.durable(write);
+            }
+            match effects.apply {
+                Some(Apply::Entries(entries)) => committed.push(entries),
+                Some(Apply::FromLog { .. }) => panic!("the entries are in memory"),
+                None => {}
+            }
+        }
+        committed
+    }
+
+    fn put(key: &'static str) -> Edit {
+        Edit::Put(Bytes::from_static(key.as_bytes()), Bytes::from_static(b"v"))
+    }
+
+    #[test]
+    fn a_write_of_an_older_version_has_no_effect_and_its_value_is_forgotten() {
+        let mut replica = leader();
+        replica.submit(put("b"), "proposed").unwrap();
+        let committed = commit(&mut replica);
+        replica.submit(put("c"), "gathered").unwrap();
+        assert_eq!(replica.known(b"b"), Known::Value(Bytes::from_static(b"v")));
+        // As a split that is applied between proposal and apply does it.
+        replica.record.region.epoch.version += 1;
+        replica.end_version();
+        assert_eq!((replica.known(b"b"), replica.known(b"c")), (Known::Nothing, Known::Nothing));
+        let mut batch = WriteBatch::new();
+        let applied = replica.apply(&committed[0], &mut batch).unwrap();
+        assert_eq!(batch.ops().count(), 0);
+        assert_eq!(batch.marks(), [Mark::Applied { group: 1, applied: 7 }]);
+        let current = vec![replica.region().clone()];
+        let refused = Err(Refusal::EpochNotMatch { current });
+        assert_eq!(replica.applied(applied), [("proposed", refused.clone())]);
+        let effects = replica.effects();
+        assert_eq!((effects.answers, effects.released_bytes), (vec![("gathered", refused)], 4));
+        replica.check();
+    }
+
+    /// The first batch after a start from the log's record brings the tree its own.
+    #[test]
+    fn a_changed_descriptor_travels_in_the_batch_that_has_the_mark() {
+        let mut replica = leader();
+        let change = Change::AddLearner { peer: PeerId(12), store: StoreId(2) };
+        replica.propose_change(change, Epoch::FIRST, "change").unwrap();
+        let committed = commit(&mut replica);
+        let mut batch = WriteBatch::new();
+        let applied = replica.apply(&committed[0], &mut batch).unwrap();
+        let [Mark::Applied { group: 1, applied: 7 }, Mark::Described { group: 1, state }] = batch.marks()
+        else {
+            panic!("{:?}", batch.marks())
+        };
+        let Descriptor { record, at, by_snapshot } = Descriptor::decode(state).unwrap();
+        assert_eq!((record.region.epoch, at.index.0, by_snapshot), (Epoch::new(2, 1), 7, false));
+        assert_eq!(replica.applied(applied), [("change", Ok(()))]);
+        replica.submit(put("b"), "write").unwrap();
+        // The promised learner does not vote, so the write is committed; and nothing is described without need.
+        let committed = commit(&mut replica);
+        let mut batch = WriteBatch::new();
+        let applied = replica.apply(&committed[0], &mut batch).unwrap();
+        assert_eq!(batch.marks(), [Mark::Applied { group: 1, applied: 8 }]);
+        assert_eq!(replica.applied(applied), [("write", Ok(()))]);
+    }
+}

@@ -1,0 +1,131 @@
+//! What replicas of one region on different stores say to each other, and what a store does with a message that arrives.
+//!
+//! Raft's own messages travel in an envelope that says which incarnation of the region the sender knows. [`admit`] judges the
+//! envelope against what the store has, before anything looks inside:
+//!
+//! | here | the message is for | from a leader, with a range | verdict |
+//! |---|---|---|---|
+//! | a replica | its peer id, from a member or of no older epoch | | step |
+//! | a replica | its peer id, from a stranger of an older epoch | | the sender is removed: tell it |
+//! | a replica without a descriptor | its peer id, a snapshot whose range is taken | | drop: the sender tries again |
+//! | a replica | an older peer id | | stale: drop |
+//! | a replica | a newer peer id | | the replica is removed: destroy it, then judge again |
+//! | a tombstone | its peer id or an older one, or a conf_ver no newer | | drop |
+//! | nothing, or a tombstone of an older peer | | yes, the range is free | create a replica that waits for a snapshot |
+//! | nothing, or a tombstone of an older peer | | yes, the range is taken | drop: the sender tries again |
+//! | nothing, or a tombstone of an older peer | | no | drop |
+
+use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId};
+
+use super::record::RegionRecord;
+
+/// A message between two replicas of a region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerMessage {
+    /// The region.
+    pub region: RegionId,
+    /// Who sends it, and from which store.
+    pub from: Peer,
+    /// Whom it is for, and on which store.
+    pub to: Peer,
+    /// The region's epoch as the sender knows it.
+    pub epoch: Epoch,
+    /// The region's range, where the addressee may have to be created.
+    pub range: Option<KeyRange>,
+    /// What it says.
+    pub body: Body,
+}
+
+/// The content of a [`PeerMessage`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// For the consensus core.
+    Raft(Box<raft::Message>),
+    /// "You are no member any more": the answer to a peer that was removed and has not heard of it.
+    Removed,
+}
+
+/// What a store has of a region.
+#[derive(Clone, Copy, Debug)]
+pub enum Here<'a> {
+    /// Neither a replica nor a tombstone.
+    Nothing,
+    /// A replica of this peer id. The descriptor is empty while it waits for its first snapshot.
+    Replica(PeerId, &'a Region),
+    /// What is remembered of a replica that was removed.
+    Tombstone(&'a RegionRecord),
+}
+
+/// What to do with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Hand it to the replica.
+    Step,
+    /// Create a replica that waits for a snapshot, then hand it the message.
+    Create,
+    /// Destroy the replica here, then judge the message again.
+    Destroy,
+    /// Tell the sender that it was removed.
+    TellRemoved,
+    /// Nothing.
+    Drop(Stray),
+}
+
+/// Why a message was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stray {
+    /// It is for a peer that lived here before.
+    OldPeer,
+    /// It is for a peer whose tombstone is here.
+    Tombstone,
+    /// Nothing is here, and this is no message by which a replica comes into being.
+    Absent,
+    /// Nothing is here, and the range belongs to another region still.
+    RangeTaken,
+}
+
+/// Judges a message by its envelope. `range_taken` says whether another region of the store covers part of a range.
+pub fn admit(here: Here<'_>, message: &PeerMessage, range_taken: impl FnOnce(&KeyRange) -> bool) -> Verdict {
+    let to = message.to.id;
+    match here {
+        Here::Replica(me, _) if to < me => Verdict::Drop(Stray::OldPeer),
+        Here::Replica(me, _) if to > me => Verdict::Destroy,
+        Here::Replica(_, region) => {
+            let known = region.peers.is_empty() || region.peer(message.from.id).is_some();
+            let told = matches!(message.body, Body::Removed);
+            if !known && !told && message.epoch.is_stale_against(region.epoch) {
+                return Verdict::TellRemoved;
+            }
+            if told && (region.peers.is_empty() || message.epoch.conf_ver > region.epoch.conf_ver) {
+                return Verdict::Destroy;
+            }
+            if told {
+                return Verdict::Drop(Stray::OldPeer);
+            }
+            let taken = region.peers.is_empty() && brings_snapshot(message);
+            match &message.range {
+                Some(range) if taken && range_taken(range) => Verdict::Drop(Stray::RangeTaken),
+                Some(_) | None => Verdict::Step,
+            }
+        }
+        Here::Tombstone(record)
+            if to <= record.me || message.epoch.conf_ver < record.region.epoch.conf_ver =>
+        {
+            Verdict::Drop(Stray::Tombstone)
+        }
+        Here::Tombstone(_) | Here::Nothing => match (&message.range, &message.body) {
+            (Some(range), Body::Raft(inner)) if inner.body.is_from_leader() => {
+                if range_taken(range) {
+                    Verdict::Drop(Stray::RangeTaken)
+                } else {
+                    Verdict::Create
+                }
+            }
+            (Some(_) | None, Body::Raft(_) | Body::Removed) => Verdict::Drop(Stray::Absent),
+        },
+    }
+}
+
+fn brings_snapshot(message: &PeerMessage) -> bool {
+    matches!(&message.body, Body::Raft(inner) if matches!(inner.body, raft::Body::Snapshot(_)))
+}

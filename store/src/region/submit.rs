@@ -1,0 +1,309 @@
+//! Writes on their way into the log: gathered until the next turn, then proposed.
+//!
+//! What is gathered together travels as one command, so that a hundred small writes cost one entry. A command never grows beyond
+//! what the group takes, so nothing is refused because of what else came.
+
+use bytes::Bytes;
+use raft::{LogId, Payload};
+
+use super::command::{Cf, Write, Writes, encoded_bytes};
+use super::guard;
+use super::replica::Replica;
+use crate::refusal::Refusal;
+
+/// A command is closed and the next one begun when it has gathered this much.
+const COMMAND_BYTES_MAX: usize = 512 << 10;
+
+/// Writes that are submitted together, take effect together, and are known while they are in flight. All are of the default
+/// family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// Nothing: the answer alone waits until everything before it is applied.
+    Nothing,
+    /// Sets a key.
+    Put(Bytes, Bytes),
+    /// Deletes a key.
+    Delete(Bytes),
+    /// Sets keys, or deletes those without a value.
+    Many(Vec<(Bytes, Option<Bytes>)>),
+    /// Deletes the keys in `[start, end)`; an empty end means that of the region.
+    DeleteRange(Bytes, Bytes),
+}
+
+/// Writes of one command before it is proposed.
+#[derive(Debug)]
+pub(super) struct Gathered<W> {
+    writes: Writes,
+    /// Who waits, in order.
+    pub(super) answers: Vec<W>,
+}
+
+/// A proposed command or change.
+#[derive(Debug)]
+pub(super) struct Waiting<W> {
+    /// Where it stands in the log.
+    pub(super) id: LogId,
+    /// The version of the epoch that it was admitted under.
+    pub(super) version: u64,
+    /// Whether it has writes, which are in flight.
+    pub(super) writes: bool,
+    /// Who waits, in order.
+    pub(super) answers: Vec<W>,
+}
+
+impl Edit {
+    /// Of all keys and values.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Put(one, other) | Self::DeleteRange(one, other) => one.len() + other.len(),
+            Self::Delete(key) => key.len(),
+            Self::Many(pairs) => {
+                pairs.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum()
+            }
+        }
+    }
+
+    /// How many writes: keys, and deletions of a range.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Put(..) | Self::Delete(_) | Self::DeleteRange(..) => 1,
+            Self::Many(pairs) => pairs.len(),
+        }
+    }
+}
+
+fn write_of<'a>(key: &'a Bytes, value: Option<&'a Bytes>) -> Write<'a> {
+    match value {
+        Some(value) => Write::Put { cf: Cf::Default, key, value },
+        None => Write::Delete { cf: Cf::Default, key },
+    }
+}
+
+impl<W, R> Replica<W, R> {
+    /// Adds writes to the command that the next turn proposes; `waiter` hears once they are applied. Returns the bytes that are now
+    /// in flight for them.
+    ///
+    /// # Errors
+    /// If this replica does not lead, the writes reach out of the region, or they alone are more than the group takes; the waiter
+    /// comes back.
+    pub fn submit(&mut self, edit: Edit, waiter: W) -> Result<usize, (W, Refusal)> {
+        if let Err(refusal) = self.may_submit(&edit) {
+            return Err((waiter, refusal));
+        }
+        let bytes = edit.bytes();
+        let last = self.open_command(edit.count(), bytes);
+        match &edit {
+            Edit::Nothing => {}
+            Edit::Put(key, value) => last.writes.push(write_of(key, Some(value))),
+            Edit::Delete(key) => last.writes.push(write_of(key, None)),
+            Edit::Many(pairs) => {
+                pairs.iter().for_each(|(key, value)| last.writes.push(write_of(key, value.as_ref())));
+            }
+            Edit::DeleteRange(start, end) => {
+                last.writes.push(Write::DeleteRange { cf: Cf::Default, start, end });
+            }
+        }
+        last.answers.push(waiter);
+        match edit {
+            Edit::Nothing => {}
+            Edit::Put(key, value) => self.inflight.begin_write(key, Some(value)),
+            Edit::Delete(key) => self.inflight.begin_write(key, None),
+            Edit::Many(pairs) => {
+                pairs.into_iter().for_each(|(key, value)| self.inflight.begin_write(key, value));
+            }
+            Edit::DeleteRange(start, end) => self.inflight.begin_range(start, end),
+        }
+        Ok(bytes)
+    }
+
+    fn may_submit(&self, edit: &Edit) -> Result<(), Refusal> {
+        if !self.is_leader() {
+            return Err(self.not_leader());
+        }
+        let region = self.region();
+        match edit {
+            Edit::Nothing => {}
+            Edit::Put(key, _) | Edit::Delete(key) => guard::covers(region, key)?,
+            Edit::Many(pairs) => pairs.iter().try_for_each(|(key, _)| guard::covers(region, key))?,
+            Edit::DeleteRange(start, end) => guard::covers_range(region, start, end)?,
+        }
+        let alone = encoded_bytes(edit.count(), edit.bytes());
+        if alone > self.command_bytes_max {
+            let (region_id, bytes_max) = (region.id.0, self.command_bytes_max);
+            return Err(Refusal::TooLarge { region_id, bytes: alone, bytes_max });
+        }
+        Ok(())
+    }
+
+    /// The command that `count` more writes of `bytes` are to be added to.
+    fn open_command(&mut self, count: usize, bytes: usize) -> &mut Gathered<W> {
+        let (version, bytes_max) = (self.region().epoch.version, self.command_bytes_max);
+        let open = self.gathering.back().is_some_and(|last| {
+            let together = encoded_bytes(last.writes.len() + count, last.writes.bytes() + bytes);
+            last.writes.version() == version
+                && last.writes.bytes() < COMMAND_BYTES_MAX
+                && together <= bytes_max
+        });
+        if !open {
+            self.gathering.push_back(Gathered { writes: Writes::new(version), answers: Vec::new() });
+        }
+        self.gathering.back_mut().expect("one was pushed if there was none")
+    }
+
+    /// Whether writes have gathered that no turn has proposed yet.
+    pub fn has_gathered(&self) -> bool {
+        !self.gathering.is_empty()
+    }
+
+    /// Proposes what has gathered, as far as the group accepts it now. What can never be proposed here is refused, each command for
+    /// its own reason.
+    pub(super) fn propose_gathered(&mut self) {
+        while let Some(next) = self.gathering.pop_front() {
+            let payload = Payload::from(next.writes.encode());
+            match self.raft.propose(payload.clone()) {
+                Ok(id) => self.waiting.push_back(Waiting {
+                    id,
+                    version: next.writes.version(),
+                    writes: true,
+                    answers: next.answers,
+                }),
+                Err(raft::Refusal::UncommittedFull | raft::Refusal::TransferPending { .. }) => {
+                    self.gathering.push_front(next);
+                    break;
+                }
+                Err(
+                    why @ (raft::Refusal::NotLeader { .. }
+                    | raft::Refusal::EntryTooLarge
+                    | raft::Refusal::TermNotCommitted
+                    | raft::Refusal::ChangePending
+                    | raft::Refusal::InvalidChange(_)
+                    | raft::Refusal::NotVoter
+                    | raft::Refusal::MayNotCampaign
+                    | raft::Refusal::NoLease
+                    | raft::Refusal::OutOfPlace),
+                ) => self.give_up(next, &payload, why),
+            }
+        }
+    }
+
+    fn give_up(&mut self, gathered: Gathered<W>, payload: &Payload, why: raft::Refusal) {
+        let before = self.inflight.bytes();
+        self.inflight.end_all(payload);
+        self.out.released_bytes += before - self.inflight.bytes();
+        let refusal = self.refusal_of(why, gathered.writes.encoded_bytes());
+        let refused = gathered.answers.into_iter().map(|waiter| (waiter, Err(refusal.clone())));
+        self.out.answers.extend(refused);
+    }
+
+    /// The version of the epoch has moved: what was admitted under the old one is refused at apply, so nothing may be computed
+    /// from it, and what is not proposed yet never is.
+    pub(super) fn end_version(&mut self) {
+        self.forget_inflight();
+        let refusal = Refusal::EpochNotMatch { current: vec![self.region().clone()] };
+        let gathered = self.gathering.drain(..).flat_map(|gathered| gathered.answers);
+        self.out.answers.extend(gathered.map(|waiter| (waiter, Err(refusal.clone()))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use raft::{Apply, LogId, Membership, Start, Time};
+    use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
+
+    use super::*;
+    use crate::region::record::RegionRecord;
+    use crate::region::replica::{Abandoned, Stored};
+
+    const ENTRY_BYTES_MAX: usize = 16 << 20;
+
+    /// A sole voter that leads.
+    fn leader() -> Replica<u32, u32> {
+        let config = raft::Config { entry_bytes_max: ENTRY_BYTES_MAX as u64, ..raft::Config::default() };
+        let me = PeerId(3);
+        let region = Region {
+            id: RegionId(7),
+            range: KeyRange::new("", "").unwrap(),
+            epoch: Epoch::FIRST,
+            peers: vec![Peer::voter(me, StoreId(1))],
+        };
+        let record = RegionRecord { region, me, tombstone: false };
+        let start = Start::bootstrap(LogId::new(5, 5), Membership::default());
+        let stored = Stored { record, in_tree: false, start };
+        let mut replica = Replica::new(StoreId(1), stored, Arc::new(config), 1, Time(0)).unwrap();
+        replica.campaign(Time(0)).unwrap();
+        while replica.has_effects() {
+            let effects = replica.effects();
+            if let Some(write) = effects.write {
+                replica.durable(write);
+            }
+            if let Some(Apply::Entries(entries)) = effects.apply {
+                let applied = replica.apply(&entries, &mut engine::lsm::WriteBatch::new()).unwrap();
+                replica.applied(applied);
+            }
+        }
+        assert!(replica.is_current());
+        replica
+    }
+
+    fn put(value: &[u8]) -> (Bytes, Option<Bytes>) {
+        (Bytes::from_static(b"k"), Some(Bytes::copy_from_slice(value)))
+    }
+
+    /// What is large enough to fill a command alone is not put to what has gathered already, or the group would refuse both.
+    #[test]
+    fn a_command_never_grows_beyond_what_the_group_takes() {
+        let (few, most, rest) = (vec![0; 400 << 10], vec![0; 8 << 20], vec![0; (79 << 20) / 10]);
+        let mut replica = leader();
+        replica.submit(Edit::Many(vec![put(&few)]), 1).unwrap();
+        assert!(few.len() < COMMAND_BYTES_MAX, "the first command is still open");
+        replica.submit(Edit::Many(vec![put(&most), put(&rest)]), 2).unwrap();
+        replica.submit(Edit::Many(vec![put(&few)]), 3).unwrap();
+        let sizes: Vec<usize> = replica.gathering.iter().map(|next| next.writes.encode().len()).collect();
+        assert!(sizes.iter().all(|bytes| *bytes <= ENTRY_BYTES_MAX), "{sizes:?}");
+        replica.propose_gathered();
+        assert_eq!(replica.out.answers, [], "commands of {sizes:?} bytes are refused");
+        let answers: Vec<&[u32]> = replica.waiting.iter().map(|waiting| &waiting.answers[..]).collect();
+        assert_eq!(answers, [[1], [2], [3]]);
+    }
+
+    /// What may be in the log is told from what no turn has proposed, and what was decided is not lost.
+    #[test]
+    fn a_store_that_ends_gets_back_all_that_wait() {
+        let mut replica = leader();
+        let put = || Edit::Put(Bytes::from_static(b"k"), Bytes::from_static(b"v"));
+        replica.submit(put(), 1).unwrap();
+        replica.propose_gathered();
+        replica.submit(put(), 2).unwrap();
+        replica.ask(3).unwrap();
+        let Abandoned { proposed, gathered, reads, decided } = replica.abandon();
+        assert_eq!((proposed, gathered, reads, decided), (vec![1], vec![2], vec![3], Vec::new()));
+        assert_eq!(replica.charged_bytes(), 0);
+        replica.submit(put(), 4).unwrap();
+        replica.propose_gathered();
+        replica.submit(put(), 5).unwrap();
+        replica.resign(Time(0)).unwrap();
+        let Abandoned { proposed, gathered, reads, decided } = replica.abandon();
+        assert_eq!((proposed, gathered, reads), (Vec::new(), Vec::new(), Vec::new()));
+        let [(4, Err(Refusal::Unknown)), (5, Err(Refusal::NotLeader { .. }))] = &decided[..] else {
+            panic!("{decided:?}")
+        };
+    }
+
+    /// The bound is exact: the largest write that is let in is one that the group takes.
+    #[test]
+    fn what_is_let_in_alone_is_taken_and_one_byte_more_is_not() {
+        let mut replica = leader();
+        let fits = vec![0; ENTRY_BYTES_MAX - encoded_bytes(1, 1)];
+        replica.submit(Edit::Many(vec![put(&fits)]), 1).unwrap();
+        replica.propose_gathered();
+        assert_eq!((replica.out.answers.len(), replica.waiting.len()), (0, 1));
+        let (waiter, refusal) =
+            replica.submit(Edit::Many(vec![put(&[fits, vec![0]].concat())]), 2).unwrap_err();
+        let (bytes, bytes_max) = (ENTRY_BYTES_MAX + 1, ENTRY_BYTES_MAX);
+        assert_eq!((waiter, refusal), (2, Refusal::TooLarge { region_id: 7, bytes, bytes_max }));
+    }
+}

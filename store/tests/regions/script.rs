@@ -1,0 +1,465 @@
+//! Scenarios of regions as text: `tests/regions/scripts/*.txt`, one rule each.
+//!
+//! A script is a comment that tells the story, then blocks: commands, a line `---`, and what happened. Nothing moves by itself:
+//! messages wait in one queue until `deliver`, disks are instant unless `hold`, state machines unless `hold-apply`. After every command
+//! every store checks its invariants, and replicas that have applied the same must hold the same. Run with `RINGKEEP_REWRITE=1` to
+//! write what happened into the scripts, and read the difference before you keep it; `RINGKEEP_SCRIPT=NAME` plays those so named.
+//!
+//! `S` is a store, `R` a region; a peer is written `ID@STORE`.
+//!
+//! | command | meaning |
+//! |---|---|
+//! | `stores IDS [pre-vote] [check-quorum] [lease=N] [uncommitted=N]` | starts stores |
+//! | `region R START..END PEERS [learn PEERS]` | all stores named begin with a replica, at base 5@t5 |
+//! | `campaign S R`, `tick S [N]`, `resign S R`, `transfer S R PEER`, `clock N` | inputs; nanoseconds pass |
+//! | `put S R KEY VALUE`, `delete S R KEY`, `delete-range S R START..END`, `read S R NAME` | requests; reads by lease or index |
+//! | `known S R KEY` | what is in flight |
+//! | `change S R add-voter\|add-learner PEER`, `promote\|demote\|remove ID`, `enter +ID -ID ...`, `leave`, with `epoch=CONF,VERSION` | a change of membership |
+//! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits between stores; put aside, bring back |
+//! | `hold S`, `write-one S`, `write S`, `hold-apply S`, `apply-one S`, `apply S` | stop a disk or a state machine, let it catch up |
+//! | `flush S`, `compact S R`, `crash S`, `lose-tail S R INDEX`, `restart S [suspect=N]` | durability |
+//! | `snapshot S R`, `snapshot-failed S R` | answers every snapshot that is wanted |
+//! | `status R`, `data S` | prints |
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use raft::{AppendOutcome, Config, Time};
+use scheduler::change::Change;
+use scheduler::{Epoch, KeyRange, Peer as Member, PeerId, Region, RegionId, StoreId};
+use store::region::guard;
+use store::region::inflight::Known;
+use store::region::life::Life;
+use store::region::message::{Body, PeerMessage, Verdict};
+use store::region::replica::Access;
+use store::region::submit::Edit;
+
+use crate::kit::{Peer, Shipped, Store, show};
+
+#[derive(Default)]
+struct Stage {
+    stores: BTreeMap<u64, Store>,
+    down: BTreeSet<u64>,
+    queue: VecDeque<PeerMessage>,
+    aside: Vec<PeerMessage>,
+    shipped: Shipped,
+    now: u64,
+    out: String,
+}
+
+fn number(word: &str) -> u64 {
+    word.parse().unwrap_or_else(|_| panic!("not a number: {word}"))
+}
+
+fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
+    words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn range(word: &str) -> (&str, &str) {
+    word.split_once("..").unwrap_or_else(|| panic!("not a range: {word}"))
+}
+
+/// `ID@STORE`.
+fn peer(word: &str) -> (PeerId, StoreId) {
+    let (id, store) = word.split_once('@').unwrap_or_else(|| panic!("not a peer: {word}"));
+    (PeerId(number(id)), StoreId(number(store)))
+}
+
+impl Stage {
+    fn say(&mut self, text: impl AsRef<str>) {
+        self.out += text.as_ref();
+        self.out += "\n";
+    }
+
+    fn store(&mut self, id: u64) -> &mut Store {
+        assert!(!self.down.contains(&id), "store {id} is down");
+        self.stores.get_mut(&id).unwrap_or_else(|| panic!("no store {id}"))
+    }
+
+    fn replica(&mut self, store: u64, region: u64) -> &mut Peer {
+        let found = self.store(store).table.get_mut(RegionId(region));
+        found.unwrap_or_else(|| panic!("no region {region} on store {store}"))
+    }
+
+    fn run(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let id = words.get(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+        let region = words.get(2).and_then(|word| word.parse().ok()).unwrap_or(0);
+        let now = Time(self.now);
+        match words[0] {
+            "stores" => self.start(&words[1..]),
+            "region" => self.region(&words[1..]),
+            "campaign" => {
+                self.tell(id, region, |one| one.campaign(now).map_err(|refusal| refusal.to_string()))
+            }
+            "resign" => self.tell(id, region, |one| one.resign(now).map_err(|refusal| refusal.to_string())),
+            "transfer" => self.tell(id, region, |one| {
+                let epoch = one.region().epoch;
+                one.transfer(PeerId(number(words[3])), epoch).map_err(|refusal| show(&refusal))
+            }),
+            "tick" => (0..words.get(2).map_or(1, |n| number(n))).for_each(|_| {
+                self.store(id).table.iter_mut().for_each(|one| one.tick(now));
+                self.settle(id);
+            }),
+            "clock" => self.now += id,
+            "put" => {
+                let (key, value) = (words[3].to_owned(), words[4].to_owned());
+                self.submit(id, region, format!("{key}={value}"), Edit::Put(key.into(), value.into()));
+            }
+            "delete" => {
+                self.submit(id, region, format!("-{}", words[3]), Edit::Delete(words[3].to_owned().into()))
+            }
+            "delete-range" => {
+                let (start, end) = range(words[3]);
+                let edit = Edit::DeleteRange(start.to_owned().into(), end.to_owned().into());
+                self.submit(id, region, format!("-{}", words[3]), edit);
+            }
+            "read" => self.read(id, region, words[3]),
+            "known" => {
+                let known = match self.replica(id, region).known(words[3].as_bytes()) {
+                    Known::Nothing => "the tree has the answer".to_owned(),
+                    Known::Absent => "absent".to_owned(),
+                    Known::Value(value) => text(&value),
+                };
+                self.say(format!("{id}: {} {known}", words[3]));
+            }
+            "change" => self.change(id, region, &words[3..]),
+            "deliver" => self.deliver(words.get(1).copied(), false),
+            "lose" => self.deliver(words.get(1).copied(), true),
+            "keep" => {
+                let (aside, rest) =
+                    std::mem::take(&mut self.queue).into_iter().partition(|one| is_on(one, words[1]));
+                self.queue = rest;
+                let aside: VecDeque<PeerMessage> = aside;
+                self.aside.extend(aside);
+            }
+            "replay" => self.queue.extend(std::mem::take(&mut self.aside)),
+            "status" => {
+                for (store, one) in &self.stores {
+                    if !self.down.contains(store) {
+                        self.out += &format!("{store}: {}\n", one.status(RegionId(id), now));
+                    }
+                }
+            }
+            "data" => {
+                let data = self.store(id).tree.data.clone();
+                let pairs: Vec<String> =
+                    data.iter().map(|(key, value)| format!("{}={}", text(key), text(value))).collect();
+                self.say(format!("{id}: {}", pairs.join(" ")));
+            }
+            _ => self.disk(&words, id, region),
+        }
+        self.settle_all();
+    }
+
+    /// Commands about disks, state machines and crashes.
+    fn disk(&mut self, words: &[&str], id: u64, region: u64) {
+        match words[0] {
+            "hold" => self.store(id).hold = true,
+            "write" => self.store(id).hold = false,
+            "hold-apply" => self.store(id).lag = true,
+            "apply" => self.store(id).lag = false,
+            "write-one" => {
+                let shipped = std::mem::take(&mut self.shipped);
+                self.store(id).write_one(&shipped);
+                self.shipped = shipped;
+            }
+            "apply-one" => self.store(id).apply_one(),
+            "flush" => self.store(id).flush(),
+            "compact" => self.store(id).compact(RegionId(region)),
+            "lose-tail" => {
+                let store = self.stores.get_mut(&id).expect("a store");
+                store.lose_tail(RegionId(region), number(words[3]));
+            }
+            "crash" => {
+                let lost = self.store(id).crash();
+                self.down.insert(id);
+                self.say(format!("{id}: down, {lost} writes lost"));
+            }
+            "restart" => {
+                assert!(self.down.remove(&id), "store {id} is not down");
+                let (suspect, now) = (option(words, "suspect").map_or(0, number), Time(self.now));
+                self.store(id).restart(suspect, now);
+            }
+            "snapshot" => {
+                let mut shipped = std::mem::take(&mut self.shipped);
+                self.store(id).snapshot(RegionId(region), &mut shipped);
+                self.shipped = shipped;
+            }
+            "snapshot-failed" => self.store(id).fail_snapshots(RegionId(region)),
+            other => panic!("unknown command {other}"),
+        }
+    }
+
+    fn start(&mut self, words: &[&str]) {
+        let config = Config {
+            election_ticks: 10,
+            heartbeat_ticks: 1,
+            pre_vote: words.contains(&"pre-vote"),
+            check_quorum: words.contains(&"check-quorum"),
+            lease_nanos: option(words, "lease").map_or(0, number),
+            entry_bytes_max: 1 << 20,
+            uncommitted_bytes_max: option(words, "uncommitted").map_or(1 << 22, number).max(1 << 20),
+            snapshot_ticks_max: 20,
+            ..Config::default()
+        };
+        config.validate().expect("a sound configuration");
+        let config = Arc::new(config);
+        for id in words[0].split(',').map(number) {
+            self.stores.insert(id, Store::new(StoreId(id), config.clone()));
+        }
+    }
+
+    fn region(&mut self, words: &[&str]) {
+        let (start, end) = range(words[1]);
+        let member = |learner: bool| {
+            move |word: &str| {
+                let (id, store) = peer(word);
+                if learner { Member::learner(id, store) } else { Member::voter(id, store) }
+            }
+        };
+        let mut peers: Vec<Member> = words[2].split(',').map(member(false)).collect();
+        if let Some(["learn", learners]) = words.get(3..5) {
+            peers.extend(learners.split(',').map(member(true)));
+        }
+        let range = KeyRange::new(start, end).expect("a range");
+        let region = Region { id: RegionId(number(words[0])), range, epoch: Epoch::FIRST, peers };
+        let now = Time(self.now);
+        for member in &region.peers {
+            self.store(member.store.0).bootstrap(&region, now);
+        }
+    }
+
+    fn tell(&mut self, id: u64, region: u64, input: impl FnOnce(&mut Peer) -> Result<(), String>) {
+        if let Err(refusal) = input(self.replica(id, region)) {
+            self.say(format!("{id}: {refusal}"));
+        }
+    }
+
+    fn submit(&mut self, id: u64, region: u64, name: String, edit: Edit) {
+        let submitted = self.replica(id, region).submit(edit, name);
+        if let Err((name, refusal)) = submitted {
+            self.say(format!("{id}: {name}: {}", show(&refusal)));
+        }
+    }
+
+    /// A read as the store does it: by lease if there is one, else by index.
+    fn read(&mut self, id: u64, region: u64, name: &str) {
+        let now = Time(self.now);
+        let replica = self.replica(id, region);
+        let outcome = match guard::lead(replica.here()).and_then(|()| replica.access(|| now)) {
+            Ok(Access::Now) => Some(format!("{name} is served at {}", replica.applied_index())),
+            Ok(Access::Ask) => {
+                replica.ask(name.to_owned()).err().map(|(name, no)| format!("{name}: {}", show(&no)))
+            }
+            Err(refusal) => Some(format!("{name}: {}", show(&refusal))),
+        };
+        if let Some(told) = outcome {
+            self.say(format!("{id}: {told}"));
+        }
+    }
+
+    fn change(&mut self, id: u64, region: u64, words: &[&str]) {
+        let one = || PeerId(number(words[1]));
+        let all = |sign: char| {
+            let named = words[1..].iter().filter_map(move |word| word.strip_prefix(sign));
+            named.map(|word| PeerId(number(word))).collect()
+        };
+        let change = match words[0] {
+            "add-voter" => Change::AddVoter { peer: peer(words[1]).0, store: peer(words[1]).1 },
+            "add-learner" => Change::AddLearner { peer: peer(words[1]).0, store: peer(words[1]).1 },
+            "promote" => Change::Promote { peer: one() },
+            "demote" => Change::Demote { peer: one() },
+            "remove" => Change::Remove { peer: one() },
+            "enter" => Change::EnterJoint { promote: all('+'), demote: all('-') },
+            "leave" => Change::LeaveJoint,
+            other => panic!("unknown change {other}"),
+        };
+        let replica = self.replica(id, region);
+        let epoch = option(words, "epoch").map_or(replica.region().epoch, |epoch| {
+            let (conf_ver, version) = epoch.split_once(',').expect("CONF,VERSION");
+            Epoch::new(number(conf_ver), number(version))
+        });
+        let proposed = replica.propose_change(change, epoch, words.join(" "));
+        if let Err((name, refusal)) = proposed {
+            self.say(format!("{id}: {name}: {}", show(&refusal)));
+        }
+    }
+
+    fn settle_all(&mut self) {
+        let ids: Vec<u64> = self.stores.keys().copied().filter(|id| !self.down.contains(id)).collect();
+        ids.into_iter().for_each(|id| self.settle(id));
+        self.check();
+    }
+
+    fn settle(&mut self, id: u64) {
+        let shipped = std::mem::take(&mut self.shipped);
+        let store = self.store(id);
+        store.settle(&shipped);
+        let (sent, told) = (std::mem::take(&mut store.sent), std::mem::take(&mut store.told));
+        self.shipped = shipped;
+        self.queue.extend(sent);
+        told.into_iter().for_each(|line| self.say(line));
+    }
+
+    /// Replicas that have applied the same hold the same, and say the same of themselves.
+    fn check(&self) {
+        let mut states = BTreeMap::new();
+        for store in self.stores.iter().filter(|(id, _)| !self.down.contains(id)).map(|(_, store)| store) {
+            for replica in store.table.iter().filter(|replica| replica.life() == Life::Live) {
+                let state = (replica.region().clone(), store.tree.of(replica.region()));
+                let known =
+                    states.entry((replica.id(), replica.applied_index())).or_insert_with(|| state.clone());
+                assert_eq!(*known, state, "two replicas of {} differ", replica.id());
+            }
+        }
+    }
+
+    fn deliver(&mut self, link: Option<&str>, lose: bool) {
+        for _ in 0..10_000 {
+            let place = self.queue.iter().position(|one| link.is_none_or(|link| is_on(one, link)));
+            let Some(message) = place.and_then(|place| self.queue.remove(place)) else { return };
+            let text = show_message(&message);
+            if lose {
+                self.say(format!("{text}  (lost)"));
+                continue;
+            }
+            let to = message.to.store.0;
+            if self.down.contains(&to) || !self.stores.contains_key(&to) {
+                self.say(format!("{text}  (down)"));
+                continue;
+            }
+            let note = self.arrive(to, message);
+            self.say(format!("{text}{note}"));
+            self.settle_all();
+        }
+        panic!("the stores talk for ever");
+    }
+
+    /// What a store does with a message, as a note if it did not simply take it.
+    fn arrive(&mut self, to: u64, message: PeerMessage) -> String {
+        let now = Time(self.now);
+        let store = self.store(to);
+        match store.table.admit(&message) {
+            Verdict::Step => {
+                let replica = store.table.get_mut(message.region).expect("the verdict says so");
+                let stepped = replica.step(now, message);
+                stepped.map_or_else(|dropped| format!("  ({})", dropped.name()), |()| String::new())
+            }
+            Verdict::Create => {
+                store.create(&message, now);
+                format!("  (created){}", self.arrive(to, message))
+            }
+            Verdict::Destroy => {
+                let replica = store.table.get_mut(message.region).expect("the verdict says so");
+                replica.destroy(message.epoch);
+                self.settle(to);
+                format!("  (destroyed){}", self.arrive(to, message))
+            }
+            Verdict::TellRemoved => {
+                let replica = store.table.get(message.region).expect("the verdict says so");
+                let answer = PeerMessage {
+                    region: message.region,
+                    from: message.to,
+                    to: message.from,
+                    epoch: replica.region().epoch,
+                    range: None,
+                    body: Body::Removed,
+                };
+                self.queue.push_back(answer);
+                "  (sender is removed)".to_owned()
+            }
+            Verdict::Drop(stray) => format!("  ({stray:?})"),
+        }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Whether the message travels from one store of `FROM>TO` to the other.
+fn is_on(message: &PeerMessage, link: &str) -> bool {
+    let (from, to) = link.split_once('>').expect("FROM>TO");
+    message.from.store.0 == number(from) && message.to.store.0 == number(to)
+}
+
+/// One line per message, with what matters to regions; `raft`'s own scripts tell the rest.
+fn show_message(message: &PeerMessage) -> String {
+    let way = format!("{}>{} r{}", message.from.store.0, message.to.store.0, message.region.0);
+    let Body::Raft(inner) = &message.body else { return format!("{way} removed {}", message.epoch) };
+    let detail = match &inner.body {
+        raft::Body::Append { prev, entries, commit } => {
+            format!(" after {} +{} commit {commit}", prev.index, entries.len())
+        }
+        raft::Body::AppendReply(AppendOutcome::Matched(index)) => format!(" matched {index}"),
+        raft::Body::AppendReply(AppendOutcome::Conflict { .. }) => " conflict".to_owned(),
+        raft::Body::AppendReply(AppendOutcome::Blank { .. }) => " blank".to_owned(),
+        raft::Body::Heartbeat(beat) => format!(" commit {}", beat.commit),
+        raft::Body::Snapshot(snapshot) => format!(" {}", snapshot.last),
+        raft::Body::PreVoteReply(answer) | raft::Body::VoteReply(answer) => {
+            if answer.granted {
+                " yes".to_owned()
+            } else {
+                " no".to_owned()
+            }
+        }
+        raft::Body::ReadIndexReply { index, .. } => {
+            index.map_or(" none".to_owned(), |index| format!(" {index}"))
+        }
+        raft::Body::PreVote(_)
+        | raft::Body::Vote(_)
+        | raft::Body::HeartbeatReply { .. }
+        | raft::Body::TransferRequest { .. }
+        | raft::Body::TimeoutNow { .. }
+        | raft::Body::ReadIndex { .. }
+        | raft::Body::Stale => String::new(),
+    };
+    format!("{way} t{} {}{detail}", inner.term, inner.body.name())
+}
+
+/// Runs a script; returns it with what happened in place of what was expected.
+fn play(text: &str) -> String {
+    let mut stage = Stage::default();
+    let mut result = String::new();
+    let mut blocks = text.split("\n\n").peekable();
+    while let Some(block) = blocks.next() {
+        let commands = block.split("\n---").next().unwrap_or("").trim_end();
+        stage.out.clear();
+        for line in commands.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+            stage.run(line);
+        }
+        result += commands;
+        if !commands.lines().all(|line| line.starts_with('#')) {
+            result += "\n---\n";
+            result += stage.out.trim_end();
+        }
+        result = result.trim_end().to_owned();
+        result += if blocks.peek().is_some() { "\n\n" } else { "\n" };
+    }
+    result
+}
+
+#[test]
+fn scripts_tell_what_happens() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/regions/scripts");
+    let mut files: Vec<_> =
+        std::fs::read_dir(&folder).expect("the scripts").map(|file| file.expect("a file").path()).collect();
+    files.sort();
+    assert!(files.len() >= 30, "scripts are missing: {}", files.len());
+    let mut differ = Vec::new();
+    let only = std::env::var("RINGKEEP_SCRIPT").unwrap_or_default();
+    for file in files.into_iter().filter(|file| file.to_string_lossy().contains(&only)) {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&file).expect("a script");
+        let played = play(&text);
+        if std::env::var_os("RINGKEEP_REWRITE").is_some() {
+            std::fs::write(&file, &played).expect("a writable script");
+        } else if played != text {
+            let at = played.lines().zip(text.lines()).position(|(a, b)| a != b);
+            differ.push(format!("{name}, line {:?}:\n{played}", at.map(|at| at + 1)));
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n\n"));
+}
