@@ -203,6 +203,8 @@ pub struct Scan {
     pub reverse: bool,
     /// Leave the values out.
     pub key_only: bool,
+    /// What whoever asks has already of the same answer, bytes: it counts towards the bound of an answer.
+    pub held_bytes: usize,
 }
 
 /// What an operation comes to.

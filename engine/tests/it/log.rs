@@ -78,6 +78,34 @@ fn what_was_written_is_there_after_reopening_with_either_sync_method() {
 }
 
 #[test]
+fn a_start_is_shown_the_log_in_pieces() {
+    const ENTRIES: u64 = 400;
+    on_a_core(|rt, dir| async move {
+        let payload = vec![7; 20 << 10];
+        let (log, _) = open(&rt, &dir, SyncMethod::DurableWrite).await;
+        for index in 1..=ENTRIES {
+            let mut batch = Batch::new();
+            batch.append(index % 3, index / 3 + 1, [entry(1, &payload)]);
+            log.write(batch).await.unwrap();
+        }
+        log.close().await.unwrap();
+        let (log, _) = open(&rt, &dir, SyncMethod::DurableWrite).await;
+        let (mut pieces, mut shown, mut largest) = (0, 0, 0);
+        let see = async |piece: Vec<(u64, Entry)>| {
+            pieces += 1;
+            shown += piece.len() as u64;
+            largest = largest.max(piece.iter().map(|(_, entry)| entry.payload.len()).sum::<usize>());
+            Ok(())
+        };
+        log.replay(see).await.unwrap();
+        assert_eq!(shown, ENTRIES);
+        assert!(pieces >= 7, "{pieces} pieces for 8 MB");
+        assert!(largest <= (1 << 20) + payload.len(), "a piece of {largest} bytes");
+        log.close().await.unwrap();
+    });
+}
+
+#[test]
 fn calls_that_come_while_a_write_is_in_flight_share_the_next_one() {
     on_a_core(|rt, dir| async move {
         let (log, _) = open(&rt, &dir, SyncMethod::DurableWrite).await;

@@ -7,7 +7,11 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,7 +19,7 @@ use engine::rt::Rt;
 use engine::rt::chan::Receiver;
 use engine::rt::local::{Answer, Pending, oneshot};
 
-use crate::memory::Memory;
+use crate::memory::{AnswerBytes, Memory, charged_bytes, charged_length, charged_pair_bytes};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::command::encoded_bytes;
@@ -30,6 +34,9 @@ const LETTERS_MAX: usize = 64;
 
 /// Pairs asked of one region at a time when a scan spans several.
 const SCAN_CHUNK: usize = 4096;
+
+/// Values of several regions that have not come by then are measured before they are waited for any longer.
+const MEASURED_AFTER: Duration = Duration::from_millis(20);
 
 /// One core's view of the node.
 pub struct Dispatch {
@@ -117,10 +124,9 @@ impl Dispatch {
             Parts::Refused(refusal) => answer.send(Err(refusal)),
             Parts::Nowhere => answer.send(Err(Refusal::RegionNotFound { region_id: 0 })),
             Parts::Scan(scan) => self.spawn(answer, |dispatch| async move { dispatch.scan(scan).await }),
-            Parts::Get(parts, len) => {
+            Parts::Get(parts, keys) => {
                 let parts = self.start_all(parts);
-                let bytes_max = self.memory.answer_bytes_max();
-                self.spawn(answer, |_| join_values(parts, len, bytes_max));
+                self.spawn(answer, |dispatch| async move { dispatch.join_values(parts, keys).await });
             }
             Parts::Lengths(parts, len) => {
                 let parts = self.start_all(parts);
@@ -261,9 +267,8 @@ impl Dispatch {
                 None => Parts::Nowhere,
             },
             Op::BatchGet { keys } => {
-                let len = keys.len();
-                let parts = split_reads(&routes, keys, |keys| Op::BatchGet { keys });
-                parts.map_or(Parts::Nowhere, |parts| Parts::Get(parts, len))
+                let parts = split_reads(&routes, keys.clone(), |keys| Op::BatchGet { keys });
+                parts.map_or(Parts::Nowhere, |parts| Parts::Get(parts, keys))
             }
             Op::Lengths { keys } => {
                 let len = keys.len();
@@ -301,10 +306,40 @@ impl Dispatch {
         }
     }
 
+    /// Puts the values of several regions together.
+    ///
+    /// Each part has room for its own values or waits for it, and one core may be asked for more parts than it can ever have
+    /// room for at a time. So an answer that takes long is measured, and refused at once if it would be too large.
+    async fn join_values(&self, parts: Vec<(Pending<Outcome>, Vec<usize>)>, keys: Vec<Bytes>) -> Outcome {
+        let bytes_max = self.memory.answer_bytes_max();
+        if parts.len() == 1 {
+            return join_values(parts, keys.len(), bytes_max).await;
+        }
+        let mut joining = pin!(join_values(parts, keys.len(), bytes_max));
+        if let Some(outcome) = within(&self.rt, MEASURED_AFTER, joining.as_mut()).await {
+            return outcome;
+        }
+        let lengths = match self.split(Op::Lengths { keys }) {
+            Parts::Lengths(parts, len) => join_lengths(self.start_all(parts), len).await,
+            Parts::One(store, op) => {
+                let (answer, pending) = oneshot();
+                self.deliver(store, None, op, answer);
+                pending.await.unwrap_or(Err(Refusal::Unknown))
+            }
+            // The map has changed meanwhile, and the reads say so themselves.
+            Parts::Nowhere | Parts::Refused(_) => return joining.await,
+            Parts::Scan(_) | Parts::Get(..) | Parts::Write(_) => unreachable!("lengths were asked for"),
+        };
+        if let Ok(Out::Lengths(lengths)) = lengths {
+            let mut answer = AnswerBytes::new(bytes_max, 0);
+            lengths.into_iter().flatten().try_for_each(|length| answer.add(charged_length(length)))?;
+        }
+        joining.await
+    }
+
     /// Scans region by region until the limit or the end of the range.
     async fn scan(&self, mut scan: Scan) -> Outcome {
-        let (mut pairs, mut bytes) = (Vec::new(), 0);
-        let (wanted, bytes_max) = (scan.limit, self.memory.answer_bytes_max());
+        let (mut pairs, wanted) = (Vec::new(), scan.limit);
         while pairs.len() < wanted && (scan.end.is_empty() || scan.start < scan.end) {
             let from = if scan.reverse { &scan.end } else { &scan.start };
             let found = {
@@ -316,10 +351,8 @@ impl Dispatch {
             let part = self.scan_region(&place, &scan).await?;
             let whole = part.len() < scan.limit;
             let last = part.last().map(|(key, _)| key.clone());
-            bytes += part.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
-            if bytes > bytes_max {
-                return Err(Refusal::AnswerTooLarge { bytes_max });
-            }
+            // Each region refuses what would be too large together with what is here already.
+            scan.held_bytes += part.iter().map(|(key, value)| charged_pair_bytes(key, value)).sum::<usize>();
             pairs.extend(part);
             if !advance(&mut scan, &place, whole, last) {
                 break;
@@ -395,9 +428,9 @@ enum Parts {
     Nowhere,
     Refused(Refusal),
     Scan(Scan),
-    /// Reads with the positions of their keys in the answer, and how long that is.
-    Get(Vec<Read>, usize),
-    /// The same for lengths.
+    /// Reads with the positions of their keys in the answer, and all keys.
+    Get(Vec<Read>, Vec<Bytes>),
+    /// The same for lengths, and how many.
     Lengths(Vec<Read>, usize),
     Write(Vec<(usize, Op)>),
 }
@@ -467,16 +500,27 @@ fn ranges(routes: &Routes, mut start: Bytes, end: &Bytes) -> Option<Vec<(usize, 
     Some(parts)
 }
 
+/// What `work` comes to, if it does so in time.
+async fn within(
+    rt: &Rt,
+    time: Duration,
+    mut work: Pin<&mut impl Future<Output = Outcome>>,
+) -> Option<Outcome> {
+    let mut alarm = pin!(rt.sleep(time));
+    poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending => alarm.as_mut().poll(cx).map(|()| None),
+    })
+    .await
+}
+
 async fn join_values(parts: Vec<(Pending<Outcome>, Vec<usize>)>, len: usize, bytes_max: usize) -> Outcome {
-    let (mut values, mut bytes) = (vec![None; len], 0);
+    let (mut values, mut answer) = (vec![None; len], AnswerBytes::new(bytes_max, 0));
     for (pending, positions) in parts {
         let Out::Values(part) = pending.await.unwrap_or(Err(Refusal::Unknown))? else {
             unreachable!("a batch read was answered with something else");
         };
-        bytes += part.iter().flatten().map(Bytes::len).sum::<usize>();
-        if bytes > bytes_max {
-            return Err(Refusal::AnswerTooLarge { bytes_max });
-        }
+        part.iter().flatten().try_for_each(|value| answer.add(charged_bytes(value)))?;
         positions.into_iter().zip(part).for_each(|(position, value)| values[position] = value);
     }
     Ok(Out::Values(values))

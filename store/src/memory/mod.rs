@@ -16,7 +16,9 @@
 //! * what is charged exceeds a bound by at most one request per core that has to be completed ([`Intake`]), by one value where
 //!   nothing else is charged, and by what already exists and only changes hands;
 //! * small values have a reserve that large ones cannot take, so large ones never shut them out;
-//! * large values are served in the order in which they asked.
+//! * large values are served in the order in which they asked;
+//! * an answer of several values that finds no room lets go of what it has and waits for room for all of them at once, so of
+//!   those that wait none holds what another waits for ([`AnswerBytes`] bounds what it may ask for).
 //!
 //! This module owns no bytes itself and never looks at any.
 
@@ -26,6 +28,8 @@ mod pool;
 use std::time::Duration;
 
 use bytes::Bytes;
+
+use crate::refusal::Refusal;
 
 pub use intake::Intake;
 pub use pool::{Charge, Pool};
@@ -42,7 +46,17 @@ const VALUE_OVERHEAD_BYTES: usize = 128;
 
 /// What a value takes on its way to the client, its handle included.
 pub fn charged_bytes(value: &Bytes) -> usize {
-    value.len() + VALUE_OVERHEAD_BYTES
+    charged_length(value.len())
+}
+
+/// The same of a value of so many bytes.
+pub fn charged_length(bytes: usize) -> usize {
+    bytes + VALUE_OVERHEAD_BYTES
+}
+
+/// What a pair of a scan takes on its way to the client.
+pub fn charged_pair_bytes(key: &Bytes, value: &Bytes) -> usize {
+    key.len() + charged_bytes(value)
 }
 
 /// The bounds of one core.
@@ -89,6 +103,41 @@ impl Memory {
     /// The largest request, bytes.
     pub fn request_bytes_max(&self) -> usize {
         self.limits.input_bytes
+    }
+}
+
+/// What the answer to one request has come to so far, kept within [`Memory::answer_bytes_max`] before anything is charged for it:
+/// who waited for room that can never be there would be told to try again for ever.
+///
+/// A single item is always allowed, or the longest values could be written and not read.
+#[derive(Clone, Copy, Debug)]
+pub struct AnswerBytes {
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl AnswerBytes {
+    /// An answer of which `bytes` are held already.
+    pub fn new(bytes_max: usize, bytes: usize) -> Self {
+        Self { bytes, bytes_max }
+    }
+
+    /// Takes in one more item.
+    ///
+    /// # Errors
+    /// The answer would be too large.
+    pub fn add(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let alone = self.bytes == 0;
+        self.bytes += bytes;
+        if alone || self.bytes <= self.bytes_max {
+            return Ok(());
+        }
+        Err(Refusal::AnswerTooLarge { bytes_max: self.bytes_max })
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 

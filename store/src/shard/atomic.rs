@@ -8,7 +8,8 @@
 //! A small transaction whose values are in memory runs in place. Any other one takes all of its keys first, as if it were
 //! reading them from disk: what comes for them meanwhile queues behind it, so it may read and pause as often as it has to.
 //!
-//! Bounds: [`STEPS_MAX`] steps, [`KEYS_MAX`] keys, [`VALUES_BYTES_MAX`] of values looked at, answered and made, and what one log entry holds.
+//! Bounds: [`STEPS_MAX`] steps, [`KEYS_MAX`] keys, [`VALUES_BYTES_MAX`] of values looked at, answered and made, what one log entry holds,
+//! and of values that are read the bound of an answer. Room for all of these is taken at once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,6 +21,7 @@ use engine::lsm::{Cf, Lookup};
 use super::modify::{Modified, modify};
 use super::reply::Reply;
 use super::{Due, Inner, Shard, State};
+use crate::memory::{AnswerBytes, Charge, charged_bytes, charged_length};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::inflight::Known;
@@ -39,13 +41,15 @@ const IN_PLACE_MAX: usize = 128;
 const IN_PLACE_BYTES_MAX: usize = 1 << 20;
 
 /// The keys of a transaction and what they hold, step by step.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Values {
     by_key: HashMap<Bytes, Value, foldhash::fast::RandomState>,
     /// The written keys in the order of their first write.
     written: Vec<Bytes>,
     /// Values looked at, answered and made, bytes.
     bytes: usize,
+    /// What the answer has come to: it copies a value as often as it is asked for.
+    answer: AnswerBytes,
 }
 
 #[derive(Debug)]
@@ -144,7 +148,7 @@ impl Inner {
     /// The values of all keys, if no disk is needed for them.
     fn values_in_memory(&self, keys: &[Bytes]) -> Option<Values> {
         let state = self.state.borrow();
-        let mut values = Values::default();
+        let mut values = Values::new(self.memory.answer_bytes_max());
         for key in keys {
             let now = match self.value_in_memory(&state, key) {
                 Lookup::Found(value) => Some(value),
@@ -164,6 +168,25 @@ impl Inner {
         }
     }
 
+    /// Room for the values of those `keys` that no write in flight knows.
+    async fn room_for_values(&self, keys: &[Bytes]) -> Result<Charge, Refusal> {
+        let (budget, snapshot) = (self.rt.budget(), self.tree.snapshot());
+        let mut answer = AnswerBytes::new(self.memory.answer_bytes_max(), 0);
+        for key in keys {
+            if self.state.borrow().known(key) == Known::Nothing {
+                let length = snapshot.length(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+                if let Some(length) = length {
+                    answer.add(charged_length(length))?;
+                }
+            }
+            budget.tick().await;
+        }
+        match answer.bytes() {
+            0 => Ok(Charge::default()),
+            bytes => self.memory.output.wait(&self.rt, bytes).await,
+        }
+    }
+
     /// Reads and runs with pauses. Nothing changes the keys meanwhile.
     async fn run_behind_loads(
         &self,
@@ -171,24 +194,38 @@ impl Inner {
         keys: &[Bytes],
     ) -> Result<(Values, Vec<Outcome>), Refusal> {
         let budget = self.rt.budget();
-        let mut values = Values::default();
+        let mut room = self.room_for_values(keys).await?;
+        let mut values = Values::new(self.memory.answer_bytes_max());
         for key in keys {
-            let found = self.value_in_memory(&self.state.borrow(), key);
-            let now = match found {
-                Lookup::Found(value) => Some(value),
-                Lookup::Absent => None,
-                Lookup::NeedsIo => self.charged_value(key).await?,
+            let known = self.state.borrow().known(key);
+            let now = match known {
+                Known::Value(value) => Some(value),
+                Known::Absent => None,
+                Known::Nothing => {
+                    let found = self.tree.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+                    // A write that was in flight before may have been applied since; its value is charged as it is.
+                    found.map(|value| self.charge_from(&mut room, value))
+                }
             };
             values.add(key, now);
             values.check_bytes()?;
             budget.tick().await;
         }
+        drop(room);
         let mut outcomes = Vec::with_capacity(atomic.steps.len());
         for step in atomic.steps {
             outcomes.push(values.run(step)?);
             budget.tick().await;
         }
         Ok((values, outcomes))
+    }
+
+    fn charge_from(&self, room: &mut Charge, value: Bytes) -> Bytes {
+        let mut charge = room.split_off(charged_bytes(&value));
+        if charge.bytes() < charged_bytes(&value) {
+            charge.join(self.memory.output.charge(charged_bytes(&value) - charge.bytes()));
+        }
+        charge.wrap(value)
     }
 
     /// Gathers what the steps have come to; the answer is due when that is applied.
@@ -202,7 +239,7 @@ impl Inner {
     ) {
         self.counters.reads.add(keys.len() as u64);
         let out = Out::Atomic(Some(outcomes));
-        let Values { mut by_key, written, bytes: _ } = values;
+        let Values { mut by_key, written, bytes: _, answer: _ } = values;
         let Some(first) = written.first().cloned() else {
             return self.answer_behind_all(route, keys, reply, out);
         };
@@ -251,6 +288,11 @@ fn leading_all(state: &mut State, route: Option<&Route>, keys: &[Bytes]) -> Resu
 }
 
 impl Values {
+    fn new(answer_bytes_max: usize) -> Self {
+        let answer = AnswerBytes::new(answer_bytes_max, 0);
+        Self { by_key: HashMap::default(), written: Vec::new(), bytes: 0, answer }
+    }
+
     fn add(&mut self, key: &Bytes, now: Option<Bytes>) {
         if let Entry::Vacant(place) = self.by_key.entry(key.clone()) {
             self.bytes += now.as_ref().map_or(0, Bytes::len);
@@ -270,8 +312,10 @@ impl Values {
     /// Runs one step. The outer error refuses the whole transaction.
     fn run(&mut self, step: Op) -> Result<Outcome, Refusal> {
         let out = match step {
-            Op::Get { key } => Out::Value(self.read(&key)),
-            Op::BatchGet { keys } => Out::Values(keys.iter().map(|key| self.read(key)).collect()),
+            Op::Get { key } => Out::Value(self.answer(&key)?),
+            Op::BatchGet { keys } => {
+                Out::Values(keys.iter().map(|key| self.answer(key)).collect::<Result<_, _>>()?)
+            }
             Op::Lengths { keys } => {
                 let length = |key| self.by_key.get(key).and_then(|value| value.now.as_ref()).map(Bytes::len);
                 Out::Lengths(keys.iter().map(length).collect())
@@ -302,6 +346,15 @@ impl Values {
         Ok(Ok(out))
     }
 
+    /// The value of `key` as a part of the answer.
+    fn answer(&mut self, key: &Bytes) -> Result<Option<Bytes>, Refusal> {
+        let now = self.read(key);
+        if let Some(value) = &now {
+            self.answer.add(charged_bytes(value))?;
+        }
+        Ok(now)
+    }
+
     fn read(&mut self, key: &Bytes) -> Option<Bytes> {
         let now = self.by_key.get(key).and_then(|value| value.now.clone());
         self.bytes += now.as_ref().map_or(0, Bytes::len);
@@ -326,7 +379,10 @@ impl Values {
     }
 
     fn modify(&mut self, key: Bytes, change: Change) -> Result<Outcome, Refusal> {
-        let before = self.read(&key);
+        let before = match &change {
+            Change::SetIf { .. } | Change::Take => self.answer(&key)?,
+            Change::Append { .. } | Change::Add { .. } | Change::Remove => self.read(&key),
+        };
         let Modified { write, out } = match modify(before, change) {
             Ok(modified) => modified,
             Err(refusal) => return Ok(Err(refusal)),

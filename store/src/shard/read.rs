@@ -14,7 +14,7 @@ use scheduler::{Region, RegionId};
 
 use super::reply::Reply;
 use super::{Asked, Inner, Queued, Shard};
-use crate::memory::{Charge, charged_bytes};
+use crate::memory::{AnswerBytes, Charge, charged_bytes, charged_length, charged_pair_bytes};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::replica::Access;
@@ -22,8 +22,6 @@ use crate::request::{Op, Out, Outcome, Route, Scan};
 
 const CF: Cf = Cf::Default;
 
-/// What a pair of a scan costs beside its bytes.
-const PAIR_BYTES: usize = 128;
 /// A scan is charged in steps of this size, bytes.
 const SCAN_STEP_BYTES: usize = 16 << 10;
 /// Bytes of pairs above which a scan is refused. It cannot end early instead: clients take a short answer for the end of the
@@ -117,19 +115,11 @@ impl Shard {
         let (snapshot, shard) = (self.inner.tree.snapshot(), self.clone());
         self.spawn(reply, async move {
             let inner = &*shard.inner;
-            let (budget, bytes_max) = (inner.rt.budget(), inner.memory.answer_bytes_max());
-            let (mut values, mut bytes) = (Vec::with_capacity(keys.len()), 0);
-            let count = keys.len();
-            for key in keys {
-                let value = inner.charge(async || snapshot.get(CF, &key).await).await?;
-                bytes += value.as_ref().map_or(0, Bytes::len);
-                if bytes > bytes_max {
-                    return Err(Refusal::AnswerTooLarge { bytes_max });
-                }
-                values.push(value);
-                budget.tick().await;
-            }
-            inner.counts.read(region, count, bytes);
+            let values = match inner.values_at_once(&snapshot, &keys).await? {
+                Some(values) => values,
+                None => inner.values_in_turn(&snapshot, &keys).await?,
+            };
+            inner.counts.read(region, keys.len(), values.iter().flatten().map(Bytes::len).sum());
             Ok(Out::Values(values))
         });
     }
@@ -324,41 +314,107 @@ impl Inner {
         }
     }
 
+    /// The values of `keys`, charged one by one; nothing if there is not room for all of them now.
+    async fn values_at_once(
+        &self,
+        snapshot: &Snapshot,
+        keys: &[Bytes],
+    ) -> Result<Option<Vec<Option<Bytes>>>, Refusal> {
+        let mut answer = AnswerBytes::new(self.memory.answer_bytes_max(), 0);
+        let (budget, mut values) = (self.rt.budget(), Vec::with_capacity(keys.len()));
+        for key in keys {
+            let mut value = snapshot.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+            if let Some(found) = value.take() {
+                answer.add(charged_bytes(&found))?;
+                let Some(charge) = self.memory.output.try_charge(charged_bytes(&found)) else {
+                    return Ok(None);
+                };
+                value = Some(charge.wrap(found));
+            }
+            values.push(value);
+            budget.tick().await;
+        }
+        Ok(Some(values))
+    }
+
+    /// The same once there is room for all of them, in the order in which they were asked for.
+    async fn values_in_turn(
+        &self,
+        snapshot: &Snapshot,
+        keys: &[Bytes],
+    ) -> Result<Vec<Option<Bytes>>, Refusal> {
+        let mut answer = AnswerBytes::new(self.memory.answer_bytes_max(), 0);
+        let budget = self.rt.budget();
+        for key in keys {
+            let length = snapshot.length(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+            if let Some(length) = length {
+                answer.add(charged_length(length))?;
+            }
+            budget.tick().await;
+        }
+        let mut charge = self.memory.output.wait(&self.rt, answer.bytes()).await?;
+        let mut values = Vec::with_capacity(keys.len());
+        for key in keys {
+            let value = snapshot.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+            values.push(value.map(|value| charge.split_off(charged_bytes(&value)).wrap(value)));
+            budget.tick().await;
+        }
+        Ok(values)
+    }
+
     async fn collect(
         &self,
         snapshot: &Snapshot,
         range: Range<Bytes>,
         scan: &Scan,
     ) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
+        let bytes_max = SCAN_BYTES_MAX.min(self.memory.answer_bytes_max());
+        if let Some(pairs) = self.collect_within(snapshot, &range, scan, bytes_max, None).await? {
+            return Ok(pairs);
+        }
+        // How much it will be is not known before it is read, so it waits for as much as it may be.
+        let room = self.memory.output.wait(&self.rt, bytes_max.saturating_sub(scan.held_bytes)).await?;
+        let pairs = self.collect_within(snapshot, &range, scan, bytes_max, Some(room)).await?;
+        Ok(pairs.expect("room was made for any answer"))
+    }
+
+    /// The pairs of a scan; nothing if there is no room for them now and none was made before.
+    async fn collect_within(
+        &self,
+        snapshot: &Snapshot,
+        range: &Range<Bytes>,
+        scan: &Scan,
+        bytes_max: usize,
+        room: Option<Charge>,
+    ) -> Result<Option<Vec<(Bytes, Bytes)>>, Refusal> {
         let direction = if scan.reverse { Direction::Reverse } else { Direction::Forward };
-        let (budget, bytes_max) = (self.rt.budget(), SCAN_BYTES_MAX.min(self.memory.answer_bytes_max()));
+        let mut answer = AnswerBytes::new(bytes_max, scan.held_bytes);
+        let budget = self.rt.budget();
         let mut iter = snapshot.iter(CF, &range.start, &range.end, direction);
         let mut pairs: Vec<(Bytes, Bytes)> = Vec::with_capacity(scan.limit.min(1024));
-        let (mut bytes, mut charged) = (0, Charge::default());
+        let (made, mut charged) = (room.is_some(), room.unwrap_or_default());
         while pairs.len() < scan.limit {
             let Some((key, value)) = iter.next().await.map_err(|fault| self.unreadable(&fault))? else {
                 break;
             };
             let value = if scan.key_only { Bytes::new() } else { value };
-            bytes += key.len() + value.len();
-            if bytes > bytes_max {
-                return Err(Refusal::AnswerTooLarge { bytes_max });
-            }
+            answer.add(charged_pair_bytes(&key, &value))?;
             pairs.push((key, value));
             // Charged in steps, because most pairs are small.
-            let held = bytes + pairs.len() * PAIR_BYTES;
-            if held > charged.bytes() {
+            let held = answer.bytes() - scan.held_bytes;
+            if held > charged.bytes() && !made {
                 let step = (held - charged.bytes()).max(SCAN_STEP_BYTES);
-                charged.join(self.memory.output.wait(&self.rt, step).await?);
+                let Some(charge) = self.memory.output.try_charge(step) else { return Ok(None) };
+                charged.join(charge);
             }
             budget.tick().await;
         }
-        charged.set(bytes + pairs.len() * PAIR_BYTES);
+        charged.set(answer.bytes() - scan.held_bytes);
         // The last pair carries the charge of all, because whoever takes them apart begins with the first.
         if let Some((key, _)) = pairs.last_mut() {
             *key = charged.wrap(std::mem::take(key));
         }
-        Ok(pairs)
+        Ok(Some(pairs))
     }
 }
 

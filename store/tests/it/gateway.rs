@@ -77,6 +77,7 @@ impl Rng {
                     limit,
                     reverse: self.below(2) == 0,
                     key_only: self.below(3) == 0,
+                    held_bytes: 0,
                 })
             }
             _ => Op::Modify { key, change: self.change() },

@@ -14,13 +14,13 @@ use store::gateway::{Gateway, Submitted};
 use store::memory::{Memory, MemoryLimits, WAIT_MAX};
 use store::node::core::Stores;
 use store::refusal::Refusal;
-use store::request::{Change, Op, Out, Scan};
-use store::wire::resp::{self, Counters};
+use store::request::{Atomic, Change, Op, Out, Scan};
+use store::wire::resp::{self, Config, Counters};
 
 use crate::node::open_simulated;
 use crate::resp_server::{config, packed};
 
-const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 
 pub(crate) fn in_world<F: Future<Output = ()> + 'static>(work: impl FnOnce(Rt) -> F + 'static) {
     let world = World::new(9, Options::default());
@@ -28,7 +28,12 @@ pub(crate) fn in_world<F: Future<Output = ()> + 'static>(work: impl FnOnce(Rt) -
 }
 
 /// Two stores with these bounds; nothing of what is written stays in memory if they are `cold`.
-async fn open(rt: &Rt, limits: MemoryLimits, inflight_bytes_max: usize, cold: bool) -> (Stores, Gateway) {
+pub(crate) async fn open(
+    rt: &Rt,
+    limits: MemoryLimits,
+    inflight_bytes_max: usize,
+    cold: bool,
+) -> (Stores, Gateway) {
     open_simulated(rt, |plan| {
         plan.shard.memory = Memory::new(limits);
         plan.shard.limits.inflight_bytes_max = inflight_bytes_max;
@@ -40,11 +45,11 @@ async fn open(rt: &Rt, limits: MemoryLimits, inflight_bytes_max: usize, cold: bo
     .await
 }
 
-fn limits(input_bytes: usize, output_bytes: usize) -> MemoryLimits {
+pub(crate) fn limits(input_bytes: usize, output_bytes: usize) -> MemoryLimits {
     MemoryLimits { input_bytes, output_bytes }
 }
 
-async fn put(gateway: &Gateway, key: &'static str, bytes: usize) {
+pub(crate) async fn put(gateway: &Gateway, key: &'static str, bytes: usize) {
     let value = Bytes::from(vec![b'x'; bytes]);
     gateway.submit(None, Op::Put { key: key.into(), value }).await.expect("a write");
 }
@@ -146,6 +151,93 @@ fn scans_and_batches_are_charged_and_bounded() {
     });
 }
 
+/// One read of two values with these keys, in every form that there is.
+fn reads(one: &'static str, other: &'static str) -> Vec<Op> {
+    let keys: Vec<Bytes> = vec![one.into(), other.into()];
+    let scan = Scan { start: one.into(), end: [other, "!"].concat().into(), limit: 10, ..Scan::default() };
+    let mut ops = vec![
+        Op::BatchGet { keys: keys.clone() },
+        Op::Scan(scan.clone()),
+        Op::Scan(Scan { reverse: true, ..scan }),
+    ];
+    // A transaction lies in one region.
+    if one.as_bytes()[0] == other.as_bytes()[0] {
+        let get = |key: &Bytes| Op::Get { key: key.clone() };
+        ops.push(Op::Atomic(Atomic { watched: Vec::new(), steps: keys.iter().map(get).collect() }));
+    }
+    ops
+}
+
+#[test]
+fn an_answer_that_never_fits_is_refused_as_too_large_at_once() {
+    for cold in [false, true] {
+        in_world(move |rt| async move {
+            let (_stores, gateway) = open(&rt, limits(64 * MIB, 16 * MIB), 64 * MIB, cold).await;
+            for key in ["a1", "a2", "c1"] {
+                put(&gateway, key, 8 * MIB).await;
+            }
+            if cold {
+                cool(&rt, &gateway, b"a1").await;
+            }
+            let twice = Atomic { watched: Vec::new(), steps: vec![Op::Get { key: "a1".into() }; 2] };
+            let own = Op::BatchGet { keys: vec!["a1".into(); 2] };
+            for op in reads("a1", "a2").into_iter().chain(reads("a1", "c1")).chain([own, Op::Atomic(twice)]) {
+                let began = rt.now();
+                let refused = gateway.submit(None, op.clone()).await;
+                let expected = Err(Refusal::AnswerTooLarge { bytes_max: 8 * MIB });
+                assert!(refused == expected, "{op:?}: {:?}", refused.map(|_| "an answer"));
+                let took = rt.now().since(began);
+                assert!(took < WAIT_MAX / 2, "{op:?}: it waited for {took:?}");
+                assert_eq!(gateway.memory().output.used(), 0);
+            }
+            // One value alone is answered in each of these forms, however long it is.
+            let alone = |op: Op| match op {
+                Op::BatchGet { .. } => Op::BatchGet { keys: vec!["a1".into()] },
+                Op::Scan(scan) => Op::Scan(Scan { limit: 1, ..scan }),
+                _ => Op::Atomic(Atomic { watched: Vec::new(), steps: vec![Op::Get { key: "a1".into() }] }),
+            };
+            for op in reads("a1", "a2").into_iter().map(alone) {
+                let answered = gateway.submit(None, op.clone()).await;
+                assert!(answered.is_ok(), "{op:?}: {answered:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn of_those_who_wait_for_room_none_holds_what_another_waits_for() {
+    for cold in [false, true] {
+        // Not the transaction, which is last: those of the same keys come one after the other anyway.
+        for form in 0..3 {
+            in_world(move |rt| async move {
+                let (_stores, gateway) = open(&rt, limits(64 * MIB, 16 * MIB), 64 * MIB, cold).await;
+                put(&gateway, "a1", 3 * MIB).await;
+                put(&gateway, "a2", 3 * MIB).await;
+                if cold {
+                    cool(&rt, &gateway, b"a1").await;
+                }
+                let asked: Vec<_> = (0..12)
+                    .map(|_| {
+                        let (gateway, rt) = (gateway.clone(), rt.clone());
+                        rt.clone().spawn(async move {
+                            let answer = gateway.submit(None, reads("a1", "a2").swap_remove(form)).await;
+                            rt.sleep(Duration::from_millis(20)).await;
+                            answer.map(drop)
+                        })
+                    })
+                    .collect();
+                for asked in asked {
+                    assert_eq!(asked.await, Ok(()), "cold: {cold}, form {form}");
+                }
+                let output = &gateway.memory().output;
+                assert!(output.peak() <= 16 * MIB, "{} bytes were held", output.peak());
+                assert!(output.peak() > 8 * MIB, "they never met: the test does not test");
+                assert_eq!((output.used(), output.waiting()), (0, 0));
+            });
+        }
+    }
+}
+
 #[test]
 fn appends_that_waited_for_the_disk_count_as_what_they_make() {
     in_world(|rt| async move {
@@ -202,6 +294,10 @@ fn small_writes_are_taken_beside_large_ones_that_fill_the_bound() {
 
 /// Serves RESP over `gateway` and returns its address.
 pub(crate) fn serve(rt: &Rt, gateway: &Gateway) -> SocketAddr {
+    serve_with(rt, gateway, config())
+}
+
+fn serve_with(rt: &Rt, gateway: &Gateway, config: Config) -> SocketAddr {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listener = rt.listen(any, ListenOptions::default()).unwrap();
     let addr = listener.local_addr().unwrap();
@@ -210,7 +306,7 @@ pub(crate) fn serve(rt: &Rt, gateway: &Gateway) -> SocketAddr {
         rt.clone(),
         listener,
         gateway,
-        config(),
+        config,
         Rc::new(Counters::default()),
         std::future::pending(),
     );
@@ -218,7 +314,7 @@ pub(crate) fn serve(rt: &Rt, gateway: &Gateway) -> SocketAddr {
     addr
 }
 
-async fn expect(stream: &mut Stream, reply: &[u8]) {
+pub(crate) async fn expect(stream: &mut Stream, reply: &[u8]) {
     let (mut read, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
     while read.len() < reply.len() {
         let left = (reply.len() - read.len()).min(buffer.len());
@@ -271,6 +367,39 @@ fn unfinished_requests_share_a_bound_and_each_is_finished_in_its_turn() {
         assert!(memory.input.peak() <= bound, "{} bytes were held", memory.input.peak());
         assert!(memory.input.peak() > 4 * MIB, "the bound was never met: the test does not test");
         assert_eq!((memory.input.used(), memory.input.waiting()), (0, 0));
+    });
+}
+
+#[test]
+fn who_has_not_authenticated_is_kept_next_to_nothing_of() {
+    const CLIENTS: usize = 100;
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(64 * MIB, 16 * MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let config = Config { password: Some("secret".to_owned()), ..config() };
+        let addr = serve_with(&rt, &gateway, config);
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|n| {
+                let rt = rt.clone();
+                rt.clone().spawn(async move {
+                    let mut stream = rt.connect(addr).await.unwrap();
+                    let request = match n % 3 {
+                        0 => packed(&[b"SET", b"key", &vec![b'v'; MIB]]),
+                        // No argument is too long, and all together are too much.
+                        1 => packed(&[&[b'a'; 10_000][..]; 10]).repeat(5),
+                        _ => packed(&[b"AUTH", &vec![b'p'; 8 * MIB]]),
+                    };
+                    // It may be closed before all of it is taken.
+                    let _ = stream.write_all(&request[..request.len() - 1]).await;
+                    rt.sleep(Duration::from_secs(5)).await;
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await;
+        }
+        let peak = memory.input.peak();
+        assert!(peak <= CLIENTS * (256 << 10), "{peak} bytes were held before AUTH");
     });
 }
 

@@ -6,6 +6,7 @@ use super::reply::Writer;
 use super::request::{Error, Request};
 use super::server::Server;
 use super::walk::{KEYS_PER_STEP, OPTIONS_MAX, Pairs, after, step};
+use crate::memory::charged_pair_bytes;
 use crate::request::Scan;
 
 /// Pairs per step of a walk with values.
@@ -61,6 +62,7 @@ async fn range(server: &Server, mut rest: Scan) -> Result<Pairs, Error> {
     while all.len() < limit {
         rest.limit = per_step.min(limit - all.len());
         let found = step(server, rest.clone()).await?;
+        rest.held_bytes += found.iter().map(|(key, value)| charged_pair_bytes(key, value)).sum::<usize>();
         bytes += found.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
         if bytes > REPLY_BYTES_MAX {
             return Err(Error::REPLY_TOO_BIG);

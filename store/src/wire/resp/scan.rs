@@ -83,7 +83,7 @@ impl KeyScan {
             say_keys(0, &[], reply);
             return Ok(());
         };
-        let scan = Scan { start, end, limit: count, reverse: false, key_only: true };
+        let scan = Scan { start, end, limit: count, key_only: true, ..Scan::default() };
         let found = step(server, scan).await?;
         let cursor = match found.last() {
             Some((last, _)) if found.len() >= count => go_on(server, &after(last), cursor, owner)?,

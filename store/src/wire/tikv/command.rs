@@ -7,6 +7,7 @@ use engine::rt::Mono;
 
 use super::unserved::Unserved;
 use super::{Core, check, refusal};
+use crate::memory::charged_pair_bytes;
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Route, Scan, When};
 use crate::wire::grpc::{Code, Status};
@@ -329,7 +330,13 @@ impl<'a> Session<'a> {
         let context = request.context.as_ref();
         check::common(context, &request.cf)?;
         let range = KeyRange { start_key: request.start_key, end_key: request.end_key };
-        let kvs = self.range(context, range, request.limit, request.key_only, request.reverse).await?;
+        let scan = Scan {
+            limit: request.limit as usize,
+            key_only: request.key_only,
+            reverse: request.reverse,
+            ..Scan::default()
+        };
+        let kvs = self.range(context, range, scan).await?;
         Size::default().add(&kvs)?;
         Ok(RawScanResponse { kvs, ..Default::default() })
     }
@@ -340,12 +347,20 @@ impl<'a> Session<'a> {
     ) -> Result<RawBatchScanResponse, Failure> {
         let context = request.context.as_ref();
         check::common(context, &request.cf)?;
-        let (mut kvs, mut size) = (Vec::new(), Size::default());
+        let (mut kvs, mut size) = (Vec::<KvPair>::new(), Size::default());
+        let mut held = 0;
         let budget = self.core.rt.budget();
         for range in request.ranges {
-            let found =
-                self.range(context, range, request.each_limit, request.key_only, request.reverse).await?;
+            let scan = Scan {
+                limit: request.each_limit as usize,
+                key_only: request.key_only,
+                reverse: request.reverse,
+                held_bytes: held,
+                ..Scan::default()
+            };
+            let found = self.range(context, range, scan).await?;
             size.add(&found)?;
+            held += found.iter().map(|pair| charged_pair_bytes(&pair.key, &pair.value)).sum::<usize>();
             kvs.extend(found);
             budget.tick().await;
         }
@@ -395,15 +410,13 @@ impl<'a> Session<'a> {
         &self,
         context: Option<&Context>,
         range: KeyRange,
-        limit: u32,
-        key_only: bool,
-        reverse: bool,
+        scan: Scan,
     ) -> Result<Vec<KvPair>, Failure> {
         check::key(&range.start_key)?;
         check::key(&range.end_key)?;
         let (start, end) =
-            if reverse { (range.end_key, range.start_key) } else { (range.start_key, range.end_key) };
-        let whole = Scan { start, end, limit: limit as usize, reverse, key_only };
+            if scan.reverse { (range.end_key, range.start_key) } else { (range.start_key, range.end_key) };
+        let whole = Scan { start, end, ..scan };
         match self.submit(context, || Op::Scan(whole.clone())).await? {
             Out::Pairs(pairs) => Ok(pairs.into_iter().map(|(key, value)| pair(key, value)).collect()),
             other => Err(unexpected(&other)),
