@@ -24,6 +24,7 @@
 
 mod intake;
 mod pool;
+pub mod stalls;
 
 use std::time::Duration;
 

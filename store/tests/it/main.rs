@@ -28,5 +28,6 @@ mod resp_scripts;
 mod resp_server;
 mod resp_session;
 mod restart;
+mod stalls;
 mod transactions;
 mod whole_node;

@@ -18,6 +18,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use super::drain::Listening;
 use super::frame::PREFIX_BYTES;
 use super::gzip::{self, Encodings, Messages};
+use super::holders::Holding;
 use super::server::State;
 use super::status::{Code, Status};
 use super::{Service, Shape, timeout};
@@ -120,27 +121,28 @@ async fn unary<S: Service>(
 ) -> Code {
     let memory = &state.options.memory;
     let mut intake = Intake::new(&memory.input);
+    let holding = Holding::new(&state.holders);
     let read_by = deadline.unwrap_or(state.rt.now() + BODY_PATIENCE);
     let message_bytes_max = state.options.message_bytes_max;
     let asked = within(
         &state.rt,
         Some(read_by),
-        |_| Poll::Pending,
-        only_message(&mut body, Messages::new(message_bytes_max, encodings.requests), &mut intake),
+        |cx| holding.poll_ended(cx).map(|()| too_slow()),
+        only_message(&mut body, Messages::new(message_bytes_max, encodings.requests), &mut intake, &holding),
     )
     .await;
     let answer = match asked {
         Ok(message) => {
-            let gone = |cx: &mut Context<'_>| respond.poll_reset(cx).map(drop);
+            let gone = |cx: &mut Context<'_>| respond.poll_reset(cx).map(|_| caller_gone());
             within(&state.rt, deadline, gone, state.service.unary(method, message, deadline)).await
         }
         Err(status) => Err(status),
     };
     match answer {
         Ok(message) if encodings.answers => {
-            reply(&mut respond, gzip::deflate(&state.rt, message).await, memory).await
+            reply(&mut respond, gzip::deflate(&state.rt, message).await, memory, &holding).await
         }
-        Ok(message) => reply(&mut respond, message, memory).await,
+        Ok(message) => reply(&mut respond, message, memory, &holding).await,
         Err(status) => {
             refuse(&mut respond, &status);
             status.code
@@ -148,18 +150,29 @@ async fn unary<S: Service>(
     }
 }
 
-/// Runs `work` until the deadline, or until the caller is `gone`. Work that is done at once costs no timer.
+fn caller_gone() -> Status {
+    Status::new(Code::Cancelled, "the caller has gone")
+}
+
+fn too_slow() -> Status {
+    Status::new(
+        Code::ResourceExhausted,
+        "the call is too slow with memory that others, or the end of the node, wait for; try again",
+    )
+}
+
+/// Runs `work` until the deadline, or until the caller is `gone` or given up. Work that is done at once costs no timer.
 async fn within<T>(
     rt: &Rt,
     deadline: Option<Mono>,
-    mut gone: impl FnMut(&mut Context<'_>) -> Poll<()>,
+    mut gone: impl FnMut(&mut Context<'_>) -> Poll<Status>,
     work: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, Status> {
     let mut work = pin!(work);
     let mut progress = |cx: &mut Context<'_>| {
         // Asked first: work for a caller that has left already never begins.
-        if gone(cx).is_ready() {
-            return Poll::Ready(Err(Status::new(Code::Cancelled, "the caller has gone")));
+        if let Poll::Ready(status) = gone(cx) {
+            return Poll::Ready(Err(status));
         }
         work.as_mut().poll(cx)
     };
@@ -183,10 +196,21 @@ async fn only_message(
     body: &mut RecvStream,
     mut messages: Messages,
     intake: &mut Intake,
+    holding: &Holding,
 ) -> Result<Bytes, Status> {
     let mut message = None;
-    while let Some(piece) = poll_fn(|cx| body.poll_data(cx)).await {
+    loop {
+        let piece = poll_fn(|cx| {
+            let piece = body.poll_data(cx);
+            if piece.is_pending() {
+                holding.awaits_more(cx, messages.waiting());
+            }
+            piece
+        });
+        let Some(piece) = piece.await else { break };
         let bytes = take_piece(piece, &mut messages, intake)?;
+        holding.moved(bytes);
+        holding.goes_on();
         while let Some(next) = poll_fn(|cx| messages.poll_take(cx, intake)).await? {
             if message.replace(next).is_some() {
                 return Err(Status::new(Code::Internal, "a unary call carries one message, not more"));
@@ -223,7 +247,12 @@ fn let_send_on(body: &mut RecvStream, bytes: usize) -> Result<(), Status> {
 }
 
 /// Answers with a message. Where the caller has gone meanwhile, the answer is simply lost.
-async fn reply(respond: &mut SendResponse<Bytes>, message: Bytes, memory: &Memory) -> Code {
+async fn reply(
+    respond: &mut SendResponse<Bytes>,
+    message: Bytes,
+    memory: &Memory,
+    holding: &Holding,
+) -> Code {
     let mut head = grpc_head();
     if message.first() == Some(&1) {
         head.headers_mut().insert(gzip::ENCODING, gzip::GZIP);
@@ -233,7 +262,7 @@ async fn reply(respond: &mut SendResponse<Bytes>, message: Bytes, memory: &Memor
         stream.send_data(message, false)
     } else {
         let paced = RefCell::new(stream);
-        let sent = send_paced(&paced, charged(&memory.output, message)).await;
+        let sent = send_paced(&paced, charged(&memory.output, message), Some(holding)).await;
         stream = paced.into_inner();
         sent
     };
@@ -284,11 +313,22 @@ fn put_status(headers: &mut HeaderMap, status: &Status) {
 }
 
 /// Sends only what the caller's window has room for, and waits for more room.
-async fn send_paced(stream: &RefCell<SendStream<Bytes>>, mut bytes: Bytes) -> Result<(), h2::Error> {
+async fn send_paced(
+    stream: &RefCell<SendStream<Bytes>>,
+    mut bytes: Bytes,
+    holding: Option<&Holding>,
+) -> Result<(), h2::Error> {
     while !bytes.is_empty() {
         stream.borrow_mut().reserve_capacity(bytes.len());
         while stream.borrow().capacity() == 0 {
-            match poll_fn(|cx| stream.borrow_mut().poll_capacity(cx)).await {
+            let capacity = poll_fn(|cx| {
+                let capacity = stream.borrow_mut().poll_capacity(cx);
+                let Some(holding) = holding.filter(|_| capacity.is_pending()) else { return capacity };
+                holding.awaits_taking(cx, bytes.len());
+                // To h2 it is as if the caller had gone.
+                holding.poll_ended(cx).map(|()| None)
+            });
+            match capacity.await {
                 Some(room) => drop(room?),
                 None => return Err(h2::Reason::CANCEL.into()),
             }
@@ -296,6 +336,10 @@ async fn send_paced(stream: &RefCell<SendStream<Bytes>>, mut bytes: Bytes) -> Re
         let mut stream = stream.borrow_mut();
         let room = stream.capacity().min(bytes.len());
         stream.send_data(bytes.split_to(room), false)?;
+        if let Some(holding) = holding {
+            holding.moved(room);
+            holding.goes_on();
+        }
     }
     Ok(())
 }
@@ -325,11 +369,13 @@ async fn bidi<S: Service>(
         intake: Intake::new(&state.options.memory.input),
         unreleased: 0,
         drain: Some(state.drain.listen()),
+        holding: Some(Holding::new(&state.holders)),
     };
     let output = state.options.memory.output.clone();
     let compresses = encodings.answers.then(|| state.rt.clone());
-    let mut outbox = Outbox { stream: stream.clone(), output, compresses };
-    let gone = |cx: &mut Context<'_>| stream.borrow_mut().poll_reset(cx).map(drop);
+    let holding = Some(Holding::new(&state.holders));
+    let mut outbox = Outbox { stream: stream.clone(), output, compresses, holding };
+    let gone = |cx: &mut Context<'_>| stream.borrow_mut().poll_reset(cx).map(|_| caller_gone());
     let outcome =
         within(&state.rt, deadline, gone, state.service.bidi(method, &mut inbox, &mut outbox)).await;
     match stream.borrow_mut().send_trailers(trailers(&outcome)) {
@@ -357,12 +403,14 @@ pub struct Inbox {
     unreleased: usize,
     /// Absent on the client's side, which ends when the server does.
     drain: Option<Listening>,
+    /// Absent on the client's side, too.
+    holding: Option<Holding>,
 }
 
 impl Inbox {
     pub(super) fn of_client(body: RecvStream, messages: Messages, memory: &Memory) -> Self {
         let intake = Intake::new(&memory.input);
-        Self { body, messages, intake, unreleased: 0, drain: None }
+        Self { body, messages, intake, unreleased: 0, drain: None, holding: None }
     }
 
     /// The next message; `None` when the caller has ended its side or the server drains.
@@ -372,7 +420,13 @@ impl Inbox {
 
     /// As [`Inbox::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Message>, Status>> {
+        if self.holding.as_ref().is_some_and(|holding| holding.poll_ended(cx).is_ready()) {
+            return Poll::Ready(Err(too_slow()));
+        }
         loop {
+            if let Some(holding) = &self.holding {
+                holding.goes_on();
+            }
             if let Some(bytes) = ready!(self.messages.poll_take(cx, &mut self.intake))? {
                 let charge = self.intake.hand_on(bytes.len() + PREFIX_BYTES);
                 return Poll::Ready(Ok(Some(Message { bytes, charge })));
@@ -389,14 +443,30 @@ impl Inbox {
             match self.body.poll_data(cx) {
                 Poll::Ready(Some(piece)) => {
                     self.unreleased = take_piece(piece, &mut self.messages, &mut self.intake)?;
+                    if let Some(holding) = &self.holding {
+                        holding.moved(self.unreleased);
+                    }
                 }
                 Poll::Ready(None) if self.messages.waiting() == 0 => return Poll::Ready(Ok(None)),
                 Poll::Ready(None) => {
                     let message = "the stream ended within a message";
                     return Poll::Ready(Err(Status::new(Code::Internal, message)));
                 }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    let waiting = self.messages.waiting();
+                    if let Some(holding) = self.holding.as_ref().filter(|_| waiting > 0) {
+                        holding.awaits_more(cx, waiting);
+                    }
+                    return Poll::Pending;
+                }
             }
+        }
+    }
+
+    /// Nothing is read for now, so the time is not the caller's.
+    pub(crate) fn rests(&self) {
+        if let Some(holding) = &self.holding {
+            holding.goes_on();
         }
     }
 
@@ -418,11 +488,14 @@ pub struct Outbox {
     output: Pool,
     /// Set where the caller accepts compressed messages.
     compresses: Option<Rt>,
+    /// Absent on the client's side.
+    holding: Option<Holding>,
 }
 
 impl Outbox {
     pub(super) fn of_client(stream: SendStream<Bytes>, memory: &Memory) -> Self {
-        Self { stream: Rc::new(RefCell::new(stream)), output: memory.output.clone(), compresses: None }
+        let stream = Rc::new(RefCell::new(stream));
+        Self { stream, output: memory.output.clone(), compresses: None, holding: None }
     }
 
     /// Sends a framed message once the caller has room for it.
@@ -435,7 +508,7 @@ impl Outbox {
             None => framed,
         };
         let framed = charged(&self.output, framed);
-        let sent = send_paced(&self.stream, framed).await;
+        let sent = send_paced(&self.stream, framed, self.holding.as_ref()).await;
         sent.map_err(|error| Status::new(Code::Cancelled, error.to_string()))
     }
 

@@ -34,9 +34,14 @@ pub struct Client {
 impl Client {
     /// Connects and starts the connection's driver on this core.
     pub async fn connect(rt: &Rt, addr: SocketAddr) -> io::Result<Self> {
+        Self::connect_with(rt, addr, WINDOW_BYTES).await
+    }
+
+    /// As [`Client::connect`], of a client that takes `window_bytes` of an answer before it has read any.
+    pub async fn connect_with(rt: &Rt, addr: SocketAddr, window_bytes: u32) -> io::Result<Self> {
         let (io, outlet) = wrap(rt.connect(addr).await?);
         let mut builder = client::Builder::new();
-        builder.initial_window_size(WINDOW_BYTES).initial_connection_window_size(WINDOW_BYTES);
+        builder.initial_window_size(window_bytes).initial_connection_window_size(WINDOW_BYTES);
         let (requests, mut connection) = {
             let mut handshake = pin!(builder.handshake(io));
             poll_fn(|cx| {

@@ -17,6 +17,7 @@ use http::Request;
 use super::Service;
 use super::call;
 use super::drain::Listening;
+use super::holders::Holding;
 use super::io::{Io, Outlet, wrap};
 use super::server::{Options, State};
 use super::tally::Running;
@@ -31,6 +32,9 @@ const FRAME_OVERHEAD_BYTES_MAX: usize = 4 << 20;
 /// Longest list of headers that is read, bytes. A list over [`call::METADATA_BYTES_MAX`] is refused, and one that could not even be
 /// read would end the connection with all its other calls.
 const HEADER_BYTES_MAX: u32 = 256 << 10;
+
+/// What h2 is taken to hold for a client whose socket takes nothing: it does not say.
+const BLOCKED_BYTES: usize = 256 << 10;
 
 type Wait = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -47,6 +51,8 @@ pub(super) async fn drive<S: Service>(state: &Rc<State<S>>, stream: Stream) -> b
         outlet,
         pause: None,
         running: Running::default(),
+        holding: Holding::new(&state.holders),
+        told_bytes: 0,
     };
     let ended_well = poll_fn(|cx| driver.poll(cx)).await;
     // A client that was told to go may go as it likes.
@@ -98,6 +104,9 @@ struct Driver<S: Service> {
     pause: Option<Wait>,
     /// The calls of this connection.
     running: Running,
+    holding: Holding,
+    /// Sent bytes that `holding` has been told of.
+    told_bytes: u64,
 }
 
 impl<S: Service> Driver<S> {
@@ -113,7 +122,23 @@ impl<S: Service> Driver<S> {
         if ended.is_ready() {
             return ended;
         }
+        if self.is_given_up(cx) {
+            return Poll::Ready(false);
+        }
         self.keepalive.poll(cx, self.outlet.read_bytes()).map(|()| false)
+    }
+
+    /// Says whether the client has to take what h2 has for it, and asks whether that has taken too long.
+    fn is_given_up(&mut self, cx: &Context<'_>) -> bool {
+        let written_bytes = self.outlet.written_bytes();
+        self.holding.moved((written_bytes - self.told_bytes) as usize);
+        self.told_bytes = written_bytes;
+        if self.outlet.is_blocked() {
+            self.holding.awaits_taking(cx, BLOCKED_BYTES);
+        } else {
+            self.holding.goes_on();
+        }
+        self.holding.poll_ended(cx).is_ready()
     }
 
     /// Takes in what has arrived, begins calls and lets h2 put finished answers into the outlet.

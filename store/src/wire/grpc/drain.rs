@@ -26,6 +26,10 @@ impl Drain {
         self.waiters.wake_all();
     }
 
+    pub(crate) fn is_requested(&self) -> bool {
+        self.requested.get()
+    }
+
     pub(crate) fn listen(self: &Rc<Self>) -> Listening {
         Listening { drain: self.clone(), waiter: self.waiters.join() }
     }

@@ -35,6 +35,9 @@ struct Wire {
     stream: Stream,
     out: BytesMut,
     read_bytes: u64,
+    written_bytes: u64,
+    /// The socket took nothing the last time.
+    blocked: bool,
     /// How much may still be read.
     allowed: usize,
     /// Reading ended because no more was allowed; nobody wakes the connection for the rest.
@@ -47,6 +50,8 @@ pub(crate) fn wrap(stream: Stream) -> (Io, Outlet) {
         stream,
         out: BytesMut::new(),
         read_bytes: 0,
+        written_bytes: 0,
+        blocked: false,
         allowed: usize::MAX,
         held: false,
     }));
@@ -75,6 +80,16 @@ impl Outlet {
         self.0.borrow().held
     }
 
+    /// Whether the socket took nothing the last time.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.0.borrow().blocked
+    }
+
+    /// Bytes sent so far.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.0.borrow().written_bytes
+    }
+
     /// Bytes received so far.
     pub(crate) fn read_bytes(&self) -> u64 {
         self.0.borrow().read_bytes
@@ -82,9 +97,18 @@ impl Outlet {
 }
 
 impl Wire {
+    fn note(&mut self, written: &Poll<io::Result<usize>>) {
+        self.blocked = written.is_pending();
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.written_bytes += *bytes as u64;
+        }
+    }
+
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {
-            match self.stream.poll_write(cx, &self.out) {
+            let written = self.stream.poll_write(cx, &self.out);
+            self.note(&written);
+            match written {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => self.out.advance(written),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -122,7 +146,9 @@ impl AsyncWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let wire = &mut *self.0.borrow_mut();
         if wire.out.is_empty() && bytes.len() >= DIRECT_BYTES_MIN {
-            return wire.stream.poll_write(cx, bytes);
+            let written = wire.stream.poll_write(cx, bytes);
+            wire.note(&written);
+            return written;
         }
         if wire.out.len() >= OUT_BYTES_MAX {
             match wire.poll_drain(cx) {

@@ -8,6 +8,7 @@
 //!   calls that run and how they ended.
 //! * [`mod@frame`] cuts messages out of bodies, `gzip` inflates those that are compressed and compresses large answers. What unfinished requests and unsent answers hold is charged to the core, and a
 //!   caller is not let to send on while there is no room for it ([`crate::memory`]).
+//! * `holders` knows who waits for its client, and ends whoever is too slow while others wait for memory or the server drains.
 //! * [`client`] is the other side, for tools and tests.
 //!
 //! What holds: a message that has not arrived is not allocated; an answer that the caller does not take waits in the caller's
@@ -22,6 +23,7 @@ mod connection;
 mod drain;
 pub mod frame;
 mod gzip;
+mod holders;
 mod io;
 pub mod server;
 pub mod status;

@@ -13,6 +13,7 @@ use engine::rt::{Listener, Rt, Stream};
 use super::Service;
 use super::connection;
 use super::drain::Drain;
+use super::holders::{self, Holders};
 use super::tally::{self, Ended, Running, Tally};
 use crate::descriptors::Descriptors;
 use crate::memory::{Memory, MemoryLimits};
@@ -100,6 +101,8 @@ pub(super) struct State<S: Service> {
     pub(super) drain: Rc<Drain>,
     pub(super) stats: Rc<Cell<Stats>>,
     pub(super) running: Running,
+    /// Calls and connections that wait for their client.
+    pub(super) holders: Rc<Holders>,
     /// By method; nothing stands for one that is not served.
     pub(super) tally: Tally<Option<S::Method>>,
     idle: Rc<Bell>,
@@ -133,6 +136,7 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         drain: Rc::default(),
         stats: Rc::default(),
         running: Running::default(),
+        holders: Rc::default(),
         tally: Tally::default(),
         idle: Rc::default(),
     });
@@ -152,7 +156,14 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         running: state.running.clone(),
         tally: tally::Read(Rc::new(read)),
     };
-    // Detached: it ends by itself when the server drains.
+    // Detached: they end by themselves when the server drains.
+    drop(rt.spawn(holders::watch(
+        rt.clone(),
+        state.holders.clone(),
+        state.options.memory.clone(),
+        state.drain.clone(),
+        state.stats.clone(),
+    )));
     drop(rt.spawn(accept_all(state, listener)));
     handle
 }

@@ -6,8 +6,6 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::task::Waker;
 
-use engine::rt::Mono;
-
 use super::reply::Protocol;
 use super::roster::Member;
 use super::transaction::Transaction;
@@ -24,7 +22,7 @@ pub struct Client {
     pub transaction: RefCell<Transaction>,
     /// What its session keeps in memory, if that is much.
     pub held: Cell<Held>,
-    /// Others wait for the memory that it holds, and it does nothing: its session ends.
+    /// Others wait for the memory that it holds and it is too slow, or the server stops and it takes nothing: its session ends.
     pub evicted: Cell<bool>,
     /// It has killed itself: its session ends once that command is answered.
     pub leaving: Cell<bool>,
@@ -39,8 +37,10 @@ pub struct Held {
     pub input: usize,
     /// Of replies that its client could read, bytes.
     pub output: usize,
-    /// When bytes last went in or out.
-    pub moved: Mono,
+    /// What it has sent so far, bytes.
+    pub read_bytes: u64,
+    /// What it has taken so far, bytes.
+    pub written_bytes: u64,
 }
 
 /// What a connection takes along to another core. It has no transaction and watches nothing.

@@ -83,9 +83,17 @@ pub struct Session {
     /// The core that the session migrates to as soon as everything is answered.
     goal: Option<u16>,
     overdue: Overdue,
+    traffic: Traffic,
     /// The most commands that were in flight at once.
     #[cfg(test)]
     most_queued: usize,
+}
+
+/// What has gone over the connection on this core, bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Traffic {
+    read_bytes: u64,
+    written_bytes: u64,
 }
 
 /// How a session's time on this core ended.
@@ -150,6 +158,7 @@ impl Session {
             affinity: Affinity::default(),
             goal: None,
             overdue: Overdue::default(),
+            traffic: Traffic::default(),
             #[cfg(test)]
             most_queued: 0,
         }
@@ -193,8 +202,10 @@ impl Session {
             if self.client.leaving.get() && self.phase == Phase::Open {
                 self.take_leave();
             }
-            let wrote = self.replies.send(cx, &mut self.stream, &self.server)?;
-            self.charge(took || wrote);
+            let written_bytes = self.replies.send(cx, &mut self.stream, &self.server)?;
+            self.traffic.written_bytes += written_bytes as u64;
+            let wrote = written_bytes > 0;
+            self.charge();
             if self.is_over(cx)? {
                 return Poll::Ready(Ok(false));
             }
@@ -247,17 +258,18 @@ impl Session {
     }
 
     /// Charges what the session keeps now. What it keeps only within a turn is not seen here and costs nothing.
-    fn charge(&mut self, moved: bool) {
+    fn charge(&mut self) {
         let input = if self.input.is_empty() { 0 } else { self.input.capacity() };
         self.intake.keep(input + self.queue.held_bytes());
         let unsent = self.replies.keep(self.queue.said_bytes());
         let input = if self.intake.waits() || !self.queue.is_empty() { 0 } else { self.intake.bytes() };
-        let much = input > INTAKE_BYTES_MIN || unsent > SMALL_BYTES;
-        let before = self.client.held.get();
-        if much {
-            let moved = if moved { self.server.rt.now() } else { before.moved };
-            self.client.held.set(Held { input, output: unsent, moved });
-        } else if before != Held::default() {
+        // Without a reply to send the client waits for the server, whatever is held.
+        let output = if self.replies.is_sent() { 0 } else { unsent };
+        let output_min = if self.server.stop() == Stop::No { SMALL_BYTES } else { 0 };
+        if input > INTAKE_BYTES_MIN || output > output_min {
+            let Traffic { read_bytes, written_bytes } = self.traffic;
+            self.client.held.set(Held { input, output, read_bytes, written_bytes });
+        } else if self.client.held.get() != Held::default() {
             self.client.held.set(Held::default());
         }
     }

@@ -1,39 +1,58 @@
-//! Clients that stall while others wait for the memory that they hold.
+//! Connections that are too slow with memory that others wait for, and in a drain those that take nothing.
 //!
 //! A connection may take as long as it likes to go on with a request or to read its replies, as long as the core has memory for
-//! the others. Where it has not, it is closed after [`STALL_MAX`] without a byte in either direction.
+//! the others. Who is too slow is decided in [`crate::memory::stalls`]; here connections are only listed for it and ended.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::client::Held;
 use super::server::{Server, Stop};
+use crate::memory::stalls::{self, Holder, Pace, Stalls};
 use crate::memory::{INTAKE_BYTES_MIN, SMALL_BYTES};
 
-/// How often clients that stall are looked for.
-const STALL_LOOK: Duration = Duration::from_secs(1);
-/// How long a client may do nothing while others wait for the memory that it holds.
-const STALL_MAX: Duration = Duration::from_secs(5);
-
-/// Ends connections whose clients neither go on with a request nor read their replies, while others wait for the memory that
-/// they hold.
+/// Ends connections whose clients are too slow with the memory that others wait for, and in a drain those that take nothing.
 pub(super) async fn evict_stalled(server: Rc<Server>) {
-    while server.stop() == Stop::No {
-        server.rt.sleep(STALL_LOOK).await;
+    let (mut input, mut output) = (Stalls::default(), Stalls::default());
+    loop {
         let memory = server.gateway.memory();
-        let short = (memory.input.waiting() > 0, memory.output.waiting() > 0);
-        if short == (false, false) {
-            continue;
+        let drains = server.stop() != Stop::No;
+        if drains && server.clients.borrow().is_empty() {
+            return;
         }
-        let now = server.rt.now();
-        for client in server.clients.borrow().values() {
-            let Held { input, output, moved } = client.held.get();
-            let holds = (short.0 && input > INTAKE_BYTES_MIN) || (short.1 && output > SMALL_BYTES);
-            if holds && now.since(moved) >= STALL_MAX {
-                tracing::warn!(client = %client.entry.from, input, output, "others wait for the memory of a client that stalls; closed");
-                client.evicted.set(true);
-                client.wake();
-            }
-        }
+        let requests = Pace::of(&memory.input);
+        let replies = if drains { Some(Pace::of_drain()) } else { Pace::of(&memory.output) };
+        let rest = if requests.is_some() || replies.is_some() { stalls::LOOK } else { stalls::REST };
+        let sending = |held: Held| (held.input > INTAKE_BYTES_MIN).then_some((held.input, held.read_bytes));
+        let output_min = if drains { 0 } else { SMALL_BYTES };
+        let reading = |held: Held| (held.output > output_min).then_some((held.output, held.written_bytes));
+        evict_slow(&server, &mut input, requests, sending);
+        evict_slow(&server, &mut output, replies, reading);
+        server.rt.sleep(rest).await;
+    }
+}
+
+/// Ends the clients that are behind `pace`; `holds` returns the bytes that one holds and those that it has moved.
+fn evict_slow(
+    server: &Server,
+    stalls: &mut Stalls,
+    pace: Option<Pace>,
+    holds: impl Fn(Held) -> Option<(usize, u64)>,
+) {
+    let Some(pace) = pace else { return stalls.forget() };
+    let clients = server.clients.borrow();
+    let holders = clients.values().filter(|client| !client.evicted.get()).filter_map(|client| {
+        let (bytes, moved_bytes) = holds(client.held.get())?;
+        Some(Holder { id: client.entry.id, bytes, moved_bytes })
+    });
+    for client in stalls.look(holders, pace).iter().filter_map(|id| clients.get(id)) {
+        let Held { input, output, .. } = client.held.get();
+        tracing::warn!(
+            client = %client.entry.from,
+            input,
+            output,
+            "closed: the client is too slow with memory that others, or the end of the node, wait for"
+        );
+        client.evicted.set(true);
+        client.wake();
     }
 }

@@ -52,7 +52,10 @@ pub(super) async fn serve(core: &Rc<Core>, inbox: &mut Inbox, outbox: &mut Outbo
     loop {
         let answers = poll_fn(|cx| stream.poll_answers(cx, inbox)).await?;
         match answers {
-            Some(answers) => outbox.send(answer(&answers)?).await?,
+            Some(answers) => {
+                inbox.rests();
+                outbox.send(answer(&answers)?).await?;
+            }
             None => return Ok(()),
         }
     }
@@ -132,6 +135,7 @@ impl Stream<'_> {
     /// Begins commands while there is room for them and their answers, and while it is this stream's turn.
     fn poll_begin(&mut self, cx: &mut Context<'_>, inbox: &mut Inbox) -> Result<(), Status> {
         let (budget, mut steps) = (self.core.rt.budget(), 0);
+        inbox.rests();
         while self.running.len() < self.running_max() && !self.ready.is_full() && !self.pauses(cx) {
             if let Some((envelope, charge)) = &mut self.rest {
                 let step = envelope.step().map_err(Status::invalid)?;

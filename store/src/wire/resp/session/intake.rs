@@ -77,6 +77,7 @@ impl Session {
         }
         server.counters.reads.add_one();
         server.counters.bytes_in.add(bytes as u64);
+        self.traffic.read_bytes += bytes as u64;
         let now = server.rt.now();
         let unfinished = self.input.len();
         if unfinished == 0 {

@@ -82,18 +82,18 @@ impl Replies {
         self.expected_bytes = self.expected_bytes.max(bytes);
     }
 
-    /// Sends some of it. Whether any bytes went.
+    /// Sends some of it. Returns how much, bytes; 0 where there is nothing to send or the socket takes nothing now.
     pub(super) fn send(
         &mut self,
         cx: &mut Context<'_>,
         stream: &mut Stream,
         server: &Server,
-    ) -> io::Result<bool> {
+    ) -> io::Result<usize> {
         if self.is_sent() {
-            return Ok(false);
+            return Ok(0);
         }
         let Poll::Ready(written) = stream.poll_write(cx, &self.bytes[self.sent..]) else {
-            return Ok(false);
+            return Ok(0);
         };
         let written = written?;
         if written == 0 {
@@ -110,7 +110,7 @@ impl Replies {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
-        Ok(true)
+        Ok(written)
     }
 
     /// Charges what is kept, and `waiting_bytes` of replies that wait for those before them. Returns the sum, bytes.

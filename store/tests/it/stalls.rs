@@ -1,0 +1,272 @@
+//! Clients that are too slow with what they hold do not keep others from memory, nor the node from its end.
+//!
+//! All of it runs in the simulated world, so minutes of a client that drips cost nothing.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::rt::{ListenOptions, Mono, Rt, Stream};
+use store::gateway::Gateway;
+use store::memory::Memory;
+use store::refusal::Refusal;
+use store::wire::grpc::client::Client;
+use store::wire::grpc::{self, Handle, Inbox, Options, Outbox, Service, Shape, Status};
+use store::wire::resp::{self, Counters};
+
+use crate::memory::{MIB, ask, expect, in_world, limits, open, put, serve};
+use crate::resp_server::{config, packed};
+
+/// What a node waits for its connections, at most.
+const PATIENCE: Duration = Duration::from_secs(24);
+
+/// Sends most of a large SET at once and then a byte in each interval, until the server ends it.
+fn drip(rt: &Rt, addr: SocketAddr, every: Duration) {
+    let rt = rt.clone();
+    rt.clone().spawn(async move {
+        let mut stream = rt.connect(addr).await.unwrap();
+        let request = packed(&[b"SET", b"never", &vec![b'v'; 2 * MIB]]);
+        let (most, rest) = request.split_at(request.len() - 10_000);
+        if stream.write_all(most).await.is_err() {
+            return;
+        }
+        for byte in rest.chunks(1) {
+            rt.sleep(every).await;
+            if stream.write_all(byte).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+#[test]
+fn who_drips_does_not_keep_memory_that_others_wait_for() {
+    for every_ms in [50, 400, 4000] {
+        in_world(move |rt| async move {
+            let memory = Memory::new(limits(4 * MIB, 8 * MIB));
+            let gateway = Gateway::in_bounded_memory(memory.clone());
+            let addr = serve(&rt, &gateway);
+            for _ in 0..20 {
+                drip(&rt, addr, Duration::from_millis(every_ms));
+            }
+            rt.sleep(Duration::from_millis(100)).await;
+            let began = rt.now();
+            let mut honest = rt.connect(addr).await.unwrap();
+            ask(&mut honest, &[b"SET", b"mine", &vec![b'm'; 3 * MIB]], b"+OK\r\n").await;
+            let took = rt.now().since(began);
+            assert!(memory.input.peak() > 4 * MIB, "the bound was never met: the test does not test");
+            assert!(took < Duration::from_secs(30), "a byte per {every_ms} ms: it took {took:?}");
+        });
+    }
+}
+
+#[test]
+fn who_is_as_fast_as_asked_is_left_alone() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(4 * MIB, 8 * MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let addr = serve(&rt, &gateway);
+        let clients: Vec<_> = (0..6)
+            .map(|n| {
+                let rt = rt.clone();
+                rt.clone().spawn(async move {
+                    let mut stream = rt.connect(addr).await.unwrap();
+                    let request = packed(&[b"SET", format!("key{n}").as_bytes(), &vec![b'v'; MIB]]);
+                    // 100 KiB per second.
+                    for piece in request.chunks(20 << 10) {
+                        stream.write_all(piece).await.unwrap();
+                        rt.sleep(Duration::from_millis(200)).await;
+                    }
+                    expect(&mut stream, b"+OK\r\n").await;
+                })
+            })
+            .collect();
+        for client in clients {
+            client.await;
+        }
+        assert!(memory.input.peak() > 4 * MIB, "the bound was never met: the test does not test");
+    });
+}
+
+/// A service whose stream takes one message, and whose call answers with 3 MiB.
+#[derive(Clone, Default)]
+struct Large(Rc<Cell<usize>>);
+
+impl Service for Large {
+    type Method = Shape;
+
+    fn method(&self, path: &str) -> Option<(Shape, Shape)> {
+        let shape = if path == "/test/Take" { Shape::Bidi } else { Shape::Unary };
+        Some((shape, shape))
+    }
+
+    async fn unary(&self, _: Shape, _: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
+        Ok(framed(3 * MIB))
+    }
+
+    async fn bidi(&self, _: Shape, inbox: &mut Inbox, _: &mut Outbox) -> Result<(), Status> {
+        if inbox.next().await?.is_some() {
+            self.0.set(self.0.get() + 1);
+        }
+        Ok(())
+    }
+}
+
+/// A message of so many zeros, with its prefix.
+fn framed(bytes: usize) -> Bytes {
+    let mut framed = vec![0; 5 + bytes];
+    framed[1..5].copy_from_slice(&u32::try_from(bytes).unwrap().to_be_bytes());
+    framed.into()
+}
+
+fn serve_large(rt: &Rt, memory: &Memory) -> (SocketAddr, Handle, Large) {
+    let listener = rt.listen(SocketAddr::from(([127, 0, 0, 1], 0)), ListenOptions::default()).unwrap();
+    let (addr, service) = (listener.local_addr().unwrap(), Large::default());
+    let options = Options { memory: memory.clone(), ..Options::default() };
+    (addr, grpc::serve(rt, listener, service.clone(), options), service)
+}
+
+#[test]
+fn calls_that_stall_half_way_give_back_memory_and_their_connection() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(4 * MIB, 8 * MIB));
+        let (addr, server, service) = serve_large(&rt, &memory);
+        let slow = Client::connect(&rt, addr).await.unwrap();
+        for _ in 0..4 {
+            let (rt, slow) = (rt.clone(), slow.clone());
+            rt.clone().spawn(async move {
+                let mut call = slow.open("/test/Take").await.unwrap();
+                let message = framed(3 * MIB);
+                // The call may be ended before all of it is taken.
+                if call.outbox.send(message.slice(..3 * MIB - 10)).await.is_ok() {
+                    rt.sleep(Duration::from_secs(3600)).await;
+                }
+            });
+        }
+        rt.sleep(Duration::from_millis(500)).await;
+        assert!(memory.input.used() > 3 * MIB, "{} bytes are held", memory.input.used());
+        let began = rt.now();
+        // On the connection of those that stall, and on another one.
+        for client in [slow, Client::connect(&rt, addr).await.unwrap()] {
+            let mut call = client.open("/test/Take").await.unwrap();
+            call.outbox.send(framed(3 * MIB)).await.unwrap();
+            assert!(call.inbox.next().await.unwrap().is_none());
+            call.finish().await.unwrap();
+        }
+        assert_eq!(service.0.get(), 2);
+        let took = rt.now().since(began);
+        assert!(took < Duration::from_secs(30), "it took {took:?}");
+        while memory.input.used() > 0 {
+            assert!(rt.now().since(began) < Duration::from_secs(60), "{} bytes stay", memory.input.used());
+            rt.sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(server.stats().broken, 0, "calls end, connections stay");
+    });
+}
+
+/// Calls whose answers of 3 MiB nobody takes, until they end.
+async fn leave_answers(rt: &Rt, addr: SocketAddr, calls: usize) {
+    for _ in 0..calls {
+        let client = Client::connect_with(rt, addr, 64 << 10).await.unwrap();
+        rt.spawn({
+            let rt = rt.clone();
+            async move {
+                let call = client.open_with("/test/Answer", &()).await;
+                rt.sleep(Duration::from_secs(3600)).await;
+                drop(call);
+            }
+        });
+    }
+    rt.sleep(Duration::from_millis(500)).await;
+}
+
+#[test]
+fn answers_that_nobody_takes_give_their_memory_to_those_who_wait_for_it() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(4 * MIB, 8 * MIB));
+        let (addr, _server, _) = serve_large(&rt, &memory);
+        leave_answers(&rt, addr, 3).await;
+        assert!(memory.output.used() > 8 * MIB, "{} bytes are held", memory.output.used());
+        let began = rt.now();
+        while let Err(refusal) = memory.output.wait(&rt, 2 * MIB).await {
+            assert!(matches!(refusal, Refusal::Busy { .. }), "{refusal:?}");
+            assert!(rt.now().since(began) < Duration::from_secs(30), "they keep it");
+        }
+        drop(memory);
+    });
+}
+
+#[test]
+fn a_drain_does_not_wait_for_calls_whose_callers_do_nothing() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(64 * MIB, 64 * MIB));
+        let (addr, server, _) = serve_large(&rt, &memory);
+        leave_answers(&rt, addr, 2).await;
+        let client = Client::connect(&rt, addr).await.unwrap();
+        // A call without a body.
+        rt.spawn(async move { client.open("/test/Answer").await.map(drop) });
+        rt.sleep(Duration::from_millis(100)).await;
+        let began = rt.now();
+        assert_eq!(server.drain(PATIENCE).await, 0, "connections were still busy");
+        let took = rt.now().since(began);
+        assert!(took < PATIENCE / 3, "it took {took:?}");
+    });
+}
+
+async fn read_all(stream: &mut Stream, rt: &Rt, pause: Duration) -> usize {
+    let (mut all, mut buffer) = (0, vec![0; 64 << 10]);
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return all,
+            Ok(bytes) => all += bytes,
+        }
+        rt.sleep(pause).await;
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_for_who_reads_nothing_and_does_for_who_reads_slowly() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 64 * MIB, false).await;
+        put(&gateway, "big", MIB).await;
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = rt.listen(any, ListenOptions::default()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stop = Rc::new(Cell::new(false));
+        let shutdown = {
+            let (stop, rt) = (stop.clone(), rt.clone());
+            async move {
+                while !stop.get() {
+                    rt.sleep(Duration::from_millis(10)).await;
+                }
+                PATIENCE
+            }
+        };
+        let counters = Rc::new(Counters::default());
+        let serving =
+            rt.spawn(resp::serve(rt.clone(), listener, gateway.clone(), config(), counters, shutdown));
+        let mut deaf = rt.connect(addr).await.unwrap();
+        let mut slow = rt.connect(addr).await.unwrap();
+        for _ in 0..4 {
+            deaf.write_all(&packed(&[b"GET", b"big"])).await.unwrap();
+            slow.write_all(&packed(&[b"GET", b"big"])).await.unwrap();
+        }
+        rt.sleep(Duration::from_millis(200)).await;
+        let reading = rt.spawn({
+            let rt = rt.clone();
+            async move { read_all(&mut slow, &rt, Duration::from_millis(100)).await }
+        });
+        let began = rt.now();
+        stop.set(true);
+        serving.await;
+        let took = rt.now().since(began);
+        assert!(took >= Duration::from_secs(3) && took < PATIENCE / 2, "it took {took:?}");
+        let reply = format!("${MIB}\r\n").len() + MIB + 2;
+        assert_eq!(reading.await, 4 * reply, "all replies to who reads slowly");
+        // What is left for the other one ends early.
+        let read = read_all(&mut deaf, &rt, Duration::ZERO).await;
+        assert!(read < 4 * reply, "{read} bytes were read");
+    });
+}
