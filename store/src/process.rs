@@ -1,4 +1,4 @@
-//! What the kernel tells of this process, from the text of `/proc`.
+//! What the kernel reports about this process, from the text of `/proc`.
 //!
 //! Reading blocks, so it is for plain threads and for helper threads of a core.
 

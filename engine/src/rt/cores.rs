@@ -3,7 +3,7 @@
 //! A process gets its first core from its world (`Cores` here, `sim::Node` there); from then on a core starts the others with
 //! [`Rt::add_core`], and both worlds keep the same promises about them. A core ends when its main future returns: its tasks and
 //! connections end with it, what it has asked of the disk still happens, and only then does its [`CoreHandle`] answer. A core that
-//! never ran, or whose main future panicked, is a [`CoreError`] of that handle and of nobody else.
+//! never ran, or whose main future panicked, is a [`CoreError`] of that handle and of no other.
 //!
 //! What the worlds do not share: a panic in a spawned task ends a native core like one in its main future; the simulator lets it
 //! fail the run, because it is a bug that a test should not survive. A release build aborts at any panic.

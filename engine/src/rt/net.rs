@@ -40,7 +40,7 @@ impl Default for ListenOptions {
 pub struct SharedPort {
     /// The address; a port of 0 has become a real one.
     pub addr: SocketAddr,
-    /// Absent in the simulator, where nobody else takes a port that was drawn.
+    /// Absent in the simulator, where no other program takes a port that was drawn.
     _held: Option<socket2::Socket>,
 }
 

@@ -50,7 +50,7 @@ pub fn charged_bytes(value: &Bytes) -> usize {
     charged_length(value.len())
 }
 
-/// The same of a value of so many bytes.
+/// The same of a value of this many bytes.
 pub fn charged_length(bytes: usize) -> usize {
     bytes + VALUE_OVERHEAD_BYTES
 }

@@ -1,6 +1,6 @@
 //! Who holds memory that others wait for, and is too slow to keep it.
 //!
-//! A client holds memory while it sends a request and while it reads an answer. As long as nobody waits for that memory it may
+//! A client holds memory while it sends a request and while it reads an answer. As long as no client waits for that memory it may
 //! take its time. While others wait it has to move [`BYTES_PER_S_MIN`]; what it moves less than that puts it behind, and whoever
 //! is further behind than [`patience`] allows is ended, the slowest first, until half the bound is free.
 //!
@@ -64,14 +64,14 @@ struct Watched {
     behind: Duration,
 }
 
-/// How far behind a holder may be while so many wait.
+/// How far behind a holder may be while this many wait.
 fn patience(waiting: usize) -> Duration {
     let share = PATIENCE_OF_ALL / u32::try_from(waiting.max(1)).unwrap_or(u32::MAX);
     share.clamp(PATIENCE_MIN, PATIENCE_MAX)
 }
 
 impl Pace {
-    /// What holders of `pool` have to keep up with; `None` while nobody waits.
+    /// What holders of `pool` have to keep up with; `None` while none waits.
     pub fn of(pool: &Pool) -> Option<Self> {
         let waiting = pool.waiting();
         (waiting > 0).then(|| Self {
@@ -118,7 +118,7 @@ impl Stalls {
         ended.map(|(_, _, id)| id).collect()
     }
 
-    /// Nobody waits: what was held against anybody is forgotten.
+    /// None waits: what was held against any holder is forgotten.
     pub fn forget(&mut self) {
         self.watched.clear();
     }

@@ -29,7 +29,7 @@ const FINISH_SHARE: u32 = 8;
 /// How much longer than it was told a core may take to carry out an order.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
-/// What the root core tells a data core, with the time that it may take.
+/// What the root core orders a data core to do, with the time that it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// Say that no further calls are wanted, and serve those that come.

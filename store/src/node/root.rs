@@ -234,7 +234,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
     }
 }
 
-/// Tells how a core ends.
+/// Reports how a core ends.
 fn watch(rt: &Rt, handle: CoreHandle<()>, say: Sender<Event>) {
     let watching = rt.clone();
     rt.spawn(async move {

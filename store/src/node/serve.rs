@@ -58,7 +58,7 @@ pub(super) struct DataCore {
     pub(super) work: Option<CoreWork>,
 }
 
-/// Tells the root core.
+/// Reports an event to the root core.
 async fn say(events: &Sender<Event>, event: Event) {
     if events.send(event).await.is_err() {
         tracing::warn!("the root core has ended before a data core");

@@ -375,7 +375,7 @@ impl<W, R> Replica<W, R> {
     ///
     /// # Errors
     /// If it cannot be proposed now or makes no sense; the waiter comes back. A leader that is asked to remove itself hands over
-    /// leadership first and asks for patience.
+    /// leadership first and answers that it is busy.
     pub fn propose_change(&mut self, change: Change, asked: Epoch, waiter: W) -> Result<(), (W, Refusal)> {
         match self.try_change(change, asked) {
             Ok(id) => {

@@ -5,7 +5,7 @@
 //! behind it, in order, until none of its keys is loading. Behind a closed gate nothing begins to load, so the wait is that
 //! for the reads already in flight.
 //!
-//! Invariants: the first operation behind the gate is one on many keys that has to wait, or a task is about to begin it;
+//! Invariants: the first operation in the gate's queue is one on many keys that has to wait, or a task is about to begin it;
 //! whatever waits in the queue of a key came before everything behind the gate; the end of every load looks at the gate again;
 //! `waiting_bytes` are those of all that waits here, and count against what the store takes in.
 

@@ -46,7 +46,7 @@ impl<Q> Loads<Q> {
         assert!(before.is_none(), "what needs a key that is loading queues behind it");
     }
 
-    /// Queues `what` behind the load of `key`.
+    /// Queues `what` until `key` is loaded.
     pub fn queue(&mut self, key: &[u8], what: Q) {
         self.keys.get_mut(key).expect("only a loading key has a queue").push_back(what);
     }

@@ -20,7 +20,7 @@ struct Waiting {
     gathered: Vec<Due>,
     /// Writes behind keys that are read from disk, and reads that wait for an index.
     queued: Vec<Queued>,
-    /// What came of them is known, and no turn has told it yet.
+    /// What came of them is known, and no turn has answered it yet.
     decided: Vec<(Due, Result<(), Refusal>)>,
 }
 

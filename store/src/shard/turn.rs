@@ -357,7 +357,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Tells regions that their writes are durable, and sends what waited for that.
+    /// Reports durable writes to their regions, and sends what waited for that.
     fn acknowledge(&self, writes: Vec<LogWrite>) {
         let state = &mut *self.state.borrow_mut();
         for write in writes {

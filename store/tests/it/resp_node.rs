@@ -128,7 +128,7 @@ fn client_kill_reaches_the_connections_of_all_cores() {
     let left = |killer: &mut Conversation| listed(&killer.ask(&[b"CLIENT", b"LIST"])).len();
     let expected = victims.len() + 1;
     assert!((0..ATTEMPTS_MAX).any(|_| left(&mut killer) == expected), "what was killed is still listed");
-    // Filters that fit nobody.
+    // Filters that fit no client.
     let other = victims[0].1.stream.local_addr().unwrap().to_string();
     for filters in [["LADDR", "127.0.0.1:1"], ["TYPE", "replica"], ["MAXAGE", "100000"]] {
         let [filter, value] = filters.map(str::as_bytes);

@@ -114,7 +114,7 @@ impl Service for Large {
     }
 }
 
-/// A message of so many zeros, with its prefix.
+/// A message of this many zeros, with its prefix.
 fn framed(bytes: usize) -> Bytes {
     let mut framed = vec![0; 5 + bytes];
     framed[1..5].copy_from_slice(&u32::try_from(bytes).unwrap().to_be_bytes());
@@ -166,7 +166,7 @@ fn calls_that_stall_half_way_give_back_memory_and_their_connection() {
     });
 }
 
-/// Calls whose answers of 3 MiB nobody takes, until they end.
+/// Calls whose answers of 3 MiB are not read, until they end.
 async fn leave_answers(rt: &Rt, addr: SocketAddr, calls: usize) {
     for _ in 0..calls {
         let client = Client::connect_with(rt, addr, 64 << 10).await.unwrap();

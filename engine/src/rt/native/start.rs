@@ -56,7 +56,7 @@ impl Cores {
         Self::start_kicker(None)
     }
 
-    /// As [`Cores::new`], and tells `watch` of cores that stand still.
+    /// As [`Cores::new`], and reports cores that make no progress to `watch`.
     pub fn watched(watch: StallWatch) -> io::Result<Self> {
         Self::start_kicker(Some(watch))
     }
@@ -69,7 +69,7 @@ impl Cores {
     /// Starts core `index` and runs `main` on it.
     ///
     /// # Errors
-    /// If no thread could be made for it. What goes wrong on the thread is told by the handle.
+    /// If no thread could be made for it. What goes wrong on the thread is reported by the handle.
     pub fn start<T, F, M>(&self, index: usize, options: &CoreOptions, main: M) -> io::Result<CoreHandle<T>>
     where
         T: Send + 'static,
@@ -80,7 +80,7 @@ impl Cores {
         Ok(CoreHandle::native(index, start(origin, index, options, main)?))
     }
 
-    /// How often each running core's beat task has run, as (core, count). A count that stands still is a stalled core.
+    /// How often each running core's beat task has run, as (core, count). A count that does not grow is a stalled core.
     pub fn beats(&self) -> Vec<(usize, u64)> {
         self.kicker.beats().counts()
     }

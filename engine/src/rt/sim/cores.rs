@@ -1,6 +1,6 @@
 //! Cores that a simulated process starts by itself.
 //!
-//! The main future of such a core is watched: a panic in it ends the core and is told to whoever started it, as in the native world.
+//! The main future of such a core is watched: a panic in it ends the core and is reported to whoever started it, as in the native world.
 //! A panic in any other task goes on to fail the run.
 
 use std::any::Any;

@@ -244,7 +244,7 @@ impl Attempt {
 }
 
 impl SimCore {
-    /// An address with a port that nobody listens on.
+    /// An address with a port without a listener.
     pub(crate) fn reserve_port(&self, addr: SocketAddr) -> io::Result<SocketAddr> {
         let (sim, node) = (self.sim(), self.node());
         let port = if addr.port() == 0 { sim.net.free_port() } else { addr.port() };

@@ -31,9 +31,9 @@ enum Duty {
     /// Nothing.
     #[default]
     None,
-    /// Send the rest of a message of which so many bytes are here.
+    /// Send the rest of a message of which this many bytes are here.
     Send(usize),
-    /// Take so many bytes.
+    /// Take this many bytes.
     Take(usize),
 }
 

@@ -58,7 +58,7 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Serves a connection whose preface has been read, until it ends. `early` is what arrived behind the preface already.
+    /// Serves a connection whose preface has been read, until it ends. `early` is what arrived after the preface already.
     ///
     /// # Errors
     /// Why it ended, other than by the peer's closing it between frames.

@@ -1,4 +1,4 @@
-//! The table of commands: names, arities, keys and a sentence on each, as `COMMAND` tells clients.
+//! The table of commands: names, arities, keys and a sentence on each, as `COMMAND` returns them.
 
 use super::command::{COMMANDS, Command, Keys, Kind, Spec};
 

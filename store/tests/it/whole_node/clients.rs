@@ -43,7 +43,7 @@ enum Waited<T> {
     Gone,
 }
 
-/// Waits for `work` as long as there is somebody to answer.
+/// Waits for `work` as long as the node can answer.
 async fn wait_for<T>(
     rt: &Rt,
     shared: &Shared,
