@@ -293,7 +293,7 @@ impl<W, R> Replica<W, R> {
         }
         match self.raft.read_index() {
             Ok(id) => self.reads.ask(id, reader),
-            Err(_) => return Err((reader, self.not_leader())),
+            Err(refusal) => return Err((reader, self.refusal_of(refusal, 0))),
         }
         self.debug_check();
         Ok(())
