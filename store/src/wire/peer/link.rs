@@ -31,7 +31,8 @@ use super::book::AddressBook;
 use super::counters::PeerCounters;
 use super::frame::{self, BadFrame, Decoder, Kind, PREFACE};
 use super::hello::{self, Hello, Rejection};
-use super::messages::{MessageBatch, PeerMessage, message_bytes};
+use super::messages::{MessageBatch, message_bytes};
+use crate::region::message::PeerMessage;
 
 /// Maximum of bytes that wait for one store.
 pub const QUEUE_BYTES_MAX: usize = 32 << 20;
@@ -194,9 +195,9 @@ impl Links {
         &self.counters
     }
 
-    /// Queues a message for a store. One that does not fit is dropped and counted: Raft repeats it.
-    pub fn send(self: &Rc<Self>, to: StoreId, message: PeerMessage) {
-        let queue = self.queue(to);
+    /// Queues a message for the store of its addressee. One that does not fit is dropped and counted: Raft repeats it.
+    pub fn send(self: &Rc<Self>, message: PeerMessage) {
+        let queue = self.queue(message.to.store);
         let bytes = message_bytes(&message);
         let waiting = queue.bytes.get();
         let full = waiting > 0 && waiting + bytes > QUEUE_BYTES_MAX;

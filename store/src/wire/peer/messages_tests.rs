@@ -1,9 +1,12 @@
 //! Every kind of message through the codec, and what damage does to it.
 
-use raft::*;
-use scheduler::{Epoch, KeyRange, StoreId};
+use raft::{
+    AppendOutcome, Beat, Body, Entry, EntryKind, Index, Joint, LogId, Membership, Payload, ReadId, Snapshot,
+    VoteAnswer, VoteAsk,
+};
 
 use super::*;
+use crate::region::message::Body as Content;
 
 fn entry(term: u64, index: u64, kind: EntryKind, payload: &str) -> Entry {
     Entry { term: Term(term), index: Index(index), kind, payload: Payload::from(payload) }
@@ -48,18 +51,22 @@ fn bodies() -> Vec<Body> {
 }
 
 fn batch() -> MessageBatch {
-    let message = |(place, body): (usize, Body)| PeerMessage {
+    let roles = [Role::Voter, Role::Learner, Role::Incoming, Role::Outgoing];
+    let envelope = |place: usize, body| PeerMessage {
+        region: RegionId(40 + place as u64),
+        from: Peer { id: PeerId(41), store: StoreId(1), role: roles[place % 4] },
+        to: Peer { id: PeerId(42), store: StoreId(2), role: roles[(place + 1) % 4] },
         epoch: Epoch::new(2, 3 + place as u64),
         range: place.is_multiple_of(3).then(|| KeyRange::new("b", "m").unwrap()),
-        raft: Message {
-            group: GroupId(40 + place as u64),
-            from: NodeId(41),
-            to: NodeId(42),
-            term: Term(43),
-            body,
-        },
+        body,
     };
-    let messages = bodies().into_iter().enumerate().map(message).collect();
+    let raft = |place: usize, body| {
+        let group = GroupId(40 + place as u64);
+        Content::Raft(Box::new(Message { group, from: NodeId(41), to: NodeId(42), term: Term(43), body }))
+    };
+    let mut messages: Vec<PeerMessage> =
+        bodies().into_iter().enumerate().map(|(place, body)| envelope(place, raft(place, body))).collect();
+    messages.push(envelope(messages.len(), Content::Removed));
     MessageBatch { from: StoreId(1), to: StoreId(2), messages }
 }
 
@@ -120,6 +127,18 @@ fn damage_is_refused_or_harmless() {
 }
 
 #[test]
+fn a_role_that_does_not_exist_is_refused() {
+    let good = MessageBatch { messages: vec![batch().messages.pop().unwrap()], ..batch() };
+    let bytes = good.encode(Vec::new());
+    let refused = |place: &usize| {
+        let mut bad = bytes.clone();
+        bad[*place] = 9;
+        MessageBatch::decode(&bad) == Err(BadMessages("a peer has an unknown role"))
+    };
+    assert_eq!((0..bytes.len()).filter(refused).count(), 2, "the sender's and the addressee's");
+}
+
+#[test]
 fn noise_never_panics() {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     for length in 0..3000usize {
@@ -150,30 +169,33 @@ fn a_batch_of_a_newer_format_is_named() {
 fn the_bytes_of_version_0_1_are_still_written_and_read() {
     let messages = batch_of_fixture();
     let fixture = concat!(
-        "010007000000000000000800000000000000000700000007000000000000000900000000000000010600000062",
-        "6d2a00000000000000020000000000000005000000000000000000000000000000000000000000000000290000",
-        "00000000002a000000000000002b00000000000000020300000000000000040000000000000001000000000000",
-        "000200000000000000090000000000000000000000000000000000000000002c00000000000000020000000000",
-        "00000700000000000000000000000000000000000000000000000029000000000000002a000000000000002b00",
-        "00000000000004060000000000000007000000000000001e0000000000000002ffffff02000000000000000000",
-        "00000000000000000000000000000000310000000000000002000000000000000c0000000000000001f5feffff",
-        "01000000eefeffff0100000029000000000000002a000000000000002b00000000000000080d00000000000000",
-        "0e000000000000000f000000010000000000000000000000000000000000000000000000000000000000000000",
-        "007061796c6f61646368616e6765010000000000000002000000000000007bfeffff03000000dbffffff0d0000",
-        "00",
+        "0100070000000000000008000000000000000007000000070000000000000009000000000000000106000000",
+        "626d626d2a000000000000000200000000000000050000000000000000000000000000000000000000000000",
+        "002900000000000000022a0000000000000003002b0000000000000002030000000000000004000000000000",
+        "0001000000000000000200000000000000090000000000000000000000000000000000000000002c00000000",
+        "0000000200000000000000070000000000000000000000000000000000000000000000002900000000000000",
+        "002a0000000000000001002b0000000000000004060000000000000007000000000000001e00000000000000",
+        "fafeffff02000000000000000000000000000000000000000000000000003100000000000000020000000000",
+        "00000c0000000000000001edfeffff01000000e6feffff010000002900000000000000012a00000000000000",
+        "02002b00000000000000080d000000000000000e000000000000000f00000001000000000000000000000000",
+        "0000000000000000000000000000000000000000003a00000000000000020000000000000015000000000000",
+        "000174feffff010000006dfeffff010000002900000000000000022a00000000000000030100000000000000",
+        "0000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+        "0000000000000000000000007061796c6f61646368616e676501000000000000000200000000000000f7fdff",
+        "ff04000000dbffffff0d000000",
     );
     let bytes = messages.encode(Vec::new());
     assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), fixture);
     assert_eq!(MessageBatch::decode(&bytes), Ok(messages));
 }
 
-/// A vote, an append of one entry and a heartbeat.
+/// A vote, an append of one entry, a heartbeat and the word to a peer that was removed.
 fn batch_of_fixture() -> MessageBatch {
     let mut batch = batch();
     let mut place = 0;
     batch.messages.retain(|_| {
         place += 1;
-        [3, 5, 10].contains(&place)
+        [3, 5, 10, 19].contains(&place)
     });
     batch
 }

@@ -13,6 +13,7 @@
 //! Invariants: a core never waits for a peer, because what does not fit into a bounded outbox is dropped and counted, and Raft
 //! repeats it; nothing is delivered that did not pass the checksum, the codec and the introduction.
 
+mod body;
 pub mod book;
 pub mod counters;
 pub mod frame;

@@ -8,14 +8,15 @@ use std::time::Duration;
 use engine::rt::sim::{NetOptions, Options, World};
 use engine::rt::{ListenOptions, Rt};
 use raft::{Body, GroupId, Message, NodeId, Term};
-use scheduler::{Epoch, StoreId};
+use scheduler::{Epoch, Peer, PeerId, RegionId, StoreId};
 
 use super::book::AddressBook;
 use super::counters::PeerCounters;
 use super::frame::{self, Kind, PREFACE};
 use super::inbound::{Inbound, Seen, is_peer};
 use super::link::{IDLE_MAX, Links, QUEUE_MESSAGES_MAX, Speaker};
-use super::messages::{MessageBatch, PeerMessage};
+use super::messages::MessageBatch;
+use crate::region::message::{Body as Content, PeerMessage};
 
 const PORT: u16 = 20_161;
 
@@ -23,17 +24,21 @@ fn speaker(store: u64) -> Speaker {
     Speaker { cluster: 7, store: StoreId(store), incarnation: 3 }
 }
 
+/// A message from store 1 to store 2.
 fn message(number: u64) -> PeerMessage {
+    between(StoreId(1), StoreId(2), number)
+}
+
+fn between(from: StoreId, to: StoreId, number: u64) -> PeerMessage {
+    let raft =
+        Message { group: GroupId(number), from: NodeId(1), to: NodeId(2), term: Term(6), body: Body::Stale };
     PeerMessage {
+        region: RegionId(number),
+        from: Peer::voter(PeerId(1), from),
+        to: Peer::voter(PeerId(2), to),
         epoch: Epoch::FIRST,
         range: None,
-        raft: Message {
-            group: GroupId(number),
-            from: NodeId(1),
-            to: NodeId(2),
-            term: Term(6),
-            body: Body::Stale,
-        },
+        body: Content::Raft(Box::new(raft)),
     }
 }
 
@@ -57,7 +62,7 @@ async fn accept(rt: Rt, addr: SocketAddr, speaker: Speaker, counters: Rc<PeerCou
             }
             assert_eq!(is_peer(&preface), Some(true));
             let deliver = async |batch: MessageBatch| {
-                arrived.borrow_mut().extend(batch.messages.iter().map(|message| message.raft.group.0));
+                arrived.borrow_mut().extend(batch.messages.iter().map(|message| message.region.0));
             };
             // How it ended shows in the counters.
             drop(inbound.serve(stream, &[], deliver).await);
@@ -94,7 +99,7 @@ fn messages_arrive_in_order_and_once_and_one_turn_is_one_frame() {
     let sending = world.node(0).start(0, move |rt| async move {
         let links = Links::new(&rt, speaker(1), book(addr));
         for turn in 0..50 {
-            (0..20).for_each(|n| links.send(StoreId(2), message(turn * 20 + n)));
+            (0..20).for_each(|n| links.send(message(turn * 20 + n)));
             rt.sleep(Duration::from_millis(20)).await;
         }
         rt.sleep(Duration::from_secs(2)).await;
@@ -115,7 +120,7 @@ fn a_store_that_is_away_costs_dropped_messages_and_is_reached_when_it_returns() 
     let sending = world.node(0).start(0, move |rt| async move {
         let links = Links::new(&rt, speaker(1), book(addr));
         for n in 0..100 {
-            links.send(StoreId(2), message(n));
+            links.send(message(n));
             rt.sleep(Duration::from_millis(100)).await;
         }
         let lost = links.counters().dropped_unreachable.get();
@@ -140,7 +145,7 @@ fn a_connection_that_breaks_again_and_again_loses_messages_and_never_order() {
         let sending = world.node(0).start(0, move |rt| async move {
             let links = Links::new(&rt, speaker(1), book(addr));
             for n in 0..300 {
-                links.send(StoreId(2), message(n));
+                links.send(message(n));
                 rt.sleep(Duration::from_millis(20)).await;
             }
             rt.sleep(Duration::from_secs(30)).await;
@@ -159,17 +164,22 @@ fn what_does_not_fit_is_dropped_and_counted() {
     let world = World::new(3, Options::default());
     let filling = world.node(0).start(0, |rt| async move {
         let links = Links::new(&rt, speaker(1), Rc::new(AddressBook::default()));
-        (0..QUEUE_MESSAGES_MAX as u64 + 10).for_each(|n| links.send(StoreId(2), message(n)));
+        (0..QUEUE_MESSAGES_MAX as u64 + 10).for_each(|n| links.send(message(n)));
         let first = (links.queued(StoreId(2)).0, links.counters().dropped_full.get());
         let large = |bytes: usize| {
             let entry = raft::Entry { payload: vec![0; bytes].into(), ..raft::Entry::default() };
-            let mut message = message(1);
-            message.raft.body =
-                Body::Append { prev: raft::LogId::default(), entries: vec![entry], commit: raft::Index(0) };
+            let mut message = between(StoreId(1), StoreId(3), 1);
+            if let Content::Raft(raft) = &mut message.body {
+                raft.body = Body::Append {
+                    prev: raft::LogId::default(),
+                    entries: vec![entry],
+                    commit: raft::Index(0),
+                };
+            }
             message
         };
-        links.send(StoreId(3), large(40 << 20));
-        links.send(StoreId(3), large(1));
+        links.send(large(40 << 20));
+        links.send(large(1));
         (first, links.queued(StoreId(3)).0, links.counters().dropped_full.get())
     });
     let (first, large, dropped) = world.block_on(filling).unwrap();
@@ -183,7 +193,7 @@ fn an_idle_connection_is_closed_and_opened_again_for_the_next_message() {
     let sending = world.node(0).start(0, move |rt| async move {
         let links = Links::new(&rt, speaker(1), book(addr));
         for n in 0..3 {
-            links.send(StoreId(2), message(n));
+            links.send(message(n));
             rt.sleep(IDLE_MAX + Duration::from_secs(5)).await;
         }
         (links.counters().connected.get(), links.counters().connect_failed.get())
@@ -206,7 +216,7 @@ fn peers_that_do_not_belong_here_are_refused_with_a_reason() {
             let book = Rc::new(AddressBook::default());
             book.set(StoreId(target), addr);
             let links = Links::new(&rt, ours, book.clone());
-            links.send(StoreId(target), message(1));
+            links.send(between(ours.store, StoreId(target), 1));
             rt.sleep(Duration::from_secs(1)).await;
             (links.counters().connected.get(), links.counters().connect_failed.get(), book.wanted())
         });
@@ -227,7 +237,8 @@ fn bytes_that_make_no_sense_end_the_connection_and_deliver_nothing() {
     };
     let batch = |from: u64, to: u64| {
         let mut bytes = Vec::new();
-        let batch = MessageBatch { from: StoreId(from), to: StoreId(to), messages: vec![message(9)] };
+        let (from, to) = (StoreId(from), StoreId(to));
+        let batch = MessageBatch { from, to, messages: vec![between(from, to, 9)] };
         frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
         bytes
     };
@@ -264,7 +275,7 @@ fn an_older_copy_of_a_store_is_refused_after_the_newer_was_seen() {
     let sending = world.node(0).start(0, move |rt| async move {
         for incarnation in [4, 3, 5] {
             let links = Links::new(&rt, Speaker { incarnation, ..speaker(1) }, book(addr));
-            links.send(StoreId(2), message(incarnation));
+            links.send(message(incarnation));
             rt.sleep(Duration::from_secs(1)).await;
         }
     });
