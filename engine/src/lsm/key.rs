@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-/// A column family: an independent key space with its own levels. The three are TiKV's.
+/// A column family: an independent key space with its own levels. The first three are TiKV's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cf {
     /// Values, and everything of the raw API.
@@ -14,11 +14,13 @@ pub enum Cf {
     Lock,
     /// Commit records.
     Write,
+    /// What the caller keeps for itself. No key of a user lies here.
+    System,
 }
 
 impl Cf {
     /// All of them, in the order of [`Cf::index`].
-    pub const ALL: [Cf; 3] = [Cf::Default, Cf::Lock, Cf::Write];
+    pub const ALL: [Cf; 4] = [Cf::Default, Cf::Lock, Cf::Write, Cf::System];
 
     /// Position in per-family arrays, and the byte on disk.
     pub const fn index(self) -> usize {
@@ -36,6 +38,7 @@ impl Cf {
             Cf::Default => "default",
             Cf::Lock => "lock",
             Cf::Write => "write",
+            Cf::System => "system",
         }
     }
 }

@@ -103,7 +103,7 @@ pub(crate) struct Edit {
 /// The tables of the tree at one moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Version {
-    families: [Levels; 3],
+    families: [Levels; Cf::ALL.len()],
 }
 
 /// The tables of one family.

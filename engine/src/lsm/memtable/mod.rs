@@ -60,12 +60,12 @@ pub(crate) struct GroupMarks {
     pub(crate) state: Option<Arc<[u8]>>,
 }
 
-/// One memtable: the three families and the marks.
+/// One memtable: the families and the marks.
 #[derive(Debug)]
 pub(crate) struct Memtable {
     /// Which memtable of this run it is; they are flushed in this order.
     pub(crate) generation: u64,
-    families: [RefCell<Family>; 3],
+    families: [RefCell<Family>; Cf::ALL.len()],
     marks: RefCell<Marks>,
     size_bytes: Cell<usize>,
     newest: Cell<SeqNo>,

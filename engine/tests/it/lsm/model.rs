@@ -17,7 +17,7 @@ use engine::rt::sim::{Options, World};
 use super::world::{DIR, tiny};
 
 type Family = BTreeMap<Vec<u8>, Vec<u8>>;
-type Model = [Family; 3];
+type Model = [Family; Cf::ALL.len()];
 
 const GROUPS: u64 = 3;
 
@@ -33,7 +33,7 @@ impl Dice {
     }
 
     fn family(&mut self) -> Cf {
-        Cf::ALL[[0, 0, 0, 1, 2][self.roll(5) as usize]]
+        Cf::ALL[[0, 0, 0, 1, 2, 3][self.roll(6) as usize]]
     }
 
     /// Few keys, some of them prefixes of others, some long.
