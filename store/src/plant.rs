@@ -1,6 +1,6 @@
 //! Bugs that tests plant on purpose, to see that a whole node's test would catch them. Without the feature `sim` there are none.
 
-/// A mistake that the cores of a node could make together.
+/// A mistake that the cores of a node could make together, or the scheduler shard and its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     /// An answer of another core goes to a request that it does not belong to.
@@ -15,10 +15,24 @@ pub enum Bug {
     LinksClosedInDrain,
     /// A core closes its stores when the drain begins, before its connections have finished.
     StoresClosedFirst,
+    /// What a command of the system group comes to is answered before its entry is durable and applied.
+    DecidedEarly,
+    /// The timestamp window is saved in the log and not in the tree.
+    WindowLost,
+    /// A state that has begun is begun again.
+    StateBegunTwice,
+    /// The file of 0.1 is taken over again although the state has begun.
+    FileTakenTwice,
+    /// The file of 0.1 is removed before what it held is durable elsewhere.
+    FileRemovedEarly,
+    /// Requests of users are led to the system group.
+    StateReadable,
+    /// A window that could not be saved is taken for saved.
+    RefusedTakenForDone,
 }
 
 impl Bug {
-    /// All of them.
+    /// Those of the cores.
     pub const ALL: [Self; 6] = [
         Self::WrongAnswer,
         Self::LostAnswer,
@@ -26,6 +40,17 @@ impl Bug {
         Self::AppliedTwice,
         Self::LinksClosedInDrain,
         Self::StoresClosedFirst,
+    ];
+
+    /// Those of the scheduler's state.
+    pub const STATE: [Self; 7] = [
+        Self::DecidedEarly,
+        Self::WindowLost,
+        Self::StateBegunTwice,
+        Self::FileTakenTwice,
+        Self::FileRemovedEarly,
+        Self::StateReadable,
+        Self::RefusedTakenForDone,
     ];
 }
 

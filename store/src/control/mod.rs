@@ -1,29 +1,43 @@
 //! The scheduler shard of a node: it hosts the crate `scheduler`.
 //!
-//! It lives on a core of its own, beside the data path. Data cores report to it ([`Control::inbox`]), the PD service asks it. It owns no
-//! map and no timestamp oracle of its own: what is soft (regions, loads, operators) is a [`Scheduler`], what must not be
-//! forgotten (ids, stores, timestamp bound, safe point) is a [`State`](scheduler::State) behind [`state_file`].
+//! It lives on a core of its own, beside the data path and without a disk. Data cores report to it, the PD service asks it. It owns no
+//! map and no timestamp oracle of its own: what is soft (regions, loads, operators) is a [`Scheduler`], what must not be forgotten (ids,
+//! stores, configuration, timestamp window, safe point) is a [`State`](scheduler::State), kept by the system group
+//! ([`region::system`](crate::region::system)) in the log and tree of a store, and reached over a [`link`].
 //!
 //! ```text
 //!   Beat ──▶ put_store · report_store · report_region ──▶ Scheduler ──▶ Instruction ──▶ orders
-//!                     (descriptors) ──▶ StateFile          ▲ tick, at the pace that the last round asked for
-//!   PD  ──▶ ids · timestamps · safe point ──▶ StateFile    │
-//!       ──▶ regions, stores ───────────────────────────────┘
+//!                     (descriptors) ──▶ link                ▲ tick, at the pace that the last round asked for
+//!   PD  ──▶ ids · timestamps · safe point ──▶ link          │
+//!       ──▶ regions, stores ────────────────────────────────┘
 //! ```
 //!
-//! What holds: an id, a timestamp bound or a safe point leaves only after it is on disk; the map is built anew from beats after a
-//! restart.
+//! What holds: an id, a timestamp bound or a safe point leaves only after its entry is durable and applied; the map is built anew from
+//! beats after a restart; while the store of the state is stopped, damaged or full, whoever asks for what it allows is refused by name,
+//! and everything that is soft goes on.
+//!
+//! | file | what it is about |
+//! |---|---|
+//! | `link` | the way to the state, and what is known of it |
+//! | `origin` | where the state comes from when there is none: 0.1's file (`image`), or a new cluster |
+//! | `grants` | what is handed out |
+//! | `reports` | what comes in |
+//! | `orders` | what becomes of instructions |
+//! | `denied` | why something is not granted |
 //!
 //! Not done here, on purpose: any decision (crate `scheduler`), replication of the state over several nodes, and carrying steps
 //! out ([`orders`]).
 
+mod denied;
+mod grants;
 mod image;
+pub mod link;
 mod orders;
+mod origin;
 mod reports;
-mod state_file;
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -31,23 +45,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::rt::Rt;
-use engine::rt::chan::{self, Sender};
-use scheduler::scheduler::AskSplitError;
-use scheduler::{
-    Cluster, Config, Instruction, NewRegion, Oracle, Region, RegionReport, Scheduler, StateAnswer,
-    StateCommand, StateRefusal, Store, StoreDescriptor, StoreReport, Time, Timestamp, TsoRefusal,
-};
+use engine::rt::chan::Sender;
+use scheduler::{Cluster, Config, Instruction, Oracle, Scheduler, Store, StoreDescriptor, StoreId, Time};
 
+pub use self::denied::Denied;
+use self::link::StateLink;
+pub use self::link::{Ask, link};
 use self::orders::Orders;
-pub use self::reports::{Beat, StoreBeat};
-use self::state_file::StateFile;
-
-/// Ids that one save covers.
-const ID_BLOCK: u64 = 1000;
-/// Maximum number of ids that one call takes.
-const IDS_MAX: u64 = 100_000;
-/// Beats that may wait. A core has one in flight at a time, so more cores than this only wait for each other.
-const INBOX_BOUND: usize = 64;
+pub use self::reports::{Beat, StoreBeat, beats};
 
 /// Who this member says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,46 +67,9 @@ pub struct Member {
     pub cluster_id: u64,
     /// Ids below this one are taken by the stores and regions that the node bootstraps with.
     pub first_free_id: u64,
-    /// Above zero the state exists and has given out the ids below this one.
+    /// Above zero the state exists, and has given out the ids below this one.
     pub next_id_min: u64,
 }
-
-/// Why a request for ids, timestamps or a safe point is not granted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Denied {
-    /// The state cannot be saved, so nothing may be handed out.
-    NotSaved(String),
-    /// None or too many were asked for.
-    BadCount,
-    /// The state refuses the command.
-    Refused(StateRefusal),
-    /// A safe point above every timestamp that was handed out would let versions be collected that are yet to be written.
-    AheadOfPresent {
-        /// The safe point asked for.
-        asked: u64,
-        /// The present, in the same form.
-        present: u64,
-    },
-}
-
-impl fmt::Display for Denied {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Denied::NotSaved(why) => {
-                write!(f, "the state could not be saved ({why}); free or repair the disk")
-            }
-            Denied::BadCount => {
-                write!(f, "the count is zero or more than one call may take; ask for fewer")
-            }
-            Denied::Refused(refusal) => write!(f, "{refusal}"),
-            Denied::AheadOfPresent { asked, present } => {
-                write!(f, "safe point {asked} lies above the present, {present}; choose one below it")
-            }
-        }
-    }
-}
-
-impl std::error::Error for Denied {}
 
 /// The scheduler shard. Cheap to clone; stays on its core.
 #[derive(Clone, Debug)]
@@ -111,12 +79,17 @@ pub struct Control(Rc<Inner>);
 struct Inner {
     rt: Rt,
     member: Member,
-    state: Rc<StateFile>,
+    state: StateLink,
     scheduler: RefCell<Scheduler>,
+    /// Hands out nothing before it goes on from the saved window.
     oracle: RefCell<Oracle>,
-    /// Ids that are on disk as taken and not handed out yet.
+    oracle_is_set: Cell<bool>,
+    /// Ids that are taken by an applied entry and not handed out yet.
     ids: RefCell<Range<u64>>,
     extending: Cell<bool>,
+    granting: Cell<bool>,
+    /// Stores whose entry into the state is in flight.
+    entering: RefCell<BTreeSet<StoreId>>,
     orders: Orders,
     refused_reports: Cell<u64>,
 }
@@ -126,30 +99,40 @@ fn initial_config() -> Config {
     Config { max_replicas: 1, disabled: orders::UNSERVED.to_vec(), ..Config::default() }
 }
 
-/// Whether the state in `dir` is that of `cluster` and has given out the ids below `next_id_min`; nothing is changed.
+/// Whether the state of `cluster` is there and has given out the ids below `next_id_min`: in the system group if it `held` entries, else
+/// in the file of 0.1 in `dir`. Nothing is changed.
 ///
 /// # Errors
 /// What opening it would be refused for.
-pub async fn check(rt: &Rt, dir: &Path, cluster: u64, next_id_min: u64) -> io::Result<()> {
-    state_file::check(rt, dir, cluster, next_id_min).await
+pub async fn check(rt: &Rt, dir: &Path, cluster: u64, next_id_min: u64, held: bool) -> io::Result<()> {
+    origin::check(rt, dir, cluster, next_id_min, held).await
 }
 
 impl Control {
-    /// Opens the state in `dir`, or begins a cluster there.
+    /// Opens the state at the other end of `asks`. If it has not begun it takes over the file of 0.1 in `dir`, or begins a cluster. If the
+    /// store that keeps the state cannot answer, what rests on it is refused, and the rest is served.
     ///
     /// # Errors
-    /// The directory cannot be written, or its file is damaged; the error names the file.
-    pub async fn open(rt: &Rt, dir: &Path, member: Member) -> io::Result<Self> {
+    /// The state is gone, an older copy or that of another cluster, or the file is damaged; the error names the place.
+    pub async fn open(rt: &Rt, dir: &Path, member: Member, asks: Sender<Ask>) -> io::Result<Self> {
         assert!(
             member.member_id != 0 && member.cluster_id != 0 && !member.client_urls.is_empty(),
             "clients need a member to talk to"
         );
-        let state =
-            StateFile::open(rt, dir, member.cluster_id, member.first_free_id, member.next_id_min).await?;
-        let (config, stores, evicting, end_ms) = state.saved(|image| {
+        let state = StateLink::new(asks);
+        match state.read().await {
+            Ok(begun) => origin::settle(rt, dir, &member, &state, begun).await?,
+            Err(why) => {
+                tracing::error!(%why, "the node starts without the scheduler's state: no ids, no timestamps")
+            }
+        }
+        let known = state.known(|image| {
             let stores: Vec<StoreDescriptor> = image.stores.values().cloned().collect();
             (image.config.clone(), stores, image.evicting.clone(), image.timestamp_end_ms)
         });
+        let is_known = known.is_some();
+        let (config, stores, evicting, end_ms) =
+            known.unwrap_or_else(|| (initial_config(), Vec::new(), BTreeSet::new(), 0));
         let now = time(rt);
         let mut scheduler =
             Scheduler::new(config, rt.random(), now).expect("the state validates its configuration");
@@ -163,83 +146,17 @@ impl Control {
             state,
             scheduler: RefCell::new(scheduler),
             oracle: RefCell::new(Oracle::new(end_ms, wall_ms(rt))),
+            oracle_is_set: Cell::new(is_known),
             ids: RefCell::new(0..0),
             extending: Cell::new(false),
+            granting: Cell::new(false),
+            entering: RefCell::default(),
             orders: Orders::default(),
             refused_reports: Cell::new(0),
         }));
         let ticking = control.clone();
         drop(rt.spawn(async move { ticking.tick_loop().await }));
         Ok(control)
-    }
-
-    /// A queue for beats of the data cores; they are taken in until every sender is gone.
-    pub fn inbox(&self) -> Sender<Beat> {
-        let (sender, receiver) = chan::queue(INBOX_BOUND);
-        let control = self.clone();
-        drop(self.0.rt.spawn(async move {
-            while let Some(beat) = receiver.recv().await {
-                control.take(beat).await;
-            }
-        }));
-        sender
-    }
-
-    /// Takes a core's beat in: its stores first, so that its regions find them.
-    pub async fn take(&self, beat: Beat) {
-        let budget = self.0.rt.budget();
-        for StoreBeat { descriptor, report, regions } in beat.stores {
-            self.enter_store(descriptor).await;
-            self.report_store(report);
-            for region in regions {
-                self.report_region(region);
-                budget.tick().await;
-            }
-        }
-    }
-
-    /// Enters a store or changes what is known of it. What is known already is not saved again.
-    async fn enter_store(&self, descriptor: StoreDescriptor) {
-        let inner = &*self.0;
-        let known = inner.state.saved(|image| {
-            image.stores.get(&descriptor.id).is_some_and(|known| {
-                (known.node, &known.address, &known.labels)
-                    == (descriptor.node, &descriptor.address, &descriptor.labels)
-            })
-        });
-        if known {
-            return;
-        }
-        if let Err(denied) = inner.state.apply(StateCommand::PutStore(descriptor.clone())).await {
-            // The next beat tries again. Meanwhile clients are told where the store is: what it says of itself is true.
-            tracing::warn!(store = descriptor.id.0, why = %denied, "a store could not be entered into the state");
-        }
-        let entered = inner.scheduler.borrow_mut().put_store(descriptor, time(&inner.rt));
-        self.count(entered.map_err(|refusal| refusal.to_string()));
-    }
-
-    fn report_store(&self, report: StoreReport) {
-        let taken = self.0.scheduler.borrow_mut().report_store(report, time(&self.0.rt));
-        self.count(taken.map_err(|refusal| refusal.to_string()));
-    }
-
-    fn report_region(&self, report: RegionReport) {
-        let taken = self.0.scheduler.borrow_mut().report_region(report, time(&self.0.rt));
-        if let Some(instruction) = self.count(taken.map_err(|refusal| refusal.to_string())).flatten() {
-            self.refuse_step(&instruction);
-        }
-    }
-
-    /// A refused report is stale or broken. It is counted, and its sender reports again.
-    fn count<T>(&self, taken: Result<T, String>) -> Option<T> {
-        taken
-            .inspect_err(|why| {
-                let before = self.0.refused_reports.replace(self.0.refused_reports.get() + 1);
-                if before == 0 {
-                    tracing::warn!(why, "the scheduler refused a report; further ones are only counted");
-                }
-            })
-            .ok()
     }
 
     fn refuse_step(&self, instruction: &Instruction) {
@@ -250,22 +167,12 @@ impl Control {
     /// Runs the policies, at the pace that each round asks for.
     async fn tick_loop(&self) {
         loop {
-            self.grant_ids().await;
+            self.grant_ids_in_time();
             let tick = self.0.scheduler.borrow_mut().tick(time(&self.0.rt));
             for instruction in &tick.instructions {
                 self.refuse_step(instruction);
             }
             self.0.rt.sleep(Duration::from_millis(tick.wait_ms)).await;
-        }
-    }
-
-    /// Hands the scheduler ids for new peers before it runs out of them.
-    async fn grant_ids(&self) {
-        let wanted = self.0.scheduler.borrow().ids_wanted();
-        let Some(count) = wanted else { return };
-        // Without a save there are no ids; proposals that need some are declined, and the next round asks again.
-        if let Ok(first) = self.alloc_ids(count).await {
-            self.0.scheduler.borrow_mut().grant_ids(first..first + count);
         }
     }
 
@@ -292,114 +199,6 @@ impl Control {
     /// Replicas that a region should have.
     pub fn replicas(&self) -> u64 {
         self.0.scheduler.borrow().config().max_replicas
-    }
-
-    /// Ids below this one may have been given out, according to what is on disk.
-    pub fn next_id(&self) -> u64 {
-        self.0.state.saved(|image| image.next_id)
-    }
-
-    /// Takes `count` consecutive ids for stores, regions and peers, and returns the first. Every id of a cluster comes from here.
-    ///
-    /// # Errors
-    /// The count is out of bounds, or the state cannot be saved.
-    pub async fn alloc_ids(&self, count: u64) -> Result<u64, Denied> {
-        if count == 0 || count > IDS_MAX {
-            return Err(Denied::BadCount);
-        }
-        loop {
-            {
-                let mut ids = self.0.ids.borrow_mut();
-                if ids.end - ids.start >= count {
-                    let first = ids.start;
-                    ids.start += count;
-                    return Ok(first);
-                }
-            }
-            // What is left of the block before is dropped: ids are plenty, and one call's are consecutive.
-            let command = StateCommand::AllocateIds { count: count.max(ID_BLOCK) };
-            match self.0.state.apply(command).await? {
-                StateAnswer::Ids(block) => *self.0.ids.borrow_mut() = block,
-                other => unreachable!("ids were asked for, and the answer is {other:?}"),
-            }
-        }
-    }
-
-    /// Ids for the right half of a split of `asked`.
-    ///
-    /// # Errors
-    /// The region is not known as it is described; ask again once it has been reported.
-    pub async fn ask_split(&self, asked: &Region) -> Result<NewRegion, AskSplitError> {
-        let taken = self.0.scheduler.borrow_mut().ask_split(asked);
-        match taken {
-            Err(AskSplitError::OutOfIds) => {
-                self.grant_ids().await;
-                self.0.scheduler.borrow_mut().ask_split(asked)
-            }
-            taken => taken,
-        }
-    }
-
-    /// Takes `count` timestamps and returns the largest; the others are the ones just below it.
-    ///
-    /// # Errors
-    /// The count is out of bounds, or the state cannot be saved.
-    pub async fn timestamps(&self, count: u32) -> Result<Timestamp, Denied> {
-        loop {
-            let taken = self.0.oracle.borrow_mut().take(count, wall_ms(&self.0.rt));
-            match taken {
-                Ok(timestamp) => {
-                    self.extend_in_time();
-                    return Ok(timestamp);
-                }
-                Err(TsoRefusal::Count { .. }) => return Err(Denied::BadCount),
-                Err(TsoRefusal::Window { wanted_end_ms }) => self.extend(wanted_end_ms).await?,
-            }
-        }
-    }
-
-    /// Saves a higher bound in the background while the old one still lasts.
-    fn extend_in_time(&self) {
-        let Some(end_ms) = self.0.oracle.borrow().window_wanted(wall_ms(&self.0.rt)) else { return };
-        if self.0.extending.replace(true) {
-            return;
-        }
-        let control = self.clone();
-        drop(self.0.rt.spawn(async move {
-            if let Err(denied) = control.extend(end_ms).await {
-                // The caller that finds the bound used up tries again and gets the error.
-                tracing::warn!(why = %denied, "the timestamp window could not be extended in advance");
-            }
-            control.0.extending.set(false);
-        }));
-    }
-
-    async fn extend(&self, end_ms: u64) -> Result<(), Denied> {
-        match self.0.state.apply(StateCommand::SaveTimestampWindow { end_ms }).await? {
-            StateAnswer::TimestampWindow(end_ms) => self.0.oracle.borrow_mut().window_saved(end_ms),
-            other => unreachable!("a window was to be saved, and the answer is {other:?}"),
-        }
-        Ok(())
-    }
-
-    /// Versions below this timestamp may be collected.
-    pub fn gc_safe_point(&self) -> u64 {
-        self.0.state.saved(|image| image.gc_safe_point)
-    }
-
-    /// Raises the GC safe point and returns what it is now; a lower value changes nothing.
-    ///
-    /// # Errors
-    /// The timestamp lies above the present, or the state cannot be saved.
-    pub async fn raise_gc_safe_point(&self, timestamp: u64) -> Result<u64, Denied> {
-        let present = self.timestamps(1).await?.to_u64();
-        if timestamp > present {
-            return Err(Denied::AheadOfPresent { asked: timestamp, present });
-        }
-        if timestamp > self.gc_safe_point() {
-            self.0.state.apply(StateCommand::AdvanceGcSafePoint { timestamp }).await?;
-        }
-        Ok(self.gc_safe_point())
     }
 
     /// Asks the map.

@@ -24,6 +24,9 @@ use crate::shard::links::{Ends, Links};
 use crate::shard::open::ShardOptions;
 use crate::shard::routes::{Place, Routes};
 
+/// The number of the store whose log and tree keep the scheduler's state.
+pub const SYSTEM_STORE: usize = 0;
+
 /// What every core needs to know about the node.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -100,7 +103,12 @@ pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
     for index in plan.stores_of(rt.core()) {
         let store = Identity::store_id(index);
         let dir = Identity::store_dir(&plan.dir, store);
-        let mut options = ShardOptions { store, memory: memory.clone(), ..plan.shard.clone() };
+        let mut options = ShardOptions {
+            store,
+            system: index == SYSTEM_STORE,
+            memory: memory.clone(),
+            ..plan.shard.clone()
+        };
         if let Some(holding) = plan.holdings.get(index) {
             options.log.origin = holding.log_origin();
             options.tree.origin = holding.tree_origin();
@@ -147,6 +155,15 @@ impl Stores {
             places.extend(fenced.regions.iter().map(|region| place(*store, region)));
         }
         places
+    }
+
+    /// The store that keeps the scheduler's state, or why it is not open.
+    pub fn state_store(&self) -> std::result::Result<Shard, String> {
+        match (self.shards.get(&SYSTEM_STORE), self.fenced.get(&SYSTEM_STORE)) {
+            (Some(shard), _) => Ok(shard.clone()),
+            (None, Some(fenced)) => Err(fenced.why.clone()),
+            (None, None) => Err(format!("store {} is on another core", Identity::store_id(SYSTEM_STORE).0)),
+        }
     }
 
     /// How often the log of each store has been opened, by number on the node.

@@ -4,7 +4,8 @@
 //! announce on request, ahead of the rest: health checks say that the node wants no calls; it serves on, and nothing is waited for
 //! finish   every core closes its listeners and lets its connections finish. Stores go on, because connections of other cores
 //!          may still wait for them.
-//! close    when every core has finished: stores finish what is in flight, flush, and close; the scheduler shard stops
+//! stop     the scheduler shard finishes its calls and stops: what it is asked rests on a store
+//! close    stores finish what is in flight, flush, and close
 //! end      executors end
 //! ```
 //!
@@ -16,7 +17,6 @@ use std::time::Duration;
 
 use engine::rt::Rt;
 use engine::rt::chan::TrySend;
-use futures_util::future::join;
 
 use super::root::{DataCores, Event, Serving};
 
@@ -25,6 +25,9 @@ pub(super) const ORDERS_MAX: usize = 3;
 
 /// The share of the deadline that connections may use, in tenths.
 const FINISH_SHARE: u32 = 8;
+
+/// The share of what is left then that the scheduler shard's calls may use, in tenths.
+const SCHEDULER_SHARE: u32 = 4;
 
 /// How much longer than it was told a core may take to carry out an order.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -68,10 +71,9 @@ impl Serving {
     pub(super) async fn drain(mut self, rt: &Rt, deadline: Duration) {
         let began = rt.now();
         self.cores.carry_out(rt, Order::Finish(deadline * FINISH_SHARE / 10)).await;
-        let left = deadline.saturating_sub(rt.now().since(began));
-        // Stores still report while they finish, so the scheduler shard goes last.
-        let closing = self.cores.carry_out(rt, Order::Close(left));
-        let (closed, ()) = join(closing, self.scheduler.stop(left)).await;
+        let left = || deadline.saturating_sub(rt.now().since(began));
+        self.scheduler.stop(left() * SCHEDULER_SHARE / 10).await;
+        let closed = self.cores.carry_out(rt, Order::Close(left())).await;
         if closed && !self.cores.all_ended(rt, GRACE).await {
             tracing::warn!("executors did not end in time");
         }

@@ -10,7 +10,9 @@ use engine::log::{self, LogOptions};
 use engine::lsm::{self, TreeOptions};
 use engine::rt::Rt;
 
+use super::core::SYSTEM_STORE;
 use super::identity::{Holding, Ident, IdentState, Identity};
+use crate::region::system::GROUP;
 use crate::shard::vouch::vouch;
 
 /// What was found in a directory.
@@ -58,10 +60,12 @@ pub async fn examine(rt: &Rt, dir: &Path) -> Examined {
             examined.damaged(&nothing);
         }
         Ok(Some(ident)) => {
+            let mut held = false;
             for (index, holding) in ident.holdings.iter().enumerate() {
-                examined.store(rt, dir, index, holding).await;
+                let holds_state = examined.store(rt, dir, index, holding).await;
+                held |= index == SYSTEM_STORE && holds_state;
             }
-            examined.scheduler(rt, dir, &ident).await;
+            examined.scheduler(rt, dir, &ident, held).await;
             if ident.state == IdentState::Bootstrap {
                 examined
                     .notes
@@ -79,7 +83,8 @@ impl Examined {
         self.damage.push(Damage { path: fault.path.clone(), what: format!("{}{remedy}", fault.what) });
     }
 
-    async fn store(&mut self, rt: &Rt, dir: &Path, index: usize, holding: &Holding) {
+    /// Examines one store. Whether it has the scheduler's state, or cannot say because its log is damaged.
+    async fn store(&mut self, rt: &Rt, dir: &Path, index: usize, holding: &Holding) -> bool {
         let store = Identity::store_id(index);
         let store_dir = Identity::store_dir(dir, store);
         let log_options = LogOptions { origin: holding.log_origin(), ..LogOptions::default() };
@@ -92,10 +97,13 @@ impl Examined {
             self.damaged(&fault);
         }
         let mut found = StoreFound { store: store.0, regions: 0, log: (0, 0), tables: 0 };
+        let mut holds_state = true;
         match &log {
             Err(fault) => self.damaged(fault),
             Ok(log) => {
-                (found.regions, found.log) = (log.groups().len(), log.size());
+                holds_state = log.last_index(GROUP.0).is_some();
+                let regions = log.groups().iter().filter(|group| **group != GROUP.0).count();
+                (found.regions, found.log) = (regions, log.size());
                 if let Some(cut) = log.torn() {
                     self.notes.push(format!(
                         "{}: a write of {} bytes at byte {} is not whole; as far as the file tells it was never acknowledged, and \
@@ -127,11 +135,12 @@ impl Examined {
             }
         }
         self.stores.push(found);
+        holds_state
     }
 
-    async fn scheduler(&mut self, rt: &Rt, dir: &Path, ident: &Ident) {
+    async fn scheduler(&mut self, rt: &Rt, dir: &Path, ident: &Ident, held: bool) {
         let dir = dir.join("scheduler");
-        if let Err(error) = crate::control::check(rt, &dir, ident.identity.cluster, ident.ids).await {
+        if let Err(error) = crate::control::check(rt, &dir, ident.identity.cluster, ident.ids, held).await {
             self.damage.push(Damage { path: dir, what: error.to_string() });
         }
     }

@@ -13,7 +13,7 @@
 //!   sum       9d1c...          CRC-32 over every byte before this line
 //! LOCK       held by the process that uses the directory
 //! store-N/   log and tree of one store
-//! scheduler/ what the node's scheduler shard keeps
+//! scheduler/ where 0.1 kept the scheduler's state; store-1 has it now, and takes it over from here
 //! ```
 //!
 //! The number of stores is a property of the directory, not of the machine: fewer cores host several stores each.

@@ -19,6 +19,7 @@ pub mod root;
 mod scheduler_shard;
 mod serve;
 mod setup;
+pub mod state_host;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,10 +1,10 @@
 //! The root core: it starts a node, hosts the scheduler shard while the node serves, and carries out the drain.
 //!
 //! ```text
-//! start    lock the directory ─► identity ─► scheduler shard ─► every core opens its stores ─► IDENT counts the openings ─►
-//!          routes to all cores
-//!          ─► every region leads and has applied what it had acknowledged ─► listeners open ─► said to whoever started it
-//! drain    phases over all cores ([`drain`](super::drain)), the scheduler shard last
+//! start    lock the directory ─► identity ─► every core opens its stores, and every region there leads and has applied what it had
+//!          acknowledged ─► the scheduler shard reads its state from the first store ─► IDENT counts the openings ─► routes to all
+//!          cores ─► listeners open ─► first beats ─► the scheduler shard serves ─► said to whoever started it
+//! drain    phases over all cores ([`drain`](super::drain)), the scheduler shard before the stores
 //! ```
 //!
 //! All of it is async code over the seam, so a whole node also starts, serves and stops in the simulator: there the test waits
@@ -21,13 +21,14 @@ use std::time::Duration;
 use engine::rt::chan::{self, Receiver, Sender};
 use engine::rt::{CoreError, CoreHandle, CoreOptions, DirLock, Rt};
 
-use super::core::Plan;
+use super::core::{Plan, SYSTEM_STORE};
 use super::drain::{GRACE, ORDERS_MAX, Order};
 use super::identity::Identity;
-use super::scheduler_shard::SchedulerShard;
+use super::scheduler_shard::{self, SchedulerShard};
 use super::serve::DataCore;
 use super::{Addresses, StartError, setup};
 use crate::config::{Config, Limits};
+use crate::control;
 use crate::descriptors::Descriptors;
 use crate::gateway::Gateway;
 use crate::shard::links::connect;
@@ -173,7 +174,10 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
     let plan = Arc::new(setup::plan(&config, &limits, &opened));
     // The last slot is the scheduler shard's.
     let board = Board::new(plan.cores + 1);
-    let scheduler = SchedulerShard::start(rt, &config, &plan, board.clone()).await?;
+    let scheduler = scheduler_shard::bind(rt, &config)?;
+    let (reports, beats) = control::beats();
+    let (asks, asked) = control::link();
+    let mut asked = Some(asked);
     // A port of 0 is picked once; the cores share what was picked.
     let resp = setup::reserve_resp(rt, &config)?;
     let connections = Connections::new(plan.cores);
@@ -193,7 +197,8 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
             resp: resp.addr,
             places,
             orders,
-            reports: scheduler.reports.clone(),
+            reports: reports.clone(),
+            asked: if index == plan.core_of(SYSTEM_STORE) { asked.take() } else { None },
             board: board.clone(),
             cursors: opened.cursors.clone(),
             connections: connections.clone(),
@@ -206,21 +211,22 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
         cores.orders.push(order);
         goes.push(go);
     }
-    drop(say);
-    let next_id = scheduler.next_id;
+    drop((say, reports));
     let begun = async {
         let (places, counts) = cores.opened().await?;
-        setup::confirm(rt, &opened, counts, next_id).await?;
+        let hosted = scheduler.open(rt, &config, &plan, asks, beats).await?;
+        setup::confirm(rt, &opened, counts, hosted.next_id).await?;
         for go in &goes {
             // A core that has ended meanwhile does not listen, and is about to say why.
             if go.try_send(places.clone()).is_err() {
                 tracing::warn!("a core has ended before it got its routes");
             }
         }
-        cores.serving(plan.identity.stores).await
+        let stores = cores.serving(plan.identity.stores).await?;
+        Ok((stores, hosted.serve(rt, &plan, board.clone())))
     };
     match begun.await {
-        Ok(stores) => {
+        Ok((stores, scheduler)) => {
             Ok(Serving { scheduler, cores, board, resp: resp.addr, stores, plan, _lock: opened.lock })
         }
         Err(why) => {
@@ -228,7 +234,6 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
             drop(goes);
             cores.orders.clear();
             cores.all_ended(rt, GRACE).await;
-            scheduler.stop(Duration::ZERO).await;
             Err(why)
         }
     }

@@ -1,12 +1,19 @@
 //! The scheduler shard: what the root core hosts beside the start and the drain. It waits most of the time, so it has no CPU of its
-//! own.
+//! own; and it has no disk of its own, because its state lies in the first store of the node ([`SYSTEM_STORE`](super::core::SYSTEM_STORE)).
+//!
+//! ```text
+//! bind     its port is taken before anything on disk is touched
+//! open     once the stores are open: the state is read over the link, taken over or begun
+//! serve    once the stores serve: the PD API
+//! stop     before the stores close, because what it is asked rests on one of them
+//! ```
 
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::rt::chan::Sender;
-use engine::rt::{ListenOptions, Rt};
+use engine::rt::chan::{Receiver, Sender};
+use engine::rt::{ListenOptions, Listener, Rt};
 
 use super::core::Plan;
 use super::listen::CannotListen;
@@ -14,63 +21,89 @@ use super::report::REPORT_EVERY;
 use super::serve::advertised;
 use super::{StartError, birth};
 use crate::config::Config;
-use crate::control::{Beat, Control, Member};
+use crate::control::{Ask, Beat, Control, Member};
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::grpc;
 use crate::wire::health::Health;
 use crate::wire::pd::Pd;
 
+/// The port of the PD API, bound and not served.
+pub(super) struct Bound {
+    listener: Listener,
+    addr: SocketAddr,
+}
+
+/// The scheduler shard with its state, before it serves.
+pub(super) struct Hosted {
+    bound: Bound,
+    control: Control,
+    /// The lowest id that has not been given out; 0 if the state is out of reach.
+    pub(super) next_id: u64,
+}
+
 /// The scheduler shard while it serves.
 pub(super) struct SchedulerShard {
     /// Where clients ask.
     pub(super) addr: SocketAddr,
-    /// Where data cores report.
-    pub(super) reports: Sender<Beat>,
-    /// The lowest id that has not been given out.
-    pub(super) next_id: u64,
     health: Health,
     server: Rc<grpc::Handle>,
 }
 
-impl SchedulerShard {
-    /// Opens the scheduler's state and serves the PD API.
-    pub(super) async fn start(
+/// Takes the port.
+pub(super) fn bind(rt: &Rt, config: &Config) -> Result<Bound, StartError> {
+    let wanted = config.pd_addr();
+    let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
+        let cannot = CannotListen { what: "PD", addr: wanted, port_key: "base_port", error: &error };
+        StartError(cannot.to_string())
+    })?;
+    let addr = listener.local_addr().map_err(|error| StartError(error.to_string()))?;
+    Ok(Bound { listener, addr })
+}
+
+impl Bound {
+    /// Opens the scheduler's state at the other end of `asks`, and takes in what arrives in `beats`.
+    pub(super) async fn open(
+        self,
         rt: &Rt,
         config: &Config,
         plan: &Plan,
-        board: Board,
-    ) -> Result<Self, StartError> {
-        let wanted = config.pd_addr();
-        let listener = rt.listen(wanted, ListenOptions::default()).map_err(|error| {
-            let cannot = CannotListen { what: "PD", addr: wanted, port_key: "base_port", error: &error };
-            StartError(cannot.to_string())
-        })?;
-        let addr = listener.local_addr().map_err(|error| StartError(error.to_string()))?;
+        asks: Sender<Ask>,
+        beats: Receiver<Beat>,
+    ) -> Result<Hosted, StartError> {
         let member = Member {
             name: format!("ringkeep-{}", plan.identity.node),
             member_id: plan.identity.node,
-            client_urls: vec![format!("http://{}", advertised(config, addr))],
+            client_urls: vec![format!("http://{}", advertised(config, self.addr))],
             cluster_id: plan.identity.cluster,
             first_free_id: birth::first_free_id(&plan.identity),
             next_id_min: plan.ids,
         };
-        let dir = plan.dir.join("scheduler");
-        let made = rt.create_dir_all(&dir).await;
-        made.map_err(|error| StartError(format!("{}: {error}", dir.display())))?;
-        let control = Control::open(rt, &dir, member).await.map_err(|error| StartError(error.to_string()))?;
+        let control = Control::open(rt, &plan.dir.join("scheduler"), member, asks).await;
+        let control = control.map_err(|error| StartError(error.to_string()))?;
         // Each start takes an id, so that a copy of the state from before it is known by its fewer ids. On a full disk the ids of
         // an earlier start still tell.
         if let Err(denied) = control.alloc_ids(1).await {
             tracing::warn!(reason = %denied, "the scheduler's state is not renewed");
         }
-        let (next_id, reports, health) = (control.next_id(), control.inbox(), Health::default());
+        control.receive(beats);
+        Ok(Hosted { bound: self, next_id: control.next_id(), control })
+    }
+}
+
+impl Hosted {
+    /// Serves the PD API.
+    pub(super) fn serve(self, rt: &Rt, plan: &Plan, board: Board) -> SchedulerShard {
+        let Self { bound: Bound { listener, addr }, control, next_id: _ } = self;
+        let health = Health::default();
         let options = grpc::Options::default();
         let connections_max = options.connections_max as u64;
         let server = Rc::new(grpc::serve(rt, listener, Pd::new(control, health.clone()), options));
         rt.spawn(post(rt.clone(), server.clone(), (board, plan.cores), connections_max));
-        Ok(Self { addr, reports, next_id, health, server })
+        SchedulerShard { addr, health, server }
     }
+}
 
+impl SchedulerShard {
     /// Says that no further calls are wanted, and serves those that come.
     pub(super) fn announce(&self) {
         self.health.set_serving(false);

@@ -16,8 +16,9 @@ use super::drain::Order;
 use super::listen::CannotListen;
 use super::report::{Heart, Poster};
 use super::root::{CoreWork, Event};
+use super::state_host;
 use crate::config::{Config, Limits};
-use crate::control::Beat;
+use crate::control::{Ask, Beat};
 use crate::descriptors::Descriptors;
 use crate::gateway::Dispatch;
 use crate::plant::{Bug, planted};
@@ -50,6 +51,8 @@ pub(super) struct DataCore {
     pub(super) places: Receiver<Vec<Place>>,
     pub(super) orders: Receiver<Order>,
     pub(super) reports: Sender<Beat>,
+    /// What the scheduler shard asks of its state, on the core that keeps it.
+    pub(super) asked: Option<Receiver<Ask>>,
     pub(super) board: Board,
     pub(super) cursors: resp::Cursors,
     pub(super) connections: resp::Connections,
@@ -77,6 +80,9 @@ impl DataCore {
     async fn run(self, rt: Rt) -> Result<(), String> {
         let began = rt.now();
         let stores = core::open(&rt, &self.plan, &self.links).await.map_err(|fault| fault.to_string())?;
+        if let Some(asked) = self.asked {
+            rt.spawn(state_host::serve(rt.clone(), stores.state_store(), asked));
+        }
         // A store that stops meanwhile has said so, and those that do not go on.
         let _ = stores.settle(&rt).await;
         say_opened(&rt, &stores, began);
@@ -100,6 +106,7 @@ impl DataCore {
             events,
             work,
             places: _,
+            asked: _,
         } = self;
         let core = rt.core();
         let dispatch = stores.join(&rt, &plan, places, links);

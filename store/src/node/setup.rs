@@ -135,6 +135,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
         cores: limits.cores.min(opened.ident.identity.stores),
         shard: ShardOptions {
             store: StoreId(0),
+            system: false,
             log: LogOptions {
                 segment_bytes: config.log.segment_bytes,
                 sync: opened.sync,

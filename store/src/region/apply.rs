@@ -15,12 +15,14 @@ use super::command::{Command, Write, WritesView};
 use super::life::Life;
 use super::replica::Replica;
 use super::submit::Waiting;
+use super::system::{self, Decided, codec, image};
 use crate::refusal::Refusal;
 use crate::request::KEY_BYTES_MAX;
 
 /// Above every key that is accepted.
 static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
 
+/// The families that hold keys of users.
 const FAMILIES: [Cf; 3] = [Cf::Default, Cf::Lock, Cf::Write];
 
 /// Entries whose effects are in a batch. The tree takes the batch, then [`Replica::applied`] takes this.
@@ -31,7 +33,15 @@ pub struct Applied<W> {
     /// Entries applied.
     pub entries: usize,
     answers: Vec<(W, Result<(), Refusal>)>,
+    decided: Vec<(W, Decided)>,
     dies: bool,
+}
+
+impl<W> Applied<W> {
+    /// What commands of the system group came to, for those who waited for them. They hear of it once the tree has the batch.
+    pub fn take_decided(&mut self) -> Vec<(W, Decided)> {
+        std::mem::take(&mut self.decided)
+    }
 }
 
 /// An entry that no version up to this one can have written: damage.
@@ -52,13 +62,18 @@ impl<W, R> Replica<W, R> {
     /// [`Damaged`] for an entry that cannot be read; nothing of the batch may be used then.
     pub fn apply(&mut self, entries: &[Entry], batch: &mut WriteBatch) -> Result<Applied<W>, Damaged> {
         let from = self.raft.applied_index();
-        let mut applied = Applied { upto: from, entries: 0, answers: Vec::new(), dies: false };
+        let mut applied =
+            Applied { upto: from, entries: 0, answers: Vec::new(), decided: Vec::new(), dies: false };
         for entry in entries.iter().filter(|entry| entry.index > from) {
             if applied.dies {
                 break;
             }
             let mine = self.settle(entry.id());
             let outcome = match entry.kind {
+                EntryKind::Normal if self.is_system() && !entry.payload.is_empty() => {
+                    self.apply_system(entry, mine, batch, &mut applied)?;
+                    continue;
+                }
                 EntryKind::Normal => self.apply_command(entry, mine.as_ref(), batch)?,
                 EntryKind::Membership => match self.apply_change(entry, batch, &mut applied)? {
                     Some(outcome) => outcome,
@@ -80,7 +95,8 @@ impl<W, R> Replica<W, R> {
 
     /// The tree has the batch. Returns what those hear who waited.
     pub fn applied(&mut self, applied: Applied<W>) -> Vec<(W, Result<(), Refusal>)> {
-        let Applied { upto, entries: _, answers, dies } = applied;
+        let Applied { upto, entries: _, answers, decided, dies } = applied;
+        debug_assert!(decided.is_empty(), "{} commands are never answered", decided.len());
         self.describe = None;
         if upto > self.raft.applied_index() {
             self.raft.applied(upto);
@@ -111,8 +127,10 @@ impl<W, R> Replica<W, R> {
         if entry.payload.is_empty() {
             return Ok(Ok(()));
         }
-        let Command::Writes(writes) =
-            Command::decode(&entry.payload).map_err(|error| self.damaged(entry, &error))?;
+        let writes = match Command::decode(&entry.payload).map_err(|error| self.damaged(entry, &error))? {
+            Command::Writes(writes) => writes,
+            Command::System(_) => return Err(self.damaged(entry, &"it is a command of the system group")),
+        };
         let version = self.region().epoch.version;
         // What was admitted under another version is no longer in flight.
         if mine.is_some_and(|mine| mine.writes && mine.version == version) {
@@ -125,6 +143,33 @@ impl<W, R> Replica<W, R> {
         }
         fill(batch, self.region(), &writes);
         Ok(Ok(()))
+    }
+
+    fn apply_system(
+        &mut self,
+        entry: &Entry,
+        mine: Option<Waiting<W>>,
+        batch: &mut WriteBatch,
+        applied: &mut Applied<W>,
+    ) -> Result<(), Damaged> {
+        let command = match Command::decode(&entry.payload).map_err(|error| self.damaged(entry, &error))? {
+            Command::System(body) => {
+                codec::decode(body).map_err(|image::Damaged(what)| self.damaged(entry, &what))?
+            }
+            Command::Writes(_) => {
+                return Err(self.damaged(entry, &"it writes keys, which are no business here"));
+            }
+        };
+        let system = self.system.as_mut().expect("only a replica of the system group comes here");
+        let answer = system.apply(command, batch);
+        let index = entry.index.0;
+        let waiters = mine.into_iter().flat_map(|waiting| waiting.answers);
+        applied.decided.extend(waiters.map(|waiter| {
+            let decided = Decided { index, answer: answer.clone(), state: system.image().cloned() };
+            (waiter, decided)
+        }));
+        (applied.upto, applied.entries) = (entry.index, applied.entries + 1);
+        Ok(())
     }
 
     /// Nothing if a snapshot has overtaken the entry.
@@ -204,6 +249,9 @@ impl<W, R> Replica<W, R> {
 
 /// Deletes everything in the region's range, and nothing outside.
 pub fn erase(batch: &mut WriteBatch, region: &Region) {
+    if region.id == system::GROUP {
+        return system::erase(batch);
+    }
     let (start, end) = (region.range.start().as_bytes(), end_of(region));
     FAMILIES.into_iter().for_each(|cf| batch.delete_range(cf, start, end));
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! entry payload   [kind u8] [rkyv archive of that kind, unaligned little-endian]
+//! kind 2          a command of the system group, see region/system/codec
 //! kind 1, writes  { version u64, ops: [OpHeader], bytes: [u8] }
 //! OpHeader        { kind u8, cf u8, key_len u32, value_len u32 }
 //! bytes           key value key value ...   in the order of the headers
@@ -155,6 +156,8 @@ fn len(bytes: &[u8]) -> u32 {
 pub enum Command<'a> {
     /// Writes of keys.
     Writes(WritesView<'a>),
+    /// A command of the system group: what [`codec::decode`](super::system::codec::decode) reads.
+    System(&'a [u8]),
 }
 
 /// Validated writes.
@@ -194,6 +197,7 @@ impl<'a> Command<'a> {
     pub fn decode(payload: &'a [u8]) -> Result<Self, NotACommand> {
         match payload.split_first() {
             Some((&KIND_WRITES, archive)) => WritesView::decode(archive).map(Command::Writes),
+            Some((&super::system::codec::KIND, body)) => Ok(Command::System(body)),
             Some(_) => Err(NotACommand("unknown kind; was it written by a newer version?")),
             None => Err(NotACommand("empty payload")),
         }
@@ -206,7 +210,9 @@ impl<'a> WritesView<'a> {
             .map_err(|_| NotACommand("the archive does not validate"))?;
         let mut wanted = 0u64;
         for op in record.ops.iter() {
-            if !(OP_PUT..=OP_DELETE_RANGE).contains(&op.kind) || Cf::from_byte(op.cf).is_none() {
+            // The system family is written by its own commands alone.
+            let of_users = Cf::from_byte(op.cf).is_some_and(|cf| cf != Cf::System);
+            if !(OP_PUT..=OP_DELETE_RANGE).contains(&op.kind) || !of_users {
                 return Err(NotACommand("unknown operation or column family"));
             }
             wanted += u64::from(op.key_len.to_native()) + u64::from(op.value_len.to_native());
@@ -263,7 +269,7 @@ mod tests {
     #[test]
     fn a_command_reads_back_as_it_was_gathered() {
         let payload = sample();
-        let Command::Writes(view) = Command::decode(&payload).unwrap();
+        let Command::Writes(view) = Command::decode(&payload).unwrap() else { panic!("another kind") };
         assert_eq!(view.version(), 7);
         assert_eq!(view.iter().collect::<Vec<_>>(), WRITES);
     }
@@ -276,6 +282,13 @@ mod tests {
             "006b657976616c7565676f6e65610700000000000000c3ffffff04000000e3ffffff0d000000",
         );
         assert_eq!(hex(&sample()), fixture);
+    }
+
+    #[test]
+    fn no_writes_reach_the_family_of_the_system_group() {
+        let mut writes = Writes::new(7);
+        writes.push(Write::Put { cf: Cf::System, key: b"\x01", value: b"" });
+        assert!(Command::decode(&writes.encode()).is_err());
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl<W, R> Replica<W, R> {
         let install = write.snapshot.as_ref().map(|snapshot| {
             let record = RegionRecord::decode(&snapshot.context)
                 .expect("the context was checked before the message was stepped");
-            let old_range = self.life().has_range().then(|| self.region().range.clone());
+            let old_range = self.has_range().then(|| self.region().range.clone());
             self.enter(Life::Receiving);
             if self.region().peers.is_empty() {
                 // The range is taken from now on, as it will be.

@@ -50,6 +50,7 @@
 //! | `message` | the envelope between stores, and what becomes of one that arrives |
 //! | `guard` | may this request run here? |
 //! | `command` `record` | codecs |
+//! | `system` | the group whose entries are applied to the scheduler's state instead of keys |
 
 pub mod apply;
 pub mod change;
@@ -63,3 +64,4 @@ mod reads;
 pub mod record;
 pub mod replica;
 pub mod submit;
+pub mod system;

@@ -29,6 +29,7 @@ use super::message::{Body, PeerMessage};
 use super::reads::{READS_MAX, Reads};
 use super::record::{Descriptor, RegionRecord};
 use super::submit::{Gathered, Waiting};
+use super::system::{self, SystemState};
 use crate::refusal::Refusal;
 
 /// One region's replica.
@@ -45,6 +46,8 @@ pub struct Replica<W, R> {
     pub(super) gathering: VecDeque<Gathered<W>>,
     pub(super) waiting: VecDeque<Waiting<W>>,
     pub(super) inflight: InFlight,
+    /// What the entries of the system group are applied to; nothing in a region.
+    pub(super) system: Option<SystemState>,
     pub(super) reads: Reads<R>,
     /// The term in which we lead, as far as it has been acted upon.
     office: Option<Term>,
@@ -147,6 +150,7 @@ impl<W, R> Replica<W, R> {
             gathering: VecDeque::new(),
             waiting: VecDeque::new(),
             inflight: InFlight::default(),
+            system: (record.region.id == system::GROUP).then(SystemState::default),
             reads: Reads::default(),
             office: None,
             strangers: VecDeque::new(),
@@ -183,6 +187,27 @@ impl<W, R> Replica<W, R> {
     /// Where in its life the replica is.
     pub const fn life(&self) -> Life {
         self.life
+    }
+
+    /// Whether this is a replica of the system group, which no request of a user may reach.
+    pub const fn is_system(&self) -> bool {
+        self.system.is_some()
+    }
+
+    /// Whether keys of users are this replica's, so that its range is taken and routes lead to it.
+    pub const fn has_range(&self) -> bool {
+        !self.is_system() && self.life.has_range()
+    }
+
+    /// The state of the system group as of the applied index; nothing in a region.
+    pub const fn system(&self) -> Option<&SystemState> {
+        self.system.as_ref()
+    }
+
+    /// Takes over what the tree has of the system group's state, as of the index that the replica was created with.
+    pub fn load_system(&mut self, state: SystemState) {
+        assert!(self.is_system(), "{} keeps no state of the scheduler", self.region());
+        self.system = Some(state);
     }
 
     /// The one function that moves between states of life.

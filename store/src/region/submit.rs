@@ -9,6 +9,7 @@ use raft::{LogId, Payload};
 use super::command::{Cf, Write, Writes, encoded_bytes};
 use super::guard;
 use super::replica::Replica;
+use super::system::{self, SystemCommand};
 use crate::refusal::Refusal;
 
 /// A command is closed and the next one begun when it has gathered this much.
@@ -30,12 +31,30 @@ pub enum Edit {
     DeleteRange(Bytes, Bytes),
 }
 
-/// Writes of one command before it is proposed.
+/// One command before it is proposed.
 #[derive(Debug)]
 pub(super) struct Gathered<W> {
-    writes: Writes,
+    content: Content,
     /// Who waits, in order.
     pub(super) answers: Vec<W>,
+}
+
+/// What a command is made of.
+#[derive(Debug)]
+enum Content {
+    /// Writes of keys, which are in flight.
+    Writes(Writes),
+    /// A command of the system group, as its payload.
+    System(Payload),
+}
+
+impl Content {
+    fn payload(&self) -> Payload {
+        match self {
+            Self::Writes(writes) => Payload::from(writes.encode()),
+            Self::System(payload) => payload.clone(),
+        }
+    }
 }
 
 /// A proposed command or change.
@@ -93,19 +112,19 @@ impl<W, R> Replica<W, R> {
             return Err((waiter, refusal));
         }
         let bytes = edit.bytes();
-        let last = self.open_command(edit.count(), bytes);
+        let (writes, answers) = self.open_command(edit.count(), bytes);
         match &edit {
             Edit::Nothing => {}
-            Edit::Put(key, value) => last.writes.push(write_of(key, Some(value))),
-            Edit::Delete(key) => last.writes.push(write_of(key, None)),
+            Edit::Put(key, value) => writes.push(write_of(key, Some(value))),
+            Edit::Delete(key) => writes.push(write_of(key, None)),
             Edit::Many(pairs) => {
-                pairs.iter().for_each(|(key, value)| last.writes.push(write_of(key, value.as_ref())));
+                pairs.iter().for_each(|(key, value)| writes.push(write_of(key, value.as_ref())));
             }
             Edit::DeleteRange(start, end) => {
-                last.writes.push(Write::DeleteRange { cf: Cf::Default, start, end });
+                writes.push(Write::DeleteRange { cf: Cf::Default, start, end });
             }
         }
-        last.answers.push(waiter);
+        answers.push(waiter);
         match edit {
             Edit::Nothing => {}
             Edit::Put(key, value) => self.inflight.begin_write(key, Some(value)),
@@ -118,7 +137,37 @@ impl<W, R> Replica<W, R> {
         Ok(bytes)
     }
 
+    /// Adds a command of the system group, which the next turn proposes; what it came to is in
+    /// [`Applied::take_decided`](super::apply::Applied::take_decided) once it is applied.
+    ///
+    /// # Errors
+    /// If this replica is not one of the system group or does not lead it, or too many commands wait; the waiter comes back.
+    pub fn submit_command(&mut self, command: &SystemCommand, waiter: W) -> Result<(), (W, Refusal)> {
+        if !self.is_system() {
+            return Err((waiter, Refusal::RegionNotFound { region_id: self.region().id.0 }));
+        }
+        if !self.is_leader() {
+            return Err((waiter, self.not_leader()));
+        }
+        if self.commands_waiting() >= system::COMMANDS_MAX {
+            let reason = "too many changes of the scheduler's state wait";
+            return Err((waiter, Refusal::Busy { reason, backoff_ms: 20 }));
+        }
+        let content = Content::System(Payload::from(system::codec::encode(command)));
+        self.gathering.push_back(Gathered { content, answers: vec![waiter] });
+        self.debug_check();
+        Ok(())
+    }
+
+    /// Commands that are not applied yet.
+    pub fn commands_waiting(&self) -> usize {
+        self.gathering.len() + self.waiting.len()
+    }
+
     fn may_submit(&self, edit: &Edit) -> Result<(), Refusal> {
+        if self.is_system() {
+            return Err(Refusal::RegionNotFound { region_id: self.region().id.0 });
+        }
         if !self.is_leader() {
             return Err(self.not_leader());
         }
@@ -137,19 +186,27 @@ impl<W, R> Replica<W, R> {
         Ok(())
     }
 
-    /// The command that `count` more writes of `bytes` are to be added to.
-    fn open_command(&mut self, count: usize, bytes: usize) -> &mut Gathered<W> {
+    /// The command that `count` more writes of `bytes` are to be added to, and who waits for it.
+    fn open_command(&mut self, count: usize, bytes: usize) -> (&mut Writes, &mut Vec<W>) {
         let (version, bytes_max) = (self.region().epoch.version, self.command_bytes_max);
-        let open = self.gathering.back().is_some_and(|last| {
-            let together = encoded_bytes(last.writes.len() + count, last.writes.bytes() + bytes);
-            last.writes.version() == version
-                && last.writes.bytes() < COMMAND_BYTES_MAX
-                && together <= bytes_max
+        let fits = |writes: &Writes| {
+            let together = encoded_bytes(writes.len() + count, writes.bytes() + bytes);
+            writes.version() == version && writes.bytes() < COMMAND_BYTES_MAX && together <= bytes_max
+        };
+        let open = self.gathering.back().is_some_and(|last| match &last.content {
+            Content::Writes(writes) => fits(writes),
+            Content::System(_) => false,
         });
         if !open {
-            self.gathering.push_back(Gathered { writes: Writes::new(version), answers: Vec::new() });
+            let content = Content::Writes(Writes::new(version));
+            self.gathering.push_back(Gathered { content, answers: Vec::new() });
         }
-        self.gathering.back_mut().expect("one was pushed if there was none")
+        match self.gathering.back_mut() {
+            Some(Gathered { content: Content::Writes(writes), answers }) => (writes, answers),
+            Some(Gathered { content: Content::System(_), .. }) | None => {
+                unreachable!("writes were pushed if there were none")
+            }
+        }
     }
 
     /// Whether writes have gathered that no turn has proposed yet.
@@ -161,14 +218,15 @@ impl<W, R> Replica<W, R> {
     /// its own reason.
     pub(super) fn propose_gathered(&mut self) {
         while let Some(next) = self.gathering.pop_front() {
-            let payload = Payload::from(next.writes.encode());
+            let payload = next.content.payload();
             match self.raft.propose(payload.clone()) {
-                Ok(id) => self.waiting.push_back(Waiting {
-                    id,
-                    version: next.writes.version(),
-                    writes: true,
-                    answers: next.answers,
-                }),
+                Ok(id) => {
+                    let (writes, version) = match &next.content {
+                        Content::Writes(writes) => (true, writes.version()),
+                        Content::System(_) => (false, self.region().epoch.version),
+                    };
+                    self.waiting.push_back(Waiting { id, version, writes, answers: next.answers });
+                }
                 Err(raft::Refusal::UncommittedFull | raft::Refusal::TransferPending { .. }) => {
                     self.gathering.push_front(next);
                     break;
@@ -189,10 +247,12 @@ impl<W, R> Replica<W, R> {
     }
 
     fn give_up(&mut self, gathered: Gathered<W>, payload: &Payload, why: raft::Refusal) {
-        let before = self.inflight.bytes();
-        self.inflight.end_all(payload);
-        self.out.released_bytes += before - self.inflight.bytes();
-        let refusal = self.refusal_of(why, gathered.writes.encoded_bytes());
+        if let Content::Writes(_) = &gathered.content {
+            let before = self.inflight.bytes();
+            self.inflight.end_all(payload);
+            self.out.released_bytes += before - self.inflight.bytes();
+        }
+        let refusal = self.refusal_of(why, payload.len());
         let refused = gathered.answers.into_iter().map(|waiter| (waiter, Err(refusal.clone())));
         self.out.answers.extend(refused);
     }
@@ -262,7 +322,7 @@ mod tests {
         assert!(few.len() < COMMAND_BYTES_MAX, "the first command is still open");
         replica.submit(Edit::Many(vec![put(&most), put(&rest)]), 2).unwrap();
         replica.submit(Edit::Many(vec![put(&few)]), 3).unwrap();
-        let sizes: Vec<usize> = replica.gathering.iter().map(|next| next.writes.encode().len()).collect();
+        let sizes: Vec<usize> = replica.gathering.iter().map(|next| next.content.payload().len()).collect();
         assert!(sizes.iter().all(|bytes| *bytes <= ENTRY_BYTES_MAX), "{sizes:?}");
         replica.propose_gathered();
         assert_eq!(replica.out.answers, [], "commands of {sizes:?} bytes are refused");

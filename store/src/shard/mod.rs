@@ -27,6 +27,7 @@ pub mod routes;
 mod stop;
 #[cfg(test)]
 mod stop_tests;
+mod system;
 pub mod table;
 pub mod turn;
 pub mod upkeep;
@@ -49,6 +50,7 @@ use engine::rt::{Mono, Rt};
 use scheduler::{Region, RegionId, StoreId};
 
 use crate::memory::Memory;
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::inflight::Known;
@@ -235,13 +237,13 @@ impl Shard {
         state.table.iter().filter(|replica| replica.is_catching_up()).map(Replica::id).collect()
     }
 
-    /// The descriptors of the regions here, each with our term and whether we lead.
+    /// The descriptors of the regions here, each with our term and whether we lead. The system group is none of them.
     pub fn regions(&self) -> Vec<(Region, u64, bool)> {
         let state = self.inner.state.borrow();
         let told = |replica: &Replica<Due, Queued>| {
             (replica.region().clone(), replica.term().0, replica.is_leader())
         };
-        state.table.iter().map(told).collect()
+        state.table.iter().filter(|replica| !replica.is_system()).map(told).collect()
     }
 
     /// About how much lies in a region, by the tree's indexes.
@@ -260,7 +262,7 @@ impl Shard {
             store: self.inner.store.0,
             log: self.inner.log.stats(),
             tree: self.inner.tree.stats(),
-            regions: state.table.len() as u64,
+            regions: state.table.iter().filter(|replica| !replica.is_system()).count() as u64,
             inflight_bytes: state.inflight_bytes as u64,
             health: self.inner.health.report(),
             log_watch: self.inner.log_watch.clone(),
@@ -278,7 +280,9 @@ impl State {
             None => self.table.region_of(key).ok_or(Refusal::RegionNotFound { region_id: 0 })?,
         };
         let not_found = Refusal::RegionNotFound { region_id: region_id.0 };
-        let replica = self.table.get_mut(region_id).ok_or(not_found)?;
+        let of_users =
+            |replica: &&mut Replica<Due, Queued>| !replica.is_system() || planted(Bug::StateReadable);
+        let replica = self.table.get_mut(region_id).filter(of_users).ok_or(not_found)?;
         match route {
             Some(route) => guard::admit(replica.here(), route)?,
             None => guard::lead(replica.here())?,

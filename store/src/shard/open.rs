@@ -48,6 +48,7 @@ use super::{Inner, Shard, ShardLimits, State};
 use crate::memory::Memory;
 use crate::region::record::{Descriptor, RegionRecord};
 use crate::region::replica::{Replica, Stored};
+use crate::region::system::{GROUP, first_region};
 
 /// Metadata tag of the hard state.
 pub const TAG_HARD_STATE: u8 = 1;
@@ -65,6 +66,8 @@ pub(super) const FIRST_BASE: LogId = LogId::new(5, 5);
 pub struct ShardOptions {
     /// Its id.
     pub store: StoreId,
+    /// Whether it is the first member of the system group: if it has no replica of it, the group begins here.
+    pub system: bool,
     /// Its log.
     pub log: LogOptions,
     /// Its tree.
@@ -82,7 +85,7 @@ impl Shard {
     ///
     /// # Errors
     /// A fault that names what is damaged, missing, foreign or an older copy. Nothing on disk has been changed then.
-    pub async fn open(rt: &Rt, dir: &Path, options: ShardOptions, birth: Vec<Region>) -> Result<Self> {
+    pub async fn open(rt: &Rt, dir: &Path, options: ShardOptions, mut birth: Vec<Region>) -> Result<Self> {
         let group_bytes_max = options.raft.uncommitted_bytes_max;
         assert!(
             group_bytes_max <= BODY_BYTES_MAX as u64 / 2,
@@ -138,10 +141,18 @@ impl Shard {
                 recovering: Cell::new(false),
             }),
         };
+        let mut system = Vec::new();
+        if options.system && !recovered.groups.iter().any(|(group, _)| *group == GROUP.0) {
+            system.push(first_region(options.store));
+        }
         if recovered.groups.is_empty() {
+            birth.append(&mut system);
             shard.be_born(birth, &options).await?;
         } else {
             shard.recover(recovered, &options)?;
+            shard.load_system().await?;
+            // A store of 0.1 has none yet.
+            shard.be_born(system, &options).await?;
         }
         shard.campaign_alone();
         Ok(shard)
@@ -149,6 +160,9 @@ impl Shard {
 
     /// Creates the first regions of an empty store, durably, before a request for them can arrive.
     async fn be_born(&self, regions: Vec<Region>, options: &ShardOptions) -> Result<()> {
+        if regions.is_empty() {
+            return Ok(());
+        }
         let mut batch = Batch::new();
         let mut starts = Vec::new();
         for region in regions {

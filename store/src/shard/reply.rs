@@ -1,4 +1,5 @@
-//! Where an outcome goes: to a task of this core, or back to the core that forwarded the operation.
+//! Where an outcome goes: to a task of this core, or back to the core that forwarded the operation. A command of the system group is
+//! answered by what it came to, always here.
 //!
 //! Invariant: every reply sends exactly one outcome. One that is dropped (a fault in the middle of an apply, a store that is
 //! torn down) sends [`Refusal::Unknown`], so no client waits for an answer that cannot come.
@@ -9,6 +10,7 @@ use engine::rt::local::Answer;
 
 use super::links::Links;
 use crate::refusal::Refusal;
+use crate::region::system::Decided;
 use crate::request::Outcome;
 
 /// One operation's way back.
@@ -28,6 +30,8 @@ enum Way {
         /// This core's links.
         links: Rc<Links>,
     },
+    /// A task of this core waits for a command of the system group.
+    System(Answer<Result<Decided, Refusal>>),
 }
 
 impl Reply {
@@ -41,11 +45,26 @@ impl Reply {
         Self(Some(Way::Remote { core, id, links }))
     }
 
+    /// To a task of this core that waits for a command of the system group.
+    pub(super) fn system(answer: Answer<Result<Decided, Refusal>>) -> Self {
+        Self(Some(Way::System(answer)))
+    }
+
+    /// Says what a command of the system group came to.
+    pub(super) fn decided(mut self, decided: Decided) {
+        match self.0.take() {
+            Some(Way::System(answer)) => answer.send(Ok(decided)),
+            Some(Way::Local(_) | Way::Remote { .. }) | None => {
+                unreachable!("only a command of the system group is decided")
+            }
+        }
+    }
+
     /// Goes on with `work` while the answer is waited for, as far as that is known here: other cores do not tell.
     pub async fn unless_left<W>(&self, work: impl Future<Output = W>) -> Option<W> {
         match &self.0 {
             Some(Way::Local(answer)) => answer.unless_left(work).await,
-            Some(Way::Remote { .. }) | None => Some(work.await),
+            Some(Way::Remote { .. } | Way::System(_)) | None => Some(work.await),
         }
     }
 
@@ -70,6 +89,10 @@ impl Way {
         match self {
             Way::Local(answer) => answer.send(outcome),
             Way::Remote { core, id, links } => links.answer(core, id, outcome),
+            Way::System(answer) => match outcome {
+                Err(refusal) => answer.send(Err(refusal)),
+                Ok(out) => unreachable!("a command of the system group came to {out:?}"),
+            },
         }
     }
 }

@@ -10,7 +10,8 @@ use engine::error::Fault;
 use super::health::Event;
 use super::{Due, Queued, Shard};
 use crate::refusal::Refusal;
-use crate::region::replica::Abandoned;
+use crate::region::replica::{Abandoned, Replica};
+use crate::region::system::GROUP;
 
 /// Everything that waits for an answer.
 struct Waiting {
@@ -63,7 +64,8 @@ impl Shard {
         let inner = &*self.inner;
         let in_flight = || {
             let state = inner.state.borrow();
-            state.inflight_bytes + state.waiting_bytes > 0 && !inner.log_waits.get()
+            let commands = state.table.get(GROUP).map_or(0, Replica::commands_waiting);
+            (state.inflight_bytes + state.waiting_bytes > 0 || commands > 0) && !inner.log_waits.get()
         };
         while in_flight() && !inner.health.has_stopped() {
             inner.rt.sleep(LOOK_EVERY).await;

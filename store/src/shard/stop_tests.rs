@@ -46,6 +46,7 @@ fn regions() -> Vec<Region> {
 fn options() -> ShardOptions {
     ShardOptions {
         store: StoreId(1),
+        system: false,
         log: LogOptions { segment_bytes: 4 << 20, cache_bytes_max: 0, ..LogOptions::default() },
         tree: TreeOptions::default(),
         limits: ShardLimits {

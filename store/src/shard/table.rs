@@ -68,7 +68,7 @@ impl<W, R> Table<W, R> {
         let id = replica.id();
         let in_the_way = match self.regions.contains_key(&id) {
             true => Some(id),
-            false if replica.life().has_range() => self.overlapping(&replica.region().range, id),
+            false if replica.has_range() => self.overlapping(&replica.region().range, id),
             false => None,
         };
         if let Some(by) = in_the_way {
@@ -96,7 +96,7 @@ impl<W, R> Table<W, R> {
     /// Publishes a range that has changed.
     pub fn refresh(&mut self, id: RegionId) {
         let Some(entry) = self.regions.get_mut(&id) else { return };
-        let has_range = entry.replica.life().has_range();
+        let has_range = entry.replica.has_range();
         let start = entry.replica.region().range.start().as_bytes();
         if entry.published.as_deref() == has_range.then_some(start) {
             return;
@@ -237,7 +237,7 @@ impl<W, R> Table<W, R> {
             replica.check();
             assert_eq!(*id, replica.id());
             let start = replica.region().range.start().as_bytes();
-            let expected = replica.life().has_range().then_some(start);
+            let expected = replica.has_range().then_some(start);
             assert_eq!(published.as_deref(), expected, "{} is published elsewhere", replica.region());
             assert_eq!(*dirty, self.dirty.contains(id), "the mark of {id} is lost");
             assert!(replica.life() != Life::Tombstone || *dirty, "{id} is dead and nothing will bury it");

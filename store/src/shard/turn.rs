@@ -377,11 +377,14 @@ impl Inner {
     pub(super) fn apply(&self, state: &mut State, region: RegionId, entries: &[Entry]) -> Result<(), Fault> {
         let Some(replica) = state.table.get_mut(region) else { return Ok(()) };
         let mut batch = WriteBatch::new();
-        let applied = replica
+        let mut applied = replica
             .apply(entries, &mut batch)
             .map_err(|damaged| Fault::corruption(&self.dir, damaged.to_string()))?;
         self.tree.write(&batch)?;
         self.counters.applied.add(applied.entries as u64);
+        for (due, decided) in applied.take_decided() {
+            due.reply.decided(decided);
+        }
         let answers = replica.applied(applied);
         state.table.refresh(region);
         state.table.mark_dirty(region);

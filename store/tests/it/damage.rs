@@ -20,6 +20,7 @@ use store::gateway::Gateway;
 use store::node::core::{self, Stores};
 use store::node::examine::{Damage, examine};
 use store::node::identity::{Ident, IdentState};
+use store::node::state_host;
 use store::request::{Op, Out};
 use store::shard::links::connect;
 
@@ -28,7 +29,7 @@ const DIR: &str = "/data";
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 type Pairs = BTreeMap<Bytes, Bytes>;
 
-/// Starts as a node does: identity, scheduler shard, stores, and the counts of the openings before anything is served.
+/// Starts as a node does: identity, stores, scheduler shard, and the counts of the openings before anything is served.
 async fn start(rt: &Rt) -> Result<(Stores, Gateway), String> {
     let text = |fault: Fault| fault.to_string();
     let dir = Path::new(DIR);
@@ -47,15 +48,17 @@ async fn start(rt: &Rt) -> Result<(Stores, Gateway), String> {
         first_free_id: 1000,
         next_id_min: ident.ids,
     };
-    let control =
-        Control::open(rt, &dir.join("scheduler"), member).await.map_err(|error| error.to_string())?;
-    control.alloc_ids(1).await.map_err(|denied| denied.to_string())?;
     let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
     let stores = core::open(rt, &plan, &ends).await.map_err(text)?;
     if let Some(fenced) = stores.fenced.values().next() {
         return Err(fenced.why.clone());
     }
     stores.settle(rt).await?;
+    let (asks, asked) = store::control::link();
+    drop(rt.spawn(state_host::serve(rt.clone(), stores.state_store(), asked)));
+    let control = Control::open(rt, &dir.join("scheduler"), member, asks).await;
+    let control = control.map_err(|error| error.to_string())?;
+    control.alloc_ids(1).await.map_err(|denied| denied.to_string())?;
     ident.confirm(rt, dir, &stores.opened(), control.next_id()).await.map_err(text)?;
     let dispatch = stores.join(rt, &plan, stores.places(), ends);
     let gateway = Stores::gateway(&dispatch, 0);
@@ -222,9 +225,7 @@ fn cases_of_directories(prepared: &Prepared, cases: &mut Vec<Case>) {
             .map(|(path, bytes)| (path.clone(), bytes.clone()))
             .collect()
     };
-    for name in
-        ["store-1", "store-1/log", "store-1/tree", "store-2", "store-2/log", "store-2/tree", "scheduler"]
-    {
+    for name in ["store-1", "store-1/log", "store-1/tree", "store-2", "store-2/log", "store-2/tree"] {
         let dir = format!("{DIR}/{name}");
         let without: Files = now
             .iter()

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,10 @@ use scheduler::{
 };
 use store::control::{Beat, Control, Member, StoreBeat};
 use store::gateway::Gateway;
+use store::node::core;
+use store::node::identity::Identity;
+use store::node::state_host;
+use store::shard::links::connect;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code, Handle, Options};
 use store::wire::health::Health;
@@ -56,13 +61,24 @@ pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAd
         first_free_id: 12,
         next_id_min: 0,
     };
-    let control = Control::open(rt, dir, member).await.unwrap();
+    let control = open_control(rt, dir, member).await.unwrap();
     let regions = [(2, b"".as_slice(), b"\xff".as_slice()), (3, b"\xff", b"")];
     control.take(beat(tikv, regions.map(|(id, start, end)| region(id, start, end)).to_vec())).await;
     assert_eq!(control.refused_reports(), 0);
     // Detached: it ends with the core.
     drop(grpc::serve(rt, listener, Pd::new(control.clone(), Health::default()), Options::default()));
     (addr, control)
+}
+
+/// A scheduler shard beside the one store that keeps its state, both below `dir`.
+pub(crate) async fn open_control(rt: &Rt, dir: &Path, member: Member) -> std::io::Result<Control> {
+    let mut plan = crate::node::plan(dir, Identity { cluster: member.cluster_id, node: 3, stores: 1 }, 1);
+    plan.shard.log.segment_bytes = 1 << 20;
+    plan.shard.limits.segment_bytes = 1 << 20;
+    let stores = core::open(rt, &Arc::new(plan), &connect(1).remove(0)).await.unwrap();
+    let (asks, asked) = store::control::link();
+    drop(rt.spawn(state_host::serve(rt.clone(), stores.state_store(), asked)));
+    Control::open(rt, dir, member, asks).await
 }
 
 /// A beat of the one store.

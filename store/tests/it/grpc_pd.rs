@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 
 use engine::rt::Rt;
-use store::control::{Control, Member};
+use store::control::Member;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code};
 use store::wire::proto::etcdserverpb::MemberListResponse;
 use store::wire::proto::pdpb::*;
 
-use crate::grpc::{STORE, beat, on_core, region, serve_pd};
+use crate::grpc::{STORE, beat, on_core, open_control, region, serve_pd};
 
 fn tikv() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 20160))
@@ -221,7 +221,7 @@ fn a_damaged_file_is_named_and_not_replaced() {
     std::fs::write(&file, b"something else").unwrap();
     let path = dir.path().to_owned();
     let error =
-        on_core(|rt| async move { Control::open(&rt, &path, member()).await.unwrap_err().to_string() });
+        on_core(|rt| async move { open_control(&rt, &path, member()).await.unwrap_err().to_string() });
     assert!(error.contains("STATE") && error.contains("backup"), "{error}");
     assert_eq!(std::fs::read(file).unwrap(), b"something else");
 }
@@ -319,7 +319,8 @@ fn a_beat_builds_the_map_and_a_split_is_seen_in_it() {
             half.region.epoch.version += 1;
         }
         let stale = region(2, b"", b"\xff");
-        let reports = control.inbox();
+        let (reports, beats) = store::control::beats();
+        control.receive(beats);
         reports.send(beat(tikv(), vec![left, right])).await.unwrap();
         reports.send(beat(tikv(), vec![stale])).await.unwrap();
         while control.refused_reports() == 0 {

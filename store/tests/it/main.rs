@@ -29,5 +29,6 @@ mod resp_server;
 mod resp_session;
 mod restart;
 mod stalls;
+mod state;
 mod transactions;
 mod whole_node;

@@ -32,6 +32,7 @@ pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
         cores,
         shard: ShardOptions {
             store: StoreId(0),
+            system: false,
             log: LogOptions::default(),
             tree: TreeOptions::default(),
             limits: ShardLimits {

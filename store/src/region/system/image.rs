@@ -1,25 +1,16 @@
-//! The bytes of the scheduler's state on disk.
+//! The scheduler's state as archives.
 //!
-//! ```text
-//! 0          8                        n          n + 4
-//! +----------+------------------------+----------+
-//! | RKCTRL01 | rkyv archive of Image  | crc32    |
-//! +----------+------------------------+----------+
-//!              unaligned, little-endian; the checksum covers everything before it
-//! ```
-//!
-//! [`Image`] repeats [`StateImage`] field by field, because the crate `scheduler` has no dependencies. Both directions take
-//! the structs apart by name, so a field that is added there does not compile until it is written here.
+//! The structs here repeat those of the crate `scheduler` field by field, because that crate has no dependencies. Both directions take
+//! them apart by name, so a field that is added there does not compile until it is written here. What stands around an archive (a file,
+//! an entry of the log, a row of the tree) is the business of whoever embeds it.
 
-use rkyv::rancor::Error;
 use rkyv::{Archive, Deserialize, Serialize};
 use scheduler::config::{Config, ReplicaPath};
 use scheduler::{Lifecycle, NodeId, Policy, StateImage, StoreDescriptor, StoreId};
 
-const MAGIC: &[u8; 8] = b"RKCTRL01";
-
+/// A whole state.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-struct Image {
+pub struct Image {
     cluster: Option<u64>,
     next_id: u64,
     stores: Vec<StoreImage>,
@@ -29,8 +20,9 @@ struct Image {
     gc_safe_point: u64,
 }
 
+/// A store's descriptor.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-struct StoreImage {
+pub struct StoreImage {
     id: u64,
     node: u64,
     address: String,
@@ -38,54 +30,45 @@ struct StoreImage {
     lifecycle: u8,
 }
 
+/// A configuration.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
-struct ConfigImage {
+pub struct ConfigImage {
     replica_path: u8,
     location_labels: Vec<String>,
     isolation_level: Option<String>,
     /// By position in [`Policy::ALL`].
     disabled: Vec<u8>,
-    /// In the order of [`NUMBERS`].
+    /// In the order of [`numbers`].
     numbers: Vec<u64>,
 }
 
 /// How many plain numbers a configuration has.
 const NUMBERS: usize = 29;
 
-/// Why a file is not a state.
+/// An archive that validates and still is no state: what is wrong with it, as the rest of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Damaged(pub(super) &'static str);
+pub struct Damaged(pub &'static str);
 
-/// The file's bytes for a state.
-pub(super) fn encode(state: &StateImage) -> Vec<u8> {
-    let archive = rkyv::to_bytes::<Error>(&Image::from(state)).expect("plain values in memory are archived");
-    let mut bytes = Vec::with_capacity(archive.len() + 12);
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&archive);
-    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    bytes
+/// A lifecycle as its byte.
+pub fn lifecycle_byte(lifecycle: Lifecycle) -> u8 {
+    match lifecycle {
+        Lifecycle::Up => 0,
+        Lifecycle::Offline => 1,
+        Lifecycle::Tombstone => 2,
+    }
 }
 
-/// The state in a file's bytes.
+/// The lifecycle of a byte.
 ///
 /// # Errors
-/// What is wrong with them, as the rest of a sentence about the file.
-pub(super) fn decode(bytes: &[u8]) -> Result<StateImage, Damaged> {
-    let body = checked(bytes)?;
-    let image = rkyv::from_bytes::<Image, Error>(&body[MAGIC.len()..])
-        .map_err(|_| Damaged("its archive is broken"))?;
-    image.restore()
-}
-
-fn checked(bytes: &[u8]) -> Result<&[u8], Damaged> {
-    let (body, sum) = bytes.split_last_chunk::<4>().ok_or(Damaged("it is too short"))?;
-    if !body.starts_with(MAGIC) {
-        return Err(Damaged("it does not begin as a file of this version"));
+/// If there is none.
+pub fn lifecycle(byte: u8) -> Result<Lifecycle, Damaged> {
+    match byte {
+        0 => Ok(Lifecycle::Up),
+        1 => Ok(Lifecycle::Offline),
+        2 => Ok(Lifecycle::Tombstone),
+        _ => Err(Damaged("a store's lifecycle is none that exists")),
     }
-    if u32::from_le_bytes(*sum) != crc32fast::hash(body) {
-        return Err(Damaged("its checksum does not match"));
-    }
-    Ok(body)
 }
 
 impl From<&StateImage> for Image {
@@ -105,7 +88,11 @@ impl From<&StateImage> for Image {
 }
 
 impl Image {
-    fn restore(self) -> Result<StateImage, Damaged> {
+    /// What it is an image of.
+    ///
+    /// # Errors
+    /// If there can be none.
+    pub fn restore(self) -> Result<StateImage, Damaged> {
         let Self { cluster, next_id, stores, evicting, config, timestamp_end_ms, gc_safe_point } = self;
         let stores: Result<_, Damaged> =
             stores.into_iter().map(|store| Ok((StoreId(store.id), store.restore()?))).collect();
@@ -129,30 +116,24 @@ impl From<&StoreDescriptor> for StoreImage {
             node: node.0,
             address: address.clone(),
             labels: labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
-            lifecycle: match lifecycle {
-                Lifecycle::Up => 0,
-                Lifecycle::Offline => 1,
-                Lifecycle::Tombstone => 2,
-            },
+            lifecycle: lifecycle_byte(*lifecycle),
         }
     }
 }
 
 impl StoreImage {
-    fn restore(self) -> Result<StoreDescriptor, Damaged> {
-        let Self { id, node, address, labels, lifecycle } = self;
-        let lifecycle = match lifecycle {
-            0 => Lifecycle::Up,
-            1 => Lifecycle::Offline,
-            2 => Lifecycle::Tombstone,
-            _ => return Err(Damaged("a store's lifecycle is none that exists")),
-        };
+    /// What it is an image of.
+    ///
+    /// # Errors
+    /// If there can be none.
+    pub fn restore(self) -> Result<StoreDescriptor, Damaged> {
+        let Self { id, node, address, labels, lifecycle: byte } = self;
         Ok(StoreDescriptor {
             id: StoreId(id),
             node: NodeId(node),
             address,
             labels: labels.into_iter().collect(),
-            lifecycle,
+            lifecycle: lifecycle(byte)?,
         })
     }
 }
@@ -177,7 +158,11 @@ impl From<&Config> for ConfigImage {
 }
 
 impl ConfigImage {
-    fn restore(self) -> Result<Config, Damaged> {
+    /// What it is an image of.
+    ///
+    /// # Errors
+    /// If there can be none.
+    pub fn restore(self) -> Result<Config, Damaged> {
         let Self { replica_path, location_labels, isolation_level, disabled, numbers: stored } = self;
         let replica_path = match replica_path {
             0 => ReplicaPath::Direct,
@@ -207,7 +192,7 @@ impl ConfigImage {
     }
 }
 
-/// Every plain number of a configuration, in the order in which the file has them.
+/// Every plain number of a configuration, in the order in which an image has them.
 fn numbers(config: &mut Config) -> [&mut u64; NUMBERS] {
     let Config {
         max_replicas,
@@ -277,74 +262,38 @@ fn numbers(config: &mut Config) -> [&mut u64; NUMBERS] {
     ]
 }
 
+/// A state in which every field differs from the default.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(crate) fn sample() -> StateImage {
     use scheduler::{State, StateCommand};
 
-    /// A state in which every field differs from the default.
-    fn state() -> StateImage {
-        let mut config = super::super::initial_config();
-        for (place, number) in numbers(&mut config).into_iter().enumerate() {
-            *number += place as u64 + 1;
-        }
-        config.max_replicas = 5;
-        config.low_space_percent = 70;
-        config.prepare_percent = 60;
-        config.replica_path = ReplicaPath::Joint;
-        config.location_labels = vec!["zone".into(), "rack".into()];
-        config.isolation_level = Some("zone".into());
-        config.disabled = vec![Policy::HotRegion, Policy::Scatter];
-        let mut state = State::new(config);
-        let (first, second) = (StoreId(1), StoreId(2));
-        let commands = [
-            StateCommand::Bootstrap { cluster: 7 },
-            StateCommand::AllocateIds { count: 40 },
-            StateCommand::PutStore(
-                StoreDescriptor::new(first, NodeId(3), "127.0.0.1:20161").with_label("zone", "a"),
-            ),
-            StateCommand::PutStore(StoreDescriptor::new(second, NodeId(3), "127.0.0.1:20162")),
-            StateCommand::SetLifecycle { store: second, lifecycle: Lifecycle::Offline },
-            StateCommand::SetEvicting { store: first, evicting: true },
-            StateCommand::SaveTimestampWindow { end_ms: 1_700_000_003_000 },
-            StateCommand::AdvanceGcSafePoint { timestamp: 5 },
-        ];
-        for command in commands {
-            state.apply(command).expect("a state that can exist");
-        }
-        state.image().clone()
+    let mut config = Config::default();
+    for (place, number) in numbers(&mut config).into_iter().enumerate() {
+        *number += place as u64 + 1;
     }
-
-    #[test]
-    fn a_state_is_read_as_it_was_written() {
-        let state = state();
-        let read = decode(&encode(&state)).expect("what was just written");
-        assert_eq!(read, state);
-        State::restore(read).expect("and it keeps the invariants");
+    config.max_replicas = 5;
+    config.low_space_percent = 70;
+    config.prepare_percent = 60;
+    config.replica_path = ReplicaPath::Joint;
+    config.location_labels = vec!["zone".into(), "rack".into()];
+    config.isolation_level = Some("zone".into());
+    config.disabled = vec![Policy::HotRegion, Policy::Scatter];
+    let mut state = State::new(config);
+    let (first, second) = (StoreId(1), StoreId(2));
+    let commands = [
+        StateCommand::Bootstrap { cluster: 7 },
+        StateCommand::AllocateIds { count: 40 },
+        StateCommand::PutStore(
+            StoreDescriptor::new(first, NodeId(3), "127.0.0.1:20161").with_label("zone", "a"),
+        ),
+        StateCommand::PutStore(StoreDescriptor::new(second, NodeId(3), "127.0.0.1:20162")),
+        StateCommand::SetLifecycle { store: second, lifecycle: Lifecycle::Offline },
+        StateCommand::SetEvicting { store: first, evicting: true },
+        StateCommand::SaveTimestampWindow { end_ms: 1_700_000_003_000 },
+        StateCommand::AdvanceGcSafePoint { timestamp: 5 },
+    ];
+    for command in commands {
+        state.apply(command).expect("a state that can exist");
     }
-
-    #[test]
-    fn no_flipped_bit_and_no_other_length_is_taken() {
-        let bytes = encode(&state());
-        for bit in 0..bytes.len() * 8 {
-            let mut damaged = bytes.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(&damaged).is_err(), "bit {bit}");
-        }
-        for length in 0..bytes.len() {
-            assert!(decode(&bytes[..length]).is_err(), "length {length}");
-        }
-        assert!(decode(&[bytes.as_slice(), &[0]].concat()).is_err());
-    }
-
-    #[test]
-    fn the_format_is_the_one_that_was_released() {
-        let fixture = include_bytes!("../../tests/fixtures/control-v1/state.bin");
-        if std::env::var_os("RINGKEEP_WRITE_FIXTURE").is_some() {
-            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/control-v1/state.bin");
-            std::fs::write(path, encode(&state())).expect("the fixture's directory exists");
-        }
-        assert_eq!(decode(fixture), Ok(state()));
-        assert_eq!(encode(&state()), fixture);
-    }
+    state.image().clone()
 }

@@ -216,8 +216,8 @@ fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Status> {
 
 fn denied(denied: Denied) -> Status {
     let code = match denied {
-        Denied::NotSaved(_) => Code::Unavailable,
-        Denied::BadCount => Code::InvalidArgument,
+        Denied::Unavailable(_) => Code::Unavailable,
+        Denied::BadCount { .. } => Code::InvalidArgument,
         Denied::Refused(_) => Code::FailedPrecondition,
         Denied::AheadOfPresent { .. } => Code::InvalidArgument,
     };

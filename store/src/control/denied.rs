@@ -1,0 +1,97 @@
+//! Why the scheduler shard does not grant ids, timestamps or a safe point: as values, each with culprit and remedy.
+
+use std::fmt;
+
+use scheduler::StateRefusal;
+
+use crate::refusal::Refusal;
+use crate::region::system::SystemRefusal;
+
+/// Why a request for ids, timestamps or a safe point is not granted. Nothing was handed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The store that keeps the state cannot change it now: what is wrong there and what to do, as the rest of a sentence.
+    Unavailable(String),
+    /// None or too many were asked for.
+    BadCount {
+        /// How many.
+        asked: u64,
+        /// The bound of one call.
+        most: u64,
+    },
+    /// The state refuses the command.
+    Refused(StateRefusal),
+    /// A safe point above every timestamp that was handed out would let versions be collected that are yet to be written.
+    AheadOfPresent {
+        /// The safe point asked for.
+        asked: u64,
+        /// The present, in the same form.
+        present: u64,
+    },
+}
+
+impl Denied {
+    /// For what the store of the state has refused.
+    pub(super) fn unavailable(refusal: &Refusal) -> Self {
+        Self::Unavailable(match refusal {
+            Refusal::Stopped(why) => {
+                format!(
+                    "the store that keeps it has stopped ({why}); mend what is named there and restart the node"
+                )
+            }
+            Refusal::DiskFull { store_ids } => {
+                let stores: Vec<String> = store_ids.iter().map(u64::to_string).collect();
+                format!("the disk of store {} is full; free some space", stores.join(", "))
+            }
+            Refusal::Busy { reason, backoff_ms } => format!("{reason}; try again in {backoff_ms} ms"),
+            Refusal::Unknown => {
+                "the store that keeps it ended before this was decided; ask again, nothing was handed out"
+                    .to_owned()
+            }
+            Refusal::NotLeader { .. } | Refusal::RegionNotFound { .. } => {
+                "the store that was asked does not lead the group that keeps it; try again in a moment"
+                    .to_owned()
+            }
+            refusal @ (Refusal::KeyNotInRegion { .. }
+            | Refusal::EpochNotMatch { .. }
+            | Refusal::StoreNotMatch { .. }
+            | Refusal::PeerNotMatch { .. }
+            | Refusal::StaleCommand
+            | Refusal::SpansRegions { .. }
+            | Refusal::TooLarge { .. }
+            | Refusal::Damaged { .. }
+            | Refusal::Invalid(_)
+            | Refusal::AnswerTooLarge { .. }
+            | Refusal::NotAnInteger
+            | Refusal::Overflow) => {
+                format!("the store that keeps it answered {}; see the log of the node", refusal.reason())
+            }
+        })
+    }
+}
+
+impl From<SystemRefusal> for Denied {
+    fn from(refusal: SystemRefusal) -> Self {
+        match refusal {
+            SystemRefusal::State(refusal) => Self::Refused(refusal),
+            refusal @ (SystemRefusal::NotBegun | SystemRefusal::Begun) => {
+                Self::Unavailable(refusal.to_string())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable(why) => write!(f, "the scheduler's state cannot be changed: {why}"),
+            Self::BadCount { asked, most } => write!(f, "{asked} asked for; ask for 1 to {most}"),
+            Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::AheadOfPresent { asked, present } => {
+                write!(f, "safe point {asked} lies above the present, {present}; choose one below it")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Denied {}

@@ -1,0 +1,131 @@
+//! The scheduler shard's way to its state, which lies in the system group of a store on another core.
+//!
+//! ```text
+//!   scheduler shard ── Ask { command, where to answer } ──▶ core of the store ──▶ entry ──▶ log ──▶ applied
+//!                   ◀────────────── Decided { answer, the state after it } ─────────────────────────┘
+//! ```
+//!
+//! What holds: whoever asks hears what the applied entry came to, or that it is refused, or that its fate is unknown; nothing else counts
+//! as done. What this core knows of the state is never older than the latest answer that it has heard. A core that ends drops what it
+//! was asked, which the asker hears as unknown.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use engine::rt::chan::{self, Receiver, Sender};
+use scheduler::{State, StateAnswer, StateCommand, StateImage};
+
+use super::denied::Denied;
+use crate::plant::{Bug, planted};
+use crate::refusal::Refusal;
+use crate::region::system::{Decided, SystemCommand};
+
+/// Questions on their way to the core of the store; more wait for room.
+const ASKS_MAX: usize = 64;
+
+/// Where an answer from another core arrives.
+pub type AnswerTo<T> = Sender<Result<T, Refusal>>;
+
+/// What the scheduler shard asks of the store that has its state.
+#[derive(Debug)]
+pub enum Ask {
+    /// The state, once the store can vouch that nothing acknowledged is missing; none if it has not begun.
+    Read(AnswerTo<Option<StateImage>>),
+    /// To carry a command out.
+    Command(SystemCommand, AnswerTo<Decided>),
+}
+
+/// The two ends of a link between the scheduler shard and the core of the store.
+pub fn link() -> (Sender<Ask>, Receiver<Ask>) {
+    chan::queue(ASKS_MAX)
+}
+
+/// The asking end, and what it knows.
+pub(super) struct StateLink {
+    asks: Sender<Ask>,
+    known: RefCell<Known>,
+}
+
+/// The newest state that was heard of.
+#[derive(Debug, Default)]
+struct Known {
+    index: u64,
+    state: Option<StateImage>,
+}
+
+impl fmt::Debug for StateLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateLink").field("known", &self.known).finish_non_exhaustive()
+    }
+}
+
+impl StateLink {
+    pub(super) fn new(asks: Sender<Ask>) -> Self {
+        Self { asks, known: RefCell::default() }
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(AnswerTo<T>) -> Ask) -> Result<T, Refusal> {
+        let (answer_to, answer) = chan::queue(1);
+        let ended = || Refusal::Stopped("its core has ended".to_owned());
+        self.asks.send(ask(answer_to)).await.map_err(|_| ended())?;
+        answer.recv().await.unwrap_or(Err(Refusal::Unknown))
+    }
+
+    /// Reads the state. Whether it has begun.
+    pub(super) async fn read(&self) -> Result<bool, Denied> {
+        let state = self.ask(Ask::Read).await.map_err(|refusal| Denied::unavailable(&refusal))?;
+        let begun = state.is_some();
+        self.learn(0, state);
+        Ok(begun)
+    }
+
+    /// Begins the state.
+    pub(super) async fn begin(&self, state: StateImage) -> Result<(), Denied> {
+        self.command(SystemCommand::Begin(Box::new(state))).await.map(|_| ())
+    }
+
+    /// Carries a command out and returns its answer once it is durable and applied.
+    pub(super) async fn apply(&self, command: StateCommand) -> Result<StateAnswer, Denied> {
+        if planted(Bug::DecidedEarly)
+            && let Some(answer) = self.guess(&command)
+        {
+            // The entry is on its way, and nothing waits for it.
+            let ask = Ask::Command(SystemCommand::Change(command), chan::queue(1).0);
+            return self
+                .asks
+                .send(ask)
+                .await
+                .map(|()| answer)
+                .map_err(|_| Denied::unavailable(&Refusal::Unknown));
+        }
+        self.command(SystemCommand::Change(command)).await
+    }
+
+    async fn command(&self, command: SystemCommand) -> Result<StateAnswer, Denied> {
+        let decided = self.ask(|answer_to| Ask::Command(command, answer_to)).await;
+        let Decided { index, answer, state } = decided.map_err(|refusal| Denied::unavailable(&refusal))?;
+        self.learn(index, state);
+        answer.map_err(Denied::from)
+    }
+
+    fn learn(&self, index: u64, state: Option<StateImage>) {
+        let mut known = self.known.borrow_mut();
+        if known.state.is_none() || index > known.index {
+            *known = Known { index, state };
+        }
+    }
+
+    /// A planted bug: what the command will come to, if no other is on its way.
+    fn guess(&self, command: &StateCommand) -> Option<StateAnswer> {
+        let mut known = self.known.borrow_mut();
+        let mut state = State::restore(known.state.clone()?).ok()?;
+        let answer = state.apply(command.clone()).ok()?;
+        known.state = Some(state.image().clone());
+        Some(answer)
+    }
+
+    /// Asks the newest known state, if one is known.
+    pub(super) fn known<T>(&self, ask: impl FnOnce(&StateImage) -> T) -> Option<T> {
+        self.known.borrow().state.as_ref().map(ask)
+    }
+}

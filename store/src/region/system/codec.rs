@@ -1,0 +1,290 @@
+//! The bytes of the system group: its commands in the log, its state in the tree.
+//!
+//! ```text
+//! entry payload   kind u8 = 2, format u8 = 1, an rkyv archive of the command, unaligned little-endian
+//!
+//! rows in the family `system`
+//! key             value
+//! 01              format u8 = 1, named u8 (0 or 1), cluster u64, next id u64, timestamp end ms u64, GC safe point u64     little-endian
+//! 02              format u8 = 1, an rkyv archive of the configuration
+//! 03 store u64    format u8 = 1, evicting u8 (0 or 1), an rkyv archive of the descriptor                key big-endian
+//! ```
+//!
+//! A state has its first two rows from the moment it begins. A command rewrites the rows that it changes and no others.
+
+use std::collections::BTreeMap;
+
+use rkyv::rancor;
+use rkyv::{Archive, Deserialize, Serialize};
+use scheduler::{State, StateCommand, StateImage, StoreId};
+
+use super::SystemCommand;
+use super::image::{ConfigImage, Damaged, Image, StoreImage, lifecycle, lifecycle_byte};
+
+/// What an entry of the group begins with; the kinds of commands are counted in [`command`](crate::region::command).
+pub const KIND: u8 = 2;
+const FORMAT: u8 = 1;
+
+const ROW_HEAD: u8 = 1;
+const ROW_CONFIG: u8 = 2;
+const ROW_STORE: u8 = 3;
+/// Above the key of every row.
+pub const ROWS_END: [u8; 1] = [ROW_STORE + 1];
+
+const HEAD_BYTES: usize = 34;
+
+#[derive(Archive, Serialize, Deserialize)]
+enum CommandImage {
+    Begin(Image),
+    Bootstrap { cluster: u64 },
+    AllocateIds { count: u64 },
+    PutStore(StoreImage),
+    SetLifecycle { store: u64, lifecycle: u8 },
+    SetEvicting { store: u64, evicting: bool },
+    SetConfig(ConfigImage),
+    SaveTimestampWindow { end_ms: u64 },
+    AdvanceGcSafePoint { timestamp: u64 },
+}
+
+/// Rows by their keys.
+pub type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A command as an entry's payload.
+pub fn encode(command: &SystemCommand) -> Vec<u8> {
+    let image = match command {
+        SystemCommand::Begin(state) => CommandImage::Begin(Image::from(&**state)),
+        SystemCommand::Change(command) => match command {
+            StateCommand::Bootstrap { cluster } => CommandImage::Bootstrap { cluster: *cluster },
+            StateCommand::AllocateIds { count } => CommandImage::AllocateIds { count: *count },
+            StateCommand::PutStore(store) => CommandImage::PutStore(StoreImage::from(store)),
+            StateCommand::SetLifecycle { store, lifecycle } => {
+                CommandImage::SetLifecycle { store: store.0, lifecycle: lifecycle_byte(*lifecycle) }
+            }
+            StateCommand::SetEvicting { store, evicting } => {
+                CommandImage::SetEvicting { store: store.0, evicting: *evicting }
+            }
+            StateCommand::SetConfig(config) => CommandImage::SetConfig(ConfigImage::from(&**config)),
+            StateCommand::SaveTimestampWindow { end_ms } => {
+                CommandImage::SaveTimestampWindow { end_ms: *end_ms }
+            }
+            StateCommand::AdvanceGcSafePoint { timestamp } => {
+                CommandImage::AdvanceGcSafePoint { timestamp: *timestamp }
+            }
+        },
+    };
+    let archive = rkyv::to_bytes::<rancor::Error>(&image).expect("plain values in memory are archived");
+    [&[KIND, FORMAT][..], &archive].concat()
+}
+
+/// The command in what follows [`KIND`] in an entry's payload.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn decode(body: &[u8]) -> Result<SystemCommand, Damaged> {
+    let image = match body.split_first() {
+        Some((&FORMAT, archive)) => rkyv::from_bytes::<CommandImage, rancor::Failure>(archive)
+            .map_err(|_| Damaged("the archive does not validate"))?,
+        Some(_) => return Err(Damaged("unknown format; was it written by a newer version?")),
+        None => return Err(Damaged("empty payload")),
+    };
+    Ok(SystemCommand::Change(match image {
+        CommandImage::Begin(state) => return Ok(SystemCommand::Begin(Box::new(state.restore()?))),
+        CommandImage::Bootstrap { cluster } => StateCommand::Bootstrap { cluster },
+        CommandImage::AllocateIds { count } => StateCommand::AllocateIds { count },
+        CommandImage::PutStore(store) => StateCommand::PutStore(store.restore()?),
+        CommandImage::SetLifecycle { store, lifecycle: byte } => {
+            StateCommand::SetLifecycle { store: StoreId(store), lifecycle: lifecycle(byte)? }
+        }
+        CommandImage::SetEvicting { store, evicting } => {
+            StateCommand::SetEvicting { store: StoreId(store), evicting }
+        }
+        CommandImage::SetConfig(config) => StateCommand::SetConfig(Box::new(config.restore()?)),
+        CommandImage::SaveTimestampWindow { end_ms } => StateCommand::SaveTimestampWindow { end_ms },
+        CommandImage::AdvanceGcSafePoint { timestamp } => StateCommand::AdvanceGcSafePoint { timestamp },
+    }))
+}
+
+/// Every row of a state.
+pub fn rows(state: &StateImage) -> Rows {
+    let mut rows = Rows::from([head(state), config(state)]);
+    rows.extend(state.stores.keys().filter_map(|store| self::store(state, *store)));
+    rows
+}
+
+/// The rows that a command has changed, as they are after it.
+pub fn changed(command: &StateCommand, state: &StateImage) -> Rows {
+    let row = match command {
+        StateCommand::Bootstrap { .. }
+        | StateCommand::AllocateIds { .. }
+        | StateCommand::SaveTimestampWindow { .. }
+        | StateCommand::AdvanceGcSafePoint { .. } => Some(head(state)),
+        StateCommand::PutStore(descriptor) => store(state, descriptor.id),
+        StateCommand::SetLifecycle { store, .. } | StateCommand::SetEvicting { store, .. } => {
+            self::store(state, *store)
+        }
+        StateCommand::SetConfig(_) => Some(config(state)),
+    };
+    row.into_iter().collect()
+}
+
+fn head(state: &StateImage) -> (Vec<u8>, Vec<u8>) {
+    let mut bytes = vec![FORMAT, u8::from(state.cluster.is_some())];
+    let numbers =
+        [state.cluster.unwrap_or_default(), state.next_id, state.timestamp_end_ms, state.gc_safe_point];
+    numbers.iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+    (vec![ROW_HEAD], bytes)
+}
+
+fn config(state: &StateImage) -> (Vec<u8>, Vec<u8>) {
+    let archive = rkyv::to_bytes::<rancor::Error>(&ConfigImage::from(&state.config))
+        .expect("plain values in memory are archived");
+    (vec![ROW_CONFIG], [&[FORMAT][..], &archive].concat())
+}
+
+fn store(state: &StateImage, id: StoreId) -> Option<(Vec<u8>, Vec<u8>)> {
+    let archive = rkyv::to_bytes::<rancor::Error>(&StoreImage::from(state.stores.get(&id)?))
+        .expect("plain values in memory are archived");
+    let key = [&[ROW_STORE][..], &id.0.to_be_bytes()].concat();
+    Some((key, [&[FORMAT, u8::from(state.evicting.contains(&id))][..], &archive].concat()))
+}
+
+/// The state in these rows; none if there are no rows.
+///
+/// # Errors
+/// Which row is missing or cannot be read, or what in the state contradicts itself.
+pub fn restore<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Option<State>, String> {
+    let (mut head, mut config, mut stores, mut evicting) =
+        (None, None, BTreeMap::new(), std::collections::BTreeSet::new());
+    for (key, value) in rows {
+        let unknown = || format!("row {key:02x?} is unknown; was it written by a newer version?");
+        match key.split_first() {
+            Some((&ROW_HEAD, [])) => head = Some(read_head(value).ok_or_else(unknown)?),
+            Some((&ROW_CONFIG, [])) => {
+                let archive = value.strip_prefix(&[FORMAT]).ok_or_else(unknown)?;
+                let image =
+                    rkyv::from_bytes::<ConfigImage, rancor::Failure>(archive).map_err(|_| unknown())?;
+                config = Some(image.restore().map_err(|Damaged(what)| what.to_owned())?);
+            }
+            Some((&ROW_STORE, _)) => {
+                let (marks, archive) = value.split_at_checked(2).ok_or_else(unknown)?;
+                let image =
+                    rkyv::from_bytes::<StoreImage, rancor::Failure>(archive).map_err(|_| unknown())?;
+                let store = image.restore().map_err(|Damaged(what)| what.to_owned())?;
+                match marks {
+                    [FORMAT, 0] => {}
+                    [FORMAT, 1] => {
+                        evicting.insert(store.id);
+                    }
+                    _ => return Err(unknown()),
+                }
+                stores.insert(store.id, store);
+            }
+            Some(_) | None => return Err(unknown()),
+        }
+    }
+    let (head, config) = match (head, config) {
+        (Some(head), Some(config)) => (head, config),
+        (None, None) if stores.is_empty() => return Ok(None),
+        (_, _) => return Err("its first row or that of its configuration is missing".to_owned()),
+    };
+    let (cluster, [next_id, timestamp_end_ms, gc_safe_point]) = head;
+    let image = StateImage { cluster, next_id, stores, evicting, config, timestamp_end_ms, gc_safe_point };
+    State::restore(image).map(Some).map_err(|refusal| format!("it contradicts itself: {refusal}"))
+}
+
+fn read_head(value: &[u8]) -> Option<(Option<u64>, [u64; 3])> {
+    let bytes: &[u8; HEAD_BYTES] = value.try_into().ok()?;
+    let (chunks, _) = bytes[2..].as_chunks::<8>();
+    let [cluster, next_id, end_ms, safe_point] = chunks else { return None };
+    let numbers = [next_id, end_ms, safe_point].map(|chunk| u64::from_le_bytes(*chunk));
+    match bytes[..2] {
+        [FORMAT, 0] => Some((None, numbers)),
+        [FORMAT, 1] => Some((Some(u64::from_le_bytes(*cluster)), numbers)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::image::sample;
+    use super::*;
+    use scheduler::{Lifecycle, NodeId, StoreDescriptor};
+
+    fn commands() -> Vec<SystemCommand> {
+        let sample = sample();
+        let store = StoreDescriptor::new(StoreId(9), NodeId(4), "127.0.0.1:1").with_label("zone", "b");
+        let changes = [
+            StateCommand::Bootstrap { cluster: 7 },
+            StateCommand::AllocateIds { count: 1000 },
+            StateCommand::PutStore(store),
+            StateCommand::SetLifecycle { store: StoreId(9), lifecycle: Lifecycle::Offline },
+            StateCommand::SetEvicting { store: StoreId(9), evicting: true },
+            StateCommand::SetConfig(Box::new(sample.config.clone())),
+            StateCommand::SaveTimestampWindow { end_ms: 1_700_000_003_000 },
+            StateCommand::AdvanceGcSafePoint { timestamp: 5 },
+        ];
+        let begin = SystemCommand::Begin(Box::new(sample));
+        std::iter::once(begin).chain(changes.into_iter().map(SystemCommand::Change)).collect()
+    }
+
+    /// Each with its length before it, u32 little-endian.
+    fn joined<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+        pieces.flat_map(|piece| [&(piece.len() as u32).to_le_bytes()[..], piece].concat()).collect()
+    }
+
+    fn compare_with_fixture(name: &str, bytes: &[u8]) {
+        let path = format!("{}/tests/fixtures/system-v1/{name}", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("RINGKEEP_WRITE_FIXTURE").is_some() {
+            std::fs::write(&path, bytes).expect("the fixture's directory exists");
+        }
+        assert!(std::fs::read(&path).expect("the fixture") == bytes, "{path} has other bytes");
+    }
+
+    #[test]
+    fn commands_and_rows_are_written_as_they_were_released() {
+        let payloads: Vec<Vec<u8>> = commands().iter().map(encode).collect();
+        compare_with_fixture("commands.bin", &joined(payloads.iter().map(Vec::as_slice)));
+        let rows = rows(&sample());
+        let pieces = rows.iter().flat_map(|(key, value)| [key.as_slice(), value.as_slice()]);
+        compare_with_fixture("rows.bin", &joined(pieces));
+    }
+
+    #[test]
+    fn a_command_reads_back_and_a_cut_one_does_not() {
+        for command in commands() {
+            let payload = encode(&command);
+            assert_eq!(payload[0], KIND);
+            assert_eq!(decode(&payload[1..]), Ok(command));
+            for length in 1..payload.len() {
+                // A shorter archive that validates must at least not be taken for the same command.
+                assert_ne!(decode(&payload[1..length]).ok().map(|read| encode(&read)), Some(payload.clone()));
+            }
+        }
+        assert!(decode(&[]).is_err() && decode(&[9, 1, 2]).is_err());
+    }
+
+    #[test]
+    fn a_state_is_restored_from_its_rows_and_from_no_part_of_them() {
+        let image = sample();
+        let all = rows(&image);
+        let read = |rows: &Rows| {
+            let pairs: Vec<(&[u8], &[u8])> = rows.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+            restore(pairs.into_iter())
+        };
+        assert_eq!(read(&all).unwrap().unwrap().image(), &image);
+        assert_eq!(read(&Rows::new()), Ok(None));
+        for key in [vec![ROW_HEAD], vec![ROW_CONFIG]] {
+            let mut part = all.clone();
+            part.remove(&key);
+            assert!(read(&part).is_err(), "without row {key:?}");
+        }
+        for (key, value) in &all {
+            let mut damaged = all.clone();
+            damaged.insert(key.clone(), [&[99], &value[1..]].concat());
+            assert!(read(&damaged).is_err(), "row {key:?} of another format");
+        }
+        let mut more = all;
+        more.insert(vec![7], vec![FORMAT]);
+        assert!(read(&more).is_err());
+    }
+}

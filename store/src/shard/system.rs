@@ -1,0 +1,92 @@
+//! The system group on this store: its state after a start, and its commands.
+//!
+//! They go the way of every write: proposed in the next turn, one write of the log with all else that moved, applied, answered. Nothing
+//! here is reachable from a client's request.
+
+use engine::error::{Fault, Result};
+use engine::lsm::{Cf, Direction};
+use engine::rt::local::oneshot;
+use scheduler::StateImage;
+
+use super::reply::Reply;
+use super::{Due, Shard};
+use crate::refusal::Refusal;
+use crate::region::system::{Decided, GROUP, SystemCommand, SystemState, codec};
+use crate::request::Out;
+
+impl Shard {
+    /// Reads what the tables have of the state: that as of the index from which the replica goes on.
+    ///
+    /// # Errors
+    /// Corruption that names the tree if the rows are no state.
+    pub(super) async fn load_system(&self) -> Result<()> {
+        let inner = &*self.inner;
+        if inner.state.borrow().table.get(GROUP).is_none() {
+            return Ok(());
+        }
+        let mut rows = inner.tree.iter(Cf::System, b"", b"", Direction::Forward);
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().await? {
+            found.push(row);
+        }
+        let state = codec::restore(found.iter().map(|(key, value)| (&key[..], &value[..])));
+        let damaged =
+            |what| Fault::corruption(&inner.dir.join("tree"), format!("the scheduler's state: {what}"));
+        let state = SystemState::new(state.map_err(damaged)?);
+        if let Some(replica) = inner.state.borrow_mut().table.get_mut(GROUP) {
+            replica.load_system(state);
+        }
+        Ok(())
+    }
+
+    /// The scheduler's state as applied here, or none if it has not begun. Waits until this replica leads and has applied what was
+    /// acknowledged before.
+    ///
+    /// # Errors
+    /// If the store has stopped or has no replica of the group.
+    pub async fn system_state(&self) -> std::result::Result<Option<StateImage>, Refusal> {
+        let inner = &*self.inner;
+        loop {
+            inner.health.check_running()?;
+            {
+                let state = inner.state.borrow();
+                let no_replica = Refusal::RegionNotFound { region_id: GROUP.0 };
+                let replica = state.table.get(GROUP).ok_or(no_replica)?;
+                if replica.is_current() {
+                    return Ok(replica.system().and_then(SystemState::image).cloned());
+                }
+            }
+            inner.rt.sleep(super::upkeep::TICK / 10).await;
+        }
+    }
+
+    /// Proposes a command of the system group and returns what it came to once it is durable and applied.
+    ///
+    /// # Errors
+    /// The store has stopped, has no space left even for what is small, has no replica that leads the group, or takes no more commands
+    /// now; nothing has changed then. [`Refusal::Unknown`] if it stops before the command is decided.
+    pub async fn system_command(&self, command: SystemCommand) -> std::result::Result<Decided, Refusal> {
+        let inner = &*self.inner;
+        inner.health.check_running()?;
+        if inner.is_out_of_room() {
+            return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
+        }
+        let (answer, pending) = oneshot();
+        let refused = {
+            let state = &mut *inner.state.borrow_mut();
+            let due = Due { reply: Reply::system(answer), out: Out::Done, since: inner.rt.now() };
+            let no_replica = Refusal::RegionNotFound { region_id: GROUP.0 };
+            let submitted = match state.table.get_mut(GROUP) {
+                Some(replica) => replica.submit_command(&command, due),
+                None => Err((due, no_replica)),
+            };
+            state.table.mark_dirty(GROUP);
+            submitted.err()
+        };
+        if let Some((due, refusal)) = refused {
+            inner.refuse(due.reply, refusal);
+        }
+        inner.bell.ring();
+        pending.await.unwrap_or(Err(Refusal::Unknown))
+    }
+}
