@@ -27,7 +27,7 @@ use super::judge::{Action, Asked, Heard};
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// How often a client that waits looks whether its node still lives.
-const LOOK: Duration = Duration::from_millis(50);
+pub(super) const LOOK: Duration = Duration::from_millis(50);
 
 /// The longest pipeline.
 const PIPELINE_MAX: u64 = 8;
@@ -37,14 +37,14 @@ pub(super) const REGISTERS: [&str; 10] = ["0a", "0b", "5a", "Aa", "Ka", "Kb", "U
 pub(super) const COUNTERS: [&str; 4] = ["1n", "Bn", "Vn", "yn"];
 
 /// What became of a wait.
-enum Waited<T> {
+pub(super) enum Waited<T> {
     Got(T),
     /// The connection is of no more use.
     Gone,
 }
 
 /// Waits for `work` as long as the node can answer.
-async fn wait_for<T>(
+pub(super) async fn wait_for<T>(
     rt: &Rt,
     shared: &Shared,
     life: u64,

@@ -3,11 +3,12 @@
 //!
 //! Each seed draws the weather of the network, how many lives the node has and how each ends: a power cut that loses what was not
 //! synced, a killed process, or a drain. Judged are the histories of all keys ([`judge`]), that every request gets one answer or
-//! its connection closes, that no life refuses anything, and that a node always starts again. `RINGKEEP_SEEDS=2000 cargo test -p
+//! its connection closes, that no id or timestamp is given out twice or out of order, that no life refuses anything, and that a node always starts again. `RINGKEEP_SEEDS=2000 cargo test -p
 //! ringkeep-store --test it whole_node` runs more than the usual 200 seeds, `RINGKEEP_SEED=n` runs one.
 
 mod clients;
 mod judge;
+mod scheduler;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +25,7 @@ use store::node::{Addresses, Request, Setup, Started, run};
 use store::plant::{self, Bug};
 
 use judge::{Action, Asked, Heard, History};
+use scheduler::Granted;
 
 /// A start takes milliseconds, and reads the log of the life before it.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -35,6 +37,7 @@ const DRAIN: Duration = Duration::from_secs(100);
 pub(crate) struct Shared {
     ip: IpAddr,
     history: RefCell<History>,
+    granted: RefCell<Granted>,
     /// Counts lives; set while one serves.
     serving: RefCell<Option<(u64, Addresses)>>,
     life: Cell<u64>,
@@ -84,6 +87,8 @@ impl Shared {
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     answered: u64,
+    /// Calls of the scheduler that were answered.
+    granted: u64,
     lost: u64,
     cuts: u64,
     kills: u64,
@@ -144,6 +149,7 @@ impl Run {
         let shared = Rc::new(Shared {
             ip: server.ip(),
             history: RefCell::default(),
+            granted: RefCell::default(),
             serving: RefCell::default(),
             life: Cell::new(0),
             cut: Cell::new(0),
@@ -154,12 +160,14 @@ impl Run {
     }
 
     fn clients(&self) -> Vec<Running<()>> {
-        (1..=5)
+        [1, 2, 3, 4, 5, 7]
+            .into_iter()
             .map(|number| {
                 let shared = self.shared.clone();
                 self.world.node(number).start(0, move |rt| async move {
                     match number {
                         1..=3 => clients::resp(rt, number, shared).await,
+                        7 => scheduler::client(rt, shared).await,
                         _ => clients::grpc(rt, number, shared).await,
                     }
                 })
@@ -266,6 +274,7 @@ impl Run {
         history.judge()?;
         (self.tally.answered, self.tally.lost) = (history.answered, history.lost());
         drop(history);
+        self.tally.granted = self.shared.granted.borrow().calls;
         Ok(self.tally)
     }
 }
@@ -289,6 +298,7 @@ fn a_whole_node_keeps_its_promises_through_cuts_and_drains() {
     for seed in seeds.clone() {
         let tally = live(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         all.answered += tally.answered;
+        all.granted += tally.granted;
         all.lost += tally.lost;
         all.cuts += tally.cuts;
         all.kills += tally.kills;
@@ -297,6 +307,7 @@ fn a_whole_node_keeps_its_promises_through_cuts_and_drains() {
     }
     let count = seeds.end - seeds.start;
     assert!(all.answered > 200 * count, "too little was asked for the test to test: {all:?}");
+    assert!(all.granted > 10 * count, "too little was asked of the scheduler: {all:?}");
     if count >= 8 {
         assert!(all.cuts > 0 && all.kills > 0 && all.drains > count && all.lost > 0, "{all:?}");
     }
