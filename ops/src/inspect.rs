@@ -100,7 +100,7 @@ fn whole(directory: &Path, format: Format) -> ExitCode {
 fn as_text(directory: &Path, examined: &Examined) -> String {
     let mut text = String::new();
     if let Some(Ident { identity, state, .. }) = &examined.ident {
-        let Identity { cluster, node, stores } = identity;
+        let Identity { cluster, node, stores, first_store: _ } = identity;
         text.push_str(&format!(
             "{}: {state:?}, cluster {cluster:016x}, node {node}, {stores} stores\n",
             directory.display()

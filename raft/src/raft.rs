@@ -273,6 +273,13 @@ impl Raft {
         Ok(())
     }
 
+    /// Drops the word that this voter may have given to a leader before a restart. Only for a driver that knows that no such leader
+    /// can exist: this member is the only voter, and no leader ever removes itself.
+    pub fn forget_promise(&mut self) {
+        self.core.promise = Promise::default();
+        self.debug_check();
+    }
+
     /// Forgets the leader, because the driver knows better than the election timer that its node is gone. Votes for
     /// others are free at once, except that a promise made for a lease holds until its end.
     pub fn forget_leader(&mut self, now: Time) {

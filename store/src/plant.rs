@@ -1,6 +1,6 @@
 //! Bugs that tests plant on purpose, to see that a whole node's test would catch them. Without the feature `sim` there are none.
 
-/// A mistake that the cores of a node could make together, or the scheduler shard and its store.
+/// A mistake that the cores of a node, the scheduler shard and its store, or the nodes of a cluster could make together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
     /// An answer of another core goes to a request that it does not belong to.
@@ -29,9 +29,31 @@ pub enum Bug {
     StateReadable,
     /// A window that could not be saved is taken for saved.
     RefusedTakenForDone,
+    /// What rests on a write of the log is said before that write.
+    SaidBeforeWrite,
+    /// Votes do not reach the disk.
+    VoteNotStored,
+    /// An acknowledgement of one peer counts for another, too.
+    CountedForAnother,
+    /// What waited for a lost leadership hears that it is done.
+    LostCalledDone,
+    /// A leader reads without a lease and without asking the others.
+    ReadUnasked,
+    /// A leader answers a comparison that failed from its state, without a lease and without an entry of its own.
+    ComparedUnasked,
 }
 
 impl Bug {
+    /// Those that the nodes of a cluster make together.
+    pub const BETWEEN_NODES: [Self; 6] = [
+        Self::SaidBeforeWrite,
+        Self::VoteNotStored,
+        Self::CountedForAnother,
+        Self::LostCalledDone,
+        Self::ReadUnasked,
+        Self::ComparedUnasked,
+    ];
+
     /// Those of the cores.
     pub const ALL: [Self; 6] = [
         Self::WrongAnswer,

@@ -27,7 +27,7 @@ pub fn regions(identity: &Identity) -> Vec<Region> {
     let first_peer = first_region + count as u64;
     let bound = |place: Option<usize>| place.and_then(|place| bounds.get(place)).cloned().unwrap_or_default();
     let region = |place: usize| {
-        let store = Identity::store_id(place % identity.stores);
+        let store = identity.store_id(place % identity.stores);
         let range = KeyRange::new(bound(place.checked_sub(1)), bound(Some(place)));
         Region {
             id: RegionId(first_region + place as u64),
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn the_regions_cover_the_key_space_without_gaps_and_every_store_has_some() {
         for stores in [1, 2, 3, 16, 200] {
-            let identity = Identity { cluster: 1, node: stores as u64 + 1, stores };
+            let identity = Identity { cluster: 1, node: stores as u64 + 1, stores, first_store: 1 };
             let regions = regions(&identity);
             assert!(regions.first().unwrap().range.start().is_empty());
             assert!(regions.last().unwrap().range.end().is_empty());
@@ -85,8 +85,7 @@ mod tests {
                 assert_eq!(pair[0].range.end(), pair[1].range.start());
             }
             for index in 0..stores {
-                let held =
-                    regions.iter().filter(|region| region.peer_on(Identity::store_id(index)).is_some());
+                let held = regions.iter().filter(|region| region.peer_on(identity.store_id(index)).is_some());
                 assert!(held.count() >= REGIONS_PER_STORE);
             }
         }
@@ -94,7 +93,7 @@ mod tests {
 
     #[test]
     fn no_id_names_two_things() {
-        let identity = Identity { cluster: 1, node: 3, stores: 2 };
+        let identity = Identity { cluster: 1, node: 3, stores: 2, first_store: 1 };
         let regions = regions(&identity);
         let mut ids: Vec<u64> = vec![1, 2, identity.node, first_free_id(&identity)];
         ids.extend(regions.iter().flat_map(|region| [region.id.0, region.peers[0].id.0]));

@@ -4,6 +4,7 @@
 //! stores serve. Only a node none of whose stores opens does not start.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,6 +24,12 @@ use crate::shard::health::HealthReport;
 use crate::shard::links::{Ends, Links};
 use crate::shard::open::ShardOptions;
 use crate::shard::routes::{Place, Routes};
+use crate::wire::grpc::Guest;
+use crate::wire::peer;
+use crate::wire::peer::book::AddressBook;
+use crate::wire::peer::inbound::Inbound;
+use crate::wire::peer::link::Speaker;
+use crate::wire::peer::port::PeerPort;
 
 /// The number of the store whose log and tree keep the scheduler's state.
 pub const SYSTEM_STORE: usize = 0;
@@ -40,6 +47,10 @@ pub struct Plan {
     pub holdings: Vec<Holding>,
     /// How many executors share the stores.
     pub cores: usize,
+    /// The regions that fresh stores are given.
+    pub birth: Vec<Region>,
+    /// Where stores of other nodes are reached, as far as that is known at the start.
+    pub peers: Vec<(StoreId, SocketAddr)>,
     /// How every store is opened; the store id is filled in.
     pub shard: ShardOptions,
 }
@@ -66,6 +77,11 @@ pub struct Stores {
     pub links: Rc<Links>,
     /// The core's bounds on what clients make it hold.
     pub memory: Memory,
+    /// Each store's links to those of other nodes, by number on this one.
+    pub peers: BTreeMap<usize, Rc<peer::link::Links>>,
+    /// Where stores of other nodes are reached.
+    pub book: Rc<AddressBook>,
+    rt: Rt,
 }
 
 /// A store that could not be opened.
@@ -98,10 +114,12 @@ impl Fenced {
 /// # Errors
 /// A passing shortage: the same stores may open in a moment.
 pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
-    let (mut shards, mut fenced) = (BTreeMap::new(), BTreeMap::new());
+    let (mut shards, mut fenced, mut peers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let book = Rc::new(AddressBook::default());
+    plan.peers.iter().for_each(|(store, addr)| book.set(*store, *addr));
     let memory = plan.shard.memory.fresh();
     for index in plan.stores_of(rt.core()) {
-        let store = Identity::store_id(index);
+        let store = plan.identity.store_id(index);
         let dir = Identity::store_dir(&plan.dir, store);
         let mut options = ShardOptions {
             store,
@@ -113,10 +131,14 @@ pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
             options.log.origin = holding.log_origin();
             options.tree.origin = holding.tree_origin();
         }
-        let mut birth = super::birth::regions(&plan.identity);
-        birth.retain(|region| region.peer_on(store).is_some());
+        let of_store = |region: &&Region| region.peer_on(store).is_some();
+        let birth: Vec<Region> = plan.birth.iter().filter(of_store).cloned().collect();
         match Shard::open(rt, &dir, options, birth.clone()).await {
             Ok(shard) => {
+                let speaker = Speaker { cluster: plan.identity.cluster, store, incarnation: shard.opened() };
+                let links = peer::link::Links::new(rt, speaker, book.clone());
+                shard.connect(Rc::new(links.clone()));
+                peers.insert(index, links);
                 start_tasks(rt, &shard, dir);
                 shards.insert(index, shard);
             }
@@ -126,7 +148,8 @@ pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
             }
         }
     }
-    Ok(Stores { shards, fenced, links: Links::start(rt, rt.core(), ends.to.clone()), memory })
+    let links = Links::start(rt, rt.core(), ends.to.clone());
+    Ok(Stores { shards, fenced, links, memory, peers, book, rt: rt.clone() })
 }
 
 fn start_tasks(rt: &Rt, shard: &Shard, dir: PathBuf) {
@@ -162,7 +185,7 @@ impl Stores {
         match (self.shards.get(&SYSTEM_STORE), self.fenced.get(&SYSTEM_STORE)) {
             (Some(shard), _) => Ok(shard.clone()),
             (None, Some(fenced)) => Err(fenced.why.clone()),
-            (None, None) => Err(format!("store {} is on another core", Identity::store_id(SYSTEM_STORE).0)),
+            (None, None) => Err("the store that keeps it is on another core".to_owned()),
         }
     }
 
@@ -186,6 +209,18 @@ impl Stores {
     /// The gateway for the port of store number `home`.
     pub fn gateway(dispatch: &Rc<Dispatch>, home: usize) -> Gateway {
         Gateway::new(dispatch.clone(), home)
+    }
+
+    /// What takes connections of other stores in on the port of store number `index`; nothing if it could not be opened.
+    pub fn peer_port(&self, index: usize) -> Option<Rc<dyn Guest>> {
+        let (shard, links) = (self.shards.get(&index)?, self.peers.get(&index)?);
+        let inbound = Inbound {
+            rt: self.rt.clone(),
+            speaker: links.speaker(),
+            seen: Rc::default(),
+            counters: links.counters().clone(),
+        };
+        Some(PeerPort::new(inbound, shard.clone()))
     }
 
     /// Lets what is in flight finish and closes the files, all stores at a time and within about `patience`.

@@ -9,6 +9,7 @@ use engine::error::Fault;
 use engine::log::{self, LogOptions};
 use engine::lsm::{self, TreeOptions};
 use engine::rt::Rt;
+use scheduler::StoreId;
 
 use super::core::SYSTEM_STORE;
 use super::identity::{Holding, Ident, IdentState, Identity};
@@ -62,7 +63,7 @@ pub async fn examine(rt: &Rt, dir: &Path) -> Examined {
         Ok(Some(ident)) => {
             let mut held = false;
             for (index, holding) in ident.holdings.iter().enumerate() {
-                let holds_state = examined.store(rt, dir, index, holding).await;
+                let holds_state = examined.store(rt, dir, ident.identity.store_id(index), holding).await;
                 held |= index == SYSTEM_STORE && holds_state;
             }
             examined.scheduler(rt, dir, &ident, held).await;
@@ -84,8 +85,7 @@ impl Examined {
     }
 
     /// Examines one store. Whether it has the scheduler's state, or cannot say because its log is damaged.
-    async fn store(&mut self, rt: &Rt, dir: &Path, index: usize, holding: &Holding) -> bool {
-        let store = Identity::store_id(index);
+    async fn store(&mut self, rt: &Rt, dir: &Path, store: StoreId, holding: &Holding) -> bool {
         let store_dir = Identity::store_dir(dir, store);
         let log_options = LogOptions { origin: holding.log_origin(), ..LogOptions::default() };
         let tree_options = TreeOptions { origin: holding.tree_origin(), ..TreeOptions::default() };

@@ -8,7 +8,7 @@
 //!   node      3                node id
 //!   stores    2                how many stores the directory holds: store-1 ... store-N
 //!   ids       1029             the scheduler's state has given out the ids below
-//!   store 1 log 3c1f... tree 88a0... opened 7       per store: the ids of its log and of its tree, hexadecimal, and how often
+//!   store 1 log 3c1f... tree 88a0... opened 7       per store: its id, one more than that of the one before; the ids of its log and of its tree, hexadecimal, and how often
 //!                              its log has been opened
 //!   sum       9d1c...          CRC-32 over every byte before this line
 //! LOCK       held by the process that uses the directory
@@ -46,6 +46,8 @@ pub struct Identity {
     pub node: u64,
     /// How many stores the directory holds.
     pub stores: usize,
+    /// The id of the first of them; the others have those that follow.
+    pub first_store: u64,
 }
 
 /// The contents of `IDENT`.
@@ -96,8 +98,8 @@ impl Holding {
 
 impl Identity {
     /// The id of store number `index` (from 0).
-    pub fn store_id(index: usize) -> StoreId {
-        StoreId(index as u64 + 1)
+    pub fn store_id(&self, index: usize) -> StoreId {
+        StoreId(self.first_store + index as u64)
     }
 
     /// Where a store lives.
@@ -122,7 +124,8 @@ impl Ident {
             return Ok(found);
         }
         // Ids come from one sequence: the stores have the first ones, the node the next.
-        let identity = Identity { cluster: rt.random().max(1), node: stores as u64 + 1, stores };
+        let identity =
+            Identity { cluster: rt.random().max(1), node: stores as u64 + 1, stores, first_store: 1 };
         let holdings =
             (0..stores).map(|_| Holding { log: rt.random(), tree: rt.random(), opened: 0 }).collect();
         let ident = Self { identity, state: IdentState::Bootstrap, ids: 0, holdings };
@@ -179,7 +182,7 @@ impl Ident {
     }
 
     fn render(&self) -> String {
-        let Identity { cluster, node, stores } = &self.identity;
+        let Identity { cluster, node, stores, first_store: _ } = &self.identity;
         let state = match self.state {
             IdentState::Bootstrap => "bootstrap",
             IdentState::Ready => "ready",
@@ -189,7 +192,7 @@ impl Ident {
             self.ids
         );
         for (index, Holding { log, tree, opened }) in self.holdings.iter().enumerate() {
-            let store = Identity::store_id(index).0;
+            let store = self.identity.store_id(index).0;
             text.push_str(&format!("store {store} log {log:016x} tree {tree:016x} opened {opened}\n"));
         }
         let sum = crc32fast::hash(text.as_bytes());
@@ -212,6 +215,7 @@ impl Ident {
             cluster: field(path, text, "cluster", 16)?,
             node: field(path, text, "node", 10)?,
             stores,
+            first_store: field(path, text, "store", 10)?,
         };
         let state = match text.lines().find_map(|line| line.strip_prefix("state ")) {
             Some("bootstrap") => IdentState::Bootstrap,
@@ -222,7 +226,7 @@ impl Ident {
         };
         let holdings: Vec<Holding> =
             text.lines().filter_map(|line| line.strip_prefix("store ")).filter_map(holding).collect();
-        if identity.cluster == 0 || stores == 0 || holdings.len() != stores {
+        if identity.cluster == 0 || stores == 0 || identity.first_store == 0 || holdings.len() != stores {
             return Err(Fault::corruption(path, "a number is zero that never is, or a store has no line"));
         }
         let ident = Self { identity, state, ids: field(path, text, "ids", 10)?, holdings };
@@ -268,7 +272,7 @@ async fn refuse_foreign(rt: &Rt, dir: &Path) -> Result<()> {
 
 fn field(path: &Path, text: &str, name: &str, radix: u32) -> Result<u64> {
     text.lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.split(' ').next())
         .and_then(|value| u64::from_str_radix(value, radix).ok())
         .ok_or_else(|| Fault::corruption(path, format!("the line \"{name}\" is missing or not a number")))
 }
@@ -282,7 +286,7 @@ mod tests {
     fn ident() -> Ident {
         let holding = |n: u64| Holding { log: 0x10 + n, tree: 0x20 + n, opened: 5 + n };
         Ident {
-            identity: Identity { cluster: 0xab, node: 3, stores: 2 },
+            identity: Identity { cluster: 0xab, node: 3, stores: 2, first_store: 1 },
             state: IdentState::Ready,
             ids: 77,
             holdings: vec![holding(1), holding(2)],

@@ -275,6 +275,7 @@ fn serve_stores(
             connections_max: limits.connections_max,
             memory: stores.memory.clone(),
             descriptors: descriptors.clone(),
+            guest: stores.peer_port(index),
             ..grpc::Options::default()
         };
         servers.push(grpc::serve(rt, listener, service, options));

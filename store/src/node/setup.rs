@@ -11,15 +11,16 @@ use engine::lsm::TreeOptions;
 use engine::rt::{DirLock, Rt, SharedPort};
 use scheduler::StoreId;
 
-use super::StartError;
 use super::core::Plan;
 use super::identity::Ident;
 use super::listen::CannotListen;
+use super::{StartError, birth};
 use crate::config::limits::MEMTABLES;
 use crate::config::{Config, Limits, SyncMethod};
 use crate::memory::Memory;
 use crate::shard::ShardLimits;
 use crate::shard::open::ShardOptions;
+use crate::shard::upkeep::TICK;
 use crate::wire::resp::Cursors;
 
 /// A process that was just killed can hold its lock until its last disk operation ends.
@@ -133,6 +134,8 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
         ids: opened.ident.ids,
         holdings: opened.ident.holdings.clone(),
         cores: limits.cores.min(opened.ident.identity.stores),
+        birth: birth::regions(&opened.ident.identity),
+        peers: Vec::new(),
         shard: ShardOptions {
             store: StoreId(0),
             system: false,
@@ -156,7 +159,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
                 reserve_bytes: 256 << 20,
             },
             memory: Memory::new(limits.memory),
-            raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
+            raft: Arc::new(raft_config()),
         },
     }
 }
@@ -169,4 +172,23 @@ pub(super) fn reserve_resp(rt: &Rt, config: &Config) -> Result<SharedPort, Start
             CannotListen { what: "RESP", addr: wanted, port_key: "resp_port", error: &error }.to_string(),
         )
     })
+}
+
+/// How long a leader may read without asking after a quorum has heard it. With the drift that voters allow for, it ends before the
+/// shortest election timeout.
+const LEASE: Duration = Duration::from_millis(800);
+
+/// The consensus settings of all groups: an election timeout of ten to twenty ticks, a heartbeat every second tick.
+pub(super) fn raft_config() -> raft::Config {
+    let config = raft::Config {
+        entry_bytes_max: 16 << 20,
+        lease_nanos: u64::try_from(LEASE.as_nanos()).expect("less than a second"),
+        ..raft::Config::default()
+    };
+    let shortest = TICK * config.election_ticks;
+    assert!(
+        Duration::from_nanos(config.promise_nanos()) < shortest,
+        "a promise outlives an election timeout"
+    );
+    config
 }

@@ -15,9 +15,11 @@
 //! | nothing, or a tombstone of an older peer | | yes, the range is taken | drop: the sender tries again |
 //! | nothing, or a tombstone of an older peer | | no | drop |
 
-use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId};
+use raft::NodeId;
+use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 
 use super::record::RegionRecord;
+use super::replica::Replica;
 
 /// A message between two replicas of a region.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -128,4 +130,29 @@ pub fn admit(here: Here<'_>, message: &PeerMessage, range_taken: impl FnOnce(&Ke
 
 fn brings_snapshot(message: &PeerMessage) -> bool {
     matches!(&message.body, Body::Raft(inner) if matches!(inner.body, raft::Body::Snapshot(_)))
+}
+
+impl<W, R> Replica<W, R> {
+    /// What a sender is told that was removed and has not heard of it ([`Verdict::TellRemoved`]).
+    pub fn tell_removed(&self, message: &PeerMessage) -> PeerMessage {
+        let PeerMessage { region, from, to, epoch: _, range: _, body: _ } = message;
+        let epoch = self.region().epoch;
+        PeerMessage { region: *region, from: *to, to: *from, epoch, range: None, body: Body::Removed }
+    }
+
+    /// A sole voter owes no other leader the word that it may have given before the start: the last leader was itself, because none
+    /// removes itself.
+    pub fn forget_promise_alone(&mut self) {
+        if self.is_sole_voter() {
+            self.raft.forget_promise();
+        }
+    }
+
+    /// Another store was not reached, so what is on its way to the peer there counts as lost.
+    pub fn report_unreachable(&mut self, store: StoreId) {
+        if let Some(peer) = self.region().peer_on(store).map(|peer| peer.id) {
+            self.raft.report_unreachable(NodeId(peer.0));
+            self.debug_check();
+        }
+    }
 }

@@ -264,8 +264,10 @@ impl Inner {
     /// Answers at once if nothing is in flight for the keys, else together with what is.
     fn answer_behind_all(&self, route: Option<&Route>, keys: &[Bytes], reply: Reply, out: Out) {
         let busy = {
-            let state = self.state.borrow();
-            keys.iter().find(|key| state.known(key) != Known::Nothing).cloned()
+            let state = &mut *self.state.borrow_mut();
+            let busy = keys.iter().find(|key| state.known(key) != Known::Nothing);
+            let busy = busy.or_else(|| keys.first().filter(|key| !self.is_latest(state, route, key)));
+            busy.cloned()
         };
         match busy {
             Some(key) => self.answer_behind(route, &key, reply, out),

@@ -12,11 +12,14 @@
 
 mod atomic;
 pub mod counters;
+mod fetch;
 mod gate;
 pub mod health;
+pub mod inbox;
 pub mod links;
 pub mod load;
 pub mod loading;
+mod members;
 pub mod modify;
 pub mod open;
 pub mod outbox;
@@ -41,6 +44,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use engine::error::{Fault, FaultKind};
 use engine::log::Log;
@@ -57,10 +61,12 @@ use crate::region::inflight::Known;
 use crate::region::replica::Replica;
 use crate::request::{Op, Out, Outcome, Route};
 use counters::{StoreCounters, StoreSnapshot};
+use fetch::Fetches;
 use health::{Event, Health, HealthReport};
+use inbox::InboxCounters;
 use load::{RegionCount, RegionCounts};
 use loading::Loads;
-use outbox::Outbox;
+use outbox::{Outbox, Transport};
 use reply::Reply;
 use table::Table;
 use watch::LogWatch;
@@ -79,6 +85,8 @@ struct Inner {
     log: Log,
     tree: Tree,
     limits: ShardLimits,
+    /// The consensus settings of its groups.
+    raft: Arc<raft::Config>,
     /// The core's bounds on what clients make it hold.
     memory: Memory,
     state: RefCell<State>,
@@ -91,6 +99,10 @@ struct Inner {
     opened: u64,
     /// The way to other stores.
     outbox: Outbox,
+    /// What has become of messages that arrived from there.
+    inbox: InboxCounters,
+    /// Entries to be read back for followers.
+    fetches: Fetches,
     /// What the store can do for clients, and why not more.
     health: Rc<Health>,
     /// When the log write in flight began.
@@ -220,10 +232,19 @@ impl Shard {
         self.inner.health.report()
     }
 
-    /// Whether every region here leads and has applied what it had acknowledged before the start.
+    /// Gives the store its way to the stores of other nodes.
+    ///
+    /// # Panics
+    /// If it has one.
+    pub fn connect(&self, transport: Rc<dyn Transport>) {
+        self.inner.outbox.connect(transport);
+    }
+
+    /// Whether every region whose only voter is here leads and has applied what it had acknowledged before the start. The others
+    /// need their peers, which the store can hear only once it listens.
     pub fn is_ready(&self) -> bool {
         let ready = !self.inner.health.has_stopped()
-            && self.inner.state.borrow().table.iter().all(Replica::is_current);
+            && self.inner.state.borrow().table.iter().all(|it| !it.is_sole_voter() || it.is_current());
         if ready {
             self.inner.health.enter(Event::Started);
         }

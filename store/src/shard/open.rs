@@ -36,7 +36,9 @@ use raft::{
 use scheduler::{Region, StoreId};
 
 use super::counters::StoreCounters;
+use super::fetch::Fetches;
 use super::health::Health;
+use super::inbox::InboxCounters;
 use super::load::RegionCounts;
 use super::loading::Loads;
 use super::outbox::Outbox;
@@ -119,6 +121,7 @@ impl Shard {
                 tree,
                 opened,
                 limits: options.limits,
+                raft: options.raft.clone(),
                 memory: options.memory.clone(),
                 state: RefCell::new(State {
                     table: Table::default(),
@@ -133,6 +136,8 @@ impl Shard {
                 counters,
                 counts: RegionCounts::default(),
                 outbox: Outbox::default(),
+                inbox: InboxCounters::default(),
+                fetches: Fetches::default(),
                 health,
                 log_watch: LogWatch::default(),
                 reads_seen: Cell::new(0),
@@ -226,7 +231,8 @@ impl Shard {
         let damaged =
             |what: String| Fault::corruption(&inner.dir, format!("stored state of region {}: {what}", id.0));
         let replica = Replica::new(options.store, stored, options.raft.clone(), inner.rt.random(), now);
-        let replica = replica.map_err(|error| damaged(error.to_string()))?;
+        let mut replica = replica.map_err(|error| damaged(error.to_string()))?;
+        replica.forget_promise_alone();
         let inserted = inner.state.borrow_mut().table.insert(replica);
         inserted.map_err(|Refused { replica: _, by }| damaged(format!("it overlaps region {}", by.0)))?;
         inner.bell.ring();

@@ -1,28 +1,74 @@
 //! Messages on their way to other stores.
 //!
-//! There is no way to another store yet, so each message is dropped and counted: consensus takes every message for one that may be
-//! lost. What a transport has to keep: [`Outbox::send`] never waits, keeps the order per store where it can, and may drop.
+//! A store that has peers on other nodes is given a [`Transport`] by the node; before that, and on a node alone, there is none, and each
+//! message is dropped and counted: consensus takes every message for one that may be lost.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::rc::Rc;
 
 use scheduler::StoreId;
 
 use crate::region::message::PeerMessage;
 
+/// What carries messages to the stores of their addressees. It never waits, keeps the order per store where it can, and may drop.
+pub trait Transport: Debug {
+    /// Sends a message, or drops and counts it.
+    fn send(&self, message: PeerMessage);
+
+    /// Whether messages wait to leave the core.
+    fn is_busy(&self) -> bool;
+
+    /// The stores that could not be reached since the last call.
+    fn take_unreachable(&self) -> BTreeSet<StoreId>;
+}
+
 /// One store's way to the others.
 #[derive(Debug, Default)]
 pub struct Outbox {
+    transport: OnceCell<Rc<dyn Transport>>,
+    used: Cell<bool>,
     dropped: Cell<u64>,
 }
 
 impl Outbox {
-    /// Sends a message, or drops it.
-    pub fn send(&self, to: StoreId, message: PeerMessage) {
-        self.dropped.set(self.dropped.get() + 1);
-        tracing::debug!(store = to.0, region = message.region.0, "a message has no way to another store");
+    /// Uses `transport` from now on.
+    ///
+    /// # Panics
+    /// If there is one already.
+    pub fn connect(&self, transport: Rc<dyn Transport>) {
+        self.transport.set(transport).expect("a store is connected once");
     }
 
-    /// Messages dropped so far.
+    /// Whether there was ever a message to send, so that a region here has another member.
+    pub fn is_in_use(&self) -> bool {
+        self.used.get()
+    }
+
+    /// Sends messages, or drops them.
+    pub fn send(&self, messages: Vec<PeerMessage>) {
+        if messages.is_empty() {
+            return;
+        }
+        self.used.set(true);
+        match self.transport.get() {
+            Some(transport) => messages.into_iter().for_each(|message| transport.send(message)),
+            None => self.dropped.set(self.dropped.get() + messages.len() as u64),
+        }
+    }
+
+    /// Whether messages wait to leave the core.
+    pub fn is_busy(&self) -> bool {
+        self.transport.get().is_some_and(|transport| transport.is_busy())
+    }
+
+    /// The stores that could not be reached since the last call.
+    pub fn take_unreachable(&self) -> BTreeSet<StoreId> {
+        self.transport.get().map_or_else(BTreeSet::new, |transport| transport.take_unreachable())
+    }
+
+    /// Messages dropped because there was no transport.
     pub fn dropped(&self) -> u64 {
         self.dropped.get()
     }

@@ -22,16 +22,18 @@ use std::time::Duration;
 use engine::error::Fault;
 use engine::log::Batch;
 use engine::lsm::{Pressure, Tree, WriteBatch};
-use raft::{Apply, Entry, Fetch, Index, SnapshotReport};
+use raft::{Apply, Entry, Index, LogId, SnapshotReport};
 use scheduler::RegionId;
 
 use super::health::Event;
-use super::open::{TAG_HARD_STATE, encode_hard_state};
+use super::open::{TAG_BASE, TAG_HARD_STATE, TAG_RECORD, encode_base, encode_hard_state};
 use super::upkeep::DISK_FULL;
 use super::{Asked, Due, Inner, Queued, Shard, State};
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::effects::{Effects, LogWrite};
-use crate::region::message::PeerMessage;
+use crate::region::life::Life;
+use crate::region::record::RegionRecord;
 use crate::region::replica::Replica;
 
 /// Committed entries read back from the log at a time, bytes.
@@ -44,7 +46,7 @@ const QUIET_TURNS: u64 = 8;
 const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
 
 /// How often a store on a full disk, or without descriptors, tries again.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the regions that moved want done and what takes time.
 #[derive(Default)]
@@ -52,13 +54,12 @@ struct Work {
     /// What the log has to write, in order.
     parts: Vec<Part>,
     behind: Vec<Behind>,
-    fetches: Vec<(RegionId, Fetch)>,
     reads: Vec<Queued>,
 }
 
 impl Work {
     fn is_empty(&self) -> bool {
-        self.parts.is_empty() && self.behind.is_empty() && self.fetches.is_empty()
+        self.parts.is_empty() && self.behind.is_empty()
     }
 }
 
@@ -101,12 +102,18 @@ impl Shard {
                 }
             }
             let work = self.collect()?;
+            self.start_fetches();
             let idle = work.is_empty();
-            let Work { parts, behind, fetches, reads } = work;
+            let Work { parts, behind, reads } = work;
             for Queued { route, op, reply } in reads {
                 self.read(route, op, reply, Asked::Due);
             }
             for Part { batch, writes } in parts {
+                if planted(Bug::SaidBeforeWrite) {
+                    self.inner.acknowledge(writes);
+                    self.write_log(batch, 0).await?;
+                    continue;
+                }
                 self.write_log(batch, writes.len()).await?;
                 if self.inner.health.has_stopped() {
                     return Ok(());
@@ -116,9 +123,6 @@ impl Shard {
             let behind = self.replay_in_order(behind).await?;
             for group in behind {
                 self.replay(group).await?;
-            }
-            for (region, fetch) in fetches {
-                self.fetch(region, fetch).await?;
             }
             if cfg!(debug_assertions) {
                 self.inner.state.borrow().check();
@@ -193,30 +197,6 @@ impl Shard {
         Ok(())
     }
 
-    /// Reads entries for a follower that lags behind memory; none if they have been cut off.
-    async fn fetch(&self, region: RegionId, fetch: Fetch) -> Result<(), Fault> {
-        let inner = &*self.inner;
-        let there = inner.log.first_index(region.0).is_some_and(|first| first <= fetch.first.0);
-        let entries = match there {
-            true => {
-                let bytes_max = usize::try_from(fetch.bytes_max).unwrap_or(usize::MAX).min(REPLAY_BYTES_MAX);
-                let read = inner.log.entries(region.0, fetch.first.0..fetch.last.0 + 1, bytes_max).await?;
-                if inner.health.has_stopped() {
-                    return Ok(());
-                }
-                let entries = read.into_iter().map(|entry| super::open::to_raft(&inner.dir, region.0, entry));
-                Some(entries.collect::<Result<Vec<Entry>, Fault>>()?)
-            }
-            false => None,
-        };
-        let mut state = inner.state.borrow_mut();
-        if let Some(replica) = state.table.get_mut(region) {
-            replica.fetched(&fetch, entries);
-            state.table.mark_dirty(region);
-        }
-        Ok(())
-    }
-
     /// A full disk, or another passing shortage, refuses entries before anything is written. They were proposed and must not be
     /// lost, so the turn waits until it is over; on a full disk, what arrives meanwhile is refused, deletes included.
     async fn write_when_there_is_room(&self, batch: Batch) -> Result<(), Fault> {
@@ -224,7 +204,8 @@ impl Shard {
         loop {
             let batch = batch.clone();
             let watched = inner.log_watch.begin(inner.rt.now());
-            let written = match inner.nobody_reads() {
+            // What has been sent in this turn leaves while the log writes.
+            let written = match inner.nobody_reads() && !inner.outbox.is_busy() {
                 true => inner.log.write_and_wait(batch).await,
                 false => inner.log.write(batch).await,
             };
@@ -278,11 +259,16 @@ impl Shard {
     }
 }
 
-/// Adds one region's write to the last part, or begins another if that would have more than `bytes_max` of entries then.
-fn add_write(parts: &mut Vec<Part>, write: LogWrite, bytes_max: usize) {
+/// Adds one region's write to the last part, or begins another if that would have more than `bytes_max` of entries then. With the first
+/// that a replica has to write, `newborn`, the log learns what it is.
+fn add_write(parts: &mut Vec<Part>, write: LogWrite, newborn: Option<&RegionRecord>, bytes_max: usize) {
     let bytes: usize = write.entries().iter().map(|entry| entry.payload.len()).sum();
     let last = parts.pop_if(|last| last.batch.len() + bytes <= bytes_max);
     let mut last = last.unwrap_or_default();
+    if let Some(record) = newborn {
+        last.batch.put_state(record.region.id.0, TAG_RECORD, &record.encode());
+        last.batch.put_state(record.region.id.0, TAG_BASE, &encode_base(LogId::ZERO));
+    }
     fill(&mut last.batch, &write);
     last.writes.push(write);
     parts.push(last);
@@ -291,7 +277,11 @@ fn add_write(parts: &mut Vec<Part>, write: LogWrite, bytes_max: usize) {
 /// Adds one region's write to the batch.
 fn fill(batch: &mut Batch, write: &LogWrite) {
     let region = write.region().0;
-    batch.put_state(region, TAG_HARD_STATE, &encode_hard_state(&write.hard_state()));
+    let mut hard_state = write.hard_state();
+    if planted(Bug::VoteNotStored) {
+        hard_state.vote = None;
+    }
+    batch.put_state(region, TAG_HARD_STATE, &encode_hard_state(&hard_state));
     if let Some(first) = write.entries().first() {
         batch.append(region, first.index.0, write.entries().iter().map(super::open::to_log));
     }
@@ -322,7 +312,7 @@ impl Inner {
         let Effects { send, write, apply, fetch, snapshots, reads, answers, death, events, released_bytes } =
             effects;
         state.inflight_bytes -= released_bytes;
-        self.send(send);
+        self.outbox.send(send);
         self.settle(answers);
         for (queued, outcome) in reads {
             match outcome {
@@ -332,14 +322,15 @@ impl Inner {
         }
         if let Some(write) = write {
             assert!(write.install().is_none(), "no snapshot is stepped before the store can take one in");
-            add_write(&mut work.parts, write, self.limits.turn_bytes_max);
+            let newborn = state.table.get(region).filter(|replica| replica.life() == Life::Initialising);
+            add_write(&mut work.parts, write, newborn.map(Replica::record), self.limits.turn_bytes_max);
         }
         match apply {
             Some(Apply::Entries(entries)) => self.apply(state, region, &entries)?,
             Some(Apply::FromLog { first, last }) => work.behind.push(Behind { region, first, last }),
             None => {}
         }
-        work.fetches.extend(fetch.into_iter().map(|fetch| (region, fetch)));
+        self.fetches.add(region, fetch);
         if let Some(replica) = state.table.get_mut(region) {
             // The store cannot make snapshots yet. The core asks again in its own time.
             snapshots.iter().for_each(|wanted| replica.report_snapshot(wanted, SnapshotReport::Failed));
@@ -363,14 +354,10 @@ impl Inner {
         for write in writes {
             let region = write.region();
             if let Some(replica) = state.table.get_mut(region) {
-                self.send(replica.durable(write));
+                self.outbox.send(replica.durable(write));
                 state.table.mark_dirty(region);
             }
         }
-    }
-
-    fn send(&self, messages: Vec<PeerMessage>) {
-        messages.into_iter().for_each(|message| self.outbox.send(message.to.store, message));
     }
 
     /// Applies committed entries in order and answers those who wait for them.
@@ -399,6 +386,10 @@ impl Inner {
         }
         let now = self.rt.now();
         for (due, outcome) in answers {
+            let outcome = match outcome {
+                Err(Refusal::Unknown) if planted(Bug::LostCalledDone) => Ok(()),
+                outcome => outcome,
+            };
             match outcome {
                 Ok(()) => {
                     self.counters.write_latency.record(now.since(due.since));

@@ -38,6 +38,9 @@ impl Shard {
             }
             let now = Time(inner.rt.now().0);
             let mut state = inner.state.borrow_mut();
+            for store in inner.outbox.take_unreachable() {
+                state.table.iter_mut().for_each(|replica| replica.report_unreachable(store));
+            }
             // What could not be proposed, because leadership was being handed over, is tried again.
             let mut moved = false;
             state.table.mark_moved(|replica| {

@@ -14,10 +14,12 @@ use super::gate::op_bytes;
 use super::modify::{Modified, modify};
 use super::reply::Reply;
 use super::{Due, Inner, Queued, Shard, State};
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::command::Cf;
 use crate::region::guard;
 use crate::region::inflight::Known;
+use crate::region::replica::Access;
 use crate::region::submit::Edit;
 use crate::request::{Change, KEY_BYTES_MAX, Op, Out, Route, VALUE_BYTES_MAX};
 
@@ -166,10 +168,20 @@ impl Inner {
         if bytes <= SMALL_WRITE_BYTES_MAX { bound + bound / SMALL_WRITES_SHARE } else { bound }
     }
 
-    /// Answers at once if nothing is in flight for the key, else together with what is.
+    /// Whether what the applied state said just now is still the latest, as far as that can be known without the log: a leader that
+    /// was deposed and has not heard of it must not answer.
+    pub(super) fn is_latest(&self, state: &mut State, route: Option<&Route>, key: &[u8]) -> bool {
+        let now = || raft::Time(self.rt.now().0);
+        planted(Bug::ComparedUnasked)
+            || !self.outbox.is_in_use()
+            || state.admit(route, key).is_ok_and(|replica| replica.access(now) == Ok(Access::Now))
+    }
+
+    /// Answers at once if nothing is in flight for the key, else together with what is. Where a leader cannot vouch for its state, the
+    /// answer waits for an entry of its own.
     pub(super) fn answer_behind(&self, route: Option<&Route>, key: &Bytes, reply: Reply, out: Out) {
         let mut state = self.state.borrow_mut();
-        if state.known(key) == Known::Nothing {
+        if state.known(key) == Known::Nothing && self.is_latest(&mut state, route, key) {
             drop(state);
             return self.answer(reply, Ok(out));
         }

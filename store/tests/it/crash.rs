@@ -69,7 +69,8 @@ impl Model {
 }
 
 fn small_plan() -> Plan {
-    let mut plan = crate::node::plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
+    let mut plan =
+        crate::node::plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2, first_store: 1 }, 1);
     plan.shard.log = LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() };
     plan.shard.tree = TreeOptions { memtable_bytes: 32 << 10, ..TreeOptions::default() };
     plan.shard.limits.log_bytes_max = 256 << 10;

@@ -72,7 +72,11 @@ pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAd
 
 /// A scheduler shard beside the one store that keeps its state, both below `dir`.
 pub(crate) async fn open_control(rt: &Rt, dir: &Path, member: Member) -> std::io::Result<Control> {
-    let mut plan = crate::node::plan(dir, Identity { cluster: member.cluster_id, node: 3, stores: 1 }, 1);
+    let mut plan = crate::node::plan(
+        dir,
+        Identity { cluster: member.cluster_id, node: 3, stores: 1, first_store: 1 },
+        1,
+    );
     plan.shard.log.segment_bytes = 1 << 20;
     plan.shard.limits.segment_bytes = 1 << 20;
     let stores = core::open(rt, &Arc::new(plan), &connect(1).remove(0)).await.unwrap();

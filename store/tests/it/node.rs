@@ -13,6 +13,7 @@ use scheduler::StoreId;
 use store::config::{Config, Limits, Machine};
 use store::gateway::Gateway;
 use store::memory::Memory;
+use store::node::birth;
 use store::node::core::{self, Plan, Stores};
 use store::node::identity::Identity;
 use store::node::{CoreWork, Node, Setup};
@@ -26,6 +27,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
     Plan {
         dir: dir.to_owned(),
+        birth: birth::regions(&identity),
+        peers: Vec::new(),
         identity,
         ids: 0,
         holdings: Vec::new(),
@@ -58,8 +61,9 @@ pub(crate) async fn open_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> (
 /// As [`open_simulated`], and waits for nothing.
 pub(crate) async fn begin_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> (Stores, Gateway) {
     rt.create_dir_all(Path::new("/data")).await.unwrap();
-    let mut plan = plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2 }, 1);
+    let mut plan = plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2, first_store: 1 }, 1);
     change(&mut plan);
+    plan.birth = birth::regions(&plan.identity);
     begin_planned(rt, plan).await
 }
 

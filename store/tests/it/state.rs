@@ -35,7 +35,7 @@ const CLUSTER: u64 = 7;
 const FILE_OF_0_1: &[u8] = include_bytes!("../fixtures/control-v1/state.bin");
 
 fn identity() -> Identity {
-    Identity { cluster: CLUSTER, node: 3, stores: 2 }
+    Identity { cluster: CLUSTER, node: 3, stores: 2, first_store: 1 }
 }
 
 fn plan() -> Plan {
@@ -200,7 +200,7 @@ fn directory_of_0_1() -> BTreeMap<PathBuf, Vec<u8>> {
     let node = world.node(0);
     let made = node.start(0, |rt| async move {
         for index in 0..2 {
-            let store = Identity::store_id(index);
+            let store = identity().store_id(index);
             let dir = Identity::store_dir(Path::new(DIR), store);
             rt.create_dir_all(&dir).await.unwrap();
             let mut regions = birth::regions(&identity());

@@ -39,7 +39,7 @@ impl Client {
 
     /// As [`Client::connect`], of a client that takes `window_bytes` of an answer before it has read any.
     pub async fn connect_with(rt: &Rt, addr: SocketAddr, window_bytes: u32) -> io::Result<Self> {
-        let (io, outlet) = wrap(rt.connect(addr).await?);
+        let (io, outlet) = wrap(rt.connect(addr).await?, Vec::new());
         let mut builder = client::Builder::new();
         builder.initial_window_size(window_bytes).initial_connection_window_size(WINDOW_BYTES);
         let (requests, mut connection) = {

@@ -38,9 +38,9 @@ const BLOCKED_BYTES: usize = 256 << 10;
 
 type Wait = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Serves a connection to its end. False if it was broken off.
-pub(super) async fn drive<S: Service>(state: &Rc<State<S>>, stream: Stream) -> bool {
-    let (io, outlet) = wrap(stream);
+/// Serves a connection of which `early` has been read to its end. False if it was broken off.
+pub(super) async fn drive<S: Service>(state: &Rc<State<S>>, stream: Stream, early: Vec<u8>) -> bool {
+    let (io, outlet) = wrap(stream, early);
     let Some(mut h2) = shake_hands(state, io, &outlet).await else { return false };
     let mut driver = Driver {
         keepalive: Keepalive::new(&state.rt, &state.options, h2.ping_pong()),

@@ -33,6 +33,8 @@ pub(crate) struct Outlet(Rc<RefCell<Wire>>);
 #[derive(Debug)]
 struct Wire {
     stream: Stream,
+    /// Was read before, to tell the protocol; h2 gets it first.
+    early: Vec<u8>,
     out: BytesMut,
     read_bytes: u64,
     written_bytes: u64,
@@ -44,10 +46,11 @@ struct Wire {
     held: bool,
 }
 
-/// Wraps a stream; the two halves share it. Reading is not limited before the first [`Outlet::allow`].
-pub(crate) fn wrap(stream: Stream) -> (Io, Outlet) {
+/// Wraps a stream of which `early` has been read; the two halves share it. Reading is not limited before the first [`Outlet::allow`].
+pub(crate) fn wrap(stream: Stream, early: Vec<u8>) -> (Io, Outlet) {
     let wire = Rc::new(RefCell::new(Wire {
         stream,
+        early,
         out: BytesMut::new(),
         read_bytes: 0,
         written_bytes: 0,
@@ -131,6 +134,14 @@ impl AsyncRead for Io {
             return Poll::Pending;
         }
         let room = into.remaining().min(wire.allowed);
+        if !wire.early.is_empty() {
+            let rest = wire.early.split_off(room.min(wire.early.len()));
+            let early = std::mem::replace(&mut wire.early, rest);
+            into.put_slice(&early);
+            wire.read_bytes += early.len() as u64;
+            wire.allowed -= early.len();
+            return Poll::Ready(Ok(()));
+        }
         let read = match wire.stream.poll_read(cx, into.initialize_unfilled_to(room)) {
             Poll::Ready(read) => read?,
             Poll::Pending => return Poll::Pending,
@@ -191,7 +202,7 @@ mod tests {
             let listener = rt.listen(([127, 0, 0, 1], 0).into(), ListenOptions::default()).unwrap();
             let mut peer = rt.connect(listener.local_addr().unwrap()).await.unwrap();
             peer.write_all(&[7; 5000]).await.unwrap();
-            let (mut io, outlet) = wrap(listener.accept().await.unwrap().0);
+            let (mut io, outlet) = wrap(listener.accept().await.unwrap().0, Vec::new());
             let mut read_some = async || {
                 let mut room = [0; 700];
                 let mut into = ReadBuf::new(&mut room);

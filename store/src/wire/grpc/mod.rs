@@ -41,7 +41,7 @@ use engine::rt::Mono;
 pub use crate::memory::Charge;
 pub use call::{Inbox, Message, Outbox};
 pub use frame::{answer, bound_items, frame};
-pub use server::{Handle, Options, Stats, serve};
+pub use server::{Guest, Handle, Options, Stats, serve};
 pub use status::{Code, Status};
 pub use tally::{Ended, Tally};
 pub(crate) use waiters::Waiters;

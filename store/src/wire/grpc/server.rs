@@ -1,8 +1,9 @@
 //! Accepting connections, bounding them, and letting them finish.
 
 use std::cell::Cell;
+use std::fmt::Debug;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -17,6 +18,15 @@ use super::holders::{self, Holders};
 use super::tally::{self, Ended, Running, Tally};
 use crate::descriptors::Descriptors;
 use crate::memory::{Memory, MemoryLimits};
+
+/// A protocol that shares the port with gRPC. The first bytes of a connection decide.
+pub trait Guest: Debug {
+    /// Whether a connection that begins with `first` is the guest's; `None` while more bytes are needed to tell.
+    fn is_meant(&self, first: &[u8]) -> Option<bool>;
+
+    /// Serves a connection to its end. `early` is what has been read of it.
+    fn serve(self: Rc<Self>, stream: Stream, early: Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>;
+}
 
 /// The bounds of a server.
 #[derive(Clone, Debug)]
@@ -41,6 +51,8 @@ pub struct Options {
     pub keepalive: Duration,
     /// How long a new connection may take to say that it speaks HTTP/2.
     pub handshake: Duration,
+    /// What else is spoken on the port.
+    pub guest: Option<Rc<dyn Guest>>,
 }
 
 impl Default for Options {
@@ -56,6 +68,7 @@ impl Default for Options {
             connection_window_bytes: 256 << 10,
             keepalive: Duration::from_secs(20),
             handshake: Duration::from_secs(10),
+            guest: None,
         }
     }
 }
@@ -243,12 +256,47 @@ fn admit<S: Service>(state: &Rc<State<S>>, stream: Stream) {
     let state = state.clone();
     let rt = state.rt.clone();
     drop(rt.spawn(async move {
-        let ended_well = connection::drive(&state, stream).await;
-        state.count(|stats| {
-            stats.connections -= 1;
-            stats.broken += u64::from(!ended_well);
-        });
+        let mut stream = stream;
+        let ended_well = match &state.options.guest {
+            None => connection::drive(&state, stream, Vec::new()).await,
+            Some(guest) => {
+                let told = state.rt.timeout(state.options.handshake, tell_apart(&mut stream, &**guest)).await;
+                match told.flatten() {
+                    Some((false, early)) => connection::drive(&state, stream, early).await,
+                    Some((true, early)) => {
+                        // The guest's connections are its own: no drain of gRPC waits for them.
+                        leave(&state, true);
+                        guest.clone().serve(stream, early).await;
+                        return state.options.descriptors.give_back();
+                    }
+                    None => false,
+                }
+            }
+        };
+        leave(&state, ended_well);
         state.options.descriptors.give_back();
-        state.idle.ring();
     }));
+}
+
+/// A connection is not gRPC's any more.
+fn leave<S: Service>(state: &State<S>, ended_well: bool) {
+    state.count(|stats| {
+        stats.connections -= 1;
+        stats.broken += u64::from(!ended_well);
+    });
+    state.idle.ring();
+}
+
+/// Whether a connection is the guest's, and what has been read of it to tell; nothing if it ended before.
+async fn tell_apart(stream: &mut Stream, guest: &dyn Guest) -> Option<(bool, Vec<u8>)> {
+    let (mut early, mut buffer) = (Vec::new(), [0; 512]);
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(read @ 1..) => early.extend_from_slice(&buffer[..read]),
+            Ok(0) | Err(_) => return None,
+        }
+        if let Some(meant) = guest.is_meant(&early) {
+            return Some((meant, early));
+        }
+    }
 }

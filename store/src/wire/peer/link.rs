@@ -32,7 +32,9 @@ use super::counters::PeerCounters;
 use super::frame::{self, BadFrame, Decoder, Kind, PREFACE};
 use super::hello::{self, Hello, Rejection};
 use super::messages::{MessageBatch, message_bytes};
+use super::notice::Notice;
 use crate::region::message::PeerMessage;
+use crate::shard::outbox::Transport;
 
 /// Maximum of bytes that wait for one store.
 pub const QUEUE_BYTES_MAX: usize = 32 << 20;
@@ -140,6 +142,7 @@ pub struct Links {
     counters: Rc<PeerCounters>,
     queues: RefCell<BTreeMap<StoreId, Rc<Queue>>>,
     unreachable: RefCell<BTreeSet<StoreId>>,
+    notice: Notice,
 }
 
 impl fmt::Debug for Links {
@@ -154,6 +157,8 @@ struct Queue {
     messages: RefCell<VecDeque<PeerMessage>>,
     bytes: Cell<usize>,
     bell: Bell,
+    /// The task waits after a failure.
+    pausing: Cell<bool>,
 }
 
 impl Queue {
@@ -187,7 +192,13 @@ impl Links {
             counters: Rc::default(),
             queues: RefCell::default(),
             unreachable: RefCell::default(),
+            notice: Notice::default(),
         })
+    }
+
+    /// Who speaks.
+    pub fn speaker(&self) -> Speaker {
+        self.speaker
     }
 
     /// The counters.
@@ -214,6 +225,11 @@ impl Links {
         self.unreachable.take()
     }
 
+    /// Whether messages wait for a store that is not known to be out of reach.
+    pub fn is_busy(&self) -> bool {
+        self.queues.borrow().values().any(|queue| queue.bytes.get() > 0 && !queue.pausing.get())
+    }
+
     /// Messages and bytes that wait for `store`.
     pub fn queued(&self, store: StoreId) -> (usize, usize) {
         self.queues
@@ -234,10 +250,35 @@ impl Links {
 
     /// A store was not reached, or its connection broke.
     fn failed(&self, to: StoreId, queue: &Queue, unsent: usize, error: &LinkError) {
-        tracing::debug!(store = self.speaker.store.0, peer = to.0, %error, "a peer is not reached");
+        let store = self.speaker.store.0;
+        match error {
+            LinkError::NoAddress | LinkError::Io(_) | LinkError::Timeout | LinkError::Closed => {
+                tracing::debug!(store, peer = to.0, %error, "a peer is not reached");
+            }
+            LinkError::BadFrame(_) | LinkError::Rejected(_) | LinkError::Refused(_) => {
+                if let Some(unsaid) = self.notice.may_say(self.rt.now()) {
+                    tracing::warn!(store, peer = to.0, %error, unsaid, "a peer is not spoken with");
+                }
+            }
+        }
         self.book.failed(to);
         self.counters.dropped_unreachable.add((queue.clear() + unsent) as u64);
         self.unreachable.borrow_mut().insert(to);
+    }
+}
+
+/// The links as a store uses them.
+impl Transport for Rc<Links> {
+    fn send(&self, message: PeerMessage) {
+        Links::send(self, message);
+    }
+
+    fn is_busy(&self) -> bool {
+        Links::is_busy(self)
+    }
+
+    fn take_unreachable(&self) -> BTreeSet<StoreId> {
+        Links::take_unreachable(self)
     }
 }
 
@@ -265,9 +306,11 @@ async fn keep_linked(links: Weak<Links>, rt: Rt, to: StoreId, queue: Rc<Queue>) 
             Some(links) => links.failed(to, &queue, unsent, &error),
             None => return,
         }
+        queue.pausing.set(true);
         // Stores that failed together do not come back together.
         rt.sleep(pause / 2 + pause.mul_f64(rt.random() as f64 / u64::MAX as f64 / 2.0)).await;
         pause = (pause * 2).min(PAUSE_MAX);
+        queue.pausing.set(false);
         match links.upgrade() {
             Some(links) => links.counters.dropped_unreachable.add(queue.clear() as u64),
             None => return,

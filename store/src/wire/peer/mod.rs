@@ -3,7 +3,7 @@
 //! One TCP connection per pair of stores and direction carries frames ([`frame`]). It begins with an introduction by which both
 //! sides make sure whom they speak with ([`hello`]); afterwards the connecting side sends the Raft messages that its turns have
 //! for the other store ([`messages`]), and the accepting side sends nothing: answers are messages of its own and take its own
-//! connection. [`link`] opens, feeds and closes connections, to where [`book`] says; [`inbound`] takes them in.
+//! connection. [`link`] opens, feeds and closes connections, to where [`book`] says; [`port`] and [`inbound`] take them in.
 //!
 //! ```text
 //! store A  outbox per store ──► link task ──► [preface][Hello] ... [Messages] [Messages] ──► inbound task ──► inbox  store B
@@ -21,6 +21,8 @@ pub mod hello;
 pub mod inbound;
 pub mod link;
 pub mod messages;
+mod notice;
+pub mod port;
 
 #[cfg(test)]
 mod tests;

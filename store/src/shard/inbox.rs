@@ -1,0 +1,223 @@
+//! Messages of other stores on their way into the regions.
+//!
+//! Each is judged by its envelope ([`Table::admit`](super::table::Table::admit)) and stepped at once; what that comes to is done by the
+//! next turn. So nothing waits here, and what the regions hold for a peer is bounded by Raft's own flow control.
+//!
+//! | the store or the table says | what becomes of the message |
+//! |---|---|
+//! | stopped, or waiting for space in the log | dropped: a store that can write nothing must neither vote nor acknowledge |
+//! | step | the replica takes it |
+//! | create | a replica comes into being, which the log learns with the first that it has to write |
+//! | destroy | the replica becomes a tombstone in the next turn; the message is dropped, and its sender repeats it |
+//! | tell removed | the sender hears that it is no member any more |
+//! | drop | dropped |
+//! | for the system group | dropped: it has one member so far |
+//! | a snapshot | dropped: the store cannot take one in yet, and no honest store sends one |
+//!
+//! Everything that is dropped is counted by its reason.
+
+use raft::{Dropped, Start, Time};
+use scheduler::RegionId;
+
+use super::{Inner, Shard, State};
+use crate::metrics::Counter;
+use crate::plant::{Bug, planted};
+use crate::region::life::Life;
+use crate::region::message::{Body, PeerMessage, Stray, Verdict};
+use crate::region::replica::{Replica, Stored};
+use crate::region::system::GROUP;
+
+/// Most replicas of a store that wait for their first snapshot.
+const BLANK_MAX: usize = 256;
+
+/// Why a message that arrived was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The store has stopped.
+    Stopped,
+    /// The log waits for space, so nothing could be acknowledged.
+    LogWaits,
+    /// It is for a peer that lived here before.
+    OldPeer,
+    /// It is for a peer whose tombstone is here.
+    Tombstone,
+    /// Nothing is here, and it creates nothing.
+    Absent,
+    /// Nothing is here, and the range belongs to another region.
+    RangeTaken,
+    /// Its sender was removed, and was told so.
+    SenderRemoved,
+    /// The replica here is at its end.
+    Dying,
+    /// It brings a snapshot.
+    Snapshot,
+    /// It would create one replica too many, or one over a tombstone, which needs a snapshot.
+    NotCreated,
+    /// The consensus core did not act upon it.
+    Core(Dropped),
+}
+
+impl Lost {
+    /// All reasons.
+    pub const REASONS: [&'static str; 11] = [
+        "stopped",
+        "log_waits",
+        "old_peer",
+        "tombstone",
+        "absent",
+        "range_taken",
+        "sender_removed",
+        "dying",
+        "snapshot",
+        "not_created",
+        "core",
+    ];
+
+    /// A label for a metric: the place in [`Lost::REASONS`].
+    const fn place(self) -> usize {
+        match self {
+            Self::Stopped => 0,
+            Self::LogWaits => 1,
+            Self::OldPeer => 2,
+            Self::Tombstone => 3,
+            Self::Absent => 4,
+            Self::RangeTaken => 5,
+            Self::SenderRemoved => 6,
+            Self::Dying => 7,
+            Self::Snapshot => 8,
+            Self::NotCreated => 9,
+            Self::Core(_) => 10,
+        }
+    }
+}
+
+/// What has become of messages that arrived.
+#[derive(Debug, Default)]
+pub struct InboxCounters {
+    stepped: Counter,
+    lost: [Counter; Lost::REASONS.len()],
+}
+
+impl InboxCounters {
+    /// Messages that a replica has taken.
+    pub fn stepped(&self) -> u64 {
+        self.stepped.get()
+    }
+
+    /// Messages that were dropped, by reason.
+    pub fn lost(&self) -> Vec<(&'static str, u64)> {
+        Lost::REASONS.iter().copied().zip(self.lost.iter().map(Counter::get)).collect()
+    }
+}
+
+impl Shard {
+    /// Takes messages of another store, in their order.
+    pub async fn receive(&self, messages: Vec<PeerMessage>) {
+        let inner = &*self.inner;
+        let budget = inner.rt.budget();
+        for message in messages {
+            match inner.take(message) {
+                Ok(()) => inner.inbox.stepped.add_one(),
+                Err(lost) => inner.inbox.lost[lost.place()].add_one(),
+            }
+            budget.tick().await;
+        }
+    }
+
+    /// What has become of messages that arrived.
+    pub fn inbox(&self) -> &InboxCounters {
+        &self.inner.inbox
+    }
+}
+
+impl Inner {
+    fn take(&self, message: PeerMessage) -> Result<(), Lost> {
+        if self.health.has_stopped() {
+            return Err(Lost::Stopped);
+        }
+        if self.log_waits.get() {
+            return Err(Lost::LogWaits);
+        }
+        if matches!(&message.body, Body::Raft(raft) if matches!(raft.body, raft::Body::Snapshot(_))) {
+            return Err(Lost::Snapshot);
+        }
+        let region = message.region;
+        if region == GROUP {
+            // The system group has one member so far.
+            return Err(Lost::Absent);
+        }
+        let state = &mut *self.state.borrow_mut();
+        if state.table.get(region).is_some_and(|replica| replica.life() == Life::Tombstone) {
+            return Err(Lost::Dying);
+        }
+        match state.table.admit(&message) {
+            Verdict::Step => self.step_peer(state, message),
+            Verdict::Create => {
+                self.create(state, &message)?;
+                self.step_peer(state, message)
+            }
+            Verdict::Destroy => {
+                let replica = state.table.get_mut(region).expect("the verdict says so");
+                replica.destroy(message.epoch);
+                self.moved(state, region);
+                Err(Lost::Dying)
+            }
+            Verdict::TellRemoved => {
+                let replica = state.table.get(region).expect("the verdict says so");
+                self.outbox.send(vec![replica.tell_removed(&message)]);
+                Err(Lost::SenderRemoved)
+            }
+            Verdict::Drop(Stray::OldPeer) => Err(Lost::OldPeer),
+            Verdict::Drop(Stray::Tombstone) => Err(Lost::Tombstone),
+            Verdict::Drop(Stray::Absent) => Err(Lost::Absent),
+            Verdict::Drop(Stray::RangeTaken) => Err(Lost::RangeTaken),
+        }
+    }
+
+    fn step_peer(&self, state: &mut State, message: PeerMessage) -> Result<(), Lost> {
+        let (region, now) = (message.region, Time(self.rt.now().0));
+        let replica = state.table.get_mut(region).expect("its envelope was admitted");
+        if planted(Bug::CountedForAnother) {
+            count_for_another(replica, now, &message);
+        }
+        let stepped = replica.step(now, message);
+        self.moved(state, region);
+        stepped.map_err(Lost::Core)
+    }
+
+    fn moved(&self, state: &mut State, region: RegionId) {
+        state.table.mark_dirty(region);
+        self.bell.ring();
+    }
+
+    /// Brings a replica into being that waits for its first snapshot.
+    fn create(&self, state: &mut State, message: &PeerMessage) -> Result<(), Lost> {
+        let blank = state.table.iter().filter(|replica| replica.life() == Life::Initialising).count();
+        let range = message.range.clone().filter(|_| blank < BLANK_MAX).ok_or(Lost::NotCreated)?;
+        if state.table.tombstone(message.region).is_some() {
+            return Err(Lost::NotCreated);
+        }
+        let record = Replica::<(), ()>::blank_record(message, range);
+        let stored = Stored { record, in_tree: false, start: Start::empty() };
+        let now = Time(self.rt.now().0);
+        let replica = Replica::new(self.store, stored, self.raft.clone(), self.rt.random(), now)
+            .map_err(|_| Lost::NotCreated)?;
+        state.table.insert(replica).map_err(|_| Lost::RangeTaken)
+    }
+}
+
+/// The planted bug: an acknowledgement is stepped a second time, as if another peer had sent it.
+fn count_for_another(replica: &mut Replica<super::Due, super::Queued>, now: Time, message: &PeerMessage) {
+    let mut copy = message.clone();
+    let other =
+        replica.region().peers.iter().find(|peer| peer.id != message.from.id && peer.id != message.to.id);
+    if let (Body::Raft(raft), Some(other)) = (&mut copy.body, other)
+        && matches!(raft.body, raft::Body::AppendReply(_))
+    {
+        raft.from = raft::NodeId(other.id.0);
+        copy.from = *other;
+        if let Err(dropped) = replica.step(now, copy) {
+            tracing::debug!(%dropped, "the planted message is not acted upon");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Connections of other stores as the port of a store takes them in, beside those of gRPC.
+//!
+//! A connection lives as long as the store: longer than a drain of gRPC, because what clients still wait for may need a quorum. What is
+//! refused is counted, and said with its reason, but not more often than [`Notice`] allows.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+
+use engine::rt::Stream;
+use engine::rt::local::Bell;
+use futures_util::future::{Either, select};
+
+use super::frame::PREFACE;
+use super::inbound::{Inbound, is_peer};
+use super::link::LinkError;
+use super::notice::Notice;
+use crate::shard::Shard;
+use crate::wire::grpc::Guest;
+
+/// Connections at a time; one more is closed at once. Each store of the cluster that shares regions has one.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// The accepting side of a store on its port.
+#[derive(Debug)]
+pub struct PeerPort {
+    inbound: Inbound,
+    shard: Shard,
+    /// Each rings when its connection has to end.
+    open: RefCell<BTreeMap<u64, Rc<Bell>>>,
+    accepted: Cell<u64>,
+    notice: Notice,
+}
+
+impl PeerPort {
+    /// For a store; its connections end with it.
+    pub fn new(inbound: Inbound, shard: Shard) -> Rc<Self> {
+        let (open, accepted, notice) = (RefCell::default(), Cell::default(), Notice::default());
+        let port = Rc::new(Self { inbound, shard, open, accepted, notice });
+        let stopping = Rc::downgrade(&port);
+        port.shard.on_stop(move || {
+            if let Some(port) = stopping.upgrade() {
+                port.open.borrow().values().for_each(|bell| bell.ring());
+            }
+        });
+        port
+    }
+
+    async fn run(&self, stream: Stream, early: &[u8]) {
+        if self.open.borrow().len() >= CONNECTIONS_MAX || self.shard.stopped().is_some() {
+            return self.inbound.counters.rejected.add(1);
+        }
+        let (number, bell) = (self.accepted.get(), Rc::new(Bell::default()));
+        self.accepted.set(number + 1);
+        self.open.borrow_mut().insert(number, bell.clone());
+        let serving =
+            pin!(self.inbound.serve(stream, early, async |batch| self.shard.receive(batch.messages).await));
+        if let Either::Left((Err(error), _)) = select(serving, pin!(bell.wait())).await {
+            self.say(&error);
+        }
+        self.open.borrow_mut().remove(&number);
+    }
+
+    fn say(&self, error: &LinkError) {
+        let store = self.inbound.speaker.store.0;
+        match error {
+            // The other side went away, and comes again if it has something to say.
+            LinkError::Io(_) | LinkError::Closed | LinkError::NoAddress => {
+                tracing::debug!(store, %error, "a connection of a peer ended");
+            }
+            LinkError::Timeout | LinkError::BadFrame(_) | LinkError::Rejected(_) | LinkError::Refused(_) => {
+                if let Some(unsaid) = self.notice.may_say(self.inbound.rt.now()) {
+                    tracing::warn!(store, %error, unsaid, "a connection of a peer is refused");
+                }
+            }
+        }
+    }
+}
+
+impl Guest for PeerPort {
+    fn is_meant(&self, first: &[u8]) -> Option<bool> {
+        is_peer(first)
+    }
+
+    fn serve(self: Rc<Self>, stream: Stream, early: Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(async move { self.run(stream, &early[PREFACE.len()..]).await })
+    }
+}
