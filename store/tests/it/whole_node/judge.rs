@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 
 /// What an operation asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(crate) enum Action {
     Get,
     Set(String),
     Delete,
@@ -17,7 +17,7 @@ pub(super) enum Action {
 
 /// What it was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(crate) enum Heard {
     Value(Option<String>),
     Done,
     Existed(bool),
@@ -31,23 +31,24 @@ struct Operation {
     /// Where it has no answer: the moment from which it can no longer happen.
     returned: u64,
     heard: Option<Heard>,
+    refused: bool,
     /// The operation on this key that its connection sent before it and promises to do before it.
     behind: Option<usize>,
 }
 
 /// Names an operation of a history.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     key: String,
     place: usize,
 }
 
 /// Everything that clients did.
 #[derive(Debug, Default)]
-pub(super) struct History {
+pub(crate) struct History {
     keys: BTreeMap<String, Vec<Operation>>,
     moment: u64,
-    pub(super) answered: u64,
+    pub(crate) answered: u64,
 }
 
 impl History {
@@ -57,15 +58,16 @@ impl History {
     }
 
     /// An operation is sent; one connection does it after `behind` if that is about the same key.
-    pub(super) fn ask(&mut self, key: &str, action: Action, behind: Option<&Asked>) -> Asked {
+    pub(crate) fn ask(&mut self, key: &str, action: Action, behind: Option<&Asked>) -> Asked {
         let called = self.tick();
         let operations = self.keys.entry(key.to_owned()).or_default();
         let behind = behind.map(|asked| asked.place);
-        operations.push(Operation { action, called, returned: u64::MAX, heard: None, behind });
+        let (returned, heard, refused) = (u64::MAX, None, false);
+        operations.push(Operation { action, called, returned, heard, refused, behind });
         Asked { key: key.to_owned(), place: operations.len() - 1 }
     }
 
-    pub(super) fn hear(&mut self, asked: &Asked, heard: Heard) {
+    pub(crate) fn hear(&mut self, asked: &Asked, heard: Heard) {
         let moment = self.tick();
         let operations = self.keys.get_mut(&asked.key).expect("it was asked");
         let operation = &mut operations[asked.place];
@@ -74,23 +76,35 @@ impl History {
         self.answered += 1;
     }
 
+    /// An operation was refused: it has not happened and never will.
+    pub(crate) fn refused(&mut self, asked: &Asked) {
+        let operation = &mut self.keys.get_mut(&asked.key).expect("it was asked")[asked.place];
+        operation.refused = true;
+    }
+
     /// A life of the node has ended: what has not happened by now never will.
-    pub(super) fn life_ends(&mut self) {
+    pub(crate) fn life_ends(&mut self) {
         let moment = self.tick();
         let open = self.keys.values_mut().flatten().filter(|operation| operation.returned == u64::MAX);
         open.for_each(|operation| operation.returned = moment);
     }
 
     /// Operations that were sent and not answered.
-    pub(super) fn lost(&self) -> u64 {
-        self.keys.values().flatten().filter(|operation| operation.heard.is_none()).count() as u64
+    pub(crate) fn lost(&self) -> u64 {
+        self.keys
+            .values()
+            .flatten()
+            .filter(|operation| operation.heard.is_none() && !operation.refused)
+            .count() as u64
     }
 
     /// # Errors
     /// The first key whose history cannot have happened.
-    pub(super) fn judge(&self) -> Result<(), String> {
+    pub(crate) fn judge(&self) -> Result<(), String> {
         for (key, operations) in &self.keys {
-            let told = |operation: &&Operation| operation.heard.is_some() || operation.action != Action::Get;
+            let told = |operation: &&Operation| {
+                !operation.refused && (operation.heard.is_some() || operation.action != Action::Get)
+            };
             let kept: Vec<usize> = (0..operations.len()).filter(|place| told(&&operations[*place])).collect();
             // A read that was never answered says nothing; what comes after it comes after what was before it.
             let place_of = |mut behind: Option<usize>| {
@@ -259,6 +273,19 @@ mod tests {
         assert_eq!(read(&["1"]), Ok(()));
         assert!(read(&["2"]).is_err(), "it counted twice");
         assert!(read(&["", "1"]).is_err(), "it happened after the end of its life");
+    }
+
+    #[test]
+    fn what_was_refused_has_not_happened() {
+        let mut history = History::default();
+        let set = history.ask("k", Action::Set("1".into()), None);
+        history.refused(&set);
+        let get = history.ask("k", Action::Get, None);
+        history.hear(&get, Heard::Value(None));
+        assert_eq!(history.judge(), Ok(()));
+        let get = history.ask("k", Action::Get, None);
+        history.hear(&get, value("1"));
+        assert!(history.judge().is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! ringkeep-store --test it whole_node` runs more than the usual 200 seeds, `RINGKEEP_SEED=n` runs one.
 
 mod clients;
-mod judge;
+pub(crate) mod judge;
 mod scheduler;
 
 use std::cell::{Cell, RefCell};
@@ -283,7 +283,7 @@ fn live(seed: u64) -> Result<Tally, String> {
     Run::new(seed, false).lives()
 }
 
-fn seeds(without: u64) -> Range<u64> {
+pub(crate) fn seeds(without: u64) -> Range<u64> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match (number("RINGKEEP_SEED"), number("RINGKEEP_FIRST_SEED").unwrap_or(0)) {
         (Some(seed), _) => seed..seed + 1,

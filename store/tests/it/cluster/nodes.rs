@@ -1,0 +1,134 @@
+//! A node with one store, opened, served and connected by the code of the real one, without a scheduler shard.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::rt::sim::{Node, Running, World};
+use engine::rt::{ListenOptions, Rt};
+use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
+use store::node::core::{self, Stores};
+use store::node::identity::Identity;
+use store::shard::Shard;
+use store::shard::links::connect;
+use store::wire::grpc::{self, Options};
+use store::wire::health::Health;
+use store::wire::tikv::Tikv;
+
+pub(super) const NODES: usize = 3;
+const PORT: u16 = 20_161;
+
+/// Two regions, each with a voter on every node.
+pub(super) fn regions() -> Vec<Region> {
+    let region = |id: u64, start: &str, end: &str| Region {
+        id: RegionId(id),
+        range: KeyRange::new(start, end).unwrap(),
+        epoch: Epoch::FIRST,
+        peers: (1..=NODES as u64).map(|store| Peer::voter(PeerId(id + store), StoreId(store))).collect(),
+    };
+    vec![region(100, "", "m"), region(200, "m", "")]
+}
+
+/// The nodes of a cluster, and what is up.
+pub(super) struct Nodes {
+    nodes: Vec<Node>,
+    shards: Vec<Rc<RefCell<Option<Shard>>>>,
+    running: Vec<Option<Running<()>>>,
+    lease: Duration,
+}
+
+impl Nodes {
+    /// In `world`, all down.
+    pub(super) fn new(world: &World, lease: Duration) -> Self {
+        Self {
+            nodes: (0..NODES).map(|number| world.node(number)).collect(),
+            shards: (0..NODES).map(|_| Rc::default()).collect(),
+            running: (0..NODES).map(|_| None).collect(),
+            lease,
+        }
+    }
+
+    pub(super) fn addrs(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.addr(PORT)).collect()
+    }
+
+    pub(super) fn node(&self, number: usize) -> &Node {
+        &self.nodes[number]
+    }
+
+    pub(super) fn is_up(&self, number: usize) -> bool {
+        self.running[number].is_some()
+    }
+
+    pub(super) fn start(&mut self, number: usize) {
+        assert!(!self.is_up(number), "node {number} is up");
+        let (addrs, lease, shard) = (self.addrs(), self.lease, self.shards[number].clone());
+        let running = self.nodes[number].start(0, move |rt| serve(rt, number, addrs, lease, shard));
+        self.running[number] = Some(running);
+    }
+
+    /// Ends a node at once, with or without what was not synced.
+    pub(super) fn end(&mut self, number: usize, power: bool) {
+        self.running[number] = None;
+        self.shards[number].borrow_mut().take();
+        match power {
+            true => self.nodes[number].crash(),
+            false => self.nodes[number].kill(),
+        }
+    }
+
+    /// The store of a node, once it serves.
+    pub(super) fn shard(&self, number: usize) -> Option<Shard> {
+        self.shards[number].borrow().clone()
+    }
+
+    /// The stores that serve, by the number of their node.
+    pub(super) fn serving(&self) -> impl Iterator<Item = (usize, Shard)> {
+        (0..NODES).filter_map(|number| Some((number, self.shard(number)?)))
+    }
+
+    /// The node whose store leads a region, in the highest term.
+    pub(super) fn leader(&self, region: RegionId) -> Option<(usize, Shard)> {
+        let led = self.serving().filter_map(|(number, shard)| {
+            let status = shard.status(region)?;
+            (status.role == raft::RoleKind::Leader).then_some((status.term, number, shard))
+        });
+        led.max_by_key(|(term, ..)| *term).map(|(_, number, shard)| (number, shard))
+    }
+}
+
+async fn serve(
+    rt: Rt,
+    number: usize,
+    addrs: Vec<SocketAddr>,
+    lease: Duration,
+    up: Rc<RefCell<Option<Shard>>>,
+) {
+    let dir = Path::new("/data");
+    rt.create_dir_all(dir).await.unwrap();
+    let store = number as u64 + 1;
+    let identity = Identity { cluster: 7, node: 10 + store, stores: 1, first_store: store };
+    let mut plan = crate::node::plan(dir, identity, 1);
+    plan.birth = regions();
+    plan.peers = addrs.iter().enumerate().map(|(at, addr)| (StoreId(at as u64 + 1), *addr)).collect();
+    plan.shard.log.segment_bytes = 64 << 10;
+    plan.shard.limits.segment_bytes = 64 << 10;
+    plan.shard.tree.memtable_bytes = 8 << 10;
+    let lease_nanos = u64::try_from(lease.as_nanos()).unwrap();
+    plan.shard.raft = Arc::new(raft::Config { lease_nanos, ..(*plan.shard.raft).clone() });
+    let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
+    let stores = core::open(&rt, &plan, &ends).await.unwrap_or_else(|fault| panic!("node {number}: {fault}"));
+    assert!(stores.fenced.is_empty(), "node {number} does not open: {:?}", stores.fenced);
+    stores.settle(&rt).await.unwrap();
+    let dispatch = stores.join(&rt, &plan, stores.places(), ends);
+    let listener = rt.listen(addrs[number], ListenOptions::default()).unwrap();
+    let service = Tikv::new(&rt, Stores::gateway(&dispatch, 0), store, Health::default());
+    let options = Options { guest: stores.peer_port(0), ..Options::default() };
+    // Detached: it ends with the node.
+    drop(grpc::serve(&rt, listener, service, options));
+    *up.borrow_mut() = stores.shards.get(&0).cloned();
+    std::future::pending::<()>().await;
+}
