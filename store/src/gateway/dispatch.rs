@@ -25,12 +25,12 @@ use crate::refusal::Refusal;
 use crate::region::command::encoded_bytes;
 use crate::request::{Op, Out, Outcome, Route, Scan};
 use crate::shard::Shard;
-use crate::shard::links::{Letter, Links};
+use crate::shard::links::{Links, Message};
 use crate::shard::reply::Reply;
 use crate::shard::routes::{Place, Routes};
 
 /// Batches of messages handled before other tasks of the core get a turn.
-const LETTERS_MAX: usize = 64;
+const BATCHES_MAX: usize = 64;
 
 /// Pairs asked of one region at a time when a scan spans several.
 const SCAN_CHUNK: usize = 4096;
@@ -96,7 +96,7 @@ impl Dispatch {
         whole: Whole,
         routes: Routes,
         links: Rc<Links>,
-        inbox: Receiver<Vec<Letter>>,
+        inbox: Receiver<Vec<Message>>,
         memory: Memory,
     ) -> Rc<Self> {
         let mut shards = vec![None; whole.core_of.len()];
@@ -230,12 +230,12 @@ impl Dispatch {
         }
     }
 
-    async fn receive(&self, inbox: Receiver<Vec<Letter>>) {
+    async fn receive(&self, inbox: Receiver<Vec<Message>>) {
         let mut batches = Vec::new();
-        while inbox.recv_batch(&mut batches, LETTERS_MAX).await {
-            for letter in batches.drain(..).flatten() {
-                match letter {
-                    Letter::Request { from, id, store, route, op } => {
+        while inbox.recv_batch(&mut batches, BATCHES_MAX).await {
+            for message in batches.drain(..).flatten() {
+                match message {
+                    Message::Request { from, id, store, route, op } => {
                         let reply = Reply::remote(from, id, self.links.clone());
                         match (self.shard(store), self.fenced.get(&store)) {
                             (Some(shard), _) => {
@@ -248,8 +248,8 @@ impl Dispatch {
                             (None, None) => reply.send(Err(Refusal::RegionNotFound { region_id: 0 })),
                         }
                     }
-                    Letter::Answer { id, outcome } => self.links.arrived(id, outcome),
-                    Letter::Closed { from } => self.links.closed(from),
+                    Message::Answer { id, outcome } => self.links.arrived(id, outcome),
+                    Message::Closed { from } => self.links.closed(from),
                 }
             }
         }
@@ -371,8 +371,8 @@ impl Dispatch {
     }
 }
 
-/// Moves a scan behind what it has; `false` at the end of the key space. `whole` says that the region gave all it had, else
-/// the scan goes on behind the `last` key.
+/// Moves a scan past what it has; `false` at the end of the key space. `whole` says that the region gave all it had, else
+/// the scan continues after the `last` key.
 fn advance(scan: &mut Scan, place: &Place, whole: bool, last: Option<Bytes>) -> bool {
     match (scan.reverse, whole, last) {
         (false, false, Some(key)) => {

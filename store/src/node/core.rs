@@ -48,7 +48,7 @@ pub struct Plan {
     /// How many executors share the stores.
     pub cores: usize,
     /// The regions that fresh stores are given.
-    pub birth: Vec<Region>,
+    pub first_regions: Vec<Region>,
     /// Where stores of other nodes are reached, as far as that is known at the start.
     pub peers: Vec<(StoreId, SocketAddr)>,
     /// How every store is opened; the store id is filled in.
@@ -91,7 +91,7 @@ pub struct Fenced {
     pub store: StoreId,
     /// The file, what is wrong with it, and what to do, one sentence.
     pub why: String,
-    /// Its regions. As long as regions neither split nor move they are those that it was born with.
+    /// Its regions. As long as regions neither split nor move they are those of its bootstrap.
     regions: Vec<Region>,
 }
 
@@ -132,8 +132,8 @@ pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
             options.tree.origin = holding.tree_origin();
         }
         let of_store = |region: &&Region| region.peer_on(store).is_some();
-        let birth: Vec<Region> = plan.birth.iter().filter(of_store).cloned().collect();
-        match Shard::open(rt, &dir, options, birth.clone()).await {
+        let initial: Vec<Region> = plan.first_regions.iter().filter(of_store).cloned().collect();
+        match Shard::open(rt, &dir, options, initial.clone()).await {
             Ok(shard) => {
                 let speaker = Speaker { cluster: plan.identity.cluster, store, incarnation: shard.opened() };
                 let links = peer::link::Links::new(rt, speaker, book.clone());
@@ -144,7 +144,7 @@ pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
             }
             Err(fault) if fault.is_passing() => return Err(fault),
             Err(fault) => {
-                fenced.insert(index, Fenced::new(store, &fault, birth));
+                fenced.insert(index, Fenced::new(store, &fault, initial));
             }
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! A drain goes in phases over all cores ([`drain`]). A store that cannot be opened is fenced ([`core`]).
 
-pub mod birth;
+pub mod bootstrap;
 pub mod core;
 mod drain;
 pub mod examine;

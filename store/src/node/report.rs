@@ -53,7 +53,7 @@ struct Reported {
 }
 
 impl Heart {
-    /// For these stores, each with the address that clients are told to dial.
+    /// For these stores, each with the address that is announced to clients.
     pub fn new(rt: &Rt, plan: &Arc<Plan>, stores: impl Iterator<Item = (Shard, String)>) -> Self {
         let reported = |(shard, address): (Shard, String)| Reported {
             counted_at: Cell::new(rt.now()),

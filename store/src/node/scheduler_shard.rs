@@ -19,7 +19,7 @@ use super::core::Plan;
 use super::listen::CannotListen;
 use super::report::REPORT_EVERY;
 use super::serve::advertised;
-use super::{StartError, birth};
+use super::{StartError, bootstrap};
 use crate::config::Config;
 use crate::control::{Ask, Beat, Control, Member};
 use crate::wire::board::{Board, CoreReport};
@@ -75,7 +75,7 @@ impl Bound {
             member_id: plan.identity.node,
             client_urls: vec![format!("http://{}", advertised(config, self.addr))],
             cluster_id: plan.identity.cluster,
-            first_free_id: birth::first_free_id(&plan.identity),
+            first_free_id: bootstrap::first_free_id(&plan.identity),
             next_id_min: plan.ids,
         };
         let control = Control::open(rt, &plan.dir.join("scheduler"), member, asks).await;

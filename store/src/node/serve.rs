@@ -33,7 +33,7 @@ use crate::wire::{grpc, resp};
 /// How long sessions that have been told to end may take to do so.
 const SESSIONS_END: Duration = Duration::from_millis(500);
 
-/// The host that clients are told to dial, with the port that is really bound.
+/// The host that is announced to clients, with the port that is really bound.
 pub(super) fn advertised(config: &Config, bound: SocketAddr) -> String {
     match &config.advertise {
         Some(host) => format!("{host}:{}", bound.port()),

@@ -14,7 +14,7 @@ use scheduler::StoreId;
 use super::core::Plan;
 use super::identity::Ident;
 use super::listen::CannotListen;
-use super::{StartError, birth};
+use super::{StartError, bootstrap};
 use crate::config::limits::MEMTABLES;
 use crate::config::{Config, Limits, SyncMethod};
 use crate::memory::Memory;
@@ -134,7 +134,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
         ids: opened.ident.ids,
         holdings: opened.ident.holdings.clone(),
         cores: limits.cores.min(opened.ident.identity.stores),
-        birth: birth::regions(&opened.ident.identity),
+        first_regions: bootstrap::regions(&opened.ident.identity),
         peers: Vec::new(),
         shard: ShardOptions {
             store: StoreId(0),

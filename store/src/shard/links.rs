@@ -24,7 +24,7 @@ const MESSAGES_MAX: usize = 4096;
 
 /// A message between two cores: a request or its answer.
 #[derive(Debug)]
-pub enum Letter {
+pub enum Message {
     /// Asks a core to execute an operation.
     Request {
         /// The core that wants the answer.
@@ -55,10 +55,10 @@ pub enum Letter {
 /// The two ends that every core gets before the cores start.
 #[derive(Debug)]
 pub struct Ends {
-    /// To every core, the own one included, by index.
-    pub to: Vec<Sender<Vec<Letter>>>,
+    /// To every core, this one included, by index.
+    pub to: Vec<Sender<Vec<Message>>>,
     /// From all cores.
-    pub inbox: Receiver<Vec<Letter>>,
+    pub inbox: Receiver<Vec<Message>>,
 }
 
 /// The ends for `cores` cores.
@@ -81,16 +81,16 @@ type Asked = HashMap<u64, (usize, Answer<Outcome>), foldhash::fast::RandomState>
 
 #[derive(Debug)]
 struct Target {
-    gathered: RefCell<Vec<Letter>>,
+    gathered: RefCell<Vec<Message>>,
     bell: Bell,
-    sender: Sender<Vec<Letter>>,
+    sender: Sender<Vec<Message>>,
     /// The core has ended.
     closed: Cell<bool>,
 }
 
 impl Links {
     /// Starts a sending task per target.
-    pub fn start(rt: &Rt, core: usize, to: Vec<Sender<Vec<Letter>>>) -> Rc<Self> {
+    pub fn start(rt: &Rt, core: usize, to: Vec<Sender<Vec<Message>>>) -> Rc<Self> {
         let target = |sender| {
             let (gathered, bell, closed) = (RefCell::default(), Bell::default(), Cell::new(false));
             Rc::new(Target { gathered, bell, sender, closed })
@@ -111,7 +111,7 @@ impl Links {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         self.asked.borrow_mut().insert(id, (core, answer));
-        self.gather(core, Letter::Request { from: self.core, id, store, route, op });
+        self.gather(core, Message::Request { from: self.core, id, store, route, op });
     }
 
     /// Sends an answer back to the core that asked.
@@ -119,7 +119,7 @@ impl Links {
         if planted(Bug::LostAnswer) && id % 8 == 7 {
             return;
         }
-        self.gather(core, Letter::Answer { id, outcome });
+        self.gather(core, Message::Answer { id, outcome });
     }
 
     /// Hands an arrived answer to whoever waits for it.
@@ -138,16 +138,16 @@ impl Links {
     /// Tells every other core that this one ends. Answers that have gathered leave first.
     pub fn close(&self) {
         for (core, target) in self.targets.iter().enumerate().filter(|(core, _)| *core != self.core) {
-            let mut letters = target.gathered.take();
-            letters.push(Letter::Closed { from: self.core });
-            match target.sender.try_send(letters) {
+            let mut messages = target.gathered.take();
+            messages.push(Message::Closed { from: self.core });
+            match target.sender.try_send(messages) {
                 Ok(()) => {}
                 // It has ended as well, or takes nothing in any more; either way it waits for nothing from here.
                 Err(TrySend::Closed(_)) => {}
-                Err(TrySend::Full(letters)) => {
+                Err(TrySend::Full(messages)) => {
                     tracing::warn!(
                         core,
-                        letters = letters.len(),
+                        messages = messages.len(),
                         "a core ends while another takes nothing in"
                     );
                 }
@@ -172,9 +172,9 @@ impl Links {
         self.asked.borrow().len()
     }
 
-    fn gather(&self, core: usize, letter: Letter) {
+    fn gather(&self, core: usize, message: Message) {
         let target = &self.targets[core];
-        target.gathered.borrow_mut().push(letter);
+        target.gathered.borrow_mut().push(message);
         target.bell.ring();
     }
 }
@@ -182,8 +182,8 @@ impl Links {
 async fn keep_sending(links: Weak<Links>, to: usize, target: Rc<Target>) {
     loop {
         target.bell.wait().await;
-        let letters = target.gathered.take();
-        if !letters.is_empty() && target.sender.send(letters).await.is_err() {
+        let messages = target.gathered.take();
+        if !messages.is_empty() && target.sender.send(messages).await.is_err() {
             if let Some(links) = links.upgrade() {
                 links.closed(to);
             }
@@ -206,9 +206,9 @@ mod tests {
     }
 
     /// The number of the request that has arrived.
-    async fn asked(inbox: &Receiver<Vec<Letter>>) -> u64 {
+    async fn asked(inbox: &Receiver<Vec<Message>>) -> u64 {
         match inbox.recv().await.as_deref() {
-            Some([Letter::Request { from: 0, id, .. }]) => *id,
+            Some([Message::Request { from: 0, id, .. }]) => *id,
             other => panic!("{other:?}"),
         }
     }
@@ -227,7 +227,7 @@ mod tests {
             let dropped = ask();
             drop(Reply::remote(0, asked(&there.inbox).await, owning.clone()));
             match here.inbox.recv().await.as_deref() {
-                Some([Letter::Answer { id, outcome }]) => asking.arrived(*id, outcome.clone()),
+                Some([Message::Answer { id, outcome }]) => asking.arrived(*id, outcome.clone()),
                 other => panic!("{other:?}"),
             }
             assert_eq!(dropped.await, Some(Err(Refusal::Unknown)));
@@ -236,7 +236,7 @@ mod tests {
             asked(&there.inbox).await;
             owning.close();
             match here.inbox.recv().await.as_deref() {
-                Some([Letter::Closed { from: 1 }]) => asking.closed(1),
+                Some([Message::Closed { from: 1 }]) => asking.closed(1),
                 other => panic!("{other:?}"),
             }
             assert_eq!(unanswered.await, Some(Err(Refusal::Unknown)));
@@ -261,7 +261,7 @@ mod tests {
             Reply::remote(0, id, owning.clone()).send(Ok(Out::Value(None)));
             owning.close();
             match here.inbox.recv().await.as_deref() {
-                Some([Letter::Answer { id, outcome }, Letter::Closed { from: 1 }]) => {
+                Some([Message::Answer { id, outcome }, Message::Closed { from: 1 }]) => {
                     asking.arrived(*id, outcome.clone());
                     asking.closed(1);
                 }
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_core_that_is_gone_without_a_word_is_noticed() {
+    fn a_core_that_disappears_without_notice_is_detected() {
         sim::run(82, |rt| async move {
             let mut ends = connect(2);
             drop(ends.remove(1));

@@ -83,11 +83,11 @@ pub struct ShardOptions {
 }
 
 impl Shard {
-    /// Opens the store in `dir`. One that may be new, and is, is given the regions of `birth`.
+    /// Opens the store in `dir`. One that may be new, and is, is given the regions of `initial`.
     ///
     /// # Errors
     /// A fault that names what is damaged, missing, foreign or an older copy. Nothing on disk has been changed then.
-    pub async fn open(rt: &Rt, dir: &Path, options: ShardOptions, mut birth: Vec<Region>) -> Result<Self> {
+    pub async fn open(rt: &Rt, dir: &Path, options: ShardOptions, mut initial: Vec<Region>) -> Result<Self> {
         let group_bytes_max = options.raft.uncommitted_bytes_max;
         assert!(
             group_bytes_max <= BODY_BYTES_MAX as u64 / 2,
@@ -151,20 +151,20 @@ impl Shard {
             system.push(first_region(options.store));
         }
         if recovered.groups.is_empty() {
-            birth.append(&mut system);
-            shard.be_born(birth, &options).await?;
+            initial.append(&mut system);
+            shard.bootstrap(initial, &options).await?;
         } else {
             shard.recover(recovered, &options)?;
             shard.load_system().await?;
             // A store of 0.1 has none yet.
-            shard.be_born(system, &options).await?;
+            shard.bootstrap(system, &options).await?;
         }
         shard.campaign_alone();
         Ok(shard)
     }
 
     /// Creates the first regions of an empty store, durably, before a request for them can arrive.
-    async fn be_born(&self, regions: Vec<Region>, options: &ShardOptions) -> Result<()> {
+    async fn bootstrap(&self, regions: Vec<Region>, options: &ShardOptions) -> Result<()> {
         if regions.is_empty() {
             return Ok(());
         }

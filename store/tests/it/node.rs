@@ -13,7 +13,7 @@ use scheduler::StoreId;
 use store::config::{Config, Limits, Machine};
 use store::gateway::Gateway;
 use store::memory::Memory;
-use store::node::birth;
+use store::node::bootstrap;
 use store::node::core::{self, Plan, Stores};
 use store::node::identity::Identity;
 use store::node::{CoreWork, Node, Setup};
@@ -27,7 +27,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
     Plan {
         dir: dir.to_owned(),
-        birth: birth::regions(&identity),
+        first_regions: bootstrap::regions(&identity),
         peers: Vec::new(),
         identity,
         ids: 0,
@@ -63,7 +63,7 @@ pub(crate) async fn begin_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> 
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     let mut plan = plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2, first_store: 1 }, 1);
     change(&mut plan);
-    plan.birth = birth::regions(&plan.identity);
+    plan.first_regions = bootstrap::regions(&plan.identity);
     begin_planned(rt, plan).await
 }
 

@@ -20,7 +20,7 @@ use scheduler::{NodeId, StoreDescriptor, StoreId, StoreReport};
 use store::control::{Ask, Beat, Control, Denied, Member, StoreBeat};
 use store::node::core::{self, Plan, Stores};
 use store::node::identity::Identity;
-use store::node::{birth, state_host};
+use store::node::{bootstrap, state_host};
 use store::plant::{self, Bug};
 use store::refusal::Refusal;
 use store::region::system::{GROUP, SystemCommand, SystemRefusal};
@@ -52,7 +52,7 @@ fn member(next_id_min: u64) -> Member {
         member_id: 3,
         client_urls: vec!["http://127.0.0.1:1".into()],
         cluster_id: CLUSTER,
-        first_free_id: birth::first_free_id(&identity()),
+        first_free_id: bootstrap::first_free_id(&identity()),
         next_id_min,
     }
 }
@@ -203,7 +203,7 @@ fn directory_of_0_1() -> BTreeMap<PathBuf, Vec<u8>> {
             let store = identity().store_id(index);
             let dir = Identity::store_dir(Path::new(DIR), store);
             rt.create_dir_all(&dir).await.unwrap();
-            let mut regions = birth::regions(&identity());
+            let mut regions = bootstrap::regions(&identity());
             regions.retain(|region| region.peer_on(store).is_some());
             let mut options = plan().shard;
             (options.store, options.system) = (store, false);

@@ -112,7 +112,7 @@ async fn serve(
     let store = number as u64 + 1;
     let identity = Identity { cluster: 7, node: 10 + store, stores: 1, first_store: store };
     let mut plan = crate::node::plan(dir, identity, 1);
-    plan.birth = regions();
+    plan.first_regions = regions();
     plan.peers = addrs.iter().enumerate().map(|(at, addr)| (StoreId(at as u64 + 1), *addr)).collect();
     plan.shard.log.segment_bytes = 64 << 10;
     plan.shard.limits.segment_bytes = 64 << 10;

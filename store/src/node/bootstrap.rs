@@ -1,4 +1,4 @@
-//! The regions that a fresh node is born with.
+//! The regions of a new node.
 //!
 //! The key space is cut so that every store has several regions from the start. Nothing is known about the keys yet, except that
 //! most begin with a printable character, so the cuts divide those. Each boundary is written in the memory-comparable encoding
