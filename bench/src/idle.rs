@@ -1,4 +1,4 @@
-//! What a node costs when nobody asks anything of it, and how long it takes to start.
+//! What an idle node costs, and how long it takes to start.
 
 use std::time::Duration;
 

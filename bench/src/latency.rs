@@ -1,4 +1,4 @@
-//! One client with one durable put under way: what a write costs over what the machine must charge.
+//! One client with one durable put in flight: what a write costs above the minimum of the machine.
 //!
 //! The floor is one synced write of 4 KiB (the better of the two kinds) and one blocking round trip over loopback. All three
 //! are sampled in turns within one run, because a disk drifts within minutes.
@@ -110,7 +110,7 @@ impl LatencyFloorReport {
     /// A table for people.
     pub fn table(&self) -> String {
         format!(
-            "one client, one durable put under way, {} puts, on {}\n\
+            "one client, one durable put in flight, {} puts, on {}\n\
              \x20 put                             p50 {:>6.0} us   p99 {:.0} us\n\
              \x20 4 KiB write, O_DSYNC            p50 {:>6.0} us\n\
              \x20 4 KiB write, then fdatasync     p50 {:>6.0} us\n\

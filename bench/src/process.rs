@@ -27,7 +27,7 @@ pub fn cpu_time(pid: u32) -> Result<Duration, Failed> {
     Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }
 
-/// utime + stime. The name in the second field may hold spaces and brackets, so fields are counted behind the last bracket.
+/// utime + stime. The name in the second field may hold spaces and brackets, so fields are counted after the last bracket.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);

@@ -102,7 +102,7 @@ pub struct Workload {
     pub key_bytes: usize,
     /// Length of a value, bytes.
     pub value_bytes: usize,
-    /// Longest scan, records.
+    /// Maximum length of a scan, records.
     pub scan_records_max: u64,
 }
 
@@ -222,13 +222,13 @@ impl Generator {
         &self.values[at..at + self.workload.value_bytes]
     }
 
-    /// Writes the key of a record behind what `into` holds.
+    /// Appends the key of a record to `into`.
     pub fn key(&self, record: u64, into: &mut Vec<u8>) {
         key(record, self.workload.key_bytes, into);
     }
 }
 
-/// Writes the key of a record behind what `into` holds: `user`, the hashed number in 20 digits, and padding.
+/// Appends the key of a record to `into`: `user`, the hashed number in 20 digits, and padding.
 pub fn key(record: u64, key_bytes: usize, into: &mut Vec<u8>) {
     let start = into.len();
     into.extend_from_slice(b"user00000000000000000000");

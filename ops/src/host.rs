@@ -1,4 +1,4 @@
-//! What the host gives to this process: cores, memory, descriptors.
+//! What the host offers to this process: cores, memory, descriptors.
 //!
 //! A limit on memory may be set anywhere on the way from the process's own cgroup to the root (a container, a systemd unit's
 //! `MemoryMax=`, a slice above it), in version 1 or 2 of cgroups; the smallest counts. What the files say is read below a root that
@@ -38,12 +38,12 @@ pub(crate) fn memory(root: &Path) -> Memory {
     let host = total_memory(&read_to_string(root.join("proc/meminfo")).unwrap_or_default());
     let host = host.map(|bytes| Memory { bytes, from: "/proc/meminfo".into() });
     let unknown =
-        || Memory { bytes: 1 << 30, from: "nothing: neither /proc/meminfo nor a cgroup tells".into() };
+        || Memory { bytes: 1 << 30, from: "nothing: neither /proc/meminfo nor a cgroup says so".into() };
     groups.chain(host).min_by_key(|memory| memory.bytes).unwrap_or_else(unknown)
 }
 
 /// Files that may limit the memory of the group in `/proc/self/cgroup` or of one above it, relative to the root. In a container
-/// the own path is often not mounted and only the root is, which is on the way.
+/// its own path is often not mounted and only the root is, which is on the way.
 fn limit_files(own: &str) -> Vec<String> {
     let mut files = Vec::new();
     for line in own.lines() {

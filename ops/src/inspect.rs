@@ -2,9 +2,9 @@
 //!
 //! | exit code | meaning |
 //! |---|---|
-//! | 0 | everything that was looked at is whole |
+//! | 0 | everything that was checked is intact |
 //! | 1 | something is damaged, missing or foreign, or cannot be read |
-//! | 2 | the command line makes no sense |
+//! | 2 | the command line is invalid |
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,10 +24,10 @@ use crate::output::{Format, answer, fail};
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct InspectArguments {
-    /// A whole data directory: everything that a start would ask, and every table. No server may be using it
+    /// A whole data directory: every check of a start, and every table. No server may be using it
     #[arg(required = true, value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
-    /// How to answer
+    /// Output format
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
     #[command(subcommand)]

@@ -1,9 +1,9 @@
 //! The `ringkeep` binary: the server, and everything an operator types.
 //!
-//! | command | what it is for |
+//! | command | purpose |
 //! |---|---|
 //! | `ringkeep server` | runs one durable node |
-//! | `ringkeep doctor` | checks the host and says what to do about it |
+//! | `ringkeep doctor` | checks the host and suggests a fix for each problem |
 //! | `ringkeep inspect` | verifies the data directory of a node that is not running, or prints a log, a table or a manifest of it |
 //! | `ringkeep bench` | load, limits, comparisons, the crash audit, the scheduler at scale |
 //!

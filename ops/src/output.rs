@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-/// How a command answers.
+/// Output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people
@@ -31,7 +31,7 @@ pub(crate) fn remark(text: &str) {
     eprintln!("{text}");
 }
 
-/// Says why nothing came of it.
+/// Reports why the command failed.
 pub(crate) fn fail(why: &dyn std::fmt::Display, code: u8) -> ExitCode {
     remark(&format!("ringkeep: {why}"));
     ExitCode::from(code)

@@ -30,7 +30,7 @@ use crate::{host, logging, signals};
 /// How often the cores' numbers are taken over for the metrics page.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a core may stand still before the node says that it is not ready.
+/// How long a core may be stalled before the node reports that it is not ready.
 const STILL_MAX: Duration = Duration::from_secs(2);
 
 /// Arguments of `ringkeep server`.
@@ -38,7 +38,7 @@ const STILL_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct ServerArguments {
     #[command(flatten)]
     settings: SettingArguments,
-    /// Say what would be used and stop
+    /// Print every setting with its origin, check the directory and the ports, and exit
     #[arg(long)]
     check: bool,
 }
@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
     }
 }
 
-/// Says what would be used, and what a start would stumble over.
+/// Prints every setting with its origin, and what would make a start fail.
 fn check(settings: &Settings) -> ExitCode {
     host::raise_open_files();
     let mut text = listing(settings);
@@ -96,7 +96,7 @@ fn listing(settings: &Settings) -> String {
     }
     let limits = &settings.limits;
     text.push_str(&format!(
-        "\n{} cores, each with {} MiB: two memtables of {} MiB, a block cache of {} MiB, {} MiB for requests under way\n",
+        "\n{} cores, each with {} MiB: two memtables of {} MiB, a block cache of {} MiB, {} MiB for requests in flight\n",
         limits.cores,
         limits.core_bytes >> 20,
         limits.memtable_bytes >> 20,
@@ -265,7 +265,7 @@ fn store_health(store: &StoreSnapshot, now: Mono) -> String {
     format!("{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem}}}", store.store)
 }
 
-/// A core that runs no task answers nobody, whatever its stores last said.
+/// A stalled core answers no request, whatever its stores last reported.
 fn still_condition(core: usize, still: Duration) -> Condition {
     let problem = (still >= STILL_MAX).then(|| {
         format!("it has run no other task for {} s: one task holds it, or its disk hangs", still.as_secs())

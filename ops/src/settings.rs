@@ -21,7 +21,7 @@ pub(crate) struct SettingArguments {
     /// Address that every listener binds [default: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     listen: Option<String>,
-    /// Host that clients are told to dial [default: the value of --listen]
+    /// Host that is announced to clients [default: the value of --listen]
     #[arg(long, value_name = "HOST")]
     advertise: Option<String>,
     /// PD API and health; store N listens on this plus N [default: 20160]
@@ -64,7 +64,7 @@ pub(crate) struct SettingArguments {
 pub(crate) struct Settings {
     pub(crate) config: Config,
     pub(crate) limits: Limits,
-    /// What is odd about the settings and ends no start, one sentence each.
+    /// Warnings about the settings, one sentence each.
     pub(crate) remarks: Vec<String>,
     layers: Layers,
 }
@@ -107,7 +107,7 @@ impl SettingArguments {
 }
 
 impl Settings {
-    /// Lays flags over the environment over the file over the defaults, and checks the whole.
+    /// Merges flags, environment, file and defaults, in this order of precedence, and validates the result.
     pub(crate) fn gather(arguments: &SettingArguments, machine: Machine) -> Result<Self, ConfigError> {
         let mut layers = Layers::new();
         if let Some(path) =

@@ -13,7 +13,7 @@ use crate::quorum::Verdict;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
     votes: Vec<(NodeId, bool)>,
-    /// The write that makes the own vote durable; zero for a pre-vote, which needs none.
+    /// The write that makes its own vote durable; zero for a pre-vote, which needs none.
     own_write: u64,
 }
 
@@ -25,7 +25,7 @@ impl Tally {
         }
     }
 
-    /// Counts the own vote if it is durable. Whether that is news.
+    /// Counts its own vote if it is durable. Returns whether that is news.
     pub(crate) fn record_own(&mut self, core: &Core) -> bool {
         let news =
             core.writes.durable >= self.own_write && !self.votes.iter().any(|(id, _)| *id == core.me());

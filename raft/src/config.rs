@@ -21,25 +21,25 @@ pub struct Config {
     /// to vote (thesis, 6.2). Default true.
     pub check_quorum: bool,
     /// How long after the *sending* of a heartbeat round that a quorum answered the leader may serve reads without
-    /// asking anybody, in nanoseconds on its own clock. Zero switches leases off. Default 0.
+    /// asking any other member, in nanoseconds on its own clock. Zero switches leases off. Default 0.
     pub lease_nanos: u64,
     /// How much faster a voter's clock may run than the leader's, in percent: a voter withholds its vote for
     /// `lease_nanos * (100 + lease_drift_percent) / 100` after it heard the leader. Default 10.
     pub lease_drift_percent: u32,
-    /// Most bytes of entries in one append message; a single larger entry still travels alone. Default 1 MiB.
+    /// Maximum bytes of entries in one append message; a single larger entry still travels alone. Default 1 MiB.
     pub message_bytes_max: u64,
-    /// Most unanswered append messages per follower. Default 256.
+    /// Maximum unanswered append messages per follower. Default 256.
     pub inflight_messages_max: usize,
-    /// Most unanswered bytes per follower. Default 16 MiB.
+    /// Maximum unanswered bytes per follower. Default 16 MiB.
     pub inflight_bytes_max: u64,
-    /// Most payload bytes of one proposal. Default 8 MiB.
+    /// Maximum payload bytes of one proposal. Default 8 MiB.
     pub entry_bytes_max: u64,
-    /// Most payload bytes a leader holds uncommitted; further proposals are refused, but one is always admitted
+    /// Maximum payload bytes a leader holds uncommitted; further proposals are refused, but one is always admitted
     /// when there are none. Default 64 MiB.
     pub uncommitted_bytes_max: u64,
     /// How many bytes of committed, durable entries stay in memory for followers and apply. Default 1 MiB.
     pub cache_bytes_max: u64,
-    /// Most bytes of entries handed out for apply and not yet reported applied; one entry is always admitted.
+    /// Maximum bytes of entries handed out for apply and not yet reported applied; one entry is always admitted.
     /// Default 16 MiB.
     pub apply_bytes_max: u64,
     /// Ticks a leader waits for a follower to install a snapshot before it tries anew. Default 600.

@@ -31,7 +31,7 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Default)]
 pub(crate) struct Rare {
-    /// Had nothing of their own to write, but an earlier write (the number) was still under way.
+    /// Had nothing of their own to write, but an earlier write (the number) was still in flight.
     pub(crate) held: VecDeque<(u64, Message)>,
     pub(crate) fetch: Vec<Fetch>,
     pub(crate) snapshots: Vec<SnapshotWanted>,
@@ -87,11 +87,11 @@ pub(crate) struct Writes {
     pub(crate) durable: u64,
     /// The number of the last one that carried a hard state or a snapshot.
     pub(crate) hard: u64,
-    /// Ticks since there was news while a write was under way.
+    /// Ticks since there was news while a write was in flight.
     pub(crate) stalled_ticks: u32,
 }
 
-/// The word a voter gave to a leader: no vote for anybody else before `until`.
+/// The promise of a voter to a leader: no vote for another member before `until`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Promise {
     pub(crate) until: Time,
@@ -283,7 +283,7 @@ impl Core {
         self.log.committed() < self.suspect_until
     }
 
-    /// Somebody vouches that the entry at `commit` is committed; if it is here too, so is everything before it. About
+    /// Another member vouches that the entry at `commit` is committed; if it is here too, so is everything before it. About
     /// the term it leads, nobody knows better than the leader.
     pub(crate) fn learn_commit(&mut self, commit: LogId) {
         let is_own_term = self.leader == Some(self.me()) && commit.term == self.term;

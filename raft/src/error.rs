@@ -9,7 +9,7 @@ use crate::membership::MembershipError;
 /// Why a local request was refused. Nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Another member leads, or nobody is known to.
+    /// Another member leads, or no leader is known.
     NotLeader {
         /// The leader, if known.
         leader: Option<NodeId>,
@@ -90,7 +90,7 @@ pub enum Dropped {
     WrongRecipient,
     /// Its sender is this member itself or the reserved id zero.
     ImpossibleSender,
-    /// A reply or a wish for a transfer from somebody who is not a member.
+    /// A reply or a transfer request from a node that is not a member.
     UnknownSender,
     /// Its term or an index is beyond any honest value.
     AbsurdNumber,
@@ -98,7 +98,7 @@ pub enum Dropped {
     StaleTerm,
     /// A request to vote against a leader that is alive, or against a promise made to it.
     LeaderAlive,
-    /// A second leader in this very term: somebody has lost its vote.
+    /// A second leader in this very term: a member has lost its vote.
     SecondLeader,
     /// Entries with gaps, terms that go back, or more than the message's own term.
     MalformedEntries,
@@ -123,7 +123,7 @@ pub enum Dropped {
     /// An order to campaign that this member can never follow: it has no vote, follows another leader, or the order
     /// belongs to an abandoned transfer. One that something passing stands in the way of is taken and remembered.
     MayNotCampaign,
-    /// A forwarded transfer to somebody who cannot lead.
+    /// A forwarded transfer to a member that cannot lead.
     TransferRefused,
     /// A question only a leader can answer.
     NotLeader,

@@ -39,7 +39,7 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    /// Takes office: everybody is probed, and an empty entry opens the term.
+    /// Takes office: every member is probed, and an empty entry opens the term.
     pub(crate) fn new(core: &mut Core) -> Self {
         let last = core.log.last();
         let others = core.membership.members().into_iter().filter(|id| *id != core.me());
@@ -290,7 +290,7 @@ impl Leader {
         self.leave_joint(core);
     }
 
-    /// Ends a joint state that ends by itself, once nothing else is under way.
+    /// Ends a joint state that ends by itself, once nothing else is in flight.
     pub(crate) fn leave_joint(&mut self, core: &mut Core) {
         let due = core.membership.leaves_by_itself() && !core.log.has_change();
         if due && self.has_committed_in_term(core) {

@@ -3,7 +3,7 @@
 //! A [`Membership`] is a value. A [`MembershipChange`] travels in an entry of kind
 //! [`EntryKind::Membership`](crate::EntryKind::Membership) and becomes effective on each member *when it is applied*,
 //! never when it is appended. That is safe because of three rules kept elsewhere in this crate: a leader appends a
-//! change only after it has applied every earlier one and committed an entry of its own term; nobody campaigns while
+//! change only after it has applied every earlier one and committed an entry of its own term; no member campaigns while
 //! a committed change waits to be applied; and an entry reaches the disk together with the commit index its sender
 //! vouched for, so that a restart cannot forget that the change before it was committed.
 //!

@@ -237,7 +237,7 @@ impl Raft {
         Ok(id)
     }
 
-    /// The index at which a read is linearizable right now, without asking anybody. `now` must have been read before
+    /// The index at which a read is linearizable right now, without asking other members. `now` must have been read before
     /// the data is looked at. The `read` module states the clock assumptions.
     ///
     /// # Errors

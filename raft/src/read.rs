@@ -7,7 +7,7 @@
 //! round. Before the leader has committed an entry of its own term its commit index may be older than the previous
 //! leader's, and requests wait.
 //!
-//! *Lease.* If a quorum answered a round, each of these voters has promised not to elect anybody for `lease_nanos`
+//! *Lease.* If a quorum answered a round, each of these voters has promised not to elect another leader for `lease_nanos`
 //! (and the drift allowance) after it heard that round, and every other majority contains one of them. Assumptions:
 //! - the driver's clock is monotonic, is not stopped by a suspended machine, and over one lease a voter's clock
 //!   gains at most `lease_drift_percent` on the leader's;
@@ -132,7 +132,7 @@ impl Leader {
         }
     }
 
-    /// The index to read at without asking anybody, if the lease holds at `now`.
+    /// The index to read at without asking other members, if the lease holds at `now`.
     pub(crate) fn lease_read(&self, core: &Core, now: Time) -> Result<Index, Refusal> {
         let suspended = self.transfer.is_some() && !planted!(LeaseKeptDuringTransfer);
         let held = now < self.reads.lease_until && core.config.lease_nanos > 0;
@@ -212,7 +212,7 @@ pub(crate) fn tick(core: &mut Core) {
     });
 }
 
-/// The leader asked is gone: nobody will answer.
+/// The leader asked is gone: no answer will come.
 pub(crate) fn fail_waiting(core: &mut Core) {
     let waiting = std::mem::take(&mut core.reads.waiting);
     if !waiting.is_empty() {

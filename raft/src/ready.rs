@@ -154,7 +154,7 @@ pub enum ReadOutcome {
         /// The read index.
         index: Index,
     },
-    /// Leadership was lost or nobody answered: ask again, with a new request.
+    /// Leadership was lost or no member answered: ask again, with a new request.
     Failed {
         /// The request.
         id: ReadId,

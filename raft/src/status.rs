@@ -36,7 +36,7 @@ pub struct Status {
     pub asleep: bool,
     /// The members as the leader sees them, itself included; empty elsewhere.
     pub members: Vec<MemberStatus>,
-    /// The target of a leader transfer under way.
+    /// The target of a leader transfer in flight.
     pub transfer: Option<NodeId>,
     /// Whether an order to campaign has been sent to it.
     pub transfer_ordered: bool,
@@ -46,7 +46,7 @@ pub struct Status {
     pub uncommitted_bytes: u64,
     /// Whether this disk lost entries that the group has not given back yet: no vote and no campaign until then.
     pub suspect: bool,
-    /// Ticks without news from the disk while a write was under way.
+    /// Ticks without news from the disk while a write was in flight.
     pub stalled_ticks: u32,
     /// Ticks since the leader was heard, and the election timeout drawn for this wait.
     pub election: (u32, u32),

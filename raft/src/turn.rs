@@ -219,7 +219,7 @@ fn take_write(core: &mut Core) -> Option<Write> {
     })
 }
 
-/// Messages that wait for the disk while this turn has nothing to write: for the write under way, or not at all.
+/// Messages that wait for the disk while this turn has nothing to write: for the write in flight, or not at all.
 fn hold(core: &mut Core) {
     let after = std::mem::take(&mut core.out.after);
     if core.writes.durable == core.writes.issued {

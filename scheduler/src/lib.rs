@@ -24,7 +24,7 @@
 //! | what the host calls, and how often | [`scheduler`] (soft), [`state`] and [`tso`] (replicated), [`pace`] |
 //! | what is repaired | [`check`] |
 //! | what would be nicer | [`balance`] |
-//! | what somebody asked for | [`ask`] |
+//! | what was asked for | [`ask`] |
 //! | where a replica may go | [`placement`], [`filter`] |
 //! | how it is done safely | [`operator`] |
 //! | why nothing happens | [`why`] |

@@ -122,13 +122,13 @@ impl KeyRange {
         &self.start
     }
 
-    /// The first key behind the range; empty means that there is none.
+    /// Exclusive end key; empty means unbounded.
     #[must_use]
     pub fn end(&self) -> &Key {
         &self.end
     }
 
-    /// The first key behind the range, or `None` where the range is open above.
+    /// Exclusive end key, or `None` for an unbounded range.
     #[must_use]
     pub fn end_bound(&self) -> Option<&[u8]> {
         (!self.end.is_empty()).then_some(&*self.end)

@@ -1,4 +1,4 @@
-//! What one call costs the core that serves it: a map in memory behind the TiKV port, and a client on a core of its own.
+//! What one call costs the core that serves it: a map in memory that answers on the TiKV port, and a client on a core of its own.
 //!
 //! `cargo run --release -p ringkeep-store --example grpc_load` prints CPU time of the serving core per RawGet, for single calls and for
 //! batched commands.
@@ -73,7 +73,7 @@ async fn load(rt: Rt, addr: SocketAddr) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Four batches under way on one stream.
+/// Four batches in flight on one stream.
 async fn batched(rt: &Rt, client: &Client, batch: u64) -> Result<u64, grpc::Status> {
     let mut call = client.open("/tikvpb.Tikv/BatchCommands").await?;
     let request = || Request { cmd: Some(Command::RawGet(get())) };

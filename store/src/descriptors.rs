@@ -1,6 +1,6 @@
 //! The node's descriptors for clients: counted over all cores, so that storage always finds one of its own.
 //!
-//! A connection takes a place when it is accepted and gives it back when it has ended; while it moves between cores it keeps it.
+//! A connection takes a place when it is accepted and returns it when it has ended; while it moves between cores it keeps it.
 //! Where no place is left the connection is refused, counted and logged; a flush or a new log segment is not.
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Descriptors {
     /// Returns a place that was taken.
     pub fn give_back(&self) {
         let before = self.0.taken.fetch_sub(1, Ordering::Relaxed);
-        debug_assert!(before > 0, "only what was taken is given back");
+        debug_assert!(before > 0, "only what was taken is returned");
     }
 
     /// How many places there are.

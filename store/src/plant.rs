@@ -1,4 +1,4 @@
-//! Bugs that tests plant on purpose, to see that a whole node's test would catch them. Without the feature `sim` there are none.
+//! Bugs that tests plant, to show that the test of a whole node catches them. Without the feature `sim` there are none.
 
 /// A mistake that the cores of a node, the scheduler shard and its store, or the nodes of a cluster could make together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

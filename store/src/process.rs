@@ -15,7 +15,7 @@ pub(crate) fn resident_bytes() -> Option<u64> {
     Stat::read(&stat).map(|stat| stat.resident_bytes)
 }
 
-/// Descriptors in use. The kernel gives their number as the size of the directory since 6.2; before, the entries are counted,
+/// Descriptors in use. The kernel reports their number as the size of the directory since 6.2; before, the entries are counted,
 /// one of which is the one that reads them.
 pub(crate) fn open_fds(dir: &Path) -> Option<u64> {
     match std::fs::metadata(dir).ok()?.len() {

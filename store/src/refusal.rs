@@ -97,7 +97,7 @@ pub enum Refusal {
     Overflow,
     /// The store has stopped; the sentence says why.
     Stopped(String),
-    /// Nobody knows whether the write happens.
+    /// It is unknown whether the write happens.
     Unknown,
 }
 

@@ -7,9 +7,9 @@ use bytes::Bytes;
 
 use crate::refusal::Refusal;
 
-/// Longest key, bytes.
+/// Maximum length of a key, bytes.
 pub const KEY_BYTES_MAX: usize = 8 << 10;
-/// Longest value, bytes.
+/// Maximum length of a value, bytes.
 pub const VALUE_BYTES_MAX: usize = 8 << 20;
 
 /// Where the client believes that its key lives. Absent for clients without a map (RESP), which are routed by key.
@@ -71,11 +71,11 @@ pub enum Op {
         /// The keys.
         keys: Vec<Bytes>,
     },
-    /// Deletes every key in `[start, end)`; an empty `end` means no bound: [`Out::Done`].
+    /// Deletes every key in `[start, end)`; an empty `end` means unbounded: [`Out::Done`].
     DeleteRange {
         /// First key.
         start: Bytes,
-        /// First key that stays.
+        /// Exclusive end key.
         end: Bytes,
     },
     /// Reads a key and writes it depending on what was there, as one step.
@@ -161,7 +161,7 @@ pub enum Change {
         /// When to set it.
         when: When,
     },
-    /// Deletes the key and gives its value: [`Out::Value`].
+    /// Deletes the key and returns its value: [`Out::Value`].
     Take,
     /// Deletes the key and says whether it was there: [`Out::Existed`].
     Remove,
@@ -195,9 +195,9 @@ pub enum When {
 pub struct Scan {
     /// First key of the range.
     pub start: Bytes,
-    /// First key behind the range; empty means no bound.
+    /// Exclusive end key; empty means unbounded.
     pub end: Bytes,
-    /// Most pairs to return.
+    /// Maximum number of pairs to return.
     pub limit: usize,
     /// From the end of the range downwards.
     pub reverse: bool,

@@ -89,7 +89,7 @@ impl Connection {
     /// Connects and, for RESP, authenticates.
     ///
     /// # Errors
-    /// Nobody listens, or the password is refused.
+    /// No listener, or the password is refused.
     pub async fn open(
         rt: &Rt,
         protocol: Protocol,

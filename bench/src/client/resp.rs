@@ -51,7 +51,7 @@ impl Resp {
             Request::Put { key, value } => self.command(&[b"SET", key, value]),
             Request::Scan { start, records } => {
                 let limit = records.to_string();
-                // The bytes of every key are below 0xff, so this end is behind all of them.
+                // The bytes of every key are below 0xff, so this end is after all of them.
                 self.command(&[b"RANGE", start, b"\xff", b"LIMIT", limit.as_bytes()]);
             }
         }

@@ -21,7 +21,7 @@ pub enum Effect {
 pub enum Verdict {
     /// It holds the last acknowledged write.
     Kept,
-    /// It holds a write that was under way when the node died.
+    /// It holds a write that was in flight when the node died.
     Happened,
     /// It holds neither.
     Lost,
@@ -33,7 +33,7 @@ pub struct History {
     keys: BTreeMap<usize, Key>,
     /// Writes acknowledged so far.
     pub acknowledged: u64,
-    /// Writes whose outcome nobody was told.
+    /// Writes without an acknowledgement or a refusal.
     pub unknown: u64,
     /// Of those, the ones found to have happened.
     pub unknown_happened: u64,
@@ -59,19 +59,19 @@ impl History {
         self.keys.entry(key).or_default().open.push_back(effect);
     }
 
-    /// The oldest write under way of this key was acknowledged.
+    /// The oldest write in flight of this key was acknowledged.
     pub fn acknowledged(&mut self, key: usize) {
         let known = self.keys.entry(key).or_default();
         known.settled = known.open.pop_front().expect("a write was sent before it is acknowledged");
         self.acknowledged += 1;
     }
 
-    /// The oldest write under way of this key was refused: it has not happened and never will.
+    /// The oldest write in flight of this key was refused: it has not happened and never will.
     pub fn refused(&mut self, key: usize) {
         self.keys.entry(key).or_default().open.pop_front();
     }
 
-    /// The connection is gone: nobody will learn what became of the writes under way.
+    /// The connection is gone: the outcome of the writes in flight stays unknown.
     pub fn lost_touch(&mut self) {
         self.unknown += self.keys.values().map(|known| known.open.len() as u64).sum::<u64>();
     }

@@ -4,7 +4,7 @@
 //! moment, now and then while it is still starting. A key belongs to one writer, so the order of its writes is known:
 //!
 //! * what was acknowledged last must be there, unless
-//! * a later write of the same key was under way when the node died: then that one may be there instead.
+//! * a later write of the same key was in flight when the node died: then that one may be there instead.
 //!
 //! A value spells out its key and its number, so a value in the wrong place or a damaged one is found, too.
 
@@ -37,9 +37,9 @@ pub struct Options {
     pub writers: usize,
     /// Keys of each writer.
     pub keys: usize,
-    /// Most writes that a connection has under way.
+    /// Maximum writes in flight on a connection.
     pub pipeline: usize,
-    /// Longest time before a kill.
+    /// Maximum time before a kill.
     pub run_max: Duration,
     /// Seed of operations and moments.
     pub seed: u64,
@@ -58,7 +58,7 @@ pub struct CrashReport {
     pub failed_starts: usize,
     /// Writes that were acknowledged.
     pub acknowledged: u64,
-    /// Writes under way when the node died.
+    /// Writes in flight when the node died.
     pub unknown: u64,
     /// Of those, the ones that turned out to have happened.
     pub unknown_happened: u64,
@@ -74,7 +74,7 @@ pub struct CrashReport {
     pub elapsed_seconds: f64,
 }
 
-/// After so many findings, more say nothing new.
+/// Maximum number of findings that are kept.
 pub const FINDINGS_MAX: usize = 20;
 
 impl CrashReport {
@@ -89,7 +89,7 @@ impl CrashReport {
         let mut text = format!(
             "crash audit {verdict}: {} kills ({} while starting), seed {}, {:.0} s\n\
              \x20 acknowledged writes     {}\n\
-             \x20 under way at a kill     {} ({} had happened)\n\
+             \x20 in flight at a kill     {} ({} had happened)\n\
              \x20 keys checked            {}\n\
              \x20 lost or wrong           {}\n\
              \x20 failed starts           {}\n\

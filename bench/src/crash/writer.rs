@@ -30,7 +30,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer of `keys` keys that keeps up to `pipeline` writes under way.
+    /// A writer of `keys` keys that keeps up to `pipeline` writes in flight.
     pub fn new(id: usize, keys: usize, pipeline: usize, seed: u64) -> Self {
         Self { id, keys, pipeline, random: Random::new(seed), next_number: 1, history: History::default() }
     }

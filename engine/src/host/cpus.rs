@@ -97,7 +97,7 @@ enum QuotaDir {
 }
 
 /// Where to look, from the text of `/proc/self/cgroup`: the process's own group and all above it, because any may set a limit.
-/// Inside a container the own path is often not mounted and only the root is.
+/// Inside a container the process's own path is often not mounted and only the root is.
 fn quota_dirs(own: &str) -> Vec<QuotaDir> {
     let mut dirs = Vec::new();
     for line in own.lines() {

@@ -13,7 +13,7 @@ const PARAMS_BYTES: usize = 120;
 /// `IORING_REGISTER_PROBE`.
 const REGISTER_PROBE: libc::c_uint = 8;
 
-/// Most operations that a probe asks about.
+/// Maximum number of operations that a probe asks about.
 const OPS_MAX: usize = 256;
 
 /// The operations that the runtime cannot do without, by their number in `io_uring.h`.
@@ -131,7 +131,7 @@ fn supported_ops(ring: &OwnedFd) -> io::Result<[bool; OPS_MAX]> {
     // A header of two words, then one word for each operation whose bit 16 says that it is supported.
     let mut answer = [0u64; 2 + OPS_MAX];
     let buffer = answer.as_mut_ptr();
-    // SAFETY: the kernel fills at most `OPS_MAX` entries behind the header, which is the size of `answer`.
+    // SAFETY: the kernel fills at most `OPS_MAX` entries after the header, which is the size of `answer`.
     let result = unsafe {
         libc::syscall(
             libc::SYS_io_uring_register,

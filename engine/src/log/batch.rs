@@ -28,7 +28,7 @@ impl Batch {
     }
 
     /// Appends consecutive entries to `group`, the first one at index `first`. Entries that the group already has from
-    /// `first` on are replaced. It is a bug to leave a hole behind the group's last index.
+    /// `first` on are replaced. It is a bug to leave a gap after the group's last index.
     pub fn append<'e>(&mut self, group: u64, first: u64, entries: impl IntoIterator<Item = EntryRef<'e>>) {
         self.appends = true;
         Encoder(&mut self.body).run(false, group, first, entries.into_iter());
@@ -45,7 +45,7 @@ impl Batch {
         Encoder(&mut self.body).compact(group, index, term);
     }
 
-    /// Drops all entries of `group`; its log goes on behind `index`. For an installed snapshot.
+    /// Drops all entries of `group`; its log continues after `index`. For an installed snapshot.
     pub fn reset(&mut self, group: u64, index: u64, term: u64) {
         Encoder(&mut self.body).reset(group, index, term);
     }

@@ -200,7 +200,7 @@ pub(crate) struct RecordHeader {
 }
 
 impl RecordHeader {
-    /// Completes the record whose body already lies in `record` behind the header's room.
+    /// Completes the record whose body already lies in `record` after the header's room.
     pub(crate) fn seal(&self, incarnation: Incarnation, record: &mut [u8]) {
         record[4..8].copy_from_slice(&self.body_bytes.to_le_bytes());
         record[8..16].copy_from_slice(&u64::from(KIND_BATCH).to_le_bytes());

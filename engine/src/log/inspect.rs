@@ -63,7 +63,7 @@ impl fmt::Display for Seen {
     }
 }
 
-/// Reads the header and gives everything behind it, in order.
+/// Reads the header and returns everything after it, in order.
 ///
 /// # Errors
 /// A sentence, if this is not a segment.

@@ -1,7 +1,7 @@
 //! Rewrites: a merge of sources becomes new tables. A flush and a compaction are the same work with different sources.
 //!
 //! The work comes in slices of about half a millisecond, so that whoever drives it decides what happens in between. A table
-//! is synced before anybody hears of it; the manifest comes later and elsewhere.
+//! is synced before anything refers to it; the manifest comes later and elsewhere.
 //!
 //! A compaction is bounded ([`Stop`]): after a number of bytes it ends before a key, and its inputs stay from that key on.
 

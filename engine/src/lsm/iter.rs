@@ -2,7 +2,7 @@
 //!
 //! Range deletes are asked where they lie, in memtables and tables; nothing of them is copied. The answer holds for a stretch of
 //! keys, so it is asked for once per stretch. Where many entries in a row are hidden by one, the sources that are older than it
-//! go on behind the stretch.
+//! continue after the stretch.
 //!
 //! Forward, a key's versions come newest first: the first visible one decides and the rest are skipped. In reverse they come
 //! oldest first: the last visible one before the key changes decides.

@@ -1,4 +1,4 @@
-//! Which entries of a rewrite anybody can still see: a pure rule.
+//! Which entries of a rewrite a reader can still see: a pure rule.
 //!
 //! Readers read at the live snapshots and at "now". A version is seen by the readers from its own sequence number up to the
 //! next newer thing that hides it, a version or a range delete. Without such a reader it goes. A delete goes, too, once every
@@ -65,7 +65,7 @@ impl Retention {
         kept
     }
 
-    /// Whether anybody reads at `from` or above and below `until`.
+    /// Whether a snapshot reads at `from` or above and below `until`.
     fn is_read(&self, from: SeqNo, until: Option<SeqNo>) -> bool {
         let Some(until) = until else { return true };
         let first = self.snapshots.partition_point(|snapshot| *snapshot < from);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn only_versions_that_somebody_reads_stay() {
+    fn only_versions_that_a_snapshot_reads_stay() {
         let versions = [("a", 9, Kind::Put), ("a", 7, Kind::Put), ("a", 4, Kind::Put), ("b", 2, Kind::Put)];
         assert_eq!(kept(&[], &[], true, &versions), [9, 2]);
         assert_eq!(kept(&[8], &[], true, &versions), [9, 7, 2]);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn deletes_leave_at_the_bottom_once_everybody_sees_them() {
+    fn deletes_leave_at_the_bottom_once_every_snapshot_sees_them() {
         let versions = [("a", 9, Kind::Delete), ("a", 4, Kind::Put)];
         assert_eq!(kept(&[], &[], true, &versions), [0u64; 0]);
         assert_eq!(kept(&[], &[], false, &versions), [9]);

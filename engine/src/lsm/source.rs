@@ -35,7 +35,7 @@ impl KeyRange {
         (&self.start, &self.end)
     }
 
-    /// Leaves only what lies behind `bound`.
+    /// Leaves only what comes after `bound`.
     fn narrow(&mut self, direction: Direction, bound: &[u8]) {
         match direction {
             Direction::Forward => self.start = bound.to_vec(),

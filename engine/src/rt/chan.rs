@@ -37,7 +37,7 @@ impl<T> Clone for Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// Waits for room. Never call it while not draining the own inbox, or two full cores wait for each other.
+    /// Waits for room. Never call it while not draining this core's own inbox, or two full cores wait for each other.
     pub async fn send(&self, message: T) -> Result<(), Closed> {
         self.0.send_async(message).await.map_err(|_| Closed)
     }

@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(level(&dir), Level::Warning);
         std::fs::remove_file(dir.join("IDENT")).expect("it is there");
         std::fs::write(dir.join("report.txt"), "mine").expect("a file");
-        assert_eq!(level(&dir), Level::Failure, "somebody else's files");
+        assert_eq!(level(&dir), Level::Failure, "foreign files");
         assert_eq!(level(&dir.join("report.txt")), Level::Failure);
     }
 
@@ -162,7 +162,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a directory");
         let lock = File::create(root.path().join("LOCK")).expect("a file");
         assert!(!is_locked(root.path()));
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("nobody else holds it");
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).expect("the lock is free");
         assert!(is_locked(root.path()));
         drop(lock);
         assert!(!is_locked(root.path()));

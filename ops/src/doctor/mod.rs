@@ -1,4 +1,4 @@
-//! `ringkeep doctor`: what the host must allow, what it should, and how to change it. Needs no root and changes nothing.
+//! `ringkeep doctor`: what the host must provide, what it should, and how to change it. Needs no root and changes nothing.
 //!
 //! `ringkeep server` asks the first part, what the runtime needs, before it starts a core and refuses to start on a failure.
 
@@ -23,7 +23,7 @@ use crate::settings::{SettingArguments, Settings};
 pub(crate) struct DoctorArguments {
     #[command(flatten)]
     settings: SettingArguments,
-    /// How to answer
+    /// Output format
     #[arg(long, value_enum, default_value = "table")]
     output: Format,
 }
@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &DoctorArguments) -> ExitCode {
     }
 }
 
-/// Everything that is worth saying about the host, in the order in which a start would meet it.
+/// All findings about the host, in the order of a start.
 fn examine(config: &Config, limits: &Limits) -> Vec<Finding> {
     let mut findings = needed(config, limits);
     findings.extend([

@@ -1,4 +1,4 @@
-//! How often one call site may log: so many lines per window, the rest counted.
+//! Rate limit of log lines per call site: a maximum per window, the rest counted.
 //!
 //! The table is a fixed array of atomics, found by the address of the call site's static description, so that cores neither
 //! wait for each other here nor allocate. The window is advanced by the writing thread ([`super::queue`]), which also says what

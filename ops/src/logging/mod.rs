@@ -4,8 +4,8 @@
 //! a core or a thread: filter by level ─► limit per call site ─► format ─► bounded queue ─► rk-log thread ─► stderr
 //! ```
 //!
-//! A core never waits for standard error: where the queue is full the line is dropped, counted and owned up to by the next
-//! lines ([`queue`]). A call site that repeats itself is cut off and the number of lines left out is said ([`limit`]).
+//! A core never waits for standard error: where the queue is full the line is dropped, counted and reported by the next
+//! lines ([`queue`]). A call site that repeats itself is rate-limited and the number of suppressed lines is reported ([`limit`]).
 //!
 //! What holds: whoever logs does no IO and takes no lock; memory for lines that wait is bounded; every line that is lost is in
 //! one of two counters ([`Counts`]).

@@ -2,7 +2,7 @@
 //!
 //! What holds: putting a line in never waits; a line that does not fit is counted, and the thread says how many were lost as
 //! soon as it can write again; a flush waits for what was queued before it, up to a deadline, because standard error may be a
-//! pipe that nobody reads.
+//! pipe without a reader.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::limit::{Limit, WINDOW_SECONDS};
 
 /// Lines that may wait.
 const LINES_MAX: usize = 2048;
-/// Longest line; what follows is cut. With [`LINES_MAX`] it bounds what waits to 8 MiB.
+/// Maximum length of a line, bytes; the rest is cut. With [`LINES_MAX`] it bounds what waits to 8 MiB.
 const LINE_BYTES_MAX: usize = 4096;
 /// How often the thread looks whether a window has ended or lines were lost, when nothing is logged.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ enum Item {
     Flush(SyncSender<()>),
 }
 
-/// The putting end of the queue.
+/// The sending end of the queue.
 #[derive(Clone, Debug)]
 pub(super) struct Lines {
     queue: SyncSender<Item>,
@@ -213,7 +213,7 @@ mod tests {
     struct Pipe {
         text: Arc<Mutex<Vec<u8>>>,
         held: Arc<Mutex<()>>,
-        /// Told of every write before it waits.
+        /// Notified of every write before it waits.
         writes: Arc<Mutex<Option<Sender<()>>>>,
     }
 
@@ -225,8 +225,8 @@ mod tests {
 
     impl Write for Pipe {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if let Some(told) = self.writes.lock().expect("no test panics with it").take() {
-                told.send(()).expect("the test waits");
+            if let Some(notify) = self.writes.lock().expect("no test panics with it").take() {
+                notify.send(()).expect("the test waits");
             }
             let _held = self.held.lock().expect("no test panics with it");
             self.text.lock().expect("no test panics with it").extend_from_slice(bytes);
@@ -255,8 +255,8 @@ mod tests {
     #[test]
     fn a_blocked_standard_error_costs_lines_and_no_time_and_the_loss_is_said() {
         let pipe = Pipe::default();
-        let (told, blocked) = channel();
-        *pipe.writes.lock().expect("nothing panicked") = Some(told);
+        let (notify, blocked) = channel();
+        *pipe.writes.lock().expect("nothing panicked") = Some(notify);
         let held = pipe.held.lock().expect("nothing panicked");
         let lines = start(pipe.clone(), Arc::default(), LogFormat::Json).expect("a thread");
         lines.put(b"first\n".to_vec());

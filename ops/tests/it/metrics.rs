@@ -1,4 +1,4 @@
-//! Every number on the page moves when what it counts happens, or is named here with the reason why it stands still in this test.
+//! Every number on the page moves when what it counts happens, or is named here with the reason why it does not change in this test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -9,17 +9,17 @@ use bench::process::Node;
 
 use crate::host::{ask_members, directory, get, resp, start};
 
-/// Pages looked at before a number counts as standing still; several have been made anew by then.
+/// Pages compared before a number counts as unchanged; several have been made anew by then.
 const ROUNDS: usize = 12;
 
-/// Numbers that stand still in the life that this test gives a node, and what sees them move instead.
+/// Numbers that do not change in this test, and the test that sees them change.
 const STANDS_STILL: &[(&str, &str)] = &[
     (
         "ringkeep_core_still_seconds",
         "no core hangs here; engine: a_core_that_stands_still_is_reported_once_until_it_moves",
     ),
     ("ringkeep_core_stalls_total", "no core hangs here; store: a_stall_is_counted_for_its_core"),
-    ("ringkeep_forwarded_operations", "one core has nobody to send anything to"),
+    ("ringkeep_forwarded_operations", "one core has no other core to forward to"),
     ("ringkeep_grpc_calls_running", "store/tests/it/grpc.rs calls"),
     ("ringkeep_store_reads_abandoned_total", "store/tests/it/grpc_ends.rs ends streams"),
     ("ringkeep_grpc_broken_total", "store/tests/it/grpc_faults.rs breaks connections"),
@@ -34,7 +34,7 @@ const STANDS_STILL: &[(&str, &str)] = &[
         "ringkeep_log_lines_suppressed_total",
         "ops: a_call_site_that_repeats_itself_is_cut_off_and_the_rest_counted",
     ),
-    ("ringkeep_log_queued_batches", "a queue that is empty when nobody writes"),
+    ("ringkeep_log_queued_batches", "a queue that is empty without writers"),
     ("ringkeep_lsm_cache_hits_total", "everything is read from memtables here; engine/tests/it/lsm"),
     ("ringkeep_lsm_cache_misses_total", "everything is read from memtables here; engine/tests/it/lsm"),
     ("ringkeep_lsm_closed_memtables", "nothing fills a memtable here; engine/tests/it/lsm"),
@@ -60,7 +60,7 @@ const STANDS_STILL: &[(&str, &str)] = &[
         "ringkeep_resp_connections_moved_total",
         "one core has no other to migrate connections to; store/tests/it/migration.rs",
     ),
-    ("ringkeep_store_inflight_bytes", "zero whenever nobody writes"),
+    ("ringkeep_store_inflight_bytes", "zero without writers"),
     ("ringkeep_log_write_age_seconds", "store: a_write_ages_until_it_ends"),
     ("ringkeep_store_damaged", "store/tests/it damages files"),
     ("ringkeep_store_refuses_writes", "store/tests/it/full.rs and .ci/full-disk fill disks"),

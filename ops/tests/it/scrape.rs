@@ -89,7 +89,7 @@ fn start_prometheus(directory: &Path, target: SocketAddr) -> (Prometheus, Socket
     (prometheus, addr)
 }
 
-/// Asks until the one value that `query` gives is as it should be.
+/// Repeats `query` until its one value is as expected.
 fn wait_for(addr: SocketAddr, query: &str, good: impl Fn(f64) -> bool) {
     loop {
         let (_, body) = get(addr, &format!("/api/v1/query?query={query}"));

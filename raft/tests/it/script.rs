@@ -134,7 +134,7 @@ impl Stage {
             "write" => self.member(id).hold = false,
             "write-one" => {
                 let member = self.member(id);
-                let write = member.writes.pop_front().expect("a write under way");
+                let write = member.writes.pop_front().expect("a write in flight");
                 let sent = member.peer.complete(write);
                 self.queue.extend(sent);
             }

@@ -24,7 +24,7 @@ pub fn check(view: &View<'_>, info: &RegionInfo) -> Result<Proposal, Refusal> {
     if info.region.is_joint() {
         return refuse(Reason::InJoint);
     }
-    // A replica that lags would receive a snapshot of either half while the other one is being born next to it.
+    // A replica that lags would receive a snapshot of either half while the other one is being created next to it.
     if !info.pending().is_empty() || !info.down().is_empty() {
         return refuse(Reason::Unhealthy);
     }

@@ -109,7 +109,7 @@ pub enum Cause {
     Busy,
     /// A store is not to lead.
     Evicted,
-    /// Somebody asked for it.
+    /// It was asked for.
     Asked,
 }
 

@@ -225,7 +225,7 @@ pub enum CancelReason {
     Unsafe(Unsafe),
     /// The region is no longer known.
     RegionGone,
-    /// Somebody asked for it.
+    /// It was asked for.
     Requested,
 }
 

@@ -1,4 +1,4 @@
-//! What somebody asks of the scheduler: an operator, ids for a split, a group of regions spread, splits ahead of a load.
+//! Requests to the scheduler: an operator, ids for a split, a group of regions spread, splits ahead of a load.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ impl Scheduler {
         self.add(built.map_err(AdmitError::Build)?, now)
     }
 
-    /// Admits an operator that somebody has made, and answers its first step.
+    /// Admits an operator from outside, and answers its first step.
     ///
     /// # Errors
     /// [`AdmitError::Add`] where it is not admitted.

@@ -33,7 +33,7 @@ impl Scheduler {
         tick
     }
 
-    /// What a round consists of: repairs first, then what somebody asked for, then what would be nicer.
+    /// What a round consists of: repairs first, then what was asked for, then what would be nicer.
     const ROUND: [Policy; 8] = [
         Policy::ReplicaCheck,
         Policy::Drain,

@@ -210,7 +210,7 @@ fn empty_regions_are_spread_instead_of_gathering_on_the_smallest_store() {
 }
 
 #[test]
-fn oversized_and_busy_regions_are_split_unless_somebody_lags() {
+fn oversized_and_busy_regions_are_split_unless_a_replica_lags() {
     let mut mock = mock(&[(1, 1), (2, 2), (3, 3)]);
     let mut report = mock.region(1, &[1, 2, 3]);
     let ask = |mock: &Mock| {

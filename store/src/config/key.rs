@@ -77,7 +77,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "advertise",
-        help: "Host name or address that clients are told to dial. Default: the value of listen.",
+        help: "Host name or address that is announced to clients. Default: the value of listen.",
         secret: false,
         set: |c, text| put(&mut c.advertise, (!text.is_empty()).then(|| text.to_owned())),
         show: |c| c.advertise.clone().unwrap_or_default(),
@@ -133,7 +133,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "requirepass_file",
-        help: "File whose first line is that password; nobody but its owner and group may read it. Default none.",
+        help: "File whose first line is that password; only its owner and group may read it. Default none.",
         secret: false,
         set: |c, text| put(&mut c.requirepass_file, (!text.is_empty()).then(|| PathBuf::from(text))),
         show: |c| c.requirepass_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
@@ -216,7 +216,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "limits.connections_max",
-        help: "Open RESP connections of the node, and gRPC connections of each store; further ones are told so and closed. Default 16384.",
+        help: "Open RESP connections of the node, and gRPC connections of each store; further ones get an error and are closed. Default 16384.",
         secret: false,
         set: |c, text| put(&mut c.limits.connections_max, parse_count(text, 1)?),
         show: |c| c.limits.connections_max.to_string(),

@@ -1,4 +1,4 @@
-//! The four places a setting can come from, laid over each other.
+//! The four sources of a setting, in order of precedence.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,13 +7,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::{Config, Key};
 
-/// What every environment variable of ours starts with.
+/// Prefix of the environment variables that are read.
 const ENV_PREFIX: &str = "RINGKEEP_";
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
-    /// Nobody set it.
+    /// The default.
     Default,
     /// A line of the configuration file.
     File {
@@ -39,10 +39,10 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A configuration that cannot be used: where, what, and what to do.
+/// An invalid configuration: where, what is wrong, and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where the culprit stands, if it stands anywhere.
+    /// Where the invalid setting is, if it has a place.
     pub origin: Option<Origin>,
     /// What is wrong and what would be accepted.
     pub what: String,
@@ -172,7 +172,7 @@ impl Layers {
         Ok(unknown)
     }
 
-    /// The configuration that the layers come to.
+    /// Returns the configuration of all layers together.
     ///
     /// # Errors
     /// The first value that its key does not accept, with where it stands.

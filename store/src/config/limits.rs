@@ -17,7 +17,7 @@
 use super::Config;
 use crate::memory::MemoryLimits;
 
-/// What the host gives to the node.
+/// What the host offers to the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Cores that the process may use.
@@ -61,24 +61,24 @@ const CORE_BYTES_MIN: u64 = 128 << 20;
 pub(crate) const MEMTABLES: u64 = 3;
 /// What a core has to have beside its budgets: buffers of direct IO, stacks, the runtime.
 const FIXED_BYTES: u64 = 32 << 20;
-/// A larger memtable only makes restarts slower.
+/// Maximum size of a memtable, bytes; a larger one only makes restarts slower.
 const MEMTABLE_BYTES_MAX: u64 = 64 << 20;
-/// More answers on their way than this serve nobody.
+/// Maximum budget for answers, bytes; more does not speed up any client.
 const OUTPUT_BYTES_MAX: usize = 256 << 20;
-/// Readers of the log are close behind its end, or far.
+/// Maximum cache of recent log records, bytes: readers of the log are close to its end, or far from it.
 const LOG_CACHE_BYTES_MAX: u64 = 32 << 20;
-/// A smaller one flushes all the time.
+/// Minimum size of a memtable, bytes; a smaller one flushes all the time.
 const MEMTABLE_BYTES_MIN: u64 = 4 << 20;
 
 /// Descriptors of the process whatever its cores: standard streams, the scheduler shard, the status server.
 const PROCESS_FDS: u64 = 96;
 /// Descriptors of one core: its rings, its listeners, log segments, and the tables that it may hold open.
 const CORE_FDS: u64 = 320;
-/// Fewer connections than this are no service.
+/// Minimum number of connections that a node has to be able to serve.
 const NODE_CONNECTIONS_MIN: u64 = 16;
 
 /// How `open_files` descriptors are shared between storage and clients: what is reserved, and the rest. Where the limit is small,
-/// storage gets two thirds of it: without its files nobody is served.
+/// storage gets two thirds of it: without its files no request can be served.
 fn share_fds(open_files: u64, cores: usize) -> (u64, u64) {
     let wanted = PROCESS_FDS + CORE_FDS * cores as u64;
     let reserved = wanted.min(open_files / 3 * 2);
@@ -117,7 +117,7 @@ impl Limits {
         let core_bytes = memory_bytes / cores as u64;
         if core_bytes < CORE_BYTES_MIN {
             return Err(format!(
-                "memory_bytes = {memory_bytes} gives {core_bytes} bytes to each of {cores} cores, and a core needs \
+                "memory_bytes = {memory_bytes} leaves {core_bytes} bytes for each of {cores} cores, and a core needs \
                  {CORE_BYTES_MIN}: raise memory_bytes or lower cores"
             ));
         }

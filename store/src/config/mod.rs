@@ -1,6 +1,6 @@
 //! What an operator can set, and what the node computes from it.
 //!
-//! A [`Config`] is the operator's word: every field has a default, and a fresh node needs none of them set. It is filled from
+//! A [`Config`] is what the operator has set: every field has a default, and a fresh node needs none of them set. It is filled from
 //! four places, later ones weaker: flags, the environment, a file, the defaults ([`Layers`]). All four go through one table
 //! of keys ([`KEYS`]), so a key is spelled, parsed, explained and printed in one place, and a key that is in no table is an
 //! error that names the place and the nearest known key.
@@ -181,7 +181,7 @@ impl Config {
         self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
     }
 
-    /// Beyond loopback everybody who reaches the host could read and delete: there is a password for RESP at most.
+    /// Beyond loopback every host that can connect could read and delete: there is a password for RESP at most.
     fn refuse_open_doors(&self) -> Result<(), String> {
         if self.listen.is_loopback() || self.insecure {
             return Ok(());
@@ -207,7 +207,7 @@ impl Config {
         }
         if self.listen.is_unspecified() && self.advertise.is_none() {
             return Err(format!(
-                "listen = {} is every address of the host, so clients cannot be told which one to dial: set advertise",
+                "listen = {} is every address of the host, so no address can be announced to clients: set advertise",
                 self.listen
             ));
         }
@@ -223,7 +223,7 @@ impl Config {
             let inside = (usize::from(self.base_port)..=last).contains(&usize::from(port));
             if port != 0 && self.base_port != 0 && inside {
                 return Err(format!(
-                    "{name} = {port} lies inside {}..={last}, which base_port gives to the PD API and the stores: move one",
+                    "{name} = {port} lies inside {}..={last}, which base_port reserves for the PD API and the stores: move one",
                     self.base_port
                 ));
             }

@@ -1,4 +1,4 @@
-//! Values as people write them: sizes, durations, switches.
+//! Values in their human-readable form: sizes, durations, switches.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ pub(super) fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// Largest number of a CPU that a list may name.
+/// Maximum CPU number in a list.
 const CPU_MAX: usize = 4095;
 
 /// Reads a list of CPUs as the kernel writes it: `2-5,7`. Ascending, each once.

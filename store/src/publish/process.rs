@@ -27,7 +27,7 @@ const STARTED: Metric =
     gauge("process_start_time_seconds", "When the process started, in seconds since the Unix epoch.");
 const THREADS: Metric = gauge("process_threads", "Threads of the process.");
 
-/// Everything that `/proc` below `root` tells about this process.
+/// Everything that `/proc` below `root` reports about this process.
 pub(super) fn samples(root: &Path, stores: usize) -> Vec<Sample> {
     let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
     let plain = |metric, value| Sample { metric, labels: Vec::new(), value };
@@ -88,6 +88,6 @@ mod tests {
         assert_eq!(value("process_virtual_memory_bytes"), Some(1_000_000.0));
         assert_eq!(value("process_resident_memory_bytes"), Some(300.0 * 4096.0));
         assert_eq!(value("process_max_fds"), Some(1024.0));
-        assert_eq!(value("process_open_fds"), None, "what is not told is not published");
+        assert_eq!(value("process_open_fds"), None, "what is not reported is not published");
     }
 }

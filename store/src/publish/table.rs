@@ -39,7 +39,7 @@ const REFUSED: Metric = metric(
 const WRITE_DELAY: Metric = metric(
     "ringkeep_lsm_write_delay_seconds_total",
     Counter,
-    "Time that writers were told to wait so that flushes and compactions keep up.",
+    "Time that writers were delayed so that flushes and compactions keep up.",
 );
 const WRITE_STOP: Metric = metric(
     "ringkeep_lsm_write_stop_seconds_total",

@@ -14,7 +14,7 @@ use super::Shard;
 use super::open::to_raft;
 use super::turn::SHORTAGE_PAUSE;
 
-/// Most bytes of entries that are read for one request; a single larger entry is read whole.
+/// Maximum bytes of entries that are read for one request; a single larger entry is read whole.
 const FETCH_BYTES_MAX: usize = 4 << 20;
 
 /// What is to be read.

@@ -21,7 +21,7 @@ pub const V1: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 /// The service as most tools still call it.
 pub const V1_ALPHA: &str = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
 
-/// Longest question, bytes: a name.
+/// Maximum length of a request, bytes: a name.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// What every port serves beside its own services.

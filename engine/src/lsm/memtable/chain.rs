@@ -81,10 +81,10 @@ mod tests {
     fn left(moments: &[u64]) -> Vec<u64> {
         let mut arena = Arena::default();
         let key = arena.push_key(b"key", version(10)).0;
-        let mut everybody = Readers::default();
+        let mut readers = Readers::default();
         for seq in (20..100).step_by(10) {
-            everybody.enter(SeqNo(seq - 1));
-            arena.overwrite(key, version(seq), &everybody);
+            readers.enter(SeqNo(seq - 1));
+            arena.overwrite(key, version(seq), &readers);
         }
         assert_eq!(arena.versions(key).count(), 9);
         let mut readers = Readers::default();
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overwrite_leaves_what_somebody_reads() {
+    fn an_overwrite_leaves_what_a_snapshot_reads() {
         assert_eq!(left(&[]), [100]);
         assert_eq!(left(&[9]), [100], "before the first");
         assert_eq!(left(&[10]), [100, 10], "a read at 10 sees 10");

@@ -38,7 +38,7 @@ fn old_versions_stay_for_the_readers_that_see_them_and_no_longer() {
     assert_eq!(linked(&memtable), [11]);
 }
 
-/// A batch that writes a key twice has one version of it for everybody, whoever reads what was before.
+/// A batch that writes a key twice has one version of it for every reader, whatever snapshot reads the version before.
 #[test]
 fn operations_of_one_batch_overwrite_each_other() {
     let (memtable, mut readers) = (Memtable::new(0), Readers::default());

@@ -26,7 +26,7 @@ impl Core {
             let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.is_dir()).collect();
             for dir in missing.into_iter().rev().filter(|dir| !dir.as_os_str().is_empty()) {
                 match fs::DirBuilder::new().mode(DIR_MODE).create(dir) {
-                    // Somebody else was faster; whether it is a directory shows at the next step.
+                    // Another core or process was faster; whether it is a directory shows at the next step.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
                     other => other?,
                 }

@@ -42,7 +42,7 @@ impl Drop for Counted {
     }
 }
 
-/// An operation that ends even if nobody waits for it.
+/// An operation that completes even if no task waits for it.
 struct Operation<T: 'static> {
     future: Option<Pin<Box<dyn Future<Output = io::Result<T>>>>>,
     core: Core,

@@ -80,7 +80,7 @@ struct Side {
 pub(crate) struct CoreSocket {
     core: Core,
     readiness: Rc<Readiness>,
-    // Dropped after the entry in the table is gone: a closing core must not meet a descriptor that is somebody else's.
+    // Dropped after the entry in the table is gone: a closing core must not touch a descriptor that another owner has by then.
     fd: OwnedFd,
 }
 

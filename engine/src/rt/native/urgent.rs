@@ -27,7 +27,7 @@ use super::Core;
 use super::sockets::{remember, wake};
 use crate::rt::fs::in_doubt;
 
-/// A log has one write under way; more come only from several logs on a core.
+/// A log has one write in flight; more come only from several logs on a core.
 const DEPTH: u32 = 64;
 
 /// The ring of a core, made for its first urgent write.
@@ -39,7 +39,7 @@ pub(crate) struct Urgent {
     next_number: Cell<u64>,
 }
 
-/// One write under way, with its sync.
+/// One write in flight, with its sync.
 struct Flight {
     buffer: DmaBuffer,
     syncs: bool,
@@ -53,7 +53,7 @@ struct Flight {
 
 impl std::fmt::Debug for Urgent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} urgent writes under way", self.flights.borrow().len())
+        write!(f, "{} urgent writes in flight", self.flights.borrow().len())
     }
 }
 
@@ -198,7 +198,7 @@ fn queue(ring: &mut IoUring, entries: &[Entry]) {
     pushed.expect("there is room after everything queued was taken");
 }
 
-/// Hands over what is queued, all of it. Nothing may stay queued: its file may be another one by the time somebody else enters
+/// Hands over what is queued, all of it. Nothing may stay queued: its file may be another one by the time another task enters
 /// the ring, and a sync that is taken later than its write is no longer linked to it.
 fn enter(ring: &mut IoUring) {
     const PASSING: [i32; 2] = [libc::EINTR, libc::EAGAIN];

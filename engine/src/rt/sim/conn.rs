@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use super::node::{Life, NodeState};
 use super::sched::{Sim, nanos};
 
-/// Most bytes that one segment carries.
+/// Maximum bytes of one segment.
 const SEGMENT_BYTES_MAX: usize = 64 << 10;
 
 /// A connection; end 0 opened it, end 1 accepted it.

@@ -86,7 +86,7 @@ pub(super) async fn messages_of_each_core_keep_their_order(stage: Stage) {
             let to = to.clone();
             stage.rt.add_core(index, &small_core(), move |rt| async move {
                 for number in 0..EACH {
-                    to.send((rt.core(), number)).await.expect("somebody receives");
+                    to.send((rt.core(), number)).await.expect("the receiver is open");
                 }
             })
         })

@@ -51,7 +51,7 @@ fn provide_snap_2c() {
     let out = peer.step(message(2, 1, 12, Body::AppendReply(conflict)));
     let names: Vec<_> = out.iter().map(|message| message.body.name()).collect();
     assert_eq!(names, ["snapshot"]);
-    assert!(named(&peer.propose("x"), "append").is_empty(), "no entries while a snapshot is under way");
+    assert!(named(&peer.propose("x"), "append").is_empty(), "no entries while a snapshot is in flight");
 }
 
 #[test]

@@ -88,7 +88,7 @@ pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) raft: Option<Raft>,
     pub(crate) disk: Disk,
-    /// Writes under way, oldest first, with the time each will be durable.
+    /// Writes in flight, oldest first, with the time each will be durable.
     pub(crate) writes: VecDeque<(u64, Write)>,
     pub(crate) state: State,
     pub(crate) applies: VecDeque<(u64, Apply)>,
@@ -165,7 +165,7 @@ impl Node {
         self.raft = Some(raft);
     }
 
-    /// Stops at once. Of the writes under way the first `kept` had reached the disk without anybody knowing.
+    /// Stops at once. Of the writes in flight the first `kept` had reached the disk without anybody knowing.
     pub(crate) fn crash(&mut self, kept: usize) {
         self.raft = None;
         for (_, write) in self.writes.drain(..).take(kept) {

@@ -559,7 +559,7 @@ impl World {
         let at = raft.id().0 as usize - 1;
         if membership.is_joint() && !membership.leaves_by_itself() {
             let leave = MembershipChange::leave_joint();
-            // Refused while another change is under way; the next round asks again.
+            // Refused while another change is in flight; the next round asks again.
             let _busy = self.nodes[at].raft.as_mut().expect("a leader").propose_change(&leave);
             self.settle(at);
             return false;

@@ -2,7 +2,7 @@
 //!
 //! What holds: at most [`CONNECTIONS_MAX`] threads serve; at most [`PAGES_MAX`] of them are busy with a page that is not a
 //! probe, so that `/live` and `/ready` always find one; a connection that has not asked yet makes room for a newer one, the
-//! oldest first, so nobody keeps others out by saying nothing or little; whatever a client does, it is gone after its deadline.
+//! oldest first, so no client keeps others out by sending nothing or little; whatever a client does, it is gone after its deadline.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,6 +1,6 @@
 //! As much HTTP/1.1 as a status page needs: one bounded request head per connection, one answer, close. Pure.
 
-/// Longest request head that is read.
+/// Maximum length of a request head, bytes.
 pub(super) const HEAD_BYTES_MAX: usize = 8 << 10;
 
 /// What a client asks for.

@@ -1,4 +1,4 @@
-//! The other side of the wire: a small client for the load generator, the tools and the tests.
+//! A small gRPC client for the load generator, the tools and the tests.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -19,7 +19,7 @@ use super::io::wrap;
 use super::status::{Code, Status};
 use crate::memory::Memory;
 
-/// Longest answer that is accepted.
+/// Maximum length of an answer, bytes.
 const MESSAGE_BYTES_MAX: usize = 128 << 20;
 const WINDOW_BYTES: u32 = 16 << 20;
 
@@ -65,7 +65,7 @@ impl Client {
         Ok(Self { requests, authority: addr.to_string(), memory: Memory::unbounded() })
     }
 
-    /// One message there, one message back.
+    /// Sends one message and returns the answer.
     pub async fn unary<A: prost::Message + Default>(
         &self,
         path: &str,
@@ -74,7 +74,7 @@ impl Client {
         self.unary_within(path, message, None).await
     }
 
-    /// As [`Client::unary`], telling the server how long the caller waits.
+    /// As [`Client::unary`], with a deadline sent to the server.
     pub async fn unary_within<A: prost::Message + Default>(
         &self,
         path: &str,
@@ -134,7 +134,7 @@ impl Client {
         self.open_within(path, None).await
     }
 
-    /// As [`Client::open`], telling the server how long the caller waits.
+    /// As [`Client::open`], with a deadline sent to the server.
     pub async fn open_within(&self, path: &str, timeout: Option<Duration>) -> Result<Call, Status> {
         self.begin(path, timeout, &[], None).await
     }
@@ -186,14 +186,14 @@ impl Client {
 /// A stream from the caller's side.
 #[derive(Debug)]
 pub struct Call {
-    /// What the server says.
+    /// From the server.
     pub inbox: Inbox,
-    /// What is said to the server.
+    /// To the server.
     pub outbox: Outbox,
 }
 
 impl Call {
-    /// The server's verdict, once its messages have been read.
+    /// The server's status, once its messages have been read.
     pub async fn finish(&mut self) -> Result<(), Status> {
         let trailers = self.inbox.trailers().await.map_err(broken)?.unwrap_or_default();
         status_of(&trailers).unwrap_or_else(|| Err(Status::new(Code::Internal, "no grpc-status trailer")))

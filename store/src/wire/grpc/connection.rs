@@ -1,4 +1,4 @@
-//! Driving one connection: HTTP/2 in and out, calls begun, silence noticed, one write per turn.
+//! Driving one connection: HTTP/2 in and out, starting calls, keepalive, one write per turn.
 //!
 //! A call is polled once where it is accepted. Usually its message has come with its head and the answer is in memory, so it is
 //! done there, without a task, and its answer leaves with those of its neighbours in one write. Only what has to wait becomes a
@@ -22,14 +22,14 @@ use super::io::{Io, Outlet, wrap};
 use super::server::{Options, State};
 use super::tally::Running;
 
-/// Calls begun between two looks at the clock.
+/// Calls started between two reads of the clock.
 const CALLS_PER_LOOK: usize = 16;
-/// Bytes taken in between two looks at the clock. As frames of nothing they hold the core for a third of a millisecond.
+/// Bytes read between two reads of the clock. As empty frames they take a third of a millisecond of the core's time.
 const PORTION_BYTES: usize = 32 << 10;
 /// What small DATA frames that have not been looked at may cost beside their bytes. The usual bound is half the connection's window,
 /// and a burst of 500 small requests passes it; this one has room for a request on each stream, twice.
 const FRAME_OVERHEAD_BYTES_MAX: usize = 4 << 20;
-/// Longest list of headers that is read, bytes. A list over [`call::METADATA_BYTES_MAX`] is refused, and one that could not even be
+/// Maximum size of a header list that is read, bytes. A list over [`call::METADATA_BYTES_MAX`] is refused, and one that could not even be
 /// read would end the connection with all its other calls.
 const HEADER_BYTES_MAX: u32 = 256 << 10;
 
@@ -38,7 +38,7 @@ const BLOCKED_BYTES: usize = 256 << 10;
 
 type Wait = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Serves a connection of which `early` has been read to its end. False if it was broken off.
+/// Serves a connection whose first bytes, `early`, have been read, to its end. Returns false if it ended by an error.
 pub(super) async fn drive<S: Service>(state: &Rc<State<S>>, stream: Stream, early: Vec<u8>) -> bool {
     let (io, outlet) = wrap(stream, early);
     let Some(mut h2) = shake_hands(state, io, &outlet).await else { return false };
@@ -55,7 +55,7 @@ pub(super) async fn drive<S: Service>(state: &Rc<State<S>>, stream: Stream, earl
         told_bytes: 0,
     };
     let ended_well = poll_fn(|cx| driver.poll(cx)).await;
-    // A client that was told to go may go as it likes.
+    // After GOAWAY the client may close in any way.
     ended_well || driver.said_goodbye
 }
 
@@ -79,7 +79,7 @@ async fn shake_hands<S: Service>(
     let mut handshake = pin!(builder.handshake(io));
     let mut alarm = pin!(state.rt.sleep(options.handshake));
     poll_fn(|cx| {
-        // Nothing but settings may come before it is over.
+        // Only SETTINGS frames may arrive before the handshake is complete.
         outlet.allow(PORTION_BYTES);
         let shaken = handshake.as_mut().poll(cx);
         if matches!(outlet.poll_flush(cx), Poll::Ready(Err(_))) {
@@ -105,7 +105,7 @@ struct Driver<S: Service> {
     /// The calls of this connection.
     running: Running,
     holding: Holding,
-    /// Sent bytes that `holding` has been told of.
+    /// Sent bytes that were reported to `holding`.
     told_bytes: u64,
 }
 
@@ -141,7 +141,7 @@ impl<S: Service> Driver<S> {
         self.holding.poll_ended(cx).is_ready()
     }
 
-    /// Takes in what has arrived, begins calls and lets h2 put finished answers into the outlet.
+    /// Reads what has arrived, starts calls and lets h2 put finished answers into the outlet.
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let budget = self.state.rt.budget();
         let mut begun = 0;
@@ -221,7 +221,7 @@ impl<S: Service> Driver<S> {
     }
 }
 
-/// Notices a peer that is gone without a word.
+/// Detects a peer that is gone without closing the connection.
 struct Keepalive {
     rt: Rt,
     every: std::time::Duration,

@@ -1,4 +1,4 @@
-//! Stopping without cutting anybody off: one signal that wakes whoever must hear it.
+//! The signal that a server drains, and the tasks that it wakes.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -6,14 +6,14 @@ use std::task::{Context, Poll};
 
 use super::waiters::{Waiter, Waiters};
 
-/// The signal that a server is to drain, and who waits for it.
+/// The drain signal, and the tasks that wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Drain {
     requested: Cell<bool>,
     waiters: Rc<Waiters>,
 }
 
-/// One who waits for the signal.
+/// A task that waits for the signal.
 #[derive(Debug)]
 pub(crate) struct Listening {
     drain: Rc<Drain>,

@@ -26,11 +26,11 @@ pub struct Frame {
     pub bytes: Bytes,
 }
 
-/// Takes messages out of a body that arrives in pieces of any size.
+/// Extracts messages from a body that arrives in pieces of any size.
 #[derive(Debug)]
 pub struct Deframer {
     message_bytes_max: usize,
-    /// What has arrived and is not yet given out. Stays one piece of the connection's buffer for as long as a message lies
+    /// What has arrived and was not yet returned. Stays one piece of the connection's buffer for as long as a message lies
     /// within one piece, so that the usual request is never copied.
     arrived: Arrived,
 }
@@ -61,7 +61,7 @@ impl Deframer {
         }
     }
 
-    /// Bytes that have arrived and are not yet given out.
+    /// Bytes that have arrived and were not yet returned.
     pub fn waiting(&self) -> usize {
         match &self.arrived {
             Arrived::Whole(bytes) => bytes.len(),
@@ -72,7 +72,7 @@ impl Deframer {
     /// The next message that is there in full.
     ///
     /// # Errors
-    /// A message that is too long, or whose flag means nothing.
+    /// A message that is too long, or has an unknown flag.
     pub fn take(&mut self) -> Result<Option<Frame>, Status> {
         let Some((compressed, length)) = self.head()? else { return Ok(None) };
         if self.waiting() < PREFIX_BYTES + length {
@@ -117,7 +117,7 @@ impl Deframer {
     }
 }
 
-/// Longest answer. The services bound what they collect far below it; a caller whose answer is longer is told so.
+/// Maximum length of an answer, bytes. The services bound what they collect far below it; a longer answer becomes an error.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// An answer with its prefix, ready to send.
@@ -160,7 +160,7 @@ fn framed(message: &impl prost::Message, length: u32) -> Bytes {
 /// once it is decoded.
 ///
 /// # Errors
-/// There are more. A message that cannot be decoded passes; decoding tells what is wrong with it.
+/// There are more. A message that cannot be decoded passes; the decoder reports what is wrong with it.
 pub fn bound_items(message: &[u8], items_max: usize) -> Result<(), Status> {
     // The shortest field has two bytes.
     if message.len() / 2 <= items_max {
@@ -258,7 +258,7 @@ mod tests {
         let refused = bound_items(&message, 9).unwrap_err();
         assert_eq!(refused.code, Code::InvalidArgument);
         assert!(refused.message.contains("9 items"), "{refused}");
-        // Not a message: whoever decodes it says so.
+        // Not a message: the decoder reports that.
         for broken in [&b"\x0a\xff\x01"[..], b"\x0b\0\0\0\0\0", b"\xff\xff\xff\xff\xff\xff"] {
             assert_eq!(bound_items(broken, 1), Ok(()));
         }

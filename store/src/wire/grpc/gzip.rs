@@ -32,9 +32,9 @@ pub(super) const GZIP: HeaderValue = HeaderValue::from_static("gzip");
 /// The value of [`ACCEPTED`].
 pub(super) const SERVED: HeaderValue = HeaderValue::from_static("identity,gzip");
 
-/// Answers from this length on are compressed where the caller accepts it. Below it the way is short and the core's time dear.
+/// Answers from this length on are compressed where the caller accepts it. Below it the CPU time costs more than the bytes that it saves.
 const ANSWER_BYTES_MIN: usize = 64 << 10;
-/// Bytes inflated or compressed between two looks at the clock.
+/// Bytes inflated or compressed between two reads of the clock.
 const STEP_BYTES: usize = 64 << 10;
 /// Steps, or messages, of one stream in a row before others run.
 const STEPS_MAX: usize = 16;
@@ -165,7 +165,7 @@ impl Inflate {
     /// Inflates a little more; whether that was all.
     fn step(&mut self, bytes_max: usize) -> Result<bool, Status> {
         let from = self.message.len();
-        // One byte above the bound tells a message that is too long from one that just fits.
+        // One byte above the bound distinguishes a message that is too long from one that just fits.
         let room = STEP_BYTES.min(bytes_max + 1 - from);
         self.message.resize(from + room, 0);
         let read = self.compressed.read(&mut self.message[from..]);
@@ -229,7 +229,7 @@ mod tests {
         bytes.into()
     }
 
-    /// What comes of a body, and the highest charge meanwhile.
+    /// The messages of a body, and the highest charge meanwhile.
     fn take(
         messages: &mut Messages,
         intake: &mut Intake,

@@ -1,6 +1,6 @@
 //! Calls and connections that wait for their client, and what they hold meanwhile.
 //!
-//! Whoever waits for its client says so here: a call with a part of a message, a call whose answer waits for the caller's window, a
+//! Registered here are: a call with a part of a message, a call whose answer waits for the caller's window, a
 //! connection whose socket takes nothing. While others wait for memory, and while the server drains, those that are too slow are
 //! ended ([`crate::memory::stalls`]): a call is reset, so that its share of the connection's window is free again; a connection is closed.
 //!
@@ -18,14 +18,14 @@ use super::server::Stats;
 use crate::memory::stalls::{self, Holder, Pace, Stalls};
 use crate::memory::{INTAKE_BYTES_MIN, Memory};
 
-/// All that wait on one server.
+/// All holders of one server.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     next: Cell<u64>,
     listed: RefCell<BTreeMap<u64, Rc<Held>>>,
 }
 
-/// What its client has to do.
+/// What the client has to do next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Duty {
     /// Nothing.

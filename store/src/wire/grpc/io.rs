@@ -1,11 +1,11 @@
-//! A connection of this core as h2 wants to see it, with writes collected.
+//! A connection as the byte stream that h2 reads and writes, with buffered writes.
 //!
 //! h2 flushes as often as it likes; that only fills [`Io`]'s buffer. The socket is written once per turn, when the
 //! connection's driver calls [`Outlet::poll_flush`], or when the buffer is full. A full buffer that the socket does not take
 //! makes h2 wait, and that is how a slow reader slows down its own answers and nothing else.
 //!
 //! h2 reads as long as there is something, which may be for ever, and frames that it has to ignore never lead to a call. So it reads
-//! no further than the driver has allowed with [`Outlet::allow`]; then it is told that there is nothing, and the driver decides.
+//! no further than the driver has allowed with [`Outlet::allow`]; beyond that, reads return pending, and the driver decides.
 
 use std::cell::RefCell;
 use std::io;
@@ -42,7 +42,7 @@ struct Wire {
     blocked: bool,
     /// How much may still be read.
     allowed: usize,
-    /// Reading ended because no more was allowed; nobody wakes the connection for the rest.
+    /// Reading ended because no more was allowed; no event wakes the connection for the rest.
     held: bool,
 }
 
@@ -213,7 +213,7 @@ mod tests {
                 .await;
                 into.filled().len()
             };
-            // Nothing bounds the reading before the first allowance; then each ends where it was told to, and a new one goes on.
+            // Nothing bounds the reading before the first allowance; then each ends at its allowance, and a new one goes on.
             assert_eq!(read_some().await, 700);
             outlet.allow(1000);
             assert_eq!([read_some().await, read_some().await, read_some().await], [700, 300, 0]);

@@ -8,12 +8,12 @@
 //!   calls that run and how they ended.
 //! * [`mod@frame`] cuts messages out of bodies, `gzip` inflates those that are compressed and compresses large answers. What unfinished requests and unsent answers hold is charged to the core, and a
 //!   caller is not let to send on while there is no room for it ([`crate::memory`]).
-//! * `holders` knows who waits for its client, and ends whoever is too slow while others wait for memory or the server drains.
+//! * `holders` lists the calls and connections that wait for their client, and ends those that are too slow while others wait for memory or the server drains.
 //! * [`client`] is the other side, for tools and tests.
 //!
 //! What holds: a message that has not arrived is not allocated; an answer that the caller does not take waits in the caller's
 //! window, not in memory without bound; a broken connection harms no other; a call ends with its stream, and so does what it
-//! started; a connection has its share of the core, whatever it sends.
+//! started; a connection gets a bounded share of the core's time, whatever it sends.
 //!
 //! Not done here, on purpose: compression other than gzip, client streaming alone, TLS (it belongs below, on the stream).
 
@@ -60,10 +60,10 @@ pub trait Service: 'static {
     /// The service's own name for a method.
     type Method: Copy + Debug + Eq + Hash + 'static;
 
-    /// Looks a path like `/package.Service/Method` up.
+    /// Returns the method of a path like `/package.Service/Method`.
     fn method(&self, path: &str) -> Option<(Self::Method, Shape)>;
 
-    /// Longest message of a method, if it is not the server's.
+    /// Maximum length of a method's message, bytes, if it is not the server's.
     fn message_bytes_max(&self, method: Self::Method) -> Option<usize> {
         let _: Self::Method = method;
         None

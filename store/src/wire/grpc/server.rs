@@ -31,25 +31,25 @@ pub trait Guest: Debug {
 /// The bounds of a server.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Connections at one time; one more is closed at once.
+    /// Maximum number of open connections; one more is closed at once.
     pub connections_max: usize,
     /// The node's places for connections, over all cores.
     pub descriptors: Descriptors,
-    /// Calls at one time on one connection. Clients with one connection per store need thousands.
+    /// Maximum number of concurrent calls on one connection. Clients with one connection per store need thousands.
     pub streams_max: u32,
-    /// Calls at one time over all connections; one more is refused.
+    /// Maximum number of concurrent calls over all connections; one more is refused.
     pub calls_max: usize,
-    /// Longest message that is accepted.
+    /// Maximum length of a request message, bytes.
     pub message_bytes_max: usize,
     /// What requests and answers may hold: the bounds of the core, which it may share with other servers.
     pub memory: Memory,
-    /// What a caller may send on one stream before it is read.
+    /// Receive window of a stream, bytes.
     pub stream_window_bytes: u32,
-    /// What a caller may send on one connection before it is read.
+    /// Receive window of a connection, bytes.
     pub connection_window_bytes: u32,
-    /// A silent connection is pinged after this time, and closed after as much again without a sign of life.
+    /// A silent connection is pinged after this time, and closed after the same time again without an answer.
     pub keepalive: Duration,
-    /// How long a new connection may take to say that it speaks HTTP/2.
+    /// How long a new connection may take for the HTTP/2 handshake.
     pub handshake: Duration,
     /// What else is spoken on the port.
     pub guest: Option<Rc<dyn Guest>>,
@@ -82,7 +82,7 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections closed at once because of the bound.
     pub turned_away: u64,
-    /// Calls begun.
+    /// Calls started.
     pub calls: u64,
     /// Connections that ended by an error of the protocol, the socket or the keepalive.
     pub broken: u64,
@@ -116,7 +116,7 @@ pub(super) struct State<S: Service> {
     pub(super) running: Running,
     /// Calls and connections that wait for their client.
     pub(super) holders: Rc<Holders>,
-    /// By method; nothing stands for one that is not served.
+    /// By method; `None` counts calls of unknown methods.
     pub(super) tally: Tally<Option<S::Method>>,
     idle: Rc<Bell>,
 }
@@ -140,7 +140,7 @@ pub struct Handle {
     tally: tally::Read,
 }
 
-/// Serves `service` on `listener` from this core until the handle says otherwise.
+/// Serves `service` on `listener` on this core until the handle drains it.
 pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Options) -> Handle {
     let state = Rc::new(State {
         rt: rt.clone(),
@@ -187,16 +187,16 @@ impl Handle {
         Stats { running: self.running.count(), ..self.stats.get() }
     }
 
-    /// How requests have ended, by method and status.
+    /// Requests completed, by method and status.
     pub fn ended(&self) -> Vec<Ended> {
         self.tally.0()
     }
 
-    /// Stops accepting, tells every client to go elsewhere, and waits for running calls, though no longer than `patience`. Gives the
-    /// number of connections that were still busy.
-    pub async fn drain(&self, patience: Duration) -> usize {
+    /// Stops accepting, asks every client to close its connection, and waits at most `timeout` for running calls. Returns the number
+    /// of connections that were still busy.
+    pub async fn drain(&self, timeout: Duration) -> usize {
         self.drain.request();
-        let mut patience = pin!(self.rt.sleep(patience));
+        let mut timeout = pin!(self.rt.sleep(timeout));
         let mut idle = pin!(async {
             while self.stats.get().connections > 0 {
                 self.idle.wait().await;
@@ -204,7 +204,7 @@ impl Handle {
         });
         poll_fn(|cx| match idle.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(()),
-            Poll::Pending => patience.as_mut().poll(cx),
+            Poll::Pending => timeout.as_mut().poll(cx),
         })
         .await;
         self.stats.get().connections

@@ -1,16 +1,16 @@
-//! How a call ended, as gRPC says it: a code and a sentence, carried in trailers.
+//! The status of a call: a code and a sentence, carried in trailers.
 
 use std::fmt;
 
 use http::HeaderValue;
 
-/// The codes of gRPC that this server gives or has to understand.
+/// The gRPC status codes that this server returns or has to understand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Code {
-    /// It worked.
+    /// Success.
     Ok = 0,
-    /// The caller gave up.
+    /// The caller cancelled the call.
     Cancelled = 1,
     /// No other code fits.
     Unknown = 2,
@@ -30,7 +30,7 @@ pub enum Code {
     Unimplemented = 12,
     /// The server or the transport broke its own rules.
     Internal = 13,
-    /// The server cannot be reached or is stopping; another try may succeed.
+    /// The server cannot be reached or is stopping; a retry may succeed.
     Unavailable = 14,
 }
 
@@ -68,7 +68,7 @@ impl Code {
         })
     }
 
-    /// The name that gRPC gives it, as a label of the metrics page.
+    /// Its gRPC name, which is the label of the metrics page.
     pub fn name(self) -> &'static str {
         match self {
             Code::Ok => "OK",
@@ -151,7 +151,7 @@ impl Status {
     }
 }
 
-/// A sentence is enough; more would not fit into a client's header list.
+/// Maximum length of a status message, bytes; more would not fit into a client's header list.
 const MESSAGE_BYTES_MAX: usize = 1024;
 const HEX: &[u8; 16] = b"0123456789ABCDEF";
 

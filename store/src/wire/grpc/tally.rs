@@ -1,4 +1,4 @@
-//! What has become of calls: how many run, and how each ended.
+//! Counters of calls: how many run, and how each ended.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -8,16 +8,16 @@ use std::rc::Rc;
 
 use super::status::Code;
 
-/// How many calls run at this moment, under one bound.
+/// Calls that run now, under one bound.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Running(Rc<Cell<usize>>);
 
-/// A call that runs. Dropping it says that it has ended, whichever way.
+/// A call that runs. Dropping it counts it as ended.
 #[derive(Debug)]
 pub(super) struct Entered(Rc<Cell<usize>>);
 
 impl Running {
-    /// One more, unless there are `max`.
+    /// Counts one more, unless there are `max`.
     pub(super) fn enter(&self, max: usize) -> Option<Entered> {
         if self.0.get() >= max {
             return None;
@@ -68,7 +68,7 @@ impl<M> Default for Tally<M> {
 }
 
 impl<M: Eq + Hash> Tally<M> {
-    /// One more.
+    /// Counts one.
     pub fn count(&self, method: M, code: Code) {
         *self.0.borrow_mut().entry((method, code)).or_default() += 1;
     }

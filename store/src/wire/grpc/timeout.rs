@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
-/// Longest timeout that is kept; anything longer is as good as none and would only burden the timers.
+/// Maximum timeout that gets a timer; a longer one is treated as none.
 const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// How long the caller waits, or nothing if the header makes no sense.
+/// Returns how long the caller waits, or `None` for an invalid header.
 pub(crate) fn parse(value: &HeaderValue) -> Option<Duration> {
     let (unit, digits) = value.as_bytes().split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
 
-/// Who waits.
+/// The tasks that wait.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     next: Cell<u64>,
     wakers: RefCell<BTreeMap<u64, Waker>>,
 }
 
-/// One place among those who wait. Dropping it gives the place up.
+/// One task's registration. Dropping it removes the task.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     all: Rc<Waiters>,

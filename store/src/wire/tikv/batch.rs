@@ -1,7 +1,7 @@
 //! Many commands on one stream.
 //!
 //! Commands begin in the order in which they arrive; answers leave in the order in which they are ready, those that are ready in one
-//! message of bounded size. So a turn that commits many writes answers them with one message, and a slow scan holds up nobody.
+//! message of bounded size. So a turn that commits many writes answers them with one message, and a slow scan delays no other command.
 //!
 //! What holds: of a message as many commands are in flight as [`RUNNING_MAX`] allows, and the rest waits in the bytes that it came
 //! in; beginning commands pauses as soon as it has had its share of the core; a message of answers has [`ANSWER_BYTES_MAX`], or a
@@ -22,9 +22,9 @@ use super::{Core, decode};
 use crate::wire::grpc::{Charge, Inbox, Outbox, Status, answer};
 use crate::wire::proto::tikvpb::{Answer, BatchCommandsResponse, Request, Response};
 
-/// Longest message of commands. Each of them may be as long as if it came alone, and clients put many into one.
+/// Maximum length of a message of commands, bytes. Each of them may be as long as if it came alone, and clients put many into one.
 pub(super) const MESSAGE_BYTES_MAX: usize = 128 << 20;
-/// Commands of one stream that may be in flight. Beyond it the stream is not read, and the client feels that.
+/// Commands of one stream that may be in flight. Beyond it the stream is not read, and flow control stops the client.
 const RUNNING_MAX: usize = 1024;
 /// The same while the core is short of memory.
 const RUNNING_SHORT: usize = 4;
@@ -32,7 +32,7 @@ const RUNNING_SHORT: usize = 4;
 const ANSWER_BYTES_MIN: usize = 1 << 20;
 /// A message of more than one answer is not longer.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-/// Steps of a message between two looks at the clock.
+/// Steps of a message between two reads of the clock.
 const STEPS_PER_LOOK: usize = 16;
 /// Bytes of the fields around an answer and its id, at most.
 const FIELD_BYTES: usize = 24;
@@ -185,7 +185,7 @@ impl Stream<'_> {
     fn begin(&mut self, id: u64, command: Bytes, charge: Rc<Charge>) -> Result<(), Status> {
         let request = decode::<Request>(command)?;
         let Some(command) = request.cmd else {
-            // Clients take an answer without content for "not known there".
+            // Clients read an answer without content as an unknown command.
             self.ready.push(id, Response { cmd: None });
             return Ok(());
         };

@@ -1,4 +1,4 @@
-//! What a request may ask for, checked before anything is done.
+//! Validation of requests, before anything is done.
 
 use bytes::Bytes;
 
@@ -8,7 +8,7 @@ use crate::wire::proto::kvrpcpb::{Context, KvPair};
 /// A sentence that names the culprit and the remedy.
 pub(super) type Refused = String;
 
-/// The parts that every raw request has.
+/// The fields that every raw request has.
 pub(super) fn common(context: Option<&Context>, cf: &str) -> Result<(), Refused> {
     if !matches!(cf, "" | "default") {
         let cf: String = cf.chars().take(64).collect();

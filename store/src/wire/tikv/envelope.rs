@@ -4,7 +4,7 @@
 //! field 1, repeated:  length, one command ...          field 2, repeated:  one id, or packed: length, id, id, ...
 //! ```
 //!
-//! The client decides how many commands a message has, and the ids may come before or behind them. So nothing is decoded
+//! The client decides how many commands a message has, and the ids may come before or after them. So nothing is decoded
 //! ahead: a first walk counts both, a second one hands them out in pairs, and both walk in steps of a bounded length between
 //! which the caller may let others run. What a message takes in memory is its own bytes.
 //!
@@ -37,14 +37,14 @@ enum Walk {
     HandOut,
 }
 
-/// What a step has come to.
+/// The result of a step.
 #[derive(Debug, PartialEq)]
 pub(super) enum Step {
     /// A command, still encoded, and the id that its answer carries.
     Command(u64, Bytes),
     /// Nothing yet; step again.
     Again,
-    /// There is nothing more.
+    /// The end of the message.
     End,
 }
 
@@ -184,7 +184,7 @@ fn skip(body: &[u8], at: &mut usize, kind: u64) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// A length and as many bytes: where they lie. `at` moves behind them.
+/// A length and as many bytes: where they lie. `at` moves past them.
 fn span(body: &[u8], at: &mut usize) -> Result<(usize, usize), Malformed> {
     let length = usize::try_from(number(body, at)?).map_err(|_| malformed(*at))?;
     let end = at.checked_add(length).filter(|end| *end <= body.len()).ok_or_else(|| malformed(*at))?;
@@ -243,7 +243,7 @@ mod tests {
     fn commands_come_out_in_order_with_their_ids_wherever_these_lie() {
         for commands in [0, 1, 2, 255, 256, 1000] {
             assert_eq!(open(message(commands).into()).unwrap().0, expected(commands));
-            // Ids first, one field each, with a field between that nobody knows.
+            // Ids first, one field each, with an unknown field between.
             let mut mixed = Vec::new();
             for n in 0..commands {
                 mixed.push(0x10);

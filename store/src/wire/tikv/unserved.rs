@@ -1,7 +1,7 @@
 //! What is known and not served, refused in the shape that the sender of each command looks at.
 //!
 //! A batch has no status per command, and a command whose answer has no content looks like a fault of the transport. So the
-//! sentence goes where that command's own errors go, as one that ends the transaction: trying again is pointless.
+//! sentence goes where that command's own errors go, as one that ends the transaction: a retry is pointless.
 
 use crate::wire::proto::coprocessor;
 use crate::wire::proto::kvrpcpb::{self, KeyError, KvPair};
