@@ -4,6 +4,7 @@ use std::fmt;
 
 use scheduler::StateRefusal;
 
+use super::members::NotAdmitted;
 use crate::refusal::Refusal;
 use crate::region::system::SystemRefusal;
 
@@ -21,6 +22,8 @@ pub enum Denied {
     },
     /// The state refuses the command.
     Refused(StateRefusal),
+    /// A store may not join as it describes itself.
+    NotAdmitted(NotAdmitted),
     /// A safe point above every timestamp that was handed out would let versions be collected that are yet to be written.
     AheadOfPresent {
         /// The safe point asked for.
@@ -87,6 +90,7 @@ impl fmt::Display for Denied {
             Self::Unavailable(why) => write!(f, "the scheduler's state cannot be changed: {why}"),
             Self::BadCount { asked, most } => write!(f, "{asked} asked for; ask for 1 to {most}"),
             Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::NotAdmitted(why) => write!(f, "{why}"),
             Self::AheadOfPresent { asked, present } => {
                 write!(f, "safe point {asked} lies above the present, {present}; choose one below it")
             }

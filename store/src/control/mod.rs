@@ -22,6 +22,7 @@
 //! | `origin` | where the state comes from when there is none: 0.1's file (`image`), or a new cluster |
 //! | `grants` | what is handed out |
 //! | `reports` | what comes in |
+//! | `members` | stores of other nodes that join or moved |
 //! | `orders` | what becomes of instructions |
 //! | `denied` | why something is not granted |
 //!
@@ -32,6 +33,7 @@ mod denied;
 mod grants;
 mod image;
 pub mod link;
+mod members;
 mod orders;
 mod origin;
 mod reports;
@@ -51,6 +53,7 @@ use scheduler::{Cluster, Config, Instruction, Oracle, Scheduler, Store, StoreDes
 pub use self::denied::Denied;
 use self::link::StateLink;
 pub use self::link::{Ask, link};
+pub use self::members::{Joining, NotAdmitted};
 use self::orders::Orders;
 pub use self::reports::{Beat, StoreBeat, beats};
 

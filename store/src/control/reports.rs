@@ -104,7 +104,7 @@ impl Control {
     }
 
     /// A refused report is stale or broken. It is counted, and its sender reports again.
-    fn count<T>(&self, taken: Result<T, String>) -> Option<T> {
+    pub(super) fn count<T>(&self, taken: Result<T, String>) -> Option<T> {
         taken
             .inspect_err(|why| {
                 let before = self.0.refused_reports.replace(self.0.refused_reports.get() + 1);

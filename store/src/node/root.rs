@@ -34,6 +34,7 @@ use crate::gateway::Gateway;
 use crate::shard::links::connect;
 use crate::shard::routes::Place;
 use crate::wire::board::Board;
+use crate::wire::peer::link::Speaker;
 use crate::wire::resp::Connections;
 
 /// Work of the program that a node is part of, begun on every data core once the core can answer, with a gateway to the whole
@@ -214,6 +215,11 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
     drop((say, reports));
     let begun = async {
         let (places, counts) = cores.opened().await?;
+        let speaker = counts.first().map(|(index, opened)| Speaker {
+            cluster: plan.identity.cluster,
+            store: plan.identity.store_id(*index),
+            incarnation: *opened,
+        });
         let hosted = scheduler.open(rt, &config, &plan, asks, beats).await?;
         setup::confirm(rt, &opened, counts, hosted.next_id).await?;
         for go in &goes {
@@ -223,7 +229,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
             }
         }
         let stores = cores.serving(plan.identity.stores).await?;
-        Ok((stores, hosted.serve(rt, &plan, board.clone())))
+        Ok((stores, hosted.serve(rt, &plan, board.clone(), speaker)))
     };
     match begun.await {
         Ok((stores, scheduler)) => {

@@ -25,7 +25,8 @@ use crate::control::{Ask, Beat, Control, Member};
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::grpc;
 use crate::wire::health::Health;
-use crate::wire::pd::Pd;
+use crate::wire::pd::{Dialer, Pd};
+use crate::wire::peer::link::Speaker;
 
 /// The port of the PD API, bound and not served.
 pub(super) struct Bound {
@@ -91,13 +92,24 @@ impl Bound {
 }
 
 impl Hosted {
-    /// Serves the PD API.
-    pub(super) fn serve(self, rt: &Rt, plan: &Plan, board: Board) -> SchedulerShard {
+    /// Serves the PD API. Stores that join are dialled in the name of `speaker`, if a store of this node can speak.
+    pub(super) fn serve(
+        self,
+        rt: &Rt,
+        plan: &Plan,
+        board: Board,
+        speaker: Option<Speaker>,
+    ) -> SchedulerShard {
         let Self { bound: Bound { listener, addr }, control, next_id: _ } = self;
         let health = Health::default();
         let options = grpc::Options::default();
         let connections_max = options.connections_max as u64;
-        let server = Rc::new(grpc::serve(rt, listener, Pd::new(control, health.clone()), options));
+        let pd = Pd::new(control, health.clone());
+        let pd = match speaker {
+            Some(speaker) => pd.admitting(Dialer::new(rt, speaker)),
+            None => pd,
+        };
+        let server = Rc::new(grpc::serve(rt, listener, pd, options));
         rt.spawn(post(rt.clone(), server.clone(), (board, plan.cores), connections_max));
         SchedulerShard { addr, health, server }
     }

@@ -266,7 +266,7 @@ fn reports_of_strangers_change_nothing() {
         };
         let put = PutStoreRequest { store: Some(store), ..Default::default() };
         let status = pd.unary::<PutStoreResponse>("/pdpb.PD/PutStore", &put).await.unwrap_err();
-        assert_eq!(status.code, Code::PermissionDenied);
+        assert_eq!(status.code, Code::FailedPrecondition);
         let stats = StoreHeartbeatRequest {
             stats: Some(StoreStats { store_id: STORE, ..Default::default() }),
             ..Default::default()

@@ -17,6 +17,7 @@ mod grpc_gzip;
 mod grpc_pd;
 mod grpc_reflection;
 mod health;
+mod join;
 mod load;
 mod memory;
 mod migration;

@@ -1,6 +1,7 @@
 //! The PD service: what clients ask to find regions and stores, and the timestamps.
 //!
-//! [`Pd`] names the methods; `answers` holds the unary ones, `streams` the streams, `etcd` what clients ask of the store below PD.
+//! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `streams` the streams, `etcd` what
+//! clients ask of the store below PD.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
 //! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Control`](crate::control) knows.
@@ -10,6 +11,7 @@
 
 mod answers;
 mod etcd;
+mod join;
 mod streams;
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use engine::rt::Mono;
 use prost::Message;
 use scheduler::{DownPeer, PeerId, RegionInfo};
 
+pub use self::join::Dialer;
 use super::grpc::{self, Code, Inbox, Outbox, Service, Shape, Status};
 use super::health::{self, Health};
 use super::proto::metapb;
@@ -34,6 +37,8 @@ const SERVICES: [&str; 4] =
 pub struct Pd {
     control: Control,
     health: Health,
+    /// Without one no store can join.
+    dialer: Option<Dialer>,
 }
 
 /// The methods of the service.
@@ -72,7 +77,13 @@ pub enum Method {
 impl Pd {
     /// Speaks for `control`.
     pub fn new(control: Control, health: Health) -> Self {
-        Self { control, health }
+        Self { control, health, dialer: None }
+    }
+
+    /// Lets stores of other nodes join, which are dialled back first.
+    #[must_use]
+    pub fn admitting(self, dialer: Dialer) -> Self {
+        Self { dialer: Some(dialer), ..self }
     }
 
     fn header(&self) -> Option<ResponseHeader> {
@@ -159,7 +170,8 @@ impl Service for Pd {
             Method::IsBootstrapped => self.answer(message, Self::is_bootstrapped_answer),
             Method::Bootstrap => self.answer(message, Self::bootstrap),
             Method::AllocId => grpc::answer(&self.alloc_id(decode(message)?).await?),
-            Method::PutStore | Method::StoreHeartbeat => Err(self.report_of_a_stranger()),
+            Method::PutStore => grpc::answer(&self.put_store(decode(message)?).await?),
+            Method::StoreHeartbeat => Err(self.report_of_a_stranger()),
             Method::AskSplit => grpc::answer(&self.ask_split(decode(message)?).await?),
             Method::GetGcSafePoint => self.answer(message, Self::get_gc_safe_point),
             Method::UpdateGcSafePoint => grpc::answer(&self.update_gc_safe_point(decode(message)?).await?),
@@ -218,7 +230,7 @@ fn denied(denied: Denied) -> Status {
     let code = match denied {
         Denied::Unavailable(_) => Code::Unavailable,
         Denied::BadCount { .. } => Code::InvalidArgument,
-        Denied::Refused(_) => Code::FailedPrecondition,
+        Denied::Refused(_) | Denied::NotAdmitted(_) => Code::FailedPrecondition,
         Denied::AheadOfPresent { .. } => Code::InvalidArgument,
     };
     Status::new(code, denied.to_string())

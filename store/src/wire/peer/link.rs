@@ -20,6 +20,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -368,7 +369,19 @@ async fn converse(
 
 /// Connects and introduces both sides to each other.
 async fn open(rt: &Rt, speaker: &Speaker, book: &AddressBook, to: StoreId) -> Result<Stream, LinkError> {
-    let addr = book.find(to).ok_or(LinkError::NoAddress)?;
+    introduce(rt, speaker, book.find(to).ok_or(LinkError::NoAddress)?, to).await
+}
+
+/// Connects to `addr`, where `to` should be, and introduces both sides to each other.
+///
+/// # Errors
+/// Why there is no connection: it is not reached, is not the store that was meant, or refuses.
+pub async fn introduce(
+    rt: &Rt,
+    speaker: &Speaker,
+    addr: SocketAddr,
+    to: StoreId,
+) -> Result<Stream, LinkError> {
     let mut stream = rt.connect(addr).await?;
     let mut bytes = PREFACE.to_vec();
     let ours = speaker.hello(to);

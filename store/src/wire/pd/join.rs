@@ -1,0 +1,140 @@
+//! How a store of another node joins: it asks for ids (`AllocID`), serves its port, and says who it is and where (`PutStore`).
+//!
+//! ```text
+//! is it our cluster? ──► may this store be so? ──► does it answer there, as this store? ──► does none answer where it was before?
+//!   header                 control (pure)            the peer protocol's introduction          the same        ──► state ──► map
+//! ```
+//!
+//! Whoever can reach this port can ask. So nothing is believed that the address does not prove: a store is entered only where a store
+//! of that id answers for this cluster, and the address of one that still answers where it was is never changed. Only ids that this
+//! cluster has handed out are dialled for, and few at a time.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::rt::Rt;
+use scheduler::{NodeId, StoreDescriptor, StoreId};
+
+use super::{Pd, denied};
+use crate::control::Joining;
+use crate::wire::grpc::{Code, Status};
+use crate::wire::peer::link::{LinkError, Speaker, introduce};
+use crate::wire::proto::{metapb, pdpb};
+
+/// The label by which a store says which node it is of.
+const NODE_LABEL: &str = "node";
+/// Stores that are dialled at a time.
+const DIALS_MAX: usize = 4;
+/// How long a store may take to answer.
+const DIAL_MAX: Duration = Duration::from_secs(3);
+
+/// Dials stores that want to join.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    rt: Rt,
+    /// In whose name.
+    speaker: Speaker,
+    dialling: Rc<Cell<usize>>,
+}
+
+/// One of the dials in flight.
+struct Dial(Rc<Cell<usize>>);
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Dialer {
+    /// Dials in the name of `speaker`, a store of this node.
+    pub fn new(rt: &Rt, speaker: Speaker) -> Self {
+        Self { rt: rt.clone(), speaker, dialling: Rc::default() }
+    }
+
+    fn begin(&self) -> Result<Dial, Status> {
+        if self.dialling.get() >= DIALS_MAX {
+            let message = "too many stores are joining at this moment; try again in a moment";
+            return Err(Status::new(Code::Unavailable, message));
+        }
+        self.dialling.set(self.dialling.get() + 1);
+        Ok(Dial(self.dialling.clone()))
+    }
+
+    /// Whether `store` answers at `addr`.
+    async fn dial(&self, store: StoreId, addr: SocketAddr) -> Result<(), LinkError> {
+        let introduced = self.rt.timeout(DIAL_MAX, introduce(&self.rt, &self.speaker, addr, store)).await;
+        introduced.unwrap_or(Err(LinkError::Timeout)).map(drop)
+    }
+}
+
+impl Pd {
+    /// Enters a store of another node, or notes that it moved.
+    pub(super) async fn put_store(
+        &self,
+        request: pdpb::PutStoreRequest,
+    ) -> Result<pdpb::PutStoreResponse, Status> {
+        let ours = self.control.cluster_id();
+        if request.header.is_none_or(|header| header.cluster_id == 0) {
+            let message = format!("a store that joins names the cluster that it means; this one is {ours}");
+            return Err(Status::new(Code::FailedPrecondition, message));
+        }
+        self.check_cluster(request.header.as_ref())?;
+        let Some(dialer) = &self.dialer else {
+            let message = "no store of this node can dial the one that joins; see the log of the node";
+            return Err(Status::new(Code::Unavailable, message));
+        };
+        let (wanted, addr) = described(&request.store.ok_or_else(|| Status::invalid("no store is named"))?)?;
+        let joining = self.control.may_join(&wanted).map_err(denied)?;
+        if joining != Joining::Known {
+            let _dial = dialer.begin()?;
+            dialer.dial(wanted.id, addr).await.map_err(|error| unreachable(&wanted, &error))?;
+            if let Joining::MovedFrom(before) = &joining
+                && let Ok(addr) = before.parse()
+                && dialer.dial(wanted.id, addr).await.is_ok()
+            {
+                return Err(in_use(&wanted, before));
+            }
+            self.control.admit(wanted).await.map_err(denied)?;
+        }
+        Ok(pdpb::PutStoreResponse { header: self.header() })
+    }
+}
+
+fn unreachable(wanted: &StoreDescriptor, error: &LinkError) -> Status {
+    let StoreDescriptor { id, address, .. } = wanted;
+    let message = format!(
+        "{id} cannot be dialled back at {address}: {error}. Start it with an `advertise` address that every node of the cluster \
+         can reach, and with its ports open"
+    );
+    Status::new(Code::FailedPrecondition, message)
+}
+
+fn in_use(wanted: &StoreDescriptor, before: &str) -> Status {
+    let StoreDescriptor { id, address, .. } = wanted;
+    let message = format!(
+        "the identity of {id} is in use: it answers at {before} and wants to move to {address}. Was a data directory copied? Stop one of \
+         the two; start the copy empty, so that it joins with a new identity"
+    );
+    Status::new(Code::FailedPrecondition, message)
+}
+
+/// The store of a request.
+fn described(store: &metapb::Store) -> Result<(StoreDescriptor, SocketAddr), Status> {
+    let metapb::Store { id, address, labels, .. } = store;
+    let addr = address.parse::<SocketAddr>().map_err(|_| {
+        Status::invalid(format!("the address of store {id} is {address:?}; give it as IP:PORT"))
+    })?;
+    let node = labels.iter().find(|label| label.key == NODE_LABEL).and_then(|label| label.value.parse().ok());
+    let node = node.ok_or_else(|| {
+        Status::invalid(format!("store {id} does not say its node; give its id in the label {NODE_LABEL:?}"))
+    })?;
+    let others = labels.iter().filter(|label| label.key != NODE_LABEL);
+    let descriptor = others
+        .fold(StoreDescriptor::new(StoreId(*id), NodeId(node), addr.to_string()), |descriptor, label| {
+            descriptor.with_label(&label.key, &label.value)
+        });
+    Ok((descriptor, addr))
+}
