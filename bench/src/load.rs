@@ -77,10 +77,10 @@ pub fn run(options: &Options, phases: Phases) -> Result<Vec<LoadReport>, Failed>
     world::start_core(&engine::rt::CoreOptions::default(), move |rt| async move {
         let mut reports = Vec::new();
         if phases != Phases::Run {
-            reports.push(phase(&rt, &options, Source::fill(&options)).await?);
+            reports.push(Box::pin(phase(&rt, &options, Source::fill(&options))).await?);
         }
         if phases != Phases::Load {
-            reports.push(phase(&rt, &options, Source::mix(&options)).await?);
+            reports.push(Box::pin(phase(&rt, &options, Source::mix(&options))).await?);
         }
         Ok(reports)
     })?
@@ -162,7 +162,8 @@ async fn phase(rt: &Rt, options: &Options, source: Source) -> Result<LoadReport,
         .enumerate()
         .map(|(lane, connection)| {
             let pace = Pace::new(options, began, lane);
-            rt.spawn(Worker::new(rt, connection, shared.clone(), pace, options.pipeline).run())
+            let worker = Worker::new(rt, connection, shared.clone(), pace, options.pipeline);
+            rt.spawn(Box::pin(worker.run()))
         })
         .collect();
     for worker in workers {

@@ -253,6 +253,9 @@ struct AbuseArguments {
     /// Its status address
     #[arg(long, requires = "addr")]
     status_addr: Option<SocketAddr>,
+    /// Its PD address, for the cases over gRPC
+    #[arg(long, requires = "addr")]
+    pd_addr: Option<SocketAddr>,
     /// Its process, if it runs here, for its memory
     #[arg(long, requires = "addr")]
     server_pid: Option<u32>,
@@ -486,7 +489,9 @@ fn idle(run: &IdleArguments) -> Result<idle::IdleReport, Failed> {
 fn abuse(run: &AbuseArguments) -> Result<abuse::AbuseReport, Failed> {
     let scratch = Scratch::create(&run.node)?;
     let victim = match run.addr {
-        Some(resp) => abuse::Victim::Running { resp, status: run.status_addr, pid: run.server_pid },
+        Some(resp) => {
+            abuse::Victim::Running { resp, status: run.status_addr, pd: run.pd_addr, pid: run.server_pid }
+        }
         None => abuse::Victim::Own(scratch.node(&run.node)?),
     };
     let each = Duration::from_secs(run.seconds);

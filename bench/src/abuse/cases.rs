@@ -4,11 +4,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use super::calls;
 use crate::Failed;
 use crate::clock::{now, pause};
 
 /// Length of the large values, bytes: the longest that are allowed.
-const BIG_BYTES: usize = 8 << 20;
+pub(super) const BIG_BYTES: usize = 8 << 20;
 /// How long an abuser waits for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -17,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Target {
     pub(super) resp: SocketAddr,
     pub(super) status: Option<SocketAddr>,
+    pub(super) pd: Option<SocketAddr>,
+    /// Its process, if it runs here.
+    pub(super) pid: Option<u32>,
 }
 
 /// One way to ask for too much.
@@ -28,10 +34,15 @@ pub(super) struct Case {
 }
 
 /// All of them, in the order in which they run.
-pub(super) static CASES: [Case; 9] = [
+pub(super) static CASES: [Case; 16] = [
     Case { name: "exists", what: "EXISTS of one large value, 500 times in a command", run: exists },
     Case { name: "unread", what: "100 connections ask for a large value and read nothing", run: unread },
     Case { name: "mget", what: "20 connections MGET a large value 500 times in a command", run: mget },
+    Case {
+        name: "batch",
+        what: "one message of 513 large reads, two large writes, 500,000 small reads",
+        run: calls::batch,
+    },
     Case { name: "append", what: "pipelined one-byte APPENDs to a large value", run: append },
     Case { name: "getset", what: "pipelined GETSETs over large values", run: getset },
     Case {
@@ -39,9 +50,23 @@ pub(super) static CASES: [Case; 9] = [
         what: "200 connections with 7 MiB of an unfinished SET each",
         run: unfinished,
     },
+    Case { name: "drip", what: "200 connections that go on with a SET by a byte a second", run: drip },
     Case { name: "idle", what: "600 idle connections", run: idle },
+    Case {
+        name: "descriptors",
+        what: "no descriptor is left while large values are written",
+        run: descriptors,
+    },
     Case { name: "pattern", what: "SCAN with a pattern of 40,000 letters", run: pattern },
+    Case {
+        name: "ranges",
+        what: "2,000 range deletes with short keys and 2,000 with long ones",
+        run: calls::ranges,
+    },
+    Case { name: "queue", what: "the head of a queue over 100,000 deleted keys", run: queue },
+    Case { name: "scans", what: "3,000 RawScans of large values, reset", run: calls::scans },
     Case { name: "probes", what: "32 slow clients at the status port, and a probe", run: probes },
+    Case { name: "keepalive", what: "a silent connection is asked for a sign of life", run: keepalive },
 ];
 
 impl Target {
@@ -117,28 +142,52 @@ fn push(stream: &mut TcpStream, bytes: &[u8]) -> std::io::Result<usize> {
     }
 }
 
-/// Opens connections and keeps on pushing the same bytes into each, without a look at the answers.
+/// Connections that push bytes without a look at the answers.
+struct Pushing {
+    /// Each with how many bytes it has taken.
+    streams: Vec<(TcpStream, usize)>,
+    sent: u64,
+}
+
+impl Pushing {
+    fn open(target: Target, connections: usize) -> Result<Self, Failed> {
+        let mut streams = Vec::new();
+        for _ in 0..connections {
+            let stream = target.connect()?;
+            stream.set_nonblocking(true)?;
+            streams.push((stream, 0));
+        }
+        Ok(Self { streams, sent: 0 })
+    }
+
+    /// Pushes for so long; `rest` says what a connection that has taken so many bytes still has to say.
+    fn push<'a>(&mut self, each: Duration, rest: impl Fn(usize) -> &'a [u8]) -> Result<(), Failed> {
+        let began = now();
+        while began.elapsed() < each {
+            let mut any = false;
+            for (stream, at) in &mut self.streams {
+                let rest = rest(*at);
+                if rest.is_empty() {
+                    continue;
+                }
+                let went = push(stream, rest)?;
+                *at += went;
+                self.sent += went as u64;
+                any |= went > 0;
+            }
+            if !any {
+                pause(Duration::from_millis(5));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps on pushing the same bytes into each of so many connections.
 fn pour(target: Target, each: Duration, connections: usize, bytes: &[u8]) -> Result<u64, Failed> {
-    let mut streams = Vec::new();
-    for _ in 0..connections {
-        let stream = target.connect()?;
-        stream.set_nonblocking(true)?;
-        streams.push((stream, 0));
-    }
-    let (began, mut sent) = (now(), 0);
-    while began.elapsed() < each {
-        let mut any = false;
-        for (stream, at) in &mut streams {
-            let went = push(stream, &bytes[*at..])?;
-            *at = (*at + went) % bytes.len();
-            sent += went as u64;
-            any |= went > 0;
-        }
-        if !any {
-            pause(Duration::from_millis(5));
-        }
-    }
-    Ok(sent)
+    let mut pushing = Pushing::open(target, connections)?;
+    pushing.push(each, |at| &bytes[at % bytes.len()..])?;
+    Ok(pushing.sent)
 }
 
 fn exists(target: Target, each: Duration) -> Result<u64, Failed> {
@@ -178,26 +227,40 @@ fn getset(target: Target, each: Duration) -> Result<u64, Failed> {
 fn unfinished(target: Target, each: Duration) -> Result<u64, Failed> {
     let whole = packed(&[b"SET", b"abuse:unfinished", &vec![b'u'; BIG_BYTES]]);
     let part = &whole[..7 << 20];
-    let mut streams = Vec::new();
-    for _ in 0..200 {
-        let stream = target.connect()?;
-        stream.set_nonblocking(true)?;
-        streams.push((stream, 0));
-    }
-    let (began, mut sent) = (now(), 0);
-    while began.elapsed() < each {
-        let mut any = false;
-        for (stream, at) in streams.iter_mut().filter(|(_, at)| *at < part.len()) {
-            let went = push(stream, &part[*at..])?;
-            *at += went;
-            sent += went as u64;
-            any |= went > 0;
+    let mut pushing = Pushing::open(target, 200)?;
+    pushing.push(each, |at| &part[at.min(part.len())..])?;
+    Ok(pushing.sent)
+}
+
+/// Others must be able to write as much as these begin to.
+fn drip(target: Target, each: Duration) -> Result<u64, Failed> {
+    let whole = packed(&[b"SET", b"abuse:unfinished", &vec![b'u'; BIG_BYTES]]);
+    let part = &whole[..1 << 20];
+    let mut pushing = Pushing::open(target, 200)?;
+    pushing.push(Duration::from_millis(500), |at| &part[at.min(part.len())..])?;
+    let (began, mut dripped) = (now(), now());
+    let mut honest = target.connect()?;
+    honest.set_nonblocking(true)?;
+    let (mut at, mut answer, mut written) = (0, [0; 5], 0);
+    while began.elapsed() < each.max(PATIENCE) && written == 0 {
+        if dripped.elapsed() >= Duration::from_secs(1) {
+            dripped = now();
+            for (stream, _) in &mut pushing.streams {
+                pushing.sent += push(stream, b"u")? as u64;
+            }
         }
-        if !any {
-            pause(Duration::from_millis(5));
+        at += push(&mut honest, &whole[at..])?;
+        match honest.read(&mut answer) {
+            Ok(bytes) => written = bytes,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => pause(Duration::from_millis(5)),
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(sent)
+    if &answer[..written] != b"+OK\r\n" {
+        let waited = began.elapsed();
+        return Err(Failed::new(format!("an honest SET of 8 MiB was not answered within {waited:?}")));
+    }
+    Ok(pushing.sent + at as u64)
 }
 
 fn idle(target: Target, each: Duration) -> Result<u64, Failed> {
@@ -205,6 +268,101 @@ fn idle(target: Target, each: Duration) -> Result<u64, Failed> {
     pause(each);
     drop(streams);
     Ok(0)
+}
+
+/// Takes the node's descriptors away, as other processes of a host or a careless limit would, and gives them back.
+fn descriptors(target: Target, each: Duration) -> Result<u64, Failed> {
+    let pid = target.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let Some(pid) = pid else { return Err(Failed::new("the node's process is not known")) };
+    let mut writer = target.connect()?;
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let before =
+        prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(16), maximum: limit.maximum })
+            .map_err(|error| Failed::new(format!("the node's descriptors cannot be bounded: {error}")))?;
+    let (began, mut sent, value) = (now(), 0, vec![b'd'; 1 << 20]);
+    let mut outcome = Ok(());
+    while began.elapsed() < each && outcome.is_ok() {
+        let key = format!("abuse:d:{}", sent % 64);
+        writer.write_all(&packed(&[b"SET", key.as_bytes(), &value]))?;
+        sent += 1;
+        let mut answer = [0; 512];
+        // Taken or refused for now: both are answers.
+        outcome = match writer.read(&mut answer) {
+            Ok(1..) if answer[0] == b'+' || answer.starts_with(b"-TRYAGAIN") => Ok(()),
+            Ok(bytes) => Err(Failed::new(String::from_utf8_lossy(&answer[..bytes]).into_owned())),
+            // It waits for descriptors.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+            Err(error) => Err(error.into()),
+        };
+    }
+    prlimit(Some(pid), Resource::Nofile, before)
+        .map_err(|error| Failed::new(format!("the node's descriptors cannot be given back: {error}")))?;
+    outcome?;
+    let mut stream = target.connect()?;
+    for n in 0..64 {
+        ask(&mut stream, &[b"SET", format!("abuse:d:{n}").as_bytes(), &value], b"+OK\r\n")?;
+    }
+    Ok(sent << 20)
+}
+
+/// The first key behind many that were deleted.
+fn queue(target: Target, each: Duration) -> Result<u64, Failed> {
+    const KEYS: usize = 100_000;
+    const AT_ONCE: usize = 1000;
+    const HEAD_MAX: Duration = Duration::from_millis(100);
+    let mut stream = target.connect()?;
+    let key = |n: usize| format!("abuse:q:{n:06}").into_bytes();
+    for begin in (0..KEYS).step_by(AT_ONCE) {
+        for words in [vec![&b"SET"[..], b"x"], vec![&b"DEL"[..]]] {
+            let request: Vec<u8> = (begin..begin + AT_ONCE)
+                .flat_map(|n| {
+                    let key = key(n);
+                    let mut all = vec![words[0], &key];
+                    all.extend_from_slice(&words[1..]);
+                    packed(&all)
+                })
+                .collect();
+            stream.write_all(&request)?;
+            let answer_bytes = if words.len() == 2 { b"+OK\r\n".len() } else { b":1\r\n".len() };
+            stream.read_exact(&mut vec![0; AT_ONCE * answer_bytes])?;
+        }
+    }
+    ask(&mut stream, &[b"SET", b"abuse:q:~", b"x"], b"+OK\r\n")?;
+    let (began, mut longest, mut sent) = (now(), Duration::ZERO, 0);
+    while began.elapsed() < each {
+        let request: [&[u8]; 6] = [b"RANGE", b"abuse:q:", b"abuse:q:~~", b"LIMIT", b"1", b"NOVALUES"];
+        let asked = now();
+        ask(&mut stream, &request, b"*1\r\n$9\r\nabuse:q:~\r\n")?;
+        longest = longest.max(asked.elapsed());
+        sent += packed(&request).len() as u64;
+    }
+    if longest > HEAD_MAX {
+        return Err(Failed::new(format!("the head of the queue took {longest:?}")));
+    }
+    Ok(sent)
+}
+
+/// Whether the kernel has a keepalive timer for the node's side of a silent connection.
+fn keepalive(target: Target, each: Duration) -> Result<u64, Failed> {
+    /// In the column `tr` of the kernel's table.
+    const KEEPALIVE: &str = "02";
+    if target.pid.is_none() || !target.resp.is_ipv4() {
+        return Err(Failed::new("the node's sockets are not in this host's IPv4 table"));
+    }
+    let stream = target.connect()?;
+    pause(each.min(Duration::from_secs(1)));
+    let port = |addr: SocketAddr| format!(":{:04X}", addr.port());
+    let (local, remote) = (port(stream.peer_addr()?), port(stream.local_addr()?));
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    let timer = table.lines().find_map(|line| {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        let ours = fields.get(1)?.ends_with(&local) && fields.get(2)?.ends_with(&remote);
+        ours.then(|| fields.get(5)?.split(':').next().map(str::to_owned)).flatten()
+    });
+    match timer.as_deref() {
+        Some(KEEPALIVE) => Ok(0),
+        other => Err(Failed::new(format!("the node's side of the connection has timer {other:?}"))),
+    }
 }
 
 fn pattern(target: Target, each: Duration) -> Result<u64, Failed> {

@@ -6,6 +6,7 @@
 //!
 //! Plain threads and blocking sockets: what abuses a node should have nothing in common with it.
 
+mod calls;
 mod cases;
 mod watch;
 
@@ -37,6 +38,8 @@ pub enum Victim {
         resp: SocketAddr,
         /// Where it serves health and metrics, if it does.
         status: Option<SocketAddr>,
+        /// Where it serves the PD API, if that is known.
+        pd: Option<SocketAddr>,
         /// Its process, if it runs here.
         pid: Option<u32>,
     },
@@ -84,18 +87,24 @@ pub struct AbuseReport {
 /// Runs the cases one after the other.
 ///
 /// # Errors
-/// The node does not start, or does not say how much memory it may use.
+/// The node does not start, does not say how much memory it may use, or has not become itself again after a case.
 pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<AbuseReport, Failed> {
     let own = match &options.victim {
         Victim::Own(node) => Some(Node::start(node)?),
         Victim::Running { .. } => None,
     };
-    let (resp, status, pid) = match (&own, &options.victim) {
-        (Some(node), _) => (node.resp, Some(node.status), Some(node.process.pid())),
-        (None, Victim::Running { resp, status, pid }) => (*resp, *status, *pid),
+    let target = match (&own, &options.victim) {
+        (Some(node), _) => Target {
+            resp: node.resp,
+            status: Some(node.status),
+            pd: Some(node.pd),
+            pid: Some(node.process.pid()),
+        },
+        (None, Victim::Running { resp, status, pd, pid }) => {
+            Target { resp: *resp, status: *status, pd: *pd, pid: *pid }
+        }
         (None, Victim::Own(_)) => unreachable!("a node of our own has been started"),
     };
-    let target = Target { resp, status };
     let memory_bytes = target.memory_bytes()?;
     target.prepare()?;
     let unknown = options.only.iter().find(|name| !CASES.iter().any(|case| case.name == **name));
@@ -107,15 +116,15 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<AbuseReport, 
     let mut reports = Vec::new();
     for case in CASES.iter().filter(wanted) {
         say(&format!("{}: {}", case.name, case.what));
-        reports.push(one(case, target, pid, options.each));
+        reports.push(one(case, target, options.each)?);
         crate::clock::pause(REST);
     }
     Ok(AbuseReport { memory_bytes, cases: reports })
 }
 
-fn one(case: &Case, target: Target, pid: Option<u32>, each: Duration) -> CaseReport {
-    let resident = pid.map(Resident::watch);
-    let bystander = Bystander::start(target.resp);
+fn one(case: &Case, target: Target, each: Duration) -> Result<CaseReport, Failed> {
+    let resident = target.pid.map(Resident::watch);
+    let bystander = Bystander::start(target.resp)?;
     let outcome = (case.run)(target, each);
     let (seen, alive) = (bystander.stop(), target.answers());
     let failed = match (&outcome, seen.failed, alive) {
@@ -124,7 +133,7 @@ fn one(case: &Case, target: Target, pid: Option<u32>, each: Duration) -> CaseRep
         (Ok(_), None, false) => Some("the node does not answer any more".to_owned()),
         (Ok(_), None, true) => None,
     };
-    CaseReport {
+    Ok(CaseReport {
         case: case.name.to_owned(),
         peak_resident_bytes: resident.map(Resident::stop),
         bystander_requests: seen.requests,
@@ -132,7 +141,7 @@ fn one(case: &Case, target: Target, pid: Option<u32>, each: Duration) -> CaseRep
         bystander_max_ms: seen.max.as_secs_f64() * 1e3,
         sent_bytes: outcome.unwrap_or(0),
         failed,
-    }
+    })
 }
 
 impl AbuseReport {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::Failed;
 use crate::clock::{now, pause};
 
 /// How often the node's memory is looked at.
@@ -30,10 +31,15 @@ pub(super) struct Bystander {
 }
 
 impl Bystander {
-    pub(super) fn start(addr: SocketAddr) -> Self {
+    /// Returns once it has been served for the first time, so that nothing which a case takes away keeps it from coming.
+    pub(super) fn start(addr: SocketAddr) -> Result<Self, Failed> {
+        let mut stream = TcpStream::connect(addr)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        ask_once(&mut stream)?;
         let ends = Arc::new(AtomicBool::new(false));
         let seen = ends.clone();
-        Self { ends, thread: std::thread::spawn(move || look_on(addr, &seen)) }
+        Ok(Self { ends, thread: std::thread::spawn(move || look_on(stream, &seen)) })
     }
 
     pub(super) fn stop(self) -> Seen {
@@ -42,9 +48,16 @@ impl Bystander {
     }
 }
 
-fn look_on(addr: SocketAddr, ends: &AtomicBool) -> Seen {
+fn look_on(mut stream: TcpStream, ends: &AtomicBool) -> Seen {
     let mut waits = Vec::new();
-    let failed = ask_on(addr, ends, &mut waits).err().map(|error| error.to_string());
+    let mut failed = None;
+    while !ends.load(Relaxed) && failed.is_none() {
+        match ask_once(&mut stream) {
+            Ok(both) => waits.extend(both),
+            Err(error) => failed = Some(error.to_string()),
+        }
+        pause(Duration::from_millis(1));
+    }
     waits.sort_unstable();
     let at = |share: usize| waits.get((waits.len() * share / 100).min(waits.len().saturating_sub(1)));
     Seen {
@@ -55,27 +68,23 @@ fn look_on(addr: SocketAddr, ends: &AtomicBool) -> Seen {
     }
 }
 
-fn ask_on(addr: SocketAddr, ends: &AtomicBool, waits: &mut Vec<Duration>) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(addr)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+/// Sets and gets its key; how long each took.
+fn ask_once(stream: &mut TcpStream) -> std::io::Result<[Duration; 2]> {
     let requests: [(&[u8], &[u8]); 2] =
         [(b"SET bystander little\r\n", b"+OK\r\n"), (b"GET bystander\r\n", b"$6\r\nlittle\r\n")];
-    while !ends.load(Relaxed) {
-        for (request, expected) in requests {
-            let began = now();
-            stream.write_all(request)?;
-            let mut answer = vec![0; expected.len()];
-            stream.read_exact(&mut answer)?;
-            waits.push(began.elapsed());
-            if answer != expected {
-                let answer = String::from_utf8_lossy(&answer).into_owned();
-                return Err(std::io::Error::other(format!("was answered {answer:?}")));
-            }
+    let mut waits = [Duration::ZERO; 2];
+    for ((request, expected), wait) in requests.into_iter().zip(&mut waits) {
+        let began = now();
+        stream.write_all(request)?;
+        let mut answer = vec![0; expected.len()];
+        stream.read_exact(&mut answer)?;
+        *wait = began.elapsed();
+        if answer != expected {
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            return Err(std::io::Error::other(format!("was answered {answer:?}")));
         }
-        pause(Duration::from_millis(1));
     }
-    Ok(())
+    Ok(waits)
 }
 
 /// The highest memory of a process.
@@ -100,8 +109,10 @@ impl Resident {
 
     pub(super) fn stop(self) -> u64 {
         self.ends.store(true, Relaxed);
-        // It cannot panic, and what it has seen counts anyway.
-        let _ = self.thread.join();
+        if self.thread.join().is_err() {
+            // What was not watched is not within any bound.
+            return u64::MAX;
+        }
         self.peak.load(Relaxed)
     }
 }

@@ -76,13 +76,16 @@ pub enum AnswerResult {
 }
 
 /// A connection.
+///
+/// What it does over gRPC is boxed: without optimisation each of these futures is copied from frame to frame, and together they are
+/// more than the stack of a core.
 #[derive(Debug)]
 pub struct Connection(Inner);
 
 #[derive(Debug)]
 enum Inner {
     Resp(resp::Resp),
-    Tikv(tikv::Tikv),
+    Tikv(Box<tikv::Tikv>),
 }
 
 impl Connection {
@@ -98,7 +101,10 @@ impl Connection {
     ) -> Result<Self, Failed> {
         match protocol {
             Protocol::Resp => Ok(Self(Inner::Resp(resp::Resp::open(rt, addr, password).await?))),
-            Protocol::Tikv => Ok(Self(Inner::Tikv(tikv::Tikv::open(rt, addr).await?))),
+            Protocol::Tikv => {
+                let tikv = Box::pin(tikv::Tikv::open(rt, addr)).await?;
+                Ok(Self(Inner::Tikv(Box::new(tikv))))
+            }
         }
     }
 
@@ -117,7 +123,7 @@ impl Connection {
     pub async fn flush(&mut self) -> Result<(), Failed> {
         match &mut self.0 {
             Inner::Resp(resp) => resp.flush().await,
-            Inner::Tikv(tikv) => tikv.flush().await,
+            Inner::Tikv(tikv) => Box::pin(tikv.flush()).await,
         }
     }
 
@@ -128,7 +134,7 @@ impl Connection {
     pub async fn answers(&mut self, into: &mut Vec<Answer>) -> Result<(), Failed> {
         match &mut self.0 {
             Inner::Resp(resp) => resp.answers(into).await,
-            Inner::Tikv(tikv) => tikv.answers(into).await,
+            Inner::Tikv(tikv) => Box::pin(tikv.answers(into)).await,
         }
     }
 }

@@ -48,7 +48,7 @@ impl std::fmt::Debug for Tikv {
 
 impl Tikv {
     pub(super) async fn open(rt: &Rt, addr: SocketAddr) -> Result<Self, Failed> {
-        let pd = Client::connect(rt, addr)
+        let pd = Box::pin(Client::connect(rt, addr))
             .await
             .map_err(|error| Failed::new(format!("cannot connect to PD at {addr}: {error}")))?;
         let ask = pdpb::ScanRegionsRequest::default();
@@ -63,7 +63,7 @@ impl Tikv {
             let lane = match lane_of.get(&leader.store_id) {
                 Some(lane) => *lane,
                 None => {
-                    this.lanes.push(Lane::open(rt, &pd, leader.store_id).await?);
+                    this.lanes.push(Box::pin(Lane::open(rt, &pd, leader.store_id)).await?);
                     lane_of.insert(leader.store_id, this.lanes.len() - 1);
                     this.lanes.len() - 1
                 }
@@ -174,7 +174,7 @@ impl Lane {
         let socket = addr
             .parse()
             .map_err(|_| Failed::new(format!("store {store_id} is at \"{addr}\", no address")))?;
-        let client = Client::connect(rt, socket)
+        let client = Box::pin(Client::connect(rt, socket))
             .await
             .map_err(|error| Failed::new(format!("cannot connect to store {store_id} at {addr}: {error}")))?;
         let call =
