@@ -51,7 +51,7 @@ pub(super) async fn count(server: &Server) -> Result<u64, Error> {
         keys += found.len() as u64;
         match found.last() {
             Some((last, _)) if found.len() >= KEYS_PER_STEP => rest.start = after(last),
-            _ => return Ok(keys),
+            Some(_) | None => return Ok(keys),
         }
         budget.tick().await;
     }

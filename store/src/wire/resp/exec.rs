@@ -183,8 +183,8 @@ async fn say_control(
                 reply.error(error.text());
             }
         }
-        Ok(Parsed::Incomplete | Parsed::Nothing { .. }) | Err(_) => {
-            debug_assert!(false, "a command was kept that is none");
+        lost @ (Ok(Parsed::Incomplete | Parsed::Nothing { .. }) | Err(_)) => {
+            debug_assert!(false, "a command was kept that is none: {lost:?}");
             reply.error("ERR internal error: a queued command was lost");
         }
     }
