@@ -60,6 +60,8 @@ const STANDS_STILL: &[(&str, &str)] = &[
         "ringkeep_resp_connections_moved_total",
         "one core has no other to migrate connections to; store/tests/it/migration.rs",
     ),
+    ("ringkeep_resp_evicted_total", "store/tests/it/stalls.rs keeps memory from others"),
+    ("ringkeep_grpc_evicted_total", "store/tests/it/stalls.rs keeps memory from others"),
     ("ringkeep_store_inflight_bytes", "zero without writers"),
     ("ringkeep_log_write_age_seconds", "store: a_write_ages_until_it_ends"),
     ("ringkeep_store_damaged", "store/tests/it damages files"),

@@ -106,6 +106,14 @@ const RESP: &[Row<resp::Snapshot>] = &[
         ),
         |s| s.overdue,
     ),
+    Row(
+        metric(
+            "ringkeep_resp_evicted_total",
+            Counter,
+            "RESP connections closed because their clients were too slow with memory that others, or the end of the node, waited for.",
+        ),
+        |s| s.evicted,
+    ),
     Row(metric("ringkeep_resp_wrong_passwords_total", Counter, "Wrong RESP passwords."), |s| {
         s.wrong_passwords
     }),
@@ -127,6 +135,14 @@ const CORE: &[Row<CoreReport>] = &[
     Row(
         metric("ringkeep_grpc_connections_refused_total", Counter, "gRPC connections refused at the bound."),
         |c| c.grpc.turned_away,
+    ),
+    Row(
+        metric(
+            "ringkeep_grpc_evicted_total",
+            Counter,
+            "gRPC calls and connections ended because their clients were too slow with memory that others, or the end of the node, waited for.",
+        ),
+        |c| c.grpc.evicted,
     ),
     Row(metric("ringkeep_grpc_calls_total", Counter, "gRPC calls begun; a stream is one call."), |c| {
         c.grpc.calls

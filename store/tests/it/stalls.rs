@@ -16,7 +16,7 @@ use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Handle, Inbox, Options, Outbox, Service, Shape, Status};
 use store::wire::resp::{self, Counters};
 
-use crate::memory::{MIB, ask, expect, in_world, limits, open, put, serve};
+use crate::memory::{MIB, ask, expect, in_world, limits, open, put, serve, serve_counted};
 use crate::resp_server::{config, packed};
 
 /// What a node waits for its connections, at most.
@@ -47,7 +47,7 @@ fn who_drips_does_not_keep_memory_that_others_wait_for() {
         in_world(move |rt| async move {
             let memory = Memory::new(limits(4 * MIB, 8 * MIB));
             let gateway = Gateway::in_bounded_memory(memory.clone());
-            let addr = serve(&rt, &gateway);
+            let (addr, counters) = serve_counted(&rt, &gateway, config());
             for _ in 0..20 {
                 drip(&rt, addr, Duration::from_millis(every_ms));
             }
@@ -57,6 +57,7 @@ fn who_drips_does_not_keep_memory_that_others_wait_for() {
             ask(&mut honest, &[b"SET", b"mine", &vec![b'm'; 3 * MIB]], b"+OK\r\n").await;
             let took = rt.now().since(began);
             assert!(memory.input.peak() > 4 * MIB, "the bound was never met: the test does not test");
+            assert!(counters.evicted.get() > 0, "those who were ended are counted");
             assert!(took < Duration::from_secs(30), "a byte per {every_ms} ms: it took {took:?}");
         });
     }
@@ -67,7 +68,7 @@ fn who_is_as_fast_as_asked_is_left_alone() {
     in_world(|rt| async move {
         let memory = Memory::new(limits(4 * MIB, 8 * MIB));
         let gateway = Gateway::in_bounded_memory(memory.clone());
-        let addr = serve(&rt, &gateway);
+        let (addr, counters) = serve_counted(&rt, &gateway, config());
         let clients: Vec<_> = (0..6)
             .map(|n| {
                 let rt = rt.clone();
@@ -86,6 +87,7 @@ fn who_is_as_fast_as_asked_is_left_alone() {
         for client in clients {
             client.await;
         }
+        assert_eq!(counters.evicted.get(), 0);
         assert!(memory.input.peak() > 4 * MIB, "the bound was never met: the test does not test");
     });
 }
@@ -163,6 +165,7 @@ fn calls_that_stall_half_way_give_back_memory_and_their_connection() {
             rt.sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(server.stats().broken, 0, "calls end, connections stay");
+        assert!(server.stats().evicted > 0, "those that were ended are counted");
     });
 }
 

@@ -116,9 +116,17 @@ impl Drop for Holding {
 }
 
 impl Holders {
-    /// Ends those who are behind `pace`; `holds` says what a duty holds.
-    fn end_slow(&self, stalls: &mut Stalls, pace: Option<Pace>, holds: impl Fn(Duty) -> Option<usize>) {
-        let Some(pace) = pace else { return stalls.forget() };
+    /// Ends those who are behind `pace` and says how many; `holds` says what a duty holds.
+    fn end_slow(
+        &self,
+        stalls: &mut Stalls,
+        pace: Option<Pace>,
+        holds: impl Fn(Duty) -> Option<usize>,
+    ) -> usize {
+        let Some(pace) = pace else {
+            stalls.forget();
+            return 0;
+        };
         let slow: Vec<Rc<Held>> = {
             let listed = self.listed.borrow();
             let holders = listed.iter().filter(|(_, held)| !held.ended.get()).filter_map(|(id, held)| {
@@ -127,7 +135,7 @@ impl Holders {
             });
             stalls.look(holders, pace).iter().filter_map(|id| listed.get(id).cloned()).collect()
         };
-        for held in slow {
+        for held in &slow {
             tracing::warn!(
                 duty = ?held.duty.get(),
                 "ended: a gRPC client is too slow with memory that others, or the end of the node, wait for"
@@ -138,6 +146,7 @@ impl Holders {
                 waker.wake();
             }
         }
+        slow.len()
     }
 }
 
@@ -160,14 +169,16 @@ pub(super) async fn watch(
             false => (Pace::of(&memory.input), Pace::of(&memory.output)),
         };
         let rest = if requests.is_some() || answers.is_some() { stalls::LOOK } else { stalls::REST };
-        holders.end_slow(&mut sending, requests, |duty| match duty {
+        let late = holders.end_slow(&mut sending, requests, |duty| match duty {
             Duty::Send(bytes) => (drains || bytes > INTAKE_BYTES_MIN).then_some(bytes),
             Duty::None | Duty::Take(_) => None,
         });
-        holders.end_slow(&mut taking, answers, |duty| match duty {
+        let unread = holders.end_slow(&mut taking, answers, |duty| match duty {
             Duty::Take(bytes) => Some(bytes),
             Duty::None | Duty::Send(_) => None,
         });
+        let counted = stats.get();
+        stats.set(Stats { evicted: counted.evicted + (late + unread) as u64, ..counted });
         rt.sleep(rest).await;
     }
 }

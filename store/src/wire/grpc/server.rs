@@ -86,6 +86,8 @@ pub struct Stats {
     pub calls: u64,
     /// Connections that ended by an error of the protocol, the socket or the keepalive.
     pub broken: u64,
+    /// Calls reset and connections closed because their clients were too slow with memory, or with the end of the node.
+    pub evicted: u64,
     /// Calls that run now.
     pub running: usize,
 }
@@ -100,6 +102,7 @@ impl Stats {
             turned_away: self.turned_away + other.turned_away,
             calls: self.calls + other.calls,
             broken: self.broken + other.broken,
+            evicted: self.evicted + other.evicted,
             running: self.running + other.running,
         }
     }

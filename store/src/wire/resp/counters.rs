@@ -21,6 +21,8 @@ pub struct Counters {
     pub malformed: Counter,
     /// Connections closed because what they had begun did not end in time.
     pub overdue: Counter,
+    /// Connections closed because their clients were too slow with memory, or with the end of the node.
+    pub evicted: Counter,
     /// Connections accepted.
     pub accepted: Counter,
     /// Connections refused because there were too many.
@@ -55,6 +57,7 @@ impl Default for Counters {
             rejected: Counter::default(),
             malformed: Counter::default(),
             overdue: Counter::default(),
+            evicted: Counter::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
             closed: Counter::default(),
@@ -87,6 +90,8 @@ pub struct Snapshot {
     pub malformed: u64,
     /// See [`Counters::overdue`].
     pub overdue: u64,
+    /// See [`Counters::evicted`].
+    pub evicted: u64,
     /// See [`Counters::accepted`].
     pub accepted: u64,
     /// See [`Counters::refused`].
@@ -143,6 +148,7 @@ impl Counters {
             rejected: self.rejected.get(),
             malformed: self.malformed.get(),
             overdue: self.overdue.get(),
+            evicted: self.evicted.get(),
             accepted: self.accepted.get(),
             refused: self.refused.get(),
             open: self.open(),

@@ -262,6 +262,7 @@ fn write_section(
             line("keyspace_misses", &node.sum(|core| core.misses));
             line("expired_keys", &0);
             line("evicted_keys", &0);
+            line("evicted_clients", &node.sum(|core| core.evicted));
         }
         Section::Replication => {
             line("role", &"master");

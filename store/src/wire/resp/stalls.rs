@@ -52,6 +52,7 @@ fn evict_slow(
             output,
             "closed: the client is too slow with memory that others, or the end of the node, wait for"
         );
+        server.counters.evicted.add_one();
         client.evicted.set(true);
         client.wake();
     }
