@@ -41,6 +41,8 @@ pub enum Op {
     BatchGet {
         /// The keys.
         keys: Vec<Bytes>,
+        /// Whether [`Out::NoRoom`] is an answer while memory has no room for the values; else they wait for it.
+        at_once: bool,
     },
     /// The lengths of the values of many keys, in order: [`Out::Lengths`]. Costs no copy of any value.
     Lengths {
@@ -123,7 +125,7 @@ impl Atomic {
                 Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
                     keys.push(key.clone())
                 }
-                Op::BatchGet { keys: named }
+                Op::BatchGet { keys: named, .. }
                 | Op::Lengths { keys: named }
                 | Op::BatchDelete { keys: named }
                 | Op::Watch { keys: named } => keys.extend(named.iter().cloned()),
@@ -205,6 +207,8 @@ pub struct Scan {
     pub key_only: bool,
     /// What whoever asks has already of the same answer, bytes: it counts towards the bound of an answer.
     pub held_bytes: usize,
+    /// Whether [`Out::NoRoom`] is an answer while memory has no room for the pairs; else they wait for it.
+    pub at_once: bool,
 }
 
 /// What an operation comes to.
@@ -236,6 +240,8 @@ pub enum Out {
     Integer(i64),
     /// Pairs in the order of the scan.
     Pairs(Vec<(Bytes, Bytes)>),
+    /// Nothing was read, because memory has no room for it now and the read asked not to wait.
+    NoRoom,
     /// What came of each step, or nothing if a watched key was written meanwhile. A step that is refused fails alone.
     Atomic(Option<Vec<Result<Out, Refusal>>>),
     /// What was seen of each watched key.

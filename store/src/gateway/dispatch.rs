@@ -7,11 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -34,9 +30,6 @@ const BATCHES_MAX: usize = 64;
 
 /// Pairs asked of one region at a time when a scan spans several.
 const SCAN_CHUNK: usize = 4096;
-
-/// Values of several regions that have not come by then are measured before they are waited for any longer.
-const MEASURED_AFTER: Duration = Duration::from_millis(20);
 
 /// One core's view of the node.
 pub struct Dispatch {
@@ -124,7 +117,10 @@ impl Dispatch {
             Parts::Refused(refusal) => answer.send(Err(refusal)),
             Parts::Nowhere => answer.send(Err(Refusal::RegionNotFound { region_id: 0 })),
             Parts::Scan(scan) => self.spawn(answer, |dispatch| async move { dispatch.scan(scan).await }),
-            Parts::Get(parts, keys) => {
+            Parts::Get(mut parts, keys) => {
+                if parts.len() > 1 {
+                    parts.iter_mut().for_each(|(_, op, _)| ask_at_once(op));
+                }
                 let parts = self.start_all(parts);
                 self.spawn(answer, |dispatch| async move { dispatch.join_values(parts, keys).await });
             }
@@ -143,12 +139,19 @@ impl Dispatch {
     }
 
     /// What a `Get` of `key` comes to, if a store of this core can say so at once.
-    pub(super) fn get_now(&self, home: usize, route: Option<&Route>, key: &[u8]) -> Option<Outcome> {
+    /// It counts as a read if `keep` has room for it.
+    pub(super) fn get_now(
+        &self,
+        home: usize,
+        route: Option<&Route>,
+        key: &[u8],
+        keep: impl FnOnce(Outcome) -> Option<Outcome>,
+    ) -> Option<Outcome> {
         let store = match route {
             Some(_) => home,
             None => self.routes.borrow().find(key)?.store,
         };
-        self.shard(store)?.get_now(route, key)
+        self.shard(store)?.get_now(route, key, keep)
     }
 
     /// This core's bounds on what clients make it hold.
@@ -266,8 +269,8 @@ impl Dispatch {
                 Some(place) => Parts::One(place.store, op),
                 None => Parts::Nowhere,
             },
-            Op::BatchGet { keys } => {
-                let parts = split_reads(&routes, keys.clone(), |keys| Op::BatchGet { keys });
+            Op::BatchGet { keys, at_once } => {
+                let parts = split_reads(&routes, keys.clone(), |keys| Op::BatchGet { keys, at_once });
                 parts.map_or(Parts::Nowhere, |parts| Parts::Get(parts, keys))
             }
             Op::Lengths { keys } => {
@@ -308,37 +311,44 @@ impl Dispatch {
 
     /// Puts the values of several regions together.
     ///
-    /// Each part has room for its own values or waits for it, and one core may be asked for more parts than it can ever have
-    /// room for at a time. So an answer that takes long is measured, and refused at once if it would be too large.
+    /// No part waits for room while another holds some: where one finds none, all let go of what they have, and the whole is read
+    /// again in its turn ([`Memory::spread`]).
     async fn join_values(&self, parts: Vec<(Pending<Outcome>, Vec<usize>)>, keys: Vec<Bytes>) -> Outcome {
         let bytes_max = self.memory.answer_bytes_max();
-        if parts.len() == 1 {
-            return join_values(parts, keys.len(), bytes_max).await;
+        match join_values(parts, keys.len(), bytes_max).await? {
+            Out::NoRoom => {}
+            values => return Ok(values),
         }
-        let mut joining = pin!(join_values(parts, keys.len(), bytes_max));
-        if let Some(outcome) = within(&self.rt, MEASURED_AFTER, joining.as_mut()).await {
-            return outcome;
-        }
-        let lengths = match self.split(Op::Lengths { keys }) {
-            Parts::Lengths(parts, len) => join_lengths(self.start_all(parts), len).await,
-            Parts::One(store, op) => {
-                let (answer, pending) = oneshot();
-                self.deliver(store, None, op, answer);
-                pending.await.unwrap_or(Err(Refusal::Unknown))
-            }
-            // The map has changed meanwhile, and the reads say so themselves.
-            Parts::Nowhere | Parts::Refused(_) => return joining.await,
-            Parts::Scan(_) | Parts::Get(..) | Parts::Write(_) => unreachable!("lengths were asked for"),
-        };
-        if let Ok(Out::Lengths(lengths)) = lengths {
+        // What can never be answered does not wait for its turn.
+        if let Parts::Lengths(parts, len) = self.split(Op::Lengths { keys: keys.clone() })
+            && let Out::Lengths(lengths) = join_lengths(self.start_all(parts), len).await?
+        {
             let mut answer = AnswerBytes::new(bytes_max, 0);
             lengths.into_iter().flatten().try_for_each(|length| answer.add(charged_length(length)))?;
         }
-        joining.await
+        let _turn = self.memory.spread.wait(&self.rt, 1).await?;
+        match self.split(Op::BatchGet { keys, at_once: false }) {
+            Parts::Get(parts, keys) => join_values(self.start_all(parts), keys.len(), bytes_max).await,
+            Parts::Nowhere => Err(Refusal::RegionNotFound { region_id: 0 }),
+            Parts::Refused(refusal) => Err(refusal),
+            Parts::One(..) | Parts::Scan(_) | Parts::Lengths(..) | Parts::Write(_) => {
+                unreachable!("values were asked for")
+            }
+        }
     }
 
-    /// Scans region by region until the limit or the end of the range.
-    async fn scan(&self, mut scan: Scan) -> Outcome {
+    /// Scans region by region until the limit or the end of the range. As with values, a scan that holds pairs of one region does not
+    /// wait for room in the next one, unless it is its turn.
+    async fn scan(&self, scan: Scan) -> Outcome {
+        match self.scan_regions(scan.clone(), true).await? {
+            Out::NoRoom => {}
+            pairs => return Ok(pairs),
+        }
+        let _turn = self.memory.spread.wait(&self.rt, 1).await?;
+        self.scan_regions(scan, false).await
+    }
+
+    async fn scan_regions(&self, mut scan: Scan, at_once: bool) -> Outcome {
         let (mut pairs, wanted) = (Vec::new(), scan.limit);
         while pairs.len() < wanted && (scan.end.is_empty() || scan.start < scan.end) {
             let from = if scan.reverse { &scan.end } else { &scan.start };
@@ -348,7 +358,8 @@ impl Dispatch {
             };
             let Some(place) = found else { return Err(Refusal::RegionNotFound { region_id: 0 }) };
             scan.limit = (wanted - pairs.len()).min(SCAN_CHUNK);
-            let part = self.scan_region(&place, &scan).await?;
+            scan.at_once = at_once && !pairs.is_empty();
+            let Some(part) = self.scan_region(&place, &scan).await? else { return Ok(Out::NoRoom) };
             let whole = part.len() < scan.limit;
             let last = part.last().map(|(key, _)| key.clone());
             // Each region refuses what would be too large together with what is here already.
@@ -361,11 +372,13 @@ impl Dispatch {
         Ok(Out::Pairs(pairs))
     }
 
-    async fn scan_region(&self, place: &Place, scan: &Scan) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
+    /// The pairs of one region; nothing if there is no room for them and the scan asks not to wait.
+    async fn scan_region(&self, place: &Place, scan: &Scan) -> Result<Option<Vec<(Bytes, Bytes)>>, Refusal> {
         let (answer, pending) = oneshot();
         self.deliver(place.store, None, Op::Scan(scan.clone()), answer);
         match pending.await.unwrap_or(Err(Refusal::Unknown))? {
-            Out::Pairs(pairs) => Ok(pairs),
+            Out::Pairs(pairs) => Ok(Some(pairs)),
+            Out::NoRoom => Ok(None),
             other => unreachable!("a scan was answered with {other:?}"),
         }
     }
@@ -500,25 +513,22 @@ fn ranges(routes: &Routes, mut start: Bytes, end: &Bytes) -> Option<Vec<(usize, 
     Some(parts)
 }
 
-/// What `work` comes to, if it does so in time.
-async fn within(
-    rt: &Rt,
-    time: Duration,
-    mut work: Pin<&mut impl Future<Output = Outcome>>,
-) -> Option<Outcome> {
-    let mut alarm = pin!(rt.sleep(time));
-    poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-        Poll::Pending => alarm.as_mut().poll(cx).map(|()| None),
-    })
-    .await
+/// Has a read answered with [`Out::NoRoom`] rather than wait.
+fn ask_at_once(op: &mut Op) {
+    match op {
+        Op::BatchGet { at_once, .. } => *at_once = true,
+        other => unreachable!("{other:?} is no part of a read of values"),
+    }
 }
 
+/// The values of all parts, or [`Out::NoRoom`] if one has none.
 async fn join_values(parts: Vec<(Pending<Outcome>, Vec<usize>)>, len: usize, bytes_max: usize) -> Outcome {
     let (mut values, mut answer) = (vec![None; len], AnswerBytes::new(bytes_max, 0));
     for (pending, positions) in parts {
-        let Out::Values(part) = pending.await.unwrap_or(Err(Refusal::Unknown))? else {
-            unreachable!("a batch read was answered with something else");
+        let part = match pending.await.unwrap_or(Err(Refusal::Unknown))? {
+            Out::Values(part) => part,
+            Out::NoRoom => return Ok(Out::NoRoom),
+            other => unreachable!("a batch read was answered with {other:?}"),
         };
         part.iter().flatten().try_for_each(|value| answer.add(charged_bytes(value)))?;
         positions.into_iter().zip(part).for_each(|(position, value)| values[position] = value);

@@ -44,7 +44,8 @@ impl Writes {
             | Out::Integer(_)
             | Out::Pairs(_)
             | Out::Atomic(_)
-            | Out::Seen(_) => true,
+            | Out::Seen(_)
+            | Out::NoRoom => true,
         };
         let keys: Vec<&Bytes> = match op {
             Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => match wrote {
@@ -98,7 +99,7 @@ impl Memory {
         let map = &mut *self.map.borrow_mut();
         Ok(match op {
             Op::Get { key } => Out::Value(map.get(&key).cloned()),
-            Op::BatchGet { keys } => Out::Values(keys.iter().map(|key| map.get(key).cloned()).collect()),
+            Op::BatchGet { keys, .. } => Out::Values(keys.iter().map(|key| map.get(key).cloned()).collect()),
             Op::Lengths { keys } => {
                 Out::Lengths(keys.iter().map(|key| map.get(key).map(Bytes::len)).collect())
             }

@@ -100,8 +100,8 @@ impl Gateway {
             }
         };
         if let Op::Get { key } = &op
-            && let Some(outcome) = dispatch.get_now(self.home, route.as_ref(), key)
-            && let Some(outcome) = charged(dispatch.memory(), outcome)
+            && let Some(outcome) = dispatch
+                .get_now(self.home, route.as_ref(), key, |outcome| charged(dispatch.memory(), outcome))
         {
             return Submitted(Progress::Done(Some(outcome)));
         }
@@ -120,9 +120,14 @@ impl Gateway {
 
     /// What a `Get` of `key` comes to, if this core can say so at once; else it has to be submitted.
     pub fn get_now(&self, key: &[u8]) -> Option<Outcome> {
+        self.get_now_if(key, Some)
+    }
+
+    /// The same if `keep` has room for it: only then does it count as a read.
+    pub fn get_now_if(&self, key: &[u8], keep: impl FnOnce(Outcome) -> Option<Outcome>) -> Option<Outcome> {
         match &self.backend {
-            Backend::Node(dispatch) => dispatch.get_now(self.home, None, key),
-            Backend::Memory(memory, _) => Some(Ok(Out::Value(memory.get(key)))),
+            Backend::Node(dispatch) => dispatch.get_now(self.home, None, key, keep),
+            Backend::Memory(memory, _) => keep(Ok(Out::Value(memory.get(key)))),
         }
     }
 }

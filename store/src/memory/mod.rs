@@ -15,10 +15,13 @@
 //! Invariants:
 //! * what is charged exceeds a bound by at most one request per core that has to be completed ([`Intake`]), by one value where
 //!   nothing else is charged, and by what already exists and only changes hands;
+//! * what is read from disk has room before it is read ([`Memory::room_to_read`]), and whoever has that room waits for no other;
 //! * small values have a reserve that large ones cannot take, so large ones never shut them out;
 //! * large values are served in the order in which they asked;
 //! * an answer of several values that finds no room lets go of what it has and waits for room for all of them at once, so of
-//!   those that wait none holds what another waits for ([`AnswerBytes`] bounds what it may ask for).
+//!   those that wait none holds what another waits for ([`AnswerBytes`] bounds what it may ask for);
+//! * an answer from several regions, which may lie on several cores, waits with room in hand only while it has the one turn of the
+//!   node ([`Memory::spread`]).
 //!
 //! This module owns no bytes itself and never looks at any.
 
@@ -26,9 +29,12 @@ mod intake;
 mod pool;
 pub mod stalls;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::rt::Rt;
 
 use crate::refusal::Refusal;
 
@@ -41,6 +47,11 @@ pub const WAIT_MAX: Duration = Duration::from_secs(1);
 pub const SMALL_BYTES: usize = 64 << 10;
 /// What a connection may keep of an incomplete request however short memory is, bytes.
 pub const INTAKE_BYTES_MIN: usize = 4 << 10;
+
+/// What a core expects of its first reads from disk, bytes: the longest value.
+const READ_BYTES_AT_FIRST: usize = 8 << 20;
+/// What a read from disk brings at least, bytes: a block.
+const READ_BYTES_MIN: usize = 16 << 10;
 
 /// What a value costs beside its bytes until it is sent.
 const VALUE_OVERHEAD_BYTES: usize = 128;
@@ -76,13 +87,26 @@ pub struct Memory {
     pub input: Pool,
     /// Answers.
     pub output: Pool,
+    /// The one turn, of all cores, to wait for room in one region while room is held for others.
+    pub spread: Pool,
+    /// Values on their way from the disk, whose sizes are known only once they are there.
+    pub reading: Pool,
+    /// What the next read from disk may bring, bytes.
+    expected_bytes: Arc<AtomicUsize>,
     limits: MemoryLimits,
 }
 
 impl Memory {
     /// Bounds of which nothing is used.
     pub fn new(limits: MemoryLimits) -> Self {
-        Self { input: Pool::new(limits.input_bytes), output: Pool::new(limits.output_bytes), limits }
+        Self {
+            input: Pool::new(limits.input_bytes),
+            output: Pool::new(limits.output_bytes),
+            spread: Pool::new(1),
+            reading: Pool::new(limits.output_bytes / 2),
+            expected_bytes: Arc::new(AtomicUsize::new(READ_BYTES_AT_FIRST)),
+            limits,
+        }
     }
 
     /// No bound, for tests of other things.
@@ -90,10 +114,26 @@ impl Memory {
         Self::new(MemoryLimits { input_bytes: usize::MAX / 2, output_bytes: usize::MAX / 2 })
     }
 
-    /// The same bounds for another core, with nothing used.
+    /// The same bounds for another core, with nothing used. The cores share one turn to wait with room in hand.
     #[must_use]
     pub fn fresh(&self) -> Self {
-        Self::new(self.limits)
+        Self { spread: self.spread.clone(), ..Self::new(self.limits) }
+    }
+
+    /// Room for what a read from disk brings until it is charged as an answer. Its size is not known before, so as much is taken as
+    /// the largest of the latest reads had.
+    ///
+    /// # Errors
+    /// Busy after [`WAIT_MAX`].
+    pub async fn room_to_read(&self, rt: &Rt) -> Result<Charge, Refusal> {
+        // The frame as it lies on disk, and what it is opened to.
+        self.reading.wait(rt, self.expected_bytes.load(Relaxed).saturating_mul(2)).await
+    }
+
+    /// A read from disk has brought this many bytes.
+    pub fn has_read(&self, bytes: usize) {
+        let expected = self.expected_bytes.load(Relaxed);
+        self.expected_bytes.store((expected - expected / 8).max(bytes).max(READ_BYTES_MIN), Relaxed);
     }
 
     /// The largest answer that one request may have made, bytes: a value and its copy in a reply exist at the same time.

@@ -315,7 +315,7 @@ impl Values {
     fn run(&mut self, step: Op) -> Result<Outcome, Refusal> {
         let out = match step {
             Op::Get { key } => Out::Value(self.answer(&key)?),
-            Op::BatchGet { keys } => {
+            Op::BatchGet { keys, .. } => {
                 Out::Values(keys.iter().map(|key| self.answer(key)).collect::<Result<_, _>>()?)
             }
             Op::Lengths { keys } => {

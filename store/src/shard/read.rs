@@ -33,7 +33,7 @@ impl Shard {
     pub(super) fn read(&self, route: Option<Route>, op: Op, reply: Reply, asked: Asked) {
         match op {
             Op::Get { key } => self.get(route, key, reply, asked),
-            Op::BatchGet { keys } => self.batch_get(route, keys, reply, asked),
+            Op::BatchGet { keys, at_once } => self.batch_get(route, keys, at_once, reply, asked),
             Op::Lengths { keys } => self.lengths(route, keys, reply, asked),
             Op::Scan(scan) => self.scan(route, scan, reply, asked),
             op @ (Op::Put { .. }
@@ -73,11 +73,17 @@ impl Shard {
         }
     }
 
-    /// What a `Get` of `key` comes to, if that takes no read from disk and no waiting.
-    pub fn get_now(&self, route: Option<&Route>, key: &[u8]) -> Option<Outcome> {
+    /// What a `Get` of `key` comes to, if that takes no read from disk and no waiting, and if whoever asks can keep it: it counts as
+    /// a read only then.
+    pub fn get_now(
+        &self,
+        route: Option<&Route>,
+        key: &[u8],
+        keep: impl FnOnce(Outcome) -> Option<Outcome>,
+    ) -> Option<Outcome> {
         let inner = &*self.inner;
         match self.readable(route, key, Asked::Now, |region| guard::covers(region, key)) {
-            Ok((region, Access::Now)) => inner.look_up(region, key),
+            Ok((region, Access::Now)) => inner.look_up(region, key, keep),
             Ok((_, Access::Ask)) => None,
             Err(refusal) => {
                 inner.counters.refused.add(&refusal);
@@ -93,7 +99,7 @@ impl Shard {
             Ok((_, Access::Ask)) => return self.ask(route, Op::Get { key: key.clone() }, reply, &key),
             Err(refusal) => return inner.refuse(reply, refusal),
         };
-        if let Some(outcome) = inner.look_up(region, &key).and_then(|outcome| inner.charge_outcome(outcome)) {
+        if let Some(outcome) = inner.look_up(region, &key, |outcome| inner.charge_outcome(outcome)) {
             return reply.send(outcome);
         }
         inner.counters.reads.add(1);
@@ -106,11 +112,11 @@ impl Shard {
         });
     }
 
-    fn batch_get(&self, route: Option<Route>, keys: Vec<Bytes>, reply: Reply, asked: Asked) {
+    fn batch_get(&self, route: Option<Route>, keys: Vec<Bytes>, at_once: bool, reply: Reply, asked: Asked) {
         let Some(first) = keys.first().cloned() else { return reply.send(Ok(Out::Values(Vec::new()))) };
         let region = match self.readable_keys(route.as_ref(), &keys, asked) {
             Ok((region, Access::Now)) => region,
-            Ok((_, Access::Ask)) => return self.ask(route, Op::BatchGet { keys }, reply, &first),
+            Ok((_, Access::Ask)) => return self.ask(route, Op::BatchGet { keys, at_once }, reply, &first),
             Err(refusal) => return self.inner.refuse(reply, refusal),
         };
         let (snapshot, shard) = (self.inner.tree.snapshot(), self.clone());
@@ -118,6 +124,7 @@ impl Shard {
             let inner = &*shard.inner;
             let values = match inner.values_at_once(&snapshot, &keys).await? {
                 Some(values) => values,
+                None if at_once => return Ok(Out::NoRoom),
                 None => inner.values_in_turn(&snapshot, &keys).await?,
             };
             inner.counts.read(region, keys.len(), values.iter().flatten().map(Bytes::len).sum());
@@ -146,9 +153,7 @@ impl Shard {
             for key in keys {
                 let length = match known.get(&key) {
                     Some(length) => *length,
-                    None => {
-                        snapshot.length(CF, &key).await.map_err(|fault| shard.inner.unreadable(&fault))?
-                    }
+                    None => shard.inner.length(&snapshot, &key).await?,
                 };
                 known.insert(key, length);
                 lengths.push(length);
@@ -205,7 +210,9 @@ impl Shard {
         let Some(range) = clamped else { return reply.send(Ok(Out::Pairs(Vec::new()))) };
         let (snapshot, shard) = (inner.tree.snapshot(), self.clone());
         self.spawn(reply, async move {
-            let pairs = shard.inner.collect(&snapshot, range, &scan).await?;
+            let Some(pairs) = shard.inner.collect(&snapshot, range, &scan).await? else {
+                return Ok(Out::NoRoom);
+            };
             let bytes = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
             shard.inner.counts.read(region, 1, bytes);
             Ok(Out::Pairs(pairs))
@@ -256,16 +263,23 @@ fn clamp(region: &Region, start: &[u8], end: &[u8]) -> Option<Range<Bytes>> {
 }
 
 impl Inner {
-    /// What memory knows of `key`, a key of `region`, counted.
-    fn look_up(&self, region: RegionId, key: &[u8]) -> Option<Outcome> {
+    /// What memory knows of `key`, a key of `region`, counted if `keep` has room for it.
+    fn look_up(
+        &self,
+        region: RegionId,
+        key: &[u8],
+        keep: impl FnOnce(Outcome) -> Option<Outcome>,
+    ) -> Option<Outcome> {
         let value = match self.tree.get_now(CF, key) {
             Lookup::Found(value) => Some(value),
             Lookup::Absent => None,
             Lookup::NeedsIo => return None,
         };
+        let bytes = value.as_ref().map_or(0, |value| key.len() + value.len());
+        let kept = keep(Ok(Out::Value(value)))?;
         self.counters.reads.add(1);
-        self.counts.read(region, 1, value.as_ref().map_or(0, |value| key.len() + value.len()));
-        Some(Ok(Out::Value(value)))
+        self.counts.read(region, 1, bytes);
+        Some(kept)
     }
 
     /// The value of `key`, charged to the core's answers.
@@ -280,14 +294,18 @@ impl Inner {
         read: impl AsyncFn() -> engine::error::Result<Option<Bytes>>,
     ) -> Result<Option<Bytes>, Refusal> {
         let output = &self.memory.output;
-        let Some(value) = read().await.map_err(|fault| self.unreadable(&fault))? else { return Ok(None) };
+        let room = self.memory.room_to_read(&self.rt).await?;
+        let value = read().await.map_err(|fault| self.unreadable(&fault))?;
+        self.memory.has_read(value.as_ref().map_or(0, Bytes::len));
+        let Some(value) = value else { return Ok(None) };
         let mut bytes = charged_bytes(&value);
         if let Some(charge) = output.try_charge(bytes) {
             return Ok(Some(charge.wrap(value)));
         }
-        drop(value);
+        drop((value, room));
         loop {
             let charge = output.wait(&self.rt, bytes).await?;
+            let _room = self.memory.room_to_read(&self.rt).await?;
             let Some(value) = read().await.map_err(|fault| self.unreadable(&fault))? else { return Ok(None) };
             if charged_bytes(&value) <= bytes {
                 return Ok(Some(charge.wrap(value)));
@@ -295,6 +313,14 @@ impl Inner {
             // It has been overwritten by a larger one meanwhile.
             bytes = charged_bytes(&value);
         }
+    }
+
+    /// The length of the value of `key`, which may have to be read for it.
+    async fn length(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<usize>, Refusal> {
+        let _room = self.memory.room_to_read(&self.rt).await?;
+        let length = snapshot.length(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+        self.memory.has_read(length.unwrap_or(0));
+        Ok(length)
     }
 
     /// Charges a value that memory had at once. Where there is no room it has to be read by those who can wait.
@@ -325,7 +351,9 @@ impl Inner {
         let mut answer = AnswerBytes::new(self.memory.answer_bytes_max(), 0);
         let (budget, mut values) = (self.rt.budget(), Vec::with_capacity(keys.len()));
         for key in keys {
+            let _room = self.memory.room_to_read(&self.rt).await?;
             let mut value = snapshot.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+            self.memory.has_read(value.as_ref().map_or(0, Bytes::len));
             if let Some(found) = value.take() {
                 answer.add(charged_bytes(&found))?;
                 let Some(charge) = self.memory.output.try_charge(charged_bytes(&found)) else {
@@ -348,7 +376,7 @@ impl Inner {
         let mut answer = AnswerBytes::new(self.memory.answer_bytes_max(), 0);
         let budget = self.rt.budget();
         for key in keys {
-            let length = snapshot.length(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+            let length = self.length(snapshot, key).await?;
             if let Some(length) = length {
                 answer.add(charged_length(length))?;
             }
@@ -357,6 +385,7 @@ impl Inner {
         let mut charge = self.memory.output.wait(&self.rt, answer.bytes()).await?;
         let mut values = Vec::with_capacity(keys.len());
         for key in keys {
+            let _room = self.memory.room_to_read(&self.rt).await?;
             let value = snapshot.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
             values.push(value.map(|value| charge.split_off(charged_bytes(&value)).wrap(value)));
             budget.tick().await;
@@ -364,20 +393,24 @@ impl Inner {
         Ok(values)
     }
 
+    /// The pairs of a scan; nothing if there is no room for them and the scan asks not to wait.
     async fn collect(
         &self,
         snapshot: &Snapshot,
         range: Range<Bytes>,
         scan: &Scan,
-    ) -> Result<Vec<(Bytes, Bytes)>, Refusal> {
+    ) -> Result<Option<Vec<(Bytes, Bytes)>>, Refusal> {
         let bytes_max = SCAN_BYTES_MAX.min(self.memory.answer_bytes_max());
         if let Some(pairs) = self.collect_within(snapshot, &range, scan, bytes_max, None).await? {
-            return Ok(pairs);
+            return Ok(Some(pairs));
+        }
+        if scan.at_once {
+            return Ok(None);
         }
         // How much it will be is not known before it is read, so it waits for as much as it may be.
         let room = self.memory.output.wait(&self.rt, bytes_max.saturating_sub(scan.held_bytes)).await?;
         let pairs = self.collect_within(snapshot, &range, scan, bytes_max, Some(room)).await?;
-        Ok(pairs.expect("room was made for any answer"))
+        Ok(Some(pairs.expect("room was made for any answer")))
     }
 
     /// The pairs of a scan; nothing if there is no room for them now and none was made before.
@@ -395,10 +428,13 @@ impl Inner {
         let mut iter = snapshot.iter(CF, &range.start, &range.end, direction);
         let mut pairs: Vec<(Bytes, Bytes)> = Vec::with_capacity(scan.limit.min(1024));
         let (made, mut charged) = (room.is_some(), room.unwrap_or_default());
+        // For the blocks that the walk has open, all the way.
+        let _room = self.memory.room_to_read(&self.rt).await?;
         while pairs.len() < scan.limit {
             let Some((key, value)) = iter.next().await.map_err(|fault| self.unreadable(&fault))? else {
                 break;
             };
+            self.memory.has_read(value.len());
             let value = if scan.key_only { Bytes::new() } else { value };
             answer.add(charged_pair_bytes(&key, &value))?;
             pairs.push((key, value));

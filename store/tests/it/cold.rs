@@ -74,7 +74,7 @@ fn after(ops: Vec<Op>) -> Vec<Option<Bytes>> {
             submitted.await.unwrap();
         }
         let keys = ["a", "b", "c"].map(Bytes::from).to_vec();
-        match gateway.submit(None, Op::BatchGet { keys }).await {
+        match gateway.submit(None, Op::BatchGet { keys, at_once: false }).await {
             Ok(Out::Values(values)) => values,
             other => panic!("{other:?}"),
         }

@@ -59,7 +59,7 @@ impl Rng {
         let key = self.key();
         match self.below(13) {
             0 => Op::Get { key },
-            1 => Op::BatchGet { keys: self.keys() },
+            1 => Op::BatchGet { keys: self.keys(), at_once: false },
             2 | 3 => Op::Put { key, value: self.value() },
             4 => Op::BatchPut { pairs: self.keys().into_iter().map(|key| (key, self.value())).collect() },
             5 => Op::Delete { key, count: self.below(2) == 0 },
@@ -78,6 +78,7 @@ impl Rng {
                     reverse: self.below(2) == 0,
                     key_only: self.below(3) == 0,
                     held_bytes: 0,
+                    at_once: false,
                 })
             }
             _ => Op::Modify { key, change: self.change() },

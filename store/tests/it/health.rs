@@ -241,7 +241,8 @@ fn a_scan_downwards_that_begins_outside_of_its_region_is_refused() {
         let (number, _, route, region) = owner(&stores, b"k");
         // The gateway's home is store 0, and a request with a route stays there.
         let ask = |end: Bytes, limit| {
-            let scan = Scan { start: "k".into(), end, limit, reverse: true, key_only: true, held_bytes: 0 };
+            let scan =
+                Scan { start: "k".into(), end, limit, reverse: true, key_only: true, ..Scan::default() };
             gateway.submit(Some(route), Op::Scan(scan))
         };
         assert_eq!(number, 0, "choose another key");

@@ -80,7 +80,7 @@ fn a_region_under_load_is_reported_and_the_scheduler_wants_to_split_it() {
             gateway.submit(None, Op::Get { key: key(n) }).await.unwrap();
         }
         let keys = (0..OPERATIONS).map(key).collect();
-        gateway.submit(None, Op::BatchGet { keys }).await.unwrap();
+        gateway.submit(None, Op::BatchGet { keys, at_once: false }).await.unwrap();
         let all = Scan { start: "k".into(), end: "l".into(), limit: 10_000, ..Scan::default() };
         gateway.submit(None, Op::Scan(all)).await.unwrap();
         let read = heart.beat().await;

@@ -133,7 +133,7 @@ fn scans_and_batches_are_charged_and_bounded() {
         }
         let output = &gateway.memory().output;
         let scan = |limit| Op::Scan(Scan { start: "a".into(), end: "b".into(), limit, ..Scan::default() });
-        let batch = |len: usize| Op::BatchGet { keys: keys[..len].to_vec() };
+        let batch = |len: usize| Op::BatchGet { keys: keys[..len].to_vec(), at_once: false };
         for op in [scan(3), batch(3)] {
             let out = gateway.submit(None, op).await.expect("it fits");
             assert!(output.used() >= 3 * MIB, "{} bytes are charged for three values", output.used());
@@ -156,7 +156,7 @@ fn reads(one: &'static str, other: &'static str) -> Vec<Op> {
     let keys: Vec<Bytes> = vec![one.into(), other.into()];
     let scan = Scan { start: one.into(), end: [other, "!"].concat().into(), limit: 10, ..Scan::default() };
     let mut ops = vec![
-        Op::BatchGet { keys: keys.clone() },
+        Op::BatchGet { keys: keys.clone(), at_once: false },
         Op::Scan(scan.clone()),
         Op::Scan(Scan { reverse: true, ..scan }),
     ];
@@ -180,7 +180,7 @@ fn an_answer_that_never_fits_is_refused_as_too_large_at_once() {
                 cool(&rt, &gateway, b"a1").await;
             }
             let twice = Atomic { watched: Vec::new(), steps: vec![Op::Get { key: "a1".into() }; 2] };
-            let own = Op::BatchGet { keys: vec!["a1".into(); 2] };
+            let own = Op::BatchGet { keys: vec!["a1".into(); 2], at_once: false };
             for op in reads("a1", "a2").into_iter().chain(reads("a1", "c1")).chain([own, Op::Atomic(twice)]) {
                 let began = rt.now();
                 let refused = gateway.submit(None, op.clone()).await;
@@ -192,7 +192,7 @@ fn an_answer_that_never_fits_is_refused_as_too_large_at_once() {
             }
             // One value alone is answered in each of these forms, however long it is.
             let alone = |op: Op| match op {
-                Op::BatchGet { .. } => Op::BatchGet { keys: vec!["a1".into()] },
+                Op::BatchGet { .. } => Op::BatchGet { keys: vec!["a1".into()], at_once: false },
                 Op::Scan(scan) => Op::Scan(Scan { limit: 1, ..scan }),
                 _ => Op::Atomic(Atomic { watched: Vec::new(), steps: vec![Op::Get { key: "a1".into() }] }),
             };
@@ -208,11 +208,11 @@ fn an_answer_that_never_fits_is_refused_as_too_large_at_once() {
 fn of_those_who_wait_for_room_none_holds_what_another_waits_for() {
     for cold in [false, true] {
         // Not the transaction, which is last: those of the same keys come one after the other anyway.
-        for form in 0..3 {
+        for (form, other) in (0..3).flat_map(|form| [(form, "a2"), (form, "c1")]) {
             in_world(move |rt| async move {
                 let (_stores, gateway) = open(&rt, limits(64 * MIB, 16 * MIB), 64 * MIB, cold).await;
                 put(&gateway, "a1", 3 * MIB).await;
-                put(&gateway, "a2", 3 * MIB).await;
+                put(&gateway, other, 3 * MIB).await;
                 if cold {
                     cool(&rt, &gateway, b"a1").await;
                 }
@@ -220,14 +220,14 @@ fn of_those_who_wait_for_room_none_holds_what_another_waits_for() {
                     .map(|_| {
                         let (gateway, rt) = (gateway.clone(), rt.clone());
                         rt.clone().spawn(async move {
-                            let answer = gateway.submit(None, reads("a1", "a2").swap_remove(form)).await;
+                            let answer = gateway.submit(None, reads("a1", other).swap_remove(form)).await;
                             rt.sleep(Duration::from_millis(20)).await;
                             answer.map(drop)
                         })
                     })
                     .collect();
                 for asked in asked {
-                    assert_eq!(asked.await, Ok(()), "cold: {cold}, form {form}");
+                    assert_eq!(asked.await, Ok(()), "cold: {cold}, form {form}, a1 and {other}");
                 }
                 let output = &gateway.memory().output;
                 assert!(output.peak() <= 16 * MIB, "{} bytes were held", output.peak());
@@ -235,6 +235,41 @@ fn of_those_who_wait_for_room_none_holds_what_another_waits_for() {
                 assert_eq!((output.used(), output.waiting()), (0, 0));
             });
         }
+    }
+}
+
+/// What comes from disk has room before it comes, in every form of reading, and those who have to wait for it are served.
+#[test]
+fn what_is_read_from_disk_has_room_before_it_is_read() {
+    for form in 0..5 {
+        in_world(move |rt| async move {
+            let (_stores, gateway) = open(&rt, limits(64 * MIB, 32 * MIB), 64 * MIB, true).await;
+            put(&gateway, "a1", 3 * MIB).await;
+            put(&gateway, "a2", 3 * MIB).await;
+            cool(&rt, &gateway, b"a1").await;
+            let op = match form {
+                3 => Op::Get { key: "a1".into() },
+                4 => Op::Lengths { keys: vec!["a1".into(), "a2".into()] },
+                form => reads("a1", "a2").swap_remove(form),
+            };
+            let asked = (0..100).map(|_| {
+                let (gateway, op) = (gateway.clone(), op.clone());
+                rt.spawn(async move {
+                    // Whoever is told that it is busy asks again, as clients do.
+                    while let Err(refusal) = gateway.submit(None, op.clone()).await {
+                        assert!(matches!(refusal, Refusal::Busy { .. }), "form {form}: {refusal:?}");
+                    }
+                })
+            });
+            let asked: Vec<_> = asked.collect();
+            for asked in asked {
+                asked.await;
+            }
+            let reading = &gateway.memory().reading;
+            assert!(reading.peak() >= 6 * MIB, "form {form}: room for {} bytes was taken", reading.peak());
+            assert!(reading.peak() <= 16 * MIB, "form {form}: {} bytes were on their way", reading.peak());
+            assert_eq!((reading.used(), reading.waiting()), (0, 0));
+        });
     }
 }
 
@@ -298,20 +333,19 @@ pub(crate) fn serve(rt: &Rt, gateway: &Gateway) -> SocketAddr {
 }
 
 fn serve_with(rt: &Rt, gateway: &Gateway, config: Config) -> SocketAddr {
+    serve_counted(rt, gateway, config).0
+}
+
+/// The same, with what it counts.
+pub(crate) fn serve_counted(rt: &Rt, gateway: &Gateway, config: Config) -> (SocketAddr, Rc<Counters>) {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listener = rt.listen(any, ListenOptions::default()).unwrap();
     let addr = listener.local_addr().unwrap();
-    let (rt, gateway) = (rt.clone(), gateway.clone());
-    let serving = resp::serve(
-        rt.clone(),
-        listener,
-        gateway,
-        config,
-        Rc::new(Counters::default()),
-        std::future::pending(),
-    );
+    let counters = Rc::new(Counters::default());
+    let (gateway, counted) = (gateway.clone(), counters.clone());
+    let serving = resp::serve(rt.clone(), listener, gateway, config, counters, std::future::pending());
     drop(rt.spawn(serving));
-    addr
+    (addr, counted)
 }
 
 pub(crate) async fn expect(stream: &mut Stream, reply: &[u8]) {

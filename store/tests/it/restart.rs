@@ -190,7 +190,7 @@ fn readers() -> Vec<Op> {
     let atomic = |step| Op::Atomic(Atomic { watched: Vec::new(), steps: vec![step] });
     vec![
         Op::Get { key: key() },
-        Op::BatchGet { keys: vec![key()] },
+        Op::BatchGet { keys: vec![key()], at_once: false },
         Op::Lengths { keys: vec![key()] },
         Op::Lengths { keys: vec![key(), "k-other".into()] },
         scan(false),

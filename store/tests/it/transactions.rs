@@ -43,7 +43,9 @@ fn step(random: &mut Random, first: u8) -> Op {
     let key_there = key(random, first);
     match random.below(9) {
         0 | 1 => Op::Get { key: key_there },
-        2 => Op::BatchGet { keys: (0..random.below(4)).map(|_| key(random, first)).collect() },
+        2 => {
+            Op::BatchGet { keys: (0..random.below(4)).map(|_| key(random, first)).collect(), at_once: false }
+        }
         3 => Op::Put { key: key_there, value: value(random) },
         4 => Op::BatchPut {
             pairs: (0..random.below(4)).map(|_| (key(random, first), value(random))).collect(),

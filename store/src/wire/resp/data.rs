@@ -59,7 +59,7 @@ pub fn plan(command: Command, request: &Request<'_>) -> Result<(Work, Shape), Er
         Command::Setnx => (set_if(request, 2, When::Absent)?, Shape::SetOrNot),
         Command::Getset => (set_if(request, 2, When::Always)?, Shape::Previous),
         Command::Getdel => (modify(request, Change::Take)?, Shape::Value),
-        Command::Mget => (Op::BatchGet { keys: keys(request)? }, Shape::Values),
+        Command::Mget => (Op::BatchGet { keys: keys(request)?, at_once: false }, Shape::Values),
         Command::Mset => (mset(request)?, Shape::Ok),
         Command::Del | Command::Unlink => return delete(request),
         Command::Exists => (Op::Lengths { keys: keys(request)? }, Shape::Present),

@@ -243,7 +243,9 @@ mod tests {
         let key = |index: usize| Bytes::from_static(words[index].as_bytes());
         let (command, op, shape) = match words[0] {
             "get" => (Command::Get, Op::Get { key: key(1) }, Shape::Value),
-            "mget" => (Command::Mget, Op::BatchGet { keys: vec![key(1), key(2)] }, Shape::Values),
+            "mget" => {
+                (Command::Mget, Op::BatchGet { keys: vec![key(1), key(2)], at_once: false }, Shape::Values)
+            }
             _ => (Command::Set, Op::Put { key: key(1), value: key(2) }, Shape::Ok),
         };
         let ticket = Ticket { command: Some(command), began: Mono(0), bytes: text.len() };

@@ -255,7 +255,7 @@ impl<'a> Session<'a> {
     ) -> Result<RawBatchGetResponse, Failure> {
         check::common(request.context.as_ref(), &request.cf)?;
         request.keys.iter().try_for_each(check::key)?;
-        let op = || Op::BatchGet { keys: request.keys.clone() };
+        let op = || Op::BatchGet { keys: request.keys.clone(), at_once: false };
         let values = match self.submit(request.context.as_ref(), op).await? {
             Out::Values(values) => values,
             other => return Err(unexpected(&other)),

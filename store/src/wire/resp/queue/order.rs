@@ -105,28 +105,38 @@ fn meet(one: u64, other: u64) -> bool {
     one == other || one == EVERY_KEY || other == EVERY_KEY
 }
 
+/// Visits the hash of every key of `work`, or [`EVERY_KEY`] where they are too many or not known.
 fn each_hash(work: &Work, mut visit: impl FnMut(u64)) {
     match work {
-        Work::One(
-            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. },
-        ) => {
+        Work::One(op) => each_hash_of(op, &mut visit),
+        Work::Each(ops) if ops.len() <= KEYS_KEPT_APART => {
+            ops.iter().for_each(|op| each_hash_of(op, &mut visit));
+        }
+        Work::Each(_) => visit(EVERY_KEY),
+    }
+}
+
+fn each_hash_of(op: &Op, visit: &mut impl FnMut(u64)) {
+    match op {
+        Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
             visit(hash(key));
         }
-        Work::One(Op::BatchGet { keys } | Op::Lengths { keys }) if keys.len() <= KEYS_KEPT_APART => {
+        Op::BatchGet { keys, .. } | Op::Lengths { keys } | Op::BatchDelete { keys } | Op::Watch { keys }
+            if keys.len() <= KEYS_KEPT_APART =>
+        {
             keys.iter().for_each(|key| visit(hash(key)));
         }
-        Work::One(Op::BatchPut { pairs }) if pairs.len() <= KEYS_KEPT_APART => {
+        Op::BatchPut { pairs } if pairs.len() <= KEYS_KEPT_APART => {
             pairs.iter().for_each(|(key, _)| visit(hash(key)));
         }
-        Work::Each(ops) if ops.len() <= KEYS_KEPT_APART => {
-            for op in ops {
-                match op {
-                    Op::Delete { key, .. } => visit(hash(key)),
-                    _ => visit(EVERY_KEY),
-                }
-            }
-        }
-        _ => visit(EVERY_KEY),
+        Op::BatchGet { .. }
+        | Op::Lengths { .. }
+        | Op::BatchDelete { .. }
+        | Op::Watch { .. }
+        | Op::BatchPut { .. }
+        | Op::DeleteRange { .. }
+        | Op::Scan(_)
+        | Op::Atomic(_) => visit(EVERY_KEY),
     }
 }
 
@@ -154,7 +164,7 @@ mod tests {
 
     fn read(keys: impl IntoIterator<Item = usize>) -> Work {
         let keys = keys.into_iter().map(|n| Bytes::from(format!("key{n}"))).collect();
-        Work::One(Op::BatchGet { keys })
+        Work::One(Op::BatchGet { keys, at_once: false })
     }
 
     fn write(keys: impl IntoIterator<Item = usize>) -> Work {

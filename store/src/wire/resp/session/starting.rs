@@ -130,15 +130,19 @@ impl Session {
         if key.len() > KEY_BYTES_MAX {
             return false;
         }
-        let Some(outcome) = self.server.gateway.get_now(key) else { return false };
-        if let Ok(Out::Value(Some(value))) = &outcome
-            && value.len() > SMALL_BYTES
-        {
-            // Its copy in the replies has to fit. Where it does not, the read is one that waits.
-            match self.server.gateway.memory().output.try_charge(value.len()) {
-                Some(charge) => self.replies.reserve(charge),
-                None => return false,
+        let (gateway, mut room) = (&self.server.gateway, None);
+        let outcome = gateway.get_now_if(key, |outcome| {
+            if let Ok(Out::Value(Some(value))) = &outcome
+                && value.len() > SMALL_BYTES
+            {
+                // Its copy in the replies has to fit. Where it does not, the read is one that waits.
+                room = Some(gateway.memory().output.try_charge(value.len())?);
             }
+            Some(outcome)
+        });
+        let Some(outcome) = outcome else { return false };
+        if let Some(charge) = room {
+            self.replies.reserve(charge);
         }
         self.affinity.saw(None);
         self.server.counters.looked_up(Shape::Value.lookups(&outcome));
