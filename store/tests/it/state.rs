@@ -276,7 +276,7 @@ fn requests() -> Vec<Op> {
     let key = Bytes::from_static(b"\x01");
     vec![
         Op::Get { key: key.clone() },
-        Op::BatchGet { keys: vec![key.clone()] },
+        Op::BatchGet { keys: vec![key.clone()], at_once: false },
         Op::Lengths { keys: vec![key.clone()] },
         Op::Put { key: key.clone(), value: Bytes::from_static(b"v") },
         Op::BatchPut { pairs: vec![(key.clone(), Bytes::new())] },
