@@ -31,10 +31,10 @@ impl Proposed {
     pub fn to_raft(&self) -> Option<MembershipChange> {
         let node = |peer: &PeerId| NodeId(peer.0);
         let (steps, transition) = match &self.change {
-            Change::AddVoter { peer, .. } | Change::Promote { peer } => {
+            Change::AddVoter { peer, store: _ } | Change::Promote { peer } => {
                 (vec![ChangeStep::AddVoter(node(peer))], Transition::Auto)
             }
-            Change::AddLearner { peer, .. } | Change::Demote { peer } => {
+            Change::AddLearner { peer, store: _ } | Change::Demote { peer } => {
                 (vec![ChangeStep::AddLearner(node(peer))], Transition::Auto)
             }
             Change::Remove { peer } => (vec![ChangeStep::Remove(node(peer))], Transition::Auto),

@@ -182,9 +182,9 @@ impl Write<'_> {
     /// Of its key and value, or of its bounds.
     pub fn bytes(&self) -> usize {
         match self {
-            Write::Put { key, value, .. } => key.len() + value.len(),
-            Write::Delete { key, .. } => key.len(),
-            Write::DeleteRange { start, end, .. } => start.len() + end.len(),
+            Write::Put { cf: _, key, value } => key.len() + value.len(),
+            Write::Delete { cf: _, key } => key.len(),
+            Write::DeleteRange { cf: _, start, end } => start.len() + end.len(),
         }
     }
 }

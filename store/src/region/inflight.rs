@@ -76,15 +76,15 @@ impl InFlight {
     /// A write that had begun has been applied or given up.
     pub fn end(&mut self, write: &Write<'_>) {
         match *write {
-            Write::Put { key, value, .. } => {
+            Write::Put { cf: _, key, value } => {
                 self.bytes -= key.len() + value.len();
                 self.unpin(key);
             }
-            Write::Delete { key, .. } => {
+            Write::Delete { cf: _, key } => {
                 self.bytes -= key.len();
                 self.unpin(key);
             }
-            Write::DeleteRange { start, end, .. } => {
+            Write::DeleteRange { cf: _, start, end } => {
                 self.bytes -= start.len() + end.len();
                 self.end_range(start, end);
             }

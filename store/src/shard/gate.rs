@@ -113,7 +113,7 @@ impl Queued {
 pub(super) fn op_bytes(op: &Op) -> usize {
     match op {
         Op::Put { key, value } => key.len() + value.len(),
-        Op::Delete { key, .. } => key.len(),
+        Op::Delete { key, count: _ } => key.len(),
         Op::Modify { key, change } => key.len() + change_bytes(change),
         Op::BatchPut { pairs } => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
         Op::BatchDelete { keys } | Op::Watch { keys } => keys.iter().map(Bytes::len).sum(),
@@ -128,9 +128,9 @@ pub(super) fn op_bytes(op: &Op) -> usize {
 
 fn change_bytes(change: &Change) -> usize {
     match change {
-        Change::SetIf { value, .. } => value.len(),
+        Change::SetIf { value, when: _ } => value.len(),
         Change::Append { suffix } => suffix.len(),
-        Change::Take | Change::Remove | Change::Add { .. } => 0,
+        Change::Take | Change::Remove | Change::Add { delta: _ } => 0,
     }
 }
 

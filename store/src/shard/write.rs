@@ -203,7 +203,7 @@ impl Inner {
         let due = Due { reply, out: Out::Done, since: self.rt.now() };
         let (first, edit) = match op {
             Op::Put { key, value } => (key.clone(), Edit::Put(key, value)),
-            Op::Delete { key, .. } => (key.clone(), Edit::Delete(key)),
+            Op::Delete { key, count: _ } => (key.clone(), Edit::Delete(key)),
             Op::BatchPut { pairs } => {
                 let Some((first, _)) = pairs.first().cloned() else { return self.nothing_to_do(due) };
                 (first, Edit::Many(pairs.into_iter().map(|(key, value)| (key, Some(value))).collect()))
@@ -263,10 +263,10 @@ fn current_term(state: &mut State, route: Option<&Route>, key: &[u8]) -> Result<
 /// Bytes of the value that `change` makes of the one before it.
 fn made_bytes(before: Option<&Bytes>, change: &Change) -> usize {
     match change {
-        Change::SetIf { value, .. } => value.len(),
+        Change::SetIf { value, when: _ } => value.len(),
         Change::Append { suffix } => before.map_or(0, Bytes::len) + suffix.len(),
         // An integer has at most twenty digits.
-        Change::Add { .. } => 20,
+        Change::Add { delta: _ } => 20,
         Change::Take | Change::Remove => 0,
     }
 }

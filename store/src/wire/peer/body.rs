@@ -71,7 +71,9 @@ pub(super) enum StoredBody {
 /// About how many bytes a body takes beyond the fixed part of its message.
 pub(super) fn body_bytes(body: &Body) -> usize {
     match body {
-        Body::Append { entries, .. } => entries.iter().map(|entry| entry.bytes() as usize).sum(),
+        Body::Append { prev: _, entries, commit: _ } => {
+            entries.iter().map(|entry| entry.bytes() as usize).sum()
+        }
         Body::Snapshot(snapshot) => snapshot.context.len() + 8 * members(&snapshot.membership),
         Body::PreVote(_)
         | Body::PreVoteReply(_)
