@@ -83,13 +83,13 @@ impl Store {
 
     fn get(&self, key: &str) -> Command {
         let key = Bytes::copy_from_slice(key.as_bytes());
-        Command::RawGet(RawGetRequest { context: Some(self.context.clone()), key, ..Default::default() })
+        Command::RawGet(RawGetRequest { context: Some(self.context), key, ..Default::default() })
     }
 
     fn delete_range(&self, start: Vec<u8>) -> Command {
         let end = [&start[..], b"~"].concat();
         Command::RawDeleteRange(RawDeleteRangeRequest {
-            context: Some(self.context.clone()),
+            context: Some(self.context),
             start_key: start.into(),
             end_key: end.into(),
             ..Default::default()
@@ -141,7 +141,7 @@ pub(super) fn batch(target: Target, each: Duration) -> Result<u64, Failed> {
                 sent += store.ask(vec![store.get("abuse:big"); 513]).await?;
                 let put = |n: usize| {
                     Command::RawPut(RawPutRequest {
-                        context: Some(store.context.clone()),
+                        context: Some(store.context),
                         key: format!("abuse:put:{n}").into(),
                         value: vec![b'p'; BIG_BYTES].into(),
                         ..Default::default()
@@ -160,7 +160,7 @@ pub(super) fn scans(target: Target, each: Duration) -> Result<u64, Failed> {
     on_core(target, each, |rt, store, each| {
         Box::pin(async move {
             let ask = RawScanRequest {
-                context: Some(store.context.clone()),
+                context: Some(store.context),
                 start_key: "abuse:big".into(),
                 end_key: "abuse:bih".into(),
                 limit: 100,
