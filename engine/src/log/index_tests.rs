@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::log::Batch;
 use crate::log::format::EntryRef;
+use crate::log::group::Slot;
 use crate::log::purge::needed_from;
 
 type Entries = BTreeMap<u64, (u64, Vec<u8>)>;

@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `format`, `items` | the bytes, drawn |
 //! | `batch` | what one write does |
-//! | `index` | what is live and where |
+//! | `shared`, `stats` | the state that the handle and the two tasks share, and its numbers |
+//! | `index`, `group` | what is live and where: of all groups, of one |
 //! | `cache` | recent records in memory |
 //! | `segment`, `spares` | files: made, zeroed ahead of need, reused |
 //! | `writer`, `patience` | the one task that appends; what the core does meanwhile |
@@ -37,6 +38,7 @@ mod cache;
 mod check;
 mod flip;
 pub mod format;
+mod group;
 mod index;
 pub mod inspect;
 mod items;
@@ -51,36 +53,31 @@ mod recover;
 mod replay;
 mod scan;
 mod segment;
+mod shared;
 mod spares;
+mod stats;
 mod writer;
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 pub use batch::Batch;
 pub use format::{BODY_BYTES_MAX, EntryRef, SegmentNo, Sequence};
-pub use index::Position;
+pub use group::Position;
 pub use measure::{MethodFigures, SyncReport, measure_sync};
 pub use options::{LogOptions, SyncMethod};
 pub use purge::{PurgeLimits, Straggler};
 pub use reclaim::Purged;
 pub use recover::{Claim, Cut, EntryId, Recovered, RecoveredGroup, Recovery};
+pub use stats::LogStats;
 
 use crate::error::{Fault, FaultKind, Result};
-use crate::rt::local::{Bell, oneshot};
-use crate::rt::{Rt, Task};
-use cache::RecordCache;
-use index::Index;
-use patience::Patience;
+use crate::rt::Rt;
 use plant::{Bug, planted};
-use segment::Segment;
-use spares::Retired;
-use writer::Request;
+use shared::Shared;
 
 /// An entry as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,92 +100,6 @@ pub struct Log(Rc<Handle>);
 #[derive(Debug)]
 struct Handle {
     shared: Rc<Shared>,
-}
-
-/// What the log has done and holds; counters run from the opening.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct LogStats {
-    /// Records written, which is writes issued.
-    pub records: u64,
-    /// Batches written.
-    pub batches: u64,
-    /// Bytes written as records, padding included.
-    pub record_bytes: u64,
-    /// Bytes of bodies in those records.
-    pub body_bytes: u64,
-    /// Segments that hold records, the one in use included.
-    pub segments: usize,
-    /// Segments that are ready for use.
-    pub spare_segments: usize,
-    /// Live bytes over all groups.
-    pub live_bytes: u64,
-    /// Bytes of recent records in memory.
-    pub cache_bytes: usize,
-    /// Batches that wait for a write.
-    pub queued_batches: usize,
-    /// Whether the disk was full when space was last asked for.
-    pub disk_full: bool,
-    /// Bytes that the opening cut off at the end.
-    pub cut_bytes: u64,
-    /// Entries that would have been in them, as far as that could be made out.
-    pub cut_entries: u64,
-    /// Whether what was cut off may have been acknowledged.
-    pub cut_in_doubt: bool,
-}
-
-/// What the handle and the two tasks of a log share.
-struct Shared {
-    rt: Rt,
-    dir: PathBuf,
-    options: LogOptions,
-    log_id: u64,
-    index: RefCell<Index>,
-    cache: RefCell<RecordCache>,
-    /// Segments with records, the active one included.
-    segments: RefCell<BTreeMap<SegmentNo, Rc<Segment>>>,
-    active: RefCell<Rc<Segment>>,
-    /// Where the next record goes in the active segment.
-    tail: Cell<u64>,
-    next_sequence: Cell<Sequence>,
-    /// How often the log has been opened, this time included; part of every record.
-    opened: u64,
-    /// Whether the last record is one that changes nothing, so that its loss would be none.
-    vouched: Cell<bool>,
-    /// The next sequence when the owner last asked whether the log is idle.
-    seen_idle_at: Cell<Sequence>,
-    needed_from: Cell<SegmentNo>,
-    ready: RefCell<VecDeque<Segment>>,
-    /// Number of the segment that is prepared next.
-    next_number: Cell<SegmentNo>,
-    retired: RefCell<VecDeque<Retired>>,
-    queue: RefCell<VecDeque<Request>>,
-    /// What the last attempt to make a segment lacked.
-    short: RefCell<Option<Fault>>,
-    writer_waits: Cell<bool>,
-    purging: Cell<bool>,
-    stopping: Cell<bool>,
-    writer_done: Cell<bool>,
-    failure: RefCell<Option<Fault>>,
-    /// Rings for the writer: a batch, or the end.
-    work: Bell,
-    /// Rings for the writer: a segment is ready, or none can be had.
-    made: Bell,
-    /// Rings for the spares task: something to do.
-    wanted: Bell,
-    tasks: RefCell<Vec<Task<()>>>,
-    written: Cell<Written>,
-    patience: Patience,
-    /// What the opening cut off.
-    cut: Option<Cut>,
-}
-
-/// Counters of the writer.
-#[derive(Clone, Copy, Debug, Default)]
-struct Written {
-    records: u64,
-    batches: u64,
-    record_bytes: u64,
-    body_bytes: u64,
 }
 
 impl Log {
@@ -319,23 +230,7 @@ impl Log {
 
     /// Counters and sizes.
     pub fn stats(&self) -> LogStats {
-        let shared = self.shared();
-        let written = shared.written.get();
-        LogStats {
-            records: written.records,
-            batches: written.batches,
-            record_bytes: written.record_bytes,
-            body_bytes: written.body_bytes,
-            segments: shared.segments.borrow().len(),
-            spare_segments: shared.ready.borrow().len(),
-            live_bytes: shared.index.borrow().uses().values().map(|used| used.bytes).sum(),
-            cache_bytes: shared.cache.borrow().bytes(),
-            queued_batches: shared.queue.borrow().len(),
-            disk_full: shared.short.borrow().as_ref().is_some_and(Fault::is_disk_full),
-            cut_bytes: shared.cut.as_ref().map_or(0, |cut| cut.bytes),
-            cut_entries: shared.cut.as_ref().map_or(0, Cut::entries),
-            cut_in_doubt: shared.cut.as_ref().is_some_and(Cut::is_in_doubt),
-        }
+        self.shared().stats()
     }
 
     /// Asserts the invariants of the log. Its time grows with the live entries, so it is for tests.
@@ -391,76 +286,5 @@ impl Log {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.stop();
-    }
-}
-
-impl Shared {
-    /// Queues a batch and waits for its fate. A guarded one is skipped if what it moves has changed by then.
-    async fn submit(&self, batch: Batch, guard: Option<writer::Guard>, idle: bool) -> Result<()> {
-        if self.stopping.get() {
-            return Err(self.refusal());
-        }
-        if batch.len() > BODY_BYTES_MAX {
-            return Err(Fault::too_large(&self.dir, batch.len(), BODY_BYTES_MAX));
-        }
-        let (answer, pending) = oneshot();
-        self.queue.borrow_mut().push_back(Request { batch, guard, idle, answer });
-        self.work.ring();
-        pending.await.unwrap_or_else(|| Err(self.refusal()))
-    }
-
-    /// Queues a record that changes nothing. No caller waits for it: if it fails, so does the log.
-    fn vouch(&self) {
-        let (answer, _) = oneshot();
-        self.queue.borrow_mut().push_back(Request { batch: Batch::new(), guard: None, idle: false, answer });
-        self.work.ring();
-    }
-
-    /// What everybody hears after the first failure.
-    fn refusal(&self) -> Fault {
-        let failure = self.failure.borrow();
-        let because = failure.as_ref().map_or("the log was closed".to_owned(), ToString::to_string);
-        let poisoned = Fault::poisoned(&self.dir);
-        Fault { what: format!("{} ({because})", poisoned.what), ..poisoned }
-    }
-
-    fn failed(&self) -> bool {
-        self.failure.borrow().is_some()
-    }
-
-    /// Ends the log: the state on disk is unknown from here on.
-    fn fail(&self, fault: &Fault) {
-        self.failure.borrow_mut().get_or_insert_with(|| fault.clone());
-        self.made.ring();
-        self.wanted.ring();
-        self.work.ring();
-    }
-
-    fn stop(&self) {
-        self.stopping.set(true);
-        self.work.ring();
-        self.made.ring();
-        self.wanted.ring();
-    }
-
-    fn active(&self) -> Rc<Segment> {
-        self.active.borrow().clone()
-    }
-
-    async fn close_files(self) -> Result<()> {
-        drop(self.active);
-        let used =
-            self.segments.into_inner().into_values().filter_map(|segment| Rc::try_unwrap(segment).ok());
-        let retired = self.retired.into_inner().into_iter().filter_map(Retired::into_segment);
-        for segment in used.chain(self.ready.into_inner()).chain(retired) {
-            segment.close().await?;
-        }
-        Ok(())
-    }
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Log").field("dir", &self.dir).field("tail", &self.tail.get()).finish_non_exhaustive()
     }
 }

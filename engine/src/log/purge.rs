@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::format::SegmentNo;
-use super::index::Use;
+use super::group::Use;
 
 /// When to empty segments that still hold something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

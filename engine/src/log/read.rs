@@ -41,7 +41,7 @@ async fn entry_body(
     group: u64,
     index: u64,
     held: Option<(RecordAt, Bytes)>,
-) -> Result<Option<(super::index::Slot, Bytes)>> {
+) -> Result<Option<(super::group::Slot, Bytes)>> {
     loop {
         let slot = shared.index.borrow().group(group).and_then(|group| group.slot(index).copied());
         let Some(slot) = slot else { return Ok(None) };

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::format::{EntryRef, SegmentNo};
-use super::index::Live;
+use super::group::Live;
 use super::plant::{Bug, planted};
 use super::purge::{GroupUse, PurgeLimits, Straggler, needed_from, plan};
 use super::spares::Retired;
@@ -78,7 +78,7 @@ async fn move_to_tail(shared: &Shared, group: u64, segment: SegmentNo) -> Result
 }
 
 /// The stretches of consecutive indexes.
-fn runs(live: &Live) -> impl Iterator<Item = &[(u64, super::index::Slot)]> {
+fn runs(live: &Live) -> impl Iterator<Item = &[(u64, super::group::Slot)]> {
     live.entries.chunk_by(|(before, _), (after, _)| before + 1 == *after)
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::format::{
     FIRST_RECORD_POS, RECORD_HEADER_BYTES, RecordAt, RecordHeader, SegmentNo, Sequence, record_bytes,
 };
-use super::index::Live;
+use super::group::Live;
 use super::{Batch, Shared};
 use crate::error::Result;
 use crate::rt::local::Answer;

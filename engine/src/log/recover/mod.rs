@@ -28,7 +28,8 @@ pub use end::{Claim, Cut};
 
 use super::cache::RecordCache;
 use super::format::SegmentNo;
-use super::index::{Group, Index, Position};
+use super::group::{Group, Position};
+use super::index::Index;
 use super::plant::{Bug, planted};
 use super::segment::segment_path;
 use super::{Log, LogOptions, Shared};
@@ -238,7 +239,7 @@ async fn read_back(rt: &Rt, dir: &Path, options: &LogOptions, found: Vec<Found>)
 
 fn recovered_group(group: &Group) -> RecoveredGroup {
     let entry =
-        |(index, slot): (u64, &super::index::Slot)| EntryId { index, term: slot.term, kind: slot.kind };
+        |(index, slot): (u64, &super::group::Slot)| EntryId { index, term: slot.term, kind: slot.kind };
     RecoveredGroup {
         compacted: group.mark(),
         entries: group.slots().map(entry).collect(),

@@ -19,8 +19,9 @@ use crate::log::format::{SegmentNo, Sequence};
 use crate::log::patience::Patience;
 use crate::log::plant::{Bug, planted};
 use crate::log::segment::{Segment, Unfinished};
+use crate::log::shared::Written;
 use crate::log::spares::{Retired, new_header};
-use crate::log::{LogOptions, Shared, Written};
+use crate::log::{LogOptions, Shared};
 use crate::rt::local::Bell;
 use crate::rt::{BLOCK_BYTES, Meanwhile, Rt};
 
