@@ -64,7 +64,7 @@
 //! | `turn.rs` | what there is to do, and what has been done |
 //! | `core.rs` | what every role shares; what a message may rely on |
 //! | `follower.rs` `candidate.rs` `leader.rs` | the roles |
-//! | `progress.rs` | one member as its leader sees it: flow control |
+//! | `progress.rs`, `flow.rs`, `inflight.rs` | one member as its leader sees it; what is sent to it; what it has not answered |
 //! | `log.rs` `terms.rs` | bytes of the recent entries, how far things got; terms of all entries |
 //! | `quorum.rs` `membership.rs` | majorities, single and joint; changes |
 //! | `transfer.rs` `read.rs` `quiet.rs` | handing over, reading, sleeping |
@@ -97,8 +97,10 @@ mod config;
 mod core;
 mod entry;
 mod error;
+mod flow;
 mod follower;
 mod id;
+mod inflight;
 mod leader;
 mod log;
 mod membership;

@@ -20,15 +20,12 @@
 //! Invariants: matched < next; matched goes back only for a member that says it lost entries; the in-flight list is
 //! empty outside *Replicate*; a snapshot's request is open exactly while one is awaited.
 
-use std::collections::VecDeque;
-
 use crate::config::Config;
 use crate::core::Core;
-use crate::entry::Entry;
-use crate::id::{Index, LogId, NodeId, Term};
-use crate::message::Body;
+use crate::id::{Index, NodeId};
+use crate::inflight::Inflight;
 use crate::planted;
-use crate::ready::{Fetch, RequestId, SnapshotReport, SnapshotWanted};
+use crate::ready::{RequestId, SnapshotReport, SnapshotWanted};
 
 /// How entries flow to one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,41 +51,11 @@ pub enum Mode {
     },
 }
 
-/// Unanswered append messages: the last index and the bytes of each.
-#[derive(Clone, Debug, Default)]
-struct Inflight {
-    queue: VecDeque<(Index, u64)>,
-    bytes: u64,
-}
-
-impl Inflight {
-    fn push(&mut self, last: Index, bytes: u64) {
-        self.queue.push_back((last, bytes));
-        self.bytes += bytes;
-    }
-
-    fn free_to(&mut self, index: Index) {
-        while let Some((_, bytes)) = self.queue.pop_front_if(|(last, _)| *last <= index) {
-            self.bytes -= bytes;
-        }
-    }
-
-    fn free_oldest(&mut self) {
-        if let Some((_, bytes)) = self.queue.pop_front() {
-            self.bytes -= bytes;
-        }
-    }
-
-    fn is_full(&self, config: &Config) -> bool {
-        self.queue.len() >= config.inflight_messages_max || self.bytes >= config.inflight_bytes_max
-    }
-}
-
 /// One round of catching up (thesis, 4.2.1): getting everything that existed when the round began.
 #[derive(Clone, Copy, Debug)]
-struct Round {
-    goal: Index,
-    ticks: u32,
+pub(crate) struct Round {
+    pub(crate) goal: Index,
+    pub(crate) ticks: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -103,18 +70,18 @@ pub(crate) struct Progress {
     pub(crate) silent_ticks: u32,
     /// It has gone to sleep with the current round's heartbeat.
     pub(crate) quiet: bool,
-    commit_sent: Index,
+    pub(crate) commit_sent: Index,
     /// The number of the request to the driver that is open for it, or zero: for a snapshot while one is awaited, for
     /// entries otherwise.
-    request: u32,
+    pub(crate) request: u32,
     /// The driver says that all of the snapshot was delivered.
-    delivered: bool,
+    pub(crate) delivered: bool,
     /// A learner that has yet to show that it keeps up.
-    catching_up: Option<Box<Round>>,
+    pub(crate) catching_up: Option<Box<Round>>,
     /// Send something even without news: its answer shows what was lost.
-    nudge: bool,
+    pub(crate) nudge: bool,
     /// Absent while nothing is in flight.
-    inflight: Option<Box<Inflight>>,
+    pub(crate) inflight: Option<Box<Inflight>>,
 }
 
 impl Progress {
@@ -143,10 +110,10 @@ impl Progress {
     }
 
     pub(crate) fn inflight_len(&self) -> usize {
-        self.inflight.as_ref().map_or(0, |inflight| inflight.queue.len())
+        self.inflight.as_ref().map_or(0, |inflight| inflight.len())
     }
 
-    fn window_is_full(&self, config: &Config) -> bool {
+    pub(crate) fn window_is_full(&self, config: &Config) -> bool {
         self.inflight.as_ref().is_some_and(|inflight| inflight.is_full(config))
     }
 
@@ -161,13 +128,13 @@ impl Progress {
         self.close_request();
     }
 
-    const fn close_request(&mut self) {
+    pub(crate) const fn close_request(&mut self) {
         self.request = 0;
         self.delivered = false;
     }
 
     /// Whether a request of this number is still open.
-    const fn expects(&self, id: RequestId) -> bool {
+    pub(crate) const fn expects(&self, id: RequestId) -> bool {
         self.request == id.seq
     }
 
@@ -342,7 +309,7 @@ impl Progress {
     /// Time passes: for a snapshot in flight, and for memory that the last burst needed.
     pub(crate) fn tick(&mut self, snapshot_ticks_max: u32) {
         self.silent_ticks = self.silent_ticks.saturating_add(1);
-        self.inflight.take_if(|inflight| inflight.queue.is_empty());
+        self.inflight.take_if(|inflight| inflight.is_empty());
         if let Some(round) = &mut self.catching_up {
             round.ticks = round.ticks.saturating_add(1);
         }
@@ -352,29 +319,6 @@ impl Progress {
                 self.on_snapshot_failed();
             }
         }
-    }
-
-    /// Sends what there is to send and what the bounds allow.
-    pub(crate) fn flush(&mut self, core: &mut Core) {
-        while self.may_send(core) {
-            let prev = self.next.prev();
-            let term = core.log.term(prev);
-            if matches!(self.mode, Mode::Snapshot { .. }) {
-                return self.ask_for_snapshot(core, term, prev);
-            }
-            let Some(term) = term else { return self.want_snapshot(core) };
-            let prev = LogId { term, index: prev };
-            let last = core.log.last();
-            match core.log.copy(self.next, last, core.config.message_bytes_max) {
-                Some(entries) => self.append(core, prev, entries),
-                None => return self.fetch(core),
-            }
-        }
-    }
-
-    /// Whether [`flush`](Self::flush) would do something.
-    pub(crate) fn wants_flush(&self, core: &Core) -> bool {
-        self.may_send(core)
     }
 
     /// Asserts the invariants in the module docs.
@@ -387,95 +331,7 @@ impl Progress {
         assert!(shipped || !self.delivered, "delivered without a snapshot: {self:?}");
     }
 
-    const fn awaits_snapshot(&self) -> bool {
+    pub(crate) const fn awaits_snapshot(&self) -> bool {
         matches!(self.mode, Mode::SnapshotWanted { .. } | Mode::Snapshot { .. })
-    }
-
-    fn may_send(&self, core: &Core) -> bool {
-        let has_entries = self.next <= core.log.last();
-        match self.mode {
-            Mode::Probe { sent } => !sent && self.request == 0 && (has_entries || self.nudge),
-            Mode::Replicate => {
-                let has_news = has_entries || self.nudge || self.commit_sent < core.log.committed();
-                has_news && self.request == 0 && !self.window_is_full(&core.config)
-            }
-            Mode::Snapshot { .. } => self.delivered && self.nudge,
-            Mode::SnapshotWanted { .. } => false,
-        }
-    }
-
-    /// Asks with an empty append whether the snapshot is in, unless its last entry has been cut off here.
-    fn ask_for_snapshot(&mut self, core: &mut Core, term: Option<Term>, index: Index) {
-        self.nudge = false;
-        if let Some(term) = term {
-            let (prev, commit) = (LogId { term, index }, core.log.committed());
-            core.send(self.id, Body::Append { prev, entries: Vec::new(), commit });
-        }
-    }
-
-    fn append(&mut self, core: &mut Core, prev: LogId, entries: Vec<Entry>) {
-        self.nudge = false;
-        self.commit_sent = core.log.committed();
-        match (&mut self.mode, entries.last()) {
-            (Mode::Probe { sent }, _) => *sent = true,
-            (_, Some(last)) => {
-                self.next = last.index.next();
-                self.inflight
-                    .get_or_insert_default()
-                    .push(last.index, entries.iter().map(Entry::bytes).sum());
-            }
-            (_, None) => {}
-        }
-        let commit = self.commit_sent;
-        core.send(self.id, Body::Append { prev, entries, commit });
-    }
-
-    fn fetch(&mut self, core: &mut Core) {
-        let id = core.next_request();
-        self.request = id.seq;
-        core.out.rare().fetch.push(Fetch {
-            to: self.id,
-            first: self.next,
-            last: core.log.last_outside_memory(),
-            bytes_max: core.config.message_bytes_max,
-            id,
-        });
-    }
-
-    /// The driver read entries for it, or could not.
-    pub(crate) fn fetched(&mut self, core: &mut Core, fetch: &Fetch, entries: Option<Vec<Entry>>) {
-        let is_current = self.expects(fetch.id) && !self.awaits_snapshot();
-        if !is_current && !planted!(LateFetchBelieved) {
-            return;
-        }
-        self.close_request();
-        let Some(entries) = entries.filter(|entries| !entries.is_empty()) else {
-            // Unless the flow has moved on meanwhile.
-            if (self.next == fetch.first && self.may_send(core)) || !is_current {
-                self.want_snapshot(core);
-            }
-            return;
-        };
-        let prev = fetch.first.prev();
-        let Some(term) = core.log.term(prev) else { return };
-        let prev = LogId { term, index: prev };
-        let fits = crate::follower::validate(core.term, prev, &entries).is_ok()
-            && entries.iter().all(|entry| core.log.holds(entry.id()));
-        if fits && self.next == fetch.first && self.may_send(core) {
-            self.append(core, prev, entries);
-        }
-    }
-
-    fn want_snapshot(&mut self, core: &mut Core) {
-        let id = core.next_request();
-        self.close_request();
-        self.mode = Mode::SnapshotWanted { ticks: 0 };
-        self.inflight = None;
-        self.request = id.seq;
-        if core.membership.learners.contains(&self.id) {
-            self.catching_up.get_or_insert_with(|| Box::new(Round { goal: core.log.last(), ticks: 0 }));
-        }
-        let at_least = core.log.base().index;
-        core.out.rare().snapshots.push(SnapshotWanted { to: self.id, at_least, id });
     }
 }
