@@ -1,132 +1,27 @@
-//! Carrying a request out: check it, submit it, shape the answer.
+//! Carrying a raw request out: check it, submit it, shape the answer.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use engine::rt::Mono;
 
-use super::unserved::Unserved;
+use super::failure::Failure;
+use super::size::Size;
 use super::{Core, check, refusal};
 use crate::memory::charged_pair_bytes;
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Route, Scan, When};
-use crate::wire::grpc::{Code, Status};
-use crate::wire::proto::errorpb;
 use crate::wire::proto::kvrpcpb::*;
-use crate::wire::proto::tikvpb::{Answer, Command, EmptyResponse};
 
-/// Longest answer to a scan or a batch of reads, bytes. An answer is never cut short, because clients take a short answer for the
-/// end of the region.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// What a pair costs beside its key and its value, bytes.
-const PAIR_BYTES: usize = 16;
 /// How long a caller without a deadline waits for a busy store. Shorter than the shortest default timeout of the known clients.
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// What is left of a caller's deadline for the answer to travel.
 const TRAVEL: Duration = Duration::from_millis(50);
 
-/// Why a request has no result.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Failure {
-    /// The client shall look again where the region is, or wait.
-    Region(Box<errorpb::Error>),
-    /// The request can never be carried out.
-    Text(String),
-    /// Its answer would be over a bound; a smaller request can be carried out.
-    TooLarge(String),
-}
-
-impl From<String> for Failure {
-    fn from(sentence: String) -> Self {
-        Failure::Text(sentence)
-    }
-}
-
-/// A response that can say why it has no result.
-pub(super) trait Refusable: Sized {
-    /// Within a batch, where the response is all that there is.
-    fn refused(failure: Failure) -> Self;
-
-    /// Alone, where the call has a status, too. Clients of a response without a place for a sentence look there.
-    ///
-    /// # Errors
-    /// The status that says it.
-    fn refused_alone(failure: Failure) -> Result<Self, Status> {
-        Ok(Self::refused(failure))
-    }
-}
-
-/// The response to whatever came out of a call of its own.
-pub(super) fn settle_alone<A: Refusable>(result: Result<A, Failure>) -> Result<A, Status> {
-    result.or_else(A::refused_alone)
-}
-
-impl Failure {
-    /// As a region error, which is what clients look at in every response. One without a typed member makes them look the region
-    /// up again and end with the sentence; that an answer is too large is final, and the member for it ends the request at once.
-    fn into_region_error(self) -> errorpb::Error {
-        match self {
-            Failure::Region(error) => *error,
-            Failure::Text(message) => errorpb::Error { message, ..errorpb::Error::default() },
-            Failure::TooLarge(message) => errorpb::Error {
-                message,
-                raft_entry_too_large: Some(errorpb::RaftEntryTooLarge::default()),
-                ..errorpb::Error::default()
-            },
-        }
-    }
-
-    /// The status that a call would end with if it had no response to say more.
-    fn code(&self) -> Code {
-        match self {
-            Failure::Region(_) => Code::Unavailable,
-            Failure::Text(_) => Code::InvalidArgument,
-            Failure::TooLarge(_) => Code::ResourceExhausted,
-        }
-    }
-
-    fn into_status(self) -> Result<Box<errorpb::Error>, Status> {
-        match self {
-            Failure::Region(error) => Ok(error),
-            Failure::Text(sentence) => Err(Status::invalid(sentence)),
-            Failure::TooLarge(sentence) => Err(Status::new(Code::ResourceExhausted, sentence)),
-        }
-    }
-}
-
-macro_rules! refusable {
-    (error in $($response:ident),*) => {$(
-        impl Refusable for $response {
-            fn refused(failure: Failure) -> Self {
-                match failure {
-                    Failure::Region(error) => Self { region_error: Some(*error), ..Self::default() },
-                    Failure::Text(error) | Failure::TooLarge(error) => Self { error, ..Self::default() },
-                }
-            }
-        }
-    )*};
-    // These have no place for a sentence. What clients look at is the region error, and the status of a call of its own.
-    (region_error in $($response:ident),*) => {$(
-        impl Refusable for $response {
-            fn refused(failure: Failure) -> Self {
-                Self { region_error: Some(failure.into_region_error()), ..Self::default() }
-            }
-
-            fn refused_alone(failure: Failure) -> Result<Self, Status> {
-                Ok(Self { region_error: Some(*failure.into_status()?), ..Self::default() })
-            }
-        }
-    )*};
-}
-
-refusable!(error in RawGetResponse, RawPutResponse, RawBatchPutResponse, RawDeleteResponse, RawBatchDeleteResponse);
-refusable!(error in RawDeleteRangeResponse, RawGetKeyTtlResponse, RawCasResponse);
-refusable!(region_error in RawBatchGetResponse, RawScanResponse, RawBatchScanResponse, GetHealthFeedbackResponse);
-
 /// One request's way through the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session<'a> {
-    core: &'a Core,
+    pub(super) core: &'a Core,
     /// Until when a busy store is waited for; without it the caller is told that the store is busy.
     wait_until: Option<Mono>,
 }
@@ -141,94 +36,6 @@ impl<'a> Session<'a> {
     /// For callers that know what to do when they are told "busy".
     pub(super) fn frank(core: &'a Core) -> Self {
         Self { core, wait_until: None }
-    }
-
-    /// Any command of a batch.
-    pub(super) async fn execute(self, command: Command) -> Answer {
-        match command {
-            Command::RawGet(request) => {
-                Answer::RawGet(self.settled("BatchCommands/RawGet", self.get(request).await))
-            }
-            Command::RawBatchGet(request) => {
-                Answer::RawBatchGet(self.settled("BatchCommands/RawBatchGet", self.batch_get(request).await))
-            }
-            Command::RawPut(request) => {
-                Answer::RawPut(self.settled("BatchCommands/RawPut", self.put(request).await))
-            }
-            Command::RawBatchPut(request) => {
-                Answer::RawBatchPut(self.settled("BatchCommands/RawBatchPut", self.batch_put(request).await))
-            }
-            Command::RawDelete(request) => {
-                Answer::RawDelete(self.settled("BatchCommands/RawDelete", self.delete(request).await))
-            }
-            Command::RawBatchDelete(request) => Answer::RawBatchDelete(
-                self.settled("BatchCommands/RawBatchDelete", self.batch_delete(request).await),
-            ),
-            Command::RawScan(request) => {
-                Answer::RawScan(self.settled("BatchCommands/RawScan", self.scan(request).await))
-            }
-            Command::RawDeleteRange(request) => Answer::RawDeleteRange(
-                self.settled("BatchCommands/RawDeleteRange", self.delete_range(request).await),
-            ),
-            Command::RawBatchScan(request) => Answer::RawBatchScan(
-                self.settled("BatchCommands/RawBatchScan", self.batch_scan(request).await),
-            ),
-            Command::GetHealthFeedback(request) => Answer::GetHealthFeedback(
-                self.settled("BatchCommands/GetHealthFeedback", Ok(self.health_feedback(request))),
-            ),
-            Command::Empty(request) => Answer::Empty(EmptyResponse { test_id: request.test_id }),
-            Command::Get(_) => Answer::Get(self.unserved("BatchCommands/Get")),
-            Command::Scan(_) => Answer::Scan(self.unserved("BatchCommands/Scan")),
-            Command::Prewrite(_) => Answer::Prewrite(self.unserved("BatchCommands/Prewrite")),
-            Command::Commit(_) => Answer::Commit(self.unserved("BatchCommands/Commit")),
-            Command::Cleanup(_) => Answer::Cleanup(self.unserved("BatchCommands/Cleanup")),
-            Command::BatchGet(_) => Answer::BatchGet(self.unserved("BatchCommands/BatchGet")),
-            Command::BatchRollback(_) => Answer::BatchRollback(self.unserved("BatchCommands/BatchRollback")),
-            Command::ScanLock(_) => Answer::ScanLock(self.unserved("BatchCommands/ScanLock")),
-            Command::ResolveLock(_) => Answer::ResolveLock(self.unserved("BatchCommands/ResolveLock")),
-            Command::Gc(_) => Answer::Gc(self.unserved("BatchCommands/Gc")),
-            Command::DeleteRange(_) => Answer::DeleteRange(self.unserved("BatchCommands/DeleteRange")),
-            Command::Coprocessor(_) => Answer::Coprocessor(self.unserved("BatchCommands/Coprocessor")),
-            Command::PessimisticLock(_) => {
-                Answer::PessimisticLock(self.unserved("BatchCommands/PessimisticLock"))
-            }
-            Command::PessimisticRollback(_) => {
-                Answer::PessimisticRollback(self.unserved("BatchCommands/PessimisticRollback"))
-            }
-            Command::CheckTxnStatus(_) => {
-                Answer::CheckTxnStatus(self.unserved("BatchCommands/CheckTxnStatus"))
-            }
-            Command::TxnHeartBeat(_) => Answer::TxnHeartBeat(self.unserved("BatchCommands/TxnHeartBeat")),
-            Command::CheckSecondaryLocks(_) => {
-                Answer::CheckSecondaryLocks(self.unserved("BatchCommands/CheckSecondaryLocks"))
-            }
-            Command::RawCoprocessor(_) => {
-                Answer::RawCoprocessor(self.unserved("BatchCommands/RawCoprocessor"))
-            }
-            Command::FlashbackToVersion(_) => {
-                Answer::FlashbackToVersion(self.unserved("BatchCommands/FlashbackToVersion"))
-            }
-            Command::PrepareFlashbackToVersion(_) => {
-                Answer::PrepareFlashbackToVersion(self.unserved("BatchCommands/PrepareFlashbackToVersion"))
-            }
-            Command::Flush(_) => Answer::Flush(self.unserved("BatchCommands/Flush")),
-            Command::BufferBatchGet(_) => {
-                Answer::BufferBatchGet(self.unserved("BatchCommands/BufferBatchGet"))
-            }
-        }
-    }
-
-    /// The response to whatever came out of a command of a batch, counted.
-    fn settled<A: Refusable>(&self, name: &'static str, result: Result<A, Failure>) -> A {
-        let code = result.as_ref().err().map_or(Code::Ok, Failure::code);
-        self.core.tally.count(name, code);
-        result.unwrap_or_else(A::refused)
-    }
-
-    /// The answer to a command that is not served, counted.
-    fn unserved<A: Unserved>(&self, name: &'static str) -> A {
-        self.core.tally.count(name, Code::Unimplemented);
-        A::unserved(name.rsplit('/').next().unwrap_or(name))
     }
 
     pub(super) async fn get(&self, request: RawGetRequest) -> Result<RawGetResponse, Failure> {
@@ -466,20 +273,6 @@ fn route(context: Option<&Context>) -> Route {
 
 fn pair(key: Bytes, value: Bytes) -> KvPair {
     KvPair { key, value, ..KvPair::default() }
-}
-
-/// What an answer has come to, kept within the bound.
-#[derive(Default)]
-struct Size(usize);
-
-impl Size {
-    fn add(&mut self, pairs: &[KvPair]) -> Result<(), Failure> {
-        self.0 += pairs.iter().map(|pair| pair.key.len() + pair.value.len() + PAIR_BYTES).sum::<usize>();
-        if self.0 <= ANSWER_BYTES_MAX {
-            return Ok(());
-        }
-        Err(refusal::answer_too_large(ANSWER_BYTES_MAX))
-    }
 }
 
 fn unexpected(out: &Out) -> Failure {

@@ -1,8 +1,9 @@
 //! The raw key-value service of TiKV, level L1, on a store's own port: what unmodified clients call.
 //!
-//! * [`command`] carries one request out: check, route, submit, answer. [`check`] holds the bounds, [`refusal`] the region errors.
-//! * `batch` serves the stream in which Go clients send everything; `envelope` takes its messages apart, `unserved` refuses what is known
-//!   and not served.
+//! * [`command`] carries one request out: check, route, submit, answer. [`check`] and [`size`] hold the bounds, [`failure`] says
+//!   how each response reports that there is no result, [`refusal`] has the region errors.
+//! * `batch` serves the stream in which Go clients send everything; `envelope` takes its messages apart, `execute` hands each
+//!   command to its method, `unserved` refuses what is known and not served.
 //!
 //! What holds: an answer is one of the protocol's own shapes, never a guess; what is not served is refused by name; a caller that
 //! cannot handle "busy" is made to wait instead (unary calls), one that can is told (batched commands).
@@ -14,7 +15,10 @@ mod batch;
 mod check;
 mod command;
 mod envelope;
+mod execute;
+mod failure;
 mod refusal;
+mod size;
 mod unserved;
 
 use std::rc::Rc;
@@ -23,7 +27,8 @@ use bytes::Bytes;
 use engine::rt::{Mono, Rt};
 use prost::Message;
 
-use self::command::{Failure, Refusable, Session, settle_alone};
+use self::command::Session;
+use self::failure::{Failure, Refusable, settle_alone};
 use super::grpc::{self, Inbox, Outbox, Service, Shape, Status};
 use super::health::{self, Health};
 use super::proto::health::HealthCheckRequest;
@@ -127,7 +132,20 @@ impl Service for Tikv {
         match method {
             Method::BatchCommands => Some(batch::MESSAGE_BYTES_MAX),
             Method::Reflection => Some(reflection::MESSAGE_BYTES_MAX),
-            _ => None,
+            Method::RawGet
+            | Method::RawBatchGet
+            | Method::RawPut
+            | Method::RawBatchPut
+            | Method::RawDelete
+            | Method::RawBatchDelete
+            | Method::RawScan
+            | Method::RawBatchScan
+            | Method::RawDeleteRange
+            | Method::RawGetKeyTtl
+            | Method::RawCompareAndSwap
+            | Method::GetHealthFeedback
+            | Method::HealthCheck
+            | Method::HealthWatch => None,
         }
     }
 
@@ -173,7 +191,19 @@ impl Service for Tikv {
             Method::BatchCommands => batch::serve(&self.core, inbox, outbox).await,
             Method::HealthWatch => self.health.watch(inbox, outbox, &[SERVICE]).await,
             Method::Reflection => reflection::serve(inbox, outbox, &[SERVICE]).await,
-            _ => Err(Status::new(grpc::Code::Internal, "this method is not a stream")),
+            Method::RawGet
+            | Method::RawBatchGet
+            | Method::RawPut
+            | Method::RawBatchPut
+            | Method::RawDelete
+            | Method::RawBatchDelete
+            | Method::RawScan
+            | Method::RawBatchScan
+            | Method::RawDeleteRange
+            | Method::RawGetKeyTtl
+            | Method::RawCompareAndSwap
+            | Method::GetHealthFeedback
+            | Method::HealthCheck => Err(Status::new(grpc::Code::Internal, "this method is not a stream")),
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::refusal::Refusal;
 use crate::wire::proto::errorpb::{self, Error};
 use crate::wire::proto::metapb;
 
-use super::command::Failure;
+use super::failure::Failure;
 
 /// The protocol's form of a refusal: a region error where the client shall look the region up again or wait, a sentence where
 /// trying again is pointless.
