@@ -40,7 +40,7 @@ enum What {
         #[command(subcommand)]
         peer: Peer,
     },
-    /// One client, one durable put under way, against the machine's floor
+    /// One client, one durable put in flight, against the machine's floor
     Latency(LatencyArguments),
     /// What a request costs the server over gRPC and over RESP, in one run
     Protocols(ProtocolsArguments),
@@ -130,7 +130,7 @@ struct RunArguments {
     /// How requests spread over records
     #[arg(long, value_enum, default_value = "published")]
     spread: SpreadName,
-    /// Longest scan, records
+    /// Maximum length of a scan, records
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     scan_records_max: u64,
     /// Seed of the operations
@@ -280,10 +280,10 @@ struct CrashArguments {
     /// Keys of each writer
     #[arg(long, default_value_t = 200, value_parser = at_least_one)]
     keys: usize,
-    /// Most writes that a connection has under way
+    /// Maximum writes in flight on a connection
     #[arg(long, default_value_t = 16, value_parser = at_least_one)]
     pipeline: usize,
-    /// Longest time before a kill, milliseconds
+    /// Maximum time before a kill, milliseconds
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
     run_ms: u64,
     /// Seed of operations and moments
