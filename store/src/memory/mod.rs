@@ -50,6 +50,10 @@ pub const INTAKE_BYTES_MIN: usize = 4 << 10;
 
 /// What a core expects of its first reads from disk, bytes: the longest value.
 const READ_BYTES_AT_FIRST: usize = 8 << 20;
+/// Reads from disk that one core has in flight at most.
+const READS_AT_ONCE: usize = 32;
+/// Scans that read from disk on one core, at most.
+const SCANS_AT_ONCE: usize = 16;
 /// What a read from disk brings at least, bytes: a block.
 const READ_BYTES_MIN: usize = 16 << 10;
 
@@ -121,13 +125,27 @@ impl Memory {
     }
 
     /// Room for what a read from disk brings until it is charged as an answer. Its size is not known before, so as much is taken as
-    /// the largest of the latest reads had.
+    /// the largest of the latest reads had, and never so little that more than [`READS_AT_ONCE`] have room: however small the latest
+    /// were, the next ones may all be as long as values may be.
     ///
     /// # Errors
     /// Busy after [`WAIT_MAX`].
     pub async fn room_to_read(&self, rt: &Rt) -> Result<Charge, Refusal> {
+        self.room_for_one_of(rt, READS_AT_ONCE).await
+    }
+
+    /// The same for a scan, which has several blocks open.
+    ///
+    /// # Errors
+    /// Busy after [`WAIT_MAX`].
+    pub async fn room_to_scan(&self, rt: &Rt) -> Result<Charge, Refusal> {
+        self.room_for_one_of(rt, SCANS_AT_ONCE).await
+    }
+
+    async fn room_for_one_of(&self, rt: &Rt, at_once: usize) -> Result<Charge, Refusal> {
         // The frame as it lies on disk, and what it is opened to.
-        self.reading.wait(rt, self.expected_bytes.load(Relaxed).saturating_mul(2)).await
+        let expected = self.expected_bytes.load(Relaxed).saturating_mul(2);
+        self.reading.wait(rt, expected.max(self.reading.bytes_max() * 3 / 4 / at_once)).await
     }
 
     /// A read from disk has brought this many bytes.
@@ -202,5 +220,35 @@ impl Charge {
             return value;
         }
         Bytes::from_owner(Charged { value, _charge: self })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::rt::sim::{Options, World};
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn however_small_the_latest_reads_were_few_have_room_at_once() {
+        let world = World::new(3, Options::default());
+        let running = world.node(0).start(0, |rt| async move {
+            let limits = MemoryLimits { input_bytes: 32 << 20, output_bytes: 32 << 20 };
+            let (reads, scans) = (Memory::new(limits), Memory::new(limits));
+            (0..200).for_each(|_| [&reads, &scans].into_iter().for_each(|memory| memory.has_read(5)));
+            let mut held = (Vec::new(), Vec::new());
+            for _ in 0..100 {
+                held.0.extend(reads.room_to_read(&rt).now_or_never());
+                held.1.extend(scans.room_to_scan(&rt).now_or_never());
+            }
+            assert_eq!((held.0.len(), held.1.len()), (READS_AT_ONCE, SCANS_AT_ONCE));
+            drop(held);
+            reads.has_read(8 << 20);
+            let one = reads.room_to_read(&rt).await.expect("nothing is read");
+            assert_eq!(one.bytes(), 16 << 20, "as it lies on disk, and as it is opened");
+            assert!(reads.room_to_read(&rt).now_or_never().is_none());
+        });
+        world.block_on(running).expect("nothing crashes the node");
     }
 }

@@ -429,7 +429,7 @@ impl Inner {
         let mut pairs: Vec<(Bytes, Bytes)> = Vec::with_capacity(scan.limit.min(1024));
         let (made, mut charged) = (room.is_some(), room.unwrap_or_default());
         // For the blocks that the walk has open, all the way.
-        let _room = self.memory.room_to_read(&self.rt).await?;
+        let _room = self.memory.room_to_scan(&self.rt).await?;
         while pairs.len() < scan.limit {
             let Some((key, value)) = iter.next().await.map_err(|fault| self.unreadable(&fault))? else {
                 break;

@@ -252,6 +252,12 @@ fn what_is_read_from_disk_has_room_before_it_is_read() {
                 4 => Op::Lengths { keys: vec!["a1".into(), "a2".into()] },
                 form => reads("a1", "a2").swap_remove(form),
             };
+            // However small everything was that had been read before.
+            put(&gateway, "small", 5).await;
+            cool(&rt, &gateway, b"small").await;
+            for _ in 0..100 {
+                get(&gateway, "small").await.expect("a small value");
+            }
             let asked = (0..100).map(|_| {
                 let (gateway, op) = (gateway.clone(), op.clone());
                 rt.spawn(async move {
