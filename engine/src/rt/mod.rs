@@ -74,6 +74,12 @@ impl Rt {
         in_world!(&self.world, core => core.now())
     }
 
+    /// Monotonic time that also passes while the machine is suspended: for promises between machines, such as leases. Unrelated to
+    /// [`Rt::now`].
+    pub fn boot_time(&self) -> Mono {
+        in_world!(&self.world, core => core.boot_time())
+    }
+
     /// Wall-clock time since the Unix epoch. May jump in either direction.
     pub fn wall(&self) -> Duration {
         in_world!(&self.world, core => core.wall())

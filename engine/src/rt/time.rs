@@ -21,7 +21,7 @@ pub struct CpuClock(pub(super) Option<libc::clockid_t>);
 impl CpuClock {
     /// CPU time used so far; `None` once the core has ended, and in simulation.
     pub fn read(&self) -> Option<Duration> {
-        super::native::read_cpu_clock(self.0?)
+        super::native::read_clock(self.0?)
     }
 }
 

@@ -175,7 +175,7 @@ impl Inner {
     }
 
     fn step_peer(&self, state: &mut State, message: PeerMessage) -> Result<(), Lost> {
-        let (region, now) = (message.region, Time(self.rt.now().0));
+        let (region, now) = (message.region, Time(self.rt.boot_time().0));
         let replica = state.table.get_mut(region).expect("its envelope was admitted");
         if planted(Bug::CountedForAnother) {
             count_for_another(replica, now, &message);
@@ -199,7 +199,7 @@ impl Inner {
         }
         let record = Replica::<(), ()>::blank_record(message, range);
         let stored = Stored { record, in_tree: false, start: Start::empty() };
-        let now = Time(self.rt.now().0);
+        let now = Time(self.rt.boot_time().0);
         let replica = Replica::new(self.store, stored, self.raft.clone(), self.rt.random(), now)
             .map_err(|_| Lost::NotCreated)?;
         state.table.insert(replica).map_err(|_| Lost::RangeTaken)

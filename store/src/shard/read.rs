@@ -234,7 +234,7 @@ impl Shard {
         match asked {
             Asked::Due => Ok((region, Access::Now)),
             Asked::Now if planted(Bug::ReadUnasked) => Ok((region, Access::Now)),
-            Asked::Now => Ok((region, replica.access(|| raft::Time(self.inner.rt.now().0))?)),
+            Asked::Now => Ok((region, replica.access(|| raft::Time(self.inner.rt.boot_time().0))?)),
         }
     }
 

@@ -36,7 +36,7 @@ impl Shard {
             if inner.health.has_stopped() {
                 return;
             }
-            let now = Time(inner.rt.now().0);
+            let now = Time(inner.rt.boot_time().0);
             let mut state = inner.state.borrow_mut();
             for store in inner.outbox.take_unreachable() {
                 state.table.iter_mut().for_each(|replica| replica.report_unreachable(store));

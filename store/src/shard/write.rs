@@ -171,7 +171,7 @@ impl Inner {
     /// Whether what the applied state said just now is still the latest, as far as that can be known without the log: a leader that
     /// was deposed and has not heard of it must not answer.
     pub(super) fn is_latest(&self, state: &mut State, route: Option<&Route>, key: &[u8]) -> bool {
-        let now = || raft::Time(self.rt.now().0);
+        let now = || raft::Time(self.rt.boot_time().0);
         planted(Bug::ComparedUnasked)
             || !self.outbox.is_in_use()
             || state.admit(route, key).is_ok_and(|replica| replica.access(now) == Ok(Access::Now))

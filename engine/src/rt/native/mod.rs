@@ -117,6 +117,11 @@ impl Core {
         )
     }
 
+    pub(crate) fn boot_time(&self) -> Mono {
+        let time = read_clock(libc::CLOCK_BOOTTIME).expect("Linux has had this clock since 2.6.39");
+        Mono(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+    }
+
     #[expect(clippy::disallowed_methods, reason = "this is where wall-clock time enters")]
     pub(crate) fn wall(&self) -> Duration {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
@@ -152,8 +157,8 @@ impl Core {
     }
 }
 
-/// What a thread's CPU clock says, while the thread lives.
-pub(super) fn read_cpu_clock(clock: libc::clockid_t) -> Option<Duration> {
+/// What a clock says; nothing for the CPU clock of a thread that lives no more.
+pub(super) fn read_clock(clock: libc::clockid_t) -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a value that outlives the call. A clock that is not there any more is an error.
     let told = unsafe { libc::clock_gettime(clock, &raw mut time) };

@@ -81,6 +81,11 @@ impl SimCore {
         Mono(node.mono(self.clock()))
     }
 
+    /// Machines of this world are never suspended.
+    pub(crate) fn boot_time(&self) -> Mono {
+        self.now()
+    }
+
     pub(crate) fn wall(&self) -> Duration {
         self.shared.node.wall(self.clock())
     }

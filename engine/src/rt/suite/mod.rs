@@ -108,6 +108,7 @@ promises! {
         free_space_is_known;
     tasks:
         sleeping_takes_at_least_as_long_as_asked
+        boot_time_is_never_slower
         sleeping_for_nothing_lets_others_run
         waiting_can_be_limited
         sleepers_wake_in_the_order_of_their_deadlines

@@ -23,6 +23,15 @@ pub(super) async fn sleeping_takes_at_least_as_long_as_asked(stage: Stage) {
     assert!(rt.wall() > wall);
 }
 
+pub(super) async fn boot_time_is_never_slower(stage: Stage) {
+    let rt = &stage.rt;
+    let (boot, began) = (rt.boot_time(), rt.now());
+    rt.sleep(5 * MILLI).await;
+    let passed = rt.now().since(began);
+    // The rates are the same; what is allowed for is the time between two readings.
+    assert!(rt.boot_time().since(boot) >= passed && passed >= 5 * MILLI);
+}
+
 pub(super) async fn sleeping_for_nothing_lets_others_run(stage: Stage) {
     let ran = Rc::new(Cell::new(false));
     let told = ran.clone();
