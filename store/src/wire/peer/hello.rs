@@ -101,13 +101,10 @@ impl fmt::Display for Rejection {
             ),
             Self::OtherStore { meant, here } => write!(
                 f,
-                "the peer wants store {meant}, and here is store {here}; its address book is out of date and is asked for again"
+                "the peer wants {meant}, and here is {here}; its address book is out of date and is asked for again"
             ),
             Self::Ourselves(store) => {
-                write!(
-                    f,
-                    "the peer says that it is store {store}, which is this one; was a data directory copied?"
-                )
+                write!(f, "the peer says that it is {store}, which is this one; was a data directory copied?")
             }
             Self::Version { theirs: (oldest, newest) } => write!(
                 f,
@@ -115,7 +112,7 @@ impl fmt::Display for Rejection {
             ),
             Self::OlderCopy { store, incarnation, seen } => write!(
                 f,
-                "store {store} says it was opened {incarnation} times and was seen with {seen}; an older copy of its directory must not come back, start it empty with a new identity"
+                "{store} says it was opened {incarnation} times and was seen with {seen}; an older copy of its directory must not come back, start it empty with a new identity"
             ),
         }
     }
@@ -225,6 +222,15 @@ mod tests {
         );
         let newer = |it: &mut Hello| (it.version_min, it.version) = (2, 4);
         assert_eq!(ask(newer, 0), Err(Rejection::Version { theirs: (2, 4) }));
+    }
+
+    #[test]
+    fn a_refusal_names_each_store_once() {
+        let (meant, here) = (StoreId(3), StoreId(2));
+        let told = Rejection::OtherStore { meant, here }.to_string();
+        assert!(told.starts_with("the peer wants store 3, and here is store 2;"), "{told}");
+        let told = Rejection::OlderCopy { store: here, incarnation: 1, seen: 2 }.to_string();
+        assert!(told.starts_with("store 2 says it was opened 1 times"), "{told}");
     }
 
     #[test]

@@ -148,7 +148,7 @@ pub struct Links {
 
 impl fmt::Debug for Links {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "links of store {} to {} stores", self.speaker.store, self.queues.borrow().len())
+        write!(f, "links of {} to {} stores", self.speaker.store, self.queues.borrow().len())
     }
 }
 

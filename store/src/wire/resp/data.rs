@@ -276,9 +276,13 @@ fn shown(key: &[u8]) -> impl std::fmt::Display {
 /// are worth a retry, `MISCONF` and `ERR` are not.
 pub fn refused(refusal: &Refusal) -> String {
     match refusal {
-        Refusal::NotLeader { region_id, .. } => {
+        Refusal::NotLeader { region_id, leader: None } => {
             format!("CLUSTERDOWN region {region_id} has no leader that this node can reach, try again")
         }
+        Refusal::NotLeader { region_id, leader: Some(leader) } => format!(
+            "CLUSTERDOWN region {region_id} is led by {} on another node: ask there, requests are not forwarded yet",
+            leader.store
+        ),
         Refusal::RegionNotFound { .. }
         | Refusal::KeyNotInRegion { .. }
         | Refusal::EpochNotMatch { .. }
@@ -312,5 +316,20 @@ pub fn refused(refusal: &Refusal) -> String {
         Refusal::Unknown => {
             "ERR the outcome is unknown: the write may have happened or not, read the key".to_owned()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scheduler::{Peer, PeerId, StoreId};
+
+    use super::*;
+
+    #[test]
+    fn whoever_asks_a_follower_is_told_who_leads() {
+        let refusal = |leader| refused(&Refusal::NotLeader { region_id: 7, leader });
+        let told = refusal(Some(Peer::voter(PeerId(12), StoreId(3))));
+        assert!(told.starts_with("CLUSTERDOWN region 7 is led by store 3 "), "{told}");
+        assert!(refusal(None).contains("no leader"));
     }
 }
