@@ -13,6 +13,7 @@ use scheduler::change::Change;
 use super::change::Proposed;
 use super::command::{Command, Write, WritesView};
 use super::life::Life;
+use super::record::{Descriptor, RegionRecord};
 use super::replica::Replica;
 use super::submit::Waiting;
 use super::system::{self, Decided, codec, image};
@@ -235,16 +236,23 @@ impl<W, R> Replica<W, R> {
     /// The batch that puts the tombstone of a replica that heard of its removal in the place of its data.
     pub fn tombstone_batch(&self) -> WriteBatch {
         assert_eq!(self.life(), Life::Tombstone, "{} is not dead", self.region());
-        let mut batch = WriteBatch::new();
-        if !self.region().peers.is_empty() {
-            erase(&mut batch, self.region());
-        }
         let applied = self.raft.applied_index();
-        batch.mark(self.region().id.0, applied.0);
         let at = LogId { term: self.raft.term_at(applied).unwrap_or_default(), index: applied };
-        batch.describe(self.region().id.0, &self.descriptor(at).encode());
-        batch
+        tombstone_batch(self.record(), at)
     }
+}
+
+/// The batch that puts a tombstone in the place of the data that its replica had applied up to `at`.
+pub fn tombstone_batch(record: &RegionRecord, at: LogId) -> WriteBatch {
+    let region = &record.region;
+    let mut batch = WriteBatch::new();
+    if !region.peers.is_empty() {
+        erase(&mut batch, region);
+    }
+    batch.mark(region.id.0, at.index.0);
+    let descriptor = Descriptor { record: record.clone(), at, by_snapshot: false };
+    batch.describe(region.id.0, &descriptor.encode());
+    batch
 }
 
 /// Deletes everything in the region's range, and nothing outside.

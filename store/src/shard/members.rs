@@ -24,7 +24,7 @@ impl Shard {
 
     /// What the replica of a region knows, if there is one.
     pub fn status(&self, region: RegionId) -> Option<Status> {
-        let now = Time(self.inner.rt.now().0);
+        let now = Time(self.inner.rt.boot_time().0);
         self.inner.state.borrow().table.get(region).map(|replica| replica.status(now))
     }
 }
@@ -34,18 +34,16 @@ mod inspect {
     use bytes::Bytes;
     use engine::error::Fault;
     use engine::lsm::{Cf, Direction};
-    use scheduler::RegionId;
+    use scheduler::KeyRange;
 
     use super::Shard;
 
     impl Shard {
-        /// What the applied state holds in a region's range, whoever leads. For tests that compare replicas.
+        /// What the applied state holds in a range, whoever leads there. For tests that compare replicas.
         ///
         /// # Errors
         /// Those of the tree.
-        pub async fn applied_pairs(&self, region: RegionId) -> Result<Vec<(Bytes, Bytes)>, Fault> {
-            let range = self.inner.state.borrow().table.get(region).map(|it| it.region().range.clone());
-            let Some(range) = range else { return Ok(Vec::new()) };
+        pub async fn applied_pairs(&self, range: &KeyRange) -> Result<Vec<(Bytes, Bytes)>, Fault> {
             let snapshot = self.inner.tree.snapshot();
             let mut iter = snapshot.iter(
                 Cf::Default,

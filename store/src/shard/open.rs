@@ -7,7 +7,8 @@
 //! ```text
 //! metadata per region in the log
 //!   tag 1  hard state    term u64, vote u64 (0 = none), commit u64, little-endian
-//!   tag 2  first record  the region record that the replica began with, see region/record
+//!   tag 2  first record  the region record that the replica began with, see region/record; or its tombstone, if another store
+//!                        said that it was removed
 //!   tag 3  base          term u64, index u64 of the last entry cut off
 //! state per region in the tree
 //!                        the record as of the applied index, see region/record
@@ -48,6 +49,7 @@ use super::watch::LogWatch;
 use super::watched::Watched;
 use super::{Inner, Shard, ShardLimits, State};
 use crate::memory::Memory;
+use crate::region::apply::tombstone_batch;
 use crate::region::record::{Descriptor, RegionRecord};
 use crate::region::replica::{Replica, Stored};
 use crate::region::system::{GROUP, first_region};
@@ -195,6 +197,12 @@ impl Shard {
             let in_tree = self.inner.tree.state(id);
             let record = record_in_force(&first, in_tree.as_deref()).map_err(|what| damaged(&what))?;
             if record.tombstone {
+                let is_buried = |bytes: &[u8]| Descriptor::decode(bytes).is_ok_and(|it| it.record.tombstone);
+                if !in_tree.as_deref().is_some_and(is_buried) {
+                    // The tree had it in memory only. Whoever has the range now was flushed no earlier.
+                    let at = LogId { term: Term(0), index: Index(self.inner.tree.flushed_index(id)) };
+                    self.inner.tree.write(&tombstone_batch(&record, at))?;
+                }
                 self.inner.state.borrow_mut().table.bury(record);
                 continue;
             }
@@ -227,7 +235,7 @@ impl Shard {
 
     fn adopt(&self, stored: Stored, options: &ShardOptions) -> Result<()> {
         let inner = &*self.inner;
-        let (id, now) = (stored.record.region.id, Time(inner.rt.now().0));
+        let (id, now) = (stored.record.region.id, Time(inner.rt.boot_time().0));
         let damaged =
             |what: String| Fault::corruption(&inner.dir, format!("stored state of region {}: {what}", id.0));
         let replica = Replica::new(options.store, stored, options.raft.clone(), inner.rt.random(), now);
@@ -242,7 +250,7 @@ impl Shard {
     /// A sole voter need not wait for an election timeout that no other voter could use. Where it may not campaign at once, the
     /// election timer decides.
     fn campaign_alone(&self) {
-        let (now, store) = (Time(self.inner.rt.now().0), self.inner.store.0);
+        let (now, store) = (Time(self.inner.rt.boot_time().0), self.inner.store.0);
         let mut state = self.inner.state.borrow_mut();
         for replica in state.table.iter_mut().filter(|replica| replica.is_sole_voter()) {
             let region = replica.id().0;
@@ -275,6 +283,10 @@ pub(super) fn record_in_force(
 ) -> std::result::Result<RegionRecord, String> {
     let first = RegionRecord::decode(first).map_err(|error| error.to_string())?;
     let Some(bytes) = in_tree else { return Ok(first) };
+    if first.tombstone {
+        // It was removed at the word of another store.
+        return Ok(first);
+    }
     let Descriptor { record, at: _, by_snapshot: _ } =
         Descriptor::decode(bytes).map_err(|error| format!("in the tree: {error}"))?;
     if record.region.id != first.region.id || record.me != first.me {

@@ -259,6 +259,14 @@ impl Shard {
     }
 }
 
+/// What the log writes last.
+fn last_part(parts: &mut Vec<Part>) -> &mut Batch {
+    if parts.is_empty() {
+        parts.push(Part::default());
+    }
+    &mut parts.last_mut().expect("one was pushed if there was none").batch
+}
+
 /// Adds one region's write to the last part, or begins another if that would have more than `bytes_max` of entries then. With the first
 /// that a replica has to write, `newborn`, the log learns what it is.
 fn add_write(parts: &mut Vec<Part>, write: LogWrite, newborn: Option<&RegionRecord>, bytes_max: usize) {
@@ -342,6 +350,9 @@ impl Inner {
             let replica = state.table.get(region).expect("its effects were taken just now");
             if !death.applied {
                 self.tree.write(&replica.tombstone_batch())?;
+                // The tree has it in memory only, and no entry brings it again.
+                let batch = last_part(&mut work.parts);
+                batch.put_state(region.0, TAG_RECORD, &death.record.encode());
             }
             state.table.bury(death.record);
         }

@@ -14,10 +14,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use engine::rt::sim::{Options, World};
 use raft::{NodeId, RoleKind, Status, Term};
-use scheduler::RegionId;
+use scheduler::{Epoch, KeyRange, RegionId};
 use store::plant::{self, Bug};
+use store::region::message::{Body, PeerMessage};
+use store::shard::Shard;
 
 use self::clients::Shared;
 use self::nodes::{NODES, Nodes, regions};
@@ -43,6 +46,8 @@ struct Tally {
     cuts: u64,
     transfers: u64,
 }
+
+type Pairs = Vec<(Bytes, Bytes)>;
 
 struct Run {
     world: World,
@@ -101,7 +106,7 @@ impl Run {
         let on_disk = now.saturating_sub(since) > ON_DISK;
         if on_disk && (cast.0 < term || (cast.0 == term && vote.is_some())) {
             return Err(format!(
-                "node {number} was in term {term} of region {region} with the vote {vote:?}, and is in {} with {:?}",
+                "node {number} was in term {term} of {region} with the vote {vote:?}, and is in {} with {:?}",
                 cast.0, cast.1
             ));
         }
@@ -124,7 +129,7 @@ impl Run {
                 let leader = *self.leaders.entry((region.id, status.term)).or_insert(number);
                 if leader != number {
                     let (id, term) = (region.id, status.term);
-                    return Err(format!("nodes {leader} and {number} both led region {id} in term {term}"));
+                    return Err(format!("nodes {leader} and {number} both led {id} in term {term}"));
                 }
             }
         }
@@ -277,12 +282,20 @@ impl Run {
         Ok(self.tally)
     }
 
+    /// What a node's applied state has in a range.
+    fn held(&self, number: usize, shard: Shard, range: KeyRange) -> Result<Pairs, String> {
+        let reading = self.nodes.node(number).start(1, move |_| async move {
+            shard.applied_pairs(&range).await.map_err(|fault| fault.to_string())
+        });
+        self.world.block_on(reading).ok_or("a node ended by itself")?
+    }
+
     /// Three nodes that are left alone come to the same index and hold the same data there.
     fn agree(&mut self) -> Result<(), String> {
         for region in regions() {
             let until = self.world.now() + AGREE_MAX;
             let applied = |run: &Self| -> Vec<_> {
-                let of = |shard: store::shard::Shard| shard.status(region.id).map(|it| (it.applied, it.last));
+                let of = |shard: Shard| shard.status(region.id).map(|it| (it.applied, it.last));
                 run.nodes.serving().filter_map(|(_, shard)| of(shard)).collect()
             };
             while !is_one(&applied(self)) {
@@ -293,10 +306,7 @@ impl Run {
             }
             let mut held = Vec::new();
             for (number, shard) in self.nodes.serving() {
-                let reading = self.nodes.node(number).start(1, move |_| async move {
-                    shard.applied_pairs(region.id).await.map_err(|fault| fault.to_string())
-                });
-                held.push(self.world.block_on(reading).ok_or("a node ended by itself")??);
+                held.push(self.held(number, shard, region.range.clone())?);
             }
             if !held.windows(2).all(|pair| pair[0] == pair[1]) {
                 return Err(format!("the replicas of {} differ at the same index: {held:?}", region.id));
@@ -401,6 +411,43 @@ fn lose_the_leader_after_an_acknowledgement(seed: u64) -> Result<(), String> {
 fn an_acknowledged_write_outlives_its_leader() {
     for seed in 0..10 {
         assert_eq!(lose_the_leader_after_an_acknowledgement(seed), Ok(()), "seed {seed}");
+    }
+}
+
+/// A replica that hears from another store that it was removed is gone with its data, also after a power cut that the memory of the
+/// tree does not survive, and messages for it do not bring it back.
+#[test]
+fn a_replica_that_was_told_of_its_removal_stays_away() {
+    let mut run = Run::over(World::new(9, Options::default()), Duration::ZERO);
+    (0..NODES).for_each(|number| run.nodes.start(number));
+    run.pass(Duration::from_secs(4)).unwrap();
+    let (gone, other) = (regions().swap_remove(0), regions().swap_remove(1));
+    let (addrs, asking) = (run.nodes.addrs(), run.world.node(NODES));
+    let (leader, _) = run.nodes.leader(gone.id).unwrap();
+    let set = Action::Set("here".to_owned());
+    let wrote = asking.start(0, move |rt| clients::ask_node(rt, addrs, leader, "a", set, false));
+    assert_eq!(run.world.block_on(wrote), Some(Some(Heard::Done)));
+    run.pass(Duration::from_secs(2)).unwrap();
+    let number = (leader + 1) % NODES;
+    let shard = run.nodes.shard(number).unwrap();
+    assert_eq!(run.held(number, shard.clone(), gone.range.clone()).unwrap().len(), 1);
+    let told = PeerMessage {
+        region: gone.id,
+        from: gone.peers[leader],
+        to: gone.peers[number],
+        epoch: Epoch::new(gone.epoch.conf_ver + 1, gone.epoch.version),
+        range: None,
+        body: Body::Removed,
+    };
+    let telling = run.nodes.node(number).start(1, move |_| async move { shard.receive(vec![told]).await });
+    run.world.block_on(telling).unwrap();
+    for life in 0..3 {
+        run.pass(Duration::from_secs(3)).unwrap();
+        let shard = run.nodes.shard(number).unwrap();
+        assert!(shard.status(gone.id).is_none() && shard.status(other.id).is_some(), "life {life}");
+        assert_eq!(run.held(number, shard, gone.range.clone()).unwrap(), [], "life {life}");
+        run.nodes.end(number, true);
+        run.nodes.start(number);
     }
 }
 
