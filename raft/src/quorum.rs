@@ -81,15 +81,10 @@ mod tests {
 
     #[test]
     fn reached_agrees_with_counting() {
-        let mut seed = 7_u64;
+        let mut rng = crate::rng::SplitMix::new(7, 7, 7);
         for round in 0..2000 {
             let n = 1 + round % 11;
-            let values: Vec<u64> = (0..n)
-                .map(|_| {
-                    seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                    (seed >> 33) % 8
-                })
-                .collect();
+            let values: Vec<u64> = (0..n).map(|_| u64::from(rng.below(8))).collect();
             let got = reached(&ids(n), |id| values[id.0 as usize - 1]);
             let counted = (0..8)
                 .rev()

@@ -4,15 +4,7 @@ use super::*;
 use crate::log::Batch;
 use crate::log::index::Index;
 use crate::log::inspect::{Seen, inspect};
-
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
+use crate::rt::rng::Rng;
 
 /// Feeds any bytes to everything that decodes: nothing may panic, and nothing may read outside of its bytes.
 fn decode_anything(bytes: &[u8]) {
@@ -54,7 +46,7 @@ fn sample() -> Batch {
 fn any_bytes_are_decoded_without_harm() {
     let sample = sample();
     for seed in 0..20_000u64 {
-        let mut rng = Rng(seed);
+        let rng = Rng::new(seed);
         let mut bytes = sample.body().to_vec();
         for _ in 0..=rng.below(4) {
             let at = rng.below(bytes.len() as u64) as usize;

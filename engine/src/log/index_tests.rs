@@ -8,6 +8,7 @@ use crate::log::Batch;
 use crate::log::format::EntryRef;
 use crate::log::group::Slot;
 use crate::log::purge::needed_from;
+use crate::rt::rng::Rng;
 
 type Entries = BTreeMap<u64, (u64, Vec<u8>)>;
 
@@ -19,17 +20,8 @@ struct Model {
     states: BTreeMap<u8, Vec<u8>>,
 }
 
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-}
-
 /// Puts one random change into both.
-fn change(rng: &mut Rng, models: &mut BTreeMap<u64, Model>, batch: &mut Batch) {
+fn change(rng: &Rng, models: &mut BTreeMap<u64, Model>, batch: &mut Batch) {
     let group = rng.below(4);
     match rng.below(12) {
         0 => {
@@ -114,7 +106,7 @@ fn moved(index: &Index, bodies: &BTreeMap<RecordAt, Vec<u8>>, group: u64, segmen
 #[test]
 fn replay_from_the_first_needed_segment_gives_the_same_groups() {
     for seed in 0..300 {
-        let mut rng = Rng(seed);
+        let rng = Rng::new(seed);
         let (mut index, mut models) = (Index::default(), BTreeMap::new());
         let mut bodies = BTreeMap::<RecordAt, Vec<u8>>::new();
         let mut at = RecordAt { segment: SegmentNo(1), block: 1 };
@@ -130,7 +122,7 @@ fn replay_from_the_first_needed_segment_gives_the_same_groups() {
                 }
                 None => {
                     for _ in 0..=rng.below(3) {
-                        change(&mut rng, &mut models, &mut batch);
+                        change(&rng, &mut models, &mut batch);
                     }
                 }
             }

@@ -256,23 +256,17 @@ fn add_seq(seqs: &mut Vec<SeqNo>, seq: SeqNo) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// SplitMix64, so that a failing seed can be told.
-    fn next(state: &mut u64) -> u64 {
-        *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed ^ (mixed >> 29)
-    }
+    use crate::rt::rng::Rng;
 
     #[test]
     fn fragments_answer_like_a_plain_list() {
         for seed in 0..200u64 {
-            let mut state = seed;
+            let rng = Rng::new(seed);
             let mut list: Vec<(u8, u8, SeqNo)> = Vec::new();
             let mut erased = RangeTombstones::default();
             for round in 1..20u64 {
-                let start = (next(&mut state) % 24) as u8;
-                let end = (next(&mut state) % 24) as u8;
+                let start = (rng.next() % 24) as u8;
+                let end = (rng.next() % 24) as u8;
                 // Not always in order, as when the tombstones of several tables are merged.
                 let seq = SeqNo((round * 7) % 20 + 1);
                 erased.insert(&[start], &[end], seq);
@@ -299,23 +293,23 @@ mod tests {
     fn what_readers_see_stays_and_the_rest_goes() {
         let mut dropped = 0;
         for seed in 0..300u64 {
-            let mut state = seed;
+            let rng = Rng::new(seed);
             let (mut list, mut readers) = (Vec::<(u8, u8, SeqNo)>::new(), Readers::default());
             let mut erased = RangeTombstones::default();
             let mut moments: Vec<SeqNo> = Vec::new();
             for round in 1..40u64 {
-                match next(&mut state) % 4 {
+                match rng.next() % 4 {
                     0 if seed % 3 > 0 => {
                         readers.enter(SeqNo(round - 1));
                         moments.push(SeqNo(round - 1));
                     }
                     1 if !moments.is_empty() => {
-                        let at = (next(&mut state) % moments.len() as u64) as usize;
+                        let at = (rng.next() % moments.len() as u64) as usize;
                         readers.leave(moments.swap_remove(at));
                     }
                     _ => {}
                 }
-                let (start, end) = ((next(&mut state) % 24) as u8, (next(&mut state) % 24) as u8);
+                let (start, end) = ((rng.next() % 24) as u8, (rng.next() % 24) as u8);
                 erased.insert_newest(&[start], &[end], SeqNo(round), &readers);
                 if start < end {
                     list.push((start, end, SeqNo(round)));

@@ -3,14 +3,9 @@
 use super::*;
 use crate::lsm::version::tests::meta;
 use crate::lsm::version::{ErasedRow, MarkRow, StateRow};
+use crate::rt::rng::Rng;
 
 const TREE: u64 = 0xab;
-
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed ^ (mixed >> 29)
-}
 
 fn edits() -> Vec<Edit> {
     let mut first = meta(1, 0, "a", "m", 3);
@@ -86,14 +81,14 @@ fn damage_before_the_tail_is_never_skipped() {
 #[test]
 fn whatever_the_bytes_are_replay_answers() {
     for seed in 0..2000u64 {
-        let mut state = seed;
+        let rng = Rng::new(seed);
         let mut bytes = file();
-        for _ in 0..1 + next(&mut state) % 3 {
-            let place = (next(&mut state) % bytes.len() as u64) as usize;
-            bytes[place] ^= next(&mut state) as u8;
+        for _ in 0..1 + rng.next() % 3 {
+            let place = (rng.next() % bytes.len() as u64) as usize;
+            bytes[place] ^= rng.next() as u8;
         }
         if seed.is_multiple_of(4) {
-            bytes.truncate((next(&mut state) % bytes.len() as u64) as usize);
+            bytes.truncate((rng.next() % bytes.len() as u64) as usize);
         }
         if let Ok(replayed) = replay(&bytes, 5) {
             assert!(edits().starts_with(&replayed.edits), "seed {seed}: an edit that was never written");
@@ -106,11 +101,11 @@ fn whatever_the_bytes_are_replay_answers() {
 fn archives_are_validated_not_trusted() {
     let good = rkyv::to_bytes::<rkyv::rancor::Error>(&edits()[1]).unwrap();
     for seed in 0..2000u64 {
-        let mut state = seed;
+        let rng = Rng::new(seed);
         let mut archive = good.to_vec();
-        for _ in 0..1 + next(&mut state) % 4 {
-            let place = (next(&mut state) % archive.len() as u64) as usize;
-            archive[place] = next(&mut state) as u8;
+        for _ in 0..1 + rng.next() % 4 {
+            let place = (rng.next() % archive.len() as u64) as usize;
+            archive[place] = rng.next() as u8;
         }
         // Any answer will do, as long as there is one.
         let _ = rkyv::from_bytes::<Edit, rkyv::rancor::Error>(&archive);

@@ -3,6 +3,7 @@
 use super::*;
 use crate::lsm::version::tests::{meta, row, version};
 use crate::lsm::version::{Edit, ErasedRow, TableMeta};
+use crate::rt::rng::Rng;
 
 const LIMITS: Limits =
     Limits { l0_tables: 4, level_base_bytes: 64 << 20, level_ratio: 10, set_bytes: 64 << 20 };
@@ -110,14 +111,8 @@ fn tables_full_of_deletes_are_due_by_themselves() {
     assert_eq!(chosen(vec![dense]), "merge [1] and [] into 2", "a move would keep them");
 }
 
-fn roll(state: &mut u64, bound: u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    (mixed ^ (mixed >> 29)) % bound
-}
-
 /// Does a job as the executor would: at most `step_bytes` of it, and what is left stays.
-fn work(v: &Version, job: &Job, numbers: &mut u64, state: &mut u64, step_bytes: u64) -> (Version, u64) {
+fn work(v: &Version, job: &Job, numbers: &mut u64, rng: &Rng, step_bytes: u64) -> (Version, u64) {
     let mut edit = Edit::default();
     let mut number = || {
         *numbers += 1;
@@ -161,7 +156,7 @@ fn work(v: &Version, job: &Job, numbers: &mut u64, state: &mut u64, step_bytes: 
                 if end > at {
                     let table = number();
                     let key = |place: u64| (place as u16).to_be_bytes().to_vec();
-                    let bytes = (merged * (roll(state, 20) + 80) / 100 / pieces).max(1);
+                    let bytes = (merged * (rng.below(20) + 80) / 100 / pieces).max(1);
                     edit.added.push(TableMeta {
                         table,
                         file: table,
@@ -186,7 +181,7 @@ fn work(v: &Version, job: &Job, numbers: &mut u64, state: &mut u64, step_bytes: 
 fn jobs_are_bounded_levels_stay_sound_and_debt_is_worked_off() {
     const STEP: u64 = 64 << 20;
     for seed in 0..60u64 {
-        let (mut v, mut state, mut numbers) = (Version::default(), seed, 0u64);
+        let (mut v, rng, mut numbers) = (Version::default(), Rng::new(seed), 0u64);
         let (mut worst, mut most) = (0, 0.0f64);
         for round in 0..300u64 {
             numbers += 1;
@@ -194,11 +189,11 @@ fn jobs_are_bounded_levels_stay_sound_and_debt_is_worked_off() {
                 0 => (0, 0xFFFF),
                 1 => (round * 200, round * 200 + 300),
                 _ => {
-                    let start = roll(&mut state, 0xFF00);
-                    (start, start + 1 + roll(&mut state, 0xFFFF - start))
+                    let start = rng.below(0xFF00);
+                    (start, start + 1 + rng.below(0xFFFF - start))
                 }
             };
-            let bytes = (8 + roll(&mut state, 24)) << 20;
+            let bytes = (8 + rng.below(24)) << 20;
             let flushed = TableMeta {
                 start: (start as u16).to_be_bytes().into(),
                 end: (end.min(0xFFFF) as u16).to_be_bytes().into(),
@@ -209,7 +204,7 @@ fn jobs_are_bounded_levels_stay_sound_and_debt_is_worked_off() {
             v = v.apply(&Edit { added: vec![flushed], ..Edit::default() }, row).unwrap();
             for _ in 0..4 {
                 let job = choose(&v, &LIMITS, SeqNo::MAX);
-                let (next, merged) = work(&v, &job, &mut numbers, &mut state, STEP);
+                let (next, merged) = work(&v, &job, &mut numbers, &rng, STEP);
                 (v, worst) = (next, worst.max(merged));
             }
             most = most.max(level_zero_tables(v.family(Cf::Default)));
@@ -219,7 +214,7 @@ fn jobs_are_bounded_levels_stay_sound_and_debt_is_worked_off() {
         let mut steps = 0;
         while !matches!(choose(&v, &LIMITS, SeqNo::MAX), Job::Idle) {
             let job = choose(&v, &LIMITS, SeqNo::MAX);
-            v = work(&v, &job, &mut numbers, &mut state, STEP).0;
+            v = work(&v, &job, &mut numbers, &rng, STEP).0;
             steps += 1;
             assert!(steps < 10_000, "seed {seed}: compaction does not end");
         }

@@ -21,7 +21,7 @@ pub mod local;
 pub mod mapped;
 pub mod native;
 mod net;
-pub(crate) mod rng;
+pub mod rng;
 #[cfg(feature = "sim")]
 pub mod sim;
 #[cfg(test)]

@@ -1,17 +1,20 @@
-//! SplitMix64: small, fast, and good enough for jitter, ids and simulated chance. Not for secrets.
+//! SplitMix64: small, fast, and good enough for jitter, ids and simulated chance. Not for secrets. Public, because the random
+//! tests of this crate and of those above it draw from it, too; code on a core asks [`Rt`](super::Rt).
 
 use std::cell::Cell;
 
 /// A stream of numbers that its seed decides.
 #[derive(Debug)]
-pub(crate) struct Rng(Cell<u64>);
+pub struct Rng(Cell<u64>);
 
 impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// The stream of `seed`.
+    pub fn new(seed: u64) -> Self {
         Self(Cell::new(seed))
     }
 
-    pub(crate) fn next(&self) -> u64 {
+    /// The next number.
+    pub fn next(&self) -> u64 {
         let state = self.0.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
         self.0.set(state);
         mix(state)
@@ -21,22 +24,22 @@ impl Rng {
 #[cfg(feature = "sim")]
 impl Rng {
     /// An independent stream, named so that draws in one place do not shift those in another.
-    pub(crate) fn fork(&self, name: u64) -> Self {
+    pub fn fork(&self, name: u64) -> Self {
         Self::new(mix(self.next() ^ mix(name)))
     }
 
     /// A number below `bound`, which is not zero.
-    pub(crate) fn below(&self, bound: u64) -> u64 {
+    pub fn below(&self, bound: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
     /// A number in `low..=high`.
-    pub(crate) fn between(&self, (low, high): (u64, u64)) -> u64 {
+    pub fn between(&self, (low, high): (u64, u64)) -> u64 {
         low + self.below(high.saturating_sub(low).saturating_add(1))
     }
 
     /// True with this probability. Draws nothing when the answer is certain.
-    pub(crate) fn chance(&self, probability: f64) -> bool {
+    pub fn chance(&self, probability: f64) -> bool {
         probability > 0.0 && (self.next() >> 11) as f64 / ((1u64 << 53) as f64) < probability
     }
 }

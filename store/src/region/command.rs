@@ -309,14 +309,9 @@ mod tests {
 
     #[test]
     fn noise_never_panics() {
-        let mut state = 0x1234_5678_9abc_def0u64;
+        let rng = engine::rt::rng::Rng::new(9);
         for length in 0..2000usize {
-            let mut noise: Vec<u8> = (0..length % 97)
-                .map(|_| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                    (state >> 33) as u8
-                })
-                .collect();
+            let mut noise: Vec<u8> = (0..length % 97).map(|_| rng.next() as u8).collect();
             if let Some(first) = noise.first_mut() {
                 *first = KIND_WRITES;
             }

@@ -196,10 +196,10 @@ fn cases_of_a_file(prepared: &Prepared, path: &Path, flips: u64, cases: &mut Vec
         case(name.into(), &|files| drop(files.insert(path.to_owned(), bytes[..len].to_vec())));
     }
     let written: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
-    let mut draw =
-        path.to_string_lossy().bytes().fold(7u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte));
+    let seed = path.to_string_lossy().bytes().fold(7u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte));
+    let rng = engine::rt::rng::Rng::new(seed);
     for _ in 0..flips {
-        draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let draw = rng.next();
         let at = written[(draw >> 33) as usize % written.len()];
         case(format!("bit of byte {at} flipped"), &|files| {
             files.get_mut(path).unwrap()[at] ^= 1 << (draw >> 20 & 7);

@@ -10,15 +10,12 @@ use store::request::{Change, Op, Out, Outcome, Scan, When};
 
 use crate::node::with_node;
 
-/// SplitMix64, so that a seed is a test case.
-struct Rng(u64);
+/// What a seed decides.
+struct Rng(engine::rt::rng::Rng);
 
 impl Rng {
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        self.0.next()
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -112,7 +109,7 @@ fn is_read(op: &Op) -> bool {
 /// for what was submitted before them, and what comes after waits for them, because a scan over several regions sees each of
 /// them at its own moment.
 pub(super) async fn compare(seed: u64, steps: usize, real: &Gateway, model: &Gateway) {
-    let mut rng = Rng(seed);
+    let mut rng = Rng(engine::rt::rng::Rng::new(seed));
     let mut under_way: Vec<(Op, store::gateway::Submitted, Outcome)> = Vec::new();
     for _ in 0..steps {
         let op = rng.op();

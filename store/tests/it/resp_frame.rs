@@ -57,7 +57,7 @@ fn random_commands(random: &mut Random) -> Commands {
 #[test]
 fn what_another_packer_packs_is_parsed_however_it_is_cut() {
     for seed in 0..300 {
-        let mut random = Random(seed);
+        let mut random = Random(engine::rt::rng::Rng::new(seed));
         let commands = random_commands(&mut random);
         let mut input = Vec::new();
         for command in &commands {
@@ -75,7 +75,7 @@ fn what_another_packer_packs_is_parsed_however_it_is_cut() {
 #[test]
 fn damaged_input_means_the_same_however_it_is_cut() {
     for seed in 0..3000 {
-        let mut random = Random(seed);
+        let mut random = Random(engine::rt::rng::Rng::new(seed));
         let mut input: Vec<u8> = random_commands(&mut random)
             .iter()
             .flat_map(|words| packed(&words.iter().map(Vec::as_slice).collect::<Vec<_>>()))
@@ -99,7 +99,7 @@ fn damaged_input_means_the_same_however_it_is_cut() {
 #[test]
 fn noise_never_panics() {
     for seed in 0..2000 {
-        let mut random = Random(seed);
+        let mut random = Random(engine::rt::rng::Rng::new(seed));
         let input: Vec<u8> =
             (0..random.below(60)).map(|_| b"*$\r\n0123-+ab \"'\\x\0\xff"[random.below(19)]).collect();
         check_bytes(&input, &mut random);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use engine::rt::ListenOptions;
 use engine::rt::chan::{Sender, queue};
+use engine::rt::rng::Rng;
 use engine::rt::{CoreHandle, CoreOptions, Cores};
 use store::gateway::Gateway;
 use store::wire::resp::{Config, Connections, Counters, Cursors, Facts, Snapshot, serve};
@@ -166,15 +167,12 @@ pub(crate) fn packed(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// SplitMix64, so that a failing seed can be run again.
-pub(crate) struct Random(pub(crate) u64);
+/// What a seed decides.
+pub(crate) struct Random(pub(crate) Rng);
 
 impl Random {
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        self.0.next()
     }
 
     pub(crate) fn below(&mut self, bound: usize) -> usize {

@@ -56,7 +56,7 @@ fn command(random: &mut Random, map: &mut BTreeMap<String, String>) -> (Vec<Vec<
 #[test]
 fn pipelines_are_answered_in_order_however_they_arrive() {
     for seed in 0..30 {
-        let mut random = Random(seed);
+        let mut random = Random(engine::rt::rng::Rng::new(seed));
         let server = TestServer::start(config());
         let mut conversation = server.connect();
         let mut map = BTreeMap::new();
@@ -336,7 +336,7 @@ fn garbage_closes_its_own_connection_only() {
     let server = TestServer::start(config());
     let mut good = server.connect();
     for seed in 0..200 {
-        let mut random = Random(seed);
+        let mut random = Random(engine::rt::rng::Rng::new(seed));
         let mut noise: Vec<u8> = (0..200).map(|_| random.next() as u8).collect();
         noise.extend(b"\r\n");
         let mut bad = server.connect();

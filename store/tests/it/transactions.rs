@@ -89,7 +89,7 @@ async fn settle(seed: u64, under_way: &mut Vec<(Op, Submitted, Outcome)>) -> (us
 /// Bursts of transactions and single writes, not awaited before the next is submitted; how many transactions ran, and how many
 /// did not because a watched key had been written.
 async fn compare(seed: u64, real: &Gateway, model: &Gateway) -> (usize, usize) {
-    let mut random = Random(seed);
+    let mut random = Random(engine::rt::rng::Rng::new(seed));
     let (mut under_way, mut ran, mut not) = (Vec::new(), 0, 0);
     let mut watched: [Watched; 3] = Default::default();
     for _ in 0..300 {

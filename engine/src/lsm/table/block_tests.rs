@@ -1,24 +1,19 @@
 //! What a block must survive: every boundary of its intervals, and bytes that are not one.
 
 use super::*;
-
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    mixed ^ (mixed >> 29)
-}
+use crate::rt::rng::Rng;
 
 type Entry = (Vec<u8>, SeqNo, Kind, Vec<u8>);
 
 /// Sorted entries with shared prefixes, keys that are prefixes of each other and several versions.
-fn random_entries(state: &mut u64, count: usize) -> Vec<Entry> {
+fn random_entries(rng: &Rng, count: usize) -> Vec<Entry> {
     let mut entries: Vec<Entry> = (0..count)
         .map(|_| {
-            let len = (next(state) % 6) as usize;
-            let key: Vec<u8> = (0..len).map(|_| b'a' + (next(state) % 3) as u8).collect();
-            let kind = if next(state).is_multiple_of(4) { Kind::Delete } else { Kind::Put };
-            let value = vec![next(state) as u8; (next(state) % 200) as usize];
-            (key, SeqNo(next(state) % 1000), kind, value)
+            let len = (rng.next() % 6) as usize;
+            let key: Vec<u8> = (0..len).map(|_| b'a' + (rng.next() % 3) as u8).collect();
+            let kind = if rng.next().is_multiple_of(4) { Kind::Delete } else { Kind::Put };
+            let value = vec![rng.next() as u8; (rng.next() % 200) as usize];
+            (key, SeqNo(rng.next() % 1000), kind, value)
         })
         .collect();
     entries.sort_by(|a, b| entry_order((&a.0, a.1), (&b.0, b.1)));
@@ -39,8 +34,8 @@ fn build(entries: &[Entry]) -> Bytes {
 #[test]
 fn a_block_gives_back_what_went_in() {
     for seed in 0..100 {
-        let mut state = seed;
-        let entries = random_entries(&mut state, 1 + (seed as usize * 3) % 120);
+        let rng = Rng::new(seed);
+        let entries = random_entries(&rng, 1 + (seed as usize * 3) % 120);
         let block = build(&entries);
         let view = BlockView::parse(&block).unwrap();
         let mut decoded = Vec::new();
@@ -58,14 +53,14 @@ fn a_block_gives_back_what_went_in() {
 #[test]
 fn a_search_lands_where_a_plain_list_says() {
     for seed in 0..200 {
-        let mut state = seed;
-        let entries = random_entries(&mut state, 1 + (seed as usize) % 90);
+        let rng = Rng::new(seed);
+        let entries = random_entries(&rng, 1 + (seed as usize) % 90);
         let block = build(&entries);
         let view = BlockView::parse(&block).unwrap();
         for _ in 0..60 {
-            let len = (next(&mut state) % 7) as usize;
-            let key: Vec<u8> = (0..len).map(|_| b'a' + (next(&mut state) % 4) as u8).collect();
-            let at = SeqNo(next(&mut state) % 1100);
+            let len = (rng.next() % 7) as usize;
+            let key: Vec<u8> = (0..len).map(|_| b'a' + (rng.next() % 4) as u8).collect();
+            let at = SeqNo(rng.next() % 1100);
             let expected = entries.iter().find(|entry| entry_order((&entry.0, entry.1), (&key, at)).is_ge());
             let landing = view.seek(&key, at).unwrap();
             assert_eq!(landing.is_some(), expected.is_some(), "seed {seed} key {key:?}");
@@ -89,14 +84,14 @@ fn an_empty_block_finds_nothing() {
 #[test]
 fn damaged_blocks_never_panic() {
     for seed in 0..3000u64 {
-        let mut state = seed;
-        let mut bytes = build(&random_entries(&mut state, 40)).to_vec();
-        for _ in 0..1 + next(&mut state) % 4 {
-            let place = (next(&mut state) % bytes.len() as u64) as usize;
-            bytes[place] = next(&mut state) as u8;
+        let rng = Rng::new(seed);
+        let mut bytes = build(&random_entries(&rng, 40)).to_vec();
+        for _ in 0..1 + rng.next() % 4 {
+            let place = (rng.next() % bytes.len() as u64) as usize;
+            bytes[place] = rng.next() as u8;
         }
         if seed.is_multiple_of(3) {
-            bytes.truncate((next(&mut state) % bytes.len() as u64) as usize);
+            bytes.truncate((rng.next() % bytes.len() as u64) as usize);
         }
         decode_everything(&Bytes::from(bytes));
     }
@@ -105,8 +100,8 @@ fn damaged_blocks_never_panic() {
 #[test]
 fn random_bytes_never_panic() {
     for seed in 0..3000u64 {
-        let mut state = seed;
-        let bytes: Vec<u8> = (0..next(&mut state) % 64).map(|_| next(&mut state) as u8 & 0x0F).collect();
+        let rng = Rng::new(seed);
+        let bytes: Vec<u8> = (0..rng.next() % 64).map(|_| rng.next() as u8 & 0x0F).collect();
         decode_everything(&Bytes::from(bytes));
     }
 }

@@ -66,7 +66,7 @@ impl Past {
 }
 
 async fn live(rt: Rt, past: Rc<RefCell<Past>>, dice: u64) {
-    let mut dice = Dice(dice);
+    let mut dice = Dice(engine::rt::rng::Rng::new(dice));
     let tree = open(&rt).await;
     let found = found(&tree);
     {

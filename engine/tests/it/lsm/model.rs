@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use engine::lsm::{Cf, Direction, Lookup, Snapshot, Tree, TreeOptions, WriteBatch};
 use engine::rt::Rt;
+use engine::rt::rng::Rng;
 use engine::rt::sim::{Options, World};
 
 use super::world::{DIR, tiny};
@@ -22,14 +23,11 @@ type Model = [Family; Cf::ALL.len()];
 const GROUPS: u64 = 3;
 
 /// Draws from a seed.
-pub(super) struct Dice(pub(super) u64);
+pub(super) struct Dice(pub(super) Rng);
 
 impl Dice {
     pub(super) fn roll(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % bound
+        self.0.next() % bound
     }
 
     fn family(&mut self) -> Cf {
@@ -225,7 +223,7 @@ async fn open_and_replay(rt: &Rt, options: TreeOptions, past: &RefCell<Past>) ->
 
 /// Opens, replays, checks, operates, checks and closes.
 pub(super) async fn live(rt: Rt, past: Rc<RefCell<Past>>, dice: u64, operations: u64) {
-    let mut run = Run { dice: Dice(dice), past, snapshots: Vec::new() };
+    let mut run = Run { dice: Dice(Rng::new(dice)), past, snapshots: Vec::new() };
     let options = limits(&mut run.dice);
     let tree = open_and_replay(&rt, options, &run.past).await;
     check_all(&tree, &run.model()).await;

@@ -140,14 +140,9 @@ fn a_role_that_does_not_exist_is_refused() {
 
 #[test]
 fn noise_never_panics() {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let rng = engine::rt::rng::Rng::new(9);
     for length in 0..3000usize {
-        let mut noise: Vec<u8> = (0..length % 211)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (state >> 33) as u8
-            })
-            .collect();
+        let mut noise: Vec<u8> = (0..length % 211).map(|_| rng.next() as u8).collect();
         if let Some(head) = noise.first_chunk_mut::<2>() {
             *head = FORMAT.to_le_bytes();
         }

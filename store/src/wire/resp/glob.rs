@@ -200,11 +200,8 @@ mod tests {
 
     #[test]
     fn random_patterns_mean_what_trying_everything_says() {
-        let mut state = 7u64;
-        let mut below = |bound: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as usize % bound
-        };
+        let rng = engine::rt::rng::Rng::new(7);
+        let below = |bound: usize| rng.below(bound as u64) as usize;
         let mut found = 0;
         for _ in 0..20_000 {
             let pattern: Vec<u8> = (0..below(9)).map(|_| b"ab*?[]^-\\"[below(9)]).collect();

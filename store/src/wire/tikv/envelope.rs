@@ -295,16 +295,11 @@ mod tests {
 
     #[test]
     fn any_bytes_end() {
-        let mut state = 9u64;
+        let rng = engine::rt::rng::Rng::new(9);
         for _ in 0..20_000 {
-            let bytes: Vec<u8> = (0..state % 40)
-                .map(|_| {
-                    state =
-                        state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    [0x0a, 0x12, 0x10, 0x01, (state >> 40) as u8][(state >> 50) as usize % 5]
-                })
+            let bytes: Vec<u8> = (0..rng.below(40))
+                .map(|_| [0x0a, 0x12, 0x10, 0x01, rng.next() as u8][rng.below(5) as usize])
                 .collect();
-            state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
             let decoded = BatchCommandsRequest::decode(&bytes[..]);
             let mut envelope = Envelope::new(bytes.clone().into());
             let (mut commands, mut end) = (Vec::new(), None);
