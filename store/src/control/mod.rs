@@ -3,7 +3,7 @@
 //! It lives on a core of its own, beside the data path and without a disk. Data cores report to it, the PD service asks it. It owns no
 //! map and no timestamp oracle of its own: what is soft (regions, loads, operators) is a [`Scheduler`], what must not be forgotten (ids,
 //! stores, configuration, timestamp window, safe point) is a [`State`](scheduler::State), kept by the system group
-//! ([`region::system`](crate::region::system)) in the log and tree of a store, and reached over a [`link`].
+//! ([`region::system`](crate::region::system)) in the log and tree of a store, and reached over a [`mod@link`].
 //!
 //! ```text
 //!   Beat ──▶ put_store · report_store · report_region ──▶ Scheduler ──▶ Instruction ──▶ orders
