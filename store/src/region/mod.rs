@@ -39,13 +39,17 @@
 //!
 //! | file | what it decides |
 //! |---|---|
-//! | `replica` | the state, the inputs, the beginning and the end of a leadership |
+//! | `replica` | the state, and the inputs |
+//! | `leadership` | the beginning and the end of a leadership, and of the replica |
+//! | `peers` | who the peers are, where they live, how they change |
+//! | `shipping` | entries and snapshots for followers |
+//! | `check` | the invariants as assertions |
 //! | `life` | which state of life may follow which |
 //! | `effects` | what is to be done; the one place that takes what the core has ready |
 //! | `submit` | writes until they are proposed |
 //! | `apply` | entries to a batch, the next descriptor, answers |
 //! | `inflight` | values of writes that are in flight |
-//! | `reads` | reads that wait for an index |
+//! | `reads` | may a read be served now, and those that wait |
 //! | `change` | membership: the scheduler's word, the log's bytes, the core's steps |
 //! | `message` | the envelope between stores, and what becomes of one that arrives |
 //! | `guard` | may this request run here? |
@@ -54,14 +58,18 @@
 
 pub mod apply;
 pub mod change;
+mod check;
 pub mod command;
 pub mod effects;
 pub mod guard;
 pub mod inflight;
+mod leadership;
 pub mod life;
 pub mod message;
-mod reads;
+mod peers;
+pub mod reads;
 pub mod record;
 pub mod replica;
+mod shipping;
 pub mod submit;
 pub mod system;

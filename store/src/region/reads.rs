@@ -1,14 +1,26 @@
-//! Reads that wait: for a read index, then for the state to reach it.
+//! Reads of the applied state: whether one may be served at once, and those that wait, for a read index, then for the state to reach it.
 //!
 //! Invariants: every read that was taken in comes out once, due or refused; `asked` is in the order of the requests; no more than
 //! [`READS_MAX`] wait.
 
 use std::collections::VecDeque;
 
-use raft::{Index, ReadId};
+use raft::{Index, ReadId, Time};
+
+use super::replica::Replica;
+use crate::refusal::Refusal;
 
 /// Reads of one region that may wait.
 pub(super) const READS_MAX: usize = 16 << 10;
+
+/// Whether a read may be served from the applied state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// At once.
+    Now,
+    /// After [`Replica::ask`].
+    Ask,
+}
 
 /// The reads that wait at one replica.
 #[derive(Debug)]
@@ -61,5 +73,50 @@ impl<R> Reads<R> {
     fn take(&mut self, id: ReadId) -> Option<R> {
         let place = self.asked.iter().position(|(asked, _)| *asked == id)?;
         self.asked.remove(place).map(|(_, reader)| reader)
+    }
+}
+
+impl<W, R> Replica<W, R> {
+    /// Whether and how a read may be served from the applied state. A sole voter needs no lease, nor the time: no other can be
+    /// elected.
+    ///
+    /// # Errors
+    /// If a sole voter has not applied what was acknowledged before the start; that takes a moment.
+    pub fn access(&mut self, now: impl FnOnce() -> Time) -> Result<Access, Refusal> {
+        if self.is_sole_voter() {
+            return if self.is_current() { Ok(Access::Now) } else { Err(Refusal::not_current()) };
+        }
+        let applied = self.raft.applied_index();
+        let leased = self.is_current() && self.raft.lease_read(now()).is_ok_and(|index| index <= applied);
+        Ok(if leased { Access::Now } else { Access::Ask })
+    }
+
+    /// Asks for a read index; `reader` is due in the effects once the state has reached it.
+    ///
+    /// # Errors
+    /// If no leader is known, or too many reads wait; the reader comes back.
+    pub fn ask(&mut self, reader: R) -> Result<(), (R, Refusal)> {
+        if self.reads.len() >= READS_MAX {
+            return Err((
+                reader,
+                Refusal::Busy { reason: "too many reads wait for the region", backoff_ms: 20 },
+            ));
+        }
+        match self.raft.read_index() {
+            Ok(id) => self.reads.ask(id, reader),
+            Err(refusal) => return Err((reader, self.refusal_of(refusal, 0))),
+        }
+        self.debug_check();
+        Ok(())
+    }
+
+    pub(super) fn read_may_wait(&mut self, id: ReadId, index: Index) {
+        self.reads.answered(id, index);
+        self.serve_reads();
+    }
+
+    pub(super) fn serve_reads(&mut self) {
+        let applied = self.raft.applied_index();
+        self.out.reads.extend(self.reads.due(applied).map(|reader| (reader, Ok(()))));
     }
 }

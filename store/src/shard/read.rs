@@ -18,7 +18,7 @@ use crate::memory::{AnswerBytes, Charge, charged_bytes, charged_length, charged_
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::guard;
-use crate::region::replica::Access;
+use crate::region::reads::Access;
 use crate::request::{Op, Out, Outcome, Route, Scan};
 
 const CF: Cf = Cf::Default;

@@ -19,7 +19,7 @@ use crate::refusal::Refusal;
 use crate::region::command::Cf;
 use crate::region::guard;
 use crate::region::inflight::Known;
-use crate::region::replica::Access;
+use crate::region::reads::Access;
 use crate::region::submit::Edit;
 use crate::request::{Change, KEY_BYTES_MAX, Op, Out, Route, VALUE_BYTES_MAX};
 

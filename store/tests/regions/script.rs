@@ -32,7 +32,7 @@ use store::region::guard;
 use store::region::inflight::Known;
 use store::region::life::Life;
 use store::region::message::{Body, PeerMessage, Verdict};
-use store::region::replica::Access;
+use store::region::reads::Access;
 use store::region::submit::Edit;
 
 use crate::kit::{Peer, Shipped, Store, show};

@@ -1,0 +1,106 @@
+//! The peers of a region as its replica knows them: who they are, where they live, and how they change.
+//!
+//! Peers that the descriptor does not name, yet or any more, are remembered for a while with their stores: messages go to them, too.
+
+use raft::{LogId, NodeId, Time};
+use scheduler::change::Change;
+use scheduler::epoch::Command;
+use scheduler::{Epoch, Peer, PeerId, Region, Role};
+
+use super::change::Proposed;
+use super::replica::Replica;
+use super::submit::Waiting;
+use crate::refusal::Refusal;
+
+/// Peers beyond the descriptor whose stores are remembered.
+const STRANGERS_MAX: usize = 16;
+
+impl<W, R> Replica<W, R> {
+    /// Proposes a change of membership; `waiter` hears once it is applied.
+    ///
+    /// # Errors
+    /// If it cannot be proposed now or makes no sense; the waiter comes back. A leader that is asked to remove itself hands over
+    /// leadership first and answers that it is busy.
+    pub fn propose_change(&mut self, change: Change, asked: Epoch, waiter: W) -> Result<(), (W, Refusal)> {
+        match self.try_change(change, asked) {
+            Ok(id) => {
+                let version = self.region().epoch.version;
+                self.waiting.push_back(Waiting { id, version, writes: false, answers: vec![waiter] });
+                self.debug_check();
+                Ok(())
+            }
+            Err(refusal) => Err((waiter, refusal)),
+        }
+    }
+
+    fn try_change(&mut self, change: Change, asked: Epoch) -> Result<LogId, Refusal> {
+        super::guard::lead(self.here())?;
+        self.check_epoch(change.command(), asked)?;
+        let after = change.apply(self.region()).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        if !after.peer(self.me()).is_some_and(Peer::will_vote) {
+            let heir = after.peers.iter().find(|peer| peer.will_vote()).map(|peer| NodeId(peer.id.0));
+            if let Some(heir) = heir
+                && self.raft.status(Time(0)).transfer.is_none()
+                && let Err(refusal) = self.raft.transfer(heir)
+            {
+                return Err(self.refusal_of(refusal, 0));
+            }
+            return Err(Refusal::Busy {
+                reason: "the leader hands over before it is removed",
+                backoff_ms: 100,
+            });
+        }
+        let invalid = || Refusal::Invalid(format!("{change:?} is no change of membership"));
+        let raft = Proposed { epoch: asked, change: change.clone() }.to_raft().ok_or_else(invalid)?;
+        self.raft.propose_change(&raft).map_err(|refusal| self.refusal_of(refusal, 0))
+    }
+
+    /// Hands leadership to a peer; how it ends comes as an event.
+    ///
+    /// # Errors
+    /// Why the request went nowhere.
+    pub fn transfer(&mut self, target: PeerId, asked: Epoch) -> Result<(), Refusal> {
+        self.check_epoch(Command::TransferLeader, asked)?;
+        match self.raft.transfer(NodeId(target.0)) {
+            Ok(()) => Ok(()),
+            Err(refusal) => Err(self.refusal_of(refusal, 0)),
+        }
+    }
+
+    fn check_epoch(&self, command: Command, asked: Epoch) -> Result<(), Refusal> {
+        let current = || Refusal::EpochNotMatch { current: vec![self.region().clone()] };
+        self.region().epoch.admit(command, asked).map_err(|_| current())
+    }
+
+    pub(super) fn sender(&self) -> Peer {
+        let stranger = Peer { id: self.me(), store: self.store, role: Role::Learner };
+        self.region().peer(self.me()).copied().unwrap_or(stranger)
+    }
+
+    /// The peer of this id, and its store, as far as it is known here.
+    pub(super) fn address(&self, id: PeerId) -> Option<Peer> {
+        let stranger = || self.strangers.iter().rev().find(|peer| peer.id == id);
+        self.region().peer(id).or_else(stranger).copied()
+    }
+
+    pub(super) fn remember(&mut self, peer: Peer) {
+        if self.region().peer(peer.id).is_some() || self.strangers.back() == Some(&peer) {
+            return;
+        }
+        self.strangers.retain(|known| known.id != peer.id);
+        if self.strangers.len() == STRANGERS_MAX {
+            self.strangers.pop_front();
+        }
+        self.strangers.push_back(peer);
+    }
+
+    /// Remembers those whom a change takes out of the descriptor: they hear of it from us.
+    pub(super) fn remember_leavers(&mut self, after: &Region) {
+        let leavers: Vec<Peer> =
+            self.region().peers.iter().filter(|peer| after.peer(peer.id).is_none()).copied().collect();
+        leavers.into_iter().for_each(|peer| self.strangers.push_back(peer));
+        while self.strangers.len() > STRANGERS_MAX {
+            self.strangers.pop_front();
+        }
+    }
+}
