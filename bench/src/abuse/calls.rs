@@ -1,4 +1,4 @@
-//! The cases over gRPC: messages of many commands, scans that nobody waits for, ranges of tombstones.
+//! The cases over gRPC: messages of many commands, scans without a reader, ranges of tombstones.
 //!
 //! They speak through the store's own client, on a core of their own in this process. What a node answers is read and counted; refusals
 //! for lack of room are answers, too.

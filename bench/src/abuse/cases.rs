@@ -160,7 +160,7 @@ impl Pushing {
         Ok(Self { streams, sent: 0 })
     }
 
-    /// Pushes for so long; `rest` says what a connection that has taken so many bytes still has to say.
+    /// Pushes for this long; `rest` returns what a connection still has to send after this many bytes.
     fn push<'a>(&mut self, each: Duration, rest: impl Fn(usize) -> &'a [u8]) -> Result<(), Failed> {
         let began = now();
         while began.elapsed() < each {
@@ -183,7 +183,7 @@ impl Pushing {
     }
 }
 
-/// Keeps on pushing the same bytes into each of so many connections.
+/// Keeps on pushing the same bytes into each of this many connections.
 fn pour(target: Target, each: Duration, connections: usize, bytes: &[u8]) -> Result<u64, Failed> {
     let mut pushing = Pushing::open(target, connections)?;
     pushing.push(each, |at| &bytes[at % bytes.len()..])?;

@@ -143,7 +143,7 @@ async fn phase(rt: &Rt, options: &Options, source: Source) -> Result<LoadReport,
     let client_cpu = cpu_time(std::process::id())?.saturating_sub(client_before);
     let server_cpu = match (options.server_pid, server_before) {
         (Some(pid), Some(before)) => Some(cpu_time(pid)?.saturating_sub(before)),
-        _ => None,
+        (None, _) | (Some(_), None) => None,
     };
     let shared = Rc::into_inner(shared).expect("every worker has ended").into_inner();
     shared.bar.finish_and_clear();

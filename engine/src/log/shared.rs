@@ -78,7 +78,7 @@ pub(super) struct Written {
 }
 
 impl Shared {
-    /// Queues a batch and waits for its fate. A guarded one is skipped if what it moves has changed by then.
+    /// Queues a batch and waits for its outcome. A guarded one is skipped if what it moves has changed by then.
     pub(super) async fn submit(&self, batch: Batch, guard: Option<Guard>, idle: bool) -> Result<()> {
         if self.stopping.get() {
             return Err(self.refusal());
@@ -99,7 +99,7 @@ impl Shared {
         self.work.ring();
     }
 
-    /// What everybody hears after the first failure.
+    /// What every caller hears after the first failure.
     pub(super) fn refusal(&self) -> Fault {
         let failure = self.failure.borrow();
         let because = failure.as_ref().map_or("the log was closed".to_owned(), ToString::to_string);

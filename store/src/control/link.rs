@@ -5,7 +5,7 @@
 //!                   ◀────────────── Decided { answer, the state after it } ─────────────────────────┘
 //! ```
 //!
-//! What holds: whoever asks hears what the applied entry came to, or that it is refused, or that its fate is unknown; nothing else counts
+//! What holds: whoever asks hears what the applied entry came to, or that it is refused, or that its outcome is unknown; nothing else counts
 //! as done. What this core knows of the state is never older than the latest answer that it has heard. A core that ends drops what it
 //! was asked, which the asker hears as unknown.
 

@@ -103,8 +103,11 @@ impl Node {
         let (said, heard) = mpsc::channel();
         let (requests, requests_in) = chan::queue(2);
         let say = move |how| {
-            // The thread waits until this is said.
-            let _ = said.send(how);
+            if said.send(how).is_err() {
+                tracing::error!(
+                    "the thread that started the node has ended before it heard how the start went"
+                );
+            }
         };
         let root = cores
             .start(setup.root_core(), &Setup::root_options(), move |rt| run(rt, setup, say, requests_in))?;

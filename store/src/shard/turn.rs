@@ -268,12 +268,12 @@ fn last_part(parts: &mut Vec<Part>) -> &mut Batch {
 }
 
 /// Adds one region's write to the last part, or begins another if that would have more than `bytes_max` of entries then. With the first
-/// that a replica has to write, `newborn`, the log learns what it is.
-fn add_write(parts: &mut Vec<Part>, write: LogWrite, newborn: Option<&RegionRecord>, bytes_max: usize) {
+/// that a replica has to write, `created` is its record, and the log learns what it is.
+fn add_write(parts: &mut Vec<Part>, write: LogWrite, created: Option<&RegionRecord>, bytes_max: usize) {
     let bytes: usize = write.entries().iter().map(|entry| entry.payload.len()).sum();
     let last = parts.pop_if(|last| last.batch.len() + bytes <= bytes_max);
     let mut last = last.unwrap_or_default();
-    if let Some(record) = newborn {
+    if let Some(record) = created {
         last.batch.put_state(record.region.id.0, TAG_RECORD, &record.encode());
         last.batch.put_state(record.region.id.0, TAG_BASE, &encode_base(LogId::ZERO));
     }
@@ -330,8 +330,8 @@ impl Inner {
         }
         if let Some(write) = write {
             assert!(write.install().is_none(), "no snapshot is stepped before the store can take one in");
-            let newborn = state.table.get(region).filter(|replica| replica.life() == Life::Initialising);
-            add_write(&mut work.parts, write, newborn.map(Replica::record), self.limits.turn_bytes_max);
+            let created = state.table.get(region).filter(|replica| replica.life() == Life::Initialising);
+            add_write(&mut work.parts, write, created.map(Replica::record), self.limits.turn_bytes_max);
         }
         match apply {
             Some(Apply::Entries(entries)) => self.apply(state, region, &entries)?,

@@ -161,8 +161,10 @@ where
             let result = main(Rt { world: World::Native(core.clone()) }).await;
             core.drain().await;
             drop(listed);
-            // Whoever started the core may have gone on without it.
-            let _ = leave.send(result);
+            if leave.send(result).is_err() {
+                // Its starter has stopped waiting, so the result has no reader.
+                tracing::debug!(core = index, "a core ended after its starter stopped waiting");
+            }
         })
         .map_err(|error| CoreError::NotStarted { core: index, cpu, why: error.to_string() })?;
     Ok(Running { thread: CoreThread { core: index, cpu, ran, executor }, result })
