@@ -35,6 +35,8 @@ impl Shared {
 
     fn is_stopped_and_waits(&self) -> bool {
         self.fault.borrow().is_some()
-            && !(self.flush_waiters.borrow().is_empty() && self.compact_waiters.borrow().is_empty())
+            && !(self.flush_waiters.borrow().is_empty()
+                && self.compact_waiters.borrow().is_empty()
+                && self.ingests.borrow().is_empty())
     }
 }

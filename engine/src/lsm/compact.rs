@@ -18,12 +18,11 @@ use super::retain::Retention;
 use super::table::build::{TableBuilder, TableShape};
 use super::table::files::Files;
 use super::table::read::file_name;
+use super::table::write::{WRITE_BYTES, Writer};
 use super::version::{ErasedRow, TableMeta, Version};
-use crate::error::{Fault, Result};
-use crate::rt::{BLOCK_BYTES, Budget, Buf, File, OpenMode, Rt};
+use crate::error::Result;
+use crate::rt::{Budget, Rt};
 
-/// The unit in which tables are written.
-const WRITE_BYTES: usize = 256 << 10;
 /// How long a file that gives way takes to be closed.
 pub(crate) const GIVE_WAY: Duration = Duration::from_millis(5);
 /// Entries between two looks at the time.
@@ -123,6 +122,7 @@ pub(crate) struct Rewrite {
 struct Open {
     builder: TableBuilder,
     writer: Writer,
+    number: u64,
     last_key: Vec<u8>,
 }
 
@@ -249,7 +249,7 @@ impl Rewrite {
         self.target.numbers.set(number + 1);
         let path = self.target.dir.join(file_name(number));
         let writer = loop {
-            match Writer::create(&self.rt, path.clone(), number).await {
+            match Writer::create(&self.rt, path.clone()).await {
                 Err(fault) if self.target.files.make_room_after(&fault) => self.rt.sleep(GIVE_WAY).await,
                 created => break created?,
             }
@@ -257,6 +257,7 @@ impl Rewrite {
         Ok(Open {
             builder: TableBuilder::new(self.target.cf, self.target.shape, self.rt.random()),
             writer,
+            number,
             last_key: Vec::new(),
         })
     }
@@ -271,7 +272,7 @@ impl Rewrite {
         let mut erased = RangeTombstones::default();
         erased.merge(&self.erased, &self.cut, end);
         let built = open.builder.finish(&erased);
-        let file = open.writer.number;
+        let file = open.number;
         open.writer.finish(&self.rt, open.builder.output()).await?;
         let rows = erased.iter().flat_map(|(start, end, seqs)| {
             seqs.iter().map(|seq| ErasedRow { start: start.to_vec(), end: end.to_vec(), seq: seq.0 })
@@ -297,67 +298,6 @@ impl Rewrite {
             Some(next_key) => self.cut = next_key.to_vec(),
             None => self.erased = RangeTombstones::default(),
         }
-        Ok(())
-    }
-}
-
-/// Writes a file front to back in large aligned pieces.
-#[derive(Debug)]
-struct Writer {
-    file: File,
-    path: PathBuf,
-    number: u64,
-    pos: u64,
-    piece: Option<Buf>,
-    filled: usize,
-}
-
-impl Writer {
-    async fn create(rt: &Rt, path: PathBuf, number: u64) -> Result<Self> {
-        let file = rt.open(&path, OpenMode::Create).await.map_err(|e| Fault::io(&path, "creating", &e))?;
-        Ok(Self { file, path, number, pos: 0, piece: None, filled: 0 })
-    }
-
-    /// Takes all of `bytes`; whole pieces are written, the rest waits.
-    async fn feed(&mut self, rt: &Rt, bytes: &mut Vec<u8>) -> Result<()> {
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let piece = self.piece.get_or_insert_with(|| rt.alloc(WRITE_BYTES));
-            let taken = rest.len().min(WRITE_BYTES - self.filled);
-            piece[self.filled..self.filled + taken].copy_from_slice(&rest[..taken]);
-            self.filled += taken;
-            rest = &rest[taken..];
-            if self.filled == WRITE_BYTES {
-                self.write_piece().await?;
-            }
-        }
-        bytes.clear();
-        Ok(())
-    }
-
-    /// Writes the end, a whole number of blocks, and makes the file durable.
-    async fn finish(mut self, rt: &Rt, bytes: &mut Vec<u8>) -> Result<()> {
-        self.feed(rt, bytes).await?;
-        if self.filled > 0 {
-            assert_eq!(self.filled % BLOCK_BYTES, 0, "a table is padded to whole blocks");
-            let whole = self.piece.take();
-            let mut last = rt.alloc(self.filled);
-            if let Some(whole) = whole {
-                last.copy_from_slice(&whole[..self.filled]);
-            }
-            self.piece = Some(last);
-            self.write_piece().await?;
-        }
-        self.file.sync().await.map_err(|e| Fault::doubt(&self.path, "syncing", &e))?;
-        self.file.close().await.map_err(|e| Fault::io(&self.path, "closing", &e))
-    }
-
-    async fn write_piece(&mut self) -> Result<()> {
-        let Some(piece) = self.piece.take() else { return Ok(()) };
-        let len = piece.len() as u64;
-        self.file.write_at(piece, self.pos).await.map_err(|e| Fault::io(&self.path, "writing", &e))?;
-        self.pos += len;
-        self.filled = 0;
         Ok(())
     }
 }

@@ -55,6 +55,7 @@ pub(super) async fn run(shared: Rc<Shared>, manifest: Manifest) {
     maintenance.end().await;
     shared.flush_waiters.borrow_mut().clear();
     shared.compact_waiters.borrow_mut().clear();
+    shared.refuse_ingests();
     if let Some(stopped) = shared.stopped.borrow_mut().take() {
         stopped.send(());
     }
@@ -74,6 +75,7 @@ impl Maintenance {
                 // Removing many takes a while, and writers wait for nothing but memory.
                 self.flush_closed().await?;
             }
+            while self.ingest_next().await? {}
             self.free_spent().await;
             if self.manifest.is_long() {
                 self.roll_manifest().await?;
@@ -103,12 +105,12 @@ impl Maintenance {
         Ok(())
     }
 
-    fn begin_step(&mut self) {
+    pub(super) fn begin_step(&mut self) {
         self.first_number = self.shared.numbers.get();
         self.wanted_bytes = 0;
     }
 
-    async fn flush_closed(&mut self) -> Result<()> {
+    pub(super) async fn flush_closed(&mut self) -> Result<()> {
         loop {
             let oldest = self.shared.closed.borrow().front().cloned();
             let Some(memtable) = oldest else { return Ok(()) };
@@ -253,7 +255,7 @@ impl Maintenance {
     }
 
     /// Makes an edit durable, then visible.
-    async fn install(
+    pub(super) async fn install(
         &mut self,
         removed: &[u64],
         added: Vec<TableMeta>,
@@ -274,10 +276,9 @@ impl Maintenance {
         };
         self.manifest.append(&shared.rt, &edit).await?;
         let version = shared.version.borrow().clone();
-        let next =
-            version.apply(&edit, |meta| shared.make_table(&version, meta)).unwrap_or_else(|contradiction| {
-                panic!("a job contradicts the version it was planned on: {contradiction}")
-            });
+        let next = version.apply(&edit, |meta| shared.make_table(meta)).unwrap_or_else(|contradiction| {
+            panic!("a job contradicts the version it was planned on: {contradiction}")
+        });
         for table in version.tables().filter(|table| removed.contains(&table.meta.table)) {
             if !next.shows_file(table.meta.file) {
                 table.retire_file();
@@ -382,7 +383,7 @@ impl Maintenance {
         Retention::new(snapshots, erased)
     }
 
-    fn next_number(&self) -> u64 {
+    pub(super) fn next_number(&self) -> u64 {
         let number = self.shared.numbers.get();
         self.shared.numbers.set(number + 1);
         number

@@ -31,6 +31,7 @@
 //! | `pressure` | pure rules: how far writers are slowed down |
 //! | `compact`, `maintain`, `shortage` | the work itself, in slices, one task per tree; waiting for what is short |
 //! | `source`, `merge`, `iter` | walking many sorted things as one |
+//! | `export`, `ingest` | a range as files of their own, out of one tree and into another |
 //! | `erased` | range deletes |
 //! | `check` | the invariants as assertions |
 //! | `cache`, `rows` | blocks in memory; single rows in memory |
@@ -46,8 +47,10 @@ mod chunk;
 mod compact;
 mod erased;
 mod estimate;
+mod export;
 mod filter;
 pub mod fuzz;
+mod ingest;
 pub mod inspect;
 mod iter;
 mod key;
@@ -82,6 +85,8 @@ use bytes::Bytes;
 
 pub use batch::{Mark, Op as BatchOp, WriteBatch};
 pub use estimate::Estimate;
+pub use export::{Export, ExportOptions, Piece};
+pub use ingest::Ingest;
 pub use iter::Iter;
 pub use key::{Cf, Direction, SeqNo};
 pub use open::{Recovery, TornTail};
@@ -187,6 +192,8 @@ struct Shared {
     advanced: Bell,
     flush_waiters: RefCell<Vec<(u64, Answer<()>)>>,
     compact_waiters: RefCell<Vec<Answer<()>>>,
+    /// Ranges that wait to be taken in, whoever has waited longest first.
+    ingests: RefCell<VecDeque<ingest::Waiting>>,
     /// Flushed memtables that still have to be freed, a little at a time.
     spent: RefCell<Vec<Rc<Memtable>>>,
     files: Rc<Files>,
@@ -445,13 +452,9 @@ impl Shared {
         self.work.ring();
     }
 
-    /// A table for a row that follows `version`; it shares its file with the tables that show it already.
-    fn make_table(&self, version: &Version, meta: &TableMeta) -> Rc<Table> {
-        let sharing = version.tables().find(|table| table.meta.file == meta.file);
-        Rc::new(match sharing {
-            Some(other) => Table::sharing(meta.clone(), other),
-            None => Table::new(meta.clone(), &self.dir, self.files.clone()),
-        })
+    /// A table over a file that no other row shows.
+    fn make_table(&self, meta: &TableMeta) -> Rc<Table> {
+        Rc::new(Table::new(meta.clone(), &self.dir, self.files.clone()))
     }
 
     /// What flushes and compactions have before them.
@@ -501,6 +504,7 @@ impl Shared {
         self.fault.borrow_mut().get_or_insert(fault);
         self.flush_waiters.borrow_mut().clear();
         self.compact_waiters.borrow_mut().clear();
+        self.refuse_ingests();
     }
 
     fn stats(&self) -> TreeStats {

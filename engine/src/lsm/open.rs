@@ -198,6 +198,7 @@ async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
         advanced: Default::default(),
         flush_waiters: Default::default(),
         compact_waiters: Default::default(),
+        ingests: Default::default(),
         spent: Default::default(),
         files: tables,
         pace: Rc::new(Pace::new(options.compaction_bytes_per_second)),

@@ -156,6 +156,10 @@ impl Snapshot {
         Self { shared, seq }
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     /// The moment, as the sequence number of the last operation it sees.
     pub fn seq(&self) -> SeqNo {
         self.seq

@@ -51,7 +51,7 @@ impl Maintenance {
 
     /// Removes the tables that the step has left: only this task makes any, and what no version shows was never installed.
     /// Their numbers are not used again.
-    async fn remove_leftovers(&self) -> Result<()> {
+    pub(super) async fn remove_leftovers(&self) -> Result<()> {
         let shared = &self.shared;
         let version = shared.version.borrow().clone();
         let made = self.first_number..shared.numbers.get();

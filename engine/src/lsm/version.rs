@@ -8,6 +8,7 @@
 //! * In level 0 files are ordered by their numbers, which grow with the flushes that made them.
 //! * Table ids and file numbers come from one counter and are never used twice.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use rkyv::{Archive, Deserialize, Serialize};
@@ -127,7 +128,8 @@ impl Version {
         self.tables().any(|table| table.meta.file == file)
     }
 
-    /// The version after `edit`; `make` turns rows into tables.
+    /// The version after `edit`; `make` turns a row into a table over a file that no other row shows. Rows of one file share it, whether
+    /// they come with this edit or were there, so that it is closed and removed once.
     ///
     /// # Errors
     /// What in the edit contradicts this version.
@@ -136,7 +138,7 @@ impl Version {
         edit: &Edit,
         make: impl Fn(&TableMeta) -> Rc<Table>,
     ) -> Result<Version, String> {
-        let mut next = self.clone();
+        let (mut next, mut made) = (self.clone(), BTreeMap::new());
         for &removed in &edit.removed {
             if !next.families.iter_mut().any(|levels| levels.remove(removed)) {
                 return Err(format!("table {removed} is removed and was not there"));
@@ -148,7 +150,12 @@ impl Version {
             if usize::from(meta.level) >= LEVELS || meta.start >= meta.end {
                 return Err(format!("table {} has an impossible level or range", meta.table));
             }
-            next.families[cf.index()].insert(make(meta));
+            let shown =
+                made.get(&meta.file).or_else(|| self.tables().find(|table| table.meta.file == meta.file));
+            let table =
+                shown.map_or_else(|| make(meta), |other| Rc::new(Table::sharing(meta.clone(), other)));
+            made.insert(meta.file, table.clone());
+            next.families[cf.index()].insert(table);
         }
         for levels in &next.families {
             levels.check()?;
@@ -255,15 +262,25 @@ impl TableMeta {
 
     /// The row for what is left of this table from `start` on, which lies inside; about `bytes` of its file.
     pub(crate) fn rest(&self, table: u64, start: &[u8], bytes: u64) -> TableMeta {
-        let ahead = self.erased.iter().filter(|row| row.end.as_slice() > start);
-        let clip =
-            |row: &ErasedRow| ErasedRow { start: row.start.as_slice().max(start).to_vec(), ..row.clone() };
+        self.part(table, (start, &self.end), bytes)
+    }
+
+    /// The row for the part `[start, end)` of this table, which lies inside; about `bytes` of its file.
+    pub(crate) fn part(&self, table: u64, (start, end): (&[u8], &[u8]), bytes: u64) -> TableMeta {
+        let inside =
+            self.erased.iter().filter(|row| row.end.as_slice() > start && row.start.as_slice() < end);
+        let clip = |row: &ErasedRow| ErasedRow {
+            start: row.start.as_slice().max(start).to_vec(),
+            end: row.end.as_slice().min(end).to_vec(),
+            seq: row.seq,
+        };
         TableMeta {
             table,
             start: start.to_vec(),
+            end: end.to_vec(),
             // Less than the whole, so that it shows as begun.
             bytes: bytes.clamp(1, self.bytes.saturating_sub(1).max(1)),
-            erased: ahead.map(clip).collect(),
+            erased: inside.map(clip).collect(),
             ..self.clone()
         }
     }

@@ -1,7 +1,7 @@
 //! Directories and small files.
 //!
-//! These are rare, so they may take a helper thread; what matters is that each says when it is durable. A created, renamed or
-//! removed name is durable only after [`Rt::sync_dir`] on its directory.
+//! These are rare, so they may take a helper thread; what matters is that each says when it is durable. A created, linked, renamed
+//! or removed name is durable only after [`Rt::sync_dir`] on its directory.
 
 #[cfg(feature = "sim")]
 use std::collections::BTreeSet;
@@ -84,12 +84,20 @@ impl Rt {
         in_world!(&self.world, core => core.rename(from, to).await)
     }
 
-    /// Removes a file.
+    /// Gives a file a second name. The file goes with the last of its names; what is written through one is seen through the other.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if something has the second name, `NotFound` if nothing has the first.
+    pub async fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        in_world!(&self.world, core => core.link(from, to).await)
+    }
+
+    /// Removes a name, and with its last name a file.
     pub async fn remove(&self, path: &Path) -> io::Result<()> {
         in_world!(&self.world, core => core.remove(path).await)
     }
 
-    /// Makes creations, renames and removals in a directory durable.
+    /// Makes creations, links, renames and removals in a directory durable.
     ///
     /// # Errors
     /// An error that names a passing shortage means that nothing was done. After any other, what is durable is unknown.

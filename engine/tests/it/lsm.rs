@@ -3,6 +3,7 @@
 mod damage;
 mod fixture;
 mod full;
+mod ingest;
 mod marks;
 mod model;
 mod pressure;

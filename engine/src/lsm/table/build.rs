@@ -100,6 +100,11 @@ impl TableBuilder {
         self.widen_seqs(seq);
     }
 
+    /// The family that the entries belong to.
+    pub(crate) fn cf(&self) -> Cf {
+        self.cf
+    }
+
     /// Approximate size of the file so far, bytes.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.offset + self.block.size_bytes() as u64

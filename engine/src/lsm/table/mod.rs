@@ -33,6 +33,7 @@ pub(crate) mod build;
 pub(crate) mod files;
 pub(crate) mod handles;
 pub(crate) mod read;
+pub(crate) mod write;
 
 use bytes::Bytes;
 

@@ -71,6 +71,11 @@ impl Core {
         self.blocking(move || fs::rename(from, to)).await?
     }
 
+    pub(crate) async fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (from.to_owned(), to.to_owned());
+        self.blocking(move || fs::hard_link(from, to)).await?
+    }
+
     pub(crate) async fn remove(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
         self.blocking(move || fs::remove_file(path)).await?

@@ -4,7 +4,7 @@
 //! reached the chosen crash point: from there on nothing finishes, so that a test can cut the power at every single operation.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -227,8 +227,15 @@ impl Disk {
         self.stop_at.set(None);
     }
 
+    /// Every file once, whatever the number of its names.
     fn inodes(&self) -> Vec<SharedInode> {
-        self.names.borrow().files().map(|(_, inode)| inode.clone()).collect()
+        let names = self.names.borrow();
+        let mut seen = BTreeSet::new();
+        names
+            .files()
+            .filter(|(_, inode)| seen.insert(Rc::as_ptr(inode)))
+            .map(|(_, inode)| inode.clone())
+            .collect()
     }
 
     // The script.

@@ -117,6 +117,11 @@ impl SimCore {
         self.on_names(DiskOp::Name, to, move |names| names.rename(&source, &target)).await
     }
 
+    pub(crate) async fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (source, target) = (from.to_owned(), to.to_owned());
+        self.on_names(DiskOp::Name, to, move |names| names.link(&source, &target)).await
+    }
+
     pub(crate) async fn remove(&self, path: &Path) -> io::Result<()> {
         let wanted = path.to_owned();
         self.on_names(DiskOp::Name, path, move |names| names.remove(&wanted)).await

@@ -102,6 +102,14 @@ impl Names {
         self.change(vec![(to.to_owned(), Some(Entry::File(inode))), (from.to_owned(), None)])
     }
 
+    pub(crate) fn link(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        let inode = self.file(from)?;
+        if self.exists(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.change(vec![(to.to_owned(), Some(Entry::File(inode)))])
+    }
+
     pub(crate) fn remove(&mut self, path: &Path) -> io::Result<()> {
         self.file(path)?;
         self.change(vec![(path.to_owned(), None)])

@@ -155,6 +155,27 @@ pub(super) async fn names_follow_their_files(stage: Stage) {
     assert_eq!(rt.rename(&missing, &deep.join("2")).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+pub(super) async fn a_file_lives_as_long_as_its_last_name(stage: Stage) {
+    let rt = &stage.rt;
+    let (first, second) = (stage.path("first"), stage.path("second"));
+    write_blocks(rt, &first, 7, 2).await.close().await.unwrap();
+    rt.link(&first, &second).await.unwrap();
+    assert_eq!(rt.link(&first, &second).await.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    let missing = stage.path("missing");
+    assert_eq!(rt.link(&missing, &stage.path("third")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    let file = rt.open(&second, OpenMode::Write).await.unwrap();
+    let mut changed = rt.alloc(BLOCK_BYTES);
+    changed.fill(9);
+    file.write_at(changed, 0).await.unwrap();
+    file.close().await.unwrap();
+    assert_eq!(rt.read_small(&first).await.unwrap()[0], 9, "both names are of one file");
+    rt.remove(&first).await.unwrap();
+    rt.sync_dir(&stage.dir).await.unwrap();
+    assert_eq!(rt.read_dir(&stage.dir).await.unwrap(), ["second"]);
+    let left = rt.read_small(&second).await.unwrap();
+    assert_eq!((left.len(), left[0], left[BLOCK_BYTES]), (2 * BLOCK_BYTES, 9, 7));
+}
+
 pub(super) async fn a_small_file_is_replaced_whole(stage: Stage) {
     let (rt, path) = (&stage.rt, stage.path("CURRENT"));
     for text in ["first, and long", "second", ""] {

@@ -103,6 +103,7 @@ promises! {
         urgent_writes_land_whole_and_alone
         an_urgent_write_that_cannot_be_done_says_why
         names_follow_their_files
+        a_file_lives_as_long_as_its_last_name
         a_small_file_is_replaced_whole
         a_directory_is_locked_once
         free_space_is_known;

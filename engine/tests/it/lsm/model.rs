@@ -1,16 +1,22 @@
 //! Random operations against plain maps, with snapshots, flushes, compactions, reopening, and power cuts that lose what was
 //! not synced.
 //!
+//! Ranges are exported, and taken in again later in the place of what has become of them; in a power cut either all of that has
+//! happened or nothing.
+//!
 //! The log is played by a list of batches. Batch `i` carries the mark (group, i) for one of three groups; after a restart
 //! every batch above its group's flushed index is written again, as the store would.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::lsm::{Cf, Direction, Lookup, Snapshot, Tree, TreeOptions, WriteBatch};
+use engine::error::{Fault, Result};
+use engine::lsm::{
+    Cf, Direction, ExportOptions, Ingest, Lookup, Piece, Snapshot, Tree, TreeOptions, WriteBatch,
+};
 use engine::rt::Rt;
 use engine::rt::rng::Rng;
 use engine::rt::sim::{Options, World};
@@ -93,12 +99,46 @@ pub(super) type Journal = Vec<(u64, WriteBatch)>;
 pub(super) struct Past {
     model: Model,
     pub(super) journal: Journal,
+    /// An ingest that was asked for and not answered: the group, its index, and the group's keys afterwards.
+    pending: Option<(u64, u64, Model)>,
+    /// Ranges taken in.
+    pub(super) ingested: u64,
+    /// Of those, how many were found after a power cut that came before the answer.
+    pub(super) found: u64,
+    /// Exports made, for names.
+    exported: u64,
 }
+
+impl Past {
+    /// What was asked for has happened: the group has these keys now.
+    fn take_in(&mut self, group: u64, part: Model) {
+        for (family, part) in self.model.iter_mut().zip(part) {
+            family.retain(|key, _| !is_of(key, group));
+            family.extend(part);
+        }
+        self.pending = None;
+        self.ingested += 1;
+    }
+}
+
+/// The range of a group.
+fn range_of(group: u64) -> (Vec<u8>, Vec<u8>) {
+    (format!("{group}-").into_bytes(), format!("{group}.").into_bytes())
+}
+
+fn is_of(key: &[u8], group: u64) -> bool {
+    let (start, end) = range_of(group);
+    key >= start.as_slice() && key < end.as_slice()
+}
+
+/// An exported range: the group, its keys at that moment, the files.
+type Exported = (u64, Model, Vec<(PathBuf, Piece)>);
 
 struct Run {
     dice: Dice,
     past: Rc<RefCell<Past>>,
     snapshots: Vec<(Snapshot, Model)>,
+    exports: Vec<Exported>,
 }
 
 impl Run {
@@ -125,6 +165,13 @@ impl Run {
                         tree.compact().await.unwrap();
                     }
                 }
+                94 => {
+                    self.export(rt, tree).await;
+                    if self.dice.roll(2) == 0 {
+                        self.ingest(rt, tree).await;
+                    }
+                }
+                95 => self.ingest(rt, tree).await,
                 _ => rt.sleep(Duration::from_micros(self.dice.roll(2_000))).await,
             }
         }
@@ -135,9 +182,65 @@ impl Run {
     }
 
     fn write(&mut self, tree: &Tree) {
+        let group = self.dice.roll(GROUPS);
+        self.write_to(tree, group);
+    }
+
+    /// Writes go on while pieces are written, and are not in them.
+    async fn export(&mut self, rt: &Rt, tree: &Tree) {
+        let (group, model) = (self.dice.roll(GROUPS), self.model());
+        let part = model.map(|family| family.into_iter().filter(|(key, _)| is_of(key, group)).collect());
+        let number = {
+            let mut past = self.past.borrow_mut();
+            past.exported += 1;
+            past.exported
+        };
+        let dir = PathBuf::from(format!("/export-{number}"));
+        again(rt, async || rt.create_dir_all(&dir).await.map_err(|e| Fault::io(&dir, "creating", &e))).await;
+        let (start, end) = range_of(group);
+        let piece_bytes = [300, 2_000, 50_000][self.dice.roll(3) as usize];
+        let mut export = tree.export(&start, &end, ExportOptions { piece_bytes, bytes_per_second: None });
+        let mut pieces = Vec::new();
+        loop {
+            let path = dir.join(pieces.len().to_string());
+            let Some(piece) = again(rt, async || export.next_piece(&path).await).await else { break };
+            pieces.push((path, piece));
+            self.write(tree);
+        }
+        self.exports.push((group, part, pieces));
+    }
+
+    /// Takes in a range as it once was. The other groups are written meanwhile.
+    async fn ingest(&mut self, rt: &Rt, tree: &Tree) {
+        if self.exports.is_empty() {
+            return;
+        }
+        let at = self.dice.roll(self.exports.len() as u64) as usize;
+        let (group, part, pieces) = self.exports.swap_remove(at);
+        // No snapshot may read the range afterwards.
+        self.snapshots.clear();
+        let index = {
+            let mut past = self.past.borrow_mut();
+            past.journal.push((group, WriteBatch::new()));
+            let index = past.journal.len() as u64;
+            past.pending = Some((group, index, part.clone()));
+            index
+        };
+        let ingest = Ingest { group, applied: index, state: None, ranges: vec![range_of(group)], pieces };
+        let (into, on) = (tree.clone(), rt.clone());
+        let ingesting = rt.spawn(async move { again(&on, async || into.ingest(ingest.clone()).await).await });
+        for _ in 0..self.dice.roll(10) {
+            self.write_to(tree, (group + 1) % GROUPS);
+            rt.sleep(Duration::from_micros(self.dice.roll(300))).await;
+        }
+        ingesting.await;
+        self.past.borrow_mut().take_in(group, part);
+        assert!(tree.flushed_index(group) >= index);
+    }
+
+    fn write_to(&mut self, tree: &Tree, group: u64) {
         let mut past = self.past.borrow_mut();
         let index = past.journal.len() as u64 + 1;
-        let group = self.dice.roll(GROUPS);
         let batch = self.dice.batch(group, index, &mut past.model);
         tree.write(&batch).unwrap();
         past.journal.push((group, batch));
@@ -164,6 +267,16 @@ impl Run {
         let start = if self.dice.roll(4) == 0 { Vec::new() } else { self.dice.key(group) };
         let end = if self.dice.roll(4) == 0 { Vec::new() } else { self.dice.key(group) };
         check_range(&tree.snapshot(), cf, &self.model(), &start, &end).await;
+    }
+}
+
+/// Does it until nothing is short.
+async fn again<T>(rt: &Rt, mut attempt: impl AsyncFnMut() -> Result<T>) -> T {
+    loop {
+        match attempt().await {
+            Err(fault) if fault.is_passing() => rt.sleep(Duration::from_millis(5)).await,
+            done => return done.unwrap(),
+        }
     }
 }
 
@@ -213,6 +326,15 @@ fn limits(dice: &mut Dice) -> TreeOptions {
 
 async fn open_and_replay(rt: &Rt, options: TreeOptions, past: &RefCell<Past>) -> Tree {
     let tree = Tree::open(rt, Path::new(DIR), options).await.unwrap();
+    {
+        let mut past = past.borrow_mut();
+        if let Some((group, index, part)) = past.pending.take()
+            && tree.flushed_index(group) >= index
+        {
+            past.take_in(group, part);
+            past.found += 1;
+        }
+    }
     for (at, (group, batch)) in past.borrow().journal.iter().enumerate() {
         if at as u64 + 1 > tree.flushed_index(*group) {
             tree.write(batch).unwrap();
@@ -223,18 +345,20 @@ async fn open_and_replay(rt: &Rt, options: TreeOptions, past: &RefCell<Past>) ->
 
 /// Opens, replays, checks, operates, checks and closes.
 pub(super) async fn live(rt: Rt, past: Rc<RefCell<Past>>, dice: u64, operations: u64) {
-    let mut run = Run { dice: Dice(Rng::new(dice)), past, snapshots: Vec::new() };
+    let mut run = Run { dice: Dice(Rng::new(dice)), past, snapshots: Vec::new(), exports: Vec::new() };
     let options = limits(&mut run.dice);
     let tree = open_and_replay(&rt, options, &run.past).await;
     check_all(&tree, &run.model()).await;
     run.operate(&rt, &tree, operations).await;
     check_all(&tree, &run.model()).await;
     run.snapshots.clear();
+    run.exports.clear();
     tree.close().await;
 }
 
 #[test]
 fn the_tree_equals_the_model_over_reopenings() {
+    let mut ingested = 0;
     for seed in 0..12 {
         let world = World::new(seed, Options::default());
         let past = Rc::new(RefCell::new(Past::default()));
@@ -246,19 +370,21 @@ fn the_tree_equals_the_model_over_reopenings() {
             world.node(0).kill();
         }
         assert!(world.node(0).disk().files().len() > 2, "seed {seed}: nothing was ever flushed");
+        ingested += past.borrow().ingested;
     }
+    assert!(ingested > 40, "{ingested} ranges taken in");
 }
 
 #[test]
 fn after_a_power_cut_tables_and_log_give_everything_back() {
-    let (mut cut, mut written) = (0, 0);
+    let (mut cut, mut written, mut ingested, mut found) = (0, 0, 0, 0);
     for seed in 100..130 {
         let world = World::new(seed, Options::default());
         let past = Rc::new(RefCell::new(Past::default()));
         for _ in 0..5 {
             let (past, dice) = (past.clone(), world.random());
             let running = world.node(0).start(0, move |rt| live(rt, past, dice, 400));
-            world.run_for(Duration::from_micros(world.below(80_000)));
+            world.run_for(Duration::from_micros(world.below(110_000)));
             world.node(0).crash();
             cut += u64::from(world.block_on(running).is_none());
         }
@@ -266,7 +392,10 @@ fn after_a_power_cut_tables_and_log_give_everything_back() {
         let running = world.node(0).start(0, move |rt| live(rt, last, dice, 20));
         world.block_on(running).unwrap();
         written += past.borrow().journal.len();
+        ingested += past.borrow().ingested;
+        found += past.borrow().found;
     }
     // The test would say nothing if the cuts came too late or too early.
     assert!(cut > 75 && written > 5_000, "{cut} of 150 lives cut, {written} batches");
+    assert!(ingested > 10, "{ingested} ranges taken in, {found} of them found after a cut");
 }

@@ -1,0 +1,297 @@
+//! Taking in a range that another tree has exported ([`super::export`]): its files become tables of this tree as they are.
+//!
+//! ```text
+//! the caller's files ─► every checksum, and what was said of them ─► second names in the tree's directory ─┐
+//!                        memtables are flushed ────────────────────────────────────────────────────────────┴─► one edit
+//! ```
+//!
+//! One edit of the manifest empties the ranges, shows the files there, and says how far in the log the group is with that. So a crash
+//! leaves all of the old state or all of the new. Nothing is rewritten: tables that reach over a border of the ranges go on with the
+//! parts outside, under rows of their own.
+//!
+//! The files get second names and keep their first, so the same ingest can be asked for again, after a crash, too; names that no edit
+//! knows are removed at the next opening. The caller removes its own.
+//!
+//! What the caller sees to: nothing is written in the ranges and nothing for the group while this goes on, and no snapshot from before
+//! reads the ranges afterwards. Entries that are taken in are older than every moment that can be read at, so such a reader would
+//! see them instead of what it began with. An iterator keeps what it began with.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use super::export::{EXPORTED_SEQ, Piece};
+use super::key::{in_range, lower_end, ranges_overlap};
+use super::maintain::Maintenance;
+use super::table::read::{Table, file_name};
+use super::table::{FOOTER_BYTES, Footer};
+use super::version::{LEVELS, MarkRow, StateRow, TableMeta};
+use super::{Shared, Tree};
+use crate::error::{Fault, Result};
+use crate::rt::local::{Answer, oneshot};
+use crate::rt::{BLOCK_BYTES, OpenMode, Rt};
+
+/// What is read of a file at once.
+const READ_BYTES: u64 = 256 << 10;
+/// Ingested tables lie below everything that is written later.
+const BOTTOM: usize = LEVELS - 1;
+
+/// A range to be taken in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingest {
+    /// Whose mark and state are replaced.
+    pub group: u64,
+    /// The log index up to which the pieces contain the group.
+    pub applied: u64,
+    /// What the caller keeps about the group from then on.
+    pub state: Option<Vec<u8>>,
+    /// What is emptied first, in every family: `[start, end)` each, an empty end for "to the last key". All pieces lie inside.
+    pub ranges: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The files, on the file system of the tree, in any order.
+    pub pieces: Vec<(PathBuf, Piece)>,
+}
+
+/// An ingest whose files were verified, and who waits for it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    ingest: Rc<Ingest>,
+    answer: Answer<Result<()>>,
+}
+
+impl Tree {
+    /// Replaces the contents of the ranges by those of the pieces, and the mark and the state of the group with them; durable when this
+    /// returns. On a full disk it waits until there is space.
+    ///
+    /// # Errors
+    /// Corruption or Foreign for a piece that is not what was said of it, or that does not fit the ranges, and the
+    /// fault of a file that cannot be read or linked: then nothing has happened. Otherwise the fault that poisoned the tree.
+    pub async fn ingest(&self, ingest: Ingest) -> Result<()> {
+        let shared = &self.shared;
+        check_places(&ingest)?;
+        for (path, piece) in &ingest.pieces {
+            verify(&shared.rt, path, piece).await?;
+        }
+        if shared.fault.borrow().is_some() || shared.stopping.get() {
+            return Err(shared.refusal());
+        }
+        let (answer, done) = oneshot();
+        shared.ingests.borrow_mut().push_back(Waiting { ingest: Rc::new(ingest), answer });
+        shared.work.ring();
+        done.await.unwrap_or_else(|| Err(shared.refusal()))
+    }
+}
+
+impl Maintenance {
+    /// Takes in the range that has waited longest; `false` if none waits.
+    pub(super) async fn ingest_next(&mut self) -> Result<bool> {
+        let shared = self.shared.clone();
+        let waiting = shared.ingests.borrow().front().map(|waiting| waiting.ingest.clone());
+        let Some(ingest) = waiting else { return Ok(false) };
+        // What memory holds of the ranges is from before; as a table it can be cut.
+        if !shared.active.borrow().is_empty() {
+            shared.rotate();
+        }
+        self.flush_closed().await?;
+        self.begin_step();
+        let (removed, mut added) = self.cut_out(&ingest).await;
+        for (path, piece) in &ingest.pieces {
+            match self.name(path, piece).await {
+                Ok(row) => added.push(row),
+                Err(fault) if fault.is_passing() => return Err(fault),
+                Err(fault) => {
+                    // The caller's file, not the tree: nothing has happened to it yet.
+                    self.remove_leftovers().await?;
+                    self.answer_ingest(Err(fault));
+                    return Ok(true);
+                }
+            }
+        }
+        let marks = vec![
+            MarkRow { group: ingest.group, applied: None },
+            MarkRow { group: ingest.group, applied: Some(ingest.applied) },
+        ];
+        let state = ingest.state.clone().map(|state| StateRow { group: ingest.group, state });
+        self.install(&removed, added, marks, state.into_iter().collect()).await?;
+        // Nothing ran since the version changed, so no row of the old one can be put back.
+        shared.rows.forget_all();
+        self.answer_ingest(Ok(()));
+        Ok(true)
+    }
+
+    /// The range that has waited longest waits no more.
+    fn answer_ingest(&self, outcome: Result<()>) {
+        let first = self.shared.ingests.borrow_mut().pop_front();
+        if let Some(Waiting { ingest: _, answer }) = first {
+            answer.send(outcome);
+        }
+    }
+
+    /// The tables that show something of the ranges, and the rows for what they show outside of them.
+    async fn cut_out(&self, ingest: &Ingest) -> (Vec<u64>, Vec<TableMeta>) {
+        let version = self.shared.version.borrow().clone();
+        let (mut removed, mut rests) = (Vec::new(), Vec::new());
+        for table in version.tables() {
+            let meta = &table.meta;
+            let outside = left_over((&meta.start, &meta.end), &ingest.ranges);
+            if outside.as_slice() == [(meta.start.clone(), meta.end.clone())] {
+                continue;
+            }
+            removed.push(meta.table);
+            for (start, end) in outside {
+                let bytes = self.shown_bytes(table, &start, &end).await;
+                rests.push(meta.part(self.next_number(), (&start, &end), bytes));
+            }
+        }
+        (removed, rests)
+    }
+
+    /// About how many bytes a part of a table has. Damage in it is met by those who read it; here it must not keep the range that
+    /// replaces it away.
+    async fn shown_bytes(&self, table: &Table, start: &[u8], end: &[u8]) -> u64 {
+        let rt = &self.shared.rt;
+        match (table.bytes_from(rt, start).await, table.bytes_from(rt, end).await) {
+            (Ok(from_start), Ok(from_end)) => from_start.saturating_sub(from_end).min(table.meta.bytes),
+            (Ok(_) | Err(_), Ok(_) | Err(_)) => table.meta.bytes / 2,
+        }
+    }
+
+    /// Gives the file of a piece a name in the tree, and returns its row.
+    async fn name(&self, path: &Path, piece: &Piece) -> Result<TableMeta> {
+        let shared = &self.shared;
+        let number = self.next_number();
+        let named = shared.dir.join(file_name(number));
+        let attempt = format!("giving it the second name {}", named.display());
+        shared.rt.link(path, &named).await.map_err(|e| Fault::io(path, &attempt, &e))?;
+        Ok(TableMeta {
+            table: number,
+            file: number,
+            cf: piece.cf.index() as u8,
+            level: BOTTOM as u8,
+            start: piece.start.clone(),
+            end: piece.end.clone(),
+            file_bytes: piece.file_bytes,
+            bytes: piece.file_bytes,
+            identity: piece.identity,
+            file_crc: piece.body_crc,
+            entries: piece.entries,
+            deletes: 0,
+            smallest_seq: EXPORTED_SEQ.0,
+            largest_seq: EXPORTED_SEQ.0,
+            erased: Vec::new(),
+        })
+    }
+}
+
+impl Shared {
+    /// Whoever waits for an ingest hears that it will not come.
+    pub(super) fn refuse_ingests(&self) {
+        self.ingests.borrow_mut().clear();
+    }
+}
+
+/// Whether every piece lies in one of the ranges, and no two share a key.
+fn check_places(ingest: &Ingest) -> Result<()> {
+    for (path, piece) in &ingest.pieces {
+        let inside = |(start, end): &(Vec<u8>, Vec<u8>)| {
+            in_range(&piece.start, start, end) && lower_end(&piece.end, end) == piece.end.as_slice()
+        };
+        if piece.start >= piece.end || !ingest.ranges.iter().any(inside) {
+            return Err(Fault::foreign(path, "the piece does not lie in the range that it is meant for"));
+        }
+    }
+    let mut pieces: Vec<&(PathBuf, Piece)> = ingest.pieces.iter().collect();
+    pieces.sort_by(|(_, a), (_, b)| (a.cf, &a.start).cmp(&(b.cf, &b.start)));
+    for pair in pieces.windows(2) {
+        let ((_, before), (path, piece)) = (pair[0], pair[1]);
+        if before.cf == piece.cf && !before.ends_before(&piece.start) {
+            return Err(Fault::foreign(path, "the piece shares keys with another one of the same range"));
+        }
+    }
+    Ok(())
+}
+
+/// Reads all of a file and compares it with what was said of it.
+async fn verify(rt: &Rt, path: &Path, piece: &Piece) -> Result<()> {
+    let file = rt.open(path, OpenMode::Read).await.map_err(|e| Fault::io(path, "opening", &e))?;
+    let len = file.len().await.map_err(|e| Fault::io(path, "looking up its length", &e))?;
+    let body_bytes = len.saturating_sub(FOOTER_BYTES as u64);
+    if len != piece.file_bytes || len % BLOCK_BYTES as u64 != 0 || len < FOOTER_BYTES as u64 {
+        let what = format!("the piece has {len} bytes, and was sent as one of {}", piece.file_bytes);
+        return Err(Fault::corruption(path, what));
+    }
+    let (mut crc, mut footer, mut pos) = (crc32fast::Hasher::new(), Vec::new(), 0);
+    let budget = rt.budget();
+    while pos < len {
+        let wanted = READ_BYTES.min(len - pos) as usize;
+        let read = file.read_at(pos, wanted).await.map_err(|e| Fault::io(path, "reading", &e))?;
+        if read.len() < wanted {
+            return Err(Fault::corruption(
+                path,
+                format!("the piece ends at byte {}", pos + read.len() as u64),
+            ));
+        }
+        let of_body = body_bytes.saturating_sub(pos).min(wanted as u64) as usize;
+        crc.update(&read[..of_body]);
+        footer.extend_from_slice(&read[of_body..wanted]);
+        pos += wanted as u64;
+        budget.tick().await;
+    }
+    file.close().await.map_err(|e| Fault::io(path, "closing", &e))?;
+    if crc.finalize() != piece.body_crc {
+        return Err(Fault::corruption(path, "the piece's checksum is not the one that it was sent with"));
+    }
+    let footer = Footer::decode(&footer).map_err(|damage| Fault::corruption(path, damage.0))?;
+    let said = (piece.cf, piece.entries, piece.identity, piece.body_crc);
+    if (footer.cf, footer.entries, footer.identity, footer.body_crc) != said {
+        return Err(Fault::foreign(path, "the piece is another table than the one that was announced"));
+    }
+    if (footer.smallest_seq, footer.largest_seq) != (EXPORTED_SEQ, EXPORTED_SEQ) {
+        return Err(Fault::foreign(path, "the piece is a table that no export has made"));
+    }
+    Ok(())
+}
+
+/// What is left of `[start, end)` without `ranges`, in order.
+fn left_over((start, end): (&[u8], &[u8]), ranges: &[(Vec<u8>, Vec<u8>)]) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut left = vec![(start.to_vec(), end.to_vec())];
+    for (from, to) in ranges {
+        let mut next = Vec::new();
+        for (start, end) in left {
+            if !ranges_overlap(&start, &end, from, to) {
+                next.push((start, end));
+                continue;
+            }
+            if start < *from {
+                next.push((start, from.clone()));
+            }
+            if !to.is_empty() && *to < end {
+                next.push((to.clone(), end));
+            }
+        }
+        left = next;
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_range_lies_outside_of_all_others() {
+        let pair = |(a, b): (&str, &str)| (a.as_bytes().to_vec(), b.as_bytes().to_vec());
+        let left = |of: (&str, &str), ranges: &[(&str, &str)]| {
+            let ranges: Vec<_> = ranges.iter().copied().map(pair).collect();
+            let left = left_over((of.0.as_bytes(), of.1.as_bytes()), &ranges);
+            let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+            left.into_iter().map(|(a, b)| format!("{}-{}", text(a), text(b))).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(left(("c", "k"), &[("m", "p")]), "c-k");
+        assert_eq!(left(("c", "k"), &[("a", "c"), ("k", "")]), "c-k");
+        assert_eq!(left(("c", "k"), &[("a", "e")]), "e-k");
+        assert_eq!(left(("c", "k"), &[("e", "")]), "c-e");
+        assert_eq!(left(("c", "k"), &[("e", "g")]), "c-e g-k");
+        assert_eq!(left(("c", "k"), &[("e", "g"), ("d", "f"), ("i", "z")]), "c-d g-i");
+        assert_eq!(left(("c", "k"), &[("", "")]), "");
+        assert_eq!(left(("c", "k"), &[("c", "f"), ("f", "k")]), "");
+    }
+}
