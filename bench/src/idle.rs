@@ -122,7 +122,7 @@ fn fill(node: &Node, bytes: u64) -> Result<(), Failed> {
         rate: None,
         stop: Stop::Operations(0),
         seed: 1,
-        server_pid: None,
+        server_pids: Vec::new(),
         progress: true,
     };
     let reports = load::run(&options, Phases::Load)?;

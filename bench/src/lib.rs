@@ -3,11 +3,11 @@
 //! | module | owns |
 //! |---|---|
 //! | [`workload`], [`distribution`], [`random`] | which operation comes next: the published YCSB mixes, from a seed |
-//! | [`client`] | one connection to a server, RESP or TiKV's gRPC, with many requests in flight |
+//! | [`client`] | one connection to a server, RESP, TiKV's gRPC or etcd's, with many requests in flight |
 //! | [`backlog`] | what a node says of its backlog meanwhile |
 //! | [`load`] | connections, open and closed loop, latency from the moment a request was due |
 //! | [`disk`] | the physical limit: synced writes, random reads, a loopback round trip |
-//! | [`compare`] | the same load on Redis and on ringkeep, in turn, with CPU per operation |
+//! | [`compare`] | the same load on Redis or etcd and on ringkeep, in turn, with CPU per operation |
 //! | [`latency`], [`idle`] | one client with one request; a node with none |
 //! | [`protocols`] | what a request costs over gRPC and over RESP |
 //! | [`abuse`] | clients that ask for too much, the node's memory, and a bystander's latency |

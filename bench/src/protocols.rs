@@ -77,16 +77,15 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Protocols
     for round in 0..options.rounds.max(1) {
         say(&format!("round {} of {}", round + 1, options.rounds.max(1)));
         for (row, mix) in rows.iter_mut().zip([Mix::C, Mix::Update]) {
-            let mut order = [Protocol::Resp, Protocol::Tikv];
-            if round % 2 == 1 {
-                order.reverse();
-            }
-            for protocol in order {
-                let run = one(&load_options(options, &node, protocol, mix, round as u64 + 1))?;
-                match protocol {
-                    Protocol::Resp => row.resp.push(run),
-                    Protocol::Tikv => row.grpc.push(run),
-                }
+            let seed = round as u64 + 1;
+            let resp = || one(&load_options(options, &node, Protocol::Resp, mix, seed));
+            let grpc = || one(&load_options(options, &node, Protocol::Tikv, mix, seed));
+            if round % 2 == 0 {
+                row.resp.push(resp()?);
+                row.grpc.push(grpc()?);
+            } else {
+                row.grpc.push(grpc()?);
+                row.resp.push(resp()?);
             }
         }
     }
@@ -100,7 +99,7 @@ fn load_options(options: &Options, node: &Node, protocol: Protocol, mix: Mix, se
         protocol,
         addr: match protocol {
             Protocol::Resp => node.resp,
-            Protocol::Tikv => node.pd,
+            Protocol::Tikv | Protocol::Etcd => node.pd,
         },
         password: None,
         workload: Workload {
@@ -116,7 +115,7 @@ fn load_options(options: &Options, node: &Node, protocol: Protocol, mix: Mix, se
         rate: None,
         stop: Stop::Operations(options.requests),
         seed,
-        server_pid: Some(node.process.pid()),
+        server_pids: vec![node.process.pid()],
         progress: false,
     }
 }

@@ -3,6 +3,7 @@
 //! Requests are pushed with a tag, sent together by [`Connection::flush`], and come back as [`Answer`]s that carry the tag.
 //! [`Connection::answers`] may be dropped while it waits; nothing is lost by that.
 
+mod etcd;
 mod resp;
 mod tikv;
 
@@ -19,6 +20,8 @@ pub enum Protocol {
     Resp,
     /// TiKV's raw API over BatchCommands.
     Tikv,
+    /// etcd's KV over gRPC, reads linearizable.
+    Etcd,
 }
 
 impl Protocol {
@@ -27,6 +30,7 @@ impl Protocol {
         match self {
             Protocol::Resp => "resp",
             Protocol::Tikv => "tikv",
+            Protocol::Etcd => "etcd",
         }
     }
 }
@@ -86,6 +90,7 @@ pub struct Connection(Inner);
 enum Inner {
     Resp(resp::Resp),
     Tikv(Box<tikv::Tikv>),
+    Etcd(etcd::Etcd),
 }
 
 impl Connection {
@@ -105,6 +110,7 @@ impl Connection {
                 let tikv = Box::pin(tikv::Tikv::open(rt, addr)).await?;
                 Ok(Self(Inner::Tikv(Box::new(tikv))))
             }
+            Protocol::Etcd => Ok(Self(Inner::Etcd(Box::pin(etcd::Etcd::open(rt, addr)).await?))),
         }
     }
 
@@ -113,6 +119,7 @@ impl Connection {
         match &mut self.0 {
             Inner::Resp(resp) => resp.push(tag, request),
             Inner::Tikv(tikv) => tikv.push(tag, request),
+            Inner::Etcd(etcd) => etcd.push(tag, request),
         }
     }
 
@@ -124,6 +131,8 @@ impl Connection {
         match &mut self.0 {
             Inner::Resp(resp) => resp.flush().await,
             Inner::Tikv(tikv) => Box::pin(tikv.flush()).await,
+            // A call is sent when it is first polled, which waiting for answers does.
+            Inner::Etcd(_) => Ok(()),
         }
     }
 
@@ -135,6 +144,7 @@ impl Connection {
         match &mut self.0 {
             Inner::Resp(resp) => resp.answers(into).await,
             Inner::Tikv(tikv) => Box::pin(tikv.answers(into)).await,
+            Inner::Etcd(etcd) => etcd.answers(into).await,
         }
     }
 }

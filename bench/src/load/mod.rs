@@ -33,7 +33,7 @@ use worker::Worker;
 pub struct Options {
     /// The protocol.
     pub protocol: Protocol,
-    /// The server: its RESP port, or its PD port for TiKV.
+    /// The server: its RESP port, its PD port for TiKV, or where an etcd member serves clients.
     pub addr: SocketAddr,
     /// The RESP password.
     pub password: Option<String>,
@@ -49,8 +49,8 @@ pub struct Options {
     pub stop: Stop,
     /// Seed of the operations.
     pub seed: u64,
-    /// The server's process, if it runs here, for its CPU time.
-    pub server_pid: Option<u32>,
+    /// The server's processes, if they run here, for their CPU time.
+    pub server_pids: Vec<u32>,
     /// Whether to show a progress bar, if standard error is a terminal.
     pub progress: bool,
 }
@@ -114,7 +114,7 @@ async fn phase(rt: &Rt, options: &Options, source: Source) -> Result<LoadReport,
     }
     let bar = progress_bar(options, &source);
     let name = source.name.clone();
-    let server_before = options.server_pid.map(cpu_time).transpose()?;
+    let server_before = cpu_times(&options.server_pids)?;
     let client_before = cpu_time(std::process::id())?;
     let began = rt.now();
     let shared = Rc::new(RefCell::new(Shared {
@@ -141,13 +141,20 @@ async fn phase(rt: &Rt, options: &Options, source: Source) -> Result<LoadReport,
     }
     let elapsed = rt.now().since(began);
     let client_cpu = cpu_time(std::process::id())?.saturating_sub(client_before);
-    let server_cpu = match (options.server_pid, server_before) {
-        (Some(pid), Some(before)) => Some(cpu_time(pid)?.saturating_sub(before)),
-        (None, _) | (Some(_), None) => None,
-    };
+    let server_cpu = cpu_times(&options.server_pids)?
+        .zip(server_before)
+        .map(|(after, before)| after.saturating_sub(before));
     let shared = Rc::into_inner(shared).expect("every worker has ended").into_inner();
     shared.bar.finish_and_clear();
     Ok(report(options, &name, &shared, elapsed, client_cpu, server_cpu))
+}
+
+/// CPU time of all of them, absent if there are none.
+fn cpu_times(pids: &[u32]) -> Result<Option<Duration>, Failed> {
+    if pids.is_empty() {
+        return Ok(None);
+    }
+    pids.iter().map(|pid| cpu_time(*pid)).sum::<Result<Duration, Failed>>().map(Some)
 }
 
 fn progress_bar(options: &Options, source: &Source) -> ProgressBar {
@@ -226,7 +233,7 @@ mod tests {
             rate,
             stop: Stop::Operations(5),
             seed: 1,
-            server_pid: None,
+            server_pids: Vec::new(),
             progress: false,
         }
     }

@@ -79,7 +79,7 @@ pub struct Row {
 
 /// The whole comparison.
 #[derive(Clone, Debug, Serialize)]
-pub struct CompareReport {
+pub struct RedisReport {
     /// What Redis calls itself.
     pub redis_version: String,
     /// Stores of the node.
@@ -96,7 +96,7 @@ pub struct CompareReport {
 ///
 /// # Errors
 /// A server or `redis-benchmark` is missing or fails.
-pub fn redis(options: &Options, say: &mut dyn FnMut(&str)) -> Result<CompareReport, Failed> {
+pub fn compare(options: &Options, say: &mut dyn FnMut(&str)) -> Result<RedisReport, Failed> {
     let redis_version = version("redis-server")?;
     version("redis-benchmark")?;
     say("measuring the limits of this machine");
@@ -125,7 +125,7 @@ pub fn redis(options: &Options, say: &mut dyn FnMut(&str)) -> Result<CompareRepo
     }
     rows.iter_mut().for_each(Row::conclude);
     let (stores, value_bytes) = (node.stores, options.value_bytes);
-    Ok(CompareReport { redis_version, stores, value_bytes, rows, limits })
+    Ok(RedisReport { redis_version, stores, value_bytes, rows, limits })
 }
 
 /// Writes before reads, so that reads find something.
@@ -208,7 +208,7 @@ fn middle(runs: &[Run], of: fn(&Run) -> f64) -> f64 {
     median(&runs.iter().map(of).collect::<Vec<_>>())
 }
 
-impl CompareReport {
+impl RedisReport {
     /// A table for people.
     pub fn table(&self) -> String {
         let head = ["", "redis op/s", "cpu us", "p50 ms", "p99", "ringkeep op/s", "cpu us", "p50 ms", "p99"];

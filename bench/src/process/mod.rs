@@ -1,0 +1,163 @@
+//! Child processes: a ringkeep node or a peer, started on loopback in a directory of its own and ended by its id.
+//!
+//! | module | starts |
+//! |---|---|
+//! | `node` | `ringkeep server` |
+//! | `cluster` | several nodes that form one cluster |
+//! | `redis` | a Redis server that makes every write durable |
+//! | `etcd` | an etcd cluster of one or more members |
+//!
+//! Nothing here outlives its owner: dropping a [`Process`] kills it.
+
+mod cluster;
+mod etcd;
+mod node;
+mod redis;
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+pub use cluster::Cluster;
+pub use etcd::Etcd;
+pub use node::{Node, NodeOptions, Starting};
+pub use redis::{Redis, answers_ping};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::Failed;
+use crate::clock::{now, pause};
+
+/// The kernel reports CPU time to user space in hundredths of a second on every architecture.
+const TICKS_PER_SECOND: u64 = 100;
+/// Longer than any start that is still worth waiting for.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// Ports of loopback that are free at this moment, all different. Another process may take one before its server does, which then
+/// says so and ends.
+fn free_ports(count: usize) -> Result<Vec<u16>, Failed> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
+    listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+}
+
+/// CPU time that a process has used so far, user and system, in steps of 10 ms.
+///
+/// # Errors
+/// There is no such process.
+pub fn cpu_time(pid: u32) -> Result<Duration, Failed> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .map_err(|error| Failed::new(format!("process {pid}: {error}")))?;
+    let ticks = cpu_ticks(&text).ok_or_else(|| Failed::new(format!("/proc/{pid}/stat reads \"{text}\"")))?;
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+}
+
+/// utime + stime. The name in the second field may hold spaces and brackets, so fields are counted after the last bracket.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+/// Memory of this process that is in RAM now.
+///
+/// # Errors
+/// The kernel does not say.
+pub fn resident_bytes() -> Result<u64, Failed> {
+    let text = std::fs::read_to_string("/proc/self/status")?;
+    let kib = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+    let kib = kib.and_then(|kib| kib.parse::<u64>().ok());
+    Ok(kib.ok_or_else(|| Failed::new("/proc/self/status has no VmRSS"))? << 10)
+}
+
+/// A running child. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    fn spawn(name: &str, command: &mut Command) -> Result<Self, Failed> {
+        let child = command
+            .stdin(Stdio::null())
+            .spawn()
+            .map_err(|error| Failed::new(format!("cannot start {name}: {error}")))?;
+        Ok(Self { child, name: name.to_owned() })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// CPU time so far.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn cpu_time(&self) -> Result<Duration, Failed> {
+        cpu_time(self.pid())
+    }
+
+    /// Ends it at once, as a crash would, and waits until it is gone.
+    pub fn kill(&mut self) {
+        // It may have ended by itself, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end and waits for that.
+    ///
+    /// # Errors
+    /// It does not end, or ends with an error.
+    pub fn terminate(mut self, deadline: Duration) -> Result<(), Failed> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
+        // It may have ended by itself, which the wait below finds out.
+        let _ = kill_process(pid, Signal::TERM);
+        let began = now();
+        while began.elapsed() < deadline {
+            match self.child.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(Failed::new(format!("{} ended with {status}", self.name))),
+                None => pause(Duration::from_millis(2)),
+            }
+        }
+        Err(Failed::new(format!("{} did not end within {deadline:?} of SIGTERM", self.name)))
+    }
+
+    /// The exit status, if it has ended.
+    pub fn ended(&mut self) -> Option<String> {
+        self.child.try_wait().ok().flatten().map(|status| status.to_string())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_survives_odd_process_names() {
+        let stat = "42 (a) b) c) S 1 42 42 0 -1 4194560 100 0 0 0 25 17 0 0 20 0 1 0 5 0 0";
+        assert_eq!(cpu_ticks(stat), Some(42));
+        assert_eq!(cpu_ticks("nothing"), None);
+    }
+
+    #[test]
+    fn own_cpu_time_grows() {
+        let before = cpu_time(std::process::id()).expect("this process exists");
+        let mut sum = 0u64;
+        while cpu_time(std::process::id()).expect("this process exists") < before + Duration::from_millis(30)
+        {
+            sum = (0..100_000).fold(sum, |sum: u64, n| sum.wrapping_mul(31).wrapping_add(n));
+        }
+        assert_ne!(sum, 1);
+    }
+}

@@ -1,0 +1,150 @@
+//! A ringkeep node as a child process: what it is started with, and what it says until it is ready.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::Process;
+use crate::Failed;
+use crate::clock::{now, pause};
+
+/// A ringkeep node as a child of this process, on free loopback ports.
+#[derive(Debug)]
+pub struct Node {
+    /// The process.
+    pub process: Process,
+    /// Where RESP is served.
+    pub resp: SocketAddr,
+    /// Where the PD API is served.
+    pub pd: SocketAddr,
+    /// Where metrics and health are served.
+    pub status: SocketAddr,
+    /// How many stores it has.
+    pub stores: usize,
+    /// From starting the process to its ready line.
+    pub start_to_ready: Duration,
+}
+
+/// How a node is started.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// The `ringkeep` binary.
+    pub binary: PathBuf,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Further arguments of `ringkeep server`.
+    pub arguments: Vec<String>,
+    /// Where its log goes; discarded if absent.
+    pub log: Option<PathBuf>,
+}
+
+impl Node {
+    /// Starts a node and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// It ends, or says nothing for a minute.
+    pub fn start(options: &NodeOptions) -> Result<Self, Failed> {
+        let began = now();
+        let mut starting = Starting::spawn(options)?;
+        let stdout = starting.process.child.stdout.take().expect("standard output is piped");
+        let said = Said::read(stdout);
+        let start_to_ready = began.elapsed();
+        if !said.ready {
+            let log = options.log.as_deref().map(last_lines).unwrap_or_default();
+            pause(Duration::from_millis(50));
+            let how = starting.process.ended().unwrap_or_else(|| "still running".into());
+            return Err(Failed::new(format!("ringkeep server did not become ready ({how})\n{log}")));
+        }
+        let addr = |key: &str| {
+            let text =
+                said.value(key).ok_or_else(|| Failed::new(format!("the banner has no \"{key}\" line")))?;
+            text.parse()
+                .map_err(|_| Failed::new(format!("the banner says {key} {text}, which is no address")))
+        };
+        let stores = said.value("stores").and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(1);
+        let (resp, pd, status) = (addr("resp")?, addr("pd")?, addr("status")?);
+        Ok(Self { process: starting.process, resp, pd, status, stores, start_to_ready })
+    }
+}
+
+/// A node that has been started and may not be ready yet.
+#[derive(Debug)]
+pub struct Starting {
+    process: Process,
+}
+
+impl Starting {
+    /// Starts the process and does not wait for anything.
+    ///
+    /// # Errors
+    /// The binary cannot be run.
+    pub fn spawn(options: &NodeOptions) -> Result<Self, Failed> {
+        let mut command = Command::new(&options.binary);
+        command.arg("server").arg("--data-dir").arg(&options.data_dir);
+        for port in ["base_port", "resp_port", "status_port"] {
+            command.args(["--set", &format!("{port}=0")]);
+        }
+        command.args(&options.arguments);
+        let log = match &options.log {
+            Some(path) => std::fs::OpenOptions::new().create(true).append(true).open(path)?.into(),
+            None => Stdio::null(),
+        };
+        command.stdout(Stdio::piped()).stderr(log);
+        Ok(Self { process: Process::spawn("ringkeep server", &mut command)? })
+    }
+
+    /// Ends it, wherever its start had got to.
+    pub fn kill(mut self) {
+        self.process.kill();
+    }
+}
+
+/// The lines that `ringkeep server` prints on standard output, up to its ready line.
+struct Said {
+    lines: Vec<(String, String)>,
+    ready: bool,
+}
+
+impl Said {
+    fn read(stdout: impl Read) -> Self {
+        let mut said = Self { lines: Vec::new(), ready: false };
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if let Some((key, value)) = line.split_once(':') {
+                said.lines.push((key.trim().to_owned(), value.trim().to_owned()));
+            }
+            if line.trim() == "ready" {
+                said.ready = true;
+                break;
+            }
+        }
+        said
+    }
+
+    fn value(&self, key: &str) -> Option<&str> {
+        self.lines.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+}
+
+fn last_lines(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_banner_is_read_up_to_its_ready_line() {
+        let said = Said::read(
+            &b"ringkeep 0.1.0\nresp:    127.0.0.1:7\nstores:  2 (cores 0 1)\nready\nlater: 1\n"[..],
+        );
+        assert!(said.ready);
+        assert_eq!(said.value("resp"), Some("127.0.0.1:7"));
+        assert_eq!(said.value("later"), None);
+        assert!(!Said::read(&b"resp: x\n"[..]).ready);
+    }
+}

@@ -1,0 +1,352 @@
+//! What `ringkeep bench` can be asked: one type per measurement, with its defaults and what is refused before anything starts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bench::workload::{KEY_BYTES_MIN, Mix};
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::output::Format;
+
+/// Arguments of `ringkeep bench`.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    #[command(subcommand)]
+    pub(super) what: What,
+    /// How to answer
+    #[arg(long, value_enum, default_value = "table", global = true)]
+    pub(super) output: Format,
+    /// Also write the result as JSON to this file
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) json_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum What {
+    /// YCSB load against a running server
+    Run(RunArguments),
+    /// What this machine's disk and loopback can do
+    Disk(DiskArguments),
+    /// The same load on another server and on ringkeep, in turn
+    Compare {
+        #[command(subcommand)]
+        peer: Peer,
+    },
+    /// One client, one durable put in flight, against the machine's floor
+    Latency(LatencyArguments),
+    /// What a request costs the server over gRPC and over RESP, in one run
+    Protocols(ProtocolsArguments),
+    /// An idle node's CPU, and how long a start takes
+    Idle(IdleArguments),
+    /// Clients that ask for too much: memory stays bounded, and a bystander is served?
+    Abuse(AbuseArguments),
+    /// Writers, SIGKILL, restart: is everything acknowledged still there?
+    Crash(CrashArguments),
+    /// The scheduler alone, at the size of a large cluster: memory, reports, rounds, bytes moved
+    Scheduler(SchedulerArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Peer {
+    /// redis-server with appendfsync always, driven by redis-benchmark
+    Redis(RedisArguments),
+    /// An etcd cluster beside a cluster of as many nodes, driven by the same clients
+    Etcd(EtcdArguments),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum PhaseName {
+    /// Only write the records
+    Load,
+    /// Only run the workload over records that are there
+    Run,
+    /// Both
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum SpreadName {
+    /// As the workload's definition says
+    Published,
+    /// Every record alike
+    Uniform,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum ProtocolName {
+    /// The Redis protocol
+    Resp,
+    /// TiKV's raw API over BatchCommands; the address is that of PD
+    Tikv,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    /// YCSB workload a to f, or update for nothing but durable writes
+    #[arg(long, default_value = "a", value_parser = parse_mix)]
+    pub(super) workload: Mix,
+    /// Protocol
+    #[arg(long, value_enum, default_value = "resp")]
+    pub(super) protocol: ProtocolName,
+    /// Server address: RESP, or PD for tikv [default: 127.0.0.1:6380 or 127.0.0.1:20160]
+    #[arg(long)]
+    pub(super) addr: Option<SocketAddr>,
+    /// RESP password
+    #[arg(long)]
+    pub(super) password: Option<String>,
+    /// Phases to run
+    #[arg(long, value_enum, default_value = "both")]
+    pub(super) phase: PhaseName,
+    /// Records written by the load phase
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) records: u64,
+    /// Operations of the run phase
+    #[arg(long, default_value_t = 100_000, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) operations: u64,
+    /// Length of the run phase instead of a number of operations
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) seconds: Option<u64>,
+    /// Connections
+    #[arg(long, short, default_value_t = 64, value_parser = at_least_one)]
+    pub(super) connections: usize,
+    /// Requests in flight per connection
+    #[arg(long, short, default_value_t = 1, value_parser = at_least_one)]
+    pub(super) pipeline: usize,
+    /// Requests per second in all (open loop); without it the loop is closed
+    #[arg(long, value_parser = parse_rate)]
+    pub(super) rate: Option<f64>,
+    /// Length of a key, bytes; at least 24
+    #[arg(long, default_value_t = KEY_BYTES_MIN)]
+    pub(super) key_bytes: usize,
+    /// Length of a value, bytes
+    #[arg(long, default_value_t = 128)]
+    pub(super) value_bytes: usize,
+    /// How requests spread over records
+    #[arg(long, value_enum, default_value = "published")]
+    pub(super) spread: SpreadName,
+    /// Maximum length of a scan, records
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) scan_records_max: u64,
+    /// Seed of the operations
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Process of the server, if it runs here, for its CPU time
+    #[arg(long)]
+    pub(super) server_pid: Option<u32>,
+    /// Status port of the server, to print its backlog of compactions and its slowest log write meanwhile
+    #[arg(long, value_name = "ADDR")]
+    pub(super) status: Option<SocketAddr>,
+    /// Directory on the server's disk, to print its limits beside the result; "none" leaves them out
+    #[arg(long, default_value = ".")]
+    pub(super) limits_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiskArguments {
+    /// Directory to measure in
+    #[arg(long, default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// Seconds for each limit
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) seconds: u64,
+}
+
+/// Where a node of our own lives while it is measured.
+#[derive(Debug, Args)]
+pub(super) struct NodeArguments {
+    /// Directory for the data of this run; a fresh one is made in it and removed afterwards
+    #[arg(long, default_value = ".")]
+    pub(super) dir: PathBuf,
+    /// Further setting of the node, such as cores=1; may be repeated
+    #[arg(long = "node-set", value_name = "KEY=VALUE")]
+    pub(super) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RedisArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Interleaved rounds
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    pub(super) rounds: usize,
+    /// Requests of a run without pipelining; pipelined ones make as many round trips
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) requests: u64,
+    /// Length of a value, bytes
+    #[arg(long, default_value_t = 128)]
+    pub(super) value_bytes: usize,
+    /// Numbers of connections
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 256], value_parser = at_least_one)]
+    pub(super) connections: Vec<usize>,
+    /// Requests in flight per connection
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16], value_parser = at_least_one)]
+    pub(super) pipelines: Vec<usize>,
+    /// Sizes of the key space; 0 is redis-benchmark's single key
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 100_000])]
+    pub(super) keyspaces: Vec<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EtcdArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Members of each cluster
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(super) members: usize,
+    /// Interleaved rounds
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub(super) rounds: usize,
+    /// Seconds of each run
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) seconds: u64,
+    /// Numbers of clients, each with one request in flight
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 256], value_parser = at_least_one)]
+    pub(super) clients: Vec<usize>,
+    /// Records that both hold
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) records: u64,
+    /// Length of a value, bytes
+    #[arg(long, default_value_t = 128)]
+    pub(super) value_bytes: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LatencyArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Rounds of writes, trips and puts
+    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
+    pub(super) rounds: usize,
+    /// Puts per round
+    #[arg(long, default_value_t = 1000, value_parser = at_least_one)]
+    pub(super) puts: usize,
+    /// Length of a value, bytes
+    #[arg(long, default_value_t = 128)]
+    pub(super) value_bytes: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ProtocolsArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Rounds; each visits both protocols
+    #[arg(long, default_value_t = 3)]
+    pub(super) rounds: usize,
+    /// Requests of each run
+    #[arg(long, default_value_t = 200_000)]
+    pub(super) requests: u64,
+    /// Connections, each with one request in flight
+    #[arg(long, short, default_value_t = 64)]
+    pub(super) connections: usize,
+    /// Records in the store
+    #[arg(long, default_value_t = 20_000)]
+    pub(super) records: u64,
+    /// Length of a value, bytes
+    #[arg(long, default_value_t = 128)]
+    pub(super) value_bytes: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IdleArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Seconds to leave the node alone
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) seconds: u64,
+    /// Restarts to time
+    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    pub(super) starts: usize,
+    /// Data to write before the last starts are timed, MiB; 0 leaves that out
+    #[arg(long, default_value_t = 2048)]
+    pub(super) fill_mib: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AbuseArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// RESP address of a node that runs already, instead of one of our own
+    #[arg(long, conflicts_with = "set")]
+    pub(super) addr: Option<SocketAddr>,
+    /// Its status address
+    #[arg(long, requires = "addr")]
+    pub(super) status_addr: Option<SocketAddr>,
+    /// Its PD address, for the cases over gRPC
+    #[arg(long, requires = "addr")]
+    pub(super) pd_addr: Option<SocketAddr>,
+    /// Its process, if it runs here, for its memory
+    #[arg(long, requires = "addr")]
+    pub(super) server_pid: Option<u32>,
+    /// Seconds for each case
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) seconds: u64,
+    /// Cases to run; all if none is named
+    #[arg(long, value_delimiter = ',')]
+    pub(super) cases: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CrashArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// How often to kill the node
+    #[arg(long, default_value_t = 300, value_parser = at_least_one)]
+    pub(super) cycles: usize,
+    /// Connections that write
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    pub(super) writers: usize,
+    /// Keys of each writer
+    #[arg(long, default_value_t = 200, value_parser = at_least_one)]
+    pub(super) keys: usize,
+    /// Maximum writes in flight on a connection
+    #[arg(long, default_value_t = 16, value_parser = at_least_one)]
+    pub(super) pipeline: usize,
+    /// Maximum time before a kill, milliseconds
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) run_ms: u64,
+    /// Seed of operations and moments
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SchedulerArguments {
+    /// Regions
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) regions: u64,
+    /// Nodes
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) nodes: u64,
+    /// Stores of each node
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) stores_per_node: u64,
+    /// Reports to measure the rate with
+    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) reports: u64,
+    /// Seed of sizes, loads and draws
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Draw how the cluster comes to rest after an empty node has joined, and after one has died
+    #[arg(long, value_name = "FILE")]
+    pub(super) svg: Option<PathBuf>,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("nothing would be measured: write 1 or more".into()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("write a whole number".into()),
+    }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        Ok(_) => Err("nothing would be sent: write a rate above 0".into()),
+        Err(_) => Err("write requests per second".into()),
+    }
+}
+
+fn parse_mix(name: &str) -> Result<Mix, String> {
+    Mix::parse(name).ok_or_else(|| "write a, b, c, d, e, f or update".into())
+}

@@ -1,0 +1,283 @@
+//! `ringkeep bench`: runs the measurements of the `bench` crate and shows their reports.
+
+mod arguments;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bench::client::Protocol;
+use bench::compare::etcd::EtcdReport;
+use bench::compare::redis::RedisReport;
+use bench::load::{Phases, Stop};
+use bench::process::NodeOptions;
+use bench::report::RunReport;
+use bench::workload::{KEY_BYTES_MIN, Spread, Workload};
+use bench::{Failed, abuse, backlog, compare, crash, disk, idle, latency, load, protocols, scheduler};
+use store::config::Config;
+
+pub(crate) use arguments::BenchArguments;
+use arguments::{
+    AbuseArguments, CrashArguments, EtcdArguments, IdleArguments, LatencyArguments, NodeArguments, Peer,
+    PhaseName, ProtocolName, ProtocolsArguments, RedisArguments, RunArguments, SchedulerArguments,
+    SpreadName, What,
+};
+
+use crate::output::{Format, answer, fail, remark};
+
+/// Runs `ringkeep bench`.
+pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
+    let outcome = match &arguments.what {
+        What::Run(run) => {
+            load(run).and_then(|report| deliver(arguments, &report, RunReport::table, |_| true))
+        }
+        What::Disk(run) => disk::measure(&run.dir, Duration::from_secs(run.seconds))
+            .and_then(|report| deliver(arguments, &report, disk::DiskReport::table, |_| true)),
+        What::Compare { peer: Peer::Redis(run) } => {
+            redis(run).and_then(|report| deliver(arguments, &report, RedisReport::table, |_| true))
+        }
+        What::Compare { peer: Peer::Etcd(run) } => {
+            etcd(run).and_then(|report| deliver(arguments, &report, EtcdReport::table, |_| true))
+        }
+        What::Latency(run) => latency(run)
+            .and_then(|report| deliver(arguments, &report, latency::LatencyFloorReport::table, |_| true)),
+        What::Protocols(run) => protocols(run)
+            .and_then(|report| deliver(arguments, &report, protocols::ProtocolsReport::table, |_| true)),
+        What::Idle(run) => {
+            idle(run).and_then(|report| deliver(arguments, &report, idle::IdleReport::table, |_| true))
+        }
+        What::Crash(run) => crash(run).and_then(|report| {
+            deliver(arguments, &report, crash::CrashReport::table, crash::CrashReport::passed)
+        }),
+        What::Abuse(run) => abuse(run).and_then(|report| {
+            deliver(arguments, &report, abuse::AbuseReport::table, abuse::AbuseReport::passed)
+        }),
+        What::Scheduler(run) => scale(run).and_then(|report| {
+            deliver(arguments, &report, scheduler::ScaleReport::table, scheduler::ScaleReport::passed)
+        }),
+    };
+    outcome.unwrap_or_else(|why| fail(&why, 1))
+}
+
+/// Shows a report and says whether it is a good one.
+fn deliver<R: serde::Serialize>(
+    arguments: &BenchArguments,
+    report: &R,
+    table: impl Fn(&R) -> String,
+    passed: impl Fn(&R) -> bool,
+) -> Result<ExitCode, Failed> {
+    let json = serde_json::to_string_pretty(report).map_err(|error| Failed::new(error.to_string()))?;
+    match arguments.output {
+        Format::Table => answer(&table(report)),
+        Format::Json => answer(&json),
+    }
+    if let Some(path) = &arguments.json_file {
+        std::fs::write(path, json).map_err(|error| Failed::new(format!("{}: {error}", path.display())))?;
+    }
+    Ok(if passed(report) { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn default_addr(protocol: ProtocolName) -> SocketAddr {
+    let defaults = Config::default();
+    match protocol {
+        ProtocolName::Resp => defaults.resp_addr(),
+        ProtocolName::Tikv => defaults.pd_addr(),
+    }
+}
+
+fn load(run: &RunArguments) -> Result<RunReport, Failed> {
+    let options = load::Options {
+        protocol: match run.protocol {
+            ProtocolName::Resp => Protocol::Resp,
+            ProtocolName::Tikv => Protocol::Tikv,
+        },
+        addr: run.addr.unwrap_or_else(|| default_addr(run.protocol)),
+        password: run.password.clone(),
+        workload: Workload {
+            mix: run.workload,
+            spread: match run.spread {
+                SpreadName::Published => Spread::Published,
+                SpreadName::Uniform => Spread::Uniform,
+            },
+            records: run.records.max(1),
+            key_bytes: run.key_bytes.max(KEY_BYTES_MIN),
+            value_bytes: run.value_bytes,
+            scan_records_max: run.scan_records_max,
+        },
+        connections: run.connections,
+        pipeline: run.pipeline,
+        rate: run.rate,
+        stop: run
+            .seconds
+            .map_or(Stop::Operations(run.operations), |seconds| Stop::After(Duration::from_secs(seconds))),
+        seed: run.seed,
+        server_pids: run.server_pid.into_iter().collect(),
+        progress: true,
+    };
+    let phases = match run.phase {
+        PhaseName::Load => Phases::Load,
+        PhaseName::Run => Phases::Run,
+        PhaseName::Both => Phases::Both,
+    };
+    let watch = run.status.map(backlog::Watch::start);
+    let phases = load::run(&options, phases);
+    let backlog = watch.map(backlog::Watch::finish);
+    let phases = phases?;
+    let limits = match run.limits_dir.to_str() {
+        Some("none") => None,
+        _ => Some(disk::measure(&run.limits_dir, Duration::from_secs(1))?),
+    };
+    Ok(RunReport { phases, backlog, limits })
+}
+
+fn redis(run: &RedisArguments) -> Result<RedisReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = compare::redis::Options {
+        node: scratch.node(&run.node)?,
+        directory: scratch.0.clone(),
+        rounds: run.rounds,
+        requests: run.requests,
+        value_bytes: run.value_bytes,
+        connections: run.connections.clone(),
+        pipelines: run.pipelines.clone(),
+        keyspaces: run.keyspaces.clone(),
+    };
+    compare::redis::compare(&options, &mut remark)
+}
+
+fn etcd(run: &EtcdArguments) -> Result<EtcdReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = compare::etcd::Options {
+        node: scratch.node(&run.node)?,
+        directory: scratch.0.clone(),
+        members: run.members,
+        rounds: run.rounds,
+        each: Duration::from_secs(run.seconds),
+        clients: run.clients.clone(),
+        records: run.records,
+        value_bytes: run.value_bytes,
+    };
+    compare::etcd::compare(&options, &mut remark)
+}
+
+fn latency(run: &LatencyArguments) -> Result<latency::LatencyFloorReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = latency::Options {
+        node: scratch.node(&run.node)?,
+        directory: scratch.0.clone(),
+        rounds: run.rounds,
+        puts: run.puts,
+        value_bytes: run.value_bytes,
+    };
+    latency::measure(&options, &mut remark)
+}
+
+fn protocols(run: &ProtocolsArguments) -> Result<protocols::ProtocolsReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = protocols::Options {
+        node: scratch.node(&run.node)?,
+        rounds: run.rounds,
+        requests: run.requests.max(1),
+        connections: run.connections.max(1),
+        records: run.records,
+        value_bytes: run.value_bytes,
+    };
+    protocols::measure(&options, &mut remark)
+}
+
+fn idle(run: &IdleArguments) -> Result<idle::IdleReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = idle::Options {
+        node: scratch.node(&run.node)?,
+        idle: Duration::from_secs(run.seconds.max(1)),
+        starts: run.starts,
+        fill_bytes: run.fill_mib << 20,
+    };
+    idle::measure(&options, &mut remark)
+}
+
+fn abuse(run: &AbuseArguments) -> Result<abuse::AbuseReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let victim = match run.addr {
+        Some(resp) => {
+            abuse::Victim::Running { resp, status: run.status_addr, pd: run.pd_addr, pid: run.server_pid }
+        }
+        None => abuse::Victim::Own(scratch.node(&run.node)?),
+    };
+    let each = Duration::from_secs(run.seconds);
+    abuse::run(&abuse::Options { victim, each, only: run.cases.clone() }, &mut remark)
+}
+
+fn crash(run: &CrashArguments) -> Result<crash::CrashReport, Failed> {
+    let mut scratch = Scratch::create(&run.node)?;
+    let mut node = scratch.node(&run.node)?;
+    node.log = Some(crash::log_path(&node.data_dir));
+    let options = crash::Options {
+        node,
+        cycles: run.cycles,
+        writers: run.writers,
+        keys: run.keys,
+        pipeline: run.pipeline,
+        run_max: Duration::from_millis(run.run_ms),
+        seed: run.seed,
+    };
+    let mut say = |report: &crash::CrashReport| {
+        remark(&format!(
+            "kill {} of {}: {} acknowledged, {} keys checked, {} lost",
+            report.cycles, run.cycles, report.acknowledged, report.checked, report.lost
+        ));
+    };
+    let report = crash::audit(&options, &mut say);
+    if !report.as_ref().is_ok_and(crash::CrashReport::passed) {
+        scratch.keep();
+    }
+    report
+}
+
+fn scale(run: &SchedulerArguments) -> Result<scheduler::ScaleReport, Failed> {
+    scheduler::measure(&scheduler::Options {
+        regions: run.regions,
+        nodes: run.nodes,
+        stores_per_node: run.stores_per_node,
+        reports: run.reports,
+        seed: run.seed,
+        svg: run.svg.clone(),
+    })
+}
+
+/// A directory that is removed when dropped, unless it is evidence.
+struct Scratch(PathBuf, bool);
+
+impl Scratch {
+    fn create(node: &NodeArguments) -> Result<Self, Failed> {
+        let path = node.dir.join(format!("ringkeep-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&path)
+            .map_err(|error| Failed::new(format!("{}: {error}: choose another --dir", path.display())))?;
+        Ok(Self(path, true))
+    }
+
+    fn node(&self, arguments: &NodeArguments) -> Result<NodeOptions, Failed> {
+        let set = |pair: &String| ["--set".to_owned(), pair.clone()];
+        Ok(NodeOptions {
+            binary: std::env::current_exe()?,
+            data_dir: self.0.join("node"),
+            arguments: arguments.set.iter().flat_map(set).collect(),
+            log: Some(self.0.join("node.log")),
+        })
+    }
+
+    fn keep(&mut self) {
+        self.1 = false;
+        remark(&format!("the node's files and its log are kept in {}", Path::new(&self.0).display()));
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.1 {
+            // What cannot be removed is seen in the directory that the user named.
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
