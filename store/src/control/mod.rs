@@ -6,7 +6,7 @@
 //! ([`region::system`](crate::region::system)) in the log and tree of a store, and reached over a [`mod@link`].
 //!
 //! ```text
-//!   Beat ──▶ put_store · report_store · report_region ──▶ Scheduler ──▶ Instruction ──▶ orders
+//!   Beat ──▶ put_store · report_store · report_region ──▶ Scheduler ──▶ Instruction ──▶ answer to the beat
 //!                     (descriptors) ──▶ link                ▲ tick, at the pace that the last round asked for
 //!   PD  ──▶ ids · timestamps · safe point ──▶ link          │
 //!       ──▶ regions, stores ────────────────────────────────┘
@@ -21,13 +21,13 @@
 //! | `link` | the way to the state, and what is known of it |
 //! | `origin` | where the state comes from when there is none: 0.1's file (`image`), or a new cluster |
 //! | `grants` | what is handed out |
-//! | `reports` | what comes in |
+//! | `reports` | what comes in, and what is answered |
 //! | `members` | stores of other nodes that join or moved |
-//! | `orders` | what becomes of instructions |
+//! | `orders` | which instructions a store can carry out |
 //! | `denied` | why something is not granted |
 //!
 //! Not done here, on purpose: any decision (crate `scheduler`), replication of the state over several nodes, and carrying steps
-//! out ([`orders`]).
+//! out, which the stores of the leaders do.
 
 mod denied;
 mod grants;
@@ -55,7 +55,7 @@ use self::link::StateLink;
 pub use self::link::{Ask, link};
 pub use self::members::{Joining, NotAdmitted};
 use self::orders::Orders;
-pub use self::reports::{Beat, StoreBeat, beats};
+pub use self::reports::{Beat, BeatAnswer, NotJoined, StoreBeat, answers, beats, hand_out};
 
 /// Who this member says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,9 +162,13 @@ impl Control {
         Ok(control)
     }
 
-    fn refuse_step(&self, instruction: &Instruction) {
-        self.0.orders.refuse(instruction);
-        self.0.scheduler.borrow_mut().cancel(instruction.region, time(&self.0.rt));
+    /// Whether a store can carry the step out; if none can, its operator ends.
+    fn is_served(&self, instruction: &Instruction) -> bool {
+        let served = self.0.orders.is_served(instruction);
+        if !served {
+            self.0.scheduler.borrow_mut().cancel(instruction.region, time(&self.0.rt));
+        }
+        served
     }
 
     /// Runs the policies, at the pace that each round asks for.
@@ -173,7 +177,8 @@ impl Control {
             self.grant_ids_in_time();
             let tick = self.0.scheduler.borrow_mut().tick(time(&self.0.rt));
             for instruction in &tick.instructions {
-                self.refuse_step(instruction);
+                // What is served goes out with the answer to the region's next report.
+                self.is_served(instruction);
             }
             self.0.rt.sleep(Duration::from_millis(tick.wait_ms)).await;
         }

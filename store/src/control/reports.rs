@@ -1,25 +1,71 @@
 //! What the data cores report to the scheduler shard: one beat per core and second, as plain values.
 //!
 //! ```text
-//!   data core ── Beat { stores: [ StoreBeat { descriptor, report, regions } ] } ──▶ control
+//!   data core ── Beat { stores: [ StoreBeat { descriptor, report, regions } ], wanted } ──▶ control
+//!             ◀── BeatAnswer { instructions, addresses } ───────────────────────────────────┘
 //! ```
 //!
 //! A beat says everything that its core knows now, so a newer one makes an older one superfluous. The sender waits for room in
-//! the queue instead of dropping its message: a scheduler shard that is behind hears later, never less.
+//! the queue instead of dropping its message: a scheduler shard that is behind hears later, never less. An answer may be dropped:
+//! every step is repeated with every report until it is seen to be done, and what is wanted is asked for again.
+//!
+//! Stores of this node enter the map by their beats. Those of other nodes are entered when they join ([`members`](super::members)), and
+//! a beat of one that has not joined as it describes itself is refused.
 
-use engine::rt::chan::{self, Receiver, Sender};
-use scheduler::{RegionReport, StateCommand, StoreDescriptor, StoreReport};
+use std::fmt;
+
+use engine::rt::chan::{self, Receiver, Sender, TrySend};
+use scheduler::{Instruction, NodeId, RegionReport, StateCommand, StoreDescriptor, StoreId, StoreReport};
 
 use super::{Control, time};
 
 /// Beats that may wait. A core has one in flight at a time, so more cores than this only wait for each other.
 const INBOX_BOUND: usize = 64;
 
+/// Answers that a core may not have taken yet; one more is dropped.
+const ANSWERS_MAX: usize = 4;
+
 /// Everything that one core reports at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Beat {
+    /// The core, by number on its node.
+    pub core: usize,
     /// The core's stores.
     pub stores: Vec<StoreBeat>,
+    /// Stores whose addresses the core asks for.
+    pub wanted: Vec<StoreId>,
+}
+
+/// What the scheduler answers to a beat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BeatAnswer {
+    /// The next steps of regions that the core leads.
+    pub instructions: Vec<Instruction>,
+    /// Where the wanted stores are reached, as far as that is known.
+    pub addresses: Vec<(StoreId, String)>,
+}
+
+impl BeatAnswer {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.instructions.is_empty() && self.addresses.is_empty()
+    }
+}
+
+/// A store that beats has not joined as it describes itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotJoined {
+    /// The store.
+    pub store: StoreId,
+    /// The node that it says it is of.
+    pub node: NodeId,
+}
+
+impl fmt::Display for NotJoined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { store, node } = self;
+        write!(f, "{store} of {node} has not joined from that address; let it register with PutStore first")
+    }
 }
 
 /// What one store reports.
@@ -38,39 +84,87 @@ pub fn beats() -> (Sender<Beat>, Receiver<Beat>) {
     chan::queue(INBOX_BOUND)
 }
 
+/// A queue for the answers to one core's beats.
+pub fn answers() -> (Sender<BeatAnswer>, Receiver<BeatAnswer>) {
+    chan::queue(ANSWERS_MAX)
+}
+
+/// Hands an answer to the core whose beat it answers, by number. One that does not fit is dropped: the next beat brings it again.
+pub fn hand_out(answers: &[Sender<BeatAnswer>], core: usize, answer: BeatAnswer) {
+    let Some(to) = answers.get(core).filter(|_| !answer.is_empty()) else { return };
+    match to.try_send(answer) {
+        Ok(()) => {}
+        Err(TrySend::Full(_)) => {
+            tracing::warn!(core, "a core takes no answers of the scheduler: its disk may hang")
+        }
+        Err(TrySend::Closed(_)) => {
+            tracing::debug!(core, "a core has ended before an answer of the scheduler")
+        }
+    }
+}
+
 impl Control {
-    /// Takes beats in until every sender is gone.
-    pub fn receive(&self, beats: Receiver<Beat>) {
+    /// Takes beats of this node in until every sender is gone, and hands each core what it is answered.
+    pub fn receive(&self, beats: Receiver<Beat>, answers: Vec<Sender<BeatAnswer>>) {
         let control = self.clone();
         drop(self.0.rt.spawn(async move {
             while let Some(beat) = beats.recv().await {
-                control.take(beat).await;
+                let core = beat.core;
+                let answer = control.take(beat).await;
+                hand_out(&answers, core, answer);
             }
         }));
     }
 
-    /// Takes a core's beat in: its stores first, so that its regions find them.
-    pub async fn take(&self, beat: Beat) {
+    /// Takes the beat of a core of this node in: its stores first, so that its regions find them.
+    pub async fn take(&self, beat: Beat) -> BeatAnswer {
+        beat.stores.iter().for_each(|store| self.enter_store(&store.descriptor));
+        self.take_reports(beat).await
+    }
+
+    /// Takes the beat of a core of another node in.
+    ///
+    /// # Errors
+    /// If a store of it has not joined; nothing of the beat counts then.
+    pub async fn take_remote(&self, beat: Beat) -> Result<BeatAnswer, NotJoined> {
+        for StoreBeat { descriptor, report, regions: _ } in &beat.stores {
+            let joined = self.0.state.known(|image| {
+                image.stores.get(&descriptor.id).is_some_and(|known| is_as_described(known, descriptor))
+            });
+            let own = descriptor.node.0 == self.0.member.member_id;
+            if joined != Some(true) || own || report.store != descriptor.id {
+                return Err(NotJoined { store: descriptor.id, node: descriptor.node });
+            }
+        }
+        Ok(self.take_reports(beat).await)
+    }
+
+    async fn take_reports(&self, Beat { core: _, stores, wanted }: Beat) -> BeatAnswer {
         let budget = self.0.rt.budget();
-        for StoreBeat { descriptor, report, regions } in beat.stores {
-            self.enter_store(descriptor);
+        let mut answer = BeatAnswer::default();
+        for StoreBeat { descriptor, report, regions } in stores {
             self.report_store(report);
             for region in regions {
-                self.report_region(region);
+                let instruction = self.report_region(region);
+                // A region may be led by another store meanwhile, which hears of the step with a report of its own.
+                answer.instructions.extend(instruction.filter(|it| it.leader.store == descriptor.id));
                 budget.tick().await;
             }
         }
+        let address = |id: StoreId| {
+            let scheduler = self.0.scheduler.borrow();
+            Some((id, scheduler.cluster().store(id)?.descriptor.address.clone()))
+        };
+        answer.addresses = wanted.into_iter().filter_map(address).collect();
+        answer
     }
 
     /// Enters a store or changes what is known of it: in the map at once, because what a store says of itself is true, and in the state in
     /// the background, because beats do not wait for a disk. What the state has already is not saved again.
-    fn enter_store(&self, descriptor: StoreDescriptor) {
+    fn enter_store(&self, descriptor: &StoreDescriptor) {
         let inner = &*self.0;
         let known = inner.state.known(|image| {
-            image.stores.get(&descriptor.id).is_some_and(|known| {
-                (known.node, &known.address, &known.labels)
-                    == (descriptor.node, &descriptor.address, &descriptor.labels)
-            })
+            image.stores.get(&descriptor.id).is_some_and(|known| is_as_described(known, descriptor))
         });
         if known == Some(true) {
             return;
@@ -80,7 +174,7 @@ impl Control {
         if !is_entered || !inner.entering.borrow_mut().insert(descriptor.id) {
             return;
         }
-        let control = self.clone();
+        let (control, descriptor) = (self.clone(), descriptor.clone());
         drop(inner.rt.spawn(async move {
             let store = descriptor.id;
             if let Err(denied) = control.0.state.apply(StateCommand::PutStore(descriptor)).await {
@@ -96,11 +190,11 @@ impl Control {
         self.count(taken.map_err(|refusal| refusal.to_string()));
     }
 
-    fn report_region(&self, report: RegionReport) {
+    /// Takes a region's report and returns the next step of its operator, if there is one that a store can take.
+    fn report_region(&self, report: RegionReport) -> Option<Instruction> {
         let taken = self.0.scheduler.borrow_mut().report_region(report, time(&self.0.rt));
-        if let Some(instruction) = self.count(taken.map_err(|refusal| refusal.to_string())).flatten() {
-            self.refuse_step(&instruction);
-        }
+        let instruction = self.count(taken.map_err(|refusal| refusal.to_string())).flatten()?;
+        self.is_served(&instruction).then_some(instruction)
     }
 
     /// A refused report is stale or broken. It is counted, and its sender reports again.
@@ -114,4 +208,10 @@ impl Control {
             })
             .ok()
     }
+}
+
+/// Whether a store is known as it describes itself. Its lifecycle is the cluster's decision.
+fn is_as_described(known: &StoreDescriptor, described: &StoreDescriptor) -> bool {
+    let StoreDescriptor { id, node, address, labels, lifecycle: _ } = known;
+    (id, node, address, labels) == (&described.id, &described.node, &described.address, &described.labels)
 }

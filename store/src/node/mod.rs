@@ -14,6 +14,7 @@ pub mod examine;
 pub mod identity;
 pub mod listen;
 pub mod movement;
+mod orders;
 pub mod report;
 pub mod root;
 mod scheduler_shard;

@@ -16,11 +16,13 @@ use scheduler::{NodeId, RegionId, RegionReport, StoreDescriptor, StoreReport};
 
 use super::core::Plan;
 use crate::control::{Beat, StoreBeat};
+use crate::region::peers::Behind;
 use crate::shard::Shard;
 use crate::shard::counters::StoreSnapshot;
 use crate::shard::links::Links;
 use crate::shard::load::RegionCount;
 use crate::wire::board::{Board, CoreReport};
+use crate::wire::peer::book::AddressBook;
 use crate::wire::{grpc, resp};
 
 /// How often a core reports.
@@ -35,6 +37,8 @@ pub struct Heart {
     rt: Rt,
     node: NodeId,
     stores: Vec<Reported>,
+    /// Where stores of other nodes are reached; what it lacks is asked for.
+    book: Rc<AddressBook>,
     started_seconds: u64,
     /// Keys of all regions that are led here, as estimated last; for the [`Poster`].
     pub(super) keys: Rc<Cell<u64>>,
@@ -54,7 +58,12 @@ struct Reported {
 
 impl Heart {
     /// For these stores, each with the address that is announced to clients.
-    pub fn new(rt: &Rt, plan: &Arc<Plan>, stores: impl Iterator<Item = (Shard, String)>) -> Self {
+    pub fn new(
+        rt: &Rt,
+        plan: &Arc<Plan>,
+        stores: impl Iterator<Item = (Shard, String)>,
+        book: Rc<AddressBook>,
+    ) -> Self {
         let reported = |(shard, address): (Shard, String)| Reported {
             counted_at: Cell::new(rt.now()),
             shard,
@@ -66,6 +75,7 @@ impl Heart {
             rt: rt.clone(),
             node: NodeId(plan.identity.node),
             stores: stores.map(reported).collect(),
+            book,
             started_seconds: rt.wall().as_secs(),
             keys: Rc::default(),
         }
@@ -88,19 +98,23 @@ impl Heart {
     /// What the core's stores say now.
     pub async fn beat(&self) -> Beat {
         let budget = self.rt.budget();
-        let mut beat = Beat::default();
+        let mut beat = Beat { core: self.rt.core(), stores: Vec::new(), wanted: self.book.wanted() };
         for store in &self.stores {
             let now = self.rt.now();
             let (counts, passed_ms) = store.take_counts(now);
-            let mut regions = Vec::new();
+            let (mut regions, mut held) = (Vec::new(), 0);
             for (region, term, leads) in store.shard.regions() {
+                held += 1;
                 if !leads {
                     continue;
                 }
+                let Behind { pending, down } = store.shard.behind(region.id);
                 let leader = region.peer_on(store.shard.store()).map(|peer| peer.id);
                 let size = store.sizes.borrow().get(&region.id).copied().unwrap_or_default();
                 regions.push(RegionReport {
                     term: Some(term),
+                    pending,
+                    down,
                     size_bytes: size.bytes,
                     keys: size.keys,
                     load: counts.get(&region.id).copied().unwrap_or_default().rates(passed_ms),
@@ -116,7 +130,7 @@ impl Heart {
                         .copied()
                         .fold(RegionCount::default(), RegionCount::plus)
                         .rates(passed_ms),
-                    ..store.report(regions.len() as u64, self.started_seconds)
+                    ..store.report(held, self.started_seconds)
                 },
                 regions,
             });

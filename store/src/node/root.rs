@@ -177,6 +177,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
     let board = Board::new(plan.cores + 1);
     let scheduler = scheduler_shard::bind(rt, &config)?;
     let (reports, beats) = control::beats();
+    let (answer_to, answers): (Vec<_>, Vec<_>) = (0..plan.cores).map(|_| control::answers()).unzip();
     let (asks, asked) = control::link();
     let mut asked = Some(asked);
     // A port of 0 is picked once; the cores share what was picked.
@@ -187,6 +188,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
     let (say, events) = chan::queue(8 * plan.cores);
     let mut cores = DataCores { orders: Vec::new(), events, ended: vec![false; plan.cores] };
     let mut goes = Vec::new();
+    let mut answers = answers.into_iter();
     for (index, links) in connect(plan.cores).into_iter().enumerate() {
         let (go, places) = chan::queue(1);
         let (order, orders) = chan::queue(ORDERS_MAX);
@@ -199,6 +201,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
             places,
             orders,
             reports: reports.clone(),
+            answers: answers.next().expect("there is one per core"),
             asked: if index == plan.core_of(SYSTEM_STORE) { asked.take() } else { None },
             board: board.clone(),
             cursors: opened.cursors.clone(),
@@ -220,7 +223,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
             store: plan.identity.store_id(*index),
             incarnation: *opened,
         });
-        let hosted = scheduler.open(rt, &config, &plan, asks, beats).await?;
+        let hosted = scheduler.open(rt, &config, &plan, asks, (beats, answer_to)).await?;
         setup::confirm(rt, &opened, counts, hosted.next_id).await?;
         for go in &goes {
             // A core that has ended meanwhile does not listen, and is about to say why.

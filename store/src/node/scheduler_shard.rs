@@ -21,7 +21,7 @@ use super::report::REPORT_EVERY;
 use super::serve::advertised;
 use super::{StartError, bootstrap};
 use crate::config::Config;
-use crate::control::{Ask, Beat, Control, Member};
+use crate::control::{Ask, Beat, BeatAnswer, Control, Member};
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::grpc;
 use crate::wire::health::Health;
@@ -62,14 +62,14 @@ pub(super) fn bind(rt: &Rt, config: &Config) -> Result<Bound, StartError> {
 }
 
 impl Bound {
-    /// Opens the scheduler's state at the other end of `asks`, and takes in what arrives in `beats`.
+    /// Opens the scheduler's state at the other end of `asks`, takes in what arrives in `beats`, and hands each core its `answers`.
     pub(super) async fn open(
         self,
         rt: &Rt,
         config: &Config,
         plan: &Plan,
         asks: Sender<Ask>,
-        beats: Receiver<Beat>,
+        (beats, answers): (Receiver<Beat>, Vec<Sender<BeatAnswer>>),
     ) -> Result<Hosted, StartError> {
         let member = Member {
             name: format!("ringkeep-{}", plan.identity.node),
@@ -86,7 +86,7 @@ impl Bound {
         if let Err(denied) = control.alloc_ids(1).await {
             tracing::warn!(reason = %denied, "the scheduler's state is not renewed");
         }
-        control.receive(beats);
+        control.receive(beats, answers);
         Ok(Hosted { bound: self, next_id: control.next_id(), control })
     }
 }

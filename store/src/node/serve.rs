@@ -14,11 +14,12 @@ use futures_util::future::{join, join_all};
 use super::core::{self, Fenced, Plan, Stores};
 use super::drain::Order;
 use super::listen::CannotListen;
+use super::orders;
 use super::report::{Heart, Poster};
 use super::root::{CoreWork, Event};
 use super::state_host;
 use crate::config::{Config, Limits};
-use crate::control::{Ask, Beat};
+use crate::control::{Ask, Beat, BeatAnswer};
 use crate::descriptors::Descriptors;
 use crate::gateway::Dispatch;
 use crate::plant::{Bug, planted};
@@ -27,6 +28,7 @@ use crate::shard::links::Ends;
 use crate::shard::routes::Place;
 use crate::wire::board::Board;
 use crate::wire::health::Health;
+use crate::wire::peer::book::AddressBook;
 use crate::wire::tikv::Tikv;
 use crate::wire::{grpc, resp};
 
@@ -51,6 +53,8 @@ pub(super) struct DataCore {
     pub(super) places: Receiver<Vec<Place>>,
     pub(super) orders: Receiver<Order>,
     pub(super) reports: Sender<Beat>,
+    /// What the scheduler answers to them.
+    pub(super) answers: Receiver<BeatAnswer>,
     /// What the scheduler shard asks of its state, on the core that keeps it.
     pub(super) asked: Option<Receiver<Ask>>,
     pub(super) board: Board,
@@ -99,6 +103,7 @@ impl DataCore {
             resp: resp_addr,
             orders,
             reports,
+            answers,
             board,
             cursors,
             connections,
@@ -136,7 +141,8 @@ impl DataCore {
             .await;
         });
         let told = addrs.iter().map(|(index, _, addr)| (*index, *addr)).collect();
-        let keys = start_beats(&rt, &plan, &config, &addrs, reports).await?;
+        rt.spawn(orders::follow(answers, stores.shards.clone(), stores.book.clone()));
+        let keys = start_beats(&rt, &plan, &config, (&addrs, &stores.book), reports).await?;
         let servers = Rc::new(RefCell::new(servers));
         let seen = servers.clone();
         let poster = Poster {
@@ -225,11 +231,11 @@ async fn start_beats(
     rt: &Rt,
     plan: &Arc<Plan>,
     config: &Config,
-    addrs: &[ServedStore],
+    (addrs, book): (&[ServedStore], &Rc<AddressBook>),
     reports: Sender<Beat>,
 ) -> Result<Rc<Cell<u64>>, String> {
     let open = addrs.iter().filter_map(|(_, shard, addr)| Some((shard.clone()?, advertised(config, *addr))));
-    let heart = Heart::new(rt, plan, open);
+    let heart = Heart::new(rt, plan, open, book.clone());
     let keys = heart.keys.clone();
     let beat = heart.beat().await;
     reports.send(beat).await.map_err(|_| "the scheduler shard has ended".to_owned())?;

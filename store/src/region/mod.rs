@@ -66,7 +66,7 @@ pub mod inflight;
 mod leadership;
 pub mod life;
 pub mod message;
-mod peers;
+pub mod peers;
 pub mod reads;
 pub mod record;
 pub mod replica;

@@ -2,10 +2,10 @@
 //!
 //! Peers that the descriptor does not name, yet or any more, are remembered for a while with their stores: messages go to them, too.
 
-use raft::{LogId, NodeId, Time};
-use scheduler::change::Change;
+use raft::{LogId, Mode, NodeId, Time};
+use scheduler::change::{Change, keeps_quorum};
 use scheduler::epoch::Command;
-use scheduler::{Epoch, Peer, PeerId, Region, Role};
+use scheduler::{DownPeer, Epoch, Peer, PeerId, Region, Role};
 
 use super::change::Proposed;
 use super::replica::Replica;
@@ -14,6 +14,18 @@ use crate::refusal::Refusal;
 
 /// Peers beyond the descriptor whose stores are remembered.
 const STRANGERS_MAX: usize = 16;
+
+/// Entries by which a peer may be behind the commit index and still count as caught up.
+const LAG_MAX: u64 = 256;
+
+/// Peers of a region that its leader cannot rely on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// They are not caught up.
+    pub pending: Vec<PeerId>,
+    /// They have been silent for a while.
+    pub down: Vec<DownPeer>,
+}
 
 impl<W, R> Replica<W, R> {
     /// Proposes a change of membership; `waiter` hears once it is applied.
@@ -31,6 +43,44 @@ impl<W, R> Replica<W, R> {
             }
             Err(refusal) => Err((waiter, refusal)),
         }
+    }
+
+    /// The peers that this leader cannot rely on: those that lag, and those that were silent for more than `silent_ticks_max` ticks of
+    /// `tick_ms` each. None if it does not lead, or if its group sleeps, in which nothing is said.
+    pub fn behind(&self, silent_ticks_max: u32, tick_ms: u64) -> Behind {
+        if !self.is_leader() || self.region().peers.len() < 2 {
+            return Behind::default();
+        }
+        let status = self.raft.status(Time(0));
+        let mut behind = Behind::default();
+        for member in &status.members {
+            let id = PeerId(member.id.0);
+            if id == self.me() || self.region().peer(id).is_none() {
+                continue;
+            }
+            let streams = match member.mode {
+                Mode::Replicate => true,
+                Mode::Probe { sent: _ } => member.matched.0 > 0,
+                Mode::SnapshotWanted { ticks: _ } | Mode::Snapshot { index: _, ticks: _ } => false,
+            };
+            if !streams || member.matched.0 + LAG_MAX < status.committed.0 {
+                behind.pending.push(id);
+            }
+            if !status.asleep && member.silent_ticks > silent_ticks_max {
+                behind.down.push(DownPeer { peer: id, down_ms: u64::from(member.silent_ticks) * tick_ms });
+            }
+        }
+        behind
+    }
+
+    /// Whether the region can commit after a change, as far as its leader has heard its peers within `silent_ticks_max` ticks. Of a peer
+    /// that the change brings nothing was heard yet; whoever asks for it has seen that its store lives.
+    pub fn keeps_quorum(&self, change: &Change, silent_ticks_max: u32) -> bool {
+        let silent = self.behind(silent_ticks_max, 1).down;
+        let Ok(after) = change.apply(self.region()) else { return true };
+        keeps_quorum(&after, |store| {
+            self.region().peer_on(store).is_none_or(|peer| silent.iter().all(|down| down.peer != peer.id))
+        })
     }
 
     fn try_change(&mut self, change: Change, asked: Epoch) -> Result<LogId, Refusal> {

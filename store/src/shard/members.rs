@@ -1,12 +1,79 @@
 //! What operators and the scheduler ask of a region's group, and what its replicas say of themselves.
 
+use engine::rt::local::oneshot;
 use raft::{Status, Time};
-use scheduler::{Epoch, PeerId, RegionId};
+use scheduler::{Action, Change, Epoch, Instruction, PeerId, RegionId};
 
-use super::Shard;
+use super::reply::Reply;
+use super::upkeep::TICK;
+use super::{Due, Shard};
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
+use crate::region::guard;
+use crate::region::peers::Behind;
+use crate::request::Out;
+
+/// A peer that was silent for more ticks than this counts as down: two election timeouts.
+const SILENT_TICKS_MAX: u32 = 40;
 
 impl Shard {
+    /// Takes one step of an operator of the scheduler. Success means that it has begun; what it came to is in the region's next report.
+    ///
+    /// # Errors
+    /// If the region is not led from here, the step was thought out against another epoch, it makes no sense, or it would leave the
+    /// region without a quorum that is heard.
+    pub fn carry_out(&self, instruction: &Instruction) -> Result<(), Refusal> {
+        let Instruction { region, epoch, leader: _, operator: _, action } = instruction;
+        match action {
+            Action::TransferLeader(to) => self.transfer(*region, to.id, *epoch),
+            Action::Change(change) => self.change_members(*region, change.clone(), *epoch),
+            Action::Split { keys: _, new: _ } => {
+                Err(Refusal::Invalid("a region cannot be split yet".to_owned()))
+            }
+        }
+    }
+
+    /// Proposes a change of a region's membership. Success means that it is proposed.
+    fn change_members(&self, region: RegionId, change: Change, asked: Epoch) -> Result<(), Refusal> {
+        let inner = &*self.inner;
+        inner.health.check_running()?;
+        let refused = {
+            let mut state = inner.state.borrow_mut();
+            let replica =
+                state.table.get_mut(region).ok_or(Refusal::RegionNotFound { region_id: region.0 })?;
+            if !replica.keeps_quorum(&change, SILENT_TICKS_MAX) && !planted(Bug::QuorumNotAsked) {
+                return Err(Refusal::Busy {
+                    reason: "too few voters would be heard after the change",
+                    backoff_ms: 1000,
+                });
+            }
+            // The scheduler sees what becomes of it in the region's reports.
+            let reply = Reply::local(oneshot().0);
+            let due = Due { reply, out: Out::Done, since: inner.rt.now() };
+            let proposed = replica.propose_change(change, asked, due);
+            state.table.mark_dirty(region);
+            proposed.err()
+        };
+        inner.bell.ring();
+        match refused {
+            None => Ok(()),
+            Some((due, refusal)) => {
+                due.reply.send(Err(refusal.clone()));
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The peers of a region that its leader cannot rely on; none if it is not led from here.
+    pub fn behind(&self, region: RegionId) -> Behind {
+        let tick_ms = u64::try_from(TICK.as_millis()).expect("a tick is short");
+        let state = self.inner.state.borrow();
+        state
+            .table
+            .get(region)
+            .map_or_else(Behind::default, |replica| replica.behind(SILENT_TICKS_MAX, tick_ms))
+    }
+
     /// Hands the leadership of a region to another of its peers. Success means that the hand-over has begun.
     ///
     /// # Errors
@@ -16,6 +83,7 @@ impl Shard {
         inner.health.check_running()?;
         let mut state = inner.state.borrow_mut();
         let replica = state.table.get_mut(region).ok_or(Refusal::RegionNotFound { region_id: region.0 })?;
+        guard::lead(replica.here())?;
         replica.transfer(to, asked)?;
         state.table.mark_dirty(region);
         inner.bell.ring();

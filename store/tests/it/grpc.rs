@@ -89,7 +89,10 @@ pub(crate) async fn open_control(rt: &Rt, dir: &Path, member: Member) -> std::io
 pub(crate) fn beat(tikv: SocketAddr, regions: Vec<RegionReport>) -> Beat {
     let store = StoreId(STORE);
     let descriptor = StoreDescriptor::new(store, NodeId(1), tikv.to_string());
-    Beat { stores: vec![StoreBeat { descriptor, report: StoreReport::empty(store), regions }] }
+    Beat {
+        stores: vec![StoreBeat { descriptor, report: StoreReport::empty(store), regions }],
+        ..Beat::default()
+    }
 }
 
 pub(crate) fn region(id: u64, start: &[u8], end: &[u8]) -> RegionReport {

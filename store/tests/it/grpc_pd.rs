@@ -320,7 +320,7 @@ fn a_beat_builds_the_map_and_a_split_is_seen_in_it() {
         }
         let stale = region(2, b"", b"\xff");
         let (reports, beats) = store::control::beats();
-        control.receive(beats);
+        control.receive(beats, Vec::new());
         reports.send(beat(tikv(), vec![left, right])).await.unwrap();
         reports.send(beat(tikv(), vec![stale])).await.unwrap();
         while control.refused_reports() == 0 {

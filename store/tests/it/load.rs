@@ -54,7 +54,7 @@ fn a_region_under_load_is_reported_and_the_scheduler_wants_to_split_it() {
             .shards
             .iter()
             .map(|(number, shard)| (shard.clone(), format!("127.0.0.1:{}", 20161 + number)));
-        let heart = Heart::new(&rt, &plan.unwrap(), open);
+        let heart = Heart::new(&rt, &plan.unwrap(), open, std::rc::Rc::default());
         let idle = heart.beat().await;
         assert!(regions(&idle).count() > 2, "there are regions to tell apart");
         assert!(regions(&idle).all(|region| region.load == Load::default()), "a start is no load");

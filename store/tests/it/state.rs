@@ -104,7 +104,10 @@ async fn open(rt: &Rt, told: &RefCell<Told>) -> Result<(Stores, Control), String
 fn beat(address: String) -> Beat {
     let store = StoreId(1);
     let descriptor = StoreDescriptor::new(store, NodeId(3), address);
-    Beat { stores: vec![StoreBeat { descriptor, report: StoreReport::empty(store), regions: Vec::new() }] }
+    Beat {
+        stores: vec![StoreBeat { descriptor, report: StoreReport::empty(store), regions: Vec::new() }],
+        ..Beat::default()
+    }
 }
 
 /// One random request, and what it is told.
@@ -130,7 +133,7 @@ async fn ask(rt: &Rt, control: &Control, told: &RefCell<Told>) -> Result<(), Den
             assert!(now >= asked.max(told.borrow().safe_point), "{now}");
             told.borrow_mut().safe_point = now;
         }
-        _ => control.take(beat(format!("127.0.0.1:{}", 1000 + draw(50)))).await,
+        _ => drop(control.take(beat(format!("127.0.0.1:{}", 1000 + draw(50)))).await),
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 //! the usual seeds, `RINGKEEP_SEED=n` runs one.
 
 mod clients;
+mod members;
 mod nodes;
 
 use std::collections::BTreeMap;

@@ -1,0 +1,77 @@
+//! What the scheduler answers to a core's beats, carried out on that core.
+//!
+//! ```text
+//!   BeatAnswer ─┬─ instructions ──▶ the store of the region's leader
+//!               └─ addresses ─────▶ the core's address book
+//! ```
+//!
+//! Nothing is kept here: a step that a store refuses is said in the log and comes again with the answer to a later beat, as long as the
+//! scheduler wants it; an address that cannot be used stays wanted.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use engine::rt::chan::Receiver;
+use scheduler::Instruction;
+
+use crate::control::BeatAnswer;
+use crate::shard::Shard;
+use crate::wire::peer::book::AddressBook;
+
+/// Carries answers out until the scheduler shard ends. `shards` are the core's stores by number on the node.
+pub(super) async fn follow(
+    answers: Receiver<BeatAnswer>,
+    shards: BTreeMap<usize, Shard>,
+    book: Rc<AddressBook>,
+) {
+    while let Some(BeatAnswer { instructions, addresses }) = answers.recv().await {
+        for (store, address) in addresses {
+            match address.parse() {
+                Ok(addr) => book.set(store, addr),
+                Err(_) => tracing::warn!(
+                    store = store.0,
+                    address,
+                    "the address of a store is not IP:PORT, so it is not reached"
+                ),
+            }
+        }
+        for instruction in &instructions {
+            carry_out(&shards, instruction);
+        }
+    }
+}
+
+fn carry_out(shards: &BTreeMap<usize, Shard>, instruction: &Instruction) {
+    let Instruction { region, epoch: _, leader, operator, action } = instruction;
+    let Some(shard) = shards.values().find(|shard| shard.store() == leader.store) else {
+        // The beat before this answer was one of the store.
+        tracing::warn!(
+            store = leader.store.0,
+            region = region.0,
+            "a step is for a store that is not on this core"
+        );
+        return;
+    };
+    match shard.carry_out(instruction) {
+        Ok(()) => {
+            tracing::info!(
+                store = leader.store.0,
+                region = region.0,
+                operator = operator.0,
+                ?action,
+                "a step of the scheduler begins"
+            );
+        }
+        Err(refusal) => {
+            let reason = refusal.reason();
+            tracing::info!(
+                store = leader.store.0,
+                region = region.0,
+                operator = operator.0,
+                ?action,
+                reason,
+                "a step of the scheduler is refused"
+            );
+        }
+    }
+}
