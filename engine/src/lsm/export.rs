@@ -49,6 +49,8 @@ pub struct Piece {
 /// How an export goes about it.
 #[derive(Clone, Copy, Debug)]
 pub struct ExportOptions {
+    /// The families that travel. What the caller keeps for itself may lie in others, under keys of the same range.
+    pub families: &'static [Cf],
     /// A piece ends with the key that brings it to this size, bytes.
     pub piece_bytes: u64,
     /// Bytes per second that are read and written; none means no limit.
@@ -77,7 +79,7 @@ impl Tree {
             range: KeyRange { start: start.to_vec(), end: end.to_vec() },
             options,
             pace: Pace::new(options.bytes_per_second),
-            families: Cf::ALL.into(),
+            families: options.families.iter().copied().collect(),
             from: start.to_vec(),
             leftover: None,
         }

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::export::{EXPORTED_SEQ, Piece};
-use super::key::{in_range, lower_end, ranges_overlap};
+use super::key::{Cf, in_range, lower_end, ranges_overlap};
 use super::maintain::Maintenance;
 use super::table::read::{Table, file_name};
 use super::table::{FOOTER_BYTES, Footer};
@@ -44,10 +44,18 @@ pub struct Ingest {
     pub applied: u64,
     /// What the caller keeps about the group from then on.
     pub state: Option<Vec<u8>>,
-    /// What is emptied first, in every family: `[start, end)` each, an empty end for "to the last key". All pieces lie inside.
+    /// The families that it is about. All others stay as they are, and no piece is of one.
+    pub families: &'static [Cf],
+    /// What is emptied first, in each of the families: `[start, end)` each, an empty end for "to the last key". All pieces lie inside.
     pub ranges: Vec<(Vec<u8>, Vec<u8>)>,
     /// The files, on the file system of the tree, in any order.
     pub pieces: Vec<(PathBuf, Piece)>,
+}
+
+/// Pieces of which every byte has been read and compared with what was said of them.
+#[derive(Debug)]
+pub struct Verified {
+    pieces: Vec<(PathBuf, Piece)>,
 }
 
 /// An ingest whose files were verified, and who waits for it.
@@ -65,11 +73,33 @@ impl Tree {
     /// Corruption or Foreign for a piece that is not what was said of it, or that does not fit the ranges, and the
     /// fault of a file that cannot be read or linked: then nothing has happened. Otherwise the fault that poisoned the tree.
     pub async fn ingest(&self, ingest: Ingest) -> Result<()> {
-        let shared = &self.shared;
-        check_places(&ingest)?;
-        for (path, piece) in &ingest.pieces {
-            verify(&shared.rt, path, piece).await?;
+        let verified = self.verify(ingest.pieces.clone()).await?;
+        self.ingest_verified(ingest, verified).await
+    }
+
+    /// Reads all of `pieces` and compares it with what was said of them. That takes its time and changes nothing, so it can be done before
+    /// it is certain that they are taken in.
+    ///
+    /// # Errors
+    /// Corruption or Foreign for a piece that is not what was said of it, and the fault of a file that cannot be read.
+    pub async fn verify(&self, pieces: Vec<(PathBuf, Piece)>) -> Result<Verified> {
+        for (path, piece) in &pieces {
+            verify(&self.shared.rt, path, piece).await?;
         }
+        Ok(Verified { pieces })
+    }
+
+    /// As [`Tree::ingest`], with pieces that have been read before.
+    ///
+    /// # Errors
+    /// As [`Tree::ingest`].
+    ///
+    /// # Panics
+    /// If other pieces were verified.
+    pub async fn ingest_verified(&self, ingest: Ingest, verified: Verified) -> Result<()> {
+        let shared = &self.shared;
+        assert_eq!(ingest.pieces, verified.pieces, "what is taken in was verified");
+        check_places(&ingest)?;
         if shared.fault.borrow().is_some() || shared.stopping.get() {
             return Err(shared.refusal());
         }
@@ -131,6 +161,9 @@ impl Maintenance {
         let (mut removed, mut rests) = (Vec::new(), Vec::new());
         for table in version.tables() {
             let meta = &table.meta;
+            if !ingest.families.iter().any(|cf| cf.index() == usize::from(meta.cf)) {
+                continue;
+            }
             let outside = left_over((&meta.start, &meta.end), &ingest.ranges);
             if outside.as_slice() == [(meta.start.clone(), meta.end.clone())] {
                 continue;
@@ -194,6 +227,12 @@ fn check_places(ingest: &Ingest) -> Result<()> {
         let inside = |(start, end): &(Vec<u8>, Vec<u8>)| {
             in_range(&piece.start, start, end) && lower_end(&piece.end, end) == piece.end.as_slice()
         };
+        if !ingest.families.contains(&piece.cf) {
+            return Err(Fault::foreign(
+                path,
+                "the piece is of a family that no range of another tree may replace",
+            ));
+        }
         if piece.start >= piece.end || !ingest.ranges.iter().any(inside) {
             return Err(Fault::foreign(path, "the piece does not lie in the range that it is meant for"));
         }

@@ -86,7 +86,7 @@ use bytes::Bytes;
 pub use batch::{Mark, Op as BatchOp, WriteBatch};
 pub use estimate::Estimate;
 pub use export::{Export, ExportOptions, Piece};
-pub use ingest::Ingest;
+pub use ingest::{Ingest, Verified};
 pub use iter::Iter;
 pub use key::{Cf, Direction, SeqNo};
 pub use open::{Recovery, TornTail};

@@ -18,7 +18,9 @@ const PIECES: &str = "/pieces";
 const FROM: u64 = 100;
 const TO: u64 = 300;
 
-const SMALL: ExportOptions = ExportOptions { piece_bytes: 700, bytes_per_second: None };
+/// What travels; the caller's own family stays.
+const FAMILIES: &[Cf] = &[Cf::Default, Cf::Lock, Cf::Write];
+const SMALL: ExportOptions = ExportOptions { families: FAMILIES, piece_bytes: 700, bytes_per_second: None };
 
 type Pieces = Vec<(PathBuf, Piece)>;
 
@@ -41,6 +43,7 @@ fn ingest(pieces: Pieces) -> Ingest {
         group: 7,
         applied: 50,
         state: Some(b"state".to_vec()),
+        families: FAMILIES,
         ranges: vec![(key(FROM), key(TO))],
         pieces,
     }
@@ -59,6 +62,7 @@ async fn elsewhere(rt: &Rt) -> Pieces {
         batch.delete(Cf::Default, &key(n));
     }
     batch.put(Cf::Lock, &key(FROM), b"locked");
+    batch.put(Cf::System, &key(FROM + 1), b"of the other tree's owner");
     batch.delete_range(Cf::Default, &key(TO - 10), &key(TO - 5));
     tree.write(&batch).unwrap();
     let pieces = export(rt, &tree, PIECES).await;
@@ -165,6 +169,27 @@ fn a_range_replaces_what_was_there_on_all_levels() {
     });
 }
 
+/// The owner's own rows lie in a family beside those that travel, under whatever keys.
+#[test]
+fn a_range_leaves_the_owners_family_alone() {
+    sim::run(10, move |rt| async move {
+        let pieces = elsewhere(&rt).await;
+        assert!(
+            pieces.iter().all(|(_, piece)| piece.cf != Cf::System),
+            "what is its owner's does not travel"
+        );
+        let tree = inhabited(&rt).await;
+        let mut batch = WriteBatch::new();
+        batch.put(Cf::System, &key(FROM + 3), b"mine");
+        tree.write(&batch).unwrap();
+        tree.flush().await.unwrap();
+        tree.ingest(ingest(pieces)).await.unwrap();
+        assert_eq!(tree.get(Cf::System, &key(FROM + 3)).await.unwrap().as_deref(), Some(&b"mine"[..]));
+        assert_eq!(tree.get(Cf::System, &key(FROM + 1)).await.unwrap(), None);
+        tree.close().await;
+    });
+}
+
 #[test]
 fn an_empty_export_empties_the_range() {
     sim::run(2, move |rt| async move {
@@ -233,6 +258,7 @@ fn a_piece_that_is_not_what_was_announced_is_refused() {
         check(said(&|piece| piece.entries += 1), foreign, "other entries").await;
         check(said(&|piece| piece.identity ^= 1), foreign, "another identity").await;
         check(said(&|piece| piece.cf = Cf::Lock), foreign, "another family").await;
+        check(said(&|piece| piece.cf = Cf::System), foreign, "a family of the owner's").await;
         check(said(&|piece| piece.start = key(FROM - 1)), foreign, "before the range").await;
         check(said(&|piece| piece.end.clear()), foreign, "to the last key").await;
         check(said(&|piece| piece.end = key(TO)), foreign, "over its neighbours").await;

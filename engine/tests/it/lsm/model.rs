@@ -199,7 +199,8 @@ impl Run {
         again(rt, async || rt.create_dir_all(&dir).await.map_err(|e| Fault::io(&dir, "creating", &e))).await;
         let (start, end) = range_of(group);
         let piece_bytes = [300, 2_000, 50_000][self.dice.roll(3) as usize];
-        let mut export = tree.export(&start, &end, ExportOptions { piece_bytes, bytes_per_second: None });
+        let options = ExportOptions { families: &Cf::ALL, piece_bytes, bytes_per_second: None };
+        let mut export = tree.export(&start, &end, options);
         let mut pieces = Vec::new();
         loop {
             let path = dir.join(pieces.len().to_string());
@@ -226,7 +227,8 @@ impl Run {
             past.pending = Some((group, index, part.clone()));
             index
         };
-        let ingest = Ingest { group, applied: index, state: None, ranges: vec![range_of(group)], pieces };
+        let (families, ranges) = (&Cf::ALL, vec![range_of(group)]);
+        let ingest = Ingest { group, applied: index, state: None, families, ranges, pieces };
         let (into, on) = (tree.clone(), rt.clone());
         let ingesting = rt.spawn(async move { again(&on, async || into.ingest(ingest.clone()).await).await });
         for _ in 0..self.dice.roll(10) {
