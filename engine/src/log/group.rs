@@ -119,6 +119,20 @@ impl Group {
         (self.first..).zip(&self.slots)
     }
 
+    /// The first index from which on the entries have at most `bytes_max` bytes; nothing if all of them have no more.
+    pub(crate) fn first_within(&self, bytes_max: u64) -> Option<u64> {
+        let all: u64 = self.uses.iter().map(|(_, used)| used.bytes).sum();
+        if all <= bytes_max {
+            return None;
+        }
+        let mut bytes = 0;
+        let outside = self.slots.iter().rposition(|slot| {
+            bytes += slot.bytes();
+            bytes > bytes_max
+        });
+        outside.map(|place| self.first + place as u64 + 1)
+    }
+
     /// The value of a state.
     pub(crate) fn state(&self, tag: u8) -> Option<&Bytes> {
         self.states.iter().find(|state| state.tag == tag).map(|state| &state.value)

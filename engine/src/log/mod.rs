@@ -185,6 +185,12 @@ impl Log {
         group.last_index().or_else(|| group.mark().map(|mark| mark.index))
     }
 
+    /// The first index of `group` from which on its entries have at most `bytes_max` bytes on disk; nothing if all have no more. Takes
+    /// time with the number of entries only where there is something to name.
+    pub fn first_within(&self, group: u64, bytes_max: u64) -> Option<u64> {
+        self.shared().index.borrow().group(group)?.first_within(bytes_max)
+    }
+
     /// Up to where `group` was compacted or reset.
     pub fn compacted(&self, group: u64) -> Option<Position> {
         self.shared().index.borrow().group(group)?.mark()

@@ -31,6 +31,25 @@ fn entry(term: u64, payload: &[u8]) -> EntryRef<'_> {
 }
 
 #[test]
+fn the_newest_entries_that_fit_a_bound_are_found() {
+    on_a_core(|rt, dir| async move {
+        let (log, _) = open(&rt, &dir, SyncMethod::DurableWrite).await;
+        assert_eq!(log.first_within(7, 0), None, "a group that is not there");
+        let mut batch = Batch::new();
+        batch.append(7, 11, (0..10).map(|_| entry(1, &[1; 87])));
+        batch.append(9, 1, [entry(1, b"other group")]);
+        log.write(batch).await.unwrap();
+        // An entry has 13 bytes beside its payload.
+        for (bytes_max, first) in
+            [(1000, None), (999, Some(12)), (900, Some(12)), (899, Some(13)), (100, Some(20)), (0, Some(21))]
+        {
+            assert_eq!(log.first_within(7, bytes_max), first, "{bytes_max} bytes");
+        }
+        log.close().await.unwrap();
+    });
+}
+
+#[test]
 fn what_was_written_is_there_after_reopening_with_either_sync_method() {
     for sync in [SyncMethod::DurableWrite, SyncMethod::WriteThenSync] {
         on_a_core(move |rt, dir| async move {
