@@ -44,7 +44,7 @@ pub fn vouch(dir: &Path, log: &log::Recovery, tree: &lsm::Recovery) -> Result<()
                 "the log of region {group} ends at entry {last}, but the tables of this store contain entry {flushed}: \
                  the log has lost its end"
             );
-            return Err(Fault::corruption(&dir.join("log"), what));
+            return Err(Fault::corruption(&log.end(), what));
         }
     }
     Ok(())

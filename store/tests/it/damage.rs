@@ -309,6 +309,27 @@ fn sweep(end: End) -> (u64, u64) {
     (cases.len() as u64, refused)
 }
 
+/// A file of a log that is gone and missed is named itself, not only the directory that it was in.
+#[test]
+fn a_file_of_a_log_that_is_gone_is_named() {
+    for end in [End::Drain, End::Kill] {
+        let prepared = prepared(end);
+        let mut named = 0;
+        for path in prepared.now.keys().filter(|path| path.to_string_lossy().contains("/log/")) {
+            let mut files = prepared.now.clone();
+            files.remove(path);
+            match judge(&files, &prepared.known).unwrap_or_else(|lost| panic!("{}: {lost}", path.display())) {
+                Found::Whole => {}
+                Found::Refused(refusal) => {
+                    assert!(refusal.contains(&*path.to_string_lossy()), "{}: {refusal}", path.display());
+                    named += 1;
+                }
+            }
+        }
+        assert!(named > 2, "{end:?}: only {named} files are missed");
+    }
+}
+
 #[test]
 fn damage_after_a_drain_is_named_or_loses_nothing() {
     let (cases, refused) = sweep(End::Drain);

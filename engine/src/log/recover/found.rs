@@ -101,6 +101,21 @@ pub(super) async fn tail_of(rt: &Rt, found: &[Found], budget: &Budget) -> Result
     Ok(None)
 }
 
+/// The segment after the last one with a record, if it is not there. One is always kept ready, so it has been removed, unless the
+/// process before ended before it was made.
+pub(super) fn missing_next(dir: &Path, found: &[Found], tail: SegmentNo) -> Option<PathBuf> {
+    let next = SegmentNo(tail.0 + 1);
+    (!found.iter().any(|found| found.number == next)).then(|| segment_path(dir, next))
+}
+
+/// Names the segment after `tail`, too, where its absence explains `fault`: a log that has lost its end looks like an older one.
+pub(super) fn or_end_is_gone(mut fault: Fault, dir: &Path, found: &[Found], tail: SegmentNo) -> Fault {
+    if let Some(missing) = missing_next(dir, found, tail) {
+        fault.what += &format!("; or its end is gone: there is no {}", missing.display());
+    }
+    fault
+}
+
 /// A log that was created but never written.
 pub(super) fn nothing_written(dir: &Path, found: &[Found]) -> Result<Replay> {
     let first = SegmentNo(1);

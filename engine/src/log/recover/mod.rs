@@ -27,7 +27,6 @@ use bytes::Bytes;
 pub use end::{Claim, Cut};
 
 use super::cache::RecordCache;
-use super::format::SegmentNo;
 use super::group::{Group, Position};
 use super::index::Index;
 use super::plant::{Bug, planted};
@@ -36,7 +35,10 @@ use super::{Log, LogOptions, Shared};
 use crate::error::{Fault, Result};
 use crate::rt::Rt;
 use end::{Torn, classify_end};
-use found::{Found, common_log_id, find, nothing_written, remove_unfinished, tail_of, whole_from};
+use found::{
+    Found, common_log_id, find, missing_next, nothing_written, or_end_is_gone, remove_unfinished, tail_of,
+    whole_from,
+};
 use ready::{create, make_ready, shared};
 use replay::{Replay, replay};
 
@@ -171,7 +173,8 @@ impl Recovery {
             State::Absent => self.dir.clone(),
             State::Present(present) => {
                 let Present { found, replay, .. } = &**present;
-                missing_next(&self.dir, found, replay).unwrap_or_else(|| segment_path(&self.dir, replay.tail))
+                missing_next(&self.dir, found, replay.tail)
+                    .unwrap_or_else(|| segment_path(&self.dir, replay.tail))
             }
         }
     }
@@ -227,12 +230,8 @@ async fn read_back(rt: &Rt, dir: &Path, options: &LogOptions, found: Vec<Found>)
     }
     let torn = classify_end(rt, &whole_from(dir, &found, replay.needed_from)?, &replay, &budget).await?;
     if !planted(Bug::OlderCopy) {
-        options.origin.is_no_older_copy(dir, "log", replay.opened).map_err(|mut older| {
-            if let Some(missing) = missing_next(dir, &found, &replay) {
-                older.what += &format!("; or its end is gone: there is no {}", missing.display());
-            }
-            older
-        })?;
+        let no_older = options.origin.is_no_older_copy(dir, "log", replay.opened);
+        no_older.map_err(|older| or_end_is_gone(older, dir, &found, replay.tail))?;
     }
     Ok(Present { log_id, found, replay, torn })
 }
@@ -245,11 +244,4 @@ fn recovered_group(group: &Group) -> RecoveredGroup {
         entries: group.slots().map(entry).collect(),
         states: group.states().map(|(tag, value)| (tag, value.clone())).collect(),
     }
-}
-
-/// The segment after the last one with a record, if it is not there. One is always kept ready, so it has been removed, unless the
-/// process before ended before it was made.
-fn missing_next(dir: &Path, found: &[Found], replay: &Replay) -> Option<PathBuf> {
-    let next = SegmentNo(replay.tail.0 + 1);
-    (!found.iter().any(|found| found.number == next)).then(|| segment_path(dir, next))
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::found::{Found, whole_from};
+use super::found::{Found, or_end_is_gone, whole_from};
 use crate::error::{Fault, Result};
 use crate::log::format::{FIRST_RECORD_POS, RecordAt, SegmentNo, Sequence};
 use crate::log::index::Index;
@@ -55,7 +55,9 @@ pub(super) async fn replay(
     let mut replay = Replay { needed_from, tail, last: last_pos, end, ..Replay::empty(needed_from) };
     let mut expected: Option<Sequence> = None;
     let mut ended: Option<(&Path, u64)> = None;
-    for found in whole_from(dir, found, needed_from)?.into_iter().take_while(|found| found.number < tail) {
+    let needed =
+        whole_from(dir, found, needed_from).map_err(|fault| or_end_is_gone(fault, dir, found, tail))?;
+    for found in needed.into_iter().take_while(|found| found.number < tail) {
         let before = replay.records;
         let end = read_segment(rt, found, expected, budget, |record| replay.apply(found, &record)).await?;
         if replay.records == before {
