@@ -112,7 +112,7 @@ impl Fenced {
 /// Opens the stores of this core and lets them take turns. One that cannot be opened is fenced.
 ///
 /// # Errors
-/// A passing shortage: the same stores may open in a moment.
+/// A passing shortage that has not passed within [`SHORTAGE_MAX`](crate::shard::startup::SHORTAGE_MAX).
 pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
     let (mut shards, mut fenced, mut peers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let book = Rc::new(AddressBook::default());

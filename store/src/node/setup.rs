@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::error::{Fault, FaultKind};
+use engine::error::{Fault, FaultKind, Shortage};
 use engine::log::{LogOptions, SyncMethod as Method, measure_sync};
 use engine::lsm::TreeOptions;
 use engine::rt::{DirLock, Rt, SharedPort};
@@ -20,6 +20,7 @@ use crate::config::{Config, Limits, SyncMethod};
 use crate::memory::Memory;
 use crate::shard::ShardLimits;
 use crate::shard::open::ShardOptions;
+use crate::shard::startup::wait_out;
 use crate::shard::upkeep::TICK;
 use crate::wire::resp::Cursors;
 
@@ -43,10 +44,10 @@ pub(super) struct Opened {
 /// is missing where a path is mistyped or a disk is not mounted.
 pub(super) async fn open_directory(rt: &Rt, config: &Config, limits: &Limits) -> Result<Opened, StartError> {
     let dir = config.data_dir.clone();
-    create(rt, &dir).await?;
-    let lock = lock(rt, &dir).await?;
-    let ident = Ident::open(rt, &dir, limits.cores).await?;
-    let sync = sync_method(rt, &dir, config.log.sync).await?;
+    wait_out(rt, || create(rt, &dir)).await?;
+    let lock = wait_out(rt, || lock(rt, &dir)).await?;
+    let ident = wait_out(rt, || Ident::open(rt, &dir, limits.cores)).await?;
+    let sync = wait_out(rt, || sync_method(rt, &dir, config.log.sync)).await?;
     Ok(Opened { dir, ident, sync, lock, cursors: Cursors::new(rt.random()) })
 }
 
@@ -90,6 +91,10 @@ async fn lock(rt: &Rt, dir: &Path) -> Result<DirLock, Fault> {
         rt.sleep(LOCK_PAUSE).await;
     }
     rt.lock_dir(dir).await.map_err(|error| {
+        // "Try again" is how a lock that is held answers.
+        if matches!(Shortage::of(&error), Some(Shortage::Space | Shortage::Descriptors | Shortage::Memory)) {
+            return Fault::io(dir, "locking the data directory", &error);
+        }
         use std::io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
         if matches!(error.kind(), NotADirectory | PermissionDenied | ReadOnlyFilesystem) {
             return Fault::io(dir, "locking the data directory", &error);

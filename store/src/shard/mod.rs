@@ -27,6 +27,7 @@ pub mod read;
 pub mod reply;
 mod restart;
 pub mod routes;
+pub mod startup;
 mod stop;
 #[cfg(test)]
 mod stop_tests;

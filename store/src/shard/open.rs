@@ -25,8 +25,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::error::{Fault, Result};
-use engine::log::{BODY_BYTES_MAX, Batch, EntryRef, LogOptions, Recovered};
-use engine::lsm::TreeOptions;
+use engine::log::{BODY_BYTES_MAX, Batch, Cut, EntryRef, Log, LogOptions, Recovered};
+use engine::lsm::{Tree, TreeOptions};
 use engine::rt::Rt;
 use engine::rt::local::Bell;
 use engine::{log, lsm};
@@ -43,6 +43,7 @@ use super::inbox::InboxCounters;
 use super::load::RegionCounts;
 use super::loading::Loads;
 use super::outbox::Outbox;
+use super::startup::wait_out;
 use super::table::{Refused, Table};
 use super::vouch::vouch;
 use super::watch::LogWatch;
@@ -85,11 +86,24 @@ pub struct ShardOptions {
 }
 
 impl Shard {
-    /// Opens the store in `dir`. One that may be new, and is, is given the regions of `initial`.
+    /// Opens the store in `dir`, and waits for what is short meanwhile. One that may be new, and is, is given the regions of `initial`.
     ///
     /// # Errors
-    /// A fault that names what is damaged, missing, foreign or an older copy. Nothing on disk has been changed then.
-    pub async fn open(rt: &Rt, dir: &Path, options: ShardOptions, mut initial: Vec<Region>) -> Result<Self> {
+    /// A fault that names what is damaged, missing, foreign or an older copy; nothing on disk has been changed then. A shortage that
+    /// has not passed within [`SHORTAGE_MAX`](super::startup::SHORTAGE_MAX).
+    pub async fn open(rt: &Rt, dir: &Path, options: ShardOptions, initial: Vec<Region>) -> Result<Self> {
+        let cut = RefCell::new(None);
+        wait_out(rt, || Self::try_open(rt, dir, &options, &initial, &cut)).await
+    }
+
+    /// One try. What it cuts off the log is left in `cut`, because the next try finds the log whole.
+    async fn try_open(
+        rt: &Rt,
+        dir: &Path,
+        options: &ShardOptions,
+        initial: &[Region],
+        cut: &RefCell<Option<Cut>>,
+    ) -> Result<Self> {
         let group_bytes_max = options.raft.uncommitted_bytes_max;
         assert!(
             group_bytes_max <= BODY_BYTES_MAX as u64 / 2,
@@ -109,8 +123,10 @@ impl Shard {
                 "the log holds no region, although the store was opened before",
             ));
         }
-        let (tree, log) = join(pin!(tree.open()), pin!(log.open())).await;
-        let (tree, (log, recovered)) = (tree?, log?);
+        if let Some(torn) = log.torn() {
+            *cut.borrow_mut() = Some(torn);
+        }
+        let (tree, (log, recovered)) = open_both(tree, log).await?;
         let opened = recovered.opened;
         let counters = Rc::new(StoreCounters::default());
         let health = Rc::new(Health::new(options.store));
@@ -148,21 +164,40 @@ impl Shard {
                 recovering: Cell::new(false),
             }),
         };
+        let cut = cut.borrow().clone();
+        match shard.bring_back(recovered, initial, options, cut.as_ref()).await {
+            Ok(()) => Ok(shard),
+            Err(fault) => {
+                shard.inner.tree.clone().close().await;
+                close_after(&fault, shard.inner.log.clone()).await;
+                Err(fault)
+            }
+        }
+    }
+
+    /// The regions, from what log and tree hold. `cut` is what this start has cut off the log.
+    async fn bring_back(
+        &self,
+        recovered: Recovered,
+        initial: &[Region],
+        options: &ShardOptions,
+        cut: Option<&Cut>,
+    ) -> Result<()> {
         let mut system = Vec::new();
         if options.system && !recovered.groups.iter().any(|(group, _)| *group == GROUP.0) {
             system.push(first_region(options.store));
         }
         if recovered.groups.is_empty() {
-            initial.append(&mut system);
-            shard.bootstrap(initial, &options).await?;
+            let all = initial.iter().cloned().chain(system).collect();
+            self.bootstrap(all, options).await?;
         } else {
-            shard.recover(recovered, &options)?;
-            shard.load_system().await?;
+            self.recover(recovered, options, cut)?;
+            self.load_system().await?;
             // A store of 0.1 has none yet.
-            shard.bootstrap(system, &options).await?;
+            self.bootstrap(system, options).await?;
         }
-        shard.campaign_alone();
-        Ok(shard)
+        self.campaign_alone();
+        Ok(())
     }
 
     /// Creates the first regions of an empty store, durably, before a request for them can arrive.
@@ -187,8 +222,8 @@ impl Shard {
         starts.into_iter().try_for_each(|stored| self.adopt(stored, options))
     }
 
-    /// Builds the peers that the log knows.
-    fn recover(&self, recovered: Recovered, options: &ShardOptions) -> Result<()> {
+    /// Builds the peers that the log knows. What this start has cut off the log may have been acknowledged.
+    fn recover(&self, recovered: Recovered, options: &ShardOptions, cut: Option<&Cut>) -> Result<()> {
         for (id, group) in recovered.groups {
             let damaged =
                 |what: &str| Fault::corruption(&self.inner.dir, format!("metadata of region {}: {what}", id));
@@ -218,7 +253,7 @@ impl Shard {
             // What was cut may have been acknowledged if it was damaged later. A sole voter has no other to ask; there the log's
             // warning, which says how much was cut, has to do.
             let alone = record.region.peers.len() == 1;
-            let claimed = recovered.cut.as_ref().and_then(|cut| cut.claims.get(&id)).filter(|_| !alone);
+            let claimed = cut.and_then(|cut| cut.claims.get(&id)).filter(|_| !alone);
             let start = Start {
                 hard_state: hard_state.ok_or_else(|| damaged("there is no hard state"))?,
                 log,
@@ -273,6 +308,30 @@ impl Shard {
                 ) => tracing::error!(store, region, %why, "a sole voter is refused its election"),
             }
         }
+    }
+}
+
+/// Makes both ready to be written, or neither: whoever tries again must not meet the tasks of what did open.
+async fn open_both(tree: lsm::Recovery, log: log::Recovery) -> Result<(Tree, (Log, Recovered))> {
+    match join(pin!(tree.open()), pin!(log.open())).await {
+        (Ok(tree), Ok(log)) => Ok((tree, log)),
+        (Err(fault), Ok((log, _))) => {
+            close_after(&fault, log).await;
+            Err(fault)
+        }
+        (Ok(tree), Err(fault)) => {
+            tree.close().await;
+            Err(fault)
+        }
+        (Err(fault), Err(_)) => Err(fault),
+    }
+}
+
+/// Closes the log of a store that does not open because of `fault`, which is what is reported.
+async fn close_after(fault: &Fault, log: Log) {
+    if let Err(second) = log.close().await {
+        let file = second.path.display();
+        tracing::warn!(%file, what = second.what, first = fault.what, "the log does not close after a fault");
     }
 }
 

@@ -1,19 +1,25 @@
 //! What a store says and does when its disk fails: everything that waits is answered, what is damaged is named, and what has stopped
 //! does nothing more.
 
+use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::error::Shortage;
 use engine::lsm::TreeOptions;
 use engine::rt::Rt;
 use engine::rt::sim::{DiskFault, DiskOp, Node, Options, World};
 use store::gateway::Gateway;
-use store::node::core::Stores;
+use store::node::core::{Stores, open};
+use store::node::identity::Identity;
 use store::refusal::Refusal;
 use store::request::{Op, Out, Route, Scan};
 use store::shard::Shard;
 use store::shard::health::Standing;
+use store::shard::links::connect;
+use store::shard::startup::SHORTAGE_MAX;
 
 use crate::node::open_simulated;
 
@@ -98,6 +104,18 @@ fn a_store_that_stops_answers_what_waits_and_takes_no_more_turns() {
     });
 }
 
+/// Whether these are all bytes of an error or of a string.
+fn is_whole(reply: &[u8]) -> bool {
+    let Some(line) = reply.windows(2).position(|end| end == b"\r\n") else { return false };
+    match reply.strip_prefix(b"$") {
+        None => true,
+        Some(rest) => {
+            let bytes: usize = std::str::from_utf8(&rest[..line - 1]).unwrap().parse().unwrap();
+            reply.len() == line + 2 + bytes + 2
+        }
+    }
+}
+
 /// Over RESP keys that cannot be counted are an error of `DBSIZE` that names the file; `INFO` says the same beside all else.
 async fn counts_name_the_damage(rt: &Rt, gateway: &Gateway, store: &str) {
     let addr = crate::memory::serve(rt, gateway);
@@ -111,7 +129,10 @@ async fn counts_name_the_damage(rt: &Rt, gateway: &Gateway, store: &str) {
         ("INFO everything", "$"),
     ] {
         client.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
-        let bytes = client.read(&mut buffer).await.unwrap();
+        let mut bytes = 0;
+        while !is_whole(&buffer[..bytes]) {
+            bytes += client.read(&mut buffer[bytes..]).await.unwrap();
+        }
         let reply = String::from_utf8_lossy(&buffer[..bytes]);
         assert!(
             reply.starts_with(begins) && reply.contains(store) && reply.contains(".table is damaged"),
@@ -254,4 +275,43 @@ fn a_scan_downwards_that_begins_outside_of_its_region_is_refused() {
             assert!(matches!(found, Err(Refusal::KeyNotInRegion { .. })), "{found:?}");
         }
     });
+}
+
+/// A start that is short of descriptors goes on when there are some, and ends with the reason when there are none for too long.
+#[test]
+fn a_start_waits_for_what_is_short_but_not_for_ever() {
+    for passes in [true, false] {
+        let world = Rc::new(World::new(79, Options::default()));
+        let node = world.node(0);
+        let disk = node.clone();
+        let running = node.start(0, move |rt| async move {
+            let (stores, _) = open_simulated(&rt, |_| {}).await;
+            stores.stop(Duration::from_secs(10)).await;
+            disk.disk().set_descriptors(0);
+            let (later, more) = (rt.clone(), disk.clone());
+            rt.spawn(async move {
+                later.sleep(Duration::from_secs(5)).await;
+                if passes {
+                    more.disk().set_descriptors(u64::MAX);
+                }
+            });
+            let began = rt.now();
+            let identity = Identity { cluster: 7, node: 3, stores: 2, first_store: 1 };
+            let plan = Arc::new(crate::node::plan(Path::new("/data"), identity, 1));
+            let opened = open(&rt, &plan, &connect(1).remove(0)).await;
+            let took = rt.now().since(began);
+            match opened {
+                Ok(stores) => {
+                    assert!(passes && took >= Duration::from_secs(5) && stores.fenced.is_empty(), "{took:?}");
+                    stores.settle(&rt).await.unwrap();
+                    stores.stop(Duration::from_secs(10)).await;
+                }
+                Err(fault) => {
+                    assert!(!passes && took >= SHORTAGE_MAX, "{took:?} {fault}");
+                    assert_eq!(fault.shortage(), Some(Shortage::Descriptors), "{fault}");
+                }
+            }
+        });
+        world.block_on(running).unwrap();
+    }
 }
