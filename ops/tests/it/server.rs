@@ -61,7 +61,7 @@ fn an_occupied_port_is_named_with_its_setting() {
     let directory = directory();
     let held = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = held.local_addr().expect("an address").port().to_string();
-    for setting in ["resp_port", "status_port"] {
+    for setting in ["resp_port", "status_port", "base_port"] {
         let ports = ["base_port", "resp_port", "status_port"];
         let set = |name: &&str| format!("{name}={}", if *name == setting { port.as_str() } else { "0" });
         let mut command = std::process::Command::new(binary());
@@ -73,7 +73,24 @@ fn an_occupied_port_is_named_with_its_setting() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success());
         assert!(said.contains(setting) && said.contains(&port), "{said}");
+        assert!(
+            !directory.path().join(setting).exists(),
+            "a taken {setting} is found before the disk is touched"
+        );
     }
+}
+
+#[test]
+fn a_foreign_directory_is_refused_and_left_as_it_was() {
+    let directory = directory();
+    let data = directory.path().join("data");
+    std::fs::create_dir(&data).expect("a writable directory");
+    std::fs::write(data.join("letters"), "not a database").expect("a writable directory");
+    let said = bench::process::Node::start(&options(&directory)).expect_err("it is foreign").to_string();
+    assert!(said.contains("letters") && said.contains("not a ringkeep directory"), "{said}");
+    let names: Vec<_> =
+        std::fs::read_dir(&data).expect("it is there").flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(names, ["letters"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
-//! What happens before any data core starts: the directory is locked and recognised, the log's sync method is settled, and the
-//! plan that all cores follow is made.
+//! What happens before any data core starts: the ports are tried, the directory is locked and recognised, the log's sync method is
+//! settled, and the plan that all cores follow is made.
+//!
+//! Invariant: a start that is refused because of a port or of a foreign directory has changed nothing on disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,11 +46,50 @@ pub(super) struct Opened {
 /// is missing where a path is mistyped or a disk is not mounted.
 pub(super) async fn open_directory(rt: &Rt, config: &Config, limits: &Limits) -> Result<Opened, StartError> {
     let dir = config.data_dir.clone();
+    let locked = || wait_out(rt, || lock(rt, &dir));
+    let found = wait_out(rt, || recognise(rt, &dir)).await?;
+    // The lock of a directory that is ours changes nothing there, and who holds it has its ports, too.
+    let held = if found.is_some() { Some(locked().await?) } else { None };
+    let stores = found.map_or(limits.cores, |ident| ident.identity.stores);
+    wait_out(rt, async || ports_are_free(rt, config, stores)).await??;
     wait_out(rt, || create(rt, &dir)).await?;
-    let lock = wait_out(rt, || lock(rt, &dir)).await?;
+    let lock = match held {
+        Some(lock) => lock,
+        None => locked().await?,
+    };
     let ident = wait_out(rt, || Ident::open(rt, &dir, limits.cores)).await?;
     let sync = wait_out(rt, || sync_method(rt, &dir, config.log.sync)).await?;
     Ok(Opened { dir, ident, sync, lock, cursors: Cursors::new(rt.random()) })
+}
+
+/// The `IDENT` in `dir`; `None` if the directory is empty or does not exist.
+async fn recognise(rt: &Rt, dir: &Path) -> Result<Option<Ident>, Fault> {
+    if !rt.exists(dir).await.map_err(|error| Fault::io(dir, "looking for it", &error))? {
+        return Ok(None);
+    }
+    Ident::read(rt, dir).await
+}
+
+/// Binds every port once. They are bound for good only when all stores can answer, which may be long after.
+fn ports_are_free(rt: &Rt, config: &Config, stores: usize) -> Result<Result<(), StartError>, Fault> {
+    let store = (0..stores).map(|index| ("store", config.store_addr(index), "base_port"));
+    let fixed = [("PD", config.pd_addr(), "base_port"), ("RESP", config.resp_addr(), "resp_port")];
+    for (what, addr, port_key) in fixed.into_iter().chain(store) {
+        match rt.reserve_port(addr) {
+            Ok(SharedPort { .. }) => {}
+            Err(error) if Shortage::of(&error).is_some() => {
+                return Err(Fault::io(
+                    &config.data_dir,
+                    &format!("trying the {what} address {addr}"),
+                    &error,
+                ));
+            }
+            Err(error) => {
+                return Ok(Err(StartError(CannotListen { what, addr, port_key, error: &error }.to_string())));
+            }
+        }
+    }
+    Ok(Ok(()))
 }
 
 async fn create(rt: &Rt, dir: &Path) -> Result<(), Fault> {
