@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use engine::lsm::Estimate;
 use engine::rt::chan::Sender;
 use engine::rt::{Mono, Rt};
+use futures_util::future::{select, select_all};
 use scheduler::{NodeId, RegionId, RegionReport, StoreDescriptor, StoreReport};
 
 use super::core::Plan;
@@ -197,11 +199,17 @@ pub(super) struct Poster {
 }
 
 impl Poster {
-    /// Posts until the core ends.
+    /// Posts until the core ends: regularly, and at once when the health of a store changes.
     pub(super) async fn run(self, servers: &RefCell<Vec<grpc::Handle>>) {
         loop {
             self.post(servers);
-            self.rt.sleep(REPORT_EVERY).await;
+            let changes = self.shards.iter().map(|shard| Box::pin(shard.health_changed()));
+            let regularly = pin!(self.rt.sleep(REPORT_EVERY));
+            if self.shards.is_empty() {
+                regularly.await;
+            } else {
+                select(regularly, select_all(changes)).await;
+            }
         }
     }
 

@@ -12,13 +12,14 @@
 //! | stopped | nothing | a restart |
 //!
 //! Invariants: a stopped store stays stopped and keeps its first reason; a damaged file stays named until a restart; no more than
-//! [`FILES_MAX`] files are kept.
+//! [`FILES_MAX`] files are kept; whoever waits for a change hears of each.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::path::PathBuf;
 
 use engine::error::Fault;
+use engine::rt::local::Bell;
 use scheduler::StoreId;
 
 use crate::refusal::Refusal;
@@ -35,6 +36,8 @@ pub struct Health {
     flags: RefCell<Flags>,
     /// Who must hear at once that the store has stopped.
     on_stop: RefCell<Vec<Box<dyn Fn()>>>,
+    /// Rings for whoever publishes the health.
+    changed: Bell,
 }
 
 impl fmt::Debug for Health {
@@ -140,12 +143,20 @@ impl HealthReport {
 impl Health {
     /// That of a store that starts.
     pub fn new(store: StoreId) -> Self {
-        Self { store, flags: RefCell::default(), on_stop: RefCell::default() }
+        Self {
+            store,
+            flags: RefCell::default(),
+            on_stop: RefCell::default(),
+            changed: Bell::default(),
+        }
     }
 
     /// Takes note of what happens, and logs what it changes.
     pub fn enter(&self, event: Event<'_>) {
-        self.note(event);
+        let changes = self.flags.borrow_mut().take(self.store.0, event);
+        if changes {
+            self.changed.ring();
+        }
         if self.has_stopped() {
             // Taken out first, because a hook may ask for the health.
             let hooks = self.on_stop.take();
@@ -161,46 +172,9 @@ impl Health {
         self.on_stop.borrow_mut().push(hook);
     }
 
-    fn note(&self, event: Event<'_>) {
-        let store = self.store.0;
-        let flags = &mut *self.flags.borrow_mut();
-        match event {
-            Event::Started => {
-                if !std::mem::replace(&mut flags.started, true) {
-                    tracing::info!(store, "the store serves");
-                }
-            }
-            Event::RefusesWrites(reason) => {
-                if flags.refuses_writes.replace(reason).is_none() {
-                    tracing::error!(store, reason, "the store refuses writes");
-                }
-            }
-            Event::TakesWrites => {
-                if flags.refuses_writes.take().is_some() {
-                    tracing::info!(store, "the store takes writes again");
-                }
-            }
-            Event::Damaged(fault) => {
-                let known = flags.damaged.iter().any(|(path, _)| *path == fault.path);
-                if !known && flags.damaged.len() < FILES_MAX {
-                    flags.damaged.push((fault.path.clone(), fault.what.clone()));
-                    let file = fault.path.display();
-                    tracing::error!(store, %file, what = fault.what, "a file is damaged; the store serves what is not in it");
-                }
-            }
-            Event::Failed(fault) => {
-                let before = flags.stop(fault.to_string(), true);
-                if !before {
-                    let file = fault.path.display();
-                    tracing::error!(store, %file, what = fault.what, "the store stops after a fault");
-                }
-            }
-            Event::Closed => {
-                if !flags.stop(CLOSING.to_owned(), false) {
-                    tracing::info!(store, "the store closes");
-                }
-            }
-        }
+    /// Waits for a change since the last call. One task calls it.
+    pub async fn changed(&self) {
+        self.changed.wait().await;
     }
 
     /// Why nothing is served any more, if that is so.
@@ -251,6 +225,58 @@ impl Health {
 }
 
 impl Flags {
+    /// Takes note of what happens to `store`, and says whether that changes anything.
+    fn take(&mut self, store: u64, event: Event<'_>) -> bool {
+        match event {
+            Event::Started => {
+                let changes = !std::mem::replace(&mut self.started, true);
+                if changes {
+                    tracing::info!(store, "the store serves");
+                }
+                changes
+            }
+            Event::RefusesWrites(reason) => {
+                let changes = self.refuses_writes.replace(reason).is_none();
+                if changes {
+                    tracing::error!(store, reason, "the store refuses writes");
+                }
+                changes
+            }
+            Event::TakesWrites => {
+                let changes = self.refuses_writes.take().is_some();
+                if changes {
+                    tracing::info!(store, "the store takes writes again");
+                }
+                changes
+            }
+            Event::Damaged(fault) => {
+                let known = self.damaged.iter().any(|(path, _)| *path == fault.path);
+                let changes = !known && self.damaged.len() < FILES_MAX;
+                if changes {
+                    self.damaged.push((fault.path.clone(), fault.what.clone()));
+                    let file = fault.path.display();
+                    tracing::error!(store, %file, what = fault.what, "a file is damaged; the store serves what is not in it");
+                }
+                changes
+            }
+            Event::Failed(fault) => {
+                let before = self.stop(fault.to_string(), true);
+                if !before {
+                    let file = fault.path.display();
+                    tracing::error!(store, %file, what = fault.what, "the store stops after a fault");
+                }
+                !before
+            }
+            Event::Closed => {
+                let before = self.stop(CLOSING.to_owned(), false);
+                if !before {
+                    tracing::info!(store, "the store closes");
+                }
+                !before
+            }
+        }
+    }
+
     /// Whether it had stopped before.
     fn stop(&mut self, why: String, by_fault: bool) -> bool {
         let before = self.stopped.is_some();

@@ -241,6 +241,11 @@ impl Shard {
         self.inner.outbox.connect(transport);
     }
 
+    /// Waits until the health has changed since the last call. One task calls it.
+    pub async fn health_changed(&self) {
+        self.inner.health.changed().await;
+    }
+
     /// Whether every region whose only voter is here leads and has applied what it had acknowledged before the start. The others
     /// need their peers, which the store can hear only once it listens.
     pub fn is_ready(&self) -> bool {

@@ -183,6 +183,49 @@ fn damage_that_a_read_meets_is_named_and_the_rest_is_served() {
     });
 }
 
+/// What publishes the health need not ask for it now and then: it hears of the damage before the client's next question.
+#[test]
+fn damage_wakes_whoever_publishes_the_health() {
+    in_world(75, |rt, _, node, stores, gateway| async move {
+        let (_, shard, ..) = owner(&stores, b"k");
+        flushed(&rt, &shard, &gateway).await;
+        // What has changed until now.
+        rt.timeout(Duration::from_millis(1), shard.health_changed()).await;
+        let (seen, watched) = (Rc::new(std::cell::Cell::new(0)), shard.clone());
+        let publishes = seen.clone();
+        rt.spawn(async move {
+            watched.health_changed().await;
+            publishes.set(watched.health().damaged_files);
+        });
+        rt.sleep(Duration::from_secs(3)).await;
+        assert_eq!(seen.get(), 0);
+        tables(&node, &shard).iter().for_each(|table| node.disk().rot(table, 40, 0x10));
+        assert!(gateway.submit(None, get("k1")).await.is_err());
+        rt.sleep(Duration::from_millis(1)).await;
+        assert!(seen.get() > 0, "the health is published late");
+    });
+}
+
+/// Writes to `k1` and other keys until no memtable has them.
+async fn flushed(rt: &Rt, shard: &Shard, gateway: &Gateway) {
+    gateway.submit(None, put("k1", 100)).await.unwrap();
+    gateway.submit(None, put("k2", 8 << 10)).await.unwrap();
+    while gateway.get_now(b"k1").is_some() || shard.snapshot().tree.memtable_bytes > 0 {
+        gateway.submit(None, put("k3", 8 << 10)).await.unwrap();
+        rt.sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn tables(node: &Node, shard: &Shard) -> Vec<std::path::PathBuf> {
+    let store = format!("store-{}/tree", shard.store().0);
+    let is_table = |path: &std::path::PathBuf| {
+        path.to_string_lossy().contains(&store) && path.extension().is_some_and(|kind| kind == "table")
+    };
+    let tables: Vec<_> = node.disk().files().into_iter().filter(is_table).collect();
+    assert!(!tables.is_empty());
+    tables
+}
+
 #[test]
 fn a_log_write_that_hangs_is_seen_from_outside() {
     in_world(73, |rt, world, node, stores, gateway| async move {

@@ -8,6 +8,7 @@
 
 mod clients;
 pub(crate) mod judge;
+mod published;
 mod scheduler;
 
 use std::cell::{Cell, RefCell};
@@ -121,7 +122,11 @@ struct Life {
 }
 
 fn begin(server: &Node, sync: SyncMethod) -> Life {
-    let (started, setup) = (Rc::new(RefCell::new(None)), setup(sync));
+    begin_with(server, setup(sync))
+}
+
+fn begin_with(server: &Node, setup: Setup) -> Life {
+    let started = Rc::new(RefCell::new(None));
     let (requests, requests_in) = queue(2);
     let said = started.clone();
     let root = server.start(setup.root_core(), move |rt| {
