@@ -235,6 +235,7 @@ impl View {
         let condition = |store: &StoreSnapshot| Condition {
             name: format!("store-{}", store.store),
             problem: store.problem(now),
+            note: store.health.in_doubt.clone(),
         };
         let still = self.movement.still().into_iter().map(|(core, still)| still_condition(core, still));
         stores.map(condition).chain(still).collect()
@@ -262,7 +263,11 @@ impl View {
 fn store_health(store: &StoreSnapshot, now: Mono) -> String {
     let problem = store.problem(now).as_deref().map_or_else(|| "null".to_owned(), json_string);
     let standing = json_string(store.health.standing.name());
-    format!("{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem}}}", store.store)
+    let in_doubt = store.health.in_doubt.as_deref().map_or_else(|| "null".to_owned(), json_string);
+    format!(
+        "{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem},\"in_doubt\":{in_doubt}}}",
+        store.store
+    )
 }
 
 /// A stalled core answers no request, whatever its stores last reported.
@@ -270,7 +275,7 @@ fn still_condition(core: usize, still: Duration) -> Condition {
     let problem = (still >= STILL_MAX).then(|| {
         format!("it has run no other task for {} s: one task holds it, or its disk hangs", still.as_secs())
     });
-    Condition { name: format!("core-{core}"), problem }
+    Condition { name: format!("core-{core}"), problem, note: None }
 }
 
 /// The pages of a node that may not have started yet.

@@ -25,6 +25,9 @@ const STANDS_STILL: &[(&str, &str)] = &[
     ("ringkeep_grpc_broken_total", "store/tests/it/grpc_faults.rs breaks connections"),
     ("ringkeep_grpc_connections", "the test closes its connections at once"),
     ("ringkeep_grpc_connections_refused_total", "store/tests/it/grpc_faults.rs fills a server"),
+    ("ringkeep_log_cut_bytes", "server.rs: a_cut_that_is_in_doubt_is_shown_until_the_next_start"),
+    ("ringkeep_log_cut_entries", "server.rs: a_cut_that_is_in_doubt_is_shown_until_the_next_start"),
+    ("ringkeep_log_in_doubt", "server.rs: a_cut_that_is_in_doubt_is_shown_until_the_next_start"),
     ("ringkeep_log_disk_full", "store/tests/it/full.rs and .ci/full-disk fill disks"),
     (
         "ringkeep_log_lines_dropped_total",

@@ -44,6 +44,7 @@ fn health_and_settings_are_served() {
     assert_eq!(status["resp"], node.resp.to_string());
     assert_eq!(status["health"][0]["standing"], "serving");
     assert_eq!(status["health"][0]["problem"], serde_json::Value::Null);
+    assert_eq!(status["health"][0]["in_doubt"], serde_json::Value::Null);
 }
 
 #[test]
@@ -335,6 +336,48 @@ fn doctor_answers_in_both_forms() {
     let parsed: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
     assert!(parsed["findings"].as_array().is_some_and(|findings| findings.len() > 8), "{parsed}");
     assert_eq!(table.status.code(), json.status.code());
+}
+
+/// The last record of a log is damaged after a kill, in more than a bit: whether it had been acknowledged cannot be told any more.
+#[test]
+fn a_cut_that_is_in_doubt_is_shown_until_the_next_start() {
+    const MARK: &[u8] = b"this-value-is-in-the-last-record";
+    let directory = directory();
+    let mut node = start(&directory);
+    resp(node.resp, "SET a 1", "+OK\r\n");
+    resp(node.resp, &format!("SET mark {}", String::from_utf8_lossy(MARK)), "+OK\r\n");
+    node.process.kill();
+    let log = directory.path().join("data/store-1/log");
+    let mut damaged = 0;
+    for path in std::fs::read_dir(log).expect("a log").flatten().map(|entry| entry.path()) {
+        let mut bytes = std::fs::read(&path).expect("a segment");
+        let Some(place) = bytes.windows(MARK.len()).rposition(|window| window == MARK) else { continue };
+        // A record that vouches for this one may have been written before the kill. Without it the log ends as if the power had gone.
+        bytes[place / 4096 * 4096 + 4096..].fill(0);
+        bytes[place..place + 8].fill(0);
+        std::fs::write(&path, bytes).expect("a segment");
+        damaged += 1;
+    }
+    assert_eq!(damaged, 1, "the value is in one segment");
+    let shown = |node: &bench::process::Node| {
+        let (ready, verbose) = get(node.status, "/ready?verbose");
+        let status: serde_json::Value = serde_json::from_str(&get(node.status, "/status").1).expect("JSON");
+        let doubt = status["health"][0]["in_doubt"].as_str().unwrap_or_default().to_owned();
+        let metrics = get(node.status, "/metrics").1;
+        let number = |name: &str| {
+            let line =
+                metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
+            line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()).expect("a number")
+        };
+        let numbers =
+            ["ringkeep_log_cut_bytes", "ringkeep_log_cut_entries", "ringkeep_log_in_doubt"].map(number);
+        let cut = "log tail cut: 4096 bytes";
+        (ready, verbose.contains(&format!("\"note\":\"{cut}")), doubt.starts_with(cut), numbers)
+    };
+    let mut node = start(&directory);
+    assert_eq!(shown(&node), (200, true, true, [4096.0, 1.0, 1.0]));
+    node.process.kill();
+    assert_eq!(shown(&start(&directory)), (200, false, false, [0.0; 3]));
 }
 
 #[test]

@@ -105,13 +105,7 @@ impl Examined {
                 let regions = log.groups().iter().filter(|group| **group != GROUP.0).count();
                 (found.regions, found.log) = (regions, log.size());
                 if let Some(cut) = log.torn() {
-                    self.notes.push(format!(
-                        "{}: a write of {} bytes at byte {} is not whole; as far as the file tells it was never acknowledged, and \
-                         the next start cuts it",
-                        cut.path.display(),
-                        cut.bytes,
-                        cut.pos
-                    ));
+                    self.notes.push(format!("the next start does this: {cut}"));
                 }
             }
         }

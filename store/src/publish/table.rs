@@ -196,6 +196,14 @@ const STORE: &[Row<StoreSnapshot>] = &[
         ),
         |s| s.health.damaged_files,
     ),
+    Row(
+        metric(
+            "ringkeep_log_in_doubt",
+            Gauge,
+            "1 if what this start cut off at the end of the log may have been acknowledged.",
+        ),
+        |s| u64::from(s.health.in_doubt.is_some()),
+    ),
     Row(metric("ringkeep_store_refuses_writes", Gauge, "1 while the store refuses writes."), |s| {
         u64::from(s.health.refuses_writes)
     }),
@@ -242,6 +250,18 @@ const LOG: &[Row<LogStats>] = &[
     Row(metric("ringkeep_log_disk_full", Gauge, "1 while the disk has no room for the log."), |l| {
         u64::from(l.disk_full)
     }),
+    Row(
+        metric("ringkeep_log_cut_bytes", Gauge, "Bytes that this start cut off at the end of the log."),
+        |l| l.cut_bytes,
+    ),
+    Row(
+        metric(
+            "ringkeep_log_cut_entries",
+            Gauge,
+            "Entries in what this start cut off at the end of the log, as far as they could be made out.",
+        ),
+        |l| l.cut_entries,
+    ),
 ];
 
 const TREE: &[Row<TreeStats>] = &[

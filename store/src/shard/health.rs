@@ -11,6 +11,9 @@
 //! | damaged | everything but the keys that a damaged file may hold | a restart that finds the file whole |
 //! | stopped | nothing | a restart |
 //!
+//! What the log's opening had to cut without knowing whether it had been acknowledged is no standing, because all that is there is
+//! served: it is reported beside it until the next start.
+//!
 //! Invariants: a stopped store stays stopped and keeps its first reason; a damaged file stays named until a restart; no more than
 //! [`FILES_MAX`] files are kept; whoever waits for a change hears of each.
 
@@ -19,6 +22,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use engine::error::Fault;
+use engine::log::Cut;
 use engine::rt::local::Bell;
 use scheduler::StoreId;
 
@@ -54,6 +58,7 @@ struct Flags {
     started: bool,
     refuses_writes: Option<&'static str>,
     damaged: Vec<(PathBuf, String)>,
+    in_doubt: Option<String>,
     stopped: Option<Stopped>,
 }
 
@@ -75,6 +80,8 @@ pub enum Event<'a> {
     TakesWrites,
     /// A file could not be read, or not as it was written.
     Damaged(&'a Fault),
+    /// The end of the log was cut, and what was cut may have been acknowledged.
+    InDoubt(&'a Cut),
     /// Nothing is served any more, because of this fault.
     Failed(&'a Fault),
     /// Nothing is served any more, because the node stops.
@@ -110,6 +117,8 @@ pub struct HealthReport {
     pub failed: bool,
     /// Whether it takes no writes.
     pub refuses_writes: bool,
+    /// What may be missing although it was acknowledged, one sentence.
+    pub in_doubt: Option<String>,
 }
 
 impl Standing {
@@ -206,6 +215,7 @@ impl Health {
             damaged_files: flags.damaged.len() as u64,
             failed: flags.stopped.as_ref().is_some_and(|stopped| stopped.by_fault),
             refuses_writes: flags.refuses_writes.is_some(),
+            in_doubt: flags.in_doubt.clone(),
         };
         let mut add = |standing: Standing, reason: String| {
             report.standing = report.standing.max(standing);
@@ -259,6 +269,8 @@ impl Flags {
                 }
                 changes
             }
+            // The log has said so itself.
+            Event::InDoubt(cut) => self.in_doubt.replace(cut.to_string()).is_none(),
             Event::Failed(fault) => {
                 let before = self.stop(fault.to_string(), true);
                 if !before {

@@ -38,7 +38,7 @@ use scheduler::{Region, StoreId};
 
 use super::counters::StoreCounters;
 use super::fetch::Fetches;
-use super::health::Health;
+use super::health::{Event, Health};
 use super::inbox::InboxCounters;
 use super::load::RegionCounts;
 use super::loading::Loads;
@@ -175,7 +175,7 @@ impl Shard {
         }
     }
 
-    /// The regions, from what log and tree hold. `cut` is what this start has cut off the log.
+    /// The regions and what is known of the store's health, from what log and tree hold. `cut` is what this start has cut off the log.
     async fn bring_back(
         &self,
         recovered: Recovered,
@@ -183,6 +183,9 @@ impl Shard {
         options: &ShardOptions,
         cut: Option<&Cut>,
     ) -> Result<()> {
+        if let Some(cut) = cut.filter(|cut| cut.is_in_doubt()) {
+            self.inner.health.enter(Event::InDoubt(cut));
+        }
         let mut system = Vec::new();
         if options.system && !recovered.groups.iter().any(|(group, _)| *group == GROUP.0) {
             system.push(first_region(options.store));
@@ -250,8 +253,8 @@ impl Shard {
                 log.push(LogId::new(entry.term, entry.index), kind);
             }
             let flushed = self.inner.tree.flushed_index(id);
-            // What was cut may have been acknowledged if it was damaged later. A sole voter has no other to ask; there the log's
-            // warning, which says how much was cut, has to do.
+            // What was cut may have been acknowledged if it was damaged later. A sole voter has no other to ask; there the store's
+            // health says how much was cut.
             let alone = record.region.peers.len() == 1;
             let claimed = cut.and_then(|cut| cut.claims.get(&id)).filter(|_| !alone);
             let start = Start {

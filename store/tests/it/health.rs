@@ -23,6 +23,9 @@ use store::shard::startup::SHORTAGE_MAX;
 
 use crate::node::open_simulated;
 
+/// The process has no descriptor left.
+const EMFILE: i32 = 24;
+
 fn put(key: impl Into<Bytes>, bytes: usize) -> Op {
     Op::Put { key: key.into(), value: vec![b'v'; bytes].into() }
 }
@@ -224,6 +227,84 @@ fn tables(node: &Node, shard: &Shard) -> Vec<std::path::PathBuf> {
     let tables: Vec<_> = node.disk().files().into_iter().filter(is_table).collect();
     assert!(!tables.is_empty());
     tables
+}
+
+/// Opens the stores of `node` again and says what the store with the keys knows of its health a second later.
+fn started_again(world: &World, node: &Node) -> store::shard::health::HealthReport {
+    let running = node.start(0, |rt| async move {
+        let tree = TreeOptions { memtable_bytes: 4 << 10, cache_bytes: 0, ..TreeOptions::default() };
+        let (stores, _) = open_simulated(&rt, |plan| plan.shard.tree = tree).await;
+        rt.sleep(Duration::from_secs(1)).await;
+        owner(&stores, b"k").1.health()
+    });
+    let health = world.block_on(running).unwrap();
+    node.kill();
+    health
+}
+
+/// A world in which a store has a table, killed.
+fn with_a_table(seed: u64, meet: bool) -> (World, std::path::PathBuf) {
+    let world = World::new(seed, Options::default());
+    let node = world.node(0);
+    let disk = node.clone();
+    let running = node.start(0, move |rt| async move {
+        let tree = TreeOptions { memtable_bytes: 4 << 10, cache_bytes: 0, ..TreeOptions::default() };
+        let (stores, gateway) = open_simulated(&rt, |plan| plan.shard.tree = tree).await;
+        let (_, shard, ..) = owner(&stores, b"k");
+        flushed(&rt, &shard, &gateway).await;
+        let tables = tables(&disk, &shard);
+        if meet {
+            tables.iter().for_each(|table| disk.disk().rot(table, 40, 0x10));
+            assert!(gateway.submit(None, get("k1")).await.is_err());
+            rt.sleep(Duration::from_secs(1)).await;
+            let problem = shard.health().problem().expect("it is damaged");
+            return tables
+                .into_iter()
+                .find(|table| problem.contains(&table.display().to_string()))
+                .expect("it is named");
+        }
+        tables[0].clone()
+    });
+    let table = world.block_on(running).unwrap();
+    node.kill();
+    (world, table)
+}
+
+/// Also if the start that cut it was short of something afterwards and had to try again: that try finds the log whole.
+#[test]
+fn a_cut_that_is_in_doubt_is_reported_until_the_next_start() {
+    for short in [false, true] {
+        let world = World::new(78, Options::default());
+        let node = world.node(0);
+        let running = node.start(0, move |rt| async move {
+            let (_stores, gateway) = open_simulated(&rt, |_| {}).await;
+            rt.sleep(Duration::from_secs(1)).await;
+            gateway.submit(None, put("k1", 100)).await.unwrap();
+        });
+        world.block_on(running).unwrap();
+        node.kill();
+        // Eight bytes within the value, which is in the last record of one log.
+        let mut store = None;
+        for (path, mut bytes) in node.disk().contents() {
+            if let Some(place) = bytes.windows(100).rposition(|window| window == [b'v'; 100]) {
+                bytes[place + 40..place + 48].fill(0);
+                node.disk().write(&path, &bytes);
+                store = path.ancestors().nth(2).map(Path::to_owned);
+            }
+        }
+        // It is looked for when log and tree are open.
+        let list = store.expect("it is in a log").join("DAMAGE");
+        let tries = if short { 3 } else { 0 };
+        let descriptors = DiskFault::on(DiskOp::Look).path(&list.to_string_lossy()).errno(EMFILE);
+        node.disk().fail(descriptors.times(tries));
+        let began = world.now();
+        let health = started_again(&world, &node);
+        assert!(!short || world.now() - began > Duration::from_secs(2), "it had to try again");
+        assert_eq!((health.standing, health.problem()), (Standing::Serving, None), "it is the only replica");
+        let doubt = health.in_doubt.expect("the cut is reported");
+        assert!(doubt.contains("log tail cut: 4096 bytes") && doubt.contains("claims entries"), "{doubt}");
+        assert_eq!(started_again(&world, &node).in_doubt, None);
+    }
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub struct Condition {
     pub name: String,
     /// Why it fails; `None` if it holds.
     pub problem: Option<String>,
+    /// What an operator should know although it holds.
+    pub note: Option<String>,
 }
 
 /// Appends a page.
@@ -223,6 +225,7 @@ impl Shared {
                 Phase::Serving => None,
                 Phase::Draining => Some("draining".into()),
             },
+            note: None,
         }];
         conditions.extend((self.pages.conditions)());
         let failing: Vec<&Condition> =
@@ -253,7 +256,9 @@ fn verbose_json(conditions: &[Condition]) -> String {
     let one = |condition: &Condition| {
         let problem = condition.problem.as_deref().map_or_else(|| "null".into(), quote);
         let ok = condition.problem.is_none();
-        format!("{{\"name\":{},\"ok\":{ok},\"problem\":{problem}}}", quote(&condition.name))
+        let note =
+            condition.note.as_deref().map_or_else(String::new, |note| format!(",\"note\":{}", quote(note)));
+        format!("{{\"name\":{},\"ok\":{ok},\"problem\":{problem}{note}}}", quote(&condition.name))
     };
     let list: Vec<String> = conditions.iter().map(one).collect();
     format!("{{\"ready\":{ready},\"conditions\":[{}]}}\n", list.join(","))
@@ -276,7 +281,11 @@ mod tests {
             metrics: Box::new(|out| out.extend_from_slice(b"# metrics\n")),
             status: Box::new(|| "{}".into()),
             conditions: Box::new(move || {
-                vec![Condition { name: "store-1".into(), problem: problem.map(str::to_owned) }]
+                vec![Condition {
+                    name: "store-1".into(),
+                    problem: problem.map(str::to_owned),
+                    note: Some("the tail was cut".into()),
+                }]
             }),
             settings: vec![("data_dir".into(), "d".into(), "default".into())],
         }
@@ -318,7 +327,7 @@ mod tests {
         assert_eq!(get(addr, "/ready"), (503, "store-1: a write failed\n".into()));
         let (status, body) = get(addr, "/ready?verbose");
         assert_eq!(status, 503);
-        let expected = "{\"name\":\"store-1\",\"ok\":false,\"problem\":\"a write failed\"}";
+        let expected = "{\"name\":\"store-1\",\"ok\":false,\"problem\":\"a write failed\",\"note\":\"the tail was cut\"}";
         assert!(body.starts_with("{\"ready\":false") && body.contains(expected), "{body}");
     }
 
