@@ -157,6 +157,8 @@ fn start_tasks(rt: &Rt, shard: &Shard, dir: PathBuf) {
     rt.spawn(async move { turns.run().await });
     let ticks = shard.clone();
     rt.spawn(async move { ticks.tick_loop().await });
+    let (remember, remember_dir) = (shard.clone(), dir.clone());
+    rt.spawn(async move { remember.remember_loop(&remember_dir).await });
     let upkeep = shard.clone();
     rt.spawn(async move { upkeep.upkeep_loop(&dir).await });
 }

@@ -14,6 +14,7 @@ use scheduler::StoreId;
 use super::core::SYSTEM_STORE;
 use super::identity::{Holding, Ident, IdentState, Identity};
 use crate::region::system::GROUP;
+use crate::shard::remembered;
 use crate::shard::vouch::vouch;
 
 /// What was found in a directory.
@@ -127,6 +128,10 @@ impl Examined {
                     }
                 }
             }
+        }
+        match remembered::examine(rt, &store_dir).await {
+            Ok(faults) => faults.iter().for_each(|fault| self.damaged(fault)),
+            Err(fault) => self.damaged(&fault),
         }
         self.stores.push(found);
         holds_state

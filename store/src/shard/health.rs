@@ -8,14 +8,14 @@
 //! | starting | reads and read-modify-writes are refused | what was acknowledged is applied |
 //! | serving | everything | |
 //! | refusing writes | reads, and deletes as long as there is room | the cause passes |
-//! | damaged | everything but the keys that a damaged file may hold | a restart that finds the file whole |
+//! | damaged | everything but the keys that a damaged file may hold | the file is gone, see `remembered` |
 //! | stopped | nothing | a restart |
 //!
 //! What the log's opening had to cut without knowing whether it had been acknowledged is no standing, because all that is there is
 //! served: it is reported beside it until the next start.
 //!
-//! Invariants: a stopped store stays stopped and keeps its first reason; a damaged file stays named until a restart; no more than
-//! [`FILES_MAX`] files are kept; whoever waits for a change hears of each.
+//! Invariants: a stopped store stays stopped and keeps its first reason; a damaged file stays named as long as the store runs; no
+//! more than [`FILES_MAX`] files are kept; whoever waits for a change hears of each.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -42,6 +42,8 @@ pub struct Health {
     on_stop: RefCell<Vec<Box<dyn Fn()>>>,
     /// Rings for whoever publishes the health.
     changed: Bell,
+    /// Rings for whoever remembers damage.
+    damaged: Bell,
 }
 
 impl fmt::Debug for Health {
@@ -157,6 +159,7 @@ impl Health {
             flags: RefCell::default(),
             on_stop: RefCell::default(),
             changed: Bell::default(),
+            damaged: Bell::default(),
         }
     }
 
@@ -165,6 +168,7 @@ impl Health {
         let changes = self.flags.borrow_mut().take(self.store.0, event);
         if changes {
             self.changed.ring();
+            self.damaged.ring();
         }
         if self.has_stopped() {
             // Taken out first, because a hook may ask for the health.
@@ -184,6 +188,16 @@ impl Health {
     /// Waits for a change since the last call. One task calls it.
     pub async fn changed(&self) {
         self.changed.wait().await;
+    }
+
+    /// Waits for a change, as [`Health::changed`] does, for the task that remembers damage.
+    pub(super) async fn changed_damage(&self) {
+        self.damaged.wait().await;
+    }
+
+    /// The files that are damaged, and what is wrong with each.
+    pub(super) fn damaged(&self) -> Vec<(PathBuf, String)> {
+        self.flags.borrow().damaged.clone()
     }
 
     /// Why nothing is served any more, if that is so.

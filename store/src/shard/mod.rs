@@ -24,6 +24,7 @@ pub mod modify;
 pub mod open;
 pub mod outbox;
 pub mod read;
+pub mod remembered;
 pub mod reply;
 mod restart;
 pub mod routes;

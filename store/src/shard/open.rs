@@ -183,6 +183,7 @@ impl Shard {
         options: &ShardOptions,
         cut: Option<&Cut>,
     ) -> Result<()> {
+        super::remembered::recall(&self.inner.rt, &self.inner.dir, &self.inner.health).await?;
         if let Some(cut) = cut.filter(|cut| cut.is_in_doubt()) {
             self.inner.health.enter(Event::InDoubt(cut));
         }

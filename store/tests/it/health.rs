@@ -270,6 +270,34 @@ fn with_a_table(seed: u64, meet: bool) -> (World, std::path::PathBuf) {
     (world, table)
 }
 
+#[test]
+fn damage_is_remembered_over_a_restart_until_the_list_is_removed() {
+    let (world, table) = with_a_table(76, true);
+    let node = world.node(0);
+    for _ in 0..2 {
+        let health = started_again(&world, &node);
+        let problem = health.problem().expect("no read has come by, and the damage is known");
+        assert_eq!(health.standing, Standing::Damaged, "{health:?}");
+        assert!(problem.contains(&table.display().to_string()), "{problem}");
+    }
+    let list = table.parent().and_then(Path::parent).expect("a store's directory").join("DAMAGE");
+    let mut contents = node.disk().contents();
+    assert!(contents.remove(&list).is_some(), "the list lies beside log and tree");
+    node.disk().set_contents(&contents);
+    assert_eq!(started_again(&world, &node).problem(), None);
+}
+
+#[test]
+fn a_table_with_a_broken_end_is_named_by_the_start() {
+    let (world, table) = with_a_table(77, false);
+    let node = world.node(0);
+    assert_eq!(started_again(&world, &node).problem(), None);
+    let len = node.disk().read(&table).len() as u64;
+    node.disk().rot(&table, len - 20, 0x10);
+    let problem = started_again(&world, &node).problem().expect("the start has looked at it");
+    assert!(problem.contains(&table.display().to_string()), "{problem}");
+}
+
 /// Also if the start that cut it was short of something afterwards and had to try again: that try finds the log whole.
 #[test]
 fn a_cut_that_is_in_doubt_is_reported_until_the_next_start() {
