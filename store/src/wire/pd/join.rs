@@ -20,6 +20,7 @@ use scheduler::{NodeId, StoreDescriptor, StoreId};
 use super::{Pd, denied};
 use crate::control::Joining;
 use crate::wire::grpc::{Code, Status};
+use crate::wire::peer::frame::PREFACE;
 use crate::wire::peer::link::{LinkError, Speaker, introduce};
 use crate::wire::proto::{metapb, pdpb};
 
@@ -65,7 +66,8 @@ impl Dialer {
 
     /// Whether `store` answers at `addr`.
     async fn dial(&self, store: StoreId, addr: SocketAddr) -> Result<(), LinkError> {
-        let introduced = self.rt.timeout(DIAL_MAX, introduce(&self.rt, &self.speaker, addr, store)).await;
+        let introduced =
+            self.rt.timeout(DIAL_MAX, introduce(&self.rt, PREFACE, &self.speaker, addr, store)).await;
         introduced.unwrap_or(Err(LinkError::Timeout)).map(drop)
     }
 }

@@ -16,6 +16,9 @@ use std::fmt;
 /// What a connection begins with. The last byte is the generation of the framing, not of the protocol (see `hello`).
 pub const PREFACE: &[u8; 8] = b"RKPEER\0\x01";
 
+/// What a connection begins with that carries requests of clients; see [`requests`](super::requests).
+pub const REQUESTS_PREFACE: &[u8; 8] = b"RKREQS\0\x01";
+
 /// Maximum of `length`, bytes. The largest message carries one entry of the largest size and a little more.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
@@ -33,6 +36,10 @@ pub enum Kind {
     Refused = 3,
     /// Raft messages of any number of regions.
     Messages = 4,
+    /// Requests of clients, from the connecting side.
+    Requests = 7,
+    /// Their outcomes, from the accepting side.
+    Answers = 8,
 }
 
 impl Kind {
@@ -42,6 +49,8 @@ impl Kind {
             2 => Some(Self::Welcome),
             3 => Some(Self::Refused),
             4 => Some(Self::Messages),
+            7 => Some(Self::Requests),
+            8 => Some(Self::Answers),
             _ => None,
         }
     }

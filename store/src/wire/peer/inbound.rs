@@ -11,14 +11,17 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use engine::rt::local::Pending;
 use engine::rt::{Rt, Stream};
 use scheduler::StoreId;
 
 use super::counters::PeerCounters;
-use super::frame::{self, Decoder, FRAME_BYTES_MAX, Kind, PREFACE};
+use super::frame::{self, Decoder, FRAME_BYTES_MAX, Kind, PREFACE, REQUESTS_PREFACE};
 use super::hello::{self, Hello, Rejection};
 use super::link::{HELLO_BYTES_MAX, LinkError, Speaker, read_frame};
 use super::messages::MessageBatch;
+use super::requests::serving;
+use crate::request::{Op, Outcome, Route};
 
 /// How long the introduction may take.
 const HELLO_MAX: Duration = Duration::from_secs(3);
@@ -68,31 +71,62 @@ impl Inbound {
         early: &[u8],
         deliver: impl AsyncFn(MessageBatch),
     ) -> Result<(), LinkError> {
+        let (mut decoder, from) = self.welcome(&mut stream, early).await?;
+        self.count(self.receive(&mut stream, &mut decoder, from, deliver).await)
+    }
+
+    /// Serves a connection of [requests](super::requests), otherwise as [`Inbound::serve`]. `carry_out` starts an operation.
+    ///
+    /// # Errors
+    /// Why it ended, other than by the peer's closing it between frames.
+    pub async fn serve_requests(
+        &self,
+        mut stream: Stream,
+        early: &[u8],
+        carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
+    ) -> Result<(), LinkError> {
+        let (decoder, _) = self.welcome(&mut stream, early).await?;
+        self.count(serving::serve(&self.rt, stream.split(), decoder, carry_out).await)
+    }
+
+    /// The introduction; returns who the peer is, and a decoder for what follows.
+    async fn welcome(&self, stream: &mut Stream, early: &[u8]) -> Result<(Decoder, StoreId), LinkError> {
         let mut decoder = Decoder::new(HELLO_BYTES_MAX);
         decoder.feed(early);
-        let introduced = self.rt.timeout(HELLO_MAX, self.introduce(&mut stream, &mut decoder)).await;
-        let from = match introduced.unwrap_or(Err(LinkError::Timeout)) {
-            Ok(from) => from,
+        let introduced = self.rt.timeout(HELLO_MAX, self.introduce(stream, &mut decoder)).await;
+        match introduced.unwrap_or(Err(LinkError::Timeout)) {
+            Ok(from) => {
+                self.counters.accepted.add(1);
+                decoder.allow(FRAME_BYTES_MAX);
+                Ok((decoder, from))
+            }
             Err(error) => {
                 self.counters.rejected.add(1);
-                return Err(error);
+                Err(error)
             }
-        };
-        self.counters.accepted.add(1);
-        decoder.allow(FRAME_BYTES_MAX);
-        let ended = self.receive(&mut stream, &mut decoder, from, deliver).await;
-        if let Err(LinkError::BadFrame(_) | LinkError::Rejected(_)) = &ended {
+        }
+    }
+
+    fn count(&self, ended: Result<(), LinkError>) -> Result<(), LinkError> {
+        if let Err(
+            LinkError::BadFrame(_)
+            | LinkError::Rejected(_)
+            | LinkError::Unexpected(_)
+            | LinkError::BadRequests(_),
+        ) = &ended
+        {
             self.counters.bad_frames.add(1);
         }
         ended
     }
 
-    /// Judges the peer's introduction and answers it. Returns who it is.
     async fn introduce(&self, stream: &mut Stream, decoder: &mut Decoder) -> Result<StoreId, LinkError> {
         let (kind, payload) = read_frame(stream, decoder).await?;
         let theirs = match kind {
             Kind::Hello => Hello::decode(&payload),
-            Kind::Welcome | Kind::Refused | Kind::Messages => Err(Rejection::NotAHello),
+            Kind::Welcome | Kind::Refused | Kind::Messages | Kind::Requests | Kind::Answers => {
+                Err(Rejection::NotAHello)
+            }
         };
         let judged = theirs.and_then(|theirs| {
             let ours = self.speaker.hello(theirs.store);
@@ -131,7 +165,9 @@ impl Inbound {
             while let Some(frame) = decoder.next_frame()? {
                 let batch = match frame.kind {
                     Kind::Messages => MessageBatch::decode(frame.payload),
-                    Kind::Hello | Kind::Welcome | Kind::Refused => return Err(Rejection::NotAHello.into()),
+                    Kind::Hello | Kind::Welcome | Kind::Refused | Kind::Requests | Kind::Answers => {
+                        return Err(LinkError::Unexpected(frame.kind));
+                    }
                 };
                 let batch = match batch {
                     Ok(batch) => batch,
@@ -164,9 +200,12 @@ impl Inbound {
 
 /// Whether a stream that begins with `first` may be of the peer protocol: `None` while more bytes are needed to tell.
 pub fn is_peer(first: &[u8]) -> Option<bool> {
-    let common = first.len().min(PREFACE.len());
-    if first[..common] != PREFACE[..common] {
+    let begins = |preface: &[u8; 8]| {
+        let common = first.len().min(preface.len());
+        first[..common] == preface[..common]
+    };
+    if !begins(PREFACE) && !begins(REQUESTS_PREFACE) {
         return Some(false);
     }
-    (common == PREFACE.len()).then_some(true)
+    (first.len() >= PREFACE.len()).then_some(true)
 }

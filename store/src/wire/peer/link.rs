@@ -34,6 +34,7 @@ use super::frame::{self, BadFrame, Decoder, Kind, PREFACE};
 use super::hello::{self, Hello, Rejection};
 use super::messages::{MessageBatch, message_bytes};
 use super::notice::Notice;
+use super::requests::codec::BadRequests;
 use crate::region::message::PeerMessage;
 use crate::shard::outbox::Transport;
 
@@ -95,6 +96,10 @@ pub enum LinkError {
     Closed,
     /// The stream cannot be read on.
     BadFrame(BadFrame),
+    /// A frame that has no place there.
+    Unexpected(Kind),
+    /// Requests or answers that are none.
+    BadRequests(BadRequests),
     /// We refuse the peer.
     Rejected(Rejection),
     /// The peer refuses us, with its reason.
@@ -109,6 +114,8 @@ impl fmt::Display for LinkError {
             Self::Timeout => f.write_str("it did not answer in time"),
             Self::Closed => f.write_str("it closed the connection"),
             Self::BadFrame(bad) => write!(f, "{bad}"),
+            Self::Unexpected(kind) => write!(f, "a frame of kind {kind:?} has no place there"),
+            Self::BadRequests(bad) => write!(f, "{bad}"),
             Self::Rejected(rejection) => write!(f, "{rejection}"),
             Self::Refused(reason) => write!(f, "it refuses this store: {reason}"),
         }
@@ -126,6 +133,12 @@ impl From<std::io::Error> for LinkError {
 impl From<BadFrame> for LinkError {
     fn from(bad: BadFrame) -> Self {
         Self::BadFrame(bad)
+    }
+}
+
+impl From<BadRequests> for LinkError {
+    fn from(bad: BadRequests) -> Self {
+        Self::BadRequests(bad)
     }
 }
 
@@ -256,7 +269,11 @@ impl Links {
             LinkError::NoAddress | LinkError::Io(_) | LinkError::Timeout | LinkError::Closed => {
                 tracing::debug!(store, peer = to.0, %error, "a peer is not reached");
             }
-            LinkError::BadFrame(_) | LinkError::Rejected(_) | LinkError::Refused(_) => {
+            LinkError::BadFrame(_)
+            | LinkError::Unexpected(_)
+            | LinkError::BadRequests(_)
+            | LinkError::Rejected(_)
+            | LinkError::Refused(_) => {
                 if let Some(unsaid) = self.notice.may_say(self.rt.now()) {
                     tracing::warn!(store, peer = to.0, %error, unsaid, "a peer is not spoken with");
                 }
@@ -369,21 +386,22 @@ async fn converse(
 
 /// Connects and introduces both sides to each other.
 async fn open(rt: &Rt, speaker: &Speaker, book: &AddressBook, to: StoreId) -> Result<Stream, LinkError> {
-    introduce(rt, speaker, book.find(to).ok_or(LinkError::NoAddress)?, to).await
+    introduce(rt, PREFACE, speaker, book.find(to).ok_or(LinkError::NoAddress)?, to).await
 }
 
-/// Connects to `addr`, where `to` should be, and introduces both sides to each other.
+/// Connects to `addr`, where `to` should be, and introduces both sides to each other. `preface` says what the connection is for.
 ///
 /// # Errors
 /// Why there is no connection: it is not reached, is not the store that was meant, or refuses.
 pub async fn introduce(
     rt: &Rt,
+    preface: &[u8; 8],
     speaker: &Speaker,
     addr: SocketAddr,
     to: StoreId,
 ) -> Result<Stream, LinkError> {
     let mut stream = rt.connect(addr).await?;
-    let mut bytes = PREFACE.to_vec();
+    let mut bytes = preface.to_vec();
     let ours = speaker.hello(to);
     frame::push(&mut bytes, Kind::Hello, |out| ours.encode(out));
     stream.write_all(&bytes).await?;
@@ -399,7 +417,7 @@ pub async fn introduce(
             Ok(stream)
         }
         Kind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),
-        Kind::Hello | Kind::Messages => Err(Rejection::NotAHello.into()),
+        Kind::Hello | Kind::Messages | Kind::Requests | Kind::Answers => Err(LinkError::Unexpected(kind)),
     }
 }
 

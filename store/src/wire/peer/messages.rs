@@ -156,23 +156,32 @@ pub fn message_bytes(message: &PeerMessage) -> usize {
 
 fn store_peer(peer: &Peer) -> StoredPeer {
     let Peer { id, store: _, role } = peer;
-    let role = match role {
+    StoredPeer { id: id.0, role: role_byte(*role) }
+}
+
+/// A role in every message of this protocol.
+pub(super) fn role_byte(role: Role) -> u8 {
+    match role {
         Role::Voter => 0,
         Role::Learner => 1,
         Role::Incoming => 2,
         Role::Outgoing => 3,
-    };
-    StoredPeer { id: id.0, role }
+    }
+}
+
+/// The inverse of [`role_byte`].
+pub(super) fn role_of(byte: u8) -> Option<Role> {
+    match byte {
+        0 => Some(Role::Voter),
+        1 => Some(Role::Learner),
+        2 => Some(Role::Incoming),
+        3 => Some(Role::Outgoing),
+        4..=u8::MAX => None,
+    }
 }
 
 fn load_peer(stored: &ArchivedStoredPeer, store: StoreId) -> Result<Peer, BadMessages> {
-    let role = match stored.role {
-        0 => Role::Voter,
-        1 => Role::Learner,
-        2 => Role::Incoming,
-        3 => Role::Outgoing,
-        4..=u8::MAX => return Err(BadMessages("a peer has an unknown role")),
-    };
+    let role = role_of(stored.role).ok_or(BadMessages("a peer has an unknown role"))?;
     Ok(Peer { id: PeerId(stored.id.to_native()), store, role })
 }
 

@@ -10,14 +10,17 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use engine::rt::Stream;
-use engine::rt::local::Bell;
+use engine::rt::local::{Bell, Pending, oneshot};
 use futures_util::future::{Either, select};
 
-use super::frame::PREFACE;
+use super::frame::{PREFACE, REQUESTS_PREFACE};
 use super::inbound::{Inbound, is_peer};
 use super::link::LinkError;
+use super::messages::MessageBatch;
 use super::notice::Notice;
+use crate::request::{Op, Outcome, Route};
 use crate::shard::Shard;
+use crate::shard::reply::Reply;
 use crate::wire::grpc::Guest;
 
 /// Connections at a time; one more is closed at once. Each store of the cluster that shares regions has one.
@@ -48,19 +51,36 @@ impl PeerPort {
         port
     }
 
-    async fn run(&self, stream: Stream, early: &[u8]) {
+    /// Serves what begins with `preface`, for as long as the store runs.
+    async fn run(&self, stream: Stream, preface: &[u8], early: &[u8]) {
         if self.open.borrow().len() >= CONNECTIONS_MAX || self.shard.stopped().is_some() {
             return self.inbound.counters.rejected.add(1);
         }
         let (number, bell) = (self.accepted.get(), Rc::new(Bell::default()));
         self.accepted.set(number + 1);
         self.open.borrow_mut().insert(number, bell.clone());
-        let serving =
-            pin!(self.inbound.serve(stream, early, async |batch| self.shard.receive(batch.messages).await));
-        if let Either::Left((Err(error), _)) = select(serving, pin!(bell.wait())).await {
+        let serving = async {
+            match preface == REQUESTS_PREFACE {
+                true => {
+                    self.inbound.serve_requests(stream, early, |route, op| self.carry_out(route, op)).await
+                }
+                false => {
+                    let deliver = async |batch: MessageBatch| self.shard.receive(batch.messages).await;
+                    self.inbound.serve(stream, early, deliver).await
+                }
+            }
+        };
+        if let Either::Left((Err(error), _)) = select(pin!(serving), pin!(bell.wait())).await {
             self.say(&error);
         }
         self.open.borrow_mut().remove(&number);
+    }
+
+    /// Starts what another node asks of this store, with the checks that a client with a map passes.
+    fn carry_out(&self, route: Route, op: Op) -> Pending<Outcome> {
+        let (answer, pending) = oneshot();
+        self.shard.submit(Some(route), op, Reply::local(answer));
+        pending
     }
 
     fn say(&self, error: &LinkError) {
@@ -70,7 +90,12 @@ impl PeerPort {
             LinkError::Io(_) | LinkError::Closed | LinkError::NoAddress => {
                 tracing::debug!(store, %error, "a connection of a peer ended");
             }
-            LinkError::Timeout | LinkError::BadFrame(_) | LinkError::Rejected(_) | LinkError::Refused(_) => {
+            LinkError::Timeout
+            | LinkError::BadFrame(_)
+            | LinkError::Unexpected(_)
+            | LinkError::BadRequests(_)
+            | LinkError::Rejected(_)
+            | LinkError::Refused(_) => {
                 if let Some(unsaid) = self.notice.may_say(self.inbound.rt.now()) {
                     tracing::warn!(store, %error, unsaid, "a connection of a peer is refused");
                 }
@@ -85,6 +110,9 @@ impl Guest for PeerPort {
     }
 
     fn serve(self: Rc<Self>, stream: Stream, early: Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>> {
-        Box::pin(async move { self.run(stream, &early[PREFACE.len()..]).await })
+        Box::pin(async move {
+            let (preface, early) = early.split_at(PREFACE.len());
+            self.run(stream, preface, early).await;
+        })
     }
 }

@@ -1,0 +1,321 @@
+//! Requests that a node sends on to the store that leads their region, and the answers, as payloads of frames.
+//!
+//! ```text
+//! payload  [format u16] [rkyv archive of StoredRequests or StoredAnswers, unaligned little-endian]
+//! bytes    keys and values, one after the other, in the order in which the items name their lengths
+//! ```
+//! Everything that gathered for one store travels as one frame. The archive is validated once, here; lengths that do not add up to
+//! the bytes are refused. The order of variants and fields is the format.
+//!
+//! What a refusal says about regions is left out: whoever sends requests on has a map of its own and asks for a newer one.
+
+use std::fmt;
+
+use bytes::Bytes;
+use rkyv::rancor;
+use rkyv::{Archive, Deserialize, Serialize};
+
+use super::load::Cut;
+use super::store::Blob;
+use crate::request::{Atomic, Change, Op, Outcome, Route, Scan, When};
+
+const FORMAT: u16 = 1;
+
+/// A request on its way to another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The asking side's number for it.
+    pub id: u64,
+    /// The region and the peer that it is meant for.
+    pub route: Route,
+    /// What to do.
+    pub op: Op,
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The asking side's number for the request.
+    pub id: u64,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// The payload is neither requests nor answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadRequests(pub &'static str);
+
+impl fmt::Display for BadRequests {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "not requests or answers of a peer: {}", self.0)
+    }
+}
+
+impl std::error::Error for BadRequests {}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredRequests {
+    requests: Vec<StoredRequest>,
+    bytes: Vec<u8>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredRequest {
+    id: u64,
+    region: u64,
+    conf_ver: u64,
+    version: u64,
+    peer: u64,
+    store: u64,
+    term: u64,
+    op: StoredOp,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) enum StoredOp {
+    Step(StoredStep),
+    DeleteRange { start: u32, end: u32 },
+    Scan { start: u32, end: u32, limit: u64, reverse: bool, key_only: bool, held_bytes: u64, at_once: bool },
+    Atomic { watched: Vec<(u32, u64, u64)>, steps: Vec<StoredStep> },
+}
+
+/// An operation that may be a step of a transaction.
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) enum StoredStep {
+    Get { key: u32 },
+    BatchGet { keys: Vec<u32>, at_once: bool },
+    Lengths { keys: Vec<u32> },
+    Put { key: u32, value: u32 },
+    BatchPut { pairs: Vec<(u32, u32)> },
+    Delete { key: u32, count: bool },
+    BatchDelete { keys: Vec<u32> },
+    Watch { keys: Vec<u32> },
+    Set { key: u32, value: u32, when: StoredWhen },
+    Take { key: u32 },
+    Remove { key: u32 },
+    Append { key: u32, suffix: u32 },
+    Add { key: u32, delta: i64 },
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) enum StoredWhen {
+    Always,
+    Absent,
+    Present,
+    EqualsAbsent,
+    Equals(u32),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct StoredAnswers {
+    answers: Vec<(u64, StoredOutcome)>,
+    bytes: Vec<u8>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) enum StoredOutcome {
+    Out(StoredOut),
+    Refused(StoredRefusal),
+    Atomic(Option<Vec<StoredStepOutcome>>),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) enum StoredStepOutcome {
+    Out(StoredOut),
+    Refused(StoredRefusal),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) enum StoredOut {
+    Done,
+    Value(Option<u32>),
+    Values(Vec<Option<u32>>),
+    Lengths(Vec<Option<u64>>),
+    Existed(bool),
+    Swapped { swapped: bool, previous: Option<u32> },
+    Length(u64),
+    Integer(i64),
+    Pairs(Vec<(u32, u32)>),
+    NoRoom,
+    Seen(Vec<(u64, u64)>),
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+pub(super) enum StoredRefusal {
+    NotLeader {
+        region: u64,
+        leader: Option<(u64, u64, u8)>,
+    },
+    RegionNotFound {
+        region: u64,
+    },
+    /// The range or the epoch; the region itself is left out.
+    Moved,
+    StoreNotMatch {
+        asked: u64,
+        actual: u64,
+    },
+    PeerNotMatch {
+        asked: u64,
+        actual: u64,
+    },
+    StaleCommand,
+    Busy {
+        backoff_ms: u64,
+    },
+    DiskFull {
+        stores: Vec<u64>,
+    },
+    SpansRegions {
+        one: u32,
+        other: u32,
+    },
+    TooLarge {
+        region: u64,
+        bytes: u64,
+        bytes_max: u64,
+    },
+    Damaged {
+        file: u32,
+        what: u32,
+    },
+    Invalid(u32),
+    AnswerTooLarge {
+        bytes_max: u64,
+    },
+    NotAnInteger,
+    Overflow,
+    Stopped(u32),
+    Unknown,
+}
+
+/// Appends requests to a frame.
+pub fn encode_requests(requests: &[Request], out: Vec<u8>) -> Vec<u8> {
+    let mut bytes = Blob::default();
+    let requests = requests
+        .iter()
+        .map(|Request { id, route, op }| {
+            let Route { region_id, conf_ver, version, peer_id, store_id, term } = *route;
+            StoredRequest {
+                id: *id,
+                region: region_id,
+                conf_ver,
+                version,
+                peer: peer_id,
+                store: store_id,
+                term,
+                op: bytes.op(op),
+            }
+        })
+        .collect();
+    archive(&StoredRequests { requests, bytes: bytes.0 }, out)
+}
+
+/// The inverse of [`encode_requests`].
+///
+/// # Errors
+/// [`BadRequests`] for anything else.
+pub fn decode_requests(payload: &[u8]) -> Result<Vec<Request>, BadRequests> {
+    let stored = rkyv::access::<ArchivedStoredRequests, rancor::Failure>(archive_of(payload)?)
+        .map_err(|_| BadRequests("the archive does not validate"))?;
+    let mut bytes = Cut(stored.bytes.as_slice());
+    let load = |stored: &ArchivedStoredRequest| {
+        Ok(Request {
+            id: stored.id.to_native(),
+            route: Route {
+                region_id: stored.region.to_native(),
+                conf_ver: stored.conf_ver.to_native(),
+                version: stored.version.to_native(),
+                peer_id: stored.peer.to_native(),
+                store_id: stored.store.to_native(),
+                term: stored.term.to_native(),
+            },
+            op: bytes.op(&stored.op)?,
+        })
+    };
+    let requests = stored.requests.iter().map(load).collect::<Result<_, BadRequests>>()?;
+    bytes.end()?;
+    Ok(requests)
+}
+
+/// Appends answers to a frame.
+pub fn encode_answers(answers: &[Reply], out: Vec<u8>) -> Vec<u8> {
+    let mut bytes = Blob::default();
+    let answers = answers.iter().map(|Reply { id, outcome }| (*id, bytes.outcome(outcome))).collect();
+    archive(&StoredAnswers { answers, bytes: bytes.0 }, out)
+}
+
+/// The inverse of [`encode_answers`].
+///
+/// # Errors
+/// [`BadRequests`] for anything else.
+pub fn decode_answers(payload: &[u8]) -> Result<Vec<Reply>, BadRequests> {
+    let stored = rkyv::access::<ArchivedStoredAnswers, rancor::Failure>(archive_of(payload)?)
+        .map_err(|_| BadRequests("the archive does not validate"))?;
+    let mut bytes = Cut(stored.bytes.as_slice());
+    let answers = stored
+        .answers
+        .iter()
+        .map(|answer| Ok(Reply { id: answer.0.to_native(), outcome: bytes.outcome(&answer.1)? }))
+        .collect::<Result<_, BadRequests>>()?;
+    bytes.end()?;
+    Ok(answers)
+}
+
+/// About how many bytes a request takes in a frame.
+pub fn request_bytes(op: &Op) -> usize {
+    const FIXED_BYTES: usize = 96;
+    const PER_ITEM_BYTES: usize = 16;
+    let keys = |keys: &[Bytes]| keys.iter().map(|key| key.len() + PER_ITEM_BYTES).sum::<usize>();
+    FIXED_BYTES
+        + match op {
+            Op::Get { key } | Op::Delete { key, count: _ } => key.len(),
+            Op::BatchGet { keys: named, at_once: _ }
+            | Op::Lengths { keys: named }
+            | Op::BatchDelete { keys: named }
+            | Op::Watch { keys: named } => keys(named),
+            Op::Put { key, value } => key.len() + value.len(),
+            Op::BatchPut { pairs } => {
+                pairs.iter().map(|(key, value)| key.len() + value.len() + PER_ITEM_BYTES).sum()
+            }
+            Op::DeleteRange { start, end } => start.len() + end.len(),
+            Op::Scan(Scan { start, end, .. }) => start.len() + end.len(),
+            Op::Atomic(Atomic { watched, steps }) => {
+                let watched: usize = watched.iter().map(|(key, _)| key.len() + PER_ITEM_BYTES).sum();
+                watched + steps.iter().map(request_bytes).sum::<usize>()
+            }
+            Op::Modify { key, change } => {
+                key.len()
+                    + match change {
+                        Change::SetIf { value, when } => {
+                            value.len()
+                                + match when {
+                                    When::Equals(Some(expected)) => expected.len(),
+                                    When::Always | When::Absent | When::Present | When::Equals(None) => 0,
+                                }
+                        }
+                        Change::Append { suffix } => suffix.len(),
+                        Change::Take | Change::Remove | Change::Add { delta: _ } => 0,
+                    }
+            }
+        }
+}
+
+fn archive<T>(stored: &T, mut out: Vec<u8>) -> Vec<u8>
+where
+    T: for<'a> Serialize<
+        rkyv::api::high::HighSerializer<Vec<u8>, rkyv::ser::allocator::ArenaHandle<'a>, rancor::Error>,
+    >,
+{
+    out.extend_from_slice(&FORMAT.to_le_bytes());
+    rkyv::api::high::to_bytes_in::<_, rancor::Error>(stored, out)
+        .expect("writing an archive into memory has no way to fail")
+}
+
+fn archive_of(payload: &[u8]) -> Result<&[u8], BadRequests> {
+    let (format, archive) = payload.split_first_chunk::<2>().ok_or(BadRequests("it is cut short"))?;
+    match u16::from_le_bytes(*format) {
+        FORMAT => Ok(archive),
+        _ => Err(BadRequests("its format is unknown; is the sender of a newer version?")),
+    }
+}

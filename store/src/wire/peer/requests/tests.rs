@@ -1,0 +1,380 @@
+//! Requests between two simulated nodes, and the bytes of their frames.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::rt::local::{Answer, Pending, oneshot};
+use engine::rt::rng::Rng;
+use engine::rt::sim::{NetOptions, Options, World};
+use engine::rt::{ListenOptions, Rt};
+use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Role, StoreId};
+
+use super::asking::{ANSWER_MAX, Requests, WAITING_MAX};
+use super::codec::{
+    Reply, Request, decode_answers, decode_requests, encode_answers, encode_requests, request_bytes,
+};
+use super::serving::RUNNING_MAX;
+use crate::memory::Memory;
+use crate::refusal::Refusal;
+use crate::request::{Atomic, Change, Op, Out, Outcome, Route, Scan, Seen, When};
+use crate::wire::peer::book::AddressBook;
+use crate::wire::peer::counters::PeerCounters;
+use crate::wire::peer::frame::REQUESTS_PREFACE;
+use crate::wire::peer::inbound::{Inbound, Seen as SeenStores, is_peer};
+use crate::wire::peer::link::Speaker;
+
+const PORT: u16 = 20_161;
+
+fn bytes(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+fn route() -> Route {
+    Route { region_id: 9, conf_ver: 2, version: 3, peer_id: 4, store_id: 2, term: 0 }
+}
+
+/// Every operation there is, with every field in use.
+fn ops() -> Vec<Op> {
+    let (key, value) = (bytes("key"), bytes("value"));
+    let keys = vec![bytes("a"), bytes(""), bytes("ccc")];
+    let set = |when| Op::Modify { key: bytes("key"), change: Change::SetIf { value: bytes("new"), when } };
+    let mut ops = vec![
+        Op::Get { key: key.clone() },
+        Op::BatchGet { keys: keys.clone(), at_once: true },
+        Op::Lengths { keys: keys.clone() },
+        Op::Put { key: key.clone(), value: value.clone() },
+        Op::BatchPut { pairs: vec![(bytes("a"), bytes("1")), (bytes("b"), bytes(""))] },
+        Op::Delete { key: key.clone(), count: true },
+        Op::BatchDelete { keys: keys.clone() },
+        Op::Watch { keys },
+        set(When::Always),
+        set(When::Absent),
+        set(When::Present),
+        set(When::Equals(None)),
+        set(When::Equals(Some(value.clone()))),
+        Op::Modify { key: key.clone(), change: Change::Take },
+        Op::Modify { key: key.clone(), change: Change::Remove },
+        Op::Modify { key: key.clone(), change: Change::Append { suffix: value.clone() } },
+        Op::Modify { key: key.clone(), change: Change::Add { delta: -7 } },
+    ];
+    let watched = vec![(bytes("w"), Seen { term: 5, number: 6 })];
+    ops.push(Op::Atomic(Atomic { watched, steps: ops.clone() }));
+    ops.push(Op::DeleteRange { start: bytes("a"), end: Bytes::new() });
+    ops.push(Op::Scan(Scan {
+        start: bytes("a"),
+        end: bytes("z"),
+        limit: 12,
+        reverse: true,
+        key_only: true,
+        held_bytes: 13,
+        at_once: true,
+    }));
+    ops
+}
+
+/// Every outcome that keeps all it says.
+fn outcomes() -> Vec<Outcome> {
+    let outs = vec![
+        Out::Done,
+        Out::Value(None),
+        Out::Value(Some(bytes("v"))),
+        Out::Values(vec![None, Some(bytes("")), Some(bytes("vv"))]),
+        Out::Lengths(vec![None, Some(0), Some(70_000)]),
+        Out::Existed(true),
+        Out::Swapped { swapped: true, previous: Some(bytes("p")) },
+        Out::Length(3),
+        Out::Integer(-9),
+        Out::Pairs(vec![(bytes("a"), bytes("1")), (bytes("b"), bytes(""))]),
+        Out::NoRoom,
+        Out::Seen(vec![Seen { term: 1, number: 2 }]),
+    ];
+    let leader = Peer { id: PeerId(8), store: StoreId(3), role: Role::Incoming };
+    let refusals = vec![
+        Refusal::NotLeader { region_id: 1, leader: Some(leader) },
+        Refusal::NotLeader { region_id: 1, leader: None },
+        Refusal::RegionNotFound { region_id: 2 },
+        Refusal::EpochNotMatch { current: Vec::new() },
+        Refusal::StoreNotMatch { asked: 1, actual: 2 },
+        Refusal::PeerNotMatch { asked: 1, actual: 2 },
+        Refusal::StaleCommand,
+        Refusal::Busy { reason: "the store that leads the region is busy", backoff_ms: 7 },
+        Refusal::DiskFull { store_ids: vec![1, 2] },
+        Refusal::SpansRegions { one: bytes("a"), other: bytes("b") },
+        Refusal::TooLarge { region_id: 1, bytes: 2, bytes_max: 3 },
+        Refusal::Damaged { file: "f".into(), what: "w".into() },
+        Refusal::Invalid("no".into()),
+        Refusal::AnswerTooLarge { bytes_max: 4 },
+        Refusal::NotAnInteger,
+        Refusal::Overflow,
+        Refusal::Stopped("why".into()),
+        Refusal::Unknown,
+    ];
+    let plain: Vec<Outcome> = outs.into_iter().map(Ok).chain(refusals.into_iter().map(Err)).collect();
+    let mut outcomes = plain.clone();
+    outcomes.push(Ok(Out::Atomic(None)));
+    outcomes.push(Ok(Out::Atomic(Some(plain))));
+    outcomes
+}
+
+#[test]
+fn every_operation_and_outcome_arrives_as_it_was() {
+    let requests: Vec<Request> =
+        ops().into_iter().enumerate().map(|(id, op)| Request { id: id as u64, route: route(), op }).collect();
+    assert_eq!(decode_requests(&encode_requests(&requests, Vec::new())), Ok(requests));
+    let answers: Vec<Reply> =
+        outcomes().into_iter().enumerate().map(|(id, outcome)| Reply { id: id as u64, outcome }).collect();
+    assert_eq!(decode_answers(&encode_answers(&answers, Vec::new())), Ok(answers));
+}
+
+#[test]
+fn a_map_is_not_sent_with_a_refusal() {
+    let region = Region {
+        id: RegionId(3),
+        range: KeyRange::new("a", "b").expect("in order"),
+        epoch: Epoch::FIRST,
+        peers: vec![Peer::voter(PeerId(1), StoreId(1))],
+    };
+    let refused = |refusal| vec![Reply { id: 1, outcome: Err(refusal) }];
+    let moved = Ok(refused(Refusal::EpochNotMatch { current: Vec::new() }));
+    let with_map = refused(Refusal::EpochNotMatch { current: vec![region.clone()] });
+    assert_eq!(decode_answers(&encode_answers(&with_map, Vec::new())), moved);
+    let outside = refused(Refusal::KeyNotInRegion { key: bytes("k"), region: Box::new(region) });
+    assert_eq!(decode_answers(&encode_answers(&outside, Vec::new())), moved);
+}
+
+#[test]
+fn damaged_payloads_are_refused_and_nothing_panics() {
+    let requests: Vec<Request> =
+        ops().into_iter().enumerate().map(|(id, op)| Request { id: id as u64, route: route(), op }).collect();
+    let answers: Vec<Reply> = outcomes().into_iter().map(|outcome| Reply { id: 1, outcome }).collect();
+    let (asked, said) = (encode_requests(&requests, Vec::new()), encode_answers(&answers, Vec::new()));
+    for cut in 0..asked.len() {
+        assert!(decode_requests(&asked[..cut]).is_err(), "cut at {cut}");
+    }
+    for cut in 0..said.len() {
+        assert!(decode_answers(&said[..cut]).is_err(), "cut at {cut}");
+    }
+    let rng = Rng::new(7);
+    for _ in 0..20_000 {
+        for payload in [&asked, &said] {
+            let mut damaged = payload.clone();
+            let at = rng.below(damaged.len() as u64) as usize;
+            damaged[at] ^= 1 << rng.below(8);
+            // Either is an answer; the frame's checksum finds what these cannot.
+            drop((decode_requests(&damaged), decode_answers(&damaged)));
+        }
+    }
+}
+
+#[test]
+fn the_size_of_a_request_covers_its_bytes() {
+    for op in ops() {
+        let request = [Request { id: 1, route: route(), op: op.clone() }];
+        let (size, encoded) = (request_bytes(&op), encode_requests(&request, Vec::new()).len());
+        assert!(size + 64 >= encoded && size <= 8 * encoded, "{op:?}: {size} for {encoded}");
+    }
+}
+
+/// What store 2 was asked, in order, with whoever waits as long as it has not answered.
+type Asked = Rc<RefCell<Vec<(i64, Option<Answer<Outcome>>)>>>;
+
+/// Store 2 on node 1, which is asked by node 0.
+struct Pair {
+    world: World,
+    addr: SocketAddr,
+    asked: Asked,
+}
+
+/// Store 2 answers an `Add` with its number at once, or never.
+fn pair(seed: u64, net: NetOptions, answers: bool) -> Pair {
+    let world = World::new(seed, Options { net, ..Options::default() });
+    let addr = world.node(1).addr(PORT);
+    let asked = Asked::default();
+    let keeps = asked.clone();
+    drop(world.node(1).start(0, move |rt| accept(rt, addr, keeps, answers)));
+    Pair { world, addr, asked }
+}
+
+async fn accept(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool) {
+    let listener = rt.listen(addr, ListenOptions::default()).unwrap();
+    let inbound = Inbound {
+        rt: rt.clone(),
+        speaker: Speaker { cluster: 7, store: StoreId(2), incarnation: 1 },
+        seen: Rc::new(SeenStores::default()),
+        counters: Rc::new(PeerCounters::default()),
+    };
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let (inbound, asked) = (inbound.clone(), asked.clone());
+        rt.spawn(async move {
+            let (mut preface, mut read) = ([0; 8], 0);
+            while read < preface.len() {
+                match stream.read(&mut preface[read..]).await {
+                    Ok(n @ 1..) => read += n,
+                    Ok(0) | Err(_) => return,
+                }
+            }
+            assert_eq!((&preface, is_peer(&preface)), (REQUESTS_PREFACE, Some(true)));
+            let carry_out = |_: Route, op: Op| -> Pending<Outcome> {
+                let (answer, pending) = oneshot();
+                let number = number_of(&op);
+                match answers {
+                    true => {
+                        answer.send(Ok(Out::Integer(number)));
+                        asked.borrow_mut().push((number, None));
+                    }
+                    false => asked.borrow_mut().push((number, Some(answer))),
+                }
+                pending
+            };
+            // How it ended shows at the asking side.
+            drop(inbound.serve_requests(stream, &[], carry_out).await);
+        });
+    }
+}
+
+fn number_of(op: &Op) -> i64 {
+    match op {
+        Op::Modify { change: Change::Add { delta }, .. } => *delta,
+        other => panic!("store 2 is asked {other:?}"),
+    }
+}
+
+fn add(number: i64) -> Op {
+    Op::Modify { key: bytes("k"), change: Change::Add { delta: number } }
+}
+
+fn requests(rt: &Rt, addr: SocketAddr) -> Rc<Requests> {
+    let book = Rc::new(AddressBook::default());
+    book.set(StoreId(2), addr);
+    let speaker = Speaker { cluster: 7, store: StoreId(1), incarnation: 1 };
+    Requests::new(rt, speaker, book, Memory::unbounded())
+}
+
+fn ask(requests: &Rc<Requests>, op: Op) -> Pending<Outcome> {
+    let (answer, pending) = oneshot();
+    requests.send(StoreId(2), route(), op, answer);
+    pending
+}
+
+#[test]
+fn requests_are_carried_out_in_order_and_each_gets_its_answer() {
+    let Pair { world, addr, asked } = pair(1, Options::default().net, true);
+    let asking = world.node(0).start(0, move |rt| async move {
+        let requests = requests(&rt, addr);
+        let mut pending = Vec::new();
+        for number in 0..500 {
+            pending.push(ask(&requests, add(number)));
+            if number % 50 == 0 {
+                rt.sleep(Duration::from_millis(1)).await;
+            }
+        }
+        for (number, pending) in (0..).zip(pending) {
+            assert_eq!(pending.await, Some(Ok(Out::Integer(number))));
+        }
+        requests.with(StoreId(2))
+    });
+    assert_eq!(world.block_on(asking), Some(0));
+    let numbers: Vec<i64> = asked.borrow().iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (0..500).collect::<Vec<i64>>());
+}
+
+#[test]
+fn a_store_that_is_not_there_refuses_what_was_not_sent() {
+    let world = World::new(2, Options::default());
+    let addr = world.node(1).addr(PORT);
+    let asking = world.node(0).start(0, move |rt| async move {
+        let requests = requests(&rt, addr);
+        let unknown_store = {
+            let (answer, pending) = oneshot();
+            requests.send(StoreId(77), route(), add(1), answer);
+            pending.await
+        };
+        (ask(&requests, add(1)).await, unknown_store)
+    });
+    let (refused, unknown_store) = world.block_on(asking).expect("it ran");
+    for outcome in [refused, unknown_store] {
+        assert!(matches!(outcome, Some(Err(Refusal::Busy { .. }))), "{outcome:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_overdue_is_unknown_and_a_read_may_be_repeated() {
+    let Pair { world, addr, asked } = pair(3, Options::default().net, false);
+    let asking = world.node(0).start(0, move |rt| async move {
+        let requests = requests(&rt, addr);
+        let (began, writes) = (rt.now(), ask(&requests, add(1)));
+        let outcome = writes.await;
+        (outcome, rt.now().since(began))
+    });
+    let (outcome, took) = world.block_on(asking).expect("it ran");
+    assert_eq!(outcome, Some(Err(Refusal::Unknown)));
+    assert!(took >= ANSWER_MAX && took < 2 * ANSWER_MAX, "{took:?}");
+    assert_eq!(asked.borrow().len(), 1, "it is not sent twice");
+}
+
+#[test]
+fn what_is_with_one_store_is_bounded_on_both_sides() {
+    let Pair { world, addr, asked } = pair(4, Options::default().net, false);
+    let seen = asked.clone();
+    let asking = world.node(0).start(0, move |rt| async move {
+        let requests = requests(&rt, addr);
+        let pending: Vec<_> = (0..WAITING_MAX as i64).map(|number| ask(&requests, add(number))).collect();
+        let one_more = ask(&requests, add(-1)).await;
+        rt.sleep(Duration::from_secs(1)).await;
+        let running = seen.borrow().len();
+        // Each that is answered makes room for one more.
+        let first = seen.borrow_mut()[0].1.take().expect("it was not answered");
+        first.send(Ok(Out::Integer(0)));
+        rt.sleep(Duration::from_secs(1)).await;
+        drop(pending);
+        (one_more, running, seen.borrow().len())
+    });
+    let (one_more, running, later) = world.block_on(asking).expect("it ran");
+    assert!(matches!(one_more, Some(Err(Refusal::Busy { .. }))), "{one_more:?}");
+    assert_eq!((running, later), (RUNNING_MAX, RUNNING_MAX + 1));
+}
+
+#[test]
+fn over_connections_that_break_every_request_has_one_outcome_and_runs_at_most_once() {
+    let (mut done, mut unknown, mut refused) = (0, 0, 0);
+    for seed in 0..30 {
+        let net =
+            NetOptions { reset: 0.05, loss: 0.02, duplicate: 0.05, straggle: 0.05, ..Options::default().net };
+        let Pair { world, addr, asked } = pair(100 + seed, net, true);
+        let asking = world.node(0).start(0, move |rt| async move {
+            let requests = requests(&rt, addr);
+            let mut outcomes = Vec::new();
+            for round in 0..40 {
+                let pending: Vec<_> = (0..5).map(|n| ask(&requests, add(round * 5 + n))).collect();
+                for pending in pending {
+                    outcomes.push(pending.await.expect("every request is answered"));
+                }
+            }
+            outcomes
+        });
+        let outcomes = world.block_on(asking).expect("it ran");
+        let numbers: Vec<i64> = asked.borrow().iter().map(|(number, _)| *number).collect();
+        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "seed {seed}: twice or out of order");
+        for (number, outcome) in (0..).zip(outcomes) {
+            let ran = numbers.binary_search(&number).is_ok();
+            match outcome {
+                Ok(out) => {
+                    assert_eq!((out, ran), (Out::Integer(number), true), "seed {seed}");
+                    done += 1;
+                }
+                Err(Refusal::Unknown) => unknown += 1,
+                Err(refusal) => {
+                    assert!(!ran, "seed {seed}: request {number} ran and was refused: {refusal:?}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(
+        done > 3_000 && unknown > 20 && refused > 20,
+        "{done} done, {unknown} unknown, {refused} refused"
+    );
+}
