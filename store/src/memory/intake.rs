@@ -20,12 +20,14 @@ pub struct Intake {
     /// The place in the queue while it waits, and what it is called while it is let through.
     place: Option<u64>,
     through: bool,
+    /// That it was let through has led to a complete request.
+    completed: bool,
 }
 
 impl Intake {
     /// An intake that keeps nothing yet.
     pub fn new(pool: &Pool) -> Self {
-        Self { pool: pool.clone(), charge: pool.charge(0), place: None, through: false }
+        Self { pool: pool.clone(), charge: pool.charge(0), place: None, through: false, completed: false }
     }
 
     /// Bytes kept.
@@ -49,7 +51,16 @@ impl Intake {
             self.charge.set(bytes);
         }
         if bytes <= INTAKE_BYTES_MIN {
+            self.complete();
             self.step_back();
+        }
+    }
+
+    /// Its request is complete, although it may be kept for some time. Others see that those who are let through get on.
+    pub fn complete(&mut self) {
+        if self.through && !self.completed {
+            self.completed = true;
+            self.pool.count_completed();
         }
     }
 
@@ -58,6 +69,7 @@ impl Intake {
     pub fn hand_on(&mut self, bytes: usize) -> Charge {
         let charge = self.charge.split_off(bytes);
         if self.charge.bytes() <= INTAKE_BYTES_MIN {
+            self.complete();
             self.step_back();
         }
         charge
@@ -81,6 +93,7 @@ impl Intake {
         if at == 0 && queue.through.is_none() {
             queue.through = self.place;
             self.through = true;
+            self.completed = false;
             let mut place = self.place;
             pool.leave(&mut queue, &mut place);
             return Poll::Ready(());

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -29,6 +29,8 @@ struct Inner {
     peak: AtomicUsize,
     /// Places in the queue, so that a release finds out without the lock.
     waiting: AtomicUsize,
+    /// Requests that were completed by those who were let through.
+    completed: AtomicU64,
     queue: Mutex<Queue>,
 }
 
@@ -62,6 +64,7 @@ impl Pool {
             used: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            completed: AtomicU64::new(0),
             queue: Mutex::default(),
         }))
     }
@@ -86,9 +89,23 @@ impl Pool {
         self.0.waiting.load(SeqCst)
     }
 
+    /// How many requests were completed by an intake that was let through beyond the bound.
+    pub fn completed(&self) -> u64 {
+        self.0.completed.load(SeqCst)
+    }
+
+    pub(super) fn count_completed(&self) {
+        self.0.completed.fetch_add(1, SeqCst);
+    }
+
     /// Whether large charges are near their bound, so that nothing should be read ahead.
     pub fn is_tight(&self) -> bool {
         self.waiting() > 0 || self.used() > self.0.bytes_max / 2
+    }
+
+    /// Whether [`Pool::try_charge`] would take `bytes` now.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        (bytes <= SMALL_BYTES || self.waiting() == 0) && self.fits(self.used(), bytes)
     }
 
     /// Charges `bytes` that exist already, whatever the bound.
@@ -129,16 +146,20 @@ impl Pool {
     /// Takes `bytes` if the bound allows it. Large charges leave a quarter to small ones. Where nothing is charged at all
     /// anything is allowed, or it could never be.
     fn take(&self, bytes: usize) -> bool {
-        let Inner { bytes_max, used, .. } = &*self.0;
-        let limit = if bytes <= SMALL_BYTES { *bytes_max } else { bytes_max - bytes_max / 4 };
-        let fits = |used: usize| (used == 0 || used.saturating_add(bytes) <= limit).then(|| used + bytes);
-        match used.fetch_update(SeqCst, SeqCst, fits) {
+        let fits = |used: usize| self.fits(used, bytes).then(|| used + bytes);
+        match self.0.used.fetch_update(SeqCst, SeqCst, fits) {
             Ok(before) => {
                 self.0.peak.fetch_max(before + bytes, SeqCst);
                 true
             }
             Err(_full) => false,
         }
+    }
+
+    fn fits(&self, used: usize, bytes: usize) -> bool {
+        let bytes_max = self.0.bytes_max;
+        let limit = if bytes <= SMALL_BYTES { bytes_max } else { bytes_max - bytes_max / 4 };
+        used == 0 || used.saturating_add(bytes) <= limit
     }
 
     fn add(&self, bytes: usize) {
@@ -275,6 +296,10 @@ impl Drop for Charge {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use std::time::Duration;
+
     use bytes::Bytes;
     use engine::rt::Mono;
     use engine::rt::sim::{Options, World};
@@ -326,12 +351,12 @@ mod tests {
                     rt.clone().spawn(async move {
                         let charge = pool.wait(&rt, bytes).await.expect("room comes in time");
                         let since = rt.now();
-                        rt.sleep(std::time::Duration::from_millis(10)).await;
+                        rt.sleep(Duration::from_millis(10)).await;
                         (charge.bytes(), since)
                     })
                 })
                 .collect();
-            rt.sleep(std::time::Duration::from_millis(1)).await;
+            rt.sleep(Duration::from_millis(1)).await;
             assert_eq!(pool.waiting(), 2);
             drop(held);
             assert!(pool.try_charge(SMALL_BYTES + 1).is_none(), "two have come before");
@@ -341,6 +366,34 @@ mod tests {
             }
             assert_eq!((served[0].0, served[1].0), (2 * LARGE, LARGE));
             assert_eq!((pool.used(), pool.waiting()), (0, 0));
+        });
+    }
+
+    /// Small ones go before large ones, whenever they came, and among themselves in order.
+    #[test]
+    fn small_ones_that_wait_go_before_large_ones_and_each_kind_in_its_order() {
+        in_world(|rt| async move {
+            let pool = Pool::new(4 * LARGE);
+            let mut held = pool.charge(4 * LARGE);
+            let served = Rc::new(RefCell::new(Vec::new()));
+            for (name, bytes) in [('A', LARGE), ('b', SMALL_BYTES), ('C', LARGE), ('d', SMALL_BYTES)] {
+                let (own, pool, served) = (rt.clone(), pool.clone(), served.clone());
+                rt.spawn(async move {
+                    let charge = pool.wait(&own, bytes).await.expect("room comes in time");
+                    served.borrow_mut().push(name);
+                    own.sleep(Duration::from_secs(1)).await;
+                    drop(charge);
+                });
+                rt.sleep(Duration::from_millis(1)).await;
+            }
+            let order = |served: &RefCell<Vec<char>>| served.borrow().iter().collect::<String>();
+            for (freed, expected) in
+                [(SMALL_BYTES, "b"), (SMALL_BYTES, "bd"), (2 * LARGE, "bdA"), (2 * LARGE, "bdAC")]
+            {
+                drop(held.split_off(freed));
+                rt.sleep(Duration::from_millis(1)).await;
+                assert_eq!(order(&served), expected);
+            }
         });
     }
 

@@ -4,6 +4,12 @@
 //! take its time. While others wait it has to move [`BYTES_PER_S_MIN`]; what it moves less than that puts it behind, and whoever
 //! is further behind than [`patience`] allows is ended, the slowest first, until half the bound is free.
 //!
+//! Of the requests that wait for room to go on one at a time is let through ([`Intake`](super::Intake)). The others hold what they have sent
+//! so far, and before one is let through there is no telling what it is: the kernel may have the rest of its request already. Where one
+//! after the other of those let through has to be ended and none completes its request, the next ones have less and less time to
+//! show that they go on, down to [`PATIENCE_JAMMED`]; each still has its turn before it is ended. The first that completes its
+//! request ends this.
+//!
 //! Pure: the servers say who holds what and how much has moved so far; they end those that are named. Whoever the server itself keeps
 //! waiting must not be named as a holder.
 //!
@@ -16,6 +22,8 @@ use super::Pool;
 
 /// How often holders are looked at while others wait.
 pub const LOOK: Duration = Duration::from_millis(250);
+/// The same where one after the other had to be ended.
+const LOOK_JAMMED: Duration = Duration::from_millis(25);
 /// How often it is looked whether anybody waits.
 pub const REST: Duration = Duration::from_secs(1);
 /// What a holder has to move while others wait, bytes per second.
@@ -27,6 +35,10 @@ pub const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
 const PATIENCE_MAX: Duration = Duration::from_secs(5);
 /// The same however many wait: less than this happens to anybody on a bad line.
 const PATIENCE_MIN: Duration = Duration::from_millis(500);
+/// The same where one after the other had to be ended: less than this happens between two packets.
+const PATIENCE_JAMMED: Duration = Duration::from_millis(100);
+/// How many in a row are ended before there is less patience with the next.
+const IN_A_ROW: u32 = 2;
 /// What those who wait should have to wait for stalled holders, one after the other.
 const PATIENCE_OF_ALL: Duration = Duration::from_secs(10);
 
@@ -50,12 +62,18 @@ pub struct Pace {
     pub patience: Duration,
     /// What is to be freed, bytes.
     pub wanted_bytes: usize,
+    /// How many requests were completed so far by those let through, where holders are let through one after the other.
+    pub completed: Option<u64>,
 }
 
 /// The holders that are watched.
 #[derive(Debug, Default)]
 pub struct Stalls {
     watched: BTreeMap<u64, Watched>,
+    /// In how many looks holders were ended since one that was let through has completed its request.
+    in_a_row: u32,
+    /// How many had been completed at the latest look.
+    completed: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,25 +89,55 @@ fn patience(waiting: usize) -> Duration {
 }
 
 impl Pace {
-    /// What holders of `pool` have to keep up with; `None` while none waits.
-    pub fn of(pool: &Pool) -> Option<Self> {
+    /// What holders of parts of requests have to keep up with; `None` while none waits for `pool`.
+    pub fn of_requests(pool: &Pool) -> Option<Self> {
+        Self::of_answers(pool).map(|pace| Self { completed: Some(pool.completed()), ..pace })
+    }
+
+    /// What holders of answers have to keep up with; `None` while none waits for `pool`.
+    pub fn of_answers(pool: &Pool) -> Option<Self> {
         let waiting = pool.waiting();
         (waiting > 0).then(|| Self {
             bytes_per_s: BYTES_PER_S_MIN,
             patience: patience(waiting),
             wanted_bytes: pool.used().saturating_sub(pool.bytes_max() / 2),
+            completed: None,
         })
     }
 
     /// The same while the server stops: whoever takes nothing at all is ended.
     pub fn of_drain() -> Self {
-        Self { bytes_per_s: 1, patience: DRAIN_PATIENCE, wanted_bytes: usize::MAX }
+        Self { bytes_per_s: 1, patience: DRAIN_PATIENCE, wanted_bytes: usize::MAX, completed: None }
     }
 }
 
 impl Stalls {
-    /// Judges the holders of this moment, [`LOOK`] after the last look, and forgets all others. Returns who is to be ended.
-    pub fn look(&mut self, holders: impl IntoIterator<Item = Holder>, pace: Pace) -> Vec<u64> {
+    /// How long to wait before the next look while others wait.
+    pub fn rest(&self) -> Duration {
+        if self.in_a_row > IN_A_ROW { LOOK_JAMMED } else { LOOK }
+    }
+
+    /// How far behind a holder may be.
+    fn patience(&self, pace: Pace) -> Duration {
+        match self.in_a_row.checked_sub(IN_A_ROW) {
+            None | Some(0) => pace.patience,
+            Some(more) => (pace.patience / 2u32.saturating_pow(more)).max(PATIENCE_JAMMED),
+        }
+    }
+
+    /// Judges the holders of this moment, `elapsed` after the last look, and forgets all others. Returns who is to be ended.
+    pub fn look(
+        &mut self,
+        holders: impl IntoIterator<Item = Holder>,
+        pace: Pace,
+        elapsed: Duration,
+    ) -> Vec<u64> {
+        if let Some(completed) = pace.completed
+            && std::mem::replace(&mut self.completed, completed) != completed
+        {
+            self.in_a_row = 0;
+        }
+        let patience = self.patience(pace);
         let mut slow = Vec::new();
         let mut watched = BTreeMap::new();
         for Holder { id, bytes, moved_bytes } in holders {
@@ -99,10 +147,10 @@ impl Stalls {
                     let moved = moved_bytes.saturating_sub(before.moved_bytes);
                     let worth =
                         Duration::from_nanos(moved.saturating_mul(1_000_000_000) / pace.bytes_per_s.max(1));
-                    (before.behind + LOOK).saturating_sub(worth)
+                    (before.behind + elapsed).saturating_sub(worth)
                 }
             };
-            if behind >= pace.patience {
+            if behind >= patience {
                 slow.push((behind, bytes, id));
             }
             watched.insert(id, Watched { moved_bytes, behind });
@@ -115,21 +163,33 @@ impl Stalls {
             freed = freed.saturating_add(*bytes);
             goes_on
         });
-        ended.map(|(_, _, id)| id).collect()
+        let ended: Vec<u64> = ended.map(|(_, _, id)| id).collect();
+        if pace.completed.is_some() && !ended.is_empty() {
+            self.in_a_row = self.in_a_row.saturating_add(1);
+        }
+        ended
     }
 
     /// None waits: what was held against any holder is forgotten.
     pub fn forget(&mut self) {
         self.watched.clear();
+        self.in_a_row = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Waker};
+
+    use super::super::Intake;
     use super::*;
 
-    const PACE: Pace =
-        Pace { bytes_per_s: BYTES_PER_S_MIN, patience: PATIENCE_MAX, wanted_bytes: usize::MAX };
+    const PACE: Pace = Pace {
+        bytes_per_s: BYTES_PER_S_MIN,
+        patience: PATIENCE_MAX,
+        wanted_bytes: usize::MAX,
+        completed: None,
+    };
 
     fn holder(id: u64, moved_bytes: u64) -> Holder {
         Holder { id, bytes: 1 << 20, moved_bytes }
@@ -138,7 +198,7 @@ mod tests {
     /// After how many looks one that moves so much per look is ended; at most 1000.
     fn looks(moved_per_look: u64, pace: Pace) -> Option<u64> {
         let mut stalls = Stalls::default();
-        (0..1000).find(|n| !stalls.look([holder(7, n * moved_per_look)], pace).is_empty())
+        (0..1000).find(|n| !stalls.look([holder(7, n * moved_per_look)], pace, LOOK).is_empty())
     }
 
     #[test]
@@ -158,12 +218,12 @@ mod tests {
         let pace = Pace { wanted_bytes: 2 << 20, ..PACE };
         for n in 0..20 {
             let holders = [holder(1, n * 4096), holder(2, 0), holder(3, n * 100), holder(4, n << 20)];
-            assert!(stalls.look(holders, pace).is_empty());
+            assert!(stalls.look(holders, pace, LOOK).is_empty());
         }
         let mut ended = Vec::new();
         for n in 20..40 {
             let holders = [holder(1, n * 4096), holder(2, 0), holder(3, n * 100), holder(4, n << 20)];
-            ended = stalls.look(holders, pace);
+            ended = stalls.look(holders, pace, LOOK);
             if ended.len() > 1 {
                 break;
             }
@@ -182,11 +242,57 @@ mod tests {
     fn what_happened_while_nobody_waited_is_not_held_against_anybody() {
         let mut stalls = Stalls::default();
         for _ in 0..19 {
-            assert!(stalls.look([holder(1, 0)], PACE).is_empty());
+            assert!(stalls.look([holder(1, 0)], PACE, LOOK).is_empty());
         }
         stalls.forget();
         for _ in 0..19 {
-            assert!(stalls.look([holder(1, 0)], PACE).is_empty());
+            assert!(stalls.look([holder(1, 0)], PACE, LOOK).is_empty());
         }
+    }
+
+    /// How long each of those that are let through, one after the other, and do nothing has until it is ended.
+    fn turns(count: u64, completed: impl Fn(u64) -> Option<u64>) -> Vec<Duration> {
+        let mut stalls = Stalls::default();
+        let turn = |id| {
+            let (pace, mut took) = (Pace { completed: completed(id), ..PACE }, Duration::ZERO);
+            while stalls
+                .look([holder(id, 0)], pace, if took.is_zero() { LOOK } else { stalls.rest() })
+                .is_empty()
+            {
+                took += stalls.rest();
+            }
+            took
+        };
+        (1..=count).map(turn).collect()
+    }
+
+    #[test]
+    fn where_one_after_the_other_stalls_the_next_has_less_time_and_never_none() {
+        let jammed: Vec<_> = turns(9, |_| Some(7)).iter().map(Duration::as_millis).collect();
+        assert_eq!(jammed, [5000, 5000, 5000, 2500, 1250, 625, 325, 175, 100]);
+        let between = turns(9, |id| Some(id / 3));
+        assert!(between.iter().all(|took| *took == PATIENCE_MAX), "others complete: {between:?}");
+        let answers = turns(9, |_| None);
+        assert!(answers.iter().all(|took| *took == PATIENCE_MAX), "none is let through: {answers:?}");
+    }
+
+    /// How much is to be freed comes from the bound.
+    #[test]
+    fn holders_are_ended_until_half_the_bound_is_free() {
+        let (pool, mut cx) = (Pool::new(100 << 20), Context::from_waker(Waker::noop()));
+        assert_eq!(Pace::of_requests(&pool), None, "none waits");
+        let _held = pool.charge(120 << 20);
+        let mut waiting = [Intake::new(&pool), Intake::new(&pool)];
+        let rooms = waiting.each_mut().map(|intake| {
+            intake.keep(5 << 20);
+            intake.poll_room(&mut cx).is_ready()
+        });
+        assert_eq!(rooms, [true, false], "the first is let through");
+        let pace = Pace::of_requests(&pool).expect("one waits");
+        assert_eq!((pace.wanted_bytes, pace.completed, pace.patience), (80 << 20, Some(0), PATIENCE_MAX));
+        let mut stalls = Stalls::default();
+        let holders = || (1..=10).map(|id| Holder { id, bytes: 15 << 20, moved_bytes: 0 });
+        let ended = (0..).map(|_| stalls.look(holders(), pace, LOOK)).find(|ended| !ended.is_empty());
+        assert_eq!(ended.map(|ended| ended.len()), Some(6), "six of 15 MiB are 80 MiB, five are not");
     }
 }

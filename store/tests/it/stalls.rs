@@ -63,6 +63,60 @@ fn who_drips_does_not_keep_memory_that_others_wait_for() {
     }
 }
 
+/// Most of them never get to show how slow they are, because they wait for those before them.
+#[test]
+fn many_who_drip_have_ever_less_time() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(4 * MIB, 8 * MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let (addr, counters) = serve_counted(&rt, &gateway, config());
+        for _ in 0..100 {
+            drip(&rt, addr, Duration::from_secs(1));
+        }
+        rt.sleep(Duration::from_millis(500)).await;
+        let began = rt.now();
+        let mut honest = rt.connect(addr).await.unwrap();
+        ask(&mut honest, &[b"SET", b"mine", &vec![b'm'; 3 * MIB]], b"+OK\r\n").await;
+        let took = rt.now().since(began);
+        assert!(took < Duration::from_secs(30), "it took {took:?}, {} were ended", counters.evicted.get());
+    });
+}
+
+/// One that stalls among others that wait says nothing of them.
+#[test]
+fn no_more_are_ended_than_have_to_be() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(4 * MIB, 8 * MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let (addr, counters) = serve_counted(&rt, &gateway, config());
+        let honest: Vec<_> = (0..20)
+            .map(|n| {
+                let rt = rt.clone();
+                rt.clone().spawn(async move {
+                    let mut stream = rt.connect(addr).await.unwrap();
+                    let request = packed(&[b"SET", format!("key{n}").as_bytes(), &vec![b'v'; MIB]]);
+                    let (most, last) = request.split_at(request.len() - 1);
+                    stream.write_all(most).await.unwrap();
+                    // Longer than those may take that are let through before it.
+                    rt.sleep(Duration::from_millis(100)).await;
+                    stream.write_all(last).await.unwrap();
+                    expect(&mut stream, b"+OK\r\n").await;
+                })
+            })
+            .collect();
+        // Two stall, one after the other or with others between them.
+        for _ in 0..2 {
+            drip(&rt, addr, Duration::from_secs(1));
+        }
+        for client in honest {
+            client.await;
+        }
+        rt.sleep(Duration::from_secs(20)).await;
+        assert!(memory.input.peak() > 4 * MIB, "the bound was never met: the test does not test");
+        assert!((1..=2).contains(&counters.evicted.get()), "{} were ended", counters.evicted.get());
+    });
+}
+
 #[test]
 fn who_is_as_fast_as_asked_is_left_alone() {
     in_world(|rt| async move {
@@ -166,6 +220,35 @@ fn calls_that_stall_half_way_give_back_memory_and_their_connection() {
         }
         assert_eq!(server.stats().broken, 0, "calls end, connections stay");
         assert!(server.stats().evicted > 0, "those that were ended are counted");
+    });
+}
+
+#[test]
+fn many_calls_that_stall_have_ever_less_time() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(4 * MIB, 8 * MIB));
+        let (addr, server, service) = serve_large(&rt, &memory);
+        for _ in 0..100 {
+            let slow = Client::connect(&rt, addr).await.unwrap();
+            let rt = rt.clone();
+            rt.clone().spawn(async move {
+                let mut call = slow.open("/test/Take").await.unwrap();
+                // The call may be ended before all of it is taken.
+                if call.outbox.send(framed(3 * MIB).slice(..3 * MIB - 10)).await.is_ok() {
+                    rt.sleep(Duration::from_secs(3600)).await;
+                }
+            });
+        }
+        rt.sleep(Duration::from_millis(500)).await;
+        let began = rt.now();
+        let honest = Client::connect(&rt, addr).await.unwrap();
+        let mut call = honest.open("/test/Take").await.unwrap();
+        call.outbox.send(framed(3 * MIB)).await.unwrap();
+        assert!(call.inbox.next().await.unwrap().is_none());
+        call.finish().await.unwrap();
+        let took = rt.now().since(began);
+        assert!(took < Duration::from_secs(30), "it took {took:?}, {} were ended", server.stats().evicted);
+        assert_eq!(service.0.get(), 1);
     });
 }
 

@@ -222,7 +222,10 @@ async fn only_message(
         let_send_on(body, bytes)?;
     }
     match message {
-        Some(message) if messages.waiting() == 0 => Ok(message),
+        Some(message) if messages.waiting() == 0 => {
+            intake.complete();
+            Ok(message)
+        }
         _ => Err(Status::new(Code::Internal, "the request ended before its message was complete")),
     }
 }

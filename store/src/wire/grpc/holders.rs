@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use engine::rt::Rt;
 
@@ -121,6 +122,7 @@ impl Holders {
         &self,
         stalls: &mut Stalls,
         pace: Option<Pace>,
+        elapsed: Duration,
         holds: impl Fn(Duty) -> Option<usize>,
     ) -> usize {
         let Some(pace) = pace else {
@@ -133,7 +135,7 @@ impl Holders {
                 let bytes = holds(held.duty.get())?;
                 Some(Holder { id: *id, bytes, moved_bytes: held.moved_bytes.get() })
             });
-            stalls.look(holders, pace).iter().filter_map(|id| listed.get(id).cloned()).collect()
+            stalls.look(holders, pace, elapsed).iter().filter_map(|id| listed.get(id).cloned()).collect()
         };
         for held in &slow {
             tracing::warn!(
@@ -159,6 +161,7 @@ pub(super) async fn watch(
     stats: Rc<Cell<Stats>>,
 ) {
     let (mut sending, mut taking) = (Stalls::default(), Stalls::default());
+    let mut elapsed = stalls::REST;
     loop {
         let drains = drain.is_requested();
         if drains && stats.get().connections == 0 {
@@ -166,19 +169,20 @@ pub(super) async fn watch(
         }
         let (requests, answers) = match drains {
             true => (Some(Pace::of_drain()), Some(Pace::of_drain())),
-            false => (Pace::of(&memory.input), Pace::of(&memory.output)),
+            false => (Pace::of_requests(&memory.input), Pace::of_answers(&memory.output)),
         };
-        let rest = if requests.is_some() || answers.is_some() { stalls::LOOK } else { stalls::REST };
-        let late = holders.end_slow(&mut sending, requests, |duty| match duty {
+        let waited_for = requests.is_some() || answers.is_some();
+        let late = holders.end_slow(&mut sending, requests, elapsed, |duty| match duty {
             Duty::Send(bytes) => (drains || bytes > INTAKE_BYTES_MIN).then_some(bytes),
             Duty::None | Duty::Take(_) => None,
         });
-        let unread = holders.end_slow(&mut taking, answers, |duty| match duty {
+        let unread = holders.end_slow(&mut taking, answers, elapsed, |duty| match duty {
             Duty::Take(bytes) => Some(bytes),
             Duty::None | Duty::Send(_) => None,
         });
         let counted = stats.get();
         stats.set(Stats { evicted: counted.evicted + (late + unread) as u64, ..counted });
-        rt.sleep(rest).await;
+        elapsed = if waited_for { sending.rest().min(taking.rest()) } else { stalls::REST };
+        rt.sleep(elapsed).await;
     }
 }

@@ -4,6 +4,7 @@
 //! the others. Who is too slow is decided in [`crate::memory::stalls`]; here connections are only listed for it and ended.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::client::Held;
 use super::server::{Server, Stop};
@@ -13,21 +14,23 @@ use crate::memory::{INTAKE_BYTES_MIN, SMALL_BYTES};
 /// Ends connections whose clients are too slow with the memory that others wait for, and in a drain those that take nothing.
 pub(super) async fn evict_stalled(server: Rc<Server>) {
     let (mut input, mut output) = (Stalls::default(), Stalls::default());
+    let mut elapsed = stalls::REST;
     loop {
         let memory = server.gateway.memory();
         let drains = server.stop() != Stop::No;
         if drains && server.clients.borrow().is_empty() {
             return;
         }
-        let requests = Pace::of(&memory.input);
-        let replies = if drains { Some(Pace::of_drain()) } else { Pace::of(&memory.output) };
-        let rest = if requests.is_some() || replies.is_some() { stalls::LOOK } else { stalls::REST };
+        let requests = Pace::of_requests(&memory.input);
+        let replies = if drains { Some(Pace::of_drain()) } else { Pace::of_answers(&memory.output) };
         let sending = |held: Held| (held.input > INTAKE_BYTES_MIN).then_some((held.input, held.read_bytes));
         let output_min = if drains { 0 } else { SMALL_BYTES };
         let reading = |held: Held| (held.output > output_min).then_some((held.output, held.written_bytes));
-        evict_slow(&server, &mut input, requests, sending);
-        evict_slow(&server, &mut output, replies, reading);
-        server.rt.sleep(rest).await;
+        evict_slow(&server, &mut input, requests, elapsed, sending);
+        evict_slow(&server, &mut output, replies, elapsed, reading);
+        let waited_for = requests.is_some() || replies.is_some();
+        elapsed = if waited_for { input.rest().min(output.rest()) } else { stalls::REST };
+        server.rt.sleep(elapsed).await;
     }
 }
 
@@ -36,6 +39,7 @@ fn evict_slow(
     server: &Server,
     stalls: &mut Stalls,
     pace: Option<Pace>,
+    elapsed: Duration,
     holds: impl Fn(Held) -> Option<(usize, u64)>,
 ) {
     let Some(pace) = pace else { return stalls.forget() };
@@ -44,7 +48,7 @@ fn evict_slow(
         let (bytes, moved_bytes) = holds(client.held.get())?;
         Some(Holder { id: client.entry.id, bytes, moved_bytes })
     });
-    for client in stalls.look(holders, pace).iter().filter_map(|id| clients.get(id)) {
+    for client in stalls.look(holders, pace, elapsed).iter().filter_map(|id| clients.get(id)) {
         let Held { input, output, .. } = client.held.get();
         tracing::warn!(
             client = %client.entry.from,
