@@ -357,6 +357,12 @@ impl Tree {
         self.shared.get_now(cf, key, SeqNo::MAX)
     }
 
+    /// The same, except that a value of which a copy would have to be made is copied only if `wanted` says so of its length, bytes;
+    /// else it is [`Lookup::NeedsIo`].
+    pub fn get_now_if(&self, cf: Cf, key: &[u8], wanted: impl Fn(usize) -> bool) -> Lookup {
+        self.shared.get_now_if(cf, key, SeqNo::MAX, wanted)
+    }
+
     /// The newest version of `key`.
     ///
     /// # Errors

@@ -23,15 +23,20 @@ pub enum Lookup {
     Found(Bytes),
     /// There is none.
     Absent,
-    /// Memory does not know; ask the async form.
+    /// Memory does not know, or may not say; ask the async form.
     NeedsIo,
 }
 
 impl Shared {
     pub(super) fn get_now(&self, cf: Cf, key: &[u8], at: SeqNo) -> Lookup {
+        self.get_now_if(cf, key, at, |_| true)
+    }
+
+    /// A value of a memtable is copied only if `wanted` says so of its length, bytes; what lies in a cache is shared.
+    pub(super) fn get_now_if(&self, cf: Cf, key: &[u8], at: SeqNo, wanted: impl Fn(usize) -> bool) -> Lookup {
         let hash = key_hash(key);
-        if let Some(found) = self.get_in_memory(cf, key, hash, at) {
-            return found.into();
+        if let Some(found) = self.get_in_memory(cf, key, hash, at, &wanted) {
+            return found.map_or(Lookup::NeedsIo, Lookup::from);
         }
         let newest = at == SeqNo::MAX;
         if let Some(value) = newest.then(|| self.rows.get(cf, key, hash)).flatten() {
@@ -96,11 +101,18 @@ impl Shared {
         }
     }
 
-    fn get_in_memory(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Found> {
-        if let Some(found) = self.active.borrow().get(cf, key, hash, at) {
+    fn get_in_memory(
+        &self,
+        cf: Cf,
+        key: &[u8],
+        hash: u64,
+        at: SeqNo,
+        wanted: &impl Fn(usize) -> bool,
+    ) -> Option<Option<Found>> {
+        if let Some(found) = self.active.borrow().get_if(cf, key, hash, at, wanted) {
             return Some(found);
         }
-        self.closed.borrow().iter().rev().find_map(|memtable| memtable.get(cf, key, hash, at))
+        self.closed.borrow().iter().rev().find_map(|memtable| memtable.get_if(cf, key, hash, at, wanted))
     }
 }
 
@@ -168,6 +180,16 @@ impl Snapshot {
     /// As [`Tree::get_now`](super::Tree::get_now), at this moment.
     pub fn get_now(&self, cf: Cf, key: &[u8]) -> Lookup {
         self.shared.get_now(cf, key, self.seq)
+    }
+
+    /// As [`Tree::get_now_if`](super::Tree::get_now_if), at this moment.
+    pub fn get_now_if(&self, cf: Cf, key: &[u8], wanted: impl Fn(usize) -> bool) -> Lookup {
+        self.shared.get_now_if(cf, key, self.seq, wanted)
+    }
+
+    /// As [`Tree::length_now`](super::Tree::length_now), at this moment.
+    pub fn length_now(&self, cf: Cf, key: &[u8]) -> Option<Option<usize>> {
+        self.shared.length_now(cf, key, self.seq)
     }
 
     /// As [`Tree::get`](super::Tree::get), at this moment.

@@ -164,7 +164,7 @@ impl Inner {
         match state.known(key) {
             Known::Absent => Lookup::Absent,
             Known::Value(value) => Lookup::Found(value),
-            Known::Nothing => self.charge_now(self.tree.get_now(CF, key)),
+            Known::Nothing => self.charge_now(self.value_now(key)),
         }
     }
 

@@ -14,7 +14,7 @@ use scheduler::{Region, RegionId};
 
 use super::reply::Reply;
 use super::{Asked, Inner, Queued, Shard};
-use crate::memory::{AnswerBytes, Charge, charged_bytes, charged_length, charged_pair_bytes};
+use crate::memory::{AnswerBytes, Charge, SMALL_BYTES, charged_bytes, charged_length, charged_pair_bytes};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::guard;
@@ -270,7 +270,7 @@ impl Inner {
         key: &[u8],
         keep: impl FnOnce(Outcome) -> Option<Outcome>,
     ) -> Option<Outcome> {
-        let value = match self.tree.get_now(CF, key) {
+        let value = match self.value_now(key) {
             Lookup::Found(value) => Some(value),
             Lookup::Absent => None,
             Lookup::NeedsIo => return None,
@@ -280,6 +280,12 @@ impl Inner {
         self.counters.reads.add(1);
         self.counts.read(region, 1, bytes);
         Some(kept)
+    }
+
+    /// What memory knows of `key`. A large value for which there is no room is not copied: it is for those who can wait.
+    pub(super) fn value_now(&self, key: &[u8]) -> Lookup {
+        let output = &self.memory.output;
+        self.tree.get_now_if(CF, key, |bytes| bytes <= SMALL_BYTES || output.has_room(charged_length(bytes)))
     }
 
     /// The value of `key`, charged to the core's answers.
@@ -342,7 +348,8 @@ impl Inner {
         }
     }
 
-    /// The values of `keys`, charged one by one; nothing if there is not room for all of them now.
+    /// The values of `keys`, charged one by one; nothing if there is not room for all of them now. No large value is copied before
+    /// it is known, as far as memory knows, that all of them together are not too large.
     async fn values_at_once(
         &self,
         snapshot: &Snapshot,
@@ -350,10 +357,24 @@ impl Inner {
     ) -> Result<Option<Vec<Option<Bytes>>>, Refusal> {
         let mut answer = AnswerBytes::new(self.memory.answer_bytes_max(), 0);
         let (budget, mut values) = (self.rt.budget(), Vec::with_capacity(keys.len()));
-        for key in keys {
-            let _room = self.memory.room_to_read(&self.rt).await?;
-            let mut value = snapshot.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
-            self.memory.has_read(value.as_ref().map_or(0, Bytes::len));
+        let mut looked_ahead = false;
+        for (at, key) in keys.iter().enumerate() {
+            let mut value = match snapshot.get_now_if(CF, key, |bytes| bytes <= SMALL_BYTES) {
+                Lookup::Found(value) => Some(value),
+                Lookup::Absent => None,
+                Lookup::NeedsIo => {
+                    if !std::mem::replace(&mut looked_ahead, true) {
+                        self.look_ahead(snapshot, &keys[at..], answer).await?;
+                    }
+                    if !self.has_room_for_known(snapshot, key) {
+                        return Ok(None);
+                    }
+                    let _room = self.memory.room_to_read(&self.rt).await?;
+                    let value = snapshot.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+                    self.memory.has_read(value.as_ref().map_or(0, Bytes::len));
+                    value
+                }
+            };
             if let Some(found) = value.take() {
                 answer.add(charged_bytes(&found))?;
                 let Some(charge) = self.memory.output.try_charge(charged_bytes(&found)) else {
@@ -365,6 +386,29 @@ impl Inner {
             budget.tick().await;
         }
         Ok(Some(values))
+    }
+
+    /// Refuses values that come to too much with `answer`, as far as memory knows their lengths.
+    async fn look_ahead(
+        &self,
+        snapshot: &Snapshot,
+        keys: &[Bytes],
+        mut answer: AnswerBytes,
+    ) -> Result<(), Refusal> {
+        let budget = self.rt.budget();
+        for key in keys {
+            if let Some(Some(bytes)) = snapshot.length_now(CF, key) {
+                answer.add(charged_length(bytes))?;
+            }
+            budget.tick().await;
+        }
+        Ok(())
+    }
+
+    /// Whether a value has room for a copy; yes if memory does not know it.
+    fn has_room_for_known(&self, snapshot: &Snapshot, key: &[u8]) -> bool {
+        let length = snapshot.length_now(CF, key).flatten();
+        length.is_none_or(|bytes| self.memory.output.has_room(charged_length(bytes)))
     }
 
     /// The same once there is room for all of them, in the order in which they were asked for.

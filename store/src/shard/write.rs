@@ -5,6 +5,8 @@
 //!
 //! [`gate`]: super::gate
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 
 use engine::lsm::Lookup;
@@ -14,6 +16,7 @@ use super::gate::op_bytes;
 use super::modify::{Modified, modify};
 use super::reply::Reply;
 use super::{Due, Inner, Queued, Shard, State};
+use crate::memory::{SMALL_BYTES, charged_length};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::command::Cf;
@@ -96,7 +99,10 @@ impl Shard {
         let now = match known {
             Known::Absent => Lookup::Absent,
             Known::Value(value) => Lookup::Found(value),
-            Known::Nothing => self.inner.charge_now(self.inner.tree.get_now(CF, &key)),
+            Known::Nothing => match self.inner.changeable_now(&key, &change) {
+                Ok(now) => now,
+                Err(refusal) => return self.inner.refuse(reply, refusal),
+            },
         };
         match now {
             Lookup::Found(value) => self.inner.step(route.as_ref(), key, Some(value), change, reply),
@@ -129,11 +135,31 @@ impl Shard {
 }
 
 impl Inner {
+    /// What memory knows of a key that is to be changed, charged. A large value is not copied for a change that has no room: a
+    /// pipeline of changes to it would cost the core a copy each.
+    fn changeable_now(&self, key: &[u8], change: &Change) -> Result<Lookup, Refusal> {
+        let refusal = Cell::new(None);
+        let wanted = |bytes: usize| {
+            if bytes <= SMALL_BYTES {
+                return true;
+            }
+            let room = self.has_room_for(made_bytes(bytes, change));
+            let fits = room.is_ok() && self.memory.output.has_room(charged_length(bytes));
+            refusal.set(room.err());
+            fits
+        };
+        let now = self.tree.get_now_if(CF, key, wanted);
+        match refusal.take() {
+            Some(refusal) => Err(refusal),
+            None => Ok(self.charge_now(now)),
+        }
+    }
+
     /// Computes one read-modify-write from the value before it, and gathers what it writes.
     ///
     /// A value that it makes counts against the bound before it is made: what waited for a load was small when it came.
     fn step(&self, route: Option<&Route>, key: Bytes, before: Option<Bytes>, change: Change, reply: Reply) {
-        if let Err(refusal) = self.has_room_for(made_bytes(before.as_ref(), &change)) {
+        if let Err(refusal) = self.has_room_for(made_bytes(before.as_ref().map_or(0, Bytes::len), &change)) {
             return self.refuse(reply, refusal);
         }
         let Modified { write, out } = match modify(before, change) {
@@ -260,11 +286,11 @@ fn current_term(state: &mut State, route: Option<&Route>, key: &[u8]) -> Result<
     Ok(replica.term())
 }
 
-/// Bytes of the value that `change` makes of the one before it.
-fn made_bytes(before: Option<&Bytes>, change: &Change) -> usize {
+/// Bytes of the value that `change` makes of one of `before` bytes.
+fn made_bytes(before: usize, change: &Change) -> usize {
     match change {
         Change::SetIf { value, when: _ } => value.len(),
-        Change::Append { suffix } => before.map_or(0, Bytes::len) + suffix.len(),
+        Change::Append { suffix } => before + suffix.len(),
         // An integer has at most twenty digits.
         Change::Add { delta: _ } => 20,
         Change::Take | Change::Remove => 0,

@@ -304,6 +304,29 @@ fn appends_that_waited_for_the_disk_count_as_what_they_make() {
     });
 }
 
+/// Neither costs the core a copy of a large value: a pipeline of them would hold it for seconds.
+#[test]
+fn what_is_refused_for_its_size_copies_no_value() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 16 * MIB), 4 * MIB, false).await;
+        put(&gateway, "big", 3 * MIB).await;
+        let output = &gateway.memory().output;
+        let before = output.peak();
+        let keys = vec![Bytes::from("big"); 500];
+        let refused = gateway.submit(None, Op::BatchGet { keys, at_once: false }).await;
+        assert_eq!(refused, Err(Refusal::AnswerTooLarge { bytes_max: 8 * MIB }));
+        assert_eq!(output.peak(), before, "a value was read for an answer that is too large");
+        let other = gateway.submit(None, Op::Put { key: "big other".into(), value: vec![1; 2 * MIB].into() });
+        let change = Change::Append { suffix: "x".into() };
+        let append = gateway.submit(None, Op::Modify { key: "big".into(), change });
+        assert!(matches!(append.await, Err(Refusal::Busy { .. })), "the other write fills the bound");
+        assert_eq!(output.peak(), before, "a value was read for a write that has no room");
+        other.await.expect("a write");
+        let small = gateway.submit(None, Op::BatchGet { keys: vec!["big".into()], at_once: false }).await;
+        assert!(small.is_ok() && output.peak() > before, "{} bytes were charged for a value", output.peak());
+    });
+}
+
 #[test]
 fn small_writes_are_taken_beside_large_ones_that_fill_the_bound() {
     in_world(|rt| async move {
@@ -595,4 +618,57 @@ fn requests_in_flight_of_one_connection_are_bounded() {
         assert!(used <= BOUND + 4 * MIB, "{used} bytes are in flight");
     });
     world.block_on(running).expect("nothing crashes the node");
+}
+
+#[test]
+fn a_command_that_finds_no_room_in_a_transaction_makes_exec_refuse_the_whole() {
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(MIB, MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let mut stream = rt.connect(serve(&rt, &gateway)).await.unwrap();
+        ask(&mut stream, &[b"MULTI"], b"+OK\r\n").await;
+        ask(&mut stream, &[b"SET", b"a", b"1"], b"+QUEUED\r\n").await;
+        let held = memory.input.charge(2 * MIB);
+        let short = b"-TRYAGAIN the core is short of memory, try again in 20 ms\r\n";
+        ask(&mut stream, &[b"SET", b"b", b"1"], short).await;
+        drop(held);
+        ask(&mut stream, &[b"SET", b"c", b"1"], b"+QUEUED\r\n").await;
+        let aborted = b"-EXECABORT Transaction discarded because of previous errors.\r\n";
+        ask(&mut stream, &[b"EXEC"], aborted).await;
+        ask(&mut stream, &[b"EXISTS", b"a", b"b", b"c"], b":0\r\n").await;
+        assert_eq!(memory.input.used(), 0, "what was queued is kept");
+    });
+}
+
+#[test]
+fn a_read_counts_once_wherever_its_value_is() {
+    for cold in [false, true] {
+        in_world(move |rt| async move {
+            let (stores, gateway) = open(&rt, limits(64 * MIB, 8 * MIB), 64 * MIB, cold).await;
+            put(&gateway, "big", MIB).await;
+            if cold {
+                cool(&rt, &gateway, b"big").await;
+            }
+            let counted = || stores.shards.values().map(|shard| shard.counters().reads.get()).sum::<u64>();
+            let before = counted();
+            get(&gateway, "big").await.expect("a value");
+            assert_eq!(counted() - before, 1, "cold: {cold}");
+            // One for which there is no room at first is looked at again once there is.
+            let held = gateway.memory().output.charge(8 * MIB);
+            let waiting = get(&gateway, "big");
+            rt.sleep(Duration::from_millis(5)).await;
+            drop(held);
+            waiting.await.expect("a value");
+            assert_eq!(counted() - before, 2, "cold: {cold}");
+            let keys = vec![Bytes::from("big"), Bytes::from("none"), Bytes::from("other")];
+            gateway.submit(None, Op::BatchGet { keys: keys.clone(), at_once: false }).await.expect("values");
+            assert_eq!(counted() - before, 5, "cold: {cold}");
+            gateway.submit(None, Op::Lengths { keys }).await.expect("lengths");
+            assert_eq!(counted() - before, 8, "cold: {cold}");
+            let mut stream = rt.connect(serve(&rt, &gateway)).await.unwrap();
+            ask(&mut stream, &[b"GET", b"none"], b"$-1\r\n").await;
+            ask(&mut stream, &[b"STRLEN", b"big"], format!(":{MIB}\r\n").as_bytes()).await;
+            assert_eq!(counted() - before, 10, "cold: {cold}");
+        });
+    }
 }

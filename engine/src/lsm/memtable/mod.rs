@@ -147,10 +147,21 @@ impl Memtable {
         self.marks.borrow().clone()
     }
 
-    /// The version of `key` that a read at `at` sees, if this memtable knows one.
-    pub(crate) fn get(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Found> {
-        let found = self.look_up(cf, key, hash, at, Bytes::copy_from_slice)?;
-        Some(found.map_or(Found::Deleted, Found::Value))
+    /// The version of `key` that a read at `at` sees, if this memtable knows one; `Some(None)` if it is a value whose length, in bytes,
+    /// `wanted` does not want, which is not copied then.
+    pub(crate) fn get_if(
+        &self,
+        cf: Cf,
+        key: &[u8],
+        hash: u64,
+        at: SeqNo,
+        wanted: impl FnOnce(usize) -> bool,
+    ) -> Option<Option<Found>> {
+        let copy = |value: &[u8]| wanted(value.len()).then(|| Bytes::copy_from_slice(value));
+        Some(match self.look_up(cf, key, hash, at, copy)? {
+            None => Some(Found::Deleted),
+            Some(value) => value.map(Found::Value),
+        })
     }
 
     /// The length of that value, which is not copied; `Some(None)` if it is deleted.

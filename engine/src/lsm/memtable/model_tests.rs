@@ -242,13 +242,30 @@ impl Run {
         assert_eq!(hashes, known.len(), "seed {}", self.seed);
     }
 
+    /// The lookups of every key at every moment that a reader has, with and without a copy of the value.
     fn check_gets(&self) {
+        let length = |found: Found| match found {
+            Found::Value(value) => Some(value.len()),
+            Found::Deleted => None,
+        };
         let keys = self.model.all.keys().cloned().chain([b"z".to_vec()]);
         for key in keys {
             for at in self.readers.moments().chain([self.last, SeqNo::MAX]) {
-                let found = self.memtable.get(CF, &key, self.hash(&key), at);
+                let found = self.memtable.get_if(CF, &key, self.hash(&key), at, |_| true);
                 let expected = self.model.get(&key, at);
-                assert_eq!(found, expected, "seed {}: {} at {at:?}", self.seed, key.escape_ascii());
+                assert_eq!(
+                    found,
+                    expected.clone().map(Some),
+                    "seed {}: {} at {at:?}",
+                    self.seed,
+                    key.escape_ascii()
+                );
+                let unwanted = self.memtable.get_if(CF, &key, self.hash(&key), at, |bytes| {
+                    assert_eq!(Some(Some(bytes)), expected.clone().map(length));
+                    false
+                });
+                let expected = expected.map(|found| (found == Found::Deleted).then_some(found));
+                assert_eq!(unwanted, expected, "a value that is not wanted is not copied");
             }
         }
     }
