@@ -14,6 +14,7 @@ mod departure;
 mod intake;
 mod overdue;
 mod replies;
+mod slice;
 mod starting;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use super::server::{Server, Stop};
 use crate::memory::{INTAKE_BYTES_MIN, Intake, SMALL_BYTES};
 use overdue::Overdue;
 use replies::Replies;
+use slice::Slice;
 
 /// Maximum bytes of requests in flight.
 pub const HELD_BYTES_MAX: usize = 16 << 20;
@@ -83,6 +85,7 @@ pub struct Session {
     /// The core that the session migrates to as soon as everything is answered.
     goal: Option<u16>,
     overdue: Overdue,
+    slice: Slice,
     traffic: Traffic,
     /// The most commands that were in flight at once.
     #[cfg(test)]
@@ -158,6 +161,7 @@ impl Session {
             affinity: Affinity::default(),
             goal: None,
             overdue: Overdue::default(),
+            slice: Slice::default(),
             traffic: Traffic::default(),
             #[cfg(test)]
             most_queued: 0,
@@ -184,6 +188,7 @@ impl Session {
     /// Takes turns until there is nothing to do. `true`: there is more to do, after a pause. `false`: the end.
     fn poll_turns(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         self.show_waker(cx);
+        self.slice.begin(&self.server.rt);
         for _ in 0..TURNS_AT_ONCE {
             if self.client.evicted.get() || self.client.entry.is_killed() {
                 return Poll::Ready(Ok(false));
@@ -214,6 +219,10 @@ impl Session {
             }
             if !took && !answered && !wrote {
                 return self.wait(cx);
+            }
+            self.slice.look(&self.server.rt);
+            if self.slice.is_used_up() {
+                break;
             }
         }
         Poll::Ready(Ok(true))

@@ -51,6 +51,7 @@ impl Session {
         let commands_max = (replies_max / self.replies.expected_bytes().max(1))
             .clamp(1, self.server.config.pipeline_max.max(1));
         self.goal.is_none()
+            && !self.slice.is_used_up()
             && self.queue.len() < commands_max
             && self.queue.held_bytes() < HELD_BYTES_MAX
             && self.replies.unsent_bytes() + self.queue.said_bytes() < self.unsent_bytes_max()
@@ -98,7 +99,9 @@ impl Session {
     pub(super) fn start_kept(&mut self, mut input: BytesMut, now: Mono) {
         while let Some(bytes) = self.big_frame(&input) {
             let frame = input.split_to(bytes).freeze();
-            match self.start_own(&frame, now) {
+            let started = self.start_own(&frame, now);
+            self.slice.look(&self.server.rt);
+            match started {
                 Started::Yes => self.parser.restart(),
                 Started::Last => return,
                 Started::WhenQuiet => {
@@ -183,6 +186,7 @@ impl Session {
             };
             parser.restart();
             done += bytes;
+            self.slice.count(&self.server.rt, bytes);
         }
         done
     }

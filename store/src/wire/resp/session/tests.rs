@@ -242,6 +242,27 @@ fn no_more_commands_are_in_flight_than_the_setting_allows() {
     }
 }
 
+/// What commands cost is not bounded by how many there are, so the clock decides when others have their turn.
+#[test]
+fn a_session_whose_slice_is_used_up_lets_others_go_on() {
+    const ASKED: u64 = 300;
+    let client = |mut asker: Asker| async move {
+        asker.ask("PING").await;
+        asker.expect(b"+PONG\r\n").await;
+        asker.ask(&["SET a 1"; ASKED as usize].join("\r\n")).await;
+        asker.expect(&b"+OK\r\n".repeat(ASKED as usize)).await;
+    };
+    let (most, before) = (Rc::new(Cell::new(0)), Cell::new(0));
+    let seen = most.clone();
+    let watch = move |session: &Session| {
+        session.slice.shorten();
+        let done = session.server.counters.commands[Command::Set as usize].get();
+        seen.set(seen.get().max(done - before.replace(done)));
+    };
+    converse(64 << 10, Vec::new(), client, watch);
+    assert!((1..=8).contains(&most.get()), "{} commands were started in one slice", most.get());
+}
+
 /// What the replies in flight come to is bounded before any of them is there: as many commands as replies of the latest size fit.
 #[test]
 fn fewer_commands_are_in_flight_where_replies_are_large() {
