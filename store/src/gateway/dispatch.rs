@@ -487,12 +487,20 @@ fn split_reads(routes: &Routes, keys: Vec<Bytes>, read: impl Fn(Vec<Bytes>) -> O
 /// Groups `items` by the region of their key, in the order of each region's first item; `None` if a key has no region here.
 fn by_region<T>(routes: &Routes, items: Vec<T>, key: impl Fn(&T) -> &Bytes) -> Option<Vec<(usize, Vec<T>)>> {
     let mut parts: Vec<(u64, usize, Vec<T>)> = Vec::new();
+    // Keys of one command mostly lie together, so the region of the one before is looked at first.
+    let mut latest: Option<(&Place, usize)> = None;
     for item in items {
-        let place = routes.find(key(&item))?;
-        match parts.iter_mut().find(|(region, ..)| *region == place.region_id) {
-            Some((.., part)) => part.push(item),
-            None => parts.push((place.region_id, place.store, vec![item])),
+        if let Some((_, at)) = latest.filter(|(place, _)| place.contains(key(&item))) {
+            parts[at].2.push(item);
+            continue;
         }
+        let place = routes.find(key(&item))?;
+        let at = parts.iter().position(|(region, ..)| *region == place.region_id).unwrap_or_else(|| {
+            parts.push((place.region_id, place.store, Vec::new()));
+            parts.len() - 1
+        });
+        parts[at].2.push(item);
+        latest = Some((place, at));
     }
     Some(parts.into_iter().map(|(_, store, part)| (store, part)).collect())
 }

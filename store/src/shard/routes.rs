@@ -21,6 +21,13 @@ pub struct Place {
     pub store: usize,
 }
 
+impl Place {
+    /// Whether `key` lies in the region.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        *self.start <= *key && (self.end.is_empty() || *key < *self.end)
+    }
+}
+
 impl Routes {
     /// Routes from the places of all regions, in any order.
     pub fn new(mut places: Vec<Place>) -> Self {
@@ -64,6 +71,13 @@ mod tests {
         let routes = routes();
         for (key, region) in [("", 1), ("b", 1), ("c", 2), ("lz", 2), ("m", 3), ("zz", 3)] {
             assert_eq!(routes.find(key.as_bytes()).unwrap().region_id, region, "{key}");
+            let containing: Vec<u64> = routes
+                .places
+                .iter()
+                .filter(|place| place.contains(key.as_bytes()))
+                .map(|place| place.region_id)
+                .collect();
+            assert_eq!(containing, [region], "{key}");
         }
     }
 
