@@ -3,7 +3,7 @@
 //! Order: settings, host check, status server (so that `/started` can say "not yet"), node, banner, wait for a signal,
 //! drain. What goes wrong before the node serves is one sentence on standard error and an exit code.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use rustix::fs::Mode;
 use store::config::Config;
 use store::node::listen::CannotListen;
 use store::node::movement::Movement;
-use store::node::{Addresses, Node};
+use store::node::{Addresses, Node, Setup};
 use store::publish::{NodeFacts, Publisher};
 use store::shard::counters::StoreSnapshot;
 use store::wire::admin::{Admin, Condition, Life, Pages, Phase, json_string};
@@ -38,6 +38,9 @@ const STILL_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct ServerArguments {
     #[command(flatten)]
     settings: SettingArguments,
+    /// Join the cluster of these members (their PD ports), if the data directory is empty; a restart needs no --join
+    #[arg(long, value_name = "ADDR[,ADDR]", value_delimiter = ',')]
+    join: Vec<String>,
     /// Print every setting with its origin, check the directory and the ports, and exit
     #[arg(long)]
     check: bool,
@@ -65,10 +68,26 @@ pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
     if let Err(failures) = host_allows(&settings) {
         return fail(&failures, EXIT_CONFIG);
     }
-    match serve(&settings, &logging) {
+    let members = match members(&arguments.join) {
+        Ok(members) => members,
+        Err(why) => return fail(&why, EXIT_CONFIG),
+    };
+    match serve(&settings, members, &logging) {
         Ok(code) => code,
         Err(why) => fail(&why, 1),
     }
+}
+
+/// The addresses of `--join`, names looked up.
+fn members(join: &[String]) -> Result<Vec<SocketAddr>, String> {
+    let mut members = Vec::new();
+    for place in join {
+        let found = place.to_socket_addrs().map_err(|error| {
+            format!("--join {place}: {error}: write HOST:PORT, with the base_port of a member, such as 10.0.0.1:20160")
+        })?;
+        members.extend(found);
+    }
+    Ok(members)
 }
 
 /// Prints every setting with its origin, and what would make a start fail.
@@ -117,7 +136,7 @@ fn host_allows(settings: &Settings) -> Result<(), String> {
     if failures.is_empty() { Ok(()) } else { Err(failures.join("\nringkeep: ")) }
 }
 
-fn serve(settings: &Settings, logging: &Logging) -> Result<ExitCode, String> {
+fn serve(settings: &Settings, join: Vec<SocketAddr>, logging: &Logging) -> Result<ExitCode, String> {
     let config = &settings.config;
     let (signal, signals) = mpsc::channel();
     let life = Life::new();
@@ -125,7 +144,8 @@ fn serve(settings: &Settings, logging: &Logging) -> Result<ExitCode, String> {
     let view = Arc::new(OnceLock::new());
     let admin = start_admin(settings, &view, &life)?;
     let cpus = choose_cpus(config, settings.limits.cores)?;
-    let node = Node::start(config, &settings.limits, &cpus).map_err(|error| error.to_string())?;
+    let setup = Setup { config: config.clone(), limits: settings.limits, cpus, work: None, join };
+    let node = Node::start_with(setup).map_err(|error| error.to_string())?;
     let seen = view.get_or_init(|| View::of(&node, settings, logging));
     keep_publishing(seen.clone()).map_err(|error| format!("the metrics thread: {error}"))?;
     life.enter(Phase::Serving);

@@ -41,6 +41,8 @@ pub enum Bug {
     ReadUnasked,
     /// A leader answers a comparison that failed from its state, without a lease and without an entry of its own.
     ComparedUnasked,
+    /// What the scheduler answers to another node is lost.
+    AnswersLost,
     /// A change of membership is proposed although too few voters would be heard after it.
     QuorumNotAsked,
 }

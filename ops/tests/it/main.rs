@@ -2,6 +2,7 @@
 
 mod deploy;
 mod host;
+mod joined;
 mod metrics;
 mod scrape;
 mod server;

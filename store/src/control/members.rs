@@ -5,14 +5,23 @@
 
 use std::fmt;
 
-use scheduler::{NodeId, State, StateCommand, StoreDescriptor, StoreId};
+use scheduler::{Lifecycle, NodeId, State, StateCommand, StoreDescriptor, StoreId};
 
 use super::denied::Denied;
 use super::{Control, time};
 
 /// Why a store may not join, beyond what the state refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotAdmitted {
+    /// An address of a node that wants to join is that of a store that has joined.
+    AddressInUse {
+        /// The address.
+        address: String,
+        /// The store.
+        holder: StoreId,
+        /// Its node.
+        node: NodeId,
+    },
     /// It is one of this node's own.
     OwnStore(StoreId),
     /// The id of its node did not come from here.
@@ -24,6 +33,13 @@ pub enum NotAdmitted {
 impl fmt::Display for NotAdmitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AddressInUse { address, holder, node } => {
+                write!(
+                    f,
+                    "{address} is the address of {holder} of {node}, which has joined. If its data directory was wiped, what was on it is \
+                     gone: put the directory back, or start the new node at other ports"
+                )
+            }
             Self::OwnStore(store) => {
                 write!(
                     f,
@@ -40,6 +56,15 @@ impl fmt::Display for NotAdmitted {
     }
 }
 
+/// What a node that joins is given. Its stores enter the state themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrantedNode {
+    /// Its id.
+    pub node: u64,
+    /// The id of its first store; the others have those that follow.
+    pub first_store: u64,
+}
+
 /// What entering a store would change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Joining {
@@ -52,6 +77,23 @@ pub enum Joining {
 }
 
 impl Control {
+    /// Gives ids to a node with `stores` stores that will be reached at `addresses`, as far as that is settled. Ids of a node that
+    /// never comes are not given out again.
+    ///
+    /// # Errors
+    /// An address belongs to a store that has joined, or there are no ids.
+    pub async fn grant_node(&self, stores: u64, addresses: &[String]) -> Result<GrantedNode, Denied> {
+        let holder = self.0.state.known(|image| {
+            let in_use = image.stores.values().filter(|store| store.lifecycle != Lifecycle::Tombstone);
+            in_use.filter(|store| addresses.contains(&store.address)).min_by_key(|store| store.id).cloned()
+        });
+        if let Some(StoreDescriptor { id, node, address, labels: _, lifecycle: _ }) = holder.flatten() {
+            return Err(Denied::NotAdmitted(NotAdmitted::AddressInUse { address, holder: id, node }));
+        }
+        let first_store = self.alloc_ids(stores + 1).await?;
+        Ok(GrantedNode { node: first_store + stores, first_store })
+    }
+
     /// Whether a store of another node may be entered as it describes itself.
     ///
     /// # Errors

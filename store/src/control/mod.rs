@@ -53,7 +53,7 @@ use scheduler::{Cluster, Config, Instruction, Oracle, Scheduler, Store, StoreDes
 pub use self::denied::Denied;
 use self::link::StateLink;
 pub use self::link::{Ask, link};
-pub use self::members::{Joining, NotAdmitted};
+pub use self::members::{GrantedNode, Joining, NotAdmitted};
 use self::orders::Orders;
 pub use self::reports::{Beat, BeatAnswer, NotJoined, StoreBeat, answers, beats, hand_out};
 

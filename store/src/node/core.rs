@@ -49,6 +49,8 @@ pub struct Plan {
     pub cores: usize,
     /// The regions that fresh stores are given.
     pub first_regions: Vec<Region>,
+    /// Where the scheduler was found, if another node hosts it.
+    pub schedulers: Vec<SocketAddr>,
     /// Where stores of other nodes are reached, as far as that is known at the start.
     pub peers: Vec<(StoreId, SocketAddr)>,
     /// How every store is opened; the store id is filled in.
@@ -123,7 +125,8 @@ pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
         let dir = Identity::store_dir(&plan.dir, store);
         let mut options = ShardOptions {
             store,
-            system: index == SYSTEM_STORE,
+            system: index == SYSTEM_STORE && plan.schedulers.is_empty(),
+            may_be_empty: !plan.schedulers.is_empty(),
             memory: memory.clone(),
             ..plan.shard.clone()
         };

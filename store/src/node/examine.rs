@@ -67,7 +67,9 @@ pub async fn examine(rt: &Rt, dir: &Path) -> Examined {
                 let holds_state = examined.store(rt, dir, ident.identity.store_id(index), holding).await;
                 held |= index == SYSTEM_STORE && holds_state;
             }
-            examined.scheduler(rt, dir, &ident, held).await;
+            if ident.schedulers.is_empty() {
+                examined.scheduler(rt, dir, &ident, held).await;
+            }
             if ident.state == IdentState::Bootstrap {
                 examined
                     .notes

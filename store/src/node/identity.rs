@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! IDENT      text, one "name value" per line, replaced as a whole
-//!   ringkeep  2                format version of the whole directory
+//!   ringkeep  2                format version of the whole directory: 2 for a node that has begun its cluster, 3 for one that has joined
 //!   state     ready            or "bootstrap": nothing was ever acknowledged, and not everything may have been created
 //!   cluster   7f3a...          cluster id, hexadecimal, never zero
 //!   node      3                node id
 //!   stores    2                how many stores the directory holds: store-1 ... store-N
-//!   ids       1029             the scheduler's state has given out the ids below
+//!   ids       1029             the scheduler's state has given out the ids below; 0 for a node that has joined
+//!   scheduler 10.0.0.1:20160   in format 3, once or more: where the node has found the scheduler, which is in no store of its own
 //!   store 1 log 3c1f... tree 88a0... opened 7       per store: its id, one more than that of the one before; the ids of its log and of its tree, hexadecimal, and how often
 //!                              its log has been opened
 //!   sum       9d1c...          CRC-32 over every byte before this line
@@ -25,6 +26,7 @@
 //! any moment leaves a log that is at or ahead of its count here, and only an older copy is behind it.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use engine::error::{Fault, Result};
@@ -32,8 +34,11 @@ use engine::origin::Origin;
 use engine::rt::Rt;
 use scheduler::StoreId;
 
-/// The format that this version reads and writes.
+/// The format of the directory of a node that has begun its cluster.
 pub const FORMAT: u64 = 2;
+
+/// The format of the directory of a node that has joined. An older version would begin a cluster of its own in it.
+pub const FORMAT_JOINED: u64 = 3;
 
 const FILE: &str = "IDENT";
 
@@ -59,6 +64,8 @@ pub struct Ident {
     pub state: IdentState,
     /// Ids below this one have been given out by the scheduler's state.
     pub ids: u64,
+    /// Where the scheduler was found; empty if the node has begun its cluster and hosts the scheduler itself.
+    pub schedulers: Vec<SocketAddr>,
     /// What belongs in each store, by its number from 0.
     pub holdings: Vec<Holding>,
 }
@@ -126,9 +133,17 @@ impl Ident {
         // Ids come from one sequence: the stores have the first ones, the node the next.
         let identity =
             Identity { cluster: rt.random().max(1), node: stores as u64 + 1, stores, first_store: 1 };
-        let holdings =
-            (0..stores).map(|_| Holding { log: rt.random(), tree: rt.random(), opened: 0 }).collect();
-        let ident = Self { identity, state: IdentState::Bootstrap, ids: 0, holdings };
+        Self::begin(rt, dir, identity, Vec::new()).await
+    }
+
+    /// Gives an empty directory an identity; `schedulers` says where the scheduler is, if not here.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn begin(rt: &Rt, dir: &Path, identity: Identity, schedulers: Vec<SocketAddr>) -> Result<Self> {
+        let holding = |_| Holding { log: rt.random(), tree: rt.random(), opened: 0 };
+        let holdings = (0..identity.stores).map(holding).collect();
+        let ident = Self { identity, state: IdentState::Bootstrap, ids: 0, schedulers, holdings };
         ident.write(rt, dir).await?;
         Ok(ident)
     }
@@ -187,10 +202,14 @@ impl Ident {
             IdentState::Bootstrap => "bootstrap",
             IdentState::Ready => "ready",
         };
+        let format = if self.schedulers.is_empty() { FORMAT } else { FORMAT_JOINED };
         let mut text = format!(
-            "ringkeep {FORMAT}\nstate {state}\ncluster {cluster:016x}\nnode {node}\nstores {stores}\nids {}\n",
+            "ringkeep {format}\nstate {state}\ncluster {cluster:016x}\nnode {node}\nstores {stores}\nids {}\n",
             self.ids
         );
+        for addr in &self.schedulers {
+            text.push_str(&format!("scheduler {addr}\n"));
+        }
         for (index, Holding { log, tree, opened }) in self.holdings.iter().enumerate() {
             let store = self.identity.store_id(index).0;
             text.push_str(&format!("store {store} log {log:016x} tree {tree:016x} opened {opened}\n"));
@@ -203,10 +222,10 @@ impl Ident {
     fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let text = std::str::from_utf8(bytes).map_err(|_| Fault::corruption(path, "it is not text"))?;
         let format: u64 = field(path, text, "ringkeep", 10)?;
-        if format != FORMAT {
+        if format != FORMAT && format != FORMAT_JOINED {
             let what = format!(
-                "the directory has format {format}, this version reads format {FORMAT}: start the version that wrote it, \
-                 or choose another directory"
+                "the directory has format {format}, this version reads formats {FORMAT} and {FORMAT_JOINED}: start the version that wrote \
+                 it, or choose another directory"
             );
             return Err(Fault::foreign(path, what));
         }
@@ -226,10 +245,15 @@ impl Ident {
         };
         let holdings: Vec<Holding> =
             text.lines().filter_map(|line| line.strip_prefix("store ")).filter_map(holding).collect();
+        let places: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("scheduler ")).collect();
+        let schedulers: Vec<SocketAddr> = places.iter().filter_map(|place| place.parse().ok()).collect();
+        if schedulers.len() != places.len() || schedulers.is_empty() != (format == FORMAT) {
+            return Err(Fault::corruption(path, "where the scheduler is does not fit its format"));
+        }
         if identity.cluster == 0 || stores == 0 || identity.first_store == 0 || holdings.len() != stores {
             return Err(Fault::corruption(path, "a number is zero that never is, or a store has no line"));
         }
-        let ident = Self { identity, state, ids: field(path, text, "ids", 10)?, holdings };
+        let ident = Self { identity, state, ids: field(path, text, "ids", 10)?, schedulers, holdings };
         // There is one way to write it, so anything else is damage, the checksum line included.
         if ident.render().as_bytes() != bytes {
             return Err(Fault::corruption(path, "its checksum does not match"));
@@ -289,8 +313,14 @@ mod tests {
             identity: Identity { cluster: 0xab, node: 3, stores: 2, first_store: 1 },
             state: IdentState::Ready,
             ids: 77,
+            schedulers: Vec::new(),
             holdings: vec![holding(1), holding(2)],
         }
+    }
+
+    fn joined() -> Ident {
+        let schedulers = vec!["10.0.0.1:20160".parse().unwrap(), "[::1]:7".parse().unwrap()];
+        Ident { ids: 0, schedulers, ..ident() }
     }
 
     #[test]
@@ -304,8 +334,22 @@ mod tests {
     }
 
     #[test]
+    fn version_three_is_what_it_was() {
+        let text = "ringkeep 3\nstate ready\ncluster 00000000000000ab\nnode 3\nstores 2\nids 0\nscheduler 10.0.0.1:20160\n\
+                    scheduler [::1]:7\nstore 1 log 0000000000000011 tree 0000000000000021 opened 6\n\
+                    store 2 log 0000000000000012 tree 0000000000000022 opened 7\n";
+        let rendered = joined().render();
+        assert_eq!(rendered.rsplit_once("sum ").unwrap().0, text);
+        assert_eq!(Ident::parse(Path::new("IDENT"), rendered.as_bytes()).unwrap(), joined());
+    }
+
+    #[test]
     fn every_flipped_bit_is_noticed() {
-        let good = ident().render().into_bytes();
+        [ident(), joined()].iter().for_each(notices_flips);
+    }
+
+    fn notices_flips(ident: &Ident) {
+        let good = ident.render().into_bytes();
         for place in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[place / 8] ^= 1 << (place % 8);

@@ -12,6 +12,7 @@ pub mod core;
 mod drain;
 pub mod examine;
 pub mod identity;
+mod join;
 pub mod listen;
 pub mod movement;
 mod orders;
@@ -91,7 +92,8 @@ impl Node {
     /// # Errors
     /// What is in the way: the directory, a port, the disk, the host.
     pub fn start(config: &Config, limits: &Limits, cpus: &[usize]) -> Result<Self, StartError> {
-        Self::start_with(Setup { config: config.clone(), limits: *limits, cpus: cpus.to_vec(), work: None })
+        let (config, limits, cpus) = (config.clone(), *limits, cpus.to_vec());
+        Self::start_with(Setup { config, limits, cpus, work: None, join: Vec::new() })
     }
 
     /// As [`Node::start`].

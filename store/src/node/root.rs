@@ -75,6 +75,8 @@ pub struct Setup {
     pub cpus: Vec<usize>,
     /// What else the data cores do.
     pub work: Option<CoreWork>,
+    /// Members of the cluster that a node without an identity joins; none if it begins one.
+    pub join: Vec<SocketAddr>,
 }
 
 impl Setup {
@@ -170,8 +172,8 @@ pub async fn run(
     }
 }
 
-async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<Serving, StartError> {
-    let opened = setup::open_directory(rt, &config, &limits).await?;
+async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Result<Serving, StartError> {
+    let opened = setup::open_directory(rt, &config, &limits, &join).await?;
     let plan = Arc::new(setup::plan(&config, &limits, &opened));
     // The last slot is the scheduler shard's.
     let board = Board::new(plan.cores + 1);
@@ -223,8 +225,8 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
             store: plan.identity.store_id(*index),
             incarnation: *opened,
         });
-        let hosted = scheduler.open(rt, &config, &plan, asks, (beats, answer_to)).await?;
-        setup::confirm(rt, &opened, counts, hosted.next_id).await?;
+        let place = scheduler.open(rt, &config, &plan, asks, (beats, answer_to)).await?;
+        setup::confirm(rt, &opened, counts, place.next_id()).await?;
         for go in &goes {
             // A core that has ended meanwhile does not listen, and is about to say why.
             if go.try_send(places.clone()).is_err() {
@@ -232,7 +234,8 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work }: Setup) -> Result<S
             }
         }
         let stores = cores.serving(plan.identity.stores).await?;
-        Ok((stores, hosted.serve(rt, &plan, board.clone(), speaker)))
+        let shard = place.serve(rt, (&config, &plan), board.clone(), speaker, &stores).await?;
+        Ok((stores, shard))
     };
     match begun.await {
         Ok((stores, scheduler)) => {

@@ -16,6 +16,7 @@ use engine::rt::chan::{Receiver, Sender};
 use engine::rt::{ListenOptions, Listener, Rt};
 
 use super::core::Plan;
+use super::join::Remote;
 use super::listen::CannotListen;
 use super::report::REPORT_EVERY;
 use super::serve::advertised;
@@ -25,6 +26,8 @@ use crate::control::{Ask, Beat, BeatAnswer, Control, Member};
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::grpc;
 use crate::wire::health::Health;
+use crate::wire::pd::client::SchedulerClient;
+use crate::wire::pd::elsewhere::Elsewhere;
 use crate::wire::pd::{Dialer, Pd};
 use crate::wire::peer::link::Speaker;
 
@@ -34,12 +37,20 @@ pub(super) struct Bound {
     addr: SocketAddr,
 }
 
+/// Where the scheduler is, before the node serves.
+pub(super) enum Place {
+    /// Here.
+    Here(Hosted),
+    /// On another node.
+    Elsewhere(Bound, Rc<Remote>),
+}
+
 /// The scheduler shard with its state, before it serves.
 pub(super) struct Hosted {
     bound: Bound,
     control: Control,
     /// The lowest id that has not been given out; 0 if the state is out of reach.
-    pub(super) next_id: u64,
+    next_id: u64,
 }
 
 /// The scheduler shard while it serves.
@@ -62,7 +73,8 @@ pub(super) fn bind(rt: &Rt, config: &Config) -> Result<Bound, StartError> {
 }
 
 impl Bound {
-    /// Opens the scheduler's state at the other end of `asks`, takes in what arrives in `beats`, and hands each core its `answers`.
+    /// Opens the scheduler's state at the other end of `asks`, takes in what arrives in `beats`, and hands each core its `answers`. On a
+    /// node that has joined, beats and answers go to the scheduler of the cluster and come from there.
     pub(super) async fn open(
         self,
         rt: &Rt,
@@ -70,7 +82,12 @@ impl Bound {
         plan: &Plan,
         asks: Sender<Ask>,
         (beats, answers): (Receiver<Beat>, Vec<Sender<BeatAnswer>>),
-    ) -> Result<Hosted, StartError> {
+    ) -> Result<Place, StartError> {
+        if !plan.schedulers.is_empty() {
+            let remote = Remote::new(rt, &plan.identity, plan.schedulers.clone());
+            rt.spawn(remote.clone().forward(beats, answers));
+            return Ok(Place::Elsewhere(self, remote));
+        }
         let member = Member {
             name: format!("ringkeep-{}", plan.identity.node),
             member_id: plan.identity.node,
@@ -87,31 +104,72 @@ impl Bound {
             tracing::warn!(reason = %denied, "the scheduler's state is not renewed");
         }
         control.receive(beats, answers);
-        Ok(Hosted { bound: self, next_id: control.next_id(), control })
+        Ok(Place::Here(Hosted { bound: self, next_id: control.next_id(), control }))
     }
+}
+
+impl Place {
+    /// The lowest id that has not been given out here; 0 if that is not known or not given here.
+    pub(super) fn next_id(&self) -> u64 {
+        match self {
+            Self::Here(hosted) => hosted.next_id,
+            Self::Elsewhere(..) => 0,
+        }
+    }
+
+    /// Serves the PD API, or sends on who asks for it and registers the stores, which are served at `stores`.
+    ///
+    /// # Errors
+    /// The scheduler refuses a store.
+    pub(super) async fn serve(
+        self,
+        rt: &Rt,
+        (config, plan): (&Config, &Plan),
+        board: Board,
+        speaker: Option<Speaker>,
+        stores: &[SocketAddr],
+    ) -> Result<SchedulerShard, StartError> {
+        match self {
+            Self::Here(hosted) => Ok(hosted.serve(rt, plan, board, speaker)),
+            Self::Elsewhere(Bound { listener, addr }, remote) => {
+                let addresses = stores.iter().map(|addr| advertised(config, *addr)).collect();
+                remote.register(addresses).await?;
+                let health = Health::default();
+                let client = Rc::new(SchedulerClient::new(rt, plan.schedulers.clone()));
+                let service =
+                    Elsewhere::new(plan.identity.cluster, plan.schedulers.clone(), client, health.clone());
+                Ok(serve(rt, (listener, addr), service, health, (board, plan.cores)))
+            }
+        }
+    }
+}
+
+/// Serves one of the two on the PD port, and posts its numbers.
+fn serve<S: grpc::Service>(
+    rt: &Rt,
+    (listener, addr): (Listener, SocketAddr),
+    service: S,
+    health: Health,
+    slot: (Board, usize),
+) -> SchedulerShard {
+    let options = grpc::Options::default();
+    let connections_max = options.connections_max as u64;
+    let server = Rc::new(grpc::serve(rt, listener, service, options));
+    rt.spawn(post(rt.clone(), server.clone(), slot, connections_max));
+    SchedulerShard { addr, health, server }
 }
 
 impl Hosted {
     /// Serves the PD API. Stores that join are dialled in the name of `speaker`, if a store of this node can speak.
-    pub(super) fn serve(
-        self,
-        rt: &Rt,
-        plan: &Plan,
-        board: Board,
-        speaker: Option<Speaker>,
-    ) -> SchedulerShard {
+    fn serve(self, rt: &Rt, plan: &Plan, board: Board, speaker: Option<Speaker>) -> SchedulerShard {
         let Self { bound: Bound { listener, addr }, control, next_id: _ } = self;
         let health = Health::default();
-        let options = grpc::Options::default();
-        let connections_max = options.connections_max as u64;
         let pd = Pd::new(control, health.clone());
         let pd = match speaker {
             Some(speaker) => pd.admitting(Dialer::new(rt, speaker)),
             None => pd,
         };
-        let server = Rc::new(grpc::serve(rt, listener, pd, options));
-        rt.spawn(post(rt.clone(), server.clone(), (board, plan.cores), connections_max));
-        SchedulerShard { addr, health, server }
+        serve(rt, (listener, addr), pd, health, (board, plan.cores))
     }
 }
 

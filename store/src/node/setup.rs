@@ -3,6 +3,7 @@
 //!
 //! Invariant: a start that is refused because of a port or of a foreign directory has changed nothing on disk.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use scheduler::StoreId;
 
 use super::core::Plan;
 use super::identity::Ident;
+use super::join;
 use super::listen::CannotListen;
 use super::{StartError, bootstrap};
 use crate::config::limits::MEMTABLES;
@@ -44,7 +46,14 @@ pub(super) struct Opened {
 
 /// Locks and recognises the data directory. It is created if it does not exist, but not the directory that it lies in: that one
 /// is missing where a path is mistyped or a disk is not mounted.
-pub(super) async fn open_directory(rt: &Rt, config: &Config, limits: &Limits) -> Result<Opened, StartError> {
+///
+/// One without an identity begins a cluster, or joins that of `members`, if members are named there.
+pub(super) async fn open_directory(
+    rt: &Rt,
+    config: &Config,
+    limits: &Limits,
+    members: &[SocketAddr],
+) -> Result<Opened, StartError> {
     let dir = config.data_dir.clone();
     let locked = || wait_out(rt, || lock(rt, &dir));
     let found = wait_out(rt, || recognise(rt, &dir)).await?;
@@ -57,9 +66,32 @@ pub(super) async fn open_directory(rt: &Rt, config: &Config, limits: &Limits) ->
         Some(lock) => lock,
         None => locked().await?,
     };
-    let ident = wait_out(rt, || Ident::open(rt, &dir, limits.cores)).await?;
+    let ident = identify(rt, config, limits, (&dir, members)).await?;
     let sync = wait_out(rt, || sync_method(rt, &dir, config.log.sync)).await?;
     Ok(Opened { dir, ident, sync, lock, cursors: Cursors::new(rt.random()) })
+}
+
+/// Who the directory belongs to; one without an identity is given one.
+async fn identify(
+    rt: &Rt,
+    config: &Config,
+    limits: &Limits,
+    (dir, members): (&Path, &[SocketAddr]),
+) -> Result<Ident, StartError> {
+    let found = wait_out(rt, || Ident::read(rt, dir)).await?;
+    match (found, members) {
+        (Some(ident), []) => Ok(ident),
+        (Some(mut ident), members) => {
+            join::check_identity(rt, &mut ident, members).await?;
+            Ok(ident)
+        }
+        (None, []) => Ok(wait_out(rt, || Ident::open(rt, dir, limits.cores)).await?),
+        (None, members) => {
+            let (identity, schedulers) = join::identity(rt, config, limits, members).await?;
+            let begin = || Ident::begin(rt, dir, identity.clone(), schedulers.clone());
+            Ok(wait_out(rt, begin).await?)
+        }
+    }
 }
 
 /// The `IDENT` in `dir`; `None` if the directory is empty or does not exist.
@@ -173,6 +205,11 @@ async fn sync_method(rt: &Rt, dir: &Path, wanted: SyncMethod) -> Result<Method, 
 /// What all cores follow.
 pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
     let stores_per_core = opened.ident.identity.stores.div_ceil(limits.cores);
+    // A node that joins starts with nothing, and is given its replicas by the scheduler.
+    let first_regions = match opened.ident.schedulers.is_empty() {
+        true => bootstrap::regions(&opened.ident.identity),
+        false => Vec::new(),
+    };
     let share = |bytes: u64| usize::try_from(bytes / stores_per_core as u64).unwrap_or(usize::MAX);
     Plan {
         dir: opened.dir.clone(),
@@ -180,11 +217,13 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
         ids: opened.ident.ids,
         holdings: opened.ident.holdings.clone(),
         cores: limits.cores.min(opened.ident.identity.stores),
-        first_regions: bootstrap::regions(&opened.ident.identity),
+        first_regions,
+        schedulers: opened.ident.schedulers.clone(),
         peers: Vec::new(),
         shard: ShardOptions {
             store: StoreId(0),
             system: false,
+            may_be_empty: false,
             log: LogOptions {
                 segment_bytes: config.log.segment_bytes,
                 sync: opened.sync,

@@ -54,7 +54,8 @@ impl Proposed {
         Self::decode(&change.context)
     }
 
-    fn encode(&self) -> Option<Vec<u8>> {
+    /// As bytes; `None` for a change that no group can carry out.
+    pub fn encode(&self) -> Option<Vec<u8>> {
         let (kind, store, promoted, demoted): (u8, StoreId, &[PeerId], &[PeerId]) = match &self.change {
             Change::AddVoter { peer, store } => (1, *store, std::slice::from_ref(peer), &[]),
             Change::AddLearner { peer, store } => (2, *store, std::slice::from_ref(peer), &[]),
@@ -77,7 +78,8 @@ impl Proposed {
         Some(bytes)
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
+    /// The inverse of [`Proposed::encode`]; `None` for anything else.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
         let long = |at: usize| Some(u64::from_le_bytes(head[at..at + 8].try_into().ok()?));
         let short = |at: usize| usize::from(u16::from_le_bytes([head[at], head[at + 1]]));

@@ -73,6 +73,8 @@ pub struct ShardOptions {
     pub store: StoreId,
     /// Whether it is the first member of the system group: if it has no replica of it, the group begins here.
     pub system: bool,
+    /// Whether it may have no region although it was opened before: one of a node that has joined begins so.
+    pub may_be_empty: bool,
     /// Its log.
     pub log: LogOptions,
     /// Its tree.
@@ -117,7 +119,7 @@ impl Shard {
         let (tree, log) = join(tree, log).await;
         let (tree, log) = (tree?, log?);
         vouch(dir, &log, &tree)?;
-        if known && log.groups().is_empty() {
+        if known && log.groups().is_empty() && !options.may_be_empty {
             return Err(Fault::corruption(
                 &log_dir,
                 "the log holds no region, although the store was opened before",

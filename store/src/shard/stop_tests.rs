@@ -47,6 +47,7 @@ fn options() -> ShardOptions {
     ShardOptions {
         store: StoreId(1),
         system: false,
+        may_be_empty: false,
         log: LogOptions { segment_bytes: 4 << 20, cache_bytes_max: 0, ..LogOptions::default() },
         tree: TreeOptions::default(),
         limits: ShardLimits {

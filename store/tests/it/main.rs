@@ -18,6 +18,7 @@ mod grpc_pd;
 mod grpc_reflection;
 mod health;
 mod join;
+mod joined;
 mod load;
 mod memory;
 mod migration;

@@ -29,6 +29,7 @@ pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
         dir: dir.to_owned(),
         first_regions: bootstrap::regions(&identity),
         peers: Vec::new(),
+        schedulers: Vec::new(),
         identity,
         ids: 0,
         holdings: Vec::new(),
@@ -36,6 +37,7 @@ pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
         shard: ShardOptions {
             store: StoreId(0),
             system: false,
+            may_be_empty: false,
             log: LogOptions::default(),
             tree: TreeOptions::default(),
             limits: ShardLimits {
@@ -114,5 +116,5 @@ fn setup(dir: &Path, cores: usize, work: Option<CoreWork>) -> Setup {
         Config { data_dir: dir.to_owned(), base_port: 0, resp_port: 0, status_port: 0, ..Config::default() };
     let machine = Machine { cores, memory_bytes: 2 << 30, open_files: 4096 };
     let limits = Limits::derive(&config, machine).unwrap();
-    Setup { config, limits, cpus: Vec::new(), work }
+    Setup { config, limits, cpus: Vec::new(), work, join: Vec::new() }
 }

@@ -27,6 +27,7 @@ const WINDOW_BYTES: u32 = 16 << 20;
 #[derive(Clone, Debug)]
 pub struct Client {
     requests: SendRequest<Bytes>,
+    addr: SocketAddr,
     authority: String,
     memory: Memory,
 }
@@ -62,7 +63,12 @@ impl Client {
             })
             .await;
         }));
-        Ok(Self { requests, authority: addr.to_string(), memory: Memory::unbounded() })
+        Ok(Self { requests, addr, authority: addr.to_string(), memory: Memory::unbounded() })
+    }
+
+    /// Whom it is connected to.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
     }
 
     /// Sends one message and returns the answer.

@@ -25,7 +25,7 @@ use crate::wire::peer::link::{LinkError, Speaker, introduce};
 use crate::wire::proto::{metapb, pdpb};
 
 /// The label by which a store says which node it is of.
-const NODE_LABEL: &str = "node";
+pub(super) const NODE_LABEL: &str = "node";
 /// Stores that are dialled at a time.
 const DIALS_MAX: usize = 4;
 /// How long a store may take to answer.

@@ -10,8 +10,12 @@
 //! unimplemented, which clients take for "an older server".
 
 mod answers;
+mod beats;
+pub mod client;
+pub mod elsewhere;
 mod etcd;
 mod join;
+mod nodes;
 mod streams;
 
 use bytes::Bytes;
@@ -29,8 +33,8 @@ use crate::control::{Control, Denied};
 
 const SERVICE: &str = "pdpb.PD";
 /// What reflection lists: the service, and what clients ask of the store below it.
-const SERVICES: [&str; 4] =
-    [SERVICE, "etcdserverpb.Cluster", "etcdserverpb.KV", "meta_storagepb.MetaStorage"];
+const SERVICES: [&str; 5] =
+    [SERVICE, "etcdserverpb.Cluster", "etcdserverpb.KV", "meta_storagepb.MetaStorage", "ringkeep.Scheduler"];
 
 /// The service, on the scheduler shard's core.
 #[derive(Clone, Debug)]
@@ -72,6 +76,8 @@ pub enum Method {
     MetaStorageGet,
     MemberList,
     Range,
+    Join,
+    Report,
 }
 
 impl Pd {
@@ -146,6 +152,8 @@ impl Service for Pd {
             "/meta_storagepb.MetaStorage/Get" => Method::MetaStorageGet,
             "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
             "/etcdserverpb.KV/Range" => Method::Range,
+            "/ringkeep.Scheduler/Join" => Method::Join,
+            "/ringkeep.Scheduler/Report" => Method::Report,
             _ => return None,
         };
         Some((method, Shape::Unary))
@@ -179,6 +187,8 @@ impl Service for Pd {
             Method::MetaStorageGet => grpc::answer(&self.meta_storage_get()),
             Method::MemberList => grpc::answer(&self.member_list()),
             Method::Range => grpc::answer(&self.range()),
+            Method::Join => grpc::answer(&self.join(decode(message)?).await?),
+            Method::Report => grpc::answer(&self.report(decode(message)?).await?),
             Method::Tso
             | Method::QueryRegion
             | Method::RegionHeartbeat

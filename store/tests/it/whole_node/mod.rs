@@ -111,7 +111,7 @@ fn setup(sync: SyncMethod) -> Setup {
     let mut limits = Limits::derive(&config, machine).expect("a machine that is large enough");
     // Small, so that a life flushes, compacts and rolls segments.
     limits.memtable_bytes = 32 << 10;
-    Setup { config, limits, cpus: Vec::new(), work: None }
+    Setup { config, limits, cpus: Vec::new(), work: None, join: Vec::new() }
 }
 
 /// A life of the node that has begun.

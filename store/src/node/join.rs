@@ -1,0 +1,198 @@
+//! A node that joins a cluster, and one that has joined: its identity, its registration, and its cores' way to the scheduler.
+//!
+//! ```text
+//! first start    ask a member for ids ─► IDENT (bootstrap, with ids and the scheduler's place) ─► stores are created ─► IDENT (ready)
+//!                ─► ports open ─► every store registers and is dialled back ─► serves
+//! later start    IDENT ─► stores ─► ports ─► registers again, which changes nothing where nothing has moved
+//! ```
+//!
+//! A crash before IDENT leaves an empty directory, and ids that are never used. One after it leaves a directory that goes on with the ids
+//! in it, and needs nobody's flag. A refusal of the registration ends the start, because a store that the cluster refuses must not speak;
+//! a scheduler that does not answer does not, because a member of a cluster that starts anew cannot wait for the others.
+//!
+//! While the node serves, beats of its cores go to the scheduler one at a time, the newest of each core, and each answer goes back to its
+//! core. Nothing of them is kept: a beat that does not get through is followed by the next.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::rt::chan::{Receiver, Sender};
+use engine::rt::{Mono, Rt};
+use scheduler::NodeId;
+
+use super::StartError;
+use super::identity::{Ident, Identity};
+use crate::config::{Config, Limits};
+use crate::control::{Beat, BeatAnswer, hand_out};
+use crate::plant::{Bug, planted};
+use crate::wire::grpc::Code;
+use crate::wire::pd::client::{CallError, Joined, SchedulerClient};
+
+/// How long a start waits for the scheduler to enter its stores.
+const REGISTER_MAX: Duration = Duration::from_secs(20);
+/// The pause between two attempts.
+const REGISTER_PAUSE: Duration = Duration::from_millis(500);
+/// Beats that are taken over at a time.
+const BEATS_MAX: usize = 64;
+/// The shortest time between two warnings that beats do not get through.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// The identity for an empty directory, from the cluster that `members` are of.
+///
+/// # Errors
+/// Why the node may not join; nothing has been written.
+pub(super) async fn identity(
+    rt: &Rt,
+    config: &Config,
+    limits: &Limits,
+    members: &[SocketAddr],
+) -> Result<(Identity, Vec<SocketAddr>), StartError> {
+    let stores = limits.cores;
+    // Ports that the kernel picks are not known yet.
+    let settled = if config.base_port == 0 { 0 } else { stores };
+    let addresses =
+        (0..settled).map(|index| super::serve::advertised(config, config.store_addr(index))).collect();
+    let joined = SchedulerClient::join(rt, members, stores, addresses, 0).await;
+    let Joined { cluster, node, first_store, schedulers } = joined.map_err(|error| cannot(&error))?;
+    tracing::info!(cluster = format!("{cluster:016x}"), node, first_store, "the node joins a cluster");
+    Ok((Identity { cluster, node, stores, first_store }, schedulers))
+}
+
+fn cannot(error: &CallError) -> StartError {
+    StartError(format!("this node cannot join: {error}"))
+}
+
+/// Whether a directory that has an identity fits the cluster that it is to join. Whoever does not answer says nothing against it.
+///
+/// # Errors
+/// It belongs to another cluster.
+pub(super) async fn check_identity(
+    rt: &Rt,
+    ident: &mut Ident,
+    members: &[SocketAddr],
+) -> Result<(), StartError> {
+    let cluster = ident.identity.cluster;
+    match SchedulerClient::join(rt, members, ident.identity.stores, Vec::new(), cluster).await {
+        Ok(joined) => {
+            tracing::info!(
+                cluster = format!("{cluster:016x}"),
+                node = ident.identity.node,
+                "the directory is of that cluster already; --join is not needed"
+            );
+            if !ident.schedulers.is_empty() {
+                ident.schedulers = joined.schedulers;
+            }
+            Ok(())
+        }
+        Err(error @ CallError::Refused(_)) => Err(cannot(&error)),
+        Err(error @ CallError::Unreachable(_)) => {
+            tracing::warn!(%error, "the directory has an identity, and goes on with it; --join is not needed");
+            Ok(())
+        }
+    }
+}
+
+/// The way of a node to a scheduler that it does not host.
+pub(super) struct Remote {
+    rt: Rt,
+    client: SchedulerClient,
+    identity: Identity,
+    /// Where each store is reached, by number; empty before they serve.
+    addresses: RefCell<Vec<String>>,
+    /// Whether the scheduler has entered all stores.
+    registered: Cell<bool>,
+    said: Cell<Option<Mono>>,
+}
+
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} at {:?}", self.identity.node, self.client)
+    }
+}
+
+impl Remote {
+    /// To the scheduler at one of `schedulers`.
+    pub(super) fn new(rt: &Rt, identity: &Identity, schedulers: Vec<SocketAddr>) -> Rc<Self> {
+        Rc::new(Self {
+            rt: rt.clone(),
+            client: SchedulerClient::new(rt, schedulers),
+            identity: identity.clone(),
+            addresses: RefCell::default(),
+            registered: Cell::new(false),
+            said: Cell::new(None),
+        })
+    }
+
+    /// Registers the stores, which serve at `addresses` by now. If the scheduler does not answer in time, that goes on beside the beats.
+    ///
+    /// # Errors
+    /// The scheduler refuses a store.
+    pub(super) async fn register(&self, addresses: Vec<String>) -> Result<(), StartError> {
+        *self.addresses.borrow_mut() = addresses;
+        let began = self.rt.now();
+        loop {
+            match self.register_once().await {
+                Ok(()) => return Ok(()),
+                Err(error @ CallError::Refused(_)) => return Err(cannot(&error)),
+                Err(error @ CallError::Unreachable(_)) if self.rt.now().since(began) > REGISTER_MAX => {
+                    tracing::warn!(%error, "the node serves, and its stores are not registered; that is tried on");
+                    return Ok(());
+                }
+                Err(CallError::Unreachable(_)) => self.rt.sleep(REGISTER_PAUSE).await,
+            }
+        }
+    }
+
+    async fn register_once(&self) -> Result<(), CallError> {
+        let addresses = self.addresses.borrow().clone();
+        for (index, address) in addresses.iter().enumerate() {
+            let (store, node) = (self.identity.store_id(index), NodeId(self.identity.node));
+            self.client.put_store(self.identity.cluster, store, node, address.clone()).await?;
+        }
+        self.registered.set(!addresses.is_empty());
+        Ok(())
+    }
+
+    /// Forwards beats until every core has ended, and hands each core what it is answered.
+    pub(super) async fn forward(self: Rc<Self>, beats: Receiver<Beat>, answers: Vec<Sender<BeatAnswer>>) {
+        let mut arrived = Vec::new();
+        while beats.recv_batch(&mut arrived, BEATS_MAX).await {
+            // A newer beat says all that an older one said.
+            let newest: BTreeMap<usize, Beat> = arrived.drain(..).map(|beat| (beat.core, beat)).collect();
+            if !self.registered.get() && !self.addresses.borrow().is_empty() {
+                self.note(self.register_once().await.err());
+            }
+            if !self.registered.get() {
+                continue;
+            }
+            for (core, beat) in newest {
+                match self.client.report(self.identity.cluster, NodeId(self.identity.node), &beat).await {
+                    Ok(_) if planted(Bug::AnswersLost) => {}
+                    Ok(answer) => hand_out(&answers, core, answer),
+                    Err(error) => {
+                        if let CallError::Refused(status) = &error
+                            && status.code == Code::NotFound
+                        {
+                            // Its stores are known at other addresses, or not at all.
+                            self.registered.set(false);
+                        }
+                        self.note(Some(error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn note(&self, error: Option<CallError>) {
+        let now = self.rt.now();
+        let Some(error) = error else { return };
+        if self.said.get().is_none_or(|said| now.since(said) >= SAY_EVERY) {
+            self.said.set(Some(now));
+            tracing::warn!(%error, "the scheduler does not take the reports of this node");
+        }
+    }
+}

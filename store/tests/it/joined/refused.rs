@@ -1,0 +1,137 @@
+//! Who may not join, and what it is told: a sentence with culprit and remedy, and nothing is left of the attempt.
+
+use engine::rt::sim::{Options, World};
+use store::config::Config;
+use store::wire::grpc::Code;
+use store::wire::proto::ringkeep::{JoinRequest, JoinResponse, ReportRequest, ReportResponse, StoreReport};
+
+use super::nodes::{Member, call, stores};
+
+/// A node of `cluster`, begun by node `first`, that has joined.
+fn two(seed: u64) -> (World, Member, Member) {
+    let world = World::new(seed, Options::default());
+    let (mut host, mut other) = (Member::new(&world, 0, 1), Member::new(&world, 1, 1));
+    host.start(&world, &[]).expect("a cluster of one begins");
+    other.start(&world, &[host.pd()]).expect("it joins");
+    (world, host, other)
+}
+
+fn assert_says(refused: Result<impl std::fmt::Debug, String>, words: &[&str]) {
+    let said = refused.expect_err("it is refused");
+    for word in words {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+#[test]
+fn a_directory_of_another_cluster_is_refused() {
+    let (world, host, mut other) = two(81);
+    let known = stores(&world, host.pd());
+    let mut stranger = Member::new(&world, 2, 1);
+    stranger.start(&world, &[]).expect("it begins a cluster of its own");
+    stranger.end(true);
+    let words = ["belongs to cluster", "here is cluster", "empty directory"];
+    assert_says(stranger.start(&world, &[host.pd()]), &words);
+    assert_says(stranger.start(&world, &[other.pd()]), &words);
+    stranger.start(&world, &[]).expect("it is what it was");
+    other.end(true);
+    assert_says(other.start(&world, &[stranger.pd()]), &words);
+    other.start(&world, &[]).expect("it is what it was");
+    assert_eq!(stores(&world, host.pd()), known);
+}
+
+#[test]
+fn a_copy_of_a_member_is_refused_while_the_member_is_there() {
+    let (world, host, mut other) = two(82);
+    let known = stores(&world, host.pd());
+    let mut copy = Member::new(&world, 2, 1);
+    other.end(true);
+    let files = other.node.disk().contents();
+    other.start(&world, &[]).expect("it comes back");
+    copy.node.disk().set_contents(&files);
+    let there = other.node.addr(2001).to_string();
+    assert_says(copy.start(&world, &[]), &["identity of store", "in use", &there, "start the copy empty"]);
+    assert_eq!(stores(&world, host.pd()), known);
+    // The directory really moves: the old place falls silent first.
+    other.end(true);
+    copy.start(&world, &[]).expect("the store has moved");
+    assert_eq!(stores(&world, host.pd())[1].2, copy.node.addr(2001).to_string());
+}
+
+#[test]
+fn a_member_whose_directory_was_wiped_is_refused() {
+    let (world, host, mut other) = two(83);
+    let known = stores(&world, host.pd());
+    other.end(true);
+    other.node.disk().wipe();
+    let place = other.node.addr(2001).to_string();
+    let words = [&place[..], "which has joined", "wiped", "put the directory back", "other ports"];
+    assert_says(other.start(&world, &[host.pd()]), &words);
+    assert!(!other.has_identity(), "nothing was begun");
+    other.change = |config: &mut Config| config.base_port = 3000;
+    other.start(&world, &[host.pd()]).expect("at other ports it is another node");
+    let after = stores(&world, host.pd());
+    assert_eq!((after.len(), &after[..2]), (3, &known[..]));
+}
+
+#[test]
+fn a_node_that_cannot_be_dialled_back_is_refused() {
+    let world = World::new(84, Options::default());
+    let (mut host, mut other) = (Member::new(&world, 0, 1), Member::new(&world, 1, 1));
+    host.start(&world, &[]).expect("a cluster of one begins");
+    other.change = |config: &mut Config| config.advertise = Some("10.9.9.9".to_owned());
+    let words = ["cannot be dialled back", "10.9.9.9:2001", "`advertise`"];
+    assert_says(other.start(&world, &[host.pd()]), &words);
+    assert_eq!(stores(&world, host.pd()).len(), 1);
+    // Its ids are in its directory by now; with an address that can be reached they are good.
+    other.change = |_| {};
+    other.start(&world, &[]).expect("it joins");
+    assert_eq!(stores(&world, host.pd()).len(), 2);
+}
+
+#[test]
+fn a_cluster_that_does_not_answer_is_named_and_nothing_is_begun() {
+    let world = World::new(85, Options::default());
+    let mut alone = Member::new(&world, 1, 1);
+    let nowhere = world.node(0).addr(2000);
+    assert_says(alone.start(&world, &[nowhere]), &["no member of the cluster answers", &nowhere.to_string()]);
+    assert!(!alone.has_identity(), "nothing was begun");
+}
+
+#[test]
+fn versions_counts_and_reports_of_strangers_are_refused_by_name() {
+    let (world, host, other) = two(86);
+    let join = |request: JoinRequest| {
+        let answer = call::<JoinResponse>(&world, host.pd(), "/ringkeep.Scheduler/Join", request);
+        answer.expect_err("it is refused")
+    };
+    let newer = join(JoinRequest { version: 9, version_min: 8, stores: 1, ..JoinRequest::default() });
+    assert_eq!(newer.code, Code::FailedPrecondition);
+    assert!(
+        newer.message.contains("versions 8 to 9") && newer.message.contains("update the older"),
+        "{newer}"
+    );
+    let many = join(JoinRequest { version: 1, version_min: 1, stores: 1 << 20, ..JoinRequest::default() });
+    assert_eq!(many.code, Code::InvalidArgument);
+    let ids = stores(&world, host.pd());
+    let cluster =
+        call::<JoinResponse>(&world, other.pd(), "/ringkeep.Scheduler/Join", JoinRequest::default());
+    let cluster_id = cluster.expect("it sends on").cluster_id;
+    let report = |cluster_id, node, store, address: &str| {
+        let store = StoreReport { store, address: address.to_owned(), ..StoreReport::default() };
+        let request = ReportRequest { cluster_id, node, stores: vec![store], ..ReportRequest::default() };
+        call::<ReportResponse>(&world, host.pd(), "/ringkeep.Scheduler/Report", request)
+    };
+    let (store, node, place) = ids[1].clone();
+    assert_eq!(report(cluster_id, node, store, &place), Ok(ReportResponse::default()));
+    let other_cluster = report(cluster_id + 1, node, store, &place).expect_err("another cluster");
+    assert_eq!(other_cluster.code, Code::FailedPrecondition);
+    let own = &ids[0];
+    for (node, store, place) in
+        [(node + 1, store, &place), (node, store + 70, &place), (node, store, &own.2), (own.1, own.0, &own.2)]
+    {
+        let stranger = report(cluster_id, node, store, place).expect_err("a stranger");
+        assert_eq!(stranger.code, Code::NotFound, "{stranger}");
+        assert!(stranger.message.contains("has not joined"), "{stranger}");
+    }
+}
