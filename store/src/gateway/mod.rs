@@ -35,6 +35,16 @@ enum Progress {
     Waits(Pending<Outcome>),
 }
 
+impl Submitted {
+    /// Whether the answer was known when it was submitted.
+    pub fn is_answered(&self) -> bool {
+        match &self.0 {
+            Progress::Done(_) => true,
+            Progress::Waits(_) => false,
+        }
+    }
+}
+
 impl Future for Submitted {
     type Output = Outcome;
 

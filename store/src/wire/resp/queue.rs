@@ -56,6 +56,17 @@ enum State {
     Walking(Walking),
 }
 
+impl State {
+    /// Whether its answer is fixed already, so that nothing later can be seen in it.
+    fn is_answered(&self) -> bool {
+        match self {
+            State::Running(submitted) => submitted.is_answered(),
+            State::Said(_) => true,
+            State::Counting(_) | State::PutOff(_) | State::Walking(_) => false,
+        }
+    }
+}
+
 /// Deletes that are counted together.
 struct Counting {
     running: Vec<Submitted>,
@@ -115,10 +126,16 @@ impl Queue {
     pub fn submit(&mut self, gateway: &Gateway, ticket: Ticket, work: Work, shape: Shape) -> bool {
         let number = self.answered + self.entries.len() as u64;
         let writes = ticket.command.is_some_and(|command| command.spec().kind == Kind::Write);
-        let may_start = self.order.admit(number, &work, writes);
-        let state = if may_start { start(gateway, work) } else { State::PutOff(Box::new(work)) };
+        let Some(starts) = self.order.admit(number, &work, writes) else {
+            self.push(ticket, shape, State::PutOff(Box::new(work)));
+            return false;
+        };
+        let state = start(gateway, work);
+        if !state.is_answered() {
+            self.order.runs(starts);
+        }
         self.push(ticket, shape, state);
-        may_start
+        true
     }
 
     /// Takes in a command whose reply is known already.
@@ -183,6 +200,7 @@ impl Queue {
             if let State::PutOff(work) = std::mem::replace(state, State::Said(Vec::new())) {
                 *state = start(gateway, *work);
             }
+            state.is_answered()
         });
         if self.entries.is_empty() && self.entries.capacity() > IDLE_ENTRIES {
             self.entries = VecDeque::new();
