@@ -5,6 +5,7 @@
 //! | `ringkeep server` | runs one durable node |
 //! | `ringkeep doctor` | checks the host and suggests a fix for each problem |
 //! | `ringkeep inspect` | verifies the data directory of a node that is not running, or prints a log, a table or a manifest of it |
+//! | `ringkeep ctl` | asks something of a running cluster: its stores and regions, replicas, leaders |
 //! | `ringkeep bench` | load, limits, comparisons, the crash audit, the scheduler at scale |
 //!
 //! Answers go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed or found something, 2 wrong
@@ -14,6 +15,7 @@
 //! and prints.
 
 mod bench;
+mod ctl;
 mod doctor;
 mod host;
 mod inspect;
@@ -48,6 +50,8 @@ enum Command {
     Doctor(Box<doctor::DoctorArguments>),
     /// Print the files of a node that is not running
     Inspect(inspect::InspectArguments),
+    /// Ask something of a running cluster: its stores and regions, replicas, leaders
+    Ctl(ctl::CtlArguments),
     /// Measure: load, limits, comparisons, the crash audit, the scheduler at scale
     Bench(Box<bench::BenchArguments>),
 }
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Command::Server(arguments) => server::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Ctl(arguments) => ctl::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

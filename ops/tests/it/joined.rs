@@ -1,5 +1,7 @@
 //! Processes of one cluster on loopback, started as an operator starts them.
 
+use std::net::SocketAddr;
+
 use crate::host::{ask_members, directory, get, options, run};
 use bench::process::Node;
 
@@ -30,6 +32,35 @@ fn three_processes_make_a_cluster_and_come_back() {
     let second = join(&directories[1], None);
     assert_eq!(node_id(&second), ids[1], "it is who it was, without a flag");
     ask_members(second.status);
+}
+
+/// What `ringkeep ctl` says; whether it succeeded.
+fn ctl(pd: SocketAddr, words: &[&str]) -> (bool, String) {
+    let output = run(&[&["ctl", "--pd", &pd.to_string()], words].concat());
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn an_operator_asks_any_member_for_stores_regions_and_changes() {
+    let directories = [directory(), directory()];
+    let first = join(&directories[0], None);
+    let second = join(&directories[1], Some(&first.pd.to_string()));
+    for pd in [first.pd, second.pd] {
+        let (done, text) = ctl(pd, &["stores"]);
+        assert!(done && text.lines().count() == 3 && text.contains(&first.pd.ip().to_string()), "{text}");
+    }
+    let (done, text) = ctl(second.pd, &["regions"]);
+    assert!(done && text.lines().count() > 4, "{text}");
+    let region = text.lines().nth(1).and_then(|line| line.split_whitespace().next()).expect("a region");
+    let (done, text) = ctl(second.pd, &["region", "transfer", region, "77"]);
+    assert!(!done && text.contains("no peer on store 77"), "{text}");
+    let (done, text) = ctl(first.pd, &["region", "remove-peer", region, "1"]);
+    assert!(!done && text.contains("could lead"), "{text}");
+    let (done, text) = ctl(first.pd, &["region", "add-peer", "999999", "1"]);
+    assert!(!done && text.contains("is not known"), "{text}");
+    let (done, text) = ctl(first.pd, &["store", "remove", "77"]);
+    assert!(!done && text.contains("has not joined"), "{text}");
 }
 
 #[test]

@@ -125,6 +125,16 @@ pub const KEYS: &[Key] = &[
         show: |c| show_auto(c.memory_bytes, format_bytes),
     },
     Key {
+        name: "replicas",
+        help: "Replicas of each region, 1 to 15, set by the node that hosts the scheduler; auto leaves it as it is, which is 1 at first. Default auto.",
+        secret: false,
+        set: |c, text| match auto(text, |text| parse_count(text, 1))? {
+            Some(count) if count > 15 => Err(format!("\"{text}\" is above 15")),
+            count => put(&mut c.replicas, count.map(|count| count as u64)),
+        },
+        show: |c| show_auto(c.replicas, |count| count.to_string()),
+    },
+    Key {
         name: "requirepass",
         help: "Password that RESP clients must give with AUTH. Default none.",
         secret: true,

@@ -42,6 +42,9 @@ pub struct Config {
     pub cores: Option<usize>,
     /// Memory for the whole node, bytes; `None` takes half of what the host or the cgroup has.
     pub memory_bytes: Option<u64>,
+    /// Replicas that every region of the cluster is to have; `None` leaves what the cluster aims at, which is 1 at first. Only the node
+    /// that hosts the scheduler acts upon it.
+    pub replicas: Option<u64>,
     /// The CPUs that the cores run on, ascending; `None` takes the first that the CPU mask allows.
     pub cpus: Option<Vec<usize>>,
     /// The password that RESP clients must give; `None` asks for none.
@@ -131,6 +134,7 @@ impl Default for Config {
             status_port: 20080,
             cores: None,
             memory_bytes: None,
+            replicas: None,
             cpus: None,
             requirepass: None,
             requirepass_file: None,

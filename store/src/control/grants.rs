@@ -67,7 +67,7 @@ impl Control {
         }));
     }
 
-    async fn grant_ids(&self, count: u64) -> Result<(), Denied> {
+    pub(super) async fn grant_ids(&self, count: u64) -> Result<(), Denied> {
         let first = self.alloc_ids(count).await?;
         self.0.scheduler.borrow_mut().grant_ids(first..first + count);
         Ok(())

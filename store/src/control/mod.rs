@@ -23,12 +23,14 @@
 //! | `grants` | what is handed out |
 //! | `reports` | what comes in, and what is answered |
 //! | `members` | stores of other nodes that join or moved |
+//! | `admin` | what operators ask for |
 //! | `orders` | which instructions a store can carry out |
 //! | `denied` | why something is not granted |
 //!
 //! Not done here, on purpose: any decision (crate `scheduler`), replication of the state over several nodes, and carrying steps
 //! out, which the stores of the leaders do.
 
+mod admin;
 mod denied;
 mod grants;
 mod image;
@@ -50,6 +52,7 @@ use engine::rt::Rt;
 use engine::rt::chan::Sender;
 use scheduler::{Cluster, Config, Instruction, Oracle, Scheduler, Store, StoreDescriptor, StoreId, Time};
 
+pub use self::admin::{Asked, NotAsked};
 pub use self::denied::Denied;
 use self::link::StateLink;
 pub use self::link::{Ask, link};
@@ -180,6 +183,7 @@ impl Control {
                 // What is served goes out with the answer to the region's next report.
                 self.is_served(instruction);
             }
+            self.bury_drained().await;
             self.0.rt.sleep(Duration::from_millis(tick.wait_ms)).await;
         }
     }

@@ -84,6 +84,11 @@ impl Bound {
         (beats, answers): (Receiver<Beat>, Vec<Sender<BeatAnswer>>),
     ) -> Result<Place, StartError> {
         if !plan.schedulers.is_empty() {
+            if config.replicas.is_some() {
+                tracing::warn!(
+                    "replicas is set by the node that hosts the scheduler; here it changes nothing"
+                );
+            }
             let remote = Remote::new(rt, &plan.identity, plan.schedulers.clone());
             rt.spawn(remote.clone().forward(beats, answers));
             return Ok(Place::Elsewhere(self, remote));
@@ -102,6 +107,11 @@ impl Bound {
         // an earlier start still tell.
         if let Err(denied) = control.alloc_ids(1).await {
             tracing::warn!(reason = %denied, "the scheduler's state is not renewed");
+        }
+        if let Some(replicas) = config.replicas
+            && let Err(denied) = control.set_replicas(replicas).await
+        {
+            tracing::warn!(replicas, reason = %denied, "the number of replicas is not changed");
         }
         control.receive(beats, answers);
         Ok(Place::Here(Hosted { bound: self, next_id: control.next_id(), control }))

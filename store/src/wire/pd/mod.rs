@@ -1,7 +1,8 @@
 //! The PD service: what clients ask to find regions and stores, and the timestamps.
 //!
-//! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `streams` the streams, `etcd` what
-//! clients ask of the store below PD.
+//! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `admin` what
+//! operators ask for, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, and [`elsewhere`]
+//! the port of a node that does not host the scheduler.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
 //! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Control`](crate::control) knows.
@@ -9,6 +10,7 @@
 //! Not done here, on purpose: keyspaces, service safe points, global configuration, the resource manager; they are answered as
 //! unimplemented, which clients take for "an older server".
 
+mod admin;
 mod answers;
 mod beats;
 pub mod client;
@@ -78,6 +80,8 @@ pub enum Method {
     Range,
     Join,
     Report,
+    Operate,
+    RemoveStore,
 }
 
 impl Pd {
@@ -154,6 +158,8 @@ impl Service for Pd {
             "/etcdserverpb.KV/Range" => Method::Range,
             "/ringkeep.Scheduler/Join" => Method::Join,
             "/ringkeep.Scheduler/Report" => Method::Report,
+            "/ringkeep.Scheduler/Operate" => Method::Operate,
+            "/ringkeep.Scheduler/RemoveStore" => Method::RemoveStore,
             _ => return None,
         };
         Some((method, Shape::Unary))
@@ -189,6 +195,8 @@ impl Service for Pd {
             Method::Range => grpc::answer(&self.range()),
             Method::Join => grpc::answer(&self.join(decode(message)?).await?),
             Method::Report => grpc::answer(&self.report(decode(message)?).await?),
+            Method::Operate => grpc::answer(&self.operate(decode(message)?).await?),
+            Method::RemoveStore => grpc::answer(&self.remove_store(&decode(message)?).await?),
             Method::Tso
             | Method::QueryRegion
             | Method::RegionHeartbeat

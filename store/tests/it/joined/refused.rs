@@ -3,7 +3,10 @@
 use engine::rt::sim::{Options, World};
 use store::config::Config;
 use store::wire::grpc::Code;
-use store::wire::proto::ringkeep::{JoinRequest, JoinResponse, ReportRequest, ReportResponse, StoreReport};
+use store::wire::proto::ringkeep::{
+    JoinRequest, JoinResponse, RemoveStoreRequest, RemoveStoreResponse, ReportRequest, ReportResponse,
+    StoreReport,
+};
 
 use super::nodes::{Member, call, stores};
 
@@ -72,6 +75,16 @@ fn a_member_whose_directory_was_wiped_is_refused() {
     other.start(&world, &[host.pd()]).expect("at other ports it is another node");
     let after = stores(&world, host.pd());
     assert_eq!((after.len(), &after[..2]), (3, &known[..]));
+    // Or its store is taken out of use; nothing is on it, so it is gone soon, and its address is free.
+    other.end(true);
+    other.node.disk().wipe();
+    let remove = RemoveStoreRequest { store: known[1].0 };
+    call::<RemoveStoreResponse>(&world, host.pd(), "/ringkeep.Scheduler/RemoveStore", remove)
+        .expect("it goes");
+    world.run_for(std::time::Duration::from_secs(30));
+    other.change = |_| {};
+    other.start(&world, &[host.pd()]).expect("the address is free");
+    assert_eq!(stores(&world, host.pd()).len(), 4);
 }
 
 #[test]

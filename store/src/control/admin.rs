@@ -1,0 +1,137 @@
+//! What operators ask for: a replica more or fewer, another leader, a store that is to go, another number of replicas.
+//!
+//! Nothing is decided here. What is asked of a region becomes an operator of the scheduler, which refuses what it refuses its own policies;
+//! what is asked of a store or of the whole goes into the state first, and into the map once that is durable.
+
+use std::fmt;
+
+use scheduler::operator::{BuildError, Cause, Intent, Outcome, Status};
+use scheduler::scheduler::AdmitError;
+use scheduler::{Lifecycle, Policy, Proposal, RegionId, StateCommand, StoreId};
+
+use super::denied::Denied;
+use super::{Control, time};
+
+/// An operator that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Its id.
+    pub operator: u64,
+    /// Its steps, in order.
+    pub steps: Vec<String>,
+}
+
+/// Why no operator does what was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotAsked {
+    /// The region is not known.
+    UnknownRegion(RegionId),
+    /// The scheduler does not take it.
+    Refused(AdmitError),
+    /// It ended at once: how.
+    Ended(Outcome),
+    /// There are no ids for it.
+    Denied(Denied),
+}
+
+impl fmt::Display for NotAsked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownRegion(region) => {
+                write!(
+                    f,
+                    "{region} is not known; list the regions, or try again once its leader has reported"
+                )
+            }
+            Self::Refused(refusal) => write!(f, "the scheduler does not take it: {refusal}"),
+            Self::Ended(Outcome::Cancelled(scheduler::operator::CancelReason::Unsafe(why))) => {
+                write!(f, "the first step would do harm: {why}")
+            }
+            Self::Ended(outcome) => write!(f, "there is nothing to do, or it cannot be done: {outcome:?}"),
+            Self::Denied(denied) => write!(f, "{denied}"),
+        }
+    }
+}
+
+impl Control {
+    /// Asks the scheduler for an operator that does `intent`. Its steps go out with the answers to the region's reports.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn operate(&self, region: RegionId, intent: Intent) -> Result<Asked, NotAsked> {
+        match self.try_operate(region, &intent) {
+            Err(NotAsked::Refused(AdmitError::Build(BuildError::OutOfIds))) => {
+                let wanted = self.0.scheduler.borrow().ids_wanted();
+                if let Some(count) = wanted {
+                    self.grant_ids(count).await.map_err(NotAsked::Denied)?;
+                }
+                self.try_operate(region, &intent)
+            }
+            asked => asked,
+        }
+    }
+
+    fn try_operate(&self, region: RegionId, intent: &Intent) -> Result<Asked, NotAsked> {
+        let mut scheduler = self.0.scheduler.borrow_mut();
+        let info = scheduler.cluster().region(region).ok_or(NotAsked::UnknownRegion(region))?;
+        let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, intent.clone());
+        // Its first step goes out with the answer to the region's next report.
+        scheduler.admit(&proposal, time(&self.0.rt)).map_err(NotAsked::Refused)?;
+        match scheduler.operators().status(region) {
+            Some(Status::Running(operator)) => {
+                let steps = operator.steps.iter().map(ToString::to_string).collect();
+                Ok(Asked { operator: operator.id.0, steps })
+            }
+            Some(Status::Ended(ended)) => Err(NotAsked::Ended(ended.outcome)),
+            None => Err(NotAsked::UnknownRegion(region)),
+        }
+    }
+
+    /// Takes a store out of use: its replicas are moved away, and once nothing is on it any more, it is buried and its address is free.
+    ///
+    /// # Errors
+    /// It is not known or gone, or the state cannot be changed.
+    pub async fn remove_store(&self, store: StoreId) -> Result<(), Denied> {
+        self.set_lifecycle(store, Lifecycle::Offline).await
+    }
+
+    async fn set_lifecycle(&self, store: StoreId, lifecycle: Lifecycle) -> Result<(), Denied> {
+        self.0.state.apply(StateCommand::SetLifecycle { store, lifecycle }).await?;
+        let known = self.0.state.known(|image| image.stores.get(&store).cloned()).flatten();
+        if let Some(descriptor) = known {
+            let entered = self.0.scheduler.borrow_mut().put_store(descriptor, time(&self.0.rt));
+            self.count(entered.map_err(|refusal| refusal.to_string()));
+        }
+        Ok(())
+    }
+
+    /// Buries stores that were taken out of use and hold nothing any more.
+    pub(super) async fn bury_drained(&self) {
+        let drained = self.0.scheduler.borrow().drained(time(&self.0.rt));
+        for store in drained {
+            match self.set_lifecycle(store, Lifecycle::Tombstone).await {
+                Ok(()) => tracing::info!(store = store.0, "a store that was taken out of use is gone"),
+                // The next round tries again.
+                Err(denied) => {
+                    tracing::warn!(store = store.0, why = %denied, "an empty store cannot be buried")
+                }
+            }
+        }
+    }
+
+    /// Sets how many replicas every region is to have.
+    ///
+    /// # Errors
+    /// The number makes no sense, or the state cannot be changed.
+    pub async fn set_replicas(&self, replicas: u64) -> Result<(), Denied> {
+        let known = self.0.state.known(|image| image.config.clone());
+        let Some(mut config) = known.filter(|config| config.max_replicas != replicas) else { return Ok(()) };
+        config.max_replicas = replicas;
+        self.0.state.apply(StateCommand::SetConfig(Box::new(config.clone()))).await?;
+        // The state has found it good.
+        if let Err(error) = self.0.scheduler.borrow_mut().set_config(config) {
+            tracing::error!(%error, "the scheduler refuses a configuration that its state has taken");
+        }
+        Ok(())
+    }
+}

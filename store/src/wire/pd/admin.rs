@@ -1,0 +1,40 @@
+//! What operators ask for, as calls; `ringkeep ctl` makes them.
+
+use scheduler::operator::Intent;
+use scheduler::{RegionId, StoreId};
+
+use super::{Pd, denied};
+use crate::wire::grpc::{Code, Status};
+use crate::wire::proto::ringkeep::{self, RegionWish};
+
+impl Pd {
+    /// Begins an operator that does what is asked of a region.
+    pub(super) async fn operate(
+        &self,
+        request: ringkeep::OperateRequest,
+    ) -> Result<ringkeep::OperateResponse, Status> {
+        let store = StoreId(request.store);
+        let intent = match request.wish() {
+            RegionWish::AddPeer => Intent::AddReplica { to: store },
+            RegionWish::RemovePeer => Intent::RemoveReplica { from: store },
+            RegionWish::TransferLeader => Intent::TransferLeader { to: store },
+            RegionWish::Unknown => {
+                return Err(Status::invalid(
+                    "what is asked of the region is nothing that this version knows",
+                ));
+            }
+        };
+        let asked = self.control.operate(RegionId(request.region), intent).await;
+        let asked = asked.map_err(|why| Status::new(Code::FailedPrecondition, why.to_string()))?;
+        Ok(ringkeep::OperateResponse { operator: asked.operator, steps: asked.steps })
+    }
+
+    /// Takes a store out of use.
+    pub(super) async fn remove_store(
+        &self,
+        request: &ringkeep::RemoveStoreRequest,
+    ) -> Result<ringkeep::RemoveStoreResponse, Status> {
+        self.control.remove_store(StoreId(request.store)).await.map_err(denied)?;
+        Ok(ringkeep::RemoveStoreResponse {})
+    }
+}
