@@ -108,11 +108,14 @@ pub(super) fn missing_next(dir: &Path, found: &[Found], tail: SegmentNo) -> Opti
     (!found.iter().any(|found| found.number == next)).then(|| segment_path(dir, next))
 }
 
-/// Names the segment after `tail`, too, where its absence explains `fault`: a log that has lost its end looks like an older one.
+/// Names the end of the log, too, where its loss explains `fault`: a log that has lost its end looks like an older one, and asks for
+/// segments that are long reused. The end is in the segment after `tail`, if that is not there, else in `tail`.
 pub(super) fn or_end_is_gone(mut fault: Fault, dir: &Path, found: &[Found], tail: SegmentNo) -> Fault {
-    if let Some(missing) = missing_next(dir, found, tail) {
-        fault.what += &format!("; or its end is gone: there is no {}", missing.display());
-    }
+    let end = match missing_next(dir, found, tail) {
+        Some(missing) => format!("there is no {}", missing.display()),
+        None => format!("records of {}", segment_path(dir, tail).display()),
+    };
+    fault.what += &format!("; or the log's end is gone: {end}");
     fault
 }
 
