@@ -38,7 +38,7 @@ use crate::wire::board::Board;
 use drain::GRACE;
 use identity::Identity;
 use movement::{Movement, Stalls};
-pub use root::{CoreWork, Request, Setup, Started, run};
+pub use root::{CoreWork, Request, Setup, Shards, Started, run};
 
 /// A running node, as the thread that started it sees it. Dropping it without [`Node::drain`] leaves its executors to the end of
 /// the process.

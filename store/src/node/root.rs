@@ -11,6 +11,7 @@
 //! where in production a thread does ([`Node`](super::Node)). No listener opens before every store can answer, so a client never
 //! meets a half-started node.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ use crate::config::{Config, Limits};
 use crate::control;
 use crate::descriptors::Descriptors;
 use crate::gateway::Gateway;
+use crate::shard::Shard;
 use crate::shard::links::connect;
 use crate::shard::routes::Place;
 use crate::wire::board::Board;
@@ -38,23 +40,33 @@ use crate::wire::peer::link::Speaker;
 use crate::wire::resp::Connections;
 
 /// Work of the program that a node is part of, begun on every data core once the core can answer, with a gateway to the whole
-/// node. It ends with the core.
+/// node and the core's own stores. It ends with the core.
 #[derive(Clone)]
 pub struct CoreWork(Arc<BeginWork>);
 
-type BeginWork = dyn Fn(Rt, Gateway) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync;
+type BeginWork = dyn Fn(Rt, Gateway, Shards) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync;
+
+/// The stores of a core that are open, by number on the node.
+pub type Shards = BTreeMap<usize, Shard>;
 
 impl CoreWork {
     /// Work that `begin` makes for each core.
     pub fn new(
         begin: impl Fn(Rt, Gateway) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync + 'static,
     ) -> Self {
+        Self::with_stores(move |rt, gateway, _| begin(rt, gateway))
+    }
+
+    /// Work that looks at the stores of each core from inside.
+    pub fn with_stores(
+        begin: impl Fn(Rt, Gateway, Shards) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync + 'static,
+    ) -> Self {
         Self(Arc::new(begin))
     }
 
     /// Begins the work on the core of `rt`.
-    pub(super) fn begin(&self, rt: &Rt, gateway: &Gateway) {
-        rt.spawn((self.0)(rt.clone(), gateway.clone()));
+    pub(super) fn begin(&self, rt: &Rt, gateway: &Gateway, shards: &Shards) {
+        rt.spawn((self.0)(rt.clone(), gateway.clone(), shards.clone()));
     }
 }
 

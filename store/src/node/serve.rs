@@ -131,7 +131,7 @@ impl DataCore {
         let listener = listen_resp(&rt, resp_addr)?;
         let bell = stopping.clone();
         let gateway = Stores::gateway(&dispatch, stores.shards.keys().copied().min().unwrap_or(0));
-        work.inspect(|work| work.begin(&rt, &gateway));
+        work.inspect(|work| work.begin(&rt, &gateway, &stores.shards));
         let (serving_rt, serving_counters) = (rt.clone(), counters.clone());
         let resp_server = rt.spawn(async move {
             resp::serve(serving_rt, listener, gateway, resp_config, serving_counters, async move {

@@ -24,6 +24,7 @@ mod memory;
 mod migration;
 mod node;
 mod protocol;
+mod real;
 mod resp_clients;
 mod resp_frame;
 mod resp_node;
