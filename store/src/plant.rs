@@ -45,6 +45,20 @@ pub enum Bug {
     AnswersLost,
     /// A change of membership is proposed although too few voters would be heard after it.
     QuorumNotAsked,
+    /// A request that was routed by another version of the region is let in.
+    StaleRoute,
+    /// A scan goes on behind the region as the newest routes have it, instead of the one that answered.
+    ScanSkips,
+    /// A scan goes on with its last key instead of behind it.
+    ScanRepeats,
+    /// Values in flight outlive the version under which they were admitted.
+    InflightSurvives,
+    /// A region is not marked for the next turn if one is marked already.
+    MarkLost,
+    /// A write does not wait for those that older routes have sent.
+    WritesOvertake,
+    /// A core takes no newer routes.
+    RoutesKept,
 }
 
 impl Bug {
@@ -77,6 +91,17 @@ impl Bug {
         Self::FileRemovedEarly,
         Self::StateReadable,
         Self::RefusedTakenForDone,
+    ];
+
+    /// Those of routes that change.
+    pub const ROUTES: [Self; 7] = [
+        Self::StaleRoute,
+        Self::ScanSkips,
+        Self::ScanRepeats,
+        Self::InflightSurvives,
+        Self::MarkLost,
+        Self::WritesOvertake,
+        Self::RoutesKept,
     ];
 }
 

@@ -324,6 +324,23 @@ impl<W, R> Replica<W, R> {
         resigned
     }
 
+    /// A split left it this range: the version grows by one, and what was admitted under the old one is refused.
+    pub fn cover(&mut self, range: KeyRange) {
+        self.cover_from(range, 0);
+    }
+
+    /// The same after a merge with a region of the version `merged`.
+    pub fn cover_from(&mut self, range: KeyRange, merged: u64) {
+        assert!(self.life == Life::Live, "{} is {} and changes its range", self.region(), self.life);
+        let applied = self.raft.applied_index();
+        self.describe = Some(LogId { term: self.raft.term_at(applied).unwrap_or_default(), index: applied });
+        let region = &mut self.record.region;
+        region.epoch.version = region.epoch.version.max(merged) + 1;
+        region.range = range;
+        self.end_version();
+        self.debug_check();
+    }
+
     /// The descriptor as the tree keeps it.
     pub(super) fn descriptor(&self, at: LogId) -> Descriptor {
         Descriptor { record: self.record.clone(), at, by_snapshot: false }

@@ -10,6 +10,7 @@ use super::command::{Cf, Write, Writes, encoded_bytes};
 use super::guard;
 use super::replica::Replica;
 use super::system::{self, SystemCommand};
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 
 /// A command is closed and the next one begun when it has gathered this much.
@@ -260,7 +261,9 @@ impl<W, R> Replica<W, R> {
     /// The version of the epoch has moved: what was admitted under the old one is refused at apply, so nothing may be computed
     /// from it, and what is not proposed yet never is.
     pub(super) fn end_version(&mut self) {
-        self.forget_inflight();
+        if !planted(Bug::InflightSurvives) {
+            self.forget_inflight();
+        }
         let refusal = Refusal::EpochNotMatch { current: vec![self.region().clone()] };
         let gathered = self.gathering.drain(..).flat_map(|gathered| gathered.answers);
         self.out.answers.extend(gathered.map(|waiter| (waiter, Err(refusal.clone()))));

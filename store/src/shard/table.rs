@@ -1,8 +1,11 @@
 //! The regions of one store: the one place through which they come and go.
 //!
 //! It owns every replica, the order of their first keys, the set of those that moved since the last turn, what is remembered of those
-//! that were removed, and the number of the routes that the rest of the node should know. Pure: the simulated stores of the region
-//! scripts use this very table.
+//! that were removed, and what the rest of the node should know of all that: the ranges and epochs, published under a version. Pure:
+//! the simulated stores of the region scripts use this very table.
+//!
+//! A region comes by [`Table::insert`], leaves by [`Table::bury`], changes its range by [`Table::cut`] or [`Table::join`], and has a
+//! change that an entry made to it published by [`Table::refresh`]. Nothing else moves a border.
 //!
 //! Invariants, asserted by [`Table::check`]:
 //! * no two replicas with a range overlap, and `by_start` names exactly those with a range, by their first keys;
@@ -11,9 +14,12 @@
 //! * whoever changed a replica's range has called [`Table::refresh`] before the next turn.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 
-use scheduler::{KeyRange, Region, RegionId};
+use engine::rt::local::Bell;
+use scheduler::{Epoch, KeyRange, Region, RegionId};
 
+use crate::plant::{Bug, planted};
 use crate::region::life::Life;
 use crate::region::message::{self, PeerMessage, Verdict};
 use crate::region::record::RegionRecord;
@@ -28,13 +34,15 @@ pub struct Table<W, R> {
     dirty: Vec<RegionId>,
     tombstones: HashMap<RegionId, RegionRecord, foldhash::fast::FixedState>,
     routes: u64,
+    /// Rings when `routes` grows.
+    changed: Rc<Bell>,
 }
 
 #[derive(Debug)]
 struct Entry<W, R> {
     replica: Replica<W, R>,
-    /// Its first key in `by_start`.
-    published: Option<Vec<u8>>,
+    /// What the others know of it; its first key is the one in `by_start`.
+    published: Option<(KeyRange, Epoch)>,
     dirty: bool,
 }
 
@@ -47,6 +55,10 @@ pub struct Refused<W, R> {
     pub by: RegionId,
 }
 
+/// Two regions that cannot be joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAdjacent;
+
 impl<W, R> Default for Table<W, R> {
     fn default() -> Self {
         Self {
@@ -55,6 +67,7 @@ impl<W, R> Default for Table<W, R> {
             dirty: Vec::new(),
             tombstones: HashMap::default(),
             routes: 0,
+            changed: Rc::default(),
         }
     }
 }
@@ -81,39 +94,105 @@ impl<W, R> Table<W, R> {
         Ok(())
     }
 
-    /// Puts what is remembered of a removed replica in its place.
-    pub fn bury(&mut self, record: RegionRecord) {
+    /// Puts what is remembered of a removed replica in its place. The replica comes back, with those who still wait there.
+    pub fn bury(&mut self, record: RegionRecord) -> Option<Replica<W, R>> {
         assert!(record.tombstone, "{} is buried alive", record.region);
         let id = record.region.id;
-        if let Some(Entry { published: Some(start), .. }) = self.regions.remove(&id) {
-            self.by_start.remove(&start);
-            self.routes += 1;
-        }
+        let removed = self.regions.remove(&id).map(|Entry { replica, published, dirty: _ }| {
+            if let Some((range, _)) = published {
+                self.by_start.remove(range.start().as_bytes());
+                self.publish();
+            }
+            replica
+        });
         self.dirty.retain(|marked| *marked != id);
         self.tombstones.insert(id, record);
+        removed
     }
 
-    /// Publishes a range that has changed.
+    /// Cuts a region where `right` begins, which takes what lies behind, both under a newer version. What waits under the old one
+    /// is refused.
+    ///
+    /// # Errors
+    /// If there is no such region, or `right` is not the end of its range or is here already.
+    pub fn cut(&mut self, id: RegionId, right: Replica<W, R>) -> Result<(), Refused<W, R>> {
+        let border = right.region().range.start().as_bytes().to_vec();
+        let known = self.regions.contains_key(&right.id());
+        let left = self.regions.get_mut(&id).filter(|left| {
+            let range = &left.replica.region().range;
+            let inside = range.contains(&border) && range.start().as_bytes() != border;
+            left.published.is_some() && !known && inside && range.end() == right.region().range.end()
+        });
+        let Some(left) = left else { return Err(Refused { replica: Box::new(right), by: id }) };
+        let range = KeyRange::new(left.replica.region().range.start().as_bytes().to_vec(), border);
+        left.replica.cover(range.expect("the border lies inside"));
+        self.refresh(id);
+        self.mark_dirty(id);
+        self.insert(right)
+    }
+
+    /// Gives the range of a region, which is buried, to the one that ends where it begins. The buried replica comes back, with those
+    /// who still wait there.
+    ///
+    /// # Errors
+    /// If one of the two is not here, or they do not touch: nothing has changed then.
+    pub fn join(&mut self, id: RegionId, right: RegionId) -> Result<Replica<W, R>, NotAdjacent> {
+        let of = |id: RegionId| self.get(id).filter(|replica| replica.has_range()).map(Replica::region);
+        let (Some(left), Some(source)) = (of(id), of(right)) else { return Err(NotAdjacent) };
+        if left.range.end() != source.range.start() || left.range.end().as_bytes().is_empty() {
+            return Err(NotAdjacent);
+        }
+        let start = left.range.start().as_bytes().to_vec();
+        let range = KeyRange::new(start, source.range.end().as_bytes().to_vec());
+        let mut record = self.get(right).expect("it is here").record().clone();
+        record.tombstone = true;
+        let removed = self.bury(record).expect("it is here");
+        let version = removed.region().epoch.version;
+        let left = self.regions.get_mut(&id).expect("it is here");
+        left.replica.cover_from(range.expect("two ranges that touch"), version);
+        self.refresh(id);
+        self.mark_dirty(id);
+        Ok(removed)
+    }
+
+    /// Publishes a range or an epoch that has changed.
     pub fn refresh(&mut self, id: RegionId) {
         let Some(entry) = self.regions.get_mut(&id) else { return };
+        let Region { id: _, range, epoch, peers: _ } = entry.replica.region();
         let has_range = entry.replica.has_range();
-        let start = entry.replica.region().range.start().as_bytes();
-        if entry.published.as_deref() == has_range.then_some(start) {
+        let known = entry.published.as_ref();
+        if known.map(|(range, epoch)| (range, epoch)) == has_range.then_some((range, epoch)) {
             return;
         }
-        if let Some(old) = entry.published.take() {
-            self.by_start.remove(&old);
+        let now = has_range.then(|| (range.clone(), *epoch));
+        if let Some((old, _)) = entry.published.take() {
+            self.by_start.remove(old.start().as_bytes());
         }
-        if has_range {
-            entry.published = Some(start.to_vec());
-            self.by_start.insert(start.to_vec(), id);
+        if let Some((range, _)) = &now {
+            self.by_start.insert(range.start().as_bytes().to_vec(), id);
         }
-        self.routes += 1;
+        entry.published = now;
+        self.publish();
     }
 
-    /// Grows whenever a region came, went or begins elsewhere.
+    fn publish(&mut self) {
+        self.routes += 1;
+        self.changed.ring();
+    }
+
+    /// Grows whenever what is published changes.
     pub const fn routes(&self) -> u64 {
         self.routes
+    }
+
+    /// Rings whenever [`Table::routes`] grows.
+    pub fn changed(&self) -> Rc<Bell> {
+        self.changed.clone()
+    }
+
+    /// What is published, in key order.
+    pub fn published(&self) -> impl Iterator<Item = &Region> {
+        self.by_start.values().filter_map(|id| self.get(*id)).map(Replica::region)
     }
 
     /// The replica of a region.
@@ -175,6 +254,7 @@ impl<W, R> Table<W, R> {
     pub fn mark_dirty(&mut self, id: RegionId) {
         if let Some(entry) = self.regions.get_mut(&id)
             && !std::mem::replace(&mut entry.dirty, true)
+            && !(planted(Bug::MarkLost) && self.dirty.len() == 1)
         {
             self.dirty.push(id);
         }
@@ -236,9 +316,9 @@ impl<W, R> Table<W, R> {
             let Entry { replica, published, dirty } = entry;
             replica.check();
             assert_eq!(*id, replica.id());
-            let start = replica.region().range.start().as_bytes();
-            let expected = replica.has_range().then_some(start);
-            assert_eq!(published.as_deref(), expected, "{} is published elsewhere", replica.region());
+            let Region { id: _, range, epoch, peers: _ } = replica.region();
+            let expected = replica.has_range().then(|| (range.clone(), *epoch));
+            assert_eq!(*published, expected, "{} is published as something else", replica.region());
             assert_eq!(*dirty, self.dirty.contains(id), "the mark of {id} is lost");
             assert!(replica.life() != Life::Tombstone || *dirty, "{id} is dead and nothing will bury it");
             let older = self.tombstones.get(id).is_none_or(|record| record.me < replica.me());
@@ -329,6 +409,41 @@ mod tests {
         assert!(table.tombstone(RegionId(2)).is_some());
         assert_eq!(table.region_of(b"d"), Some(RegionId(1)), "which ends below it; the guard says so");
         table.insert(replica(4, "k", "m")).unwrap();
+        table.check();
+    }
+
+    #[test]
+    fn a_region_is_cut_and_joined_as_one_step_and_both_are_published() {
+        let mut table = table();
+        let before = table.routes();
+        let versions = |table: &Table<(), ()>| -> Vec<(u64, u64)> {
+            table.published().map(|region| (region.id.0, region.epoch.version)).collect()
+        };
+        let first = Epoch::FIRST.version;
+        table.cut(RegionId(2), replica(4, "g", "m")).unwrap();
+        assert!(table.routes() > before);
+        assert_eq!(versions(&table), [(1, first), (2, first + 1), (4, first), (3, first)]);
+        assert_eq!((table.region_of(b"f"), table.region_of(b"g")), (Some(RegionId(2)), Some(RegionId(4))));
+        table.check();
+        let gone = table.join(RegionId(2), RegionId(4)).unwrap();
+        assert_eq!((gone.id(), table.region_of(b"g")), (RegionId(4), Some(RegionId(2))));
+        assert_eq!(versions(&table), [(1, first), (2, first + 2), (3, first)]);
+        assert!(table.tombstone(RegionId(4)).is_some());
+        table.check();
+    }
+
+    #[test]
+    fn what_is_not_the_end_of_a_region_is_not_cut_off_and_what_does_not_touch_is_not_joined() {
+        let mut table = table();
+        let before = table.routes();
+        for (id, start, end) in [(2, "c", "m"), (2, "g", "k"), (1, "g", "m"), (9, "g", "m")] {
+            assert_eq!(table.cut(RegionId(id), replica(4, start, end)).unwrap_err().by, RegionId(id));
+        }
+        assert_eq!(table.cut(RegionId(2), replica(3, "g", "m")).unwrap_err().by, RegionId(2));
+        for (left, right) in [(1, 3), (2, 1), (3, 1), (1, 9)] {
+            assert_eq!(table.join(RegionId(left), RegionId(right)).unwrap_err(), NotAdjacent);
+        }
+        assert_eq!(table.routes(), before, "nothing has changed");
         table.check();
     }
 }
