@@ -6,20 +6,25 @@
 //! pipelining) awaits the writes first.
 
 mod dispatch;
+mod join;
 mod memory;
+mod retry;
+#[cfg(test)]
+mod routes_tests;
+mod scan;
+mod send;
+mod split;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use engine::rt::local::{Pending, oneshot};
-
 pub use dispatch::{Dispatch, Here, Whole};
 
 use crate::memory::{Memory, charged_bytes};
-use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
+use retry::Routed;
 
 /// Smaller values that need no wait are not charged one by one, bytes.
 const CHARGED_BYTES_MIN: usize = 1 << 10;
@@ -32,7 +37,7 @@ pub struct Submitted(Progress);
 enum Progress {
     /// Answered when it was submitted.
     Done(Option<Outcome>),
-    Waits(Pending<Outcome>),
+    Waits(Routed),
 }
 
 impl Submitted {
@@ -51,10 +56,7 @@ impl Future for Submitted {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         match &mut self.0 {
             Progress::Done(outcome) => Poll::Ready(outcome.take().expect("polled after it was ready")),
-            // An answer that is dropped unanswered belongs to a store that stopped with the operation in flight.
-            Progress::Waits(pending) => {
-                Pin::new(pending).poll(cx).map(|outcome| outcome.unwrap_or(Err(Refusal::Unknown)))
-            }
+            Progress::Waits(routed) => Pin::new(routed).poll(cx),
         }
     }
 }
@@ -115,9 +117,7 @@ impl Gateway {
         {
             return Submitted(Progress::Done(Some(outcome)));
         }
-        let (answer, pending) = oneshot();
-        dispatch.submit(self.home, route, op, answer);
-        Submitted(Progress::Waits(pending))
+        Submitted(Progress::Waits(dispatch.submit(self.home, route, op)))
     }
 
     /// The other core to which all operations went since this was last asked; `None` if there was none, or not all went there.

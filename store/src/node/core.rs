@@ -23,7 +23,7 @@ use crate::shard::counters::StoreSnapshot;
 use crate::shard::health::HealthReport;
 use crate::shard::links::{Ends, Links};
 use crate::shard::open::ShardOptions;
-use crate::shard::routes::{Place, Routes};
+use crate::shard::routes::Place;
 use crate::wire::grpc::Guest;
 use crate::wire::peer;
 use crate::wire::peer::book::AddressBook;
@@ -169,18 +169,12 @@ fn start_tasks(rt: &Rt, shard: &Shard, dir: PathBuf) {
 impl Stores {
     /// Where the regions of this core's stores are, the fenced ones included.
     pub fn places(&self) -> Vec<Place> {
-        let place = |store: usize, region: &Region| Place {
-            start: region.range.start().as_bytes().to_vec().into(),
-            end: region.range.end().as_bytes().to_vec().into(),
-            region_id: region.id.0,
-            store,
-        };
         let mut places = Vec::new();
         for (store, shard) in &self.shards {
-            places.extend(shard.regions().iter().map(|(region, ..)| place(*store, region)));
+            places.extend(shard.places(*store));
         }
         for (store, fenced) in &self.fenced {
-            places.extend(fenced.regions.iter().map(|region| place(*store, region)));
+            places.extend(fenced.regions.iter().map(|region| Place::of(region, *store)));
         }
         places
     }
@@ -202,13 +196,12 @@ impl Stores {
     /// Joins this core's stores to the others and gives a gateway per store number of the node.
     pub fn join(&self, rt: &Rt, plan: &Plan, places: Vec<Place>, ends: Ends) -> Rc<Dispatch> {
         let core_of = (0..plan.identity.stores).map(|store| plan.core_of(store)).collect();
-        let routes = Routes::new(places);
         let fenced = self.fenced.iter().map(|(store, fenced)| (*store, fenced.why.clone())).collect();
         let here = Here { shards: self.shards.clone(), fenced };
         let command_bytes_max = usize::try_from(plan.shard.raft.entry_bytes_max).unwrap_or(usize::MAX);
-        let whole = Whole { core_of, command_bytes_max };
+        let whole = Whole { core_of, command_bytes_max, scan_pairs_max: 4096 };
         let (links, memory) = (self.links.clone(), self.memory.clone());
-        Dispatch::start(rt, here, whole, routes, links, ends.inbox, memory)
+        Dispatch::start(rt, here, whole, places, links, ends.inbox, memory)
     }
 
     /// The gateway for the port of store number `home`.

@@ -18,6 +18,7 @@ use engine::rt::local::{Answer, Bell};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome, Route};
+use crate::shard::routes::Place;
 
 /// Batches that may wait on the way to one core; each carries what one pass gathered.
 const MESSAGES_MAX: usize = 4096;
@@ -44,6 +45,13 @@ pub enum Message {
         id: u64,
         /// What came of it.
         outcome: Outcome,
+    },
+    /// What a store of the sender publishes has changed.
+    Routes {
+        /// The store.
+        store: usize,
+        /// All that it has now.
+        places: Vec<Place>,
     },
     /// The sender ends: what it has not answered it never will.
     Closed {
@@ -132,6 +140,14 @@ impl Links {
         let asked = asked.remove(&id);
         if let Some((_, answer)) = asked {
             answer.send(outcome);
+        }
+    }
+
+    /// Tells every other core what a store of this one has. Messages to one core arrive in order, so the latest is in force.
+    pub fn publish(&self, store: usize, places: &[Place]) {
+        let others = (0..self.targets.len()).filter(|core| *core != self.core);
+        for core in others.filter(|core| !self.targets[*core].closed.get()) {
+            self.gather(core, Message::Routes { store, places: places.to_vec() });
         }
     }
 

@@ -28,6 +28,8 @@ pub mod remembered;
 pub mod reply;
 mod restart;
 pub mod routes;
+#[cfg(test)]
+mod routes_kit;
 pub mod startup;
 mod stop;
 #[cfg(test)]
@@ -70,6 +72,7 @@ use load::{RegionCount, RegionCounts};
 use loading::Loads;
 use outbox::{Outbox, Transport};
 use reply::Reply;
+use routes::Place;
 use table::Table;
 use watch::LogWatch;
 use watched::Watched;
@@ -272,6 +275,17 @@ impl Shard {
             (replica.region().clone(), replica.term().0, replica.is_leader())
         };
         state.table.iter().filter(|replica| !replica.is_system()).map(told).collect()
+    }
+
+    /// Rings when [`Shard::places`] has changed. One waiter at a time.
+    pub(crate) fn routes_changed(&self) -> Rc<Bell> {
+        self.inner.state.borrow().table.changed()
+    }
+
+    /// Where the regions here are, in key order, for the routes of the node, on which this store has the number `store`.
+    pub fn places(&self, store: usize) -> Vec<Place> {
+        let state = self.inner.state.borrow();
+        state.table.published().map(|region| Place::of(region, store)).collect()
     }
 
     /// About how much lies in a region, by the tree's indexes.

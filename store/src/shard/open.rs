@@ -207,10 +207,16 @@ impl Shard {
     }
 
     /// Creates the first regions of an empty store, durably, before a request for them can arrive.
-    async fn bootstrap(&self, regions: Vec<Region>, options: &ShardOptions) -> Result<()> {
+    pub(super) async fn bootstrap(&self, regions: Vec<Region>, options: &ShardOptions) -> Result<()> {
         if regions.is_empty() {
             return Ok(());
         }
+        let starts = self.prepare(regions, options).await?;
+        starts.into_iter().try_for_each(|stored| self.adopt(stored, options))
+    }
+
+    /// What the groups of new regions start from, durably.
+    pub(super) async fn prepare(&self, regions: Vec<Region>, options: &ShardOptions) -> Result<Vec<Stored>> {
         let mut batch = Batch::new();
         let mut starts = Vec::new();
         for region in regions {
@@ -225,7 +231,7 @@ impl Shard {
             starts.push(Stored { record, in_tree: false, start });
         }
         self.inner.log.write(batch).await?;
-        starts.into_iter().try_for_each(|stored| self.adopt(stored, options))
+        Ok(starts)
     }
 
     /// Builds the peers that the log knows. What this start has cut off the log may have been acknowledged.
@@ -276,21 +282,33 @@ impl Shard {
 
     fn adopt(&self, stored: Stored, options: &ShardOptions) -> Result<()> {
         let inner = &*self.inner;
-        let (id, now) = (stored.record.region.id, Time(inner.rt.boot_time().0));
-        let damaged =
-            |what: String| Fault::corruption(&inner.dir, format!("stored state of region {}: {what}", id.0));
-        let replica = Replica::new(options.store, stored, options.raft.clone(), inner.rt.random(), now);
-        let mut replica = replica.map_err(|error| damaged(error.to_string()))?;
-        replica.forget_promise_alone();
+        let (id, replica) = (stored.record.region.id, self.replica(stored, options)?);
         let inserted = inner.state.borrow_mut().table.insert(replica);
-        inserted.map_err(|Refused { replica: _, by }| damaged(format!("it overlaps region {}", by.0)))?;
+        inserted.map_err(|Refused { replica: _, by }| {
+            Fault::corruption(&inner.dir, format!("stored state of region {id}: it overlaps region {}", by.0))
+        })?;
         inner.bell.ring();
         Ok(())
     }
 
+    pub(super) fn replica(
+        &self,
+        stored: Stored,
+        options: &ShardOptions,
+    ) -> Result<Replica<super::Due, super::Queued>> {
+        let inner = &*self.inner;
+        let (id, now) = (stored.record.region.id, Time(inner.rt.boot_time().0));
+        let replica = Replica::new(options.store, stored, options.raft.clone(), inner.rt.random(), now);
+        let mut replica = replica.map_err(|error| {
+            Fault::corruption(&inner.dir, format!("stored state of region {}: {error}", id.0))
+        })?;
+        replica.forget_promise_alone();
+        Ok(replica)
+    }
+
     /// A sole voter need not wait for an election timeout that no other voter could use. Where it may not campaign at once, the
     /// election timer decides.
-    fn campaign_alone(&self) {
+    pub(super) fn campaign_alone(&self) {
         let (now, store) = (Time(self.inner.rt.boot_time().0), self.inner.store.0);
         let mut state = self.inner.state.borrow_mut();
         for replica in state.table.iter_mut().filter(|replica| replica.is_sole_voter()) {
