@@ -104,8 +104,8 @@ fn set_if(request: &Request<'_>, value: usize, when: When) -> Result<Op, Error> 
 
 fn set(request: &Request<'_>) -> Result<(Work, Shape), Error> {
     if request.count() == 3 {
-        let put = Op::Put { key: request.key(1)?, value: request.value(2)? };
-        return Ok((Work::One(put), Shape::Ok));
+        let (key, value) = request.pair(1, 2)?;
+        return Ok((Work::One(Op::Put { key, value }), Shape::Ok));
     }
     // More options than there are only repeat themselves.
     if request.count() > 16 {

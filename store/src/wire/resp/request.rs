@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -74,6 +75,33 @@ impl<'a> Request<'a> {
 
     /// Argument `index` as a key to keep.
     pub fn key(&self, index: usize) -> Result<Bytes, Error> {
+        self.key_bytes(index).map(Bytes::copy_from_slice)
+    }
+
+    /// Argument `index` as a value to keep.
+    pub fn value(&self, index: usize) -> Result<Bytes, Error> {
+        let range = self.value_range(index)?;
+        Ok(match self.own {
+            Some(own) if is_most_of(&range, own) => own.slice(range),
+            Some(_) | None => Bytes::copy_from_slice(&self.text[range]),
+        })
+    }
+
+    /// Arguments `key` and `value` as a pair to keep. They share one piece of memory, which costs as much as two and has no price for
+    /// the copies of the handles that the way to a store takes.
+    pub fn pair(&self, key: usize, value: usize) -> Result<(Bytes, Bytes), Error> {
+        let (key, range) = (self.key_bytes(key)?, self.value_range(value)?);
+        if let Some(own) = self.own
+            && is_most_of(&range, own)
+        {
+            return Ok((Bytes::copy_from_slice(key), own.slice(range)));
+        }
+        let mut both = Bytes::from_owner([key, &self.text[range]].concat());
+        let key = both.split_to(key.len());
+        Ok((key, both))
+    }
+
+    fn key_bytes(&self, index: usize) -> Result<&'a [u8], Error> {
         let key = self.arg(index);
         if key.len() > KEY_BYTES_MAX {
             return Err(Error::refused(format!(
@@ -81,11 +109,10 @@ impl<'a> Request<'a> {
                 key.len()
             )));
         }
-        Ok(Bytes::copy_from_slice(key))
+        Ok(key)
     }
 
-    /// Argument `index` as a value to keep.
-    pub fn value(&self, index: usize) -> Result<Bytes, Error> {
+    fn value_range(&self, index: usize) -> Result<Range<usize>, Error> {
         let range = self.parser.range(index);
         if range.len() > VALUE_BYTES_MAX {
             let len = range.len();
@@ -93,10 +120,7 @@ impl<'a> Request<'a> {
                 "ERR value of {len} bytes, the limit is {VALUE_BYTES_MAX} bytes"
             )));
         }
-        Ok(match self.own {
-            Some(own) if range.len() * 2 > own.len() => own.slice(range),
-            _ => Bytes::copy_from_slice(&self.text[range]),
-        })
+        Ok(range)
     }
 
     /// Argument `index` as an integer.
@@ -199,6 +223,11 @@ impl Error {
             "ERR {option} is not supported: keys do not expire here, delete them with DEL when they are due"
         ))
     }
+}
+
+/// Whether memory of its own is kept for a part of it without a waste.
+fn is_most_of(range: &Range<usize>, own: &Bytes) -> bool {
+    range.len() * 2 > own.len()
 }
 
 /// Bytes as text for people, whatever they are.
