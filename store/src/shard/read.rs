@@ -103,9 +103,10 @@ impl Shard {
             return reply.send(outcome);
         }
         inner.counters.reads.add(1);
-        let shard = self.clone();
+        // As of now: what its connection writes after it is no business of this read, however long it waits for room and for the disk.
+        let (snapshot, shard) = (inner.tree.snapshot(), self.clone());
         self.spawn(reply, async move {
-            let value = shard.inner.charged_value(&key).await?;
+            let value = shard.inner.charge(async || snapshot.get(CF, &key).await).await?;
             let bytes = value.as_ref().map_or(0, |value| key.len() + value.len());
             shard.inner.counts.read(region, 1, bytes);
             Ok(Out::Value(value))

@@ -123,6 +123,27 @@ fn values_are_charged_until_they_are_dropped_and_what_finds_no_room_is_refused()
     }
 }
 
+/// A client that pipelines a read and a write of one key never finds the later write in the read, also if that has to wait.
+#[test]
+fn a_read_that_waits_for_room_sees_no_later_write() {
+    for cold in [false, true] {
+        in_world(move |rt| async move {
+            let (_stores, gateway) = open(&rt, limits(64 * MIB, 8 * MIB), 64 * MIB, cold).await;
+            put(&gateway, "key", 2 * MIB).await;
+            if cold {
+                cool(&rt, &gateway, b"key").await;
+            }
+            let all = gateway.memory().output.charge(8 * MIB);
+            let read = get(&gateway, "key");
+            put(&gateway, "key", MIB).await;
+            rt.sleep(Duration::from_millis(100)).await;
+            drop(all);
+            let Ok(Out::Value(Some(value))) = read.await else { panic!("no value") };
+            assert_eq!(value.len(), 2 * MIB, "cold: {cold}");
+        });
+    }
+}
+
 #[test]
 fn scans_and_batches_are_charged_and_bounded() {
     in_world(|rt| async move {

@@ -335,10 +335,10 @@ fn a_drain_does_not_wait_for_who_reads_nothing_and_does_for_who_reads_slowly() {
             rt.spawn(resp::serve(rt.clone(), listener, gateway.clone(), config(), counters, shutdown));
         let mut deaf = rt.connect(addr).await.unwrap();
         let mut slow = rt.connect(addr).await.unwrap();
-        for _ in 0..4 {
-            deaf.write_all(&packed(&[b"GET", b"big"])).await.unwrap();
-            slow.write_all(&packed(&[b"GET", b"big"])).await.unwrap();
-        }
+        // All at once, so that the server has heard of all of them when it begins to drain.
+        let gets = packed(&[b"GET", b"big"]).repeat(4);
+        deaf.write_all(&gets).await.unwrap();
+        slow.write_all(&gets).await.unwrap();
         rt.sleep(Duration::from_millis(200)).await;
         let reading = rt.spawn({
             let rt = rt.clone();
