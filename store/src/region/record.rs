@@ -109,6 +109,12 @@ impl fmt::Display for NotARecord {
 impl std::error::Error for NotARecord {}
 
 impl RegionRecord {
+    /// Whether this replica decides alone: no other has a vote. Learners have none, so they make no difference.
+    pub fn is_sole_voter(&self) -> bool {
+        let mut voters = self.region.voters();
+        voters.next().is_some_and(|voter| voter.id == self.me) && voters.next().is_none()
+    }
+
     /// The record as bytes.
     pub fn encode(&self) -> Vec<u8> {
         let region = &self.region;

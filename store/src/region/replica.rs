@@ -250,8 +250,7 @@ impl<W, R> Replica<W, R> {
 
     /// Whether our own durable entry is already a quorum.
     pub fn is_sole_voter(&self) -> bool {
-        let mut voters = self.record.region.voters();
-        voters.next().is_some_and(|voter| voter.id == self.record.me) && voters.next().is_none()
+        self.record.is_sole_voter()
     }
 
     /// The largest command that the group takes, bytes.

@@ -264,7 +264,7 @@ impl Shard {
             let flushed = self.inner.tree.flushed_index(id);
             // What was cut may have been acknowledged if it was damaged later. A sole voter has no other to ask; there the store's
             // health says how much was cut.
-            let alone = record.region.peers.len() == 1;
+            let alone = record.is_sole_voter();
             let claimed = cut.and_then(|cut| cut.claims.get(&id)).filter(|_| !alone);
             let start = Start {
                 hard_state: hard_state.ok_or_else(|| damaged("there is no hard state"))?,
