@@ -59,6 +59,14 @@ pub enum Bug {
     WritesOvertake,
     /// A core takes no newer routes.
     RoutesKept,
+    /// A read is served when its index is known, applied or not.
+    ReadBeforeApplied,
+    /// Entries that a snapshot has overtaken are applied once more.
+    AppliedAfterSnapshot,
+    /// A new descriptor travels with the batch after the one that has its entry.
+    DescribedLate,
+    /// A new descriptor reaches the tree before the batch that has its entry.
+    DescribedEarly,
 }
 
 impl Bug {
@@ -92,6 +100,13 @@ impl Bug {
         Self::StateReadable,
         Self::RefusedTakenForDone,
     ];
+
+    /// Those of one region, which its scripts show.
+    pub const REGION: [Self; 3] =
+        [Self::InflightSurvives, Self::ReadBeforeApplied, Self::AppliedAfterSnapshot];
+
+    /// Those that part a descriptor from its data.
+    pub const DESCRIPTOR: [Self; 2] = [Self::DescribedLate, Self::DescribedEarly];
 
     /// Those of routes that change.
     pub const ROUTES: [Self; 7] = [

@@ -17,6 +17,7 @@ use super::record::{Descriptor, RegionRecord};
 use super::replica::Replica;
 use super::submit::Waiting;
 use super::system::{self, Decided, codec, image};
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::KEY_BYTES_MAX;
 
@@ -65,7 +66,8 @@ impl<W, R> Replica<W, R> {
         let from = self.raft.applied_index();
         let mut applied =
             Applied { upto: from, entries: 0, answers: Vec::new(), decided: Vec::new(), dies: false };
-        for entry in entries.iter().filter(|entry| entry.index > from) {
+        let is_new = |entry: &&Entry| entry.index > from || planted(Bug::AppliedAfterSnapshot);
+        for entry in entries.iter().filter(is_new) {
             if applied.dies {
                 break;
             }
@@ -86,8 +88,11 @@ impl<W, R> Replica<W, R> {
             (applied.upto, applied.entries) = (entry.index, applied.entries + 1);
         }
         if applied.entries > 0 {
-            batch.mark(self.region().id.0, applied.upto.0);
-            if let Some(at) = self.describe {
+            let changed = self.describe.filter(|at| at.index == applied.upto);
+            if changed.is_none() || !planted(Bug::DescribedEarly) {
+                batch.mark(self.region().id.0, applied.upto.0);
+            }
+            if let Some(at) = self.describe.filter(|_| changed.is_none() || !planted(Bug::DescribedLate)) {
                 batch.describe(self.region().id.0, &self.descriptor(at).encode());
             }
         }
@@ -98,7 +103,9 @@ impl<W, R> Replica<W, R> {
     pub fn applied(&mut self, applied: Applied<W>) -> Vec<(W, Result<(), Refusal>)> {
         let Applied { upto, entries: _, answers, decided, dies } = applied;
         debug_assert!(decided.is_empty(), "{} commands are never answered", decided.len());
-        self.describe = None;
+        if !planted(Bug::DescribedLate) {
+            self.describe = None;
+        }
         if upto > self.raft.applied_index() {
             self.raft.applied(upto);
         }

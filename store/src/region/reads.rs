@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use raft::{Index, ReadId, Time};
 
 use super::replica::Replica;
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 
 /// Reads of one region that may wait.
@@ -61,7 +62,8 @@ impl<R> Reads<R> {
 
     /// Those that a state with everything up to `applied` may serve.
     pub(super) fn due(&mut self, applied: Index) -> impl Iterator<Item = R> + use<'_, R> {
-        self.known.extract_if(.., move |(index, _)| *index <= applied).map(|(_, reader)| reader)
+        let is_due = move |index: Index| index <= applied || planted(Bug::ReadBeforeApplied);
+        self.known.extract_if(.., move |(index, _)| is_due(*index)).map(|(_, reader)| reader)
     }
 
     /// All that wait, because the replica ends.

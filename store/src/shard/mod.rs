@@ -12,6 +12,8 @@
 
 mod atomic;
 pub mod counters;
+#[cfg(test)]
+mod descriptor_tests;
 mod fetch;
 mod gate;
 pub mod health;

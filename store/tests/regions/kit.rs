@@ -13,12 +13,12 @@ use raft::{
 };
 use scheduler::{Region, RegionId, StoreId};
 use store::refusal::Refusal;
-use store::region::apply::erase;
+use store::region::apply::{erase, tombstone_batch};
 use store::region::effects::{Effects, Install, LogWrite};
 use store::region::life::Life;
 use store::region::message::PeerMessage;
 use store::region::record::{Descriptor, RegionRecord};
-use store::region::replica::{Replica, Stored};
+use store::region::replica::{Abandoned, Replica, Stored};
 use store::shard::table::Table;
 
 /// Waiters are names.
@@ -130,13 +130,19 @@ impl Store {
 
     /// Begins with a replica of `region`.
     pub(crate) fn bootstrap(&mut self, region: &Region, now: Time) {
+        let stored = self.begin(region);
+        self.adopt(stored, now);
+    }
+
+    /// What a replica of `region` begins with, durable.
+    fn begin(&mut self, region: &Region) -> Stored {
         let me = region.peer_on(self.id).expect("a peer on this store").id;
         let record = RegionRecord { region: region.clone(), me, tombstone: false };
         let start = Start::bootstrap(BASE, Membership::default());
         let hard = start.hard_state;
         let group = Group { first: record.encode(), hard, base: BASE, entries: Vec::new() };
         self.groups.insert(region.id, group);
-        self.adopt(Stored { record, in_tree: false, start }, now);
+        Stored { record, in_tree: false, start }
     }
 
     /// A replica that a message brings into being.
@@ -158,8 +164,29 @@ impl Store {
     }
 
     fn adopt(&mut self, stored: Stored, now: Time) {
+        let replica = self.replica(stored, now);
+        self.table.insert(replica).expect("a free range");
+    }
+
+    fn replica(&self, stored: Stored, now: Time) -> Peer {
         let replica = Replica::new(self.id, stored, self.config.clone(), self.incarnation, now);
-        self.table.insert(replica.expect("sound state")).expect("a free range");
+        replica.expect("sound state")
+    }
+
+    /// Cuts the region `left` where `right` begins.
+    pub(crate) fn cut(&mut self, left: RegionId, right: &Region, now: Time) {
+        let stored = self.begin(right);
+        let right = self.replica(stored, now);
+        self.table.cut(left, right).expect("the end of a region that is here");
+    }
+
+    /// What waits at a replica that has left the table hears that it is gone.
+    pub(crate) fn leave(&mut self, mut removed: Peer) {
+        let gone = Refusal::RegionNotFound { region_id: removed.id().0 };
+        let Abandoned { proposed, gathered, reads, decided } = removed.abandon();
+        self.answer(decided);
+        let all = proposed.into_iter().chain(gathered).chain(reads);
+        self.answer(all.map(|waiter| (waiter, Err(gone.clone()))).collect());
     }
 
     /// Everything volatile is lost.
@@ -188,11 +215,18 @@ impl Store {
                 }
             }
             let in_tree = described.is_some();
-            let record = described.map_or_else(
-                || RegionRecord::decode(&group.first).expect("a record"),
-                |described| described.record,
-            );
+            let buried = described.as_ref().is_some_and(|described| described.record.tombstone);
+            let first = RegionRecord::decode(&group.first).expect("a record");
+            let record = match described {
+                Some(described) if !first.tombstone => described.record,
+                Some(_) | None => first,
+            };
             if record.tombstone {
+                if !buried {
+                    // The tree had it in memory only.
+                    let at = LogId { term: Term(0), index: Index(mark.unwrap_or_default()) };
+                    self.tree.write(&tombstone_batch(&record, at));
+                }
                 self.table.bury(record);
                 continue;
             }
@@ -299,11 +333,12 @@ impl Store {
         }
         if let Some(death) = death {
             if !death.applied {
+                self.groups.get_mut(&id).expect("a log").first = death.record.encode();
                 let batch = self.table.get(id).expect("its effects were taken just now").tombstone_batch();
                 self.tree.write(&batch);
             }
             self.say(format!("{id} is a tombstone of {}", death.record.region.epoch));
-            // A tombstone that is lost comes back when the removal is applied again, or is heard of again.
+            // One that was applied and is lost comes back when the removal is applied again.
             self.table.bury(death.record);
         }
     }

@@ -5,7 +5,7 @@
 //! every store checks its invariants, and replicas that have applied the same must hold the same. Run with `RINGKEEP_REWRITE=1` to
 //! write what happened into the scripts, and read the difference before you keep it; `RINGKEEP_SCRIPT=NAME` plays those so named.
 //!
-//! `S` is a store, `R` a region; a peer is written `ID@STORE`.
+//! `S` is a store, `R` a region; a peer is written `ID@STORE`, a value of many bytes `bytes:N`.
 //!
 //! | command | meaning |
 //! |---|---|
@@ -13,7 +13,9 @@
 //! | `region R START..END PEERS [learn PEERS]` | all stores named begin with a replica, at base 5@t5 |
 //! | `campaign S R`, `tick S [N]`, `resign S R`, `transfer S R PEER`, `clock N` | inputs; nanoseconds pass |
 //! | `put S R KEY VALUE`, `delete S R KEY`, `delete-range S R START..END`, `read S R NAME` | requests; reads by lease or index |
+//! | `compare S R KEY NAME` | a request that writes nothing after all: answered from the state by lease, else by an entry |
 //! | `known S R KEY` | what is in flight |
+//! | `cut S R KEY R2 PEER`, `join S R R2` | a split and a merge, of regions with one replica |
 //! | `change S R add-voter\|add-learner PEER`, `promote\|demote\|remove ID`, `enter +ID -ID ...`, `leave`, with `epoch=CONF,VERSION` | a change of membership |
 //! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits between stores; put aside, bring back |
 //! | `hold S`, `write-one S`, `write S`, `hold-apply S`, `apply-one S`, `apply S` | stop a disk or a state machine, let it catch up |
@@ -22,12 +24,13 @@
 //! | `status R`, `data S` | prints |
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use raft::{AppendOutcome, Config, Time};
 use scheduler::change::Change;
 use scheduler::{Epoch, KeyRange, Peer as Member, PeerId, Region, RegionId, StoreId};
+use store::plant::{Bug, plant};
 use store::region::guard;
 use store::region::inflight::Known;
 use store::region::life::Life;
@@ -105,7 +108,10 @@ impl Stage {
             "clock" => self.now += id,
             "put" => {
                 let (key, value) = (words[3].to_owned(), words[4].to_owned());
-                self.submit(id, region, format!("{key}={value}"), Edit::Put(key.into(), value.into()));
+                let name = format!("{key}={value}");
+                let value =
+                    value.strip_prefix("bytes:").map(|n| "v".repeat(number(n) as usize)).unwrap_or(value);
+                self.submit(id, region, name, Edit::Put(key.into(), value.into()));
             }
             "delete" => {
                 self.submit(id, region, format!("-{}", words[3]), Edit::Delete(words[3].to_owned().into()))
@@ -116,6 +122,15 @@ impl Stage {
                 self.submit(id, region, format!("-{}", words[3]), edit);
             }
             "read" => self.read(id, region, words[3]),
+            "compare" => self.compare(id, region, words[3], words[4]),
+            "cut" => self.cut(id, region, &words[3..]),
+            "join" => {
+                let joined = self.store(id).table.join(RegionId(region), RegionId(number(words[3])));
+                match joined {
+                    Ok(removed) => self.store(id).leave(removed),
+                    Err(why) => self.say(format!("{id}: {why:?}")),
+                }
+            }
             "known" => {
                 let known = match self.replica(id, region).known(words[3].as_bytes()) {
                     Known::Nothing => "the tree has the answer".to_owned(),
@@ -258,6 +273,36 @@ impl Stage {
         if let Some(told) = outcome {
             self.say(format!("{id}: {told}"));
         }
+    }
+
+    /// A request that turned out to write nothing, as the store answers it: from its state if it may, else behind an entry of its own.
+    fn compare(&mut self, id: u64, region: u64, key: &str, name: &str) {
+        let now = Time(self.now);
+        let replica = self.replica(id, region);
+        let nothing_in_flight = replica.known(key.as_bytes()) == Known::Nothing;
+        if let Err(refusal) = guard::lead(replica.here()) {
+            return self.say(format!("{id}: {name}: {}", show(&refusal)));
+        }
+        if nothing_in_flight && replica.access(|| now) == Ok(Access::Now) {
+            let applied = replica.applied_index();
+            return self.say(format!("{id}: {name} is answered at {applied}"));
+        }
+        self.submit(id, region, name.to_owned(), Edit::Nothing);
+    }
+
+    /// `KEY R2 PEER`.
+    fn cut(&mut self, id: u64, left: u64, words: &[&str]) {
+        let (me, store) = peer(words[2]);
+        let region = self.replica(id, left).region().clone();
+        let end = region.range.end().as_bytes().to_vec();
+        let right = Region {
+            id: RegionId(number(words[1])),
+            range: KeyRange::new(words[0], end).expect("a range"),
+            epoch: Epoch::new(region.epoch.conf_ver, region.epoch.version + 1),
+            peers: vec![Member::voter(me, store)],
+        };
+        let now = Time(self.now);
+        self.store(id).cut(RegionId(left), &right, now);
     }
 
     fn change(&mut self, id: u64, region: u64, words: &[&str]) {
@@ -441,18 +486,26 @@ fn play(text: &str) -> String {
     result
 }
 
-#[test]
-fn scripts_tell_what_happens() {
+/// The scripts by name, with their text.
+fn scripts() -> Vec<(PathBuf, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/regions/scripts");
     let mut files: Vec<_> =
         std::fs::read_dir(&folder).expect("the scripts").map(|file| file.expect("a file").path()).collect();
     files.sort();
     assert!(files.len() >= 30, "scripts are missing: {}", files.len());
+    let with_text = |file: PathBuf| {
+        let text = std::fs::read_to_string(&file).expect("a script");
+        (file, text)
+    };
+    files.into_iter().map(with_text).collect()
+}
+
+#[test]
+fn scripts_tell_what_happens() {
     let mut differ = Vec::new();
     let only = std::env::var("RINGKEEP_SCRIPT").unwrap_or_default();
-    for file in files.into_iter().filter(|file| file.to_string_lossy().contains(&only)) {
+    for (file, text) in scripts().into_iter().filter(|(file, _)| file.to_string_lossy().contains(&only)) {
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-        let text = std::fs::read_to_string(&file).expect("a script");
         let played = play(&text);
         if std::env::var_os("RINGKEEP_REWRITE").is_some() {
             std::fs::write(&file, &played).expect("a writable script");
@@ -462,4 +515,23 @@ fn scripts_tell_what_happens() {
         }
     }
     assert!(differ.is_empty(), "{}", differ.join("\n\n"));
+}
+
+/// A planted bug makes some script tell another story, or an invariant fail.
+#[test]
+fn bugs_in_regions_are_caught() {
+    let mut missed = Vec::new();
+    for bug in Bug::REGION {
+        let caught = scripts().into_iter().any(|(_, text)| {
+            let planted = move || {
+                plant(Some(bug));
+                play(&text) != text
+            };
+            std::thread::spawn(planted).join().unwrap_or(true)
+        });
+        if !caught {
+            missed.push(bug);
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
 }

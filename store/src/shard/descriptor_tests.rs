@@ -1,0 +1,206 @@
+//! A region's descriptor changes while its data is written, and the power goes at every single change of the disk: the tree has the
+//! descriptor of an entry together with the applied index of that entry, or neither.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::log::LogOptions;
+use engine::lsm::TreeOptions;
+use engine::rt::Rt;
+use engine::rt::local::oneshot;
+use engine::rt::sim::{Node, Options, Running, World};
+use scheduler::change::Change;
+use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Role, StoreId};
+
+use super::open::ShardOptions;
+use super::reply::Reply;
+use super::{Due, Shard, ShardLimits};
+use crate::memory::Memory;
+use crate::plant::{Bug, plant};
+use crate::region::record::Descriptor;
+use crate::request::{Op, Out, Outcome};
+
+const DIR: &str = "/data/store-1";
+const REGION: RegionId = RegionId(10);
+
+fn region() -> Region {
+    Region {
+        id: REGION,
+        range: KeyRange::new("", "").unwrap(),
+        epoch: Epoch::FIRST,
+        peers: vec![Peer::voter(PeerId(20), StoreId(1))],
+    }
+}
+
+/// Nearly every write is flushed by itself.
+fn options() -> ShardOptions {
+    ShardOptions {
+        store: StoreId(1),
+        system: false,
+        may_be_empty: false,
+        log: LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() },
+        tree: TreeOptions { memtable_bytes: 1 << 10, ..TreeOptions::default() },
+        limits: ShardLimits {
+            inflight_bytes_max: 64 << 20,
+            log_bytes_max: 64 << 20,
+            turn_bytes_max: 64 << 20,
+            segment_bytes: 64 << 10,
+            reserve_bytes: 0,
+        },
+        memory: Memory::unbounded(),
+        raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
+    }
+}
+
+/// What was acknowledged, over all lives.
+#[derive(Debug, Default)]
+struct Told {
+    values: BTreeMap<Bytes, Bytes>,
+    conf_ver: u64,
+    lives: u64,
+}
+
+/// What the tree has right after it was opened.
+fn check_disk(shard: &Shard) {
+    let tree = &shard.inner.tree;
+    let Some(bytes) = tree.state(REGION.0) else { return };
+    let Descriptor { record, at, by_snapshot: _ } = Descriptor::decode(&bytes).unwrap();
+    let flushed = tree.flushed_index(REGION.0);
+    assert!(at.index.0 <= flushed, "{} as of {at} and data up to {flushed}", record.region);
+}
+
+async fn submit(shard: &Shard, op: Op) -> Outcome {
+    let (answer, pending) = oneshot();
+    shard.submit(None, op, Reply::local(answer));
+    pending.await.expect("an answer")
+}
+
+async fn put(shard: &Shard, told: &RefCell<Told>, number: u64) {
+    let lives = told.borrow().lives;
+    let (key, value) = (Bytes::from(format!("k{number}")), Bytes::from(format!("{lives:>900}")));
+    submit(shard, Op::Put { key: key.clone(), value: value.clone() }).await.unwrap();
+    told.borrow_mut().values.insert(key, value);
+}
+
+/// Adds a learner that does not exist, or removes the one that was added.
+async fn change(shard: &Shard, told: &RefCell<Told>) {
+    let (answer, pending) = oneshot();
+    {
+        let mut state = shard.inner.state.borrow_mut();
+        let replica = state.table.get_mut(REGION).unwrap();
+        let epoch = replica.region().epoch;
+        let learner = replica.region().peers.iter().find(|peer| peer.role == Role::Learner);
+        let change = match learner {
+            Some(peer) => Change::Remove { peer: peer.id },
+            None => Change::AddLearner { peer: PeerId(100 + epoch.conf_ver), store: StoreId(2) },
+        };
+        let due = Due { reply: Reply::local(answer), out: Out::Done, since: shard.inner.rt.now() };
+        let proposed = replica.propose_change(change, epoch, due);
+        assert!(proposed.is_ok(), "a leader takes a change at a time");
+        state.table.mark_dirty(REGION);
+    }
+    shard.inner.bell.ring();
+    pending.await.expect("an answer").unwrap();
+    told.borrow_mut().conf_ver = conf_ver(shard);
+}
+
+fn conf_ver(shard: &Shard) -> u64 {
+    shard.inner.state.borrow().table.get(REGION).unwrap().region().epoch.conf_ver
+}
+
+/// A store opens, has what was acknowledged, takes writes around a change, and closes.
+async fn live(rt: Rt, told: Rc<RefCell<Told>>) {
+    rt.create_dir_all(Path::new("/data")).await.unwrap();
+    let shard = Shard::open(&rt, Path::new(DIR), options(), vec![region()]).await.unwrap();
+    check_disk(&shard);
+    let (turns, ticks, upkeep) = (shard.clone(), shard.clone(), shard.clone());
+    rt.spawn(async move { turns.run().await });
+    rt.spawn(async move { ticks.tick_loop().await });
+    rt.spawn(async move { upkeep.upkeep_loop(Path::new(DIR)).await });
+    while !shard.is_ready() {
+        assert_eq!(shard.stopped(), None);
+        rt.sleep(Duration::from_millis(1)).await;
+    }
+    let (known, now) = (told.borrow().conf_ver, conf_ver(&shard));
+    assert!(now == known || now == known + 1, "configuration {now}, and {known} was acknowledged");
+    let values = told.borrow().values.clone();
+    for (key, value) in values {
+        let found = submit(&shard, Op::Get { key: key.clone() }).await;
+        let Ok(Out::Value(Some(found))) = found else { panic!("{key:?} is {found:?}") };
+        let lives = |bytes: &[u8]| std::str::from_utf8(bytes).unwrap().trim().parse::<u64>().unwrap();
+        assert!(lives(&found) >= lives(&value), "{key:?} is of an older life");
+    }
+    told.borrow_mut().lives += 1;
+    told.borrow_mut().conf_ver = now;
+    for number in 0..3 {
+        put(&shard, &told, number).await;
+    }
+    change(&shard, &told).await;
+    // Every other life ends with the change, so that the flush of its end has it and nothing after it.
+    let rest = if told.borrow().lives.is_multiple_of(2) { 3..6 } else { 0..0 };
+    for number in rest {
+        put(&shard, &told, number).await;
+    }
+    shard.close(Duration::from_secs(1)).await.unwrap();
+}
+
+/// Runs a life until it ends or the disk stops before the change `point` of it. Whether it ended.
+fn until_cut(world: &World, node: &Node, point: u64, life: Running<()>) -> bool {
+    node.disk().stop_at(node.disk().changes() + point);
+    let (mut life, mut ended) = (pin!(life), false);
+    world.run_until(Duration::from_secs(60), || {
+        let mut cx = Context::from_waker(Waker::noop());
+        ended = ended || life.as_mut().poll(&mut cx).is_ready();
+        ended || node.disk().has_stopped()
+    });
+    ended
+}
+
+/// Cuts the second life of a store at every change of the disk, and lives twice after it. Returns the number of changes.
+fn cut_at_every_change() -> u64 {
+    let mut point = 0;
+    loop {
+        let world = World::new(900 + point, Options::default());
+        let node = world.node(0);
+        let told = Rc::new(RefCell::new(Told { conf_ver: Epoch::FIRST.conf_ver, ..Told::default() }));
+        let start = || {
+            let told = told.clone();
+            node.start(0, move |rt| live(rt, told))
+        };
+        world.block_on(start()).expect("a life without a cut ends");
+        node.kill();
+        if until_cut(&world, &node, point, start()) {
+            return point;
+        }
+        node.crash();
+        for _ in 0..2 {
+            world.block_on(start()).expect("a life after a cut ends");
+            node.kill();
+        }
+        point += 1;
+    }
+}
+
+#[test]
+fn the_descriptor_and_the_applied_index_survive_together_wherever_the_power_goes() {
+    let points = cut_at_every_change();
+    assert!(points > 30, "only {points} changes");
+}
+
+#[test]
+fn a_descriptor_apart_from_its_data_is_caught() {
+    for bug in Bug::DESCRIPTOR {
+        let planted = move || {
+            plant(Some(bug));
+            cut_at_every_change()
+        };
+        assert!(std::thread::spawn(planted).join().is_err(), "{bug:?} was not caught");
+    }
+}
