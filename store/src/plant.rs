@@ -43,6 +43,16 @@ pub enum Bug {
     ComparedUnasked,
     /// What the scheduler answers to another node is lost.
     AnswersLost,
+    /// The addresses of stores that a core asked for are not entered into its book.
+    AddressesLost,
+    /// Whoever reports for a store is believed.
+    StrangersBelieved,
+    /// A node that joins may have the address of a store that has joined.
+    AddressGivenAway,
+    /// A store that moves is not looked for where it was.
+    OldPlaceNotAsked,
+    /// A directory that has an identity is not compared with the cluster that it is to join.
+    ClusterNotCompared,
     /// A change of membership is proposed although too few voters would be heard after it.
     QuorumNotAsked,
     /// A request that was routed by another version of the region is let in.

@@ -9,6 +9,7 @@ use scheduler::{Lifecycle, NodeId, State, StateCommand, StoreDescriptor, StoreId
 
 use super::denied::Denied;
 use super::{Control, time};
+use crate::plant::{Bug, planted};
 
 /// Why a store may not join, beyond what the state refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +90,9 @@ impl Control {
             let in_use = image.stores.values().filter(|store| store.lifecycle != Lifecycle::Tombstone);
             in_use.filter(|store| addresses.contains(&store.address)).min_by_key(|store| store.id).cloned()
         });
-        if let Some(StoreDescriptor { id, node, address, labels: _, lifecycle: _ }) = holder.flatten() {
+        if let Some(StoreDescriptor { id, node, address, labels: _, lifecycle: _ }) = holder.flatten()
+            && !planted(Bug::AddressGivenAway)
+        {
             return Err(Denied::NotAdmitted(NotAdmitted::AddressInUse { address, holder: id, node }));
         }
         let first_store = self.alloc_ids(stores + 1).await?;
@@ -118,7 +121,9 @@ impl Control {
         }
         let joining = match image.stores.get(&wanted.id) {
             None => Joining::New,
-            Some(known) if known.address != wanted.address => Joining::MovedFrom(known.address.clone()),
+            Some(known) if known.address != wanted.address && !planted(Bug::OldPlaceNotAsked) => {
+                Joining::MovedFrom(known.address.clone())
+            }
             Some(known) if (known.node, &known.labels) == (wanted.node, &wanted.labels) => Joining::Known,
             Some(_) => Joining::New,
         };

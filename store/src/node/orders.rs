@@ -15,6 +15,7 @@ use engine::rt::chan::Receiver;
 use scheduler::Instruction;
 
 use crate::control::BeatAnswer;
+use crate::plant::{Bug, planted};
 use crate::shard::Shard;
 use crate::wire::peer::book::AddressBook;
 
@@ -26,6 +27,9 @@ pub(super) async fn follow(
 ) {
     while let Some(BeatAnswer { instructions, addresses }) = answers.recv().await {
         for (store, address) in addresses {
+            if planted(Bug::AddressesLost) {
+                continue;
+            }
             match address.parse() {
                 Ok(addr) => book.set(store, addr),
                 Err(_) => tracing::warn!(

@@ -1,7 +1,10 @@
 //! Who may not join, and what it is told: a sentence with culprit and remedy, and nothing is left of the attempt.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use engine::rt::sim::{Options, World};
 use store::config::Config;
+use store::plant::{self, Bug};
 use store::wire::grpc::Code;
 use store::wire::proto::ringkeep::{
     JoinRequest, JoinResponse, RemoveStoreRequest, RemoveStoreResponse, ReportRequest, ReportResponse,
@@ -147,4 +150,25 @@ fn versions_counts_and_reports_of_strangers_are_refused_by_name() {
         assert_eq!(stranger.code, Code::NotFound, "{stranger}");
         assert!(stranger.message.contains("has not joined"), "{stranger}");
     }
+}
+
+/// Each of the bugs makes one of the tests above fail.
+#[test]
+fn bugs_of_those_who_let_in_are_caught() {
+    let scenarios: [(Bug, fn()); 4] = [
+        (Bug::StrangersBelieved, versions_counts_and_reports_of_strangers_are_refused_by_name),
+        (Bug::AddressGivenAway, a_member_whose_directory_was_wiped_is_refused),
+        (Bug::OldPlaceNotAsked, a_copy_of_a_member_is_refused_while_the_member_is_there),
+        (Bug::ClusterNotCompared, a_directory_of_another_cluster_is_refused),
+    ];
+    let mut unnoticed = Vec::new();
+    for (bug, scenario) in scenarios {
+        plant::plant(Some(bug));
+        let caught = catch_unwind(AssertUnwindSafe(scenario)).is_err();
+        plant::plant(None);
+        if !caught {
+            unnoticed.push(bug);
+        }
+    }
+    assert!(unnoticed.is_empty(), "{unnoticed:?} went unnoticed");
 }
