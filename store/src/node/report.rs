@@ -100,13 +100,18 @@ impl Heart {
     /// What the core's stores say now.
     pub async fn beat(&self) -> Beat {
         let budget = self.rt.budget();
-        let mut beat = Beat { core: self.rt.core(), stores: Vec::new(), wanted: self.book.wanted() };
+        let mut beat = Beat { core: self.rt.core(), stores: Vec::new(), wanted: Vec::new() };
         for store in &self.stores {
             let now = self.rt.now();
             let (counts, passed_ms) = store.take_counts(now);
             let (mut regions, mut held) = (Vec::new(), 0);
             for (region, term, leads) in store.shard.regions() {
                 held += 1;
+                // Followers elect a leader among themselves when theirs is gone, and the scheduler may be gone with it.
+                let others = region.peers.iter().filter(|peer| peer.store != store.shard.store());
+                others.for_each(|peer| {
+                    self.book.find(peer.store);
+                });
                 if !leads {
                     continue;
                 }
@@ -137,6 +142,7 @@ impl Heart {
                 regions,
             });
         }
+        beat.wanted = self.book.wanted();
         beat
     }
 
