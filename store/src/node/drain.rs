@@ -119,3 +119,32 @@ impl DataCores {
         carried_out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::rt::chan;
+    use engine::rt::sim::{Options, World};
+
+    use super::*;
+
+    /// A core that hangs says nothing, not even that it ends.
+    #[test]
+    fn an_order_that_a_core_does_not_carry_out_is_given_up_in_time() {
+        let world = World::new(5, Options::default());
+        let root = world.node(0).start(0, |rt| async move {
+            let (orders, _taken) = chan::queue(ORDERS_MAX);
+            let (say, events) = chan::queue(8);
+            let mut cores = DataCores { orders: vec![orders], events, ended: vec![false] };
+            let (began, time) = (rt.now(), Duration::from_secs(2));
+            assert!(!cores.carry_out(&rt, Order::Finish(time)).await);
+            let took = rt.now().since(began);
+            assert!(took >= time && took < time + 2 * GRACE, "it took {took:?}");
+            let done = |order| drop(say.try_send(Event::Done { core: 0, order }));
+            done(Order::Finish(time));
+            assert!(!cores.carry_out(&rt, Order::Close(time)).await, "what is late is of the phase before");
+            done(Order::Close(time));
+            assert!(cores.carry_out(&rt, Order::Close(time)).await);
+        });
+        world.block_on(root).expect("nothing crashes the node");
+    }
+}

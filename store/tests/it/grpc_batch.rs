@@ -6,14 +6,20 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::rt::Rt;
+use engine::rt::sim::{self, World};
+use engine::rt::{ListenOptions, Rt};
 use prost::Message;
 use store::wire::grpc::client::{Call, Client};
 use store::wire::grpc::{self, Code, Options};
+use store::wire::health::Health;
 use store::wire::proto::kvrpcpb::*;
+use store::wire::proto::metapb;
 use store::wire::proto::tikvpb::*;
 
-use crate::grpc::{BATCH, GET, PUT, command, get, on_core, put, serve_tikv};
+use store::wire::tikv::Tikv;
+
+use crate::grpc::{BATCH, GET, PUT, STORE, command, get, loopback, on_core, put, serve_tikv};
+use crate::node::open_simulated;
 
 /// What a message of more than one answer may have at most.
 const ANSWERS_BYTES_MAX: usize = 4 << 20;
@@ -277,4 +283,54 @@ fn items_that_would_fill_the_memory_are_refused_before_they_are_decoded() {
         let found: RawBatchGetResponse = client.unary("/tikvpb.Tikv/RawBatchGet", &fewer).await.unwrap();
         assert!(found.pairs.is_empty());
     });
+}
+
+/// The rest of a message waits in the bytes that it came in, however slow the store is.
+#[test]
+fn of_one_stream_only_so_many_commands_are_in_flight() {
+    const IN_FLIGHT_MAX: usize = 1024;
+    const COMMANDS: usize = 5000;
+    const BYTES: usize = 100;
+    let slow = Duration::from_millis(100).as_nanos() as u64;
+    let mut options = sim::Options::default();
+    options.disk.sync_ns = (slow, slow);
+    let world = World::new(11, options);
+    let work = |rt: Rt| async move {
+        let (stores, gateway) =
+            open_simulated(&rt, |plan| plan.shard.limits.inflight_bytes_max = 64 << 20).await;
+        let listener = rt.listen(loopback(), ListenOptions::default()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let service = Tikv::new(&rt, gateway, STORE, Health::default());
+        let (region, ..) = stores.shards[&0].regions().swap_remove(0);
+        let (start, to) = (region.range.start().to_vec(), metapb::Region::from(&region));
+        let context = Context {
+            region_id: to.id,
+            region_epoch: to.region_epoch,
+            peer: to.peers.first().cloned(),
+            ..Context::default()
+        };
+        let _server = grpc::serve(&rt, listener, service, Options::default());
+        let client = Client::connect(&rt, addr).await.unwrap();
+        let one = move |n: usize| {
+            let key = [&start[..], format!("k{n:05}").as_bytes()].concat();
+            let value = vec![7; BYTES - key.len()].into();
+            let context = Some(context);
+            command(Command::RawPut(RawPutRequest { context, key: key.into(), value, ..Default::default() }))
+        };
+        let asking = rt.spawn(async move { answered(&client, (0..COMMANDS).map(one).collect()).await });
+        let (mut most, ends) = (0, rt.now() + Duration::from_secs(5));
+        while rt.now() < ends {
+            rt.sleep(Duration::from_millis(1)).await;
+            let bytes: u64 = stores.shards.values().map(|shard| shard.snapshot().inflight_bytes).sum();
+            most = most.max(bytes as usize / BYTES);
+        }
+        let answers = asking.await;
+        for answer in answers {
+            assert_eq!(answer, Some(Answer::RawPut(RawPutResponse::default())));
+        }
+        assert!(most > IN_FLIGHT_MAX / 2, "{most} were in flight: the bound was not met");
+        // What is answered in a turn still counts as in flight until the next one.
+        assert!(most <= 2 * IN_FLIGHT_MAX, "{most} were in flight");
+    };
+    world.block_on(world.node(0).start(0, work)).expect("nothing crashes the node");
 }

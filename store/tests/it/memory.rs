@@ -681,6 +681,16 @@ fn a_read_counts_once_wherever_its_value_is() {
             drop(held);
             waiting.await.expect("a value");
             assert_eq!(counted() - before, 2, "cold: {cold}");
+            // The same of one that is small enough for the reserve, which is used up.
+            put(&gateway, "middle", 32 << 10).await;
+            let held = gateway.memory().output.charge(8 * MIB);
+            let before = counted() - 2;
+            let waiting = get(&gateway, "middle");
+            rt.sleep(Duration::from_millis(5)).await;
+            drop(held);
+            waiting.await.expect("a value");
+            assert_eq!(counted() - before, 3, "cold: {cold}");
+            let before = before + 1;
             let keys = vec![Bytes::from("big"), Bytes::from("none"), Bytes::from("other")];
             gateway.submit(None, Op::BatchGet { keys: keys.clone(), at_once: false }).await.expect("values");
             assert_eq!(counted() - before, 5, "cold: {cold}");

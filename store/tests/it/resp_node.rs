@@ -140,6 +140,12 @@ fn client_kill_reaches_the_connections_of_all_cores() {
         ":0",
         "both must fit"
     );
+    let victim = id_of(&mut victims[0].1);
+    assert_eq!(
+        killer.ask(&[b"CLIENT", b"KILL", b"ID", id, b"ID", victim.as_bytes()]),
+        ":0",
+        "none has two ids"
+    );
     assert_eq!(
         killer.ask(&[b"CLIENT", b"KILL", b"ID", id]),
         ":0",

@@ -6,6 +6,7 @@
 //! its connection closes, that no id or timestamp is given out twice or out of order, that no life refuses anything, and that a node always starts again. `RINGKEEP_SEEDS=2000 cargo test -p
 //! ringkeep-store --test it whole_node` runs more than the usual 200 seeds, `RINGKEEP_SEED=n` runs one.
 
+mod bounds;
 mod clients;
 pub(crate) mod judge;
 mod published;
