@@ -56,9 +56,7 @@ pub(super) async fn run<S: Service>(
 ) {
     let (head, body) = request.into_parts();
     if let Some(refusal) = refuse_http(&head.method, &head.headers) {
-        // A failed send means that the caller has gone; there is nobody left to tell.
-        let _ = respond.send_response(refusal, true);
-        return;
+        return end_with(&mut respond, refusal);
     }
     let Some((method, shape)) = state.service.method(head.uri.path()) else {
         state.tally.count(None, Code::Unimplemented);
@@ -284,7 +282,7 @@ fn charged(output: &Pool, message: Bytes) -> Bytes {
 fn refuse(respond: &mut SendResponse<Bytes>, status: &Status) {
     let mut response = grpc_head();
     put_status(response.headers_mut(), status);
-    let _ = respond.send_response(response, true);
+    end_with(respond, response);
 }
 
 /// As [`refuse`], and says what may be sent instead.
@@ -292,7 +290,15 @@ fn refuse_encoding(respond: &mut SendResponse<Bytes>, status: &Status) {
     let mut response = grpc_head();
     put_status(response.headers_mut(), status);
     response.headers_mut().insert(gzip::ACCEPTED, gzip::SERVED);
-    let _ = respond.send_response(response, true);
+    end_with(respond, response);
+}
+
+/// Answers with a head alone.
+fn end_with(respond: &mut SendResponse<Bytes>, head: Response<()>) {
+    if let Err(error) = respond.send_response(head, true) {
+        // The caller has reset the call, or its connection has ended, so a refusal has no reader.
+        tracing::debug!(%error, "a refusal could not be sent");
+    }
 }
 
 fn grpc_head() -> Response<()> {

@@ -47,6 +47,7 @@ impl Client {
             let mut handshake = pin!(builder.handshake(io));
             poll_fn(|cx| {
                 let shaken = handshake.as_mut().poll(cx);
+                // A socket that fails here fails the handshake as well, which says why.
                 let _ = outlet.poll_flush(cx);
                 shaken
             })

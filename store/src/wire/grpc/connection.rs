@@ -254,6 +254,7 @@ impl Keepalive {
             }
             self.asked = silent;
             if let Some(pings) = self.pings.as_mut().filter(|_| silent) {
+                // One is on its way already, or the connection has ended: either is judged by the bytes that are read.
                 let _ = pings.send_ping(Ping::opaque());
                 // The ping leaves with the next turn of the connection.
                 cx.waker().wake_by_ref();

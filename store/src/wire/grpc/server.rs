@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -264,14 +265,21 @@ fn admit<S: Service>(state: &Rc<State<S>>, stream: Stream) {
             None => connection::drive(&state, stream, Vec::new()).await,
             Some(guest) => {
                 let told = state.rt.timeout(state.options.handshake, tell_apart(&mut stream, &**guest)).await;
-                match told.flatten() {
-                    Some((false, early)) => connection::drive(&state, stream, early).await,
-                    Some((true, early)) => {
+                match told {
+                    Some(First::Ours(early)) => connection::drive(&state, stream, early).await,
+                    Some(First::Guest(early)) => {
                         // The guest's connections are its own: no drain of gRPC waits for them.
                         leave(&state, true);
                         guest.clone().serve(stream, early).await;
                         return state.options.descriptors.give_back();
                     }
+                    // Probes of load balancers connect and leave.
+                    Some(First::Left { early_bytes }) => early_bytes == 0,
+                    Some(First::Broke(error)) => {
+                        tracing::debug!(%error, "a connection broke before it said what it speaks");
+                        false
+                    }
+                    // It did not say what it speaks in the time of a handshake.
                     None => false,
                 }
             }
@@ -290,16 +298,31 @@ fn leave<S: Service>(state: &State<S>, ended_well: bool) {
     state.idle.ring();
 }
 
-/// Whether a connection is the guest's, and what has been read of it to tell; nothing if it ended before.
-async fn tell_apart(stream: &mut Stream, guest: &dyn Guest) -> Option<(bool, Vec<u8>)> {
+/// What the first bytes of a connection come to.
+enum First {
+    /// gRPC, or what its own errors are for; with what has been read.
+    Ours(Vec<u8>),
+    /// The guest's protocol; with what has been read.
+    Guest(Vec<u8>),
+    /// The client has ended its side before there was any telling.
+    Left { early_bytes: usize },
+    /// The socket has failed.
+    Broke(io::Error),
+}
+
+/// Reads until the guest knows whether a connection is meant for it.
+async fn tell_apart(stream: &mut Stream, guest: &dyn Guest) -> First {
     let (mut early, mut buffer) = (Vec::new(), [0; 512]);
     loop {
         match stream.read(&mut buffer).await {
-            Ok(read @ 1..) => early.extend_from_slice(&buffer[..read]),
-            Ok(0) | Err(_) => return None,
+            Ok(0) => return First::Left { early_bytes: early.len() },
+            Ok(read) => early.extend_from_slice(&buffer[..read]),
+            Err(error) => return First::Broke(error),
         }
-        if let Some(meant) = guest.is_meant(&early) {
-            return Some((meant, early));
+        match guest.is_meant(&early) {
+            Some(true) => return First::Guest(early),
+            Some(false) => return First::Ours(early),
+            None => {}
         }
     }
 }

@@ -183,9 +183,15 @@ async fn say_control(
                 reply.error(error.text());
             }
         }
-        lost @ (Ok(Parsed::Incomplete | Parsed::Nothing { .. }) | Err(_)) => {
-            debug_assert!(false, "a command was kept that is none: {lost:?}");
-            reply.error("ERR internal error: a queued command was lost");
+        // It was whole and correct when it was kept, so these are bugs.
+        Ok(cut @ (Parsed::Incomplete | Parsed::Nothing { .. })) => {
+            debug_assert!(false, "a command was kept that is none: {cut:?}");
+            reply.error("ERR internal error: a queued command is not whole any more");
+        }
+        Err(malformed) => {
+            debug_assert!(false, "a command was kept that cannot be read: {malformed}");
+            reply
+                .error(&format!("ERR internal error: a queued command cannot be read any more: {malformed}"));
         }
     }
 }
