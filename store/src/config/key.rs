@@ -119,7 +119,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "memory_bytes",
-        help: "Memory budget of the node, or auto for half of what the host or the cgroup has. Default auto.",
+        help: "Memory budget of the node, or auto for half of what the host or the cgroup has, and what its cores need at least if that fits. Default auto.",
         secret: false,
         set: |c, text| put(&mut c.memory_bytes, auto(text, parse_bytes)?),
         show: |c| show_auto(c.memory_bytes, format_bytes),

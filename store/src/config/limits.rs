@@ -85,6 +85,14 @@ fn share_fds(open_files: u64, cores: usize) -> (u64, u64) {
     (reserved, open_files - reserved)
 }
 
+/// The budget where none is set: half of the memory that there is, or what the cores need at least, as long as that and the quarter on
+/// top of it fit.
+fn memory_of(machine: Machine, cores: usize) -> u64 {
+    let needed = CORE_BYTES_MIN.saturating_mul(cores as u64);
+    let fits = needed <= machine.memory_bytes / 5 * 4;
+    (machine.memory_bytes / 2).max(if fits { needed } else { 0 })
+}
+
 impl Limits {
     /// Derives the budgets.
     ///
@@ -113,7 +121,7 @@ impl Limits {
             ));
         }
         let node_connections_max = usize::try_from(clients).unwrap_or(usize::MAX);
-        let memory_bytes = config.memory_bytes.unwrap_or(machine.memory_bytes / 2);
+        let memory_bytes = config.memory_bytes.unwrap_or_else(|| memory_of(machine, cores));
         let core_bytes = memory_bytes / cores as u64;
         if core_bytes < CORE_BYTES_MIN {
             return Err(format!(
@@ -164,6 +172,19 @@ mod tests {
         assert_eq!(limits.core_bytes, 2 << 30);
         assert_eq!(limits.memtable_bytes, 64 << 20);
         assert_eq!(limits.block_cache_bytes, (1 << 30) - FIXED_BYTES);
+    }
+
+    #[test]
+    fn a_small_machine_gives_its_cores_what_they_need_if_it_can() {
+        let memory = |memory_bytes, cores| {
+            Limits::derive(&Config::default(), Machine { memory_bytes, cores, ..MACHINE })
+                .map(|limits| limits.core_bytes)
+        };
+        assert_eq!(memory(400 << 20, 2), Ok(128 << 20), "a quarter on top is 320 MiB");
+        assert_eq!(memory(320 << 20, 2), Ok(128 << 20));
+        let refused = memory(319 << 20, 2).expect_err("too small for two");
+        assert!(refused.contains("lower cores"), "{refused}");
+        assert_eq!(memory(319 << 20, 1), Ok(319 << 19), "half");
     }
 
     #[test]
