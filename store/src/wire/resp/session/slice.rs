@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::rt::{Mono, Rt};
 
 /// How long a session may start commands without a pause; one command is always allowed.
-const SLICE: Duration = Duration::from_micros(500);
+const SLICE: Duration = Duration::from_micros(250);
 /// Commands between two looks at the clock, at most.
 const COMMANDS_PER_LOOK: usize = 8;
 /// Bytes of commands between two looks, beside the last command: many keys cost more than few.
