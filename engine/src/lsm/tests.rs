@@ -149,6 +149,29 @@ fn marks_advance_with_their_data_and_can_be_forgotten() {
     });
 }
 
+/// Whoever cuts logs by what was flushed must not hear of a group that is gone, even if it asks late.
+#[test]
+fn an_advance_that_was_not_taken_is_forgotten_with_its_group() {
+    let dir = Path::new("/t");
+    sim::run(6, move |rt| async move {
+        let tree = Tree::open(&rt, dir, small()).await.unwrap();
+        let mut batch = WriteBatch::new();
+        batch.mark(5, 10);
+        batch.mark(6, 30);
+        tree.write(&batch).unwrap();
+        tree.flush().await.unwrap();
+        batch.clear();
+        batch.mark(5, 12);
+        batch.forget(6);
+        batch.mark(6, 2);
+        tree.write(&batch).unwrap();
+        tree.flush().await.unwrap();
+        let of_the_returned: Vec<_> = tree.flushed().await.into_iter().filter(|it| it.0 == 6).collect();
+        assert_eq!(of_the_returned, [(6, 2)]);
+        tree.close().await;
+    });
+}
+
 #[test]
 fn a_long_manifest_is_begun_anew() {
     let dir = Path::new("/t");
