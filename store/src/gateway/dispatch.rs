@@ -16,6 +16,7 @@ use engine::rt::chan::Receiver;
 use engine::rt::local::{Answer, oneshot};
 use engine::rt::{Mono, Rt};
 
+use super::remote::Remote;
 use super::retry::{RETRIED_FOR, Routed, Waiting, has_moved};
 use crate::memory::Memory;
 use crate::plant::{Bug, planted};
@@ -46,6 +47,8 @@ pub struct Dispatch {
     /// What was sent where no region is any more.
     waiting: Waiting,
     links: Rc<Links>,
+    /// The way to other nodes; nothing on a core without a store.
+    remote: Option<Remote>,
     memory: Memory,
     /// Where operations went since this was last asked.
     went: Cell<Went>,
@@ -95,7 +98,7 @@ impl Dispatch {
         Here { shards: open, fenced }: Here,
         whole: Whole,
         places: Vec<Place>,
-        links: Rc<Links>,
+        (links, remote): (Rc<Links>, Option<Remote>),
         inbox: Receiver<Vec<Message>>,
         memory: Memory,
     ) -> Rc<Self> {
@@ -116,6 +119,7 @@ impl Dispatch {
             changed: Cell::new(None),
             waiting,
             links,
+            remote,
             memory,
             went,
         });
@@ -152,7 +156,8 @@ impl Dispatch {
             return self.shard(home)?.get_now(route, key, keep);
         }
         let routes = self.routes();
-        let place = routes.find(key)?;
+        // What another node leads is asked there.
+        let place = routes.find(key).filter(|place| place.leader.is_none())?;
         let outcome = self.shard(place.store)?.get_now(Some(&place.route()), key, keep)?;
         // Where the region has moved, the read has to be sent on.
         Some(outcome).filter(|outcome| !outcome.as_ref().is_err_and(has_moved))
@@ -180,6 +185,15 @@ impl Dispatch {
         self.changed.get().is_some_and(|changed| self.rt.now().since(changed) < RETRIED_FOR)
     }
 
+    pub(super) const fn remote(&self) -> Option<&Remote> {
+        self.remote.as_ref()
+    }
+
+    /// An operation goes to no other core of this node.
+    pub(super) fn goes_elsewhere(&self) {
+        self.went.set(Went::Elsewhere);
+    }
+
     pub(super) fn waiting(&self) -> &Waiting {
         &self.waiting
     }
@@ -195,10 +209,19 @@ impl Dispatch {
         if planted(Bug::RoutesKept) {
             return;
         }
-        let all = published.values().flatten().cloned().collect();
-        let next = self.routes().next(all);
-        *self.routes.borrow_mut() = next;
+        drop(published);
+        self.renew_routes();
         self.changed.set(Some(self.rt.now()));
+    }
+
+    /// Makes the next version of the routes, of what is known now.
+    pub(super) fn renew_routes(&self) {
+        let mut places: Vec<Place> = self.published.borrow().values().flatten().cloned().collect();
+        if let Some(remote) = &self.remote {
+            remote.mark(&mut places);
+        }
+        let next = self.routes().next(places);
+        *self.routes.borrow_mut() = next;
     }
 
     /// Tells this core and the others what a store here has, whenever that changes.

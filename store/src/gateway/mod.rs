@@ -8,6 +8,7 @@
 mod dispatch;
 mod join;
 mod memory;
+mod remote;
 mod retry;
 #[cfg(test)]
 mod routes_tests;
@@ -21,6 +22,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 pub use dispatch::{Dispatch, Here, Whole};
+pub use remote::Remote;
 
 use crate::memory::{Memory, charged_bytes};
 use crate::request::{Op, Out, Outcome, Route};

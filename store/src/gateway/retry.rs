@@ -1,6 +1,7 @@
 //! What was sent to a region that has moved is sent again, by newer routes, until a deadline.
 //!
-//! A refusal changes nothing, so whatever the guard of a store refuses because its region left, shrank or grew may be sent again. Reads
+//! A refusal changes nothing, so whatever the guard of a store refuses because its region left, shrank or grew, or because another
+//! store leads it, may be sent again. Reads
 //! simply are. Writes keep their order: two writes of one key take effect in the order in which they were submitted here, whatever
 //! becomes of the routes in between. So a write waits
 //! * while a write that older routes sent to the same keys is in flight ([`Placed::is_clear`]): it may yet be refused;
@@ -28,10 +29,12 @@ use crate::request::{Op, Outcome};
 use crate::shard::routes::{InFlight, Placed};
 
 /// How long an operation is sent again before its refusal is its answer.
-pub(super) const RETRIED_FOR: Duration = Duration::from_secs(2);
+/// Longer than an election takes.
+pub(super) const RETRIED_FOR: Duration = Duration::from_secs(6);
 
-/// How long until it is sent again.
+/// How long until it is sent again, at first; the pause doubles up to [`AGAIN_AFTER_MAX`] while something waits.
 pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(1);
+const AGAIN_AFTER_MAX: Duration = Duration::from_millis(16);
 
 /// Operations of one core that may wait for routes.
 const WAITING_MAX: usize = 4 << 10;
@@ -39,11 +42,11 @@ const WAITING_MAX: usize = 4 << 10;
 /// Whether the request may be carried out where the region is now.
 pub(super) fn has_moved(refusal: &Refusal) -> bool {
     match refusal {
-        Refusal::RegionNotFound { .. } | Refusal::KeyNotInRegion { .. } | Refusal::EpochNotMatch { .. } => {
-            true
-        }
-        Refusal::NotLeader { .. }
-        | Refusal::StoreNotMatch { .. }
+        Refusal::RegionNotFound { .. }
+        | Refusal::KeyNotInRegion { .. }
+        | Refusal::EpochNotMatch { .. }
+        | Refusal::NotLeader { .. } => true,
+        Refusal::StoreNotMatch { .. }
         | Refusal::PeerNotMatch { .. }
         | Refusal::StaleCommand
         | Refusal::Busy { .. }
@@ -98,6 +101,7 @@ impl Future for Routed {
             let outcome = ready!(Pin::new(&mut self.pending).poll(cx)).unwrap_or(Err(Refusal::Unknown));
             match (outcome, self.again.take()) {
                 (Err(refusal), Some(Again { dispatch, number, op, at })) if has_moved(&refusal) => {
+                    dispatch.heard(&refusal);
                     // It waits before it lets go of where it was, so nothing passes it by.
                     self.pending = dispatch.wait_for_routes(number, op, refusal);
                     drop(at);
@@ -206,9 +210,11 @@ impl Dispatch {
     pub(super) async fn keep_retrying(self: Rc<Self>) {
         loop {
             self.waiting().bell.wait().await;
+            let mut pause = AGAIN_AFTER;
             while !self.waiting().waiting.borrow().is_empty() {
-                self.rt().sleep(AGAIN_AFTER).await;
+                self.rt().sleep(pause).await;
                 self.retry_all().await;
+                pause = (pause * 2).min(AGAIN_AFTER_MAX);
             }
         }
     }
@@ -252,6 +258,9 @@ impl Dispatch {
             let mut waiting = dispatch.waiting().waiting.borrow_mut();
             match outcome {
                 Err(refusal) if has_moved(&refusal) => {
+                    drop(waiting);
+                    dispatch.heard(&refusal);
+                    let mut waiting = dispatch.waiting().waiting.borrow_mut();
                     if let Some(waiter) = waiting.get_mut(&number) {
                         (waiter.refusal, waiter.sent) = (refusal, false);
                     }

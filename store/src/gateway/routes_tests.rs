@@ -96,7 +96,8 @@ impl Nodes {
                 Here { shards: BTreeMap::from([(core, shards[core].clone())]), fenced: BTreeMap::new() };
             let whole = Whole { core_of: vec![0, 1], command_bytes_max: 16 << 20, scan_pairs_max: 5 };
             let memory = Memory::unbounded();
-            let dispatch = Dispatch::start(rt, here, whole, places.clone(), links, ends.inbox, memory);
+            let dispatch =
+                Dispatch::start(rt, here, whole, places.clone(), (links, None), ends.inbox, memory);
             Gateway::new(dispatch, core)
         });
         let gateways: Vec<_> = gateways.collect();

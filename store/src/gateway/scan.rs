@@ -43,6 +43,7 @@ impl Dispatch {
             let (place, part) = match step {
                 Ok(step) => step,
                 Err(refusal) if has_moved(&refusal) && self.rt().now().since(since) < RETRIED_FOR => {
+                    self.heard(&refusal);
                     self.rt().sleep(AGAIN_AFTER).await;
                     continue;
                 }
@@ -79,7 +80,7 @@ impl Dispatch {
     /// The pairs of one region; nothing if there is no room for them and the scan asks not to wait.
     async fn scan_region(&self, place: &Place, scan: &Scan) -> Result<Option<Vec<(Bytes, Bytes)>>, Refusal> {
         let (answer, pending) = oneshot();
-        self.deliver(place.store, Some(place.route()), Op::Scan(scan.clone()), answer);
+        self.deliver_to(place, Op::Scan(scan.clone()), answer);
         match pending.await.unwrap_or(Err(Refusal::Unknown))? {
             Out::Pairs(pairs) => Ok(Some(pairs)),
             Out::NoRoom => Ok(None),

@@ -46,7 +46,7 @@ impl Dispatch {
             return Routed::once(self.wait_for_routes(number, op, refusal));
         }
         let (answer, pending) = oneshot();
-        self.deliver(place.store, Some(place.route()), op.clone(), answer);
+        self.deliver_to(&place, op.clone(), answer);
         let at = is_write(&op).then(|| place.hold(number.key()));
         Routed::again(pending, Again { dispatch: self.clone(), number, op, at })
     }
@@ -88,7 +88,7 @@ impl Dispatch {
             Parts::One(place, _) if write && !place.is_clear(number.key()) => None,
             Parts::One(place, op) => {
                 let (answer, pending) = oneshot();
-                self.deliver(place.store, Some(place.route()), op, answer);
+                self.deliver_to(&place, op, answer);
                 Some((Routed::once(pending), write.then(|| place.hold(number.key()))))
             }
             Parts::Nowhere(_) => None,

@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use scheduler::{Region, StoreId};
 
 use super::identity::{Holding, Identity};
-use crate::gateway::{Dispatch, Gateway, Here, Whole};
+use crate::gateway::{Dispatch, Gateway, Here, Remote, Whole};
 use crate::memory::Memory;
 use crate::shard::Shard;
 use crate::shard::counters::StoreSnapshot;
@@ -30,6 +30,7 @@ use crate::wire::peer::book::AddressBook;
 use crate::wire::peer::inbound::Inbound;
 use crate::wire::peer::link::Speaker;
 use crate::wire::peer::port::PeerPort;
+use crate::wire::peer::requests::asking::Requests;
 
 /// The number of the store whose log and tree keep the scheduler's state.
 pub const SYSTEM_STORE: usize = 0;
@@ -200,7 +201,12 @@ impl Stores {
         let here = Here { shards: self.shards.clone(), fenced };
         let command_bytes_max = usize::try_from(plan.shard.raft.entry_bytes_max).unwrap_or(usize::MAX);
         let whole = Whole { core_of, command_bytes_max, scan_pairs_max: 4096 };
-        let (links, memory) = (self.links.clone(), self.memory.clone());
+        let ours = (0..plan.identity.stores).map(|index| plan.identity.store_id(index)).collect();
+        let remote = self.peers.values().next().map(|links| {
+            let requests = Requests::new(rt, links.speaker(), self.book.clone(), self.memory.clone());
+            Remote::new(requests, ours)
+        });
+        let (links, memory) = ((self.links.clone(), remote), self.memory.clone());
         Dispatch::start(rt, here, whole, places, links, ends.inbox, memory)
     }
 

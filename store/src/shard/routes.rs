@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
-use scheduler::{Epoch, Key, Region};
+use scheduler::{Epoch, Key, Peer, Region};
 
 use crate::request::Route;
 
@@ -41,6 +41,8 @@ pub struct Place {
     pub epoch: Epoch,
     /// The index, on this node, of the store that owns it.
     pub store: usize,
+    /// Who leads it, if another node does; the core that routes adds it.
+    pub leader: Option<Peer>,
 }
 
 /// A place as one version of the routes has it. Whoever has a write in flight there holds it.
@@ -74,7 +76,14 @@ impl Place {
     pub fn of(region: &Region, store: usize) -> Self {
         let Region { id, range, epoch, peers: _ } = region;
         let bytes = |key: &Key| Bytes::copy_from_slice(key.as_bytes());
-        Self { start: bytes(range.start()), end: bytes(range.end()), region_id: id.0, epoch: *epoch, store }
+        Self {
+            start: bytes(range.start()),
+            end: bytes(range.end()),
+            region_id: id.0,
+            epoch: *epoch,
+            store,
+            leader: None,
+        }
     }
 
     /// Whether the region has `key`.
@@ -215,6 +224,7 @@ mod tests {
             region_id,
             epoch: Epoch::FIRST,
             store: 0,
+            leader: None,
         };
         Routes::new(vec![place("m", "", 3), place("", "c", 1), place("c", "m", 2)])
     }
@@ -240,7 +250,7 @@ mod tests {
 
     fn place(start: &'static str, end: &'static str, region_id: u64, version: u64) -> Place {
         let (start, end) = (Bytes::from_static(start.as_bytes()), Bytes::from_static(end.as_bytes()));
-        Place { start, end, region_id, epoch: Epoch::new(1, version), store: 0 }
+        Place { start, end, region_id, epoch: Epoch::new(1, version), store: 0, leader: None }
     }
 
     #[test]

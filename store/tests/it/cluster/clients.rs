@@ -33,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(40);
 pub(super) struct Shared {
     pub(super) history: RefCell<History>,
     pub(super) done: Cell<bool>,
+    /// How often a node refused a call that it could not bring to a leader.
+    pub(super) refused_anywhere: Cell<u64>,
     /// Refusals that have no place here.
     pub(super) failures: RefCell<Vec<String>>,
 }
@@ -103,7 +105,7 @@ pub(super) async fn read_all(rt: Rt, addrs: Vec<SocketAddr>, shared: Rc<Shared>)
     }
 }
 
-fn below(rt: &Rt, bound: u64) -> u64 {
+pub(super) fn below(rt: &Rt, bound: u64) -> u64 {
     rt.random() % bound
 }
 

@@ -1,4 +1,5 @@
-//! Three nodes with one store each in the simulator, two regions with a voter on every node, and clients that follow the leaders.
+//! Three nodes with one store each in the simulator, two regions with a voter on every node, clients that follow the leaders, and
+//! clients that ask whichever node.
 //!
 //! Each seed draws the weather, whether leaders read by lease, and what befalls the nodes: power cuts, kills, pauses, links cut one way and
 //! both ways, broken connections, transfers of leadership. Judged are the histories of all keys (what was acknowledged is there, what was
@@ -6,6 +7,7 @@
 //! replicas hold the same data at the same index. `RINGKEEP_SEEDS=500 cargo test -p ringkeep-store --test it cluster` runs more than
 //! the usual seeds, `RINGKEEP_SEED=n` runs one.
 
+mod anywhere;
 mod clients;
 mod members;
 mod nodes;
@@ -29,11 +31,13 @@ use crate::whole_node::judge::{Action, Heard};
 use crate::whole_node::seeds;
 
 const CLIENTS: usize = 5;
+/// Clients over RESP, which ask whichever node.
+const ANYWHERE: usize = 3;
 
 /// How often the cluster is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 /// A vote is on disk by then, unless the disk is slow.
-const ON_DISK: Duration = Duration::from_millis(300);
+const ON_DISK: Duration = Duration::from_millis(600);
 /// Within this time three nodes that are left alone agree.
 const AGREE_MAX: Duration = Duration::from_secs(60);
 
@@ -107,8 +111,10 @@ impl Run {
         let on_disk = now.saturating_sub(since) > ON_DISK;
         if on_disk && (cast.0 < term || (cast.0 == term && vote.is_some())) {
             return Err(format!(
-                "node {number} was in term {term} of {region} with the vote {vote:?}, and is in {} with {:?}",
-                cast.0, cast.1
+                "node {number} was in term {term} of {region} with the vote {vote:?} for {:?}, and is in {} with {:?}",
+                now.saturating_sub(since),
+                cast.0,
+                cast.1
             ));
         }
         self.votes.insert((number, region), (cast.0, cast.1, now));
@@ -261,6 +267,13 @@ impl Run {
                 client.start(0, move |rt| clients::ask_on(rt, number as u64, addrs, shared))
             })
             .collect();
+        let anywhere: Vec<_> = (0..ANYWHERE)
+            .map(|number| {
+                let (addrs, shared) = (self.nodes.resp_addrs(), self.shared.clone());
+                let client = self.world.node(NODES + CLIENTS + 1 + number);
+                client.start(0, move |rt| anywhere::ask_on(rt, number as u64, addrs, shared))
+            })
+            .collect();
         self.pass(Duration::from_secs(3))?;
         for _ in 0..4 + self.world.below(4) {
             self.befall()?;
@@ -268,7 +281,7 @@ impl Run {
         self.world.heal_network();
         self.pass(Duration::from_secs(1))?;
         self.shared.done.set(true);
-        for client in asking {
+        for client in asking.into_iter().chain(anywhere) {
             self.world.block_on(client).ok_or("a client ended by itself")?;
         }
         let (addrs, shared) = (self.nodes.addrs(), self.shared.clone());
@@ -449,6 +462,19 @@ fn a_replica_that_was_told_of_its_removal_stays_away() {
         assert_eq!(run.held(number, shard, gone.range.clone()).unwrap(), [], "life {life}");
         run.nodes.end(number, true);
         run.nodes.start(number);
+    }
+}
+
+#[test]
+fn whichever_node_is_asked_the_leader_answers() {
+    for seed in 0..5 {
+        let mut run = Run::over(World::new(seed, Options::default()), Duration::from_millis(800));
+        (0..NODES).for_each(|number| run.nodes.start(number));
+        run.pass(Duration::from_secs(5)).expect("it is left alone");
+        let addrs = run.nodes.resp_addrs();
+        let asking = run.world.node(NODES).start(0, move |rt| anywhere::ask_everywhere(rt, addrs));
+        let answered = run.world.block_on(asking).expect("the client ends by itself");
+        assert_eq!(answered, 2 * NODES * clients::KEYS.len(), "seed {seed}");
     }
 }
 

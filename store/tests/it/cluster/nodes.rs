@@ -16,10 +16,14 @@ use store::shard::Shard;
 use store::shard::links::connect;
 use store::wire::grpc::{self, Options};
 use store::wire::health::Health;
+use store::wire::resp;
 use store::wire::tikv::Tikv;
+
+use crate::resp_server::config as resp_config;
 
 pub(super) const NODES: usize = 3;
 const PORT: u16 = 20_161;
+const RESP_PORT: u16 = 6_380;
 
 /// Two regions, each with a voter on every node.
 pub(super) fn regions() -> Vec<Region> {
@@ -53,6 +57,10 @@ impl Nodes {
 
     pub(super) fn addrs(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.addr(PORT)).collect()
+    }
+
+    pub(super) fn resp_addrs(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.addr(RESP_PORT)).collect()
     }
 
     pub(super) fn node(&self, number: usize) -> &Node {
@@ -129,6 +137,10 @@ async fn serve(
     let options = Options { guest: stores.peer_port(0), ..Options::default() };
     // Detached: it ends with the node.
     drop(grpc::serve(&rt, listener, service, options));
+    let listener =
+        rt.listen(SocketAddr::new(addrs[number].ip(), RESP_PORT), ListenOptions::default()).unwrap();
+    let (resp_rt, gateway, counters) = (rt.clone(), Stores::gateway(&dispatch, 0), Rc::default());
+    rt.spawn(resp::serve(resp_rt, listener, gateway, resp_config(), counters, std::future::pending()));
     *up.borrow_mut() = stores.shards.get(&0).cloned();
     std::future::pending::<()>().await;
 }

@@ -72,6 +72,7 @@ struct Lane {
 
 struct InFlight {
     answer: Answer<Outcome>,
+    region_id: u64,
     bytes: usize,
     writes: bool,
     /// When it was sent; it waits in the queue until then.
@@ -97,7 +98,8 @@ impl Requests {
         let id = lane.next_id.get();
         lane.next_id.set(id + 1);
         lane.bytes.set(waiting + bytes);
-        let in_flight = InFlight { answer, bytes, writes: is_write(&op), sent: None };
+        let in_flight =
+            InFlight { answer, region_id: route.region_id, bytes, writes: is_write(&op), sent: None };
         lane.in_flight.borrow_mut().insert(id, in_flight);
         lane.waiting.borrow_mut().push_back(Request { id, route, op });
         lane.bell.ring();
@@ -177,10 +179,8 @@ impl Lane {
         for in_flight in self.in_flight.take().into_values() {
             let refusal = match in_flight.sent {
                 Some(_) if in_flight.writes => Refusal::Unknown,
-                Some(_) | None => {
-                    let reason = "the store that leads the region is not reached";
-                    Refusal::Busy { reason, backoff_ms: 20 }
-                }
+                // It was not carried out, and whoever leads now may be another store.
+                Some(_) | None => Refusal::NotLeader { region_id: in_flight.region_id, leader: None },
             };
             in_flight.answer.send(Err(refusal));
         }
