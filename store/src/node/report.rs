@@ -147,9 +147,12 @@ impl Heart {
     }
 
     /// Estimates the sizes of all regions that are led here.
+    /// And asks again where the other members of the regions are: one that has moved does not say so to those it does not speak with.
     pub async fn estimate(&self) {
         for store in &self.stores {
             for (region, _, leads) in store.shard.regions() {
+                let others = region.peers.iter().filter(|peer| peer.store != store.shard.store());
+                others.for_each(|peer| self.book.failed(peer.store));
                 if !leads {
                     store.sizes.borrow_mut().remove(&region.id);
                     continue;

@@ -30,6 +30,9 @@ pub(super) const NODE_LABEL: &str = "node";
 const DIALS_MAX: usize = 4;
 /// How long a store may take to answer.
 const DIAL_MAX: Duration = Duration::from_secs(3);
+/// How often a store is dialled whose connection breaks, and the pause between.
+const DIAL_TRIES: u32 = 3;
+const DIAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Dials stores that want to join.
 #[derive(Clone, Debug)]
@@ -64,8 +67,18 @@ impl Dialer {
         Ok(Dial(self.dialling.clone()))
     }
 
-    /// Whether `store` answers at `addr`.
+    /// Whether `store` answers at `addr`. A connection that breaks once may be the weather.
     async fn dial(&self, store: StoreId, addr: SocketAddr) -> Result<(), LinkError> {
+        for _ in 1..DIAL_TRIES {
+            match self.dial_once(store, addr).await {
+                Err(LinkError::Io(_) | LinkError::Closed) => self.rt.sleep(DIAL_PAUSE).await,
+                dialled => return dialled,
+            }
+        }
+        self.dial_once(store, addr).await
+    }
+
+    async fn dial_once(&self, store: StoreId, addr: SocketAddr) -> Result<(), LinkError> {
         let introduced =
             self.rt.timeout(DIAL_MAX, introduce(&self.rt, PREFACE, &self.speaker, addr, store)).await;
         introduced.unwrap_or(Err(LinkError::Timeout)).map(drop)
