@@ -8,25 +8,22 @@
 //! A small transaction whose values are in memory runs in place. Any other one takes all of its keys first, as if it were
 //! reading them from disk: what comes for them meanwhile queues behind it, so it may read and pause as often as it has to.
 //!
-//! Bounds: [`STEPS_MAX`] steps, [`KEYS_MAX`] keys, [`VALUES_BYTES_MAX`] of values looked at, answered and made, what one log entry holds,
+//! Bounds: [`STEPS_MAX`] steps, [`KEYS_MAX`] keys, [`VALUES_BYTES_MAX`](super::steps::VALUES_BYTES_MAX) of values looked at, answered and made, what one log entry holds,
 //! and of values that are read the bound of an answer. Room for all of these is taken at once.
-
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 
 use bytes::Bytes;
 
 use engine::lsm::{Cf, Lookup};
 
-use super::modify::{Modified, modify};
 use super::reply::Reply;
+use super::steps::{Values, no_step};
 use super::{Due, Inner, Shard, State};
 use crate::memory::{AnswerBytes, Charge, charged_bytes, charged_length};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::inflight::Known;
 use crate::region::submit::Edit;
-use crate::request::{Atomic, Change, Op, Out, Outcome, Route};
+use crate::request::{Atomic, Op, Out, Outcome, Route};
 
 const CF: Cf = Cf::Default;
 
@@ -34,29 +31,9 @@ const CF: Cf = Cf::Default;
 const STEPS_MAX: usize = 16 << 10;
 /// Keys of one transaction, watched ones included, counted as often as they are named.
 const KEYS_MAX: usize = 16 << 10;
-/// Values that one transaction looks at, answers with and makes, bytes.
-const VALUES_BYTES_MAX: usize = 64 << 20;
 /// What runs in place, without a pause: keys and steps together, and bytes of values.
 const IN_PLACE_MAX: usize = 128;
 const IN_PLACE_BYTES_MAX: usize = 1 << 20;
-
-/// The keys of a transaction and what they hold, step by step.
-#[derive(Debug)]
-struct Values {
-    by_key: HashMap<Bytes, Value, foldhash::fast::RandomState>,
-    /// The written keys in the order of their first write.
-    written: Vec<Bytes>,
-    /// Values looked at, answered and made, bytes.
-    bytes: usize,
-    /// What the answer has come to: it copies a value as often as it is asked for.
-    answer: AnswerBytes,
-}
-
-#[derive(Debug)]
-struct Value {
-    now: Option<Bytes>,
-    written: bool,
-}
 
 impl Shard {
     /// Says which of the keys' writes have been seen, once those that are in flight are applied.
@@ -287,118 +264,6 @@ fn leading_all(state: &mut State, route: Option<&Route>, keys: &[Bytes]) -> Resu
         return Err(Refusal::not_current());
     }
     Ok(replica.term().0)
-}
-
-impl Values {
-    fn new(answer_bytes_max: usize) -> Self {
-        let answer = AnswerBytes::new(answer_bytes_max, 0);
-        Self { by_key: HashMap::default(), written: Vec::new(), bytes: 0, answer }
-    }
-
-    fn add(&mut self, key: &Bytes, now: Option<Bytes>) {
-        if let Entry::Vacant(place) = self.by_key.entry(key.clone()) {
-            self.bytes += now.as_ref().map_or(0, Bytes::len);
-            place.insert(Value { now, written: false });
-        }
-    }
-
-    fn check_bytes(&self) -> Result<(), Refusal> {
-        if self.bytes <= VALUES_BYTES_MAX {
-            return Ok(());
-        }
-        Err(Refusal::Invalid(format!(
-            "the transaction reads and makes more than {VALUES_BYTES_MAX} bytes of values, take fewer commands at a time"
-        )))
-    }
-
-    /// Runs one step. The outer error refuses the whole transaction.
-    fn run(&mut self, step: Op) -> Result<Outcome, Refusal> {
-        let out = match step {
-            Op::Get { key } => Out::Value(self.answer(&key)?),
-            Op::BatchGet { keys, .. } => {
-                Out::Values(keys.iter().map(|key| self.answer(key)).collect::<Result<_, _>>()?)
-            }
-            Op::Lengths { keys } => {
-                let length = |key| self.by_key.get(key).and_then(|value| value.now.as_ref()).map(Bytes::len);
-                Out::Lengths(keys.iter().map(length).collect())
-            }
-            Op::Put { key, value } => {
-                self.write(key, Some(value));
-                Out::Done
-            }
-            Op::BatchPut { pairs } => {
-                pairs.into_iter().for_each(|(key, value)| self.write(key, Some(value)));
-                Out::Done
-            }
-            Op::Delete { key, count: true } => Out::Existed(self.remove(key)),
-            Op::Delete { key, count: false } => {
-                self.write(key, None);
-                Out::Done
-            }
-            Op::BatchDelete { keys } => {
-                keys.into_iter().for_each(|key| self.write(key, None));
-                Out::Done
-            }
-            Op::Modify { key, change } => return self.modify(key, change),
-            Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) | Op::Watch { .. } => {
-                return Err(no_step());
-            }
-        };
-        self.check_bytes()?;
-        Ok(Ok(out))
-    }
-
-    /// The value of `key` as a part of the answer.
-    fn answer(&mut self, key: &Bytes) -> Result<Option<Bytes>, Refusal> {
-        let now = self.read(key);
-        if let Some(value) = &now {
-            self.answer.add(charged_bytes(value))?;
-        }
-        Ok(now)
-    }
-
-    fn read(&mut self, key: &Bytes) -> Option<Bytes> {
-        let now = self.by_key.get(key).and_then(|value| value.now.clone());
-        self.bytes += now.as_ref().map_or(0, Bytes::len);
-        now
-    }
-
-    fn write(&mut self, key: Bytes, now: Option<Bytes>) {
-        self.bytes += now.as_ref().map_or(0, Bytes::len);
-        let value = self.by_key.entry(key.clone()).or_insert(Value { now: None, written: false });
-        value.now = now;
-        if !std::mem::replace(&mut value.written, true) {
-            self.written.push(key);
-        }
-    }
-
-    fn remove(&mut self, key: Bytes) -> bool {
-        let existed = self.by_key.get(&key).is_some_and(|value| value.now.is_some());
-        if existed {
-            self.write(key, None);
-        }
-        existed
-    }
-
-    fn modify(&mut self, key: Bytes, change: Change) -> Result<Outcome, Refusal> {
-        let before = match &change {
-            Change::SetIf { .. } | Change::Take => self.answer(&key)?,
-            Change::Append { .. } | Change::Add { .. } | Change::Remove => self.read(&key),
-        };
-        let Modified { write, out } = match modify(before, change) {
-            Ok(modified) => modified,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        if let Some(now) = write {
-            self.write(key, now);
-        }
-        self.check_bytes()?;
-        Ok(Ok(out))
-    }
-}
-
-fn no_step() -> Refusal {
-    Refusal::Invalid("a range has no place in a transaction".to_owned())
 }
 
 /// Refuses what no transaction may hold, before anything is done for it.

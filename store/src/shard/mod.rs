@@ -33,6 +33,7 @@ pub mod routes;
 #[cfg(test)]
 mod routes_kit;
 pub mod startup;
+mod steps;
 mod stop;
 #[cfg(test)]
 mod stop_tests;
@@ -40,6 +41,7 @@ mod system;
 pub mod table;
 pub mod turn;
 pub mod upkeep;
+mod values;
 pub mod vouch;
 pub mod watch;
 mod watched;

@@ -1,0 +1,143 @@
+//! The steps of a transaction, run one after the other against values that are known already. No IO, and nothing of the store.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use bytes::Bytes;
+
+use super::modify::{Modified, modify};
+use crate::memory::{AnswerBytes, charged_bytes};
+use crate::refusal::Refusal;
+use crate::request::{Change, Op, Out, Outcome};
+
+/// Values that one transaction looks at, answers with and makes, bytes.
+pub(super) const VALUES_BYTES_MAX: usize = 64 << 20;
+/// The keys of a transaction and what they hold, step by step.
+#[derive(Debug)]
+pub(super) struct Values {
+    pub(super) by_key: HashMap<Bytes, Value, foldhash::fast::RandomState>,
+    /// The written keys in the order of their first write.
+    pub(super) written: Vec<Bytes>,
+    /// Values looked at, answered and made, bytes.
+    pub(super) bytes: usize,
+    /// What the answer has come to: it copies a value as often as it is asked for.
+    pub(super) answer: AnswerBytes,
+}
+
+#[derive(Debug)]
+pub(super) struct Value {
+    pub(super) now: Option<Bytes>,
+    pub(super) written: bool,
+}
+
+impl Values {
+    pub(super) fn new(answer_bytes_max: usize) -> Self {
+        let answer = AnswerBytes::new(answer_bytes_max, 0);
+        Self { by_key: HashMap::default(), written: Vec::new(), bytes: 0, answer }
+    }
+
+    pub(super) fn add(&mut self, key: &Bytes, now: Option<Bytes>) {
+        if let Entry::Vacant(place) = self.by_key.entry(key.clone()) {
+            self.bytes += now.as_ref().map_or(0, Bytes::len);
+            place.insert(Value { now, written: false });
+        }
+    }
+
+    pub(super) fn check_bytes(&self) -> Result<(), Refusal> {
+        if self.bytes <= VALUES_BYTES_MAX {
+            return Ok(());
+        }
+        Err(Refusal::Invalid(format!(
+            "the transaction reads and makes more than {VALUES_BYTES_MAX} bytes of values, take fewer commands at a time"
+        )))
+    }
+
+    /// Runs one step. The outer error refuses the whole transaction.
+    pub(super) fn run(&mut self, step: Op) -> Result<Outcome, Refusal> {
+        let out = match step {
+            Op::Get { key } => Out::Value(self.answer(&key)?),
+            Op::BatchGet { keys, .. } => {
+                Out::Values(keys.iter().map(|key| self.answer(key)).collect::<Result<_, _>>()?)
+            }
+            Op::Lengths { keys } => {
+                let length = |key| self.by_key.get(key).and_then(|value| value.now.as_ref()).map(Bytes::len);
+                Out::Lengths(keys.iter().map(length).collect())
+            }
+            Op::Put { key, value } => {
+                self.write(key, Some(value));
+                Out::Done
+            }
+            Op::BatchPut { pairs } => {
+                pairs.into_iter().for_each(|(key, value)| self.write(key, Some(value)));
+                Out::Done
+            }
+            Op::Delete { key, count: true } => Out::Existed(self.remove(key)),
+            Op::Delete { key, count: false } => {
+                self.write(key, None);
+                Out::Done
+            }
+            Op::BatchDelete { keys } => {
+                keys.into_iter().for_each(|key| self.write(key, None));
+                Out::Done
+            }
+            Op::Modify { key, change } => return self.modify(key, change),
+            Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) | Op::Watch { .. } => {
+                return Err(no_step());
+            }
+        };
+        self.check_bytes()?;
+        Ok(Ok(out))
+    }
+
+    /// The value of `key` as a part of the answer.
+    fn answer(&mut self, key: &Bytes) -> Result<Option<Bytes>, Refusal> {
+        let now = self.read(key);
+        if let Some(value) = &now {
+            self.answer.add(charged_bytes(value))?;
+        }
+        Ok(now)
+    }
+
+    fn read(&mut self, key: &Bytes) -> Option<Bytes> {
+        let now = self.by_key.get(key).and_then(|value| value.now.clone());
+        self.bytes += now.as_ref().map_or(0, Bytes::len);
+        now
+    }
+
+    fn write(&mut self, key: Bytes, now: Option<Bytes>) {
+        self.bytes += now.as_ref().map_or(0, Bytes::len);
+        let value = self.by_key.entry(key.clone()).or_insert(Value { now: None, written: false });
+        value.now = now;
+        if !std::mem::replace(&mut value.written, true) {
+            self.written.push(key);
+        }
+    }
+
+    fn remove(&mut self, key: Bytes) -> bool {
+        let existed = self.by_key.get(&key).is_some_and(|value| value.now.is_some());
+        if existed {
+            self.write(key, None);
+        }
+        existed
+    }
+
+    fn modify(&mut self, key: Bytes, change: Change) -> Result<Outcome, Refusal> {
+        let before = match &change {
+            Change::SetIf { .. } | Change::Take => self.answer(&key)?,
+            Change::Append { .. } | Change::Add { .. } | Change::Remove => self.read(&key),
+        };
+        let Modified { write, out } = match modify(before, change) {
+            Ok(modified) => modified,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if let Some(now) = write {
+            self.write(key, now);
+        }
+        self.check_bytes()?;
+        Ok(Ok(out))
+    }
+}
+
+pub(super) fn no_step() -> Refusal {
+    Refusal::Invalid("a range has no place in a transaction".to_owned())
+}
