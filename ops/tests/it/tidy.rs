@@ -104,6 +104,33 @@ fn a_region_has_one_owner_and_one_way_in() {
     assert!(!taken.contains("..") && !taken.contains(": _"), "a part of what is ready is ignored: {taken}");
 }
 
+/// The map of regions, the timestamp oracle and what goes with them exist once, in the crate `scheduler`, and one place hosts them.
+#[test]
+fn there_is_one_map_and_one_oracle() {
+    let found = |word: &str| -> Vec<String> {
+        let lines = lines_with(&[word.to_owned()], &["ops/tests/it/tidy.rs"]);
+        let is_ours = |line: &String| ["scheduler/src", "store/src"].iter().any(|dir| line.starts_with(dir));
+        lines.into_iter().filter(is_ours).collect()
+    };
+    for (word, file) in [
+        ("struct Oracle", "scheduler/src/tso.rs"),
+        ("struct Cluster {", "scheduler/src/cluster/mod.rs"),
+        ("struct Scheduler {", "scheduler/src/scheduler/mod.rs"),
+    ] {
+        let places = found(word);
+        assert!(matches!(&places[..], [one] if one.starts_with(file)), "{word}: {places:#?}");
+    }
+    let in_store = |word: &str| -> Vec<String> {
+        found(word).into_iter().filter(|line| line.starts_with("store/src")).collect()
+    };
+    let hosts = in_store("Scheduler::new(");
+    assert!(matches!(&hosts[..], [one] if one.starts_with("store/src/control/")), "{hosts:#?}");
+    let oracles = in_store("Oracle::new(");
+    let elsewhere: Vec<String> =
+        oracles.into_iter().filter(|line| !line.starts_with("store/src/control/")).collect();
+    assert_none(&elsewhere, "timestamps come from the oracle that the scheduler shard hosts");
+}
+
 #[test]
 fn nothing_is_left_for_later() {
     let words = [
