@@ -3,6 +3,7 @@
 //! | command | purpose |
 //! |---|---|
 //! | `ringkeep server` | runs one durable node |
+//! | `ringkeep demo` | runs several nodes on this machine as one cluster |
 //! | `ringkeep doctor` | checks the host and suggests a fix for each problem |
 //! | `ringkeep inspect` | verifies the data directory of a node that is not running, or prints a log, a table or a manifest of it |
 //! | `ringkeep ctl` | asks something of a running cluster: its stores and regions, replicas, leaders |
@@ -16,6 +17,7 @@
 
 mod bench;
 mod ctl;
+mod demo;
 mod doctor;
 mod host;
 mod inspect;
@@ -46,6 +48,8 @@ struct Arguments {
 enum Command {
     /// Run one durable node
     Server(Box<server::ServerArguments>),
+    /// Run a cluster of several nodes on this machine, until Ctrl-C
+    Demo(demo::DemoArguments),
     /// Check the host: each problem with its consequence and its fix
     Doctor(Box<doctor::DoctorArguments>),
     /// Print the files of a node that is not running
@@ -59,6 +63,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Server(arguments) => server::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Ctl(arguments) => ctl::run(&arguments),

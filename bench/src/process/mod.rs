@@ -20,7 +20,7 @@ use std::time::Duration;
 
 pub use cluster::Cluster;
 pub use etcd::Etcd;
-pub use node::{Node, NodeOptions, Starting};
+pub use node::{Node, NodeOptions, Ports, Starting};
 pub use redis::{Redis, answers_ping};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -72,6 +72,21 @@ pub fn resident_bytes() -> Result<u64, Failed> {
     Ok(kib.ok_or_else(|| Failed::new("/proc/self/status has no VmRSS"))? << 10)
 }
 
+/// `count` ports of loopback in a row that are free at this moment; returns the first.
+fn free_ports_in_a_row(count: u16) -> Result<u16, Failed> {
+    for _ in 0..100 {
+        let first = TcpListener::bind("127.0.0.1:0")?;
+        let port = first.local_addr()?.port();
+        let Some(last) = port.checked_add(count) else { continue };
+        let rest: Result<Vec<_>, _> =
+            (port + 1..last).map(|port| TcpListener::bind(("127.0.0.1", port))).collect();
+        if rest.is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(Failed::new(format!("loopback has no {count} free ports in a row: end what listens there")))
+}
+
 /// A running child. Dropping it kills it.
 #[derive(Debug)]
 pub struct Process {
@@ -108,14 +123,18 @@ impl Process {
         let _ = self.child.wait();
     }
 
-    /// Asks it to end and waits for that.
+    /// Asks it to end; [`Process::wait`] waits for that.
+    pub fn ask_to_end(&self) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
+        // It may have ended by itself, which the wait finds out.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+
+    /// Waits until it ends.
     ///
     /// # Errors
-    /// It does not end, or ends with an error.
-    pub fn terminate(mut self, deadline: Duration) -> Result<(), Failed> {
-        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
-        // It may have ended by itself, which the wait below finds out.
-        let _ = kill_process(pid, Signal::TERM);
+    /// It does not end within `deadline`, or ends with an error.
+    pub fn wait(&mut self, deadline: Duration) -> Result<(), Failed> {
         let began = now();
         while began.elapsed() < deadline {
             match self.child.try_wait()? {
@@ -125,6 +144,15 @@ impl Process {
             }
         }
         Err(Failed::new(format!("{} did not end within {deadline:?} of SIGTERM", self.name)))
+    }
+
+    /// Asks it to end and waits for that.
+    ///
+    /// # Errors
+    /// It does not end, or ends with an error.
+    pub fn terminate(mut self, deadline: Duration) -> Result<(), Failed> {
+        self.ask_to_end();
+        self.wait(deadline)
     }
 
     /// The exit status, if it has ended.

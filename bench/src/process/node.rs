@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -27,6 +28,17 @@ pub struct Node {
     pub start_to_ready: Duration,
 }
 
+/// The ports of a node; 0 is a free one, another one at each start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    /// Of the PD API; store N has this plus N.
+    pub base: u16,
+    /// Of RESP.
+    pub resp: u16,
+    /// Of metrics and health.
+    pub status: u16,
+}
+
 /// How a node is started.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -36,8 +48,12 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// Further arguments of `ringkeep server`.
     pub arguments: Vec<String>,
+    /// Its ports.
+    pub ports: Ports,
     /// Where its log goes; discarded if absent.
     pub log: Option<PathBuf>,
+    /// Whether it is apart from the signals of a terminal, so that this process decides when it ends.
+    pub own_group: bool,
 }
 
 impl Node {
@@ -83,8 +99,12 @@ impl Starting {
     pub fn spawn(options: &NodeOptions) -> Result<Self, Failed> {
         let mut command = Command::new(&options.binary);
         command.arg("server").arg("--data-dir").arg(&options.data_dir);
-        for port in ["base_port", "resp_port", "status_port"] {
-            command.args(["--set", &format!("{port}=0")]);
+        let Ports { base, resp, status } = options.ports;
+        for (port, number) in [("base_port", base), ("resp_port", resp), ("status_port", status)] {
+            command.args(["--set", &format!("{port}={number}")]);
+        }
+        if options.own_group {
+            command.process_group(0);
         }
         command.args(&options.arguments);
         let log = match &options.log {

@@ -11,7 +11,7 @@ use bench::client::Protocol;
 use bench::compare::etcd::EtcdReport;
 use bench::compare::redis::RedisReport;
 use bench::load::{Phases, Stop};
-use bench::process::NodeOptions;
+use bench::process::{NodeOptions, Ports};
 use bench::report::RunReport;
 use bench::workload::{KEY_BYTES_MIN, Spread, Workload};
 use bench::{Failed, abuse, backlog, compare, crash, disk, idle, latency, load, protocols, scheduler};
@@ -263,6 +263,8 @@ impl Scratch {
             binary: std::env::current_exe()?,
             data_dir: self.0.join("node"),
             arguments: arguments.set.iter().flat_map(set).collect(),
+            ports: Ports::default(),
+            own_group: false,
             log: Some(self.0.join("node.log")),
         })
     }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use bench::process::{Node, NodeOptions};
+use bench::process::{Node, NodeOptions, Ports};
 use engine::rt::{CoreOptions, start_core};
 use store::wire::grpc::client::Client;
 use store::wire::proto::pdpb::{GetMembersRequest, GetMembersResponse};
@@ -28,6 +28,8 @@ pub(crate) fn options(directory: &TempDir) -> NodeOptions {
         binary: binary(),
         data_dir: directory.path().join("data"),
         arguments: set.map(String::from).to_vec(),
+        ports: Ports::default(),
+        own_group: false,
         log: Some(directory.path().join("node.log")),
     }
 }
