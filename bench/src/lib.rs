@@ -12,6 +12,7 @@
 //! | [`protocols`] | what a request costs over gRPC and over RESP |
 //! | [`abuse`] | clients that ask for too much, the node's memory, and a bystander's latency |
 //! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
+//! | [`chaos`] | a cluster of processes that are killed and paused, and what its clients saw |
 //! | [`scheduler`] | the scheduler's policies at the size of a large cluster |
 //! | [`report`] | what was found, as a table and as JSON |
 //! | [`process`], [`clock`] | children and their CPU time; time outside the runtime seam |
@@ -26,6 +27,7 @@
 
 pub mod abuse;
 pub mod backlog;
+pub mod chaos;
 pub mod client;
 pub mod clock;
 pub mod compare;
@@ -39,6 +41,7 @@ pub mod process;
 pub mod protocols;
 pub mod random;
 pub mod report;
+mod resp;
 pub mod scheduler;
 pub mod workload;
 

@@ -1,13 +1,14 @@
 //! One connection that writes keys of its own, and reads them back after a restart.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::history::{Effect, History, Verdict};
 use crate::Failed;
 use crate::random::Random;
+use crate::resp::{acknowledgement, bulk, command};
 
 /// Keys read back in one request.
 const READ_BATCH: usize = 64;
@@ -165,52 +166,14 @@ impl Writer {
     }
 }
 
-fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
-    // Writing into a vector cannot fail.
-    let _ = write!(out, "*{}\r\n", parts.len());
-    for part in parts {
-        let _ = write!(out, "${}\r\n", part.len());
-        out.extend_from_slice(part);
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-/// `None` for `+OK` and for the number that DEL gives; the text of an error otherwise.
-fn acknowledgement(reading: &mut impl BufRead) -> std::io::Result<Option<String>> {
-    let line = line(reading)?;
-    match line.as_bytes().first() {
-        Some(b'+' | b':') => Ok(None),
-        _ => Ok(Some(line)),
-    }
-}
-
-fn bulk(reading: &mut impl BufRead) -> Result<Option<Vec<u8>>, Failed> {
-    let line = line(reading)?;
-    let length: i64 = line
-        .strip_prefix('$')
-        .and_then(|length| length.parse().ok())
-        .ok_or_else(|| Failed::new(format!("a read was answered with {line}")))?;
-    let Ok(length) = usize::try_from(length) else { return Ok(None) };
-    let mut value = vec![0; length + 2];
-    reading.read_exact(&mut value)?;
-    value.truncate(length);
-    Ok(Some(value))
-}
-
-fn line(reading: &mut impl BufRead) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    reading.read_until(b'\n', &mut bytes)?;
-    match bytes.strip_suffix(b"\r\n") {
-        Some(line) => Ok(String::from_utf8_lossy(line).into_owned()),
-        None => Err(std::io::ErrorKind::UnexpectedEof.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::collections::HashMap;
+    use std::io::BufRead;
     use std::net::TcpListener;
+
+    use crate::resp::line;
 
     /// A server over a map that stops answering after `writes` writes and then forgets `forget` of the newest.
     struct Forgetful {

@@ -123,11 +123,25 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// Stops it where it stands, until [`Process::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Asks it to end; [`Process::wait`] waits for that.
     pub fn ask_to_end(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
-        // It may have ended by itself, which the wait finds out.
-        let _ = kill_process(pid, Signal::TERM);
+        // It may have ended by itself, which whoever waits for it finds out.
+        let _ = kill_process(pid, signal);
     }
 
     /// Waits until it ends.

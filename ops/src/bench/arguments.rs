@@ -42,6 +42,8 @@ pub(super) enum What {
     Abuse(AbuseArguments),
     /// Writers, SIGKILL, restart: is everything acknowledged still there?
     Crash(CrashArguments),
+    /// A cluster of processes that are killed and paused: what do its clients see?
+    Chaos(ChaosArguments),
     /// The scheduler alone, at the size of a large cluster: memory, reports, rounds, bytes moved
     Scheduler(SchedulerArguments),
 }
@@ -305,6 +307,27 @@ pub(super) struct CrashArguments {
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) run_ms: u64,
     /// Seed of operations and moments
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChaosArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Nodes
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub(super) members: usize,
+    /// How long faults come, seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) seconds: u64,
+    /// Clients
+    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    pub(super) clients: usize,
+    /// Keys of each client
+    #[arg(long, default_value_t = 100, value_parser = at_least_one)]
+    pub(super) keys: usize,
+    /// Seed of the faults
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
 }

@@ -14,14 +14,14 @@ use bench::load::{Phases, Stop};
 use bench::process::{NodeOptions, Ports};
 use bench::report::RunReport;
 use bench::workload::{KEY_BYTES_MIN, Spread, Workload};
-use bench::{Failed, abuse, backlog, compare, crash, disk, idle, latency, load, protocols, scheduler};
+use bench::{Failed, abuse, backlog, chaos, compare, crash, disk, idle, latency, load, protocols, scheduler};
 use store::config::Config;
 
 pub(crate) use arguments::BenchArguments;
 use arguments::{
-    AbuseArguments, CrashArguments, EtcdArguments, IdleArguments, LatencyArguments, NodeArguments, Peer,
-    PhaseName, ProtocolName, ProtocolsArguments, RedisArguments, RunArguments, SchedulerArguments,
-    SpreadName, What,
+    AbuseArguments, ChaosArguments, CrashArguments, EtcdArguments, IdleArguments, LatencyArguments,
+    NodeArguments, Peer, PhaseName, ProtocolName, ProtocolsArguments, RedisArguments, RunArguments,
+    SchedulerArguments, SpreadName, What,
 };
 
 use crate::output::{Format, answer, fail, remark};
@@ -52,6 +52,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         }),
         What::Abuse(run) => abuse(run).and_then(|report| {
             deliver(arguments, &report, abuse::AbuseReport::table, abuse::AbuseReport::passed)
+        }),
+        What::Chaos(run) => chaos(run).and_then(|report| {
+            deliver(arguments, &report, chaos::ChaosReport::table, chaos::ChaosReport::passed)
         }),
         What::Scheduler(run) => scale(run).and_then(|report| {
             deliver(arguments, &report, scheduler::ScaleReport::table, scheduler::ScaleReport::passed)
@@ -230,6 +233,23 @@ fn crash(run: &CrashArguments) -> Result<crash::CrashReport, Failed> {
     };
     let report = crash::audit(&options, &mut say);
     if !report.as_ref().is_ok_and(crash::CrashReport::passed) {
+        scratch.keep();
+    }
+    report
+}
+
+fn chaos(run: &ChaosArguments) -> Result<chaos::ChaosReport, Failed> {
+    let mut scratch = Scratch::create(&run.node)?;
+    let options = chaos::Options {
+        node: scratch.node(&run.node)?,
+        members: run.members,
+        time: Duration::from_secs(run.seconds),
+        clients: run.clients,
+        keys: run.keys,
+        seed: run.seed,
+    };
+    let report = chaos::run(&options, &mut remark);
+    if !report.as_ref().is_ok_and(chaos::ChaosReport::passed) {
         scratch.keep();
     }
     report

@@ -1,0 +1,267 @@
+//! A cluster of real processes under load while its nodes are killed, paused and drained: what do its clients see?
+//!
+//! Every key has one writer, which reads it back at whichever node it happens to be connected to. So each read is judged at once:
+//! it must be what was acknowledged or read last, or a write whose answer was never heard ([`register`]). After the faults every
+//! node is asked for every key.
+//!
+//! The faults come one at a time from a seed; the operations in between depend on the machine. A fault that needs cut links is the
+//! simulator's work: it has the same clients in one process.
+
+mod client;
+pub mod register;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use client::{Client, Shared};
+
+use crate::Failed;
+use crate::clock::{now, pause};
+use crate::process::{Cluster, NodeOptions};
+use crate::random::Random;
+
+/// How long the cluster may take to serve again after the last fault.
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// The longest time between two faults.
+const CALM_MAX: Duration = Duration::from_millis(2500);
+/// The longest time that a node is down or stands still.
+const DOWN_MAX: Duration = Duration::from_millis(4000);
+/// How long a drain may take.
+const DRAIN_MAX: Duration = Duration::from_secs(40);
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How to start a node; the others get directories beside its data.
+    pub node: NodeOptions,
+    /// Nodes.
+    pub members: usize,
+    /// How long faults come.
+    pub time: Duration,
+    /// Clients.
+    pub clients: usize,
+    /// Keys of each client.
+    pub keys: usize,
+    /// Seed of the faults.
+    pub seed: u64,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ChaosReport {
+    /// The seed of the faults.
+    pub seed: u64,
+    /// Nodes.
+    pub members: usize,
+    /// Nodes killed.
+    pub kills: u64,
+    /// Nodes that stood still for a while.
+    pub pauses: u64,
+    /// Nodes drained and started again.
+    pub drains: u64,
+    /// All nodes killed at once.
+    pub blackouts: u64,
+    /// Writes that were acknowledged.
+    pub acknowledged: u64,
+    /// Writes whose outcome was not heard.
+    pub unknown: u64,
+    /// Of those, the ones that were read later.
+    pub unknown_happened: u64,
+    /// Reads that were answered and judged.
+    pub read: u64,
+    /// Requests refused, to be repeated.
+    pub refused: u64,
+    /// The longest time that a client had no success, milliseconds.
+    pub longest_gap_ms: f64,
+    /// Whether every node answered for every key after the faults.
+    pub recovered: bool,
+    /// What cannot be, first findings first.
+    pub findings: Vec<String>,
+    /// How long it took.
+    pub elapsed_seconds: f64,
+}
+
+impl ChaosReport {
+    /// Whether nothing was wrong.
+    pub fn passed(&self) -> bool {
+        self.findings.is_empty() && self.recovered
+    }
+
+    /// A text for people.
+    pub fn table(&self) -> String {
+        let verdict = if self.passed() { "passed" } else { "FAILED" };
+        let mut text = format!(
+            "chaos {verdict}: {} nodes, seed {}, {:.0} s\n\
+             \x20 kills, pauses, drains, blackouts   {}, {}, {}, {}\n\
+             \x20 acknowledged writes                {}\n\
+             \x20 outcome not heard                  {} ({} had happened)\n\
+             \x20 reads judged                       {}\n\
+             \x20 refused, to be repeated            {}\n\
+             \x20 longest time without a success     {:.0} ms\n\
+             \x20 every node serves every key        {}\n",
+            self.members,
+            self.seed,
+            self.elapsed_seconds,
+            self.kills,
+            self.pauses,
+            self.drains,
+            self.blackouts,
+            self.acknowledged,
+            self.unknown,
+            self.unknown_happened,
+            self.read,
+            self.refused,
+            self.longest_gap_ms,
+            if self.recovered { "yes" } else { "NO" }
+        );
+        for finding in &self.findings {
+            text.push_str(&format!("  {finding}\n"));
+        }
+        text
+    }
+}
+
+/// Runs, and passes a line to `say` at each fault.
+///
+/// # Errors
+/// The cluster does not start, or a node does not start again. What clients saw is in the report.
+pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<ChaosReport, Failed> {
+    let began = now();
+    let mut report = ChaosReport { seed: options.seed, members: options.members, ..ChaosReport::default() };
+    let mut random = Random::new(options.seed);
+    say(&format!("starting {} nodes", options.members));
+    let mut cluster = Cluster::start(&options.node, options.members)?;
+    let shared = Arc::new(Shared {
+        nodes: cluster.nodes.iter().flatten().map(|node| node.resp).collect(),
+        stop: AtomicBool::new(false),
+        done: AtomicU64::new(0),
+    });
+    let threads: Vec<_> = (0..options.clients.max(1))
+        .map(|id| {
+            let (shared, seed) = (shared.clone(), random.bits());
+            let mut client = Client::new(id, options.keys, seed);
+            std::thread::spawn(move || {
+                client.run(&shared);
+                client
+            })
+        })
+        .collect();
+    let faults_end = began.elapsed() + options.time;
+    let mut disturbed = Ok(());
+    while disturbed.is_ok() && began.elapsed() < faults_end && !threads.iter().any(|it| it.is_finished()) {
+        pause(some_of(&mut random, CALM_MAX));
+        disturbed = disturb(&mut cluster, &mut random, &mut report, say);
+    }
+    pause(Duration::from_secs(1));
+    shared.stop.store(true, Ordering::Release);
+    let mut clients = Vec::new();
+    for thread in threads {
+        clients.push(thread.join().map_err(|_| Failed::new("a client panicked"))?);
+    }
+    disturbed?;
+    say("asking every node for every key");
+    report.recovered = recovered(&mut clients, &shared);
+    conclude(&mut report, &clients);
+    report.elapsed_seconds = began.elapsed().as_secs_f64();
+    cluster.terminate(DRAIN_MAX)?;
+    Ok(report)
+}
+
+fn some_of(random: &mut Random, most: Duration) -> Duration {
+    Duration::from_millis(random.below(most.as_millis() as u64 + 1))
+}
+
+/// One fault, and its end.
+fn disturb(
+    cluster: &mut Cluster,
+    random: &mut Random,
+    report: &mut ChaosReport,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), Failed> {
+    if let Some((n, how)) = cluster.ended() {
+        return Err(Failed::new(format!("node {} ended by itself: {how}", n + 1)));
+    }
+    let n = random.below(cluster.nodes.len() as u64) as usize;
+    let down = some_of(random, DOWN_MAX);
+    let node = cluster.nodes[n].as_mut().expect("every node runs between two faults");
+    match random.below(10) {
+        0..4 => {
+            say(&format!("node {} is killed for {} ms", n + 1, down.as_millis()));
+            report.kills += 1;
+            node.process.kill();
+            pause(down);
+            cluster.restart(n)?;
+        }
+        4..7 => {
+            say(&format!("node {} stands still for {} ms", n + 1, down.as_millis()));
+            report.pauses += 1;
+            node.process.pause();
+            pause(down);
+            node.process.resume();
+        }
+        7..9 => {
+            say(&format!("node {} is drained", n + 1));
+            report.drains += 1;
+            node.process.ask_to_end();
+            node.process.wait(DRAIN_MAX)?;
+            cluster.restart(n)?;
+        }
+        _ => {
+            say("all nodes are killed");
+            report.blackouts += 1;
+            cluster.nodes.iter_mut().flatten().for_each(|node| node.process.kill());
+            (0..cluster.nodes.len()).try_for_each(|n| cluster.restart(n).map(drop))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether every node answers for every key in time. What it answers is judged on the way.
+fn recovered(clients: &mut [Client], shared: &Shared) -> bool {
+    let began = now();
+    shared.nodes.iter().all(|node| {
+        clients.iter_mut().all(|client| {
+            while !client.check(*node) {
+                if began.elapsed() > RECOVERY_MAX {
+                    return false;
+                }
+                pause(Duration::from_millis(100));
+            }
+            true
+        })
+    })
+}
+
+fn conclude(report: &mut ChaosReport, clients: &[Client]) {
+    for client in clients {
+        let counts = client.counts;
+        report.acknowledged += counts.acknowledged;
+        report.unknown += counts.unknown;
+        report.unknown_happened += counts.happened;
+        report.read += counts.read;
+        report.refused += counts.refused;
+        report.longest_gap_ms = report.longest_gap_ms.max(counts.longest_gap.as_secs_f64() * 1e3);
+        report.findings.extend(client.findings.iter().cloned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_without_findings_passes_only_if_the_cluster_recovered() {
+        let mut report = ChaosReport { recovered: true, ..ChaosReport::default() };
+        assert!(report.passed() && report.table().contains("chaos passed"));
+        report.recovered = false;
+        assert!(!report.passed() && report.table().contains("NO"));
+        report.recovered = true;
+        let mut client = Client::new(0, 1, 1);
+        client.findings.push("key a holds write 1 instead of 2".into());
+        conclude(&mut report, &[client]);
+        assert!(!report.passed() && report.table().contains("instead of 2"), "{}", report.table());
+    }
+}
