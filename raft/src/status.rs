@@ -3,7 +3,7 @@
 use crate::id::{Index, LogId, NodeId, Term, Time};
 use crate::leader::Leader;
 use crate::membership::Membership;
-use crate::progress::Mode;
+use crate::progress::{Mode, Progress};
 use crate::raft::{Raft, Role, RoleKind};
 use crate::ready::HardState;
 
@@ -177,6 +177,17 @@ impl Raft {
         let window = self.core.config.election_ticks;
         let living = leader.members.iter().filter(|member| leader.is_heard(&self.core, member.id, window));
         living.map(|member| member.matched).fold(log.applied().min(log.stable()), Index::min)
+    }
+
+    /// The lowest index of the snapshots that are on their way to members.
+    #[must_use]
+    pub fn snapshot_on_its_way(&self) -> Option<Index> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let shipped = |member: &Progress| match member.mode {
+            Mode::Snapshot { index, .. } => Some(index),
+            Mode::Probe { .. } | Mode::Replicate | Mode::SnapshotWanted { .. } => None,
+        };
+        leader.members.iter().filter_map(shipped).min()
     }
 
     /// Everything, copied; the lease is judged at `now`.

@@ -77,6 +77,16 @@ pub enum Bug {
     DescribedLate,
     /// A new descriptor reaches the tree before the batch that has its entry.
     DescribedEarly,
+    /// A snapshot is accepted over the range of another region.
+    SnapshotOverNeighbour,
+    /// The log is reset to the end of a snapshot before the tree has its data.
+    LogBeforeTree,
+    /// What a range held before is not deleted when a snapshot replaces it.
+    OldRowsKept,
+    /// The files of a snapshot are taken in before they are synced.
+    UnsyncedPieces,
+    /// A snapshot that was delivered counts as applied.
+    AppliedWithoutData,
 }
 
 impl Bug {
@@ -88,6 +98,15 @@ impl Bug {
         Self::LostCalledDone,
         Self::ReadUnasked,
         Self::ComparedUnasked,
+    ];
+
+    /// Those of snapshots that travel.
+    pub const SNAPSHOTS: [Self; 5] = [
+        Self::SnapshotOverNeighbour,
+        Self::LogBeforeTree,
+        Self::OldRowsKept,
+        Self::UnsyncedPieces,
+        Self::AppliedWithoutData,
     ];
 
     /// Those of the cores.

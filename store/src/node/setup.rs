@@ -245,6 +245,10 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
                 turn_bytes_max: 16 << 20,
                 segment_bytes: config.log.segment_bytes,
                 reserve_bytes: 256 << 20,
+                kept_entries: 1024,
+                kept_bytes_max: 64 << 20,
+                snapshot_piece_bytes: 64 << 20,
+                snapshot_bytes_per_second: 64 << 20,
             },
             memory: Memory::new(limits.memory),
             raft: Arc::new(raft_config()),
@@ -270,6 +274,8 @@ const LEASE: Duration = Duration::from_millis(800);
 pub(super) fn raft_config() -> raft::Config {
     let config = raft::Config {
         entry_bytes_max: 16 << 20,
+        // The end of a shipment is reported, whatever it is. This is for reports that never come.
+        snapshot_ticks_max: 36_000,
         lease_nanos: u64::try_from(LEASE.as_nanos()).expect("less than a second"),
         ..raft::Config::default()
     };

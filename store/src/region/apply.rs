@@ -25,7 +25,7 @@ use crate::request::KEY_BYTES_MAX;
 static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
 
 /// The families that hold keys of users.
-const FAMILIES: [Cf; 3] = [Cf::Default, Cf::Lock, Cf::Write];
+pub const FAMILIES: [Cf; 3] = [Cf::Default, Cf::Lock, Cf::Write];
 
 /// Entries whose effects are in a batch. The tree takes the batch, then [`Replica::applied`] takes this.
 #[derive(Debug)]

@@ -134,6 +134,8 @@ impl<W, R> Replica<W, R> {
         if let Some(Install { last: _, record, old_range: _ }) = install {
             self.enter(Life::Live);
             self.record = record;
+            // The tree has it, together with the data.
+            self.describe = None;
         }
         let (ack, messages) = write.durable();
         self.raft.written(ack);

@@ -104,7 +104,7 @@ pub fn admit(here: Here<'_>, message: &PeerMessage, range_taken: impl FnOnce(&Ke
             if told {
                 return Verdict::Drop(Stray::OldPeer);
             }
-            let taken = region.peers.is_empty() && brings_snapshot(message);
+            let taken = region.peers.is_empty() && message.brings_snapshot();
             match &message.range {
                 Some(range) if taken && range_taken(range) => Verdict::Drop(Stray::RangeTaken),
                 Some(_) | None => Verdict::Step,
@@ -128,8 +128,11 @@ pub fn admit(here: Here<'_>, message: &PeerMessage, range_taken: impl FnOnce(&Ke
     }
 }
 
-fn brings_snapshot(message: &PeerMessage) -> bool {
-    matches!(&message.body, Body::Raft(inner) if matches!(inner.body, raft::Body::Snapshot(_)))
+impl PeerMessage {
+    /// Whether it announces a snapshot.
+    pub fn brings_snapshot(&self) -> bool {
+        matches!(&self.body, Body::Raft(inner) if matches!(inner.body, raft::Body::Snapshot(_)))
+    }
 }
 
 impl<W, R> Replica<W, R> {

@@ -70,6 +70,6 @@ pub mod peers;
 pub mod reads;
 pub mod record;
 pub mod replica;
-mod shipping;
+pub mod shipping;
 pub mod submit;
 pub mod system;

@@ -9,6 +9,7 @@ use engine::rt::Mono;
 use crate::metrics::{Counter, Histogram, HistogramSnapshot};
 use crate::refusal::Refusal;
 use crate::shard::health::HealthReport;
+use crate::shard::receiving::Unwanted;
 use crate::shard::watch::{LOG_WRITE_MAX, LogWatch};
 
 /// Operations refused, by [`Refusal::reason`].
@@ -45,6 +46,55 @@ impl Gauge {
     }
 }
 
+/// What became of snapshots.
+#[derive(Debug, Default)]
+pub struct SnapshotCounters {
+    /// Sent, and installed at their followers.
+    pub sent: Counter,
+    /// That did not get to their followers.
+    pub failed: Counter,
+    /// Received and installed.
+    pub received: Counter,
+    /// Refused when they were offered, while they arrived or when they were whole, by [`Unwanted::REASONS`].
+    pub refused: [Counter; Unwanted::REASONS.len()],
+    /// Bytes of files handed to the transport.
+    pub bytes_sent: Counter,
+    /// Bytes of files that arrived.
+    pub bytes_received: Counter,
+}
+
+/// A copy of [`SnapshotCounters`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotNumbers {
+    /// See [`SnapshotCounters`].
+    pub sent: u64,
+    /// See [`SnapshotCounters`].
+    pub failed: u64,
+    /// See [`SnapshotCounters`].
+    pub received: u64,
+    /// See [`SnapshotCounters`].
+    pub refused: Vec<(&'static str, u64)>,
+    /// See [`SnapshotCounters`].
+    pub bytes_sent: u64,
+    /// See [`SnapshotCounters`].
+    pub bytes_received: u64,
+}
+
+impl SnapshotCounters {
+    /// A copy.
+    pub fn numbers(&self) -> SnapshotNumbers {
+        let refused = Unwanted::REASONS.iter().copied().zip(self.refused.iter().map(Counter::get));
+        SnapshotNumbers {
+            sent: self.sent.get(),
+            failed: self.failed.get(),
+            received: self.received.get(),
+            refused: refused.collect(),
+            bytes_sent: self.bytes_sent.get(),
+            bytes_received: self.bytes_received.get(),
+        }
+    }
+}
+
 /// The numbers of one store.
 #[derive(Debug, Default)]
 pub struct StoreCounters {
@@ -72,6 +122,8 @@ pub struct StoreCounters {
     pub log_write: Histogram,
     /// Bytes free on the disk.
     pub disk_free_bytes: Gauge,
+    /// Snapshots.
+    pub snapshots: SnapshotCounters,
 }
 
 /// A copy of [`StoreCounters`] and of what the store's parts say about themselves, which may leave the core.
@@ -115,6 +167,12 @@ pub struct StoreSnapshot {
     pub regions: u64,
     /// Bytes of writes in flight.
     pub inflight_bytes: u64,
+    /// See [`StoreCounters`].
+    pub snapshots: SnapshotNumbers,
+    /// Snapshots that are being sent.
+    pub snapshots_sending: u64,
+    /// Snapshots that are being received, or whose sender may come back.
+    pub snapshots_receiving: u64,
 }
 
 impl StoreSnapshot {
@@ -144,6 +202,7 @@ impl StoreCounters {
             log_operations: self.log_operations.get(),
             log_write: self.log_write.snapshot(),
             disk_free_bytes: self.disk_free_bytes.get(),
+            snapshots: self.snapshots.numbers(),
             ..StoreSnapshot::default()
         }
     }

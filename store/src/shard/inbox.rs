@@ -12,7 +12,8 @@
 //! | tell removed | the sender hears that it is no member any more |
 //! | drop | dropped |
 //! | for the system group | dropped: it has one member so far |
-//! | a snapshot | dropped: the store cannot take one in yet, and no honest store sends one |
+//! | a snapshot | dropped: it travels with its data ([`super::receiving`]), and no honest store sends one alone |
+//! | destroy, while a snapshot is on its way into the tree | dropped: what is destroyed is whole |
 //!
 //! Everything that is dropped is counted by its reason.
 
@@ -49,8 +50,10 @@ pub enum Lost {
     SenderRemoved,
     /// The replica here is at its end.
     Dying,
-    /// It brings a snapshot.
+    /// It announces a snapshot without its data.
     Snapshot,
+    /// It destroys a replica whose snapshot is on its way into the tree.
+    Installing,
     /// It would create one replica too many, or one over a tombstone, which needs a snapshot.
     NotCreated,
     /// The consensus core did not act upon it.
@@ -59,7 +62,7 @@ pub enum Lost {
 
 impl Lost {
     /// All reasons.
-    pub const REASONS: [&'static str; 11] = [
+    pub const REASONS: [&'static str; 12] = [
         "stopped",
         "log_waits",
         "old_peer",
@@ -69,6 +72,7 @@ impl Lost {
         "sender_removed",
         "dying",
         "snapshot",
+        "installing",
         "not_created",
         "core",
     ];
@@ -85,8 +89,9 @@ impl Lost {
             Self::SenderRemoved => 6,
             Self::Dying => 7,
             Self::Snapshot => 8,
-            Self::NotCreated => 9,
-            Self::Core(_) => 10,
+            Self::Installing => 9,
+            Self::NotCreated => 10,
+            Self::Core(_) => 11,
         }
     }
 }
@@ -138,7 +143,7 @@ impl Inner {
         if self.log_waits.get() {
             return Err(Lost::LogWaits);
         }
-        if matches!(&message.body, Body::Raft(raft) if matches!(raft.body, raft::Body::Snapshot(_))) {
+        if message.brings_snapshot() {
             return Err(Lost::Snapshot);
         }
         let region = message.region;
@@ -151,11 +156,12 @@ impl Inner {
             return Err(Lost::Dying);
         }
         match state.table.admit(&message) {
-            Verdict::Step => self.step_peer(state, message),
+            Verdict::Step => self.step_peer(state, message).map_err(Lost::Core),
             Verdict::Create => {
                 self.create(state, &message)?;
-                self.step_peer(state, message)
+                self.step_peer(state, message).map_err(Lost::Core)
             }
+            Verdict::Destroy if self.is_installing(state, region) => Err(Lost::Installing),
             Verdict::Destroy => {
                 let replica = state.table.get_mut(region).expect("the verdict says so");
                 replica.destroy(message.epoch);
@@ -174,7 +180,14 @@ impl Inner {
         }
     }
 
-    fn step_peer(&self, state: &mut State, message: PeerMessage) -> Result<(), Lost> {
+    /// Whether a snapshot of the region has been handed to it and is not in tree and log.
+    fn is_installing(&self, state: &State, region: RegionId) -> bool {
+        let is_receiving = |it: &Replica<super::Due, super::Queued>| it.life() == Life::Receiving;
+        self.receptions.is_installing(region) || state.table.get(region).is_some_and(is_receiving)
+    }
+
+    /// Hands a message to its replica, whose envelope was admitted.
+    pub(super) fn step_peer(&self, state: &mut State, message: PeerMessage) -> Result<(), Dropped> {
         let (region, now) = (message.region, Time(self.rt.boot_time().0));
         let replica = state.table.get_mut(region).expect("its envelope was admitted");
         if planted(Bug::CountedForAnother) {
@@ -182,7 +195,7 @@ impl Inner {
         }
         let stepped = replica.step(now, message);
         self.moved(state, region);
-        stepped.map_err(Lost::Core)
+        stepped
     }
 
     fn moved(&self, state: &mut State, region: RegionId) {

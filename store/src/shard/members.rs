@@ -102,11 +102,18 @@ mod inspect {
     use bytes::Bytes;
     use engine::error::Fault;
     use engine::lsm::{Cf, Direction};
-    use scheduler::KeyRange;
+    use scheduler::{KeyRange, RegionId};
 
     use super::Shard;
+    use crate::region::life::Life;
 
     impl Shard {
+        /// Whether a snapshot of the region is on its way into the tree, which the applied index of the core is ahead of then.
+        pub fn is_receiving(&self, region: RegionId) -> bool {
+            let state = self.inner.state.borrow();
+            state.table.get(region).is_some_and(|replica| replica.life() == Life::Receiving)
+        }
+
         /// What the applied state holds in a range, whoever leads there. For tests that compare replicas.
         ///
         /// # Errors

@@ -18,6 +18,7 @@ mod fetch;
 mod gate;
 pub mod health;
 pub mod inbox;
+mod installing;
 pub mod links;
 pub mod load;
 pub mod loading;
@@ -26,12 +27,15 @@ pub mod modify;
 pub mod open;
 pub mod outbox;
 pub mod read;
+pub mod receiving;
 pub mod remembered;
 pub mod reply;
 mod restart;
 pub mod routes;
 #[cfg(test)]
 mod routes_kit;
+pub mod shipping;
+mod staging;
 pub mod startup;
 mod steps;
 mod stop;
@@ -72,11 +76,14 @@ use counters::{StoreCounters, StoreSnapshot};
 use fetch::Fetches;
 use health::{Event, Health, HealthReport};
 use inbox::InboxCounters;
+use installing::Installs;
 use load::{RegionCount, RegionCounts};
 use loading::Loads;
 use outbox::{Outbox, Transport};
+use receiving::Receptions;
 use reply::Reply;
 use routes::Place;
+use shipping::Shipments;
 use table::Table;
 use watch::LogWatch;
 use watched::Watched;
@@ -112,6 +119,12 @@ struct Inner {
     inbox: InboxCounters,
     /// Entries to be read back for followers.
     fetches: Fetches,
+    /// Snapshots for followers.
+    shipments: Shipments,
+    /// Snapshots that arrive.
+    receptions: Receptions,
+    /// Snapshots on their way into the tree.
+    installs: Installs,
     /// What the store can do for clients, and why not more.
     health: Rc<Health>,
     /// When the log write in flight began.
@@ -139,6 +152,14 @@ pub struct ShardLimits {
     pub segment_bytes: u64,
     /// Free bytes below which writes are refused.
     pub reserve_bytes: u64,
+    /// Entries per group that are kept although all that is heard of has them: a follower that was away for a moment catches up from them.
+    pub kept_entries: u64,
+    /// Bytes of one group's entries above which the log is cut although a follower that is heard lacks them; it gets a snapshot then.
+    pub kept_bytes_max: u64,
+    /// A file of a snapshot ends with the key that brings it to this size, bytes.
+    pub snapshot_piece_bytes: u64,
+    /// Bytes per second that one snapshot for a follower is made and sent with.
+    pub snapshot_bytes_per_second: u64,
 }
 
 /// What the tasks of this core share. Borrowed only between awaits.
@@ -310,6 +331,8 @@ impl Shard {
             tree: self.inner.tree.stats(),
             regions: state.table.iter().filter(|replica| !replica.is_system()).count() as u64,
             inflight_bytes: state.inflight_bytes as u64,
+            snapshots_sending: self.inner.shipments.running(),
+            snapshots_receiving: self.inner.receptions.len() as u64,
             health: self.inner.health.report(),
             log_watch: self.inner.log_watch.clone(),
             ..self.inner.counters.snapshot()

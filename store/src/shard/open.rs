@@ -40,9 +40,14 @@ use super::counters::StoreCounters;
 use super::fetch::Fetches;
 use super::health::{Event, Health};
 use super::inbox::InboxCounters;
+use super::installing;
+use super::installing::Installs;
 use super::load::RegionCounts;
 use super::loading::Loads;
 use super::outbox::Outbox;
+use super::receiving::Receptions;
+use super::shipping::Shipments;
+use super::staging;
 use super::startup::wait_out;
 use super::table::{Refused, Table};
 use super::vouch::vouch;
@@ -158,6 +163,9 @@ impl Shard {
                 outbox: Outbox::default(),
                 inbox: InboxCounters::default(),
                 fetches: Fetches::default(),
+                shipments: Shipments::default(),
+                receptions: Receptions::default(),
+                installs: Installs::default(),
                 health,
                 log_watch: LogWatch::default(),
                 reads_seen: Cell::new(0),
@@ -180,12 +188,17 @@ impl Shard {
     /// The regions and what is known of the store's health, from what log and tree hold. `cut` is what this start has cut off the log.
     async fn bring_back(
         &self,
-        recovered: Recovered,
+        mut recovered: Recovered,
         initial: &[Region],
         options: &ShardOptions,
         cut: Option<&Cut>,
     ) -> Result<()> {
         super::remembered::recall(&self.inner.rt, &self.inner.dir, &self.inner.health).await?;
+        staging::clear(&self.inner.rt, &self.inner.dir).await?;
+        let groups: Vec<u64> = recovered.groups.keys().copied().collect();
+        for group in installing::finish(&self.inner.log, &self.inner.tree, &groups).await? {
+            recovered.groups.get_mut(&group).expect("the log has it").entries.clear();
+        }
         if let Some(cut) = cut.filter(|cut| cut.is_in_doubt()) {
             self.inner.health.enter(Event::InDoubt(cut));
         }

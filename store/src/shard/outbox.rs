@@ -6,11 +6,17 @@
 use std::cell::{Cell, OnceCell};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 
 use scheduler::StoreId;
 
+use super::shipping::{Failed, Shipment};
 use crate::region::message::PeerMessage;
+
+/// A snapshot being carried.
+pub type Carrying<'a> = Pin<Box<dyn Future<Output = Result<(), Failed>> + 'a>>;
 
 /// What carries messages to the stores of their addressees. It never waits, keeps the order per store where it can, and may drop.
 pub trait Transport: Debug {
@@ -19,6 +25,9 @@ pub trait Transport: Debug {
 
     /// Whether messages wait to leave the core.
     fn is_busy(&self) -> bool;
+
+    /// Carries a snapshot to the store of its follower, beside the messages; done when it is installed there.
+    fn carry<'a>(&'a self, shipment: &'a mut Shipment) -> Carrying<'a>;
 
     /// The stores that could not be reached since the last call.
     fn take_unreachable(&self) -> BTreeSet<StoreId>;
@@ -39,6 +48,11 @@ impl Outbox {
     /// If there is one already.
     pub fn connect(&self, transport: Rc<dyn Transport>) {
         self.transport.set(transport).expect("a store is connected once");
+    }
+
+    /// What carries messages and snapshots, if the store is connected.
+    pub fn transport(&self) -> Option<Rc<dyn Transport>> {
+        self.transport.get().cloned()
     }
 
     /// Whether there was ever a message to send, so that a region here has another member.

@@ -296,7 +296,7 @@ impl<W, R> Table<W, R> {
     }
 
     /// A region other than `but` that covers part of `range`.
-    fn overlapping(&self, range: &KeyRange, but: RegionId) -> Option<RegionId> {
+    pub fn overlapping(&self, range: &KeyRange, but: RegionId) -> Option<RegionId> {
         let (start, end) = (range.start().as_bytes(), range.end().as_bytes());
         let covers = |id: &RegionId| {
             let region = self.get(*id).map(Replica::region)?;

@@ -22,10 +22,11 @@ use std::time::Duration;
 use engine::error::Fault;
 use engine::log::Batch;
 use engine::lsm::{Pressure, Tree, WriteBatch};
-use raft::{Apply, Entry, Index, LogId, SnapshotReport};
+use raft::{Apply, Entry, Index, LogId};
 use scheduler::RegionId;
 
 use super::health::Event;
+use super::installing;
 use super::open::{TAG_BASE, TAG_HARD_STATE, TAG_RECORD, encode_base, encode_hard_state};
 use super::upkeep::DISK_FULL;
 use super::{Asked, Due, Inner, Queued, Shard, State};
@@ -55,6 +56,8 @@ struct Work {
     parts: Vec<Part>,
     behind: Vec<Behind>,
     reads: Vec<Queued>,
+    /// Regions whose snapshots the tree has to take in.
+    installs: Vec<RegionId>,
 }
 
 impl Work {
@@ -103,8 +106,10 @@ impl Shard {
             }
             let work = self.collect()?;
             self.start_fetches();
+            self.start_shipments();
             let idle = work.is_empty();
-            let Work { parts, behind, reads } = work;
+            let Work { parts, behind, reads, installs } = work;
+            self.start_installs(installs);
             for Queued { route, op, reply } in reads {
                 self.read(route, op, reply, Asked::Due);
             }
@@ -177,8 +182,13 @@ impl Shard {
         let inner = &*self.inner;
         let mut state = inner.state.borrow_mut();
         let mut work = Work::default();
+        for write in inner.installs.take_ingested() {
+            add_write(&mut work.parts, write, None, inner.limits.turn_bytes_max);
+        }
         for region in state.table.take_dirty() {
             let Some(effects) = state.table.get_mut(region).map(Replica::effects) else { continue };
+            // One that begins to take a snapshot in has a range from now on.
+            state.table.refresh(region);
             inner.carry_out(&mut state, region, effects, &mut work)?;
         }
         Ok(work)
@@ -285,6 +295,9 @@ fn add_write(parts: &mut Vec<Part>, write: LogWrite, created: Option<&RegionReco
 /// Adds one region's write to the batch.
 fn fill(batch: &mut Batch, write: &LogWrite) {
     let region = write.region().0;
+    if let Some(install) = write.install() {
+        installing::reset(batch, write.region(), install.last);
+    }
     let mut hard_state = write.hard_state();
     if planted(Bug::VoteNotStored) {
         hard_state.vote = None;
@@ -320,7 +333,7 @@ impl Inner {
         let Effects { send, write, apply, fetch, snapshots, reads, answers, death, events, released_bytes } =
             effects;
         state.inflight_bytes -= released_bytes;
-        self.outbox.send(send);
+        self.outbox.send(self.shipments.take_announced(send));
         self.settle(answers);
         for (queued, outcome) in reads {
             match outcome {
@@ -329,9 +342,7 @@ impl Inner {
             }
         }
         if let Some(write) = write {
-            assert!(write.install().is_none(), "no snapshot is stepped before the store can take one in");
-            let created = state.table.get(region).filter(|replica| replica.life() == Life::Initialising);
-            add_write(&mut work.parts, write, created.map(Replica::record), self.limits.turn_bytes_max);
+            self.put_write(state, write, work);
         }
         match apply {
             Some(Apply::Entries(entries)) => self.apply(state, region, &entries)?,
@@ -339,10 +350,7 @@ impl Inner {
             None => {}
         }
         self.fetches.add(region, fetch);
-        if let Some(replica) = state.table.get_mut(region) {
-            // The store cannot make snapshots yet. The core asks again in its own time.
-            snapshots.iter().for_each(|wanted| replica.report_snapshot(wanted, SnapshotReport::Failed));
-        }
+        self.shipments.add(region, snapshots);
         for event in events {
             tracing::info!(store = self.store.0, region = region.0, ?event, "what came of an undertaking");
         }
@@ -359,15 +367,39 @@ impl Inner {
         Ok(())
     }
 
+    /// Puts a region's write with what the log writes in this turn, unless a snapshot has to be in the tree before.
+    fn put_write(&self, state: &mut State, write: LogWrite, work: &mut Work) {
+        let region = write.region();
+        let brings_snapshot = write.install().is_some();
+        if brings_snapshot && planted(Bug::AppliedWithoutData) {
+            return self.acknowledge_one(state, write);
+        }
+        let early = brings_snapshot && planted(Bug::LogBeforeTree);
+        let write = match if early { Some(write) } else { self.installs.keep(write) } {
+            None if brings_snapshot => return work.installs.push(region),
+            None => return,
+            Some(write) => write,
+        };
+        let created = state.table.get(region).filter(|replica| replica.life() == Life::Initialising);
+        add_write(&mut work.parts, write, created.map(Replica::record), self.limits.turn_bytes_max);
+    }
+
     /// Reports durable writes to their regions, and sends what waited for that.
     fn acknowledge(&self, writes: Vec<LogWrite>) {
         let state = &mut *self.state.borrow_mut();
-        for write in writes {
-            let region = write.region();
-            if let Some(replica) = state.table.get_mut(region) {
-                self.outbox.send(replica.durable(write));
-                state.table.mark_dirty(region);
-            }
+        writes.into_iter().for_each(|write| self.acknowledge_one(state, write));
+    }
+
+    fn acknowledge_one(&self, state: &mut State, write: LogWrite) {
+        let region = write.region();
+        let installed = write.install().is_some();
+        if let Some(replica) = state.table.get_mut(region) {
+            self.outbox.send(replica.durable(write));
+            state.table.refresh(region);
+            state.table.mark_dirty(region);
+        }
+        if installed {
+            self.receptions.installed(region);
         }
     }
 

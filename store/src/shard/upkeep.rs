@@ -11,7 +11,9 @@ use scheduler::RegionId;
 
 use super::health::Event;
 use super::open::{TAG_BASE, encode_base};
+use super::staging;
 use super::{Due, Queued, Shard};
+use crate::region::life::Life;
 use crate::region::replica::Replica;
 
 /// One tick of every group's clock.
@@ -23,9 +25,8 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// Why writes are refused while space is short.
 pub(super) const DISK_FULL: &str = "there is not enough space on its disk";
 
-/// Entries below the applied index that are kept although the tables contain them: a follower that was away for a moment
-/// catches up from them.
-const KEEP_ENTRIES: u64 = 1024;
+/// How many times the usual bound a group's log may have while a snapshot is on its way: what comes after it is needed then.
+const KEEP_FOR_SNAPSHOT: u64 = 4;
 
 impl Shard {
     /// Ticks the groups until the store stops.
@@ -89,6 +90,7 @@ impl Shard {
         if segments * inner.limits.segment_bytes > inner.limits.log_bytes_max || (full && segments > 1) {
             inner.tree.start_flush();
         }
+        staging::remove(&inner.rt, inner.receptions.expire(inner.rt.now())).await;
         self.cut_log().await
     }
 
@@ -122,16 +124,42 @@ impl Shard {
     pub(super) fn cuts(&self) -> Vec<(RegionId, LogId)> {
         let inner = &*self.inner;
         let state = inner.state.borrow();
+        let bytes_max = self.kept_bytes_max(state.table.len());
         let cut = |replica: &Replica<Due, Queued>| {
             let id = replica.id();
+            // What the tree has while a snapshot is taken in is not what the log belongs to.
+            let first = inner.log.first_index(id.0).filter(|_| replica.life() != Life::Receiving)?;
             let flushed = inner.tree.flushed_index(id.0);
-            let keep = if replica.is_sole_voter() { 0 } else { KEEP_ENTRIES };
-            let upto = flushed.min(replica.compact_hint().0).saturating_sub(keep);
-            let first = inner.log.first_index(id.0)?;
+            let keep = if replica.is_sole_voter() { 0 } else { inner.limits.kept_entries };
+            let spare = flushed.min(replica.compact_hint().0).saturating_sub(keep);
+            let upto = spare.max(self.cut_by_force(replica, bytes_max).min(flushed));
             let index = Index(upto);
             let term = replica.term_at(index)?;
             (upto >= first).then_some((id, LogId { term, index }))
         };
         state.table.iter().filter_map(cut).collect()
+    }
+
+    /// Bytes of entries that a group may keep for followers. Where the log as a whole is too large, the groups share what it may have.
+    fn kept_bytes_max(&self, groups: usize) -> u64 {
+        let limits = &self.inner.limits;
+        let segments = self.inner.log.stats().segments as u64;
+        match segments * limits.segment_bytes > limits.log_bytes_max {
+            true => limits.kept_bytes_max.min(limits.log_bytes_max / 2 / (groups as u64).max(1)),
+            false => limits.kept_bytes_max,
+        }
+    }
+
+    /// The last entry that a group may not keep, whoever lacks it; 0 if it keeps all.
+    fn cut_by_force(&self, replica: &Replica<Due, Queued>, bytes_max: u64) -> u64 {
+        let (log, id) = (&self.inner.log, replica.id().0);
+        let Some(first) = log.first_within(id, bytes_max) else { return 0 };
+        match replica.snapshot_on_its_way() {
+            // The snapshot would be of no use without what comes after it.
+            Some(index) if log.first_within(id, bytes_max.saturating_mul(KEEP_FOR_SNAPSHOT)).is_none() => {
+                index.0.min(first - 1)
+            }
+            Some(_) | None => first - 1,
+        }
     }
 }

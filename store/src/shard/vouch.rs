@@ -2,13 +2,15 @@
 //!
 //! The log of a region is cut only where a durable edit of the tree's manifest says that the tables have everything. So tables that
 //! have less than what was cut off have lost an edit. And the tables have only what had been durable in the log before. So a log that
-//! ends below what they have has lost its end. `ringkeep inspect` asks the same questions.
+//! ends below what they have has lost its end, unless they have it by a snapshot: the tree takes that in before the log is reset to it,
+//! and the next start does what is left of it. `ringkeep inspect` asks the same questions.
 
 use std::path::Path;
 
 use engine::error::{Fault, Result};
 use engine::{log, lsm};
 
+use super::installing::reset_of;
 use super::open::{
     FIRST_BASE, TAG_BASE, TAG_HARD_STATE, TAG_RECORD, decode_base, decode_hard_state, record_in_force,
 };
@@ -39,7 +41,9 @@ pub fn vouch(dir: &Path, log: &log::Recovery, tree: &lsm::Recovery) -> Result<()
     }
     for (group, flushed) in tree.flushed_indexes() {
         let last = log.last_index(group).unwrap_or(0);
-        if last < flushed {
+        // A crash between the tree and the log of a snapshot: the start resets the log to where the tree is.
+        let by_snapshot = reset_of(tree.state(group).as_deref(), Some(last), |_| None);
+        if last < flushed && by_snapshot.is_none_or(|at| at.index.0 != flushed) {
             let what = format!(
                 "the log of region {group} ends at entry {last}, but the tables of this store contain entry {flushed}: \
                  the log has lost its end"

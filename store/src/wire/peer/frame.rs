@@ -40,6 +40,18 @@ pub enum Kind {
     Requests = 7,
     /// Their outcomes, from the accepting side.
     Answers = 8,
+    /// A snapshot is offered. This and what follows travel on bulk connections only.
+    Offer = 20,
+    /// How many pieces of it are there.
+    Have = 21,
+    /// What the next piece is.
+    Piece = 22,
+    /// Bytes of it.
+    Chunk = 23,
+    /// All pieces were sent.
+    Whole = 24,
+    /// The snapshot is installed.
+    Installed = 25,
 }
 
 impl Kind {
@@ -51,6 +63,12 @@ impl Kind {
             4 => Some(Self::Messages),
             7 => Some(Self::Requests),
             8 => Some(Self::Answers),
+            20 => Some(Self::Offer),
+            21 => Some(Self::Have),
+            22 => Some(Self::Piece),
+            23 => Some(Self::Chunk),
+            24 => Some(Self::Whole),
+            25 => Some(Self::Installed),
             _ => None,
         }
     }

@@ -90,7 +90,11 @@ impl Inbound {
     }
 
     /// The introduction; returns who the peer is, and a decoder for what follows.
-    async fn welcome(&self, stream: &mut Stream, early: &[u8]) -> Result<(Decoder, StoreId), LinkError> {
+    pub(super) async fn welcome(
+        &self,
+        stream: &mut Stream,
+        early: &[u8],
+    ) -> Result<(Decoder, StoreId), LinkError> {
         let mut decoder = Decoder::new(HELLO_BYTES_MAX);
         decoder.feed(early);
         let introduced = self.rt.timeout(HELLO_MAX, self.introduce(stream, &mut decoder)).await;
@@ -124,9 +128,17 @@ impl Inbound {
         let (kind, payload) = read_frame(stream, decoder).await?;
         let theirs = match kind {
             Kind::Hello => Hello::decode(&payload),
-            Kind::Welcome | Kind::Refused | Kind::Messages | Kind::Requests | Kind::Answers => {
-                Err(Rejection::NotAHello)
-            }
+            Kind::Welcome
+            | Kind::Refused
+            | Kind::Messages
+            | Kind::Requests
+            | Kind::Answers
+            | Kind::Offer
+            | Kind::Have
+            | Kind::Piece
+            | Kind::Chunk
+            | Kind::Whole
+            | Kind::Installed => Err(Rejection::NotAHello),
         };
         let judged = theirs.and_then(|theirs| {
             let ours = self.speaker.hello(theirs.store);
@@ -165,9 +177,17 @@ impl Inbound {
             while let Some(frame) = decoder.next_frame()? {
                 let batch = match frame.kind {
                     Kind::Messages => MessageBatch::decode(frame.payload),
-                    Kind::Hello | Kind::Welcome | Kind::Refused | Kind::Requests | Kind::Answers => {
-                        return Err(LinkError::Unexpected(frame.kind));
-                    }
+                    Kind::Hello
+                    | Kind::Welcome
+                    | Kind::Refused
+                    | Kind::Requests
+                    | Kind::Answers
+                    | Kind::Offer
+                    | Kind::Have
+                    | Kind::Piece
+                    | Kind::Chunk
+                    | Kind::Whole
+                    | Kind::Installed => return Err(LinkError::Unexpected(frame.kind)),
                 };
                 let batch = match batch {
                     Ok(batch) => batch,

@@ -35,8 +35,11 @@ use super::hello::{self, Hello, Rejection};
 use super::messages::{MessageBatch, message_bytes};
 use super::notice::Notice;
 use super::requests::codec::BadRequests;
+use super::ship;
 use crate::region::message::PeerMessage;
-use crate::shard::outbox::Transport;
+use crate::shard::outbox::{Carrying, Transport};
+use crate::shard::receiving::Unwanted;
+use crate::shard::shipping::Shipment;
 
 /// Maximum of bytes that wait for one store.
 pub const QUEUE_BYTES_MAX: usize = 32 << 20;
@@ -104,6 +107,8 @@ pub enum LinkError {
     Rejected(Rejection),
     /// The peer refuses us, with its reason.
     Refused(String),
+    /// We refuse a snapshot of the peer.
+    Unwanted(Unwanted),
 }
 
 impl fmt::Display for LinkError {
@@ -118,6 +123,7 @@ impl fmt::Display for LinkError {
             Self::BadRequests(bad) => write!(f, "{bad}"),
             Self::Rejected(rejection) => write!(f, "{rejection}"),
             Self::Refused(reason) => write!(f, "it refuses this store: {reason}"),
+            Self::Unwanted(unwanted) => write!(f, "its snapshot is refused: {unwanted}"),
         }
     }
 }
@@ -210,6 +216,14 @@ impl Links {
         })
     }
 
+    pub(super) fn rt(&self) -> &Rt {
+        &self.rt
+    }
+
+    pub(super) fn book(&self) -> &AddressBook {
+        &self.book
+    }
+
     /// Who speaks.
     pub fn speaker(&self) -> Speaker {
         self.speaker
@@ -273,7 +287,8 @@ impl Links {
             | LinkError::Unexpected(_)
             | LinkError::BadRequests(_)
             | LinkError::Rejected(_)
-            | LinkError::Refused(_) => {
+            | LinkError::Refused(_)
+            | LinkError::Unwanted(_) => {
                 if let Some(unsaid) = self.notice.may_say(self.rt.now()) {
                     tracing::warn!(store, peer = to.0, %error, unsaid, "a peer is not spoken with");
                 }
@@ -297,6 +312,10 @@ impl Transport for Rc<Links> {
 
     fn take_unreachable(&self) -> BTreeSet<StoreId> {
         Links::take_unreachable(self)
+    }
+
+    fn carry<'a>(&'a self, shipment: &'a mut Shipment) -> Carrying<'a> {
+        Box::pin(ship::carry(self, shipment))
     }
 }
 
@@ -417,7 +436,16 @@ pub async fn introduce(
             Ok(stream)
         }
         Kind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),
-        Kind::Hello | Kind::Messages | Kind::Requests | Kind::Answers => Err(LinkError::Unexpected(kind)),
+        Kind::Hello
+        | Kind::Messages
+        | Kind::Requests
+        | Kind::Answers
+        | Kind::Offer
+        | Kind::Have
+        | Kind::Piece
+        | Kind::Chunk
+        | Kind::Whole
+        | Kind::Installed => Err(LinkError::Unexpected(kind)),
     }
 }
 

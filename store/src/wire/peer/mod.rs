@@ -3,7 +3,8 @@
 //! One TCP connection per pair of stores and direction carries frames ([`frame`]). It begins with an introduction by which both
 //! sides make sure whom they speak with ([`hello`]); afterwards the connecting side sends the Raft messages that its turns have
 //! for the other store ([`messages`]), and the accepting side sends nothing: answers are messages of its own and take its own
-//! connection. Requests of clients that another node can carry out have connections of their own ([`requests`]). [`link`] opens, feeds and closes connections, to where [`book`] says; [`port`] and [`inbound`] take them in.
+//! connection. Requests of clients that another node can carry out have connections of their own ([`requests`]), and so has each snapshot
+//! ([`bulk`]). [`link`] opens, feeds and closes connections, to where [`book`] says; [`port`] and [`inbound`] take them in.
 //!
 //! ```text
 //! store A  outbox per store ──► link task ──► [preface][Hello] ... [Messages] [Messages] ──► inbound task ──► inbox  store B
@@ -15,6 +16,7 @@
 
 mod body;
 pub mod book;
+pub mod bulk;
 pub mod counters;
 pub mod frame;
 pub mod hello;
@@ -24,6 +26,8 @@ pub mod messages;
 mod notice;
 pub mod port;
 pub mod requests;
+mod ship;
+mod take;
 
 #[cfg(test)]
 mod tests;

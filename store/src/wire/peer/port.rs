@@ -13,11 +13,13 @@ use engine::rt::Stream;
 use engine::rt::local::{Bell, Pending, oneshot};
 use futures_util::future::{Either, select};
 
+use super::bulk::{BULK_PREFACE, is_bulk};
 use super::frame::{PREFACE, REQUESTS_PREFACE};
 use super::inbound::{Inbound, is_peer};
 use super::link::LinkError;
 use super::messages::MessageBatch;
 use super::notice::Notice;
+use super::take;
 use crate::request::{Op, Outcome, Route};
 use crate::shard::Shard;
 use crate::shard::reply::Reply;
@@ -60,6 +62,9 @@ impl PeerPort {
         self.accepted.set(number + 1);
         self.open.borrow_mut().insert(number, bell.clone());
         let serving = async {
+            if preface == BULK_PREFACE {
+                return take::serve(&self.inbound, &self.shard, stream, early).await;
+            }
             match preface == REQUESTS_PREFACE {
                 true => {
                     self.inbound.serve_requests(stream, early, |route, op| self.carry_out(route, op)).await
@@ -95,7 +100,8 @@ impl PeerPort {
             | LinkError::Unexpected(_)
             | LinkError::BadRequests(_)
             | LinkError::Rejected(_)
-            | LinkError::Refused(_) => {
+            | LinkError::Refused(_)
+            | LinkError::Unwanted(_) => {
                 if let Some(unsaid) = self.notice.may_say(self.inbound.rt.now()) {
                     tracing::warn!(store, %error, unsaid, "a connection of a peer is refused");
                 }
@@ -106,7 +112,11 @@ impl PeerPort {
 
 impl Guest for PeerPort {
     fn is_meant(&self, first: &[u8]) -> Option<bool> {
-        is_peer(first)
+        match (is_peer(first), is_bulk(first)) {
+            (Some(true), _) | (_, Some(true)) => Some(true),
+            (Some(false), Some(false)) => Some(false),
+            (None, _) | (_, None) => None,
+        }
     }
 
     fn serve(self: Rc<Self>, stream: Stream, early: Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>> {

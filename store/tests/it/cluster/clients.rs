@@ -163,7 +163,7 @@ impl Caller {
 }
 
 /// What a client says of the region: its peer on the node that is asked.
-fn context(place: usize, node: usize) -> Option<Context> {
+pub(super) fn context(place: usize, node: usize) -> Option<Context> {
     let region = regions().swap_remove(place);
     let peer = region.peers[node];
     Some(Context {

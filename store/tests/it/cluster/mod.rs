@@ -11,6 +11,7 @@ mod anywhere;
 mod clients;
 mod members;
 mod nodes;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,6 +51,7 @@ struct Tally {
     ends: u64,
     cuts: u64,
     transfers: u64,
+    snapshots: u64,
 }
 
 type Pairs = Vec<(Bytes, Bytes)>;
@@ -64,6 +66,8 @@ struct Run {
     /// Disks are slow, or a node stands still.
     slow: bool,
     lease: Duration,
+    /// Snapshots that each node's store had taken in when it was last looked at.
+    received: BTreeMap<usize, u64>,
     tally: Tally,
 }
 
@@ -84,6 +88,7 @@ impl Run {
             votes: BTreeMap::new(),
             slow: false,
             lease,
+            received: BTreeMap::new(),
             tally: Tally::default(),
         }
     }
@@ -123,6 +128,7 @@ impl Run {
 
     /// One leader per term.
     fn look(&mut self) -> Result<(), String> {
+        self.count_snapshots();
         for (number, shard) in self.nodes.serving().collect::<Vec<_>>() {
             if let Some(why) = shard.stopped() {
                 return Err(format!("the store of node {number} stopped: {why}"));
@@ -171,7 +177,7 @@ impl Run {
     /// Something goes wrong, and is mended.
     fn befall(&mut self) -> Result<(), String> {
         let (one, other) = (self.draw_node(), self.draw_node());
-        match self.world.below(10) {
+        match self.world.below(12) {
             0 => self.end(one, self.draw_ms(100, 3000))?,
             1 | 2 => self.end(self.a_leader(), self.draw_ms(20, 3000))?,
             3 => {
@@ -229,9 +235,31 @@ impl Run {
                 }
             }
             9 => self.dark()?,
-            _ => unreachable!("it is below ten"),
+            10 | 11 => self.stay_away(one)?,
+            _ => unreachable!("it is below twelve"),
         }
         self.pass(self.draw_ms(100, 2500))
+    }
+
+    /// A node is away until the others have cut from their logs what it lacks. A link that is cut for so long would cost the simulated
+    /// network more than the rest of the run.
+    fn stay_away(&mut self, away: usize) -> Result<(), String> {
+        self.nodes.end(away, self.world.below(2) == 0);
+        self.tally.ends += 1;
+        self.pass(self.draw_ms(6000, 15_000))?;
+        self.nodes.start(away);
+        // While it catches up others may fail, too.
+        self.pass(self.draw_ms(10, 3000))
+    }
+
+    /// Snapshots that the stores have taken in since they were opened.
+    fn count_snapshots(&mut self) {
+        for (number, shard) in self.nodes.serving() {
+            let received = shard.counters().snapshots.received.get();
+            let before = self.received.insert(number, received).unwrap_or(0);
+            // A store that was opened again begins to count anew.
+            self.tally.snapshots += if received >= before { received - before } else { received };
+        }
     }
 
     /// The disks of those that follow are slow, then all nodes lose their power at once, and the leader comes back last.
@@ -309,7 +337,10 @@ impl Run {
         for region in regions() {
             let until = self.world.now() + AGREE_MAX;
             let applied = |run: &Self| -> Vec<_> {
-                let of = |shard: Shard| shard.status(region.id).map(|it| (it.applied, it.last));
+                let of = |shard: Shard| {
+                    let status = shard.status(region.id).filter(|_| !shard.is_receiving(region.id));
+                    status.map(|it| (it.applied, it.last))
+                };
                 run.nodes.serving().filter_map(|(_, shard)| of(shard)).collect()
             };
             while !is_one(&applied(self)) {
@@ -323,11 +354,28 @@ impl Run {
                 held.push(self.held(number, shard, region.range.clone())?);
             }
             if !held.windows(2).all(|pair| pair[0] == pair[1]) {
-                return Err(format!("the replicas of {} differ at the same index: {held:?}", region.id));
+                return Err(format!(
+                    "the replicas of {} differ at the same index: {}",
+                    region.id,
+                    differ(&held)
+                ));
             }
         }
         Ok(())
     }
+}
+
+/// Where replicas differ: per key what each of them holds, cut short.
+fn differ(held: &[Pairs]) -> String {
+    let short = |bytes: &Bytes| String::from_utf8_lossy(&bytes[..bytes.len().min(24)]).into_owned();
+    let mut by_key: BTreeMap<String, Vec<Option<String>>> = BTreeMap::new();
+    for (number, pairs) in held.iter().enumerate() {
+        for (key, value) in pairs {
+            by_key.entry(short(key)).or_insert_with(|| vec![None; held.len()])[number] = Some(short(value));
+        }
+    }
+    by_key.retain(|_, values| values.windows(2).any(|pair| pair[0] != pair[1]));
+    format!("{by_key:?}")
 }
 
 /// All nodes, and all at the same place, with nothing left to apply.
@@ -352,12 +400,14 @@ fn a_cluster_keeps_what_it_acknowledged() {
         all.ends += tally.ends;
         all.cuts += tally.cuts;
         all.transfers += tally.transfers;
+        all.snapshots += tally.snapshots;
     }
     let count = seeds.end - seeds.start;
     assert!(all.answered > 100 * count, "too little was asked for the test to test: {all:?}");
     if count >= 20 {
         let enough = all.ends > count && all.cuts > 10 && all.transfers > 10 && all.terms as u64 > 3 * count;
         assert!(enough && all.lost > 0, "{all:?}");
+        assert!(all.snapshots > 10, "too few snapshots: {all:?}");
     }
 }
 

@@ -41,7 +41,18 @@ pub(super) struct Nodes {
     nodes: Vec<Node>,
     shards: Vec<Rc<RefCell<Option<Shard>>>>,
     running: Vec<Option<Running<()>>>,
-    lease: Duration,
+    /// How every node is opened from now on.
+    pub(super) setup: Setup,
+}
+
+/// What the nodes of a cluster have in common.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Setup {
+    pub(super) lease: Duration,
+    /// A node that is not given the first of the regions.
+    pub(super) without_first: Option<usize>,
+    pub(super) kept_bytes_max: u64,
+    pub(super) snapshot_bytes_per_second: u64,
 }
 
 impl Nodes {
@@ -51,7 +62,12 @@ impl Nodes {
             nodes: (0..NODES).map(|number| world.node(number)).collect(),
             shards: (0..NODES).map(|_| Rc::default()).collect(),
             running: (0..NODES).map(|_| None).collect(),
-            lease,
+            setup: Setup {
+                lease,
+                without_first: None,
+                kept_bytes_max: 1 << 20,
+                snapshot_bytes_per_second: 1 << 20,
+            },
         }
     }
 
@@ -73,8 +89,8 @@ impl Nodes {
 
     pub(super) fn start(&mut self, number: usize) {
         assert!(!self.is_up(number), "node {number} is up");
-        let (addrs, lease, shard) = (self.addrs(), self.lease, self.shards[number].clone());
-        let running = self.nodes[number].start(0, move |rt| serve(rt, number, addrs, lease, shard));
+        let (addrs, setup, shard) = (self.addrs(), self.setup, self.shards[number].clone());
+        let running = self.nodes[number].start(0, move |rt| serve(rt, number, addrs, setup, shard));
         self.running[number] = Some(running);
     }
 
@@ -108,24 +124,22 @@ impl Nodes {
     }
 }
 
-async fn serve(
-    rt: Rt,
-    number: usize,
-    addrs: Vec<SocketAddr>,
-    lease: Duration,
-    up: Rc<RefCell<Option<Shard>>>,
-) {
+async fn serve(rt: Rt, number: usize, addrs: Vec<SocketAddr>, setup: Setup, up: Rc<RefCell<Option<Shard>>>) {
     let dir = Path::new("/data");
     rt.create_dir_all(dir).await.unwrap();
     let store = number as u64 + 1;
     let identity = Identity { cluster: 7, node: 10 + store, stores: 1, first_store: store };
     let mut plan = crate::node::plan(dir, identity, 1);
-    plan.first_regions = regions();
+    plan.first_regions = regions().split_off(usize::from(setup.without_first == Some(number)));
     plan.peers = addrs.iter().enumerate().map(|(at, addr)| (StoreId(at as u64 + 1), *addr)).collect();
     plan.shard.log.segment_bytes = 64 << 10;
     plan.shard.limits.segment_bytes = 64 << 10;
     plan.shard.tree.memtable_bytes = 8 << 10;
-    let lease_nanos = u64::try_from(lease.as_nanos()).unwrap();
+    plan.shard.limits.kept_entries = 16;
+    plan.shard.limits.kept_bytes_max = setup.kept_bytes_max;
+    plan.shard.limits.snapshot_piece_bytes = 4 << 10;
+    plan.shard.limits.snapshot_bytes_per_second = setup.snapshot_bytes_per_second;
+    let lease_nanos = u64::try_from(setup.lease.as_nanos()).unwrap();
     plan.shard.raft = Arc::new(raft::Config { lease_nanos, ..(*plan.shard.raft).clone() });
     let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
     let stores = core::open(&rt, &plan, &ends).await.unwrap_or_else(|fault| panic!("node {number}: {fault}"));

@@ -296,7 +296,17 @@ async fn receive(lane: &Lane, memory: &Memory, from: &mut ReadHalf) -> Result<()
                         lane.answered(reply, memory);
                     }
                 }
-                Kind::Hello | Kind::Welcome | Kind::Refused | Kind::Messages | Kind::Requests => {
+                Kind::Hello
+                | Kind::Welcome
+                | Kind::Refused
+                | Kind::Messages
+                | Kind::Requests
+                | Kind::Offer
+                | Kind::Have
+                | Kind::Piece
+                | Kind::Chunk
+                | Kind::Whole
+                | Kind::Installed => {
                     return Err(LinkError::Unexpected(frame.kind));
                 }
             }

@@ -74,7 +74,17 @@ async fn receive(
         while let Some(frame) = decoder.next_frame()? {
             let requests = match frame.kind {
                 Kind::Requests => decode_requests(frame.payload)?,
-                Kind::Hello | Kind::Welcome | Kind::Refused | Kind::Messages | Kind::Answers => {
+                Kind::Hello
+                | Kind::Welcome
+                | Kind::Refused
+                | Kind::Messages
+                | Kind::Answers
+                | Kind::Offer
+                | Kind::Have
+                | Kind::Piece
+                | Kind::Chunk
+                | Kind::Whole
+                | Kind::Installed => {
                     return Err(LinkError::Unexpected(frame.kind));
                 }
             };

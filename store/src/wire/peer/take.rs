@@ -1,0 +1,166 @@
+//! Takes a snapshot in from a bulk connection: bytes to what the store receives, and its answers back.
+//!
+//! Nothing is read while the store writes, so what waits is one frame and what the socket holds. Whatever does not belong ends the
+//! connection, with its reason where there is one to say; what is on the disk by then stays for the sender's next connection
+//! ([`crate::shard::receiving`]).
+
+use std::time::Duration;
+
+use engine::rt::Stream;
+use scheduler::StoreId;
+
+use super::bulk::{
+    BULK_FRAME_BYTES_MAX, decode_chunk, decode_count, decode_offer, decode_piece, encode_count,
+};
+use super::frame::{self, Decoder, Kind};
+use super::inbound::Inbound;
+use super::link::LinkError;
+use crate::shard::Shard;
+use crate::shard::receiving::{Incoming, Unwanted};
+
+/// How long the sender may say nothing: it reads its tree meanwhile, at its own pace.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+const READ_BYTES: usize = 64 << 10;
+
+/// Serves a bulk connection whose preface has been read, until it ends. `early` is what arrived after the preface already.
+///
+/// # Errors
+/// Why it ended before the snapshot was installed.
+pub(super) async fn serve(
+    inbound: &Inbound,
+    shard: &Shard,
+    mut stream: Stream,
+    early: &[u8],
+) -> Result<(), LinkError> {
+    let (mut decoder, from) = inbound.welcome(&mut stream, early).await?;
+    decoder.allow(BULK_FRAME_BYTES_MAX);
+    let mut talk = Talk { inbound, shard, from, stream, incoming: None, buffer: vec![0; READ_BYTES] };
+    let ended = talk.run(&mut decoder).await;
+    match &ended {
+        Err(
+            LinkError::BadFrame(_)
+            | LinkError::Unexpected(_)
+            | LinkError::BadRequests(_)
+            | LinkError::Rejected(_),
+        ) => inbound.counters.bad_frames.add(1),
+        Err(LinkError::Unwanted(unwanted)) => talk.refuse(unwanted).await?,
+        Ok(())
+        | Err(
+            LinkError::NoAddress
+            | LinkError::Io(_)
+            | LinkError::Timeout
+            | LinkError::Closed
+            | LinkError::Refused(_),
+        ) => {}
+    }
+    ended
+}
+
+struct Talk<'a> {
+    inbound: &'a Inbound,
+    shard: &'a Shard,
+    from: StoreId,
+    stream: Stream,
+    incoming: Option<Incoming>,
+    buffer: Vec<u8>,
+}
+
+impl Talk<'_> {
+    async fn run(&mut self, decoder: &mut Decoder) -> Result<(), LinkError> {
+        let budget = self.inbound.rt.budget();
+        loop {
+            while let Some(frame) = decoder.next_frame()? {
+                if self.act(frame.kind, frame.payload).await? {
+                    return Ok(());
+                }
+                budget.tick().await;
+            }
+            let read = self.inbound.rt.timeout(SILENCE_MAX, self.stream.read(&mut self.buffer)).await;
+            match read.ok_or(LinkError::Timeout)?? {
+                0 => return Err(LinkError::Closed),
+                n => {
+                    self.inbound.counters.bytes_received.add(n as u64);
+                    decoder.feed(&self.buffer[..n]);
+                }
+            }
+        }
+    }
+
+    /// Does what a frame says. Returns whether the snapshot is installed.
+    async fn act(&mut self, kind: Kind, payload: &[u8]) -> Result<bool, LinkError> {
+        let malformed = |_| LinkError::Unwanted(Unwanted::Malformed);
+        match (kind, &mut self.incoming) {
+            (Kind::Offer, None) => {
+                let offer = decode_offer(payload).map_err(malformed)?;
+                if offer.message.from.store != self.from {
+                    return Err(LinkError::Unwanted(Unwanted::Malformed));
+                }
+                let incoming = match self.shard.offered(offer).await {
+                    Ok(incoming) => incoming,
+                    // Perhaps by this very snapshot, whose last answer was lost.
+                    Err(Unwanted::Known) => {
+                        self.answer(Kind::Installed, None).await?;
+                        return Ok(true);
+                    }
+                    Err(unwanted) => return Err(LinkError::Unwanted(unwanted)),
+                };
+                let have = incoming.have();
+                self.incoming = Some(incoming);
+                self.answer(Kind::Have, Some(have)).await?;
+                Ok(false)
+            }
+            (Kind::Piece, Some(incoming)) => {
+                let (number, piece) = decode_piece(payload).map_err(malformed)?;
+                incoming.begin(number, piece).await.map_err(LinkError::Unwanted)?;
+                Ok(false)
+            }
+            (Kind::Chunk, Some(incoming)) => {
+                let (position, bytes) = decode_chunk(payload).map_err(malformed)?;
+                if incoming.chunk(position, bytes).await.map_err(LinkError::Unwanted)? {
+                    let have = incoming.have();
+                    self.answer(Kind::Have, Some(have)).await?;
+                }
+                Ok(false)
+            }
+            (Kind::Whole, Some(incoming)) => {
+                let pieces = decode_count(payload).map_err(malformed)?;
+                incoming.whole(pieces).await.map_err(LinkError::Unwanted)?;
+                self.answer(Kind::Installed, None).await?;
+                Ok(true)
+            }
+            (
+                Kind::Hello
+                | Kind::Welcome
+                | Kind::Refused
+                | Kind::Messages
+                | Kind::Requests
+                | Kind::Answers
+                | Kind::Offer
+                | Kind::Have
+                | Kind::Piece
+                | Kind::Chunk
+                | Kind::Whole
+                | Kind::Installed,
+                _,
+            ) => Err(LinkError::Unexpected(kind)),
+        }
+    }
+
+    async fn answer(&mut self, kind: Kind, pieces: Option<u64>) -> Result<(), LinkError> {
+        let mut bytes = Vec::new();
+        frame::push(&mut bytes, kind, |out| match pieces {
+            Some(pieces) => encode_count(pieces, out),
+            None => out,
+        });
+        Ok(self.stream.write_all(&bytes).await?)
+    }
+
+    async fn refuse(&mut self, unwanted: &Unwanted) -> Result<(), LinkError> {
+        let mut bytes = Vec::new();
+        frame::push(&mut bytes, Kind::Refused, |mut out| {
+            out.extend_from_slice(unwanted.to_string().as_bytes());
+            out
+        });
+        Ok(self.stream.write_all(&bytes).await?)
+    }
+}
