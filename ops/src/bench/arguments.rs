@@ -193,7 +193,7 @@ pub(super) struct EtcdArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Members of each cluster
-    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
     pub(super) members: usize,
     /// Interleaved rounds
     #[arg(long, default_value_t = 3, value_parser = at_least_one)]
