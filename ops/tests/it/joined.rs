@@ -1,9 +1,18 @@
 //! Processes of one cluster on loopback, started as an operator starts them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
-use crate::host::{ask_members, directory, get, options, run};
 use bench::process::Node;
+use engine::rt::{CoreOptions, Rt, start_core};
+use store::wire::grpc::client::Client;
+use store::wire::proto::kvrpcpb::{Context, RawGetRequest, RawGetResponse, RawPutRequest, RawPutResponse};
+use store::wire::proto::metapb;
+use store::wire::proto::pdpb::{
+    GetAllStoresRequest, GetAllStoresResponse, GetRegionRequest, GetRegionResponse,
+};
+
+use crate::host::{ask_members, directory, get, options, resp, run};
 
 fn join(directory: &tempfile::TempDir, members: Option<&str>) -> Node {
     let mut options = options(directory);
@@ -72,4 +81,87 @@ fn a_member_that_is_no_address_is_a_wrong_configuration() {
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(said.contains("--join 10.0.0.1") && said.contains("HOST:PORT"), "{said}");
     assert!(!data.exists(), "nothing is begun");
+}
+
+/// Where a key is written without asking anyone: its region, and each replica with the address of its store.
+#[derive(Clone, Debug)]
+struct Place {
+    region: metapb::Region,
+    addresses: Vec<SocketAddr>,
+}
+
+/// Where the key "k" is, as the scheduler says; nothing until three voters have it.
+async fn find(rt: &Rt, pd: SocketAddr) -> Option<Place> {
+    let client = Client::connect(rt, pd).await.ok()?;
+    let request = GetRegionRequest { region_key: "k".into(), ..GetRegionRequest::default() };
+    let found: GetRegionResponse = client.unary("/pdpb.PD/GetRegion", &request).await.ok()?;
+    let region =
+        found.region.filter(|region| region.peers.iter().filter(|peer| peer.role == 0).count() == 3)?;
+    let request = GetAllStoresRequest::default();
+    let stores: GetAllStoresResponse = client.unary("/pdpb.PD/GetAllStores", &request).await.ok()?;
+    let address = |peer: &metapb::Peer| {
+        stores.stores.iter().find(|store| store.id == peer.store_id)?.address.parse().ok()
+    };
+    let addresses: Option<Vec<SocketAddr>> = region.peers.iter().map(address).collect();
+    Some(Place { region, addresses: addresses? })
+}
+
+/// Writes the key at whichever replica leads, and reads it there.
+async fn write(rt: &Rt, place: &Place, value: &'static str) {
+    for turn in 0.. {
+        let at = turn % place.addresses.len();
+        rt.sleep(Duration::from_millis(20)).await;
+        let Ok(client) = Client::connect(rt, place.addresses[at]).await else { continue };
+        let context = Some(Context {
+            region_id: place.region.id,
+            region_epoch: place.region.region_epoch,
+            peer: Some(place.region.peers[at]),
+            ..Context::default()
+        });
+        let context_of_read = context.clone();
+        let put = RawPutRequest { context, key: "k".into(), value: value.into(), ..RawPutRequest::default() };
+        let put = client.unary::<RawPutResponse>("/tikvpb.Tikv/RawPut", &put).await;
+        if !put.is_ok_and(|put| put.region_error.is_none() && put.error.is_empty()) {
+            continue;
+        }
+        let get = RawGetRequest { context: context_of_read, key: "k".into(), ..RawGetRequest::default() };
+        if let Ok(got) = client.unary::<RawGetResponse>("/tikvpb.Tikv/RawGet", &get).await
+            && got.region_error.is_none()
+        {
+            assert_eq!(&got.value[..], value.as_bytes());
+            return;
+        }
+    }
+}
+
+/// Three processes replicate what the first has, and any one of them may be killed.
+#[test]
+fn writes_go_on_when_a_process_is_killed() {
+    let directories = [directory(), directory(), directory()];
+    let mut begun = options(&directories[0]);
+    begun.arguments.extend(["--set".to_owned(), "replicas=3".to_owned()]);
+    let mut first = Node::start(&begun).unwrap_or_else(|error| panic!("{error}"));
+    resp(first.resp, "SET before joined", "+OK\r\n");
+    let pd = first.pd;
+    let second = join(&directories[1], Some(&pd.to_string()));
+    let third = join(&directories[2], Some(&pd.to_string()));
+    let options = || CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
+    let looking = start_core(&options(), move |rt| async move {
+        loop {
+            if let Some(place) = find(&rt, pd).await {
+                write(&rt, &place, "with three").await;
+                // The members hear where the others are with their next beats.
+                rt.sleep(Duration::from_secs(3)).await;
+                return place;
+            }
+            rt.sleep(Duration::from_millis(200)).await;
+        }
+    });
+    let place = looking.expect("a core starts");
+    // It leads, and it hosts the scheduler.
+    first.process.kill();
+    let writing =
+        start_core(&options(), move |rt| async move { write(&rt, &place, "without the first").await });
+    writing.expect("a core starts");
+    drop((second, third));
 }

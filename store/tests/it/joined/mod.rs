@@ -1,8 +1,10 @@
 //! Nodes that join a running cluster: whole nodes in the simulator, by the code of the real one.
 
+mod clients;
 mod crash;
 mod nodes;
 mod refused;
+mod replicated;
 
 use std::time::Duration;
 
