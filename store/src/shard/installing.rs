@@ -1,6 +1,6 @@
 //! Snapshots on their way into tree and log.
 //!
-//! A region that takes one in hands out one write with an [`Install`](crate::region::effects::Install): the tree replaces what it has of
+//! A region that takes one in hands out one write with an [`Install`]: the tree replaces what it has of
 //! the range by the pieces, the applied index and the descriptor, in one edit of its manifest; then the log is reset to the last entry
 //! of the snapshot, together with what else the write holds. The tree takes its time, so it is done beside the turns. Further writes of
 //! the region wait behind it, in order; its messages do not.
