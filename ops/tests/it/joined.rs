@@ -118,7 +118,7 @@ async fn write(rt: &Rt, place: &Place, value: &'static str) {
             peer: Some(place.region.peers[at]),
             ..Context::default()
         });
-        let context_of_read = context.clone();
+        let context_of_read = context;
         let put = RawPutRequest { context, key: "k".into(), value: value.into(), ..RawPutRequest::default() };
         let put = client.unary::<RawPutResponse>("/tikvpb.Tikv/RawPut", &put).await;
         if !put.is_ok_and(|put| put.region_error.is_none() && put.error.is_empty()) {

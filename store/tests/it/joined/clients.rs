@@ -129,7 +129,7 @@ impl Caller {
     /// One call, at whoever leads as far as is known. Whether it was answered.
     async fn call(&mut self, key: &'static str, action: &Action) -> bool {
         // What is known of a region grows old: replicas come that a client should know before it needs them.
-        let old = self.places.contains_key(key) && self.rt.random() % 10 == 0;
+        let old = self.places.contains_key(key) && self.rt.random().is_multiple_of(10);
         if old && self.look_up(key).await.is_none() {
             self.rt.sleep(PAUSE).await;
         }
@@ -172,7 +172,7 @@ impl Caller {
             return;
         }
         let before = self.places.get(key).map(|place| place.leader.id);
-        if self.rt.random() % 2 == 0
+        if self.rt.random().is_multiple_of(2)
             && self.look_up(key).await.is_some()
             && self.places.get(key).map(|place| place.leader.id) != before
         {
