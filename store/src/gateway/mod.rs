@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 pub use dispatch::{Dispatch, Here, Whole};
-pub use remote::Remote;
+pub use remote::{Asks, Remote};
 
 use crate::memory::{Memory, charged_bytes};
 use crate::request::{Op, Out, Outcome, Route};

@@ -9,7 +9,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::fmt;
 
 use engine::rt::local::Answer;
 use scheduler::{Peer, StoreId};
@@ -18,12 +18,17 @@ use super::dispatch::Dispatch;
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome, Route};
 use crate::shard::routes::Place;
-use crate::wire::peer::requests::asking::Requests;
+
+/// The way to stores of other nodes.
+pub trait Asks: fmt::Debug {
+    /// Sends a request to the store `to`; its outcome goes to `answer`, once.
+    fn send(&self, to: StoreId, route: Route, op: Op, answer: Answer<Outcome>);
+}
 
 /// What a core knows of leaders on other nodes.
 #[derive(Debug)]
 pub struct Remote {
-    requests: Rc<Requests>,
+    requests: Box<dyn Asks>,
     /// The stores of this node, over all cores.
     ours: Vec<StoreId>,
     /// By region: the leader, if it is on another node.
@@ -32,7 +37,7 @@ pub struct Remote {
 
 impl Remote {
     /// For a node with the stores `ours`; nothing is known of any leader.
-    pub fn new(requests: Rc<Requests>, ours: Vec<StoreId>) -> Self {
+    pub fn new(requests: Box<dyn Asks>, ours: Vec<StoreId>) -> Self {
         Self { requests, ours, leaders: RefCell::default() }
     }
 

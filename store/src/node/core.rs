@@ -204,7 +204,7 @@ impl Stores {
         let ours = (0..plan.identity.stores).map(|index| plan.identity.store_id(index)).collect();
         let remote = self.peers.values().next().map(|links| {
             let requests = Requests::new(rt, links.speaker(), self.book.clone(), self.memory.clone());
-            Remote::new(requests, ours)
+            Remote::new(Box::new(requests), ours)
         });
         let (links, memory) = ((self.links.clone(), remote), self.memory.clone());
         Dispatch::start(rt, here, whole, places, links, ends.inbox, memory)

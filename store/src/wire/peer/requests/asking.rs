@@ -24,6 +24,7 @@ use engine::rt::{Mono, ReadHalf, Rt, WriteHalf};
 use scheduler::StoreId;
 
 use super::codec::{Reply, Request, decode_answers, encode_requests, request_bytes};
+use crate::gateway::Asks;
 use crate::memory::{Memory, charged_bytes};
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
@@ -118,6 +119,13 @@ impl Requests {
             lane
         });
         lane.clone()
+    }
+}
+
+/// The requests as a gateway uses them.
+impl Asks for Rc<Requests> {
+    fn send(&self, to: StoreId, route: Route, op: Op, answer: Answer<Outcome>) {
+        Requests::send(self, to, route, op, answer);
     }
 }
 
