@@ -7,6 +7,9 @@
 //! * while a write that older routes sent to the same keys is in flight ([`Placed::is_clear`]): it may yet be refused;
 //! * behind the writes of the same keys that wait here, in the order of their numbers.
 //!
+//! A store that does not lead refuses, and may lead and take in a later write a moment afterwards. So a write that was refused for that is
+//! sent again only if nothing later was sent to the same place; else its refusal is its answer.
+//!
 //! Invariants: what waits is bounded ([`WAITING_MAX`]) and is answered at its deadline at the latest; a number is given once.
 
 use std::cell::{Cell, RefCell};
@@ -63,6 +66,16 @@ pub(super) fn has_moved(refusal: &Refusal) -> bool {
     }
 }
 
+/// Whether an operation that was refused may be sent again. A place that refused because it did not lead may have taken in later writes
+/// since, in front of which this one must not come; where the region itself moved, they were refused as well. Of a write of several
+/// parts some may have been taken in. Reads overtake nothing.
+fn may_go_again(refusal: &Refusal, writes: bool, at: Option<&InFlight>) -> bool {
+    match refusal {
+        Refusal::NotLeader { .. } => !writes || at.is_some_and(InFlight::is_last),
+        other => has_moved(other),
+    }
+}
+
 /// An operation on its way, as a future of its outcome.
 #[derive(Debug)]
 pub(super) struct Routed {
@@ -102,6 +115,9 @@ impl Future for Routed {
             match (outcome, self.again.take()) {
                 (Err(refusal), Some(Again { dispatch, number, op, at })) if has_moved(&refusal) => {
                     dispatch.heard(&refusal);
+                    if !may_go_again(&refusal, is_write(&op), at.as_ref()) {
+                        return Poll::Ready(Err(refusal));
+                    }
                     // It waits before it lets go of where it was, so nothing passes it by.
                     self.pending = dispatch.wait_for_routes(number, op, refusal);
                     drop(at);
@@ -249,6 +265,7 @@ impl Dispatch {
         if is_write(&op) && self.waiting().has_before(number, &op) {
             return;
         }
+        let writes = is_write(&op);
         // Before it is sent, or parts of it would wait for it.
         self.mark_sent(number, true);
         let Some((pending, at)) = self.send_again(number, op) else { return self.mark_sent(number, false) };
@@ -260,7 +277,12 @@ impl Dispatch {
                 Err(refusal) if has_moved(&refusal) => {
                     drop(waiting);
                     dispatch.heard(&refusal);
+                    let goes_again = may_go_again(&refusal, writes, at.as_ref());
                     let mut waiting = dispatch.waiting().waiting.borrow_mut();
+                    if !goes_again && let Some(waiter) = waiting.remove(&number) {
+                        drop(waiting);
+                        return waiter.answer.send(Err(refusal));
+                    }
                     if let Some(waiter) = waiting.get_mut(&number) {
                         (waiter.refusal, waiter.sent) = (refusal, false);
                     }

@@ -8,7 +8,7 @@
 //!
 //! Invariants, asserted by [`Routes::check`]: places are in key order, none overlaps the next, and `starts` are their first keys.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
@@ -53,6 +53,8 @@ pub struct Placed {
     before: Vec<Weak<Placed>>,
     /// When the writes were submitted that are in flight here, in order. Most come at the end and leave at the front.
     in_flight: RefCell<VecDeque<(u64, u64)>>,
+    /// The last write that was sent here.
+    last: Cell<(u64, u64)>,
 }
 
 /// A write in flight at a place, until it is dropped.
@@ -60,6 +62,13 @@ pub struct Placed {
 pub struct InFlight {
     at: Rc<Placed>,
     number: (u64, u64),
+}
+
+impl InFlight {
+    /// Whether no later write was sent to the same place: then it may be sent there again and overtakes nothing by that.
+    pub fn is_last(&self) -> bool {
+        self.at.last.get() == self.number
+    }
 }
 
 impl Drop for InFlight {
@@ -129,6 +138,7 @@ impl Placed {
             Some(_) | None => in_flight.push_back(number),
         }
         drop(in_flight);
+        self.last.set(self.last.get().max(number));
         InFlight { at: self.clone(), number }
     }
 
@@ -168,7 +178,7 @@ impl Routes {
             None => {
                 let covers = |older: &&Weak<Placed>| older.upgrade().is_some_and(|old| old.overlaps(&place));
                 let before = older.iter().filter(covers).cloned().collect();
-                Rc::new(Placed { place, before, in_flight: RefCell::default() })
+                Rc::new(Placed { place, before, in_flight: RefCell::default(), last: Cell::default() })
             }
         };
         let places: Vec<_> = taken.iter().cloned().map(placed).collect();

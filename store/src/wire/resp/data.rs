@@ -329,7 +329,7 @@ mod tests {
     fn whoever_asks_a_follower_is_told_who_leads() {
         let refusal = |leader| refused(&Refusal::NotLeader { region_id: 7, leader });
         let told = refusal(Some(Peer::voter(PeerId(12), StoreId(3))));
-        assert!(told.starts_with("CLUSTERDOWN region 7 is led by store 3 "), "{told}");
+        assert!(told.starts_with("CLUSTERDOWN region 7 is led by store 3,"), "{told}");
         assert!(refusal(None).contains("no leader"));
     }
 }
