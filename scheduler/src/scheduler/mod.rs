@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The host drives it with four kinds of calls: what it knows of stores, what stores and regions report, and
-//! [`Scheduler::tick`], which runs one round of all policies and answers how long to wait before the next one. A region's report is answered
+//! [`Scheduler::tick`], which runs one round of all policies and answers how long to wait before the next one; [`Scheduler::is_urgent`] says that the
+//! next one should not wait. A region's report is answered
 //! with the next step of its operator, if there is one; a fresh operator's first step comes out of the tick itself.
 //! Every step is repeated with every report until it is seen to be done, so nothing is lost when a message is.
 //!
@@ -60,6 +61,8 @@ pub struct Scheduler {
     /// Where the patrol over all regions goes on.
     patrol_from: Key,
     pace: Pace,
+    /// Something has happened since the last round that gives the policies work.
+    urgent: bool,
 }
 
 /// What one round of all policies came to.
@@ -100,6 +103,7 @@ impl Scheduler {
             attended: None,
             patrol_from: Key::empty(),
             pace: Pace::default(),
+            urgent: false,
         })
     }
 
@@ -130,6 +134,7 @@ impl Scheduler {
         self.limits = config.limits();
         self.config = config;
         self.cluster.set_weight_floor(self.config.region_size_floor_bytes);
+        self.urgent = true;
         let (config, cluster) = (&self.config, &self.cluster);
         let wanted = cluster.regions().filter(|info| wants_attention(info, config));
         self.attention = wanted.map(RegionInfo::id).collect();
@@ -154,7 +159,18 @@ impl Scheduler {
     /// # Errors
     /// [`StoreRefusal`], as for [`Cluster::report_store`].
     pub fn report_store(&mut self, report: StoreReport, now: Time) -> Result<(), StoreRefusal> {
-        self.cluster.report_store(report, now)
+        let id = report.store;
+        let was_heard = self.cluster.store(id).is_some_and(|store| store.is_live(now, &self.config));
+        self.cluster.report_store(report, now)?;
+        self.urgent |= !was_heard;
+        Ok(())
+    }
+
+    /// Whether the next round should not wait: since the last one a store was heard for the first time or again, an operator has ended,
+    /// or the configuration is another.
+    #[must_use]
+    pub const fn is_urgent(&self) -> bool {
+        self.urgent
     }
 
     /// How many ids should be allocated and handed in by [`Scheduler::grant_ids`], if any.
@@ -237,6 +253,8 @@ impl Scheduler {
             }
             Progress::End(outcome) => {
                 self.operators.end(operator, outcome, now, &self.config);
+                // What this region needs next, or another for which this one was in the way, may begin.
+                self.urgent = true;
                 None
             }
         }

@@ -11,6 +11,7 @@ use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
 use crate::id::RegionId;
 use crate::operator::{Outcome, Policy};
+use crate::pace::Pace;
 use crate::placement::Board;
 use crate::range::Key;
 use crate::time::Time;
@@ -19,6 +20,9 @@ impl Scheduler {
     /// Runs one round of all policies.
     pub fn tick(&mut self, now: Time) -> Tick {
         let mut tick = Tick::default();
+        if std::mem::take(&mut self.urgent) {
+            self.pace = Pace::default();
+        }
         self.end_overdue(now);
         if self.prepare(now) {
             let influence = self.operators.influence(&self.cluster, &self.config);

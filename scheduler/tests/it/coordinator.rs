@@ -224,3 +224,29 @@ fn what_is_not_admitted_is_told_with_its_reason() {
     scheduler.grant_ids(500..1_000);
     assert_eq!(scheduler.tick(T0).admitted, 1);
 }
+
+#[test]
+fn news_make_the_next_round_urgent_and_a_round_settles_that() {
+    let mut scheduler = scheduler(4);
+    let mut report = region(1, &[2, 3], 1);
+    scheduler.report_region(report.clone(), T0).expect("accepted");
+    assert!(scheduler.is_urgent(), "stores were heard for the first time");
+    let first = scheduler.tick(T0).instructions.remove(0);
+    assert!(!scheduler.is_urgent(), "a round has seen it");
+    let idle = (0..40).map(|_| scheduler.tick(T0).wait_ms).max();
+    assert_eq!(idle, Some(5_000), "nothing happens");
+    scheduler.report_region(report.clone(), T0).expect("accepted");
+    scheduler.report_store(StoreReport::empty(StoreId(2)), T0).expect("accepted");
+    assert!(!scheduler.is_urgent(), "it said that before");
+
+    let Action::Change(Change::AddVoter { peer, store }) = first.action else { panic!("{first:?}") };
+    report.region.peers.push(Peer::voter(peer, store));
+    report.region.epoch.conf_ver += 1;
+    assert_eq!(scheduler.report_region(report, T0), Ok(None), "the operator ends");
+    assert!(scheduler.is_urgent(), "what the region needs next should not wait");
+    assert!(scheduler.tick(T0).wait_ms < 20, "and rounds are close to each other again");
+    let silent = scheduler.config().store_disconnected_ms + 1;
+    let later = scheduler::Time(T0.0 + silent);
+    scheduler.report_store(StoreReport::empty(StoreId(2)), later).expect("accepted");
+    assert!(scheduler.is_urgent(), "it is heard again");
+}

@@ -132,6 +132,7 @@ impl Control {
         if let Err(error) = self.0.scheduler.borrow_mut().set_config(config) {
             tracing::error!(%error, "the scheduler refuses a configuration that its state has taken");
         }
+        self.hurry();
         Ok(())
     }
 }

@@ -45,11 +45,14 @@ use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use engine::rt::Rt;
 use engine::rt::chan::Sender;
+use engine::rt::local::Bell;
+use futures_util::future::select;
 use scheduler::{Cluster, Config, Instruction, Oracle, Scheduler, Store, StoreDescriptor, StoreId, Time};
 
 pub use self::admin::{Asked, NotAsked};
@@ -59,6 +62,9 @@ pub use self::link::{Ask, link};
 pub use self::members::{GrantedNode, Joining, NotAdmitted};
 use self::orders::Orders;
 pub use self::reports::{Beat, BeatAnswer, NotJoined, StoreBeat, answers, beats, hand_out};
+
+/// The least time between two rounds of the policies, however much happens.
+const ROUNDS_APART: Duration = Duration::from_millis(10);
 
 /// Who this member says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +102,8 @@ struct Inner {
     granting: Cell<bool>,
     /// Stores whose entry into the state is in flight.
     entering: RefCell<BTreeSet<StoreId>>,
+    /// Rings when the next round should not wait.
+    urgent: Bell,
     orders: Orders,
     refused_reports: Cell<u64>,
 }
@@ -157,6 +165,7 @@ impl Control {
             extending: Cell::new(false),
             granting: Cell::new(false),
             entering: RefCell::default(),
+            urgent: Bell::default(),
             orders: Orders::default(),
             refused_reports: Cell::new(0),
         }));
@@ -184,7 +193,18 @@ impl Control {
                 self.is_served(instruction);
             }
             self.bury_drained().await;
-            self.0.rt.sleep(Duration::from_millis(tick.wait_ms)).await;
+            self.0.rt.sleep(ROUNDS_APART).await;
+            let wait = Duration::from_millis(tick.wait_ms).saturating_sub(ROUNDS_APART);
+            if !self.0.scheduler.borrow().is_urgent() {
+                select(pin!(self.0.rt.sleep(wait)), pin!(self.0.urgent.wait())).await;
+            }
+        }
+    }
+
+    /// Lets the next round begin if something has happened that it should see at once.
+    fn hurry(&self) {
+        if self.0.scheduler.borrow().is_urgent() {
+            self.0.urgent.ring();
         }
     }
 

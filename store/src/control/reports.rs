@@ -158,6 +158,7 @@ impl Control {
             Some((id, scheduler.cluster().store(id)?.descriptor.address.clone()))
         };
         answer.addresses = wanted.into_iter().filter_map(address).collect();
+        self.hurry();
         answer
     }
 

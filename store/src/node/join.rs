@@ -17,11 +17,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use engine::rt::chan::{Receiver, Sender};
+use engine::rt::local::Bell;
 use engine::rt::{Mono, Rt};
+use futures_util::future::select;
 use scheduler::NodeId;
 
 use super::StartError;
@@ -105,6 +108,7 @@ pub(super) struct Remote {
     addresses: RefCell<Vec<String>>,
     /// Whether the scheduler has entered all stores.
     registered: Cell<bool>,
+    entered: Bell,
     said: Cell<Option<Mono>>,
 }
 
@@ -123,6 +127,7 @@ impl Remote {
             identity: identity.clone(),
             addresses: RefCell::default(),
             registered: Cell::new(false),
+            entered: Bell::default(),
             said: Cell::new(None),
         })
     }
@@ -154,22 +159,33 @@ impl Remote {
             self.client.put_store(self.identity.cluster, store, node, address.clone()).await?;
         }
         self.registered.set(!addresses.is_empty());
+        self.entered.ring();
         Ok(())
     }
 
-    /// Forwards beats until every core has ended, and hands each core what it is answered.
+    /// Forwards beats until every core has ended, and hands each core what it is answered. Those from before the scheduler has entered the
+    /// stores wait for that.
     pub(super) async fn forward(self: Rc<Self>, beats: Receiver<Beat>, answers: Vec<Sender<BeatAnswer>>) {
-        let mut arrived = Vec::new();
-        while beats.recv_batch(&mut arrived, BEATS_MAX).await {
+        let (mut arrived, mut newest) = (Vec::new(), BTreeMap::new());
+        loop {
+            let more = async { Some(beats.recv_batch(&mut arrived, BEATS_MAX).await) };
+            let entered = async {
+                self.entered.wait().await;
+                None
+            };
+            // When the last core has ended there is nothing more to say.
+            if select(pin!(more), pin!(entered)).await.factor_first().0 == Some(false) {
+                return;
+            }
             // A newer beat says all that an older one said.
-            let newest: BTreeMap<usize, Beat> = arrived.drain(..).map(|beat| (beat.core, beat)).collect();
+            newest.extend(arrived.drain(..).map(|beat| (beat.core, beat)));
             if !self.registered.get() && !self.addresses.borrow().is_empty() {
                 self.note(self.register_once().await.err());
             }
             if !self.registered.get() {
                 continue;
             }
-            for (core, beat) in newest {
+            for (core, beat) in std::mem::take(&mut newest) {
                 match self.client.report(self.identity.cluster, NodeId(self.identity.node), &beat).await {
                     Ok(_) if planted(Bug::AnswersLost) => {}
                     Ok(answer) => hand_out(&answers, core, answer),

@@ -16,6 +16,7 @@ mod join;
 pub mod listen;
 pub mod movement;
 mod orders;
+mod pace;
 pub mod report;
 pub mod root;
 mod scheduler_shard;

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use engine::rt::chan::Receiver;
 use scheduler::Instruction;
 
+use super::pace::BeatPace;
 use crate::control::BeatAnswer;
 use crate::plant::{Bug, planted};
 use crate::shard::Shard;
@@ -24,6 +25,7 @@ pub(super) async fn follow(
     answers: Receiver<BeatAnswer>,
     shards: BTreeMap<usize, Shard>,
     book: Rc<AddressBook>,
+    pace: Rc<BeatPace>,
 ) {
     while let Some(BeatAnswer { instructions, addresses }) = answers.recv().await {
         for (store, address) in addresses {
@@ -42,6 +44,7 @@ pub(super) async fn follow(
         for instruction in &instructions {
             carry_out(&shards, instruction);
         }
+        pace.answered(&instructions);
     }
 }
 

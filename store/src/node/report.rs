@@ -13,10 +13,11 @@ use std::time::Duration;
 use engine::lsm::Estimate;
 use engine::rt::chan::Sender;
 use engine::rt::{Mono, Rt};
-use futures_util::future::{select, select_all};
+use futures_util::future::{Either, select, select_all};
 use scheduler::{NodeId, RegionId, RegionReport, StoreDescriptor, StoreReport};
 
 use super::core::Plan;
+use super::pace::BeatPace;
 use crate::control::{Beat, StoreBeat};
 use crate::region::peers::Behind;
 use crate::shard::Shard;
@@ -27,11 +28,11 @@ use crate::wire::board::{Board, CoreReport};
 use crate::wire::peer::book::AddressBook;
 use crate::wire::{grpc, resp};
 
-/// How often a core reports.
+/// How often a core reports when nothing waits for its reports ([`pace`](super::pace)).
 pub(super) const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// Beats between two estimates of the sizes of all regions: an estimate may have to read index blocks.
-const BEATS_PER_ESTIMATE: u64 = 10;
+/// The time between two estimates of the sizes of all regions: an estimate may have to read index blocks.
+const ESTIMATE_EVERY: Duration = Duration::from_secs(10);
 
 /// Sends a core's beats.
 #[derive(Debug)]
@@ -41,6 +42,7 @@ pub struct Heart {
     stores: Vec<Reported>,
     /// Where stores of other nodes are reached; what it lacks is asked for.
     book: Rc<AddressBook>,
+    pub(super) pace: Rc<BeatPace>,
     started_seconds: u64,
     /// Keys of all regions that are led here, as estimated last; for the [`Poster`].
     pub(super) keys: Rc<Cell<u64>>,
@@ -78,6 +80,7 @@ impl Heart {
             node: NodeId(plan.identity.node),
             stores: stores.map(reported).collect(),
             book,
+            pace: Rc::default(),
             started_seconds: rt.wall().as_secs(),
             keys: Rc::default(),
         }
@@ -85,15 +88,29 @@ impl Heart {
 
     /// Beats until the scheduler shard ends.
     pub(super) async fn run(self, reports: Sender<Beat>) {
-        for count in 0.. {
-            if count % BEATS_PER_ESTIMATE == 0 {
+        let mut estimated: Option<Mono> = None;
+        loop {
+            let last = self.rt.now();
+            if estimated.is_none_or(|at| last.since(at) >= ESTIMATE_EVERY) {
                 self.estimate().await;
+                estimated = Some(last);
             }
-            self.rt.sleep(REPORT_EVERY).await;
-            if reports.send(self.beat().await).await.is_err() {
+            self.until_due(last).await;
+            let beat = self.beat().await;
+            self.pace.sent(beat.stores.iter().map(|store| store.regions.len()).sum());
+            if reports.send(beat).await.is_err() {
                 // The scheduler shard ends only while the node stops.
                 return;
             }
+        }
+    }
+
+    /// Waits until the beat after one at `last` is due: sooner if a store is looked for whose address is not known.
+    async fn until_due(&self, last: Mono) {
+        while let Either::Right(_) =
+            select(pin!(self.pace.due(&self.rt, last)), pin!(self.book.missed())).await
+        {
+            self.pace.hurry();
         }
     }
 

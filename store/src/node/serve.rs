@@ -15,6 +15,7 @@ use super::core::{self, Fenced, Plan, Stores};
 use super::drain::Order;
 use super::listen::CannotListen;
 use super::orders;
+use super::pace::BeatPace;
 use super::report::{Heart, Poster};
 use super::root::{CoreWork, Event};
 use super::state_host;
@@ -141,8 +142,8 @@ impl DataCore {
             .await;
         });
         let told = addrs.iter().map(|(index, _, addr)| (*index, *addr)).collect();
-        rt.spawn(orders::follow(answers, stores.shards.clone(), stores.book.clone()));
-        let keys = start_beats(&rt, &plan, &config, (&addrs, &stores.book), reports).await?;
+        let (keys, pace) = start_beats(&rt, &plan, &config, (&addrs, &stores.book), reports).await?;
+        rt.spawn(orders::follow(answers, stores.shards.clone(), stores.book.clone(), pace));
         let servers = Rc::new(RefCell::new(servers));
         let seen = servers.clone();
         let poster = Poster {
@@ -225,7 +226,7 @@ type ServedStore = (usize, Option<Shard>, SocketAddr);
 /// The servers of all stores of the core, where each store is served, and what each says to health checks.
 type ServedStores = (Vec<grpc::Handle>, Vec<ServedStore>, Vec<Health>);
 
-/// Starts the core's beats, and returns where the number of its keys is kept. Clients are answered from the scheduler's map, so the
+/// Starts the core's beats, and returns where the number of its keys and the pace of its beats are kept. Clients are answered from the scheduler's map, so the
 /// first beat is sent before they can ask.
 async fn start_beats(
     rt: &Rt,
@@ -233,14 +234,14 @@ async fn start_beats(
     config: &Config,
     (addrs, book): (&[ServedStore], &Rc<AddressBook>),
     reports: Sender<Beat>,
-) -> Result<Rc<Cell<u64>>, String> {
+) -> Result<(Rc<Cell<u64>>, Rc<BeatPace>), String> {
     let open = addrs.iter().filter_map(|(_, shard, addr)| Some((shard.clone()?, advertised(config, *addr))));
     let heart = Heart::new(rt, plan, open, book.clone());
-    let keys = heart.keys.clone();
+    let (keys, pace) = (heart.keys.clone(), heart.pace.clone());
     let beat = heart.beat().await;
     reports.send(beat).await.map_err(|_| "the scheduler shard has ended".to_owned())?;
     rt.spawn(async move { heart.run(reports).await });
-    Ok(keys)
+    Ok((keys, pace))
 }
 
 /// Serves every store of this core on a port of its own.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use engine::rt::local::Bell;
 use scheduler::StoreId;
 
 /// The addresses that one core knows.
@@ -11,16 +12,22 @@ use scheduler::StoreId;
 pub struct AddressBook {
     known: RefCell<BTreeMap<StoreId, SocketAddr>>,
     wanted: RefCell<BTreeSet<StoreId>>,
+    missed: Bell,
 }
 
 impl AddressBook {
     /// Where `store` is reached, if that is known. If it is not, the store is wanted from now on.
     pub fn find(&self, store: StoreId) -> Option<SocketAddr> {
         let known = self.known.borrow().get(&store).copied();
-        if known.is_none() {
-            self.wanted.borrow_mut().insert(store);
+        if known.is_none() && self.wanted.borrow_mut().insert(store) {
+            self.missed.ring();
         }
         known
+    }
+
+    /// Waits until a store is looked for that is not known and was not wanted yet. One waiter at a time.
+    pub async fn missed(&self) {
+        self.missed.wait().await;
     }
 
     /// Notes where `store` is reached.

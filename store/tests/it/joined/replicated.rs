@@ -82,7 +82,7 @@ impl Run {
             if self.world.now() > until {
                 return Err(format!("regions are not replicated: {regions:?}"));
             }
-            self.pass(Duration::from_millis(500))?;
+            self.pass(Duration::from_millis(50))?;
         }
     }
 
@@ -140,6 +140,27 @@ fn a_cluster_replicates_itself_and_keeps_what_it_acknowledged() {
         answered += live(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }
     assert!(answered > 300 * (seeds.end - seeds.start), "too little was asked: {answered}");
+}
+
+/// How long three nodes take from their starts until every region has three replicas, when all is well.
+fn time_to_replicas(seed: u64) -> Result<Duration, String> {
+    let mut run = Run::new(World::new(seed, Options::default()));
+    run.members[0].start(&run.world, &[])?;
+    let (pd, began) = (run.members[0].pd(), run.world.now());
+    for number in [1, 2] {
+        run.members[number].start(&run.world, &[pd])?;
+    }
+    run.replicated()?;
+    Ok(run.world.now() - began)
+}
+
+/// A replica is added in several steps, and a step is seen to be done in a report only. None of them waits for the next second.
+#[test]
+fn replicas_are_there_soon_after_their_nodes() {
+    for seed in 0..5 {
+        let took = time_to_replicas(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        assert!(took < Duration::from_millis(2500), "seed {seed}: {took:?}");
+    }
 }
 
 #[test]
