@@ -1,5 +1,6 @@
 //! The store's integration tests, one binary.
 
+mod callers;
 mod cluster;
 mod cold;
 mod crash;

@@ -2,22 +2,18 @@
 //!
 //! A call that is refused has not happened; one whose answer is lost, late or "unknown" may have.
 
-use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use engine::rt::Rt;
 use store::wire::grpc::client::Client;
-use store::wire::proto::errorpb;
-use store::wire::proto::kvrpcpb::{
-    Context, RawCasRequest, RawCasResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest,
-    RawGetResponse, RawPutRequest, RawPutResponse,
-};
+use store::wire::proto::kvrpcpb::Context;
 use store::wire::proto::metapb;
 
 use super::nodes::{NODES, regions};
-use crate::whole_node::judge::{Action, Asked, Heard, History};
+use crate::callers::{Called, Shared, below, draw, send};
+use crate::whole_node::judge::{Action, Asked, Heard};
 
 /// Keys of both regions.
 pub(super) const KEYS: [&str; 6] = ["a", "b", "c", "n", "o", "p"];
@@ -27,26 +23,6 @@ const CONNECT_MAX: Duration = Duration::from_millis(500);
 const ANSWER_MS: (u64, u64) = (200, 4000);
 /// The pause before a client that was refused asks again.
 const PAUSE: Duration = Duration::from_millis(40);
-
-/// What the test and its clients share.
-#[derive(Default)]
-pub(super) struct Shared {
-    pub(super) history: RefCell<History>,
-    pub(super) done: Cell<bool>,
-    /// How often a node refused a call that it could not bring to a leader.
-    pub(super) refused_anywhere: Cell<u64>,
-    /// Refusals that have no place here.
-    pub(super) failures: RefCell<Vec<String>>,
-}
-
-/// What came of a call.
-enum Called {
-    Heard(Heard),
-    /// It has not happened; ask this store instead, if one is named.
-    Refused(Option<usize>),
-    /// It may have happened.
-    Lost,
-}
 
 pub(super) struct Caller {
     rt: Rt,
@@ -65,15 +41,7 @@ pub(super) async fn ask_on(rt: Rt, number: u64, addrs: Vec<SocketAddr>, shared: 
     let mut written = 0;
     while !shared.done.get() {
         let key = KEYS[below(&rt, KEYS.len() as u64) as usize];
-        let action = match below(&rt, 10) {
-            0..=3 => {
-                written += 1;
-                Action::Set(format!("{number}-{written}"))
-            }
-            4 => Action::Delete,
-            5..=9 => Action::Get,
-            _ => unreachable!("it is below ten"),
-        };
+        let action = draw(&rt, &number.to_string(), &mut written);
         caller.call(key, &action).await;
         rt.sleep(Duration::from_millis(10 + below(&rt, 60))).await;
     }
@@ -90,7 +58,7 @@ pub(super) async fn ask_node(
 ) -> Option<Heard> {
     let place = regions().iter().position(|region| region.range.contains(key.as_bytes()))?;
     let client = rt.timeout(CONNECT_MAX, Client::connect(&rt, addrs[node])).await?.ok()?;
-    let calling = send(&client, place, node, key, &action, by_swap);
+    let calling = send(&client, context(place, node), key, &action, by_swap);
     match rt.timeout(Duration::from_millis(ANSWER_MS.1), calling).await? {
         Ok(Called::Heard(heard)) => Some(heard),
         Ok(Called::Refused(_) | Called::Lost) | Err(_) => None,
@@ -103,10 +71,6 @@ pub(super) async fn read_all(rt: Rt, addrs: Vec<SocketAddr>, shared: Rc<Shared>)
     for key in KEYS {
         while !caller.call(key, &Action::Get).await {}
     }
-}
-
-pub(super) fn below(rt: &Rt, bound: u64) -> u64 {
-    rt.random() % bound
 }
 
 impl Caller {
@@ -135,9 +99,9 @@ impl Caller {
         };
         let asked: Asked = self.shared.history.borrow_mut().ask(key, action.clone(), None);
         let by_swap = below(&self.rt, 2) == 0;
-        let patience = Duration::from_millis(ANSWER_MS.0 + below(&self.rt, ANSWER_MS.1 - ANSWER_MS.0));
-        let calling = send(client, place, node, key, action, by_swap);
-        let called = self.rt.timeout(patience, calling).await.unwrap_or(Ok(Called::Lost));
+        let answer_max = Duration::from_millis(ANSWER_MS.0 + below(&self.rt, ANSWER_MS.1 - ANSWER_MS.0));
+        let calling = send(client, context(place, node), key, action, by_swap);
+        let called = self.rt.timeout(answer_max, calling).await.unwrap_or(Ok(Called::Lost));
         match called {
             Ok(Called::Heard(heard)) => {
                 self.shared.history.borrow_mut().hear(&asked, heard);
@@ -149,7 +113,7 @@ impl Caller {
             }
             Ok(Called::Refused(other)) => {
                 self.shared.history.borrow_mut().refused(&asked);
-                self.guess[place] = other.unwrap_or((node + 1) % NODES);
+                self.guess[place] = other.map_or((node + 1) % NODES, |leader| leader.store_id as usize - 1);
                 self.rt.sleep(PAUSE).await;
             }
             Ok(Called::Lost) => {
@@ -175,75 +139,4 @@ pub(super) fn context(place: usize, node: usize) -> Option<Context> {
         peer: Some(metapb::Peer { id: peer.id.0, store_id: peer.store.0, ..metapb::Peer::default() }),
         ..Context::default()
     })
-}
-
-async fn send(
-    client: &Client,
-    place: usize,
-    node: usize,
-    key: &'static str,
-    action: &Action,
-    by_swap: bool,
-) -> Result<Called, String> {
-    let (context, key) = (context(place, node), key.into());
-    let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).expect("text was written");
-    let (heard, region_error, error) = match action {
-        // A comparison that fails says what there is, and writes nothing.
-        Action::Get if by_swap => {
-            let previous_value = bytes::Bytes::from_static(b"never written");
-            let ask = RawCasRequest { context, key, previous_value, ..RawCasRequest::default() };
-            match client.unary::<RawCasResponse>("/tikvpb.Tikv/RawCompareAndSwap", &ask).await {
-                Ok(got) => {
-                    let value = (!got.previous_not_exist).then(|| text(got.previous_value));
-                    (Heard::Value(value), got.region_error, got.error)
-                }
-                Err(_) => return Ok(Called::Lost),
-            }
-        }
-        Action::Get => {
-            let ask = RawGetRequest { context, key, ..RawGetRequest::default() };
-            match client.unary::<RawGetResponse>("/tikvpb.Tikv/RawGet", &ask).await {
-                Ok(got) => {
-                    (Heard::Value((!got.not_found).then(|| text(got.value))), got.region_error, got.error)
-                }
-                Err(_) => return Ok(Called::Lost),
-            }
-        }
-        Action::Set(value) => {
-            let value = value.clone().into();
-            let ask = RawPutRequest { context, key, value, ..RawPutRequest::default() };
-            match client.unary::<RawPutResponse>("/tikvpb.Tikv/RawPut", &ask).await {
-                Ok(done) => (Heard::Done, done.region_error, done.error),
-                Err(_) => return Ok(Called::Lost),
-            }
-        }
-        Action::Delete => {
-            let ask = RawDeleteRequest { context, key, ..RawDeleteRequest::default() };
-            match client.unary::<RawDeleteResponse>("/tikvpb.Tikv/RawDelete", &ask).await {
-                Ok(done) => (Heard::Done, done.region_error, done.error),
-                Err(_) => return Ok(Called::Lost),
-            }
-        }
-        Action::Increment => unreachable!("the TiKV protocol does not count"),
-    };
-    match (region_error, error.is_empty()) {
-        (None, true) => Ok(Called::Heard(heard)),
-        (Some(error), _) => refused(error),
-        (None, false) => Err(error),
-    }
-}
-
-/// What a region error means for the call. Only those that an election brings have a place here.
-fn refused(error: errorpb::Error) -> Result<Called, String> {
-    if error.undetermined_result.is_some() {
-        return Ok(Called::Lost);
-    }
-    if let Some(not_leader) = &error.not_leader {
-        let leader = not_leader.leader.as_ref().map(|peer| peer.store_id as usize - 1);
-        return Ok(Called::Refused(leader));
-    }
-    if error.server_is_busy.is_some() || error.stale_command.is_some() {
-        return Ok(Called::Refused(None));
-    }
-    Err(format!("{error:?}"))
 }

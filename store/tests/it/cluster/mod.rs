@@ -7,7 +7,6 @@
 //! replicas hold the same data at the same index. `RINGKEEP_SEEDS=500 cargo test -p ringkeep-store --test it cluster` runs more than
 //! the usual seeds, `RINGKEEP_SEED=n` runs one.
 
-mod anywhere;
 mod clients;
 mod members;
 mod nodes;
@@ -26,8 +25,8 @@ use store::plant::{self, Bug};
 use store::region::message::{Body, PeerMessage};
 use store::shard::Shard;
 
-use self::clients::Shared;
 use self::nodes::{NODES, Nodes, regions};
+use crate::callers::{Shared, anywhere};
 use crate::whole_node::judge::{Action, Heard};
 use crate::whole_node::seeds;
 
@@ -52,6 +51,8 @@ struct Tally {
     cuts: u64,
     transfers: u64,
     snapshots: u64,
+    /// Calls over RESP that were answered, and that were refused.
+    anywhere: (u64, u64),
 }
 
 type Pairs = Vec<(Bytes, Bytes)>;
@@ -299,7 +300,8 @@ impl Run {
             .map(|number| {
                 let (addrs, shared) = (self.nodes.resp_addrs(), self.shared.clone());
                 let client = self.world.node(NODES + CLIENTS + 1 + number);
-                client.start(0, move |rt| anywhere::ask_on(rt, number as u64, addrs, shared))
+                client
+                    .start(0, move |rt| anywhere::ask_on(rt, number as u64, (addrs, &clients::KEYS), shared))
             })
             .collect();
         self.pass(Duration::from_secs(3))?;
@@ -321,6 +323,7 @@ impl Run {
         let history = self.shared.history.borrow();
         (self.tally.answered, self.tally.lost) = (history.answered, history.lost());
         self.tally.terms = self.leaders.len();
+        self.tally.anywhere = (self.shared.answered_anywhere.get(), self.shared.refused_anywhere.get());
         Ok(self.tally)
     }
 
@@ -401,8 +404,10 @@ fn a_cluster_keeps_what_it_acknowledged() {
         all.cuts += tally.cuts;
         all.transfers += tally.transfers;
         all.snapshots += tally.snapshots;
+        all.anywhere = (all.anywhere.0 + tally.anywhere.0, all.anywhere.1 + tally.anywhere.1);
     }
     let count = seeds.end - seeds.start;
+    println!("{all:?}");
     assert!(all.answered > 100 * count, "too little was asked for the test to test: {all:?}");
     if count >= 20 {
         let enough = all.ends > count && all.cuts > 10 && all.transfers > 10 && all.terms as u64 > 3 * count;
@@ -522,7 +527,8 @@ fn whichever_node_is_asked_the_leader_answers() {
         (0..NODES).for_each(|number| run.nodes.start(number));
         run.pass(Duration::from_secs(5)).expect("it is left alone");
         let addrs = run.nodes.resp_addrs();
-        let asking = run.world.node(NODES).start(0, move |rt| anywhere::ask_everywhere(rt, addrs));
+        let asking =
+            run.world.node(NODES).start(0, move |rt| anywhere::ask_everywhere(rt, addrs, &clients::KEYS));
         let answered = run.world.block_on(asking).expect("the client ends by itself");
         assert_eq!(answered, 2 * NODES * clients::KEYS.len(), "seed {seed}");
     }

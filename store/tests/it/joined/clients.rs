@@ -2,7 +2,6 @@
 //!
 //! A call that is refused has not happened; one whose answer is lost, late or "unknown" may have.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,17 +9,14 @@ use std::time::Duration;
 
 use engine::rt::Rt;
 use store::wire::grpc::client::Client;
-use store::wire::proto::errorpb;
-use store::wire::proto::kvrpcpb::{
-    Context, RawDeleteRequest, RawDeleteResponse, RawGetRequest, RawGetResponse, RawPutRequest,
-    RawPutResponse,
-};
+use store::wire::proto::kvrpcpb::Context;
 use store::wire::proto::metapb;
 use store::wire::proto::pdpb::{
     GetAllStoresRequest, GetAllStoresResponse, GetRegionRequest, GetRegionResponse,
 };
 
-use crate::whole_node::judge::{Action, Heard, History};
+use crate::callers::{Called, Shared, draw, send};
+use crate::whole_node::judge::Action;
 
 /// Keys of different regions: the first ones are cut between '0' and 'z'.
 pub(super) const KEYS: [&str; 6] = ["0a", "4b", "Dc", "Td", "ae", "zf"];
@@ -29,29 +25,22 @@ const CONNECT_MAX: Duration = Duration::from_millis(500);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What the test and its clients share.
-#[derive(Default)]
-pub(super) struct Shared {
-    pub(super) history: RefCell<History>,
-    pub(super) done: Cell<bool>,
-    /// Refusals that have no place here.
-    pub(super) failures: RefCell<Vec<String>>,
-}
-
-/// What came of a call.
-enum Called {
-    Heard(Heard),
-    /// It has not happened; who leads, if that was said.
-    Refused(Option<metapb::Peer>),
-    /// It may have happened.
-    Lost,
-}
-
 /// Where a key is.
 #[derive(Clone, Debug)]
 struct Place {
     region: metapb::Region,
     leader: metapb::Peer,
+}
+
+impl Place {
+    fn context(&self) -> Option<Context> {
+        Some(Context {
+            region_id: self.region.id,
+            region_epoch: self.region.region_epoch,
+            peer: Some(self.leader),
+            ..Context::default()
+        })
+    }
 }
 
 struct Caller {
@@ -69,14 +58,7 @@ pub(super) async fn ask_on(rt: Rt, number: u64, pd: SocketAddr, shared: Rc<Share
     let mut written = 0;
     while !shared.done.get() {
         let key = KEYS[(rt.random() % KEYS.len() as u64) as usize];
-        let action = match rt.random() % 10 {
-            0..=3 => {
-                written += 1;
-                Action::Set(format!("{number}-{written}"))
-            }
-            4 => Action::Delete,
-            _ => Action::Get,
-        };
+        let action = draw(&rt, &number.to_string(), &mut written);
         caller.call(key, &action).await;
         rt.sleep(Duration::from_millis(20 + rt.random() % 100)).await;
     }
@@ -144,7 +126,7 @@ impl Caller {
             return false;
         };
         let asked = self.shared.history.borrow_mut().ask(key, action.clone(), None);
-        let called = self.rt.timeout(ANSWER_MAX, send(&client, &place, key, action)).await;
+        let called = self.rt.timeout(ANSWER_MAX, send(&client, place.context(), key, action, false)).await;
         match called.unwrap_or(Ok(Called::Lost)) {
             Ok(Called::Heard(heard)) => {
                 self.shared.history.borrow_mut().hear(&asked, heard);
@@ -184,63 +166,4 @@ impl Caller {
             place.leader = peers[(at + 1) % peers.len()];
         }
     }
-}
-
-async fn send(client: &Client, place: &Place, key: &str, action: &Action) -> Result<Called, String> {
-    let context = Some(Context {
-        region_id: place.region.id,
-        region_epoch: place.region.region_epoch,
-        peer: Some(place.leader),
-        ..Context::default()
-    });
-    let key = bytes::Bytes::copy_from_slice(key.as_bytes());
-    let text = |bytes: bytes::Bytes| String::from_utf8(bytes.to_vec()).expect("text was written");
-    let (heard, region_error, error) = match action {
-        Action::Get => {
-            let ask = RawGetRequest { context, key, ..RawGetRequest::default() };
-            match client.unary::<RawGetResponse>("/tikvpb.Tikv/RawGet", &ask).await {
-                Ok(got) => {
-                    (Heard::Value((!got.not_found).then(|| text(got.value))), got.region_error, got.error)
-                }
-                Err(_) => return Ok(Called::Lost),
-            }
-        }
-        Action::Set(value) => {
-            let value = value.clone().into();
-            let ask = RawPutRequest { context, key, value, ..RawPutRequest::default() };
-            match client.unary::<RawPutResponse>("/tikvpb.Tikv/RawPut", &ask).await {
-                Ok(done) => (Heard::Done, done.region_error, done.error),
-                Err(_) => return Ok(Called::Lost),
-            }
-        }
-        Action::Delete => {
-            let ask = RawDeleteRequest { context, key, ..RawDeleteRequest::default() };
-            match client.unary::<RawDeleteResponse>("/tikvpb.Tikv/RawDelete", &ask).await {
-                Ok(done) => (Heard::Done, done.region_error, done.error),
-                Err(_) => return Ok(Called::Lost),
-            }
-        }
-        Action::Increment => unreachable!("the TiKV protocol does not count"),
-    };
-    match (region_error, error.is_empty()) {
-        (None, true) => Ok(Called::Heard(heard)),
-        (Some(error), _) => refused(error),
-        (None, false) => Err(error),
-    }
-}
-
-/// What a region error means for the call. Only those that a moving region brings have a place here.
-fn refused(error: errorpb::Error) -> Result<Called, String> {
-    if error.undetermined_result.is_some() {
-        return Ok(Called::Lost);
-    }
-    if let Some(not_leader) = &error.not_leader {
-        return Ok(Called::Refused(not_leader.leader));
-    }
-    let moves = error.server_is_busy.is_some()
-        || error.stale_command.is_some()
-        || error.region_not_found.is_some()
-        || error.epoch_not_match.is_some()
-        || error.mismatch_peer_id.is_some();
-    if moves { Ok(Called::Refused(None)) } else { Err(format!("{error:?}")) }
 }

@@ -15,8 +15,9 @@ use store::plant::{self, Bug};
 use store::wire::proto::metapb::{PeerRole, Region};
 use store::wire::proto::pdpb::{ScanRegionsRequest, ScanRegionsResponse};
 
-use super::clients::{self, Shared};
+use super::clients;
 use super::nodes::{Member, call, stores};
+use crate::callers::Shared;
 use crate::whole_node::seeds;
 
 const CLIENTS: usize = 3;

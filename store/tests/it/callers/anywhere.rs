@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use engine::rt::{Rt, Stream};
 
-use super::clients::{KEYS, Shared, below};
+use super::{Shared, below, draw};
 use crate::whole_node::judge::{Action, Asked, Heard};
 
 /// How long a client waits for a connection, and for an answer at least and at most.
@@ -22,30 +22,27 @@ enum Said {
     Lost,
 }
 
-/// Asks until the test is done.
-pub(super) async fn ask_on(rt: Rt, number: u64, addrs: Vec<SocketAddr>, shared: Rc<Shared>) {
+/// Asks for `keys` at one of `addrs` until the test is done.
+pub(crate) async fn ask_on(
+    rt: Rt,
+    number: u64,
+    (addrs, keys): (Vec<SocketAddr>, &'static [&'static str]),
+    shared: Rc<Shared>,
+) {
     let (mut written, mut stream) = (0, None);
     while !shared.done.get() {
-        let key = KEYS[below(&rt, KEYS.len() as u64) as usize];
-        let action = match below(&rt, 10) {
-            0..=3 => {
-                written += 1;
-                Action::Set(format!("r{number}-{written}"))
-            }
-            4 => Action::Delete,
-            5..=9 => Action::Get,
-            _ => unreachable!("it is below ten"),
-        };
+        let key = keys[below(&rt, keys.len() as u64) as usize];
+        let action = draw(&rt, &format!("r{number}"), &mut written);
         call(&rt, &addrs, &mut stream, key, &action, &shared).await;
         rt.sleep(Duration::from_millis(10 + below(&rt, 60))).await;
     }
 }
 
 /// Writes and reads every key at every node. How many calls were answered.
-pub(super) async fn ask_everywhere(rt: Rt, addrs: Vec<SocketAddr>) -> usize {
+pub(crate) async fn ask_everywhere(rt: Rt, addrs: Vec<SocketAddr>, keys: &[&str]) -> usize {
     let mut answered = 0;
     for (n, addr) in addrs.iter().enumerate() {
-        for key in KEYS {
+        for key in keys {
             let mut stream = rt.connect(*addr).await.expect("the node serves");
             let value = format!("{key}{n}");
             let set = say(&mut stream, key, &Action::Set(value.clone())).await;
@@ -81,6 +78,7 @@ async fn call(
     match rt.timeout(most, say(&mut stream, key, action)).await {
         Some(Ok(Said::Heard(heard))) => {
             shared.history.borrow_mut().hear(&asked, heard);
+            shared.answered_anywhere.set(shared.answered_anywhere.get() + 1);
             *kept = Some(stream);
         }
         Some(Ok(Said::Refused)) => {

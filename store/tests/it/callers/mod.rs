@@ -1,0 +1,129 @@
+//! Clients of a cluster in the simulator: what those over the TiKV protocol and those over RESP have in common.
+//!
+//! A call that is refused has not happened; one whose answer is lost, late or "unknown" may have.
+
+pub(crate) mod anywhere;
+
+use std::cell::{Cell, RefCell};
+
+use bytes::Bytes;
+use engine::rt::Rt;
+use store::wire::grpc::client::Client;
+use store::wire::proto::errorpb;
+use store::wire::proto::kvrpcpb::{
+    Context, RawCasRequest, RawCasResponse, RawDeleteRequest, RawDeleteResponse, RawGetRequest,
+    RawGetResponse, RawPutRequest, RawPutResponse,
+};
+use store::wire::proto::metapb;
+
+use crate::whole_node::judge::{Action, Heard, History};
+
+/// What a test and its clients share.
+#[derive(Default)]
+pub(crate) struct Shared {
+    pub(crate) history: RefCell<History>,
+    pub(crate) done: Cell<bool>,
+    /// How often a node refused a call over RESP that it could not bring to a leader, and how often one was carried out.
+    pub(crate) refused_anywhere: Cell<u64>,
+    pub(crate) answered_anywhere: Cell<u64>,
+    /// Refusals that have no place here.
+    pub(crate) failures: RefCell<Vec<String>>,
+}
+
+/// What came of a call.
+pub(crate) enum Called {
+    Heard(Heard),
+    /// It has not happened; who leads, if that was said.
+    Refused(Option<metapb::Peer>),
+    /// It may have happened.
+    Lost,
+}
+
+pub(crate) fn below(rt: &Rt, bound: u64) -> u64 {
+    rt.random() % bound
+}
+
+/// What a client does next: values that it writes begin with `name` and are never written twice.
+pub(crate) fn draw(rt: &Rt, name: &str, written: &mut u64) -> Action {
+    match below(rt, 10) {
+        0..=3 => {
+            *written += 1;
+            Action::Set(format!("{name}-{written}"))
+        }
+        4 => Action::Delete,
+        5..=9 => Action::Get,
+        _ => unreachable!("it is below ten"),
+    }
+}
+
+/// Asks over the TiKV protocol; reads by a comparison that fails if `by_swap`.
+pub(crate) async fn send(
+    client: &Client,
+    context: Option<Context>,
+    key: &str,
+    action: &Action,
+    by_swap: bool,
+) -> Result<Called, String> {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).expect("text was written");
+    let (heard, region_error, error) = match action {
+        // A comparison that fails says what there is, and writes nothing.
+        Action::Get if by_swap => {
+            let previous_value = Bytes::from_static(b"never written");
+            let ask = RawCasRequest { context, key, previous_value, ..RawCasRequest::default() };
+            match client.unary::<RawCasResponse>("/tikvpb.Tikv/RawCompareAndSwap", &ask).await {
+                Ok(got) => {
+                    let value = (!got.previous_not_exist).then(|| text(got.previous_value));
+                    (Heard::Value(value), got.region_error, got.error)
+                }
+                Err(_) => return Ok(Called::Lost),
+            }
+        }
+        Action::Get => {
+            let ask = RawGetRequest { context, key, ..RawGetRequest::default() };
+            match client.unary::<RawGetResponse>("/tikvpb.Tikv/RawGet", &ask).await {
+                Ok(got) => {
+                    (Heard::Value((!got.not_found).then(|| text(got.value))), got.region_error, got.error)
+                }
+                Err(_) => return Ok(Called::Lost),
+            }
+        }
+        Action::Set(value) => {
+            let value = value.clone().into();
+            let ask = RawPutRequest { context, key, value, ..RawPutRequest::default() };
+            match client.unary::<RawPutResponse>("/tikvpb.Tikv/RawPut", &ask).await {
+                Ok(done) => (Heard::Done, done.region_error, done.error),
+                Err(_) => return Ok(Called::Lost),
+            }
+        }
+        Action::Delete => {
+            let ask = RawDeleteRequest { context, key, ..RawDeleteRequest::default() };
+            match client.unary::<RawDeleteResponse>("/tikvpb.Tikv/RawDelete", &ask).await {
+                Ok(done) => (Heard::Done, done.region_error, done.error),
+                Err(_) => return Ok(Called::Lost),
+            }
+        }
+        Action::Increment => unreachable!("the TiKV protocol does not count"),
+    };
+    match (region_error, error.is_empty()) {
+        (None, true) => Ok(Called::Heard(heard)),
+        (Some(error), _) => refused(error),
+        (None, false) => Err(error),
+    }
+}
+
+/// What a region error means for the call. Only those that an election or a moving region bring have a place here.
+fn refused(error: errorpb::Error) -> Result<Called, String> {
+    if error.undetermined_result.is_some() {
+        return Ok(Called::Lost);
+    }
+    if let Some(not_leader) = &error.not_leader {
+        return Ok(Called::Refused(not_leader.leader));
+    }
+    let moves = error.server_is_busy.is_some()
+        || error.stale_command.is_some()
+        || error.region_not_found.is_some()
+        || error.epoch_not_match.is_some()
+        || error.mismatch_peer_id.is_some();
+    if moves { Ok(Called::Refused(None)) } else { Err(format!("{error:?}")) }
+}
