@@ -69,6 +69,10 @@ pub enum Bug {
     WritesOvertake,
     /// A core takes no newer routes.
     RoutesKept,
+    /// A write that was refused is sent again although a later one of the same key was carried out.
+    WritesComeLate,
+    /// Where a region was is believed although the store there has refused.
+    OldOwnerKept,
     /// A read is served when its index is known, applied or not.
     ReadBeforeApplied,
     /// Entries that a snapshot has overtaken are applied once more.
@@ -138,13 +142,14 @@ impl Bug {
     pub const DESCRIPTOR: [Self; 2] = [Self::DescribedLate, Self::DescribedEarly];
 
     /// Those of routes that change.
-    pub const ROUTES: [Self; 7] = [
+    pub const ROUTES: [Self; 8] = [
         Self::StaleRoute,
         Self::ScanSkips,
         Self::ScanRepeats,
         Self::InflightSurvives,
         Self::MarkLost,
         Self::WritesOvertake,
+        Self::WritesComeLate,
         Self::RoutesKept,
     ];
 }

@@ -144,6 +144,30 @@ impl Refusal {
         }
     }
 
+    /// Whether the request may be carried out where the region is now.
+    pub fn has_moved(&self) -> bool {
+        match self {
+            Self::RegionNotFound { .. }
+            | Self::KeyNotInRegion { .. }
+            | Self::EpochNotMatch { .. }
+            | Self::StoreNotMatch { .. }
+            | Self::PeerNotMatch { .. }
+            | Self::NotLeader { .. } => true,
+            Self::StaleCommand
+            | Self::Busy { .. }
+            | Self::DiskFull { .. }
+            | Self::SpansRegions { .. }
+            | Self::TooLarge { .. }
+            | Self::Damaged { .. }
+            | Self::Invalid(_)
+            | Self::AnswerTooLarge { .. }
+            | Self::NotAnInteger
+            | Self::Overflow
+            | Self::Stopped(_)
+            | Self::Unknown => false,
+        }
+    }
+
     /// The region has a leader that does not yet have everything in its state that was acknowledged before its election.
     pub(crate) fn not_current() -> Self {
         Self::Busy { reason: "the region has just elected its leader", backoff_ms: 10 }

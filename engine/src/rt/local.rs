@@ -70,6 +70,40 @@ impl<T> Answer<T> {
     }
 }
 
+impl<T> Pending<T> {
+    /// A look at the answer for another part of this core.
+    pub fn peek(&self) -> Peek<T> {
+        Peek(self.0.clone())
+    }
+}
+
+/// Looks at an answer while it waits to be taken.
+#[derive(Debug)]
+pub struct Peek<T>(Rc<RefCell<Slot<T>>>);
+
+/// What a [`Peek`] sees.
+#[derive(Debug)]
+pub enum Peeked<'a, T> {
+    /// No answer yet, or it was taken.
+    Nothing,
+    /// The answer.
+    Answer(&'a T),
+    /// The answering side was dropped.
+    Abandoned,
+}
+
+impl<T> Peek<T> {
+    /// Looks.
+    pub fn look<R>(&self, see: impl FnOnce(Peeked<'_, T>) -> R) -> R {
+        let slot = self.0.borrow();
+        see(match &slot.value {
+            Some(value) => Peeked::Answer(value),
+            None if slot.abandoned => Peeked::Abandoned,
+            None => Peeked::Nothing,
+        })
+    }
+}
+
 impl<T> Drop for Pending<T> {
     fn drop(&mut self) {
         let answerer = {

@@ -5,9 +5,9 @@
 //! version that the routes of this moment name: what meets another one there is sent on ([`super::retry`]). What spans regions is
 //! taken apart and put together again ([`super::send`]); it is atomic per region only.
 //!
-//! Every store tells all cores when its regions change; each core makes the next version of its routes of that, at once and whole.
+//! Every store publishes to all cores when its regions change; each core takes that into its routes, at once and whole.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
@@ -16,8 +16,9 @@ use engine::rt::chan::Receiver;
 use engine::rt::local::{Answer, oneshot};
 use engine::rt::{Mono, Rt};
 
+use super::order::Order;
 use super::remote::Remote;
-use super::retry::{RETRIED_FOR, Routed, Waiting, has_moved};
+use super::retry::{RETRIED_FOR, Routed, Waiting};
 use crate::memory::Memory;
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
@@ -25,7 +26,7 @@ use crate::request::{Op, Out, Outcome, Route};
 use crate::shard::Shard;
 use crate::shard::links::{Links, Message};
 use crate::shard::reply::Reply;
-use crate::shard::routes::{Place, Routes};
+use crate::shard::routes::{Place, PlaceChange, Routes, Source};
 
 /// Batches of messages handled before other tasks of the core get a turn.
 const BATCHES_MAX: usize = 64;
@@ -38,12 +39,12 @@ pub struct Dispatch {
     /// Why stores of this core could not be opened, by their index on the node.
     fenced: BTreeMap<usize, String>,
     whole: Whole,
-    /// The newest version; see [`super::retry`] for what was sent by older ones.
+    /// As they are now; see [`super::retry`] for what was sent by older ones.
     routes: RefCell<Routes>,
-    /// What the routes are made of, by store.
-    published: RefCell<BTreeMap<usize, Vec<Place>>>,
     /// When the routes changed last; nothing if they are those of the start.
     changed: Cell<Option<Mono>>,
+    /// Which writes of which keys are in flight.
+    order: Rc<Order>,
     /// What was sent where no region is any more.
     waiting: Waiting,
     links: Rc<Links>,
@@ -104,19 +105,16 @@ impl Dispatch {
     ) -> Rc<Self> {
         let mut shards = vec![None; whole.core_of.len()];
         open.into_iter().for_each(|(store, shard)| shards[store] = Some(shard));
-        let routes = RefCell::new(Routes::new(places.clone()));
-        let mut published = BTreeMap::<usize, Vec<Place>>::new();
-        places.into_iter().for_each(|place| published.entry(place.store).or_default().push(place));
-        published.values_mut().for_each(|places| places.sort_by(|one, next| one.start.cmp(&next.start)));
-        let (published, waiting, went) = (RefCell::new(published), Waiting::default(), Cell::default());
+        let routes = RefCell::new(Routes::new(places));
+        let (order, waiting, went) = (Rc::default(), Waiting::default(), Cell::default());
         let dispatch = Rc::new(Self {
             rt: rt.clone(),
             shards,
             fenced,
             whole,
             routes,
-            published,
             changed: Cell::new(None),
+            order,
             waiting,
             links,
             remote,
@@ -158,16 +156,17 @@ impl Dispatch {
         let routes = self.routes();
         // What another node leads is asked there.
         let place = routes.find(key).filter(|place| place.leader.is_none())?;
-        let outcome = self.shard(place.store)?.get_now(Some(&place.route()), key, keep)?;
+        let Source::Store(store) = place.source else { return None };
+        let outcome = self.shard(store)?.get_now(Some(&place.route()), key, keep)?;
         // Where the region has moved, the read has to be sent on.
-        Some(outcome).filter(|outcome| !outcome.as_ref().is_err_and(has_moved))
+        Some(outcome).filter(|outcome| !outcome.as_ref().is_err_and(Refusal::has_moved))
     }
 
     pub(super) fn rt(&self) -> &Rt {
         &self.rt
     }
 
-    /// The newest routes. Borrowed between awaits only.
+    /// The routes as they are now. Borrowed between awaits only.
     pub(super) fn routes(&self) -> Ref<'_, Routes> {
         self.routes.borrow()
     }
@@ -194,46 +193,36 @@ impl Dispatch {
         self.went.set(Went::Elsewhere);
     }
 
+    pub(super) fn order(&self) -> &Rc<Order> {
+        &self.order
+    }
+
     pub(super) fn waiting(&self) -> &Waiting {
         &self.waiting
     }
 
-    /// A store has published other places: the next version of the routes takes the place of this one as a whole.
-    fn published(&self, store: usize, places: Vec<Place>) {
-        let mut published = self.published.borrow_mut();
-        let known = published.entry(store).or_default();
-        if *known == places {
-            return;
+    /// Takes over what a store has published.
+    fn published(&self, store: usize, changes: Vec<PlaceChange>) {
+        if !planted(Bug::RoutesKept) && self.routes_mut().publish(store, changes) {
+            self.changed.set(Some(self.rt.now()));
         }
-        *known = places;
-        if planted(Bug::RoutesKept) {
-            return;
-        }
-        drop(published);
-        self.renew_routes();
-        self.changed.set(Some(self.rt.now()));
     }
 
-    /// Makes the next version of the routes, of what is known now.
-    pub(super) fn renew_routes(&self) {
-        let mut places: Vec<Place> = self.published.borrow().values().flatten().cloned().collect();
-        if let Some(remote) = &self.remote {
-            remote.mark(&mut places);
-        }
-        let next = self.routes().next(places);
-        *self.routes.borrow_mut() = next;
+    /// The routes, to change them. Borrowed for one change only.
+    pub(super) fn routes_mut(&self) -> RefMut<'_, Routes> {
+        self.routes.borrow_mut()
     }
 
-    /// Tells this core and the others what a store here has, whenever that changes.
+    /// Publishes to this core and the others what a store here has, whenever that changes.
     async fn watch(self: Rc<Self>, store: usize, shard: Shard) {
         let changed = shard.routes_changed();
         loop {
             changed.wait().await;
-            let places = shard.places(store);
-            let is_news = self.published.borrow().get(&store) != Some(&places);
-            if is_news {
-                self.links.publish(store, &places);
-                self.published(store, places);
+            let mut changes = shard.take_place_changes(store);
+            changes.retain(|change| !self.routes().has_published(change, store));
+            if !changes.is_empty() {
+                self.links.publish(store, &changes);
+                self.published(store, changes);
             }
         }
     }
@@ -303,7 +292,7 @@ impl Dispatch {
                             (None, None) => reply.send(Err(Refusal::RegionNotFound { region_id: 0 })),
                         }
                     }
-                    Message::Routes { store, places } => self.published(store, places),
+                    Message::Routes { store, changes } => self.published(store, changes),
                     Message::Answer { id, outcome } => self.links.arrived(id, outcome),
                     Message::Closed { from } => self.links.closed(from),
                 }

@@ -2,6 +2,7 @@
 
 use super::retry::Routed;
 use crate::memory::{AnswerBytes, charged_bytes};
+use crate::refusal::Refusal;
 use crate::request::{Out, Outcome};
 
 /// The values of all parts, or [`Out::NoRoom`] if one has none.
@@ -30,13 +31,24 @@ pub(super) async fn join_lengths(parts: Vec<(Routed, Vec<usize>)>, len: usize) -
     Ok(Out::Lengths(lengths))
 }
 
+/// What a write in several parts came to. One that was carried out in part is neither done nor refused.
 pub(super) async fn join_done(parts: Vec<(Routed, ())>) -> Outcome {
-    let mut first_refusal = None;
+    let (mut may_have_happened, mut first_refusal) = (false, None);
     for (pending, ()) in parts {
-        if let Err(refusal) = pending.await {
-            first_refusal.get_or_insert(refusal);
+        match pending.await {
+            Ok(_) => may_have_happened = true,
+            Err(Refusal::Unknown) => {
+                may_have_happened = true;
+                first_refusal.get_or_insert(Refusal::Unknown);
+            }
+            Err(refusal) => {
+                first_refusal.get_or_insert(refusal);
+            }
         }
     }
-    // Another region's part may be durable although this one was refused: only the caller can tell what that means.
-    first_refusal.map_or(Ok(Out::Done), Err)
+    match first_refusal {
+        None => Ok(Out::Done),
+        Some(_) if may_have_happened => Err(Refusal::Unknown),
+        Some(refusal) => Err(refusal),
+    }
 }

@@ -7,7 +7,9 @@
 
 mod dispatch;
 mod join;
+mod locate;
 mod memory;
+mod order;
 mod remote;
 mod retry;
 #[cfg(test)]
@@ -22,6 +24,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 pub use dispatch::{Dispatch, Here, Whole};
+pub use locate::{Located, Locates};
 pub use remote::{Asks, Remote};
 
 use crate::memory::{Memory, charged_bytes};

@@ -1,23 +1,25 @@
 //! Regions that are led on another node: what is asked of them here is sent there.
 //!
-//! A replica of this node that does not lead says which store does, and so does a store that was asked and leads no more. What was
-//! heard last becomes part of the next version of the routes, so a write that goes another way than those before it waits for them as
-//! it does when a region moves ([`super::retry`]). Where no leader is known the replica of this node is asked again, until it knows
-//! one or the deadline is over.
+//! A replica of this node that does not lead says which store does, and so does a store that was asked and leads no more; of regions
+//! without a replica here the scheduler says where they are ([`super::locate`]). What was heard last is part of the routes, and makes
+//! another place, so a write that goes another way than those before it waits for them as it does when a region moves
+//! ([`super::order`]). Where no leader is known a replica of this node is asked again, or each replica elsewhere in turn, until one is known or
+//! the deadline is over.
 //!
 //! Invariants: a request that was refused was not carried out, so it may be sent again; one whose outcome is unknown never is.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 
 use engine::rt::local::Answer;
 use scheduler::{Peer, StoreId};
 
 use super::dispatch::Dispatch;
+use super::locate::{Locates, Questions};
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome, Route};
-use crate::shard::routes::Place;
+use crate::shard::routes::{Place, Source};
 
 /// The way to stores of other nodes.
 pub trait Asks: fmt::Debug {
@@ -25,65 +27,82 @@ pub trait Asks: fmt::Debug {
     fn send(&self, to: StoreId, route: Route, op: Op, answer: Answer<Outcome>);
 }
 
-/// What a core knows of leaders on other nodes.
+/// One core's ways to other nodes.
 #[derive(Debug)]
 pub struct Remote {
     requests: Box<dyn Asks>,
     /// The stores of this node, over all cores.
     ours: Vec<StoreId>,
-    /// By region: the leader, if it is on another node.
-    leaders: RefCell<BTreeMap<u64, Peer>>,
+    questions: Option<Rc<Questions>>,
 }
 
 impl Remote {
-    /// For a node with the stores `ours`; nothing is known of any leader.
+    /// For a node with the stores `ours`, of which the others are asked by `requests`.
     pub fn new(requests: Box<dyn Asks>, ours: Vec<StoreId>) -> Self {
-        Self { requests, ours, leaders: RefCell::default() }
+        Self { requests, ours, questions: None }
     }
 
-    /// Notes who leads a region. Whether that is news.
-    fn hear(&self, region_id: u64, leader: Option<&Peer>) -> bool {
-        let leader = leader.filter(|peer| !self.ours.contains(&peer.store));
-        let mut leaders = self.leaders.borrow_mut();
-        if leaders.get(&region_id) == leader {
-            return false;
-        }
-        match leader {
-            Some(leader) => leaders.insert(region_id, *leader),
-            None => leaders.remove(&region_id),
-        };
-        true
+    /// With the scheduler to ask about regions of which the node has no replica.
+    #[must_use]
+    pub fn asking(self, scheduler: Box<dyn Locates>) -> Self {
+        Self { questions: Some(Rc::new(Questions::new(scheduler))), ..self }
     }
 
-    /// Says of each place whether another node leads it.
-    pub(super) fn mark(&self, places: &mut [Place]) {
-        let leaders = self.leaders.borrow();
-        if !leaders.is_empty() {
-            places.iter_mut().for_each(|place| place.leader = leaders.get(&place.region_id).copied());
-        }
+    pub(super) fn is_ours(&self, peer: &Peer) -> bool {
+        self.ours.contains(&peer.store)
+    }
+
+    pub(super) fn questions(&self) -> Option<&Rc<Questions>> {
+        self.questions.as_ref()
     }
 }
 
 impl Dispatch {
-    /// A refusal may say who leads its region now.
-    pub(super) fn heard(&self, refusal: &Refusal) {
-        if let Refusal::NotLeader { region_id, leader } = refusal
-            && let Some(remote) = self.remote()
-            && remote.hear(*region_id, leader.as_ref())
-        {
-            self.renew_routes();
+    /// A refusal of what was sent to a region says what is different: who leads it, or that it is another one.
+    pub(super) fn heard(&self, region_id: u64, refusal: &Refusal) {
+        let Some(remote) = self.remote().filter(|_| !planted(Bug::OldOwnerKept)) else { return };
+        match refusal {
+            Refusal::NotLeader { region_id, leader } => {
+                self.routes_mut().lead(*region_id, leader.filter(|leader| !remote.is_ours(leader)));
+                if leader.is_some_and(|leader| remote.is_ours(&leader)) {
+                    // A store of this node has come to have a replica.
+                    self.forget_located(*region_id);
+                }
+            }
+            Refusal::EpochNotMatch { .. } | Refusal::KeyNotInRegion { .. } => self.forget_located(region_id),
+            Refusal::RegionNotFound { .. } | Refusal::StoreNotMatch { .. } | Refusal::PeerNotMatch { .. } => {
+                self.forget_located(region_id);
+                self.routes_mut().lead(region_id, None);
+            }
+            Refusal::StaleCommand
+            | Refusal::Busy { .. }
+            | Refusal::DiskFull { .. }
+            | Refusal::SpansRegions { .. }
+            | Refusal::TooLarge { .. }
+            | Refusal::Damaged { .. }
+            | Refusal::Invalid(_)
+            | Refusal::AnswerTooLarge { .. }
+            | Refusal::NotAnInteger
+            | Refusal::Overflow
+            | Refusal::Stopped(_)
+            | Refusal::Unknown => {}
         }
     }
 
     /// Hands an operation to whoever has the region: a store of this node, or the leader on another one.
     pub(super) fn deliver_to(&self, place: &Place, op: Op, answer: Answer<Outcome>) {
-        match (place.leader, self.remote()) {
-            (Some(leader), Some(remote)) => {
+        match (place.leader, self.remote(), place.source) {
+            (Some(leader), Some(remote), _) => {
                 self.goes_elsewhere();
                 let route = Route { peer_id: leader.id.0, store_id: leader.store.0, ..place.route() };
                 remote.requests.send(leader.store, route, op, answer);
             }
-            (Some(_) | None, _) => self.deliver(place.store, Some(place.route()), op, answer),
+            (None, _, Source::Store(store)) | (Some(_), None, Source::Store(store)) => {
+                self.deliver(store, Some(place.route()), op, answer);
+            }
+            (None, _, Source::Scheduler) | (Some(_), None, Source::Scheduler) => {
+                unreachable!("a place that only the scheduler has named says who is asked")
+            }
         }
     }
 }

@@ -1,14 +1,8 @@
 //! What was sent to a region that has moved is sent again, by newer routes, until a deadline.
 //!
 //! A refusal changes nothing, so whatever the guard of a store refuses because its region left, shrank or grew, or because another
-//! store leads it, may be sent again. Reads
-//! simply are. Writes keep their order: two writes of one key take effect in the order in which they were submitted here, whatever
-//! becomes of the routes in between. So a write waits
-//! * while a write that older routes sent to the same keys is in flight ([`Placed::is_clear`]): it may yet be refused;
-//! * behind the writes of the same keys that wait here, in the order of their numbers.
-//!
-//! A store that does not lead refuses, and may lead and take in a later write a moment afterwards. So a write that was refused for that is
-//! sent again only if nothing later was sent to the same place; else its refusal is its answer.
+//! store leads it, may be sent again. Reads simply are. Writes keep the order of their keys ([`super::order`]), in which a write may
+//! have to wait, or may have been overtaken: then its refusal is its answer.
 //!
 //! Invariants: what waits is bounded ([`WAITING_MAX`]) and is answered at its deadline at the latest; a number is given once.
 
@@ -20,16 +14,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use engine::rt::Mono;
 use engine::rt::local::{Answer, Bell, Pending, oneshot};
 
 use super::dispatch::Dispatch;
-use crate::plant::{Bug, planted};
+use super::order::InLine;
+use super::send::Sent;
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome};
-use crate::shard::routes::{InFlight, Placed};
+use crate::shard::placed::{InFlight, Standing};
 
 /// How long an operation is sent again before its refusal is its answer.
 /// Longer than an election takes.
@@ -39,42 +32,11 @@ pub(super) const RETRIED_FOR: Duration = Duration::from_secs(6);
 pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(1);
 const AGAIN_AFTER_MAX: Duration = Duration::from_millis(16);
 
+/// How long until the scheduler is asked about a region of which nobody known says who leads it.
+const ASK_AFTER: Duration = Duration::from_secs(1);
+
 /// Operations of one core that may wait for routes.
 const WAITING_MAX: usize = 4 << 10;
-
-/// Whether the request may be carried out where the region is now.
-pub(super) fn has_moved(refusal: &Refusal) -> bool {
-    match refusal {
-        Refusal::RegionNotFound { .. }
-        | Refusal::KeyNotInRegion { .. }
-        | Refusal::EpochNotMatch { .. }
-        | Refusal::NotLeader { .. } => true,
-        Refusal::StoreNotMatch { .. }
-        | Refusal::PeerNotMatch { .. }
-        | Refusal::StaleCommand
-        | Refusal::Busy { .. }
-        | Refusal::DiskFull { .. }
-        | Refusal::SpansRegions { .. }
-        | Refusal::TooLarge { .. }
-        | Refusal::Damaged { .. }
-        | Refusal::Invalid(_)
-        | Refusal::AnswerTooLarge { .. }
-        | Refusal::NotAnInteger
-        | Refusal::Overflow
-        | Refusal::Stopped(_)
-        | Refusal::Unknown => false,
-    }
-}
-
-/// Whether an operation that was refused may be sent again. A place that refused because it did not lead may have taken in later writes
-/// since, in front of which this one must not come; where the region itself moved, they were refused as well. Of a write of several
-/// parts some may have been taken in. Reads overtake nothing.
-fn may_go_again(refusal: &Refusal, writes: bool, at: Option<&InFlight>) -> bool {
-    match refusal {
-        Refusal::NotLeader { .. } => !writes || at.is_some_and(InFlight::is_last),
-        other => has_moved(other),
-    }
-}
 
 /// An operation on its way, as a future of its outcome.
 #[derive(Debug)]
@@ -90,8 +52,10 @@ pub(super) struct Again {
     pub(super) dispatch: Rc<Dispatch>,
     pub(super) number: Number,
     pub(super) op: Op,
+    /// The region that it was sent to.
+    pub(super) region_id: u64,
     /// Where it is in flight, if it is a write.
-    pub(super) at: Option<InFlight>,
+    pub(super) held: Option<InFlight>,
 }
 
 impl Routed {
@@ -112,33 +76,46 @@ impl Future for Routed {
         loop {
             // An answer that is dropped unanswered belongs to a store that stopped with the operation in flight.
             let outcome = ready!(Pin::new(&mut self.pending).poll(cx)).unwrap_or(Err(Refusal::Unknown));
-            match (outcome, self.again.take()) {
-                (Err(refusal), Some(Again { dispatch, number, op, at })) if has_moved(&refusal) => {
-                    dispatch.heard(&refusal);
-                    if !may_go_again(&refusal, is_write(&op), at.as_ref()) {
-                        return Poll::Ready(Err(refusal));
+            let Some(Again { dispatch, number, op, region_id, held }) = self.again.take() else {
+                return Poll::Ready(outcome);
+            };
+            match outcome {
+                Err(refusal) if refusal.has_moved() => {
+                    dispatch.heard(region_id, &refusal);
+                    if let Some(held) = &held {
+                        held.waits();
                     }
-                    // It waits before it lets go of where it was, so nothing passes it by.
-                    self.pending = dispatch.wait_for_routes(number, op, refusal);
-                    drop(at);
+                    self.pending = dispatch.wait_for_routes(number, op, refusal, held);
                 }
-                (outcome, _) => return Poll::Ready(outcome),
+                outcome => {
+                    if let Some(held) = held {
+                        held.settle(&outcome);
+                    }
+                    return Poll::Ready(outcome);
+                }
             }
         }
     }
 }
 
 /// When an operation was submitted. A part that is made of it later keeps that place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Number {
     submitted: u64,
     /// Tells parts apart, which have no key in common; 0 for the whole.
     part: u64,
+    /// Since when it waits to be sent again, if it had to before it was taken apart.
+    since: Option<Mono>,
 }
 
 impl Number {
-    pub(super) const fn key(self) -> (u64, u64) {
+    const fn key(self) -> (u64, u64) {
         (self.submitted, self.part)
+    }
+
+    /// Its place in the order of all operations.
+    pub(super) const fn submitted(self) -> u64 {
+        self.submitted
     }
 
     /// Whether it is that of a part, whose answer the whole waits for.
@@ -152,31 +129,49 @@ impl Number {
 pub(super) struct Waiting {
     /// Numbers given, from 1 on.
     given: Cell<u64>,
-    waiting: RefCell<BTreeMap<Number, Waiter>>,
+    waiting: RefCell<BTreeMap<(u64, u64), Waiter>>,
     bell: Bell,
 }
 
 #[derive(Debug)]
 struct Waiter {
+    number: Number,
     op: Op,
-    span: Span,
+    /// Where it was refused, or is in flight, if it is a write.
+    held: Option<InFlight>,
+    /// Its place in the order of its keys, if it is a write that waits.
+    line: Option<InLine>,
     answer: Answer<Outcome>,
     /// The refusal that it gets at its deadline.
     refusal: Refusal,
     since: Mono,
-    /// It has been sent and its outcome is not known yet: what comes later waits for where it went.
-    sent: bool,
+    /// It has been sent and its outcome is not known yet.
+    is_sent: bool,
+}
+
+impl Waiter {
+    fn refuse(self, refusal: Refusal) {
+        self.settle(Err(refusal));
+    }
+
+    fn settle(self, outcome: Outcome) {
+        let Self { number: _, op: _, held, line: _, answer, refusal: _, since: _, is_sent: _ } = self;
+        if let Some(held) = held {
+            held.settle(&outcome);
+        }
+        answer.send(outcome);
+    }
 }
 
 impl Waiting {
     /// The number of an operation that is submitted now.
     pub(super) fn number(&self) -> Number {
-        Number { submitted: self.count(), part: 0 }
+        Number { submitted: self.count(), part: 0, since: None }
     }
 
     /// The number of a part of the operation `of`.
     pub(super) fn part(&self, of: Number) -> Number {
-        Number { submitted: of.submitted, part: self.count() }
+        Number { part: self.count(), ..of }
     }
 
     fn count(&self) -> u64 {
@@ -185,39 +180,31 @@ impl Waiting {
         count
     }
 
-    /// Whether a write that was submitted earlier waits for one of the keys of `op`.
-    fn has_before(&self, number: Number, op: &Op) -> bool {
-        let waiting = self.waiting.borrow();
-        if waiting.is_empty() {
-            return false;
-        }
-        let span = span(op);
-        let before = |waiter: &Waiter| !waiter.sent && is_write(&waiter.op) && touch(&waiter.span, &span);
-        let first_part = Number { part: 0, ..number };
-        waiting.range(..first_part).any(|(_, waiter)| before(waiter))
+    fn take(&self, number: Number) -> Option<Waiter> {
+        self.waiting.borrow_mut().remove(&number.key())
     }
 }
 
 impl Dispatch {
-    /// Whether a write has to wait before it may go to `place`.
-    pub(super) fn must_wait(&self, number: Number, op: &Op, place: &Placed) -> bool {
-        is_write(op)
-            && !planted(Bug::WritesOvertake)
-            && (!place.is_clear(number.key()) || self.waiting().has_before(number, op))
-    }
-
     /// Lets an operation wait until it can be sent by newer routes; `refusal` is its answer if that takes too long.
-    pub(super) fn wait_for_routes(&self, number: Number, op: Op, refusal: Refusal) -> Pending<Outcome> {
+    pub(super) fn wait_for_routes(
+        &self,
+        number: Number,
+        op: Op,
+        refusal: Refusal,
+        held: Option<InFlight>,
+    ) -> Pending<Outcome> {
         let (answer, pending) = oneshot();
         let waiting = self.waiting();
+        let since = number.since.unwrap_or_else(|| self.rt().now());
+        let line = is_write(&op).then(|| self.order().wait(number.submitted(), &op));
+        let waiter = Waiter { number, op, held, line, answer, refusal, since, is_sent: false };
         if waiting.waiting.borrow().len() >= WAITING_MAX {
             let reason = "too many requests wait for regions that are on their way";
-            answer.send(Err(Refusal::Busy { reason, backoff_ms: 100 }));
+            waiter.refuse(Refusal::Busy { reason, backoff_ms: 100 });
             return pending;
         }
-        let (span, since) = (span(&op), self.rt().now());
-        let waiter = Waiter { op, span, answer, refusal, since, sent: false };
-        waiting.waiting.borrow_mut().insert(number, waiter);
+        waiting.waiting.borrow_mut().insert(number.key(), waiter);
         waiting.bell.ring();
         pending
     }
@@ -235,15 +222,12 @@ impl Dispatch {
         }
     }
 
-    fn mark_sent(&self, number: Number, sent: bool) {
-        if let Some(waiter) = self.waiting().waiting.borrow_mut().get_mut(&number) {
-            waiter.sent = sent;
-        }
-    }
-
     async fn retry_all(self: &Rc<Self>) {
         let (now, budget) = (self.rt().now(), self.rt().budget());
-        let numbers: Vec<Number> = self.waiting().waiting.borrow().keys().copied().collect();
+        let waiting = self.waiting().waiting.borrow();
+        let numbers: Vec<Number> =
+            waiting.values().filter(|waiter| !waiter.is_sent).map(|waiter| waiter.number).collect();
+        drop(waiting);
         for number in numbers {
             self.retry(number, now);
             budget.tick().await;
@@ -251,57 +235,51 @@ impl Dispatch {
     }
 
     fn retry(self: &Rc<Self>, number: Number, now: Mono) {
-        let op = {
-            let mut waiting = self.waiting().waiting.borrow_mut();
-            let Some(waiter) = waiting.get_mut(&number).filter(|waiter| !waiter.sent) else { return };
-            if now.since(waiter.since) >= RETRIED_FOR {
-                let Waiter { op: _, span: _, answer, refusal, since: _, sent: _ } =
-                    waiting.remove(&number).expect("it was here just now");
-                drop(waiting);
-                return answer.send(Err(refusal));
-            }
-            waiter.op.clone()
-        };
-        if is_write(&op) && self.waiting().has_before(number, &op) {
-            return;
+        let Some(mut waiter) = self.waiting().take(number) else { return };
+        let refusal = waiter.refusal.clone();
+        if now.since(waiter.since) >= RETRIED_FOR {
+            return waiter.refuse(refusal);
         }
-        let writes = is_write(&op);
-        // Before it is sent, or parts of it would wait for it.
-        self.mark_sent(number, true);
-        let Some((pending, at)) = self.send_again(number, op) else { return self.mark_sent(number, false) };
+        match waiter.held.as_ref().map(InFlight::standing) {
+            Some(Standing::Overtaken) => return waiter.refuse(refusal),
+            Some(Standing::Undecided) => {}
+            Some(Standing::First) | None => {
+                waiter.held.take().into_iter().for_each(InFlight::refuse);
+                if now.since(waiter.since) >= ASK_AFTER {
+                    self.seek_instead(&waiter.op);
+                }
+                waiter.number.since = Some(waiter.since);
+                if let Some(Sent { pending, region_id, held }) = self.send_again(waiter.number, &waiter.op) {
+                    (waiter.is_sent, waiter.held, waiter.line) = (true, held, None);
+                    self.await_sent(waiter.number, pending, region_id);
+                }
+            }
+        }
+        self.waiting().waiting.borrow_mut().insert(number.key(), waiter);
+    }
+
+    /// Settles what was sent again, or lets it wait on.
+    fn await_sent(self: &Rc<Self>, number: Number, pending: Routed, region_id: Option<u64>) {
         let dispatch = self.clone();
         self.rt().spawn(async move {
             let outcome = pending.await;
-            let mut waiting = dispatch.waiting().waiting.borrow_mut();
-            match outcome {
-                Err(refusal) if has_moved(&refusal) => {
-                    drop(waiting);
-                    dispatch.heard(&refusal);
-                    let goes_again = may_go_again(&refusal, writes, at.as_ref());
-                    let mut waiting = dispatch.waiting().waiting.borrow_mut();
-                    if !goes_again && let Some(waiter) = waiting.remove(&number) {
-                        drop(waiting);
-                        return waiter.answer.send(Err(refusal));
+            let Some(mut waiter) = dispatch.waiting().take(number) else { return };
+            match (outcome, region_id) {
+                // What was taken apart was sent again in its parts.
+                (Err(refusal), Some(region_id)) if refusal.has_moved() => {
+                    dispatch.heard(region_id, &refusal);
+                    if let Some(held) = &waiter.held {
+                        held.waits();
+                        waiter.line = Some(dispatch.order().wait(number.submitted(), &waiter.op));
                     }
-                    if let Some(waiter) = waiting.get_mut(&number) {
-                        (waiter.refusal, waiter.sent) = (refusal, false);
-                    }
+                    (waiter.refusal, waiter.is_sent) = (refusal, false);
+                    dispatch.waiting().waiting.borrow_mut().insert(number.key(), waiter);
                 }
-                outcome => {
-                    let waiter = waiting.remove(&number);
-                    drop(waiting);
-                    if let Some(waiter) = waiter {
-                        waiter.answer.send(outcome);
-                    }
-                }
+                (outcome, _) => waiter.settle(outcome),
             }
-            drop(at);
         });
     }
 }
-
-/// The smallest and the greatest key of an operation; no greatest one means that it has no bound.
-type Span = (Bytes, Option<Bytes>);
 
 /// Whether the order of the operation against others of its keys matters.
 pub(super) fn is_write(op: &Op) -> bool {
@@ -315,31 +293,5 @@ pub(super) fn is_write(op: &Op) -> bool {
         | Op::Atomic(_)
         | Op::Watch { .. } => true,
         Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => false,
-    }
-}
-
-/// Whether two writes may have a key in common.
-fn touch((from, to): &Span, (other_from, other_to): &Span) -> bool {
-    let ends_before = |end: &Option<Bytes>, start: &Bytes| end.as_ref().is_some_and(|end| end < start);
-    !ends_before(to, other_from) && !ends_before(other_to, from)
-}
-
-fn span(op: &Op) -> Span {
-    let of = |mut keys: Vec<Bytes>| {
-        keys.sort_unstable();
-        (keys.first().cloned().unwrap_or_default(), Some(keys.last().cloned().unwrap_or_default()))
-    };
-    match op {
-        Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
-            (key.clone(), Some(key.clone()))
-        }
-        Op::BatchGet { keys, at_once: _ }
-        | Op::Lengths { keys }
-        | Op::BatchDelete { keys }
-        | Op::Watch { keys } => of(keys.clone()),
-        Op::BatchPut { pairs } => of(pairs.iter().map(|(key, _)| key.clone()).collect()),
-        Op::Atomic(atomic) => of(atomic.keys()),
-        Op::DeleteRange { start, end } => (start.clone(), Some(end.clone()).filter(|end| !end.is_empty())),
-        Op::Scan(scan) => (scan.start.clone(), Some(scan.end.clone()).filter(|end| !end.is_empty())),
     }
 }

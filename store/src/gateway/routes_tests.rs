@@ -268,14 +268,14 @@ impl Client {
             }
             other => panic!("{other:?}"),
         };
-        // Of a batch over several regions parts may have been written; anything else that was refused was not.
+        // Of a batch over several regions parts may have been written, and then it says so; what was refused was not.
         let partly = matches!(op, Op::BatchPut { .. });
         for (key, value) in after {
             let known = self.known.get_mut(&key).unwrap();
             match &outcome {
                 Ok(_) => *known = BTreeSet::from([value]),
+                Err(Refusal::Unknown) if partly => drop(known.insert(value)),
                 Err(Refusal::Unknown) => panic!("nothing is unknown here: {op:?}"),
-                Err(_) if partly => drop(known.insert(value)),
                 Err(_) => {}
             }
         }

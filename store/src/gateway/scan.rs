@@ -10,17 +10,18 @@ use bytes::Bytes;
 use engine::rt::local::oneshot;
 
 use super::dispatch::Dispatch;
-use super::retry::{AGAIN_AFTER, RETRIED_FOR, has_moved};
+use super::retry::{AGAIN_AFTER, RETRIED_FOR};
 use crate::memory::charged_pair_bytes;
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Scan};
-use crate::shard::routes::{Place, Placed};
+use crate::shard::placed::Placed;
+use crate::shard::routes::Place;
 
 impl Dispatch {
     /// Scans region by region until the limit or the end of the range. As with values, a scan that holds pairs of one region does not
     /// wait for room in the next one, unless it is its turn.
-    pub(super) async fn scan(&self, scan: Scan) -> Outcome {
+    pub(super) async fn scan(self: &Rc<Self>, scan: Scan) -> Outcome {
         match self.scan_regions(scan.clone(), true).await? {
             Out::NoRoom => {}
             pairs => return Ok(pairs),
@@ -29,21 +30,26 @@ impl Dispatch {
         self.scan_regions(scan, false).await
     }
 
-    async fn scan_regions(&self, mut scan: Scan, at_once: bool) -> Outcome {
+    async fn scan_regions(self: &Rc<Self>, mut scan: Scan, at_once: bool) -> Outcome {
         let (mut pairs, wanted) = (Vec::new(), scan.limit);
         let mut since = self.rt().now();
         while pairs.len() < wanted && (scan.end.is_empty() || scan.start < scan.end) {
             scan.limit = (wanted - pairs.len()).min(self.scan_pairs_max());
             scan.at_once = at_once && !pairs.is_empty();
-            let step = match self.place_of(&scan) {
-                Some(place) => self.scan_region(&place, &scan).await.map(|part| (place, part)),
-                None if self.is_changing() => Err(Refusal::RegionNotFound { region_id: 0 }),
-                None => return Err(Refusal::RegionNotFound { region_id: 0 }),
+            let is_late = self.rt().now().since(since) >= RETRIED_FOR;
+            let Some(place) = self.place_of(&scan) else {
+                let sought = if scan.reverse { self.seek_before(&scan.end) } else { self.seek(&scan.start) };
+                match sought {
+                    Some(refusal) if is_late => return Err(refusal),
+                    Some(_) => self.rt().sleep(AGAIN_AFTER).await,
+                    None => return Err(Refusal::RegionNotFound { region_id: 0 }),
+                }
+                continue;
             };
-            let (place, part) = match step {
-                Ok(step) => step,
-                Err(refusal) if has_moved(&refusal) && self.rt().now().since(since) < RETRIED_FOR => {
-                    self.heard(&refusal);
+            let part = match self.scan_region(&place, &scan).await {
+                Ok(part) => part,
+                Err(refusal) if refusal.has_moved() && !is_late => {
+                    self.heard(place.region_id, &refusal);
                     self.rt().sleep(AGAIN_AFTER).await;
                     continue;
                 }

@@ -13,7 +13,16 @@ use super::split::{Part, Parts, ask_at_once, command_bytes};
 use crate::memory::{AnswerBytes, charged_length};
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome};
-use crate::shard::routes::{InFlight, Placed};
+use crate::shard::placed::{InFlight, KeyHash, Placed};
+
+/// What was sent again.
+pub(super) struct Sent {
+    pub(super) pending: Routed,
+    /// The region that it went to, if it went to one.
+    pub(super) region_id: Option<u64>,
+    /// Where it is in flight, if it is a write that went to one region.
+    pub(super) held: Option<InFlight>,
+}
 
 impl Dispatch {
     /// Sends an operation to wherever its keys are.
@@ -22,14 +31,13 @@ impl Dispatch {
         let parts = Parts::of(&self.routes(), op);
         match parts {
             Parts::One(place, op) => self.send_part(number, place, op),
-            Parts::Nowhere(op) => {
-                let refusal = Refusal::RegionNotFound { region_id: 0 };
-                if !self.is_changing() {
+            Parts::Nowhere(op, key) => {
+                let Some(refusal) = self.seek(&key) else {
                     let (answer, pending) = oneshot();
-                    answer.send(Err(refusal));
+                    answer.send(Err(Refusal::RegionNotFound { region_id: 0 }));
                     return Routed::once(pending);
-                }
-                Routed::once(self.wait_for_routes(number, op, refusal))
+                };
+                Routed::once(self.wait_for_routes(number, op, refusal, None))
             }
             parts @ (Parts::Refused(_)
             | Parts::Scan(_)
@@ -40,15 +48,23 @@ impl Dispatch {
     }
 
     fn send_part(self: &Rc<Self>, number: Number, place: Rc<Placed>, op: Op) -> Routed {
-        if self.must_wait(number, &op, &place) {
-            let reason = "writes to where the region was are in flight";
+        if is_write(&op) && self.must_wait(number, &op, &place) {
+            let reason = "earlier writes of the same keys are not answered yet";
             let refusal = Refusal::Busy { reason, backoff_ms: 100 };
-            return Routed::once(self.wait_for_routes(number, op, refusal));
+            return Routed::once(self.wait_for_routes(number, op, refusal, None));
         }
+        let (pending, held) = self.put(number, &place, op.clone());
+        let (dispatch, region_id) = (self.clone(), place.region_id);
+        Routed::again(pending, Again { dispatch, number, op, region_id, held })
+    }
+
+    /// Sends an operation to a place.
+    fn put(&self, number: Number, place: &Rc<Placed>, op: Op) -> (Pending<Outcome>, Option<InFlight>) {
         let (answer, pending) = oneshot();
-        self.deliver_to(&place, op.clone(), answer);
-        let at = is_write(&op).then(|| place.hold(number.key()));
-        Routed::again(pending, Again { dispatch: self.clone(), number, op, at })
+        let hold = || place.hold(number.submitted(), KeyHash::of_op(&op), &pending);
+        let held = is_write(&op).then(hold);
+        self.deliver_to(place, op, answer);
+        (pending, held)
     }
 
     /// Several parts, each of which is sent on for itself.
@@ -75,29 +91,34 @@ impl Dispatch {
                 Err(refusal) => answer.send(Err(refusal)),
             },
             Parts::Refused(refusal) => answer.send(Err(refusal)),
-            Parts::One(..) | Parts::Nowhere(_) => unreachable!("these are no parts"),
+            Parts::One(..) | Parts::Nowhere(..) => unreachable!("these are no parts"),
         }
         pending
     }
 
-    /// Sends what has waited, and says where it is in flight; nothing if it has to wait on.
-    pub(super) fn send_again(self: &Rc<Self>, number: Number, op: Op) -> Option<(Routed, Option<InFlight>)> {
-        let write = is_write(&op);
-        let parts = Parts::of(&self.routes(), op);
+    /// Sends what has waited; nothing if it has to wait on.
+    pub(super) fn send_again(self: &Rc<Self>, number: Number, op: &Op) -> Option<Sent> {
+        let parts = Parts::of(&self.routes(), op.clone());
         match parts {
-            Parts::One(place, _) if write && !place.is_clear(number.key()) => None,
+            Parts::One(place, op) if is_write(&op) && self.must_wait(number, &op, &place) => None,
             Parts::One(place, op) => {
-                let (answer, pending) = oneshot();
-                self.deliver_to(&place, op, answer);
-                Some((Routed::once(pending), write.then(|| place.hold(number.key()))))
+                let (pending, held) = self.put(number, &place, op);
+                Some(Sent { pending: Routed::once(pending), region_id: Some(place.region_id), held })
             }
-            Parts::Nowhere(_) => None,
-            Parts::Write(parts) if parts.iter().any(|(place, _)| !place.is_clear(number.key())) => None,
+            Parts::Nowhere(op, key) => {
+                // Its deadline goes on either way.
+                self.seek(&key);
+                self.seek_others(&op);
+                None
+            }
             parts @ (Parts::Refused(_)
             | Parts::Scan(_)
             | Parts::Get(..)
             | Parts::Lengths(..)
-            | Parts::Write(_)) => Some((Routed::once(self.send_parts(number, parts)), None)),
+            | Parts::Write(_)) => {
+                let pending = Routed::once(self.send_parts(number, parts));
+                Some(Sent { pending, region_id: None, held: None })
+            }
         }
     }
 
@@ -164,7 +185,7 @@ impl Dispatch {
             Parts::Get(parts, keys) => {
                 join_values(self.start_all(number, parts), keys.len(), bytes_max).await
             }
-            Parts::Nowhere(_) => Err(Refusal::RegionNotFound { region_id: 0 }),
+            Parts::Nowhere(..) => Err(Refusal::RegionNotFound { region_id: 0 }),
             Parts::Refused(refusal) => Err(refusal),
             Parts::One(..) | Parts::Scan(_) | Parts::Lengths(..) | Parts::Write(_) => {
                 unreachable!("values were asked for")

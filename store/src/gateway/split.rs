@@ -9,7 +9,8 @@ use bytes::Bytes;
 use crate::refusal::Refusal;
 use crate::region::command::encoded_bytes;
 use crate::request::{Op, Scan};
-use crate::shard::routes::{Placed, Routes};
+use crate::shard::placed::Placed;
+use crate::shard::routes::Routes;
 
 /// A place and what to do there.
 pub(super) type Part = (Rc<Placed>, Op);
@@ -20,8 +21,8 @@ pub(super) type Read = (Rc<Placed>, Op, Vec<usize>);
 /// An operation taken apart.
 pub(super) enum Parts {
     One(Rc<Placed>, Op),
-    /// No store has a region for one of the keys now.
-    Nowhere(Op),
+    /// It is not known where this key, one of those of the operation, is now.
+    Nowhere(Op, Bytes),
     Refused(Refusal),
     Scan(Scan),
     /// Reads with the positions of their keys in the answer, and all keys.
@@ -32,14 +33,14 @@ pub(super) enum Parts {
 }
 
 impl Parts {
-    fn write(parts: Option<Vec<Part>>, op: Op) -> Self {
+    fn write(parts: Result<Vec<Part>, Bytes>, op: Op) -> Self {
         match parts {
-            None => Parts::Nowhere(op),
-            Some(mut parts) if parts.len() == 1 => {
+            Err(key) => Parts::Nowhere(op, key),
+            Ok(mut parts) if parts.len() == 1 => {
                 let (place, op) = parts.remove(0);
                 Parts::One(place, op)
             }
-            Some(parts) => Parts::Write(parts),
+            Ok(parts) => Parts::Write(parts),
         }
     }
 
@@ -51,17 +52,20 @@ impl Parts {
             | Op::Delete { ref key, .. }
             | Op::Modify { ref key, .. } => match routes.find(key) {
                 Some(place) => Parts::One(place.clone(), op),
-                None => Parts::Nowhere(op),
+                None => {
+                    let key = key.clone();
+                    Parts::Nowhere(op, key)
+                }
             },
             Op::BatchGet { keys, at_once } => {
                 match split_reads(routes, &keys, |keys| Op::BatchGet { keys, at_once }) {
-                    Some(parts) => Parts::Get(parts, keys),
-                    None => Parts::Nowhere(Op::BatchGet { keys, at_once }),
+                    Ok(parts) => Parts::Get(parts, keys),
+                    Err(key) => Parts::Nowhere(Op::BatchGet { keys, at_once }, key),
                 }
             }
             Op::Lengths { keys } => match split_reads(routes, &keys, |keys| Op::Lengths { keys }) {
-                Some(parts) => Parts::Lengths(parts, keys.len()),
-                None => Parts::Nowhere(Op::Lengths { keys }),
+                Ok(parts) => Parts::Lengths(parts, keys.len()),
+                Err(key) => Parts::Nowhere(Op::Lengths { keys }, key),
             },
             Op::BatchPut { ref pairs } => {
                 let parts = by_region(routes, pairs, |(key, _)| key);
@@ -85,7 +89,7 @@ impl Parts {
         let Some((first, rest)) = keys.split_first() else {
             return Parts::Refused(Refusal::Invalid("a transaction without keys".to_owned()));
         };
-        let Some(place) = routes.find(first) else { return Parts::Nowhere(op) };
+        let Some(place) = routes.find(first) else { return Parts::Nowhere(op, first.clone()) };
         match rest.iter().find(|key| !place.contains(key)) {
             None => Parts::One(place.clone(), op),
             Some(other) => Parts::Refused(Refusal::SpansRegions { one: first.clone(), other: other.clone() }),
@@ -122,22 +126,23 @@ pub(super) fn command_bytes(op: &Op) -> usize {
     }
 }
 
-fn split_reads(routes: &Routes, keys: &[Bytes], read: impl Fn(Vec<Bytes>) -> Op) -> Option<Vec<Read>> {
+fn split_reads(routes: &Routes, keys: &[Bytes], read: impl Fn(Vec<Bytes>) -> Op) -> Result<Vec<Read>, Bytes> {
     let places: Vec<(usize, Bytes)> = keys.iter().cloned().enumerate().collect();
     let parts = by_region(routes, &places, |(_, key)| key)?;
     let parts = parts.into_iter().map(|(place, places)| {
         let (positions, keys) = places.into_iter().unzip();
         (place, read(keys), positions)
     });
-    Some(parts.collect())
+    Ok(parts.collect())
 }
 
-/// Groups `items` by the region of their key, in the order of each region's first item; `None` if a key has no region here.
+/// Groups `items` by the region of their key, in the order of each region's first item; the first key of which it is not known where it
+/// is, if there is one.
 fn by_region<T: Clone>(
     routes: &Routes,
     items: &[T],
     key: impl Fn(&T) -> &Bytes,
-) -> Option<Vec<(Rc<Placed>, Vec<T>)>> {
+) -> Result<Vec<(Rc<Placed>, Vec<T>)>, Bytes> {
     let mut parts: Vec<(Rc<Placed>, Vec<T>)> = Vec::new();
     // Keys of one command mostly lie together, so the region of the one before is looked at first.
     let mut latest: Option<(&Rc<Placed>, usize)> = None;
@@ -146,7 +151,7 @@ fn by_region<T: Clone>(
             parts[at].1.push(item.clone());
             continue;
         }
-        let place = routes.find(key(item))?;
+        let place = routes.find(key(item)).ok_or_else(|| key(item).clone())?;
         let at = parts.iter().position(|(other, _)| Rc::ptr_eq(other, place)).unwrap_or_else(|| {
             parts.push((place.clone(), Vec::new()));
             parts.len() - 1
@@ -154,14 +159,14 @@ fn by_region<T: Clone>(
         parts[at].1.push(item.clone());
         latest = Some((place, at));
     }
-    Some(parts)
+    Ok(parts)
 }
 
 /// One range deletion per region that `[start, end)` touches.
-fn ranges(routes: &Routes, mut start: Bytes, end: &Bytes) -> Option<Vec<Part>> {
+fn ranges(routes: &Routes, mut start: Bytes, end: &Bytes) -> Result<Vec<Part>, Bytes> {
     let mut parts = Vec::new();
     while end.is_empty() || start < *end {
-        let place = routes.find(&start)?;
+        let place = routes.find(&start).ok_or_else(|| start.clone())?;
         let last = place.end.is_empty() || (!end.is_empty() && *end <= place.end);
         let upto = if last { end.clone() } else { place.end.clone() };
         parts.push((place.clone(), Op::DeleteRange { start, end: upto }));
@@ -170,5 +175,5 @@ fn ranges(routes: &Routes, mut start: Bytes, end: &Bytes) -> Option<Vec<Part>> {
         }
         start = place.end.clone();
     }
-    Some(parts)
+    Ok(parts)
 }

@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use scheduler::{Region, StoreId};
 
 use super::identity::{Holding, Identity};
-use crate::gateway::{Dispatch, Gateway, Here, Remote, Whole};
+use crate::gateway::{Dispatch, Gateway, Here, Locates, Remote, Whole};
 use crate::memory::Memory;
 use crate::shard::Shard;
 use crate::shard::counters::StoreSnapshot;
@@ -194,8 +194,20 @@ impl Stores {
         self.shards.iter().map(|(store, shard)| (*store, shard.opened())).collect()
     }
 
-    /// Joins this core's stores to the others and gives a gateway per store number of the node.
+    /// Joins this core's stores to the others, without a scheduler to ask about regions that are elsewhere.
     pub fn join(&self, rt: &Rt, plan: &Plan, places: Vec<Place>, ends: Ends) -> Rc<Dispatch> {
+        self.join_asking(rt, plan, places, ends, None)
+    }
+
+    /// Joins this core's stores to the others; `scheduler` is asked about regions that are elsewhere.
+    pub fn join_asking(
+        &self,
+        rt: &Rt,
+        plan: &Plan,
+        places: Vec<Place>,
+        ends: Ends,
+        scheduler: Option<Box<dyn Locates>>,
+    ) -> Rc<Dispatch> {
         let core_of = (0..plan.identity.stores).map(|store| plan.core_of(store)).collect();
         let fenced = self.fenced.iter().map(|(store, fenced)| (*store, fenced.why.clone())).collect();
         let here = Here { shards: self.shards.clone(), fenced };
@@ -204,7 +216,11 @@ impl Stores {
         let ours = (0..plan.identity.stores).map(|index| plan.identity.store_id(index)).collect();
         let remote = self.peers.values().next().map(|links| {
             let requests = Requests::new(rt, links.speaker(), self.book.clone(), self.memory.clone());
-            Remote::new(Box::new(requests), ours)
+            let remote = Remote::new(Box::new(requests), ours);
+            match scheduler {
+                Some(scheduler) => remote.asking(scheduler),
+                None => remote,
+            }
         });
         let (links, memory) = ((self.links.clone(), remote), self.memory.clone());
         Dispatch::start(rt, here, whole, places, links, ends.inbox, memory)

@@ -18,7 +18,7 @@ use engine::rt::local::{Answer, Bell};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome, Route};
-use crate::shard::routes::Place;
+use crate::shard::routes::PlaceChange;
 
 /// Batches that may wait on the way to one core; each carries what one pass gathered.
 const MESSAGES_MAX: usize = 4096;
@@ -50,8 +50,8 @@ pub enum Message {
     Routes {
         /// The store.
         store: usize,
-        /// All that it has now.
-        places: Vec<Place>,
+        /// What is different now.
+        changes: Vec<PlaceChange>,
     },
     /// The sender ends: what it has not answered it never will.
     Closed {
@@ -143,11 +143,12 @@ impl Links {
         }
     }
 
-    /// Tells every other core what a store of this one has. Messages to one core arrive in order, so the latest is in force.
-    pub fn publish(&self, store: usize, places: &[Place]) {
+    /// Sends every other core what has changed of the regions of a store of this one. Messages to one core arrive in order, so the latest is
+    /// in force.
+    pub fn publish(&self, store: usize, changes: &[PlaceChange]) {
         let others = (0..self.targets.len()).filter(|core| *core != self.core);
         for core in others.filter(|core| !self.targets[*core].closed.get()) {
-            self.gather(core, Message::Routes { store, places: places.to_vec() });
+            self.gather(core, Message::Routes { store, changes: changes.to_vec() });
         }
     }
 

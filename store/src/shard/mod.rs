@@ -11,6 +11,7 @@
 //! * once a write of the log has failed the store accepts nothing more and says why.
 
 mod atomic;
+mod claims;
 pub mod counters;
 #[cfg(test)]
 mod descriptor_tests;
@@ -26,6 +27,7 @@ mod members;
 pub mod modify;
 pub mod open;
 pub mod outbox;
+pub mod placed;
 pub mod read;
 pub mod receiving;
 pub mod remembered;
@@ -82,7 +84,7 @@ use loading::Loads;
 use outbox::{Outbox, Transport};
 use receiving::Receptions;
 use reply::Reply;
-use routes::Place;
+use routes::{Place, PlaceChange};
 use shipping::Shipments;
 use table::Table;
 use watch::LogWatch;
@@ -311,6 +313,12 @@ impl Shard {
     pub fn places(&self, store: usize) -> Vec<Place> {
         let state = self.inner.state.borrow();
         state.table.published().map(|region| Place::of(region, store)).collect()
+    }
+
+    /// What has changed of them since this was last asked.
+    pub(crate) fn take_place_changes(&self, store: usize) -> Vec<PlaceChange> {
+        let changes = self.inner.state.borrow_mut().table.take_changes().into_iter();
+        changes.map(|(start, region)| (start.into(), region.map(|it| Place::of(&it, store)))).collect()
     }
 
     /// About how much lies in a region, by the tree's indexes.

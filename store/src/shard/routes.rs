@@ -1,31 +1,41 @@
-//! Which store of this node owns which keys: a full copy on every core, so that routing is one search in local memory.
+//! Where the keys are: a full copy on every core, so that routing is one search in local memory.
 //!
-//! Every store publishes the regions in its table under a version of its own ([`super::table`]); a core puts what all stores have
-//! published together as [`Routes`], which never change: another version takes their place as a whole. Where two stores claim the
-//! same keys, because one has not said yet that a region has left, the newer epoch is right.
+//! Every store publishes the regions in its table ([`super::table`]); of regions that no store here has a replica of, a core knows what
+//! the scheduler said when it was asked. A core puts both together as [`Routes`]: of the claims to the same keys one is right
+//! ([`super::claims`]). A change is made at once and whole, between two awaits, and costs by what it touches.
 //!
 //! A route may be old. It names the region and its version, so that the guard of the store refuses what is not there any more.
 //!
-//! Invariants, asserted by [`Routes::check`]: places are in key order, none overlaps the next, and `starts` are their first keys.
+//! Invariants, asserted by [`Routes::check`]: places are in key order, none overlaps the next, and `starts` are their first keys; a place
+//! that only the scheduler has named says which replica is asked.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use scheduler::{Epoch, Key, Peer, Region};
 
+use super::claims::{Claim, Claims, Span};
+use super::placed::{KeyHash, Placed};
 use crate::request::Route;
 
-/// What the stores of the node have published, in key order. Between two places there may be keys that no store has now.
+/// Who says where a region is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The store with this index on this node, which has a replica.
+    Store(usize),
+    /// The scheduler.
+    Scheduler,
+}
+
+/// Where the keys are, as far as this core knows. Between two places there may be keys of which it does not.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
-    version: u64,
     /// The first keys of `places`, side by side, because every request searches them.
     starts: Vec<Bytes>,
     places: Vec<Rc<Placed>>,
-    /// Places of older versions in which writes may be in flight.
-    older: Vec<Weak<Placed>>,
+    claims: Claims,
+    /// Former places with writes that were in flight there when they changed.
+    left_behind: Vec<Rc<Placed>>,
 }
 
 /// One region's place.
@@ -33,66 +43,32 @@ pub struct Routes {
 pub struct Place {
     /// First key.
     pub start: Bytes,
-    /// First key behind the region; empty means no bound.
+    /// Exclusive end key; empty means unbounded.
     pub end: Bytes,
     /// The region.
     pub region_id: u64,
     /// Its epoch.
     pub epoch: Epoch,
-    /// The index, on this node, of the store that owns it.
-    pub store: usize,
+    /// Who says so.
+    pub source: Source,
     /// Who leads it, if another node does; the core that routes adds it.
     pub leader: Option<Peer>,
 }
 
-/// A place as one version of the routes has it. Whoever has a write in flight there holds it.
-#[derive(Debug)]
-pub struct Placed {
-    place: Place,
-    /// What older versions had in its place. As long as one is held, writes are in flight that were sent there.
-    before: Vec<Weak<Placed>>,
-    /// When the writes were submitted that are in flight here, in order. Most come at the end and leave at the front.
-    in_flight: RefCell<VecDeque<(u64, u64)>>,
-    /// The last write that was sent here.
-    last: Cell<(u64, u64)>,
-}
-
-/// A write in flight at a place, until it is dropped.
-#[derive(Debug)]
-pub struct InFlight {
-    at: Rc<Placed>,
-    number: (u64, u64),
-}
-
-impl InFlight {
-    /// Whether no later write was sent to the same place: then it may be sent there again and overtakes nothing by that.
-    pub fn is_last(&self) -> bool {
-        self.at.last.get() == self.number
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let mut in_flight = self.at.in_flight.borrow_mut();
-        let at =
-            in_flight.binary_search(&self.number).expect("a write in flight is known until it is dropped");
-        in_flight.remove(at);
-    }
-}
+/// What a source says of one first key: the place that begins there, or that none does.
+pub type PlaceChange = (Bytes, Option<Place>);
 
 impl Place {
     /// The place of a region on the store number `store`.
     pub fn of(region: &Region, store: usize) -> Self {
+        Self::from_source(region, Source::Store(store), None)
+    }
+
+    fn from_source(region: &Region, source: Source, leader: Option<Peer>) -> Self {
         let Region { id, range, epoch, peers: _ } = region;
         let bytes = |key: &Key| Bytes::copy_from_slice(key.as_bytes());
-        Self {
-            start: bytes(range.start()),
-            end: bytes(range.end()),
-            region_id: id.0,
-            epoch: *epoch,
-            store,
-            leader: None,
-        }
+        let (start, end) = (bytes(range.start()), bytes(range.end()));
+        Self { start, end, region_id: id.0, epoch: *epoch, source, leader }
     }
 
     /// Whether the region has `key`.
@@ -100,7 +76,7 @@ impl Place {
         self.start.as_ref() <= key && (self.end.is_empty() || key < self.end.as_ref())
     }
 
-    fn overlaps(&self, other: &Self) -> bool {
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
         let ends_before = |one: &Self, next: &Self| !one.end.is_empty() && one.end <= next.start;
         !ends_before(self, other) && !ends_before(other, self)
     }
@@ -118,91 +94,172 @@ impl Place {
     }
 }
 
-impl std::ops::Deref for Placed {
-    type Target = Place;
-
-    fn deref(&self) -> &Place {
-        &self.place
-    }
-}
-
-impl Placed {
-    /// A write that was submitted at `number` is in flight here from now on.
-    pub fn hold(self: &Rc<Self>, number: (u64, u64)) -> InFlight {
-        let mut in_flight = self.in_flight.borrow_mut();
-        match in_flight.back() {
-            Some(last) if *last > number => {
-                let at = in_flight.partition_point(|other| *other < number);
-                in_flight.insert(at, number);
-            }
-            Some(_) | None => in_flight.push_back(number),
-        }
-        drop(in_flight);
-        self.last.set(self.last.get().max(number));
-        InFlight { at: self.clone(), number }
-    }
-
-    /// Whether no write is in flight that was submitted before `number` and sent to where these keys were. Later ones do not count:
-    /// whoever waits for answers in order would never come to theirs.
-    pub fn is_clear(&self, number: (u64, u64)) -> bool {
-        let earlier = |older: Rc<Self>| older.in_flight.borrow().front().is_some_and(|first| *first < number);
-        !self.before.iter().filter_map(Weak::upgrade).any(earlier)
-    }
-}
-
 impl Routes {
     /// The first routes, from the places of all regions, in any order.
     pub fn new(places: Vec<Place>) -> Self {
-        Self::default().next(places)
-    }
-
-    /// The version that follows this one. A place that is in both is the same place.
-    pub fn next(&self, mut places: Vec<Place>) -> Self {
-        // The newest epoch first, so that what it covers is taken when an older one comes.
-        places.sort_by_key(|place| std::cmp::Reverse((place.epoch.version, place.epoch.conf_ver)));
-        let mut taken: Vec<Place> = Vec::with_capacity(places.len());
+        let mut routes = Self::default();
         for place in places {
-            let at = taken.partition_point(|other| other.start < place.start);
-            let around = &taken[at.saturating_sub(1)..taken.len().min(at + 1)];
-            if !around.iter().any(|other| other.overlaps(&place)) {
-                taken.insert(at, place);
-            }
-        }
-        let same = |place: &Place| self.find(&place.start).filter(|old| old.place == *place);
-        let stays = |old: &Rc<Placed>| taken.iter().any(|place| *place == old.place);
-        let left = self.places.iter().filter(|old| !stays(old)).map(Rc::downgrade);
-        let older: Vec<_> =
-            self.older.iter().filter(|older| older.strong_count() > 0).cloned().chain(left).collect();
-        let placed = |place: Place| match same(&place) {
-            Some(old) => Rc::clone(old),
-            None => {
-                let covers = |older: &&Weak<Placed>| older.upgrade().is_some_and(|old| old.overlaps(&place));
-                let before = older.iter().filter(covers).cloned().collect();
-                Rc::new(Placed { place, before, in_flight: RefCell::default(), last: Cell::default() })
-            }
-        };
-        let places: Vec<_> = taken.iter().cloned().map(placed).collect();
-        let starts = taken.into_iter().map(|place| place.start).collect();
-        let routes = Self { version: self.version + 1, starts, places, older };
-        if cfg!(debug_assertions) {
-            routes.check();
+            routes.set(place.source, &place.start.clone(), Some(Claim { place, voters: Vec::new() }));
         }
         routes
     }
 
-    /// Grows with every version.
-    pub const fn version(&self) -> u64 {
-        self.version
+    /// Takes over what a store has published. Whether that changes anything.
+    pub fn publish(&mut self, store: usize, changes: Vec<PlaceChange>) -> bool {
+        let source = Source::Store(store);
+        let mut changed = false;
+        // What has left first, and the rest in key order: so no two of them overlap in between.
+        let (left, mut came): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(_, place)| place.is_none());
+        came.sort_by(|one, next| one.0.cmp(&next.0));
+        for (start, place) in left.into_iter().chain(came) {
+            let claim = place.map(|mut place| {
+                // A region that changes keeps its leader until another one is heard of.
+                place.leader =
+                    self.claims.of_region(place.region_id, source).and_then(|old| old.place.leader);
+                Claim { place, voters: Vec::new() }
+            });
+            changed |= self.set(source, &start, claim);
+        }
+        self.check_in_debug();
+        changed
     }
 
-    /// The region that contains `key`, if the node has it.
+    /// Whether a store of this node has published exactly this.
+    pub fn has_published(&self, (start, place): &PlaceChange, store: usize) -> bool {
+        let source = Source::Store(store);
+        let known = self.claims.at(source, start);
+        let same = |known: &Place, place: &Place| Place { leader: None, ..known.clone() } == *place;
+        match (known, place) {
+            (Some(known), Some(place)) => same(&known.place, place),
+            (known, place) => known.is_none() && place.is_none(),
+        }
+    }
+
+    /// Takes over what the scheduler said of a region elsewhere, of which `leader` is asked, unless something newer is known. Returns
+    /// whether it was taken.
+    pub fn locate(&mut self, region: &Region, leader: Peer) -> bool {
+        let place = Place::from_source(region, Source::Scheduler, Some(leader));
+        let span = Span::of(&place);
+        let known: Vec<Place> =
+            self.claims.of_within(Source::Scheduler, &span).map(|claim| claim.place.clone()).collect();
+        if known.iter().any(|known| known.epoch.version > place.epoch.version) {
+            return false;
+        }
+        for old in known.iter().filter(|old| old.start != place.start) {
+            self.set(Source::Scheduler, &old.start, None);
+        }
+        let voters =
+            region.peers.iter().filter(|peer| peer.role != scheduler::Role::Learner).copied().collect();
+        let start = place.start.clone();
+        self.set(Source::Scheduler, &start, Some(Claim { place, voters }));
+        // A replica here that knows no leader is helped by whom the scheduler knows.
+        for (source, start) in self.claims.for_region(region.id.0) {
+            let knows_none = self.claims.at(source, &start).is_some_and(|claim| claim.place.leader.is_none());
+            if source != Source::Scheduler && knows_none {
+                self.lead_at(source, &start, Some(leader));
+            }
+        }
+        self.check_in_debug();
+        true
+    }
+
+    /// Forgets what the scheduler said of a region. Whether it had said anything.
+    pub fn forget(&mut self, region_id: u64) -> bool {
+        let known =
+            self.claims.of_region(region_id, Source::Scheduler).map(|claim| claim.place.start.clone());
+        known.is_some_and(|start| self.set(Source::Scheduler, &start, None))
+    }
+
+    /// How many regions are known by the scheduler alone.
+    pub fn located(&self) -> usize {
+        self.claims.count(Source::Scheduler)
+    }
+
+    /// Notes who leads a region, or that it is not known: then a replica here is asked, or where there is none another one elsewhere.
+    /// Whether that is news.
+    pub fn lead(&mut self, region_id: u64, leader: Option<Peer>) -> bool {
+        let mut news = false;
+        for (source, start) in self.claims.for_region(region_id) {
+            news |= self.lead_at(source, &start, leader);
+        }
+        news
+    }
+
+    fn lead_at(&mut self, source: Source, start: &Bytes, leader: Option<Peer>) -> bool {
+        let Some(Claim { place, voters }) = self.claims.get_mut(source, start) else { return false };
+        let leader = match source {
+            Source::Store(_) => leader,
+            Source::Scheduler => leader.or_else(|| next_voter(voters, place.leader)),
+        };
+        if place.leader == leader {
+            return false;
+        }
+        place.leader = leader;
+        let place = place.clone();
+        let at = self.starts.binary_search(start);
+        if let Ok(at) = at
+            && self.places[at].source == source
+        {
+            let old = std::mem::replace(&mut self.places[at], Placed::new(place));
+            self.leave_behind([old]);
+        }
+        true
+    }
+
+    /// Sets a claim and decides anew for the keys that it touches.
+    fn set(&mut self, source: Source, start: &Bytes, claim: Option<Claim>) -> bool {
+        let Some(mut span) = self.claims.set(source, start, claim) else { return false };
+        let winners = self.claims.winners(&mut span);
+        let Span { start, end } = span;
+        let reaches = |place: &Rc<Placed>| !place.end.is_empty() && place.end <= start;
+        let from = self.places.partition_point(reaches);
+        let upto = self.places.partition_point(|place| end.is_empty() || place.start < end);
+        let mut old: Vec<Rc<Placed>> = self.places[from..upto].to_vec();
+        let placed = |place: Place| match old.iter().position(|old| ***old == place) {
+            Some(at) => old.swap_remove(at),
+            None => Placed::new(place),
+        };
+        self.starts.splice(from..upto, winners.iter().map(|place| place.start.clone()));
+        let new: Vec<Rc<Placed>> = winners.into_iter().map(placed).collect();
+        self.places.splice(from..upto, new);
+        self.leave_behind(old);
+        true
+    }
+
+    fn leave_behind(&mut self, old: impl IntoIterator<Item = Rc<Placed>>) {
+        self.left_behind.extend(old);
+        self.left_behind.retain(|old| old.is_awaited());
+    }
+
+    /// Whether writes may be in flight to places that have changed since.
+    pub fn has_left_behind(&self) -> bool {
+        !self.left_behind.is_empty()
+    }
+
+    /// Whether a write of `keys` that was submitted before number `number` was sent to another place than `to`, and may yet be refused there.
+    pub fn is_before(&self, number: u64, keys: KeyHash, to: &Rc<Placed>) -> bool {
+        let mut others = self.left_behind.iter().filter(|old| !Rc::ptr_eq(old, to) && old.overlaps(to));
+        others.any(|old| old.is_before(number, keys))
+    }
+
+    /// Forgets former places whose writes are answered.
+    pub fn forget_answered(&mut self) {
+        self.leave_behind([]);
+    }
+
+    /// What changes have cost since the start, in claims that were looked at.
+    pub fn looked_at(&self) -> u64 {
+        self.claims.looked_at()
+    }
+
+    /// The region that contains `key`, if it is known.
     pub fn find(&self, key: &[u8]) -> Option<&Rc<Placed>> {
         let behind = self.starts.partition_point(|start| start.as_ref() <= key);
         let place = self.places.get(behind.checked_sub(1)?)?;
         place.contains(key).then_some(place)
     }
 
-    /// The region that contains the greatest keys below `key`, if the node has it; the empty key stands for the end of the key space.
+    /// The region that contains the greatest keys below `key`, if it is known; the empty key stands for the end of the key space.
     pub fn find_before(&self, key: &[u8]) -> Option<&Rc<Placed>> {
         let behind = match key.is_empty() {
             true => self.starts.len(),
@@ -212,89 +269,69 @@ impl Routes {
         (place.end.is_empty() || (!key.is_empty() && key <= place.end.as_ref())).then_some(place)
     }
 
+    /// The keys around `key` of which is known what is known of it: those of its region, or those up to the known regions beside it.
+    pub fn around(&self, key: &[u8]) -> (Bytes, Bytes) {
+        let behind = self.starts.partition_point(|start| start.as_ref() <= key);
+        let before = behind.checked_sub(1).and_then(|at| self.places.get(at));
+        match before {
+            Some(place) if place.contains(key) => (place.start.clone(), place.end.clone()),
+            before => {
+                let start = before.map(|place| place.end.clone()).unwrap_or_default();
+                (start, self.starts.get(behind).cloned().unwrap_or_default())
+            }
+        }
+    }
+
+    /// The keys below `key` of which is known what is known of the greatest of them, as for [`Routes::around`]. The empty key stands for the end of
+    /// the key space.
+    pub fn around_before(&self, key: &[u8]) -> (Bytes, Bytes) {
+        match self.find_before(key) {
+            Some(place) => (place.start.clone(), place.end.clone()),
+            None => {
+                let behind = match key.is_empty() {
+                    true => self.starts.len(),
+                    false => self.starts.partition_point(|start| start.as_ref() < key),
+                };
+                let before = behind.checked_sub(1).and_then(|at| self.places.get(at));
+                let end = Bytes::copy_from_slice(key);
+                (before.map(|place| place.end.clone()).unwrap_or_default(), end)
+            }
+        }
+    }
+
+    fn check_in_debug(&self) {
+        if cfg!(debug_assertions) {
+            self.check();
+        }
+    }
+
     /// Asserts the stated invariants.
     ///
     /// # Panics
     /// If one does not hold: that is a bug.
     pub fn check(&self) {
+        self.claims.check();
         let apart = |one: &Rc<Placed>, next: &Rc<Placed>| one.start < next.start && !one.overlaps(next);
         assert!(self.places.is_sorted_by(apart), "places overlap: {:?}", self.places);
         assert!(self.places.iter().map(|place| &place.start).eq(&self.starts), "first keys of other places");
+        let unnamed = |place: &&Rc<Placed>| place.source == Source::Scheduler && place.leader.is_none();
+        assert!(self.places.iter().find(unnamed).is_none(), "no replica is named");
+        let mut everything = Span { start: Bytes::new(), end: Bytes::new() };
+        let right = self.claims.clone().winners(&mut everything);
+        assert!(
+            self.places.iter().map(|placed| &***placed).eq(&right),
+            "{right:?} are right, not {:?}",
+            self.places
+        );
     }
+}
+
+/// The voter after `asked`, in turn.
+fn next_voter(voters: &[Peer], asked: Option<Peer>) -> Option<Peer> {
+    let at = voters.iter().position(|voter| asked.is_some_and(|asked| asked.id == voter.id));
+    let next = at.map_or(0, |at| (at + 1) % voters.len().max(1));
+    voters.get(next).copied().or(asked)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn routes() -> Routes {
-        let place = |start: &'static str, end: &'static str, region_id| Place {
-            start: Bytes::from_static(start.as_bytes()),
-            end: Bytes::from_static(end.as_bytes()),
-            region_id,
-            epoch: Epoch::FIRST,
-            store: 0,
-            leader: None,
-        };
-        Routes::new(vec![place("m", "", 3), place("", "c", 1), place("c", "m", 2)])
-    }
-
-    #[test]
-    fn a_key_is_found_in_the_region_that_contains_it() {
-        let routes = routes();
-        for (key, region) in [("", 1), ("b", 1), ("c", 2), ("lz", 2), ("m", 3), ("zz", 3)] {
-            assert_eq!(routes.find(key.as_bytes()).unwrap().region_id, region, "{key}");
-            let containing = routes.places.iter().filter(|place| place.contains(key.as_bytes()));
-            let containing: Vec<u64> = containing.map(|place| place.region_id).collect();
-            assert_eq!(containing, [region], "{key}");
-        }
-    }
-
-    #[test]
-    fn the_region_before_a_boundary_is_the_one_that_ends_there() {
-        let routes = routes();
-        for (key, region) in [("", 3), ("c", 1), ("cc", 2), ("m", 2), ("n", 3)] {
-            assert_eq!(routes.find_before(key.as_bytes()).unwrap().region_id, region, "{key}");
-        }
-    }
-
-    fn place(start: &'static str, end: &'static str, region_id: u64, version: u64) -> Place {
-        let (start, end) = (Bytes::from_static(start.as_bytes()), Bytes::from_static(end.as_bytes()));
-        Place { start, end, region_id, epoch: Epoch::new(1, version), store: 0, leader: None }
-    }
-
-    #[test]
-    fn keys_that_no_store_has_are_found_nowhere_from_neither_side() {
-        let routes = Routes::new(vec![place("", "c", 1, 1), place("m", "p", 2, 1)]);
-        for key in ["c", "lz", "p", "z"] {
-            assert!(routes.find(key.as_bytes()).is_none(), "{key}");
-        }
-        for key in ["", "cc", "m", "q"] {
-            assert!(routes.find_before(key.as_bytes()).is_none(), "below {key}");
-        }
-        assert_eq!(routes.find_before(b"c").unwrap().region_id, 1);
-    }
-
-    #[test]
-    fn of_two_that_claim_the_same_keys_the_newer_is_right() {
-        let routes = Routes::new(vec![place("", "m", 1, 1), place("c", "", 2, 2), place("m", "", 3, 1)]);
-        assert_eq!(routes.find(b"d").unwrap().region_id, 2);
-        assert_eq!(routes.find(b"x").unwrap().region_id, 2);
-        assert!(routes.find(b"a").is_none(), "what overlaps a newer region is not there as it says");
-    }
-
-    /// What is in flight to a place is known behind any number of changes, and a place that did not change is the same.
-    #[test]
-    fn writes_in_flight_to_older_places_are_seen_behind_later_changes() {
-        let first = Routes::new(vec![place("", "m", 1, 1), place("m", "", 2, 1)]);
-        let (moving, staying) = (first.find(b"d").unwrap().hold((5, 0)), first.find(b"x").unwrap().clone());
-        let second = first.next(vec![place("", "c", 1, 2), place("c", "m", 3, 2), place("m", "", 2, 1)]);
-        let third = second.next(vec![place("", "m", 1, 3), place("m", "", 2, 1)]);
-        assert!(Rc::ptr_eq(third.find(b"x").unwrap(), &staying) && staying.is_clear((9, 0)));
-        drop((first, second));
-        assert!(third.find(b"d").unwrap().is_clear((4, 0)), "what was submitted earlier does not wait");
-        assert!(!third.find(b"d").unwrap().is_clear((6, 0)), "a write is in flight under the first version");
-        drop(moving);
-        assert!(third.find(b"d").unwrap().is_clear((6, 0)));
-    }
-}
+mod tests;

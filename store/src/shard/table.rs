@@ -13,7 +13,7 @@
 //! * a region has a replica or a tombstone, never a tombstone that is not older than its replica;
 //! * whoever changed a replica's range has called [`Table::refresh`] before the next turn.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use engine::rt::local::Bell;
@@ -34,6 +34,8 @@ pub struct Table<W, R> {
     dirty: Vec<RegionId>,
     tombstones: HashMap<RegionId, RegionRecord, foldhash::fast::FixedState>,
     routes: u64,
+    /// First keys at which what is published has changed since [`Table::take_changes`].
+    changed_at: BTreeSet<Vec<u8>>,
     /// Rings when `routes` grows.
     changed: Rc<Bell>,
 }
@@ -67,6 +69,7 @@ impl<W, R> Default for Table<W, R> {
             dirty: Vec::new(),
             tombstones: HashMap::default(),
             routes: 0,
+            changed_at: BTreeSet::new(),
             changed: Rc::default(),
         }
     }
@@ -101,7 +104,7 @@ impl<W, R> Table<W, R> {
         let removed = self.regions.remove(&id).map(|Entry { replica, published, dirty: _ }| {
             if let Some((range, _)) = published {
                 self.by_start.remove(range.start().as_bytes());
-                self.publish();
+                self.publish([range]);
             }
             replica
         });
@@ -165,19 +168,31 @@ impl<W, R> Table<W, R> {
             return;
         }
         let now = has_range.then(|| (range.clone(), *epoch));
-        if let Some((old, _)) = entry.published.take() {
+        let old = entry.published.take().map(|(range, _)| range);
+        if let Some(old) = &old {
             self.by_start.remove(old.start().as_bytes());
         }
-        if let Some((range, _)) = &now {
+        let new = now.as_ref().map(|(range, _)| range.clone());
+        if let Some(range) = &new {
             self.by_start.insert(range.start().as_bytes().to_vec(), id);
         }
         entry.published = now;
-        self.publish();
+        self.publish(old.into_iter().chain(new));
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, changed: impl IntoIterator<Item = KeyRange>) {
         self.routes += 1;
+        self.changed_at.extend(changed.into_iter().map(|range| range.start().as_bytes().to_vec()));
         self.changed.ring();
+    }
+
+    /// The first keys at which what is published has changed since this was last asked, each with the region that begins there now.
+    pub fn take_changes(&mut self) -> Vec<(Vec<u8>, Option<Region>)> {
+        let changed = std::mem::take(&mut self.changed_at);
+        let now = |start: &Vec<u8>| {
+            self.by_start.get(start).and_then(|id| self.get(*id)).map(Replica::region).cloned()
+        };
+        changed.into_iter().map(|start| (start.clone(), now(&start))).collect()
     }
 
     /// Grows whenever what is published changes.
@@ -415,6 +430,7 @@ mod tests {
     #[test]
     fn a_region_is_cut_and_joined_as_one_step_and_both_are_published() {
         let mut table = table();
+        table.take_changes();
         let before = table.routes();
         let versions = |table: &Table<(), ()>| -> Vec<(u64, u64)> {
             table.published().map(|region| (region.id.0, region.epoch.version)).collect()
@@ -423,10 +439,18 @@ mod tests {
         table.cut(RegionId(2), replica(4, "g", "m")).unwrap();
         assert!(table.routes() > before);
         assert_eq!(versions(&table), [(1, first), (2, first + 1), (4, first), (3, first)]);
+        let changes = |table: &mut Table<(), ()>| -> Vec<(String, Option<u64>)> {
+            let text = |start| String::from_utf8(start).unwrap();
+            let told = table.take_changes().into_iter();
+            told.map(|(start, region)| (text(start), region.map(|region| region.id.0))).collect()
+        };
+        assert_eq!(changes(&mut table), [("c".to_owned(), Some(2)), ("g".to_owned(), Some(4))]);
         assert_eq!((table.region_of(b"f"), table.region_of(b"g")), (Some(RegionId(2)), Some(RegionId(4))));
         table.check();
         let gone = table.join(RegionId(2), RegionId(4)).unwrap();
         assert_eq!((gone.id(), table.region_of(b"g")), (RegionId(4), Some(RegionId(2))));
+        assert_eq!(changes(&mut table), [("c".to_owned(), Some(2)), ("g".to_owned(), None)]);
+        assert_eq!(changes(&mut table), []);
         assert_eq!(versions(&table), [(1, first), (2, first + 2), (3, first)]);
         assert!(table.tombstone(RegionId(4)).is_some());
         table.check();
