@@ -22,6 +22,7 @@
 //! | `origin` | where the state comes from when there is none: 0.1's file (`image`), or a new cluster |
 //! | `grants` | what is handed out |
 //! | `reports` | what comes in, and what is answered |
+//! | `locate` | where regions are, for cores that have no replica of them |
 //! | `members` | stores of other nodes that join or moved |
 //! | `admin` | what operators ask for |
 //! | `orders` | which instructions a store can carry out |
@@ -35,6 +36,7 @@ mod denied;
 mod grants;
 mod image;
 pub mod link;
+pub mod locate;
 mod members;
 mod orders;
 mod origin;

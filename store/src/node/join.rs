@@ -11,7 +11,8 @@
 //! a scheduler that does not answer does not, because a member of a cluster that starts anew cannot wait for the others.
 //!
 //! While the node serves, beats of its cores go to the scheduler one at a time, the newest of each core, and each answer goes back to its
-//! core. Nothing of them is kept: a beat that does not get through is followed by the next.
+//! core. Nothing of them is kept: a beat that does not get through is followed by the next. Questions of its cores about regions that are
+//! elsewhere go there over a connection of their own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,7 +31,7 @@ use scheduler::NodeId;
 use super::StartError;
 use super::identity::{Ident, Identity};
 use crate::config::{Config, Limits};
-use crate::control::{Beat, BeatAnswer, hand_out};
+use crate::control::{Beat, BeatAnswer, hand_out, locate};
 use crate::plant::{Bug, planted};
 use crate::wire::grpc::Code;
 use crate::wire::pd::client::{CallError, Joined, SchedulerClient};
@@ -103,6 +104,8 @@ pub(super) async fn check_identity(
 pub(super) struct Remote {
     rt: Rt,
     client: SchedulerClient,
+    /// For questions, which do not wait for beats.
+    map: SchedulerClient,
     identity: Identity,
     /// Where each store is reached, by number; empty before they serve.
     addresses: RefCell<Vec<String>>,
@@ -123,7 +126,8 @@ impl Remote {
     pub(super) fn new(rt: &Rt, identity: &Identity, schedulers: Vec<SocketAddr>) -> Rc<Self> {
         Rc::new(Self {
             rt: rt.clone(),
-            client: SchedulerClient::new(rt, schedulers),
+            client: SchedulerClient::new(rt, schedulers.clone()),
+            map: SchedulerClient::new(rt, schedulers),
             identity: identity.clone(),
             addresses: RefCell::default(),
             registered: Cell::new(false),
@@ -203,12 +207,28 @@ impl Remote {
         }
     }
 
+    /// Asks the scheduler what this node's cores ask, one at a time, until every core has ended.
+    pub(super) async fn ask(
+        self: Rc<Self>,
+        questions: Receiver<locate::Question>,
+        replies: Vec<Sender<locate::Answer>>,
+    ) {
+        while let Some(locate::Question { core, id, key }) = questions.recv().await {
+            let found = self.map.locate(self.identity.cluster, key, locate::REGIONS_MAX).await;
+            let regions = found.unwrap_or_else(|error| {
+                self.note(Some(error));
+                locate::Regions::default()
+            });
+            locate::reply(&replies, core, (id, regions));
+        }
+    }
+
     fn note(&self, error: Option<CallError>) {
         let now = self.rt.now();
         let Some(error) = error else { return };
         if self.said.get().is_none_or(|said| now.since(said) >= SAY_EVERY) {
             self.said.set(Some(now));
-            tracing::warn!(%error, "the scheduler does not take the reports of this node");
+            tracing::warn!(%error, "the scheduler does not answer this node");
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod examine;
 pub mod identity;
 mod join;
 pub mod listen;
+mod locator;
 pub mod movement;
 mod orders;
 mod pace;

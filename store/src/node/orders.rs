@@ -32,14 +32,7 @@ pub(super) async fn follow(
             if planted(Bug::AddressesLost) {
                 continue;
             }
-            match address.parse() {
-                Ok(addr) => book.set(store, addr),
-                Err(_) => tracing::warn!(
-                    store = store.0,
-                    address,
-                    "the address of a store is not IP:PORT, so it is not reached"
-                ),
-            }
+            book.learn(store, &address);
         }
         for instruction in &instructions {
             carry_out(&shards, instruction);

@@ -192,6 +192,8 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
     let scheduler = scheduler_shard::bind(rt, &config)?;
     let (reports, beats) = control::beats();
     let (answer_to, answers): (Vec<_>, Vec<_>) = (0..plan.cores).map(|_| control::answers()).unzip();
+    let (ask, questions) = control::locate::questions();
+    let (reply_to, replies): (Vec<_>, Vec<_>) = (0..plan.cores).map(|_| control::locate::replies()).unzip();
     let (asks, asked) = control::link();
     let mut asked = Some(asked);
     // A port of 0 is picked once; the cores share what was picked.
@@ -202,7 +204,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
     let (say, events) = chan::queue(8 * plan.cores);
     let mut cores = DataCores { orders: Vec::new(), events, ended: vec![false; plan.cores] };
     let mut goes = Vec::new();
-    let mut answers = answers.into_iter();
+    let (mut answers, mut replies) = (answers.into_iter(), replies.into_iter());
     for (index, links) in connect(plan.cores).into_iter().enumerate() {
         let (go, places) = chan::queue(1);
         let (order, orders) = chan::queue(ORDERS_MAX);
@@ -216,6 +218,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
             orders,
             reports: reports.clone(),
             answers: answers.next().expect("there is one per core"),
+            map: (ask.clone(), replies.next().expect("there is one per core")),
             asked: if index == plan.core_of(SYSTEM_STORE) { asked.take() } else { None },
             board: board.clone(),
             cursors: opened.cursors.clone(),
@@ -229,7 +232,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
         cores.orders.push(order);
         goes.push(go);
     }
-    drop((say, reports));
+    drop((say, reports, ask));
     let begun = async {
         let (places, counts) = cores.opened().await?;
         let speaker = counts.first().map(|(index, opened)| Speaker {
@@ -237,7 +240,8 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
             store: plan.identity.store_id(*index),
             incarnation: *opened,
         });
-        let place = scheduler.open(rt, &config, &plan, asks, (beats, answer_to)).await?;
+        let map = (questions, reply_to);
+        let place = scheduler.open(rt, &config, &plan, asks, (beats, answer_to), map).await?;
         setup::confirm(rt, &opened, counts, place.next_id()).await?;
         for go in &goes {
             // A core that has ended meanwhile does not listen, and is about to say why.

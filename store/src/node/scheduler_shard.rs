@@ -22,7 +22,7 @@ use super::report::REPORT_EVERY;
 use super::serve::advertised;
 use super::{StartError, bootstrap};
 use crate::config::Config;
-use crate::control::{Ask, Beat, BeatAnswer, Control, Member};
+use crate::control::{Ask, Beat, BeatAnswer, Control, Member, locate};
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::grpc;
 use crate::wire::health::Health;
@@ -73,8 +73,8 @@ pub(super) fn bind(rt: &Rt, config: &Config) -> Result<Bound, StartError> {
 }
 
 impl Bound {
-    /// Opens the scheduler's state at the other end of `asks`, takes in what arrives in `beats`, and hands each core its `answers`. On a
-    /// node that has joined, beats and answers go to the scheduler of the cluster and come from there.
+    /// Opens the scheduler's state at the other end of `asks`, takes in what arrives in `beats`, hands each core its `answers`, and answers
+    /// `questions`. On a node that has joined, beats and questions go to the scheduler of the cluster, and their answers come from there.
     pub(super) async fn open(
         self,
         rt: &Rt,
@@ -82,6 +82,7 @@ impl Bound {
         plan: &Plan,
         asks: Sender<Ask>,
         (beats, answers): (Receiver<Beat>, Vec<Sender<BeatAnswer>>),
+        (questions, replies): (Receiver<locate::Question>, Vec<Sender<locate::Answer>>),
     ) -> Result<Place, StartError> {
         if !plan.schedulers.is_empty() {
             if config.replicas.is_some() {
@@ -91,6 +92,7 @@ impl Bound {
             }
             let remote = Remote::new(rt, &plan.identity, plan.schedulers.clone());
             rt.spawn(remote.clone().forward(beats, answers));
+            rt.spawn(remote.clone().ask(questions, replies));
             return Ok(Place::Elsewhere(self, remote));
         }
         let member = Member {
@@ -114,6 +116,7 @@ impl Bound {
             tracing::warn!(replicas, reason = %denied, "the number of replicas is not changed");
         }
         control.receive(beats, answers);
+        control.answer(questions, replies);
         Ok(Place::Here(Hosted { bound: self, next_id: control.next_id(), control }))
     }
 }

@@ -14,13 +14,14 @@ use futures_util::future::{join, join_all};
 use super::core::{self, Fenced, Plan, Stores};
 use super::drain::Order;
 use super::listen::CannotListen;
+use super::locator::Locator;
 use super::orders;
 use super::pace::BeatPace;
 use super::report::{Heart, Poster};
 use super::root::{CoreWork, Event};
 use super::state_host;
 use crate::config::{Config, Limits};
-use crate::control::{Ask, Beat, BeatAnswer};
+use crate::control::{Ask, Beat, BeatAnswer, locate};
 use crate::descriptors::Descriptors;
 use crate::gateway::Dispatch;
 use crate::plant::{Bug, planted};
@@ -56,6 +57,8 @@ pub(super) struct DataCore {
     pub(super) reports: Sender<Beat>,
     /// What the scheduler answers to them.
     pub(super) answers: Receiver<BeatAnswer>,
+    /// Where it asks about regions, and where it is answered.
+    pub(super) map: (Sender<locate::Question>, Receiver<locate::Answer>),
     /// What the scheduler shard asks of its state, on the core that keeps it.
     pub(super) asked: Option<Receiver<Ask>>,
     pub(super) board: Board,
@@ -105,6 +108,7 @@ impl DataCore {
             orders,
             reports,
             answers,
+            map: (questions, replies),
             board,
             cursors,
             connections,
@@ -115,7 +119,9 @@ impl DataCore {
             asked: _,
         } = self;
         let core = rt.core();
-        let dispatch = stores.join(&rt, &plan, places, links);
+        let locator = Locator::new(core, questions);
+        rt.spawn(locator.clone().follow(replies, stores.book.clone()));
+        let dispatch = stores.join_asking(&rt, &plan, places, links, Some(Box::new(locator)));
 
         let (servers, addrs, health) =
             serve_stores(&rt, &plan, (&config, &limits), &stores, &dispatch, &descriptors)?;

@@ -13,8 +13,9 @@ use std::time::Duration;
 use engine::rt::Rt;
 use scheduler::{NodeId, StoreId};
 
-use super::beats;
 use super::join::NODE_LABEL;
+use super::{beats, locate};
+use crate::control::locate::Regions;
 use crate::control::{Beat, BeatAnswer};
 use crate::wire::grpc::client::Client;
 use crate::wire::grpc::{Code, Status};
@@ -147,6 +148,17 @@ impl SchedulerClient {
         let request = beats::report(cluster, node, beat);
         let response = self.call::<ringkeep::ReportResponse>("/ringkeep.Scheduler/Report", &request).await?;
         beats::beat_answer(response).map_err(|what| CallError::Refused(Status::new(Code::Internal, what)))
+    }
+
+    /// Asks where `key` is, and up to `limit` regions from there on.
+    ///
+    /// # Errors
+    /// If the scheduler does not answer, or not as it should.
+    pub async fn locate(&self, cluster_id: u64, key: Vec<u8>, limit: usize) -> Result<Regions, CallError> {
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let request = ringkeep::LocateRequest { cluster_id, key: key.into(), limit };
+        let response = self.call::<ringkeep::LocateResponse>("/ringkeep.Scheduler/Locate", &request).await?;
+        locate::regions(response).map_err(|what| CallError::Refused(Status::new(Code::Internal, what)))
     }
 
     /// Who the members are, as the scheduler says it.

@@ -1,7 +1,7 @@
 //! The PD service: what clients ask to find regions and stores, and the timestamps.
 //!
-//! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `admin` what
-//! operators ask for, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, and [`elsewhere`]
+//! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `locate` what
+//! they ask about regions, `admin` what operators ask for, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, and [`elsewhere`]
 //! the port of a node that does not host the scheduler.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
@@ -17,6 +17,7 @@ pub mod client;
 pub mod elsewhere;
 mod etcd;
 mod join;
+mod locate;
 mod nodes;
 mod streams;
 
@@ -80,6 +81,7 @@ pub enum Method {
     Range,
     Join,
     Report,
+    Locate,
     Operate,
     RemoveStore,
 }
@@ -158,6 +160,7 @@ impl Service for Pd {
             "/etcdserverpb.KV/Range" => Method::Range,
             "/ringkeep.Scheduler/Join" => Method::Join,
             "/ringkeep.Scheduler/Report" => Method::Report,
+            "/ringkeep.Scheduler/Locate" => Method::Locate,
             "/ringkeep.Scheduler/Operate" => Method::Operate,
             "/ringkeep.Scheduler/RemoveStore" => Method::RemoveStore,
             _ => return None,
@@ -195,6 +198,7 @@ impl Service for Pd {
             Method::Range => grpc::answer(&self.range()),
             Method::Join => grpc::answer(&self.join(decode(message)?).await?),
             Method::Report => grpc::answer(&self.report(decode(message)?).await?),
+            Method::Locate => self.answer(message, Self::locate),
             Method::Operate => grpc::answer(&self.operate(decode(message)?).await?),
             Method::RemoveStore => grpc::answer(&self.remove_store(&decode(message)?).await?),
             Method::Tso

@@ -36,6 +36,18 @@ impl AddressBook {
         self.wanted.borrow_mut().remove(&store);
     }
 
+    /// Notes where `store` is reached, as the scheduler says it. What is no address is said in the log, and the store stays wanted.
+    pub fn learn(&self, store: StoreId, address: &str) {
+        match address.parse() {
+            Ok(addr) => self.set(store, addr),
+            Err(_) => tracing::warn!(
+                store = store.0,
+                address,
+                "the address of a store is not IP:PORT, so it is not reached"
+            ),
+        }
+    }
+
     /// Notes that `store` was not reached where it was thought to be. The address stays in use until a newer one is set.
     pub fn failed(&self, store: StoreId) {
         self.wanted.borrow_mut().insert(store);

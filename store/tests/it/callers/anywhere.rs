@@ -129,6 +129,37 @@ async fn say(stream: &mut Stream, key: &str, action: &Action) -> Result<Said, Br
     }))
 }
 
+/// Commands on one connection, one after the other, and each reply as text: its lines with a space between them. Fewer if the connection
+/// breaks.
+pub(crate) async fn commands(rt: Rt, addr: SocketAddr, commands: Vec<Vec<String>>) -> Vec<String> {
+    let mut replies = Vec::new();
+    let Ok(mut stream) = rt.connect(addr).await else { return replies };
+    for words in commands {
+        let mut request = format!("*{}\r\n", words.len());
+        words.iter().for_each(|word| request.push_str(&format!("${}\r\n{word}\r\n", word.len())));
+        let Ok(()) = stream.write_all(request.as_bytes()).await else { break };
+        let Ok(reply) = reply(&mut stream).await else { break };
+        replies.push(reply);
+    }
+    replies
+}
+
+async fn reply(stream: &mut Stream) -> Result<String, Broken> {
+    let (mut said, mut due) = (Vec::new(), 1);
+    while due > 0 {
+        let read = line(stream).await?;
+        due -= 1;
+        let count = read.get(1..).and_then(|count| count.parse::<i64>().ok()).unwrap_or(0);
+        match read.as_bytes().first() {
+            Some(b'*') => due += count.max(0),
+            Some(b'$') if count >= 0 => said.push(line(stream).await?),
+            Some(b'$') => said.push("nil".to_owned()),
+            Some(_) | None => said.push(read),
+        }
+    }
+    Ok(said.join(" "))
+}
+
 /// Reads a line without its end. No value here has one of its own.
 async fn line(stream: &mut Stream) -> Result<String, Broken> {
     let (mut read, mut byte) = (Vec::new(), [0]);

@@ -2,6 +2,7 @@
 
 mod clients;
 mod crash;
+mod elsewhere;
 mod nodes;
 mod refused;
 mod replicated;

@@ -24,21 +24,22 @@ const CLIENTS: usize = 3;
 /// Within this time every region has its replicas.
 const REPLICATED_MAX: Duration = Duration::from_secs(180);
 
-struct Run {
-    world: World,
-    members: [Member; 3],
-    shared: Rc<Shared>,
+/// Three nodes that replicate everything, and clients.
+pub(super) struct Run {
+    pub(super) world: World,
+    pub(super) members: [Member; 3],
+    pub(super) shared: Rc<Shared>,
 }
 
 impl Run {
-    fn new(world: World) -> Self {
+    pub(super) fn new(world: World) -> Self {
         let mut members = [0, 1, 2].map(|number| Member::new(&world, number, 1));
         members[0].change = |config: &mut Config| config.replicas = Some(3);
         Self { world, members, shared: Rc::default() }
     }
 
     /// All nodes run, clients ask, and every region has three replicas.
-    fn begin(&mut self) -> Result<(), String> {
+    pub(super) fn begin(&mut self) -> Result<(), String> {
         self.members[0].start(&self.world, &[])?;
         let pd = self.members[0].pd();
         for number in 0..CLIENTS {
@@ -53,7 +54,7 @@ impl Run {
         self.replicated()
     }
 
-    fn pass(&self, time: Duration) -> Result<(), String> {
+    pub(super) fn pass(&self, time: Duration) -> Result<(), String> {
         self.world.run_for(time);
         match self.shared.failures.borrow().first() {
             Some(why) => Err(format!("a client was refused: {why}")),
@@ -61,7 +62,7 @@ impl Run {
         }
     }
 
-    fn regions(&self) -> Vec<Region> {
+    pub(super) fn regions(&self) -> Vec<Region> {
         let scan = ScanRegionsRequest::default();
         let all =
             call::<ScanRegionsResponse>(&self.world, self.members[0].pd(), "/pdpb.PD/ScanRegions", scan);
