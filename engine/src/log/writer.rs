@@ -73,7 +73,11 @@ async fn write_group(shared: &Shared, mut requests: Vec<Request>) {
     if shared.failed() {
         return answer(requests, &Err(shared.refusal()));
     }
-    requests.retain(|request| request.guard.as_ref().is_none_or(|guard| guard.holds(shared)));
+    let is_due = |request: &Request| request.guard.as_ref().is_none_or(|guard| guard.holds(shared));
+    let (due, overtaken): (Vec<_>, Vec<_>) = requests.into_iter().partition(is_due);
+    // A move that has been overtaken has nothing left to do, which is no failure of the log.
+    answer(overtaken, &Ok(()));
+    requests = due;
     while !requests.is_empty() {
         let body_bytes = requests.iter().map(|request| request.batch.len()).sum();
         let appends = requests.iter().any(|request| request.batch.appends());

@@ -188,6 +188,31 @@ fn segments_are_reused_while_an_idle_group_keeps_its_entries() {
 }
 
 #[test]
+fn a_group_that_writes_while_it_is_to_be_moved_ends_no_purge() {
+    on_a_core(|rt, dir| async move {
+        let (log, _) = open(&rt, &dir, SyncMethod::DurableWrite).await;
+        let mut batch = Batch::new();
+        batch.put_state(1, 9, b"state");
+        log.write(batch).await.unwrap();
+        for index in 1..=60u64 {
+            let mut batch = Batch::new();
+            batch.append(2, index, [entry(1, &[7; 5000])]);
+            batch.compact(2, index.saturating_sub(3), 1);
+            log.write(batch).await.unwrap();
+        }
+        let mut batch = Batch::new();
+        batch.put_state(1, 9, b"newer");
+        let limits = PurgeLimits { segments_target: 2, ..PurgeLimits::default() };
+        // The state is written before the move of the old one gets its turn.
+        let (written, purged) = futures_lite::future::zip(log.write(batch), log.purge(&limits)).await;
+        written.unwrap();
+        purged.expect("a move that was overtaken is no failure");
+        assert_eq!(log.state(1, 9).as_deref(), Some(&b"newer"[..]));
+        log.close().await.unwrap();
+    });
+}
+
+#[test]
 fn a_busy_group_with_much_in_an_old_segment_is_named_as_a_straggler() {
     on_a_core(|rt, dir| async move {
         let (log, _) = open(&rt, &dir, SyncMethod::DurableWrite).await;
