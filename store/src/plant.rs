@@ -45,6 +45,8 @@ pub enum Bug {
     AnswersLost,
     /// The addresses of stores that a core asked for are not entered into its book.
     AddressesLost,
+    /// Where other nodes are is forgotten by a restart.
+    ContactsForgotten,
     /// Whoever reports for a store is believed.
     StrangersBelieved,
     /// A node that joins may have the address of a store that has joined.

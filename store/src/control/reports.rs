@@ -105,18 +105,6 @@ pub fn hand_out(answers: &[Sender<BeatAnswer>], core: usize, answer: BeatAnswer)
 }
 
 impl Control {
-    /// Takes beats of this node in until every sender is gone, and hands each core what it is answered.
-    pub fn receive(&self, beats: Receiver<Beat>, answers: Vec<Sender<BeatAnswer>>) {
-        let control = self.clone();
-        drop(self.0.rt.spawn(async move {
-            while let Some(beat) = beats.recv().await {
-                let core = beat.core;
-                let answer = control.take(beat).await;
-                hand_out(&answers, core, answer);
-            }
-        }));
-    }
-
     /// Takes the beat of a core of this node in: its stores first, so that its regions find them.
     pub async fn take(&self, beat: Beat) -> BeatAnswer {
         beat.stores.iter().for_each(|store| self.enter_store(&store.descriptor));

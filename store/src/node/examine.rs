@@ -11,6 +11,7 @@ use engine::lsm::{self, TreeOptions};
 use engine::rt::Rt;
 use scheduler::StoreId;
 
+use super::contacts::{self, Contacts};
 use super::core::SYSTEM_STORE;
 use super::identity::{Holding, Ident, IdentState, Identity};
 use crate::region::system::GROUP;
@@ -75,6 +76,7 @@ pub async fn examine(rt: &Rt, dir: &Path) -> Examined {
                     .notes
                     .push("the directory is not bootstrapped yet; the next start finishes that".into());
             }
+            examined.contacts(rt, dir).await;
             examined.ident = Some(ident);
         }
     }
@@ -85,6 +87,20 @@ impl Examined {
     fn damaged(&mut self, fault: &Fault) {
         let remedy = fault.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
         self.damage.push(Damage { path: fault.path.clone(), what: format!("{}{remedy}", fault.what) });
+    }
+
+    /// A list of addresses that cannot be used is made anew by the next start.
+    async fn contacts(&mut self, rt: &Rt, dir: &Path) {
+        let path = dir.join(contacts::FILE);
+        let why = match rt.read_small(&path).await {
+            Ok(bytes) => Contacts::parse(&bytes).err().map(str::to_owned),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(why) = why {
+            let what = format!("{}: {why}; the addresses in it are asked for anew", path.display());
+            self.notes.push(what);
+        }
     }
 
     /// Examines one store. Whether it has the scheduler's state, or cannot say because its log is damaged.

@@ -13,6 +13,7 @@
 //!                              its log has been opened
 //!   sum       9d1c...          CRC-32 over every byte before this line
 //! LOCK       held by the process that uses the directory
+//! CONTACTS   where other nodes were last reached ([`contacts`](super::contacts))
 //! store-N/   log and tree of one store, and DAMAGE where damage was found in them
 //! scheduler/ where 0.1 kept the scheduler's state; store-1 has it now, and takes it over from here
 //! ```

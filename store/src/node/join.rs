@@ -29,6 +29,7 @@ use futures_util::future::select;
 use scheduler::NodeId;
 
 use super::StartError;
+use super::contacts::Keeper;
 use super::identity::{Ident, Identity};
 use crate::config::{Config, Limits};
 use crate::control::{Beat, BeatAnswer, hand_out, locate};
@@ -169,7 +170,12 @@ impl Remote {
 
     /// Forwards beats until every core has ended, and hands each core what it is answered. Those from before the scheduler has entered the
     /// stores wait for that.
-    pub(super) async fn forward(self: Rc<Self>, beats: Receiver<Beat>, answers: Vec<Sender<BeatAnswer>>) {
+    pub(super) async fn forward(
+        self: Rc<Self>,
+        beats: Receiver<Beat>,
+        answers: Vec<Sender<BeatAnswer>>,
+        contacts: Keeper,
+    ) {
         let (mut arrived, mut newest) = (Vec::new(), BTreeMap::new());
         loop {
             let more = async { Some(beats.recv_batch(&mut arrived, BEATS_MAX).await) };
@@ -192,7 +198,10 @@ impl Remote {
             for (core, beat) in std::mem::take(&mut newest) {
                 match self.client.report(self.identity.cluster, NodeId(self.identity.node), &beat).await {
                     Ok(_) if planted(Bug::AnswersLost) => {}
-                    Ok(answer) => hand_out(&answers, core, answer),
+                    Ok(answer) => {
+                        contacts.learn_stores(&answer.addresses);
+                        hand_out(&answers, core, answer);
+                    }
                     Err(error) => {
                         if let CallError::Refused(status) = &error
                             && status.code == Code::NotFound

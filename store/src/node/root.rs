@@ -22,6 +22,7 @@ use std::time::Duration;
 use engine::rt::chan::{self, Receiver, Sender};
 use engine::rt::{CoreError, CoreHandle, CoreOptions, DirLock, Rt};
 
+use super::contacts::Keeper;
 use super::core::{Plan, SYSTEM_STORE};
 use super::drain::{GRACE, ORDERS_MAX, Order};
 use super::identity::Identity;
@@ -190,6 +191,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
     // The last slot is the scheduler shard's.
     let board = Board::new(plan.cores + 1);
     let scheduler = scheduler_shard::bind(rt, &config)?;
+    let contacts = Keeper::start(rt, &opened.dir, opened.contacts.clone());
     let (reports, beats) = control::beats();
     let (answer_to, answers): (Vec<_>, Vec<_>) = (0..plan.cores).map(|_| control::answers()).unzip();
     let (ask, questions) = control::locate::questions();
@@ -241,7 +243,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
             incarnation: *opened,
         });
         let map = (questions, reply_to);
-        let place = scheduler.open(rt, &config, &plan, asks, (beats, answer_to), map).await?;
+        let place = scheduler.open(rt, &config, &plan, asks, (beats, answer_to, contacts), map).await?;
         setup::confirm(rt, &opened, counts, place.next_id()).await?;
         for go in &goes {
             // A core that has ended meanwhile does not listen, and is about to say why.

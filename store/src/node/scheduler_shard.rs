@@ -15,6 +15,7 @@ use std::time::Duration;
 use engine::rt::chan::{Receiver, Sender};
 use engine::rt::{ListenOptions, Listener, Rt};
 
+use super::contacts::Keeper;
 use super::core::Plan;
 use super::join::Remote;
 use super::listen::CannotListen;
@@ -22,7 +23,7 @@ use super::report::REPORT_EVERY;
 use super::serve::advertised;
 use super::{StartError, bootstrap};
 use crate::config::Config;
-use crate::control::{Ask, Beat, BeatAnswer, Control, Member, locate};
+use crate::control::{Ask, Beat, BeatAnswer, Control, Member, hand_out, locate};
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::grpc;
 use crate::wire::health::Health;
@@ -81,7 +82,7 @@ impl Bound {
         config: &Config,
         plan: &Plan,
         asks: Sender<Ask>,
-        (beats, answers): (Receiver<Beat>, Vec<Sender<BeatAnswer>>),
+        (beats, answers, contacts): (Receiver<Beat>, Vec<Sender<BeatAnswer>>, Keeper),
         (questions, replies): (Receiver<locate::Question>, Vec<Sender<locate::Answer>>),
     ) -> Result<Place, StartError> {
         if !plan.schedulers.is_empty() {
@@ -91,7 +92,7 @@ impl Bound {
                 );
             }
             let remote = Remote::new(rt, &plan.identity, plan.schedulers.clone());
-            rt.spawn(remote.clone().forward(beats, answers));
+            rt.spawn(remote.clone().forward(beats, answers, contacts));
             rt.spawn(remote.clone().ask(questions, replies));
             return Ok(Place::Elsewhere(self, remote));
         }
@@ -115,9 +116,24 @@ impl Bound {
         {
             tracing::warn!(replicas, reason = %denied, "the number of replicas is not changed");
         }
-        control.receive(beats, answers);
+        rt.spawn(take_beats(control.clone(), beats, answers, contacts));
         control.answer(questions, replies);
         Ok(Place::Here(Hosted { bound: self, next_id: control.next_id(), control }))
+    }
+}
+
+/// Takes beats of this node in until every sender is gone, and hands each core what it is answered.
+async fn take_beats(
+    control: Control,
+    beats: Receiver<Beat>,
+    answers: Vec<Sender<BeatAnswer>>,
+    contacts: Keeper,
+) {
+    while let Some(beat) = beats.recv().await {
+        let core = beat.core;
+        let answer = control.take(beat).await;
+        contacts.learn_stores(&answer.addresses);
+        hand_out(&answers, core, answer);
     }
 }
 

@@ -14,6 +14,7 @@ use engine::lsm::TreeOptions;
 use engine::rt::{DirLock, Rt, SharedPort};
 use scheduler::StoreId;
 
+use super::contacts::Contacts;
 use super::core::Plan;
 use super::identity::Ident;
 use super::join;
@@ -43,6 +44,8 @@ pub(super) struct Opened {
     pub(super) sync: Method,
     pub(super) lock: DirLock,
     pub(super) cursors: Cursors,
+    /// Where other nodes were before the restart.
+    pub(super) contacts: Contacts,
 }
 
 /// Locks and recognises the data directory. It is created if it does not exist, but not the directory that it lies in: that one
@@ -69,7 +72,8 @@ pub(super) async fn open_directory(
     };
     let ident = identify(rt, config, limits, (&dir, members)).await?;
     let sync = wait_out(rt, || sync_method(rt, &dir, config.log.sync)).await?;
-    Ok(Opened { dir, ident, sync, lock, cursors: Cursors::new(rt.random()) })
+    let contacts = Contacts::read(rt, &dir).await;
+    Ok(Opened { dir, ident, sync, lock, cursors: Cursors::new(rt.random()), contacts })
 }
 
 /// Who the directory belongs to; one without an identity is given one.
@@ -222,7 +226,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
         cores: limits.cores.min(opened.ident.identity.stores),
         first_regions,
         schedulers: opened.ident.schedulers.clone(),
-        peers: Vec::new(),
+        peers: opened.contacts.stores.iter().map(|(store, addr)| (*store, *addr)).collect(),
         shard: ShardOptions {
             store: StoreId(0),
             system: false,

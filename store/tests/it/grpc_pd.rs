@@ -319,13 +319,10 @@ fn a_beat_builds_the_map_and_a_split_is_seen_in_it() {
             half.region.epoch.version += 1;
         }
         let stale = region(2, b"", b"\xff");
-        let (reports, beats) = store::control::beats();
-        control.receive(beats, Vec::new());
-        reports.send(beat(tikv(), vec![left, right])).await.unwrap();
-        reports.send(beat(tikv(), vec![stale])).await.unwrap();
-        while control.refused_reports() == 0 {
-            rt.sleep(std::time::Duration::from_millis(1)).await;
-        }
+        control.take(beat(tikv(), vec![left, right])).await;
+        assert_eq!(control.refused_reports(), 0);
+        control.take(beat(tikv(), vec![stale])).await;
+        assert_eq!(control.refused_reports(), 1);
         let scan = ScanRegionsRequest::default();
         let found: ScanRegionsResponse = pd.unary("/pdpb.PD/ScanRegions", &scan).await.unwrap();
         let found: Vec<u64> = found.region_metas.iter().map(|known| known.id).collect();

@@ -6,6 +6,7 @@ mod elsewhere;
 mod nodes;
 mod refused;
 mod replicated;
+mod together;
 
 use std::time::Duration;
 
