@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::Snapshot;
 use super::erased::{Stretch, stretch_of_all};
 use super::key::{Cf, Direction, Kind, SeqNo};
-use super::memtable::Memtable;
+use super::memtable::{DENSE_DELETES_MIN, Memtable};
 use super::merge::Merge;
 use super::source::Source;
 use super::table::read::Table;
@@ -43,6 +43,8 @@ pub struct Iter {
     decided: Option<Vec<u8>>,
     budget: Budget,
     passed: u32,
+    /// Deletes that were met, in steps of [`DENSE_DELETES_MIN`].
+    deletes: usize,
 }
 
 impl fmt::Debug for Iter {
@@ -70,7 +72,14 @@ impl Iter {
             decided: None,
             budget,
             passed: 0,
+            deletes: 0,
         }
+    }
+
+    /// Entries that were passed and not returned.
+    #[cfg(test)]
+    pub(super) fn passed(&self) -> u32 {
+        self.passed
     }
 
     /// The next key and its value, or `None` at the end of the range.
@@ -101,8 +110,9 @@ impl Iter {
                     self.hidden += 1;
                 } else {
                     self.hidden = 0;
-                    if entry.kind == Kind::Put {
-                        found = Some(merge.take_current());
+                    match entry.kind {
+                        Kind::Put => found = Some(merge.take_current()),
+                        Kind::Delete => meet_delete(&mut self.deletes, &self.snapshot),
                     }
                 }
             }
@@ -133,8 +143,9 @@ impl Iter {
                     self.hidden += 1;
                 } else {
                     self.hidden = 0;
-                    if kind == Kind::Put {
-                        return Ok(Some((key, value)));
+                    match kind {
+                        Kind::Put => return Ok(Some((key, value))),
+                        Kind::Delete => meet_delete(&mut self.deletes, &self.snapshot),
                     }
                 }
                 if self.hidden >= SKIP_AFTER
@@ -187,6 +198,15 @@ fn is_erased(erasers: &[Eraser], stretch: &mut Option<Stretch>, key: &[u8], seq:
         *stretch = Some(stretch_of_all(erasers.iter().map(|eraser| eraser.stretch(key, at))));
     }
     stretch.as_ref().and_then(|stretch| stretch.newest).is_some_and(|newest| newest > seq)
+}
+
+/// Where a walk meets many deletes the next one shall not.
+fn meet_delete(deletes: &mut usize, snapshot: &Snapshot) {
+    *deletes += 1;
+    if *deletes == DENSE_DELETES_MIN {
+        *deletes = 0;
+        snapshot.shared().walked_over_deletes();
+    }
 }
 
 async fn pass(passed: &mut u32, budget: &Budget) {

@@ -45,6 +45,8 @@ mod cache;
 mod check;
 mod chunk;
 mod compact;
+#[cfg(test)]
+mod deletes_tests;
 mod erased;
 mod estimate;
 mod export;
@@ -100,7 +102,7 @@ use self::pressure::{Backlog, Brake};
 use self::readers::Readers;
 use self::rows::RowCache;
 use self::table::files::Files;
-use self::table::read::Table;
+use self::table::read::{Probe, Table};
 use self::version::{TableMeta, Version};
 use crate::error::{Fault, Result, Shortage};
 use crate::rt::Rt;
@@ -246,7 +248,8 @@ impl Tree {
         }
         let first = SeqNo(shared.last_seq.get().0 + 1);
         let active = shared.active.borrow();
-        let next = active.apply(batch, first, &shared.readers.borrow());
+        let nothing_older = |cf, key: &[u8], hash| shared.has_nothing_older(cf, key, hash);
+        let next = active.apply(batch, first, &shared.readers.borrow(), nothing_older);
         shared.last_seq.set(SeqNo(next.0 - 1));
         shared.brake.charge(shared.rt.now(), batch.len_bytes() as u64, shared.backlog().rate());
         if active.is_full(shared.options.memtable_bytes) {
@@ -491,6 +494,27 @@ impl Shared {
     fn memtables(&self) -> Vec<Rc<Memtable>> {
         let closed = self.closed.borrow();
         std::iter::once(self.active.borrow().clone()).chain(closed.iter().rev().cloned()).collect()
+    }
+
+    /// Whether nothing below the memtable in use has anything of a key, as far as memory knows.
+    fn has_nothing_older(&self, cf: Cf, key: &[u8], hash: u64) -> bool {
+        let version = self.version.borrow();
+        let is_absent = |table: &Rc<Table>| match table.probe(&self.cache, key, hash, SeqNo::MAX) {
+            Ok(Probe::Absent) => true,
+            // Damage is told by whoever reads the table for a client.
+            Ok(Probe::Found { .. } | Probe::NeedsIo) | Err(_) => false,
+        };
+        !self.closed.borrow().iter().any(|memtable| memtable.knows(cf, key, hash))
+            && version.family(cf).holding(key).all(is_absent)
+    }
+
+    /// A walk came by many deletes: if most of them lie in memory, they are flushed, which drops those under which nothing lies, and
+    /// a table full of the rest is due for a compaction by itself.
+    fn walked_over_deletes(&self) {
+        let idle = self.closed.borrow().is_empty() && self.fault.borrow().is_none() && !self.stopping.get();
+        if idle && self.active.borrow().is_dense() {
+            self.rotate();
+        }
     }
 
     fn oldest_read(&self) -> SeqNo {

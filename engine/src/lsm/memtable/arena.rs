@@ -2,13 +2,13 @@
 //! own. It owns their bytes and knows their layout; what is linked to what is decided elsewhere ([`super::chain`]).
 //!
 //! ```text
-//! key      [newest u32] [key bytes u32] [key]                             in memory only, little-endian, padded to 8 bytes
+//! key      [newest u32] [key bytes u31, unlisted u1] [key]                in memory only, little-endian, padded to 8 bytes
 //! version  [older u32] [value bytes u32] [sequence u64] [kind u8] [value]
 //! ```
 //!
 //! Invariants:
 //!
-//! * A record lies where it was laid until the arena goes, so a place stays good. Only its link changes.
+//! * A record lies where it was laid until the arena goes, so a place stays good. Only its link changes, and whether a key is listed.
 //! * A key is laid once, and its first version right behind it: mostly a look-up finds both in one go.
 //! * Nothing is given back before the arena goes, not even a version that nothing leads to any more.
 
@@ -22,6 +22,9 @@ const UNIT_BYTES: usize = 8;
 const OFFSET_BITS: u32 = (PIECE_BYTES / UNIT_BYTES).ilog2();
 /// More pieces cannot be told apart. Two neighbours hold more than one is large, so that is never before 15 GiB.
 const PIECES_MAX: usize = (1 << (u32::BITS - OFFSET_BITS)) - 1;
+
+/// The bit of a key's length that says that no index of the order leads to it. Keys are far shorter than 2 GiB.
+const UNLISTED: u32 = 1 << 31;
 
 const KEY_HEADER_BYTES: usize = 4 + 4;
 const VERSION_HEADER_BYTES: usize = 4 + 4 + 8 + 1;
@@ -66,7 +69,7 @@ impl Arena {
     pub(super) fn push_key(&mut self, key: &[u8], first: Version<'_>) -> (KeyPlace, VersionPlace) {
         let (place, piece) = self.room(KEY_HEADER_BYTES + key.len());
         piece.extend_from_slice(&NOWHERE.0.to_le_bytes());
-        // A batch refuses keys of 4 GiB.
+        debug_assert!(key.len() < UNLISTED as usize, "a batch refuses keys of 2 GiB");
         piece.extend_from_slice(&(key.len() as u32).to_le_bytes());
         piece.extend_from_slice(key);
         let first = self.push_version(first, None);
@@ -88,7 +91,20 @@ impl Arena {
 
     pub(super) fn key(&self, key: KeyPlace) -> &[u8] {
         let (len, rest) = take(&self.record(key.0)[4..]);
-        &rest[..u32::from_le_bytes(len) as usize]
+        &rest[..(u32::from_le_bytes(len) & !UNLISTED) as usize]
+    }
+
+    /// Whether the index of the order leads to a key, as it does at first.
+    pub(super) fn is_listed(&self, key: KeyPlace) -> bool {
+        let (len, _) = take(&self.record(key.0)[4..]);
+        u32::from_le_bytes(len) & UNLISTED == 0
+    }
+
+    pub(super) fn set_listed(&mut self, key: KeyPlace, listed: bool) {
+        let bytes = self.key(key).len() as u32;
+        let word = if listed { bytes } else { bytes | UNLISTED };
+        let at = key.0.offset_bytes() + 4;
+        self.pieces[key.0.piece()][at..at + 4].copy_from_slice(&word.to_le_bytes());
     }
 
     pub(super) fn version(&self, version: VersionPlace) -> Version<'_> {
@@ -221,5 +237,11 @@ mod tests {
         assert_eq!(arena.older(second), None);
         assert_eq!((arena.key(key), arena.version(second).seq), (b"key".as_slice(), SeqNo(2)));
         assert_eq!(arena.version(first).value, b"value");
+        assert!(arena.is_listed(key));
+        arena.set_listed(key, false);
+        assert!(!arena.is_listed(key));
+        assert_eq!((arena.key(key), arena.newest(key)), (b"key".as_slice(), second));
+        arena.set_listed(key, true);
+        assert!(arena.is_listed(key));
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! Invariants:
 //!
-//! * A key is in the tree once, however often it is written. Tree and hash table lead to the same place in the arena, and
+//! * A key is in the tree once at most, however often it is written. Tree and hash table lead to the same place in the arena, and
 //!   from there a chain leads through the versions ([`super::chain`]). So an overwrite walks down no tree.
-//! * A key that is here stays, and so does its newest version until there is a newer one. Whoever walks finds the key again
-//!   at which the last step ended, though maybe not its version.
+//! * A key that is here stays, and so does its newest version until there is a newer one. Whoever walks goes on behind the key
+//!   at which the last step ended, whether or not it finds it or its version again.
+//! * A key that is not in the tree has nothing but deletes, nothing older lies anywhere below, and the hash table leads to it. A walk
+//!   need not know of it: whoever deletes as many keys as it writes, as a queue does, leaves nothing to pass over.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -15,7 +17,7 @@ use super::by_hash::{self, ByHash, Slot};
 use super::samples::Samples;
 use super::small_key::SmallKey;
 use crate::lsm::erased::RangeTombstones;
-use crate::lsm::key::{Direction, SeqNo, in_range};
+use crate::lsm::key::{Direction, Kind, SeqNo, in_range};
 use crate::lsm::readers::Readers;
 
 /// A key's share of the tree's nodes, which are two thirds full when keys come in no order.
@@ -30,6 +32,8 @@ pub(super) struct Family {
     arena: Arena,
     erased: RangeTombstones,
     samples: Samples,
+    /// Deletes that a walk has to pass over, about: those of keys that were written again count, too.
+    deletes: usize,
 }
 
 impl Family {
@@ -42,6 +46,11 @@ impl Family {
         };
         if self.arena.key(slot.key) == key {
             slot.newest = self.arena.overwrite(slot.key, version, readers);
+            let place = slot.key;
+            if version.kind == Kind::Put && !self.arena.is_listed(place) {
+                self.arena.set_listed(place, true);
+                self.keys.insert(SmallKey::new(key), place);
+            }
             return bytes;
         }
         // Another key has this hash, too.
@@ -52,6 +61,39 @@ impl Family {
             }
             None => bytes + self.put_new(key, hash, version),
         }
+    }
+
+    /// Adds a delete, as [`Family::put`] does a value. If no reader sees anything of the key any more and there is
+    /// `nothing_older` below, which is asked only then, walks no longer come by it.
+    pub(super) fn delete(
+        &mut self,
+        key: &[u8],
+        hash: u64,
+        seq: SeqNo,
+        readers: &Readers,
+        nothing_older: impl FnOnce() -> bool,
+    ) -> usize {
+        // What is new here may be anywhere below; to ask for that would cost every delete a look-up.
+        let known = self.by_hash.get(hash).filter(|slot| self.arena.key(slot.key) == key);
+        let bytes = self.put(key, hash, Version { seq, kind: Kind::Delete, value: &[] }, readers);
+        let Some(Slot { key: place, .. }) = known else {
+            self.deletes += 1;
+            return bytes;
+        };
+        if self.arena.is_listed(place) {
+            if self.arena.older(self.arena.newest(place)).is_none() && nothing_older() {
+                self.keys.remove(key);
+                self.arena.set_listed(place, false);
+            } else {
+                self.deletes += 1;
+            }
+        }
+        bytes
+    }
+
+    /// About how many deletes a walk over everything passes.
+    pub(super) fn deletes(&self) -> usize {
+        self.deletes
     }
 
     /// Deletes the versions of `[start, end)` that are older than `seq`. No key is looked at, so it costs the same however many

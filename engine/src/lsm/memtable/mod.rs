@@ -39,6 +39,13 @@ const BYTES_MAX: usize = 8 << 30;
 const CHUNK_ENTRIES: usize = 32;
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// With at least this many deletes, ...
+pub(crate) const DENSE_DELETES_MIN: usize = 4096;
+/// ... each of about this many bytes, ...
+const DELETE_BYTES: usize = 150;
+/// ... in one of this many parts of its memory, a memtable is dense. So a flush for their sake writes a bounded amount for each.
+const DENSE_PARTS: usize = 8;
+
 /// What a source knows about a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
@@ -84,9 +91,16 @@ impl Memtable {
     }
 
     /// Applies a batch; its operations get the sequence numbers from `first` on, which is above every moment of `readers`.
-    /// Versions that only they could still want stay for them. Returns the number after the last.
-    pub(crate) fn apply(&self, batch: &WriteBatch, first: SeqNo, readers: &Readers) -> SeqNo {
-        self.apply_hashed(batch, first, readers, key_hash)
+    /// Versions that only they could still want stay for them. `nothing_older` says whether no older memtable and no table has
+    /// anything of a key with this hash, as far as that is known without IO. Returns the number after the last.
+    pub(crate) fn apply(
+        &self,
+        batch: &WriteBatch,
+        first: SeqNo,
+        readers: &Readers,
+        nothing_older: impl Fn(Cf, &[u8], u64) -> bool,
+    ) -> SeqNo {
+        self.apply_hashed(batch, first, readers, nothing_older, key_hash)
     }
 
     /// With a hash of the caller's choice, so that a test can make keys collide.
@@ -95,6 +109,7 @@ impl Memtable {
         batch: &WriteBatch,
         first: SeqNo,
         readers: &Readers,
+        nothing_older: impl Fn(Cf, &[u8], u64) -> bool,
         hash: impl Fn(&[u8]) -> u64,
     ) -> SeqNo {
         let ahead = readers.newest_below(SeqNo::MAX).is_some_and(|moment| moment >= first);
@@ -108,8 +123,8 @@ impl Memtable {
                     self.family_mut(cf).put(key, hash(key), version, readers)
                 }
                 Op::Delete { cf, key } => {
-                    let version = Version { seq, kind: Kind::Delete, value: &[] };
-                    self.family_mut(cf).put(key, hash(key), version, readers)
+                    let hash = hash(key);
+                    self.family_mut(cf).delete(key, hash, seq, readers, || nothing_older(cf, key, hash))
                 }
                 Op::DeleteRange { cf, start, end } => {
                     let (before, after) = self.family_mut(cf).erase(start, end, seq, readers);
@@ -140,6 +155,18 @@ impl Memtable {
     /// Whether there is nothing to flush, not even a mark.
     pub(crate) fn is_empty(&self) -> bool {
         self.size_bytes.get() == 0 && self.marks.borrow().is_empty()
+    }
+
+    /// Whether so much of it is deletes that a walk which came by many of them is better off without.
+    pub(crate) fn is_dense(&self) -> bool {
+        let deletes = Cf::ALL.map(|cf| self.family(cf).deletes()).into_iter().max().unwrap_or(0);
+        deletes >= DENSE_DELETES_MIN
+            && deletes.saturating_mul(DELETE_BYTES * DENSE_PARTS) >= self.size_bytes()
+    }
+
+    /// Whether there is anything of a key.
+    pub(crate) fn knows(&self, cf: Cf, key: &[u8], hash: u64) -> bool {
+        self.family(cf).version(key, hash, SeqNo::MAX).is_some()
     }
 
     /// Positions of the groups written here.

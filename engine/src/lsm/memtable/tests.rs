@@ -7,7 +7,7 @@ const CF: Cf = Cf::Default;
 fn put(memtable: &Memtable, key: &[u8], value: &[u8], seq: u64, readers: &Readers) {
     let mut batch = WriteBatch::new();
     batch.put(CF, key, value);
-    memtable.apply(&batch, SeqNo(seq), readers);
+    memtable.apply(&batch, SeqNo(seq), readers, |_, _, _| false);
 }
 
 /// What is linked of a memtable with one key.
@@ -48,7 +48,7 @@ fn operations_of_one_batch_overwrite_each_other() {
     batch.put(CF, b"key", b"first");
     batch.delete(CF, b"key");
     batch.put(CF, b"key", b"last");
-    assert_eq!(memtable.apply(&batch, SeqNo(2), &readers), SeqNo(5));
+    assert_eq!(memtable.apply(&batch, SeqNo(2), &readers, |_, _, _| false), SeqNo(5));
     assert_eq!(linked(&memtable), [4, 1]);
 }
 
