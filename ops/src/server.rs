@@ -46,6 +46,9 @@ pub(crate) struct ServerArguments {
     check: bool,
 }
 
+/// How long freed memory stays with the process. A memtable that fills more slowly than this does not notice what the kernel takes back.
+const FREED_MEMORY_KEPT: Duration = Duration::from_secs(10);
+
 /// Runs `ringkeep server`.
 pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
     let settings = match Settings::gather(&arguments.settings, host::machine()) {
@@ -65,6 +68,7 @@ pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
         tracing::warn!("{remark}");
     }
     host::raise_open_files();
+    engine::host::keep_freed_memory(FREED_MEMORY_KEPT);
     if let Err(failures) = host_allows(&settings) {
         return fail(&failures, EXIT_CONFIG);
     }

@@ -1,8 +1,9 @@
 //! Questions about the host, asked before any core exists: which CPUs may be used, and can ringkeep run here at all.
 //!
-//! It reads what the kernel tells a plain process and never starts a core, opens a store or changes a setting. Its calls block,
-//! so none of them belongs on a core.
+//! It reads what the kernel tells a plain process and never starts a core, opens a store or changes a setting of the host. Its calls
+//! block, so none of them belongs on a core. The allocator of the process learns here how long to keep what is free.
 
+mod allocator;
 mod check;
 mod cpus;
 mod directory;
@@ -11,5 +12,6 @@ mod forbidden_tests;
 mod limits;
 mod ring;
 
+pub use allocator::keep_freed_memory;
 pub use check::{Finding, Level, Request, check, passes};
 pub use cpus::{CpuPlan, affinity, can_pin, plan, plan_cpus};
