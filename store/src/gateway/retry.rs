@@ -180,6 +180,12 @@ impl Waiting {
         count
     }
 
+    /// What is to be sent again, in order.
+    fn unsent(&self) -> Vec<Number> {
+        let waiting = self.waiting.borrow();
+        waiting.values().filter(|waiter| !waiter.is_sent).map(|waiter| waiter.number).collect()
+    }
+
     fn take(&self, number: Number) -> Option<Waiter> {
         self.waiting.borrow_mut().remove(&number.key())
     }
@@ -224,11 +230,7 @@ impl Dispatch {
 
     async fn retry_all(self: &Rc<Self>) {
         let (now, budget) = (self.rt().now(), self.rt().budget());
-        let waiting = self.waiting().waiting.borrow();
-        let numbers: Vec<Number> =
-            waiting.values().filter(|waiter| !waiter.is_sent).map(|waiter| waiter.number).collect();
-        drop(waiting);
-        for number in numbers {
+        for number in self.waiting().unsent() {
             self.retry(number, now);
             budget.tick().await;
         }

@@ -136,14 +136,17 @@ fn split_reads(routes: &Routes, keys: &[Bytes], read: impl Fn(Vec<Bytes>) -> Op)
     Ok(parts.collect())
 }
 
+/// A place and what belongs there.
+type Grouped<T> = (Rc<Placed>, Vec<T>);
+
 /// Groups `items` by the region of their key, in the order of each region's first item; the first key of which it is not known where it
 /// is, if there is one.
 fn by_region<T: Clone>(
     routes: &Routes,
     items: &[T],
     key: impl Fn(&T) -> &Bytes,
-) -> Result<Vec<(Rc<Placed>, Vec<T>)>, Bytes> {
-    let mut parts: Vec<(Rc<Placed>, Vec<T>)> = Vec::new();
+) -> Result<Vec<Grouped<T>>, Bytes> {
+    let mut parts: Vec<Grouped<T>> = Vec::new();
     // Keys of one command mostly lie together, so the region of the one before is looked at first.
     let mut latest: Option<(&Rc<Placed>, usize)> = None;
     for item in items {

@@ -165,8 +165,11 @@ impl Claims {
                 .flat_map(|claims| self.within(claims, &asked))
                 .map(|it| &it.place)
                 .collect();
-            let grown = found.iter().fold(false, |grown, place| span.cover(place) || grown);
-            if !grown {
+            let mut has_grown = false;
+            for place in &found {
+                has_grown |= span.cover(place);
+            }
+            if !has_grown {
                 break;
             }
         }
