@@ -93,6 +93,22 @@ pub enum Bug {
     UnsyncedPieces,
     /// A snapshot that was delivered counts as applied.
     AppliedWithoutData,
+    /// A split leaves the version of its region as it was.
+    VersionNotRaised,
+    /// The tree does not learn of the replica that a split brings into being.
+    HalfNotDescribed,
+    /// The tree learns of it in the batch after the one that has the split's applied index.
+    HalfDescribedLate,
+    /// The log does not learn where a replica that a split brought into being comes from.
+    OriginLost,
+    /// A message creates a replica in the range of another region.
+    CreatedOverNeighbour,
+    /// A split takes the place of a replica that was removed before it was applied here.
+    RemovedComesBack,
+    /// Votes for a region whose split is not applied here yet are dropped.
+    EarlyVotesLost,
+    /// A replica is destroyed while the tree has the regions that it was split into in memory only.
+    DestroyedUnflushed,
 }
 
 impl Bug {
@@ -139,6 +155,20 @@ impl Bug {
     /// Those of one region, which its scripts show.
     pub const REGION: [Self; 3] =
         [Self::InflightSurvives, Self::ReadBeforeApplied, Self::AppliedAfterSnapshot];
+
+    /// Those of splits, which the scripts of regions show.
+    pub const SPLIT: [Self; 7] = [
+        Self::VersionNotRaised,
+        Self::InflightSurvives,
+        Self::CreatedOverNeighbour,
+        Self::RemovedComesBack,
+        Self::EarlyVotesLost,
+        Self::HalfNotDescribed,
+        Self::DestroyedUnflushed,
+    ];
+
+    /// Those of splits that lose something when the power goes.
+    pub const SPLIT_ON_DISK: [Self; 3] = [Self::HalfNotDescribed, Self::HalfDescribedLate, Self::OriginLost];
 
     /// Those that part a descriptor from its data.
     pub const DESCRIPTOR: [Self; 2] = [Self::DescribedLate, Self::DescribedEarly];

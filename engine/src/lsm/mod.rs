@@ -344,6 +344,11 @@ impl Tree {
         self.shared.flushed.borrow().iter().map(|(group, index)| (*group, *index)).collect()
     }
 
+    /// Every group that the durable tables have a state of ([`WriteBatch::describe`]), by group.
+    pub fn described(&self) -> Vec<u64> {
+        self.shared.states.borrow().keys().copied().collect()
+    }
+
     /// Waits for flushes and says which groups' flushed indexes advanced since the last call. One task calls it.
     pub async fn flushed(&self) -> Vec<(u64, u64)> {
         loop {

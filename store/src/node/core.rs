@@ -94,7 +94,7 @@ pub struct Fenced {
     pub store: StoreId,
     /// The file, what is wrong with it, and what to do, one sentence.
     pub why: String,
-    /// Its regions. As long as regions neither split nor move they are those of its bootstrap.
+    /// Its regions as they were bootstrapped: what they were split into is here, too, and whatever came later is not known.
     regions: Vec<Region>,
 }
 

@@ -15,6 +15,7 @@ use super::command::{Command, Write, WritesView};
 use super::life::Life;
 use super::record::{Descriptor, RegionRecord};
 use super::replica::Replica;
+use super::split::{FIRST_BASE, Half, Origin, Split};
 use super::submit::Waiting;
 use super::system::{self, Decided, codec, image};
 use crate::plant::{Bug, planted};
@@ -36,10 +37,18 @@ pub struct Applied<W> {
     pub entries: usize,
     answers: Vec<(W, Result<(), Refusal>)>,
     decided: Vec<(W, Decided)>,
+    halves: Vec<Half>,
     dies: bool,
 }
 
 impl<W> Applied<W> {
+    /// What splits bring into being on this store, in order. The batch has to say what becomes of each
+    /// ([`describe_half`] or [`erase`]) before the tree takes it, and once the tree has it they are to be published
+    /// together with the region.
+    pub fn take_halves(&mut self) -> Vec<Half> {
+        std::mem::take(&mut self.halves)
+    }
+
     /// What commands of the system group came to, for those who waited for them. They hear of it once the tree has the batch.
     pub fn take_decided(&mut self) -> Vec<(W, Decided)> {
         std::mem::take(&mut self.decided)
@@ -64,8 +73,14 @@ impl<W, R> Replica<W, R> {
     /// [`Damaged`] for an entry that cannot be read; nothing of the batch may be used then.
     pub fn apply(&mut self, entries: &[Entry], batch: &mut WriteBatch) -> Result<Applied<W>, Damaged> {
         let from = self.raft.applied_index();
-        let mut applied =
-            Applied { upto: from, entries: 0, answers: Vec::new(), decided: Vec::new(), dies: false };
+        let mut applied = Applied {
+            upto: from,
+            entries: 0,
+            answers: Vec::new(),
+            decided: Vec::new(),
+            halves: Vec::new(),
+            dies: false,
+        };
         let is_new = |entry: &&Entry| entry.index > from || planted(Bug::AppliedAfterSnapshot);
         for entry in entries.iter().filter(is_new) {
             if applied.dies {
@@ -77,7 +92,7 @@ impl<W, R> Replica<W, R> {
                     self.apply_system(entry, mine, batch, &mut applied)?;
                     continue;
                 }
-                EntryKind::Normal => self.apply_command(entry, mine.as_ref(), batch)?,
+                EntryKind::Normal => self.apply_command(entry, mine.as_ref(), batch, &mut applied)?,
                 EntryKind::Membership => match self.apply_change(entry, batch, &mut applied)? {
                     Some(outcome) => outcome,
                     None => break,
@@ -101,8 +116,12 @@ impl<W, R> Replica<W, R> {
 
     /// The tree has the batch. Returns what those hear who waited.
     pub fn applied(&mut self, applied: Applied<W>) -> Vec<(W, Result<(), Refusal>)> {
-        let Applied { upto, entries: _, answers, decided, dies } = applied;
+        let Applied { upto, entries: _, answers, decided, halves, dies } = applied;
         debug_assert!(decided.is_empty(), "{} commands are never answered", decided.len());
+        debug_assert!(halves.is_empty(), "{} halves of a split are never published", halves.len());
+        if self.life() == Life::Splitting {
+            self.enter(Life::Live);
+        }
         if !planted(Bug::DescribedLate) {
             self.describe = None;
         }
@@ -131,12 +150,17 @@ impl<W, R> Replica<W, R> {
         entry: &Entry,
         mine: Option<&Waiting<W>>,
         batch: &mut WriteBatch,
+        applied: &mut Applied<W>,
     ) -> Result<Result<(), Refusal>, Damaged> {
         if entry.payload.is_empty() {
             return Ok(Ok(()));
         }
         let writes = match Command::decode(&entry.payload).map_err(|error| self.damaged(entry, &error))? {
             Command::Writes(writes) => writes,
+            Command::Split(body) => {
+                let split = Split::decode(body).map_err(|error| self.damaged(entry, &error))?;
+                return Ok(self.apply_split(entry.id(), &split, applied));
+            }
             Command::System(_) => return Err(self.damaged(entry, &"it is a command of the system group")),
         };
         let version = self.region().epoch.version;
@@ -164,8 +188,8 @@ impl<W, R> Replica<W, R> {
             Command::System(body) => {
                 codec::decode(body).map_err(|image::Damaged(what)| self.damaged(entry, &what))?
             }
-            Command::Writes(_) => {
-                return Err(self.damaged(entry, &"it writes keys, which are no business here"));
+            Command::Writes(_) | Command::Split(_) => {
+                return Err(self.damaged(entry, &"it is about keys, which are no business here"));
             }
         };
         let system = self.system.as_mut().expect("only a replica of the system group comes here");
@@ -177,6 +201,20 @@ impl<W, R> Replica<W, R> {
             (waiter, decided)
         }));
         (applied.upto, applied.entries) = (entry.index, applied.entries + 1);
+        Ok(())
+    }
+
+    /// The region keeps what lies below the first key; what was admitted under the old version is refused from now on.
+    fn apply_split(&mut self, at: LogId, split: &Split, applied: &mut Applied<W>) -> Result<(), Refusal> {
+        let (left, halves) = split.judge(self.region())?;
+        let origin = Origin { parent: left.id, at };
+        applied.halves.extend(halves.into_iter().filter_map(|half| Half::of(half, self.store, origin)));
+        if self.life() == Life::Live {
+            self.enter(Life::Splitting);
+        }
+        self.record.region = left;
+        self.describe = Some(at);
+        self.end_version();
         Ok(())
     }
 
@@ -260,6 +298,13 @@ pub fn tombstone_batch(record: &RegionRecord, at: LogId) -> WriteBatch {
     let descriptor = Descriptor { record: record.clone(), at, by_snapshot: false };
     batch.describe(region.id.0, &descriptor.encode());
     batch
+}
+
+/// Adds what the tree is to keep of a replica that a split brings into being: its record, and no applied index, for its log has
+/// nothing.
+pub fn describe_half(batch: &mut WriteBatch, half: &Half) {
+    let descriptor = Descriptor { record: half.record.clone(), at: FIRST_BASE, by_snapshot: false };
+    batch.describe(half.record.region.id.0, &descriptor.encode());
 }
 
 /// Deletes everything in the region's range, and nothing outside.

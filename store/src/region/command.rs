@@ -3,6 +3,7 @@
 //! ```text
 //! entry payload   [kind u8] [rkyv archive of that kind, unaligned little-endian]
 //! kind 2          a command of the system group, see region/system/codec
+//! kind 3          a split of the region, see region/split
 //! kind 1, writes  { version u64, ops: [OpHeader], bytes: [u8] }
 //! OpHeader        { kind u8, cf u8, key_len u32, value_len u32 }
 //! bytes           key value key value ...   in the order of the headers
@@ -158,6 +159,8 @@ pub enum Command<'a> {
     Writes(WritesView<'a>),
     /// A command of the system group: what [`codec::decode`](super::system::codec::decode) reads.
     System(&'a [u8]),
+    /// A split: what [`Split::decode`](super::split::Split::decode) reads.
+    Split(&'a [u8]),
 }
 
 /// Validated writes.
@@ -198,6 +201,7 @@ impl<'a> Command<'a> {
         match payload.split_first() {
             Some((&KIND_WRITES, archive)) => WritesView::decode(archive).map(Command::Writes),
             Some((&super::system::codec::KIND, body)) => Ok(Command::System(body)),
+            Some((&super::split::KIND, body)) => Ok(Command::Split(body)),
             Some(_) => Err(NotACommand("unknown kind; was it written by a newer version?")),
             None => Err(NotACommand("empty payload")),
         }

@@ -32,8 +32,8 @@
 //! | merging | tombstone | it was taken in by its neighbour |
 //! | live | tombstone | its own removal is applied, or another store says so, or a newer peer is to live here |
 //!
-//! Nothing follows a tombstone: peer ids are never used again. What the store has of a tombstone is a record, not a replica. Splits and
-//! merges have their rows and no command yet.
+//! Nothing follows a tombstone: peer ids are never used again. What the store has of a tombstone is a record, not a replica. Merges have
+//! their rows and no command yet.
 //!
 //! # Rooms
 //!
@@ -51,6 +51,7 @@
 //! | `inflight` | values of writes that are in flight |
 //! | `reads` | may a read be served now, and those that wait |
 //! | `change` | membership: the scheduler's word, the log's bytes, the core's steps |
+//! | `split` | one region becomes several: the log's bytes, the judgement, what each new replica begins with |
 //! | `message` | the envelope between stores, and what becomes of one that arrives |
 //! | `guard` | may this request run here? |
 //! | `command` `record` | codecs |
@@ -71,5 +72,6 @@ pub mod reads;
 pub mod record;
 pub mod replica;
 pub mod shipping;
+pub mod split;
 pub mod submit;
 pub mod system;

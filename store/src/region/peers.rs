@@ -2,13 +2,14 @@
 //!
 //! Peers that the descriptor does not name, yet or any more, are remembered for a while with their stores: messages go to them, too.
 
-use raft::{LogId, Mode, NodeId, Time};
+use raft::{LogId, Mode, NodeId, Payload, Time};
 use scheduler::change::{Change, keeps_quorum};
 use scheduler::epoch::Command;
 use scheduler::{DownPeer, Epoch, Peer, PeerId, Region, Role};
 
 use super::change::Proposed;
 use super::replica::Replica;
+use super::split::{Cut, Split};
 use super::submit::Waiting;
 use crate::refusal::Refusal;
 
@@ -43,6 +44,49 @@ impl<W, R> Replica<W, R> {
             }
             Err(refusal) => Err((waiter, refusal)),
         }
+    }
+
+    /// Proposes a split, behind the writes that have gathered; `waiter` hears once it is applied.
+    ///
+    /// # Errors
+    /// If it cannot be proposed now or makes no sense; the waiter comes back.
+    pub fn propose_split(&mut self, cuts: Vec<Cut>, asked: Epoch, waiter: W) -> Result<(), (W, Refusal)> {
+        match self.try_split(cuts, asked) {
+            Ok(id) => {
+                let version = self.region().epoch.version;
+                self.waiting.push_back(Waiting { id, version, writes: false, answers: vec![waiter] });
+                self.debug_check();
+                Ok(())
+            }
+            Err(refusal) => Err((waiter, refusal)),
+        }
+    }
+
+    fn try_split(&mut self, cuts: Vec<Cut>, asked: Epoch) -> Result<LogId, Refusal> {
+        let region_id = self.region().id;
+        if self.is_system() {
+            return Err(Refusal::RegionNotFound { region_id: region_id.0 });
+        }
+        if !self.is_leader() {
+            return Err(self.not_leader());
+        }
+        if !self.is_current() {
+            return Err(Refusal::not_current());
+        }
+        if self.region().is_joint() {
+            // Nobody would lead the new regions out of it.
+            return Err(Refusal::Busy { reason: "the region is in a joint configuration", backoff_ms: 1000 });
+        }
+        let split = Split { region: region_id, epoch: asked, cuts };
+        split.judge(self.region())?;
+        // Behind the split they would be of an old version.
+        self.propose_gathered();
+        if self.has_gathered() {
+            return Err(Refusal::Busy { reason: "writes wait to be proposed", backoff_ms: 100 });
+        }
+        let payload = Payload::from(split.encode());
+        let bytes = payload.len();
+        self.raft.propose(payload).map_err(|refusal| self.refusal_of(refusal, bytes))
     }
 
     /// The peers that this leader cannot rely on: those that lag, and those that were silent for more than `silent_ticks_max` ticks of

@@ -14,6 +14,8 @@
 //! | for the system group | dropped: it has one member so far |
 //! | a snapshot | dropped: it travels with its data ([`super::receiving`]), and no honest store sends one alone |
 //! | destroy, while a snapshot is on its way into the tree | dropped: what is destroyed is whole |
+//! | destroy, while the tree has regions that it was split into in memory only | dropped, and the tree flushes: they rest on its log |
+//! | drop, a vote for a region that is not here | kept, in case a split brings the region; counted as dropped |
 //!
 //! Everything that is dropped is counted by its reason.
 
@@ -54,6 +56,8 @@ pub enum Lost {
     Snapshot,
     /// It destroys a replica whose snapshot is on its way into the tree.
     Installing,
+    /// It destroys a replica whose log is still needed for the regions that it was split into.
+    Splitting,
     /// It would create one replica too many, or one over a tombstone, which needs a snapshot.
     NotCreated,
     /// The consensus core did not act upon it.
@@ -62,7 +66,7 @@ pub enum Lost {
 
 impl Lost {
     /// All reasons.
-    pub const REASONS: [&'static str; 12] = [
+    pub const REASONS: [&'static str; 13] = [
         "stopped",
         "log_waits",
         "old_peer",
@@ -73,6 +77,7 @@ impl Lost {
         "dying",
         "snapshot",
         "installing",
+        "splitting",
         "not_created",
         "core",
     ];
@@ -90,8 +95,9 @@ impl Lost {
             Self::Dying => 7,
             Self::Snapshot => 8,
             Self::Installing => 9,
-            Self::NotCreated => 10,
-            Self::Core(_) => 11,
+            Self::Splitting => 10,
+            Self::NotCreated => 11,
+            Self::Core(_) => 12,
         }
     }
 }
@@ -162,6 +168,10 @@ impl Inner {
                 self.step_peer(state, message).map_err(Lost::Core)
             }
             Verdict::Destroy if self.is_installing(state, region) => Err(Lost::Installing),
+            Verdict::Destroy if self.is_needed_by_halves(state, region) => {
+                self.tree.start_flush();
+                Err(Lost::Splitting)
+            }
             Verdict::Destroy => {
                 let replica = state.table.get_mut(region).expect("the verdict says so");
                 replica.destroy(message.epoch);
@@ -175,7 +185,10 @@ impl Inner {
             }
             Verdict::Drop(Stray::OldPeer) => Err(Lost::OldPeer),
             Verdict::Drop(Stray::Tombstone) => Err(Lost::Tombstone),
-            Verdict::Drop(Stray::Absent) => Err(Lost::Absent),
+            Verdict::Drop(Stray::Absent) => {
+                state.table.keep_vote(&message);
+                Err(Lost::Absent)
+            }
             Verdict::Drop(Stray::RangeTaken) => Err(Lost::RangeTaken),
         }
     }

@@ -27,9 +27,7 @@ impl Shard {
         match action {
             Action::TransferLeader(to) => self.transfer(*region, to.id, *epoch),
             Action::Change(change) => self.change_members(*region, change.clone(), *epoch),
-            Action::Split { keys: _, new: _ } => {
-                Err(Refusal::Invalid("a region cannot be split yet".to_owned()))
-            }
+            Action::Split { keys, new } => self.split(*region, *epoch, keys, new),
         }
     }
 

@@ -17,6 +17,7 @@ pub mod counters;
 mod descriptor_tests;
 mod fetch;
 mod gate;
+pub mod halves;
 pub mod health;
 pub mod inbox;
 mod installing;
@@ -37,6 +38,7 @@ pub mod routes;
 #[cfg(test)]
 mod routes_kit;
 pub mod shipping;
+mod splitting;
 mod staging;
 pub mod startup;
 mod steps;
@@ -54,7 +56,7 @@ mod watched;
 mod write;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -65,6 +67,7 @@ use engine::log::Log;
 use engine::lsm::{Cf, Estimate, Pressure, Tree};
 use engine::rt::local::Bell;
 use engine::rt::{Mono, Rt};
+use raft::Time;
 use scheduler::{Region, RegionId, StoreId};
 
 use crate::memory::Memory;
@@ -73,6 +76,7 @@ use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::inflight::Known;
 use crate::region::replica::Replica;
+use crate::region::split::Origin;
 use crate::request::{Op, Out, Outcome, Route};
 use counters::{StoreCounters, StoreSnapshot};
 use fetch::Fetches;
@@ -115,6 +119,8 @@ struct Inner {
     counts: RegionCounts,
     /// How often the log has been opened, as far as that is durable.
     opened: u64,
+    /// When it was.
+    opened_at: Time,
     /// The way to other stores.
     outbox: Outbox,
     /// What has become of messages that arrived from there.
@@ -138,6 +144,10 @@ struct Inner {
     log_waits: Cell<bool>,
     /// The log may hold entries from before the start that are not applied yet.
     recovering: Cell<bool>,
+    /// Regions for which a split key is looked for.
+    searches: RefCell<BTreeSet<RegionId>>,
+    /// Rings when a region was split that is led from here.
+    split: Bell,
 }
 
 /// Bounds of one store, derived from its memory budget.
@@ -167,6 +177,8 @@ pub struct ShardLimits {
 /// What the tasks of this core share. Borrowed only between awaits.
 struct State {
     table: Table<Due, Queued>,
+    /// Replicas by splits whose log has nothing yet. It learns what they are with the first that they have to write.
+    unlogged: BTreeMap<RegionId, Option<Origin>>,
     loads: Loads<Queued>,
     watched: Watched,
     /// Keys and values of the writes of all regions that are in flight.

@@ -10,6 +10,7 @@
 //!   tag 2  first record  the region record that the replica began with, see region/record; or its tombstone, if another store
 //!                        said that it was removed
 //!   tag 3  base          term u64, index u64 of the last entry cut off
+//!   tag 4  origin        of a replica that a split brought into being, see region/split
 //! state per region in the tree
 //!                        the record as of the applied index, see region/record
 //! ```
@@ -18,7 +19,7 @@
 //! flushed; what 0.1 wrote has no other.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::pin::pin;
 use std::rc::Rc;
@@ -34,10 +35,11 @@ use futures_util::future::join;
 use raft::{
     Entry, EntryKind, HardState, Index, LogId, LogSummary, Membership, NodeId, Payload, Start, Term, Time,
 };
-use scheduler::{Region, StoreId};
+use scheduler::{Region, RegionId, StoreId};
 
 use super::counters::StoreCounters;
 use super::fetch::Fetches;
+use super::halves::Expected;
 use super::health::{Event, Health};
 use super::inbox::InboxCounters;
 use super::installing;
@@ -58,6 +60,7 @@ use crate::memory::Memory;
 use crate::region::apply::tombstone_batch;
 use crate::region::record::{Descriptor, RegionRecord};
 use crate::region::replica::{Replica, Stored};
+use crate::region::split::{FIRST_BASE, Origin};
 use crate::region::system::{GROUP, first_region};
 
 /// Metadata tag of the hard state.
@@ -66,10 +69,8 @@ pub const TAG_HARD_STATE: u8 = 1;
 pub const TAG_RECORD: u8 = 2;
 /// Metadata tag of the base: the last entry that was cut off.
 pub const TAG_BASE: u8 = 3;
-
-/// Every actively created group starts after an imaginary entry at this term and index, so that zero stays the mark of a
-/// replica that knows nothing.
-pub(super) const FIRST_BASE: LogId = LogId::new(5, 5);
+/// Metadata tag of the [`Origin`] of a replica that a split brought into being.
+pub const TAG_ORIGIN: u8 = 4;
 
 /// What a store is opened with.
 #[derive(Clone, Debug)]
@@ -134,7 +135,7 @@ impl Shard {
             *cut.borrow_mut() = Some(torn);
         }
         let (tree, (log, recovered)) = open_both(tree, log).await?;
-        let opened = recovered.opened;
+        let (opened, opened_at) = (recovered.opened, Time(rt.boot_time().0));
         let counters = Rc::new(StoreCounters::default());
         let health = Rc::new(Health::new(options.store));
         let shard = Shard {
@@ -145,11 +146,13 @@ impl Shard {
                 log,
                 tree,
                 opened,
+                opened_at,
                 limits: options.limits,
                 raft: options.raft.clone(),
                 memory: options.memory.clone(),
                 state: RefCell::new(State {
                     table: Table::default(),
+                    unlogged: BTreeMap::new(),
                     loads: Loads::default(),
                     watched: Watched::default(),
                     inflight_bytes: 0,
@@ -172,6 +175,8 @@ impl Shard {
                 quiet_turns: Cell::new(0),
                 log_waits: Cell::new(false),
                 recovering: Cell::new(false),
+                searches: RefCell::default(),
+                split: Bell::default(),
             }),
         };
         let cut = cut.borrow().clone();
@@ -249,6 +254,8 @@ impl Shard {
 
     /// Builds the peers that the log knows. What this start has cut off the log may have been acknowledged.
     fn recover(&self, recovered: Recovered, options: &ShardOptions, cut: Option<&Cut>) -> Result<()> {
+        let origins = self.origins(recovered.groups.keys().copied())?;
+        let known: Vec<u64> = recovered.groups.keys().copied().collect();
         for (id, group) in recovered.groups {
             let damaged =
                 |what: &str| Fault::corruption(&self.inner.dir, format!("metadata of region {}: {what}", id));
@@ -279,17 +286,76 @@ impl Shard {
             // health says how much was cut.
             let alone = record.is_sole_voter();
             let claimed = cut.and_then(|cut| cut.claims.get(&id)).filter(|_| !alone);
+            let mut hard_state = hard_state.ok_or_else(|| damaged("there is no hard state"))?;
+            // Whoever wrote the origin of another replica had applied the entry that it names.
+            let splits = origins.values().filter(|origin| origin.parent.0 == id);
+            hard_state.commit = splits.map(|origin| origin.at.index).fold(hard_state.commit, Index::max);
             let start = Start {
-                hard_state: hard_state.ok_or_else(|| damaged("there is no hard state"))?,
+                hard_state,
                 log,
                 // Before anything is flushed the tables know nothing of the region, and of the rest `vouch` has seen to it.
                 applied: if flushed == 0 { base.index } else { Index(flushed) },
                 membership: Membership::default(),
                 suspect_until: Index(claimed.map_or(0, |claim| claim.last)),
             };
-            self.adopt(Stored { record, in_tree: in_tree.is_some(), start }, options)?;
+            let stored = Stored { record, in_tree: in_tree.is_some(), start };
+            match origins.get(&RegionId(id)).filter(|_| in_tree.is_none()) {
+                Some(&origin) => self.inner.state.borrow_mut().table.expect(Expected { stored, origin }),
+                None => self.adopt(stored, options)?,
+            }
         }
+        self.begin_described(&known, options)?;
+        self.check_expected()?;
         self.inner.recovering.set(true);
+        Ok(())
+    }
+
+    /// Where replicas come from that splits brought into being, as far as the log knows.
+    fn origins(&self, groups: impl Iterator<Item = u64>) -> Result<BTreeMap<RegionId, Origin>> {
+        let origin = |id: u64| {
+            let bytes = self.inner.log.state(id, TAG_ORIGIN)?;
+            let what = format!("metadata of region {id}: its origin is none");
+            let decoded = Origin::decode(&bytes).ok_or_else(|| Fault::corruption(&self.inner.dir, what));
+            Some(decoded.map(|origin| (RegionId(id), origin)))
+        };
+        groups.filter_map(origin).collect()
+    }
+
+    /// Begins with the replicas that the tree has by a split and that had nothing to write in the log.
+    fn begin_described(&self, known: &[u64], options: &ShardOptions) -> Result<()> {
+        let inner = &*self.inner;
+        for id in inner.tree.described().into_iter().filter(|id| !known.contains(id)) {
+            let bytes = inner.tree.state(id).expect("it is described");
+            let Ok(Descriptor { record, at, by_snapshot: false }) = Descriptor::decode(&bytes) else {
+                continue;
+            };
+            if record.tombstone || at != FIRST_BASE || inner.tree.flushed_index(id) != 0 {
+                continue;
+            }
+            let start = Start::bootstrap(FIRST_BASE, Membership::default());
+            self.adopt(Stored { record, in_tree: true, start }, options)?;
+            inner.state.borrow_mut().unlogged.insert(RegionId(id), None);
+        }
+        Ok(())
+    }
+
+    /// What waits for a split waits for one that will be applied again.
+    fn check_expected(&self) -> Result<()> {
+        let inner = &*self.inner;
+        let state = inner.state.borrow();
+        for Expected { stored, origin } in state.table.expected() {
+            let Origin { parent, at } = *origin;
+            let is_expected = state.table.expected().any(|other| other.stored.record.region.id == parent);
+            let comes = state.table.get(parent).is_some_and(|it| it.applied_index() < at.index);
+            if !comes && !is_expected {
+                let id = stored.record.region.id;
+                let what = format!(
+                    "the log has {id}, which entry {} of {parent} made, but the tables have no {id} and do not lack that entry",
+                    at.index
+                );
+                return Err(Fault::corruption(&inner.dir.join("tree"), what));
+            }
+        }
         Ok(())
     }
 

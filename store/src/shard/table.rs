@@ -4,8 +4,9 @@
 //! that were removed, and what the rest of the node should know of all that: the ranges and epochs, published under a version. Pure:
 //! the simulated stores of the region scripts use this very table.
 //!
-//! A region comes by [`Table::insert`], leaves by [`Table::bury`], changes its range by [`Table::cut`] or [`Table::join`], and has a
-//! change that an entry made to it published by [`Table::refresh`]. Nothing else moves a border.
+//! A region comes by [`Table::insert`], leaves by [`Table::bury`], is split by [`Table::split`] ([`halves`](super::halves)), changes its
+//! range by [`Table::cut`] or [`Table::join`], and has a change that an entry made to it published by [`Table::refresh`]. Nothing else
+//! moves a border.
 //!
 //! Invariants, asserted by [`Table::check`]:
 //! * no two replicas with a range overlap, and `by_start` names exactly those with a range, by their first keys;
@@ -19,6 +20,7 @@ use std::rc::Rc;
 use engine::rt::local::Bell;
 use scheduler::{Epoch, KeyRange, Region, RegionId};
 
+use super::halves::Halves;
 use crate::plant::{Bug, planted};
 use crate::region::life::Life;
 use crate::region::message::{self, PeerMessage, Verdict};
@@ -33,6 +35,8 @@ pub struct Table<W, R> {
     by_start: BTreeMap<Vec<u8>, RegionId>,
     dirty: Vec<RegionId>,
     tombstones: HashMap<RegionId, RegionRecord, foldhash::fast::FixedState>,
+    /// What waits for splits to be applied.
+    pub(super) halves: Halves,
     routes: u64,
     /// First keys at which what is published has changed since [`Table::take_changes`].
     changed_at: BTreeSet<Vec<u8>>,
@@ -68,6 +72,7 @@ impl<W, R> Default for Table<W, R> {
             by_start: BTreeMap::new(),
             dirty: Vec::new(),
             tombstones: HashMap::default(),
+            halves: Halves::default(),
             routes: 0,
             changed_at: BTreeSet::new(),
             changed: Rc::default(),
@@ -307,7 +312,9 @@ impl<W, R> Table<W, R> {
             (None, Some(record)) => message::Here::Tombstone(record),
             (None, None) => message::Here::Nothing,
         };
-        message::admit(here, message, |range| self.overlapping(range, message.region).is_some())
+        message::admit(here, message, |range| {
+            self.overlapping(range, message.region).is_some() && !planted(Bug::CreatedOverNeighbour)
+        })
     }
 
     /// A region other than `but` that covers part of `range`.
@@ -339,6 +346,7 @@ impl<W, R> Table<W, R> {
             let older = self.tombstones.get(id).is_none_or(|record| record.me < replica.me());
             assert!(older, "{id} has a replica and a tombstone of the same peer");
         }
+        self.check_halves();
         let published = self.regions.values().filter(|entry| entry.published.is_some()).count();
         assert_eq!(self.by_start.len(), published, "first keys without a region");
         let mut end: Option<&[u8]> = Some(b"");

@@ -27,7 +27,7 @@ use scheduler::RegionId;
 
 use super::health::Event;
 use super::installing;
-use super::open::{TAG_BASE, TAG_HARD_STATE, TAG_RECORD, encode_base, encode_hard_state};
+use super::open::{TAG_BASE, TAG_HARD_STATE, TAG_ORIGIN, TAG_RECORD, encode_base, encode_hard_state};
 use super::upkeep::DISK_FULL;
 use super::{Asked, Due, Inner, Queued, Shard, State};
 use crate::plant::{Bug, planted};
@@ -36,6 +36,7 @@ use crate::region::effects::{Effects, LogWrite};
 use crate::region::life::Life;
 use crate::region::record::RegionRecord;
 use crate::region::replica::Replica;
+use crate::region::split::{FIRST_BASE, Origin};
 
 /// Committed entries read back from the log at a time, bytes.
 const REPLAY_BYTES_MAX: usize = 4 << 20;
@@ -183,7 +184,8 @@ impl Shard {
         let mut state = inner.state.borrow_mut();
         let mut work = Work::default();
         for write in inner.installs.take_ingested() {
-            add_write(&mut work.parts, write, None, inner.limits.turn_bytes_max);
+            let created = created_by_split(&mut state, write.region());
+            add_write(&mut work.parts, write, created.as_ref(), inner.limits.turn_bytes_max);
         }
         for region in state.table.take_dirty() {
             let Some(effects) = state.table.get_mut(region).map(Replica::effects) else { continue };
@@ -277,15 +279,33 @@ fn last_part(parts: &mut Vec<Part>) -> &mut Batch {
     &mut parts.last_mut().expect("one was pushed if there was none").batch
 }
 
+/// What the log learns of a replica with the first that it has to write.
+struct Created {
+    record: RegionRecord,
+    base: LogId,
+    origin: Option<Origin>,
+}
+
+/// What the log does not know yet of a replica that a split brought into being.
+fn created_by_split(state: &mut State, region: RegionId) -> Option<Created> {
+    let origin = state.unlogged.remove(&region)?;
+    let record = state.table.get(region)?.record().clone();
+    Some(Created { record, base: FIRST_BASE, origin: origin.filter(|_| !planted(Bug::OriginLost)) })
+}
+
 /// Adds one region's write to the last part, or begins another if that would have more than `bytes_max` of entries then. With the first
-/// that a replica has to write, `created` is its record, and the log learns what it is.
-fn add_write(parts: &mut Vec<Part>, write: LogWrite, created: Option<&RegionRecord>, bytes_max: usize) {
+/// that a replica has to write, the log learns what was `created`.
+fn add_write(parts: &mut Vec<Part>, write: LogWrite, created: Option<&Created>, bytes_max: usize) {
     let bytes: usize = write.entries().iter().map(|entry| entry.payload.len()).sum();
     let last = parts.pop_if(|last| last.batch.len() + bytes <= bytes_max);
     let mut last = last.unwrap_or_default();
-    if let Some(record) = created {
-        last.batch.put_state(record.region.id.0, TAG_RECORD, &record.encode());
-        last.batch.put_state(record.region.id.0, TAG_BASE, &encode_base(LogId::ZERO));
+    if let Some(Created { record, base, origin }) = created {
+        let group = record.region.id.0;
+        last.batch.put_state(group, TAG_RECORD, &record.encode());
+        last.batch.put_state(group, TAG_BASE, &encode_base(*base));
+        if let Some(origin) = origin {
+            last.batch.put_state(group, TAG_ORIGIN, &origin.encode());
+        }
     }
     fill(&mut last.batch, &write);
     last.writes.push(write);
@@ -380,8 +400,14 @@ impl Inner {
             None => return,
             Some(write) => write,
         };
-        let created = state.table.get(region).filter(|replica| replica.life() == Life::Initialising);
-        add_write(&mut work.parts, write, created.map(Replica::record), self.limits.turn_bytes_max);
+        let blank = state.table.get(region).filter(|replica| replica.life() == Life::Initialising);
+        let by_message = |it: &Replica<Due, Queued>| Created {
+            record: it.record().clone(),
+            base: LogId::ZERO,
+            origin: None,
+        };
+        let created = blank.map(by_message).or_else(|| created_by_split(state, region));
+        add_write(&mut work.parts, write, created.as_ref(), self.limits.turn_bytes_max);
     }
 
     /// Reports durable writes to their regions, and sends what waited for that.
@@ -410,16 +436,26 @@ impl Inner {
         let mut applied = replica
             .apply(entries, &mut batch)
             .map_err(|damaged| Fault::corruption(&self.dir, damaged.to_string()))?;
+        let halves = applied.take_halves();
+        if halves.is_empty() || !planted(Bug::HalfDescribedLate) {
+            state.table.describe_halves(&halves, &mut batch);
+        }
         self.tree.write(&batch)?;
+        if planted(Bug::HalfDescribedLate) {
+            let mut late = WriteBatch::new();
+            state.table.describe_halves(&halves, &mut late);
+            self.tree.write(&late)?;
+        }
         self.counters.applied.add(applied.entries as u64);
         for (due, decided) in applied.take_decided() {
             due.reply.decided(decided);
         }
+        let replica = state.table.get_mut(region).expect("its entries were applied just now");
         let answers = replica.applied(applied);
         state.table.refresh(region);
         state.table.mark_dirty(region);
         self.settle(answers);
-        Ok(())
+        self.publish_halves(state, region, halves)
     }
 
     /// Answers writes that are decided.

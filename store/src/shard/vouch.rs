@@ -11,9 +11,8 @@ use engine::error::{Fault, Result};
 use engine::{log, lsm};
 
 use super::installing::reset_of;
-use super::open::{
-    FIRST_BASE, TAG_BASE, TAG_HARD_STATE, TAG_RECORD, decode_base, decode_hard_state, record_in_force,
-};
+use super::open::{TAG_BASE, TAG_HARD_STATE, TAG_RECORD, decode_base, decode_hard_state, record_in_force};
+use crate::region::split::FIRST_BASE;
 
 /// Refuses a log and a tree of which one has lost what the other vouches for.
 ///

@@ -17,8 +17,11 @@ use store::region::apply::{erase, tombstone_batch};
 use store::region::effects::{Effects, Install, LogWrite};
 use store::region::life::Life;
 use store::region::message::PeerMessage;
+use store::region::message::Verdict;
 use store::region::record::{Descriptor, RegionRecord};
 use store::region::replica::{Abandoned, Replica, Stored};
+use store::region::split::{Half, Origin};
+use store::shard::halves::{Begun, Expected};
 use store::shard::table::Table;
 
 /// Waiters are names.
@@ -34,6 +37,7 @@ pub(crate) struct Group {
     hard: HardState,
     base: LogId,
     entries: Vec<Entry>,
+    origin: Option<Origin>,
 }
 
 /// One store's tree.
@@ -61,6 +65,10 @@ pub(crate) struct Store {
     pub(crate) tree: Tree,
     flushed: Tree,
     incarnation: u64,
+    /// When it was started last.
+    started: Time,
+    /// Replicas by splits of which the log knows nothing yet.
+    unlogged: BTreeMap<RegionId, Option<Origin>>,
     pub(crate) hold: bool,
     pub(crate) lag: bool,
     writes: VecDeque<LogWrite>,
@@ -117,6 +125,8 @@ impl Store {
             tree: Tree::default(),
             flushed: Tree::default(),
             incarnation: 1,
+            started: Time(0),
+            unlogged: BTreeMap::new(),
             hold: false,
             lag: false,
             writes: VecDeque::new(),
@@ -140,7 +150,7 @@ impl Store {
         let record = RegionRecord { region: region.clone(), me, tombstone: false };
         let start = Start::bootstrap(BASE, Membership::default());
         let hard = start.hard_state;
-        let group = Group { first: record.encode(), hard, base: BASE, entries: Vec::new() };
+        let group = Group { first: record.encode(), hard, base: BASE, entries: Vec::new(), origin: None };
         self.groups.insert(region.id, group);
         Stored { record, in_tree: false, start }
     }
@@ -154,6 +164,7 @@ impl Store {
             hard: HardState::default(),
             base: LogId::ZERO,
             entries: Vec::new(),
+            origin: None,
         };
         self.groups.insert(message.region, group);
         self.tree.states.remove(&message.region.0);
@@ -197,18 +208,24 @@ impl Store {
         (self.hold, self.lag) = (false, false);
         (self.writes, self.pending, self.wanted) = (VecDeque::new(), VecDeque::new(), Vec::new());
         self.seen.clear();
+        self.unlogged.clear();
         lost
     }
 
     /// Starts from what is durable; `suspect` is what this disk may once have vouched for.
     pub(crate) fn restart(&mut self, suspect: u64, now: Time) {
         self.incarnation += 1;
+        self.started = now;
+        let origins: Vec<Origin> = self.groups.values().filter_map(|group| group.origin).collect();
         for (id, mut group) in self.groups.clone() {
             let described =
                 self.flushed.states.get(&id.0).map(|bytes| Descriptor::decode(bytes).expect("a descriptor"));
             let mark = self.flushed.marks.get(&id.0).copied();
+            let splits = origins.iter().filter(|origin| origin.parent == id);
+            group.hard.commit = splits.map(|origin| origin.at.index).fold(group.hard.commit, Index::max);
             if let Some(Descriptor { at, by_snapshot, .. }) = &described {
-                assert!(Some(at.index.0) <= mark, "store {}: {id} is described ahead of its data", self.id);
+                let in_time = *at == BASE || Some(at.index.0) <= mark;
+                assert!(in_time, "store {}: {id} is described ahead of its data", self.id);
                 if *by_snapshot && group.last().index < at.index {
                     (group.base, group.entries) = (*at, Vec::new());
                     self.groups.insert(id, group.clone());
@@ -235,7 +252,31 @@ impl Store {
             let applied = mark.map_or(group.base.index, Index);
             let (hard_state, suspect_until) = (group.hard, Index(suspect));
             let start = Start { hard_state, log, applied, membership: Membership::default(), suspect_until };
-            self.adopt(Stored { record, in_tree, start }, now);
+            let stored = Stored { record, in_tree, start };
+            match group.origin.filter(|_| !in_tree) {
+                Some(origin) => self.table.expect(Expected { stored, origin }),
+                None => self.adopt(stored, now),
+            }
+        }
+        self.begin_described(now);
+        for Expected { stored, origin } in self.table.expected() {
+            let parent = self.table.get(origin.parent);
+            let comes = parent.is_none_or(|parent| parent.applied_index() < origin.at.index);
+            assert!(comes, "{} is lost", stored.record.region);
+        }
+    }
+
+    /// Replicas that the tree has by a split and the log does not.
+    fn begin_described(&mut self, now: Time) {
+        for (id, bytes) in self.flushed.states.clone() {
+            let id = RegionId(id);
+            let Descriptor { record, at, by_snapshot } = Descriptor::decode(&bytes).expect("a descriptor");
+            if self.groups.contains_key(&id) || record.tombstone || by_snapshot || at != BASE {
+                continue;
+            }
+            let start = Start::bootstrap(BASE, Membership::default());
+            self.adopt(Stored { record, in_tree: true, start }, now);
+            self.unlogged.insert(id, None);
         }
     }
 
@@ -263,14 +304,14 @@ impl Store {
     }
 
     /// Carries out what the regions want until nothing moves.
-    pub(crate) fn settle(&mut self, shipped: &Shipped) {
+    pub(crate) fn settle(&mut self, shipped: &Shipped, now: Time) {
         self.table.mark_moved(|replica| replica.has_effects());
         for _ in 0..1000 {
             while !self.hold && !self.writes.is_empty() {
                 self.write_one(shipped);
             }
             while !self.lag && !self.pending.is_empty() {
-                self.apply_one();
+                self.apply_one(now);
             }
             let mut dirty = self.table.take_dirty();
             dirty.sort();
@@ -360,6 +401,11 @@ impl Store {
         if let Some(install) = write.install() {
             self.install(id, &install.clone(), shipped);
         }
+        if let Some(origin) = self.unlogged.remove(&id) {
+            let first = self.table.get(id).expect("it is here").record().encode();
+            let group = Group { first, hard: HardState::default(), base: BASE, entries: Vec::new(), origin };
+            self.groups.insert(id, group);
+        }
         let group = self.groups.get_mut(&id).expect("a log");
         group.hard = write.hard_state();
         if let Some(first) = write.entries().first() {
@@ -392,7 +438,7 @@ impl Store {
         self.say(format!("{id} takes in the snapshot at {} {}", install.last, install.record.region));
     }
 
-    pub(crate) fn apply_one(&mut self) {
+    pub(crate) fn apply_one(&mut self, now: Time) {
         let (id, pending) = self.pending.pop_front().expect("something to apply");
         let entries = match pending {
             Pending::Entries(entries) => entries,
@@ -400,13 +446,54 @@ impl Store {
         };
         let Some(replica) = self.table.get_mut(id) else { return };
         let mut batch = WriteBatch::new();
-        let applied = replica.apply(&entries, &mut batch).expect("readable entries");
+        let mut applied = replica.apply(&entries, &mut batch).expect("readable entries");
+        let halves = applied.take_halves();
+        self.table.describe_halves(&halves, &mut batch);
         self.tree.write(&batch);
-        let answers = replica.applied(applied);
+        let answers = self.table.get_mut(id).expect("it is here").applied(applied);
         self.answer(answers);
         self.table.refresh(id);
         self.table.mark_dirty(id);
         self.notice(id);
+        self.publish(id, halves, now);
+    }
+
+    /// What a region was split into comes into the table; where the region is led, its replicas campaign at once.
+    fn publish(&mut self, parent: RegionId, halves: Vec<Half>, now: Time) {
+        if halves.is_empty() {
+            return;
+        }
+        let leads = self.table.get(parent).is_some_and(Peer::is_leader);
+        let (id, config, incarnation, started) =
+            (self.id, self.config.clone(), self.incarnation, self.started);
+        let begun = self
+            .table
+            .split(parent, halves, |stored| Replica::new(id, stored, config.clone(), incarnation, started));
+        for Begun { region, unlogged, votes } in begun.expect("sound state") {
+            if let Some(origin) = unlogged {
+                self.unlogged.insert(region, Some(origin));
+            }
+            self.notice(region);
+            let replica = self.table.get_mut(region).expect("it has begun");
+            let told = format!("{parent} was split, and here is {}", replica.region());
+            if leads && let Err(why) = replica.campaign(now) {
+                self.say(format!("{region}: {why}"));
+            }
+            self.say(told);
+            for message in votes {
+                if self.table.admit(&message) == Verdict::Step {
+                    let replica = self.table.get_mut(region).expect("it has begun");
+                    let what = replica.step(now, message).map_or_else(|why| why.name(), |()| "taken");
+                    self.say(format!("{region}: an early vote is {what}"));
+                }
+            }
+        }
+    }
+
+    /// Whether what a region was split into rests on its log.
+    pub(crate) fn is_needed_by_halves(&self, id: RegionId) -> bool {
+        let mark = self.flushed.marks.get(&id.0).copied().unwrap_or_default();
+        self.table.is_needed_by_halves(id, Index(mark))
     }
 
     fn answer(&mut self, answers: Vec<(String, Result<(), Refusal>)>) {

@@ -15,7 +15,8 @@
 //! | `put S R KEY VALUE`, `delete S R KEY`, `delete-range S R START..END`, `read S R NAME` | requests; reads by lease or index |
 //! | `compare S R KEY NAME` | a request that writes nothing after all: answered from the state by lease, else by an entry |
 //! | `known S R KEY` | what is in flight |
-//! | `cut S R KEY R2 PEER`, `join S R R2` | a split and a merge, of regions with one replica |
+//! | `split S R KEY R2 PEERS ...` `[epoch=CONF,VERSION]` | a split at one key or several, with the ids of new peers by position |
+//! | `cut S R KEY R2 PEER`, `join S R R2` | a split and a merge without an entry, of regions with one replica |
 //! | `change S R add-voter\|add-learner PEER`, `promote\|demote\|remove ID`, `enter +ID -ID ...`, `leave`, with `epoch=CONF,VERSION` | a change of membership |
 //! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits between stores; put aside, bring back |
 //! | `hold S`, `write-one S`, `write S`, `hold-apply S`, `apply-one S`, `apply S` | stop a disk or a state machine, let it catch up |
@@ -29,13 +30,14 @@ use std::sync::Arc;
 
 use raft::{AppendOutcome, Config, Time};
 use scheduler::change::Change;
-use scheduler::{Epoch, KeyRange, Peer as Member, PeerId, Region, RegionId, StoreId};
+use scheduler::{Epoch, Key, KeyRange, NewRegion, Peer as Member, PeerId, Region, RegionId, StoreId};
 use store::plant::{Bug, plant};
 use store::region::guard;
 use store::region::inflight::Known;
 use store::region::life::Life;
-use store::region::message::{Body, PeerMessage, Verdict};
+use store::region::message::{Body, PeerMessage, Stray, Verdict};
 use store::region::reads::Access;
+use store::region::split::Cut;
 use store::region::submit::Edit;
 
 use crate::kit::{Peer, Shipped, Store, show};
@@ -57,6 +59,12 @@ fn number(word: &str) -> u64 {
 
 fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
     words.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// `CONF,VERSION`.
+fn epoch(word: &str) -> Epoch {
+    let (conf_ver, version) = word.split_once(',').expect("CONF,VERSION");
+    Epoch::new(number(conf_ver), number(version))
 }
 
 fn range(word: &str) -> (&str, &str) {
@@ -123,6 +131,7 @@ impl Stage {
             }
             "read" => self.read(id, region, words[3]),
             "compare" => self.compare(id, region, words[3], words[4]),
+            "split" => self.split(id, region, &words[3..]),
             "cut" => self.cut(id, region, &words[3..]),
             "join" => {
                 let joined = self.store(id).table.join(RegionId(region), RegionId(number(words[3])));
@@ -180,7 +189,10 @@ impl Stage {
                 self.store(id).write_one(&shipped);
                 self.shipped = shipped;
             }
-            "apply-one" => self.store(id).apply_one(),
+            "apply-one" => {
+                let now = Time(self.now);
+                self.store(id).apply_one(now);
+            }
             "flush" => self.store(id).flush(),
             "compact" => self.store(id).compact(RegionId(region)),
             "lose-tail" => {
@@ -305,6 +317,25 @@ impl Stage {
         self.store(id).cut(RegionId(left), &right, now);
     }
 
+    /// `KEY R2 PEERS`, once or several times.
+    fn split(&mut self, id: u64, region: u64, words: &[&str]) {
+        let cuts: Vec<&str> = words.iter().copied().filter(|word| !word.starts_with("epoch=")).collect();
+        let cut = |cut: &[&str]| Cut {
+            key: Key::from(cut[0]),
+            new: NewRegion {
+                region: RegionId(number(cut[1])),
+                peers: cut[2].split(',').map(|peer| PeerId(number(peer))).collect(),
+            },
+        };
+        let cuts = cuts.chunks(3).map(cut).collect();
+        let replica = self.replica(id, region);
+        let epoch = option(words, "epoch").map_or(replica.region().epoch, epoch);
+        let proposed = replica.propose_split(cuts, epoch, format!("split at {}", words[0]));
+        if let Err((name, refusal)) = proposed {
+            self.say(format!("{id}: {name}: {}", show(&refusal)));
+        }
+    }
+
     fn change(&mut self, id: u64, region: u64, words: &[&str]) {
         let one = || PeerId(number(words[1]));
         let all = |sign: char| {
@@ -322,10 +353,7 @@ impl Stage {
             other => panic!("unknown change {other}"),
         };
         let replica = self.replica(id, region);
-        let epoch = option(words, "epoch").map_or(replica.region().epoch, |epoch| {
-            let (conf_ver, version) = epoch.split_once(',').expect("CONF,VERSION");
-            Epoch::new(number(conf_ver), number(version))
-        });
+        let epoch = option(words, "epoch").map_or(replica.region().epoch, epoch);
         let proposed = replica.propose_change(change, epoch, words.join(" "));
         if let Err((name, refusal)) = proposed {
             self.say(format!("{id}: {name}: {}", show(&refusal)));
@@ -339,9 +367,9 @@ impl Stage {
     }
 
     fn settle(&mut self, id: u64) {
-        let shipped = std::mem::take(&mut self.shipped);
+        let (shipped, now) = (std::mem::take(&mut self.shipped), Time(self.now));
         let store = self.store(id);
-        store.settle(&shipped);
+        store.settle(&shipped, now);
         let (sent, told) = (std::mem::take(&mut store.sent), std::mem::take(&mut store.told));
         self.shipped = shipped;
         self.queue.extend(sent);
@@ -396,6 +424,7 @@ impl Stage {
                 store.create(&message, now);
                 format!("  (created){}", self.arrive(to, message))
             }
+            Verdict::Destroy if store.is_needed_by_halves(message.region) => "  (splitting)".to_owned(),
             Verdict::Destroy => {
                 let replica = store.table.get_mut(message.region).expect("the verdict says so");
                 replica.destroy(message.epoch);
@@ -415,6 +444,7 @@ impl Stage {
                 self.queue.push_back(answer);
                 "  (sender is removed)".to_owned()
             }
+            Verdict::Drop(Stray::Absent) if store.table.keep_vote(&message) => "  (Absent, kept)".to_owned(),
             Verdict::Drop(stray) => format!("  ({stray:?})"),
         }
     }
@@ -521,7 +551,7 @@ fn scripts_tell_what_happens() {
 #[test]
 fn bugs_in_regions_are_caught() {
     let mut missed = Vec::new();
-    for bug in Bug::REGION {
+    for bug in Bug::REGION.into_iter().chain(Bug::SPLIT) {
         let caught = scripts().into_iter().any(|(_, text)| {
             let planted = move || {
                 plant(Some(bug));
