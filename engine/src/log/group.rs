@@ -59,6 +59,9 @@ pub(crate) struct Use {
     pub(crate) bytes: u64,
 }
 
+/// Entries whose bytes are counted one by one.
+const COUNTED_MAX: u64 = 1024;
+
 /// What a state or a mark costs in a record, about.
 const SMALL_ITEM_BYTES: u64 = 25;
 
@@ -131,6 +134,19 @@ impl Group {
             bytes > bytes_max
         });
         outside.map(|place| self.first + place as u64 + 1)
+    }
+
+    /// Bytes on disk of the entries after `index`: counted where few follow it, else their share of all by their number, so that it takes
+    /// little time however many there are.
+    pub(crate) fn bytes_after(&self, index: u64) -> u64 {
+        let missing = (self.first + self.slots.len() as u64).saturating_sub(index.saturating_add(1));
+        let missing = missing.min(self.slots.len() as u64);
+        if missing <= COUNTED_MAX {
+            return self.slots.iter().rev().take(missing as usize).map(Slot::bytes).sum();
+        }
+        let all: u64 = self.uses.iter().map(|(_, used)| used.bytes).sum();
+        let share = u128::from(all) * u128::from(missing) / self.slots.len().max(1) as u128;
+        u64::try_from(share).unwrap_or(u64::MAX)
     }
 
     /// The value of a state.

@@ -191,6 +191,11 @@ impl Log {
         self.shared().index.borrow().group(group)?.first_within(bytes_max)
     }
 
+    /// About how many bytes on disk the entries of `group` after `index` have, as far as they are there.
+    pub fn bytes_after(&self, group: u64, index: u64) -> u64 {
+        self.shared().index.borrow().group(group).map_or(0, |group| group.bytes_after(index))
+    }
+
     /// Up to where `group` was compacted or reset.
     pub fn compacted(&self, group: u64) -> Option<Position> {
         self.shared().index.borrow().group(group)?.mark()

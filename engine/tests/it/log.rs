@@ -45,6 +45,14 @@ fn the_newest_entries_that_fit_a_bound_are_found() {
         {
             assert_eq!(log.first_within(7, bytes_max), first, "{bytes_max} bytes");
         }
+        for (index, bytes) in [(0, 1000), (10, 1000), (11, 900), (19, 100), (20, 0), (u64::MAX, 0)] {
+            assert_eq!(log.bytes_after(7, index), bytes, "after {index}");
+        }
+        assert_eq!(log.bytes_after(8, 0), 0, "a group that is not there");
+        let mut batch = Batch::new();
+        batch.append(7, 21, (0..1990).map(|_| entry(1, &[1; 87])));
+        log.write(batch).await.unwrap();
+        assert_eq!(log.bytes_after(7, 1010), 100_000, "too many to be counted one by one");
         log.close().await.unwrap();
     });
 }
