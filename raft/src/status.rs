@@ -225,15 +225,17 @@ impl Raft {
         }
     }
 
+    /// The other members as this leader sees them; none if it does not lead. Copies nothing but what is asked for.
+    pub fn followers(&self) -> impl Iterator<Item = MemberStatus> {
+        let leader = match &self.role {
+            Role::Leader(leader) => Some(leader),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => None,
+        };
+        leader.into_iter().flat_map(|leader| leader.members.iter().map(member_status))
+    }
+
     fn member_statuses(&self, leader: &Leader) -> Vec<MemberStatus> {
-        let others = leader.members.iter().map(|member| MemberStatus {
-            id: member.id,
-            matched: member.matched,
-            next: member.next,
-            mode: member.mode,
-            inflight: member.inflight_len(),
-            silent_ticks: member.silent_ticks,
-        });
+        let others = leader.members.iter().map(member_status);
         let (id, matched) = (self.id(), self.core.log.stable());
         let own = self.core.membership.contains(id).then(|| MemberStatus {
             id,
@@ -260,5 +262,16 @@ impl Raft {
             + self.core.membership.heap_bytes()
             + self.core.log.heap_bytes()
             + self.core.out.heap_bytes()
+    }
+}
+
+fn member_status(member: &Progress) -> MemberStatus {
+    MemberStatus {
+        id: member.id,
+        matched: member.matched,
+        next: member.next,
+        mode: member.mode,
+        inflight: member.inflight_len(),
+        silent_ticks: member.silent_ticks,
     }
 }
