@@ -129,6 +129,12 @@ pub enum Health {
     Tombstone,
 }
 
+impl Health {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Up, Self::Disconnected, Self::Unhealthy, Self::Down, Self::Offline, Self::Tombstone];
+}
+
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

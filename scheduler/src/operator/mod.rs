@@ -216,6 +216,22 @@ pub enum Outcome {
     Replaced(OperatorId),
 }
 
+impl Outcome {
+    /// All names.
+    pub const NAMES: [&'static str; 4] = ["success", "timeout", "cancelled", "replaced"];
+
+    /// Its name, for counting.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Success => Self::NAMES[0],
+            Self::Timeout => Self::NAMES[1],
+            Self::Cancelled(_) => Self::NAMES[2],
+            Self::Replaced(_) => Self::NAMES[3],
+        }
+    }
+}
+
 /// Why an operator was given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelReason {

@@ -37,6 +37,8 @@ pub struct Operators {
     running: BTreeMap<RegionId, Operator>,
     counts: BTreeMap<Policy, u64>,
     history: VecDeque<Ended>,
+    /// How many ended, also of those that the history has forgotten.
+    ended: BTreeMap<(Policy, &'static str), u64>,
     last_id: OperatorId,
 }
 
@@ -137,6 +139,12 @@ impl Operators {
         self.history.iter()
     }
 
+    /// How many operators of this policy ended with an outcome of this [name](Outcome::name).
+    #[must_use]
+    pub fn ended(&self, policy: Policy, outcome: &'static str) -> u64 {
+        self.ended.get(&(policy, outcome)).copied().unwrap_or(0)
+    }
+
     /// The running operator of a region, else the last one that ended and is still remembered.
     #[must_use]
     pub fn status(&self, region: RegionId) -> Option<Status<'_>> {
@@ -162,6 +170,7 @@ impl Operators {
 
     /// Writes an outcome down and forgets those that are too old or too many.
     pub(crate) fn end(&mut self, operator: Operator, outcome: Outcome, now: Time, config: &Config) {
+        *self.ended.entry((operator.policy, outcome.name())).or_default() += 1;
         self.history.push_back(Ended { operator, outcome, at: now });
         self.forget(now, config);
     }

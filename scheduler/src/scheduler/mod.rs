@@ -18,6 +18,7 @@
 
 mod asked;
 mod round;
+mod summary;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -37,6 +38,7 @@ use crate::store::{StoreDescriptor, StoreReport};
 use crate::time::Time;
 
 pub use asked::{AdmitError, AskSplitError};
+pub use summary::Summary;
 
 /// When fewer ids than this are left, another block is wanted.
 const IDS_LOW: u64 = 1_000;

@@ -3,10 +3,10 @@
 
 use scheduler::config::ReplicaPath;
 use scheduler::operator::{BuildError, Cause, Intent, Outcome, Status, Step};
-use scheduler::scheduler::AdmitError;
+use scheduler::scheduler::{AdmitError, Summary};
 use scheduler::{
-    Action, Change, KeyRange, Lifecycle, Operator, Peer, PeerId, Policy, Proposal, RegionId, RegionReport,
-    StoreId, StoreReport,
+    Action, Change, DownPeer, Health, KeyRange, Lifecycle, Operator, Peer, PeerId, Policy, Proposal,
+    RegionId, RegionReport, StoreId, StoreReport, Time,
 };
 
 use crate::kit::{Mock, added, key, moved, removed, transferred};
@@ -249,4 +249,34 @@ fn news_make_the_next_round_urgent_and_a_round_settles_that() {
     let later = scheduler::Time(T0.0 + silent);
     scheduler.report_store(StoreReport::empty(StoreId(2)), later).expect("accepted");
     assert!(scheduler.is_urgent(), "it is heard again");
+}
+
+#[test]
+fn what_is_lacking_and_what_was_done_is_counted() {
+    let mut scheduler = scheduler(4);
+    let of = |summary: &Summary, policy: Policy, outcome: &str| {
+        let ended = summary.ended.iter().find(|(by, how, _)| *by == policy && *how == outcome);
+        ended.expect("every pair is there").2
+    };
+    scheduler.report_region(region(1, &[2, 3], 1), T0).expect("accepted");
+    let summary = scheduler.summary(T0);
+    assert_eq!((summary.regions, summary.under_replicated), (1, 1), "two of three");
+    assert_eq!(summary.stores.iter().map(|(_, count)| count).sum::<u64>(), 4);
+    assert_eq!(summary.stores[0], (Health::Up, 4));
+    scheduler.tick(T0);
+    let summary = scheduler.summary(T0);
+    assert!(summary.running.contains(&(Policy::ReplicaCheck, 1)), "{summary:?}");
+    assert_eq!(of(&summary, Policy::ReplicaCheck, "success"), 0);
+
+    scheduler.report_region(region(1, &[1, 2, 3], 2), T0).expect("accepted");
+    let summary = scheduler.summary(T0);
+    assert_eq!((summary.regions, summary.under_replicated), (1, 0));
+    assert!(summary.running.contains(&(Policy::ReplicaCheck, 0)), "{summary:?}");
+    assert_eq!(of(&summary, Policy::ReplicaCheck, "success"), 1);
+
+    let mut silent = region(1, &[1, 2, 3], 2);
+    silent.down = vec![DownPeer { peer: silent.region.peers[1].id, down_ms: 10_000 }];
+    scheduler.report_region(silent, T0).expect("accepted");
+    assert_eq!(scheduler.summary(T0).under_replicated, 1, "one of three is not heard");
+    assert_eq!(scheduler.summary(Time(T0.0 + 100_000_000)).stores[3], (Health::Down, 4));
 }
