@@ -245,7 +245,7 @@ const STORE_IMPORTS: [(&str, &[&str]); 14] = [
     ("region", &["plant", "refusal", "request"]),
     ("control", &["plant", "refusal", "region"]),
     ("shard", &["memory", "metrics", "plant", "refusal", "region", "request"]),
-    ("gateway", &["memory", "plant", "refusal", "region", "request", "shard"]),
+    ("gateway", &["memory", "metrics", "plant", "refusal", "region", "request", "shard"]),
     (
         "wire",
         &[
@@ -279,7 +279,7 @@ const STORE_IMPORTS: [(&str, &[&str]); 14] = [
 ];
 
 /// What the metrics page is made of; nothing in `store` knows it.
-const PUBLISH_IMPORTS: &[&str] = &["metrics", "process", "shard", "wire"];
+const PUBLISH_IMPORTS: &[&str] = &["control", "gateway", "metrics", "process", "region", "shard", "wire"];
 
 #[test]
 fn folders_of_the_store_import_one_way() {

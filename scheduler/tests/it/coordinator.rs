@@ -246,7 +246,7 @@ fn news_make_the_next_round_urgent_and_a_round_settles_that() {
     assert!(scheduler.is_urgent(), "what the region needs next should not wait");
     assert!(scheduler.tick(T0).wait_ms < 20, "and rounds are close to each other again");
     let silent = scheduler.config().store_disconnected_ms + 1;
-    let later = scheduler::Time(T0.0 + silent);
+    let later = Time(T0.0 + silent);
     scheduler.report_store(StoreReport::empty(StoreId(2)), later).expect("accepted");
     assert!(scheduler.is_urgent(), "it is heard again");
 }

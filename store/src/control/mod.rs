@@ -55,6 +55,7 @@ use engine::rt::Rt;
 use engine::rt::chan::Sender;
 use engine::rt::local::Bell;
 use futures_util::future::select;
+use scheduler::scheduler::Summary;
 use scheduler::{Cluster, Config, Instruction, Oracle, Scheduler, Store, StoreDescriptor, StoreId, Time};
 
 pub use self::admin::{Asked, NotAsked};
@@ -108,6 +109,15 @@ struct Inner {
     urgent: Bell,
     orders: Orders,
     refused_reports: Cell<u64>,
+}
+
+/// What a scheduler says of the cluster and of itself, as plain numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SchedulerNumbers {
+    /// Stores, regions and operators.
+    pub summary: Summary,
+    /// Reports that were stale or broken.
+    pub refused_reports: u64,
 }
 
 /// What a new cluster aims at: one replica of each region, and no policy whose steps no store can take yet.
@@ -218,6 +228,14 @@ impl Control {
     /// Steps that the scheduler wanted and no store can take yet.
     pub fn refused_steps(&self) -> u64 {
         self.0.orders.refused()
+    }
+
+    /// What the scheduler says of the cluster and of itself.
+    pub fn numbers(&self) -> SchedulerNumbers {
+        SchedulerNumbers {
+            summary: self.0.scheduler.borrow().summary(time(&self.0.rt)),
+            refused_reports: self.refused_reports(),
+        }
     }
 
     /// The cluster's id, never 0.

@@ -25,7 +25,8 @@ use std::task::{Context, Poll};
 
 pub use dispatch::{Dispatch, Here, Whole};
 pub use locate::{Located, Locates};
-pub use remote::{Asks, Remote};
+pub use remote::{Asks, Remote, RemoteNumbers};
+pub use retry::GatewayNumbers;
 
 use crate::memory::{Memory, charged_bytes};
 use crate::request::{Op, Out, Outcome, Route};

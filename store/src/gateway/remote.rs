@@ -25,6 +25,32 @@ use crate::shard::routes::{Place, Source};
 pub trait Asks: fmt::Debug {
     /// Sends a request to the store `to`; its outcome goes to `answer`, once.
     fn send(&self, to: StoreId, route: Route, op: Op, answer: Answer<Outcome>);
+
+    /// What has become of requests.
+    fn numbers(&self) -> RemoteNumbers;
+}
+
+/// What has become of requests to stores of other nodes, as plain numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RemoteNumbers {
+    /// With another node and not answered yet.
+    pub in_flight: u64,
+    /// Carried out there.
+    pub done: u64,
+    /// Refused there, because the region is another one now or is led elsewhere: they may be sent again.
+    pub moved: u64,
+    /// Refused there for another reason.
+    pub refused: u64,
+    /// Not sent, or without effect: the node was not reached or had too many of them.
+    pub unreached: u64,
+    /// Their outcome is not known.
+    pub unknown: u64,
+    /// Connections opened.
+    pub connected: u64,
+    /// Attempts to open one that failed.
+    pub connect_failed: u64,
+    /// Connections that broke.
+    pub broken: u64,
 }
 
 /// One core's ways to other nodes.
@@ -46,6 +72,11 @@ impl Remote {
     #[must_use]
     pub fn asking(self, scheduler: Box<dyn Locates>) -> Self {
         Self { questions: Some(Rc::new(Questions::new(scheduler))), ..self }
+    }
+
+    /// What has become of requests to other nodes.
+    pub(super) fn numbers(&self) -> RemoteNumbers {
+        self.requests.numbers()
     }
 
     pub(super) fn is_ours(&self, peer: &Peer) -> bool {

@@ -19,7 +19,9 @@ use engine::rt::local::{Answer, Bell, Pending, oneshot};
 
 use super::dispatch::Dispatch;
 use super::order::InLine;
+use super::remote::{Remote, RemoteNumbers};
 use super::send::Sent;
+use crate::metrics::Counter;
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome};
 use crate::shard::placed::{InFlight, Standing};
@@ -98,6 +100,19 @@ impl Future for Routed {
     }
 }
 
+/// What a core's way to the data has done and holds beside what its stores do, as plain numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GatewayNumbers {
+    /// Requests to stores of other nodes.
+    pub remote: RemoteNumbers,
+    /// Operations that wait for newer routes or for a leader.
+    pub waiting: u64,
+    /// Operations that were sent again.
+    pub retried: u64,
+    /// Operations that were refused in the end, because that took too long.
+    pub expired: u64,
+}
+
 /// When an operation was submitted. A part that is made of it later keeps that place.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Number {
@@ -131,6 +146,8 @@ pub(super) struct Waiting {
     given: Cell<u64>,
     waiting: RefCell<BTreeMap<(u64, u64), Waiter>>,
     bell: Bell,
+    retried: Counter,
+    expired: Counter,
 }
 
 #[derive(Debug)]
@@ -192,6 +209,17 @@ impl Waiting {
 }
 
 impl Dispatch {
+    /// What this core has sent on and again.
+    pub fn numbers(&self) -> GatewayNumbers {
+        let waiting = self.waiting();
+        GatewayNumbers {
+            remote: self.remote().map(Remote::numbers).unwrap_or_default(),
+            waiting: waiting.waiting.borrow().len() as u64,
+            retried: waiting.retried.get(),
+            expired: waiting.expired.get(),
+        }
+    }
+
     /// Lets an operation wait until it can be sent by newer routes; `refusal` is its answer if that takes too long.
     pub(super) fn wait_for_routes(
         &self,
@@ -240,6 +268,7 @@ impl Dispatch {
         let Some(mut waiter) = self.waiting().take(number) else { return };
         let refusal = waiter.refusal.clone();
         if now.since(waiter.since) >= RETRIED_FOR {
+            self.waiting().expired.add_one();
             return waiter.refuse(refusal);
         }
         match waiter.held.as_ref().map(InFlight::standing) {
@@ -252,6 +281,7 @@ impl Dispatch {
                 }
                 waiter.number.since = Some(waiter.since);
                 if let Some(Sent { pending, region_id, held }) = self.send_again(waiter.number, &waiter.op) {
+                    self.waiting().retried.add_one();
                     (waiter.is_sent, waiter.held, waiter.line) = (true, held, None);
                     self.await_sent(waiter.number, pending, region_id);
                 }

@@ -19,6 +19,7 @@ use scheduler::{NodeId, RegionId, RegionReport, StoreDescriptor, StoreReport};
 use super::core::Plan;
 use super::pace::BeatPace;
 use crate::control::{Beat, StoreBeat};
+use crate::gateway::Dispatch;
 use crate::region::peers::Behind;
 use crate::shard::Shard;
 use crate::shard::counters::StoreSnapshot;
@@ -221,6 +222,7 @@ pub(super) struct Poster {
     pub(super) counters: Rc<resp::Counters>,
     pub(super) keys: Rc<Cell<u64>>,
     pub(super) links: Rc<Links>,
+    pub(super) dispatch: Rc<Dispatch>,
     pub(super) connections_max: usize,
 }
 
@@ -250,8 +252,10 @@ impl Poster {
             grpc,
             grpc_requests: grpc::Ended::merge(servers.borrow().iter().flat_map(grpc::Handle::ended)),
             forwarded: self.links.outstanding() as u64,
+            gateway: self.dispatch.numbers(),
             resp_connections_max: self.connections_max as u64,
             grpc_connections_max: (self.connections_max * self.shards.len()) as u64,
+            scheduler: None,
             busy: self.rt.cpu_clock().read().unwrap_or_default(),
         });
     }

@@ -167,7 +167,7 @@ impl Place {
                 let client = Rc::new(SchedulerClient::new(rt, plan.schedulers.clone()));
                 let service =
                     Elsewhere::new(plan.identity.cluster, plan.schedulers.clone(), client, health.clone());
-                Ok(serve(rt, (listener, addr), service, health, (board, plan.cores)))
+                Ok(serve(rt, (listener, addr), service, health, (board, plan.cores), None))
             }
         }
     }
@@ -180,11 +180,12 @@ fn serve<S: grpc::Service>(
     service: S,
     health: Health,
     slot: (Board, usize),
+    control: Option<Control>,
 ) -> SchedulerShard {
     let options = grpc::Options::default();
     let connections_max = options.connections_max as u64;
     let server = Rc::new(grpc::serve(rt, listener, service, options));
-    rt.spawn(post(rt.clone(), server.clone(), slot, connections_max));
+    rt.spawn(post(rt.clone(), server.clone(), slot, (connections_max, control)));
     SchedulerShard { addr, health, server }
 }
 
@@ -193,12 +194,12 @@ impl Hosted {
     fn serve(self, rt: &Rt, plan: &Plan, board: Board, speaker: Option<Speaker>) -> SchedulerShard {
         let Self { bound: Bound { listener, addr }, control, next_id: _ } = self;
         let health = Health::default();
-        let pd = Pd::new(control, health.clone());
+        let pd = Pd::new(control.clone(), health.clone());
         let pd = match speaker {
             Some(speaker) => pd.admitting(Dialer::new(rt, speaker)),
             None => pd,
         };
-        serve(rt, (listener, addr), pd, health, (board, plan.cores))
+        serve(rt, (listener, addr), pd, health, (board, plan.cores), Some(control))
     }
 }
 
@@ -217,13 +218,19 @@ impl SchedulerShard {
 
 /// Leaves copies of the scheduler shard's numbers on the board, in the slot after those of the data cores: where a node has fewer stores
 /// than cores, that is not the number of the root core.
-async fn post(rt: Rt, server: Rc<grpc::Handle>, (board, slot): (Board, usize), connections_max: u64) {
+async fn post(
+    rt: Rt,
+    server: Rc<grpc::Handle>,
+    (board, slot): (Board, usize),
+    (connections_max, control): (u64, Option<Control>),
+) {
     loop {
         board.post(CoreReport {
             core: slot,
             grpc: server.stats(),
             grpc_requests: server.ended(),
             grpc_connections_max: connections_max,
+            scheduler: control.as_ref().map(Control::numbers),
             busy: rt.cpu_clock().read().unwrap_or_default(),
             ..CoreReport::default()
         });

@@ -160,6 +160,7 @@ impl DataCore {
             counters,
             keys,
             links: stores.links.clone(),
+            dispatch: dispatch.clone(),
             connections_max: limits.connections_max,
         };
         rt.spawn(async move { poster.run(&seen).await });
@@ -304,7 +305,7 @@ fn say_opened(rt: &Rt, stores: &Stores, began: Mono) {
         let snapshot = shard.snapshot();
         tracing::info!(
             store = snapshot.store,
-            regions = snapshot.regions,
+            regions = snapshot.groups.regions,
             log_bytes = snapshot.log.live_bytes,
             replayed_entries = snapshot.applied,
             took_ms,

@@ -12,9 +12,11 @@
 //!
 //! Not done here, on purpose: no global recorder, no macros, no runtime, no listener.
 
+mod cluster;
 mod histogram;
 mod node;
 mod process;
+mod scheduler;
 mod table;
 
 use std::collections::{BTreeMap, HashMap};

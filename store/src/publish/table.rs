@@ -3,7 +3,7 @@
 use engine::log::LogStats;
 use engine::lsm::TreeStats;
 
-use super::{Labels, Metric, MetricKind, Sample, Value};
+use super::{Labels, Metric, MetricKind, Sample, Value, cluster, scheduler};
 use crate::metrics::HistogramSnapshot;
 use crate::shard::counters::StoreSnapshot;
 use crate::wire::board::CoreReport;
@@ -12,9 +12,9 @@ use crate::wire::resp;
 use MetricKind::{Counter, Gauge, Histogram};
 
 /// A row: the metric, and how its number is read from `R`.
-struct Row<R>(Metric, fn(&R) -> u64);
+pub(super) struct Row<R>(pub(super) Metric, pub(super) fn(&R) -> u64);
 
-const fn metric(name: &'static str, kind: MetricKind, help: &'static str) -> Metric {
+pub(super) const fn metric(name: &'static str, kind: MetricKind, help: &'static str) -> Metric {
     Metric { name, help, kind }
 }
 
@@ -175,7 +175,7 @@ const STORE: &[Row<StoreSnapshot>] = &[
         |s| s.reads_abandoned,
     ),
     Row(metric("ringkeep_store_applied_entries_total", Counter, "Log entries applied."), |s| s.applied),
-    Row(metric("ringkeep_store_regions", Gauge, "Regions on the store."), |s| s.regions),
+    Row(metric("ringkeep_store_regions", Gauge, "Regions on the store."), |s| s.groups.regions),
     Row(metric("ringkeep_store_inflight_bytes", Gauge, "Bytes of writes in flight."), |s| s.inflight_bytes),
     Row(metric("ringkeep_store_disk_free_bytes", Gauge, "Bytes free on the store's disk."), |s| {
         s.disk_free_bytes
@@ -323,6 +323,7 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
     rows(CORE, core, &labels, &mut samples);
     // The scheduler shard serves no RESP.
     if core.resp_connections_max > 0 {
+        cluster::of_core(&core.gateway, &labels, &mut samples);
         rows(RESP, &core.resp, &labels, &mut samples);
         samples.push(sample(&RESP_MAX, &labels, None, Value::Number(core.resp_connections_max)));
         for (command, count) in core.resp.commands.iter().filter(|(_, count)| *count > 0) {
@@ -338,6 +339,9 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
         labels.push(("method", ended.method.clone()));
         let status = Some(("status", ended.code.name()));
         samples.push(sample(&GRPC_REQUESTS, &labels, status, Value::Number(ended.count)));
+    }
+    if let Some(numbers) = &core.scheduler {
+        scheduler::samples(numbers, &mut samples);
     }
     for store in &core.stores {
         let mut labels = labels.clone();
@@ -357,17 +361,18 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
             samples.push(sample(&LEVEL_TABLES, &labels, Some(("level", &level)), Value::Number(*tables)));
             samples.push(sample(&LEVEL_BYTES, &labels, Some(("level", &level)), Value::Number(*bytes)));
         }
+        cluster::samples(store, &labels, &mut samples);
         histogram(&WRITE_LATENCY, &labels, None, &store.write_latency, &mut samples);
         histogram(&LOG_WRITE, &labels, None, &store.log_write, &mut samples);
     }
     samples.into_iter()
 }
 
-fn rows<R>(rows: &'static [Row<R>], from: &R, labels: &Labels, into: &mut Vec<Sample>) {
+pub(super) fn rows<R>(rows: &'static [Row<R>], from: &R, labels: &Labels, into: &mut Vec<Sample>) {
     into.extend(rows.iter().map(|Row(metric, read)| sample(metric, labels, None, Value::Number(read(from)))));
 }
 
-fn histogram(
+pub(super) fn histogram(
     metric: &'static Metric,
     labels: &Labels,
     further: Option<(&'static str, &str)>,
@@ -377,7 +382,7 @@ fn histogram(
     into.push(sample(metric, labels, further, Value::Histogram(snapshot.clone())));
 }
 
-fn sample(
+pub(super) fn sample(
     metric: &'static Metric,
     labels: &Labels,
     further: Option<(&'static str, &str)>,

@@ -47,6 +47,7 @@ impl<W, R> Replica<W, R> {
         assert!(indexes().all(|index| index > self.raft.applied_index()), "{region}: a waiter was forgotten");
         assert!(self.reads.len() <= READS_MAX, "{region}: too many reads wait");
         self.inflight.check();
+        self.stages.check(self.office.is_some());
     }
 
     pub(super) fn debug_check(&self) {

@@ -43,6 +43,7 @@ impl<W, R> Replica<W, R> {
 
     /// Acts upon the begin and the end of our own leadership. Called after every input that may have moved it.
     pub(super) fn notice(&mut self) {
+        self.watch_elections();
         let office = if self.life == Life::Tombstone || !self.raft.is_leader() {
             None
         } else {
@@ -63,6 +64,7 @@ impl<W, R> Replica<W, R> {
         self.out.answers.extend(waiting.map(|waiter| (waiter, Err(Refusal::Unknown))));
         let gathered = self.gathering.drain(..).flat_map(|gathered| gathered.answers);
         self.out.answers.extend(gathered.map(|waiter| (waiter, Err(refusal.clone()))));
+        self.stages.clear();
         self.forget_inflight();
     }
 

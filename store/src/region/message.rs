@@ -47,6 +47,61 @@ pub enum Body {
     Removed,
 }
 
+/// What a [`PeerMessage`] is about, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Entries, or a probe.
+    Append,
+    /// What became of them.
+    AppendReply,
+    /// A leader's sign of life.
+    Heartbeat,
+    /// Its answer.
+    HeartbeatReply,
+    /// A vote is asked for, or whether there would be one.
+    Vote,
+    /// Its answer.
+    VoteReply,
+    /// A snapshot is announced.
+    Snapshot,
+    /// Leadership is handed over.
+    Transfer,
+    /// A follower asks up to where it must have applied to read.
+    ReadIndex,
+    /// Its answer.
+    ReadIndexReply,
+    /// The term of the addressee is old.
+    Stale,
+    /// The addressee was removed.
+    Removed,
+}
+
+impl Kind {
+    /// How many there are.
+    pub const COUNT: usize = Self::NAMES.len();
+
+    /// The names, in the order of the variants.
+    pub const NAMES: [&'static str; 12] = [
+        "append",
+        "append_reply",
+        "heartbeat",
+        "heartbeat_reply",
+        "vote",
+        "vote_reply",
+        "snapshot",
+        "transfer",
+        "read_index",
+        "read_index_reply",
+        "stale",
+        "removed",
+    ];
+
+    /// The place in [`Kind::NAMES`].
+    pub const fn place(self) -> usize {
+        self as usize
+    }
+}
+
 /// What a store has of a region.
 #[derive(Clone, Copy, Debug)]
 pub enum Here<'a> {
@@ -129,6 +184,26 @@ pub fn admit(here: Here<'_>, message: &PeerMessage, range_taken: impl FnOnce(&Ke
 }
 
 impl PeerMessage {
+    /// What it is about.
+    pub fn kind(&self) -> Kind {
+        match &self.body {
+            Body::Removed => Kind::Removed,
+            Body::Raft(inner) => match &inner.body {
+                raft::Body::Append { .. } => Kind::Append,
+                raft::Body::AppendReply(_) => Kind::AppendReply,
+                raft::Body::Heartbeat(_) => Kind::Heartbeat,
+                raft::Body::HeartbeatReply { .. } => Kind::HeartbeatReply,
+                raft::Body::PreVote(_) | raft::Body::Vote(_) => Kind::Vote,
+                raft::Body::PreVoteReply(_) | raft::Body::VoteReply(_) => Kind::VoteReply,
+                raft::Body::Snapshot(_) => Kind::Snapshot,
+                raft::Body::TransferRequest { .. } | raft::Body::TimeoutNow { .. } => Kind::Transfer,
+                raft::Body::ReadIndex { .. } => Kind::ReadIndex,
+                raft::Body::ReadIndexReply { .. } => Kind::ReadIndexReply,
+                raft::Body::Stale => Kind::Stale,
+            },
+        }
+    }
+
     /// Whether it announces a snapshot.
     pub fn brings_snapshot(&self) -> bool {
         matches!(&self.body, Body::Raft(inner) if matches!(inner.body, raft::Body::Snapshot(_)))

@@ -41,11 +41,13 @@
 //! |---|---|
 //! | `replica` | the state, and the inputs |
 //! | `leadership` | the beginning and the end of a leadership, and of the replica |
+//! | `elections` | what was seen of elections |
 //! | `peers` | who the peers are, where they live, how they change |
 //! | `shipping` | entries and snapshots for followers |
 //! | `check` | the invariants as assertions |
 //! | `life` | which state of life may follow which |
 //! | `effects` | what is to be done; the one place that takes what the core has ready |
+//! | `stages` | how long proposals take |
 //! | `submit` | writes until they are proposed |
 //! | `apply` | entries to a batch, the next descriptor, answers |
 //! | `inflight` | values of writes that are in flight |
@@ -62,6 +64,7 @@ pub mod change;
 mod check;
 pub mod command;
 pub mod effects;
+pub mod elections;
 pub mod guard;
 pub mod inflight;
 mod leadership;
@@ -73,5 +76,6 @@ pub mod record;
 pub mod replica;
 pub mod shipping;
 pub mod split;
+pub mod stages;
 pub mod submit;
 pub mod system;

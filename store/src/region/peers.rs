@@ -95,11 +95,11 @@ impl<W, R> Replica<W, R> {
         if !self.is_leader() || self.region().peers.len() < 2 {
             return Behind::default();
         }
-        let status = self.raft.status(Time(0));
+        let (committed, asleep) = (self.raft.committed(), self.raft.is_asleep());
         let mut behind = Behind::default();
-        for member in &status.members {
+        for member in self.raft.followers() {
             let id = PeerId(member.id.0);
-            if id == self.me() || self.region().peer(id).is_none() {
+            if self.region().peer(id).is_none() {
                 continue;
             }
             let streams = match member.mode {
@@ -107,10 +107,10 @@ impl<W, R> Replica<W, R> {
                 Mode::Probe { sent: _ } => member.matched.0 > 0,
                 Mode::SnapshotWanted { ticks: _ } | Mode::Snapshot { index: _, ticks: _ } => false,
             };
-            if !streams || member.matched.0 + LAG_MAX < status.committed.0 {
+            if !streams || member.matched.0 + LAG_MAX < committed.0 {
                 behind.pending.push(id);
             }
-            if !status.asleep && member.silent_ticks > silent_ticks_max {
+            if !asleep && member.silent_ticks > silent_ticks_max {
                 behind.down.push(DownPeer { peer: id, down_ms: u64::from(member.silent_ticks) * tick_ms });
             }
         }

@@ -17,12 +17,14 @@ use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 
 use super::change::membership;
 use super::effects::Death;
+use super::elections;
 use super::guard::Here;
 use super::inflight::{InFlight, Known};
 use super::life::Life;
 use super::message::{Body, PeerMessage};
 use super::reads::Reads;
 use super::record::{Descriptor, RegionRecord};
+use super::stages::Stages;
 use super::submit::{Gathered, Waiting};
 use super::system::{self, SystemState};
 use crate::refusal::Refusal;
@@ -46,6 +48,9 @@ pub struct Replica<W, R> {
     pub(super) reads: Reads<R>,
     /// The term in which we lead, as far as it has been acted upon.
     pub(super) office: Option<Term>,
+    pub(super) elections: elections::Watch,
+    /// Proposals that are timed.
+    pub(super) stages: Stages,
     /// Where peers live that the descriptor does not name (yet, or any more), the latest last.
     pub(super) strangers: VecDeque<Peer>,
     pub(super) out: Outbox<W, R>,
@@ -136,6 +141,8 @@ impl<W, R> Replica<W, R> {
             system: (record.region.id == system::GROUP).then(SystemState::default),
             reads: Reads::default(),
             office: None,
+            elections: elections::Watch::default(),
+            stages: Stages::default(),
             strangers: VecDeque::new(),
             out: Outbox::default(),
             record,
@@ -225,6 +232,21 @@ impl<W, R> Replica<W, R> {
     /// What the state contains.
     pub const fn applied_index(&self) -> Index {
         self.raft.applied_index()
+    }
+
+    /// The other members as this leader sees them; none if it does not lead.
+    pub fn followers(&self) -> impl Iterator<Item = raft::MemberStatus> {
+        self.raft.followers()
+    }
+
+    /// The last entry of the log, durable or not.
+    pub fn last_index(&self) -> Index {
+        self.raft.last().index
+    }
+
+    /// Whether a leader is known here.
+    pub const fn knows_leader(&self) -> bool {
+        self.raft.leader().is_some()
     }
 
     /// What the core knows, for operators and tests.

@@ -8,7 +8,9 @@ use engine::rt::Mono;
 
 use crate::metrics::{Counter, Histogram, HistogramSnapshot};
 use crate::refusal::Refusal;
+use crate::shard::groups::{ElectionCounters, ElectionNumbers, GroupNumbers, StageHistograms};
 use crate::shard::health::HealthReport;
+use crate::shard::outbox::PeerNumbers;
 use crate::shard::receiving::Unwanted;
 use crate::shard::watch::{LOG_WRITE_MAX, LogWatch};
 
@@ -124,6 +126,10 @@ pub struct StoreCounters {
     pub disk_free_bytes: Gauge,
     /// Snapshots.
     pub snapshots: SnapshotCounters,
+    /// Elections.
+    pub elections: ElectionCounters,
+    /// How long proposals took.
+    pub stages: StageHistograms,
 }
 
 /// A copy of [`StoreCounters`] and of what the store's parts say about themselves, which may leave the core.
@@ -163,12 +169,22 @@ pub struct StoreSnapshot {
     pub log: LogStats,
     /// What the tree says about itself.
     pub tree: TreeStats,
-    /// Regions on the store.
-    pub regions: u64,
+    /// What its replicas are.
+    pub groups: GroupNumbers,
+    /// See [`StoreCounters`].
+    pub elections: ElectionNumbers,
+    /// See [`StoreCounters`], by stage.
+    pub stages: Vec<(&'static str, HistogramSnapshot)>,
     /// Bytes of writes in flight.
     pub inflight_bytes: u64,
     /// See [`StoreCounters`].
     pub snapshots: SnapshotNumbers,
+    /// What the way to other stores has done and holds.
+    pub peers: PeerNumbers,
+    /// Messages of other stores that a replica has taken.
+    pub messages_stepped: u64,
+    /// Messages of other stores that were dropped on arrival, by reason.
+    pub messages_lost: Vec<(&'static str, u64)>,
     /// Snapshots that are being sent.
     pub snapshots_sending: u64,
     /// Snapshots that are being received, or whose sender may come back.
@@ -203,6 +219,8 @@ impl StoreCounters {
             log_write: self.log_write.snapshot(),
             disk_free_bytes: self.disk_free_bytes.get(),
             snapshots: self.snapshots.numbers(),
+            elections: self.elections.numbers(),
+            stages: self.stages.snapshot(),
             ..StoreSnapshot::default()
         }
     }

@@ -207,6 +207,7 @@ impl Inner {
             count_for_another(replica, now, &message);
         }
         let stepped = replica.step(now, message);
+        self.time_progress(replica);
         self.moved(state, region);
         stepped
     }

@@ -14,7 +14,7 @@ use crate::region::peers::Behind;
 use crate::request::Out;
 
 /// A peer that was silent for more ticks than this counts as down: two election timeouts.
-const SILENT_TICKS_MAX: u32 = 40;
+pub(super) const SILENT_TICKS_MAX: u32 = 40;
 
 impl Shard {
     /// Takes one step of an operator of the scheduler. Success means that it has begun; what it came to is in the region's next report.

@@ -17,6 +17,7 @@ pub mod counters;
 mod descriptor_tests;
 mod fetch;
 mod gate;
+pub mod groups;
 pub mod halves;
 pub mod health;
 pub mod inbox;
@@ -349,8 +350,11 @@ impl Shard {
             store: self.inner.store.0,
             log: self.inner.log.stats(),
             tree: self.inner.tree.stats(),
-            regions: state.table.iter().filter(|replica| !replica.is_system()).count() as u64,
+            groups: self.inner.group_numbers(&state),
             inflight_bytes: state.inflight_bytes as u64,
+            peers: self.inner.outbox.numbers(),
+            messages_stepped: self.inner.inbox.stepped(),
+            messages_lost: self.inner.inbox.lost(),
             snapshots_sending: self.inner.shipments.running(),
             snapshots_receiving: self.inner.receptions.len() as u64,
             health: self.inner.health.report(),

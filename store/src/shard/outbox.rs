@@ -13,10 +13,50 @@ use std::rc::Rc;
 use scheduler::StoreId;
 
 use super::shipping::{Failed, Shipment};
-use crate::region::message::PeerMessage;
+use crate::region::message::{Kind, PeerMessage};
 
 /// A snapshot being carried.
 pub type Carrying<'a> = Pin<Box<dyn Future<Output = Result<(), Failed>> + 'a>>;
+
+/// Messages by what they are about, in the order of [`Kind::NAMES`].
+pub type ByKind = [u64; Kind::COUNT];
+
+/// What a transport has done and holds, as plain numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerNumbers {
+    /// Messages written to a connection.
+    pub messages_sent: ByKind,
+    /// Messages dropped because too many waited for their store.
+    pub dropped_full: ByKind,
+    /// Messages dropped because their store could not be reached.
+    pub dropped_unreachable: ByKind,
+    /// Messages that arrived.
+    pub messages_received: ByKind,
+    /// Messages that wait to be sent.
+    pub queued_messages: ByKind,
+    /// Bytes of them.
+    pub queued_bytes: u64,
+    /// Bytes written to connections, snapshots included.
+    pub bytes_sent: u64,
+    /// Bytes that arrived.
+    pub bytes_received: u64,
+    /// Connections for messages that are open to other stores.
+    pub open: u64,
+    /// Connections opened to other stores.
+    pub connected: u64,
+    /// Attempts to open one that failed.
+    pub connect_failed: u64,
+    /// Connections to other stores that broke.
+    pub broken: u64,
+    /// Connections of other stores that were accepted.
+    pub accepted: u64,
+    /// Connections that were refused.
+    pub rejected: u64,
+    /// Connections ended because of what they brought.
+    pub bad_frames: u64,
+    /// Stores that there are messages for and that cannot be reached.
+    pub unreachable: u64,
+}
 
 /// What carries messages to the stores of their addressees. It never waits, keeps the order per store where it can, and may drop.
 pub trait Transport: Debug {
@@ -25,6 +65,9 @@ pub trait Transport: Debug {
 
     /// Whether messages wait to leave the core.
     fn is_busy(&self) -> bool;
+
+    /// What it has done and holds.
+    fn numbers(&self) -> PeerNumbers;
 
     /// Carries a snapshot to the store of its follower, beside the messages; done when it is installed there.
     fn carry<'a>(&'a self, shipment: &'a mut Shipment) -> Carrying<'a>;
@@ -80,6 +123,11 @@ impl Outbox {
     /// The stores that could not be reached since the last call.
     pub fn take_unreachable(&self) -> BTreeSet<StoreId> {
         self.transport.get().map_or_else(BTreeSet::new, |transport| transport.take_unreachable())
+    }
+
+    /// What the transport has done and holds; nothing without one.
+    pub fn numbers(&self) -> PeerNumbers {
+        self.transport.get().map_or_else(PeerNumbers::default, |transport| transport.numbers())
     }
 
     /// Messages dropped because there was no transport.

@@ -188,7 +188,9 @@ impl Shard {
             add_write(&mut work.parts, write, created.as_ref(), inner.limits.turn_bytes_max);
         }
         for region in state.table.take_dirty() {
-            let Some(effects) = state.table.get_mut(region).map(Replica::effects) else { continue };
+            let Some(replica) = state.table.get_mut(region) else { continue };
+            let effects = replica.effects();
+            inner.observe(replica, effects.write.as_ref().is_some_and(|write| !write.entries().is_empty()));
             // One that begins to take a snapshot in has a range from now on.
             state.table.refresh(region);
             inner.carry_out(&mut state, region, effects, &mut work)?;
@@ -372,6 +374,7 @@ impl Inner {
         self.fetches.add(region, fetch);
         self.shipments.add(region, snapshots);
         for event in events {
+            self.count_event(&event);
             tracing::info!(store = self.store.0, region = region.0, ?event, "what came of an undertaking");
         }
         if let Some(death) = death {
@@ -421,6 +424,7 @@ impl Inner {
         let installed = write.install().is_some();
         if let Some(replica) = state.table.get_mut(region) {
             self.outbox.send(replica.durable(write));
+            self.time_progress(replica);
             state.table.refresh(region);
             state.table.mark_dirty(region);
         }
@@ -452,6 +456,7 @@ impl Inner {
         }
         let replica = state.table.get_mut(region).expect("its entries were applied just now");
         let answers = replica.applied(applied);
+        self.time_applied(replica);
         state.table.refresh(region);
         state.table.mark_dirty(region);
         self.settle(answers);

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{grpc, resp};
+use crate::control::SchedulerNumbers;
+use crate::gateway::GatewayNumbers;
 use crate::shard::counters::StoreSnapshot;
 
 /// What one core says about itself.
@@ -26,10 +28,14 @@ pub struct CoreReport {
     pub grpc_requests: Vec<grpc::Ended>,
     /// Operations forwarded to other cores and not answered yet.
     pub forwarded: u64,
+    /// What it has sent on and again.
+    pub gateway: GatewayNumbers,
     /// RESP connections that the node takes at most, over all cores.
     pub resp_connections_max: u64,
     /// gRPC connections that it takes at most, over its stores.
     pub grpc_connections_max: u64,
+    /// What the scheduler says of the cluster, on the core that hosts it.
+    pub scheduler: Option<SchedulerNumbers>,
     /// CPU time that its thread has used.
     pub busy: Duration,
 }

@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 
 use engine::rt::Rt;
 use store::control::Member;
+use store::wire::board::CoreReport;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code};
 use store::wire::proto::etcdserverpb::MemberListResponse;
 use store::wire::proto::pdpb::*;
 
 use crate::grpc::{STORE, beat, on_core, open_control, region, serve_pd};
+use crate::page::{page, sum};
 
 fn tikv() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 20160))
@@ -323,6 +325,9 @@ fn a_beat_builds_the_map_and_a_split_is_seen_in_it() {
         assert_eq!(control.refused_reports(), 0);
         control.take(beat(tikv(), vec![stale])).await;
         assert_eq!(control.refused_reports(), 1);
+        let report = CoreReport { scheduler: Some(control.numbers()), ..CoreReport::default() };
+        let name = "ringkeep_scheduler_reports_refused_total";
+        assert_eq!(sum(&page(&[report], &[name]), name, ""), 1.0);
         let scan = ScanRegionsRequest::default();
         let found: ScanRegionsResponse = pd.unary("/pdpb.PD/ScanRegions", &scan).await.unwrap();
         let found: Vec<u64> = found.region_metas.iter().map(|known| known.id).collect();

@@ -24,6 +24,7 @@ mod load;
 mod memory;
 mod migration;
 mod node;
+mod page;
 mod protocol;
 mod real;
 mod resp_clients;

@@ -324,7 +324,7 @@ fn what_shows() -> Vec<String> {
             found.push("there is a route".to_owned());
         }
         let regions = shard.regions();
-        assert_eq!(shard.snapshot().regions, regions.len() as u64);
+        assert_eq!(shard.snapshot().groups.regions, regions.len() as u64);
         for (region, ..) in regions {
             let size = shard.estimate(&region).await.unwrap();
             if region.id == GROUP || size.keys > 0 {

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use crate::region::message::{Kind, PeerMessage};
+
 /// A number that only grows.
 #[derive(Debug, Default)]
 pub struct Count(Cell<u64>);
@@ -18,27 +20,61 @@ impl Count {
     }
 }
 
+/// Messages by what they are about.
+#[derive(Debug, Default)]
+pub struct CountByKind([Cell<u64>; Kind::COUNT]);
+
+impl CountByKind {
+    /// Counts messages.
+    pub fn add<'a>(&self, messages: impl IntoIterator<Item = &'a PeerMessage>) {
+        for message in messages {
+            let count = &self.0[message.kind().place()];
+            count.set(count.get() + 1);
+        }
+    }
+
+    /// Takes messages back that were counted, where the number is that of what waits.
+    pub(super) fn take<'a>(&self, messages: impl IntoIterator<Item = &'a PeerMessage>) {
+        for message in messages {
+            let count = &self.0[message.kind().place()];
+            count.set(count.get() - 1);
+        }
+    }
+
+    /// All of them together.
+    pub fn get(&self) -> u64 {
+        self.0.iter().map(Cell::get).sum()
+    }
+
+    /// By kind, in the order of [`Kind::NAMES`].
+    pub fn by_kind(&self) -> [u64; Kind::COUNT] {
+        std::array::from_fn(|place| self.0[place].get())
+    }
+}
+
 /// Counters of all links of one store.
 #[derive(Debug, Default)]
 pub struct PeerCounters {
     /// Messages written to a connection.
-    pub messages_sent: Count,
+    pub messages_sent: CountByKind,
     /// Frames written to a connection.
     pub frames_sent: Count,
     /// Bytes written to connections.
     pub bytes_sent: Count,
     /// Messages dropped because the queue to their store was full.
-    pub dropped_full: Count,
+    pub dropped_full: CountByKind,
     /// Messages dropped because their store could not be reached.
-    pub dropped_unreachable: Count,
+    pub dropped_unreachable: CountByKind,
     /// Messages that arrived.
-    pub messages_received: Count,
+    pub messages_received: CountByKind,
     /// Bytes that arrived.
     pub bytes_received: Count,
     /// Connections opened to other stores.
     pub connected: Count,
     /// Attempts to open one that failed.
     pub connect_failed: Count,
+    /// Connections to other stores that broke.
+    pub broken: Count,
     /// Connections of other stores that were accepted.
     pub accepted: Count,
     /// Connections that were refused after or for lack of an introduction.

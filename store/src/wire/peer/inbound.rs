@@ -201,7 +201,7 @@ impl Inbound {
                     let here = self.speaker.store;
                     return Err(Rejection::OtherStore { meant: batch.to, here }.into());
                 }
-                self.counters.messages_received.add(batch.messages.len() as u64);
+                self.counters.messages_received.add(&batch.messages);
                 deliver(batch).await;
                 budget.tick().await;
             }

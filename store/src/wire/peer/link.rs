@@ -25,11 +25,11 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use engine::rt::local::Bell;
-use engine::rt::{Rt, Stream};
+use engine::rt::{Mono, Rt, Stream};
 use scheduler::StoreId;
 
 use super::book::AddressBook;
-use super::counters::PeerCounters;
+use super::counters::{CountByKind, PeerCounters};
 use super::frame::{self, BadFrame, Decoder, Kind, PREFACE};
 use super::hello::{self, Hello, Rejection};
 use super::messages::{MessageBatch, message_bytes};
@@ -37,7 +37,7 @@ use super::notice::Notice;
 use super::requests::codec::BadRequests;
 use super::ship;
 use crate::region::message::PeerMessage;
-use crate::shard::outbox::{Carrying, Transport};
+use crate::shard::outbox::{ByKind, Carrying, PeerNumbers, Transport};
 use crate::shard::receiving::Unwanted;
 use crate::shard::shipping::Shipment;
 
@@ -57,6 +57,9 @@ const WRITE_MAX: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The longest pause between attempts.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A store counts as not reached for this long after the last attempt: longer than there is between two as long as there is something
+/// to send.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(10);
 /// An introduction is at most this long, bytes.
 pub(super) const HELLO_BYTES_MAX: usize = 4096;
 
@@ -179,6 +182,12 @@ struct Queue {
     bell: Bell,
     /// The task waits after a failure.
     pausing: Cell<bool>,
+    /// When the store was last not reached, if it has not been since.
+    failed: Cell<Option<Mono>>,
+    /// A connection is open.
+    open: Cell<bool>,
+    /// The messages by what they are about.
+    kinds: CountByKind,
 }
 
 impl Queue {
@@ -193,12 +202,15 @@ impl Queue {
             taken.push(message);
         }
         self.bytes.set(self.bytes.get() - bytes);
+        self.kinds.take(&taken);
         taken
     }
 
-    fn clear(&self) -> usize {
+    fn clear(&self) -> VecDeque<PeerMessage> {
         self.bytes.set(0);
-        self.messages.take().len()
+        let cleared = self.messages.take();
+        self.kinds.take(&cleared);
+        cleared
     }
 }
 
@@ -241,9 +253,10 @@ impl Links {
         let waiting = queue.bytes.get();
         let full = waiting > 0 && waiting + bytes > QUEUE_BYTES_MAX;
         if full || queue.messages.borrow().len() >= QUEUE_MESSAGES_MAX {
-            return self.counters.dropped_full.add(1);
+            return self.counters.dropped_full.add([&message]);
         }
         queue.bytes.set(waiting + bytes);
+        queue.kinds.add([&message]);
         queue.messages.borrow_mut().push_back(message);
         queue.bell.ring();
     }
@@ -256,6 +269,36 @@ impl Links {
     /// Whether messages wait for a store that is not known to be out of reach.
     pub fn is_busy(&self) -> bool {
         self.queues.borrow().values().any(|queue| queue.bytes.get() > 0 && !queue.pausing.get())
+    }
+
+    /// What the links have done and hold.
+    fn numbers(&self) -> PeerNumbers {
+        let counters = &*self.counters;
+        let (queues, now) = (self.queues.borrow(), self.rt.now());
+        let is_fresh = |failed: Mono| now.since(failed) < UNREACHABLE_FOR;
+        let mut queued_messages = ByKind::default();
+        for queue in queues.values() {
+            queued_messages.iter_mut().zip(queue.kinds.by_kind()).for_each(|(sum, count)| *sum += count);
+        }
+        PeerNumbers {
+            messages_sent: counters.messages_sent.by_kind(),
+            dropped_full: counters.dropped_full.by_kind(),
+            dropped_unreachable: counters.dropped_unreachable.by_kind(),
+            messages_received: counters.messages_received.by_kind(),
+            queued_messages,
+            queued_bytes: queues.values().map(|queue| queue.bytes.get() as u64).sum(),
+            bytes_sent: counters.bytes_sent.get(),
+            bytes_received: counters.bytes_received.get(),
+            open: queues.values().filter(|queue| queue.open.get()).count() as u64,
+            connected: counters.connected.get(),
+            connect_failed: counters.connect_failed.get(),
+            broken: counters.broken.get(),
+            accepted: counters.accepted.get(),
+            rejected: counters.rejected.get(),
+            bad_frames: counters.bad_frames.get(),
+            unreachable: queues.values().filter(|queue| queue.failed.get().is_some_and(is_fresh)).count()
+                as u64,
+        }
     }
 
     /// Messages and bytes that wait for `store`.
@@ -277,7 +320,7 @@ impl Links {
     }
 
     /// A store was not reached, or its connection broke.
-    fn failed(&self, to: StoreId, queue: &Queue, unsent: usize, error: &LinkError) {
+    fn failed(&self, to: StoreId, queue: &Queue, unsent: &[PeerMessage], error: &LinkError) {
         let store = self.speaker.store.0;
         match error {
             LinkError::NoAddress | LinkError::Io(_) | LinkError::Timeout | LinkError::Closed => {
@@ -295,7 +338,8 @@ impl Links {
             }
         }
         self.book.failed(to);
-        self.counters.dropped_unreachable.add((queue.clear() + unsent) as u64);
+        self.counters.dropped_unreachable.add(unsent);
+        self.counters.dropped_unreachable.add(&queue.clear());
         self.unreachable.borrow_mut().insert(to);
     }
 }
@@ -312,6 +356,10 @@ impl Transport for Rc<Links> {
 
     fn take_unreachable(&self) -> BTreeSet<StoreId> {
         Links::take_unreachable(self)
+    }
+
+    fn numbers(&self) -> PeerNumbers {
+        Links::numbers(self)
     }
 
     fn carry<'a>(&'a self, shipment: &'a mut Shipment) -> Carrying<'a> {
@@ -335,70 +383,76 @@ async fn keep_linked(links: Weak<Links>, rt: Rt, to: StoreId, queue: Rc<Queue>) 
             return;
         }
         let (connected, unsent, ended) = converse(&links, &rt, to, &queue).await;
+        queue.open.set(false);
         if connected {
             pause = PAUSE;
         }
         let Err(error) = ended else { continue };
         match links.upgrade() {
-            Some(links) => links.failed(to, &queue, unsent, &error),
+            Some(links) => {
+                links.counters.broken.add(u64::from(connected));
+                links.failed(to, &queue, &unsent, &error);
+            }
             None => return,
         }
         queue.pausing.set(true);
+        queue.failed.set(Some(rt.now()));
         // Stores that failed together do not come back together.
         rt.sleep(pause / 2 + pause.mul_f64(rt.random() as f64 / u64::MAX as f64 / 2.0)).await;
         pause = (pause * 2).min(PAUSE_MAX);
         queue.pausing.set(false);
         match links.upgrade() {
-            Some(links) => links.counters.dropped_unreachable.add(queue.clear() as u64),
+            Some(links) => links.counters.dropped_unreachable.add(&queue.clear()),
             None => return,
         }
     }
 }
 
-/// Opens a connection and sends until there is nothing more for a while. Returns whether a connection came about, how many messages
-/// were taken from the queue and not sent, and how it ended.
+/// Opens a connection and sends until there is nothing more for a while. Returns whether a connection came about, the messages
+/// that were taken from the queue and not sent, and how it ended.
 async fn converse(
     links: &Weak<Links>,
     rt: &Rt,
     to: StoreId,
     queue: &Queue,
-) -> (bool, usize, Result<(), LinkError>) {
+) -> (bool, Vec<PeerMessage>, Result<(), LinkError>) {
     let Some((speaker, book, counters)) =
         links.upgrade().map(|links| (links.speaker, links.book.clone(), links.counters.clone()))
     else {
-        return (false, 0, Ok(()));
+        return (false, Vec::new(), Ok(()));
     };
     let opened = rt.timeout(CONNECT_MAX, open(rt, &speaker, &book, to)).await;
     let mut stream = match opened.unwrap_or(Err(LinkError::Timeout)) {
         Ok(stream) => stream,
         Err(error) => {
             counters.connect_failed.add(1);
-            return (false, 0, Err(error));
+            return (false, Vec::new(), Err(error));
         }
     };
     counters.connected.add(1);
+    queue.failed.set(None);
+    queue.open.set(true);
     loop {
         let messages = queue.take();
         if messages.is_empty() {
             match rt.timeout(IDLE_MAX, queue.bell.wait()).await {
-                None => return (true, 0, Ok(())),
-                Some(()) if links.strong_count() == 0 => return (true, 0, Ok(())),
+                None => return (true, Vec::new(), Ok(())),
+                Some(()) if links.strong_count() == 0 => return (true, Vec::new(), Ok(())),
                 Some(()) => continue,
             }
         }
-        let sent = messages.len();
         let mut bytes = Vec::new();
         let batch = MessageBatch { from: speaker.store, to, messages };
         frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
         let written = rt.timeout(WRITE_MAX, stream.write_all(&bytes)).await;
         match written {
             Some(Ok(())) => {
-                counters.messages_sent.add(sent as u64);
+                counters.messages_sent.add(&batch.messages);
                 counters.frames_sent.add(1);
                 counters.bytes_sent.add(bytes.len() as u64);
             }
-            Some(Err(error)) => return (true, sent, Err(error.into())),
-            None => return (true, sent, Err(LinkError::Timeout)),
+            Some(Err(error)) => return (true, batch.messages, Err(error.into())),
+            None => return (true, batch.messages, Err(LinkError::Timeout)),
         }
     }
 }

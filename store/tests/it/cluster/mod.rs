@@ -10,6 +10,7 @@
 mod clients;
 mod members;
 mod nodes;
+mod numbers;
 mod snapshots;
 
 use std::collections::BTreeMap;

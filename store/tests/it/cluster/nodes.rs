@@ -10,6 +10,7 @@ use std::time::Duration;
 use engine::rt::sim::{Node, Running, World};
 use engine::rt::{ListenOptions, Rt};
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
+use store::gateway::{Dispatch, GatewayNumbers};
 use store::node::core::{self, Stores};
 use store::node::identity::Identity;
 use store::shard::Shard;
@@ -36,10 +37,13 @@ pub(super) fn regions() -> Vec<Region> {
     vec![region(100, "", "m"), region(200, "m", "")]
 }
 
+/// The store of a node and its way to the others, once it serves.
+type Up = Rc<RefCell<Option<(Shard, Rc<Dispatch>)>>>;
+
 /// The nodes of a cluster, and what is up.
 pub(super) struct Nodes {
     nodes: Vec<Node>,
-    shards: Vec<Rc<RefCell<Option<Shard>>>>,
+    shards: Vec<Up>,
     running: Vec<Option<Running<()>>>,
     /// How every node is opened from now on.
     pub(super) setup: Setup,
@@ -106,7 +110,12 @@ impl Nodes {
 
     /// The store of a node, once it serves.
     pub(super) fn shard(&self, number: usize) -> Option<Shard> {
-        self.shards[number].borrow().clone()
+        self.shards[number].borrow().as_ref().map(|(shard, _)| shard.clone())
+    }
+
+    /// What a node has sent to the others, if it serves.
+    pub(super) fn gateway(&self, number: usize) -> GatewayNumbers {
+        self.shards[number].borrow().as_ref().map(|(_, dispatch)| dispatch.numbers()).unwrap_or_default()
     }
 
     /// The stores that serve, by the number of their node.
@@ -124,7 +133,7 @@ impl Nodes {
     }
 }
 
-async fn serve(rt: Rt, number: usize, addrs: Vec<SocketAddr>, setup: Setup, up: Rc<RefCell<Option<Shard>>>) {
+async fn serve(rt: Rt, number: usize, addrs: Vec<SocketAddr>, setup: Setup, up: Up) {
     let dir = Path::new("/data");
     rt.create_dir_all(dir).await.unwrap();
     let store = number as u64 + 1;
@@ -155,6 +164,6 @@ async fn serve(rt: Rt, number: usize, addrs: Vec<SocketAddr>, setup: Setup, up: 
         rt.listen(SocketAddr::new(addrs[number].ip(), RESP_PORT), ListenOptions::default()).unwrap();
     let (resp_rt, gateway, counters) = (rt.clone(), Stores::gateway(&dispatch, 0), Rc::default());
     rt.spawn(resp::serve(resp_rt, listener, gateway, resp_config(), counters, std::future::pending()));
-    *up.borrow_mut() = stores.shards.get(&0).cloned();
+    *up.borrow_mut() = stores.shards.get(&0).cloned().map(|shard| (shard, dispatch));
     std::future::pending::<()>().await;
 }

@@ -31,7 +31,7 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(120);
 type Rows = BTreeMap<String, String>;
 
 /// What a round writes: every key, but the outermost, which it deletes.
-fn round(number: u64) -> Vec<(String, Option<String>)> {
+pub(super) fn round(number: u64) -> Vec<(String, Option<String>)> {
     // What cannot be compressed needs several pieces.
     let noise = |seed: u64| {
         let rng = Rng::new(seed);
@@ -83,10 +83,10 @@ async fn write(
 }
 
 /// A cluster of which one follower lacks a round that the others have cut from their logs.
-struct Lag {
-    run: Run,
-    leader: usize,
-    follower: usize,
+pub(super) struct Lag {
+    pub(super) run: Run,
+    pub(super) leader: usize,
+    pub(super) follower: usize,
 }
 
 impl Lag {
@@ -112,14 +112,14 @@ impl Lag {
         Ok(lag)
     }
 
-    fn cut_off(&self) {
+    pub(super) fn cut_off(&self) {
         for other in (0..NODES).filter(|other| *other != self.follower) {
             self.run.world.cut(self.run.nodes.node(self.follower), self.run.nodes.node(other));
         }
     }
 
     /// Waits until the leaders' logs begin behind the follower's.
-    fn forget(&mut self, regions_written: usize) -> Result<(), String> {
+    pub(super) fn forget(&mut self, regions_written: usize) -> Result<(), String> {
         for region in regions().into_iter().take(regions_written) {
             let lacking = |run: &Run, follower: usize| {
                 let last = run.nodes.shard(follower)?.status(region.id)?.last.index;
@@ -138,7 +138,11 @@ impl Lag {
     }
 
     /// Writes to a region, whoever leads it. Keys of the second one begin with another letter.
-    fn write_at(&mut self, place: usize, mut writes: Vec<(String, Option<String>)>) -> Result<(), String> {
+    pub(super) fn write_at(
+        &mut self,
+        place: usize,
+        mut writes: Vec<(String, Option<String>)>,
+    ) -> Result<(), String> {
         if place == 1 {
             writes.iter_mut().for_each(|(key, _)| key.replace_range(..1, "n"));
         }
@@ -153,12 +157,12 @@ impl Lag {
         }
     }
 
-    fn numbers(&self, node: usize) -> SnapshotNumbers {
+    pub(super) fn numbers(&self, node: usize) -> SnapshotNumbers {
         self.run.nodes.shard(node).map(|shard| shard.snapshot().snapshots).unwrap_or_default()
     }
 
     /// Lets time pass until a condition holds.
-    fn wait(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> Result<(), String> {
+    pub(super) fn wait(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> Result<(), String> {
         let until = self.run.world.now() + CATCH_UP_MAX;
         while !holds(self) {
             if self.run.world.now() > until {
@@ -434,7 +438,7 @@ fn a_power_cut_of_the_leader_leaves_the_old_state_or_the_new_one() {
 }
 
 /// The snapshot that the leader of the first region might announce to the follower, changed.
-fn offer(follower: usize, change: impl FnOnce(&mut Crafted)) -> Offer {
+pub(super) fn offer(follower: usize, change: impl FnOnce(&mut Crafted)) -> Offer {
     let region = regions().swap_remove(0);
     let mut crafted = Crafted {
         region: Region { epoch: Epoch::new(9, 9), ..region.clone() },
@@ -468,15 +472,15 @@ fn offer(follower: usize, change: impl FnOnce(&mut Crafted)) -> Offer {
     Offer { identity: 1, bytes: 0, message }
 }
 
-struct Crafted {
+pub(super) struct Crafted {
     region: Region,
     last: LogId,
     term: Term,
-    to: scheduler::Peer,
+    pub(super) to: scheduler::Peer,
     membership: Option<Membership>,
 }
 
-fn offered(lag: &Lag, offer: Offer) -> Result<(), Unwanted> {
+pub(super) fn offered(lag: &Lag, offer: Offer) -> Result<(), Unwanted> {
     let shard: Shard = lag.run.nodes.shard(lag.follower).unwrap();
     let asking = lag
         .run

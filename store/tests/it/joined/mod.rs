@@ -4,6 +4,7 @@ mod clients;
 mod crash;
 mod elsewhere;
 mod nodes;
+mod numbers;
 mod refused;
 mod replicated;
 mod together;

@@ -24,8 +24,9 @@ use engine::rt::{Mono, ReadHalf, Rt, WriteHalf};
 use scheduler::StoreId;
 
 use super::codec::{Reply, Request, decode_answers, encode_requests, request_bytes};
-use crate::gateway::Asks;
+use crate::gateway::{Asks, RemoteNumbers};
 use crate::memory::{Memory, charged_bytes};
+use crate::metrics::Counter;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
 use crate::wire::peer::book::AddressBook;
@@ -46,6 +47,31 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 pub const ANSWER_MAX: Duration = Duration::from_secs(10);
 const READ_BYTES: usize = 64 << 10;
 
+/// What has become of the requests of one core.
+#[derive(Debug, Default)]
+struct Outcomes {
+    done: Counter,
+    moved: Counter,
+    refused: Counter,
+    unreached: Counter,
+    unknown: Counter,
+    connected: Counter,
+    connect_failed: Counter,
+    broken: Counter,
+}
+
+impl Outcomes {
+    /// Counts the answer of another node.
+    fn count(&self, outcome: &Outcome) {
+        match outcome {
+            Ok(_) => self.done.add_one(),
+            Err(Refusal::Unknown) => self.unknown.add_one(),
+            Err(refusal) if refusal.has_moved() => self.moved.add_one(),
+            Err(_) => self.refused.add_one(),
+        }
+    }
+}
+
 /// The requests of one core to stores of other nodes.
 pub struct Requests {
     rt: Rt,
@@ -53,6 +79,7 @@ pub struct Requests {
     book: Rc<AddressBook>,
     memory: Memory,
     lanes: RefCell<BTreeMap<StoreId, Rc<Lane>>>,
+    outcomes: Rc<Outcomes>,
 }
 
 impl fmt::Debug for Requests {
@@ -69,6 +96,8 @@ struct Lane {
     bytes: Cell<usize>,
     next_id: Cell<u64>,
     bell: Bell,
+    /// Those of the core.
+    outcomes: Rc<Outcomes>,
 }
 
 struct InFlight {
@@ -83,7 +112,8 @@ struct InFlight {
 impl Requests {
     /// Requests of a core whose introduction is `speaker`, without any connection yet.
     pub fn new(rt: &Rt, speaker: Speaker, book: Rc<AddressBook>, memory: Memory) -> Rc<Self> {
-        Rc::new(Self { rt: rt.clone(), speaker, book, memory, lanes: RefCell::default() })
+        let (lanes, outcomes) = (RefCell::default(), Rc::default());
+        Rc::new(Self { rt: rt.clone(), speaker, book, memory, lanes, outcomes })
     }
 
     /// Sends a request to the store `to`; its outcome goes to `answer`.
@@ -93,6 +123,7 @@ impl Requests {
         let many = lane.in_flight.borrow().len() >= WAITING_MAX;
         let waiting = lane.bytes.get();
         if many || (waiting > 0 && waiting + bytes > WAITING_BYTES_MAX) {
+            self.outcomes.unreached.add_one();
             let reason = "too many requests are on their way to the store that leads the region";
             return answer.send(Err(Refusal::Busy { reason, backoff_ms: 20 }));
         }
@@ -114,7 +145,7 @@ impl Requests {
     fn lane(self: &Rc<Self>, to: StoreId) -> Rc<Lane> {
         let mut lanes = self.lanes.borrow_mut();
         let lane = lanes.entry(to).or_insert_with(|| {
-            let lane = Rc::new(Lane::default());
+            let lane = Rc::new(Lane { outcomes: self.outcomes.clone(), ..Lane::default() });
             self.rt.spawn(keep_asking(Rc::downgrade(self), self.rt.clone(), to, lane.clone()));
             lane
         });
@@ -126,6 +157,22 @@ impl Requests {
 impl Asks for Rc<Requests> {
     fn send(&self, to: StoreId, route: Route, op: Op, answer: Answer<Outcome>) {
         Requests::send(self, to, route, op, answer);
+    }
+
+    fn numbers(&self) -> RemoteNumbers {
+        let Outcomes { done, moved, refused, unreached, unknown, connected, connect_failed, broken } =
+            &*self.outcomes;
+        RemoteNumbers {
+            in_flight: self.lanes.borrow().values().map(|lane| lane.in_flight.borrow().len() as u64).sum(),
+            done: done.get(),
+            moved: moved.get(),
+            refused: refused.get(),
+            unreached: unreached.get(),
+            unknown: unknown.get(),
+            connected: connected.get(),
+            connect_failed: connect_failed.get(),
+            broken: broken.get(),
+        }
     }
 }
 
@@ -172,6 +219,7 @@ impl Lane {
             return;
         };
         self.bytes.set(self.bytes.get() - in_flight.bytes);
+        self.outcomes.count(&reply.outcome);
         in_flight.answer.send(reply.outcome.map(|out| charge(memory, out)));
     }
 
@@ -186,9 +234,15 @@ impl Lane {
         self.bytes.set(0);
         for in_flight in self.in_flight.take().into_values() {
             let refusal = match in_flight.sent {
-                Some(_) if in_flight.writes => Refusal::Unknown,
+                Some(_) if in_flight.writes => {
+                    self.outcomes.unknown.add_one();
+                    Refusal::Unknown
+                }
                 // It was not carried out, and whoever leads now may be another store.
-                Some(_) | None => Refusal::NotLeader { region_id: in_flight.region_id, leader: None },
+                Some(_) | None => {
+                    self.outcomes.unreached.add_one();
+                    Refusal::NotLeader { region_id: in_flight.region_id, leader: None }
+                }
             };
             in_flight.answer.send(Err(refusal));
         }
@@ -236,14 +290,19 @@ async fn keep_asking(requests: Weak<Requests>, rt: Rt, to: StoreId, lane: Rc<Lan
         };
         let ended = match opened {
             Ok(stream) => {
+                lane.outcomes.connected.add_one();
                 let (from, into) = stream.split();
                 let ended = converse(&requests, &rt, &lane, &memory, from, into).await;
                 if ended.is_ok() && lane.in_flight.borrow().is_empty() {
                     continue;
                 }
+                lane.outcomes.broken.add_one();
                 ended
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                lane.outcomes.connect_failed.add_one();
+                Err(error)
+            }
         };
         if let Err(error) = ended {
             tracing::debug!(store = speaker.store.0, peer = to.0, %error, "a store is not asked any more");

@@ -1,0 +1,64 @@
+//! Every number of the scheduler's on the metrics page moves while a cluster grows and loses a node.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use engine::rt::sim::{Options, World};
+use store::config::Config;
+
+use super::nodes::Member;
+use crate::page::{Page, Seen, page, sum};
+
+const OURS: [&str; 1] = ["ringkeep_scheduler_"];
+const LOOK: Duration = Duration::from_millis(250);
+/// Within this time every region has its replicas.
+const REPLICATED_MAX: Duration = Duration::from_secs(180);
+
+/// What the node that hosts the scheduler says.
+fn of(member: &Member) -> Page {
+    let started = member.said().expect("it is up").expect("it has started");
+    page(&started.board.read(), &OURS)
+}
+
+fn lacking(page: &Page) -> f64 {
+    sum(page, "ringkeep_scheduler_regions_under_replicated", "")
+}
+
+#[test]
+fn every_number_of_the_scheduler_moves() {
+    let world = World::new(91, Options::default());
+    let mut members = [0, 1, 2].map(|number| Member::new(&world, number, 1));
+    members[0].change = |config: &mut Config| config.replicas = Some(3);
+    members[0].start(&world, &[]).expect("a cluster of one begins");
+    world.run_for(Duration::from_secs(3));
+    let (mut seen, alone) = (Seen::default(), of(&members[0]));
+    let regions = sum(&alone, "ringkeep_scheduler_regions", "");
+    assert!(regions >= 5.0 && lacking(&alone) == regions, "one node has one replica of each: {alone:?}");
+    let pd = members[0].pd();
+    [1, 2].into_iter().for_each(|number| {
+        members[number].start(&world, &[pd]).expect("it joins");
+    });
+    let until = world.now() + REPLICATED_MAX;
+    while lacking(&of(&members[0])) > 0.0 {
+        assert!(world.now() < until, "not replicated: {:?}", of(&members[0]));
+        world.run_for(LOOK);
+        seen.look(of(&members[0]));
+    }
+    let whole = of(&members[0]);
+    assert_eq!(sum(&whole, "ringkeep_scheduler_stores", "state=\"up\""), 3.0);
+    let done = sum(&whole, "ringkeep_scheduler_operators_total", "outcome=\"success\"");
+    assert!(done >= regions, "each region got an operator at least: {whole:?}");
+    // Counted where a stale report comes in: grpc_pd.
+    assert_eq!(seen.still(), BTreeSet::from(["ringkeep_scheduler_reports_refused_total"]));
+
+    members[2].end(true);
+    world.run_for(Duration::from_secs(60));
+    let less = of(&members[0]);
+    assert_eq!(sum(&less, "ringkeep_scheduler_stores", "state=\"up\""), 2.0, "{less:?}");
+    assert_eq!(lacking(&less), regions, "each region has one voter that is not heard");
+    members[2].start(&world, &[]).expect("it comes back");
+    world.run_for(Duration::from_secs(30));
+    let again = of(&members[0]);
+    assert_eq!(sum(&again, "ringkeep_scheduler_stores", "state=\"up\""), 3.0, "{again:?}");
+    assert_eq!(lacking(&again), 0.0);
+}
