@@ -39,6 +39,8 @@ pub enum Bug {
     LostCalledDone,
     /// A leader reads without a lease and without asking the others.
     ReadUnasked,
+    /// A replica that does not lead answers a read without asking the leader.
+    ReplicaUnasked,
     /// A leader answers a comparison that failed from its state, without a lease and without an entry of its own.
     ComparedUnasked,
     /// What the scheduler answers to another node is lost.
@@ -113,12 +115,14 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the nodes of a cluster make together.
-    pub const BETWEEN_NODES: [Self; 6] = [
+    pub const BETWEEN_NODES: [Self; 8] = [
         Self::SaidBeforeWrite,
         Self::VoteNotStored,
         Self::CountedForAnother,
         Self::LostCalledDone,
         Self::ReadUnasked,
+        Self::ReplicaUnasked,
+        Self::ReadBeforeApplied,
         Self::ComparedUnasked,
     ];
 

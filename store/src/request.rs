@@ -27,6 +27,8 @@ pub struct Route {
     pub store_id: u64,
     /// The term that the client knows; 0 when it does not say.
     pub term: u64,
+    /// Whether a read may be answered by a replica that does not lead, after it has asked the leader. Writes take no notice of it.
+    pub replica_read: bool,
 }
 
 /// One request to the raw key space.

@@ -124,6 +124,7 @@ const OF_A_CLUSTER: &[&str] = &[
     "ringkeep_store_down_peers",
     "ringkeep_store_pending_peers",
     "ringkeep_store_regions_without_leader",
+    "ringkeep_store_replica_reads_total",
 ];
 
 /// The largest value of every metric, over its labels. A histogram counts as its count.

@@ -23,6 +23,14 @@ const GROUPS: &[Row<StoreSnapshot>] = &[
     ),
     Row(
         metric(
+            "ringkeep_store_replica_reads_total",
+            Counter,
+            "Reads that were answered here although another store led, after it had been asked (replica_read).",
+        ),
+        |s| s.replica_reads,
+    ),
+    Row(
+        metric(
             "ringkeep_store_pending_peers",
             Gauge,
             "Followers of groups that the store leads that are not caught up.",

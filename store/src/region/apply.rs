@@ -116,7 +116,7 @@ impl<W, R> Replica<W, R> {
 
     /// The tree has the batch. Returns what those hear who waited.
     pub fn applied(&mut self, applied: Applied<W>) -> Vec<(W, Result<(), Refusal>)> {
-        let Applied { upto, entries: _, answers, decided, halves, dies } = applied;
+        let Applied { upto, entries, answers, decided, halves, dies } = applied;
         debug_assert!(decided.is_empty(), "{} commands are never answered", decided.len());
         debug_assert!(halves.is_empty(), "{} halves of a split are never published", halves.len());
         if self.life() == Life::Splitting {
@@ -127,6 +127,9 @@ impl<W, R> Replica<W, R> {
         }
         if upto > self.raft.applied_index() {
             self.raft.applied(upto);
+        }
+        if entries > 0 {
+            self.in_tree = self.in_tree.max(upto);
         }
         if dies {
             self.die(true);

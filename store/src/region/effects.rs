@@ -131,11 +131,13 @@ impl<W, R> Replica<W, R> {
     pub fn durable(&mut self, write: LogWrite) -> Vec<PeerMessage> {
         let LogWrite { region, write, install } = write;
         assert_eq!(region, self.region().id, "the write of another region");
-        if let Some(Install { last: _, record, old_range: _ }) = install {
+        if let Some(Install { last, record, old_range: _ }) = install {
             self.enter(Life::Live);
             self.record = record;
             // The tree has it, together with the data.
             self.describe = None;
+            self.in_tree = self.in_tree.max(last.index);
+            self.serve_reads();
         }
         let (ack, messages) = write.durable();
         self.raft.written(ack);

@@ -25,10 +25,23 @@ pub struct Here<'a> {
 
 /// Checks a client's route. Reads and writes of keys check the range part of the epoch, as [`Command::Data`] says.
 pub fn admit(here: Here<'_>, route: &Route) -> Result<(), Refusal> {
+    check(here, route, lead)
+}
+
+/// The same for a read, which a replica that does not lead may answer if the client says so: it asks the leader first.
+pub fn admit_read(here: Here<'_>, route: &Route) -> Result<(), Refusal> {
+    check(here, route, |here| if route.replica_read { Ok(()) } else { lead(here) })
+}
+
+fn check(
+    here: Here<'_>,
+    route: &Route,
+    may_answer: impl FnOnce(Here<'_>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
     if route.store_id != 0 && route.store_id != here.store.0 {
         return Err(Refusal::StoreNotMatch { asked: route.store_id, actual: here.store.0 });
     }
-    lead(here)?;
+    may_answer(here)?;
     if route.peer_id != 0 && route.peer_id != here.me.0 {
         return Err(Refusal::PeerNotMatch { asked: route.peer_id, actual: here.me.0 });
     }
@@ -96,7 +109,15 @@ mod tests {
 
     fn check(change: impl FnOnce(&mut Route), leader: Option<u64>) -> Result<(), Refusal> {
         let region = region();
-        let mut route = Route { region_id: 9, conf_ver: 2, version: 3, peer_id: 11, store_id: 1, term: 6 };
+        let mut route = Route {
+            region_id: 9,
+            conf_ver: 2,
+            version: 3,
+            peer_id: 11,
+            store_id: 1,
+            term: 6,
+            replica_read: false,
+        };
         change(&mut route);
         let leader = leader.and_then(|id| region.peer(PeerId(id))).copied();
         admit(Here { store: StoreId(1), region: &region, me: PeerId(11), term: 6, leader }, &route)
@@ -128,6 +149,31 @@ mod tests {
         let refused = check(|route| route.version = 99, Some(12));
         assert_eq!(refused, Err(Refusal::NotLeader { region_id: 9, leader: Some(leader) }));
         assert_eq!(check(|_| {}, None), Err(Refusal::NotLeader { region_id: 9, leader: None }));
+    }
+
+    #[test]
+    fn a_read_of_a_replica_needs_no_leader_and_everything_else() {
+        let region = region();
+        let route = |replica_read| Route {
+            region_id: 9,
+            conf_ver: 2,
+            version: 3,
+            peer_id: 11,
+            store_id: 1,
+            term: 6,
+            replica_read,
+        };
+        let here = Here { store: StoreId(1), region: &region, me: PeerId(11), term: 6, leader: None };
+        assert_eq!(admit_read(here, &route(true)), Ok(()));
+        let not_leader = Err(Refusal::NotLeader { region_id: 9, leader: None });
+        assert_eq!(
+            (admit_read(here, &route(false)), admit(here, &route(true))),
+            (not_leader.clone(), not_leader)
+        );
+        let stale = Route { version: 2, ..route(true) };
+        assert_eq!(admit_read(here, &stale), Err(Refusal::EpochNotMatch { current: vec![region.clone()] }));
+        let other = Route { peer_id: 12, ..route(true) };
+        assert_eq!(admit_read(here, &other), Err(Refusal::PeerNotMatch { asked: 12, actual: 11 }));
     }
 
     #[test]

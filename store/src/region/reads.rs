@@ -1,5 +1,8 @@
 //! Reads of the applied state: whether one may be served at once, and those that wait, for a read index, then for the state to reach it.
 //!
+//! A replica that does not lead asks its leader for the index, and what a leader's read waits for it waits for, too: its own state has to
+//! reach the index. It answers what was committed when it asked, or later, never less.
+//!
 //! Invariants: every read that was taken in comes out once, due or refused; `asked` is in the order of the requests; no more than
 //! [`READS_MAX`] wait.
 
@@ -7,9 +10,12 @@ use std::collections::VecDeque;
 
 use raft::{Index, ReadId, Time};
 
+use super::guard;
+use super::life::Life;
 use super::replica::Replica;
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
+use crate::request::Route;
 
 /// Reads of one region that may wait.
 pub(super) const READS_MAX: usize = 16 << 10;
@@ -79,6 +85,21 @@ impl<R> Reads<R> {
 }
 
 impl<W, R> Replica<W, R> {
+    /// Checks the route of a read. A replica that does not lead may answer if the client says so; [`Replica::access`] then has it ask the
+    /// leader. One that waits for its first snapshot has nothing to answer from, and one that takes a snapshot in is about to be
+    /// another one.
+    ///
+    /// # Errors
+    /// Those of the guard.
+    pub fn admit_read(&self, route: &Route) -> Result<(), Refusal> {
+        match self.life() {
+            Life::Live | Life::Splitting | Life::Merging => guard::admit_read(self.here(), route),
+            Life::Absent | Life::Initialising | Life::Receiving | Life::Tombstone => {
+                guard::admit(self.here(), route)
+            }
+        }
+    }
+
     /// Whether and how a read may be served from the applied state. A sole voter needs no lease, nor the time: no other can be
     /// elected.
     ///
@@ -118,7 +139,7 @@ impl<W, R> Replica<W, R> {
     }
 
     pub(super) fn serve_reads(&mut self) {
-        let applied = self.raft.applied_index();
-        self.out.reads.extend(self.reads.due(applied).map(|reader| (reader, Ok(()))));
+        // Not what the core has applied: of a snapshot it says so before the tree has it.
+        self.out.reads.extend(self.reads.due(self.in_tree).map(|reader| (reader, Ok(()))));
     }
 }

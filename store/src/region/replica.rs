@@ -46,6 +46,8 @@ pub struct Replica<W, R> {
     /// What the entries of the system group are applied to; nothing in a region.
     pub(super) system: Option<SystemState>,
     pub(super) reads: Reads<R>,
+    /// Everything up to here is in the tree.
+    pub(super) in_tree: Index,
     /// The term in which we lead, as far as it has been acted upon.
     pub(super) office: Option<Term>,
     pub(super) elections: elections::Watch,
@@ -120,7 +122,8 @@ impl<W, R> Replica<W, R> {
     ) -> Result<Self, StartError> {
         let Stored { record, in_tree, start } = stored;
         let start = Start { membership: membership(&record.region), ..start };
-        let describe = (!in_tree).then_some(LogId { term: Term(0), index: start.applied });
+        let applied = start.applied;
+        let describe = (!in_tree).then_some(LogId { term: Term(0), index: applied });
         let identity = Identity {
             group: raft::GroupId(record.region.id.0),
             id: NodeId(record.me.0),
@@ -140,6 +143,7 @@ impl<W, R> Replica<W, R> {
             inflight: InFlight::default(),
             system: (record.region.id == system::GROUP).then(SystemState::default),
             reads: Reads::default(),
+            in_tree: applied,
             office: None,
             elections: elections::Watch::default(),
             stages: Stages::default(),

@@ -106,6 +106,8 @@ pub struct StoreCounters {
     pub scans: Counter,
     /// Reads stopped because their client had gone.
     pub reads_abandoned: Counter,
+    /// Reads answered by a replica that did not lead.
+    pub replica_reads: Counter,
     /// Operations refused.
     pub refused: Refusals,
     /// Log entries applied.
@@ -143,6 +145,8 @@ pub struct StoreSnapshot {
     pub scans: u64,
     /// See [`StoreCounters`].
     pub reads_abandoned: u64,
+    /// See [`StoreCounters`].
+    pub replica_reads: u64,
     /// See [`StoreCounters`].
     pub refused: Vec<(&'static str, u64)>,
     /// See [`StoreCounters`].
@@ -209,6 +213,7 @@ impl StoreCounters {
             reads: self.reads.get(),
             scans: self.scans.get(),
             reads_abandoned: self.reads_abandoned.get(),
+            replica_reads: self.replica_reads.get(),
             refused: self.refused.snapshot(),
             applied: self.applied.get(),
             write_latency: self.write_latency.snapshot(),

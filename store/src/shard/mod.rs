@@ -367,6 +367,24 @@ impl Shard {
 impl State {
     /// The replica that `route` or, without one, `key` leads to, once the guard has let the request pass.
     fn admit(&mut self, route: Option<&Route>, key: &[u8]) -> Result<&mut Replica<Due, Queued>, Refusal> {
+        self.admit_by(route, key, |replica, route| guard::admit(replica.here(), route))
+    }
+
+    /// The same for a read, which a replica that does not lead may answer where the route says so.
+    fn admit_read(
+        &mut self,
+        route: Option<&Route>,
+        key: &[u8],
+    ) -> Result<&mut Replica<Due, Queued>, Refusal> {
+        self.admit_by(route, key, Replica::admit_read)
+    }
+
+    fn admit_by(
+        &mut self,
+        route: Option<&Route>,
+        key: &[u8],
+        check: impl FnOnce(&Replica<Due, Queued>, &Route) -> Result<(), Refusal>,
+    ) -> Result<&mut Replica<Due, Queued>, Refusal> {
         self.health.check_running()?;
         let region_id = match route {
             Some(route) => RegionId(route.region_id),
@@ -377,7 +395,7 @@ impl State {
             |replica: &&mut Replica<Due, Queued>| !replica.is_system() || planted(Bug::StateReadable);
         let replica = self.table.get_mut(region_id).filter(of_users).ok_or(not_found)?;
         match route {
-            Some(route) => guard::admit(replica.here(), route)?,
+            Some(route) => check(replica, route)?,
             None => guard::lead(replica.here())?,
         }
         Ok(replica)

@@ -46,7 +46,7 @@ impl Shard {
         let inner = &*self.inner;
         let refused = {
             let mut state = inner.state.borrow_mut();
-            let asked = match state.admit(route.as_ref(), key) {
+            let asked = match state.admit_read(route.as_ref(), key) {
                 Ok(replica) => {
                     let id = replica.id();
                     replica.ask(Queued { route, op, reply }).map(|()| id)
@@ -223,11 +223,15 @@ impl Shard {
         covers: impl FnOnce(&Region) -> Result<(), Refusal>,
     ) -> Result<(RegionId, Access), Refusal> {
         let mut state = self.inner.state.borrow_mut();
-        let replica = state.admit(route, key)?;
+        let replica = state.admit_read(route, key)?;
         covers(replica.region())?;
         let region = replica.id();
         match asked {
-            Asked::Due => Ok((region, Access::Now)),
+            Asked::Due => {
+                self.inner.counters.replica_reads.add(u64::from(!replica.is_leader()));
+                Ok((region, Access::Now))
+            }
+            Asked::Now if planted(Bug::ReplicaUnasked) && !replica.is_leader() => Ok((region, Access::Now)),
             Asked::Now if planted(Bug::ReadUnasked) => Ok((region, Access::Now)),
             Asked::Now => Ok((region, replica.access(|| raft::Time(self.inner.rt.boot_time().0))?)),
         }

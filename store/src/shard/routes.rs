@@ -84,6 +84,7 @@ impl Place {
     /// What the guard of the store checks: the region and its version, and not who leads.
     pub fn route(&self) -> Route {
         Route {
+            replica_read: false,
             region_id: self.region_id,
             conf_ver: self.epoch.conf_ver,
             version: self.epoch.version,

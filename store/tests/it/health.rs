@@ -62,6 +62,7 @@ fn owner(stores: &Stores, key: &[u8]) -> (usize, Shard, Route, scheduler::Region
                     peer_id: region.peers[0].id.0,
                     store_id: shard.store().0,
                     term,
+                    replica_read: false,
                 };
                 return (*number, shard.clone(), route, region);
             }

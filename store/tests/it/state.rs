@@ -308,7 +308,15 @@ fn what_shows() -> Vec<String> {
         let places = stores.places();
         let ends = connect(1).remove(0);
         let gateway = Stores::gateway(&stores.join(&rt, &plan(), places.clone(), ends), 0);
-        let route = Route { region_id: GROUP.0, conf_ver: 1, version: 1, peer_id: 0, store_id: 0, term: 0 };
+        let route = Route {
+            region_id: GROUP.0,
+            conf_ver: 1,
+            version: 1,
+            peer_id: 0,
+            store_id: 0,
+            term: 0,
+            replica_read: false,
+        };
         let mut found = Vec::new();
         for op in requests() {
             let outcome = gateway.submit(Some(route), op.clone()).await;

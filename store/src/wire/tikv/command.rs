@@ -257,7 +257,15 @@ impl<'a> Session<'a> {
 fn route(context: Option<&Context>) -> Route {
     let Some(context) = context else {
         // Nothing has this id, so the client is told that its region does not exist.
-        return Route { region_id: 0, conf_ver: 0, version: 0, peer_id: 0, store_id: 0, term: 0 };
+        return Route {
+            region_id: 0,
+            conf_ver: 0,
+            version: 0,
+            peer_id: 0,
+            store_id: 0,
+            term: 0,
+            replica_read: false,
+        };
     };
     let epoch = context.region_epoch.unwrap_or_default();
     let peer = context.peer.unwrap_or_default();
@@ -268,6 +276,7 @@ fn route(context: Option<&Context>) -> Route {
         peer_id: peer.id,
         store_id: peer.store_id,
         term: context.term,
+        replica_read: context.replica_read,
     }
 }
 

@@ -24,6 +24,17 @@ const ANSWER_MS: (u64, u64) = (200, 4000);
 /// The pause before a client that was refused asks again.
 const PAUSE: Duration = Duration::from_millis(40);
 
+/// How a client reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    /// At the node that leads.
+    Leader,
+    /// There, by a comparison that fails.
+    Swap,
+    /// At any node. A write that says so is a write like any other.
+    Replica,
+}
+
 pub(super) struct Caller {
     rt: Rt,
     addrs: Vec<SocketAddr>,
@@ -65,6 +76,25 @@ pub(super) async fn ask_node(
     }
 }
 
+/// Reads at one node once, whether it leads or not, outside of the history. What it said, if it answered within `patience`.
+pub(super) async fn read_replica(
+    rt: Rt,
+    addrs: Vec<SocketAddr>,
+    node: usize,
+    key: &'static str,
+    patience: Duration,
+) -> Option<Heard> {
+    let place = regions().iter().position(|region| region.range.contains(key.as_bytes()))?;
+    let client = rt.timeout(CONNECT_MAX, Client::connect(&rt, addrs[node])).await?.ok()?;
+    match rt
+        .timeout(patience, send(&client, context_of(place, node, How::Replica), key, &Action::Get, false))
+        .await?
+    {
+        Ok(Called::Heard(heard)) => Some(heard),
+        Ok(Called::Refused(_) | Called::Lost) | Err(_) => None,
+    }
+}
+
 /// Reads every key, however long it takes.
 pub(super) async fn read_all(rt: Rt, addrs: Vec<SocketAddr>, shared: Rc<Shared>) {
     let mut caller = Caller::new(rt, addrs, shared);
@@ -84,7 +114,14 @@ impl Caller {
     async fn call(&mut self, key: &'static str, action: &Action) -> bool {
         let place = regions().iter().position(|region| region.range.contains(key.as_bytes())).unwrap();
         // Whoever led before is asked now and then: it must know better than to answer.
+        let how = match below(&self.rt, 4) {
+            0 | 1 => How::Leader,
+            2 => How::Swap,
+            3 => How::Replica,
+            _ => unreachable!("it is below four"),
+        };
         let node = match below(&self.rt, 4) {
+            _ if how == How::Replica && *action == Action::Get => below(&self.rt, NODES as u64) as usize,
             0 => self.led[place][below(&self.rt, 2) as usize],
             _ => self.guess[place],
         };
@@ -98,17 +135,19 @@ impl Caller {
             return false;
         };
         let asked: Asked = self.shared.history.borrow_mut().ask(key, action.clone(), None);
-        let by_swap = below(&self.rt, 2) == 0;
         let answer_max = Duration::from_millis(ANSWER_MS.0 + below(&self.rt, ANSWER_MS.1 - ANSWER_MS.0));
-        let calling = send(client, context(place, node), key, action, by_swap);
+        let calling = send(client, context_of(place, node, how), key, action, how == How::Swap);
         let called = self.rt.timeout(answer_max, calling).await.unwrap_or(Ok(Called::Lost));
         match called {
             Ok(Called::Heard(heard)) => {
                 self.shared.history.borrow_mut().hear(&asked, heard);
-                if self.led[place][0] != node {
+                let led = how != How::Replica || *action != Action::Get;
+                if led && self.led[place][0] != node {
                     self.led[place] = [node, self.led[place][0]];
                 }
-                self.guess[place] = node;
+                if led {
+                    self.guess[place] = node;
+                }
                 return true;
             }
             Ok(Called::Refused(other)) => {
@@ -139,4 +178,8 @@ pub(super) fn context(place: usize, node: usize) -> Option<Context> {
         peer: Some(metapb::Peer { id: peer.id.0, store_id: peer.store.0, ..metapb::Peer::default() }),
         ..Context::default()
     })
+}
+
+fn context_of(place: usize, node: usize, how: How) -> Option<Context> {
+    context(place, node).map(|context| Context { replica_read: how == How::Replica, ..context })
 }

@@ -11,6 +11,7 @@ mod clients;
 mod members;
 mod nodes;
 mod numbers;
+mod replica_reads;
 mod snapshots;
 
 use std::collections::BTreeMap;
@@ -555,6 +556,8 @@ fn bugs_between_nodes_are_caught() {
             let run = AssertUnwindSafe(|| match bug {
                 Bug::SaidBeforeWrite => lose_the_leader_after_an_acknowledgement(*seed),
                 Bug::ReadUnasked => ask_a_deposed_leader(false),
+                Bug::ReplicaUnasked if *seed == 0 => replica_reads::ask_one_that_is_cut_off(*seed),
+                Bug::ReplicaUnasked | Bug::ReadBeforeApplied => replica_reads::ask_one_that_lags(*seed),
                 Bug::ComparedUnasked => ask_a_deposed_leader(true),
                 _ => live(*seed).map(drop),
             });

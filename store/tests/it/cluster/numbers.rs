@@ -15,11 +15,11 @@ use store::wire::peer::link::{Speaker, introduce};
 
 use super::nodes::{NODES, regions};
 use super::snapshots::{Lag, offer, offered, round};
-use super::{Run, anywhere};
+use super::{Run, anywhere, clients};
 use crate::page::{self, Page, Seen, sum};
 
 /// What the names of these numbers begin with.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
     "ringkeep_peer_",
     "ringkeep_proposal_",
     "ringkeep_raft_",
@@ -31,6 +31,7 @@ const OURS: [&str; 11] = [
     "ringkeep_store_regions_without_leader",
     "ringkeep_store_pending_peers",
     "ringkeep_store_down_peers",
+    "ringkeep_store_replica_reads_total",
 ];
 
 /// How often the page is looked at.
@@ -100,6 +101,14 @@ fn transfer(lag: &Lag, to: usize) {
 /// Clients ask all nodes while the leaders are there, while one is gone, and while so many are that there is none.
 fn ask_anywhere(seen: &mut Seen, lag: &mut Lag) {
     let run = &mut lag.run;
+    for node in 0..NODES {
+        let addrs = run.nodes.addrs();
+        let reads = run
+            .world
+            .node(NODES)
+            .start(0, move |rt| clients::read_replica(rt, addrs, node, "a", Duration::from_secs(30)));
+        run.world.block_on(reads).expect("it ends by itself").expect("it is answered");
+    }
     let asking: Vec<_> = (0..3)
         .map(|number| {
             let (addrs, shared) = (run.nodes.resp_addrs(), run.shared.clone());

@@ -195,7 +195,8 @@ pub fn encode_requests(requests: &[Request], out: Vec<u8>) -> Vec<u8> {
     let requests = requests
         .iter()
         .map(|Request { id, route, op }| {
-            let Route { region_id, conf_ver, version, peer_id, store_id, term } = *route;
+            // What goes to another node goes to the leader.
+            let Route { region_id, conf_ver, version, peer_id, store_id, term, replica_read: _ } = *route;
             StoredRequest {
                 id: *id,
                 region: region_id,
@@ -229,6 +230,7 @@ pub fn decode_requests(payload: &[u8]) -> Result<Vec<Request>, BadRequests> {
                 peer_id: stored.peer.to_native(),
                 store_id: stored.store.to_native(),
                 term: stored.term.to_native(),
+                replica_read: false,
             },
             op: bytes.op(&stored.op)?,
         })

@@ -33,7 +33,7 @@ fn bytes(text: &'static str) -> Bytes {
 }
 
 fn route() -> Route {
-    Route { region_id: 9, conf_ver: 2, version: 3, peer_id: 4, store_id: 2, term: 0 }
+    Route { region_id: 9, conf_ver: 2, version: 3, peer_id: 4, store_id: 2, term: 0, replica_read: false }
 }
 
 /// Every operation there is, with every field in use.
