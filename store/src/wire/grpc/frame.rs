@@ -156,48 +156,6 @@ fn framed(message: &impl prost::Message, length: u32) -> Bytes {
     framed.freeze()
 }
 
-/// Refuses a message with more than `items_max` fields on its outer level before it is decoded: an item of two bytes takes a hundred
-/// once it is decoded.
-///
-/// # Errors
-/// There are more. A message that cannot be decoded passes; the decoder reports what is wrong with it.
-pub fn bound_items(message: &[u8], items_max: usize) -> Result<(), Status> {
-    // The shortest field has two bytes.
-    if message.len() / 2 <= items_max {
-        return Ok(());
-    }
-    let (mut rest, mut items) = (message, 0usize);
-    while !rest.is_empty() {
-        let Some(length) = field_bytes(rest) else { return Ok(()) };
-        rest = &rest[length..];
-        items += 1;
-        if items > items_max {
-            let sentence =
-                format!("a request of more than {items_max} items is over the bound; send fewer at once");
-            return Err(Status::invalid(sentence));
-        }
-    }
-    Ok(())
-}
-
-/// The length of the first field, its key included.
-fn field_bytes(bytes: &[u8]) -> Option<usize> {
-    let mut rest = bytes;
-    let kind = prost::encoding::decode_varint(&mut rest).ok()? & 7;
-    let body = match kind {
-        0 => {
-            prost::encoding::decode_varint(&mut rest).ok()?;
-            0
-        }
-        1 => 8,
-        2 => usize::try_from(prost::encoding::decode_varint(&mut rest).ok()?).ok()?,
-        5 => 4,
-        _ => return None,
-    };
-    let length = (bytes.len() - rest.len()).checked_add(body)?;
-    (length <= bytes.len()).then_some(length)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,19 +207,6 @@ mod tests {
         let refused = answer_within(&message(99), 100).unwrap_err();
         assert_eq!(refused.code, Code::ResourceExhausted);
         assert!(refused.message.contains("101") && refused.message.contains("100"), "{refused}");
-    }
-
-    #[test]
-    fn items_are_counted_before_they_are_decoded() {
-        let message = b"\x0a\x01x".repeat(10);
-        assert_eq!(bound_items(&message, 10), Ok(()));
-        let refused = bound_items(&message, 9).unwrap_err();
-        assert_eq!(refused.code, Code::InvalidArgument);
-        assert!(refused.message.contains("9 items"), "{refused}");
-        // Not a message: the decoder reports that.
-        for broken in [&b"\x0a\xff\x01"[..], b"\x0b\0\0\0\0\0", b"\xff\xff\xff\xff\xff\xff"] {
-            assert_eq!(bound_items(broken, 1), Ok(()));
-        }
     }
 
     #[test]

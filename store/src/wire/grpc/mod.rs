@@ -25,6 +25,7 @@ pub mod frame;
 mod gzip;
 mod holders;
 mod io;
+mod items;
 pub mod server;
 pub mod status;
 pub mod tally;
@@ -40,7 +41,8 @@ use engine::rt::Mono;
 
 pub use crate::memory::Charge;
 pub use call::{Inbox, Message, Outbox};
-pub use frame::{answer, bound_items, frame};
+pub use frame::{answer, frame};
+pub use items::bound_items;
 pub use server::{Guest, Handle, Options, Stats, serve};
 pub use status::{Code, Status};
 pub use tally::{Ended, Tally};

@@ -23,7 +23,7 @@ mod streams;
 
 use bytes::Bytes;
 use engine::rt::Mono;
-use prost::Message;
+use prost::{Message, Name};
 use scheduler::{DownPeer, PeerId, RegionInfo};
 
 pub use self::join::Dialer;
@@ -233,7 +233,7 @@ impl Pd {
         serve: impl FnOnce(&Self, Q) -> Result<A, Status>,
     ) -> Result<Bytes, Status>
     where
-        Q: Message + Default,
+        Q: Message + Name + Default,
         A: Message,
     {
         grpc::answer(&serve(self, decode(message)?)?)
@@ -243,8 +243,8 @@ impl Pd {
 /// Keys, ids or reports of one request.
 const ITEMS_MAX: usize = 64 << 10;
 
-fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Status> {
-    grpc::bound_items(&message, ITEMS_MAX)?;
+fn decode<Q: Message + Name + Default>(message: Bytes) -> Result<Q, Status> {
+    grpc::bound_items::<Q>(&message, ITEMS_MAX)?;
     Q::decode(message).map_err(|error| Status::invalid(format!("the request cannot be decoded: {error}")))
 }
 

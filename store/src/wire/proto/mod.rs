@@ -6,6 +6,7 @@
 
 mod convert;
 pub mod descriptors;
+pub mod shapes;
 
 /// The code that was generated for a package.
 macro_rules! package {

@@ -25,7 +25,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use engine::rt::{Mono, Rt};
-use prost::Message;
+use prost::{Message, Name};
 
 use self::command::Session;
 use self::failure::{Failure, Refusable, settle_alone};
@@ -213,7 +213,7 @@ async fn answer<Q, A>(
     serve: impl AsyncFnOnce(Q) -> Result<A, Failure>,
 ) -> Result<Bytes, Status>
 where
-    Q: Message + Default,
+    Q: Message + Name + Default,
     A: Message + Default + Refusable,
 {
     let request = decode::<Q>(message)?;
@@ -221,7 +221,7 @@ where
 }
 
 /// Decodes a request.
-pub(super) fn decode<Q: Message + Default>(message: Bytes) -> Result<Q, Status> {
-    grpc::bound_items(&message, ITEMS_MAX)?;
+pub(super) fn decode<Q: Message + Name + Default>(message: Bytes) -> Result<Q, Status> {
+    grpc::bound_items::<Q>(&message, ITEMS_MAX)?;
     Q::decode(message).map_err(|error| Status::invalid(format!("the request cannot be decoded: {error}")))
 }
