@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use engine::rt::{ListenOptions, Mono, Rt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use store::memory::{Memory, MemoryLimits};
 use store::request::{Op, Out, Scan};
 use store::shard::counters::StoreSnapshot;
 use store::wire::grpc::client::Client;
@@ -141,8 +142,19 @@ fn a_call_ends_with_its_stream_or_its_connection() {
 
 #[test]
 fn one_call_too_many_is_refused_alone() {
-    on_core(|rt| async move {
-        let (addr, server, service) = serve_endless(&rt, Options { calls_max: 3, ..Options::default() });
+    one_call_too_many(3, 64 << 20);
+}
+
+#[test]
+fn there_are_no_more_calls_than_memory_has_room_for() {
+    one_call_too_many(1000, 14 << 10);
+}
+
+/// Of a server that lets three run.
+fn one_call_too_many(calls_max: usize, input_bytes: usize) {
+    on_core(move |rt| async move {
+        let memory = Memory::new(MemoryLimits { input_bytes, output_bytes: 1 << 20 });
+        let (addr, server, service) = serve_endless(&rt, Options { calls_max, memory, ..Options::default() });
         let (one, two) =
             (Client::connect(&rt, addr).await.unwrap(), Client::connect(&rt, addr).await.unwrap());
         let mut streams = Vec::new();
@@ -167,12 +179,15 @@ fn metadata_over_the_bound_ends_its_call_alone() {
         let client = Client::connect(&rt, addr).await.unwrap();
         let mut beside = client.open(BATCH).await.unwrap();
         let (long, parts) = ("x".repeat(100_000), "y".repeat(1000));
-        let many: Vec<_> = (0..100).map(|n| (format!("part-{n}"), parts.as_str())).collect();
-        let many: Vec<_> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        for metadata in [&[("long", long.as_str())][..], &many[..]] {
+        let names: Vec<String> = (0..100).map(|n| format!("part-{n}")).collect();
+        let many: Vec<_> = names[..20].iter().map(|name| (name.as_str(), parts.as_str())).collect();
+        // Short as they are, each takes many times as much once it is kept.
+        let short: Vec<_> = names.iter().map(|name| (name.as_str(), "y")).collect();
+        let cases = [(&[("long", long.as_str())][..], "16384"), (&many[..], "16384"), (&short[..], "64")];
+        for (metadata, bound) in cases {
             let refused = client.unary_with::<RawGetResponse>(GET, &get("k"), metadata).await.unwrap_err();
             assert_eq!(refused.code, Code::ResourceExhausted, "{refused}");
-            assert!(refused.message.contains("metadata") && refused.message.contains("16384"), "{refused}");
+            assert!(refused.message.contains("metadata") && refused.message.contains(bound), "{refused}");
         }
         let found: RawGetResponse = client.unary_with(GET, &get("k"), &many[..5]).await.unwrap();
         assert!(found.not_found);

@@ -32,6 +32,8 @@ const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Longest metadata of a call, bytes, counted as HTTP/2 does. Clients send a few hundred.
 pub(super) const METADATA_BYTES_MAX: usize = 16 << 10;
+/// Entries of a call's metadata. Clients send a dozen.
+const METADATA_ENTRIES_MAX: usize = 64;
 
 /// Refuses a call because too many run.
 pub(super) fn turn_away<S: Service>(
@@ -54,27 +56,10 @@ pub(super) async fn run<S: Service>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
-    let (head, body) = request.into_parts();
-    if let Some(refusal) = refuse_http(&head.method, &head.headers) {
-        return end_with(&mut respond, refusal);
-    }
-    let Some((method, shape)) = state.service.method(head.uri.path()) else {
-        state.tally.count(None, Code::Unimplemented);
-        return refuse(&mut respond, &Status::unimplemented(head.uri.path()));
+    let Some(Asked { method, shape, body, encodings, deadline }) = judge(&state, request, &mut respond)
+    else {
+        return;
     };
-    if let Err(status) = bound_metadata(&head.headers) {
-        state.tally.count(Some(method), status.code);
-        return refuse(&mut respond, &status);
-    }
-    let encodings = match Encodings::of(&head.headers) {
-        Ok(encodings) => encodings,
-        Err(status) => {
-            state.tally.count(Some(method), status.code);
-            return refuse_encoding(&mut respond, &status);
-        }
-    };
-    let wanted = head.headers.get("grpc-timeout").and_then(timeout::parse);
-    let deadline = wanted.map(|timeout| state.rt.now() + timeout);
     let ended = match shape {
         Shape::Unary => unary(&state, method, (body, encodings), deadline, respond).await,
         Shape::Bidi => bidi(&state, method, (body, encodings), deadline, respond).await,
@@ -82,8 +67,58 @@ pub(super) async fn run<S: Service>(
     state.tally.count(Some(method), ended);
 }
 
+/// What is left of a call's head once it is judged. Its metadata takes many times in memory what it took to send, and a call may run for
+/// as long as its caller likes, so nothing of it is kept.
+struct Asked<M> {
+    method: M,
+    shape: Shape,
+    body: RecvStream,
+    encodings: Encodings,
+    deadline: Option<Mono>,
+}
+
+/// Whether the call may run; what may not is answered here.
+fn judge<S: Service>(
+    state: &State<S>,
+    request: Request<RecvStream>,
+    respond: &mut SendResponse<Bytes>,
+) -> Option<Asked<S::Method>> {
+    let (head, body) = request.into_parts();
+    if let Some(refusal) = refuse_http(&head.method, &head.headers) {
+        end_with(respond, refusal);
+        return None;
+    }
+    let Some((method, shape)) = state.service.method(head.uri.path()) else {
+        state.tally.count(None, Code::Unimplemented);
+        refuse(respond, &Status::unimplemented(head.uri.path()));
+        return None;
+    };
+    if let Err(status) = bound_metadata(&head.headers) {
+        state.tally.count(Some(method), status.code);
+        refuse(respond, &status);
+        return None;
+    }
+    let encodings = match Encodings::of(&head.headers) {
+        Ok(encodings) => encodings,
+        Err(status) => {
+            state.tally.count(Some(method), status.code);
+            refuse_encoding(respond, &status);
+            return None;
+        }
+    };
+    let wanted = head.headers.get("grpc-timeout").and_then(timeout::parse);
+    let deadline = wanted.map(|timeout| state.rt.now() + timeout);
+    Some(Asked { method, shape, body, encodings, deadline })
+}
+
 fn bound_metadata(headers: &HeaderMap) -> Result<(), Status> {
     const ENTRY_BYTES: usize = 32;
+    if headers.len() > METADATA_ENTRIES_MAX {
+        let entries = headers.len();
+        let sentence =
+            format!("metadata of {entries} entries is over the bound of {METADATA_ENTRIES_MAX}; send fewer");
+        return Err(Status::new(Code::ResourceExhausted, sentence));
+    }
     let bytes: usize =
         headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY_BYTES).sum();
     if bytes <= METADATA_BYTES_MAX {

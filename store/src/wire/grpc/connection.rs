@@ -205,7 +205,7 @@ impl<S: Service> Driver<S> {
         self.state.count(|stats| stats.calls += 1);
         let options = &self.state.options;
         let entered = self.running.enter(options.streams_max as usize);
-        let entered = entered.and_then(|here| Some((here, self.state.running.enter(options.calls_max)?)));
+        let entered = entered.and_then(|here| Some((here, self.state.running.enter(options.running_max())?)));
         let Some(entered) = entered else {
             return call::turn_away(&self.state, &request, &mut respond);
         };

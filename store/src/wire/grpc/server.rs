@@ -56,6 +56,17 @@ pub struct Options {
     pub guest: Option<Rc<dyn Guest>>,
 }
 
+/// What a call takes beside its messages as long as it runs, about, bytes.
+const CALL_BYTES: usize = 4 << 10;
+
+impl Options {
+    /// Maximum number of concurrent calls over all connections, where memory is small: no more than would fill what requests may hold
+    /// with calls that ask for nothing.
+    pub(super) fn running_max(&self) -> usize {
+        self.calls_max.min(self.memory.request_bytes_max() / CALL_BYTES)
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
