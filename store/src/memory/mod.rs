@@ -57,6 +57,9 @@ const SCANS_AT_ONCE: usize = 16;
 /// What a read from disk brings at least, bytes: a block.
 const READ_BYTES_MIN: usize = 16 << 10;
 
+/// What frames of other stores may take: this part of what requests may.
+const PEERS_SHARE: usize = 4;
+
 /// What a value costs beside its bytes until it is sent.
 const VALUE_OVERHEAD_BYTES: usize = 128;
 
@@ -91,6 +94,9 @@ pub struct Memory {
     pub input: Pool,
     /// Answers.
     pub output: Pool,
+    /// Frames of other stores that have not arrived whole, or that are taken in. Apart from requests, because what clients wait for may
+    /// need a message of another store.
+    pub peers: Pool,
     /// The one turn, of all cores, to wait for room in one region while room is held for others.
     pub spread: Pool,
     /// Values on their way from the disk, whose sizes are known only once they are there.
@@ -106,6 +112,7 @@ impl Memory {
         Self {
             input: Pool::new(limits.input_bytes),
             output: Pool::new(limits.output_bytes),
+            peers: Pool::new(limits.input_bytes / PEERS_SHARE),
             spread: Pool::new(1),
             reading: Pool::new(limits.output_bytes / 2),
             expected_bytes: Arc::new(AtomicUsize::new(READ_BYTES_AT_FIRST)),

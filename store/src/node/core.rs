@@ -239,6 +239,7 @@ impl Stores {
             speaker: links.speaker(),
             seen: Rc::default(),
             counters: links.counters().clone(),
+            memory: self.memory.clone(),
         };
         Some(PeerPort::new(inbound, shard.clone()))
     }

@@ -12,6 +12,7 @@ use engine::rt::sim::{Node, Options, Running, World};
 use engine::rt::{ListenOptions, Rt};
 use scheduler::StoreId;
 use store::control::Member;
+use store::memory::Memory;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code, Status};
 use store::wire::health::Health;
@@ -69,7 +70,8 @@ async fn answer(rt: Rt, addr: SocketAddr, store: Option<u64>) {
             continue;
         };
         let (seen, counters) = (Rc::new(Seen::default()), Rc::new(PeerCounters::default()));
-        let inbound = Inbound { rt: rt.clone(), speaker: speaker(store), seen, counters };
+        let inbound =
+            Inbound { rt: rt.clone(), speaker: speaker(store), seen, counters, memory: Memory::unbounded() };
         drop(rt.spawn(async move {
             let (mut preface, mut read) = ([0; 8], 0);
             while read < preface.len() {

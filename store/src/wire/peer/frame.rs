@@ -24,6 +24,10 @@ pub const FRAME_BYTES_MAX: usize = 64 << 20;
 
 const HEADER_BYTES: usize = 8;
 
+/// A decoder that waits for the next frame keeps at most twice this much room for it, bytes: so little is never waited for
+/// ([`INTAKE_BYTES_MIN`](crate::memory::INTAKE_BYTES_MIN)).
+const KEPT_BYTES: usize = 2 << 10;
+
 /// What a payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -162,11 +166,25 @@ impl Decoder {
 
     /// Adds bytes that have arrived.
     pub fn feed(&mut self, bytes: &[u8]) {
+        self.settle();
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// Forgets what was returned as frames, and gives the memory of a large one back.
+    pub fn settle(&mut self) {
         if self.taken > 0 {
             self.buffer.drain(..self.taken);
             self.taken = 0;
+            let kept = self.buffer.len().max(KEPT_BYTES);
+            if self.buffer.capacity() > 2 * kept {
+                self.buffer.shrink_to(kept);
+            }
         }
-        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// What it takes in memory, bytes.
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// Bytes that have arrived and belong to no frame that was returned.
@@ -280,6 +298,20 @@ mod tests {
             decoder.feed(&frame(Kind::Hello, b"later"));
             assert_eq!(decoder.next_frame(), Err(bad), "frames are found by counting");
         }
+    }
+
+    #[test]
+    fn a_decoder_gives_the_room_of_a_large_frame_back() {
+        let (large, small) = (frame(Kind::Messages, &[7; 300_000]), frame(Kind::Hello, b"next"));
+        let mut decoder = Decoder::new(FRAME_BYTES_MAX);
+        decoder.feed(&large);
+        decoder.feed(&small[..5]);
+        assert!(decoder.held_bytes() > 300_000);
+        assert_eq!(decoder.next_frame().unwrap().unwrap().payload.len(), 300_000);
+        decoder.settle();
+        assert!(decoder.held_bytes() <= crate::memory::INTAKE_BYTES_MIN, "{} bytes", decoder.held_bytes());
+        decoder.feed(&small[5..]);
+        assert_eq!(decoder.next_frame().unwrap().unwrap().payload, b"next");
     }
 
     #[test]

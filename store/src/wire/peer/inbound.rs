@@ -20,14 +20,16 @@ use super::frame::{self, Decoder, FRAME_BYTES_MAX, Kind, PREFACE, REQUESTS_PREFA
 use super::hello::{self, Hello, Rejection};
 use super::link::{HELLO_BYTES_MAX, LinkError, Speaker, read_frame};
 use super::messages::MessageBatch;
+use super::reading::Reading;
 use super::requests::serving;
+use crate::memory::Memory;
 use crate::request::{Op, Outcome, Route};
 
 /// How long the introduction may take.
 const HELLO_MAX: Duration = Duration::from_secs(3);
 /// Longer than a peer leaves a connection open without a message.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 16 << 10;
 
 /// The incarnations that other stores were seen with, the highest of each.
 #[derive(Debug, Default)]
@@ -58,6 +60,8 @@ pub struct Inbound {
     pub seen: Rc<Seen>,
     /// The counters.
     pub counters: Rc<PeerCounters>,
+    /// The core's bounds: what is not read whole yet is charged to them.
+    pub memory: Memory,
 }
 
 impl Inbound {
@@ -86,7 +90,7 @@ impl Inbound {
         carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
     ) -> Result<(), LinkError> {
         let (decoder, _) = self.welcome(&mut stream, early).await?;
-        self.count(serving::serve(&self.rt, stream.split(), decoder, carry_out).await)
+        self.count(serving::serve(&self.rt, &self.memory.input, stream.split(), decoder, carry_out).await)
     }
 
     /// The introduction; returns who the peer is, and a decoder for what follows.
@@ -173,8 +177,11 @@ impl Inbound {
     ) -> Result<(), LinkError> {
         let mut buffer = vec![0; READ_BYTES];
         let budget = self.rt.budget();
+        let mut reading = Reading::new(&self.rt, &self.memory.peers, decoder);
         loop {
             while let Some(frame) = decoder.next_frame()? {
+                // Until the store has taken it in.
+                let _charge = reading.took(frame.payload.len());
                 let batch = match frame.kind {
                     Kind::Messages => MessageBatch::decode(frame.payload),
                     Kind::Hello
@@ -205,13 +212,17 @@ impl Inbound {
                 deliver(batch).await;
                 budget.tick().await;
             }
-            let read = self.rt.timeout(SILENCE_MAX, stream.read(&mut buffer)).await;
+            decoder.settle();
+            reading.fed(decoder);
+            let patience = reading.room(SILENCE_MAX).await?;
+            let read = self.rt.timeout(patience, stream.read(&mut buffer)).await;
             match read.ok_or(LinkError::Timeout)?? {
                 0 if decoder.waiting_bytes() == 0 => return Ok(()),
                 0 => return Err(LinkError::Closed),
                 n => {
                     self.counters.bytes_received.add(n as u64);
                     decoder.feed(&buffer[..n]);
+                    reading.fed(decoder);
                 }
             }
         }

@@ -25,6 +25,7 @@ pub mod link;
 pub mod messages;
 mod notice;
 pub mod port;
+mod reading;
 pub mod requests;
 mod ship;
 mod take;

@@ -25,8 +25,9 @@ use crate::shard::Shard;
 use crate::shard::reply::Reply;
 use crate::wire::grpc::Guest;
 
-/// Connections at a time; one more is closed at once. Each store of the cluster that shares regions has one.
-const CONNECTIONS_MAX: usize = 4096;
+/// Connections at a time; one more is closed at once. Each store of the cluster that shares regions has one of each kind, and each core of
+/// the other nodes one for requests.
+const CONNECTIONS_MAX: usize = 1024;
 
 /// The accepting side of a store on its port.
 #[derive(Debug)]

@@ -15,12 +15,13 @@ use super::bulk::{
 use super::frame::{self, Decoder, Kind};
 use super::inbound::Inbound;
 use super::link::LinkError;
+use super::reading::Reading;
 use crate::shard::Shard;
 use crate::shard::receiving::{Incoming, Unwanted};
 
 /// How long the sender may say nothing: it reads its tree meanwhile, at its own pace.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 16 << 10;
 
 /// Serves a bulk connection whose preface has been read, until it ends. `early` is what arrived after the preface already.
 ///
@@ -68,19 +69,26 @@ struct Talk<'a> {
 impl Talk<'_> {
     async fn run(&mut self, decoder: &mut Decoder) -> Result<(), LinkError> {
         let budget = self.inbound.rt.budget();
+        let mut reading = Reading::new(&self.inbound.rt, &self.inbound.memory.peers, decoder);
         loop {
             while let Some(frame) = decoder.next_frame()? {
+                // Until it is written.
+                let _charge = reading.took(frame.payload.len());
                 if self.act(frame.kind, frame.payload).await? {
                     return Ok(());
                 }
                 budget.tick().await;
             }
-            let read = self.inbound.rt.timeout(SILENCE_MAX, self.stream.read(&mut self.buffer)).await;
+            decoder.settle();
+            reading.fed(decoder);
+            let patience = reading.room(SILENCE_MAX).await?;
+            let read = self.inbound.rt.timeout(patience, self.stream.read(&mut self.buffer)).await;
             match read.ok_or(LinkError::Timeout)?? {
                 0 => return Err(LinkError::Closed),
                 n => {
                     self.inbound.counters.bytes_received.add(n as u64);
                     decoder.feed(&self.buffer[..n]);
+                    reading.fed(decoder);
                 }
             }
         }

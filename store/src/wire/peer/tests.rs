@@ -14,8 +14,9 @@ use super::book::AddressBook;
 use super::counters::PeerCounters;
 use super::frame::{self, Kind, PREFACE};
 use super::inbound::{Inbound, Seen, is_peer};
-use super::link::{IDLE_MAX, Links, QUEUE_MESSAGES_MAX, Speaker};
+use super::link::{self, IDLE_MAX, Links, QUEUE_MESSAGES_MAX, Speaker};
 use super::messages::MessageBatch;
+use crate::memory::{Memory, MemoryLimits};
 use crate::region::message::{Body as Content, PeerMessage};
 
 const PORT: u16 = 20_161;
@@ -47,8 +48,19 @@ type Arrived = Rc<RefCell<Vec<u64>>>;
 
 /// Accepts connections for as long as the world runs.
 async fn accept(rt: Rt, addr: SocketAddr, speaker: Speaker, counters: Rc<PeerCounters>, arrived: Arrived) {
+    accept_within(rt, addr, speaker, counters, arrived, Memory::unbounded()).await;
+}
+
+async fn accept_within(
+    rt: Rt,
+    addr: SocketAddr,
+    speaker: Speaker,
+    counters: Rc<PeerCounters>,
+    arrived: Arrived,
+    memory: Memory,
+) {
     let listener = rt.listen(addr, ListenOptions::default()).unwrap();
-    let inbound = Inbound { rt: rt.clone(), speaker, seen: Rc::new(Seen::default()), counters };
+    let inbound = Inbound { rt: rt.clone(), speaker, seen: Rc::new(Seen::default()), counters, memory };
     while let Ok((mut stream, _)) = listener.accept().await {
         let (inbound, arrived) = (inbound.clone(), arrived.clone());
         rt.spawn(async move {
@@ -292,4 +304,52 @@ fn the_preface_tells_the_protocol_from_others() {
     for other in [&b"PRI * HTTP/2.0\r\n"[..], b"*1\r\n$4\r\nPING\r\n", b"RKPEER\0\x02", b"R\0"] {
         assert_eq!(is_peer(other), Some(false));
     }
+}
+
+/// Whoever reaches the port may begin a frame and not end it, on as many connections as there may be. What they hold is bounded, a
+/// peer goes on meanwhile, and they have to go.
+#[test]
+fn unfinished_frames_share_a_bound_and_end() {
+    const BUDGET: usize = 16 << 20;
+    let world = World::new(5, Options::default());
+    let (addr, memory) =
+        (world.node(1).addr(PORT), Memory::new(MemoryLimits { input_bytes: BUDGET, output_bytes: BUDGET }));
+    let (peers, arrived) = (memory.peers.clone(), Arrived::default());
+    let keeps = arrived.clone();
+    let serving = move |rt| accept_within(rt, addr, speaker(2), Rc::default(), keeps, memory);
+    drop(world.node(1).start(0, serving));
+    let begun = world.node(2).start(0, move |rt| async move {
+        let mut streams = Vec::new();
+        for n in 0..20 {
+            let mut stream =
+                link::introduce(&rt, PREFACE, &speaker(100 + n), addr, StoreId(2)).await.unwrap();
+            let mut part = (64u32 << 20).to_le_bytes().to_vec();
+            part.resize(3 << 20, 0);
+            // It takes what the other side reads.
+            if let Some(written) = rt.timeout(Duration::from_secs(2), stream.write_all(&part)).await {
+                written.unwrap();
+            }
+            streams.push(stream);
+        }
+        rt.sleep(Duration::from_secs(5)).await;
+        streams.len()
+    });
+    let links = world.node(0).start(0, move |rt| async move {
+        rt.sleep(Duration::from_secs(40)).await;
+        let mut stream = link::introduce(&rt, PREFACE, &speaker(1), addr, StoreId(2)).await.unwrap();
+        let batch = MessageBatch { from: StoreId(1), to: StoreId(2), messages: vec![message(9)] };
+        let mut bytes = Vec::new();
+        frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
+        stream.write_all(&bytes).await.unwrap();
+        rt.sleep(Duration::from_secs(1)).await;
+        drop(stream);
+    });
+    world.block_on(begun).unwrap();
+    // What is let through exceeds the bound by one frame, and a buffer that grows may have twice the room that it needs.
+    assert!(peers.peak() > 2 << 20, "{} bytes: the test does not test", peers.peak());
+    assert!(peers.peak() <= BUDGET / 4 + 2 * (3 << 20) + (1 << 20), "{} bytes were held", peers.peak());
+    world.block_on(links).unwrap();
+    assert_eq!(*arrived.borrow(), [9], "a peer is served meanwhile");
+    world.run_for(Duration::from_secs(600));
+    assert_eq!(peers.used(), 0, "whoever does not end its frame is ended");
 }

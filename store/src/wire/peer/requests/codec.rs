@@ -219,6 +219,9 @@ pub fn encode_requests(requests: &[Request], out: Vec<u8>) -> Vec<u8> {
 pub fn decode_requests(payload: &[u8]) -> Result<Vec<Request>, BadRequests> {
     let stored = rkyv::access::<ArchivedStoredRequests, rancor::Failure>(archive_of(payload)?)
         .map_err(|_| BadRequests("the archive does not validate"))?;
+    if payload.len() - stored.bytes.len() > INDEX_BYTES_MAX {
+        return Err(BadRequests("it holds more keys and values than requests do"));
+    }
     let mut bytes = Cut(stored.bytes.as_slice());
     let load = |stored: &ArchivedStoredRequest| {
         Ok(Request {
@@ -264,6 +267,10 @@ pub fn decode_answers(payload: &[u8]) -> Result<Vec<Reply>, BadRequests> {
     Ok(answers)
 }
 
+/// What a frame of requests has beside keys and values, at most, bytes: lengths of four bytes, which take up to a dozen times that once
+/// they are keys. The longest command of a client has a million of them.
+const INDEX_BYTES_MAX: usize = (4 << 20) + (64 << 10);
+
 /// About how many bytes a request takes in a frame.
 pub fn request_bytes(op: &Op) -> usize {
     const FIXED_BYTES: usize = 96;
@@ -273,7 +280,7 @@ pub fn request_bytes(op: &Op) -> usize {
         + match op {
             Op::Get { key } | Op::Delete { key, count: _ } => key.len(),
             Op::BatchGet { keys: named, at_once: _ }
-            | Op::Lengths { keys: named }
+            | Op::Lengths { keys: named, ahead: _ }
             | Op::BatchDelete { keys: named }
             | Op::Watch { keys: named } => keys(named),
             Op::Put { key, value } => key.len() + value.len(),

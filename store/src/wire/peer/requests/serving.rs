@@ -14,10 +14,12 @@ use engine::rt::local::{Bell, Pending};
 use engine::rt::{ReadHalf, Rt, WriteHalf};
 
 use super::codec::{Reply, Request, decode_requests, encode_answers};
+use crate::memory::Pool;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
 use crate::wire::peer::frame::{self, Decoder, Kind};
 use crate::wire::peer::link::LinkError;
+use crate::wire::peer::reading::Reading;
 
 /// Requests of one connection that run at a time.
 pub const RUNNING_MAX: usize = 256;
@@ -27,7 +29,7 @@ pub const ANSWERS_BYTES_MAX: usize = 16 << 20;
 const FRAME_BYTES: usize = 1 << 20;
 /// Longer than the asking side leaves a connection open without a request.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-const READ_BYTES: usize = 64 << 10;
+const READ_BYTES: usize = 16 << 10;
 
 /// What one connection has running and waiting.
 #[derive(Default)]
@@ -48,12 +50,13 @@ struct Desk {
 /// Why it ended, unless the other side closed it between two frames.
 pub async fn serve(
     rt: &Rt,
+    input: &Pool,
     (mut from, mut into): (ReadHalf, WriteHalf),
     decoder: Decoder,
     carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
 ) -> Result<(), LinkError> {
     let desk = Rc::new(Desk::default());
-    let mut receiving = pin!(receive(rt, &desk, &mut from, decoder, carry_out));
+    let mut receiving = pin!(receive(rt, input, &desk, &mut from, decoder, carry_out));
     let mut sending = pin!(send(&desk, &mut into));
     poll_fn(|cx| match sending.as_mut().poll(cx) {
         Poll::Ready(ended) => Poll::Ready(ended),
@@ -64,14 +67,18 @@ pub async fn serve(
 
 async fn receive(
     rt: &Rt,
+    input: &Pool,
     desk: &Rc<Desk>,
     from: &mut ReadHalf,
     mut decoder: Decoder,
     carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
 ) -> Result<(), LinkError> {
     let (mut buffer, budget) = (vec![0; READ_BYTES], rt.budget());
+    let mut reading = Reading::new(rt, input, &decoder);
     loop {
         while let Some(frame) = decoder.next_frame()? {
+            // Keys and values of its requests are copies of it together, and live as long as the last of them runs.
+            let charge = Rc::new(reading.took(frame.payload.len()));
             let requests = match frame.kind {
                 Kind::Requests => decode_requests(frame.payload)?,
                 Kind::Hello
@@ -92,24 +99,31 @@ async fn receive(
                 desk.wait_for_room().await;
                 let pending = carry_out(route, op);
                 desk.running.set(desk.running.get() + 1);
-                let desk = desk.clone();
+                let (desk, charge) = (desk.clone(), charge.clone());
                 rt.spawn(async move {
                     let outcome = pending.await.unwrap_or(Err(Refusal::Unknown));
+                    drop(charge);
                     desk.running.set(desk.running.get() - 1);
                     desk.put(Reply { id, outcome });
                 });
                 budget.tick().await;
             }
         }
-        let read = rt.timeout(SILENCE_MAX, from.read(&mut buffer)).await;
+        decoder.settle();
+        reading.fed(&decoder);
+        let patience = reading.room(SILENCE_MAX).await?;
+        let read = rt.timeout(patience, from.read(&mut buffer)).await;
         match read {
-            // Its requests take their time, which the asking side bounds.
-            None if desk.is_busy() => {}
+            // Its requests take their time, which the asking side bounds. What it has begun to send does not.
+            None if desk.is_busy() && patience == SILENCE_MAX => {}
             None => return Err(LinkError::Timeout),
             Some(read) => match read? {
                 0 if decoder.waiting_bytes() == 0 => return Ok(()),
                 0 => return Err(LinkError::Closed),
-                n => decoder.feed(&buffer[..n]),
+                n => {
+                    decoder.feed(&buffer[..n]);
+                    reading.fed(&decoder);
+                }
             },
         }
     }

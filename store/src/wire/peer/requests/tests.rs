@@ -44,7 +44,7 @@ fn ops() -> Vec<Op> {
     let mut ops = vec![
         Op::Get { key: key.clone() },
         Op::BatchGet { keys: keys.clone(), at_once: true },
-        Op::Lengths { keys: keys.clone() },
+        Op::Lengths { keys: keys.clone(), ahead: false },
         Op::Put { key: key.clone(), value: value.clone() },
         Op::BatchPut { pairs: vec![(bytes("a"), bytes("1")), (bytes("b"), bytes(""))] },
         Op::Delete { key: key.clone(), count: true },
@@ -205,6 +205,7 @@ async fn accept(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool) {
         speaker: Speaker { cluster: 7, store: StoreId(2), incarnation: 1 },
         seen: Rc::new(SeenStores::default()),
         counters: Rc::new(PeerCounters::default()),
+        memory: Memory::unbounded(),
     };
     while let Ok((mut stream, _)) = listener.accept().await {
         let (inbound, asked) = (inbound.clone(), asked.clone());
