@@ -2,15 +2,16 @@
 //! it is reported as being in doubt.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use engine::error::{Fault, FaultKind};
 use engine::log::plant::{Bug, plant};
-use engine::log::{Claim, Log, LogOptions, SyncMethod};
+use engine::log::{Batch, Claim, EntryRef, Log, LogOptions, PurgeLimits, SyncMethod};
 use engine::origin::Origin;
 use engine::rt::sim::{Options, World};
 
-use crate::log_world::{DIR, End, filled, filled_until, options, process, reopened};
+use crate::log_world::{DIR, End, filled, filled_until, open, options, process, reopened};
 
 /// What is done to a byte that carries meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,4 +255,57 @@ fn damage_in_any_segment_but_the_last_is_a_fault_that_names_the_file() {
         world.node(0).disk().write(path, &intact);
     }
     assert_eq!(reopened(&world).unwrap(), (Some(30), None));
+}
+
+/// Where the segment with the newest records cannot be read, the ones before it ask for segments that were reused long ago.
+#[test]
+fn the_segment_that_is_wrong_is_named_and_not_one_that_left_long_ago() {
+    let world = World::new(3, Options::default());
+    process(&world, |rt| async move {
+        let (log, _) = open(&rt).await.unwrap();
+        for index in 1..=100 {
+            let mut batch = Batch::new();
+            batch.append(1, index, [EntryRef { term: 2, kind: 1, payload: &[index as u8; 40] }]);
+            if index % 10 == 0 {
+                batch.compact(1, index - 5, 2);
+            }
+            log.write(batch).await.unwrap();
+            if index % 10 == 0 {
+                log.purge(&PurgeLimits { segments_target: 2, ..PurgeLimits::default() }).await.unwrap();
+            }
+        }
+        while log.stats().spare_segments < 2 {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+    });
+    world.node(0).kill();
+    let contents = world.node(0).disk().contents();
+    let segments: Vec<_> = contents.keys().cloned().collect();
+    assert!(!segments[0].ends_with("0000000000000001.seg") && segments.len() >= 4, "{segments:?}");
+    let mut named = 0;
+    let mut try_with = |damaged: &std::collections::BTreeMap<PathBuf, Vec<u8>>, culprits: &[&PathBuf]| {
+        world.node(0).disk().set_contents(damaged);
+        match reopened(&world) {
+            Ok((last, _)) => assert_eq!(last, Some(100), "{culprits:?}"),
+            Err(fault) => {
+                assert!(culprits.contains(&&fault.path), "{fault} where {culprits:?} are wrong");
+                assert!(!fault.what.contains("missing") && !fault.what.contains("gone"), "{fault}");
+                named += 1;
+            }
+        }
+    };
+    for (at, path) in segments.iter().enumerate() {
+        for eighths in 0..8 {
+            let mut damaged = contents.clone();
+            damaged.insert(path.clone(), contents[path][..contents[path].len() * eighths / 8].to_vec());
+            try_with(&damaged, &[path]);
+        }
+        for other in &segments[at + 1..] {
+            let mut damaged = contents.clone();
+            damaged.insert(path.clone(), contents[other].clone());
+            damaged.insert(other.clone(), contents[path].clone());
+            try_with(&damaged, &[path, other]);
+        }
+    }
+    assert!(named >= 8 * segments.len(), "{named} cases were refused");
 }

@@ -111,6 +111,10 @@ pub(super) fn missing_next(dir: &Path, found: &[Found], tail: SegmentNo) -> Opti
 /// Names the end of the log, too, where its loss explains `fault`: a log that has lost its end looks like an older one, and asks for
 /// segments that are long reused. The end is in the segment after `tail`, if that is not there, else in `tail`.
 pub(super) fn or_end_is_gone(mut fault: Fault, dir: &Path, found: &[Found], tail: SegmentNo) -> Fault {
+    if found.iter().any(|found| found.path == fault.path) {
+        // A file that is there and wrong explains itself.
+        return fault;
+    }
     let end = match missing_next(dir, found, tail) {
         Some(missing) => format!("there is no {}", missing.display()),
         None => format!("records of {}", segment_path(dir, tail).display()),
@@ -136,17 +140,18 @@ pub(super) fn nothing_written(dir: &Path, found: &[Found]) -> Result<Replay> {
 /// The files from `from` on, all there and all what they say they are.
 pub(super) fn whole_from<'a>(dir: &Path, found: &'a [Found], from: SegmentNo) -> Result<Vec<&'a Found>> {
     let needed: Vec<_> = found.iter().filter(|found| found.number >= from).collect();
-    for (number, found) in (from.0..).zip(&needed) {
-        if found.number.0 != number {
-            let path = segment_path(dir, SegmentNo(number));
-            return Err(Fault::corruption(&path, "the segment is missing, but later ones are there"));
-        }
+    // First what is there and wrong: where the newest records cannot be read, older ones ask for segments that left long ago.
+    for found in &needed {
         if let Err(bad) = found.header {
             return Err(Fault::corruption(&found.path, bad.to_string()));
         }
         if found.own_header().is_none() {
             return Err(Fault::corruption(&found.path, "it is another segment than its name says"));
         }
+    }
+    if let Some((number, _)) = (from.0..).zip(&needed).find(|(number, found)| found.number.0 != *number) {
+        let path = segment_path(dir, SegmentNo(number));
+        return Err(Fault::corruption(&path, "the segment is missing, but later ones are there"));
     }
     Ok(needed)
 }
