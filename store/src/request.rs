@@ -50,6 +50,8 @@ pub enum Op {
     Lengths {
         /// The keys.
         keys: Vec<Bytes>,
+        /// Whether it is asked ahead of a read of the values, which counts by itself.
+        ahead: bool,
     },
     /// Sets a key: [`Out::Done`].
     Put {
@@ -128,7 +130,7 @@ impl Atomic {
                     keys.push(key.clone())
                 }
                 Op::BatchGet { keys: named, .. }
-                | Op::Lengths { keys: named }
+                | Op::Lengths { keys: named, ahead: _ }
                 | Op::BatchDelete { keys: named }
                 | Op::Watch { keys: named } => keys.extend(named.iter().cloned()),
                 Op::BatchPut { pairs } => keys.extend(pairs.iter().map(|(key, _)| key.clone())),

@@ -139,7 +139,7 @@ impl Dispatch {
         };
         let keys = match op {
             Op::BatchGet { keys, .. }
-            | Op::Lengths { keys }
+            | Op::Lengths { keys, ahead: _ }
             | Op::BatchDelete { keys }
             | Op::Watch { keys } => unknown(&mut keys.iter()),
             Op::BatchPut { pairs } => unknown(&mut pairs.iter().map(|(key, _)| key)),
@@ -162,7 +162,7 @@ impl Dispatch {
                 key.clone()
             }
             Op::BatchGet { keys, .. }
-            | Op::Lengths { keys }
+            | Op::Lengths { keys, ahead: _ }
             | Op::BatchDelete { keys }
             | Op::Watch { keys } => keys.first().cloned().unwrap_or_default(),
             Op::BatchPut { pairs } => pairs.first().map(|(key, _)| key.clone()).unwrap_or_default(),

@@ -100,7 +100,7 @@ impl Memory {
         Ok(match op {
             Op::Get { key } => Out::Value(map.get(&key).cloned()),
             Op::BatchGet { keys, .. } => Out::Values(keys.iter().map(|key| map.get(key).cloned()).collect()),
-            Op::Lengths { keys } => {
+            Op::Lengths { keys, ahead: _ } => {
                 Out::Lengths(keys.iter().map(|key| map.get(key).map(Bytes::len)).collect())
             }
             Op::Put { key, value } => {

@@ -141,7 +141,7 @@ impl Keys {
             Op::BatchPut { pairs } => many(&mut pairs.iter().map(|(key, _)| key)),
             Op::BatchDelete { keys }
             | Op::Watch { keys }
-            | Op::Lengths { keys }
+            | Op::Lengths { keys, ahead: _ }
             | Op::BatchGet { keys, .. } => many(&mut keys.iter()),
             Op::Atomic(atomic) => many(&mut atomic.keys().iter()),
             Op::DeleteRange { .. } | Op::Scan(_) => Self::Range,

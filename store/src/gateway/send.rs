@@ -172,7 +172,7 @@ impl Dispatch {
             values => return Ok(values),
         }
         // What can never be answered does not wait for its turn.
-        let lengths = Parts::of(&self.routes(), Op::Lengths { keys: keys.clone() });
+        let lengths = Parts::of(&self.routes(), Op::Lengths { keys: keys.clone(), ahead: true });
         if let Parts::Lengths(parts, len) = lengths
             && let Out::Lengths(lengths) = join_lengths(self.start_all(number, parts), len).await?
         {

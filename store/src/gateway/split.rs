@@ -63,10 +63,12 @@ impl Parts {
                     Err(key) => Parts::Nowhere(Op::BatchGet { keys, at_once }, key),
                 }
             }
-            Op::Lengths { keys } => match split_reads(routes, &keys, |keys| Op::Lengths { keys }) {
-                Ok(parts) => Parts::Lengths(parts, keys.len()),
-                Err(key) => Parts::Nowhere(Op::Lengths { keys }, key),
-            },
+            Op::Lengths { keys, ahead } => {
+                match split_reads(routes, &keys, |keys| Op::Lengths { keys, ahead }) {
+                    Ok(parts) => Parts::Lengths(parts, keys.len()),
+                    Err(key) => Parts::Nowhere(Op::Lengths { keys, ahead }, key),
+                }
+            }
             Op::BatchPut { ref pairs } => {
                 let parts = by_region(routes, pairs, |(key, _)| key);
                 let put = |(place, pairs)| (place, Op::BatchPut { pairs });

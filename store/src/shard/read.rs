@@ -28,7 +28,7 @@ impl Shard {
         match op {
             Op::Get { key } => self.get(route, key, reply, asked),
             Op::BatchGet { keys, at_once } => self.batch_get(route, keys, at_once, reply, asked),
-            Op::Lengths { keys } => self.lengths(route, keys, reply, asked),
+            Op::Lengths { keys, ahead } => self.lengths(route, keys, ahead, reply, asked),
             Op::Scan(scan) => self.scan(route, scan, reply, asked),
             op @ (Op::Put { .. }
             | Op::Delete { .. }
@@ -122,17 +122,23 @@ impl Shard {
                 None if at_once => return Ok(Out::NoRoom),
                 None => inner.values_in_turn(&snapshot, &keys).await?,
             };
+            // What finds no room is asked for again, and counts then.
+            inner.counters.reads.add(keys.len() as u64);
             inner.counts.read(region, keys.len(), values.iter().flatten().map(Bytes::len).sum());
             Ok(Out::Values(values))
         });
     }
 
     /// The same key asked for again is not looked up again, because its value may have to be read from disk.
-    fn lengths(&self, route: Option<Route>, keys: Vec<Bytes>, reply: Reply, asked: Asked) {
+    fn lengths(&self, route: Option<Route>, keys: Vec<Bytes>, ahead: bool, reply: Reply, asked: Asked) {
         let Some(first) = keys.first().cloned() else { return reply.send(Ok(Out::Lengths(Vec::new()))) };
         match self.readable_keys(route.as_ref(), &keys, asked) {
-            Ok((region, Access::Now)) => self.inner.counts.read(region, keys.len(), 0),
-            Ok((_, Access::Ask)) => return self.ask(route, Op::Lengths { keys }, reply, &first),
+            Ok((_, Access::Now)) if ahead => {}
+            Ok((region, Access::Now)) => {
+                self.inner.counters.reads.add(keys.len() as u64);
+                self.inner.counts.read(region, keys.len(), 0);
+            }
+            Ok((_, Access::Ask)) => return self.ask(route, Op::Lengths { keys, ahead }, reply, &first),
             Err(refusal) => return self.inner.refuse(reply, refusal),
         }
         if let [key] = &keys[..]
@@ -158,16 +164,13 @@ impl Shard {
         });
     }
 
-    /// Checks and counts a read of at least one key.
+    /// Checks a read of at least one key.
     fn readable_keys(
         &self,
         route: Option<&Route>,
         keys: &[Bytes],
         asked: Asked,
     ) -> Result<(RegionId, Access), Refusal> {
-        if asked == Asked::Now {
-            self.inner.counters.reads.add(keys.len() as u64);
-        }
         let covers = |region: &Region| keys.iter().try_for_each(|key| guard::covers(region, key));
         self.readable(route, &keys[0], asked, covers)
     }

@@ -59,7 +59,7 @@ impl Values {
             Op::BatchGet { keys, .. } => {
                 Out::Values(keys.iter().map(|key| self.answer(key)).collect::<Result<_, _>>()?)
             }
-            Op::Lengths { keys } => {
+            Op::Lengths { keys, ahead: _ } => {
                 let length = |key| self.by_key.get(key).and_then(|value| value.now.as_ref()).map(Bytes::len);
                 Out::Lengths(keys.iter().map(length).collect())
             }

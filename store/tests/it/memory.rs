@@ -76,7 +76,8 @@ fn lengths_cost_no_copy_of_any_value() {
                 cool(&rt, &gateway, b"big").await;
             }
             let keys = (0..500).map(|n| Bytes::from(if n % 5 == 0 { "none" } else { "big" })).collect();
-            let Ok(Out::Lengths(lengths)) = gateway.submit(None, Op::Lengths { keys }).await else {
+            let Ok(Out::Lengths(lengths)) = gateway.submit(None, Op::Lengths { keys, ahead: false }).await
+            else {
                 panic!("no lengths");
             };
             let expected: Vec<_> = (0..500).map(|n| (n % 5 != 0).then_some(3 * MIB)).collect();
@@ -270,7 +271,7 @@ fn what_is_read_from_disk_has_room_before_it_is_read() {
             cool(&rt, &gateway, b"a1").await;
             let op = match form {
                 3 => Op::Get { key: "a1".into() },
-                4 => Op::Lengths { keys: vec!["a1".into(), "a2".into()] },
+                4 => Op::Lengths { keys: vec!["a1".into(), "a2".into()], ahead: false },
                 form => reads("a1", "a2").swap_remove(form),
             };
             // However small everything was that had been read before.
@@ -694,12 +695,40 @@ fn a_read_counts_once_wherever_its_value_is() {
             let keys = vec![Bytes::from("big"), Bytes::from("none"), Bytes::from("other")];
             gateway.submit(None, Op::BatchGet { keys: keys.clone(), at_once: false }).await.expect("values");
             assert_eq!(counted() - before, 5, "cold: {cold}");
-            gateway.submit(None, Op::Lengths { keys }).await.expect("lengths");
+            gateway.submit(None, Op::Lengths { keys, ahead: false }).await.expect("lengths");
             assert_eq!(counted() - before, 8, "cold: {cold}");
             let mut stream = rt.connect(serve(&rt, &gateway)).await.unwrap();
             ask(&mut stream, &[b"GET", b"none"], b"$-1\r\n").await;
             ask(&mut stream, &[b"STRLEN", b"big"], format!(":{MIB}\r\n").as_bytes()).await;
             assert_eq!(counted() - before, 10, "cold: {cold}");
+        });
+    }
+}
+
+/// One that finds no room is looked at again in its turn, after a look at the lengths: that is still one read of each key.
+#[test]
+fn a_read_of_several_regions_counts_once_however_often_it_is_tried() {
+    for cold in [false, true] {
+        in_world(move |rt| async move {
+            let (stores, gateway) = open(&rt, limits(64 * MIB, 16 * MIB), 64 * MIB, cold).await;
+            for key in ["a1", "c1"] {
+                put(&gateway, key, 3 * MIB).await;
+                if cold {
+                    cool(&rt, &gateway, key.as_bytes()).await;
+                }
+            }
+            for held in [0, 12 * MIB] {
+                let counted =
+                    || stores.shards.values().map(|shard| shard.counters().reads.get()).sum::<u64>();
+                let before = counted();
+                let charge = gateway.memory().output.charge(held);
+                let keys = vec![Bytes::from("a1"), Bytes::from("c1")];
+                let asked = gateway.submit(None, Op::BatchGet { keys, at_once: false });
+                rt.sleep(Duration::from_millis(20)).await;
+                drop(charge);
+                asked.await.expect("there is room now");
+                assert_eq!(counted() - before, 2, "cold: {cold}, {held} bytes were held");
+            }
         });
     }
 }

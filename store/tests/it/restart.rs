@@ -191,8 +191,8 @@ fn readers() -> Vec<Op> {
     vec![
         Op::Get { key: key() },
         Op::BatchGet { keys: vec![key()], at_once: false },
-        Op::Lengths { keys: vec![key()] },
-        Op::Lengths { keys: vec![key(), "k-other".into()] },
+        Op::Lengths { keys: vec![key()], ahead: false },
+        Op::Lengths { keys: vec![key(), "k-other".into()], ahead: false },
         scan(false),
         scan(true),
         step(),

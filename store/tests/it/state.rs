@@ -280,7 +280,7 @@ fn requests() -> Vec<Op> {
     vec![
         Op::Get { key: key.clone() },
         Op::BatchGet { keys: vec![key.clone()], at_once: false },
-        Op::Lengths { keys: vec![key.clone()] },
+        Op::Lengths { keys: vec![key.clone()], ahead: false },
         Op::Put { key: key.clone(), value: Bytes::from_static(b"v") },
         Op::BatchPut { pairs: vec![(key.clone(), Bytes::new())] },
         Op::Delete { key: key.clone(), count: false },

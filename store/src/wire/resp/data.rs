@@ -62,7 +62,7 @@ pub fn plan(command: Command, request: &Request<'_>) -> Result<(Work, Shape), Er
         Command::Mget => (Op::BatchGet { keys: keys(request)?, at_once: false }, Shape::Values),
         Command::Mset => (mset(request)?, Shape::Ok),
         Command::Del | Command::Unlink => return delete(request),
-        Command::Exists => (Op::Lengths { keys: keys(request)? }, Shape::Present),
+        Command::Exists => (Op::Lengths { keys: keys(request)?, ahead: false }, Shape::Present),
         Command::Strlen => (lengths(request)?, Shape::Length),
         Command::Append => (modify(request, Change::Append { suffix: request.value(2)? })?, Shape::Integer),
         Command::Incr => (add(request, 1)?, Shape::Integer),
@@ -83,7 +83,7 @@ fn keys(request: &Request<'_>) -> Result<Vec<Bytes>, Error> {
 
 /// What needs to know of a key only whether it is there, or how long its value is.
 fn lengths(request: &Request<'_>) -> Result<Op, Error> {
-    Ok(Op::Lengths { keys: vec![request.key(1)?] })
+    Ok(Op::Lengths { keys: vec![request.key(1)?], ahead: false })
 }
 
 fn modify(request: &Request<'_>, change: Change) -> Result<Op, Error> {

@@ -94,7 +94,7 @@ impl Cut<'_> {
             ArchivedStoredStep::BatchGet { keys, at_once } => {
                 Op::BatchGet { keys: self.all(keys)?, at_once: *at_once }
             }
-            ArchivedStoredStep::Lengths { keys } => Op::Lengths { keys: self.all(keys)? },
+            ArchivedStoredStep::Lengths { keys } => Op::Lengths { keys: self.all(keys)?, ahead: false },
             ArchivedStoredStep::Put { key, value } => {
                 Op::Put { key: self.take(key)?, value: self.take(value)? }
             }

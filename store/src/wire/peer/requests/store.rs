@@ -67,7 +67,7 @@ impl Blob {
             Op::BatchGet { keys, at_once } => {
                 StoredStep::BatchGet { keys: self.all(keys), at_once: *at_once }
             }
-            Op::Lengths { keys } => StoredStep::Lengths { keys: self.all(keys) },
+            Op::Lengths { keys, ahead: _ } => StoredStep::Lengths { keys: self.all(keys) },
             Op::Put { key, value } => StoredStep::Put { key: self.put(key), value: self.put(value) },
             Op::BatchPut { pairs } => StoredStep::BatchPut { pairs: self.pairs(pairs) },
             Op::Delete { key, count } => StoredStep::Delete { key: self.put(key), count: *count },

@@ -198,7 +198,10 @@ fn each_hash_of(op: &Op, visit: &mut impl FnMut(u64)) {
         Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
             visit(hash(key));
         }
-        Op::BatchGet { keys, .. } | Op::Lengths { keys } | Op::BatchDelete { keys } | Op::Watch { keys }
+        Op::BatchGet { keys, .. }
+        | Op::Lengths { keys, .. }
+        | Op::BatchDelete { keys }
+        | Op::Watch { keys }
             if keys.len() <= KEYS_KEPT_APART =>
         {
             keys.iter().for_each(|key| visit(hash(key)));
