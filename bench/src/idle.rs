@@ -1,4 +1,4 @@
-//! What an idle node costs, and how long it takes to start.
+//! What an idle node costs, alone or in a cluster, and how long it takes to start.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::Failed;
 use crate::client::Protocol;
 use crate::clock::pause;
 use crate::load::{self, Phases, Stop};
-use crate::process::{Node, NodeOptions};
-use crate::report::median;
+use crate::process::{Cluster, Node, NodeOptions};
+use crate::report::{median, table};
 use crate::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
 
 /// Length of the values that fill the node before its restart is timed.
@@ -95,6 +95,64 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<IdleRepor
         start_after_drain_ms,
         start_after_kill_ms,
     })
+}
+
+/// What an idle cluster costs.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterIdleReport {
+    /// Regions, each with a replica on every node.
+    pub regions: usize,
+    /// How long it was left alone.
+    pub idle_seconds: f64,
+    /// CPU time meanwhile, per cent of one core, of each node.
+    pub cpu_percent: Vec<f64>,
+}
+
+/// Starts a cluster, leaves it alone, and measures what its nodes do meanwhile.
+///
+/// # Errors
+/// It does not start or does not stop.
+pub fn measure_cluster(
+    node: &NodeOptions,
+    members: usize,
+    idle: Duration,
+    say: &mut dyn FnMut(&str),
+) -> Result<ClusterIdleReport, Failed> {
+    say(&format!("starting {members} nodes"));
+    let cluster = Cluster::start(node, members)?;
+    let regions = cluster.regions()?.len();
+    say(&format!("leaving them and their {regions} regions alone"));
+    // Leaders are spread, and segments are zeroed.
+    pause(Duration::from_secs(10));
+    let cpu_times = || -> Result<Vec<Duration>, Failed> {
+        cluster.nodes.iter().flatten().map(|node| node.process.cpu_time()).collect()
+    };
+    let before = cpu_times()?;
+    pause(idle);
+    let after = cpu_times()?;
+    let share = |(before, after): (&Duration, &Duration)| {
+        100.0 * after.saturating_sub(*before).as_secs_f64() / idle.as_secs_f64()
+    };
+    let cpu_percent = before.iter().zip(&after).map(share).collect();
+    cluster.terminate(DRAIN_MAX)?;
+    Ok(ClusterIdleReport { regions, idle_seconds: idle.as_secs_f64(), cpu_percent })
+}
+
+impl ClusterIdleReport {
+    /// A table for people.
+    pub fn table(&self) -> String {
+        let mut rows = vec![["", "CPU, % of a core"].map(String::from)];
+        for (n, percent) in self.cpu_percent.iter().enumerate() {
+            rows.push([format!("node {}", n + 1), format!("{percent:.2}")]);
+        }
+        format!(
+            "{} nodes with {} regions, left alone for {:.0} s\n{}",
+            self.cpu_percent.len(),
+            self.regions,
+            self.idle_seconds,
+            table(&rows)
+        )
+    }
 }
 
 fn restart(node: Node, options: &Options) -> Result<Node, Failed> {

@@ -12,7 +12,9 @@
 //! | [`protocols`] | what a request costs over gRPC and over RESP |
 //! | [`abuse`] | clients that ask for too much, the node's memory, and a bystander's latency |
 //! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
-//! | [`chaos`] | a cluster of processes that are killed and paused, and what its clients saw |
+//! | [`chaos`] | a cluster of processes that are killed, paused and cut off, and what its clients saw |
+//! | [`failover`], [`steady`] | what clients notice when a leader is killed, hands over or is drained |
+//! | [`catchup`] | a follower that was away: what clients of the others notice, and the bytes that it is sent |
 //! | [`scheduler`] | the scheduler's policies at the size of a large cluster |
 //! | [`report`] | what was found, as a table and as JSON |
 //! | [`process`], [`clock`] | children and their CPU time; time outside the runtime seam |
@@ -27,6 +29,7 @@
 
 pub mod abuse;
 pub mod backlog;
+pub mod catchup;
 pub mod chaos;
 pub mod client;
 pub mod clock;
@@ -34,6 +37,7 @@ pub mod compare;
 pub mod crash;
 pub mod disk;
 pub mod distribution;
+pub mod failover;
 pub mod idle;
 pub mod latency;
 pub mod load;
@@ -43,6 +47,7 @@ pub mod random;
 pub mod report;
 mod resp;
 pub mod scheduler;
+pub mod steady;
 pub mod workload;
 
 /// Why a measurement ended early: one sentence that names the culprit.

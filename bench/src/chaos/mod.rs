@@ -1,13 +1,14 @@
-//! A cluster of real processes under load while its nodes are killed, paused and drained: what do its clients see?
+//! A cluster of real processes under load while its nodes are killed, paused, drained and cut off: what do its clients see?
 //!
 //! Every key has one writer, which reads it back at whichever node it happens to be connected to. So each read is judged at once:
 //! it must be what was acknowledged or read last, or a write whose answer was never heard ([`register`]). After the faults every
 //! node is asked for every key.
 //!
-//! The faults come one at a time from a seed; the operations in between depend on the machine. A fault that needs cut links is the
-//! simulator's work: it has the same clients in one process.
+//! The faults come one at a time from a seed ([`fault`]); the operations in between depend on the machine. Links between nodes are cut in
+//! one direction or both; those to the clients stay whole.
 
 mod client;
+mod fault;
 pub mod register;
 
 use std::sync::Arc;
@@ -25,10 +26,6 @@ use crate::random::Random;
 
 /// How long the cluster may take to serve again after the last fault.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
-/// The longest time between two faults.
-const CALM_MAX: Duration = Duration::from_millis(2500);
-/// The longest time that a node is down or stands still.
-const DOWN_MAX: Duration = Duration::from_millis(4000);
 /// How long a drain may take.
 const DRAIN_MAX: Duration = Duration::from_secs(40);
 
@@ -49,6 +46,25 @@ pub struct Options {
     pub seed: u64,
 }
 
+/// What several seeds came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChaosReports {
+    /// One for each seed.
+    pub runs: Vec<ChaosReport>,
+}
+
+impl ChaosReports {
+    /// Whether nothing was wrong with any.
+    pub fn passed(&self) -> bool {
+        self.runs.iter().all(ChaosReport::passed)
+    }
+
+    /// A text for people.
+    pub fn table(&self) -> String {
+        self.runs.iter().map(ChaosReport::table).collect()
+    }
+}
+
 /// What was seen.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ChaosReport {
@@ -64,6 +80,10 @@ pub struct ChaosReport {
     pub drains: u64,
     /// All nodes killed at once.
     pub blackouts: u64,
+    /// Nodes cut off from the others in both directions, or from one of them.
+    pub cuts: u64,
+    /// Links cut in one direction only.
+    pub one_way_cuts: u64,
     /// Writes that were acknowledged.
     pub acknowledged: u64,
     /// Writes whose outcome was not heard.
@@ -96,6 +116,7 @@ impl ChaosReport {
         let mut text = format!(
             "chaos {verdict}: {} nodes, seed {}, {:.0} s\n\
              \x20 kills, pauses, drains, blackouts   {}, {}, {}, {}\n\
+             \x20 links cut, cut one way             {}, {}\n\
              \x20 acknowledged writes                {}\n\
              \x20 outcome not heard                  {} ({} had happened)\n\
              \x20 reads judged                       {}\n\
@@ -109,6 +130,8 @@ impl ChaosReport {
             self.pauses,
             self.drains,
             self.blackouts,
+            self.cuts,
+            self.one_way_cuts,
             self.acknowledged,
             self.unknown,
             self.unknown_happened,
@@ -133,7 +156,7 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<ChaosReport, 
     let mut report = ChaosReport { seed: options.seed, members: options.members, ..ChaosReport::default() };
     let mut random = Random::new(options.seed);
     say(&format!("starting {} nodes", options.members));
-    let mut cluster = Cluster::start(&options.node, options.members)?;
+    let mut cluster = Cluster::start_linked(&options.node, options.members)?;
     let shared = Arc::new(Shared {
         nodes: cluster.nodes.iter().flatten().map(|node| node.resp).collect(),
         stop: AtomicBool::new(false),
@@ -152,8 +175,8 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<ChaosReport, 
     let faults_end = began.elapsed() + options.time;
     let mut disturbed = Ok(());
     while disturbed.is_ok() && began.elapsed() < faults_end && !threads.iter().any(|it| it.is_finished()) {
-        pause(some_of(&mut random, CALM_MAX));
-        disturbed = disturb(&mut cluster, &mut random, &mut report, say);
+        pause(fault::calm(&mut random));
+        disturbed = fault::disturb(&mut cluster, &mut random, &mut report, say);
     }
     pause(Duration::from_secs(1));
     shared.stop.store(true, Ordering::Release);
@@ -168,55 +191,6 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<ChaosReport, 
     report.elapsed_seconds = began.elapsed().as_secs_f64();
     cluster.terminate(DRAIN_MAX)?;
     Ok(report)
-}
-
-fn some_of(random: &mut Random, most: Duration) -> Duration {
-    Duration::from_millis(random.below(most.as_millis() as u64 + 1))
-}
-
-/// One fault, and its end.
-fn disturb(
-    cluster: &mut Cluster,
-    random: &mut Random,
-    report: &mut ChaosReport,
-    say: &mut dyn FnMut(&str),
-) -> Result<(), Failed> {
-    if let Some((n, how)) = cluster.ended() {
-        return Err(Failed::new(format!("node {} ended by itself: {how}", n + 1)));
-    }
-    let n = random.below(cluster.nodes.len() as u64) as usize;
-    let down = some_of(random, DOWN_MAX);
-    let node = cluster.nodes[n].as_mut().expect("every node runs between two faults");
-    match random.below(10) {
-        0..4 => {
-            say(&format!("node {} is killed for {} ms", n + 1, down.as_millis()));
-            report.kills += 1;
-            node.process.kill();
-            pause(down);
-            cluster.restart(n)?;
-        }
-        4..7 => {
-            say(&format!("node {} stands still for {} ms", n + 1, down.as_millis()));
-            report.pauses += 1;
-            node.process.pause();
-            pause(down);
-            node.process.resume();
-        }
-        7..9 => {
-            say(&format!("node {} is drained", n + 1));
-            report.drains += 1;
-            node.process.ask_to_end();
-            node.process.wait(DRAIN_MAX)?;
-            cluster.restart(n)?;
-        }
-        _ => {
-            say("all nodes are killed");
-            report.blackouts += 1;
-            cluster.nodes.iter_mut().flatten().for_each(|node| node.process.kill());
-            (0..cluster.nodes.len()).try_for_each(|n| cluster.restart(n).map(drop))?;
-        }
-    }
-    Ok(())
 }
 
 /// Whether every node answers for every key in time. What it answers is judged on the way.

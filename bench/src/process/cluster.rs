@@ -9,14 +9,17 @@ use std::time::Duration;
 use engine::host::affinity;
 use engine::rt::native as world;
 use store::wire::grpc::client::Client;
+use store::wire::proto::ringkeep::{OperateRequest, OperateResponse, RegionWish};
 use store::wire::proto::{metapb, pdpb};
 
-use super::{Node, NodeOptions, Ports, START_MAX, free_ports, free_ports_in_a_row};
+use super::{Network, Node, NodeOptions, Ports, START_MAX, Starting, free_ports, free_ports_in_a_row};
 use crate::Failed;
 use crate::clock::{now, pause};
 
 /// Ports of a node for PD and its stores: more than a machine of a measurement has cores for each node.
 const PORTS_PER_NODE: u16 = 32;
+/// Stores of a node whose links can be cut.
+const LINKED_PORTS: u16 = 8;
 
 /// Nodes of which the first founded the cluster and the others joined it. Dropping it kills them.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Cluster {
     /// In the order of their first starts; absent while a node does not run.
     pub nodes: Vec<Option<Node>>,
     options: Vec<NodeOptions>,
+    /// The links between the nodes, if they can be cut.
+    network: Option<Network>,
 }
 
 impl Cluster {
@@ -32,15 +37,36 @@ impl Cluster {
     /// # Errors
     /// A node does not start, or the regions are not replicated within a minute.
     pub fn start(base: &NodeOptions, members: usize) -> Result<Self, Failed> {
-        let mut this = Self { nodes: Vec::new(), options: Vec::new() };
-        for n in 0..members {
-            let options = member(base, n, members)?;
-            let mut first_start = options.clone();
-            if let Some(founder) = this.options.first() {
+        Self::start_with(base, members, false)
+    }
+
+    /// As [`Cluster::start`], with links between the nodes that can be cut and whose bytes are counted.
+    ///
+    /// # Errors
+    /// As for [`Cluster::start`].
+    pub fn start_linked(base: &NodeOptions, members: usize) -> Result<Self, Failed> {
+        Self::start_with(base, members, true)
+    }
+
+    fn start_with(base: &NodeOptions, members: usize, linked: bool) -> Result<Self, Failed> {
+        let mut options = (0..members).map(|n| member(base, n, members)).collect::<Result<Vec<_>, _>>()?;
+        let network = if linked { Some(link(&mut options)?) } else { None };
+        let founder = options.first().ok_or_else(|| Failed::new("a cluster has at least one member"))?;
+        let mut this = Self { nodes: Vec::new(), options: options.clone(), network };
+        this.add(0, Starting::spawn(founder)?)?;
+        let joining: Vec<Starting> = options[1..]
+            .iter()
+            .map(|options| {
+                let mut first_start = options.clone();
                 first_start.arguments.extend(["--join".to_owned(), pd_of(founder).to_string()]);
-            }
-            this.nodes.push(Some(Node::start(&first_start)?));
-            this.options.push(options);
+                Starting::spawn(&first_start)
+            })
+            .collect::<Result<_, Failed>>()?;
+        for (n, starting) in joining.iter().enumerate() {
+            this.note(n + 1, starting.pid());
+        }
+        for (n, starting) in joining.into_iter().enumerate() {
+            this.add(n + 1, starting)?;
         }
         this.wait_until_replicated()?;
         Ok(this)
@@ -52,7 +78,65 @@ impl Cluster {
     /// It does not start.
     pub fn restart(&mut self, n: usize) -> Result<&Node, Failed> {
         self.nodes[n] = None;
-        Ok(self.nodes[n].insert(Node::start(&self.options[n])?))
+        let starting = Starting::spawn(&self.options[n])?;
+        self.note(n, starting.pid());
+        let node = starting.ready(&self.options[n])?;
+        Ok(self.nodes[n].insert(node))
+    }
+
+    /// Waits until the next node of the list is ready.
+    fn add(&mut self, n: usize, starting: Starting) -> Result<(), Failed> {
+        self.note(n, starting.pid());
+        self.nodes.push(Some(starting.ready(&self.options[n])?));
+        Ok(())
+    }
+
+    fn note(&self, n: usize, pid: u32) {
+        if let Some(network) = &self.network {
+            network.runs_as(n, pid);
+        }
+    }
+
+    /// The links between the nodes.
+    ///
+    /// # Panics
+    /// If the cluster was not started with links that can be cut.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("the cluster was started with links")
+    }
+
+    /// Every region that the scheduler knows, in the order of their keys.
+    ///
+    /// # Errors
+    /// The node that hosts the scheduler does not answer.
+    pub fn regions(&self) -> Result<Vec<pdpb::Region>, Failed> {
+        regions(self.pd())
+    }
+
+    /// The stores of every node, by its place.
+    ///
+    /// # Errors
+    /// The node that hosts the scheduler does not answer.
+    pub fn stores(&self) -> Result<Vec<Vec<u64>>, Failed> {
+        let all: pdpb::GetAllStoresResponse =
+            ask(self.pd(), "/pdpb.PD/GetAllStores", pdpb::GetAllStoresRequest::default())?;
+        let on = |options: &NodeOptions| {
+            let ports = options.ports.base..options.ports.base + PORTS_PER_NODE;
+            let port = |store: &metapb::Store| store.address.rsplit_once(':')?.1.parse().ok();
+            let here = |store: &&metapb::Store| port(store).is_some_and(|port| ports.contains(&port));
+            all.stores.iter().filter(here).map(|store| store.id).collect()
+        };
+        Ok(self.options.iter().map(on).collect())
+    }
+
+    /// Asks that a store leads a region; the steps are carried out later.
+    ///
+    /// # Errors
+    /// The scheduler does not take it.
+    pub fn transfer(&self, region: u64, store: u64) -> Result<(), Failed> {
+        let wish = RegionWish::TransferLeader.into();
+        let request = OperateRequest { region, wish, store };
+        ask::<OperateResponse>(self.pd(), "/ringkeep.Scheduler/Operate", request).map(drop)
     }
 
     /// The place and the exit status of a node that has ended since the last call.
@@ -86,21 +170,34 @@ impl Cluster {
         self.nodes.iter().flatten().map(|node| node.process.pid()).collect()
     }
 
-    fn wait_until_replicated(&self) -> Result<(), Failed> {
+    /// Waits until every region is led and has a voter on each node, none of them behind.
+    ///
+    /// # Errors
+    /// That takes longer than a minute.
+    pub fn wait_until_replicated(&self) -> Result<(), Failed> {
+        self.wait_until_replicated_within(START_MAX)
+    }
+
+    /// As [`Cluster::wait_until_replicated`], for as long as the caller says.
+    ///
+    /// # Errors
+    /// It takes longer.
+    pub fn wait_until_replicated_within(&self, most: Duration) -> Result<(), Failed> {
         let (began, members) = (now(), self.options.len());
         loop {
-            let seen = regions(self.pd())?;
+            // A node that has just been started may not listen yet.
+            let seen = regions(self.pd()).unwrap_or_default();
             let missing = seen.iter().filter(|region| !is_whole(region, members)).count();
             if !seen.is_empty() && missing == 0 {
                 return Ok(());
             }
-            if began.elapsed() > START_MAX {
+            if began.elapsed() > most {
                 return Err(Failed::new(format!(
-                    "{missing} of {} regions do not have {members} replicas after {START_MAX:?}",
+                    "{missing} of {} regions do not have {members} replicas after {most:?}",
                     seen.len()
                 )));
             }
-            pause(Duration::from_millis(50));
+            pause(Duration::from_millis(20));
         }
     }
 }
@@ -155,16 +252,35 @@ fn beside(path: &Path, n: usize) -> std::path::PathBuf {
 
 /// Every region that PD at `addr` knows.
 fn regions(addr: SocketAddr) -> Result<Vec<pdpb::Region>, Failed> {
+    let map: pdpb::ScanRegionsResponse =
+        ask(addr, "/pdpb.PD/ScanRegions", pdpb::ScanRegionsRequest::default())?;
+    Ok(map.regions)
+}
+
+/// One call to the scheduler at `addr`, on a core of its own.
+fn ask<A: prost::Message + Default + Send + 'static>(
+    addr: SocketAddr,
+    path: &'static str,
+    request: impl prost::Message + 'static,
+) -> Result<A, Failed> {
     world::start_core(&engine::rt::CoreOptions::default(), move |rt| async move {
         let client = Client::connect(&rt, addr)
             .await
             .map_err(|error| Failed::new(format!("cannot connect to PD at {addr}: {error}")))?;
-        let map: pdpb::ScanRegionsResponse = client
-            .unary("/pdpb.PD/ScanRegions", &pdpb::ScanRegionsRequest::default())
-            .await
-            .map_err(|status| Failed::new(format!("ScanRegions at {addr}: {}", status.message)))?;
-        Ok(map.regions)
+        let answered = client.unary(path, &request).await;
+        answered.map_err(|status| Failed::new(format!("{path} at {addr}: {}", status.message)))
     })?
+}
+
+/// Lets every node announce an address whose connections are led through a network.
+fn link(options: &mut [NodeOptions]) -> Result<Network, Failed> {
+    let ports =
+        options.iter().map(|options| (options.ports.base..=options.ports.base + LINKED_PORTS).collect());
+    let network = Network::start(&ports.collect::<Vec<_>>())?;
+    for (n, options) in options.iter_mut().enumerate() {
+        options.arguments.extend(["--set".to_owned(), format!("advertise={}", Network::address(n))]);
+    }
+    Ok(network)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `node` | `ringkeep server` |
 //! | `cluster` | several nodes that form one cluster |
+//! | `network` | nothing: it leads the links between nodes through this process, to cut them |
 //! | `redis` | a Redis server that makes every write durable |
 //! | `etcd` | an etcd cluster of one or more members |
 //!
@@ -11,6 +12,7 @@
 
 mod cluster;
 mod etcd;
+mod network;
 mod node;
 mod redis;
 
@@ -20,6 +22,7 @@ use std::time::Duration;
 
 pub use cluster::Cluster;
 pub use etcd::Etcd;
+pub use network::Network;
 pub use node::{Node, NodeOptions, Ports, Starting};
 pub use redis::{Redis, answers_ping};
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Process;
 use crate::Failed;
@@ -60,17 +60,32 @@ impl Node {
     /// Starts a node and waits until it says that it is ready.
     ///
     /// # Errors
-    /// It ends, or says nothing for a minute.
+    /// It ends.
     pub fn start(options: &NodeOptions) -> Result<Self, Failed> {
-        let began = now();
-        let mut starting = Starting::spawn(options)?;
-        let stdout = starting.process.child.stdout.take().expect("standard output is piped");
+        Starting::spawn(options)?.ready(options)
+    }
+}
+
+/// A node that has been started and may not be ready yet.
+#[derive(Debug)]
+pub struct Starting {
+    process: Process,
+    began: Instant,
+}
+
+impl Starting {
+    /// Waits until the node says that it is ready. `options` are those it was started with.
+    ///
+    /// # Errors
+    /// It ends.
+    pub fn ready(mut self, options: &NodeOptions) -> Result<Node, Failed> {
+        let stdout = self.process.child.stdout.take().expect("standard output is piped");
         let said = Said::read(stdout);
-        let start_to_ready = began.elapsed();
+        let start_to_ready = self.began.elapsed();
         if !said.ready {
             let log = options.log.as_deref().map(last_lines).unwrap_or_default();
             pause(Duration::from_millis(50));
-            let how = starting.process.ended().unwrap_or_else(|| "still running".into());
+            let how = self.process.ended().unwrap_or_else(|| "still running".into());
             return Err(Failed::new(format!("ringkeep server did not become ready ({how})\n{log}")));
         }
         let addr = |key: &str| {
@@ -81,17 +96,9 @@ impl Node {
         };
         let stores = said.value("stores").and_then(|text| text.split(' ').next()?.parse().ok()).unwrap_or(1);
         let (resp, pd, status) = (addr("resp")?, addr("pd")?, addr("status")?);
-        Ok(Self { process: starting.process, resp, pd, status, stores, start_to_ready })
+        Ok(Node { process: self.process, resp, pd, status, stores, start_to_ready })
     }
-}
 
-/// A node that has been started and may not be ready yet.
-#[derive(Debug)]
-pub struct Starting {
-    process: Process,
-}
-
-impl Starting {
     /// Starts the process and does not wait for anything.
     ///
     /// # Errors
@@ -112,7 +119,12 @@ impl Starting {
             None => Stdio::null(),
         };
         command.stdout(Stdio::piped()).stderr(log);
-        Ok(Self { process: Process::spawn("ringkeep server", &mut command)? })
+        Ok(Self { process: Process::spawn("ringkeep server", &mut command)?, began: now() })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// Ends it, wherever its start had got to.

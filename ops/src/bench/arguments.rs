@@ -42,8 +42,12 @@ pub(super) enum What {
     Abuse(AbuseArguments),
     /// Writers, SIGKILL, restart: is everything acknowledged still there?
     Crash(CrashArguments),
-    /// A cluster of processes that are killed and paused: what do its clients see?
+    /// A cluster of processes that are killed, paused and cut off: what do its clients see?
     Chaos(ChaosArguments),
+    /// A leader is killed, hands over, or is drained: what do clients notice?
+    Failover(FailoverArguments),
+    /// A follower that was away catches up: what do clients of the others notice, and how much is sent?
+    Catchup(CatchupArguments),
     /// The scheduler alone, at the size of a large cluster: memory, reports, rounds, bytes moved
     Scheduler(SchedulerArguments),
 }
@@ -252,6 +256,9 @@ pub(super) struct ProtocolsArguments {
 pub(super) struct IdleArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
+    /// Nodes; several form a cluster, of which only the CPU time is measured
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub(super) members: usize,
     /// Seconds to leave the node alone
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) seconds: u64,
@@ -318,18 +325,63 @@ pub(super) struct ChaosArguments {
     /// Nodes
     #[arg(long, default_value_t = 3, value_parser = at_least_one)]
     pub(super) members: usize,
-    /// How long faults come, seconds
+    /// How long faults come in each run, seconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) seconds: u64,
+    /// The same in minutes
+    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) minutes: Option<u64>,
+    /// Runs, each with a cluster of its own and the next seed
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) seeds: u64,
     /// Clients
     #[arg(long, default_value_t = 8, value_parser = at_least_one)]
     pub(super) clients: usize,
     /// Keys of each client
     #[arg(long, default_value_t = 100, value_parser = at_least_one)]
     pub(super) keys: usize,
-    /// Seed of the faults
+    /// First seed of the faults
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FailoverArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Nodes
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub(super) members: usize,
+    /// Leaders to kill
+    #[arg(long, default_value_t = 50)]
+    pub(super) kills: usize,
+    /// Times to hand over everything that a node leads
+    #[arg(long, default_value_t = 10)]
+    pub(super) transfers: usize,
+    /// Nodes to drain
+    #[arg(long, default_value_t = 6)]
+    pub(super) drains: usize,
+    /// Clients of the load while leadership moves
+    #[arg(long, default_value_t = 6, value_parser = at_least_one)]
+    pub(super) clients: usize,
+    /// Seed of the choices
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CatchupArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Nodes; one of them is away
+    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    pub(super) members: usize,
+    /// Keys and values to write while it is away, MiB
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) fill_mib: u64,
+    /// Clients of the load meanwhile
+    #[arg(long, default_value_t = 6, value_parser = at_least_one)]
+    pub(super) clients: usize,
 }
 
 #[derive(Debug, Args)]

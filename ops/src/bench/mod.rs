@@ -14,14 +14,17 @@ use bench::load::{Phases, Stop};
 use bench::process::{NodeOptions, Ports};
 use bench::report::RunReport;
 use bench::workload::{KEY_BYTES_MIN, Spread, Workload};
-use bench::{Failed, abuse, backlog, chaos, compare, crash, disk, idle, latency, load, protocols, scheduler};
+use bench::{
+    Failed, abuse, backlog, catchup, chaos, compare, crash, disk, failover, idle, latency, load, protocols,
+    scheduler,
+};
 use store::config::Config;
 
 pub(crate) use arguments::BenchArguments;
 use arguments::{
-    AbuseArguments, ChaosArguments, CrashArguments, EtcdArguments, IdleArguments, LatencyArguments,
-    NodeArguments, Peer, PhaseName, ProtocolName, ProtocolsArguments, RedisArguments, RunArguments,
-    SchedulerArguments, SpreadName, What,
+    AbuseArguments, CatchupArguments, ChaosArguments, CrashArguments, EtcdArguments, FailoverArguments,
+    IdleArguments, LatencyArguments, NodeArguments, Peer, PhaseName, ProtocolName, ProtocolsArguments,
+    RedisArguments, RunArguments, SchedulerArguments, SpreadName, What,
 };
 
 use crate::output::{Format, answer, fail, remark};
@@ -44,6 +47,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
             .and_then(|report| deliver(arguments, &report, latency::LatencyFloorReport::table, |_| true)),
         What::Protocols(run) => protocols(run)
             .and_then(|report| deliver(arguments, &report, protocols::ProtocolsReport::table, |_| true)),
+        What::Idle(run) if run.members > 1 => idle_cluster(run)
+            .and_then(|report| deliver(arguments, &report, idle::ClusterIdleReport::table, |_| true)),
         What::Idle(run) => {
             idle(run).and_then(|report| deliver(arguments, &report, idle::IdleReport::table, |_| true))
         }
@@ -54,8 +59,13 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
             deliver(arguments, &report, abuse::AbuseReport::table, abuse::AbuseReport::passed)
         }),
         What::Chaos(run) => chaos(run).and_then(|report| {
-            deliver(arguments, &report, chaos::ChaosReport::table, chaos::ChaosReport::passed)
+            deliver(arguments, &report, chaos::ChaosReports::table, chaos::ChaosReports::passed)
         }),
+        What::Failover(run) => failover(run).and_then(|report| {
+            deliver(arguments, &report, failover::FailoverReport::table, failover::FailoverReport::passed)
+        }),
+        What::Catchup(run) => catchup(run)
+            .and_then(|report| deliver(arguments, &report, catchup::CatchupReport::table, |_| true)),
         What::Scheduler(run) => scale(run).and_then(|report| {
             deliver(arguments, &report, scheduler::ScaleReport::table, scheduler::ScaleReport::passed)
         }),
@@ -200,6 +210,12 @@ fn idle(run: &IdleArguments) -> Result<idle::IdleReport, Failed> {
     idle::measure(&options, &mut remark)
 }
 
+fn idle_cluster(run: &IdleArguments) -> Result<idle::ClusterIdleReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let node = scratch.node(&run.node)?;
+    idle::measure_cluster(&node, run.members, Duration::from_secs(run.seconds), &mut remark)
+}
+
 fn abuse(run: &AbuseArguments) -> Result<abuse::AbuseReport, Failed> {
     let scratch = Scratch::create(&run.node)?;
     let victim = match run.addr {
@@ -238,21 +254,58 @@ fn crash(run: &CrashArguments) -> Result<crash::CrashReport, Failed> {
     report
 }
 
-fn chaos(run: &ChaosArguments) -> Result<chaos::ChaosReport, Failed> {
-    let mut scratch = Scratch::create(&run.node)?;
-    let options = chaos::Options {
+fn chaos(run: &ChaosArguments) -> Result<chaos::ChaosReports, Failed> {
+    let mut runs = Vec::new();
+    for seed in run.seed..run.seed.saturating_add(run.seeds) {
+        // Each run has a directory of its own, which the one before has removed unless it is evidence.
+        let mut scratch = Scratch::create(&run.node)?;
+        let options = chaos::Options {
+            node: scratch.node(&run.node)?,
+            members: run.members,
+            time: Duration::from_secs(run.minutes.map_or(run.seconds, |minutes| minutes * 60)),
+            clients: run.clients,
+            keys: run.keys,
+            seed,
+        };
+        let report = chaos::run(&options, &mut remark);
+        let passed = report.as_ref().is_ok_and(chaos::ChaosReport::passed);
+        if !passed {
+            scratch.keep();
+        }
+        runs.push(report?);
+        if !passed {
+            break;
+        }
+        if run.seeds > 1 {
+            remark(&runs.last().map(chaos::ChaosReport::table).unwrap_or_default());
+        }
+    }
+    Ok(chaos::ChaosReports { runs })
+}
+
+fn failover(run: &FailoverArguments) -> Result<failover::FailoverReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = failover::Options {
         node: scratch.node(&run.node)?,
         members: run.members,
-        time: Duration::from_secs(run.seconds),
+        kills: run.kills,
+        transfers: run.transfers,
+        drains: run.drains,
         clients: run.clients,
-        keys: run.keys,
         seed: run.seed,
     };
-    let report = chaos::run(&options, &mut remark);
-    if !report.as_ref().is_ok_and(chaos::ChaosReport::passed) {
-        scratch.keep();
-    }
-    report
+    failover::measure(&options, &mut remark)
+}
+
+fn catchup(run: &CatchupArguments) -> Result<catchup::CatchupReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = catchup::Options {
+        node: scratch.node(&run.node)?,
+        members: run.members,
+        fill_bytes: run.fill_mib << 20,
+        clients: run.clients,
+    };
+    catchup::measure(&options, &mut remark)
 }
 
 fn scale(run: &SchedulerArguments) -> Result<scheduler::ScaleReport, Failed> {
