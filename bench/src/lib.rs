@@ -15,6 +15,7 @@
 //! | [`chaos`] | a cluster of processes that are killed, paused and cut off, and what its clients saw |
 //! | [`failover`], [`steady`] | what clients notice when a leader is killed, hands over or is drained |
 //! | [`catchup`] | a follower that was away: what clients of the others notice, and the bytes that it is sent |
+//! | `sim` | a cluster in the simulated world: faults from a seed, histories judged (feature `sim`) |
 //! | [`scheduler`] | the scheduler's policies at the size of a large cluster |
 //! | [`report`] | what was found, as a table and as JSON |
 //! | [`process`], [`clock`] | children and their CPU time; time outside the runtime seam |
@@ -47,6 +48,8 @@ pub mod random;
 pub mod report;
 mod resp;
 pub mod scheduler;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod steady;
 pub mod workload;
 

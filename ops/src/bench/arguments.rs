@@ -48,6 +48,8 @@ pub(super) enum What {
     Failover(FailoverArguments),
     /// A follower that was away catches up: what do clients of the others notice, and how much is sent?
     Catchup(CatchupArguments),
+    /// Seeds of a simulated cluster: faults, and clients whose histories are judged
+    Sim(SimArguments),
     /// The scheduler alone, at the size of a large cluster: memory, reports, rounds, bytes moved
     Scheduler(SchedulerArguments),
 }
@@ -382,6 +384,25 @@ pub(super) struct CatchupArguments {
     /// Clients of the load meanwhile
     #[arg(long, default_value_t = 6, value_parser = at_least_one)]
     pub(super) clients: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SimArguments {
+    /// How many seeds to run
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) seeds: u64,
+    /// Run this seed alone
+    #[arg(long, conflicts_with_all = ["seeds", "first_seed"])]
+    pub(super) seed: Option<u64>,
+    /// Where to begin counting
+    #[arg(long, default_value_t = 0)]
+    pub(super) first_seed: u64,
+    /// Runs at a time [default: one per CPU]
+    #[arg(long, value_parser = at_least_one)]
+    pub(super) threads: Option<usize>,
+    /// Go on after a seed that fails
+    #[arg(long)]
+    pub(super) keep_going: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! `ringkeep bench`: runs the measurements of the `bench` crate and shows their reports.
 
 mod arguments;
+mod sim;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -66,6 +67,7 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         }),
         What::Catchup(run) => catchup(run)
             .and_then(|report| deliver(arguments, &report, catchup::CatchupReport::table, |_| true)),
+        What::Sim(run) => sim::run(arguments, run),
         What::Scheduler(run) => scale(run).and_then(|report| {
             deliver(arguments, &report, scheduler::ScaleReport::table, scheduler::ScaleReport::passed)
         }),

@@ -1,6 +1,5 @@
 //! The store's integration tests, one binary.
 
-mod callers;
 mod cluster;
 mod cold;
 mod crash;

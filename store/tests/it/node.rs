@@ -23,39 +23,7 @@ use store::shard::open::ShardOptions;
 
 const DRAIN: Duration = Duration::from_secs(30);
 
-/// Small limits, so that rare paths run often.
-pub(crate) fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
-    Plan {
-        dir: dir.to_owned(),
-        first_regions: bootstrap::regions(&identity),
-        peers: Vec::new(),
-        schedulers: Vec::new(),
-        identity,
-        ids: 0,
-        holdings: Vec::new(),
-        cores,
-        shard: ShardOptions {
-            store: StoreId(0),
-            system: false,
-            may_be_empty: false,
-            log: LogOptions::default(),
-            tree: TreeOptions::default(),
-            limits: ShardLimits {
-                inflight_bytes_max: 64 << 20,
-                log_bytes_max: 64 << 20,
-                turn_bytes_max: 16 << 20,
-                segment_bytes: 64 << 20,
-                reserve_bytes: 0,
-                kept_entries: 1024,
-                kept_bytes_max: 64 << 20,
-                snapshot_piece_bytes: 64 << 20,
-                snapshot_bytes_per_second: 64 << 20,
-            },
-            memory: Memory::unbounded(),
-            raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
-        },
-    }
-}
+pub(crate) use bench::sim::nodes::plan;
 
 /// Opens two stores on one core of a simulated node, with `change` made to the small limits, and waits until they are ready.
 pub(crate) async fn open_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> (Stores, Gateway) {

@@ -13,7 +13,7 @@ use store::shard::Shard;
 use super::Run;
 use super::clients;
 use super::nodes::{NODES, regions};
-use crate::whole_node::judge::{Action as Asked, Heard};
+use bench::sim::judge::{Action as Asked, Heard};
 
 /// The region that the tests change.
 fn region() -> Region {

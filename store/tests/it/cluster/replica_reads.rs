@@ -8,7 +8,7 @@ use engine::rt::sim::{Options, World};
 use super::Run;
 use super::clients::{ask_node, read_replica};
 use super::nodes::{NODES, regions};
-use crate::whole_node::judge::{Action, Heard};
+use bench::sim::judge::{Action, Heard};
 
 /// Longer than a follower waits for its leader's word.
 const PATIENCE: Duration = Duration::from_secs(8);

@@ -15,8 +15,8 @@ use store::wire::proto::pdpb::{
     GetAllStoresRequest, GetAllStoresResponse, GetRegionRequest, GetRegionResponse,
 };
 
-use crate::callers::{Called, Shared, draw, send};
-use crate::whole_node::judge::Action;
+use bench::sim::callers::{Called, Shared, draw, send};
+use bench::sim::judge::Action;
 
 /// Keys of different regions: the first ones are cut between '0' and 'z'.
 pub(super) const KEYS: [&str; 6] = ["0a", "4b", "Dc", "Td", "ae", "zf"];

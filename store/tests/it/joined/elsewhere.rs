@@ -14,8 +14,8 @@ use store::wire::proto::ringkeep::{OperateRequest, OperateResponse, RegionWish};
 use super::clients::KEYS;
 use super::nodes::{Member, beside, call};
 use super::replicated::Run;
-use crate::callers::anywhere;
 use crate::whole_node::seeds;
+use bench::sim::callers::anywhere;
 
 /// Clients at the fourth node.
 const CLIENTS: usize = 3;

@@ -17,8 +17,8 @@ use store::wire::proto::pdpb::{ScanRegionsRequest, ScanRegionsResponse};
 
 use super::clients;
 use super::nodes::{Member, call, stores};
-use crate::callers::Shared;
 use crate::whole_node::seeds;
+use bench::sim::callers::Shared;
 
 const CLIENTS: usize = 3;
 /// Within this time every region has its replicas.

@@ -21,7 +21,7 @@ use store::wire::proto::pdpb::{
 };
 
 use super::Shared;
-use super::judge::{Action, Asked, Heard};
+use bench::sim::judge::{Action, Asked, Heard};
 
 /// Longer than a connection survives without any acknowledgement: whoever waits this long was forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(60);

@@ -2,13 +2,12 @@
 //! clients over RESP and gRPC on nodes of their own.
 //!
 //! Each seed draws the weather of the network, how many lives the node has and how each ends: a power cut that loses what was not
-//! synced, a killed process, or a drain. Judged are the histories of all keys ([`judge`]), that every request gets one answer or
+//! synced, a killed process, or a drain. Judged are the histories of all keys ([`bench::sim::judge`]), that every request gets one answer or
 //! its connection closes, that no id or timestamp is given out twice or out of order, that no life refuses anything, and that a node always starts again. `RINGKEEP_SEEDS=2000 cargo test -p
 //! ringkeep-store --test it whole_node` runs more than the usual 200 seeds, `RINGKEEP_SEED=n` runs one.
 
 mod bounds;
 mod clients;
-pub(crate) mod judge;
 mod published;
 mod scheduler;
 
@@ -26,7 +25,7 @@ use store::config::{Config, Limits, Machine, SyncMethod};
 use store::node::{Addresses, Request, Setup, Started, run};
 use store::plant::{self, Bug};
 
-use judge::{Action, Asked, Heard, History};
+use bench::sim::judge::{Action, Asked, Heard, History};
 use scheduler::Granted;
 
 /// A start takes milliseconds, and reads the log of the life before it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use engine::rt::{Rt, Stream};
 
 use super::{Shared, below, draw};
-use crate::whole_node::judge::{Action, Asked, Heard};
+use crate::sim::judge::{Action, Asked, Heard};
 
 /// How long a client waits for a connection, and for an answer at least and at most.
 const CONNECT_MAX: Duration = Duration::from_millis(500);
@@ -22,8 +22,8 @@ enum Said {
     Lost,
 }
 
-/// Asks for `keys` at one of `addrs` until the test is done.
-pub(crate) async fn ask_on(
+/// Asks for `keys` at one of `addrs` until the run is done.
+pub async fn ask_on(
     rt: Rt,
     number: u64,
     (addrs, keys): (Vec<SocketAddr>, &'static [&'static str]),
@@ -39,7 +39,7 @@ pub(crate) async fn ask_on(
 }
 
 /// Writes and reads every key at every node. How many calls were answered.
-pub(crate) async fn ask_everywhere(rt: Rt, addrs: Vec<SocketAddr>, keys: &[&str]) -> usize {
+pub async fn ask_everywhere(rt: Rt, addrs: Vec<SocketAddr>, keys: &[&str]) -> usize {
     let mut answered = 0;
     for (n, addr) in addrs.iter().enumerate() {
         for key in keys {
@@ -131,7 +131,7 @@ async fn say(stream: &mut Stream, key: &str, action: &Action) -> Result<Said, Br
 
 /// Commands on one connection, one after the other, and each reply as text: its lines with a space between them. Fewer if the connection
 /// breaks.
-pub(crate) async fn commands(rt: Rt, addr: SocketAddr, commands: Vec<Vec<String>>) -> Vec<String> {
+pub async fn commands(rt: Rt, addr: SocketAddr, commands: Vec<Vec<String>>) -> Vec<String> {
     let mut replies = Vec::new();
     let Ok(mut stream) = rt.connect(addr).await else { return replies };
     for words in commands {

@@ -11,12 +11,12 @@ use store::wire::grpc::client::Client;
 use store::wire::proto::kvrpcpb::Context;
 use store::wire::proto::metapb;
 
+use super::callers::{Called, Shared, below, draw, send};
+use super::judge::{Action, Asked, Heard};
 use super::nodes::{NODES, regions};
-use crate::callers::{Called, Shared, below, draw, send};
-use crate::whole_node::judge::{Action, Asked, Heard};
 
 /// Keys of both regions.
-pub(super) const KEYS: [&str; 6] = ["a", "b", "c", "n", "o", "p"];
+pub const KEYS: [&str; 6] = ["a", "b", "c", "n", "o", "p"];
 
 /// How long a client waits for a connection, and for an answer at least and at most.
 const CONNECT_MAX: Duration = Duration::from_millis(500);
@@ -35,7 +35,7 @@ enum How {
     Replica,
 }
 
-pub(super) struct Caller {
+struct Caller {
     rt: Rt,
     addrs: Vec<SocketAddr>,
     clients: Vec<Option<Client>>,
@@ -46,8 +46,8 @@ pub(super) struct Caller {
     shared: Rc<Shared>,
 }
 
-/// Asks until the test is done.
-pub(super) async fn ask_on(rt: Rt, number: u64, addrs: Vec<SocketAddr>, shared: Rc<Shared>) {
+/// Asks until the run is done.
+pub async fn ask_on(rt: Rt, number: u64, addrs: Vec<SocketAddr>, shared: Rc<Shared>) {
     let mut caller = Caller::new(rt.clone(), addrs, shared.clone());
     let mut written = 0;
     while !shared.done.get() {
@@ -59,7 +59,7 @@ pub(super) async fn ask_on(rt: Rt, number: u64, addrs: Vec<SocketAddr>, shared: 
 }
 
 /// Asks one node once, outside of the history. What it said, if it answered.
-pub(super) async fn ask_node(
+pub async fn ask_node(
     rt: Rt,
     addrs: Vec<SocketAddr>,
     node: usize,
@@ -77,7 +77,7 @@ pub(super) async fn ask_node(
 }
 
 /// Reads at one node once, whether it leads or not, outside of the history. What it said, if it answered within `patience`.
-pub(super) async fn read_replica(
+pub async fn read_replica(
     rt: Rt,
     addrs: Vec<SocketAddr>,
     node: usize,
@@ -96,7 +96,7 @@ pub(super) async fn read_replica(
 }
 
 /// Reads every key, however long it takes.
-pub(super) async fn read_all(rt: Rt, addrs: Vec<SocketAddr>, shared: Rc<Shared>) {
+pub async fn read_all(rt: Rt, addrs: Vec<SocketAddr>, shared: Rc<Shared>) {
     let mut caller = Caller::new(rt, addrs, shared);
     for key in KEYS {
         while !caller.call(key, &Action::Get).await {}
@@ -166,7 +166,7 @@ impl Caller {
 }
 
 /// What a client says of the region: its peer on the node that is asked.
-pub(super) fn context(place: usize, node: usize) -> Option<Context> {
+pub fn context(place: usize, node: usize) -> Option<Context> {
     let region = regions().swap_remove(place);
     let peer = region.peers[node];
     Some(Context {

@@ -8,19 +8,27 @@ use std::collections::{BTreeMap, HashSet};
 
 /// What an operation asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub enum Action {
+    /// Reads a key.
     Get,
+    /// Writes a value.
     Set(String),
+    /// Deletes a key.
     Delete,
+    /// Adds one to a number; an absent one is 0.
     Increment,
 }
 
 /// What it was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+pub enum Heard {
+    /// A value, or that there is none.
     Value(Option<String>),
+    /// That it is done.
     Done,
+    /// That it is done, and whether the key was there.
     Existed(bool),
+    /// A number.
     Integer(i64),
 }
 
@@ -38,17 +46,18 @@ struct Operation {
 
 /// Names an operation of a history.
 #[derive(Clone, Debug)]
-pub(crate) struct Asked {
+pub struct Asked {
     key: String,
     place: usize,
 }
 
 /// Everything that clients did.
 #[derive(Debug, Default)]
-pub(crate) struct History {
+pub struct History {
     keys: BTreeMap<String, Vec<Operation>>,
     moment: u64,
-    pub(crate) answered: u64,
+    /// Operations that were answered.
+    pub answered: u64,
 }
 
 impl History {
@@ -58,7 +67,7 @@ impl History {
     }
 
     /// An operation is sent; one connection does it after `behind` if that is about the same key.
-    pub(crate) fn ask(&mut self, key: &str, action: Action, behind: Option<&Asked>) -> Asked {
+    pub fn ask(&mut self, key: &str, action: Action, behind: Option<&Asked>) -> Asked {
         let called = self.tick();
         let operations = self.keys.entry(key.to_owned()).or_default();
         let behind = behind.map(|asked| asked.place);
@@ -67,7 +76,8 @@ impl History {
         Asked { key: key.to_owned(), place: operations.len() - 1 }
     }
 
-    pub(crate) fn hear(&mut self, asked: &Asked, heard: Heard) {
+    /// An operation is answered.
+    pub fn hear(&mut self, asked: &Asked, heard: Heard) {
         let moment = self.tick();
         let operations = self.keys.get_mut(&asked.key).expect("it was asked");
         let operation = &mut operations[asked.place];
@@ -77,20 +87,20 @@ impl History {
     }
 
     /// An operation was refused: it has not happened and never will.
-    pub(crate) fn refused(&mut self, asked: &Asked) {
+    pub fn refused(&mut self, asked: &Asked) {
         let operation = &mut self.keys.get_mut(&asked.key).expect("it was asked")[asked.place];
         operation.refused = true;
     }
 
     /// A life of the node has ended: what has not happened by now never will.
-    pub(crate) fn life_ends(&mut self) {
+    pub fn life_ends(&mut self) {
         let moment = self.tick();
         let open = self.keys.values_mut().flatten().filter(|operation| operation.returned == u64::MAX);
         open.for_each(|operation| operation.returned = moment);
     }
 
     /// Operations that were sent and not answered.
-    pub(crate) fn lost(&self) -> u64 {
+    pub fn lost(&self) -> u64 {
         self.keys
             .values()
             .flatten()
@@ -98,9 +108,11 @@ impl History {
             .count() as u64
     }
 
+    /// Whether all of it can have happened.
+    ///
     /// # Errors
     /// The first key whose history cannot have happened.
-    pub(crate) fn judge(&self) -> Result<(), String> {
+    pub fn judge(&self) -> Result<(), String> {
         for (key, operations) in &self.keys {
             let told = |operation: &&Operation| {
                 !operation.refused && (operation.heard.is_some() || operation.action != Action::Get)

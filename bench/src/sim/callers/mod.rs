@@ -2,7 +2,7 @@
 //!
 //! A call that is refused has not happened; one whose answer is lost, late or "unknown" may have.
 
-pub(crate) mod anywhere;
+pub mod anywhere;
 
 use std::cell::{Cell, RefCell};
 
@@ -16,22 +16,27 @@ use store::wire::proto::kvrpcpb::{
 };
 use store::wire::proto::metapb;
 
-use crate::whole_node::judge::{Action, Heard, History};
+use crate::sim::judge::{Action, Heard, History};
 
-/// What a test and its clients share.
-#[derive(Default)]
-pub(crate) struct Shared {
-    pub(crate) history: RefCell<History>,
-    pub(crate) done: Cell<bool>,
-    /// How often a node refused a call over RESP that it could not bring to a leader, and how often one was carried out.
-    pub(crate) refused_anywhere: Cell<u64>,
-    pub(crate) answered_anywhere: Cell<u64>,
+/// What a run and its clients share.
+#[derive(Debug, Default)]
+pub struct Shared {
+    /// What clients did and heard.
+    pub history: RefCell<History>,
+    /// The clients end.
+    pub done: Cell<bool>,
+    /// How often a node refused a call over RESP that it could not bring to a leader.
+    pub refused_anywhere: Cell<u64>,
+    /// How often such a call was carried out.
+    pub answered_anywhere: Cell<u64>,
     /// Refusals that have no place here.
-    pub(crate) failures: RefCell<Vec<String>>,
+    pub failures: RefCell<Vec<String>>,
 }
 
 /// What came of a call.
-pub(crate) enum Called {
+#[derive(Debug)]
+pub enum Called {
+    /// It was carried out.
     Heard(Heard),
     /// It has not happened; who leads, if that was said.
     Refused(Option<metapb::Peer>),
@@ -39,12 +44,13 @@ pub(crate) enum Called {
     Lost,
 }
 
-pub(crate) fn below(rt: &Rt, bound: u64) -> u64 {
+/// A number below `bound` that the seed decides.
+pub fn below(rt: &Rt, bound: u64) -> u64 {
     rt.random() % bound
 }
 
 /// What a client does next: values that it writes begin with `name` and are never written twice.
-pub(crate) fn draw(rt: &Rt, name: &str, written: &mut u64) -> Action {
+pub fn draw(rt: &Rt, name: &str, written: &mut u64) -> Action {
     match below(rt, 10) {
         0..=3 => {
             *written += 1;
@@ -57,7 +63,10 @@ pub(crate) fn draw(rt: &Rt, name: &str, written: &mut u64) -> Action {
 }
 
 /// Asks over the TiKV protocol; reads by a comparison that fails if `by_swap`.
-pub(crate) async fn send(
+///
+/// # Errors
+/// The answer is an error that has no place here.
+pub async fn send(
     client: &Client,
     context: Option<Context>,
     key: &str,

@@ -7,27 +7,32 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::log::LogOptions;
+use engine::lsm::TreeOptions;
 use engine::rt::sim::{Node, Running, World};
 use engine::rt::{ListenOptions, Rt};
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
+use store::descriptors::Descriptors;
 use store::gateway::{Dispatch, GatewayNumbers};
-use store::node::core::{self, Stores};
+use store::memory::Memory;
+use store::node::bootstrap;
+use store::node::core::{self, Plan, Stores};
 use store::node::identity::Identity;
-use store::shard::Shard;
 use store::shard::links::connect;
+use store::shard::open::ShardOptions;
+use store::shard::{Shard, ShardLimits};
 use store::wire::grpc::{self, Options};
 use store::wire::health::Health;
-use store::wire::resp;
+use store::wire::resp::{self, Connections, Cursors, Facts};
 use store::wire::tikv::Tikv;
 
-use crate::resp_server::config as resp_config;
-
-pub(super) const NODES: usize = 3;
+/// Nodes of a cluster.
+pub const NODES: usize = 3;
 const PORT: u16 = 20_161;
 const RESP_PORT: u16 = 6_380;
 
 /// Two regions, each with a voter on every node.
-pub(super) fn regions() -> Vec<Region> {
+pub fn regions() -> Vec<Region> {
     let region = |id: u64, start: &str, end: &str| Region {
         id: RegionId(id),
         range: KeyRange::new(start, end).unwrap(),
@@ -41,27 +46,30 @@ pub(super) fn regions() -> Vec<Region> {
 type Up = Rc<RefCell<Option<(Shard, Rc<Dispatch>)>>>;
 
 /// The nodes of a cluster, and what is up.
-pub(super) struct Nodes {
+pub struct Nodes {
     nodes: Vec<Node>,
     shards: Vec<Up>,
     running: Vec<Option<Running<()>>>,
     /// How every node is opened from now on.
-    pub(super) setup: Setup,
+    pub setup: Setup,
 }
 
 /// What the nodes of a cluster have in common.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Setup {
-    pub(super) lease: Duration,
+pub struct Setup {
+    /// How long a leader's lease is; zero where it asks the others for every read.
+    pub lease: Duration,
     /// A node that is not given the first of the regions.
-    pub(super) without_first: Option<usize>,
-    pub(super) kept_bytes_max: u64,
-    pub(super) snapshot_bytes_per_second: u64,
+    pub without_first: Option<usize>,
+    /// Bytes of entries that a log keeps for followers that lack them.
+    pub kept_bytes_max: u64,
+    /// How fast a snapshot is sent.
+    pub snapshot_bytes_per_second: u64,
 }
 
 impl Nodes {
     /// In `world`, all down.
-    pub(super) fn new(world: &World, lease: Duration) -> Self {
+    pub fn new(world: &World, lease: Duration) -> Self {
         Self {
             nodes: (0..NODES).map(|number| world.node(number)).collect(),
             shards: (0..NODES).map(|_| Rc::default()).collect(),
@@ -75,23 +83,28 @@ impl Nodes {
         }
     }
 
-    pub(super) fn addrs(&self) -> Vec<SocketAddr> {
+    /// Where the stores serve gRPC and each other, by number of the node.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.addr(PORT)).collect()
     }
 
-    pub(super) fn resp_addrs(&self) -> Vec<SocketAddr> {
+    /// Where the nodes serve RESP, by number.
+    pub fn resp_addrs(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.addr(RESP_PORT)).collect()
     }
 
-    pub(super) fn node(&self, number: usize) -> &Node {
+    /// The machine of a node.
+    pub fn node(&self, number: usize) -> &Node {
         &self.nodes[number]
     }
 
-    pub(super) fn is_up(&self, number: usize) -> bool {
+    /// Whether a node runs.
+    pub fn is_up(&self, number: usize) -> bool {
         self.running[number].is_some()
     }
 
-    pub(super) fn start(&mut self, number: usize) {
+    /// Starts a node that does not run.
+    pub fn start(&mut self, number: usize) {
         assert!(!self.is_up(number), "node {number} is up");
         let (addrs, setup, shard) = (self.addrs(), self.setup, self.shards[number].clone());
         let running = self.nodes[number].start(0, move |rt| serve(rt, number, addrs, setup, shard));
@@ -99,7 +112,7 @@ impl Nodes {
     }
 
     /// Ends a node at once, with or without what was not synced.
-    pub(super) fn end(&mut self, number: usize, power: bool) {
+    pub fn end(&mut self, number: usize, power: bool) {
         self.running[number] = None;
         self.shards[number].borrow_mut().take();
         match power {
@@ -109,22 +122,22 @@ impl Nodes {
     }
 
     /// The store of a node, once it serves.
-    pub(super) fn shard(&self, number: usize) -> Option<Shard> {
+    pub fn shard(&self, number: usize) -> Option<Shard> {
         self.shards[number].borrow().as_ref().map(|(shard, _)| shard.clone())
     }
 
     /// What a node has sent to the others, if it serves.
-    pub(super) fn gateway(&self, number: usize) -> GatewayNumbers {
+    pub fn gateway(&self, number: usize) -> GatewayNumbers {
         self.shards[number].borrow().as_ref().map(|(_, dispatch)| dispatch.numbers()).unwrap_or_default()
     }
 
     /// The stores that serve, by the number of their node.
-    pub(super) fn serving(&self) -> impl Iterator<Item = (usize, Shard)> {
+    pub fn serving(&self) -> impl Iterator<Item = (usize, Shard)> {
         (0..NODES).filter_map(|number| Some((number, self.shard(number)?)))
     }
 
     /// The node whose store leads a region, in the highest term.
-    pub(super) fn leader(&self, region: RegionId) -> Option<(usize, Shard)> {
+    pub fn leader(&self, region: RegionId) -> Option<(usize, Shard)> {
         let led = self.serving().filter_map(|(number, shard)| {
             let status = shard.status(region)?;
             (status.role == raft::RoleKind::Leader).then_some((status.term, number, shard))
@@ -133,12 +146,59 @@ impl Nodes {
     }
 }
 
+/// What a node opens: small limits, so that rare paths run often.
+pub fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
+    Plan {
+        dir: dir.to_owned(),
+        first_regions: bootstrap::regions(&identity),
+        peers: Vec::new(),
+        schedulers: Vec::new(),
+        identity,
+        ids: 0,
+        holdings: Vec::new(),
+        cores,
+        shard: ShardOptions {
+            store: StoreId(0),
+            system: false,
+            may_be_empty: false,
+            log: LogOptions::default(),
+            tree: TreeOptions::default(),
+            limits: ShardLimits {
+                inflight_bytes_max: 64 << 20,
+                log_bytes_max: 64 << 20,
+                turn_bytes_max: 16 << 20,
+                segment_bytes: 64 << 20,
+                reserve_bytes: 0,
+                kept_entries: 1024,
+                kept_bytes_max: 64 << 20,
+                snapshot_piece_bytes: 64 << 20,
+                snapshot_bytes_per_second: 64 << 20,
+            },
+            memory: Memory::unbounded(),
+            raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
+        },
+    }
+}
+
+fn resp_config() -> resp::Config {
+    resp::Config {
+        password: None,
+        connections_max: 5000,
+        pipeline_max: 1024,
+        cursors: Cursors::new(1 << 40),
+        connections: Connections::default(),
+        board: None,
+        descriptors: Descriptors::default(),
+        facts: Facts { version: "0.1.0".to_owned(), port: RESP_PORT, cores: 1, ..Facts::default() },
+    }
+}
+
 async fn serve(rt: Rt, number: usize, addrs: Vec<SocketAddr>, setup: Setup, up: Up) {
     let dir = Path::new("/data");
     rt.create_dir_all(dir).await.unwrap();
     let store = number as u64 + 1;
     let identity = Identity { cluster: 7, node: 10 + store, stores: 1, first_store: store };
-    let mut plan = crate::node::plan(dir, identity, 1);
+    let mut plan = plan(dir, identity, 1);
     plan.first_regions = regions().split_off(usize::from(setup.without_first == Some(number)));
     plan.peers = addrs.iter().enumerate().map(|(at, addr)| (StoreId(at as u64 + 1), *addr)).collect();
     plan.shard.log.segment_bytes = 64 << 10;

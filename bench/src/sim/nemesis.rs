@@ -1,0 +1,170 @@
+//! What befalls the nodes of a run: one thing at a time, drawn from the seed, told in the story, and mended again.
+
+use std::time::Duration;
+
+use super::nodes::{NODES, regions};
+use super::run::{CLIENTS, Run};
+
+impl Run {
+    fn draw_node(&self) -> usize {
+        self.world.below(NODES as u64) as usize
+    }
+
+    fn draw_ms(&self, least: u64, most: u64) -> Duration {
+        Duration::from_millis(least + self.world.below(most - least))
+    }
+
+    /// The node that leads a region, or any.
+    fn a_leader(&self) -> usize {
+        let region = regions()[self.world.below(2) as usize].id;
+        self.nodes.leader(region).map_or_else(|| self.draw_node(), |(number, _)| number)
+    }
+
+    fn end_one(&mut self, number: usize, power: bool) {
+        self.tell(format!("node {number} {}", if power { "loses its power" } else { "is killed" }));
+        self.nodes.end(number, power);
+        self.tally.ends += 1;
+    }
+
+    fn start_one(&mut self, number: usize) {
+        self.tell(format!("node {number} is started"));
+        self.nodes.start(number);
+    }
+
+    fn end(&mut self, number: usize, away: Duration) -> Result<(), String> {
+        let power = self.world.below(3) != 0;
+        self.end_one(number, power);
+        self.pass(away)?;
+        self.start_one(number);
+        Ok(())
+    }
+
+    fn heal(&mut self) {
+        self.tell("the links are whole again".to_owned());
+        self.world.heal_network();
+    }
+
+    /// Something goes wrong, and is mended.
+    pub(super) fn befall(&mut self) -> Result<(), String> {
+        let (one, other) = (self.draw_node(), self.draw_node());
+        match self.world.below(12) {
+            0 => self.end(one, self.draw_ms(100, 3000))?,
+            1 | 2 => self.end(self.a_leader(), self.draw_ms(20, 3000))?,
+            3 => self.end_two(one)?,
+            4 => self.cut_one_way(one)?,
+            5 => self.cut_off()?,
+            6 => {
+                if one != other {
+                    self.tell(format!("connections between the nodes {one} and {other} break"));
+                    self.world.reset(self.nodes.node(one), self.nodes.node(other));
+                }
+            }
+            7 => self.stand_still()?,
+            8 => self.transfer(one),
+            9 => self.dark()?,
+            10 | 11 => self.stay_away(one)?,
+            _ => unreachable!("it is below twelve"),
+        }
+        self.pass(self.draw_ms(100, 2500))
+    }
+
+    /// A leader loses its power, and before it is back another node ends.
+    fn end_two(&mut self, second: usize) -> Result<(), String> {
+        let first = self.a_leader();
+        self.end_one(first, true);
+        self.pass(self.draw_ms(1, 2500))?;
+        if second != first {
+            self.end(second, self.draw_ms(1, 500))?;
+        }
+        self.start_one(first);
+        Ok(())
+    }
+
+    /// What a leader says does not reach another node.
+    fn cut_one_way(&mut self, to: usize) -> Result<(), String> {
+        let from = self.a_leader();
+        if from == to {
+            return Ok(());
+        }
+        self.tell(format!("what node {from} says does not reach node {to}"));
+        self.world.cut_one_way(self.nodes.node(from), self.nodes.node(to));
+        self.tally.cuts += 1;
+        self.pass(self.draw_ms(500, 5000))?;
+        self.heal();
+        Ok(())
+    }
+
+    /// A leader whose clock is slow is cut off from the other nodes, and not from its clients.
+    fn cut_off(&mut self) -> Result<(), String> {
+        let alone = self.a_leader();
+        // Where leaders ask for every read, no clock matters; where they do not, voters allow for some drift.
+        let drift_ppm = if self.lease.is_zero() { -500_000 } else { -50_000 };
+        self.tell(format!("node {alone} is cut off from the others, its clock drifts by {drift_ppm} ppm"));
+        self.nodes.node(alone).drift(drift_ppm);
+        self.world.partition(&[self.nodes.node(alone)]);
+        // Its clients stay with it.
+        for client in 0..CLIENTS {
+            self.world.join(self.nodes.node(alone), &self.world.node(NODES + client));
+        }
+        self.tally.cuts += 1;
+        self.pass(self.draw_ms(500, 5000))?;
+        self.heal();
+        self.nodes.node(alone).drift(0);
+        Ok(())
+    }
+
+    fn stand_still(&mut self) -> Result<(), String> {
+        let asleep = self.a_leader();
+        self.tell(format!("node {asleep} stands still"));
+        self.nodes.node(asleep).pause();
+        self.slow = true;
+        self.pass(self.draw_ms(200, 4000))?;
+        self.tell(format!("node {asleep} goes on"));
+        self.nodes.node(asleep).resume();
+        self.slow = false;
+        Ok(())
+    }
+
+    fn transfer(&mut self, to: usize) {
+        let region = regions().swap_remove(self.world.below(2) as usize);
+        if let Some((from, leader)) = self.nodes.leader(region.id)
+            && leader.transfer(region.id, region.peers[to].id, region.epoch).is_ok()
+        {
+            self.tell(format!("node {from} hands {} to node {to}", region.id));
+            self.tally.transfers += 1;
+        }
+    }
+
+    /// A node is away until the others have cut from their logs what it lacks. A link that is cut for so long would cost the simulated
+    /// network more than the rest of the run.
+    fn stay_away(&mut self, away: usize) -> Result<(), String> {
+        let power = self.world.below(2) == 0;
+        self.end_one(away, power);
+        self.pass(self.draw_ms(6000, 15_000))?;
+        self.start_one(away);
+        // While it catches up others may fail, too.
+        self.pass(self.draw_ms(10, 3000))
+    }
+
+    /// The disks of those that follow are slow, then all nodes lose their power at once, and the leader comes back last.
+    fn dark(&mut self) -> Result<(), String> {
+        let leader = self.a_leader();
+        let factor = 20 + self.world.below(300);
+        let slow = |run: &mut Self, factor: u64| {
+            (0..NODES)
+                .filter(|number| *number != leader)
+                .for_each(|number| run.nodes.node(number).disk().slow(factor));
+            run.slow = factor > 1;
+        };
+        self.tell(format!("all disks but that of node {leader} are {factor} times slower"));
+        slow(self, factor);
+        self.pass(self.draw_ms(100, 800))?;
+        (0..NODES).for_each(|number| self.end_one(number, true));
+        slow(self, 1);
+        self.pass(self.draw_ms(1, 500))?;
+        (0..NODES).filter(|number| *number != leader).for_each(|number| self.start_one(number));
+        self.pass(self.draw_ms(1, 4000))?;
+        self.start_one(leader);
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! Many seeds, each a run of its own, on as many threads as the machine has CPUs.
+//!
+//! A run ends with a verdict. One that panics ends its whole process in a release build, so whoever runs seeds there says from a hook
+//! which seed it was ([`story::current`](super::story::current) has the rest).
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use super::Tally;
+use super::run::Run;
+use crate::clock::now;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The seeds.
+    pub seeds: Range<u64>,
+    /// Threads, each with one run at a time; at least one.
+    pub threads: usize,
+    /// Go on after a seed that fails.
+    pub keep_going: bool,
+    /// Show a progress bar.
+    pub progress: bool,
+}
+
+/// A seed that failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct SeedFailure {
+    /// The seed.
+    pub seed: u64,
+    /// What is wrong.
+    pub why: String,
+    /// All options of the run and what happened in it.
+    pub story: String,
+}
+
+/// What all seeds came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct SimReport {
+    /// The first seed.
+    pub first_seed: u64,
+    /// Seeds that were run.
+    pub seeds: u64,
+    /// Seeds that failed, lowest first.
+    pub failures: Vec<SeedFailure>,
+    /// What all that did not fail have been through.
+    pub tally: Tally,
+    /// How long it took.
+    pub elapsed_seconds: f64,
+}
+
+/// One seed.
+fn run_seed(seed: u64) -> Result<Tally, SeedFailure> {
+    let mut run = Run::new(seed);
+    run.live().map_err(|why| SeedFailure { seed, why, story: run.story.text() })
+}
+
+/// Runs the seeds.
+pub fn run_seeds(options: &Options) -> SimReport {
+    let began = now();
+    let (next, stop) = (AtomicU64::new(options.seeds.start), AtomicBool::new(false));
+    let (said, verdicts) = mpsc::channel();
+    let mut report = SimReport {
+        first_seed: options.seeds.start,
+        seeds: 0,
+        failures: Vec::new(),
+        tally: Tally::default(),
+        elapsed_seconds: 0.0,
+    };
+    let bar = progress_bar(options);
+    std::thread::scope(|scope| {
+        for _ in 0..options.threads.max(1) {
+            let (said, next, stop) = (said.clone(), &next, &stop);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    // Whoever takes the verdicts takes them to the end.
+                    if seed >= options.seeds.end || said.send(run_seed(seed)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(said);
+        for verdict in verdicts {
+            report.seeds += 1;
+            match verdict {
+                Ok(tally) => report.tally.add(&tally),
+                Err(failure) => {
+                    bar.println(format!("seed {} failed: {}", failure.seed, failure.why));
+                    report.failures.push(failure);
+                    stop.store(!options.keep_going, Ordering::Relaxed);
+                }
+            }
+            bar.set_message(format!("{} failed", report.failures.len()));
+            bar.inc(1);
+        }
+    });
+    bar.finish_and_clear();
+    report.failures.sort_by_key(|failure| failure.seed);
+    report.elapsed_seconds = began.elapsed().as_secs_f64();
+    report
+}
+
+fn progress_bar(options: &Options) -> ProgressBar {
+    if !options.progress {
+        return ProgressBar::hidden();
+    }
+    let template = "seeds [{wide_bar}] {human_pos}/{human_len}, {msg}, {eta} left";
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(options.seeds.end.saturating_sub(options.seeds.start))
+        .with_style(style.progress_chars("=> "))
+        .with_message("0 failed")
+}
+
+impl SimReport {
+    /// Whether nothing was wrong.
+    pub fn passed(&self) -> bool {
+        self.failures.is_empty()
+    }
+
+    /// A text for people: the story of every seed that failed, then the sums.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        for SeedFailure { seed: _, why, story } in &self.failures {
+            text.push_str(&format!("{story}{why}\n\n"));
+        }
+        let Tally {
+            answered,
+            lost,
+            terms,
+            ends,
+            cuts,
+            transfers,
+            snapshots,
+            answered_anywhere,
+            refused_anywhere,
+        } = self.tally;
+        text.push_str(&format!(
+            "sim {}: {} seeds from {}, {} failed, {:.0} s\n\
+             \x20 calls answered               {answered}\n\
+             \x20 over RESP, and refused       {answered_anywhere}, {refused_anywhere}\n\
+             \x20 outcome not known            {lost}\n\
+             \x20 terms with a leader          {terms}\n\
+             \x20 nodes ended                  {ends}\n\
+             \x20 links cut                    {cuts}\n\
+             \x20 transfers of leadership      {transfers}\n\
+             \x20 snapshots taken in           {snapshots}\n",
+            if self.passed() { "passed" } else { "FAILED" },
+            self.seeds,
+            self.first_seed,
+            self.failures.len(),
+            self.elapsed_seconds,
+        ));
+        if let Some(SeedFailure { seed, .. }) = self.failures.first() {
+            text.push_str(&format!("run one again with: ringkeep bench sim --seed {seed}\n"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_that_fails_is_shown_with_its_story() {
+        let failure = SeedFailure {
+            seed: 17,
+            why: "the replicas of region 100 differ".to_owned(),
+            story: "seed 17: leases of 0ns\n    3.000 s  node 1 is killed\n".to_owned(),
+        };
+        let report = SimReport {
+            first_seed: 0,
+            seeds: 20,
+            failures: vec![failure],
+            tally: Tally { answered: 9, ..Tally::default() },
+            elapsed_seconds: 1.0,
+        };
+        let text = report.table();
+        assert!(!report.passed() && text.contains("sim FAILED: 20 seeds from 0, 1 failed"), "{text}");
+        assert!(
+            text.contains("seed 17: leases of 0ns\n    3.000 s  node 1 is killed\nthe replicas"),
+            "{text}"
+        );
+        assert!(text.ends_with("ringkeep bench sim --seed 17\n"), "{text}");
+    }
+}
