@@ -1,5 +1,6 @@
 //! The only place of this crate that prints.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -16,19 +17,16 @@ pub(crate) enum Format {
 /// A configuration that cannot be used (`EX_CONFIG` of sysexits.h).
 pub(crate) const EXIT_CONFIG: u8 = 78;
 
-/// An answer, on standard output.
-#[expect(clippy::print_stdout, reason = "this is where answers leave")]
+/// An answer, on standard output. Whoever reads it may have gone, which is no reason to end: a panic here would leave the processes of a
+/// demonstration behind.
 pub(crate) fn answer(text: &str) {
-    print!("{text}");
-    if !text.ends_with('\n') {
-        println!();
-    }
+    let end = if text.ends_with('\n') { "" } else { "\n" };
+    drop(write!(std::io::stdout(), "{text}{end}"));
 }
 
-/// A remark, on standard error.
-#[expect(clippy::print_stderr, reason = "this is where remarks leave")]
+/// A remark, on standard error; as above.
 pub(crate) fn remark(text: &str) {
-    eprintln!("{text}");
+    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 /// Reports why the command failed.
