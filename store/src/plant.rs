@@ -45,6 +45,8 @@ pub enum Bug {
     ComparedUnasked,
     /// What the scheduler answers to another node is lost.
     AnswersLost,
+    /// A node drains with everything that it leads.
+    NothingHandedOver,
     /// The addresses of stores that a core asked for are not entered into its book.
     AddressesLost,
     /// Where other nodes are is forgotten by a restart.

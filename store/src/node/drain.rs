@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! announce on request, ahead of the rest: health checks say that the node wants no calls; it serves on, and nothing is waited for
-//! finish   every core closes its listeners and lets its connections finish. Stores go on, because connections of other cores
-//!          may still wait for them.
+//! finish   every core hands over what it leads ([`handover`](super::handover)), closes its listeners and lets its connections finish.
+//!          Stores go on, because connections of other cores may still wait for them.
 //! stop     the scheduler shard finishes its calls and stops: what it is asked rests on a store
 //! close    stores finish what is in flight, flush, and close
 //! end      executors end

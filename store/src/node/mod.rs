@@ -12,6 +12,7 @@ pub mod contacts;
 pub mod core;
 mod drain;
 pub mod examine;
+mod handover;
 pub mod identity;
 mod join;
 pub mod listen;

@@ -13,6 +13,7 @@ use futures_util::future::{join, join_all};
 
 use super::core::{self, Fenced, Plan, Stores};
 use super::drain::Order;
+use super::handover::{self, HAND_OVER_MAX};
 use super::listen::CannotListen;
 use super::locator::Locator;
 use super::orders;
@@ -174,6 +175,9 @@ impl DataCore {
             if planted(Bug::StoresClosedFirst) {
                 stores.stop(patience).await;
             }
+            let began = rt.now();
+            handover::hand_over(&rt, &stores.shards, HAND_OVER_MAX.min(patience / 2)).await;
+            let patience = patience.saturating_sub(rt.now().since(began));
             stopping.1.set(patience);
             stopping.0.ring();
             let servers = servers.take();

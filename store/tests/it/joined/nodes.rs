@@ -109,10 +109,16 @@ impl Member {
         }
     }
 
+    /// Asks the node to end as a signal does.
+    pub(super) fn begin_drain(&self) {
+        let life = self.life.as_ref().expect("the node is up");
+        life.requests.try_send(Request::Drain(DRAIN)).expect("the root core takes a drain");
+    }
+
     /// Ends the node as a signal does.
     pub(super) fn drain(&mut self, world: &World) {
-        let life = self.life.take().expect("the node is up");
-        life.requests.try_send(Request::Drain(DRAIN)).expect("the root core takes a drain");
+        self.begin_drain();
+        let _life = self.life.take();
         world.run_for(DRAIN + Duration::from_secs(3));
         self.node.kill();
     }

@@ -165,6 +165,39 @@ fn replicas_are_there_soon_after_their_nodes() {
     }
 }
 
+/// The node that began the cluster leads and is drained under load. The longest time without an answer to any client.
+fn longest_silence_in_a_drain(seed: u64) -> Result<Duration, String> {
+    let mut run = Run::new(World::new(seed, Options::default()));
+    run.begin()?;
+    run.pass(Duration::from_secs(3))?;
+    run.members[0].begin_drain();
+    let mut silence = (Duration::ZERO, run.shared.history.borrow().answered, run.world.now());
+    for _ in 0..400 {
+        run.pass(Duration::from_millis(10))?;
+        let (answered, now) = (run.shared.history.borrow().answered, run.world.now());
+        let (longest, before, since) = silence;
+        silence = match answered > before {
+            true => (longest, answered, now),
+            false => (longest.max(now - since), before, since),
+        };
+    }
+    run.shared.history.borrow().judge()?;
+    Ok(silence.0)
+}
+
+/// Followers wait at least a second before they elect another leader.
+#[test]
+fn a_node_that_drains_hands_over_and_nobody_waits_for_an_election() {
+    for seed in 0..3 {
+        let silence = longest_silence_in_a_drain(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        assert!(silence < Duration::from_millis(700), "seed {seed}: no answer for {silence:?}");
+    }
+    plant::plant(Some(Bug::NothingHandedOver));
+    let silence = longest_silence_in_a_drain(0).expect("it is slow only");
+    plant::plant(None);
+    assert!(silence > Duration::from_millis(900), "the planted bug went unnoticed: {silence:?}");
+}
+
 #[test]
 fn bugs_on_the_way_to_the_scheduler_are_caught() {
     let mut unnoticed = Vec::new();
