@@ -6,20 +6,14 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use engine::log::LogOptions;
-use engine::lsm::TreeOptions;
 use engine::rt::Rt;
-use scheduler::StoreId;
 use store::config::{Config, Limits, Machine};
 use store::gateway::Gateway;
-use store::memory::Memory;
 use store::node::bootstrap;
 use store::node::core::{self, Plan, Stores};
 use store::node::identity::Identity;
 use store::node::{CoreWork, Node, Setup};
-use store::shard::ShardLimits;
 use store::shard::links::connect;
-use store::shard::open::ShardOptions;
 
 const DRAIN: Duration = Duration::from_secs(30);
 
