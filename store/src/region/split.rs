@@ -312,7 +312,7 @@ mod tests {
             |split| split.cuts.clear(),
             |split| split.cuts[0].new.region = RegionId(9),
             |split| split.cuts[0].new.region = RegionId(110),
-            |split| drop(split.cuts[0].new.peers.pop()),
+            |split| split.cuts[0].new.peers.truncate(1),
             |split| split.cuts[0].new.peers[1] = PeerId(101),
         ];
         for (place, change) in invalid.into_iter().enumerate() {
