@@ -117,7 +117,7 @@ fn what_was_cut_is_counted_until_the_next_opening() {
     world.node(0).disk().write(&path, &damaged);
     let open = || {
         process(&world, |rt| async move {
-            let (log, recovered) = crate::log_world::open(&rt).await.unwrap();
+            let (log, recovered) = open(&rt).await.unwrap();
             let (stats, said) = (log.stats(), log.cut().map(ToString::to_string));
             assert_eq!(said, recovered.cut.map(|cut| cut.to_string()));
             log.close().await.unwrap();
@@ -146,7 +146,7 @@ fn replayed() -> Result<(), String> {
             let (disk, path) = (node.clone(), path.clone());
             let named = path.clone();
             let fault = process(&world, move |rt| async move {
-                let (log, _) = crate::log_world::open(&rt).await.unwrap();
+                let (log, _) = open(&rt).await.unwrap();
                 disk.disk().rot(&path, block as u64 * 4096 + 40, 0x77);
                 let replayed = log.replay(async |_| Ok(())).await;
                 replayed.err()
