@@ -40,6 +40,7 @@ pub use file::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode};
 pub use fs::DirLock;
 pub use native::{Cores, Pulse, StallWatch, start_core};
 pub use net::{Detached, ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
+use time::CpuTime;
 pub use time::{CpuClock, Mono};
 
 /// One core's handle on its world. Cheap to clone; stays on its core.
@@ -117,9 +118,9 @@ impl Rt {
     /// This core's CPU clock.
     pub fn cpu_clock(&self) -> CpuClock {
         CpuClock(match &self.world {
-            World::Native(core) => core.cpu_clock(),
+            World::Native(core) => core.cpu_clock().map_or(CpuTime::Unknown, CpuTime::Thread),
             #[cfg(feature = "sim")]
-            World::Sim(_) => None,
+            World::Sim(_) => CpuTime::Idle,
         })
     }
 

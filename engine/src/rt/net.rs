@@ -61,7 +61,14 @@ pub struct Stream(StreamInner);
 
 /// A connection between two cores. Dropping it closes it.
 #[derive(Debug)]
-pub struct Detached(OwnedFd);
+pub struct Detached(DetachedInner);
+
+#[derive(Debug)]
+enum DetachedInner {
+    Native(OwnedFd),
+    #[cfg(feature = "sim")]
+    Sim(sim::LetGo),
+}
 
 #[derive(Debug, Clone)]
 enum StreamInner {
@@ -106,12 +113,34 @@ impl Rt {
     }
 
     /// Takes a connection in that another core has let go. It is lost when this core cannot.
-    pub fn attach(&self, Detached(socket): Detached) -> io::Result<Stream> {
-        match &self.world {
-            World::Native(core) => Ok(Stream(StreamInner::Native(core.attach(socket)?))),
+    pub fn attach(&self, Detached(detached): Detached) -> io::Result<Stream> {
+        match (&self.world, detached) {
+            (World::Native(core), DetachedInner::Native(socket)) => {
+                Ok(Stream(StreamInner::Native(core.attach(socket)?)))
+            }
             #[cfg(feature = "sim")]
-            World::Sim(_) => unreachable!("no simulated connection was ever let go"),
+            (World::Sim(_), DetachedInner::Sim(let_go)) => Ok(Stream(StreamInner::Sim(let_go.take()))),
+            #[cfg(feature = "sim")]
+            (World::Native(_), DetachedInner::Sim(_)) | (World::Sim(_), DetachedInner::Native(_)) => {
+                unreachable!("connections stay in their world")
+            }
         }
+    }
+
+    /// The addresses of `HOST:PORT`, of which there is at least one. A name is resolved anew each time, on a thread of its own.
+    ///
+    /// # Errors
+    /// It is no such text, the name is not known, or too many names are being resolved at this moment (`WouldBlock`).
+    pub async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(addr) = address.parse() {
+            return Ok(vec![addr]);
+        }
+        let found = match &self.world {
+            World::Native(core) => core.resolve(address).await?,
+            #[cfg(feature = "sim")]
+            World::Sim(core) => core.resolve(address).await?,
+        };
+        if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
     }
 
     /// Connects to `addr`.
@@ -189,14 +218,18 @@ impl Stream {
         }
     }
 
-    /// Lets the connection go, for another core to take it in. It stays if that cannot be: in simulation, or if it was split.
+    /// Lets the connection go, for another core to take it in. It stays if that cannot be, because it was split.
     pub fn detach(self) -> Result<Detached, Self> {
         match self.0 {
-            StreamInner::Native(stream) => {
-                stream.detach().map(Detached).map_err(|stream| Self(StreamInner::Native(stream)))
-            }
+            StreamInner::Native(stream) => match stream.detach() {
+                Ok(socket) => Ok(Detached(DetachedInner::Native(socket))),
+                Err(stream) => Err(Self(StreamInner::Native(stream))),
+            },
             #[cfg(feature = "sim")]
-            StreamInner::Sim(stream) => Err(Self(StreamInner::Sim(stream))),
+            StreamInner::Sim(stream) => match stream.detach() {
+                Ok(let_go) => Ok(Detached(DetachedInner::Sim(let_go))),
+                Err(stream) => Err(Self(StreamInner::Sim(stream))),
+            },
         }
     }
 

@@ -16,12 +16,28 @@ impl Mono {
 
 /// How much CPU time one core has used, readable from every core.
 #[derive(Clone, Copy, Debug)]
-pub struct CpuClock(pub(super) Option<libc::clockid_t>);
+pub struct CpuClock(pub(super) CpuTime);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum CpuTime {
+    /// Of the thread of a core.
+    Thread(libc::clockid_t),
+    /// Not known.
+    Unknown,
+    /// Simulated cores have time to spare at every moment.
+    #[cfg(feature = "sim")]
+    Idle,
+}
 
 impl CpuClock {
-    /// CPU time used so far; `None` once the core has ended, and in simulation.
+    /// CPU time used so far; `None` once the core has ended. In simulation it stands still.
     pub fn read(&self) -> Option<Duration> {
-        super::native::read_clock(self.0?)
+        match self.0 {
+            CpuTime::Thread(clock) => super::native::read_clock(clock),
+            CpuTime::Unknown => None,
+            #[cfg(feature = "sim")]
+            CpuTime::Idle => Some(Duration::ZERO),
+        }
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use rustix::io::Errno;
@@ -14,6 +15,10 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use super::Core;
 use super::sockets::CoreSocket;
 use crate::rt::net::ListenOptions;
+
+/// Names of the whole process that may be resolved at a time, each on a thread.
+const RESOLVING_MAX: usize = 8;
+static RESOLVING: AtomicUsize = AtomicUsize::new(0);
 
 #[derive(Debug)]
 pub(crate) struct CoreListener {
@@ -46,6 +51,32 @@ impl Core {
     pub(crate) fn attach(&self, socket: OwnedFd) -> io::Result<CoreStream> {
         self.refuse_if_closing()?;
         CoreStream::new(self, socket)
+    }
+
+    /// On a thread of its own, because the resolver of the system may take half a minute, and helper threads have files to open meanwhile.
+    pub(crate) async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        self.refuse_if_closing()?;
+        if RESOLVING.fetch_add(1, Ordering::Relaxed) >= RESOLVING_MAX {
+            RESOLVING.fetch_sub(1, Ordering::Relaxed);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let (answer, answered) = flume::bounded(1);
+        let address = address.to_owned();
+        let resolving = move || {
+            let found = address.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+            RESOLVING.fetch_sub(1, Ordering::Relaxed);
+            if answer.send(found).is_err() {
+                tracing::debug!(address, "a name was resolved when it was not needed any more");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("resolver".to_owned()).spawn(resolving) {
+            RESOLVING.fetch_sub(1, Ordering::Relaxed);
+            return Err(error);
+        }
+        self.operate(async move {
+            answered.recv_async().await.unwrap_or_else(|_| Err(io::Error::other("the resolver panicked")))
+        })
+        .await
     }
 
     pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<CoreStream> {

@@ -55,7 +55,7 @@ pub use options::{CrashMode, DiskOptions, NetOptions, Options};
 
 pub(crate) use self::core::SimCore;
 pub(crate) use file::{SimBuf, SimFile};
-pub(crate) use net::{SimListener, SimStream};
+pub(crate) use net::{LetGo, SimListener, SimStream};
 
 use super::Rt;
 use node::NodeState;
@@ -105,6 +105,11 @@ impl World {
             nodes.push(Rc::new(NodeState::new(number, Rc::new(disk))));
         }
         Node { sim: self.sim.clone(), state: nodes[id].clone() }
+    }
+
+    /// Has `name` lead to a node from now on, for whoever [resolves](Rt::resolve) it.
+    pub fn name(&self, name: &str, node: &Node) {
+        self.sim.net.name(name, node.ip());
     }
 
     /// Virtual time since the run began.

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::mem::ManuallyDrop;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use super::conn::{Conn, End};
@@ -32,6 +34,8 @@ pub(crate) struct Net {
     conns: RefCell<Vec<Weak<Conn>>>,
     conns_opened: Cell<u64>,
     next_port: Cell<u16>,
+    /// Where names lead.
+    names: RefCell<BTreeMap<String, IpAddr>>,
     rng: Rng,
     stats: Cell<NetStats>,
 }
@@ -70,6 +74,7 @@ impl Net {
             conns: RefCell::default(),
             conns_opened: Cell::new(0),
             next_port: Cell::new(FIRST_FREE_PORT),
+            names: RefCell::default(),
             rng: rng.fork(0x006E_6574),
             stats: Cell::default(),
         }
@@ -100,6 +105,10 @@ impl Net {
 
     pub(crate) fn set_extra_delay(&self, from: u16, to: u16, delay: Duration) {
         self.extra_delay.borrow_mut().insert((from, to), nanos(delay));
+    }
+
+    pub(crate) fn name(&self, name: &str, leads_to: IpAddr) {
+        self.names.borrow_mut().insert(name.to_owned(), leads_to);
     }
 
     pub(crate) fn heal(&self) {
@@ -279,6 +288,19 @@ impl SimCore {
         Ok(SimListener { sim: sim.clone(), state })
     }
 
+    /// The name of `NAME:PORT` is looked up after a while, as a resolver does.
+    pub(crate) async fn resolve(&self, address: &str) -> io::Result<Vec<SocketAddr>> {
+        let (name, port) = address.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+        let port = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
+        let name = name.to_owned();
+        self.blocking(|| ()).await?;
+        let found = match name.as_str() {
+            "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
+            name => self.sim().net.names.borrow().get(name).copied(),
+        };
+        Ok(found.map(|ip| SocketAddr::new(ip, port)).into_iter().collect())
+    }
+
     pub(crate) async fn connect(&self, addr: SocketAddr) -> io::Result<SimStream> {
         let (sim, from) = (self.sim(), self.node());
         let near = addr.ip().is_loopback() || addr.ip().is_unspecified();
@@ -362,9 +384,45 @@ impl Drop for StreamEnd {
     }
 }
 
+/// A stream between two cores of its world.
+#[derive(Debug)]
+pub(crate) struct LetGo {
+    stream: ManuallyDrop<SimStream>,
+    /// Of the world.
+    thread: ThreadId,
+}
+
+// SAFETY: what crosses cores has to be `Send`, and all cores of a simulated world run on the thread that made it. The stream is touched on
+// that thread only: `take` asserts it, and elsewhere a drop leaves the stream alone.
+unsafe impl Send for LetGo {}
+
+impl LetGo {
+    pub(crate) fn take(self) -> SimStream {
+        assert_eq!(std::thread::current().id(), self.thread, "a simulated connection left its world");
+        SimStream::clone(&self.stream)
+    }
+}
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        if std::thread::current().id() == self.thread {
+            // SAFETY: nothing uses the stream after the drop of its only owner.
+            unsafe { ManuallyDrop::drop(&mut self.stream) };
+        }
+    }
+}
+
 impl SimStream {
     fn new(sim: &Rc<Sim>, conn: Rc<Conn>, end: usize) -> Self {
         Self(Rc::new(StreamEnd { sim: sim.clone(), conn, end }))
+    }
+
+    /// Lets the connection go, unless another half of it is in use.
+    pub(crate) fn detach(self) -> Result<LetGo, Self> {
+        match Rc::strong_count(&self.0) {
+            1 => Ok(LetGo { stream: ManuallyDrop::new(self), thread: std::thread::current().id() }),
+            _ => Err(self),
+        }
     }
 
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {

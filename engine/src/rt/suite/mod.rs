@@ -133,6 +133,9 @@ promises! {
         nobody_listening_refuses
         a_port_is_taken_once_unless_it_is_shared
         an_abandoned_accept_loses_no_connection
+        a_stream_goes_on_at_another_core
+        a_stream_that_no_core_takes_in_is_closed
+        a_name_leads_to_addresses
         a_core_that_ends_takes_its_connections_and_its_io_along;
 }
 

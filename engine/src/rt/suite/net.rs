@@ -173,3 +173,48 @@ pub(super) async fn a_core_that_ends_takes_its_connections_and_its_io_along(stag
         stage.rt.sleep(Duration::from_millis(1)).await;
     }
 }
+
+pub(super) async fn a_stream_goes_on_at_another_core(stage: Stage) {
+    let (mut client, mut server) = pair(&stage.rt).await;
+    client.write_all(b"one ").await.unwrap();
+    let mut first = [0; 1];
+    assert_eq!(server.read(&mut first).await.unwrap(), 1, "the rest waits");
+    let detached = server.detach().expect("it was not split");
+    let sibling = stage.start_sibling(move |rt| async move {
+        let (mut stream, mut read) = (rt.attach(detached).unwrap(), Vec::new());
+        while read.len() < 6 {
+            let mut buffer = [0; 6];
+            let n = stream.read(&mut buffer).await.unwrap();
+            read.extend_from_slice(&buffer[..n]);
+        }
+        stream.write_all(b"done").await.unwrap();
+        read
+    });
+    client.write_all(b"two").await.unwrap();
+    assert_eq!(sibling.await, b"ne two");
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"done");
+}
+
+pub(super) async fn a_stream_that_no_core_takes_in_is_closed(stage: Stage) {
+    let (mut client, server) = pair(&stage.rt).await;
+    let (reading, writing) = server.split();
+    drop(reading);
+    drop(writing);
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
+    let (mut client, server) = pair(&stage.rt).await;
+    drop(server.detach().expect("it was not split"));
+    assert_eq!(read_to_end(&mut client).await.unwrap(), b"");
+}
+
+pub(super) async fn a_name_leads_to_addresses(stage: Stage) {
+    let rt = &stage.rt;
+    let (_listener, addr) = listen(rt);
+    let literal = rt.resolve(&addr.to_string()).await.unwrap();
+    assert_eq!(literal, [addr]);
+    let named = rt.resolve(&format!("localhost:{}", addr.port())).await.unwrap();
+    assert!(named.iter().all(|found| found.ip().is_loopback() && found.port() == addr.port()), "{named:?}");
+    assert!(!named.is_empty());
+    for unknown in ["no-such-host.invalid:7", "no port", "localhost:port"] {
+        assert!(rt.resolve(unknown).await.is_err(), "{unknown}");
+    }
+}

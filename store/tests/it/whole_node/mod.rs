@@ -8,6 +8,7 @@
 
 mod bounds;
 mod clients;
+mod migrated;
 mod published;
 mod scheduler;
 
