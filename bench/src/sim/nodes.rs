@@ -200,7 +200,8 @@ async fn serve(rt: Rt, number: usize, addrs: Vec<SocketAddr>, setup: Setup, up: 
     let identity = Identity { cluster: 7, node: 10 + store, stores: 1, first_store: store };
     let mut plan = plan(dir, identity, 1);
     plan.first_regions = regions().split_off(usize::from(setup.without_first == Some(number)));
-    plan.peers = addrs.iter().enumerate().map(|(at, addr)| (StoreId(at as u64 + 1), *addr)).collect();
+    plan.peers =
+        addrs.iter().enumerate().map(|(at, addr)| (StoreId(at as u64 + 1), addr.to_string())).collect();
     plan.shard.log.segment_bytes = 64 << 10;
     plan.shard.limits.segment_bytes = 64 << 10;
     plan.shard.tree.memtable_bytes = 8 << 10;

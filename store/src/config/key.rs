@@ -77,7 +77,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "advertise",
-        help: "Host name or address that is announced to clients. Default: the value of listen.",
+        help: "Host name or address that is announced to clients and to other nodes, which resolve a name whenever they connect. Default: the value of listen.",
         secret: false,
         set: |c, text| put(&mut c.advertise, (!text.is_empty()).then(|| text.to_owned())),
         show: |c| c.advertise.clone().unwrap_or_default(),

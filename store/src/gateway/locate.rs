@@ -23,6 +23,7 @@ use engine::rt::local::Pending;
 use scheduler::{Peer, Region, Role};
 
 use super::dispatch::Dispatch;
+use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::{Atomic, Op};
 
@@ -204,6 +205,9 @@ impl Dispatch {
         let leader = leader.as_ref().filter(elsewhere).or_else(|| region.peers.iter().find(may_lead));
         let Some(leader) = leader else { return };
         let mut routes = self.routes_mut();
+        if planted(Bug::OldOwnerKept) && routes.find(region.range.start().as_bytes()).is_some() {
+            return;
+        }
         if routes.locate(region, *leader) {
             let start = Bytes::copy_from_slice(region.range.start().as_bytes());
             if let Some(oldest) = questions.keep(region.id.0, start, routes.located()) {

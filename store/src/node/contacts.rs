@@ -5,7 +5,7 @@
 //! CONTACTS   text, one "name value" per line, beside IDENT, replaced as a whole
 //!   ringkeep-contacts  1              format version of the file
 //!   node 3 10.0.0.3:20160             the port of the PD API of a node, by id, ascending
-//!   store 4 10.0.0.2:20161            the port of a store of another node, by id, ascending
+//!   store 4 10.0.0.2:20161            the port of a store of another node, by id, ascending; its host may be a name
 //!   sum       9d1c...                 CRC-32 over every byte before this line
 //! ```
 //!
@@ -28,6 +28,7 @@ use engine::rt::local::Bell;
 use scheduler::{NodeId, StoreId};
 
 use crate::plant::{Bug, planted};
+use crate::wire::peer::book::is_address;
 
 /// The file, in the data directory.
 pub const FILE: &str = "CONTACTS";
@@ -45,8 +46,8 @@ const WRITE_PAUSE: Duration = Duration::from_secs(1);
 pub struct Contacts {
     /// Where each node serves the PD API.
     pub nodes: BTreeMap<NodeId, SocketAddr>,
-    /// Where each store is reached.
-    pub stores: BTreeMap<StoreId, SocketAddr>,
+    /// Where each store is reached, as `HOST:PORT`.
+    pub stores: BTreeMap<StoreId, String>,
 }
 
 impl Contacts {
@@ -99,9 +100,9 @@ impl Contacts {
                     let (id, addr) = entry(id, addr)?;
                     contacts.nodes.insert(NodeId(id), addr);
                 }
-                ["store", id, addr] => {
-                    let (id, addr) = entry(id, addr)?;
-                    contacts.stores.insert(StoreId(id), addr);
+                ["store", id, address] if is_address(address) => {
+                    let id = id.parse().map_err(|_| "an id is no number")?;
+                    contacts.stores.insert(StoreId(id), address.to_owned());
                 }
                 ["sum", _] => {}
                 _ => return Err("a line is none that there is"),
@@ -142,12 +143,13 @@ impl Keeper {
         keeper
     }
 
-    /// Notes where stores are reached. An address that is not IP:PORT cannot be dialled and is not kept.
+    /// Notes where stores are reached. An address that is not HOST:PORT cannot be dialled and is not kept.
     pub fn learn_stores(&self, addresses: &[(StoreId, String)]) {
         let mut contacts = self.0.contacts.borrow_mut();
-        let known = addresses.iter().filter_map(|(store, addr)| Some((*store, addr.parse().ok()?)));
-        let changed =
-            known.fold(false, |changed, (store, addr)| note(&mut contacts.stores, store, addr) || changed);
+        let known = addresses.iter().filter(|(_, address)| is_address(address));
+        let changed = known.fold(false, |changed, (store, address)| {
+            note(&mut contacts.stores, *store, address.clone()) || changed
+        });
         if changed {
             self.0.changed.ring();
         }
@@ -168,7 +170,7 @@ impl Keeper {
 }
 
 /// Whether that changes anything.
-fn note<K: Ord>(map: &mut BTreeMap<K, SocketAddr>, key: K, addr: SocketAddr) -> bool {
+fn note<K: Ord, A: PartialEq>(map: &mut BTreeMap<K, A>, key: K, addr: A) -> bool {
     if map.get(&key) == Some(&addr) || (map.len() >= LINES_MAX && !map.contains_key(&key)) {
         return false;
     }
@@ -185,7 +187,10 @@ mod tests {
         let addr = |text: &str| text.parse::<SocketAddr>().expect("an address");
         Contacts {
             nodes: BTreeMap::from([(NodeId(3), addr("10.0.0.1:20160")), (NodeId(9), addr("[::1]:7"))]),
-            stores: BTreeMap::from([(StoreId(1), addr("10.0.0.1:20161")), (StoreId(10), addr("[::1]:8"))]),
+            stores: BTreeMap::from([(StoreId(1), "10.0.0.1:20161"), (StoreId(10), "[::1]:8")])
+                .into_iter()
+                .map(|(store, address)| (store, address.to_owned()))
+                .collect(),
         }
     }
 
@@ -222,12 +227,17 @@ mod tests {
             rt.create_dir_all(dir).await.unwrap();
             assert_eq!(Contacts::read(&rt, dir).await, Contacts::default());
             let keeper = Keeper::start(&rt, dir, Contacts::default());
-            let addr = |text: &str| text.parse::<SocketAddr>().expect("an address");
-            let said = [(StoreId(1), "10.0.0.1:20161".to_owned()), (StoreId(2), "a.name:1".to_owned())];
+            let at = |address: &str| address.to_owned();
+            let said = [
+                (StoreId(1), at("10.0.0.1:20161")),
+                (StoreId(2), at("a.name:1")),
+                (StoreId(3), at("no port")),
+            ];
             keeper.learn_stores(&said);
             rt.sleep(2 * WRITE_PAUSE).await;
             let kept = Contacts::read(&rt, dir).await;
-            assert_eq!(kept.stores, BTreeMap::from([(StoreId(1), addr("10.0.0.1:20161"))]));
+            let usable = said[..2].iter().cloned().collect();
+            assert_eq!(kept.stores, usable);
             rt.replace_small(&dir.join(FILE), b"ringkeep-contacts 1\nsum 0\n").await.unwrap();
             assert_eq!(Contacts::read(&rt, dir).await, Contacts::default());
             // What is known already is not written again; what is new is.
@@ -236,7 +246,7 @@ mod tests {
             assert_eq!(Contacts::read(&rt, dir).await, Contacts::default());
             keeper.learn_stores(&[(StoreId(1), "10.0.0.1:9".to_owned())]);
             rt.sleep(2 * WRITE_PAUSE).await;
-            assert_eq!(Contacts::read(&rt, dir).await.stores[&StoreId(1)], addr("10.0.0.1:9"));
+            assert_eq!(Contacts::read(&rt, dir).await.stores[&StoreId(1)], "10.0.0.1:9");
         });
     }
 

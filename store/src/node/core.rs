@@ -28,7 +28,7 @@ use crate::wire::grpc::Guest;
 use crate::wire::peer;
 use crate::wire::peer::book::AddressBook;
 use crate::wire::peer::inbound::Inbound;
-use crate::wire::peer::link::Speaker;
+use crate::wire::peer::open::Speaker;
 use crate::wire::peer::port::PeerPort;
 use crate::wire::peer::requests::asking::Requests;
 
@@ -53,7 +53,7 @@ pub struct Plan {
     /// Where the scheduler was found, if another node hosts it.
     pub schedulers: Vec<SocketAddr>,
     /// Where stores of other nodes are reached, as far as that is known at the start.
-    pub peers: Vec<(StoreId, SocketAddr)>,
+    pub peers: Vec<(StoreId, String)>,
     /// How every store is opened; the store id is filled in.
     pub shard: ShardOptions,
 }
@@ -119,7 +119,7 @@ impl Fenced {
 pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
     let (mut shards, mut fenced, mut peers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let book = Rc::new(AddressBook::default());
-    plan.peers.iter().for_each(|(store, addr)| book.set(*store, *addr));
+    plan.peers.iter().for_each(|(store, addr)| book.set(*store, addr));
     let memory = plan.shard.memory.fresh();
     for index in plan.stores_of(rt.core()) {
         let store = plan.identity.store_id(index);

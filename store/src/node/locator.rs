@@ -42,7 +42,7 @@ impl Locator {
     /// Hands answers on until the root core ends.
     pub(super) async fn follow(self: Rc<Self>, replies: Receiver<locate::Answer>, book: Rc<AddressBook>) {
         while let Some((id, Regions { regions, addresses })) = replies.recv().await {
-            addresses.iter().for_each(|(store, address)| book.learn(*store, address));
+            addresses.iter().for_each(|(store, address)| book.set(*store, address));
             let located = regions.into_iter().map(|(region, leader)| Located { region, leader }).collect();
             let mut asked = self.asked.borrow_mut();
             // Answers come in order, so what was asked before this one is never answered.

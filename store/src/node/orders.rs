@@ -32,7 +32,7 @@ pub(super) async fn follow(
             if planted(Bug::AddressesLost) {
                 continue;
             }
-            book.learn(store, &address);
+            book.set(store, &address);
         }
         for instruction in &instructions {
             carry_out(&shards, instruction);

@@ -37,7 +37,7 @@ use crate::shard::Shard;
 use crate::shard::links::connect;
 use crate::shard::routes::Place;
 use crate::wire::board::Board;
-use crate::wire::peer::link::Speaker;
+use crate::wire::peer::open::Speaker;
 use crate::wire::resp::Connections;
 
 /// Work of the program that a node is part of, begun on every data core once the core can answer, with a gateway to the whole

@@ -30,7 +30,7 @@ use crate::wire::health::Health;
 use crate::wire::pd::client::SchedulerClient;
 use crate::wire::pd::elsewhere::Elsewhere;
 use crate::wire::pd::{Dialer, Pd};
-use crate::wire::peer::link::Speaker;
+use crate::wire::peer::open::Speaker;
 
 /// The port of the PD API, bound and not served.
 pub(super) struct Bound {

@@ -226,7 +226,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
         cores: limits.cores.min(opened.ident.identity.stores),
         first_regions,
         schedulers: opened.ident.schedulers.clone(),
-        peers: opened.contacts.stores.iter().map(|(store, addr)| (*store, *addr)).collect(),
+        peers: opened.contacts.stores.iter().map(|(store, address)| (*store, address.clone())).collect(),
         shard: ShardOptions {
             store: StoreId(0),
             system: false,

@@ -19,7 +19,7 @@ use store::wire::health::Health;
 use store::wire::pd::{Dialer, Pd};
 use store::wire::peer::counters::PeerCounters;
 use store::wire::peer::inbound::{Inbound, Seen};
-use store::wire::peer::link::Speaker;
+use store::wire::peer::open::Speaker;
 use store::wire::proto::metapb::{Store, StoreLabel};
 use store::wire::proto::pdpb::*;
 

@@ -10,7 +10,6 @@
 //! cluster has handed out are dialled for, and few at a time.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,8 +19,9 @@ use scheduler::{NodeId, StoreDescriptor, StoreId};
 use super::{Pd, denied};
 use crate::control::Joining;
 use crate::wire::grpc::{Code, Status};
-use crate::wire::peer::frame::PREFACE;
-use crate::wire::peer::link::{LinkError, Speaker, introduce};
+use crate::wire::peer::book::is_address;
+use crate::wire::peer::link::LinkError;
+use crate::wire::peer::open::{Purpose, Speaker, introduce};
 use crate::wire::proto::{metapb, pdpb};
 
 /// The label by which a store says which node it is of.
@@ -67,20 +67,22 @@ impl Dialer {
         Ok(Dial(self.dialling.clone()))
     }
 
-    /// Whether `store` answers at `addr`. A connection that breaks once may be the weather.
-    async fn dial(&self, store: StoreId, addr: SocketAddr) -> Result<(), LinkError> {
+    /// Whether `store` answers at `address`. A connection that breaks once may be the weather.
+    async fn dial(&self, store: StoreId, address: &str) -> Result<(), LinkError> {
         for _ in 1..DIAL_TRIES {
-            match self.dial_once(store, addr).await {
+            match self.dial_once(store, address).await {
                 Err(LinkError::Io(_) | LinkError::Closed) => self.rt.sleep(DIAL_PAUSE).await,
                 dialled => return dialled,
             }
         }
-        self.dial_once(store, addr).await
+        self.dial_once(store, address).await
     }
 
-    async fn dial_once(&self, store: StoreId, addr: SocketAddr) -> Result<(), LinkError> {
-        let introduced =
-            self.rt.timeout(DIAL_MAX, introduce(&self.rt, PREFACE, &self.speaker, addr, store)).await;
+    async fn dial_once(&self, store: StoreId, address: &str) -> Result<(), LinkError> {
+        let introduced = self
+            .rt
+            .timeout(DIAL_MAX, introduce(&self.rt, Purpose::Messages, &self.speaker, address, store))
+            .await;
         introduced.unwrap_or(Err(LinkError::Timeout)).map(drop)
     }
 }
@@ -101,14 +103,13 @@ impl Pd {
             let message = "no store of this node can dial the one that joins; see the log of the node";
             return Err(Status::new(Code::Unavailable, message));
         };
-        let (wanted, addr) = described(&request.store.ok_or_else(|| Status::invalid("no store is named"))?)?;
+        let wanted = described(&request.store.ok_or_else(|| Status::invalid("no store is named"))?)?;
         let joining = self.control.may_join(&wanted).map_err(denied)?;
         if joining != Joining::Known {
             let _dial = dialer.begin()?;
-            dialer.dial(wanted.id, addr).await.map_err(|error| unreachable(&wanted, &error))?;
+            dialer.dial(wanted.id, &wanted.address).await.map_err(|error| unreachable(&wanted, &error))?;
             if let Joining::MovedFrom(before) = &joining
-                && let Ok(addr) = before.parse()
-                && dialer.dial(wanted.id, addr).await.is_ok()
+                && dialer.dial(wanted.id, before).await.is_ok()
             {
                 return Err(in_use(&wanted, before));
             }
@@ -137,19 +138,18 @@ fn in_use(wanted: &StoreDescriptor, before: &str) -> Status {
 }
 
 /// The store of a request.
-fn described(store: &metapb::Store) -> Result<(StoreDescriptor, SocketAddr), Status> {
+fn described(store: &metapb::Store) -> Result<StoreDescriptor, Status> {
     let metapb::Store { id, address, labels, .. } = store;
-    let addr = address.parse::<SocketAddr>().map_err(|_| {
-        Status::invalid(format!("the address of store {id} is {address:?}; give it as IP:PORT"))
-    })?;
+    if !is_address(address) {
+        return Err(Status::invalid(format!(
+            "the address of store {id} is {address:?}; give it as HOST:PORT, with a name or an IP address as host"
+        )));
+    }
     let node = labels.iter().find(|label| label.key == NODE_LABEL).and_then(|label| label.value.parse().ok());
     let node = node.ok_or_else(|| {
         Status::invalid(format!("store {id} does not say its node; give its id in the label {NODE_LABEL:?}"))
     })?;
     let others = labels.iter().filter(|label| label.key != NODE_LABEL);
-    let descriptor = others
-        .fold(StoreDescriptor::new(StoreId(*id), NodeId(node), addr.to_string()), |descriptor, label| {
-            descriptor.with_label(&label.key, &label.value)
-        });
-    Ok((descriptor, addr))
+    let bare = StoreDescriptor::new(StoreId(*id), NodeId(node), address.clone());
+    Ok(others.fold(bare, |descriptor, label| descriptor.with_label(&label.key, &label.value)))
 }

@@ -39,8 +39,6 @@ use super::messages::MessageBatch;
 use crate::request::KEY_BYTES_MAX;
 use crate::shard::receiving::Offer;
 
-/// What a bulk connection begins with. The last byte is the generation of the framing.
-pub const BULK_PREFACE: &[u8; 8] = b"RKBULK\0\x01";
 /// Maximum of a frame's length on a bulk connection, bytes.
 pub const BULK_FRAME_BYTES_MAX: usize = 1 << 20;
 /// How much of a file one frame carries, bytes.
@@ -61,15 +59,6 @@ impl fmt::Display for BadBulk {
 }
 
 impl std::error::Error for BadBulk {}
-
-/// Whether a stream that begins with `first` may be a bulk connection: `None` while more bytes are needed to tell.
-pub fn is_bulk(first: &[u8]) -> Option<bool> {
-    let common = first.len().min(BULK_PREFACE.len());
-    if first[..common] != BULK_PREFACE[..common] {
-        return Some(false);
-    }
-    (common == BULK_PREFACE.len()).then_some(true)
-}
 
 /// Appends an offer to a frame.
 pub fn encode_offer(offer: &Offer, mut out: Vec<u8>) -> Vec<u8> {

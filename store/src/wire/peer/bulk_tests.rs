@@ -137,11 +137,3 @@ fn no_file_is_believed_to_be_as_long_as_it_likes() {
     assert!(with(&|piece| piece.end = vec![1; KEY_BYTES_MAX + 2]).is_err());
     assert!(with(&|piece| piece.end = vec![1; KEY_BYTES_MAX + 1]).is_ok());
 }
-
-#[test]
-fn the_first_bytes_tell_a_bulk_connection_from_all_others() {
-    assert_eq!((is_bulk(b"RK"), is_bulk(BULK_PREFACE)), (None, Some(true)));
-    for other in [&b"RKPEER\0\x01"[..], b"PRI * HT", b"RKBULK\0\x02"] {
-        assert_eq!(is_bulk(other), Some(false), "{other:?}");
-    }
-}

@@ -6,18 +6,12 @@
 //! ```
 //! Numbers are little-endian. `length` counts the kind and the payload; `crc` is the CRC-32 of the length's four bytes, the kind
 //! and the payload, so a length that was damaged does not select other bytes to be checked. The preface tells the protocol from
-//! HTTP/2 and RESP on a shared port and names its generation.
+//! HTTP/2 and RESP on a shared port and names its generation ([`Purpose`](super::open::Purpose)).
 //!
 //! Invariants: memory follows the bytes that have arrived, never the length that was announced; after the first bad frame nothing
 //! more is read from the stream, because frames are found by counting.
 
 use std::fmt;
-
-/// What a connection begins with. The last byte is the generation of the framing, not of the protocol (see `hello`).
-pub const PREFACE: &[u8; 8] = b"RKPEER\0\x01";
-
-/// What a connection begins with that carries requests of clients; see [`requests`](super::requests).
-pub const REQUESTS_PREFACE: &[u8; 8] = b"RKREQS\0\x01";
 
 /// Maximum of `length`, bytes. The largest message carries one entry of the largest size and a little more.
 pub const FRAME_BYTES_MAX: usize = 64 << 20;

@@ -16,10 +16,11 @@ use engine::rt::{Rt, Stream};
 use scheduler::StoreId;
 
 use super::counters::PeerCounters;
-use super::frame::{self, Decoder, FRAME_BYTES_MAX, Kind, PREFACE, REQUESTS_PREFACE};
+use super::frame::{self, Decoder, FRAME_BYTES_MAX, Kind};
 use super::hello::{self, Hello, Rejection};
-use super::link::{HELLO_BYTES_MAX, LinkError, Speaker, read_frame};
+use super::link::LinkError;
 use super::messages::MessageBatch;
+use super::open::{HELLO_BYTES_MAX, Speaker, read_frame};
 use super::reading::Reading;
 use super::requests::serving;
 use crate::memory::Memory;
@@ -115,14 +116,8 @@ impl Inbound {
         }
     }
 
-    fn count(&self, ended: Result<(), LinkError>) -> Result<(), LinkError> {
-        if let Err(
-            LinkError::BadFrame(_)
-            | LinkError::Rejected(_)
-            | LinkError::Unexpected(_)
-            | LinkError::BadRequests(_),
-        ) = &ended
-        {
+    pub(super) fn count(&self, ended: Result<(), LinkError>) -> Result<(), LinkError> {
+        if ended.as_ref().is_err_and(LinkError::is_breach) {
             self.counters.bad_frames.add(1);
         }
         ended
@@ -227,16 +222,4 @@ impl Inbound {
             }
         }
     }
-}
-
-/// Whether a stream that begins with `first` may be of the peer protocol: `None` while more bytes are needed to tell.
-pub fn is_peer(first: &[u8]) -> Option<bool> {
-    let begins = |preface: &[u8; 8]| {
-        let common = first.len().min(preface.len());
-        first[..common] == preface[..common]
-    };
-    if !begins(PREFACE) && !begins(REQUESTS_PREFACE) {
-        return Some(false);
-    }
-    (first.len() >= PREFACE.len()).then_some(true)
 }

@@ -20,20 +20,20 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use engine::rt::local::Bell;
-use engine::rt::{Mono, Rt, Stream};
+use engine::rt::{Mono, Rt};
 use scheduler::StoreId;
 
 use super::book::AddressBook;
 use super::counters::{CountByKind, PeerCounters};
-use super::frame::{self, BadFrame, Decoder, Kind, PREFACE};
-use super::hello::{self, Hello, Rejection};
+use super::frame::{self, BadFrame, Kind};
+use super::hello::Rejection;
 use super::messages::{MessageBatch, message_bytes};
 use super::notice::Notice;
+use super::open::{Purpose, Speaker, open};
 use super::requests::codec::BadRequests;
 use super::ship;
 use crate::region::message::PeerMessage;
@@ -60,34 +60,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A store counts as not reached for this long after the last attempt: longer than there is between two as long as there is something
 /// to send.
 const UNREACHABLE_FOR: Duration = Duration::from_secs(10);
-/// An introduction is at most this long, bytes.
-pub(super) const HELLO_BYTES_MAX: usize = 4096;
-
-/// Who speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Speaker {
-    /// The cluster.
-    pub cluster: u64,
-    /// The store.
-    pub store: StoreId,
-    /// How often its log has been opened.
-    pub incarnation: u64,
-}
-
-impl Speaker {
-    /// The introduction to `target`.
-    pub fn hello(&self, target: StoreId) -> Hello {
-        Hello {
-            cluster: self.cluster,
-            store: self.store,
-            target,
-            incarnation: self.incarnation,
-            version: hello::VERSION,
-            version_min: hello::VERSION_MIN,
-            features: 0,
-        }
-    }
-}
 
 /// Why a connection ended.
 #[derive(Debug)]
@@ -132,6 +104,21 @@ impl fmt::Display for LinkError {
 }
 
 impl std::error::Error for LinkError {}
+
+impl LinkError {
+    /// Whether the peer said what it must not say, so that the connection is of no use.
+    pub(super) const fn is_breach(&self) -> bool {
+        match self {
+            Self::BadFrame(_) | Self::Unexpected(_) | Self::BadRequests(_) | Self::Rejected(_) => true,
+            Self::NoAddress
+            | Self::Io(_)
+            | Self::Timeout
+            | Self::Closed
+            | Self::Refused(_)
+            | Self::Unwanted(_) => false,
+        }
+    }
+}
 
 impl From<std::io::Error> for LinkError {
     fn from(error: std::io::Error) -> Self {
@@ -421,8 +408,7 @@ async fn converse(
     else {
         return (false, Vec::new(), Ok(()));
     };
-    let opened = rt.timeout(CONNECT_MAX, open(rt, &speaker, &book, to)).await;
-    let mut stream = match opened.unwrap_or(Err(LinkError::Timeout)) {
+    let mut stream = match open(rt, (Purpose::Messages, CONNECT_MAX), &speaker, &book, to).await {
         Ok(stream) => stream,
         Err(error) => {
             counters.connect_failed.add(1);
@@ -453,69 +439,6 @@ async fn converse(
             }
             Some(Err(error)) => return (true, batch.messages, Err(error.into())),
             None => return (true, batch.messages, Err(LinkError::Timeout)),
-        }
-    }
-}
-
-/// Connects and introduces both sides to each other.
-async fn open(rt: &Rt, speaker: &Speaker, book: &AddressBook, to: StoreId) -> Result<Stream, LinkError> {
-    introduce(rt, PREFACE, speaker, book.find(to).ok_or(LinkError::NoAddress)?, to).await
-}
-
-/// Connects to `addr`, where `to` should be, and introduces both sides to each other. `preface` says what the connection is for.
-///
-/// # Errors
-/// Why there is no connection: it is not reached, is not the store that was meant, or refuses.
-pub async fn introduce(
-    rt: &Rt,
-    preface: &[u8; 8],
-    speaker: &Speaker,
-    addr: SocketAddr,
-    to: StoreId,
-) -> Result<Stream, LinkError> {
-    let mut stream = rt.connect(addr).await?;
-    let mut bytes = preface.to_vec();
-    let ours = speaker.hello(to);
-    frame::push(&mut bytes, Kind::Hello, |out| ours.encode(out));
-    stream.write_all(&bytes).await?;
-    let mut decoder = Decoder::new(HELLO_BYTES_MAX);
-    let (kind, payload) = read_frame(&mut stream, &mut decoder).await?;
-    match kind {
-        Kind::Welcome => {
-            let theirs = Hello::decode(&payload)?;
-            if theirs.store != to {
-                return Err(Rejection::OtherStore { meant: to, here: theirs.store }.into());
-            }
-            hello::judge(&ours, &theirs, 0)?;
-            Ok(stream)
-        }
-        Kind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),
-        Kind::Hello
-        | Kind::Messages
-        | Kind::Requests
-        | Kind::Answers
-        | Kind::Offer
-        | Kind::Have
-        | Kind::Piece
-        | Kind::Chunk
-        | Kind::Whole
-        | Kind::Installed => Err(LinkError::Unexpected(kind)),
-    }
-}
-
-/// Reads one frame.
-pub(super) async fn read_frame(
-    stream: &mut Stream,
-    decoder: &mut Decoder,
-) -> Result<(Kind, Vec<u8>), LinkError> {
-    let mut buffer = [0; 1024];
-    loop {
-        if let Some(frame) = decoder.next_frame()? {
-            return Ok((frame.kind, frame.payload.to_vec()));
-        }
-        match stream.read(&mut buffer).await? {
-            0 => return Err(LinkError::Closed),
-            n => decoder.feed(&buffer[..n]),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! sides make sure whom they speak with ([`hello`]); afterwards the connecting side sends the Raft messages that its turns have
 //! for the other store ([`messages`]), and the accepting side sends nothing: answers are messages of its own and take its own
 //! connection. Requests of clients that another node can carry out have connections of their own ([`requests`]), and so has each snapshot
-//! ([`bulk`]). [`link`] opens, feeds and closes connections, to where [`book`] says; [`port`] and [`inbound`] take them in.
+//! ([`bulk`]). [`open`] opens a connection of any kind, to where [`book`] says; [`link`] feeds and closes those of messages; [`port`] and
+//! [`inbound`] take them in.
 //!
 //! ```text
 //! store A  outbox per store ──► link task ──► [preface][Hello] ... [Messages] [Messages] ──► inbound task ──► inbox  store B
@@ -24,6 +25,7 @@ pub mod inbound;
 pub mod link;
 pub mod messages;
 mod notice;
+pub mod open;
 pub mod port;
 mod reading;
 pub mod requests;

@@ -13,12 +13,11 @@ use engine::rt::Stream;
 use engine::rt::local::{Bell, Pending, oneshot};
 use futures_util::future::{Either, select};
 
-use super::bulk::{BULK_PREFACE, is_bulk};
-use super::frame::{PREFACE, REQUESTS_PREFACE};
-use super::inbound::{Inbound, is_peer};
+use super::inbound::Inbound;
 use super::link::LinkError;
 use super::messages::MessageBatch;
 use super::notice::Notice;
+use super::open::{Begins, PREFACE_BYTES, Purpose};
 use super::take;
 use crate::request::{Op, Outcome, Route};
 use crate::shard::Shard;
@@ -54,8 +53,8 @@ impl PeerPort {
         port
     }
 
-    /// Serves what begins with `preface`, for as long as the store runs.
-    async fn run(&self, stream: Stream, preface: &[u8], early: &[u8]) {
+    /// Serves a connection, for as long as the store runs.
+    async fn run(&self, stream: Stream, purpose: Purpose, early: &[u8]) {
         if self.open.borrow().len() >= CONNECTIONS_MAX || self.shard.stopped().is_some() {
             return self.inbound.counters.rejected.add(1);
         }
@@ -63,17 +62,15 @@ impl PeerPort {
         self.accepted.set(number + 1);
         self.open.borrow_mut().insert(number, bell.clone());
         let serving = async {
-            if preface == BULK_PREFACE {
-                return take::serve(&self.inbound, &self.shard, stream, early).await;
-            }
-            match preface == REQUESTS_PREFACE {
-                true => {
-                    self.inbound.serve_requests(stream, early, |route, op| self.carry_out(route, op)).await
-                }
-                false => {
+            match purpose {
+                Purpose::Messages => {
                     let deliver = async |batch: MessageBatch| self.shard.receive(batch.messages).await;
                     self.inbound.serve(stream, early, deliver).await
                 }
+                Purpose::Requests => {
+                    self.inbound.serve_requests(stream, early, |route, op| self.carry_out(route, op)).await
+                }
+                Purpose::Snapshot => take::serve(&self.inbound, &self.shard, stream, early).await,
             }
         };
         if let Either::Left((Err(error), _)) = select(pin!(serving), pin!(bell.wait())).await {
@@ -113,17 +110,19 @@ impl PeerPort {
 
 impl Guest for PeerPort {
     fn is_meant(&self, first: &[u8]) -> Option<bool> {
-        match (is_peer(first), is_bulk(first)) {
-            (Some(true), _) | (_, Some(true)) => Some(true),
-            (Some(false), Some(false)) => Some(false),
-            (None, _) | (_, None) => None,
+        match Purpose::of(first) {
+            Begins::With(_) => Some(true),
+            Begins::Otherwise => Some(false),
+            Begins::Unknown => None,
         }
     }
 
     fn serve(self: Rc<Self>, stream: Stream, early: Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(async move {
-            let (preface, early) = early.split_at(PREFACE.len());
-            self.run(stream, preface, early).await;
+            let Begins::With(purpose) = Purpose::of(&early) else {
+                unreachable!("the port hands over what is meant for it")
+            };
+            self.run(stream, purpose, &early[PREFACE_BYTES..]).await;
         })
     }
 }

@@ -14,11 +14,10 @@ use std::time::Duration;
 
 use engine::rt::Stream;
 
-use super::bulk::{
-    BULK_PREFACE, CHUNK_BYTES, decode_count, encode_chunk, encode_count, encode_offer, encode_piece,
-};
+use super::bulk::{CHUNK_BYTES, decode_count, encode_chunk, encode_count, encode_offer, encode_piece};
 use super::frame::{self, Decoder, Kind};
-use super::link::{HELLO_BYTES_MAX, LinkError, Links, introduce, read_frame};
+use super::link::{LinkError, Links};
+use super::open::{HELLO_BYTES_MAX, Purpose, open, read_frame};
 use crate::shard::shipping::{Failed, Shipment};
 
 /// Attempts that bring no piece across before the shipment is given up.
@@ -89,10 +88,7 @@ pub(super) async fn carry(links: &Links, shipment: &mut Shipment) -> Result<(), 
 /// One connection. `arrived` is how many pieces the receiver has.
 async fn converse(links: &Links, shipment: &mut Shipment, arrived: &mut u64) -> Result<(), Ended> {
     let (rt, to) = (links.rt(), shipment.to());
-    let addr = links.book().find(to).ok_or(LinkError::NoAddress)?;
-    let speaker = links.speaker();
-    let opened = rt.timeout(CONNECT_MAX, introduce(rt, BULK_PREFACE, &speaker, addr, to)).await;
-    let stream = opened.unwrap_or(Err(LinkError::Timeout))?;
+    let stream = open(rt, (Purpose::Snapshot, CONNECT_MAX), &links.speaker(), links.book(), to).await?;
     let mut talk = Talk { links, stream, decoder: Decoder::new(HELLO_BYTES_MAX) };
     talk.send(Kind::Offer, |out| encode_offer(shipment.offer(), out)).await?;
     let Some(mut have) = talk.answer(ANSWER_MAX).await? else { return Ok(()) };
@@ -137,8 +133,8 @@ impl Talk<'_> {
     }
 
     /// How many pieces the receiver has; nothing if it has installed them.
-    async fn answer(&mut self, patience: Duration) -> Result<Option<u64>, LinkError> {
-        let read = self.links.rt().timeout(patience, read_frame(&mut self.stream, &mut self.decoder)).await;
+    async fn answer(&mut self, time_max: Duration) -> Result<Option<u64>, LinkError> {
+        let read = self.links.rt().timeout(time_max, read_frame(&mut self.stream, &mut self.decoder)).await;
         let (kind, payload) = read.unwrap_or(Err(LinkError::Timeout))?;
         match kind {
             Kind::Have => decode_count(&payload).map(Some).map_err(|_| LinkError::Closed),

@@ -37,24 +37,10 @@ pub(super) async fn serve(
     decoder.allow(BULK_FRAME_BYTES_MAX);
     let mut talk = Talk { inbound, shard, from, stream, incoming: None, buffer: vec![0; READ_BYTES] };
     let ended = talk.run(&mut decoder).await;
-    match &ended {
-        Err(
-            LinkError::BadFrame(_)
-            | LinkError::Unexpected(_)
-            | LinkError::BadRequests(_)
-            | LinkError::Rejected(_),
-        ) => inbound.counters.bad_frames.add(1),
-        Err(LinkError::Unwanted(unwanted)) => talk.refuse(unwanted).await?,
-        Ok(())
-        | Err(
-            LinkError::NoAddress
-            | LinkError::Io(_)
-            | LinkError::Timeout
-            | LinkError::Closed
-            | LinkError::Refused(_),
-        ) => {}
+    if let Err(LinkError::Unwanted(unwanted)) = &ended {
+        talk.refuse(unwanted).await?;
     }
-    ended
+    inbound.count(ended)
 }
 
 struct Talk<'a> {

@@ -12,13 +12,15 @@ use scheduler::{Epoch, Peer, PeerId, RegionId, StoreId};
 
 use super::book::AddressBook;
 use super::counters::PeerCounters;
-use super::frame::{self, Kind, PREFACE};
-use super::inbound::{Inbound, Seen, is_peer};
-use super::link::{self, IDLE_MAX, Links, QUEUE_MESSAGES_MAX, Speaker};
+use super::frame::{self, Kind};
+use super::inbound::{Inbound, Seen};
+use super::link::{IDLE_MAX, Links, QUEUE_MESSAGES_MAX};
 use super::messages::MessageBatch;
+use super::open::{self, Begins, PREFACE_BYTES, Purpose, Speaker};
 use crate::memory::{Memory, MemoryLimits};
 use crate::region::message::{Body as Content, PeerMessage};
 
+const PREFACE: &[u8; PREFACE_BYTES] = Purpose::Messages.preface();
 const PORT: u16 = 20_161;
 
 fn speaker(store: u64) -> Speaker {
@@ -72,7 +74,7 @@ async fn accept_within(
                     Ok(0) | Err(_) => return,
                 }
             }
-            assert_eq!(is_peer(&preface), Some(true));
+            assert_eq!(Purpose::of(&preface), Begins::With(Purpose::Messages));
             let deliver = async |batch: MessageBatch| {
                 arrived.borrow_mut().extend(batch.messages.iter().map(|message| message.region.0));
             };
@@ -101,7 +103,7 @@ fn pair(seed: u64, net: NetOptions) -> Pair {
 
 fn book(addr: SocketAddr) -> Rc<AddressBook> {
     let book = Rc::new(AddressBook::default());
-    book.set(StoreId(2), addr);
+    book.set(StoreId(2), &addr.to_string());
     book
 }
 
@@ -226,7 +228,7 @@ fn peers_that_do_not_belong_here_are_refused_with_a_reason() {
         let Pair { world, addr, counters, arrived } = pair(5, Options::default().net);
         let sending = world.node(0).start(0, move |rt| async move {
             let book = Rc::new(AddressBook::default());
-            book.set(StoreId(target), addr);
+            book.set(StoreId(target), &addr.to_string());
             let links = Links::new(&rt, ours, book.clone());
             links.send(between(ours.store, StoreId(target), 1));
             rt.sleep(Duration::from_secs(1)).await;
@@ -298,11 +300,16 @@ fn an_older_copy_of_a_store_is_refused_after_the_newer_was_seen() {
 
 #[test]
 fn the_preface_tells_the_protocol_from_others() {
-    assert_eq!(is_peer(b""), None);
-    assert_eq!(is_peer(&PREFACE[..5]), None);
-    assert_eq!(is_peer(PREFACE), Some(true));
-    for other in [&b"PRI * HTTP/2.0\r\n"[..], b"*1\r\n$4\r\nPING\r\n", b"RKPEER\0\x02", b"R\0"] {
-        assert_eq!(is_peer(other), Some(false));
+    assert_eq!((Purpose::of(b""), Purpose::of(b"RK")), (Begins::Unknown, Begins::Unknown));
+    for purpose in [Purpose::Messages, Purpose::Requests, Purpose::Snapshot] {
+        let preface = purpose.preface();
+        assert_eq!(Purpose::of(&preface[..5]), Begins::Unknown, "{purpose:?}");
+        assert_eq!(Purpose::of(&[&preface[..], b"more"].concat()), Begins::With(purpose));
+    }
+    for other in
+        [&b"PRI * HTTP/2.0\r\n"[..], b"*1\r\n$4\r\nPING\r\n", b"RKPEER\0\x02", b"RKBULK\0\x02", b"R\0"]
+    {
+        assert_eq!(Purpose::of(other), Begins::Otherwise, "{other:?}");
     }
 }
 
@@ -322,7 +329,9 @@ fn unfinished_frames_share_a_bound_and_end() {
         let mut streams = Vec::new();
         for n in 0..20 {
             let mut stream =
-                link::introduce(&rt, PREFACE, &speaker(100 + n), addr, StoreId(2)).await.unwrap();
+                open::introduce(&rt, Purpose::Messages, &speaker(100 + n), &addr.to_string(), StoreId(2))
+                    .await
+                    .unwrap();
             let mut part = (64u32 << 20).to_le_bytes().to_vec();
             part.resize(3 << 20, 0);
             // It takes what the other side reads.
@@ -336,7 +345,9 @@ fn unfinished_frames_share_a_bound_and_end() {
     });
     let links = world.node(0).start(0, move |rt| async move {
         rt.sleep(Duration::from_secs(40)).await;
-        let mut stream = link::introduce(&rt, PREFACE, &speaker(1), addr, StoreId(2)).await.unwrap();
+        let mut stream = open::introduce(&rt, Purpose::Messages, &speaker(1), &addr.to_string(), StoreId(2))
+            .await
+            .unwrap();
         let batch = MessageBatch { from: StoreId(1), to: StoreId(2), messages: vec![message(9)] };
         let mut bytes = Vec::new();
         frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));

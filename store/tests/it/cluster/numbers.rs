@@ -10,8 +10,7 @@ use scheduler::{Epoch, PeerId, StoreId};
 use store::region::message::{Body, PeerMessage};
 use store::shard::Shard;
 use store::wire::board::CoreReport;
-use store::wire::peer::frame::PREFACE;
-use store::wire::peer::link::{Speaker, introduce};
+use store::wire::peer::open::{Purpose, Speaker, introduce};
 
 use super::nodes::{NODES, regions};
 use super::snapshots::{Lag, offer, offered, round};
@@ -75,10 +74,11 @@ fn wait(seen: &mut Seen, lag: &mut Lag, look: Duration, what: &str, holds: impl 
 /// Connects to a store as another one, then says what nobody can read; and once more without an introduction.
 async fn talk_nonsense(rt: Rt, addr: std::net::SocketAddr, to: StoreId) {
     let speaker = Speaker { cluster: 7, store: StoreId(77), incarnation: 1 };
-    let mut stream = introduce(&rt, PREFACE, &speaker, addr, to).await.expect("it is welcome");
+    let mut stream =
+        introduce(&rt, Purpose::Messages, &speaker, &addr.to_string(), to).await.expect("it is welcome");
     stream.write_all(&[0xff; 64]).await.expect("it is connected");
     let mut stranger = rt.connect(addr).await.expect("it listens");
-    stranger.write_all(PREFACE).await.expect("it is connected");
+    stranger.write_all(Purpose::Messages.preface()).await.expect("it is connected");
     stranger.write_all(&[0xff; 64]).await.expect("it is connected");
     rt.sleep(Duration::from_secs(5)).await;
 }

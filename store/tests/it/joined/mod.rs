@@ -3,6 +3,7 @@
 mod clients;
 mod crash;
 mod elsewhere;
+mod named;
 mod nodes;
 mod numbers;
 mod refused;

@@ -70,7 +70,7 @@ impl Run {
     }
 
     /// Waits until every region has a voter on each node and nothing else.
-    fn replicated(&self) -> Result<(), String> {
+    pub(super) fn replicated(&self) -> Result<(), String> {
         let until = self.world.now() + REPLICATED_MAX;
         loop {
             let regions = self.regions();

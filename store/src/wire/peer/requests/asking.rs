@@ -30,8 +30,9 @@ use crate::metrics::Counter;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
 use crate::wire::peer::book::AddressBook;
-use crate::wire::peer::frame::{self, Decoder, FRAME_BYTES_MAX, Kind, REQUESTS_PREFACE};
-use crate::wire::peer::link::{LinkError, Speaker, introduce};
+use crate::wire::peer::frame::{self, Decoder, FRAME_BYTES_MAX, Kind};
+use crate::wire::peer::link::LinkError;
+use crate::wire::peer::open::{Purpose, Speaker, open};
 
 /// Requests that may be with one store.
 pub const WAITING_MAX: usize = 1024;
@@ -281,13 +282,7 @@ async fn keep_asking(requests: Weak<Requests>, rt: Rt, to: StoreId, lane: Rc<Lan
         else {
             return lane.give_up();
         };
-        let opened = match book.find(to) {
-            Some(addr) => rt
-                .timeout(CONNECT_MAX, introduce(&rt, REQUESTS_PREFACE, &speaker, addr, to))
-                .await
-                .unwrap_or(Err(LinkError::Timeout)),
-            None => Err(LinkError::NoAddress),
-        };
+        let opened = open(&rt, (Purpose::Requests, CONNECT_MAX), &speaker, &book, to).await;
         let ended = match opened {
             Ok(stream) => {
                 lane.outcomes.connected.add_one();

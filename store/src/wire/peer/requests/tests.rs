@@ -22,9 +22,8 @@ use crate::refusal::Refusal;
 use crate::request::{Atomic, Change, Op, Out, Outcome, Route, Scan, Seen, When};
 use crate::wire::peer::book::AddressBook;
 use crate::wire::peer::counters::PeerCounters;
-use crate::wire::peer::frame::REQUESTS_PREFACE;
-use crate::wire::peer::inbound::{Inbound, Seen as SeenStores, is_peer};
-use crate::wire::peer::link::Speaker;
+use crate::wire::peer::inbound::{Inbound, Seen as SeenStores};
+use crate::wire::peer::open::{Begins, Purpose, Speaker};
 
 const PORT: u16 = 20_161;
 
@@ -217,7 +216,7 @@ async fn accept(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool) {
                     Ok(0) | Err(_) => return,
                 }
             }
-            assert_eq!((&preface, is_peer(&preface)), (REQUESTS_PREFACE, Some(true)));
+            assert_eq!(Purpose::of(&preface), Begins::With(Purpose::Requests));
             let carry_out = |_: Route, op: Op| -> Pending<Outcome> {
                 let (answer, pending) = oneshot();
                 let number = number_of(&op);
@@ -249,7 +248,7 @@ fn add(number: i64) -> Op {
 
 fn requests(rt: &Rt, addr: SocketAddr) -> Rc<Requests> {
     let book = Rc::new(AddressBook::default());
-    book.set(StoreId(2), addr);
+    book.set(StoreId(2), &addr.to_string());
     let speaker = Speaker { cluster: 7, store: StoreId(1), incarnation: 1 };
     Requests::new(rt, speaker, book, Memory::unbounded())
 }
