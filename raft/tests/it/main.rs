@@ -4,6 +4,8 @@ mod course;
 mod fuzz;
 mod kit;
 mod paper;
+#[path = "../play/mod.rs"]
+mod play;
 mod random;
 mod rng;
 mod scenario;

@@ -29,6 +29,7 @@ use raft::{
 };
 
 use crate::kit::{Peer, State, course, entry};
+use crate::play;
 
 /// A member: the kit's peer, whose disk and state machine can be stopped.
 struct Member {
@@ -443,47 +444,23 @@ fn show(message: &Message) -> String {
     format!("{}>{} t{} {}{detail}", message.from, message.to, message.term, message.body.name())
 }
 
-/// Runs a script; returns it with what happened in place of what was expected.
-fn play(text: &str) -> String {
-    let mut stage = Stage::new();
-    let mut result = String::new();
-    let mut blocks = text.split("\n\n").peekable();
-    while let Some(block) = blocks.next() {
-        let commands = block.split("\n---").next().unwrap_or("").trim_end();
-        stage.out.clear();
-        for line in commands.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
-            stage.run(line);
-        }
-        result += commands;
-        let is_story = commands.lines().all(|line| line.starts_with('#'));
-        if !is_story {
-            result += "\n---\n";
-            result += stage.out.trim_end();
-        }
-        result = result.trim_end().to_owned();
-        result += if blocks.peek().is_some() { "\n\n" } else { "\n" };
+impl Default for Stage {
+    fn default() -> Self {
+        Self::new()
     }
-    result
+}
+
+impl play::Stage for Stage {
+    fn run(&mut self, line: &str) {
+        Self::run(self, line);
+    }
+
+    fn take_said(&mut self) -> String {
+        std::mem::take(&mut self.out)
+    }
 }
 
 #[test]
 fn scripts_tell_what_happens() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
-    let mut files: Vec<_> =
-        std::fs::read_dir(&folder).expect("the scripts").map(|file| file.expect("a file").path()).collect();
-    files.sort();
-    assert!(files.len() >= 30, "scripts are missing");
-    let mut differ = Vec::new();
-    for file in files {
-        let text = std::fs::read_to_string(&file).expect("a script");
-        let played = play(&text);
-        if std::env::var_os("RINGKEEP_REWRITE").is_some() {
-            std::fs::write(&file, &played).expect("a writable script");
-        } else if played != text {
-            let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-            let at = played.lines().zip(text.lines()).position(|(a, b)| a != b);
-            differ.push(format!("{name}, line {:?}:\n{played}", at.map(|at| at + 1)));
-        }
-    }
-    assert!(differ.is_empty(), "{}", differ.join("\n\n"));
+    play::play_all::<Stage>(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts"), 30);
 }

@@ -2,4 +2,6 @@
 //! own, because it needs nothing of the rest.
 
 mod kit;
+#[path = "../../../raft/tests/play/mod.rs"]
+mod play;
 mod script;

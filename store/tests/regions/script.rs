@@ -41,6 +41,7 @@ use store::region::split::Cut;
 use store::region::submit::Edit;
 
 use crate::kit::{Peer, Shipped, Store, show};
+use crate::play;
 
 #[derive(Default)]
 struct Stage {
@@ -494,57 +495,23 @@ fn show_message(message: &PeerMessage) -> String {
     format!("{way} t{} {}{detail}", inner.term, inner.body.name())
 }
 
-/// Runs a script; returns it with what happened in place of what was expected.
-fn play(text: &str) -> String {
-    let mut stage = Stage::default();
-    let mut result = String::new();
-    let mut blocks = text.split("\n\n").peekable();
-    while let Some(block) = blocks.next() {
-        let commands = block.split("\n---").next().unwrap_or("").trim_end();
-        stage.out.clear();
-        for line in commands.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
-            stage.run(line);
-        }
-        result += commands;
-        if !commands.lines().all(|line| line.starts_with('#')) {
-            result += "\n---\n";
-            result += stage.out.trim_end();
-        }
-        result = result.trim_end().to_owned();
-        result += if blocks.peek().is_some() { "\n\n" } else { "\n" };
+impl play::Stage for Stage {
+    fn run(&mut self, line: &str) {
+        Self::run(self, line);
     }
-    result
+
+    fn take_said(&mut self) -> String {
+        std::mem::take(&mut self.out)
+    }
 }
 
-/// The scripts by name, with their text.
-fn scripts() -> Vec<(PathBuf, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/regions/scripts");
-    let mut files: Vec<_> =
-        std::fs::read_dir(&folder).expect("the scripts").map(|file| file.expect("a file").path()).collect();
-    files.sort();
-    assert!(files.len() >= 30, "scripts are missing: {}", files.len());
-    let with_text = |file: PathBuf| {
-        let text = std::fs::read_to_string(&file).expect("a script");
-        (file, text)
-    };
-    files.into_iter().map(with_text).collect()
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/regions/scripts")
 }
 
 #[test]
 fn scripts_tell_what_happens() {
-    let mut differ = Vec::new();
-    let only = std::env::var("RINGKEEP_SCRIPT").unwrap_or_default();
-    for (file, text) in scripts().into_iter().filter(|(file, _)| file.to_string_lossy().contains(&only)) {
-        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
-        let played = play(&text);
-        if std::env::var_os("RINGKEEP_REWRITE").is_some() {
-            std::fs::write(&file, &played).expect("a writable script");
-        } else if played != text {
-            let at = played.lines().zip(text.lines()).position(|(a, b)| a != b);
-            differ.push(format!("{name}, line {:?}:\n{played}", at.map(|at| at + 1)));
-        }
-    }
-    assert!(differ.is_empty(), "{}", differ.join("\n\n"));
+    play::play_all::<Stage>(&folder(), 30);
 }
 
 /// A planted bug makes some script tell another story, or an invariant fail.
@@ -552,10 +519,10 @@ fn scripts_tell_what_happens() {
 fn bugs_in_regions_are_caught() {
     let mut missed = Vec::new();
     for bug in Bug::REGION.into_iter().chain(Bug::SPLIT) {
-        let caught = scripts().into_iter().any(|(_, text)| {
+        let caught = play::scripts(&folder(), 30).into_iter().any(|(_, text)| {
             let planted = move || {
                 plant(Some(bug));
-                play(&text) != text
+                play::play::<Stage>(&text) != text
             };
             std::thread::spawn(planted).join().unwrap_or(true)
         });
