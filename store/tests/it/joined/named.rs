@@ -8,7 +8,7 @@ use store::config::Config;
 use super::clients::KEYS;
 use super::nodes::{beside, stores};
 use super::replicated::Run;
-use crate::callers::anywhere;
+use bench::sim::callers::anywhere;
 
 const RESP_PORT: u16 = 6380;
 
