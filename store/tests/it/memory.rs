@@ -588,6 +588,69 @@ fn what_a_transaction_keeps_is_charged_until_it_ends() {
     });
 }
 
+/// Keys that are watched stay for as long as their connection likes, so they share the bound of requests.
+#[test]
+fn what_a_connection_watches_is_charged_until_it_is_let_go() {
+    const KEYS: usize = 64;
+    let key = |client: usize, n: usize| {
+        let mut key = vec![b'k'; 8 << 10];
+        key[0] = u8::try_from(client).unwrap();
+        key[1] = u8::try_from(n).unwrap();
+        key
+    };
+    in_world(move |rt| async move {
+        let memory = Memory::new(limits(4 * MIB, 4 * MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let addr = serve(&rt, &gateway);
+        let watch = |client: usize| {
+            let keys: Vec<Vec<u8>> = (0..KEYS).map(|n| key(client, n)).collect();
+            let words: Vec<&[u8]> =
+                std::iter::once(&b"WATCH"[..]).chain(keys.iter().map(Vec::as_slice)).collect();
+            packed(&words)
+        };
+        let (mut watching, mut refused) = (Vec::new(), 0);
+        for client in 0..20 {
+            let mut stream = rt.connect(addr).await.unwrap();
+            stream.write_all(&watch(client)).await.unwrap();
+            let (mut reply, mut piece) = (Vec::new(), [0; 128]);
+            while !reply.ends_with(b"\r\n") {
+                let bytes = stream.read(&mut piece).await.unwrap();
+                assert!(bytes > 0, "the connection ended within a reply");
+                reply.extend_from_slice(&piece[..bytes]);
+            }
+            if reply == b"+OK\r\n" {
+                watching.push(stream);
+            } else {
+                assert_eq!(reply, b"-TRYAGAIN the core is short of memory, try again in 20 ms\r\n");
+                refused += 1;
+            }
+            let (used, kept) = (memory.input.used(), watching.len() * KEYS * (8 << 10));
+            assert!(used >= kept, "{used} bytes are charged for {kept}");
+        }
+        assert!(watching.len() >= 4 && refused > 0, "{} watch, {refused} were refused", watching.len());
+        // The same keys once more cost nothing.
+        let used = memory.input.used();
+        watching[0].write_all(&packed(&[b"WATCH", &key(0, 0), &key(0, 0)])).await.unwrap();
+        expect(&mut watching[0], b"+OK\r\n").await;
+        assert_eq!(memory.input.used(), used);
+        // Each way out gives back what it watched.
+        let one = used / watching.len();
+        let mut others = watching.split_off(watching.len() - 4);
+        ask(&mut others[0], &[b"UNWATCH"], b"+OK\r\n").await;
+        ask(&mut others[1], &[b"MULTI"], b"+OK\r\n").await;
+        ask(&mut others[1], &[b"DISCARD"], b"+OK\r\n").await;
+        ask(&mut others[2], &[b"MULTI"], b"+OK\r\n").await;
+        ask(&mut others[2], &[b"EXEC"], b"*0\r\n").await;
+        ask(&mut others[3], &[b"RESET"], b"+RESET\r\n").await;
+        assert_eq!(memory.input.used(), used - 4 * one);
+        ask(&mut others[0], &[b"WATCH", &key(0, 0)], b"+OK\r\n").await;
+        assert!(memory.input.used() >= used - 4 * one + (8 << 10));
+        drop((watching, others));
+        rt.sleep(Duration::from_secs(1)).await;
+        assert_eq!(memory.input.used(), 0, "closed connections keep something");
+    });
+}
+
 /// A list of connections is an answer like others: charged while it is made, and refused where there is no room for it.
 #[test]
 fn a_list_of_connections_is_charged() {

@@ -25,13 +25,17 @@ use crate::request::{Atomic, Op, Out, Outcome};
 pub async fn watch(server: Rc<Server>, client: Rc<Client>, keys: Vec<Bytes>, protocol: Protocol) -> Vec<u8> {
     let mut said = Vec::new();
     let mut reply = Writer::new(&mut said, protocol);
-    if let Err(error) = client.transaction.borrow().has_room_to_watch(keys.len()) {
-        reply.error(error.text());
-        return said;
-    }
+    let room = client.transaction.borrow().room_to_watch(server.gateway.memory(), &keys);
+    let room = match room {
+        Ok(room) => room,
+        Err(error) => {
+            reply.error(error.text());
+            return said;
+        }
+    };
     match server.gateway.submit(None, Op::Watch { keys: keys.clone() }).await {
         Ok(Out::Seen(seen)) => {
-            client.transaction.borrow_mut().watch(keys, seen);
+            client.transaction.borrow_mut().watch(keys, seen, room);
             reply.ok();
         }
         Ok(_) => reply.error(WRONG_KIND),

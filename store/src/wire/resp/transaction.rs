@@ -12,9 +12,11 @@
 //! deleted, when the leader changed, or when the store watches too many keys.
 //!
 //! Bounds: [`COMMANDS_MAX`] commands and [`BYTES_MAX`] of them. Too many, like any command that is refused while it is
-//! queued, make `EXEC` refuse the whole. A connection with a transaction migrates to no other core.
+//! queued, make `EXEC` refuse the whole. [`WATCHED_MAX`] keys are watched at a time; what has no room is not watched. What is queued and what
+//! is watched is charged to the core until it is gone. A connection with a transaction migrates to no other core.
 //! How `EXEC` and `WATCH` are carried out is in [`exec`](super::exec).
 
+use std::collections::BTreeMap;
 use std::mem;
 
 use bytes::Bytes;
@@ -24,8 +26,8 @@ use super::control;
 use super::data::{self, Shape, Work};
 use super::request::{Error, Request};
 use super::subcommand;
-use crate::memory::{Charge, Memory};
-use crate::request::Seen;
+use crate::memory::{Charge, Memory, charged_bytes};
+use crate::request::{Op, Seen};
 
 /// Commands of one transaction.
 pub const COMMANDS_MAX: usize = 8192;
@@ -33,6 +35,8 @@ pub const COMMANDS_MAX: usize = 8192;
 pub const BYTES_MAX: usize = 16 << 20;
 /// Keys that one connection watches.
 const WATCHED_MAX: usize = 1024;
+
+const SHORT_OF_MEMORY: Error = Error::constant("TRYAGAIN the core is short of memory, try again in 20 ms");
 
 /// One connection's transaction, and what it watches.
 #[derive(Debug, Default)]
@@ -44,7 +48,9 @@ pub struct Transaction {
     bytes: usize,
     /// What is queued, charged to the core.
     charge: Charge,
-    watched: Vec<(Bytes, Seen)>,
+    watched: BTreeMap<Bytes, Seen>,
+    /// What is watched, charged to the core.
+    watched_charge: Charge,
 }
 
 /// What a transaction hands over when it ends.
@@ -54,7 +60,7 @@ pub struct Ended {
     pub queued: Vec<Queued>,
     /// What the client has seen of the keys that it watches.
     pub watched: Vec<(Bytes, Seen)>,
-    /// Held until the commands are answered.
+    /// Of the commands and of what is watched, held until the commands are answered.
     _charge: Charge,
 }
 
@@ -150,28 +156,30 @@ impl Transaction {
 
     /// `UNWATCH`.
     pub fn unwatch(&mut self) {
-        self.watched = Vec::new();
+        self.watched = BTreeMap::new();
+        self.watched_charge = Charge::default();
     }
 
-    /// Whether `count` keys more may be watched.
+    /// Room to watch `keys`, too.
     ///
     /// # Errors
-    /// They may not: a connection watches [`WATCHED_MAX`].
-    pub fn has_room_to_watch(&self, count: usize) -> Result<(), Error> {
-        if self.watched.len() + count > WATCHED_MAX {
+    /// There is none: a connection watches [`WATCHED_MAX`], and the core may be short of memory.
+    pub fn room_to_watch(&self, memory: &Memory, keys: &[Bytes]) -> Result<Charge, Error> {
+        if self.watched.len() + keys.len() > WATCHED_MAX {
             return Err(Error::new(format!("ERR a connection watches at most {WATCHED_MAX} keys")));
         }
-        Ok(())
+        memory.input.try_charge(keys.iter().map(charged_bytes).sum()).ok_or(SHORT_OF_MEMORY)
     }
 
-    /// `WATCH`: the keys as the store has seen them.
-    pub fn watch(&mut self, keys: Vec<Bytes>, seen: Vec<Seen>) {
+    /// `WATCH`: the keys as the store has seen them, and the room that they have.
+    pub fn watch(&mut self, keys: Vec<Bytes>, seen: Vec<Seen>, room: Charge) {
         for (key, seen) in keys.into_iter().zip(seen) {
             // What was seen first is what the client may have acted on.
-            if self.watched.iter().all(|(other, _)| *other != key) {
-                self.watched.push((key, seen));
-            }
+            self.watched.entry(key).or_insert(seen);
         }
+        self.watched_charge.join(room);
+        // What is named twice is kept once.
+        self.watched_charge.set(self.watched.keys().map(charged_bytes).sum());
     }
 
     /// `EXEC`: ends the transaction and hands over what is to be done.
@@ -182,11 +190,13 @@ impl Transaction {
         if !self.open {
             return Err(Error::constant("ERR EXEC without MULTI"));
         }
-        let Self { open: _, refused, queued, bytes: _, charge, watched } = mem::take(self);
+        let Self { open: _, refused, queued, bytes: _, mut charge, watched, watched_charge } =
+            mem::take(self);
         if refused {
             return Err(Error::constant("EXECABORT Transaction discarded because of previous errors."));
         }
-        Ok(Ended { queued, watched, _charge: charge })
+        charge.join(watched_charge);
+        Ok(Ended { queued, watched: watched.into_iter().collect(), _charge: charge })
     }
 
     /// Keeps a command of `bytes` for `EXEC`. An error makes `EXEC` refuse the whole.
@@ -197,7 +207,7 @@ impl Transaction {
         request: &Request<'_>,
         bytes: usize,
     ) -> Result<(), Error> {
-        let kept = self.room_for(memory, command, bytes).and_then(|room| match room {
+        let kept = self.room_for(memory, command, request.count(), bytes).and_then(|room| match room {
             Some(charge) => Queued::read(command, request).map(|queued| Some((charge, queued))),
             None => Ok(None),
         });
@@ -217,7 +227,13 @@ impl Transaction {
     }
 
     /// Room for one more command. `None` when it need not be kept, because `EXEC` will refuse everything anyway.
-    fn room_for(&self, memory: &Memory, command: Command, bytes: usize) -> Result<Option<Charge>, Error> {
+    fn room_for(
+        &self,
+        memory: &Memory,
+        command: Command,
+        args: usize,
+        bytes: usize,
+    ) -> Result<Option<Charge>, Error> {
         if place(command) == Place::Refuse {
             let name = command.spec().name.to_ascii_uppercase();
             return Err(Error::new(format!(
@@ -233,8 +249,9 @@ impl Transaction {
         if self.bytes + bytes > BYTES_MAX {
             return Err(Error::new(format!("ERR a transaction has at most {BYTES_MAX} bytes of commands")));
         }
-        let short = Error::constant("TRYAGAIN the core is short of memory, try again in 20 ms");
-        memory.input.try_charge(bytes).map(Some).ok_or(short)
+        // A short argument takes much less than the operation that it may become.
+        let kept_bytes = bytes + size_of::<Queued>() + args * size_of::<Op>();
+        memory.input.try_charge(kept_bytes).map(Some).ok_or(SHORT_OF_MEMORY)
     }
 }
 
