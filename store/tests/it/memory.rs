@@ -651,6 +651,63 @@ fn what_a_connection_watches_is_charged_until_it_is_let_go() {
     });
 }
 
+/// Each reply is short, and there are thousands: what a transaction says to commands without keys is an answer like others.
+#[test]
+fn what_exec_says_to_commands_without_keys_is_bounded_and_charged() {
+    const ASKED: usize = 2000;
+    in_world(|rt| async move {
+        let memory = Memory::new(limits(16 * MIB, 8 * MIB));
+        let gateway = Gateway::in_bounded_memory(memory.clone());
+        let addr = serve(&rt, &gateway);
+        let mut client = rt.connect(addr).await.unwrap();
+        let docs = until(&mut client, &[b"COMMAND", b"DOCS"], b"+PONG\r\n").await;
+        let mut transaction = [packed(&[b"MULTI"]), packed(&[b"SET", b"a", b"1"])].concat();
+        (0..ASKED).for_each(|_| transaction.extend(packed(&[b"COMMAND", b"DOCS"])));
+        let queued = [b"+OK\r\n".to_vec(), b"+QUEUED\r\n".repeat(ASKED + 1)].concat();
+        let mut most = 0;
+        for short in [false, true] {
+            client.write_all(&transaction).await.unwrap();
+            expect(&mut client, &queued).await;
+            let held = short.then(|| memory.output.charge(8 * MIB));
+            let said = until(&mut client, &[b"EXEC"], b"+PONG\r\n").await;
+            let head = format!("*{}\r\n+OK\r\n", ASKED + 1).into_bytes();
+            assert!(said.starts_with(&head), "the write is answered whatever follows");
+            let mut rest = &said[head.len()..];
+            let mut whole = 0;
+            while let Some(after) = rest.strip_prefix(&docs[..]) {
+                (rest, whole) = (after, whole + 1);
+            }
+            let error: &[u8] = match short {
+                false => b"-ERR the answer",
+                true => b"-TRYAGAIN answers that are not sent yet hold all memory, try again in 100 ms\r\n",
+            };
+            assert!(short == (whole == 0), "{whole} replies were said");
+            assert!(rest.starts_with(error), "{}", String::from_utf8_lossy(&rest[..rest.len().min(200)]));
+            let errors = rest.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()).count();
+            assert_eq!(whole + errors, ASKED, "each command has its reply");
+            most = if short { most } else { memory.output.peak() };
+            drop(held);
+        }
+        assert!((MIB..6 * MIB).contains(&most), "{most} bytes were charged, of 8 MiB");
+        drop(client);
+        rt.sleep(Duration::from_secs(1)).await;
+        assert_eq!((memory.input.used(), memory.output.used()), (0, 0));
+    });
+}
+
+/// The reply to `words`, however long it is.
+async fn until(stream: &mut Stream, words: &[&[u8]], end: &[u8]) -> Vec<u8> {
+    stream.write_all(&[packed(words), packed(&[b"PING"])].concat()).await.unwrap();
+    let (mut read, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+    while !read.ends_with(end) {
+        let bytes = stream.read(&mut buffer).await.unwrap();
+        assert!(bytes > 0, "the connection ended within a reply");
+        read.extend_from_slice(&buffer[..bytes]);
+    }
+    read.truncate(read.len() - end.len());
+    read
+}
+
 /// A list of connections is an answer like others: charged while it is made, and refused where there is no room for it.
 #[test]
 fn a_list_of_connections_is_charged() {

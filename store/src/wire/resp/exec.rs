@@ -2,6 +2,10 @@
 //!
 //! Both begin when everything before them on their connection is answered. What waits for `EXEC`, and what a connection watches,
 //! is kept by its [`Transaction`](super::transaction::Transaction).
+//!
+//! Bounds: values are bounded by the store, as the answer to one operation. Replies to commands that name no keys have a bound each, and a
+//! transaction has thousands of them, so their sum is bounded here ([`Untouched`]): what does not fit is an error in its place. The
+//! reply is charged to the core as it grows.
 
 use std::mem;
 use std::rc::Rc;
@@ -11,20 +15,27 @@ use bytes::Bytes;
 use super::client::Client;
 use super::command::Command;
 use super::control;
-use super::data::{Shape, Work, refused, size};
+use super::data::{REPLY_BYTES_MAX, Shape, Work, refused, size};
 use super::frame::{Limits, Parsed, Parser};
-use super::reply::{Protocol, Writer};
+use super::reply::Writer;
 use super::request::{Error, Request};
 use super::server::Server;
 use super::subcommand;
 use super::transaction::Queued;
-use super::walk;
+use super::walk::{self, Walk, as_error};
+use crate::memory::{AnswerBytes, Memory};
 use crate::request::{Atomic, Op, Out, Outcome};
 
+/// A reply that is not longer than the error that would take its place, bytes.
+const SHORT_BYTES: usize = 128;
+
+const SHORT_OF_MEMORY: Error =
+    Error::constant("TRYAGAIN answers that are not sent yet hold all memory, try again in 100 ms");
+
 /// Carries `WATCH` out. Everything before it is answered.
-pub async fn watch(server: Rc<Server>, client: Rc<Client>, keys: Vec<Bytes>, protocol: Protocol) -> Vec<u8> {
+pub async fn watch(server: Rc<Server>, client: Rc<Client>, keys: Vec<Bytes>) -> Vec<u8> {
     let mut said = Vec::new();
-    let mut reply = Writer::new(&mut said, protocol);
+    let mut reply = Writer::new(&mut said, client.protocol());
     let room = client.transaction.borrow().room_to_watch(server.gateway.memory(), &keys);
     let room = match room {
         Ok(room) => room,
@@ -47,16 +58,16 @@ pub async fn watch(server: Rc<Server>, client: Rc<Client>, keys: Vec<Bytes>, pro
 const WRONG_KIND: &str = "ERR internal error: the store returned an answer of another kind";
 
 /// Carries `EXEC` out. Everything before it is answered.
-pub async fn exec(server: Rc<Server>, client: Rc<Client>, protocol: Protocol) -> Vec<u8> {
-    let said = run(&server, &client, protocol).await;
+pub async fn exec(server: Rc<Server>, client: Rc<Client>) -> Vec<u8> {
+    let said = run(&server, &client).await;
     // Up to here others see the transaction.
     client.show_queued();
     said
 }
 
-async fn run(server: &Rc<Server>, client: &Client, protocol: Protocol) -> Vec<u8> {
+async fn run(server: &Rc<Server>, client: &Client) -> Vec<u8> {
     let mut said = Vec::new();
-    let mut reply = Writer::new(&mut said, protocol);
+    let mut reply = Writer::new(&mut said, client.protocol());
     // The charge lies in what has ended, until the answer is written.
     let mut ended = match client.transaction.borrow_mut().end() {
         Ok(ended) => ended,
@@ -79,7 +90,7 @@ async fn run(server: &Rc<Server>, client: &Client, protocol: Protocol) -> Vec<u8
     match outcomes {
         Err(error) => reply.error(&error),
         Ok(None) => reply.null_array(),
-        Ok(Some(outcomes)) => say_all(server, client, queued, outcomes, &mut reply).await,
+        Ok(Some(outcomes)) => say_all(server, client, queued, outcomes, &mut said).await,
     }
     said
 }
@@ -117,22 +128,26 @@ async fn say_all(
     client: &Client,
     asked: Vec<Asked>,
     outcomes: Vec<Outcome>,
-    reply: &mut Writer<'_>,
+    said: &mut Vec<u8>,
 ) {
-    let budget = server.rt.budget();
+    let (budget, protocol) = (server.rt.budget(), client.protocol());
+    // From its end on the reply is the session's, which charges it.
+    let mut charge = server.gateway.memory().output.charge(0);
+    let mut untouched = Untouched::default();
     let mut outcomes = outcomes.into_iter();
-    reply.array(asked.len());
+    Writer::new(said, protocol).array(asked.len());
     for asked in asked {
+        let mut reply = Writer::new(said, protocol);
         let command = match asked {
             Asked::Data(command, shape, count) => {
                 for outcome in outcomes.by_ref().take(count) {
                     server.counters.looked_up(shape.lookups(&outcome));
-                    shape.write(outcome, reply);
+                    shape.write(outcome, &mut reply);
                 }
                 command
             }
             Asked::Counted(command, count) => {
-                say_counted(outcomes.by_ref().take(count), reply);
+                say_counted(outcomes.by_ref().take(count), &mut reply);
                 command
             }
             Asked::Failed(command, error) => {
@@ -140,12 +155,64 @@ async fn say_all(
                 command
             }
             Asked::Control(command, frame) => {
-                say_control(server, client, command, &frame, reply).await;
+                untouched.say(server, client, command, &frame, said).await;
                 command
             }
         };
+        charge.set(said.capacity());
         server.counters.commands[command as usize].add_one();
         budget.tick().await;
+    }
+}
+
+/// What one `EXEC` has said to commands that name no keys.
+#[derive(Default)]
+struct Untouched {
+    bytes: usize,
+    /// Why nothing long is said any more.
+    full: Option<Error>,
+}
+
+impl Untouched {
+    /// Carries a kept command out and says its reply, or an error instead where all of them would come to too much.
+    async fn say(
+        &mut self,
+        server: &Rc<Server>,
+        client: &Client,
+        command: Command,
+        frame: &[u8],
+        said: &mut Vec<u8>,
+    ) {
+        let mut part = Vec::new();
+        let mut reply = Writer::new(&mut part, client.protocol());
+        say_control(server, client, command, frame, &mut self.full, &mut reply).await;
+        match self.room_for(server.gateway.memory(), part.len()) {
+            Ok(()) => {
+                self.bytes += part.len();
+                said.extend_from_slice(&part);
+            }
+            Err(error) => {
+                Writer::new(said, client.protocol()).error(error.text());
+                self.full = Some(error);
+            }
+        }
+    }
+
+    /// Whether a reply of `bytes` may be said, too.
+    ///
+    /// # Errors
+    /// It may not. From now on nothing long is.
+    fn room_for(&self, memory: &Memory, bytes: usize) -> Result<(), Error> {
+        if bytes <= SHORT_BYTES {
+            return Ok(());
+        }
+        if let Some(error) = &self.full {
+            return Err(error.clone());
+        }
+        // All of it exists three times for a moment: a vector that grows has up to twice its length, and it is copied once more.
+        let bytes_max = REPLY_BYTES_MAX.min(memory.answer_bytes_max() / 3);
+        AnswerBytes::new(bytes_max, self.bytes).add(bytes).map_err(as_error)?;
+        memory.output.has_room(2 * bytes).then_some(()).ok_or(SHORT_OF_MEMORY)
     }
 }
 
@@ -163,12 +230,14 @@ fn say_counted(outcomes: impl Iterator<Item = Outcome>, reply: &mut Writer<'_>) 
     }
 }
 
-/// Carries a kept command out that touches no key.
+/// Carries a kept command out that touches no key. A list of connections waits for room, so after
+/// one that had none, `full` says why, no other is begun.
 async fn say_control(
     server: &Rc<Server>,
     client: &Client,
     command: Command,
     frame: &[u8],
+    full: &mut Option<Error>,
     reply: &mut Writer<'_>,
 ) {
     let mut parser = Parser::default();
@@ -179,12 +248,18 @@ async fn say_control(
                 control::run(command, &request, server, client, reply);
                 return;
             }
-            let walked = match walk::plan(command, &request, server, client.entry.id) {
-                Ok(walk) => walk.walk(server, client, reply).await,
-                Err(error) => Err(error),
+            let planned = walk::plan(command, &request, server, client.entry.id);
+            let lists = matches!(planned, Ok(Walk::List(_)));
+            let walked = match (planned, &*full) {
+                (Ok(Walk::List(_)), Some(full)) => Err(full.clone()),
+                (Ok(walk), _) => walk.walk(server, client, reply).await,
+                (Err(error), _) => Err(error),
             };
             if let Err(error) = walked {
                 reply.error(error.text());
+                if lists {
+                    *full = Some(error);
+                }
             }
         }
         // It was whole and correct when it was kept, so these are bugs.

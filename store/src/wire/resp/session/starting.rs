@@ -84,15 +84,14 @@ impl Session {
 
     fn start_transaction(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
         let (server, client) = (self.server.clone(), self.client.clone());
-        let protocol = client.protocol();
         if command == Command::Exec {
-            return self.queue.walk(ticket, Box::pin(exec::exec(server, client, protocol)));
+            return self.queue.walk(ticket, Box::pin(exec::exec(server, client)));
         }
         if client.transaction.borrow().is_open() {
             return self.say_error(ticket, &Error::constant("ERR WATCH inside MULTI is not allowed"));
         }
         match (1..request.count()).map(|index| request.key(index)).collect() {
-            Ok(keys) => self.queue.walk(ticket, Box::pin(exec::watch(server, client, keys, protocol))),
+            Ok(keys) => self.queue.walk(ticket, Box::pin(exec::watch(server, client, keys))),
             Err(error) => self.say_error(ticket, &error),
         }
     }
