@@ -51,9 +51,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::rt::Rt;
 use engine::rt::chan::Sender;
 use engine::rt::local::Bell;
+use engine::rt::{Budget, Rt};
 use futures_util::future::select;
 use scheduler::scheduler::Summary;
 use scheduler::{Cluster, Config, Instruction, Oracle, Scheduler, Store, StoreDescriptor, StoreId, Time};
@@ -256,6 +256,11 @@ impl Control {
     /// Asks the map.
     pub(crate) fn map<T>(&self, ask: impl FnOnce(&Cluster) -> T) -> T {
         ask(self.0.scheduler.borrow().cluster())
+    }
+
+    /// For a walk over the map, which clients may make long.
+    pub(crate) fn budget(&self) -> Budget {
+        self.0.rt.budget()
     }
 
     /// When a store was last heard, time since the Unix epoch.

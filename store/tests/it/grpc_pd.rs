@@ -76,6 +76,22 @@ fn every_answer_has_what_clients_unwrap() {
         assert!(found.header.unwrap().error.is_none());
         let ids: Vec<u64> = found.regions.iter().map(|known| known.region.as_ref().unwrap().id).collect();
         assert_eq!(ids, [2, 3], "each once");
+        // In any order, and as often as a request has room for: each range covers every key.
+        for (limit, expected) in [(0, vec![2, 3]), (1, vec![2])] {
+            let mut ranges = vec![range(b"d", b""), range(b"a", b"c")];
+            ranges.resize(60_000, range(b"", b""));
+            let scan = BatchScanRegionsRequest {
+                header,
+                ranges,
+                limit,
+                contain_all_key_range: true,
+                ..Default::default()
+            };
+            let found: BatchScanRegionsResponse = pd.unary("/pdpb.PD/BatchScanRegions", &scan).await.unwrap();
+            assert!(found.header.unwrap().error.is_none());
+            let ids: Vec<u64> = found.regions.iter().map(|known| known.region.as_ref().unwrap().id).collect();
+            assert_eq!(ids, expected);
+        }
 
         let get = |store_id| GetStoreRequest { header, store_id };
         let store: GetStoreResponse = pd.unary("/pdpb.PD/GetStore", &get(STORE)).await.unwrap();

@@ -1,7 +1,7 @@
 //! The unary methods.
 
 use scheduler::scheduler::AskSplitError;
-use scheduler::{Key, KeyRange, Lifecycle, Region, RegionId, RegionInfo, Store, StoreId};
+use scheduler::{Lifecycle, Region, RegionId, Store, StoreId};
 
 use super::{Pd, denied, shape};
 use crate::wire::grpc::{Code, Status};
@@ -80,58 +80,6 @@ impl Pd {
             down_peers: found.down_peers,
             pending_peers: found.pending_peers,
         }
-    }
-
-    pub(super) fn scan_regions(
-        &self,
-        request: pdpb::ScanRegionsRequest,
-    ) -> Result<pdpb::ScanRegionsResponse, Status> {
-        self.check_cluster(request.header.as_ref())?;
-        let regions: Vec<pdpb::Region> = match range(&request.start_key, &request.end_key) {
-            Some(range) => self
-                .control
-                .map(|map| map.overlapping(&range).take(limit(request.limit)).map(shape).collect()),
-            None => Vec::new(),
-        };
-        Ok(pdpb::ScanRegionsResponse {
-            header: if self.is_bootstrapped() { self.header() } else { self.not_bootstrapped() },
-            region_metas: regions.iter().filter_map(|known| known.region.clone()).collect(),
-            leaders: regions.iter().map(|known| known.leader.unwrap_or_default()).collect(),
-            regions,
-        })
-    }
-
-    pub(super) fn batch_scan_regions(
-        &self,
-        request: pdpb::BatchScanRegionsRequest,
-    ) -> Result<pdpb::BatchScanRegionsResponse, Status> {
-        self.check_cluster(request.header.as_ref())?;
-        let mut regions: Vec<pdpb::Region> = Vec::new();
-        let mut covered = true;
-        for asked in &request.ranges {
-            let Some(asked) = range(&asked.start_key, &asked.end_key) else { continue };
-            let found: Vec<pdpb::Region> = self.control.map(|map| {
-                covered &= covers(map.overlapping(&asked), &asked);
-                map.overlapping(&asked).map(shape).collect()
-            });
-            for known in found {
-                let id = |known: &pdpb::Region| known.region.as_ref().map(|region| region.id);
-                // Ranges come in order, so a region that two of them share is the last one of the first.
-                if regions.last().is_none_or(|last| id(last) != id(&known)) {
-                    regions.push(known);
-                }
-            }
-        }
-        let header = match (self.is_bootstrapped(), covered || !request.contain_all_key_range) {
-            (false, _) => self.not_bootstrapped(),
-            (true, true) => self.header(),
-            (true, false) => {
-                let message = "the known regions do not cover all that was asked for; ask again";
-                self.failed(ErrorType::RegionsNotContainAllKeyRange, message)
-            }
-        };
-        regions.truncate(limit(request.limit));
-        Ok(pdpb::BatchScanRegionsResponse { header, regions })
     }
 
     pub(super) fn get_store(&self, request: pdpb::GetStoreRequest) -> Result<pdpb::GetStoreResponse, Status> {
@@ -269,32 +217,6 @@ impl Pd {
             ..metapb::Store::default()
         }
     }
-}
-
-/// The range of a request, unless it is empty or upside down.
-fn range(start: &[u8], end: &[u8]) -> Option<KeyRange> {
-    KeyRange::new(start, end).ok()
-}
-
-/// Whether `regions`, in key order, leave no gap in `asked`.
-fn covers<'a>(regions: impl Iterator<Item = &'a RegionInfo>, asked: &KeyRange) -> bool {
-    let mut reached = Some(asked.start().clone());
-    for known in regions {
-        let range = &known.region.range;
-        if reached.as_ref().is_none_or(|reached| range.start() > reached) {
-            return reached.is_none();
-        }
-        reached = range.end_bound().map(Key::from);
-    }
-    match (reached, asked.end_bound()) {
-        (None, _) => true,
-        (Some(_), None) => false,
-        (Some(reached), Some(end)) => reached.as_bytes() >= end,
-    }
-}
-
-fn limit(limit: i32) -> usize {
-    usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX)
 }
 
 fn stats(known: &Store) -> Option<pdpb::StoreStats> {

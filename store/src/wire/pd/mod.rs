@@ -19,6 +19,7 @@ mod etcd;
 mod join;
 mod locate;
 mod nodes;
+mod scan;
 mod streams;
 
 use bytes::Bytes;
@@ -180,8 +181,8 @@ impl Service for Pd {
             Method::GetRegion => self.answer(message, Self::get_region),
             Method::GetPrevRegion => self.answer(message, Self::get_prev_region),
             Method::GetRegionById => self.answer(message, Self::get_region_by_id),
-            Method::ScanRegions => self.answer(message, Self::scan_regions),
-            Method::BatchScanRegions => self.answer(message, Self::batch_scan_regions),
+            Method::ScanRegions => grpc::answer(&self.scan_regions(decode(message)?).await?),
+            Method::BatchScanRegions => grpc::answer(&self.batch_scan_regions(decode(message)?).await?),
             Method::GetStore => self.answer(message, Self::get_store),
             Method::GetAllStores => self.answer(message, Self::get_all_stores),
             Method::IsBootstrapped => self.answer(message, Self::is_bootstrapped_answer),
