@@ -21,6 +21,8 @@ pub struct Request {
     pub open_files: u64,
     /// The data directory, which exists by now; `None` leaves the disk out.
     pub dir: Option<PathBuf>,
+    /// Whether a node has kept data there before. Then it serves reads and deletes on a full disk, too.
+    pub in_use: bool,
 }
 
 /// How bad it is.
@@ -94,7 +96,7 @@ pub fn check(request: &Request) -> Vec<Finding> {
     findings.push(judge_pinning(can_pin()));
     findings.push(limits::clocksource());
     if let Some(dir) = &request.dir {
-        findings.extend(directory::data_directory(dir));
+        findings.extend(directory::data_directory(dir, request.in_use));
     }
     findings
 }

@@ -41,7 +41,7 @@ const KINDS: &[(i64, &str, Kind)] = &[
     (0x0102_1997, "9P", Kind::Network),
 ];
 
-pub(super) fn data_directory(dir: &Path) -> Vec<Finding> {
+pub(super) fn data_directory(dir: &Path, in_use: bool) -> Vec<Finding> {
     let unusable =
         |cause: String, fix: &str| vec![Finding::failure(SUBJECT, cause, "nothing can be kept", fix)];
     let shown = dir.display();
@@ -60,7 +60,7 @@ pub(super) fn data_directory(dir: &Path) -> Vec<Finding> {
     let mut findings = vec![file_system(dir)];
     findings.push(match direct_io(dir) {
         Ok(()) => Finding::good("direct IO", "a block that was written came back"),
-        Err(trouble) => trouble.finding(dir),
+        Err(trouble) => trouble.finding(dir, in_use),
     });
     findings.extend(device(dir));
     findings
@@ -112,8 +112,28 @@ enum Trouble {
 }
 
 impl Trouble {
-    fn finding(self, dir: &Path) -> Finding {
+    /// There is no space, which may pass.
+    fn is_full(&self) -> bool {
+        let full = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        };
+        match self {
+            Trouble::Create(error) | Trouble::NoDirectIo(error) | Trouble::Write(error) => full(error),
+            Trouble::CameBackChanged => false,
+        }
+    }
+
+    fn finding(self, dir: &Path, in_use: bool) -> Finding {
         let shown = dir.display();
+        if self.is_full() {
+            let (cause, fix) = (format!("the disk of {shown} is full"), "free some space");
+            return match in_use {
+                true => {
+                    Finding::warning(SUBJECT, cause, "reads and deletes are served, and no other writes", fix)
+                }
+                false => Finding::failure(SUBJECT, cause, "nothing can be kept", fix),
+            };
+        }
         let (subject, cause, fix) = match self {
             Trouble::Create(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 (SUBJECT, format!("this user may not write to {shown}"), "change its owner or its mode")
@@ -131,9 +151,6 @@ impl Trouble {
                 format!("the file system of {shown} refuses O_DIRECT ({error})"),
                 "put the data on ext4 or XFS",
             ),
-            Trouble::Write(error) if error.kind() == io::ErrorKind::StorageFull => {
-                (SUBJECT, format!("the disk of {shown} is full"), "free some space")
-            }
             Trouble::Write(error) => (
                 "direct IO",
                 format!("a block could not be written and read in {shown} ({error})"),
@@ -217,7 +234,7 @@ mod tests {
     #[test]
     fn a_healthy_directory_passes_and_is_left_as_it_was() {
         let dir = beside_the_tests();
-        let findings = data_directory(dir.path());
+        let findings = data_directory(dir.path(), false);
         assert!(findings.len() >= 2);
         assert!(findings.iter().all(|finding| finding.level != Level::Failure), "{findings:?}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -229,7 +246,7 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         for (path, cause) in [(dir.path().join("missing"), "does not exist"), (file, "not a directory")] {
-            let findings = data_directory(&path);
+            let findings = data_directory(&path, false);
             assert_eq!((findings.len(), findings[0].level), (1, Level::Failure));
             assert!(findings[0].cause.contains(cause) && findings[0].cause.contains(path.to_str().unwrap()));
         }
@@ -238,7 +255,7 @@ mod tests {
     #[test]
     fn a_file_system_without_direct_io_is_refused() {
         // The kernel's own process files can be neither created nor opened for direct IO.
-        let findings = data_directory(Path::new("/proc/self"));
+        let findings = data_directory(Path::new("/proc/self"), false);
         assert!(findings.iter().any(|finding| finding.level == Level::Failure), "{findings:?}");
         assert!(findings.iter().any(|finding| finding.level == Level::Warning), "{findings:?}");
     }
@@ -255,9 +272,29 @@ mod tests {
             (Trouble::Write(error(libc::EIO)), "could not be written"),
             (Trouble::CameBackChanged, "changed"),
         ] {
-            let finding = trouble.finding(Path::new("/data"));
+            let finding = trouble.finding(Path::new("/data"), false);
             assert_eq!(finding.level, Level::Failure);
             assert!(finding.cause.contains(cause) && finding.cause.contains("/data"), "{finding}");
+        }
+    }
+
+    /// A node that is stopped on a full disk has to come back: it is what deletes.
+    #[test]
+    fn a_full_disk_is_a_failure_only_where_nothing_is_kept_yet() {
+        type Step = fn(io::Error) -> Trouble;
+        let steps: [Step; 3] = [Trouble::Create, Trouble::NoDirectIo, Trouble::Write];
+        for step in steps {
+            for errno in [libc::ENOSPC, libc::EDQUOT] {
+                let level = |in_use| {
+                    let finding =
+                        step(io::Error::from_raw_os_error(errno)).finding(Path::new("/data"), in_use);
+                    assert!(finding.cause.contains("/data is full"), "{finding}");
+                    finding.level
+                };
+                assert_eq!((level(false), level(true)), (Level::Failure, Level::Warning));
+            }
+            let broken = step(io::Error::from_raw_os_error(libc::EIO)).finding(Path::new("/data"), true);
+            assert_eq!(broken.level, Level::Failure, "{broken}");
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::rt::{CoreOptions, start_core};
 const ROLE: &str = "RINGKEEP_PROBE_ROLE";
 
 fn request() -> Request {
-    Request { cores: 1, io_memory_bytes: 1 << 20, open_files: 256, dir: None }
+    Request { cores: 1, io_memory_bytes: 1 << 20, open_files: 256, dir: None, in_use: false }
 }
 
 /// What the child reports: the failures as sentences, and how starting a core ended.

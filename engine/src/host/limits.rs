@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn limits_are_held_against_what_will_run() {
-        let request = Request { cores: 4, io_memory_bytes: 16 << 20, open_files: 10_000, dir: None };
+        let request =
+            Request { cores: 4, io_memory_bytes: 16 << 20, open_files: 10_000, dir: None, in_use: false };
         let memlock = |limit, unlimited| judge_memlock(&request, limit, unlimited).level;
         assert_eq!(memlock(0, true), Level::Failure);
         assert_eq!(memlock(64 << 10, false), Level::Failure);

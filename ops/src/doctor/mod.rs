@@ -76,6 +76,7 @@ pub(crate) fn needed(config: &Config, limits: &Limits) -> Vec<Finding> {
         io_memory_bytes: CoreOptions::default().io_memory_bytes,
         open_files: (limits.cores * config.limits.connections_max) as u64 + limits.reserved_fds,
         dir: Some(check::existing(&config.data_dir)),
+        in_use: config.data_dir.join("IDENT").exists(),
     })
 }
 
