@@ -1,5 +1,6 @@
 //! Settings from the command line, the environment and a file, as one configuration.
 
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -114,7 +115,7 @@ impl Settings {
             arguments.config.clone().or_else(|| std::env::var_os("RINGKEEP_CONFIG").map(PathBuf::from))
         {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(&path).map_err(|error| {
+            let text = read_text(&path, CONFIG_BYTES_MAX).map_err(|error| {
                 ConfigError::whole(format!("{name}: {error}: name a readable file with --config"))
             })?;
             layers.add_file(&name, &text)?;
@@ -147,10 +148,33 @@ impl Settings {
     }
 }
 
+/// The text of a file that people write. A pipe or a device could be read for ever, and so could a file that grows.
+///
+/// # Errors
+/// It is no regular file, or longer than `bytes_max`.
+fn read_text(path: &Path, bytes_max: u64) -> std::io::Result<String> {
+    let refused = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidInput, why);
+    // Looked at before it is opened: opening a pipe waits for its writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(refused("it is not a regular file".into()));
+    }
+    let mut text = String::new();
+    let mut beginning = std::fs::File::open(path)?.take(bytes_max + 1);
+    beginning.read_to_string(&mut text)?;
+    if text.len() as u64 > bytes_max {
+        return Err(refused(format!("it is longer than {bytes_max} bytes")));
+    }
+    Ok(text)
+}
+
 /// Permissions that a password file must not give: nothing to others, no writing to the group.
 const TOO_OPEN: u32 = 0o037;
 /// Longer than any password; a wrong file shall not be taken for one.
 const PASSWORD_BYTES_MAX: usize = 1024;
+/// A password and remarks below it.
+const PASSWORD_FILE_BYTES_MAX: u64 = 64 << 10;
+/// Longer than every setting with its remarks.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// The first line of a password file.
 fn read_password(path: &Path) -> Result<String, String> {
@@ -163,7 +187,7 @@ fn read_password(path: &Path) -> Result<String, String> {
             mode & 0o7777
         ));
     }
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let text = read_text(path, PASSWORD_FILE_BYTES_MAX).map_err(unreadable)?;
     match text.lines().next().unwrap_or_default() {
         "" => Err(format!("{name}: its first line is empty: write the password there")),
         line if line.len() > PASSWORD_BYTES_MAX => Err(format!("{name}: its first line is no password")),
@@ -181,6 +205,32 @@ mod tests {
         SettingArguments {
             set: set.iter().map(|pair| (*pair).to_owned()).collect(),
             ..SettingArguments::default()
+        }
+    }
+
+    #[test]
+    fn files_of_settings_are_regular_and_bounded() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (fifo, long, fit) = (dir.path().join("fifo"), dir.path().join("long"), dir.path().join("fit"));
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .expect("a pipe");
+        let file = std::fs::File::create(&long).expect("a file");
+        file.set_len(20 << 30).expect("a sparse file");
+        std::fs::write(&fit, "cores = 1\n").expect("a file");
+        let gather = |path: &Path| {
+            let arguments = SettingArguments { config: Some(path.to_owned()), ..SettingArguments::default() };
+            Settings::gather(&arguments, MACHINE).map(|settings| settings.limits.cores)
+        };
+        assert_eq!(gather(&fit), Ok(1));
+        for (path, why) in [
+            (Path::new("/dev/zero"), "not a regular file"),
+            (&fifo, "not a regular file"),
+            (dir.path(), "not a regular file"),
+            (&long, "longer than 1048576 bytes"),
+        ] {
+            let said = gather(path).expect_err("it is no file of settings").to_string();
+            assert!(said.contains(why) && said.contains(path.to_str().expect("text")), "{said}");
+            assert!(read_password(path).is_err());
         }
     }
 

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use engine::host::{Finding, Level};
-use store::config::Config;
+use store::config::{Config, Limits};
 use store::node::listen::CannotListen;
 
 use crate::host::Memory;
@@ -51,9 +51,19 @@ pub(super) fn free_space(path: &Path) -> Finding {
     }
 }
 
-pub(super) fn memory(core_bytes: u64, there: &Memory) -> Finding {
+pub(super) fn memory(limits: &Limits, there: &Memory) -> Finding {
+    let core_bytes = limits.core_bytes;
     let cause =
         format!("{} MiB for each core, of {} MiB ({})", core_bytes >> 20, there.bytes >> 20, there.from);
+    let wanted = core_bytes.saturating_mul(limits.cores as u64);
+    if wanted.saturating_add(wanted / 4) > there.bytes {
+        return warning(
+            "memory",
+            format!("{cause}; {} cores take that and up to a quarter more", limits.cores),
+            "the kernel kills the process once the budget is used up",
+            "lower memory_bytes to at most 4/5 of what is there, or leave it at auto",
+        );
+    }
     if core_bytes < 512 << 20 {
         let fix = "raise memory_bytes, or lower cores";
         warning(
@@ -136,6 +146,8 @@ fn busy(key: &str, addr: SocketAddr) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use store::config::Machine;
+
     use super::*;
 
     #[test]
@@ -148,10 +160,19 @@ mod tests {
         assert_eq!(governor("powersave").level, Level::Warning);
         assert_eq!(governor("").level, Level::Good);
         let there = Memory { bytes: 8 << 30, from: "/sys/fs/cgroup/memory.max".into() };
-        let small = memory(64 << 20, &there);
+        let limits = |core_bytes| {
+            let machine = Machine { cores: 1, memory_bytes: there.bytes, open_files: 1 << 20 };
+            let config = Config { memory_bytes: Some(core_bytes), ..Config::default() };
+            Limits::derive(&config, machine).expect("enough for a core")
+        };
+        let small = memory(&limits(256 << 20), &there);
         assert_eq!(small.level, Level::Warning);
         assert!(small.cause.contains("8192 MiB (/sys/fs/cgroup/memory.max)"), "{}", small.cause);
-        assert_eq!(memory(4 << 30, &there).level, Level::Good);
+        assert_eq!(memory(&limits(4 << 30), &there).level, Level::Good);
+        assert_eq!(memory(&limits(6 << 30), &there).level, Level::Good, "a quarter on top is 7.5 GiB");
+        let large = memory(&limits(7 << 30), &there);
+        assert!(large.level == Level::Warning && large.fix.contains("lower memory_bytes"), "{large}");
+        assert_eq!(memory(&limits(100 << 40), &there).level, Level::Warning);
     }
 
     #[test]

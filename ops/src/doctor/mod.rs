@@ -52,7 +52,6 @@ fn examine(config: &Config, limits: &Limits) -> Vec<Finding> {
     let mut findings = needed(config, limits);
     findings.extend([
         check::free_space(&config.data_dir),
-        check::memory(limits.core_bytes, &host::memory(Path::new("/"))),
         check::backlog(&read("/proc/sys/net/core/somaxconn")),
         check::overcommit(&read("/proc/sys/vm/overcommit_memory")),
         check::huge_pages(&read("/sys/kernel/mm/transparent_hugepage/enabled")),
@@ -62,9 +61,10 @@ fn examine(config: &Config, limits: &Limits) -> Vec<Finding> {
     findings
 }
 
-/// The directory and the ports; `ringkeep server --check` asks this, too.
+/// The directory, the memory and the ports; `ringkeep server --check` asks this, too.
 pub(crate) fn place(config: &Config, limits: &Limits) -> Vec<Finding> {
     let mut findings = directory::examine(&config.data_dir, limits.cores);
+    findings.push(check::memory(limits, &host::memory(Path::new("/"))));
     findings.extend(check::ports(config, limits.cores));
     findings
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::limits::{MEMORY_BYTES_MAX, MEMTABLE_BYTES_LEAST};
 use super::text::{
     format_bytes, format_cpus, format_duration, parse_bytes, parse_cpus, parse_duration, parse_log_directives,
 };
@@ -79,7 +80,10 @@ pub const KEYS: &[Key] = &[
         name: "advertise",
         help: "Host name or address that is announced to clients and to other nodes, which resolve a name whenever they connect. Default: the value of listen.",
         secret: false,
-        set: |c, text| put(&mut c.advertise, (!text.is_empty()).then(|| text.to_owned())),
+        set: |c, text| match text {
+            "" => put(&mut c.advertise, None),
+            text => put(&mut c.advertise, Some(parse_host(text)?)),
+        },
         show: |c| c.advertise.clone().unwrap_or_default(),
     },
     Key {
@@ -121,7 +125,7 @@ pub const KEYS: &[Key] = &[
         name: "memory_bytes",
         help: "Memory budget of the node, or auto for half of what the host or the cgroup has, and what its cores need at least if that fits. Default auto.",
         secret: false,
-        set: |c, text| put(&mut c.memory_bytes, auto(text, parse_bytes)?),
+        set: |c, text| put(&mut c.memory_bytes, auto(text, |text| parse_size(text, 0))?),
         show: |c| show_auto(c.memory_bytes, format_bytes),
     },
     Key {
@@ -191,10 +195,11 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "log.segment_bytes",
-        help: "Size of one log segment file; at least 1MiB and a multiple of 4KiB. Default 64MiB.",
+        help: "Size of one log segment file; 1MiB to 4GiB and a multiple of 4KiB. Default 64MiB.",
         secret: false,
         set: |c, text| match parse_bytes(text)? {
             bytes if bytes < 1 << 20 => Err(format!("\"{text}\" is below 1MiB")),
+            bytes if bytes > SEGMENT_BYTES_MAX => Err(format!("\"{text}\" is above 4GiB")),
             bytes if !bytes.is_multiple_of(4096) => Err(format!("\"{text}\" is not a multiple of 4KiB")),
             bytes => put(&mut c.log.segment_bytes, bytes),
         },
@@ -212,16 +217,18 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "lsm.memtable_bytes",
-        help: "Size at which a core's memtable is flushed, or auto from memory_bytes. Default auto.",
+        help: "Size at which a core's memtable is flushed, at least 64KiB, or auto from memory_bytes. Default auto.",
         secret: false,
-        set: |c, text| put(&mut c.lsm.memtable_bytes, auto(text, parse_bytes)?),
+        set: |c, text| {
+            put(&mut c.lsm.memtable_bytes, auto(text, |text| parse_size(text, MEMTABLE_BYTES_LEAST))?)
+        },
         show: |c| show_auto(c.lsm.memtable_bytes, format_bytes),
     },
     Key {
         name: "lsm.block_cache_bytes",
         help: "Cache of table blocks and, a quarter of it, single rows per core, or auto from memory_bytes. Default auto.",
         secret: false,
-        set: |c, text| put(&mut c.lsm.block_cache_bytes, auto(text, parse_bytes)?),
+        set: |c, text| put(&mut c.lsm.block_cache_bytes, auto(text, |text| parse_size(text, 0))?),
         show: |c| show_auto(c.lsm.block_cache_bytes, format_bytes),
     },
     Key {
@@ -239,6 +246,11 @@ pub const KEYS: &[Key] = &[
         show: |c| c.limits.pipeline_max.to_string(),
     },
 ];
+
+/// A larger segment is written for longer than a start may take.
+const SEGMENT_BYTES_MAX: u64 = 4 << 30;
+/// Connections of a node and requests of a connection: more than any host has room for.
+const COUNT_MAX: usize = 1 << 24;
 
 const SYNC_NAMES: &[(&str, SyncMethod)] =
     &[("auto", SyncMethod::Auto), ("dsync", SyncMethod::Dsync), ("fdatasync", SyncMethod::Fdatasync)];
@@ -258,7 +270,51 @@ fn parse_port(text: &str) -> Result<u16, String> {
 
 fn parse_count(text: &str, least: usize) -> Result<usize, String> {
     let count: usize = parse(text, "a whole number")?;
-    if count < least { Err(format!("\"{text}\" is below {least}")) } else { Ok(count) }
+    match count {
+        count if count < least => Err(format!("\"{text}\" is below {least}")),
+        count if count > COUNT_MAX => Err(format!("\"{text}\" is above {COUNT_MAX}")),
+        count => Ok(count),
+    }
+}
+
+/// A number of bytes from `least` on that a host could have.
+fn parse_size(text: &str, least: u64) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes if bytes < least => Err(format!("\"{text}\" is below {}", format_bytes(least))),
+        bytes if bytes > MEMORY_BYTES_MAX => {
+            Err(format!("\"{text}\" is above {}", format_bytes(MEMORY_BYTES_MAX)))
+        }
+        bytes => Ok(bytes),
+    }
+}
+
+/// A host as clients dial it, without scheme and port.
+fn parse_host(text: &str) -> Result<String, String> {
+    let expected = || {
+        format!(
+            "\"{text}\" is not a host name or an IP address: write it without scheme and port, such as node-1.example"
+        )
+    };
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let label = |label: &str| {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=63).contains(&label.len())
+            && label.bytes().all(known)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // A name may end with the dot of the root.
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if name.len() > 253 || !name.split('.').all(label) {
+        return Err(expected());
+    }
+    // What looks like an address and is none would be dialled by every client.
+    if name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return Err(expected());
+    }
+    Ok(text.to_owned())
 }
 
 fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, String> {
@@ -333,11 +389,35 @@ mod tests {
             ("log.sync", "never", "dsync"),
             ("log.segment_bytes", "5000000", "4KiB"),
             ("data_dir", "", "directory"),
+            ("lsm.memtable_bytes", "0", "below 64KiB"),
+            ("memory_bytes", "4000000TiB", "above"),
+            ("lsm.block_cache_bytes", "4000000TiB", "above"),
+            ("log.segment_bytes", "1TiB", "4GiB"),
+            ("limits.pipeline_max", "0", "below 1"),
+            ("limits.connections_max", "99999999999", "above"),
+            ("advertise", "a b", "host name"),
+            ("advertise", "http://x:", "without scheme"),
+            ("advertise", "node:20160", "port"),
+            ("advertise", "10.0.0.300", "IP address"),
+            ("advertise", "a..b", "host name"),
+            ("advertise", "-a", "host name"),
         ] {
             let said = Key::find(name).expect("a key").set(&mut config, text).expect_err(name);
             assert!(said.contains(word), "{name}: {said}");
         }
         assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn hosts_that_can_be_dialled_are_announced() {
+        let key = Key::find("advertise").expect("a key");
+        for host in
+            ["node-1.example", "node_1", "localhost", "10.0.0.3", "::1", "fd00::7", "a.example.", "1a.b"]
+        {
+            let mut config = Config::default();
+            key.set(&mut config, host).unwrap_or_else(|said| panic!("{host}: {said}"));
+            assert_eq!(config.advertise.as_deref(), Some(host));
+        }
     }
 
     #[test]

@@ -69,6 +69,10 @@ const OUTPUT_BYTES_MAX: usize = 256 << 20;
 const LOG_CACHE_BYTES_MAX: u64 = 32 << 20;
 /// Minimum size of a memtable, bytes; a smaller one flushes all the time.
 const MEMTABLE_BYTES_MIN: u64 = 4 << 20;
+/// Minimum size of a memtable that is set by hand, bytes; below it flushes outrun the disk, and 0 would never take a write.
+pub(super) const MEMTABLE_BYTES_LEAST: u64 = 64 << 10;
+/// Above it no host is; sums of budgets stay far from the end of an integer.
+pub(super) const MEMORY_BYTES_MAX: u64 = 1 << 50;
 
 /// Descriptors of the process whatever its cores: standard streams, the scheduler shard, the status server.
 const PROCESS_FDS: u64 = 96;
