@@ -171,13 +171,9 @@ async fn lock(rt: &Rt, dir: &Path) -> Result<DirLock, Fault> {
         rt.sleep(LOCK_PAUSE).await;
     }
     rt.lock_dir(dir).await.map_err(|error| {
-        // "Try again" is how a lock that is held answers.
-        if matches!(Shortage::of(&error), Some(Shortage::Space | Shortage::Descriptors | Shortage::Memory)) {
-            return Fault::io(dir, "locking the data directory", &error);
-        }
-        use std::io::ErrorKind::{NotADirectory, PermissionDenied, ReadOnlyFilesystem};
-        if matches!(error.kind(), NotADirectory | PermissionDenied | ReadOnlyFilesystem) {
-            return Fault::io(dir, "locking the data directory", &error);
+        // "Try again" is how a lock that is held answers; whatever else it is, no other process is to be looked for.
+        if error.kind() != std::io::ErrorKind::WouldBlock {
+            return Fault::io(&dir.join("LOCK"), "locking the data directory", &error);
         }
         let what = format!(
             "another process holds the data directory ({error}): stop it, or give this node a directory of its own"

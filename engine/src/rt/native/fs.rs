@@ -15,6 +15,9 @@ use crate::rt::fs::{DirLock, in_doubt, temporary_name};
 pub(super) const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
 
+/// Larger than the manifest of any tree, bytes. What is larger is damaged, and reading it would take all memory.
+const SMALL_FILE_BYTES_MAX: u64 = 256 << 20;
+
 /// How often a held lock is tried again, and after how long.
 const LOCK_ATTEMPTS: u32 = 5;
 const LOCK_AGAIN: Duration = Duration::from_millis(50);
@@ -89,7 +92,7 @@ impl Core {
 
     pub(crate) async fn read_small(&self, path: &Path) -> io::Result<Vec<u8>> {
         let path = path.to_owned();
-        self.blocking(move || fs::read(path)).await?
+        self.blocking(move || read_regular(&path)).await?
     }
 
     pub(crate) async fn replace_small(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -122,12 +125,36 @@ impl Core {
     pub(crate) async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
         let path = path.join("LOCK");
         let lock = move || {
+            if fs::exists(&path)? {
+                look_at(&path)?;
+            }
             let file = open_private(&path, fs::OpenOptions::new().truncate(false))?;
             lock_with_patience(&file)?;
             Ok(DirLock::file(file))
         };
         self.blocking(lock).await?
     }
+}
+
+/// The length of a regular file, bytes. Whoever opens a pipe waits for its other end, and a device may never end.
+fn look_at(path: &Path) -> io::Result<u64> {
+    let about = fs::metadata(path)?;
+    if about.is_file() {
+        return Ok(about.len());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"))
+}
+
+/// Reads a whole file that should be small.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let bytes = look_at(path)?;
+    if bytes > SMALL_FILE_BYTES_MAX {
+        let what = format!(
+            "it has {bytes} bytes, and none that ringkeep writes has more than {SMALL_FILE_BYTES_MAX}"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
+    fs::read(path)
 }
 
 /// Locks a file. A process that has just died may hold its locks until the kernel has finished its last operations.
@@ -158,4 +185,33 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     fs::File::open(parent)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_small_regular_file_is_named_instead_of_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, long, fit) =
+            (dir.path().join("socket"), dir.path().join("long"), dir.path().join("fit"));
+        let _listener = UnixListener::bind(&socket).unwrap();
+        fs::File::create(&long).unwrap().set_len(20 << 30).unwrap();
+        fs::write(&fit, "text").unwrap();
+        assert_eq!(read_regular(&fit).unwrap(), b"text");
+        for (path, why) in [
+            (Path::new("/dev/zero"), "not a regular file"),
+            (&socket, "not a regular file"),
+            (dir.path(), "not a regular file"),
+            (&long, "21474836480 bytes"),
+        ] {
+            let error = read_regular(path).unwrap_err();
+            assert!(error.to_string().contains(why), "{}: {error}", path.display());
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "it is damage and does not pass");
+        }
+        assert_eq!(read_regular(&dir.path().join("missing")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
 }
