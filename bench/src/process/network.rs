@@ -6,7 +6,7 @@
 //!
 //! A node announces an address of its own in 127.0.0.0/8; whoever dials it is looked up among the sockets of the nodes' processes, since
 //! on loopback all come from one address. What a link is cut for is held back, as a network does that loses packets which TCP repeats:
-//! connections neither break nor move on until the link is whole again or somebody gives up. Bytes are counted per direction.
+//! connections neither break nor move on until the link is whole again or one side gives up. Bytes are counted per direction.
 //!
 //! Connections of others (clients, this process) are never cut. It needs no privileges, unlike network namespaces.
 

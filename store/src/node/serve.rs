@@ -109,7 +109,7 @@ impl DataCore {
             orders,
             reports,
             answers,
-            map: (questions, replies),
+            map,
             board,
             cursors,
             connections,
@@ -120,22 +120,13 @@ impl DataCore {
             asked: _,
         } = self;
         let core = rt.core();
-        let locator = Locator::new(core, questions);
-        rt.spawn(locator.clone().follow(replies, stores.book.clone()));
-        let dispatch = stores.join_asking(&rt, &plan, places, links, Some(Box::new(locator)));
-
+        let dispatch = join_cores(&rt, &plan, &stores, (places, links), map);
         let (servers, addrs, health) =
             serve_stores(&rt, &plan, (&config, &limits), &stores, &dispatch, &descriptors)?;
         let counters = Rc::new(resp::Counters::default());
         let stopping = Rc::new((Bell::default(), Cell::new(Duration::ZERO)));
-        let resp_config = resp_config(
-            &config,
-            &limits,
-            &plan,
-            resp_addr,
-            (cursors, connections, board.clone()),
-            descriptors,
-        );
+        let shared = (cursors, connections, board.clone());
+        let resp_config = resp_config(&config, &limits, &plan, resp_addr, shared, descriptors);
         let listener = listen_resp(&rt, resp_addr)?;
         let bell = stopping.clone();
         let gateway = Stores::gateway(&dispatch, stores.shards.keys().copied().min().unwrap_or(0));
@@ -192,6 +183,19 @@ impl DataCore {
         close(&stores, finish, &orders, &events, core).await;
         Ok(())
     }
+}
+
+/// Joins the core's stores to the others, with the way to the map of regions.
+fn join_cores(
+    rt: &Rt,
+    plan: &Plan,
+    stores: &Stores,
+    (places, links): (Vec<Place>, Ends),
+    (questions, replies): (Sender<locate::Question>, Receiver<locate::Answer>),
+) -> Rc<Dispatch> {
+    let locator = Locator::new(rt.core(), questions);
+    rt.spawn(locator.clone().follow(replies, stores.book.clone()));
+    stores.join_asking(rt, plan, places, links, Some(Box::new(locator)))
 }
 
 fn listen_resp(rt: &Rt, addr: SocketAddr) -> Result<Listener, String> {
