@@ -29,13 +29,13 @@ pub(super) async fn hand_over(rt: &Rt, shards: &BTreeMap<usize, Shard>, most: Du
     if planted(Bug::NothingHandedOver) {
         return;
     }
-    let began = rt.now();
+    let (began, budget) = (rt.now(), rt.budget());
     let mut attempts: BTreeMap<RegionId, usize> = BTreeMap::new();
     loop {
         let mut left = 0u64;
         for shard in shards.values() {
             for (region, _, leads) in shard.regions() {
-                rt.budget().tick().await;
+                budget.tick().await;
                 if !leads {
                     continue;
                 }
