@@ -49,7 +49,7 @@ enum What {
     },
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Wish {
     /// Add a replica on a store
     AddPeer { region: u64, store: u64 },
@@ -57,6 +57,13 @@ enum Wish {
     RemovePeer { region: u64, store: u64 },
     /// Hand leadership to the replica on a store
     Transfer { region: u64, store: u64 },
+    /// Cut the region in two; both parts stay where they are
+    Split {
+        region: u64,
+        /// First key of the new region; without it the middle by size
+        #[arg(long)]
+        key: Option<String>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Subcommand)]
@@ -165,12 +172,14 @@ async fn regions(scheduler: &SchedulerClient) -> Result<String, CallError> {
 }
 
 async fn region(scheduler: &SchedulerClient, wish: Wish) -> Result<String, CallError> {
-    let (region, wish, store) = match wish {
-        Wish::AddPeer { region, store } => (region, RegionWish::AddPeer, store),
-        Wish::RemovePeer { region, store } => (region, RegionWish::RemovePeer, store),
-        Wish::Transfer { region, store } => (region, RegionWish::TransferLeader, store),
+    let (region, wish, store, key) = match wish {
+        Wish::AddPeer { region, store } => (region, RegionWish::AddPeer, store, None),
+        Wish::RemovePeer { region, store } => (region, RegionWish::RemovePeer, store, None),
+        Wish::Transfer { region, store } => (region, RegionWish::TransferLeader, store, None),
+        Wish::Split { region, key } => (region, RegionWish::Split, 0, key),
     };
-    let request = OperateRequest { region, wish: wish.into(), store };
+    let key = key.unwrap_or_default().into_bytes().into();
+    let request = OperateRequest { region, wish: wish.into(), store, key };
     let begun: OperateResponse = scheduler.call("/ringkeep.Scheduler/Operate", &request).await?;
     Ok(format!("operator {} of region {region}: {}", begun.operator, begun.steps.join(", then ")))
 }

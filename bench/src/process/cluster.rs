@@ -135,7 +135,7 @@ impl Cluster {
     /// The scheduler does not take it.
     pub fn transfer(&self, region: u64, store: u64) -> Result<(), Failed> {
         let wish = RegionWish::TransferLeader.into();
-        let request = OperateRequest { region, wish, store };
+        let request = OperateRequest { region, wish, store, ..OperateRequest::default() };
         ask::<OperateResponse>(self.pd(), "/ringkeep.Scheduler/Operate", request).map(drop)
     }
 

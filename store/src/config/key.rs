@@ -139,6 +139,16 @@ pub const KEYS: &[Key] = &[
         show: |c| show_auto(c.replicas, |count| count.to_string()),
     },
     Key {
+        name: "region_max_bytes",
+        help: "Size beyond which a region is split, at least 8 MiB, or 0 for never, set by the node that hosts the scheduler; auto leaves it as it is, which is never at first. Default auto.",
+        secret: false,
+        set: |c, text| match auto(text, parse_bytes)? {
+            Some(bytes) if bytes != 0 && bytes < 8 << 20 => Err(format!("\"{text}\" is below 8 MiB")),
+            bytes => put(&mut c.region_max_bytes, bytes),
+        },
+        show: |c| show_auto(c.region_max_bytes, format_bytes),
+    },
+    Key {
         name: "requirepass",
         help: "Password that RESP clients must give with AUTH. Default none.",
         secret: true,

@@ -45,6 +45,9 @@ pub struct Config {
     /// Replicas that every region of the cluster is to have; `None` leaves what the cluster aims at, which is 1 at first. Only the node
     /// that hosts the scheduler acts upon it.
     pub replicas: Option<u64>,
+    /// Size beyond which a region is split in its middle, bytes, 0 for never; `None` leaves what the cluster does, which is never at
+    /// first. Only the node that hosts the scheduler acts upon it.
+    pub region_max_bytes: Option<u64>,
     /// The CPUs that the cores run on, ascending; `None` takes the first that the CPU mask allows.
     pub cpus: Option<Vec<usize>>,
     /// The password that RESP clients must give; `None` asks for none.
@@ -135,6 +138,7 @@ impl Default for Config {
             cores: None,
             memory_bytes: None,
             replicas: None,
+            region_max_bytes: None,
             cpus: None,
             requirepass: None,
             requirepass_file: None,

@@ -7,7 +7,7 @@ use std::fmt;
 
 use scheduler::operator::{BuildError, Cause, Intent, Outcome, Status};
 use scheduler::scheduler::AdmitError;
-use scheduler::{Lifecycle, Policy, Proposal, RegionId, StateCommand, StoreId};
+use scheduler::{Config, KeyRange, Lifecycle, Policy, Proposal, RegionId, StateCommand, StoreId};
 
 use super::denied::Denied;
 use super::{Control, time};
@@ -26,6 +26,8 @@ pub struct Asked {
 pub enum NotAsked {
     /// The region is not known.
     UnknownRegion(RegionId),
+    /// No part of the region would be on one side of the key.
+    KeyOutside(RegionId, KeyRange),
     /// The scheduler does not take it.
     Refused(AdmitError),
     /// It ended at once: how.
@@ -42,6 +44,9 @@ impl fmt::Display for NotAsked {
                     f,
                     "{region} is not known; list the regions, or try again once its leader has reported"
                 )
+            }
+            Self::KeyOutside(region, range) => {
+                write!(f, "the key does not cut {region}, which is {range}; name one that lies inside")
             }
             Self::Refused(refusal) => write!(f, "the scheduler does not take it: {refusal}"),
             Self::Ended(Outcome::Cancelled(scheduler::operator::CancelReason::Unsafe(why))) => {
@@ -74,6 +79,12 @@ impl Control {
     fn try_operate(&self, region: RegionId, intent: &Intent) -> Result<Asked, NotAsked> {
         let mut scheduler = self.0.scheduler.borrow_mut();
         let info = scheduler.cluster().region(region).ok_or(NotAsked::UnknownRegion(region))?;
+        let range = &info.region.range;
+        if let Intent::Split { keys } = intent
+            && !keys.iter().all(|key| range.contains(key.as_bytes()) && range.start() != key)
+        {
+            return Err(NotAsked::KeyOutside(region, range.clone()));
+        }
         let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, intent.clone());
         // Its first step goes out with the answer to the region's next report.
         scheduler.admit(&proposal, time(&self.0.rt)).map_err(NotAsked::Refused)?;
@@ -124,9 +135,35 @@ impl Control {
     /// # Errors
     /// The number makes no sense, or the state cannot be changed.
     pub async fn set_replicas(&self, replicas: u64) -> Result<(), Denied> {
-        let known = self.0.state.known(|image| image.config.clone());
-        let Some(mut config) = known.filter(|config| config.max_replicas != replicas) else { return Ok(()) };
-        config.max_replicas = replicas;
+        self.change_config(|config| config.max_replicas = replicas).await
+    }
+
+    /// Sets the size beyond which a region is split in its middle, bytes; 0 for never. Load splits none: a key that halves the size need
+    /// not halve the load, and what is hot would be cut for ever.
+    ///
+    /// # Errors
+    /// The state cannot be changed.
+    pub async fn set_region_max(&self, bytes: u64) -> Result<(), Denied> {
+        let change = |config: &mut Config| {
+            config.disabled.retain(|policy| *policy != Policy::SplitCheck);
+            if bytes == 0 {
+                config.disabled.push(Policy::SplitCheck);
+                return;
+            }
+            config.region_size_max_bytes = bytes;
+            config.region_size_floor_bytes = config.region_size_floor_bytes.min(bytes);
+            config.region_split_ops = 0;
+        };
+        self.change_config(change).await
+    }
+
+    async fn change_config(&self, change: impl FnOnce(&mut Config)) -> Result<(), Denied> {
+        let Some(known) = self.0.state.known(|image| image.config.clone()) else { return Ok(()) };
+        let mut config = known.clone();
+        change(&mut config);
+        if config == known {
+            return Ok(());
+        }
         self.0.state.apply(StateCommand::SetConfig(Box::new(config.clone()))).await?;
         // The state has found it good.
         if let Err(error) = self.0.scheduler.borrow_mut().set_config(config) {

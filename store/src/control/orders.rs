@@ -1,15 +1,16 @@
 //! Which of the scheduler's instructions a store can carry out.
 //!
-//! An instruction asks a region's leader to take one step of an operator. Transfers of leadership and changes of membership go to the
-//! leader with the answer to its report ([`reports`](super::reports)). Splits and relocations do not exist in `store` yet, so each is
-//! refused here: it is counted, said once per kind, and its operator ends instead of waiting for its timeout. The policies
-//! whose every step would be refused are disabled in [`super::initial_config`]; what arrives here comes from the others.
+//! An instruction asks a region's leader to take one step of an operator. Transfers of leadership, changes of membership and splits go to
+//! the leader with the answer to its report ([`reports`](super::reports)). Relocations do not exist in `store` yet, so each is
+//! refused here: it is counted, said once, and its operator ends instead of waiting for its timeout. The policies
+//! whose every step would be refused are disabled in [`super::initial_config`], and so is the one that splits regions by itself; what
+//! arrives here comes from the others.
 
 use std::cell::Cell;
 
 use scheduler::{Action, Change, Instruction, Policy};
 
-/// Policies that propose steps which no store can take yet.
+/// Policies that propose steps which no store can take yet, and the one that splits regions by itself, which `region_max_bytes` enables.
 pub(super) const UNSERVED: [Policy; 4] =
     [Policy::BalanceRegion, Policy::BalanceCore, Policy::HotRegion, Policy::SplitCheck];
 
@@ -17,15 +18,15 @@ pub(super) const UNSERVED: [Policy; 4] =
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     relocations: Cell<u64>,
-    splits: Cell<u64>,
 }
 
 impl Orders {
     /// Whether a store can carry an instruction out. The operator of one that is refused should be cancelled.
     pub(super) fn is_served(&self, instruction: &Instruction) -> bool {
-        let (counter, kind) = match &instruction.action {
-            Action::Change(Change::Relocate { peer: _, to: _ }) => (&self.relocations, "relocation"),
+        match &instruction.action {
+            Action::Change(Change::Relocate { peer: _, to: _ }) => {}
             Action::TransferLeader(_)
+            | Action::Split { keys: _, new: _ }
             | Action::Change(
                 Change::AddVoter { .. }
                 | Change::AddLearner { .. }
@@ -35,11 +36,10 @@ impl Orders {
                 | Change::EnterJoint { .. }
                 | Change::LeaveJoint,
             ) => return true,
-            Action::Split { keys: _, new: _ } => (&self.splits, "split"),
-        };
-        if counter.replace(counter.get() + 1) == 0 {
+        }
+        if self.relocations.replace(self.relocations.get() + 1) == 0 {
             tracing::info!(
-                kind,
+                kind = "relocation",
                 region = instruction.region.0,
                 "the scheduler proposed a step that is not implemented yet"
             );
@@ -49,6 +49,6 @@ impl Orders {
 
     /// How many instructions were refused.
     pub(super) fn refused(&self) -> u64 {
-        self.relocations.get() + self.splits.get()
+        self.relocations.get()
     }
 }

@@ -14,7 +14,7 @@ use engine::lsm::Estimate;
 use engine::rt::chan::Sender;
 use engine::rt::{Mono, Rt};
 use futures_util::future::{Either, select, select_all};
-use scheduler::{NodeId, RegionId, RegionReport, StoreDescriptor, StoreReport};
+use scheduler::{NodeId, Region, RegionId, RegionReport, StoreDescriptor, StoreReport};
 
 use super::core::Plan;
 use super::pace::BeatPace;
@@ -54,7 +54,8 @@ pub struct Heart {
 struct Reported {
     shard: Shard,
     address: String,
-    sizes: RefCell<HashMap<RegionId, Estimate>>,
+    /// Each with the version that the region had: after a split it is another region's size.
+    sizes: RefCell<HashMap<RegionId, (u64, Estimate)>>,
     /// When its counts were last taken.
     counted_at: Cell<Mono>,
     /// Stores of the node, which share its disk.
@@ -135,7 +136,7 @@ impl Heart {
                 }
                 let Behind { pending, down } = store.shard.behind(region.id);
                 let leader = region.peer_on(store.shard.store()).map(|peer| peer.id);
-                let size = store.sizes.borrow().get(&region.id).copied().unwrap_or_default();
+                let size = store.size(&region).await;
                 regions.push(RegionReport {
                     term: Some(term),
                     pending,
@@ -175,18 +176,38 @@ impl Heart {
                     store.sizes.borrow_mut().remove(&region.id);
                     continue;
                 }
-                // A file that cannot be read is the store's business; the size stays what it was.
-                if let Ok(size) = store.shard.estimate(&region).await {
-                    store.sizes.borrow_mut().insert(region.id, size);
-                }
+                store.measure(&region).await;
             }
         }
-        let keys_of = |store: &Reported| store.sizes.borrow().values().map(|size| size.keys).sum::<u64>();
+        let keys_of =
+            |store: &Reported| store.sizes.borrow().values().map(|(_, size)| size.keys).sum::<u64>();
         self.keys.set(self.stores.iter().map(keys_of).sum());
     }
 }
 
 impl Reported {
+    /// The size of a region as estimated last, or now if its range was another one then.
+    async fn size(&self, region: &Region) -> Estimate {
+        let known = |it: &Self| {
+            let sizes = it.sizes.borrow();
+            sizes
+                .get(&region.id)
+                .filter(|(version, _)| *version == region.epoch.version)
+                .map(|(_, size)| *size)
+        };
+        if known(self).is_none() {
+            self.measure(region).await;
+        }
+        known(self).unwrap_or_default()
+    }
+
+    /// Estimates the size of a region. A file that cannot be read is the store's business; the size stays what it was.
+    async fn measure(&self, region: &Region) {
+        if let Ok(size) = self.shard.estimate(region).await {
+            self.sizes.borrow_mut().insert(region.id, (region.epoch.version, size));
+        }
+    }
+
     /// What clients have read and written since the latest beat, and how long that took, milliseconds. A beat that comes early
     /// counts as one in time, so that a single request right after the start is no flood.
     fn take_counts(&self, now: Mono) -> (HashMap<RegionId, RegionCount, foldhash::fast::RandomState>, u64) {

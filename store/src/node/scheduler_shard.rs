@@ -116,6 +116,11 @@ impl Bound {
         {
             tracing::warn!(replicas, reason = %denied, "the number of replicas is not changed");
         }
+        if let Some(bytes) = config.region_max_bytes
+            && let Err(denied) = control.set_region_max(bytes).await
+        {
+            tracing::warn!(bytes, reason = %denied, "the size beyond which regions are split is not changed");
+        }
         rt.spawn(take_beats(control.clone(), beats, answers, contacts));
         control.answer(questions, replies);
         Ok(Place::Here(Hosted { bound: self, next_id: control.next_id(), control }))

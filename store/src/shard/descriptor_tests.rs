@@ -27,7 +27,7 @@ use crate::plant::{Bug, plant};
 use crate::region::record::Descriptor;
 use crate::request::{Op, Out, Outcome};
 
-const DIR: &str = "/data/store-1";
+pub(super) const DIR: &str = "/data/store-1";
 const REGION: RegionId = RegionId(10);
 
 fn region() -> Region {
@@ -40,7 +40,7 @@ fn region() -> Region {
 }
 
 /// Nearly every write is flushed by itself.
-fn options() -> ShardOptions {
+pub(super) fn options() -> ShardOptions {
     ShardOptions {
         store: StoreId(1),
         system: false,
@@ -80,7 +80,7 @@ fn check_disk(shard: &Shard) {
     assert!(at.index.0 <= flushed, "{} as of {at} and data up to {flushed}", record.region);
 }
 
-async fn submit(shard: &Shard, op: Op) -> Outcome {
+pub(super) async fn submit(shard: &Shard, op: Op) -> Outcome {
     let (answer, pending) = oneshot();
     shard.submit(None, op, Reply::local(answer));
     pending.await.expect("an answer")
@@ -156,7 +156,7 @@ async fn live(rt: Rt, told: Rc<RefCell<Told>>) {
 }
 
 /// Runs a life until it ends or the disk stops before the change `point` of it. Whether it ended.
-fn until_cut(world: &World, node: &Node, point: u64, life: Running<()>) -> bool {
+pub(super) fn until_cut(world: &World, node: &Node, point: u64, life: Running<()>) -> bool {
     node.disk().stop_at(node.disk().changes() + point);
     let (mut life, mut ended) = (pin!(life), false);
     world.run_until(Duration::from_secs(60), || {

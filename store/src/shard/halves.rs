@@ -155,7 +155,13 @@ impl<W, R> Table<W, R> {
     /// `flushed`, do not have the split.
     pub fn is_needed_by_halves(&self, region: RegionId, flushed: Index) -> bool {
         let split = self.halves.applied.get(&region);
-        split.is_some_and(|index| flushed < *index) && !planted(Bug::DestroyedUnflushed)
+        (split.is_some_and(|index| flushed < *index) || self.is_awaited(region))
+            && !planted(Bug::DestroyedUnflushed)
+    }
+
+    /// Whether something is expected that the log of `region` has to bring, so that no snapshot may overtake it.
+    pub fn is_awaited(&self, region: RegionId) -> bool {
+        self.expected().any(|expected| expected.origin.parent == region)
     }
 
     pub(super) fn check_halves(&self) {

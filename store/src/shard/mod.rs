@@ -39,6 +39,8 @@ pub mod routes;
 #[cfg(test)]
 mod routes_kit;
 pub mod shipping;
+#[cfg(test)]
+mod split_tests;
 mod splitting;
 mod staging;
 pub mod startup;
@@ -147,8 +149,6 @@ struct Inner {
     recovering: Cell<bool>,
     /// Regions for which a split key is looked for.
     searches: RefCell<BTreeSet<RegionId>>,
-    /// Rings when a region was split that is led from here.
-    split: Bell,
 }
 
 /// Bounds of one store, derived from its memory budget.

@@ -176,7 +176,6 @@ impl Shard {
                 log_waits: Cell::new(false),
                 recovering: Cell::new(false),
                 searches: RefCell::default(),
-                split: Bell::default(),
             }),
         };
         let cut = cut.borrow().clone();

@@ -333,6 +333,10 @@ impl Inner {
             Verdict::Drop(Stray::RangeTaken) if planted(Bug::SnapshotOverNeighbour) => {}
             Verdict::Drop(Stray::RangeTaken) => return Err(self.overlap(state, message)),
         }
+        if state.table.is_awaited(region) {
+            // The entries up to a split are applied once more, and must not be overtaken.
+            return Err(Unwanted::Busy);
+        }
         // A replica that the log does not know yet begins with what it has to write first.
         if self.log.state(region.0, TAG_RECORD).is_none() {
             return Err(Unwanted::NotHere);

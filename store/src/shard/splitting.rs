@@ -9,7 +9,7 @@
 
 use engine::error::Fault;
 use engine::lsm::Cf;
-use engine::rt::local::{Bell, oneshot};
+use engine::rt::local::oneshot;
 use raft::{Index, Time};
 use scheduler::{Command, Epoch, Key, KeyRange, NewRegion, RegionId};
 
@@ -128,11 +128,6 @@ impl Shard {
             }
         }
     }
-
-    /// Rings when a region was split that is led from here. One waiter at a time.
-    pub fn was_split(&self) -> &Bell {
-        &self.inner.split
-    }
 }
 
 impl Inner {
@@ -158,9 +153,6 @@ impl Inner {
                 self.campaign(replica);
             }
             votes.into_iter().for_each(|message| self.hand_over(state, message));
-        }
-        if leads {
-            self.split.ring();
         }
         self.bell.ring();
         Ok(())

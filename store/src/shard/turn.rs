@@ -385,6 +385,7 @@ impl Inner {
                 let batch = last_part(&mut work.parts);
                 batch.put_state(region.0, TAG_RECORD, &death.record.encode());
             }
+            state.unlogged.remove(&region);
             state.table.bury(death.record);
         }
         Ok(())

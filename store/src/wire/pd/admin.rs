@@ -1,7 +1,7 @@
 //! What operators ask for, as calls; `ringkeep ctl` makes them.
 
 use scheduler::operator::Intent;
-use scheduler::{RegionId, StoreId};
+use scheduler::{Key, RegionId, StoreId};
 
 use super::{Pd, denied};
 use crate::wire::grpc::{Code, Status};
@@ -18,6 +18,8 @@ impl Pd {
             RegionWish::AddPeer => Intent::AddReplica { to: store },
             RegionWish::RemovePeer => Intent::RemoveReplica { from: store },
             RegionWish::TransferLeader => Intent::TransferLeader { to: store },
+            RegionWish::Split if request.key.is_empty() => Intent::Split { keys: Vec::new() },
+            RegionWish::Split => Intent::Split { keys: vec![Key::from(&request.key[..])] },
             RegionWish::Unknown => {
                 return Err(Status::invalid(
                     "what is asked of the region is nothing that this version knows",

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use scheduler::operator::OperatorId;
 use scheduler::{
-    Action, DownPeer, Epoch, Instruction, Load, NodeId, Peer, PeerId, Region, RegionId, RegionReport,
-    StoreDescriptor, StoreId, StoreReport,
+    Action, DownPeer, Epoch, Instruction, Key, Load, NewRegion, NodeId, Peer, PeerId, Region, RegionId,
+    RegionReport, StoreDescriptor, StoreId, StoreReport,
 };
 
 use crate::control::{Beat, BeatAnswer, StoreBeat};
@@ -158,11 +158,17 @@ pub(super) fn answer(answer: &BeatAnswer) -> ringkeep::ReportResponse {
 
 fn store_instruction(instruction: &Instruction) -> Option<ringkeep::Instruction> {
     let Instruction { region, epoch, leader, operator, action } = instruction;
-    let (transfer, change) = match action {
-        Action::TransferLeader(to) => (Some(metapb::Peer::from(to)), Bytes::new()),
-        Action::Change(change) => (None, Proposed { epoch: *epoch, change: change.clone() }.encode()?.into()),
-        Action::Split { keys: _, new: _ } => return None,
-    };
+    let (mut transfer, mut change, mut split, mut split_keys) = (None, Bytes::new(), Vec::new(), Vec::new());
+    match action {
+        Action::TransferLeader(to) => transfer = Some(metapb::Peer::from(to)),
+        Action::Change(step) => {
+            change = Proposed { epoch: *epoch, change: step.clone() }.encode()?.into();
+        }
+        Action::Split { keys, new } => {
+            split = new.iter().map(new_region).collect();
+            split_keys = keys.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect();
+        }
+    }
     Some(ringkeep::Instruction {
         region: region.0,
         epoch: Some(metapb::RegionEpoch { conf_ver: epoch.conf_ver, version: epoch.version }),
@@ -170,7 +176,22 @@ fn store_instruction(instruction: &Instruction) -> Option<ringkeep::Instruction>
         operator: operator.0,
         transfer,
         change,
+        split,
+        split_keys,
     })
+}
+
+fn new_region(new: &NewRegion) -> ringkeep::NewRegion {
+    let NewRegion { region, peers } = new;
+    ringkeep::NewRegion { region: region.0, peers: peers.iter().map(|peer| peer.0).collect() }
+}
+
+fn load_split(split: Vec<ringkeep::NewRegion>, keys: &[Bytes]) -> Action {
+    let new = split.into_iter().map(|ringkeep::NewRegion { region, peers }| NewRegion {
+        region: RegionId(region),
+        peers: peers.into_iter().map(PeerId).collect(),
+    });
+    Action::Split { keys: keys.iter().map(|key| Key::from(&key[..])).collect(), new: new.collect() }
 }
 
 /// The answer in a response.
@@ -186,10 +207,12 @@ pub(super) fn beat_answer(response: ringkeep::ReportResponse) -> Result<BeatAnsw
 }
 
 fn load_instruction(instruction: ringkeep::Instruction) -> Result<Instruction, Malformed> {
-    let ringkeep::Instruction { region, epoch, leader, operator, transfer, change } = instruction;
+    let ringkeep::Instruction { region, epoch, leader, operator, transfer, change, split, split_keys } =
+        instruction;
     let epoch = epoch.unwrap_or_default();
     let action = match transfer {
         Some(to) => Action::TransferLeader(Peer::from(&to)),
+        None if !split.is_empty() => load_split(split, &split_keys),
         None => {
             Action::Change(Proposed::decode(&change).ok_or("a step is none that this version knows")?.change)
         }
@@ -255,11 +278,14 @@ mod tests {
             operator: OperatorId(31),
             action,
         };
+        let new = NewRegion { region: RegionId(40), peers: vec![PeerId(41), PeerId(42)] };
         let sent = BeatAnswer {
             instructions: vec![
                 step(Action::TransferLeader(region().peers[1])),
                 step(Action::Change(Change::AddLearner { peer: PeerId(13), store: StoreId(3) })),
                 step(Action::Change(Change::LeaveJoint)),
+                step(Action::Split { keys: vec![Key::from("g")], new: vec![new.clone()] }),
+                step(Action::Split { keys: Vec::new(), new: vec![new] }),
             ],
             addresses: vec![(StoreId(3), "127.0.0.1:9".to_owned())],
         };

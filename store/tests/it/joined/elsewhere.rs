@@ -57,7 +57,8 @@ impl Four {
         let regions = self.run.regions();
         let region = &regions[self.run.world.below(regions.len() as u64) as usize];
         let to = region.peers[self.run.world.below(region.peers.len() as u64) as usize].store_id;
-        let wish = OperateRequest { region: region.id, wish: RegionWish::TransferLeader.into(), store: to };
+        let wish = RegionWish::TransferLeader.into();
+        let wish = OperateRequest { region: region.id, wish, store: to, ..OperateRequest::default() };
         let asked = call::<OperateResponse>(
             &self.run.world,
             self.run.members[0].pd(),

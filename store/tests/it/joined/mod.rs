@@ -8,6 +8,7 @@ mod nodes;
 mod numbers;
 mod refused;
 mod replicated;
+mod splits;
 mod together;
 
 use std::time::Duration;
