@@ -12,10 +12,10 @@ use bench::Failed;
 use bench::clock::{now, pause};
 use bench::process::{Cluster, NodeOptions, Ports};
 use clap::Args;
-use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::output::{answer, fail, remark};
+use crate::signals;
 
 /// How long a node that has ended stays down, so that there is time to look.
 const DOWN: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub(crate) struct DemoArguments {
     set: Vec<String>,
 }
 
-/// Runs `ringkeep demo` until SIGINT or SIGTERM.
+/// Runs `ringkeep demo` until SIGINT, SIGTERM or SIGHUP.
 pub(crate) fn run(arguments: &DemoArguments) -> ExitCode {
     match play(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> ExitCode {
 
 fn play(arguments: &DemoArguments) -> Result<(), Failed> {
     // Before the first node starts, so that no signal leaves one behind.
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut ending = Signals::new(signals::that_end()?)?;
     let place = Place::create(arguments.keep.as_deref())?;
     let began = now();
     let base = node_options(arguments, &place)?;
@@ -58,7 +58,7 @@ fn play(arguments: &DemoArguments) -> Result<(), Failed> {
     let mut cluster = Cluster::start(&base, nodes)?;
     answer(&banner(&cluster, &place, began.elapsed()));
     let mut down: Vec<(usize, Instant)> = Vec::new();
-    while signals.pending().next().is_none() {
+    while ending.pending().next().is_none() {
         while let Some((n, how)) = cluster.ended() {
             remark(&format!("node {} has ended ({how}); it is started again in {} s", n + 1, DOWN.as_secs()));
             down.push((n, now()));

@@ -1,24 +1,56 @@
-//! SIGTERM and SIGINT, turned into messages on a plain thread.
+//! SIGTERM, SIGINT and SIGHUP, turned into messages on a plain thread.
+//!
+//! A terminal that closes sends SIGHUP, which ends a process as it stands unless it is handled. Under `nohup` it is ignored from the
+//! start, and stays so.
 //!
 //! A node that has not served yet has acknowledged nothing, so the first signal ends it at once, whatever its start waits for.
 
 use std::sync::mpsc::Sender;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use store::wire::admin::{Life, Phase};
 
 use crate::output::remark;
+
+/// The signals that ask this process to end.
+///
+/// # Errors
+/// The kernel does not say which ones are ignored.
+pub(crate) fn that_end() -> std::io::Result<Vec<i32>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let mut signals = vec![SIGTERM, SIGINT];
+    if !ignores(&status, SIGHUP) {
+        signals.push(SIGHUP);
+    }
+    Ok(signals)
+}
+
+/// Whether a process with this `/proc/PID/status` ignores `signal`. Bit n of the mask is signal n + 1.
+fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+fn name(signal: i32) -> &'static str {
+    match signal {
+        SIGTERM => "SIGTERM",
+        SIGINT => "SIGINT",
+        SIGHUP => "SIGHUP",
+        other => unreachable!("signal {other} was not asked for"),
+    }
+}
 
 /// Sends the name of each signal that asks the process to end. The second one ends it at once, and during the start the first.
 ///
 /// # Errors
 /// The handlers cannot be installed.
 pub(crate) fn forward(to: Sender<&'static str>, life: Life) -> std::io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let mut signals = Signals::new(that_end()?)?;
     std::thread::Builder::new().name("rk-signals".into()).spawn(move || {
         for (count, signal) in signals.forever().enumerate() {
-            let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+            let name = name(signal);
             if life.phase() == Phase::Starting {
                 remark(&format!("ringkeep: {name} during the start: stopped before anything was served"));
                 std::process::exit(0);
@@ -30,4 +62,17 @@ pub(crate) fn forward(to: Sender<&'static str>, life: Life) -> std::io::Result<(
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lists_as_ignored_is_ignored() {
+        let status = "Name:\tringkeep\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\n";
+        assert!(ignores(status, SIGHUP) && !ignores(status, SIGINT));
+        assert!(!ignores("SigIgn:\t0000000000001000\n", SIGHUP));
+        assert!(!ignores("", SIGHUP), "nothing is known");
+    }
 }

@@ -141,6 +141,11 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
+    /// Tells it that its terminal is gone.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a child has a process id");
         // It may have ended by itself, which whoever waits for it finds out.

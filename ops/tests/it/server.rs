@@ -28,6 +28,22 @@ fn what_was_acknowledged_outlives_a_crash_and_a_drain() {
 }
 
 #[test]
+fn a_terminal_that_closes_drains_the_node_unless_it_was_started_to_outlive_it() {
+    let directory = directory();
+    let mut node = start(&directory);
+    resp(node.resp, "SET greeting hello", "+OK\r\n");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.process.pid())).expect("it runs");
+    let ignored =
+        status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("the kernel lists it").trim();
+    let outlives = u64::from_str_radix(ignored, 16).expect("a mask") & 1 == 1;
+    node.process.hang_up();
+    match outlives {
+        true => resp(node.resp, "GET greeting", "$5\r\nhello\r\n"),
+        false => node.process.wait(DRAIN).expect("SIGHUP drains a node, which ends with exit code 0"),
+    }
+}
+
+#[test]
 fn health_and_settings_are_served() {
     let directory = directory();
     let node = start(&directory);
