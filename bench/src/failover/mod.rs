@@ -2,7 +2,7 @@
 //!
 //! * **Killed**: for each region that the node led, a client at each other node writes one key again and again. The gap is the time from
 //!   the kill to the first answer to a write that was begun after it. That includes the election timeout, which is drawn anew each time.
-//! * **Handed over, drained**: a steady load runs at all nodes ([`steady`](crate::steady)); its worst second is compared with its usual one.
+//! * **Handed over, drained**: a steady load runs at all nodes ([`steady`]); its worst second is compared with its usual one.
 //!   No answer may be an error. A connection that the drained node closes is none: its client asks the next node.
 
 mod gap;

@@ -128,7 +128,6 @@ fn regions_are_split_on_request_under_load() {
         let mut run = Run::new(World::new(seed, Options::rough(seed)));
         splits += run.split_under_load().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }
-    println!("{splits} splits");
     assert!(splits as u64 >= 2 * (seeds.end - seeds.start), "too few splits: {splits}");
 }
 
