@@ -117,14 +117,13 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the nodes of a cluster make together.
-    pub const BETWEEN_NODES: [Self; 8] = [
+    pub const BETWEEN_NODES: [Self; 7] = [
         Self::SaidBeforeWrite,
         Self::VoteNotStored,
         Self::CountedForAnother,
         Self::LostCalledDone,
         Self::ReadUnasked,
         Self::ReplicaUnasked,
-        Self::ReadBeforeApplied,
         Self::ComparedUnasked,
     ];
 

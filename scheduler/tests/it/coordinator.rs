@@ -263,18 +263,22 @@ fn what_is_lacking_and_what_was_done_is_counted() {
     assert_eq!((summary.regions, summary.under_replicated), (1, 1), "two of three");
     assert_eq!(summary.stores.iter().map(|(_, count)| count).sum::<u64>(), 4);
     assert_eq!(summary.stores[0], (Health::Up, 4));
-    scheduler.tick(T0);
+    let first = scheduler.tick(T0).instructions.remove(0);
     let summary = scheduler.summary(T0);
     assert!(summary.running.contains(&(Policy::ReplicaCheck, 1)), "{summary:?}");
     assert_eq!(of(&summary, Policy::ReplicaCheck, "success"), 0);
 
-    scheduler.report_region(region(1, &[1, 2, 3], 2), T0).expect("accepted");
+    let Action::Change(Change::AddVoter { peer, store }) = first.action else { panic!("{first:?}") };
+    let mut whole = region(1, &[2, 3], 1);
+    whole.region.peers.push(Peer::voter(peer, store));
+    whole.region.epoch.conf_ver += 1;
+    scheduler.report_region(whole.clone(), T0).expect("accepted");
     let summary = scheduler.summary(T0);
     assert_eq!((summary.regions, summary.under_replicated), (1, 0));
     assert!(summary.running.contains(&(Policy::ReplicaCheck, 0)), "{summary:?}");
     assert_eq!(of(&summary, Policy::ReplicaCheck, "success"), 1);
 
-    let mut silent = region(1, &[1, 2, 3], 2);
+    let mut silent = whole;
     silent.down = vec![DownPeer { peer: silent.region.peers[1].id, down_ms: 10_000 }];
     scheduler.report_region(silent, T0).expect("accepted");
     assert_eq!(scheduler.summary(T0).under_replicated, 1, "one of three is not heard");
