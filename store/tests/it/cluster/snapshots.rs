@@ -328,7 +328,6 @@ fn a_link_that_is_cut_one_way_or_both_ways_delays_a_snapshot() {
 
 /// What has arrived and rots before it is taken in is refused, and comes again.
 #[test]
-#[ignore = "with this seed the damage hits no piece any more: the snapshot is taken in whole"]
 fn a_piece_that_is_damaged_is_refused_and_comes_again() {
     let slow = |run: &mut Run| run.nodes.setup.snapshot_bytes_per_second = 8 << 10;
     let mut lag = Lag::with(World::new(5, Options::default()), 1, slow).unwrap();
