@@ -111,6 +111,8 @@ pub(crate) struct Core {
     pub(crate) vote: Option<NodeId>,
     /// Term or vote differ from what was last handed to a write.
     pub(crate) hard_dirty: bool,
+    /// A membership change was applied since the last write, so the commit index is to be written. No message waits for that.
+    pub(crate) commit_dirty: bool,
     pub(crate) leader: Option<NodeId>,
     pub(crate) log: Log,
     pub(crate) membership: Membership,
@@ -299,6 +301,7 @@ impl Core {
             && log.last() == log.stable()
             && matches!(self.install, Install::None)
             && !self.hard_dirty
+            && !self.commit_dirty
             && self.writes.durable == self.writes.issued
             && self.reads.is_empty()
             && self.order.is_none()

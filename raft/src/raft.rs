@@ -114,6 +114,7 @@ impl Raft {
             term: hard_state.term,
             vote: hard_state.vote,
             hard_dirty: false,
+            commit_dirty: false,
             leader: None,
             log: Log::new(summary, applied, committed),
             membership,

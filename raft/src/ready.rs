@@ -16,7 +16,8 @@ pub struct HardState {
     pub term: Term,
     /// Whom this member voted for in it.
     pub vote: Option<NodeId>,
-    /// A lower bound of the commit index. It is written along with terms and entries, never alone.
+    /// A lower bound of the commit index. It is written along with terms and entries, and by itself only for an applied change of the
+    /// membership, which holds after a restart only if it is known to be committed.
     pub commit: Index,
 }
 

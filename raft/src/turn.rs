@@ -17,6 +17,7 @@ impl Raft {
         let core = &self.core;
         core.out.is_due(core.writes.durable)
             || core.hard_dirty
+            || core.commit_dirty
             || core.log.has_unsubmitted()
             || matches!(core.install, Install::Wanted(_))
             || self.appliable().is_some()
@@ -117,6 +118,8 @@ impl Raft {
             });
         }
         self.core.membership = self.core.membership.after(change)?;
+        // A restart has to know that the change is committed: by the old membership alone those who are left may never elect.
+        self.core.commit_dirty = true;
         if let Role::Leader(leader) = &mut self.role {
             leader.on_membership(&mut self.core);
         }
@@ -198,7 +201,7 @@ fn take_write(core: &mut Core) -> Option<Write> {
         }
     };
     let entries = core.log.submit();
-    if !core.hard_dirty && snapshot.is_none() && entries.is_empty() {
+    if !core.hard_dirty && !core.commit_dirty && snapshot.is_none() && entries.is_empty() {
         hold(core);
         return None;
     }
@@ -206,6 +209,7 @@ fn take_write(core: &mut Core) -> Option<Write> {
     core.writes.hard =
         if core.hard_dirty || snapshot.is_some() { core.writes.issued } else { core.writes.hard };
     core.hard_dirty = false;
+    core.commit_dirty = false;
     // The commit index goes along with entries: a restart must not forget that the membership change before a
     // later one was committed.
     let vote = if planted!(VoteNotPersisted) { None } else { core.vote };

@@ -10,6 +10,8 @@ use raft::planted::{Bug, plant};
 use crate::sim::{Coverage, Options, run};
 
 const SEEDS: u64 = 300;
+/// Seeds within which each planted mistake is found; the rarest needs 1,241.
+const PLANTED_SEEDS: u64 = 2000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -103,7 +105,7 @@ fn hunt(bug: Bug, seeds: u64) -> Option<(u64, String)> {
 #[test]
 #[expect(clippy::print_stderr, reason = "which seed found what is the result")]
 fn planted_bugs_are_found() {
-    let seeds = number("RINGKEEP_SEEDS").unwrap_or(SEEDS);
+    let seeds = number("RINGKEEP_SEEDS").unwrap_or(PLANTED_SEEDS);
     let mut missed = Vec::new();
     for bug in PLANTED {
         match hunt(*bug, seeds) {
