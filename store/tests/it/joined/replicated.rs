@@ -53,7 +53,9 @@ impl Run {
             let joined = (0..5).any(|_| self.members[number].start(&self.world, &[pd]).is_ok());
             assert!(joined, "node {number} does not join");
         }
-        self.replicated()
+        self.replicated()?;
+        // Clients hear of the new replicas before they need them: the scheduler may be away then.
+        self.pass(Duration::from_secs(10))
     }
 
     pub(super) fn pass(&self, time: Duration) -> Result<(), String> {
