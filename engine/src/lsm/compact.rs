@@ -273,7 +273,10 @@ impl Rewrite {
         erased.merge(&self.erased, &self.cut, end);
         let built = open.builder.finish(&erased);
         let file = open.number;
+        // What is left of a table costs as much as what was written before it, or small tables would be free.
+        let rest_bytes = open.builder.output().len() as u64;
         open.writer.finish(&self.rt, open.builder.output()).await?;
+        self.target.pace.spend(&self.rt, rest_bytes).await;
         let rows = erased.iter().flat_map(|(start, end, seqs)| {
             seqs.iter().map(|seq| ErasedRow { start: start.to_vec(), end: end.to_vec(), seq: seq.0 })
         });

@@ -156,9 +156,12 @@ impl Export {
     ) -> Result<Piece> {
         let (cf, rt) = (builder.cf(), self.snapshot.shared().rt.clone());
         let built = builder.finish(&RangeTombstones::default());
+        // What is left of a piece costs as much as what was written before it, or small pieces would be free.
+        let rest_bytes = builder.output().len() as u64;
         if let Err(fault) = writer.finish(&rt, builder.output()).await {
             return Err(self.take_back(path, fault).await);
         }
+        self.pace.spend(&rt, rest_bytes).await;
         match is_last {
             true => self.next_family(),
             false => self.from.clone_from(&built.end),
