@@ -9,13 +9,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Failed;
-use crate::client::Protocol;
 use crate::clock::{now, pause};
-use crate::load::{self, Phases, Stop};
-use crate::process::{Cluster, Node, NodeOptions};
+use crate::load;
+use crate::process::{Cluster, NodeOptions};
 use crate::report::median;
 use crate::steady::{self, Steady};
-use crate::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
 
 /// Length of the values that are written while the follower is away.
 const VALUE_BYTES: usize = 1024;
@@ -77,7 +75,8 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<CatchupRe
     let others: Vec<_> = cluster.nodes.iter().flatten().map(|node| node.resp).collect();
     // The others have elected leaders by then.
     pause(Duration::from_secs(5));
-    let written_bytes = fill(cluster.nodes.iter().flatten(), options.fill_bytes)?;
+    let node = cluster.nodes.iter().flatten().next().ok_or_else(|| Failed::new("no node runs"))?;
+    let written_bytes = load::fill(node.resp, options.fill_bytes, VALUE_BYTES)?;
     say("measuring what is usual");
     let steady = Steady::start(&steady::Options {
         nodes: others,
@@ -120,38 +119,6 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<CatchupRe
         requests,
         errors,
     })
-}
-
-/// Writes records of so many bytes in all, and returns how many they are.
-fn fill<'a>(mut nodes: impl Iterator<Item = &'a Node>, bytes: u64) -> Result<u64, Failed> {
-    let node = nodes.next().ok_or_else(|| Failed::new("no node runs"))?;
-    let each = (VALUE_BYTES + KEY_BYTES_MIN) as u64;
-    let records = (bytes / each).max(1);
-    let options = load::Options {
-        protocol: Protocol::Resp,
-        addr: node.resp,
-        password: None,
-        workload: Workload {
-            mix: Mix::C,
-            spread: Spread::Uniform,
-            records,
-            key_bytes: KEY_BYTES_MIN,
-            value_bytes: VALUE_BYTES,
-            scan_records_max: 1,
-        },
-        connections: 32,
-        pipeline: 8,
-        rate: None,
-        stop: Stop::Operations(0),
-        seed: 1,
-        server_pids: Vec::new(),
-        progress: true,
-    };
-    let reports = load::run(&options, Phases::Load)?;
-    match reports.first().and_then(|report| report.first_refusal.as_deref()) {
-        Some(said) => Err(Failed::new(format!("a write was refused while the follower was away: {said}"))),
-        None => Ok(records * each),
-    }
 }
 
 impl CatchupReport {

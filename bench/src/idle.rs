@@ -5,12 +5,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Failed;
-use crate::client::Protocol;
 use crate::clock::pause;
-use crate::load::{self, Phases, Stop};
+use crate::load;
 use crate::process::{Cluster, Node, NodeOptions};
 use crate::report::{median, table};
-use crate::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
 
 /// Length of the values that fill the node before its restart is timed.
 const FILL_VALUE_BYTES: usize = 1024;
@@ -75,11 +73,11 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<IdleRepor
     let (mut start_after_drain_ms, mut start_after_kill_ms) = (None, None);
     if options.fill_bytes > 0 {
         say("filling it");
-        fill(&node, options.fill_bytes)?;
+        load::fill(node.resp, options.fill_bytes, FILL_VALUE_BYTES)?;
         say("restarting it");
         node = restart(node, options)?;
         start_after_drain_ms = Some(millis(node.start_to_ready));
-        fill(&node, options.fill_bytes / 8)?;
+        load::fill(node.resp, options.fill_bytes / 8, FILL_VALUE_BYTES)?;
         node.process.kill();
         node = Node::start(&options.node)?;
         start_after_kill_ms = Some(millis(node.start_to_ready));
@@ -158,36 +156,6 @@ impl ClusterIdleReport {
 fn restart(node: Node, options: &Options) -> Result<Node, Failed> {
     node.process.terminate(DRAIN_MAX)?;
     Node::start(&options.node)
-}
-
-fn fill(node: &Node, bytes: u64) -> Result<(), Failed> {
-    let records = bytes / (FILL_VALUE_BYTES + KEY_BYTES_MIN) as u64;
-    let workload = Workload {
-        mix: Mix::C,
-        spread: Spread::Uniform,
-        records: records.max(1),
-        key_bytes: KEY_BYTES_MIN,
-        value_bytes: FILL_VALUE_BYTES,
-        scan_records_max: 1,
-    };
-    let options = load::Options {
-        protocol: Protocol::Resp,
-        addr: node.resp,
-        password: None,
-        workload,
-        connections: 32,
-        pipeline: 16,
-        rate: None,
-        stop: Stop::Operations(0),
-        seed: 1,
-        server_pids: Vec::new(),
-        progress: true,
-    };
-    let reports = load::run(&options, Phases::Load)?;
-    match reports.first().and_then(|report| report.first_refusal.as_deref()) {
-        Some(said) => Err(Failed::new(format!("the node refused a write while it was filled: {said}"))),
-        None => Ok(()),
-    }
 }
 
 fn millis(duration: Duration) -> f64 {

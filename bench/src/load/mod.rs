@@ -23,7 +23,7 @@ use crate::Failed;
 use crate::client::{Connection, Protocol};
 use crate::process::cpu_time;
 use crate::report::{KindReport, LoadReport};
-use crate::workload::{Kind, Workload};
+use crate::workload::{KEY_BYTES_MIN, Kind, Mix, Spread, Workload};
 use pace::Pace;
 use source::Source;
 use worker::Worker;
@@ -91,6 +91,40 @@ pub fn run(options: &Options, phases: Phases) -> Result<Vec<LoadReport>, Failed>
         }
         Ok(reports)
     })?
+}
+
+/// Writes records over RESP until keys and values come to `bytes`, at least one record, and returns the bytes written.
+///
+/// # Errors
+/// The server cannot be reached, a connection is lost, or a write is refused.
+pub fn fill(addr: SocketAddr, bytes: u64, value_bytes: usize) -> Result<u64, Failed> {
+    let each = (value_bytes + KEY_BYTES_MIN) as u64;
+    let records = (bytes / each).max(1);
+    let options = Options {
+        protocol: Protocol::Resp,
+        addr,
+        password: None,
+        workload: Workload {
+            mix: Mix::C,
+            spread: Spread::Uniform,
+            records,
+            key_bytes: KEY_BYTES_MIN,
+            value_bytes,
+            scan_records_max: 1,
+        },
+        connections: 32,
+        pipeline: 16,
+        rate: None,
+        stop: Stop::Operations(0),
+        seed: 1,
+        server_pids: Vec::new(),
+        progress: true,
+    };
+    let reports = run(&options, Phases::Load)?;
+    match reports.first().and_then(|report| report.first_refusal.as_deref()) {
+        Some(said) => Err(Failed::new(format!("{addr} refused a write while it was filled: {said}"))),
+        None => Ok(records * each),
+    }
 }
 
 /// What all connections of a phase share.
