@@ -65,7 +65,7 @@ pub(super) fn options() -> ShardOptions {
 
 /// What was acknowledged, over all lives.
 #[derive(Debug, Default)]
-struct Told {
+struct Seen {
     values: BTreeMap<Bytes, Bytes>,
     conf_ver: u64,
     lives: u64,
@@ -86,15 +86,15 @@ pub(super) async fn submit(shard: &Shard, op: Op) -> Outcome {
     pending.await.expect("an answer")
 }
 
-async fn put(shard: &Shard, told: &RefCell<Told>, number: u64) {
-    let lives = told.borrow().lives;
+async fn put(shard: &Shard, seen: &RefCell<Seen>, number: u64) {
+    let lives = seen.borrow().lives;
     let (key, value) = (Bytes::from(format!("k{number}")), Bytes::from(format!("{lives:>900}")));
     submit(shard, Op::Put { key: key.clone(), value: value.clone() }).await.unwrap();
-    told.borrow_mut().values.insert(key, value);
+    seen.borrow_mut().values.insert(key, value);
 }
 
 /// Adds a learner that does not exist, or removes the one that was added.
-async fn change(shard: &Shard, told: &RefCell<Told>) {
+async fn change(shard: &Shard, seen: &RefCell<Seen>) {
     let (answer, pending) = oneshot();
     {
         let mut state = shard.inner.state.borrow_mut();
@@ -112,7 +112,7 @@ async fn change(shard: &Shard, told: &RefCell<Told>) {
     }
     shard.inner.bell.ring();
     pending.await.expect("an answer").unwrap();
-    told.borrow_mut().conf_ver = conf_ver(shard);
+    seen.borrow_mut().conf_ver = conf_ver(shard);
 }
 
 fn conf_ver(shard: &Shard) -> u64 {
@@ -120,7 +120,7 @@ fn conf_ver(shard: &Shard) -> u64 {
 }
 
 /// A store opens, has what was acknowledged, takes writes around a change, and closes.
-async fn live(rt: Rt, told: Rc<RefCell<Told>>) {
+async fn live(rt: Rt, seen: Rc<RefCell<Seen>>) {
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     let shard = Shard::open(&rt, Path::new(DIR), options(), vec![region()]).await.unwrap();
     check_disk(&shard);
@@ -132,31 +132,31 @@ async fn live(rt: Rt, told: Rc<RefCell<Told>>) {
         assert_eq!(shard.stopped(), None);
         rt.sleep(Duration::from_millis(1)).await;
     }
-    let (known, now) = (told.borrow().conf_ver, conf_ver(&shard));
+    let (known, now) = (seen.borrow().conf_ver, conf_ver(&shard));
     assert!(now == known || now == known + 1, "configuration {now}, and {known} was acknowledged");
-    let values = told.borrow().values.clone();
+    let values = seen.borrow().values.clone();
     for (key, value) in values {
         let found = submit(&shard, Op::Get { key: key.clone() }).await;
         let Ok(Out::Value(Some(found))) = found else { panic!("{key:?} is {found:?}") };
         let lives = |bytes: &[u8]| std::str::from_utf8(bytes).unwrap().trim().parse::<u64>().unwrap();
         assert!(lives(&found) >= lives(&value), "{key:?} is of an older life");
     }
-    told.borrow_mut().lives += 1;
-    told.borrow_mut().conf_ver = now;
+    seen.borrow_mut().lives += 1;
+    seen.borrow_mut().conf_ver = now;
     for number in 0..3 {
-        put(&shard, &told, number).await;
+        put(&shard, &seen, number).await;
     }
-    change(&shard, &told).await;
+    change(&shard, &seen).await;
     // Every other life ends with the change, so that the flush of its end has it and nothing after it.
-    let rest = if told.borrow().lives.is_multiple_of(2) { 3..6 } else { 0..0 };
+    let rest = if seen.borrow().lives.is_multiple_of(2) { 3..6 } else { 0..0 };
     for number in rest {
-        put(&shard, &told, number).await;
+        put(&shard, &seen, number).await;
     }
     shard.close(Duration::from_secs(1)).await.unwrap();
 }
 
 /// Runs a life until it ends or the disk stops before the change `point` of it. Whether it ended.
-pub(super) fn until_cut(world: &World, node: &Node, point: u64, life: Running<()>) -> bool {
+fn until_cut(world: &World, node: &Node, point: u64, life: Running<()>) -> bool {
     node.disk().stop_at(node.disk().changes() + point);
     let (mut life, mut ended) = (pin!(life), false);
     world.run_until(Duration::from_secs(60), || {
@@ -167,16 +167,21 @@ pub(super) fn until_cut(world: &World, node: &Node, point: u64, life: Running<()
     ended
 }
 
-/// Cuts the second life of a store at every change of the disk, and lives twice after it. Returns the number of changes.
-fn cut_at_every_change() -> u64 {
+/// Lives once, cuts the next life at every change of the disk, and lives twice after each cut. `begin` makes what the lives of one world
+/// share. Returns the number of changes.
+pub(super) fn cut_at_every_change<T: 'static, L: Future<Output = ()> + 'static>(
+    seed: u64,
+    begin: impl Fn() -> T,
+    live: fn(Rt, Rc<RefCell<T>>) -> L,
+) -> u64 {
     let mut point = 0;
     loop {
-        let world = World::new(900 + point, Options::default());
+        let world = World::new(seed + point, Options::default());
         let node = world.node(0);
-        let told = Rc::new(RefCell::new(Told { conf_ver: Epoch::FIRST.conf_ver, ..Told::default() }));
+        let seen = Rc::new(RefCell::new(begin()));
         let start = || {
-            let told = told.clone();
-            node.start(0, move |rt| live(rt, told))
+            let seen = seen.clone();
+            node.start(0, move |rt| live(rt, seen))
         };
         world.block_on(start()).expect("a life without a cut ends");
         node.kill();
@@ -192,9 +197,13 @@ fn cut_at_every_change() -> u64 {
     }
 }
 
+fn cut_around_changes() -> u64 {
+    cut_at_every_change(900, || Seen { conf_ver: Epoch::FIRST.conf_ver, ..Seen::default() }, live)
+}
+
 #[test]
 fn the_descriptor_and_the_applied_index_survive_together_wherever_the_power_goes() {
-    let points = cut_at_every_change();
+    let points = cut_around_changes();
     assert!(points > 30, "only {points} changes");
 }
 
@@ -203,7 +212,7 @@ fn a_descriptor_apart_from_its_data_is_caught() {
     for bug in Bug::DESCRIPTOR {
         let planted = move || {
             plant(Some(bug));
-            cut_at_every_change()
+            cut_around_changes()
         };
         assert!(std::thread::spawn(planted).join().is_err(), "{bug:?} was not caught");
     }

@@ -6,11 +6,12 @@ use scheduler::{Action, Change, Epoch, Instruction, PeerId, RegionId};
 
 use super::reply::Reply;
 use super::upkeep::TICK;
-use super::{Due, Shard};
+use super::{Due, Queued, Shard};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::peers::Behind;
+use crate::region::replica::Replica;
 use crate::request::Out;
 
 /// A peer that was silent for more ticks than this counts as down: two election timeouts.
@@ -33,33 +34,38 @@ impl Shard {
 
     /// Proposes a change of a region's membership. Success means that it is proposed.
     fn change_members(&self, region: RegionId, change: Change, asked: Epoch) -> Result<(), Refusal> {
+        self.propose(region, |replica, due| {
+            if !replica.keeps_quorum(&change, SILENT_TICKS_MAX) && !planted(Bug::QuorumNotAsked) {
+                let reason = "too few voters would be heard after the change";
+                return Err((due, Refusal::Busy { reason, backoff_ms: 1000 }));
+            }
+            replica.propose_change(change, asked, due)
+        })
+    }
+
+    /// Proposes an entry that changes a region. Success means that it is proposed: whoever asked sees what becomes of it in the region's
+    /// reports.
+    pub(super) fn propose(
+        &self,
+        region: RegionId,
+        entry: impl FnOnce(&mut Replica<Due, Queued>, Due) -> Result<(), (Due, Refusal)>,
+    ) -> Result<(), Refusal> {
         let inner = &*self.inner;
         inner.health.check_running()?;
-        let refused = {
+        let proposed = {
             let mut state = inner.state.borrow_mut();
             let replica =
                 state.table.get_mut(region).ok_or(Refusal::RegionNotFound { region_id: region.0 })?;
-            if !replica.keeps_quorum(&change, SILENT_TICKS_MAX) && !planted(Bug::QuorumNotAsked) {
-                return Err(Refusal::Busy {
-                    reason: "too few voters would be heard after the change",
-                    backoff_ms: 1000,
-                });
-            }
-            // The scheduler sees what becomes of it in the region's reports.
-            let reply = Reply::local(oneshot().0);
-            let due = Due { reply, out: Out::Done, since: inner.rt.now() };
-            let proposed = replica.propose_change(change, asked, due);
+            let due = Due { reply: Reply::local(oneshot().0), out: Out::Done, since: inner.rt.now() };
+            let proposed = entry(replica, due);
             state.table.mark_dirty(region);
-            proposed.err()
+            proposed
         };
         inner.bell.ring();
-        match refused {
-            None => Ok(()),
-            Some((due, refusal)) => {
-                due.reply.send(Err(refusal.clone()));
-                Err(refusal)
-            }
-        }
+        proposed.map_err(|(due, refusal)| {
+            due.reply.send(Err(refusal.clone()));
+            refusal
+        })
     }
 
     /// The peers of a region that its leader cannot rely on; none if it is not led from here.

@@ -10,11 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::rt::Rt;
 use engine::rt::local::oneshot;
-use engine::rt::sim::{Options, World};
 use scheduler::{Epoch, Key, KeyRange, NewRegion, Peer, PeerId, Region, RegionId, StoreId};
 
 use super::Shard;
-use super::descriptor_tests::{DIR, options, submit, until_cut};
+use super::descriptor_tests::{DIR, cut_at_every_change, options, submit};
 use super::reply::Reply;
 use crate::plant::{Bug, plant};
 use crate::refusal::Refusal;
@@ -31,7 +30,7 @@ fn region() -> Region {
 
 /// What was acknowledged or seen, over all lives.
 #[derive(Debug, Default)]
-struct Told {
+struct Seen {
     values: BTreeMap<Bytes, Bytes>,
     regions: usize,
     lives: u64,
@@ -40,8 +39,8 @@ struct Told {
 }
 
 /// Repeats a write that meets a region that has just been split, as a gateway does.
-async fn put(shard: &Shard, rt: &Rt, told: &RefCell<Told>, key: &'static str) {
-    let lives = told.borrow().lives;
+async fn put(shard: &Shard, rt: &Rt, seen: &RefCell<Seen>, key: &'static str) {
+    let lives = seen.borrow().lives;
     let (key, value) = (Bytes::from_static(key.as_bytes()), Bytes::from(format!("{lives:>900}")));
     loop {
         match submit(shard, Op::Put { key: key.clone(), value: value.clone() }).await {
@@ -54,11 +53,11 @@ async fn put(shard: &Shard, rt: &Rt, told: &RefCell<Told>, key: &'static str) {
             Err(refusal) => panic!("{key:?}: {refusal:?}"),
         }
     }
-    told.borrow_mut().values.insert(key, value);
+    seen.borrow_mut().values.insert(key, value);
 }
 
 /// Splits the region that has `key`, right behind a write that is not proposed yet, and waits until that is seen.
-async fn split(shard: &Shard, rt: &Rt, told: &RefCell<Told>, key: &str) {
+async fn split(shard: &Shard, rt: &Rt, seen: &RefCell<Seen>, key: &str) {
     let key = Key::from(key);
     let regions = shard.published();
     let region =
@@ -66,11 +65,11 @@ async fn split(shard: &Shard, rt: &Rt, told: &RefCell<Told>, key: &str) {
     if *region.range.start() == key {
         return;
     }
-    let id = told.borrow().next_id;
-    told.borrow_mut().next_id += 2;
+    let id = seen.borrow().next_id;
+    seen.borrow_mut().next_id += 2;
     let (answer, pending) = oneshot();
     let written = Bytes::from_static(b"a");
-    let value = Bytes::from(format!("{:>900}", told.borrow().lives));
+    let value = Bytes::from(format!("{:>900}", seen.borrow().lives));
     shard.submit(None, Op::Put { key: written, value }, Reply::local(answer));
     let new = NewRegion { region: RegionId(id), peers: vec![PeerId(id + 1)] };
     shard.split(region.id, region.epoch, &[key], &[new]).expect("a leader that is current splits");
@@ -79,7 +78,7 @@ async fn split(shard: &Shard, rt: &Rt, told: &RefCell<Told>, key: &str) {
         assert_eq!(shard.stopped(), None);
         rt.sleep(Duration::from_millis(1)).await;
     }
-    told.borrow_mut().regions = regions.len() + 1;
+    seen.borrow_mut().regions = regions.len() + 1;
 }
 
 /// The regions lie side by side from one end of the key space to the other.
@@ -92,7 +91,7 @@ fn covers_once(regions: &[Region]) -> bool {
 }
 
 /// A store opens, has what was acknowledged, is split under writes, and closes.
-async fn live(rt: Rt, told: Rc<RefCell<Told>>) {
+async fn live(rt: Rt, seen: Rc<RefCell<Seen>>) {
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     let shard = Shard::open(&rt, Path::new(DIR), options(), vec![region()]).await.unwrap();
     let (turns, ticks, upkeep) = (shard.clone(), shard.clone(), shard.clone());
@@ -105,10 +104,10 @@ async fn live(rt: Rt, told: Rc<RefCell<Told>>) {
     }
     let regions = shard.published();
     assert!(covers_once(&regions), "{regions:?}");
-    let known = told.borrow().regions;
+    let known = seen.borrow().regions;
     // A split that was proposed when the power went may have been applied.
     assert!(regions.len() == known || regions.len() == known + 1, "{known} were seen: {regions:?}");
-    let values = told.borrow().values.clone();
+    let values = seen.borrow().values.clone();
     for (key, value) in values {
         let found = submit(&shard, Op::Get { key: key.clone() }).await;
         let Ok(Out::Value(Some(found))) = found else { panic!("{key:?} is {found:?}") };
@@ -116,56 +115,35 @@ async fn live(rt: Rt, told: Rc<RefCell<Told>>) {
         assert!(lives(&found) >= lives(&value), "{key:?} is of an older life");
     }
     {
-        let mut told = told.borrow_mut();
-        told.lives += 1;
-        told.regions = regions.len();
+        let mut seen = seen.borrow_mut();
+        seen.lives += 1;
+        seen.regions = regions.len();
         // Ids that the life before may have used are not used again.
-        told.next_id += 100;
+        seen.next_id += 100;
     }
     let borders = [["f", "p"], ["k", "t"], ["d", "m"], ["h", "w"]];
-    let [first, second] = borders[(told.borrow().lives % 4) as usize];
-    put(&shard, &rt, &told, "b").await;
-    put(&shard, &rt, &told, "q").await;
-    split(&shard, &rt, &told, first).await;
-    put(&shard, &rt, &told, "g").await;
-    put(&shard, &rt, &told, "e").await;
-    split(&shard, &rt, &told, second).await;
-    put(&shard, &rt, &told, "x").await;
+    let [first, second] = borders[(seen.borrow().lives % 4) as usize];
+    put(&shard, &rt, &seen, "b").await;
+    put(&shard, &rt, &seen, "q").await;
+    split(&shard, &rt, &seen, first).await;
+    put(&shard, &rt, &seen, "g").await;
+    put(&shard, &rt, &seen, "e").await;
+    split(&shard, &rt, &seen, second).await;
+    put(&shard, &rt, &seen, "x").await;
     shard.check_state();
     // Every other life ends by a kill, with whatever the tree has in memory.
-    if told.borrow().lives.is_multiple_of(2) {
+    if seen.borrow().lives.is_multiple_of(2) {
         shard.close(Duration::from_secs(1)).await.unwrap();
     }
 }
 
-/// Cuts the second life of a store at every change of the disk, and lives twice after it. Returns the number of changes.
-fn cut_at_every_change() -> u64 {
-    let mut point = 0;
-    loop {
-        let world = World::new(700 + point, Options::default());
-        let node = world.node(0);
-        let told = Rc::new(RefCell::new(Told { regions: 1, next_id: 100, ..Told::default() }));
-        let start = || {
-            let told = told.clone();
-            node.start(0, move |rt| live(rt, told))
-        };
-        world.block_on(start()).expect("a life without a cut ends");
-        node.kill();
-        if until_cut(&world, &node, point, start()) {
-            return point;
-        }
-        node.crash();
-        for _ in 0..2 {
-            world.block_on(start()).expect("a life after a cut ends");
-            node.kill();
-        }
-        point += 1;
-    }
+fn cut_around_splits() -> u64 {
+    cut_at_every_change(700, || Seen { regions: 1, next_id: 100, ..Seen::default() }, live)
 }
 
 #[test]
 fn both_halves_survive_wherever_the_power_goes() {
-    let points = cut_at_every_change();
+    let points = cut_around_splits();
     assert!(points > 30, "only {points} changes");
 }
 
@@ -175,7 +153,7 @@ fn halves_apart_from_their_split_are_caught() {
     for bug in Bug::SPLIT_ON_DISK {
         let planted = move || {
             plant(Some(bug));
-            cut_at_every_change()
+            cut_around_splits()
         };
         if std::thread::spawn(planted).join().is_ok() {
             unnoticed.push(bug);

@@ -9,19 +9,16 @@
 
 use engine::error::Fault;
 use engine::lsm::Cf;
-use engine::rt::local::oneshot;
 use raft::{Index, Time};
 use scheduler::{Command, Epoch, Key, KeyRange, NewRegion, RegionId};
 
 use super::halves::Begun;
-use super::reply::Reply;
 use super::{Due, Inner, Queued, Shard, State};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::message::{PeerMessage, Verdict};
 use crate::region::replica::{Replica, Stored};
 use crate::region::split::{Cut, Half};
-use crate::request::Out;
 
 impl Shard {
     /// Splits a region at `keys`, or in its middle if there are none. Success means that it has begun; the region's reports tell what it
@@ -106,27 +103,7 @@ impl Shard {
 
     /// Proposes a split at these keys. Success means that it is proposed.
     fn propose_split(&self, region: RegionId, asked: Epoch, cuts: Vec<Cut>) -> Result<(), Refusal> {
-        let inner = &*self.inner;
-        inner.health.check_running()?;
-        let refused = {
-            let mut state = inner.state.borrow_mut();
-            let replica =
-                state.table.get_mut(region).ok_or(Refusal::RegionNotFound { region_id: region.0 })?;
-            // Whoever asked sees what becomes of it in the region's reports.
-            let reply = Reply::local(oneshot().0);
-            let due = Due { reply, out: Out::Done, since: inner.rt.now() };
-            let proposed = replica.propose_split(cuts, asked, due);
-            state.table.mark_dirty(region);
-            proposed.err()
-        };
-        inner.bell.ring();
-        match refused {
-            None => Ok(()),
-            Some((due, refusal)) => {
-                due.reply.send(Err(refusal.clone()));
-                Err(refusal)
-            }
-        }
+        self.propose(region, |replica, due| replica.propose_split(cuts, asked, due))
     }
 }
 
