@@ -122,7 +122,7 @@ fn is_whole(reply: &[u8]) -> bool {
 
 /// Over RESP keys that cannot be counted are an error of `DBSIZE` that names the file; `INFO` says the same beside all else.
 async fn counts_name_the_damage(rt: &Rt, gateway: &Gateway, store: &str) {
-    let addr = crate::memory::serve(rt, gateway);
+    let addr = crate::connection_memory::serve(rt, gateway);
     let mut client = rt.connect(addr).await.unwrap();
     let mut buffer = vec![0; 64 << 10];
     for (command, begins) in [

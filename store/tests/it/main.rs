@@ -2,6 +2,7 @@
 
 mod cluster;
 mod cold;
+mod connection_memory;
 mod crash;
 mod damage;
 mod fenced;

@@ -5,9 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 
 use store::gateway::Gateway;
 
-use crate::memory;
 use crate::migration::{start, start_with};
 use crate::resp_server::Conversation;
+use crate::{connection_memory, memory};
 
 /// No test needs that many attempts; it only bounds one that fails.
 const ATTEMPTS_MAX: usize = 1_000_000;
@@ -216,12 +216,12 @@ fn the_kernel_asks_whether_a_silent_client_still_lives() {
 #[test]
 fn a_silent_connection_that_is_killed_ends() {
     memory::in_world(|rt| async move {
-        let addr = memory::serve(&rt, &Gateway::in_memory());
+        let addr = connection_memory::serve(&rt, &Gateway::in_memory());
         let mut victim = rt.connect(addr).await.unwrap();
-        memory::ask(&mut victim, &[b"PING"], b"+PONG\r\n").await;
+        connection_memory::ask(&mut victim, &[b"PING"], b"+PONG\r\n").await;
         let mut killer = rt.connect(addr).await.unwrap();
-        memory::ask(&mut killer, &[b"CLIENT", b"KILL", b"ID", b"1"], b":1\r\n").await;
+        connection_memory::ask(&mut killer, &[b"CLIENT", b"KILL", b"ID", b"1"], b":1\r\n").await;
         assert_eq!(victim.read(&mut [0; 9]).await.ok(), Some(0));
-        memory::ask(&mut killer, &[b"PING"], b"+PONG\r\n").await;
+        connection_memory::ask(&mut killer, &[b"PING"], b"+PONG\r\n").await;
     });
 }

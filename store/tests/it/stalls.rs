@@ -16,7 +16,8 @@ use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Handle, Inbox, Options, Outbox, Service, Shape, Status};
 use store::wire::resp::{self, Counters};
 
-use crate::memory::{MIB, ask, expect, in_world, limits, open, put, serve_counted};
+use crate::connection_memory::{ask, expect, serve_counted};
+use crate::memory::{MIB, in_world, limits, open, put};
 use crate::resp_server::{config, packed};
 
 /// What a node waits for its connections, at most.
