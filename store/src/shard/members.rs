@@ -6,16 +6,22 @@ use scheduler::{Action, Change, Epoch, Instruction, PeerId, RegionId};
 
 use super::reply::Reply;
 use super::upkeep::TICK;
-use super::{Due, Queued, Shard};
+use super::{Due, Shard};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::peers::Behind;
-use crate::region::replica::Replica;
+use crate::region::split::Cut;
 use crate::request::Out;
 
 /// A peer that was silent for more ticks than this counts as down: two election timeouts.
 pub(super) const SILENT_TICKS_MAX: u32 = 40;
+
+/// What changes a region by an entry of its log.
+pub(super) enum Entry {
+    Members(Change),
+    Split(Vec<Cut>),
+}
 
 impl Shard {
     /// Takes one step of an operator of the scheduler. Success means that it has begun; what it came to is in the region's next report.
@@ -34,22 +40,12 @@ impl Shard {
 
     /// Proposes a change of a region's membership. Success means that it is proposed.
     fn change_members(&self, region: RegionId, change: Change, asked: Epoch) -> Result<(), Refusal> {
-        self.propose(region, |replica, due| {
-            if !replica.keeps_quorum(&change, SILENT_TICKS_MAX) && !planted(Bug::QuorumNotAsked) {
-                let reason = "too few voters would be heard after the change";
-                return Err((due, Refusal::Busy { reason, backoff_ms: 1000 }));
-            }
-            replica.propose_change(change, asked, due)
-        })
+        self.propose(region, asked, Entry::Members(change))
     }
 
     /// Proposes an entry that changes a region. Success means that it is proposed: whoever asked sees what becomes of it in the region's
     /// reports.
-    pub(super) fn propose(
-        &self,
-        region: RegionId,
-        entry: impl FnOnce(&mut Replica<Due, Queued>, Due) -> Result<(), (Due, Refusal)>,
-    ) -> Result<(), Refusal> {
+    pub(super) fn propose(&self, region: RegionId, asked: Epoch, entry: Entry) -> Result<(), Refusal> {
         let inner = &*self.inner;
         inner.health.check_running()?;
         let proposed = {
@@ -57,7 +53,16 @@ impl Shard {
             let replica =
                 state.table.get_mut(region).ok_or(Refusal::RegionNotFound { region_id: region.0 })?;
             let due = Due { reply: Reply::local(oneshot().0), out: Out::Done, since: inner.rt.now() };
-            let proposed = entry(replica, due);
+            let proposed = match entry {
+                Entry::Members(change) => {
+                    if !replica.keeps_quorum(&change, SILENT_TICKS_MAX) && !planted(Bug::QuorumNotAsked) {
+                        let reason = "too few voters would be heard after the change";
+                        return Err(Refusal::Busy { reason, backoff_ms: 1000 });
+                    }
+                    replica.propose_change(change, asked, due)
+                }
+                Entry::Split(cuts) => replica.propose_split(cuts, asked, due),
+            };
             state.table.mark_dirty(region);
             proposed
         };

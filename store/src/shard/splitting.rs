@@ -13,6 +13,7 @@ use raft::{Index, Time};
 use scheduler::{Command, Epoch, Key, KeyRange, NewRegion, RegionId};
 
 use super::halves::Begun;
+use super::members::Entry;
 use super::{Due, Inner, Queued, Shard, State};
 use crate::refusal::Refusal;
 use crate::region::guard;
@@ -103,7 +104,7 @@ impl Shard {
 
     /// Proposes a split at these keys. Success means that it is proposed.
     fn propose_split(&self, region: RegionId, asked: Epoch, cuts: Vec<Cut>) -> Result<(), Refusal> {
-        self.propose(region, |replica, due| replica.propose_split(cuts, asked, due))
+        self.propose(region, asked, Entry::Split(cuts))
     }
 }
 
