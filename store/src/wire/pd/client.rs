@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use engine::rt::Rt;
 use scheduler::{NodeId, StoreId};
 
@@ -22,6 +23,8 @@ use crate::wire::grpc::{Code, Status};
 use crate::wire::peer::hello::{VERSION, VERSION_MIN};
 use crate::wire::proto::{metapb, pdpb, ringkeep};
 
+/// The method by which calls are sent on.
+pub(super) const FORWARD: &str = "/ringkeep.Scheduler/Forward";
 /// How long connecting may take.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// How long an answer may take: one that dials a store back waits for it.
@@ -169,6 +172,22 @@ impl SchedulerClient {
         self.call("/pdpb.PD/GetMembers", &pdpb::GetMembersRequest::default()).await
     }
 
+    /// Sends a call on as a client has made it here, and returns the framed message that answers it.
+    ///
+    /// # Errors
+    /// What the scheduler refuses it with; unavailable if it does not answer.
+    pub async fn forward(&self, path: &str, message: Bytes) -> Result<Bytes, Status> {
+        let request = ringkeep::ForwardRequest { path: path.to_owned(), message };
+        match self.call::<ringkeep::ForwardResponse>(FORWARD, &request).await {
+            Ok(ringkeep::ForwardResponse { message }) => Ok(message),
+            Err(CallError::Refused(status)) => Err(status),
+            Err(CallError::Unreachable(why)) => {
+                let message = format!("this node does not host the scheduler, which does not answer: {why}");
+                Err(Status::new(Code::Unavailable, message))
+            }
+        }
+    }
+
     /// Any other call.
     ///
     /// # Errors
@@ -188,12 +207,14 @@ impl SchedulerClient {
         request: &impl prost::Message,
     ) -> Result<(A, SocketAddr), CallError> {
         let mut reasons = Vec::new();
-        let kept = self.connection.borrow_mut().take();
+        // Calls that are made at the same time share it.
+        let kept = self.connection.borrow().clone();
         if let Some(client) = kept {
             match self.ask(&client, path, request).await? {
-                Ok(answer) => return Ok((answer, self.keep(client))),
+                Ok(answer) => return Ok((answer, client.addr())),
                 Err(why) => reasons.push(format!("the connection in use: {why}")),
             }
+            self.connection.borrow_mut().take();
         }
         for addr in &self.addrs {
             let client = match self.rt.timeout(CONNECT_MAX, Client::connect(&self.rt, *addr)).await {

@@ -1,7 +1,8 @@
-//! The port of a node that does not host the scheduler: whoever asks here is sent on.
+//! The port of a node that does not host the scheduler: it is served as by the one that does, because every call is sent on.
 //!
-//! So any member may be named to a node that joins and to a client. Clients ask first who the members are and go where the answer says;
-//! that answer is the scheduler's own, fetched from it. Everything else is refused with the place where it is served.
+//! So any member may be named to a node that joins and to a client. Clients that ask who the members are hear the scheduler's own answer,
+//! and go there; those that do not are served all the same, one hop later. Each message of a stream is sent on by itself, in order. What
+//! is about this node is answered here: its health, what its port serves, and to a node that joins where the scheduler is.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,10 +11,11 @@ use bytes::Bytes;
 use engine::rt::Mono;
 
 use super::client::SchedulerClient;
-use super::decode;
+use super::{Method, SERVICE, SERVICES, decode};
 use crate::wire::grpc::{self, Code, Inbox, Outbox, Service, Shape, Status};
-use crate::wire::health::{self, Health};
+use crate::wire::health::Health;
 use crate::wire::proto::ringkeep;
+use crate::wire::reflection;
 
 /// The service, on the root core.
 #[derive(Clone, Debug)]
@@ -22,21 +24,6 @@ pub struct Elsewhere {
     schedulers: Vec<SocketAddr>,
     client: Rc<SchedulerClient>,
     health: Health,
-}
-
-/// The methods that are told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// Who the members are.
-    GetMembers,
-    /// A node wants to join.
-    Join,
-    /// Health.
-    HealthCheck,
-    /// Health, as a stream.
-    HealthWatch,
-    /// What only the scheduler answers.
-    Elsewhere,
 }
 
 impl Elsewhere {
@@ -58,7 +45,8 @@ impl Elsewhere {
         Ok(ringkeep::JoinResponse { cluster_id: self.cluster, node: 0, first_store: 0, schedulers })
     }
 
-    fn elsewhere(&self) -> Status {
+    /// A call that was sent here by a node that takes this one for the scheduler's.
+    fn not_here(&self) -> Status {
         let places: Vec<String> = self.schedulers.iter().map(SocketAddr::to_string).collect();
         let message = format!("this node does not host the scheduler; ask {}", places.join(" or "));
         Status::new(Code::Unavailable, message)
@@ -69,44 +57,31 @@ impl Service for Elsewhere {
     type Method = Method;
 
     fn method(&self, path: &str) -> Option<(Method, Shape)> {
-        match path {
-            "/pdpb.PD/GetMembers" => Some((Method::GetMembers, Shape::Unary)),
-            "/ringkeep.Scheduler/Join" => Some((Method::Join, Shape::Unary)),
-            health::CHECK => Some((Method::HealthCheck, Shape::Unary)),
-            health::WATCH => Some((Method::HealthWatch, Shape::Bidi)),
-            "/pdpb.PD/Tso" | "/pdpb.PD/QueryRegion" | "/pdpb.PD/RegionHeartbeat" => {
-                Some((Method::Elsewhere, Shape::Bidi))
-            }
-            path if path.starts_with("/pdpb.PD/") || path.starts_with("/ringkeep.Scheduler/") => {
-                Some((Method::Elsewhere, Shape::Unary))
-            }
-            _ => None,
-        }
+        Method::of(path)
+    }
+
+    fn message_bytes_max(&self, method: Method) -> Option<usize> {
+        (method == Method::Reflection).then_some(reflection::MESSAGE_BYTES_MAX)
     }
 
     async fn unary(&self, method: Method, message: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
         match method {
-            Method::GetMembers => {
-                let members = self.client.members().await;
-                grpc::answer(&members.map_err(|error| Status::new(Code::Unavailable, error.to_string()))?)
-            }
             Method::Join => grpc::answer(&self.join(&decode(message)?)?),
-            Method::HealthCheck => grpc::answer(&self.health.check(&decode(message)?, &[super::SERVICE])),
-            Method::Elsewhere => Err(self.elsewhere()),
-            Method::HealthWatch => Err(Status::new(Code::Internal, "this method is a stream")),
+            Method::HealthCheck => grpc::answer(&self.health.check(&decode(message)?, &[SERVICE])),
+            Method::Forward => Err(self.not_here()),
+            method => self.client.forward(method.path(), message).await,
         }
     }
 
     async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
         match method {
-            Method::HealthWatch => self.health.watch(inbox, outbox, &[super::SERVICE]).await,
-            Method::Elsewhere => {
-                // A caller whose first message is not read may miss the status that ends the stream.
-                inbox.next().await?;
-                Err(self.elsewhere())
-            }
-            Method::GetMembers | Method::Join | Method::HealthCheck => {
-                Err(Status::new(Code::Internal, "this method is not a stream"))
+            Method::HealthWatch => self.health.watch(inbox, outbox, &[SERVICE]).await,
+            Method::Reflection => reflection::serve(inbox, outbox, &SERVICES).await,
+            method => {
+                while let Some(message) = inbox.next().await? {
+                    outbox.send(self.client.forward(method.path(), message.bytes).await?).await?;
+                }
+                Ok(())
             }
         }
     }

@@ -16,6 +16,7 @@ mod beats;
 pub mod client;
 pub mod elsewhere;
 mod etcd;
+mod forward;
 mod join;
 mod locate;
 mod nodes;
@@ -85,6 +86,7 @@ pub enum Method {
     Locate,
     Operate,
     RemoveStore,
+    Forward,
 }
 
 impl Pd {
@@ -127,46 +129,62 @@ impl Pd {
     }
 }
 
+/// Every method by its path. Where one has two, the first is the one by which it is called from here.
+const METHODS: [(&str, Method, Shape); 34] = [
+    ("/pdpb.PD/GetMembers", Method::GetMembers, Shape::Unary),
+    ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, Shape::Unary),
+    ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, Shape::Unary),
+    ("/pdpb.PD/Tso", Method::Tso, Shape::Bidi),
+    ("/pdpb.PD/GetRegion", Method::GetRegion, Shape::Unary),
+    ("/pdpb.PD/GetPrevRegion", Method::GetPrevRegion, Shape::Unary),
+    ("/pdpb.PD/GetRegionByID", Method::GetRegionById, Shape::Unary),
+    ("/pdpb.PD/ScanRegions", Method::ScanRegions, Shape::Unary),
+    ("/pdpb.PD/BatchScanRegions", Method::BatchScanRegions, Shape::Unary),
+    ("/pdpb.PD/QueryRegion", Method::QueryRegion, Shape::Bidi),
+    ("/pdpb.PD/GetStore", Method::GetStore, Shape::Unary),
+    ("/pdpb.PD/GetAllStores", Method::GetAllStores, Shape::Unary),
+    ("/pdpb.PD/IsBootstrapped", Method::IsBootstrapped, Shape::Unary),
+    ("/pdpb.PD/Bootstrap", Method::Bootstrap, Shape::Unary),
+    ("/pdpb.PD/AllocID", Method::AllocId, Shape::Unary),
+    ("/pdpb.PD/PutStore", Method::PutStore, Shape::Unary),
+    ("/pdpb.PD/StoreHeartbeat", Method::StoreHeartbeat, Shape::Unary),
+    ("/pdpb.PD/RegionHeartbeat", Method::RegionHeartbeat, Shape::Bidi),
+    ("/pdpb.PD/AskSplit", Method::AskSplit, Shape::Unary),
+    ("/pdpb.PD/GetGCSafePoint", Method::GetGcSafePoint, Shape::Unary),
+    ("/pdpb.PD/UpdateGCSafePoint", Method::UpdateGcSafePoint, Shape::Unary),
+    (health::CHECK, Method::HealthCheck, Shape::Unary),
+    (health::WATCH, Method::HealthWatch, Shape::Bidi),
+    (reflection::V1, Method::Reflection, Shape::Bidi),
+    (reflection::V1_ALPHA, Method::Reflection, Shape::Bidi),
+    ("/meta_storagepb.MetaStorage/Get", Method::MetaStorageGet, Shape::Unary),
+    ("/etcdserverpb.Cluster/MemberList", Method::MemberList, Shape::Unary),
+    ("/etcdserverpb.KV/Range", Method::Range, Shape::Unary),
+    ("/ringkeep.Scheduler/Join", Method::Join, Shape::Unary),
+    ("/ringkeep.Scheduler/Report", Method::Report, Shape::Unary),
+    ("/ringkeep.Scheduler/Locate", Method::Locate, Shape::Unary),
+    ("/ringkeep.Scheduler/Operate", Method::Operate, Shape::Unary),
+    ("/ringkeep.Scheduler/RemoveStore", Method::RemoveStore, Shape::Unary),
+    (client::FORWARD, Method::Forward, Shape::Unary),
+];
+
+impl Method {
+    /// The method of a path, and the shape of its calls.
+    fn of(path: &str) -> Option<(Self, Shape)> {
+        METHODS.iter().find(|(of, ..)| *of == path).map(|(_, method, shape)| (*method, *shape))
+    }
+
+    /// The path by which it is called.
+    fn path(self) -> &'static str {
+        let known = METHODS.iter().find(|(_, method, _)| *method == self);
+        known.map(|(path, ..)| *path).expect("every method is in the list")
+    }
+}
+
 impl Service for Pd {
     type Method = Method;
 
     fn method(&self, path: &str) -> Option<(Method, Shape)> {
-        let method = match path {
-            "/pdpb.PD/GetMembers" => Method::GetMembers,
-            "/pdpb.PD/GetClusterInfo" => Method::GetClusterInfo,
-            "/pdpb.PD/GetClusterConfig" => Method::GetClusterConfig,
-            "/pdpb.PD/Tso" => return Some((Method::Tso, Shape::Bidi)),
-            "/pdpb.PD/GetRegion" => Method::GetRegion,
-            "/pdpb.PD/GetPrevRegion" => Method::GetPrevRegion,
-            "/pdpb.PD/GetRegionByID" => Method::GetRegionById,
-            "/pdpb.PD/ScanRegions" => Method::ScanRegions,
-            "/pdpb.PD/BatchScanRegions" => Method::BatchScanRegions,
-            "/pdpb.PD/QueryRegion" => return Some((Method::QueryRegion, Shape::Bidi)),
-            "/pdpb.PD/GetStore" => Method::GetStore,
-            "/pdpb.PD/GetAllStores" => Method::GetAllStores,
-            "/pdpb.PD/IsBootstrapped" => Method::IsBootstrapped,
-            "/pdpb.PD/Bootstrap" => Method::Bootstrap,
-            "/pdpb.PD/AllocID" => Method::AllocId,
-            "/pdpb.PD/PutStore" => Method::PutStore,
-            "/pdpb.PD/StoreHeartbeat" => Method::StoreHeartbeat,
-            "/pdpb.PD/RegionHeartbeat" => return Some((Method::RegionHeartbeat, Shape::Bidi)),
-            "/pdpb.PD/AskSplit" => Method::AskSplit,
-            "/pdpb.PD/GetGCSafePoint" => Method::GetGcSafePoint,
-            "/pdpb.PD/UpdateGCSafePoint" => Method::UpdateGcSafePoint,
-            health::CHECK => Method::HealthCheck,
-            health::WATCH => return Some((Method::HealthWatch, Shape::Bidi)),
-            reflection::V1 | reflection::V1_ALPHA => return Some((Method::Reflection, Shape::Bidi)),
-            "/meta_storagepb.MetaStorage/Get" => Method::MetaStorageGet,
-            "/etcdserverpb.Cluster/MemberList" => Method::MemberList,
-            "/etcdserverpb.KV/Range" => Method::Range,
-            "/ringkeep.Scheduler/Join" => Method::Join,
-            "/ringkeep.Scheduler/Report" => Method::Report,
-            "/ringkeep.Scheduler/Locate" => Method::Locate,
-            "/ringkeep.Scheduler/Operate" => Method::Operate,
-            "/ringkeep.Scheduler/RemoveStore" => Method::RemoveStore,
-            _ => return None,
-        };
-        Some((method, Shape::Unary))
+        Method::of(path)
     }
 
     fn message_bytes_max(&self, method: Method) -> Option<usize> {
@@ -202,6 +220,7 @@ impl Service for Pd {
             Method::Locate => self.answer(message, Self::locate),
             Method::Operate => grpc::answer(&self.operate(decode(message)?).await?),
             Method::RemoveStore => grpc::answer(&self.remove_store(&decode(message)?).await?),
+            Method::Forward => grpc::answer(&self.forwarded(decode(message)?).await?),
             Method::Tso
             | Method::QueryRegion
             | Method::RegionHeartbeat

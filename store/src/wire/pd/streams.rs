@@ -9,27 +9,35 @@ use crate::wire::proto::pdpb;
 impl Pd {
     pub(super) async fn tso(&self, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
         while let Some(message) = inbox.next().await? {
-            let request = decode::<pdpb::TsoRequest>(message.bytes)?;
-            self.check_cluster(request.header.as_ref())?;
-            let largest = self.control.timestamps(request.count).await.map_err(denied)?;
-            let timestamp = Some(pdpb::Timestamp {
-                physical: i64::try_from(largest.physical_ms).unwrap_or(i64::MAX),
-                logical: i64::from(largest.logical),
-                suffix_bits: 0,
-            });
-            let response = pdpb::TsoResponse { header: self.header(), count: request.count, timestamp };
-            outbox.send(answer(&response)?).await?;
+            outbox.send(answer(&self.tso_once(decode(message.bytes)?).await?)?).await?;
         }
         Ok(())
     }
 
+    pub(super) async fn tso_once(&self, request: pdpb::TsoRequest) -> Result<pdpb::TsoResponse, Status> {
+        self.check_cluster(request.header.as_ref())?;
+        let largest = self.control.timestamps(request.count).await.map_err(denied)?;
+        let timestamp = Some(pdpb::Timestamp {
+            physical: i64::try_from(largest.physical_ms).unwrap_or(i64::MAX),
+            logical: i64::from(largest.logical),
+            suffix_bits: 0,
+        });
+        Ok(pdpb::TsoResponse { header: self.header(), count: request.count, timestamp })
+    }
+
     pub(super) async fn query_regions(&self, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
         while let Some(message) = inbox.next().await? {
-            let request = decode::<pdpb::QueryRegionRequest>(message.bytes)?;
-            self.check_cluster(request.header.as_ref())?;
-            outbox.send(answer(&self.query_region(&request))?).await?;
+            outbox.send(answer(&self.query_region_once(&decode(message.bytes)?)?)?).await?;
         }
         Ok(())
+    }
+
+    pub(super) fn query_region_once(
+        &self,
+        request: &pdpb::QueryRegionRequest,
+    ) -> Result<pdpb::QueryRegionResponse, Status> {
+        self.check_cluster(request.header.as_ref())?;
+        Ok(self.query_region(request))
     }
 
     /// One id per key that was asked for, in order: clients look answers up by position and check no bounds.

@@ -8,17 +8,14 @@ mod nodes;
 mod numbers;
 mod refused;
 mod replicated;
+mod sent_on;
 mod splits;
 mod together;
 
 use std::time::Duration;
 
 use engine::rt::sim::{Options, World};
-use store::wire::grpc::Code;
-use store::wire::proto::pdpb::{
-    AllocIdRequest, AllocIdResponse, GetAllStoresRequest, GetAllStoresResponse, GetMembersRequest,
-    GetMembersResponse,
-};
+use store::wire::proto::pdpb::{GetAllStoresRequest, GetAllStoresResponse};
 
 use self::nodes::{Member, call, stores};
 
@@ -58,23 +55,6 @@ fn nodes_join_by_any_member_and_come_back_by_themselves() {
     members[2].end(false);
     members[2].start(&world, &[pd]).expect("it is of that cluster");
     assert_eq!(stores(&world, pd), known);
-}
-
-#[test]
-fn who_asks_a_member_that_hosts_no_scheduler_is_sent_on() {
-    let (world, members) = three(72);
-    let [host, other] = [members[0].pd(), members[1].pd()];
-    let who = |addr| {
-        let answer =
-            call::<GetMembersResponse>(&world, addr, "/pdpb.PD/GetMembers", GetMembersRequest::default());
-        answer.expect("any member says who hosts the scheduler")
-    };
-    assert_eq!(who(other), who(host));
-    assert_eq!(who(other).leader.expect("there is one").client_urls, [format!("http://{host}")]);
-    let refused = call::<AllocIdResponse>(&world, other, "/pdpb.PD/AllocID", AllocIdRequest::default());
-    let status = refused.expect_err("ids come from the scheduler");
-    assert_eq!(status.code, Code::Unavailable);
-    assert!(status.message.contains(&host.to_string()), "{status}");
 }
 
 /// Whether the scheduler still hears every store.
