@@ -271,6 +271,7 @@ impl Dispatch {
             self.waiting().expired.add_one();
             return waiter.refuse(refusal);
         }
+        let mut sent = None;
         match waiter.held.as_ref().map(InFlight::standing) {
             Some(Standing::Overtaken) => return waiter.refuse(refusal),
             Some(Standing::Undecided) => {}
@@ -283,11 +284,15 @@ impl Dispatch {
                 if let Some(Sent { pending, region_id, held }) = self.send_again(waiter.number, &waiter.op) {
                     self.waiting().retried.add_one();
                     (waiter.is_sent, waiter.held, waiter.line) = (true, held, None);
-                    self.await_sent(waiter.number, pending, region_id);
+                    sent = Some((pending, region_id));
                 }
             }
         }
+        // It waits again before its outcome is awaited: a task may run as soon as it is spawned, and the outcome may be there already.
         self.waiting().waiting.borrow_mut().insert(number.key(), waiter);
+        if let Some((pending, region_id)) = sent {
+            self.await_sent(number, pending, region_id);
+        }
     }
 
     /// Settles what was sent again, or lets it wait on.
