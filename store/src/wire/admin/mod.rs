@@ -13,7 +13,8 @@
 //!
 //! A connection carries one request and has [`TIMEOUT`] for everything, from being accepted to having its answer. A bounded number
 //! is served at a time, with places kept for probes ([`connections`]), so neither a slow nor a greedy client costs more than a
-//! few threads or hides the node's health.
+//! few threads or hides the node's health. Where descriptors run out, a silent client makes room for the next one before it is accepted,
+//! and a few are held for the case that there is none.
 //!
 //! Not done here, on purpose: no writes, no authentication, no TLS; the port listens on loopback unless told otherwise.
 
@@ -26,7 +27,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
-use connections::{Connection, Connections};
+use engine::error::Shortage;
+
+use connections::{Connection, Connections, Reserve};
 use http::{Answer, Ask, HEAD_BYTES_MAX, quote};
 
 /// How long a client may take to ask and to take its answer.
@@ -128,7 +131,11 @@ impl Admin {
         let listener = TcpListener::bind(addr)?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared { life, pages, connections: Arc::default(), timeout });
-        std::thread::Builder::new().name("rk-status".into()).spawn(move || accept(&listener, &shared))?;
+        let mut reserve = Reserve::default();
+        reserve.refill();
+        std::thread::Builder::new()
+            .name("rk-status".into())
+            .spawn(move || accept(&listener, &shared, &mut reserve))?;
         Ok(Self { addr })
     }
 
@@ -139,12 +146,20 @@ impl Admin {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a plain thread that starts its clients' clocks, never a core")]
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+fn accept(listener: &TcpListener, shared: &Arc<Shared>, reserve: &mut Reserve) {
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
+            // The client was gone first.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                // No descriptor is left, or the client was gone first. Trying again at once would only burn a CPU.
+                // The call takes a descriptor before it waits for a client. It has one of those that are held, and where these are
+                // used up the oldest silent client makes room at once, whatever has used up the others.
+                let none_is_left = matches!(Shortage::of(&error), Some(Shortage::Descriptors));
+                if none_is_left && (reserve.release() || shared.connections.evict()) {
+                    continue;
+                }
+                // Trying again at once would only burn a CPU.
                 tracing::warn!(%error, "the status server cannot accept a connection");
                 std::thread::sleep(ACCEPT_PAUSE);
                 continue;
@@ -163,6 +178,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             tracing::warn!(%error, "the status server cannot start a thread");
             std::thread::sleep(ACCEPT_PAUSE);
         }
+        reserve.refill();
     }
 }
 
@@ -271,7 +287,9 @@ pub fn json_string(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
     use std::net::TcpStream;
+    use std::process::{Command, Stdio};
 
     use super::connections::CONNECTIONS_MAX;
     use super::*;
@@ -298,6 +316,8 @@ mod tests {
 
     fn get(addr: SocketAddr, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(addr).expect("it listens");
+        // Only so that a server that answers no more fails a test instead of keeping it.
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("a socket");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("an answer");
@@ -349,6 +369,47 @@ mod tests {
             assert_eq!(get(addr, path).0, if path == "/ready" { 503 } else { 200 }, "{path}");
         }
         drop(silent);
+    }
+
+    /// Set in a process that serves with few descriptors.
+    const FEW: &str = "RINGKEEP_STATUS_WITH_FEW_DESCRIPTORS";
+
+    /// Serves without a descriptor to spare until standard input ends.
+    fn serve_without_descriptors() {
+        let addr = start_patient();
+        let mut taken = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        io::stdout().write_all(format!("\nserves at {addr}\n").as_bytes()).expect("a pipe");
+        io::stdin().read_to_end(&mut Vec::new()).expect("a pipe");
+    }
+
+    #[test]
+    fn probes_are_answered_without_a_descriptor_to_spare() {
+        if std::env::var(FEW).is_ok() {
+            return serve_without_descriptors();
+        }
+        let name = "wire::admin::tests::probes_are_answered_without_a_descriptor_to_spare";
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 64; exec \"$0\" --exact \"$1\" --nocapture"]);
+        command.arg(std::env::current_exe().expect("it runs")).arg(name).env(FEW, "1");
+        let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
+        let said = BufReader::new(server.stdout.take().expect("a pipe"));
+        let addr =
+            said.lines().map_while(Result::ok).find_map(|line| line.strip_prefix("serves at ")?.parse().ok());
+        let addr: SocketAddr = addr.expect("it serves");
+        // More than are held for the case, one after the other.
+        for _ in 0..2 * CONNECTIONS_MAX {
+            assert_eq!(get(addr, "/live").0, 200);
+        }
+        let mut silent: Vec<TcpStream> = Vec::new();
+        for path in ["/live", "/ready", "/started", "/live"] {
+            silent.extend((0..2 * CONNECTIONS_MAX).map(|_| TcpStream::connect(addr).expect("it listens")));
+            assert_eq!(get(addr, path).0, if path == "/live" { 200 } else { 503 }, "{path}");
+        }
+        drop((silent, server.stdin.take()));
+        assert!(server.wait().expect("a child").success());
     }
 
     #[test]
