@@ -15,7 +15,8 @@ use store::wire::proto::pdpb::{
     GetAllStoresRequest, GetAllStoresResponse, ScanRegionsRequest, ScanRegionsResponse,
 };
 use store::wire::proto::ringkeep::{
-    OperateRequest, OperateResponse, RegionWish, RemoveStoreRequest, RemoveStoreResponse,
+    KeepStoreRequest, KeepStoreResponse, OperateRequest, OperateResponse, RegionWish, RemoveStoreRequest,
+    RemoveStoreResponse,
 };
 
 use crate::output::{answer, fail};
@@ -70,6 +71,8 @@ enum Wish {
 enum StoreWish {
     /// Take a store out of use: its replicas are moved away, then it is gone for ever
     Remove { store: u64 },
+    /// Take a store that is leaving back into use
+    Keep { store: u64 },
 }
 
 /// Runs `ringkeep ctl`.
@@ -118,7 +121,15 @@ async fn ask(rt: &Rt, members: Vec<SocketAddr>, what: What) -> Result<String, Ca
         What::Store { wish: StoreWish::Remove { store } } => {
             let request = RemoveStoreRequest { store };
             scheduler.call::<RemoveStoreResponse>("/ringkeep.Scheduler/RemoveStore", &request).await?;
-            Ok(format!("store {store} is taken out of use; once nothing is on it any more it is gone"))
+            Ok(format!(
+                "store {store} is taken out of use; once nothing is on it any more it is gone, until then `ringkeep ctl store keep \
+                 {store}` takes it back"
+            ))
+        }
+        What::Store { wish: StoreWish::Keep { store } } => {
+            let request = KeepStoreRequest { store };
+            scheduler.call::<KeepStoreResponse>("/ringkeep.Scheduler/KeepStore", &request).await?;
+            Ok(format!("store {store} is in use"))
         }
     }
 }

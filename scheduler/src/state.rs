@@ -7,7 +7,8 @@
 //! likes.
 //!
 //! Invariants: `next_id` never falls, so no id is handed out twice; the timestamp bound and the safe point never fall;
-//! a tombstone stays one; no two stores in use share an address.
+//! a tombstone stays one; no two stores in use share an address; no command that takes a store out of use leaves fewer nodes
+//! than a region has replicas.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +16,7 @@ use std::ops::Range;
 
 use crate::cluster::{StoreRefusal, admit_store};
 use crate::config::{Config, ConfigError};
-use crate::id::StoreId;
+use crate::id::{NodeId, StoreId};
 use crate::store::{Lifecycle, StoreDescriptor};
 
 /// Ids that one command may take.
@@ -210,6 +211,20 @@ impl State {
         Ok(())
     }
 
+    /// Whether what is on a store has somewhere to go: the replicas of a region are on different nodes. Where there are too few nodes
+    /// anyway, a store may go as long as its node stays.
+    fn keeps_enough_nodes(&self, store: StoreId) -> Result<(), StateRefusal> {
+        let in_use = || self.image.stores.values().filter(|known| known.lifecycle == Lifecycle::Up);
+        let nodes: BTreeSet<NodeId> = in_use().map(|known| known.node).collect();
+        let left: BTreeSet<NodeId> =
+            in_use().filter(|known| known.id != store).map(|known| known.node).collect();
+        let (left, replicas) = (left.len() as u64, self.image.config.max_replicas);
+        match left < replicas && left < nodes.len() as u64 {
+            true => Err(StateRefusal::TooFewNodes { store, left, replicas }),
+            false => Ok(()),
+        }
+    }
+
     fn set_lifecycle(&mut self, id: StoreId, wanted: Lifecycle) -> Result<(), StateRefusal> {
         let refuse = |refusal| Err(StateRefusal::Store(refusal));
         match (self.known(id)?.lifecycle, wanted) {
@@ -218,7 +233,11 @@ impl State {
             }
             // Whoever proposes a burial has seen that the store is empty; that it was drained is checked here.
             (Lifecycle::Up, Lifecycle::Tombstone) => return refuse(StoreRefusal::NotOffline(id)),
-            _ => {}
+            (Lifecycle::Up, Lifecycle::Offline) => self.keeps_enough_nodes(id)?,
+            // Taken back, buried, or as it is.
+            (Lifecycle::Up | Lifecycle::Offline, Lifecycle::Up)
+            | (Lifecycle::Offline, Lifecycle::Offline | Lifecycle::Tombstone)
+            | (Lifecycle::Tombstone, Lifecycle::Tombstone) => {}
         }
         if wanted == Lifecycle::Tombstone {
             self.image.evicting.remove(&id);
@@ -247,6 +266,15 @@ pub enum StateRefusal {
     IdsUsedUp,
     /// The store's id did not come from here.
     IdNotAllocated(StoreId),
+    /// What is on the store would have nowhere to go.
+    TooFewNodes {
+        /// The store that was to be taken out of use.
+        store: StoreId,
+        /// How many nodes would have a store in use then.
+        left: u64,
+        /// How many replicas each region is to have.
+        replicas: u64,
+    },
     /// The store cannot be entered or changed so.
     Store(StoreRefusal),
     /// The configuration cannot work.
@@ -262,6 +290,11 @@ impl fmt::Display for StateRefusal {
             Self::IdNotAllocated(store) => {
                 write!(f, "the id of {store} was not handed out by this cluster; let the store ask for one")
             }
+            Self::TooFewNodes { store, left, replicas } => write!(
+                f,
+                "{store} stays in use: without it {left} nodes would have a store in use, and the replicas of each region, {replicas} \
+                 by the setting, are on different nodes; let another node join first, or lower `replicas`"
+            ),
             Self::Store(refusal) => write!(f, "{refusal}"),
             Self::Config(error) => write!(f, "{error}"),
         }

@@ -45,7 +45,9 @@ fn a_store_needs_an_allocated_id_and_an_address_of_its_own() {
 #[test]
 fn a_tombstone_stays_one_and_frees_its_address() {
     let mut state = state_with_ids(10);
-    state.apply(StateCommand::PutStore(store(1, "a"))).expect("joins");
+    for (id, address) in [(1, "a"), (3, "c"), (4, "d"), (5, "e")] {
+        state.apply(StateCommand::PutStore(store(id, address))).expect("joins");
+    }
     let set = |lifecycle| StateCommand::SetLifecycle { store: StoreId(1), lifecycle };
     assert!(state.apply(set(Lifecycle::Tombstone)).is_err(), "in use");
     for lifecycle in [Lifecycle::Offline, Lifecycle::Up, Lifecycle::Offline, Lifecycle::Tombstone] {
@@ -54,6 +56,53 @@ fn a_tombstone_stays_one_and_frees_its_address() {
     assert!(state.apply(set(Lifecycle::Up)).is_err());
     assert!(state.apply(StateCommand::PutStore(store(1, "a"))).is_err());
     assert_eq!(state.apply(StateCommand::PutStore(store(2, "a"))), Ok(StateAnswer::Done));
+}
+
+/// A state with `replicas` and a store for each of `nodes`, with the ids 1, 2 and so on.
+fn state_of(replicas: u64, nodes: &[u64]) -> State {
+    let mut state = State::new(Config { max_replicas: replicas, ..Config::default() });
+    state.apply(StateCommand::AllocateIds { count: 20 }).expect("ids");
+    for (id, node) in (1..).zip(nodes) {
+        let store = StoreDescriptor::new(StoreId(id), NodeId(*node), format!("{id}:1"));
+        state.apply(StateCommand::PutStore(store)).expect("joins");
+    }
+    state
+}
+
+#[test]
+fn no_store_leaves_that_replicas_need() {
+    let set = |id, lifecycle| StateCommand::SetLifecycle { store: StoreId(id), lifecycle };
+    let leave = |state: &mut State, id| state.apply(set(id, Lifecycle::Offline));
+    let too_few = |id, left, replicas| Err(StateRefusal::TooFewNodes { store: StoreId(id), left, replicas });
+    // Of one node all stores but the last may go, and that one once another is back.
+    let mut alone = state_of(1, &[11, 11]);
+    assert_eq!(leave(&mut alone, 1), Ok(StateAnswer::Done));
+    assert_eq!(leave(&mut alone, 2), too_few(2, 0, 1));
+    assert_eq!(alone.apply(set(1, Lifecycle::Up)), Ok(StateAnswer::Done));
+    assert_eq!(leave(&mut alone, 2), Ok(StateAnswer::Done));
+    // Three replicas need three nodes, not three stores.
+    let mut three = state_of(3, &[11, 11, 12, 13]);
+    assert_eq!(leave(&mut three, 3), too_few(3, 2, 3));
+    assert_eq!(leave(&mut three, 1), Ok(StateAnswer::Done));
+    assert_eq!(leave(&mut three, 1), Ok(StateAnswer::Done), "it leaves already");
+    assert_eq!(leave(&mut three, 2), too_few(2, 2, 3));
+    // A fourth node makes room, and a lower number of replicas, too.
+    let fourth = StoreDescriptor::new(StoreId(5), NodeId(14), "5:1");
+    assert_eq!(three.apply(StateCommand::PutStore(fourth)), Ok(StateAnswer::Done));
+    assert_eq!(leave(&mut three, 3), Ok(StateAnswer::Done));
+    assert_eq!(leave(&mut three, 4), too_few(4, 2, 3));
+    let two = Config { max_replicas: 2, ..Config::default() };
+    assert_eq!(three.apply(StateCommand::SetConfig(Box::new(two))), Ok(StateAnswer::Done));
+    assert_eq!(leave(&mut three, 4), Ok(StateAnswer::Done));
+    // With too few nodes from the start no node goes, but a store of one whose others stay.
+    let mut few = state_of(3, &[11, 12, 12]);
+    assert_eq!(leave(&mut few, 1), too_few(1, 1, 3));
+    assert_eq!(leave(&mut few, 2), Ok(StateAnswer::Done));
+    let said = too_few(2, 0, 1).unwrap_err().to_string();
+    assert!(
+        ["store 2", "0 nodes", "1 by the setting", "lower `replicas`"].iter().all(|part| said.contains(part)),
+        "{said}"
+    );
 }
 
 #[test]
@@ -110,13 +159,16 @@ fn replicas_agree_and_invariants_hold_under_random_commands() {
             let answer = state.apply(command.clone());
             assert_eq!(replica.apply(command.clone()), answer);
             if let Some(late) = &mut late {
-                assert_eq!(late.apply(command), answer);
+                assert_eq!(late.apply(command.clone()), answer);
             }
             if answer.is_err() {
                 refused += 1;
                 assert_eq!(state, before, "a refusal changed the state");
             }
             check_invariants(before.image(), state.image());
+            if answer.is_ok() && matches!(command, StateCommand::SetLifecycle { .. }) {
+                check_nodes_in_use(before.image(), state.image());
+            }
             if step == 200 {
                 late = Some(State::restore(state.image().clone()).expect("an honest image"));
             }
@@ -141,6 +193,15 @@ fn check_invariants(before: &StateImage, after: &StateImage) {
     addresses.dedup();
     assert_eq!(addresses.len(), all, "two stores in use share an address");
     assert_eq!(after.config.validate(), Ok(()));
+}
+
+fn check_nodes_in_use(before: &StateImage, after: &StateImage) {
+    let nodes = |image: &StateImage| {
+        let in_use = image.stores.values().filter(|store| store.lifecycle == Lifecycle::Up);
+        in_use.map(|store| store.node).collect::<BTreeSet<_>>().len() as u64
+    };
+    let (before, now) = (nodes(before), nodes(after));
+    assert!(now >= before || now >= after.config.max_replicas, "{before} nodes in use became {now}");
 }
 
 #[test]

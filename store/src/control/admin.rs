@@ -101,9 +101,20 @@ impl Control {
     /// Takes a store out of use: its replicas are moved away, and once nothing is on it any more, it is buried and its address is free.
     ///
     /// # Errors
-    /// It is not known or gone, or the state cannot be changed.
+    /// It is not known or gone, keeps the state, too few nodes would be left, or the state cannot be changed.
     pub async fn remove_store(&self, store: StoreId) -> Result<(), Denied> {
+        if store == self.0.member.state_store {
+            return Err(Denied::KeepsState(store));
+        }
         self.set_lifecycle(store, Lifecycle::Offline).await
+    }
+
+    /// Takes a store that is being taken out of use back into use. What was moved away meanwhile stays there until it is balanced.
+    ///
+    /// # Errors
+    /// It is not known or gone, or the state cannot be changed.
+    pub async fn keep_store(&self, store: StoreId) -> Result<(), Denied> {
+        self.set_lifecycle(store, Lifecycle::Up).await
     }
 
     async fn set_lifecycle(&self, store: StoreId, lifecycle: Lifecycle) -> Result<(), Denied> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use scheduler::StateRefusal;
+use scheduler::{StateRefusal, StoreId};
 
 use super::members::NotAdmitted;
 use crate::refusal::Refusal;
@@ -22,6 +22,8 @@ pub enum Denied {
     },
     /// The state refuses the command.
     Refused(StateRefusal),
+    /// The store keeps the scheduler's state, so it cannot be taken out of use.
+    KeepsState(StoreId),
     /// A store may not join as it describes itself.
     NotAdmitted(NotAdmitted),
     /// A safe point above every timestamp that was handed out would let versions be collected that are yet to be written.
@@ -90,6 +92,11 @@ impl fmt::Display for Denied {
             Self::Unavailable(why) => write!(f, "the scheduler's state cannot be changed: {why}"),
             Self::BadCount { asked, most } => write!(f, "{asked} asked for; ask for 1 to {most}"),
             Self::Refused(refusal) => write!(f, "{refusal}"),
+            Self::KeepsState(store) => write!(
+                f,
+                "{store} stays in use: it keeps the scheduler's state, which moves to no other store yet; take others out of use, or move \
+                 single replicas away with `ringkeep ctl region`"
+            ),
             Self::NotAdmitted(why) => write!(f, "{why}"),
             Self::AheadOfPresent { asked, present } => {
                 write!(f, "safe point {asked} lies above the present, {present}; choose one below it")

@@ -76,6 +76,8 @@ pub struct Member {
     pub name: String,
     /// Its id among the members, never 0.
     pub member_id: u64,
+    /// The store that keeps the scheduler's state.
+    pub state_store: StoreId,
     /// Where clients reach it, with scheme: `http://127.0.0.1:2379`. At least one.
     pub client_urls: Vec<String>,
     /// The cluster that the node belongs to, never 0. Settled when the directory is new.

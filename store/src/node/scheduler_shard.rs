@@ -16,7 +16,7 @@ use engine::rt::chan::{Receiver, Sender};
 use engine::rt::{ListenOptions, Listener, Rt};
 
 use super::contacts::Keeper;
-use super::core::Plan;
+use super::core::{Plan, SYSTEM_STORE};
 use super::join::Remote;
 use super::listen::CannotListen;
 use super::report::REPORT_EVERY;
@@ -99,6 +99,7 @@ impl Bound {
         let member = Member {
             name: format!("ringkeep-{}", plan.identity.node),
             member_id: plan.identity.node,
+            state_store: plan.identity.store_id(SYSTEM_STORE),
             client_urls: vec![format!("http://{}", advertised(config, self.addr))],
             cluster_id: plan.identity.cluster,
             first_free_id: bootstrap::first_free_id(&plan.identity),

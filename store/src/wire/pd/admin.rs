@@ -39,4 +39,13 @@ impl Pd {
         self.control.remove_store(StoreId(request.store)).await.map_err(denied)?;
         Ok(ringkeep::RemoveStoreResponse {})
     }
+
+    /// Takes a store that is leaving back into use.
+    pub(super) async fn keep_store(
+        &self,
+        request: &ringkeep::KeepStoreRequest,
+    ) -> Result<ringkeep::KeepStoreResponse, Status> {
+        self.control.keep_store(StoreId(request.store)).await.map_err(denied)?;
+        Ok(ringkeep::KeepStoreResponse {})
+    }
 }

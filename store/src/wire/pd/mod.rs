@@ -86,6 +86,7 @@ pub enum Method {
     Locate,
     Operate,
     RemoveStore,
+    KeepStore,
     Forward,
 }
 
@@ -130,7 +131,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, Shape); 34] = [
+const METHODS: [(&str, Method, Shape); 35] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, Shape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, Shape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, Shape::Unary),
@@ -164,6 +165,7 @@ const METHODS: [(&str, Method, Shape); 34] = [
     ("/ringkeep.Scheduler/Locate", Method::Locate, Shape::Unary),
     ("/ringkeep.Scheduler/Operate", Method::Operate, Shape::Unary),
     ("/ringkeep.Scheduler/RemoveStore", Method::RemoveStore, Shape::Unary),
+    ("/ringkeep.Scheduler/KeepStore", Method::KeepStore, Shape::Unary),
     (client::FORWARD, Method::Forward, Shape::Unary),
 ];
 
@@ -220,6 +222,7 @@ impl Service for Pd {
             Method::Locate => self.answer(message, Self::locate),
             Method::Operate => grpc::answer(&self.operate(decode(message)?).await?),
             Method::RemoveStore => grpc::answer(&self.remove_store(&decode(message)?).await?),
+            Method::KeepStore => grpc::answer(&self.keep_store(&decode(message)?).await?),
             Method::Forward => grpc::answer(&self.forwarded(decode(message)?).await?),
             Method::Tso
             | Method::QueryRegion
@@ -272,7 +275,7 @@ fn denied(denied: Denied) -> Status {
     let code = match denied {
         Denied::Unavailable(_) => Code::Unavailable,
         Denied::BadCount { .. } => Code::InvalidArgument,
-        Denied::Refused(_) | Denied::NotAdmitted(_) => Code::FailedPrecondition,
+        Denied::Refused(_) | Denied::KeepsState(_) | Denied::NotAdmitted(_) => Code::FailedPrecondition,
         Denied::AheadOfPresent { .. } => Code::InvalidArgument,
     };
     Status::new(code, denied.to_string())

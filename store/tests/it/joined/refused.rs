@@ -7,8 +7,8 @@ use store::config::Config;
 use store::plant::{self, Bug};
 use store::wire::grpc::Code;
 use store::wire::proto::ringkeep::{
-    JoinRequest, JoinResponse, RemoveStoreRequest, RemoveStoreResponse, ReportRequest, ReportResponse,
-    StoreReport,
+    JoinRequest, JoinResponse, KeepStoreRequest, KeepStoreResponse, RemoveStoreRequest, RemoveStoreResponse,
+    ReportRequest, ReportResponse, StoreReport,
 };
 
 use super::nodes::{Member, call, stores};
@@ -88,6 +88,35 @@ fn a_member_whose_directory_was_wiped_is_refused() {
     other.change = |_| {};
     other.start(&world, &[host.pd()]).expect("the address is free");
     assert_eq!(stores(&world, host.pd()).len(), 4);
+}
+
+#[test]
+fn stores_that_are_needed_stay_and_one_that_leaves_is_taken_back() {
+    let (world, host, mut other) = two(88);
+    let ids: Vec<u64> = stores(&world, host.pd()).into_iter().map(|(id, ..)| id).collect();
+    let remove = |store| {
+        let request = RemoveStoreRequest { store };
+        call::<RemoveStoreResponse>(&world, host.pd(), "/ringkeep.Scheduler/RemoveStore", request)
+    };
+    let keep = |store| {
+        let request = KeepStoreRequest { store };
+        call::<KeepStoreResponse>(&world, host.pd(), "/ringkeep.Scheduler/KeepStore", request)
+    };
+    let refused = remove(ids[0]).expect_err("the scheduler's state is there");
+    assert_eq!(refused.code, Code::FailedPrecondition);
+    assert!(refused.message.contains("store 1 stays in use: it keeps the scheduler's state"), "{refused}");
+    remove(ids[1]).expect("one node is enough for one replica");
+    keep(ids[1]).expect("it is still there");
+    // Long enough to bury what is empty.
+    world.run_for(std::time::Duration::from_secs(30));
+    other.end(true);
+    other.start(&world, &[]).expect("it belongs to the cluster as before");
+    let gone = keep(77).expect_err("there is none");
+    assert!(gone.message.contains("store 77 has not joined"), "{gone}");
+    remove(ids[1]).expect("it goes");
+    world.run_for(std::time::Duration::from_secs(30));
+    let gone = keep(ids[1]).expect_err("it is gone");
+    assert!(gone.message.contains("is a tombstone"), "{gone}");
 }
 
 #[test]
