@@ -8,7 +8,8 @@
 //! | `redis` | a Redis server that makes every write durable |
 //! | `etcd` | an etcd cluster of one or more members |
 //!
-//! Nothing here outlives its owner: dropping a [`Process`] kills it.
+//! Nothing here outlives its owner: dropping a [`Process`] kills it, and where this process itself is killed, the kernel asks the child
+//! to end. So a process is started on a thread that lives as long as it, such as the main one.
 
 mod cluster;
 mod etcd;
@@ -26,6 +27,7 @@ pub use network::Network;
 pub use node::{Node, NodeOptions, Ports, Starting};
 pub use redis::{Redis, answers_ping};
 
+use engine::host::end_with_parent;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Failed;
@@ -99,6 +101,7 @@ pub struct Process {
 
 impl Process {
     fn spawn(name: &str, command: &mut Command) -> Result<Self, Failed> {
+        end_with_parent(command);
         let child = command
             .stdin(Stdio::null())
             .spawn()

@@ -1,10 +1,12 @@
 //! Questions about the host, asked before any core exists: which CPUs may be used, and can ringkeep run here at all.
 //!
 //! It reads what the kernel tells a plain process and never starts a core, opens a store or changes a setting of the host. Its calls
-//! block, so none of them belongs on a core. The allocator of the process learns here how long to keep what is free.
+//! block, so none of them belongs on a core. The allocator of the process learns here how long to keep what is free, and child processes
+//! whose end they follow.
 
 mod allocator;
 mod check;
+mod children;
 mod cpus;
 mod directory;
 #[cfg(test)]
@@ -14,4 +16,5 @@ mod ring;
 
 pub use allocator::keep_freed_memory;
 pub use check::{Finding, Level, Request, check, passes};
+pub use children::end_with_parent;
 pub use cpus::{CpuPlan, affinity, can_pin, plan, plan_cpus};

@@ -1,8 +1,10 @@
 //! Processes of one cluster on loopback, started as an operator starts them.
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bench::clock::pause;
 use bench::process::Node;
 use engine::rt::{CoreOptions, Rt, start_core};
 use store::wire::grpc::client::Client;
@@ -12,7 +14,7 @@ use store::wire::proto::pdpb::{
     GetAllStoresRequest, GetAllStoresResponse, GetRegionRequest, GetRegionResponse,
 };
 
-use crate::host::{ask_members, directory, get, options, resp, run};
+use crate::host::{ask_members, binary, directory, get, options, resp, run};
 
 fn join(directory: &tempfile::TempDir, members: Option<&str>) -> Node {
     let mut options = options(directory);
@@ -70,6 +72,10 @@ fn an_operator_asks_any_member_for_stores_regions_and_changes() {
     assert!(!done && text.contains("is not known"), "{text}");
     let (done, text) = ctl(first.pd, &["store", "remove", "77"]);
     assert!(!done && text.contains("has not joined"), "{text}");
+    let (done, text) = ctl(first.pd, &["store", "remove", "1"]);
+    assert!(!done && text.contains("keeps the scheduler's state"), "{text}");
+    let (done, text) = ctl(first.pd, &["store", "keep", "1"]);
+    assert!(done && text.contains("store 1 is in use"), "{text}");
 }
 
 #[test]
@@ -164,4 +170,39 @@ fn writes_go_on_when_a_process_is_killed() {
         start_core(&options(), move |rt| async move { write(&rt, &place, "without the first").await });
     writing.expect("a core starts");
     drop((second, third));
+}
+
+/// Whether a process has ended; one that waits to be noticed by its parent has.
+fn has_ended(pid: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('Z'))
+}
+
+#[test]
+fn nodes_of_a_demo_end_with_it_also_when_it_is_killed() {
+    let directory = directory();
+    let place = directory.path().join("demo");
+    let mut command = std::process::Command::new(binary());
+    command.args(["demo", "--nodes", "2", "--node-set", "memory_bytes=512MiB", "--keep"]).arg(&place);
+    let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
+    let said = BufReader::new(demo.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    // The row of a node ends with its process.
+    let is_of_node = |line: &String| line.starts_with("1 ") || line.starts_with("2 ");
+    let nodes: Vec<u32> = said
+        .filter(is_of_node)
+        .map(|line| line.split_whitespace().last().and_then(|pid| pid.parse().ok()).expect("a process"))
+        .take(2)
+        .collect();
+    assert_eq!(nodes.len(), 2);
+    assert!(!nodes.iter().any(|pid| has_ended(*pid)));
+    demo.kill().expect("it runs");
+    demo.wait().expect("it has ended");
+    for pid in nodes {
+        // Far longer than a drain; without the signal they go on for ever.
+        let ended = (0..3000).any(|_| {
+            pause(Duration::from_millis(20));
+            has_ended(pid)
+        });
+        assert!(ended, "node {pid} goes on");
+    }
 }
