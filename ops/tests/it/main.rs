@@ -4,6 +4,7 @@ mod deploy;
 mod host;
 mod joined;
 mod metrics;
+mod pipes;
 mod scrape;
 mod server;
 mod tidy;

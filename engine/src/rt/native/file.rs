@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
-use super::fs::FILE_MODE;
+use super::fs::{FILE_MODE, look_at};
 use super::{Core, urgent};
 use crate::rt::file::{Meanwhile, OpenMode};
 
@@ -41,6 +41,14 @@ impl Core {
             OpenMode::Create => {
                 options.write(true).create_new(true).mode(FILE_MODE);
             }
+        }
+        match mode {
+            OpenMode::Read | OpenMode::Write | OpenMode::WriteDurable => {
+                let path = path.to_owned();
+                self.blocking(move || look_at(&path)).await??;
+            }
+            // It must not exist yet.
+            OpenMode::Create => {}
         }
         let (core, path) = (self.clone(), path.to_owned());
         self.operate(async move {

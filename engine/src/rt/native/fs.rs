@@ -137,7 +137,7 @@ impl Core {
 }
 
 /// The length of a regular file, bytes. Whoever opens a pipe waits for its other end, and a device may never end.
-fn look_at(path: &Path) -> io::Result<u64> {
+pub(super) fn look_at(path: &Path) -> io::Result<u64> {
     let about = fs::metadata(path)?;
     if about.is_file() {
         return Ok(about.len());
