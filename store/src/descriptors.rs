@@ -1,7 +1,8 @@
 //! The node's descriptors for clients: counted over all cores, so that storage always finds one of its own.
 //!
 //! A connection takes a place when it is accepted and returns it when it has ended; while it moves between cores it keeps it.
-//! Where no place is left the connection is refused, counted and logged; a flush or a new log segment is not.
+//! Where no place is left the connection is refused, counted and logged; a flush or a new log segment is not. To hear why it is refused
+//! takes a connection some time, for which there are a few places of their own: whoever finds none of these is closed without a word.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,15 @@ pub struct Descriptors(Arc<Places>);
 struct Places {
     taken: AtomicUsize,
     max: usize,
+    /// Connections that are told why they are refused, now and at most.
+    refused: AtomicUsize,
+    refused_max: usize,
 }
+
+/// One place in so many is for connections that are refused.
+const REFUSED_PART: usize = 8;
+/// Connections that are refused, at most.
+const REFUSED_MAX: usize = 64;
 
 impl Default for Descriptors {
     fn default() -> Self {
@@ -23,9 +32,11 @@ impl Default for Descriptors {
 }
 
 impl Descriptors {
-    /// `max` places.
+    /// `max` places, those for connections that are refused included.
     pub fn new(max: usize) -> Self {
-        Self(Arc::new(Places { taken: AtomicUsize::new(0), max }))
+        let refused_max = (max / REFUSED_PART).min(REFUSED_MAX);
+        let (taken, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self(Arc::new(Places { taken, max: max - refused_max, refused, refused_max }))
     }
 
     /// Takes a place, if one is left; [`Descriptors::give_back`] returns it.
@@ -40,12 +51,29 @@ impl Descriptors {
         debug_assert!(before > 0, "only what was taken is returned");
     }
 
-    /// How many places there are.
+    /// Takes a place to say why a connection is refused, if one is left; [`Descriptors::give_back_refused`] returns it.
+    pub fn take_to_refuse(&self) -> bool {
+        let more = |refused: usize| (refused < self.0.refused_max).then_some(refused + 1);
+        self.0.refused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Returns a place that was taken to refuse a connection.
+    pub fn give_back_refused(&self) {
+        let before = self.0.refused.fetch_sub(1, Ordering::Relaxed);
+        debug_assert!(before > 0, "only what was taken is returned");
+    }
+
+    /// How many connections are being refused.
+    pub fn refused(&self) -> usize {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
+    /// How many places there are for connections that are served.
     pub fn max(&self) -> usize {
         self.0.max
     }
 
-    /// How many are taken.
+    /// How many of them are taken.
     pub fn taken(&self) -> usize {
         self.0.taken.load(Ordering::Relaxed)
     }
@@ -64,5 +92,19 @@ mod tests {
         assert!(one.take());
         assert_eq!((one.taken(), clone.max()), (2, 2));
         assert!(other.take(), "the default has no bound");
+    }
+
+    #[test]
+    fn refusals_have_places_of_their_own_within_the_same_bound() {
+        for (max, refused_max) in [(0, 0), (7, 0), (100, 12), (1 << 20, 64)] {
+            let places = Descriptors::new(max);
+            let taken = (0..max + 1).take_while(|_| places.take()).count();
+            let refused = (0..max + 1).take_while(|_| places.take_to_refuse()).count();
+            assert_eq!((taken, refused, places.refused()), (max - refused_max, refused_max, refused_max));
+            if refused > 0 {
+                places.give_back_refused();
+                assert!(places.take_to_refuse() && !places.take());
+            }
+        }
     }
 }

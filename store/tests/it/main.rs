@@ -5,6 +5,7 @@ mod cold;
 mod connection_memory;
 mod crash;
 mod damage;
+mod descriptors;
 mod fenced;
 mod full;
 mod gateway;

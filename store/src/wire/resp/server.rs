@@ -34,8 +34,8 @@ const READ_BYTES: usize = 64 << 10;
 const SPARE_BUFFERS: usize = 64;
 /// A reply buffer that has grown beyond this is not kept, bytes.
 const SPARE_BUFFER_BYTES_MAX: usize = 64 << 10;
-/// Refused connections that hear the reason at the same time; more are just closed.
-const REFUSALS_AT_ONCE: usize = 64;
+/// How long a connection that is refused may take to hear why.
+const REFUSAL_MAX: Duration = Duration::from_secs(1);
 /// How long to wait when no descriptor is left for the next connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
@@ -94,7 +94,6 @@ pub struct Server {
     pub read_buffer: RefCell<Box<[u8]>>,
     spare_buffers: RefCell<Vec<Vec<u8>>>,
     pub(super) clients: RefCell<BTreeMap<u64, Rc<Client>>>,
-    refusals: Cell<usize>,
     loads: Loads,
     stop: Cell<Stop>,
     ended: Bell,
@@ -159,7 +158,6 @@ impl Server {
             read_buffer: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             spare_buffers: RefCell::default(),
             clients: RefCell::default(),
-            refusals: Cell::new(0),
             loads: Loads::default(),
             stop: Cell::new(Stop::No),
             ended: Bell::default(),
@@ -236,16 +234,20 @@ impl Server {
 
     fn turn_away(self: &Rc<Self>, mut stream: Stream) {
         self.counters.refused.add_one();
-        if self.refusals.get() >= REFUSALS_AT_ONCE {
+        if !self.config.descriptors.take_to_refuse() {
             return;
         }
-        self.refusals.set(self.refusals.get() + 1);
         let server = self.clone();
         self.rt.spawn(async move {
-            // A client that is gone already needs no explanation.
-            let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
-            linger(&mut stream).await;
-            server.refusals.set(server.refusals.get() - 1);
+            let explain = async {
+                // A client that is gone already needs no explanation.
+                let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
+                linger(&mut stream).await;
+            };
+            // Whoever does not close its side in time is closed here: the descriptor is one of those kept from clients.
+            server.rt.timeout(REFUSAL_MAX, explain).await;
+            drop(stream);
+            server.config.descriptors.give_back_refused();
         });
     }
 
@@ -304,7 +306,7 @@ async fn end_killed(server: Rc<Server>, wake: Receiver<()>) {
     }
 }
 
-/// Ends our side and reads what the client has sent meanwhile, for a bounded while: closing with unread bytes would take
+/// Ends our side and reads what the client has sent meanwhile, up to a bound: closing with unread bytes would take
 /// the last reply away from a client that is still writing.
 async fn linger(stream: &mut Stream) {
     const BYTES_MAX: usize = 64 << 10;
