@@ -1,5 +1,6 @@
 //! Nodes that join a running cluster: whole nodes in the simulator, by the code of the real one.
 
+mod alone;
 mod clients;
 mod crash;
 mod elsewhere;

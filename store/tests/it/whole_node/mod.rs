@@ -99,6 +99,10 @@ struct Tally {
 }
 
 fn setup(sync: SyncMethod) -> Setup {
+    setup_on(sync, 2)
+}
+
+fn setup_on(sync: SyncMethod, cores: usize) -> Setup {
     let mut config = Config {
         data_dir: "/data".into(),
         base_port: 2000,
@@ -108,7 +112,7 @@ fn setup(sync: SyncMethod) -> Setup {
     };
     config.log.segment_bytes = 64 << 10;
     config.log.sync = sync;
-    let machine = Machine { cores: 2, memory_bytes: 1 << 30, open_files: 4096 };
+    let machine = Machine { cores, memory_bytes: 1 << 30, open_files: 4096 };
     let mut limits = Limits::derive(&config, machine).expect("a machine that is large enough");
     // Small, so that a life flushes, compacts and rolls segments.
     limits.memtable_bytes = 32 << 10;
@@ -145,10 +149,11 @@ struct Run {
     shared: Rc<Shared>,
     tally: Tally,
     sync: SyncMethod,
+    cores: usize,
 }
 
 impl Run {
-    fn new(seed: u64, trace: bool) -> Self {
+    fn new(seed: u64, trace: bool, cores: usize) -> Self {
         let world = World::new(seed, Options { trace, ..Options::rough(seed) });
         let sync = if world.below(2) == 0 { SyncMethod::Dsync } else { SyncMethod::Fdatasync };
         let server = world.node(0);
@@ -162,7 +167,7 @@ impl Run {
             done: Cell::new(false),
             failures: RefCell::default(),
         });
-        Self { world, server, shared, tally: Tally::default(), sync }
+        Self { world, server, shared, tally: Tally::default(), sync, cores }
     }
 
     fn clients(&self) -> Vec<Running<()>> {
@@ -183,7 +188,7 @@ impl Run {
 
     /// Starts the node and lets clients in.
     fn start(&mut self) -> Result<Life, String> {
-        let life = begin(&self.server, self.sync);
+        let life = begin_with(&self.server, setup_on(self.sync, self.cores));
         if !self.world.run_until(START_MAX, || life.started.borrow().is_some()) {
             return Err("the node did not start".into());
         }
@@ -232,7 +237,7 @@ impl Run {
         let clients = self.clients();
         for _ in 0..2 + self.world.below(3) {
             if self.world.below(5) == 0 {
-                let starting = begin(&self.server, self.sync);
+                let starting = begin_with(&self.server, setup_on(self.sync, self.cores));
                 self.world.run_for(Duration::from_micros(self.world.below(30_000)));
                 drop(starting);
                 self.shared.cut.set(self.shared.life.get());
@@ -286,7 +291,7 @@ impl Run {
 }
 
 fn live(seed: u64) -> Result<Tally, String> {
-    Run::new(seed, false).lives()
+    Run::new(seed, false, 2).lives()
 }
 
 pub(crate) fn seeds(without: u64) -> Range<u64> {
@@ -319,10 +324,23 @@ fn a_whole_node_keeps_its_promises_through_cuts_and_drains() {
     }
 }
 
+/// Where one core has all regions, nothing of a node waits for a second one.
+#[test]
+fn a_node_of_one_core_keeps_its_promises_through_cuts_and_drains() {
+    let (mut answered, mut granted, seeds) = (0, 0, seeds(20));
+    for seed in seeds.clone() {
+        let tally = Run::new(seed, false, 1).lives().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        answered += tally.answered;
+        granted += tally.granted;
+    }
+    let count = seeds.end - seeds.start;
+    assert!(answered > 200 * count && granted > 10 * count, "too little was asked: {answered}, {granted}");
+}
+
 #[test]
 fn a_seed_decides_the_whole_run() {
     let traced = || {
-        let mut run = Run::new(3, true);
+        let mut run = Run::new(3, true, 2);
         run.lives().expect("it keeps its promises");
         run.world.trace()
     };
