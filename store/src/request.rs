@@ -102,6 +102,28 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Keys or pairs that it names, as far as a client decides how many they are; nothing where their number is fixed.
+    pub fn items(&self) -> usize {
+        match self {
+            Op::BatchGet { keys, at_once: _ }
+            | Op::Lengths { keys, ahead: _ }
+            | Op::BatchDelete { keys }
+            | Op::Watch { keys } => keys.len(),
+            Op::BatchPut { pairs } => pairs.len(),
+            Op::Atomic(Atomic { watched, steps }) => {
+                watched.len() + steps.len() + steps.iter().map(Op::items).sum::<usize>()
+            }
+            Op::Get { .. }
+            | Op::Put { .. }
+            | Op::Delete { .. }
+            | Op::DeleteRange { .. }
+            | Op::Modify { .. }
+            | Op::Scan(_) => 0,
+        }
+    }
+}
+
 /// A transaction. Its keys, the watched ones included, lie in one region, or it is refused whole.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Atomic {

@@ -23,6 +23,10 @@
 //! * an answer from several regions, which may lie on several cores, waits with room in hand only while it has the one turn of the
 //!   node ([`Memory::spread`]).
 //!
+//! A request of many keys costs more than its bytes: each key has handles in the request, in its parts, in what may be sent again and in
+//! the answer ([`items_bytes`]). RESP, which reads such requests whole, counts them as input; others wait for room before they are taken
+//! apart ([`Memory::room_for_items`]).
+//!
 //! This module owns no bytes itself and never looks at any.
 
 mod intake;
@@ -57,11 +61,24 @@ const SCANS_AT_ONCE: usize = 16;
 /// What a read from disk brings at least, bytes: a block.
 const READ_BYTES_MIN: usize = 16 << 10;
 
+const BUSY_WITH_ITEMS: Refusal =
+    Refusal::Busy { reason: "requests of many keys hold all memory", backoff_ms: 100 };
+
 /// What frames of other stores may take: this part of what requests may.
 const PEERS_SHARE: usize = 4;
 
 /// What a value costs beside its bytes until it is sent.
 const VALUE_OVERHEAD_BYTES: usize = 128;
+
+/// What a key or a pair of a request costs beside its bytes until it is answered: the handles of all copies, at their peak.
+pub const ITEM_BYTES: usize = 256;
+/// Requests of no more than this many keys are taken for their bytes alone.
+const ITEMS_FREE: usize = 16;
+
+/// What a request of `items` keys or pairs costs beside its bytes, bytes.
+pub fn items_bytes(items: usize) -> usize {
+    if items <= ITEMS_FREE { 0 } else { items * ITEM_BYTES }
+}
 
 /// What a value takes on its way to the client, its handle included.
 pub fn charged_bytes(value: &Bytes) -> usize {
@@ -97,6 +114,8 @@ pub struct Memory {
     /// Frames of other stores that have not arrived whole, or that are taken in. Apart from requests, because what clients wait for may
     /// need a message of another store.
     pub peers: Pool,
+    /// Handles of the keys of requests that name many.
+    pub items: Pool,
     /// The one turn, of all cores, to wait for room in one region while room is held for others.
     pub spread: Pool,
     /// Values on their way from the disk, whose sizes are known only once they are there.
@@ -113,6 +132,7 @@ impl Memory {
             input: Pool::new(limits.input_bytes),
             output: Pool::new(limits.output_bytes),
             peers: Pool::new(limits.input_bytes / PEERS_SHARE),
+            items: Pool::new(limits.input_bytes),
             spread: Pool::new(1),
             reading: Pool::new(limits.output_bytes / 2),
             expected_bytes: Arc::new(AtomicUsize::new(READ_BYTES_AT_FIRST)),
@@ -129,6 +149,17 @@ impl Memory {
     #[must_use]
     pub fn fresh(&self) -> Self {
         Self { spread: self.spread.clone(), ..Self::new(self.limits) }
+    }
+
+    /// Room for the handles of a request of `items` keys or pairs until it is answered.
+    ///
+    /// # Errors
+    /// Busy after [`WAIT_MAX`].
+    pub async fn room_for_items(&self, rt: &Rt, items: usize) -> Result<Charge, Refusal> {
+        match items_bytes(items) {
+            0 => Ok(Charge::default()),
+            bytes => self.items.wait(rt, bytes).await.map_err(|_| BUSY_WITH_ITEMS),
+        }
     }
 
     /// Room for what a read from disk brings until it is charged as an answer. Its size is not known before, so as much is taken as

@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::rt::sim::{Options, World};
 use engine::rt::{ListenOptions, Rt, Stream};
 use store::gateway::Gateway;
-use store::memory::Memory;
+use store::memory::{ITEM_BYTES, Memory};
 use store::refusal::Refusal;
 use store::request::Op;
 use store::wire::resp::{self, Config, Counters};
@@ -400,6 +400,48 @@ fn requests_in_flight_of_one_connection_are_bounded() {
         assert!(used <= BOUND + 4 * MIB, "{used} bytes are in flight");
     });
     world.block_on(running).expect("nothing crashes the node");
+}
+
+/// A key takes some bytes of the request, and many times that in memory until it is answered, on every way to the store and back.
+#[test]
+fn keys_of_commands_in_flight_are_charged_with_what_they_take() {
+    const KEYS: usize = 20_000;
+    let keys: Vec<Vec<u8>> = (0..KEYS).map(|n| format!("{:04}k{n:05}", n % 7).into_bytes()).collect();
+    for command in ["MGET", "EXISTS"] {
+        let words: Vec<&[u8]> =
+            std::iter::once(command.as_bytes()).chain(keys.iter().map(Vec::as_slice)).collect();
+        let request = packed(&words);
+        in_world(move |rt| async move {
+            let (_stores, gateway) = open(&rt, limits(4 * MIB, 16 * MIB), 64 * MIB, false).await;
+            let addr = serve(&rt, &gateway);
+            let clients = (0..6).map(|_| {
+                let (rt, request) = (rt.clone(), request.clone());
+                rt.clone().spawn(async move {
+                    let mut stream = rt.connect(addr).await.unwrap();
+                    for _ in 0..8 {
+                        stream.write_all(&request).await.unwrap();
+                    }
+                    stream.write_all(&packed(&[b"ECHO", b"the end"])).await.unwrap();
+                    let (mut last, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
+                    while !last.ends_with(b"the end\r\n") {
+                        let bytes = stream.read(&mut buffer).await.unwrap();
+                        assert!(bytes > 0, "the connection ended within a reply");
+                        last.extend_from_slice(&buffer[..bytes]);
+                        last.drain(..last.len().saturating_sub(16));
+                    }
+                })
+            });
+            for client in clients.collect::<Vec<_>>() {
+                client.await;
+            }
+            let input = &gateway.memory().input;
+            let (one, peak) = (KEYS * ITEM_BYTES, input.peak());
+            assert!(peak > one, "{command}: {peak} bytes were charged, and one command takes {one}");
+            // The bound, what one connection has in flight beyond it, and its last command; of 48 commands in all.
+            assert!(peak <= 4 * MIB + 16 * MIB + 2 * one, "{command}: {peak} bytes were charged");
+            assert_eq!((input.used(), input.waiting()), (0, 0));
+        });
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@ use store::descriptors::Descriptors;
 use store::gateway::Gateway;
 use store::wire::resp::Config;
 
-use crate::memory::{ask, in_world, serve_counted};
+use crate::connection_memory::{ask, serve_counted};
+use crate::memory::in_world;
 use crate::resp_server::config;
 
 #[test]

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use engine::rt::sim::{self, World};
 use engine::rt::{ListenOptions, Rt};
 use prost::Message;
+use store::memory::{ITEM_BYTES, Memory, MemoryLimits};
+use store::node::core::Stores;
 use store::wire::grpc::client::{Call, Client};
 use store::wire::grpc::{self, Code, Options};
 use store::wire::health::Health;
@@ -279,10 +281,75 @@ fn items_that_would_fill_the_memory_are_refused_before_they_are_decoded() {
             client.unary::<RawBatchGetResponse>("/tikvpb.Tikv/RawBatchGet", &many).await.unwrap_err();
         assert_eq!(status.code, Code::InvalidArgument, "{status}");
         assert!(status.message.contains("131072"), "{status}");
+        // In a batch they are a level deeper.
+        let mut call = client.open(BATCH).await.unwrap();
+        send(&mut call, vec![command(Command::RawBatchGet(many))]).await;
+        assert!(call.inbox.next().await.unwrap().is_none(), "it is over the bound");
+        let status = call.finish().await.unwrap_err();
+        assert_eq!(status.code, Code::InvalidArgument, "{status}");
+        assert!(status.message.contains("131072"), "{status}");
         let fewer = RawBatchGetRequest { keys: vec!["k".into(); 1000], ..Default::default() };
         let found: RawBatchGetResponse = client.unary("/tikvpb.Tikv/RawBatchGet", &fewer).await.unwrap();
         assert!(found.pairs.is_empty());
     });
+}
+
+/// Keys that were taken apart take many times their bytes, so they wait in those until there is room.
+#[test]
+fn commands_of_many_keys_wait_until_their_keys_have_room() {
+    const KEYS: usize = 10_000;
+    const BOUND: usize = 4 << 20;
+    for alone in [false, true] {
+        let work = move |rt: Rt| async move {
+            let bounds = MemoryLimits { input_bytes: BOUND, output_bytes: 16 << 20 };
+            let (stores, gateway) = open_simulated(&rt, |plan| plan.shard.memory = Memory::new(bounds)).await;
+            let listener = rt.listen(loopback(), ListenOptions::default()).unwrap();
+            let (addr, memory) = (listener.local_addr().unwrap(), gateway.memory().clone());
+            let (start, context) = first_region(&stores);
+            let service = Tikv::new(&rt, gateway, STORE, Health::default());
+            let options = Options { memory: memory.clone(), ..Options::default() };
+            let _server = grpc::serve(&rt, listener, service, options);
+            let client = Rc::new(Client::connect(&rt, addr).await.unwrap());
+            let keys = (0..KEYS).map(|n| Bytes::from([&start[..], format!("{n:05}").as_bytes()].concat()));
+            let request =
+                RawBatchGetRequest { context: Some(context), keys: keys.collect(), ..Default::default() };
+            let nothing = RawBatchGetResponse::default();
+            if alone {
+                let calls = (0..40).map(|_| {
+                    let (client, request) = (client.clone(), request.clone());
+                    rt.spawn(async move { client.unary("/tikvpb.Tikv/RawBatchGet", &request).await })
+                });
+                for call in calls.collect::<Vec<_>>() {
+                    let answer: RawBatchGetResponse = call.await.unwrap();
+                    assert_eq!(answer, nothing);
+                }
+            } else {
+                let commands = vec![command(Command::RawBatchGet(request)); 40];
+                for answer in answered(&client, commands).await {
+                    assert_eq!(answer, Some(Answer::RawBatchGet(nothing.clone())));
+                }
+            }
+            let (items, one) = (&memory.items, KEYS * ITEM_BYTES / 2);
+            assert!(items.peak() >= one, "{} bytes were charged: the keys have no room", items.peak());
+            assert!(items.peak() <= BOUND, "{} bytes were charged", items.peak());
+            assert_eq!((items.used(), items.waiting()), (0, 0));
+        };
+        let world = World::new(11, sim::Options::default());
+        world.block_on(world.node(0).start(0, work)).expect("nothing crashes the node");
+    }
+}
+
+/// The first key of a store's first region, and how clients name that.
+fn first_region(stores: &Stores) -> (Vec<u8>, Context) {
+    let (region, ..) = stores.shards[&0].regions().swap_remove(0);
+    let to = metapb::Region::from(&region);
+    let context = Context {
+        region_id: to.id,
+        region_epoch: to.region_epoch,
+        peer: to.peers.first().cloned(),
+        ..Context::default()
+    };
+    (region.range.start().to_vec(), context)
 }
 
 /// The rest of a message waits in the bytes that it came in, however slow the store is.
@@ -301,14 +368,7 @@ fn of_one_stream_only_so_many_commands_are_in_flight() {
         let listener = rt.listen(loopback(), ListenOptions::default()).unwrap();
         let addr = listener.local_addr().unwrap();
         let service = Tikv::new(&rt, gateway, STORE, Health::default());
-        let (region, ..) = stores.shards[&0].regions().swap_remove(0);
-        let (start, to) = (region.range.start().to_vec(), metapb::Region::from(&region));
-        let context = Context {
-            region_id: to.id,
-            region_epoch: to.region_epoch,
-            peer: to.peers.first().cloned(),
-            ..Context::default()
-        };
+        let (start, context) = first_region(&stores);
         let _server = grpc::serve(&rt, listener, service, Options::default());
         let client = Client::connect(&rt, addr).await.unwrap();
         let one = move |n: usize| {

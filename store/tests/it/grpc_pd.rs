@@ -8,6 +8,7 @@ use store::wire::board::CoreReport;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code};
 use store::wire::proto::etcdserverpb::MemberListResponse;
+use store::wire::proto::metapb;
 use store::wire::proto::pdpb::*;
 
 use crate::grpc::{STORE, beat, on_core, open_control, region, serve_pd};
@@ -250,6 +251,7 @@ fn member() -> Member {
         member_id: 1,
         client_urls: vec!["http://127.0.0.1:1".to_owned()],
         cluster_id: 7,
+        state_store: scheduler::StoreId(1),
         first_free_id: 1,
         next_id_min: 0,
     }
@@ -277,11 +279,7 @@ fn reports_of_strangers_change_nothing() {
         call.outbox.send(grpc::frame(&beat)).await.unwrap();
         assert!(call.inbox.next().await.unwrap().is_none());
         assert_eq!(call.finish().await.unwrap_err().code, Code::PermissionDenied);
-        let store = store::wire::proto::metapb::Store {
-            id: STORE,
-            address: "203.0.113.1:1".into(),
-            ..Default::default()
-        };
+        let store = metapb::Store { id: STORE, address: "203.0.113.1:1".into(), ..Default::default() };
         let put = PutStoreRequest { store: Some(store), ..Default::default() };
         let status = pd.unary::<PutStoreResponse>("/pdpb.PD/PutStore", &put).await.unwrap_err();
         assert_eq!(status.code, Code::FailedPrecondition);
@@ -314,6 +312,28 @@ fn a_safe_point_above_the_present_is_refused() {
         assert!(status.message.contains("above the present"), "{status}");
         let now: GetGcSafePointResponse = pd.unary("/pdpb.PD/GetGCSafePoint", &get).await.unwrap();
         assert_eq!(now.safe_point, 0);
+    });
+}
+
+/// Labels of a store, peers of a region: what a message nests is counted before it is decoded.
+#[test]
+fn items_that_would_fill_the_memory_are_refused_before_they_are_decoded() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_owned();
+    on_core(|rt| async move {
+        let (addr, _control) = serve_pd(&rt, &path, tikv()).await;
+        let pd = client(&rt, addr).await;
+        let labels = vec![metapb::StoreLabel::default(); 70_000];
+        let store = metapb::Store { labels, ..metapb::Store::default() };
+        let request = PutStoreRequest { store: Some(store), ..PutStoreRequest::default() };
+        let status = pd.unary::<PutStoreResponse>("/pdpb.PD/PutStore", &request).await.unwrap_err();
+        assert_eq!(status.code, Code::InvalidArgument);
+        assert!(status.message.contains("65536 items"), "{status}");
+        let region =
+            metapb::Region { peers: vec![metapb::Peer::default(); 70_000], ..metapb::Region::default() };
+        let request = AskSplitRequest { region: Some(region), ..AskSplitRequest::default() };
+        let status = pd.unary::<AskSplitResponse>("/pdpb.PD/AskSplit", &request).await.unwrap_err();
+        assert!(status.message.contains("65536 items"), "{status}");
     });
 }
 

@@ -52,6 +52,7 @@ fn member(next_id_min: u64) -> Member {
         member_id: 3,
         client_urls: vec!["http://127.0.0.1:1".into()],
         cluster_id: CLUSTER,
+        state_store: StoreId(1),
         first_free_id: bootstrap::first_free_id(&identity()),
         next_id_min,
     }

@@ -25,6 +25,14 @@ pub fn bound_items<Q: Name>(message: &[u8], items_max: usize) -> Result<(), Stat
     if message.len() / 2 <= items_max {
         return Ok(());
     }
+    count_items::<Q>(message, items_max).map(drop)
+}
+
+/// How many fields and numbers a request holds, on all levels together; nothing is counted of what cannot be decoded.
+///
+/// # Errors
+/// It holds more than `items_max`.
+pub fn count_items<Q: Name>(message: &[u8], items_max: usize) -> Result<usize, Status> {
     let shape = shapes::of(&Q::full_name()).expect("every message that is decoded is declared");
     match count(message, shape, items_max) {
         Some(items) if items > items_max => {
@@ -32,7 +40,7 @@ pub fn bound_items<Q: Name>(message: &[u8], items_max: usize) -> Result<(), Stat
                 format!("a request of more than {items_max} items is over the bound; send fewer at once");
             Err(Status::invalid(sentence))
         }
-        Some(_) | None => Ok(()),
+        counted => Ok(counted.unwrap_or_default()),
     }
 }
 

@@ -42,7 +42,7 @@ use engine::rt::Mono;
 pub use crate::memory::Charge;
 pub use call::{Inbox, Message, Outbox};
 pub use frame::{answer, frame};
-pub use items::bound_items;
+pub use items::{bound_items, count_items};
 pub use server::{Guest, Handle, Options, Stats, serve};
 pub use status::{Code, Status};
 pub use tally::{Ended, Tally};

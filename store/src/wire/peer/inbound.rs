@@ -91,7 +91,7 @@ impl Inbound {
         carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
     ) -> Result<(), LinkError> {
         let (decoder, _) = self.welcome(&mut stream, early).await?;
-        self.count(serving::serve(&self.rt, &self.memory.input, stream.split(), decoder, carry_out).await)
+        self.count(serving::serve(&self.rt, &self.memory, stream.split(), decoder, carry_out).await)
     }
 
     /// The introduction; returns who the peer is, and a decoder for what follows.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use engine::rt::local::Pending;
 use engine::rt::sim::{NetOptions, Options, World};
 use engine::rt::{ListenOptions, Rt};
 use raft::{Body, GroupId, Message, NodeId, Term};
@@ -19,6 +20,7 @@ use super::messages::MessageBatch;
 use super::open::{self, Begins, PREFACE_BYTES, Purpose, Speaker};
 use crate::memory::{Memory, MemoryLimits};
 use crate::region::message::{Body as Content, PeerMessage};
+use crate::request::{Op, Outcome, Route};
 
 const PREFACE: &[u8; PREFACE_BYTES] = Purpose::Messages.preface();
 const PORT: u16 = 20_161;
@@ -73,6 +75,12 @@ async fn accept_within(
                     Ok(n @ 1..) => read += n,
                     Ok(0) | Err(_) => return,
                 }
+            }
+            if Purpose::of(&preface) == Begins::With(Purpose::Requests) {
+                let nothing =
+                    |_: Route, _: Op| -> Pending<Outcome> { unreachable!("no request becomes whole") };
+                // How it ended shows at the other side.
+                return drop(inbound.serve_requests(stream, &[], nothing).await);
             }
             assert_eq!(Purpose::of(&preface), Begins::With(Purpose::Messages));
             let deliver = async |batch: MessageBatch| {
@@ -317,21 +325,35 @@ fn the_preface_tells_the_protocol_from_others() {
 /// peer goes on meanwhile, and they have to go.
 #[test]
 fn unfinished_frames_share_a_bound_and_end() {
+    unfinished(Purpose::Messages, 4);
+}
+
+/// What clients of other nodes ask shares the bound of requests.
+#[test]
+fn unfinished_requests_share_a_bound_and_end() {
+    unfinished(Purpose::Requests, 1);
+}
+
+/// They have this part of what requests may have.
+fn unfinished(purpose: Purpose, part: usize) {
     const BUDGET: usize = 16 << 20;
     let world = World::new(5, Options::default());
     let (addr, memory) =
         (world.node(1).addr(PORT), Memory::new(MemoryLimits { input_bytes: BUDGET, output_bytes: BUDGET }));
-    let (peers, arrived) = (memory.peers.clone(), Arrived::default());
+    let pool = match purpose {
+        Purpose::Messages | Purpose::Snapshot => memory.peers.clone(),
+        Purpose::Requests => memory.input.clone(),
+    };
+    let arrived = Arrived::default();
     let keeps = arrived.clone();
     let serving = move |rt| accept_within(rt, addr, speaker(2), Rc::default(), keeps, memory);
     drop(world.node(1).start(0, serving));
     let begun = world.node(2).start(0, move |rt| async move {
         let mut streams = Vec::new();
         for n in 0..20 {
-            let mut stream =
-                open::introduce(&rt, Purpose::Messages, &speaker(100 + n), &addr.to_string(), StoreId(2))
-                    .await
-                    .unwrap();
+            let mut stream = open::introduce(&rt, purpose, &speaker(100 + n), &addr.to_string(), StoreId(2))
+                .await
+                .unwrap();
             let mut part = (64u32 << 20).to_le_bytes().to_vec();
             part.resize(3 << 20, 0);
             // It takes what the other side reads.
@@ -342,6 +364,19 @@ fn unfinished_frames_share_a_bound_and_end() {
         }
         rt.sleep(Duration::from_secs(5)).await;
         streams.len()
+    });
+    // A byte now and then is no silence.
+    let trickling = world.node(3).start(0, move |rt| async move {
+        let mut stream =
+            open::introduce(&rt, purpose, &speaker(99), &addr.to_string(), StoreId(2)).await.unwrap();
+        stream.write_all(&(1u32 << 20).to_le_bytes()).await.unwrap();
+        for _ in 0..60 {
+            rt.sleep(Duration::from_secs(5)).await;
+            if stream.write_all(b"x").await.is_err() {
+                return true;
+            }
+        }
+        false
     });
     let links = world.node(0).start(0, move |rt| async move {
         rt.sleep(Duration::from_secs(40)).await;
@@ -357,10 +392,11 @@ fn unfinished_frames_share_a_bound_and_end() {
     });
     world.block_on(begun).unwrap();
     // What is let through exceeds the bound by one frame, and a buffer that grows may have twice the room that it needs.
-    assert!(peers.peak() > 2 << 20, "{} bytes: the test does not test", peers.peak());
-    assert!(peers.peak() <= BUDGET / 4 + 2 * (3 << 20) + (1 << 20), "{} bytes were held", peers.peak());
+    assert!(pool.peak() > 2 << 20, "{} bytes: the test does not test", pool.peak());
+    assert!(pool.peak() <= BUDGET / part + 2 * (3 << 20) + (1 << 20), "{} bytes were held", pool.peak());
     world.block_on(links).unwrap();
     assert_eq!(*arrived.borrow(), [9], "a peer is served meanwhile");
+    assert_eq!(world.block_on(trickling), Some(true), "a frame may take as long as its sender likes");
     world.run_for(Duration::from_secs(600));
-    assert_eq!(peers.used(), 0, "whoever does not end its frame is ended");
+    assert_eq!(pool.used(), 0, "whoever does not end its frame is ended");
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::command::Command;
 use super::reply::Writer;
 use super::request::{Error, Request};
+use crate::memory::items_bytes;
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Outcome, When};
 
@@ -20,6 +21,16 @@ pub enum Work {
     One(Op),
     /// Deletes, each by itself, whose answers are counted together.
     Each(Vec<Op>),
+}
+
+impl Work {
+    /// What it costs beside the bytes of its request, bytes.
+    pub fn items_bytes(&self) -> usize {
+        items_bytes(match self {
+            Work::One(op) => op.items(),
+            Work::Each(ops) => ops.len(),
+        })
+    }
 }
 
 /// How an operation's answer is said in RESP.

@@ -43,7 +43,7 @@ struct Entry {
     command: Option<Command>,
     shape: Shape,
     began: Mono,
-    /// The size of the request, bytes.
+    /// The size of the request, bytes, with what its keys cost beside.
     bytes: u32,
     state: State,
 }
@@ -92,7 +92,7 @@ pub struct Ticket {
     pub command: Option<Command>,
     /// When it was read.
     pub began: Mono,
-    /// The size of the request, bytes.
+    /// The size of the request, bytes, with what its keys cost beside.
     pub bytes: usize,
 }
 

@@ -4,8 +4,9 @@
 //! message of bounded size. So a turn that commits many writes answers them with one message, and a slow scan delays no other command.
 //!
 //! What holds: of a message as many commands are in flight as [`RUNNING_MAX`] allows, and the rest waits in the bytes that it came
-//! in; beginning commands pauses as soon as it has had its share of the core; a message of answers has [`ANSWER_BYTES_MAX`], or a
-//! single answer that is larger; while answers wait for the client, nothing more begins.
+//! in; a command of many keys begins once they have room, and those after it wait, so that the order stays; beginning commands
+//! pauses as soon as it has had its share of the core; a message of answers has [`ANSWER_BYTES_MAX`], or a single answer that is
+//! larger; while answers wait for the client, nothing more begins.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -18,8 +19,10 @@ use prost::Message as _;
 
 use super::command::Session;
 use super::envelope::{Envelope, Step};
-use super::{Core, decode};
-use crate::wire::grpc::{Charge, Inbox, Outbox, Status, answer};
+use super::{Core, decode, items};
+use crate::memory::{Charge, items_bytes};
+use crate::refusal::Refusal;
+use crate::wire::grpc::{Inbox, Outbox, Status, answer};
 use crate::wire::proto::tikvpb::{Answer, BatchCommandsResponse, Request, Response};
 
 /// Maximum length of a message of commands, bytes. Each of them may be as long as if it came alone, and clients put many into one.
@@ -45,6 +48,7 @@ pub(super) async fn serve(core: &Rc<Core>, inbox: &mut Inbox, outbox: &mut Outbo
         core,
         rest: None,
         pause: None,
+        next: None,
         running: FuturesUnordered::new(),
         ready: Ready::default(),
         open: true,
@@ -67,10 +71,24 @@ struct Stream<'a> {
     rest: Option<(Envelope, Rc<Charge>)>,
     /// Set while the stream has had its share of the core and lets others run.
     pause: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    /// The command that waits for room for its keys.
+    next: Option<Next>,
     running: FuturesUnordered<Running>,
     ready: Ready,
     open: bool,
 }
+
+/// A command that begins as soon as its keys have room.
+struct Next {
+    id: u64,
+    command: Bytes,
+    /// Of the message that it came in.
+    charge: Rc<Charge>,
+    room: Pin<Box<dyn Future<Output = Room>>>,
+}
+
+/// Room for the keys of a command, or why there is none.
+type Room = Result<Charge, Refusal>;
 
 /// Answers that wait to be sent.
 #[derive(Default)]
@@ -127,7 +145,9 @@ impl Stream<'_> {
         }
         match self.ready.take() {
             Some(answers) => Poll::Ready(Ok(Some(answers))),
-            None if !self.open && self.rest.is_none() && self.running.is_empty() => Poll::Ready(Ok(None)),
+            None if !self.open && self.next.is_none() && self.rest.is_none() && self.running.is_empty() => {
+                Poll::Ready(Ok(None))
+            }
             None => Poll::Pending,
         }
     }
@@ -137,11 +157,29 @@ impl Stream<'_> {
         let (budget, mut steps) = (self.core.rt.budget(), 0);
         inbox.rests();
         while self.running.len() < self.running_max() && !self.ready.is_full() && !self.pauses(cx) {
+            if let Some(mut next) = self.next.take() {
+                let Poll::Ready(room) = next.room.as_mut().poll(cx) else {
+                    self.next = Some(next);
+                    break;
+                };
+                self.begin(next.id, next.command, next.charge, room)?;
+                continue;
+            }
             if let Some((envelope, charge)) = &mut self.rest {
                 let step = envelope.step().map_err(Status::invalid)?;
                 let charge = charge.clone();
                 match step {
-                    Step::Command(id, command) => self.begin(id, command, charge)?,
+                    Step::Command(id, command) => match items::<Request>(&command)? {
+                        items if items_bytes(items) == 0 => {
+                            self.begin(id, command, charge, Ok(Charge::default()))?
+                        }
+                        items => {
+                            let core = self.core.clone();
+                            let room =
+                                async move { core.gateway.memory().room_for_items(&core.rt, items).await };
+                            self.next = Some(Next { id, command, charge, room: Box::pin(room) });
+                        }
+                    },
                     Step::Again => {}
                     Step::End => self.rest = None,
                 }
@@ -182,7 +220,7 @@ impl Stream<'_> {
     }
 
     /// Begins a command. What is done at once never becomes a task.
-    fn begin(&mut self, id: u64, command: Bytes, charge: Rc<Charge>) -> Result<(), Status> {
+    fn begin(&mut self, id: u64, command: Bytes, charge: Rc<Charge>, room: Room) -> Result<(), Status> {
         let request = decode::<Request>(command)?;
         let Some(command) = request.cmd else {
             // Clients read an answer without content as an unknown command.
@@ -191,8 +229,8 @@ impl Stream<'_> {
         };
         let core = self.core.clone();
         let mut running: Running = Box::pin(async move {
-            let answer: Answer = Session::frank(&core).execute(command).await;
-            drop(charge);
+            let answer: Answer = Session::frank(&core).within(&room).execute(command).await;
+            drop((charge, room));
             (id, Response { cmd: Some(answer) })
         });
         match running.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

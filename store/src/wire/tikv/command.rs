@@ -18,24 +18,34 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// What is left of a caller's deadline for the answer to travel.
 const TRAVEL: Duration = Duration::from_millis(50);
 
+const SHORT_OF_MEMORY: Refusal =
+    Refusal::Busy { reason: "requests of many keys hold all memory", backoff_ms: 100 };
+
 /// One request's way through the store.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session<'a> {
     pub(super) core: &'a Core,
     /// Until when a busy store is waited for; without it the caller is told that the store is busy.
     wait_until: Option<Mono>,
+    /// There was no room for its keys, so nothing is asked of the store.
+    is_short: bool,
 }
 
 impl<'a> Session<'a> {
     /// For callers that give up when they are told "busy".
     pub(super) fn patient(core: &'a Core, deadline: Option<Mono>) -> Self {
         let wait_until = deadline.map_or_else(|| core.rt.now() + PATIENCE, |deadline| deadline - TRAVEL);
-        Self { core, wait_until: Some(wait_until) }
+        Self { core, wait_until: Some(wait_until), is_short: false }
     }
 
     /// For callers that know what to do when they are told "busy".
     pub(super) fn frank(core: &'a Core) -> Self {
-        Self { core, wait_until: None }
+        Self { core, wait_until: None, is_short: false }
+    }
+
+    /// For a request whose keys have `room`, or have none.
+    pub(super) fn within<T>(self, room: &Result<T, Refusal>) -> Self {
+        Self { is_short: room.is_err(), ..self }
     }
 
     pub(super) async fn get(&self, request: RawGetRequest) -> Result<RawGetResponse, Failure> {
@@ -235,6 +245,9 @@ impl<'a> Session<'a> {
     }
 
     async fn outcome(&self, context: Option<&Context>, op: impl Fn() -> Op) -> Result<Out, Refusal> {
+        if self.is_short {
+            return Err(SHORT_OF_MEMORY);
+        }
         let route = route(context);
         loop {
             let outcome = self.core.gateway.submit(Some(route), op()).await;

@@ -38,6 +38,8 @@ use crate::gateway::Gateway;
 const SERVICE: &str = "tikvpb.Tikv";
 /// Keys, pairs or ranges of one request. In memory each takes many times the two bytes that it may take in the request.
 const ITEMS_MAX: usize = 128 << 10;
+/// A shorter request has too few keys to be worth counting, bytes.
+const ITEMS_BYTES_MIN: usize = 256;
 
 /// The service of one store, on the core that owns it.
 #[derive(Clone, Debug)]
@@ -157,15 +159,23 @@ impl Service for Tikv {
         let session = Session::patient(&self.core, deadline);
         match method {
             Method::RawGet => answer(message, async |request| session.get(request).await).await,
-            Method::RawBatchGet => answer(message, async |request| session.batch_get(request).await).await,
+            Method::RawBatchGet => {
+                answer_many(session, message, async |session, request| session.batch_get(request).await).await
+            }
             Method::RawPut => answer(message, async |request| session.put(request).await).await,
-            Method::RawBatchPut => answer(message, async |request| session.batch_put(request).await).await,
+            Method::RawBatchPut => {
+                answer_many(session, message, async |session, request| session.batch_put(request).await).await
+            }
             Method::RawDelete => answer(message, async |request| session.delete(request).await).await,
             Method::RawBatchDelete => {
-                answer(message, async |request| session.batch_delete(request).await).await
+                answer_many(session, message, async |session, request| session.batch_delete(request).await)
+                    .await
             }
             Method::RawScan => answer(message, async |request| session.scan(request).await).await,
-            Method::RawBatchScan => answer(message, async |request| session.batch_scan(request).await).await,
+            Method::RawBatchScan => {
+                answer_many(session, message, async |session, request| session.batch_scan(request).await)
+                    .await
+            }
             Method::RawDeleteRange => {
                 answer(message, async |request| session.delete_range(request).await).await
             }
@@ -218,6 +228,30 @@ where
 {
     let request = decode::<Q>(message)?;
     grpc::answer(&settle_alone(serve(request).await)?)
+}
+
+/// As [`answer`], for requests of as many keys as their callers like. Their room is there before they are decoded.
+async fn answer_many<'a, Q, A>(
+    session: Session<'a>,
+    message: Bytes,
+    serve: impl AsyncFnOnce(Session<'a>, Q) -> Result<A, Failure>,
+) -> Result<Bytes, Status>
+where
+    Q: Message + Name + Default,
+    A: Message + Default + Refusable,
+{
+    let core = session.core;
+    let room = core.gateway.memory().room_for_items(&core.rt, items::<Q>(&message)?).await;
+    let request = decode::<Q>(message)?;
+    grpc::answer(&settle_alone(serve(session.within(&room), request).await)?)
+}
+
+/// About how many keys a request names. A key alone is a field, and a pair is three.
+fn items<Q: Name>(message: &Bytes) -> Result<usize, Status> {
+    match message.len() {
+        0..ITEMS_BYTES_MIN => Ok(0),
+        _ => grpc::count_items::<Q>(message, ITEMS_MAX).map(|fields| fields / 2),
+    }
 }
 
 /// Decodes a request.

@@ -14,7 +14,7 @@ use engine::rt::local::{Bell, Pending};
 use engine::rt::{ReadHalf, Rt, WriteHalf};
 
 use super::codec::{Reply, Request, decode_requests, encode_answers};
-use crate::memory::Pool;
+use crate::memory::Memory;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
 use crate::wire::peer::frame::{self, Decoder, Kind};
@@ -50,13 +50,13 @@ struct Desk {
 /// Why it ended, unless the other side closed it between two frames.
 pub async fn serve(
     rt: &Rt,
-    input: &Pool,
+    memory: &Memory,
     (mut from, mut into): (ReadHalf, WriteHalf),
     decoder: Decoder,
     carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
 ) -> Result<(), LinkError> {
     let desk = Rc::new(Desk::default());
-    let mut receiving = pin!(receive(rt, input, &desk, &mut from, decoder, carry_out));
+    let mut receiving = pin!(receive(rt, memory, &desk, &mut from, decoder, carry_out));
     let mut sending = pin!(send(&desk, &mut into));
     poll_fn(|cx| match sending.as_mut().poll(cx) {
         Poll::Ready(ended) => Poll::Ready(ended),
@@ -67,14 +67,14 @@ pub async fn serve(
 
 async fn receive(
     rt: &Rt,
-    input: &Pool,
+    memory: &Memory,
     desk: &Rc<Desk>,
     from: &mut ReadHalf,
     mut decoder: Decoder,
     carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
 ) -> Result<(), LinkError> {
     let (mut buffer, budget) = (vec![0; READ_BYTES], rt.budget());
-    let mut reading = Reading::new(rt, input, &decoder);
+    let mut reading = Reading::new(rt, &memory.input, &decoder);
     loop {
         while let Some(frame) = decoder.next_frame()? {
             // Keys and values of its requests are copies of it together, and live as long as the last of them runs.
@@ -97,12 +97,19 @@ async fn receive(
             };
             for Request { id, route, op } in requests {
                 desk.wait_for_room().await;
+                let room = match memory.room_for_items(rt, op.items()).await {
+                    Ok(room) => room,
+                    Err(busy) => {
+                        desk.put(Reply { id, outcome: Err(busy) });
+                        continue;
+                    }
+                };
                 let pending = carry_out(route, op);
                 desk.running.set(desk.running.get() + 1);
                 let (desk, charge) = (desk.clone(), charge.clone());
                 rt.spawn(async move {
                     let outcome = pending.await.unwrap_or(Err(Refusal::Unknown));
-                    drop(charge);
+                    drop((charge, room));
                     desk.running.set(desk.running.get() - 1);
                     desk.put(Reply { id, outcome });
                 });

@@ -17,7 +17,7 @@ use super::codec::{
     Reply, Request, decode_answers, decode_requests, encode_answers, encode_requests, request_bytes,
 };
 use super::serving::RUNNING_MAX;
-use crate::memory::Memory;
+use crate::memory::{ITEM_BYTES, Memory, MemoryLimits};
 use crate::refusal::Refusal;
 use crate::request::{Atomic, Change, Op, Out, Outcome, Route, Scan, Seen, When};
 use crate::wire::peer::book::AddressBook;
@@ -198,13 +198,17 @@ fn pair(seed: u64, net: NetOptions, answers: bool) -> Pair {
 }
 
 async fn accept(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool) {
+    accept_within(rt, addr, asked, answers, Memory::unbounded()).await;
+}
+
+async fn accept_within(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool, memory: Memory) {
     let listener = rt.listen(addr, ListenOptions::default()).unwrap();
     let inbound = Inbound {
         rt: rt.clone(),
         speaker: Speaker { cluster: 7, store: StoreId(2), incarnation: 1 },
         seen: Rc::new(SeenStores::default()),
         counters: Rc::new(PeerCounters::default()),
-        memory: Memory::unbounded(),
+        memory,
     };
     while let Ok((mut stream, _)) = listener.accept().await {
         let (inbound, asked) = (inbound.clone(), asked.clone());
@@ -237,6 +241,7 @@ async fn accept(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool) {
 
 fn number_of(op: &Op) -> i64 {
     match op {
+        Op::BatchGet { keys, at_once: _ } => keys.len() as i64,
         Op::Modify { change: Change::Add { delta }, .. } => *delta,
         other => panic!("store 2 is asked {other:?}"),
     }
@@ -279,6 +284,38 @@ fn requests_are_carried_out_in_order_and_each_gets_its_answer() {
     assert_eq!(world.block_on(asking), Some(0));
     let numbers: Vec<i64> = asked.borrow().iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (0..500).collect::<Vec<i64>>());
+}
+
+/// Each takes many times its four bytes once it is a key.
+#[test]
+fn a_frame_names_no_more_keys_than_requests_do() {
+    let named = |keys| Request { id: 1, route: route(), op: Op::BatchGet { keys, at_once: false } };
+    let million = encode_requests(&[named(vec![Bytes::new(); 1 << 20])], Vec::new());
+    assert!(decode_requests(&million).is_ok(), "a client may name as many");
+    let more = encode_requests(&[named(vec![Bytes::new(); (1 << 20) + (32 << 10)])], Vec::new());
+    assert!(decode_requests(&more).is_err());
+}
+
+/// Keys that were taken apart have room, or their request is refused as busy and does not begin.
+#[test]
+fn requests_of_many_keys_wait_for_room() {
+    const KEYS: usize = 10_000;
+    let world = World::new(6, Options::default());
+    let (addr, asked) = (world.node(1).addr(PORT), Asked::default());
+    let memory = Memory::new(MemoryLimits { input_bytes: 8 << 20, output_bytes: 8 << 20 });
+    let (keeps, items) = (asked.clone(), memory.items.clone());
+    drop(world.node(1).start(0, move |rt| accept_within(rt, addr, keeps, false, memory)));
+    let asking = world.node(0).start(0, move |rt| async move {
+        let requests = requests(&rt, addr);
+        let op = Op::BatchGet { keys: vec![bytes("k"); KEYS], at_once: false };
+        let pending: Vec<_> = (0..6).map(|_| ask(&requests, op.clone())).collect();
+        rt.sleep(Duration::from_secs(8)).await;
+        drop(pending);
+    });
+    world.block_on(asking).expect("it ran");
+    let begun = asked.borrow().len();
+    assert!((1..=3).contains(&begun), "{begun} were begun, and two have room");
+    assert!(items.peak() >= KEYS * ITEM_BYTES && items.peak() <= 8 << 20, "{} bytes", items.peak());
 }
 
 #[test]

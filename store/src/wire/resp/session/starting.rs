@@ -5,7 +5,7 @@ use std::mem;
 use engine::rt::Mono;
 
 use super::{DELETES_AT_ONCE, Phase, Session, Started};
-use crate::memory::SMALL_BYTES;
+use crate::memory::{SMALL_BYTES, items_bytes};
 use crate::request::{KEY_BYTES_MAX, Out};
 use crate::wire::resp::command::{Command, Kind};
 use crate::wire::resp::control::{self, Then};
@@ -90,6 +90,7 @@ impl Session {
         if client.transaction.borrow().is_open() {
             return self.say_error(ticket, &Error::constant("ERR WATCH inside MULTI is not allowed"));
         }
+        let ticket = Ticket { bytes: ticket.bytes + items_bytes(request.count()), ..ticket };
         match (1..request.count()).map(|index| request.key(index)).collect() {
             Ok(keys) => self.queue.walk(ticket, Box::pin(exec::watch(server, client, keys))),
             Err(error) => self.say_error(ticket, &error),
@@ -103,7 +104,10 @@ impl Session {
         if command == Command::Get && self.queue.is_empty() && self.answer_in_place(request.arg(1)) {
             return;
         }
-        match data::plan(command, request) {
+        let planned = data::plan(command, request);
+        let beside_bytes = planned.as_ref().map_or(0, |(work, _)| work.items_bytes());
+        let ticket = Ticket { bytes: ticket.bytes + beside_bytes, ..ticket };
+        match planned {
             Ok((Work::Each(ops), _)) if ops.len() > DELETES_AT_ONCE => self.walk(ticket, Walk::Delete(ops)),
             Ok((work, shape)) => self.submit(ticket, work, shape),
             Err(error) => self.say_error(ticket, &error),
