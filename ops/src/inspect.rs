@@ -86,7 +86,13 @@ fn whole(directory: &Path, format: Format) -> ExitCode {
     let examined = match examined.and_then(|examined| examined) {
         Ok(examined) => examined,
         Err(error) => {
-            let why = format!("{}: {error}: is a server using it? Stop it first", directory.display());
+            let why = match error.kind() {
+                // How a lock that is held answers.
+                std::io::ErrorKind::WouldBlock => {
+                    format!("{}: {error}: is a server using it? Stop it first", directory.display())
+                }
+                _ => format!("{}: {error}", directory.join("LOCK").display()),
+            };
             return fail(&why, 1);
         }
     };

@@ -3,34 +3,29 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bench::process::Node;
+use bench::process::{Node, NodeOptions};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::host::{directory, options, resp, run, start};
 
-/// Every file below `dir`.
-fn files(dir: &Path, found: &mut Vec<PathBuf>) {
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// Every file below `dir`, relative to it, at the same place below `copy`.
+fn copy_files(dir: &Path, copy: &Path) -> Vec<PathBuf> {
+    std::fs::create_dir_all(copy).expect("a writable directory");
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).expect("a readable directory").flatten() {
-        match entry.path().is_dir() {
-            true => files(&entry.path(), found),
-            false => found.push(entry.path()),
+        let to = copy.join(entry.file_name());
+        if entry.path().is_dir() {
+            files.extend(copy_files(&entry.path(), &to));
+        } else {
+            std::fs::copy(entry.path(), &to).expect("a readable file");
+            files.push(to);
         }
     }
+    files
 }
 
-/// Puts a pipe in the place of `file` while `look` looks.
-fn with_pipe<T>(file: &Path, aside: &Path, look: impl FnOnce() -> T) -> T {
-    std::fs::rename(file, aside).expect("a writable directory");
-    mknodat(CWD, file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
-    let seen = look();
-    // A node that has served may have made it anew.
-    if !file.is_file() {
-        std::fs::rename(aside, file).expect("a writable directory");
-    }
-    seen
-}
-
-/// The part of a path that messages show of any file of the directory.
 fn name(file: &Path) -> &str {
     file.file_name().and_then(|name| name.to_str()).expect("a plain name")
 }
@@ -41,39 +36,37 @@ fn a_pipe_in_the_place_of_a_file_is_named_by_inspect_and_by_a_start() {
     let node = start(&directory);
     resp(node.resp, "SET a 1", "+OK\r\n");
     // The drain flushes, so that there is a table.
-    node.process.terminate(Duration::from_secs(30)).expect("it drains");
-    let (data, aside) = (directory.path().join("data"), directory.path().join("aside"));
-    let mut all = Vec::new();
-    files(&data, &mut all);
-    let kinds = ["IDENT", "CURRENT", "MANIFEST-", ".seg", ".table"];
-    for kind in kinds {
-        assert!(all.iter().any(|file| name(file).contains(kind)), "no {kind} in {all:?}");
-    }
+    node.process.terminate(DRAIN).expect("it drains");
+    let (data, copy) = (directory.path().join("data"), directory.path().join("copy"));
     let mut named = Vec::new();
-    for file in &all {
-        let data = data.to_str().expect("a plain path");
-        let said = with_pipe(file, &aside, || {
-            let output = run(&["inspect", data]);
-            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-            (output.status.success(), said)
-        });
-        if !said.0 {
-            assert!(said.1.contains(name(file)), "{} is not named: {}", file.display(), said.1);
-            assert!(said.1.contains("not a regular file"), "{}: {}", file.display(), said.1);
-            named.push(name(file));
+    for at in 0.. {
+        let files = copy_files(&data, &copy);
+        let Some(file) = files.get(at) else { break };
+        std::fs::remove_file(file).expect("a writable directory");
+        mknodat(CWD, file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+        let output = run(&["inspect", copy.to_str().expect("a plain path")]);
+        if !output.status.success() {
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.contains(name(file)), "{} is not named: {said}", file.display());
+            named.push(name(file).to_owned());
         }
         // What is not needed may be made anew, and the node serves; it does not wait.
-        match with_pipe(file, &aside, || {
-            Node::start(&options(&directory)).map_err(|failed| failed.to_string())
-        }) {
-            Ok(node) => node.process.terminate(Duration::from_secs(30)).expect("it drains"),
+        match Node::start(&NodeOptions { data_dir: copy.clone(), ..options(&directory) }) {
+            Ok(node) => node.process.terminate(DRAIN).expect("it drains"),
             Err(said) => {
-                assert!(said.contains(name(file)) && said.contains("not a regular file"), "{said}");
-                assert!(named.contains(&name(file)), "{} keeps a node from starting: {said}", file.display());
+                let said = said.to_string();
+                assert!(said.contains(name(file)), "{} is not named: {said}", file.display());
+                assert!(
+                    named.contains(&name(file).to_owned()),
+                    "inspect finds nothing in {}",
+                    file.display()
+                );
             }
         }
+        std::fs::remove_dir_all(&copy).expect("a writable directory");
     }
-    for kind in kinds {
+    for kind in ["IDENT", "LOCK", "CURRENT", "MANIFEST-", ".seg", ".table"] {
         assert!(
             named.iter().any(|name| name.contains(kind)),
             "a pipe as {kind} is taken for whole: {named:?}"
