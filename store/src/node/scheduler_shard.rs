@@ -1,5 +1,5 @@
 //! The scheduler shard: what the root core hosts beside the start and the drain. It waits most of the time, so it has no CPU of its
-//! own; and it has no disk of its own, because its state lies in the first store of the node ([`SYSTEM_STORE`](super::core::SYSTEM_STORE)).
+//! own; and it has no disk of its own, because its state lies in the first store of the node ([`SYSTEM_STORE`]).
 //!
 //! ```text
 //! bind     its port is taken before anything on disk is touched
