@@ -395,9 +395,9 @@ mod tests {
         command.args(["-c", "ulimit -n 64; exec \"$0\" --exact \"$1\" --nocapture"]);
         command.arg(std::env::current_exe().expect("it runs")).arg(name).env(FEW, "1");
         let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
-        let said = BufReader::new(server.stdout.take().expect("a pipe"));
-        let addr =
-            said.lines().map_while(Result::ok).find_map(|line| line.strip_prefix("serves at ")?.parse().ok());
+        // Kept to the end: the child still says how its test went.
+        let mut said = BufReader::new(server.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+        let addr = said.find_map(|line| line.strip_prefix("serves at ")?.parse().ok());
         let addr: SocketAddr = addr.expect("it serves");
         // More than are held for the case, one after the other.
         for _ in 0..2 * CONNECTIONS_MAX {
@@ -410,6 +410,7 @@ mod tests {
         }
         drop((silent, server.stdin.take()));
         assert!(server.wait().expect("a child").success());
+        drop(said);
     }
 
     #[test]
