@@ -46,6 +46,10 @@ pub struct Config {
     pub snapshot_ticks_max: u32,
     /// Ticks without work after which a group goes quiet. Zero: never. Default 0.
     pub quiet_after_ticks: u32,
+    /// Tell followers of every commit at once, with an append without entries if need be. Otherwise they hear of it with the next
+    /// entries or the next heartbeat, and at once only where something waits for it: a change of the membership, a read of a
+    /// follower, and what the driver [announces](crate::Raft::announce_commit). Default true.
+    pub commits_at_once: bool,
 }
 
 impl Default for Config {
@@ -66,6 +70,7 @@ impl Default for Config {
             apply_bytes_max: 16 << 20,
             snapshot_ticks_max: 600,
             quiet_after_ticks: 0,
+            commits_at_once: true,
         }
     }
 }

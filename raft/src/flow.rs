@@ -40,12 +40,17 @@ impl Progress {
         match self.mode {
             Mode::Probe { sent } => !sent && self.request == 0 && (has_entries || self.nudge),
             Mode::Replicate => {
-                let has_news = has_entries || self.nudge || self.commit_sent < core.log.committed();
+                let has_news = has_entries || self.nudge || self.owes_commit(core);
                 has_news && self.request == 0 && !self.window_is_full(&core.config)
             }
             Mode::Snapshot { .. } => self.delivered && self.nudge,
             Mode::SnapshotWanted { .. } => false,
         }
+    }
+
+    /// Whether the commit index is worth a message of its own.
+    fn owes_commit(&self, core: &Core) -> bool {
+        (core.config.commits_at_once || self.commit_due) && self.commit_sent < core.log.committed()
     }
 
     /// Asks with an empty append whether the snapshot is in, unless its last entry has been cut off here.
@@ -59,6 +64,7 @@ impl Progress {
 
     fn append(&mut self, core: &mut Core, prev: LogId, entries: Vec<Entry>) {
         self.nudge = false;
+        self.commit_due = false;
         self.commit_sent = core.log.committed();
         match (&mut self.mode, entries.last()) {
             (Mode::Probe { sent }, _) => *sent = true,

@@ -2,7 +2,8 @@
 //!
 //! Nothing is sent from inside an event. Events change the leader's picture of its members, and [`Leader::flush`],
 //! called once per [`Ready`](crate::Ready), turns the picture into messages: a hundred proposals of one turn become
-//! one append per follower, and a commit notice rides on the next entries if there are any.
+//! one append per follower, and a commit notice rides on the next entries if there are any. Whether there is one without
+//! entries is a setting ([`Config::commits_at_once`](crate::Config::commits_at_once)).
 
 use crate::core::Core;
 use crate::entry::{Entry, EntryKind, Payload};
@@ -243,6 +244,9 @@ impl Leader {
         if reached <= before || !own_term || !core.log.commit_to(reached) {
             return;
         }
+        if core.log.has_committed_change() {
+            self.announce_commit(reached);
+        }
         let freed = core.log.payload_bytes(before, reached, core.term);
         self.uncommitted_bytes = self.uncommitted_bytes.saturating_sub(freed);
         self.idle_ticks = 0;
@@ -250,6 +254,11 @@ impl Leader {
             self.reads.on_term_committed(reached);
             self.confirm_reads(core);
         }
+    }
+
+    /// Every member is to hear soon that everything up to `index` is committed.
+    pub(crate) fn announce_commit(&mut self, index: Index) {
+        self.members.iter_mut().for_each(|member| member.announce_commit(index));
     }
 
     fn quorum_match(&self, core: &Core) -> u64 {

@@ -80,6 +80,8 @@ pub(crate) struct Progress {
     pub(crate) catching_up: Option<Box<Round>>,
     /// Send something even without news: its answer shows what was lost.
     pub(crate) nudge: bool,
+    /// Something waits for it to hear what is committed.
+    pub(crate) commit_due: bool,
     /// Absent while nothing is in flight.
     pub(crate) inflight: Option<Box<Inflight>>,
 }
@@ -99,8 +101,14 @@ impl Progress {
             delivered: false,
             catching_up: learner.then(|| Box::new(Round { goal: last, ticks: 0 })),
             nudge: true,
+            commit_due: false,
             inflight: None,
         }
+    }
+
+    /// It is to hear soon that everything up to `index` is committed.
+    pub(crate) fn announce_commit(&mut self, index: Index) {
+        self.commit_due |= self.commit_sent < index;
     }
 
     /// The same in a new membership.

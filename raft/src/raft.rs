@@ -333,6 +333,14 @@ impl Raft {
         slept
     }
 
+    /// Followers are to hear soon of everything that is committed by now, because something waits for them to apply it. Changes
+    /// nothing where they hear of every commit at once, and on a replica that does not lead.
+    pub fn announce_commit(&mut self) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.announce_commit(self.core.log.committed());
+        }
+    }
+
     /// Changes this replica's priority in elections.
     pub fn set_priority(&mut self, priority: u32) {
         self.core.identity.priority = priority;

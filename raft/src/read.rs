@@ -109,7 +109,7 @@ impl Leader {
         if let Some(index) = index
             && planted!(ReadAnsweredWithoutRound)
         {
-            return answer(core, read, index);
+            return self.answer(core, read, index);
         }
         self.reads.pending.push(read);
         self.beat_due = true;
@@ -125,10 +125,21 @@ impl Leader {
         let confirmed = |read: &PendingRead| Some((*read, read.index.filter(|_| read.round <= acked)?));
         let reads: Vec<_> = self.reads.pending.iter().map_while(confirmed).collect();
         self.reads.pending.drain(..reads.len());
-        reads.into_iter().for_each(|(read, index)| answer(core, read, index));
+        reads.into_iter().for_each(|(read, index)| self.answer(core, read, index));
         if let Some((_, sent)) = self.reads.renewing.take_if(|(round, _)| *round <= acked) {
             let from = if planted!(LeaseFromReplyTime) { core.now } else { sent };
             self.reads.lease_until = from.after(core.config.lease_nanos);
+        }
+    }
+
+    /// Whoever asked may read at `index`, a follower once it has heard that everything up to there is committed.
+    fn answer(&mut self, core: &mut Core, read: PendingRead, index: Index) {
+        if read.from == core.me() {
+            return core.out.rare().reads.push(ReadOutcome::Ready { id: read.id, index });
+        }
+        core.send(read.from, Body::ReadIndexReply { id: read.id, index: Some(index) });
+        if let Some(member) = self.member_mut(read.from) {
+            member.announce_commit(index);
         }
     }
 
@@ -148,14 +159,6 @@ impl Leader {
     /// Whether the lease would hold at `now`, for status.
     pub(crate) fn has_lease(&self, core: &Core, now: Time) -> bool {
         self.lease_read(core, now).is_ok()
-    }
-}
-
-fn answer(core: &mut Core, read: PendingRead, index: Index) {
-    if read.from == core.me() {
-        core.out.rare().reads.push(ReadOutcome::Ready { id: read.id, index });
-    } else {
-        core.send(read.from, Body::ReadIndexReply { id: read.id, index: Some(index) });
     }
 }
 

@@ -210,7 +210,8 @@ async fn serve(rt: Rt, number: usize, addrs: Vec<SocketAddr>, setup: Setup, up: 
     plan.shard.limits.snapshot_piece_bytes = 4 << 10;
     plan.shard.limits.snapshot_bytes_per_second = setup.snapshot_bytes_per_second;
     let lease_nanos = u64::try_from(setup.lease.as_nanos()).unwrap();
-    plan.shard.raft = Arc::new(raft::Config { lease_nanos, ..(*plan.shard.raft).clone() });
+    plan.shard.raft =
+        Arc::new(raft::Config { lease_nanos, commits_at_once: false, ..(*plan.shard.raft).clone() });
     let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
     let stores = core::open(&rt, &plan, &ends).await.unwrap_or_else(|fault| panic!("node {number}: {fault}"));
     assert!(stores.fenced.is_empty(), "node {number} does not open: {:?}", stores.fenced);

@@ -218,6 +218,8 @@ impl<W, R> Replica<W, R> {
         self.record.region = left;
         self.describe = Some(at);
         self.end_version();
+        // The new regions need their other members, which are there once this is applied.
+        self.raft.announce_commit();
         Ok(())
     }
 

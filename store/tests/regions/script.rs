@@ -230,6 +230,7 @@ impl Stage {
             entry_bytes_max: 1 << 20,
             uncommitted_bytes_max: option(words, "uncommitted").map_or(1 << 22, number).max(1 << 20),
             snapshot_ticks_max: 20,
+            commits_at_once: !words.contains(&"commits-along"),
             ..Config::default()
         };
         config.validate().expect("a sound configuration");

@@ -218,3 +218,70 @@ pub(super) fn nothing_is_stored_for_a_change_that_a_snapshot_has_overtaken() {
     assert_eq!(again.state.membership, at_7);
     assert_eq!(again.state.membership.outgoing(), ids(&[1, 2, 4]));
 }
+
+/// Leads three whose leader says nothing of a commit by itself.
+fn lead_with_commits_along() -> Net {
+    let mut net = lead_3(&Config { commits_at_once: false, ..course() });
+    net.tick(1);
+    net.seen.clear();
+    net
+}
+
+fn committed(net: &mut Net) -> [u64; 3] {
+    [1, 2, 3].map(|id| net.peer(id).committed())
+}
+
+/// An entry costs one message to each follower and one back; what became of it goes along with the next one.
+#[test]
+fn a_commit_goes_along_with_the_next_entries_or_the_next_heartbeat() {
+    let mut net = lead_with_commits_along();
+    assert!(net.propose(1, "x"));
+    assert_eq!(committed(&mut net), [2, 1, 1]);
+    net.seen.sort();
+    assert_eq!(net.seen, ["append 1>2", "append 1>3", "append-reply 2>1", "append-reply 3>1"]);
+    assert!(net.propose(1, "y"));
+    assert_eq!(committed(&mut net), [3, 2, 2]);
+    net.tick(1);
+    assert_eq!(committed(&mut net), [3, 3, 3]);
+    assert_eq!(net.seen.iter().filter(|seen| seen.starts_with("append 1")).count(), 4);
+}
+
+/// A member that is removed would never hear of it otherwise.
+#[test]
+fn a_change_of_the_membership_is_told_at_once() {
+    let mut net = lead_with_commits_along();
+    assert!(net.change(1, ChangeStep::Remove(NodeId(3))));
+    assert_eq!(committed(&mut net), [2, 2, 2]);
+}
+
+/// The heartbeats that ask for it left before the follower's answer came, so they did not say it.
+#[test]
+fn a_follower_that_reads_hears_at_once_what_is_committed() {
+    let mut net = lead_with_commits_along();
+    net.peer(1).raft.propose("x".into()).expect("it leads");
+    let (to_2, to_3): (Vec<_>, Vec<_>) =
+        net.peer(1).settle().into_iter().partition(|message| message.to == NodeId(2));
+    net.send(to_3);
+    let answers: Vec<_> = to_2.into_iter().flat_map(|message| net.peer(2).step(message)).collect();
+    net.peer(2).raft.read_index().expect("it knows the leader");
+    let asked = net.peer(2).settle();
+    let beats: Vec<_> = asked.into_iter().flat_map(|message| net.peer(1).step(message)).collect();
+    net.send(answers);
+    assert_eq!(committed(&mut net), [2, 1, 1]);
+    net.send(beats);
+    assert_eq!(net.peer(2).committed(), 2);
+}
+
+/// What the driver announces is told at once, and nothing after it.
+#[test]
+fn an_announced_commit_is_told_at_once() {
+    let mut net = lead_with_commits_along();
+    assert!(net.propose(1, "x"));
+    net.peer(1).raft.announce_commit();
+    assert!(net.peer(1).raft.has_ready());
+    let out = net.peer(1).settle();
+    net.send(out);
+    assert_eq!(committed(&mut net), [2, 2, 2]);
+    assert!(net.propose(1, "y"));
+    assert_eq!(committed(&mut net), [3, 2, 2]);
+}

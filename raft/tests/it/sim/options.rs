@@ -71,6 +71,7 @@ impl Options {
             apply_bytes_max: *rng.pick(&[1, 100, 1 << 20]),
             snapshot_ticks_max: rng.between(10, 30) as u32,
             quiet_after_ticks: if rng.chance(300) { rng.between(12, 20) as u32 } else { 0 },
+            commits_at_once: seed % 4 != 3,
         };
         config.validate().expect("a sound configuration");
         let often = |rng: &mut Rng, chance, max| if rng.chance(chance) { rng.between(1, max) } else { 0 };
