@@ -15,7 +15,7 @@ pub struct Descriptors(Arc<Places>);
 struct Places {
     taken: AtomicUsize,
     max: usize,
-    /// Connections that are told why they are refused, now and at most.
+    /// Refused connections that are sent the reason, now and at most.
     refused: AtomicUsize,
     refused_max: usize,
 }

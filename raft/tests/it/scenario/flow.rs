@@ -272,7 +272,7 @@ fn a_follower_that_reads_hears_at_once_what_is_committed() {
     assert_eq!(net.peer(2).committed(), 2);
 }
 
-/// What the driver announces is told at once, and nothing after it.
+/// What the driver announces is sent at once, and nothing after it.
 #[test]
 fn an_announced_commit_is_told_at_once() {
     let mut net = lead_with_commits_along();

@@ -83,7 +83,9 @@ impl Table {
         };
         self.evicted += 1;
         // Its thread notices that the connection has ended; if the client has closed it already, that is as good.
-        let _ = self.open.remove(silent).stream.shutdown(Shutdown::Both);
+        if let Err(error) = self.open.remove(silent).stream.shutdown(Shutdown::Both) {
+            tracing::debug!(%error, "a silent connection to the status port had ended already");
+        }
         true
     }
 }

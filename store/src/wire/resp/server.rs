@@ -241,7 +241,9 @@ impl Server {
         self.rt.spawn(async move {
             let explain = async {
                 // A client that is gone already needs no explanation.
-                let _ = stream.write_all(b"-ERR max number of clients reached\r\n").await;
+                if let Err(error) = stream.write_all(b"-ERR max number of clients reached\r\n").await {
+                    tracing::debug!(%error, "a refused client does not get the reason");
+                }
                 linger(&mut stream).await;
             };
             // Whoever does not close its side in time is closed here: the descriptor is one of those kept from clients.
