@@ -113,6 +113,12 @@ pub enum Bug {
     EarlyVotesLost,
     /// A replica is destroyed while the tree has the regions that it was split into in memory only.
     DestroyedUnflushed,
+    /// A replica comes after one that was removed, whose data is deleted in the tree's memory only.
+    BuriedInMemory,
+    /// The log of a removed peer goes on as that of the next one.
+    OldLogKept,
+    /// What was written or read for a removed peer is reported to the next one.
+    WriteOfAnOldPeerCounts,
 }
 
 impl Bug {
@@ -158,8 +164,12 @@ impl Bug {
     ];
 
     /// Those of one region, which its scripts show.
-    pub const REGION: [Self; 3] =
-        [Self::InflightSurvives, Self::ReadBeforeApplied, Self::AppliedAfterSnapshot];
+    pub const REGION: [Self; 4] = [
+        Self::InflightSurvives,
+        Self::ReadBeforeApplied,
+        Self::AppliedAfterSnapshot,
+        Self::WriteOfAnOldPeerCounts,
+    ];
 
     /// Those of splits, which the scripts of regions show.
     pub const SPLIT: [Self; 7] = [
@@ -174,6 +184,9 @@ impl Bug {
 
     /// Those of splits that lose something when the power goes.
     pub const SPLIT_ON_DISK: [Self; 3] = [Self::HalfNotDescribed, Self::HalfDescribedLate, Self::OriginLost];
+
+    /// Those of peers that come where another one of the region was removed.
+    pub const RETURN: [Self; 2] = [Self::BuriedInMemory, Self::OldLogKept];
 
     /// Those that part a descriptor from its data.
     pub const DESCRIPTOR: [Self; 2] = [Self::DescribedLate, Self::DescribedEarly];

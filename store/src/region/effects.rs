@@ -46,6 +46,7 @@ pub struct Effects<W, R> {
 #[must_use = "a write that is dropped stalls the region"]
 pub struct LogWrite {
     region: RegionId,
+    peer: PeerId,
     pub(super) write: raft::Write,
     /// The snapshot that replaces the tree's range and the whole log, before the entries.
     install: Option<Install>,
@@ -75,6 +76,11 @@ impl LogWrite {
     /// The region.
     pub const fn region(&self) -> RegionId {
         self.region
+    }
+
+    /// The peer whose write it is. A later one of the region, on the same store, does not hear of it.
+    pub const fn peer(&self) -> PeerId {
+        self.peer
     }
 
     /// Replaces the stored hard state.
@@ -129,8 +135,8 @@ impl<W, R> Replica<W, R> {
     /// A write has become durable, and with it every earlier one of the region; the tree has the snapshot that came with it.
     /// Returns the messages that waited for it.
     pub fn durable(&mut self, write: LogWrite) -> Vec<PeerMessage> {
-        let LogWrite { region, write, install } = write;
-        assert_eq!(region, self.region().id, "the write of another region");
+        let LogWrite { region, peer, write, install } = write;
+        assert_eq!((region, peer), (self.region().id, self.me()), "the write of another replica");
         if let Some(Install { last, record, old_range: _ }) = install {
             self.enter(Life::Live);
             self.record = record;
@@ -160,7 +166,7 @@ impl<W, R> Replica<W, R> {
             let record = RegionRecord { me: self.me(), tombstone: false, ..record };
             Install { last: snapshot.last, record, old_range }
         });
-        LogWrite { region: self.region().id, write, install }
+        LogWrite { region: self.region().id, peer: self.me(), write, install }
     }
 
     /// Raft's messages in their envelopes. One for a peer whose store is not known here has no way there.

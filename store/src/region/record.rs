@@ -40,6 +40,27 @@ pub struct Descriptor {
     pub by_snapshot: bool,
 }
 
+/// What counts for a replica when its store starts, of what log and tree say of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// The record as of the applied index.
+    pub record: RegionRecord,
+    /// Whose record the tree has.
+    pub kept: Kept,
+}
+
+/// Whose record the tree has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// It has none.
+    Nothing,
+    /// The one in force is the tree's.
+    Own,
+    /// One that is out of date: the tombstone of a peer that was removed before this one came, so that the applied index beside it is
+    /// not this one's either, or what this peer was before its store heard that it is removed.
+    Other,
+}
+
 const DESCRIPTOR_FORMAT: u8 = 1;
 const DESCRIPTOR_HEAD_BYTES: usize = 18;
 
@@ -107,6 +128,27 @@ impl fmt::Display for NotARecord {
 }
 
 impl std::error::Error for NotARecord {}
+
+impl InForce {
+    /// The record in force, where the log has `first` and the tree has `kept`.
+    ///
+    /// # Errors
+    /// If they contradict each other.
+    pub fn of(first: RegionRecord, kept: Option<RegionRecord>) -> Result<Self, String> {
+        let Some(kept) = kept else { return Ok(Self { record: first, kept: Kept::Nothing }) };
+        let contradicts = || format!("the tree has {} and the log has {}", kept.region, first.region);
+        // The log forgot an older peer, which was dead, with the first that this one wrote.
+        let is_older = kept.me < first.me && kept.tombstone;
+        if kept.region.id != first.region.id || (kept.me != first.me && !is_older) {
+            return Err(contradicts());
+        }
+        // It may have been removed at the word of another store, which the log knows first.
+        match is_older || (first.tombstone && !kept.tombstone) {
+            true => Ok(Self { record: first, kept: Kept::Other }),
+            false => Ok(Self { record: kept, kept: Kept::Own }),
+        }
+    }
+}
 
 impl RegionRecord {
     /// Whether this replica decides alone: no other has a vote. Learners have none, so they make no difference.
@@ -202,6 +244,28 @@ mod tests {
     #[test]
     fn a_record_survives_its_codec() {
         assert_eq!(RegionRecord::decode(&record().encode()), Ok(record()));
+    }
+
+    #[test]
+    fn a_record_is_in_force_for_the_newest_peer_and_an_older_one_must_be_dead() {
+        let of = |me: u64, tombstone| RegionRecord { me: PeerId(me), tombstone, ..record() };
+        let in_force = |first: &RegionRecord, kept: Option<RegionRecord>| InForce::of(first.clone(), kept);
+        let found = |record: &RegionRecord, kept| Ok(InForce { record: record.clone(), kept });
+        let (alive, dead) = (of(11, false), of(11, true));
+        assert_eq!(in_force(&alive, None), found(&alive, Kept::Nothing));
+        assert_eq!(in_force(&dead, None), found(&dead, Kept::Nothing));
+        assert_eq!(in_force(&alive, Some(dead.clone())), found(&dead, Kept::Own), "it applied its removal");
+        assert_eq!(in_force(&dead, Some(alive.clone())), found(&dead, Kept::Other), "it was told");
+        assert_eq!(in_force(&dead, Some(dead.clone())), found(&dead, Kept::Own));
+        for newer in [of(12, false), of(12, true)] {
+            assert_eq!(in_force(&newer, Some(dead.clone())), found(&newer, Kept::Other), "one before it");
+            assert!(in_force(&alive, Some(newer.clone())).is_err() && in_force(&dead, Some(newer)).is_err());
+        }
+        for newer in [of(12, false), of(12, true)] {
+            assert!(in_force(&newer, Some(alive.clone())).is_err(), "no peer comes while another lives");
+        }
+        let elsewhere = Region { id: RegionId(8), ..dead.region.clone() };
+        assert!(in_force(&dead, Some(RegionRecord { region: elsewhere, ..dead.clone() })).is_err());
     }
 
     #[test]

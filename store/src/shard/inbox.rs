@@ -8,6 +8,7 @@
 //! | stopped, or waiting for space in the log | dropped: a store that can write nothing must neither vote nor acknowledge |
 //! | step | the replica takes it |
 //! | create | a replica comes into being, which the log learns with the first that it has to write |
+//! | create, where the tombstone of an older peer is in the memory of the tree only | dropped, and the tree flushes |
 //! | destroy | the replica becomes a tombstone in the next turn; the message is dropped, and its sender repeats it |
 //! | tell removed | the sender hears that it is no member any more |
 //! | drop | dropped |
@@ -20,13 +21,15 @@
 //! Everything that is dropped is counted by its reason.
 
 use raft::{Dropped, Start, Time};
-use scheduler::RegionId;
+use scheduler::{PeerId, RegionId};
 
+use super::open::TAG_RECORD;
 use super::{Inner, Shard, State};
 use crate::metrics::Counter;
 use crate::plant::{Bug, planted};
 use crate::region::life::Life;
 use crate::region::message::{Body, PeerMessage, Stray, Verdict};
+use crate::region::record::{Descriptor, RegionRecord};
 use crate::region::replica::{Replica, Stored};
 use crate::region::system::GROUP;
 
@@ -58,15 +61,17 @@ pub enum Lost {
     Installing,
     /// It destroys a replica whose log is still needed for the regions that it was split into.
     Splitting,
-    /// It would create one replica too many, or one over a tombstone, which needs a snapshot.
+    /// It would create one replica too many.
     NotCreated,
+    /// It creates a replica after one that was removed, of which a start would bring something back as things are.
+    Unburied,
     /// The consensus core did not act upon it.
     Core(Dropped),
 }
 
 impl Lost {
     /// All reasons.
-    pub const REASONS: [&'static str; 13] = [
+    pub const REASONS: [&'static str; 14] = [
         "stopped",
         "log_waits",
         "old_peer",
@@ -79,6 +84,7 @@ impl Lost {
         "installing",
         "splitting",
         "not_created",
+        "unburied",
         "core",
     ];
 
@@ -97,7 +103,8 @@ impl Lost {
             Self::Installing => 9,
             Self::Splitting => 10,
             Self::NotCreated => 11,
-            Self::Core(_) => 12,
+            Self::Unburied => 12,
+            Self::Core(_) => 13,
         }
     }
 }
@@ -217,12 +224,29 @@ impl Inner {
         self.bell.ring();
     }
 
-    /// Brings a replica into being that waits for its first snapshot.
+    /// Whose record the log has of a region.
+    pub(super) fn logged_peer(&self, region: RegionId) -> Option<PeerId> {
+        let record = self.log.state(region.0, TAG_RECORD)?;
+        RegionRecord::decode(&record).ok().map(|record| record.me)
+    }
+
+    /// Whether the durable tables have this tombstone, and so nothing of what its replica had.
+    fn is_buried(&self, tombstone: &RegionRecord) -> bool {
+        let kept = self.tree.state(tombstone.region.id.0);
+        let kept = kept.and_then(|bytes| Descriptor::decode(&bytes).ok());
+        kept.is_some_and(|kept| kept.record.tombstone && kept.record.me == tombstone.me)
+    }
+
+    /// Brings a replica into being that waits for its first snapshot. Where another peer of the region was removed before, the tables
+    /// have its tombstone by then: from the first write of this one on the log knows nothing of it, so a start would not delete its
+    /// data again.
     fn create(&self, state: &mut State, message: &PeerMessage) -> Result<(), Lost> {
         let blank = state.table.iter().filter(|replica| replica.life() == Life::Initialising).count();
         let range = message.range.clone().filter(|_| blank < BLANK_MAX).ok_or(Lost::NotCreated)?;
-        if state.table.tombstone(message.region).is_some() {
-            return Err(Lost::NotCreated);
+        let unburied = |tombstone: &RegionRecord| !self.is_buried(tombstone) && !planted(Bug::BuriedInMemory);
+        if state.table.tombstone(message.region).is_some_and(unburied) {
+            self.tree.start_flush();
+            return Err(Lost::Unburied);
         }
         let record = Replica::<(), ()>::blank_record(message, range);
         let stored = Stored { record, in_tree: false, start: Start::empty() };

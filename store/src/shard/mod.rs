@@ -35,6 +35,8 @@ pub mod receiving;
 pub mod remembered;
 pub mod reply;
 mod restart;
+#[cfg(test)]
+mod return_tests;
 pub mod routes;
 #[cfg(test)]
 mod routes_kit;

@@ -16,7 +16,8 @@
 //! ```
 //!
 //! The record in force is the tree's, because it travels with the data. The first record counts until entries have been applied and
-//! flushed; what 0.1 wrote has no other.
+//! flushed; what 0.1 wrote has no other. Where the first record is of a newer peer than the tree's, which is a tombstone then, neither
+//! that nor the applied index beside it counts: the log forgot the older peer in the batch that brought the record of the newer one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -58,7 +59,7 @@ use super::watched::Watched;
 use super::{Inner, Shard, ShardLimits, State};
 use crate::memory::Memory;
 use crate::region::apply::tombstone_batch;
-use crate::region::record::{Descriptor, RegionRecord};
+use crate::region::record::{Descriptor, InForce, Kept, RegionRecord};
 use crate::region::replica::{Replica, Stored};
 use crate::region::split::{FIRST_BASE, Origin};
 use crate::region::system::{GROUP, first_region};
@@ -261,10 +262,10 @@ impl Shard {
             let state = |tag| self.inner.log.state(id, tag);
             let first = state(TAG_RECORD).ok_or_else(|| damaged("there is no region record"))?;
             let in_tree = self.inner.tree.state(id);
-            let record = record_in_force(&first, in_tree.as_deref()).map_err(|what| damaged(&what))?;
+            let InForce { record, kept } =
+                record_in_force(&first, in_tree.as_deref()).map_err(|what| damaged(&what))?;
             if record.tombstone {
-                let is_buried = |bytes: &[u8]| Descriptor::decode(bytes).is_ok_and(|it| it.record.tombstone);
-                if !in_tree.as_deref().is_some_and(is_buried) {
+                if kept != Kept::Own {
                     // The tree had it in memory only. Whoever has the range now was flushed no earlier.
                     let at = LogId { term: Term(0), index: Index(self.inner.tree.flushed_index(id)) };
                     self.inner.tree.write(&tombstone_batch(&record, at))?;
@@ -286,19 +287,21 @@ impl Shard {
             let alone = record.is_sole_voter();
             let claimed = cut.and_then(|cut| cut.claims.get(&id)).filter(|_| !alone);
             let mut hard_state = hard_state.ok_or_else(|| damaged("there is no hard state"))?;
-            // Whoever wrote the origin of another replica had applied the entry that it names.
-            let splits = origins.values().filter(|origin| origin.parent.0 == id);
+            // Whoever wrote the origin of another replica had applied the entry that it names. A peer that came later has its state by
+            // a snapshot.
+            let is_blank = record.region.peers.is_empty();
+            let splits = origins.values().filter(|origin| origin.parent.0 == id && !is_blank);
             hard_state.commit = splits.map(|origin| origin.at.index).fold(hard_state.commit, Index::max);
             let start = Start {
                 hard_state,
                 log,
                 // Before anything is flushed the tables know nothing of the region, and of the rest `vouch` has seen to it.
-                applied: if flushed == 0 { base.index } else { Index(flushed) },
+                applied: if flushed == 0 || kept == Kept::Other { base.index } else { Index(flushed) },
                 membership: Membership::default(),
                 suspect_until: Index(claimed.map_or(0, |claim| claim.last)),
             };
-            let stored = Stored { record, in_tree: in_tree.is_some(), start };
-            match origins.get(&RegionId(id)).filter(|_| in_tree.is_none()) {
+            let stored = Stored { record, in_tree: kept == Kept::Own, start };
+            match origins.get(&RegionId(id)).filter(|_| kept == Kept::Nothing) {
                 Some(&origin) => self.inner.state.borrow_mut().table.expect(Expected { stored, origin }),
                 None => self.adopt(stored, options)?,
             }
@@ -438,22 +441,11 @@ async fn close_after(fault: &Fault, log: Log) {
 }
 
 /// The record as of the applied index: the tree's, or the one that the replica began with.
-pub(super) fn record_in_force(
-    first: &[u8],
-    in_tree: Option<&[u8]>,
-) -> std::result::Result<RegionRecord, String> {
+pub(super) fn record_in_force(first: &[u8], in_tree: Option<&[u8]>) -> std::result::Result<InForce, String> {
     let first = RegionRecord::decode(first).map_err(|error| error.to_string())?;
-    let Some(bytes) = in_tree else { return Ok(first) };
-    if first.tombstone {
-        // It was removed at the word of another store.
-        return Ok(first);
-    }
-    let Descriptor { record, at: _, by_snapshot: _ } =
-        Descriptor::decode(bytes).map_err(|error| format!("in the tree: {error}"))?;
-    if record.region.id != first.region.id || record.me != first.me {
-        return Err(format!("the tree has {} and the log has {}", record.region, first.region));
-    }
-    Ok(record)
+    let in_tree = in_tree.map(Descriptor::decode).transpose();
+    let in_tree = in_tree.map_err(|error| format!("in the tree: {error}"))?;
+    InForce::of(first, in_tree.map(|descriptor| descriptor.record))
 }
 
 /// The hard state as bytes.

@@ -36,7 +36,6 @@ use engine::rt::{File, Mono, OpenMode};
 use raft::{Dropped, LogId};
 use scheduler::{KeyRange, RegionId};
 
-use super::open::TAG_RECORD;
 use super::staging::{self, Way};
 use super::turn::SHORTAGE_PAUSE;
 use super::{Inner, Shard, State};
@@ -338,7 +337,7 @@ impl Inner {
             return Err(Unwanted::Busy);
         }
         // A replica that the log does not know yet begins with what it has to write first.
-        if self.log.state(region.0, TAG_RECORD).is_none() {
+        if self.logged_peer(region) != Some(replica.me()) {
             return Err(Unwanted::NotHere);
         }
         let (last, range) = replica.judge_snapshot(message).map_err(|useless| match useless {

@@ -65,7 +65,7 @@ impl Shard {
             }
             for (place, entries) in next {
                 let group = &mut behind[place];
-                inner.apply(&mut inner.state.borrow_mut(), group.region, &entries)?;
+                inner.apply(&mut inner.state.borrow_mut(), (group.region, group.peer), &entries)?;
                 group.first = Index(group.first.0 + entries.len() as u64);
                 budget.tick().await;
             }

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use engine::rt::local::Bell;
-use scheduler::{Epoch, KeyRange, Region, RegionId};
+use scheduler::{Epoch, KeyRange, PeerId, Region, RegionId};
 
 use super::halves::Halves;
 use crate::plant::{Bug, planted};
@@ -225,6 +225,11 @@ impl<W, R> Table<W, R> {
         self.regions.get_mut(&id).map(|entry| &mut entry.replica)
     }
 
+    /// The replica of a region, if it is this peer's: what was begun for one that was removed is not for the next.
+    pub fn peer_mut(&mut self, id: RegionId, peer: PeerId) -> Option<&mut Replica<W, R>> {
+        self.get_mut(id).filter(|replica| replica.me() == peer || planted(Bug::WriteOfAnOldPeerCounts))
+    }
+
     /// What is remembered of a removed replica.
     pub fn tombstone(&self, id: RegionId) -> Option<&RegionRecord> {
         self.tombstones.get(&id)
@@ -364,7 +369,7 @@ mod tests {
     use super::*;
     use crate::region::replica::Stored;
     use raft::{LogId, Membership, Start, Time};
-    use scheduler::{Epoch, Peer, PeerId, StoreId};
+    use scheduler::{Epoch, Peer, StoreId};
     use std::sync::Arc;
 
     fn replica(id: u64, start: &str, end: &str) -> Replica<(), ()> {

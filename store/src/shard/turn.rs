@@ -23,7 +23,7 @@ use engine::error::Fault;
 use engine::log::Batch;
 use engine::lsm::{Pressure, Tree, WriteBatch};
 use raft::{Apply, Entry, Index, LogId};
-use scheduler::RegionId;
+use scheduler::{PeerId, RegionId};
 
 use super::health::Event;
 use super::installing;
@@ -77,6 +77,8 @@ struct Part {
 /// A group's committed entries that have left memory.
 pub(super) struct Behind {
     pub(super) region: RegionId,
+    /// Whose they are.
+    pub(super) peer: PeerId,
     pub(super) first: Index,
     pub(super) last: Index,
 }
@@ -189,11 +191,11 @@ impl Shard {
         }
         for region in state.table.take_dirty() {
             let Some(replica) = state.table.get_mut(region) else { continue };
-            let effects = replica.effects();
+            let (peer, effects) = (replica.me(), replica.effects());
             inner.observe(replica, effects.write.as_ref().is_some_and(|write| !write.entries().is_empty()));
             // One that begins to take a snapshot in has a range from now on.
             state.table.refresh(region);
-            inner.carry_out(&mut state, region, effects, &mut work)?;
+            inner.carry_out(&mut state, (region, peer), effects, &mut work)?;
         }
         Ok(work)
     }
@@ -245,7 +247,7 @@ impl Shard {
     }
 
     /// Applies committed entries that have to be read back, because apply runs far behind.
-    async fn replay(&self, Behind { region, first, last }: Behind) -> Result<(), Fault> {
+    async fn replay(&self, Behind { region, peer, first, last }: Behind) -> Result<(), Fault> {
         let inner = &*self.inner;
         let budget = inner.rt.budget();
         let mut next = first.0;
@@ -264,7 +266,7 @@ impl Shard {
             let entries = read.into_iter().map(|entry| super::open::to_raft(&inner.dir, region.0, entry));
             let entries = entries.collect::<Result<Vec<Entry>, Fault>>()?;
             next = end + 1;
-            inner.apply(&mut inner.state.borrow_mut(), region, &entries)?;
+            inner.apply(&mut inner.state.borrow_mut(), (region, peer), &entries)?;
             // Only memory has a bound here; a start must not wait for compactions.
             self.wait_while(Tree::memory_is_full).await?;
             budget.tick().await;
@@ -286,13 +288,16 @@ struct Created {
     record: RegionRecord,
     base: LogId,
     origin: Option<Origin>,
+    /// What the log has of the region is of a peer that was removed.
+    follows_another: bool,
 }
 
 /// What the log does not know yet of a replica that a split brought into being.
 fn created_by_split(state: &mut State, region: RegionId) -> Option<Created> {
     let origin = state.unlogged.remove(&region)?;
     let record = state.table.get(region)?.record().clone();
-    Some(Created { record, base: FIRST_BASE, origin: origin.filter(|_| !planted(Bug::OriginLost)) })
+    let origin = origin.filter(|_| !planted(Bug::OriginLost));
+    Some(Created { record, base: FIRST_BASE, origin, follows_another: false })
 }
 
 /// Adds one region's write to the last part, or begins another if that would have more than `bytes_max` of entries then. With the first
@@ -301,8 +306,11 @@ fn add_write(parts: &mut Vec<Part>, write: LogWrite, created: Option<&Created>, 
     let bytes: usize = write.entries().iter().map(|entry| entry.payload.len()).sum();
     let last = parts.pop_if(|last| last.batch.len() + bytes <= bytes_max);
     let mut last = last.unwrap_or_default();
-    if let Some(Created { record, base, origin }) = created {
+    if let Some(Created { record, base, origin, follows_another }) = created {
         let group = record.region.id.0;
+        if *follows_another && !planted(Bug::OldLogKept) {
+            last.batch.remove(group);
+        }
         last.batch.put_state(group, TAG_RECORD, &record.encode());
         last.batch.put_state(group, TAG_BASE, &encode_base(*base));
         if let Some(origin) = origin {
@@ -348,7 +356,7 @@ impl Inner {
     fn carry_out(
         &self,
         state: &mut State,
-        region: RegionId,
+        (region, peer): (RegionId, PeerId),
         effects: Effects<Due, Queued>,
         work: &mut Work,
     ) -> Result<(), Fault> {
@@ -367,8 +375,8 @@ impl Inner {
             self.put_write(state, write, work);
         }
         match apply {
-            Some(Apply::Entries(entries)) => self.apply(state, region, &entries)?,
-            Some(Apply::FromLog { first, last }) => work.behind.push(Behind { region, first, last }),
+            Some(Apply::Entries(entries)) => self.apply(state, (region, peer), &entries)?,
+            Some(Apply::FromLog { first, last }) => work.behind.push(Behind { region, peer, first, last }),
             None => {}
         }
         self.fetches.add(region, fetch);
@@ -409,6 +417,7 @@ impl Inner {
             record: it.record().clone(),
             base: LogId::ZERO,
             origin: None,
+            follows_another: self.logged_peer(region).is_some_and(|peer| peer != it.me()),
         };
         let created = blank.map(by_message).or_else(|| created_by_split(state, region));
         add_write(&mut work.parts, write, created.as_ref(), self.limits.turn_bytes_max);
@@ -423,7 +432,7 @@ impl Inner {
     fn acknowledge_one(&self, state: &mut State, write: LogWrite) {
         let region = write.region();
         let installed = write.install().is_some();
-        if let Some(replica) = state.table.get_mut(region) {
+        if let Some(replica) = state.table.peer_mut(region, write.peer()) {
             self.outbox.send(replica.durable(write));
             self.time_progress(replica);
             state.table.refresh(region);
@@ -435,8 +444,13 @@ impl Inner {
     }
 
     /// Applies committed entries in order and answers those who wait for them.
-    pub(super) fn apply(&self, state: &mut State, region: RegionId, entries: &[Entry]) -> Result<(), Fault> {
-        let Some(replica) = state.table.get_mut(region) else { return Ok(()) };
+    pub(super) fn apply(
+        &self,
+        state: &mut State,
+        (region, peer): (RegionId, PeerId),
+        entries: &[Entry],
+    ) -> Result<(), Fault> {
+        let Some(replica) = state.table.peer_mut(region, peer) else { return Ok(()) };
         let mut batch = WriteBatch::new();
         let mut applied = replica
             .apply(entries, &mut batch)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use engine::error::Fault;
 use engine::log::{Batch, PurgeLimits};
 use raft::{Index, LogId, Time};
-use scheduler::RegionId;
+use scheduler::{PeerId, RegionId};
 
 use super::health::Event;
 use super::open::{TAG_BASE, encode_base};
@@ -27,6 +27,16 @@ pub(super) const DISK_FULL: &str = "there is not enough space on its disk";
 
 /// How many times the usual bound a group's log may have while a snapshot is on its way: what comes after it is needed then.
 const KEEP_FOR_SNAPSHOT: u64 = 4;
+
+/// What a group's log may lose.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    region: RegionId,
+    /// Whose log it is.
+    peer: PeerId,
+    /// The last entry that goes.
+    base: LogId,
+}
 
 impl Shard {
     /// Ticks the groups until the store stops.
@@ -100,14 +110,14 @@ impl Shard {
         let cuts = self.cuts();
         if !cuts.is_empty() {
             let mut batch = Batch::new();
-            for (region, base) in &cuts {
+            for Cut { region, peer: _, base } in &cuts {
                 batch.compact(region.0, base.index.0, base.term.0);
                 batch.put_state(region.0, TAG_BASE, &encode_base(*base));
             }
             inner.log.write(batch).await?;
             let mut state = inner.state.borrow_mut();
-            for (region, base) in cuts {
-                if let Some(replica) = state.table.get_mut(region) {
+            for Cut { region, peer, base } in cuts {
+                if let Some(replica) = state.table.peer_mut(region, peer) {
                     replica.compacted(base.index);
                 }
             }
@@ -120,8 +130,8 @@ impl Shard {
         Ok(())
     }
 
-    /// The groups whose log is worth cutting, and the last entry of each cut.
-    pub(super) fn cuts(&self) -> Vec<(RegionId, LogId)> {
+    /// What is worth cutting off the logs of groups.
+    pub(super) fn cuts(&self) -> Vec<Cut> {
         let inner = &*self.inner;
         let state = inner.state.borrow();
         let bytes_max = self.kept_bytes_max(state.table.len());
@@ -135,7 +145,7 @@ impl Shard {
             let upto = spare.max(self.cut_by_force(replica, bytes_max).min(flushed));
             let index = Index(upto);
             let term = replica.term_at(index)?;
-            (upto >= first).then_some((id, LogId { term, index }))
+            (upto >= first).then_some(Cut { region: id, peer: replica.me(), base: LogId { term, index } })
         };
         state.table.iter().filter_map(cut).collect()
     }

@@ -5,6 +5,7 @@
 //! ends below what they have has lost its end, unless they have it by a snapshot: the tree takes that in before the log is reset to it,
 //! and the next start does what is left of it. `ringkeep inspect` asks the same questions.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use engine::error::{Fault, Result};
@@ -12,6 +13,7 @@ use engine::{log, lsm};
 
 use super::installing::reset_of;
 use super::open::{TAG_BASE, TAG_HARD_STATE, TAG_RECORD, decode_base, decode_hard_state, record_in_force};
+use crate::region::record::{InForce, Kept};
 use crate::region::split::FIRST_BASE;
 
 /// Refuses a log and a tree of which one has lost what the other vouches for.
@@ -20,12 +22,17 @@ use crate::region::split::FIRST_BASE;
 /// Corruption that names the manifest or the log.
 pub fn vouch(dir: &Path, log: &log::Recovery, tree: &lsm::Recovery) -> Result<()> {
     let groups = log.groups();
+    // What the tables contain of these was never in their logs.
+    let mut of_others = BTreeSet::new();
     for group in &groups {
         let missing =
             |what: &str| Fault::corruption(&dir.join("log"), format!("metadata of region {group}: {what}"));
         let record = log.state(*group, TAG_RECORD).ok_or_else(|| missing("there is no region record"))?;
-        let record =
+        let InForce { record, kept } =
             record_in_force(&record, tree.state(*group).as_deref()).map_err(|what| missing(&what))?;
+        if kept == Kept::Other {
+            of_others.insert(*group);
+        }
         if record.tombstone {
             continue;
         }
@@ -38,7 +45,8 @@ pub fn vouch(dir: &Path, log: &log::Recovery, tree: &lsm::Recovery) -> Result<()
             return Err(lost_edit(tree, *group, flushed, base));
         }
     }
-    for (group, flushed) in tree.flushed_indexes() {
+    for (group, flushed) in tree.flushed_indexes().into_iter().filter(|(group, _)| !of_others.contains(group))
+    {
         let last = log.last_index(group).unwrap_or(0);
         // A crash between the tree and the log of a snapshot: the start resets the log to where the tree is.
         let by_snapshot = reset_of(tree.state(group).as_deref(), Some(last), |_| None);

@@ -11,14 +11,14 @@ use raft::{
     Apply, Entry, HardState, Index, LogId, LogSummary, Membership, SnapshotReport, SnapshotWanted, Start,
     Term, Time,
 };
-use scheduler::{Region, RegionId, StoreId};
+use scheduler::{PeerId, Region, RegionId, StoreId};
 use store::refusal::Refusal;
 use store::region::apply::{erase, tombstone_batch};
 use store::region::effects::{Effects, Install, LogWrite};
 use store::region::life::Life;
 use store::region::message::PeerMessage;
 use store::region::message::Verdict;
-use store::region::record::{Descriptor, RegionRecord};
+use store::region::record::{Descriptor, InForce, Kept, RegionRecord};
 use store::region::replica::{Abandoned, Replica, Stored};
 use store::region::split::{Half, Origin};
 use store::shard::halves::{Begun, Expected};
@@ -38,6 +38,17 @@ pub(crate) struct Group {
     base: LogId,
     entries: Vec<Entry>,
     origin: Option<Origin>,
+}
+
+impl Group {
+    /// What the log has of a replica that comes into being with this record.
+    fn blank(first: Vec<u8>) -> Self {
+        Self { first, hard: HardState::default(), base: LogId::ZERO, entries: Vec::new(), origin: None }
+    }
+
+    fn peer(&self) -> PeerId {
+        RegionRecord::decode(&self.first).expect("a record").me
+    }
 }
 
 /// One store's tree.
@@ -71,8 +82,9 @@ pub(crate) struct Store {
     unlogged: BTreeMap<RegionId, Option<Origin>>,
     pub(crate) hold: bool,
     pub(crate) lag: bool,
-    writes: VecDeque<LogWrite>,
-    pending: VecDeque<(RegionId, Pending)>,
+    /// Each with what the log learns of a replica by its first one.
+    writes: VecDeque<(LogWrite, Option<Group>)>,
+    pending: VecDeque<(RegionId, PeerId, Pending)>,
     pub(crate) wanted: Vec<(RegionId, SnapshotWanted)>,
     pub(crate) sent: Vec<PeerMessage>,
     pub(crate) told: Vec<String>,
@@ -155,22 +167,18 @@ impl Store {
         Stored { record, in_tree: false, start }
     }
 
-    /// A replica that a message brings into being.
+    /// Whether a start would bring something back of a peer that was removed here.
+    pub(crate) fn is_unburied(&self, id: RegionId) -> bool {
+        let Some(tombstone) = self.table.tombstone(id) else { return false };
+        let kept =
+            self.flushed.states.get(&id.0).map(|bytes| Descriptor::decode(bytes).expect("a descriptor"));
+        !kept.is_some_and(|kept| kept.record.tombstone && kept.record.me == tombstone.me)
+    }
+
+    /// A replica that a message brings into being. The log learns of it with the first that it writes.
     pub(crate) fn create(&mut self, message: &PeerMessage, now: Time) {
         let range = message.range.clone().expect("a message that creates has the range");
         let record = Peer::blank_record(message, range);
-        let group = Group {
-            first: record.encode(),
-            hard: HardState::default(),
-            base: LogId::ZERO,
-            entries: Vec::new(),
-            origin: None,
-        };
-        self.groups.insert(message.region, group);
-        self.tree.states.remove(&message.region.0);
-        self.tree.marks.remove(&message.region.0);
-        self.flushed.states.remove(&message.region.0);
-        self.flushed.marks.remove(&message.region.0);
         self.adopt(Stored { record, in_tree: false, start: Start::empty() }, now);
     }
 
@@ -222,7 +230,10 @@ impl Store {
                 self.flushed.states.get(&id.0).map(|bytes| Descriptor::decode(bytes).expect("a descriptor"));
             let mark = self.flushed.marks.get(&id.0).copied();
             let splits = origins.iter().filter(|origin| origin.parent == id);
-            group.hard.commit = splits.map(|origin| origin.at.index).fold(group.hard.commit, Index::max);
+            let first = RegionRecord::decode(&group.first).expect("a record");
+            if !first.region.peers.is_empty() {
+                group.hard.commit = splits.map(|origin| origin.at.index).fold(group.hard.commit, Index::max);
+            }
             if let Some(Descriptor { at, by_snapshot, .. }) = &described {
                 let in_time = *at == BASE || Some(at.index.0) <= mark;
                 assert!(in_time, "store {}: {id} is described ahead of its data", self.id);
@@ -231,15 +242,10 @@ impl Store {
                     self.groups.insert(id, group.clone());
                 }
             }
-            let in_tree = described.is_some();
-            let buried = described.as_ref().is_some_and(|described| described.record.tombstone);
-            let first = RegionRecord::decode(&group.first).expect("a record");
-            let record = match described {
-                Some(described) if !first.tombstone => described.record,
-                Some(_) | None => first,
-            };
+            let InForce { record, kept } =
+                InForce::of(first, described.map(|described| described.record)).expect("sound state");
             if record.tombstone {
-                if !buried {
+                if kept != Kept::Own {
                     // The tree had it in memory only.
                     let at = LogId { term: Term(0), index: Index(mark.unwrap_or_default()) };
                     self.tree.write(&tombstone_batch(&record, at));
@@ -249,11 +255,11 @@ impl Store {
             }
             let mut log = LogSummary::after(group.base);
             group.entries.iter().for_each(|entry| log.push(entry.id(), entry.kind));
-            let applied = mark.map_or(group.base.index, Index);
+            let applied = mark.filter(|_| kept != Kept::Other).map_or(group.base.index, Index);
             let (hard_state, suspect_until) = (group.hard, Index(suspect));
             let start = Start { hard_state, log, applied, membership: Membership::default(), suspect_until };
-            let stored = Stored { record, in_tree, start };
-            match group.origin.filter(|_| !in_tree) {
+            let stored = Stored { record, in_tree: kept == Kept::Own, start };
+            match group.origin.filter(|_| kept == Kept::Nothing) {
                 Some(origin) => self.table.expect(Expected { stored, origin }),
                 None => self.adopt(stored, now),
             }
@@ -319,16 +325,17 @@ impl Store {
                 return self.table.check();
             }
             for id in dirty {
-                let Some(effects) = self.table.get_mut(id).map(Peer::effects) else { continue };
+                let Some(replica) = self.table.get_mut(id) else { continue };
+                let (peer, effects) = (replica.me(), replica.effects());
                 self.table.refresh(id);
-                self.carry_out(id, effects);
+                self.carry_out((id, peer), effects);
                 self.notice(id);
             }
         }
         panic!("{} never rests", self.id);
     }
 
-    fn carry_out(&mut self, id: RegionId, effects: Effects<String, String>) {
+    fn carry_out(&mut self, (id, peer): (RegionId, PeerId), effects: Effects<String, String>) {
         let Effects {
             send,
             write,
@@ -342,7 +349,10 @@ impl Store {
             released_bytes: _,
         } = effects;
         self.sent.extend(send);
-        self.writes.extend(write);
+        let blank = self.table.get(id).filter(|replica| replica.life() == Life::Initialising);
+        let created = blank.filter(|it| self.groups.get(&id).is_none_or(|group| group.peer() != it.me()));
+        let created = created.map(|it| Group::blank(it.record().encode()));
+        self.writes.extend(write.map(|write| (write, created)));
         self.answer(answers);
         for (reader, outcome) in reads {
             let told = match outcome {
@@ -358,7 +368,7 @@ impl Store {
             Apply::Entries(entries) => Pending::Entries(entries),
             Apply::FromLog { first, last } => Pending::FromLog(first, last),
         });
-        self.pending.extend(pending.map(|pending| (id, pending)));
+        self.pending.extend(pending.map(|pending| (id, peer, pending)));
         for wanted in fetch {
             let entries = self.entries(id, wanted.first, wanted.last);
             let replica = self.table.get_mut(id).expect("its effects were taken just now");
@@ -374,7 +384,8 @@ impl Store {
         }
         if let Some(death) = death {
             if !death.applied {
-                self.groups.get_mut(&id).expect("a log").first = death.record.encode();
+                let first = death.record.encode();
+                self.groups.entry(id).or_insert_with(|| Group::blank(Vec::new())).first = first;
                 let batch = self.table.get(id).expect("its effects were taken just now").tombstone_batch();
                 self.tree.write(&batch);
             }
@@ -393,10 +404,13 @@ impl Store {
     }
 
     pub(crate) fn write_one(&mut self, shipped: &Shipped) {
-        let write = self.writes.pop_front().expect("a write in flight");
+        let (write, created) = self.writes.pop_front().expect("a write in flight");
         let id = write.region();
-        if self.table.get(id).is_none() {
+        if self.table.peer_mut(id, write.peer()).is_none() {
             return;
+        }
+        if let Some(group) = created {
+            self.groups.insert(id, group);
         }
         if let Some(install) = write.install() {
             self.install(id, &install.clone(), shipped);
@@ -412,7 +426,7 @@ impl Store {
             group.entries.retain(|entry| entry.index < first.index);
             group.entries.extend_from_slice(write.entries());
         }
-        let replica = self.table.get_mut(id).unwrap_or_else(|| panic!("{id} is gone"));
+        let replica = self.table.peer_mut(id, write.peer()).unwrap_or_else(|| panic!("{id} is gone"));
         self.sent.extend(replica.durable(write));
         self.table.refresh(id);
         self.table.mark_dirty(id);
@@ -439,12 +453,15 @@ impl Store {
     }
 
     pub(crate) fn apply_one(&mut self, now: Time) {
-        let (id, pending) = self.pending.pop_front().expect("something to apply");
+        let (id, peer, pending) = self.pending.pop_front().expect("something to apply");
+        if self.table.peer_mut(id, peer).is_none() {
+            return;
+        }
         let entries = match pending {
             Pending::Entries(entries) => entries,
             Pending::FromLog(first, last) => self.entries(id, first, last).expect("the log has them"),
         };
-        let Some(replica) = self.table.get_mut(id) else { return };
+        let replica = self.table.get_mut(id).expect("it is here");
         let mut batch = WriteBatch::new();
         let mut applied = replica.apply(&entries, &mut batch).expect("readable entries");
         let halves = applied.take_halves();

@@ -422,6 +422,7 @@ impl Stage {
                 let stepped = replica.step(now, message);
                 stepped.map_or_else(|dropped| format!("  ({})", dropped.name()), |()| String::new())
             }
+            Verdict::Create if store.is_unburied(message.region) => "  (unburied)".to_owned(),
             Verdict::Create => {
                 store.create(&message, now);
                 format!("  (created){}", self.arrive(to, message))

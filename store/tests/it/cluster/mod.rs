@@ -6,6 +6,7 @@
 mod members;
 mod numbers;
 mod replica_reads;
+mod returning;
 mod snapshots;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

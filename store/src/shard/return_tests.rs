@@ -1,0 +1,239 @@
+//! Peers of one region come to a store and are removed, one after the other, and the power goes at every single change of the disk: a
+//! peer that was acknowledged is there, one that was removed stays away with its data, and no peer has anything of the one before it.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::lsm::{Cf, Direction, TreeOptions};
+use engine::rt::Rt;
+use raft::{Beat, Entry, EntryKind, GroupId, Index, LogId, Message, NodeId, Payload, Snapshot, Term};
+use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
+
+use super::Shard;
+use super::descriptor_tests::{DIR, cut_at_every_change, options};
+use super::open::{ShardOptions, TAG_RECORD};
+use super::receiving::{Offer, Unwanted};
+use crate::plant::{Bug, plant};
+use crate::region::change::membership;
+use crate::region::command::{Write, Writes};
+use crate::region::life::Life;
+use crate::region::message::{Body, PeerMessage};
+use crate::region::record::RegionRecord;
+
+const REGION: RegionId = RegionId(10);
+const TERM: Term = Term(7);
+
+/// What was acknowledged to the leader, over all lives, and what it does next.
+#[derive(Debug)]
+struct Seen {
+    /// The latest peer that has written something, and whether it has its snapshot and the entry after it.
+    peer: u64,
+    has_state: bool,
+    /// The latest peer whose tombstone was durable.
+    removed: u64,
+    /// Peers are numbered without a gap, and with them epochs and entries.
+    next: u64,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { peer: 0, has_state: false, removed: 0, next: 1 }
+    }
+}
+
+/// The region while `peer` is the learner on the store.
+fn region(peer: u64) -> Region {
+    Region {
+        id: REGION,
+        range: KeyRange::new("", "").unwrap(),
+        epoch: Epoch::new(2 * peer, 1),
+        peers: vec![Peer::voter(PeerId(1), StoreId(2)), Peer::learner(PeerId(100 + peer), StoreId(1))],
+    }
+}
+
+/// The last entry that the snapshot for `peer` has; one more follows it, and the next peer's snapshot has that, too.
+fn last(peer: u64) -> LogId {
+    LogId { term: TERM, index: Index(10 * peer) }
+}
+
+fn from_leader(peer: u64, body: Body) -> PeerMessage {
+    let region = region(peer);
+    let (from, to) = (region.peers[0], region.peers[1]);
+    PeerMessage { region: REGION, from, to, epoch: region.epoch, range: Some(region.range), body }
+}
+
+fn raft(peer: u64, body: raft::Body) -> Body {
+    let (from, to) = (NodeId(1), NodeId(100 + peer));
+    Body::Raft(Box::new(Message { group: GroupId(REGION.0), from, to, term: TERM, body }))
+}
+
+fn beat(peer: u64, commit: Index) -> PeerMessage {
+    let beat = Beat { commit, round: 1, fence: 0, quiet: false };
+    from_leader(peer, raft(peer, raft::Body::Heartbeat(beat)))
+}
+
+fn offer(peer: u64) -> Offer {
+    let region = region(peer);
+    let record = RegionRecord { region: region.clone(), me: PeerId(100 + peer), tombstone: false };
+    let context = Payload::from(record.encode());
+    let snapshot = Snapshot { last: last(peer), membership: membership(&region), context };
+    let message = from_leader(peer, raft(peer, raft::Body::Snapshot(Box::new(snapshot))));
+    Offer { identity: peer, bytes: 0, message }
+}
+
+/// The entry after the snapshot, which writes a key that says for whom.
+fn append(peer: u64) -> PeerMessage {
+    let key = format!("of {peer}");
+    let mut writes = Writes::new(1);
+    writes.push(Write::Put { cf: Cf::Default, key: key.as_bytes(), value: b"here" });
+    let payload = Payload::from(writes.encode());
+    let index = last(peer).index.next();
+    let entries = vec![Entry { term: TERM, index, kind: EntryKind::Normal, payload }];
+    let append = raft::Body::Append { prev: last(peer), entries, commit: index };
+    from_leader(peer, raft(peer, append))
+}
+
+/// The record that the log has of the region.
+fn logged(shard: &Shard) -> Option<RegionRecord> {
+    shard.inner.log.state(REGION.0, TAG_RECORD).map(|bytes| RegionRecord::decode(&bytes).unwrap())
+}
+
+/// The peer whose tombstone is here.
+fn tombstone(shard: &Shard) -> Option<u64> {
+    shard.inner.state.borrow().table.tombstone(REGION).map(|record| record.me.0 - 100)
+}
+
+fn replica(shard: &Shard) -> Option<(u64, Life)> {
+    let state = shard.inner.state.borrow();
+    state.table.get(REGION).map(|replica| (replica.me().0 - 100, replica.life()))
+}
+
+async fn keys(shard: &Shard) -> Vec<String> {
+    let mut iter = shard.inner.tree.iter(Cf::Default, b"", b"", Direction::Forward);
+    let mut keys = Vec::new();
+    while let Some((key, _)) = iter.next().await.unwrap() {
+        keys.push(String::from_utf8(key.to_vec()).unwrap());
+    }
+    keys
+}
+
+async fn until(rt: &Rt, shard: &Shard, what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..100_000 {
+        if is_so() {
+            return;
+        }
+        assert_eq!(shard.stopped(), None);
+        rt.sleep(Duration::from_millis(1)).await;
+    }
+    panic!("{what} never comes: {:?}, tombstone {:?}", replica(shard), tombstone(shard));
+}
+
+/// What a start finds is no older than what was acknowledged.
+async fn check_start(rt: &Rt, shard: &Shard, seen: &Seen) {
+    shard.check_state();
+    let (found, dead) = (replica(shard), tombstone(shard));
+    let peer = found.map_or(0, |(peer, _)| peer).max(dead.unwrap_or(0));
+    assert!(peer >= seen.peer.max(seen.removed), "{found:?} and {dead:?} are here after {seen:?}");
+    let Some((peer, life)) = found else {
+        assert_eq!(keys(shard).await, Vec::<String>::new(), "a removed peer has left data");
+        return;
+    };
+    assert!(peer > seen.removed, "{peer} was removed: {seen:?}");
+    let had_state = seen.has_state && peer == seen.peer;
+    assert!(life == Life::Live || !had_state, "{peer} has lost its state");
+    if life == Life::Initialising {
+        assert_eq!(keys(shard).await, Vec::<String>::new(), "{peer} has data of another");
+        return;
+    }
+    if had_state {
+        let commit = last(peer).index.next();
+        shard.receive(vec![beat(peer, commit)]).await;
+        until(rt, shard, "the entry", || shard.status(REGION).is_some_and(|it| it.applied == commit)).await;
+    }
+    let (now, own) = (keys(shard).await, vec![format!("of {peer}")]);
+    assert!(now == own || now.is_empty() && !had_state, "{peer} has {now:?}");
+}
+
+/// A peer comes, gets its state, and is removed.
+async fn pass_through(rt: &Rt, shard: &Shard, seen: &RefCell<Seen>) {
+    let peer = seen.borrow().next;
+    seen.borrow_mut().next += 1;
+    while logged(shard).is_none_or(|record| record.me.0 != 100 + peer) {
+        shard.receive(vec![beat(peer, Index(0))]).await;
+        rt.sleep(Duration::from_millis(1)).await;
+        assert_eq!(shard.stopped(), None);
+    }
+    {
+        let mut seen = seen.borrow_mut();
+        (seen.peer, seen.has_state) = (peer, false);
+        assert_eq!(replica(shard), Some((peer, Life::Initialising)));
+    }
+    assert_eq!(keys(shard).await, Vec::<String>::new(), "{peer} begins with data");
+    if peer > 1 {
+        let late = [append(peer - 1), beat(peer - 1, last(peer - 1).index)];
+        shard.receive(late.into()).await;
+        assert!(matches!(shard.offered(offer(peer - 1)).await.map(drop), Err(Unwanted::OtherTarget)));
+    }
+    shard.offered(offer(peer)).await.expect("it waits for one").whole(0).await.expect("it is whole");
+    shard.receive(vec![append(peer)]).await;
+    let index = last(peer).index.next();
+    until(rt, shard, "the entry", || shard.status(REGION).is_some_and(|it| it.applied == index)).await;
+    seen.borrow_mut().has_state = true;
+    assert_eq!(keys(shard).await, [format!("of {peer}")]);
+    let removed = Epoch::new(2 * peer + 1, 1);
+    shard.receive(vec![PeerMessage { epoch: removed, ..from_leader(peer, Body::Removed) }]).await;
+    until(rt, shard, "the end", || logged(shard).is_some_and(|it| it.tombstone && it.me.0 == 100 + peer))
+        .await;
+    seen.borrow_mut().removed = peer;
+    // Late messages bring nothing back.
+    shard.receive(vec![beat(peer, index), append(peer)]).await;
+    assert_eq!((replica(shard), tombstone(shard)), (None, Some(peer)));
+}
+
+async fn live(rt: Rt, seen: Rc<RefCell<Seen>>) {
+    rt.create_dir_all(Path::new("/data")).await.unwrap();
+    // Nothing is flushed unless something asks for it.
+    let tree = TreeOptions { memtable_bytes: 1 << 20, ..TreeOptions::default() };
+    let options = ShardOptions { may_be_empty: true, tree, ..options() };
+    let shard = Shard::open(&rt, Path::new(DIR), options, Vec::new()).await.unwrap();
+    let (turns, ticks, upkeep) = (shard.clone(), shard.clone(), shard.clone());
+    rt.spawn(async move { turns.run().await });
+    rt.spawn(async move { ticks.tick_loop().await });
+    rt.spawn(async move { upkeep.upkeep_loop(Path::new(DIR)).await });
+    let known = Seen { ..*seen.borrow() };
+    check_start(&rt, &shard, &known).await;
+    for _ in 0..2 {
+        pass_through(&rt, &shard, &seen).await;
+    }
+    // Every other life ends by a kill, with whatever the tree has in memory.
+    if seen.borrow().next.is_multiple_of(4) {
+        shard.close(Duration::from_secs(1)).await.unwrap();
+    }
+}
+
+fn cut_around_returns() -> u64 {
+    cut_at_every_change(1500, Seen::default, live)
+}
+
+#[test]
+fn a_peer_that_follows_another_survives_wherever_the_power_goes() {
+    let points = cut_around_returns();
+    assert!(points > 30, "only {points} changes");
+}
+
+#[test]
+fn what_is_left_of_an_old_peer_is_caught() {
+    let mut unnoticed = Vec::new();
+    for bug in Bug::RETURN {
+        let planted = move || {
+            plant(Some(bug));
+            cut_around_returns()
+        };
+        if std::thread::spawn(planted).join().is_ok() {
+            unnoticed.push(bug);
+        }
+    }
+    assert!(unnoticed.is_empty(), "{unnoticed:?} went unnoticed");
+}
