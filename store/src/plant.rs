@@ -119,6 +119,8 @@ pub enum Bug {
     OldLogKept,
     /// What was written or read for a removed peer is reported to the next one.
     WriteOfAnOldPeerCounts,
+    /// A replica that was told of its removal stays published until the next turn.
+    RouteOfTheDead,
 }
 
 impl Bug {

@@ -182,6 +182,10 @@ impl Inner {
             Verdict::Destroy => {
                 let replica = state.table.get_mut(region).expect("the verdict says so");
                 replica.destroy(message.epoch);
+                // It has no range any more: no route may lead to it, also before the next turn buries it.
+                if !planted(Bug::RouteOfTheDead) {
+                    state.table.refresh(region);
+                }
                 self.moved(state, region);
                 Err(Lost::Dying)
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use engine::lsm::{Cf, Direction, TreeOptions};
 use engine::rt::Rt;
+use engine::rt::sim::{Options, World};
 use raft::{Beat, Entry, EntryKind, GroupId, Index, LogId, Message, NodeId, Payload, Snapshot, Term};
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 
@@ -236,4 +237,30 @@ fn what_is_left_of_an_old_peer_is_caught() {
         }
     }
     assert!(unnoticed.is_empty(), "{unnoticed:?} went unnoticed");
+}
+
+/// A replica that was told of its removal has no range any more, so no route leads to it, not even before the next turn.
+#[test]
+fn no_route_leads_to_a_replica_that_was_told_of_its_removal() {
+    fn is_published_after_its_end() -> bool {
+        let world = World::new(1, Options::default());
+        let living = world.node(0).start(0, |rt| async move {
+            rt.create_dir_all(Path::new("/data")).await.unwrap();
+            let first = region(1);
+            let me = Region { peers: vec![first.peers[0], Peer::voter(PeerId(101), StoreId(1))], ..first };
+            let shard = Shard::open(&rt, Path::new(DIR), options(), vec![me]).await.unwrap();
+            assert_eq!(shard.published().len(), 1);
+            let removed = PeerMessage { epoch: Epoch::new(3, 1), ..from_leader(1, Body::Removed) };
+            // No turn is taken here.
+            shard.receive(vec![removed]).await;
+            assert_eq!(replica(&shard), Some((1, Life::Tombstone)));
+            !shard.published().is_empty()
+        });
+        world.block_on(living).expect("it ends")
+    }
+    assert!(!is_published_after_its_end());
+    plant(Some(Bug::RouteOfTheDead));
+    let caught = is_published_after_its_end();
+    plant(None);
+    assert!(caught, "the planted bug went unnoticed");
 }
