@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Failed;
-use crate::clock::pause;
+use crate::clock::{now, pause};
 use crate::load;
 use crate::process::{Cluster, Node, NodeOptions};
 use crate::report::{median, table};
@@ -14,6 +14,9 @@ use crate::report::{median, table};
 const FILL_VALUE_BYTES: usize = 1024;
 /// How long a drain may take here.
 const DRAIN_MAX: Duration = Duration::from_secs(60);
+/// How long it may take to make regions, and the pause between two looks.
+const SPLIT_MAX: Duration = Duration::from_secs(300);
+const SPLIT_PAUSE: Duration = Duration::from_millis(500);
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -106,18 +109,20 @@ pub struct ClusterIdleReport {
     pub cpu_percent: Vec<f64>,
 }
 
-/// Starts a cluster, leaves it alone, and measures what its nodes do meanwhile.
+/// Starts a cluster, splits its regions until there are `regions_min`, leaves it alone, and measures what its nodes do meanwhile.
 ///
 /// # Errors
-/// It does not start or does not stop.
+/// It does not start or does not stop, or its regions are not split.
 pub fn measure_cluster(
     node: &NodeOptions,
     members: usize,
+    regions_min: usize,
     idle: Duration,
     say: &mut dyn FnMut(&str),
 ) -> Result<ClusterIdleReport, Failed> {
     say(&format!("starting {members} nodes"));
     let cluster = Cluster::start(node, members)?;
+    split_up(&cluster, regions_min, say)?;
     let regions = cluster.regions()?.len();
     say(&format!("leaving them and their {regions} regions alone"));
     // Leaders are spread, and segments are zeroed.
@@ -134,6 +139,35 @@ pub fn measure_cluster(
     let cpu_percent = before.iter().zip(&after).map(share).collect();
     cluster.terminate(DRAIN_MAX)?;
     Ok(ClusterIdleReport { regions, idle_seconds: idle.as_secs_f64(), cpu_percent })
+}
+
+/// Splits regions in halves, all that are too large at once, until there are enough.
+fn split_up(cluster: &Cluster, regions_min: usize, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+    let (first, began) = (cluster.regions()?.len(), now());
+    let borders: Vec<Vec<u8>> = (first..regions_min).map(|n| format!("idle{n:07}").into_bytes()).collect();
+    loop {
+        let regions = cluster.regions()?;
+        if regions.len() >= regions_min {
+            return cluster.wait_until_replicated();
+        }
+        if began.elapsed() > SPLIT_MAX {
+            let why = format!("there are {} regions of {regions_min} after {SPLIT_MAX:?}", regions.len());
+            return Err(Failed::new(why));
+        }
+        say(&format!("splitting: {} regions of {regions_min}", regions.len()));
+        for region in regions.iter().filter_map(|known| known.region.as_ref()) {
+            let from = borders.partition_point(|border| border[..] <= region.start_key[..]);
+            let to = match region.end_key.is_empty() {
+                true => borders.len(),
+                false => borders.partition_point(|border| border[..] < region.end_key[..]),
+            };
+            if let Some(border) = borders.get(from..to).and_then(|inside| inside.get(inside.len() / 2)) {
+                // What is refused now, because there is something else to do first, is asked again.
+                drop(cluster.split(region.id, border));
+            }
+        }
+        pause(SPLIT_PAUSE);
+    }
 }
 
 impl ClusterIdleReport {

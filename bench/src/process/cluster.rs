@@ -139,6 +139,16 @@ impl Cluster {
         ask::<OperateResponse>(self.pd(), "/ringkeep.Scheduler/Operate", request).map(drop)
     }
 
+    /// Asks the scheduler to split a region at `key`.
+    ///
+    /// # Errors
+    /// The scheduler does not take it, or not now.
+    pub fn split(&self, region: u64, key: &[u8]) -> Result<(), Failed> {
+        let (wish, key) = (RegionWish::Split.into(), key.to_vec().into());
+        let request = OperateRequest { region, wish, key, ..OperateRequest::default() };
+        ask::<OperateResponse>(self.pd(), "/ringkeep.Scheduler/Operate", request).map(drop)
+    }
+
     /// The place and the exit status of a node that has ended since the last call.
     pub fn ended(&mut self) -> Option<(usize, String)> {
         for (n, place) in self.nodes.iter_mut().enumerate() {

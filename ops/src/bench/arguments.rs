@@ -261,6 +261,9 @@ pub(super) struct IdleArguments {
     /// Nodes; several form a cluster, of which only the CPU time is measured
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub(super) members: usize,
+    /// Split the regions of a cluster until there are so many
+    #[arg(long, default_value_t = 0, requires = "members")]
+    pub(super) regions: usize,
     /// Seconds to leave the node alone
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) seconds: u64,

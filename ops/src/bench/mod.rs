@@ -215,7 +215,7 @@ fn idle(run: &IdleArguments) -> Result<idle::IdleReport, Failed> {
 fn idle_cluster(run: &IdleArguments) -> Result<idle::ClusterIdleReport, Failed> {
     let scratch = Scratch::create(&run.node)?;
     let node = scratch.node(&run.node)?;
-    idle::measure_cluster(&node, run.members, Duration::from_secs(run.seconds), &mut remark)
+    idle::measure_cluster(&node, run.members, run.regions, Duration::from_secs(run.seconds), &mut remark)
 }
 
 fn abuse(run: &AbuseArguments) -> Result<abuse::AbuseReport, Failed> {
