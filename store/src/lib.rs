@@ -15,3 +15,4 @@ pub mod region;
 pub mod request;
 pub mod shard;
 pub mod wire;
+pub mod witness;

@@ -125,7 +125,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the nodes of a cluster make together.
-    pub const BETWEEN_NODES: [Self; 7] = [
+    pub const BETWEEN_NODES: [Self; 8] = [
         Self::SaidBeforeWrite,
         Self::VoteNotStored,
         Self::CountedForAnother,
@@ -133,6 +133,7 @@ impl Bug {
         Self::ReadUnasked,
         Self::ReplicaUnasked,
         Self::ComparedUnasked,
+        Self::ReadBeforeApplied,
     ];
 
     /// Those of snapshots that travel.
@@ -192,6 +193,14 @@ impl Bug {
 
     /// Those that part a descriptor from its data.
     pub const DESCRIPTOR: [Self; 2] = [Self::DescribedLate, Self::DescribedEarly];
+
+    /// The bug with this name, of those that a simulated cluster can be given.
+    pub fn named(name: &str) -> Option<Self> {
+        let between =
+            Self::BETWEEN_NODES.into_iter().chain(Self::SNAPSHOTS).chain(Self::REGION).chain(Self::ROUTES);
+        let split = Self::SPLIT.into_iter().chain(Self::SPLIT_ON_DISK).chain(Self::DESCRIPTOR);
+        between.chain(split).chain([Self::QuorumNotAsked]).find(|bug| format!("{bug:?}") == name)
+    }
 
     /// Those of routes that change.
     pub const ROUTES: [Self; 8] = [

@@ -1,16 +1,19 @@
 //! Three nodes with one store each in the simulator, two regions with a voter on every node, clients that follow the leaders, and
 //! clients that ask whichever node.
 //!
-//! Each seed draws the weather, whether leaders read by lease, and what befalls the nodes: power cuts, kills, pauses, links cut one way and
-//! both ways, broken connections, transfers of leadership. Judged are the histories of all keys (what was acknowledged is there, what was
-//! refused never happened, no read is stale), that a term has one leader, that the nodes agree once they are left alone, and that the
-//! replicas hold the same data at the same index.
+//! Each seed draws the weather, limits of the stores, whether leaders read by lease, and what befalls the nodes: power cuts, kills,
+//! pauses, links cut one way and both ways, broken connections, clocks, disks that are slow, hung, full, failing, damaged or replaced,
+//! splits, changes of membership, transfers of leadership. Judged are the histories of all keys (what was acknowledged is there, what was
+//! refused never happened, no read is stale), that a term has one leader, that an index has one entry, that the regions cover the key
+//! space once, that replicas hold the same data at the same index, and that the nodes come to rest once they are left alone.
 //!
 //! | module | owns |
 //! |---|---|
 //! | [`run`] | one seed, from its calm beginning to its judgement |
-//! | `nemesis` | what befalls the nodes |
+//! | `nemesis`, `disks` | what befalls the nodes, and their disks |
 //! | [`nodes`] | the nodes: stores, ports and connections by the code of the real one, without a scheduler |
+//! | `watch`, `map` | what is looked at while time passes: leaders, votes, entries, regions, data |
+//! | `operators` | what a scheduler would ask of the leaders: splits, members that go and come |
 //! | [`callers`], [`clients`] | clients over gRPC and over RESP, and those that know the regions of this cluster |
 //! | [`judge`] | histories of keys, and whether they can have happened |
 //! | [`story`] | what happened, for people |
@@ -21,12 +24,18 @@
 
 pub mod callers;
 pub mod clients;
+mod disks;
 pub mod judge;
+#[cfg(test)]
+mod judge_tests;
+mod map;
 mod nemesis;
 pub mod nodes;
+mod operators;
 pub mod run;
 mod seeds;
 pub mod story;
+mod watch;
 
 pub use seeds::{Options, SeedFailure, SimReport, run_seeds};
 
@@ -49,6 +58,18 @@ pub struct Tally {
     pub transfers: u64,
     /// Snapshots that stores took in.
     pub snapshots: u64,
+    /// Splits that were begun.
+    pub splits: u64,
+    /// Changes of membership that were begun.
+    pub changes: u64,
+    /// Disks that were slow, hung, full, failing or damaged.
+    pub bad_disks: u64,
+    /// Disks that were replaced by empty ones.
+    pub new_disks: u64,
+    /// How often a replica's data was compared with another's of the same index.
+    pub compared: u64,
+    /// Entries that replicas applied, each counted once.
+    pub entries: u64,
     /// Calls over RESP at whichever node that were carried out.
     pub answered_anywhere: u64,
     /// Such calls that were refused.
@@ -66,6 +87,12 @@ impl Tally {
             cuts,
             transfers,
             snapshots,
+            splits,
+            changes,
+            bad_disks,
+            new_disks,
+            compared,
+            entries,
             answered_anywhere,
             refused_anywhere,
         } = other;
@@ -76,6 +103,12 @@ impl Tally {
         self.cuts += cuts;
         self.transfers += transfers;
         self.snapshots += snapshots;
+        self.splits += splits;
+        self.changes += changes;
+        self.bad_disks += bad_disks;
+        self.new_disks += new_disks;
+        self.compared += compared;
+        self.entries += entries;
         self.answered_anywhere += answered_anywhere;
         self.refused_anywhere += refused_anywhere;
     }

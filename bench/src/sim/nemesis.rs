@@ -10,7 +10,7 @@ impl Run {
         self.world.below(NODES as u64) as usize
     }
 
-    fn draw_ms(&self, least: u64, most: u64) -> Duration {
+    pub(super) fn draw_ms(&self, least: u64, most: u64) -> Duration {
         Duration::from_millis(least + self.world.below(most - least))
     }
 
@@ -20,18 +20,19 @@ impl Run {
         self.nodes.leader(region).map_or_else(|| self.draw_node(), |(number, _)| number)
     }
 
-    fn end_one(&mut self, number: usize, power: bool) {
+    pub(super) fn end_one(&mut self, number: usize, power: bool) {
         self.tell(format!("node {number} {}", if power { "loses its power" } else { "is killed" }));
         self.nodes.end(number, power);
+        self.forget_young_votes(number);
         self.tally.ends += 1;
     }
 
-    fn start_one(&mut self, number: usize) {
+    pub(super) fn start_one(&mut self, number: usize) {
         self.tell(format!("node {number} is started"));
         self.nodes.start(number);
     }
 
-    fn end(&mut self, number: usize, away: Duration) -> Result<(), String> {
+    pub(super) fn end(&mut self, number: usize, away: Duration) -> Result<(), String> {
         let power = self.world.below(3) != 0;
         self.end_one(number, power);
         self.pass(away)?;
@@ -47,7 +48,7 @@ impl Run {
     /// Something goes wrong, and is mended.
     pub(super) fn befall(&mut self) -> Result<(), String> {
         let (one, other) = (self.draw_node(), self.draw_node());
-        match self.world.below(12) {
+        match self.world.below(28) {
             0 => self.end(one, self.draw_ms(100, 3000))?,
             1 | 2 => self.end(self.a_leader(), self.draw_ms(20, 3000))?,
             3 => self.end_two(one)?,
@@ -63,7 +64,20 @@ impl Run {
             8 => self.transfer(one),
             9 => self.dark()?,
             10 | 11 => self.stay_away(one)?,
-            _ => unreachable!("it is below twelve"),
+            12 => self.slow_disks(one, other)?,
+            13 => self.slow_disks(self.a_leader(), other)?,
+            14 => self.hang_disk(one)?,
+            15 => self.fill_disk(one)?,
+            16 => self.fail_disk(one)?,
+            17 => self.damage_disk(one)?,
+            18 => self.lose_disk(one)?,
+            19 => self.slow_processor(one)?,
+            20 => self.jump_clock(one)?,
+            21 => self.one_by_one()?,
+            22 => self.slow_link(one, other)?,
+            23 | 24 => self.split_one(),
+            25..=27 => self.change_one()?,
+            _ => unreachable!("it is below twenty-eight"),
         }
         self.pass(self.draw_ms(100, 2500))
     }
@@ -127,12 +141,75 @@ impl Run {
 
     fn transfer(&mut self, to: usize) {
         let region = regions().swap_remove(self.world.below(2) as usize);
+        let known = |shard: &store::shard::Shard| {
+            let mut all = shard.whole().into_iter().map(|(known, _)| known);
+            all.find(|known| known.id == region.id)
+        };
         if let Some((from, leader)) = self.nodes.leader(region.id)
-            && leader.transfer(region.id, region.peers[to].id, region.epoch).is_ok()
+            && let Some(region) = known(&leader)
+            && let Some(peer) = region.peer_on(self.nodes.store(to))
+            && leader.transfer(region.id, peer.id, region.epoch).is_ok()
         {
             self.tell(format!("node {from} hands {} to node {to}", region.id));
             self.tally.transfers += 1;
         }
+    }
+
+    /// A node computes slowly for a while.
+    fn slow_processor(&mut self, number: usize) -> Result<(), String> {
+        let factor = 2 + self.world.below(60);
+        self.tell(format!("node {number} computes {factor} times slower"));
+        self.slow = true;
+        self.nodes.node(number).slow_cpu(factor);
+        self.pass(self.draw_ms(500, 4000))?;
+        self.nodes.node(number).slow_cpu(1);
+        self.tell(format!("node {number} computes as before"));
+        self.slow = false;
+        Ok(())
+    }
+
+    /// A node's wall clock jumps, and its monotonic one drifts by what leases allow for until the next such event.
+    fn jump_clock(&mut self, number: usize) -> Result<(), String> {
+        let hour = 3_600_000_000_000_i64;
+        let nanos = i64::try_from(self.world.below(2 * hour as u64)).expect("two hours are few") - hour;
+        let drift_ppm = i64::try_from(self.world.below(100_000)).expect("it is small") - 50_000;
+        self.tell(format!(
+            "the wall clock of node {number} jumps by {nanos} ns, its clock drifts by {drift_ppm} ppm"
+        ));
+        self.nodes.node(number).jump_wall(nanos);
+        self.nodes.node(number).drift(drift_ppm);
+        self.pass(self.draw_ms(500, 3000))
+    }
+
+    /// The links of all nodes are cut one by one and joined again in another order.
+    fn one_by_one(&mut self) -> Result<(), String> {
+        let first = self.draw_node();
+        for step in 0..NODES {
+            let (one, other) = ((first + step) % NODES, (first + step + 1) % NODES);
+            self.tell(format!("the link between the nodes {one} and {other} is cut"));
+            self.world.cut(self.nodes.node(one), self.nodes.node(other));
+            self.tally.cuts += 1;
+            self.pass(self.draw_ms(50, 1500))?;
+        }
+        let first = self.draw_node();
+        for step in 0..NODES {
+            let (one, other) = ((first + step) % NODES, (first + step + 1) % NODES);
+            self.tell(format!("the nodes {one} and {other} are joined again"));
+            self.world.join(self.nodes.node(one), self.nodes.node(other));
+            self.pass(self.draw_ms(50, 1500))?;
+        }
+        self.heal();
+        Ok(())
+    }
+
+    /// What one node says takes long to reach another.
+    fn slow_link(&mut self, from: usize, to: usize) -> Result<(), String> {
+        let extra = self.draw_ms(20, 1500);
+        self.tell(format!("what node {from} says takes {extra:?} longer to reach node {to}"));
+        self.world.slow_link(self.nodes.node(from), self.nodes.node(to), extra);
+        self.pass(self.draw_ms(500, 4000))?;
+        self.heal();
+        Ok(())
     }
 
     /// A node is away until the others have cut from their logs what it lacks. A link that is cut for so long would cost the simulated

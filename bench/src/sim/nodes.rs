@@ -28,6 +28,8 @@ use store::wire::tikv::Tikv;
 
 /// Nodes of a cluster.
 pub const NODES: usize = 3;
+/// How often a node may be given a new disk in one run.
+const DISKS_MAX: u64 = 8;
 const PORT: u16 = 20_161;
 const RESP_PORT: u16 = 6_380;
 
@@ -42,6 +44,16 @@ pub fn regions() -> Vec<Region> {
     vec![region(100, "", "m"), region(200, "m", "")]
 }
 
+/// The node on which a store lives, or lived until its disk was replaced.
+pub fn node_of(store: StoreId) -> usize {
+    ((store.0 - 1) % NODES as u64) as usize
+}
+
+/// The store on a node's disk number `disk`.
+fn store_on(number: usize, disk: u64) -> StoreId {
+    StoreId(number as u64 + 1 + disk * NODES as u64)
+}
+
 /// The store of a node and its way to the others, once it serves.
 type Up = Rc<RefCell<Option<(Shard, Rc<Dispatch>)>>>;
 
@@ -50,6 +62,8 @@ pub struct Nodes {
     nodes: Vec<Node>,
     shards: Vec<Up>,
     running: Vec<Option<Running<()>>>,
+    /// Disks that were replaced, by node: each brings another store.
+    disks: Vec<u64>,
     /// How every node is opened from now on.
     pub setup: Setup,
 }
@@ -61,10 +75,16 @@ pub struct Setup {
     pub lease: Duration,
     /// A node that is not given the first of the regions.
     pub without_first: Option<usize>,
-    /// Bytes of entries that a log keeps for followers that lack them.
+    /// Entries that a log keeps for followers that lack them.
+    pub kept_entries: u64,
+    /// Bytes of entries that it keeps for them.
     pub kept_bytes_max: u64,
     /// How fast a snapshot is sent.
     pub snapshot_bytes_per_second: u64,
+    /// Bytes of a memtable before it is flushed.
+    pub memtable_bytes: usize,
+    /// Bytes of a disk that writes of clients may not use.
+    pub reserve_bytes: u64,
 }
 
 impl Nodes {
@@ -74,11 +94,15 @@ impl Nodes {
             nodes: (0..NODES).map(|number| world.node(number)).collect(),
             shards: (0..NODES).map(|_| Rc::default()).collect(),
             running: (0..NODES).map(|_| None).collect(),
+            disks: vec![0; NODES],
             setup: Setup {
                 lease,
                 without_first: None,
+                kept_entries: 16,
                 kept_bytes_max: 1 << 20,
                 snapshot_bytes_per_second: 1 << 20,
+                memtable_bytes: 8 << 10,
+                reserve_bytes: 0,
             },
         }
     }
@@ -107,7 +131,8 @@ impl Nodes {
     pub fn start(&mut self, number: usize) {
         assert!(!self.is_up(number), "node {number} is up");
         let (addrs, setup, shard) = (self.addrs(), self.setup, self.shards[number].clone());
-        let running = self.nodes[number].start(0, move |rt| serve(rt, number, addrs, setup, shard));
+        let disk = self.disks[number];
+        let running = self.nodes[number].start(0, move |rt| serve(rt, (number, disk), addrs, setup, shard));
         self.running[number] = Some(running);
     }
 
@@ -119,6 +144,24 @@ impl Nodes {
             true => self.nodes[number].crash(),
             false => self.nodes[number].kill(),
         }
+    }
+
+    /// Whether a node may be given another disk in this run.
+    pub fn may_replace_disk(&self, number: usize) -> bool {
+        self.disks[number] + 1 < DISKS_MAX
+    }
+
+    /// Gives a node that does not run an empty disk, on which it will be another store.
+    pub fn replace_disk(&mut self, number: usize) {
+        assert!(!self.is_up(number), "node {number} is up");
+        self.disks[number] += 1;
+        assert!(self.disks[number] < DISKS_MAX, "the nodes know of so many stores");
+        self.nodes[number].disk().wipe();
+    }
+
+    /// The id of a node's store.
+    pub fn store(&self, number: usize) -> StoreId {
+        store_on(number, self.disks[number])
     }
 
     /// The store of a node, once it serves.
@@ -193,19 +236,28 @@ fn resp_config() -> resp::Config {
     }
 }
 
-async fn serve(rt: Rt, number: usize, addrs: Vec<SocketAddr>, setup: Setup, up: Up) {
+async fn serve(rt: Rt, (number, disk): (usize, u64), addrs: Vec<SocketAddr>, setup: Setup, up: Up) {
     let dir = Path::new("/data");
     rt.create_dir_all(dir).await.unwrap();
-    let store = number as u64 + 1;
+    let store = store_on(number, disk).0;
     let identity = Identity { cluster: 7, node: 10 + store, stores: 1, first_store: store };
     let mut plan = plan(dir, identity, 1);
     plan.first_regions = regions().split_off(usize::from(setup.without_first == Some(number)));
-    plan.peers =
-        addrs.iter().enumerate().map(|(at, addr)| (StoreId(at as u64 + 1), addr.to_string())).collect();
+    if disk > 0 {
+        // As a node that joins: with nothing, and with a scheduler elsewhere.
+        plan.schedulers = vec![addrs[(number + 1) % NODES]];
+        plan.first_regions.clear();
+    }
+    let stores = |(at, addr): (usize, &SocketAddr)| {
+        let addr = addr.to_string();
+        (0..DISKS_MAX).map(move |disk| (store_on(at, disk), addr.clone()))
+    };
+    plan.peers = addrs.iter().enumerate().flat_map(stores).collect();
     plan.shard.log.segment_bytes = 64 << 10;
     plan.shard.limits.segment_bytes = 64 << 10;
-    plan.shard.tree.memtable_bytes = 8 << 10;
-    plan.shard.limits.kept_entries = 16;
+    plan.shard.tree.memtable_bytes = setup.memtable_bytes;
+    plan.shard.limits.reserve_bytes = setup.reserve_bytes;
+    plan.shard.limits.kept_entries = setup.kept_entries;
     plan.shard.limits.kept_bytes_max = setup.kept_bytes_max;
     plan.shard.limits.snapshot_piece_bytes = 4 << 10;
     plan.shard.limits.snapshot_bytes_per_second = setup.snapshot_bytes_per_second;

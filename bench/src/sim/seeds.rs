@@ -1,17 +1,20 @@
 //! Many seeds, each a run of its own, on as many threads as the machine has CPUs.
 //!
-//! A run ends with a verdict. One that panics ends its whole process in a release build, so whoever runs seeds there says from a hook
-//! which seed it was ([`story::current`](super::story::current) has the rest).
+//! A run ends with a verdict; a panic is one, too, where panics unwind. In a release build, where one ends the process, whoever runs
+//! seeds says from a hook which seed it was ([`story::current`] has the rest).
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use store::plant::{Bug, plant};
 
 use super::Tally;
 use super::run::Run;
+use super::story;
 use crate::clock::now;
 
 /// What to run.
@@ -25,6 +28,8 @@ pub struct Options {
     pub keep_going: bool,
     /// Show a progress bar.
     pub progress: bool,
+    /// A bug that the nodes are given, to see whether it is caught.
+    pub plant: Option<Bug>,
 }
 
 /// A seed that failed.
@@ -55,8 +60,16 @@ pub struct SimReport {
 
 /// One seed.
 fn run_seed(seed: u64) -> Result<Tally, SeedFailure> {
-    let mut run = Run::new(seed);
-    run.live().map_err(|why| SeedFailure { seed, why, story: run.story.text() })
+    let failure = |why, story| SeedFailure { seed, why, story };
+    let whole = AssertUnwindSafe(|| {
+        let mut run = Run::new(seed);
+        run.live().map_err(|why| failure(why, run.story.text()))
+    });
+    catch_unwind(whole).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+        Err(failure(format!("a panic ended the run: {text}"), story::current().unwrap_or_default()))
+    })
 }
 
 /// Runs the seeds.
@@ -76,6 +89,7 @@ pub fn run_seeds(options: &Options) -> SimReport {
         for _ in 0..options.threads.max(1) {
             let (said, next, stop) = (said.clone(), &next, &stop);
             scope.spawn(move || {
+                plant(options.plant);
                 while !stop.load(Ordering::Relaxed) {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     // Whoever takes the verdicts takes them to the end.
@@ -137,6 +151,12 @@ impl SimReport {
             cuts,
             transfers,
             snapshots,
+            splits,
+            changes,
+            bad_disks,
+            new_disks,
+            compared,
+            entries,
             answered_anywhere,
             refused_anywhere,
         } = self.tally;
@@ -149,7 +169,11 @@ impl SimReport {
              \x20 nodes ended                  {ends}\n\
              \x20 links cut                    {cuts}\n\
              \x20 transfers of leadership      {transfers}\n\
-             \x20 snapshots taken in           {snapshots}\n",
+             \x20 snapshots taken in           {snapshots}\n\
+             \x20 regions split                {splits}\n\
+             \x20 members changed              {changes}\n\
+             \x20 disks bad, replaced          {bad_disks}, {new_disks}\n\
+             \x20 entries, replicas compared   {entries}, {compared}\n",
             if self.passed() { "passed" } else { "FAILED" },
             self.seeds,
             self.first_seed,

@@ -406,6 +406,9 @@ pub(super) struct SimArguments {
     /// Go on after a seed that fails
     #[arg(long)]
     pub(super) keep_going: bool,
+    /// A bug of `store::plant` that the nodes are given, to see whether it is caught
+    #[arg(long, value_name = "BUG")]
+    pub(super) plant: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,8 @@ use super::arguments::SimArguments;
 pub(super) fn run(arguments: &BenchArguments, run: &SimArguments) -> Result<ExitCode, Failed> {
     use bench::sim::{Options, SimReport, run_seeds, story};
 
+    use store::plant::Bug;
+
     use crate::output::remark;
 
     // A run that panics ends the process in a release build.
@@ -29,7 +31,11 @@ pub(super) fn run(arguments: &BenchArguments, run: &SimArguments) -> Result<Exit
         None => run.first_seed..run.first_seed.saturating_add(run.seeds),
     };
     let threads = run.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let options = Options { seeds, threads, keep_going: run.keep_going, progress: true };
+    let named = |name: &String| {
+        Bug::named(name).ok_or_else(|| Failed::new(format!("no planted bug is called {name}")))
+    };
+    let plant = run.plant.as_ref().map(named).transpose()?;
+    let options = Options { seeds, threads, keep_going: run.keep_going, progress: true, plant };
     super::deliver(arguments, &run_seeds(&options), SimReport::table, SimReport::passed)
 }
 

@@ -21,6 +21,7 @@ use super::system::{self, Decided, codec, image};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::KEY_BYTES_MAX;
+use crate::witness;
 
 /// Above every key that is accepted.
 static ABOVE_EVERY_KEY: [u8; KEY_BYTES_MAX + 1] = [0xff; KEY_BYTES_MAX + 1];
@@ -85,6 +86,9 @@ impl<W, R> Replica<W, R> {
         for entry in entries.iter().filter(is_new) {
             if applied.dies {
                 break;
+            }
+            if !self.is_system() {
+                witness::applies(self.region().id, entry);
             }
             let mine = self.settle(entry.id());
             let outcome = match entry.kind {

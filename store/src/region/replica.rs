@@ -238,6 +238,11 @@ impl<W, R> Replica<W, R> {
         self.raft.applied_index()
     }
 
+    /// What the tree contains: the core's applied index, but for a snapshot that is on its way into the tree.
+    pub const fn in_tree(&self) -> Index {
+        self.in_tree
+    }
+
     /// The other members as this leader sees them; none if it does not lead.
     pub fn followers(&self) -> impl Iterator<Item = raft::MemberStatus> {
         self.raft.followers()

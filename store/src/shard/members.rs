@@ -110,8 +110,9 @@ impl Shard {
 mod inspect {
     use bytes::Bytes;
     use engine::error::Fault;
-    use engine::lsm::{Cf, Direction};
-    use scheduler::{KeyRange, RegionId};
+    use engine::lsm::{Cf, Direction, Snapshot};
+    use raft::Index;
+    use scheduler::{KeyRange, Region, RegionId};
 
     use super::Shard;
     use crate::region::life::Life;
@@ -128,18 +129,40 @@ mod inspect {
         /// # Errors
         /// Those of the tree.
         pub async fn applied_pairs(&self, range: &KeyRange) -> Result<Vec<(Bytes, Bytes)>, Fault> {
-            let snapshot = self.inner.tree.snapshot();
-            let mut iter = snapshot.iter(
-                Cf::Default,
-                range.start().as_bytes(),
-                range.end().as_bytes(),
-                Direction::Forward,
-            );
-            let mut pairs = Vec::new();
-            while let Some(pair) = iter.next().await? {
-                pairs.push(pair);
-            }
-            Ok(pairs)
+            pairs(&self.inner.tree.snapshot(), range).await
         }
+
+        /// The descriptors of the replicas that have the data of their range, each with the index that the data is as of.
+        pub fn whole(&self) -> Vec<(Region, Index)> {
+            let state = self.inner.state.borrow();
+            let replicas = state.table.iter().filter(|replica| {
+                !replica.is_system() && matches!(replica.life(), Life::Live | Life::Splitting | Life::Merging)
+            });
+            replicas.map(|replica| (replica.region().clone(), replica.in_tree())).collect()
+        }
+
+        /// What every replica that is whole holds, all as of one moment, with the index that it is as of.
+        ///
+        /// # Errors
+        /// Those of the tree.
+        pub async fn applied_of_all(&self) -> Result<Vec<(Region, Index, Vec<(Bytes, Bytes)>)>, Fault> {
+            let (whole, snapshot) = (self.whole(), self.inner.tree.snapshot());
+            let mut all = Vec::new();
+            for (region, index) in whole {
+                let held = pairs(&snapshot, &region.range).await?;
+                all.push((region, index, held));
+            }
+            Ok(all)
+        }
+    }
+
+    async fn pairs(snapshot: &Snapshot, range: &KeyRange) -> Result<Vec<(Bytes, Bytes)>, Fault> {
+        let (start, end) = (range.start().as_bytes(), range.end().as_bytes());
+        let mut iter = snapshot.iter(Cf::Default, start, end, Direction::Forward);
+        let mut pairs = Vec::new();
+        while let Some(pair) = iter.next().await? {
+            pairs.push(pair);
+        }
+        Ok(pairs)
     }
 }

@@ -33,7 +33,34 @@ pub async fn ask_on(
     while !shared.done.get() {
         let key = keys[below(&rt, keys.len() as u64) as usize];
         let action = draw(&rt, &format!("r{number}"), &mut written);
-        call(&rt, &addrs, &mut stream, key, &action, &shared).await;
+        call(&rt, &addrs, &mut stream, &[(key, action)], &shared).await;
+        rt.sleep(Duration::from_millis(10 + below(&rt, 60))).await;
+    }
+}
+
+/// As [`ask_on`], with numbers that are added to, several keys at once in whichever regions, and writes of keys that are absent.
+pub async fn ask_more_on(
+    rt: Rt,
+    number: u64,
+    (addrs, keys, counters): (Vec<SocketAddr>, &'static [&'static str], &'static [&'static str]),
+    shared: Rc<Shared>,
+) {
+    let (mut written, mut stream) = (0, None);
+    let name = format!("r{number}");
+    while !shared.done.get() {
+        let one_of = |keys: &'static [&'static str]| keys[below(&rt, keys.len() as u64) as usize];
+        let mut value = || {
+            written += 1;
+            format!("{name}-m{written}")
+        };
+        let asks: Vec<_> = match below(&rt, 10) {
+            0 | 1 => vec![(one_of(counters), Action::Increment)],
+            2 => vec![(one_of(keys), Action::Swap(None, value()))],
+            3 => keys.iter().map(|key| (*key, Action::Set(value()))).collect(),
+            4 => keys.iter().chain(counters).map(|key| (*key, Action::Get)).collect(),
+            _ => vec![(one_of(keys), draw(&rt, &name, &mut written))],
+        };
+        call(&rt, &addrs, &mut stream, &asks, &shared).await;
         rt.sleep(Duration::from_millis(10 + below(&rt, 60))).await;
     }
 }
@@ -61,8 +88,7 @@ async fn call(
     rt: &Rt,
     addrs: &[SocketAddr],
     kept: &mut Option<Stream>,
-    key: &'static str,
-    action: &Action,
+    asks: &[(&'static str, Action)],
     shared: &Shared,
 ) {
     let open = match kept.take() {
@@ -73,24 +99,32 @@ async fn call(
         }
     };
     let Some(mut stream) = open else { return };
-    let asked: Asked = shared.history.borrow_mut().ask(key, action.clone(), None);
+    let ask = |(key, action): &(&'static str, Action)| -> Asked {
+        shared.history.borrow_mut().ask(key, action.clone(), None)
+    };
+    let asked: Vec<Asked> = asks.iter().map(ask).collect();
     let most = Duration::from_millis(ANSWER_MS.0 + below(rt, ANSWER_MS.1 - ANSWER_MS.0));
-    match rt.timeout(most, say(&mut stream, key, action)).await {
-        Some(Ok(Said::Heard(heard))) => {
-            shared.history.borrow_mut().hear(&asked, heard);
+    match rt.timeout(most, say_all(&mut stream, asks)).await {
+        Some(Ok(SaidToAll::Heard(heard))) => {
+            let all = asked.iter().zip(heard);
+            all.for_each(|(asked, heard)| shared.history.borrow_mut().hear(asked, heard));
             shared.answered_anywhere.set(shared.answered_anywhere.get() + 1);
             *kept = Some(stream);
         }
-        Some(Ok(Said::Refused)) => {
-            shared.history.borrow_mut().refused(&asked);
+        Some(Ok(SaidToAll::Refused)) => {
+            asked.iter().for_each(|asked| shared.history.borrow_mut().refused(asked));
             shared.refused_anywhere.set(shared.refused_anywhere.get() + 1);
             *kept = Some(stream);
         }
-        Some(Ok(Said::Lost)) => *kept = Some(stream),
+        Some(Ok(SaidToAll::Lost)) => *kept = Some(stream),
         // The connection is of no use any more, and what was asked may have happened.
         Some(Err(Broken::Stream)) | None => {}
+        // A node with a bad disk may say anything but something wrong.
+        Some(Err(Broken::Protocol(said))) if said.starts_with('-') && shared.faulty.get() => {
+            *kept = Some(stream)
+        }
         Some(Err(Broken::Protocol(said))) => {
-            shared.failures.borrow_mut().push(format!("{key} was answered with \"{said}\""));
+            shared.failures.borrow_mut().push(format!("{asks:?} was answered with \"{said}\""));
         }
     }
 }
@@ -100,30 +134,99 @@ enum Broken {
     Protocol(String),
 }
 
+/// What was said to a call over one or more keys.
+enum SaidToAll {
+    Heard(Vec<Heard>),
+    Refused,
+    Lost,
+}
+
+/// Asks for one key, or for several that are all read or all written.
+async fn say_all(stream: &mut Stream, asks: &[(&'static str, Action)]) -> Result<SaidToAll, Broken> {
+    if let [(key, action)] = asks {
+        return Ok(match say(stream, key, action).await? {
+            Said::Heard(heard) => SaidToAll::Heard(vec![heard]),
+            Said::Refused => SaidToAll::Refused,
+            Said::Lost => SaidToAll::Lost,
+        });
+    }
+    let reads = asks.iter().all(|(_, action)| *action == Action::Get);
+    let mut words = vec![if reads { "MGET" } else { "MSET" }];
+    for (key, action) in asks {
+        words.push(key);
+        match action {
+            Action::Get => {}
+            Action::Set(value) => words.push(value),
+            Action::Delete | Action::Increment | Action::Swap(..) => unreachable!("they do not go together"),
+        }
+    }
+    stream.write_all(&request(&words)).await.map_err(|_| Broken::Stream)?;
+    let first = line(stream).await?;
+    if let Some(error) = first.strip_prefix('-') {
+        return match of_error(error) {
+            Some(Said::Lost) => Ok(SaidToAll::Lost),
+            Some(Said::Refused) => Ok(SaidToAll::Refused),
+            Some(Said::Heard(_)) | None => Err(Broken::Protocol(first)),
+        };
+    }
+    let mut heard = Vec::new();
+    for _ in asks {
+        heard.push(match reads {
+            false => Heard::Done,
+            true => match line(stream).await? {
+                absent if absent == "$-1" => Heard::Value(None),
+                length if length.starts_with('$') => Heard::Value(Some(line(stream).await?)),
+                other => return Err(Broken::Protocol(other)),
+            },
+        });
+    }
+    let expected = if reads { format!("*{}", asks.len()) } else { "+OK".to_owned() };
+    if first == expected { Ok(SaidToAll::Heard(heard)) } else { Err(Broken::Protocol(first)) }
+}
+
+fn request(words: &[&str]) -> Vec<u8> {
+    let mut request = format!("*{}\r\n", words.len());
+    words.iter().for_each(|word| request.push_str(&format!("${}\r\n{word}\r\n", word.len())));
+    request.into_bytes()
+}
+
+/// What an error means for the call, if it has a place here.
+fn of_error(error: &str) -> Option<Said> {
+    match error {
+        _ if error.contains("the outcome is unknown") => Some(Said::Lost),
+        _ if error.starts_with("CLUSTERDOWN") || error.starts_with("TRYAGAIN") => Some(Said::Refused),
+        // There is no space for writes.
+        _ if error.starts_with("MISCONF no space") => Some(Said::Refused),
+        _ => None,
+    }
+}
+
 async fn say(stream: &mut Stream, key: &str, action: &Action) -> Result<Said, Broken> {
     let words: Vec<&str> = match action {
         Action::Get => vec!["GET", key],
         Action::Set(value) => vec!["SET", key, value],
         Action::Delete => vec!["DEL", key],
-        Action::Increment => unreachable!("these keys are no counters"),
+        Action::Increment => vec!["INCR", key],
+        Action::Swap(None, value) => vec!["SET", key, value, "NX"],
+        Action::Swap(Some(_), _) => unreachable!("RESP does not compare values"),
     };
-    let mut request = format!("*{}\r\n", words.len());
-    words.iter().for_each(|word| request.push_str(&format!("${}\r\n{word}\r\n", word.len())));
-    stream.write_all(request.as_bytes()).await.map_err(|_| Broken::Stream)?;
+    stream.write_all(&request(&words)).await.map_err(|_| Broken::Stream)?;
     let first = line(stream).await?;
     if let Some(error) = first.strip_prefix('-') {
-        return match error {
-            _ if error.contains("the outcome is unknown") => Ok(Said::Lost),
-            _ if error.starts_with("CLUSTERDOWN") || error.starts_with("TRYAGAIN") => Ok(Said::Refused),
-            _ => Err(Broken::Protocol(first)),
-        };
+        return of_error(error).ok_or_else(|| Broken::Protocol(first.clone()));
     }
     Ok(Said::Heard(match (action, first.as_str()) {
         (Action::Get, "$-1") => Heard::Value(None),
         (Action::Get, length) if length.starts_with('$') => Heard::Value(Some(line(stream).await?)),
         (Action::Set(_), "+OK") => Heard::Done,
         (Action::Delete, ":0" | ":1") => Heard::Existed(first == ":1"),
-        (Action::Get | Action::Set(_) | Action::Delete | Action::Increment, _) => {
+        (Action::Swap(..), "+OK") => Heard::Done,
+        (Action::Swap(..), "$-1") => Heard::Existed(true),
+        (Action::Increment, number) if number.starts_with(':') => match number[1..].parse() {
+            Ok(number) => Heard::Integer(number),
+            Err(_) => return Err(Broken::Protocol(first)),
+        },
+        (Action::Get | Action::Set(_) | Action::Delete | Action::Increment | Action::Swap(..), _) => {
             return Err(Broken::Protocol(first));
         }
     }))
@@ -135,9 +238,8 @@ pub async fn commands(rt: Rt, addr: SocketAddr, commands: Vec<Vec<String>>) -> V
     let mut replies = Vec::new();
     let Ok(mut stream) = rt.connect(addr).await else { return replies };
     for words in commands {
-        let mut request = format!("*{}\r\n", words.len());
-        words.iter().for_each(|word| request.push_str(&format!("${}\r\n{word}\r\n", word.len())));
-        let Ok(()) = stream.write_all(request.as_bytes()).await else { break };
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let Ok(()) = stream.write_all(&request(&words)).await else { break };
         let Ok(reply) = reply(&mut stream).await else { break };
         replies.push(reply);
     }

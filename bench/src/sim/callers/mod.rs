@@ -3,11 +3,13 @@
 //! A call that is refused has not happened; one whose answer is lost, late or "unknown" may have.
 
 pub mod anywhere;
+mod several;
 
 use std::cell::{Cell, RefCell};
 
 use bytes::Bytes;
 use engine::rt::Rt;
+use scheduler::Region;
 use store::wire::grpc::client::Client;
 use store::wire::proto::errorpb;
 use store::wire::proto::kvrpcpb::{
@@ -15,6 +17,8 @@ use store::wire::proto::kvrpcpb::{
     RawGetResponse, RawPutRequest, RawPutResponse,
 };
 use store::wire::proto::metapb;
+
+pub use several::{Answer, send_all};
 
 use crate::sim::judge::{Action, Heard, History};
 
@@ -31,6 +35,10 @@ pub struct Shared {
     pub answered_anywhere: Cell<u64>,
     /// Refusals that have no place here.
     pub failures: RefCell<Vec<String>>,
+    /// The regions, for clients that know of them.
+    pub regions: RefCell<Vec<Region>>,
+    /// A node has a bad disk: it may refuse with any reason, and nothing follows from a refusal then.
+    pub faulty: Cell<bool>,
 }
 
 /// What came of a call.
@@ -112,6 +120,27 @@ pub async fn send(
                 Err(_) => return Ok(Called::Lost),
             }
         }
+        Action::Swap(expected, value) => {
+            let (previous_not_exist, previous_value) =
+                (expected.is_none(), expected.clone().unwrap_or_default());
+            let (value, previous_value) = (value.clone().into(), previous_value.into());
+            let ask = RawCasRequest {
+                context,
+                key,
+                value,
+                previous_not_exist,
+                previous_value,
+                ..RawCasRequest::default()
+            };
+            match client.unary::<RawCasResponse>("/tikvpb.Tikv/RawCompareAndSwap", &ask).await {
+                Ok(got) => {
+                    let before = (!got.previous_not_exist).then(|| text(got.previous_value));
+                    let heard = if got.succeed { Heard::Done } else { Heard::Value(before) };
+                    (heard, got.region_error, got.error)
+                }
+                Err(_) => return Ok(Called::Lost),
+            }
+        }
         Action::Increment => unreachable!("the TiKV protocol does not count"),
     };
     match (region_error, error.is_empty()) {
@@ -133,6 +162,8 @@ fn refused(error: errorpb::Error) -> Result<Called, String> {
         || error.stale_command.is_some()
         || error.region_not_found.is_some()
         || error.epoch_not_match.is_some()
-        || error.mismatch_peer_id.is_some();
+        || error.mismatch_peer_id.is_some()
+        || error.store_not_match.is_some()
+        || error.disk_full.is_some();
     if moves { Ok(Called::Refused(None)) } else { Err(format!("{error:?}")) }
 }

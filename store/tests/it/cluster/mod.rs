@@ -32,7 +32,8 @@ fn live(seed: u64) -> Result<Tally, String> {
 fn a_cluster_keeps_what_it_acknowledged() {
     let seeds = seeds(50);
     let count = seeds.end - seeds.start;
-    let report = run_seeds(&SimOptions { seeds, threads: 1, keep_going: false, progress: false });
+    let report =
+        run_seeds(&SimOptions { seeds, threads: 1, keep_going: false, progress: false, plant: None });
     assert!(report.passed() && report.seeds == count, "{}", report.table());
     let all = report.tally;
     assert!(all.answered > 100 * count, "too little was asked for the test to test: {all:?}");
@@ -43,7 +44,8 @@ fn a_cluster_keeps_what_it_acknowledged() {
     if count >= 20 {
         let enough = all.ends > count && all.cuts > 10 && all.transfers > 10 && all.terms > 3 * count;
         assert!(enough && all.lost > 0, "{all:?}");
-        assert!(all.snapshots > 5, "too few snapshots: {all:?}");
+        let faults = [all.snapshots, all.splits, all.changes, all.bad_disks, all.new_disks, all.compared];
+        assert!(faults.iter().all(|count| *count > 10), "something befalls the nodes too rarely: {all:?}");
     }
 }
 

@@ -401,7 +401,7 @@ fn cut_the_power(of_leader: bool, seed: u64) -> Result<(), String> {
         let heard = status.members.iter().any(|it| it.id == follower && it.matched >= status.base.index);
         lag.run.nodes.end(number, true);
         lag.cut_off();
-        lag.run.votes.clear();
+        lag.run.forget_votes(number);
         lag.run.nodes.start(number);
         lag.run.pass(Duration::from_secs(1))?;
         let held = lag.held(0)?;

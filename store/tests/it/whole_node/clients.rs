@@ -168,6 +168,7 @@ impl Session {
                 Action::Set(value) => command(&mut bytes, &["SET", key, value]),
                 Action::Delete => command(&mut bytes, &["DEL", key]),
                 Action::Increment => command(&mut bytes, &["INCR", key]),
+                Action::Swap(..) => unreachable!("it is not drawn here"),
             }
             let this = self.shared.ask(key, action.clone(), latest.get(key));
             latest.insert(key, this.clone());
@@ -374,6 +375,7 @@ impl Calls {
                 (Heard::Done, done.region_error, done.error)
             }
             Action::Increment => unreachable!("the TiKV protocol does not count"),
+            Action::Swap(..) => unreachable!("it is not drawn here"),
         };
         match (region_error, error.is_empty()) {
             (None, true) => Ok(heard),
