@@ -49,6 +49,8 @@ pub enum Bug {
     NothingHandedOver,
     /// The addresses of stores that a core asked for are not entered into its book.
     AddressesLost,
+    /// The scheduler's state stays what it was when a snapshot of it arrives.
+    RowsNotLoaded,
     /// Where other nodes are is forgotten by a restart.
     ContactsForgotten,
     /// Whoever reports for a store is believed.

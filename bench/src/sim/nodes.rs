@@ -77,6 +77,8 @@ pub struct Setup {
     pub without_first: Option<usize>,
     /// Entries that a log keeps for followers that lack them.
     pub kept_entries: u64,
+    /// Only the first node begins the scheduler's state, as in a cluster whose other nodes have joined; else each has one of its own.
+    pub system_on_first: bool,
     /// Bytes of entries that it keeps for them.
     pub kept_bytes_max: u64,
     /// How fast a snapshot is sent.
@@ -99,6 +101,7 @@ impl Nodes {
                 lease,
                 without_first: None,
                 kept_entries: 16,
+                system_on_first: false,
                 kept_bytes_max: 1 << 20,
                 snapshot_bytes_per_second: 1 << 20,
                 memtable_bytes: 8 << 10,
@@ -253,6 +256,9 @@ async fn serve(rt: Rt, (number, disk): (usize, u64), addrs: Vec<SocketAddr>, set
         (0..DISKS_MAX).map(move |disk| (store_on(at, disk), addr.clone()))
     };
     plan.peers = addrs.iter().enumerate().flat_map(stores).collect();
+    if setup.system_on_first && number > 0 {
+        plan.schedulers = vec![addrs[0]];
+    }
     plan.shard.log.segment_bytes = 64 << 10;
     plan.shard.limits.segment_bytes = 64 << 10;
     plan.shard.tree.memtable_bytes = setup.memtable_bytes;

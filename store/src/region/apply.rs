@@ -7,8 +7,8 @@ use std::fmt;
 
 use engine::lsm::{Cf, WriteBatch};
 use raft::{ChangeEffect, Entry, EntryKind, Index, LogId, MembershipChange};
-use scheduler::Region;
 use scheduler::change::Change;
+use scheduler::{KeyRange, Region, RegionId};
 
 use super::change::Proposed;
 use super::command::{Command, Write, WritesView};
@@ -199,6 +199,7 @@ impl<W, R> Replica<W, R> {
                 return Err(self.damaged(entry, &"it is about keys, which are no business here"));
             }
         };
+        assert_ne!(self.life(), Life::Receiving, "the rows of a snapshot are not loaded yet");
         let system = self.system.as_mut().expect("only a replica of the system group comes here");
         let answer = system.apply(command, batch);
         let index = entry.index.0;
@@ -314,6 +315,15 @@ pub fn tombstone_batch(record: &RegionRecord, at: LogId) -> WriteBatch {
 pub fn describe_half(batch: &mut WriteBatch, half: &Half) {
     let descriptor = Descriptor { record: half.record.clone(), at: FIRST_BASE, by_snapshot: false };
     batch.describe(half.record.region.id.0, &descriptor.encode());
+}
+
+/// What a snapshot of a region carries: the families, and the keys in them. The range of the system group counts for nothing; what it has
+/// are its rows.
+pub fn carried(id: RegionId, range: &KeyRange) -> (&'static [Cf], KeyRange) {
+    match id == system::GROUP {
+        true => (&[Cf::System], system::rows()),
+        false => (&FAMILIES, range.clone()),
+    }
 }
 
 /// Deletes everything in the region's range, and nothing outside.

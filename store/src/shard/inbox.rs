@@ -31,7 +31,6 @@ use crate::region::life::Life;
 use crate::region::message::{Body, PeerMessage, Stray, Verdict};
 use crate::region::record::{Descriptor, RegionRecord};
 use crate::region::replica::{Replica, Stored};
-use crate::region::system::GROUP;
 
 /// Most replicas of a store that wait for their first snapshot.
 const BLANK_MAX: usize = 256;
@@ -160,10 +159,6 @@ impl Inner {
             return Err(Lost::Snapshot);
         }
         let region = message.region;
-        if region == GROUP {
-            // The system group has one member so far.
-            return Err(Lost::Absent);
-        }
         let state = &mut *self.state.borrow_mut();
         if state.table.get(region).is_some_and(|replica| replica.life() == Life::Tombstone) {
             return Err(Lost::Dying);

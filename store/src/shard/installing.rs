@@ -22,9 +22,10 @@ use scheduler::{KeyRange, RegionId};
 use super::Shard;
 use super::open::{TAG_BASE, TAG_HARD_STATE, decode_hard_state, encode_base, encode_hard_state};
 use crate::plant::{Bug, planted};
-use crate::region::apply::FAMILIES;
+use crate::region::apply::carried;
 use crate::region::effects::{Install, LogWrite};
 use crate::region::record::Descriptor;
+use crate::region::system::{self, GROUP};
 
 /// Writes of regions whose snapshots are on their way into the tree.
 #[derive(Debug, Default)]
@@ -94,12 +95,19 @@ impl Shard {
             group: region.0,
             applied: install.last.index.0,
             state: Some(descriptor),
-            families: &FAMILIES,
+            families: carried(region, &install.record.region.range).0,
             ranges: replaced(&install, &pieces.iter().map(|(_, piece)| piece).collect::<Vec<_>>()),
             pieces,
         };
         match inner.tree.ingest_verified(ingest, verified).await {
             Ok(()) => {
+                // Nothing is applied before the log has the snapshot, too, so its rows are in force by then.
+                if region == GROUP
+                    && !planted(Bug::RowsNotLoaded)
+                    && let Err(fault) = self.load_system().await
+                {
+                    return self.stop(&fault);
+                }
                 inner.installs.ingested(region);
                 inner.bell.ring();
             }
@@ -114,6 +122,10 @@ impl Shard {
 fn replaced(install: &Install, pieces: &[&engine::lsm::Piece]) -> Vec<(Vec<u8>, Vec<u8>)> {
     if planted(Bug::OldRowsKept) {
         return pieces.iter().map(|piece| (piece.start.clone(), piece.end.clone())).collect();
+    }
+    if install.record.region.id == GROUP {
+        let rows = system::rows();
+        return vec![(rows.start().as_bytes().to_vec(), rows.end().as_bytes().to_vec())];
     }
     let bytes = |range: &KeyRange| (range.start().as_bytes().to_vec(), range.end().as_bytes().to_vec());
     let new = &install.record.region.range;

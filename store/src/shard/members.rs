@@ -112,12 +112,26 @@ mod inspect {
     use engine::error::Fault;
     use engine::lsm::{Cf, Direction, Snapshot};
     use raft::Index;
-    use scheduler::{KeyRange, Region, RegionId};
+    use scheduler::{KeyRange, Region, RegionId, StateImage};
 
     use super::Shard;
     use crate::region::life::Life;
+    use crate::region::system::{GROUP, SystemState};
 
     impl Shard {
+        /// The system group as it is known here.
+        pub fn system_region(&self) -> Option<Region> {
+            self.inner.state.borrow().table.get(GROUP).map(|replica| replica.region().clone())
+        }
+
+        /// The scheduler's state as applied here, whoever leads, with the index that it is of.
+        pub fn applied_state(&self) -> Option<(u64, StateImage)> {
+            let state = self.inner.state.borrow();
+            let replica = state.table.get(GROUP).filter(|replica| replica.life() == Life::Live)?;
+            let image = replica.system().and_then(SystemState::image)?;
+            Some((replica.applied_index().0, image.clone()))
+        }
+
         /// Whether a snapshot of the region is on its way into the tree, which the applied index of the core is ahead of then.
         pub fn is_receiving(&self, region: RegionId) -> bool {
             let state = self.inner.state.borrow();

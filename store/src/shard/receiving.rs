@@ -40,7 +40,7 @@ use super::staging::{self, Way};
 use super::turn::SHORTAGE_PAUSE;
 use super::{Inner, Shard, State};
 use crate::plant::{Bug, planted};
-use crate::region::apply::FAMILIES;
+use crate::region::apply::carried;
 use crate::region::message::{PeerMessage, Stray, Verdict};
 use crate::region::shipping::Useless;
 use crate::region::system::GROUP;
@@ -252,7 +252,7 @@ impl Receptions {
     fn overlapping(&self, range: &KeyRange, but: RegionId) -> Option<RegionId> {
         let open = self.open.borrow();
         open.iter()
-            .find(|(region, it)| **region != but && it.range.overlaps(range))
+            .find(|(region, it)| **region != but && **region != GROUP && it.range.overlaps(range))
             .map(|(region, _)| *region)
     }
 }
@@ -318,7 +318,7 @@ impl Inner {
         if message.to.store != self.store {
             return Err(Unwanted::OtherTarget);
         }
-        let replica = state.table.get(region).filter(|_| region != GROUP).ok_or(Unwanted::NotHere)?;
+        let replica = state.table.get(region).ok_or(Unwanted::NotHere)?;
         match state.table.admit(message) {
             Verdict::Step => {}
             Verdict::Create | Verdict::Drop(Stray::Tombstone | Stray::Absent) => {
@@ -348,6 +348,11 @@ impl Inner {
             Useless::Known => Unwanted::Known,
             Useless::NotNow => Unwanted::Busy,
         })?;
+        let (_, carried) = carried(region, &range);
+        if region == GROUP {
+            // It has no keys of users, so no neighbour.
+            return Ok((last, carried));
+        }
         let in_the_way = || {
             let live = state.table.overlapping(&range, region);
             live.or_else(|| self.receptions.overlapping(&range, region))
@@ -425,7 +430,8 @@ impl Incoming {
         }
         let place = KeyRange::new(&piece.start[..], &piece.end[..]).map_err(|_| Unwanted::Malformed)?;
         let is_inside = !piece.end.is_empty() && self.reception.range.contains_range(&place);
-        if !is_inside || !FAMILIES.contains(&piece.cf) {
+        let (families, _) = carried(self.reception.offer.message.region, &self.reception.range);
+        if !is_inside || !families.contains(&piece.cf) {
             return Err(Unwanted::Malformed);
         }
         let inner = self.shard.inner.clone();

@@ -30,7 +30,7 @@ use super::receiving::Offer;
 use super::staging::{self, Way};
 use super::turn::SHORTAGE_PAUSE;
 use super::{Inner, Shard};
-use crate::region::apply::FAMILIES;
+use crate::region::apply::carried;
 use crate::region::message::PeerMessage;
 
 /// Snapshots that a store sends at a time.
@@ -213,9 +213,10 @@ impl Shard {
     }
 
     async fn estimate_all(&self, region: &Region) -> engine::error::Result<Estimate> {
-        let (mut sum, range) = (Estimate::default(), &region.range);
-        for cf in FAMILIES {
-            let part = self.inner.tree.estimate(cf, range.start().as_bytes(), range.end().as_bytes()).await?;
+        let (mut sum, (families, range)) = (Estimate::default(), carried(region.id, &region.range));
+        for cf in families {
+            let part =
+                self.inner.tree.estimate(*cf, range.start().as_bytes(), range.end().as_bytes()).await?;
             sum.bytes += part.bytes;
             sum.keys += part.keys;
         }
@@ -232,9 +233,10 @@ impl Inner {
         let last = LogId { term: replica.term_at(index).ok_or(Failed::Useless)?, index };
         let (descriptor, term) = (replica.region().clone(), replica.term());
         replica.send_snapshot(wanted, last, &descriptor).map_err(|_| Failed::Useless)?;
-        let (start, end) = (descriptor.range.start().as_bytes(), descriptor.range.end().as_bytes());
+        let (families, range) = carried(region, &descriptor.range);
+        let (start, end) = (range.start().as_bytes(), range.end().as_bytes());
         let options = ExportOptions {
-            families: &FAMILIES,
+            families,
             piece_bytes: self.limits.snapshot_piece_bytes,
             bytes_per_second: Some(self.limits.snapshot_bytes_per_second),
         };

@@ -11,6 +11,7 @@ use scheduler::StateImage;
 use super::reply::Reply;
 use super::{Due, Shard};
 use crate::refusal::Refusal;
+use crate::region::guard;
 use crate::region::system::{Decided, GROUP, SystemCommand, SystemState, codec};
 use crate::request::Out;
 
@@ -39,11 +40,11 @@ impl Shard {
         Ok(())
     }
 
-    /// The scheduler's state as applied here, or none if it has not begun. Waits until this replica leads and has applied what was
-    /// acknowledged before.
+    /// The scheduler's state as applied here, or none if it has not begun. Waits until this replica, which leads or is the only voter, has
+    /// applied what was acknowledged before.
     ///
     /// # Errors
-    /// If the store has stopped or has no replica of the group.
+    /// If the store has stopped, has no replica of the group, or another one leads it.
     pub async fn system_state(&self) -> std::result::Result<Option<StateImage>, Refusal> {
         let inner = &*self.inner;
         loop {
@@ -54,6 +55,9 @@ impl Shard {
                 let replica = state.table.get(GROUP).ok_or(no_replica)?;
                 if replica.is_current() {
                     return Ok(replica.system().and_then(SystemState::image).cloned());
+                }
+                if !replica.is_sole_voter() {
+                    guard::lead(replica.here())?;
                 }
             }
             inner.rt.sleep(super::upkeep::TICK / 10).await;

@@ -26,6 +26,7 @@ use crate::region::life::Life;
 use crate::region::message::{self, PeerMessage, Verdict};
 use crate::region::record::RegionRecord;
 use crate::region::replica::Replica;
+use crate::region::system::GROUP;
 
 /// The regions of one store. `W` waits for writes, `R` for reads.
 #[derive(Debug)]
@@ -322,9 +323,13 @@ impl<W, R> Table<W, R> {
         })
     }
 
-    /// A region other than `but` that covers part of `range`.
+    /// A region other than `but` that covers part of `range`. Nothing is in the way of the system group.
     pub fn overlapping(&self, range: &KeyRange, but: RegionId) -> Option<RegionId> {
         let (start, end) = (range.start().as_bytes(), range.end().as_bytes());
+        if but == GROUP {
+            // The system group has no keys of users.
+            return None;
+        }
         let covers = |id: &RegionId| {
             let region = self.get(*id).map(Replica::region)?;
             let (from, to) = (region.range.start().as_bytes(), region.range.end().as_bytes());

@@ -136,6 +136,11 @@ impl SystemState {
     }
 }
 
+/// The keys of the rows, in the family `system`.
+pub fn rows() -> KeyRange {
+    KeyRange::new("", &codec::ROWS_END[..]).expect("every row lies between the two")
+}
+
 /// Deletes every row.
 pub(super) fn erase(batch: &mut WriteBatch) {
     batch.delete_range(Cf::System, b"", &codec::ROWS_END);

@@ -8,6 +8,7 @@ mod numbers;
 mod replica_reads;
 mod returning;
 mod snapshots;
+mod system;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
