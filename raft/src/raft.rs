@@ -253,6 +253,14 @@ impl Raft {
         Ok(read)
     }
 
+    /// Until when no other member can lead, as far as this leader's lease says; none without a lease, while leadership is handed over, or
+    /// before an entry of the term is committed. The `read` module states the clock assumptions.
+    #[must_use]
+    pub fn lease_until(&self) -> Option<Time> {
+        let Role::Leader(leader) = &self.role else { return None };
+        leader.lease_until(&self.core)
+    }
+
     /// Campaigns without waiting for the election timer. `now` decides whether a promise to a leader still holds.
     ///
     /// # Errors
@@ -275,8 +283,12 @@ impl Raft {
     }
 
     /// Drops the word that this voter may have given to a leader before a restart. Only for a driver that knows that no such leader
-    /// can exist: this member is the only voter, and no leader ever removes itself.
+    /// can exist: this member is the only voter, and no leader ever removes itself. Where the log has changes of the membership that are
+    /// not applied, there may be other voters, and the word is kept.
     pub fn forget_promise(&mut self) {
+        if self.core.log.has_change() {
+            return;
+        }
         self.core.promise = Promise::default();
         self.debug_check();
     }

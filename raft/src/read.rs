@@ -156,6 +156,13 @@ impl Leader {
         Ok(core.log.committed())
     }
 
+    /// Until when the lease holds, if there is one to rest on.
+    pub(crate) fn lease_until(&self, core: &Core) -> Option<Time> {
+        let until = self.reads.lease_until;
+        let just_before = Time(until.0.checked_sub(1)?);
+        self.lease_read(core, just_before).is_ok().then_some(until)
+    }
+
     /// Whether the lease would hold at `now`, for status.
     pub(crate) fn has_lease(&self, core: &Core, now: Time) -> bool {
         self.lease_read(core, now).is_ok()
