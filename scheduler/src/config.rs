@@ -95,7 +95,7 @@ pub struct Config {
 
     /// Share of the regions that must have been reported before anything is scheduled. Default 80, percent.
     pub prepare_percent: u64,
-    /// Time after which scheduling begins without that share. Default 300,000, milliseconds.
+    /// Time after which scheduling begins without that share. Default 10,000, milliseconds.
     pub prepare_timeout_ms: u64,
     /// Policies that are switched off. Default none.
     pub disabled: Vec<Policy>,
@@ -135,7 +135,7 @@ impl Default for Config {
             history_keep_ms: 600_000,
             history_max: 10_000,
             prepare_percent: 80,
-            prepare_timeout_ms: 300_000,
+            prepare_timeout_ms: 10_000,
             disabled: Vec::new(),
         }
     }

@@ -70,6 +70,12 @@ impl Oracle {
         (left < WINDOW_MS / 2).then(|| present.saturating_add(WINDOW_MS))
     }
 
+    /// The bound that is saved, in milliseconds.
+    #[must_use]
+    pub const fn window_end_ms(&self) -> u64 {
+        self.window_end_ms
+    }
+
     /// Takes note that this bound is saved for good.
     pub fn window_saved(&mut self, end_ms: u64) {
         self.window_end_ms = self.window_end_ms.max(end_ms);

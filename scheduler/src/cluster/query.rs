@@ -98,6 +98,20 @@ impl Cluster {
         Some(self.info(self.order.slot(self.order.advance(first, steps)?)))
     }
 
+    /// Whether regions whose leader is known cover every key.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let mut covered: &[u8] = b"";
+        for info in self.regions() {
+            let range = &info.region.range;
+            if info.leader.is_none() || range.start().as_bytes() != covered {
+                return false;
+            }
+            covered = range.end().as_bytes();
+        }
+        covered.is_empty() && !self.is_empty()
+    }
+
     /// The store with this id.
     #[must_use]
     pub fn store(&self, id: StoreId) -> Option<&Store> {

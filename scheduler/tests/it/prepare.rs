@@ -74,3 +74,29 @@ fn preparing_ends_in_time_and_needs_stores_that_speak() {
     assert!(!is_prepared(&cluster, &config, NOW, NOW), "ten regions to come");
     assert!(is_prepared(&cluster, &config, NOW, NOW.plus_ms(config.prepare_timeout_ms + 1)));
 }
+
+/// A node that is gone for good reports to no new leader. What leads its regions by now does.
+#[test]
+fn regions_that_cover_every_key_are_enough_whoever_is_silent() {
+    let config = Config::default();
+    let mut cluster = Cluster::new();
+    for id in 1..=3 {
+        cluster
+            .put_store(StoreDescriptor::new(StoreId(id), NodeId(id), format!("s{id}")), NOW)
+            .expect("joins");
+    }
+    let region = |id: u64, range: KeyRange, led: bool| {
+        let peers =
+            vec![Peer::voter(PeerId(id * 10), StoreId(1)), Peer::voter(PeerId(id * 10 + 1), StoreId(2))];
+        let region = Region { id: RegionId(id), range, epoch: Epoch::FIRST, peers };
+        RegionReport::new(region, led.then_some(PeerId(id * 10)))
+    };
+    let range = |start: &str, end: &str| KeyRange::new(start, end).expect("rising");
+    assert!(!is_prepared(&cluster, &config, NOW, NOW), "nothing is known");
+    for (id, start, end, led) in [(1, "", "g", true), (3, "m", "", true), (2, "g", "m", false)] {
+        cluster.report_region(region(id, range(start, end), led)).expect("accepted");
+        assert!(!is_prepared(&cluster, &config, NOW, NOW), "region {id} leaves a hole or has no leader");
+    }
+    cluster.report_region(region(2, range("g", "m"), true)).expect("accepted");
+    assert!(is_prepared(&cluster, &config, NOW, NOW));
+}
