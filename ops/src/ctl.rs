@@ -105,15 +105,7 @@ fn members(places: &[String]) -> Result<Vec<SocketAddr>, String> {
 }
 
 async fn ask(rt: &Rt, members: Vec<SocketAddr>, what: What) -> Result<String, CallError> {
-    let said = SchedulerClient::new(rt, members.clone()).members().await?;
-    let urls = said.leader.map(|leader| leader.client_urls).unwrap_or_default();
-    let mut hosts: Vec<SocketAddr> =
-        urls.iter().filter_map(|url| url.trim_start_matches("http://").parse().ok()).collect();
-    if hosts.is_empty() {
-        // It is announced by a name that is not looked up here; one of those that were named may be it.
-        hosts = members;
-    }
-    let scheduler = SchedulerClient::new(rt, hosts);
+    let scheduler = SchedulerClient::by_way_of(rt, members);
     match what {
         What::Stores => stores(&scheduler).await,
         What::Regions => regions(&scheduler).await,

@@ -51,6 +51,14 @@ pub enum Bug {
     AddressesLost,
     /// The scheduler's state stays what it was when a snapshot of it arrives.
     RowsNotLoaded,
+    /// A leader of the system group takes its lease for endless.
+    FenceOpen,
+    /// A node goes on as the scheduler's host when its replica leads no more.
+    OfficeKept,
+    /// Voters of the system group that are gone for good keep their place.
+    GoneVotersKept,
+    /// What is said of other members that may host the scheduler is not remembered.
+    PlacesForgotten,
     /// Where other nodes are is forgotten by a restart.
     ContactsForgotten,
     /// Whoever reports for a store is believed.

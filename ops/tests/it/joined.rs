@@ -72,6 +72,10 @@ fn an_operator_asks_any_member_for_stores_regions_and_changes() {
     assert!(!done && text.contains("is not known"), "{text}");
     let (done, text) = ctl(first.pd, &["store", "remove", "77"]);
     assert!(!done && text.contains("has not joined"), "{text}");
+    let (_, text) = ctl(first.pd, &["stores"]);
+    let other = text.lines().nth(2).and_then(|line| line.split_whitespace().next()).expect("a store");
+    let (done, text) = ctl(first.pd, &["store", "remove", other]);
+    assert!(done && text.contains("is taken out of use"), "{text}");
     let (done, text) = ctl(first.pd, &["store", "remove", "1"]);
     assert!(!done && text.contains("keeps the scheduler's state"), "{text}");
     let (done, text) = ctl(first.pd, &["store", "keep", "1"]);

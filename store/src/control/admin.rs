@@ -101,9 +101,9 @@ impl Control {
     /// Takes a store out of use: its replicas are moved away, and once nothing is on it any more, it is buried and its address is free.
     ///
     /// # Errors
-    /// It is not known or gone, keeps the state, too few nodes would be left, or the state cannot be changed.
+    /// It is not known or gone, keeps the state for want of another, too few nodes would be left, or the state cannot be changed.
     pub async fn remove_store(&self, store: StoreId) -> Result<(), Denied> {
-        if store == self.0.member.state_store {
+        if self.keeps_state(store).await? {
             return Err(Denied::KeepsState(store));
         }
         self.set_lifecycle(store, Lifecycle::Offline).await
@@ -127,10 +127,13 @@ impl Control {
         Ok(())
     }
 
-    /// Buries stores that were taken out of use and hold nothing any more.
+    /// Buries stores that were taken out of use and hold nothing any more, no replica of the state either.
     pub(super) async fn bury_drained(&self) {
         let drained = self.0.scheduler.borrow().drained(time(&self.0.rt));
         for store in drained {
+            if self.is_member(store) {
+                continue;
+            }
             match self.set_lifecycle(store, Lifecycle::Tombstone).await {
                 Ok(()) => tracing::info!(store = store.0, "a store that was taken out of use is gone"),
                 // The next round tries again.

@@ -22,7 +22,7 @@ pub enum Denied {
     },
     /// The state refuses the command.
     Refused(StateRefusal),
-    /// The store keeps the scheduler's state, so it cannot be taken out of use.
+    /// The store keeps the scheduler's state and no other can do so in its place, so it cannot be taken out of use.
     KeepsState(StoreId),
     /// A store may not join as it describes itself.
     NotAdmitted(NotAdmitted),
@@ -94,8 +94,8 @@ impl fmt::Display for Denied {
             Self::Refused(refusal) => write!(f, "{refusal}"),
             Self::KeepsState(store) => write!(
                 f,
-                "{store} stays in use: it keeps the scheduler's state, which moves to no other store yet; take others out of use, or move \
-                 single replicas away with `ringkeep ctl region`"
+                "{store} stays in use: it keeps the scheduler's state, and there is no other node to do so in its place; let one join \
+                 first, or move single replicas away with `ringkeep ctl region`"
             ),
             Self::NotAdmitted(why) => write!(f, "{why}"),
             Self::AheadOfPresent { asked, present } => {

@@ -31,10 +31,11 @@ impl Control {
         if count == 0 || count > IDS_MAX {
             return Err(Denied::BadCount { asked: count, most: IDS_MAX });
         }
+        let mut confirmed = false;
         loop {
             {
                 let mut ids = self.0.ids.borrow_mut();
-                if ids.end - ids.start >= count {
+                if (confirmed || self.leads()) && ids.end - ids.start >= count {
                     let first = ids.start;
                     ids.start += count;
                     return Ok(first);
@@ -43,9 +44,11 @@ impl Control {
             // What is left of the block before is dropped: ids are plenty, and one call's are consecutive.
             let command = StateCommand::AllocateIds { count: count.max(ID_BLOCK) };
             match self.0.state.apply(command).await? {
+                // Of two that are asked for at once the later one is kept.
                 StateAnswer::Ids(block) => *self.0.ids.borrow_mut() = block,
                 other => unreachable!("ids were asked for, and the answer is {other:?}"),
             }
+            confirmed = true;
         }
     }
 
@@ -102,7 +105,14 @@ impl Control {
         if !self.0.oracle_is_set.get() {
             self.set_oracle().await?;
         }
+        let mut confirmed = false;
         loop {
+            if !confirmed && !self.leads() {
+                // Without a lease an entry shows that no other leader has given anything out before this was asked.
+                let end_ms = self.0.oracle.borrow().window_end_ms();
+                self.extend(end_ms).await?;
+                confirmed = true;
+            }
             let taken = self.0.oracle.borrow_mut().take(count, wall_ms(&self.0.rt));
             match taken {
                 Ok(timestamp) => {
@@ -113,9 +123,16 @@ impl Control {
                     let most = u64::from(scheduler::tso::LOGICAL_MAX) - 1;
                     return Err(Denied::BadCount { asked: u64::from(count), most });
                 }
-                Err(TsoRefusal::Window { wanted_end_ms }) => self.extend(wanted_end_ms).await?,
+                Err(TsoRefusal::Window { wanted_end_ms }) => {
+                    self.extend(wanted_end_ms).await?;
+                }
             }
         }
+    }
+
+    /// Whether it is certain that no other member gives anything out now.
+    fn leads(&self) -> bool {
+        self.0.office.as_ref().is_none_or(|office| office.holds(&self.0.rt))
     }
 
     /// The oracle goes on from the saved window, so it needs to know the state; the store that keeps it may not have been able to tell.

@@ -7,18 +7,22 @@
 //!
 //! What holds: whoever asks hears what the applied entry came to, or that it is refused, or that its outcome is unknown; nothing else counts
 //! as done. What this core knows of the state is never older than the latest answer that it has heard. A core that ends drops what it
-//! was asked, which the asker hears as unknown.
+//! was asked, which the asker hears as unknown. Where the group has several members, whoever asks names the term in which it leads, and
+//! a command of another term is refused.
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::Arc;
 
+use engine::rt::Rt;
 use engine::rt::chan::{self, Receiver, Sender};
-use scheduler::{State, StateAnswer, StateCommand, StateImage};
+use scheduler::{Instruction, State, StateAnswer, StateCommand, StateImage};
 
 use super::denied::Denied;
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
-use crate::region::system::{Decided, SystemCommand};
+use crate::region::system::fence::Fence;
+use crate::region::system::{Decided, Members, Standing, SystemCommand};
 
 /// Questions on their way to the core of the store; more wait for room.
 const ASKS_MAX: usize = 64;
@@ -31,8 +35,47 @@ pub type AnswerTo<T> = Sender<Result<T, Refusal>>;
 pub enum Ask {
     /// The state, once the store can vouch that nothing acknowledged is missing; none if it has not begun.
     Read(AnswerTo<Option<StateImage>>),
-    /// To carry a command out.
-    Command(SystemCommand, AnswerTo<Decided>),
+    /// To carry a command out, if the replica there leads in this term.
+    Command(SystemCommand, Option<u64>, AnswerTo<Decided>),
+    /// The members of the group as their leader knows them.
+    Members(AnswerTo<Members>),
+    /// To begin a change of the members, or of their leader.
+    Step(Instruction, AnswerTo<()>),
+}
+
+/// What the core of the store says of its replica of the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// How it stands.
+    Standing(Standing),
+    /// The store does not take part: why, and whether it is the only voter, if that is known.
+    Closed(String, Option<bool>),
+    /// The store has no replica.
+    Absent,
+}
+
+/// News that may wait; what comes later says more.
+const NEWS_MAX: usize = 4;
+
+/// A queue for what the core of the store says.
+pub fn news() -> (Sender<News>, Receiver<News>) {
+    chan::queue(NEWS_MAX)
+}
+
+/// The term in which a member leads the group, and until when that holds.
+#[derive(Clone, Debug)]
+pub struct Office {
+    /// The term.
+    pub term: u64,
+    /// Until when.
+    pub fence: Arc<Fence>,
+}
+
+impl Office {
+    /// Whether no other member can lead now.
+    pub(super) fn holds(&self, rt: &Rt) -> bool {
+        self.fence.holds(self.term, rt.boot_time().0)
+    }
 }
 
 /// The two ends of a link between the scheduler shard and the core of the store.
@@ -43,6 +86,8 @@ pub fn link() -> (Sender<Ask>, Receiver<Ask>) {
 /// The asking end, and what it knows.
 pub(super) struct StateLink {
     asks: Sender<Ask>,
+    /// In which commands are given, if the group may have other members.
+    term: Option<u64>,
     known: RefCell<Known>,
 }
 
@@ -60,8 +105,18 @@ impl fmt::Debug for StateLink {
 }
 
 impl StateLink {
-    pub(super) fn new(asks: Sender<Ask>) -> Self {
-        Self { asks, known: RefCell::default() }
+    pub(super) fn new(asks: Sender<Ask>, term: Option<u64>) -> Self {
+        Self { asks, term, known: RefCell::default() }
+    }
+
+    /// The members of the group.
+    pub(super) async fn members(&self) -> Result<Members, Denied> {
+        self.ask(Ask::Members).await.map_err(|refusal| Denied::unavailable(&refusal))
+    }
+
+    /// Begins a change of the members, or of their leader.
+    pub(super) async fn step(&self, step: Instruction) -> Result<(), Denied> {
+        self.ask(|to| Ask::Step(step, to)).await.map_err(|refusal| Denied::unavailable(&refusal))
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(AnswerTo<T>) -> Ask) -> Result<T, Refusal> {
@@ -90,7 +145,7 @@ impl StateLink {
             && let Some(answer) = self.guess(&command)
         {
             // The entry is on its way, and nothing waits for it.
-            let ask = Ask::Command(SystemCommand::Change(command), chan::queue(1).0);
+            let ask = Ask::Command(SystemCommand::Change(command), self.term, chan::queue(1).0);
             return self
                 .asks
                 .send(ask)
@@ -102,7 +157,7 @@ impl StateLink {
     }
 
     async fn command(&self, command: SystemCommand) -> Result<StateAnswer, Denied> {
-        let decided = self.ask(|answer_to| Ask::Command(command, answer_to)).await;
+        let decided = self.ask(|answer_to| Ask::Command(command, self.term, answer_to)).await;
         let Decided { index, answer, state } = decided.map_err(|refusal| Denied::unavailable(&refusal))?;
         self.learn(index, state);
         answer.map_err(Denied::from)

@@ -82,14 +82,4 @@ impl Control {
             Regions { regions, addresses: stores.into_iter().filter_map(address).collect() }
         })
     }
-
-    /// Answers the questions of this node's cores until every sender is gone.
-    pub fn answer(&self, questions: Receiver<Question>, replies: Vec<Sender<Answer>>) {
-        let control = self.clone();
-        drop(self.0.rt.spawn(async move {
-            while let Some(Question { core, id, key }) = questions.recv().await {
-                reply(&replies, core, (id, control.locate(&key, REGIONS_MAX)));
-            }
-        }));
-    }
 }

@@ -25,11 +25,14 @@
 //! | `locate` | where regions are, for cores that have no replica of them |
 //! | `members` | stores of other nodes that join or moved |
 //! | `admin` | what operators ask for |
+//! | `voters` | which stores keep the state, and the next change on the way there |
+//! | `membership` | carrying that out, and where the members are |
 //! | `orders` | which instructions a store can carry out |
 //! | `denied` | why something is not granted |
 //!
-//! Not done here, on purpose: any decision (crate `scheduler`), replication of the state over several nodes, and carrying steps
-//! out, which the stores of the leaders do.
+//! A node whose store leads the system group hosts the scheduler of the cluster for that term, and no longer ([`Control::retire`]).
+//!
+//! Not done here, on purpose: any decision (crate `scheduler`), and carrying steps out, which the stores of the leaders do.
 
 mod admin;
 mod denied;
@@ -38,12 +41,14 @@ mod image;
 pub mod link;
 pub mod locate;
 mod members;
+mod membership;
 mod orders;
 mod origin;
 mod reports;
+mod voters;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -56,12 +61,14 @@ use engine::rt::local::Bell;
 use engine::rt::{Budget, Rt};
 use futures_util::future::select;
 use scheduler::scheduler::Summary;
-use scheduler::{Cluster, Config, Instruction, Oracle, Scheduler, Store, StoreDescriptor, StoreId, Time};
+use scheduler::{
+    Cluster, Config, Instruction, NodeId, Oracle, Region, Scheduler, Store, StoreDescriptor, StoreId, Time,
+};
 
 pub use self::admin::{Asked, NotAsked};
 pub use self::denied::Denied;
 use self::link::StateLink;
-pub use self::link::{Ask, link};
+pub use self::link::{Ask, News, Office, link, news};
 pub use self::members::{GrantedNode, Joining, NotAdmitted};
 use self::orders::Orders;
 pub use self::reports::{Beat, BeatAnswer, NotJoined, StoreBeat, answers, beats, hand_out};
@@ -76,13 +83,12 @@ pub struct Member {
     pub name: String,
     /// Its id among the members, never 0.
     pub member_id: u64,
-    /// The store that keeps the scheduler's state.
-    pub state_store: StoreId,
     /// Where clients reach it, with scheme: `http://127.0.0.1:2379`. At least one.
     pub client_urls: Vec<String>,
     /// The cluster that the node belongs to, never 0. Settled when the directory is new.
     pub cluster_id: u64,
-    /// Ids below this one are taken by the stores and regions that the node bootstraps with.
+    /// Ids below this one are taken by the stores and regions that the node bootstraps with; 0 for a node that has joined, which begins
+    /// no state.
     pub first_free_id: u64,
     /// Above zero the state exists, and has given out the ids below this one.
     pub next_id_min: u64,
@@ -111,6 +117,16 @@ struct Inner {
     urgent: Bell,
     orders: Orders,
     refused_reports: Cell<u64>,
+    /// The term in which this member leads the system group; none where the group has no other member.
+    office: Option<Office>,
+    /// Another member leads, or this one in a later term.
+    retired: Cell<bool>,
+    /// The members of the system group, as far as they are known.
+    group: RefCell<Option<Region>>,
+    /// Where nodes serve the PD API.
+    places: RefCell<BTreeMap<NodeId, String>>,
+    /// Since when stores that are to become members have lagged.
+    lagging: RefCell<BTreeMap<StoreId, Time>>,
 }
 
 /// What a scheduler says of the cluster and of itself, as plain numbers.
@@ -143,12 +159,37 @@ impl Control {
     /// # Errors
     /// The state is gone, an older copy or that of another cluster, or the file is damaged; the error names the place.
     pub async fn open(rt: &Rt, dir: &Path, member: Member, asks: Sender<Ask>) -> io::Result<Self> {
+        Self::open_for(rt, dir, member, asks, None).await
+    }
+
+    /// The same for a member that leads the system group, until it is [retired](Control::retire).
+    ///
+    /// # Errors
+    /// As [`Control::open`]; or the state is out of reach, because another member leads.
+    pub async fn take_office(
+        rt: &Rt,
+        dir: &Path,
+        member: Member,
+        asks: Sender<Ask>,
+        office: Office,
+    ) -> io::Result<Self> {
+        Self::open_for(rt, dir, member, asks, Some(office)).await
+    }
+
+    async fn open_for(
+        rt: &Rt,
+        dir: &Path,
+        member: Member,
+        asks: Sender<Ask>,
+        office: Option<Office>,
+    ) -> io::Result<Self> {
         assert!(
             member.member_id != 0 && member.cluster_id != 0 && !member.client_urls.is_empty(),
             "clients need a member to talk to"
         );
-        let state = StateLink::new(asks);
+        let state = StateLink::new(asks, office.as_ref().map(|office| office.term));
         match state.read().await {
+            Err(why) if office.is_some() => return Err(io::Error::other(why)),
             Ok(begun) => origin::settle(rt, dir, &member, &state, begun).await?,
             Err(why) => {
                 tracing::error!(%why, "the node starts without the scheduler's state: no ids, no timestamps")
@@ -182,9 +223,18 @@ impl Control {
             urgent: Bell::default(),
             orders: Orders::default(),
             refused_reports: Cell::new(0),
+            office,
+            retired: Cell::new(false),
+            group: RefCell::default(),
+            places: RefCell::default(),
+            lagging: RefCell::default(),
         }));
         let ticking = control.clone();
         drop(rt.spawn(async move { ticking.tick_loop().await }));
+        if control.0.office.is_some() {
+            let members = control.clone();
+            drop(rt.spawn(async move { members.membership_loop().await }));
+        }
         Ok(control)
     }
 
@@ -197,9 +247,15 @@ impl Control {
         served
     }
 
+    /// Another member leads now: this one gives out nothing more and runs no policies.
+    pub fn retire(&self) {
+        self.0.retired.set(true);
+        self.0.urgent.ring();
+    }
+
     /// Runs the policies, at the pace that each round asks for.
     async fn tick_loop(&self) {
-        loop {
+        while !self.0.retired.get() {
             self.grant_ids_in_time();
             let tick = self.0.scheduler.borrow_mut().tick(time(&self.0.rt));
             for instruction in &tick.instructions {

@@ -48,7 +48,7 @@ pub(super) async fn settle(
                 tracing::info!(file = %path.display(), "the scheduler's state is taken over from the file of an older version");
                 state.image().clone()
             }
-            None if next_id_min > 0 => return Err(gone(&path)),
+            None if next_id_min > 0 || first_free_id == 0 => return Err(gone(&path)),
             None => begin(cluster_id, first_free_id).image().clone(),
         };
         if there && planted(Bug::FileRemovedEarly) {

@@ -44,12 +44,15 @@ pub struct BeatAnswer {
     pub instructions: Vec<Instruction>,
     /// Where the wanted stores are reached, as far as that is known.
     pub addresses: Vec<(StoreId, String)>,
+    /// Where the members of the system group serve the PD API, this one first; nothing in an answer to a core of this node.
+    pub members: Vec<(NodeId, String)>,
 }
 
 impl BeatAnswer {
-    /// Whether it says nothing.
+    /// Whether it says nothing to a core.
     pub fn is_empty(&self) -> bool {
-        self.instructions.is_empty() && self.addresses.is_empty()
+        let Self { instructions, addresses, members: _ } = self;
+        instructions.is_empty() && addresses.is_empty()
     }
 }
 
@@ -126,7 +129,12 @@ impl Control {
                 return Err(NotJoined { store: descriptor.id, node: descriptor.node });
             }
         }
-        Ok(self.take_reports(beat).await)
+        let mut answer = self.take_reports(beat).await;
+        let urls = self.0.member.client_urls.iter();
+        let own = NodeId(self.0.member.member_id);
+        answer.members = urls.map(|url| (own, url.trim_start_matches("http://").to_owned())).collect();
+        answer.members.extend(self.others());
+        Ok(answer)
     }
 
     async fn take_reports(&self, Beat { core: _, stores, wanted }: Beat) -> BeatAnswer {

@@ -4,7 +4,7 @@
 //! ```text
 //! CONTACTS   text, one "name value" per line, beside IDENT, replaced as a whole
 //!   ringkeep-contacts  1              format version of the file
-//!   node 3 10.0.0.3:20160             the port of the PD API of a node, by id, ascending
+//!   node 3 10.0.0.3:20160             the port of the PD API of a node that may host the scheduler, by id, ascending; its host may be a name
 //!   store 4 10.0.0.2:20161            the port of a store of another node, by id, ascending; its host may be a name
 //!   sum       9d1c...                 CRC-32 over every byte before this line
 //! ```
@@ -18,7 +18,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -44,8 +43,8 @@ const WRITE_PAUSE: Duration = Duration::from_secs(1);
 /// What is known of where others are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contacts {
-    /// Where each node serves the PD API.
-    pub nodes: BTreeMap<NodeId, SocketAddr>,
+    /// Where nodes that may host the scheduler serve the PD API, as `HOST:PORT`.
+    pub nodes: BTreeMap<NodeId, String>,
     /// Where each store is reached, as `HOST:PORT`.
     pub stores: BTreeMap<StoreId, String>,
 }
@@ -96,9 +95,9 @@ impl Contacts {
         for line in lines {
             let words: Vec<&str> = line.split(' ').collect();
             match words[..] {
-                ["node", id, addr] => {
-                    let (id, addr) = entry(id, addr)?;
-                    contacts.nodes.insert(NodeId(id), addr);
+                ["node", id, address] if is_address(address) => {
+                    let id = id.parse().map_err(|_| "an id is no number")?;
+                    contacts.nodes.insert(NodeId(id), address.to_owned());
                 }
                 ["store", id, address] if is_address(address) => {
                     let id = id.parse().map_err(|_| "an id is no number")?;
@@ -114,11 +113,6 @@ impl Contacts {
         }
         Ok(contacts)
     }
-}
-
-fn entry(id: &str, addr: &str) -> Result<(u64, SocketAddr), &'static str> {
-    let (id, addr) = (id.parse(), addr.parse());
-    Ok((id.map_err(|_| "an id is no number")?, addr.map_err(|_| "an address is not IP:PORT")?))
 }
 
 /// Keeps the contacts while the node runs. Cheap to clone; stays on the root core.
@@ -155,6 +149,23 @@ impl Keeper {
         }
     }
 
+    /// Where nodes that may host the scheduler serve the PD API.
+    pub fn nodes(&self) -> BTreeMap<NodeId, String> {
+        self.0.contacts.borrow().nodes.clone()
+    }
+
+    /// Notes where nodes serve the PD API.
+    pub fn learn_nodes(&self, places: &[(NodeId, String)]) {
+        let mut contacts = self.0.contacts.borrow_mut();
+        let known = places.iter().filter(|(_, address)| is_address(address));
+        let changed = known.fold(false, |changed, (node, address)| {
+            note(&mut contacts.nodes, *node, address.clone()) || changed
+        });
+        if changed {
+            self.0.changed.ring();
+        }
+    }
+
     /// Writes what has changed. A write that fails is followed by the next change's.
     async fn write_loop(&self, rt: &Rt) {
         loop {
@@ -184,9 +195,8 @@ mod tests {
     use engine::rt::sim;
 
     fn sample() -> Contacts {
-        let addr = |text: &str| text.parse::<SocketAddr>().expect("an address");
         Contacts {
-            nodes: BTreeMap::from([(NodeId(3), addr("10.0.0.1:20160")), (NodeId(9), addr("[::1]:7"))]),
+            nodes: BTreeMap::from([(NodeId(3), "10.0.0.1:20160".into()), (NodeId(9), "[::1]:7".into())]),
             stores: BTreeMap::from([(StoreId(1), "10.0.0.1:20161"), (StoreId(10), "[::1]:8")])
                 .into_iter()
                 .map(|(store, address)| (store, address.to_owned()))
@@ -234,8 +244,10 @@ mod tests {
                 (StoreId(3), at("no port")),
             ];
             keeper.learn_stores(&said);
+            keeper.learn_nodes(&[(NodeId(7), at("a.name:2")), (NodeId(8), at("no port"))]);
             rt.sleep(2 * WRITE_PAUSE).await;
             let kept = Contacts::read(&rt, dir).await;
+            assert_eq!(kept.nodes, BTreeMap::from([(NodeId(7), at("a.name:2"))]));
             let usable = said[..2].iter().cloned().collect();
             assert_eq!(kept.stores, usable);
             rt.replace_small(&dir.join(FILE), b"ringkeep-contacts 1\nsum 0\n").await.unwrap();
@@ -252,8 +264,8 @@ mod tests {
 
     #[test]
     fn a_list_that_is_full_takes_changes_and_nothing_new() {
-        let mut map: BTreeMap<usize, SocketAddr> = BTreeMap::new();
-        let addr = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let mut map: BTreeMap<usize, String> = BTreeMap::new();
+        let addr = |port| format!("127.0.0.1:{port}");
         (0..LINES_MAX).for_each(|key| assert!(note(&mut map, key, addr(1))));
         assert!(!note(&mut map, LINES_MAX, addr(1)));
         assert!(note(&mut map, 0, addr(2)) && !note(&mut map, 0, addr(2)));

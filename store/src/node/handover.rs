@@ -34,7 +34,7 @@ pub(super) async fn hand_over(rt: &Rt, shards: &BTreeMap<usize, Shard>, most: Du
     loop {
         let mut left = 0u64;
         for shard in shards.values() {
-            for (region, _, leads) in shard.regions() {
+            for (region, _, leads) in shard.groups() {
                 budget.tick().await;
                 if !leads {
                     continue;

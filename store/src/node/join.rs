@@ -10,9 +10,9 @@
 //! in it, and needs nobody's flag. A refusal of the registration ends the start, because a store that the cluster refuses must not speak;
 //! a scheduler that does not answer does not, because a member of a cluster that starts anew cannot wait for the others.
 //!
-//! While the node serves, beats of its cores go to the scheduler one at a time, the newest of each core, and each answer goes back to its
-//! core. Nothing of them is kept: a beat that does not get through is followed by the next. Questions of its cores about regions that are
-//! elsewhere go there over a connection of their own.
+//! While the node serves, beats of its cores go to the scheduler, the newest of each core: here, if it is hosted here, or else to the node
+//! that hosts it, one at a time. Each answer goes back to its core, and says where the scheduler may be when it moves. Nothing of them is kept: a beat that does not get through is followed by the next. Questions of its cores about regions that are
+//! elsewhere go the same way, over a connection of their own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -30,12 +30,13 @@ use scheduler::NodeId;
 
 use super::StartError;
 use super::contacts::Keeper;
+use super::hosting::Host;
 use super::identity::{Ident, Identity};
 use crate::config::{Config, Limits};
 use crate::control::{Beat, BeatAnswer, hand_out, locate};
 use crate::plant::{Bug, planted};
 use crate::wire::grpc::Code;
-use crate::wire::pd::client::{CallError, Joined, SchedulerClient};
+use crate::wire::pd::client::{CallError, Joined, Places, SchedulerClient};
 
 /// How long a start waits for the scheduler to enter its stores.
 const REGISTER_MAX: Duration = Duration::from_secs(20);
@@ -101,13 +102,19 @@ pub(super) async fn check_identity(
     }
 }
 
-/// The way of a node to a scheduler that it does not host.
+/// The way of a node to the scheduler, here or on another node.
 pub(super) struct Remote {
     rt: Rt,
+    /// Where it is hosted here.
+    host: Host,
+    places: Places,
     client: SchedulerClient,
     /// For questions, which do not wait for beats.
     map: SchedulerClient,
     identity: Identity,
+    /// Where this node serves the PD API.
+    place: String,
+    contacts: Keeper,
     /// Where each store is reached, by number; empty before they serve.
     addresses: RefCell<Vec<String>>,
     /// Whether the scheduler has entered all stores.
@@ -123,13 +130,23 @@ impl fmt::Debug for Remote {
 }
 
 impl Remote {
-    /// To the scheduler at one of `schedulers`.
-    pub(super) fn new(rt: &Rt, identity: &Identity, schedulers: Vec<SocketAddr>) -> Rc<Self> {
+    /// To the scheduler that `host` hosts, or else at one of `places`. This node serves the PD API at `place`.
+    pub(super) fn new(
+        rt: &Rt,
+        identity: &Identity,
+        host: Host,
+        (places, place): (Places, String),
+        contacts: Keeper,
+    ) -> Rc<Self> {
         Rc::new(Self {
             rt: rt.clone(),
-            client: SchedulerClient::new(rt, schedulers.clone()),
-            map: SchedulerClient::new(rt, schedulers),
+            host,
+            client: SchedulerClient::new(rt, places.clone()),
+            map: SchedulerClient::new(rt, places.clone()),
+            places,
             identity: identity.clone(),
+            place,
+            contacts,
             addresses: RefCell::default(),
             registered: Cell::new(false),
             entered: Bell::default(),
@@ -137,7 +154,8 @@ impl Remote {
         })
     }
 
-    /// Registers the stores, which serve at `addresses` by now. If the scheduler does not answer in time, that goes on beside the beats.
+    /// Registers the stores, which serve at `addresses` by now. If the scheduler does not answer in time, that goes on beside the beats. A
+    /// scheduler that is hosted here needs none of it.
     ///
     /// # Errors
     /// The scheduler refuses a store.
@@ -145,8 +163,13 @@ impl Remote {
         *self.addresses.borrow_mut() = addresses;
         let began = self.rt.now();
         loop {
+            if self.host.control().is_some() {
+                return Ok(());
+            }
             match self.register_once().await {
                 Ok(()) => return Ok(()),
+                // While the leader changes this node may have been asked itself.
+                Err(CallError::Refused(_)) if self.host.control().is_some() => return Ok(()),
                 Err(error @ CallError::Refused(_)) => return Err(cannot(&error)),
                 Err(error @ CallError::Unreachable(_)) if self.rt.now().since(began) > REGISTER_MAX => {
                     tracing::warn!(%error, "the node serves, and its stores are not registered; that is tried on");
@@ -168,14 +191,9 @@ impl Remote {
         Ok(())
     }
 
-    /// Forwards beats until every core has ended, and hands each core what it is answered. Those from before the scheduler has entered the
-    /// stores wait for that.
-    pub(super) async fn forward(
-        self: Rc<Self>,
-        beats: Receiver<Beat>,
-        answers: Vec<Sender<BeatAnswer>>,
-        contacts: Keeper,
-    ) {
+    /// Brings beats to the scheduler until every core has ended, and hands each core what it is answered. Those from before a scheduler on
+    /// another node has entered the stores wait for that.
+    pub(super) async fn forward(self: Rc<Self>, beats: Receiver<Beat>, answers: Vec<Sender<BeatAnswer>>) {
         let (mut arrived, mut newest) = (Vec::new(), BTreeMap::new());
         loop {
             let more = async { Some(beats.recv_batch(&mut arrived, BEATS_MAX).await) };
@@ -189,29 +207,54 @@ impl Remote {
             }
             // A newer beat says all that an older one said.
             newest.extend(arrived.drain(..).map(|beat| (beat.core, beat)));
+            if let Some(control) = self.host.control() {
+                for (core, beat) in std::mem::take(&mut newest) {
+                    let answer = control.take(beat).await;
+                    self.contacts.learn_stores(&answer.addresses);
+                    self.learn_members(&control.others());
+                    hand_out(&answers, core, answer);
+                }
+                continue;
+            }
             if !self.registered.get() && !self.addresses.borrow().is_empty() {
                 self.note(self.register_once().await.err());
             }
-            if !self.registered.get() {
-                continue;
-            }
-            for (core, beat) in std::mem::take(&mut newest) {
-                match self.client.report(self.identity.cluster, NodeId(self.identity.node), &beat).await {
-                    Ok(_) if planted(Bug::AnswersLost) => {}
-                    Ok(answer) => {
-                        contacts.learn_stores(&answer.addresses);
-                        hand_out(&answers, core, answer);
-                    }
-                    Err(error) => {
-                        if let CallError::Refused(status) = &error
-                            && status.code == Code::NotFound
-                        {
-                            // Its stores are known at other addresses, or not at all.
-                            self.registered.set(false);
-                        }
-                        self.note(Some(error));
-                    }
+            if self.registered.get() {
+                for (core, beat) in std::mem::take(&mut newest) {
+                    self.report(core, &beat, &answers).await;
                 }
+            }
+        }
+    }
+
+    /// Notes where the scheduler may be when it is not where it is now, over restarts, too.
+    fn learn_members(&self, members: &[(NodeId, String)]) {
+        if planted(Bug::PlacesForgotten) {
+            return;
+        }
+        self.contacts.learn_nodes(members);
+        let places = members.iter().map(|(_, place)| place).filter(|place| **place != self.place);
+        places.for_each(|place| self.places.learn(place));
+    }
+
+    /// Sends one beat to the scheduler on another node.
+    async fn report(&self, core: usize, beat: &Beat, answers: &[Sender<BeatAnswer>]) {
+        let Identity { cluster, node, stores: _, first_store: _ } = self.identity;
+        match self.client.report(cluster, NodeId(node), &self.place, beat).await {
+            Ok(_) if planted(Bug::AnswersLost) => {}
+            Ok(answer) => {
+                self.contacts.learn_stores(&answer.addresses);
+                self.learn_members(&answer.members);
+                hand_out(answers, core, answer);
+            }
+            Err(error) => {
+                if let CallError::Refused(status) = &error
+                    && status.code == Code::NotFound
+                {
+                    // Its stores are known at other addresses, or not at all.
+                    self.registered.set(false);
+                }
+                self.note(Some(error));
             }
         }
     }
@@ -223,7 +266,10 @@ impl Remote {
         replies: Vec<Sender<locate::Answer>>,
     ) {
         while let Some(locate::Question { core, id, key }) = questions.recv().await {
-            let found = self.map.locate(self.identity.cluster, key, locate::REGIONS_MAX).await;
+            let found = match self.host.control() {
+                Some(control) => Ok(control.locate(&key, locate::REGIONS_MAX)),
+                None => self.map.locate(self.identity.cluster, key, locate::REGIONS_MAX).await,
+            };
             let regions = found.unwrap_or_else(|error| {
                 self.note(Some(error));
                 locate::Regions::default()

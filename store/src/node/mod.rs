@@ -13,6 +13,7 @@ pub mod core;
 mod drain;
 pub mod examine;
 mod handover;
+mod hosting;
 pub mod identity;
 mod join;
 pub mod listen;

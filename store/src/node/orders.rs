@@ -27,7 +27,7 @@ pub(super) async fn follow(
     book: Rc<AddressBook>,
     pace: Rc<BeatPace>,
 ) {
-    while let Some(BeatAnswer { instructions, addresses }) = answers.recv().await {
+    while let Some(BeatAnswer { instructions, addresses, members: _ }) = answers.recv().await {
         for (store, address) in addresses {
             if planted(Bug::AddressesLost) {
                 continue;

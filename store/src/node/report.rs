@@ -21,6 +21,7 @@ use super::pace::BeatPace;
 use crate::control::{Beat, StoreBeat};
 use crate::gateway::Dispatch;
 use crate::region::peers::Behind;
+use crate::region::system::GROUP;
 use crate::shard::Shard;
 use crate::shard::counters::StoreSnapshot;
 use crate::shard::links::Links;
@@ -124,13 +125,16 @@ impl Heart {
             let now = self.rt.now();
             let (counts, passed_ms) = store.take_counts(now);
             let (mut regions, mut held) = (Vec::new(), 0);
-            for (region, term, leads) in store.shard.regions() {
-                held += 1;
+            for (region, term, leads) in store.shard.groups() {
                 // Followers elect a leader among themselves when theirs is gone, and the scheduler may be gone with it.
                 let others = region.peers.iter().filter(|peer| peer.store != store.shard.store());
                 others.for_each(|peer| {
                     self.book.find(peer.store);
                 });
+                if region.id == GROUP {
+                    continue;
+                }
+                held += 1;
                 if !leads {
                     continue;
                 }
@@ -169,10 +173,10 @@ impl Heart {
     /// And asks again where the other members of the regions are: one that has moved does not say so to those it does not speak with.
     pub async fn estimate(&self) {
         for store in &self.stores {
-            for (region, _, leads) in store.shard.regions() {
+            for (region, _, leads) in store.shard.groups() {
                 let others = region.peers.iter().filter(|peer| peer.store != store.shard.store());
                 others.for_each(|peer| self.book.failed(peer.store));
-                if !leads {
+                if !leads || region.id == GROUP {
                     store.sizes.borrow_mut().remove(&region.id);
                     continue;
                 }

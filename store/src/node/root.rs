@@ -26,13 +26,14 @@ use super::contacts::Keeper;
 use super::core::{Plan, SYSTEM_STORE};
 use super::drain::{GRACE, ORDERS_MAX, Order};
 use super::identity::Identity;
-use super::scheduler_shard::{self, SchedulerShard};
-use super::serve::DataCore;
+use super::scheduler_shard::{self, SchedulerShard, StateEnds};
+use super::serve::{DataCore, StateEnd};
 use super::{Addresses, StartError, setup};
 use crate::config::{Config, Limits};
 use crate::control;
 use crate::descriptors::Descriptors;
 use crate::gateway::Gateway;
+use crate::region::system::fence::Fence;
 use crate::shard::Shard;
 use crate::shard::links::connect;
 use crate::shard::routes::Place;
@@ -196,8 +197,9 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
     let (answer_to, answers): (Vec<_>, Vec<_>) = (0..plan.cores).map(|_| control::answers()).unzip();
     let (ask, questions) = control::locate::questions();
     let (reply_to, replies): (Vec<_>, Vec<_>) = (0..plan.cores).map(|_| control::locate::replies()).unzip();
-    let (asks, asked) = control::link();
-    let mut asked = Some(asked);
+    let ((asks, asked), (say_news, news), fence) =
+        (control::link(), control::news(), Arc::new(Fence::default()));
+    let mut state = Some(StateEnd { asked, news: say_news, fence: fence.clone() });
     // A port of 0 is picked once; the cores share what was picked.
     let resp = setup::reserve_resp(rt, &config)?;
     let connections = Connections::new(plan.cores);
@@ -221,7 +223,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
             reports: reports.clone(),
             answers: answers.next().expect("there is one per core"),
             map: (ask.clone(), replies.next().expect("there is one per core")),
-            asked: if index == plan.core_of(SYSTEM_STORE) { asked.take() } else { None },
+            state: if index == plan.core_of(SYSTEM_STORE) { state.take() } else { None },
             board: board.clone(),
             cursors: opened.cursors.clone(),
             connections: connections.clone(),
@@ -242,9 +244,10 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
             store: plan.identity.store_id(*index),
             incarnation: *opened,
         });
-        let map = (questions, reply_to);
-        let place = scheduler.open(rt, &config, &plan, asks, (beats, answer_to, contacts), map).await?;
-        setup::confirm(rt, &opened, counts, place.next_id()).await?;
+        let (map, ends) = ((questions, reply_to), StateEnds { asks, news, fence });
+        let beats = (beats, answer_to, contacts);
+        let place = scheduler.open(rt, (&config, &plan), ends, speaker, beats, map).await?;
+        setup::confirm(rt, &opened, counts, place.next_id).await?;
         for go in &goes {
             // A core that has ended meanwhile does not listen, and is about to say why.
             if go.try_send(places.clone()).is_err() {
@@ -252,7 +255,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
             }
         }
         let stores = cores.serving(plan.identity.stores).await?;
-        let shard = place.serve(rt, (&config, &plan), board.clone(), speaker, &stores).await?;
+        let shard = place.serve(rt, (&config, &plan), board.clone(), &stores).await?;
         Ok((stores, shard))
     };
     match begun.await {

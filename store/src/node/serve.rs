@@ -22,10 +22,11 @@ use super::report::{Heart, Poster};
 use super::root::{CoreWork, Event};
 use super::state_host;
 use crate::config::{Config, Limits};
-use crate::control::{Ask, Beat, BeatAnswer, locate};
+use crate::control::{Ask, Beat, BeatAnswer, News, locate};
 use crate::descriptors::Descriptors;
 use crate::gateway::Dispatch;
 use crate::plant::{Bug, planted};
+use crate::region::system::fence::Fence;
 use crate::shard::Shard;
 use crate::shard::links::Ends;
 use crate::shard::routes::Place;
@@ -46,6 +47,16 @@ pub(super) fn advertised(config: &Config, bound: SocketAddr) -> String {
     }
 }
 
+/// The data core's ends of what connects it with the scheduler shard.
+pub(super) struct StateEnd {
+    /// What the scheduler shard asks.
+    pub(super) asked: Receiver<Ask>,
+    /// What it is told.
+    pub(super) news: Sender<News>,
+    /// Until when the replica leads.
+    pub(super) fence: Arc<Fence>,
+}
+
 /// What a data core is started with.
 pub(super) struct DataCore {
     pub(super) plan: Arc<Plan>,
@@ -60,8 +71,8 @@ pub(super) struct DataCore {
     pub(super) answers: Receiver<BeatAnswer>,
     /// Where it asks about regions, and where it is answered.
     pub(super) map: (Sender<locate::Question>, Receiver<locate::Answer>),
-    /// What the scheduler shard asks of its state, on the core that keeps it.
-    pub(super) asked: Option<Receiver<Ask>>,
+    /// What connects the core of the system group's replica with the scheduler shard.
+    pub(super) state: Option<StateEnd>,
     pub(super) board: Board,
     pub(super) cursors: resp::Cursors,
     pub(super) connections: resp::Connections,
@@ -89,8 +100,12 @@ impl DataCore {
     async fn run(self, rt: Rt) -> Result<(), String> {
         let began = rt.now();
         let stores = core::open(&rt, &self.plan, &self.links).await.map_err(|fault| fault.to_string())?;
-        if let Some(asked) = self.asked {
+        if let Some(StateEnd { asked, news, fence }) = self.state {
+            if let Ok(shard) = stores.state_store() {
+                shard.keep_fence(fence);
+            }
             rt.spawn(state_host::serve(rt.clone(), stores.state_store(), asked));
+            rt.spawn(state_host::watch(rt.clone(), stores.state_store(), news));
         }
         // A store that stops meanwhile has said so, and those that do not go on.
         let _ = stores.settle(&rt).await;
@@ -117,7 +132,7 @@ impl DataCore {
             events,
             work,
             places: _,
-            asked: _,
+            state: _,
         } = self;
         let core = rt.core();
         let dispatch = join_cores(&rt, &plan, &stores, (places, links), map);

@@ -119,11 +119,6 @@ mod inspect {
     use crate::region::system::{GROUP, SystemState};
 
     impl Shard {
-        /// The system group as it is known here.
-        pub fn system_region(&self) -> Option<Region> {
-            self.inner.state.borrow().table.get(GROUP).map(|replica| replica.region().clone())
-        }
-
         /// The scheduler's state as applied here, whoever leads, with the index that it is of.
         pub fn applied_state(&self) -> Option<(u64, StateImage)> {
             let state = self.inner.state.borrow();

@@ -82,6 +82,7 @@ use crate::region::guard;
 use crate::region::inflight::Known;
 use crate::region::replica::Replica;
 use crate::region::split::Origin;
+use crate::region::system::fence::Fence;
 use crate::request::{Op, Out, Outcome, Route};
 use counters::{StoreCounters, StoreSnapshot};
 use fetch::Fetches;
@@ -151,6 +152,10 @@ struct Inner {
     recovering: Cell<bool>,
     /// Regions for which a split key is looked for.
     searches: RefCell<BTreeSet<RegionId>>,
+    /// Where the system group's replica says until when it leads.
+    fence: RefCell<Option<Arc<Fence>>>,
+    /// Rings when that replica has moved.
+    system_moved: Bell,
 }
 
 /// Bounds of one store, derived from its memory budget.
@@ -317,6 +322,13 @@ impl Shard {
             (replica.region().clone(), replica.term().0, replica.is_leader())
         };
         state.table.iter().filter(|replica| !replica.is_system()).map(told).collect()
+    }
+
+    /// The same with the system group, if the store has a replica of it.
+    pub fn groups(&self) -> Vec<(Region, u64, bool)> {
+        let mut groups = self.regions();
+        groups.extend(self.system_standing().map(|it| (it.region, it.term, it.leads)));
+        groups
     }
 
     /// Rings when [`Shard::places`] has changed. One waiter at a time.

@@ -177,6 +177,8 @@ impl Shard {
                 log_waits: Cell::new(false),
                 recovering: Cell::new(false),
                 searches: RefCell::default(),
+                fence: RefCell::default(),
+                system_moved: Bell::default(),
             }),
         };
         let cut = cut.borrow().clone();

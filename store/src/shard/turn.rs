@@ -192,6 +192,9 @@ impl Shard {
         for region in state.table.take_dirty() {
             let Some(replica) = state.table.get_mut(region) else { continue };
             let (peer, effects) = (replica.me(), replica.effects());
+            if replica.is_system() {
+                inner.renew_fence(replica);
+            }
             inner.observe(replica, effects.write.as_ref().is_some_and(|write| !write.entries().is_empty()));
             // One that begins to take a snapshot in has a range from now on.
             state.table.refresh(region);

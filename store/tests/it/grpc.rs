@@ -58,7 +58,6 @@ pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAd
         member_id: 11,
         client_urls: vec![format!("http://{addr}")],
         cluster_id: 7,
-        state_store: StoreId(1),
         first_free_id: 12,
         next_id_min: 0,
     };

@@ -251,7 +251,6 @@ fn member() -> Member {
         member_id: 1,
         client_urls: vec!["http://127.0.0.1:1".to_owned()],
         cluster_id: 7,
-        state_store: scheduler::StoreId(1),
         first_free_id: 1,
         next_id_min: 0,
     }

@@ -46,7 +46,6 @@ fn serve(node: &Node) -> Running<()> {
             member_id: 3,
             client_urls: vec![format!("http://{addr}")],
             cluster_id: CLUSTER,
-            state_store: StoreId(1),
             first_free_id: FIRST_FREE,
             next_id_min: 0,
         };

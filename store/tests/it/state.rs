@@ -52,7 +52,6 @@ fn member(next_id_min: u64) -> Member {
         member_id: 3,
         client_urls: vec!["http://127.0.0.1:1".into()],
         cluster_id: CLUSTER,
-        state_store: StoreId(1),
         first_free_id: bootstrap::first_free_id(&identity()),
         next_id_min,
     }
@@ -355,14 +354,16 @@ async fn moody_host(rt: Rt, shard: Shard, asked: Receiver<Ask>, refuses: Rc<Cell
     while let Some(ask) = asked.recv().await {
         match ask {
             Ask::Read(to) => drop(to.try_send(shard.system_state().await)),
-            Ask::Command(command, to) if refuses.get() => {
+            Ask::Command(command, term, to) if refuses.get() => {
                 if refusal == Refusal::Unknown {
                     let shard = shard.clone();
-                    drop(rt.spawn(async move { shard.system_command(command).await }));
+                    drop(rt.spawn(async move { shard.system_command(command, term).await }));
                 }
                 drop(to.try_send(Err(refusal.clone())));
             }
-            Ask::Command(command, to) => drop(to.try_send(shard.system_command(command).await)),
+            Ask::Command(command, term, to) => drop(to.try_send(shard.system_command(command, term).await)),
+            Ask::Members(to) => drop(to.try_send(shard.system_members())),
+            Ask::Step(step, to) => drop(to.try_send(shard.carry_out(&step))),
         }
     }
 }
@@ -459,7 +460,7 @@ fn a_second_beginning_changes_nothing() {
         let shard = stores.state_store().unwrap();
         let first = shard.system_state().await.unwrap().expect("it has begun");
         control.alloc_ids(1).await.unwrap();
-        let second = shard.system_command(SystemCommand::Begin(Box::new(first.clone()))).await.unwrap();
+        let second = shard.system_command(SystemCommand::Begin(Box::new(first.clone())), None).await.unwrap();
         assert_eq!(second.answer, Err(SystemRefusal::Begun));
         assert!(shard.system_state().await.unwrap().expect("it has begun").next_id > first.next_id);
     });

@@ -17,6 +17,7 @@
 //!   ([`Replica::is_system`](super::replica::Replica::is_system)).
 
 pub mod codec;
+pub mod fence;
 pub mod image;
 
 use std::fmt;
@@ -27,6 +28,7 @@ use scheduler::{
     StateRefusal, StoreId,
 };
 
+use super::replica::Replica;
 use crate::plant::{Bug, planted};
 
 /// The group's id. Ids are handed out from below and never reach it.
@@ -41,6 +43,34 @@ pub fn first_region(store: StoreId) -> Region {
     // It has no keys of a user; the range counts for nothing.
     let peers = vec![Peer::voter(PeerId(store.0), store)];
     Region { id: GROUP, range: KeyRange::full(), epoch: Epoch::FIRST, peers }
+}
+
+/// What a replica of the group says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its term.
+    pub term: u64,
+    /// Whether it leads and its state has everything that was acknowledged before.
+    pub leads: bool,
+    /// Whether it is the only voter.
+    pub alone: bool,
+    /// The members as it knows them; none while it waits for its first snapshot.
+    pub region: Region,
+    /// Who leads, if that is known.
+    pub leader: Option<Peer>,
+}
+
+/// What the leader of the group knows of its members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// The members.
+    pub region: Region,
+    /// Who leads.
+    pub leader: Peer,
+    /// Those that lag.
+    pub pending: Vec<PeerId>,
+    /// Those that are silent.
+    pub down: Vec<PeerId>,
 }
 
 /// A command of the group.
@@ -144,6 +174,28 @@ pub fn rows() -> KeyRange {
 /// Deletes every row.
 pub(super) fn erase(batch: &mut WriteBatch) {
     batch.delete_range(Cf::System, b"", &codec::ROWS_END);
+}
+
+impl<W, R> Replica<W, R> {
+    /// What this replica says of itself.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            term: self.term().0,
+            leads: self.is_leader() && self.is_current(),
+            alone: self.is_sole_voter(),
+            region: self.region().clone(),
+            leader: self.here().leader,
+        }
+    }
+
+    /// Until when no other replica leads, on the clock that the core is given, nanoseconds: for ever where there is no other voter, and
+    /// 0 if this one does not lead or cannot say.
+    pub fn leads_until(&self) -> u64 {
+        if self.is_sole_voter() && self.is_leader() {
+            return u64::MAX;
+        }
+        self.raft.lease_until().map_or(0, |until| until.0)
+    }
 }
 
 #[cfg(test)]

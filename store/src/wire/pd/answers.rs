@@ -1,7 +1,7 @@
 //! The unary methods.
 
 use scheduler::scheduler::AskSplitError;
-use scheduler::{Lifecycle, Region, RegionId, Store, StoreId};
+use scheduler::{Lifecycle, NodeId, Region, RegionId, Store, StoreId};
 
 use super::{Pd, denied, shape};
 use crate::wire::grpc::{Code, Status};
@@ -12,17 +12,24 @@ use crate::wire::proto::pdpb::{self, ErrorType};
 impl Pd {
     pub(super) fn get_members(&self) -> pdpb::GetMembersResponse {
         let hosted = self.control.member();
-        let member = pdpb::Member {
+        let leader = pdpb::Member {
             name: hosted.name.clone(),
             member_id: hosted.member_id,
             peer_urls: hosted.client_urls.clone(),
             client_urls: hosted.client_urls.clone(),
         };
+        let other = |(node, place): (NodeId, String)| pdpb::Member {
+            name: format!("ringkeep-{}", node.0),
+            member_id: node.0,
+            peer_urls: vec![format!("http://{place}")],
+            client_urls: vec![format!("http://{place}")],
+        };
+        let others = self.control.others().into_iter().map(other);
         pdpb::GetMembersResponse {
             header: self.header(),
-            members: vec![member.clone()],
-            leader: Some(member.clone()),
-            etcd_leader: Some(member),
+            members: std::iter::once(leader.clone()).chain(others).collect(),
+            leader: Some(leader.clone()),
+            etcd_leader: Some(leader),
         }
     }
 

@@ -17,14 +17,15 @@ use crate::wire::proto::{metapb, ringkeep};
 /// A message that is no beat or no answer: what is wrong with it.
 pub(super) type Malformed = &'static str;
 
-/// The beat of a core of `node`.
-pub(super) fn report(cluster_id: u64, node: NodeId, beat: &Beat) -> ringkeep::ReportRequest {
+/// The beat of a core of `node`, whose PD port is at `place`.
+pub(super) fn report(cluster_id: u64, node: NodeId, place: &str, beat: &Beat) -> ringkeep::ReportRequest {
     let Beat { core: _, stores, wanted } = beat;
     ringkeep::ReportRequest {
         cluster_id,
         node: node.0,
         stores: stores.iter().map(store_report).collect(),
         wanted: wanted.iter().map(|store| store.0).collect(),
+        place: place.to_owned(),
     }
 }
 
@@ -88,7 +89,7 @@ fn load_load(load: Option<ringkeep::Load>) -> Load {
 /// # Errors
 /// A region is missing or its range is inverted.
 pub(super) fn beat(request: ringkeep::ReportRequest) -> Result<Beat, Malformed> {
-    let ringkeep::ReportRequest { cluster_id: _, node, stores, wanted } = request;
+    let ringkeep::ReportRequest { cluster_id: _, node, stores, wanted, place: _ } = request;
     let stores: Result<Vec<StoreBeat>, Malformed> =
         stores.into_iter().map(|store| store_beat(NodeId(node), store)).collect();
     // The cores of another node are its own business.
@@ -145,7 +146,9 @@ fn load_region(report: ringkeep::RegionReport) -> Result<RegionReport, Malformed
 
 /// What the scheduler answers to a beat. A step that has no form is left out: it would be refused where it arrives.
 pub(super) fn answer(answer: &BeatAnswer) -> ringkeep::ReportResponse {
-    let BeatAnswer { instructions, addresses } = answer;
+    let BeatAnswer { instructions, addresses, members } = answer;
+    let member =
+        |(node, place): &(NodeId, String)| ringkeep::NodePlace { node: node.0, place: place.clone() };
     let address = |(store, address): &(StoreId, String)| ringkeep::StoreAddress {
         store: store.0,
         address: address.clone(),
@@ -153,6 +156,7 @@ pub(super) fn answer(answer: &BeatAnswer) -> ringkeep::ReportResponse {
     ringkeep::ReportResponse {
         instructions: instructions.iter().filter_map(store_instruction).collect(),
         addresses: addresses.iter().map(address).collect(),
+        members: members.iter().map(member).collect(),
     }
 }
 
@@ -199,11 +203,16 @@ fn load_split(split: Vec<ringkeep::NewRegion>, keys: &[Bytes]) -> Action {
 /// # Errors
 /// A step is none that is known.
 pub(super) fn beat_answer(response: ringkeep::ReportResponse) -> Result<BeatAnswer, Malformed> {
-    let ringkeep::ReportResponse { instructions, addresses } = response;
+    let ringkeep::ReportResponse { instructions, addresses, members } = response;
     let instructions: Result<Vec<Instruction>, Malformed> =
         instructions.into_iter().map(load_instruction).collect();
     let address = |ringkeep::StoreAddress { store, address }| (StoreId(store), address);
-    Ok(BeatAnswer { instructions: instructions?, addresses: addresses.into_iter().map(address).collect() })
+    let member = |ringkeep::NodePlace { node, place }| (NodeId(node), place);
+    Ok(BeatAnswer {
+        instructions: instructions?,
+        addresses: addresses.into_iter().map(address).collect(),
+        members: members.into_iter().map(member).collect(),
+    })
 }
 
 fn load_instruction(instruction: ringkeep::Instruction) -> Result<Instruction, Malformed> {
@@ -265,7 +274,7 @@ mod tests {
         let descriptor = StoreDescriptor::new(StoreId(1), NodeId(5), "127.0.0.1:7");
         let store = StoreBeat { descriptor, report, regions: vec![region] };
         let sent = Beat { core: 0, stores: vec![store], wanted: vec![StoreId(8)] };
-        let got = beat(super::report(77, NodeId(5), &sent)).unwrap();
+        let got = beat(super::report(77, NodeId(5), "127.0.0.1:6", &sent)).unwrap();
         assert_eq!(format!("{got:?}"), format!("{sent:?}"));
     }
 
@@ -288,10 +297,11 @@ mod tests {
                 step(Action::Split { keys: Vec::new(), new: vec![new] }),
             ],
             addresses: vec![(StoreId(3), "127.0.0.1:9".to_owned())],
+            members: vec![(NodeId(5), "127.0.0.1:6".to_owned())],
         };
         assert_eq!(beat_answer(answer(&sent)), Ok(sent.clone()));
         let relocate = Change::Relocate { peer: PeerId(11), to: StoreId(4) };
-        let more = BeatAnswer { instructions: vec![step(Action::Change(relocate))], addresses: Vec::new() };
+        let more = BeatAnswer { instructions: vec![step(Action::Change(relocate))], ..BeatAnswer::default() };
         assert_eq!(beat_answer(answer(&more)), Ok(BeatAnswer::default()));
         let mut broken = answer(&sent);
         broken.instructions[1].change = Bytes::from_static(b"no change");

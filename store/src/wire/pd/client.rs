@@ -2,12 +2,14 @@
 //! clients know, and because its server has bounds, deadlines and counts already; messages between stores need a store on both sides, and
 //! a node that joins has none.
 //!
-//! One connection is kept while it works. A call goes to the known addresses in turn; what one of them refuses is final, what none
-//! answers is not.
+//! One connection is kept while it works. A call goes to the known [`Places`] in turn, wrapped so that only the node answers that hosts
+//! the scheduler and no other sends it on; what that one refuses is final, what none answers is not. The node that has answered is asked
+//! first the next time, and one that has not is asked last.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,11 +28,17 @@ use crate::wire::proto::{metapb, pdpb, ringkeep};
 /// The method by which calls are sent on.
 pub(super) const FORWARD: &str = "/ringkeep.Scheduler/Forward";
 /// How long connecting may take.
-const CONNECT_MAX: Duration = Duration::from_secs(3);
-/// How long an answer may take: one that dials a store back waits for it.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// How often a node that joins is sent on to another one.
-const HOPS_MAX: usize = 3;
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// How long an answer may take. A host whose machine is gone says nothing at all, and another one leads soon.
+const ANSWER_MAX: Duration = Duration::from_millis(1500);
+/// How long one may take for which a store is dialled back.
+const DIALLED_MAX: Duration = Duration::from_secs(10);
+/// The call that waits for a store.
+const PUT_STORE: &str = "/pdpb.PD/PutStore";
+/// Places that are remembered.
+const PLACES_MAX: usize = 64;
+/// What stands before a message of a call: whether it is compressed, and its length.
+const FRAME_BYTES: usize = 5;
 
 /// Why a call came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,27 +73,86 @@ pub struct Joined {
     pub schedulers: Vec<SocketAddr>,
 }
 
+/// Where the scheduler may be, the likeliest first: `HOST:PORT` of PD ports. Shared by the clients of a core.
+#[derive(Clone, Debug, Default)]
+pub struct Places(Rc<RefCell<Vec<String>>>);
+
+impl Places {
+    /// These, in this order.
+    pub fn new(addresses: impl IntoIterator<Item = String>) -> Self {
+        let places = Self::default();
+        addresses.into_iter().for_each(|address| places.learn(&address));
+        places
+    }
+
+    /// All of them, in the order in which they are asked.
+    pub fn list(&self) -> Vec<String> {
+        self.0.borrow().clone()
+    }
+
+    /// The scheduler may be there, too.
+    pub fn learn(&self, address: &str) {
+        let mut places = self.0.borrow_mut();
+        if places.iter().any(|known| known == address) {
+            return;
+        }
+        if places.len() >= PLACES_MAX {
+            places.pop();
+        }
+        places.push(address.to_owned());
+    }
+
+    /// It is there.
+    pub fn prefer(&self, address: &str) {
+        self.move_to(address, 0);
+    }
+
+    /// It was not there, or nothing answers there.
+    fn demote(&self, address: &str) {
+        self.move_to(address, PLACES_MAX);
+    }
+
+    fn move_to(&self, address: &str, place: usize) {
+        self.learn(address);
+        let mut places = self.0.borrow_mut();
+        if let Some(at) = places.iter().position(|known| known == address) {
+            let address = places.remove(at);
+            let place = place.min(places.len());
+            places.insert(place, address);
+        }
+    }
+}
+
 /// Calls of one core.
 pub struct SchedulerClient {
     rt: Rt,
-    addrs: Vec<SocketAddr>,
-    connection: RefCell<Option<Client>>,
+    places: Places,
+    /// Whether any member may be asked, which sends on what it does not host; else only the host answers.
+    any_member: bool,
+    /// With the place that it leads to.
+    connection: RefCell<Option<(String, Client)>>,
 }
 
 impl fmt::Debug for SchedulerClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the scheduler at {:?}", self.addrs)
+        write!(f, "the scheduler at {:?}", self.places.list())
     }
 }
 
 impl SchedulerClient {
-    /// For the scheduler at one of `addrs`.
-    pub fn new(rt: &Rt, addrs: Vec<SocketAddr>) -> Self {
-        Self { rt: rt.clone(), addrs, connection: RefCell::default() }
+    /// For the scheduler at one of `places`.
+    pub fn new(rt: &Rt, places: Places) -> Self {
+        Self { rt: rt.clone(), places, any_member: false, connection: RefCell::default() }
     }
 
-    /// Asks any member for ids for a node with `stores` stores at `addresses`, and follows where it is sent. A node that is of `cluster`
-    /// already (not 0) only asks where the scheduler is.
+    /// By way of the members at `places`, each of which sends on what it does not host itself.
+    pub fn by_way_of(rt: &Rt, members: impl IntoIterator<Item = SocketAddr>) -> Self {
+        let places = Places::new(members.into_iter().map(|member| member.to_string()));
+        Self { any_member: true, ..Self::new(rt, places) }
+    }
+
+    /// Asks any member for ids for a node with `stores` stores at `addresses`. A node that is of `cluster` already (not 0) only asks where
+    /// the scheduler is.
     ///
     /// # Errors
     /// Why the node may not join, or that no member answers.
@@ -103,26 +170,18 @@ impl SchedulerClient {
             addresses,
             cluster_id: cluster,
         };
-        let mut asked = members.to_vec();
-        for _ in 0..HOPS_MAX {
-            let client = Self::new(rt, asked.clone());
-            let (answer, by) =
-                client.call_any::<ringkeep::JoinResponse>("/ringkeep.Scheduler/Join", &request).await?;
-            let ringkeep::JoinResponse { cluster_id, node, first_store, schedulers } = answer;
-            let mut schedulers: Vec<SocketAddr> =
-                schedulers.iter().filter_map(|address| address.parse().ok()).collect();
-            if node != 0 || cluster != 0 {
-                if schedulers.is_empty() {
-                    // It is announced by a name, and was reached here.
-                    schedulers.push(by);
-                }
-                return Ok(Joined { cluster: cluster_id, node, first_store, schedulers });
-            }
-            asked = schedulers;
+        let client = Self::by_way_of(rt, members.iter().copied());
+        let (answer, by) = client
+            .call_any::<ringkeep::JoinResponse>("/ringkeep.Scheduler/Join", &request, DIALLED_MAX)
+            .await?;
+        let ringkeep::JoinResponse { cluster_id, node, first_store, schedulers } = answer;
+        let mut schedulers: Vec<SocketAddr> =
+            schedulers.iter().filter_map(|address| address.parse().ok()).collect();
+        if schedulers.is_empty() {
+            // It is announced by a name; the member that was asked knows the way.
+            schedulers.push(by);
         }
-        Err(CallError::Unreachable(format!(
-            "{members:?} send on to each other, and none hosts the scheduler"
-        )))
+        Ok(Joined { cluster: cluster_id, node, first_store, schedulers })
     }
 
     /// Enters a store, or notes that it moved. The scheduler dials it back.
@@ -140,15 +199,21 @@ impl SchedulerClient {
         let store = metapb::Store { id: store.0, address, labels: vec![label], ..metapb::Store::default() };
         let header = Some(pdpb::RequestHeader { cluster_id, sender_id: 0 });
         let request = pdpb::PutStoreRequest { header, store: Some(store) };
-        self.call::<pdpb::PutStoreResponse>("/pdpb.PD/PutStore", &request).await.map(drop)
+        self.call::<pdpb::PutStoreResponse>(PUT_STORE, &request).await.map(drop)
     }
 
-    /// Reports what a core says, and returns what the scheduler answers.
+    /// Reports what a core of the node says whose PD port is at `place`, and returns what the scheduler answers.
     ///
     /// # Errors
     /// Nothing of the beat counts. [`Code::NotFound`] if a store of it has not joined.
-    pub async fn report(&self, cluster: u64, node: NodeId, beat: &Beat) -> Result<BeatAnswer, CallError> {
-        let request = beats::report(cluster, node, beat);
+    pub async fn report(
+        &self,
+        cluster: u64,
+        node: NodeId,
+        place: &str,
+        beat: &Beat,
+    ) -> Result<BeatAnswer, CallError> {
+        let request = beats::report(cluster, node, place, beat);
         let response = self.call::<ringkeep::ReportResponse>("/ringkeep.Scheduler/Report", &request).await?;
         beats::beat_answer(response).map_err(|what| CallError::Refused(Status::new(Code::Internal, what)))
     }
@@ -164,22 +229,13 @@ impl SchedulerClient {
         locate::regions(response).map_err(|what| CallError::Refused(Status::new(Code::Internal, what)))
     }
 
-    /// Who the members are, as the scheduler says it.
-    ///
-    /// # Errors
-    /// If it does not answer.
-    pub async fn members(&self) -> Result<pdpb::GetMembersResponse, CallError> {
-        self.call("/pdpb.PD/GetMembers", &pdpb::GetMembersRequest::default()).await
-    }
-
     /// Sends a call on as a client has made it here, and returns the framed message that answers it.
     ///
     /// # Errors
     /// What the scheduler refuses it with; unavailable if it does not answer.
     pub async fn forward(&self, path: &str, message: Bytes) -> Result<Bytes, Status> {
-        let request = ringkeep::ForwardRequest { path: path.to_owned(), message };
-        match self.call::<ringkeep::ForwardResponse>(FORWARD, &request).await {
-            Ok(ringkeep::ForwardResponse { message }) => Ok(message),
+        match self.send(path, message).await {
+            Ok(message) => Ok(message),
             Err(CallError::Refused(status)) => Err(status),
             Err(CallError::Unreachable(why)) => {
                 let message = format!("this node does not host the scheduler, which does not answer: {why}");
@@ -197,7 +253,21 @@ impl SchedulerClient {
         path: &str,
         request: &impl prost::Message,
     ) -> Result<A, CallError> {
-        self.call_any(path, request).await.map(|(answer, _)| answer)
+        if self.any_member {
+            return self.call_any(path, request, DIALLED_MAX).await.map(|(answer, _)| answer);
+        }
+        let framed = self.send(path, request.encode_to_vec().into()).await?;
+        let garbled = |what: String| CallError::Refused(Status::new(Code::Internal, what));
+        let message =
+            framed.get(FRAME_BYTES..).ok_or_else(|| garbled("the answer has no frame".to_owned()))?;
+        A::decode(message).map_err(|error| garbled(format!("the answer cannot be decoded: {error}")))
+    }
+
+    async fn send(&self, path: &str, message: Bytes) -> Result<Bytes, CallError> {
+        let most = if path == PUT_STORE { DIALLED_MAX } else { ANSWER_MAX };
+        let request = ringkeep::ForwardRequest { path: path.to_owned(), message };
+        let (answer, _) = self.call_any::<ringkeep::ForwardResponse>(FORWARD, &request, most).await?;
+        Ok(answer.message)
     }
 
     /// The answer, and who gave it.
@@ -205,42 +275,61 @@ impl SchedulerClient {
         &self,
         path: &str,
         request: &impl prost::Message,
+        most: Duration,
     ) -> Result<(A, SocketAddr), CallError> {
         let mut reasons = Vec::new();
         // Calls that are made at the same time share it.
         let kept = self.connection.borrow().clone();
-        if let Some(client) = kept {
-            match self.ask(&client, path, request).await? {
+        if let Some((place, client)) = kept {
+            match self.ask(&client, path, request, most).await? {
                 Ok(answer) => return Ok((answer, client.addr())),
-                Err(why) => reasons.push(format!("the connection in use: {why}")),
+                Err(why) => reasons.push(format!("{place}, over the connection in use: {why}")),
             }
-            self.connection.borrow_mut().take();
+            self.connection.borrow_mut().take_if(|(kept, _)| *kept == place);
+            self.places.demote(&place);
         }
-        for addr in &self.addrs {
-            let client = match self.rt.timeout(CONNECT_MAX, Client::connect(&self.rt, *addr)).await {
-                Some(Ok(client)) => client,
-                Some(Err(error)) => {
-                    reasons.push(format!("{addr}: {error}"));
-                    continue;
+        for place in self.places.list() {
+            match self.ask_at(&place, path, request, most).await? {
+                Ok((answer, client)) => {
+                    let addr = client.addr();
+                    self.places.prefer(&place);
+                    *self.connection.borrow_mut() = Some((place, client));
+                    return Ok((answer, addr));
                 }
-                None => {
-                    reasons
-                        .push(format!("{addr}: it takes no connection within {} s", CONNECT_MAX.as_secs()));
-                    continue;
+                Err(why) => {
+                    reasons.push(format!("{place}: {why}"));
+                    self.places.demote(&place);
                 }
-            };
-            match self.ask(&client, path, request).await? {
-                Ok(answer) => return Ok((answer, self.keep(client))),
-                Err(why) => reasons.push(format!("{addr}: {why}")),
             }
         }
         Err(CallError::Unreachable(reasons.join("; ")))
     }
 
-    fn keep(&self, client: Client) -> SocketAddr {
-        let addr = client.addr();
-        *self.connection.borrow_mut() = Some(client);
-        addr
+    /// One call over a new connection to a place, whose name is resolved first.
+    async fn ask_at<A: prost::Message + Default>(
+        &self,
+        place: &str,
+        path: &str,
+        request: &impl prost::Message,
+        most: Duration,
+    ) -> Result<Result<(A, Client), String>, CallError> {
+        let addrs = match self.rt.timeout(CONNECT_MAX, self.rt.resolve(place)).await {
+            Some(Ok(addrs)) => addrs,
+            Some(Err(error)) => return Ok(Err(error.to_string())),
+            None => return Ok(Err("its name is not resolved in time".to_owned())),
+        };
+        let mut why = String::new();
+        for addr in addrs {
+            match self.rt.timeout(CONNECT_MAX, Client::connect(&self.rt, addr)).await {
+                Some(Ok(client)) => match self.ask(&client, path, request, most).await? {
+                    Ok(answer) => return Ok(Ok((answer, client))),
+                    Err(reason) => why = reason,
+                },
+                Some(Err(error)) => why = error.to_string(),
+                None => why = format!("it takes no connection within {} s", CONNECT_MAX.as_secs()),
+            }
+        }
+        Ok(Err(why))
     }
 
     /// One call over one connection: the answer, or why another address may be tried.
@@ -249,9 +338,10 @@ impl SchedulerClient {
         client: &Client,
         path: &str,
         request: &impl prost::Message,
+        most: Duration,
     ) -> Result<Result<A, String>, CallError> {
-        let Some(answered) = self.rt.timeout(ANSWER_MAX, client.unary(path, request)).await else {
-            return Ok(Err(format!("it does not answer within {} s", ANSWER_MAX.as_secs())));
+        let Some(answered) = self.rt.timeout(most, client.unary(path, request)).await else {
+            return Ok(Err(format!("it does not answer within {} ms", most.as_millis())));
         };
         match answered {
             Ok(answer) => Ok(Ok(answer)),
@@ -270,5 +360,26 @@ impl SchedulerClient {
                 | Code::Unimplemented => Err(CallError::Refused(status)),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_answered_is_asked_first_and_who_has_not_is_asked_last() {
+        let places = Places::new(["a:1", "b:1", "c:1", "a:1"].map(str::to_owned));
+        assert_eq!(places.list(), ["a:1", "b:1", "c:1"], "each once");
+        places.demote("a:1");
+        assert_eq!(places.list(), ["b:1", "c:1", "a:1"]);
+        places.prefer("c:1");
+        assert_eq!(places.list(), ["c:1", "b:1", "a:1"]);
+        places.prefer("d:1");
+        places.learn("b:1");
+        assert_eq!(places.list(), ["d:1", "c:1", "b:1", "a:1"], "what is known keeps its place");
+        (0..2 * PLACES_MAX).for_each(|port| places.learn(&format!("e:{port}")));
+        assert_eq!(places.list().len(), PLACES_MAX);
+        assert_eq!(places.list()[0], "d:1", "those that fail make room");
     }
 }

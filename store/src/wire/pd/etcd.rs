@@ -5,18 +5,18 @@
 
 use super::Pd;
 use crate::wire::proto::etcdserverpb::{Member, MemberListResponse, RangeResponse, ResponseHeader};
-use crate::wire::proto::meta_storagepb;
+use crate::wire::proto::{meta_storagepb, pdpb};
 
 impl Pd {
     pub(super) fn member_list(&self) -> MemberListResponse {
-        let hosted = self.control.member();
-        let member = Member {
-            id: hosted.member_id,
-            name: hosted.name.clone(),
-            peer_urls: hosted.client_urls.clone(),
-            client_urls: hosted.client_urls.clone(),
+        let member = |member: pdpb::Member| Member {
+            id: member.member_id,
+            name: member.name,
+            peer_urls: member.peer_urls,
+            client_urls: member.client_urls,
         };
-        MemberListResponse { header: Some(self.etcd_header()), members: vec![member] }
+        let members = self.get_members().members.into_iter().map(member).collect();
+        MemberListResponse { header: Some(self.etcd_header()), members }
     }
 
     pub(super) fn range(&self) -> RangeResponse {

@@ -3,6 +3,8 @@
 //! A call is answered as if it had been made here, by the same code; each message of a stream is a call of its own. A call that is sent on
 //! is never sent on again, so nodes with different opinions of who hosts the scheduler do not send it in a circle.
 
+use bytes::Bytes;
+
 use super::{Method, Pd, decode};
 use crate::wire::grpc::{self, Code, Service, Status};
 use crate::wire::proto::ringkeep;
@@ -16,16 +18,20 @@ impl Pd {
         let ringkeep::ForwardRequest { path, message } = request;
         let unknown = || Status::new(Code::Unimplemented, format!("there is no method {path}"));
         let (method, _) = Method::of(&path).ok_or_else(unknown)?;
-        let message = match method {
-            Method::Tso => grpc::answer(&self.tso_once(decode(message)?).await?)?,
-            Method::QueryRegion => grpc::answer(&self.query_region_once(&decode(message)?)?)?,
-            Method::RegionHeartbeat => return Err(self.report_of_a_stranger()),
-            // They are answered where they are asked, and this one ends here.
+        Ok(ringkeep::ForwardResponse { message: self.once(method, message).await? })
+    }
+
+    /// Answers one message of a call, be it the only one or one of a stream.
+    pub(super) async fn once(&self, method: Method, message: Bytes) -> Result<Bytes, Status> {
+        match method {
+            Method::Tso => grpc::answer(&self.tso_once(decode(message)?).await?),
+            Method::QueryRegion => grpc::answer(&self.query_region_once(&decode(message)?)?),
+            Method::RegionHeartbeat => Err(self.report_of_a_stranger()),
+            // They are answered where they are asked, and what is sent on ends here.
             Method::HealthCheck | Method::HealthWatch | Method::Reflection | Method::Forward => {
-                return Err(unknown());
+                Err(Status::new(Code::Unimplemented, format!("{} is not sent on", method.path())))
             }
-            method => Box::pin(self.unary(method, message, None)).await?,
-        };
-        Ok(ringkeep::ForwardResponse { message })
+            method => Box::pin(self.unary(method, message, None)).await,
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The PD service: what clients ask to find regions and stores, and the timestamps.
 //!
 //! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `locate` what
-//! they ask about regions, `admin` what operators ask for, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, and [`elsewhere`]
-//! the port of a node that does not host the scheduler.
+//! they ask about regions, `admin` what operators ask for, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, and [`port`]
+//! the port of every node, wherever the scheduler is.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
 //! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Control`](crate::control) knows.
@@ -14,12 +14,12 @@ mod admin;
 mod answers;
 mod beats;
 pub mod client;
-pub mod elsewhere;
 mod etcd;
 mod forward;
 mod join;
 mod locate;
 mod nodes;
+pub mod port;
 mod scan;
 mod streams;
 

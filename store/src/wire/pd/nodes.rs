@@ -8,8 +8,11 @@
 //! Whoever reaches this port can report for a store that has joined if he knows its ids and its address, just as he can speak for it to
 //! other stores: there is no authentication between nodes yet, and a node that listens beyond loopback says so (`insecure`).
 
+use scheduler::NodeId;
+
 use super::{Pd, beats, denied};
 use crate::wire::grpc::{Code, Status};
+use crate::wire::peer::book::is_address;
 use crate::wire::peer::hello::{VERSION, VERSION_MIN};
 use crate::wire::proto::ringkeep;
 
@@ -17,7 +20,7 @@ use crate::wire::proto::ringkeep;
 const STORES_MAX: u32 = 4096;
 
 impl Pd {
-    /// Gives ids to a node that wants to join, or says where the scheduler is.
+    /// Gives ids to a node that wants to join, and says where the scheduler is and where it may be later.
     pub(super) async fn join(
         &self,
         request: ringkeep::JoinRequest,
@@ -25,7 +28,8 @@ impl Pd {
         let ringkeep::JoinRequest { version, version_min, stores, addresses, cluster_id } = request;
         let ours = self.control.cluster_id();
         let urls = self.control.member().client_urls.iter();
-        let schedulers = urls.map(|url| url.trim_start_matches("http://").to_owned()).collect();
+        let own = urls.map(|url| url.trim_start_matches("http://").to_owned());
+        let schedulers = own.chain(self.control.others().into_iter().map(|(_, place)| place)).collect();
         let answer = ringkeep::JoinResponse { cluster_id: ours, node: 0, first_store: 0, schedulers };
         if cluster_id != 0 {
             return if cluster_id == ours { Ok(answer) } else { Err(other_cluster(cluster_id, ours)) };
@@ -53,9 +57,14 @@ impl Pd {
         if request.cluster_id != ours {
             return Err(other_cluster(request.cluster_id, ours));
         }
+        let (node, place) = (NodeId(request.node), request.place.clone());
         let beat = beats::beat(request).map_err(Status::invalid)?;
+        let has_joined = !beat.stores.is_empty();
         let taken = self.control.take_remote(beat).await;
         let answer = taken.map_err(|not_joined| Status::new(Code::NotFound, not_joined.to_string()))?;
+        if has_joined && is_address(&place) {
+            self.control.learn_place(node, &place);
+        }
         Ok(beats::answer(&answer))
     }
 }

@@ -41,7 +41,7 @@ fn peer(number: usize) -> PeerId {
 }
 
 fn epoch_of(shard: &Shard) -> Epoch {
-    shard.system_region().expect("it has a replica").epoch
+    shard.system_standing().expect("it has a replica").region.epoch
 }
 
 struct Run {
@@ -60,7 +60,7 @@ impl Run {
         nodes.setup.system_on_first = true;
         (0..NODES).for_each(|number| nodes.start(number));
         world.run_for(Duration::from_secs(4));
-        let mut run = Self { world, nodes, next_id: 1000, window_ms: 0 };
+        let run = Self { world, nodes, next_id: 1000, window_ms: 0 };
         run.command(SystemCommand::Begin(Box::new(beginning())))?;
         Ok(run)
     }
@@ -87,8 +87,10 @@ impl Run {
         loop {
             let (number, shard) = self.leader()?;
             let asked = command.clone();
-            let asking =
-                self.nodes.node(number).start(1, move |_| async move { shard.system_command(asked).await });
+            let asking = self
+                .nodes
+                .node(number)
+                .start(1, move |_| async move { shard.system_command(asked, None).await });
             match self.world.block_on(asking) {
                 Some(Ok(decided)) => return Ok(decided),
                 Some(Err(_)) | None if self.world.now() < until => {
@@ -135,7 +137,7 @@ impl Run {
         self.change(Change::LeaveJoint)?;
         self.wait("the end of the joint change", |nodes| {
             let all_vote = |shard: Shard| {
-                let region = shard.system_region()?;
+                let region = shard.system_standing()?.region;
                 (region.peers.len() == NODES && region.peers.iter().all(|peer| peer.role == Role::Voter))
                     .then_some(())
             };

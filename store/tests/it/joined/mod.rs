@@ -4,6 +4,7 @@ mod alone;
 mod clients;
 mod crash;
 mod elsewhere;
+mod leaders;
 mod named;
 mod nodes;
 mod numbers;

@@ -6,9 +6,10 @@ use engine::rt::sim::{Options, World};
 use store::config::Config;
 use store::plant::{self, Bug};
 use store::wire::grpc::Code;
+use store::wire::proto::pdpb::{GetMembersRequest, GetMembersResponse};
 use store::wire::proto::ringkeep::{
-    JoinRequest, JoinResponse, KeepStoreRequest, KeepStoreResponse, RemoveStoreRequest, RemoveStoreResponse,
-    ReportRequest, ReportResponse, StoreReport,
+    JoinRequest, JoinResponse, KeepStoreRequest, KeepStoreResponse, NodePlace, RemoveStoreRequest,
+    RemoveStoreResponse, ReportRequest, ReportResponse, StoreReport,
 };
 
 use super::nodes::{Member, call, stores};
@@ -102,10 +103,10 @@ fn stores_that_are_needed_stay_and_one_that_leaves_is_taken_back() {
         let request = KeepStoreRequest { store };
         call::<KeepStoreResponse>(&world, host.pd(), "/ringkeep.Scheduler/KeepStore", request)
     };
-    let refused = remove(ids[0]).expect_err("the scheduler's state is there");
+    remove(ids[1]).expect("one node is enough for one replica");
+    let refused = remove(ids[0]).expect_err("nothing would be left");
     assert_eq!(refused.code, Code::FailedPrecondition);
     assert!(refused.message.contains("store 1 stays in use: it keeps the scheduler's state"), "{refused}");
-    remove(ids[1]).expect("one node is enough for one replica");
     keep(ids[1]).expect("it is still there");
     // Long enough to bury what is empty.
     world.run_for(std::time::Duration::from_secs(30));
@@ -159,16 +160,23 @@ fn versions_counts_and_reports_of_strangers_are_refused_by_name() {
     let many = join(JoinRequest { version: 1, version_min: 1, stores: 1 << 20, ..JoinRequest::default() });
     assert_eq!(many.code, Code::InvalidArgument);
     let ids = stores(&world, host.pd());
-    let cluster =
+    let sent_on =
         call::<JoinResponse>(&world, other.pd(), "/ringkeep.Scheduler/Join", JoinRequest::default());
-    let cluster_id = cluster.expect("it sends on").cluster_id;
+    assert_eq!(sent_on.expect_err("a version of 0").code, Code::FailedPrecondition, "by whichever member");
+    let asked =
+        call::<GetMembersResponse>(&world, other.pd(), "/pdpb.PD/GetMembers", GetMembersRequest::default());
+    let cluster_id = asked.expect("it sends on").header.expect("there is one").cluster_id;
     let report = |cluster_id, node, store, address: &str| {
         let store = StoreReport { store, address: address.to_owned(), ..StoreReport::default() };
         let request = ReportRequest { cluster_id, node, stores: vec![store], ..ReportRequest::default() };
         call::<ReportResponse>(&world, host.pd(), "/ringkeep.Scheduler/Report", request)
     };
     let (store, node, place) = ids[1].clone();
-    assert_eq!(report(cluster_id, node, store, &place), Ok(ReportResponse::default()));
+    let members = vec![NodePlace { node: ids[0].1, place: host.pd().to_string() }];
+    assert_eq!(
+        report(cluster_id, node, store, &place),
+        Ok(ReportResponse { members, ..ReportResponse::default() })
+    );
     let other_cluster = report(cluster_id + 1, node, store, &place).expect_err("another cluster");
     assert_eq!(other_cluster.code, Code::FailedPrecondition);
     let own = &ids[0];

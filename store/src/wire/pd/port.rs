@@ -1,0 +1,107 @@
+//! The PD port of a node: it is served alike wherever the scheduler is.
+//!
+//! While this node hosts the scheduler, calls are answered by [`Pd`]; else each is sent on to the node that does. Which of the two it is
+//! may change between two messages of a stream. So any member may be named to a node that joins and to a client. Clients that ask who the
+//! members are hear the scheduler's own answer, and go there; those that do not are served all the same, one hop later. What is about this
+//! node is answered here: its health, and what its port serves.
+
+use std::fmt;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use engine::rt::Mono;
+
+use super::client::{Places, SchedulerClient};
+use super::{Method, Pd, SERVICE, SERVICES, decode};
+use crate::wire::grpc::{Code, Inbox, Outbox, Service, Shape, Status};
+use crate::wire::health::Health;
+use crate::wire::proto::ringkeep;
+use crate::wire::reflection;
+
+/// Knows whether this node hosts the scheduler.
+pub trait Hosts: fmt::Debug {
+    /// The scheduler, if it is hosted here now.
+    fn hosted(&self) -> Option<Pd>;
+}
+
+/// The service, on the root core.
+#[derive(Clone, Debug)]
+pub struct Port {
+    cluster: u64,
+    here: Rc<dyn Hosts>,
+    places: Places,
+    client: Rc<SchedulerClient>,
+    health: Health,
+}
+
+impl Port {
+    /// For a member of `cluster`; where `here` does not host the scheduler, it is at one of `places`, which `client` asks.
+    pub fn new(
+        cluster: u64,
+        here: Rc<dyn Hosts>,
+        places: Places,
+        client: Rc<SchedulerClient>,
+        health: Health,
+    ) -> Self {
+        Self { cluster, here, places, client, health }
+    }
+
+    /// A call that was sent here by a node that takes this one for the scheduler's.
+    fn not_here(&self) -> Status {
+        let message =
+            format!("this node does not host the scheduler; ask {}", self.places.list().join(" or "));
+        Status::new(Code::Unavailable, message)
+    }
+
+    /// A node of another cluster is refused whether the scheduler answers or not.
+    fn check_join(&self, message: &Bytes) -> Result<(), Status> {
+        let asked: ringkeep::JoinRequest = decode(message.clone())?;
+        match asked.cluster_id != 0 && asked.cluster_id != self.cluster {
+            true => Err(super::nodes::other_cluster(asked.cluster_id, self.cluster)),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Service for Port {
+    type Method = Method;
+
+    fn method(&self, path: &str) -> Option<(Method, Shape)> {
+        Method::of(path)
+    }
+
+    fn message_bytes_max(&self, method: Method) -> Option<usize> {
+        (method == Method::Reflection).then_some(reflection::MESSAGE_BYTES_MAX)
+    }
+
+    async fn unary(&self, method: Method, message: Bytes, deadline: Option<Mono>) -> Result<Bytes, Status> {
+        if method == Method::HealthCheck {
+            return super::grpc::answer(&self.health.check(&decode(message)?, &[SERVICE]));
+        }
+        if method == Method::Join {
+            self.check_join(&message)?;
+        }
+        match self.here.hosted() {
+            Some(pd) => pd.unary(method, message, deadline).await,
+            None if method == Method::Forward => Err(self.not_here()),
+            None => self.client.forward(method.path(), message).await,
+        }
+    }
+
+    async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
+        match method {
+            Method::HealthWatch => self.health.watch(inbox, outbox, &[SERVICE]).await,
+            Method::Reflection => reflection::serve(inbox, outbox, &SERVICES).await,
+            method => {
+                while let Some(message) = inbox.next().await? {
+                    let answer = match self.here.hosted() {
+                        Some(pd) => pd.once(method, message.bytes).await?,
+                        None => self.client.forward(method.path(), message.bytes).await?,
+                    };
+                    outbox.send(answer).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
