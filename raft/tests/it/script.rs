@@ -13,7 +13,7 @@
 //! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits; put messages aside, bring them back |
 //! | `copy FROM>TO` | put copies aside |
 //! | `hold ID` / `write-one ID` / `write ID`, `hold-apply ID` / `apply-one ID` / `apply ID` | stop a disk or a state machine / let it catch up |
-//! | `crash ID`, `restart ID [suspect=N]`, `flush ID`, `compact ID`, `clock N` | losing what was not written; making what is applied durable; cutting the log below it; nanoseconds pass |
+//! | `crash ID`, `restart ID [suspect=N]`, `flush ID`, `compact ID`, `clock N` | losing what was not written, and a member that is alone as far as is stored owes nobody a vote; making what is applied durable; cutting the log below it; nanoseconds pass |
 //! | `snapshot-failed ID TO [N]`, `snapshot-sent ID TO [N]` | reports the Nth snapshot that was asked for, else the last, as lost or delivered |
 //! | `resign ID`, `unreachable ID TO` | a leader steps down; its driver cannot reach a node |
 //! | `status [ID]` | prints the state |
@@ -215,7 +215,8 @@ impl Stage {
         hard: HardState,
         suspect: u64,
     ) {
-        let mut peer = Peer::restart_from(&self.config, id, stored, base, log, hard, Index(suspect));
+        let mut peer =
+            Peer::restart_from((&self.config, self.now), id, stored, base, log, hard, Index(suspect));
         peer.now = self.now;
         let member = Member { peer, hold: false, writes: VecDeque::new(), role: RoleKind::Follower };
         self.members.insert(id, member);
@@ -327,6 +328,12 @@ impl Stage {
         let peer = &self.members[&id].peer;
         let (stored, base, log, hard) = (peer.stored.clone(), peer.base, peer.log.clone(), peer.hard);
         self.start(id, stored, base, log, hard, suspect);
+        let raft = self.raft(id);
+        let membership = raft.membership();
+        if membership.voters == [NodeId(id)] && membership.outgoing().is_empty() {
+            // As a driver does that takes its member for the only voter.
+            raft.forget_promise();
+        }
     }
 
     fn status(&mut self, only: u64) {

@@ -63,11 +63,19 @@ impl Peer {
         log: Vec<Entry>,
         hard_state: HardState,
     ) -> Self {
-        Self::restart_from(config, id, State { last: base, membership }, base, log, hard_state, Index(0))
+        Self::restart_from(
+            (config, Time(0)),
+            id,
+            State { last: base, membership },
+            base,
+            log,
+            hard_state,
+            Index(0),
+        )
     }
 
     pub(crate) fn restart_from(
-        config: &Config,
+        (config, now): (&Config, Time),
         id: u64,
         stored: State,
         base: LogId,
@@ -85,7 +93,7 @@ impl Peer {
             suspect_until,
         };
         let identity = Identity { group: GroupId(1), id: NodeId(id), priority: 0, incarnation: 7 };
-        let raft = Raft::new(Arc::new(config.clone()), identity, start, Time(0)).expect("a sound start");
+        let raft = Raft::new(Arc::new(config.clone()), identity, start, now).expect("a sound start");
         Self {
             raft,
             base,

@@ -211,7 +211,8 @@ pub(super) fn nothing_is_stored_for_a_change_that_a_snapshot_has_overtaken() {
 
     // The crash; afterwards it gets the entries instead of the snapshot.
     let stored = peer.stored.clone();
-    let mut again = Peer::restart_from(&course(), 1, stored, LogId::ZERO, peer.log, peer.hard, Index(0));
+    let mut again =
+        Peer::restart_from((&course(), Time(0)), 1, stored, LogId::ZERO, peer.log, peer.hard, Index(0));
     again.settle();
     again.step(append(2, 1, 1, (1, 3), log[3..].to_vec(), 7));
     assert_eq!(again.state.last, LogId::new(1, 7));
