@@ -75,6 +75,12 @@ impl Rt {
         in_world!(&self.world, core => core.now())
     }
 
+    /// [`Rt::now`] as it was when it was last asked for on this core, by whatever task: for measures to which some ten microseconds do
+    /// not matter and a look at the clock does. A core that does anything looks at the clock in every pass of its reactor.
+    pub fn recent(&self) -> Mono {
+        in_world!(&self.world, core => core.recent())
+    }
+
     /// Monotonic time that also passes while the machine is suspended: for promises between machines, such as leases. Unrelated to
     /// [`Rt::now`].
     pub fn boot_time(&self) -> Mono {

@@ -231,7 +231,7 @@ impl Inner {
         if let Err(refusal) = self.has_room_for(made) {
             return self.refuse(reply, refusal);
         }
-        let due = Due { reply, out, since: self.rt.now() };
+        let due = Due { reply, out, since: self.rt.recent() };
         let gathered = self.gather(&mut self.state.borrow_mut(), route, &first, due, Edit::Many(left));
         if let Err((reply, refusal)) = gathered {
             self.refuse(reply, refusal);

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use engine::lsm::Lookup;
 use raft::Term;
+use scheduler::RegionId;
 
 use super::gate::op_bytes;
 use super::modify::{Modified, modify};
@@ -170,7 +171,7 @@ impl Inner {
             // Nothing to write, but the answer rests on writes in flight and must not overtake them.
             return self.answer_behind(route, &key, reply, out);
         };
-        let due = Due { reply, out, since: self.rt.now() };
+        let due = Due { reply, out, since: self.rt.recent() };
         let edit = match value {
             Some(value) => Edit::Put(key.clone(), value),
             None => Edit::Delete(key.clone()),
@@ -211,7 +212,7 @@ impl Inner {
             drop(state);
             return self.answer(reply, Ok(out));
         }
-        let due = Due { reply, out, since: self.rt.now() };
+        let due = Due { reply, out, since: self.rt.recent() };
         if let Err((reply, refusal)) = self.gather(&mut state, route, key, due, Edit::Nothing) {
             drop(state);
             self.refuse(reply, refusal);
@@ -226,22 +227,29 @@ impl Inner {
         op: Op,
         reply: Reply,
     ) -> Result<(), (Reply, Refusal)> {
-        let due = Due { reply, out: Out::Done, since: self.rt.now() };
-        let (first, edit) = match op {
-            Op::Put { key, value } => (key.clone(), Edit::Put(key, value)),
-            Op::Delete { key, count: _ } => (key.clone(), Edit::Delete(key)),
-            Op::BatchPut { pairs } => {
-                let Some((first, _)) = pairs.first().cloned() else { return self.nothing_to_do(due) };
-                (first, Edit::Many(pairs.into_iter().map(|(key, value)| (key, Some(value))).collect()))
-            }
-            Op::BatchDelete { keys } => {
-                let Some(first) = keys.first().cloned() else { return self.nothing_to_do(due) };
-                (first, Edit::Many(keys.into_iter().map(|key| (key, None)).collect()))
-            }
-            Op::DeleteRange { start, end } => (start.clone(), Edit::DeleteRange(start, end)),
+        let due = Due { reply, out: Out::Done, since: self.rt.recent() };
+        let first = match &op {
+            Op::Put { key, .. } | Op::Delete { key, .. } | Op::DeleteRange { start: key, .. } => Some(key),
+            Op::BatchPut { pairs } => pairs.first().map(|(key, _)| key),
+            Op::BatchDelete { keys } => keys.first(),
             op => unreachable!("{op:?} is a read or depends on what was there"),
         };
-        self.gather(state, route, &first, due, edit)
+        let Some(first) = first else { return self.nothing_to_do(due) };
+        let region = match state.admit(route, first) {
+            Ok(replica) => replica.id(),
+            Err(refusal) => return Err((due.reply, refusal)),
+        };
+        let edit = match op {
+            Op::Put { key, value } => Edit::Put(key, value),
+            Op::Delete { key, count: _ } => Edit::Delete(key),
+            Op::BatchPut { pairs } => {
+                Edit::Many(pairs.into_iter().map(|(key, value)| (key, Some(value))).collect())
+            }
+            Op::BatchDelete { keys } => Edit::Many(keys.into_iter().map(|key| (key, None)).collect()),
+            Op::DeleteRange { start, end } => Edit::DeleteRange(start, end),
+            op => unreachable!("{op:?} is a read or depends on what was there"),
+        };
+        self.gather_for(state, region, due, edit)
     }
 
     fn nothing_to_do(&self, due: Due) -> Result<(), (Reply, Refusal)> {
@@ -258,11 +266,20 @@ impl Inner {
         due: Due,
         edit: Edit,
     ) -> Result<(), (Reply, Refusal)> {
-        let replica = match state.admit(route, key) {
-            Ok(replica) => replica,
-            Err(refusal) => return Err((due.reply, refusal)),
-        };
-        let region = replica.id();
+        match state.admit(route, key).map(|replica| replica.id()) {
+            Ok(region) => self.gather_for(state, region, due, edit),
+            Err(refusal) => Err((due.reply, refusal)),
+        }
+    }
+
+    /// Adds writes to the next command of a region that has been admitted just now.
+    fn gather_for(
+        &self,
+        state: &mut State,
+        region: RegionId,
+        due: Due,
+        edit: Edit,
+    ) -> Result<(), (Reply, Refusal)> {
         // A write that is refused takes numbers of watched keys back without need, which does no harm.
         state.watched.edited(&edit);
         let replica = state.table.get_mut(region).expect("it was admitted just now");

@@ -28,6 +28,7 @@ mod start;
 mod timers;
 mod urgent;
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -66,6 +67,8 @@ struct CoreShared {
     urgent: Urgent,
     passes: Passes,
     timers: Timers,
+    /// What the clock said last.
+    recent: Cell<Mono>,
 }
 
 impl Core {
@@ -81,6 +84,7 @@ impl Core {
                 urgent: Urgent::default(),
                 passes: Passes::default(),
                 timers: Timers::default(),
+                recent: Cell::default(),
             }),
         }
     }
@@ -111,10 +115,14 @@ impl Core {
 
     #[expect(clippy::disallowed_methods, reason = "this is where monotonic time enters")]
     pub(crate) fn now(&self) -> Mono {
-        Mono(
-            u64::try_from(Instant::now().duration_since(self.shared.origin.began).as_nanos())
-                .unwrap_or(u64::MAX),
-        )
+        let since = Instant::now().duration_since(self.shared.origin.began);
+        let now = Mono(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
+        self.shared.recent.set(now);
+        now
+    }
+
+    pub(crate) fn recent(&self) -> Mono {
+        self.shared.recent.get()
     }
 
     pub(crate) fn boot_time(&self) -> Mono {

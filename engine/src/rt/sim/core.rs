@@ -81,6 +81,11 @@ impl SimCore {
         Mono(node.mono(self.clock()))
     }
 
+    /// Here a look at the clock costs nothing that a caller could save, but it is no later than the last one.
+    pub(crate) fn recent(&self) -> Mono {
+        Mono(self.shared.node.mono(self.clock()))
+    }
+
     /// Machines of this world are never suspended.
     pub(crate) fn boot_time(&self) -> Mono {
         self.now()

@@ -110,6 +110,7 @@ promises! {
     tasks:
         sleeping_takes_at_least_as_long_as_asked
         boot_time_is_never_slower
+        the_recent_time_is_between_the_last_look_and_now
         sleeping_for_nothing_lets_others_run
         waiting_can_be_limited
         sleepers_wake_in_the_order_of_their_deadlines

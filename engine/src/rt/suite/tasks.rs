@@ -32,6 +32,17 @@ pub(super) async fn boot_time_is_never_slower(stage: Stage) {
     assert!(rt.boot_time().since(boot) >= passed && passed >= 5 * MILLI);
 }
 
+pub(super) async fn the_recent_time_is_between_the_last_look_and_now(stage: Stage) {
+    let rt = &stage.rt;
+    for millis in [0, 1, 5] {
+        let before = rt.now();
+        assert!(before <= rt.recent() && rt.recent() <= rt.now());
+        rt.sleep(millis * MILLI).await;
+        // Whatever woke the sleeper has looked at the clock, no earlier than the sleep ended.
+        assert!(rt.recent().since(before) >= millis * MILLI);
+    }
+}
+
 pub(super) async fn sleeping_for_nothing_lets_others_run(stage: Stage) {
     let ran = Rc::new(Cell::new(false));
     let told = ran.clone();
