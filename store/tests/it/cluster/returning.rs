@@ -59,8 +59,6 @@ impl Moves {
         let until = self.run.world.now() + STEP_MAX;
         let mut told = None;
         while self.run.world.now() < until {
-            // Another peer than the one before casts other votes.
-            self.run.votes.clear();
             if let Some((region, leader)) = self.region() {
                 if is_done(&region) {
                     return Ok(());
@@ -102,7 +100,6 @@ impl Moves {
         let id = regions()[0].id;
         let mut seen = String::new();
         while self.run.world.now() < until {
-            self.run.votes.clear();
             self.run.pass(Duration::from_millis(100))?;
             let (Some((_, leader)), Some(there)) = (self.region(), self.run.nodes.shard(self.node)) else {
                 continue;
@@ -123,7 +120,6 @@ impl Moves {
 
     fn crash(&mut self) {
         self.run.nodes.end(self.node, true);
-        self.run.votes.clear();
         self.run.nodes.start(self.node);
     }
 }
