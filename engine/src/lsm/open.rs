@@ -89,7 +89,7 @@ impl Recovery {
             None => options.origin.may_be_absent(dir, "tree")?,
         }
         let recovery = Self { rt: rt.clone(), dir: dir.to_owned(), options, names, found, recovered, tables };
-        recovery.require_tables(&files)?;
+        recovery.require_tables(&files).await?;
         Ok(recovery)
     }
 
@@ -139,22 +139,26 @@ impl Recovery {
     }
 
     /// The first table, by number, that is not there as the manifest says.
-    fn require_tables(&self, files: &[(String, u64)]) -> Result<()> {
+    async fn require_tables(&self, files: &[(String, u64)]) -> Result<()> {
         let present: BTreeMap<u64, u64> =
             files.iter().filter_map(|(name, len)| Some((file_number(name)?, *len))).collect();
         let tables = self.recovered.version.tables();
         let wanted: BTreeMap<u64, u64> =
             tables.map(|table| (table.meta.file, table.meta.file_bytes)).collect();
         for (file, bytes) in wanted {
+            let path = self.dir.join(file_name(file));
             let what = match present.get(&file) {
                 Some(found) if *found == bytes => continue,
                 Some(found) => format!("the table has {found} bytes and the manifest says {bytes}"),
+                None if self.rt.exists(&path).await.map_err(|e| Fault::io(&path, "looking it up", &e))? => {
+                    "the manifest names this table, and what is there is not a regular file".to_owned()
+                }
                 None => "the manifest names this table and it is not there".to_owned(),
             };
             let tail = self.torn().map_or(String::new(), |TornTail { path, pos }| {
                 format!(" (the last edit of {}, at byte {pos}, is damaged)", path.display())
             });
-            return Err(Fault::corruption(&self.dir.join(file_name(file)), format!("{what}{tail}")));
+            return Err(Fault::corruption(&path, format!("{what}{tail}")));
         }
         Ok(())
     }

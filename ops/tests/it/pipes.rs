@@ -49,6 +49,7 @@ fn a_pipe_in_the_place_of_a_file_is_named_by_inspect_and_by_a_start() {
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said);
             assert!(said.contains(name(file)), "{} is not named: {said}", file.display());
+            assert!(!said.contains("not there"), "{} is there: {said}", file.display());
             named.push(name(file).to_owned());
         }
         // What is not needed may be made anew, and the node serves; it does not wait.
