@@ -3,7 +3,12 @@
 //! It owns the nodes' processes and their directory: both are gone when it ends, unless the directory was to be kept. A node that
 //! ends meanwhile is started again after a moment, so that killing one shows what a cluster does. Nothing here listens beyond
 //! loopback, and nothing is fetched.
+//!
+//! A demo that was killed leaves its directory behind, and the next one removes it. A demo holds the lock of its directory as long as it
+//! lives, so a lock that can be had says that its owner is gone; a process id would say nothing where several containers share the place.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,6 +17,8 @@ use bench::Failed;
 use bench::clock::{now, pause};
 use bench::process::{Cluster, NodeOptions, Ports};
 use clap::Args;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 use signal_hook::iterator::Signals;
 
 use crate::output::{answer, fail, remark};
@@ -23,6 +30,10 @@ const DOWN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the nodes may take to end.
 const DRAIN_MAX: Duration = Duration::from_secs(40);
+/// What the name of a temporary directory begins with; the process follows.
+const PLACE: &str = "ringkeep-demo-";
+/// The file in it that its demo holds.
+const LOCK: &str = "demo.lock";
 /// More than one machine shows anything with.
 const NODES_MAX: u64 = 9;
 
@@ -51,6 +62,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> ExitCode {
 fn play(arguments: &DemoArguments) -> Result<(), Failed> {
     // Before the first node starts, so that no signal leaves one behind.
     let mut ending = Signals::new(signals::that_end()?)?;
+    remove_leftovers(&std::env::temp_dir());
     let place = Place::create(arguments.keep.as_deref())?;
     let began = now();
     let base = node_options(arguments, &place)?;
@@ -139,17 +151,44 @@ fn banner(cluster: &Cluster, place: &Place, took: Duration) -> String {
     text
 }
 
+/// Removes the temporary directories of demos that were killed. What cannot be looked at or removed is said, and no obstacle.
+fn remove_leftovers(parent: &Path) {
+    // A directory that cannot be listed cannot be written to either, which is said in a moment.
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_ours = entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == geteuid().as_raw());
+        if !is_ours || !entry.file_name().to_string_lossy().starts_with(PLACE) {
+            continue;
+        }
+        // One without a lock has just been made, or is none of a demo.
+        let Ok(lock) = File::open(path.join(LOCK)) else { continue };
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => {
+                remark(&format!("{} was left by a demo that was killed; it is removed", path.display()))
+            }
+            Err(error) => {
+                remark(&format!("{} was left by a demo that was killed: {error}: remove it", path.display()))
+            }
+        }
+    }
+}
+
 /// The directory of a demo. Dropping it removes it, unless it is kept.
 struct Place {
     path: PathBuf,
     kept: bool,
+    /// Held as long as the demo lives.
+    _lock: Option<File>,
 }
 
 impl Place {
     fn create(keep: Option<&Path>) -> Result<Self, Failed> {
         let path = match keep {
             Some(path) => std::path::absolute(path)?,
-            None => std::env::temp_dir().join(format!("ringkeep-demo-{}", std::process::id())),
+            None => std::env::temp_dir().join(format!("{PLACE}{}", std::process::id())),
         };
         let parents = path.parent().map_or(Ok(()), std::fs::create_dir_all);
         parents.and_then(|()| std::fs::create_dir(&path)).map_err(|error| {
@@ -158,8 +197,19 @@ impl Place {
                 path.display()
             ))
         })?;
-        Ok(Self { path, kept: keep.is_some() })
+        let lock = match keep {
+            Some(_) => None,
+            None => Some(lock(&path.join(LOCK))?),
+        };
+        Ok(Self { path, kept: keep.is_some(), _lock: lock })
     }
+}
+
+fn lock(path: &Path) -> Result<File, Failed> {
+    let file = File::create(path)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|error| Failed::new(format!("{}: {error}: start the demo again", path.display())))?;
+    Ok(file)
 }
 
 impl Drop for Place {

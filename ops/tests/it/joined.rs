@@ -182,6 +182,36 @@ fn has_ended(pid: u32) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, fields)| fields.trim_start().starts_with('Z'))
 }
 
+/// Starts a demo of one node with its directory in `temporary`; returns it once it is ready.
+fn begin_demo(temporary: &std::path::Path) -> std::process::Child {
+    let mut command = std::process::Command::new(binary());
+    command.args(["demo", "--nodes", "1", "--node-set", "memory_bytes=512MiB"]).env("TMPDIR", temporary);
+    let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
+    let mut said = BufReader::new(demo.stdout.as_mut().expect("a pipe")).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.starts_with("1 ")), "it does not say where its node is");
+    demo
+}
+
+#[test]
+fn what_a_killed_demo_left_goes_with_the_next_one_and_that_of_a_running_one_stays() {
+    let directory = directory();
+    let place = |demo: &std::process::Child| directory.path().join(format!("ringkeep-demo-{}", demo.id()));
+    let (mut killed, mut running) = (begin_demo(directory.path()), begin_demo(directory.path()));
+    killed.kill().expect("it runs");
+    killed.wait().expect("it has ended");
+    // A directory that is not of a demo is nobody's to remove.
+    let other = directory.path().join("ringkeep-demo-notes");
+    std::fs::create_dir(&other).expect("a writable directory");
+    assert!(place(&killed).exists() && place(&running).exists(), "the test does not test");
+    let mut next = begin_demo(directory.path());
+    let left = [place(&killed), place(&running), place(&next), other].map(|place| place.exists());
+    for demo in [&mut running, &mut next] {
+        demo.kill().expect("it runs");
+        demo.wait().expect("it has ended");
+    }
+    assert_eq!(left, [false, true, true, true]);
+}
+
 #[test]
 fn nodes_of_a_demo_end_with_it_also_when_it_is_killed() {
     let directory = directory();
