@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   data core ── Beat { stores: [ StoreBeat { descriptor, report, regions } ], wanted } ──▶ control
-//!             ◀── BeatAnswer { instructions, addresses } ───────────────────────────────────┘
+//!             ◀── BeatAnswer { instructions, addresses, unknown } ──────────────────────────┘
 //! ```
 //!
 //! A beat says everything that its core knows now, so a newer one makes an older one superfluous. The sender waits for room in
@@ -46,13 +46,15 @@ pub struct BeatAnswer {
     pub addresses: Vec<(StoreId, String)>,
     /// Where the members of the system group serve the PD API, this one first; nothing in an answer to a core of this node.
     pub members: Vec<(NodeId, String)>,
+    /// Wanted stores that have not joined.
+    pub unknown: Vec<StoreId>,
 }
 
 impl BeatAnswer {
     /// Whether it says nothing to a core.
     pub fn is_empty(&self) -> bool {
-        let Self { instructions, addresses, members: _ } = self;
-        instructions.is_empty() && addresses.is_empty()
+        let Self { instructions, addresses, members: _, unknown } = self;
+        instructions.is_empty() && addresses.is_empty() && unknown.is_empty()
     }
 }
 
@@ -149,11 +151,18 @@ impl Control {
                 budget.tick().await;
             }
         }
-        let address = |id: StoreId| {
-            let scheduler = self.0.scheduler.borrow();
-            Some((id, scheduler.cluster().store(id)?.descriptor.address.clone()))
-        };
-        answer.addresses = wanted.into_iter().filter_map(address).collect();
+        for id in wanted {
+            let address = self.map(|map| map.store(id).map(|known| known.descriptor.address.clone()));
+            match address {
+                Some(address) => answer.addresses.push((id, address)),
+                // The map may be behind the state, and as long as that is not read nothing is known.
+                None if self.0.state.known(|image| image.stores.contains_key(&id)) == Some(false) => {
+                    answer.unknown.push(id);
+                }
+                None => {}
+            }
+            budget.tick().await;
+        }
         self.hurry();
         answer
     }

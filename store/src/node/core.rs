@@ -238,6 +238,7 @@ impl Stores {
             rt: self.rt.clone(),
             speaker: links.speaker(),
             seen: Rc::default(),
+            book: self.book.clone(),
             counters: links.counters().clone(),
             memory: self.memory.clone(),
         };

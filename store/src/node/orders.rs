@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   BeatAnswer ─┬─ instructions ──▶ the store of the region's leader
-//!               └─ addresses ─────▶ the core's address book
+//!               └─ addresses, stores that have not joined ─▶ the core's address book
 //! ```
 //!
 //! Nothing is kept here: a step that a store refuses is said in the log and comes again with the answer to a later beat, as long as the
@@ -27,13 +27,14 @@ pub(super) async fn follow(
     book: Rc<AddressBook>,
     pace: Rc<BeatPace>,
 ) {
-    while let Some(BeatAnswer { instructions, addresses, members: _ }) = answers.recv().await {
+    while let Some(BeatAnswer { instructions, addresses, members: _, unknown }) = answers.recv().await {
         for (store, address) in addresses {
             if planted(Bug::AddressesLost) {
                 continue;
             }
             book.set(store, &address);
         }
+        unknown.into_iter().for_each(|store| book.deny(store));
         for instruction in &instructions {
             carry_out(&shards, instruction);
         }

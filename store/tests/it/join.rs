@@ -70,8 +70,9 @@ async fn answer(rt: Rt, addr: SocketAddr, store: Option<u64>) {
             continue;
         };
         let (seen, counters) = (Rc::new(Seen::default()), Rc::new(PeerCounters::default()));
-        let inbound =
-            Inbound { rt: rt.clone(), speaker: speaker(store), seen, counters, memory: Memory::unbounded() };
+        // Whoever joins knows no other store yet.
+        let (rt, speaker, book) = (rt.clone(), speaker(store), Rc::default());
+        let inbound = Inbound { rt: rt.clone(), speaker, seen, book, counters, memory: Memory::unbounded() };
         drop(rt.spawn(async move {
             let (mut preface, mut read) = ([0; 8], 0);
             while read < preface.len() {

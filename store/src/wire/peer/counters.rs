@@ -77,7 +77,7 @@ pub struct PeerCounters {
     pub broken: Count,
     /// Connections of other stores that were accepted.
     pub accepted: Count,
-    /// Connections that were refused after or for lack of an introduction.
+    /// Connections that were refused: after or for lack of an introduction, or because their store is not known.
     pub rejected: Count,
     /// Connections ended because of a frame or a message that could not be read.
     pub bad_frames: Count,

@@ -73,6 +73,8 @@ pub enum Rejection {
     },
     /// It says that it is this very store.
     Ourselves(StoreId),
+    /// It says that it is a store that has not joined, as the scheduler says.
+    Unknown(StoreId),
     /// No version is spoken by both.
     Version {
         /// The oldest and newest that it speaks.
@@ -106,6 +108,10 @@ impl fmt::Display for Rejection {
             Self::Ourselves(store) => {
                 write!(f, "the peer says that it is {store}, which is this one; was a data directory copied?")
             }
+            Self::Unknown(store) => write!(
+                f,
+                "{store} is not known to the cluster; a node joins it with `--join` on an empty directory"
+            ),
             Self::Version { theirs: (oldest, newest) } => write!(
                 f,
                 "the peer speaks versions {oldest} to {newest} of the peer protocol, this store {VERSION_MIN} to {VERSION}; update the older node first to a release between"

@@ -1,13 +1,18 @@
 //! Incoming connections of one store: introduction, then frames, then silence.
 //!
+//! A connection of a store that is not known to the cluster is refused when it goes on after the introduction, and not before: the scheduler
+//! dials a store that joins back, and is answered before that store knows of anybody else.
+//!
 //! The port has read the preface already, by which it knew the protocol. Messages are handed over batch by batch; while the
 //! store takes none in, nothing more is read, so a peer that is faster than this store fills its own queue and drops there.
 //!
 //! Invariants: before the introduction nothing but a short frame is read, and not for long; a batch for another store, or from
-//! another one than was introduced, ends the connection; every connection that is refused is counted and its reason sent.
+//! another one than was introduced, ends the connection; no frame after the introduction is looked at before its store is
+//! [recognised](super::book); every connection that is refused is counted and its reason sent.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +20,7 @@ use engine::rt::local::Pending;
 use engine::rt::{Rt, Stream};
 use scheduler::StoreId;
 
+use super::book::AddressBook;
 use super::counters::PeerCounters;
 use super::frame::{self, Decoder, FRAME_BYTES_MAX, Kind};
 use super::hello::{self, Hello, Rejection};
@@ -31,6 +37,9 @@ const HELLO_MAX: Duration = Duration::from_secs(3);
 /// Longer than a peer leaves a connection open without a message.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 const READ_BYTES: usize = 16 << 10;
+/// How long a peer that is refused may take to hear the reason, and what is read of it meanwhile, bytes.
+const REFUSAL_MAX: Duration = Duration::from_secs(1);
+const REFUSED_BYTES_MAX: usize = 2 << 20;
 
 /// The incarnations that other stores were seen with, the highest of each.
 #[derive(Debug, Default)]
@@ -59,6 +68,8 @@ pub struct Inbound {
     pub speaker: Speaker,
     /// Who was seen.
     pub seen: Rc<Seen>,
+    /// Which other stores there are.
+    pub book: Rc<AddressBook>,
     /// The counters.
     pub counters: Rc<PeerCounters>,
     /// The core's bounds: what is not read whole yet is charged to them.
@@ -76,7 +87,7 @@ impl Inbound {
         early: &[u8],
         deliver: impl AsyncFn(MessageBatch),
     ) -> Result<(), LinkError> {
-        let (mut decoder, from) = self.welcome(&mut stream, early).await?;
+        let Some((mut decoder, from)) = self.welcome(&mut stream, early).await? else { return Ok(()) };
         self.count(self.receive(&mut stream, &mut decoder, from, deliver).await)
     }
 
@@ -90,29 +101,69 @@ impl Inbound {
         early: &[u8],
         carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
     ) -> Result<(), LinkError> {
-        let (decoder, _) = self.welcome(&mut stream, early).await?;
+        let Some((decoder, _)) = self.welcome(&mut stream, early).await? else { return Ok(()) };
         self.count(serving::serve(&self.rt, &self.memory, stream.split(), decoder, carry_out).await)
     }
 
-    /// The introduction; returns who the peer is, and a decoder for what follows.
+    /// The introduction, and whether the store is one of the cluster once it goes on; returns who the peer is, and a decoder for what
+    /// follows. Nothing if it only wanted to know who is here.
     pub(super) async fn welcome(
         &self,
         stream: &mut Stream,
         early: &[u8],
-    ) -> Result<(Decoder, StoreId), LinkError> {
+    ) -> Result<Option<(Decoder, StoreId)>, LinkError> {
         let mut decoder = Decoder::new(HELLO_BYTES_MAX);
         decoder.feed(early);
         let introduced = self.rt.timeout(HELLO_MAX, self.introduce(stream, &mut decoder)).await;
-        match introduced.unwrap_or(Err(LinkError::Timeout)) {
-            Ok(from) => {
-                self.counters.accepted.add(1);
-                decoder.allow(FRAME_BYTES_MAX);
-                Ok((decoder, from))
-            }
+        let theirs = match introduced.unwrap_or(Err(LinkError::Timeout)) {
+            Ok(theirs) => theirs,
             Err(error) => {
-                self.counters.rejected.add(1);
-                Err(error)
+                // What was refused with a reason is counted.
+                self.counters.rejected.add(u64::from(!matches!(error, LinkError::Rejected(_))));
+                return Err(error);
             }
+        };
+        if decoder.waiting_bytes() == 0 {
+            let mut first = [0; 1024];
+            let read = self.rt.timeout(SILENCE_MAX, stream.read(&mut first)).await;
+            match read.ok_or(LinkError::Timeout)?? {
+                0 => return Ok(None),
+                n => decoder.feed(&first[..n]),
+            }
+        }
+        if !self.book.recognises(&self.rt, theirs.store).await {
+            let rejection = Rejection::Unknown(theirs.store);
+            self.refuse(stream, &rejection).await;
+            return Err(rejection.into());
+        }
+        self.seen.note(theirs.store, theirs.incarnation);
+        self.counters.accepted.add(1);
+        decoder.allow(FRAME_BYTES_MAX);
+        Ok(Some((decoder, theirs.store)))
+    }
+
+    /// Counts a peer that is not spoken with, and says why. What it has sent meanwhile is read up to a bound, or closing would take the reason away.
+    async fn refuse(&self, stream: &mut Stream, rejection: &Rejection) {
+        self.counters.rejected.add(1);
+        let mut bytes = Vec::new();
+        frame::push(&mut bytes, Kind::Refused, |mut out| {
+            out.extend_from_slice(rejection.to_string().as_bytes());
+            out
+        });
+        let say = async {
+            stream.write_all(&bytes).await?;
+            poll_fn(|cx| stream.poll_shutdown(cx)).await?;
+            let (mut unread, mut left) = ([0; 4096], REFUSED_BYTES_MAX);
+            while left > 0 {
+                match stream.read(&mut unread).await? {
+                    0 => break,
+                    n => left = left.saturating_sub(n),
+                }
+            }
+            Ok::<(), std::io::Error>(())
+        };
+        if let Some(Err(error)) = self.rt.timeout(REFUSAL_MAX, say).await {
+            tracing::debug!(store = self.speaker.store.0, %error, "a peer that is refused does not hear the reason");
         }
     }
 
@@ -123,7 +174,7 @@ impl Inbound {
         ended
     }
 
-    async fn introduce(&self, stream: &mut Stream, decoder: &mut Decoder) -> Result<StoreId, LinkError> {
+    async fn introduce(&self, stream: &mut Stream, decoder: &mut Decoder) -> Result<Hello, LinkError> {
         let (kind, payload) = read_frame(stream, decoder).await?;
         let theirs = match kind {
             Kind::Hello => Hello::decode(&payload),
@@ -144,20 +195,15 @@ impl Inbound {
             hello::judge(&ours, &theirs, self.seen.highest(theirs.store))?;
             Ok((ours, theirs))
         });
-        let mut bytes = Vec::new();
         match judged {
             Ok((ours, theirs)) => {
-                self.seen.note(theirs.store, theirs.incarnation);
+                let mut bytes = Vec::new();
                 frame::push(&mut bytes, Kind::Welcome, |out| ours.encode(out));
                 stream.write_all(&bytes).await?;
-                Ok(theirs.store)
+                Ok(theirs)
             }
             Err(rejection) => {
-                frame::push(&mut bytes, Kind::Refused, |mut out| {
-                    out.extend_from_slice(rejection.to_string().as_bytes());
-                    out
-                });
-                stream.write_all(&bytes).await?;
+                self.refuse(stream, &rejection).await;
                 Err(rejection.into())
             }
         }

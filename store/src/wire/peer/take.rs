@@ -33,7 +33,7 @@ pub(super) async fn serve(
     mut stream: Stream,
     early: &[u8],
 ) -> Result<(), LinkError> {
-    let (mut decoder, from) = inbound.welcome(&mut stream, early).await?;
+    let Some((mut decoder, from)) = inbound.welcome(&mut stream, early).await? else { return Ok(()) };
     decoder.allow(BULK_FRAME_BYTES_MAX);
     let mut talk = Talk { inbound, shard, from, stream, incoming: None, buffer: vec![0; READ_BYTES] };
     let ended = talk.run(&mut decoder).await;

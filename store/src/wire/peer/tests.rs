@@ -1,6 +1,7 @@
 //! Two stores on two simulated nodes: what is sent arrives, in order, once; what is wrong is refused; what fails is repeated later.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use engine::rt::{ListenOptions, Rt};
 use raft::{Body, GroupId, Message, NodeId, Term};
 use scheduler::{Epoch, Peer, PeerId, RegionId, StoreId};
 
-use super::book::AddressBook;
+use super::book::{ASK_MAX, AddressBook};
 use super::counters::PeerCounters;
 use super::frame::{self, Kind};
 use super::inbound::{Inbound, Seen};
@@ -63,8 +64,26 @@ async fn accept_within(
     arrived: Arrived,
     memory: Memory,
 ) {
+    accept_known(rt, addr, speaker, counters, arrived, (memory, everybody())).await;
+}
+
+/// A book that has every store which the tests know.
+fn everybody() -> Rc<AddressBook> {
+    let book = AddressBook::default();
+    [1, 2, 3, 5].into_iter().chain(99..120).for_each(|store| book.set(StoreId(store), "127.0.0.1:1"));
+    Rc::new(book)
+}
+
+async fn accept_known(
+    rt: Rt,
+    addr: SocketAddr,
+    speaker: Speaker,
+    counters: Rc<PeerCounters>,
+    arrived: Arrived,
+    (memory, book): (Memory, Rc<AddressBook>),
+) {
     let listener = rt.listen(addr, ListenOptions::default()).unwrap();
-    let inbound = Inbound { rt: rt.clone(), speaker, seen: Rc::new(Seen::default()), counters, memory };
+    let inbound = Inbound { rt: rt.clone(), speaker, seen: Rc::new(Seen::default()), book, counters, memory };
     while let Ok((mut stream, _)) = listener.accept().await {
         let (inbound, arrived) = (inbound.clone(), arrived.clone());
         rt.spawn(async move {
@@ -304,6 +323,83 @@ fn an_older_copy_of_a_store_is_refused_after_the_newer_was_seen() {
     assert_eq!(world.block_on(sending), Some(()));
     assert_eq!((*arrived.borrow()).clone(), [4, 5]);
     assert_eq!(counters.rejected.get(), 1);
+}
+
+/// Begins a connection as `store` and goes on with a message; what it is told after the introduction, if that is anything.
+async fn speak(rt: &Rt, addr: SocketAddr, store: u64) -> Option<String> {
+    let mut stream =
+        open::introduce(rt, Purpose::Messages, &speaker(store), &addr.to_string(), StoreId(2)).await.unwrap();
+    // A store that joins is dialled back by one that it does not know, so the introduction alone is no offence.
+    rt.sleep(Duration::from_secs(5)).await;
+    let from = StoreId(store);
+    let batch = MessageBatch { from, to: StoreId(2), messages: vec![between(from, StoreId(2), store)] };
+    let mut bytes = Vec::new();
+    frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
+    stream.write_all(&bytes).await.unwrap();
+    let mut decoder = frame::Decoder::new(4096);
+    let read = open::read_frame(&mut stream, &mut decoder);
+    match rt.timeout(2 * ASK_MAX, read).await? {
+        Ok((Kind::Refused, reason)) => Some(String::from_utf8(reason).unwrap()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_store_that_is_not_known_is_refused_once_it_goes_on() {
+    let world = World::new(9, Options::default());
+    let addr = world.node(1).addr(PORT);
+    let (counters, arrived) = (Rc::new(PeerCounters::default()), Arrived::default());
+    let (to, seen) = (counters.clone(), arrived.clone());
+    let (asked, told) = (Rc::new(RefCell::new(BTreeSet::new())), Rc::new(RefCell::new(Vec::new())));
+    let keeps = asked.clone();
+    let book = everybody();
+    let known = book.clone();
+    drop(world.node(1).start(0, move |rt| {
+        let scheduler = rt.clone();
+        rt.spawn(async move {
+            // The scheduler knows store 77, knows that there is no store 78, and says nothing of store 79.
+            loop {
+                scheduler.sleep(Duration::from_millis(500)).await;
+                keeps.borrow_mut().extend(known.wanted());
+                if known.wanted().contains(&StoreId(77)) {
+                    known.set(StoreId(77), "127.0.0.1:1");
+                }
+                known.deny(StoreId(78));
+            }
+        });
+        accept_known(rt, addr, speaker(2), to, seen, (Memory::unbounded(), book))
+    }));
+    let hears = told.clone();
+    let speaking = world.node(0).start(0, move |rt| async move {
+        for store in [78, 77, 78, 79] {
+            let said = speak(&rt, addr, store).await;
+            hears.borrow_mut().push(said);
+        }
+    });
+    world.block_on(speaking).unwrap();
+    let told = told.borrow();
+    assert_eq!((&told[1], &told[3]), (&None, &None), "one has joined, of the other it is not said");
+    for refused in [&told[0], &told[2]] {
+        let said = refused.as_ref().expect("it is told why");
+        assert!(said.contains("store 78 is not known") && said.contains("--join"), "{said}");
+    }
+    assert_eq!(*arrived.borrow(), [77, 79]);
+    assert_eq!(*asked.borrow(), BTreeSet::from([77, 78, 79].map(StoreId)));
+    assert_eq!((counters.rejected.get(), counters.accepted.get(), counters.bad_frames.get()), (2, 2, 0));
+}
+
+/// Else whoever says that it is a store, and nothing more, shuts that store out.
+#[test]
+fn an_introduction_alone_does_not_say_which_start_was_the_last() {
+    let Pair { world, addr, counters, .. } = pair(10, Options::default().net);
+    let speaking = world.node(0).start(0, move |rt| async move {
+        let higher = Speaker { incarnation: 9, ..speaker(1) };
+        drop(open::introduce(&rt, Purpose::Messages, &higher, &addr.to_string(), StoreId(2)).await.unwrap());
+        rt.sleep(Duration::from_secs(1)).await;
+        speak(&rt, addr, 1).await
+    });
+    assert_eq!(world.block_on(speaking), Some(None));
+    assert_eq!((counters.rejected.get(), counters.accepted.get()), (0, 1));
 }
 
 #[test]

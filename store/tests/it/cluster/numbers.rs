@@ -72,8 +72,13 @@ fn wait(seen: &mut Seen, lag: &mut Lag, look: Duration, what: &str, holds: impl 
 }
 
 /// Connects to a store as another one, then says what nobody can read; and once more without an introduction.
-async fn talk_nonsense(rt: Rt, addr: std::net::SocketAddr, to: StoreId) {
-    let speaker = Speaker { cluster: 7, store: StoreId(77), incarnation: 1 };
+async fn talk_nonsense(
+    rt: Rt,
+    addr: std::net::SocketAddr,
+    to: StoreId,
+    (store, incarnation): (StoreId, u64),
+) {
+    let speaker = Speaker { cluster: 7, store, incarnation };
     let mut stream =
         introduce(&rt, Purpose::Messages, &speaker, &addr.to_string(), to).await.expect("it is welcome");
     stream.write_all(&[0xff; 64]).await.expect("it is connected");
@@ -170,7 +175,9 @@ fn every_number_of_a_cluster_moves() {
         lag.run.nodes.node(follower).start(1, move |_| async move { shard.receive(vec![message]).await });
     lag.run.world.block_on(hears).expect("it does not end by itself");
     let (addr, to) = (lag.run.nodes.addrs()[follower], StoreId(follower as u64 + 1));
-    let talks = lag.run.world.node(NODES).start(0, move |rt| talk_nonsense(rt, addr, to));
+    let another = lag.run.nodes.shard((follower + 1) % NODES).expect("it is up");
+    let another = (another.store(), another.opened());
+    let talks = lag.run.world.node(NODES).start(0, move |rt| talk_nonsense(rt, addr, to, another));
     lag.run.world.block_on(talks).expect("it does not end by itself");
     lag.run.agree().expect("they are left alone");
     ask_anywhere(&mut seen, &mut lag);

@@ -429,7 +429,7 @@ fn nothing_is_given_out_twice_or_too_late_while_leaders_come_and_go() {
 fn bugs_of_a_leader_that_was_deposed_are_caught() {
     for (bug, sign) in [(Bug::FenceOpen, " after "), (Bug::OfficeKept, "")] {
         plant::plant(Some(bug));
-        let caught = (121..127).any(|seed| leaders_come_and_go(seed, 6).is_err_and(|why| why.contains(sign)));
+        let caught = (121..141).any(|seed| leaders_come_and_go(seed, 6).is_err_and(|why| why.contains(sign)));
         plant::plant(None);
         assert!(caught, "{bug:?} went unnoticed");
     }

@@ -12,6 +12,7 @@ mod refused;
 mod replicated;
 mod sent_on;
 mod splits;
+mod strangers;
 mod together;
 
 use std::time::Duration;

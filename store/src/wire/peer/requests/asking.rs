@@ -229,6 +229,11 @@ impl Lane {
         self.in_flight.borrow().values().filter_map(|in_flight| in_flight.sent).min()
     }
 
+    /// The store refuses this one, before it looked at any request.
+    fn refused(&self) {
+        self.in_flight.borrow_mut().values_mut().for_each(|in_flight| in_flight.sent = None);
+    }
+
     /// The connection ended: nothing that is with the store will be answered by it.
     fn give_up(&self) {
         self.waiting.borrow_mut().clear();
@@ -350,13 +355,20 @@ async fn send(
 
 async fn receive(lane: &Lane, memory: &Memory, from: &mut ReadHalf) -> Result<(), LinkError> {
     let (mut decoder, mut buffer) = (Decoder::new(FRAME_BYTES_MAX), vec![0; READ_BYTES]);
+    let mut answered = false;
     loop {
         while let Some(frame) = decoder.next_frame()? {
             match frame.kind {
                 Kind::Answers => {
+                    answered = true;
                     for reply in decode_answers(frame.payload)? {
                         lane.answered(reply, memory);
                     }
+                }
+                // That comes instead of every answer.
+                Kind::Refused if !answered => {
+                    lane.refused();
+                    return Err(LinkError::Refused(String::from_utf8_lossy(frame.payload).into_owned()));
                 }
                 Kind::Hello
                 | Kind::Welcome

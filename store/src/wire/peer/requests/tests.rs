@@ -203,10 +203,20 @@ async fn accept(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool) {
 
 async fn accept_within(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool, memory: Memory) {
     let listener = rt.listen(addr, ListenOptions::default()).unwrap();
+    let book = Rc::new(AddressBook::default());
+    book.set(StoreId(1), "127.0.0.1:1");
+    let (denying, rt_of_task) = (book.clone(), rt.clone());
+    rt.spawn(async move {
+        loop {
+            rt_of_task.sleep(Duration::from_millis(100)).await;
+            denying.deny(StoreId(78));
+        }
+    });
     let inbound = Inbound {
         rt: rt.clone(),
         speaker: Speaker { cluster: 7, store: StoreId(2), incarnation: 1 },
         seen: Rc::new(SeenStores::default()),
+        book,
         counters: Rc::new(PeerCounters::default()),
         memory,
     };
@@ -252,10 +262,13 @@ fn add(number: i64) -> Op {
 }
 
 fn requests(rt: &Rt, addr: SocketAddr) -> Rc<Requests> {
+    requests_of(rt, addr, StoreId(1))
+}
+
+fn requests_of(rt: &Rt, addr: SocketAddr, store: StoreId) -> Rc<Requests> {
     let book = Rc::new(AddressBook::default());
     book.set(StoreId(2), &addr.to_string());
-    let speaker = Speaker { cluster: 7, store: StoreId(1), incarnation: 1 };
-    Requests::new(rt, speaker, book, Memory::unbounded())
+    Requests::new(rt, Speaker { cluster: 7, store, incarnation: 1 }, book, Memory::unbounded())
 }
 
 fn ask(requests: &Rc<Requests>, op: Op) -> Pending<Outcome> {
@@ -284,6 +297,20 @@ fn requests_are_carried_out_in_order_and_each_gets_its_answer() {
     assert_eq!(world.block_on(asking), Some(0));
     let numbers: Vec<i64> = asked.borrow().iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (0..500).collect::<Vec<i64>>());
+}
+
+/// What is refused with its store was not looked at, so it goes elsewhere and its outcome is not unknown.
+#[test]
+fn requests_of_a_store_that_is_not_known_are_not_carried_out_and_said_not_to_be() {
+    let Pair { world, addr, asked } = pair(2, Options::default().net, true);
+    let asking = world.node(0).start(0, move |rt| async move {
+        let requests = requests_of(&rt, addr, StoreId(78));
+        ask(&requests, add(1)).await
+    });
+    let outcome = world.block_on(asking).unwrap();
+    let region_id = route().region_id;
+    assert_eq!(outcome, Some(Err(Refusal::NotLeader { region_id, leader: None })));
+    assert!(asked.borrow().is_empty());
 }
 
 /// Each takes many times its four bytes once it is a key.
