@@ -264,6 +264,8 @@ impl Inbound {
                     self.counters.bytes_received.add(n as u64);
                     decoder.feed(&buffer[..n]);
                     reading.fed(decoder);
+                    // A peer that is fast always has more.
+                    budget.tick().await;
                 }
             }
         }

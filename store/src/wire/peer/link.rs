@@ -418,6 +418,7 @@ async fn converse(
     counters.connected.add(1);
     queue.failed.set(None);
     queue.open.set(true);
+    let budget = rt.budget();
     loop {
         let messages = queue.take();
         if messages.is_empty() {
@@ -436,6 +437,7 @@ async fn converse(
                 counters.messages_sent.add(&batch.messages);
                 counters.frames_sent.add(1);
                 counters.bytes_sent.add(bytes.len() as u64);
+                budget.tick().await;
             }
             Some(Err(error)) => return (true, batch.messages, Err(error.into())),
             None => return (true, batch.messages, Err(LinkError::Timeout)),

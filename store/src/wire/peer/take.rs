@@ -75,6 +75,7 @@ impl Talk<'_> {
                     self.inbound.counters.bytes_received.add(n as u64);
                     decoder.feed(&self.buffer[..n]);
                     reading.fed(decoder);
+                    budget.tick().await;
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Two stores on two simulated nodes: what is sent arrives, in order, once; what is wrong is refused; what fails is repeated later.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -414,6 +414,55 @@ fn the_preface_tells_the_protocol_from_others() {
         [&b"PRI * HTTP/2.0\r\n"[..], b"*1\r\n$4\r\nPING\r\n", b"RKPEER\0\x02", b"RKBULK\0\x02", b"R\0"]
     {
         assert_eq!(Purpose::of(other), Begins::Otherwise, "{other:?}");
+    }
+}
+
+/// How long another task of the core waits at most while a frame is read that has arrived already, whole but for its last byte.
+fn wait_beside(purpose: Purpose, seed: u64) -> Duration {
+    const BYTES: usize = 12 << 20;
+    const STALL: Duration = Duration::from_secs(5);
+    let net = NetOptions { window_bytes: 2 * BYTES, ..Options::default().net };
+    let world = World::new(seed, Options { net, clock_ns: 5_000, ..Options::default() });
+    let addr = world.node(1).addr(PORT);
+    let waited = Rc::new(Cell::new(Duration::ZERO));
+    let noted = waited.clone();
+    drop(world.node(1).start(0, move |rt| {
+        let neighbour = rt.clone();
+        rt.spawn(async move {
+            let mut last = neighbour.now();
+            loop {
+                neighbour.sleep(Duration::from_micros(100)).await;
+                let gap = neighbour.now().since(last);
+                last = neighbour.now();
+                noted.set(noted.get().max(gap.checked_sub(STALL).unwrap_or(gap)));
+            }
+        });
+        accept(rt, addr, speaker(2), Rc::default(), Arrived::default())
+    }));
+    let sending = world.node(0).start(0, move |rt| async move {
+        let mut stream =
+            open::introduce(&rt, purpose, &speaker(1), &addr.to_string(), StoreId(2)).await.unwrap();
+        rt.sleep(Duration::from_millis(100)).await;
+        let mut part = (BYTES as u32).to_le_bytes().to_vec();
+        part.resize(BYTES, 0);
+        stream.write_all(&part).await.unwrap();
+        rt.sleep(2 * STALL).await;
+        drop(stream);
+    });
+    world.run_for(Duration::from_millis(50));
+    world.node(1).stall(0, STALL);
+    world.block_on(sending).unwrap();
+    waited.get()
+}
+
+/// A peer that is fast always has more to read, and the core has others to serve.
+#[test]
+fn others_go_on_while_a_long_frame_is_read() {
+    for purpose in [Purpose::Messages, Purpose::Requests] {
+        for seed in 0..4 {
+            let waited = wait_beside(purpose, seed);
+            assert!(waited < Duration::from_millis(2), "seed {seed}, {purpose:?}: {waited:?}");
+        }
     }
 }
 

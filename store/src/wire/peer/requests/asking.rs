@@ -322,7 +322,7 @@ async fn converse(
     mut into: WriteHalf,
 ) -> Result<(), LinkError> {
     let mut sending = pin!(send(requests, rt, lane, &mut into));
-    let mut receiving = pin!(receive(lane, memory, &mut from));
+    let mut receiving = pin!(receive(rt, lane, memory, &mut from));
     let mut watching = pin!(watch(rt, lane));
     poll_fn(|cx| {
         let ended = [sending.as_mut().poll(cx), receiving.as_mut().poll(cx), watching.as_mut().poll(cx)];
@@ -337,12 +337,14 @@ async fn send(
     lane: &Lane,
     into: &mut WriteHalf,
 ) -> Result<(), LinkError> {
+    let budget = rt.budget();
     loop {
         let taken = lane.take(rt.now());
         if !taken.is_empty() {
             let mut bytes = Vec::new();
             frame::push(&mut bytes, Kind::Requests, |out| encode_requests(&taken, out));
             into.write_all(&bytes).await?;
+            budget.tick().await;
             continue;
         }
         let rung = rt.timeout(IDLE_MAX, lane.bell.wait()).await.is_some();
@@ -353,7 +355,8 @@ async fn send(
     }
 }
 
-async fn receive(lane: &Lane, memory: &Memory, from: &mut ReadHalf) -> Result<(), LinkError> {
+async fn receive(rt: &Rt, lane: &Lane, memory: &Memory, from: &mut ReadHalf) -> Result<(), LinkError> {
+    let budget = rt.budget();
     let (mut decoder, mut buffer) = (Decoder::new(FRAME_BYTES_MAX), vec![0; READ_BYTES]);
     let mut answered = false;
     loop {
@@ -389,6 +392,7 @@ async fn receive(lane: &Lane, memory: &Memory, from: &mut ReadHalf) -> Result<()
             0 => return Err(LinkError::Closed),
             n => decoder.feed(&buffer[..n]),
         }
+        budget.tick().await;
     }
 }
 

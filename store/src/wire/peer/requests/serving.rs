@@ -57,7 +57,7 @@ pub async fn serve(
 ) -> Result<(), LinkError> {
     let desk = Rc::new(Desk::default());
     let mut receiving = pin!(receive(rt, memory, &desk, &mut from, decoder, carry_out));
-    let mut sending = pin!(send(&desk, &mut into));
+    let mut sending = pin!(send(rt, &desk, &mut into));
     poll_fn(|cx| match sending.as_mut().poll(cx) {
         Poll::Ready(ended) => Poll::Ready(ended),
         Poll::Pending => receiving.as_mut().poll(cx),
@@ -130,13 +130,15 @@ async fn receive(
                 n => {
                     decoder.feed(&buffer[..n]);
                     reading.fed(&decoder);
+                    budget.tick().await;
                 }
             },
         }
     }
 }
 
-async fn send(desk: &Desk, into: &mut WriteHalf) -> Result<(), LinkError> {
+async fn send(rt: &Rt, desk: &Desk, into: &mut WriteHalf) -> Result<(), LinkError> {
+    let budget = rt.budget();
     loop {
         let answers = desk.take();
         if answers.is_empty() {
@@ -147,6 +149,7 @@ async fn send(desk: &Desk, into: &mut WriteHalf) -> Result<(), LinkError> {
         frame::push(&mut bytes, Kind::Answers, |out| encode_answers(&answers, out));
         drop(answers);
         into.write_all(&bytes).await?;
+        budget.tick().await;
     }
 }
 
