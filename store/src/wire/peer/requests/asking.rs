@@ -23,7 +23,7 @@ use engine::rt::local::{Answer, Bell};
 use engine::rt::{Mono, ReadHalf, Rt, WriteHalf};
 use scheduler::StoreId;
 
-use super::codec::{Reply, Request, decode_answers, encode_requests, request_bytes};
+use super::codec::{ONE_BYTES_MAX, Reply, Request, decode_answers, encode_requests, request_bytes};
 use crate::gateway::{Asks, RemoteNumbers};
 use crate::memory::{Memory, charged_bytes};
 use crate::metrics::Counter;
@@ -121,6 +121,12 @@ impl Requests {
     pub fn send(self: &Rc<Self>, to: StoreId, route: Route, op: Op, answer: Answer<Outcome>) {
         let lane = self.lane(to);
         let bytes = request_bytes(&op);
+        if bytes > ONE_BYTES_MAX {
+            self.outcomes.unreached.add_one();
+            return answer.send(Err(Refusal::Invalid(format!(
+                "the request takes {bytes} bytes, and {ONE_BYTES_MAX} can be sent to the node that leads the region; name fewer keys at once"
+            ))));
+        }
         let many = lane.in_flight.borrow().len() >= WAITING_MAX;
         let waiting = lane.bytes.get();
         if many || (waiting > 0 && waiting + bytes > WAITING_BYTES_MAX) {
@@ -185,7 +191,7 @@ impl Drop for Requests {
 }
 
 /// Whether it is not known what became of an operation whose outcome was not heard.
-fn is_write(op: &Op) -> bool {
+pub(super) fn is_write(op: &Op) -> bool {
     match op {
         Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) | Op::Watch { .. } => false,
         Op::Put { .. }

@@ -18,6 +18,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::load::Cut;
 use super::store::Blob;
 use crate::request::{Atomic, Change, Op, Outcome, Route, Scan, When};
+use crate::wire::peer::frame::FRAME_BYTES_MAX;
 
 const FORMAT: u16 = 1;
 
@@ -242,6 +243,9 @@ pub fn decode_requests(payload: &[u8]) -> Result<Vec<Request>, BadRequests> {
     bytes.end()?;
     Ok(requests)
 }
+
+/// Maximum of bytes of one request and of one answer: a frame carries it with what others have closed the frame with.
+pub const ONE_BYTES_MAX: usize = FRAME_BYTES_MAX - (16 << 20);
 
 /// Appends answers to a frame.
 pub fn encode_answers(answers: &[Reply], out: Vec<u8>) -> Vec<u8> {

@@ -13,7 +13,8 @@ use std::time::Duration;
 use engine::rt::local::{Bell, Pending};
 use engine::rt::{ReadHalf, Rt, WriteHalf};
 
-use super::codec::{Reply, Request, decode_requests, encode_answers};
+use super::asking::is_write;
+use super::codec::{ONE_BYTES_MAX, Reply, Request, decode_requests, encode_answers};
 use crate::memory::Memory;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
@@ -104,11 +105,12 @@ async fn receive(
                         continue;
                     }
                 };
+                let writes = is_write(&op);
                 let pending = carry_out(route, op);
                 desk.running.set(desk.running.get() + 1);
                 let (desk, charge) = (desk.clone(), charge.clone());
                 rt.spawn(async move {
-                    let outcome = pending.await.unwrap_or(Err(Refusal::Unknown));
+                    let outcome = fitting(pending.await.unwrap_or(Err(Refusal::Unknown)), writes);
                     drop((charge, room));
                     desk.running.set(desk.running.get() - 1);
                     desk.put(Reply { id, outcome });
@@ -187,6 +189,17 @@ impl Desk {
         self.answers_bytes.set(left);
         self.room.ring();
         taken
+    }
+}
+
+/// The outcome, or what is said instead where no frame has room for it. A write has had its effect by then.
+fn fitting(outcome: Outcome, writes: bool) -> Outcome {
+    if outcome_bytes(&outcome) <= ONE_BYTES_MAX {
+        return outcome;
+    }
+    match writes {
+        true => Err(Refusal::Unknown),
+        false => Err(Refusal::AnswerTooLarge { bytes_max: ONE_BYTES_MAX }),
     }
 }
 

@@ -233,6 +233,11 @@ async fn accept_within(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool, me
             assert_eq!(Purpose::of(&preface), Begins::With(Purpose::Requests));
             let carry_out = |_: Route, op: Op| -> Pending<Outcome> {
                 let (answer, pending) = oneshot();
+                // So many MiB as the key has bytes.
+                if let Op::Get { key } | Op::Modify { key, change: Change::Take } = &op {
+                    answer.send(Ok(Out::Values(vec![Some(vec![0; 1 << 20].into()); key.len()])));
+                    return pending;
+                }
                 let number = number_of(&op);
                 match answers {
                     true => {
@@ -297,6 +302,29 @@ fn requests_are_carried_out_in_order_and_each_gets_its_answer() {
     assert_eq!(world.block_on(asking), Some(0));
     let numbers: Vec<i64> = asked.borrow().iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (0..500).collect::<Vec<i64>>());
+}
+
+/// A client may ask for as much as its node has room for, and the node that leads the region must not end for it.
+#[test]
+fn what_no_frame_has_room_for_is_refused_and_the_rest_goes_on() {
+    let net = NetOptions { window_bytes: 8 << 20, ..Options::default().net };
+    let Pair { world, addr, asked } = pair(3, net, true);
+    let asking = world.node(0).start(0, move |rt| async move {
+        let requests = requests(&rt, addr);
+        let key = |bytes: usize| Bytes::from(vec![b'k'; bytes]);
+        let keys = vec![key(8 << 10); 9000];
+        let long = ask(&requests, Op::BatchGet { keys, at_once: false }).await;
+        let fits = ask(&requests, Op::Get { key: key(40) }).await;
+        let large = ask(&requests, Op::Get { key: key(70) }).await;
+        let written = ask(&requests, Op::Modify { key: key(70), change: Change::Take }).await;
+        (long, fits, large, written, ask(&requests, add(1)).await)
+    });
+    let (long, fits, large, written, next) = world.block_on(asking).expect("no core ends");
+    assert!(matches!(&long, Some(Err(Refusal::Invalid(why))) if why.contains("fewer keys")), "{long:?}");
+    assert!(matches!(fits, Some(Ok(Out::Values(values))) if values.len() == 40));
+    assert_eq!(large, Some(Err(Refusal::AnswerTooLarge { bytes_max: 48 << 20 })));
+    assert_eq!(written, Some(Err(Refusal::Unknown)), "it has taken effect");
+    assert_eq!((next, asked.borrow().len()), (Some(Ok(Out::Integer(1))), 1));
 }
 
 /// What is refused with its store was not looked at, so it goes elsewhere and its outcome is not unknown.
