@@ -49,7 +49,7 @@ pub mod startup;
 mod steps;
 mod stop;
 #[cfg(test)]
-mod stop_tests;
+pub(crate) mod stop_tests;
 mod system;
 pub mod table;
 pub mod turn;

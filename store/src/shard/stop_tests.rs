@@ -32,7 +32,8 @@ const TASKS: u32 = 3;
 /// The first bytes of the regions.
 const REGIONS: [&str; 4] = ["", "b", "c", "d"];
 
-fn regions() -> Vec<Region> {
+/// Those that a store begins with.
+pub(crate) fn regions() -> Vec<Region> {
     let ends = REGIONS.iter().skip(1).chain([&""]);
     let region = |(place, (start, end)): (u64, (&&str, &&str))| Region {
         id: RegionId(10 + place),
@@ -43,7 +44,8 @@ fn regions() -> Vec<Region> {
     (0..).zip(REGIONS.iter().zip(ends)).map(region).collect()
 }
 
-fn options() -> ShardOptions {
+/// How a store is opened.
+pub(crate) fn options() -> ShardOptions {
     ShardOptions {
         store: StoreId(1),
         system: false,

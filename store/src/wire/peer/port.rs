@@ -126,3 +126,121 @@ impl Guest for PeerPort {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use engine::rt::sim::{Options, World};
+    use engine::rt::{ListenOptions, Rt};
+    use scheduler::StoreId;
+
+    use super::*;
+    use crate::memory::{Memory, MemoryLimits, Pool};
+    use crate::shard::stop_tests::{options, regions};
+    use crate::wire::peer::book::AddressBook;
+    use crate::wire::peer::counters::PeerCounters;
+    use crate::wire::peer::inbound::Seen;
+    use crate::wire::peer::open::{Speaker, introduce};
+
+    const INPUT_BYTES: usize = 16 << 20;
+
+    fn speaker(store: u64) -> Speaker {
+        Speaker { cluster: 7, store: StoreId(store), incarnation: 1 }
+    }
+
+    struct Served {
+        world: World,
+        addr: String,
+        counters: Rc<PeerCounters>,
+        /// What frames of peers take that are not whole.
+        held: Pool,
+    }
+
+    /// A world in which node 1 serves the port of store 1, for peers with the ids 2 and 3.
+    fn serve(seed: u64) -> Served {
+        let world = World::new(seed, Options::default());
+        let addr = world.node(1).addr(7);
+        let memory = Memory::new(MemoryLimits { input_bytes: INPUT_BYTES, output_bytes: INPUT_BYTES });
+        let (counters, held) = (Rc::new(PeerCounters::default()), memory.peers.clone());
+        let counted = counters.clone();
+        drop(world.node(1).start(0, move |rt| async move {
+            rt.create_dir_all(Path::new("/data")).await.unwrap();
+            let shard = Shard::open(&rt, Path::new("/data/store-1"), options(), regions()).await.unwrap();
+            let book = AddressBook::default();
+            [2, 3].into_iter().for_each(|store| book.set(StoreId(store), "127.0.0.1:1"));
+            let (seen, book) = (Rc::new(Seen::default()), Rc::new(book));
+            let inbound =
+                Inbound { rt: rt.clone(), speaker: speaker(1), seen, book, counters: counted, memory };
+            accept(&rt, addr, PeerPort::new(inbound, shard)).await;
+        }));
+        world.run_for(std::time::Duration::from_secs(1));
+        Served { world, addr: addr.to_string(), counters, held }
+    }
+
+    async fn accept(rt: &Rt, addr: std::net::SocketAddr, port: Rc<PeerPort>) {
+        let listener = rt.listen(addr, ListenOptions::default()).unwrap();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let port = port.clone();
+            drop(rt.spawn(async move {
+                let (mut early, mut piece) = (Vec::new(), [0; PREFACE_BYTES]);
+                while port.is_meant(&early).is_none() {
+                    match stream.read(&mut piece).await {
+                        Ok(bytes @ 1..) => early.extend_from_slice(&piece[..bytes]),
+                        Ok(0) | Err(_) => return,
+                    }
+                }
+                port.serve(stream, early).await;
+            }));
+        }
+    }
+
+    /// Frames of snapshots that are not whole share the bound of those of peers, and their senders have to go.
+    #[test]
+    fn unfinished_frames_of_snapshots_share_a_bound_and_end() {
+        const CONNECTIONS: usize = 60;
+        const PART_BYTES: usize = 900 << 10;
+        let Served { world, addr, held, .. } = serve(1);
+        let begun = world.node(0).start(0, move |rt| async move {
+            let mut streams = Vec::new();
+            for _ in 0..CONNECTIONS {
+                let mut stream =
+                    introduce(&rt, Purpose::Snapshot, &speaker(2), &addr, StoreId(1)).await.unwrap();
+                let mut part = (1u32 << 20).to_le_bytes().to_vec();
+                part.resize(PART_BYTES, 0);
+                // It takes what the other side reads.
+                let second = std::time::Duration::from_secs(1);
+                if let Some(written) = rt.timeout(second, stream.write_all(&part)).await {
+                    written.unwrap();
+                }
+                streams.push(stream);
+            }
+            streams.len()
+        });
+        assert_eq!(world.block_on(begun), Some(CONNECTIONS));
+        // A buffer that grows may have twice the room that it needs, and one connection is let through.
+        let peak = held.peak();
+        assert!(peak > INPUT_BYTES / 8, "{peak} bytes: the test does not test");
+        assert!(peak <= INPUT_BYTES / 4 + 4 * PART_BYTES, "{peak} bytes were held");
+        world.run_for(std::time::Duration::from_secs(3600));
+        assert_eq!(held.used(), 0, "whoever does not end its frame is ended");
+    }
+
+    #[test]
+    fn one_connection_too_many_is_refused_until_another_ends() {
+        let Served { world, addr, counters, .. } = serve(2);
+        let opened = world.node(0).start(0, move |rt| async move {
+            let mut streams = Vec::new();
+            let open = async || introduce(&rt, Purpose::Messages, &speaker(3), &addr, StoreId(1)).await;
+            for _ in 0..CONNECTIONS_MAX {
+                streams.push(open().await.expect("there is a place for it"));
+            }
+            let refused = open().await.is_err();
+            drop(streams.pop());
+            rt.sleep(std::time::Duration::from_secs(1)).await;
+            (refused, open().await.is_ok())
+        });
+        assert_eq!(world.block_on(opened), Some((true, true)));
+        assert_eq!(counters.rejected.get(), 1);
+    }
+}
