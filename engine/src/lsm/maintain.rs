@@ -119,6 +119,9 @@ impl Maintenance {
             let outer = std::mem::replace(&mut self.wanted_bytes, memtable.size_bytes() as u64);
             self.flush(&memtable).await?;
             self.wanted_bytes = outer;
+            drop(memtable);
+            // At once: writers fill the next one meanwhile, and this loop goes on for as long as they do.
+            self.free_spent().await;
         }
     }
 

@@ -129,7 +129,7 @@ pub enum Pressure {
 /// Sizes and counters of a tree, for metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TreeStats {
-    /// Memory of the memtables, closed ones included.
+    /// Memory of the memtables; closed ones are included, and so are those that are flushed and not freed yet.
     pub memtable_bytes: u64,
     /// Memtables that wait to be flushed.
     pub closed_memtables: u64,
@@ -544,7 +544,8 @@ impl Shared {
 
     fn stats(&self) -> TreeStats {
         let mut stats = self.stats.borrow().clone();
-        let memory: usize = self.memtables().iter().map(|memtable| memtable.size_bytes()).sum();
+        let (memtables, spent) = (self.memtables(), self.spent.borrow());
+        let memory: usize = memtables.iter().chain(spent.iter()).map(|memtable| memtable.size_bytes()).sum();
         stats.memtable_bytes = memory as u64;
         stats.closed_memtables = self.closed.borrow().len() as u64;
         let version = self.version.borrow();

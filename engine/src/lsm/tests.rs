@@ -106,6 +106,30 @@ fn a_range_delete_over_everything_discards_tables_unread() {
     });
 }
 
+/// As long as there is always one to flush, nothing else is done, and what is flushed has to go all the same.
+#[test]
+fn memtables_that_are_flushed_go_while_writers_fill_the_next_ones() {
+    const MEMTABLE_BYTES: usize = 32 << 10;
+    sim::run(4, |rt| async move {
+        let options = TreeOptions { memtable_bytes: MEMTABLE_BYTES, closed_memtables: 2, ..small() };
+        let tree = Tree::open(&rt, Path::new("/t"), options).await.unwrap();
+        let mut most = 0;
+        while tree.stats().flushes < 60 {
+            if tree.pressure() == Pressure::Stop {
+                rt.sleep(Duration::from_micros(50)).await;
+            } else {
+                fill(&tree, 0..50);
+                rt.yield_to_reactor().await;
+            }
+            most = most.max(tree.stats().memtable_bytes);
+        }
+        // The active one, two that wait, and one that is freed; each may be fuller by a batch.
+        assert!(most >= 2 * MEMTABLE_BYTES as u64, "{most} bytes: the test does not test");
+        assert!(most <= 5 * MEMTABLE_BYTES as u64, "{most} bytes of memtables");
+        tree.close().await;
+    });
+}
+
 #[test]
 fn a_split_key_lies_near_the_middle() {
     let dir = Path::new("/t");
