@@ -130,16 +130,17 @@ impl Run {
         self.tally.splits += u64::from(self.step(region, split));
     }
 
-    /// A member of a region stops voting, at once or by way of a joint configuration, and votes again later. None is removed: a store
-    /// does not take a region back of which it has a tombstone, so members are replaced together with their disks only.
+    /// A member of a region goes, or stops voting, at once or by way of a joint configuration; later another comes to the same store, or it
+    /// votes again.
     pub(super) fn change_one(&mut self) -> Result<(), String> {
         let region = self.draw_region();
         if !self.has_all(&region) {
             return Ok(());
         }
         let peer = region.peers[self.world.below(NODES as u64) as usize].id;
-        let change = match self.world.below(2) {
+        let change = match self.world.below(3) {
             0 => Change::Demote { peer },
+            1 => Change::Remove { peer },
             _ => Change::EnterJoint { promote: Vec::new(), demote: vec![peer] },
         };
         // A leader that is to go hands over first.
