@@ -1,6 +1,7 @@
 //! Nodes that join a running cluster: whole nodes in the simulator, by the code of the real one.
 
 mod alone;
+mod asking;
 mod clients;
 mod crash;
 mod elsewhere;
