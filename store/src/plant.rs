@@ -59,6 +59,8 @@ pub enum Bug {
     GoneVotersKept,
     /// What is said of other members that may host the scheduler is not remembered.
     PlacesForgotten,
+    /// A node that is told where the scheduler is pays no heed.
+    HostNotHeard,
     /// Where other nodes are is forgotten by a restart.
     ContactsForgotten,
     /// Whoever reports for a store is believed.

@@ -4,11 +4,11 @@
 //! [`voters`] decides; what it wants done goes to the store of this member, whose replica leads, and the members show what has
 //! become of it. A store that does not catch up in time is passed over for as long as this member leads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use scheduler::operator::OperatorId;
-use scheduler::{Action, Change, Health, Instruction, NodeId, PeerId, Role, StoreId};
+use scheduler::{Action, Change, Health, Instruction, NodeId, PeerId, Role, Store, StoreId};
 
 use super::denied::Denied;
 use super::voters::{self, Fitness, Step};
@@ -19,6 +19,8 @@ use crate::region::system::{GROUP, Members};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a store may take to catch up before another one is asked.
 const LAG_MAX_MS: u64 = 60_000;
+/// How long the stores of a node may say nothing before it is told where the scheduler is.
+const SILENT_MS: u64 = 3000;
 /// Nodes whose places are remembered.
 const PLACES_MAX: usize = 4096;
 
@@ -109,6 +111,18 @@ impl Control {
         if places.len() < PLACES_MAX || places.contains_key(&node) {
             places.insert(node, address.to_owned());
         }
+    }
+
+    /// Where nodes serve the PD API of which no store was heard lately. They may not know where the scheduler is.
+    pub fn silent_places(&self) -> Vec<String> {
+        let now = time(&self.0.rt);
+        let scheduler = self.0.scheduler.borrow();
+        let heard = scheduler.cluster().stores().filter(|store| now.ms_since(store.last_heard) < SILENT_MS);
+        let heard: BTreeSet<NodeId> = heard.map(Store::node).collect();
+        let own = NodeId(self.0.member.member_id);
+        let places = self.0.places.borrow();
+        let silent = places.iter().filter(|(node, _)| **node != own && !heard.contains(node));
+        silent.map(|(_, place)| place.clone()).collect()
     }
 
     /// The other members of the system group that vote, with where each serves the PD API, as far as that is known.

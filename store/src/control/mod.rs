@@ -253,6 +253,11 @@ impl Control {
         self.0.urgent.ring();
     }
 
+    /// Whether it is [retired](Self::retire).
+    pub fn is_retired(&self) -> bool {
+        self.0.retired.get()
+    }
+
     /// Runs the policies, at the pace that each round asks for.
     async fn tick_loop(&self) {
         while !self.0.retired.get() {

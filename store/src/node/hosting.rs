@@ -9,6 +9,8 @@
 //! Life of what is hosted: `Unknown` (nothing heard, or the only voter that does not lead yet) → `Here` → `Elsewhere` → `Here` …; `Failed` is
 //! an attempt to open that came to nothing, and is tried again as long as the replica leads. [`Host::enter`] is the one way in.
 //!
+//! While it is `Here`, nodes that are not heard are told so: a node finds the scheduler by what it was told last, and that may be lost.
+//!
 //! Nothing is decided here, and nothing is promised by being `Here`: what is given out rests on the office of the term.
 
 use std::cell::RefCell;
@@ -31,10 +33,13 @@ use crate::control::{Ask, Control, Member, News, Office};
 use crate::plant::{Bug, planted};
 use crate::region::system::fence::Fence;
 use crate::wire::health::Health;
+use crate::wire::pd::client::SchedulerClient;
 use crate::wire::pd::port::Hosts;
 use crate::wire::pd::{Dialer, Pd};
 use crate::wire::peer::open::Speaker;
 
+/// How often nodes that are not heard are told where the scheduler is.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// How often an attempt to open is repeated.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -227,6 +232,10 @@ impl Host {
         contacts.nodes().iter().for_each(|(node, place)| control.learn_place(*node, place));
         self.settle(&control).await;
         tracing::info!(?term, "the scheduler is hosted here");
+        if term.is_some() {
+            let (rt, control) = (rt.clone(), control.clone());
+            drop(self.0.rt.spawn(announce(rt, control)));
+        }
         let pd = Pd::new(control.clone(), health.clone());
         let pd = match self.0.dialer.borrow().clone() {
             Some(dialer) => pd.admitting(dialer),
@@ -251,5 +260,24 @@ impl Host {
         {
             tracing::warn!(bytes, reason = %denied, "the size beyond which regions are split is not changed");
         }
+    }
+}
+
+/// Tells nodes that are not heard where the scheduler is, until it is hosted elsewhere: one that was killed before it had written where the
+/// others are knows of none of them, and nobody else tells it.
+async fn announce(rt: Rt, control: Control) {
+    let url = control.member().client_urls.first().cloned().unwrap_or_default();
+    let place = url.trim_start_matches("http://").to_owned();
+    while !control.is_retired() {
+        for to in control.silent_places() {
+            let said = SchedulerClient::announce(&rt, control.cluster_id(), place.clone(), to.clone()).await;
+            if let Err(why) = said {
+                tracing::debug!(node = to, %why, "a node that is not heard does not answer");
+            }
+            if control.is_retired() {
+                return;
+            }
+        }
+        rt.sleep(ANNOUNCE_EVERY).await;
     }
 }

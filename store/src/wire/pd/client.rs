@@ -27,6 +27,8 @@ use crate::wire::proto::{metapb, pdpb, ringkeep};
 
 /// The method by which calls are sent on.
 pub(super) const FORWARD: &str = "/ringkeep.Scheduler/Forward";
+/// The method by which nodes hear where the scheduler is.
+pub(super) const HOSTED: &str = "/ringkeep.Scheduler/Hosted";
 /// How long connecting may take.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long an answer may take. A host whose machine is gone says nothing at all, and another one leads soon.
@@ -242,6 +244,16 @@ impl SchedulerClient {
                 Err(Status::new(Code::Unavailable, message))
             }
         }
+    }
+
+    /// Says to the node that serves the PD API at `to` that the scheduler of `cluster` is hosted at `place`.
+    ///
+    /// # Errors
+    /// Why it has not heard that.
+    pub async fn announce(rt: &Rt, cluster_id: u64, place: String, to: String) -> Result<(), CallError> {
+        let client = Self::new(rt, Places::new([to]));
+        let request = ringkeep::HostedRequest { cluster_id, place };
+        client.call_any::<ringkeep::HostedResponse>(HOSTED, &request, ANSWER_MAX).await.map(drop)
     }
 
     /// Any other call.

@@ -87,6 +87,7 @@ pub enum Method {
     Operate,
     RemoveStore,
     KeepStore,
+    Hosted,
     Forward,
 }
 
@@ -131,7 +132,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, Shape); 35] = [
+const METHODS: [(&str, Method, Shape); 36] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, Shape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, Shape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, Shape::Unary),
@@ -166,6 +167,7 @@ const METHODS: [(&str, Method, Shape); 35] = [
     ("/ringkeep.Scheduler/Operate", Method::Operate, Shape::Unary),
     ("/ringkeep.Scheduler/RemoveStore", Method::RemoveStore, Shape::Unary),
     ("/ringkeep.Scheduler/KeepStore", Method::KeepStore, Shape::Unary),
+    (client::HOSTED, Method::Hosted, Shape::Unary),
     (client::FORWARD, Method::Forward, Shape::Unary),
 ];
 
@@ -223,6 +225,9 @@ impl Service for Pd {
             Method::Operate => grpc::answer(&self.operate(decode(message)?).await?),
             Method::RemoveStore => grpc::answer(&self.remove_store(&decode(message)?).await?),
             Method::KeepStore => grpc::answer(&self.keep_store(&decode(message)?).await?),
+            Method::Hosted => {
+                Err(Status::new(Code::Unimplemented, "this is said to a port, which answers itself"))
+            }
             Method::Forward => grpc::answer(&self.forwarded(decode(message)?).await?),
             Method::Tso
             | Method::QueryRegion

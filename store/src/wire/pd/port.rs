@@ -13,8 +13,10 @@ use engine::rt::Mono;
 
 use super::client::{Places, SchedulerClient};
 use super::{Method, Pd, SERVICE, SERVICES, decode};
+use crate::plant::{Bug, planted};
 use crate::wire::grpc::{Code, Inbox, Outbox, Service, Shape, Status};
 use crate::wire::health::Health;
+use crate::wire::peer::book::is_address;
 use crate::wire::proto::ringkeep;
 use crate::wire::reflection;
 
@@ -53,6 +55,21 @@ impl Port {
         Status::new(Code::Unavailable, message)
     }
 
+    /// Another node hosts the scheduler and has not heard this one, which may know of no place where it is.
+    fn hosted_elsewhere(&self, message: Bytes) -> Result<Bytes, Status> {
+        let ringkeep::HostedRequest { cluster_id, place } = decode(message)?;
+        if cluster_id != self.cluster {
+            return Err(super::nodes::other_cluster(cluster_id, self.cluster));
+        }
+        if !is_address(&place) {
+            return Err(Status::invalid(format!("\"{place}\" is no place; give HOST:PORT")));
+        }
+        if !planted(Bug::HostNotHeard) {
+            self.places.prefer(&place);
+        }
+        super::grpc::answer(&ringkeep::HostedResponse {})
+    }
+
     /// A node of another cluster is refused whether the scheduler answers or not.
     fn check_join(&self, message: &Bytes) -> Result<(), Status> {
         let asked: ringkeep::JoinRequest = decode(message.clone())?;
@@ -77,6 +94,9 @@ impl Service for Port {
     async fn unary(&self, method: Method, message: Bytes, deadline: Option<Mono>) -> Result<Bytes, Status> {
         if method == Method::HealthCheck {
             return super::grpc::answer(&self.health.check(&decode(message)?, &[SERVICE]));
+        }
+        if method == Method::Hosted {
+            return self.hosted_elsewhere(message);
         }
         if method == Method::Join {
             self.check_join(&message)?;

@@ -1,6 +1,7 @@
 //! The scheduler's state on several nodes: it spreads by itself, outlives nodes, and whoever leads it gives timestamps and ids that no
 //! other has given.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -86,6 +87,32 @@ fn the_cluster_outlives_the_node_that_began_it() {
         plant::plant(None);
         assert!(ended.is_err(), "{bug:?} went unnoticed: {ended:?}");
     }
+}
+
+/// A node that hosted the scheduler comes back and has lost what it knew of the others' places.
+fn a_host_forgets_the_others(seed: u64) -> Result<(), String> {
+    let mut run = Run::begin(seed, 3)?;
+    let host = run.agreed_host()?;
+    run.pass(Duration::from_secs(2))?;
+    run.members[host].end(true);
+    let mut files = run.members[host].node.disk().contents();
+    files.remove(Path::new("/data/CONTACTS")).ok_or("it knew of others")?;
+    run.members[host].node.disk().set_contents(&files);
+    run.pass(TWO_ELECTIONS)?;
+    run.members[host].start(&run.world, &[])?;
+    run.agreed_host().map(drop)
+}
+
+#[test]
+fn a_node_that_knows_of_no_other_is_told_where_the_scheduler_is() {
+    a_host_forgets_the_others(132).expect("it is told");
+    plant::plant(Some(Bug::HostNotHeard));
+    let ended = a_host_forgets_the_others(132);
+    plant::plant(None);
+    assert!(
+        ended.is_err_and(|why| why.contains("does not answer")),
+        "it pays no heed, and that went unnoticed"
+    );
 }
 
 /// The only member goes, with everything that its store holds; `bug` is planted once that has been promised.
