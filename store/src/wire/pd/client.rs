@@ -92,6 +92,11 @@ impl Places {
         self.0.borrow().clone()
     }
 
+    /// Whether it is asked first.
+    fn is_first(&self, address: &str) -> bool {
+        self.0.borrow().first().is_some_and(|first| first == address)
+    }
+
     /// The scheduler may be there, too.
     pub fn learn(&self, address: &str) {
         let mut places = self.0.borrow_mut();
@@ -290,7 +295,9 @@ impl SchedulerClient {
         most: Duration,
     ) -> Result<(A, SocketAddr), CallError> {
         let mut reasons = Vec::new();
-        // Calls that are made at the same time share it.
+        // Calls that are made at the same time share it. Where another client of this core has found the scheduler elsewhere, or has not
+        // been answered, it is worth nothing: those who call here may leave before they have waited for as long.
+        self.connection.borrow_mut().take_if(|(kept, _)| !self.places.is_first(kept));
         let kept = self.connection.borrow().clone();
         if let Some((place, client)) = kept {
             match self.ask(&client, path, request, most).await? {
