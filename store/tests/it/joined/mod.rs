@@ -5,6 +5,7 @@ mod asking;
 mod clients;
 mod crash;
 mod elsewhere;
+mod hundred;
 mod leaders;
 mod named;
 mod nodes;
