@@ -27,6 +27,7 @@
 //! | what was asked for | [`ask`] |
 //! | where a replica may go | [`placement`], [`filter`] |
 //! | how it is done safely | [`operator`] |
+//! | the configuration by name | [`settings`] |
 //! | why nothing happens | [`why`] |
 //!
 //! # Words
@@ -71,6 +72,7 @@ pub mod range;
 pub mod region;
 pub mod rng;
 pub mod scheduler;
+pub mod settings;
 pub mod state;
 pub mod store;
 pub mod time;
@@ -89,6 +91,7 @@ pub use range::{Key, KeyRange, RangeError};
 pub use region::{Peer, Region, RegionError, Role};
 pub use rng::Rng;
 pub use scheduler::{Scheduler, Tick};
+pub use settings::{Setting, SettingError};
 pub use state::{State, StateAnswer, StateCommand, StateImage, StateRefusal};
 pub use store::{Health, Lifecycle, Store, StoreDescriptor, StoreReport};
 pub use time::Time;

@@ -53,6 +53,49 @@ fn ctl(pd: SocketAddr, words: &[&str]) -> (bool, String) {
 }
 
 #[test]
+fn an_operator_asks_any_member_about_the_scheduler() {
+    let directories = [directory(), directory()];
+    let first = join(&directories[0], None);
+    let second = join(&directories[1], Some(&first.pd.to_string()));
+    let (done, text) = ctl(second.pd, &["member"]);
+    assert!(done && text.lines().count() == 2 && text.contains("leader"), "{text}");
+    assert!(text.contains(&first.pd.to_string()), "{text}");
+    let (done, text) = ctl(second.pd, &["config"]);
+    assert!(done && text.contains("leader_tolerance"), "{text}");
+    let (done, text) = ctl(second.pd, &["config", "set", "leader_tolerance", "7"]);
+    assert!(done && text.contains("leader_tolerance is 7, it was 5"), "{text}");
+    let (_, text) = ctl(first.pd, &["config"]);
+    let line = text.lines().find(|line| line.starts_with("leader_tolerance ")).expect("it is listed");
+    assert!(line.ends_with(" 7"), "{text}");
+    for (name, value, why) in [
+        ("leader_tolerance", "some", "whole number"),
+        ("speed", "1", "no setting"),
+        ("low_space_percent", "0", "1 to 100"),
+    ] {
+        let (done, text) = ctl(first.pd, &["config", "set", name, value]);
+        assert!(!done && text.contains(why), "{text}");
+    }
+    let (done, text) = ctl(first.pd, &["scheduler", "off", "balance-leader"]);
+    assert!(done && text.contains("balance-leader is off"), "{text}");
+    let (_, text) = ctl(second.pd, &["scheduler"]);
+    let line = text.lines().find(|line| line.starts_with("balance-leader ")).expect("it is listed");
+    assert!(line.ends_with("off"), "{text}");
+    let (done, text) = ctl(first.pd, &["scheduler", "on", "balance-leader"]);
+    assert!(done && text.contains("balance-leader is on"), "{text}");
+    let (done, text) = ctl(first.pd, &["scheduler", "on", "balance-core"]);
+    assert!(!done && text.contains("balance-core stays off"), "{text}");
+    let (done, text) = ctl(first.pd, &["evict", "1"]);
+    assert!(done && text.contains("--end"), "{text}");
+    let (_, text) = ctl(first.pd, &["scheduler"]);
+    assert!(text.contains("kept from leading: stores 1"), "{text}");
+    let (done, _) = ctl(first.pd, &["evict", "1", "--end"]);
+    let (_, text) = ctl(first.pd, &["scheduler"]);
+    assert!(done && !text.contains("kept from leading"), "{text}");
+    let (done, text) = ctl(first.pd, &["evict", "77"]);
+    assert!(!done && text.contains("77"), "{text}");
+}
+
+#[test]
 fn an_operator_asks_any_member_for_stores_regions_and_changes() {
     let directories = [directory(), directory()];
     let first = join(&directories[0], None);

@@ -7,9 +7,10 @@ use std::fmt;
 
 use scheduler::operator::{BuildError, Cause, Intent, Outcome, Status};
 use scheduler::scheduler::AdmitError;
-use scheduler::{Config, KeyRange, Lifecycle, Policy, Proposal, RegionId, StateCommand, StoreId};
+use scheduler::{Config, KeyRange, Lifecycle, Policy, Proposal, RegionId, Setting, StateCommand, StoreId};
 
 use super::denied::Denied;
+use super::orders::UNSERVED;
 use super::{Control, time};
 
 /// An operator that was asked for.
@@ -171,12 +172,76 @@ impl Control {
         self.change_config(change).await
     }
 
+    /// Keeps leaders off a store, or no longer.
+    ///
+    /// # Errors
+    /// It is not known or gone, or the state cannot be changed.
+    pub async fn set_evicting(&self, store: StoreId, evicting: bool) -> Result<(), Denied> {
+        self.0.state.apply(StateCommand::SetEvicting { store, evicting }).await?;
+        if let Some(all) = self.0.state.known(|image| image.evicting.clone()) {
+            self.0.scheduler.borrow_mut().set_evicting(all);
+        }
+        tracing::info!(store = store.0, evicting, "whether a store may lead is changed on request");
+        self.hurry();
+        Ok(())
+    }
+
+    /// The configuration by name, and the stores that are kept from leading.
+    pub fn settings(&self) -> (Vec<Setting>, Vec<StoreId>) {
+        let evicting = self.0.state.known(|image| image.evicting.iter().copied().collect());
+        (self.0.scheduler.borrow().config().settings(), evicting.unwrap_or_default())
+    }
+
+    /// Every policy, and whether it is switched on.
+    pub fn policies(&self) -> Vec<(Policy, bool)> {
+        let scheduler = self.0.scheduler.borrow();
+        Policy::ALL.into_iter().map(|policy| (policy, scheduler.config().is_enabled(policy))).collect()
+    }
+
+    /// Sets a value of the configuration by its name; gives what it was.
+    ///
+    /// # Errors
+    /// There is no such setting, the value makes no sense, or the state cannot be changed.
+    pub async fn set_by_name(&self, name: &str, value: &str) -> Result<String, Denied> {
+        let mut config = self.0.scheduler.borrow().config().clone();
+        let before = config.set(name, value).map_err(Denied::Setting)?;
+        self.replace_config(config).await?;
+        tracing::info!(name, before = before.value, value, "a setting is changed on request");
+        Ok(before.value)
+    }
+
+    /// Switches a policy on or off.
+    ///
+    /// # Errors
+    /// There is no such policy, no store can carry out what it wants, or the state cannot be changed.
+    pub async fn set_policy(&self, name: &str, enabled: bool) -> Result<(), Denied> {
+        let policy = Policy::of(name).ok_or_else(|| Denied::UnknownPolicy(name.to_owned()))?;
+        let mut config = self.0.scheduler.borrow().config().clone();
+        config.disabled.retain(|off| *off != policy);
+        if !enabled {
+            config.disabled.push(policy);
+        }
+        self.replace_config(config).await?;
+        tracing::info!(%policy, enabled, "a policy is switched on request");
+        Ok(())
+    }
+
     async fn change_config(&self, change: impl FnOnce(&mut Config)) -> Result<(), Denied> {
         let Some(known) = self.0.state.known(|image| image.config.clone()) else { return Ok(()) };
         let mut config = known.clone();
         change(&mut config);
         if config == known {
             return Ok(());
+        }
+        self.replace_config(config).await
+    }
+
+    async fn replace_config(&self, config: Config) -> Result<(), Denied> {
+        let on = |policy: &&Policy| {
+            config.is_enabled(**policy) && !self.0.scheduler.borrow().config().is_enabled(**policy)
+        };
+        if let Some(unserved) = UNSERVED.iter().filter(|policy| **policy != Policy::SplitCheck).find(on) {
+            return Err(Denied::Unserved(*unserved));
         }
         self.0.state.apply(StateCommand::SetConfig(Box::new(config.clone()))).await?;
         // The state has found it good.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use scheduler::{StateRefusal, StoreId};
+use scheduler::{Policy, SettingError, StateRefusal, StoreId};
 
 use super::members::NotAdmitted;
 use crate::refusal::Refusal;
@@ -24,6 +24,12 @@ pub enum Denied {
     Refused(StateRefusal),
     /// The store keeps the scheduler's state and no other can do so in its place, so it cannot be taken out of use.
     KeepsState(StoreId),
+    /// There is no such setting, or no such value of it.
+    Setting(SettingError),
+    /// There is no policy of this name.
+    UnknownPolicy(String),
+    /// The steps of this policy are none that stores carry out yet.
+    Unserved(Policy),
     /// A store may not join as it describes itself.
     NotAdmitted(NotAdmitted),
     /// A safe point above every timestamp that was handed out would let versions be collected that are yet to be written.
@@ -97,6 +103,17 @@ impl fmt::Display for Denied {
                 "{store} stays in use: it keeps the scheduler's state, and there is no other node to do so in its place; let one join \
                  first, or move single replicas away with `ringkeep ctl region`"
             ),
+            Self::Setting(why) => write!(f, "{why}"),
+            Self::UnknownPolicy(name) => {
+                let known: Vec<String> = Policy::ALL.iter().map(ToString::to_string).collect();
+                write!(f, "there is no policy \"{name}\"; there are {}", known.join(", "))
+            }
+            Self::Unserved(policy) => {
+                write!(
+                    f,
+                    "{policy} stays off: some of its steps move replicas between cores, which no store carries out yet"
+                )
+            }
             Self::NotAdmitted(why) => write!(f, "{why}"),
             Self::AheadOfPresent { asked, present } => {
                 write!(f, "safe point {asked} lies above the present, {present}; choose one below it")

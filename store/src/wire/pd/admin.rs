@@ -1,7 +1,7 @@
 //! What operators ask for, as calls; `ringkeep ctl` makes them.
 
 use scheduler::operator::Intent;
-use scheduler::{Key, RegionId, StoreId};
+use scheduler::{Key, Policy, RegionId, Setting, StoreId};
 
 use super::{Pd, denied};
 use crate::wire::grpc::{Code, Status};
@@ -47,5 +47,45 @@ impl Pd {
     ) -> Result<ringkeep::KeepStoreResponse, Status> {
         self.control.keep_store(StoreId(request.store)).await.map_err(denied)?;
         Ok(ringkeep::KeepStoreResponse {})
+    }
+
+    /// Keeps leaders off a store, or no longer.
+    pub(super) async fn evict(
+        &self,
+        request: &ringkeep::EvictRequest,
+    ) -> Result<ringkeep::EvictResponse, Status> {
+        self.control.set_evicting(StoreId(request.store), request.evicting).await.map_err(denied)?;
+        Ok(ringkeep::EvictResponse {})
+    }
+
+    /// The configuration.
+    pub(super) fn config(&self, _: ringkeep::ConfigRequest) -> Result<ringkeep::ConfigResponse, Status> {
+        let (settings, evicting) = self.control.settings();
+        let setting = |Setting { name, value }: Setting| ringkeep::Setting { name: name.to_owned(), value };
+        let policy =
+            |(policy, enabled): (Policy, bool)| ringkeep::PolicyState { name: policy.to_string(), enabled };
+        Ok(ringkeep::ConfigResponse {
+            settings: settings.into_iter().map(setting).collect(),
+            evicting: evicting.into_iter().map(StoreId::get).collect(),
+            policies: self.control.policies().into_iter().map(policy).collect(),
+        })
+    }
+
+    /// Sets a value of the configuration.
+    pub(super) async fn set_config(
+        &self,
+        request: &ringkeep::SetConfigRequest,
+    ) -> Result<ringkeep::SetConfigResponse, Status> {
+        let before = self.control.set_by_name(&request.name, &request.value).await.map_err(denied)?;
+        Ok(ringkeep::SetConfigResponse { before })
+    }
+
+    /// Switches a policy on or off.
+    pub(super) async fn set_policy(
+        &self,
+        request: &ringkeep::SetPolicyRequest,
+    ) -> Result<ringkeep::SetPolicyResponse, Status> {
+        self.control.set_policy(&request.policy, request.enabled).await.map_err(denied)?;
+        Ok(ringkeep::SetPolicyResponse {})
     }
 }

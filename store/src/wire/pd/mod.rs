@@ -88,6 +88,10 @@ pub enum Method {
     RemoveStore,
     KeepStore,
     Hosted,
+    Evict,
+    Config,
+    SetConfig,
+    SetPolicy,
     Forward,
 }
 
@@ -132,7 +136,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, Shape); 36] = [
+const METHODS: [(&str, Method, Shape); 40] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, Shape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, Shape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, Shape::Unary),
@@ -168,6 +172,10 @@ const METHODS: [(&str, Method, Shape); 36] = [
     ("/ringkeep.Scheduler/RemoveStore", Method::RemoveStore, Shape::Unary),
     ("/ringkeep.Scheduler/KeepStore", Method::KeepStore, Shape::Unary),
     (client::HOSTED, Method::Hosted, Shape::Unary),
+    ("/ringkeep.Scheduler/Evict", Method::Evict, Shape::Unary),
+    ("/ringkeep.Scheduler/Config", Method::Config, Shape::Unary),
+    ("/ringkeep.Scheduler/SetConfig", Method::SetConfig, Shape::Unary),
+    ("/ringkeep.Scheduler/SetPolicy", Method::SetPolicy, Shape::Unary),
     (client::FORWARD, Method::Forward, Shape::Unary),
 ];
 
@@ -228,6 +236,10 @@ impl Service for Pd {
             Method::Hosted => {
                 Err(Status::new(Code::Unimplemented, "this is said to a port, which answers itself"))
             }
+            Method::Evict => grpc::answer(&self.evict(&decode(message)?).await?),
+            Method::Config => self.answer(message, Self::config),
+            Method::SetConfig => grpc::answer(&self.set_config(&decode(message)?).await?),
+            Method::SetPolicy => grpc::answer(&self.set_policy(&decode(message)?).await?),
             Method::Forward => grpc::answer(&self.forwarded(decode(message)?).await?),
             Method::Tso
             | Method::QueryRegion
@@ -279,8 +291,10 @@ fn decode<Q: Message + Name + Default>(message: Bytes) -> Result<Q, Status> {
 fn denied(denied: Denied) -> Status {
     let code = match denied {
         Denied::Unavailable(_) => Code::Unavailable,
-        Denied::BadCount { .. } => Code::InvalidArgument,
-        Denied::Refused(_) | Denied::KeepsState(_) | Denied::NotAdmitted(_) => Code::FailedPrecondition,
+        Denied::BadCount { .. } | Denied::Setting(_) | Denied::UnknownPolicy(_) => Code::InvalidArgument,
+        Denied::Refused(_) | Denied::KeepsState(_) | Denied::Unserved(_) | Denied::NotAdmitted(_) => {
+            Code::FailedPrecondition
+        }
         Denied::AheadOfPresent { .. } => Code::InvalidArgument,
     };
     Status::new(code, denied.to_string())

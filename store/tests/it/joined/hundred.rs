@@ -43,7 +43,7 @@ impl Run {
     }
 
     /// The regions with the store of each leader, if the scheduler that `asked` reaches knows where every key is.
-    fn whole_map(&self, asked: usize) -> Option<Vec<(Region, u64)>> {
+    pub(super) fn whole_map(&self, asked: usize) -> Option<Vec<(Region, u64)>> {
         let pd = self.members[asked].pd();
         let scan = ScanRegionsRequest::default();
         let known: ScanRegionsResponse = beside(&self.world, move |rt| async move {

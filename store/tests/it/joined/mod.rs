@@ -5,6 +5,7 @@ mod asking;
 mod clients;
 mod crash;
 mod elsewhere;
+mod evicting;
 mod hundred;
 mod leaders;
 mod named;

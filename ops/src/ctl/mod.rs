@@ -3,6 +3,8 @@
 //! The member that is named says who hosts the scheduler, and that one is asked. What is asked of a region becomes an operator, whose steps
 //! the scheduler takes one by one; the command returns when the operator has begun.
 
+mod cluster;
+
 use std::fmt::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::process::ExitCode;
@@ -19,6 +21,7 @@ use store::wire::proto::ringkeep::{
     RemoveStoreResponse,
 };
 
+use self::cluster::{ConfigWish, PolicyWish};
 use crate::output::{answer, fail};
 
 /// Arguments of `ringkeep ctl`.
@@ -33,9 +36,11 @@ pub(crate) struct CtlArguments {
 
 #[derive(Clone, Debug, Subcommand)]
 enum What {
-    /// List the members, or the stores of all nodes
-    #[command(alias = "members")]
+    /// List the stores of all nodes
     Stores,
+    /// List the nodes that keep the scheduler's state, and which of them leads
+    #[command(alias = "members")]
+    Member,
     /// List the regions with their replicas
     Regions,
     /// Change the replicas of a region
@@ -47,6 +52,23 @@ enum What {
     Store {
         #[command(subcommand)]
         wish: StoreWish,
+    },
+    /// Keep leaders off a store, such as `ringkeep ctl evict 3`
+    Evict {
+        store: u64,
+        /// Let it lead again
+        #[arg(long)]
+        end: bool,
+    },
+    /// List the scheduler's policies, or switch one on or off
+    Scheduler {
+        #[command(subcommand)]
+        wish: Option<PolicyWish>,
+    },
+    /// List the scheduler's configuration, or change a value of it
+    Config {
+        #[command(subcommand)]
+        wish: Option<ConfigWish>,
     },
 }
 
@@ -108,6 +130,10 @@ async fn ask(rt: &Rt, members: Vec<SocketAddr>, what: What) -> Result<String, Ca
     let scheduler = SchedulerClient::by_way_of(rt, members);
     match what {
         What::Stores => stores(&scheduler).await,
+        What::Member => cluster::members(&scheduler).await,
+        What::Evict { store, end } => cluster::evict(&scheduler, store, end).await,
+        What::Scheduler { wish } => cluster::policies(&scheduler, wish).await,
+        What::Config { wish } => cluster::settings(&scheduler, wish).await,
         What::Regions => regions(&scheduler).await,
         What::Region { wish } => region(&scheduler, wish).await,
         What::Store { wish: StoreWish::Remove { store } } => {
