@@ -24,6 +24,7 @@
 //! | `reports` | what comes in, and what is answered |
 //! | `locate` | where regions are, for cores that have no replica of them |
 //! | `members` | stores of other nodes that join or moved |
+//! | `scattered` | groups of regions that clients want spread |
 //! | `admin` | what operators ask for |
 //! | `voters` | which stores keep the state, and the next change on the way there |
 //! | `membership` | carrying that out, and where the members are |
@@ -45,6 +46,7 @@ mod membership;
 mod orders;
 mod origin;
 mod reports;
+mod scattered;
 mod voters;
 
 use std::cell::{Cell, RefCell};
@@ -72,6 +74,7 @@ pub use self::link::{Ask, News, Office, link, news};
 pub use self::members::{GrantedNode, Joining, NotAdmitted};
 use self::orders::Orders;
 pub use self::reports::{Beat, BeatAnswer, NotJoined, StoreBeat, answers, beats, hand_out};
+use self::scattered::Scattered;
 
 /// The least time between two rounds of the policies, however much happens.
 const ROUNDS_APART: Duration = Duration::from_millis(10);
@@ -116,6 +119,7 @@ struct Inner {
     /// Rings when the next round should not wait.
     urgent: Bell,
     orders: Orders,
+    scattered: RefCell<Scattered>,
     refused_reports: Cell<u64>,
     /// The term in which this member leads the system group; none where the group has no other member.
     office: Option<Office>,
@@ -222,6 +226,7 @@ impl Control {
             entering: RefCell::default(),
             urgent: Bell::default(),
             orders: Orders::default(),
+            scattered: RefCell::default(),
             refused_reports: Cell::new(0),
             office,
             retired: Cell::new(false),

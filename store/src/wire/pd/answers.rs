@@ -1,7 +1,6 @@
 //! The unary methods.
 
-use scheduler::scheduler::AskSplitError;
-use scheduler::{Lifecycle, NodeId, Region, RegionId, Store, StoreId};
+use scheduler::{Lifecycle, NodeId, RegionId, Store, StoreId};
 
 use super::{Pd, denied, shape};
 use crate::wire::grpc::{Code, Status};
@@ -153,33 +152,6 @@ impl Pd {
         let message =
             "stores and regions report to their scheduler themselves; reports on this port are not accepted";
         Status::new(Code::PermissionDenied, message)
-    }
-
-    /// Hands ids out for a right half: one for the region and one for each of its peers.
-    pub(super) async fn ask_split(
-        &self,
-        request: pdpb::AskSplitRequest,
-    ) -> Result<pdpb::AskSplitResponse, Status> {
-        self.check_cluster(request.header.as_ref())?;
-        let asked = request.region.ok_or_else(|| Status::invalid("the request names no region"))?;
-        let asked = Region::try_from(&asked).map_err(|error| Status::invalid(error.to_string()))?;
-        let refused = |message: String| pdpb::AskSplitResponse {
-            header: self.failed(ErrorType::RegionNotFound, message),
-            ..pdpb::AskSplitResponse::default()
-        };
-        match self.control.ask_split(&asked).await {
-            Ok(new) => Ok(pdpb::AskSplitResponse {
-                header: self.header(),
-                new_region_id: new.region.get(),
-                new_peer_ids: new.peers.iter().map(|peer| peer.get()).collect(),
-            }),
-            Err(refusal @ (AskSplitError::Unknown(_) | AskSplitError::Stale(_))) => {
-                Ok(refused(refusal.to_string()))
-            }
-            Err(refusal @ AskSplitError::OutOfIds) => {
-                Err(Status::new(Code::Unavailable, refusal.to_string()))
-            }
-        }
     }
 
     pub(super) fn get_gc_safe_point(

@@ -1,7 +1,7 @@
 //! The PD service: what clients ask to find regions and stores, and the timestamps.
 //!
 //! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `locate` what
-//! they ask about regions, `admin` what operators ask for, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, and [`port`]
+//! they ask about regions, `admin` what operators ask for, `splits` what those ask who cut regions and spread them, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, and [`port`]
 //! the port of every node, wherever the scheduler is.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
@@ -21,6 +21,7 @@ mod locate;
 mod nodes;
 pub mod port;
 mod scan;
+mod splits;
 mod streams;
 
 use bytes::Bytes;
@@ -73,6 +74,10 @@ pub enum Method {
     StoreHeartbeat,
     RegionHeartbeat,
     AskSplit,
+    AskBatchSplit,
+    ReportBatchSplit,
+    ScatterRegion,
+    GetOperator,
     GetGcSafePoint,
     UpdateGcSafePoint,
     HealthCheck,
@@ -136,7 +141,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, Shape); 40] = [
+const METHODS: [(&str, Method, Shape); 44] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, Shape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, Shape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, Shape::Unary),
@@ -156,6 +161,10 @@ const METHODS: [(&str, Method, Shape); 40] = [
     ("/pdpb.PD/StoreHeartbeat", Method::StoreHeartbeat, Shape::Unary),
     ("/pdpb.PD/RegionHeartbeat", Method::RegionHeartbeat, Shape::Bidi),
     ("/pdpb.PD/AskSplit", Method::AskSplit, Shape::Unary),
+    ("/pdpb.PD/AskBatchSplit", Method::AskBatchSplit, Shape::Unary),
+    ("/pdpb.PD/ReportBatchSplit", Method::ReportBatchSplit, Shape::Unary),
+    ("/pdpb.PD/ScatterRegion", Method::ScatterRegion, Shape::Unary),
+    ("/pdpb.PD/GetOperator", Method::GetOperator, Shape::Unary),
     ("/pdpb.PD/GetGCSafePoint", Method::GetGcSafePoint, Shape::Unary),
     ("/pdpb.PD/UpdateGCSafePoint", Method::UpdateGcSafePoint, Shape::Unary),
     (health::CHECK, Method::HealthCheck, Shape::Unary),
@@ -219,8 +228,11 @@ impl Service for Pd {
             Method::Bootstrap => self.answer(message, Self::bootstrap),
             Method::AllocId => grpc::answer(&self.alloc_id(decode(message)?).await?),
             Method::PutStore => grpc::answer(&self.put_store(decode(message)?).await?),
-            Method::StoreHeartbeat => Err(self.report_of_a_stranger()),
+            Method::StoreHeartbeat | Method::ReportBatchSplit => Err(self.report_of_a_stranger()),
             Method::AskSplit => grpc::answer(&self.ask_split(decode(message)?).await?),
+            Method::AskBatchSplit => grpc::answer(&self.ask_batch_split(decode(message)?).await?),
+            Method::ScatterRegion => grpc::answer(&self.scatter_region(decode(message)?).await?),
+            Method::GetOperator => self.answer(message, Self::get_operator),
             Method::GetGcSafePoint => self.answer(message, Self::get_gc_safe_point),
             Method::UpdateGcSafePoint => grpc::answer(&self.update_gc_safe_point(decode(message)?).await?),
             Method::HealthCheck => grpc::answer(&self.health.check(&decode(message)?, &[SERVICE])),

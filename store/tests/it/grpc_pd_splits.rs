@@ -1,0 +1,111 @@
+//! Calls of those who cut regions and spread them, as the bytes that clients of other makers send.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use engine::rt::Rt;
+use prost::Message;
+use scheduler::{NodeId, StoreDescriptor, StoreId, StoreReport};
+use store::control::{Beat, Control, StoreBeat};
+use store::wire::grpc::client::Client;
+use store::wire::grpc::{Code, Status};
+use store::wire::proto::pdpb::*;
+
+use crate::grpc::{STORE, on_core, serve_pd};
+
+/// A header that names cluster 7.
+const HEADER: &[u8] = b"\x0a\x02\x08\x07";
+
+async fn call<A: Message + Default>(pd: &Client, method: &str, parts: &[&[u8]]) -> Result<A, Status> {
+    let message = parts.concat();
+    let mut body = BytesMut::new();
+    body.put_u8(0);
+    body.put_u32(message.len() as u32);
+    body.put_slice(&message);
+    let answer: Bytes = pd.unary_raw(&format!("/pdpb.PD/{method}"), body.freeze(), None).await?;
+    Ok(A::decode(answer).expect("an answer"))
+}
+
+async fn served(rt: &Rt) -> (tempfile::TempDir, Client, Control) {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (addr, control) = serve_pd(rt, dir.path(), ([127, 0, 0, 1], 20160).into()).await;
+    (dir, Client::connect(rt, addr).await.unwrap(), control)
+}
+
+/// Region 2 with every key below 0xff, epoch 1, 1 and peer 102 on store 1.
+const REGION: &[u8] = b"\x12\x11\x08\x02\x1a\x01\xff\x22\x04\x08\x01\x10\x01\x2a\x04\x08\x66\x10\x01";
+
+#[test]
+fn ids_for_several_parts_are_all_different() {
+    on_core(|rt| async move {
+        let (_dir, pd, _control) = served(&rt).await;
+        assert_eq!(REGION.len(), 2 + 0x11, "the bytes are what they say");
+        let ids: AskBatchSplitResponse =
+            call(&pd, "AskBatchSplit", &[HEADER, REGION, b"\x18\x03"]).await.unwrap();
+        assert_eq!(ids.header.unwrap().error, None);
+        let mut all: Vec<u64> = Vec::new();
+        for SplitId { new_region_id, new_peer_ids } in ids.ids {
+            assert_eq!(new_peer_ids.len(), 1, "one for each peer");
+            all.push(new_region_id);
+            all.extend(new_peer_ids);
+        }
+        assert_eq!(all.len(), 6);
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!((all.len(), all[0] > 11), (6, true), "{all:?}");
+        let none = call::<AskBatchSplitResponse>(&pd, "AskBatchSplit", &[HEADER, REGION]).await;
+        assert_eq!(none.unwrap_err().code, Code::InvalidArgument);
+        let many =
+            call::<AskBatchSplitResponse>(&pd, "AskBatchSplit", &[HEADER, REGION, b"\x18\x81\x08"]).await;
+        assert!(many.unwrap_err().message.contains("1 to 1024"));
+        // Region 9 is not known.
+        let unknown = b"\x12\x08\x08\x09\x22\x04\x08\x01\x10\x01";
+        let refused: AskBatchSplitResponse =
+            call(&pd, "AskBatchSplit", &[HEADER, unknown, b"\x18\x01"]).await.unwrap();
+        assert_eq!(refused.header.unwrap().error.unwrap().r#type, ErrorType::RegionNotFound as i32);
+        let reported = call::<ReportBatchSplitResponse>(&pd, "ReportBatchSplit", &[HEADER, REGION]).await;
+        assert_eq!(reported.unwrap_err().code, Code::PermissionDenied);
+    });
+}
+
+/// A second store on another node, with room.
+async fn second_store(control: &Control) -> StoreId {
+    let id = StoreId(control.alloc_ids(1).await.unwrap());
+    let report = StoreReport { capacity_bytes: 1 << 30, available_bytes: 1 << 30, ..StoreReport::empty(id) };
+    let descriptor = StoreDescriptor::new(id, NodeId(id.0), "127.0.0.1:20161");
+    let store = StoreBeat { descriptor, report, regions: Vec::new() };
+    control.take(Beat { stores: vec![store], ..Beat::default() }).await;
+    id
+}
+
+#[test]
+fn regions_of_one_group_are_spread_and_the_operator_is_told() {
+    on_core(|rt| async move {
+        let (_dir, pd, control) = served(&rt).await;
+        let group = b"\x2a\x01t";
+        // One region by the old field, as tools do that cut and spread.
+        let one: ScatterRegionResponse = call(&pd, "ScatterRegion", &[HEADER, b"\x10\x02"]).await.unwrap();
+        assert_eq!((one.header.unwrap().error, one.finished_percentage), (None, 100));
+        let idle: GetOperatorResponse = call(&pd, "GetOperator", &[HEADER, b"\x10\x02"]).await.unwrap();
+        assert_eq!(idle.header.unwrap().error.unwrap().r#type, ErrorType::RegionNotFound as i32);
+        let to = second_store(&control).await;
+        assert_ne!(to.0, STORE);
+        // Regions 2, 3 and 9 by the list.
+        let listed: ScatterRegionResponse =
+            call(&pd, "ScatterRegion", &[HEADER, group, b"\x32\x03\x02\x03\x09"]).await.unwrap();
+        assert_eq!((listed.header.unwrap().error, listed.finished_percentage), (None, 66));
+        let mut running = Vec::new();
+        for region in [2, 3] {
+            let said: GetOperatorResponse =
+                call(&pd, "GetOperator", &[HEADER, b"\x10", &[region]]).await.unwrap();
+            if said.header.as_ref().unwrap().error.is_none() {
+                assert_eq!((&said.desc[..], said.region_id), (&b"scatter-region"[..], u64::from(region)));
+                running.push(said.status());
+            }
+        }
+        assert_eq!(running, [OperatorStatus::Running], "one of two is to move");
+        let unknown: ScatterRegionResponse =
+            call(&pd, "ScatterRegion", &[HEADER, b"\x10\x09"]).await.unwrap();
+        assert_eq!(unknown.header.unwrap().error.unwrap().r#type, ErrorType::RegionNotFound as i32);
+        let nothing = call::<ScatterRegionResponse>(&pd, "ScatterRegion", &[HEADER]).await;
+        assert_eq!(nothing.unwrap_err().code, Code::InvalidArgument);
+    });
+}
