@@ -27,6 +27,7 @@
 //! | what was asked for | [`ask`] |
 //! | where a replica may go | [`placement`], [`filter`] |
 //! | how it is done safely | [`operator`] |
+//! | what garbage collection must not pass | [`services`] |
 //! | the configuration by name | [`settings`] |
 //! | why nothing happens | [`why`] |
 //!
@@ -72,6 +73,7 @@ pub mod range;
 pub mod region;
 pub mod rng;
 pub mod scheduler;
+pub mod services;
 pub mod settings;
 pub mod state;
 pub mod store;
@@ -91,6 +93,7 @@ pub use range::{Key, KeyRange, RangeError};
 pub use region::{Peer, Region, RegionError, Role};
 pub use rng::Rng;
 pub use scheduler::{Scheduler, Tick};
+pub use services::{ServiceRefusal, ServiceSafePoint, Services};
 pub use settings::{Setting, SettingError};
 pub use state::{State, StateAnswer, StateCommand, StateImage, StateRefusal};
 pub use store::{Health, Lifecycle, Store, StoreDescriptor, StoreReport};

@@ -17,6 +17,7 @@ use std::ops::Range;
 use crate::cluster::{StoreRefusal, admit_store};
 use crate::config::{Config, ConfigError};
 use crate::id::{NodeId, StoreId};
+use crate::services::{ServiceRefusal, ServiceSafePoint, Services};
 use crate::store::{Lifecycle, StoreDescriptor};
 
 /// Ids that one command may take.
@@ -63,6 +64,13 @@ pub enum StateCommand {
         /// The timestamp, in its 64-bit form.
         timestamp: u64,
     },
+    /// Enters the safe point of a service, or removes one that has expired.
+    SetServiceSafePoint {
+        /// The safe point.
+        point: ServiceSafePoint,
+        /// The time, milliseconds since the Unix epoch.
+        now_ms: u64,
+    },
 }
 
 /// What a command has done.
@@ -76,6 +84,8 @@ pub enum StateAnswer {
     TimestampWindow(u64),
     /// The safe point, which may be above the one asked for.
     GcSafePoint(u64),
+    /// The least safe point of all services.
+    ServiceSafePoint(ServiceSafePoint),
 }
 
 /// The state; its fields are a snapshot of it.
@@ -95,6 +105,8 @@ pub struct StateImage {
     pub timestamp_end_ms: u64,
     /// Versions below this timestamp may be collected.
     pub gc_safe_point: u64,
+    /// What services still need.
+    pub services: Services,
 }
 
 /// The replicated state machine.
@@ -117,6 +129,7 @@ impl State {
             config,
             timestamp_end_ms: 0,
             gc_safe_point: 0,
+            services: Services::default(),
         };
         Self { image }
     }
@@ -178,6 +191,10 @@ impl State {
             StateCommand::AdvanceGcSafePoint { timestamp } => {
                 image.gc_safe_point = image.gc_safe_point.max(timestamp);
                 return Ok(StateAnswer::GcSafePoint(image.gc_safe_point));
+            }
+            StateCommand::SetServiceSafePoint { point, now_ms } => {
+                let least = image.services.set(point, now_ms).map_err(StateRefusal::Service)?;
+                return Ok(StateAnswer::ServiceSafePoint(least));
             }
         }
         Ok(StateAnswer::Done)
@@ -279,6 +296,8 @@ pub enum StateRefusal {
     Store(StoreRefusal),
     /// The configuration cannot work.
     Config(ConfigError),
+    /// The safe point of a service is none.
+    Service(ServiceRefusal),
 }
 
 impl fmt::Display for StateRefusal {
@@ -297,6 +316,7 @@ impl fmt::Display for StateRefusal {
             ),
             Self::Store(refusal) => write!(f, "{refusal}"),
             Self::Config(error) => write!(f, "{error}"),
+            Self::Service(refusal) => write!(f, "{refusal}"),
         }
     }
 }

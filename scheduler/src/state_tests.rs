@@ -120,7 +120,7 @@ fn random_command(rng: &mut Rng) -> StateCommand {
     let absurd = rng.one_in(8);
     let mut number = |bound: u64| if absurd { rng.next() } else { rng.next() % bound };
     let id = StoreId(number(12));
-    match number(8) {
+    match number(9) {
         0 => StateCommand::Bootstrap { cluster: number(3) },
         1 => StateCommand::AllocateIds { count: number(4) },
         2 => {
@@ -139,6 +139,12 @@ fn random_command(rng: &mut Rng) -> StateCommand {
             StateCommand::SetConfig(Box::new(config))
         }
         6 => StateCommand::SaveTimestampWindow { end_ms: number(1000) },
+        7 => {
+            let service = ["gc_worker", "backup", "feed", ""][(number(4) % 4) as usize].into();
+            let expires_ms = if number(2) == 0 { u64::MAX } else { number(100) };
+            let point = ServiceSafePoint { service, timestamp: number(1000), expires_ms };
+            StateCommand::SetServiceSafePoint { point, now_ms: number(100) }
+        }
         _ => StateCommand::AdvanceGcSafePoint { timestamp: number(1000) },
     }
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use scheduler::scheduler::AskSplitError;
-use scheduler::{NewRegion, Oracle, Region, StateAnswer, StateCommand, Timestamp, TsoRefusal};
+use scheduler::services::NEVER;
+use scheduler::{
+    NewRegion, Oracle, Region, ServiceSafePoint, StateAnswer, StateCommand, Timestamp, TsoRefusal,
+};
 
 use super::denied::Denied;
 use super::{Control, wall_ms};
@@ -171,6 +174,41 @@ impl Control {
             Err(denied) => return Err(denied),
         }
         Ok(())
+    }
+
+    /// Enters the safe point of a service for so many seconds, or removes it; gives the least one of all services then, with the seconds
+    /// that it stands. One below the least is not entered, because that may be collected already.
+    ///
+    /// # Errors
+    /// The timestamp lies above the present, the name is none, there are too many, or the state cannot be changed.
+    pub async fn set_service_safe_point(
+        &self,
+        service: Vec<u8>,
+        timestamp: u64,
+        ttl_seconds: i64,
+    ) -> Result<(ServiceSafePoint, i64), Denied> {
+        let present = self.timestamps(1).await?.to_u64();
+        if ttl_seconds > 0 && timestamp > present {
+            return Err(Denied::AheadOfPresent { asked: timestamp, present });
+        }
+        let now_ms = wall_ms(&self.0.rt);
+        // What is longer than a clock can count does not end.
+        let ttl_ms = u64::try_from(ttl_seconds).unwrap_or(0).checked_mul(1000);
+        let expires_ms = match ttl_ms {
+            Some(0) => 0,
+            ttl_ms => ttl_ms.and_then(|ttl_ms| now_ms.checked_add(ttl_ms)).unwrap_or(NEVER),
+        };
+        let point = ServiceSafePoint { service, timestamp, expires_ms };
+        match self.0.state.apply(StateCommand::SetServiceSafePoint { point, now_ms }).await? {
+            StateAnswer::ServiceSafePoint(least) => {
+                let left = match least.expires_ms {
+                    NEVER => i64::MAX,
+                    until => i64::try_from(until.saturating_sub(now_ms) / 1000).unwrap_or(i64::MAX),
+                };
+                Ok((least, left))
+            }
+            other => unreachable!("a safe point was to be entered, and the answer is {other:?}"),
+        }
     }
 
     /// Versions below this timestamp may be collected; 0 if nothing is known.

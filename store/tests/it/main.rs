@@ -17,6 +17,7 @@ mod grpc_faults;
 mod grpc_fuzz;
 mod grpc_gzip;
 mod grpc_pd;
+mod grpc_pd_services;
 mod grpc_pd_splits;
 mod grpc_reflection;
 mod health;

@@ -8,6 +8,7 @@
 //! 01              format u8 = 1, named u8 (0 or 1), cluster u64, next id u64, timestamp end ms u64, GC safe point u64     little-endian
 //! 02              format u8 = 1, an rkyv archive of the configuration
 //! 03 store u64    format u8 = 1, evicting u8 (0 or 1), an rkyv archive of the descriptor                key big-endian
+//! 04              format u8 = 1, an rkyv archive of the safe points of services; missing where none was ever entered
 //! ```
 //!
 //! A state has its first two rows from the moment it begins. A command rewrites the rows that it changes and no others.
@@ -16,10 +17,10 @@ use std::collections::BTreeMap;
 
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
-use scheduler::{State, StateCommand, StateImage, StoreId};
+use scheduler::{Services, State, StateCommand, StateImage, StoreId};
 
 use super::SystemCommand;
-use super::image::{ConfigImage, Damaged, Image, StoreImage, lifecycle, lifecycle_byte};
+use super::image::{ConfigImage, Damaged, Image, ServiceImage, StoreImage, lifecycle, lifecycle_byte};
 
 /// What an entry of the group begins with; the kinds of commands are counted in [`command`](crate::region::command).
 pub const KIND: u8 = 2;
@@ -28,8 +29,9 @@ const FORMAT: u8 = 1;
 const ROW_HEAD: u8 = 1;
 const ROW_CONFIG: u8 = 2;
 const ROW_STORE: u8 = 3;
+const ROW_SERVICES: u8 = 4;
 /// Above the key of every row.
-pub const ROWS_END: [u8; 1] = [ROW_STORE + 1];
+pub const ROWS_END: [u8; 1] = [ROW_SERVICES + 1];
 
 const HEAD_BYTES: usize = 34;
 
@@ -44,6 +46,7 @@ enum CommandImage {
     SetConfig(ConfigImage),
     SaveTimestampWindow { end_ms: u64 },
     AdvanceGcSafePoint { timestamp: u64 },
+    SetServiceSafePoint { point: ServiceImage, now_ms: u64 },
 }
 
 /// Rows by their keys.
@@ -69,6 +72,9 @@ pub fn encode(command: &SystemCommand) -> Vec<u8> {
             }
             StateCommand::AdvanceGcSafePoint { timestamp } => {
                 CommandImage::AdvanceGcSafePoint { timestamp: *timestamp }
+            }
+            StateCommand::SetServiceSafePoint { point, now_ms } => {
+                CommandImage::SetServiceSafePoint { point: point.clone().into(), now_ms: *now_ms }
             }
         },
     };
@@ -101,12 +107,16 @@ pub fn decode(body: &[u8]) -> Result<SystemCommand, Damaged> {
         CommandImage::SetConfig(config) => StateCommand::SetConfig(Box::new(config.restore()?)),
         CommandImage::SaveTimestampWindow { end_ms } => StateCommand::SaveTimestampWindow { end_ms },
         CommandImage::AdvanceGcSafePoint { timestamp } => StateCommand::AdvanceGcSafePoint { timestamp },
+        CommandImage::SetServiceSafePoint { point, now_ms } => {
+            StateCommand::SetServiceSafePoint { point: point.into(), now_ms }
+        }
     }))
 }
 
 /// Every row of a state.
 pub fn rows(state: &StateImage) -> Rows {
     let mut rows = Rows::from([head(state), config(state)]);
+    rows.extend((!state.services.is_empty()).then(|| services(state)));
     rows.extend(state.stores.keys().filter_map(|store| self::store(state, *store)));
     rows
 }
@@ -123,6 +133,7 @@ pub fn changed(command: &StateCommand, state: &StateImage) -> Rows {
             self::store(state, *store)
         }
         StateCommand::SetConfig(_) => Some(config(state)),
+        StateCommand::SetServiceSafePoint { .. } => Some(services(state)),
     };
     row.into_iter().collect()
 }
@@ -141,6 +152,12 @@ fn config(state: &StateImage) -> (Vec<u8>, Vec<u8>) {
     (vec![ROW_CONFIG], [&[FORMAT][..], &archive].concat())
 }
 
+fn services(state: &StateImage) -> (Vec<u8>, Vec<u8>) {
+    let all: Vec<ServiceImage> = state.services.list().map(ServiceImage::from).collect();
+    let archive = rkyv::to_bytes::<rancor::Error>(&all).expect("plain values in memory are archived");
+    (vec![ROW_SERVICES], [&[FORMAT][..], &archive].concat())
+}
+
 fn store(state: &StateImage, id: StoreId) -> Option<(Vec<u8>, Vec<u8>)> {
     let archive = rkyv::to_bytes::<rancor::Error>(&StoreImage::from(state.stores.get(&id)?))
         .expect("plain values in memory are archived");
@@ -155,6 +172,7 @@ fn store(state: &StateImage, id: StoreId) -> Option<(Vec<u8>, Vec<u8>)> {
 pub fn restore<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Option<State>, String> {
     let (mut head, mut config, mut stores, mut evicting) =
         (None, None, BTreeMap::new(), std::collections::BTreeSet::new());
+    let mut services = Services::default();
     for (key, value) in rows {
         let unknown = || format!("row {key:02x?} is unknown; was it written by a newer version?");
         match key.split_first() {
@@ -164,6 +182,13 @@ pub fn restore<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<O
                 let image =
                     rkyv::from_bytes::<ConfigImage, rancor::Failure>(archive).map_err(|_| unknown())?;
                 config = Some(image.restore().map_err(|Damaged(what)| what.to_owned())?);
+            }
+            Some((&ROW_SERVICES, [])) => {
+                let archive = value.strip_prefix(&[FORMAT]).ok_or_else(unknown)?;
+                let all =
+                    rkyv::from_bytes::<Vec<ServiceImage>, rancor::Failure>(archive).map_err(|_| unknown())?;
+                services = Services::of(all.into_iter().map(Into::into))
+                    .map_err(|refusal| format!("it contradicts itself: {refusal}"))?;
             }
             Some((&ROW_STORE, _)) => {
                 let (marks, archive) = value.split_at_checked(2).ok_or_else(unknown)?;
@@ -188,7 +213,8 @@ pub fn restore<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<O
         (_, _) => return Err("its first row or that of its configuration is missing".to_owned()),
     };
     let (cluster, [next_id, timestamp_end_ms, gc_safe_point]) = head;
-    let image = StateImage { cluster, next_id, stores, evicting, config, timestamp_end_ms, gc_safe_point };
+    let image =
+        StateImage { cluster, next_id, stores, evicting, config, timestamp_end_ms, gc_safe_point, services };
     State::restore(image).map(Some).map_err(|refusal| format!("it contradicts itself: {refusal}"))
 }
 
@@ -247,6 +273,31 @@ mod tests {
         let rows = rows(&sample());
         let pieces = rows.iter().flat_map(|(key, value)| [key.as_slice(), value.as_slice()]);
         compare_with_fixture("rows.bin", &joined(pieces));
+    }
+
+    /// Safe points of services came after the others, with a command and a row of their own.
+    fn with_services() -> (SystemCommand, StateImage) {
+        let point = |service: &str, timestamp, expires_ms| scheduler::ServiceSafePoint {
+            service: service.into(),
+            timestamp,
+            expires_ms,
+        };
+        let all = [point("backup", 5, 1_700_000_003_000), point("gc_worker", 9, u64::MAX)];
+        let services = Services::of(all.clone()).expect("two are few");
+        let [point, _] = all;
+        let command = StateCommand::SetServiceSafePoint { point, now_ms: 1_700_000_000_000 };
+        (SystemCommand::Change(command), StateImage { services, ..sample() })
+    }
+
+    #[test]
+    fn safe_points_of_services_are_written_as_they_were_released() {
+        let (command, state) = with_services();
+        let (payload, (key, value)) = (encode(&command), services(&state));
+        compare_with_fixture("services.bin", &joined([&payload[..], &key, &value].into_iter()));
+        assert_eq!(decode(&payload[1..]), Ok(command));
+        let rows = rows(&state);
+        let pairs: Vec<(&[u8], &[u8])> = rows.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+        assert_eq!(restore(pairs.into_iter()).unwrap().unwrap().image(), &state);
     }
 
     #[test]

@@ -6,7 +6,9 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 use scheduler::config::{Config, ReplicaPath};
-use scheduler::{Lifecycle, NodeId, Policy, StateImage, StoreDescriptor, StoreId};
+use scheduler::{
+    Lifecycle, NodeId, Policy, ServiceSafePoint, Services, StateImage, StoreDescriptor, StoreId,
+};
 
 /// A whole state.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,28 @@ pub struct StoreImage {
     address: String,
     labels: Vec<(String, String)>,
     lifecycle: u8,
+}
+
+/// The safe point of a service.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct ServiceImage {
+    service: Vec<u8>,
+    timestamp: u64,
+    expires_ms: u64,
+}
+
+impl From<ServiceSafePoint> for ServiceImage {
+    fn from(point: ServiceSafePoint) -> Self {
+        let ServiceSafePoint { service, timestamp, expires_ms } = point;
+        Self { service, timestamp, expires_ms }
+    }
+}
+
+impl From<ServiceImage> for ServiceSafePoint {
+    fn from(image: ServiceImage) -> Self {
+        let ServiceImage { service, timestamp, expires_ms } = image;
+        Self { service, timestamp, expires_ms }
+    }
 }
 
 /// A configuration.
@@ -73,8 +97,17 @@ pub fn lifecycle(byte: u8) -> Result<Lifecycle, Damaged> {
 
 impl From<&StateImage> for Image {
     fn from(state: &StateImage) -> Self {
-        let StateImage { cluster, next_id, stores, evicting, config, timestamp_end_ms, gc_safe_point } =
-            state;
+        // A state that begins has no services, and those of one that has begun lie in a row of their own.
+        let StateImage {
+            cluster,
+            next_id,
+            stores,
+            evicting,
+            config,
+            timestamp_end_ms,
+            gc_safe_point,
+            services: _,
+        } = state;
         Self {
             cluster: *cluster,
             next_id: *next_id,
@@ -104,6 +137,7 @@ impl Image {
             config: config.restore()?,
             timestamp_end_ms,
             gc_safe_point,
+            services: Services::default(),
         })
     }
 }

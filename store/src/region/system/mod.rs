@@ -1,6 +1,6 @@
 //! The system group: the scheduler's state as a region's machine keeps any other, and out of reach of users.
 //!
-//! What the scheduler must not forget (ids, stores, configuration, timestamp window, GC safe point) is a [`State`] that changes only by
+//! What the scheduler must not forget (ids, stores, configuration, timestamp window, safe points) is a [`State`] that changes only by
 //! entries of this group's log. The group is a replica like those of regions: the same core of consensus, the same turns, the same log and
 //! tree. Only what its entries are applied to differs. Pure.
 //!

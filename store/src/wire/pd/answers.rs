@@ -171,6 +171,22 @@ impl Pd {
         Ok(pdpb::UpdateGcSafePointResponse { header: self.header(), new_safe_point })
     }
 
+    pub(super) async fn update_service_gc_safe_point(
+        &self,
+        request: pdpb::UpdateServiceGcSafePointRequest,
+    ) -> Result<pdpb::UpdateServiceGcSafePointResponse, Status> {
+        self.check_cluster(request.header.as_ref())?;
+        let pdpb::UpdateServiceGcSafePointRequest { header: _, service_id, ttl, safe_point } = request;
+        let set = self.control.set_service_safe_point(service_id.to_vec(), safe_point, ttl).await;
+        let (least, ttl) = set.map_err(denied)?;
+        Ok(pdpb::UpdateServiceGcSafePointResponse {
+            header: self.header(),
+            service_id: least.service.into(),
+            ttl,
+            min_safe_point: least.timestamp,
+        })
+    }
+
     fn store(&self, known: &Store) -> metapb::Store {
         let Store { descriptor, report, last_heard: _, restarts: _ } = known;
         let label =

@@ -7,7 +7,7 @@
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
 //! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Control`](crate::control) knows.
 //!
-//! Not done here, on purpose: keyspaces, service safe points, global configuration, the resource manager; they are answered as
+//! Not done here, on purpose: keyspaces, global configuration, the resource manager; they are answered as
 //! unimplemented, which clients take for "an older server".
 
 mod admin;
@@ -80,6 +80,7 @@ pub enum Method {
     GetOperator,
     GetGcSafePoint,
     UpdateGcSafePoint,
+    UpdateServiceGcSafePoint,
     HealthCheck,
     HealthWatch,
     Reflection,
@@ -141,7 +142,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, Shape); 44] = [
+const METHODS: [(&str, Method, Shape); 45] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, Shape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, Shape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, Shape::Unary),
@@ -167,6 +168,7 @@ const METHODS: [(&str, Method, Shape); 44] = [
     ("/pdpb.PD/GetOperator", Method::GetOperator, Shape::Unary),
     ("/pdpb.PD/GetGCSafePoint", Method::GetGcSafePoint, Shape::Unary),
     ("/pdpb.PD/UpdateGCSafePoint", Method::UpdateGcSafePoint, Shape::Unary),
+    ("/pdpb.PD/UpdateServiceGCSafePoint", Method::UpdateServiceGcSafePoint, Shape::Unary),
     (health::CHECK, Method::HealthCheck, Shape::Unary),
     (health::WATCH, Method::HealthWatch, Shape::Bidi),
     (reflection::V1, Method::Reflection, Shape::Bidi),
@@ -235,6 +237,9 @@ impl Service for Pd {
             Method::GetOperator => self.answer(message, Self::get_operator),
             Method::GetGcSafePoint => self.answer(message, Self::get_gc_safe_point),
             Method::UpdateGcSafePoint => grpc::answer(&self.update_gc_safe_point(decode(message)?).await?),
+            Method::UpdateServiceGcSafePoint => {
+                grpc::answer(&self.update_service_gc_safe_point(decode(message)?).await?)
+            }
             Method::HealthCheck => grpc::answer(&self.health.check(&decode(message)?, &[SERVICE])),
             Method::MetaStorageGet => grpc::answer(&self.meta_storage_get()),
             Method::MemberList => grpc::answer(&self.member_list()),

@@ -31,6 +31,7 @@ fn beginning() -> StateImage {
         config: Config::default(),
         timestamp_end_ms: 0,
         gc_safe_point: 0,
+        services: scheduler::Services::default(),
     }
 }
 
