@@ -1,6 +1,6 @@
 //! What a replica keeps in every role: term, vote, log, membership, timers, and the outbox.
 //!
-//! Role files hold a `&mut Core` beside their own state. The outbox has three doors, and choosing one is choosing
+//! Role files hold a `&mut Core` beside their own state. The outbox has three methods, and choosing one is choosing
 //! what a message may rely on: [`Core::send`] for what is true without any disk, [`Core::reply`] for what only needs
 //! the term on disk, [`Core::send_durable`] for what vouches for everything written so far.
 

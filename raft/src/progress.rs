@@ -4,7 +4,7 @@
 //!              conflict, failure                     first match
 //!   Replicate ───────────────────► Probe ──────────────────────► Replicate
 //!       │                            │ ▲                            ▲
-//!       │ entries are gone           │ │ failed, or patience ended  │ match at or above
+//!       │ entries are gone           │ │ failed, or waited too long │ match at or above
 //!       └──────────► Snapshot ◄──────┘ │                            │ the snapshot
 //!                        └─────────────┴────────────────────────────┘
 //! ```
@@ -184,7 +184,7 @@ impl Progress {
     ///
     /// A refusal of what was matched is late, or comes from a member that lost entries without knowing it. Sending
     /// them at once would be answered the same way for ever, so it waits for the next sign of life.
-    pub(crate) fn on_conflict(&mut self, refused: Index, agree: Index, patience_ticks: u32) {
+    pub(crate) fn on_conflict(&mut self, refused: Index, agree: Index, wait_ticks_max: u32) {
         match self.mode {
             _ if refused <= self.matched => {}
             Mode::Replicate => {
@@ -196,7 +196,7 @@ impl Progress {
                 self.mode = Mode::Probe { sent: false };
                 self.nudge = true;
             }
-            Mode::Snapshot { .. } if self.has_lost_snapshot(refused, patience_ticks) => {
+            Mode::Snapshot { .. } if self.has_lost_snapshot(refused, wait_ticks_max) => {
                 self.probe();
                 self.next = agree.min(refused.prev()).max(self.matched).next();
             }
@@ -205,17 +205,17 @@ impl Progress {
     }
 
     /// Whether the member, which refuses what follows `refused`, would have the snapshot by now if it had not lost it.
-    fn has_lost_snapshot(&self, refused: Index, patience_ticks: u32) -> bool {
-        let has_it_since = |index, ticks| self.delivered && index == refused && ticks >= patience_ticks;
+    fn has_lost_snapshot(&self, refused: Index, wait_ticks_max: u32) -> bool {
+        let has_it_since = |index, ticks| self.delivered && index == refused && ticks >= wait_ticks_max;
         matches!(self.mode, Mode::Snapshot { index, ticks } if has_it_since(index, ticks))
             && !planted!(SentSnapshotTrusted)
     }
 
     /// The member knows that its disk lost entries, and holds at most those up to `agree`.
-    pub(crate) fn on_lost(&mut self, refused: Index, agree: Index, patience_ticks: u32) {
+    pub(crate) fn on_lost(&mut self, refused: Index, agree: Index, wait_ticks_max: u32) {
         let agree = agree.min(refused.prev());
         self.matched = self.matched.min(agree);
-        if !self.awaits_snapshot() || self.has_lost_snapshot(refused, patience_ticks) {
+        if !self.awaits_snapshot() || self.has_lost_snapshot(refused, wait_ticks_max) {
             self.probe();
             self.next = agree.next();
         }

@@ -24,9 +24,9 @@ pub struct View<'a> {
     pub config: &'a Config,
     /// What follows from the configuration.
     pub limits: Limits,
-    /// What is under way, by region.
+    /// What is in flight, by region.
     pub operators: &'a Operators,
-    /// What is under way, by store.
+    /// What is in flight, by store.
     pub influence: &'a Influence,
     /// Stores that are not to lead.
     pub evicting: &'a BTreeSet<StoreId>,
@@ -53,21 +53,21 @@ impl<'a> View<'a> {
         self.cluster.store(store).is_some_and(|store| store.is_live(self.now, self.config))
     }
 
-    /// Regions that a store leads, counting those under way.
+    /// Regions that a store leads, counting those in flight.
     #[must_use]
     pub fn leaders(&self, store: StoreId) -> i64 {
         signed(self.cluster.counters(store).leaders).saturating_add(self.influence.of(store).leaders)
     }
 
     /// Bytes of the regions of a store, small ones counted as [`Config::region_size_floor_bytes`], and counting those
-    /// under way.
+    /// in flight.
     #[must_use]
     pub fn region_bytes(&self, store: StoreId) -> i64 {
         signed(self.cluster.counters(store).weight_bytes)
             .saturating_add(self.influence.of(store).region_bytes)
     }
 
-    /// The load of a store, counting what is under way.
+    /// The load of a store, counting what is in flight.
     #[must_use]
     pub fn load(&self, store: StoreId) -> i64 {
         signed(self.cluster.counters(store).load()).saturating_add(self.influence.of(store).load)

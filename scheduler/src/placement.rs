@@ -122,7 +122,7 @@ impl Board {
         }
     }
 
-    /// What is under way, with this board's own proposals.
+    /// What is in flight, with this board's own proposals.
     #[must_use]
     pub const fn influence(&self) -> &Influence {
         &self.influence

@@ -13,7 +13,7 @@ use crate::clock::{now, pause};
 /// Length of the large values, bytes: the longest that are allowed.
 pub(super) const BIG_BYTES: usize = 8 << 20;
 /// How long an abuser waits for anything.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Where the node is.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +72,8 @@ pub(super) static CASES: [Case; 16] = [
 impl Target {
     fn connect(self) -> Result<TcpStream, Failed> {
         let stream = TcpStream::connect(self.resp)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(WAIT_MAX))?;
+        stream.set_write_timeout(Some(WAIT_MAX))?;
         Ok(stream)
     }
 
@@ -242,7 +242,7 @@ fn drip(target: Target, each: Duration) -> Result<u64, Failed> {
     let mut honest = target.connect()?;
     honest.set_nonblocking(true)?;
     let (mut at, mut answer, mut written) = (0, [0; 5], 0);
-    while began.elapsed() < each.max(PATIENCE) && written == 0 {
+    while began.elapsed() < each.max(WAIT_MAX) && written == 0 {
         if dripped.elapsed() >= Duration::from_secs(1) {
             dripped = now();
             for (stream, _) in &mut pushing.streams {

@@ -13,7 +13,7 @@ use crate::clock::{now, pause};
 /// How often the node's memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// A bystander that waits longer counts as not served.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What the bystander has seen.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl Bystander {
     pub(super) fn start(addr: SocketAddr) -> Result<Self, Failed> {
         let mut stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(WAIT_MAX))?;
         ask_once(&mut stream)?;
         let ends = Arc::new(AtomicBool::new(false));
         let seen = ends.clone();

@@ -89,18 +89,18 @@ pub async fn ask_node(
     }
 }
 
-/// Reads at one node once, whether it leads or not, outside of the history. What it said, if it answered within `patience`.
+/// Reads at one node once, whether it leads or not, outside of the history. What it said, if it answered within `time_max`.
 pub async fn read_replica(
     rt: Rt,
     addrs: Vec<SocketAddr>,
     node: usize,
     key: &'static str,
-    patience: Duration,
+    time_max: Duration,
 ) -> Option<Heard> {
     let place = regions().iter().position(|region| region.range.contains(key.as_bytes()))?;
     let client = rt.timeout(CONNECT_MAX, Client::connect(&rt, addrs[node])).await?.ok()?;
     match rt
-        .timeout(patience, send(&client, context_of(place, node, How::Replica), key, &Action::Get, false))
+        .timeout(time_max, send(&client, context_of(place, node, How::Replica), key, &Action::Get, false))
         .await?
     {
         Ok(Called::Heard(heard)) => Some(heard),

@@ -13,7 +13,7 @@
 //! | `index`, `group` | what is live and where: of all groups, of one |
 //! | `cache` | recent records in memory |
 //! | `segment`, `spares` | files: made, zeroed ahead of need, reused |
-//! | `writer`, `patience` | the one task that appends; what the core does meanwhile |
+//! | `writer`, `blocking` | the one task that appends; what the core does meanwhile |
 //! | `read` | entries from memory or disk |
 //! | `recover/`, `scan`, `flip` | the way back after a crash: torn tails are cut, damage is a fault |
 //! | `replay` | all live entries once more, for the tree after a start |
@@ -34,6 +34,7 @@
 //! The log never interprets payloads, never decides what may be compacted and never waits to fill a batch.
 
 mod batch;
+mod blocking;
 mod cache;
 mod check;
 mod flip;
@@ -44,7 +45,6 @@ pub mod inspect;
 mod items;
 mod measure;
 mod options;
-mod patience;
 pub mod plant;
 mod purge;
 mod read;
@@ -156,7 +156,7 @@ impl Log {
         self.shared().submit(batch, None, false).await
     }
 
-    /// As [`Log::write`], by a core that has nothing better to do than to wait for it. It stands still meanwhile if the disk is
+    /// As [`Log::write`], by a core that has nothing better to do than to wait for it. It blocks meanwhile if the disk is
     /// fast, because that costs less time than going on does.
     ///
     /// # Errors

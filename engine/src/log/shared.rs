@@ -10,10 +10,10 @@ use std::rc::Rc;
 
 use super::LogOptions;
 use super::batch::Batch;
+use super::blocking::Blocking;
 use super::cache::RecordCache;
 use super::format::{BODY_BYTES_MAX, SegmentNo, Sequence};
 use super::index::Index;
-use super::patience::Patience;
 use super::recover::Cut;
 use super::segment::Segment;
 use super::spares::Retired;
@@ -63,7 +63,7 @@ pub(super) struct Shared {
     pub(super) wanted: Bell,
     pub(super) tasks: RefCell<Vec<Task<()>>>,
     pub(super) written: Cell<Written>,
-    pub(super) patience: Patience,
+    pub(super) blocking: Blocking,
     /// What the opening cut off.
     pub(super) cut: Option<Cut>,
 }

@@ -41,7 +41,7 @@ pub(crate) async fn run(shared: Rc<Shared>) {
         let requests = next_group(&shared);
         if !requests.is_empty() {
             write_group(&shared, requests).await;
-            // Where the core stands still for every record, nothing else lets the reactor run.
+            // Where the core blocks for every record, nothing else lets the reactor run.
             shared.rt.yield_if_due().await;
         } else if shared.stopping.get() {
             break;
@@ -188,13 +188,13 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
             [_] => None,
             _ => Some(Bytes::copy_from_slice(&record[RECORD_HEADER_BYTES..end])),
         };
-        let (meanwhile, began) = (shared.patience.meanwhile(idle, total), shared.rt.now());
+        let (meanwhile, began) = (shared.blocking.meanwhile(idle, total), shared.rt.now());
         match segment.append(record, pos, meanwhile).await {
             // The kernel could not even begin for a moment. The same record goes to the same place.
             Err(short) if short.is_passing() => shared.rt.sleep(APPEND_AGAIN).await,
             Err(fault) => return Err(fault),
             Ok(()) => {
-                shared.patience.took(meanwhile, shared.rt.now().since(began));
+                shared.blocking.took(meanwhile, shared.rt.now().since(began));
                 break body;
             }
         }

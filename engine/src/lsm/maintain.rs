@@ -46,7 +46,7 @@ pub(super) async fn run(shared: Rc<Shared>, manifest: Manifest) {
     let mut maintenance = Maintenance { shared: shared.clone(), manifest, first_number: 0, wanted_bytes: 0 };
     while !shared.stopping.get() {
         if shared.fault.borrow().is_none()
-            && let Err(fault) = maintenance.turn_with_patience().await
+            && let Err(fault) = maintenance.turn_through_shortages().await
         {
             shared.poison(fault);
         }

@@ -16,14 +16,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// This many files that are only open in case they are read again give way before the step is taken once more.
 const GIVE_WAY_FILES: u32 = 4;
 /// After this many looks the step is taken even if the space does not seem to be there: what it needs is only an estimate.
-const PATIENCE_LOOKS: u32 = 40;
+const LOOKS_MAX: u32 = 40;
 
 impl Maintenance {
     /// Works until nothing is due, waiting for what is short.
     ///
     /// # Errors
     /// Any fault but a passing shortage.
-    pub(super) async fn turn_with_patience(&mut self) -> Result<()> {
+    pub(super) async fn turn_through_shortages(&mut self) -> Result<()> {
         loop {
             match self.turn().await {
                 Err(fault) => {
@@ -64,11 +64,11 @@ impl Maintenance {
         Ok(())
     }
 
-    /// Waits until the step that failed seems to fit, or there is something else to flush, or patience ends.
+    /// Waits until the step that failed seems to fit, or there is something else to flush, or it has looked often enough.
     async fn wait_for_space(&self) {
         let shared = self.shared.clone();
         let closed = shared.closed.borrow().len();
-        for _ in 0..PATIENCE_LOOKS {
+        for _ in 0..LOOKS_MAX {
             shared.rt.sleep(LOOK_EVERY).await;
             if shared.stopping.get() || (closed == 0 && !shared.closed.borrow().is_empty()) {
                 break;

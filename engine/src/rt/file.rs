@@ -167,10 +167,10 @@ impl File {
 pub enum Meanwhile {
     /// It goes on with its other tasks.
     GoOn,
-    /// It stands still, which saves it the way to the kernel's workers and back: for a core whose tasks all wait for the write,
+    /// It blocks, which saves it the way to the kernel's workers and back: for a core whose tasks all wait for the write,
     /// on a disk that is fast. Nothing in such a write lets the reactor run, so who makes many of them calls
     /// [`Rt::yield_if_due`] in between.
-    StandStill,
+    Block,
 }
 
 /// A block-aligned buffer.

@@ -6,7 +6,7 @@
 //! twice the region's size, which means that the target is still the smaller one afterwards. Differences are signed: a
 //! source smaller than its target has a negative one, not a huge one.
 //!
-//! On top of it, sizes count what is under way, so that a round of many proposals converges instead of flooding the
+//! On top of it, sizes count what is in flight, so that a round of many proposals converges instead of flooding the
 //! smallest store, and a target on the source's own node is reached by relocation, which moves no bytes.
 
 use std::collections::BTreeSet;

@@ -231,7 +231,7 @@ impl Scheduler {
             self.operators.end(operator, outcome, now, &self.config);
             return None;
         };
-        // A step is judged by the region and the stores alone, not by what else is under way.
+        // A step is judged by the region and the stores alone, not by what else is in flight.
         let influence = crate::operator::Influence::new();
         let view = View {
             cluster: &self.cluster,

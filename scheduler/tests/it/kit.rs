@@ -1,7 +1,7 @@
 //! Fixtures in the words of the course's mock cluster, on the public API alone.
 //!
 //! The course's mock stores have sizes and counts that no region backs. Here they are what they would be in a running
-//! scheduler: the map's counters plus the influence of what is under way. The kit sets the influence to the difference,
+//! scheduler: the map's counters plus the influence of what is in flight. The kit sets the influence to the difference,
 //! so a policy sees exactly the sizes of the table.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,12 +2,12 @@
 //!
 //! A client holds memory while it sends a request and while it reads an answer. As long as no client waits for that memory it may
 //! take its time. While others wait it has to move [`BYTES_PER_S_MIN`]; what it moves less than that puts it behind, and whoever
-//! is further behind than [`patience`] allows is ended, the slowest first, until half the bound is free.
+//! is further behind than [`lag_max`] allows is ended, the slowest first, until half the bound is free.
 //!
 //! Of the requests that wait for room to go on one at a time is let through ([`Intake`](super::Intake)). The others hold what they have sent
 //! so far, and before one is let through there is no telling what it is: the kernel may have the rest of its request already. Where one
 //! after the other of those let through has to be ended and none completes its request, the next ones have less and less time to
-//! show that they go on, down to [`PATIENCE_JAMMED`]; each still has its turn before it is ended. The first that completes its
+//! show that they go on, down to [`LAG_MAX_JAMMED`]; each still has its turn before it is ended. The first that completes its
 //! request ends this.
 //!
 //! Pure: the servers say who holds what and how much has moved so far; they end those that are named. Whoever the server itself keeps
@@ -29,18 +29,18 @@ pub const REST: Duration = Duration::from_secs(1);
 /// What a holder has to move while others wait, bytes per second.
 pub const BYTES_PER_S_MIN: u64 = 64 << 10;
 /// How far behind a client may be while the server stops, before its connection is closed. There any byte counts as enough.
-pub const DRAIN_PATIENCE: Duration = Duration::from_secs(3);
+pub const DRAIN_LAG_MAX: Duration = Duration::from_secs(3);
 
 /// How far behind a holder may be while one other waits.
-const PATIENCE_MAX: Duration = Duration::from_secs(5);
+const LAG_MAX: Duration = Duration::from_secs(5);
 /// The same however many wait: less than this happens to anybody on a bad line.
-const PATIENCE_MIN: Duration = Duration::from_millis(500);
+const LAG_MAX_LEAST: Duration = Duration::from_millis(500);
 /// The same where one after the other had to be ended: less than this happens between two packets.
-const PATIENCE_JAMMED: Duration = Duration::from_millis(100);
-/// How many in a row are ended before there is less patience with the next.
+const LAG_MAX_JAMMED: Duration = Duration::from_millis(100);
+/// How many in a row are ended before the next may lag less.
 const IN_A_ROW: u32 = 2;
 /// What those who wait should have to wait for stalled holders, one after the other.
-const PATIENCE_OF_ALL: Duration = Duration::from_secs(10);
+const LAG_OF_ALL: Duration = Duration::from_secs(10);
 
 /// A client that could go on and holds memory until it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub struct Pace {
     /// What they have to move, bytes per second.
     pub bytes_per_s: u64,
     /// How far behind they may be.
-    pub patience: Duration,
+    pub lag_max: Duration,
     /// What is to be freed, bytes.
     pub wanted_bytes: usize,
     /// How many requests were completed so far by those let through, where holders are let through one after the other.
@@ -83,9 +83,9 @@ struct Watched {
 }
 
 /// How far behind a holder may be while this many wait.
-fn patience(waiting: usize) -> Duration {
-    let share = PATIENCE_OF_ALL / u32::try_from(waiting.max(1)).unwrap_or(u32::MAX);
-    share.clamp(PATIENCE_MIN, PATIENCE_MAX)
+fn lag_max(waiting: usize) -> Duration {
+    let share = LAG_OF_ALL / u32::try_from(waiting.max(1)).unwrap_or(u32::MAX);
+    share.clamp(LAG_MAX_LEAST, LAG_MAX)
 }
 
 impl Pace {
@@ -99,7 +99,7 @@ impl Pace {
         let waiting = pool.waiting();
         (waiting > 0).then(|| Self {
             bytes_per_s: BYTES_PER_S_MIN,
-            patience: patience(waiting),
+            lag_max: lag_max(waiting),
             wanted_bytes: pool.used().saturating_sub(pool.bytes_max() / 2),
             completed: None,
         })
@@ -107,7 +107,7 @@ impl Pace {
 
     /// The same while the server stops: whoever takes nothing at all is ended.
     pub fn of_drain() -> Self {
-        Self { bytes_per_s: 1, patience: DRAIN_PATIENCE, wanted_bytes: usize::MAX, completed: None }
+        Self { bytes_per_s: 1, lag_max: DRAIN_LAG_MAX, wanted_bytes: usize::MAX, completed: None }
     }
 }
 
@@ -118,10 +118,10 @@ impl Stalls {
     }
 
     /// How far behind a holder may be.
-    fn patience(&self, pace: Pace) -> Duration {
+    fn lag_max(&self, pace: Pace) -> Duration {
         match self.in_a_row.checked_sub(IN_A_ROW) {
-            None | Some(0) => pace.patience,
-            Some(more) => (pace.patience / 2u32.saturating_pow(more)).max(PATIENCE_JAMMED),
+            None | Some(0) => pace.lag_max,
+            Some(more) => (pace.lag_max / 2u32.saturating_pow(more)).max(LAG_MAX_JAMMED),
         }
     }
 
@@ -137,7 +137,7 @@ impl Stalls {
         {
             self.in_a_row = 0;
         }
-        let patience = self.patience(pace);
+        let lag_max = self.lag_max(pace);
         let mut slow = Vec::new();
         let mut watched = BTreeMap::new();
         for Holder { id, bytes, moved_bytes } in holders {
@@ -150,7 +150,7 @@ impl Stalls {
                     (before.behind + elapsed).saturating_sub(worth)
                 }
             };
-            if behind >= patience {
+            if behind >= lag_max {
                 slow.push((behind, bytes, id));
             }
             watched.insert(id, Watched { moved_bytes, behind });
@@ -184,12 +184,8 @@ mod tests {
     use super::super::Intake;
     use super::*;
 
-    const PACE: Pace = Pace {
-        bytes_per_s: BYTES_PER_S_MIN,
-        patience: PATIENCE_MAX,
-        wanted_bytes: usize::MAX,
-        completed: None,
-    };
+    const PACE: Pace =
+        Pace { bytes_per_s: BYTES_PER_S_MIN, lag_max: LAG_MAX, wanted_bytes: usize::MAX, completed: None };
 
     fn holder(id: u64, moved_bytes: u64) -> Holder {
         Holder { id, bytes: 1 << 20, moved_bytes }
@@ -232,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn the_more_wait_the_less_patience_there_is() {
-        let of = |waiting| patience(waiting);
-        assert_eq!((of(1), of(2), of(5)), (PATIENCE_MAX, PATIENCE_MAX, Duration::from_secs(2)));
-        assert_eq!((of(20), of(10_000)), (PATIENCE_MIN, PATIENCE_MIN));
+    fn the_more_wait_the_less_lag_is_allowed() {
+        let of = |waiting| lag_max(waiting);
+        assert_eq!((of(1), of(2), of(5)), (LAG_MAX, LAG_MAX, Duration::from_secs(2)));
+        assert_eq!((of(20), of(10_000)), (LAG_MAX_LEAST, LAG_MAX_LEAST));
     }
 
     #[test]
@@ -271,9 +267,9 @@ mod tests {
         let jammed: Vec<_> = turns(9, |_| Some(7)).iter().map(Duration::as_millis).collect();
         assert_eq!(jammed, [5000, 5000, 5000, 2500, 1250, 625, 325, 175, 100]);
         let between = turns(9, |id| Some(id / 3));
-        assert!(between.iter().all(|took| *took == PATIENCE_MAX), "others complete: {between:?}");
+        assert!(between.iter().all(|took| *took == LAG_MAX), "others complete: {between:?}");
         let answers = turns(9, |_| None);
-        assert!(answers.iter().all(|took| *took == PATIENCE_MAX), "none is let through: {answers:?}");
+        assert!(answers.iter().all(|took| *took == LAG_MAX), "none is let through: {answers:?}");
     }
 
     /// How much is to be freed comes from the bound.
@@ -289,7 +285,7 @@ mod tests {
         });
         assert_eq!(rooms, [true, false], "the first is let through");
         let pace = Pace::of_requests(&pool).expect("one waits");
-        assert_eq!((pace.wanted_bytes, pace.completed, pace.patience), (80 << 20, Some(0), PATIENCE_MAX));
+        assert_eq!((pace.wanted_bytes, pace.completed, pace.lag_max), (80 << 20, Some(0), LAG_MAX));
         let mut stalls = Stalls::default();
         let holders = || (1..=10).map(|id| Holder { id, bytes: 15 << 20, moved_bytes: 0 });
         let ended = (0..).map(|_| stalls.look(holders(), pace, LOOK)).find(|ended| !ended.is_empty());

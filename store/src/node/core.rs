@@ -245,11 +245,11 @@ impl Stores {
         Some(PeerPort::new(inbound, shard.clone()))
     }
 
-    /// Lets what is in flight finish and closes the files, all stores at a time and within about `patience`.
-    pub async fn stop(&self, patience: Duration) {
+    /// Lets what is in flight finish and closes the files, all stores at a time and within about `time_max`.
+    pub async fn stop(&self, time_max: Duration) {
         let closing = self.shards.values().map(|shard| async move {
             let stopped = shard.stopped().is_some();
-            match shard.close(patience).await {
+            match shard.close(time_max).await {
                 Ok(()) => {}
                 // It had said so when it stopped.
                 Err(_) if stopped => {}

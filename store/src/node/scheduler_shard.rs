@@ -163,10 +163,10 @@ impl SchedulerShard {
         self.health.set_serving(false);
     }
 
-    /// Accepts nothing more, and lets calls finish within `patience`.
-    pub(super) async fn stop(&self, patience: Duration) {
+    /// Accepts nothing more, and lets calls finish within `time_max`.
+    pub(super) async fn stop(&self, time_max: Duration) {
         self.health.set_serving(false);
-        self.server.drain(patience).await;
+        self.server.drain(time_max).await;
     }
 }
 

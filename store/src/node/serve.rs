@@ -174,22 +174,22 @@ impl DataCore {
         say(&events, Event::Serving { stores: told }).await;
 
         let finish = next_phase(&orders, &health).await;
-        if let Order::Finish(patience) = finish {
+        if let Order::Finish(time_max) = finish {
             if planted(Bug::LinksClosedInDrain) {
                 stores.links.close();
             }
             if planted(Bug::StoresClosedFirst) {
-                stores.stop(patience).await;
+                stores.stop(time_max).await;
             }
             let began = rt.now();
-            handover::hand_over(&rt, &stores.shards, HAND_OVER_MAX.min(patience / 2)).await;
-            let patience = patience.saturating_sub(rt.now().since(began));
-            stopping.1.set(patience);
+            handover::hand_over(&rt, &stores.shards, HAND_OVER_MAX.min(time_max / 2)).await;
+            let time_max = time_max.saturating_sub(rt.now().since(began));
+            stopping.1.set(time_max);
             stopping.0.ring();
             let servers = servers.take();
-            let drained = join_all(servers.iter().map(|server| server.drain(patience)));
+            let drained = join_all(servers.iter().map(|server| server.drain(time_max)));
             // Sessions that are told to end do so at once, unless the core is very busy.
-            let finished = rt.timeout(patience + SESSIONS_END, join(resp_server, drained));
+            let finished = rt.timeout(time_max + SESSIONS_END, join(resp_server, drained));
             if finished.await.is_none() {
                 tracing::warn!(core = rt.core(), "connections did not end in time");
             }
@@ -244,8 +244,8 @@ async fn close(
         Order::Announce | Order::Finish(_) => orders.recv().await.unwrap_or(Order::Close(Duration::ZERO)),
         Order::Close(_) => finish,
     };
-    if let Order::Close(patience) = close {
-        stores.stop(patience).await;
+    if let Order::Close(time_max) = close {
+        stores.stop(time_max).await;
     }
     say(events, Event::Done { core, order: close }).await;
 }

@@ -29,19 +29,19 @@ struct Waiting {
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 impl Shard {
-    /// Lets what is in flight finish, then closes the files. Takes no longer than about `patience`; what is not finished then is
+    /// Lets what is in flight finish, then closes the files. Takes no longer than about `time_max`; what is not finished then is
     /// answered as after a fault, and what is not closed is left to the next start. Nothing may be submitted any more.
     ///
     /// # Errors
     /// The fault that ended the log, or of closing.
-    pub async fn close(&self, patience: Duration) -> Result<(), Fault> {
+    pub async fn close(&self, time_max: Duration) -> Result<(), Fault> {
         let rt = &self.inner.rt;
-        let until = rt.now() + patience;
+        let until = rt.now() + time_max;
         let finished = async {
             self.finish().await;
             self.shorten_restart().await;
         };
-        if rt.timeout(patience, finished).await.is_none() {
+        if rt.timeout(time_max, finished).await.is_none() {
             tracing::warn!(store = self.store().0, "the store closes with work that did not finish in time");
         }
         self.end(Event::Closed);

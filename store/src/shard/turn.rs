@@ -224,7 +224,7 @@ impl Shard {
             let batch = batch.clone();
             let watched = inner.log_watch.begin(inner.rt.now());
             // What has been sent in this turn leaves while the log writes.
-            let written = match inner.nobody_reads() && !inner.outbox.is_busy() {
+            let written = match inner.has_no_readers() && !inner.outbox.is_busy() {
                 true => inner.log.write_and_wait(batch).await,
                 false => inner.log.write(batch).await,
             };
@@ -351,7 +351,7 @@ impl Inner {
 
     /// Whether nothing was read here lately, so that every client waits for the log. Reads of other stores of the core are not
     /// seen; where there are such stores, they wait for a write of this one as for any other slice of work.
-    fn nobody_reads(&self) -> bool {
+    fn has_no_readers(&self) -> bool {
         self.quiet_turns.get() >= QUIET_TURNS
     }
 

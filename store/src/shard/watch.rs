@@ -1,6 +1,6 @@
 //! Since when a write of the log has been in flight, for threads that look on while the core may hang in it.
 //!
-//! A core whose disk hangs cannot say so itself: it may stand still in the very call. So the moment at which each write begins lies
+//! A core whose disk hangs cannot say so itself: it may block in the very call. So the moment at which each write begins lies
 //! in memory that other threads read. The core's snapshot carries the way to it, so whoever has ever seen a snapshot can ask.
 
 use std::sync::Arc;

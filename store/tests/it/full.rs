@@ -15,7 +15,7 @@ use store::request::{Op, Out, Outcome};
 use crate::crash::{Model, begin_life, everything, start, start_and_check};
 
 /// How long a client waits before it gives up on an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const WAIT_MAX: Duration = Duration::from_secs(2);
 
 fn key(n: u64) -> Bytes {
     Bytes::from(format!("{}{n:04}", (b'0' + (n % 40) as u8) as char))
@@ -24,8 +24,8 @@ fn key(n: u64) -> Bytes {
 async fn put(rt: &Rt, gateway: &Gateway, n: u64) -> Option<Outcome> {
     let value = Bytes::from(vec![b'a' + (n % 26) as u8; 2000]);
     let submitted = gateway.submit(None, Op::Put { key: key(n), value });
-    let (submitted, patience) = (std::pin::pin!(submitted), std::pin::pin!(rt.sleep(PATIENCE)));
-    match futures_util::future::select(submitted, patience).await {
+    let (submitted, time_max) = (std::pin::pin!(submitted), std::pin::pin!(rt.sleep(WAIT_MAX)));
+    match futures_util::future::select(submitted, time_max).await {
         futures_util::future::Either::Left((outcome, _)) => Some(outcome),
         futures_util::future::Either::Right(_) => None,
     }

@@ -365,10 +365,10 @@ fn a_store_closes_in_time_although_its_disk_hangs() {
         node.disk().hang();
         let hangs = gateway.submit(None, put("k2", 10));
         rt.sleep(Duration::from_millis(100)).await;
-        let (began, patience) = (rt.now(), Duration::from_secs(5));
-        stores.stop(patience).await;
+        let (began, time_max) = (rt.now(), Duration::from_secs(5));
+        stores.stop(time_max).await;
         let took = rt.now().since(began);
-        assert!(took < patience + Duration::from_millis(100), "{took:?}");
+        assert!(took < time_max + Duration::from_millis(100), "{took:?}");
         assert_eq!(hangs.await, Err(Refusal::Unknown));
     });
 }

@@ -41,13 +41,13 @@ impl TestServer {
         Self::start_with(config, Duration::from_secs(30))
     }
 
-    /// As [`TestServer::start`]; connections may go on for `patience` when it is stopped.
-    pub(crate) fn start_with(config: Config, patience: Duration) -> Self {
-        Self::start_at([127, 0, 0, 1], config, patience)
+    /// As [`TestServer::start`]; connections may go on for `time_max` when it is stopped.
+    pub(crate) fn start_with(config: Config, time_max: Duration) -> Self {
+        Self::start_at([127, 0, 0, 1], config, time_max)
     }
 
     /// As [`TestServer::start_with`], listening on another address.
-    pub(crate) fn start_at(ip: [u8; 4], config: Config, patience: Duration) -> Self {
+    pub(crate) fn start_at(ip: [u8; 4], config: Config, time_max: Duration) -> Self {
         let cores = Cores::new().unwrap();
         let (stop, stopped) = queue::<()>(1);
         let (bound, addr) = mpsc::channel();
@@ -58,7 +58,7 @@ impl TestServer {
             let counters = Rc::new(Counters::default());
             let shutdown = async move {
                 stopped.recv().await;
-                patience
+                time_max
             };
             serve(rt, listener, Gateway::in_memory(), config, counters.clone(), shutdown).await;
             counters.snapshot()

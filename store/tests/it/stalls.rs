@@ -21,7 +21,7 @@ use crate::memory::{MIB, in_world, limits, open, put};
 use crate::resp_server::{config, packed};
 
 /// What a node waits for its connections, at most.
-const PATIENCE: Duration = Duration::from_secs(24);
+const WAIT_MAX: Duration = Duration::from_secs(24);
 
 /// Sends most of a large SET at once and then a byte in each interval, until the server ends it.
 fn drip(rt: &Rt, addr: SocketAddr, every: Duration) {
@@ -296,9 +296,9 @@ fn a_drain_does_not_wait_for_calls_whose_callers_do_nothing() {
         rt.spawn(async move { client.open("/test/Answer").await.map(drop) });
         rt.sleep(Duration::from_millis(100)).await;
         let began = rt.now();
-        assert_eq!(server.drain(PATIENCE).await, 0, "connections were still busy");
+        assert_eq!(server.drain(WAIT_MAX).await, 0, "connections were still busy");
         let took = rt.now().since(began);
-        assert!(took < PATIENCE / 3, "it took {took:?}");
+        assert!(took < WAIT_MAX / 3, "it took {took:?}");
     });
 }
 
@@ -328,7 +328,7 @@ fn a_drain_does_not_wait_for_who_reads_nothing_and_does_for_who_reads_slowly() {
                 while !stop.get() {
                     rt.sleep(Duration::from_millis(10)).await;
                 }
-                PATIENCE
+                WAIT_MAX
             }
         };
         let counters = Rc::new(Counters::default());
@@ -349,7 +349,7 @@ fn a_drain_does_not_wait_for_who_reads_nothing_and_does_for_who_reads_slowly() {
         stop.set(true);
         serving.await;
         let took = rt.now().since(began);
-        assert!(took >= Duration::from_secs(3) && took < PATIENCE / 2, "it took {took:?}");
+        assert!(took >= Duration::from_secs(3) && took < WAIT_MAX / 2, "it took {took:?}");
         let reply = format!("${MIB}\r\n").len() + MIB + 2;
         assert_eq!(reading.await, 4 * reply, "all replies to who reads slowly");
         // What is left for the other one ends early.

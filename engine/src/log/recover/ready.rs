@@ -14,9 +14,9 @@ use super::end::Torn;
 use super::found::{Found, whole_from};
 use super::replay::Replay;
 use crate::error::Result;
+use crate::log::blocking::Blocking;
 use crate::log::cache::RecordCache;
 use crate::log::format::{SegmentNo, Sequence};
-use crate::log::patience::Patience;
 use crate::log::plant::{Bug, planted};
 use crate::log::segment::{Segment, Unfinished};
 use crate::log::shared::Written;
@@ -152,7 +152,7 @@ pub(super) fn shared(
         wanted: Bell::default(),
         tasks: RefCell::default(),
         written: Cell::new(Written::default()),
-        patience: Patience::default(),
+        blocking: Blocking::default(),
         cut: None,
     }
 }

@@ -111,10 +111,10 @@ impl CoreFile {
         let write = async move {
             match meanwhile {
                 Meanwhile::GoOn => core.write_urgently(file.as_raw_fd(), buffer, pos, sync).await,
-                Meanwhile::StandStill => {
+                Meanwhile::Block => {
                     // SAFETY: the file is open for as long as this task holds it.
                     let file = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
-                    urgent::write_standing_still(file, &buffer, pos, sync)
+                    urgent::write_blocking(file, &buffer, pos, sync)
                 }
             }
         };

@@ -129,7 +129,7 @@ impl Core {
                 look_at(&path)?;
             }
             let file = open_private(&path, fs::OpenOptions::new().truncate(false))?;
-            lock_with_patience(&file)?;
+            lock_with_retries(&file)?;
             Ok(DirLock::file(file))
         };
         self.blocking(lock).await?
@@ -159,7 +159,7 @@ fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
 
 /// Locks a file. A process that has just died may hold its locks until the kernel has finished its last operations.
 #[expect(clippy::disallowed_methods, reason = "runs on a helper thread, which may pause")]
-fn lock_with_patience(file: &fs::File) -> io::Result<()> {
+fn lock_with_retries(file: &fs::File) -> io::Result<()> {
     let mut attempts = 0;
     loop {
         // SAFETY: the descriptor is open for as long as `file` lives, which is past the call.

@@ -2,7 +2,7 @@
 //!
 //! It has one whenever no task is runnable, and otherwise only every 100 ms. A pass is not free: it renews timers and enters
 //! the kernel several times. So what keeps tasks runnable without it (sockets that have news again and again, log writes during
-//! which the core stands still) goes on for [`PASS`] and then waits here until the reactor has looked after timers, files and
+//! which the core blocks) goes on for [`PASS`] and then waits here until the reactor has looked after timers, files and
 //! the messages of other cores.
 
 use std::cell::{Cell, RefCell};
@@ -23,13 +23,13 @@ use crate::rt::Mono;
 const PASS: Duration = Duration::from_micros(200);
 
 /// A descriptor that is always readable, so that asking the reactor about it takes exactly one pass.
-type Door = PollableFd<OwnedFd>;
+type Readable = PollableFd<OwnedFd>;
 
 /// The passes of a core's reactor.
 #[derive(Debug, Default)]
 pub(super) struct Passes {
     last: Cell<Mono>,
-    door: RefCell<Option<Rc<Door>>>,
+    readable: RefCell<Option<Rc<Readable>>>,
 }
 
 impl Core {
@@ -48,30 +48,30 @@ impl Core {
     /// Gives the reactor its turn, if it is due.
     pub(crate) async fn yield_if_due(&self) {
         if self.pass_is_due() && self.pass().await.is_err() {
-            // There is no descriptor left for the door. A timer takes longer, and needs none.
+            // There is no descriptor left for it. A timer takes longer, and needs none.
             self.yield_to_reactor().await;
             self.passed();
         }
     }
 
     async fn pass(&self) -> io::Result<()> {
-        let door = self.passes().door()?;
+        let readable = self.passes().readable()?;
         let mut state = PollState::new();
-        poll_fn(|cx| door.poll_readable(cx, &mut state)).await.map_err(io_error)?;
+        poll_fn(|cx| readable.poll_readable(cx, &mut state)).await.map_err(io_error)?;
         self.passed();
         Ok(())
     }
 }
 
 impl Passes {
-    fn door(&self) -> io::Result<Rc<Door>> {
-        if let Some(door) = &*self.door.borrow() {
-            return Ok(door.clone());
+    fn readable(&self) -> io::Result<Rc<Readable>> {
+        if let Some(readable) = &*self.readable.borrow() {
+            return Ok(readable.clone());
         }
-        let door = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let door = Rc::new(PollableFd::new(door).map_err(io_error)?);
-        *self.door.borrow_mut() = Some(door.clone());
-        Ok(door)
+        let readable = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let readable = Rc::new(PollableFd::new(readable).map_err(io_error)?);
+        *self.readable.borrow_mut() = Some(readable.clone());
+        Ok(readable)
     }
 }
 

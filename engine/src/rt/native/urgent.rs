@@ -5,7 +5,7 @@
 //! linked, and the disk works while the core goes on with its pass.
 //!
 //! A sync goes through a thread of the kernel's, and where disks are fast that and noticing the end cost more time than the
-//! disk needs. So who knows that the core has nothing better to do makes the calls themselves and lets it stand still.
+//! disk needs. So who knows that the core has nothing better to do makes the calls themselves and blocks it.
 //!
 //! The ring lies in the core's epoll set, so its completions are noticed as sockets are. A buffer belongs to the ring until
 //! its write has ended, whatever becomes of who asked for it.
@@ -153,8 +153,8 @@ impl Flight {
     }
 }
 
-/// Writes the whole buffer and syncs while the core stands still.
-pub(super) fn write_standing_still(
+/// Writes the whole buffer and syncs while the core blocks.
+pub(super) fn write_blocking(
     file: BorrowedFd<'_>,
     buffer: &DmaBuffer,
     pos: u64,

@@ -96,7 +96,7 @@ pub(super) async fn urgent_writes_land_whole_and_alone(stage: Stage) {
     let write = |at: u64, sync: bool| {
         let mut buf = rt.alloc(2 * BLOCK_BYTES);
         buf.fill(at as u8);
-        let meanwhile = if at % 5 == 4 { Meanwhile::StandStill } else { Meanwhile::GoOn };
+        let meanwhile = if at % 5 == 4 { Meanwhile::Block } else { Meanwhile::GoOn };
         file.write_urgently(buf, at * 2 * BLOCK, sync, meanwhile)
     };
     // More than the ring of a core holds, with and without a sync, and some whose callers leave.
@@ -125,8 +125,8 @@ pub(super) async fn an_urgent_write_that_cannot_be_done_says_why(stage: Stage) {
     for (sync, meanwhile) in [
         (false, Meanwhile::GoOn),
         (true, Meanwhile::GoOn),
-        (false, Meanwhile::StandStill),
-        (true, Meanwhile::StandStill),
+        (false, Meanwhile::Block),
+        (true, Meanwhile::Block),
     ] {
         let written = file.write_urgently(rt.alloc(BLOCK_BYTES), 0, sync, meanwhile).await;
         assert!(written.is_err(), "opened for reading");

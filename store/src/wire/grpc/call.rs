@@ -27,7 +27,7 @@ use crate::memory::{Charge, Intake, Memory, Pool};
 /// An answer up to this length is handed to h2 whole; a longer one waits for the caller's window piece by piece.
 const WHOLE_ANSWER_BYTES_MAX: usize = 8 << 10;
 /// How long a unary request may take to arrive when the caller names no deadline.
-const BODY_PATIENCE: Duration = Duration::from_secs(60);
+const BODY_TIME_MAX: Duration = Duration::from_secs(60);
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// Longest metadata of a call, bytes, counted as HTTP/2 does. Clients send a few hundred.
@@ -155,7 +155,7 @@ async fn unary<S: Service>(
     let memory = &state.options.memory;
     let mut intake = Intake::new(&memory.input);
     let holding = Holding::new(&state.holders);
-    let read_by = deadline.unwrap_or(state.rt.now() + BODY_PATIENCE);
+    let read_by = deadline.unwrap_or(state.rt.now() + BODY_TIME_MAX);
     let message_bytes_max = state.options.message_bytes_max;
     let asked = within(
         &state.rt,

@@ -255,8 +255,8 @@ impl Inbound {
             }
             decoder.settle();
             reading.fed(decoder);
-            let patience = reading.room(SILENCE_MAX).await?;
-            let read = self.rt.timeout(patience, stream.read(&mut buffer)).await;
+            let time_max = reading.room(SILENCE_MAX).await?;
+            let read = self.rt.timeout(time_max, stream.read(&mut buffer)).await;
             match read.ok_or(LinkError::Timeout)?? {
                 0 if decoder.waiting_bytes() == 0 => return Ok(()),
                 0 => return Err(LinkError::Closed),

@@ -67,8 +67,8 @@ impl Talk<'_> {
             }
             decoder.settle();
             reading.fed(decoder);
-            let patience = reading.room(SILENCE_MAX).await?;
-            let read = self.inbound.rt.timeout(patience, self.stream.read(&mut self.buffer)).await;
+            let time_max = reading.room(SILENCE_MAX).await?;
+            let read = self.inbound.rt.timeout(time_max, self.stream.read(&mut self.buffer)).await;
             match read.ok_or(LinkError::Timeout)?? {
                 0 => return Err(LinkError::Closed),
                 n => {

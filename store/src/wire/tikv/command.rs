@@ -14,7 +14,7 @@ use crate::request::{Change, Op, Out, Route, Scan, When};
 use crate::wire::proto::kvrpcpb::*;
 
 /// How long a caller without a deadline waits for a busy store. Shorter than the shortest default timeout of the known clients.
-const PATIENCE: Duration = Duration::from_millis(1500);
+const BUSY_WAIT_MAX: Duration = Duration::from_millis(1500);
 /// What is left of a caller's deadline for the answer to travel.
 const TRAVEL: Duration = Duration::from_millis(50);
 
@@ -34,7 +34,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     /// For callers that give up when they are told "busy".
     pub(super) fn patient(core: &'a Core, deadline: Option<Mono>) -> Self {
-        let wait_until = deadline.map_or_else(|| core.rt.now() + PATIENCE, |deadline| deadline - TRAVEL);
+        let wait_until = deadline.map_or_else(|| core.rt.now() + BUSY_WAIT_MAX, |deadline| deadline - TRAVEL);
         Self { core, wait_until: Some(wait_until), is_short: false }
     }
 

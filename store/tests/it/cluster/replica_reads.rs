@@ -11,7 +11,7 @@ use super::nodes::{NODES, regions};
 use bench::sim::judge::{Action, Heard};
 
 /// Longer than a follower waits for its leader's word.
-const PATIENCE: Duration = Duration::from_secs(8);
+const WAIT_MAX: Duration = Duration::from_secs(8);
 
 /// A cluster at rest, and the node that leads the first region.
 fn begin(seed: u64) -> Result<(Run, usize), String> {
@@ -34,7 +34,7 @@ fn set(run: &Run, node: usize, value: &str) -> Result<(), String> {
 
 fn get(run: &Run, node: usize) -> Option<Option<String>> {
     let (addrs, asking) = (run.nodes.addrs(), run.world.node(NODES));
-    let reading = asking.start(0, move |rt| read_replica(rt, addrs, node, "a", PATIENCE));
+    let reading = asking.start(0, move |rt| read_replica(rt, addrs, node, "a", WAIT_MAX));
     match run.world.block_on(reading) {
         Some(Some(Heard::Value(value))) => Some(value),
         Some(Some(Heard::Done | Heard::Existed(_) | Heard::Integer(_))) => panic!("a read has a value"),

@@ -13,7 +13,7 @@ use store::wire::proto::ringkeep::{OperateRequest, OperateResponse, RegionWish};
 use super::asking::{Loss, Run, SETTLED_MAX, TWO_ELECTIONS, unary, voters};
 use super::nodes::beside;
 
-/// How long one look waits, so that what is measured is not the patience of who looks.
+/// How long one look waits, so that what is measured is not the time_max of who looks.
 const LOOK_MAX: Duration = Duration::from_millis(100);
 
 /// What a leader may take to report.

@@ -120,11 +120,11 @@ async fn receive(
         }
         decoder.settle();
         reading.fed(&decoder);
-        let patience = reading.room(SILENCE_MAX).await?;
-        let read = rt.timeout(patience, from.read(&mut buffer)).await;
+        let time_max = reading.room(SILENCE_MAX).await?;
+        let read = rt.timeout(time_max, from.read(&mut buffer)).await;
         match read {
             // Its requests take their time, which the asking side bounds. What it has begun to send does not.
-            None if desk.is_busy() && patience == SILENCE_MAX => {}
+            None if desk.is_busy() && time_max == SILENCE_MAX => {}
             None => return Err(LinkError::Timeout),
             Some(read) => match read? {
                 0 if decoder.waiting_bytes() == 0 => return Ok(()),

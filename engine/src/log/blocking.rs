@@ -1,11 +1,11 @@
-//! Whether the core stands still while a record is written.
+//! Whether the core blocks while a record is written.
 //!
 //! Handing a sync to the kernel's workers and hearing of its end costs a core about as much time as a fast disk needs for the
 //! sync itself. So if the core's tasks all wait for the log anyway (who writes says so), it is cheaper and quicker to wait in
-//! the call. That is right only while the disk is fast and the record small: standing still must not take longer than any other
+//! the call. That is right only while the disk is fast and the record small: blocking must not take longer than any other
 //! slice of work that a task may do without looking up.
 //!
-//! Invariants: the core stands still only for writes of which that was said, and for none above [`STILL_BYTES_MAX`]; after
+//! Invariants: the core blocks only for writes of which that was said, and for none above [`STILL_BYTES_MAX`]; after
 //! writes that were slow it does not for [`WRITES_GOING_ON`] writes.
 
 use std::cell::Cell;
@@ -19,24 +19,24 @@ const STILL_BYTES_MAX: u64 = 16 << 10;
 const AVERAGE_MAX: Duration = Duration::from_micros(500);
 /// The share of the latest write in the average is one in this many.
 const AVERAGE_OVER: u32 = 16;
-/// Writes during which the core goes on before it tries again to stand still.
+/// Writes during which the core goes on before it tries again to block.
 const WRITES_GOING_ON: u32 = 256;
 
 /// What has been learnt from the writes so far.
 #[derive(Debug, Default)]
-pub(crate) struct Patience {
+pub(crate) struct Blocking {
     average: Cell<Duration>,
     going_on: Cell<u32>,
 }
 
-impl Patience {
+impl Blocking {
     /// What the core does during a write of `bytes`; `idle` says that it has nothing better to do than to wait for it.
     pub(crate) fn meanwhile(&self, idle: bool, bytes: u64) -> Meanwhile {
         if !idle || bytes > STILL_BYTES_MAX {
             return Meanwhile::GoOn;
         }
         match self.going_on.get() {
-            0 => Meanwhile::StandStill,
+            0 => Meanwhile::Block,
             left => {
                 self.going_on.set(left - 1);
                 Meanwhile::GoOn
@@ -61,38 +61,38 @@ mod tests {
     use super::*;
 
     /// How many of `writes` writes of this duration hold the core.
-    fn held(patience: &Patience, writes: u32, micros: u64) -> u32 {
+    fn held(blocking: &Blocking, writes: u32, micros: u64) -> u32 {
         let hold = |_: &u32| {
-            let meanwhile = patience.meanwhile(true, 4096);
-            patience.took(meanwhile, Duration::from_micros(micros));
-            meanwhile == Meanwhile::StandStill
+            let meanwhile = blocking.meanwhile(true, 4096);
+            blocking.took(meanwhile, Duration::from_micros(micros));
+            meanwhile == Meanwhile::Block
         };
         (0..writes).filter(hold).count() as u32
     }
 
     #[test]
     fn only_an_idle_core_stands_still_and_only_for_small_records() {
-        let patience = Patience::default();
-        assert_eq!(patience.meanwhile(true, STILL_BYTES_MAX), Meanwhile::StandStill);
-        assert_eq!(patience.meanwhile(true, STILL_BYTES_MAX + 1), Meanwhile::GoOn);
-        assert_eq!(patience.meanwhile(false, 4096), Meanwhile::GoOn);
+        let blocking = Blocking::default();
+        assert_eq!(blocking.meanwhile(true, STILL_BYTES_MAX), Meanwhile::Block);
+        assert_eq!(blocking.meanwhile(true, STILL_BYTES_MAX + 1), Meanwhile::GoOn);
+        assert_eq!(blocking.meanwhile(false, 4096), Meanwhile::GoOn);
     }
 
     #[test]
     fn a_core_stands_still_only_while_the_disk_is_fast() {
-        let patience = Patience::default();
-        assert_eq!(held(&patience, 100, 80), 100);
-        assert_eq!(held(&patience, 1, 5_000), 1);
-        assert_eq!(held(&patience, 100, 80), 100, "one slow write is not a slow disk");
-        assert_eq!(held(&patience, 1, 8_000), 1);
-        assert_eq!(held(&patience, WRITES_GOING_ON, 80), 0, "unless it is very slow");
-        assert_eq!(held(&patience, 100, 80), 100);
+        let blocking = Blocking::default();
+        assert_eq!(held(&blocking, 100, 80), 100);
+        assert_eq!(held(&blocking, 1, 5_000), 1);
+        assert_eq!(held(&blocking, 100, 80), 100, "one slow write is not a slow disk");
+        assert_eq!(held(&blocking, 1, 8_000), 1);
+        assert_eq!(held(&blocking, WRITES_GOING_ON, 80), 0, "unless it is very slow");
+        assert_eq!(held(&blocking, 100, 80), 100);
     }
 
     #[test]
     fn a_slow_disk_holds_the_core_a_few_times_in_a_thousand_writes() {
-        let patience = Patience::default();
+        let blocking = Blocking::default();
         let tries = 10;
-        assert_eq!(held(&patience, tries * (3 + WRITES_GOING_ON), 3_000), tries * 3);
+        assert_eq!(held(&blocking, tries * (3 + WRITES_GOING_ON), 3_000), tries * 3);
     }
 }
