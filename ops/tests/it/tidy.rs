@@ -255,6 +255,7 @@ const STORE_IMPORTS: [(&str, &[&str]); 15] = [
             "gateway",
             "memory",
             "metrics",
+            "plant",
             "process",
             "refusal",
             "region",
