@@ -18,7 +18,7 @@
 //! a number is here as long as its write waits.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 use super::dispatch::Dispatch;
@@ -33,7 +33,8 @@ pub(super) struct Order(RefCell<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    keys: HashMap<KeyHash, BTreeSet<u64>, foldhash::fast::RandomState>,
+    /// How many of a key wait, by number: an operation that is sent again in parts waits until its parts do.
+    keys: HashMap<KeyHash, BTreeMap<u64, usize>, foldhash::fast::RandomState>,
     /// Those of ranges, which touch any key.
     ranges: BTreeMap<u64, usize>,
     /// How many wait, by number.
@@ -57,7 +58,8 @@ enum Keys {
 }
 
 impl Order {
-    /// Takes in a write that waits and was submitted as number `number`. Parts of one operation have the same number and no key in common.
+    /// Takes in a write that waits and was submitted as number `number`. Parts of one operation have its number, and no key in common but with
+    /// the whole.
     pub(super) fn wait(self: &Rc<Self>, number: u64, op: &Op) -> InLine {
         let keys = Keys::of(op);
         let mut waiting = self.0.borrow_mut();
@@ -80,8 +82,7 @@ impl Order {
         let waiting = self.0.borrow();
         let earlier =
             |counts: &BTreeMap<u64, usize>| counts.keys().next().is_some_and(|first| *first < number);
-        let first_of = |key: &KeyHash| waiting.keys.get(key).and_then(BTreeSet::first);
-        let of_key = |key: &KeyHash| first_of(key).is_some_and(|first| *first < number);
+        let of_key = |key: &KeyHash| waiting.keys.get(key).is_some_and(earlier);
         match Keys::of(op) {
             Keys::One(key) => of_key(&key) || earlier(&waiting.ranges),
             Keys::Many(keys) => keys.iter().any(of_key) || earlier(&waiting.ranges),
@@ -113,12 +114,12 @@ fn leave(counts: &mut BTreeMap<u64, usize>, number: u64) {
 
 impl Waiting {
     fn enter(&mut self, key: KeyHash, number: u64) {
-        self.keys.entry(key).or_default().insert(number);
+        *self.keys.entry(key).or_default().entry(number).or_default() += 1;
     }
 
     fn leave(&mut self, key: &KeyHash, number: u64) {
         if let Some(numbers) = self.keys.get_mut(key) {
-            numbers.remove(&number);
+            leave(numbers, number);
             if numbers.is_empty() {
                 self.keys.remove(key);
             }
@@ -195,6 +196,17 @@ mod tests {
         let range = order.wait(9, &range("", ""));
         assert!(before(10, &put("d")) && !before(9, &put("d")));
         drop((waits, range));
+        assert!(order.is_empty() && order.0.borrow().keys.is_empty());
+    }
+
+    #[test]
+    fn a_part_waits_on_when_the_whole_that_it_is_of_is_sent() {
+        let order = Rc::new(Order::default());
+        let whole = order.wait(5, &both("a", "b"));
+        let part = order.wait(5, &put("a"));
+        drop(whole);
+        assert!(order.is_before(6, &put("a")) && !order.is_before(6, &put("b")));
+        drop(part);
         assert!(order.is_empty() && order.0.borrow().keys.is_empty());
     }
 }
