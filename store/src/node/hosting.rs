@@ -264,7 +264,7 @@ impl Host {
 }
 
 /// Tells nodes that are not heard where the scheduler is, until it is hosted elsewhere: one that was killed before it had written where the
-/// others are knows of none of them, and nobody else tells it.
+/// others are knows of none of them, and no other tells it.
 async fn announce(rt: Rt, control: Control) {
     let url = control.member().client_urls.first().cloned().unwrap_or_default();
     let place = url.trim_start_matches("http://").to_owned();

@@ -1,4 +1,4 @@
-//! The node that hosts the scheduler is lost again and again, in every way: how long nobody gives out anything, and how long nothing is
+//! The node that hosts the scheduler is lost again and again, in every way: how long nothing is given out, and how long nothing is
 //! scheduled. A test of all days forces eight changes, `RINGKEEP_CHANGES=100` a hundred.
 
 use std::time::Duration;
