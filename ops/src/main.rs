@@ -52,7 +52,7 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Check the host: each problem with its consequence and its fix
     Doctor(Box<doctor::DoctorArguments>),
-    /// Print the files of a node that is not running
+    /// Verify the files of a node that is not running, or print one
     Inspect(inspect::InspectArguments),
     /// Ask something of a running cluster: its stores and regions, replicas, leaders
     Ctl(ctl::CtlArguments),

@@ -43,7 +43,7 @@ enum What {
     Member,
     /// List the regions with their replicas
     Regions,
-    /// Change the replicas of a region
+    /// Change a region: its replicas, its leader, its range
     Region {
         #[command(subcommand)]
         wish: Wish,
