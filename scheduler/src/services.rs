@@ -62,7 +62,7 @@ impl fmt::Display for ServiceRefusal {
 }
 
 impl Services {
-    /// Those that were [told](Self::list).
+    /// Those that were [listed](Self::list).
     ///
     /// # Errors
     /// One of them could not have been entered.

@@ -198,7 +198,7 @@ impl Control {
         Policy::ALL.into_iter().map(|policy| (policy, scheduler.config().is_enabled(policy))).collect()
     }
 
-    /// Sets a value of the configuration by its name; gives what it was.
+    /// Sets a value of the configuration by its name; returns what it was.
     ///
     /// # Errors
     /// There is no such setting, the value makes no sense, or the state cannot be changed.

@@ -176,8 +176,8 @@ impl Control {
         Ok(())
     }
 
-    /// Enters the safe point of a service for so many seconds, or removes it; gives the least one of all services then, with the seconds
-    /// that it stands. One below the least is not entered, because that may be collected already.
+    /// Enters the safe point of a service for a number of seconds, or removes it; returns the least one of all services then, with the
+    /// seconds that it stands. One below the least is not entered, because that may be collected already.
     ///
     /// # Errors
     /// The timestamp lies above the present, the name is none, there are too many, or the state cannot be changed.

@@ -71,7 +71,7 @@ pub(super) struct Means {
     pub(super) alone: bool,
     /// Where other nodes are.
     pub(super) contacts: Keeper,
-    /// What health checks of the PD port are told.
+    /// What health checks of the PD port answer.
     pub(super) health: Health,
 }
 
@@ -136,7 +136,7 @@ impl Host {
         }
     }
 
-    /// Waits until it is known what is hosted here; gives the lowest id that has not been given out, 0 if that is not known here.
+    /// Waits until it is known what is hosted here; returns the lowest id that has not been given out, 0 if that is not known here.
     ///
     /// # Errors
     /// This node is the only member, and its state is gone, damaged or an older copy.

@@ -51,7 +51,7 @@ pub(super) fn advertised(config: &Config, bound: SocketAddr) -> String {
 pub(super) struct StateEnd {
     /// What the scheduler shard asks.
     pub(super) asked: Receiver<Ask>,
-    /// What it is told.
+    /// Where it reports what changes here.
     pub(super) news: Sender<News>,
     /// Until when the replica leads.
     pub(super) fence: Arc<Fence>,

@@ -169,7 +169,7 @@ impl Run {
         self.oracle.borrow().wrong.clone().map_or(Ok(()), Err)
     }
 
-    /// Lets time pass and gives the longest part of it without an answer to any client.
+    /// Lets time pass and returns the longest part of it without an answer to any client.
     pub(super) fn pass_and_listen(&self, time: Duration) -> Result<Duration, String> {
         let until = self.world.now() + time;
         let (mut longest, mut answered, mut since) = (Duration::ZERO, self.answered(), self.world.now());
