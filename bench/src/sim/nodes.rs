@@ -1,4 +1,5 @@
-//! A node with one store, opened, served and connected by the code of the real one, without a scheduler shard.
+//! A node with one store, started and served by the code of the real one ([`store::node::start`]), without a root core and a scheduler
+//! shard: what regions lack is asked of their leaders by the run itself (`operators`), which draws it from the seed.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -9,22 +10,20 @@ use std::time::Duration;
 
 use engine::log::LogOptions;
 use engine::lsm::TreeOptions;
+use engine::rt::Rt;
 use engine::rt::sim::{Node, Running, World};
-use engine::rt::{ListenOptions, Rt};
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 use store::descriptors::Descriptors;
 use store::gateway::{Dispatch, GatewayNumbers};
 use store::memory::Memory;
 use store::node::bootstrap;
-use store::node::core::{self, Plan, Stores};
+use store::node::core::Plan;
 use store::node::identity::Identity;
-use store::shard::links::connect;
+use store::node::start::{self, Ports, Until};
 use store::shard::open::ShardOptions;
 use store::shard::{Shard, ShardLimits};
-use store::wire::grpc::{self, Options};
-use store::wire::health::Health;
+use store::wire::grpc::Options;
 use store::wire::resp::{self, Connections, Cursors, Facts};
-use store::wire::tikv::Tikv;
 
 /// Nodes of a cluster.
 pub const NODES: usize = 3;
@@ -270,20 +269,15 @@ async fn serve(rt: Rt, (number, disk): (usize, u64), addrs: Vec<SocketAddr>, set
     let lease_nanos = u64::try_from(setup.lease.as_nanos()).unwrap();
     plan.shard.raft =
         Arc::new(raft::Config { lease_nanos, commits_at_once: false, ..(*plan.shard.raft).clone() });
-    let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
-    let stores = core::open(&rt, &plan, &ends).await.unwrap_or_else(|fault| panic!("node {number}: {fault}"));
-    assert!(stores.fenced.is_empty(), "node {number} does not open: {:?}", stores.fenced);
-    stores.settle(&rt).await.unwrap();
-    let dispatch = stores.join(&rt, &plan, stores.places(), ends);
-    let listener = rt.listen(addrs[number], ListenOptions::default()).unwrap();
-    let service = Tikv::new(&rt, Stores::gateway(&dispatch, 0), store, Health::default());
-    let options = Options { guest: stores.peer_port(0), ..Options::default() };
-    // Detached: it ends with the node.
-    drop(grpc::serve(&rt, listener, service, options));
-    let listener =
-        rt.listen(SocketAddr::new(addrs[number].ip(), RESP_PORT), ListenOptions::default()).unwrap();
-    let (resp_rt, gateway, counters) = (rt.clone(), Stores::gateway(&dispatch, 0), Rc::default());
-    rt.spawn(resp::serve(resp_rt, listener, gateway, resp_config(), counters, std::future::pending()));
-    *up.borrow_mut() = stores.shards.get(&0).cloned().map(|shard| (shard, dispatch));
+    let core = start::alone(&rt, Arc::new(plan), Until::Settled).await;
+    let core = core.unwrap_or_else(|why| panic!("node {number} does not start: {why}"));
+    let ports = Ports {
+        stores: vec![(0, addrs[number])],
+        grpc: Options::default(),
+        resp: SocketAddr::new(addrs[number].ip(), RESP_PORT),
+        resp_config: resp_config(),
+    };
+    let _served = core.serve(&rt, ports).unwrap_or_else(|why| panic!("node {number} does not serve: {why}"));
+    *up.borrow_mut() = core.stores.shards.get(&0).cloned().map(|shard| (shard, core.dispatch.clone()));
     std::future::pending::<()>().await;
 }

@@ -1,4 +1,4 @@
-//! What one data core does from start to end: open its stores, join the others, serve, drain.
+//! The stores of one data core: opened, joined to those of the other cores, closed. In which order is [`start`](super::start)'s.
 //!
 //! A store that cannot be opened is fenced: the core keeps its place and says why to everything that is asked of it, and the other
 //! stores serve. Only a node none of whose stores opens does not start.
@@ -116,7 +116,7 @@ impl Fenced {
 ///
 /// # Errors
 /// A passing shortage that has not passed within [`SHORTAGE_MAX`](crate::shard::startup::SHORTAGE_MAX).
-pub async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
+pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Stores> {
     let (mut shards, mut fenced, mut peers) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     let book = Rc::new(AddressBook::default());
     plan.peers.iter().for_each(|(store, addr)| book.set(*store, addr));
@@ -194,13 +194,8 @@ impl Stores {
         self.shards.iter().map(|(store, shard)| (*store, shard.opened())).collect()
     }
 
-    /// Joins this core's stores to the others, without a scheduler to ask about regions that are elsewhere.
-    pub fn join(&self, rt: &Rt, plan: &Plan, places: Vec<Place>, ends: Ends) -> Rc<Dispatch> {
-        self.join_asking(rt, plan, places, ends, None)
-    }
-
     /// Joins this core's stores to the others; `scheduler` is asked about regions that are elsewhere.
-    pub fn join_asking(
+    pub(super) fn join(
         &self,
         rt: &Rt,
         plan: &Plan,
@@ -232,7 +227,7 @@ impl Stores {
     }
 
     /// What takes connections of other stores in on the port of store number `index`; nothing if it could not be opened.
-    pub fn peer_port(&self, index: usize) -> Option<Rc<dyn Guest>> {
+    pub(super) fn peer_port(&self, index: usize) -> Option<Rc<dyn Guest>> {
         let (shard, links) = (self.shards.get(&index)?, self.peers.get(&index)?);
         let inbound = Inbound {
             rt: self.rt.clone(),

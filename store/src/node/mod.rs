@@ -1,7 +1,7 @@
 //! The process: one executor per data core, the root core, and the thread that started them.
 //!
 //! Everything that a node does from its start to its drain is async code over the seam, on its root core ([`root`]) and its data cores
-//! ([`serve`]); it runs in the simulator as it does in production. What needs real threads is [`Node`], the side of `main`: it
+//! ([`start`], [`serve`]); it runs in the simulator as it does in production. What needs real threads is [`Node`], the side of `main`: it
 //! makes the first core, blocks until the node serves, and bounds the drain from outside, because a root core whose disk hangs
 //! cannot. Signals, the status port and the log's writer are threads of the binary (crate `ops`).
 //!
@@ -26,6 +26,7 @@ pub mod root;
 mod scheduler_shard;
 mod serve;
 mod setup;
+pub mod start;
 pub mod state_host;
 
 use std::fmt;

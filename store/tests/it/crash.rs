@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,9 +18,8 @@ use engine::rt::sim::{Node, Options, Running, World};
 use store::gateway::Gateway;
 use store::node::core::Plan;
 use store::node::identity::Identity;
+use store::node::start::{self, Until};
 use store::request::{Change, Op, Out, Scan};
-
-use crate::node::begin_planned;
 
 /// What may be found under one key: the writes submitted since the last that is certain, oldest first, and how many of them were
 /// acknowledged, counted from the front.
@@ -81,9 +81,7 @@ fn small_plan() -> Plan {
 pub(super) async fn start(rt: &Rt) -> Gateway {
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     rt.sync_dir(Path::new("/")).await.unwrap();
-    let (stores, gateway) = begin_planned(rt, small_plan()).await;
-    stores.settle(rt).await.unwrap();
-    gateway
+    start::alone(rt, Arc::new(small_plan()), Until::Settled).await.unwrap().gateway()
 }
 
 pub(super) async fn everything(gateway: &Gateway) -> BTreeMap<Bytes, Bytes> {

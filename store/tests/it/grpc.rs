@@ -15,10 +15,9 @@ use scheduler::{
 };
 use store::control::{Beat, Control, Member, StoreBeat};
 use store::gateway::Gateway;
-use store::node::core;
 use store::node::identity::Identity;
+use store::node::start::{self, Core, Until};
 use store::node::state_host;
-use store::shard::links::connect;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code, Handle, Options};
 use store::wire::health::Health;
@@ -79,7 +78,7 @@ pub(crate) async fn open_control(rt: &Rt, dir: &Path, member: Member) -> std::io
     );
     plan.shard.log.segment_bytes = 1 << 20;
     plan.shard.limits.segment_bytes = 1 << 20;
-    let stores = core::open(rt, &Arc::new(plan), &connect(1).remove(0)).await.unwrap();
+    let Core { stores, .. } = start::alone(rt, Arc::new(plan), Until::Opened).await.unwrap();
     let (asks, asked) = store::control::link();
     drop(rt.spawn(state_host::serve(rt.clone(), stores.state_store(), asked)));
     Control::open(rt, dir, member, asks).await

@@ -6,22 +6,20 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::rt::Rt;
 use engine::rt::sim::{self, World};
-use engine::rt::{ListenOptions, Rt};
 use prost::Message;
 use store::memory::{ITEM_BYTES, Memory, MemoryLimits};
-use store::node::core::Stores;
+use store::node::core::{Plan, Stores};
+use store::node::start::Until;
 use store::wire::grpc::client::{Call, Client};
 use store::wire::grpc::{self, Code, Options};
-use store::wire::health::Health;
 use store::wire::proto::kvrpcpb::*;
 use store::wire::proto::metapb;
 use store::wire::proto::tikvpb::*;
 
-use store::wire::tikv::Tikv;
-
-use crate::grpc::{BATCH, GET, PUT, STORE, command, get, loopback, on_core, put, serve_tikv};
-use crate::node::open_simulated;
+use crate::grpc::{BATCH, GET, PUT, command, get, loopback, on_core, put, serve_tikv};
+use crate::node::start_simulated;
 
 /// What a message of more than one answer may have at most.
 const ANSWERS_BYTES_MAX: usize = 4 << 20;
@@ -302,13 +300,11 @@ fn commands_of_many_keys_wait_until_their_keys_have_room() {
     for alone in [false, true] {
         let work = move |rt: Rt| async move {
             let bounds = MemoryLimits { input_bytes: BOUND, output_bytes: 16 << 20 };
-            let (stores, gateway) = open_simulated(&rt, |plan| plan.shard.memory = Memory::new(bounds)).await;
-            let listener = rt.listen(loopback(), ListenOptions::default()).unwrap();
-            let (addr, memory) = (listener.local_addr().unwrap(), gateway.memory().clone());
-            let (start, context) = first_region(&stores);
-            let service = Tikv::new(&rt, gateway, STORE, Health::default());
-            let options = Options { memory: memory.clone(), ..Options::default() };
-            let _server = grpc::serve(&rt, listener, service, options);
+            let small = |plan: &mut Plan| plan.shard.memory = Memory::new(bounds);
+            let core = start_simulated(&rt, small, Until::Settled).await;
+            let served = core.serve_stores(&rt, &[(0, loopback())], &Options::default()).unwrap();
+            let (addr, memory) = (served.stores[0].addr, core.stores.memory.clone());
+            let (start, context) = first_region(&core.stores);
             let client = Rc::new(Client::connect(&rt, addr).await.unwrap());
             let keys = (0..KEYS).map(|n| Bytes::from([&start[..], format!("{n:05}").as_bytes()].concat()));
             let request =
@@ -363,13 +359,11 @@ fn of_one_stream_only_so_many_commands_are_in_flight() {
     options.disk.sync_ns = (slow, slow);
     let world = World::new(11, options);
     let work = |rt: Rt| async move {
-        let (stores, gateway) =
-            open_simulated(&rt, |plan| plan.shard.limits.inflight_bytes_max = 64 << 20).await;
-        let listener = rt.listen(loopback(), ListenOptions::default()).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let service = Tikv::new(&rt, gateway, STORE, Health::default());
-        let (start, context) = first_region(&stores);
-        let _server = grpc::serve(&rt, listener, service, Options::default());
+        let wide = |plan: &mut Plan| plan.shard.limits.inflight_bytes_max = 64 << 20;
+        let core = start_simulated(&rt, wide, Until::Settled).await;
+        let served = core.serve_stores(&rt, &[(0, loopback())], &Options::default()).unwrap();
+        let addr = served.stores[0].addr;
+        let (start, context) = first_region(&core.stores);
         let client = Client::connect(&rt, addr).await.unwrap();
         let one = move |n: usize| {
             let key = [&start[..], format!("k{n:05}").as_bytes()].concat();
@@ -381,7 +375,7 @@ fn of_one_stream_only_so_many_commands_are_in_flight() {
         let (mut most, ends) = (0, rt.now() + Duration::from_secs(5));
         while rt.now() < ends {
             rt.sleep(Duration::from_millis(1)).await;
-            let bytes: u64 = stores.shards.values().map(|shard| shard.snapshot().inflight_bytes).sum();
+            let bytes: u64 = core.stores.shards.values().map(|shard| shard.snapshot().inflight_bytes).sum();
             most = most.max(bytes as usize / BYTES);
         }
         let answers = asking.await;

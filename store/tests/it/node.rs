@@ -10,10 +10,10 @@ use engine::rt::Rt;
 use store::config::{Config, Limits, Machine};
 use store::gateway::Gateway;
 use store::node::bootstrap;
-use store::node::core::{self, Plan, Stores};
+use store::node::core::{Plan, Stores};
 use store::node::identity::Identity;
+use store::node::start::{self, Core, Until};
 use store::node::{CoreWork, Node, Setup};
-use store::shard::links::connect;
 
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -21,29 +21,25 @@ pub(crate) use bench::sim::nodes::plan;
 
 /// Opens two stores on one core of a simulated node, with `change` made to the small limits, and waits until they are ready.
 pub(crate) async fn open_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> (Stores, Gateway) {
-    let (stores, gateway) = begin_simulated(rt, change).await;
-    stores.settle(rt).await.unwrap();
-    (stores, gateway)
+    let core = start_simulated(rt, change, Until::Settled).await;
+    let gateway = core.gateway();
+    (core.stores, gateway)
 }
 
 /// As [`open_simulated`], and waits for nothing.
 pub(crate) async fn begin_simulated(rt: &Rt, change: impl FnOnce(&mut Plan)) -> (Stores, Gateway) {
+    let core = start_simulated(rt, change, Until::Opened).await;
+    let gateway = core.gateway();
+    (core.stores, gateway)
+}
+
+/// The core of a simulated node with two stores, with `change` made to the small limits. It serves no port.
+pub(crate) async fn start_simulated(rt: &Rt, change: impl FnOnce(&mut Plan), until: Until) -> Core {
     rt.create_dir_all(Path::new("/data")).await.unwrap();
     let mut plan = plan(Path::new("/data"), Identity { cluster: 7, node: 3, stores: 2, first_store: 1 }, 1);
     change(&mut plan);
     plan.first_regions = bootstrap::regions(&plan.identity);
-    begin_planned(rt, plan).await
-}
-
-/// The stores of a plan for one core, which a whole node has no part in.
-pub(crate) async fn begin_planned(rt: &Rt, plan: Plan) -> (Stores, Gateway) {
-    let (plan, ends) = (Arc::new(plan), connect(1).remove(0));
-    let stores =
-        core::open(rt, &plan, &ends).await.unwrap_or_else(|fault| panic!("a store does not open: {fault}"));
-    assert!(stores.fenced.is_empty(), "a store does not open: {:?}", stores.fenced);
-    let dispatch = stores.join(rt, &plan, stores.places(), ends);
-    let gateway = Stores::gateway(&dispatch, 0);
-    (stores, gateway)
+    start::alone(rt, Arc::new(plan), until).await.unwrap_or_else(|why| panic!("a store does not open: {why}"))
 }
 
 /// Starts the real node on `cores` cores in `dir`, which has or gets `stores` stores, runs `work` on its first core, and drains.

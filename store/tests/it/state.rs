@@ -18,15 +18,15 @@ use engine::rt::chan::Receiver;
 use engine::rt::sim::{Node, Options, Running, World};
 use scheduler::{NodeId, StoreDescriptor, StoreId, StoreReport};
 use store::control::{Ask, Beat, Control, Denied, Member, StoreBeat};
-use store::node::core::{self, Plan, Stores};
+use store::node::core::Plan;
 use store::node::identity::Identity;
+use store::node::start::{self, Core, Until};
 use store::node::{bootstrap, state_host};
 use store::plant::{self, Bug};
 use store::refusal::Refusal;
 use store::region::system::{GROUP, SystemCommand, SystemRefusal};
 use store::request::{Atomic, Change, Op, Out, Route, Scan};
 use store::shard::Shard;
-use store::shard::links::connect;
 
 const DIR: &str = "/data";
 const CLUSTER: u64 = 7;
@@ -84,21 +84,19 @@ impl Told {
 }
 
 /// Opens the stores and the scheduler shard on one core.
-async fn open(rt: &Rt, told: &RefCell<Told>) -> Result<(Stores, Control), String> {
+async fn open(rt: &Rt, told: &RefCell<Told>) -> Result<(Core, Control), String> {
     rt.create_dir_all(Path::new(DIR)).await.unwrap();
     rt.sync_dir(Path::new("/")).await.unwrap();
-    let stores =
-        core::open(rt, &Arc::new(plan()), &connect(1).remove(0)).await.map_err(|fault| fault.to_string())?;
-    assert!(stores.fenced.is_empty(), "{:?}", stores.fenced);
+    let core = start::alone(rt, Arc::new(plan()), Until::Opened).await?;
     let (asks, asked) = store::control::link();
-    drop(rt.spawn(state_host::serve(rt.clone(), stores.state_store(), asked)));
+    drop(rt.spawn(state_host::serve(rt.clone(), core.stores.state_store(), asked)));
     let dir = Path::new(DIR).join("scheduler");
     let member = member(told.borrow().next_id);
     let control = Control::open(rt, &dir, member, asks).await;
     let control = control.map_err(|error| error.to_string())?;
     told.borrow_mut().next_id = control.next_id();
     assert!(control.gc_safe_point() >= told.borrow().safe_point, "the safe point fell");
-    Ok((stores, control))
+    Ok((core, control))
 }
 
 fn beat(address: String) -> Beat {
@@ -142,14 +140,14 @@ async fn ask(rt: &Rt, control: &Control, told: &RefCell<Told>) -> Result<(), Den
 fn life(node: &Node, told: &Rc<RefCell<Told>>, requests: u64, in_peace: bool) -> Running<()> {
     let told = told.clone();
     node.start(0, move |rt| async move {
-        let (stores, control) = open(&rt, &told).await.unwrap_or_else(|why| panic!("{why}"));
+        let (core, control) = open(&rt, &told).await.unwrap_or_else(|why| panic!("{why}"));
         for _ in 0..requests {
             let two = futures_util::future::join(ask(&rt, &control, &told), ask(&rt, &control, &told));
             let (one, other) = two.await;
             one.and(other).unwrap_or_else(|denied| panic!("{denied}"));
         }
         if in_peace {
-            stores.stop(Duration::from_secs(10)).await;
+            core.stores.stop(Duration::from_secs(10)).await;
         }
     })
 }
@@ -300,14 +298,12 @@ fn what_shows() -> Vec<String> {
     let node = world.node(0);
     let looked = node.start(0, |rt| async move {
         let told = RefCell::default();
-        let (stores, control) = open(&rt, &told).await.unwrap();
+        let (core, control) = open(&rt, &told).await.unwrap();
         for _ in 0..20 {
             ask(&rt, &control, &told).await.unwrap();
         }
-        let shard = stores.shards[&0].clone();
-        let places = stores.places();
-        let ends = connect(1).remove(0);
-        let gateway = Stores::gateway(&stores.join(&rt, &plan(), places.clone(), ends), 0);
+        let shard = core.stores.shards[&0].clone();
+        let (places, gateway) = (core.stores.places(), core.gateway());
         let route = Route {
             region_id: GROUP.0,
             conf_ver: 1,
@@ -376,7 +372,7 @@ fn refusals_are_kept(refusal: &Refusal, named: &str) {
     let (with, refusal, named) = (told.clone(), refusal.clone(), named.to_owned());
     let asking = node.start(0, move |rt| async move {
         rt.create_dir_all(Path::new(DIR)).await.unwrap();
-        let stores = core::open(&rt, &Arc::new(plan()), &connect(1).remove(0)).await.unwrap();
+        let Core { stores, .. } = start::alone(&rt, Arc::new(plan()), Until::Opened).await.unwrap();
         let (asks, asked) = store::control::link();
         let refuses = Rc::new(Cell::new(false));
         let shard = stores.state_store().unwrap();
@@ -429,7 +425,7 @@ fn a_store_that_stopped_is_named_and_the_map_goes_on() {
     let told = Rc::new(RefCell::new(Told::default()));
     let (with, disk) = (told.clone(), node.clone());
     let asking = node.start(0, move |rt| async move {
-        let (stores, control) = open(&rt, &with).await.unwrap();
+        let (core, control) = open(&rt, &with).await.unwrap();
         for _ in 0..10 {
             ask(&rt, &control, &with).await.unwrap();
         }
@@ -437,12 +433,12 @@ fn a_store_that_stopped_is_named_and_the_map_goes_on() {
         disk.disk().fail_next_sync("store-1/log");
         let denied = control.alloc_ids(5000).await.unwrap_err().to_string();
         assert!(denied.contains("cannot be changed"), "{denied}");
-        let why = stores.shards[&0].stopped().expect("a failed sync stops the store");
+        let why = core.stores.shards[&0].stopped().expect("a failed sync stops the store");
         let denied = control.alloc_ids(5000).await.unwrap_err().to_string();
         assert!(denied.contains(&why) && denied.contains("restart the node"), "{denied}");
         control.take(beat("127.0.0.1:77".into())).await;
         assert_eq!(control.refused_reports(), 0, "reports are taken in without a disk");
-        assert!(stores.shards[&1].stopped().is_none(), "the other store serves");
+        assert!(core.stores.shards[&1].stopped().is_none(), "the other store serves");
     });
     world.block_on(asking).expect("everything is answered");
     node.crash();
@@ -456,8 +452,8 @@ fn a_second_beginning_changes_nothing() {
     let node = world.node(0);
     let told = RefCell::new(Told::default());
     let begun = node.start(0, move |rt| async move {
-        let (stores, control) = open(&rt, &told).await.unwrap();
-        let shard = stores.state_store().unwrap();
+        let (core, control) = open(&rt, &told).await.unwrap();
+        let shard = core.stores.state_store().unwrap();
         let first = shard.system_state().await.unwrap().expect("it has begun");
         control.alloc_ids(1).await.unwrap();
         let second = shard.system_command(SystemCommand::Begin(Box::new(first.clone())), None).await.unwrap();
