@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod descriptors;
 mod fenced;
+mod formats;
 mod full;
 mod gateway;
 mod grpc;

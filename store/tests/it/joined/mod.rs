@@ -9,7 +9,7 @@ mod evicting;
 mod hundred;
 mod leaders;
 mod named;
-mod nodes;
+pub(crate) mod nodes;
 mod numbers;
 mod refused;
 mod replicated;

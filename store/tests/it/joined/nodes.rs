@@ -10,42 +10,42 @@ use engine::rt::Rt;
 use engine::rt::chan::{Sender, queue};
 use engine::rt::sim::{Node, Running, World};
 use store::config::{Config, Limits, Machine, SyncMethod};
-use store::node::{Request, Setup, StartError, Started, run};
+use store::node::{NodeRequest, Setup, StartError, Started, run};
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{Code, Status};
 use store::wire::proto::pdpb::{GetAllStoresRequest, GetAllStoresResponse};
 
 /// The port of the PD API; store N has this plus N.
-pub(super) const PORT: u16 = 2000;
-pub(super) const DRAIN: Duration = Duration::from_secs(20);
+pub(crate) const PORT: u16 = 2000;
+pub(crate) const DRAIN: Duration = Duration::from_secs(20);
 /// Longer than a start waits for anything.
 const START_MAX: Duration = Duration::from_secs(60);
 
 /// A node of the cluster.
-pub(super) struct Member {
-    pub(super) node: Node,
+pub(crate) struct Member {
+    pub(crate) node: Node,
     stores: usize,
-    pub(super) change: fn(&mut Config),
+    pub(crate) change: fn(&mut Config),
     life: Option<Life>,
 }
 
 struct Life {
     said: Rc<RefCell<Option<Result<Started, String>>>>,
-    requests: Sender<Request>,
+    requests: Sender<NodeRequest>,
     _root: Running<()>,
 }
 
 impl Member {
-    pub(super) fn new(world: &World, number: usize, stores: usize) -> Self {
+    pub(crate) fn new(world: &World, number: usize, stores: usize) -> Self {
         Self { node: world.node(number), stores, change: |_| {}, life: None }
     }
 
-    pub(super) fn pd(&self) -> SocketAddr {
+    pub(crate) fn pd(&self) -> SocketAddr {
         self.node.addr(PORT)
     }
 
     /// Begins a life of the node, which joins the cluster of `members` if its directory is empty.
-    pub(super) fn begin(&mut self, members: &[SocketAddr]) {
+    pub(crate) fn begin(&mut self, members: &[SocketAddr]) {
         assert!(self.life.is_none(), "node {} is up", self.node.id());
         let mut config = Config {
             data_dir: "/data".into(),
@@ -75,17 +75,17 @@ impl Member {
     }
 
     /// Whether the directory has an identity.
-    pub(super) fn has_identity(&self) -> bool {
+    pub(crate) fn has_identity(&self) -> bool {
         self.node.disk().contents().contains_key(Path::new("/data/IDENT"))
     }
 
     /// What the start came to, once it has.
-    pub(super) fn said(&self) -> Option<Result<Started, String>> {
+    pub(crate) fn said(&self) -> Option<Result<Started, String>> {
         self.life.as_ref().and_then(|life| life.said.borrow().clone())
     }
 
     /// Starts the node; why it does not, if it does not.
-    pub(super) fn start(&mut self, world: &World, members: &[SocketAddr]) -> Result<Started, String> {
+    pub(crate) fn start(&mut self, world: &World, members: &[SocketAddr]) -> Result<Started, String> {
         self.begin(members);
         if !world.run_until(START_MAX, || self.said().is_some()) {
             return Err(format!("node {} does not start and does not say why", self.node.id()));
@@ -101,7 +101,7 @@ impl Member {
     }
 
     /// Ends the node at once, with or without what was not synced.
-    pub(super) fn end(&mut self, power: bool) {
+    pub(crate) fn end(&mut self, power: bool) {
         self.life = None;
         match power {
             true => self.node.crash(),
@@ -110,13 +110,13 @@ impl Member {
     }
 
     /// Asks the node to end as a signal does.
-    pub(super) fn begin_drain(&self) {
+    pub(crate) fn begin_drain(&self) {
         let life = self.life.as_ref().expect("the node is up");
-        life.requests.try_send(Request::Drain(DRAIN)).expect("the root core takes a drain");
+        life.requests.try_send(NodeRequest::Drain(DRAIN)).expect("the root core takes a drain");
     }
 
     /// Ends the node as a signal does.
-    pub(super) fn drain(&mut self, world: &World) {
+    pub(crate) fn drain(&mut self, world: &World) {
         self.begin_drain();
         let _life = self.life.take();
         world.run_for(DRAIN + Duration::from_secs(3));
@@ -125,7 +125,7 @@ impl Member {
 }
 
 /// Runs `work` on a node beside the cluster.
-pub(super) fn beside<T: 'static, F>(world: &World, work: impl FnOnce(Rt) -> F + 'static) -> T
+pub(crate) fn beside<T: 'static, F>(world: &World, work: impl FnOnce(Rt) -> F + 'static) -> T
 where
     F: Future<Output = T> + 'static,
 {
@@ -133,7 +133,7 @@ where
 }
 
 /// Calls the PD port of a member.
-pub(super) fn call<A: prost::Message + Default + 'static>(
+pub(crate) fn call<A: prost::Message + Default + 'static>(
     world: &World,
     addr: SocketAddr,
     path: &'static str,
@@ -158,7 +158,7 @@ pub(super) fn call<A: prost::Message + Default + 'static>(
 }
 
 /// Every store that the scheduler at `addr` knows: its id, its node, and where it is.
-pub(super) fn stores(world: &World, addr: SocketAddr) -> Vec<(u64, u64, String)> {
+pub(crate) fn stores(world: &World, addr: SocketAddr) -> Vec<(u64, u64, String)> {
     let all: GetAllStoresResponse =
         call(world, addr, "/pdpb.PD/GetAllStores", GetAllStoresRequest::default()).expect("they are listed");
     let node = |store: &store::wire::proto::metapb::Store| {
