@@ -127,7 +127,7 @@ pub struct Started {
     pub board: Board,
 }
 
-/// What the data cores tell the root core.
+/// What the data cores report to the root core.
 pub(super) enum Event {
     /// A core has opened its stores: where their regions are, how often each has been opened, by number, how many serve, and why
     /// the others do not.
@@ -239,21 +239,12 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
     drop((say, reports, ask));
     let begun = async {
         let (places, counts) = cores.opened().await?;
-        let speaker = counts.first().map(|(index, opened)| Speaker {
-            cluster: plan.identity.cluster,
-            store: plan.identity.store_id(*index),
-            incarnation: *opened,
-        });
+        let speaker = speaker(&plan, &counts);
         let (map, ends) = ((questions, reply_to), StateEnds { asks, news, fence });
         let beats = (beats, answer_to, contacts);
         let place = scheduler.open(rt, (&config, &plan), ends, speaker, beats, map).await?;
         setup::confirm(rt, &opened, counts, place.next_id).await?;
-        for go in &goes {
-            // A core that has ended meanwhile does not listen, and is about to say why.
-            if go.try_send(places.clone()).is_err() {
-                tracing::warn!("a core has ended before it got its routes");
-            }
-        }
+        publish(&goes, &places);
         let stores = cores.serving(plan.identity.stores).await?;
         let shard = place.serve(rt, (&config, &plan), board.clone(), &stores).await?;
         Ok((stores, shard))
@@ -272,6 +263,25 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
     }
 }
 
+/// Who the node is to members of its cluster: the first of its stores that has opened, and how often it has.
+fn speaker(plan: &Plan, opened: &[(usize, u64)]) -> Option<Speaker> {
+    opened.first().map(|(index, opened)| Speaker {
+        cluster: plan.identity.cluster,
+        store: plan.identity.store_id(*index),
+        incarnation: *opened,
+    })
+}
+
+/// Sends every core the routes of all stores of the node.
+fn publish(cores: &[Sender<Vec<Place>>], places: &[Place]) {
+    for core in cores {
+        // A core that has ended meanwhile does not listen, and is about to say why.
+        if core.try_send(places.to_vec()).is_err() {
+            tracing::warn!("a core has ended before it got its routes");
+        }
+    }
+}
+
 /// Reports how a core ends.
 fn watch(rt: &Rt, handle: CoreHandle<()>, say: Sender<Event>) {
     let watching = rt.clone();
@@ -282,7 +292,7 @@ fn watch(rt: &Rt, handle: CoreHandle<()>, say: Sender<Event>) {
             tracing::error!(core, %error, "a core ended badly");
         }
         if say.send(Event::Ended { core, how }).await.is_err() {
-            tracing::warn!(core, "a core ended after the root core had given it up");
+            tracing::warn!(core, "a core ended after the root core had stopped waiting for it");
         }
     });
 }

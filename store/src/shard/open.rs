@@ -94,6 +94,53 @@ pub struct ShardOptions {
     pub raft: Arc<raft::Config>,
 }
 
+impl Inner {
+    /// A store with an opened log and tree and without regions.
+    fn new(rt: &Rt, dir: &Path, options: &ShardOptions, opened: u64, (log, tree): (Log, Tree)) -> Self {
+        let health = Rc::new(Health::new(options.store));
+        Self {
+            rt: rt.clone(),
+            store: options.store,
+            dir: dir.to_owned(),
+            log,
+            tree,
+            opened,
+            opened_at: Time(rt.boot_time().0),
+            limits: options.limits,
+            raft: options.raft.clone(),
+            memory: options.memory.clone(),
+            state: RefCell::new(State {
+                table: Table::default(),
+                unlogged: BTreeMap::new(),
+                loads: Loads::default(),
+                watched: Watched::default(),
+                inflight_bytes: 0,
+                gate: VecDeque::new(),
+                waiting_bytes: 0,
+                health: health.clone(),
+            }),
+            bell: Bell::default(),
+            counters: Rc::new(StoreCounters::default()),
+            counts: RegionCounts::default(),
+            outbox: Outbox::default(),
+            inbox: InboxCounters::default(),
+            fetches: Fetches::default(),
+            shipments: Shipments::default(),
+            receptions: Receptions::default(),
+            installs: Installs::default(),
+            health,
+            log_watch: LogWatch::default(),
+            reads_seen: Cell::new(0),
+            quiet_turns: Cell::new(0),
+            log_waits: Cell::new(false),
+            recovering: Cell::new(false),
+            searches: RefCell::default(),
+            fence: RefCell::default(),
+            system_moved: Bell::default(),
+        }
+    }
+}
+
 impl Shard {
     /// Opens the store in `dir`, and waits for what is short meanwhile. One that may be new, and is, is given the regions of `initial`.
     ///
@@ -136,51 +183,7 @@ impl Shard {
             *cut.borrow_mut() = Some(torn);
         }
         let (tree, (log, recovered)) = open_both(tree, log).await?;
-        let (opened, opened_at) = (recovered.opened, Time(rt.boot_time().0));
-        let counters = Rc::new(StoreCounters::default());
-        let health = Rc::new(Health::new(options.store));
-        let shard = Shard {
-            inner: Rc::new(Inner {
-                rt: rt.clone(),
-                store: options.store,
-                dir: dir.to_owned(),
-                log,
-                tree,
-                opened,
-                opened_at,
-                limits: options.limits,
-                raft: options.raft.clone(),
-                memory: options.memory.clone(),
-                state: RefCell::new(State {
-                    table: Table::default(),
-                    unlogged: BTreeMap::new(),
-                    loads: Loads::default(),
-                    watched: Watched::default(),
-                    inflight_bytes: 0,
-                    gate: VecDeque::new(),
-                    waiting_bytes: 0,
-                    health: health.clone(),
-                }),
-                bell: Bell::default(),
-                counters,
-                counts: RegionCounts::default(),
-                outbox: Outbox::default(),
-                inbox: InboxCounters::default(),
-                fetches: Fetches::default(),
-                shipments: Shipments::default(),
-                receptions: Receptions::default(),
-                installs: Installs::default(),
-                health,
-                log_watch: LogWatch::default(),
-                reads_seen: Cell::new(0),
-                quiet_turns: Cell::new(0),
-                log_waits: Cell::new(false),
-                recovering: Cell::new(false),
-                searches: RefCell::default(),
-                fence: RefCell::default(),
-                system_moved: Bell::default(),
-            }),
-        };
+        let shard = Shard { inner: Rc::new(Inner::new(rt, dir, options, recovered.opened, (log, tree))) };
         let cut = cut.borrow().clone();
         match shard.bring_back(recovered, initial, options, cut.as_ref()).await {
             Ok(()) => Ok(shard),

@@ -63,6 +63,39 @@ fn every_answer_has_what_clients_unwrap() {
             let ids: Vec<u64> = found.region_metas.iter().map(|known| known.id).collect();
             assert_eq!((&ids, found.leaders.len(), found.regions.len()), (&expected, ids.len(), ids.len()));
         }
+
+        let get = |store_id| GetStoreRequest { header, store_id };
+        let store: GetStoreResponse = pd.unary("/pdpb.PD/GetStore", &get(STORE)).await.unwrap();
+        assert_eq!(store.store.unwrap().address, tikv().to_string());
+        let status = pd.unary::<GetStoreResponse>("/pdpb.PD/GetStore", &get(9)).await.unwrap_err();
+        assert_eq!(status.message, "invalid store ID 9, not found");
+        let stores: GetAllStoresResponse = pd
+            .unary("/pdpb.PD/GetAllStores", &GetAllStoresRequest { header, ..Default::default() })
+            .await
+            .unwrap();
+        assert_eq!(stores.stores.len(), 1);
+
+        let list: MemberListResponse = pd.unary("/etcdserverpb.Cluster/MemberList", &ask).await.unwrap();
+        assert_eq!(list.members[0].client_urls, [format!("http://{addr}")]);
+
+        let wrong = GetRegionRequest {
+            header: Some(RequestHeader { cluster_id: cluster_id ^ 1, sender_id: 0 }),
+            ..Default::default()
+        };
+        let status = pd.unary::<GetRegionResponse>("/pdpb.PD/GetRegion", &wrong).await.unwrap_err();
+        assert_eq!(status.code, Code::FailedPrecondition);
+        assert!(status.message.contains("mismatch cluster id"), "{status}");
+    });
+}
+
+#[test]
+fn regions_of_ranges_are_named_once() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_owned();
+    on_core(|rt| async move {
+        let (addr, control) = serve_pd(&rt, &path, tikv()).await;
+        let pd = client(&rt, addr).await;
+        let header = Some(RequestHeader { cluster_id: control.cluster_id(), sender_id: 0 });
         let range = |start: &'static [u8], end: &'static [u8]| KeyRange {
             start_key: start.into(),
             end_key: end.into(),
@@ -93,28 +126,6 @@ fn every_answer_has_what_clients_unwrap() {
             let ids: Vec<u64> = found.regions.iter().map(|known| known.region.as_ref().unwrap().id).collect();
             assert_eq!(ids, expected);
         }
-
-        let get = |store_id| GetStoreRequest { header, store_id };
-        let store: GetStoreResponse = pd.unary("/pdpb.PD/GetStore", &get(STORE)).await.unwrap();
-        assert_eq!(store.store.unwrap().address, tikv().to_string());
-        let status = pd.unary::<GetStoreResponse>("/pdpb.PD/GetStore", &get(9)).await.unwrap_err();
-        assert_eq!(status.message, "invalid store ID 9, not found");
-        let stores: GetAllStoresResponse = pd
-            .unary("/pdpb.PD/GetAllStores", &GetAllStoresRequest { header, ..Default::default() })
-            .await
-            .unwrap();
-        assert_eq!(stores.stores.len(), 1);
-
-        let list: MemberListResponse = pd.unary("/etcdserverpb.Cluster/MemberList", &ask).await.unwrap();
-        assert_eq!(list.members[0].client_urls, [format!("http://{addr}")]);
-
-        let wrong = GetRegionRequest {
-            header: Some(RequestHeader { cluster_id: cluster_id ^ 1, sender_id: 0 }),
-            ..Default::default()
-        };
-        let status = pd.unary::<GetRegionResponse>("/pdpb.PD/GetRegion", &wrong).await.unwrap_err();
-        assert_eq!(status.code, Code::FailedPrecondition);
-        assert!(status.message.contains("mismatch cluster id"), "{status}");
     });
 }
 

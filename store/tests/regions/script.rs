@@ -1,6 +1,6 @@
 //! Scenarios of regions as text: `tests/regions/scripts/*.txt`, one rule each.
 //!
-//! A script is a comment that tells the story, then blocks: commands, a line `---`, and what happened. Nothing moves by itself:
+//! A script is a comment that says what it shows, then blocks: commands, a line `---`, and what happened. Nothing moves by itself:
 //! messages wait in one queue until `deliver`, disks are instant unless `hold`, state machines unless `hold-apply`. After every command
 //! every store checks its invariants, and replicas that have applied the same must hold the same. Run with `RINGKEEP_REWRITE=1` to
 //! write what happened into the scripts, and read the difference before you keep it; `RINGKEEP_SCRIPT=NAME` plays those so named.
@@ -115,21 +115,7 @@ impl Stage {
                 self.settle(id);
             }),
             "clock" => self.now += id,
-            "put" => {
-                let (key, value) = (words[3].to_owned(), words[4].to_owned());
-                let name = format!("{key}={value}");
-                let value =
-                    value.strip_prefix("bytes:").map(|n| "v".repeat(number(n) as usize)).unwrap_or(value);
-                self.submit(id, region, name, Edit::Put(key.into(), value.into()));
-            }
-            "delete" => {
-                self.submit(id, region, format!("-{}", words[3]), Edit::Delete(words[3].to_owned().into()))
-            }
-            "delete-range" => {
-                let (start, end) = range(words[3]);
-                let edit = Edit::DeleteRange(start.to_owned().into(), end.to_owned().into());
-                self.submit(id, region, format!("-{}", words[3]), edit);
-            }
+            "put" | "delete" | "delete-range" => self.edit(&words, id, region),
             "read" => self.read(id, region, words[3]),
             "compare" => self.compare(id, region, words[3], words[4]),
             "split" => self.split(id, region, &words[3..]),
@@ -176,6 +162,25 @@ impl Stage {
             _ => self.disk(&words, id, region),
         }
         self.settle_all();
+    }
+
+    /// Commands that write keys.
+    fn edit(&mut self, words: &[&str], id: u64, region: u64) {
+        let key = words[3].to_owned();
+        let (name, edit) = match words[0] {
+            "put" => {
+                let (name, value) = (format!("{key}={}", words[4]), words[4].to_owned());
+                let value =
+                    value.strip_prefix("bytes:").map(|n| "v".repeat(number(n) as usize)).unwrap_or(value);
+                (name, Edit::Put(key.into(), value.into()))
+            }
+            "delete" => (format!("-{key}"), Edit::Delete(key.into())),
+            _ => {
+                let (start, end) = range(words[3]);
+                (format!("-{key}"), Edit::DeleteRange(start.to_owned().into(), end.to_owned().into()))
+            }
+        };
+        self.submit(id, region, name, edit);
     }
 
     /// Commands about disks, state machines and crashes.
@@ -463,7 +468,7 @@ fn is_on(message: &PeerMessage, link: &str) -> bool {
     message.from.store.0 == number(from) && message.to.store.0 == number(to)
 }
 
-/// One line per message, with what matters to regions; `raft`'s own scripts tell the rest.
+/// One line per message, with what matters to regions; `raft`'s own scripts show the rest.
 fn show_message(message: &PeerMessage) -> String {
     let way = format!("{}>{} r{}", message.from.store.0, message.to.store.0, message.region.0);
     let Body::Raft(inner) = &message.body else { return format!("{way} removed {}", message.epoch) };
@@ -512,11 +517,11 @@ fn folder() -> PathBuf {
 }
 
 #[test]
-fn scripts_tell_what_happens() {
+fn scripts_show_what_happens() {
     play::play_all::<Stage>(&folder(), 30);
 }
 
-/// A planted bug makes some script tell another story, or an invariant fail.
+/// A planted bug makes the output of some script differ, or an invariant fail.
 #[test]
 fn bugs_in_regions_are_caught() {
     let mut missed = Vec::new();

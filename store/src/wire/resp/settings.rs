@@ -194,30 +194,60 @@ fn human(bytes: u64) -> String {
     unit.map_or(format!("{bytes}B"), |(unit, name)| format!("{:.2}{name}", bytes as f64 / unit as f64))
 }
 
-fn write_section(
-    section: Section,
-    server: &Server,
-    node: &Node,
-    measured: &Measured,
-    line: &mut dyn FnMut(&str, &dyn std::fmt::Display),
-) {
+/// Where a section's lines go: a name and its value.
+type Lines<'a> = dyn FnMut(&str, &dyn std::fmt::Display) + 'a;
+
+fn write_server(server: &Server, line: &mut Lines<'_>) {
     let facts = &server.config.facts;
     let uptime = server.rt.now().since(server.began).as_secs();
+    line("redis_version", &REDIS_VERSION);
+    line("redis_mode", &"standalone");
+    line("ringkeep_version", &facts.version);
+    line("os", &"Linux");
+    line("arch_bits", &usize::BITS);
+    line("multiplexing_api", &"io_uring");
+    line("process_id", &std::process::id());
+    line("run_id", &facts.run_id);
+    line("tcp_port", &facts.port);
+    line("uptime_in_seconds", &uptime);
+    line("uptime_in_days", &(uptime / 86_400));
+    line("core", &server.rt.core());
+}
+
+fn write_persistence(node: &Node, line: &mut Lines<'_>) {
+    line("loading", &u8::from(node.stores().any(|health| health.standing == Standing::Starting)));
+    line("aof_enabled", &1);
+    let fails = |health: &HealthReport| match health.standing {
+        Standing::Starting | Standing::Serving => false,
+        Standing::RefusingWrites | Standing::Damaged | Standing::Stopped => true,
+    };
+    let failing = node.stores().filter(|health| fails(health)).count();
+    line("aof_last_write_status", if failing == 0 { &"ok" } else { &"err" });
+    line("stores_not_well", &failing);
+}
+
+/// What has happened since the node started.
+fn write_stats(node: &Node, line: &mut Lines<'_>) {
+    line("total_connections_received", &node.sum(|core| core.accepted));
+    line("total_commands_processed", &node.sum(|core| core.commands.iter().map(|(_, count)| count).sum()));
+    line("total_net_input_bytes", &node.sum(|core| core.bytes_in));
+    line("total_net_output_bytes", &node.sum(|core| core.bytes_out));
+    line("total_reads_processed", &node.sum(|core| core.reads));
+    line("total_writes_processed", &node.sum(|core| core.writes));
+    line("rejected_connections", &node.sum(|core| core.refused));
+    line("rejected_calls", &node.sum(|core| core.rejected));
+    line("malformed_connections", &node.sum(|core| core.malformed));
+    line("auth_failures", &node.sum(|core| core.wrong_passwords));
+    line("keyspace_hits", &node.sum(|core| core.hits));
+    line("keyspace_misses", &node.sum(|core| core.misses));
+    line("expired_keys", &0);
+    line("evicted_keys", &0);
+    line("evicted_clients", &node.sum(|core| core.evicted));
+}
+
+fn write_section(section: Section, server: &Server, node: &Node, measured: &Measured, line: &mut Lines<'_>) {
     match section {
-        Section::Server => {
-            line("redis_version", &REDIS_VERSION);
-            line("redis_mode", &"standalone");
-            line("ringkeep_version", &facts.version);
-            line("os", &"Linux");
-            line("arch_bits", &usize::BITS);
-            line("multiplexing_api", &"io_uring");
-            line("process_id", &std::process::id());
-            line("run_id", &facts.run_id);
-            line("tcp_port", &facts.port);
-            line("uptime_in_seconds", &uptime);
-            line("uptime_in_days", &(uptime / 86_400));
-            line("core", &server.rt.core());
-        }
+        Section::Server => write_server(server, line),
         Section::Clients => {
             line("connected_clients", &node.sum(|core| core.open));
             line("maxclients", &server.config.connections_max);
@@ -230,45 +260,16 @@ fn write_section(
                 line("used_memory_rss", &bytes);
                 line("used_memory_rss_human", &human(bytes));
             }
-            line("maxmemory", &facts.memory_bytes_max);
+            line("maxmemory", &server.config.facts.memory_bytes_max);
             line("maxmemory_policy", &"noeviction");
         }
-        Section::Persistence => {
-            line("loading", &u8::from(node.stores().any(|health| health.standing == Standing::Starting)));
-            line("aof_enabled", &1);
-            let fails = |health: &HealthReport| match health.standing {
-                Standing::Starting | Standing::Serving => false,
-                Standing::RefusingWrites | Standing::Damaged | Standing::Stopped => true,
-            };
-            let failing = node.stores().filter(|health| fails(health)).count();
-            line("aof_last_write_status", if failing == 0 { &"ok" } else { &"err" });
-            line("stores_not_well", &failing);
-        }
-        Section::Stats => {
-            line("total_connections_received", &node.sum(|core| core.accepted));
-            line(
-                "total_commands_processed",
-                &node.sum(|core| core.commands.iter().map(|(_, count)| count).sum()),
-            );
-            line("total_net_input_bytes", &node.sum(|core| core.bytes_in));
-            line("total_net_output_bytes", &node.sum(|core| core.bytes_out));
-            line("total_reads_processed", &node.sum(|core| core.reads));
-            line("total_writes_processed", &node.sum(|core| core.writes));
-            line("rejected_connections", &node.sum(|core| core.refused));
-            line("rejected_calls", &node.sum(|core| core.rejected));
-            line("malformed_connections", &node.sum(|core| core.malformed));
-            line("auth_failures", &node.sum(|core| core.wrong_passwords));
-            line("keyspace_hits", &node.sum(|core| core.hits));
-            line("keyspace_misses", &node.sum(|core| core.misses));
-            line("expired_keys", &0);
-            line("evicted_keys", &0);
-            line("evicted_clients", &node.sum(|core| core.evicted));
-        }
+        Section::Persistence => write_persistence(node, line),
+        Section::Stats => write_stats(node, line),
         Section::Replication => {
             line("role", &"master");
             line("connected_slaves", &0);
         }
-        Section::Cpu => line("cores", &facts.cores),
+        Section::Cpu => line("cores", &server.config.facts.cores),
         Section::Commandstats => {
             for spec in &SPECS {
                 let calls =

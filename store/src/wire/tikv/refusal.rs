@@ -1,6 +1,7 @@
 //! Refusals in the protocol's shapes.
 
 use bytes::Bytes;
+use scheduler::Region;
 
 use crate::refusal::Refusal;
 use crate::wire::proto::errorpb::{self, Error};
@@ -24,12 +25,7 @@ pub(super) fn failure(refusal: Refusal, region_id: u64, store_id: u64) -> Failur
         }
         Refusal::KeyNotInRegion { key, region } => {
             error.message = format!("key {} is not in {}", key.escape_ascii(), region);
-            error.key_not_in_region = Some(errorpb::KeyNotInRegion {
-                key,
-                region_id: region.id.get(),
-                start_key: Bytes::copy_from_slice(region.range.start()),
-                end_key: Bytes::copy_from_slice(region.range.end()),
-            });
+            error.key_not_in_region = Some(not_in_region(key, &region));
         }
         Refusal::EpochNotMatch { current } => {
             error.message = format!("region {region_id} has changed; see its current form");
@@ -92,6 +88,15 @@ pub(super) fn failure(refusal: Refusal, region_id: u64, store_id: u64) -> Failur
     Failure::Region(Box::new(error))
 }
 
+fn not_in_region(key: Bytes, region: &Region) -> errorpb::KeyNotInRegion {
+    errorpb::KeyNotInRegion {
+        key,
+        region_id: region.id.get(),
+        start_key: Bytes::copy_from_slice(region.range.start()),
+        end_key: Bytes::copy_from_slice(region.range.end()),
+    }
+}
+
 /// The refusal of a request whose answer would be too large.
 pub(super) fn answer_too_large(bytes_max: usize) -> Failure {
     Failure::TooLarge(format!(
@@ -101,7 +106,7 @@ pub(super) fn answer_too_large(bytes_max: usize) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
+    use scheduler::{Epoch, KeyRange, Peer, PeerId, RegionId, StoreId};
 
     use super::*;
 
