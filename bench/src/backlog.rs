@@ -47,7 +47,7 @@ pub struct BacklogReport {
     pub slowest_log_write_seconds: Option<f64>,
 }
 
-/// A thread that looks until it is told to stop.
+/// A thread that looks until it is asked to stop.
 #[derive(Debug)]
 pub struct Watch {
     stop: Arc<AtomicBool>,
@@ -58,8 +58,8 @@ impl Watch {
     /// Begins to look at the status port of a node.
     pub fn start(status: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
-        let thread = std::thread::spawn(move || look(status, &told));
+        let stopping = stop.clone();
+        let thread = std::thread::spawn(move || look(status, &stopping));
         Self { stop, thread }
     }
 

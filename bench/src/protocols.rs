@@ -66,7 +66,7 @@ pub struct ProtocolsReport {
     pub rows: Vec<Row>,
 }
 
-/// Measures. `say` is told what is being done.
+/// Measures. `say` is called with what is being done.
 ///
 /// # Errors
 /// The node does not start, a connection is lost, or a request is refused.

@@ -65,7 +65,7 @@ pub enum Aim {
     AtMost(f64),
     /// No less than this.
     AtLeast(f64),
-    /// Told for context.
+    /// For context.
     None,
 }
 
@@ -150,7 +150,7 @@ pub fn measure(options: &Options) -> Result<ScaleReport, Failed> {
     for event in [Event::Join, Event::Death] {
         bar.set_message(event.name());
         let course = converge::follow(&mut model, event, &bar)?;
-        tell(&mut report, &course);
+        describe(&mut report, &course);
         courses.push(course);
     }
     bar.finish_and_clear();
@@ -172,7 +172,7 @@ fn load(options: &Options, report: &mut ScaleReport, bar: &ProgressBar) -> Resul
     Ok(model)
 }
 
-fn tell(report: &mut ScaleReport, course: &Course) {
+fn describe(report: &mut ScaleReport, course: &Course) {
     let event = course.event.name();
     let slowest = course.slowest_round.as_secs_f64() * 1e3;
     report.add(format!("{event}: slowest round"), "ms", slowest, Aim::AtMost(50.0));
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_aim_is_told() {
+    fn a_missed_aim_is_reported() {
         let mut report = ScaleReport { regions: 1, stores: 1, figures: Vec::new() };
         report.add("slow", "ms", 51.0, Aim::AtMost(50.0));
         assert!(!report.passed() && report.table().contains("missed"));

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_tells_nothing_is_taken_for_small() {
+    fn a_host_that_says_nothing_is_taken_for_small() {
         let (bytes, from) = seen(&[]);
         assert!(bytes == 1 << 30 && from.starts_with("nothing"));
         let machine = machine();

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_may_come_from_a_file_that_nobody_else_reads() {
+    fn a_password_may_come_from_a_file_that_no_other_user_reads() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("password");
         let settings = |mode: u32, text: &str| {

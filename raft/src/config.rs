@@ -46,7 +46,7 @@ pub struct Config {
     pub snapshot_ticks_max: u32,
     /// Ticks without work after which a group goes quiet. Zero: never. Default 0.
     pub quiet_after_ticks: u32,
-    /// Tell followers of every commit at once, with an append without entries if need be. Otherwise they hear of it with the next
+    /// Notify followers of every commit at once, with an append without entries if need be. Otherwise they hear of it with the next
     /// entries or the next heartbeat, and at once only where something waits for it: a change of the membership, a read of a
     /// follower, and what the driver [announces](crate::Raft::announce_commit). Default true.
     pub commits_at_once: bool,

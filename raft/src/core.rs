@@ -286,7 +286,7 @@ impl Core {
     }
 
     /// Another member vouches that the entry at `commit` is committed; if it is here too, so is everything before it. About
-    /// the term it leads, nobody knows better than the leader.
+    /// the term it leads, no member knows better than the leader.
     pub(crate) fn learn_commit(&mut self, commit: LogId) {
         let is_own_term = self.leader == Some(self.me()) && commit.term == self.term;
         if commit.index > self.log.committed() && self.log.holds(commit) && !is_own_term {

@@ -94,7 +94,7 @@ pub enum Dropped {
     UnknownSender,
     /// Its term or an index is beyond any honest value.
     AbsurdNumber,
-    /// Its term is old; the sender was told, unless it was a reply.
+    /// Its term is old; the sender was answered, unless it was a reply.
     StaleTerm,
     /// A request to vote against a leader that is alive, or against a promise made to it.
     LeaderAlive,
@@ -118,7 +118,7 @@ pub enum Dropped {
     MalformedSnapshot,
     /// A snapshot of a group that this member does not belong to.
     NotInSnapshot,
-    /// A snapshot at or below what is committed here; the sender was told how far this member is.
+    /// A snapshot at or below what is committed here; the sender was answered with how far this member is.
     OldSnapshot,
     /// An order to campaign that this member can never follow: it has no vote, follows another leader, or the order
     /// belongs to an abandoned transfer. One that something passing stands in the way of is taken and remembered.

@@ -27,7 +27,7 @@ number!(
     GroupId, "g"
 );
 number!(
-    /// One member of a group. Never reused after a removal; zero is reserved for "nobody" on wires and disks, and
+    /// One member of a group. Never reused after a removal; zero is reserved for "none" on wires and disks, and
     /// refused here.
     NodeId, "n"
 );

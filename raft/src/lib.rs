@@ -35,7 +35,7 @@
 //!     for f in ready.fetch { disk.read(f) }                    // for followers that lag behind memory
 //!     for s in ready.snapshots { snapshots.make(s) }           // then raft.send_snapshot(&s, snapshot)
 //!     for r in ready.reads { serve_or_fail(r) }
-//!     for e in ready.events { tell(e) }                        // ends of transfers, learners that keep up
+//!     for e in ready.events { report(e) }                      // ends of transfers, learners that keep up
 //! }
 //! ```
 //!
@@ -47,7 +47,7 @@
 //!   returned [`Membership`] atomically with the applied index and the entry's effects; or it drops the rest of its
 //!   [`Apply`], if [`ChangeEffect::Overtaken`] says that a snapshot is about to replace the state anyway.
 //! - Every [`Fetch`] and every [`SnapshotWanted`] is answered, be it with `None` or [`SnapshotReport::Failed`], and
-//!   passed back as it came: it is what tells a late answer from a current one.
+//!   passed back as it came: it distinguishes a late answer from a current one.
 //! - The log on disk is cut only up to a durably applied index, after which [`Raft::compacted`] is called
 //!   ([`Raft::compact_hint`] spares followers a snapshot).
 //! - At start it hands over what it stored: [`Start`], with a [`LogSummary`] built from the entries' headers.
@@ -74,7 +74,7 @@
 //! # How it is tested
 //!
 //! - `tests/it/course`, `paper.rs`: the scenarios of the TinyKV course and of the paper's sections, by name.
-//! - `tests/scripts/*.txt`: one rule each, told message by message; `tests/it/script.rs` explains the commands.
+//! - `tests/scripts/*.txt`: one rule each, message by message; `tests/it/script.rs` explains the commands.
 //! - `tests/it/scenario.rs`: lagging state machines, lost snapshots and late answers, each with the mistake it catches.
 //! - `tests/it/random.rs`: whole groups under every fault at once, judged after each event by
 //!   `tests/it/sim/oracle.rs`. `RINGKEEP_SEEDS=20000 cargo test -p ringkeep-raft --release --test it random` runs many
@@ -84,7 +84,7 @@
 //!
 //! # Not done here, on purpose
 //!
-//! - Proposals are not forwarded: the client of a follower is told who leads.
+//! - Proposals are not forwarded: the client of a follower is answered with who leads.
 //! - Nothing de-duplicates commands: a retry needs an idempotent command or a session in the state machine.
 //! - Snapshot data does not pass through the core, only its description.
 //! - Leases are not renewed while a group sleeps, and no witness or log-less voter exists.

@@ -86,7 +86,7 @@ pub enum Body {
         /// Names the request; never used twice.
         id: ReadId,
     },
-    /// The answer; no index if the receiver cannot tell.
+    /// The answer; no index if the receiver does not know.
     ReadIndexReply {
         /// The request.
         id: ReadId,
@@ -155,7 +155,7 @@ pub enum AppendOutcome {
     /// The member knows nothing about the group, not even its members: it needs a snapshot, wherever the log
     /// begins.
     Blank {
-        /// The index of the refused `prev`: tells a late answer from a current one.
+        /// The index of the refused `prev`: distinguishes a late answer from a current one.
         refused: Index,
     },
 }

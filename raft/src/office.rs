@@ -97,7 +97,7 @@ impl Raft {
         read::fail_waiting(&mut self.core);
     }
 
-    /// A leader that removed itself tells the others how far things are committed, names the best voter its
+    /// A leader that removed itself reports to the others how far things are committed, names the best voter its
     /// successor, and leaves.
     pub(crate) fn leave_office_if_removed(&mut self) {
         let Self { core, role: Role::Leader(leader) } = self else { return };

@@ -19,7 +19,7 @@ pub const fn majority(n: usize) -> usize {
     n / 2 + 1
 }
 
-/// The highest value that a majority of `voters` has reached, where `value` tells how far each is.
+/// The highest value that a majority of `voters` has reached, where `value` says how far each is.
 ///
 /// An empty list agrees to everything: it is the missing half of a joint configuration.
 pub(crate) fn reached(voters: &[NodeId], mut value: impl FnMut(NodeId) -> u64) -> u64 {
@@ -49,7 +49,7 @@ fn kth_of(values: &mut [u64]) -> u64 {
     values[values.len() - majority(values.len())]
 }
 
-/// The state of a vote among `voters`, where `vote` tells each one's answer, if it has come.
+/// The state of a vote among `voters`, where `vote` says each one's answer, if it has come.
 ///
 /// An empty list has won: it is the missing half of a joint configuration.
 pub(crate) fn verdict(voters: &[NodeId], mut vote: impl FnMut(NodeId) -> Option<bool>) -> Verdict {

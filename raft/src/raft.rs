@@ -306,7 +306,7 @@ impl Raft {
     }
 
     /// Steps down although nothing forces this leader to: its node drains, or its store has stopped. What is in
-    /// flight is sent, and the best voter is told to campaign at once; to wait until a chosen one is up to date, use
+    /// flight is sent, and the best voter is asked to campaign at once; to wait until a chosen one is up to date, use
     /// [`transfer`](Self::transfer) first. This replica may campaign again when its election timer runs out: a driver
     /// that does not want that stops calling [`tick`](Self::tick).
     ///

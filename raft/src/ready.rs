@@ -138,7 +138,7 @@ pub struct SnapshotWanted {
 /// What the driver says about a snapshot it was shipping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotReport {
-    /// All bytes were delivered. The member's own answer tells when it is installed; if the member is alive and
+    /// All bytes were delivered. The member's own answer says when it is installed; if the member is alive and
     /// still does not have it an election timeout later, it is taken for lost.
     Sent,
     /// It could not be made or delivered.
@@ -200,7 +200,7 @@ pub enum TransferOutcome {
 pub enum GaveUp {
     /// The target did not hold the whole log within an election timeout: it is down, cut off or far behind.
     TargetBehind,
-    /// The target held the whole log and was told to campaign, but did not within an election timeout.
+    /// The target held the whole log and was asked to campaign, but did not within an election timeout.
     NotElected,
     /// The target is no voter any more.
     NotVoter,

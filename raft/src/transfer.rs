@@ -12,7 +12,7 @@
 //! An order is forgotten in a later term, when its leader is heard with a higher fence, and after an election
 //! timeout without a repetition.
 //!
-//! Who asked is told how it ended: by the leader while it leads, and by [`Awaited`] once others decide.
+//! Who asked hears how it ended: by the leader while it leads, and by [`Awaited`] once others decide.
 
 use crate::core::Core;
 use crate::error::{Dropped, Refusal};

@@ -262,7 +262,7 @@ pub enum ChangeError {
         /// The region.
         region: RegionId,
     },
-    /// The change would leave nobody to vote.
+    /// The change would leave no voter.
     NoVoterLeft {
         /// The region.
         region: RegionId,

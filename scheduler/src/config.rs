@@ -301,7 +301,7 @@ mod tests {
 
     /// Each field's doc, read as text, names its default in the number that the code gives it.
     #[test]
-    fn every_field_tells_its_default() {
+    fn every_field_names_its_default() {
         let text = include_str!("config.rs");
         let body = |from: &str| {
             let body = text.split_once(from).expect("it is in this file").1;
@@ -317,18 +317,18 @@ mod tests {
             let Some((name, _)) = line.strip_prefix("pub ").and_then(|field| field.split_once(':')) else {
                 continue;
             };
-            let told = doc.rsplit_once("Default ").unwrap_or_else(|| panic!("{name} tells no default")).1;
+            let default = doc.rsplit_once("Default ").unwrap_or_else(|| panic!("{name} names no default")).1;
             let given = defaults.split_once(&format!("{name}: ")).expect("a default").1;
             let given = given.split_once(",\n").expect("a line").0.replace('_', "");
             let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
             match given.as_str() {
-                "MIB" => assert!(told.starts_with("1 MiB,"), "{name}: {told}"),
-                "Vec::new()" | "None" => assert!(told.starts_with("none"), "{name}: {told}"),
+                "MIB" => assert!(default.starts_with("1 MiB,"), "{name}: {default}"),
+                "Vec::new()" | "None" => assert!(default.starts_with("none"), "{name}: {default}"),
                 number if number.starts_with(|first: char| first.is_ascii_digit()) => {
-                    assert_eq!(digits(told), digits(number), "{name}: {told}");
-                    assert!(told.contains(", "), "{name} tells no unit");
+                    assert_eq!(digits(default), digits(number), "{name}: {default}");
+                    assert!(default.contains(", "), "{name} names no unit");
                 }
-                path => assert!(told.contains(&format!("[`{path}`]")), "{name}: {told}"),
+                path => assert!(default.contains(&format!("[`{path}`]")), "{name}: {default}"),
             }
             fields += 1;
             doc.clear();

@@ -47,7 +47,7 @@ id!(
     StoreId, "store"
 );
 id!(
-    /// One process, which holds one or more stores that share its fate. Any `u64`; none is reserved.
+    /// One process, which holds one or more stores; they fail together. Any `u64`; none is reserved.
     NodeId, "node"
 );
 

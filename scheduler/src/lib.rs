@@ -33,7 +33,7 @@
 //!
 //! # Words
 //! - **region**: a key range and its Raft group; **peer**: one replica; **store**: one core's regions; **node**: one
-//!   process, whose stores share its fate.
+//!   process, whose stores fail together.
 //! - **epoch**: `(conf_ver, version)`, the incarnation of a region's membership and range.
 //! - **relocation**: moving a peer to another store of its node, which moves no bytes over the network.
 //! - **influence**: what running operators are about to change, counted in by every policy.
@@ -53,7 +53,7 @@
 //!   location labels hold for all regions.
 //! - **Persisting the map.** It is rebuilt from reports faster than it could be loaded.
 //! - **Guessing.** A store that is silent is waited for, and a region without a known leader is left alone: who holds
-//!   the only good copy cannot be told from here.
+//!   the only good copy cannot be seen from here.
 
 pub mod ask;
 pub mod balance;

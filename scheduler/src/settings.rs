@@ -51,14 +51,14 @@ impl std::error::Error for SettingError {}
 /// What a field holds, as text.
 trait Text: Sized {
     const WANTED: &'static str;
-    fn tell(&self) -> String;
+    fn render(&self) -> String;
     fn read(text: &str) -> Option<Self>;
 }
 
 impl Text for u64 {
     const WANTED: &'static str = "a whole number";
 
-    fn tell(&self) -> String {
+    fn render(&self) -> String {
         self.to_string()
     }
 
@@ -70,7 +70,7 @@ impl Text for u64 {
 impl Text for ReplicaPath {
     const WANTED: &'static str = "direct, learner or joint";
 
-    fn tell(&self) -> String {
+    fn render(&self) -> String {
         match self {
             Self::Direct => "direct",
             Self::Learner => "learner",
@@ -80,14 +80,14 @@ impl Text for ReplicaPath {
     }
 
     fn read(text: &str) -> Option<Self> {
-        [Self::Direct, Self::Learner, Self::Joint].into_iter().find(|path| path.tell() == text)
+        [Self::Direct, Self::Learner, Self::Joint].into_iter().find(|path| path.render() == text)
     }
 }
 
 impl Text for Vec<String> {
     const WANTED: &'static str = "labels separated by commas";
 
-    fn tell(&self) -> String {
+    fn render(&self) -> String {
         self.join(",")
     }
 
@@ -99,7 +99,7 @@ impl Text for Vec<String> {
 impl Text for Option<String> {
     const WANTED: &'static str = "a label, or nothing";
 
-    fn tell(&self) -> String {
+    fn render(&self) -> String {
         self.clone().unwrap_or_default()
     }
 
@@ -111,7 +111,7 @@ impl Text for Option<String> {
 impl Text for Vec<Policy> {
     const WANTED: &'static str = "names of policies separated by commas";
 
-    fn tell(&self) -> String {
+    fn render(&self) -> String {
         self.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
     }
 
@@ -135,7 +135,7 @@ macro_rules! settings {
             #[must_use]
             pub fn settings(&self) -> Vec<Setting> {
                 let Self { $($field),* } = self;
-                vec![$(Setting { name: stringify!($field), value: $field.tell() }),*]
+                vec![$(Setting { name: stringify!($field), value: $field.render() }),*]
             }
 
             /// Sets the value of this name, and answers what it was.
@@ -155,7 +155,7 @@ macro_rules! settings {
 fn set<T: Text>(name: &'static str, field: &mut T, text: &str) -> Result<Setting, SettingError> {
     let malformed = || SettingError::Malformed { name, value: text.to_owned(), wanted: T::WANTED };
     let value = T::read(text).ok_or_else(malformed)?;
-    let before = std::mem::replace(field, value).tell();
+    let before = std::mem::replace(field, value).render();
     Ok(Setting { name, value: before })
 }
 
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_can_be_set_again() {
+    fn what_is_listed_can_be_set_again() {
         let mut odd = Config {
             replica_path: ReplicaPath::Joint,
             location_labels: vec!["zone".into(), "rack".into()],
@@ -209,10 +209,10 @@ mod tests {
             max_replicas: 5,
             ..Config::default()
         };
-        let told = odd.settings();
+        let settings = odd.settings();
         let mut again = Config::default();
-        for Setting { name, value } in &told {
-            let before = again.set(name, value).expect("it was told so");
+        for Setting { name, value } in &settings {
+            let before = again.set(name, value).expect("it was listed so");
             assert_eq!(before.name, *name);
         }
         assert_eq!(again, odd);

@@ -1,6 +1,6 @@
 //! A store as the scheduler sees it: where it stands, how full and how busy it is, and when it was last heard.
 //!
-//! A *node* is one process and groups the stores of its cores. They share fate and disk, so no two replicas of a region
+//! A *node* is one process and groups the stores of its cores. They share a process and a disk, so no two replicas of a region
 //! may live on stores of one node, and each store reports its share of the node's capacity. What a store holds is not
 //! kept here but counted by the map ([`crate::cluster::Counters`]), because only region reports know it.
 
@@ -69,7 +69,7 @@ pub struct StoreReport {
     pub load: Load,
     /// How many regions it holds a peer of, by its own count.
     pub region_count: u64,
-    /// When its process started, in seconds of its own wall clock; a change tells of a restart.
+    /// When its process started, in seconds of its own wall clock; a change means a restart.
     pub start_time_seconds: u64,
     /// It asks to be spared: its queues or its disk are full.
     pub busy: bool,

@@ -26,7 +26,7 @@ const ROUND: Duration = Duration::from_secs(2);
 
 fn main() -> std::io::Result<()> {
     let cores = Cores::new()?;
-    let (tell, addresses) = mpsc::channel();
+    let (announce, addresses) = mpsc::channel();
     let (stop, stopped) = chan::queue::<()>(1);
     let server = cores.start(0, &CoreOptions::default(), move |rt| async move {
         let listener = rt.listen(SocketAddr::from(([127, 0, 0, 1], 0)), ListenOptions::default())?;
@@ -34,7 +34,7 @@ fn main() -> std::io::Result<()> {
         let service = Tikv::new(&rt, Gateway::in_memory(), 1, Health::default());
         let _server = grpc::serve(&rt, listener, service, Options::default());
         // The other thread waits for the address, so it is there to receive it.
-        let _ = tell.send(addr);
+        let _ = announce.send(addr);
         stopped.recv().await;
         std::io::Result::Ok(())
     })?;

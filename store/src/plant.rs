@@ -59,7 +59,7 @@ pub enum Bug {
     GoneVotersKept,
     /// What is said of other members that may host the scheduler is not remembered.
     PlacesForgotten,
-    /// A node that is told where the scheduler is pays no heed.
+    /// A node that is notified where the scheduler is ignores it.
     HostNotHeard,
     /// Where other nodes are is forgotten by a restart.
     ContactsForgotten,
@@ -131,7 +131,7 @@ pub enum Bug {
     OldLogKept,
     /// What was written or read for a removed peer is reported to the next one.
     WriteOfAnOldPeerCounts,
-    /// A replica that was told of its removal stays published until the next turn.
+    /// A replica that has heard of its removal stays published until the next turn.
     RouteOfTheDead,
 }
 

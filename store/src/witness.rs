@@ -50,11 +50,11 @@ mod watching {
                     place.insert(now);
                 }
                 Place::Occupied(first) if *first.get() != now => {
-                    let told = |(term, kind, payload): &What| {
+                    let shown = |(term, kind, payload): &What| {
                         format!("{kind:?} of term {term} with {} bytes", payload.len())
                     };
                     contradiction.get_or_insert_with(|| {
-                        let (first, now) = (told(first.get()), told(&now));
+                        let (first, now) = (shown(first.get()), shown(&now));
                         format!(
                             "at index {} of {region} one replica applied {first}, another one {now}",
                             entry.index

@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// Writes and reads until it is told to stop, or finds something.
+    /// Writes and reads until it is asked to stop, or finds something.
     pub(super) fn run(&mut self, shared: &Shared) {
         let mut last_success = now();
         while !shared.stop.load(Ordering::Acquire) && self.findings.is_empty() {
@@ -265,7 +265,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_told_apart() {
+    fn errors_are_distinguished() {
         assert!(matches!(judge("-CLUSTERDOWN region 3 has no leader"), Said::Refused));
         assert!(matches!(judge("-TRYAGAIN the key's region is moving"), Said::Refused));
         assert!(matches!(judge("-ERR the outcome is unknown: the write may"), Said::Unknown));

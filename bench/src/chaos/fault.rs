@@ -10,7 +10,7 @@ use crate::random::Random;
 
 /// The longest time between two faults.
 const CALM_MAX: Duration = Duration::from_millis(2500);
-/// The longest time that a node is down, stands still or is cut off. Longer than two elections take.
+/// The longest time that a node is down, paused or cut off. Longer than two elections take.
 const DOWN_MAX: Duration = Duration::from_millis(6000);
 
 /// The time before the next fault.
@@ -44,7 +44,7 @@ pub(super) fn disturb(
             cluster.restart(n)?;
         }
         4..7 => {
-            say(&format!("node {} stands still for {} ms", n + 1, down.as_millis()));
+            say(&format!("node {} is paused for {} ms", n + 1, down.as_millis()));
             report.pauses += 1;
             node.process.pause();
             pause(down);

@@ -166,11 +166,11 @@ impl Region {
 impl Lane {
     async fn open(rt: &Rt, pd: &Client, store_id: u64) -> Result<Self, Failed> {
         let ask = pdpb::GetStoreRequest { store_id, ..Default::default() };
-        let told: pdpb::GetStoreResponse = pd
+        let found: pdpb::GetStoreResponse = pd
             .unary(&format!("{PD}/GetStore"), &ask)
             .await
             .map_err(|status| failed("GetStore", "PD", &status))?;
-        let addr = told.store.map(|store| store.address).unwrap_or_default();
+        let addr = found.store.map(|store| store.address).unwrap_or_default();
         let socket = addr
             .parse()
             .map_err(|_| Failed::new(format!("store {store_id} is at \"{addr}\", no address")))?;

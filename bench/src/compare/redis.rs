@@ -92,7 +92,7 @@ pub struct RedisReport {
     pub limits: DiskReport,
 }
 
-/// Compares. `say` is told what is being done.
+/// Compares. `say` is called with what is being done.
 ///
 /// # Errors
 /// A server or `redis-benchmark` is missing or fails.

@@ -120,7 +120,7 @@ impl CrashReport {
     }
 }
 
-/// Audits. `say` is told about every cycle.
+/// Audits. `say` is called with every cycle.
 ///
 /// # Errors
 /// The audit itself cannot go on. What is wrong with the node is in the report.

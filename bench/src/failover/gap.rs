@@ -90,7 +90,7 @@ fn key_of(start: &[u8]) -> Vec<u8> {
     if start.is_empty() { vec![0] } else { start.to_vec() }
 }
 
-/// Writes until it is told to stop. When the first write was answered that was begun after the kill, if one was.
+/// Writes until it is asked to stop. When the first write was answered that was begun after the kill, if one was.
 fn write_on(addr: SocketAddr, key: &[u8], shared: &Shared) -> Option<Instant> {
     let (mut connection, mut served) = (None, None);
     while !shared.stop.load(Ordering::Acquire) {

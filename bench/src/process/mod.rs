@@ -144,7 +144,7 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
-    /// Tells it that its terminal is gone.
+    /// Signals that its terminal is gone.
     pub fn hang_up(&self) {
         self.signal(Signal::HUP);
     }

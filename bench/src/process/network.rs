@@ -161,7 +161,7 @@ fn accept(listener: &TcpListener, node: usize, announced: SocketAddr, shared: &W
                     carry(&dialled, dialler, node, announced.port(), &shared);
                 });
             }
-            // Nobody dials, or this process is short of something for a moment.
+            // No client dials, or this process is short of something for a moment.
             Err(_) => pause(LOOK_EVERY),
         }
     }

@@ -198,7 +198,7 @@ impl Model {
         }
     }
 
-    /// The slowest of some rounds. What they order is obeyed by nobody; it times out.
+    /// The slowest of some rounds. No store carries out what they order; it times out.
     pub(super) fn rounds(&mut self, rounds: usize) -> Duration {
         let mut slowest = Duration::ZERO;
         for _ in 0..rounds {

@@ -106,7 +106,7 @@ pub(super) fn follow(model: &mut Model, event: Event, bar: &ProgressBar) -> Resu
     Err(Failed::new(format!("the cluster did not come to rest after this: {}", event.name())))
 }
 
-/// Lets the cluster come to rest before it is disturbed; what moves now is nobody's fault.
+/// Lets the cluster come to rest before it is disturbed; what moves now has no cause that is measured.
 fn settle(model: &mut Model) -> Result<(), Failed> {
     let mut walk =
         Walk { course: new_course(Event::Join, 1.0), lagging: BTreeMap::new(), round: 0, last_change: 0 };

@@ -22,7 +22,7 @@ pub enum Action {
     Swap(Option<String>, String),
 }
 
-/// What it was told.
+/// What it was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Heard {
     /// A value, or that there is none.
@@ -117,10 +117,11 @@ impl History {
     /// The first key whose history cannot have happened.
     pub fn judge(&self) -> Result<(), String> {
         for (key, operations) in &self.keys {
-            let told = |operation: &&Operation| {
+            let answered = |operation: &&Operation| {
                 !operation.refused && (operation.heard.is_some() || operation.action != Action::Get)
             };
-            let kept: Vec<usize> = (0..operations.len()).filter(|place| told(&&operations[*place])).collect();
+            let kept: Vec<usize> =
+                (0..operations.len()).filter(|place| answered(&&operations[*place])).collect();
             // A read that was never answered says nothing; what comes after it comes after what was before it.
             let place_of = |mut behind: Option<usize>| {
                 while let Some(place) = behind {
@@ -209,7 +210,7 @@ impl Search<'_> {
     }
 }
 
-/// The value after an operation, if it can have been told what it was.
+/// The value after an operation, if its answer can have said what it was.
 fn happen(operation: &Operation, value: &Option<String>) -> Option<Option<String>> {
     let heard = operation.heard.as_ref();
     match &operation.action {
@@ -227,7 +228,7 @@ fn happen(operation: &Operation, value: &Option<String>) -> Option<Option<String
         Action::Increment => {
             let next = value.as_deref().map_or(Some(0), |text| text.parse::<i64>().ok())? + 1;
             match heard {
-                Some(Heard::Integer(told)) => (*told == next).then(|| Some(next.to_string())),
+                Some(Heard::Integer(answered)) => (*answered == next).then(|| Some(next.to_string())),
                 None => Some(Some(next.to_string())),
                 Some(_) => None,
             }

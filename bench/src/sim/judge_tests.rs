@@ -31,7 +31,7 @@ fn what_overlaps_may_have_any_order() {
     assert_eq!(history.judge(), Ok(()));
     let other = history.ask("k", Action::Get, None);
     history.hear(&other, value("1"));
-    assert!(history.judge().is_err(), "it was one of them, and nobody wrote since");
+    assert!(history.judge().is_err(), "it was one of them, and no write came since");
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn what_was_refused_has_not_happened() {
 }
 
 #[test]
-fn a_value_that_nobody_wrote_is_noticed() {
+fn a_value_that_was_not_written_is_noticed() {
     let mut history = History::default();
     let get = history.ask("k", Action::Get, None);
     history.hear(&get, value("from nowhere"));

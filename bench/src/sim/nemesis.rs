@@ -1,4 +1,4 @@
-//! What befalls the nodes of a run: one thing at a time, drawn from the seed, told in the story, and mended again.
+//! What befalls the nodes of a run: one thing at a time, drawn from the seed, recorded in the story, and mended again.
 
 use std::time::Duration;
 
@@ -129,7 +129,7 @@ impl Run {
 
     fn stand_still(&mut self) -> Result<(), String> {
         let asleep = self.a_leader();
-        self.tell(format!("node {asleep} stands still"));
+        self.tell(format!("node {asleep} is paused"));
         self.nodes.node(asleep).pause();
         self.slow = true;
         self.pass(self.draw_ms(200, 4000))?;

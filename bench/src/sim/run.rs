@@ -30,7 +30,7 @@ const ANYWHERE: usize = 3;
 const LOOK: Duration = Duration::from_millis(5);
 /// Within this time three nodes that are left alone agree, and every region has its members.
 const AGREE_MAX: Duration = Duration::from_secs(60);
-/// Within this time a client that is told to end does so, and every key is read once nothing fails any more.
+/// Within this time a client that is asked to end does so, and every key is read once nothing fails any more.
 const END_MAX: Duration = Duration::from_secs(120);
 
 /// What a replica holds, in the order of its keys.
@@ -48,7 +48,7 @@ pub struct Run {
     pub(super) seen: Seen,
     /// What regions lack is asked of their leaders.
     pub(super) operators: Operators,
-    /// Disks are slow, or a node stands still.
+    /// Disks are slow, or a node is paused.
     pub(super) slow: bool,
     /// What was asked of a disk while it was slow is done by then.
     pub(super) slow_until: Duration,
@@ -139,7 +139,7 @@ impl Run {
         self.pass(Duration::from_secs(1))?;
         self.shared.done.set(true);
         for client in asking {
-            self.finish("a client that was told to end", client)?;
+            self.finish("a client that was asked to end", client)?;
         }
         let (addrs, shared) = (self.nodes.addrs(), self.shared.clone());
         let reading =

@@ -134,7 +134,7 @@ impl Run {
         }
     }
 
-    /// Replicas hold the same data at the same index, whenever they were there. Nodes must not stand still.
+    /// Replicas hold the same data at the same index, whenever they were there. No node may be paused.
     ///
     /// # Errors
     /// They do not, or a tree cannot be read.

@@ -21,7 +21,7 @@ pub struct CpuPlan {
 /// Reads the affinity mask and the quota of this process. At most `wanted` CPUs are planned (`None`: all that there are).
 ///
 /// # Errors
-/// If the kernel does not tell the affinity mask.
+/// If the kernel does not return the affinity mask.
 pub fn plan_cpus(wanted: Option<usize>) -> io::Result<CpuPlan> {
     Ok(plan(&affinity()?, read_quota(Path::new("/")), wanted))
 }
@@ -60,7 +60,7 @@ pub fn can_pin() -> io::Result<()> {
 /// The CPUs that this thread may run on, ascending.
 ///
 /// # Errors
-/// If the kernel does not tell.
+/// If the kernel does not say.
 pub fn affinity() -> io::Result<Vec<usize>> {
     // SAFETY: a CPU set is plain data for which all zeros is a value.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };

@@ -1,6 +1,6 @@
 //! Questions about the host, asked before any core exists: which CPUs may be used, and can ringkeep run here at all.
 //!
-//! It reads what the kernel tells a plain process and never starts a core, opens a store or changes a setting of the host. Its calls
+//! It reads what the kernel shows a plain process and never starts a core, opens a store or changes a setting of the host. Its calls
 //! block, so none of them belongs on a core. The allocator of the process learns here how long to keep what is free, and child processes
 //! whose end they follow.
 

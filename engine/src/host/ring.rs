@@ -106,7 +106,7 @@ fn try_ring() -> Result<(), Trouble> {
     // SAFETY: the kernel reads and fills `params`, which has the size and alignment of its structure and outlives the call.
     let fd = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4u32, params.as_mut_ptr()) };
     let Ok(fd @ 0..) = i32::try_from(fd) else { return Err(Trouble::Setup(io::Error::last_os_error())) };
-    // SAFETY: the kernel has just given us this descriptor, and nobody else knows it.
+    // SAFETY: the kernel has just returned this descriptor, and no other owner exists.
     let ring = unsafe { OwnedFd::from_raw_fd(fd) };
     enter(&ring).map_err(Trouble::Enter)?;
     let supported = supported_ops(&ring).map_err(Trouble::Probe)?;

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_idle_core_stands_still_and_only_for_small_records() {
+    fn only_an_idle_core_blocks_and_only_for_small_records() {
         let blocking = Blocking::default();
         assert_eq!(blocking.meanwhile(true, STILL_BYTES_MAX), Meanwhile::Block);
         assert_eq!(blocking.meanwhile(true, STILL_BYTES_MAX + 1), Meanwhile::GoOn);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_core_stands_still_only_while_the_disk_is_fast() {
+    fn a_core_blocks_only_while_the_disk_is_fast() {
         let blocking = Blocking::default();
         assert_eq!(held(&blocking, 100, 80), 100);
         assert_eq!(held(&blocking, 1, 5_000), 1);

@@ -38,8 +38,8 @@
 //! * The *incarnation* is drawn anew when a file is reused, so what an earlier life left behind never checks out.
 //! * *durable to* makes the end exact: a bad place is a torn tail unless a later record says that it had been durable.
 //! * *needed from* says which files may be missing at the front; any other missing file is damage.
-//! * *bytes* tells a file that was cut off from one whose records end there.
-//! * *opened* tells a log from an older copy of itself: its owner remembers how often it has opened it.
+//! * *bytes* distinguishes a file that was cut off from one whose records end there.
+//! * *opened* distinguishes a log from an older copy of itself: its owner remembers how often it has opened it.
 //! * A record without a body changes nothing. It vouches for the one before it, which nothing else would if it is the last.
 //! * A block of zeros is no record, because its kind is zero.
 

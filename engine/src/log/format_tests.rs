@@ -98,7 +98,7 @@ fn version_2_is_what_it_was() {
 }
 
 #[test]
-fn another_version_and_a_file_that_was_cut_off_are_told_apart() {
+fn another_version_and_a_file_that_was_cut_off_are_distinguished() {
     let file = segment();
     let refused = |bytes: &[u8]| inspect(bytes).map(|_| ()).unwrap_err();
     assert!(refused(&file[..2 * BLOCK_BYTES]).contains("was made 12288 bytes long and has only 8192"));

@@ -100,7 +100,7 @@ pub fn inspect(file: &[u8]) -> Result<(SegmentInfo, impl Iterator<Item = Seen>),
     Ok((info, seen))
 }
 
-/// Finds the damage in a segment that the segment itself proves. What only its neighbours prove, the whole directory tells.
+/// Finds the damage in a segment that the segment itself proves. What only its neighbours prove needs the whole directory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Judge {
     /// The last record, and where it ended.

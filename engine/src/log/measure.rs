@@ -111,7 +111,7 @@ async fn median_write(rt: &Rt, file: &File, sync: bool) -> std::io::Result<Durat
     Ok(taken[taken.len() / 2])
 }
 
-/// Threads that keep every core busy until told to stop. Bounded by themselves too, for worlds in which no one can tell them
+/// Threads that keep every core busy until asked to stop. Bounded by themselves too, for worlds in which no one can ask them
 /// meanwhile.
 #[derive(Default)]
 struct Spinners {

@@ -133,7 +133,7 @@ impl Log {
     }
 
     /// Vouches for the last record if nothing was written since the last call. Call it now and then: that costs one record
-    /// after each busy time, and nothing while the log stays idle. Until then damage to the last record cannot be told from a
+    /// after each busy time, and nothing while the log stays idle. Until then damage to the last record cannot be distinguished from a
     /// write that was cut short by a crash.
     pub fn vouch_if_idle(&self) {
         let shared = self.shared();

@@ -15,7 +15,7 @@
 //! an edit is never in doubt for that reason alone.
 //!
 //! Recovery: the first bad frame with no good one after it is a torn tail, the edit of a flush or compaction that was never
-//! acknowledged, and is left behind. Whether it was one that had been acknowledged nothing in this file can tell; the caller
+//! acknowledged, and is ignored. Whether it was one that had been acknowledged nothing in this file can say; the caller
 //! can, because its log was cut only below what a durable edit says. A bad frame with a good one after it, or a bad frame 0, is damage: nothing is guessed.
 //! Every opening begins a new manifest with the whole tree, which makes the cut durable before anything else is written. On a
 //! full disk it goes on with the old one instead: the last good frame is written again, because its sync may have failed, and

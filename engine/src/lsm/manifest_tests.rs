@@ -39,7 +39,7 @@ fn a_manifest_comes_back() {
 }
 
 #[test]
-fn a_torn_tail_is_left_behind_and_told() {
+fn a_torn_tail_is_ignored_and_reported() {
     let whole = file();
     let last = whole.len() - BLOCK_BYTES;
     for cut in [last + 1, last + 40] {

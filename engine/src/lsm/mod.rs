@@ -163,9 +163,9 @@ pub struct TreeStats {
     pub pending_compaction_bytes: u64,
     /// What writers are kept to now, bytes per second; 0 means no limit.
     pub write_bytes_per_second_max: u64,
-    /// For how long writers were told to wait since opening, and for how long to stop.
+    /// For how long writers were delayed since opening, and for how long to stop.
     pub write_delay: Duration,
-    /// For how long writers were told to stop since opening.
+    /// For how long writers were stopped since opening.
     pub write_stop: Duration,
 }
 
@@ -506,7 +506,7 @@ impl Shared {
         let version = self.version.borrow();
         let is_absent = |table: &Rc<Table>| match table.probe(&self.cache, key, hash, SeqNo::MAX) {
             Ok(Probe::Absent) => true,
-            // Damage is told by whoever reads the table for a client.
+            // Damage is reported by whoever reads the table for a client.
             Ok(Probe::Found { .. } | Probe::NeedsIo) | Err(_) => false,
         };
         !self.closed.borrow().iter().any(|memtable| memtable.knows(cf, key, hash))

@@ -172,7 +172,7 @@ async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
         tracing::warn!(
             file = %path.display(),
             pos,
-            "the manifest ends in an edit that is not whole; it was never acknowledged and is left behind"
+            "the manifest ends in an edit that is not whole; it was never acknowledged and is ignored"
         );
     }
     make_dir(rt, dir).await?;

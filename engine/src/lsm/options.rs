@@ -1,4 +1,4 @@
-//! What a tree may be told at opening, and the limits that follow.
+//! The options of a tree, and the limits that follow.
 
 use super::plan::Limits;
 use super::table::build::TableShape;
@@ -35,7 +35,7 @@ pub struct TreeOptions {
     pub compress: bool,
     /// Bytes per second that compaction may write; none means no limit. Flushes are never held back. Default none.
     pub compaction_bytes_per_second: Option<u64>,
-    /// This many memtables' worth of unflushed data, but at least two, and writers are told to stop. Default 3.
+    /// This many memtables' worth of unflushed data, but at least two, and writers are stopped. Default 3.
     pub closed_memtables: usize,
     /// What is known about the tree that is opened. By default nothing: any tree is opened, or a new one created.
     pub origin: Origin,

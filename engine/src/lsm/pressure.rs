@@ -132,7 +132,7 @@ mod tests {
     };
 
     #[test]
-    fn a_tree_that_keeps_up_slows_nobody_down() {
+    fn a_tree_that_keeps_up_slows_no_writer_down() {
         assert_eq!((CALM.strain(), CALM.rate()), (0.0, None));
         assert!(!CALM.is_full());
     }

@@ -44,7 +44,7 @@ impl Shared {
         }
         let version = self.version.borrow();
         for table in version.family(cf).holding(key) {
-            // A fault is told by the async form, which meets it again.
+            // A fault is reported by the async form, which meets it again.
             let probe = table.probe(&self.cache, key, hash, at).unwrap_or(Probe::NeedsIo);
             match decide(table, key, at, probe) {
                 Verdict::Decided(found) => {

@@ -2,7 +2,7 @@
 //!
 //! Nothing is lost by it. What was to be flushed is in memory and in the log, what was to be compacted is in its old tables, and
 //! the manifest reserves its space before it writes. So the half-written tables are removed and the step is taken again once
-//! there is room, for as long as that takes. Meanwhile reads go on, and [`Tree::shortage`](super::Tree::shortage) tells the
+//! there is room, for as long as that takes. Meanwhile reads go on, and [`Tree::shortage`](super::Tree::shortage) informs the
 //! writers. A failed sync is another matter: then what is on disk is unknown, and that poisons the tree as ever.
 
 use std::time::Duration;

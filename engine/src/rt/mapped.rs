@@ -14,7 +14,7 @@ use memmap2::Mmap;
 pub struct Mapped(Mmap);
 
 impl Mapped {
-    /// Maps `path`, which nobody changes meanwhile.
+    /// Maps `path`, which no writer changes meanwhile.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         // SAFETY: the callers map files that are never written again, or that belong to a node that does not run. A file

@@ -160,7 +160,7 @@ impl Rt {
         let (done, result) = flume::bounded(1);
         let body = async move {
             let value = future.await;
-            // Nobody may be waiting any more, which is how a detached task ends.
+            // The receiver may be gone, which is how a detached task ends.
             let _ = done.send(value);
         };
         in_world!(&self.world, core => core.spawn(Box::pin(body)));
@@ -187,7 +187,7 @@ impl<T: 'static> Future for Task<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         match Pin::new(&mut self.result).poll(cx) {
             Poll::Ready(Ok(value)) => Poll::Ready(value),
-            // The sender is dropped only when the executor itself is torn down, so there is nobody left to answer to.
+            // The sender is dropped only when the executor itself is torn down, so no receiver is left.
             Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
     }

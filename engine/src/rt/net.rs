@@ -35,7 +35,7 @@ impl Default for ListenOptions {
     }
 }
 
-/// A port that several cores will share, held until they do, so that nobody else takes it in between.
+/// A port that several cores will share, held until they do, so that no other process takes it in between.
 #[derive(Debug)]
 pub struct SharedPort {
     /// The address; a port of 0 has become a real one.

@@ -30,7 +30,7 @@ pub(super) enum CpuTime {
 }
 
 impl CpuClock {
-    /// CPU time used so far; `None` once the core has ended. In simulation it stands still.
+    /// CPU time used so far; `None` once the core has ended. In simulation it does not change.
     pub fn read(&self) -> Option<Duration> {
         match self.0 {
             CpuTime::Thread(clock) => super::native::read_clock(clock),

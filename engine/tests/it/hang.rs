@@ -1,6 +1,6 @@
 //! Guards against the worst defect of the runtime below: an executor that sleeps although it has work.
 //!
-//! Two pinned cores play ping-pong through queues while timers and file IO run beside it; neither core may stand still for a
+//! Two pinned cores play ping-pong through queues while timers and file IO run beside it; neither core may stall for a
 //! second. `RINGKEEP_HANG_SECONDS` sets how long (continuous integration uses 30). The second test stops and continues the
 //! whole process at random moments meanwhile, which is what a CPU quota or a paused machine does to it.
 
@@ -15,7 +15,7 @@ use engine::rt::chan::{Receiver, Sender, queue};
 use engine::rt::{BLOCK_BYTES, OpenMode, Rt};
 use engine::rt::{CoreHandle, CoreOptions, Cores};
 
-/// No core may stand still for longer.
+/// No core may stall for longer.
 const STALL_MAX: Duration = Duration::from_secs(1);
 
 /// A disk that others use may take its time; only an operation that never ends is our fault.
@@ -48,7 +48,7 @@ impl Activity {
         Self { name, still_max, count: Arc::default(), seen: 0, still_for: zero, longest: zero }
     }
 
-    fn stands_still(&self) -> bool {
+    fn is_stalled(&self) -> bool {
         self.still_for >= self.still_max
     }
 
@@ -137,9 +137,9 @@ fn match_of(length: Duration, dir: &Path) {
         handles.push(cores.start(index, &options, move |rt| player.play(rt)).unwrap());
     }
     let (began, mut last) = (Instant::now(), Instant::now());
-    while began.elapsed() < length && !activities.iter().any(Activity::stands_still) {
+    while began.elapsed() < length && !activities.iter().any(Activity::is_stalled) {
         std::thread::sleep(LOOK_EVERY);
-        // While the process was stopped, or this thread was, nobody can be blamed for standing still.
+        // While the process was stopped, or this thread was, no core can be blamed for a stall.
         let passed = last.elapsed().min(2 * LOOK_EVERY);
         last = Instant::now();
         for activity in &mut activities {
@@ -151,7 +151,7 @@ fn match_of(length: Duration, dir: &Path) {
     }
     for activity in &activities {
         assert!(activity.seen > 0, "{} never began", activity.name);
-        assert!(!activity.stands_still(), "{} stands still", activity.name);
+        assert!(!activity.is_stalled(), "{} makes no progress", activity.name);
     }
     stop.store(true, Ordering::Relaxed);
     for handle in handles {

@@ -230,7 +230,7 @@ fn owned() -> Result<(), String> {
     assert_eq!(opened(7, 1).unwrap(), 2);
     assert_eq!(refused(opened(8, 1)), (FaultKind::Foreign, dir.clone()), "another");
     assert_eq!(refused(opened(7, 3)), (FaultKind::Foreign, dir), "an older copy");
-    // A process that was killed between opening the log and telling its owner.
+    // A process that was killed between opening the log and reporting that to its owner.
     assert_eq!(opened(7, 1).unwrap(), 3);
     assert_eq!(opened(7, 2).unwrap(), 4);
     Ok(())

@@ -46,7 +46,7 @@ pub(super) async fn evict(scheduler: &SchedulerClient, store: u64, end: bool) ->
     scheduler.call::<EvictResponse>("/ringkeep.Scheduler/Evict", &request).await?;
     Ok(match end {
         false => format!(
-            "store {store} leads nothing soon, and is given nothing to lead until `ringkeep ctl evict {store} --end`"
+            "leaders leave store {store} now, and none comes to it until `ringkeep ctl evict {store} --end`"
         ),
         true => format!("store {store} may lead again"),
     })

@@ -242,7 +242,7 @@ fn what_a_killed_demo_left_goes_with_the_next_one_and_that_of_a_running_one_stay
     let (mut killed, mut running) = (begin_demo(directory.path()), begin_demo(directory.path()));
     killed.kill().expect("it runs");
     killed.wait().expect("it has ended");
-    // A directory that is not of a demo is nobody's to remove.
+    // A directory that is not of a demo is not removed.
     let other = directory.path().join("ringkeep-demo-notes");
     std::fs::create_dir(&other).expect("a writable directory");
     assert!(place(&killed).exists() && place(&running).exists(), "the test does not test");

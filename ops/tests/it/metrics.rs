@@ -16,7 +16,7 @@ const ROUNDS: usize = 12;
 const STANDS_STILL: &[(&str, &str)] = &[
     (
         "ringkeep_core_still_seconds",
-        "no core hangs here; engine: a_core_that_stands_still_is_reported_once_until_it_moves",
+        "no core hangs here; engine: a_stalled_core_is_reported_once_until_it_moves",
     ),
     ("ringkeep_core_stalls_total", "no core hangs here; store: a_stall_is_counted_for_its_core"),
     ("ringkeep_forwarded_operations", "one core has no other core to forward to"),
@@ -149,7 +149,7 @@ fn live(node: &Node) {
     resp(node.resp, "SET a 1", "+OK\r\n");
     resp(node.resp, "GET a", "$1\r\n1\r\n");
     resp(node.resp, "RANGE a b", "*");
-    resp(node.resp, "AUTH nobody wrong", "-WRONGPASS");
+    resp(node.resp, "AUTH guest wrong", "-WRONGPASS");
     resp(node.resp, "NOSUCH", "-ERR");
     resp(node.resp, "SET text word", "+OK\r\n");
     resp(node.resp, "INCR text", "-ERR");

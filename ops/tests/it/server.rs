@@ -354,7 +354,7 @@ fn doctor_answers_in_both_forms() {
     assert_eq!(table.status.code(), json.status.code());
 }
 
-/// The last record of a log is damaged after a kill, in more than a bit: whether it had been acknowledged cannot be told any more.
+/// The last record of a log is damaged after a kill, in more than a bit: whether it had been acknowledged is not known any more.
 #[test]
 fn a_cut_that_is_in_doubt_is_shown_until_the_next_start() {
     const MARK: &[u8] = b"this-value-is-in-the-last-record";

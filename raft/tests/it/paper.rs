@@ -169,7 +169,7 @@ fn section_8_a_read_needs_a_quorum_that_still_follows() {
     net.peer(1).raft.read_index().expect("it believes to lead");
     let out = net.peer(1).settle();
     net.send(out);
-    assert!(net.peer(1).reads.is_empty(), "nobody confirms a deposed leader");
+    assert!(net.peer(1).reads.is_empty(), "no member confirms a deposed leader");
     net.recover();
     net.tick(1);
     assert!(matches!(net.peer(1).reads[..], [ReadOutcome::Failed { .. }]));
@@ -220,7 +220,7 @@ fn thesis_6_4_2_a_lease_ends_by_the_clock() {
 }
 
 #[test]
-fn thesis_9_6_a_returning_member_disturbs_nobody() {
+fn thesis_9_6_a_returning_member_does_not_disturb() {
     let config = Config { pre_vote: true, check_quorum: true, ..course() };
     let mut net = Net::with(&config, 3, &[]);
     net.campaign(1);
@@ -237,7 +237,7 @@ fn thesis_9_6_a_returning_member_disturbs_nobody() {
 }
 
 #[test]
-fn asymmetric_link_the_leader_that_hears_nobody_steps_down() {
+fn asymmetric_link_the_leader_that_hears_no_follower_steps_down() {
     let config = Config { pre_vote: true, check_quorum: true, ..course() };
     let mut net = Net::with(&config, 3, &[]);
     net.campaign(1);

@@ -56,7 +56,7 @@ fn a_seed_replays_exactly() {
     }
 }
 
-/// Every mistake the crate can be told to make.
+/// Every mistake the crate can be made to make.
 const PLANTED: &[Bug] = &[
     Bug::VoteTwice,
     Bug::VoteIgnoresLog,

@@ -1,6 +1,6 @@
 //! Scenarios as text: `tests/scripts/*.txt`, one rule each.
 //!
-//! A script is a comment that tells the story, then blocks: commands, a line `---`, and what happened. Nothing moves
+//! A script is a comment that says what it shows, then blocks: commands, a line `---`, and what happened. Nothing moves
 //! by itself: messages wait in one queue until `deliver`, disks are instant unless `hold`. Run with
 //! `RINGKEEP_REWRITE=1` to write what happened into the scripts, and read the difference before you keep it.
 //!
@@ -13,7 +13,7 @@
 //! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits; put messages aside, bring them back |
 //! | `copy FROM>TO` | put copies aside |
 //! | `hold ID` / `write-one ID` / `write ID`, `hold-apply ID` / `apply-one ID` / `apply ID` | stop a disk or a state machine / let it catch up |
-//! | `crash ID`, `restart ID [suspect=N]`, `flush ID`, `compact ID`, `clock N` | losing what was not written, and a member that is alone as far as is stored owes nobody a vote; making what is applied durable; cutting the log below it; nanoseconds pass |
+//! | `crash ID`, `restart ID [suspect=N]`, `flush ID`, `compact ID`, `clock N` | losing what was not written, and a member that is alone as far as is stored owes no other member a vote; making what is applied durable; cutting the log below it; nanoseconds pass |
 //! | `snapshot-failed ID TO [N]`, `snapshot-sent ID TO [N]` | reports the Nth snapshot that was asked for, else the last, as lost or delivered |
 //! | `resign ID`, `unreachable ID TO` | a leader steps down; its driver cannot reach a node |
 //! | `status [ID]` | prints the state |
@@ -94,24 +94,26 @@ impl Stage {
         match words[0] {
             "group" => return self.group(&words[1..]),
             "log" => return self.stored(id, &words[2..]),
-            "campaign" => self.tell(id, |raft| raft.campaign(now).map_err(|refusal| refusal.to_string())),
+            "campaign" => self.input(id, |raft| raft.campaign(now).map_err(|refusal| refusal.to_string())),
             "tick" => (0..words.get(2).map_or(1, |n| number(n))).for_each(|_| {
                 self.raft(id).tick(now);
                 self.settle(id);
             }),
             "propose" => {
                 let text = words[2..].join(" ");
-                self.tell(id, |raft| raft.propose(text.as_str().into()).map(drop).map_err(|r| r.to_string()));
+                self.input(id, |raft| {
+                    raft.propose(text.as_str().into()).map(drop).map_err(|r| r.to_string())
+                });
             }
             "change" => {
                 let change = change(&words[2..].join(" "));
-                self.tell(id, |raft| raft.propose_change(&change).map(drop).map_err(|r| r.to_string()));
+                self.input(id, |raft| raft.propose_change(&change).map(drop).map_err(|r| r.to_string()));
             }
             "transfer" => {
                 let target = NodeId(number(words[2]));
-                self.tell(id, |raft| raft.transfer(target).map_err(|refusal| refusal.to_string()));
+                self.input(id, |raft| raft.transfer(target).map_err(|refusal| refusal.to_string()));
             }
-            "read" => self.tell(id, |raft| raft.read_index().map(drop).map_err(|r| r.to_string())),
+            "read" => self.input(id, |raft| raft.read_index().map(drop).map_err(|r| r.to_string())),
             "lease" => {
                 let text = match self.raft(id).lease_read(now) {
                     Ok(index) => format!("{id}: lease read at {index}"),
@@ -120,7 +122,7 @@ impl Stage {
                 self.say(text);
             }
             "forget" => self.raft(id).forget_leader(now),
-            "resign" => self.tell(id, |raft| raft.resign(now).map_err(|refusal| refusal.to_string())),
+            "resign" => self.input(id, |raft| raft.resign(now).map_err(|refusal| refusal.to_string())),
             "unreachable" => self.raft(id).report_unreachable(NodeId(number(words[2]))),
             "wake" => drop(self.raft(id).wake()),
             "deliver" => return self.deliver(words.get(1).copied(), false),
@@ -222,7 +224,7 @@ impl Stage {
         self.members.insert(id, member);
     }
 
-    fn tell(&mut self, id: u64, input: impl FnOnce(&mut Raft) -> Result<(), String>) {
+    fn input(&mut self, id: u64, input: impl FnOnce(&mut Raft) -> Result<(), String>) {
         if let Err(refusal) = input(self.raft(id)) {
             self.say(format!("{id}: {refusal}"));
         }
@@ -468,6 +470,6 @@ impl play::Stage for Stage {
 }
 
 #[test]
-fn scripts_tell_what_happens() {
+fn scripts_show_what_happens() {
     play::play_all::<Stage>(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts"), 30);
 }

@@ -1,7 +1,7 @@
 //! How scenarios as text are read, played and compared: one way for the scripts of single groups (`raft/tests/it/script.rs`) and of
 //! regions (`store/tests/regions/script.rs`), which differ in what their commands mean.
 //!
-//! A script is a comment that tells the story, then blocks with an empty line between them: commands, a line `---`, and what happened.
+//! A script is a comment that says what it shows, then blocks with an empty line between them: commands, a line `---`, and what happened.
 //! `RINGKEEP_REWRITE=1` writes what happened into the scripts, `RINGKEEP_SCRIPT=NAME` plays those so named.
 
 use std::path::{Path, PathBuf};

@@ -91,7 +91,7 @@ fn relieve_one<'a>(
     for (_, target) in loads.iter().filter(|(_, store)| *store != source).take(TARGETS) {
         match judge.find(rng, &hot, source, *target) {
             Ok(moves) => return Ok(moves),
-            // The least loaded target that holds none of them tells most.
+            // The least loaded target that holds none of them says most.
             Err(reason) if matches!(why, Reason::NothingToGive | Reason::NodeTaken) => why = reason,
             Err(_) => {}
         }

@@ -44,7 +44,7 @@ pub struct Round {
 }
 
 /// Whether a region may be touched for the sake of balance: its replicas are as many as they should be, nothing is
-/// in flight, and nobody lags or is silent, except a lagging replica on `lagging`, which loses nothing by moving.
+/// in flight, and no peer lags or is silent, except a lagging replica on `lagging`, which loses nothing by moving.
 ///
 /// # Errors
 /// The reason why not.

@@ -132,7 +132,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Whether one leader less here and one more there leaves nobody beyond the tolerance of balance-leader.
+    /// Whether one leader less here and one more there leaves no store beyond the tolerance of balance-leader.
     fn leaders_stay_in_tolerance(&self, (loser, gainer): (StoreId, StoreId)) -> bool {
         let seen = self.seen();
         let (less, more) = (seen.leaders(loser) - 1, seen.leaders(gainer) + 1);

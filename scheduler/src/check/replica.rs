@@ -50,7 +50,7 @@ pub fn check(view: &View<'_>, board: &Board, info: &RegionInfo, policy: Policy) 
     Err(first_refusal.unwrap_or(refuse(Reason::Content)))
 }
 
-/// Whether a report is worth a look by the checker, as far as the region alone can tell.
+/// Whether a report is worth a look by the checker, as far as the region alone shows.
 #[must_use]
 pub fn wants_attention(info: &RegionInfo, max_replicas: u64) -> bool {
     let as_planned = info.region.peers.len() as u64 == max_replicas

@@ -58,7 +58,7 @@ impl Burden {
     }
 }
 
-/// Sums over the peers of a store, as the region reports tell them.
+/// Sums over the peers of a store, as the region reports have them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Regions that it leads.

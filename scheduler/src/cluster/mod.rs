@@ -45,7 +45,7 @@ struct Entry {
     places: Places,
 }
 
-/// Hashes ids by one multiplication: they are handed out by us, so nobody can choose them to collide.
+/// Hashes ids by one multiplication: they are handed out by us, so no client can choose them to collide.
 #[derive(Clone, Default)]
 struct IdHasher(u64);
 

@@ -153,7 +153,7 @@ pub enum RegionRefusal {
         /// The greatest that is believed.
         max: u64,
     },
-    /// The report names no leader, so nobody can be told what to do.
+    /// The report names no leader, so no peer can be given a step.
     NoLeader {
         /// The region reported.
         region: RegionId,
@@ -183,7 +183,7 @@ impl fmt::Display for RegionRefusal {
                 write!(f, "report of {region} speaks of {peer}, which it does not list")
             }
             Self::Absurd { region, what, value, max } => {
-                write!(f, "report of {region} gives {value} {what}, more than {max} is not believed")
+                write!(f, "report of {region} has {value} {what}; more than {max} is not plausible")
             }
             Self::NoLeader { region } => write!(f, "report of {region} names no leader"),
         }
@@ -243,7 +243,7 @@ impl fmt::Display for StoreRefusal {
             }
             Self::NodeChanged(store) => write!(f, "{store} joined with another node id and keeps it"),
             Self::Absurd { store, what, value, max } => {
-                write!(f, "report of {store} gives {value} {what}, more than {max} is not believed")
+                write!(f, "report of {store} has {value} {what}; more than {max} is not plausible")
             }
             Self::NotEmpty { store, regions } => write!(f, "{store} still holds {regions} regions"),
             Self::NotOffline(store) => write!(f, "{store} is not offline; drain it first"),

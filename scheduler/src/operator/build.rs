@@ -59,7 +59,7 @@ pub enum Intent {
         /// Its store.
         on: StoreId,
     },
-    /// An end to a joint configuration that nobody leaves.
+    /// An end to a joint configuration that no peer leaves.
     LeaveJoint,
     /// Cuts at these keys, or one where the store finds best.
     Split {
@@ -238,10 +238,10 @@ fn hand_over(
     let stays = |peer: &&Peer| peer.id != leaver.id && peer.will_vote();
     let able = |peer: &&Peer| !info.is_pending(peer.id) && !info.is_down(peer.id) && view.is_live(peer.store);
     let old = info.region.peers.iter().filter(stays).filter(able);
-    // A store that should not lead, because it is being drained, still leads for a moment rather than nobody.
+    // A store that should not lead, because it is being drained, still leads for a moment, because no leader would be worse.
     let unwilling = |peer: &Peer| view.may_lead_on(peer.store).is_err();
     let heir = old.chain(newcomer).min_by_key(|peer| (unwilling(peer), view.leaders(peer.store), peer.store));
-    let heir = heir.ok_or(BuildError::NobodyToLead(info.id()))?;
+    let heir = heir.ok_or(BuildError::NoOtherLeader(info.id()))?;
     Ok(vec![Step::TransferLeader { peer: heir.id, store: heir.store }])
 }
 
@@ -262,8 +262,8 @@ pub enum BuildError {
     RegionMoved(RegionId),
     /// The region has no peer on that store.
     NoPeerOn(StoreId),
-    /// The leaving peer leads and nobody could take over.
-    NobodyToLead(RegionId),
+    /// The leaving peer leads and no other could take over.
+    NoOtherLeader(RegionId),
     /// The block of ids is used up; the next one is to be allocated first.
     OutOfIds,
 }
@@ -273,7 +273,7 @@ impl fmt::Display for BuildError {
         match self {
             Self::RegionMoved(region) => write!(f, "{region} has moved on"),
             Self::NoPeerOn(store) => write!(f, "the region has no peer on {store}"),
-            Self::NobodyToLead(region) => write!(f, "nobody else in {region} could lead"),
+            Self::NoOtherLeader(region) => write!(f, "no other peer of {region} could lead"),
             Self::OutOfIds => f.write_str("no ids are left; allocate a new block"),
         }
     }

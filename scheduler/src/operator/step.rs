@@ -10,7 +10,7 @@
 //! Demote           the peer learns                          it does not lead; the quorum would live
 //! RemovePeer       the peer is not listed                   it does not lead; the quorum would live
 //! EnterJoint       the named peers vote in their halves     none of the promoted lags; both quorums would live
-//! LeaveJoint       nobody is incoming or outgoing           no outgoing peer leads
+//! LeaveJoint       no peer is incoming or outgoing          no outgoing peer leads
 //! Split            the version has grown                    -
 //! Relocate         the peer lives on the new store          both stores are of one node
 //! ```

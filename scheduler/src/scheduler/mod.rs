@@ -181,7 +181,7 @@ impl Scheduler {
         (self.ids.end - self.ids.start < IDS_LOW).then_some(IDS_BLOCK)
     }
 
-    /// Hands in a block of ids that nobody else has. What is left of the block before it is dropped: ids are plenty.
+    /// Hands in a block of ids that no other host has. What is left of the block before it is dropped: ids are plenty.
     pub fn grant_ids(&mut self, ids: Range<u64>) {
         self.ids = if ids.is_empty() { 0..0 } else { ids };
     }

@@ -78,7 +78,7 @@ impl Scheduler {
             _ => Vec::new(),
         };
         let influence = match policy {
-            // The steps of what was begun a moment ago tell more than its proposals did, such as who will lead.
+            // The steps of what was begun a moment ago say more than its proposals did, such as who will lead.
             Policy::EvictLeader | Policy::BalanceLeader | Policy::HotRegion | Policy::BalanceCore => {
                 self.operators.influence(&self.cluster, &self.config)
             }

@@ -213,7 +213,7 @@ fn a_removal_waits_while_it_would_cost_the_quorum() {
 }
 
 #[test]
-fn what_is_not_admitted_is_told_with_its_reason() {
+fn what_is_not_admitted_is_reported_with_its_reason() {
     let mut scheduler = scheduler(4);
     scheduler.grant_ids(0..0);
     scheduler.report_region(region(1, &[2, 3], 1), T0).expect("accepted");

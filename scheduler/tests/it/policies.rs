@@ -117,7 +117,7 @@ fn load_gives_way_to_sizes_and_leader_counts() {
     let busy: Vec<Reason> = opinions(&mock, 1);
     assert_eq!(busy, [Reason::SizesWouldSpread; 9], "three replicas, three stores each");
     let quiet: Vec<Reason> = opinions(&mock, 9);
-    assert_eq!(quiet, [], "nobody calls it hot");
+    assert_eq!(quiet, [], "it is not hot");
     mock.config.disabled = vec![Policy::HotRegion];
     assert_eq!(opinions(&mock, 1), [Reason::Disabled; 9]);
 

@@ -139,7 +139,7 @@ impl Control {
                 Ok(()) => tracing::info!(store = store.0, "a store that was taken out of use is gone"),
                 // The next round tries again.
                 Err(denied) => {
-                    tracing::warn!(store = store.0, why = %denied, "an empty store cannot be buried")
+                    tracing::warn!(store = store.0, why = %denied, "an empty store cannot be marked as gone")
                 }
             }
         }

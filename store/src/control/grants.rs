@@ -138,7 +138,7 @@ impl Control {
         self.0.office.as_ref().is_none_or(|office| office.holds(&self.0.rt))
     }
 
-    /// The oracle goes on from the saved window, so it needs to know the state; the store that keeps it may not have been able to tell.
+    /// The oracle goes on from the saved window, so it needs to know the state; the store that keeps it may not have been able to answer.
     async fn set_oracle(&self) -> Result<(), Denied> {
         if !self.0.state.read().await? {
             return Err(Denied::from(SystemRefusal::NotBegun));

@@ -19,7 +19,7 @@ use crate::region::system::{GROUP, Members};
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a store may take to catch up before another one is asked.
 const LAG_MAX_MS: u64 = 60_000;
-/// How long the stores of a node may say nothing before it is told where the scheduler is.
+/// How long the stores of a node may say nothing before it is notified where the scheduler is.
 const SILENT_MS: u64 = 3000;
 /// Nodes whose places are remembered.
 const PLACES_MAX: usize = 4096;

@@ -1,4 +1,4 @@
-//! The meaning of every operation, told by a `BTreeMap`.
+//! The meaning of every operation, as defined by a `BTreeMap`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -34,7 +34,7 @@ pub(super) const RETRIED_FOR: Duration = Duration::from_secs(6);
 pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(1);
 const AGAIN_AFTER_MAX: Duration = Duration::from_millis(16);
 
-/// How long until the scheduler is asked about a region of which nobody known says who leads it.
+/// How long until the scheduler is asked about a region whose leader no known store names.
 const ASK_AFTER: Duration = Duration::from_secs(1);
 
 /// Operations of one core that may wait for routes.

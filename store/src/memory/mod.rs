@@ -204,7 +204,7 @@ impl Memory {
 }
 
 /// What the answer to one request has come to so far, kept within [`Memory::answer_bytes_max`] before anything is charged for it:
-/// who waited for room that can never be there would be told to try again for ever.
+/// who waited for room that can never be there would be asked to try again for ever.
 ///
 /// A single item is always allowed, or the longest values could be written and not read.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,7 @@
 //! is further behind than [`lag_max`] allows is ended, the slowest first, until half the bound is free.
 //!
 //! Of the requests that wait for room to go on one at a time is let through ([`Intake`](super::Intake)). The others hold what they have sent
-//! so far, and before one is let through there is no telling what it is: the kernel may have the rest of its request already. Where one
+//! so far, and before one is let through it is not known what it is: the kernel may have the rest of its request already. Where one
 //! after the other of those let through has to be ended and none completes its request, the next ones have less and less time to
 //! show that they go on, down to [`LAG_MAX_JAMMED`]; each still has its turn before it is ended. The first that completes its
 //! request ends this.
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happened_while_nobody_waited_is_not_held_against_anybody() {
+    fn what_happened_while_no_client_waited_is_not_held_against_any() {
         let mut stalls = Stalls::default();
         for _ in 0..19 {
             assert!(stalls.look([holder(1, 0)], PACE, LOOK).is_empty());

@@ -2,7 +2,7 @@
 //!
 //! The key space is cut so that every store has several regions from the start. Nothing is known about the keys yet, except that
 //! most begin with a printable character, so the cuts divide those. Each boundary is written in the memory-comparable encoding
-//! (eight bytes, then a marker), because transactional clients decode the boundaries they are told; to raw keys it is a byte
+//! (eight bytes, then a marker), because transactional clients decode the boundaries they get; to raw keys it is a byte
 //! string like any other.
 //!
 //! The last region begins above every sensible key and stays empty: a TiKV raw client that scans into a region without an end

@@ -29,7 +29,7 @@ const FINISH_SHARE: u32 = 8;
 /// The share of what is left then that the scheduler shard's calls may use, in tenths.
 const SCHEDULER_SHARE: u32 = 4;
 
-/// How much longer than it was told a core may take to carry out an order.
+/// How much longer than its deadline a core may take to carry out an order.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// What the root core orders a data core to do, with the time that it may take.
@@ -62,7 +62,7 @@ impl Serving {
         self.scheduler.announce();
         for (core, orders) in self.cores.orders.iter().enumerate() {
             if orders.try_send(Order::Announce).is_err() {
-                tracing::warn!(core, "a core cannot be told of the coming drain");
+                tracing::warn!(core, "a core does not take the announcement of the drain");
             }
         }
     }

@@ -135,7 +135,7 @@ impl Examined {
                 found.tables = tables.len();
                 if let Some(torn) = tree.torn() {
                     self.notes.push(format!(
-                        "{}: the edit at byte {} is not whole; it was never acknowledged, and the next start leaves it behind",
+                        "{}: the edit at byte {} is not whole; it was never acknowledged, and the next start ignores it",
                         torn.path.display(),
                         torn.pos
                     ));

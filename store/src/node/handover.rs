@@ -1,4 +1,4 @@
-//! Before a node drains, what its stores lead goes to replicas on other nodes, so that nobody waits for an election.
+//! Before a node drains, what its stores lead goes to replicas on other nodes, so that no client waits for an election.
 //!
 //! ```text
 //!   led here ──▶ asked of a voter elsewhere that is caught up ──▶ led there
@@ -6,7 +6,7 @@
 //!       └──── the next voter ────┘
 //! ```
 //!
-//! Clients are served meanwhile: what they ask for a region that has gone is brought to its leader, as always. A region that nobody
+//! Clients are served meanwhile: what they ask for a region that has gone is brought to its leader, as always. A region that no other node
 //! else can lead stays, and so does everything that is not taken in time: its clients wait for an election then.
 
 use std::collections::BTreeMap;

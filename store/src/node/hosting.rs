@@ -9,7 +9,7 @@
 //! Life of what is hosted: `Unknown` (nothing heard, or the only voter that does not lead yet) → `Here` → `Elsewhere` → `Here` …; `Failed` is
 //! an attempt to open that came to nothing, and is tried again as long as the replica leads. [`Host::enter`] is the one way in.
 //!
-//! While it is `Here`, nodes that are not heard are told so: a node finds the scheduler by what it was told last, and that may be lost.
+//! While it is `Here`, nodes that are not heard are notified: a node finds the scheduler by what it heard last, and that may be lost.
 //!
 //! Nothing is decided here, and nothing is promised by being `Here`: what is given out rests on the office of the term.
 
@@ -38,7 +38,7 @@ use crate::wire::pd::port::Hosts;
 use crate::wire::pd::{Dialer, Pd};
 use crate::wire::peer::open::Speaker;
 
-/// How often nodes that are not heard are told where the scheduler is.
+/// How often nodes that are not heard are notified where the scheduler is.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 /// How often an attempt to open is repeated.
 const RETRY: Duration = Duration::from_millis(500);
@@ -245,7 +245,7 @@ impl Host {
     }
 
     /// What every beginning does: it takes an id, so that a copy of the state from before it is known by its fewer ids, and sets what the
-    /// configuration of this node says. On a full disk the ids of an earlier start still tell.
+    /// configuration of this node says. On a full disk the ids of an earlier start are still there.
     async fn settle(&self, control: &Control) {
         if let Err(denied) = control.alloc_ids(1).await {
             tracing::warn!(reason = %denied, "the scheduler's state is not renewed");
@@ -263,8 +263,8 @@ impl Host {
     }
 }
 
-/// Tells nodes that are not heard where the scheduler is, until it is hosted elsewhere: one that was killed before it had written where the
-/// others are knows of none of them, and no other tells it.
+/// Notifies nodes that are not heard where the scheduler is, until it is hosted elsewhere: one that was killed before it had written where the
+/// others are knows of none of them, and no other notifies it.
 async fn announce(rt: Rt, control: Control) {
     let url = control.member().client_urls.first().cloned().unwrap_or_default();
     let place = url.trim_start_matches("http://").to_owned();

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A crash before IDENT leaves an empty directory, and ids that are never used. One after it leaves a directory that goes on with the ids
-//! in it, and needs nobody's flag. A refusal of the registration ends the start, because a store that the cluster refuses must not speak;
+//! in it, and needs no flag. A refusal of the registration ends the start, because a store that the cluster refuses must not speak;
 //! a scheduler that does not answer does not, because a member of a cluster that starts anew cannot wait for the others.
 //!
 //! While the node serves, beats of its cores go to the scheduler, the newest of each core: here, if it is hosted here, or else to the node

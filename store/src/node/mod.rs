@@ -183,7 +183,7 @@ impl Node {
         self.started.board.clone()
     }
 
-    /// How often each core's beat task has run; a count that stands still is a stalled core.
+    /// How often each core's beat task has run; a count that does not change is a stalled core.
     pub fn beats(&self) -> Vec<(usize, u64)> {
         self.cores.beats()
     }

@@ -277,7 +277,7 @@ pub(super) fn raft_config() -> raft::Config {
         // The end of a shipment is reported, whatever it is. This is for reports that never come.
         snapshot_ticks_max: 36_000,
         lease_nanos: u64::try_from(LEASE.as_nanos()).expect("less than a second"),
-        // What a follower has applied is read only after it has asked the leader, which tells it then.
+        // What a follower has applied is read only after it has asked the leader, which answers with the index then.
         commits_at_once: false,
         ..raft::Config::default()
     };

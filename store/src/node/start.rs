@@ -28,7 +28,7 @@ use crate::wire::health::Health;
 use crate::wire::tikv::Tikv;
 use crate::wire::{grpc, resp};
 
-/// How long sessions that have been told to end may take to do so.
+/// How long sessions that have been asked to end may take to do so.
 const SESSIONS_END: Duration = Duration::from_millis(500);
 
 /// How far the stores are before they are joined.
@@ -210,7 +210,7 @@ impl Core {
                 CannotListen { what: "store", addr: wanted, port_key: "base_port", error: &error }.to_string()
             })?;
             let addr = listener.local_addr().map_err(|error| error.to_string())?;
-            // A fenced store answers, so that clients are told why, but wants no calls.
+            // A fenced store answers, so that clients learn why, but wants no calls.
             let health = Health::default();
             let stopped = health.clone();
             match &shard {
@@ -244,7 +244,7 @@ impl Served {
         self.stopping.0.ring();
         let servers = self.grpc.servers.take();
         let drained = join_all(servers.iter().map(|server| server.drain(time_max)));
-        // Sessions that are told to end do so at once, unless the core is very busy.
+        // Sessions that are asked to end do so at once, unless the core is very busy.
         rt.timeout(time_max + SESSIONS_END, join(self.resp, drained)).await.is_some()
     }
 }

@@ -77,10 +77,11 @@ const GROUPS: &[Row<StoreSnapshot>] = &[
         ),
         |s| s.groups.lag.max_bytes,
     ),
-    Row(metric("ringkeep_raft_elections_started_total", Counter, "Campaigns begun by replicas here."), |s| {
-        s.elections.started
-    }),
-    Row(metric("ringkeep_raft_elections_won_total", Counter, "Campaigns won by replicas here."), |s| {
+    Row(
+        metric("ringkeep_raft_elections_started_total", Counter, "Elections started by replicas here."),
+        |s| s.elections.started,
+    ),
+    Row(metric("ringkeep_raft_elections_won_total", Counter, "Elections won by replicas here."), |s| {
         s.elections.won
     }),
     Row(
@@ -99,7 +100,7 @@ const PEERS: &[Row<StoreSnapshot>] = &[
         metric(
             "ringkeep_peer_messages_taken_total",
             Counter,
-            "Messages of other stores that a replica took.",
+            "Messages of other stores that a replica accepted.",
         ),
         |s| s.messages_stepped,
     ),
@@ -167,7 +168,7 @@ const PEERS: &[Row<StoreSnapshot>] = &[
         metric(
             "ringkeep_peer_bad_frames_total",
             Counter,
-            "Connections of other stores that were ended because of what they brought.",
+            "Connections of other stores that were closed because of an invalid frame.",
         ),
         |s| s.peers.bad_frames,
     ),
@@ -187,17 +188,20 @@ const SNAPSHOTS: &[Row<StoreSnapshot>] = &[
         s.snapshots.sent
     }),
     Row(
-        metric("ringkeep_snapshots_failed_total", Counter, "Snapshots that did not get to their followers."),
+        metric(
+            "ringkeep_snapshots_failed_total",
+            Counter,
+            "Snapshots that were not installed by their followers.",
+        ),
         |s| s.snapshots.failed,
     ),
     Row(
         metric("ringkeep_snapshots_received_total", Counter, "Snapshots that this store has installed."),
         |s| s.snapshots.received,
     ),
-    Row(
-        metric("ringkeep_snapshot_sent_bytes_total", Counter, "Bytes of snapshots given to the network."),
-        |s| s.snapshots.bytes_sent,
-    ),
+    Row(metric("ringkeep_snapshot_sent_bytes_total", Counter, "Bytes of snapshots sent."), |s| {
+        s.snapshots.bytes_sent
+    }),
     Row(metric("ringkeep_snapshot_received_bytes_total", Counter, "Bytes of snapshots that arrived."), |s| {
         s.snapshots.bytes_received
     }),
@@ -244,7 +248,7 @@ const QUEUED: Metric =
 const REFUSED: Metric = metric(
     "ringkeep_peer_messages_refused_total",
     Counter,
-    "Messages of other stores that no replica took, by reason.",
+    "Messages of other stores that no replica accepted, by reason.",
 );
 const SNAPSHOTS_REFUSED: Metric = metric(
     "ringkeep_snapshots_refused_total",

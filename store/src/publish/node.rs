@@ -32,12 +32,12 @@ const fn metric(name: &'static str, kind: MetricKind, help: &'static str) -> Met
 const DROPPED: Metric = metric(
     "ringkeep_log_lines_dropped_total",
     MetricKind::Counter,
-    "Lines for standard error that were dropped, because it takes them too slowly.",
+    "Lines for standard error that were dropped, because its reader is too slow.",
 );
 const SUPPRESSED: Metric = metric(
     "ringkeep_log_lines_suppressed_total",
     MetricKind::Counter,
-    "Lines for standard error that were left out, because their place in the code repeated itself.",
+    "Lines for standard error that were left out, because the same statement had written too many.",
 );
 const BUDGET: Metric =
     metric("ringkeep_memory_budget_bytes", MetricKind::Gauge, "Memory budget of the node in bytes.");
@@ -49,12 +49,12 @@ const RESERVED: Metric = metric(
 const LOG_WRITE_AGE: Metric = metric(
     "ringkeep_log_write_age_seconds",
     MetricKind::Gauge,
-    "For how long the store's log write in flight has been so; true even while its core hangs. Zero when there is none.",
+    "Age of the store's log write in flight; correct even while its core hangs. Zero when there is none.",
 );
 const STILL: Metric = metric(
     "ringkeep_core_still_seconds",
     MetricKind::Gauge,
-    "For how long the core has run no other task: one task holds it, or its disk hangs. Zero when it moves.",
+    "For how long the core has run no other task, because one task holds it or its disk hangs. Zero otherwise.",
 );
 const STALLS: Metric = metric(
     "ringkeep_core_stalls_total",

@@ -1,7 +1,7 @@
 //! What the process says about itself, from /proc, under the names that every Prometheus client library uses.
 //!
 //! Each number that has a bound is published beside it (open descriptors and their limit), so that saturation is a quotient.
-//! What /proc does not tell is left out of the page; it is never published as zero.
+//! What /proc does not have is left out of the page; it is never published as zero.
 
 use std::path::Path;
 

@@ -10,7 +10,7 @@ use MetricKind::{Counter, Gauge};
 const STORES: Metric = metric(
     "ringkeep_scheduler_stores",
     Gauge,
-    "Stores of the cluster, by state; down means silent for so long that its replicas are made up elsewhere.",
+    "Stores of the cluster, by state; down means silent for so long that its replicas are replaced elsewhere.",
 );
 const REGIONS: Metric =
     metric("ringkeep_scheduler_regions", Gauge, "Regions of the cluster that were reported.");
@@ -22,12 +22,12 @@ const UNDER_REPLICATED: Metric = metric(
 const RUNNING: Metric = metric(
     "ringkeep_scheduler_operators_running",
     Gauge,
-    "Operators that run, by the policy that had the idea.",
+    "Operators that run, by the policy that created them.",
 );
 const ENDED: Metric = metric(
     "ringkeep_scheduler_operators_total",
     Counter,
-    "Operators that ended, by the policy that had the idea and by outcome.",
+    "Operators that ended, by the policy that created them and by outcome.",
 );
 const REPORTS_REFUSED: Metric = metric(
     "ringkeep_scheduler_reports_refused_total",

@@ -144,7 +144,7 @@ const CORE: &[Row<CoreReport>] = &[
         ),
         |c| c.grpc.evicted,
     ),
-    Row(metric("ringkeep_grpc_calls_total", Counter, "gRPC calls begun; a stream is one call."), |c| {
+    Row(metric("ringkeep_grpc_calls_total", Counter, "gRPC calls started; a stream is one call."), |c| {
         c.grpc.calls
     }),
     Row(metric("ringkeep_grpc_calls_running", Gauge, "gRPC calls that run; a stream is one call."), |c| {
@@ -170,7 +170,7 @@ const STORE: &[Row<StoreSnapshot>] = &[
         metric(
             "ringkeep_store_reads_abandoned_total",
             Counter,
-            "Reads stopped because the client had given up on them.",
+            "Reads stopped because the client had canceled them.",
         ),
         |s| s.reads_abandoned,
     ),
@@ -208,9 +208,10 @@ const STORE: &[Row<StoreSnapshot>] = &[
         u64::from(s.health.refuses_writes)
     }),
     Row(metric("ringkeep_log_writes_total", Counter, "Durable writes of the log."), |s| s.log_writes),
-    Row(metric("ringkeep_log_bytes_total", Counter, "Bytes given to the log, padding left out."), |s| {
-        s.log_bytes
-    }),
+    Row(
+        metric("ringkeep_log_bytes_total", Counter, "Bytes written as log records, padding left out."),
+        |s| s.log_bytes,
+    ),
     Row(
         metric(
             "ringkeep_log_groups_total",
@@ -238,7 +239,7 @@ const LOG: &[Row<LogStats>] = &[
     Row(metric("ringkeep_log_spare_segments", Gauge, "Log segments that are ready for use."), |l| {
         l.spare_segments as u64
     }),
-    Row(metric("ringkeep_log_live_bytes", Gauge, "Bytes of the log that some region still needs."), |l| {
+    Row(metric("ringkeep_log_live_bytes", Gauge, "Bytes of the log that a region still needs."), |l| {
         l.live_bytes
     }),
     Row(metric("ringkeep_log_cache_bytes", Gauge, "Bytes of recent log records in memory."), |l| {
@@ -299,7 +300,7 @@ const TREE: &[Row<TreeStats>] = &[
         metric(
             "ringkeep_lsm_write_rate_max_bytes",
             Gauge,
-            "What writers are slowed down to, bytes per second; 0 without a limit.",
+            "Rate to which writers are slowed down, bytes per second; 0 without a limit.",
         ),
         |t| t.write_bytes_per_second_max,
     ),
@@ -307,9 +308,14 @@ const TREE: &[Row<TreeStats>] = &[
     Row(metric("ringkeep_lsm_flushed_bytes_total", Counter, "Bytes of tables written by flushes."), |t| {
         t.flushed_bytes
     }),
-    Row(metric("ringkeep_lsm_compactions_total", Counter, "Compactions finished, moves left out."), |t| {
-        t.compactions
-    }),
+    Row(
+        metric(
+            "ringkeep_lsm_compactions_total",
+            Counter,
+            "Compactions finished, without those that only moved a table.",
+        ),
+        |t| t.compactions,
+    ),
     Row(
         metric("ringkeep_lsm_compacted_bytes_total", Counter, "Bytes of tables written by compactions."),
         |t| t.compacted_bytes,

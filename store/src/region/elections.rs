@@ -26,7 +26,7 @@ impl Elections {
     }
 }
 
-/// What a replica remembers to tell one election from another.
+/// What a replica remembers to distinguish one election from another.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     counts: Elections,

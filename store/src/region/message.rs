@@ -6,7 +6,7 @@
 //! | here | the message is for | from a leader, with a range | verdict |
 //! |---|---|---|---|
 //! | a replica | its peer id, from a member or of no older epoch | | step |
-//! | a replica | its peer id, from a stranger of an older epoch | | the sender is removed: tell it |
+//! | a replica | its peer id, from a stranger of an older epoch | | the sender is removed: notify it |
 //! | a replica without a descriptor | its peer id, a snapshot whose range is taken | | drop: the sender tries again |
 //! | a replica | an older peer id | | stale: drop |
 //! | a replica | a newer peer id | | the replica is removed: destroy it, then judge again |
@@ -122,7 +122,7 @@ pub enum Verdict {
     Create,
     /// Destroy the replica here, then judge the message again.
     Destroy,
-    /// Tell the sender that it was removed.
+    /// Notify the sender that it was removed.
     TellRemoved,
     /// Nothing.
     Drop(Stray),
@@ -149,14 +149,14 @@ pub fn admit(here: Here<'_>, message: &PeerMessage, range_taken: impl FnOnce(&Ke
         Here::Replica(me, _) if to > me => Verdict::Destroy,
         Here::Replica(_, region) => {
             let known = region.peers.is_empty() || region.peer(message.from.id).is_some();
-            let told = matches!(message.body, Body::Removed);
-            if !known && !told && message.epoch.is_stale_against(region.epoch) {
+            let is_removed = matches!(message.body, Body::Removed);
+            if !known && !is_removed && message.epoch.is_stale_against(region.epoch) {
                 return Verdict::TellRemoved;
             }
-            if told && (region.peers.is_empty() || message.epoch.conf_ver > region.epoch.conf_ver) {
+            if is_removed && (region.peers.is_empty() || message.epoch.conf_ver > region.epoch.conf_ver) {
                 return Verdict::Destroy;
             }
-            if told {
+            if is_removed {
                 return Verdict::Drop(Stray::OldPeer);
             }
             let taken = region.peers.is_empty() && message.brings_snapshot();
@@ -211,7 +211,7 @@ impl PeerMessage {
 }
 
 impl<W, R> Replica<W, R> {
-    /// What a sender is told that was removed and has not heard of it ([`Verdict::TellRemoved`]).
+    /// The answer to a sender that was removed and has not heard of it ([`Verdict::TellRemoved`]).
     pub fn tell_removed(&self, message: &PeerMessage) -> PeerMessage {
         let PeerMessage { region, from, to, epoch: _, range: _, body: _ } = message;
         let epoch = self.region().epoch;

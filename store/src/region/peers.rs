@@ -74,7 +74,7 @@ impl<W, R> Replica<W, R> {
             return Err(Refusal::not_current());
         }
         if self.region().is_joint() {
-            // Nobody would lead the new regions out of it.
+            // No leader would take the new regions out of it.
             return Err(Refusal::Busy { reason: "the region is in a joint configuration", backoff_ms: 1000 });
         }
         let split = Split { region: region_id, epoch: asked, cuts };

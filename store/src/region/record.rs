@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(in_force(&alive, None), found(&alive, Kept::Nothing));
         assert_eq!(in_force(&dead, None), found(&dead, Kept::Nothing));
         assert_eq!(in_force(&alive, Some(dead.clone())), found(&dead, Kept::Own), "it applied its removal");
-        assert_eq!(in_force(&dead, Some(alive.clone())), found(&dead, Kept::Other), "it was told");
+        assert_eq!(in_force(&dead, Some(alive.clone())), found(&dead, Kept::Other), "a message named it");
         assert_eq!(in_force(&dead, Some(dead.clone())), found(&dead, Kept::Own));
         for newer in [of(12, false), of(12, true)] {
             assert_eq!(in_force(&newer, Some(dead.clone())), found(&newer, Kept::Other), "one before it");

@@ -280,12 +280,12 @@ mod tests {
     fn the_parts_cover_the_region_and_have_its_members_and_the_raised_version() {
         let (left, halves) = split(&["g", "mm"]).judge(&region()).unwrap();
         let raised = Epoch::new(2, 4);
-        let told = |region: &Region| {
+        let shown = |region: &Region| {
             let peers: Vec<u64> = region.peers.iter().map(|peer| peer.id.0).collect();
             (region.id.0, region.range.to_string(), region.epoch, peers)
         };
-        assert_eq!(told(&left), (9, "[\"b\", \"g\")".to_owned(), raised, vec![11, 12]));
-        let halves: Vec<_> = halves.iter().map(told).collect();
+        assert_eq!(shown(&left), (9, "[\"b\", \"g\")".to_owned(), raised, vec![11, 12]));
+        let halves: Vec<_> = halves.iter().map(shown).collect();
         assert_eq!(halves[0], (100, "[\"g\", \"mm\")".to_owned(), raised, vec![101, 102]));
         assert_eq!(halves[1], (110, "[\"mm\", \"x\")".to_owned(), raised, vec![111, 112]));
     }

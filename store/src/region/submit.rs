@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(answers, [[1], [2], [3]]);
     }
 
-    /// What may be in the log is told from what no turn has proposed, and what was decided is not lost.
+    /// What may be in the log is distinguished from what no turn has proposed, and what was decided is not lost.
     #[test]
     fn a_store_that_ends_gets_back_all_that_wait() {
         let mut replica = leader();

@@ -320,21 +320,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_is_told_once_and_at_once() {
+    fn a_stop_is_reported_once_and_at_once() {
         let fault = Fault::corruption(Path::new("log-1"), "bad record");
         for event in [Event::Closed, Event::Failed(&fault)] {
-            let (health, told) = (Health::new(StoreId(3)), Rc::new(Cell::new(0)));
-            let count = told.clone();
+            let (health, calls) = (Health::new(StoreId(3)), Rc::new(Cell::new(0)));
+            let count = calls.clone();
             health.on_stop(Box::new(move || count.set(count.get() + 1)));
             health.enter(Event::Started);
             health.enter(Event::RefusesWrites("no space"));
-            assert_eq!(told.get(), 0);
+            assert_eq!(calls.get(), 0);
             health.enter(event);
             health.enter(Event::Closed);
-            assert_eq!(told.get(), 1);
-            let count = told.clone();
+            assert_eq!(calls.get(), 1);
+            let count = calls.clone();
             health.on_stop(Box::new(move || count.set(count.get() + 1)));
-            assert_eq!(told.get(), 2, "one that asks later hears it, too");
+            assert_eq!(calls.get(), 2, "one that asks later hears it, too");
         }
     }
 

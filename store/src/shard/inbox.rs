@@ -50,7 +50,7 @@ pub enum Lost {
     Absent,
     /// Nothing is here, and the range belongs to another region.
     RangeTaken,
-    /// Its sender was removed, and was told so.
+    /// Its sender was removed, and was notified.
     SenderRemoved,
     /// The replica here is at its end.
     Dying,

@@ -152,7 +152,7 @@ impl Links {
         }
     }
 
-    /// Tells every other core that this one ends. Answers that have gathered leave first.
+    /// Notifies every other core that this one ends. Answers that have gathered leave first.
     pub fn close(&self) {
         for (core, target) in self.targets.iter().enumerate().filter(|(core, _)| *core != self.core) {
             let mut messages = target.gathered.take();
@@ -165,7 +165,7 @@ impl Links {
                     tracing::warn!(
                         core,
                         messages = messages.len(),
-                        "a core ends while another takes nothing in"
+                        "a core ends while another does not read its queue"
                     );
                 }
             }

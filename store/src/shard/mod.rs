@@ -318,10 +318,10 @@ impl Shard {
     /// The descriptors of the regions here, each with our term and whether we lead. The system group is none of them.
     pub fn regions(&self) -> Vec<(Region, u64, bool)> {
         let state = self.inner.state.borrow();
-        let told = |replica: &Replica<Due, Queued>| {
+        let facts = |replica: &Replica<Due, Queued>| {
             (replica.region().clone(), replica.term().0, replica.is_leader())
         };
-        state.table.iter().filter(|replica| !replica.is_system()).map(told).collect()
+        state.table.iter().filter(|replica| !replica.is_system()).map(facts).collect()
     }
 
     /// The same with the system group, if the store has a replica of it.

@@ -276,7 +276,7 @@ impl Shard {
         if inner.health.has_stopped() {
             return Err(Unwanted::Stopped);
         }
-        // Not knowing how much is left is no reason to refuse; the write itself will tell.
+        // Not knowing how much is left is no reason to refuse; the write itself will show it.
         let free = inner.rt.free_bytes(&inner.dir).await.unwrap_or(u64::MAX);
         if free < inner.limits.reserve_bytes.saturating_add(offer.bytes) {
             return Err(Unwanted::DiskFull);

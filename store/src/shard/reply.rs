@@ -60,7 +60,7 @@ impl Reply {
         }
     }
 
-    /// Goes on with `work` while the answer is waited for, as far as that is known here: other cores do not tell.
+    /// Goes on with `work` while the answer is waited for, as far as that is known here: other cores do not report it.
     pub async fn unless_left<W>(&self, work: impl Future<Output = W>) -> Option<W> {
         match &self.0 {
             Some(Way::Local(answer)) => answer.unless_left(work).await,

@@ -239,9 +239,9 @@ fn what_is_left_of_an_old_peer_is_caught() {
     assert!(unnoticed.is_empty(), "{unnoticed:?} went unnoticed");
 }
 
-/// A replica that was told of its removal has no range any more, so no route leads to it, not even before the next turn.
+/// A replica that has heard of its removal has no range any more, so no route leads to it, not even before the next turn.
 #[test]
-fn no_route_leads_to_a_replica_that_was_told_of_its_removal() {
+fn no_route_leads_to_a_replica_that_heard_of_its_removal() {
     fn is_published_after_its_end() -> bool {
         let world = World::new(1, Options::default());
         let living = world.node(0).start(0, |rt| async move {

@@ -22,7 +22,7 @@ use crate::region::replica::{Replica, Stored};
 use crate::region::split::{Cut, Half};
 
 impl Shard {
-    /// Splits a region at `keys`, or in its middle if there are none. Success means that it has begun; the region's reports tell what it
+    /// Splits a region at `keys`, or in its middle if there are none. Success means that it has begun; the region's reports show what it
     /// came to.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ pub(super) async fn prepare(rt: &Rt, store: &Path, way: Way) -> Result<()> {
     rt.create_dir_all(&dir).await.map_err(|e| Fault::io(&dir, "creating", &e))
 }
 
-/// The name of a piece of the snapshot of `region` that ends at `last`; `number` tells one attempt from the next.
+/// The name of a piece of the snapshot of `region` that ends at `last`; `number` distinguishes one attempt from the next.
 pub(super) fn piece_path(
     store: &Path,
     way: Way,

@@ -42,7 +42,7 @@ impl Shard {
             self.shorten_restart().await;
         };
         if rt.timeout(time_max, finished).await.is_none() {
-            tracing::warn!(store = self.store().0, "the store closes with work that did not finish in time");
+            tracing::warn!(store = self.store().0, "the store closes before its work has finished");
         }
         self.end(Event::Closed);
         let closed = async {
@@ -72,7 +72,7 @@ impl Shard {
         }
     }
 
-    /// Stops the store after a fault: nothing waits for an answer that cannot come, and everything is told why.
+    /// Stops the store after a fault: nothing waits for an answer that cannot come, and everything hears why.
     pub(super) fn stop(&self, fault: &Fault) {
         self.end(Event::Failed(fault));
     }

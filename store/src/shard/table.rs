@@ -459,8 +459,8 @@ mod tests {
         assert_eq!(versions(&table), [(1, first), (2, first + 1), (4, first), (3, first)]);
         let changes = |table: &mut Table<(), ()>| -> Vec<(String, Option<u64>)> {
             let text = |start| String::from_utf8(start).unwrap();
-            let told = table.take_changes().into_iter();
-            told.map(|(start, region)| (text(start), region.map(|region| region.id.0))).collect()
+            let changes = table.take_changes().into_iter();
+            changes.map(|(start, region)| (text(start), region.map(|region| region.id.0))).collect()
         };
         assert_eq!(changes(&mut table), [("c".to_owned(), Some(2)), ("g".to_owned(), Some(4))]);
         assert_eq!((table.region_of(b"f"), table.region_of(b"g")), (Some(RegionId(2)), Some(RegionId(4))));

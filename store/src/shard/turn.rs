@@ -386,7 +386,7 @@ impl Inner {
         self.shipments.add(region, snapshots);
         for event in events {
             self.count_event(&event);
-            tracing::info!(store = self.store.0, region = region.0, ?event, "what came of an undertaking");
+            tracing::info!(store = self.store.0, region = region.0, ?event, "an event of Raft");
         }
         if let Some(death) = death {
             let replica = state.table.get(region).expect("its effects were taken just now");

@@ -86,7 +86,7 @@ impl Shard {
             return Err(fault);
         }
         let mut full = inner.tree.disk_full() || (inner.log_waits.get() && inner.log.stats().disk_full);
-        // Not knowing how much is left is no reason to stop; the write itself will tell.
+        // Not knowing how much is left is no reason to stop; the write itself will show it.
         if let Ok(free) = inner.rt.free_bytes(dir).await {
             inner.counters.disk_free_bytes.set(free);
             full |= free < inner.limits.reserve_bytes;

@@ -4,7 +4,7 @@
 //! begins afterwards takes the number back, also one that leaves the same value, so a transaction that rests on it does not
 //! run. Where nothing is watched, writes pay for one comparison.
 //!
-//! Keys are told apart by a hash with a secret of its own. A collision, a deleted range, a new term and too many watched keys take
+//! Keys are distinguished by a hash with a secret of its own. A collision, a deleted range, a new term and too many watched keys take
 //! numbers back without need. That makes a transaction fail which could have run, never the other way round.
 //!
 //! Invariants: `marks` and `order` hold the same pairs; at most [`WATCHED_MAX`] keys are remembered, the latest.

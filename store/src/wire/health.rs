@@ -70,16 +70,16 @@ impl Health {
         let request = HealthCheckRequest::decode(message.bytes)
             .map_err(|error| Status::invalid(format!("the request cannot be decoded: {error}")))?;
         let watcher = self.0.watchers.join();
-        let mut told = None;
+        let mut sent = None;
         loop {
             let now = self.check(&request, services);
-            if told.as_ref() != Some(&now) {
+            if sent.as_ref() != Some(&now) {
                 outbox.send(answer(&now)?).await?;
-                told = Some(now);
+                sent = Some(now);
                 continue;
             }
             let drains = poll_fn(|cx| {
-                if told.as_ref() != Some(&self.check(&request, services)) {
+                if sent.as_ref() != Some(&self.check(&request, services)) {
                     return Poll::Ready(false);
                 }
                 watcher.wait(cx);

@@ -1,4 +1,4 @@
-//! Power cuts in the simulated world: what was acknowledged is there afterwards, and nothing is there that nobody wrote.
+//! Power cuts in the simulated world: what was acknowledged is there afterwards, and nothing is there that was not written.
 //!
 //! `RINGKEEP_SEEDS=1000 cargo test -p ringkeep-store --test it crash` runs more seeds; `RINGKEEP_SEED=n` runs one.
 
@@ -64,7 +64,7 @@ impl Model {
             *history = History { values: vec![value.cloned()], acknowledged: 1 };
         }
         let phantom = found.keys().find(|key| !self.keys.contains_key(*key));
-        assert_eq!(phantom, None, "seed {seed}: a key that nobody wrote");
+        assert_eq!(phantom, None, "seed {seed}: a key that was not written");
     }
 }
 

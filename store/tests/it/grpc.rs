@@ -384,7 +384,7 @@ fn draining_lets_streams_finish_and_takes_no_more() {
         call.outbox.send(grpc::frame(&batch)).await.unwrap();
         assert!(call.inbox.next().await.unwrap().is_some());
         assert_eq!(server.stats().connections, 1);
-        assert_eq!(server.drain(Duration::from_secs(10)).await, 0, "nobody is cut off");
+        assert_eq!(server.drain(Duration::from_secs(10)).await, 0, "no client is cut off");
         assert!(call.inbox.next().await.unwrap().is_none());
         call.finish().await.unwrap();
         assert!(client.unary::<RawGetResponse>(GET, &get("k")).await.is_err());

@@ -157,7 +157,7 @@ fn ids_in(mut message: &[u8]) -> u64 {
 }
 
 #[test]
-fn a_command_that_is_not_served_is_told_where_its_sender_looks() {
+fn a_command_that_is_not_served_is_refused_where_its_sender_looks() {
     on_core(|rt| async move {
         let (addr, _server, _) = serve_tikv(&rt, Options::default());
         let client = Client::connect(&rt, addr).await.unwrap();
@@ -175,7 +175,7 @@ fn a_command_that_is_not_served_is_told_where_its_sender_looks() {
         commands.push(command(Command::RawGet(get("k"))));
         commands.push(Request { cmd: None });
         let mut answers = answered(&client, commands).await;
-        assert_eq!(answers.pop(), Some(None), "what nobody knows is answered without content");
+        assert_eq!(answers.pop(), Some(None), "an unknown command is answered without content");
         let Some(Some(Answer::RawGet(found))) = answers.pop() else { panic!("a served command beside them") };
         assert!(found.not_found);
         let sentence = |answer: &Option<Answer>| match answer.as_ref().expect("an answer with content") {

@@ -67,13 +67,13 @@ pub(crate) async fn raw_client_is_served(pd: String) {
 fn the_raw_client_of_tikv_is_served() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().to_owned();
-    let (tell, addresses) = mpsc::channel();
+    let (announce, addresses) = mpsc::channel();
     let (stop, stopped) = chan::queue::<()>(1);
     let server = std::thread::spawn(move || {
         on_core(move |rt| async move {
             let (tikv, _server, _) = serve_tikv(&rt, Options::default());
             let (pd, _placement) = serve_pd(&rt, &path, tikv).await;
-            tell.send(pd).unwrap();
+            announce.send(pd).unwrap();
             stopped.recv().await;
         });
     });

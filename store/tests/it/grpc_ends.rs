@@ -211,7 +211,7 @@ fn frames_of_nothing_leave_the_core_to_others() {
         // The server has answered the settings and waits for more.
         let mut buf = [0; 4096];
         assert!(flood.read(&mut buf).await.unwrap() > 0);
-        // As many frames of a type that nobody knows as the sockets take, before the server gets to read the first.
+        // As many frames of an unknown type as the sockets take, before the server gets to read the first.
         let frames = [0, 0, 0, 0xfa, 0, 0, 0, 0, 1].repeat(1000);
         let (mut sent, mut at) = (0, 0);
         poll_fn(|cx| {
@@ -278,7 +278,7 @@ fn a_watch_hears_of_every_change_until_the_server_drains() {
         );
         assert_eq!((next(&mut whole).await, next(&mut whole).await), (Some(2), None));
         assert_eq!(whole.finish().await.unwrap_err().code, Code::Unavailable);
-        assert_eq!(next(&mut other).await, None, "what did not change was not told again");
+        assert_eq!(next(&mut other).await, None, "what did not change was not sent again");
     });
 }
 
@@ -329,7 +329,7 @@ fn requests_are_counted_by_method_and_status() {
 }
 
 #[test]
-fn a_read_that_nobody_waits_for_stops() {
+fn a_read_that_no_client_waits_for_stops() {
     for seed in 0..5 {
         let world = engine::rt::sim::World::new(seed, engine::rt::sim::Options::default());
         let kept = world.node(0).start(0, |rt| async move {

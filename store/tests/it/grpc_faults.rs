@@ -1,4 +1,4 @@
-//! Bad, slow and silent connections, and that they harm nobody else.
+//! Bad, slow and silent connections, and that they harm no other client.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -123,7 +123,7 @@ fn a_body_that_does_not_come_ends_at_its_deadline() {
         let cut =
             client.unary_raw(GET, bytes::Bytes::from_static(&[0, 0, 0, 0, 9, 1]), None).await.unwrap_err();
         assert_eq!(cut.code, Code::Internal, "{cut}");
-        // A call whose body never comes: the server answers when the deadline that it was told has passed.
+        // A call whose body never comes: the server answers when the deadline of the call has passed.
         let late = client.open_within(GET, Some(Duration::from_millis(30))).await.unwrap_err();
         assert_eq!(late.code, Code::DeadlineExceeded, "{late}");
         still_serves(&client).await;

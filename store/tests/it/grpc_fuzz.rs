@@ -1,4 +1,4 @@
-//! Bytes that nobody meant to send. Each function is driven by bytes alone, so a fuzzer can call it as well as these seeds do.
+//! Bytes that no client meant to send. Each function is driven by bytes alone, so a fuzzer can call it as well as these seeds do.
 
 use std::time::Duration;
 

@@ -80,12 +80,12 @@ async fn call<A: Message + Default>(
 
 #[test]
 fn a_client_that_compresses_is_served() {
-    let (tell, addresses) = mpsc::channel();
+    let (announce, addresses) = mpsc::channel();
     let (stop, stopped) = chan::queue::<()>(1);
     let server = std::thread::spawn(move || {
         on_core(move |rt| async move {
             let (addr, _server, _) = serve_tikv(&rt, Options::default());
-            tell.send(addr).unwrap();
+            announce.send(addr).unwrap();
             stopped.recv().await;
         });
     });

@@ -77,7 +77,7 @@ async fn second_store(control: &Control) -> StoreId {
 }
 
 #[test]
-fn regions_of_one_group_are_spread_and_the_operator_is_told() {
+fn regions_of_one_group_are_spread_and_the_operator_is_reported() {
     on_core(|rt| async move {
         let (_dir, pd, control) = served(&rt).await;
         let group = b"\x2a\x01t";

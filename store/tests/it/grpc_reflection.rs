@@ -66,7 +66,7 @@ async fn walk(client: &Client, path: &str, service: &impl Service) -> BTreeSet<S
 }
 
 #[test]
-fn both_ports_tell_tools_what_they_serve() {
+fn both_ports_show_tools_what_they_serve() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = dir.path().to_owned();
     on_core(|rt| async move {

@@ -75,8 +75,8 @@ fn a_store_that_stops_answers_what_waits_and_takes_no_more_turns() {
     in_world(71, |rt, _, node, stores, gateway| async move {
         let (_, shard, ..) = owner(&stores, b"k");
         let wanted = store::wire::health::Health::default();
-        let told = wanted.clone();
-        shard.on_stop(move || told.set_serving(false));
+        let status = wanted.clone();
+        shard.on_stop(move || status.set_serving(false));
         assert!(wanted.is_serving());
         node.disk().fail(DiskFault::on(DiskOp::Write).path("/tree/").always());
         // Writes that take long, so that some are always in the log when the flush fails.
@@ -377,7 +377,7 @@ fn pairs(first: &str, count: usize, bytes: usize) -> Vec<(Bytes, Bytes)> {
 }
 
 #[test]
-fn what_is_too_large_is_said_so_and_harms_nobody_else() {
+fn what_is_too_large_is_said_so_and_harms_no_other_client() {
     in_world(75, |_, _, _, _, gateway| async move {
         let large = |count| gateway.submit(None, Op::BatchPut { pairs: pairs("k", count, 1 << 20) });
         let (before, refused, fits, after) =

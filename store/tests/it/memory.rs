@@ -280,7 +280,7 @@ fn what_is_read_from_disk_has_room_before_it_is_read() {
             let asked = (0..100).map(|_| {
                 let (gateway, op) = (gateway.clone(), op.clone());
                 rt.spawn(async move {
-                    // Whoever is told that it is busy asks again, as clients do.
+                    // A client that hears "busy" asks again, as clients do.
                     while let Err(refusal) = gateway.submit(None, op.clone()).await {
                         assert!(matches!(refusal, Refusal::Busy { .. }), "form {form}: {refusal:?}");
                     }

@@ -1,4 +1,4 @@
-//! Clients that nobody here wrote: the crate `redis`, `redis-cli`, `redis-benchmark`.
+//! Clients of other makers: the crate `redis`, `redis-cli`, `redis-benchmark`.
 
 use std::process::Command;
 

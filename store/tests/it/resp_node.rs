@@ -149,7 +149,7 @@ fn client_kill_reaches_the_connections_of_all_cores() {
     assert_eq!(
         killer.ask(&[b"CLIENT", b"KILL", b"ID", id]),
         ":0",
-        "oneself is skipped unless told otherwise"
+        "oneself is skipped unless asked otherwise"
     );
     assert_eq!(left(&mut killer), expected);
     let local = addr.to_string();

@@ -86,7 +86,7 @@ impl Drop for TestServer {
     fn drop(&mut self) {
         self.begin_stop();
         if let Some(core) = self.core.take() {
-            // A test that fails has its own story to tell.
+            // A test that fails reports its own failure.
             let _ = core.join();
         }
     }

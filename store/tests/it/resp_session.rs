@@ -132,7 +132,7 @@ fn a_client_that_does_not_listen_is_not_listened_to() {
     drop(conversation);
     let snapshot = server.stop();
     let gets = snapshot.commands.iter().find(|(name, _)| *name == "get").unwrap().1;
-    assert!(gets < 2000, "{gets} replies of 1 MiB were made for nobody");
+    assert!(gets < 2000, "{gets} replies of 1 MiB were made for no reader");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn values_and_keys_up_to_the_limit_and_not_beyond() {
     assert_eq!(conversation.ask(&[b"SET", &key, b"1"]), refused);
     assert_eq!(conversation.ask(&[b"GET", b"x"]), "(nil)", "the connection goes on");
 
-    // The client is told why although it has sent the whole value before it looks.
+    // The client hears why although it has sent the whole value before it looks.
     conversation.send(&packed(&[b"SET", b"big", &vec![7; (8 << 20) + 1]]));
     let refused = "-ERR Protocol error: invalid bulk length, 8388609 bytes where at most 8388608 are allowed";
     assert_eq!(conversation.reply(), refused);
@@ -293,7 +293,7 @@ fn a_transaction_has_bounds_and_beyond_them_is_refused_whole() {
 }
 
 #[test]
-fn one_connection_too_many_is_told_so() {
+fn one_connection_too_many_is_refused_by_name() {
     let server = TestServer::start(Config { connections_max: 1, ..config() });
     let mut first = server.connect();
     assert_eq!(first.ask(&[b"PING"]), "+PONG");
@@ -350,7 +350,7 @@ fn garbage_closes_its_own_connection_only() {
 }
 
 #[test]
-fn info_tells_of_keys_hits_and_memory() {
+fn info_has_keys_hits_and_memory() {
     let server = TestServer::start(config());
     let mut client = server.connect();
     assert_eq!(client.ask(&[b"MSET", b"a", b"1", b"b", b"2"]), "+OK");

@@ -101,7 +101,7 @@ fn after_a_kill_the_log_is_read_once() {
     world.block_on(second).unwrap();
 }
 
-/// Tables in level 0 at which writers are told to stop when one is enough for a compaction.
+/// Tables in level 0 at which writers are stopped when one is enough for a compaction.
 const TABLES_STOP: u64 = 16;
 
 fn level_zero(stores: &Stores) -> Vec<u64> {
@@ -250,7 +250,7 @@ fn after_a_kill_nothing_is_answered_from_a_state_that_lags_behind() {
         let log = LogOptions { segment_bytes: 4 << 20, ..LogOptions::default() };
         let (stores, gateway) =
             begin_simulated(&rt, |plan| (plan.shard.log, plan.shard.tree) = (log, tree)).await;
-        let has_key = |shard: &Shard| shard.regions().into_iter().find(|told| told.0.range.contains(b"k-"));
+        let has_key = |shard: &Shard| shard.regions().into_iter().find(|known| known.0.range.contains(b"k-"));
         let (shard, region) =
             stores.shards.values().find_map(|shard| Some((shard, has_key(shard)?.0.id))).unwrap();
         let mut lagged = 0;
@@ -306,7 +306,7 @@ fn a_large_turn_is_written_in_parts_of_whole_regions() {
         let (stores, gateway) = open_simulated(&rt, small).await;
         let shard = stores.shards.values().next().unwrap();
         let regions = keys().map(|key| {
-            let is_there = |told: &&(Region, u64, bool)| told.0.range.contains(&key);
+            let is_there = |known: &&(Region, u64, bool)| known.0.range.contains(&key);
             shard.regions().iter().find(is_there).unwrap().0.id
         });
         let mut bytes_of = BTreeMap::<RegionId, u64>::new();

@@ -270,7 +270,7 @@ async fn leave_answers(rt: &Rt, addr: SocketAddr, calls: usize) {
 }
 
 #[test]
-fn answers_that_nobody_takes_give_their_memory_to_those_who_wait_for_it() {
+fn answers_that_no_client_takes_give_their_memory_to_those_who_wait_for_it() {
     in_world(|rt| async move {
         let memory = Memory::new(limits(4 * MIB, 8 * MIB));
         let (addr, _server, _) = serve_large(&rt, &memory);

@@ -1,7 +1,7 @@
 //! The scheduler's state through power cuts: no id twice, no timestamp that does not rise, nothing that was answered forgotten; its
 //! takeover from the file of 0.1; and that no request of a user reaches it.
 //!
-//! The power goes at every single change of the disk, and the next life must know everything that the one before was told.
+//! The power goes at every single change of the disk, and the next life must know everything that the one before was answered.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ fn member(next_id_min: u64) -> Member {
     }
 }
 
-/// What the scheduler shard was told, over all lives.
+/// What the scheduler shard was answered, over all lives.
 #[derive(Debug, Default)]
 struct Told {
     /// Ids, by the first of each call.
@@ -108,7 +108,7 @@ fn beat(address: String) -> Beat {
     }
 }
 
-/// One random request, and what it is told.
+/// One random request, and its answer.
 async fn ask(rt: &Rt, control: &Control, told: &RefCell<Told>) -> Result<(), Denied> {
     let draw = |below: u64| rt.random() % below;
     match draw(8) {

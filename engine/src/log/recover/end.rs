@@ -21,11 +21,11 @@
 //! What narrows the doubt: a record is written only when the one before it is durable, and says so, hence only the very last one
 //! can be in doubt; a log that was idle for a moment or was closed ends in a record that changes nothing.
 //!
-//! Who hears of it: the owner. A replica with peers must not vote on what it may have acknowledged until they have told it; a sole
+//! Who hears of it: the owner. A replica with peers must not vote on what it may have acknowledged until they have sent it; a sole
 //! replica has no one to ask, so it serves, and says what is in doubt for as long as it runs.
 //!
 //! Limit: if the first sector of n is gone altogether, nothing is left that claims to be n. In a reused segment old bytes lie after the last
-//! record in any case, so this cannot be told from a log that ends there.
+//! record in any case, so this cannot be distinguished from a log that ends there.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -103,7 +103,7 @@ impl fmt::Display for Cut {
             let comma = if place == 0 { "" } else { "," };
             write!(f, "{comma} entries {first}..={last} of group {group}")?;
         }
-        write!(f, "; whether they had been acknowledged cannot be told")
+        write!(f, "; whether they had been acknowledged is not known")
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(
             cut.to_string(),
             "log tail cut: 4096 bytes at byte 8192 of /d/0000000000000001.seg, record 4, claims entries 5..=7 of group 3, \
-             entries 2..=2 of group 9; whether they had been acknowledged cannot be told"
+             entries 2..=2 of group 9; whether they had been acknowledged is not known"
         );
         let nothing = Cut { empty: true, claims: BTreeMap::new(), ..cut };
         assert!(!nothing.is_in_doubt() && nothing.to_string().ends_with("it changed nothing"));

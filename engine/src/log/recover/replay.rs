@@ -13,7 +13,7 @@ use crate::log::scan::{Scanned, Scanner};
 use crate::log::segment::segment_path;
 use crate::rt::{Budget, Rt};
 
-/// The log as its records tell it.
+/// The log as its records describe it.
 #[derive(Debug)]
 pub(super) struct Replay {
     pub(super) index: Index,

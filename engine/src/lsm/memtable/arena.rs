@@ -20,7 +20,7 @@ const PIECE_BYTES: usize = 256 << 10;
 const UNIT_BYTES: usize = 8;
 /// Bits of a place that say where in its piece a record begins, in units. It begins inside the first [`PIECE_BYTES`].
 const OFFSET_BITS: u32 = (PIECE_BYTES / UNIT_BYTES).ilog2();
-/// More pieces cannot be told apart. Two neighbours hold more than one is large, so that is never before 15 GiB.
+/// More pieces cannot be distinguished. Two neighbours hold more than one is large, so that is never before 15 GiB.
 const PIECES_MAX: usize = (1 << (u32::BITS - OFFSET_BITS)) - 1;
 
 /// The bit of a key's length that says that no index of the order leads to it. Keys are far shorter than 2 GiB.

@@ -121,9 +121,9 @@ impl Walk {
         for (key, versions) in &model.all {
             let then = versions.range(..=self.at).next_back();
             let found = newest.get(key).map(|(_, seq, value)| (seq, value));
-            // At the bottom nobody misses a delete.
-            let told = |row: &(&SeqNo, &Option<Vec<u8>>)| !bottom || row.1.is_some();
-            let (found, then) = (found.filter(told), then.filter(told));
+            // At the bottom no reader misses a delete.
+            let is_shown = |row: &(&SeqNo, &Option<Vec<u8>>)| !bottom || row.1.is_some();
+            let (found, then) = (found.filter(is_shown), then.filter(is_shown));
             assert_eq!(found, then, "seed {seed}: {:?} at {:?}", self.direction, self.at);
         }
     }
@@ -313,8 +313,8 @@ impl Run {
                     }
                     _ => (seen.is_some() || eraser.is_some()).then_some(Found::Deleted),
                 };
-                let told = |found: &Found| !bottom || *found != Found::Deleted;
-                let (found, expected) = (found.filter(told), self.model.get(key, at).filter(told));
+                let is_shown = |found: &Found| !bottom || *found != Found::Deleted;
+                let (found, expected) = (found.filter(is_shown), self.model.get(key, at).filter(is_shown));
                 assert_eq!(found, expected, "seed {}: {} at {at:?}", self.seed, key.escape_ascii());
             }
         }

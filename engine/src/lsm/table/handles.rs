@@ -11,7 +11,7 @@ use super::block::BlockView;
 use super::{Damage, Handle};
 use crate::lsm::key::{Direction, SeqNo};
 
-/// The walk. The range is told at each step, because whoever walks has it anyway.
+/// The walk. The range is passed at each step, because whoever walks has it anyway.
 #[derive(Debug, Default)]
 pub(crate) struct Handles {
     index: Bytes,

@@ -50,7 +50,7 @@ pub(crate) struct Backing {
     files: Rc<Files>,
 }
 
-/// Where a look-up in one table ended, as far as memory can tell.
+/// Where a look-up in one table ended, as far as memory shows.
 #[derive(Debug)]
 pub(crate) enum Probe {
     /// The newest visible version.

@@ -176,7 +176,7 @@ mod tests {
     use super::*;
     use crate::rt::rng::Rng;
 
-    /// Tells which entry was woken.
+    /// Says which entry was woken.
     struct Tell {
         name: u64,
         to: Arc<AtomicU64>,

@@ -155,7 +155,7 @@ impl Drop for CoreFile {
         if let Some(file) = self.file.take().filter(|_| !std::thread::panicking() && !self.core.has_ended()) {
             let core = self.core.clone();
             self.core.spawn(Box::pin(async move {
-                // Nobody is left to be told; whoever needs to know awaits `close`.
+                // No caller is left to hear of it; one that needs to know awaits `close`.
                 let _ = core.finish(close_last(core.clone(), file)).await;
             }));
         }

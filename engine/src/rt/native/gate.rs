@@ -68,7 +68,7 @@ impl<T: 'static> Drop for Operation<T> {
             self.future.take().filter(|_| !std::thread::panicking() && !self.core.has_ended())
         {
             self.core.spawn(Box::pin(async move {
-                // Whoever asked is gone, and has been told that the outcome is unknown.
+                // Whoever asked is gone, and has heard that the outcome is unknown.
                 let _ = future.await;
             }));
         }
@@ -110,7 +110,7 @@ impl Core {
         Operation { future: Some(future), core: self.clone() }.await
     }
 
-    /// Refuses new operations, ends every connection and listener, and waits until the kernel works for nobody here.
+    /// Refuses new operations, ends every connection and listener, and waits until the kernel has no operation of this core in flight.
     pub(crate) async fn drain(&self) {
         let gate = self.gate();
         gate.closed.set(true);

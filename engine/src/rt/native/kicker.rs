@@ -2,9 +2,9 @@
 //!
 //! An executor can park although tasks are runnable, and then sleeps for ever. The kicker wakes every core each
 //! [`KICK_EVERY`], which bounds a wrong park. It wakes a raw waker: a channel message would not do, because once its receiver
-//! is runnable, further messages wake nobody.
+//! is runnable, further messages cause no wake-up.
 //!
-//! Each wake-up lets the core's beat task count one. A count that stands still is a core that computes for too long, or hangs.
+//! Each wake-up lets the core's beat task count one. A count that does not change is a core that computes for too long, or hangs.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,14 +17,14 @@ use std::time::{Duration, Instant};
 /// period 0.2 % of a CPU, at 20 ms 0.5 %, at 5 ms 1.5 % (virtual machine, busy host).
 pub(crate) const KICK_EVERY: Duration = Duration::from_millis(50);
 
-/// Told once per stall, on the kicker's thread: which core, and for how long it has stood still.
+/// Called once per stall, on the kicker's thread: which core, and for how long it has stood still.
 pub type OnStall = Box<dyn FnMut(usize, Duration) + Send>;
 
-/// When a core counts as stalled and who is told.
+/// When a core counts as stalled and who hears of it.
 pub struct StallWatch {
-    /// How long a core may stand still.
+    /// How long a core may run no other task.
     pub limit: Duration,
-    /// Told when it has.
+    /// Called when it has.
     pub on_stall: OnStall,
 }
 
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_core_that_stands_still_is_reported_once_until_it_moves() {
+    fn a_stalled_core_is_reported_once_until_it_moves() {
         let beats = Beats::default();
         let counts: [Arc<AtomicU64>; 2] = Default::default();
         for (core, count) in counts.iter().enumerate() {

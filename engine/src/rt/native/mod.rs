@@ -1,10 +1,10 @@
 //! The production world: one glommio executor per core.
 //!
-//! This folder is the only place that names glommio. What it fences off, so that nobody above has to know it:
+//! This folder is the only place that names glommio. What it fences off, so that no code above has to know it:
 //!
 //! * An executor can park although tasks are runnable. A kicker thread wakes every core many times a second
 //!   ([`kicker`]), and only the default task queue with the default preempt timer is used.
-//! * A zero-length timer yields to nobody, so [`Core::yield_to_reactor`] waits a real one.
+//! * A zero-length timer does not yield, so [`Core::yield_to_reactor`] waits a real one.
 //! * Its timers are searched in every pass of the reactor, and one that is polled again is entered again. It is given a single
 //!   one; all deadlines are in a heap of ours ([`timers`]).
 //! * Unaligned reads return wrong lengths at the end of a file; only whole blocks are ever asked for.
@@ -139,8 +139,8 @@ impl Core {
     pub(crate) fn cpu_clock(&self) -> Option<libc::clockid_t> {
         let mut clock = 0;
         // SAFETY: the thread is the one that runs, and the pointer is to a value that outlives the call.
-        let told = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
-        (told == 0).then_some(clock)
+        let status = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+        (status == 0).then_some(clock)
     }
 
     pub(crate) fn random(&self) -> u64 {
@@ -169,8 +169,8 @@ impl Core {
 pub(super) fn read_clock(clock: libc::clockid_t) -> Option<Duration> {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the pointer is to a value that outlives the call. A clock that is not there any more is an error.
-    let told = unsafe { libc::clock_gettime(clock, &raw mut time) };
-    let seconds = u64::try_from(time.tv_sec).ok().filter(|_| told == 0)?;
+    let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).ok().filter(|_| status == 0)?;
     Some(Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(time.tv_nsec).ok()?))
 }
 

@@ -1,4 +1,4 @@
-//! TCP on a core. How a socket becomes ready is told in [`sockets`](super::sockets).
+//! TCP on a core. How a socket becomes ready is described in [`sockets`](super::sockets).
 
 use std::future::poll_fn;
 use std::io;
@@ -134,14 +134,14 @@ impl CoreStream {
         SockRef::from(&*self.socket).local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable.into())
     }
 
-    /// The socket alone, if nobody else here uses it.
+    /// The socket alone, if it has no other user here.
     pub(crate) fn detach(self) -> Result<OwnedFd, Self> {
         let socket = Rc::try_unwrap(self.socket).map_err(|socket| Self { socket })?;
         socket.detach().map_err(|socket| Self { socket: Rc::new(socket) })
     }
 
     /// Waits until a connection that has begun is made. A new socket counts as writable, and while it is being connected it
-    /// tells of nothing, so what says that it is made is a peer.
+    /// reports nothing, so what says that it is made is a peer.
     async fn connected(&self) -> io::Result<()> {
         let socket = SockRef::from(&*self.socket);
         poll_fn(|cx| {

@@ -2,13 +2,13 @@
 //! too.
 //!
 //! Asking the ring about every socket by itself costs an entry, a completion and, whenever a peer on another CPU sends
-//! something, an interrupt per request. The set tells of all sockets that have moved meanwhile, so the price of knowing falls
+//! something, an interrupt per request. The set reports all sockets that have moved meanwhile, so the price of knowing falls
 //! as the load grows. A pass of the reactor has a price, too: it renews its timers and enters the kernel several times. So
 //! while there is news the set is asked again and again between the tasks, and through the reactor only when a pass is due
 //! ([`pass`](super::pass)).
 //!
 //! Sockets are registered once, edge-triggered. A side of a socket counts as ready from an edge until an operation finds
-//! nothing to do; operations are tried at once while it does, and wait for the next edge otherwise. An edge that nobody
+//! nothing to do; operations are tried at once while it does, and wait for the next edge otherwise. An edge that no task
 //! waits for is remembered, and one that turns out to be stale costs one vain attempt.
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use super::Core;
 use super::file::io_error;
 
-/// Sockets that are told of at a time.
+/// Sockets that are reported at a time.
 const EVENTS: usize = 256;
 
 /// How long input is gathered at most: as long as a task may compute.
@@ -36,7 +36,7 @@ const GATHERING: Duration = Duration::from_micros(500);
 /// Stands for the ring of urgent writes.
 const RING: u64 = u64::MAX;
 
-/// What a socket is told of, for as long as it is open.
+/// What the set reports of a socket, for as long as it is open.
 const INTEREST: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 const READABLE: EventFlags = EventFlags::IN.union(ENDED);
@@ -111,7 +111,7 @@ impl Core {
         }
     }
 
-    /// Reaps the ring of urgent writes whenever it tells of something.
+    /// Reaps the ring of urgent writes whenever it reports something.
     pub(crate) fn watch_ring(&self, ring: BorrowedFd<'_>) -> io::Result<()> {
         let set = self.sockets().set(self)?;
         Ok(epoll::add(set.epoll.get_ref(), ring, EventData::new_u64(RING), EventFlags::IN | EventFlags::ET)?)
@@ -179,24 +179,24 @@ impl Set {
     /// Passes on what the set knows now. Whether that was anything.
     fn pass_on(&self, core: &Core) -> bool {
         let mut events = [MaybeUninit::<epoll::Event>::uninit(); EVENTS];
-        // What the set has is taken without waiting; a set that cannot be read tells nobody anything any more, and nothing
+        // What the set has is taken without waiting; a set that cannot be read reports nothing any more, and nothing
         // but a bug can bring that about.
         let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        let (told, _) = match epoll::wait(self.epoll.get_ref(), &mut events, Some(&zero)) {
+        let (reported, _) = match epoll::wait(self.epoll.get_ref(), &mut events, Some(&zero)) {
             Err(Errno::INTR) => return true,
-            told => told.expect("an epoll set of this core can be read"),
+            reported => reported.expect("an epoll set of this core can be read"),
         };
-        for event in &*told {
+        for event in &*reported {
             if event.data.u64() == RING {
                 core.urgent().reap();
                 continue;
             }
             // A socket may have been closed since; then the descriptor may even be another one's, which does no harm.
             if let Some(readiness) = core.sockets().of(event.data.u64()) {
-                readiness.tell(event.flags);
+                readiness.notify(event.flags);
             }
         }
-        !told.is_empty()
+        !reported.is_empty()
     }
 
     /// Waits for something in the set; `false` at the end.
@@ -215,15 +215,15 @@ impl Set {
 }
 
 impl Readiness {
-    fn tell(&self, flags: EventFlags) {
+    fn notify(&self, flags: EventFlags) {
         if flags.intersects(ENDED) {
             self.ended.set(true);
         }
         if flags.intersects(READABLE) {
-            self.read.tell();
+            self.read.notify();
         }
         if flags.intersects(WRITABLE) {
-            self.write.tell();
+            self.write.notify();
         }
     }
 }
@@ -234,7 +234,7 @@ impl Side {
         Self { ready: Cell::new(true), waiter: RefCell::default() }
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         self.ready.set(true);
         wake(&self.waiter);
     }
@@ -287,7 +287,7 @@ impl CoreSocket {
     }
 
     /// A read brought less than it could have: there is nothing more until the next edge. The end is no edge that comes
-    /// again, so a socket that has told of it stays readable.
+    /// again, so a socket that has reported it stays readable.
     pub(crate) fn drained(&self) {
         if !self.readiness.ended.get() {
             self.readiness.read.ready.set(false);

@@ -148,7 +148,7 @@ impl Timers {
         *armed = Some((at, timer));
     }
 
-    /// Ends all waiting: nobody is woken any more, and no waker outlives the executor.
+    /// Ends all waiting: no task is woken any more, and no waker outlives the executor.
     pub(super) fn end(&self) {
         self.ended.set(true);
         let armed = self.armed.take();
@@ -202,23 +202,23 @@ mod tests {
 
     #[test]
     fn a_core_that_ends_lets_its_sleepers_go() {
-        struct Told(std::sync::mpsc::Sender<()>);
-        impl Drop for Told {
+        struct OnDrop(std::sync::mpsc::Sender<()>);
+        impl Drop for OnDrop {
             fn drop(&mut self) {
                 self.0.send(()).expect("the test waits");
             }
         }
-        let (tell, told) = std::sync::mpsc::channel();
+        let (dropped_to, dropped) = std::sync::mpsc::channel();
         let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
         start_core(&options, |rt| async move {
-            let (sleeping, told) = (rt.clone(), Told(tell));
+            let (sleeping, dropped) = (rt.clone(), OnDrop(dropped_to));
             drop(rt.spawn(async move {
                 sleeping.sleep(Duration::from_secs(3600)).await;
-                drop(told);
+                drop(dropped);
             }));
             rt.sleep(MILLI).await;
         })
         .unwrap();
-        assert_eq!(told.recv(), Ok(()), "the sleeper was dropped with its core");
+        assert_eq!(dropped.recv(), Ok(()), "the sleeper was dropped with its core");
     }
 }

@@ -59,7 +59,7 @@ impl std::fmt::Debug for Urgent {
 
 impl Core {
     /// Writes the whole buffer at `pos` of `file`, at once, and then makes it durable if `sync` says so. The caller keeps the
-    /// file open until this is done, and awaits it even if nobody needs the result any more.
+    /// file open until this is done, and awaits it even if no caller needs the result any more.
     pub(super) async fn write_urgently(
         &self,
         file: RawFd,
@@ -120,7 +120,7 @@ impl Urgent {
         Ok(flight)
     }
 
-    /// Takes in what has ended. To be called when the ring has told of something.
+    /// Takes in what has ended. To be called when the ring has reported something.
     pub(super) fn reap(&self) {
         let mut ring = self.ring.borrow_mut();
         let Some(ring) = ring.as_mut() else { return };
@@ -175,7 +175,7 @@ fn cut_short(done: usize, wanted: usize) -> io::Error {
     io::Error::new(io::ErrorKind::WriteZero, format!("the kernel wrote {done} of {wanted} bytes"))
 }
 
-/// A ring whose completions interrupt nobody, where the kernel knows that, and that tells the core's epoll set of them.
+/// A ring whose completions interrupt no thread, where the kernel knows that, and that reports them to the core's epoll set.
 fn new_ring(core: &Core) -> io::Result<IoUring> {
     let calm = IoUring::builder().setup_coop_taskrun().setup_single_issuer().build(DEPTH);
     let ring = calm.or_else(|_| IoUring::new(DEPTH))?;

@@ -188,7 +188,7 @@ impl Conn {
         }
     }
 
-    /// Tells end `to` that the other one is no more, if the news gets through.
+    /// Notifies end `to` that the other one is gone, if the news gets through.
     pub(crate) fn send_reset(self: &Rc<Self>, to: usize, sim: &Rc<Sim>) {
         self.send_reset_since(to, sim.clock(), sim);
     }

@@ -28,7 +28,7 @@ impl DiskOp {
     }
 }
 
-/// One scripted fault. Unless told otherwise it hits the next such operation on any file, once, with EIO.
+/// One scripted fault. Unless set otherwise it hits the next such operation on any file, once, with EIO.
 #[derive(Clone, Debug)]
 pub struct DiskFault {
     op: DiskOp,

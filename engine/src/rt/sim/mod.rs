@@ -259,7 +259,7 @@ impl Drop for World {
     }
 }
 
-/// Tells that the future of [`World::block_on`] wants to be polled.
+/// Set when the future of [`World::block_on`] wants to be polled.
 struct DriverBell(AtomicBool);
 
 impl Wake for DriverBell {

@@ -131,7 +131,7 @@ impl Net {
         Some(self.rng.between(options.latency_ns).saturating_mul(straggles).saturating_add(extra))
     }
 
-    /// A node has died; with `resets`, its kernel lives on and tells the peers.
+    /// A node has died; with `resets`, its kernel lives on and notifies the peers.
     pub(crate) fn node_died(&self, sim: &Rc<Sim>, node: &Rc<NodeState>, resets: bool) {
         let orphaned: Vec<Rc<ListenerState>> =
             self.listeners.borrow_mut().extract_if(.., |listener| listener.node.id == node.id).collect();

@@ -228,7 +228,7 @@ impl Node {
         }
     }
 
-    /// How many CPUs its cores may be pinned to, from number 0 on; without a bound unless told.
+    /// How many CPUs its cores may be pinned to, from number 0 on; without a bound unless set.
     pub fn set_cpus(&self, cpus: usize) {
         self.state.cpus.set(cpus);
     }

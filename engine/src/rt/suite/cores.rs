@@ -8,7 +8,7 @@ use super::{MISSING_CPU, Stage, small_core};
 use crate::rt::chan::{Closed, queue};
 use crate::rt::{CoreError, CoreOptions};
 
-pub(super) async fn a_core_gives_what_its_main_future_gives(stage: Stage) {
+pub(super) async fn a_core_returns_what_its_main_future_returns(stage: Stage) {
     let handles: Vec<_> = (1..4)
         .map(|index| {
             stage.rt.add_core(index, &small_core(), |rt| async move {

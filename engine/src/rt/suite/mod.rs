@@ -86,7 +86,7 @@ macro_rules! promises {
 
 promises! {
     cores:
-        a_core_gives_what_its_main_future_gives
+        a_core_returns_what_its_main_future_returns
         a_core_that_panics_is_reported_and_the_others_go_on
         a_core_that_cannot_be_pinned_is_reported
         a_core_that_has_ended_runs_no_task_and_its_number_is_free
@@ -117,13 +117,13 @@ promises! {
         a_sleep_may_be_looked_at_often_and_left
         a_busy_task_with_a_budget_leaves_room_for_timers
         tasks_give_results_and_run_on_when_let_go
-        blocking_work_gives_values_and_turns_panics_into_errors
-        a_one_shot_answers_or_tells_that_nobody_will
-        whoever_answers_hears_that_nobody_waits_any_more
+        blocking_work_returns_values_and_turns_panics_into_errors
+        a_one_shot_answers_or_says_that_no_answer_comes
+        whoever_answers_hears_that_no_task_waits_any_more
         a_bell_lets_one_through;
     queues:
         a_queue_keeps_order_and_its_bound
-        a_queue_tells_when_the_other_side_is_gone
+        a_queue_says_when_the_other_side_is_gone
         two_cores_play_ping_pong
         a_full_queue_makes_the_other_core_wait;
     net:
@@ -131,7 +131,7 @@ promises! {
         both_ends_of_a_stream_name_the_addresses_in_use
         two_tasks_share_a_stream
         a_dropped_stream_ends_for_the_peer
-        nobody_listening_refuses
+        a_port_without_listener_refuses
         a_port_is_taken_once_unless_it_is_shared
         an_abandoned_accept_loses_no_connection
         a_stream_goes_on_at_another_core

@@ -98,7 +98,7 @@ pub(super) async fn a_dropped_stream_ends_for_the_peer(stage: Stage) {
     }
 }
 
-pub(super) async fn nobody_listening_refuses(stage: Stage) {
+pub(super) async fn a_port_without_listener_refuses(stage: Stage) {
     let (listener, addr) = listen(&stage.rt);
     drop(listener);
     assert_eq!(stage.rt.connect(addr).await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -115,12 +115,12 @@ pub(super) async fn a_port_is_taken_once_unless_it_is_shared(stage: Stage) {
     let one = rt.listen(any_port(), shared).unwrap();
     let addr = one.local_addr().unwrap();
     let other = rt.listen(addr, shared).unwrap();
-    let (told, served) = crate::rt::chan::queue(CLIENTS);
+    let (accepted, served) = crate::rt::chan::queue(CLIENTS);
     for listener in [one, other] {
-        let told = told.clone();
+        let accepted = accepted.clone();
         drop(rt.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                told.try_send(stream).unwrap();
+                accepted.try_send(stream).unwrap();
             }
         }));
     }

@@ -22,7 +22,7 @@ pub(super) async fn a_queue_keeps_order_and_its_bound(stage: Stage) {
     assert_eq!(rx.try_recv(), None);
 }
 
-pub(super) async fn a_queue_tells_when_the_other_side_is_gone(_: Stage) {
+pub(super) async fn a_queue_says_when_the_other_side_is_gone(_: Stage) {
     let (tx, rx) = queue(2);
     tx.try_send(1).unwrap();
     drop(tx);

@@ -45,8 +45,8 @@ pub(super) async fn the_recent_time_is_between_the_last_look_and_now(stage: Stag
 
 pub(super) async fn sleeping_for_nothing_lets_others_run(stage: Stage) {
     let ran = Rc::new(Cell::new(false));
-    let told = ran.clone();
-    let _task = stage.rt.spawn(async move { told.set(true) });
+    let set = ran.clone();
+    let _task = stage.rt.spawn(async move { set.set(true) });
     // However many turns the other task has to wait for, it gets one in the end.
     while !ran.get() {
         stage.rt.sleep(Duration::ZERO).await;
@@ -152,7 +152,7 @@ pub(super) async fn tasks_give_results_and_run_on_when_let_go(stage: Stage) {
     assert_eq!(answered.await, Some(5));
 }
 
-pub(super) async fn blocking_work_gives_values_and_turns_panics_into_errors(stage: Stage) {
+pub(super) async fn blocking_work_returns_values_and_turns_panics_into_errors(stage: Stage) {
     let rt = &stage.rt;
     assert_eq!(rt.blocking(|| 6 * 7).await.unwrap(), 42);
     for _ in 0..5 {
@@ -161,7 +161,7 @@ pub(super) async fn blocking_work_gives_values_and_turns_panics_into_errors(stag
     assert_eq!(rt.blocking(|| "still there").await.unwrap(), "still there");
 }
 
-pub(super) async fn a_one_shot_answers_or_tells_that_nobody_will(stage: Stage) {
+pub(super) async fn a_one_shot_answers_or_says_that_no_answer_comes(stage: Stage) {
     let (answer, answered) = oneshot();
     let rt = stage.rt.clone();
     let _task = stage.rt.spawn(async move {
@@ -174,7 +174,7 @@ pub(super) async fn a_one_shot_answers_or_tells_that_nobody_will(stage: Stage) {
     assert_eq!(answered.await, None);
 }
 
-pub(super) async fn whoever_answers_hears_that_nobody_waits_any_more(stage: Stage) {
+pub(super) async fn whoever_answers_hears_that_no_task_waits_any_more(stage: Stage) {
     let (answer, answered) = oneshot::<u32>();
     let working = stage.rt.spawn(async move { poll_fn(|cx| answer.poll_left(cx)).await });
     stage.rt.sleep(MILLI).await;

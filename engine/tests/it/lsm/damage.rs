@@ -222,7 +222,7 @@ fn a_failed_flush_poisons_and_reads_go_on() {
 }
 
 #[test]
-fn files_that_nobody_names_are_removed_at_opening() {
+fn files_that_no_manifest_names_are_removed_at_opening() {
     let (world, tables) = prepared(12);
     let node = world.node(0);
     let running = node.start(0, |rt| async move {

@@ -333,7 +333,7 @@ fn a_power_cut_leaves_the_old_range_or_the_new_one() {
         let world = World::new(600 + cut, Options::default());
         let node = world.node(0);
         let (on, answered) = (node.clone(), Rc::new(Cell::new(false)));
-        let (kept, told) = (Rc::new(RefCell::new(Pieces::new())), answered.clone());
+        let (kept, done) = (Rc::new(RefCell::new(Pieces::new())), answered.clone());
         let pieces = kept.clone();
         let running = node.start(0, move |rt| async move {
             let exported = elsewhere(&rt).await;
@@ -342,7 +342,7 @@ fn a_power_cut_leaves_the_old_range_or_the_new_one() {
             tree.flush().await.unwrap();
             on.disk().stop_at(on.disk().changes() + cut);
             tree.ingest(ingest(exported)).await.unwrap();
-            told.set(true);
+            done.set(true);
         });
         world.run_for(Duration::from_secs(2));
         node.crash();

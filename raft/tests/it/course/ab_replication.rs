@@ -298,12 +298,12 @@ fn leader_commit_entry_2ab() {
     let out = peer.ack(2);
     assert_eq!(peer.committed(), li + 1);
     assert_eq!(&*peer.applied.last().expect("applied").payload, b"x");
-    let told: Vec<_> = out
+    let notified: Vec<_> = out
         .iter()
         .filter(|m| matches!(&m.body, Body::Append { commit, .. } if commit.0 == li + 1))
         .map(|m| m.to.0)
         .collect();
-    assert_eq!(told, [2, 3]);
+    assert_eq!(notified, [2, 3]);
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Net {
         self.peers.get_mut(&id).expect("a live peer")
     }
 
-    /// Delivers, first in first out, until nobody has anything to say. State machines lag behind at random, but have
+    /// Delivers, first in first out, until no member has anything to say. State machines lag behind at random, but have
     /// caught up in the end.
     pub(crate) fn send(&mut self, messages: Vec<Message>) {
         let mut queue = VecDeque::from(messages);

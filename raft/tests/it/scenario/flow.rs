@@ -249,7 +249,7 @@ fn a_commit_goes_along_with_the_next_entries_or_the_next_heartbeat() {
 
 /// A member that is removed would never hear of it otherwise.
 #[test]
-fn a_change_of_the_membership_is_told_at_once() {
+fn a_change_of_the_membership_is_sent_at_once() {
     let mut net = lead_with_commits_along();
     assert!(net.change(1, ChangeStep::Remove(NodeId(3))));
     assert_eq!(committed(&mut net), [2, 2, 2]);
@@ -275,7 +275,7 @@ fn a_follower_that_reads_hears_at_once_what_is_committed() {
 
 /// What the driver announces is sent at once, and nothing after it.
 #[test]
-fn an_announced_commit_is_told_at_once() {
+fn an_announced_commit_is_sent_at_once() {
     let mut net = lead_with_commits_along();
     assert!(net.propose(1, "x"));
     net.peer(1).raft.announce_commit();

@@ -43,7 +43,7 @@ fn leased() -> Config {
     Config { check_quorum: true, lease_nanos: 1000, ..course() }
 }
 
-/// A candidate with an old log raises the term again and again. Nobody votes for it, and nobody waits longer for it.
+/// A candidate with an old log raises the term again and again. No member votes for it, and none waits longer for it.
 fn a_higher_term_alone_restarts_no_timer() {
     let mut peer = Peer::with_log(&course(), 1, &[1, 2, 3], &[1], (1, 1));
     let mut terms = 2;

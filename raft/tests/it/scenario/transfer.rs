@@ -5,7 +5,7 @@ use raft::{ChangeStep, Dropped, GaveUp, LogId, Membership, NodeId, Refusal, Time
 use super::{catch_up, lead_3, leased, outcomes};
 use crate::kit::*;
 
-/// Voters 1 and 3, learner 2. The leader has applied 2's promotion; 2 has not when it is told to campaign.
+/// Voters 1 and 3, learner 2. The leader has applied 2's promotion; 2 has not when it is asked to campaign.
 pub(super) fn a_target_that_lags_campaigns_when_it_has_applied() {
     let membership = Membership::with_learners([NodeId(1), NodeId(3)], [NodeId(2)]);
     let start = |id| {
@@ -24,7 +24,7 @@ pub(super) fn a_target_that_lags_campaigns_when_it_has_applied() {
     assert_eq!(outcomes(&mut net, 1), [TransferOutcome::Done]);
 }
 
-/// A leader removes itself; its successor has not applied that when the order comes, and nobody will repeat it.
+/// A leader removes itself; its successor has not applied that when the order comes, and it will not be repeated.
 pub(super) fn the_successor_of_a_removed_leader_campaigns_when_it_has_applied() {
     let mut net = lead_3(&course());
     net.peer(2).lags = true;
@@ -92,7 +92,7 @@ fn transfers_succeed_with_every_lag() {
     });
 }
 
-/// Every end that a transfer can have is told to whoever asked.
+/// Every end that a transfer can have is reported to whoever asked.
 #[test]
 fn a_transfer_ends_with_a_reason() {
     let gave_up = |reason| [TransferOutcome::GaveUp(reason)];
@@ -181,7 +181,7 @@ fn a_leader_that_resigns_is_succeeded_at_once() {
     assert!(matches!(net.peer(1).raft.resign(Time(5)), Err(Refusal::NotLeader { .. })));
 }
 
-/// Whoever wins before it has applied a change that the votes told it of leads as soon as it has applied it.
+/// Whoever wins before it has applied a change that it heard of with the votes leads as soon as it has applied it.
 #[test]
 fn a_candidate_that_lags_leads_when_it_has_applied() {
     let mut net = lead_3(&course());

@@ -231,7 +231,7 @@ impl World {
         }
     }
 
-    /// Stops a node for a while; perhaps the leader, and perhaps the world moves on without telling it: when it wakes
+    /// Stops a node for a while; perhaps the leader, and perhaps the world moves on without it: when it wakes
     /// it finds only the answers that were in flight.
     pub(super) fn pause(&mut self) {
         self.coverage.pauses += 1;

@@ -205,7 +205,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// A client was told that its write is done.
+    /// A client was answered that its write is done.
     pub(crate) fn acked(&mut self, id: LogId) {
         self.acked.insert(id);
         self.floor = self.floor.max(id.index);
@@ -221,7 +221,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// While a lease holds nobody else can have been elected.
+    /// While a lease holds no other member can have been elected.
     pub(crate) fn lease(&self, leader: &Raft, nodes: &[Node]) -> Verdict {
         let rival = nodes
             .iter()

@@ -14,7 +14,7 @@ use crate::rng::Rng;
 
 macro_rules! coverage {
     ($($name:ident),* $(,)?) => {
-        /// How often each path ran. A path nobody takes proves nothing.
+        /// How often each path ran. A path that no run takes proves nothing.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub(crate) struct Coverage { $(pub(crate) $name: u64),* }
 
@@ -339,7 +339,7 @@ impl World {
         let Some(raft) = node.raft.as_mut() else { return };
         if raft.is_asleep() {
             let leader = raft.leader();
-            // What node-level liveness would tell the driver.
+            // What node-level liveness would report to the driver.
             let lost = leader.is_some_and(|leader| {
                 self.cut.contains(&(leader, id)) || self.nodes[leader.0 as usize - 1].raft.is_none()
             });

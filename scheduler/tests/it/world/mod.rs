@@ -1,5 +1,5 @@
 //! A cluster that never was: real regions on simulated stores, a network that delays, loses, doubles and reorders, and
-//! the scheduler under test, which knows of all this only what reports tell it.
+//! the scheduler under test, which knows of all this only what reports say.
 //!
 //! The world obeys instructions as a store would: it refuses those of another epoch or for another leader, it applies
 //! changes by the rules of `scheduler::change`, and its leaders refuse what would cost them their quorum. Whatever gets

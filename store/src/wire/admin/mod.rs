@@ -16,7 +16,7 @@
 //! few threads or hides the node's health. Where descriptors run out, a silent client makes room for the next one before it is accepted,
 //! and a few are held for the case that there is none.
 //!
-//! Not done here, on purpose: no writes, no authentication, no TLS; the port listens on loopback unless told otherwise.
+//! Not done here, on purpose: no writes, no authentication, no TLS; the port listens on loopback unless set otherwise.
 
 mod connections;
 mod http;

@@ -33,7 +33,7 @@ pub(crate) struct Outlet(Rc<RefCell<Wire>>);
 #[derive(Debug)]
 struct Wire {
     stream: Stream,
-    /// Was read before, to tell the protocol; h2 gets it first.
+    /// Was read before, to detect the protocol; h2 gets it first.
     early: Vec<u8>,
     out: BytesMut,
     read_bytes: u64,

@@ -22,7 +22,7 @@ use crate::memory::{Memory, MemoryLimits};
 
 /// A protocol that shares the port with gRPC. The first bytes of a connection decide.
 pub trait Guest: Debug {
-    /// Whether a connection that begins with `first` is the guest's; `None` while more bytes are needed to tell.
+    /// Whether a connection that begins with `first` is the guest's; `None` while more bytes are needed to decide.
     fn is_meant(&self, first: &[u8]) -> Option<bool>;
 
     /// Serves a connection to its end. `early` is what has been read of it.
@@ -275,8 +275,9 @@ fn admit<S: Service>(state: &Rc<State<S>>, stream: Stream) {
         let ended_well = match &state.options.guest {
             None => connection::drive(&state, stream, Vec::new()).await,
             Some(guest) => {
-                let told = state.rt.timeout(state.options.handshake, tell_apart(&mut stream, &**guest)).await;
-                match told {
+                let protocol =
+                    state.rt.timeout(state.options.handshake, tell_apart(&mut stream, &**guest)).await;
+                match protocol {
                     Some(First::Ours(early)) => connection::drive(&state, stream, early).await,
                     Some(First::Guest(early)) => {
                         // The guest's connections are its own: no drain of gRPC waits for them.
@@ -315,7 +316,7 @@ enum First {
     Ours(Vec<u8>),
     /// The guest's protocol; with what has been read.
     Guest(Vec<u8>),
-    /// The client has ended its side before there was any telling.
+    /// The client has ended its side before that was decided.
     Left { early_bytes: usize },
     /// The socket has failed.
     Broke(io::Error),

@@ -67,7 +67,7 @@ impl Dialer {
         Ok(Dial(self.dialling.clone()))
     }
 
-    /// Whether `store` answers at `address`. A connection that breaks once may be the weather.
+    /// Whether `store` answers at `address`. A connection that breaks once may be a disturbance of the network.
     async fn dial(&self, store: StoreId, address: &str) -> Result<(), LinkError> {
         for _ in 1..DIAL_TRIES {
             match self.dial_once(store, address).await {

@@ -283,7 +283,7 @@ impl Service for Pd {
 }
 
 impl Pd {
-    /// A unary call that needs nobody else: decode, ask, frame.
+    /// A unary call that needs no other node: decode, ask, frame.
     fn answer<Q, A>(
         &self,
         message: Bytes,

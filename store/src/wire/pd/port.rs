@@ -62,7 +62,7 @@ impl Port {
             return Err(super::nodes::other_cluster(cluster_id, self.cluster));
         }
         if !is_address(&place) {
-            return Err(Status::invalid(format!("\"{place}\" is no place; give HOST:PORT")));
+            return Err(Status::invalid(format!("\"{place}\" is not an address; give HOST:PORT")));
         }
         if !planted(Bug::HostNotHeard) {
             self.places.prefer(&place);

@@ -3,7 +3,7 @@
 //! Ranges are put in order and those that overlap are joined first, so the work is that of the regions and of the ranges, not of
 //! their product, and each region is answered once however many ranges it lies in.
 //!
-//! Bounds: an answer has at most [`REGIONS_MAX`] regions; who asks for more is refused and told to set a limit, because an answer that ends
+//! Bounds: an answer has at most [`REGIONS_MAX`] regions; who asks for more is refused and asked to set a limit, because an answer that ends
 //! early without being asked to looks like the end of the map. The core pauses between pages of [`REGIONS_AT_ONCE`], and while it puts the
 //! ranges in order.
 

@@ -64,13 +64,13 @@ fn the_bytes_stay_as_they_are() {
 
 #[test]
 fn what_is_cut_short_anywhere_is_refused() {
-    let (offered, told) = (encode_offer(&offer(), Vec::new()), encode_piece(3, &piece(), Vec::new()));
+    let (offered, piece_frame) = (encode_offer(&offer(), Vec::new()), encode_piece(3, &piece(), Vec::new()));
     for cut in 0..offered.len() {
         assert!(decode_offer(&offered[..cut]).is_err(), "an offer cut at {cut}");
     }
-    for cut in 0..told.len() {
+    for cut in 0..piece_frame.len() {
         // The end is whatever remains; it is compared with the file later.
-        assert!(decode_piece(&told[..cut]) != Ok((3, piece())), "a piece cut at {cut}");
+        assert!(decode_piece(&piece_frame[..cut]) != Ok((3, piece())), "a piece cut at {cut}");
     }
     let chunk = encode_chunk(0, &[7; BLOCK_BYTES], Vec::new());
     for cut in 0..chunk.len() {

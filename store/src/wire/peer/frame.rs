@@ -5,7 +5,7 @@
 //! frame    [length u32] [crc u32] [kind u8] [payload: length - 1 bytes]
 //! ```
 //! Numbers are little-endian. `length` counts the kind and the payload; `crc` is the CRC-32 of the length's four bytes, the kind
-//! and the payload, so a length that was damaged does not select other bytes to be checked. The preface tells the protocol from
+//! and the payload, so a length that was damaged does not select other bytes to be checked. The preface distinguishes the protocol from
 //! HTTP/2 and RESP on a shared port and names its generation ([`Purpose`](super::open::Purpose)).
 //!
 //! Invariants: memory follows the bytes that have arrived, never the length that was announced; after the first bad frame nothing

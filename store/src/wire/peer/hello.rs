@@ -52,7 +52,7 @@ struct Stored {
     features: u64,
 }
 
-/// Why a peer is not spoken with.
+/// Why a peer cannot be reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
     /// The bytes are no introduction.
@@ -99,7 +99,7 @@ impl fmt::Display for Rejection {
             ),
             Self::OtherCluster { ours, theirs } => write!(
                 f,
-                "the peer belongs to cluster {theirs}, this store to cluster {ours}; check the addresses that nodes are told to join"
+                "the peer belongs to cluster {theirs}, this store to cluster {ours}; check the addresses that --join names"
             ),
             Self::OtherStore { meant, here } => write!(
                 f,
@@ -233,10 +233,10 @@ mod tests {
     #[test]
     fn a_refusal_names_each_store_once() {
         let (meant, here) = (StoreId(3), StoreId(2));
-        let told = Rejection::OtherStore { meant, here }.to_string();
-        assert!(told.starts_with("the peer wants store 3, and here is store 2;"), "{told}");
-        let told = Rejection::OlderCopy { store: here, incarnation: 1, seen: 2 }.to_string();
-        assert!(told.starts_with("store 2 says it was opened 1 times"), "{told}");
+        let text = Rejection::OtherStore { meant, here }.to_string();
+        assert!(text.starts_with("the peer wants store 3, and here is store 2;"), "{text}");
+        let text = Rejection::OlderCopy { store: here, incarnation: 1, seen: 2 }.to_string();
+        assert!(text.starts_with("store 2 says it was opened 1 times"), "{text}");
     }
 
     #[test]

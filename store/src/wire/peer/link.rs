@@ -320,7 +320,7 @@ impl Links {
             | LinkError::Refused(_)
             | LinkError::Unwanted(_) => {
                 if let Some(unsaid) = self.notice.may_say(self.rt.now()) {
-                    tracing::warn!(store, peer = to.0, %error, unsaid, "a peer is not spoken with");
+                    tracing::warn!(store, peer = to.0, %error, unsaid, "a peer cannot be reached");
                 }
             }
         }

@@ -46,7 +46,7 @@ impl Purpose {
     }
 
     /// What a stream that begins with `first` is for: nothing if it is of another protocol, and [`Begins::Unknown`] while more bytes are
-    /// needed to tell.
+    /// needed to decide.
     pub fn of(first: &[u8]) -> Begins {
         let common = first.len().min(PREFACE_BYTES);
         let fits = |purpose: &Self| purpose.preface()[..common] == first[..common];
@@ -65,7 +65,7 @@ pub enum Begins {
     With(Purpose),
     /// As one of another protocol.
     Otherwise,
-    /// With too few bytes to tell.
+    /// With too few bytes to decide.
     Unknown,
 }
 

@@ -4,7 +4,7 @@
 //! core, as that of clients is ([`Intake`]): at the bound a connection is read from only as the one that is let through, and it gives that
 //! back with its frame, or after [`FRAME_MAX`].
 //!
-//! Invariants: what is charged is what the decoder holds, whatever it was told that is to come; a frame that does not become whole
+//! Invariants: what is charged is what the decoder holds, whatever is announced to come; a frame that does not become whole
 //! within [`FRAME_MAX`], the waits for room left out, ends its connection.
 
 use std::future::poll_fn;

@@ -325,7 +325,7 @@ fn an_older_copy_of_a_store_is_refused_after_the_newer_was_seen() {
     assert_eq!(counters.rejected.get(), 1);
 }
 
-/// Begins a connection as `store` and goes on with a message; what it is told after the introduction, if that is anything.
+/// Begins a connection as `store` and goes on with a message; what it hears after the introduction, if that is anything.
 async fn speak(rt: &Rt, addr: SocketAddr, store: u64) -> Option<String> {
     let mut stream =
         open::introduce(rt, Purpose::Messages, &speaker(store), &addr.to_string(), StoreId(2)).await.unwrap();
@@ -350,7 +350,7 @@ fn a_store_that_is_not_known_is_refused_once_it_goes_on() {
     let addr = world.node(1).addr(PORT);
     let (counters, arrived) = (Rc::new(PeerCounters::default()), Arrived::default());
     let (to, seen) = (counters.clone(), arrived.clone());
-    let (asked, told) = (Rc::new(RefCell::new(BTreeSet::new())), Rc::new(RefCell::new(Vec::new())));
+    let (asked, answers) = (Rc::new(RefCell::new(BTreeSet::new())), Rc::new(RefCell::new(Vec::new())));
     let keeps = asked.clone();
     let book = everybody();
     let known = book.clone();
@@ -369,7 +369,7 @@ fn a_store_that_is_not_known_is_refused_once_it_goes_on() {
         });
         accept_known(rt, addr, speaker(2), to, seen, (Memory::unbounded(), book))
     }));
-    let hears = told.clone();
+    let hears = answers.clone();
     let speaking = world.node(0).start(0, move |rt| async move {
         for store in [78, 77, 78, 79] {
             let said = speak(&rt, addr, store).await;
@@ -377,10 +377,10 @@ fn a_store_that_is_not_known_is_refused_once_it_goes_on() {
         }
     });
     world.block_on(speaking).unwrap();
-    let told = told.borrow();
-    assert_eq!((&told[1], &told[3]), (&None, &None), "one has joined, of the other it is not said");
-    for refused in [&told[0], &told[2]] {
-        let said = refused.as_ref().expect("it is told why");
+    let answers = answers.borrow();
+    assert_eq!((&answers[1], &answers[3]), (&None, &None), "one has joined, of the other it is not said");
+    for refused in [&answers[0], &answers[2]] {
+        let said = refused.as_ref().expect("it hears why");
         assert!(said.contains("store 78 is not known") && said.contains("--join"), "{said}");
     }
     assert_eq!(*arrived.borrow(), [77, 79]);
@@ -403,7 +403,7 @@ fn an_introduction_alone_does_not_say_which_start_was_the_last() {
 }
 
 #[test]
-fn the_preface_tells_the_protocol_from_others() {
+fn the_preface_distinguishes_the_protocol_from_others() {
     assert_eq!((Purpose::of(b""), Purpose::of(b"RK")), (Begins::Unknown, Begins::Unknown));
     for purpose in [Purpose::Messages, Purpose::Requests, Purpose::Snapshot] {
         let preface = purpose.preface();

@@ -243,7 +243,7 @@ fn authenticate(server: &Server, client: &Client, user: &[u8], password: &[u8]) 
     Ok(())
 }
 
-/// Compares without telling by the time it takes where the first difference is.
+/// Compares in a time that does not depend on where the first difference is.
 fn same(one: &[u8], other: &[u8]) -> bool {
     let differing = one.iter().zip(other).fold(0, |differing, (a, b)| differing | (a ^ b));
     one.len() == other.len() && std::hint::black_box(differing) == 0

@@ -337,10 +337,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_asks_a_follower_is_told_who_leads() {
+    fn whoever_asks_a_follower_hears_who_leads() {
         let refusal = |leader| refused(&Refusal::NotLeader { region_id: 7, leader });
-        let told = refusal(Some(Peer::voter(PeerId(12), StoreId(3))));
-        assert!(told.starts_with("CLUSTERDOWN region 7 is led by store 3,"), "{told}");
+        let text = refusal(Some(Peer::voter(PeerId(12), StoreId(3))));
+        assert!(text.starts_with("CLUSTERDOWN region 7 is led by store 3,"), "{text}");
         assert!(refusal(None).contains("no leader"));
     }
 }

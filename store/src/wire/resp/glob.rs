@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_beyond_one_word_are_told_apart() {
+    fn parts_beyond_one_word_are_distinguished() {
         for length in [62, 63, 64, 65, 127, 128, 129, 500] {
             let text = "ab".repeat(length);
             let patterns = [

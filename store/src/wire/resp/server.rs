@@ -71,7 +71,7 @@ pub struct Facts {
     pub cores: usize,
     /// The node's memory budget, bytes; 0 when there is none.
     pub memory_bytes_max: u64,
-    /// The node's id, or how else to tell one run from another.
+    /// The node's id, or what else distinguishes one run from another.
     pub run_id: String,
     /// The data directory.
     pub data_dir: String,

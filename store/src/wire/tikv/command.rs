@@ -25,20 +25,20 @@ const SHORT_OF_MEMORY: Refusal =
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session<'a> {
     pub(super) core: &'a Core,
-    /// Until when a busy store is waited for; without it the caller is told that the store is busy.
+    /// Until when a busy store is waited for; without it the caller hears that the store is busy.
     wait_until: Option<Mono>,
     /// There was no room for its keys, so nothing is asked of the store.
     is_short: bool,
 }
 
 impl<'a> Session<'a> {
-    /// For callers that give up when they are told "busy".
+    /// For callers that give up when they hear "busy".
     pub(super) fn patient(core: &'a Core, deadline: Option<Mono>) -> Self {
         let wait_until = deadline.map_or_else(|| core.rt.now() + BUSY_WAIT_MAX, |deadline| deadline - TRAVEL);
         Self { core, wait_until: Some(wait_until), is_short: false }
     }
 
-    /// For callers that know what to do when they are told "busy".
+    /// For callers that know what to do when they hear "busy".
     pub(super) fn frank(core: &'a Core) -> Self {
         Self { core, wait_until: None, is_short: false }
     }
@@ -269,7 +269,7 @@ impl<'a> Session<'a> {
 
 fn route(context: Option<&Context>) -> Route {
     let Some(context) = context else {
-        // Nothing has this id, so the client is told that its region does not exist.
+        // Nothing has this id, so the client hears that its region does not exist.
         return Route {
             region_id: 0,
             conf_ver: 0,

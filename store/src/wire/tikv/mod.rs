@@ -6,7 +6,7 @@
 //!   command to its method, `unserved` refuses what is known and not served.
 //!
 //! What holds: an answer is one of the protocol's own shapes, never a guess; what is not served is refused by name; a caller that
-//! cannot handle "busy" is made to wait instead (unary calls), one that can is told (batched commands).
+//! cannot handle "busy" is made to wait instead (unary calls), one that can is answered so (batched commands).
 //!
 //! Not done here, on purpose: transactions (`Kv*`, answered as unimplemented, or in a batch with an error of their own), TTL, API version 2, column families other than
 //! `default`: each is refused with a sentence that says so.

@@ -63,7 +63,7 @@ fn the_same_seed_is_the_same_run() {
     assert_ne!(first.1, run(4).1);
 }
 
-/// A leader whose clock nearly stands still is cut off from the others, and does not hear that another one leads. Whatever it is asked
+/// A leader whose clock has nearly stopped is cut off from the others, and does not hear that another one leads. Whatever it is asked
 /// then it must not answer from its state: neither a read nor a comparison that fails.
 fn ask_a_deposed_leader(by_swap: bool) -> Result<(), String> {
     let mut run = Run::over(World::new(5, Options::default()), Duration::ZERO);
@@ -133,7 +133,7 @@ fn an_acknowledged_write_outlives_its_leader() {
 /// A replica that hears from another store that it was removed is gone with its data, also after a power cut that the memory of the
 /// tree does not survive, and messages for it do not bring it back.
 #[test]
-fn a_replica_that_was_told_of_its_removal_stays_away() {
+fn a_replica_that_heard_of_its_removal_stays_away() {
     let mut run = Run::over(World::new(9, Options::default()), Duration::ZERO);
     (0..NODES).for_each(|number| run.nodes.start(number));
     run.pass(Duration::from_secs(4)).unwrap();
@@ -147,7 +147,7 @@ fn a_replica_that_was_told_of_its_removal_stays_away() {
     let number = (leader + 1) % NODES;
     let shard = run.nodes.shard(number).unwrap();
     assert_eq!(run.held(number, shard.clone(), gone.range.clone()).unwrap().len(), 1);
-    let told = PeerMessage {
+    let message = PeerMessage {
         region: gone.id,
         from: gone.peers[leader],
         to: gone.peers[number],
@@ -155,7 +155,7 @@ fn a_replica_that_was_told_of_its_removal_stays_away() {
         range: None,
         body: Body::Removed,
     };
-    let telling = run.nodes.node(number).start(1, move |_| async move { shard.receive(vec![told]).await });
+    let telling = run.nodes.node(number).start(1, move |_| async move { shard.receive(vec![message]).await });
     run.world.block_on(telling).unwrap();
     for life in 0..3 {
         run.pass(Duration::from_secs(3)).unwrap();

@@ -71,7 +71,7 @@ fn wait(seen: &mut Seen, lag: &mut Lag, look: Duration, what: &str, holds: impl 
     }
 }
 
-/// Connects to a store as another one, then says what nobody can read; and once more without an introduction.
+/// Connects to a store as another one, then sends what no store can read; and once more without an introduction.
 async fn talk_nonsense(
     rt: Rt,
     addr: std::net::SocketAddr,

@@ -57,7 +57,7 @@ impl Moves {
     /// Asks the leader for a change until the region has it.
     fn change(&mut self, change: &Change, is_done: impl Fn(&Region) -> bool) -> Result<(), String> {
         let until = self.run.world.now() + STEP_MAX;
-        let mut told = None;
+        let mut refused_with = None;
         while self.run.world.now() < until {
             if let Some((region, leader)) = self.region() {
                 if is_done(&region) {
@@ -74,12 +74,12 @@ impl Moves {
                 };
                 match shard.carry_out(&step) {
                     Ok(()) | Err(Refusal::Busy { .. } | Refusal::NotLeader { .. }) => {}
-                    refused => told = Some(refused),
+                    refused => refused_with = Some(refused),
                 }
             }
             self.run.pass(Duration::from_millis(100))?;
         }
-        Err(format!("{change:?} never comes: {told:?}, {:?}", self.region()))
+        Err(format!("{change:?} never comes: {refused_with:?}, {:?}", self.region()))
     }
 
     fn remove(&mut self) -> Result<(), String> {

@@ -104,8 +104,8 @@ fn a_host_forgets_the_others(seed: u64) -> Result<(), String> {
 }
 
 #[test]
-fn a_node_that_knows_of_no_other_is_told_where_the_scheduler_is() {
-    a_host_forgets_the_others(132).expect("it is told");
+fn a_node_that_knows_of_no_other_hears_where_the_scheduler_is() {
+    a_host_forgets_the_others(132).expect("it hears of the host");
     plant::plant(Some(Bug::HostNotHeard));
     let ended = a_host_forgets_the_others(132);
     plant::plant(None);

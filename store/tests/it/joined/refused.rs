@@ -1,4 +1,4 @@
-//! Who may not join, and what it is told: a sentence with culprit and remedy, and nothing is left of the attempt.
+//! Who may not join, and the refusal: a sentence with culprit and remedy, and nothing is left of the attempt.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -191,7 +191,7 @@ fn longest_silence_in_a_drain(seed: u64) -> Result<Duration, String> {
 
 /// Followers wait at least a second before they elect another leader.
 #[test]
-fn a_node_that_drains_hands_over_and_nobody_waits_for_an_election() {
+fn a_node_that_drains_hands_over_and_no_client_waits_for_an_election() {
     for seed in 0..3 {
         let silence = longest_silence_in_a_drain(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         assert!(silence < Duration::from_millis(700), "seed {seed}: no answer for {silence:?}");

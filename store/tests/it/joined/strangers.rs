@@ -15,7 +15,7 @@ use super::three;
 /// Longer than a store that is not known waits for the scheduler's word.
 const JUDGED: Duration = Duration::from_secs(5);
 
-/// Introduces itself to the only store of `member` as `store`, says something and returns what it is told then.
+/// Introduces itself to the only store of `member` as `store`, says something and returns the answer.
 fn speak(world: &World, cluster: u64, store: u64, (member, target): (&Member, u64)) -> Option<String> {
     let address = member.node.addr(2001).to_string();
     beside(world, move |rt| async move {
@@ -51,9 +51,9 @@ fn stores_that_have_joined_are_heard_and_strangers_are_not() {
     let [hosts, _, other, last] = known[..] else { panic!("{known:?}") };
     let stranger = known.iter().max().expect("there are stores") + 1000;
     let is_refused = |world: &World, member: &Member, target, store| {
-        let told = speak(world, cluster, store, (member, target));
+        let answer = speak(world, cluster, store, (member, target));
         let name = format!("store {store} is not known to the cluster");
-        told.is_some_and(|told| told.contains(&name) || panic!("{told}"))
+        answer.is_some_and(|answer| answer.contains(&name) || panic!("{answer}"))
     };
     assert!(is_refused(&world, &members[0], hosts, stranger));
     assert!(is_refused(&world, &members[2], last, stranger));

@@ -51,7 +51,7 @@ fn reads_over_two_cores_do_not_wait_for_each_other() {
     for form in 0..2 {
         let world = World::new(91, Options::default());
         let (written, answered, busy) = <(Arc<AtomicUsize>, Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
-        let told = (answered.clone(), busy.clone());
+        let counts = (answered.clone(), busy.clone());
         let work = CoreWork::new(move |rt, gateway| {
             let (written, answered, busy) = (written.clone(), answered.clone(), busy.clone());
             Box::pin(async move {
@@ -86,7 +86,7 @@ fn reads_over_two_cores_do_not_wait_for_each_other() {
         setup.limits.memory = MemoryLimits { input_bytes: 64 << 20, output_bytes: 16 << 20 };
         let life = begin_with(&world.node(0), setup);
         assert!(world.run_until(START_MAX, || life.started.borrow().is_some()));
-        let (answered, busy) = told;
+        let (answered, busy) = counts;
         assert!(world.run_until(10 * WAIT_MAX, || answered.load(SeqCst) == 2 * READS), "form {form}");
         assert_eq!(busy.load(SeqCst), 0, "form {form}: reads waited for each other");
     }
@@ -124,7 +124,7 @@ fn a_drain_ends_in_time_whatever_the_disk_does() {
     world.run_for(Duration::from_millis(500));
     life.requests.try_send(Request::Drain(DEADLINE)).expect("the root core takes it");
     assert!(!ends(&world, &mut life, DEADLINE / 2), "the disk was not waited for: the test does not test");
-    // A core may take a second longer than it was told, in each of two phases, and to end.
+    // A core may take a second longer than its deadline, in each of two phases, and to end.
     let late = Duration::from_secs(3);
     assert!(ends(&world, &mut life, DEADLINE / 2 + late), "the drain waits for the disk");
 }

@@ -10,7 +10,7 @@ use super::BLOCK;
 use crate::rt::OpenMode;
 use crate::rt::sim::*;
 
-/// Writes block 0 of `f` with `value` in every byte and tells how far it got.
+/// Writes block 0 of `f` with `value` in every byte and returns how far it got.
 async fn write_block(rt: &Rt, mode: OpenMode, value: u8, sync: bool) {
     let file = rt.open(Path::new("/f"), mode).await.unwrap();
     let mut buf = rt.alloc(BLOCK);
@@ -106,12 +106,12 @@ fn replacing_a_small_file_leaves_the_old_or_the_new_one_at_every_crash_point() {
             world.block_on(node.start(0, |rt| async move { rt.replace_small(path, b"old").await.unwrap() }));
             node.disk().stop_at(node.disk().changes() + point);
             let replaced = Rc::new(Cell::new(false));
-            let told = replaced.clone();
+            let set = replaced.clone();
             node.kill();
             node.disk().stop_at(node.disk().changes() + point);
             let _running = node.start(0, move |rt| async move {
                 rt.replace_small(path, b"new, and longer").await.unwrap();
-                told.set(true);
+                set.set(true);
             });
             world.run_for(Duration::from_secs(1));
             node.crash();
@@ -185,10 +185,10 @@ fn a_hung_disk_finishes_when_it_recovers() {
     let (world, node) = prepared(8, CrashMode::Any);
     node.disk().hang();
     let done = Rc::new(Cell::new(false));
-    let told = done.clone();
+    let set = done.clone();
     let _running = node.start(0, move |rt| async move {
         write_block(&rt, OpenMode::Write, 2, true).await;
-        told.set(true);
+        set.set(true);
     });
     assert!(!world.run_until(Duration::from_secs(60), || done.get()));
     node.disk().unhang(&world);

@@ -1,4 +1,4 @@
-//! What tests of everything else rely on: runs repeat, power cuts lose only what they may, links break as told.
+//! What tests of everything else rely on: runs repeat, power cuts lose only what they may, links break as scripted.
 
 mod disk;
 mod net;
@@ -83,7 +83,7 @@ fn different_seeds_give_different_traces() {
 }
 
 #[test]
-fn clocks_drift_jump_and_stand_still_as_told() {
+fn clocks_drift_jump_and_stop_as_scripted() {
     let world = World::new(16, Options::default());
     let (true_node, fast) = (world.node(0), world.node(1));
     fast.drift(100_000);

@@ -53,12 +53,12 @@ fn a_cut_link_holds_bytes_back_and_breaks_the_stream_in_the_end() {
     let received = sink(&to);
     let addr = to.addr(1);
     let go = Rc::new(Cell::new(0));
-    let told = go.clone();
+    let shared = go.clone();
     let failed = from.start(0, move |rt| async move {
         let mut stream = rt.connect(addr).await.unwrap();
         stream.write_all(b"one").await.unwrap();
-        told.set(1);
-        while told.get() != 2 {
+        shared.set(1);
+        while shared.get() != 2 {
             rt.sleep(Duration::from_millis(1)).await;
         }
         stream.write_all(b"two").await.unwrap();
@@ -85,10 +85,10 @@ fn lost_acknowledgements_break_a_stream_whose_bytes_arrived() {
     let received = sink(&to);
     let addr = to.addr(1);
     let connected = Rc::new(Cell::new(false));
-    let told = connected.clone();
+    let shared = connected.clone();
     let outcome = from.start(0, move |rt| async move {
         let mut stream = rt.connect(addr).await.unwrap();
-        told.set(true);
+        shared.set(true);
         rt.sleep(Duration::from_millis(10)).await;
         stream.write_all(b"once").await.unwrap();
         stream.read(&mut [0; 1]).await.map_err(|error| error.kind())
@@ -100,7 +100,7 @@ fn lost_acknowledgements_break_a_stream_whose_bytes_arrived() {
 }
 
 #[test]
-fn connecting_to_nobody_is_refused_and_to_a_dark_node_times_out() {
+fn connecting_without_a_listener_is_refused_and_to_a_dark_node_times_out() {
     let world = World::new(14, Options::default());
     let (from, to) = (world.node(0), world.node(1));
     let addr = to.addr(9);
@@ -123,11 +123,11 @@ fn a_peer_learns_of_a_killed_process_and_not_of_a_power_cut() {
         let _received = sink(&to);
         let addr = to.addr(1);
         let seen = Rc::new(RefCell::new(None));
-        let told = seen.clone();
+        let shared = seen.clone();
         let _running = from.start(0, move |rt| async move {
             let mut stream = rt.connect(addr).await.unwrap();
             let outcome = stream.read(&mut [0; 1]).await.map_err(|error| error.kind());
-            *told.borrow_mut() = Some(outcome);
+            *shared.borrow_mut() = Some(outcome);
         });
         world.run_for(Duration::from_millis(10));
         if kill {

@@ -252,7 +252,7 @@ mod tests {
         Work::One(Op::BatchPut { pairs })
     }
 
-    /// More keys than are told apart meet every other key, whichever side has them.
+    /// More keys than are distinguished meet every other key, whichever side has them.
     #[test]
     fn many_keys_wait_for_every_key_and_every_key_waits_for_them() {
         for (writes, reads, starts) in [
