@@ -15,7 +15,7 @@ pub(crate) fn command(out: &mut Vec<u8>, parts: &[&[u8]]) {
     }
 }
 
-/// `None` for `+OK` and for the number that DEL gives; the text of an error otherwise.
+/// `None` for `+OK` and for the number that DEL returns; the text of an error otherwise.
 pub(crate) fn acknowledgement(reading: &mut impl BufRead) -> std::io::Result<Option<String>> {
     let line = line(reading)?;
     match line.as_bytes().first() {

@@ -36,7 +36,7 @@ pub struct Options {
     pub value_bytes: usize,
     /// The pause of a client between two requests.
     pub apart: Duration,
-    /// Every so many requests is a write; 1 is writes only.
+    /// One request in this many is a write; 1 is writes only.
     pub write_every: u64,
 }
 

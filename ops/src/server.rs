@@ -17,8 +17,8 @@ use store::node::listen::CannotListen;
 use store::node::movement::Movement;
 use store::node::{Addresses, Node, Setup};
 use store::publish::{NodeFacts, Publisher};
-use store::shard::counters::StoreSnapshot;
-use store::wire::admin::{Admin, Condition, Life, Pages, Phase, json_string};
+use store::shard::counters::StoreNumbers;
+use store::wire::admin::{Admin, Condition, Pages, Phase, SharedPhase, json_string};
 use store::wire::board::Board;
 
 use crate::doctor;
@@ -143,7 +143,7 @@ fn host_allows(settings: &Settings) -> Result<(), String> {
 fn serve(settings: &Settings, join: Vec<SocketAddr>, logging: &Logging) -> Result<ExitCode, String> {
     let config = &settings.config;
     let (signal, signals) = mpsc::channel();
-    let life = Life::new();
+    let life = SharedPhase::new();
     signals::forward(signal, life.clone()).map_err(|error| format!("signals: {error}"))?;
     let view = Arc::new(OnceLock::new());
     let admin = start_admin(settings, &view, &life)?;
@@ -256,7 +256,7 @@ impl View {
         let reports = self.board.read();
         let stores = reports.iter().flat_map(|core| &core.stores);
         let now = self.movement.now();
-        let condition = |store: &StoreSnapshot| Condition {
+        let condition = |store: &StoreNumbers| Condition {
             name: format!("store-{}", store.store),
             problem: store.problem(now),
             note: store.health.in_doubt.clone(),
@@ -284,7 +284,7 @@ impl View {
 }
 
 /// What the status page says of a store: the same that readiness depends on.
-fn store_health(store: &StoreSnapshot, now: Mono) -> String {
+fn store_health(store: &StoreNumbers, now: Mono) -> String {
     let problem = store.problem(now).as_deref().map_or_else(|| "null".to_owned(), json_string);
     let standing = json_string(store.health.standing.name());
     let in_doubt = store.health.in_doubt.as_deref().map_or_else(|| "null".to_owned(), json_string);
@@ -303,7 +303,7 @@ fn still_condition(core: usize, still: Duration) -> Condition {
 }
 
 /// The pages of a node that may not have started yet.
-fn start_admin(settings: &Settings, view: &Arc<OnceLock<View>>, life: &Life) -> Result<Admin, String> {
+fn start_admin(settings: &Settings, view: &Arc<OnceLock<View>>, life: &SharedPhase) -> Result<Admin, String> {
     let (metrics, status, conditions) = (view.clone(), view.clone(), view.clone());
     let pages = Pages {
         metrics: Box::new(move |out| {

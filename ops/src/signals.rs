@@ -9,7 +9,7 @@ use std::sync::mpsc::Sender;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use store::wire::admin::{Life, Phase};
+use store::wire::admin::{Phase, SharedPhase};
 
 use crate::output::remark;
 
@@ -46,7 +46,7 @@ fn name(signal: i32) -> &'static str {
 ///
 /// # Errors
 /// The handlers cannot be installed.
-pub(crate) fn forward(to: Sender<&'static str>, life: Life) -> std::io::Result<()> {
+pub(crate) fn forward(to: Sender<&'static str>, life: SharedPhase) -> std::io::Result<()> {
     let mut signals = Signals::new(that_end()?)?;
     std::thread::Builder::new().name("rk-signals".into()).spawn(move || {
         for (count, signal) in signals.forever().enumerate() {

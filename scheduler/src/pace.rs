@@ -20,7 +20,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Takes note of a round that began so many operators, and answers how long to wait now, in milliseconds.
+    /// Takes note of a round that began this many operators, and answers how long to wait now, in milliseconds.
     pub fn after(&mut self, admitted: usize) -> u64 {
         self.wait_ms = if admitted > 0 { MIN_MS } else { (self.wait_ms * 13).div_ceil(10).min(MAX_MS) };
         self.wait_ms

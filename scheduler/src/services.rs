@@ -36,7 +36,7 @@ pub struct Services(BTreeMap<Vec<u8>, (u64, u64)>);
 /// Why a safe point is not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceRefusal {
-    /// The name is empty or too long, so many bytes.
+    /// The name is empty or too long; its bytes.
     Name(usize),
     /// The collector's safe point does not expire and is not removed.
     Collector,

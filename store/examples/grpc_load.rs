@@ -16,7 +16,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use store::gateway::Gateway;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Options};
-use store::wire::health::Health;
+use store::wire::health::HealthService;
 use store::wire::proto::kvrpcpb::*;
 use store::wire::proto::tikvpb::*;
 use store::wire::tikv::Tikv;
@@ -31,7 +31,7 @@ fn main() -> std::io::Result<()> {
     let server = cores.start(0, &CoreOptions::default(), move |rt| async move {
         let listener = rt.listen(SocketAddr::from(([127, 0, 0, 1], 0)), ListenOptions::default())?;
         let addr = listener.local_addr()?;
-        let service = Tikv::new(&rt, Gateway::in_memory(), 1, Health::default());
+        let service = Tikv::new(&rt, Gateway::in_memory(), 1, HealthService::default());
         let _server = grpc::serve(&rt, listener, service, Options::default());
         // The other thread waits for the address, so it is there to receive it.
         let _ = announce.send(addr);

@@ -20,7 +20,7 @@ struct Places {
     refused_max: usize,
 }
 
-/// One place in so many is for connections that are refused.
+/// One place in this many is for connections that are refused.
 const REFUSED_PART: usize = 8;
 /// Connections that are refused, at most.
 const REFUSED_MAX: usize = 64;

@@ -1,6 +1,6 @@
 //! Numbers that a core keeps about itself: plain cells, no atomics, no locks, no names.
 //!
-//! A core counts in [`Counter`]s and [`Histogram`]s and hands copies ([`HistogramSnapshot`], plain `u64`s) to whoever
+//! A core counts in [`Counter`]s and [`Histogram`]s and hands copies ([`HistogramNumbers`], plain `u64`s) to whoever
 //! publishes them. Nothing here knows Prometheus, labels or other cores.
 
 use std::cell::Cell;
@@ -67,8 +67,8 @@ impl Histogram {
     }
 
     /// A copy that may leave the core.
-    pub fn snapshot(&self) -> HistogramSnapshot {
-        HistogramSnapshot {
+    pub fn snapshot(&self) -> HistogramNumbers {
+        HistogramNumbers {
             buckets: self.buckets.iter().map(Counter::get).collect(),
             sum: Duration::from_nanos(self.sum_ns.get()),
         }
@@ -77,14 +77,14 @@ impl Histogram {
 
 /// A copy of a [`Histogram`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HistogramSnapshot {
+pub struct HistogramNumbers {
     /// Durations per bucket, each within `[lower_bound(i), lower_bound(i + 1))`.
     pub buckets: Vec<u64>,
     /// All durations together.
     pub sum: Duration,
 }
 
-impl HistogramSnapshot {
+impl HistogramNumbers {
     /// How many durations were counted.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
@@ -148,6 +148,6 @@ mod tests {
         assert_eq!(snapshot.sum, Duration::from_micros(5050));
         let median = snapshot.quantile(0.5);
         assert!(median <= Duration::from_micros(50) && median > Duration::from_micros(37), "{median:?}");
-        assert_eq!(HistogramSnapshot::default().quantile(0.5), Duration::ZERO);
+        assert_eq!(HistogramNumbers::default().quantile(0.5), Duration::ZERO);
     }
 }

@@ -120,7 +120,7 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<FailoverR
     })
 }
 
-/// Hands over so many times under a steady load.
+/// Hands over this many times under a steady load.
 fn handovers(
     cluster: &mut Cluster,
     options: &Options,

@@ -157,7 +157,7 @@ impl Nodes {
     pub fn replace_disk(&mut self, number: usize) {
         assert!(!self.is_up(number), "node {number} is up");
         self.disks[number] += 1;
-        assert!(self.disks[number] < DISKS_MAX, "the nodes know of so many stores");
+        assert!(self.disks[number] < DISKS_MAX, "the nodes know of no more stores");
         self.nodes[number].disk().wipe();
     }
 

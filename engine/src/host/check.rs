@@ -1,7 +1,7 @@
 //! The start-up self-check: can this host run ringkeep, and if not, why, and what helps.
 //!
 //! The runtime answers a host that forbids io_uring with an error deep inside a core, and a file system without direct IO with one
-//! at the first write. [`check`] asks first, before any executor exists, and gives values: `ringkeep server` refuses to start
+//! at the first write. [`check`] asks first, before any executor exists, and returns values: `ringkeep server` refuses to start
 //! on a [`Level::Failure`], `ringkeep doctor` lists everything.
 
 use std::fmt;

@@ -22,7 +22,7 @@ enum Kind {
     Unproven,
 }
 
-/// The kinds by the number that statfs gives.
+/// The kinds by the number that statfs returns.
 const KINDS: &[(i64, &str, Kind)] = &[
     (0xEF53, "ext4", Kind::Fit),
     (0x5846_5342, "XFS", Kind::Fit),

@@ -30,7 +30,7 @@ fn report() -> ! {
     std::process::exit(i32::from(!passes(&findings)));
 }
 
-/// Runs `test` again in a child with `role`, and gives its exit code and report.
+/// Runs `test` again in a child with `role`, and returns its exit code and report.
 fn child(test: &str, role: &str) -> (Option<i32>, String) {
     let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
     let mut command = Command::new(std::env::current_exe().unwrap());

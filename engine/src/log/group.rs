@@ -107,7 +107,7 @@ impl Group {
         (!self.slots.is_empty()).then(|| self.first + self.slots.len() as u64 - 1)
     }
 
-    /// The index behind the last entry or the mark; `None` for a group that has neither.
+    /// The index after the last entry or the mark; `None` for a group that has neither.
     pub(super) fn next_index(&self) -> Option<u64> {
         self.last_index().or(self.mark().map(|mark| mark.index)).map(|last| last + 1)
     }

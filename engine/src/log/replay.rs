@@ -1,4 +1,4 @@
-//! The live entries once more, from front to back: what a start gives to the tree.
+//! The live entries once more, from front to back: what a start applies to the tree.
 //!
 //! Reading them group by group would read every record once per group that has an entry in it, and keeping them from the
 //! recovery would hold the whole live log in memory. So the segments are read a second time, in pieces.

@@ -23,7 +23,7 @@ pub(crate) struct Limits {
     pub(crate) l0_tables: usize,
     pub(crate) level_base_bytes: u64,
     pub(crate) level_ratio: u64,
-    /// Most of level 0 that goes down in one go, unless a single table is larger.
+    /// Maximum of level 0 that goes down in one go, unless a single table is larger.
     pub(crate) set_bytes: u64,
 }
 

@@ -105,7 +105,7 @@ impl<T: Send + 'static> CoreHandle<T> {
         Self { core, running: Running::Native(running) }
     }
 
-    /// Waits, on a core, until this one has ended; gives what its main future gave.
+    /// Waits, on a core, until this one has ended; returns what its main future returned.
     ///
     /// # Errors
     /// Why there is no such value.

@@ -176,7 +176,7 @@ impl Rt {
     }
 }
 
-/// A task on this core; awaiting it gives its result.
+/// A task on this core; awaiting it returns its result.
 pub struct Task<T: 'static> {
     result: flume::r#async::RecvFut<'static, T>,
 }

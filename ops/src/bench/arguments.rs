@@ -261,7 +261,7 @@ pub(super) struct IdleArguments {
     /// Nodes; several form a cluster, of which only the CPU time is measured
     #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     pub(super) members: usize,
-    /// Split the regions of a cluster until there are so many
+    /// Split the regions of a cluster until there are this many
     #[arg(long, default_value_t = 0, requires = "members")]
     pub(super) regions: usize,
     /// Seconds to leave the node alone

@@ -1,16 +1,16 @@
 //! The tree's own rules, each with its reason.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
 
-const CRATES: [&str; 6] = ["engine", "raft", "store", "scheduler", "bench", "ops"];
+pub(crate) const CRATES: [&str; 6] = ["engine", "raft", "store", "scheduler", "bench", "ops"];
 
 /// Every Rust file of the crates, relative to the root, with its text.
-fn sources() -> Vec<(PathBuf, String)> {
+pub(crate) fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for name in CRATES {
         collect(&root().join(name), &mut files);
@@ -33,7 +33,7 @@ fn collect(dir: &Path, into: &mut Vec<(PathBuf, String)>) {
     }
 }
 
-fn assert_none(broken: &[String], rule: &str) {
+pub(crate) fn assert_none(broken: &[String], rule: &str) {
     assert!(broken.is_empty(), "{rule}:\n  {}", broken.join("\n  "));
 }
 
@@ -148,16 +148,25 @@ fn nothing_is_left_for_later() {
 
 /// Private words of earlier versions that have a standard counterpart in the field. They are written in two parts, because this file
 /// is read, too.
-const PRIVATE_WORDS: [([&str; 2], &str); 9] = [
+const PRIVATE_WORDS: [([&str; 2], &str); 18] = [
     (["Let", "ter"], "message"),
     (["be_b", "orn"], "bootstrap"),
     (["bi", "rth"], "bootstrap"),
     (["the ow", "n "], "its own"),
     (["ome", "body "], "a client, a task, another member"),
+    (["obo", "dy"], "no client, no task, no other member"),
     (["hom", "ing"], "connection migration"),
     (["behind the ra", "nge"], "exclusive end"),
     (["Mo", "st bytes"], "maximum bytes"),
     (["told to d", "ial"], "announced to clients"),
+    (["s to", "ld"], "is notified, is asked, hears"),
+    (["re to", "ld"], "are notified, are asked, hear"),
+    (["stands st", "ill"], "is paused, is stalled, does not change"),
+    (["stand st", "ill"], "pause, stall, block"),
+    (["share fa", "te"], "fail together"),
+    (["under wa", "y"], "in flight"),
+    (["pati", "ence"], "a time or a budget"),
+    (["cannot be to", "ld"], "is not known, cannot be distinguished"),
 ];
 
 #[test]
@@ -168,6 +177,53 @@ fn private_words_stay_out() {
         found.extend(lines.into_iter().map(|line| format!("{line}  (the field says: {better})")));
     }
     assert_none(&found, "the field's word stands in for a private one");
+}
+
+/// Names that two public types of one crate have, each with the reason why no reader takes one for the other.
+const SHARED_NAMES: [(&str, &str, &str); 10] = [
+    ("bench", "Answer", "one of a load driver's client, one of a simulated client; no file knows both"),
+    ("bench", "History", "one of the crash audit, one of the simulation; no file knows both"),
+    ("bench", "Options", "every command has its own and is called with it by its module's name"),
+    ("bench", "Row", "a row of a comparison's table; each comparison has its own"),
+    ("bench", "Run", "a run of a comparison, or of a seed; each has a module of its own"),
+    ("bench", "Seen", "what a client has seen, in two commands; no file knows both"),
+    ("engine", "Recovery", "written with its module: `log::Recovery`, `lsm::Recovery`"),
+    ("store", "Config", "the node's; that of the RESP server is written `resp::Config`"),
+    ("store", "Frame", "of gRPC, or of the protocol between stores; no file knows both"),
+    ("store", "Method", "of the TiKV service, or of the PD service; each inside its folder"),
+];
+
+/// The public types that a file defines at its top level.
+fn public_types(text: &str) -> Vec<String> {
+    let kinds = ["struct ", "enum ", "trait ", "type "];
+    let heads = text.lines().filter_map(|line| line.strip_prefix("pub "));
+    let names = heads.filter_map(|head| kinds.iter().find_map(|kind| head.strip_prefix(kind)));
+    let word = |name: &str| name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    names.map(word).collect()
+}
+
+#[test]
+fn a_name_stands_for_one_public_type_of_a_crate() {
+    let mut places: BTreeMap<(String, String), Vec<String>> = BTreeMap::new();
+    for (path, text) in
+        sources().iter().filter(|(path, _)| path.iter().nth(1).is_some_and(|dir| dir == "src"))
+    {
+        let name = path.iter().next().and_then(|name| name.to_str()).unwrap_or_default();
+        for public in public_types(text) {
+            places.entry((name.to_owned(), public)).or_default().push(path.display().to_string());
+        }
+    }
+    let is_allowed = |name: &str, public: &str| {
+        SHARED_NAMES.iter().any(|(listed, shared, _)| (*listed, *shared) == (name, public))
+    };
+    let doubled = places.iter().filter(|(_, places)| places.len() > 1);
+    let (known, new): (Vec<_>, Vec<_>) = doubled.partition(|((name, public), _)| is_allowed(name, public));
+    let new: Vec<String> = new
+        .iter()
+        .map(|((name, public), places)| format!("{name}: {public}: {}", places.join(", ")))
+        .collect();
+    assert_none(&new, "two public types of a crate have one name; rename one, or list it with a reason");
+    assert_eq!(known.len(), SHARED_NAMES.len(), "a listed name is not shared any more");
 }
 
 #[test]
@@ -185,7 +241,7 @@ fn there_is_one_clippy_file() {
     assert!(root().join(".clippy.toml").exists());
 }
 
-fn manifest(name: &str) -> String {
+pub(crate) fn manifest(name: &str) -> String {
     std::fs::read_to_string(root().join(name).join("Cargo.toml")).expect("every crate has a manifest")
 }
 
@@ -389,7 +445,7 @@ fn unsafe_code_lives_in_the_seam() {
 }
 
 /// The longest function of the tree. This number may shrink, not grow.
-const FUNCTION_LINES_MAX: usize = 101;
+const FUNCTION_LINES_MAX: usize = 80;
 
 #[test]
 fn functions_stay_short() {
@@ -402,6 +458,21 @@ fn functions_stay_short() {
         }
     }
     assert_none(&long, &format!("a function over {FUNCTION_LINES_MAX} lines is two functions"));
+}
+
+/// The longest file of the tree. This number may shrink, not grow.
+const FILE_LINES_MAX: usize = 610;
+
+#[test]
+fn files_stay_short() {
+    let mut long = Vec::new();
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        if lines > FILE_LINES_MAX {
+            long.push(format!("{} has {lines} lines", path.display()));
+        }
+    }
+    assert_none(&long, &format!("a file over {FILE_LINES_MAX} lines has two ideas"));
 }
 
 /// Functions of a formatted file: name, first line, lines. A function ends at the first brace that is indented like its head.

@@ -36,7 +36,7 @@ pub(crate) fn play<S: Stage>(text: &str) -> String {
     result
 }
 
-/// The scripts in a folder, at least so many, by name, with their text.
+/// The scripts in a folder, at least this many, by name, with their text.
 pub(crate) fn scripts(folder: &Path, least: usize) -> Vec<(PathBuf, String)> {
     let mut files: Vec<_> =
         std::fs::read_dir(folder).expect("the scripts").map(|file| file.expect("a file").path()).collect();

@@ -208,7 +208,7 @@ pub enum StoreRefusal {
     },
     /// A store stays in the node that it joined with.
     NodeChanged(StoreId),
-    /// The report gives more space available or used than there is.
+    /// The report has more space available or used than there is.
     Absurd {
         /// Who reports.
         store: StoreId,

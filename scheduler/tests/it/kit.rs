@@ -50,7 +50,7 @@ impl Mock {
         self.sizes_mib.insert(id, size_mib);
     }
 
-    /// A store of its own node, heard just now, that leads so many regions.
+    /// A store of its own node, heard just now, that leads this many regions.
     pub(crate) fn leader_store(&mut self, id: u64, leaders: u64) {
         self.put(StoreDescriptor::new(StoreId(id), NodeId(id), format!("store{id}")));
         self.leaders.insert(id, leaders);

@@ -13,7 +13,7 @@
 use rkyv::rancor::Error;
 use scheduler::StateImage;
 
-use crate::region::system::image::{Damaged, Image};
+use crate::region::system::image::{DamagedState, Image};
 
 const MAGIC: &[u8; 8] = b"RKCTRL01";
 
@@ -21,20 +21,20 @@ const MAGIC: &[u8; 8] = b"RKCTRL01";
 ///
 /// # Errors
 /// What is wrong with them, as the rest of a sentence about the file.
-pub(super) fn decode(bytes: &[u8]) -> Result<StateImage, Damaged> {
+pub(super) fn decode(bytes: &[u8]) -> Result<StateImage, DamagedState> {
     let body = checked(bytes)?;
     let image = rkyv::from_bytes::<Image, Error>(&body[MAGIC.len()..])
-        .map_err(|_| Damaged("its archive is broken"))?;
+        .map_err(|_| DamagedState("its archive is broken"))?;
     image.restore()
 }
 
-fn checked(bytes: &[u8]) -> Result<&[u8], Damaged> {
-    let (body, sum) = bytes.split_last_chunk::<4>().ok_or(Damaged("it is too short"))?;
+fn checked(bytes: &[u8]) -> Result<&[u8], DamagedState> {
+    let (body, sum) = bytes.split_last_chunk::<4>().ok_or(DamagedState("it is too short"))?;
     if !body.starts_with(MAGIC) {
-        return Err(Damaged("it does not begin as a file of this version"));
+        return Err(DamagedState("it does not begin as a file of this version"));
     }
     if u32::from_le_bytes(*sum) != crc32fast::hash(body) {
-        return Err(Damaged("its checksum does not match"));
+        return Err(DamagedState("its checksum does not match"));
     }
     Ok(body)
 }

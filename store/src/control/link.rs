@@ -22,7 +22,7 @@ use super::denied::Denied;
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::system::fence::Fence;
-use crate::region::system::{Decided, Members, Standing, SystemCommand};
+use crate::region::system::{Decided, Members, StateStanding, SystemCommand};
 
 /// Questions on their way to the core of the store; more wait for room.
 const ASKS_MAX: usize = 64;
@@ -47,7 +47,7 @@ pub enum Ask {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// How it stands.
-    Standing(Standing),
+    Standing(StateStanding),
     /// The store does not take part: why, and whether it is the only voter, if that is known.
     Closed(String, Option<bool>),
     /// The store has no replica.

@@ -21,7 +21,7 @@ use super::Member;
 use super::image::decode;
 use super::link::StateLink;
 use crate::plant::{Bug, planted};
-use crate::region::system::image::Damaged;
+use crate::region::system::image::DamagedState;
 
 const NAME: &str = "STATE";
 
@@ -134,7 +134,7 @@ async fn read(rt: &Rt, path: &Path) -> io::Result<Option<State>> {
         return Ok(None);
     }
     let place = path.display().to_string();
-    let image = decode(&rt.read_small(path).await?).map_err(|Damaged(what)| {
+    let image = decode(&rt.read_small(path).await?).map_err(|DamagedState(what)| {
         invalid(&place, &format!("{what}; restore the file or the whole directory from a backup"))
     })?;
     let state = State::restore(image).map_err(|refusal| {

@@ -1,7 +1,7 @@
 //! Groups of regions that a client asked to be spread, such as those of a table before it is loaded.
 //!
 //! Clients name the regions of a group one by one, and a single region cannot be uneven, so the latest of each group are remembered here and
-//! spread together. Only for a while, and only so many: what is forgotten is spread by the policies for the whole cluster.
+//! spread together. Only for a while, and only up to a bound: what is forgotten is spread by the policies for the whole cluster.
 //!
 //! Not here: which region moves where ([`scheduler::ask::scatter`]).
 

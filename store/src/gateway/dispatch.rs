@@ -24,7 +24,7 @@ use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
 use crate::shard::Shard;
-use crate::shard::links::{Links, Message};
+use crate::shard::links::{CoreLinks, CoreMessage};
 use crate::shard::reply::Reply;
 use crate::shard::routes::{Place, PlaceChange, Routes, Source};
 
@@ -47,7 +47,7 @@ pub struct Dispatch {
     order: Rc<Order>,
     /// What was sent where no region is any more.
     waiting: Waiting,
-    links: Rc<Links>,
+    links: Rc<CoreLinks>,
     /// The way to other nodes; nothing on a core without a store.
     remote: Option<Remote>,
     memory: Memory,
@@ -57,7 +57,7 @@ pub struct Dispatch {
 
 /// The stores of one core, by their index on the node.
 #[derive(Debug)]
-pub struct Here {
+pub struct LocalStores {
     /// Those that serve.
     pub shards: BTreeMap<usize, Shard>,
     /// Why the others could not be opened.
@@ -96,11 +96,11 @@ impl Dispatch {
     /// Joins the stores of this core to those of the others.
     pub fn start(
         rt: &Rt,
-        Here { shards: open, fenced }: Here,
+        LocalStores { shards: open, fenced }: LocalStores,
         whole: Whole,
         places: Vec<Place>,
-        (links, remote): (Rc<Links>, Option<Remote>),
-        inbox: Receiver<Vec<Message>>,
+        (links, remote): (Rc<CoreLinks>, Option<Remote>),
+        inbox: Receiver<Vec<CoreMessage>>,
         memory: Memory,
     ) -> Rc<Self> {
         let mut shards = vec![None; whole.core_of.len()];
@@ -274,12 +274,12 @@ impl Dispatch {
         }
     }
 
-    async fn receive(&self, inbox: Receiver<Vec<Message>>) {
+    async fn receive(&self, inbox: Receiver<Vec<CoreMessage>>) {
         let mut batches = Vec::new();
         while inbox.recv_batch(&mut batches, BATCHES_MAX).await {
             for message in batches.drain(..).flatten() {
                 match message {
-                    Message::Request { from, id, store, route, op } => {
+                    CoreMessage::Request { from, id, store, route, op } => {
                         let reply = Reply::remote(from, id, self.links.clone());
                         match (self.shard(store), self.fenced.get(&store)) {
                             (Some(shard), _) => {
@@ -292,9 +292,9 @@ impl Dispatch {
                             (None, None) => reply.send(Err(Refusal::RegionNotFound { region_id: 0 })),
                         }
                     }
-                    Message::Routes { store, changes } => self.published(store, changes),
-                    Message::Answer { id, outcome } => self.links.arrived(id, outcome),
-                    Message::Closed { from } => self.links.closed(from),
+                    CoreMessage::Routes { store, changes } => self.published(store, changes),
+                    CoreMessage::Answer { id, outcome } => self.links.arrived(id, outcome),
+                    CoreMessage::Closed { from } => self.links.closed(from),
                 }
             }
         }

@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-pub use dispatch::{Dispatch, Here, Whole};
+pub use dispatch::{Dispatch, LocalStores, Whole};
 pub use locate::{Located, Locates};
 pub use remote::{Asks, Remote, RemoteNumbers};
 pub use retry::GatewayNumbers;

@@ -5,13 +5,13 @@
 //! |---|---|
 //! | waits | an earlier one of the same keys waits ([`Order`]) |
 //! | waits | an earlier one of the same keys was sent to another place, and may yet be refused there ([`Routes::is_before`]) |
-//! | waits | it was refused, and a later one of the same keys is in flight, which may be refused as well ([`Standing::Undecided`]) |
-//! | is refused for good | it was refused, and a later one of the same keys was carried out since ([`Standing::Overtaken`]) |
+//! | waits | it was refused, and a later one of the same keys is in flight, which may be refused as well ([`WriteStanding::Undecided`]) |
+//! | is refused for good | it was refused, and a later one of the same keys was carried out since ([`WriteStanding::Overtaken`]) |
 //!
 //! Different keys have no order, not even those of one connection: they may lie in regions that answer at different speeds.
 //!
-//! [`Standing::Undecided`]: crate::shard::placed::Standing::Undecided
-//! [`Standing::Overtaken`]: crate::shard::placed::Standing::Overtaken
+//! [`WriteStanding::Undecided`]: crate::shard::placed::WriteStanding::Undecided
+//! [`WriteStanding::Overtaken`]: crate::shard::placed::WriteStanding::Overtaken
 //! [`Routes::is_before`]: crate::shard::routes::Routes::is_before
 //!
 //! Invariants: while nothing waits and no place has changed under writes in flight, none of this costs more than looking whether that is so;

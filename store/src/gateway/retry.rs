@@ -24,7 +24,7 @@ use super::send::Sent;
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome};
-use crate::shard::placed::{InFlight, Standing};
+use crate::shard::placed::{PlacedWrite, WriteStanding};
 
 /// How long an operation is sent again before its refusal is its answer.
 /// Longer than an election takes.
@@ -57,7 +57,7 @@ pub(super) struct Again {
     /// The region that it was sent to.
     pub(super) region_id: u64,
     /// Where it is in flight, if it is a write.
-    pub(super) held: Option<InFlight>,
+    pub(super) held: Option<PlacedWrite>,
 }
 
 impl Routed {
@@ -155,7 +155,7 @@ struct Waiter {
     number: Number,
     op: Op,
     /// Where it was refused, or is in flight, if it is a write.
-    held: Option<InFlight>,
+    held: Option<PlacedWrite>,
     /// Its place in the order of its keys, if it is a write that waits.
     line: Option<InLine>,
     answer: Answer<Outcome>,
@@ -226,7 +226,7 @@ impl Dispatch {
         number: Number,
         op: Op,
         refusal: Refusal,
-        held: Option<InFlight>,
+        held: Option<PlacedWrite>,
     ) -> Pending<Outcome> {
         let (answer, pending) = oneshot();
         let waiting = self.waiting();
@@ -272,11 +272,11 @@ impl Dispatch {
             return waiter.refuse(refusal);
         }
         let mut sent = None;
-        match waiter.held.as_ref().map(InFlight::standing) {
-            Some(Standing::Overtaken) => return waiter.refuse(refusal),
-            Some(Standing::Undecided) => {}
-            Some(Standing::First) | None => {
-                waiter.held.take().into_iter().for_each(InFlight::refuse);
+        match waiter.held.as_ref().map(PlacedWrite::standing) {
+            Some(WriteStanding::Overtaken) => return waiter.refuse(refusal),
+            Some(WriteStanding::Undecided) => {}
+            Some(WriteStanding::First) | None => {
+                waiter.held.take().into_iter().for_each(PlacedWrite::refuse);
                 if now.since(waiter.since) >= ASK_AFTER {
                     self.seek_instead(&waiter.op);
                 }

@@ -17,12 +17,12 @@ use engine::rt::Rt;
 use engine::rt::sim;
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Rng, StoreId};
 
-use super::{Dispatch, Gateway, Here, Submitted, Whole};
+use super::{Dispatch, Gateway, LocalStores, Submitted, Whole};
 use crate::memory::Memory;
 use crate::plant::{Bug, plant};
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Outcome, Scan};
-use crate::shard::links::{Links, connect};
+use crate::shard::links::{CoreLinks, connect};
 use crate::shard::open::ShardOptions;
 use crate::shard::{Shard, ShardLimits};
 
@@ -95,9 +95,11 @@ impl Nodes {
         }
         let places: Vec<_> = (0..2).flat_map(|store| shards[store].places(store)).collect();
         let gateways = connect(2).into_iter().enumerate().map(|(core, ends)| {
-            let links = Links::start(rt, core, ends.to);
-            let here =
-                Here { shards: BTreeMap::from([(core, shards[core].clone())]), fenced: BTreeMap::new() };
+            let links = CoreLinks::start(rt, core, ends.to);
+            let here = LocalStores {
+                shards: BTreeMap::from([(core, shards[core].clone())]),
+                fenced: BTreeMap::new(),
+            };
             let whole = Whole { core_of: vec![0, 1], command_bytes_max: 16 << 20, scan_pairs_max: 5 };
             let memory = Memory::unbounded();
             let dispatch =

@@ -13,7 +13,7 @@ use super::split::{Part, Parts, ask_at_once, command_bytes};
 use crate::memory::{AnswerBytes, charged_length};
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome};
-use crate::shard::placed::{InFlight, KeyHash, Placed};
+use crate::shard::placed::{KeyHash, Placed, PlacedWrite};
 
 /// What was sent again.
 pub(super) struct Sent {
@@ -21,7 +21,7 @@ pub(super) struct Sent {
     /// The region that it went to, if it went to one.
     pub(super) region_id: Option<u64>,
     /// Where it is in flight, if it is a write that went to one region.
-    pub(super) held: Option<InFlight>,
+    pub(super) held: Option<PlacedWrite>,
 }
 
 impl Dispatch {
@@ -59,7 +59,7 @@ impl Dispatch {
     }
 
     /// Sends an operation to a place.
-    fn put(&self, number: Number, place: &Rc<Placed>, op: Op) -> (Pending<Outcome>, Option<InFlight>) {
+    fn put(&self, number: Number, place: &Rc<Placed>, op: Op) -> (Pending<Outcome>, Option<PlacedWrite>) {
         let (answer, pending) = oneshot();
         let hold = || place.hold(number.submitted(), KeyHash::of_op(&op), &pending);
         let held = is_write(&op).then(hold);

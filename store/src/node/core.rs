@@ -16,12 +16,12 @@ use futures_util::future::join_all;
 use scheduler::{Region, StoreId};
 
 use super::identity::{Holding, Identity};
-use crate::gateway::{Dispatch, Gateway, Here, Locates, Remote, Whole};
+use crate::gateway::{Dispatch, Gateway, LocalStores, Locates, Remote, Whole};
 use crate::memory::Memory;
 use crate::shard::Shard;
-use crate::shard::counters::StoreSnapshot;
+use crate::shard::counters::StoreNumbers;
 use crate::shard::health::HealthReport;
-use crate::shard::links::{Ends, Links};
+use crate::shard::links::{CoreLinks, Ends};
 use crate::shard::open::ShardOptions;
 use crate::shard::routes::Place;
 use crate::wire::grpc::Guest;
@@ -77,11 +77,11 @@ pub struct Stores {
     /// Those that could not be opened, by number on the node.
     pub fenced: BTreeMap<usize, Fenced>,
     /// The core's links to the others.
-    pub links: Rc<Links>,
+    pub links: Rc<CoreLinks>,
     /// The core's bounds on what clients make it hold.
     pub memory: Memory,
     /// Each store's links to those of other nodes, by number on this one.
-    pub peers: BTreeMap<usize, Rc<peer::link::Links>>,
+    pub peers: BTreeMap<usize, Rc<peer::link::PeerLinks>>,
     /// Where stores of other nodes are reached.
     pub book: Rc<AddressBook>,
     rt: Rt,
@@ -106,9 +106,9 @@ impl Fenced {
     }
 
     /// What it says of itself.
-    pub fn snapshot(&self) -> StoreSnapshot {
+    pub fn snapshot(&self) -> StoreNumbers {
         let health = HealthReport::fenced(self.why.clone());
-        StoreSnapshot { store: self.store.0, health, ..StoreSnapshot::default() }
+        StoreNumbers { store: self.store.0, health, ..StoreNumbers::default() }
     }
 }
 
@@ -140,7 +140,7 @@ pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Store
         match Shard::open(rt, &dir, options, initial.clone()).await {
             Ok(shard) => {
                 let speaker = Speaker { cluster: plan.identity.cluster, store, incarnation: shard.opened() };
-                let links = peer::link::Links::new(rt, speaker, book.clone());
+                let links = peer::link::PeerLinks::new(rt, speaker, book.clone());
                 shard.connect(Rc::new(links.clone()));
                 peers.insert(index, links);
                 start_tasks(rt, &shard, dir);
@@ -152,7 +152,7 @@ pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Store
             }
         }
     }
-    let links = Links::start(rt, rt.core(), ends.to.clone());
+    let links = CoreLinks::start(rt, rt.core(), ends.to.clone());
     Ok(Stores { shards, fenced, links, memory, peers, book, rt: rt.clone() })
 }
 
@@ -205,7 +205,7 @@ impl Stores {
     ) -> Rc<Dispatch> {
         let core_of = (0..plan.identity.stores).map(|store| plan.core_of(store)).collect();
         let fenced = self.fenced.iter().map(|(store, fenced)| (*store, fenced.why.clone())).collect();
-        let here = Here { shards: self.shards.clone(), fenced };
+        let here = LocalStores { shards: self.shards.clone(), fenced };
         let command_bytes_max = usize::try_from(plan.shard.raft.entry_bytes_max).unwrap_or(usize::MAX);
         let whole = Whole { core_of, command_bytes_max, scan_pairs_max: 4096 };
         let ours = (0..plan.identity.stores).map(|index| plan.identity.store_id(index)).collect();

@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::control::{Ask, Control, Member, News, Office};
 use crate::plant::{Bug, planted};
 use crate::region::system::fence::Fence;
-use crate::wire::health::Health;
+use crate::wire::health::HealthService;
 use crate::wire::pd::client::SchedulerClient;
 use crate::wire::pd::port::Hosts;
 use crate::wire::pd::{Dialer, Pd};
@@ -72,7 +72,7 @@ pub(super) struct Means {
     /// Where other nodes are.
     pub(super) contacts: Keeper,
     /// What health checks of the PD port answer.
-    pub(super) health: Health,
+    pub(super) health: HealthService,
 }
 
 /// The host. Cheap to clone; stays on the root core.

@@ -44,7 +44,7 @@ use crate::wire::board::Board;
 use drain::GRACE;
 use identity::Identity;
 use movement::{Movement, Stalls};
-pub use root::{CoreWork, Request, Setup, Shards, Started, run};
+pub use root::{CoreWork, NodeRequest, Setup, Shards, Started, run};
 
 /// A running node, as the thread that started it sees it. Dropping it without [`Node::drain`] leaves its executors to the end of
 /// the process.
@@ -54,7 +54,7 @@ pub struct Node {
     stalls: Stalls,
     cores: Cores,
     root: CoreHandle<()>,
-    requests: Sender<Request>,
+    requests: Sender<NodeRequest>,
 }
 
 /// Where the node listens.
@@ -139,7 +139,7 @@ impl Node {
     /// Lets health checks say that the node wants no more calls, so that clients and load balancers go elsewhere before
     /// [`Node::drain`]. It serves on.
     pub fn announce_drain(&self) {
-        match self.requests.try_send(Request::AnnounceDrain) {
+        match self.requests.try_send(NodeRequest::AnnounceDrain) {
             Ok(()) => {}
             Err(TrySend::Full(_) | TrySend::Closed(_)) => {
                 tracing::error!("the root core has ended by itself");
@@ -150,7 +150,7 @@ impl Node {
     /// Lets requests finish and stops, within about `deadline`. What was acknowledged is on disk either way.
     pub fn drain(self, deadline: Duration) {
         let Self { requests, root, .. } = self;
-        match requests.try_send(Request::Drain(deadline)) {
+        match requests.try_send(NodeRequest::Drain(deadline)) {
             Ok(()) => {}
             Err(TrySend::Full(_) | TrySend::Closed(_)) => {
                 tracing::error!("the root core has ended by itself")

@@ -67,7 +67,7 @@ impl BeatPace {
         }
     }
 
-    /// Takes note of a beat about so many regions.
+    /// Takes note of a beat about this many regions.
     pub(super) fn sent(&self, regions: usize) {
         let regions = u32::try_from(regions).unwrap_or(u32::MAX);
         self.soon.set(PER_REGION.saturating_mul(regions).saturating_add(SOON).min(REPORT_EVERY));

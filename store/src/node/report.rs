@@ -23,8 +23,8 @@ use crate::gateway::Dispatch;
 use crate::region::peers::Behind;
 use crate::region::system::GROUP;
 use crate::shard::Shard;
-use crate::shard::counters::StoreSnapshot;
-use crate::shard::links::Links;
+use crate::shard::counters::StoreNumbers;
+use crate::shard::links::CoreLinks;
 use crate::shard::load::RegionCount;
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::peer::book::AddressBook;
@@ -242,11 +242,11 @@ pub(super) struct Poster {
     pub(super) rt: Rt,
     pub(super) shards: Vec<Shard>,
     /// What stores that could not be opened say of themselves.
-    pub(super) fenced: Vec<StoreSnapshot>,
+    pub(super) fenced: Vec<StoreNumbers>,
     pub(super) board: Board,
     pub(super) counters: Rc<resp::Counters>,
     pub(super) keys: Rc<Cell<u64>>,
-    pub(super) links: Rc<Links>,
+    pub(super) links: Rc<CoreLinks>,
     pub(super) dispatch: Rc<Dispatch>,
     pub(super) connections_max: usize,
 }

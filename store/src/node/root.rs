@@ -107,7 +107,7 @@ impl Setup {
 
 /// What is asked of a node that serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum NodeRequest {
     /// Let health checks say that the node wants no more calls, so that clients and load balancers go elsewhere. It serves on.
     AnnounceDrain,
     /// Let requests finish within this time, and stop.
@@ -168,15 +168,15 @@ pub async fn run(
     rt: Rt,
     setup: Setup,
     said: impl FnOnce(Result<Started, StartError>),
-    requests: Receiver<Request>,
+    requests: Receiver<NodeRequest>,
 ) {
     match start(&rt, setup).await {
         Ok(serving) => {
             said(Ok(serving.started()));
             let deadline = loop {
                 match requests.recv().await {
-                    Some(Request::AnnounceDrain) => serving.announce(),
-                    Some(Request::Drain(deadline)) => break deadline,
+                    Some(NodeRequest::AnnounceDrain) => serving.announce(),
+                    Some(NodeRequest::Drain(deadline)) => break deadline,
                     None => break Duration::ZERO,
                 }
             };
@@ -326,7 +326,7 @@ impl DataCores {
         }
     }
 
-    /// Waits until every core has opened its stores; gives where the regions are and how often each store has been opened.
+    /// Waits until every core has opened its stores; returns where the regions are and how often each store has been opened.
     async fn opened(&mut self) -> Result<(Vec<Place>, Vec<(usize, u64)>), StartError> {
         let (mut all_places, mut counts, mut serve, mut closed) = (Vec::new(), Vec::new(), 0, Vec::new());
         for _ in 0..self.orders.len() {
@@ -350,7 +350,7 @@ impl DataCores {
         Ok((all_places, counts))
     }
 
-    /// Waits until every core serves; gives the address of every store.
+    /// Waits until every core serves; returns the address of every store.
     async fn serving(&mut self, stores: usize) -> Result<Vec<SocketAddr>, StartError> {
         let mut by_store = Vec::new();
         for _ in 0..self.orders.len() {

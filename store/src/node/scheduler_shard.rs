@@ -31,7 +31,7 @@ use crate::control::{Ask, Beat, BeatAnswer, Control, Member, News, locate};
 use crate::region::system::fence::Fence;
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::grpc;
-use crate::wire::health::Health;
+use crate::wire::health::HealthService;
 use crate::wire::pd::client::{Places, SchedulerClient};
 use crate::wire::pd::port::Port;
 use crate::wire::peer::open::Speaker;
@@ -48,7 +48,7 @@ pub(super) struct Opened {
     host: Host,
     remote: Rc<Remote>,
     places: Places,
-    health: Health,
+    health: HealthService,
     /// The lowest id that has not been given out here; 0 if that is not known.
     pub(super) next_id: u64,
 }
@@ -64,7 +64,7 @@ pub(super) struct StateEnds {
 pub(super) struct SchedulerShard {
     /// Where clients ask.
     pub(super) addr: SocketAddr,
-    health: Health,
+    health: HealthService,
     server: Rc<grpc::Handle>,
 }
 
@@ -98,7 +98,7 @@ impl Bound {
         let own = NodeId(plan.identity.node);
         let others: Vec<String> =
             contacts.nodes().into_iter().filter(|(node, _)| *node != own).map(|(_, place)| place).collect();
-        let health = Health::default();
+        let health = HealthService::default();
         let means = Means {
             dir: plan.dir.join("scheduler"),
             member: Member {

@@ -145,8 +145,8 @@ impl DataCore {
             connections_max: limits.connections_max,
         };
         rt.spawn(async move { poster.run(&seen).await });
-        let stores = served.grpc.stores.iter().map(|store| (store.index, store.addr)).collect();
-        say(&events, Event::Serving { stores }).await;
+        let serving = served.grpc.stores.iter().map(|store| (store.index, store.addr)).collect();
+        say(&events, Event::Serving { stores: serving }).await;
         end(&rt, stores, served, &orders, &events).await;
         Ok(())
     }

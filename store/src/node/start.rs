@@ -24,7 +24,7 @@ use crate::gateway::{Dispatch, Gateway, Locates};
 use crate::shard::Shard;
 use crate::shard::links::{Ends, connect};
 use crate::shard::routes::Place;
-use crate::wire::health::Health;
+use crate::wire::health::HealthService;
 use crate::wire::tikv::Tikv;
 use crate::wire::{grpc, resp};
 
@@ -139,7 +139,7 @@ pub struct ServedStores {
     /// Where each is.
     pub stores: Vec<ServedStore>,
     /// What each says to health checks.
-    health: Vec<Health>,
+    health: Vec<HealthService>,
 }
 
 /// One store of a core and its port.
@@ -211,7 +211,7 @@ impl Core {
             })?;
             let addr = listener.local_addr().map_err(|error| error.to_string())?;
             // A fenced store answers, so that clients learn why, but wants no calls.
-            let health = Health::default();
+            let health = HealthService::default();
             let stopped = health.clone();
             match &shard {
                 Some(shard) => shard.on_stop(move || stopped.set_serving(false)),

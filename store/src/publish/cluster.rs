@@ -4,14 +4,14 @@
 use super::table::{Row, histogram, metric, rows, sample};
 use super::{Labels, Metric, MetricKind, Sample, Value};
 use crate::gateway::GatewayNumbers;
-use crate::region::message::Kind;
-use crate::shard::counters::StoreSnapshot;
+use crate::region::message::MessageKind;
+use crate::shard::counters::StoreNumbers;
 use crate::shard::outbox::ByKind;
 
 use MetricKind::{Counter, Gauge, Histogram};
 
 /// What the replicas of a store are, and what elections came to.
-const GROUPS: &[Row<StoreSnapshot>] = &[
+const GROUPS: &[Row<StoreNumbers>] = &[
     Row(metric("ringkeep_store_leaders", Gauge, "Regions that the store leads."), |s| s.groups.leaders),
     Row(
         metric(
@@ -95,7 +95,7 @@ const GROUPS: &[Row<StoreSnapshot>] = &[
 ];
 
 /// What a store says to others and hears of them.
-const PEERS: &[Row<StoreSnapshot>] = &[
+const PEERS: &[Row<StoreNumbers>] = &[
     Row(
         metric(
             "ringkeep_peer_messages_taken_total",
@@ -183,7 +183,7 @@ const PEERS: &[Row<StoreSnapshot>] = &[
 ];
 
 /// Snapshots.
-const SNAPSHOTS: &[Row<StoreSnapshot>] = &[
+const SNAPSHOTS: &[Row<StoreNumbers>] = &[
     Row(metric("ringkeep_snapshots_sent_total", Counter, "Snapshots that followers have installed."), |s| {
         s.snapshots.sent
     }),
@@ -333,7 +333,7 @@ pub(super) fn of_core(gateway: &GatewayNumbers, labels: &Labels, into: &mut Vec<
 }
 
 /// What a store says of its part in a cluster.
-pub(super) fn samples(store: &StoreSnapshot, labels: &Labels, into: &mut Vec<Sample>) {
+pub(super) fn samples(store: &StoreNumbers, labels: &Labels, into: &mut Vec<Sample>) {
     rows(GROUPS, store, labels, into);
     rows(PEERS, store, labels, into);
     rows(SNAPSHOTS, store, labels, into);
@@ -370,6 +370,6 @@ fn by(
 }
 
 fn by_kind(metric: &'static Metric, counts: &ByKind, labels: &Labels, into: &mut Vec<Sample>) {
-    let counts: Vec<(&str, u64)> = Kind::NAMES.into_iter().zip(counts.iter().copied()).collect();
+    let counts: Vec<(&str, u64)> = MessageKind::NAMES.into_iter().zip(counts.iter().copied()).collect();
     by(metric, "kind", &counts, labels, into);
 }

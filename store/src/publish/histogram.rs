@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::metrics::{BUCKETS, HistogramSnapshot, lower_bound};
+use crate::metrics::{BUCKETS, HistogramNumbers, lower_bound};
 
 /// The first bound is 2^10 ns, about 1 us: a read answered from memory is hardly faster.
 const FIRST_POWER: u32 = 10;
@@ -10,7 +10,7 @@ const FIRST_POWER: u32 = 10;
 const LAST_POWER: u32 = 33;
 
 /// Writes the lines of one series; `labels` as they stand between braces.
-pub(super) fn write(text: &mut String, name: &str, labels: &str, snapshot: &HistogramSnapshot) {
+pub(super) fn write(text: &mut String, name: &str, labels: &str, snapshot: &HistogramNumbers) {
     let comma = if labels.is_empty() { "" } else { "," };
     for power in FIRST_POWER..=LAST_POWER {
         let bound = 1u64 << power;

@@ -27,7 +27,7 @@ use std::sync::{Mutex, PoisonError};
 use metrics::{Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::metrics::HistogramSnapshot;
+use crate::metrics::HistogramNumbers;
 use crate::wire::board::CoreReport;
 pub use node::NodeFacts;
 
@@ -75,7 +75,7 @@ pub enum Value {
     /// Time spent, seconds.
     Seconds(f64),
     /// Durations by bucket.
-    Histogram(HistogramSnapshot),
+    Histogram(HistogramNumbers),
 }
 
 /// Keeps the latest samples and renders them.
@@ -232,7 +232,7 @@ mod tests {
         let grpc_requests =
             vec![ended(crate::wire::grpc::Code::Ok, 7), ended(crate::wire::grpc::Code::DeadlineExceeded, 2)];
         let grpc = crate::wire::grpc::Stats { running: 5, ..Default::default() };
-        let stores = vec![crate::shard::counters::StoreSnapshot { reads_abandoned: 4, ..Default::default() }];
+        let stores = vec![crate::shard::counters::StoreNumbers { reads_abandoned: 4, ..Default::default() }];
         let core = CoreReport { grpc_requests, grpc, stores, ..CoreReport::default() };
         let publisher = Publisher::new(1);
         publisher.take(table::samples(&core));

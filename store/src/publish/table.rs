@@ -4,8 +4,8 @@ use engine::log::LogStats;
 use engine::lsm::TreeStats;
 
 use super::{Labels, Metric, MetricKind, Sample, Value, cluster, scheduler};
-use crate::metrics::HistogramSnapshot;
-use crate::shard::counters::StoreSnapshot;
+use crate::metrics::HistogramNumbers;
+use crate::shard::counters::StoreNumbers;
 use crate::wire::board::CoreReport;
 use crate::wire::resp;
 
@@ -66,7 +66,7 @@ const RESP_MAX: Metric = metric(
     "RESP connections that the node accepts at most, over all cores.",
 );
 
-const RESP: &[Row<resp::Snapshot>] = &[
+const RESP: &[Row<resp::RespNumbers>] = &[
     Row(metric("ringkeep_resp_connections", Gauge, "Open RESP connections."), |s| s.open),
     Row(metric("ringkeep_resp_connections_accepted_total", Counter, "RESP connections accepted."), |s| {
         s.accepted
@@ -163,7 +163,7 @@ const CORE: &[Row<CoreReport>] = &[
     ),
 ];
 
-const STORE: &[Row<StoreSnapshot>] = &[
+const STORE: &[Row<StoreNumbers>] = &[
     Row(metric("ringkeep_store_reads_total", Counter, "Keys read one by one or in batches."), |s| s.reads),
     Row(metric("ringkeep_store_scans_total", Counter, "Range reads."), |s| s.scans),
     Row(
@@ -382,7 +382,7 @@ pub(super) fn histogram(
     metric: &'static Metric,
     labels: &Labels,
     further: Option<(&'static str, &str)>,
-    snapshot: &HistogramSnapshot,
+    snapshot: &HistogramNumbers,
     into: &mut Vec<Sample>,
 ) {
     into.push(sample(metric, labels, further, Value::Histogram(snapshot.clone())));

@@ -15,7 +15,7 @@ use super::command::{Command, Write, WritesView};
 use super::life::Life;
 use super::record::{Descriptor, RegionRecord};
 use super::replica::Replica;
-use super::split::{FIRST_BASE, Half, Origin, Split};
+use super::split::{FIRST_BASE, Half, Split, SplitOrigin};
 use super::submit::Waiting;
 use super::system::{self, Decided, codec, image};
 use crate::plant::{Bug, planted};
@@ -58,9 +58,9 @@ impl<W> Applied<W> {
 
 /// An entry that no version up to this one can have written: damage.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damaged(pub String);
+pub struct DamagedEntry(pub String);
 
-impl fmt::Display for Damaged {
+impl fmt::Display for DamagedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -71,8 +71,8 @@ impl<W, R> Replica<W, R> {
     /// overtaken, and those after our own removal, add nothing.
     ///
     /// # Errors
-    /// [`Damaged`] for an entry that cannot be read; nothing of the batch may be used then.
-    pub fn apply(&mut self, entries: &[Entry], batch: &mut WriteBatch) -> Result<Applied<W>, Damaged> {
+    /// [`DamagedEntry`] for an entry that cannot be read; nothing of the batch may be used then.
+    pub fn apply(&mut self, entries: &[Entry], batch: &mut WriteBatch) -> Result<Applied<W>, DamagedEntry> {
         let from = self.raft.applied_index();
         let mut applied = Applied {
             upto: from,
@@ -158,7 +158,7 @@ impl<W, R> Replica<W, R> {
         mine: Option<&Waiting<W>>,
         batch: &mut WriteBatch,
         applied: &mut Applied<W>,
-    ) -> Result<Result<(), Refusal>, Damaged> {
+    ) -> Result<Result<(), Refusal>, DamagedEntry> {
         if entry.payload.is_empty() {
             return Ok(Ok(()));
         }
@@ -190,10 +190,10 @@ impl<W, R> Replica<W, R> {
         mine: Option<Waiting<W>>,
         batch: &mut WriteBatch,
         applied: &mut Applied<W>,
-    ) -> Result<(), Damaged> {
+    ) -> Result<(), DamagedEntry> {
         let command = match Command::decode(&entry.payload).map_err(|error| self.damaged(entry, &error))? {
             Command::System(body) => {
-                codec::decode(body).map_err(|image::Damaged(what)| self.damaged(entry, &what))?
+                codec::decode(body).map_err(|image::DamagedState(what)| self.damaged(entry, &what))?
             }
             Command::Writes(_) | Command::Split(_) => {
                 return Err(self.damaged(entry, &"it is about keys, which are no business here"));
@@ -215,7 +215,7 @@ impl<W, R> Replica<W, R> {
     /// The region keeps what lies below the first key; what was admitted under the old version is refused from now on.
     fn apply_split(&mut self, at: LogId, split: &Split, applied: &mut Applied<W>) -> Result<(), Refusal> {
         let (left, halves) = split.judge(self.region())?;
-        let origin = Origin { parent: left.id, at };
+        let origin = SplitOrigin { parent: left.id, at };
         applied.halves.extend(halves.into_iter().filter_map(|half| Half::of(half, self.store, origin)));
         if self.life() == Life::Live {
             self.enter(Life::Splitting);
@@ -234,7 +234,7 @@ impl<W, R> Replica<W, R> {
         entry: &Entry,
         batch: &mut WriteBatch,
         applied: &mut Applied<W>,
-    ) -> Result<Option<Result<(), Refusal>>, Damaged> {
+    ) -> Result<Option<Result<(), Refusal>>, DamagedEntry> {
         let unreadable = || self.damaged(entry, &"it is no change of membership");
         let raft = MembershipChange::decode(&entry.payload).ok_or_else(unreadable)?;
         let by_itself = raft.steps.is_empty() && raft.context.is_empty();
@@ -284,8 +284,8 @@ impl<W, R> Replica<W, R> {
         erase(batch, self.region());
     }
 
-    fn damaged(&self, entry: &Entry, error: &dyn fmt::Display) -> Damaged {
-        Damaged(format!("entry {} of {}: {error}", entry.index, self.region().id))
+    fn damaged(&self, entry: &Entry, error: &dyn fmt::Display) -> DamagedEntry {
+        DamagedEntry(format!("entry {} of {}: {error}", entry.index, self.region().id))
     }
 
     /// The batch that puts the tombstone of a replica that heard of its removal in the place of its data.

@@ -10,7 +10,7 @@ use crate::request::Route;
 
 /// What the guard has to know about the peer here.
 #[derive(Clone, Copy, Debug)]
-pub struct Here<'a> {
+pub struct PeerFacts<'a> {
     /// This store.
     pub store: StoreId,
     /// The region as it is.
@@ -24,19 +24,19 @@ pub struct Here<'a> {
 }
 
 /// Checks a client's route. Reads and writes of keys check the range part of the epoch, as [`Command::Data`] says.
-pub fn admit(here: Here<'_>, route: &Route) -> Result<(), Refusal> {
+pub fn admit(here: PeerFacts<'_>, route: &Route) -> Result<(), Refusal> {
     check(here, route, lead)
 }
 
 /// The same for a read, which a replica that does not lead may answer if the client says so: it asks the leader first.
-pub fn admit_read(here: Here<'_>, route: &Route) -> Result<(), Refusal> {
+pub fn admit_read(here: PeerFacts<'_>, route: &Route) -> Result<(), Refusal> {
     check(here, route, |here| if route.replica_read { Ok(()) } else { lead(here) })
 }
 
 fn check(
-    here: Here<'_>,
+    here: PeerFacts<'_>,
     route: &Route,
-    may_answer: impl FnOnce(Here<'_>) -> Result<(), Refusal>,
+    may_answer: impl FnOnce(PeerFacts<'_>) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     if route.store_id != 0 && route.store_id != here.store.0 {
         return Err(Refusal::StoreNotMatch { asked: route.store_id, actual: here.store.0 });
@@ -57,7 +57,7 @@ fn check(
 }
 
 /// Checks that our peer leads.
-pub fn lead(here: Here<'_>) -> Result<(), Refusal> {
+pub fn lead(here: PeerFacts<'_>) -> Result<(), Refusal> {
     match here.leader {
         Some(leader) if leader.id == here.me => Ok(()),
         leader => Err(Refusal::NotLeader { region_id: here.region.id.0, leader }),
@@ -120,7 +120,7 @@ mod tests {
         };
         change(&mut route);
         let leader = leader.and_then(|id| region.peer(PeerId(id))).copied();
-        admit(Here { store: StoreId(1), region: &region, me: PeerId(11), term: 6, leader }, &route)
+        admit(PeerFacts { store: StoreId(1), region: &region, me: PeerId(11), term: 6, leader }, &route)
     }
 
     #[test]
@@ -163,7 +163,7 @@ mod tests {
             term: 6,
             replica_read,
         };
-        let here = Here { store: StoreId(1), region: &region, me: PeerId(11), term: 6, leader: None };
+        let here = PeerFacts { store: StoreId(1), region: &region, me: PeerId(11), term: 6, leader: None };
         assert_eq!(admit_read(here, &route(true)), Ok(()));
         let not_leader = Err(Refusal::NotLeader { region_id: 9, leader: None });
         assert_eq!(

@@ -49,7 +49,7 @@ pub enum Body {
 
 /// What a [`PeerMessage`] is about, for counting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// Entries, or a probe.
     Append,
     /// What became of them.
@@ -76,7 +76,7 @@ pub enum Kind {
     Removed,
 }
 
-impl Kind {
+impl MessageKind {
     /// How many there are.
     pub const COUNT: usize = Self::NAMES.len();
 
@@ -96,7 +96,7 @@ impl Kind {
         "removed",
     ];
 
-    /// The place in [`Kind::NAMES`].
+    /// The place in [`MessageKind::NAMES`].
     pub const fn place(self) -> usize {
         self as usize
     }
@@ -104,7 +104,7 @@ impl Kind {
 
 /// What a store has of a region.
 #[derive(Clone, Copy, Debug)]
-pub enum Here<'a> {
+pub enum LocalReplica<'a> {
     /// Neither a replica nor a tombstone.
     Nothing,
     /// A replica of this peer id. The descriptor is empty while it waits for its first snapshot.
@@ -142,12 +142,16 @@ pub enum Stray {
 }
 
 /// Judges a message by its envelope. `range_taken` says whether another region of the store covers part of a range.
-pub fn admit(here: Here<'_>, message: &PeerMessage, range_taken: impl FnOnce(&KeyRange) -> bool) -> Verdict {
+pub fn admit(
+    here: LocalReplica<'_>,
+    message: &PeerMessage,
+    range_taken: impl FnOnce(&KeyRange) -> bool,
+) -> Verdict {
     let to = message.to.id;
     match here {
-        Here::Replica(me, _) if to < me => Verdict::Drop(Stray::OldPeer),
-        Here::Replica(me, _) if to > me => Verdict::Destroy,
-        Here::Replica(_, region) => {
+        LocalReplica::Replica(me, _) if to < me => Verdict::Drop(Stray::OldPeer),
+        LocalReplica::Replica(me, _) if to > me => Verdict::Destroy,
+        LocalReplica::Replica(_, region) => {
             let known = region.peers.is_empty() || region.peer(message.from.id).is_some();
             let is_removed = matches!(message.body, Body::Removed);
             if !known && !is_removed && message.epoch.is_stale_against(region.epoch) {
@@ -165,12 +169,12 @@ pub fn admit(here: Here<'_>, message: &PeerMessage, range_taken: impl FnOnce(&Ke
                 Some(_) | None => Verdict::Step,
             }
         }
-        Here::Tombstone(record)
+        LocalReplica::Tombstone(record)
             if to <= record.me || message.epoch.conf_ver < record.region.epoch.conf_ver =>
         {
             Verdict::Drop(Stray::Tombstone)
         }
-        Here::Tombstone(_) | Here::Nothing => match (&message.range, &message.body) {
+        LocalReplica::Tombstone(_) | LocalReplica::Nothing => match (&message.range, &message.body) {
             (Some(range), Body::Raft(inner)) if inner.body.is_from_leader() => {
                 if range_taken(range) {
                     Verdict::Drop(Stray::RangeTaken)
@@ -185,21 +189,21 @@ pub fn admit(here: Here<'_>, message: &PeerMessage, range_taken: impl FnOnce(&Ke
 
 impl PeerMessage {
     /// What it is about.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> MessageKind {
         match &self.body {
-            Body::Removed => Kind::Removed,
+            Body::Removed => MessageKind::Removed,
             Body::Raft(inner) => match &inner.body {
-                raft::Body::Append { .. } => Kind::Append,
-                raft::Body::AppendReply(_) => Kind::AppendReply,
-                raft::Body::Heartbeat(_) => Kind::Heartbeat,
-                raft::Body::HeartbeatReply { .. } => Kind::HeartbeatReply,
-                raft::Body::PreVote(_) | raft::Body::Vote(_) => Kind::Vote,
-                raft::Body::PreVoteReply(_) | raft::Body::VoteReply(_) => Kind::VoteReply,
-                raft::Body::Snapshot(_) => Kind::Snapshot,
-                raft::Body::TransferRequest { .. } | raft::Body::TimeoutNow { .. } => Kind::Transfer,
-                raft::Body::ReadIndex { .. } => Kind::ReadIndex,
-                raft::Body::ReadIndexReply { .. } => Kind::ReadIndexReply,
-                raft::Body::Stale => Kind::Stale,
+                raft::Body::Append { .. } => MessageKind::Append,
+                raft::Body::AppendReply(_) => MessageKind::AppendReply,
+                raft::Body::Heartbeat(_) => MessageKind::Heartbeat,
+                raft::Body::HeartbeatReply { .. } => MessageKind::HeartbeatReply,
+                raft::Body::PreVote(_) | raft::Body::Vote(_) => MessageKind::Vote,
+                raft::Body::PreVoteReply(_) | raft::Body::VoteReply(_) => MessageKind::VoteReply,
+                raft::Body::Snapshot(_) => MessageKind::Snapshot,
+                raft::Body::TransferRequest { .. } | raft::Body::TimeoutNow { .. } => MessageKind::Transfer,
+                raft::Body::ReadIndex { .. } => MessageKind::ReadIndex,
+                raft::Body::ReadIndexReply { .. } => MessageKind::ReadIndexReply,
+                raft::Body::Stale => MessageKind::Stale,
             },
         }
     }

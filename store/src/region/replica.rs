@@ -18,7 +18,7 @@ use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 use super::change::membership;
 use super::effects::Death;
 use super::elections;
-use super::guard::Here;
+use super::guard::PeerFacts;
 use super::inflight::{InFlight, Known};
 use super::life::Life;
 use super::message::{Body, PeerMessage};
@@ -217,10 +217,10 @@ impl<W, R> Replica<W, R> {
     }
 
     /// What the guard needs to know.
-    pub fn here(&self) -> Here<'_> {
+    pub fn here(&self) -> PeerFacts<'_> {
         let region = &self.record.region;
         let leader = self.raft.leader().and_then(|id| region.peer(PeerId(id.0))).copied();
-        Here { store: self.store, region, me: self.record.me, term: self.raft.term().0, leader }
+        PeerFacts { store: self.store, region, me: self.record.me, term: self.raft.term().0, leader }
     }
 
     /// Our term.

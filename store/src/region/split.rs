@@ -12,7 +12,7 @@
 //!
 //! A new region begins like one of a fresh store: its log starts behind [`FIRST_BASE`], and every replica of the parent makes its own
 //! replica of it from what it has. The tree takes the new descriptors in the batch that has the parent's; the log learns of a new region
-//! with the first that its replica has to write, together with the [`Origin`], which says where the parent's log leads to it. So a
+//! with the first that its replica has to write, together with the [`SplitOrigin`], which says where the parent's log leads to it. So a
 //! start that finds the one without the other knows what to do: a descriptor without a log begins as at the split, and a log without a
 //! descriptor waits until the parent has applied the split once more.
 
@@ -30,7 +30,7 @@ use crate::request::KEY_BYTES_MAX;
 pub const KIND: u8 = 3;
 const FORMAT: u8 = 1;
 
-/// Most cuts of one entry.
+/// Maximum number of cuts of one entry.
 pub const CUTS_MAX: usize = 256;
 
 /// Every actively created group starts after an imaginary entry at this term and index, so that zero stays the mark of a
@@ -59,7 +59,7 @@ pub struct Cut {
 
 /// Where a replica comes from that a split brought into being.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct SplitOrigin {
     /// The region that was split.
     pub parent: RegionId,
     /// The entry of its log that did it.
@@ -72,7 +72,7 @@ pub struct Half {
     /// What it begins with.
     pub record: RegionRecord,
     /// Where it comes from.
-    pub origin: Origin,
+    pub origin: SplitOrigin,
 }
 
 impl Split {
@@ -175,7 +175,7 @@ impl Split {
 
 impl Half {
     /// What of a new region belongs to `store`; nothing if it has no peer there.
-    pub(super) fn of(region: Region, store: StoreId, origin: Origin) -> Option<Self> {
+    pub(super) fn of(region: Region, store: StoreId, origin: SplitOrigin) -> Option<Self> {
         let me = region.peer_on(store)?.id;
         Some(Self { record: RegionRecord { region, me, tombstone: false }, origin })
     }
@@ -190,7 +190,7 @@ fn refusal(key: &Key, region: &Region, error: &ChangeError) -> Refusal {
     }
 }
 
-impl Origin {
+impl SplitOrigin {
     /// As the log keeps it: `parent u64, term u64, index u64`, little-endian.
     pub fn encode(&self) -> [u8; 24] {
         let mut bytes = [0; 24];
@@ -201,7 +201,7 @@ impl Origin {
         bytes
     }
 
-    /// The inverse of [`Origin::encode`]; `None` for anything else.
+    /// The inverse of [`SplitOrigin::encode`]; `None` for anything else.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut rest = bytes;
         let (parent, term, index) = (long(&mut rest)?, long(&mut rest)?, long(&mut rest)?);
@@ -255,9 +255,9 @@ mod tests {
         assert_eq!((bytes[0], Split::decode(&bytes[1..])), (KIND, Ok(split)));
         (1..bytes.len()).for_each(|cut| assert!(Split::decode(&bytes[1..cut]).is_err(), "cut at {cut}"));
         assert!(Split::decode(&[&bytes[1..], &[0]].concat()).is_err());
-        let origin = Origin { parent: RegionId(9), at: LogId::new(6, 70) };
-        assert_eq!(Origin::decode(&origin.encode()), Some(origin));
-        assert_eq!(Origin::decode(&[0; 23]), None);
+        let origin = SplitOrigin { parent: RegionId(9), at: LogId::new(6, 70) };
+        assert_eq!(SplitOrigin::decode(&origin.encode()), Some(origin));
+        assert_eq!(SplitOrigin::decode(&[0; 23]), None);
     }
 
     /// Logs outlive versions: these bytes were written by the first version that had splits.
@@ -272,7 +272,7 @@ mod tests {
                 "67"
             )
         );
-        let origin = Origin { parent: RegionId(9), at: LogId::new(6, 70) };
+        let origin = SplitOrigin { parent: RegionId(9), at: LogId::new(6, 70) };
         assert_eq!(hex(&origin.encode()), "090000000000000006000000000000004600000000000000");
     }
 

@@ -6,7 +6,7 @@ use engine::log::LogStats;
 use engine::lsm::TreeStats;
 use engine::rt::Mono;
 
-use crate::metrics::{Counter, Histogram, HistogramSnapshot};
+use crate::metrics::{Counter, Histogram, HistogramNumbers};
 use crate::refusal::Refusal;
 use crate::shard::groups::{ElectionCounters, ElectionNumbers, GroupNumbers, StageHistograms};
 use crate::shard::health::HealthReport;
@@ -136,7 +136,7 @@ pub struct StoreCounters {
 
 /// A copy of [`StoreCounters`] and of what the store's parts say about themselves, which may leave the core.
 #[derive(Clone, Debug, Default)]
-pub struct StoreSnapshot {
+pub struct StoreNumbers {
     /// The store's id.
     pub store: u64,
     /// See [`StoreCounters`].
@@ -152,7 +152,7 @@ pub struct StoreSnapshot {
     /// See [`StoreCounters`].
     pub applied: u64,
     /// See [`StoreCounters`].
-    pub write_latency: HistogramSnapshot,
+    pub write_latency: HistogramNumbers,
     /// See [`StoreCounters`].
     pub log_writes: u64,
     /// See [`StoreCounters`].
@@ -162,7 +162,7 @@ pub struct StoreSnapshot {
     /// See [`StoreCounters`].
     pub log_operations: u64,
     /// See [`StoreCounters`].
-    pub log_write: HistogramSnapshot,
+    pub log_write: HistogramNumbers,
     /// See [`StoreCounters`].
     pub disk_free_bytes: u64,
     /// What the store can do for clients, and why not more.
@@ -178,7 +178,7 @@ pub struct StoreSnapshot {
     /// See [`StoreCounters`].
     pub elections: ElectionNumbers,
     /// See [`StoreCounters`], by stage.
-    pub stages: Vec<(&'static str, HistogramSnapshot)>,
+    pub stages: Vec<(&'static str, HistogramNumbers)>,
     /// Bytes of writes in flight.
     pub inflight_bytes: u64,
     /// See [`StoreCounters`].
@@ -195,7 +195,7 @@ pub struct StoreSnapshot {
     pub snapshots_receiving: u64,
 }
 
-impl StoreSnapshot {
+impl StoreNumbers {
     /// Why the store is not ready at `now`, if it is not: its health, and a log write that takes too long.
     pub fn problem(&self, now: Mono) -> Option<String> {
         let age = self.log_watch.age(now);
@@ -208,8 +208,8 @@ impl StoreSnapshot {
 
 impl StoreCounters {
     /// A copy.
-    pub fn snapshot(&self) -> StoreSnapshot {
-        StoreSnapshot {
+    pub fn snapshot(&self) -> StoreNumbers {
+        StoreNumbers {
             reads: self.reads.get(),
             scans: self.scans.get(),
             reads_abandoned: self.reads_abandoned.get(),
@@ -226,7 +226,7 @@ impl StoreCounters {
             snapshots: self.snapshots.numbers(),
             elections: self.elections.numbers(),
             stages: self.stages.snapshot(),
-            ..StoreSnapshot::default()
+            ..StoreNumbers::default()
         }
     }
 }

@@ -9,7 +9,7 @@ use raft::{Event, TransferOutcome};
 
 use super::members::SILENT_TICKS_MAX;
 use super::{Due, Inner, Queued, State};
-use crate::metrics::{Counter, Histogram, HistogramSnapshot};
+use crate::metrics::{Counter, Histogram, HistogramNumbers};
 use crate::region::elections::Elections;
 use crate::region::replica::Replica;
 use crate::region::stages::{Moment, StageTimes};
@@ -80,7 +80,7 @@ impl StageHistograms {
     }
 
     /// Copies, in the order of [`STAGES`].
-    pub fn snapshot(&self) -> Vec<(&'static str, HistogramSnapshot)> {
+    pub fn snapshot(&self) -> Vec<(&'static str, HistogramNumbers)> {
         STAGES.into_iter().zip(self.0.iter().map(Histogram::snapshot)).collect()
     }
 }

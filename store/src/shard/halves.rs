@@ -31,7 +31,7 @@ use crate::plant::{Bug, planted};
 use crate::region::apply::{describe_half, erase};
 use crate::region::message::{Body, PeerMessage};
 use crate::region::replica::{Replica, Stored};
-use crate::region::split::{FIRST_BASE, Half, Origin};
+use crate::region::split::{FIRST_BASE, Half, SplitOrigin};
 
 /// Messages of candidates that are kept for replicas to come.
 const VOTES_MAX: usize = 64;
@@ -51,7 +51,7 @@ pub struct Expected {
     /// What its core starts from.
     pub stored: Stored,
     /// Where it comes from.
-    pub origin: Origin,
+    pub origin: SplitOrigin,
 }
 
 /// A replica that has come into the table.
@@ -60,7 +60,7 @@ pub struct Begun {
     /// Its region.
     pub region: RegionId,
     /// Where it comes from, if the log has to learn that.
-    pub unlogged: Option<Origin>,
+    pub unlogged: Option<SplitOrigin>,
     /// What candidates had asked of it before.
     pub votes: Vec<PeerMessage>,
 }

@@ -32,7 +32,7 @@ use crate::region::message::{Body, PeerMessage, Stray, Verdict};
 use crate::region::record::{Descriptor, RegionRecord};
 use crate::region::replica::{Replica, Stored};
 
-/// Most replicas of a store that wait for their first snapshot.
+/// Maximum number of replicas of a store that wait for their first snapshot.
 const BLANK_MAX: usize = 256;
 
 /// Why a message that arrived was not taken.

@@ -5,7 +5,7 @@
 //! waits for sending.
 //!
 //! Invariant: whatever was asked of another core is answered, with [`Refusal::Unknown`] at the latest when that core says that it
-//! ends ([`Links::close`]) or turns out to be gone. What is asked of it later is refused.
+//! ends ([`CoreLinks::close`]) or turns out to be gone. What is asked of it later is refused.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ const MESSAGES_MAX: usize = 4096;
 
 /// A message between two cores: a request or its answer.
 #[derive(Debug)]
-pub enum Message {
+pub enum CoreMessage {
     /// Asks a core to execute an operation.
     Request {
         /// The core that wants the answer.
@@ -64,9 +64,9 @@ pub enum Message {
 #[derive(Debug)]
 pub struct Ends {
     /// To every core, this one included, by index.
-    pub to: Vec<Sender<Vec<Message>>>,
+    pub to: Vec<Sender<Vec<CoreMessage>>>,
     /// From all cores.
-    pub inbox: Receiver<Vec<Message>>,
+    pub inbox: Receiver<Vec<CoreMessage>>,
 }
 
 /// The ends for `cores` cores.
@@ -77,7 +77,7 @@ pub fn connect(cores: usize) -> Vec<Ends> {
 
 /// One core's outgoing links.
 #[derive(Debug)]
-pub struct Links {
+pub struct CoreLinks {
     core: usize,
     targets: Vec<Rc<Target>>,
     next_id: Cell<u64>,
@@ -89,16 +89,16 @@ type Asked = HashMap<u64, (usize, Answer<Outcome>), foldhash::fast::RandomState>
 
 #[derive(Debug)]
 struct Target {
-    gathered: RefCell<Vec<Message>>,
+    gathered: RefCell<Vec<CoreMessage>>,
     bell: Bell,
-    sender: Sender<Vec<Message>>,
+    sender: Sender<Vec<CoreMessage>>,
     /// The core has ended.
     closed: Cell<bool>,
 }
 
-impl Links {
+impl CoreLinks {
     /// Starts a sending task per target.
-    pub fn start(rt: &Rt, core: usize, to: Vec<Sender<Vec<Message>>>) -> Rc<Self> {
+    pub fn start(rt: &Rt, core: usize, to: Vec<Sender<Vec<CoreMessage>>>) -> Rc<Self> {
         let target = |sender| {
             let (gathered, bell, closed) = (RefCell::default(), Bell::default(), Cell::new(false));
             Rc::new(Target { gathered, bell, sender, closed })
@@ -119,7 +119,7 @@ impl Links {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         self.asked.borrow_mut().insert(id, (core, answer));
-        self.gather(core, Message::Request { from: self.core, id, store, route, op });
+        self.gather(core, CoreMessage::Request { from: self.core, id, store, route, op });
     }
 
     /// Sends an answer back to the core that asked.
@@ -127,7 +127,7 @@ impl Links {
         if planted(Bug::LostAnswer) && id % 8 == 7 {
             return;
         }
-        self.gather(core, Message::Answer { id, outcome });
+        self.gather(core, CoreMessage::Answer { id, outcome });
     }
 
     /// Hands an arrived answer to whoever waits for it.
@@ -148,7 +148,7 @@ impl Links {
     pub fn publish(&self, store: usize, changes: &[PlaceChange]) {
         let others = (0..self.targets.len()).filter(|core| *core != self.core);
         for core in others.filter(|core| !self.targets[*core].closed.get()) {
-            self.gather(core, Message::Routes { store, changes: changes.to_vec() });
+            self.gather(core, CoreMessage::Routes { store, changes: changes.to_vec() });
         }
     }
 
@@ -156,7 +156,7 @@ impl Links {
     pub fn close(&self) {
         for (core, target) in self.targets.iter().enumerate().filter(|(core, _)| *core != self.core) {
             let mut messages = target.gathered.take();
-            messages.push(Message::Closed { from: self.core });
+            messages.push(CoreMessage::Closed { from: self.core });
             match target.sender.try_send(messages) {
                 Ok(()) => {}
                 // It has ended as well, or takes nothing in any more; either way it waits for nothing from here.
@@ -189,14 +189,14 @@ impl Links {
         self.asked.borrow().len()
     }
 
-    fn gather(&self, core: usize, message: Message) {
+    fn gather(&self, core: usize, message: CoreMessage) {
         let target = &self.targets[core];
         target.gathered.borrow_mut().push(message);
         target.bell.ring();
     }
 }
 
-async fn keep_sending(links: Weak<Links>, to: usize, target: Rc<Target>) {
+async fn keep_sending(links: Weak<CoreLinks>, to: usize, target: Rc<Target>) {
     loop {
         target.bell.wait().await;
         let messages = target.gathered.take();
@@ -223,9 +223,9 @@ mod tests {
     }
 
     /// The number of the request that has arrived.
-    async fn asked(inbox: &Receiver<Vec<Message>>) -> u64 {
+    async fn asked(inbox: &Receiver<Vec<CoreMessage>>) -> u64 {
         match inbox.recv().await.as_deref() {
-            Some([Message::Request { from: 0, id, .. }]) => *id,
+            Some([CoreMessage::Request { from: 0, id, .. }]) => *id,
             other => panic!("{other:?}"),
         }
     }
@@ -235,7 +235,7 @@ mod tests {
         sim::run(81, |rt| async move {
             let mut ends = connect(2);
             let (there, here) = (ends.remove(1), ends.remove(0));
-            let (asking, owning) = (Links::start(&rt, 0, here.to), Links::start(&rt, 1, there.to));
+            let (asking, owning) = (CoreLinks::start(&rt, 0, here.to), CoreLinks::start(&rt, 1, there.to));
             let ask = || {
                 let (answer, pending) = oneshot();
                 asking.forward(1, 0, None, get(), answer);
@@ -244,7 +244,7 @@ mod tests {
             let dropped = ask();
             drop(Reply::remote(0, asked(&there.inbox).await, owning.clone()));
             match here.inbox.recv().await.as_deref() {
-                Some([Message::Answer { id, outcome }]) => asking.arrived(*id, outcome.clone()),
+                Some([CoreMessage::Answer { id, outcome }]) => asking.arrived(*id, outcome.clone()),
                 other => panic!("{other:?}"),
             }
             assert_eq!(dropped.await, Some(Err(Refusal::Unknown)));
@@ -253,7 +253,7 @@ mod tests {
             asked(&there.inbox).await;
             owning.close();
             match here.inbox.recv().await.as_deref() {
-                Some([Message::Closed { from: 1 }]) => asking.closed(1),
+                Some([CoreMessage::Closed { from: 1 }]) => asking.closed(1),
                 other => panic!("{other:?}"),
             }
             assert_eq!(unanswered.await, Some(Err(Refusal::Unknown)));
@@ -270,7 +270,7 @@ mod tests {
         sim::run(83, |rt| async move {
             let mut ends = connect(2);
             let (there, here) = (ends.remove(1), ends.remove(0));
-            let (asking, owning) = (Links::start(&rt, 0, here.to), Links::start(&rt, 1, there.to));
+            let (asking, owning) = (CoreLinks::start(&rt, 0, here.to), CoreLinks::start(&rt, 1, there.to));
             let (answer, pending) = oneshot();
             asking.forward(1, 0, None, get(), answer);
             let id = asked(&there.inbox).await;
@@ -278,7 +278,7 @@ mod tests {
             Reply::remote(0, id, owning.clone()).send(Ok(Out::Value(None)));
             owning.close();
             match here.inbox.recv().await.as_deref() {
-                Some([Message::Answer { id, outcome }, Message::Closed { from: 1 }]) => {
+                Some([CoreMessage::Answer { id, outcome }, CoreMessage::Closed { from: 1 }]) => {
                     asking.arrived(*id, outcome.clone());
                     asking.closed(1);
                 }
@@ -293,7 +293,7 @@ mod tests {
         sim::run(82, |rt| async move {
             let mut ends = connect(2);
             drop(ends.remove(1));
-            let asking = Links::start(&rt, 0, ends.remove(0).to);
+            let asking = CoreLinks::start(&rt, 0, ends.remove(0).to);
             let (answer, pending) = oneshot();
             asking.forward(1, 0, None, get(), answer);
             assert_eq!(pending.await, Some(Err(Refusal::Unknown)));

@@ -81,10 +81,10 @@ use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::inflight::Known;
 use crate::region::replica::Replica;
-use crate::region::split::Origin;
+use crate::region::split::SplitOrigin;
 use crate::region::system::fence::Fence;
 use crate::request::{Op, Out, Outcome, Route};
-use counters::{StoreCounters, StoreSnapshot};
+use counters::{StoreCounters, StoreNumbers};
 use fetch::Fetches;
 use health::{Event, Health, HealthReport};
 use inbox::InboxCounters;
@@ -186,7 +186,7 @@ pub struct ShardLimits {
 struct State {
     table: Table<Due, Queued>,
     /// Replicas by splits whose log has nothing yet. It learns what they are with the first that they have to write.
-    unlogged: BTreeMap<RegionId, Option<Origin>>,
+    unlogged: BTreeMap<RegionId, Option<SplitOrigin>>,
     loads: Loads<Queued>,
     watched: Watched,
     /// Keys and values of the writes of all regions that are in flight.
@@ -358,9 +358,9 @@ impl Shard {
     }
 
     /// A copy of the store's numbers, which may leave the core.
-    pub fn snapshot(&self) -> StoreSnapshot {
+    pub fn snapshot(&self) -> StoreNumbers {
         let state = self.inner.state.borrow();
-        StoreSnapshot {
+        StoreNumbers {
             store: self.inner.store.0,
             log: self.inner.log.stats(),
             tree: self.inner.tree.stats(),

@@ -61,7 +61,7 @@ use crate::memory::Memory;
 use crate::region::apply::tombstone_batch;
 use crate::region::record::{Descriptor, InForce, Kept, RegionRecord};
 use crate::region::replica::{Replica, Stored};
-use crate::region::split::{FIRST_BASE, Origin};
+use crate::region::split::{FIRST_BASE, SplitOrigin};
 use crate::region::system::{GROUP, first_region};
 
 /// Metadata tag of the hard state.
@@ -70,7 +70,7 @@ pub const TAG_HARD_STATE: u8 = 1;
 pub const TAG_RECORD: u8 = 2;
 /// Metadata tag of the base: the last entry that was cut off.
 pub const TAG_BASE: u8 = 3;
-/// Metadata tag of the [`Origin`] of a replica that a split brought into being.
+/// Metadata tag of the [`SplitOrigin`] of a replica that a split brought into being.
 pub const TAG_ORIGIN: u8 = 4;
 
 /// What a store is opened with.
@@ -318,11 +318,11 @@ impl Shard {
     }
 
     /// Where replicas come from that splits brought into being, as far as the log knows.
-    fn origins(&self, groups: impl Iterator<Item = u64>) -> Result<BTreeMap<RegionId, Origin>> {
+    fn origins(&self, groups: impl Iterator<Item = u64>) -> Result<BTreeMap<RegionId, SplitOrigin>> {
         let origin = |id: u64| {
             let bytes = self.inner.log.state(id, TAG_ORIGIN)?;
             let what = format!("metadata of region {id}: its origin is none");
-            let decoded = Origin::decode(&bytes).ok_or_else(|| Fault::corruption(&self.inner.dir, what));
+            let decoded = SplitOrigin::decode(&bytes).ok_or_else(|| Fault::corruption(&self.inner.dir, what));
             Some(decoded.map(|origin| (RegionId(id), origin)))
         };
         groups.filter_map(origin).collect()
@@ -351,7 +351,7 @@ impl Shard {
         let inner = &*self.inner;
         let state = inner.state.borrow();
         for Expected { stored, origin } in state.table.expected() {
-            let Origin { parent, at } = *origin;
+            let SplitOrigin { parent, at } = *origin;
             let is_expected = state.table.expected().any(|other| other.stored.record.region.id == parent);
             let comes = state.table.get(parent).is_some_and(|it| it.applied_index() < at.index);
             if !comes && !is_expected {

@@ -13,13 +13,13 @@ use std::rc::Rc;
 use scheduler::StoreId;
 
 use super::shipping::{Failed, Shipment};
-use crate::region::message::{Kind, PeerMessage};
+use crate::region::message::{MessageKind, PeerMessage};
 
 /// A snapshot being carried.
 pub type Carrying<'a> = Pin<Box<dyn Future<Output = Result<(), Failed>> + 'a>>;
 
-/// Messages by what they are about, in the order of [`Kind::NAMES`].
-pub type ByKind = [u64; Kind::COUNT];
+/// Messages by what they are about, in the order of [`MessageKind::NAMES`].
+pub type ByKind = [u64; MessageKind::COUNT];
 
 /// What a transport has done and holds, as plain numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

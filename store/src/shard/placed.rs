@@ -3,7 +3,7 @@
 //!
 //! What is sent to one place arrives there in order, so a place may have several writes of a key in flight. A store refuses a write and may
 //! take in a later one a moment afterwards, because its replica came to lead meanwhile. So whoever sends a refused write again must know
-//! what became of the later ones ([`InFlight::standing`]); an answer counts from when it arrives, not from when it is taken, because a
+//! what became of the later ones ([`PlacedWrite::standing`]); an answer counts from when it arrives, not from when it is taken, because a
 //! client that takes its answers in order comes to the later one last.
 //!
 //! A write costs one entry at the end of a queue, which leaves at the front. Entries behind one that is unanswered stay: they are the later ones
@@ -76,7 +76,7 @@ enum Fate {
 
 /// How a write that was refused stands to later ones of its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum WriteStanding {
     /// None of them was carried out or can be before it.
     First,
     /// One is in flight.
@@ -91,7 +91,7 @@ pub struct KeyHash(u64);
 
 /// An unanswered write of a place. One that is dropped counts as carried out.
 #[derive(Debug)]
-pub struct InFlight {
+pub struct PlacedWrite {
     at: Rc<Placed>,
     entry: u64,
     number: u64,
@@ -144,7 +144,7 @@ impl Placed {
     }
 
     /// A write that was submitted as number `number` is in flight here from now on; its answer arrives at `pending`.
-    pub fn hold(self: &Rc<Self>, number: u64, keys: KeyHash, pending: &Pending<Outcome>) -> InFlight {
+    pub fn hold(self: &Rc<Self>, number: u64, keys: KeyHash, pending: &Pending<Outcome>) -> PlacedWrite {
         let mut writes = self.writes.borrow_mut();
         let entry = writes.next;
         writes.next += 1;
@@ -153,7 +153,7 @@ impl Placed {
         if writes.entries.len() - writes.unanswered > ENTRIES_MAX {
             writes.drop_answered();
         }
-        InFlight { at: self.clone(), entry, number, keys, is_refused: Cell::new(false) }
+        PlacedWrite { at: self.clone(), entry, number, keys, is_refused: Cell::new(false) }
     }
 
     /// Whether a write of `keys` that was submitted before number `number` was sent here and may yet be refused or sent again.
@@ -224,7 +224,7 @@ impl Entry {
     }
 }
 
-impl InFlight {
+impl PlacedWrite {
     /// It was refused, and is to be sent again if later writes allow.
     pub fn waits(&self) {
         let mut writes = self.at.writes.borrow_mut();
@@ -233,17 +233,18 @@ impl InFlight {
     }
 
     /// How it stands to later writes of its keys, once it was refused.
-    pub fn standing(&self) -> Standing {
+    pub fn standing(&self) -> WriteStanding {
         if planted(Bug::WritesComeLate) {
-            return Standing::First;
+            return WriteStanding::First;
         }
         let writes = self.at.writes.borrow();
-        let mut standing = if writes.dropped > self.number { Standing::Overtaken } else { Standing::First };
+        let mut standing =
+            if writes.dropped > self.number { WriteStanding::Overtaken } else { WriteStanding::First };
         for entry in writes.entries.range(writes.index(self.entry) + 1..) {
             if entry.number > self.number && entry.keys.meets(self.keys) {
                 match entry.fate() {
-                    Fate::Taken => return Standing::Overtaken,
-                    Fate::InFlight => standing = Standing::Undecided,
+                    Fate::Taken => return WriteStanding::Overtaken,
+                    Fate::InFlight => standing = WriteStanding::Undecided,
                     Fate::Again | Fate::Refused => {}
                 }
             }
@@ -265,7 +266,7 @@ impl InFlight {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for PlacedWrite {
     fn drop(&mut self) {
         self.at.writes.borrow_mut().leave(self.entry, !self.is_refused.get());
     }
@@ -292,7 +293,11 @@ mod tests {
         })
     }
 
-    fn send(place: &Rc<Placed>, number: u64, keys: KeyHash) -> (Answer<Outcome>, Pending<Outcome>, InFlight) {
+    fn send(
+        place: &Rc<Placed>,
+        number: u64,
+        keys: KeyHash,
+    ) -> (Answer<Outcome>, Pending<Outcome>, PlacedWrite) {
         let (answer, pending) = oneshot();
         let in_flight = place.hold(number, keys, &pending);
         (answer, pending, in_flight)
@@ -329,16 +334,16 @@ mod tests {
             let (then, _later, second) = send(&place, 2, later);
             answer.send(not_leader());
             first.waits();
-            let expected = |standing| if meets { standing } else { Standing::First };
-            assert_eq!(first.standing(), expected(Standing::Undecided), "{later:?}");
+            let expected = |standing| if meets { standing } else { WriteStanding::First };
+            assert_eq!(first.standing(), expected(WriteStanding::Undecided), "{later:?}");
             then.send(not_leader());
-            assert_eq!(first.standing(), Standing::First, "both were refused: {later:?}");
+            assert_eq!(first.standing(), WriteStanding::First, "both were refused: {later:?}");
             second.refuse();
             let (then, _later, third) = send(&place, 3, later);
             then.send(Ok(Out::Done));
-            assert_eq!(first.standing(), expected(Standing::Overtaken), "{later:?}");
+            assert_eq!(first.standing(), expected(WriteStanding::Overtaken), "{later:?}");
             drop(third);
-            assert_eq!(first.standing(), expected(Standing::Overtaken), "it has left: {later:?}");
+            assert_eq!(first.standing(), expected(WriteStanding::Overtaken), "it has left: {later:?}");
             first.refuse();
             assert!(place.writes.borrow().entries.is_empty(), "nothing is left");
         }
@@ -354,7 +359,7 @@ mod tests {
             drop(send(&place, number, b));
             assert!(place.writes.borrow().entries.len() <= ENTRIES_MAX + 3);
         }
-        assert_eq!(first.standing(), Standing::Overtaken, "of what is not kept any key may be its own");
+        assert_eq!(first.standing(), WriteStanding::Overtaken, "of what is not kept any key may be its own");
         other.refuse();
         first.refuse();
         assert!(place.writes.borrow().entries.is_empty());

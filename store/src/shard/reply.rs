@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use engine::rt::local::Answer;
 
-use super::links::Links;
+use super::links::CoreLinks;
 use crate::refusal::Refusal;
 use crate::region::system::Decided;
 use crate::request::Outcome;
@@ -28,7 +28,7 @@ enum Way {
         /// Its number for the request.
         id: u64,
         /// This core's links.
-        links: Rc<Links>,
+        links: Rc<CoreLinks>,
     },
     /// A task of this core waits for a command of the system group.
     System(Answer<Result<Decided, Refusal>>),
@@ -41,7 +41,7 @@ impl Reply {
     }
 
     /// To `core`, which asked over `links` and has the number `id` for the request.
-    pub fn remote(core: usize, id: u64, links: Rc<Links>) -> Self {
+    pub fn remote(core: usize, id: u64, links: Rc<CoreLinks>) -> Self {
         Self(Some(Way::Remote { core, id, links }))
     }
 

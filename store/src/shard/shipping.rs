@@ -272,7 +272,7 @@ impl Shipment {
         if leads && !inner.health.has_stopped() { Ok(()) } else { Err(Failed::Useless) }
     }
 
-    /// Piece `number`, which is the one that was asked for before or the next one; nothing behind the last one.
+    /// Piece `number`, which is the one that was asked for before or the next one; nothing after the last one.
     ///
     /// # Errors
     /// Why there is no such piece.

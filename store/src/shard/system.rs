@@ -18,7 +18,7 @@ use crate::region::guard;
 use crate::region::peers::Behind;
 use crate::region::replica::Replica;
 use crate::region::system::fence::Fence;
-use crate::region::system::{Decided, GROUP, Members, Standing, SystemCommand, SystemState, codec};
+use crate::region::system::{Decided, GROUP, Members, StateStanding, SystemCommand, SystemState, codec};
 use crate::request::Out;
 
 impl Shard {
@@ -78,7 +78,7 @@ impl Shard {
     }
 
     /// What the replica of the group here says of itself, if there is one.
-    pub fn system_standing(&self) -> Option<Standing> {
+    pub fn system_standing(&self) -> Option<StateStanding> {
         let state = self.inner.state.borrow();
         state.table.get(GROUP).map(Replica::standing)
     }

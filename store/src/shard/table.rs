@@ -314,9 +314,9 @@ impl<W, R> Table<W, R> {
     /// Judges a message that has arrived.
     pub fn admit(&self, message: &PeerMessage) -> Verdict {
         let here = match (self.get(message.region), self.tombstone(message.region)) {
-            (Some(replica), _) => message::Here::Replica(replica.me(), replica.region()),
-            (None, Some(record)) => message::Here::Tombstone(record),
-            (None, None) => message::Here::Nothing,
+            (Some(replica), _) => message::LocalReplica::Replica(replica.me(), replica.region()),
+            (None, Some(record)) => message::LocalReplica::Tombstone(record),
+            (None, None) => message::LocalReplica::Nothing,
         };
         message::admit(here, message, |range| {
             self.overlapping(range, message.region).is_some() && !planted(Bug::CreatedOverNeighbour)

@@ -36,7 +36,7 @@ use crate::region::effects::{Effects, LogWrite};
 use crate::region::life::Life;
 use crate::region::record::RegionRecord;
 use crate::region::replica::Replica;
-use crate::region::split::{FIRST_BASE, Origin};
+use crate::region::split::{FIRST_BASE, SplitOrigin};
 
 /// Committed entries read back from the log at a time, bytes.
 const REPLAY_BYTES_MAX: usize = 4 << 20;
@@ -290,7 +290,7 @@ fn last_part(parts: &mut Vec<Part>) -> &mut Batch {
 struct Created {
     record: RegionRecord,
     base: LogId,
-    origin: Option<Origin>,
+    origin: Option<SplitOrigin>,
     /// What the log has of the region is of a peer that was removed.
     follows_another: bool,
 }

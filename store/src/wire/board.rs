@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{grpc, resp};
 use crate::control::SchedulerNumbers;
 use crate::gateway::GatewayNumbers;
-use crate::shard::counters::StoreSnapshot;
+use crate::shard::counters::StoreNumbers;
 
 /// What one core says about itself.
 #[derive(Clone, Debug, Default)]
@@ -17,11 +17,11 @@ pub struct CoreReport {
     /// The core.
     pub core: usize,
     /// Its stores.
-    pub stores: Vec<StoreSnapshot>,
+    pub stores: Vec<StoreNumbers>,
     /// Keys that the trees of its stores estimate in the regions that are led here, some seconds old.
     pub keys: u64,
     /// Its RESP server.
-    pub resp: resp::Snapshot,
+    pub resp: resp::RespNumbers,
     /// Its gRPC servers, summed.
     pub grpc: grpc::Stats,
     /// How its gRPC requests ended, by method and status.

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use prost::Message;
 
-use super::grpc::{Code, Inbox, Outbox, Status, Waiters, answer};
+use super::grpc::{CallOutbox, Code, Inbox, Status, Waiters, answer};
 use super::proto::health::health_check_response::ServingStatus;
 use super::proto::health::{HealthCheckRequest, HealthCheckResponse};
 
@@ -19,7 +19,7 @@ pub const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// Whether a server wants calls. Clones share the answer; stays on its core.
 #[derive(Clone, Debug)]
-pub struct Health(Rc<State>);
+pub struct HealthService(Rc<State>);
 
 #[derive(Debug)]
 struct State {
@@ -27,13 +27,13 @@ struct State {
     watchers: Rc<Waiters>,
 }
 
-impl Default for Health {
+impl Default for HealthService {
     fn default() -> Self {
         Self(Rc::new(State { serving: Cell::new(true), watchers: Rc::default() }))
     }
 }
 
-impl Health {
+impl HealthService {
     /// Says from now on whether the server wants calls, for example no more once it drains or its disk has failed.
     pub fn set_serving(&self, serving: bool) {
         if self.0.serving.replace(serving) != serving {
@@ -61,7 +61,7 @@ impl Health {
     pub(crate) async fn watch(
         &self,
         inbox: &mut Inbox,
-        outbox: &mut Outbox,
+        outbox: &mut CallOutbox,
         services: &[&str],
     ) -> Result<(), Status> {
         let Some(message) = inbox.next().await? else {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use prost::Message;
 
-use super::grpc::{Code, Inbox, Outbox, Status, answer};
+use super::grpc::{CallOutbox, Code, Inbox, Status, answer};
 use super::proto::descriptors::{self, File};
 use super::proto::reflection_v1::server_reflection_request::MessageRequest;
 use super::proto::reflection_v1::server_reflection_response::MessageResponse;
@@ -32,7 +32,11 @@ const COMMON: [&str; 3] = [
 ];
 
 /// Answers each question once, in order, on a port that serves `services`.
-pub(crate) async fn serve(inbox: &mut Inbox, outbox: &mut Outbox, services: &[&str]) -> Result<(), Status> {
+pub(crate) async fn serve(
+    inbox: &mut Inbox,
+    outbox: &mut CallOutbox,
+    services: &[&str],
+) -> Result<(), Status> {
     while let Some(message) = inbox.next().await? {
         let request = ServerReflectionRequest::decode(message.bytes)
             .map_err(|error| Status::invalid(format!("the request cannot be decoded: {error}")))?;

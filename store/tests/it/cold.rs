@@ -65,7 +65,7 @@ pub(crate) async fn make_cold(rt: &Rt, gateway: &Gateway) {
     }
 }
 
-/// Submits `ops` at once to a store that has `a`, `b` and `c` on disk alone, and gives what the three keys hold then.
+/// Submits `ops` at once to a store that has `a`, `b` and `c` on disk alone, and returns what the three keys hold then.
 fn after(ops: Vec<Op>) -> Vec<Option<Bytes>> {
     in_world(1, |rt, gateway| async move {
         make_cold(&rt, &gateway).await;

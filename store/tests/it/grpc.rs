@@ -20,7 +20,7 @@ use store::node::start::{self, Core, Until};
 use store::node::state_host;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code, Handle, Options};
-use store::wire::health::Health;
+use store::wire::health::HealthService;
 use store::wire::pd::Pd;
 use store::wire::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use store::wire::proto::kvrpcpb::*;
@@ -41,9 +41,9 @@ pub(crate) fn loopback() -> SocketAddr {
 }
 
 /// A TiKV port over a map in memory.
-pub(crate) fn serve_tikv(rt: &Rt, options: Options) -> (SocketAddr, Handle, Health) {
+pub(crate) fn serve_tikv(rt: &Rt, options: Options) -> (SocketAddr, Handle, HealthService) {
     let listener = rt.listen(loopback(), ListenOptions::default()).unwrap();
-    let (addr, health) = (listener.local_addr().unwrap(), Health::default());
+    let (addr, health) = (listener.local_addr().unwrap(), HealthService::default());
     let service = Tikv::new(rt, Gateway::in_memory(), STORE, health.clone());
     (addr, grpc::serve(rt, listener, service, options), health)
 }
@@ -65,7 +65,7 @@ pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAd
     control.take(beat(tikv, regions.map(|(id, start, end)| region(id, start, end)).to_vec())).await;
     assert_eq!(control.refused_reports(), 0);
     // Detached: it ends with the core.
-    drop(grpc::serve(rt, listener, Pd::new(control.clone(), Health::default()), Options::default()));
+    drop(grpc::serve(rt, listener, Pd::new(control.clone(), HealthService::default()), Options::default()));
     (addr, control)
 }
 

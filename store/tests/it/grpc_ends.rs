@@ -10,9 +10,9 @@ use engine::rt::{ListenOptions, Mono, Rt};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use store::memory::{Memory, MemoryLimits};
 use store::request::{Op, Out, Scan};
-use store::shard::counters::StoreSnapshot;
+use store::shard::counters::StoreNumbers;
 use store::wire::grpc::client::Client;
-use store::wire::grpc::{self, Code, Inbox, Options, Outbox, Service, Shape, Status};
+use store::wire::grpc::{self, CallOutbox, CallShape, Code, Inbox, Options, Service, Status};
 use store::wire::proto::health::{HealthCheckRequest, HealthCheckResponse};
 use store::wire::proto::kvrpcpb::*;
 use store::wire::proto::tikvpb::*;
@@ -42,18 +42,18 @@ impl Drop for Inside {
 }
 
 impl Service for Endless {
-    type Method = Shape;
+    type Method = CallShape;
 
-    fn method(&self, path: &str) -> Option<(Shape, Shape)> {
-        let shape = if path == "/test/Stream" { Shape::Bidi } else { Shape::Unary };
+    fn method(&self, path: &str) -> Option<(CallShape, CallShape)> {
+        let shape = if path == "/test/Stream" { CallShape::Bidi } else { CallShape::Unary };
         Some((shape, shape))
     }
 
-    async fn unary(&self, _: Shape, _: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
+    async fn unary(&self, _: CallShape, _: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
         self.stay().await.map(|()| Bytes::new())
     }
 
-    async fn bidi(&self, _: Shape, _: &mut Inbox, _: &mut Outbox) -> Result<(), Status> {
+    async fn bidi(&self, _: CallShape, _: &mut Inbox, _: &mut CallOutbox) -> Result<(), Status> {
         self.stay().await
     }
 }
@@ -339,7 +339,7 @@ fn a_read_that_no_client_waits_for_stops() {
                 gateway.submit(None, Op::BatchPut { pairs: pairs.collect() }).await.unwrap();
             }
             let scan = Scan { start: "a".into(), end: "b".into(), limit: 2000, ..Scan::default() };
-            let sum = |of: fn(StoreSnapshot) -> u64| -> u64 {
+            let sum = |of: fn(StoreNumbers) -> u64| -> u64 {
                 stores.shards.values().map(|shard| of(shard.snapshot())).sum()
             };
             let (scans, abandoned) = (|| sum(|store| store.scans), || sum(|store| store.reads_abandoned));

@@ -6,8 +6,8 @@ use prost::Message;
 use prost_types::FileDescriptorProto;
 use store::gateway::Gateway;
 use store::wire::grpc::client::{Call, Client};
-use store::wire::grpc::{self, Code, Options, Service, Shape};
-use store::wire::health::Health;
+use store::wire::grpc::{self, CallShape, Code, Options, Service};
+use store::wire::health::HealthService;
 use store::wire::pd::Pd;
 use store::wire::proto::reflection_v1::server_reflection_request::MessageRequest;
 use store::wire::proto::reflection_v1::server_reflection_response::MessageResponse;
@@ -56,7 +56,7 @@ async fn walk(client: &Client, path: &str, service: &impl Service) -> BTreeSet<S
             let path = format!("/{name}/{}", method.name());
             let (_, shape) = service.method(&path).unwrap_or_else(|| panic!("{path} is not served"));
             let streams = method.client_streaming() || method.server_streaming();
-            assert_eq!(shape == Shape::Bidi, streams, "{path}");
+            assert_eq!(shape == CallShape::Bidi, streams, "{path}");
         }
     }
     call.outbox.finish().unwrap();
@@ -74,8 +74,8 @@ fn both_ports_show_tools_what_they_serve() {
         let (pd, control) = serve_pd(&rt, &path, tikv).await;
         let (store, placement) =
             (Client::connect(&rt, tikv).await.unwrap(), Client::connect(&rt, pd).await.unwrap());
-        let tikv = Tikv::new(&rt, Gateway::in_memory(), STORE, Health::default());
-        let pd = Pd::new(control, Health::default());
+        let tikv = Tikv::new(&rt, Gateway::in_memory(), STORE, HealthService::default());
+        let pd = Pd::new(control, HealthService::default());
         for path in [V1, V1_ALPHA] {
             let names = walk(&store, path, &tikv).await;
             assert!(names.contains("tikvpb.Tikv") && names.contains("grpc.health.v1.Health"), "{names:?}");

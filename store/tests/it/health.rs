@@ -74,7 +74,7 @@ fn owner(stores: &Stores, key: &[u8]) -> (usize, Shard, Route, scheduler::Region
 fn a_store_that_stops_answers_what_waits_and_takes_no_more_turns() {
     in_world(71, |rt, _, node, stores, gateway| async move {
         let (_, shard, ..) = owner(&stores, b"k");
-        let wanted = store::wire::health::Health::default();
+        let wanted = store::wire::health::HealthService::default();
         let status = wanted.clone();
         shard.on_stop(move || status.set_serving(false));
         assert!(wanted.is_serving());

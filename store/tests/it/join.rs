@@ -15,10 +15,10 @@ use store::control::Member;
 use store::memory::Memory;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{self, Code, Status};
-use store::wire::health::Health;
+use store::wire::health::HealthService;
 use store::wire::pd::{Dialer, Pd};
 use store::wire::peer::counters::PeerCounters;
-use store::wire::peer::inbound::{Inbound, Seen};
+use store::wire::peer::inbound::{Inbound, Incarnations};
 use store::wire::peer::open::Speaker;
 use store::wire::proto::metapb::{Store, StoreLabel};
 use store::wire::proto::pdpb::*;
@@ -51,7 +51,7 @@ fn serve(node: &Node) -> Running<()> {
         };
         let control = open_control(&rt, dir, member).await.unwrap();
         let listener = rt.listen(addr, ListenOptions::default()).unwrap();
-        let pd = Pd::new(control, Health::default()).admitting(Dialer::new(&rt, speaker(1)));
+        let pd = Pd::new(control, HealthService::default()).admitting(Dialer::new(&rt, speaker(1)));
         drop(grpc::serve(&rt, listener, pd, grpc::Options::default()));
         std::future::pending().await
     })
@@ -69,7 +69,7 @@ async fn answer(rt: Rt, addr: SocketAddr, store: Option<u64>) {
             }));
             continue;
         };
-        let (seen, counters) = (Rc::new(Seen::default()), Rc::new(PeerCounters::default()));
+        let (seen, counters) = (Rc::new(Incarnations::default()), Rc::new(PeerCounters::default()));
         // Whoever joins knows no other store yet.
         let (rt, speaker, book) = (rt.clone(), speaker(store), Rc::default());
         let inbound = Inbound { rt: rt.clone(), speaker, seen, book, counters, memory: Memory::unbounded() };

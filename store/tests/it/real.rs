@@ -13,7 +13,7 @@ use engine::rt::local::{Answer, Pending, oneshot};
 use store::config::{Config, Limits, Machine, SyncMethod};
 use store::gateway::Gateway;
 use store::node::identity::Ident;
-use store::node::{CoreWork, Request, Setup, Shards, Started, run};
+use store::node::{CoreWork, NodeRequest, Setup, Shards, Started, run};
 
 /// The core on which a test runs that starts a node.
 pub(crate) const ROOT: usize = 8;
@@ -23,7 +23,7 @@ pub(crate) struct Real {
     pub gateway: Gateway,
     pub shards: Shards,
     pub started: Started,
-    requests: Sender<Request>,
+    requests: Sender<NodeRequest>,
     ended: Pending<()>,
 }
 
@@ -97,7 +97,10 @@ pub(crate) async fn start(rt: &Rt, setup: Setup) -> Result<Real, String> {
 impl Real {
     /// Ends the node as a signal does.
     pub(crate) async fn drain(self) {
-        assert!(self.requests.try_send(Request::Drain(Duration::from_secs(30))).is_ok(), "it takes a drain");
+        assert!(
+            self.requests.try_send(NodeRequest::Drain(Duration::from_secs(30))).is_ok(),
+            "it takes a drain"
+        );
         self.ended.await.expect("the drain ends");
     }
 }

@@ -1,6 +1,6 @@
 //! The parser against a packer, byte by byte and with damage.
 
-use store::wire::resp::frame::{Limits, Malformed, Parsed, Parser, integer};
+use store::wire::resp::frame::{FrameLimits, Malformed, Parsed, Parser, integer};
 
 use crate::resp_server::{Random, packed};
 
@@ -15,7 +15,7 @@ fn parse_all(input: &[u8], cuts: &[usize]) -> (Commands, Option<Malformed>) {
             if rest.is_empty() {
                 break;
             }
-            match parser.parse(rest, &Limits::OPEN) {
+            match parser.parse(rest, &FrameLimits::OPEN) {
                 Ok(Parsed::Incomplete) => break,
                 Ok(Parsed::Nothing { bytes }) => {
                     assert!(bytes > 0 && bytes <= rest.len());
@@ -108,8 +108,8 @@ fn noise_never_panics() {
 
 #[test]
 fn lengths_are_bounded_before_anything_is_allocated() {
-    let fails = |input: &[u8], limits: &Limits| Parser::default().parse(input, limits).unwrap_err();
-    let small = Limits { args_max: 3, bulk_bytes_max: 10, frame_bytes_max: 30 };
+    let fails = |input: &[u8], limits: &FrameLimits| Parser::default().parse(input, limits).unwrap_err();
+    let small = FrameLimits { args_max: 3, bulk_bytes_max: 10, frame_bytes_max: 30 };
     assert_eq!(fails(b"*4\r\n", &small), Malformed::TooManyArguments { most: 3 });
     assert_eq!(fails(b"*9223372036854775807\r\n", &small), Malformed::TooManyArguments { most: 3 });
     assert_eq!(fails(b"*9223372036854775808\r\n", &small), Malformed::ArgumentCount);
@@ -119,15 +119,15 @@ fn lengths_are_bounded_before_anything_is_allocated() {
         Malformed::BulkTooLong { bytes: i64::MAX as u64, most: 10 }
     );
     assert_eq!(fails(b"*3\r\n$10\r\n0123456789\r\n$10\r\n", &small), Malformed::FrameTooLong { most: 30 });
-    assert_eq!(fails(&[b'a'; 70_000], &Limits::OPEN), Malformed::LineTooLong);
-    assert_eq!(fails(&[b'*'; 100], &Limits::OPEN), Malformed::LineTooLong);
-    assert_eq!(fails(b"*1\r\n$1\r\nabc", &Limits::OPEN), Malformed::Unterminated);
+    assert_eq!(fails(&[b'a'; 70_000], &FrameLimits::OPEN), Malformed::LineTooLong);
+    assert_eq!(fails(&[b'*'; 100], &FrameLimits::OPEN), Malformed::LineTooLong);
+    assert_eq!(fails(b"*1\r\n$1\r\nabc", &FrameLimits::OPEN), Malformed::Unterminated);
 }
 
 #[test]
 fn a_command_has_so_many_arguments_and_no_more() {
-    let most = Limits::OPEN.args_max;
-    let parse = |input: String| Parser::default().parse(input.as_bytes(), &Limits::OPEN);
+    let most = FrameLimits::OPEN.args_max;
+    let parse = |input: String| Parser::default().parse(input.as_bytes(), &FrameLimits::OPEN);
     assert_eq!(parse(format!("*{most}\r\n")), Ok(Parsed::Incomplete));
     assert_eq!(parse(format!("*{}\r\n", most + 1)), Err(Malformed::TooManyArguments { most: 128 << 10 }));
 }

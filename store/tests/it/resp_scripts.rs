@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use store::wire::resp::Config;
-use store::wire::resp::frame::{Limits, Parsed, Parser};
+use store::wire::resp::frame::{FrameLimits, Parsed, Parser};
 use store::wire::resp::glob;
 
 use crate::resp_server::{Conversation, TestServer, config, packed};
@@ -100,7 +100,7 @@ fn play(path: &Path, text: &str, connect: &dyn Fn() -> Conversation) {
 /// Words of an inline command.
 fn words(line: &str) -> Vec<Vec<u8>> {
     let mut parser = Parser::default();
-    let parsed = parser.parse(line.as_bytes(), &Limits::OPEN).unwrap();
+    let parsed = parser.parse(line.as_bytes(), &FrameLimits::OPEN).unwrap();
     assert!(matches!(parsed, Parsed::Command { .. }), "{line}");
     let text = parser.text(line.as_bytes());
     (0..parser.len()).map(|index| text[parser.range(index)].to_vec()).collect()

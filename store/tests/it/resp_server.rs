@@ -11,13 +11,13 @@ use engine::rt::chan::{Sender, queue};
 use engine::rt::rng::Rng;
 use engine::rt::{CoreHandle, CoreOptions, Cores};
 use store::gateway::Gateway;
-use store::wire::resp::{Config, Connections, Counters, Cursors, Facts, Snapshot, serve};
+use store::wire::resp::{Config, Connections, Counters, Cursors, Facts, RespNumbers, serve};
 
 /// A running server; [`TestServer::stop`] or dropping it ends it.
 pub(crate) struct TestServer {
     pub(crate) addr: SocketAddr,
     stop: Sender<()>,
-    core: Option<CoreHandle<Snapshot>>,
+    core: Option<CoreHandle<RespNumbers>>,
     // Dropped last: the core needs its kicker.
     _cores: Cores,
 }
@@ -76,7 +76,7 @@ impl TestServer {
     }
 
     /// Stops the server; what it has counted.
-    pub(crate) fn stop(mut self) -> Snapshot {
+    pub(crate) fn stop(mut self) -> RespNumbers {
         self.begin_stop();
         self.core.take().unwrap().join().unwrap()
     }

@@ -13,7 +13,7 @@ use store::gateway::Gateway;
 use store::memory::Memory;
 use store::refusal::Refusal;
 use store::wire::grpc::client::Client;
-use store::wire::grpc::{self, Handle, Inbox, Options, Outbox, Service, Shape, Status};
+use store::wire::grpc::{self, CallOutbox, CallShape, Handle, Inbox, Options, Service, Status};
 use store::wire::resp::{self, Counters};
 
 use crate::connection_memory::{ask, expect, serve_counted};
@@ -152,18 +152,18 @@ fn who_is_as_fast_as_asked_is_left_alone() {
 struct Large(Rc<Cell<usize>>);
 
 impl Service for Large {
-    type Method = Shape;
+    type Method = CallShape;
 
-    fn method(&self, path: &str) -> Option<(Shape, Shape)> {
-        let shape = if path == "/test/Take" { Shape::Bidi } else { Shape::Unary };
+    fn method(&self, path: &str) -> Option<(CallShape, CallShape)> {
+        let shape = if path == "/test/Take" { CallShape::Bidi } else { CallShape::Unary };
         Some((shape, shape))
     }
 
-    async fn unary(&self, _: Shape, _: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
+    async fn unary(&self, _: CallShape, _: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
         Ok(framed(3 * MIB))
     }
 
-    async fn bidi(&self, _: Shape, inbox: &mut Inbox, _: &mut Outbox) -> Result<(), Status> {
+    async fn bidi(&self, _: CallShape, inbox: &mut Inbox, _: &mut CallOutbox) -> Result<(), Status> {
         if inbox.next().await?.is_some() {
             self.0.set(self.0.get() + 1);
         }

@@ -59,7 +59,7 @@ fn member(next_id_min: u64) -> Member {
 
 /// What the scheduler shard was answered, over all lives.
 #[derive(Debug, Default)]
-struct Told {
+struct Answered {
     /// Ids, by the first of each call.
     ids: BTreeMap<u64, u64>,
     /// The largest timestamp.
@@ -69,7 +69,7 @@ struct Told {
     next_id: u64,
 }
 
-impl Told {
+impl Answered {
     fn ids(&mut self, taken: Range<u64>) {
         let before = self.ids.range(..taken.end).next_back();
         assert!(before.is_none_or(|(_, end)| *end <= taken.start), "ids {taken:?} were handed out before");
@@ -84,18 +84,18 @@ impl Told {
 }
 
 /// Opens the stores and the scheduler shard on one core.
-async fn open(rt: &Rt, told: &RefCell<Told>) -> Result<(Core, Control), String> {
+async fn open(rt: &Rt, answered: &RefCell<Answered>) -> Result<(Core, Control), String> {
     rt.create_dir_all(Path::new(DIR)).await.unwrap();
     rt.sync_dir(Path::new("/")).await.unwrap();
     let core = start::alone(rt, Arc::new(plan()), Until::Opened).await?;
     let (asks, asked) = store::control::link();
     drop(rt.spawn(state_host::serve(rt.clone(), core.stores.state_store(), asked)));
     let dir = Path::new(DIR).join("scheduler");
-    let member = member(told.borrow().next_id);
+    let member = member(answered.borrow().next_id);
     let control = Control::open(rt, &dir, member, asks).await;
     let control = control.map_err(|error| error.to_string())?;
-    told.borrow_mut().next_id = control.next_id();
-    assert!(control.gc_safe_point() >= told.borrow().safe_point, "the safe point fell");
+    answered.borrow_mut().next_id = control.next_id();
+    assert!(control.gc_safe_point() >= answered.borrow().safe_point, "the safe point fell");
     Ok((core, control))
 }
 
@@ -109,27 +109,27 @@ fn beat(address: String) -> Beat {
 }
 
 /// One random request, and its answer.
-async fn ask(rt: &Rt, control: &Control, told: &RefCell<Told>) -> Result<(), Denied> {
+async fn ask(rt: &Rt, control: &Control, answered: &RefCell<Answered>) -> Result<(), Denied> {
     let draw = |below: u64| rt.random() % below;
     match draw(8) {
         0..=2 => {
             let count = [1, 7, 400, 1500][draw(4) as usize];
             let first = control.alloc_ids(count).await?;
-            told.borrow_mut().ids(first..first + count);
+            answered.borrow_mut().ids(first..first + count);
         }
         3..=5 => {
             // Large counts use a window up before the clock does.
             let count = [1, 100, (1 << 18) - 1][draw(3) as usize];
             for _ in 0..1 + draw(40) {
                 let largest = control.timestamps(count).await?.to_u64();
-                told.borrow_mut().timestamps(largest, count);
+                answered.borrow_mut().timestamps(largest, count);
             }
         }
         6 => {
-            let asked = told.borrow().timestamp / 2 + draw(1000);
+            let asked = answered.borrow().timestamp / 2 + draw(1000);
             let now = control.raise_gc_safe_point(asked).await?;
-            assert!(now >= asked.max(told.borrow().safe_point), "{now}");
-            told.borrow_mut().safe_point = now;
+            assert!(now >= asked.max(answered.borrow().safe_point), "{now}");
+            answered.borrow_mut().safe_point = now;
         }
         _ => drop(control.take(beat(format!("127.0.0.1:{}", 1000 + draw(50)))).await),
     }
@@ -137,12 +137,13 @@ async fn ask(rt: &Rt, control: &Control, told: &RefCell<Told>) -> Result<(), Den
 }
 
 /// A life of some requests, two at a time, which ends in peace or with the power.
-fn life(node: &Node, told: &Rc<RefCell<Told>>, requests: u64, in_peace: bool) -> Running<()> {
-    let told = told.clone();
+fn life(node: &Node, answered: &Rc<RefCell<Answered>>, requests: u64, in_peace: bool) -> Running<()> {
+    let answered = answered.clone();
     node.start(0, move |rt| async move {
-        let (core, control) = open(&rt, &told).await.unwrap_or_else(|why| panic!("{why}"));
+        let (core, control) = open(&rt, &answered).await.unwrap_or_else(|why| panic!("{why}"));
         for _ in 0..requests {
-            let two = futures_util::future::join(ask(&rt, &control, &told), ask(&rt, &control, &told));
+            let two =
+                futures_util::future::join(ask(&rt, &control, &answered), ask(&rt, &control, &answered));
             let (one, other) = two.await;
             one.and(other).unwrap_or_else(|denied| panic!("{denied}"));
         }
@@ -171,20 +172,20 @@ fn cut_at_every_change(seed: u64, step: u64) -> u64 {
     loop {
         let world = World::new(seed + point, Options::rough(seed + point));
         let node = world.node(0);
-        let told = Rc::new(RefCell::new(Told::default()));
+        let answered = Rc::new(RefCell::new(Answered::default()));
         if point % 3 > 0 {
-            world.block_on(life(&node, &told, 6, point % 3 == 1)).expect("a life without a cut ends");
+            world.block_on(life(&node, &answered, 6, point % 3 == 1)).expect("a life without a cut ends");
             node.kill();
             // A clock that was set back must not bring timestamps back.
             node.jump_wall(-3_600_000_000_000);
         }
-        if until_cut(&world, &node, point, life(&node, &told, 8, true)) {
+        if until_cut(&world, &node, point, life(&node, &answered, 8, true)) {
             return point;
         }
         node.crash();
-        world.block_on(life(&node, &told, 4, true)).expect("the life after a cut ends");
+        world.block_on(life(&node, &answered, 4, true)).expect("the life after a cut ends");
         node.kill();
-        world.block_on(life(&node, &told, 2, false)).expect("and so does the one after that");
+        world.block_on(life(&node, &answered, 2, false)).expect("and so does the one after that");
         point += step;
     }
 }
@@ -228,17 +229,17 @@ fn take_over_with_cuts(seed: u64) -> u64 {
         let world = World::new(seed + point, Options::rough(seed + point));
         let node = world.node(0);
         node.disk().set_contents(&old);
-        let told = Rc::new(RefCell::new(Told::default()));
-        told.borrow_mut().ids(0..41);
-        told.borrow_mut().timestamp = 1_700_000_003_000 << 18;
-        told.borrow_mut().safe_point = 5;
-        let ended = until_cut(&world, &node, point, life(&node, &told, 1, true));
+        let answered = Rc::new(RefCell::new(Answered::default()));
+        answered.borrow_mut().ids(0..41);
+        answered.borrow_mut().timestamp = 1_700_000_003_000 << 18;
+        answered.borrow_mut().safe_point = 5;
+        let ended = until_cut(&world, &node, point, life(&node, &answered, 1, true));
         if !ended {
             node.crash();
         } else {
             node.kill();
         }
-        world.block_on(life(&node, &told, 2, true)).expect("the life after a cut ends");
+        world.block_on(life(&node, &answered, 2, true)).expect("the life after a cut ends");
         node.kill();
         let file = Path::new(DIR).join("scheduler/STATE");
         assert!(!node.disk().contents().contains_key(&file), "the file is still there, cut at {point}");
@@ -263,8 +264,8 @@ fn a_state_that_is_gone_or_older_is_refused_by_name() {
         let world = World::new(62, Options::default());
         let node = world.node(0);
         node.disk().set_contents(&files);
-        let told = Rc::new(RefCell::new(Told { next_id: next_id_min, ..Told::default() }));
-        let opened = node.start(0, move |rt| async move { open(&rt, &told).await.err() });
+        let answered = Rc::new(RefCell::new(Answered { next_id: next_id_min, ..Answered::default() }));
+        let opened = node.start(0, move |rt| async move { open(&rt, &answered).await.err() });
         let refused = world.block_on(opened).expect("it is refused").expect("it is refused");
         assert!(refused.contains(what) && refused.contains("restore"), "{refused}");
         let file = Path::new(DIR).join("scheduler/STATE");
@@ -297,10 +298,10 @@ fn what_shows() -> Vec<String> {
     let world = World::new(63, Options::default());
     let node = world.node(0);
     let looked = node.start(0, |rt| async move {
-        let told = RefCell::default();
-        let (core, control) = open(&rt, &told).await.unwrap();
+        let answered = RefCell::default();
+        let (core, control) = open(&rt, &answered).await.unwrap();
         for _ in 0..20 {
-            ask(&rt, &control, &told).await.unwrap();
+            ask(&rt, &control, &answered).await.unwrap();
         }
         let shard = core.stores.shards[&0].clone();
         let (places, gateway) = (core.stores.places(), core.gateway());
@@ -368,8 +369,8 @@ async fn moody_host(rt: Rt, shard: Shard, asked: Receiver<Ask>, refuses: Rc<Cell
 fn refusals_are_kept(refusal: &Refusal, named: &str) {
     let world = World::new(64, Options::default());
     let node = world.node(0);
-    let told = Rc::new(RefCell::new(Told::default()));
-    let (with, refusal, named) = (told.clone(), refusal.clone(), named.to_owned());
+    let answered = Rc::new(RefCell::new(Answered::default()));
+    let (with, refusal, named) = (answered.clone(), refusal.clone(), named.to_owned());
     let asking = node.start(0, move |rt| async move {
         rt.create_dir_all(Path::new(DIR)).await.unwrap();
         let Core { stores, .. } = start::alone(&rt, Arc::new(plan()), Until::Opened).await.unwrap();
@@ -402,7 +403,7 @@ fn refusals_are_kept(refusal: &Refusal, named: &str) {
     });
     world.block_on(asking).expect("everything is answered");
     node.crash();
-    world.block_on(life(&node, &told, 4, false)).expect("the next life goes on above");
+    world.block_on(life(&node, &answered, 4, false)).expect("the next life goes on above");
 }
 
 #[test]
@@ -422,8 +423,8 @@ fn a_refusal_grants_nothing_and_has_a_name() {
 fn a_store_that_stopped_is_named_and_the_map_goes_on() {
     let world = World::new(65, Options::default());
     let node = world.node(0);
-    let told = Rc::new(RefCell::new(Told::default()));
-    let (with, disk) = (told.clone(), node.clone());
+    let answered = Rc::new(RefCell::new(Answered::default()));
+    let (with, disk) = (answered.clone(), node.clone());
     let asking = node.start(0, move |rt| async move {
         let (core, control) = open(&rt, &with).await.unwrap();
         for _ in 0..10 {
@@ -443,16 +444,16 @@ fn a_store_that_stopped_is_named_and_the_map_goes_on() {
     world.block_on(asking).expect("everything is answered");
     node.crash();
     node.disk().heal();
-    world.block_on(life(&node, &told, 4, false)).expect("the next life goes on above");
+    world.block_on(life(&node, &answered, 4, false)).expect("the next life goes on above");
 }
 
 /// A second beginning, with less than the state has by now.
 fn a_second_beginning_changes_nothing() {
     let world = World::new(66, Options::default());
     let node = world.node(0);
-    let told = RefCell::new(Told::default());
+    let answered = RefCell::new(Answered::default());
     let begun = node.start(0, move |rt| async move {
-        let (core, control) = open(&rt, &told).await.unwrap();
+        let (core, control) = open(&rt, &answered).await.unwrap();
         let shard = core.stores.state_store().unwrap();
         let first = shard.system_state().await.unwrap().expect("it has begun");
         control.alloc_ids(1).await.unwrap();

@@ -20,7 +20,7 @@ use store::region::message::PeerMessage;
 use store::region::message::Verdict;
 use store::region::record::{Descriptor, InForce, Kept, RegionRecord};
 use store::region::replica::{Abandoned, Replica, Stored};
-use store::region::split::{Half, Origin};
+use store::region::split::{Half, SplitOrigin};
 use store::shard::halves::{Begun, Expected};
 use store::shard::table::Table;
 
@@ -37,7 +37,7 @@ pub(crate) struct Group {
     hard: HardState,
     base: LogId,
     entries: Vec<Entry>,
-    origin: Option<Origin>,
+    origin: Option<SplitOrigin>,
 }
 
 impl Group {
@@ -79,7 +79,7 @@ pub(crate) struct Store {
     /// When it was started last.
     started: Time,
     /// Replicas by splits of which the log knows nothing yet.
-    unlogged: BTreeMap<RegionId, Option<Origin>>,
+    unlogged: BTreeMap<RegionId, Option<SplitOrigin>>,
     pub(crate) hold: bool,
     pub(crate) lag: bool,
     /// Each with what the log learns of a replica by its first one.
@@ -224,7 +224,7 @@ impl Store {
     pub(crate) fn restart(&mut self, suspect: u64, now: Time) {
         self.incarnation += 1;
         self.started = now;
-        let origins: Vec<Origin> = self.groups.values().filter_map(|group| group.origin).collect();
+        let origins: Vec<SplitOrigin> = self.groups.values().filter_map(|group| group.origin).collect();
         for (id, mut group) in self.groups.clone() {
             let described =
                 self.flushed.states.get(&id.0).map(|bytes| Descriptor::decode(bytes).expect("a descriptor"));

@@ -129,7 +129,7 @@ impl fmt::Debug for Node {
     }
 }
 
-/// What a started core will give; waiting for it gives `None` if the node dies first.
+/// What a started core will return; waiting for it returns `None` if the node dies first.
 pub type Running<T> = crate::rt::local::Pending<T>;
 
 impl Node {

@@ -30,7 +30,7 @@ type Local<T> = Pin<Box<dyn Future<Output = T>>>;
 type Promise = fn(Stage) -> Local<()>;
 
 impl Stage {
-    /// Starts core 1 and gives what its main future gives.
+    /// Starts core 1 and returns what its main future returns.
     fn start_sibling<T, F, M>(&self, main: M) -> Local<T>
     where
         T: Send + 'static,

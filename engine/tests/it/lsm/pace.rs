@@ -10,7 +10,7 @@ use super::world::{DIR, fill, key, open, tiny};
 
 const RATE_BYTES_PER_SECOND: u64 = 4 << 10;
 
-/// What has passed, and what writing so many bytes costs at the rate.
+/// What has passed, and what writing a number of bytes costs at the rate.
 fn pace(rt: &Rt, begin: Mono, bytes: u64) -> (Duration, Duration) {
     (rt.now().since(begin), Duration::from_micros(bytes * 1_000_000 / RATE_BYTES_PER_SECOND))
 }

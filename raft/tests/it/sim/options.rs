@@ -26,7 +26,7 @@ pub(crate) struct Options {
     pub(crate) delay_max: u64,
     pub(crate) late: u64,
     pub(crate) late_max: u64,
-    /// Longest write, in units, and the longest of a slow disk.
+    /// Maximum time of a write, in units, and that of a slow disk.
     pub(crate) write_max: u64,
     pub(crate) slow_write_max: u64,
     pub(crate) apply_max: u64,

@@ -20,7 +20,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use scheduler::{Services, State, StateCommand, StateImage, StoreId};
 
 use super::SystemCommand;
-use super::image::{ConfigImage, Damaged, Image, ServiceImage, StoreImage, lifecycle, lifecycle_byte};
+use super::image::{ConfigImage, DamagedState, Image, ServiceImage, StoreImage, lifecycle, lifecycle_byte};
 
 /// What an entry of the group begins with; the kinds of commands are counted in [`command`](crate::region::command).
 pub const KIND: u8 = 2;
@@ -86,12 +86,12 @@ pub fn encode(command: &SystemCommand) -> Vec<u8> {
 ///
 /// # Errors
 /// What is wrong with the bytes.
-pub fn decode(body: &[u8]) -> Result<SystemCommand, Damaged> {
+pub fn decode(body: &[u8]) -> Result<SystemCommand, DamagedState> {
     let image = match body.split_first() {
         Some((&FORMAT, archive)) => rkyv::from_bytes::<CommandImage, rancor::Failure>(archive)
-            .map_err(|_| Damaged("the archive does not validate"))?,
-        Some(_) => return Err(Damaged("unknown format; was it written by a newer version?")),
-        None => return Err(Damaged("empty payload")),
+            .map_err(|_| DamagedState("the archive does not validate"))?,
+        Some(_) => return Err(DamagedState("unknown format; was it written by a newer version?")),
+        None => return Err(DamagedState("empty payload")),
     };
     Ok(SystemCommand::Change(match image {
         CommandImage::Begin(state) => return Ok(SystemCommand::Begin(Box::new(state.restore()?))),
@@ -181,7 +181,7 @@ pub fn restore<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<O
                 let archive = value.strip_prefix(&[FORMAT]).ok_or_else(unknown)?;
                 let image =
                     rkyv::from_bytes::<ConfigImage, rancor::Failure>(archive).map_err(|_| unknown())?;
-                config = Some(image.restore().map_err(|Damaged(what)| what.to_owned())?);
+                config = Some(image.restore().map_err(|DamagedState(what)| what.to_owned())?);
             }
             Some((&ROW_SERVICES, [])) => {
                 let archive = value.strip_prefix(&[FORMAT]).ok_or_else(unknown)?;
@@ -194,7 +194,7 @@ pub fn restore<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<O
                 let (marks, archive) = value.split_at_checked(2).ok_or_else(unknown)?;
                 let image =
                     rkyv::from_bytes::<StoreImage, rancor::Failure>(archive).map_err(|_| unknown())?;
-                let store = image.restore().map_err(|Damaged(what)| what.to_owned())?;
+                let store = image.restore().map_err(|DamagedState(what)| what.to_owned())?;
                 match marks {
                     [FORMAT, 0] => {}
                     [FORMAT, 1] => {

@@ -71,7 +71,7 @@ const NUMBERS: usize = 29;
 
 /// An archive that validates and still is no state: what is wrong with it, as the rest of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Damaged(pub &'static str);
+pub struct DamagedState(pub &'static str);
 
 /// A lifecycle as its byte.
 pub fn lifecycle_byte(lifecycle: Lifecycle) -> u8 {
@@ -86,12 +86,12 @@ pub fn lifecycle_byte(lifecycle: Lifecycle) -> u8 {
 ///
 /// # Errors
 /// If there is none.
-pub fn lifecycle(byte: u8) -> Result<Lifecycle, Damaged> {
+pub fn lifecycle(byte: u8) -> Result<Lifecycle, DamagedState> {
     match byte {
         0 => Ok(Lifecycle::Up),
         1 => Ok(Lifecycle::Offline),
         2 => Ok(Lifecycle::Tombstone),
-        _ => Err(Damaged("a store's lifecycle is none that exists")),
+        _ => Err(DamagedState("a store's lifecycle is none that exists")),
     }
 }
 
@@ -125,9 +125,9 @@ impl Image {
     ///
     /// # Errors
     /// If there can be none.
-    pub fn restore(self) -> Result<StateImage, Damaged> {
+    pub fn restore(self) -> Result<StateImage, DamagedState> {
         let Self { cluster, next_id, stores, evicting, config, timestamp_end_ms, gc_safe_point } = self;
-        let stores: Result<_, Damaged> =
+        let stores: Result<_, DamagedState> =
             stores.into_iter().map(|store| Ok((StoreId(store.id), store.restore()?))).collect();
         Ok(StateImage {
             cluster,
@@ -160,7 +160,7 @@ impl StoreImage {
     ///
     /// # Errors
     /// If there can be none.
-    pub fn restore(self) -> Result<StoreDescriptor, Damaged> {
+    pub fn restore(self) -> Result<StoreDescriptor, DamagedState> {
         let Self { id, node, address, labels, lifecycle: byte } = self;
         Ok(StoreDescriptor {
             id: StoreId(id),
@@ -196,21 +196,21 @@ impl ConfigImage {
     ///
     /// # Errors
     /// If there can be none.
-    pub fn restore(self) -> Result<Config, Damaged> {
+    pub fn restore(self) -> Result<Config, DamagedState> {
         let Self { replica_path, location_labels, isolation_level, disabled, numbers: stored } = self;
         let replica_path = match replica_path {
             0 => ReplicaPath::Direct,
             1 => ReplicaPath::Learner,
             2 => ReplicaPath::Joint,
-            _ => return Err(Damaged("its replica path is none that exists")),
+            _ => return Err(DamagedState("its replica path is none that exists")),
         };
         let policy = |place: u8| {
             Policy::ALL
                 .get(usize::from(place))
                 .copied()
-                .ok_or(Damaged("it disables a policy that does not exist"))
+                .ok_or(DamagedState("it disables a policy that does not exist"))
         };
-        let disabled: Result<_, Damaged> = disabled.into_iter().map(policy).collect();
+        let disabled: Result<_, DamagedState> = disabled.into_iter().map(policy).collect();
         let mut config = Config {
             replica_path,
             location_labels,
@@ -219,7 +219,7 @@ impl ConfigImage {
             ..Config::default()
         };
         if stored.len() != NUMBERS {
-            return Err(Damaged("its configuration has another number of settings"));
+            return Err(DamagedState("its configuration has another number of settings"));
         }
         numbers(&mut config).into_iter().zip(stored).for_each(|(slot, number)| *slot = number);
         Ok(config)

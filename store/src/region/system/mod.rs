@@ -47,7 +47,7 @@ pub fn first_region(store: StoreId) -> Region {
 
 /// What a replica of the group says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct StateStanding {
     /// Its term.
     pub term: u64,
     /// Whether it leads and its state has everything that was acknowledged before.
@@ -178,8 +178,8 @@ pub(super) fn erase(batch: &mut WriteBatch) {
 
 impl<W, R> Replica<W, R> {
     /// What this replica says of itself.
-    pub fn standing(&self) -> Standing {
-        Standing {
+    pub fn standing(&self) -> StateStanding {
+        StateStanding {
             term: self.term().0,
             leads: self.is_leader() && self.is_current(),
             alone: self.is_sole_voter(),

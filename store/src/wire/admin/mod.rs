@@ -50,9 +50,9 @@ pub enum Phase {
 
 /// The phase, shared between the node's threads.
 #[derive(Clone, Debug, Default)]
-pub struct Life(Arc<AtomicU8>);
+pub struct SharedPhase(Arc<AtomicU8>);
 
-impl Life {
+impl SharedPhase {
     /// A node that starts.
     pub fn new() -> Self {
         Self::default()
@@ -112,7 +112,7 @@ pub struct Admin {
 }
 
 struct Shared {
-    life: Life,
+    life: SharedPhase,
     pages: Pages,
     connections: Arc<Connections>,
     timeout: Duration,
@@ -123,11 +123,11 @@ impl Admin {
     ///
     /// # Errors
     /// The address cannot be bound, or no thread can be started.
-    pub fn start(addr: SocketAddr, life: Life, pages: Pages) -> io::Result<Self> {
+    pub fn start(addr: SocketAddr, life: SharedPhase, pages: Pages) -> io::Result<Self> {
         Self::start_with(addr, life, pages, TIMEOUT)
     }
 
-    fn start_with(addr: SocketAddr, life: Life, pages: Pages, timeout: Duration) -> io::Result<Self> {
+    fn start_with(addr: SocketAddr, life: SharedPhase, pages: Pages, timeout: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind(addr)?;
         let addr = listener.local_addr()?;
         let shared = Arc::new(Shared { life, pages, connections: Arc::default(), timeout });
@@ -309,7 +309,7 @@ mod tests {
         }
     }
 
-    fn start(life: &Life, problem: Option<&'static str>) -> SocketAddr {
+    fn start(life: &SharedPhase, problem: Option<&'static str>) -> SocketAddr {
         let addr = "127.0.0.1:0".parse().expect("an address");
         Admin::start(addr, life.clone(), pages(problem)).expect("loopback").addr()
     }
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn health_follows_the_phases() {
-        let life = Life::new();
+        let life = SharedPhase::new();
         let addr = start(&life, None);
         let all = |addr| ["/live", "/started", "/ready"].map(|path| get(addr, path).0);
         assert_eq!(all(addr), [200, 503, 503]);
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_failing_condition_is_named() {
-        let life = Life::new();
+        let life = SharedPhase::new();
         life.enter(Phase::Serving);
         let addr = start(&life, Some("a write failed"));
         assert_eq!(get(addr, "/ready"), (503, "store-1: a write failed\n".into()));
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn pages_are_served_and_unknown_ones_refused() {
-        let addr = start(&Life::new(), None);
+        let addr = start(&SharedPhase::new(), None);
         assert_eq!(get(addr, "/metrics"), (200, "# metrics\n".into()));
         assert_eq!(get(addr, "/config").1, "{\"data_dir\":{\"value\":\"d\",\"origin\":\"default\"}}\n");
         assert_eq!(get(addr, "/nowhere").0, 404);
@@ -433,7 +433,8 @@ mod tests {
     fn a_client_that_trickles_is_gone_after_its_one_deadline() {
         let timeout = Duration::from_millis(200);
         let addr = "127.0.0.1:0".parse().expect("an address");
-        let addr = Admin::start_with(addr, Life::new(), pages(None), timeout).expect("loopback").addr();
+        let addr =
+            Admin::start_with(addr, SharedPhase::new(), pages(None), timeout).expect("loopback").addr();
         let mut stream = TcpStream::connect(addr).expect("it listens");
         stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
         // A byte every 20 ms, each well within any limit per read.
@@ -456,6 +457,6 @@ mod tests {
         let addr = "127.0.0.1:0".parse().expect("an address");
         let pages = Pages { status: Box::new(|| "x".repeat(16 << 20)), ..pages(None) };
         let hour = Duration::from_secs(3600);
-        Admin::start_with(addr, Life::new(), pages, hour).expect("loopback").addr()
+        Admin::start_with(addr, SharedPhase::new(), pages, hour).expect("loopback").addr()
     }
 }

@@ -21,7 +21,7 @@ use super::gzip::{self, Encodings, Messages};
 use super::holders::Holding;
 use super::server::State;
 use super::status::{Code, Status};
-use super::{Service, Shape, timeout};
+use super::{CallShape, Service, timeout};
 use crate::memory::{Charge, Intake, Memory, Pool};
 
 /// An answer up to this length is handed to h2 whole; a longer one waits for the caller's window piece by piece.
@@ -30,7 +30,7 @@ const WHOLE_ANSWER_BYTES_MAX: usize = 8 << 10;
 const BODY_TIME_MAX: Duration = Duration::from_secs(60);
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// Longest metadata of a call, bytes, counted as HTTP/2 does. Clients send a few hundred.
+/// Maximum metadata of a call, bytes, counted as HTTP/2 does. Clients send a few hundred.
 pub(super) const METADATA_BYTES_MAX: usize = 16 << 10;
 /// Entries of a call's metadata. Clients send a dozen.
 const METADATA_ENTRIES_MAX: usize = 64;
@@ -61,8 +61,8 @@ pub(super) async fn run<S: Service>(
         return;
     };
     let ended = match shape {
-        Shape::Unary => unary(&state, method, (body, encodings), deadline, respond).await,
-        Shape::Bidi => bidi(&state, method, (body, encodings), deadline, respond).await,
+        CallShape::Unary => unary(&state, method, (body, encodings), deadline, respond).await,
+        CallShape::Bidi => bidi(&state, method, (body, encodings), deadline, respond).await,
     };
     state.tally.count(Some(method), ended);
 }
@@ -71,7 +71,7 @@ pub(super) async fn run<S: Service>(
 /// as long as its caller likes, so nothing of it is kept.
 struct Asked<M> {
     method: M,
-    shape: Shape,
+    shape: CallShape,
     body: RecvStream,
     encodings: Encodings,
     deadline: Option<Mono>,
@@ -418,7 +418,7 @@ async fn bidi<S: Service>(
     let output = state.options.memory.output.clone();
     let compresses = encodings.answers.then(|| state.rt.clone());
     let holding = Some(Holding::new(&state.holders));
-    let mut outbox = Outbox { stream: stream.clone(), output, compresses, holding };
+    let mut outbox = CallOutbox { stream: stream.clone(), output, compresses, holding };
     let gone = |cx: &mut Context<'_>| stream.borrow_mut().poll_reset(cx).map(|_| caller_gone());
     let outcome =
         within(&state.rt, deadline, gone, state.service.bidi(method, &mut inbox, &mut outbox)).await;
@@ -526,7 +526,7 @@ impl Inbox {
 
 /// The messages that go to a caller.
 #[derive(Debug)]
-pub struct Outbox {
+pub struct CallOutbox {
     /// Shared with whoever watches whether the caller is still there; borrowed between awaits only.
     stream: Rc<RefCell<SendStream<Bytes>>>,
     output: Pool,
@@ -536,7 +536,7 @@ pub struct Outbox {
     holding: Option<Holding>,
 }
 
-impl Outbox {
+impl CallOutbox {
     pub(super) fn of_client(stream: SendStream<Bytes>, memory: &Memory) -> Self {
         let stream = Rc::new(RefCell::new(stream));
         Self { stream, output: memory.output.clone(), compresses: None, holding: None }

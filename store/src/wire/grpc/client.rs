@@ -12,7 +12,7 @@ use engine::rt::Rt;
 use h2::client::{self, SendRequest};
 use http::{HeaderMap, Request};
 
-use super::call::{Inbox, Outbox};
+use super::call::{CallOutbox, Inbox};
 use super::frame::frame;
 use super::gzip::{self, Messages};
 use super::io::wrap;
@@ -170,7 +170,7 @@ impl Client {
         let request = request.body(()).map_err(|error| Status::invalid(error.to_string()))?;
         let mut requests = self.requests.clone().ready().await.map_err(broken)?;
         let (response, stream) = requests.send_request(request, false).map_err(broken)?;
-        let mut outbox = Outbox::of_client(stream, &self.memory);
+        let mut outbox = CallOutbox::of_client(stream, &self.memory);
         if let Some(body) = body {
             // A server may answer before it has read everything and want no more; what it says is what counts then.
             if outbox.send(body).await.is_ok() {
@@ -196,7 +196,7 @@ pub struct Call {
     /// From the server.
     pub inbox: Inbox,
     /// To the server.
-    pub outbox: Outbox,
+    pub outbox: CallOutbox,
 }
 
 impl Call {

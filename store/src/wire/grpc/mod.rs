@@ -4,7 +4,7 @@
 //! small enough to own: unary calls and streams in both directions, deadlines, status trailers, bounds.
 //!
 //! * [`server`] accepts connections, counts them, drains them; `connection` drives one: HTTP/2, keepalive, one write per turn.
-//! * `call` runs one call: bounds, deadline, answer. [`Inbox`] and [`Outbox`] are the two directions of a stream. [`tally`] counts the
+//! * `call` runs one call: bounds, deadline, answer. [`Inbox`] and [`CallOutbox`] are the two directions of a stream. [`tally`] counts the
 //!   calls that run and how they ended.
 //! * [`mod@frame`] cuts messages out of bodies, `gzip` inflates those that are compressed and compresses large answers. What unfinished requests and unsent answers hold is charged to the core, and a
 //!   caller is not let to send on while there is no room for it ([`crate::memory`]).
@@ -40,7 +40,7 @@ use bytes::Bytes;
 use engine::rt::Mono;
 
 pub use crate::memory::Charge;
-pub use call::{Inbox, Message, Outbox};
+pub use call::{CallOutbox, Inbox, Message};
 pub use frame::{answer, frame};
 pub use items::{bound_items, count_items};
 pub use server::{Guest, Handle, Options, Stats, serve};
@@ -50,7 +50,7 @@ pub(crate) use waiters::Waiters;
 
 /// How messages flow in a method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Shape {
+pub enum CallShape {
     /// One message in, one message out.
     Unary,
     /// Any number in both directions, independently.
@@ -63,7 +63,7 @@ pub trait Service: 'static {
     type Method: Copy + Debug + Eq + Hash + 'static;
 
     /// Returns the method of a path like `/package.Service/Method`.
-    fn method(&self, path: &str) -> Option<(Self::Method, Shape)>;
+    fn method(&self, path: &str) -> Option<(Self::Method, CallShape)>;
 
     /// Maximum length of a method's message, bytes, if it is not the server's.
     fn message_bytes_max(&self, method: Self::Method) -> Option<usize> {
@@ -89,6 +89,6 @@ pub trait Service: 'static {
         &self,
         method: Self::Method,
         inbox: &mut Inbox,
-        outbox: &mut Outbox,
+        outbox: &mut CallOutbox,
     ) -> impl Future<Output = Result<(), Status>>;
 }

@@ -30,8 +30,8 @@ use prost::{Message, Name};
 use scheduler::{DownPeer, PeerId, RegionInfo};
 
 pub use self::join::Dialer;
-use super::grpc::{self, Code, Inbox, Outbox, Service, Shape, Status};
-use super::health::{self, Health};
+use super::grpc::{self, CallOutbox, CallShape, Code, Inbox, Service, Status};
+use super::health::{self, HealthService};
 use super::proto::metapb;
 use super::proto::pdpb::{self, ErrorType, RequestHeader, ResponseHeader};
 use super::reflection;
@@ -46,7 +46,7 @@ const SERVICES: [&str; 5] =
 #[derive(Clone, Debug)]
 pub struct Pd {
     control: Control,
-    health: Health,
+    health: HealthService,
     /// Without one no store can join.
     dialer: Option<Dialer>,
 }
@@ -103,7 +103,7 @@ pub enum Method {
 
 impl Pd {
     /// Speaks for `control`.
-    pub fn new(control: Control, health: Health) -> Self {
+    pub fn new(control: Control, health: HealthService) -> Self {
         Self { control, health, dialer: None }
     }
 
@@ -142,57 +142,57 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, Shape); 45] = [
-    ("/pdpb.PD/GetMembers", Method::GetMembers, Shape::Unary),
-    ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, Shape::Unary),
-    ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, Shape::Unary),
-    ("/pdpb.PD/Tso", Method::Tso, Shape::Bidi),
-    ("/pdpb.PD/GetRegion", Method::GetRegion, Shape::Unary),
-    ("/pdpb.PD/GetPrevRegion", Method::GetPrevRegion, Shape::Unary),
-    ("/pdpb.PD/GetRegionByID", Method::GetRegionById, Shape::Unary),
-    ("/pdpb.PD/ScanRegions", Method::ScanRegions, Shape::Unary),
-    ("/pdpb.PD/BatchScanRegions", Method::BatchScanRegions, Shape::Unary),
-    ("/pdpb.PD/QueryRegion", Method::QueryRegion, Shape::Bidi),
-    ("/pdpb.PD/GetStore", Method::GetStore, Shape::Unary),
-    ("/pdpb.PD/GetAllStores", Method::GetAllStores, Shape::Unary),
-    ("/pdpb.PD/IsBootstrapped", Method::IsBootstrapped, Shape::Unary),
-    ("/pdpb.PD/Bootstrap", Method::Bootstrap, Shape::Unary),
-    ("/pdpb.PD/AllocID", Method::AllocId, Shape::Unary),
-    ("/pdpb.PD/PutStore", Method::PutStore, Shape::Unary),
-    ("/pdpb.PD/StoreHeartbeat", Method::StoreHeartbeat, Shape::Unary),
-    ("/pdpb.PD/RegionHeartbeat", Method::RegionHeartbeat, Shape::Bidi),
-    ("/pdpb.PD/AskSplit", Method::AskSplit, Shape::Unary),
-    ("/pdpb.PD/AskBatchSplit", Method::AskBatchSplit, Shape::Unary),
-    ("/pdpb.PD/ReportBatchSplit", Method::ReportBatchSplit, Shape::Unary),
-    ("/pdpb.PD/ScatterRegion", Method::ScatterRegion, Shape::Unary),
-    ("/pdpb.PD/GetOperator", Method::GetOperator, Shape::Unary),
-    ("/pdpb.PD/GetGCSafePoint", Method::GetGcSafePoint, Shape::Unary),
-    ("/pdpb.PD/UpdateGCSafePoint", Method::UpdateGcSafePoint, Shape::Unary),
-    ("/pdpb.PD/UpdateServiceGCSafePoint", Method::UpdateServiceGcSafePoint, Shape::Unary),
-    (health::CHECK, Method::HealthCheck, Shape::Unary),
-    (health::WATCH, Method::HealthWatch, Shape::Bidi),
-    (reflection::V1, Method::Reflection, Shape::Bidi),
-    (reflection::V1_ALPHA, Method::Reflection, Shape::Bidi),
-    ("/meta_storagepb.MetaStorage/Get", Method::MetaStorageGet, Shape::Unary),
-    ("/etcdserverpb.Cluster/MemberList", Method::MemberList, Shape::Unary),
-    ("/etcdserverpb.KV/Range", Method::Range, Shape::Unary),
-    ("/ringkeep.Scheduler/Join", Method::Join, Shape::Unary),
-    ("/ringkeep.Scheduler/Report", Method::Report, Shape::Unary),
-    ("/ringkeep.Scheduler/Locate", Method::Locate, Shape::Unary),
-    ("/ringkeep.Scheduler/Operate", Method::Operate, Shape::Unary),
-    ("/ringkeep.Scheduler/RemoveStore", Method::RemoveStore, Shape::Unary),
-    ("/ringkeep.Scheduler/KeepStore", Method::KeepStore, Shape::Unary),
-    (client::HOSTED, Method::Hosted, Shape::Unary),
-    ("/ringkeep.Scheduler/Evict", Method::Evict, Shape::Unary),
-    ("/ringkeep.Scheduler/Config", Method::Config, Shape::Unary),
-    ("/ringkeep.Scheduler/SetConfig", Method::SetConfig, Shape::Unary),
-    ("/ringkeep.Scheduler/SetPolicy", Method::SetPolicy, Shape::Unary),
-    (client::FORWARD, Method::Forward, Shape::Unary),
+const METHODS: [(&str, Method, CallShape); 45] = [
+    ("/pdpb.PD/GetMembers", Method::GetMembers, CallShape::Unary),
+    ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, CallShape::Unary),
+    ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, CallShape::Unary),
+    ("/pdpb.PD/Tso", Method::Tso, CallShape::Bidi),
+    ("/pdpb.PD/GetRegion", Method::GetRegion, CallShape::Unary),
+    ("/pdpb.PD/GetPrevRegion", Method::GetPrevRegion, CallShape::Unary),
+    ("/pdpb.PD/GetRegionByID", Method::GetRegionById, CallShape::Unary),
+    ("/pdpb.PD/ScanRegions", Method::ScanRegions, CallShape::Unary),
+    ("/pdpb.PD/BatchScanRegions", Method::BatchScanRegions, CallShape::Unary),
+    ("/pdpb.PD/QueryRegion", Method::QueryRegion, CallShape::Bidi),
+    ("/pdpb.PD/GetStore", Method::GetStore, CallShape::Unary),
+    ("/pdpb.PD/GetAllStores", Method::GetAllStores, CallShape::Unary),
+    ("/pdpb.PD/IsBootstrapped", Method::IsBootstrapped, CallShape::Unary),
+    ("/pdpb.PD/Bootstrap", Method::Bootstrap, CallShape::Unary),
+    ("/pdpb.PD/AllocID", Method::AllocId, CallShape::Unary),
+    ("/pdpb.PD/PutStore", Method::PutStore, CallShape::Unary),
+    ("/pdpb.PD/StoreHeartbeat", Method::StoreHeartbeat, CallShape::Unary),
+    ("/pdpb.PD/RegionHeartbeat", Method::RegionHeartbeat, CallShape::Bidi),
+    ("/pdpb.PD/AskSplit", Method::AskSplit, CallShape::Unary),
+    ("/pdpb.PD/AskBatchSplit", Method::AskBatchSplit, CallShape::Unary),
+    ("/pdpb.PD/ReportBatchSplit", Method::ReportBatchSplit, CallShape::Unary),
+    ("/pdpb.PD/ScatterRegion", Method::ScatterRegion, CallShape::Unary),
+    ("/pdpb.PD/GetOperator", Method::GetOperator, CallShape::Unary),
+    ("/pdpb.PD/GetGCSafePoint", Method::GetGcSafePoint, CallShape::Unary),
+    ("/pdpb.PD/UpdateGCSafePoint", Method::UpdateGcSafePoint, CallShape::Unary),
+    ("/pdpb.PD/UpdateServiceGCSafePoint", Method::UpdateServiceGcSafePoint, CallShape::Unary),
+    (health::CHECK, Method::HealthCheck, CallShape::Unary),
+    (health::WATCH, Method::HealthWatch, CallShape::Bidi),
+    (reflection::V1, Method::Reflection, CallShape::Bidi),
+    (reflection::V1_ALPHA, Method::Reflection, CallShape::Bidi),
+    ("/meta_storagepb.MetaStorage/Get", Method::MetaStorageGet, CallShape::Unary),
+    ("/etcdserverpb.Cluster/MemberList", Method::MemberList, CallShape::Unary),
+    ("/etcdserverpb.KV/Range", Method::Range, CallShape::Unary),
+    ("/ringkeep.Scheduler/Join", Method::Join, CallShape::Unary),
+    ("/ringkeep.Scheduler/Report", Method::Report, CallShape::Unary),
+    ("/ringkeep.Scheduler/Locate", Method::Locate, CallShape::Unary),
+    ("/ringkeep.Scheduler/Operate", Method::Operate, CallShape::Unary),
+    ("/ringkeep.Scheduler/RemoveStore", Method::RemoveStore, CallShape::Unary),
+    ("/ringkeep.Scheduler/KeepStore", Method::KeepStore, CallShape::Unary),
+    (client::HOSTED, Method::Hosted, CallShape::Unary),
+    ("/ringkeep.Scheduler/Evict", Method::Evict, CallShape::Unary),
+    ("/ringkeep.Scheduler/Config", Method::Config, CallShape::Unary),
+    ("/ringkeep.Scheduler/SetConfig", Method::SetConfig, CallShape::Unary),
+    ("/ringkeep.Scheduler/SetPolicy", Method::SetPolicy, CallShape::Unary),
+    (client::FORWARD, Method::Forward, CallShape::Unary),
 ];
 
 impl Method {
     /// The method of a path, and the shape of its calls.
-    fn of(path: &str) -> Option<(Self, Shape)> {
+    fn of(path: &str) -> Option<(Self, CallShape)> {
         METHODS.iter().find(|(of, ..)| *of == path).map(|(_, method, shape)| (*method, *shape))
     }
 
@@ -206,7 +206,7 @@ impl Method {
 impl Service for Pd {
     type Method = Method;
 
-    fn method(&self, path: &str) -> Option<(Method, Shape)> {
+    fn method(&self, path: &str) -> Option<(Method, CallShape)> {
         Method::of(path)
     }
 
@@ -266,7 +266,7 @@ impl Service for Pd {
         }
     }
 
-    async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
+    async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut CallOutbox) -> Result<(), Status> {
         match method {
             Method::Tso => self.tso(inbox, outbox).await,
             Method::QueryRegion => self.query_regions(inbox, outbox).await,

@@ -14,8 +14,8 @@ use engine::rt::Mono;
 use super::client::{Places, SchedulerClient};
 use super::{Method, Pd, SERVICE, SERVICES, decode};
 use crate::plant::{Bug, planted};
-use crate::wire::grpc::{Code, Inbox, Outbox, Service, Shape, Status};
-use crate::wire::health::Health;
+use crate::wire::grpc::{CallOutbox, CallShape, Code, Inbox, Service, Status};
+use crate::wire::health::HealthService;
 use crate::wire::peer::book::is_address;
 use crate::wire::proto::ringkeep;
 use crate::wire::reflection;
@@ -33,7 +33,7 @@ pub struct Port {
     here: Rc<dyn Hosts>,
     places: Places,
     client: Rc<SchedulerClient>,
-    health: Health,
+    health: HealthService,
 }
 
 impl Port {
@@ -43,7 +43,7 @@ impl Port {
         here: Rc<dyn Hosts>,
         places: Places,
         client: Rc<SchedulerClient>,
-        health: Health,
+        health: HealthService,
     ) -> Self {
         Self { cluster, here, places, client, health }
     }
@@ -83,7 +83,7 @@ impl Port {
 impl Service for Port {
     type Method = Method;
 
-    fn method(&self, path: &str) -> Option<(Method, Shape)> {
+    fn method(&self, path: &str) -> Option<(Method, CallShape)> {
         Method::of(path)
     }
 
@@ -108,7 +108,7 @@ impl Service for Port {
         }
     }
 
-    async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
+    async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut CallOutbox) -> Result<(), Status> {
         match method {
             Method::HealthWatch => self.health.watch(inbox, outbox, &[SERVICE]).await,
             Method::Reflection => reflection::serve(inbox, outbox, &SERVICES).await,

@@ -3,11 +3,11 @@
 use scheduler::{RegionId, RegionInfo};
 
 use super::{Pd, decode, denied, shape};
-use crate::wire::grpc::{Inbox, Outbox, Status, answer};
+use crate::wire::grpc::{CallOutbox, Inbox, Status, answer};
 use crate::wire::proto::pdpb;
 
 impl Pd {
-    pub(super) async fn tso(&self, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
+    pub(super) async fn tso(&self, inbox: &mut Inbox, outbox: &mut CallOutbox) -> Result<(), Status> {
         while let Some(message) = inbox.next().await? {
             outbox.send(answer(&self.tso_once(decode(message.bytes)?).await?)?).await?;
         }
@@ -25,7 +25,11 @@ impl Pd {
         Ok(pdpb::TsoResponse { header: self.header(), count: request.count, timestamp })
     }
 
-    pub(super) async fn query_regions(&self, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
+    pub(super) async fn query_regions(
+        &self,
+        inbox: &mut Inbox,
+        outbox: &mut CallOutbox,
+    ) -> Result<(), Status> {
         while let Some(message) = inbox.next().await? {
             outbox.send(answer(&self.query_region_once(&decode(message.bytes)?)?)?).await?;
         }

@@ -3,7 +3,7 @@
 use raft::{GroupId, LogId, Membership, Message, NodeId, Payload, Snapshot, Term};
 use scheduler::{Epoch, KeyRange, Peer, PeerId, RegionId, StoreId};
 
-use super::super::frame::{self, Decoder, Kind};
+use super::super::frame::{self, Decoder, FrameKind};
 use super::*;
 use crate::region::message::{Body, PeerMessage};
 
@@ -84,11 +84,11 @@ fn what_is_cut_short_anywhere_is_refused() {
 /// The frame's checksum finds every flipped bit. If it did not, the decoder would still not panic, and what it takes is within bounds.
 #[test]
 fn every_flipped_byte_is_found_by_the_frame_and_harmless_behind_it() {
-    let parts: [(Kind, Vec<u8>); 4] = [
-        (Kind::Offer, encode_offer(&offer(), Vec::new())),
-        (Kind::Piece, encode_piece(3, &piece(), Vec::new())),
-        (Kind::Chunk, encode_chunk(0, &[7; BLOCK_BYTES], Vec::new())),
-        (Kind::Have, encode_count(9, Vec::new())),
+    let parts: [(FrameKind, Vec<u8>); 4] = [
+        (FrameKind::Offer, encode_offer(&offer(), Vec::new())),
+        (FrameKind::Piece, encode_piece(3, &piece(), Vec::new())),
+        (FrameKind::Chunk, encode_chunk(0, &[7; BLOCK_BYTES], Vec::new())),
+        (FrameKind::Have, encode_count(9, Vec::new())),
     ];
     for (kind, good) in parts {
         let mut framed = Vec::new();
@@ -116,8 +116,8 @@ fn every_flipped_byte_is_found_by_the_frame_and_harmless_behind_it() {
                 if let Ok((_, bytes)) = decode_chunk(&bad) {
                     assert!(bytes.len() <= CHUNK_BYTES && bytes.len().is_multiple_of(BLOCK_BYTES));
                 }
-                assert!(decode_offer(&bad).is_err() || kind == Kind::Offer);
-                assert!(decode_count(&bad).is_err() || kind == Kind::Have);
+                assert!(decode_offer(&bad).is_err() || kind == FrameKind::Offer);
+                assert!(decode_count(&bad).is_err() || kind == FrameKind::Have);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use crate::region::message::{Kind, PeerMessage};
+use crate::region::message::{MessageKind, PeerMessage};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ impl Count {
 
 /// Messages by what they are about.
 #[derive(Debug, Default)]
-pub struct CountByKind([Cell<u64>; Kind::COUNT]);
+pub struct CountByKind([Cell<u64>; MessageKind::COUNT]);
 
 impl CountByKind {
     /// Counts messages.
@@ -46,8 +46,8 @@ impl CountByKind {
         self.0.iter().map(Cell::get).sum()
     }
 
-    /// By kind, in the order of [`Kind::NAMES`].
-    pub fn by_kind(&self) -> [u64; Kind::COUNT] {
+    /// By kind, in the order of [`MessageKind::NAMES`].
+    pub fn by_kind(&self) -> [u64; MessageKind::COUNT] {
         std::array::from_fn(|place| self.0[place].get())
     }
 }

@@ -25,7 +25,7 @@ const KEPT_BYTES: usize = 2 << 10;
 /// What a payload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Kind {
+pub enum FrameKind {
     /// Who connects; the first frame of the connecting side.
     Hello = 1,
     /// Who accepted; the first frame of the accepting side.
@@ -52,7 +52,7 @@ pub enum Kind {
     Installed = 25,
 }
 
-impl Kind {
+impl FrameKind {
     fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             1 => Some(Self::Hello),
@@ -76,7 +76,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// What the payload is.
-    pub kind: Kind,
+    pub kind: FrameKind,
     /// Its bytes.
     pub payload: &'a [u8],
 }
@@ -115,7 +115,7 @@ impl std::error::Error for BadFrame {}
 ///
 /// # Panics
 /// If the payload is longer than [`FRAME_BYTES_MAX`] allows: whoever fills frames keeps to the bound.
-pub fn push(out: &mut Vec<u8>, kind: Kind, fill: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+pub fn push(out: &mut Vec<u8>, kind: FrameKind, fill: impl FnOnce(Vec<u8>) -> Vec<u8>) {
     let start = out.len();
     let mut frame = std::mem::take(out);
     frame.extend_from_slice(&[0; HEADER_BYTES]);
@@ -212,7 +212,7 @@ impl Decoder {
     }
 
     /// The kind of the next frame and where it ends in the buffer.
-    fn find(&self) -> Result<Option<(Kind, usize)>, BadFrame> {
+    fn find(&self) -> Result<Option<(FrameKind, usize)>, BadFrame> {
         let rest = &self.buffer[self.taken..];
         let Some((length_bytes, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let announced = u32::from_le_bytes(*length_bytes);
@@ -225,7 +225,7 @@ impl Decoder {
         if checksum(*length_bytes, body) != u32::from_le_bytes(*crc) {
             return Err(BadFrame::Checksum);
         }
-        let kind = Kind::from_byte(body[0]).ok_or(BadFrame::Kind(body[0]))?;
+        let kind = FrameKind::from_byte(body[0]).ok_or(BadFrame::Kind(body[0]))?;
         Ok(Some((kind, self.taken + HEADER_BYTES + length)))
     }
 }
@@ -234,7 +234,7 @@ impl Decoder {
 mod tests {
     use super::*;
 
-    fn frame(kind: Kind, payload: &[u8]) -> Vec<u8> {
+    fn frame(kind: FrameKind, payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         push(&mut out, kind, |mut out| {
             out.extend_from_slice(payload);
@@ -244,7 +244,12 @@ mod tests {
     }
 
     fn sample() -> Vec<u8> {
-        [frame(Kind::Hello, b"one"), frame(Kind::Messages, b""), frame(Kind::Refused, &[7; 300])].concat()
+        [
+            frame(FrameKind::Hello, b"one"),
+            frame(FrameKind::Messages, b""),
+            frame(FrameKind::Refused, &[7; 300]),
+        ]
+        .concat()
     }
 
     #[test]
@@ -257,14 +262,18 @@ mod tests {
                     found.push((frame.kind, frame.payload.len()));
                 }
             }
-            assert_eq!(found, [(Kind::Hello, 3), (Kind::Messages, 0), (Kind::Refused, 300)], "by {piece}");
+            assert_eq!(
+                found,
+                [(FrameKind::Hello, 3), (FrameKind::Messages, 0), (FrameKind::Refused, 300)],
+                "by {piece}"
+            );
             assert_eq!(decoder.waiting_bytes(), 0);
         }
     }
 
     #[test]
     fn every_flipped_bit_is_noticed_or_waits_for_bytes() {
-        let good = frame(Kind::Messages, b"payload");
+        let good = frame(FrameKind::Messages, b"payload");
         for bit in 0..good.len() * 8 {
             let mut bad = good.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -289,14 +298,14 @@ mod tests {
             let mut decoder = Decoder::new(FRAME_BYTES_MAX);
             decoder.feed(&length.to_le_bytes());
             assert_eq!(decoder.next_frame(), Err(bad));
-            decoder.feed(&frame(Kind::Hello, b"later"));
+            decoder.feed(&frame(FrameKind::Hello, b"later"));
             assert_eq!(decoder.next_frame(), Err(bad), "frames are found by counting");
         }
     }
 
     #[test]
     fn a_decoder_gives_the_room_of_a_large_frame_back() {
-        let (large, small) = (frame(Kind::Messages, &[7; 300_000]), frame(Kind::Hello, b"next"));
+        let (large, small) = (frame(FrameKind::Messages, &[7; 300_000]), frame(FrameKind::Hello, b"next"));
         let mut decoder = Decoder::new(FRAME_BYTES_MAX);
         decoder.feed(&large);
         decoder.feed(&small[..5]);
@@ -310,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_kind_of_another_version_is_named() {
-        let mut bytes = frame(Kind::Hello, b"x");
+        let mut bytes = frame(FrameKind::Hello, b"x");
         bytes[HEADER_BYTES] = 99;
         let crc = checksum([2, 0, 0, 0], &bytes[HEADER_BYTES..]);
         bytes[4..8].copy_from_slice(&crc.to_le_bytes());

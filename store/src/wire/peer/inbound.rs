@@ -22,7 +22,7 @@ use scheduler::StoreId;
 
 use super::book::AddressBook;
 use super::counters::PeerCounters;
-use super::frame::{self, Decoder, FRAME_BYTES_MAX, Kind};
+use super::frame::{self, Decoder, FRAME_BYTES_MAX, FrameKind};
 use super::hello::{self, Hello, Rejection};
 use super::link::LinkError;
 use super::messages::MessageBatch;
@@ -43,9 +43,9 @@ const REFUSED_BYTES_MAX: usize = 2 << 20;
 
 /// The incarnations that other stores were seen with, the highest of each.
 #[derive(Debug, Default)]
-pub struct Seen(RefCell<BTreeMap<StoreId, u64>>);
+pub struct Incarnations(RefCell<BTreeMap<StoreId, u64>>);
 
-impl Seen {
+impl Incarnations {
     /// The highest incarnation that `store` was seen with; 0 if it was not.
     pub fn highest(&self, store: StoreId) -> u64 {
         self.0.borrow().get(&store).copied().unwrap_or(0)
@@ -67,7 +67,7 @@ pub struct Inbound {
     /// This store.
     pub speaker: Speaker,
     /// Who was seen.
-    pub seen: Rc<Seen>,
+    pub seen: Rc<Incarnations>,
     /// Which other stores there are.
     pub book: Rc<AddressBook>,
     /// The counters.
@@ -146,7 +146,7 @@ impl Inbound {
     async fn refuse(&self, stream: &mut Stream, rejection: &Rejection) {
         self.counters.rejected.add(1);
         let mut bytes = Vec::new();
-        frame::push(&mut bytes, Kind::Refused, |mut out| {
+        frame::push(&mut bytes, FrameKind::Refused, |mut out| {
             out.extend_from_slice(rejection.to_string().as_bytes());
             out
         });
@@ -177,18 +177,18 @@ impl Inbound {
     async fn introduce(&self, stream: &mut Stream, decoder: &mut Decoder) -> Result<Hello, LinkError> {
         let (kind, payload) = read_frame(stream, decoder).await?;
         let theirs = match kind {
-            Kind::Hello => Hello::decode(&payload),
-            Kind::Welcome
-            | Kind::Refused
-            | Kind::Messages
-            | Kind::Requests
-            | Kind::Answers
-            | Kind::Offer
-            | Kind::Have
-            | Kind::Piece
-            | Kind::Chunk
-            | Kind::Whole
-            | Kind::Installed => Err(Rejection::NotAHello),
+            FrameKind::Hello => Hello::decode(&payload),
+            FrameKind::Welcome
+            | FrameKind::Refused
+            | FrameKind::Messages
+            | FrameKind::Requests
+            | FrameKind::Answers
+            | FrameKind::Offer
+            | FrameKind::Have
+            | FrameKind::Piece
+            | FrameKind::Chunk
+            | FrameKind::Whole
+            | FrameKind::Installed => Err(Rejection::NotAHello),
         };
         let judged = theirs.and_then(|theirs| {
             let ours = self.speaker.hello(theirs.store);
@@ -198,7 +198,7 @@ impl Inbound {
         match judged {
             Ok((ours, theirs)) => {
                 let mut bytes = Vec::new();
-                frame::push(&mut bytes, Kind::Welcome, |out| ours.encode(out));
+                frame::push(&mut bytes, FrameKind::Welcome, |out| ours.encode(out));
                 stream.write_all(&bytes).await?;
                 Ok(theirs)
             }
@@ -224,18 +224,18 @@ impl Inbound {
                 // Until the store has taken it in.
                 let _charge = reading.took(frame.payload.len());
                 let batch = match frame.kind {
-                    Kind::Messages => MessageBatch::decode(frame.payload),
-                    Kind::Hello
-                    | Kind::Welcome
-                    | Kind::Refused
-                    | Kind::Requests
-                    | Kind::Answers
-                    | Kind::Offer
-                    | Kind::Have
-                    | Kind::Piece
-                    | Kind::Chunk
-                    | Kind::Whole
-                    | Kind::Installed => return Err(LinkError::Unexpected(frame.kind)),
+                    FrameKind::Messages => MessageBatch::decode(frame.payload),
+                    FrameKind::Hello
+                    | FrameKind::Welcome
+                    | FrameKind::Refused
+                    | FrameKind::Requests
+                    | FrameKind::Answers
+                    | FrameKind::Offer
+                    | FrameKind::Have
+                    | FrameKind::Piece
+                    | FrameKind::Chunk
+                    | FrameKind::Whole
+                    | FrameKind::Installed => return Err(LinkError::Unexpected(frame.kind)),
                 };
                 let batch = match batch {
                     Ok(batch) => batch,

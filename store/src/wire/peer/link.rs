@@ -1,9 +1,9 @@
 //! Outgoing connections of one store: a bounded queue and a task per other store.
 //!
-//! [`Links::send`] never waits. The task of a store opens a connection when there is something to send, introduces itself, sends
+//! [`PeerLinks::send`] never waits. The task of a store opens a connection when there is something to send, introduces itself, sends
 //! what has gathered as one frame per system call, and closes the connection after a minute without messages. A store that
 //! cannot be reached is tried again with growing pauses; meanwhile what is queued for it is dropped, counted, and reported
-//! through [`Links::take_unreachable`], so that Raft stops streaming to it.
+//! through [`PeerLinks::take_unreachable`], so that Raft stops streaming to it.
 //!
 //! | state of a task | ends with | next |
 //! |---|---|---|
@@ -15,7 +15,7 @@
 //! | pausing | the pause is over | idle |
 //!
 //! Invariants: per store at most [`QUEUE_BYTES_MAX`] and [`QUEUE_MESSAGES_MAX`] wait, one message that is larger alone excepted; messages to one store leave in the
-//! order in which they were sent; a task ends when its [`Links`] are dropped.
+//! order in which they were sent; a task ends when its [`PeerLinks`] are dropped.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -29,7 +29,7 @@ use scheduler::StoreId;
 
 use super::book::AddressBook;
 use super::counters::{CountByKind, PeerCounters};
-use super::frame::{self, BadFrame, Kind};
+use super::frame::{self, BadFrame, FrameKind};
 use super::hello::Rejection;
 use super::messages::{MessageBatch, message_bytes};
 use super::notice::Notice;
@@ -75,7 +75,7 @@ pub enum LinkError {
     /// The stream cannot be read on.
     BadFrame(BadFrame),
     /// A frame that has no place there.
-    Unexpected(Kind),
+    Unexpected(FrameKind),
     /// Requests or answers that are none.
     BadRequests(BadRequests),
     /// We refuse the peer.
@@ -145,7 +145,7 @@ impl From<Rejection> for LinkError {
 }
 
 /// The outgoing connections of one store.
-pub struct Links {
+pub struct PeerLinks {
     rt: Rt,
     speaker: Speaker,
     book: Rc<AddressBook>,
@@ -155,7 +155,7 @@ pub struct Links {
     notice: Notice,
 }
 
-impl fmt::Debug for Links {
+impl fmt::Debug for PeerLinks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "links of {} to {} stores", self.speaker.store, self.queues.borrow().len())
     }
@@ -201,7 +201,7 @@ impl Queue {
     }
 }
 
-impl Links {
+impl PeerLinks {
     /// Links without any connection yet.
     pub fn new(rt: &Rt, speaker: Speaker, book: Rc<AddressBook>) -> Rc<Self> {
         Rc::new(Self {
@@ -332,21 +332,21 @@ impl Links {
 }
 
 /// The links as a store uses them.
-impl Transport for Rc<Links> {
+impl Transport for Rc<PeerLinks> {
     fn send(&self, message: PeerMessage) {
-        Links::send(self, message);
+        PeerLinks::send(self, message);
     }
 
     fn is_busy(&self) -> bool {
-        Links::is_busy(self)
+        PeerLinks::is_busy(self)
     }
 
     fn take_unreachable(&self) -> BTreeSet<StoreId> {
-        Links::take_unreachable(self)
+        PeerLinks::take_unreachable(self)
     }
 
     fn numbers(&self) -> PeerNumbers {
-        Links::numbers(self)
+        PeerLinks::numbers(self)
     }
 
     fn carry<'a>(&'a self, shipment: &'a mut Shipment) -> Carrying<'a> {
@@ -354,7 +354,7 @@ impl Transport for Rc<Links> {
     }
 }
 
-impl Drop for Links {
+impl Drop for PeerLinks {
     fn drop(&mut self) {
         // The tasks wait for their bells.
         self.queues.borrow().values().for_each(|queue| queue.bell.ring());
@@ -362,7 +362,7 @@ impl Drop for Links {
 }
 
 /// The task of one store.
-async fn keep_linked(links: Weak<Links>, rt: Rt, to: StoreId, queue: Rc<Queue>) {
+async fn keep_linked(links: Weak<PeerLinks>, rt: Rt, to: StoreId, queue: Rc<Queue>) {
     let mut pause = PAUSE;
     loop {
         queue.bell.wait().await;
@@ -398,7 +398,7 @@ async fn keep_linked(links: Weak<Links>, rt: Rt, to: StoreId, queue: Rc<Queue>) 
 /// Opens a connection and sends until there is nothing more for a while. Returns whether a connection came about, the messages
 /// that were taken from the queue and not sent, and how it ended.
 async fn converse(
-    links: &Weak<Links>,
+    links: &Weak<PeerLinks>,
     rt: &Rt,
     to: StoreId,
     queue: &Queue,
@@ -430,7 +430,7 @@ async fn converse(
         }
         let mut bytes = Vec::new();
         let batch = MessageBatch { from: speaker.store, to, messages };
-        frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
+        frame::push(&mut bytes, FrameKind::Messages, |out| batch.encode(out));
         let written = rt.timeout(WRITE_MAX, stream.write_all(&bytes)).await;
         match written {
             Some(Ok(())) => {

@@ -13,7 +13,7 @@ use engine::rt::{Rt, Stream};
 use scheduler::StoreId;
 
 use super::book::AddressBook;
-use super::frame::{self, Decoder, Kind};
+use super::frame::{self, Decoder, FrameKind};
 use super::hello::{self, Hello, Rejection};
 use super::link::LinkError;
 
@@ -124,12 +124,12 @@ pub async fn introduce(
     let mut stream = connect(rt, address).await?;
     let mut bytes = purpose.preface().to_vec();
     let ours = speaker.hello(to);
-    frame::push(&mut bytes, Kind::Hello, |out| ours.encode(out));
+    frame::push(&mut bytes, FrameKind::Hello, |out| ours.encode(out));
     stream.write_all(&bytes).await?;
     let mut decoder = Decoder::new(HELLO_BYTES_MAX);
     let (kind, payload) = read_frame(&mut stream, &mut decoder).await?;
     match kind {
-        Kind::Welcome => {
+        FrameKind::Welcome => {
             let theirs = Hello::decode(&payload)?;
             if theirs.store != to {
                 return Err(Rejection::OtherStore { meant: to, here: theirs.store }.into());
@@ -137,17 +137,17 @@ pub async fn introduce(
             hello::judge(&ours, &theirs, 0)?;
             Ok(stream)
         }
-        Kind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),
-        Kind::Hello
-        | Kind::Messages
-        | Kind::Requests
-        | Kind::Answers
-        | Kind::Offer
-        | Kind::Have
-        | Kind::Piece
-        | Kind::Chunk
-        | Kind::Whole
-        | Kind::Installed => Err(LinkError::Unexpected(kind)),
+        FrameKind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),
+        FrameKind::Hello
+        | FrameKind::Messages
+        | FrameKind::Requests
+        | FrameKind::Answers
+        | FrameKind::Offer
+        | FrameKind::Have
+        | FrameKind::Piece
+        | FrameKind::Chunk
+        | FrameKind::Whole
+        | FrameKind::Installed => Err(LinkError::Unexpected(kind)),
     }
 }
 
@@ -167,7 +167,7 @@ async fn connect(rt: &Rt, address: &str) -> io::Result<Stream> {
 pub(super) async fn read_frame(
     stream: &mut Stream,
     decoder: &mut Decoder,
-) -> Result<(Kind, Vec<u8>), LinkError> {
+) -> Result<(FrameKind, Vec<u8>), LinkError> {
     let mut buffer = [0; 1024];
     loop {
         if let Some(frame) = decoder.next_frame()? {

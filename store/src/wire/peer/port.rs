@@ -140,7 +140,7 @@ mod tests {
     use crate::shard::stop_tests::{options, regions};
     use crate::wire::peer::book::AddressBook;
     use crate::wire::peer::counters::PeerCounters;
-    use crate::wire::peer::inbound::Seen;
+    use crate::wire::peer::inbound::Incarnations;
     use crate::wire::peer::open::{Speaker, introduce};
 
     const INPUT_BYTES: usize = 16 << 20;
@@ -169,7 +169,7 @@ mod tests {
             let shard = Shard::open(&rt, Path::new("/data/store-1"), options(), regions()).await.unwrap();
             let book = AddressBook::default();
             [2, 3].into_iter().for_each(|store| book.set(StoreId(store), "127.0.0.1:1"));
-            let (seen, book) = (Rc::new(Seen::default()), Rc::new(book));
+            let (seen, book) = (Rc::new(Incarnations::default()), Rc::new(book));
             let inbound =
                 Inbound { rt: rt.clone(), speaker: speaker(1), seen, book, counters: counted, memory };
             accept(&rt, addr, PeerPort::new(inbound, shard)).await;

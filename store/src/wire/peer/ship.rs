@@ -15,8 +15,8 @@ use std::time::Duration;
 use engine::rt::Stream;
 
 use super::bulk::{CHUNK_BYTES, decode_count, encode_chunk, encode_count, encode_offer, encode_piece};
-use super::frame::{self, Decoder, Kind};
-use super::link::{LinkError, Links};
+use super::frame::{self, Decoder, FrameKind};
+use super::link::{LinkError, PeerLinks};
 use super::open::{HELLO_BYTES_MAX, Purpose, open, read_frame};
 use crate::shard::shipping::{Failed, Shipment};
 
@@ -66,7 +66,7 @@ impl From<Failed> for Ended {
 ///
 /// # Errors
 /// Why it is not.
-pub(super) async fn carry(links: &Links, shipment: &mut Shipment) -> Result<(), Failed> {
+pub(super) async fn carry(links: &PeerLinks, shipment: &mut Shipment) -> Result<(), Failed> {
     let (mut attempts, mut arrived) = (0, 0);
     loop {
         let before = arrived;
@@ -86,21 +86,21 @@ pub(super) async fn carry(links: &Links, shipment: &mut Shipment) -> Result<(), 
 }
 
 /// One connection. `arrived` is how many pieces the receiver has.
-async fn converse(links: &Links, shipment: &mut Shipment, arrived: &mut u64) -> Result<(), Ended> {
+async fn converse(links: &PeerLinks, shipment: &mut Shipment, arrived: &mut u64) -> Result<(), Ended> {
     let (rt, to) = (links.rt(), shipment.to());
     let stream = open(rt, (Purpose::Snapshot, CONNECT_MAX), &links.speaker(), links.book(), to).await?;
     let mut talk = Talk { links, stream, decoder: Decoder::new(HELLO_BYTES_MAX) };
-    talk.send(Kind::Offer, |out| encode_offer(shipment.offer(), out)).await?;
+    talk.send(FrameKind::Offer, |out| encode_offer(shipment.offer(), out)).await?;
     let Some(mut have) = talk.answer(ANSWER_MAX).await? else { return Ok(()) };
     loop {
         *arrived = have.max(*arrived);
         let Some(piece) = shipment.piece(have).await? else { break };
-        talk.send(Kind::Piece, |out| encode_piece(have, &piece, out)).await?;
+        talk.send(FrameKind::Piece, |out| encode_piece(have, &piece, out)).await?;
         let mut position = 0;
         while position < piece.file_bytes {
             let bytes = (piece.file_bytes - position).min(CHUNK_BYTES as u64);
             let chunk = shipment.read(position, bytes as usize).await?;
-            talk.send(Kind::Chunk, |out| encode_chunk(position, &chunk, out)).await?;
+            talk.send(FrameKind::Chunk, |out| encode_chunk(position, &chunk, out)).await?;
             position += bytes;
         }
         match talk.answer(ANSWER_MAX).await? {
@@ -108,7 +108,7 @@ async fn converse(links: &Links, shipment: &mut Shipment, arrived: &mut u64) -> 
             Some(_) | None => return Err(Failed::OutOfStep.into()),
         }
     }
-    talk.send(Kind::Whole, |out| encode_count(have, out)).await?;
+    talk.send(FrameKind::Whole, |out| encode_count(have, out)).await?;
     match talk.answer(INSTALL_MAX).await? {
         None => Ok(()),
         Some(_) => Err(Failed::OutOfStep.into()),
@@ -117,13 +117,17 @@ async fn converse(links: &Links, shipment: &mut Shipment, arrived: &mut u64) -> 
 
 /// A connection after its introduction.
 struct Talk<'a> {
-    links: &'a Links,
+    links: &'a PeerLinks,
     stream: Stream,
     decoder: Decoder,
 }
 
 impl Talk<'_> {
-    async fn send(&mut self, kind: Kind, fill: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Result<(), LinkError> {
+    async fn send(
+        &mut self,
+        kind: FrameKind,
+        fill: impl FnOnce(Vec<u8>) -> Vec<u8>,
+    ) -> Result<(), LinkError> {
         let mut bytes = Vec::new();
         frame::push(&mut bytes, kind, fill);
         let written = self.links.rt().timeout(ANSWER_MAX, self.stream.write_all(&bytes)).await;
@@ -137,18 +141,18 @@ impl Talk<'_> {
         let read = self.links.rt().timeout(time_max, read_frame(&mut self.stream, &mut self.decoder)).await;
         let (kind, payload) = read.unwrap_or(Err(LinkError::Timeout))?;
         match kind {
-            Kind::Have => decode_count(&payload).map(Some).map_err(|_| LinkError::Closed),
-            Kind::Installed => Ok(None),
-            Kind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),
-            Kind::Hello
-            | Kind::Welcome
-            | Kind::Messages
-            | Kind::Requests
-            | Kind::Answers
-            | Kind::Offer
-            | Kind::Piece
-            | Kind::Chunk
-            | Kind::Whole => Err(LinkError::Closed),
+            FrameKind::Have => decode_count(&payload).map(Some).map_err(|_| LinkError::Closed),
+            FrameKind::Installed => Ok(None),
+            FrameKind::Refused => Err(LinkError::Refused(String::from_utf8_lossy(&payload).into_owned())),
+            FrameKind::Hello
+            | FrameKind::Welcome
+            | FrameKind::Messages
+            | FrameKind::Requests
+            | FrameKind::Answers
+            | FrameKind::Offer
+            | FrameKind::Piece
+            | FrameKind::Chunk
+            | FrameKind::Whole => Err(LinkError::Closed),
         }
     }
 }

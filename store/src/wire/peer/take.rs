@@ -12,7 +12,7 @@ use scheduler::StoreId;
 use super::bulk::{
     BULK_FRAME_BYTES_MAX, decode_chunk, decode_count, decode_offer, decode_piece, encode_count,
 };
-use super::frame::{self, Decoder, Kind};
+use super::frame::{self, Decoder, FrameKind};
 use super::inbound::Inbound;
 use super::link::LinkError;
 use super::reading::Reading;
@@ -82,10 +82,10 @@ impl Talk<'_> {
     }
 
     /// Does what a frame says. Returns whether the snapshot is installed.
-    async fn act(&mut self, kind: Kind, payload: &[u8]) -> Result<bool, LinkError> {
+    async fn act(&mut self, kind: FrameKind, payload: &[u8]) -> Result<bool, LinkError> {
         let malformed = |_| LinkError::Unwanted(Unwanted::Malformed);
         match (kind, &mut self.incoming) {
-            (Kind::Offer, None) => {
+            (FrameKind::Offer, None) => {
                 let offer = decode_offer(payload).map_err(malformed)?;
                 if offer.message.from.store != self.from {
                     return Err(LinkError::Unwanted(Unwanted::Malformed));
@@ -94,54 +94,54 @@ impl Talk<'_> {
                     Ok(incoming) => incoming,
                     // Perhaps by this very snapshot, whose last answer was lost.
                     Err(Unwanted::Known) => {
-                        self.answer(Kind::Installed, None).await?;
+                        self.answer(FrameKind::Installed, None).await?;
                         return Ok(true);
                     }
                     Err(unwanted) => return Err(LinkError::Unwanted(unwanted)),
                 };
                 let have = incoming.have();
                 self.incoming = Some(incoming);
-                self.answer(Kind::Have, Some(have)).await?;
+                self.answer(FrameKind::Have, Some(have)).await?;
                 Ok(false)
             }
-            (Kind::Piece, Some(incoming)) => {
+            (FrameKind::Piece, Some(incoming)) => {
                 let (number, piece) = decode_piece(payload).map_err(malformed)?;
                 incoming.begin(number, piece).await.map_err(LinkError::Unwanted)?;
                 Ok(false)
             }
-            (Kind::Chunk, Some(incoming)) => {
+            (FrameKind::Chunk, Some(incoming)) => {
                 let (position, bytes) = decode_chunk(payload).map_err(malformed)?;
                 if incoming.chunk(position, bytes).await.map_err(LinkError::Unwanted)? {
                     let have = incoming.have();
-                    self.answer(Kind::Have, Some(have)).await?;
+                    self.answer(FrameKind::Have, Some(have)).await?;
                 }
                 Ok(false)
             }
-            (Kind::Whole, Some(incoming)) => {
+            (FrameKind::Whole, Some(incoming)) => {
                 let pieces = decode_count(payload).map_err(malformed)?;
                 incoming.whole(pieces).await.map_err(LinkError::Unwanted)?;
-                self.answer(Kind::Installed, None).await?;
+                self.answer(FrameKind::Installed, None).await?;
                 Ok(true)
             }
             (
-                Kind::Hello
-                | Kind::Welcome
-                | Kind::Refused
-                | Kind::Messages
-                | Kind::Requests
-                | Kind::Answers
-                | Kind::Offer
-                | Kind::Have
-                | Kind::Piece
-                | Kind::Chunk
-                | Kind::Whole
-                | Kind::Installed,
+                FrameKind::Hello
+                | FrameKind::Welcome
+                | FrameKind::Refused
+                | FrameKind::Messages
+                | FrameKind::Requests
+                | FrameKind::Answers
+                | FrameKind::Offer
+                | FrameKind::Have
+                | FrameKind::Piece
+                | FrameKind::Chunk
+                | FrameKind::Whole
+                | FrameKind::Installed,
                 _,
             ) => Err(LinkError::Unexpected(kind)),
         }
     }
 
-    async fn answer(&mut self, kind: Kind, pieces: Option<u64>) -> Result<(), LinkError> {
+    async fn answer(&mut self, kind: FrameKind, pieces: Option<u64>) -> Result<(), LinkError> {
         let mut bytes = Vec::new();
         frame::push(&mut bytes, kind, |out| match pieces {
             Some(pieces) => encode_count(pieces, out),
@@ -152,7 +152,7 @@ impl Talk<'_> {
 
     async fn refuse(&mut self, unwanted: &Unwanted) -> Result<(), LinkError> {
         let mut bytes = Vec::new();
-        frame::push(&mut bytes, Kind::Refused, |mut out| {
+        frame::push(&mut bytes, FrameKind::Refused, |mut out| {
             out.extend_from_slice(unwanted.to_string().as_bytes());
             out
         });

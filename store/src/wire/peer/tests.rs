@@ -14,9 +14,9 @@ use scheduler::{Epoch, Peer, PeerId, RegionId, StoreId};
 
 use super::book::{ASK_MAX, AddressBook};
 use super::counters::PeerCounters;
-use super::frame::{self, Kind};
-use super::inbound::{Inbound, Seen};
-use super::link::{IDLE_MAX, Links, QUEUE_MESSAGES_MAX};
+use super::frame::{self, FrameKind};
+use super::inbound::{Inbound, Incarnations};
+use super::link::{IDLE_MAX, PeerLinks, QUEUE_MESSAGES_MAX};
 use super::messages::MessageBatch;
 use super::open::{self, Begins, PREFACE_BYTES, Purpose, Speaker};
 use crate::memory::{Memory, MemoryLimits};
@@ -83,7 +83,8 @@ async fn accept_known(
     (memory, book): (Memory, Rc<AddressBook>),
 ) {
     let listener = rt.listen(addr, ListenOptions::default()).unwrap();
-    let inbound = Inbound { rt: rt.clone(), speaker, seen: Rc::new(Seen::default()), book, counters, memory };
+    let inbound =
+        Inbound { rt: rt.clone(), speaker, seen: Rc::new(Incarnations::default()), book, counters, memory };
     while let Ok((mut stream, _)) = listener.accept().await {
         let (inbound, arrived) = (inbound.clone(), arrived.clone());
         rt.spawn(async move {
@@ -138,7 +139,7 @@ fn book(addr: SocketAddr) -> Rc<AddressBook> {
 fn messages_arrive_in_order_and_once_and_one_turn_is_one_frame() {
     let Pair { world, addr, counters, arrived } = pair(1, Options::default().net);
     let sending = world.node(0).start(0, move |rt| async move {
-        let links = Links::new(&rt, speaker(1), book(addr));
+        let links = PeerLinks::new(&rt, speaker(1), book(addr));
         for turn in 0..50 {
             (0..20).for_each(|n| links.send(message(turn * 20 + n)));
             rt.sleep(Duration::from_millis(20)).await;
@@ -159,7 +160,7 @@ fn a_store_that_is_away_costs_dropped_messages_and_is_reached_when_it_returns() 
     let arrived = Arrived::default();
     let seen = arrived.clone();
     let sending = world.node(0).start(0, move |rt| async move {
-        let links = Links::new(&rt, speaker(1), book(addr));
+        let links = PeerLinks::new(&rt, speaker(1), book(addr));
         for n in 0..100 {
             links.send(message(n));
             rt.sleep(Duration::from_millis(100)).await;
@@ -184,7 +185,7 @@ fn a_connection_that_breaks_again_and_again_loses_messages_and_never_order() {
             NetOptions { reset: 0.05, loss: 0.02, duplicate: 0.05, straggle: 0.05, ..Options::default().net };
         let Pair { world, addr, arrived, .. } = pair(100 + seed, net);
         let sending = world.node(0).start(0, move |rt| async move {
-            let links = Links::new(&rt, speaker(1), book(addr));
+            let links = PeerLinks::new(&rt, speaker(1), book(addr));
             for n in 0..300 {
                 links.send(message(n));
                 rt.sleep(Duration::from_millis(20)).await;
@@ -204,7 +205,7 @@ fn a_connection_that_breaks_again_and_again_loses_messages_and_never_order() {
 fn what_does_not_fit_is_dropped_and_counted() {
     let world = World::new(3, Options::default());
     let filling = world.node(0).start(0, |rt| async move {
-        let links = Links::new(&rt, speaker(1), Rc::new(AddressBook::default()));
+        let links = PeerLinks::new(&rt, speaker(1), Rc::new(AddressBook::default()));
         (0..QUEUE_MESSAGES_MAX as u64 + 10).for_each(|n| links.send(message(n)));
         let first = (links.queued(StoreId(2)).0, links.counters().dropped_full.get());
         let large = |bytes: usize| {
@@ -232,7 +233,7 @@ fn what_does_not_fit_is_dropped_and_counted() {
 fn an_idle_connection_is_closed_and_opened_again_for_the_next_message() {
     let Pair { world, addr, arrived, .. } = pair(4, Options::default().net);
     let sending = world.node(0).start(0, move |rt| async move {
-        let links = Links::new(&rt, speaker(1), book(addr));
+        let links = PeerLinks::new(&rt, speaker(1), book(addr));
         for n in 0..3 {
             links.send(message(n));
             rt.sleep(IDLE_MAX + Duration::from_secs(5)).await;
@@ -256,7 +257,7 @@ fn peers_that_do_not_belong_here_are_refused_with_a_reason() {
         let sending = world.node(0).start(0, move |rt| async move {
             let book = Rc::new(AddressBook::default());
             book.set(StoreId(target), &addr.to_string());
-            let links = Links::new(&rt, ours, book.clone());
+            let links = PeerLinks::new(&rt, ours, book.clone());
             links.send(between(ours.store, StoreId(target), 1));
             rt.sleep(Duration::from_secs(1)).await;
             (links.counters().connected.get(), links.counters().connect_failed.get(), book.wanted())
@@ -272,7 +273,7 @@ fn peers_that_do_not_belong_here_are_refused_with_a_reason() {
 fn bytes_that_make_no_sense_end_the_connection_and_deliver_nothing() {
     let hello = |change: fn(&mut Vec<u8>)| {
         let mut bytes = PREFACE.to_vec();
-        frame::push(&mut bytes, Kind::Hello, |out| speaker(1).hello(StoreId(2)).encode(out));
+        frame::push(&mut bytes, FrameKind::Hello, |out| speaker(1).hello(StoreId(2)).encode(out));
         change(&mut bytes);
         bytes
     };
@@ -280,7 +281,7 @@ fn bytes_that_make_no_sense_end_the_connection_and_deliver_nothing() {
         let mut bytes = Vec::new();
         let (from, to) = (StoreId(from), StoreId(to));
         let batch = MessageBatch { from, to, messages: vec![between(from, to, 9)] };
-        frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
+        frame::push(&mut bytes, FrameKind::Messages, |out| batch.encode(out));
         bytes
     };
     let mut flipped = batch(1, 2);
@@ -315,7 +316,7 @@ fn an_older_copy_of_a_store_is_refused_after_the_newer_was_seen() {
     let Pair { world, addr, counters, arrived } = pair(8, Options::default().net);
     let sending = world.node(0).start(0, move |rt| async move {
         for incarnation in [4, 3, 5] {
-            let links = Links::new(&rt, Speaker { incarnation, ..speaker(1) }, book(addr));
+            let links = PeerLinks::new(&rt, Speaker { incarnation, ..speaker(1) }, book(addr));
             links.send(message(incarnation));
             rt.sleep(Duration::from_secs(1)).await;
         }
@@ -334,12 +335,12 @@ async fn speak(rt: &Rt, addr: SocketAddr, store: u64) -> Option<String> {
     let from = StoreId(store);
     let batch = MessageBatch { from, to: StoreId(2), messages: vec![between(from, StoreId(2), store)] };
     let mut bytes = Vec::new();
-    frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
+    frame::push(&mut bytes, FrameKind::Messages, |out| batch.encode(out));
     stream.write_all(&bytes).await.unwrap();
     let mut decoder = frame::Decoder::new(4096);
     let read = open::read_frame(&mut stream, &mut decoder);
     match rt.timeout(2 * ASK_MAX, read).await? {
-        Ok((Kind::Refused, reason)) => Some(String::from_utf8(reason).unwrap()),
+        Ok((FrameKind::Refused, reason)) => Some(String::from_utf8(reason).unwrap()),
         other => panic!("{other:?}"),
     }
 }
@@ -530,7 +531,7 @@ fn unfinished(purpose: Purpose, part: usize) {
             .unwrap();
         let batch = MessageBatch { from: StoreId(1), to: StoreId(2), messages: vec![message(9)] };
         let mut bytes = Vec::new();
-        frame::push(&mut bytes, Kind::Messages, |out| batch.encode(out));
+        frame::push(&mut bytes, FrameKind::Messages, |out| batch.encode(out));
         stream.write_all(&bytes).await.unwrap();
         rt.sleep(Duration::from_secs(1)).await;
         drop(stream);

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::reply::Protocol;
-use super::roster::Member;
+use super::roster::Listing;
 use super::transaction::Transaction;
 
 /// A connection's state, shared by its session and its server.
 #[derive(Debug)]
-pub struct Client {
+pub struct ConnectionState {
     /// What all cores know of it.
-    pub entry: Arc<Member>,
+    pub entry: Arc<Listing>,
     protocol: Cell<Protocol>,
     /// Whether it may issue commands.
     pub authenticated: Cell<bool>,
@@ -46,12 +46,12 @@ pub struct Held {
 /// What a connection takes along to another core. It has no transaction and watches nothing.
 #[derive(Debug)]
 pub(crate) struct Packed {
-    entry: Arc<Member>,
+    entry: Arc<Listing>,
     protocol: Protocol,
     authenticated: bool,
 }
 
-impl From<Packed> for Client {
+impl From<Packed> for ConnectionState {
     fn from(Packed { entry, protocol, authenticated }: Packed) -> Self {
         Self {
             entry,
@@ -66,9 +66,9 @@ impl From<Packed> for Client {
     }
 }
 
-impl Client {
+impl ConnectionState {
     /// A new connection.
-    pub fn new(entry: Member, authenticated: bool) -> Self {
+    pub fn new(entry: Listing, authenticated: bool) -> Self {
         Packed { entry: Arc::new(entry), protocol: Protocol::default(), authenticated }.into()
     }
 

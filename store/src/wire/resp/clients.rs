@@ -3,11 +3,11 @@
 //! Both go over the [`roster`](super::roster) in pages with a pause between them, so neither holds its lock or the core for
 //! long. Connections that come meanwhile are not seen. What is listed is charged to the core's budget for answers.
 
-use super::client::Client;
+use super::client::ConnectionState;
 use super::data::REPLY_BYTES_MAX;
 use super::frame::integer;
 use super::reply::Writer;
-use super::request::{Error, Request};
+use super::request::{CommandLine, Error};
 use super::roster::Entry;
 use super::server::Server;
 use super::walk::as_error;
@@ -50,7 +50,7 @@ pub struct Kill {
 
 impl List {
     /// Reads `CLIENT LIST [TYPE type | ID id...]`.
-    pub fn read(request: &Request<'_>) -> Result<Self, Error> {
+    pub fn read(request: &CommandLine<'_>) -> Result<Self, Error> {
         match request.count() {
             2 => Ok(List::All),
             4 if request.is(2, "TYPE") => {
@@ -131,7 +131,7 @@ impl<'a> Text<'a> {
 impl Kill {
     /// Reads `CLIENT KILL addr:port`, or `CLIENT KILL filter value ...` with the filters `ID`, `TYPE`, `USER`, `ADDR`, `LADDR`,
     /// `MAXAGE` and `SKIPME`.
-    pub fn read(request: &Request<'_>) -> Result<Self, Error> {
+    pub fn read(request: &CommandLine<'_>) -> Result<Self, Error> {
         if request.count() == 3 {
             let from = Some(request.arg(2).into());
             return Ok(Self { from, old_form: true, ..Self::default() });
@@ -146,7 +146,7 @@ impl Kill {
         Ok(kill)
     }
 
-    fn read_filter(&mut self, request: &Request<'_>, index: usize) -> Result<(), Error> {
+    fn read_filter(&mut self, request: &CommandLine<'_>, index: usize) -> Result<(), Error> {
         let value = request.arg(index + 1);
         let positive = || integer(value).and_then(|number| u64::try_from(number).ok()).filter(|&n| n > 0);
         match () {
@@ -181,7 +181,12 @@ impl Kill {
     }
 
     /// Ends the connections and says how many, or in the old form that it is done.
-    pub async fn run(self, server: &Server, client: &Client, reply: &mut Writer<'_>) -> Result<(), Error> {
+    pub async fn run(
+        self,
+        server: &Server,
+        client: &ConnectionState,
+        reply: &mut Writer<'_>,
+    ) -> Result<(), Error> {
         let (connections, budget) = (&server.config.connections, server.rt.budget());
         let roster = connections.roster();
         let (mut after, mut last) = (0, roster.last_id());

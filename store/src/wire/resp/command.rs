@@ -1,6 +1,6 @@
 //! The commands: which there are, and how one is found by its name.
 //!
-//! What is known of each stands in one table, [`SPECS`], in the order of [`Command`]. A name is found by comparing one `u128`, so a
+//! What is known of each stands in one table, [`SPECS`], in the order of [`RespCommand`]. A name is found by comparing one `u128`, so a
 //! command costs neither a copy of its name nor a hash.
 
 pub use super::table::SPECS;
@@ -9,7 +9,7 @@ pub use super::table::SPECS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each is the command of that name; SPECS has a sentence on each")]
 #[repr(u8)]
-pub enum Command {
+pub enum RespCommand {
     Append,
     Auth,
     Client,
@@ -63,11 +63,11 @@ pub enum Command {
 }
 
 /// How many commands there are.
-pub const COMMANDS: usize = Command::Watch as usize + 1;
+pub const COMMANDS: usize = RespCommand::Watch as usize + 1;
 
 /// What a command is to the counters and the histograms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum CommandKind {
     /// Reads keys that it names.
     Read,
     /// Writes keys that it names.
@@ -79,16 +79,17 @@ pub enum Kind {
 }
 
 /// Kinds, for arrays by kind.
-pub const KINDS: [Kind; 4] = [Kind::Read, Kind::Write, Kind::Walk, Kind::Control];
+pub const KINDS: [CommandKind; 4] =
+    [CommandKind::Read, CommandKind::Write, CommandKind::Walk, CommandKind::Control];
 
-impl Kind {
+impl CommandKind {
     /// Its name in metrics.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Read => "read",
-            Kind::Write => "write",
-            Kind::Walk => "walk",
-            Kind::Control => "control",
+            CommandKind::Read => "read",
+            CommandKind::Write => "write",
+            CommandKind::Walk => "walk",
+            CommandKind::Control => "control",
         }
     }
 }
@@ -108,13 +109,13 @@ pub struct Keys {
 #[derive(Clone, Copy, Debug)]
 pub struct Spec {
     /// The command.
-    pub command: Command,
+    pub command: RespCommand,
     /// Its name in lower case.
     pub name: &'static str,
     /// Arguments including the name; negative means at least this many.
     pub arity: i64,
     /// Its kind.
-    pub kind: Kind,
+    pub kind: CommandKind,
     /// Its keys.
     pub keys: Keys,
     /// What it does, one sentence.
@@ -129,19 +130,19 @@ impl Spec {
     }
 }
 
-impl Command {
+impl RespCommand {
     /// Its row.
     pub fn spec(self) -> &'static Spec {
         &SPECS[self as usize]
     }
 
     /// The command called `name`, in any case.
-    pub fn find(name: &[u8]) -> Option<Command> {
+    pub fn find(name: &[u8]) -> Option<RespCommand> {
         let code = code_of(name)?;
         // The two that matter most are asked for first.
         match code {
-            GET => return Some(Command::Get),
-            SET => return Some(Command::Set),
+            GET => return Some(RespCommand::Get),
+            SET => return Some(RespCommand::Set),
             _ => {}
         }
         let place = BY_CODE.binary_search_by_key(&code, |entry| entry.0).ok()?;
@@ -153,7 +154,7 @@ const GET: u128 = packed(b"GET");
 const SET: u128 = packed(b"SET");
 
 /// Names by their code, sorted when the program is compiled.
-static BY_CODE: [(u128, Command); COMMANDS] = sorted_codes();
+static BY_CODE: [(u128, RespCommand); COMMANDS] = sorted_codes();
 
 /// A name as a number: its bytes in upper case. `None` for names longer than any command.
 fn code_of(name: &[u8]) -> Option<u128> {
@@ -171,8 +172,8 @@ const fn packed(name: &[u8]) -> u128 {
     code
 }
 
-const fn sorted_codes() -> [(u128, Command); COMMANDS] {
-    let mut codes = [(0u128, Command::Append); COMMANDS];
+const fn sorted_codes() -> [(u128, RespCommand); COMMANDS] {
+    let mut codes = [(0u128, RespCommand::Append); COMMANDS];
     let mut filled = 0;
     while filled < COMMANDS {
         let entry = (packed(SPECS[filled].name.as_bytes()), SPECS[filled].command);
@@ -201,20 +202,20 @@ mod tests {
     #[test]
     fn every_name_is_found_in_any_case_and_nothing_else() {
         for spec in &SPECS {
-            assert_eq!(Command::find(spec.name.as_bytes()), Some(spec.command));
-            assert_eq!(Command::find(spec.name.to_uppercase().as_bytes()), Some(spec.command));
-            assert_eq!(Command::find(format!("{}x", spec.name).as_bytes()), None);
+            assert_eq!(RespCommand::find(spec.name.as_bytes()), Some(spec.command));
+            assert_eq!(RespCommand::find(spec.name.to_uppercase().as_bytes()), Some(spec.command));
+            assert_eq!(RespCommand::find(format!("{}x", spec.name).as_bytes()), None);
         }
-        assert_eq!(Command::find(b""), None);
-        assert_eq!(Command::find(b"\0get"), None);
-        assert_eq!(Command::find(b"a name that is longer than any"), None);
+        assert_eq!(RespCommand::find(b""), None);
+        assert_eq!(RespCommand::find(b"\0get"), None);
+        assert_eq!(RespCommand::find(b"a name that is longer than any"), None);
     }
 
     #[test]
     fn arity_counts_the_name() {
-        assert!(Command::Get.spec().takes(2));
-        assert!(!Command::Get.spec().takes(3));
-        assert!(Command::Mget.spec().takes(7));
-        assert!(!Command::Mget.spec().takes(1));
+        assert!(RespCommand::Get.spec().takes(2));
+        assert!(!RespCommand::Get.spec().takes(3));
+        assert!(RespCommand::Mget.spec().takes(7));
+        assert!(!RespCommand::Mget.spec().takes(1));
     }
 }

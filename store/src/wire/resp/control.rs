@@ -1,12 +1,12 @@
 //! Commands about the connection and the server that touch no key.
 
-use super::client::Client;
-use super::command::Command;
+use super::client::ConnectionState;
+use super::command::RespCommand;
 use super::describe;
 use super::frame::integer;
 use super::help::help;
 use super::reply::{Protocol, Writer};
-use super::request::{Error, Request};
+use super::request::{CommandLine, Error};
 use super::roster::Name;
 use super::server::Server;
 use super::settings;
@@ -26,10 +26,10 @@ pub enum Then {
 
 /// Answers a command that touches no key. Its part has been checked, if it has parts.
 pub fn run(
-    command: Command,
-    request: &Request<'_>,
+    command: RespCommand,
+    request: &CommandLine<'_>,
     server: &Server,
-    client: &Client,
+    client: &ConnectionState,
     reply: &mut Writer<'_>,
 ) -> Then {
     if subcommand::is_help(command, request) {
@@ -37,44 +37,44 @@ pub fn run(
         return Then::GoOn;
     }
     let outcome = match command {
-        Command::Ping => ping(request, reply),
-        Command::Echo => {
+        RespCommand::Ping => ping(request, reply),
+        RespCommand::Echo => {
             reply.bulk(request.arg(1));
             Ok(())
         }
-        Command::Hello => hello(request, server, client, reply),
-        Command::Auth => auth_command(request, server, client, reply),
-        Command::Select => select(request).map(|()| reply.ok()),
-        Command::Client => client_command(request, server, client, reply),
-        Command::Command => describe::command(request, reply),
-        Command::Config => settings::config(request, server, reply),
-        Command::Time => time(server, reply),
-        Command::Wait => wait(request, reply),
-        Command::Reset => {
+        RespCommand::Hello => hello(request, server, client, reply),
+        RespCommand::Auth => auth_command(request, server, client, reply),
+        RespCommand::Select => select(request).map(|()| reply.ok()),
+        RespCommand::Client => client_command(request, server, client, reply),
+        RespCommand::Command => describe::command(request, reply),
+        RespCommand::Config => settings::config(request, server, reply),
+        RespCommand::Time => time(server, reply),
+        RespCommand::Wait => wait(request, reply),
+        RespCommand::Reset => {
             client.reset(server.config.password.is_none());
             reply.status("RESET");
             Ok(())
         }
-        Command::Persist => {
+        RespCommand::Persist => {
             reply.integer(0);
             Ok(())
         }
-        Command::Multi => {
+        RespCommand::Multi => {
             let begun = client.transaction.borrow_mut().begin();
             client.show_queued();
             begun.map(|()| reply.ok())
         }
-        Command::Discard => {
+        RespCommand::Discard => {
             let discarded = client.transaction.borrow_mut().discard();
             client.show_queued();
             discarded.map(|()| reply.ok())
         }
-        Command::Unwatch => {
+        RespCommand::Unwatch => {
             client.transaction.borrow_mut().unwatch();
             reply.ok();
             Ok(())
         }
-        Command::Quit => {
+        RespCommand::Quit => {
             reply.ok();
             return Then::End;
         }
@@ -93,9 +93,9 @@ pub fn run(
 ///
 /// # Errors
 /// It would: the transaction is refused.
-pub fn check(command: Command, request: &Request<'_>) -> Result<(), Error> {
+pub fn check(command: RespCommand, request: &CommandLine<'_>) -> Result<(), Error> {
     match command {
-        Command::Select => match select(request) {
+        RespCommand::Select => match select(request) {
             Err(error) if error.aborts_transaction() => Err(error),
             Ok(()) | Err(_) => Ok(()),
         },
@@ -103,17 +103,17 @@ pub fn check(command: Command, request: &Request<'_>) -> Result<(), Error> {
     }
 }
 
-fn ping(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
+fn ping(request: &CommandLine<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
     match request.count() {
         1 => reply.status("PONG"),
         2 => reply.bulk(request.arg(1)),
-        _ => return Err(Error::arity(Command::Ping)),
+        _ => return Err(Error::arity(RespCommand::Ping)),
     }
     Ok(())
 }
 
 /// `SELECT 0`.
-fn select(request: &Request<'_>) -> Result<(), Error> {
+fn select(request: &CommandLine<'_>) -> Result<(), Error> {
     match integer(request.arg(1)) {
         Some(0) => Ok(()),
         // Redis may have that database, and then what follows in a transaction would be written there.
@@ -131,7 +131,7 @@ fn time(server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
 }
 
 /// There are no replicas in Redis' sense; a write that is answered is already kept by a quorum.
-fn wait(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
+fn wait(request: &CommandLine<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
     request.integer(1)?;
     if request.integer(2).map_err(|_| Error::constant("ERR timeout is not an integer or out of range"))? < 0 {
         return Err(Error::constant("ERR timeout is negative"));
@@ -142,9 +142,9 @@ fn wait(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
 
 /// `HELLO [version [AUTH user password] [SETNAME name]]`. Nothing is changed unless all of it is right.
 fn hello(
-    request: &Request<'_>,
+    request: &CommandLine<'_>,
     server: &Server,
-    client: &Client,
+    client: &ConnectionState,
     reply: &mut Writer<'_>,
 ) -> Result<(), Error> {
     let protocol = match request.get(1).map(integer) {
@@ -188,7 +188,7 @@ fn hello(
     Ok(())
 }
 
-fn greet(client: &Client, reply: &mut Writer<'_>) {
+fn greet(client: &ConnectionState, reply: &mut Writer<'_>) {
     reply.map(7);
     reply.bulk(b"server");
     reply.bulk(b"ringkeep");
@@ -207,9 +207,9 @@ fn greet(client: &Client, reply: &mut Writer<'_>) {
 }
 
 fn auth_command(
-    request: &Request<'_>,
+    request: &CommandLine<'_>,
     server: &Server,
-    client: &Client,
+    client: &ConnectionState,
     reply: &mut Writer<'_>,
 ) -> Result<(), Error> {
     let (user, password) = match request.count() {
@@ -229,7 +229,12 @@ fn auth_command(
 }
 
 /// There is one user, `default`. Without a password every password is right, as in Redis.
-fn authenticate(server: &Server, client: &Client, user: &[u8], password: &[u8]) -> Result<(), Error> {
+fn authenticate(
+    server: &Server,
+    client: &ConnectionState,
+    user: &[u8],
+    password: &[u8],
+) -> Result<(), Error> {
     let right = match &server.config.password {
         None => true,
         Some(expected) => same(expected.as_bytes(), password),
@@ -251,9 +256,9 @@ fn same(one: &[u8], other: &[u8]) -> bool {
 
 /// The parts of `CLIENT` that concern this connection alone. The part has been checked.
 fn client_command(
-    request: &Request<'_>,
+    request: &CommandLine<'_>,
     server: &Server,
-    client: &Client,
+    client: &ConnectionState,
     reply: &mut Writer<'_>,
 ) -> Result<(), Error> {
     let known = |word: &str| request.is(1, word);
@@ -284,12 +289,12 @@ fn client_command(
             reply.ok();
         }
         () if known("REPLY") => reply.ok(),
-        () => return Err(Error::unknown_subcommand(Command::Client, request.arg(1))),
+        () => return Err(Error::unknown_subcommand(RespCommand::Client, request.arg(1))),
     }
     Ok(())
 }
 
-fn set_info(request: &Request<'_>, client: &Client) -> Result<(), Error> {
+fn set_info(request: &CommandLine<'_>, client: &ConnectionState) -> Result<(), Error> {
     let which = match () {
         () if request.is(2, "LIB-NAME") => Name::Library,
         () if request.is(2, "LIB-VER") => Name::Version,

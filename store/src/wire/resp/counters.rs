@@ -1,15 +1,15 @@
 //! What one core's RESP side counts.
 
-use super::command::{COMMANDS, Command, KINDS, SPECS};
+use super::command::{COMMANDS, KINDS, RespCommand, SPECS};
 use super::data::Lookups;
-use crate::metrics::{Counter, Histogram, HistogramSnapshot};
+use crate::metrics::{Counter, Histogram, HistogramNumbers};
 
 /// One core's numbers. Stays on its core; [`Counters::snapshot`] makes a copy that may leave it.
 #[derive(Debug)]
 pub struct Counters {
-    /// Commands by [`Command`], counted when they are answered.
+    /// Commands by [`RespCommand`], counted when they are answered.
     pub commands: [Counter; COMMANDS],
-    /// Time from having read a command to having its answer, by [`super::command::Kind`].
+    /// Time from having read a command to having its answer, by [`super::command::CommandKind`].
     pub latency: [Histogram; KINDS.len()],
     /// Keys that reads found.
     pub hits: Counter,
@@ -75,11 +75,11 @@ impl Default for Counters {
 
 /// A copy of [`Counters`].
 #[derive(Clone, Debug, Default)]
-pub struct Snapshot {
+pub struct RespNumbers {
     /// Commands answered, by name.
     pub commands: Vec<(&'static str, u64)>,
     /// Latency by kind: `read`, `write`, `walk`, `control`.
-    pub latency: Vec<(&'static str, HistogramSnapshot)>,
+    pub latency: Vec<(&'static str, HistogramNumbers)>,
     /// See [`Counters::hits`].
     pub hits: u64,
     /// See [`Counters::misses`].
@@ -132,15 +132,15 @@ impl Counters {
     }
 
     /// How often `command` was answered.
-    pub fn of(&self, command: Command) -> u64 {
+    pub fn of(&self, command: RespCommand) -> u64 {
         self.commands[command as usize].get()
     }
 
     /// A copy that may leave the core.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> RespNumbers {
         let names = SPECS.iter().map(|spec| spec.name);
         let kinds = KINDS.iter().map(|kind| kind.name());
-        Snapshot {
+        RespNumbers {
             commands: names.zip(self.commands.iter().map(Counter::get)).collect(),
             latency: kinds.zip(self.latency.iter().map(Histogram::snapshot)).collect(),
             hits: self.hits.get(),

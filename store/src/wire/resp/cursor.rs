@@ -68,7 +68,7 @@ struct Share {
 
 /// Who calls, and when.
 #[derive(Clone, Copy, Debug)]
-pub struct Call {
+pub struct Caller {
     /// The connection's id.
     pub owner: u64,
     /// Now.
@@ -92,7 +92,7 @@ impl Cursors {
 
     /// A cursor that stands for `key`, of the scan that `previous` belongs to; 0 when it has just begun. Never 0. `None` when the
     /// table is full of scans in progress.
-    pub fn remember(&self, key: &[u8], previous: u64, call: Call) -> Option<u64> {
+    pub fn remember(&self, key: &[u8], previous: u64, call: Caller) -> Option<u64> {
         let positions = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = positions.by_cursor.get(&previous).map(|position| position.previous) {
             positions.forget(before);
@@ -112,7 +112,7 @@ impl Cursors {
     }
 
     /// The key that `cursor` stands for, unless it was forgotten. It is the caller's from now on.
-    pub fn recall(&self, cursor: u64, call: Call) -> Option<Vec<u8>> {
+    pub fn recall(&self, cursor: u64, call: Caller) -> Option<Vec<u8>> {
         let positions = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Position { key, previous, .. } = positions.forget(cursor)?;
         let copy = key.to_vec();
@@ -122,7 +122,7 @@ impl Cursors {
 }
 
 impl Positions {
-    fn insert(&mut self, cursor: u64, key: Box<[u8]>, previous: u64, Call { owner, now }: Call) {
+    fn insert(&mut self, cursor: u64, key: Box<[u8]>, previous: u64, Caller { owner, now }: Caller) {
         self.uses += 1;
         let used = self.uses;
         self.bytes += key.len();
@@ -177,8 +177,8 @@ mod tests {
 
     const ME: u64 = 1;
 
-    fn call(owner: u64) -> Call {
-        Call { owner, now: Mono(5) }
+    fn call(owner: u64) -> Caller {
+        Caller { owner, now: Mono(5) }
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
             assert!(owner <= POSITIONS_MAX as u64 + 2, "the table never becomes full");
         }
         assert_eq!(cursors.0.lock().unwrap().by_cursor.len(), POSITIONS_MAX);
-        let later = Call { owner: ME, now: Mono(5 + KEPT.as_nanos() as u64) };
+        let later = Caller { owner: ME, now: Mono(5 + KEPT.as_nanos() as u64) };
         assert!(cursors.remember(b"new", 0, later).is_some());
         assert_eq!(cursors.0.lock().unwrap().by_cursor.len(), POSITIONS_MAX);
     }

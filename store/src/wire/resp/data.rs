@@ -1,12 +1,12 @@
 //! Commands that name their keys, as operations on the store, and the operations' answers as replies.
 //!
-//! Pure: bytes in, [`Work`] and a [`Shape`] out; later an outcome in, bytes out.
+//! Pure: bytes in, [`Work`] and a [`ReplyShape`] out; later an outcome in, bytes out.
 
 use bytes::Bytes;
 
-use super::command::Command;
+use super::command::RespCommand;
 use super::reply::Writer;
-use super::request::{Error, Request};
+use super::request::{CommandLine, Error};
 use crate::memory::items_bytes;
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Outcome, When};
@@ -35,7 +35,7 @@ impl Work {
 
 /// How an operation's answer is said in RESP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum ReplyShape {
     /// `OK`.
     Ok,
     /// The value, or null.
@@ -63,45 +63,47 @@ pub enum Shape {
 }
 
 /// What `command` asks of the store and how the answer is said. The arity has been checked.
-pub fn plan(command: Command, request: &Request<'_>) -> Result<(Work, Shape), Error> {
+pub fn plan(command: RespCommand, request: &CommandLine<'_>) -> Result<(Work, ReplyShape), Error> {
     let (op, shape) = match command {
-        Command::Get => (Op::Get { key: request.key(1)? }, Shape::Value),
-        Command::Set => return set(request),
-        Command::Setnx => (set_if(request, 2, When::Absent)?, Shape::SetOrNot),
-        Command::Getset => (set_if(request, 2, When::Always)?, Shape::Previous),
-        Command::Getdel => (modify(request, Change::Take)?, Shape::Value),
-        Command::Mget => (Op::BatchGet { keys: keys(request)?, at_once: false }, Shape::Values),
-        Command::Mset => (mset(request)?, Shape::Ok),
-        Command::Del | Command::Unlink => return delete(request),
-        Command::Exists => (Op::Lengths { keys: keys(request)?, ahead: false }, Shape::Present),
-        Command::Strlen => (lengths(request)?, Shape::Length),
-        Command::Append => (modify(request, Change::Append { suffix: request.value(2)? })?, Shape::Integer),
-        Command::Incr => (add(request, 1)?, Shape::Integer),
-        Command::Decr => (add(request, -1)?, Shape::Integer),
-        Command::Incrby => (add(request, request.integer(2)?)?, Shape::Integer),
-        Command::Decrby => (add(request, negated(request.integer(2)?)?)?, Shape::Integer),
-        Command::Type => (lengths(request)?, Shape::Type),
-        Command::Ttl | Command::Pttl => (lengths(request)?, Shape::NoExpiry),
-        Command::Object => (object(request)?, Shape::Encoding),
+        RespCommand::Get => (Op::Get { key: request.key(1)? }, ReplyShape::Value),
+        RespCommand::Set => return set(request),
+        RespCommand::Setnx => (set_if(request, 2, When::Absent)?, ReplyShape::SetOrNot),
+        RespCommand::Getset => (set_if(request, 2, When::Always)?, ReplyShape::Previous),
+        RespCommand::Getdel => (modify(request, Change::Take)?, ReplyShape::Value),
+        RespCommand::Mget => (Op::BatchGet { keys: keys(request)?, at_once: false }, ReplyShape::Values),
+        RespCommand::Mset => (mset(request)?, ReplyShape::Ok),
+        RespCommand::Del | RespCommand::Unlink => return delete(request),
+        RespCommand::Exists => (Op::Lengths { keys: keys(request)?, ahead: false }, ReplyShape::Present),
+        RespCommand::Strlen => (lengths(request)?, ReplyShape::Length),
+        RespCommand::Append => {
+            (modify(request, Change::Append { suffix: request.value(2)? })?, ReplyShape::Integer)
+        }
+        RespCommand::Incr => (add(request, 1)?, ReplyShape::Integer),
+        RespCommand::Decr => (add(request, -1)?, ReplyShape::Integer),
+        RespCommand::Incrby => (add(request, request.integer(2)?)?, ReplyShape::Integer),
+        RespCommand::Decrby => (add(request, negated(request.integer(2)?)?)?, ReplyShape::Integer),
+        RespCommand::Type => (lengths(request)?, ReplyShape::Type),
+        RespCommand::Ttl | RespCommand::Pttl => (lengths(request)?, ReplyShape::NoExpiry),
+        RespCommand::Object => (object(request)?, ReplyShape::Encoding),
         other => return Err(Error::no_expiry(&other.spec().name.to_ascii_uppercase())),
     };
     Ok((Work::One(op), shape))
 }
 
-fn keys(request: &Request<'_>) -> Result<Vec<Bytes>, Error> {
+fn keys(request: &CommandLine<'_>) -> Result<Vec<Bytes>, Error> {
     (1..request.count()).map(|index| request.key(index)).collect()
 }
 
 /// What needs to know of a key only whether it is there, or how long its value is.
-fn lengths(request: &Request<'_>) -> Result<Op, Error> {
+fn lengths(request: &CommandLine<'_>) -> Result<Op, Error> {
     Ok(Op::Lengths { keys: vec![request.key(1)?], ahead: false })
 }
 
-fn modify(request: &Request<'_>, change: Change) -> Result<Op, Error> {
+fn modify(request: &CommandLine<'_>, change: Change) -> Result<Op, Error> {
     Ok(Op::Modify { key: request.key(1)?, change })
 }
 
-fn add(request: &Request<'_>, delta: i64) -> Result<Op, Error> {
+fn add(request: &CommandLine<'_>, delta: i64) -> Result<Op, Error> {
     modify(request, Change::Add { delta })
 }
 
@@ -109,14 +111,14 @@ fn negated(delta: i64) -> Result<i64, Error> {
     delta.checked_neg().ok_or(Error::constant("ERR decrement would overflow"))
 }
 
-fn set_if(request: &Request<'_>, value: usize, when: When) -> Result<Op, Error> {
+fn set_if(request: &CommandLine<'_>, value: usize, when: When) -> Result<Op, Error> {
     modify(request, Change::SetIf { value: request.value(value)?, when })
 }
 
-fn set(request: &Request<'_>) -> Result<(Work, Shape), Error> {
+fn set(request: &CommandLine<'_>) -> Result<(Work, ReplyShape), Error> {
     if request.count() == 3 {
         let (key, value) = request.pair(1, 2)?;
-        return Ok((Work::One(Op::Put { key, value }), Shape::Ok));
+        return Ok((Work::One(Op::Put { key, value }), ReplyShape::Ok));
     }
     // More options than there are only repeat themselves.
     if request.count() > 16 {
@@ -132,15 +134,15 @@ fn set(request: &Request<'_>) -> Result<(Work, Shape), Error> {
         }
     }
     let shape = match (get, &when) {
-        (true, _) => Shape::Previous,
-        (false, Some(_)) => Shape::SetOrNull,
-        (false, None) => Shape::Ok,
+        (true, _) => ReplyShape::Previous,
+        (false, Some(_)) => ReplyShape::SetOrNull,
+        (false, None) => ReplyShape::Ok,
     };
     Ok((Work::One(set_if(request, 2, when.unwrap_or(When::Always))?), shape))
 }
 
 /// An option that would make the key expire must not be passed over in silence.
-fn expiry_option(request: &Request<'_>, index: usize) -> Option<Error> {
+fn expiry_option(request: &CommandLine<'_>, index: usize) -> Option<Error> {
     let options = ["EX", "PX", "EXAT", "PXAT", "KEEPTTL"];
     options
         .into_iter()
@@ -148,30 +150,30 @@ fn expiry_option(request: &Request<'_>, index: usize) -> Option<Error> {
         .map(|option| Error::no_expiry(&format!("SET {option}")))
 }
 
-fn mset(request: &Request<'_>) -> Result<Op, Error> {
+fn mset(request: &CommandLine<'_>) -> Result<Op, Error> {
     if request.count().is_multiple_of(2) {
-        return Err(Error::arity(Command::Mset));
+        return Err(Error::arity(RespCommand::Mset));
     }
     let pair = |index| Ok((request.key(index)?, request.value(index + 1)?));
     let pairs = (1..request.count()).step_by(2).map(pair).collect::<Result<_, Error>>()?;
     Ok(Op::BatchPut { pairs })
 }
 
-fn delete(request: &Request<'_>) -> Result<(Work, Shape), Error> {
+fn delete(request: &CommandLine<'_>) -> Result<(Work, ReplyShape), Error> {
     if request.count() == 2 {
-        return Ok((Work::One(Op::Delete { key: request.key(1)?, count: true }), Shape::Integer));
+        return Ok((Work::One(Op::Delete { key: request.key(1)?, count: true }), ReplyShape::Integer));
     }
     let delete = |key| Op::Delete { key, count: true };
-    Ok((Work::Each(keys(request)?.into_iter().map(delete).collect()), Shape::Integer))
+    Ok((Work::Each(keys(request)?.into_iter().map(delete).collect()), ReplyShape::Integer))
 }
 
-fn object(request: &Request<'_>) -> Result<Op, Error> {
+fn object(request: &CommandLine<'_>) -> Result<Op, Error> {
     let sub = request.arg(1);
     if !request.is(1, "ENCODING") {
-        return Err(Error::unknown_subcommand(Command::Object, sub));
+        return Err(Error::unknown_subcommand(RespCommand::Object, sub));
     }
     if request.count() != 3 {
-        return Err(Error::subcommand_arity(Command::Object, sub));
+        return Err(Error::subcommand_arity(RespCommand::Object, sub));
     }
     Ok(Op::Get { key: request.key(2)? })
 }
@@ -197,12 +199,14 @@ impl Lookups {
     }
 }
 
-impl Shape {
+impl ReplyShape {
     /// What the keyspace hits and misses of a command with this outcome are. What writes see of their keys is not counted.
     pub fn lookups(self, outcome: &Outcome) -> Lookups {
         match (self, outcome) {
-            (Shape::Value | Shape::Encoding, Ok(Out::Value(value))) => Lookups::of(value.iter().count(), 1),
-            (Shape::Values, Ok(Out::Values(values))) => {
+            (ReplyShape::Value | ReplyShape::Encoding, Ok(Out::Value(value))) => {
+                Lookups::of(value.iter().count(), 1)
+            }
+            (ReplyShape::Values, Ok(Out::Values(values))) => {
                 Lookups::of(values.iter().flatten().count(), values.len())
             }
             (_, Ok(Out::Lengths(lengths))) => Lookups::of(lengths.iter().flatten().count(), lengths.len()),
@@ -220,25 +224,27 @@ impl Shape {
 
     fn write_out(self, out: Out, reply: &mut Writer<'_>) {
         match (self, out) {
-            (Shape::Ok, _) => reply.ok(),
-            (Shape::Value, Out::Value(value)) => reply.bulk_or_null(value.as_deref()),
-            (Shape::Values, Out::Values(values)) => write_values(&values, reply),
-            (Shape::Present, Out::Lengths(lengths)) => reply.integer(size(lengths.iter().flatten().count())),
-            (Shape::Length, Out::Lengths(lengths)) => reply.integer(only(&lengths).map_or(0, size)),
-            (Shape::Integer, Out::Integer(value)) => reply.integer(value),
-            (Shape::Integer, Out::Length(length)) => reply.integer(size(length)),
-            (Shape::Integer, Out::Existed(existed)) => reply.integer(existed.into()),
-            (Shape::SetOrNull, Out::Swapped { swapped: true, .. }) => reply.ok(),
-            (Shape::SetOrNull, Out::Swapped { swapped: false, .. }) => reply.null(),
-            (Shape::SetOrNot, Out::Swapped { swapped, .. }) => reply.integer(swapped.into()),
-            (Shape::Previous, Out::Swapped { previous, .. }) => reply.bulk_or_null(previous.as_deref()),
-            (Shape::Type, Out::Lengths(lengths)) => {
+            (ReplyShape::Ok, _) => reply.ok(),
+            (ReplyShape::Value, Out::Value(value)) => reply.bulk_or_null(value.as_deref()),
+            (ReplyShape::Values, Out::Values(values)) => write_values(&values, reply),
+            (ReplyShape::Present, Out::Lengths(lengths)) => {
+                reply.integer(size(lengths.iter().flatten().count()))
+            }
+            (ReplyShape::Length, Out::Lengths(lengths)) => reply.integer(only(&lengths).map_or(0, size)),
+            (ReplyShape::Integer, Out::Integer(value)) => reply.integer(value),
+            (ReplyShape::Integer, Out::Length(length)) => reply.integer(size(length)),
+            (ReplyShape::Integer, Out::Existed(existed)) => reply.integer(existed.into()),
+            (ReplyShape::SetOrNull, Out::Swapped { swapped: true, .. }) => reply.ok(),
+            (ReplyShape::SetOrNull, Out::Swapped { swapped: false, .. }) => reply.null(),
+            (ReplyShape::SetOrNot, Out::Swapped { swapped, .. }) => reply.integer(swapped.into()),
+            (ReplyShape::Previous, Out::Swapped { previous, .. }) => reply.bulk_or_null(previous.as_deref()),
+            (ReplyShape::Type, Out::Lengths(lengths)) => {
                 reply.status(if only(&lengths).is_some() { "string" } else { "none" });
             }
-            (Shape::NoExpiry, Out::Lengths(lengths)) => {
+            (ReplyShape::NoExpiry, Out::Lengths(lengths)) => {
                 reply.integer(if only(&lengths).is_some() { -1 } else { -2 });
             }
-            (Shape::Encoding, Out::Value(value)) => reply.bulk_or_null(value.as_deref().map(encoding)),
+            (ReplyShape::Encoding, Out::Value(value)) => reply.bulk_or_null(value.as_deref().map(encoding)),
             (shape, out) => {
                 debug_assert!(false, "{out:?} is no answer for {shape:?}");
                 reply.error("ERR internal error: the store returned an answer of another kind");

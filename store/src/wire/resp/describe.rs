@@ -1,15 +1,15 @@
 //! `COMMAND`: the table of commands as clients and `redis-cli` ask for it.
 
-use super::command::{Command, Kind, SPECS, Spec};
+use super::command::{CommandKind, RespCommand, SPECS, Spec};
 use super::data::size;
 use super::reply::Writer;
-use super::request::{Error, Request};
+use super::request::{CommandLine, Error};
 
 /// Names of one `COMMAND INFO` or `DOCS`: each is answered with some hundred bytes, without a pause.
 const NAMES_MAX: usize = 256;
 
 /// Answers `COMMAND` and its parts. The part has been checked.
-pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
+pub fn command(request: &CommandLine<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
     let Some(sub) = request.get(1) else {
         describe_all(reply);
         return Ok(());
@@ -27,7 +27,7 @@ pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Erro
         () if request.is(1, "INFO") => {
             let names = request.args_from(2);
             reply.array(names.len());
-            names.for_each(|name| match Command::find(name) {
+            names.for_each(|name| match RespCommand::find(name) {
                 Some(command) => describe(command.spec(), reply),
                 None => reply.null(),
             });
@@ -35,11 +35,11 @@ pub fn command(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Erro
         () if request.is(1, "DOCS") && request.count() == 2 => document(&SPECS.each_ref(), reply),
         () if request.is(1, "DOCS") => {
             let named: Vec<&Spec> =
-                request.args_from(2).filter_map(Command::find).map(Command::spec).collect();
+                request.args_from(2).filter_map(RespCommand::find).map(RespCommand::spec).collect();
             document(&named, reply);
         }
         () if request.is(1, "GETKEYS") => keys(request, reply)?,
-        () => return Err(Error::unknown_subcommand(Command::Command, sub)),
+        () => return Err(Error::unknown_subcommand(RespCommand::Command, sub)),
     }
     Ok(())
 }
@@ -70,21 +70,23 @@ fn statuses(words: &[&str], reply: &mut Writer<'_>) {
 
 fn flags(spec: &Spec) -> &'static [&'static str] {
     match (spec.command, spec.kind) {
-        (Command::Auth | Command::Hello | Command::Quit | Command::Reset, _) => &["fast", "no_auth"],
-        (Command::Flushall | Command::Flushdb, _) | (_, Kind::Write) => &["write"],
-        (Command::Info, _) | (_, Kind::Control) => &["fast"],
-        (_, Kind::Read | Kind::Walk) => &["readonly"],
+        (RespCommand::Auth | RespCommand::Hello | RespCommand::Quit | RespCommand::Reset, _) => {
+            &["fast", "no_auth"]
+        }
+        (RespCommand::Flushall | RespCommand::Flushdb, _) | (_, CommandKind::Write) => &["write"],
+        (RespCommand::Info, _) | (_, CommandKind::Control) => &["fast"],
+        (_, CommandKind::Read | CommandKind::Walk) => &["readonly"],
     }
 }
 
 fn categories(spec: &Spec) -> &'static [&'static str] {
     match (spec.command, spec.kind) {
-        (Command::Flushall | Command::Flushdb, _) => &["@keyspace", "@write", "@dangerous"],
-        (Command::Info, _) => &["@dangerous"],
-        (_, Kind::Write) => &["@string", "@write"],
-        (_, Kind::Read) => &["@string", "@read"],
-        (_, Kind::Walk) => &["@keyspace", "@read"],
-        (_, Kind::Control) => &["@connection"],
+        (RespCommand::Flushall | RespCommand::Flushdb, _) => &["@keyspace", "@write", "@dangerous"],
+        (RespCommand::Info, _) => &["@dangerous"],
+        (_, CommandKind::Write) => &["@string", "@write"],
+        (_, CommandKind::Read) => &["@string", "@read"],
+        (_, CommandKind::Walk) => &["@keyspace", "@read"],
+        (_, CommandKind::Control) => &["@connection"],
     }
 }
 
@@ -92,9 +94,9 @@ fn document(specs: &[&Spec], reply: &mut Writer<'_>) {
     reply.map(specs.len());
     for spec in specs {
         let group = match spec.kind {
-            Kind::Read | Kind::Write => "string",
-            Kind::Walk => "generic",
-            Kind::Control => "connection",
+            CommandKind::Read | CommandKind::Write => "string",
+            CommandKind::Walk => "generic",
+            CommandKind::Control => "connection",
         };
         reply.bulk(spec.name.as_bytes());
         let fields = [("summary", spec.summary), ("since", "0.1.0"), ("group", group)];
@@ -106,9 +108,10 @@ fn document(specs: &[&Spec], reply: &mut Writer<'_>) {
     }
 }
 
-fn keys(request: &Request<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
+fn keys(request: &CommandLine<'_>, reply: &mut Writer<'_>) -> Result<(), Error> {
     let args = request.count() - 2;
-    let spec = Command::find(request.arg(2)).ok_or(Error::constant("ERR Invalid command specified"))?.spec();
+    let spec =
+        RespCommand::find(request.arg(2)).ok_or(Error::constant("ERR Invalid command specified"))?.spec();
     if !spec.takes(args) {
         return Err(Error::constant("ERR Invalid number of arguments specified for command"));
     }

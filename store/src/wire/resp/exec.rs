@@ -12,13 +12,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::client::Client;
-use super::command::Command;
+use super::client::ConnectionState;
+use super::command::RespCommand;
 use super::control;
-use super::data::{REPLY_BYTES_MAX, Shape, Work, refused, size};
-use super::frame::{Limits, Parsed, Parser};
+use super::data::{REPLY_BYTES_MAX, ReplyShape, Work, refused, size};
+use super::frame::{FrameLimits, Parsed, Parser};
 use super::reply::Writer;
-use super::request::{Error, Request};
+use super::request::{CommandLine, Error};
 use super::server::Server;
 use super::subcommand;
 use super::transaction::Queued;
@@ -33,7 +33,7 @@ const SHORT_OF_MEMORY: Error =
     Error::constant("TRYAGAIN answers that are not sent yet hold all memory, try again in 100 ms");
 
 /// Carries `WATCH` out. Everything before it is answered.
-pub async fn watch(server: Rc<Server>, client: Rc<Client>, keys: Vec<Bytes>) -> Vec<u8> {
+pub async fn watch(server: Rc<Server>, client: Rc<ConnectionState>, keys: Vec<Bytes>) -> Vec<u8> {
     let mut said = Vec::new();
     let mut reply = Writer::new(&mut said, client.protocol());
     let room = client.transaction.borrow().room_to_watch(server.gateway.memory(), &keys);
@@ -58,14 +58,14 @@ pub async fn watch(server: Rc<Server>, client: Rc<Client>, keys: Vec<Bytes>) -> 
 const WRONG_KIND: &str = "ERR internal error: the store returned an answer of another kind";
 
 /// Carries `EXEC` out. Everything before it is answered.
-pub async fn exec(server: Rc<Server>, client: Rc<Client>) -> Vec<u8> {
+pub async fn exec(server: Rc<Server>, client: Rc<ConnectionState>) -> Vec<u8> {
     let said = run(&server, &client).await;
     // Up to here others see the transaction.
     client.show_queued();
     said
 }
 
-async fn run(server: &Rc<Server>, client: &Client) -> Vec<u8> {
+async fn run(server: &Rc<Server>, client: &ConnectionState) -> Vec<u8> {
     let mut said = Vec::new();
     let mut reply = Writer::new(&mut said, client.protocol());
     // The charge lies in what has ended, until the answer is written.
@@ -98,11 +98,11 @@ async fn run(server: &Rc<Server>, client: &Client) -> Vec<u8> {
 /// A queued command once its work is with the store.
 enum Asked {
     /// This many outcomes are its own.
-    Data(Command, Shape, usize),
+    Data(RespCommand, ReplyShape, usize),
     /// As above, and they are counted together.
-    Counted(Command, usize),
-    Failed(Command, Error),
-    Control(Command, Box<[u8]>),
+    Counted(RespCommand, usize),
+    Failed(RespCommand, Error),
+    Control(RespCommand, Box<[u8]>),
 }
 
 fn steps(queued: Vec<Queued>) -> (Vec<Asked>, Vec<Op>) {
@@ -125,7 +125,7 @@ fn steps(queued: Vec<Queued>) -> (Vec<Asked>, Vec<Op>) {
 
 async fn say_all(
     server: &Rc<Server>,
-    client: &Client,
+    client: &ConnectionState,
     asked: Vec<Asked>,
     outcomes: Vec<Outcome>,
     said: &mut Vec<u8>,
@@ -178,8 +178,8 @@ impl Untouched {
     async fn say(
         &mut self,
         server: &Rc<Server>,
-        client: &Client,
-        command: Command,
+        client: &ConnectionState,
+        command: RespCommand,
         frame: &[u8],
         said: &mut Vec<u8>,
     ) {
@@ -234,16 +234,16 @@ fn say_counted(outcomes: impl Iterator<Item = Outcome>, reply: &mut Writer<'_>) 
 /// one that had none, `full` says why, no other is begun.
 async fn say_control(
     server: &Rc<Server>,
-    client: &Client,
-    command: Command,
+    client: &ConnectionState,
+    command: RespCommand,
     frame: &[u8],
     full: &mut Option<Error>,
     reply: &mut Writer<'_>,
 ) {
     let mut parser = Parser::default();
-    match parser.parse(frame, &Limits::OPEN) {
+    match parser.parse(frame, &FrameLimits::OPEN) {
         Ok(Parsed::Command { .. }) => {
-            let request = Request::new(&parser, frame);
+            let request = CommandLine::new(&parser, frame);
             if !subcommand::is_walk(command, &request) {
                 control::run(command, &request, server, client, reply);
                 return;

@@ -4,7 +4,7 @@
 //! that arrives in pieces is read once; when the frame is complete, its arguments are ranges of that input.
 //!
 //! Bounds: nothing is allocated for what a length merely announces. Memory grows with the bytes that have really arrived,
-//! and [`Limits`] ends that.
+//! and [`FrameLimits`] ends that.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,7 +16,7 @@ const LINE_BYTES_MAX: usize = 64 << 10;
 
 /// What a frame may be, so that a connection's memory has an end.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct FrameLimits {
     /// Arguments of one command.
     pub args_max: usize,
     /// One argument, bytes.
@@ -25,14 +25,14 @@ pub struct Limits {
     pub frame_bytes_max: usize,
 }
 
-impl Limits {
+impl FrameLimits {
     /// For a connection that may issue commands. Arguments are read and routed without a pause, some milliseconds for as many
     /// as these.
-    pub const OPEN: Limits =
-        Limits { args_max: 128 << 10, bulk_bytes_max: VALUE_BYTES_MAX, frame_bytes_max: 64 << 20 };
+    pub const OPEN: FrameLimits =
+        FrameLimits { args_max: 128 << 10, bulk_bytes_max: VALUE_BYTES_MAX, frame_bytes_max: 64 << 20 };
     /// For a connection that has not authenticated yet and has nothing big to say.
-    pub const UNAUTHENTICATED: Limits =
-        Limits { args_max: 10, bulk_bytes_max: 16 << 10, frame_bytes_max: 256 << 10 };
+    pub const UNAUTHENTICATED: FrameLimits =
+        FrameLimits { args_max: 10, bulk_bytes_max: 16 << 10, frame_bytes_max: 256 << 10 };
 }
 
 /// Why the input is not RESP. The connection cannot go on, because the next frame's start is unknown.
@@ -124,7 +124,7 @@ pub struct Parser {
 
 impl Parser {
     /// Looks at `input`, which begins with the current frame and holds at least what earlier calls have seen of it.
-    pub fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Parsed, Malformed> {
+    pub fn parse(&mut self, input: &[u8], limits: &FrameLimits) -> Result<Parsed, Malformed> {
         if self.missing.is_none() {
             match input.first() {
                 None => return Ok(Parsed::Incomplete),
@@ -176,7 +176,7 @@ impl Parser {
         self.inline.is_some()
     }
 
-    fn read_count(&mut self, input: &[u8], limits: &Limits) -> Result<Option<usize>, Malformed> {
+    fn read_count(&mut self, input: &[u8], limits: &FrameLimits) -> Result<Option<usize>, Malformed> {
         let Some((line, next)) = line_at(input, 1)? else { return Ok(None) };
         let count = integer(line).ok_or(Malformed::ArgumentCount)?;
         let count = usize::try_from(count).unwrap_or(0);
@@ -187,7 +187,7 @@ impl Parser {
         Ok(Some(count))
     }
 
-    fn parse_bulks(&mut self, input: &[u8], limits: &Limits) -> Result<Parsed, Malformed> {
+    fn parse_bulks(&mut self, input: &[u8], limits: &FrameLimits) -> Result<Parsed, Malformed> {
         let mut missing = self.missing.unwrap_or(0);
         while missing > 0 {
             let Some((start, len)) = self.bulk_at(input, limits)? else {
@@ -202,7 +202,7 @@ impl Parser {
     }
 
     /// The start and the length of the argument whose `$` line is next, once all of it is there.
-    fn bulk_at(&self, input: &[u8], limits: &Limits) -> Result<Option<(usize, usize)>, Malformed> {
+    fn bulk_at(&self, input: &[u8], limits: &FrameLimits) -> Result<Option<(usize, usize)>, Malformed> {
         match input.get(self.at) {
             None => return Ok(None),
             Some(b'$') => {}
@@ -247,7 +247,7 @@ impl Parser {
     }
 }
 
-fn bulk_length(line: &[u8], limits: &Limits) -> Result<usize, Malformed> {
+fn bulk_length(line: &[u8], limits: &FrameLimits) -> Result<usize, Malformed> {
     let len = integer(line).and_then(|len| u64::try_from(len).ok()).ok_or(Malformed::BulkLength)?;
     if len > limits.bulk_bytes_max as u64 {
         return Err(Malformed::BulkTooLong { bytes: len, most: limits.bulk_bytes_max });

@@ -2,7 +2,7 @@
 //!
 //! Every text names exactly the parts that are answered here; a test asks for each.
 
-use super::command::Command;
+use super::command::RespCommand;
 use super::reply::Writer;
 
 const CLIENT: &[&str] = &[
@@ -57,7 +57,7 @@ const OBJECT: &[&str] = &[
 ];
 
 /// Answers `command HELP`, for commands that have parts.
-pub fn help(command: Command, reply: &mut Writer<'_>) {
+pub fn help(command: RespCommand, reply: &mut Writer<'_>) {
     let parts = lines(command);
     let name = command.spec().name.to_ascii_uppercase();
     reply.array(parts.len() + 3);
@@ -67,12 +67,12 @@ pub fn help(command: Command, reply: &mut Writer<'_>) {
     reply.status("    Print this help.");
 }
 
-fn lines(command: Command) -> &'static [&'static str] {
+fn lines(command: RespCommand) -> &'static [&'static str] {
     match command {
-        Command::Client => CLIENT,
-        Command::Command => COMMAND,
-        Command::Config => CONFIG,
-        Command::Object => OBJECT,
+        RespCommand::Client => CLIENT,
+        RespCommand::Command => COMMAND,
+        RespCommand::Config => CONFIG,
+        RespCommand::Object => OBJECT,
         other => {
             debug_assert!(false, "{other:?} has no parts");
             &[]
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn help_names_exactly_the_parts_that_there_are() {
-        for command in [Command::Client, Command::Command, Command::Config, Command::Object] {
+        for command in [RespCommand::Client, RespCommand::Command, RespCommand::Config, RespCommand::Object] {
             let first_word = |line: &&'static str| line.split(' ').next().unwrap();
             let mut named: Vec<&str> = lines(command).iter().map(first_word).collect();
             named.retain(|word| !word.is_empty() && !word.starts_with('('));

@@ -83,6 +83,6 @@ pub mod transaction;
 pub mod walk;
 
 pub use connections::Connections;
-pub use counters::{Counters, Snapshot};
+pub use counters::{Counters, RespNumbers};
 pub use cursor::Cursors;
 pub use server::{Config, Facts, serve};

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 
 use engine::rt::Mono;
 
-use super::command::{Command, Kind};
-use super::data::{Lookups, Shape, Work, refused, size};
+use super::command::{CommandKind, RespCommand};
+use super::data::{Lookups, ReplyShape, Work, refused, size};
 use super::reply::Writer;
 use crate::gateway::{Gateway, Submitted};
 use crate::refusal::Refusal;
@@ -40,8 +40,8 @@ pub struct Queue {
 
 /// A command in flight.
 struct Entry {
-    command: Option<Command>,
-    shape: Shape,
+    command: Option<RespCommand>,
+    shape: ReplyShape,
     began: Mono,
     /// The size of the request, bytes, with what its keys cost beside.
     bytes: u32,
@@ -78,7 +78,7 @@ struct Counting {
 #[derive(Debug)]
 pub struct Answered {
     /// Which; `None` for a request that is no command.
-    pub command: Option<Command>,
+    pub command: Option<RespCommand>,
     /// When it was read.
     pub began: Mono,
     /// What it looked up.
@@ -89,7 +89,7 @@ pub struct Answered {
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
     /// Which; `None` for a request that is no command.
-    pub command: Option<Command>,
+    pub command: Option<RespCommand>,
     /// When it was read.
     pub began: Mono,
     /// The size of the request, bytes, with what its keys cost beside.
@@ -123,9 +123,9 @@ impl Queue {
     }
 
     /// Takes in a command and starts its work unless it has to wait for an earlier command. Whether it was started.
-    pub fn submit(&mut self, gateway: &Gateway, ticket: Ticket, work: Work, shape: Shape) -> bool {
+    pub fn submit(&mut self, gateway: &Gateway, ticket: Ticket, work: Work, shape: ReplyShape) -> bool {
         let number = self.answered + self.entries.len() as u64;
-        let writes = ticket.command.is_some_and(|command| command.spec().kind == Kind::Write);
+        let writes = ticket.command.is_some_and(|command| command.spec().kind == CommandKind::Write);
         let Some(starts) = self.order.admit(number, &work, writes) else {
             self.push(ticket, shape, State::PutOff(Box::new(work)));
             return false;
@@ -141,15 +141,15 @@ impl Queue {
     /// Takes in a command whose reply is known already.
     pub fn said(&mut self, ticket: Ticket, reply: Vec<u8>) {
         self.said_bytes += reply.len();
-        self.push(ticket, Shape::Ok, State::Said(reply));
+        self.push(ticket, ReplyShape::Ok, State::Said(reply));
     }
 
     /// Takes in a command of many steps, which begins when everything before it is answered.
     pub fn walk(&mut self, ticket: Ticket, walking: Walking) {
-        self.push(ticket, Shape::Ok, State::Walking(walking));
+        self.push(ticket, ReplyShape::Ok, State::Walking(walking));
     }
 
-    fn push(&mut self, ticket: Ticket, shape: Shape, state: State) {
+    fn push(&mut self, ticket: Ticket, shape: ReplyShape, state: State) {
         let Ticket { command, began, bytes } = ticket;
         self.held_bytes += bytes;
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -260,11 +260,13 @@ mod tests {
         let words: Vec<&'static str> = text.split(' ').collect();
         let key = |index: usize| Bytes::from_static(words[index].as_bytes());
         let (command, op, shape) = match words[0] {
-            "get" => (Command::Get, Op::Get { key: key(1) }, Shape::Value),
-            "mget" => {
-                (Command::Mget, Op::BatchGet { keys: vec![key(1), key(2)], at_once: false }, Shape::Values)
-            }
-            _ => (Command::Set, Op::Put { key: key(1), value: key(2) }, Shape::Ok),
+            "get" => (RespCommand::Get, Op::Get { key: key(1) }, ReplyShape::Value),
+            "mget" => (
+                RespCommand::Mget,
+                Op::BatchGet { keys: vec![key(1), key(2)], at_once: false },
+                ReplyShape::Values,
+            ),
+            _ => (RespCommand::Set, Op::Put { key: key(1), value: key(2) }, ReplyShape::Ok),
         };
         let ticket = Ticket { command: Some(command), began: Mono(0), bytes: text.len() };
         queue.submit(gateway, ticket, Work::One(op), shape);
@@ -288,7 +290,7 @@ mod tests {
     fn a_reply_that_waits_is_counted_until_its_turn() {
         let (mut queue, gateway) = (Queue::default(), Gateway::in_memory());
         submit(&mut queue, &gateway, "get a");
-        let ticket = Ticket { command: Some(Command::Ping), began: Mono(0), bytes: 7 };
+        let ticket = Ticket { command: Some(RespCommand::Ping), began: Mono(0), bytes: 7 };
         queue.said(ticket, b"+PONG\r\n".to_vec());
         assert_eq!((queue.said_bytes(), queue.held_bytes()), (7, 12));
         assert_eq!(answer(&mut queue, &gateway), "$-1\r\n");

@@ -3,7 +3,7 @@
 use super::data::REPLY_BYTES_MAX;
 use super::frame::integer;
 use super::reply::Writer;
-use super::request::{Error, Request};
+use super::request::{CommandLine, Error};
 use super::server::Server;
 use super::walk::{KEYS_PER_STEP, OPTIONS_MAX, Pairs, after, step};
 use crate::memory::charged_pair_bytes;
@@ -23,7 +23,7 @@ pub struct Range {
 
 impl Range {
     /// Reads `RANGE start end [LIMIT n] [REVERSE] [NOVALUES]`.
-    pub(super) fn read(request: &Request<'_>) -> Result<Self, Error> {
+    pub(super) fn read(request: &CommandLine<'_>) -> Result<Self, Error> {
         if request.count() > OPTIONS_MAX {
             return Err(Error::SYNTAX);
         }

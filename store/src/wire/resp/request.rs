@@ -10,14 +10,14 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::command::Command;
+use super::command::RespCommand;
 use super::frame::{Parser, integer};
 use super::reply::{Protocol, Writer};
 use crate::request::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// A command's arguments; number 0 is its name.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct CommandLine<'a> {
     parser: &'a Parser,
     text: &'a [u8],
     /// The frame as memory of its own, when it is big enough to be worth it.
@@ -40,7 +40,7 @@ enum Cause {
     Refused,
 }
 
-impl<'a> Request<'a> {
+impl<'a> CommandLine<'a> {
     /// The command that `parser` has found in `frame`.
     pub fn new(parser: &'a Parser, frame: &'a [u8]) -> Self {
         Self { parser, text: parser.text(frame), own: None }
@@ -184,7 +184,7 @@ impl Error {
     }
 
     /// There is no such command.
-    pub fn unknown_command(request: &Request<'_>) -> Self {
+    pub fn unknown_command(request: &CommandLine<'_>) -> Self {
         const SHOWN_BYTES: usize = 128;
         let mut args = String::new();
         for arg in request.args_from(1) {
@@ -200,18 +200,18 @@ impl Error {
     }
 
     /// The wrong number of arguments.
-    pub fn arity(command: Command) -> Self {
+    pub fn arity(command: RespCommand) -> Self {
         Self::new(format!("ERR wrong number of arguments for '{}' command", command.spec().name))
     }
 
     /// The wrong number of arguments for a part of a command.
-    pub fn subcommand_arity(command: Command, sub: &[u8]) -> Self {
+    pub fn subcommand_arity(command: RespCommand, sub: &[u8]) -> Self {
         let (name, sub) = (command.spec().name, sub.to_ascii_lowercase());
         Self::refused(format!("ERR wrong number of arguments for '{name}|{}' command", Text(&sub)))
     }
 
     /// A part of a command that does not exist.
-    pub fn unknown_subcommand(command: Command, sub: &[u8]) -> Self {
+    pub fn unknown_subcommand(command: RespCommand, sub: &[u8]) -> Self {
         let name = command.spec().name.to_ascii_uppercase();
         let sub = Text(&sub[..sub.len().min(128)]);
         Self::refused(format!("ERR unknown subcommand '{sub}'. Try {name} HELP."))

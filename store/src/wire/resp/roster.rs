@@ -6,7 +6,7 @@
 //! only the owning session writes; a reader on another core may see the command of one moment and the time of the next.
 //!
 //! Invariants: an id is never used twice, and later connections have higher ids; an entry is in the roster exactly as long as
-//! its [`Member`] lives, also while the connection migrates; there are never more entries than were allowed at admission.
+//! its [`Listing`] lives, also while the connection migrates; there are never more entries than were allowed at admission.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::rt::Mono;
 
-use super::command::{Command, SPECS};
+use super::command::{RespCommand, SPECS};
 use super::reply::Protocol;
 use super::request::Error;
 
@@ -37,7 +37,7 @@ struct Entries {
 
 /// A connection's membership: dropping it takes the connection off the roster.
 #[derive(Debug)]
-pub struct Member {
+pub struct Listing {
     roster: Roster,
     entry: Arc<Entry>,
 }
@@ -100,7 +100,7 @@ pub struct Arrival {
 
 impl Roster {
     /// Enters a connection, unless there are `entries_max` already.
-    pub fn admit(&self, arrival: Arrival, entries_max: usize) -> Option<Member> {
+    pub fn admit(&self, arrival: Arrival, entries_max: usize) -> Option<Listing> {
         let entries = &mut *self.lock();
         if entries.by_id.len() >= entries_max {
             return None;
@@ -121,7 +121,7 @@ impl Roster {
             names: Mutex::default(),
         });
         entries.by_id.insert(entry.id, entry.clone());
-        Some(Member { roster: self.clone(), entry })
+        Some(Listing { roster: self.clone(), entry })
     }
 
     /// How many connections there are.
@@ -158,7 +158,7 @@ impl Roster {
     }
 }
 
-impl Deref for Member {
+impl Deref for Listing {
     type Target = Entry;
 
     fn deref(&self) -> &Entry {
@@ -166,7 +166,7 @@ impl Deref for Member {
     }
 }
 
-impl Drop for Member {
+impl Drop for Listing {
     fn drop(&mut self) {
         self.roster.lock().by_id.remove(&self.entry.id);
     }
@@ -197,7 +197,7 @@ impl Entry {
     }
 
     /// A command came at `now`.
-    pub fn saw(&self, command: Command, now: Mono) {
+    pub fn saw(&self, command: RespCommand, now: Mono) {
         self.last.store(command as u8 + 1, Ordering::Relaxed);
         self.last_at_ns.store(now.0, Ordering::Relaxed);
     }

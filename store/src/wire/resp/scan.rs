@@ -4,10 +4,10 @@
 
 use bytes::Bytes;
 
-use super::cursor::Call;
+use super::cursor::Caller;
 use super::glob::{self, Pattern};
 use super::reply::Writer;
-use super::request::{Error, Request};
+use super::request::{CommandLine, Error};
 use super::server::Server;
 use super::walk::{KEYS_PER_STEP, OPTIONS_MAX, Pairs, after, step};
 use crate::request::Scan;
@@ -39,7 +39,7 @@ pub enum KeyScan {
 
 impl KeyScan {
     /// Reads `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`.
-    pub(super) fn read(request: &Request<'_>, server: &Server, owner: u64) -> Result<Self, Error> {
+    pub(super) fn read(request: &CommandLine<'_>, server: &Server, owner: u64) -> Result<Self, Error> {
         if request.count() > OPTIONS_MAX {
             return Err(Error::SYNTAX);
         }
@@ -66,7 +66,7 @@ impl KeyScan {
         let end = successor(&prefix);
         let start = match cursor {
         0 => prefix,
-        cursor => server.config.cursors.recall(cursor, Call { owner, now: server.rt.now() }).ok_or_else(|| {
+        cursor => server.config.cursors.recall(cursor, Caller { owner, now: server.rt.now() }).ok_or_else(|| {
             Error::new(format!(
                 "ERR cursor {cursor} is unknown here, its scan has gone on, or it was not used for long: begin again \
                  with SCAN 0"
@@ -110,7 +110,7 @@ fn successor(prefix: &[u8]) -> Bytes {
 
 /// The cursor of a scan that goes on at `key`.
 fn go_on(server: &Server, key: &[u8], cursor: u64, owner: u64) -> Result<u64, Error> {
-    let call = Call { owner, now: server.rt.now() };
+    let call = Caller { owner, now: server.rt.now() };
     server.config.cursors.remember(key, cursor, call).ok_or(Error::constant(
         "ERR too many scans are in progress on this node, try again later or use RANGE, which needs no cursor",
     ))

@@ -16,13 +16,13 @@ use engine::rt::chan::Receiver;
 use engine::rt::local::Bell;
 use engine::rt::{Listener, Mono, Rt, Stream};
 
-use super::client::Client;
+use super::client::ConnectionState;
 use super::connections::{Connections, Inbox};
 use super::counters::Counters;
 use super::cursor::Cursors;
 use super::migration::{Affinity, Loads, Migrating};
 use super::roster::Arrival;
-use super::session::{Ended, Session};
+use super::session::{Session, SessionEnd};
 use super::stalls::evict_stalled;
 use crate::descriptors::Descriptors;
 use crate::gateway::Gateway;
@@ -93,7 +93,7 @@ pub struct Server {
     /// Where every session reads into; it is empty again before the session waits.
     pub read_buffer: RefCell<Box<[u8]>>,
     spare_buffers: RefCell<Vec<Vec<u8>>>,
-    pub(super) clients: RefCell<BTreeMap<u64, Rc<Client>>>,
+    pub(super) clients: RefCell<BTreeMap<u64, Rc<ConnectionState>>>,
     loads: Loads,
     stop: Cell<Stop>,
     ended: Bell,
@@ -201,23 +201,23 @@ impl Server {
             return self.turn_away(stream);
         }
         self.counters.accepted.add_one();
-        let client = Rc::new(Client::new(entry, self.config.password.is_none()));
+        let client = Rc::new(ConnectionState::new(entry, self.config.password.is_none()));
         self.begin(Session::new(self.clone(), stream, client.clone()), client);
     }
 
     /// Serves a connection to its end here.
-    fn begin(self: &Rc<Self>, session: Session, client: Rc<Client>) {
+    fn begin(self: &Rc<Self>, session: Session, client: Rc<ConnectionState>) {
         let id = client.entry.id;
         client.entry.arrive(self.rt.core());
         self.clients.borrow_mut().insert(id, client);
         let server = self.clone();
         self.rt.spawn(async move {
             match Box::new(session).run().await {
-                Ended::Over => {
+                SessionEnd::Over => {
                     server.counters.closed.add_one();
                     server.config.descriptors.give_back();
                 }
-                Ended::Migrated => server.counters.moved_out.add_one(),
+                SessionEnd::Migrated => server.counters.moved_out.add_one(),
             }
             server.clients.borrow_mut().remove(&id);
             server.ended.ring();
@@ -288,7 +288,7 @@ async fn take_in_migrating(server: Rc<Server>, inbox: Receiver<Migrating>) {
             server.config.descriptors.give_back();
             continue;
         };
-        let client = Rc::new(Client::from(client));
+        let client = Rc::new(ConnectionState::from(client));
         let affinity = Affinity::after(migrations);
         server.begin(Session::resume(server.clone(), stream, client.clone(), input, affinity), client);
     }

@@ -28,8 +28,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use engine::rt::{Mono, Stream};
 
-use super::client::{Client, Held};
-use super::command::Command;
+use super::client::{ConnectionState, Held};
+use super::command::RespCommand;
 use super::frame::Parser;
 use super::migration::Affinity;
 use super::queue::{Queue, Ticket};
@@ -68,7 +68,7 @@ const LOGIN_TIME_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Session {
     server: Rc<Server>,
-    client: Rc<Client>,
+    client: Rc<ConnectionState>,
     stream: Stream,
     /// Bytes of commands that are not complete, or not started because of a bound.
     input: BytesMut,
@@ -101,7 +101,7 @@ struct Traffic {
 
 /// How a session's time on this core ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum SessionEnd {
     /// With the connection.
     Over,
     /// It goes on on another core.
@@ -143,7 +143,7 @@ enum Started {
 
 impl Session {
     /// A session at its beginning.
-    pub fn new(server: Rc<Server>, stream: Stream, client: Rc<Client>) -> Self {
+    pub fn new(server: Rc<Server>, stream: Stream, client: Rc<ConnectionState>) -> Self {
         let memory = server.gateway.memory();
         let (intake, replies) = (Intake::new(&memory.input), Replies::new(memory.output.charge(0)));
         Self {
@@ -171,7 +171,7 @@ impl Session {
     /// Serves the connection until it ends. The reason is not returned: the client knows it, or is gone.
     ///
     /// Boxed, because a future holds its arguments twice, and idle connections are many.
-    pub async fn run(mut self: Box<Self>) -> Ended {
+    pub async fn run(mut self: Box<Self>) -> SessionEnd {
         while let Ok(true) = poll_fn(|cx| self.poll_turns(cx)).await {
             match self.departs_to() {
                 None => self.server.rt.yield_to_reactor().await,
@@ -182,7 +182,7 @@ impl Session {
             }
         }
         self.replies.give_back(&self.server);
-        Ended::Over
+        SessionEnd::Over
     }
 
     /// Takes turns until there is nothing to do. `true`: there is more to do, after a pause. `false`: the end.
@@ -260,7 +260,7 @@ impl Session {
         }
     }
 
-    fn count(&self, command: Option<Command>) {
+    fn count(&self, command: Option<RespCommand>) {
         if let Some(command) = command {
             self.server.counters.commands[command as usize].add_one();
         }

@@ -8,10 +8,10 @@ use std::fmt::Write;
 
 use super::command::SPECS;
 use super::control::REDIS_VERSION;
-use super::counters::Snapshot;
+use super::counters::RespNumbers;
 use super::glob::Pattern;
 use super::reply::Writer;
-use super::request::{Error, Request};
+use super::request::{CommandLine, Error};
 use super::server::Server;
 use crate::request::VALUE_BYTES_MAX;
 use crate::shard::health::{HealthReport, Standing};
@@ -21,7 +21,7 @@ use crate::wire::board::{Board, CoreReport};
 const PATTERNS_MAX: usize = 64;
 
 /// Answers `CONFIG GET pattern...`. The part has been checked.
-pub fn config(request: &Request<'_>, server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
+pub fn config(request: &CommandLine<'_>, server: &Server, reply: &mut Writer<'_>) -> Result<(), Error> {
     if request.count() > PATTERNS_MAX + 2 {
         return Err(Error::new(format!("ERR CONFIG GET takes at most {PATTERNS_MAX} patterns")));
     }
@@ -108,7 +108,7 @@ impl Wanted {
     }
 
     /// Reads the arguments of `INFO`. Unknown sections are empty, as in Redis.
-    pub fn read(request: &Request<'_>) -> Self {
+    pub fn read(request: &CommandLine<'_>) -> Self {
         let mut wanted = Self::default();
         let every = || SECTIONS.iter().map(|(section, _)| *section);
         if request.count() == 1 {
@@ -178,7 +178,7 @@ impl Node {
         Self { reports }
     }
 
-    fn sum(&self, of: impl Fn(&Snapshot) -> u64) -> u64 {
+    fn sum(&self, of: impl Fn(&RespNumbers) -> u64) -> u64 {
         self.reports.iter().map(|report| of(&report.resp)).sum()
     }
 

@@ -3,8 +3,8 @@
 //! One table, asked before a command is carried out or queued for `EXEC`, so that a part that does not exist aborts a
 //! transaction as Redis' own does.
 
-use super::command::Command;
-use super::request::{Error, Request};
+use super::command::RespCommand;
+use super::request::{CommandLine, Error};
 
 /// A part's name and its arguments, command and part included; negative means at least this many.
 pub type Part = (&'static str, i64);
@@ -31,12 +31,12 @@ const OBJECT: &[Part] = &[("ENCODING", 3), ("HELP", 2)];
 ///
 /// # Errors
 /// Redis knows no such part or wants other arguments, or the part is not supported here.
-pub fn check(command: Command, request: &Request<'_>) -> Result<(), Error> {
+pub fn check(command: RespCommand, request: &CommandLine<'_>) -> Result<(), Error> {
     let (parts, Some(sub)) = (parts(command), request.get(1)) else { return Ok(()) };
     if parts.is_empty() {
         return Ok(());
     }
-    if command == Command::Config && request.is(1, "SET") {
+    if command == RespCommand::Config && request.is(1, "SET") {
         return Err(Error::unsupported(
             "ERR CONFIG SET is not supported: change the node's configuration file, flags or environment",
         ));
@@ -48,7 +48,7 @@ pub fn check(command: Command, request: &Request<'_>) -> Result<(), Error> {
     if if *arity < 0 { args < -arity } else { args != *arity } {
         return Err(Error::subcommand_arity(command, sub));
     }
-    if command == Command::Client && request.is(1, "REPLY") && !request.is(2, "ON") {
+    if command == RespCommand::Client && request.is(1, "REPLY") && !request.is(2, "ON") {
         return Err(Error::unsupported(
             "ERR CLIENT REPLY OFF and SKIP are not supported, replies are always sent",
         ));
@@ -57,22 +57,22 @@ pub fn check(command: Command, request: &Request<'_>) -> Result<(), Error> {
 }
 
 /// The parts of `command`, by name; none for most commands.
-pub fn parts(command: Command) -> &'static [Part] {
+pub fn parts(command: RespCommand) -> &'static [Part] {
     match command {
-        Command::Client => CLIENT,
-        Command::Command => COMMAND,
-        Command::Config => CONFIG,
-        Command::Object => OBJECT,
+        RespCommand::Client => CLIENT,
+        RespCommand::Command => COMMAND,
+        RespCommand::Config => CONFIG,
+        RespCommand::Object => OBJECT,
         _without_parts => &[],
     }
 }
 
 /// Whether `request` asks for the parts of `command`.
-pub fn is_help(command: Command, request: &Request<'_>) -> bool {
+pub fn is_help(command: RespCommand, request: &CommandLine<'_>) -> bool {
     request.is(1, "HELP") && !parts(command).is_empty()
 }
 
 /// Whether `request` goes over many connections and so takes many steps.
-pub fn is_walk(command: Command, request: &Request<'_>) -> bool {
-    command == Command::Client && (request.is(1, "LIST") || request.is(1, "KILL"))
+pub fn is_walk(command: RespCommand, request: &CommandLine<'_>) -> bool {
+    command == RespCommand::Client && (request.is(1, "LIST") || request.is(1, "KILL"))
 }

@@ -21,10 +21,10 @@ use std::mem;
 
 use bytes::Bytes;
 
-use super::command::{Command, Kind};
+use super::command::{CommandKind, RespCommand};
 use super::control;
-use super::data::{self, Shape, Work};
-use super::request::{Error, Request};
+use super::data::{self, ReplyShape, Work};
+use super::request::{CommandLine, Error};
 use super::subcommand;
 use crate::memory::{Charge, Memory, charged_bytes};
 use crate::request::{Op, Seen};
@@ -55,7 +55,7 @@ pub struct Transaction {
 
 /// What a transaction hands over when it ends.
 #[derive(Debug)]
-pub struct Ended {
+pub struct TransactionEnd {
     /// The commands, in order.
     pub queued: Vec<Queued>,
     /// What the client has seen of the keys that it watches.
@@ -68,9 +68,9 @@ pub struct Ended {
 #[derive(Debug)]
 pub enum Queued {
     /// Work for the store, or the error that takes its place.
-    Data(Command, Result<(Work, Shape), Error>),
+    Data(RespCommand, Result<(Work, ReplyShape), Error>),
     /// Touches no key: the command as it came.
-    Control(Command, Box<[u8]>),
+    Control(RespCommand, Box<[u8]>),
 }
 
 impl Queued {
@@ -78,11 +78,13 @@ impl Queued {
     ///
     /// # Errors
     /// This server cannot carry it out as Redis would, so what is around it must not take effect either.
-    fn read(command: Command, request: &Request<'_>) -> Result<Self, Error> {
+    fn read(command: RespCommand, request: &CommandLine<'_>) -> Result<Self, Error> {
         let touches_keys = match command.spec().kind {
             // No key expires, so this one is answered without looking.
-            Kind::Read | Kind::Write => command != Command::Persist && !subcommand::is_help(command, request),
-            Kind::Control | Kind::Walk => false,
+            CommandKind::Read | CommandKind::Write => {
+                command != RespCommand::Persist && !subcommand::is_help(command, request)
+            }
+            CommandKind::Control | CommandKind::Walk => false,
         };
         if !touches_keys {
             control::check(command, request)?;
@@ -132,7 +134,7 @@ impl Transaction {
     }
 
     /// Whether `command` is kept for `EXEC` or refused, and not carried out now.
-    pub fn takes(&self, command: Command) -> bool {
+    pub fn takes(&self, command: RespCommand) -> bool {
         self.open && place(command) != Place::Now
     }
 
@@ -186,7 +188,7 @@ impl Transaction {
     ///
     /// # Errors
     /// There is no transaction, and what is watched stays watched; or a command was refused, and nothing is to be done.
-    pub fn end(&mut self) -> Result<Ended, Error> {
+    pub fn end(&mut self) -> Result<TransactionEnd, Error> {
         if !self.open {
             return Err(Error::constant("ERR EXEC without MULTI"));
         }
@@ -196,15 +198,15 @@ impl Transaction {
             return Err(Error::constant("EXECABORT Transaction discarded because of previous errors."));
         }
         charge.join(watched_charge);
-        Ok(Ended { queued, watched: watched.into_iter().collect(), _charge: charge })
+        Ok(TransactionEnd { queued, watched: watched.into_iter().collect(), _charge: charge })
     }
 
     /// Keeps a command of `bytes` for `EXEC`. An error makes `EXEC` refuse the whole.
     pub fn queue(
         &mut self,
         memory: &Memory,
-        command: Command,
-        request: &Request<'_>,
+        command: RespCommand,
+        request: &CommandLine<'_>,
         bytes: usize,
     ) -> Result<(), Error> {
         let kept = self.room_for(memory, command, request.count(), bytes).and_then(|room| match room {
@@ -230,7 +232,7 @@ impl Transaction {
     fn room_for(
         &self,
         memory: &Memory,
-        command: Command,
+        command: RespCommand,
         args: usize,
         bytes: usize,
     ) -> Result<Option<Charge>, Error> {
@@ -255,18 +257,18 @@ impl Transaction {
     }
 }
 
-fn place(command: Command) -> Place {
+fn place(command: RespCommand) -> Place {
     match command {
-        Command::Multi
-        | Command::Exec
-        | Command::Discard
-        | Command::Watch
-        | Command::Unwatch
-        | Command::Quit
-        | Command::Reset => Place::Now,
+        RespCommand::Multi
+        | RespCommand::Exec
+        | RespCommand::Discard
+        | RespCommand::Watch
+        | RespCommand::Unwatch
+        | RespCommand::Quit
+        | RespCommand::Reset => Place::Now,
         // These change what the connection is, or must be able to wait.
-        Command::Hello | Command::Auth => Place::Refuse,
-        command if command.spec().kind == Kind::Walk => Place::Refuse,
+        RespCommand::Hello | RespCommand::Auth => Place::Refuse,
+        command if command.spec().kind == CommandKind::Walk => Place::Refuse,
         _ => Place::Queue,
     }
 }

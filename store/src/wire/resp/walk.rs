@@ -9,14 +9,14 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::client::Client;
+use super::client::ConnectionState;
 use super::clients::{Kill, List};
-use super::command::Command;
+use super::command::RespCommand;
 use super::count::{count, measure};
 use super::data::{refused, size};
 use super::range::Range;
 use super::reply::Writer;
-use super::request::{Error, Request};
+use super::request::{CommandLine, Error};
 use super::scan::KeyScan;
 use super::server::Server;
 use super::settings::{self, Wanted};
@@ -55,18 +55,23 @@ pub enum Walk {
 }
 
 /// Reads the arguments of a walking command. The arity has been checked.
-pub fn plan(command: Command, request: &Request<'_>, server: &Server, owner: u64) -> Result<Walk, Error> {
+pub fn plan(
+    command: RespCommand,
+    request: &CommandLine<'_>,
+    server: &Server,
+    owner: u64,
+) -> Result<Walk, Error> {
     match command {
-        Command::Scan => KeyScan::read(request, server, owner).map(Walk::Scan),
-        Command::Range => Range::read(request).map(Walk::Range),
-        Command::Dbsize => Ok(Walk::Count),
-        Command::Flushall | Command::Flushdb => {
+        RespCommand::Scan => KeyScan::read(request, server, owner).map(Walk::Scan),
+        RespCommand::Range => Range::read(request).map(Walk::Range),
+        RespCommand::Dbsize => Ok(Walk::Count),
+        RespCommand::Flushall | RespCommand::Flushdb => {
             let ways = request.count() == 2 && (request.is(1, "SYNC") || request.is(1, "ASYNC"));
             if request.count() > 1 && !ways { Err(Error::SYNTAX) } else { Ok(Walk::Flush) }
         }
-        Command::Info => Ok(Walk::Info(Wanted::read(request))),
-        Command::Client if request.is(1, "KILL") => Kill::read(request).map(Walk::Kill),
-        Command::Client => List::read(request).map(Walk::List),
+        RespCommand::Info => Ok(Walk::Info(Wanted::read(request))),
+        RespCommand::Client if request.is(1, "KILL") => Kill::read(request).map(Walk::Kill),
+        RespCommand::Client => List::read(request).map(Walk::List),
         other => {
             debug_assert!(false, "{other:?} does not walk");
             Err(Error::unknown_command(request))
@@ -84,7 +89,7 @@ pub(super) fn after(key: &[u8]) -> Bytes {
 
 impl Walk {
     /// Walks for `client`, and returns the reply.
-    pub async fn run(self, server: Rc<Server>, client: Rc<Client>) -> Vec<u8> {
+    pub async fn run(self, server: Rc<Server>, client: Rc<ConnectionState>) -> Vec<u8> {
         let mut said = Vec::new();
         let mut reply = Writer::new(&mut said, client.protocol());
         if let Err(error) = self.walk(&server, &client, &mut reply).await {
@@ -94,7 +99,12 @@ impl Walk {
     }
 
     /// As [`Walk::run`], into `reply`, unless there is an error instead.
-    pub async fn walk(self, server: &Server, client: &Client, reply: &mut Writer<'_>) -> Result<(), Error> {
+    pub async fn walk(
+        self,
+        server: &Server,
+        client: &ConnectionState,
+        reply: &mut Writer<'_>,
+    ) -> Result<(), Error> {
         match self {
             Walk::Scan(scan) => scan.run(server, reply).await?,
             Walk::Range(range) => range.run(server, reply).await?,

@@ -22,7 +22,7 @@ use super::envelope::{Envelope, Step};
 use super::{Core, decode, items};
 use crate::memory::{Charge, items_bytes};
 use crate::refusal::Refusal;
-use crate::wire::grpc::{Inbox, Outbox, Status, answer};
+use crate::wire::grpc::{CallOutbox, Inbox, Status, answer};
 use crate::wire::proto::tikvpb::{Answer, BatchCommandsResponse, Request, Response};
 
 /// Maximum length of a message of commands, bytes. Each of them may be as long as if it came alone, and clients put many into one.
@@ -43,7 +43,7 @@ const FIELD_BYTES: usize = 24;
 type Running = Pin<Box<dyn Future<Output = (u64, Response)>>>;
 
 /// Serves one stream.
-pub(super) async fn serve(core: &Rc<Core>, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
+pub(super) async fn serve(core: &Rc<Core>, inbox: &mut Inbox, outbox: &mut CallOutbox) -> Result<(), Status> {
     let mut stream = Stream {
         core,
         rest: None,

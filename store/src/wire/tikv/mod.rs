@@ -29,8 +29,8 @@ use prost::{Message, Name};
 
 use self::command::Session;
 use self::failure::{Failure, Refusable, settle_alone};
-use super::grpc::{self, Inbox, Outbox, Service, Shape, Status};
-use super::health::{self, Health};
+use super::grpc::{self, CallOutbox, CallShape, Inbox, Service, Status};
+use super::health::{self, HealthService};
 use super::proto::health::HealthCheckRequest;
 use super::reflection;
 use crate::gateway::Gateway;
@@ -45,7 +45,7 @@ const ITEMS_BYTES_MIN: usize = 256;
 #[derive(Clone, Debug)]
 pub struct Tikv {
     core: Rc<Core>,
-    health: Health,
+    health: HealthService,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ struct Core {
 
 impl Tikv {
     /// Serves `gateway` under the name of `store_id`.
-    pub fn new(rt: &Rt, gateway: Gateway, store_id: u64, health: Health) -> Self {
+    pub fn new(rt: &Rt, gateway: Gateway, store_id: u64, health: HealthService) -> Self {
         Self {
             core: Rc::new(Core { rt: rt.clone(), gateway, store_id, tally: grpc::Tally::default() }),
             health,
@@ -107,7 +107,7 @@ pub enum Method {
 impl Service for Tikv {
     type Method = Method;
 
-    fn method(&self, path: &str) -> Option<(Method, Shape)> {
+    fn method(&self, path: &str) -> Option<(Method, CallShape)> {
         let method = match path {
             "/tikvpb.Tikv/RawGet" => Method::RawGet,
             "/tikvpb.Tikv/RawBatchGet" => Method::RawBatchGet,
@@ -121,13 +121,13 @@ impl Service for Tikv {
             "/tikvpb.Tikv/RawGetKeyTTL" => Method::RawGetKeyTtl,
             "/tikvpb.Tikv/RawCompareAndSwap" => Method::RawCompareAndSwap,
             "/tikvpb.Tikv/GetHealthFeedback" => Method::GetHealthFeedback,
-            "/tikvpb.Tikv/BatchCommands" => return Some((Method::BatchCommands, Shape::Bidi)),
+            "/tikvpb.Tikv/BatchCommands" => return Some((Method::BatchCommands, CallShape::Bidi)),
             health::CHECK => Method::HealthCheck,
-            health::WATCH => return Some((Method::HealthWatch, Shape::Bidi)),
-            reflection::V1 | reflection::V1_ALPHA => return Some((Method::Reflection, Shape::Bidi)),
+            health::WATCH => return Some((Method::HealthWatch, CallShape::Bidi)),
+            reflection::V1 | reflection::V1_ALPHA => return Some((Method::Reflection, CallShape::Bidi)),
             _ => return None,
         };
-        Some((method, Shape::Unary))
+        Some((method, CallShape::Unary))
     }
 
     fn message_bytes_max(&self, method: Method) -> Option<usize> {
@@ -196,7 +196,7 @@ impl Service for Tikv {
         }
     }
 
-    async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut Outbox) -> Result<(), Status> {
+    async fn bidi(&self, method: Method, inbox: &mut Inbox, outbox: &mut CallOutbox) -> Result<(), Status> {
         match method {
             Method::BatchCommands => batch::serve(&self.core, inbox, outbox).await,
             Method::HealthWatch => self.health.watch(inbox, outbox, &[SERVICE]).await,

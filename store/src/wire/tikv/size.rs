@@ -4,7 +4,7 @@ use super::failure::Failure;
 use super::refusal;
 use crate::wire::proto::kvrpcpb::KvPair;
 
-/// Longest answer to a scan or a batch of reads, bytes. An answer is never cut short, because clients take a short answer for the
+/// Maximum answer to a scan or a batch of reads, bytes. An answer is never cut short, because clients take a short answer for the
 /// end of the region.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// What a pair costs beside its key and its value, bytes.

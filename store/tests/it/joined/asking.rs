@@ -152,7 +152,7 @@ impl Run {
         self.ask_every(10);
     }
 
-    /// The same, for timestamps at least every so many milliseconds and for ids at a quarter of that rate.
+    /// The same, for timestamps at least every this many milliseconds and for ids at a quarter of that rate.
     pub(super) fn ask_every(&self, pause_ms: u64) {
         for (number, member) in self.members.iter().enumerate() {
             let (pd, oracle, done) = (member.pd(), self.oracle.clone(), self.done.clone());
@@ -210,7 +210,7 @@ impl Run {
         self.call(addr, "/pdpb.PD/GetMembers", GetMembersRequest::default())
     }
 
-    /// Waits until the member at `addr` names so many.
+    /// Waits until the member at `addr` names this many.
     pub(super) fn wait_members(&self, addr: SocketAddr, count: usize) -> Result<GetMembersResponse, String> {
         let until = self.world.now() + SETTLED_MAX;
         loop {

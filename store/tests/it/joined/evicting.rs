@@ -8,7 +8,7 @@ use store::wire::proto::ringkeep::{
 
 use super::asking::{Run, SETTLED_MAX, voters};
 
-/// Waits until the first store leads so many regions.
+/// Waits until the first store leads this many regions.
 fn wait_led(run: &Run, asked: usize, is_wanted: fn(usize) -> bool) {
     let until = run.world.now() + SETTLED_MAX;
     loop {

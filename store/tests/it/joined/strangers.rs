@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use engine::rt::sim::World;
 use scheduler::StoreId;
-use store::wire::peer::frame::{self, Decoder, Kind};
+use store::wire::peer::frame::{self, Decoder, FrameKind};
 use store::wire::peer::messages::MessageBatch;
 use store::wire::peer::open::{Purpose, Speaker, introduce};
 use store::wire::proto::pdpb::{GetMembersRequest, GetMembersResponse};
@@ -25,12 +25,12 @@ fn speak(world: &World, cluster: u64, store: u64, (member, target): (&Member, u6
             introduce(&rt, Purpose::Messages, &speaker, &address, to).await.expect("it says who is there");
         let mut bytes = Vec::new();
         let nothing = MessageBatch { from, to, messages: Vec::new() };
-        frame::push(&mut bytes, Kind::Messages, |out| nothing.encode(out));
+        frame::push(&mut bytes, FrameKind::Messages, |out| nothing.encode(out));
         stream.write_all(&bytes).await.expect("it is there");
         let (mut decoder, mut buffer) = (Decoder::new(4096), [0; 4096]);
         loop {
             if let Some(refused) = decoder.next_frame().expect("a frame") {
-                assert_eq!(refused.kind, Kind::Refused);
+                assert_eq!(refused.kind, FrameKind::Refused);
                 return Some(String::from_utf8(refused.payload.to_vec()).expect("a sentence"));
             }
             let read = rt.timeout(JUDGED, stream.read(&mut buffer)).await?.expect("it says why");

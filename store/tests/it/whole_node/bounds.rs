@@ -13,7 +13,7 @@ use engine::rt::sim::{Options, World};
 use store::config::SyncMethod;
 use store::memory::{MemoryLimits, WAIT_MAX};
 use store::node::identity::Identity;
-use store::node::{CoreWork, Request, Setup, bootstrap};
+use store::node::{CoreWork, NodeRequest, Setup, bootstrap};
 use store::refusal::Refusal;
 use store::request::{Op, Out, Scan};
 
@@ -122,7 +122,7 @@ fn a_drain_ends_in_time_whatever_the_disk_does() {
     world.run_for(Duration::from_millis(500));
     node.disk().hang();
     world.run_for(Duration::from_millis(500));
-    life.requests.try_send(Request::Drain(DEADLINE)).expect("the root core takes it");
+    life.requests.try_send(NodeRequest::Drain(DEADLINE)).expect("the root core takes it");
     assert!(!ends(&world, &mut life, DEADLINE / 2), "the disk was not waited for: the test does not test");
     // A core may take a second longer than its deadline, in each of two phases, and to end.
     let late = Duration::from_secs(3);

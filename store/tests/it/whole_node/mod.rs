@@ -23,7 +23,7 @@ use engine::log::plant as log_plant;
 use engine::rt::chan::{Sender, queue};
 use engine::rt::sim::{Node, Options, Running, World};
 use store::config::{Config, Limits, Machine, SyncMethod};
-use store::node::{Addresses, Request, Setup, Started, run};
+use store::node::{Addresses, NodeRequest, Setup, Started, run};
 use store::plant::{self, Bug};
 
 use bench::sim::judge::{Action, Asked, Heard, History};
@@ -122,7 +122,7 @@ fn setup_on(sync: SyncMethod, cores: usize) -> Setup {
 /// A life of the node that has begun.
 struct Life {
     started: Rc<RefCell<Option<Result<Started, String>>>>,
-    requests: Sender<Request>,
+    requests: Sender<NodeRequest>,
     root: Running<()>,
 }
 
@@ -213,7 +213,7 @@ impl Run {
     fn drain(&mut self, mut life: Life) -> Result<(), String> {
         *self.shared.serving.borrow_mut() = None;
         life.requests
-            .try_send(Request::Drain(DRAIN))
+            .try_send(NodeRequest::Drain(DRAIN))
             .map_err(|_| "the root core takes no drain".to_owned())?;
         let ended = Rc::new(Cell::new(false));
         let began = self.world.now();

@@ -23,14 +23,16 @@ use engine::rt::local::{Answer, Bell};
 use engine::rt::{Mono, ReadHalf, Rt, WriteHalf};
 use scheduler::StoreId;
 
-use super::codec::{ONE_BYTES_MAX, Reply, Request, decode_answers, encode_requests, request_bytes};
+use super::codec::{
+    ForwardedReply, ForwardedRequest, ONE_BYTES_MAX, decode_answers, encode_requests, request_bytes,
+};
 use crate::gateway::{Asks, RemoteNumbers};
 use crate::memory::{Memory, charged_bytes};
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
 use crate::wire::peer::book::AddressBook;
-use crate::wire::peer::frame::{self, Decoder, FRAME_BYTES_MAX, Kind};
+use crate::wire::peer::frame::{self, Decoder, FRAME_BYTES_MAX, FrameKind};
 use crate::wire::peer::link::LinkError;
 use crate::wire::peer::open::{Purpose, Speaker, open};
 
@@ -92,7 +94,7 @@ impl fmt::Debug for Requests {
 /// What is with one store.
 #[derive(Default)]
 struct Lane {
-    waiting: RefCell<VecDeque<Request>>,
+    waiting: RefCell<VecDeque<ForwardedRequest>>,
     in_flight: RefCell<BTreeMap<u64, InFlight>>,
     bytes: Cell<usize>,
     next_id: Cell<u64>,
@@ -140,7 +142,7 @@ impl Requests {
         let in_flight =
             InFlight { answer, region_id: route.region_id, bytes, writes: is_write(&op), sent: None };
         lane.in_flight.borrow_mut().insert(id, in_flight);
-        lane.waiting.borrow_mut().push_back(Request { id, route, op });
+        lane.waiting.borrow_mut().push_back(ForwardedRequest { id, route, op });
         lane.bell.ring();
     }
 
@@ -206,7 +208,7 @@ pub(super) fn is_write(op: &Op) -> bool {
 
 impl Lane {
     /// Takes about one frame's worth and notes that it is sent.
-    fn take(&self, now: Mono) -> Vec<Request> {
+    fn take(&self, now: Mono) -> Vec<ForwardedRequest> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         let (mut waiting, mut in_flight) = (self.waiting.borrow_mut(), self.in_flight.borrow_mut());
         while bytes < FRAME_BYTES
@@ -220,7 +222,7 @@ impl Lane {
         taken
     }
 
-    fn answered(&self, reply: Reply, memory: &Memory) {
+    fn answered(&self, reply: ForwardedReply, memory: &Memory) {
         let Some(in_flight) = self.in_flight.borrow_mut().remove(&reply.id) else {
             // It was given up meanwhile.
             return;
@@ -348,7 +350,7 @@ async fn send(
         let taken = lane.take(rt.now());
         if !taken.is_empty() {
             let mut bytes = Vec::new();
-            frame::push(&mut bytes, Kind::Requests, |out| encode_requests(&taken, out));
+            frame::push(&mut bytes, FrameKind::Requests, |out| encode_requests(&taken, out));
             into.write_all(&bytes).await?;
             budget.tick().await;
             continue;
@@ -368,28 +370,28 @@ async fn receive(rt: &Rt, lane: &Lane, memory: &Memory, from: &mut ReadHalf) -> 
     loop {
         while let Some(frame) = decoder.next_frame()? {
             match frame.kind {
-                Kind::Answers => {
+                FrameKind::Answers => {
                     answered = true;
                     for reply in decode_answers(frame.payload)? {
                         lane.answered(reply, memory);
                     }
                 }
                 // That comes instead of every answer.
-                Kind::Refused if !answered => {
+                FrameKind::Refused if !answered => {
                     lane.refused();
                     return Err(LinkError::Refused(String::from_utf8_lossy(frame.payload).into_owned()));
                 }
-                Kind::Hello
-                | Kind::Welcome
-                | Kind::Refused
-                | Kind::Messages
-                | Kind::Requests
-                | Kind::Offer
-                | Kind::Have
-                | Kind::Piece
-                | Kind::Chunk
-                | Kind::Whole
-                | Kind::Installed => {
+                FrameKind::Hello
+                | FrameKind::Welcome
+                | FrameKind::Refused
+                | FrameKind::Messages
+                | FrameKind::Requests
+                | FrameKind::Offer
+                | FrameKind::Have
+                | FrameKind::Piece
+                | FrameKind::Chunk
+                | FrameKind::Whole
+                | FrameKind::Installed => {
                     return Err(LinkError::Unexpected(frame.kind));
                 }
             }

@@ -24,7 +24,7 @@ const FORMAT: u16 = 1;
 
 /// A request on its way to another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct ForwardedRequest {
     /// The asking side's number for it.
     pub id: u64,
     /// The region and the peer that it is meant for.
@@ -33,9 +33,9 @@ pub struct Request {
     pub op: Op,
 }
 
-/// The answer to a [`Request`].
+/// The answer to a [`ForwardedRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reply {
+pub struct ForwardedReply {
     /// The asking side's number for the request.
     pub id: u64,
     /// What came of it.
@@ -191,11 +191,11 @@ pub(super) enum StoredRefusal {
 }
 
 /// Appends requests to a frame.
-pub fn encode_requests(requests: &[Request], out: Vec<u8>) -> Vec<u8> {
+pub fn encode_requests(requests: &[ForwardedRequest], out: Vec<u8>) -> Vec<u8> {
     let mut bytes = Blob::default();
     let requests = requests
         .iter()
-        .map(|Request { id, route, op }| {
+        .map(|ForwardedRequest { id, route, op }| {
             // What goes to another node goes to the leader.
             let Route { region_id, conf_ver, version, peer_id, store_id, term, replica_read: _ } = *route;
             StoredRequest {
@@ -217,7 +217,7 @@ pub fn encode_requests(requests: &[Request], out: Vec<u8>) -> Vec<u8> {
 ///
 /// # Errors
 /// [`BadRequests`] for anything else.
-pub fn decode_requests(payload: &[u8]) -> Result<Vec<Request>, BadRequests> {
+pub fn decode_requests(payload: &[u8]) -> Result<Vec<ForwardedRequest>, BadRequests> {
     let stored = rkyv::access::<ArchivedStoredRequests, rancor::Failure>(archive_of(payload)?)
         .map_err(|_| BadRequests("the archive does not validate"))?;
     if payload.len() - stored.bytes.len() > INDEX_BYTES_MAX {
@@ -225,7 +225,7 @@ pub fn decode_requests(payload: &[u8]) -> Result<Vec<Request>, BadRequests> {
     }
     let mut bytes = Cut(stored.bytes.as_slice());
     let load = |stored: &ArchivedStoredRequest| {
-        Ok(Request {
+        Ok(ForwardedRequest {
             id: stored.id.to_native(),
             route: Route {
                 region_id: stored.region.to_native(),
@@ -248,9 +248,10 @@ pub fn decode_requests(payload: &[u8]) -> Result<Vec<Request>, BadRequests> {
 pub const ONE_BYTES_MAX: usize = FRAME_BYTES_MAX - (16 << 20);
 
 /// Appends answers to a frame.
-pub fn encode_answers(answers: &[Reply], out: Vec<u8>) -> Vec<u8> {
+pub fn encode_answers(answers: &[ForwardedReply], out: Vec<u8>) -> Vec<u8> {
     let mut bytes = Blob::default();
-    let answers = answers.iter().map(|Reply { id, outcome }| (*id, bytes.outcome(outcome))).collect();
+    let answers =
+        answers.iter().map(|ForwardedReply { id, outcome }| (*id, bytes.outcome(outcome))).collect();
     archive(&StoredAnswers { answers, bytes: bytes.0 }, out)
 }
 
@@ -258,14 +259,14 @@ pub fn encode_answers(answers: &[Reply], out: Vec<u8>) -> Vec<u8> {
 ///
 /// # Errors
 /// [`BadRequests`] for anything else.
-pub fn decode_answers(payload: &[u8]) -> Result<Vec<Reply>, BadRequests> {
+pub fn decode_answers(payload: &[u8]) -> Result<Vec<ForwardedReply>, BadRequests> {
     let stored = rkyv::access::<ArchivedStoredAnswers, rancor::Failure>(archive_of(payload)?)
         .map_err(|_| BadRequests("the archive does not validate"))?;
     let mut bytes = Cut(stored.bytes.as_slice());
     let answers = stored
         .answers
         .iter()
-        .map(|answer| Ok(Reply { id: answer.0.to_native(), outcome: bytes.outcome(&answer.1)? }))
+        .map(|answer| Ok(ForwardedReply { id: answer.0.to_native(), outcome: bytes.outcome(&answer.1)? }))
         .collect::<Result<_, BadRequests>>()?;
     bytes.end()?;
     Ok(answers)

@@ -14,11 +14,11 @@ use engine::rt::local::{Bell, Pending};
 use engine::rt::{ReadHalf, Rt, WriteHalf};
 
 use super::asking::is_write;
-use super::codec::{ONE_BYTES_MAX, Reply, Request, decode_requests, encode_answers};
+use super::codec::{ForwardedReply, ForwardedRequest, ONE_BYTES_MAX, decode_requests, encode_answers};
 use crate::memory::Memory;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
-use crate::wire::peer::frame::{self, Decoder, Kind};
+use crate::wire::peer::frame::{self, Decoder, FrameKind};
 use crate::wire::peer::link::LinkError;
 use crate::wire::peer::reading::Reading;
 
@@ -35,7 +35,7 @@ const READ_BYTES: usize = 16 << 10;
 /// What one connection has running and waiting.
 #[derive(Default)]
 struct Desk {
-    answers: RefCell<Vec<Reply>>,
+    answers: RefCell<Vec<ForwardedReply>>,
     answers_bytes: Cell<usize>,
     running: Cell<usize>,
     /// Something waits to be sent.
@@ -81,27 +81,27 @@ async fn receive(
             // Keys and values of its requests are copies of it together, and live as long as the last of them runs.
             let charge = Rc::new(reading.took(frame.payload.len()));
             let requests = match frame.kind {
-                Kind::Requests => decode_requests(frame.payload)?,
-                Kind::Hello
-                | Kind::Welcome
-                | Kind::Refused
-                | Kind::Messages
-                | Kind::Answers
-                | Kind::Offer
-                | Kind::Have
-                | Kind::Piece
-                | Kind::Chunk
-                | Kind::Whole
-                | Kind::Installed => {
+                FrameKind::Requests => decode_requests(frame.payload)?,
+                FrameKind::Hello
+                | FrameKind::Welcome
+                | FrameKind::Refused
+                | FrameKind::Messages
+                | FrameKind::Answers
+                | FrameKind::Offer
+                | FrameKind::Have
+                | FrameKind::Piece
+                | FrameKind::Chunk
+                | FrameKind::Whole
+                | FrameKind::Installed => {
                     return Err(LinkError::Unexpected(frame.kind));
                 }
             };
-            for Request { id, route, op } in requests {
+            for ForwardedRequest { id, route, op } in requests {
                 desk.wait_for_room().await;
                 let room = match memory.room_for_items(rt, op.items()).await {
                     Ok(room) => room,
                     Err(busy) => {
-                        desk.put(Reply { id, outcome: Err(busy) });
+                        desk.put(ForwardedReply { id, outcome: Err(busy) });
                         continue;
                     }
                 };
@@ -113,7 +113,7 @@ async fn receive(
                     let outcome = fitting(pending.await.unwrap_or(Err(Refusal::Unknown)), writes);
                     drop((charge, room));
                     desk.running.set(desk.running.get() - 1);
-                    desk.put(Reply { id, outcome });
+                    desk.put(ForwardedReply { id, outcome });
                 });
                 budget.tick().await;
             }
@@ -148,7 +148,7 @@ async fn send(rt: &Rt, desk: &Desk, into: &mut WriteHalf) -> Result<(), LinkErro
             continue;
         }
         let mut bytes = Vec::new();
-        frame::push(&mut bytes, Kind::Answers, |out| encode_answers(&answers, out));
+        frame::push(&mut bytes, FrameKind::Answers, |out| encode_answers(&answers, out));
         drop(answers);
         into.write_all(&bytes).await?;
         budget.tick().await;
@@ -166,7 +166,7 @@ impl Desk {
         }
     }
 
-    fn put(&self, reply: Reply) {
+    fn put(&self, reply: ForwardedReply) {
         self.answers_bytes.set(self.answers_bytes.get() + outcome_bytes(&reply.outcome));
         self.answers.borrow_mut().push(reply);
         self.to_send.ring();
@@ -174,7 +174,7 @@ impl Desk {
     }
 
     /// Takes about one frame's worth.
-    fn take(&self) -> Vec<Reply> {
+    fn take(&self) -> Vec<ForwardedReply> {
         let mut answers = self.answers.borrow_mut();
         let mut bytes = 0;
         let count = answers.iter().take_while(|reply| {

@@ -14,7 +14,8 @@ use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Role, StoreId};
 
 use super::asking::{ANSWER_MAX, Requests, WAITING_MAX};
 use super::codec::{
-    Reply, Request, decode_answers, decode_requests, encode_answers, encode_requests, request_bytes,
+    ForwardedReply, ForwardedRequest, decode_answers, decode_requests, encode_answers, encode_requests,
+    request_bytes,
 };
 use super::serving::RUNNING_MAX;
 use crate::memory::{ITEM_BYTES, Memory, MemoryLimits};
@@ -120,11 +121,17 @@ fn outcomes() -> Vec<Outcome> {
 
 #[test]
 fn every_operation_and_outcome_arrives_as_it_was() {
-    let requests: Vec<Request> =
-        ops().into_iter().enumerate().map(|(id, op)| Request { id: id as u64, route: route(), op }).collect();
+    let requests: Vec<ForwardedRequest> = ops()
+        .into_iter()
+        .enumerate()
+        .map(|(id, op)| ForwardedRequest { id: id as u64, route: route(), op })
+        .collect();
     assert_eq!(decode_requests(&encode_requests(&requests, Vec::new())), Ok(requests));
-    let answers: Vec<Reply> =
-        outcomes().into_iter().enumerate().map(|(id, outcome)| Reply { id: id as u64, outcome }).collect();
+    let answers: Vec<ForwardedReply> = outcomes()
+        .into_iter()
+        .enumerate()
+        .map(|(id, outcome)| ForwardedReply { id: id as u64, outcome })
+        .collect();
     assert_eq!(decode_answers(&encode_answers(&answers, Vec::new())), Ok(answers));
 }
 
@@ -136,7 +143,7 @@ fn a_map_is_not_sent_with_a_refusal() {
         epoch: Epoch::FIRST,
         peers: vec![Peer::voter(PeerId(1), StoreId(1))],
     };
-    let refused = |refusal| vec![Reply { id: 1, outcome: Err(refusal) }];
+    let refused = |refusal| vec![ForwardedReply { id: 1, outcome: Err(refusal) }];
     let moved = Ok(refused(Refusal::EpochNotMatch { current: Vec::new() }));
     let with_map = refused(Refusal::EpochNotMatch { current: vec![region.clone()] });
     assert_eq!(decode_answers(&encode_answers(&with_map, Vec::new())), moved);
@@ -146,9 +153,13 @@ fn a_map_is_not_sent_with_a_refusal() {
 
 #[test]
 fn damaged_payloads_are_refused_and_nothing_panics() {
-    let requests: Vec<Request> =
-        ops().into_iter().enumerate().map(|(id, op)| Request { id: id as u64, route: route(), op }).collect();
-    let answers: Vec<Reply> = outcomes().into_iter().map(|outcome| Reply { id: 1, outcome }).collect();
+    let requests: Vec<ForwardedRequest> = ops()
+        .into_iter()
+        .enumerate()
+        .map(|(id, op)| ForwardedRequest { id: id as u64, route: route(), op })
+        .collect();
+    let answers: Vec<ForwardedReply> =
+        outcomes().into_iter().map(|outcome| ForwardedReply { id: 1, outcome }).collect();
     let (asked, said) = (encode_requests(&requests, Vec::new()), encode_answers(&answers, Vec::new()));
     for cut in 0..asked.len() {
         assert!(decode_requests(&asked[..cut]).is_err(), "cut at {cut}");
@@ -171,7 +182,7 @@ fn damaged_payloads_are_refused_and_nothing_panics() {
 #[test]
 fn the_size_of_a_request_covers_its_bytes() {
     for op in ops() {
-        let request = [Request { id: 1, route: route(), op: op.clone() }];
+        let request = [ForwardedRequest { id: 1, route: route(), op: op.clone() }];
         let (size, encoded) = (request_bytes(&op), encode_requests(&request, Vec::new()).len());
         assert!(size + 64 >= encoded && size <= 8 * encoded, "{op:?}: {size} for {encoded}");
     }
@@ -344,7 +355,7 @@ fn requests_of_a_store_that_is_not_known_are_not_carried_out_and_said_not_to_be(
 /// Each takes many times its four bytes once it is a key.
 #[test]
 fn a_frame_names_no_more_keys_than_requests_do() {
-    let named = |keys| Request { id: 1, route: route(), op: Op::BatchGet { keys, at_once: false } };
+    let named = |keys| ForwardedRequest { id: 1, route: route(), op: Op::BatchGet { keys, at_once: false } };
     let million = encode_requests(&[named(vec![Bytes::new(); 1 << 20])], Vec::new());
     assert!(decode_requests(&million).is_ok(), "a client may name as many");
     let more = encode_requests(&[named(vec![Bytes::new(); (1 << 20) + (32 << 10)])], Vec::new());

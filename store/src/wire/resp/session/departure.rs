@@ -7,8 +7,8 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use engine::rt::Stream;
 
-use super::{Ended, Hold, Phase, Session};
-use crate::wire::resp::client::Client;
+use super::{Hold, Phase, Session, SessionEnd};
+use crate::wire::resp::client::ConnectionState;
 use crate::wire::resp::migration::{Affinity, Migrating};
 use crate::wire::resp::server::Server;
 
@@ -17,7 +17,7 @@ impl Session {
     pub(crate) fn resume(
         server: Rc<Server>,
         stream: Stream,
-        client: Rc<Client>,
+        client: Rc<ConnectionState>,
         input: Vec<u8>,
         affinity: Affinity,
     ) -> Self {
@@ -27,7 +27,7 @@ impl Session {
     }
 
     /// Goes to another core; comes back if that core does not take it.
-    pub(super) fn depart(self: Box<Self>, core: usize) -> Result<Ended, Box<Self>> {
+    pub(super) fn depart(self: Box<Self>, core: usize) -> Result<SessionEnd, Box<Self>> {
         let Self { server, client, stream, input, affinity, .. } = *self;
         let stay = |stream, input: &[u8], affinity| {
             let stayed = Self::resume(server.clone(), stream, client.clone(), input.to_vec(), affinity);
@@ -40,12 +40,12 @@ impl Session {
         let migrations = affinity.next_migrations();
         let migrating = Migrating { stream, client: client.pack(), input: input.to_vec(), migrations };
         let Err(refused) = server.config.connections.send(core, migrating) else {
-            return Ok(Ended::Migrated);
+            return Ok(SessionEnd::Migrated);
         };
         match server.rt.attach(refused.stream) {
             Ok(stream) => stay(stream, &refused.input, affinity),
             // Without a descriptor to go on with the connection is over.
-            Err(_) => Ok(Ended::Over),
+            Err(_) => Ok(SessionEnd::Over),
         }
     }
 

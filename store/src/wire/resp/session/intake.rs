@@ -13,8 +13,8 @@ use engine::rt::Mono;
 use super::{HELD_BYTES_MAX, Hold, OWN_FRAME_BYTES, Phase, Session, Started};
 use crate::memory::INTAKE_BYTES_MIN;
 use crate::wire::resp::data::REPLY_BYTES_MAX;
-use crate::wire::resp::frame::{Limits, Parsed, Parser};
-use crate::wire::resp::request::Request;
+use crate::wire::resp::frame::{FrameLimits, Parsed, Parser};
+use crate::wire::resp::request::CommandLine;
 
 /// Bytes of replies that commands in flight may come to while the core is short of memory.
 const REPLIES_BYTES_SHORT: usize = 1 << 20;
@@ -139,7 +139,7 @@ impl Session {
 
     fn start_own(&mut self, frame: &Bytes, now: Mono) -> Started {
         let parser = mem::take(&mut self.parser);
-        let started = self.start(&Request::in_own_memory(&parser, frame), frame.len(), now);
+        let started = self.start(&CommandLine::in_own_memory(&parser, frame), frame.len(), now);
         self.parser = parser;
         started
     }
@@ -170,15 +170,17 @@ impl Session {
             let bytes = match parser.parse(rest, self.limits()) {
                 Ok(Parsed::Incomplete) => return done,
                 Ok(Parsed::Nothing { bytes }) => bytes,
-                Ok(Parsed::Command { bytes }) => match self.start(&Request::new(parser, rest), bytes, now) {
-                    Started::Yes => bytes,
-                    Started::Last => return input.len(),
-                    Started::WhenQuiet => {
-                        parser.restart();
-                        self.hold = Hold::Quiet;
-                        return done;
+                Ok(Parsed::Command { bytes }) => {
+                    match self.start(&CommandLine::new(parser, rest), bytes, now) {
+                        Started::Yes => bytes,
+                        Started::Last => return input.len(),
+                        Started::WhenQuiet => {
+                            parser.restart();
+                            self.hold = Hold::Quiet;
+                            return done;
+                        }
                     }
-                },
+                }
                 Err(malformed) => {
                     self.complain(&malformed, now);
                     return input.len();
@@ -196,7 +198,7 @@ impl Session {
         self.hold = hold;
     }
 
-    pub(super) fn limits(&self) -> &'static Limits {
-        if self.client.authenticated.get() { &Limits::OPEN } else { &Limits::UNAUTHENTICATED }
+    pub(super) fn limits(&self) -> &'static FrameLimits {
+        if self.client.authenticated.get() { &FrameLimits::OPEN } else { &FrameLimits::UNAUTHENTICATED }
     }
 }

@@ -7,22 +7,22 @@ use engine::rt::Mono;
 use super::{DELETES_AT_ONCE, Phase, Session, Started};
 use crate::memory::{SMALL_BYTES, items_bytes};
 use crate::request::{KEY_BYTES_MAX, Out};
-use crate::wire::resp::command::{Command, Kind};
+use crate::wire::resp::command::{CommandKind, RespCommand};
 use crate::wire::resp::control::{self, Then};
-use crate::wire::resp::data::{self, Shape, Work};
+use crate::wire::resp::data::{self, ReplyShape, Work};
 use crate::wire::resp::exec;
 use crate::wire::resp::frame::Malformed;
 use crate::wire::resp::queue::Ticket;
-use crate::wire::resp::request::{Error, Request};
+use crate::wire::resp::request::{CommandLine, Error};
 use crate::wire::resp::subcommand;
 use crate::wire::resp::walk::{self, Walk};
 
 impl Session {
-    pub(super) fn start(&mut self, request: &Request<'_>, bytes: usize, began: Mono) -> Started {
+    pub(super) fn start(&mut self, request: &CommandLine<'_>, bytes: usize, began: Mono) -> Started {
         if self.queue.is_walking() {
             return Started::WhenQuiet;
         }
-        let Some(command) = Command::find(request.arg(0)) else {
+        let Some(command) = RespCommand::find(request.arg(0)) else {
             return self.reject(request, began);
         };
         if !command.spec().takes(request.count()) {
@@ -51,24 +51,24 @@ impl Session {
             return Started::Yes;
         }
         match command.spec().kind {
-            Kind::Control if matches!(command, Command::Exec | Command::Watch) => {
+            CommandKind::Control if matches!(command, RespCommand::Exec | RespCommand::Watch) => {
                 self.start_transaction(command, ticket, request)
             }
-            Kind::Control if subcommand::is_walk(command, request) => {
+            CommandKind::Control if subcommand::is_walk(command, request) => {
                 self.start_walk(command, ticket, request)
             }
-            Kind::Read if subcommand::is_help(command, request) => {
+            CommandKind::Read if subcommand::is_help(command, request) => {
                 return self.run_control(command, ticket, request);
             }
-            Kind::Read | Kind::Write => self.start_data(command, ticket, request),
-            Kind::Walk => self.start_walk(command, ticket, request),
-            Kind::Control => return self.run_control(command, ticket, request),
+            CommandKind::Read | CommandKind::Write => self.start_data(command, ticket, request),
+            CommandKind::Walk => self.start_walk(command, ticket, request),
+            CommandKind::Control => return self.run_control(command, ticket, request),
         }
         Started::Yes
     }
 
     /// Keeps a command for `EXEC`.
-    fn enqueue(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
+    fn enqueue(&mut self, command: RespCommand, ticket: Ticket, request: &CommandLine<'_>) {
         let queued = self.client.transaction.borrow_mut().queue(
             self.server.gateway.memory(),
             command,
@@ -82,9 +82,9 @@ impl Session {
         self.client.show_queued();
     }
 
-    fn start_transaction(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
+    fn start_transaction(&mut self, command: RespCommand, ticket: Ticket, request: &CommandLine<'_>) {
         let (server, client) = (self.server.clone(), self.client.clone());
-        if command == Command::Exec {
+        if command == RespCommand::Exec {
             return self.queue.walk(ticket, Box::pin(exec::exec(server, client)));
         }
         if client.transaction.borrow().is_open() {
@@ -97,11 +97,11 @@ impl Session {
         }
     }
 
-    fn start_data(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
-        if command == Command::Persist {
+    fn start_data(&mut self, command: RespCommand, ticket: Ticket, request: &CommandLine<'_>) {
+        if command == RespCommand::Persist {
             return self.say(ticket, |reply| reply.integer(0));
         }
-        if command == Command::Get && self.queue.is_empty() && self.answer_in_place(request.arg(1)) {
+        if command == RespCommand::Get && self.queue.is_empty() && self.answer_in_place(request.arg(1)) {
             return;
         }
         let planned = data::plan(command, request);
@@ -114,7 +114,7 @@ impl Session {
         }
     }
 
-    fn submit(&mut self, ticket: Ticket, work: Work, shape: Shape) {
+    fn submit(&mut self, ticket: Ticket, work: Work, shape: ReplyShape) {
         let gateway = &self.server.gateway;
         // What was sent for commands that had been put off says nothing about this one.
         gateway.take_forwarded();
@@ -148,9 +148,9 @@ impl Session {
             self.replies.reserve(charge);
         }
         self.affinity.saw(None);
-        self.server.counters.looked_up(Shape::Value.lookups(&outcome));
+        self.server.counters.looked_up(ReplyShape::Value.lookups(&outcome));
         let protocol = self.client.protocol();
-        self.replies.write_in_place(&self.server, protocol, |reply| Shape::Value.write(outcome, reply));
+        self.replies.write_in_place(&self.server, protocol, |reply| ReplyShape::Value.write(outcome, reply));
         self.in_place += 1;
         true
     }
@@ -158,11 +158,11 @@ impl Session {
     /// Counts the reads that were answered in place since `began`.
     pub(super) fn record_in_place(&mut self, began: Mono) {
         let (counters, count) = (&self.server.counters, mem::take(&mut self.in_place));
-        counters.commands[Command::Get as usize].add(count);
-        counters.latency[Kind::Read as usize].record_many(self.server.rt.now().since(began), count);
+        counters.commands[RespCommand::Get as usize].add(count);
+        counters.latency[CommandKind::Read as usize].record_many(self.server.rt.now().since(began), count);
     }
 
-    fn start_walk(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) {
+    fn start_walk(&mut self, command: RespCommand, ticket: Ticket, request: &CommandLine<'_>) {
         match walk::plan(command, request, &self.server, self.client.entry.id) {
             Ok(walk) => self.walk(ticket, walk),
             Err(error) => self.say_error(ticket, &error),
@@ -174,7 +174,7 @@ impl Session {
         self.queue.walk(ticket, Box::pin(walking));
     }
 
-    fn run_control(&mut self, command: Command, ticket: Ticket, request: &Request<'_>) -> Started {
+    fn run_control(&mut self, command: RespCommand, ticket: Ticket, request: &CommandLine<'_>) -> Started {
         let (server, client) = (self.server.clone(), self.client.clone());
         let mut then = Then::GoOn;
         self.say(ticket, |reply| then = control::run(command, request, &server, &client, reply));
@@ -188,7 +188,7 @@ impl Session {
     }
 
     /// Answers a command that does not exist. Connections of browsers that were tricked into talking to this port are closed.
-    fn reject(&mut self, request: &Request<'_>, began: Mono) -> Started {
+    fn reject(&mut self, request: &CommandLine<'_>, began: Mono) -> Started {
         self.server.counters.rejected.add_one();
         self.client.transaction.borrow_mut().refuse();
         let name = request.arg(0);
@@ -216,17 +216,17 @@ fn no_command(began: Mono) -> Ticket {
     Ticket { command: None, began, bytes: 0 }
 }
 
-fn is_open_to_all(command: Command) -> bool {
-    matches!(command, Command::Auth | Command::Hello | Command::Quit | Command::Reset)
+fn is_open_to_all(command: RespCommand) -> bool {
+    matches!(command, RespCommand::Auth | RespCommand::Hello | RespCommand::Quit | RespCommand::Reset)
 }
 
 /// Whether a command begins only when everything before it is answered: because it walks, or because it changes the
 /// protocol in which the answers before it are written.
-fn needs_quiet(command: Command, request: &Request<'_>) -> bool {
+fn needs_quiet(command: RespCommand, request: &CommandLine<'_>) -> bool {
     match command {
-        Command::Hello | Command::Reset | Command::Exec | Command::Watch => true,
-        Command::Client => subcommand::is_walk(command, request),
-        Command::Del | Command::Unlink => request.count() - 1 > DELETES_AT_ONCE,
-        command => command.spec().kind == Kind::Walk,
+        RespCommand::Hello | RespCommand::Reset | RespCommand::Exec | RespCommand::Watch => true,
+        RespCommand::Client => subcommand::is_walk(command, request),
+        RespCommand::Del | RespCommand::Unlink => request.count() - 1 > DELETES_AT_ONCE,
+        command => command.spec().kind == CommandKind::Walk,
     }
 }

@@ -144,7 +144,7 @@ async fn session(
     let server = Rc::new(Server::new(rt.clone(), gateway, config, Rc::new(Counters::default())));
     let arrival = Arrival { from, local: None, began: rt.now(), core: 0 };
     let entry = server.config.connections.roster().admit(arrival, 1).unwrap();
-    let client = Rc::new(Client::new(entry, authenticated));
+    let client = Rc::new(ConnectionState::new(entry, authenticated));
     Box::new(Session::new(server, stream, client))
 }
 
@@ -256,7 +256,7 @@ fn a_session_whose_slice_is_used_up_lets_others_go_on() {
     let seen = most.clone();
     let watch = move |session: &Session| {
         session.slice.shorten();
-        let done = session.server.counters.commands[Command::Set as usize].get();
+        let done = session.server.counters.commands[RespCommand::Set as usize].get();
         seen.set(seen.get().max(done - before.replace(done)));
     };
     converse(64 << 10, Vec::new(), client, watch);
