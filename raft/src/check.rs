@@ -1,5 +1,5 @@
-//! The stated invariants of a replica, asserted. Debug builds run them after every input; tests in release builds call
-//! [`Raft::check`] themselves.
+//! The stated invariants of a replica, asserted. Debug builds and the feature `checks` run them after every input; tests in other
+//! builds call [`Raft::check`] themselves.
 
 use crate::raft::{Raft, Role};
 
@@ -51,7 +51,7 @@ impl Raft {
     }
 
     pub(crate) fn debug_check(&self) {
-        if cfg!(debug_assertions) {
+        if cfg!(any(debug_assertions, feature = "checks")) {
             self.check();
         }
     }

@@ -77,8 +77,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds what another run has been through.
-    pub fn add(&mut self, other: &Self) {
+    /// Every count with its name for people. What adds or prints a tally goes through this list, so that none is left out.
+    pub fn counts(&mut self) -> [(&'static str, &mut u64); 15] {
         let Self {
             answered,
             lost,
@@ -95,21 +95,44 @@ impl Tally {
             entries,
             answered_anywhere,
             refused_anywhere,
-        } = other;
-        self.answered += answered;
-        self.lost += lost;
-        self.terms += terms;
-        self.ends += ends;
-        self.cuts += cuts;
-        self.transfers += transfers;
-        self.snapshots += snapshots;
-        self.splits += splits;
-        self.changes += changes;
-        self.bad_disks += bad_disks;
-        self.new_disks += new_disks;
-        self.compared += compared;
-        self.entries += entries;
-        self.answered_anywhere += answered_anywhere;
-        self.refused_anywhere += refused_anywhere;
+        } = self;
+        [
+            ("calls answered", answered),
+            ("over RESP", answered_anywhere),
+            ("over RESP, refused", refused_anywhere),
+            ("outcome not known", lost),
+            ("terms with a leader", terms),
+            ("nodes ended", ends),
+            ("links cut", cuts),
+            ("transfers of leadership", transfers),
+            ("snapshots taken in", snapshots),
+            ("regions split", splits),
+            ("members changed", changes),
+            ("disks bad", bad_disks),
+            ("disks replaced", new_disks),
+            ("entries", entries),
+            ("replicas compared", compared),
+        ]
+    }
+
+    /// Adds what another run has been through.
+    pub fn add(&mut self, mut other: Self) {
+        for ((_, sum), (_, count)) in self.counts().into_iter().zip(other.counts()) {
+            *sum += *count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_count_of_every_run_is_in_the_sum() {
+        let (mut sum, mut one) = (Tally::default(), Tally::default());
+        one.counts().into_iter().enumerate().for_each(|(at, (_, count))| *count = at as u64 + 1);
+        sum.add(one);
+        sum.add(one);
+        assert_eq!(sum.counts().map(|(_, count)| *count), std::array::from_fn(|at| 2 * (at as u64 + 1)));
     }
 }

@@ -218,7 +218,7 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
     written.record_bytes += total;
     written.body_bytes += body_bytes as u64;
     shared.written.set(written);
-    if cfg!(debug_assertions) {
+    if cfg!(any(debug_assertions, feature = "checks")) {
         shared.check_tail();
     }
     Ok(())

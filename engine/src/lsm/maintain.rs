@@ -293,7 +293,7 @@ impl Maintenance {
         shared.take_marks(&edit.marks);
         shared.take_states(&edit.states);
         shared.short_of.set(None);
-        if cfg!(debug_assertions) {
+        if cfg!(any(debug_assertions, feature = "checks")) {
             shared.check();
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The invariants of a replica, as assertions: for debug builds, the simulator and tests.
+//! The invariants of a replica, as assertions: in debug builds, and with the feature `checks`, which the simulator has.
 
 use super::change::membership;
 use super::life::Life;
@@ -52,7 +52,7 @@ impl<W, R> Replica<W, R> {
     }
 
     pub(super) fn debug_check(&self) {
-        if cfg!(debug_assertions) {
+        if cfg!(any(debug_assertions, feature = "checks")) {
             self.check();
         }
     }

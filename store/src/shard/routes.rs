@@ -301,7 +301,7 @@ impl Routes {
     }
 
     fn check_in_debug(&self) {
-        if cfg!(debug_assertions) {
+        if cfg!(any(debug_assertions, feature = "checks")) {
             self.check();
         }
     }

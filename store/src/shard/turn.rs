@@ -132,7 +132,7 @@ impl Shard {
             for group in behind {
                 self.replay(group).await?;
             }
-            if cfg!(debug_assertions) {
+            if cfg!(any(debug_assertions, feature = "checks")) {
                 self.inner.state.borrow().check();
             }
             if idle && self.inner.state.borrow().table.dirty().next().is_none() {
