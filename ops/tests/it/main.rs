@@ -1,11 +1,14 @@
 //! What must hold of the tree and of the binary as a whole.
 
+mod code;
 mod deploy;
 mod docs;
 mod host;
 mod joined;
 mod metrics;
+mod owners;
 mod pipes;
+mod pure;
 mod scrape;
 mod server;
 mod tidy;

@@ -80,57 +80,6 @@ fn glommio_has_one_address() {
     }
 }
 
-/// What the consensus core has ready is taken in one place, the core is out of reach for everything but its region, and regions come
-/// in through one place. Tests may build regions of their own.
-#[test]
-fn a_region_has_one_owner_and_one_way_in() {
-    let count = |word: &str, exempt: &[&str]| {
-        let found = lines_with(&[word.to_owned()], exempt);
-        found.into_iter().filter(|line| line.starts_with("store/src")).collect::<Vec<_>>()
-    };
-    let ready = count("raft.ready()", &[]);
-    assert!(matches!(&ready[..], [one] if one.starts_with("store/src/region/effects.rs")), "{ready:#?}");
-    let inserted = count("regions.insert(", &[]);
-    assert!(matches!(&inserted[..], [one] if one.starts_with("store/src/shard/table.rs")), "{inserted:#?}");
-    let opened = count("table.insert(", &["store/src/shard/table.rs"]);
-    let ways = ["store/src/shard/inbox.rs", "store/src/shard/open.rs"];
-    assert!(opened.len() == ways.len(), "{opened:#?}");
-    assert!(ways.iter().all(|way| opened.iter().any(|place| place.starts_with(way))), "{opened:#?}");
-    assert_none(&count("Raft::new(", &["store/src/region/replica.rs"]), "a core belongs to its replica");
-    let effects = root().join("store/src/region/effects.rs");
-    let text = std::fs::read_to_string(effects).expect("a readable file");
-    let taken = text.split("let Ready {").nth(1).and_then(|rest| rest.split("self.raft.ready()").next());
-    let taken = taken.expect("what is ready is taken apart by name");
-    assert!(!taken.contains("..") && !taken.contains(": _"), "a part of what is ready is ignored: {taken}");
-}
-
-/// The map of regions, the timestamp oracle and what goes with them exist once, in the crate `scheduler`, and one place hosts them.
-#[test]
-fn there_is_one_map_and_one_oracle() {
-    let found = |word: &str| -> Vec<String> {
-        let lines = lines_with(&[word.to_owned()], &["ops/tests/it/tidy.rs"]);
-        let is_ours = |line: &String| ["scheduler/src", "store/src"].iter().any(|dir| line.starts_with(dir));
-        lines.into_iter().filter(is_ours).collect()
-    };
-    for (word, file) in [
-        ("struct Oracle", "scheduler/src/tso.rs"),
-        ("struct Cluster {", "scheduler/src/cluster/mod.rs"),
-        ("struct Scheduler {", "scheduler/src/scheduler/mod.rs"),
-    ] {
-        let places = found(word);
-        assert!(matches!(&places[..], [one] if one.starts_with(file)), "{word}: {places:#?}");
-    }
-    let in_store = |word: &str| -> Vec<String> {
-        found(word).into_iter().filter(|line| line.starts_with("store/src")).collect()
-    };
-    let hosts = in_store("Scheduler::new(");
-    assert!(matches!(&hosts[..], [one] if one.starts_with("store/src/control/")), "{hosts:#?}");
-    let oracles = in_store("Oracle::new(");
-    let elsewhere: Vec<String> =
-        oracles.into_iter().filter(|line| !line.starts_with("store/src/control/")).collect();
-    assert_none(&elsewhere, "timestamps come from the oracle that the scheduler shard hosts");
-}
-
 #[test]
 fn nothing_is_left_for_later() {
     let words = [
@@ -257,6 +206,26 @@ fn section<'a>(manifest: &'a str, name: &str) -> Vec<&'a str> {
 fn lints_are_those_of_the_workspace() {
     for name in CRATES {
         assert_eq!(section(&manifest(name), "lints"), ["workspace = true"], "{name}/Cargo.toml");
+    }
+}
+
+/// Debug builds assert the invariants as they are. A simulated cluster is for release builds, where it would judge by what clients see
+/// alone if its feature did not ask for them.
+#[test]
+fn a_simulated_cluster_asserts_the_invariants_in_release_builds() {
+    let only_in_debug = lines_with(&[["cfg!(debug", "_assertions)"].concat()], &[]);
+    assert_none(&only_in_debug, "invariants are asserted in debug builds and with the feature `checks`");
+    for (name, feature, brings) in [
+        ("ops", "sim", "bench/sim"),
+        ("bench", "sim", "store/checks"),
+        ("store", "checks", "raft/checks"),
+        ("store", "checks", "engine/checks"),
+    ] {
+        let manifest = manifest(name);
+        let lines = section(&manifest, "features");
+        let line = lines.iter().find(|line| line.starts_with(&format!("{feature} =")));
+        let brought = line.is_some_and(|line| line.contains(&format!("\"{brings}\"")));
+        assert!(brought, "the feature {feature} of {name} brings {brings}");
     }
 }
 
@@ -412,27 +381,6 @@ fn imports(text: &str) -> Vec<String> {
 fn imports_are_read_in_every_spelling() {
     let text = "// crate::no\nuse crate::one::Two;\nuse crate::{three, four::{five, Six}, seven as eight};\nfn f() -> crate::nine::Ten {}\n";
     assert_eq!(imports(text), ["one", "three", "four", "seven", "nine"]);
-}
-
-#[test]
-fn pure_crates_read_no_world() {
-    let words: Vec<String> = ["Instant::now", "SystemTime", "std::fs", "std::net", "std::thread", "std::env"]
-        .map(String::from)
-        .to_vec();
-    let outside = [
-        "engine",
-        "store",
-        "bench",
-        "ops",
-        "raft/tests",
-        "scheduler/tests",
-        "raft/benches",
-        "scheduler/benches",
-    ];
-    assert_none(
-        &lines_with(&words, &outside),
-        "raft and scheduler get time, files and randomness as arguments or not at all",
-    );
 }
 
 #[test]
