@@ -296,7 +296,9 @@ impl Raft {
     /// Forgets the leader, because the driver knows better than the election timer that its node is gone. Votes for
     /// others are free at once, except that a promise made for a lease holds until its end.
     pub fn forget_leader(&mut self, now: Time) {
-        self.advance_clock(now);
+        if !planted!(StaleClock) {
+            self.advance_clock(now);
+        }
         self.wake();
         if !self.is_leader() {
             self.core.leader = None;

@@ -67,6 +67,18 @@ fn a_campaign_goes_by_the_present_time() {
     assert_eq!(net.peer(2).raft.campaign(Time(1_000_000)), Ok(()));
 }
 
+/// A driver knows that the leader's node is gone, long after the promise to it has ended: the voter is free for whoever asks next, also
+/// where the question brings an earlier time.
+fn a_leader_is_forgotten_at_the_present_time() {
+    let mut net = lead_3(&leased());
+    net.tick(1);
+    assert!(net.peer(2).try_step(vote(3, 2, 2, (1, 1))).1.is_err(), "it has heard a leader");
+    net.peer(2).raft.forget_leader(Time(10));
+    assert!(net.peer(2).try_step(vote(3, 2, 2, (1, 1))).1.is_err(), "its promise holds");
+    net.peer(2).raft.forget_leader(Time(1_000_000));
+    assert!(granted(&net.peer(2).step(vote(3, 2, 2, (1, 1)))), "a promise that has ended does not bind");
+}
+
 /// Every scenario, with the mistake it catches.
 const SCENARIOS: &[(Bug, fn())] = &[
     (Bug::OvertakenChangeStored, flow::nothing_is_stored_for_a_change_that_a_snapshot_has_overtaken),
@@ -81,6 +93,7 @@ const SCENARIOS: &[(Bug, fn())] = &[
     (Bug::LateBlankBelieved, flow::a_late_blank_answer_changes_nothing),
     (Bug::HigherTermRestartsTimer, a_higher_term_alone_restarts_no_timer),
     (Bug::StaleClock, a_campaign_goes_by_the_present_time),
+    (Bug::StaleClock, a_leader_is_forgotten_at_the_present_time),
     (Bug::CaughtUpTooEarly, flow::a_learner_that_keeps_up_is_reported_once),
 ];
 
