@@ -224,7 +224,9 @@ pub(crate) async fn recover(rt: &Rt, dir: &Path) -> Result<Option<Found>> {
     let number = number.ok_or_else(|| Fault::corruption(&current, "it does not name a manifest"))?;
     let path = dir.join(file_name(number));
     if !rt.exists(&path).await.map_err(|e| Fault::io(&path, "looking it up", &e))? {
-        return Err(Fault::corruption(&path, "CURRENT names this manifest and it is not there"));
+        // Either may be the damaged one: the manifest that has gone, or a CURRENT that names another than it did.
+        let what = format!("{} names this manifest and it is not there", current.display());
+        return Err(Fault::corruption(&path, what));
     }
     let bytes = rt.read_small(&path).await.map_err(|e| Fault::io(&path, "reading", &e))?;
     let replayed = replay(&bytes, number).map_err(|(offset, damage)| {

@@ -136,13 +136,10 @@ struct Case {
     files: Files,
 }
 
-/// Whether a refusal names one of the paths, or a directory that holds or should hold it, and says what to do.
+/// Whether a refusal names one of the paths and says what to do. That of a directory alone does not name a file in it.
 fn names_it(refusal: &str, paths: &[PathBuf]) -> bool {
     let remedy = ["restore", "put "].iter().any(|word| refusal.contains(word));
-    let names = |above: &Path| {
-        above.starts_with(DIR) && above != Path::new(DIR) && refusal.contains(&*above.to_string_lossy())
-    };
-    remedy && paths.iter().any(|path| path.ancestors().any(names))
+    remedy && paths.iter().any(|path| refusal.contains(&*path.to_string_lossy()))
 }
 
 fn twin(path: &Path) -> Option<PathBuf> {

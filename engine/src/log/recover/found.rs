@@ -109,7 +109,8 @@ pub(super) fn missing_next(dir: &Path, found: &[Found], tail: SegmentNo) -> Opti
 }
 
 /// Names the end of the log, too, where its loss explains `fault`: a log that has lost its end looks like an older one, and asks for
-/// segments that are long reused. The end is in the segment after `tail`, if that is not there, else in `tail`.
+/// segments that are long reused. The end is in the segment after `tail`, if that is not there, else in `tail` or at the beginning of
+/// the one after it.
 pub(super) fn or_end_is_gone(mut fault: Fault, dir: &Path, found: &[Found], tail: SegmentNo) -> Fault {
     if found.iter().any(|found| found.path == fault.path) {
         // A file that is there and wrong explains itself.
@@ -117,7 +118,10 @@ pub(super) fn or_end_is_gone(mut fault: Fault, dir: &Path, found: &[Found], tail
     }
     let end = match missing_next(dir, found, tail) {
         Some(missing) => format!("there is no {}", missing.display()),
-        None => format!("records of {}", segment_path(dir, tail).display()),
+        None => {
+            let [tail, next] = [tail.0, tail.0 + 1].map(|number| segment_path(dir, SegmentNo(number)));
+            format!("records of {}, or the first of {}", tail.display(), next.display())
+        }
     };
     fault.what += &format!("; or the log's end is gone: {end}");
     fault
