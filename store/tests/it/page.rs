@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use store::publish::{NodeFacts, Publisher};
+use store::shard::Shard;
 use store::wire::board::CoreReport;
+use store::wire::{grpc, resp};
 
 /// Values by series, with their labels. A histogram has its count.
 pub(crate) type Page = BTreeMap<String, f64>;
@@ -22,6 +24,33 @@ pub(crate) fn page(reports: &[CoreReport], ours: &[&str]) -> Page {
         (series.replace("_count{", "{"), value.parse().expect("a value is a number"))
     };
     series.map(value).collect()
+}
+
+/// A number of a RESP server, as the page has it.
+pub(crate) fn of_resp(counters: &resp::Counters, name: &str) -> f64 {
+    // A core without a bound on connections has no RESP server.
+    let report = CoreReport { resp: counters.snapshot(), resp_connections_max: 1, ..CoreReport::default() };
+    of(&[report], name)
+}
+
+/// A number of a gRPC server, as the page has it.
+pub(crate) fn of_grpc(server: &grpc::Handle, name: &str) -> f64 {
+    of(&[CoreReport { grpc: server.stats(), ..CoreReport::default() }], name)
+}
+
+/// A number of a store, as the page has it.
+pub(crate) fn of_store(shard: &Shard, name: &str) -> f64 {
+    of(&[CoreReport { stores: vec![shard.snapshot()], ..CoreReport::default() }], name)
+}
+
+/// The sum of a metric over these reports.
+///
+/// # Panics
+/// If the page does not have it.
+pub(crate) fn of(reports: &[CoreReport], name: &str) -> f64 {
+    let page = page(reports, &[name]);
+    assert!(page.keys().any(|series| series.split('{').next() == Some(name)), "{name} is not on the page");
+    sum(&page, name, "")
 }
 
 /// The sum of a metric over those of its series that have `label`.

@@ -26,6 +26,9 @@ const FIRST_FREE_PORT: u16 = 32_768;
 /// How long a lost connection attempt waits before it is repeated, nanoseconds.
 const CONNECT_AGAIN_NS: u64 = 1_000_000_000;
 
+/// How long an attempt to accept takes that fails, nanoseconds.
+const ACCEPT_FAILS_NS: u64 = 2_000;
+
 /// The links and what runs over them.
 pub(crate) struct Net {
     cut: RefCell<BTreeSet<(u16, u16)>>,
@@ -53,6 +56,8 @@ pub struct NetStats {
     pub reordered: u64,
     /// Connections reset by chance or by script.
     pub resets: u64,
+    /// Connections that could not be accepted for want of a descriptor; the same one again at each attempt.
+    pub accepts_failed: u64,
 }
 
 /// A listening socket.
@@ -331,18 +336,28 @@ impl fmt::Debug for SimListener {
 }
 
 impl SimListener {
+    /// While the node has no descriptor left, what waits goes on waiting and each attempt fails, as in the kernel.
     pub(crate) async fn accept(&self) -> io::Result<(SimStream, SocketAddr)> {
-        poll_fn(|cx| match self.state.waiting.borrow_mut().pop_front() {
-            Some(conn) => {
-                let from = conn.ends[0].addr;
-                Poll::Ready(Ok((SimStream::new(&self.sim, conn, 1), from)))
-            }
-            None => {
+        poll_fn(|cx| {
+            if self.state.waiting.borrow().is_empty() {
                 *self.state.acceptor.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
+                return Poll::Pending;
             }
+            Poll::Ready(())
         })
-        .await
+        .await;
+        if let Err(error) = self.state.node.disk.descriptor() {
+            self.sim.net.count(|stats| stats.accepts_failed += 1);
+            // It takes a system call, so that whoever tries again at once keeps its core busy and not the whole world.
+            let (answer, over) = oneshot();
+            self.sim.after(ACCEPT_FAILS_NS, move |_| answer.send(()));
+            let _ = over.await;
+            return Err(error);
+        }
+        // Nobody else takes from this queue, and nothing has been waited for since it was looked at.
+        let conn = self.state.waiting.borrow_mut().pop_front().expect("a connection waits");
+        let from = conn.ends[0].addr;
+        Ok((SimStream::new(&self.sim, conn, 1), from))
     }
 
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
