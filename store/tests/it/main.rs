@@ -12,6 +12,7 @@ mod full;
 mod gateway;
 mod grpc;
 mod grpc_batch;
+mod grpc_bounds;
 mod grpc_client;
 mod grpc_ends;
 mod grpc_faults;
