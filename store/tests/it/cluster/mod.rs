@@ -9,6 +9,7 @@ mod replica_reads;
 mod returning;
 mod snapshots;
 mod system;
+mod tails;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
