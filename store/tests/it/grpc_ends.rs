@@ -18,6 +18,7 @@ use store::wire::proto::kvrpcpb::*;
 use store::wire::proto::tikvpb::*;
 
 use crate::grpc::{BATCH, GET, PUT, command, get, loopback, on_core, put, serve_tikv};
+use crate::page;
 
 const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
@@ -114,11 +115,11 @@ fn a_call_ends_with_its_stream_or_its_connection() {
                 |cx| calls.poll_next_unpin(cx).map(|ended| format!("{ended:?}")),
             )
             .await;
-            assert_eq!(server.stats().running, 1000);
+            assert_eq!(page::of_grpc(&server, "ringkeep_grpc_calls_running"), 1000.0);
             // The client resets all of them.
             drop(calls);
             settles(&rt, 0, || service.0.get()).await;
-            assert_eq!(server.stats().running, 0);
+            assert_eq!(page::of_grpc(&server, "ringkeep_grpc_calls_running"), 0.0);
         }
         let streams =
             [client.open("/test/Stream").await.unwrap(), client.open("/test/Stream").await.unwrap()];
@@ -361,6 +362,10 @@ fn a_read_that_no_client_waits_for_stops() {
             rt.sleep(std::time::Duration::from_secs(1)).await;
             // One that was left before it began has not begun, and one that was left too late has ended.
             assert!((1..=scans() - whole).contains(&abandoned()), "{} of {}", abandoned(), scans() - whole);
+            let shown = stores.shards.values();
+            let shown: f64 =
+                shown.map(|shard| page::of_store(shard, "ringkeep_store_reads_abandoned_total")).sum();
+            assert_eq!(shown, abandoned() as f64);
             stores.stop(std::time::Duration::from_secs(30)).await;
         });
         assert_eq!(world.block_on(kept), Some(()), "seed {seed}");

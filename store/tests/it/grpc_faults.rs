@@ -10,6 +10,7 @@ use store::wire::grpc::{Code, Options};
 use store::wire::proto::kvrpcpb::*;
 
 use crate::grpc::{GET, PUT, get, on_core, put, serve_tikv};
+use crate::page;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -71,7 +72,7 @@ fn malformed_frames_close_their_own_connection_only() {
         while server.stats().connections > 1 {
             rt.yield_to_reactor().await;
         }
-        assert_eq!(server.stats().broken, 7);
+        assert_eq!(page::of_grpc(&server, "ringkeep_grpc_broken_total"), 7.0);
     });
 }
 
@@ -109,7 +110,8 @@ fn one_connection_too_many_is_turned_away() {
         still_serves(&one).await;
         still_serves(&two).await;
         assert_eq!(closed(raw(&rt, addr, b"").await).await, b"");
-        assert_eq!(server.stats().turned_away, 1);
+        assert_eq!(page::of_grpc(&server, "ringkeep_grpc_connections_refused_total"), 1.0);
+        assert_eq!(page::of_grpc(&server, "ringkeep_grpc_connections"), 2.0);
         still_serves(&one).await;
     });
 }

@@ -21,6 +21,7 @@ use store::shard::health::Standing;
 use store::shard::startup::SHORTAGE_MAX;
 
 use crate::node::open_simulated;
+use crate::page;
 
 /// The process has no descriptor left.
 const EMFILE: i32 = 24;
@@ -102,6 +103,7 @@ fn a_store_that_stops_answers_what_waits_and_takes_no_more_turns() {
         assert_eq!(shard.snapshot().applied, applied, "a stopped store has applied more");
         let health = shard.health();
         assert!(health.failed && health.standing == Standing::Stopped, "{health:?}");
+        assert_eq!(page::of_store(&shard, "ringkeep_store_stopped"), 1.0);
         assert!(shard.snapshot().problem(rt.now()).is_some_and(|problem| problem.contains(&reason)));
         assert!(matches!(gateway.submit(None, get("k1")).await, Err(Refusal::Stopped(_))));
     });
@@ -178,7 +180,8 @@ fn damage_that_a_read_meets_is_named_and_the_rest_is_served() {
         assert!(matches!(found, Err(Refusal::Damaged { .. })), "{found:?}");
         let health = shard.health();
         assert_eq!(health.standing, Standing::Damaged);
-        assert!(health.damaged_files > 0 && health.problem().is_some_and(|problem| problem.contains(&file)));
+        assert!(health.problem().is_some_and(|problem| problem.contains(&file)));
+        assert!(page::of_store(&shard, "ringkeep_store_damaged") > 0.0);
         counts_name_the_damage(&rt, &gateway, &store).await;
         gateway.submit(None, put("k9", 10)).await.expect("writes go on");
         assert!(matches!(gateway.submit(None, get("k9")).await, Ok(Out::Value(Some(_)))));

@@ -18,14 +18,15 @@ use super::{Run, anywhere, clients};
 use crate::page::{self, Page, Seen, sum};
 
 /// What the names of these numbers begin with.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "ringkeep_peer_",
     "ringkeep_proposal_",
     "ringkeep_raft_",
     "ringkeep_remote_",
     "ringkeep_retries_",
     "ringkeep_replication_",
-    "ringkeep_snapshot",
+    "ringkeep_snapshot_",
+    "ringkeep_snapshots_",
     "ringkeep_store_leaders",
     "ringkeep_store_regions_without_leader",
     "ringkeep_store_pending_peers",

@@ -8,6 +8,7 @@ use engine::rt::sim::{Options, World};
 use store::config::SyncMethod;
 
 use super::{START_MAX, begin};
+use crate::page;
 
 const CLIENTS: usize = 8;
 /// Commands of one client, in pipelines of different lengths.
@@ -59,7 +60,7 @@ fn live(seed: u64) -> u64 {
     }
     // The board is written once a second.
     world.run_for(Duration::from_secs(2));
-    started.board.read().iter().map(|core| core.resp.moved_in).sum()
+    page::of(&started.board.read(), "ringkeep_resp_connections_moved_total") as u64
 }
 
 #[test]
