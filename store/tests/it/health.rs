@@ -20,6 +20,7 @@ use store::shard::Shard;
 use store::shard::health::Standing;
 use store::shard::startup::SHORTAGE_MAX;
 
+use crate::connection_memory::{ask, expect};
 use crate::node::open_simulated;
 use crate::page;
 
@@ -393,6 +394,41 @@ fn what_is_too_large_is_said_so_and_harms_no_other_client() {
         );
         assert_eq!(fits.await, Ok(Out::Done), "it may not be gathered with what would make it too large");
         assert_eq!(after.await, Ok(Out::Done));
+    });
+}
+
+/// Over RESP it is an error with both numbers, and not a cluster that is down; who asks beside it is served.
+#[test]
+fn a_command_that_is_too_large_is_a_resp_error_with_the_bound_and_harms_no_bystander() {
+    in_world(78, |rt, _, _, _, gateway| async move {
+        let addr = crate::connection_memory::serve(&rt, &gateway);
+        let mut bystander = rt.connect(addr).await.unwrap();
+        let mut client = rt.connect(addr).await.unwrap();
+        let value = vec![b'v'; 1 << 20];
+        let keys: Vec<String> = (0..16).map(|n| format!("k{n:03}")).collect();
+        let words = keys.iter().flat_map(|key| [key.as_bytes(), &value]);
+        let mset = |count: usize| {
+            crate::resp_server::packed(
+                &[&[b"MSET".as_slice()], &words.clone().take(2 * count).collect::<Vec<_>>()[..]].concat(),
+            )
+        };
+        for round in 0..3 {
+            client.write_all(&mset(16)).await.unwrap();
+            for n in 0..50 {
+                let key = format!("k{round}-{n}");
+                ask(&mut bystander, &[b"SET", key.as_bytes(), b"v"], b"+OK\r\n").await;
+            }
+            let (mut said, mut byte) = (Vec::new(), [0]);
+            while !said.ends_with(b"\r\n") {
+                assert_eq!(client.read(&mut byte).await.unwrap(), 1);
+                said.push(byte[0]);
+            }
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.starts_with("-ERR the command's writes have 16"), "{said}");
+            assert!(said.contains("exceeds the 16777216 that one command may have"), "{said}");
+        }
+        client.write_all(&mset(15)).await.unwrap();
+        expect(&mut client, b"+OK\r\n").await;
     });
 }
 
