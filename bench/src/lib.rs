@@ -7,9 +7,10 @@
 //! | [`backlog`] | what a node says of its backlog meanwhile |
 //! | [`load`] | connections, open and closed loop, latency from the moment a request was due |
 //! | [`disk`] | the physical limit: synced writes, random reads, a loopback round trip |
-//! | [`compare`] | the same load on Redis or etcd and on ringkeep, in turn, with CPU per operation |
+//! | [`compare`] | the same load on Redis, etcd or another build and on ringkeep, in turn, with CPU per operation |
 //! | [`latency`], [`idle`] | one client with one request; a node with none |
 //! | [`protocols`] | what a request costs over gRPC and over RESP |
+//! | [`pressure`] | whether a put is ever late for another reason than the disk |
 //! | [`abuse`] | clients that ask for too much, the node's memory, and a bystander's latency |
 //! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
 //! | [`chaos`] | a cluster of processes that are killed, paused and cut off, and what its clients saw |
@@ -42,6 +43,7 @@ pub mod failover;
 pub mod idle;
 pub mod latency;
 pub mod load;
+pub mod pressure;
 pub mod process;
 pub mod protocols;
 pub mod random;

@@ -12,6 +12,11 @@ use crate::process::{Node, NodeOptions};
 use crate::report::{median, table};
 use crate::workload::{KEY_BYTES_MIN, Mix, Spread, Workload};
 
+/// The most that a get over gRPC may cost at 64 connections, microseconds.
+const GET_CPU_MAX_US: f64 = 20.0;
+/// The most that a put over gRPC may cost there.
+const PUT_CPU_MAX_US: f64 = 25.0;
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -51,6 +56,8 @@ pub struct Row {
     pub resp_cpu_us: f64,
     /// Median CPU time over gRPC.
     pub grpc_cpu_us: f64,
+    /// The most that it may be.
+    pub grpc_cpu_max_us: f64,
 }
 
 /// The whole measurement.
@@ -73,7 +80,7 @@ pub struct ProtocolsReport {
 pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<ProtocolsReport, Failed> {
     let node = Node::start(&options.node)?;
     load::run(&load_options(options, &node, Protocol::Resp, Mix::C, 0), Phases::Load)?;
-    let mut rows: Vec<Row> = ["get", "put"].into_iter().map(Row::new).collect();
+    let mut rows = vec![Row::new("get", GET_CPU_MAX_US), Row::new("put", PUT_CPU_MAX_US)];
     for round in 0..options.rounds.max(1) {
         say(&format!("round {} of {}", round + 1, options.rounds.max(1)));
         for (row, mix) in rows.iter_mut().zip([Mix::C, Mix::Update]) {
@@ -135,8 +142,15 @@ fn one(options: &load::Options) -> Result<Run, Failed> {
 }
 
 impl Row {
-    fn new(kind: &str) -> Self {
-        Self { kind: kind.to_owned(), resp: Vec::new(), grpc: Vec::new(), resp_cpu_us: 0.0, grpc_cpu_us: 0.0 }
+    fn new(kind: &str, grpc_cpu_max_us: f64) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            resp: Vec::new(),
+            grpc: Vec::new(),
+            resp_cpu_us: 0.0,
+            grpc_cpu_us: 0.0,
+            grpc_cpu_max_us,
+        }
     }
 
     fn conclude(&mut self) {
@@ -148,10 +162,15 @@ impl Row {
 }
 
 impl ProtocolsReport {
+    /// Whether no kind of request costs more over gRPC than it may.
+    pub fn passed(&self) -> bool {
+        self.rows.iter().all(|row| row.grpc_cpu_us <= row.grpc_cpu_max_us)
+    }
+
     /// A table for people.
     pub fn table(&self) -> String {
-        let head =
-            ["request", "RESP us", "gRPC us", "gRPC/RESP", "RESP op/s", "gRPC op/s"].map(str::to_owned);
+        let head = ["request", "RESP us", "gRPC us", "at most", "gRPC/RESP", "RESP op/s", "gRPC op/s"]
+            .map(str::to_owned);
         let rate =
             |runs: &[Run]| median(&runs.iter().map(|run| run.operations_per_second).collect::<Vec<_>>());
         let rows = self.rows.iter().map(|row| {
@@ -159,6 +178,7 @@ impl ProtocolsReport {
                 row.kind.clone(),
                 format!("{:.1}", row.resp_cpu_us),
                 format!("{:.1}", row.grpc_cpu_us),
+                format!("{:.0}", row.grpc_cpu_max_us),
                 format!("{:.2}", row.grpc_cpu_us / row.resp_cpu_us),
                 format!("{:.0}", rate(&row.resp)),
                 format!("{:.0}", rate(&row.grpc)),
@@ -182,15 +202,18 @@ mod tests {
     #[test]
     fn a_report_has_the_medians_of_both_protocols() {
         let run = |cpu| Run { operations_per_second: 1000.0, server_cpu_us_per_operation: cpu };
-        let mut row = Row::new("get");
+        let mut row = Row::new("get", 12.5);
         row.resp = [8.0, 9.0, 30.0].map(run).to_vec();
         row.grpc = [12.0, 11.0, 90.0].map(run).to_vec();
         row.conclude();
         assert_eq!((row.resp_cpu_us, row.grpc_cpu_us), (9.0, 12.0));
-        let report = ProtocolsReport { connections: 64, value_bytes: 128, stores: 1, rows: vec![row] };
+        let mut report = ProtocolsReport { connections: 64, value_bytes: 128, stores: 1, rows: vec![row] };
+        assert!(report.passed());
         let text = report.table();
         for part in ["64 connections", "get", "9.0", "12.0", "1.33", "1000"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+        report.rows[0].grpc_cpu_max_us = 11.9;
+        assert!(!report.passed(), "a get that costs more than it may is a failure");
     }
 }

@@ -4,16 +4,15 @@
 //! round visits every shape of load and both servers, so that a machine that drifts drifts under both; what is reported are
 //! medians over rounds and their ratios, with the CPU time that the server spent per operation.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 
 use serde::Serialize;
 
+use super::driver::{CPU, P50, P99, Run, Shape, Shapes, THROUGHPUT, middle, ratio, version};
 use crate::Failed;
 use crate::disk::{self, DiskReport};
-use crate::process::{Node, NodeOptions, Process, Redis};
-use crate::report::{median, table};
+use crate::process::{Node, NodeOptions, Redis};
+use crate::report::table;
 
 /// What to compare.
 #[derive(Clone, Debug)]
@@ -24,42 +23,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// Rounds, at least 1.
     pub rounds: usize,
-    /// Requests of a run without pipelining; pipelined runs make as many round trips, or they would be over too soon.
-    pub requests: u64,
-    /// Length of a value, bytes.
-    pub value_bytes: usize,
-    /// Numbers of connections.
-    pub connections: Vec<usize>,
-    /// Requests in flight per connection.
-    pub pipelines: Vec<usize>,
-    /// Sizes of the key space; 0 is `redis-benchmark`'s single key.
-    pub keyspaces: Vec<u64>,
-}
-
-/// One shape of load.
-#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
-pub struct Shape {
-    /// SET or GET.
-    pub command: String,
-    /// Connections.
-    pub connections: usize,
-    /// Requests in flight per connection.
-    pub pipeline: usize,
-    /// Keys drawn from; 0 is a single key.
-    pub keyspace: u64,
-}
-
-/// What one server did in one run.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Run {
-    /// Throughput.
-    pub operations_per_second: f64,
-    /// Median latency as `redis-benchmark` saw it.
-    pub p50_ms: f64,
-    /// 99th percentile of latency.
-    pub p99_ms: f64,
-    /// CPU time of the server.
-    pub server_cpu_us_per_operation: f64,
+    /// The load.
+    pub shapes: Shapes,
 }
 
 /// Both servers under one shape of load.
@@ -103,85 +68,24 @@ pub fn compare(options: &Options, say: &mut dyn FnMut(&str)) -> Result<RedisRepo
     let limits = disk::measure(&options.directory, std::time::Duration::from_secs(1))?;
     let redis = Redis::start(&options.directory.join("redis"))?;
     let node = Node::start(&options.node)?;
-    let mut rows: Vec<Row> = shapes(options).into_iter().map(Row::new).collect();
+    let mut rows: Vec<Row> = options.shapes.all().into_iter().map(Row::new).collect();
     for round in 0..options.rounds.max(1) {
         for row in &mut rows {
-            let Shape { command, connections, pipeline, keyspace } = &row.shape;
-            say(&format!(
-                "round {} of {}: {command}, {connections} connections, pipeline {pipeline}, keyspace {keyspace}",
-                round + 1,
-                options.rounds
-            ));
+            say(&format!("round {} of {}: {}", round + 1, options.rounds, row.shape));
             // Whoever goes second finds the disk warmer, so they take turns.
             let redis_first = round % 2 == 0;
             if redis_first {
-                row.redis.push(benchmark(options, &row.shape, redis.addr, &redis.process)?);
+                row.redis.push(options.shapes.run(&row.shape, redis.addr, &redis.process)?);
             }
-            row.ringkeep.push(benchmark(options, &row.shape, node.resp, &node.process)?);
+            row.ringkeep.push(options.shapes.run(&row.shape, node.resp, &node.process)?);
             if !redis_first {
-                row.redis.push(benchmark(options, &row.shape, redis.addr, &redis.process)?);
+                row.redis.push(options.shapes.run(&row.shape, redis.addr, &redis.process)?);
             }
         }
     }
     rows.iter_mut().for_each(Row::conclude);
-    let (stores, value_bytes) = (node.stores, options.value_bytes);
+    let (stores, value_bytes) = (node.stores, options.shapes.value_bytes);
     Ok(RedisReport { redis_version, stores, value_bytes, rows, limits })
-}
-
-/// Writes before reads, so that reads find something.
-fn shapes(options: &Options) -> Vec<Shape> {
-    let mut shapes = Vec::new();
-    for &keyspace in &options.keyspaces {
-        for &pipeline in &options.pipelines {
-            for &connections in &options.connections {
-                for command in ["SET", "GET"] {
-                    shapes.push(Shape { command: command.into(), connections, pipeline, keyspace });
-                }
-            }
-        }
-    }
-    shapes
-}
-
-fn version(program: &str) -> Result<String, Failed> {
-    let output = Command::new(program).arg("--version").output().map_err(|error| {
-        Failed::new(format!("{program}: {error}; on Debian: apt-get install redis-server redis-tools"))
-    })?;
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-fn benchmark(options: &Options, shape: &Shape, addr: SocketAddr, server: &Process) -> Result<Run, Failed> {
-    let requests = options.requests * shape.pipeline as u64;
-    let mut command = Command::new("redis-benchmark");
-    command.args(["-h", &addr.ip().to_string(), "-p", &addr.port().to_string(), "--csv"]);
-    command.args(["-t", &shape.command.to_lowercase(), "-n", &requests.to_string()]);
-    command.args(["-c", &shape.connections.to_string(), "-P", &shape.pipeline.to_string()]);
-    command.args(["-d", &options.value_bytes.to_string()]);
-    if shape.keyspace > 0 {
-        command.args(["-r", &shape.keyspace.to_string()]);
-    }
-    let before = server.cpu_time()?;
-    let output = command.output()?;
-    let cpu = server.cpu_time()?.saturating_sub(before);
-    let text = String::from_utf8_lossy(&output.stdout);
-    let numbers = csv_row(&text, &shape.command).ok_or_else(|| {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        Failed::new(format!("redis-benchmark against {addr} said: {} {}", text.trim(), errors.trim()))
-    })?;
-    Ok(Run {
-        operations_per_second: numbers[0],
-        p50_ms: numbers[3],
-        p99_ms: numbers[5],
-        server_cpu_us_per_operation: cpu.as_secs_f64() * 1e6 / requests as f64,
-    })
-}
-
-/// The numbers of the row of `command`: rps, then average, minimum, p50, p95, p99 and maximum latency in ms.
-fn csv_row(text: &str, command: &str) -> Option<[f64; 7]> {
-    let row = text.lines().find(|line| line.starts_with(&format!("\"{command}\"")))?;
-    let cells: Vec<f64> =
-        row.split(',').skip(1).map(|cell| cell.trim_matches('"').parse()).collect::<Result<_, _>>().ok()?;
-    cells.try_into().ok()
 }
 
 impl Row {
@@ -190,22 +94,9 @@ impl Row {
     }
 
     fn conclude(&mut self) {
-        let ratio = |over: f64, under: f64| if under > 0.0 { over / under } else { 0.0 };
-        self.throughput_ratio = ratio(middle(&self.ringkeep, throughput), middle(&self.redis, throughput));
-        self.per_core_ratio = ratio(middle(&self.redis, cpu), middle(&self.ringkeep, cpu));
+        self.throughput_ratio = ratio(middle(&self.ringkeep, THROUGHPUT), middle(&self.redis, THROUGHPUT));
+        self.per_core_ratio = ratio(middle(&self.redis, CPU), middle(&self.ringkeep, CPU));
     }
-}
-
-fn throughput(run: &Run) -> f64 {
-    run.operations_per_second
-}
-
-fn cpu(run: &Run) -> f64 {
-    run.server_cpu_us_per_operation
-}
-
-fn middle(runs: &[Run], of: fn(&Run) -> f64) -> f64 {
-    median(&runs.iter().map(of).collect::<Vec<_>>())
 }
 
 impl RedisReport {
@@ -216,13 +107,12 @@ impl RedisReport {
         let mut cells: Vec<Vec<String>> =
             rows.drain(..).map(|row| row.into_iter().map(String::from).collect()).collect();
         for row in &self.rows {
-            let Shape { command, connections, pipeline, keyspace } = &row.shape;
-            let mut line = vec![format!("{command} c{connections} P{pipeline} r{keyspace}")];
+            let mut line = vec![row.shape.to_string()];
             for runs in [&row.redis, &row.ringkeep] {
-                line.push(format!("{:.0}", middle(runs, throughput)));
-                line.push(format!("{:.1}", middle(runs, cpu)));
-                line.push(format!("{:.2}", middle(runs, |run| run.p50_ms)));
-                line.push(format!("{:.2}", middle(runs, |run| run.p99_ms)));
+                line.push(format!("{:.0}", middle(runs, THROUGHPUT)));
+                line.push(format!("{:.1}", middle(runs, CPU)));
+                line.push(format!("{:.2}", middle(runs, P50)));
+                line.push(format!("{:.2}", middle(runs, P99)));
             }
             line.push(format!("{:.2}", row.throughput_ratio));
             line.push(format!("{:.2}", row.per_core_ratio));
@@ -244,16 +134,6 @@ impl RedisReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn redis_benchmark_rows_are_read() {
-        let text = "\"test\",\"rps\",\"avg_latency_ms\",\"min_latency_ms\",\"p50_latency_ms\",\"p95_latency_ms\",\
-                    \"p99_latency_ms\",\"max_latency_ms\"\n\
-                    \"SET\",\"33333.33\",\"1.5\",\"0.2\",\"1.4\",\"2.0\",\"3.1\",\"9.9\"\n";
-        assert_eq!(csv_row(text, "SET"), Some([33333.33, 1.5, 0.2, 1.4, 2.0, 3.1, 9.9]));
-        assert_eq!(csv_row(text, "GET"), None);
-        assert_eq!(csv_row("", "SET"), None);
-    }
 
     #[test]
     fn ratios_are_of_medians() {

@@ -30,12 +30,14 @@ pub(super) enum What {
     /// The same load on another server and on ringkeep, in turn
     Compare {
         #[command(subcommand)]
-        peer: Peer,
+        peer: super::compare::Peer,
     },
     /// One client, one durable put in flight, against the machine's floor
     Latency(LatencyArguments),
-    /// What a request costs the server over gRPC and over RESP, in one run
+    /// What a request costs the server over gRPC and over RESP, in one run; exit code 1 if gRPC costs more than it may
     Protocols(ProtocolsArguments),
+    /// Load a node as fast as it goes; exit code 1 if a put was later than the disk explains
+    Pressure(PressureArguments),
     /// An idle node's CPU, and how long a start takes
     Idle(IdleArguments),
     /// Clients that ask for too much: memory stays bounded, and a bystander is served?
@@ -52,14 +54,6 @@ pub(super) enum What {
     Sim(SimArguments),
     /// The scheduler alone, at the size of a large cluster: memory, reports, rounds, bytes moved
     Scheduler(SchedulerArguments),
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum Peer {
-    /// redis-server with appendfsync always, driven by redis-benchmark
-    Redis(RedisArguments),
-    /// An etcd cluster beside a cluster of as many nodes, driven by the same clients
-    Etcd(EtcdArguments),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -171,54 +165,6 @@ pub(super) struct NodeArguments {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct RedisArguments {
-    #[command(flatten)]
-    pub(super) node: NodeArguments,
-    /// Interleaved rounds
-    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
-    pub(super) rounds: usize,
-    /// Requests of a run without pipelining; pipelined ones make as many round trips
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(super) requests: u64,
-    /// Length of a value, bytes
-    #[arg(long, default_value_t = 128)]
-    pub(super) value_bytes: usize,
-    /// Numbers of connections
-    #[arg(long, value_delimiter = ',', default_values_t = [64, 256], value_parser = at_least_one)]
-    pub(super) connections: Vec<usize>,
-    /// Requests in flight per connection
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 16], value_parser = at_least_one)]
-    pub(super) pipelines: Vec<usize>,
-    /// Sizes of the key space; 0 is redis-benchmark's single key
-    #[arg(long, value_delimiter = ',', default_values_t = [0, 100_000])]
-    pub(super) keyspaces: Vec<u64>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct EtcdArguments {
-    #[command(flatten)]
-    pub(super) node: NodeArguments,
-    /// Members of each cluster
-    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
-    pub(super) members: usize,
-    /// Interleaved rounds
-    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
-    pub(super) rounds: usize,
-    /// Seconds of each run
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(super) seconds: u64,
-    /// Numbers of clients, each with one request in flight
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 256], value_parser = at_least_one)]
-    pub(super) clients: Vec<usize>,
-    /// Records that both hold
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
-    pub(super) records: u64,
-    /// Length of a value, bytes
-    #[arg(long, default_value_t = 128)]
-    pub(super) value_bytes: usize,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct LatencyArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
@@ -231,6 +177,24 @@ pub(super) struct LatencyArguments {
     /// Length of a value, bytes
     #[arg(long, default_value_t = 128)]
     pub(super) value_bytes: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PressureArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Records to write
+    #[arg(long, default_value_t = 3_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) records: u64,
+    /// Length of a value, bytes
+    #[arg(long, default_value_t = 1024)]
+    pub(super) value_bytes: usize,
+    /// Connections
+    #[arg(long, short, default_value_t = 64, value_parser = at_least_one)]
+    pub(super) connections: usize,
+    /// Requests in flight per connection
+    #[arg(long, short, default_value_t = 16, value_parser = at_least_one)]
+    pub(super) pipeline: usize,
 }
 
 #[derive(Debug, Args)]
@@ -433,7 +397,7 @@ pub(super) struct SchedulerArguments {
     pub(super) svg: Option<PathBuf>,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("nothing would be measured: write 1 or more".into()),
         Ok(count) => Ok(count),

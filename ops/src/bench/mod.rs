@@ -1,6 +1,7 @@
 //! `ringkeep bench`: runs the measurements of the `bench` crate and shows their reports.
 
 mod arguments;
+mod compare;
 mod sim;
 
 use std::net::SocketAddr;
@@ -9,23 +10,21 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bench::client::Protocol;
-use bench::compare::etcd::EtcdReport;
-use bench::compare::redis::RedisReport;
 use bench::load::{Phases, Stop};
 use bench::process::{NodeOptions, Ports};
 use bench::report::RunReport;
 use bench::workload::{KEY_BYTES_MIN, Spread, Workload};
 use bench::{
-    Failed, abuse, backlog, catchup, chaos, compare, crash, disk, failover, idle, latency, load, protocols,
+    Failed, abuse, backlog, catchup, chaos, crash, disk, failover, idle, latency, load, pressure, protocols,
     scheduler,
 };
 use store::config::Config;
 
 pub(crate) use arguments::BenchArguments;
 use arguments::{
-    AbuseArguments, CatchupArguments, ChaosArguments, CrashArguments, EtcdArguments, FailoverArguments,
-    IdleArguments, LatencyArguments, NodeArguments, Peer, PhaseName, ProtocolName, ProtocolsArguments,
-    RedisArguments, RunArguments, SchedulerArguments, SpreadName, What,
+    AbuseArguments, CatchupArguments, ChaosArguments, CrashArguments, FailoverArguments, IdleArguments,
+    LatencyArguments, NodeArguments, PhaseName, PressureArguments, ProtocolName, ProtocolsArguments,
+    RunArguments, SchedulerArguments, SpreadName, What,
 };
 
 use crate::output::{Format, answer, fail, remark};
@@ -38,16 +37,15 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         }
         What::Disk(run) => disk::measure(&run.dir, Duration::from_secs(run.seconds))
             .and_then(|report| deliver(arguments, &report, disk::DiskReport::table, |_| true)),
-        What::Compare { peer: Peer::Redis(run) } => {
-            redis(run).and_then(|report| deliver(arguments, &report, RedisReport::table, |_| true))
-        }
-        What::Compare { peer: Peer::Etcd(run) } => {
-            etcd(run).and_then(|report| deliver(arguments, &report, EtcdReport::table, |_| true))
-        }
+        What::Compare { peer } => compare::run(arguments, peer),
         What::Latency(run) => latency(run)
             .and_then(|report| deliver(arguments, &report, latency::LatencyFloorReport::table, |_| true)),
-        What::Protocols(run) => protocols(run)
-            .and_then(|report| deliver(arguments, &report, protocols::ProtocolsReport::table, |_| true)),
+        What::Protocols(run) => protocols(run).and_then(|report| {
+            deliver(arguments, &report, protocols::ProtocolsReport::table, protocols::ProtocolsReport::passed)
+        }),
+        What::Pressure(run) => pressure(run).and_then(|report| {
+            deliver(arguments, &report, pressure::PressureReport::table, pressure::PressureReport::passed)
+        }),
         What::Idle(run) if run.members > 1 => idle_cluster(run)
             .and_then(|report| deliver(arguments, &report, idle::ClusterIdleReport::table, |_| true)),
         What::Idle(run) => {
@@ -146,36 +144,6 @@ fn load(run: &RunArguments) -> Result<RunReport, Failed> {
     Ok(RunReport { phases, backlog, limits })
 }
 
-fn redis(run: &RedisArguments) -> Result<RedisReport, Failed> {
-    let scratch = Scratch::create(&run.node)?;
-    let options = compare::redis::Options {
-        node: scratch.node(&run.node)?,
-        directory: scratch.0.clone(),
-        rounds: run.rounds,
-        requests: run.requests,
-        value_bytes: run.value_bytes,
-        connections: run.connections.clone(),
-        pipelines: run.pipelines.clone(),
-        keyspaces: run.keyspaces.clone(),
-    };
-    compare::redis::compare(&options, &mut remark)
-}
-
-fn etcd(run: &EtcdArguments) -> Result<EtcdReport, Failed> {
-    let scratch = Scratch::create(&run.node)?;
-    let options = compare::etcd::Options {
-        node: scratch.node(&run.node)?,
-        directory: scratch.0.clone(),
-        members: run.members,
-        rounds: run.rounds,
-        each: Duration::from_secs(run.seconds),
-        clients: run.clients.clone(),
-        records: run.records,
-        value_bytes: run.value_bytes,
-    };
-    compare::etcd::compare(&options, &mut remark)
-}
-
 fn latency(run: &LatencyArguments) -> Result<latency::LatencyFloorReport, Failed> {
     let scratch = Scratch::create(&run.node)?;
     let options = latency::Options {
@@ -199,6 +167,19 @@ fn protocols(run: &ProtocolsArguments) -> Result<protocols::ProtocolsReport, Fai
         value_bytes: run.value_bytes,
     };
     protocols::measure(&options, &mut remark)
+}
+
+fn pressure(run: &PressureArguments) -> Result<pressure::PressureReport, Failed> {
+    let scratch = Scratch::create(&run.node)?;
+    let options = pressure::Options {
+        node: scratch.node(&run.node)?,
+        directory: scratch.0.clone(),
+        records: run.records,
+        value_bytes: run.value_bytes,
+        connections: run.connections,
+        pipeline: run.pipeline,
+    };
+    pressure::measure(&options, &mut remark)
 }
 
 fn idle(run: &IdleArguments) -> Result<idle::IdleReport, Failed> {
