@@ -4,7 +4,7 @@
 //! no task has anything to do or when a task computes. The same seed and the same program give the same run, event by event;
 //! [`World::hash`] and [`World::trace`] say so.
 //!
-//! * **Tasks**: which ready task runs next is drawn. Cores can be stalled, nodes paused or slowed, clocks made to drift or jump.
+//! * **Tasks**: which ready task runs next is drawn, and if asked whether one that is spawned runs before its spawner goes on. Cores can be stalled, nodes paused or slowed, clocks made to drift or jump.
 //! * **Disk**: a write is safe after a sync (or in [`OpenMode::WriteDurable`](super::OpenMode)); until then a power cut loses,
 //!   keeps or tears it. A name is safe after its directory was synced. See [`Disk`] for errors, rot, full and hung disks.
 //! * **Network**: segments take time, get lost, arrive twice or out of order; streams stay streams or break. Links can be cut in

@@ -13,6 +13,9 @@ pub struct Options {
     pub time_max: Duration,
     /// CPU time of one poll of a task, nanoseconds, lowest and highest.
     pub poll_ns: (u64, u64),
+    /// Chance that a task which another one spawns runs up to its first wait before that one goes on. It always does in the native world;
+    /// here it is 0 unless a test asks for it, because some tests of the store and the engine still rely on the other order.
+    pub spawned_at_once: f64,
     /// CPU time of reading the clock, nanoseconds. Not zero, or a loop that computes until its budget is spent would not end.
     pub clock_ns: u64,
     /// The disks.
@@ -93,6 +96,7 @@ impl Default for Options {
             trace: false,
             time_max: Duration::from_secs(3600),
             poll_ns: (100, 2_000),
+            spawned_at_once: 0.0,
             clock_ns: 500,
             disk: DiskOptions {
                 read_ns: (50_000, 200_000),

@@ -50,6 +50,8 @@ pub(crate) struct Sim {
     tasks: RefCell<Tasks>,
     events: RefCell<BinaryHeap<Reverse<Event>>>,
     events_scheduled: Cell<u64>,
+    /// The queue whose task is being polled.
+    polled: Cell<Option<usize>>,
     woken: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -186,6 +188,7 @@ impl Sim {
             tasks: RefCell::default(),
             events: RefCell::default(),
             events_scheduled: Cell::new(0),
+            polled: Cell::new(None),
             woken: Arc::default(),
         })
     }
@@ -216,18 +219,29 @@ impl Sim {
         self.tasks.borrow_mut().cores[queue].stalled_until = until;
     }
 
+    /// A task that another one spawns may run up to its first wait before that one goes on, as it does in the native world, or later.
     pub(crate) fn spawn(&self, core: usize, future: TaskFuture) {
-        let mut tasks = self.tasks.borrow_mut();
-        if tasks.cores[core].ended {
-            drop(tasks);
-            drop(future);
-            return;
+        let task = {
+            let mut tasks = self.tasks.borrow_mut();
+            if tasks.cores[core].ended {
+                drop(tasks);
+                drop(future);
+                return;
+            }
+            let task = tasks.next;
+            tasks.next += 1;
+            let waker =
+                Arc::new(TaskWaker { task, queued: AtomicBool::new(true), woken: self.woken.clone() });
+            tasks.slots.insert(task, Slot { core, future: Some(future), waker });
+            tasks.cores[core].ready.push(task);
+            task
+        };
+        let spawner = self.polled.get() == Some(core) && !std::thread::panicking();
+        let at_once = self.options.spawned_at_once;
+        // Without a draw where there is nothing to be drawn, so that seeds stay what they are.
+        if spawner && at_once > 0.0 && self.rng.chance(at_once) {
+            self.poll_once(core, task);
         }
-        let task = tasks.next;
-        tasks.next += 1;
-        let waker = Arc::new(TaskWaker { task, queued: AtomicBool::new(true), woken: self.woken.clone() });
-        tasks.slots.insert(task, Slot { core, future: Some(future), waker });
-        tasks.cores[core].ready.push(task);
     }
 
     /// Ends every task of the cores that `gone` selects by queue and node. Destructors run here, with nothing borrowed.
@@ -354,21 +368,31 @@ impl Sim {
         }
     }
 
-    fn poll(self: &Rc<Self>, core: usize, task: u64) {
+    fn poll(&self, core: usize, task: u64) {
+        self.polled.set(Some(core));
+        let node = self.poll_once(core, task);
+        self.polled.set(None);
+        if let Some(node) = node {
+            node.busy_until.set(self.clock.get() + node.spent.take());
+        }
+    }
+
+    /// Polls a task and adds what that takes to what its node has spent. None if the task is gone or is being polled already.
+    fn poll_once(&self, core: usize, task: u64) -> Option<Rc<NodeState>> {
         let (node, index, polled, waker) = {
             let mut tasks = self.tasks.borrow_mut();
             let queue = &mut tasks.cores[core];
             queue.ready.retain(|ready| *ready != task);
             let (node, index) = (queue.node.clone(), queue.index);
-            let Some(slot) = tasks.slots.get_mut(&task) else { return };
+            let slot = tasks.slots.get_mut(&task)?;
             (node, index, slot.future.take(), slot.waker.clone())
         };
-        let Some(mut future) = polled else { return };
+        let mut future = polled?;
         self.trace([2, task, u64::from(node.id)], format_args!("{node} core {index} runs task {task}"));
         waker.queued.store(false, Ordering::Release);
         let outcome = future.as_mut().poll(&mut Context::from_waker(&Waker::from(waker)));
         let cost = self.rng.between(self.options.poll_ns).saturating_mul(node.slowness.get());
-        node.busy_until.set(self.clock.get() + node.spent.take() + cost);
+        node.spent.set(node.spent.get() + cost);
         let mut tasks = self.tasks.borrow_mut();
         if outcome.is_ready() {
             tasks.slots.remove(&task);
@@ -381,6 +405,7 @@ impl Sim {
             drop(tasks);
             drop(future);
         }
+        Some(node)
     }
 }
 

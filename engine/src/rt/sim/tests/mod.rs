@@ -154,3 +154,22 @@ fn the_order_of_ready_tasks_is_drawn() {
 fn waiting_for_what_cannot_happen_is_a_failure_and_not_a_hang() {
     run(1, |_| std::future::pending::<()>());
 }
+
+/// Whoever spawns may rely on neither order: the native world runs what is spawned at once, and others may wait.
+#[test]
+fn what_is_spawned_runs_before_or_after_its_spawner_goes_on() {
+    let mut orders = [0; 2];
+    for seed in 0..40 {
+        let world = World::new(seed, Options { spawned_at_once: 0.5, ..Options::default() });
+        let running = world.node(0).start(0, |rt| async move {
+            let ran = Rc::new(Cell::new(false));
+            let runs = ran.clone();
+            let spawned = rt.spawn(async move { runs.set(true) });
+            let at_once = ran.get();
+            spawned.await;
+            at_once
+        });
+        orders[usize::from(world.block_on(running).unwrap())] += 1;
+    }
+    assert!(orders.iter().all(|count| *count >= 10), "later, at once: {orders:?}");
+}
