@@ -14,14 +14,16 @@
 //! What the log's opening had to cut without knowing whether it had been acknowledged is no standing, because all that is there is
 //! served: it is reported beside it until the next start.
 //!
+//! Damage that stops the store is a damaged file, too, so that it is remembered and the next start fences the store.
+//!
 //! Invariants: a stopped store stays stopped and keeps its first reason; a damaged file stays named as long as the store runs; no
-//! more than [`FILES_MAX`] files are kept; whoever waits for a change hears of each.
+//! more than [`FILES_MAX`] files are kept, and the one that stopped the store; whoever waits for a change hears of each.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::path::PathBuf;
 
-use engine::error::Fault;
+use engine::error::{Fault, FaultKind};
 use engine::log::Cut;
 use engine::rt::local::Bell;
 use scheduler::StoreId;
@@ -59,9 +61,22 @@ impl fmt::Debug for Health {
 struct Flags {
     started: bool,
     refuses_writes: Option<&'static str>,
-    damaged: Vec<(PathBuf, String)>,
+    damaged: Vec<DamagedFile>,
     in_doubt: Option<String>,
     stopped: Option<Stopped>,
+    /// The node stops.
+    closed: bool,
+}
+
+/// A file that is damaged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct DamagedFile {
+    /// Which one.
+    pub(super) path: PathBuf,
+    /// What is wrong with it, one sentence.
+    pub(super) what: String,
+    /// Whether the store has stopped because of it: work that it cannot do without has met the damage, not a client's read.
+    pub(super) stops: bool,
 }
 
 #[derive(Debug)]
@@ -195,9 +210,14 @@ impl Health {
         self.damaged.wait().await;
     }
 
-    /// The files that are damaged, and what is wrong with each.
-    pub(super) fn damaged(&self) -> Vec<(PathBuf, String)> {
+    /// The files that are damaged.
+    pub(super) fn damaged(&self) -> Vec<DamagedFile> {
         self.flags.borrow().damaged.clone()
+    }
+
+    /// Whether the store has ended because the node stops, perhaps after a fault.
+    pub(super) fn has_closed(&self) -> bool {
+        self.flags.borrow().closed
     }
 
     /// Why nothing is served any more, if that is so.
@@ -238,13 +258,20 @@ impl Health {
         if let Some(stopped) = &flags.stopped {
             add(Standing::Stopped, format!("it has stopped: {}", stopped.why));
         }
-        for (path, what) in &flags.damaged {
+        // The reason of the stop names the file already.
+        for DamagedFile { path, what, .. } in flags.damaged.iter().filter(|file| !file.stops) {
             add(Standing::Damaged, format!("{} is damaged: {what}", path.display()));
         }
         if let Some(reason) = flags.refuses_writes {
             add(Standing::RefusingWrites, format!("it refuses writes: {reason}"));
         }
         report
+    }
+}
+
+impl DamagedFile {
+    fn new(fault: &Fault, stops: bool) -> Self {
+        Self { path: fault.path.clone(), what: fault.what.clone(), stops }
     }
 }
 
@@ -274,10 +301,10 @@ impl Flags {
                 changes
             }
             Event::Damaged(fault) => {
-                let known = self.damaged.iter().any(|(path, _)| *path == fault.path);
+                let known = self.damaged.iter().any(|file| file.path == fault.path);
                 let changes = !known && self.damaged.len() < FILES_MAX;
                 if changes {
-                    self.damaged.push((fault.path.clone(), fault.what.clone()));
+                    self.damaged.push(DamagedFile::new(fault, false));
                     let file = fault.path.display();
                     tracing::error!(store, %file, what = fault.what, "a file is damaged; the store serves what is not in it");
                 }
@@ -290,6 +317,7 @@ impl Flags {
                 if !before {
                     let file = fault.path.display();
                     tracing::error!(store, %file, what = fault.what, "the store stops after a fault");
+                    self.remember_stop(fault);
                 }
                 !before
             }
@@ -298,8 +326,24 @@ impl Flags {
                 if !before {
                     tracing::info!(store, "the store closes");
                 }
-                !before
+                !std::mem::replace(&mut self.closed, true)
             }
+        }
+    }
+
+    /// Keeps the file because of which the store stops, if it is damaged: a start would open the store again and meet it some time.
+    fn remember_stop(&mut self, fault: &Fault) {
+        match fault.kind {
+            FaultKind::Corruption | FaultKind::Foreign => {
+                self.damaged.retain(|file| file.path != fault.path);
+                self.damaged.push(DamagedFile::new(fault, true));
+            }
+            // The disk refused something, and a start finds out whether it still does.
+            FaultKind::Io
+            | FaultKind::Short(_)
+            | FaultKind::Locked
+            | FaultKind::Poisoned
+            | FaultKind::TooLarge => {}
         }
     }
 

@@ -49,6 +49,7 @@ use super::load::RegionCounts;
 use super::loading::Loads;
 use super::outbox::Outbox;
 use super::receiving::Receptions;
+use super::remembered::check_opens;
 use super::shipping::Shipments;
 use super::staging;
 use super::startup::wait_out;
@@ -173,6 +174,7 @@ impl Shard {
         let (tree, log) = join(tree, log).await;
         let (tree, log) = (tree?, log?);
         vouch(dir, &log, &tree)?;
+        check_opens(rt, dir).await?;
         if known && log.groups().is_empty() && !options.may_be_empty {
             return Err(Fault::corruption(
                 &log_dir,

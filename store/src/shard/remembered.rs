@@ -2,19 +2,24 @@
 //!
 //! ```text
 //! DAMAGE     text, in the store's directory, replaced as a whole; absent while nothing is damaged
-//!   damage 1                                             format version
-//!   1764361234 tree/0000000012.table a frame's checksum does not match (block at offset 4096)
-//!                                                        when it was found (Unix time, seconds), the file, what is wrong
+//!   damage 2                                             format version
+//!   1764361234 serves tree/0000000012.table a frame's checksum does not match (block at offset 4096)
+//!                                                        when it was found (Unix time, seconds), what the store does with it
+//!                                                        (serves or stops), the file, what is wrong
 //!   sum 9d1c03fe                                         CRC-32 over every byte before this line, hexadecimal
 //! ```
 //!
+//! Version 1 had no word between time and file, and was of files with which the store serves.
+//!
 //! Damage that a read met would otherwise be forgotten by a restart until a read comes by that place again, and the node would be
-//! ready meanwhile. A file is forgotten once it is gone. One that was repaired in place is remembered until DAMAGE is removed,
+//! ready meanwhile. Damage that a compaction met, or other work that the store cannot do without, has stopped the store; a start
+//! would open it again and stop again whenever that work comes by. So a start refuses to open it, which fences it
+//! ([`check_opens`]). A file is forgotten once it is gone. One that was repaired in place is remembered until DAMAGE is removed,
 //! because a start reads no whole files. A DAMAGE that cannot be read is itself reported as damaged, and left as it is.
 //!
 //! Invariant: the list is a copy of what [`Health`] knows, never the other way round after the start, so there is one truth.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -23,10 +28,14 @@ use engine::rt::Rt;
 use futures_util::future::select;
 
 use super::Shard;
-use super::health::{Event, Health};
+use super::health::{DamagedFile, Event, Health};
 
 const FILE: &str = "DAMAGE";
-const HEAD: &str = "damage 1\n";
+const HEAD: &str = "damage 2\n";
+const HEAD_1: &str = "damage 1\n";
+/// The words for what a store does with a damaged file.
+const SERVES: &str = "serves";
+const STOPS: &str = "stops";
 
 /// What a start adds to what an earlier one has found.
 const FOUND_BEFORE: &str = " (found before this start; if the file was repaired, remove DAMAGE)";
@@ -39,8 +48,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 struct Item {
     /// Unix time, seconds.
     since_seconds: u64,
-    path: PathBuf,
-    what: String,
+    file: DamagedFile,
 }
 
 /// What was remembered of a store, kept in step with its health.
@@ -56,6 +64,20 @@ enum Found {
     Items(Vec<Item>),
     /// A file that is no list; one sentence says why.
     Unreadable(String),
+}
+
+/// Whether the store in `dir` may be opened: no earlier run had to stop because of a damaged file that is still there.
+///
+/// # Errors
+/// The damage, with the file and what to do. A passing shortage.
+pub(super) async fn check_opens(rt: &Rt, dir: &Path) -> Result<()> {
+    let Found::Items(items) = find(rt, dir).await? else { return Ok(()) };
+    for item in items.into_iter().filter(|item| item.file.stops) {
+        if exists(rt, &item.file.path).await? {
+            return Err(item.fault());
+        }
+    }
+    Ok(())
 }
 
 /// Reports to `health` the damage that earlier runs of the store in `dir` have found.
@@ -80,8 +102,8 @@ pub async fn examine(rt: &Rt, dir: &Path) -> Result<Vec<Fault>> {
         Found::Nothing => {}
         Found::Items(items) => {
             for item in items {
-                if exists(rt, &item.path).await? {
-                    faults.push(Fault::corruption(&item.path, item.what + FOUND_BEFORE));
+                if exists(rt, &item.file.path).await? {
+                    faults.push(item.fault());
                 }
             }
         }
@@ -103,7 +125,7 @@ impl Shard {
                 FaultKind::Corruption | FaultKind::Io | FaultKind::Foreign if !inner.health.has_stopped() => {
                     inner.health.enter(Event::Damaged(&fault));
                 }
-                FaultKind::Corruption | FaultKind::Io | FaultKind::Foreign => return,
+                FaultKind::Corruption | FaultKind::Io | FaultKind::Foreign => break,
                 // Whoever reads the table next finds out.
                 FaultKind::Short(_) | FaultKind::Locked | FaultKind::Poisoned | FaultKind::TooLarge => {}
             }
@@ -118,7 +140,8 @@ impl Shard {
                     tracing::warn!(store = self.store().0, %file, what = fault.what, "damage is not remembered");
                     let (again, changed) = (pin!(inner.rt.sleep(AGAIN)), pin!(inner.health.changed_damage()));
                     select(again, changed).await;
-                    if inner.health.has_stopped() {
+                    // What has stopped it is tried on, for as long as the node runs.
+                    if inner.health.has_closed() {
                         return;
                     }
                 }
@@ -155,13 +178,24 @@ async fn keep(rt: &Rt, dir: &Path, health: &Health, remembered: &mut Option<Reme
     Ok(())
 }
 
+impl Item {
+    /// What a start says of it.
+    fn fault(self) -> Fault {
+        Fault::corruption(&self.file.path, self.file.what + FOUND_BEFORE)
+    }
+}
+
 impl Remembered {
     /// The list of these files: with what is remembered of them, and as found `now` (Unix time, seconds) where nothing is.
-    fn brought_up_to(&self, damaged: Vec<(PathBuf, String)>, now: u64) -> Vec<Item> {
-        let item = |(path, what): (PathBuf, String)| {
-            let known = self.0.iter().find(|item| item.path == path);
-            let what = what.strip_suffix(FOUND_BEFORE).unwrap_or(&what).replace('\n', " ");
-            known.cloned().unwrap_or(Item { since_seconds: now, path, what })
+    fn brought_up_to(&self, damaged: Vec<DamagedFile>, now: u64) -> Vec<Item> {
+        let item = |file: DamagedFile| {
+            let known = self.0.iter().find(|item| item.file.path == file.path);
+            // A client's read may have found it before it stopped the store.
+            if let Some(known) = known.filter(|known| known.file.stops || !file.stops) {
+                return known.clone();
+            }
+            let what = file.what.strip_suffix(FOUND_BEFORE).unwrap_or(&file.what).replace('\n', " ");
+            Item { since_seconds: now, file: DamagedFile { what, ..file } }
         };
         damaged.into_iter().map(item).collect()
     }
@@ -194,9 +228,12 @@ async fn exists(rt: &Rt, path: &Path) -> Result<bool> {
 
 fn render(dir: &Path, items: &[Item]) -> String {
     let mut text = HEAD.to_owned();
-    for Item { since_seconds, path, what } in items {
-        let path = path.strip_prefix(dir).unwrap_or(path).display();
-        text.push_str(&format!("{since_seconds} {path} {what}\n"));
+    for Item { since_seconds, file: DamagedFile { path, what, stops } } in items {
+        let word = if *stops { STOPS } else { SERVES };
+        let path = path.strip_prefix(dir).unwrap_or(path);
+        // The directory itself.
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        text.push_str(&format!("{since_seconds} {word} {} {what}\n", path.display()));
     }
     let sum = crc32fast::hash(text.as_bytes());
     text.push_str(&format!("sum {sum:08x}\n"));
@@ -209,13 +246,26 @@ fn parse(dir: &Path, bytes: &[u8]) -> Option<Vec<Item>> {
     if sum.len() != 8 || u32::from_str_radix(sum, 16).ok()? != crc32fast::hash(body.as_bytes()) {
         return None;
     }
-    let item = |line: &str| {
-        let mut words = line.splitn(3, ' ');
-        let since_seconds = words.next()?.parse().ok()?;
-        let (path, what) = (dir.join(words.next()?), words.next()?.to_owned());
-        Some(Item { since_seconds, path, what })
+    let (lines, has_word) = match body.strip_prefix(HEAD) {
+        Some(lines) => (lines, true),
+        None => (body.strip_prefix(HEAD_1)?, false),
     };
-    body.strip_prefix(HEAD)?.lines().map(item).collect()
+    let item = |line: &str| {
+        let (since, rest) = line.split_once(' ')?;
+        let (word, rest) = if has_word { rest.split_once(' ')? } else { (SERVES, rest) };
+        let stops = match word {
+            SERVES => false,
+            STOPS => true,
+            _ => return None,
+        };
+        let (path, what) = rest.split_once(' ')?;
+        let path = if path == "." { dir.to_owned() } else { dir.join(path) };
+        Some(Item {
+            since_seconds: since.parse().ok()?,
+            file: DamagedFile { path, what: what.to_owned(), stops },
+        })
+    };
+    lines.lines().map(item).collect()
 }
 
 #[cfg(test)]
@@ -226,22 +276,23 @@ mod tests {
     use super::*;
 
     fn items(dir: &Path) -> Vec<Item> {
-        let item = |n: u64| Item {
-            since_seconds: 1_764_000_000 + n,
-            path: dir.join(format!("tree/{n:010}.table")),
-            what: format!("a frame's checksum does not match (block at offset {n})"),
+        let item = |n: u64, stops| {
+            let path = dir.join(format!("tree/{n:010}.table"));
+            let what = format!("a frame's checksum does not match (block at offset {n})");
+            Item { since_seconds: 1_764_000_000 + n, file: DamagedFile { path, what, stops } }
         };
-        vec![item(1), item(2)]
+        vec![item(1, false), item(2, true)]
     }
 
     const VERSION_ONE: &str = include_str!("../../tests/fixtures/damage-v1");
+    const VERSION_TWO: &str = include_str!("../../tests/fixtures/damage-v2");
 
     #[test]
-    fn version_one_is_what_it_was_and_every_flipped_bit_is_noticed() {
+    fn version_two_is_what_it_was_and_every_flipped_bit_is_noticed() {
         let dir = Path::new("/d/store-1");
-        assert_eq!(render(dir, &items(dir)), VERSION_ONE);
-        assert_eq!(parse(dir, VERSION_ONE.as_bytes()), Some(items(dir)));
-        let whole = VERSION_ONE.as_bytes();
+        assert_eq!(render(dir, &items(dir)), VERSION_TWO);
+        assert_eq!(parse(dir, VERSION_TWO.as_bytes()), Some(items(dir)));
+        let whole = VERSION_TWO.as_bytes();
         for bit in 0..whole.len() * 8 {
             let mut bad = whole.to_vec();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -251,6 +302,48 @@ mod tests {
         for len in 0..whole.len() {
             assert_eq!(parse(dir, &whole[..len]), None, "length {len}");
         }
+    }
+
+    #[test]
+    fn version_one_was_of_files_with_which_the_store_serves() {
+        let dir = Path::new("/d/store-1");
+        let mut known = items(dir);
+        known.iter_mut().for_each(|item| item.file.stops = false);
+        assert_eq!(parse(dir, VERSION_ONE.as_bytes()), Some(known));
+    }
+
+    #[test]
+    fn the_directory_itself_has_a_line() {
+        let dir = Path::new("/d/store-1");
+        let file = DamagedFile { path: dir.to_owned(), what: "no such index".to_owned(), stops: true };
+        let items = vec![Item { since_seconds: 7, file }];
+        assert_eq!(parse(dir, render(dir, &items).as_bytes()), Some(items));
+    }
+
+    /// What stops the store after a read has found it is written down once more, and stays so.
+    #[test]
+    fn a_stop_is_written_down_although_the_damage_was_known() {
+        sim::run(1, |rt| async move {
+            let dir = Path::new("/data");
+            rt.create_dir_all(dir).await.unwrap();
+            let table = dir.join("3.table");
+            rt.replace_small(&table, b"x").await.unwrap();
+            let (health, mut remembered) = (health_of(&[(&table, "bad block")]), None);
+            keep(&rt, dir, &health, &mut remembered).await.unwrap();
+            check_opens(&rt, dir).await.expect("a read has met it");
+            health.enter(Event::Failed(&Fault::corruption(&table, "bad block at 7")));
+            keep(&rt, dir, &health, &mut remembered).await.unwrap();
+            for _ in 0..2 {
+                let fault = check_opens(&rt, dir).await.expect_err("it has stopped the store");
+                assert!(
+                    fault.path == table && fault.what.starts_with("bad block at 7 (found before"),
+                    "{fault}"
+                );
+                keep(&rt, dir, &recalled(&rt, dir).await, &mut None).await.unwrap();
+            }
+            rt.remove(&table).await.unwrap();
+            check_opens(&rt, dir).await.expect("what is gone is forgotten");
+        });
     }
 
     fn health_of(faults: &[(&Path, &str)]) -> Health {

@@ -291,6 +291,77 @@ fn damage_is_remembered_over_a_restart_until_the_list_is_removed() {
     assert_eq!(started_again(&world, &node).problem(), None);
 }
 
+/// Opens the stores of a node whose memtables are small, whether or not all of them open.
+async fn opened_small(rt: &Rt) -> Stores {
+    let identity = Identity { cluster: 7, node: 3, stores: 2, first_store: 1 };
+    let mut plan = crate::node::plan(Path::new("/data"), identity, 1);
+    plan.shard.tree = TreeOptions { memtable_bytes: 4 << 10, cache_bytes: 0, ..TreeOptions::default() };
+    plan.first_regions = store::node::bootstrap::regions(&plan.identity);
+    open(rt, &Arc::new(plan), &connect(1).remove(0)).await.unwrap()
+}
+
+/// Writes to the store with the keys until it stops, which it does when a compaction comes by the damage.
+async fn compact_until_it_stops(rt: &Rt, shard: &Shard, gateway: &Gateway) -> String {
+    for _ in 0..1000 {
+        if let Some(reason) = shard.stopped() {
+            return reason;
+        }
+        // Refused once it has stopped.
+        drop(gateway.submit(None, put("k4", 8 << 10)).await);
+        rt.sleep(Duration::from_millis(50)).await;
+    }
+    panic!("no compaction has met the damage: the test does not test");
+}
+
+/// Otherwise every start would open it, and it would stop again when the next compaction comes by, which may be after minutes or weeks.
+#[test]
+fn damage_that_stopped_a_store_fences_it_from_the_next_start_on() {
+    let (world, table) = with_a_table(80, false);
+    let node = world.node(0);
+    let sound = node.disk().read(&table);
+    node.disk().rot(&table, 40, 0x10);
+    let meet = node.start(0, |rt| async move {
+        let tree = TreeOptions { memtable_bytes: 4 << 10, cache_bytes: 0, ..TreeOptions::default() };
+        let (stores, gateway) = open_simulated(&rt, |plan| plan.shard.tree = tree).await;
+        let (_, shard, ..) = owner(&stores, b"k");
+        assert_eq!(shard.health().problem(), None, "the start reads no blocks");
+        let reason = compact_until_it_stops(&rt, &shard, &gateway).await;
+        let health = shard.health();
+        rt.sleep(Duration::from_secs(1)).await;
+        (reason, health)
+    });
+    let (reason, health) = world.block_on(meet).unwrap();
+    node.kill();
+    let file = table.display().to_string();
+    assert!(reason.contains(&file), "{reason}");
+    assert_eq!(
+        (health.damaged_files, health.reasons.len()),
+        (1, 1),
+        "it is damage, and said once: {health:?}"
+    );
+    for _ in 0..2 {
+        let start = node.start(0, |rt| async move {
+            let stores = opened_small(&rt).await;
+            stores.settle(&rt).await.unwrap();
+            let fenced: Vec<String> = stores.fenced.values().map(|fenced| fenced.why.clone()).collect();
+            (stores.shards.len(), fenced)
+        });
+        let (serving, fenced) = world.block_on(start).unwrap();
+        node.kill();
+        assert_eq!((serving, fenced.len()), (1, 1), "{fenced:?}");
+        let why = &fenced[0];
+        assert!(why.contains(&file) && why.contains("checksum"), "the file and the damage: {why}");
+        assert!(why.contains("remove DAMAGE") && why.contains("restore"), "the remedy: {why}");
+    }
+    // As an operator would who has the table's right bytes.
+    let list = table.parent().and_then(Path::parent).expect("a store's directory").join("DAMAGE");
+    let mut contents = node.disk().contents();
+    assert!(contents.remove(&list).is_some(), "the list lies beside log and tree");
+    contents.insert(table, sound);
+    node.disk().set_contents(&contents);
+    assert_eq!(started_again(&world, &node).problem(), None);
+}
+
 #[test]
 fn a_table_with_a_broken_end_is_named_by_the_start() {
     let (world, table) = with_a_table(77, false);
@@ -324,11 +395,11 @@ fn a_cut_that_is_in_doubt_is_reported_until_the_next_start() {
                 store = path.ancestors().nth(2).map(Path::to_owned);
             }
         }
-        // It is looked for when log and tree are open.
+        // It is looked for when log and tree have been read, and again when they are open.
         let list = store.expect("it is in a log").join("DAMAGE");
         let tries = if short { 3 } else { 0 };
         let descriptors = DiskFault::on(DiskOp::Look).path(&list.to_string_lossy()).errno(EMFILE);
-        node.disk().fail(descriptors.times(tries));
+        node.disk().fail(descriptors.after(1).times(tries));
         let began = world.now();
         let health = started_again(&world, &node);
         assert!(!short || world.now() - began > Duration::from_secs(2), "it had to try again");
