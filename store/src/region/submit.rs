@@ -13,8 +13,10 @@ use super::system::{self, SystemCommand};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 
-/// A command is closed and the next one begun when it has gathered this much.
+/// A command is closed and the next one begun when it has gathered this much, or so many writes: a store pauses between two commands
+/// that it applies, and not within one.
 const COMMAND_BYTES_MAX: usize = 512 << 10;
+const COMMAND_WRITES_MAX: usize = 1024;
 
 /// Writes that are submitted together, take effect together, and are known while they are in flight. All are of the default
 /// family.
@@ -192,7 +194,8 @@ impl<W, R> Replica<W, R> {
         let (version, bytes_max) = (self.region().epoch.version, self.command_bytes_max);
         let fits = |writes: &Writes| {
             let together = encoded_bytes(writes.len() + count, writes.bytes() + bytes);
-            writes.version() == version && writes.bytes() < COMMAND_BYTES_MAX && together <= bytes_max
+            let is_open = writes.bytes() < COMMAND_BYTES_MAX && writes.len() < COMMAND_WRITES_MAX;
+            writes.version() == version && is_open && together <= bytes_max
         };
         let open = self.gathering.back().is_some_and(|last| match &last.content {
             Content::Writes(writes) => fits(writes),
@@ -331,6 +334,27 @@ mod tests {
         assert_eq!(replica.out.answers, [], "commands of {sizes:?} bytes are refused");
         let answers: Vec<&[u32]> = replica.waiting.iter().map(|waiting| &waiting.answers[..]).collect();
         assert_eq!(answers, [[1], [2], [3]]);
+    }
+
+    /// However small the writes are, a store that applies them can pause between two commands.
+    #[test]
+    fn a_command_has_no_more_than_so_many_writes_but_what_is_submitted_together_stays_so() {
+        let mut replica = leader();
+        let put = |n: usize| Edit::Put(Bytes::from(format!("{n}")), Bytes::from_static(b"v"));
+        for n in 0..=2 * COMMAND_WRITES_MAX {
+            replica.submit(put(n), 1).unwrap();
+        }
+        let many = (0..3 * COMMAND_WRITES_MAX).map(|n| (Bytes::from(format!("{n}")), None)).collect();
+        replica.submit(Edit::Many(many), 2).unwrap();
+        let counts = |replica: &Replica<u32, u32>| -> Vec<usize> {
+            let count = |next: &Gathered<u32>| match &next.content {
+                Content::Writes(writes) => writes.len(),
+                Content::System(_) => 0,
+            };
+            replica.gathering.iter().map(count).collect()
+        };
+        let most = COMMAND_WRITES_MAX;
+        assert_eq!(counts(&replica), [most, most, 1 + 3 * most]);
     }
 
     /// What may be in the log is distinguished from what no turn has proposed, and what was decided is not lost.

@@ -10,6 +10,8 @@
 //!   store's own write to be durable;
 //! * once a write of the log has failed the store accepts nothing more and says why.
 
+#[cfg(test)]
+mod apply_tests;
 mod atomic;
 mod claims;
 pub mod counters;

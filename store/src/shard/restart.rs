@@ -65,7 +65,10 @@ impl Shard {
             }
             for (place, entries) in next {
                 let group = &mut behind[place];
-                inner.apply(&mut inner.state.borrow_mut(), (group.region, group.peer), &entries)?;
+                self.apply_in_pieces((group.region, group.peer), &entries).await?;
+                if inner.health.has_stopped() {
+                    return Ok(());
+                }
                 group.first = Index(group.first.0 + entries.len() as u64);
                 budget.tick().await;
             }

@@ -41,6 +41,9 @@ use crate::region::split::{FIRST_BASE, SplitOrigin};
 /// Committed entries read back from the log at a time, bytes.
 const REPLAY_BYTES_MAX: usize = 4 << 20;
 
+/// Committed commands applied at once, bytes; a larger one alone. Between two such pieces others of the core may run.
+const APPLY_BYTES_MAX: usize = 32 << 10;
+
 /// After this many turns with writes and without a read between them no client counts as reading.
 const QUIET_TURNS: u64 = 8;
 
@@ -55,6 +58,9 @@ pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 struct Work {
     /// What the log has to write, in order.
     parts: Vec<Part>,
+    /// Entries that are not applied yet, because others were, and how many bytes those had.
+    committed: Vec<Committed>,
+    applied_bytes: usize,
     behind: Vec<Behind>,
     reads: Vec<Queued>,
     /// Regions whose snapshots the tree has to take in.
@@ -72,6 +78,14 @@ impl Work {
 struct Part {
     batch: Batch,
     writes: Vec<LogWrite>,
+}
+
+/// A group's committed entries.
+struct Committed {
+    region: RegionId,
+    /// Whose they are.
+    peer: PeerId,
+    entries: Vec<Entry>,
 }
 
 /// A group's committed entries that have left memory.
@@ -111,7 +125,10 @@ impl Shard {
             self.start_fetches();
             self.start_shipments();
             let idle = work.is_empty();
-            let Work { parts, behind, reads, installs } = work;
+            let Work { parts, committed, applied_bytes: _, behind, reads, installs } = work;
+            for Committed { region, peer, entries } in committed {
+                self.apply_in_pieces((region, peer), &entries).await?;
+            }
             self.start_installs(installs);
             for Queued { route, op, reply } in reads {
                 self.read(route, op, reply, Asked::Due);
@@ -249,6 +266,24 @@ impl Shard {
         }
     }
 
+    /// Applies committed entries piece by piece, and lets others run between two pieces. The tree gets each piece whole, with its mark
+    /// and, where an entry changed it, the descriptor, so any of them may be the last.
+    pub(super) async fn apply_in_pieces(
+        &self,
+        replica: (RegionId, PeerId),
+        entries: &[Entry],
+    ) -> Result<(), Fault> {
+        let (inner, mut rest) = (&*self.inner, entries);
+        let budget = inner.rt.budget();
+        while !rest.is_empty() && !inner.health.has_stopped() {
+            let (piece, after) = rest.split_at(piece_of(rest));
+            inner.apply(&mut inner.state.borrow_mut(), replica, piece)?;
+            rest = after;
+            budget.tick().await;
+        }
+        Ok(())
+    }
+
     /// Applies committed entries that have to be read back, because apply runs far behind.
     async fn replay(&self, Behind { region, peer, first, last }: Behind) -> Result<(), Fault> {
         let inner = &*self.inner;
@@ -269,13 +304,26 @@ impl Shard {
             let entries = read.into_iter().map(|entry| super::open::to_raft(&inner.dir, region.0, entry));
             let entries = entries.collect::<Result<Vec<Entry>, Fault>>()?;
             next = end + 1;
-            inner.apply(&mut inner.state.borrow_mut(), (region, peer), &entries)?;
+            self.apply_in_pieces((region, peer), &entries).await?;
+            if inner.health.has_stopped() {
+                return Ok(());
+            }
             // Only memory has a bound here; a start must not wait for compactions.
             self.wait_while(Tree::memory_is_full).await?;
             budget.tick().await;
         }
         Ok(())
     }
+}
+
+/// How many of `entries`, which are some, are applied at once.
+fn piece_of(entries: &[Entry]) -> usize {
+    let mut bytes = 0;
+    let fits = |entry: &&Entry| {
+        bytes += entry.payload.len();
+        bytes <= APPLY_BYTES_MAX
+    };
+    entries.iter().take_while(fits).count().max(1)
 }
 
 /// What the log writes last.
@@ -378,7 +426,14 @@ impl Inner {
             self.put_write(state, write, work);
         }
         match apply {
-            Some(Apply::Entries(entries)) => self.apply(state, (region, peer), &entries)?,
+            Some(Apply::Entries(entries)) => {
+                work.applied_bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+                if work.applied_bytes <= APPLY_BYTES_MAX {
+                    self.apply(state, (region, peer), &entries)?;
+                } else {
+                    work.committed.push(Committed { region, peer, entries });
+                }
+            }
             Some(Apply::FromLog { first, last }) => work.behind.push(Behind { region, peer, first, last }),
             None => {}
         }
@@ -454,6 +509,10 @@ impl Inner {
         entries: &[Entry],
     ) -> Result<(), Fault> {
         let Some(replica) = state.table.peer_mut(region, peer) else { return Ok(()) };
+        if replica.life() == Life::Tombstone {
+            // It has heard of its removal between two pieces.
+            return Ok(());
+        }
         let mut batch = WriteBatch::new();
         let mut applied = replica
             .apply(entries, &mut batch)
