@@ -11,7 +11,7 @@ use prost::Name;
 use prost::encoding::{WireType, decode_key, decode_varint};
 
 use super::status::Status;
-use crate::wire::proto::shapes::{self, Shape, Field};
+use crate::wire::proto::shapes::{self, Field, Shape};
 
 /// Levels that are walked. The decoder refuses what is nested deeper.
 const LEVELS_MAX: usize = 100;

@@ -130,10 +130,9 @@ pub fn push(out: &mut Vec<u8>, kind: FrameKind, fill: impl FnOnce(Vec<u8>) -> Ve
 }
 
 fn checksum(length: [u8; 4], body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&length);
-    hasher.update(body);
-    hasher.finalize()
+    let mut sum = Sum::new(length);
+    sum.advance(body);
+    sum.hasher.finalize()
 }
 
 /// Finds the frames in a stream of bytes.
@@ -144,13 +143,42 @@ pub struct Decoder {
     length_max: usize,
     /// Bytes of the buffer that were returned as frames already.
     taken: usize,
+    /// The checksum of the frame that is being received, over what has come of it: the whole of a long frame would hold the core.
+    sum: Option<Sum>,
     failed: Option<BadFrame>,
+}
+
+#[derive(Clone)]
+struct Sum {
+    hasher: crc32fast::Hasher,
+    /// Bytes of the body that are in it.
+    bytes: usize,
+}
+
+impl Sum {
+    fn new(length: [u8; 4]) -> Self {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&length);
+        Self { hasher, bytes: 0 }
+    }
+
+    /// Takes in what of the body is new.
+    fn advance(&mut self, come: &[u8]) {
+        self.hasher.update(&come[self.bytes..]);
+        self.bytes = come.len();
+    }
+}
+
+impl fmt::Debug for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sum").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
 }
 
 impl Decoder {
     /// A decoder of frames of at most `length_max` bytes.
     pub fn new(length_max: usize) -> Self {
-        Self { buffer: Vec::new(), length_max, taken: 0, failed: None }
+        Self { buffer: Vec::new(), length_max, taken: 0, sum: None, failed: None }
     }
 
     /// Takes frames of up to `length_max` bytes from now on.
@@ -212,7 +240,7 @@ impl Decoder {
     }
 
     /// The kind of the next frame and where it ends in the buffer.
-    fn find(&self) -> Result<Option<(FrameKind, usize)>, BadFrame> {
+    fn find(&mut self) -> Result<Option<(FrameKind, usize)>, BadFrame> {
         let rest = &self.buffer[self.taken..];
         let Some((length_bytes, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
         let announced = u32::from_le_bytes(*length_bytes);
@@ -221,8 +249,14 @@ impl Decoder {
             return Err(BadFrame::Length { announced, length_max: self.length_max });
         }
         let Some((crc, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
-        let Some(body) = rest.get(..length) else { return Ok(None) };
-        if checksum(*length_bytes, body) != u32::from_le_bytes(*crc) {
+        let body = &rest[..rest.len().min(length)];
+        let sum = self.sum.get_or_insert_with(|| Sum::new(*length_bytes));
+        sum.advance(body);
+        if body.len() < length {
+            return Ok(None);
+        }
+        let sum = self.sum.take().expect("it was there just now");
+        if sum.hasher.finalize() != u32::from_le_bytes(*crc) {
             return Err(BadFrame::Checksum);
         }
         let kind = FrameKind::from_byte(body[0]).ok_or(BadFrame::Kind(body[0]))?;

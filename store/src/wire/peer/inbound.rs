@@ -224,7 +224,7 @@ impl Inbound {
                 // Until the store has taken it in.
                 let _charge = reading.took(frame.payload.len());
                 let batch = match frame.kind {
-                    FrameKind::Messages => MessageBatch::decode(frame.payload),
+                    FrameKind::Messages => MessageBatch::decode_in_pieces(frame.payload, &budget).await,
                     FrameKind::Hello
                     | FrameKind::Welcome
                     | FrameKind::Refused

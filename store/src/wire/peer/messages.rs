@@ -13,6 +13,7 @@
 
 use std::fmt;
 
+use engine::rt::Budget;
 use raft::{GroupId, Message, NodeId, Term};
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -98,21 +99,21 @@ impl MessageBatch {
     /// # Errors
     /// [`BadMessages`] for anything else.
     pub fn decode(payload: &[u8]) -> Result<Self, BadMessages> {
-        let (format, archive) = payload.split_first_chunk::<2>().ok_or(BadMessages("it is cut short"))?;
-        if u16::from_le_bytes(*format) != FORMAT {
-            return Err(BadMessages("its format is unknown; is the sender of a newer version?"));
+        let mut loading = Loading::begin(payload)?;
+        while loading.next()? {}
+        Ok(loading.batch)
+    }
+
+    /// The same, and lets others of the core run between two messages.
+    ///
+    /// # Errors
+    /// As [`MessageBatch::decode`].
+    pub async fn decode_in_pieces(payload: &[u8], budget: &Budget) -> Result<Self, BadMessages> {
+        let mut loading = Loading::begin(payload)?;
+        while loading.next()? {
+            budget.tick().await;
         }
-        let stored = rkyv::access::<ArchivedStored, rancor::Failure>(archive)
-            .map_err(|_| BadMessages("the archive does not validate"))?;
-        let mut bytes = stored.bytes.as_slice();
-        let (from, to) = (StoreId(stored.from.to_native()), StoreId(stored.to.to_native()));
-        let load = |message| load_message(message, from, to, &mut bytes);
-        let messages: Result<Vec<PeerMessage>, BadMessages> = stored.messages.iter().map(load).collect();
-        let messages = messages?;
-        if !bytes.is_empty() {
-            return Err(BadMessages("the lengths do not add up to the bytes"));
-        }
-        Ok(Self { from, to, messages })
+        Ok(loading.batch)
     }
 
     fn store_message(&self, message: &PeerMessage, bytes: &mut Vec<u8>) -> StoredMessage {
@@ -140,6 +141,41 @@ impl MessageBatch {
                 Body::Removed => StoredContent::Removed,
             },
         }
+    }
+}
+
+/// A batch, message by message.
+struct Loading<'a> {
+    stored: std::slice::Iter<'a, ArchivedStoredMessage>,
+    /// The payload bytes of the messages to come.
+    bytes: &'a [u8],
+    batch: MessageBatch,
+}
+
+impl<'a> Loading<'a> {
+    fn begin(payload: &'a [u8]) -> Result<Self, BadMessages> {
+        let (format, archive) = payload.split_first_chunk::<2>().ok_or(BadMessages("it is cut short"))?;
+        if u16::from_le_bytes(*format) != FORMAT {
+            return Err(BadMessages("its format is unknown; is the sender of a newer version?"));
+        }
+        let stored = rkyv::access::<ArchivedStored, rancor::Failure>(archive)
+            .map_err(|_| BadMessages("the archive does not validate"))?;
+        let (from, to) = (StoreId(stored.from.to_native()), StoreId(stored.to.to_native()));
+        let batch = MessageBatch { from, to, messages: Vec::with_capacity(stored.messages.len()) };
+        Ok(Self { stored: stored.messages.iter(), bytes: stored.bytes.as_slice(), batch })
+    }
+
+    /// Loads one more message; `false` if that was all.
+    fn next(&mut self) -> Result<bool, BadMessages> {
+        let Some(stored) = self.stored.next() else {
+            return match self.bytes.is_empty() {
+                true => Ok(false),
+                false => Err(BadMessages("the lengths do not add up to the bytes")),
+            };
+        };
+        let message = load_message(stored, self.batch.from, self.batch.to, &mut self.bytes)?;
+        self.batch.messages.push(message);
+        Ok(true)
     }
 }
 
@@ -216,4 +252,4 @@ fn load_message(
 
 #[cfg(test)]
 #[path = "messages_tests.rs"]
-mod tests;
+pub(in crate::wire::peer) mod tests;

@@ -1,5 +1,10 @@
 //! Every kind of message through the codec, and what damage does to it.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
+use engine::rt::Rt;
+use engine::rt::sim::{Options, World};
 use raft::{
     AppendOutcome, Beat, Body, Entry, EntryKind, Index, Joint, LogId, Membership, Payload, ReadId, Snapshot,
     VoteAnswer, VoteAsk,
@@ -193,4 +198,33 @@ fn batch_of_fixture() -> MessageBatch {
         [3, 5, 10, 19].contains(&place)
     });
     batch
+}
+
+#[test]
+fn others_of_the_core_run_while_a_long_frame_is_decoded() {
+    let world = World::new(5, Options::default());
+    let node = world.node(0);
+    node.slow_cpu(1000);
+    let running = node.start(0, |rt| async move {
+        let mut long = batch();
+        long.messages = std::iter::repeat_n(long.messages, 20).flatten().collect();
+        let payload = long.encode(Vec::new());
+        let ran = runs_beside(&rt);
+        assert_eq!(MessageBatch::decode_in_pieces(&payload, &rt.budget()).await, Ok(long));
+        assert!(ran.get() > 10, "{} times", ran.get());
+    });
+    world.block_on(running).unwrap();
+}
+
+/// Counts how often another task of the core runs.
+pub(in crate::wire::peer) fn runs_beside(rt: &Rt) -> Rc<Cell<u32>> {
+    let (ran, own) = (Rc::new(Cell::new(0)), rt.clone());
+    let count = ran.clone();
+    rt.spawn(async move {
+        loop {
+            own.yield_to_reactor().await;
+            count.set(count.get() + 1);
+        }
+    });
+    ran
 }

@@ -24,7 +24,7 @@ use engine::rt::{Mono, ReadHalf, Rt, WriteHalf};
 use scheduler::StoreId;
 
 use super::codec::{
-    ForwardedReply, ForwardedRequest, ONE_BYTES_MAX, decode_answers, encode_requests, request_bytes,
+    ForwardedReply, ForwardedRequest, ONE_BYTES_MAX, decode_answers_in_pieces, encode_requests, request_bytes,
 };
 use crate::gateway::{Asks, RemoteNumbers};
 use crate::memory::{Memory, charged_bytes};
@@ -372,7 +372,7 @@ async fn receive(rt: &Rt, lane: &Lane, memory: &Memory, from: &mut ReadHalf) -> 
             match frame.kind {
                 FrameKind::Answers => {
                     answered = true;
-                    for reply in decode_answers(frame.payload)? {
+                    for reply in decode_answers_in_pieces(frame.payload, &budget).await? {
                         lane.answered(reply, memory);
                     }
                 }

@@ -12,6 +12,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use engine::rt::Budget;
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -218,13 +219,27 @@ pub fn encode_requests(requests: &[ForwardedRequest], out: Vec<u8>) -> Vec<u8> {
 /// # Errors
 /// [`BadRequests`] for anything else.
 pub fn decode_requests(payload: &[u8]) -> Result<Vec<ForwardedRequest>, BadRequests> {
+    requests(payload)?.all()
+}
+
+/// The same, and lets others of the core run between two requests.
+///
+/// # Errors
+/// As [`decode_requests`].
+pub async fn decode_requests_in_pieces(
+    payload: &[u8],
+    budget: &Budget,
+) -> Result<Vec<ForwardedRequest>, BadRequests> {
+    requests(payload)?.in_pieces(budget).await
+}
+
+fn requests(payload: &[u8]) -> Result<Loading<'_, ArchivedStoredRequest, ForwardedRequest>, BadRequests> {
     let stored = rkyv::access::<ArchivedStoredRequests, rancor::Failure>(archive_of(payload)?)
         .map_err(|_| BadRequests("the archive does not validate"))?;
     if payload.len() - stored.bytes.len() > INDEX_BYTES_MAX {
         return Err(BadRequests("it holds more keys and values than requests do"));
     }
-    let mut bytes = Cut(stored.bytes.as_slice());
-    let load = |stored: &ArchivedStoredRequest| {
+    Ok(Loading::new(stored.requests.as_slice(), stored.bytes.as_slice(), |bytes, stored| {
         Ok(ForwardedRequest {
             id: stored.id.to_native(),
             route: Route {
@@ -238,10 +253,40 @@ pub fn decode_requests(payload: &[u8]) -> Result<Vec<ForwardedRequest>, BadReque
             },
             op: bytes.op(&stored.op)?,
         })
-    };
-    let requests = stored.requests.iter().map(load).collect::<Result<_, BadRequests>>()?;
-    bytes.end()?;
-    Ok(requests)
+    }))
+}
+
+/// The items of a payload, one after the other.
+struct Loading<'a, S, T> {
+    stored: std::slice::Iter<'a, S>,
+    bytes: Cut<'a>,
+    load: fn(&mut Cut<'a>, &S) -> Result<T, BadRequests>,
+    loaded: Vec<T>,
+}
+
+impl<'a, S, T> Loading<'a, S, T> {
+    fn new(stored: &'a [S], bytes: &'a [u8], load: fn(&mut Cut<'a>, &S) -> Result<T, BadRequests>) -> Self {
+        Self { stored: stored.iter(), bytes: Cut(bytes), load, loaded: Vec::with_capacity(stored.len()) }
+    }
+
+    /// Loads one more item; `false` if that was all.
+    fn next(&mut self) -> Result<bool, BadRequests> {
+        let Some(stored) = self.stored.next() else { return self.bytes.end().map(|()| false) };
+        self.loaded.push((self.load)(&mut self.bytes, stored)?);
+        Ok(true)
+    }
+
+    fn all(mut self) -> Result<Vec<T>, BadRequests> {
+        while self.next()? {}
+        Ok(self.loaded)
+    }
+
+    async fn in_pieces(mut self, budget: &Budget) -> Result<Vec<T>, BadRequests> {
+        while self.next()? {
+            budget.tick().await;
+        }
+        Ok(self.loaded)
+    }
 }
 
 /// Maximum of bytes of one request and of one answer: a frame carries it with what others have closed the frame with.
@@ -260,16 +305,28 @@ pub fn encode_answers(answers: &[ForwardedReply], out: Vec<u8>) -> Vec<u8> {
 /// # Errors
 /// [`BadRequests`] for anything else.
 pub fn decode_answers(payload: &[u8]) -> Result<Vec<ForwardedReply>, BadRequests> {
+    answers(payload)?.all()
+}
+
+/// The same, and lets others of the core run between two answers.
+///
+/// # Errors
+/// As [`decode_answers`].
+pub async fn decode_answers_in_pieces(
+    payload: &[u8],
+    budget: &Budget,
+) -> Result<Vec<ForwardedReply>, BadRequests> {
+    answers(payload)?.in_pieces(budget).await
+}
+
+type ArchivedAnswer = rkyv::Archived<(u64, StoredOutcome)>;
+
+fn answers(payload: &[u8]) -> Result<Loading<'_, ArchivedAnswer, ForwardedReply>, BadRequests> {
     let stored = rkyv::access::<ArchivedStoredAnswers, rancor::Failure>(archive_of(payload)?)
         .map_err(|_| BadRequests("the archive does not validate"))?;
-    let mut bytes = Cut(stored.bytes.as_slice());
-    let answers = stored
-        .answers
-        .iter()
-        .map(|answer| Ok(ForwardedReply { id: answer.0.to_native(), outcome: bytes.outcome(&answer.1)? }))
-        .collect::<Result<_, BadRequests>>()?;
-    bytes.end()?;
-    Ok(answers)
+    Ok(Loading::new(stored.answers.as_slice(), stored.bytes.as_slice(), |bytes, answer| {
+        Ok(ForwardedReply { id: answer.0.to_native(), outcome: bytes.outcome(&answer.1)? })
+    }))
 }
 
 /// What a frame of requests has beside keys and values, at most, bytes: lengths of four bytes, which take up to a dozen times that once

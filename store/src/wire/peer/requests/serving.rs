@@ -14,7 +14,9 @@ use engine::rt::local::{Bell, Pending};
 use engine::rt::{ReadHalf, Rt, WriteHalf};
 
 use super::asking::is_write;
-use super::codec::{ForwardedReply, ForwardedRequest, ONE_BYTES_MAX, decode_requests, encode_answers};
+use super::codec::{
+    ForwardedReply, ForwardedRequest, ONE_BYTES_MAX, decode_requests_in_pieces, encode_answers,
+};
 use crate::memory::Memory;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
@@ -81,7 +83,7 @@ async fn receive(
             // Keys and values of its requests are copies of it together, and live as long as the last of them runs.
             let charge = Rc::new(reading.took(frame.payload.len()));
             let requests = match frame.kind {
-                FrameKind::Requests => decode_requests(frame.payload)?,
+                FrameKind::Requests => decode_requests_in_pieces(frame.payload, &budget).await?,
                 FrameKind::Hello
                 | FrameKind::Welcome
                 | FrameKind::Refused

@@ -14,8 +14,8 @@ use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Role, StoreId};
 
 use super::asking::{ANSWER_MAX, Requests, WAITING_MAX};
 use super::codec::{
-    ForwardedReply, ForwardedRequest, decode_answers, decode_requests, encode_answers, encode_requests,
-    request_bytes,
+    ForwardedReply, ForwardedRequest, decode_answers, decode_answers_in_pieces, decode_requests,
+    decode_requests_in_pieces, encode_answers, encode_requests, request_bytes,
 };
 use super::serving::RUNNING_MAX;
 use crate::memory::{ITEM_BYTES, Memory, MemoryLimits};
@@ -24,6 +24,7 @@ use crate::request::{Atomic, Change, Op, Out, Outcome, Route, Scan, Seen, When};
 use crate::wire::peer::book::AddressBook;
 use crate::wire::peer::counters::PeerCounters;
 use crate::wire::peer::inbound::{Inbound, Seen as SeenStores};
+use crate::wire::peer::messages::tests::runs_beside;
 use crate::wire::peer::open::{Begins, Purpose, Speaker};
 
 const PORT: u16 = 20_161;
@@ -133,6 +134,27 @@ fn every_operation_and_outcome_arrives_as_it_was() {
         .map(|(id, outcome)| ForwardedReply { id: id as u64, outcome })
         .collect();
     assert_eq!(decode_answers(&encode_answers(&answers, Vec::new())), Ok(answers));
+}
+
+#[test]
+fn others_of_the_core_run_while_a_long_frame_is_taken_apart() {
+    let world = World::new(5, Options::default());
+    let node = world.node(0);
+    node.slow_cpu(1000);
+    let running = node.start(0, |rt| async move {
+        let (ops, outcomes) = (std::iter::repeat_with(ops), std::iter::repeat_with(outcomes));
+        let requests: Vec<Request> =
+            (0..).zip(ops.take(10).flatten()).map(|(id, op)| Request { id, route: route(), op }).collect();
+        let answers: Vec<Reply> =
+            (0..).zip(outcomes.take(10).flatten()).map(|(id, outcome)| Reply { id, outcome }).collect();
+        let (asked, said) = (encode_requests(&requests, Vec::new()), encode_answers(&answers, Vec::new()));
+        let (ran, budget) = (runs_beside(&rt), rt.budget());
+        assert_eq!(decode_requests_in_pieces(&asked, &budget).await, Ok(requests));
+        let first = ran.replace(0);
+        assert_eq!(decode_answers_in_pieces(&said, &budget).await, Ok(answers));
+        assert!(first > 10 && ran.get() > 10, "{first} and {} times", ran.get());
+    });
+    world.block_on(running).unwrap();
 }
 
 #[test]
