@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use crate::memory::Appended;
 use crate::refusal::Refusal;
 use crate::request::{Atomic, Change, Op, Out, Outcome, Scan, Seen, When};
 
@@ -15,6 +16,7 @@ type Map = BTreeMap<Bytes, Bytes>;
 pub(super) struct Memory {
     map: Rc<RefCell<Map>>,
     writes: Rc<RefCell<Writes>>,
+    appended: Appended,
 }
 
 /// Which write of all was the last of each key, for those who watch keys.
@@ -70,6 +72,11 @@ impl Writes {
 }
 
 impl Memory {
+    /// Nothing, and where to note what was appended to.
+    pub(super) fn new(appended: &Appended) -> Self {
+        Self { appended: appended.clone(), ..Self::default() }
+    }
+
     pub(super) fn get(&self, key: &[u8]) -> Option<Bytes> {
         self.map.borrow().get(key).cloned()
     }
@@ -123,7 +130,7 @@ impl Memory {
                 map.retain(|key, _| *key < start || (!end.is_empty() && *key >= end));
                 Out::Done
             }
-            Op::Modify { key, change } => return modify(map, key, change),
+            Op::Modify { key, change } => return modify(map, key, change, &self.appended),
             Op::Scan(scan) => Out::Pairs(pairs(map, &scan)),
             Op::Watch { .. } | Op::Atomic(_) => unreachable!("these are made of others"),
         })
@@ -143,7 +150,7 @@ fn pairs(map: &Map, scan: &Scan) -> Vec<(Bytes, Bytes)> {
     }
 }
 
-fn modify(map: &mut Map, key: Bytes, change: Change) -> Outcome {
+fn modify(map: &mut Map, key: Bytes, change: Change, appended: &Appended) -> Outcome {
     let previous = map.get(&key).cloned();
     Ok(match change {
         Change::SetIf { value, when } => {
@@ -161,9 +168,13 @@ fn modify(map: &mut Map, key: Bytes, change: Change) -> Outcome {
         Change::Take => Out::Value(map.remove(&key)),
         Change::Remove => Out::Existed(map.remove(&key).is_some()),
         Change::Append { suffix } => {
+            let existed = previous.is_some();
             let mut value = previous.unwrap_or_default().to_vec();
             value.extend_from_slice(&suffix);
             let length = value.len();
+            if existed {
+                appended.note(&key, &value);
+            }
             map.insert(key, value.into());
             Out::Length(length)
         }

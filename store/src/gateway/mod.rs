@@ -91,7 +91,7 @@ impl Gateway {
 
     /// As [`Gateway::in_memory`], with bounds on what clients make the core hold.
     pub fn in_bounded_memory(bounds: Memory) -> Self {
-        Self { backend: Backend::Memory(memory::Memory::default(), bounds), home: 0 }
+        Self { backend: Backend::Memory(memory::Memory::new(&bounds.appended), bounds), home: 0 }
     }
 
     /// This core's bounds on what clients make it hold.

@@ -27,8 +27,9 @@
 //! the answer ([`items_bytes`]). RESP, which reads such requests whole, counts them as input; others wait for room before they are taken
 //! apart ([`Memory::room_for_items`]).
 //!
-//! This module owns no bytes itself and never looks at any.
+//! This module owns no bytes itself and looks at none, but for short values that were appended to ([`Appended`]).
 
+mod appended;
 mod intake;
 mod pool;
 pub mod stalls;
@@ -42,6 +43,7 @@ use engine::rt::Rt;
 
 use crate::refusal::Refusal;
 
+pub use appended::{Appended, is_short, key_hash};
 pub use intake::Intake;
 pub use pool::{Charge, Pool};
 
@@ -120,6 +122,8 @@ pub struct Memory {
     pub spread: Pool,
     /// Values on their way from the disk, whose sizes are known only once they are there.
     pub reading: Pool,
+    /// Short values that were appended to. No bound, but handed around with them: stores write it, and RESP connections look.
+    pub appended: Appended,
     /// What the next read from disk may bring, bytes.
     expected_bytes: Arc<AtomicUsize>,
     limits: MemoryLimits,
@@ -135,6 +139,7 @@ impl Memory {
             items: Pool::new(limits.input_bytes),
             spread: Pool::new(1),
             reading: Pool::new(limits.output_bytes / 2),
+            appended: Appended::default(),
             expected_bytes: Arc::new(AtomicUsize::new(READ_BYTES_AT_FIRST)),
             limits,
         }
@@ -145,10 +150,10 @@ impl Memory {
         Self::new(MemoryLimits { input_bytes: usize::MAX / 2, output_bytes: usize::MAX / 2 })
     }
 
-    /// The same bounds for another core, with nothing used. The cores share one turn to wait with room in hand.
+    /// The same bounds for another core, with nothing used. The cores share one turn to wait with room in hand, and what was appended to.
     #[must_use]
     pub fn fresh(&self) -> Self {
-        Self { spread: self.spread.clone(), ..Self::new(self.limits) }
+        Self { spread: self.spread.clone(), appended: self.appended.clone(), ..Self::new(self.limits) }
     }
 
     /// Room for the handles of a request of `items` keys or pairs until it is answered.

@@ -216,7 +216,8 @@ impl Inner {
     ) {
         self.counters.reads.add(keys.len() as u64);
         let out = Out::Atomic(Some(outcomes));
-        let Values { mut by_key, written, bytes: _, answer: _ } = values;
+        let Values { mut by_key, written, appended, bytes: _, answer: _ } = values;
+        appended.iter().for_each(|(key, value)| self.memory.appended.note(key, value));
         let Some(first) = written.first().cloned() else {
             return self.answer_behind_all(route, keys, reply, out);
         };

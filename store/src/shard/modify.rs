@@ -14,6 +14,11 @@ pub struct Modified {
     pub out: Out,
 }
 
+/// Whether `change` appends to a value that is there. Redis sets one that is not.
+pub fn appends(previous: Option<&Bytes>, change: &Change) -> bool {
+    previous.is_some() && matches!(change, Change::Append { .. })
+}
+
 /// Applies `change` to the value that the key has now.
 pub fn modify(previous: Option<Bytes>, change: Change) -> Result<Modified, Refusal> {
     match change {

@@ -5,8 +5,8 @@ use std::collections::hash_map::Entry;
 
 use bytes::Bytes;
 
-use super::modify::{Modified, modify};
-use crate::memory::{AnswerBytes, charged_bytes};
+use super::modify::{Modified, appends, modify};
+use crate::memory::{AnswerBytes, charged_bytes, is_short};
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Outcome};
 
@@ -18,6 +18,8 @@ pub(super) struct Values {
     pub(super) by_key: HashMap<Bytes, Value, foldhash::fast::RandomState>,
     /// The written keys in the order of their first write.
     pub(super) written: Vec<Bytes>,
+    /// Keys that were appended to, with what that made of them, if it is short.
+    pub(super) appended: Vec<(Bytes, Bytes)>,
     /// Values looked at, answered and made, bytes.
     pub(super) bytes: usize,
     /// What the answer has come to: it copies a value as often as it is asked for.
@@ -33,7 +35,7 @@ pub(super) struct Value {
 impl Values {
     pub(super) fn new(answer_bytes_max: usize) -> Self {
         let answer = AnswerBytes::new(answer_bytes_max, 0);
-        Self { by_key: HashMap::default(), written: Vec::new(), bytes: 0, answer }
+        Self { by_key: HashMap::default(), written: Vec::new(), appended: Vec::new(), bytes: 0, answer }
     }
 
     pub(super) fn add(&mut self, key: &Bytes, now: Option<Bytes>) {
@@ -126,11 +128,16 @@ impl Values {
             Change::SetIf { .. } | Change::Take => self.answer(&key)?,
             Change::Append { .. } | Change::Add { .. } | Change::Remove => self.read(&key),
         };
+        let appends = appends(before.as_ref(), &change);
         let Modified { write, out } = match modify(before, change) {
             Ok(modified) => modified,
             Err(refusal) => return Ok(Err(refusal)),
         };
         if let Some(now) = write {
+            if appends {
+                let short = now.clone().filter(|value| is_short(value));
+                self.appended.extend(short.map(|value| (key.clone(), value)));
+            }
             self.write(key, now);
         }
         self.check_bytes()?;

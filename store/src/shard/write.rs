@@ -14,7 +14,7 @@ use raft::Term;
 use scheduler::RegionId;
 
 use super::gate::op_bytes;
-use super::modify::{Modified, modify};
+use super::modify::{Modified, appends, modify};
 use super::reply::Reply;
 use super::{Due, Inner, Queued, Shard, State};
 use crate::memory::{SMALL_BYTES, charged_length};
@@ -163,6 +163,7 @@ impl Inner {
         if let Err(refusal) = self.has_room_for(made_bytes(before.as_ref().map_or(0, Bytes::len), &change)) {
             return self.refuse(reply, refusal);
         }
+        let appends = appends(before.as_ref(), &change);
         let Modified { write, out } = match modify(before, change) {
             Ok(modified) => modified,
             Err(refusal) => return self.refuse(reply, refusal),
@@ -173,7 +174,12 @@ impl Inner {
         };
         let due = Due { reply, out, since: self.rt.recent() };
         let edit = match value {
-            Some(value) => Edit::Put(key.clone(), value),
+            Some(value) => {
+                if appends {
+                    self.memory.appended.note(&key, &value);
+                }
+                Edit::Put(key.clone(), value)
+            }
             None => Edit::Delete(key.clone()),
         };
         let gathered = self.gather(&mut self.state.borrow_mut(), route, &key, due, edit);

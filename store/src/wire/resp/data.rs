@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::command::RespCommand;
 use super::reply::Writer;
 use super::request::{CommandLine, Error};
-use crate::memory::items_bytes;
+use crate::memory::{Appended, items_bytes, key_hash};
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Outcome, When};
 
@@ -58,8 +58,11 @@ pub enum ReplyShape {
     Type,
     /// -1 if the key exists, -2 if not.
     NoExpiry,
-    /// The encoding that Redis would choose, or null.
-    Encoding,
+    /// The encoding that Redis would have chosen for the value of the key with this hash, or null.
+    Encoding {
+        /// See [`key_hash`].
+        key_hash: u32,
+    },
 }
 
 /// What `command` asks of the store and how the answer is said. The arity has been checked.
@@ -84,7 +87,7 @@ pub fn plan(command: RespCommand, request: &CommandLine<'_>) -> Result<(Work, Re
         RespCommand::Decrby => (add(request, negated(request.integer(2)?)?)?, ReplyShape::Integer),
         RespCommand::Type => (lengths(request)?, ReplyShape::Type),
         RespCommand::Ttl | RespCommand::Pttl => (lengths(request)?, ReplyShape::NoExpiry),
-        RespCommand::Object => (object(request)?, ReplyShape::Encoding),
+        RespCommand::Object => object(request)?,
         other => return Err(Error::no_expiry(&other.spec().name.to_ascii_uppercase())),
     };
     Ok((Work::One(op), shape))
@@ -167,7 +170,7 @@ fn delete(request: &CommandLine<'_>) -> Result<(Work, ReplyShape), Error> {
     Ok((Work::Each(keys(request)?.into_iter().map(delete).collect()), ReplyShape::Integer))
 }
 
-fn object(request: &CommandLine<'_>) -> Result<Op, Error> {
+fn object(request: &CommandLine<'_>) -> Result<(Op, ReplyShape), Error> {
     let sub = request.arg(1);
     if !request.is(1, "ENCODING") {
         return Err(Error::unknown_subcommand(RespCommand::Object, sub));
@@ -175,7 +178,9 @@ fn object(request: &CommandLine<'_>) -> Result<Op, Error> {
     if request.count() != 3 {
         return Err(Error::subcommand_arity(RespCommand::Object, sub));
     }
-    Ok(Op::Get { key: request.key(2)? })
+    let key = request.key(2)?;
+    let key_hash = key_hash(&key);
+    Ok((Op::Get { key }, ReplyShape::Encoding { key_hash }))
 }
 
 /// Keys that a read found and did not find.
@@ -203,7 +208,7 @@ impl ReplyShape {
     /// What the keyspace hits and misses of a command with this outcome are. What writes see of their keys is not counted.
     pub fn lookups(self, outcome: &Outcome) -> Lookups {
         match (self, outcome) {
-            (ReplyShape::Value | ReplyShape::Encoding, Ok(Out::Value(value))) => {
+            (ReplyShape::Value | ReplyShape::Encoding { .. }, Ok(Out::Value(value))) => {
                 Lookups::of(value.iter().count(), 1)
             }
             (ReplyShape::Values, Ok(Out::Values(values))) => {
@@ -214,15 +219,15 @@ impl ReplyShape {
         }
     }
 
-    /// Says `outcome`.
-    pub fn write(self, outcome: Outcome, reply: &mut Writer<'_>) {
+    /// Says `outcome`. What was `appended` to has another encoding.
+    pub fn write(self, outcome: Outcome, appended: &Appended, reply: &mut Writer<'_>) {
         match outcome {
-            Ok(out) => self.write_out(out, reply),
+            Ok(out) => self.write_out(out, appended, reply),
             Err(refusal) => reply.error(&refused(&refusal)),
         }
     }
 
-    fn write_out(self, out: Out, reply: &mut Writer<'_>) {
+    fn write_out(self, out: Out, appended: &Appended, reply: &mut Writer<'_>) {
         match (self, out) {
             (ReplyShape::Ok, _) => reply.ok(),
             (ReplyShape::Value, Out::Value(value)) => reply.bulk_or_null(value.as_deref()),
@@ -244,7 +249,10 @@ impl ReplyShape {
             (ReplyShape::NoExpiry, Out::Lengths(lengths)) => {
                 reply.integer(if only(&lengths).is_some() { -1 } else { -2 });
             }
-            (ReplyShape::Encoding, Out::Value(value)) => reply.bulk_or_null(value.as_deref().map(encoding)),
+            (ReplyShape::Encoding { key_hash }, Out::Value(value)) => {
+                let encoding = |value: &[u8]| encoding(value, appended.has(key_hash, value));
+                reply.bulk_or_null(value.as_deref().map(encoding));
+            }
             (shape, out) => {
                 debug_assert!(false, "{out:?} is no answer for {shape:?}");
                 reply.error("ERR internal error: the store returned an answer of another kind");
@@ -275,8 +283,9 @@ pub fn size(size: usize) -> i64 {
 }
 
 /// What Redis would answer for this value, because tools ask.
-fn encoding(value: &[u8]) -> &'static [u8] {
+fn encoding(value: &[u8], appended: bool) -> &'static [u8] {
     match value {
+        _ if appended => b"raw",
         value if super::frame::integer(value).is_some() => b"int",
         value if value.len() <= 44 => b"embstr",
         _ => b"raw",

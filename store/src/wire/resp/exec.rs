@@ -142,7 +142,7 @@ async fn say_all(
             Asked::Data(command, shape, count) => {
                 for outcome in outcomes.by_ref().take(count) {
                     server.counters.looked_up(shape.lookups(&outcome));
-                    shape.write(outcome, &mut reply);
+                    shape.write(outcome, &server.gateway.memory().appended, &mut reply);
                 }
                 command
             }

@@ -41,8 +41,8 @@
 //!   ([`transaction`]). On a fresh node those are keys with the same first byte.
 //! * `SCAN` goes in key order, returns every key that stays exactly once, and its cursors are remembered by the node for a
 //!   while ([`cursor`]). `DBSIZE` counts by walking.
-//! * `OBJECT ENCODING` is what Redis would choose for the value if it were set now. Redis remembers how a value came to be: what
-//!   has been appended to is `raw` there, however it looks.
+//! * `OBJECT ENCODING` is what Redis would have chosen: what has been appended to is `raw`, however it looks. That is remembered for the
+//!   latest such keys, by the node that leads them and until it ends ([`Appended`](crate::memory::Appended)).
 //! * Keys have at most 8 KiB, values 8 MiB, one command 64 MiB, one reply about 64 MiB.
 //!
 //! # Not done here, on purpose

@@ -169,7 +169,7 @@ impl Queue {
             State::Running(submitted) => {
                 let outcome = ready!(Pin::new(submitted).poll(cx));
                 lookups = first.shape.lookups(&outcome);
-                first.shape.write(outcome, reply);
+                first.shape.write(outcome, &gateway.memory().appended, reply);
             }
             State::Counting(counting) => ready!(counting.poll(cx, reply)),
             State::Said(said) => {

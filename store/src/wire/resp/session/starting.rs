@@ -150,7 +150,10 @@ impl Session {
         self.affinity.saw(None);
         self.server.counters.looked_up(ReplyShape::Value.lookups(&outcome));
         let protocol = self.client.protocol();
-        self.replies.write_in_place(&self.server, protocol, |reply| ReplyShape::Value.write(outcome, reply));
+        let appended = &self.server.gateway.memory().appended;
+        self.replies.write_in_place(&self.server, protocol, |reply| {
+            ReplyShape::Value.write(outcome, appended, reply)
+        });
         self.in_place += 1;
         true
     }
