@@ -157,6 +157,8 @@ pub struct TreeStats {
     pub disk_full: bool,
     /// Table files that are open for reading.
     pub open_tables: u64,
+    /// How many may be.
+    pub open_tables_max: u64,
     /// How often a table file was closed for another.
     pub closed_tables: u64,
     /// About how many bytes have to be rewritten until no compaction is due.
@@ -558,6 +560,7 @@ impl Shared {
             .collect();
         stats.disk_full = self.short_of.get() == Some(Shortage::Space);
         stats.open_tables = self.files.open_count() as u64;
+        stats.open_tables_max = self.files.open_max() as u64;
         stats.closed_tables = self.files.closed_early();
         stats.pending_compaction_bytes = self.l0_and_debt.get().1;
         stats.write_bytes_per_second_max = self.backlog().rate().map_or(0, |rate| rate as u64);

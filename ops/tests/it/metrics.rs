@@ -168,7 +168,8 @@ fn every_number_moves_or_is_explained() {
     live(&first);
     first.process.terminate(Duration::from_secs(60)).expect("it drains");
     let node = start(&directory);
-    let _held = TcpStream::connect(node.resp).expect("it listens");
+    let mut held = TcpStream::connect(node.resp).expect("it listens");
+    held.write_all(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$100000\r\nthe beginning of a value").expect("a socket");
     let explained: BTreeSet<&str> =
         STANDS_STILL.iter().map(|(name, _)| *name).chain(OF_A_CLUSTER.iter().copied()).collect();
     let mut still = Vec::new();

@@ -306,7 +306,8 @@ const STORE_IMPORTS: [(&str, &[&str]); 15] = [
 ];
 
 /// What the metrics page is made of; nothing in `store` knows it.
-const PUBLISH_IMPORTS: &[&str] = &["control", "gateway", "metrics", "process", "region", "shard", "wire"];
+const PUBLISH_IMPORTS: &[&str] =
+    &["control", "gateway", "memory", "metrics", "process", "region", "shard", "wire"];
 
 #[test]
 fn folders_of_the_store_import_one_way() {

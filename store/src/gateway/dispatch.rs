@@ -228,7 +228,7 @@ impl Dispatch {
     }
 
     /// This core's bounds on what clients make it hold.
-    pub(super) fn memory(&self) -> &Memory {
+    pub fn memory(&self) -> &Memory {
         &self.memory
     }
 

@@ -129,6 +129,17 @@ pub struct Memory {
     limits: MemoryLimits,
 }
 
+/// How much of one of a core's bounds is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolUse {
+    /// Which one, as a label.
+    pub pool: &'static str,
+    /// Bytes charged.
+    pub used_bytes: u64,
+    /// The bound, bytes.
+    pub max_bytes: u64,
+}
+
 impl Memory {
     /// Bounds of which nothing is used.
     pub fn new(limits: MemoryLimits) -> Self {
@@ -195,6 +206,29 @@ impl Memory {
     pub fn has_read(&self, bytes: usize) {
         let expected = self.expected_bytes.load(Relaxed);
         self.expected_bytes.store((expected - expected / 8).max(bytes).max(READ_BYTES_MIN), Relaxed);
+    }
+
+    /// How much of each bound is used now.
+    pub fn uses(&self) -> Vec<PoolUse> {
+        let Self {
+            input,
+            output,
+            peers,
+            items,
+            spread: _,
+            reading,
+            appended: _,
+            expected_bytes: _,
+            limits: _,
+        } = self;
+        let pools =
+            [("input", input), ("output", output), ("peers", peers), ("items", items), ("reading", reading)];
+        let of = |(pool, of): (&'static str, &Pool)| PoolUse {
+            pool,
+            used_bytes: of.used() as u64,
+            max_bytes: of.bytes_max() as u64,
+        };
+        pools.map(of).to_vec()
     }
 
     /// The largest answer that one request may have made, bytes: a value and its copy in a reply exist at the same time.

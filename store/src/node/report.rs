@@ -280,6 +280,7 @@ impl Poster {
             gateway: self.dispatch.numbers(),
             resp_connections_max: self.connections_max as u64,
             grpc_connections_max: (self.connections_max * self.shards.len()) as u64,
+            memory: self.dispatch.memory().uses(),
             scheduler: None,
             busy: self.rt.cpu_clock().read().unwrap_or_default(),
         });

@@ -4,6 +4,7 @@ use engine::log::LogStats;
 use engine::lsm::TreeStats;
 
 use super::{Labels, Metric, MetricKind, Sample, Value, cluster, scheduler};
+use crate::memory::PoolUse;
 use crate::metrics::HistogramNumbers;
 use crate::shard::counters::StoreNumbers;
 use crate::wire::board::CoreReport;
@@ -55,6 +56,16 @@ const BUSY: Metric = metric(
     "ringkeep_core_busy_seconds_total",
     Counter,
     "CPU time of the core's thread in seconds; its rate is the share of the core that is used.",
+);
+const POOL: Metric = metric(
+    "ringkeep_memory_pool_bytes",
+    Gauge,
+    "Memory that requests, answers, frames of other stores, handles of many keys and reads from disk take now, in bytes, by pool.",
+);
+const POOL_MAX: Metric = metric(
+    "ringkeep_memory_pool_max_bytes",
+    Gauge,
+    "What a pool of ringkeep_memory_pool_bytes may take before connections are not read from and values not read, in bytes.",
 );
 const LEVEL_TABLES: Metric = metric("ringkeep_lsm_tables", Gauge, "Tables of the tree, by level.");
 const LEVEL_BYTES: Metric =
@@ -150,6 +161,9 @@ const CORE: &[Row<CoreReport>] = &[
     Row(metric("ringkeep_grpc_calls_running", Gauge, "gRPC calls that run; a stream is one call."), |c| {
         c.grpc.running as u64
     }),
+    Row(metric("ringkeep_grpc_calls_running_max", Gauge, "gRPC calls that the core runs at most."), |c| {
+        c.grpc.running_max as u64
+    }),
     Row(metric("ringkeep_grpc_broken_total", Counter, "gRPC connections ended by an error."), |c| {
         c.grpc.broken
     }),
@@ -177,6 +191,14 @@ const STORE: &[Row<StoreNumbers>] = &[
     Row(metric("ringkeep_store_applied_entries_total", Counter, "Log entries applied."), |s| s.applied),
     Row(metric("ringkeep_store_regions", Gauge, "Regions on the store."), |s| s.groups.regions),
     Row(metric("ringkeep_store_inflight_bytes", Gauge, "Bytes of writes in flight."), |s| s.inflight_bytes),
+    Row(
+        metric(
+            "ringkeep_store_inflight_max_bytes",
+            Gauge,
+            "Bytes of writes in flight beyond which writes are refused as busy, small ones somewhat later.",
+        ),
+        |s| s.inflight_bytes_max,
+    ),
     Row(metric("ringkeep_store_disk_free_bytes", Gauge, "Bytes free on the store's disk."), |s| {
         s.disk_free_bytes
     }),
@@ -288,6 +310,9 @@ const TREE: &[Row<TreeStats>] = &[
         u64::from(t.disk_full)
     }),
     Row(metric("ringkeep_lsm_open_tables", Gauge, "Table files open for reading."), |t| t.open_tables),
+    Row(metric("ringkeep_lsm_open_tables_max", Gauge, "Table files that may be open for reading."), |t| {
+        t.open_tables_max
+    }),
     Row(
         metric(
             "ringkeep_lsm_pending_compaction_bytes",
@@ -340,6 +365,11 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
         }
     }
     samples.push(sample(&BUSY, &labels, None, Value::Seconds(core.busy.as_secs_f64())));
+    for PoolUse { pool, used_bytes, max_bytes } in &core.memory {
+        let pool = Some(("pool", *pool));
+        samples.push(sample(&POOL, &labels, pool, Value::Number(*used_bytes)));
+        samples.push(sample(&POOL_MAX, &labels, pool, Value::Number(*max_bytes)));
+    }
     for ended in &core.grpc_requests {
         let mut labels = labels.clone();
         labels.push(("method", ended.method.clone()));

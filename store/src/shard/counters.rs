@@ -181,6 +181,8 @@ pub struct StoreNumbers {
     pub stages: Vec<(&'static str, HistogramNumbers)>,
     /// Bytes of writes in flight.
     pub inflight_bytes: u64,
+    /// Beyond which writes are refused, small ones somewhat later.
+    pub inflight_bytes_max: u64,
     /// See [`StoreCounters`].
     pub snapshots: SnapshotNumbers,
     /// What the way to other stores has done and holds.

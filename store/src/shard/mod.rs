@@ -368,6 +368,7 @@ impl Shard {
             tree: self.inner.tree.stats(),
             groups: self.inner.group_numbers(&state),
             inflight_bytes: state.inflight_bytes as u64,
+            inflight_bytes_max: self.inner.limits.inflight_bytes_max as u64,
             peers: self.inner.outbox.numbers(),
             messages_stepped: self.inner.inbox.stepped(),
             messages_lost: self.inner.inbox.lost(),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{grpc, resp};
 use crate::control::SchedulerNumbers;
 use crate::gateway::GatewayNumbers;
+use crate::memory::PoolUse;
 use crate::shard::counters::StoreNumbers;
 
 /// What one core says about itself.
@@ -34,6 +35,8 @@ pub struct CoreReport {
     pub resp_connections_max: u64,
     /// gRPC connections that it takes at most, over its stores.
     pub grpc_connections_max: u64,
+    /// What clients and other stores make it hold, by bound; nothing on a core that holds no data.
+    pub memory: Vec<PoolUse>,
     /// What the scheduler says of the cluster, on the core that hosts it.
     pub scheduler: Option<SchedulerNumbers>,
     /// CPU time that its thread has used.

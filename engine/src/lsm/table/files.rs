@@ -49,6 +49,11 @@ impl Files {
         }
     }
 
+    /// How many may be open.
+    pub(crate) fn open_max(&self) -> usize {
+        self.open_max
+    }
+
     /// File `number`, if it is open.
     pub(crate) fn used(&self, number: u64) -> Option<Rc<File>> {
         let mut open = self.open.borrow_mut();

@@ -102,6 +102,8 @@ pub struct Stats {
     pub evicted: u64,
     /// Calls that run now.
     pub running: usize,
+    /// How many may.
+    pub running_max: usize,
 }
 
 impl Stats {
@@ -116,6 +118,7 @@ impl Stats {
             broken: self.broken + other.broken,
             evicted: self.evicted + other.evicted,
             running: self.running + other.running,
+            running_max: self.running_max + other.running_max,
         }
     }
 }
@@ -152,6 +155,7 @@ pub struct Handle {
     stats: Rc<Cell<Stats>>,
     idle: Rc<Bell>,
     running: Running,
+    running_max: usize,
     tally: tally::Read,
 }
 
@@ -182,6 +186,7 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         stats: state.stats.clone(),
         idle: state.idle.clone(),
         running: state.running.clone(),
+        running_max: state.options.running_max(),
         tally: tally::Read(Rc::new(read)),
     };
     // Detached: they end by themselves when the server drains.
@@ -199,7 +204,7 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
 impl Handle {
     /// What the server has done so far.
     pub fn stats(&self) -> Stats {
-        Stats { running: self.running.count(), ..self.stats.get() }
+        Stats { running: self.running.count(), running_max: self.running_max, ..self.stats.get() }
     }
 
     /// Requests completed, by method and status.
