@@ -29,7 +29,8 @@ impl Code {
         let starts = self.text.match_indices(pattern).map(|(at, _)| at);
         let is_it = |at: &usize| {
             let is_awaited = self.text[at + pattern.len()..].starts_with(".await");
-            !(begins_a_word && self.text[..*at].ends_with(is_word)) && !is_awaited
+            let goes_on = begins_a_word && self.text[..*at].ends_with(is_word);
+            !goes_on && !is_awaited
         };
         starts.filter(is_it).count()
     }

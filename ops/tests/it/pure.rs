@@ -34,8 +34,8 @@ fn touches_of_the_world(code: &[Code]) -> Vec<String> {
         for path in paths(&file.text) {
             let is = |known: &&str| path == **known || path.starts_with(&format!("{known}::"));
             let foreign = ["tokio::", "rustix::", "libc::"].iter().any(|it| path.starts_with(it));
-            let engine = path.starts_with("engine::") && !ENGINE_DATA.iter().any(|known| is(&known));
-            if engine || foreign || WORLDS.iter().any(|world| is(&world)) {
+            let engine = path.starts_with("engine::") && !ENGINE_DATA.iter().any(is);
+            if engine || foreign || WORLDS.iter().any(is) {
                 touched.insert(path);
             }
         }

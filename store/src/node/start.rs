@@ -102,6 +102,14 @@ pub async fn alone(rt: &Rt, plan: Arc<Plan>, until: Until) -> Result<Core, Strin
     Ok(start(rt, plan, ends, until, Alone).await?.expect("no other core can fail"))
 }
 
+/// Opens the stores of the only core of a node and joins them to nothing: what a start finds on the disk, fenced stores included.
+///
+/// # Errors
+/// A shortage that does not pass.
+pub async fn open_alone(rt: &Rt, plan: &Arc<Plan>) -> Result<Stores, String> {
+    core::open(rt, plan, &connect(1).remove(0)).await.map_err(|fault| fault.to_string())
+}
+
 /// No root core, no other core, no scheduler.
 struct Alone;
 

@@ -7,7 +7,7 @@ use engine::rt::{ListenOptions, Rt};
 use store::request::Op;
 use store::wire::grpc;
 use store::wire::grpc::client::Client;
-use store::wire::health::Health;
+use store::wire::health::HealthService;
 use store::wire::proto::errorpb;
 use store::wire::proto::kvrpcpb::*;
 use store::wire::proto::metapb;
@@ -71,7 +71,7 @@ async fn scans_stay_in_their_region(rt: Rt) {
         gateway.submit(None, Op::Put { key, value: "v".into() }).await.unwrap();
     }
     let _server =
-        grpc::serve(&rt, listener, Tikv::new(&rt, gateway, STORE, Health::default()), <_>::default());
+        grpc::serve(&rt, listener, Tikv::new(&rt, gateway, STORE, HealthService::default()), <_>::default());
     let client = Client::connect(&rt, addr).await.unwrap();
     let to = metapb::Region::from(&region);
     let context = Context {

@@ -297,7 +297,7 @@ async fn opened_small(rt: &Rt) -> Stores {
     let mut plan = crate::node::plan(Path::new("/data"), identity, 1);
     plan.shard.tree = TreeOptions { memtable_bytes: 4 << 10, cache_bytes: 0, ..TreeOptions::default() };
     plan.first_regions = store::node::bootstrap::regions(&plan.identity);
-    open(rt, &Arc::new(plan), &connect(1).remove(0)).await.unwrap()
+    start::open_alone(rt, &Arc::new(plan)).await.unwrap()
 }
 
 /// Writes to the store with the keys until it stops, which it does when a compaction comes by the damage.

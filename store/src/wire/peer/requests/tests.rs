@@ -23,7 +23,7 @@ use crate::refusal::Refusal;
 use crate::request::{Atomic, Change, Op, Out, Outcome, Route, Scan, Seen, When};
 use crate::wire::peer::book::AddressBook;
 use crate::wire::peer::counters::PeerCounters;
-use crate::wire::peer::inbound::{Inbound, Seen as SeenStores};
+use crate::wire::peer::inbound::{Inbound, Incarnations};
 use crate::wire::peer::messages::tests::runs_beside;
 use crate::wire::peer::open::{Begins, Purpose, Speaker};
 
@@ -143,10 +143,14 @@ fn others_of_the_core_run_while_a_long_frame_is_taken_apart() {
     node.slow_cpu(1000);
     let running = node.start(0, |rt| async move {
         let (ops, outcomes) = (std::iter::repeat_with(ops), std::iter::repeat_with(outcomes));
-        let requests: Vec<Request> =
-            (0..).zip(ops.take(10).flatten()).map(|(id, op)| Request { id, route: route(), op }).collect();
-        let answers: Vec<Reply> =
-            (0..).zip(outcomes.take(10).flatten()).map(|(id, outcome)| Reply { id, outcome }).collect();
+        let requests: Vec<ForwardedRequest> = (0..)
+            .zip(ops.take(10).flatten())
+            .map(|(id, op)| ForwardedRequest { id, route: route(), op })
+            .collect();
+        let answers: Vec<ForwardedReply> = (0..)
+            .zip(outcomes.take(10).flatten())
+            .map(|(id, outcome)| ForwardedReply { id, outcome })
+            .collect();
         let (asked, said) = (encode_requests(&requests, Vec::new()), encode_answers(&answers, Vec::new()));
         let (ran, budget) = (runs_beside(&rt), rt.budget());
         assert_eq!(decode_requests_in_pieces(&asked, &budget).await, Ok(requests));
@@ -248,7 +252,7 @@ async fn accept_within(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool, me
     let inbound = Inbound {
         rt: rt.clone(),
         speaker: Speaker { cluster: 7, store: StoreId(2), incarnation: 1 },
-        seen: Rc::new(SeenStores::default()),
+        seen: Rc::new(Incarnations::default()),
         book,
         counters: Rc::new(PeerCounters::default()),
         memory,
