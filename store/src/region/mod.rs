@@ -27,7 +27,7 @@
 //! | receiving | live | the tree has the snapshot, and the log begins after it |
 //! | live | splitting | a split is applied; both halves are one batch |
 //! | splitting | live | the right half is published |
-//! | live | merging | its neighbour is to be taken in, or it is to be taken in by it |
+//! | live | merging | the table joins it and its neighbour: it takes that in, or is taken in by it |
 //! | merging | live | it was taken in, or the merge was rolled back |
 //! | merging | tombstone | it was taken in by its neighbour |
 //! | live | tombstone | its own removal is applied, or another store says so, or a newer peer is to live here |

@@ -354,21 +354,42 @@ impl<W, R> Replica<W, R> {
         resigned
     }
 
-    /// A split left it this range: the version grows by one, and what was admitted under the old one is refused.
+    /// A split leaves it this range: the version grows by one, and what was admitted under the old one is refused.
     pub fn cover(&mut self, range: KeyRange) {
-        self.cover_from(range, 0);
+        self.enter(Life::Splitting);
+        self.change_range(range, 0);
+        self.enter(Life::Live);
+        self.debug_check();
     }
 
-    /// The same after a merge with a region of the version `merged`.
-    pub fn cover_from(&mut self, range: KeyRange, merged: u64) {
-        assert!(self.life == Life::Live, "{} is {} and changes its range", self.region(), self.life);
+    /// It is to take in a neighbour, or to be taken in by one.
+    pub fn begin_merge(&mut self) {
+        self.enter(Life::Merging);
+    }
+
+    /// It was taken in by its neighbour. What waits here is left for whoever takes it out ([`Replica::abandon`]).
+    pub fn end_in_merge(&mut self) -> RegionRecord {
+        self.enter(Life::Tombstone);
+        self.record.tombstone = true;
+        self.record.clone()
+    }
+
+    /// It has taken in a region of the version `merged`, and covers this range now.
+    pub fn end_merge(&mut self, range: KeyRange, merged: u64) {
+        assert!(self.life == Life::Merging, "{} is {} and takes another in", self.region(), self.life);
+        self.change_range(range, merged);
+        self.enter(Life::Live);
+        self.debug_check();
+    }
+
+    /// The version grows beyond `merged` and its own.
+    fn change_range(&mut self, range: KeyRange, merged: u64) {
         let applied = self.raft.applied_index();
         self.describe = Some(LogId { term: self.raft.term_at(applied).unwrap_or_default(), index: applied });
         let region = &mut self.record.region;
         region.epoch.version = region.epoch.version.max(merged) + 1;
         region.range = range;
         self.end_version();
-        self.debug_check();
     }
 
     /// The descriptor as the tree keeps it.

@@ -144,21 +144,24 @@ impl<W, R> Table<W, R> {
     /// who still wait there.
     ///
     /// # Errors
-    /// If one of the two is not here, or they do not touch: nothing has changed then.
+    /// If one of the two is not here or in the middle of another change, or they do not touch: nothing has changed then.
     pub fn join(&mut self, id: RegionId, right: RegionId) -> Result<Replica<W, R>, NotAdjacent> {
-        let of = |id: RegionId| self.get(id).filter(|replica| replica.has_range()).map(Replica::region);
+        let may_merge = |replica: &&Replica<W, R>| replica.life().may_become(Life::Merging);
+        let of = |id: RegionId| self.get(id).filter(may_merge).map(Replica::region);
         let (Some(left), Some(source)) = (of(id), of(right)) else { return Err(NotAdjacent) };
         if left.range.end() != source.range.start() || left.range.end().as_bytes().is_empty() {
             return Err(NotAdjacent);
         }
         let start = left.range.start().as_bytes().to_vec();
         let range = KeyRange::new(start, source.range.end().as_bytes().to_vec());
-        let mut record = self.get(right).expect("it is here").record().clone();
-        record.tombstone = true;
+        let range = range.expect("two ranges that touch");
+        for side in [id, right] {
+            self.get_mut(side).expect("it is here").begin_merge();
+        }
+        let record = self.get_mut(right).expect("it is here").end_in_merge();
         let removed = self.bury(record).expect("it is here");
         let version = removed.region().epoch.version;
-        let left = self.regions.get_mut(&id).expect("it is here");
-        left.replica.cover_from(range.expect("two ranges that touch"), version);
+        self.get_mut(id).expect("it is here").end_merge(range, version);
         self.refresh(id);
         self.mark_dirty(id);
         Ok(removed)
@@ -325,18 +328,22 @@ impl<W, R> Table<W, R> {
 
     /// A region other than `but` that covers part of `range`. Nothing is in the way of the system group.
     pub fn overlapping(&self, range: &KeyRange, but: RegionId) -> Option<RegionId> {
-        let (start, end) = (range.start().as_bytes(), range.end().as_bytes());
         if but == GROUP {
             // The system group has no keys of users.
             return None;
         }
-        let covers = |id: &RegionId| {
-            let region = self.get(*id).map(Replica::region)?;
-            let (from, to) = (region.range.start().as_bytes(), region.range.end().as_bytes());
-            let apart = (!to.is_empty() && to <= start) || (!end.is_empty() && end <= from);
-            (region.id != but && !apart).then_some(region.id)
-        };
-        self.by_start.values().find_map(covers)
+        let covers = |id: &RegionId| self.get(*id).is_some_and(|it| it.region().range.overlaps(range));
+        self.around(range).find(|id| *id != but && covers(id))
+    }
+
+    /// The regions that begin in a range, behind the one that is the last to begin at or below its start: as no two overlap, no other can
+    /// cover part of it.
+    fn around(&self, range: &KeyRange) -> impl Iterator<Item = RegionId> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let (start, end) = (range.start().as_bytes(), range.end().as_bytes());
+        let upper = if end.is_empty() { Unbounded } else { Excluded(end) };
+        let inside = self.by_start.range::<[u8], _>((Excluded(start), upper)).map(|(_, id)| *id);
+        self.region_of(start).into_iter().chain(inside)
     }
 
     /// Asserts the stated invariants, and those of every replica.
@@ -471,7 +478,54 @@ mod tests {
         assert_eq!(changes(&mut table), []);
         assert_eq!(versions(&table), [(1, first), (2, first + 2), (3, first)]);
         assert!(table.tombstone(RegionId(4)).is_some());
+        let lives = (gone.life(), table.get(RegionId(2)).map(Replica::life));
+        assert_eq!(lives, (Life::Tombstone, Some(Life::Live)), "both went through the table of lives");
         table.check();
+    }
+
+    #[test]
+    fn a_region_in_the_middle_of_a_change_is_not_joined() {
+        for busy in [2, 3] {
+            let mut table = table();
+            table.get_mut(RegionId(busy)).unwrap().begin_merge();
+            let before = table.routes();
+            assert_eq!(table.join(RegionId(2), RegionId(3)).unwrap_err(), NotAdjacent);
+            assert_eq!((table.routes(), table.len()), (before, 3), "nothing has changed");
+            table.check();
+        }
+    }
+
+    /// Opening a store asks this once per region.
+    #[test]
+    fn of_many_regions_only_the_neighbours_are_looked_at() {
+        const REGIONS: u64 = 10_000;
+        let key = |n: u64| format!("{n:05}");
+        let mut table: Table<(), ()> = Table::default();
+        let mut looked = 0;
+        for n in 0..REGIONS {
+            // From the middle to both ends, with a gap after every third.
+            let at = if n % 2 == 0 { (REGIONS + n) / 2 } else { (REGIONS - n) / 2 };
+            if at % 3 < 2 {
+                let replica = replica(at + 1, &key(at), &key(at + 1));
+                looked += table.around(&replica.region().range).count() as u64;
+                table.insert(replica).unwrap();
+            }
+        }
+        assert!(looked <= REGIONS, "{looked} regions were looked at");
+        let ranges =
+            [("", "00001"), ("00002", "00003"), ("00002", "00004"), ("00003x", "00003y"), ("09998", "")];
+        for (start, end) in ranges {
+            let range = KeyRange::new(start, end).unwrap();
+            let overlap = |region: &&Region| region.range.overlaps(&range);
+            let first = table.published().find(overlap).map(|region| region.id);
+            assert_eq!(table.overlapping(&range, RegionId(0)), first, "{range}");
+            let other = table.published().filter(overlap).map(|region| region.id).nth(1);
+            assert_eq!(
+                table.overlapping(&range, first.unwrap_or(RegionId(0))),
+                other,
+                "{range} but {first:?}"
+            );
+        }
     }
 
     #[test]
