@@ -67,6 +67,22 @@ fn who_drips_does_not_keep_memory_that_others_wait_for() {
 }
 
 /// Most of them never get to show how slow they are, because they wait for those before them.
+/// A command that begins and does not end costs the connection, and is counted.
+#[test]
+fn a_request_that_begins_and_does_not_end_is_counted() {
+    in_world(|rt| async move {
+        let (addr, counters) = serve_counted(&rt, &Gateway::in_memory(), config());
+        let mut client = rt.connect(addr).await.unwrap();
+        client.write_all(b"*2\r\n$3\r\nGET\r\n$1000\r\n").await.unwrap();
+        let overdue = || page::of_resp(&counters, "ringkeep_resp_overdue_total");
+        rt.sleep(Duration::from_secs(50)).await;
+        assert_eq!(overdue(), 0.0);
+        rt.sleep(Duration::from_secs(20)).await;
+        assert_eq!(overdue(), 1.0);
+        assert_eq!(client.read(&mut [0]).await.unwrap_or(0), 0, "the connection has ended");
+    });
+}
+
 #[test]
 fn many_who_drip_have_ever_less_time() {
     in_world(|rt| async move {
