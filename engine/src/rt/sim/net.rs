@@ -354,7 +354,7 @@ impl SimListener {
             let _ = over.await;
             return Err(error);
         }
-        // Nobody else takes from this queue, and nothing has been waited for since it was looked at.
+        // This is the only place that takes from the queue, and nothing has been waited for since it was looked at.
         let conn = self.state.waiting.borrow_mut().pop_front().expect("a connection waits");
         let from = conn.ends[0].addr;
         Ok((SimStream::new(&self.sim, conn, 1), from))
