@@ -11,7 +11,7 @@
 //! | [`latency`], [`idle`] | one client with one request; a node with none |
 //! | [`protocols`] | what a request costs over gRPC and over RESP |
 //! | [`pressure`] | whether a put is ever late for another reason than the disk |
-//! | [`abuse`] | clients that ask for too much, the node's memory, and a bystander's latency |
+//! | [`abuse`] | clients that ask for too much, ordinary writes and a start after them: the node's memory, and a bystander's latency |
 //! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
 //! | [`chaos`] | a cluster of processes that are killed, paused and cut off, and what its clients saw |
 //! | [`failover`], [`steady`] | what clients notice when a leader is killed, hands over or is drained |

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use super::calls;
+use super::{calls, load};
 use crate::Failed;
 use crate::clock::{now, pause};
 
@@ -34,7 +34,8 @@ pub(super) struct Case {
 }
 
 /// All of them, in the order in which they run.
-pub(super) static CASES: [Case; 16] = [
+pub(super) static CASES: [Case; 17] = [
+    Case { name: "load", what: "64 connections write values of 1 KiB, 16 at a time", run: load::write },
     Case { name: "exists", what: "EXISTS of one large value, 500 times in a command", run: exists },
     Case { name: "unread", what: "100 connections ask for a large value and read nothing", run: unread },
     Case { name: "mget", what: "20 connections MGET a large value 500 times in a command", run: mget },
@@ -70,7 +71,7 @@ pub(super) static CASES: [Case; 16] = [
 ];
 
 impl Target {
-    fn connect(self) -> Result<TcpStream, Failed> {
+    pub(super) fn connect(self) -> Result<TcpStream, Failed> {
         let stream = TcpStream::connect(self.resp)?;
         stream.set_read_timeout(Some(WAIT_MAX))?;
         stream.set_write_timeout(Some(WAIT_MAX))?;
@@ -112,7 +113,7 @@ impl Target {
     }
 }
 
-fn packed(words: &[&[u8]]) -> Vec<u8> {
+pub(super) fn packed(words: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());

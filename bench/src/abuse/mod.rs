@@ -1,5 +1,7 @@
 //! What a node bears: clients that ask for too much, beside one that asks for little and must not notice.
 //!
+//! Ordinary writes are among the cases, and a start after them: that, too, has to fit into the node's memory.
+//!
 //! Each case runs for a bounded time against one node. Meanwhile the bystander sets and gets one small key, and the node's
 //! resident memory is watched. The verdict: memory within [`MEMORY_FACTOR`] of the node's own bound, the bystander's 99th
 //! percentile below [`BYSTANDER_P99_MAX`], and a node that still answers at the end.
@@ -8,6 +10,7 @@
 
 mod calls;
 mod cases;
+mod load;
 mod watch;
 
 use std::net::SocketAddr;
@@ -90,11 +93,11 @@ pub struct AbuseReport {
 /// The node does not start, does not say how much memory it may use, or has not become itself again after a case.
 pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<AbuseReport, Failed> {
     let own = match &options.victim {
-        Victim::Own(node) => Some(Node::start(node)?),
+        Victim::Own(node) => Some((Node::start(node)?, node)),
         Victim::Running { .. } => None,
     };
     let target = match (&own, &options.victim) {
-        (Some(node), _) => Target {
+        (Some((node, _)), _) => Target {
             resp: node.resp,
             status: Some(node.status),
             pd: Some(node.pd),
@@ -107,17 +110,22 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<AbuseReport, 
     };
     let memory_bytes = target.memory_bytes()?;
     target.prepare()?;
-    let unknown = options.only.iter().find(|name| !CASES.iter().any(|case| case.name == **name));
-    if let Some(unknown) = unknown {
-        let known: Vec<_> = CASES.iter().map(|case| case.name).collect();
+    let known: Vec<_> = CASES.iter().map(|case| case.name).chain([load::RECOVERY]).collect();
+    if let Some(unknown) = options.only.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(Failed::new(format!("there is no case \"{unknown}\"; there are {}", known.join(", "))));
     }
-    let wanted = |case: &&Case| options.only.is_empty() || options.only.iter().any(|name| name == case.name);
+    let wanted = |case: &str| options.only.is_empty() || options.only.iter().any(|name| name == case);
     let mut reports = Vec::new();
-    for case in CASES.iter().filter(wanted) {
+    for case in CASES.iter().filter(|case| wanted(case.name)) {
         say(&format!("{}: {}", case.name, case.what));
         reports.push(one(case, target, options.each)?);
         crate::clock::pause(REST);
+    }
+    // Last, because it ends the node. One that runs elsewhere is not ours to kill.
+    if let Some((node, started_with)) = own.filter(|_| wanted(load::RECOVERY)) {
+        say(&format!("{}: {}", load::RECOVERY, load::RECOVERY_WHAT));
+        let (report, _again) = load::recover(node, started_with, target, options.each)?;
+        reports.push(report);
     }
     Ok(AbuseReport { memory_bytes, cases: reports })
 }
