@@ -410,7 +410,7 @@ fn functions_stay_short() {
 }
 
 /// The longest file of the tree. This number may shrink, not grow.
-const FILE_LINES_MAX: usize = 610;
+const FILE_LINES_MAX: usize = 600;
 
 #[test]
 fn files_stay_short() {
