@@ -127,6 +127,14 @@ impl Starting {
         self.process.pid()
     }
 
+    /// Asks it to end, wherever its start had got to, and waits for that.
+    ///
+    /// # Errors
+    /// It does not end within `deadline`, or ends with an error.
+    pub fn terminate(self, deadline: Duration) -> Result<(), Failed> {
+        self.process.terminate(deadline)
+    }
+
     /// Ends it, wherever its start had got to.
     pub fn kill(mut self) {
         self.process.kill();

@@ -7,8 +7,11 @@ use std::process::{Command, Output};
 
 use bench::process::{Node, NodeOptions, Ports};
 use engine::rt::{CoreOptions, start_core};
+use prost::Message;
 use store::wire::grpc::client::Client;
-use store::wire::proto::pdpb::{GetMembersRequest, GetMembersResponse};
+use store::wire::proto::pdpb::{
+    GetAllStoresRequest, GetAllStoresResponse, GetMembersRequest, GetMembersResponse,
+};
 use tempfile::TempDir;
 
 /// The binary under test.
@@ -56,14 +59,31 @@ pub(crate) fn get(addr: SocketAddr, path: &str) -> (u16, String) {
 
 /// Asks the placement service of the node with this status port who its members are.
 pub(crate) fn ask_members(status: SocketAddr) {
+    let answer: GetMembersResponse = ask_pd(status, "/pdpb.PD/GetMembers", GetMembersRequest::default());
+    assert_eq!(answer.members.len(), 1);
+}
+
+/// The addresses of the stores, as the placement service of the node with this status port tells clients.
+pub(crate) fn stores(status: SocketAddr) -> Vec<String> {
+    let answer: GetAllStoresResponse =
+        ask_pd(status, "/pdpb.PD/GetAllStores", GetAllStoresRequest::default());
+    answer.stores.into_iter().map(|store| store.address).collect()
+}
+
+/// One call to the placement service.
+fn ask_pd<A: Message + Default + Send + 'static>(
+    status: SocketAddr,
+    path: &'static str,
+    request: impl Message + 'static,
+) -> A {
     let page: serde_json::Value = serde_json::from_str(&get(status, "/status").1).expect("JSON");
     let pd: SocketAddr = page["pd"].as_str().expect("an address").parse().expect("an address");
     let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
     let answer = start_core(&options, move |rt| async move {
         let client = Client::connect(&rt, pd).await.expect("it listens");
-        client.unary::<GetMembersResponse>("/pdpb.PD/GetMembers", &GetMembersRequest::default()).await
+        client.unary::<A>(path, &request).await
     });
-    assert_eq!(answer.expect("a core starts").expect("an answer").members.len(), 1);
+    answer.expect("a core starts").expect("an answer")
 }
 
 /// Sends one inline RESP command and reads up to `expected`, which it must be.

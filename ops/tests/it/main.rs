@@ -1,5 +1,6 @@
 //! What must hold of the tree and of the binary as a whole.
 
+mod acts;
 mod code;
 mod deploy;
 mod docs;
@@ -11,4 +12,5 @@ mod pipes;
 mod pure;
 mod scrape;
 mod server;
+mod starts;
 mod tidy;
