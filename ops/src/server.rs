@@ -16,7 +16,7 @@ use store::config::Config;
 use store::node::listen::CannotListen;
 use store::node::movement::Movement;
 use store::node::{Addresses, Node, Setup};
-use store::publish::{NodeFacts, Publisher};
+use store::publish::{NodeFacts, Publisher, log_write_ages};
 use store::shard::counters::StoreNumbers;
 use store::wire::admin::{Admin, Condition, Pages, Phase, SharedPhase, json_string};
 use store::wire::board::Board;
@@ -238,10 +238,9 @@ impl View {
 
     /// Takes over what the cores and the node say now.
     fn publish(&self) {
-        let (reports, now) = (self.board.read(), self.movement.now());
-        let stores = reports.iter().flat_map(|core| &core.stores);
+        let reports = self.board.read();
         let facts = NodeFacts {
-            log_write_ages: stores.map(|store| (store.store, store.log_watch.age(now))).collect(),
+            log_write_ages: log_write_ages(&reports, self.movement.now()),
             log_lines_dropped: self.log.dropped(),
             log_lines_suppressed: self.log.suppressed(),
             memory_budget_bytes: self.memory_budget_bytes,

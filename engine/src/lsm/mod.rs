@@ -265,13 +265,17 @@ impl Tree {
     /// compactions follow.
     pub fn pressure(&self) -> Pressure {
         let shared = &self.shared;
-        let (now, backlog) = (shared.rt.now(), shared.backlog());
-        let is_stopped = shared.fault.borrow().is_some() || backlog.is_full();
+        let (now, is_stopped) = (shared.rt.now(), self.is_stopped());
         shared.brake.note(now, is_stopped);
         if is_stopped {
             return Pressure::Stop;
         }
         shared.brake.pause(now).map_or(Pressure::None, Pressure::Delay)
+    }
+
+    /// Whether [`Tree::pressure`] would stop writers. Asking changes nothing.
+    pub fn is_stopped(&self) -> bool {
+        self.shared.fault.borrow().is_some() || self.shared.backlog().is_full()
     }
 
     /// Whether there is as much unflushed in memory as may be. Everything else that slows writers down costs no memory.

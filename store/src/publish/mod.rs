@@ -29,7 +29,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, Prometheu
 
 use crate::metrics::HistogramNumbers;
 use crate::wire::board::CoreReport;
-pub use node::NodeFacts;
+pub use node::{NodeFacts, log_write_ages};
 
 /// What is measured: its name on the page and how to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,11 @@
 
 use std::time::Duration;
 
+use engine::rt::Mono;
+
 use super::{Labels, Metric, MetricKind, Sample, Value};
+use crate::shard::counters::StoreNumbers;
+use crate::wire::board::CoreReport;
 
 /// What the threads around the cores know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +27,15 @@ pub struct NodeFacts {
     pub core_still: Vec<(usize, Duration)>,
     /// How often each core has not moved for too long, by core.
     pub core_stalls: Vec<(usize, u64)>,
+}
+
+/// For how long the log write in flight of each store has been so. One that is slow by now is logged, once.
+pub fn log_write_ages(reports: &[CoreReport], now: Mono) -> Vec<(u64, Duration)> {
+    let age = |store: &StoreNumbers| {
+        store.log_watch.log_if_slow(store.store, now);
+        (store.store, store.log_watch.age(now))
+    };
+    reports.iter().flat_map(|core| &core.stores).map(age).collect()
 }
 
 const fn metric(name: &'static str, kind: MetricKind, help: &'static str) -> Metric {

@@ -47,6 +47,7 @@ pub mod shipping;
 mod split_tests;
 mod splitting;
 mod staging;
+mod stalls;
 pub mod startup;
 mod steps;
 mod stop;
@@ -98,6 +99,7 @@ use receiving::Receptions;
 use reply::Reply;
 use routes::{Place, PlaceChange};
 use shipping::Shipments;
+use stalls::Stalls;
 use table::Table;
 use watch::LogWatch;
 use watched::Watched;
@@ -145,6 +147,8 @@ struct Inner {
     health: Rc<Health>,
     /// When the log write in flight began.
     log_watch: LogWatch,
+    /// When writers wait for the tree.
+    stalls: Stalls,
     /// How many reads there had been at the latest turn with writes, and how many such turns there were since it was more.
     reads_seen: Cell<u64>,
     quiet_turns: Cell<u64>,

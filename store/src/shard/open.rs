@@ -52,6 +52,7 @@ use super::receiving::Receptions;
 use super::remembered::check_opens;
 use super::shipping::Shipments;
 use super::staging;
+use super::stalls::Stalls;
 use super::startup::wait_out;
 use super::table::{Refused, Table};
 use super::vouch::vouch;
@@ -131,6 +132,7 @@ impl Inner {
             installs: Installs::default(),
             health,
             log_watch: LogWatch::default(),
+            stalls: Stalls::default(),
             reads_seen: Cell::new(0),
             quiet_turns: Cell::new(0),
             log_waits: Cell::new(false),

@@ -167,14 +167,20 @@ impl Shard {
 
     /// Slows writers down, or stops them, while flushes and compactions have to catch up.
     async fn relieve_pressure(&self) -> Result<(), Fault> {
-        match self.inner.tree.pressure() {
-            Pressure::None => Ok(()),
+        let inner = &*self.inner;
+        match inner.tree.pressure() {
+            Pressure::None => {}
             Pressure::Delay(pause) => {
-                self.inner.rt.sleep(pause).await;
-                Ok(())
+                inner.stalls.delayed(inner.store, &inner.tree, inner.rt.now());
+                inner.rt.sleep(pause).await;
             }
-            Pressure::Stop => self.wait_while(|tree| tree.pressure() == Pressure::Stop).await,
+            Pressure::Stop => {
+                inner.stalls.stopped(inner.store, &inner.tree, inner.rt.now());
+                self.wait_while(|tree| tree.pressure() == Pressure::Stop).await?;
+                inner.stalls.look(inner.store, &inner.tree, inner.rt.now());
+            }
         }
+        Ok(())
     }
 
     /// Waits while a tree that is at work is in some state.
@@ -245,7 +251,7 @@ impl Shard {
                 true => inner.log.write_and_wait(batch).await,
                 false => inner.log.write(batch).await,
             };
-            drop(watched);
+            watched.end(inner.store.0, inner.rt.now());
             match written {
                 Err(fault) if fault.is_passing() && inner.log.failure().is_none() => {
                     if fault.is_disk_full() {

@@ -85,6 +85,7 @@ impl Shard {
         if let Some(fault) = inner.tree.fault().or_else(|| inner.log.failure()) {
             return Err(fault);
         }
+        inner.stalls.look(inner.store, &inner.tree, inner.rt.now());
         let mut full = inner.tree.disk_full() || (inner.log_waits.get() && inner.log.stats().disk_full);
         // Not knowing how much is left is no reason to stop; the write itself will show it.
         if let Ok(free) = inner.rt.free_bytes(dir).await {

@@ -26,6 +26,7 @@ mod health;
 mod join;
 mod joined;
 mod load;
+mod logged;
 mod memory;
 mod migration;
 mod node;

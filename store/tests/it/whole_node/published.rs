@@ -1,5 +1,5 @@
 //! What a node publishes of itself: readiness and metrics read the board, so what changes there must not wait for the next report; each
-//! bound is on the page beside what it bounds.
+//! bound is on the page beside what it bounds; and a start says what it found.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use store::node::CoreWork;
 use store::request::Op;
 
 use super::{START_MAX, begin_with, setup};
+use crate::logged::{Lines, number};
 use crate::page::{page, sum};
 
 /// A report comes once a second. A store that has just stopped is on the board long before the next one.
@@ -90,4 +91,40 @@ fn every_bound_of_a_core_is_on_the_page_beside_its_use() {
         let calls = sum(&seen, "ringkeep_grpc_calls_running_max", core);
         assert_eq!(calls, (input / 4096.0).min(16_384.0), "{seen:#?}");
     }
+}
+
+#[test]
+fn a_start_says_what_it_has_applied_and_how_long_that_took_and_a_drain_that_stores_close() {
+    let lines = Lines::of(|lines| {
+        let world = World::new(83, Options::default());
+        let node = world.node(0);
+        let writes = on_first_core(|_, gateway| async move {
+            for n in 0..80 {
+                let (key, value) = (Bytes::from(format!("{}", n % 10)), Bytes::from_static(b"v"));
+                gateway.submit(None, Op::Put { key, value }).await.expect("it serves");
+            }
+        });
+        let life = begin_with(&node, store::node::Setup { work: Some(writes), ..setup(SyncMethod::Dsync) });
+        assert!(world.run_until(START_MAX, || life.started.borrow().is_some()));
+        world.run_for(Duration::from_secs(2));
+        node.kill();
+        let before = lines.with("store opened").len();
+        let life = begin_with(&node, setup(SyncMethod::Dsync));
+        assert!(world.run_until(START_MAX, || life.started.borrow().is_some()));
+        let opened = lines.with("store opened").split_off(before);
+        life.requests
+            .try_send(store::node::NodeRequest::Drain(Duration::from_secs(60)))
+            .expect("it is taken");
+        world.run_for(Duration::from_secs(5));
+        (opened, lines.with("the store closes"))
+    });
+    let (opened, closed) = lines;
+    assert_eq!((opened.len(), closed.len()), (2, 2), "{opened:#?} {closed:#?}");
+    for store in [1, 2] {
+        let of = |line: &&String| number(line, "store") == store;
+        assert!(opened.iter().any(|line| of(&line)), "{opened:#?}");
+        assert!(closed.iter().any(|line| of(&line)), "{closed:#?}");
+    }
+    assert!(opened.iter().map(|line| number(line, "replayed_entries")).sum::<u64>() >= 80, "{opened:#?}");
+    assert!(opened.iter().all(|line| line.contains(" took_ms=")), "{opened:#?}");
 }
