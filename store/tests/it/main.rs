@@ -30,6 +30,7 @@ mod logged;
 mod memory;
 mod migration;
 mod node;
+mod numbers;
 mod page;
 mod protocol;
 mod real;

@@ -11,7 +11,7 @@ use store::request::Op;
 
 use super::{START_MAX, begin_with, setup};
 use crate::logged::{Lines, number};
-use crate::page::{page, sum};
+use crate::page::{self, page, sum};
 
 /// A report comes once a second. A store that has just stopped is on the board long before the next one.
 #[test]
@@ -127,4 +127,32 @@ fn a_start_says_what_it_has_applied_and_how_long_that_took_and_a_drain_that_stor
     }
     assert!(opened.iter().map(|line| number(line, "replayed_entries")).sum::<u64>() >= 80, "{opened:#?}");
     assert!(opened.iter().all(|line| line.contains(" took_ms=")), "{opened:#?}");
+}
+
+/// Both cores ask for keys of both, and their disk hangs.
+#[test]
+fn operations_that_wait_on_another_core_are_on_the_page() {
+    let world = World::new(82, Options::default());
+    let node = world.node(0);
+    let writes = CoreWork::new(|rt, gateway| {
+        Box::pin(async move {
+            rt.sleep(Duration::from_secs(3)).await;
+            for n in 0..75 {
+                let key = Bytes::from(vec![b'0' + n]);
+                let put = gateway.submit(None, Op::Put { key, value: Bytes::from_static(b"v") });
+                rt.spawn(async move { put.await.expect("it is written in the end") });
+            }
+        })
+    });
+    let life = begin_with(&node, store::node::Setup { work: Some(writes), ..setup(SyncMethod::Dsync) });
+    assert!(world.run_until(START_MAX, || life.started.borrow().is_some()));
+    let started = life.started.borrow().clone().expect("it was said").expect("it starts");
+    let forwarded = || page::of(&started.board.read(), "ringkeep_forwarded_operations");
+    assert_eq!(forwarded(), 0.0);
+    node.disk().hang();
+    world.run_for(Duration::from_secs(5));
+    assert!(forwarded() > 10.0, "{} operations wait on another core", forwarded());
+    node.disk().unhang(&world);
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(forwarded(), 0.0);
 }
