@@ -228,6 +228,8 @@ pub enum Reason {
     Content,
     /// The split key is not strictly inside a known region.
     KeyOutside,
+    /// No key to split the region at was found a moment ago.
+    TooLittleData,
     /// Too few regions have reported since the scheduler began.
     Preparing,
 }
@@ -260,6 +262,7 @@ impl fmt::Display for Reason {
             Self::LimitReached(limit) => write!(f, "{limit} operators run, the limit"),
             Self::RoundFull(max) => write!(f, "{max} operators were begun in this round, its limit"),
             Self::Disabled => f.write_str("is switched off"),
+            Self::TooLittleData => f.write_str("has too little data to be split"),
             Self::Content => f.write_str("is as it should be"),
             Self::KeyOutside => f.write_str("split key is not strictly inside a known region"),
             Self::Preparing => f.write_str("too few regions have reported yet"),

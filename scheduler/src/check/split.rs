@@ -6,7 +6,10 @@
 use crate::cluster::RegionInfo;
 use crate::config::Config;
 use crate::filter::{Reason, Refusal, View};
-use crate::operator::{Cause, Intent, Policy, Proposal};
+use crate::operator::{CancelReason, Cause, Intent, Outcome, Policy, Proposal, Status};
+
+/// How long a region is left alone in which no key to split at was found.
+const UNCUT_REST_MS: u64 = 60_000;
 
 /// Whether the region is to be split.
 ///
@@ -20,6 +23,12 @@ pub fn check(view: &View<'_>, info: &RegionInfo) -> Result<Proposal, Refusal> {
     }
     if view.operators.get(info.id()).is_some() {
         return refuse(Reason::Occupied);
+    }
+    if let Some(Status::Ended(ended)) = view.operators.status(info.id())
+        && ended.outcome == Outcome::Cancelled(CancelReason::TooLittleData)
+        && view.now.ms_since(ended.at) < UNCUT_REST_MS
+    {
+        return refuse(Reason::TooLittleData);
     }
     if info.region.is_joint() {
         return refuse(Reason::InJoint);

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::epoch::Epoch;
 use crate::id::{PeerId, RegionId, StoreId};
 use crate::load::Load;
+use crate::operator::OperatorId;
 use crate::region::{Region, RegionError};
 
 /// A peer that its leader has not heard for a while.
@@ -36,6 +37,8 @@ pub struct RegionReport {
     pub keys: u64,
     /// Reads and writes of the last interval.
     pub load: Load,
+    /// An operator whose split found no key to cut at, because there is too little data. Said once.
+    pub uncut: Option<OperatorId>,
 }
 
 impl RegionReport {
@@ -52,6 +55,7 @@ impl RegionReport {
             size_bytes: 0,
             keys: 0,
             load,
+            uncut: None,
         }
     }
 

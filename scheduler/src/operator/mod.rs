@@ -243,6 +243,33 @@ pub enum CancelReason {
     RegionGone,
     /// It was asked for.
     Requested,
+    /// The leader found no key to split the region at.
+    TooLittleData,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Success => f.write_str("done"),
+            Self::Timeout => f.write_str("its time was over"),
+            Self::Cancelled(reason) => write!(f, "given up: {reason}"),
+            Self::Replaced(by) => write!(f, "operator {} took its place", by.0),
+        }
+    }
+}
+
+impl fmt::Display for CancelReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outdated => f.write_str("the replicas of the region have changed meanwhile"),
+            Self::Unsafe(reason) => write!(f, "{reason}"),
+            Self::RegionGone => f.write_str("the region is no longer known"),
+            Self::Requested => f.write_str("it was cancelled"),
+            Self::TooLittleData => {
+                f.write_str("the region has too little data to find its middle; name the key to split at")
+            }
+        }
+    }
 }
 
 impl Operator {

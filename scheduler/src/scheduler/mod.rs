@@ -29,7 +29,9 @@ use crate::cluster::{Cluster, RegionInfo, RegionRefusal, RegionReport, StoreRefu
 use crate::config::{Config, ConfigError, Limits};
 use crate::filter::{Refusal, View};
 use crate::id::{RegionId, StoreId};
-use crate::operator::{CancelReason, Instruction, Operators, Outcome, Progress, Proposal};
+use crate::operator::{
+    CancelReason, Instruction, Operator, OperatorId, Operators, Outcome, Progress, Proposal, Step,
+};
 use crate::pace::Pace;
 use crate::prepare::is_prepared;
 use crate::range::Key;
@@ -199,6 +201,7 @@ impl Scheduler {
         if report.leader.is_none() {
             return Err(RegionRefusal::NoLeader { region: id });
         }
+        let uncut = report.uncut;
         let oversized = report.size_bytes > self.config.region_size_max_bytes;
         let accepted = self.cluster.report_region(report)?;
         for displaced in accepted.displaced {
@@ -212,7 +215,25 @@ impl Scheduler {
                 self.attention.remove(&id)
             };
         }
+        if let Some(operator) = uncut {
+            self.end_uncut(id, operator, now);
+        }
         Ok(self.drive(id, now))
+    }
+
+    /// Ends a split for which there is too little data. It would be repeated until its time is over otherwise, and keep others away.
+    fn end_uncut(&mut self, region: RegionId, uncut: OperatorId, now: Time) {
+        let is_meant = |operator: &Operator| {
+            operator.id == uncut && matches!(operator.current(), Some(Step::Split { .. }))
+        };
+        if !self.operators.get(region).is_some_and(is_meant) {
+            return;
+        }
+        if let Some(operator) = self.operators.take(region) {
+            let outcome = Outcome::Cancelled(CancelReason::TooLittleData);
+            self.operators.end(operator, outcome, now, &self.config);
+            self.urgent = true;
+        }
     }
 
     fn forget(&mut self, region: RegionId, now: Time) {

@@ -3,12 +3,12 @@
 
 use scheduler::config::{MIB, ReplicaPath};
 use scheduler::operator::{
-    AddRefusal, CancelReason, Cause, Influence, Kinds, Outcome, Progress, Status, Step, Unsafe,
+    AddRefusal, CancelReason, Cause, Influence, Kinds, OperatorId, Outcome, Progress, Status, Step, Unsafe,
 };
 use scheduler::scheduler::{AdmitError, AskSplitError};
 use scheduler::{
-    Action, Change, Config, Epoch, KeyRange, NodeId, Operator, Peer, PeerId, Policy, Region, RegionId,
-    RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
+    Action, Change, Config, Epoch, KeyRange, NewRegion, NodeId, Operator, Peer, PeerId, Policy, Region,
+    RegionId, RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
 };
 
 use crate::kit::key;
@@ -314,4 +314,46 @@ fn a_leader_is_neither_removed_nor_demoted() {
         vec![Step::RemovePeer { peer: PeerId(12), store: StoreId(2) }],
     );
     assert!(scheduler.add(follower, T0).expect("admitted").is_some());
+}
+
+/// A split without a key, of region 1.
+fn split_in_the_middle(scheduler: &mut Scheduler) -> (OperatorId, RegionReport) {
+    let report = region(1, &[1, 2, 3], 1);
+    scheduler.report_region(report.clone(), T0).expect("accepted");
+    let new = vec![NewRegion { region: RegionId(70), peers: vec![PeerId(71), PeerId(72), PeerId(73)] }];
+    let op = operator(scheduler, 1, Policy::Admin, vec![Step::Split { keys: Vec::new(), new }]);
+    let sent = scheduler.add(op, T0).expect("admitted").expect("sent");
+    (sent.operator, report)
+}
+
+#[test]
+fn a_split_that_finds_too_little_data_ends_and_is_not_sent_again() {
+    let mut scheduler = scheduler(3);
+    let (id, report) = split_in_the_middle(&mut scheduler);
+    let other = RegionReport { uncut: Some(OperatorId(id.0 + 1)), ..report.clone() };
+    assert!(scheduler.report_region(other, T0).expect("accepted").is_some(), "it is of another operator");
+    let uncut = RegionReport { uncut: Some(id), ..report.clone() };
+    assert_eq!(scheduler.report_region(uncut, T0), Ok(None));
+    let ended = scheduler.operators().history().last().expect("an outcome");
+    assert_eq!(ended.outcome, Outcome::Cancelled(CancelReason::TooLittleData));
+    assert!(ended.outcome.to_string().contains("too little data"), "{}", ended.outcome);
+    let op = operator(&scheduler, 1, Policy::Admin, transfer(1, 2));
+    assert!(scheduler.add(op, T0).expect("the region is free again").is_some());
+}
+
+/// The policy would propose it again in every round, and the leader look for a key.
+#[test]
+fn a_region_without_a_middle_is_left_alone_for_a_while() {
+    let mut scheduler = scheduler(3);
+    let (id, report) = split_in_the_middle(&mut scheduler);
+    let size_bytes = scheduler.config().region_size_max_bytes + 1;
+    let large = RegionReport { size_bytes, uncut: Some(id), ..report };
+    scheduler.report_region(large, T0).expect("accepted");
+    let would_split = |scheduler: &Scheduler, now: Time| {
+        let why = scheduler.why(RegionId(1), now);
+        why.iter().flatten().any(|proposal| proposal.policy == Policy::SplitCheck)
+    };
+    assert!(!would_split(&scheduler, T0));
+    assert!(!would_split(&scheduler, Time(T0.0 + 59_999)));
+    assert!(would_split(&scheduler, Time(T0.0 + 60_000)));
 }

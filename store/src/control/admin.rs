@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use scheduler::operator::{BuildError, Cause, Intent, Outcome, Status};
+use scheduler::operator::{AddRefusal, BuildError, Cause, Intent, Outcome, Status};
 use scheduler::scheduler::AdmitError;
 use scheduler::{Config, KeyRange, Lifecycle, Policy, Proposal, RegionId, Setting, StateCommand, StoreId};
 
@@ -49,11 +49,15 @@ impl fmt::Display for NotAsked {
             Self::KeyOutside(region, range) => {
                 write!(f, "the key does not cut {region}, which is {range}; name one that lies inside")
             }
+            Self::Refused(refusal @ AdmitError::Add(AddRefusal::Occupied { .. })) => {
+                write!(f, "{refusal}; wait until that is over, or cancel it first")
+            }
             Self::Refused(refusal) => write!(f, "the scheduler does not take it: {refusal}"),
             Self::Ended(Outcome::Cancelled(scheduler::operator::CancelReason::Unsafe(why))) => {
                 write!(f, "the first step would do harm: {why}")
             }
-            Self::Ended(outcome) => write!(f, "there is nothing to do, or it cannot be done: {outcome:?}"),
+            Self::Ended(Outcome::Success) => f.write_str("it is so already; nothing is to be done"),
+            Self::Ended(outcome) => write!(f, "it cannot be done: {outcome}"),
             Self::Denied(denied) => write!(f, "{denied}"),
         }
     }

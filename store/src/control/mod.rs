@@ -26,6 +26,7 @@
 //! | `members` | stores of other nodes that join or moved |
 //! | `scattered` | groups of regions that clients want spread |
 //! | `admin` | what operators ask for |
+//! | `seen` | what operators are shown: stores, and what is being done |
 //! | `voters` | which stores keep the state, and the next change on the way there |
 //! | `membership` | carrying that out, and where the members are |
 //! | `orders` | which instructions a store can carry out |
@@ -47,6 +48,7 @@ mod orders;
 mod origin;
 mod reports;
 mod scattered;
+mod seen;
 mod voters;
 
 use std::cell::{Cell, RefCell};
@@ -75,6 +77,7 @@ pub use self::members::{GrantedNode, Joining, NotAdmitted};
 use self::orders::Orders;
 pub use self::reports::{Beat, BeatAnswer, NotJoined, StoreBeat, answers, beats, hand_out};
 use self::scattered::Scattered;
+pub use self::seen::{SeenOperator, SeenStore};
 
 /// The least time between two rounds of the policies, however much happens.
 const ROUNDS_APART: Duration = Duration::from_millis(10);

@@ -145,6 +145,7 @@ impl Heart {
                     term: Some(term),
                     pending,
                     down,
+                    uncut: store.shard.take_uncut(region.id),
                     size_bytes: size.bytes,
                     keys: size.keys,
                     load: counts.get(&region.id).copied().unwrap_or_default().rates(passed_ms),

@@ -30,11 +30,11 @@ impl Shard {
     /// If the region is not led from here, the step was thought out against another epoch, it makes no sense, or it would leave the
     /// region without a quorum that is heard.
     pub fn carry_out(&self, instruction: &Instruction) -> Result<(), Refusal> {
-        let Instruction { region, epoch, leader: _, operator: _, action } = instruction;
+        let Instruction { region, epoch, leader: _, operator, action } = instruction;
         match action {
             Action::TransferLeader(to) => self.transfer(*region, to.id, *epoch),
             Action::Change(change) => self.change_members(*region, change.clone(), *epoch),
-            Action::Split { keys, new } => self.split(*region, *epoch, keys, new),
+            Action::Split { keys, new } => self.split(*region, *epoch, *operator, keys, new),
         }
     }
 

@@ -76,6 +76,7 @@ use engine::lsm::{Cf, Estimate, Pressure, Tree};
 use engine::rt::local::Bell;
 use engine::rt::{Mono, Rt};
 use raft::Time;
+use scheduler::operator::OperatorId;
 use scheduler::{Region, RegionId, StoreId};
 
 use crate::memory::Memory;
@@ -158,6 +159,8 @@ struct Inner {
     recovering: Cell<bool>,
     /// Regions for which a split key is looked for.
     searches: RefCell<BTreeSet<RegionId>>,
+    /// Regions in which none was found, with the operator that wanted it, until that is reported.
+    uncut: RefCell<BTreeMap<RegionId, OperatorId>>,
     /// Where the system group's replica says until when it leads.
     fence: RefCell<Option<Arc<Fence>>>,
     /// Rings when that replica has moved.

@@ -138,6 +138,7 @@ impl Inner {
             log_waits: Cell::new(false),
             recovering: Cell::new(false),
             searches: RefCell::default(),
+            uncut: RefCell::default(),
             fence: RefCell::default(),
             system_moved: Bell::default(),
         }

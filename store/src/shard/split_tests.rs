@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::rt::Rt;
 use engine::rt::local::oneshot;
+use scheduler::operator::OperatorId;
 use scheduler::{Epoch, Key, KeyRange, NewRegion, Peer, PeerId, Region, RegionId, StoreId};
 
 use super::Shard;
@@ -72,7 +73,9 @@ async fn split(shard: &Shard, rt: &Rt, seen: &RefCell<Seen>, key: &str) {
     let value = Bytes::from(format!("{:>900}", seen.borrow().lives));
     shard.submit(None, Op::Put { key: written, value }, Reply::local(answer));
     let new = NewRegion { region: RegionId(id), peers: vec![PeerId(id + 1)] };
-    shard.split(region.id, region.epoch, &[key], &[new]).expect("a leader that is current splits");
+    shard
+        .split(region.id, region.epoch, OperatorId(1), &[key], &[new])
+        .expect("a leader that is current splits");
     pending.await.expect("an answer").expect("it was proposed before the split");
     while shard.published().len() == regions.len() {
         assert_eq!(shard.stopped(), None);

@@ -4,12 +4,15 @@
 //! without a look at the data. Such a key is one of those that users write, and what the tree keeps of a key, its versions, is on one
 //! side of every border.
 //!
+//! Where there is too little data for a middle, the next report of the region says so ([`Shard::take_uncut`]), and the scheduler gives up.
+//!
 //! A new region stays on its store, and so on its core. Its replica here campaigns at once where the one of the parent leads, because
 //! that one is known to be up to date and heard; the others follow it, or their timers.
 
 use engine::error::Fault;
 use engine::lsm::Cf;
 use raft::{Index, Time};
+use scheduler::operator::OperatorId;
 use scheduler::{Command, Epoch, Key, KeyRange, NewRegion, RegionId};
 
 use super::halves::Begun;
@@ -22,7 +25,7 @@ use crate::region::replica::{Replica, Stored};
 use crate::region::split::{Cut, Half};
 
 impl Shard {
-    /// Splits a region at `keys`, or in its middle if there are none. Success means that it has begun; the region's reports show what it
+    /// Splits a region at `keys`, or in its middle if there are none, as `operator` wants it. Success means that it has begun; the region's reports show what it
     /// came to.
     ///
     /// # Errors
@@ -31,6 +34,7 @@ impl Shard {
         &self,
         region: RegionId,
         asked: Epoch,
+        operator: OperatorId,
         keys: &[Key],
         new: &[NewRegion],
     ) -> Result<(), Refusal> {
@@ -51,7 +55,10 @@ impl Shard {
         if inner.searches.borrow_mut().insert(region) {
             let (shard, new) = (self.clone(), new.clone());
             inner.rt.spawn(async move {
-                shard.split_in_the_middle(region, asked, range, new).await;
+                let found = shard.split_in_the_middle(region, asked, range, new).await;
+                if !found {
+                    shard.inner.uncut.borrow_mut().insert(region, operator);
+                }
                 shard.inner.searches.borrow_mut().remove(&region);
             });
         }
@@ -71,26 +78,40 @@ impl Shard {
         }
     }
 
-    async fn split_in_the_middle(&self, region: RegionId, asked: Epoch, range: KeyRange, new: NewRegion) {
+    /// The operator that wanted the region split in its middle where none was found, if that is not reported yet. A report that is lost
+    /// costs another search: the step is repeated until the scheduler knows.
+    pub(crate) fn take_uncut(&self, region: RegionId) -> Option<OperatorId> {
+        self.inner.uncut.borrow_mut().remove(&region)
+    }
+
+    /// Splits a region where its middle is. False if there is too little data for one.
+    async fn split_in_the_middle(
+        &self,
+        region: RegionId,
+        asked: Epoch,
+        range: KeyRange,
+        new: NewRegion,
+    ) -> bool {
         let (store, region_id) = (self.inner.store.0, region.0);
         let key = match self.split_key(&range).await {
             Ok(Some(key)) => key,
             Ok(None) => {
                 tracing::info!(store, region = region_id, "a region has too little data to be split");
-                return;
+                return false;
             }
             Err(fault) => {
                 // Damage shows in the store's health; a shortage passes.
                 let refusal = self.inner.unreadable(&fault);
                 let reason = refusal.reason();
                 tracing::warn!(store, region = region_id, reason, "no key is found to split a region at");
-                return;
+                return true;
             }
         };
         if let Err(refusal) = self.propose_split(region, asked, vec![Cut { key, new }]) {
             let reason = refusal.reason();
             tracing::info!(store, region = region_id, reason, "a split that has its key is refused");
         }
+        true
     }
 
     /// A key that has about half of what lies in `range` on either side; nothing if there is too little.

@@ -1,9 +1,10 @@
 //! What operators ask for, as calls; `ringkeep ctl` makes them.
 
-use scheduler::operator::Intent;
+use scheduler::operator::{Intent, Operator, Outcome};
 use scheduler::{Key, Policy, RegionId, Setting, StoreId};
 
 use super::{Pd, denied};
+use crate::control::{SeenOperator, SeenStore};
 use crate::wire::grpc::{Code, Status};
 use crate::wire::proto::ringkeep::{self, RegionWish};
 
@@ -29,6 +30,41 @@ impl Pd {
         let asked = self.control.operate(RegionId(request.region), intent).await;
         let asked = asked.map_err(|why| Status::new(Code::FailedPrecondition, why.to_string()))?;
         Ok(ringkeep::OperateResponse { operator: asked.operator, steps: asked.steps })
+    }
+
+    /// What is being done and was done last.
+    pub(super) fn operators(
+        &self,
+        request: ringkeep::OperatorsRequest,
+    ) -> Result<ringkeep::OperatorsResponse, Status> {
+        let of = (request.region != 0).then_some(RegionId(request.region));
+        let operators = self.control.operators(of).iter().map(operator_state).collect();
+        Ok(ringkeep::OperatorsResponse { operators })
+    }
+
+    /// Ends the operator of a region.
+    pub(super) fn cancel_operator(
+        &self,
+        request: ringkeep::CancelOperatorRequest,
+    ) -> Result<ringkeep::CancelOperatorResponse, Status> {
+        let region = RegionId(request.region);
+        match self.control.cancel_operator(region) {
+            Some(operator) => Ok(ringkeep::CancelOperatorResponse { operator: operator.0 }),
+            None => Err(Status::new(Code::FailedPrecondition, format!("no operator of {region} runs"))),
+        }
+    }
+
+    /// The stores as the scheduler sees them.
+    pub(super) fn stores(&self, _: ringkeep::StoresRequest) -> Result<ringkeep::StoresResponse, Status> {
+        let state = |SeenStore { descriptor, health, heard, silent_ms }: SeenStore| ringkeep::StoreState {
+            store: descriptor.id.0,
+            node: descriptor.node.0,
+            address: descriptor.address,
+            health: health.to_string(),
+            heard,
+            silent_ms,
+        };
+        Ok(ringkeep::StoresResponse { stores: self.control.stores().into_iter().map(state).collect() })
     }
 
     /// Takes a store out of use.
@@ -87,5 +123,20 @@ impl Pd {
     ) -> Result<ringkeep::SetPolicyResponse, Status> {
         self.control.set_policy(&request.policy, request.enabled).await.map_err(denied)?;
         Ok(ringkeep::SetPolicyResponse {})
+    }
+}
+
+fn operator_state(seen: &SeenOperator) -> ringkeep::OperatorState {
+    let SeenOperator { operator, outcome, ago_ms } = seen;
+    let Operator { id, region, policy, steps, finished, .. } = operator;
+    ringkeep::OperatorState {
+        operator: id.0,
+        region: region.0,
+        policy: policy.to_string(),
+        steps: steps.iter().map(ToString::to_string).collect(),
+        finished: *finished as u64,
+        ago_ms: *ago_ms,
+        outcome: outcome.map(|outcome| outcome.to_string()).unwrap_or_default(),
+        succeeded: *outcome == Some(Outcome::Success),
     }
 }

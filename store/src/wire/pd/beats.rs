@@ -56,7 +56,7 @@ fn store_report(beat: &StoreBeat) -> ringkeep::StoreReport {
 }
 
 fn region_report(report: &RegionReport) -> ringkeep::RegionReport {
-    let RegionReport { region, leader, term, pending, down: silent, size_bytes, keys, load } = report;
+    let RegionReport { region, leader, term, pending, down: silent, size_bytes, keys, load, uncut } = report;
     let down = |DownPeer { peer, down_ms }: &DownPeer| ringkeep::DownPeer { peer: peer.0, down_ms: *down_ms };
     ringkeep::RegionReport {
         region: Some(metapb::Region::from(region)),
@@ -67,6 +67,7 @@ fn region_report(report: &RegionReport) -> ringkeep::RegionReport {
         size_bytes: *size_bytes,
         keys: *keys,
         load: Some(store_load(load)),
+        uncut: uncut.map_or(0, |operator| operator.0),
     }
 }
 
@@ -128,7 +129,7 @@ fn store_beat(node: NodeId, report: ringkeep::StoreReport) -> Result<StoreBeat, 
 }
 
 fn load_region(report: ringkeep::RegionReport) -> Result<RegionReport, Malformed> {
-    let ringkeep::RegionReport { region, leader, term, pending, down: silent, size_bytes, keys, load } =
+    let ringkeep::RegionReport { region, leader, term, pending, down: silent, size_bytes, keys, load, uncut } =
         report;
     let region = region.ok_or("a report names no region")?;
     let down = |ringkeep::DownPeer { peer, down_ms }| DownPeer { peer: PeerId(peer), down_ms };
@@ -141,6 +142,7 @@ fn load_region(report: ringkeep::RegionReport) -> Result<RegionReport, Malformed
         size_bytes,
         keys,
         load: load_load(load),
+        uncut: (uncut != 0).then_some(OperatorId(uncut)),
     })
 }
 
@@ -261,6 +263,7 @@ mod tests {
             size_bytes: 7,
             keys: 8,
             load,
+            uncut: Some(OperatorId(31)),
             ..RegionReport::new(region(), Some(PeerId(11)))
         };
         let report = StoreReport {

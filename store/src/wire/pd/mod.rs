@@ -91,6 +91,9 @@ pub enum Method {
     Report,
     Locate,
     Operate,
+    Operators,
+    CancelOperator,
+    Stores,
     RemoveStore,
     KeepStore,
     Hosted,
@@ -142,7 +145,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, CallShape); 45] = [
+const METHODS: [(&str, Method, CallShape); 48] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, CallShape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, CallShape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, CallShape::Unary),
@@ -180,6 +183,9 @@ const METHODS: [(&str, Method, CallShape); 45] = [
     ("/ringkeep.Scheduler/Report", Method::Report, CallShape::Unary),
     ("/ringkeep.Scheduler/Locate", Method::Locate, CallShape::Unary),
     ("/ringkeep.Scheduler/Operate", Method::Operate, CallShape::Unary),
+    ("/ringkeep.Scheduler/Operators", Method::Operators, CallShape::Unary),
+    ("/ringkeep.Scheduler/CancelOperator", Method::CancelOperator, CallShape::Unary),
+    ("/ringkeep.Scheduler/Stores", Method::Stores, CallShape::Unary),
     ("/ringkeep.Scheduler/RemoveStore", Method::RemoveStore, CallShape::Unary),
     ("/ringkeep.Scheduler/KeepStore", Method::KeepStore, CallShape::Unary),
     (client::HOSTED, Method::Hosted, CallShape::Unary),
@@ -248,6 +254,9 @@ impl Service for Pd {
             Method::Report => grpc::answer(&self.report(decode(message)?).await?),
             Method::Locate => self.answer(message, Self::locate),
             Method::Operate => grpc::answer(&self.operate(decode(message)?).await?),
+            Method::Operators => self.answer(message, Self::operators),
+            Method::CancelOperator => self.answer(message, Self::cancel_operator),
+            Method::Stores => self.answer(message, Self::stores),
             Method::RemoveStore => grpc::answer(&self.remove_store(&decode(message)?).await?),
             Method::KeepStore => grpc::answer(&self.keep_store(&decode(message)?).await?),
             Method::Hosted => {

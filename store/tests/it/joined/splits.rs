@@ -11,7 +11,10 @@ use bytes::Bytes;
 use engine::rt::sim::{Options, World};
 use store::wire::grpc::Code;
 use store::wire::proto::metapb::Region;
-use store::wire::proto::ringkeep::{OperateRequest, OperateResponse, RegionWish};
+use store::wire::proto::ringkeep::{
+    CancelOperatorRequest, CancelOperatorResponse, OperateRequest, OperateResponse, OperatorsRequest,
+    OperatorsResponse, RegionWish,
+};
 
 use super::clients::KEYS;
 use super::nodes::{beside, call};
@@ -211,4 +214,37 @@ fn a_region_is_split_where_it_is_asked_to_be() {
     let on = |region: &Region| region.peers.iter().map(|peer| peer.store_id).collect::<Vec<_>>();
     assert_eq!(on(left), on(right));
     run.scans_once().expect("all keys are there");
+}
+
+/// A split in the middle of a region that has nothing in it would be repeated for ten minutes, and keep everything else away.
+#[test]
+fn a_region_with_too_little_data_is_not_split_and_that_is_said() {
+    let mut run = Run::new(World::new(93, Options::default()));
+    run.begin().expect("the nodes begin");
+    run.shared.done.set(true);
+    run.pass(Duration::from_secs(3)).expect("nothing happens");
+    let before = run.regions();
+    let last = before.last().expect("a region").id;
+    let pd = run.members[0].pd();
+    let split = OperateRequest { region: last, wish: RegionWish::Split.into(), ..OperateRequest::default() };
+    let operate = |wish| call::<OperateResponse>(&run.world, pd, "/ringkeep.Scheduler/Operate", wish);
+    let begun = operate(split.clone()).expect("it is taken");
+    run.pass(Duration::from_secs(3)).expect("nothing happens");
+    let of = OperatorsRequest { region: last };
+    let seen = call::<OperatorsResponse>(&run.world, pd, "/ringkeep.Scheduler/Operators", of)
+        .expect("it is answered")
+        .operators;
+    assert!(seen.iter().all(|operator| !operator.outcome.is_empty()), "none runs: {seen:?}");
+    let ended = seen.iter().find(|operator| operator.operator == begun.operator).expect("it is remembered");
+    assert!(!ended.succeeded && ended.outcome.contains("too little data"), "{ended:?}");
+    assert_eq!(run.regions().len(), before.len());
+    // The region is free, and what is asked of it next can be cancelled.
+    let begun = operate(split.clone()).expect("nothing is in the way");
+    assert!(operate(split).expect_err("one is").message.contains("cancel it first"));
+    let cancel = || {
+        let wish = CancelOperatorRequest { region: last };
+        call::<CancelOperatorResponse>(&run.world, pd, "/ringkeep.Scheduler/CancelOperator", wish)
+    };
+    assert_eq!(cancel().expect("it runs").operator, begun.operator);
+    assert!(cancel().expect_err("none runs").message.contains("no operator"));
 }
