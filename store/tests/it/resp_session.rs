@@ -261,6 +261,11 @@ fn patterns_and_lists_of_names_are_bounded() {
     assert_eq!(ask(&mut conversation, many(&[b"SET", b"a", b"1", b"GET"], 100)), "-ERR syntax error");
     assert_eq!(ask(&mut conversation, many(&[b"RANGE", b"a", b"b", b"NOVALUES"], 100)), "-ERR syntax error");
     assert_eq!(conversation.ask(&[b"PING"]), "+PONG");
+    // An option that is repeated says nothing new; two that contradict each other do.
+    assert_eq!(conversation.ask(&[b"SET", b"once", b"1", b"NX", b"nx"]), "+OK");
+    assert_eq!(conversation.ask(&[b"SET", b"once", b"2", b"XX", b"XX"]), "+OK");
+    assert_eq!(conversation.ask(&[b"SET", b"once", b"3", b"NX", b"XX"]), "-ERR syntax error");
+    assert_eq!(conversation.ask(&[b"SET", b"once", b"3", b"XX", b"NX"]), "-ERR syntax error");
 }
 
 #[test]

@@ -130,8 +130,12 @@ fn set(request: &CommandLine<'_>) -> Result<(Work, ReplyShape), Error> {
     let (mut when, mut get) = (None, false);
     for index in 3..request.count() {
         match () {
-            () if request.is(index, "NX") && when.is_none() => when = Some(When::Absent),
-            () if request.is(index, "XX") && when.is_none() => when = Some(When::Present),
+            () if request.is(index, "NX") && !matches!(when, Some(When::Present)) => {
+                when = Some(When::Absent)
+            }
+            () if request.is(index, "XX") && !matches!(when, Some(When::Absent)) => {
+                when = Some(When::Present)
+            }
             () if request.is(index, "GET") => get = true,
             () => return Err(expiry_option(request, index).unwrap_or(Error::SYNTAX)),
         }
