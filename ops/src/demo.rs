@@ -137,14 +137,16 @@ fn banner(cluster: &Cluster, place: &Place, took: Duration) -> String {
              \x20 redis-cli -p {} set greeting hello\n\
              \x20 redis-cli -p {} get greeting\n\
              \x20 a TiKV client in raw mode with the PD endpoint {}\n\
+             \x20 ringkeep ctl --pd {} regions    and `stores`; `ringkeep ctl --help` lists more\n\
              \x20 curl http://{}/metrics\n\
-             \x20 kill -9 {}    it is started again after {} s\n\
+             \x20 kill -9 {}    it leads at first; another node takes over, and it is started again after {} s\n\
              Ctrl-C ends the nodes.\n",
             first.resp.port(),
             last.resp.port(),
             first.pd,
-            first.status,
-            last.process.pid(),
+            last.pd,
+            last.status,
+            first.process.pid(),
             DOWN.as_secs()
         ));
     }

@@ -3,6 +3,8 @@
 //! Order: settings, host check, status server (so that `/started` can say "not yet"), node, banner, wait for a signal,
 //! drain. What goes wrong before the node serves is one sentence on standard error and an exit code.
 
+mod texts;
+
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, mpsc};
@@ -44,6 +46,9 @@ pub(crate) struct ServerArguments {
     /// Print every setting with its origin, check the directory and the ports, and exit
     #[arg(long)]
     check: bool,
+    /// Print what every setting means, with its default, and exit
+    #[arg(long = "settings")]
+    meanings: bool,
 }
 
 /// How long freed memory stays with the process. A memtable that fills more slowly than this does not notice what the kernel takes back.
@@ -51,6 +56,10 @@ const FREED_MEMORY_KEPT: Duration = Duration::from_secs(10);
 
 /// Runs `ringkeep server`.
 pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
+    if arguments.meanings {
+        answer(&texts::meanings());
+        return ExitCode::SUCCESS;
+    }
     let settings = match Settings::gather(&arguments.settings, host::machine()) {
         Ok(settings) => settings,
         Err(why) => return fail(&why, EXIT_CONFIG),
@@ -97,7 +106,7 @@ fn members(join: &[String]) -> Result<Vec<SocketAddr>, String> {
 /// Prints every setting with its origin, and what would make a start fail.
 fn check(settings: &Settings) -> ExitCode {
     host::raise_open_files();
-    let mut text = listing(settings);
+    let mut text = texts::listing(settings);
     settings.remarks.iter().for_each(|remark| text.push_str(&format!("{remark}\n")));
     let findings = doctor::place(&settings.config, &settings.limits);
     text.push_str(&format!("\n{}", doctor::table(&findings)));
@@ -106,27 +115,6 @@ fn check(settings: &Settings) -> ExitCode {
         true => ExitCode::from(EXIT_CONFIG),
         false => ExitCode::SUCCESS,
     }
-}
-
-/// Every setting with its origin, and the limits that follow.
-fn listing(settings: &Settings) -> String {
-    let rows = settings.list();
-    let width = |of: fn(&(String, String, String)) -> usize| rows.iter().map(of).max().unwrap_or(0);
-    let (names, values) = (width(|row| row.0.len()), width(|row| row.1.len()));
-    let mut text = String::new();
-    for (name, value, origin) in &rows {
-        text.push_str(&format!("{name:<names$}  {value:<values$}  {origin}\n"));
-    }
-    let limits = &settings.limits;
-    text.push_str(&format!(
-        "\n{} cores, each with {} MiB: two memtables of {} MiB, a block cache of {} MiB, {} MiB for requests in flight\n",
-        limits.cores,
-        limits.core_bytes >> 20,
-        limits.memtable_bytes >> 20,
-        limits.block_cache_bytes >> 20,
-        limits.inflight_bytes >> 20
-    ));
-    text
 }
 
 /// What keeps this host from running a core, one sentence each.
@@ -146,7 +134,7 @@ fn serve(settings: &Settings, join: Vec<SocketAddr>, logging: &Logging) -> Resul
     let life = SharedPhase::new();
     signals::forward(signal, life.clone()).map_err(|error| format!("signals: {error}"))?;
     let view = Arc::new(OnceLock::new());
-    let admin = start_admin(settings, &view, &life)?;
+    let admin = start_admin(settings, &view, &life).map_err(|why| held_or(config, why))?;
     let cpus = choose_cpus(config, settings.limits.cores)?;
     let setup = Setup { config: config.clone(), limits: settings.limits, cpus, work: None, join };
     let node = Node::start_with(setup).map_err(|error| error.to_string())?;
@@ -161,7 +149,7 @@ fn serve(settings: &Settings, join: Vec<SocketAddr>, logging: &Logging) -> Resul
             "the directory has fewer stores than there are cores: the others hold no data"
         );
     }
-    answer(&banner(config, seen, admin.addr()));
+    answer(&texts::banner(config, seen.node_id, &seen.addresses, admin.addr()));
     tracing::info!(resp = %seen.addresses.resp, stores = seen.addresses.stores.len(), "serving");
     // The sender lives as long as the signal thread, which is as long as the process.
     let asked = signals.recv().unwrap_or("the end of the signal thread");
@@ -185,6 +173,12 @@ fn serve(settings: &Settings, join: Vec<SocketAddr>, logging: &Logging) -> Resul
 #[expect(clippy::disallowed_methods, reason = "the main thread, which has nothing else to do, never a core")]
 fn pause(delay: Duration) {
     std::thread::sleep(delay);
+}
+
+/// Why a port is taken: by the node that holds the directory, if there is one.
+fn held_or(config: &Config, why: String) -> String {
+    let held = doctor::held(&config.data_dir);
+    held.map_or(why, |held| format!("{}: {}", held.cause, held.fix))
 }
 
 /// One CPU for each core, or none where the host forbids pinning, which has been said by then.
@@ -329,27 +323,4 @@ fn keep_publishing(view: View) -> std::io::Result<()> {
         }
     })?;
     Ok(())
-}
-
-/// What a new user needs to know, one `key: value` per line, and `ready` at the end.
-fn banner(config: &Config, view: &View, status: SocketAddr) -> String {
-    let addresses = &view.addresses;
-    let stores: Vec<String> = addresses.stores.iter().map(ToString::to_string).collect();
-    let data_dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
-    let rows = [
-        ("node", view.node_id.to_string()),
-        ("data", data_dir.display().to_string()),
-        ("stores", format!("{} ({})", stores.len(), stores.join(" "))),
-        ("pd", addresses.pd.to_string()),
-        ("resp", addresses.resp.to_string()),
-        ("status", status.to_string()),
-        ("metrics", format!("http://{status}/metrics")),
-        ("next", format!("redis-cli -p {} SET greeting hello", addresses.resp.port())),
-    ];
-    let mut text = format!("ringkeep {}\n", env!("CARGO_PKG_VERSION"));
-    for (key, value) in rows {
-        text.push_str(&format!("{:<9} {value}\n", format!("{key}:")));
-    }
-    text.push_str("ready\n");
-    text
 }

@@ -132,8 +132,14 @@ impl Settings {
             config.requirepass = Some(read_password(&path).map_err(ConfigError::whole)?);
         }
         if !config.listen.is_loopback() {
+            let open = match config.requirepass {
+                Some(_) => "over gRPC, which asks for no password",
+                None => {
+                    "over gRPC, which asks for no password, and over RESP, for which none is set (requirepass)"
+                }
+            };
             remarks.push(format!(
-                "insecure = true: whoever reaches {} may read and delete everything over gRPC, which asks for no password",
+                "insecure = true: whoever reaches {} may read and delete everything {open}",
                 config.listen
             ));
         }

@@ -50,7 +50,7 @@ pub(super) enum What {
     Failover(FailoverArguments),
     /// A follower that was away catches up: what do clients of the others notice, and how much is sent?
     Catchup(CatchupArguments),
-    /// Seeds of a simulated cluster: faults, and clients whose histories are judged
+    /// Seeds of a simulated cluster: faults, and clients whose histories are judged. Needs a binary built with the feature sim
     Sim(SimArguments),
     /// The scheduler alone, at the size of a large cluster: memory, reports, rounds, bytes moved
     Scheduler(SchedulerArguments),

@@ -14,16 +14,27 @@ use store::wire::proto::ringkeep::{
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum PolicyWish {
     /// Switch a policy on, such as `ringkeep ctl scheduler on balance-leader`
-    On { policy: String },
+    On {
+        /// Its name, as `ringkeep ctl scheduler` lists it
+        policy: String,
+    },
     /// Switch a policy off, such as `ringkeep ctl scheduler off balance-leader`
-    Off { policy: String },
+    Off {
+        /// Its name, as `ringkeep ctl scheduler` lists it
+        policy: String,
+    },
 }
 
 /// What is asked of the configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum ConfigWish {
     /// Change one value, such as `ringkeep ctl config set leader_tolerance 10`
-    Set { name: String, value: String },
+    Set {
+        /// Its name, as `ringkeep ctl config` lists it
+        name: String,
+        /// The value, in the unit that the name ends with; lists are separated by commas
+        value: String,
+    },
 }
 
 /// The members of the group that keeps the scheduler's state.

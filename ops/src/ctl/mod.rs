@@ -1,9 +1,11 @@
 //! `ringkeep ctl`: what an operator asks of a running cluster, over the PD port of any member.
 //!
 //! The member that is named says who hosts the scheduler, and that one is asked. What is asked of a region becomes an operator, whose steps
-//! the scheduler takes one by one; the command returns when the operator has begun.
+//! the scheduler takes one by one; the command returns when the operator has begun, and of a split when it is over.
 
 mod cluster;
+mod keys;
+mod regions;
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -11,24 +13,28 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use engine::rt::{CoreOptions, Rt, start_core};
+use store::wire::grpc::Code;
 use store::wire::pd::client::{CallError, SchedulerClient};
-use store::wire::proto::metapb::{PeerRole, StoreState};
-use store::wire::proto::pdpb::{
-    GetAllStoresRequest, GetAllStoresResponse, ScanRegionsRequest, ScanRegionsResponse,
-};
 use store::wire::proto::ringkeep::{
-    KeepStoreRequest, KeepStoreResponse, OperateRequest, OperateResponse, RegionWish, RemoveStoreRequest,
-    RemoveStoreResponse,
+    KeepStoreRequest, KeepStoreResponse, RemoveStoreRequest, RemoveStoreResponse, StoreState, StoresRequest,
+    StoresResponse,
 };
 
 use self::cluster::{ConfigWish, PolicyWish};
+use self::regions::{OperatorWish, Wish};
 use crate::output::{answer, fail};
 
 /// Arguments of `ringkeep ctl`.
 #[derive(Debug, Args)]
 pub(crate) struct CtlArguments {
-    /// PD port of a member, or of several
-    #[arg(long, value_name = "ADDR[,ADDR]", value_delimiter = ',', default_value = "127.0.0.1:20160")]
+    /// PD port (base_port) of a member, or of several
+    #[arg(
+        long,
+        global = true,
+        value_name = "ADDR[,ADDR]",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:20160"
+    )]
     pd: Vec<String>,
     #[command(subcommand)]
     what: What,
@@ -36,17 +42,23 @@ pub(crate) struct CtlArguments {
 
 #[derive(Clone, Debug, Subcommand)]
 enum What {
-    /// List the stores of all nodes
+    /// List the stores of all nodes: how each does, as the scheduler sees it, and when it was last heard
     Stores,
     /// List the nodes that keep the scheduler's state, and which of them leads
     #[command(alias = "members")]
     Member,
-    /// List the regions with their replicas
+    /// List the regions with their replicas and the keys that they have
     Regions,
     /// Change a region: its replicas, its leader, its range
     Region {
         #[command(subcommand)]
         wish: Wish,
+    },
+    /// List what is being done to regions and was done last, or end it
+    #[command(alias = "operators")]
+    Operator {
+        #[command(subcommand)]
+        wish: Option<OperatorWish>,
     },
     /// Change a store
     Store {
@@ -55,6 +67,7 @@ enum What {
     },
     /// Keep leaders off a store, such as `ringkeep ctl evict 3`
     Evict {
+        /// Id of the store, as `ringkeep ctl stores` lists it
         store: u64,
         /// Let it lead again
         #[arg(long)]
@@ -65,36 +78,25 @@ enum What {
         #[command(subcommand)]
         wish: Option<PolicyWish>,
     },
-    /// List the scheduler's configuration, or change a value of it
+    /// List the scheduler's configuration, or change a value of it. Names end with their unit: _ms, _bytes, _percent; others are counts
     Config {
         #[command(subcommand)]
         wish: Option<ConfigWish>,
     },
 }
 
-#[derive(Clone, Debug, Subcommand)]
-enum Wish {
-    /// Add a replica on a store
-    AddPeer { region: u64, store: u64 },
-    /// Remove the replica on a store; a leader hands over first
-    RemovePeer { region: u64, store: u64 },
-    /// Hand leadership to the replica on a store
-    Transfer { region: u64, store: u64 },
-    /// Cut the region in two; both parts stay where they are
-    Split {
-        region: u64,
-        /// First key of the new region; without it the middle by size
-        #[arg(long)]
-        key: Option<String>,
-    },
-}
-
 #[derive(Clone, Copy, Debug, Subcommand)]
 enum StoreWish {
     /// Take a store out of use: its replicas are moved away, then it is gone for ever
-    Remove { store: u64 },
+    Remove {
+        /// Id of the store, as `ringkeep ctl stores` lists it
+        store: u64,
+    },
     /// Take a store that is leaving back into use
-    Keep { store: u64 },
+    Keep {
+        /// Id of the store, as `ringkeep ctl stores` lists it
+        store: u64,
+    },
 }
 
 /// Runs `ringkeep ctl`.
@@ -110,7 +112,7 @@ pub(crate) fn run(arguments: &CtlArguments) -> ExitCode {
             answer(&text);
             ExitCode::SUCCESS
         }
-        Ok(Err(why)) => fail(&why, 1),
+        Ok(Err(why)) => fail(&said(&why), 1),
         Err(error) => fail(&format!("{error}: ringkeep doctor says what the host allows"), 1),
     }
 }
@@ -134,8 +136,9 @@ async fn ask(rt: &Rt, members: Vec<SocketAddr>, what: What) -> Result<String, Ca
         What::Evict { store, end } => cluster::evict(&scheduler, store, end).await,
         What::Scheduler { wish } => cluster::policies(&scheduler, wish).await,
         What::Config { wish } => cluster::settings(&scheduler, wish).await,
-        What::Regions => regions(&scheduler).await,
-        What::Region { wish } => region(&scheduler, wish).await,
+        What::Regions => regions::list(&scheduler).await,
+        What::Region { wish } => regions::change(rt, &scheduler, wish).await,
+        What::Operator { wish } => regions::operators(&scheduler, wish).await,
         What::Store { wish: StoreWish::Remove { store } } => {
             let request = RemoveStoreRequest { store };
             scheduler.call::<RemoveStoreResponse>("/ringkeep.Scheduler/RemoveStore", &request).await?;
@@ -153,62 +156,28 @@ async fn ask(rt: &Rt, members: Vec<SocketAddr>, what: What) -> Result<String, Ca
 }
 
 async fn stores(scheduler: &SchedulerClient) -> Result<String, CallError> {
-    let all: GetAllStoresResponse =
-        scheduler.call("/pdpb.PD/GetAllStores", &GetAllStoresRequest::default()).await?;
-    let mut text = format!("{:>8} {:>8} {:10} {}\n", "store", "node", "state", "address");
+    let all: StoresResponse = scheduler.call("/ringkeep.Scheduler/Stores", &StoresRequest {}).await?;
+    let mut text = format!("{:>8} {:>8} {:13} {:>13}  {}\n", "store", "node", "state", "heard", "address");
     for store in all.stores {
-        let node = store.labels.iter().find(|label| label.key == "node").map_or("", |label| &label.value);
-        let state = match store.state() {
-            StoreState::Up => "up",
-            StoreState::Offline => "leaving",
-            StoreState::Tombstone => "gone",
+        let StoreState { store, node, address, health, heard, silent_ms } = store;
+        let state = match health.as_str() {
+            "offline" => "leaving",
+            "tombstone" => "gone",
+            health => health,
         };
-        writeln!(text, "{:>8} {node:>8} {state:10} {}", store.id, store.address)
+        let heard = if heard { format!("{} s ago", silent_ms / 1000) } else { "not yet".to_owned() };
+        writeln!(text, "{store:>8} {node:>8} {state:13} {heard:>13}  {address}")
             .expect("writing into a string has no way to fail");
     }
     Ok(text)
 }
 
-async fn regions(scheduler: &SchedulerClient) -> Result<String, CallError> {
-    let all: ScanRegionsResponse =
-        scheduler.call("/pdpb.PD/ScanRegions", &ScanRegionsRequest::default()).await?;
-    let mut text = format!("{:>8} {:>8} {:>8}  {}\n", "region", "leader", "epoch", "replicas");
-    for known in all.regions {
-        let region = known.region.unwrap_or_default();
-        let epoch = region.region_epoch.unwrap_or_default();
-        let leader = known.leader.map_or(0, |leader| leader.store_id);
-        let replica = |peer: &store::wire::proto::metapb::Peer| {
-            let role = match peer.role() {
-                PeerRole::Voter => "",
-                PeerRole::Learner => " (learner)",
-                PeerRole::IncomingVoter => " (incoming)",
-                PeerRole::DemotingVoter => " (outgoing)",
-            };
-            format!("{}{role}", peer.store_id)
-        };
-        let replicas: Vec<String> = region.peers.iter().map(replica).collect();
-        writeln!(
-            text,
-            "{:>8} {leader:>8} {:>4},{:<3}  {}",
-            region.id,
-            epoch.conf_ver,
-            epoch.version,
-            replicas.join(" ")
-        )
-        .expect("writing into a string has no way to fail");
+/// An error as it is shown: where nothing answers as a member would, the address is likely to be the wrong one.
+fn said(error: &CallError) -> String {
+    match error {
+        CallError::Refused(status) if status.code != Code::Unimplemented => error.to_string(),
+        CallError::Refused(_) | CallError::Unreachable(_) => {
+            format!("{error}: name a member's PD port with --pd, such as --pd 127.0.0.1:20160")
+        }
     }
-    Ok(text)
-}
-
-async fn region(scheduler: &SchedulerClient, wish: Wish) -> Result<String, CallError> {
-    let (region, wish, store, key) = match wish {
-        Wish::AddPeer { region, store } => (region, RegionWish::AddPeer, store, None),
-        Wish::RemovePeer { region, store } => (region, RegionWish::RemovePeer, store, None),
-        Wish::Transfer { region, store } => (region, RegionWish::TransferLeader, store, None),
-        Wish::Split { region, key } => (region, RegionWish::Split, 0, key),
-    };
-    let key = key.unwrap_or_default().into_bytes().into();
-    let request = OperateRequest { region, wish: wish.into(), store, key };
-    let begun: OperateResponse = scheduler.call("/ringkeep.Scheduler/Operate", &request).await?;
-    Ok(format!("operator {} of region {region}: {}", begun.operator, begun.steps.join(", then ")))
 }

@@ -30,13 +30,20 @@ pub(crate) fn examine(dir: &Path, cores: usize) -> Vec<Finding> {
         let fix = format!("chown it to the user that runs the node, or chmod u+rwx {shown}");
         return vec![failure(format!("{shown} cannot be used ({error})"), fix)];
     }
-    if is_locked(dir) {
-        let fix = "stop the other node (its LOCK file shows it: fuser LOCK), or give this one a directory of its own";
-        return vec![failure(format!("{shown} is held by another process"), fix)];
+    if let Some(held) = held(dir) {
+        return vec![held];
     }
     let mut findings = vec![contents(dir, cores)];
     findings.extend(readable_by_others(dir));
     findings
+}
+
+/// What is to be said if another process holds the directory.
+pub(crate) fn held(dir: &Path) -> Option<Finding> {
+    is_locked(dir).then(|| {
+        let fix = "stop the other node (its LOCK file shows it: fuser LOCK), or give this one a directory of its own";
+        failure(format!("the data directory {} is held by another process", dir.display()), fix)
+    })
 }
 
 fn absent(dir: &Path) -> Finding {

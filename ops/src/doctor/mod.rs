@@ -20,6 +20,9 @@ use crate::settings::{SettingArguments, Settings};
 
 /// Arguments of `ringkeep doctor`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 all is well, 1 warnings, 2 failures, 78 a configuration that cannot be used."
+)]
 pub(crate) struct DoctorArguments {
     #[command(flatten)]
     settings: SettingArguments,
@@ -67,6 +70,11 @@ pub(crate) fn place(config: &Config, limits: &Limits) -> Vec<Finding> {
     findings.push(check::memory(limits, &host::memory(Path::new("/"))));
     findings.extend(check::ports(config, limits.cores));
     findings
+}
+
+/// What is to be said if another process holds the directory.
+pub(crate) fn held(dir: &Path) -> Option<Finding> {
+    directory::held(dir)
 }
 
 /// What the runtime itself needs; `ringkeep server` asks this before it starts a core.

@@ -125,6 +125,102 @@ fn an_operator_asks_any_member_for_stores_regions_and_changes() {
     assert!(done && text.contains("store 1 is in use"), "{text}");
 }
 
+/// The fields of the line that `ringkeep ctl` prints of a store or a region, which comes first.
+fn line_of(text: &str, id: &str) -> String {
+    let is_of = |line: &&str| line.split_whitespace().next() == Some(id);
+    text.lines().find(is_of).unwrap_or_else(|| panic!("{id} is not in\n{text}")).to_owned()
+}
+
+#[test]
+fn a_store_that_is_silent_is_listed_as_the_scheduler_sees_it() {
+    let directories = [directory(), directory()];
+    let first = join(&directories[0], None);
+    let mut second = join(&directories[1], Some(&first.pd.to_string()));
+    let (_, text) = ctl(first.pd, &["stores"]);
+    let id = text.lines().nth(2).and_then(|line| line.split_whitespace().next()).expect("a store").to_owned();
+    let shows = |words: &str| {
+        (0..3000).any(|_| {
+            pause(Duration::from_millis(20));
+            let (done, text) = ctl(first.pd, &["stores"]);
+            done && line_of(&text, &id).contains(words)
+        })
+    };
+    assert!(shows(" up ") && shows("s ago"), "it is heard");
+    let (done, text) = ctl(first.pd, &["config", "set", "store_disconnected_ms", "3000"]);
+    assert!(done, "{text}");
+    second.process.kill();
+    assert!(shows(" disconnected "), "the scheduler knows that it is silent");
+    let (_, text) = ctl(first.pd, &["stores"]);
+    assert!(line_of(&text, "1").contains(" up "), "{text}");
+}
+
+#[test]
+fn a_region_is_split_at_a_key_with_any_byte_and_without_data_nowhere() {
+    let directory = directory();
+    let node = join(&directory, None);
+    let (_, text) = ctl(node.pd, &["regions"]);
+    let region = text.lines().nth(1).and_then(|line| line.split_whitespace().next()).expect("a region");
+    let (done, text) = ctl(node.pd, &["region", "split", region]);
+    assert!(!done && text.contains("too little data"), "{text}");
+    // What was given up is not in the way of what is asked next.
+    let (done, text) = ctl(node.pd, &["region", "split", region, "--key", "\\x01\\xff\\\\"]);
+    assert!(done && text.contains("done"), "{text}");
+    let (_, text) = ctl(node.pd, &["regions"]);
+    assert!(line_of(&text, region).ends_with(r#"- "\x01\xff\\""#), "{text}");
+    let (_, text) = ctl(node.pd, &["operator"]);
+    assert!(text.contains("too little data") && text.contains(": done"), "{text}");
+    let (done, text) = ctl(node.pd, &["operator", "cancel", region]);
+    assert!(!done && text.contains("no operator of region"), "{text}");
+    let (done, text) = ctl(node.pd, &["region", "split", region, "--key", "\\q"]);
+    assert!(!done && text.contains("hexadecimal"), "{text}");
+    let (done, text) = ctl(node.pd, &["region", "transfer", region, "1"]);
+    assert!(!done && text.contains("it is so already; nothing is to be done"), "{text}");
+}
+
+#[test]
+fn an_address_that_is_no_members_is_answered_with_the_one_to_name() {
+    let directories = [directory(), directory()];
+    let node = join(&directories[0], None);
+    let output = run(&["ctl", "stores", "--pd", &node.pd.to_string()]);
+    assert!(output.status.success(), "the flag may stand behind: {output:?}");
+    let page: serde_json::Value = serde_json::from_str(&get(node.status, "/status").1).expect("JSON");
+    let store: SocketAddr = page["stores"][0].as_str().expect("an address").parse().expect("an address");
+    for wrong in [store, node.resp, "127.0.0.1:1".parse().expect("an address")] {
+        let (done, text) = ctl(wrong, &["stores"]);
+        assert!(!done && text.contains("name a member's PD port with --pd"), "{text}");
+        let mut options = options(&directories[1]);
+        options.arguments.extend(["--join".to_owned(), wrong.to_string()]);
+        let said = Node::start(&options).expect_err("it is no member").to_string();
+        assert!(said.contains("is this the PD port of a member"), "{said}");
+    }
+}
+
+#[test]
+fn a_demo_says_how_to_ask_it_and_names_the_process_that_leads() {
+    let directory = directory();
+    let place = directory.path().join("demo");
+    let mut command = std::process::Command::new(binary());
+    command.args(["demo", "--nodes", "2", "--node-set", "memory_bytes=512MiB", "--keep"]).arg(&place);
+    let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
+    let lines = BufReader::new(demo.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
+    let said: Vec<String> = lines.take_while(|line| !line.starts_with("Ctrl-C")).collect();
+    let node = |number: &str| -> Vec<String> {
+        let row = said.iter().find(|line| line.starts_with(number)).expect("a row for each node");
+        row.split_whitespace().map(str::to_owned).collect()
+    };
+    let (first, second) = (node("1 "), node("2 "));
+    let asked = said.iter().find(|line| line.contains("ringkeep ctl --pd ")).map(|line| {
+        let pd = line.split_whitespace().nth(3).expect("an address").parse().expect("an address");
+        ctl(pd, &["regions"])
+    });
+    demo.kill().expect("it runs");
+    demo.wait().expect("it has ended");
+    assert!(asked.is_some_and(|(done, _)| done), "{said:?}");
+    assert_ne!(first.last(), second.last());
+    let kill = said.iter().find(|line| line.contains("kill -9")).expect("a way to see what a cluster is for");
+    assert!(kill.split_whitespace().any(|word| Some(word) == first.last().map(String::as_str)), "{kill}");
+}
+
 #[test]
 fn a_member_that_is_no_address_is_a_wrong_configuration() {
     let directory = directory();

@@ -74,6 +74,47 @@ fn a_second_process_on_a_directory_is_refused() {
 }
 
 #[test]
+fn a_directory_that_is_held_is_the_cause_and_not_the_ports_of_who_holds_it() {
+    let directory = directory();
+    let node = start(&directory);
+    let mut command = std::process::Command::new(binary());
+    command.arg("server").arg("--data-dir").arg(directory.path().join("data"));
+    command.args(["--status-port", &node.status.port().to_string(), "--resp-port", "0", "--base-port", "0"]);
+    let output = command.args(["--cores", "1", "--memory-bytes", "512MiB"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("is held by another process") && !said.contains("free port"), "{said}");
+}
+
+#[test]
+fn what_settings_mean_and_what_exit_codes_say_is_printed() {
+    let output = run(&["server", "--settings"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    for key in store::config::KEYS {
+        assert!(text.contains(key.help), "{} is not explained in\n{text}", key.name);
+    }
+    assert!(text.contains("RINGKEEP_LOG_SEGMENT_BYTES"), "{text}");
+    let output = run(&["doctor", "--help"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 warnings, 2 failures"), "{output:?}");
+}
+
+#[test]
+fn an_open_node_says_which_ports_ask_for_no_password() {
+    let directory = directory();
+    let data = directory.path().join("data");
+    let data = data.to_str().expect("a plain path");
+    let check = ["server", "--check", "--insecure", "--listen", "0.0.0.0", "--data-dir", data];
+    let remark = |set: &[&str]| {
+        let output = run(&[&check[..], set].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().find(|line| line.starts_with("insecure = true:")).expect("a warning").to_owned()
+    };
+    assert!(remark(&[]).contains("and over RESP"), "{}", remark(&[]));
+    assert!(!remark(&["--set", "requirepass=secret"]).contains("RESP"));
+}
+
+#[test]
 fn an_occupied_port_is_named_with_its_setting() {
     let directory = directory();
     let held = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
@@ -116,8 +157,9 @@ fn unusable_configurations_end_with_78_and_the_remedy() {
     let file = directory.path().join("node.toml");
     std::fs::write(&file, "resp_port = 7000\nresp_prot = 7001\n").expect("a writable directory");
     let file = file.to_str().expect("a plain path");
-    let cases: [(&[&str], &str); 7] = [
+    let cases: [(&[&str], &str); 8] = [
         (&["server", "--config", file], "line 2: unknown key resp_prot: did you mean resp_port?"),
+        (&["server", "--set", "foo.bar=1"], "unknown key foo.bar: `ringkeep server --settings`"),
         (&["server", "--set", "log.sync=never"], "\"never\" is not one of auto, dsync, fdatasync"),
         (&["server", "--cores", "100000"], "cores = 100000"),
         (&["server", "--check", "--log-level", "loud"], "\"loud\" is not one of off, error"),

@@ -27,10 +27,12 @@ impl Key {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// The known key nearest to a name that is none, for the remedy of an error.
-    pub fn nearest(name: &str) -> &'static Key {
+    /// The known key that a name which is none was meant to be, for the remedy of an error; nothing if none is like it.
+    pub fn nearest(name: &str) -> Option<&'static Key> {
         let unlike = |key: &&Key| (!key.name.contains(name), distance(key.name, name));
-        KEYS.iter().min_by_key(unlike).expect("the table is not empty")
+        let near = KEYS.iter().min_by_key(unlike)?;
+        let typos = (name.len() / 4).max(2);
+        (near.name.contains(name) || distance(near.name, name) <= typos).then_some(near)
     }
 
     /// Sets this key from text.
@@ -384,9 +386,11 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_finds_its_neighbour() {
-        assert_eq!(Key::nearest("log.segement_bytes").name, "log.segment_bytes");
-        assert_eq!(Key::nearest("memory").name, "memory_bytes");
-        assert_eq!(Key::nearest("resp.port").name, "resp_port");
+        let nearest = |name| Key::nearest(name).map(|key| key.name);
+        assert_eq!(nearest("log.segement_bytes"), Some("log.segment_bytes"));
+        assert_eq!(nearest("memory"), Some("memory_bytes"));
+        assert_eq!(nearest("resp.port"), Some("resp_port"));
+        assert_eq!(nearest("foo.bar"), None, "no guess beats a wild one");
     }
 
     #[test]

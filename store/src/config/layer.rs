@@ -90,11 +90,14 @@ impl Layers {
     /// Adds one setting.
     ///
     /// # Errors
-    /// An unknown key, with the nearest known one.
+    /// An unknown key, with the known one that is like it.
     pub fn add(&mut self, origin: Origin, name: &str, value: impl Into<String>) -> Result<(), ConfigError> {
         let Some(key) = Key::find(name) else {
-            let near = Key::nearest(name).name;
-            return Err(ConfigError::at(&origin, format!("unknown key {name}: did you mean {near}?")));
+            let remedy = match Key::nearest(name) {
+                Some(near) => format!("did you mean {}?", near.name),
+                None => "`ringkeep server --settings` lists all of them".to_owned(),
+            };
+            return Err(ConfigError::at(&origin, format!("unknown key {name}: {remedy}")));
         };
         let stronger = self.set.get(key.name).is_none_or(|(present, _)| *present <= origin);
         if stronger {
@@ -161,9 +164,10 @@ impl Layers {
                 continue;
             }
             let Some(key) = super::KEYS.iter().find(|key| env_name(key) == variable) else {
-                let near = env_name(Key::nearest(&variable[ENV_PREFIX.len()..].to_ascii_lowercase()));
+                let near = Key::nearest(&variable[ENV_PREFIX.len()..].to_ascii_lowercase()).map(env_name);
+                let guess = near.map(|near| format!(": did you mean {near}?")).unwrap_or_default();
                 unknown.push(format!(
-                    "environment variable {variable} is ignored, because no setting has it: did you mean {near}?"
+                    "environment variable {variable} is ignored, because no setting has it{guess}"
                 ));
                 continue;
             };

@@ -63,9 +63,19 @@ pub(super) async fn identity(
     let addresses =
         (0..settled).map(|index| super::serve::advertised(config, config.store_addr(index))).collect();
     let joined = SchedulerClient::join(rt, members, stores, addresses, 0).await;
-    let Joined { cluster, node, first_store, schedulers } = joined.map_err(|error| cannot(&error))?;
+    let Joined { cluster, node, first_store, schedulers } = joined.map_err(|error| misdirected(&error))?;
     tracing::info!(cluster = format!("{cluster:016x}"), node, first_store, "the node joins a cluster");
     Ok((Identity { cluster, node, stores, first_store }, schedulers))
+}
+
+/// Why no member has answered, or none as a member would: the first thing to look at is the port.
+fn misdirected(error: &CallError) -> StartError {
+    match error {
+        CallError::Refused(status) if status.code != Code::Unimplemented => cannot(error),
+        CallError::Refused(_) | CallError::Unreachable(_) => {
+            StartError(format!("{}: is this the PD port of a member (its base_port)?", cannot(error).0))
+        }
+    }
 }
 
 fn cannot(error: &CallError) -> StartError {

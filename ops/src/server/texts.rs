@@ -1,0 +1,88 @@
+//! What `ringkeep server` prints: the banner of a node that serves, its settings, and what each setting means.
+
+use std::net::SocketAddr;
+
+use store::config::{Config, KEYS, env_name};
+use store::node::Addresses;
+
+use crate::settings::Settings;
+
+/// Every setting with its origin, and the limits that follow.
+pub(super) fn listing(settings: &Settings) -> String {
+    let rows = settings.list();
+    let width = |of: fn(&(String, String, String)) -> usize| rows.iter().map(of).max().unwrap_or(0);
+    let (names, values) = (width(|row| row.0.len()), width(|row| row.1.len()));
+    let mut text = String::new();
+    for (name, value, origin) in &rows {
+        text.push_str(&format!("{name:<names$}  {value:<values$}  {origin}\n"));
+    }
+    let limits = &settings.limits;
+    text.push_str(&format!(
+        "\n{} cores, each with {} MiB: two memtables of {} MiB, a block cache of {} MiB, {} MiB for requests in flight\n",
+        limits.cores,
+        limits.core_bytes >> 20,
+        limits.memtable_bytes >> 20,
+        limits.block_cache_bytes >> 20,
+        limits.inflight_bytes >> 20
+    ));
+    text
+}
+
+/// What every setting means, with its default and its environment variable.
+pub(super) fn meanings() -> String {
+    let mut text = String::new();
+    for key in KEYS {
+        text.push_str(&format!("{}  ({})\n    {}\n", key.name, env_name(key), key.help));
+    }
+    text.push_str(
+        "\nA setting is given by its flag or --set NAME=VALUE, its environment variable, or in the file of --config, where a.b is b in the \
+         table [a].\nSizes take B, KiB, MiB, GiB or TiB, such as 64MiB; times take ms, s, m or h, such as 10s.\n",
+    );
+    text
+}
+
+/// What a new user needs to know, one `key: value` per line, and `ready` at the end.
+pub(super) fn banner(config: &Config, node_id: u64, addresses: &Addresses, status: SocketAddr) -> String {
+    let stores: Vec<String> = addresses.stores.iter().map(ToString::to_string).collect();
+    let data_dir = std::path::absolute(&config.data_dir).unwrap_or_else(|_| config.data_dir.clone());
+    let rows = [
+        ("node", node_id.to_string()),
+        ("data", data_dir.display().to_string()),
+        ("stores", format!("{} ({})", stores.len(), stores.join(" "))),
+        ("pd", addresses.pd.to_string()),
+        ("resp", addresses.resp.to_string()),
+        ("status", status.to_string()),
+        ("metrics", format!("http://{status}/metrics")),
+        ("next", next_command(addresses.resp, config.requirepass.is_some())),
+    ];
+    let mut text = format!("ringkeep {}\n", env!("CARGO_PKG_VERSION"));
+    for (key, value) in rows {
+        text.push_str(&format!("{:<9} {value}\n", format!("{key}:")));
+    }
+    text.push_str("ready\n");
+    text
+}
+
+/// A first command that works from this host as it stands: over loopback only where that is listened on, with the password where one is set.
+fn next_command(resp: SocketAddr, has_password: bool) -> String {
+    let ip = resp.ip();
+    // The client's own default.
+    let by_default = ip.is_unspecified() || ip == std::net::Ipv4Addr::LOCALHOST;
+    let host = if by_default { String::new() } else { format!("-h {ip} ") };
+    let password = if has_password { "--askpass " } else { "" };
+    format!("redis-cli {host}-p {} {password}SET greeting hello", resp.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_command_names_what_the_client_does_not_know() {
+        let next = |addr: &str, has_password| next_command(addr.parse().expect("an address"), has_password);
+        assert_eq!(next("127.0.0.1:6380", false), "redis-cli -p 6380 SET greeting hello");
+        assert_eq!(next("0.0.0.0:6380", false), "redis-cli -p 6380 SET greeting hello");
+        assert_eq!(next("10.0.0.1:6380", false), "redis-cli -h 10.0.0.1 -p 6380 SET greeting hello");
+        assert_eq!(next("[::1]:7000", true), "redis-cli -h ::1 -p 7000 --askpass SET greeting hello");
+    }
+}
