@@ -1,6 +1,7 @@
 //! A handful of decoded entries: the unit in which every source (memtable or table block) hands out data.
 //!
-//! Keys and values are slices of two shared buffers, so an iterator gives them away without an allocation per entry.
+//! Keys and values are slices of two shared buffers, so an iterator gives them away without an allocation per entry. What is little of a
+//! large buffer is copied out of it instead: a slice keeps all of its buffer ([`part_of`]).
 
 use std::ops::Range;
 
@@ -53,14 +54,20 @@ impl Chunk {
         })
     }
 
+    /// What the chunk keeps, bytes.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.keys.len().max(self.values.len())
+    }
+
     /// The key of entry `at`, shared.
     pub(crate) fn key(&self, at: usize) -> Bytes {
-        self.keys.slice(to_usize(&self.entries[at].key))
+        part_of(&self.keys, to_usize(&self.entries[at].key))
     }
 
     /// The value of entry `at`, shared.
     pub(crate) fn value(&self, at: usize) -> Bytes {
-        self.values.slice(to_usize(&self.entries[at].value))
+        part_of(&self.values, to_usize(&self.entries[at].value))
     }
 
     /// Drops the entries whose keys lie outside of a range; `inside` holds for one run of neighbours.
@@ -154,6 +161,17 @@ impl ChunkBuilder {
     pub(crate) fn finish_over(self, values: Bytes) -> Chunk {
         Chunk { keys: Bytes::from(self.keys), values, entries: self.entries }
     }
+}
+
+/// Buffers up to this size are shared, however little of them is wanted, bytes: a walk copies about as much at a time.
+const SHARED_BYTES_MAX: usize = 80 << 10;
+
+/// A part of a buffer, shared unless it would keep a large buffer for the sake of less than half of it.
+pub(crate) fn part_of(buffer: &Bytes, range: Range<usize>) -> Bytes {
+    if buffer.len() > SHARED_BYTES_MAX && range.len() < buffer.len() / 2 {
+        return Bytes::copy_from_slice(&buffer[range]);
+    }
+    buffer.slice(range)
 }
 
 fn to_usize(range: &Range<u32>) -> Range<usize> {

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Snapshot;
+use super::bound::Bound;
 use super::erased::{Stretch, stretch_of_all};
 use super::key::{Cf, Direction, Kind, SeqNo};
 use super::memtable::{DENSE_DELETES_MIN, Memtable};
@@ -32,6 +33,7 @@ const SKIP_AFTER: u32 = 32;
 pub struct Iter {
     snapshot: Snapshot,
     direction: Direction,
+    bound: Rc<Bound>,
     unopened: Vec<Source>,
     merge: Option<Merge>,
     erasers: Vec<Eraser>,
@@ -56,7 +58,7 @@ impl fmt::Debug for Iter {
 impl Iter {
     pub(crate) fn new(
         snapshot: Snapshot,
-        direction: Direction,
+        (direction, bound): (Direction, Rc<Bound>),
         sources: Vec<Source>,
         erasers: Vec<Eraser>,
         budget: Budget,
@@ -64,6 +66,7 @@ impl Iter {
         Self {
             snapshot,
             direction,
+            bound,
             unopened: sources,
             merge: None,
             erasers,
@@ -90,10 +93,21 @@ impl Iter {
         if self.merge.is_none() {
             self.merge = Some(Merge::new(std::mem::take(&mut self.unopened), self.direction).await?);
         }
-        match self.direction {
+        let found = match self.direction {
             Direction::Forward => self.next_forward().await,
             Direction::Reverse => self.next_reverse().await,
+        }?;
+        // A source that has ended for that would be missing from here on.
+        if self.bound.met().is_some() {
+            return Ok(None);
         }
+        Ok(found.map(|(key, value)| (key, if self.bound.keys_only() { Bytes::new() } else { value })))
+    }
+
+    /// Why the walk ended early: it would have had to hold this many bytes at once, which is beyond its limits. It is of no further use
+    /// then.
+    pub fn too_large(&self) -> Option<usize> {
+        self.bound.met()
     }
 
     async fn next_forward(&mut self) -> Result<Option<(Bytes, Bytes)>> {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Shared;
+use super::bound::{Bound, WalkLimits};
 use super::compact::{Below, GIVE_WAY, Progress, Rewrite, Stop, Target};
 use super::erased::RangeTombstones;
 use super::key::{Cf, Direction, SeqNo};
@@ -128,7 +129,8 @@ impl Maintenance {
     async fn flush(&mut self, memtable: &Rc<Memtable>) -> Result<()> {
         let mut added = Vec::new();
         for cf in Cf::ALL {
-            let source = MemorySource::new(memtable.clone(), cf, Direction::Forward, KeyRange::default());
+            let (bound, all) = (Rc::new(Bound::new(WalkLimits::NONE)), KeyRange::default());
+            let source = MemorySource::new(memtable.clone(), cf, Direction::Forward, all, bound);
             let merge = Merge::new(vec![Source::Memory(source)], Direction::Forward).await?;
             let erased = memtable.erased(cf);
             if merge.peek().is_none() && erased.is_empty() {

@@ -30,7 +30,7 @@
 //! | `plan`, `readers`, `retain` | pure rules: what to compact, who reads the past, what to keep for them |
 //! | `pressure` | pure rules: how far writers are slowed down |
 //! | `compact`, `maintain`, `shortage` | the work itself, in slices, one task per tree; waiting for what is short |
-//! | `source`, `merge`, `iter` | walking many sorted things as one |
+//! | `source`, `merge`, `iter`, `bound` | walking many sorted things as one, and what a walk may hold |
 //! | `export`, `ingest` | a range as files of their own, out of one tree and into another |
 //! | `erased` | range deletes |
 //! | `check` | the invariants as assertions |
@@ -41,6 +41,9 @@
 //! the store's), no compaction on several threads.
 
 mod batch;
+mod bound;
+#[cfg(test)]
+mod bound_tests;
 mod cache;
 mod check;
 mod chunk;
@@ -86,6 +89,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use batch::{Mark, Op as BatchOp, WriteBatch};
+pub use bound::WalkLimits;
 pub use estimate::Estimate;
 pub use export::{Export, ExportOptions, Piece};
 pub use ingest::{Ingest, Verified};

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::Shared;
+use super::bound::{Bound, WalkLimits};
 use super::iter::{Eraser, Iter};
 use super::key::{Cf, Direction, SeqNo, key_hash};
 use super::memtable::Found;
@@ -210,6 +211,12 @@ impl Snapshot {
 
     /// As [`Tree::iter`](super::Tree::iter), at this moment.
     pub fn iter(&self, cf: Cf, start: &[u8], end: &[u8], direction: Direction) -> Iter {
+        self.walk(cf, start, end, direction, WalkLimits::NONE)
+    }
+
+    /// The same within limits; see [`Iter::too_large`].
+    pub fn walk(&self, cf: Cf, start: &[u8], end: &[u8], direction: Direction, limits: WalkLimits) -> Iter {
+        let bound = Rc::new(Bound::new(limits));
         let shared = &self.shared;
         let range = KeyRange { start: start.to_vec(), end: end.to_vec() };
         let mut erasers = Vec::new();
@@ -218,7 +225,13 @@ impl Snapshot {
             if memtable.erases(cf) {
                 erasers.push(Eraser::Memory(memtable.clone(), cf));
             }
-            sources.push(Source::Memory(MemorySource::new(memtable, cf, direction, range.clone())));
+            sources.push(Source::Memory(MemorySource::new(
+                memtable,
+                cf,
+                direction,
+                range.clone(),
+                bound.clone(),
+            )));
         }
         let version = shared.version.borrow();
         let levels = version.family(cf);
@@ -226,14 +239,14 @@ impl Snapshot {
             if !tables.is_empty() {
                 let erasing = tables.iter().filter(|table| !table.erased.is_empty());
                 erasers.extend(erasing.map(|table| Eraser::Table(table.clone())));
-                let reading = Reading::Cached(shared.cache.clone());
+                let reading = Reading::Cached(shared.cache.clone(), bound.clone());
                 let run = RunSource::new(&shared.rt, reading, direction, range.clone(), tables);
                 sources.push(Source::Run(Box::new(run)));
             }
         };
         levels.overlapping(0, start, end).into_iter().for_each(|table| add_run(vec![table]));
         (1..LEVELS).for_each(|level| add_run(levels.overlapping(level, start, end)));
-        Iter::new(self.clone(), direction, sources, erasers, shared.rt.budget())
+        Iter::new(self.clone(), (direction, bound), sources, erasers, shared.rt.budget())
     }
 }
 

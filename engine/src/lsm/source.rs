@@ -9,12 +9,13 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
+use super::bound::Bound;
 use super::cache::BlockCache;
 use super::chunk::Chunk;
 use super::key::{Cf, Direction, SeqNo, in_range, lower_end};
 use super::memtable::Memtable;
 use super::table::Handle;
-use super::table::block::BlockView;
+use super::table::block::{BlockView, without_values};
 use super::table::handles::Handles;
 use super::table::read::{Table, Window};
 use crate::error::Result;
@@ -22,6 +23,8 @@ use crate::rt::Rt;
 
 /// How far a scan reads ahead once it has missed the cache twice in a row.
 const SCAN_AHEAD_BYTES: usize = 64 << 10;
+/// A walk over keys keeps a longer block without its values, and no walk of a client keeps a longer piece of a file.
+const BLOCK_BYTES_KEPT: usize = 64 << 10;
 
 /// A half-open range; an empty end means "no upper bound".
 #[derive(Debug, Clone, Default)]
@@ -47,8 +50,8 @@ impl KeyRange {
 /// How a run reads its blocks.
 #[derive(Debug, Clone)]
 pub(crate) enum Reading {
-    /// Through the cache, for clients.
-    Cached(Rc<BlockCache>),
+    /// Through the cache, for clients, and within what the walk may hold.
+    Cached(Rc<BlockCache>, Rc<Bound>),
     /// Past the cache in large pieces, for compaction.
     Ahead { bytes: usize },
 }
@@ -96,17 +99,24 @@ pub(crate) struct MemorySource {
     direction: Direction,
     range: KeyRange,
     after: Option<(Bytes, SeqNo)>,
+    bound: Rc<Bound>,
 }
 
 impl MemorySource {
-    pub(crate) fn new(memtable: Rc<Memtable>, cf: Cf, direction: Direction, range: KeyRange) -> Self {
-        Self { memtable, cf, direction, range, after: None }
+    pub(crate) fn new(
+        memtable: Rc<Memtable>,
+        cf: Cf,
+        direction: Direction,
+        range: KeyRange,
+        bound: Rc<Bound>,
+    ) -> Self {
+        Self { memtable, cf, direction, range, after: None, bound }
     }
 
     fn next_chunk(&mut self) -> Chunk {
         let after = self.after.as_ref().map(|(key, seq)| (&key[..], *seq));
         let range = (self.range.start.as_slice(), self.range.end.as_slice());
-        let chunk = self.memtable.chunk(self.cf, self.direction, range, after);
+        let chunk = self.memtable.chunk(self.cf, self.direction, range, after, &self.bound);
         if let Some(last) = chunk.len().checked_sub(1) {
             self.after = chunk.get(last).map(|entry| (chunk.key(last), entry.seq));
         }
@@ -182,7 +192,9 @@ impl RunSource {
                     return Ok(chunk);
                 }
                 if let Some(handle) = open.next_block(self.direction)? {
-                    let block = read(&self.rt, &self.reading, &mut self.misses, open, handle).await?;
+                    let read = read_block(&self.rt, &self.reading, &mut self.misses, open, handle).await?;
+                    // The walk ends: it has no room for the block.
+                    let Some(block) = read else { return Ok(Chunk::default()) };
                     open.enter_block(handle, block)?;
                     continue;
                 }
@@ -256,6 +268,51 @@ impl OpenTable {
     }
 }
 
+/// A data block as the walk keeps it; nothing if it has no room for it.
+async fn read_block(
+    rt: &Rt,
+    reading: &Reading,
+    misses: &mut u32,
+    open: &mut OpenTable,
+    handle: Handle,
+) -> Result<Option<Bytes>> {
+    let Reading::Cached(cache, bound) = reading else {
+        return read(rt, reading, misses, open, handle).await.map(Some);
+    };
+    let block = match cache.get(open.table.meta.file, handle.offset) {
+        Some(block) => {
+            *misses = 0;
+            // The cache has it already; only a walk that goes on to hold it may outlive that.
+            if !bound.keys_only() && !bound.admits(block.len()) {
+                return Ok(None);
+            }
+            block
+        }
+        None => {
+            if !bound.admits(handle.len as usize) {
+                return Ok(None);
+            }
+            *misses += 1;
+            let ahead = if *misses > 2 { SCAN_AHEAD_BYTES } else { 0 };
+            let unpacked = open.table.fetch_frame(rt, handle, &mut open.window, ahead).await?;
+            if !bound.admits(unpacked) {
+                open.window = Window::default();
+                return Ok(None);
+            }
+            let block = open.table.open_fetched(handle, &open.window)?;
+            if handle.len as usize > BLOCK_BYTES_KEPT {
+                open.window = Window::default();
+            }
+            cache.insert(open.table.meta.file, handle.offset, block.clone());
+            block
+        }
+    };
+    if !bound.keys_only() || block.len() <= BLOCK_BYTES_KEPT {
+        return Ok(Some(block));
+    }
+    without_values(&block).map(Some).map_err(|damage| open.table.damaged_at(damage, handle))
+}
+
 async fn read(
     rt: &Rt,
     reading: &Reading,
@@ -265,7 +322,7 @@ async fn read(
 ) -> Result<Bytes> {
     match reading {
         Reading::Ahead { bytes } => open.table.read_frame(rt, handle, &mut open.window, *bytes).await,
-        Reading::Cached(cache) => {
+        Reading::Cached(cache, _) => {
             if let Some(bytes) = cache.get(open.table.meta.file, handle.offset) {
                 *misses = 0;
                 return Ok(bytes);

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{Mark, Op, WriteBatch};
+use super::bound::Bound;
 use super::chunk::{Chunk, ChunkBuilder};
 use super::erased::{RangeTombstones, Stretch};
 use super::key::{Cf, Direction, Kind, SeqNo, key_hash};
@@ -235,17 +236,25 @@ impl Memtable {
     }
 
     /// The next entries of `cf` in `[start, end)` after `after`, in walking order; empty at the end. Between two chunks
-    /// newer versions may arrive and unlink older ones, never one that a reader sees.
+    /// newer versions may arrive and unlink older ones, never one that a reader sees. A value that `bound` has no room for ends the
+    /// chunk; as the first one it ends the walk.
     pub(crate) fn chunk(
         &self,
         cf: Cf,
         direction: Direction,
         range: (&[u8], &[u8]),
         after: Option<(&[u8], SeqNo)>,
+        bound: &Bound,
     ) -> Chunk {
         let mut chunk = ChunkBuilder::default();
         self.family(cf).walk(direction, range, after, |key, version| {
-            chunk.push_owned(key, version.seq, version.kind, version.value);
+            let value = if bound.keys_only() { &[][..] } else { version.value };
+            let goes_on =
+                if chunk.len() == 0 { bound.admits(value.len()) } else { bound.has_room(value.len()) };
+            if !goes_on {
+                return false;
+            }
+            chunk.push_owned(key, version.seq, version.kind, value);
             chunk.len() < CHUNK_ENTRIES && chunk.size_bytes() < CHUNK_BYTES
         });
         chunk.finish()

@@ -3,6 +3,7 @@
 //! for: exactly the versions are linked that some reader saw when their key was last written.
 
 use super::*;
+use crate::lsm::bound::WalkLimits;
 use crate::lsm::chunk::EntryRef;
 use crate::lsm::key::{entry_order, in_range};
 use crate::lsm::retain::Retention;
@@ -101,7 +102,8 @@ struct Walk {
 impl Walk {
     fn step(&mut self, memtable: &Memtable) {
         let after = self.after.as_ref().map(|(key, seq)| (key.as_slice(), *seq));
-        let rows = rows_of(&memtable.chunk(CF, self.direction, (b"", b""), after));
+        let rows =
+            rows_of(&memtable.chunk(CF, self.direction, (b"", b""), after, &Bound::new(WalkLimits::NONE)));
         match rows.last() {
             Some((key, seq, _)) => self.after = Some((key.clone(), *seq)),
             None => self.done = true,
@@ -338,7 +340,13 @@ impl Run {
         let rows = self.model.rows(direction, start, end);
         for from in 0..=rows.len() {
             let after = from.checked_sub(1).map(|at| (rows[at].0.as_slice(), rows[at].1));
-            let found = rows_of(&self.memtable.chunk(CF, direction, (start, end), after));
+            let found = rows_of(&self.memtable.chunk(
+                CF,
+                direction,
+                (start, end),
+                after,
+                &Bound::new(WalkLimits::NONE),
+            ));
             assert_eq!(found.is_empty(), from == rows.len(), "seed {}", self.seed);
             assert!(found.len() <= CHUNK_ENTRIES);
             let right = rows[from..].starts_with(&found);
@@ -360,7 +368,13 @@ impl Run {
             Direction::Reverse => entry_order((key, seq), (&row.0, row.1)).is_gt(),
         };
         let rows: Vec<Row> = self.model.rows(direction, b"", b"").into_iter().filter(ahead).collect();
-        let found = rows_of(&self.memtable.chunk(CF, direction, (b"", b""), Some((key, seq))));
+        let found = rows_of(&self.memtable.chunk(
+            CF,
+            direction,
+            (b"", b""),
+            Some((key, seq)),
+            &Bound::new(WalkLimits::NONE),
+        ));
         let right = rows.starts_with(&found) && found.is_empty() == rows.is_empty();
         assert!(right, "seed {}: {direction:?} after {key:?} {seq:?}", self.seed);
     }

@@ -1,6 +1,7 @@
 //! What overwrites leave, one case at a time, and what they cost.
 
 use super::*;
+use crate::lsm::bound::WalkLimits;
 
 const CF: Cf = Cf::Default;
 
@@ -12,7 +13,7 @@ fn put(memtable: &Memtable, key: &[u8], value: &[u8], seq: u64, readers: &Reader
 
 /// What is linked of a memtable with one key.
 fn linked(memtable: &Memtable) -> Vec<u64> {
-    let chunk = memtable.chunk(CF, Direction::Forward, (b"", b""), None);
+    let chunk = memtable.chunk(CF, Direction::Forward, (b"", b""), None, &Bound::new(WalkLimits::NONE));
     (0..chunk.len()).filter_map(|at| chunk.get(at)).map(|entry| entry.seq.0).collect()
 }
 

@@ -214,6 +214,20 @@ impl<'a> BlockView<'a> {
     }
 }
 
+/// The same block without its values.
+pub(crate) fn without_values(block: &Bytes) -> Result<Bytes, Damage> {
+    let view = BlockView::parse(block)?;
+    let (mut builder, mut stripped) = (BlockBuilder::default(), Vec::new());
+    for interval in 0..view.intervals() {
+        let chunk = view.decode(interval, block)?;
+        for entry in (0..chunk.len()).filter_map(|at| chunk.get(at)) {
+            builder.add(entry.key, entry.seq, entry.kind, &[]);
+        }
+    }
+    builder.finish_into(&mut stripped);
+    Ok(stripped.into())
+}
+
 enum Place {
     /// The entry lies before the target, sharing this many bytes with its key.
     Before(usize),

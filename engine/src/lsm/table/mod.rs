@@ -194,6 +194,12 @@ pub(crate) fn open_frame(frame: &[u8], place: Place) -> Result<Bytes, Damage> {
     }
 }
 
+/// How many bytes a frame says that it opens to. Nothing of it has been checked, so that is no more than a guess.
+pub(crate) fn opened_bytes(frame: &[u8]) -> usize {
+    let tail = frame.last_chunk::<8>().map_or(0, |[a, b, c, d, ..]| u32::from_le_bytes([*a, *b, *c, *d]));
+    (tail as usize).min(FRAME_BYTES_MAX)
+}
+
 fn frame_crc(checked: &[u8], place: Place) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(checked);

@@ -14,9 +14,12 @@ use bytes::Bytes;
 use super::block::BlockView;
 use super::files::Files;
 use super::handles::Handles;
-use super::{Damage, FOOTER_BYTES, Footer, Handle, PartView, Place, locate, open_frame, walk_index};
+use super::{
+    Damage, FOOTER_BYTES, Footer, Handle, PartView, Place, locate, open_frame, opened_bytes, walk_index,
+};
 use crate::error::{Fault, Result, Shortage};
 use crate::lsm::cache::BlockCache;
+use crate::lsm::chunk::part_of;
 use crate::lsm::erased::RangeTombstones;
 use crate::lsm::filter;
 use crate::lsm::key::{Direction, Kind, SeqNo};
@@ -173,6 +176,18 @@ impl Table {
         window: &mut Window,
         ahead_bytes: usize,
     ) -> Result<Bytes> {
+        self.fetch_frame(rt, handle, window, ahead_bytes).await?;
+        self.open_fetched(handle, window)
+    }
+
+    /// Reads a frame into `window` as [`Table::read_frame`] does, and says how many bytes it opens to.
+    pub(crate) async fn fetch_frame(
+        &self,
+        rt: &Rt,
+        handle: Handle,
+        window: &mut Window,
+        ahead_bytes: usize,
+    ) -> Result<usize> {
         let body_bytes = self.meta.file_bytes - FOOTER_BYTES as u64;
         let inside = handle.offset.checked_add(u64::from(handle.len)).is_some_and(|end| end <= body_bytes);
         if !inside {
@@ -189,9 +204,17 @@ impl Table {
                 file.read_at(start, len).await.map_err(|e| Fault::io(&self.backing.path, &attempt, &e))?;
             *window = Window { start, buf: Some(buf) };
         }
-        let frame =
-            window.frame(handle).ok_or_else(|| self.damaged_at(Damage("the file ends early"), handle))?;
+        self.fetched(handle, window).map(opened_bytes)
+    }
+
+    /// Opens a frame that `window` has.
+    pub(crate) fn open_fetched(&self, handle: Handle, window: &Window) -> Result<Bytes> {
+        let frame = self.fetched(handle, window)?;
         open_frame(frame, self.place(handle)).map_err(|damage| self.damaged_at(damage, handle))
+    }
+
+    fn fetched<'a>(&self, handle: Handle, window: &'a Window) -> Result<&'a [u8]> {
+        window.frame(handle).ok_or_else(|| self.damaged_at(Damage("the file ends early"), handle))
     }
 
     /// What is wrong, and where.
@@ -284,7 +307,7 @@ impl Table {
         Ok(match landing {
             Some(landing) if landing.same_key => {
                 let value = match landing.kind {
-                    Kind::Put => Found::Value(block.slice(landing.value)),
+                    Kind::Put => Found::Value(part_of(block, landing.value)),
                     Kind::Delete => Found::Deleted,
                 };
                 Probe::Found { seq: landing.seq, value }

@@ -1,0 +1,126 @@
+//! What walks hold of large values: none over keys, and none that there is no room for.
+
+use std::path::Path;
+
+use super::bound::{Bound, WalkLimits};
+use super::key::Kind;
+use super::table::block::{BlockBuilder, BlockView, without_values};
+use super::*;
+use crate::rt::rng::Rng;
+use crate::rt::sim;
+
+const BIG_BYTES: usize = 1 << 20;
+const KEYS: u32 = 12;
+
+fn key(n: u32) -> Vec<u8> {
+    format!("k{n:04}").into_bytes()
+}
+
+/// A value that does not compress.
+fn big(n: u32) -> Vec<u8> {
+    let rng = Rng::new(u64::from(n));
+    std::iter::repeat_with(|| rng.next().to_le_bytes()).take(BIG_BYTES / 8).flatten().collect()
+}
+
+fn large_values() -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    (0..KEYS).for_each(|n| batch.put(Cf::Default, &key(n), &big(n)));
+    batch
+}
+
+fn limits(keys_only: bool, block_bytes_max: usize) -> WalkLimits {
+    WalkLimits { keys_only, block_bytes_max }
+}
+
+#[test]
+fn a_chunk_of_a_memtable_has_no_value_that_is_not_wanted_or_too_long() {
+    let memtable = Memtable::new(0);
+    memtable.apply(&large_values(), SeqNo(1), &Readers::default(), |_, _, _| false);
+    let chunk = |limits| {
+        let bound = Bound::new(limits);
+        let chunk = memtable.chunk(Cf::Default, Direction::Forward, (b"", b""), None, &bound);
+        (chunk.len(), chunk.held_bytes(), bound.met())
+    };
+    let (keys, held_bytes, met) = chunk(limits(true, 0));
+    assert_eq!((keys, met), (KEYS as usize, None));
+    assert!(held_bytes < 1 << 10, "{held_bytes} bytes are held for {keys} keys");
+    assert_eq!(chunk(limits(false, BIG_BYTES - 1)), (0, 0, Some(BIG_BYTES)));
+    let (keys, held_bytes, met) = chunk(limits(false, BIG_BYTES));
+    assert_eq!((keys, met), (1, None));
+    assert!(held_bytes >= BIG_BYTES);
+}
+
+#[test]
+fn a_block_without_its_values_has_the_same_keys() {
+    let mut builder = BlockBuilder::default();
+    for n in 0..40 {
+        builder.add(
+            &key(n),
+            SeqNo(u64::from(n) + 5),
+            if n % 3 == 0 { Kind::Delete } else { Kind::Put },
+            b"value",
+        );
+    }
+    let mut block = Vec::new();
+    builder.finish_into(&mut block);
+    let (block, entries) = (Bytes::from(block), |block: &Bytes| {
+        let view = BlockView::parse(block).unwrap();
+        let chunks = (0..view.intervals()).map(|interval| view.decode(interval, block).unwrap());
+        chunks
+            .flat_map(|chunk| {
+                let entries = (0..chunk.len()).filter_map(|at| chunk.get(at));
+                entries
+                    .map(|entry| (entry.key.to_vec(), entry.seq, entry.kind, entry.value.len()))
+                    .collect::<Vec<_>>()
+            })
+            .collect::<Vec<_>>()
+    });
+    let stripped = entries(&without_values(&block).unwrap());
+    let expected: Vec<_> =
+        entries(&block).into_iter().map(|(key, seq, kind, _)| (key, seq, kind, 0)).collect();
+    assert_eq!((stripped.len(), &stripped), (40, &expected));
+    assert!(without_values(&Bytes::from_static(b"xyz")).is_err());
+}
+
+#[test]
+fn a_walk_ends_before_it_holds_what_it_has_no_room_for_and_over_keys_it_needs_little() {
+    for on_disk in [false, true] {
+        sim::run(1, move |rt| async move {
+            let options = TreeOptions { memtable_bytes: 64 << 20, cache_bytes: 0, ..TreeOptions::default() };
+            let tree = Tree::open(&rt, Path::new("/t"), options).await.unwrap();
+            tree.write(&large_values()).unwrap();
+            if on_disk {
+                tree.flush().await.unwrap();
+            }
+            for direction in [Direction::Forward, Direction::Reverse] {
+                let walk = async |limits| {
+                    let mut iter = tree.snapshot().walk(Cf::Default, b"", b"", direction, limits);
+                    let mut found = Vec::new();
+                    while let Some((key, value)) = iter.next().await.unwrap() {
+                        found.push((key, value));
+                    }
+                    (found, iter.too_large())
+                };
+                let (found, too_large) = walk(limits(false, 64 << 10)).await;
+                assert!(found.is_empty(), "on disk: {on_disk}: {} pairs", found.len());
+                assert!(too_large >= Some(BIG_BYTES) && too_large < Some(2 * BIG_BYTES), "{too_large:?}");
+                let (found, too_large) = walk(limits(false, 2 * BIG_BYTES)).await;
+                assert_eq!((found.len(), too_large), (KEYS as usize, None));
+                let mut expected: Vec<u32> = (0..KEYS).collect();
+                if direction == Direction::Reverse {
+                    expected.reverse();
+                }
+                for (n, (name, value)) in expected.iter().zip(&found) {
+                    assert_eq!((name.to_vec(), value.len()), (key(*n), BIG_BYTES));
+                }
+                // What is in memory is not copied; a block on disk is read, one at a time.
+                let block_bytes_max = if on_disk { 2 * BIG_BYTES } else { 0 };
+                let (keys, too_large) = walk(limits(true, block_bytes_max)).await;
+                assert_eq!(too_large, None);
+                assert!(keys.iter().all(|(_, value)| value.is_empty()));
+                assert!(keys.iter().map(|(key, _)| key).eq(found.iter().map(|(key, _)| key)));
+            }
+            tree.close().await;
+        });
+    }
+}
