@@ -58,8 +58,11 @@ pub const INTAKE_BYTES_MIN: usize = 4 << 10;
 const READ_BYTES_AT_FIRST: usize = 8 << 20;
 /// Reads from disk that one core has in flight at most.
 const READS_AT_ONCE: usize = 32;
-/// Scans that read from disk on one core, at most.
+/// Scans of one core that walk at a time, at most.
 const SCANS_AT_ONCE: usize = 16;
+/// Blocks of the longest kind that a scan has open at a time, about: one of each table and memtable that it walks over, and the one that is
+/// read.
+const SCAN_BLOCKS: usize = 4;
 /// What a read from disk brings at least, bytes: a block.
 const READ_BYTES_MIN: usize = 16 << 10;
 
@@ -185,21 +188,20 @@ impl Memory {
     /// # Errors
     /// Busy after [`WAIT_MAX`].
     pub async fn room_to_read(&self, rt: &Rt) -> Result<Charge, Refusal> {
-        self.room_for_one_of(rt, READS_AT_ONCE).await
+        // The frame as it lies on disk, and what it is opened to.
+        let expected = self.expected_bytes.load(Relaxed).saturating_mul(2);
+        self.reading.wait(rt, expected.max(self.reading.bytes_max() * 3 / 4 / READS_AT_ONCE)).await
     }
 
-    /// The same for a scan, which has several blocks open.
+    /// Room for a scan that holds no block longer than `block_bytes_max`. What others read lately says nothing of it: a scan that comes to
+    /// a longer block ends and asks for more room. Where the longest values lie one has room at a time.
     ///
     /// # Errors
     /// Busy after [`WAIT_MAX`].
-    pub async fn room_to_scan(&self, rt: &Rt) -> Result<Charge, Refusal> {
-        self.room_for_one_of(rt, SCANS_AT_ONCE).await
-    }
-
-    async fn room_for_one_of(&self, rt: &Rt, at_once: usize) -> Result<Charge, Refusal> {
-        // The frame as it lies on disk, and what it is opened to.
-        let expected = self.expected_bytes.load(Relaxed).saturating_mul(2);
-        self.reading.wait(rt, expected.max(self.reading.bytes_max() * 3 / 4 / at_once)).await
+    pub async fn room_to_scan(&self, rt: &Rt, block_bytes_max: usize) -> Result<Charge, Refusal> {
+        let most = self.reading.bytes_max() / 4 * 3;
+        let blocks = block_bytes_max.saturating_mul(SCAN_BLOCKS).min(most);
+        self.reading.wait(rt, blocks.max(most / SCANS_AT_ONCE)).await
     }
 
     /// A read from disk has brought this many bytes.
@@ -317,10 +319,14 @@ mod tests {
             let mut held = (Vec::new(), Vec::new());
             for _ in 0..100 {
                 held.0.extend(reads.room_to_read(&rt).now_or_never());
-                held.1.extend(scans.room_to_scan(&rt).now_or_never());
+                held.1.extend(scans.room_to_scan(&rt, SMALL_BYTES).now_or_never());
             }
             assert_eq!((held.0.len(), held.1.len()), (READS_AT_ONCE, SCANS_AT_ONCE));
             drop(held);
+            let large: Vec<_> =
+                (0..3).filter_map(|_| scans.room_to_scan(&rt, 8 << 20).now_or_never()).collect();
+            assert_eq!(large.len(), 1, "one that may hold the longest values");
+            drop(large);
             reads.has_read(8 << 20);
             let one = reads.room_to_read(&rt).await.expect("nothing is read");
             assert_eq!(one.bytes(), 16 << 20, "as it lies on disk, and as it is opened");

@@ -2,11 +2,12 @@
 //!
 //! Invariant: whoever waits for room holds nothing meanwhile, neither a value nor room for another.
 
+use std::mem;
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use engine::lsm::{Cf, Direction, Lookup, Snapshot};
+use engine::lsm::{Cf, Direction, Lookup, Snapshot, WalkLimits};
 use scheduler::RegionId;
 
 use super::Inner;
@@ -21,6 +22,10 @@ const SCAN_STEP_BYTES: usize = 16 << 10;
 /// Bytes of pairs above which a scan is refused. It cannot end early instead: clients take a short answer for the end of the
 /// region and would skip what was left out.
 const SCAN_BYTES_MAX: usize = 64 << 20;
+/// Pairs of a scan that are packed at a time, at most.
+const PACKED_PAIRS: usize = 128;
+/// A walk that had room for too short a block begins again with this many times as much, at least.
+const GROWTH: usize = 4;
 
 impl Inner {
     /// What memory knows of `key`, a key of `region`, counted if `keep` has room for it.
@@ -123,7 +128,7 @@ impl Inner {
                 Lookup::Found(value) => Some(value),
                 Lookup::Absent => None,
                 Lookup::NeedsIo => {
-                    if !std::mem::replace(&mut looked_ahead, true) {
+                    if !mem::replace(&mut looked_ahead, true) {
                         self.look_ahead(snapshot, &keys[at..], answer).await?;
                     }
                     if !self.has_room_for_known(snapshot, key) {
@@ -218,6 +223,9 @@ impl Inner {
     }
 
     /// The pairs of a scan; nothing if there is no room for them now and none was made before.
+    ///
+    /// How long the blocks are that the walk has to hold is not known before it comes to them, either: a walk that comes to one for
+    /// which it has no room lets go of everything, waits for more room and begins again.
     async fn collect_within(
         &self,
         snapshot: &Snapshot,
@@ -226,36 +234,130 @@ impl Inner {
         bytes_max: usize,
         room: Option<Charge>,
     ) -> Result<Option<Vec<(Bytes, Bytes)>>, Refusal> {
-        let direction = if scan.reverse { Direction::Reverse } else { Direction::Forward };
-        let mut answer = AnswerBytes::new(bytes_max, scan.held_bytes);
-        let budget = self.rt.budget();
-        let mut iter = snapshot.iter(CF, &range.start, &range.end, direction);
-        let mut pairs: Vec<(Bytes, Bytes)> = Vec::with_capacity(scan.limit.min(1024));
         let (made, mut charged) = (room.is_some(), room.unwrap_or_default());
-        // For the blocks that the walk has open, all the way.
-        let _room = self.memory.room_to_scan(&self.rt).await?;
+        let mut block_bytes_max = SMALL_BYTES;
+        loop {
+            let room = self.memory.room_to_scan(&self.rt, block_bytes_max).await?;
+            let answer = AnswerBytes::new(bytes_max, scan.held_bytes);
+            match self.walk((snapshot, range), scan, block_bytes_max, answer, (made, &mut charged)).await? {
+                Walked::Pairs(pairs) => return Ok(Some(pairs)),
+                Walked::NoRoom => return Ok(None),
+                Walked::TooLarge(bytes) => block_bytes_max = bytes.max(GROWTH * block_bytes_max),
+            }
+            if !made {
+                charged = Charge::default();
+            }
+            drop(room);
+        }
+    }
+
+    /// One walk, which holds no block longer than `block_bytes_max`. Room for the answer is `charged` as it grows, unless it was `made`
+    /// before.
+    async fn walk(
+        &self,
+        (snapshot, range): (&Snapshot, &Range<Bytes>),
+        scan: &Scan,
+        block_bytes_max: usize,
+        mut answer: AnswerBytes,
+        (made, charged): (bool, &mut Charge),
+    ) -> Result<Walked, Refusal> {
+        let direction = if scan.reverse { Direction::Reverse } else { Direction::Forward };
+        let limits = WalkLimits { keys_only: scan.key_only, block_bytes_max };
+        let mut iter = snapshot.walk(CF, &range.start, &range.end, direction, limits);
+        let mut pairs = Pairs::with_capacity(scan.limit.min(1024));
+        let budget = self.rt.budget();
         while pairs.len() < scan.limit {
             let Some((key, value)) = iter.next().await.map_err(|fault| self.unreadable(&fault))? else {
                 break;
             };
-            self.memory.has_read(value.len());
-            let value = if scan.key_only { Bytes::new() } else { value };
+            if !scan.key_only {
+                self.memory.has_read(value.len());
+            }
             answer.add(charged_pair_bytes(&key, &value))?;
-            pairs.push((key, value));
+            pairs.push(key, value);
             // Charged in steps, because most pairs are small.
             let held = answer.bytes() - scan.held_bytes;
             if held > charged.bytes() && !made {
                 let step = (held - charged.bytes()).max(SCAN_STEP_BYTES);
-                let Some(charge) = self.memory.output.try_charge(step) else { return Ok(None) };
+                let Some(charge) = self.memory.output.try_charge(step) else { return Ok(Walked::NoRoom) };
                 charged.join(charge);
             }
             budget.tick().await;
         }
+        if let Some(bytes) = iter.too_large() {
+            return Ok(Walked::TooLarge(bytes));
+        }
         charged.set(answer.bytes() - scan.held_bytes);
+        let mut pairs = pairs.finish();
         // The last pair carries the charge of all, because whoever takes them apart begins with the first.
         if let Some((key, _)) = pairs.last_mut() {
-            *key = charged.wrap(std::mem::take(key));
+            *key = mem::take(charged).wrap(mem::take(key));
         }
-        Ok(Some(pairs))
+        Ok(Walked::Pairs(pairs))
     }
+}
+
+/// How a walk ended.
+enum Walked {
+    Pairs(Vec<(Bytes, Bytes)>),
+    /// There is no room for the answer.
+    NoRoom,
+    /// It came to a block of this many bytes, and may not hold one.
+    TooLarge(usize),
+}
+
+/// Pairs that keep no more than they are charged for. As a walk finds them they are slices of what it copied or read, and keep all of
+/// that, values that are not theirs included. So they are packed: some at a time are moved to a buffer of their own.
+#[derive(Default)]
+struct Pairs {
+    pairs: Vec<(Bytes, Bytes)>,
+    /// Those from here on are not packed yet.
+    packed: usize,
+    /// How long those are, large values left out.
+    loose_bytes: usize,
+}
+
+impl Pairs {
+    fn with_capacity(pairs: usize) -> Self {
+        Self { pairs: Vec::with_capacity(pairs), ..Self::default() }
+    }
+
+    fn len(&self) -> usize {
+        self.pairs.len()
+    }
+
+    fn push(&mut self, key: Bytes, value: Bytes) {
+        self.loose_bytes += key.len() + packed_bytes(&value);
+        self.pairs.push((key, value));
+        if self.loose_bytes >= SCAN_STEP_BYTES || self.len() - self.packed >= PACKED_PAIRS {
+            self.pack();
+        }
+    }
+
+    fn pack(&mut self) {
+        let loose = &mut self.pairs[self.packed..];
+        let mut buffer = Vec::with_capacity(self.loose_bytes);
+        for (key, value) in &*loose {
+            buffer.extend_from_slice(key);
+            buffer.extend_from_slice(&value[..packed_bytes(value)]);
+        }
+        let mut buffer = Bytes::from(buffer);
+        for (key, value) in loose {
+            *key = buffer.split_to(key.len());
+            if packed_bytes(value) == value.len() {
+                *value = buffer.split_to(value.len());
+            }
+        }
+        (self.packed, self.loose_bytes) = (self.pairs.len(), 0);
+    }
+
+    fn finish(mut self) -> Vec<(Bytes, Bytes)> {
+        self.pack();
+        self.pairs
+    }
+}
+
+/// How many bytes of a value are packed: all, or none of one that is most of what it keeps.
+fn packed_bytes(value: &Bytes) -> usize {
+    if value.len() <= SMALL_BYTES { value.len() } else { 0 }
 }

@@ -44,4 +44,5 @@ mod restart;
 mod stalls;
 mod state;
 mod transactions;
+mod walks;
 mod whole_node;

@@ -52,14 +52,14 @@ pub(crate) async fn put(gateway: &Gateway, key: &'static str, bytes: usize) {
 }
 
 /// Waits until `key` is on disk alone.
-async fn cool(rt: &Rt, gateway: &Gateway, key: &[u8]) {
+pub(crate) async fn cool(rt: &Rt, gateway: &Gateway, key: &[u8]) {
     put(gateway, "z", 4 << 10).await;
     while gateway.get_now(key).is_some() {
         rt.sleep(Duration::from_millis(1)).await;
     }
 }
 
-fn get(gateway: &Gateway, key: &'static str) -> Submitted {
+pub(crate) fn get(gateway: &Gateway, key: &'static str) -> Submitted {
     gateway.submit(None, Op::Get { key: key.into() })
 }
 
