@@ -11,7 +11,8 @@
 //! 1/32                    4         32       recent records of the log
 //! ```
 //!
-//! The rest, and a quarter on top of `memory_bytes`, is for copies in flight and the allocator's slack. Recovery reads the log in
+//! The PD port may hold half of what one core may of requests, and a quarter of what it may of answers. The rest, and a quarter on top of
+//! `memory_bytes`, is for this, copies in flight and the allocator's slack. Recovery reads the log in
 //! pieces and lives on the same budgets. Every field is per core.
 
 use super::Config;

@@ -159,6 +159,14 @@ impl Memory {
         }
     }
 
+    /// Bounds of the PD port, which lies on no core that has any: parts of those of one core, because what is asked there is small, and
+    /// apart from them, because nodes report there, however busy clients keep a core.
+    #[must_use]
+    pub fn of_pd_port(&self) -> Self {
+        let MemoryLimits { input_bytes, output_bytes } = self.limits;
+        Self::new(MemoryLimits { input_bytes: input_bytes / 2, output_bytes: output_bytes / 4 })
+    }
+
     /// No bound, for tests of other things.
     pub fn unbounded() -> Self {
         Self::new(MemoryLimits { input_bytes: usize::MAX / 2, output_bytes: usize::MAX / 2 })

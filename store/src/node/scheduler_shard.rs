@@ -28,6 +28,7 @@ use super::serve::advertised;
 use super::{StartError, bootstrap};
 use crate::config::Config;
 use crate::control::{Ask, Beat, BeatAnswer, Control, Member, News, locate};
+use crate::memory::Memory;
 use crate::region::system::fence::Fence;
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::grpc;
@@ -35,6 +36,10 @@ use crate::wire::health::HealthService;
 use crate::wire::pd::client::{Places, SchedulerClient};
 use crate::wire::pd::port::Port;
 use crate::wire::peer::open::Speaker;
+
+/// Receive window of a connection to the PD port, and of each of its streams, bytes. What is asked there is small; a window can be full
+/// on every connection, whatever the bounds on memory.
+const WINDOW_BYTES: u32 = 64 << 10;
 
 /// The port of the PD API, bound and not served.
 pub(super) struct Bound {
@@ -141,11 +146,16 @@ impl Opened {
         let client = Rc::new(SchedulerClient::new(rt, places.clone()));
         let here = Rc::new(host.clone());
         let service = Port::new(plan.identity.cluster, here, places, client, health.clone());
-        let options = grpc::Options::default();
-        let connections_max = options.connections_max as u64;
+        let options = grpc::Options {
+            memory: plan.shard.memory.of_pd_port(),
+            stream_window_bytes: WINDOW_BYTES,
+            connection_window_bytes: WINDOW_BYTES,
+            ..grpc::Options::default()
+        };
+        let (connections_max, memory) = (options.connections_max as u64, options.memory.clone());
         // Members that start together look for each other, so the port is served before the stores are registered.
         let server = Rc::new(grpc::serve(rt, listener, service, options));
-        rt.spawn(post(rt.clone(), server.clone(), (board, plan.cores), (connections_max, host)));
+        rt.spawn(post(rt.clone(), (server.clone(), memory), (board, plan.cores), (connections_max, host)));
         let shard = SchedulerShard { addr, health, server };
         match remote.register(stores.iter().map(|addr| advertised(config, *addr)).collect()).await {
             Ok(()) => Ok(shard),
@@ -174,7 +184,7 @@ impl SchedulerShard {
 /// than cores, that is not the number of the root core.
 async fn post(
     rt: Rt,
-    server: Rc<grpc::Handle>,
+    (server, memory): (Rc<grpc::Handle>, Memory),
     (board, slot): (Board, usize),
     (connections_max, host): (u64, Host),
 ) {
@@ -184,6 +194,7 @@ async fn post(
             grpc: server.stats(),
             grpc_requests: server.ended(),
             grpc_connections_max: connections_max,
+            memory: memory.uses(),
             scheduler: host.control().as_ref().map(Control::numbers),
             busy: rt.cpu_clock().read().unwrap_or_default(),
             ..CoreReport::default()

@@ -35,7 +35,7 @@ pub struct CoreReport {
     pub resp_connections_max: u64,
     /// gRPC connections that it takes at most, over its stores.
     pub grpc_connections_max: u64,
-    /// What clients and other stores make it hold, by bound; nothing on a core that holds no data.
+    /// What clients and other stores make it hold, by bound.
     pub memory: Vec<PoolUse>,
     /// What the scheduler says of the cluster, on the core that hosts it.
     pub scheduler: Option<SchedulerNumbers>,

@@ -156,7 +156,8 @@ async fn unary<S: Service>(
     let mut intake = Intake::new(&memory.input);
     let holding = Holding::new(&state.holders);
     let read_by = deadline.unwrap_or(state.rt.now() + BODY_TIME_MAX);
-    let message_bytes_max = state.options.message_bytes_max;
+    let message_bytes_max =
+        state.service.message_bytes_max(method).unwrap_or(state.options.message_bytes_max);
     let asked = within(
         &state.rt,
         Some(read_by),

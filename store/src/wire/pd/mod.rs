@@ -202,6 +202,59 @@ impl Method {
         METHODS.iter().find(|(of, ..)| *of == path).map(|(_, method, shape)| (*method, *shape))
     }
 
+    /// Maximum length of its message, bytes; none where it names any number of keys, ids or reports, which the server bounds.
+    fn message_bytes_max(self) -> Option<usize> {
+        match self {
+            Method::Reflection => Some(reflection::MESSAGE_BYTES_MAX),
+            Method::GetMembers
+            | Method::GetClusterInfo
+            | Method::GetClusterConfig
+            | Method::Tso
+            | Method::GetRegion
+            | Method::GetPrevRegion
+            | Method::GetRegionById
+            | Method::ScanRegions
+            | Method::GetStore
+            | Method::GetAllStores
+            | Method::IsBootstrapped
+            | Method::AllocId
+            | Method::GetOperator
+            | Method::GetGcSafePoint
+            | Method::UpdateGcSafePoint
+            | Method::UpdateServiceGcSafePoint
+            | Method::HealthCheck
+            | Method::HealthWatch
+            | Method::MetaStorageGet
+            | Method::MemberList
+            | Method::Range
+            | Method::RemoveStore
+            | Method::KeepStore
+            | Method::Operators
+            | Method::CancelOperator
+            | Method::Stores
+            | Method::Hosted
+            | Method::Evict
+            | Method::Config
+            | Method::SetConfig
+            | Method::SetPolicy => Some(MESSAGE_BYTES_MAX),
+            Method::BatchScanRegions
+            | Method::QueryRegion
+            | Method::Bootstrap
+            | Method::PutStore
+            | Method::StoreHeartbeat
+            | Method::RegionHeartbeat
+            | Method::AskSplit
+            | Method::AskBatchSplit
+            | Method::ReportBatchSplit
+            | Method::ScatterRegion
+            | Method::Join
+            | Method::Report
+            | Method::Locate
+            | Method::Operate
+            | Method::Forward => None,
+        }
+    }
+
     /// The path by which it is called.
     fn path(self) -> &'static str {
         let known = METHODS.iter().find(|(_, method, _)| *method == self);
@@ -217,7 +270,7 @@ impl Service for Pd {
     }
 
     fn message_bytes_max(&self, method: Method) -> Option<usize> {
-        (method == Method::Reflection).then_some(reflection::MESSAGE_BYTES_MAX)
+        method.message_bytes_max()
     }
 
     async fn unary(&self, method: Method, message: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
@@ -306,6 +359,8 @@ impl Pd {
     }
 }
 
+/// Maximum length of a message that names no more than a range of keys, bytes. Keys have up to 8 KiB.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Keys, ids or reports of one request.
 const ITEMS_MAX: usize = 64 << 10;
 

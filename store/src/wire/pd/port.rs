@@ -88,7 +88,7 @@ impl Service for Port {
     }
 
     fn message_bytes_max(&self, method: Method) -> Option<usize> {
-        (method == Method::Reflection).then_some(reflection::MESSAGE_BYTES_MAX)
+        method.message_bytes_max()
     }
 
     async fn unary(&self, method: Method, message: Bytes, deadline: Option<Mono>) -> Result<Bytes, Status> {
