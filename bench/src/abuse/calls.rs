@@ -3,7 +3,7 @@
 //! They speak through the store's own client, on a core of their own in this process. What a node answers is read and counted; refusals
 //! for lack of room are answers, too.
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::Poll;
@@ -192,6 +192,39 @@ pub(super) fn scans(target: Target, each: Duration) -> Result<u64, Failed> {
             Ok(sent)
         })
     })
+}
+
+/// Unfinished messages on many connections to the PD port.
+pub(super) fn pd(target: Target, each: Duration) -> Result<u64, Failed> {
+    const CONNECTIONS: usize = 60;
+    const STREAMS: usize = 20;
+    const PART_BYTES: usize = 3 << 20;
+    const WHOLE_BYTES: u32 = 4 << 20;
+    let Some(pd) = target.pd else { return Err(Failed::new("the node's PD address is not known")) };
+    start_core(&CoreOptions::default(), move |rt| async move {
+        let mut message = vec![0; PART_BYTES];
+        message[1..5].copy_from_slice(&WHOLE_BYTES.to_be_bytes());
+        let message = Bytes::from(message);
+        let mut sending = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let client = Client::connect(&rt, pd).await?;
+            for stream in 0..STREAMS {
+                // The one is never that long, the other may be.
+                let path = ["/pdpb.PD/GetRegion", "/pdpb.PD/BatchScanRegions"][stream % 2];
+                let (client, message) = (client.clone(), message.clone());
+                sending.push(rt.spawn(async move {
+                    let Ok(mut call) = client.open(path).await else { return };
+                    // Refused, or waiting for room until the case ends.
+                    if call.outbox.send(message).await.is_ok() {
+                        pending::<()>().await;
+                    }
+                }));
+            }
+        }
+        rt.sleep(each).await;
+        drop(sending);
+        Ok((CONNECTIONS * STREAMS * PART_BYTES) as u64)
+    })?
 }
 
 /// Small and large range deletes, again and again.

@@ -34,7 +34,7 @@ pub(super) struct Case {
 }
 
 /// All of them, in the order in which they run.
-pub(super) static CASES: [Case; 17] = [
+pub(super) static CASES: [Case; 19] = [
     Case { name: "load", what: "64 connections write values of 1 KiB, 16 at a time", run: load::write },
     Case { name: "exists", what: "EXISTS of one large value, 500 times in a command", run: exists },
     Case { name: "unread", what: "100 connections ask for a large value and read nothing", run: unread },
@@ -66,6 +66,12 @@ pub(super) static CASES: [Case; 17] = [
     },
     Case { name: "queue", what: "the head of a queue over 100,000 deleted keys", run: queue },
     Case { name: "scans", what: "3,000 RawScans of large values, reset", run: calls::scans },
+    Case { name: "keys", what: "200 connections count and list keys of large values", run: keys },
+    Case {
+        name: "pd",
+        what: "60 connections with 20 unfinished messages of 3 MiB each at the PD port",
+        run: calls::pd,
+    },
     Case { name: "probes", what: "32 slow clients at the status port, and a probe", run: probes },
     Case { name: "keepalive", what: "a silent connection is asked for a sign of life", run: keepalive },
 ];
@@ -380,6 +386,12 @@ fn pattern(target: Target, each: Duration) -> Result<u64, Failed> {
         }
     }
     Ok(sent)
+}
+
+fn keys(target: Target, each: Duration) -> Result<u64, Failed> {
+    let range: [&[u8]; 4] = [b"RANGE", b"abuse:big", b"abuse:bih", b"NOVALUES"];
+    let requests = [packed(&[b"DBSIZE"]), packed(&range)].concat();
+    pour(target, each, 200, &requests)
 }
 
 fn probes(target: Target, each: Duration) -> Result<u64, Failed> {
