@@ -27,6 +27,7 @@ pub mod sim;
 #[cfg(test)]
 mod suite;
 mod time;
+mod whole;
 
 use std::future::Future;
 use std::io;

@@ -10,3 +10,4 @@ mod log_shortage;
 mod log_world;
 mod lsm;
 mod seam;
+mod short_writes;

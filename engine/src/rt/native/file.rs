@@ -11,6 +11,7 @@ use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 use super::fs::{FILE_MODE, look_at};
 use super::{Core, urgent};
 use crate::rt::file::{Meanwhile, OpenMode};
+use crate::rt::whole::{read_whole, write_whole};
 
 /// An open file of this core. Operations share it, because each may outlive its caller.
 #[derive(Debug)]
@@ -75,8 +76,24 @@ impl CoreFile {
         let file = self.file();
         self.core
             .operate(async move {
-                let result = file.read_at_aligned(pos, len).await.map_err(io_error)?;
-                Ok(CoreBuf::Read(result))
+                let first = file.read_at_aligned(pos, len).await.map_err(io_error)?;
+                if first.len() == len {
+                    return Ok(CoreBuf::Read(first));
+                }
+                let (mut whole, mut first) = (glommio::allocate_dma_buffer(len), Some(first));
+                let bytes = read_whole(len, async |from| {
+                    let piece = match first.take() {
+                        Some(first) => first,
+                        None => {
+                            file.read_at_aligned(pos + from as u64, len - from).await.map_err(io_error)?
+                        }
+                    };
+                    whole.as_bytes_mut()[from..from + piece.len()].copy_from_slice(&piece);
+                    Ok(piece.len())
+                })
+                .await?;
+                whole.trim_to_size(bytes);
+                Ok(CoreBuf::Owned(whole))
             })
             .await
     }
@@ -85,16 +102,15 @@ impl CoreFile {
         let CoreBuf::Owned(buffer) = buf else {
             panic!("a buffer that came from a read cannot be written");
         };
-        let (file, wanted) = (self.file(), buffer.len());
-        let written =
-            self.core.operate(async move { file.write_at(buffer, pos).await.map_err(io_error) }).await?;
-        if written != wanted {
-            return Err(io::Error::new(
-                io::ErrorKind::WriteZero,
-                format!("the kernel wrote {written} of {wanted} bytes"),
-            ));
-        }
-        Ok(())
+        let (file, buffer) = (self.file(), Rc::new(buffer));
+        let write = async move {
+            write_whole(buffer.len(), async |from| {
+                let piece = if from == 0 { buffer.clone() } else { Rc::new(copied(&buffer, from)) };
+                file.write_rc_at(piece, pos + from as u64).await.map_err(io_error)
+            })
+            .await
+        };
+        self.core.operate(write).await
     }
 
     pub(crate) async fn write_urgently(
@@ -160,6 +176,14 @@ impl Drop for CoreFile {
             }));
         }
     }
+}
+
+/// What lies in a buffer from `from` on.
+fn copied(buffer: &DmaBuffer, from: usize) -> DmaBuffer {
+    let rest = &buffer.as_bytes()[from..];
+    let mut copy = glommio::allocate_dma_buffer(rest.len());
+    copy.as_bytes_mut().copy_from_slice(rest);
+    copy
 }
 
 /// Closes a file once the operations that share it have ended.

@@ -26,6 +26,7 @@ use io_uring::{IoUring, opcode};
 use super::Core;
 use super::sockets::{remember, wake};
 use crate::rt::fs::in_doubt;
+use crate::rt::whole::{Rest, write_whole};
 
 /// A log has one write in flight; more come only from several logs on a core.
 const DEPTH: u32 = 64;
@@ -41,7 +42,11 @@ pub(crate) struct Urgent {
 
 /// One write in flight, with its sync.
 struct Flight {
-    buffer: DmaBuffer,
+    buffer: Rc<DmaBuffer>,
+    /// Where in the buffer the write begins.
+    from: usize,
+    /// Bytes that were written, all of them unless the kernel says otherwise.
+    written: Cell<usize>,
     syncs: bool,
     /// A write before a sync is heard of only if it fails, and then it is the last that is heard.
     quiet: bool,
@@ -67,13 +72,17 @@ impl Core {
         pos: u64,
         sync: bool,
     ) -> io::Result<()> {
-        let flight = self.urgent().submit(self, Fd(file), buffer, pos, sync)?;
-        poll_fn(|cx| {
-            if !flight.ended.get() {
-                remember(&flight.waiter, cx);
-                return Poll::Pending;
-            }
-            Poll::Ready(flight.failure.take().map_or(Ok(()), Err))
+        let buffer = Rc::new(buffer);
+        write_whole(buffer.len(), async |from| {
+            let flight = self.urgent().submit(self, Fd(file), (buffer.clone(), from), pos, sync)?;
+            poll_fn(|cx| {
+                if !flight.ended.get() {
+                    remember(&flight.waiter, cx);
+                    return Poll::Pending;
+                }
+                Poll::Ready(flight.failure.take().map_or(Ok(flight.written.get()), Err))
+            })
+            .await
         })
         .await
     }
@@ -84,7 +93,7 @@ impl Urgent {
         &self,
         core: &Core,
         file: Fd,
-        buffer: DmaBuffer,
+        (buffer, from): (Rc<DmaBuffer>, usize),
         pos: u64,
         sync: bool,
     ) -> io::Result<Rc<Flight>> {
@@ -95,10 +104,13 @@ impl Urgent {
         let ring = ring.as_mut().expect("made above");
         let number = self.next_number.get();
         self.next_number.set(number + 1);
-        let len = u32::try_from(buffer.len()).expect("a write is far below 4 GiB");
-        let write = opcode::Write::new(file, buffer.as_bytes().as_ptr(), len).offset(pos).build();
+        let bytes = &buffer.as_bytes()[from..];
+        let len = u32::try_from(bytes.len()).expect("a write is far below 4 GiB");
+        let write = opcode::Write::new(file, bytes.as_ptr(), len).offset(pos + from as u64).build();
         let flight = Rc::new(Flight {
+            written: Cell::new(bytes.len()),
             buffer,
+            from,
             syncs: sync,
             // To hear that the write is done would only cost a pass: it is the sync that counts.
             quiet: ring.params().is_feature_skip_cqe_on_success(),
@@ -142,10 +154,10 @@ impl Flight {
     /// Takes in what came of the write or of the sync. A write that failed or came out short takes its sync along, which then
     /// says nothing of its own.
     fn step(&self, result: i32, is_sync: bool) {
-        let wanted = if is_sync { 0 } else { self.buffer.len() };
         let error = match usize::try_from(result) {
-            Ok(done) if done == wanted => return,
-            Ok(done) => cut_short(done, wanted),
+            Ok(_) if is_sync => return,
+            Ok(done) => return self.written.set(done),
+            Err(_) if is_sync && self.written.get() < self.buffer.len() - self.from => return,
             Err(_) if is_sync => in_doubt(&io::Error::from_raw_os_error(-result)),
             Err(_) => io::Error::from_raw_os_error(-result),
         };
@@ -160,19 +172,17 @@ pub(super) fn write_blocking(
     pos: u64,
     sync: bool,
 ) -> io::Result<()> {
-    let bytes = buffer.as_bytes();
-    let done = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, pos))?;
-    if done != bytes.len() {
-        return Err(cut_short(done, bytes.len()));
+    let mut rest = Rest::of(buffer.len());
+    loop {
+        let (bytes, pos) = (&buffer.as_bytes()[rest.from..], pos + rest.from as u64);
+        if rest.take(rustix::io::retry_on_intr(|| rustix::io::pwrite(file, bytes, pos))?)? {
+            break;
+        }
     }
     if sync {
         rustix::io::retry_on_intr(|| rustix::fs::fdatasync(file)).map_err(|error| in_doubt(&error.into()))?;
     }
     Ok(())
-}
-
-fn cut_short(done: usize, wanted: usize) -> io::Error {
-    io::Error::new(io::ErrorKind::WriteZero, format!("the kernel wrote {done} of {wanted} bytes"))
 }
 
 /// A ring whose completions interrupt no thread, where the kernel knows that, and that reports them to the core's epoll set.

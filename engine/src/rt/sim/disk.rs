@@ -186,13 +186,19 @@ impl Disk {
         }
     }
 
-    /// Refuses a write that does not fit.
-    pub(crate) fn room_for(&self, inode: &Inode, first_block: u64, blocks: u64) -> io::Result<()> {
+    /// How many of these blocks fit, counted from the first.
+    ///
+    /// # Errors
+    /// ENOSPC if there are some and none fits.
+    pub(crate) fn room_for(&self, inode: &Inode, first_block: u64, blocks: u64) -> io::Result<u64> {
         if self.options.borrow().capacity_bytes == u64::MAX {
-            return Ok(());
+            return Ok(blocks);
         }
-        let wanted = inode.missing_blocks(first_block, blocks) * BLOCK_BYTES as u64;
-        if wanted > self.free_bytes() { Err(io::Error::from_raw_os_error(libc::ENOSPC)) } else { Ok(()) }
+        let free = self.free_bytes() / BLOCK_BYTES as u64;
+        match inode.fitting_blocks(first_block, blocks, free) {
+            0 if blocks > 0 => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            fitting => Ok(fitting),
+        }
     }
 
     pub(crate) fn power_cut(&self) {

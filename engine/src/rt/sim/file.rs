@@ -14,6 +14,7 @@ use crate::rt::BLOCK_BYTES;
 use crate::rt::file::OpenMode;
 use crate::rt::fs::{DirLock, in_doubt, temporary_name};
 use crate::rt::local::Pending;
+use crate::rt::whole::write_whole;
 
 /// An open file of a simulated core.
 #[derive(Debug)]
@@ -198,23 +199,36 @@ impl SimFile {
         if self.mode == OpenMode::Read {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
-        let (inode, disk, len) = (self.inode.clone(), self.core.node().disk.clone(), buf.bytes.len());
+        write_whole(buf.bytes.len(), async |from| {
+            self.write_some(&buf.bytes[from..], pos + from as u64).await
+        })
+        .await
+    }
+
+    /// Writes what has room, as kernels do; how much that was. Only where nothing has is the disk full.
+    async fn write_some(&self, bytes: &[u8], pos: u64) -> io::Result<usize> {
+        let (inode, disk) = (self.inode.clone(), self.core.node().disk.clone());
         let durable = self.mode == OpenMode::WriteDurable;
+        let (first, blocks) = (pos / BLOCK_BYTES as u64, (bytes.len() / BLOCK_BYTES) as u64);
         let finish = move |write, verdict: io::Result<()>| {
-            let room = disk.room_for(&inode.borrow(), pos / BLOCK_BYTES as u64, (len / BLOCK_BYTES) as u64);
+            let room = verdict.and_then(|()| disk.room_for(&inode.borrow(), first, blocks));
             let mut inode = inode.borrow_mut();
-            if let Err(error) = verdict.and(room) {
-                inode.fail_write(write, disk.rng());
-                return Err(error);
-            }
-            inode.finish_write(write, durable);
+            let blocks = match room {
+                Ok(blocks) => blocks as usize,
+                Err(error) => {
+                    inode.fail_write(write, disk.rng());
+                    return Err(error);
+                }
+            };
+            inode.finish_write(write, blocks, durable);
+            let bytes = blocks * BLOCK_BYTES;
             disk.count(|stats| {
                 stats.writes += 1;
-                stats.written_bytes += len as u64;
+                stats.written_bytes += bytes as u64;
             });
-            Ok(())
+            Ok(bytes)
         };
-        let begin = || self.inode.borrow_mut().begin_write(pos, &buf.bytes);
+        let begin = || self.inode.borrow_mut().begin_write(pos, bytes);
         done(self.core.submit(DiskOp::Write, &self.path, begin, finish)).await
     }
 

@@ -45,9 +45,11 @@ impl Inode {
         self.allocated.len() as u64
     }
 
-    /// How many of these blocks would have to be allocated.
-    pub(crate) fn missing_blocks(&self, first: u64, count: u64) -> u64 {
-        count - self.allocated.range(first..first + count).count() as u64
+    /// How many of these blocks can be written, counted from the first, while `free` more can be allocated.
+    pub(crate) fn fitting_blocks(&self, first: u64, count: u64, free: u64) -> u64 {
+        let mut missing = (first..first + count).filter(|number| !self.allocated.contains(number));
+        let first_without = missing.nth(usize::try_from(free).unwrap_or(usize::MAX));
+        first_without.map_or(count, |number| number - first)
     }
 
     fn block(&self, number: u64) -> Block {
@@ -75,9 +77,10 @@ impl Inode {
         self.stamp
     }
 
-    /// A write ends: its bytes are readable and, if it was a durable one, safe.
-    pub(crate) fn finish_write(&mut self, write: Stamp, durable: bool) {
-        let Some((first, blocks)) = self.in_flight.remove(&write) else { return };
+    /// A write ends: the first of its blocks, so many, are readable and, if it was a durable one, safe.
+    pub(crate) fn finish_write(&mut self, write: Stamp, count: usize, durable: bool) {
+        let Some((first, mut blocks)) = self.in_flight.remove(&write) else { return };
+        blocks.truncate(count);
         self.stamp += 1;
         let end = (first + blocks.len() as u64) * BLOCK_BYTES as u64;
         if end > self.len() {
@@ -177,7 +180,11 @@ impl Inode {
     pub(crate) fn process_died(&mut self, rng: &Rng) {
         let on_their_way: Vec<Stamp> = self.in_flight.keys().copied().collect();
         for write in on_their_way {
-            if rng.chance(0.5) { self.finish_write(write, false) } else { self.fail_write(write, rng) }
+            if rng.chance(0.5) {
+                self.finish_write(write, usize::MAX, false)
+            } else {
+                self.fail_write(write, rng)
+            }
         }
     }
 

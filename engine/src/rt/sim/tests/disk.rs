@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::BLOCK;
-use crate::rt::OpenMode;
+use crate::error::Shortage;
 use crate::rt::sim::*;
+use crate::rt::{Meanwhile, OpenMode};
 
 /// Writes block 0 of `f` with `value` in every byte and returns how far it got.
 async fn write_block(rt: &Rt, mode: OpenMode, value: u8, sync: bool) {
@@ -159,6 +160,29 @@ fn scripted_faults_hit_what_they_name() {
     });
     assert_eq!(world.block_on(seen), Some((0x81, Some(libc::EIO), true)));
     assert_eq!(node.disk().stats().faults, 1);
+}
+
+/// As kernels do: what has room is written, and it is the rest that is refused, with the reason.
+#[test]
+fn a_disk_that_fills_up_within_a_write_keeps_its_beginning_and_says_that_it_is_full() {
+    for meanwhile in [None, Some(Meanwhile::GoOn), Some(Meanwhile::Block)] {
+        let world = World::new(1, Options::default());
+        let node = world.node(0);
+        node.disk().set_capacity(3 * BLOCK as u64);
+        let filling = node.start(0, move |rt| async move {
+            let file = rt.open(Path::new("/f"), OpenMode::Create).await.unwrap();
+            let mut buf = rt.alloc(5 * BLOCK);
+            buf.fill(7);
+            let written = match meanwhile {
+                None => file.write_at(buf, 0).await,
+                Some(meanwhile) => file.write_urgently(buf, 0, true, meanwhile).await,
+            };
+            assert_eq!(Shortage::of(&written.unwrap_err()), Some(Shortage::Space), "{meanwhile:?}");
+            file.read_at(0, 5 * BLOCK).await.unwrap().to_vec()
+        });
+        assert_eq!(world.block_on(filling), Some(vec![7; 3 * BLOCK]));
+        assert_eq!(node.disk().stats().written_bytes, 3 * BLOCK as u64);
+    }
 }
 
 #[test]
