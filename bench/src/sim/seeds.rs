@@ -172,7 +172,8 @@ mod tests {
         let (seeds, plant) = (0..8, Some(Bug::MarkLost));
         let report = run_seeds(&Options { seeds, threads: 1, keep_going: false, progress: false, plant });
         let why: Vec<&str> = report.failures.iter().map(|failure| failure.why.as_str()).collect();
-        assert!(matches!(why[..], [why] if why.contains("the mark of")), "{why:?}");
+        // The seed after it may have begun by then.
+        assert!(!why.is_empty() && why.iter().all(|why| why.contains("the mark of")), "{why:?}");
     }
 
     #[test]

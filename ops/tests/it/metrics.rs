@@ -45,7 +45,7 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
     ),
     (
         "ringkeep_grpc_evicted_total",
-        "nobody waits for memory here",
+        "nothing waits for memory here",
         "calls_that_stall_half_way_give_back_memory_and_their_connection",
     ),
     (
@@ -165,7 +165,7 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
     ),
     (
         "ringkeep_resp_evicted_total",
-        "nobody waits for memory here",
+        "nothing waits for memory here",
         "who_drips_does_not_keep_memory_that_others_wait_for",
     ),
     (
@@ -206,7 +206,7 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
     (
         "ringkeep_store_reads_abandoned_total",
         "every read is waited for",
-        "a_read_that_nobody_waits_for_stops",
+        "a_read_that_no_client_waits_for_stops",
     ),
     ("ringkeep_store_refuses_writes", "the disk has space", "numbers_of_a_full_disk_rise_and_fall_with_it"),
     (

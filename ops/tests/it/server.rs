@@ -104,7 +104,17 @@ fn an_open_node_says_which_ports_ask_for_no_password() {
     let directory = directory();
     let data = directory.path().join("data");
     let data = data.to_str().expect("a plain path");
-    let check = ["server", "--check", "--insecure", "--listen", "0.0.0.0", "--data-dir", data];
+    let check = [
+        "server",
+        "--check",
+        "--insecure",
+        "--listen",
+        "0.0.0.0",
+        "--set",
+        "advertise=10.0.0.1",
+        "--data-dir",
+        data,
+    ];
     let remark = |set: &[&str]| {
         let output = run(&[&check[..], set].concat());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
