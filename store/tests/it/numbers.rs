@@ -250,23 +250,3 @@ fn the_block_cache_of_the_configuration_bounds_what_is_kept_of_tables() {
     assert!(small > 0.0 && small <= f64::from(256 << 10), "{small} bytes are kept");
     assert!(large > f64::from(512 << 10), "{large} bytes are kept where there is room");
 }
-
-#[test]
-fn the_pipeline_bound_of_the_configuration_file_holds_in_sessions() {
-    const BYTES: usize = 1000;
-    for (text, bound) in [("[limits]\npipeline_max = 3\n", 3), ("limits.pipeline_max = 20", 20)] {
-        let bytes = highest(text, "ringkeep_store_inflight_bytes", |rt, node, _, started| async move {
-            // What is written stays in flight.
-            node.disk().hang();
-            let mut client = rt.connect(started.addresses.resp).await.unwrap();
-            let value = vec![b'v'; BYTES];
-            let set = crate::resp_server::packed(&[b"SET", b"key", &value]);
-            // The server reads no further than its bound.
-            rt.spawn(async move {
-                client.write_all(&set.repeat(60)).await.unwrap();
-                std::future::pending::<()>().await;
-            });
-        });
-        assert_eq!((bytes / BYTES as f64) as usize, bound, "{bytes} bytes are in flight with {text:?}");
-    }
-}

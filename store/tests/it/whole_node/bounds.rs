@@ -16,9 +16,6 @@ use store::node::identity::Identity;
 use store::node::{CoreWork, NodeRequest, Setup, bootstrap};
 use store::refusal::Refusal;
 use store::request::{Op, Out, Scan};
-use store::wire::board::Board;
-use store::wire::grpc::Code;
-use store::wire::grpc::client::Client;
 
 use super::{Life, START_MAX, begin_with, setup};
 
@@ -93,69 +90,6 @@ fn reads_over_two_cores_do_not_wait_for_each_other() {
         assert!(world.run_until(10 * WAIT_MAX, || answered.load(SeqCst) == 2 * READS), "form {form}");
         assert_eq!(busy.load(SeqCst), 0, "form {form}: reads waited for each other");
     }
-}
-
-/// Messages that do not end, on many connections to the PD port: 1 MiB each, announced as 2 MiB.
-#[test]
-fn unfinished_messages_at_the_pd_port_share_a_bound_of_the_node() {
-    const PART_BYTES: usize = 1 << 20;
-    const CONNECTIONS: usize = 20;
-    const STREAMS: usize = 4;
-    let world = World::new(93, Options::default());
-    let node = world.node(0);
-    let mut setup = setup(SyncMethod::Dsync);
-    setup.limits.memory = MemoryLimits { input_bytes: 4 << 20, output_bytes: 8 << 20 };
-    let life = begin_with(&node, setup);
-    assert!(world.run_until(START_MAX, || life.started.borrow().is_some()));
-    let started = life.started.borrow().clone().expect("it was said").expect("it starts");
-    let addr = super::clients::reach(node.ip(), started.addresses.pd);
-    let refused = Arc::new(AtomicUsize::new(0));
-    let counted = refused.clone();
-    let abusers = world.node(1).start(0, move |rt| async move {
-        for connection in 0..CONNECTIONS {
-            let client = Client::connect(&rt, addr).await.expect("a connection");
-            for stream in 0..STREAMS {
-                // One names a key, which is never that long; the others name any number of ranges.
-                let path = if stream == 0 { "/pdpb.PD/GetRegion" } else { "/pdpb.PD/BatchScanRegions" };
-                let (rt, client, counted) = (rt.clone(), client.clone(), counted.clone());
-                rt.clone().spawn(async move {
-                    let mut call = client.open(path).await.expect("a call");
-                    let mut message = vec![0; PART_BYTES];
-                    message[1..5].copy_from_slice(&(2u32 << 20).to_be_bytes());
-                    let sent = call.outbox.send(message.into()).await;
-                    if stream == 0 {
-                        let ended = call.inbox.next().await;
-                        let status = match ended {
-                            Ok(_) => call.finish().await.expect_err("it is refused"),
-                            Err(status) => status,
-                        };
-                        assert_eq!(status.code, Code::ResourceExhausted, "{connection}: {status}");
-                        counted.fetch_add(1, SeqCst);
-                    } else if sent.is_ok() {
-                        rt.sleep(Duration::from_secs(3600)).await;
-                    }
-                });
-            }
-        }
-        rt.sleep(Duration::from_secs(3600)).await;
-    });
-    world.run_for(Duration::from_secs(2));
-    let input = |board: &Board| {
-        let root = board.read().pop().expect("the last slot is the root core's");
-        root.memory.into_iter().find(|used| used.pool == "input").expect("it has bounds")
-    };
-    let mut most = 0;
-    for _ in 0..50 {
-        world.run_for(Duration::from_millis(100));
-        most = most.max(input(&started.board).used_bytes);
-    }
-    let bound = input(&started.board).max_bytes;
-    assert_eq!(bound, 2 << 20, "half of what requests may take on a core");
-    assert!(most > bound / 2, "{most} bytes are held: the bound was never met");
-    // One that is let through beside the bound, and the windows of all streams.
-    assert!(most <= bound + (2 << 20) + (CONNECTIONS * STREAMS) as u64 * (64 << 10), "{most} bytes are held");
-    assert_eq!(refused.load(SeqCst), CONNECTIONS, "a message that names a key is not that long");
-    drop(abusers);
 }
 
 /// Whether the node has ended after this long at most.
