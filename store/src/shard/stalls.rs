@@ -55,7 +55,7 @@ impl Stalls {
             compaction_debt_bytes = stats.pending_compaction_bytes,
             closed_memtables = stats.closed_memtables,
             short_of = ?tree.shortage(),
-            "writes stand still, because flushes or compactions are too far behind"
+            "writes are stopped, because flushes or compactions are too far behind"
         );
     }
 

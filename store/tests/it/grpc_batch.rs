@@ -378,7 +378,7 @@ fn of_one_stream_only_so_many_commands_are_in_flight() {
             ends.set(true);
             answers
         });
-        // The simulated core may stand still in a write of the log, so looks that are rare may miss all that is in flight.
+        // The simulated core may block in a write of the log, so looks that are rare may miss all that is in flight.
         while !done.get() {
             rt.sleep(Duration::from_micros(10)).await;
             let bytes: u64 = core.stores.shards.values().map(|shard| shard.snapshot().inflight_bytes).sum();

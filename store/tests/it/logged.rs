@@ -182,7 +182,7 @@ fn stops_of_writers_are_logged_when_they_begin_and_when_they_have_ended() {
         rt.sleep(Duration::from_secs(3)).await;
         assert_eq!(shard.store().0, 1, "choose another key");
     });
-    let (begins, ends) = (lines.with("writes stand still"), lines.with("writes go on"));
+    let (begins, ends) = (lines.with("writes are stopped"), lines.with("writes go on"));
     assert!(!begins.is_empty() && begins.len() == ends.len(), "{begins:#?} {ends:#?}");
     for line in begins.iter().chain(&ends) {
         assert!(line.contains(" store=1"), "{line}");
