@@ -351,6 +351,7 @@ impl SimListener {
             // It takes a system call, so that whoever tries again at once keeps its core busy and not the whole world.
             let (answer, over) = oneshot();
             self.sim.after(ACCEPT_FAILS_NS, move |_| answer.send(()));
+            // Without an answer the world is being taken down, and this task with it.
             let _ = over.await;
             return Err(error);
         }
