@@ -1,9 +1,12 @@
 //! The same load on two builds of ringkeep, in turn: what a change costs or gains, in one run on one machine.
 //!
-//! Both nodes run all the time, each with a directory of its own, and are asked in turn, so that a machine that drifts drifts under
-//! both. A single shape of load may move by more than a change does, so the verdict is over all of them.
+//! Both nodes have a directory of their own and are asked in turn, so that a machine that drifts drifts under both. Each round starts
+//! them anew: a process keeps to a way of working once it has found one (how many writes share a sync), and two processes of one binary
+//! may differ by 15 % in CPU and by half in latency for as long as they live. A single shape of load may move by more than a change does,
+//! so the verdict is over all of them.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -14,6 +17,9 @@ use crate::report::{median, table};
 
 /// How much worse the median over all shapes may be.
 pub const LOSS_MAX: f64 = 0.05;
+
+/// Longer than a node needs to end after a round.
+const END_MAX: Duration = Duration::from_secs(60);
 
 /// What to compare.
 #[derive(Clone, Debug)]
@@ -80,12 +86,12 @@ pub fn compare(options: &Options, say: &mut dyn FnMut(&str)) -> Result<BuildRepo
         log: Some(options.directory.join("base.log")),
         ..options.node.clone()
     };
-    let (base, this) = (Node::start(&base_options)?, Node::start(&options.node)?);
     let mut rows: Vec<Row> = options.shapes.all().into_iter().map(Row::new).collect();
     for round in 0..options.rounds.max(1) {
+        let (base, this) = (Node::start(&base_options)?, Node::start(&options.node)?);
         for (number, row) in rows.iter_mut().enumerate() {
             say(&format!("round {} of {}: {}", round + 1, options.rounds, row.shape));
-            // Whoever goes second finds the disk warmer, so they take turns.
+            // The second one finds the disk warmer, so they take turns.
             let base_first = (round + number) % 2 == 0;
             if base_first {
                 row.base.push(options.shapes.run(&row.shape, base.resp, &base.process)?);
@@ -95,6 +101,8 @@ pub fn compare(options: &Options, say: &mut dyn FnMut(&str)) -> Result<BuildRepo
                 row.base.push(options.shapes.run(&row.shape, base.resp, &base.process)?);
             }
         }
+        base.process.terminate(END_MAX)?;
+        this.process.terminate(END_MAX)?;
     }
     Ok(BuildReport::new(base_version, options.shapes.value_bytes, rows))
 }
