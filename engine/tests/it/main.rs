@@ -6,6 +6,7 @@ mod log;
 mod log_crash;
 mod log_damage;
 mod log_model;
+mod log_names;
 mod log_shortage;
 mod log_world;
 mod lsm;

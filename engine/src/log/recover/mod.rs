@@ -10,9 +10,9 @@
 //! 3. Judge the first place after the last record ([`end`]): if what lies there is known to have been written whole, it is damage: a
 //!    fault, and nothing is changed on disk. Otherwise it is a torn write: it is cut, the cut is made durable, and what it may have
 //!    held is reported.
-//! 4. On opening, write the last record again. It may still be in a cache below, because the process before may have been killed before its
-//!    sync, or its sync may have failed; from here on the record counts as durable, so it must be. Then append an empty record,
-//!    which vouches for it and says how often the log has been opened.
+//! 4. On opening, sync the directory and write the last record again. Names and that record may not be durable yet, because the process
+//!    before may have been killed before its sync, or its sync may have failed; from here on they count as durable, so they must be. Then
+//!    append an empty record, which vouches for the last one and says how often the log has been opened.
 
 mod end;
 mod found;

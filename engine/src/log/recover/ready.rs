@@ -2,7 +2,8 @@
 //!
 //! Everything here changes the disk, and nothing here judges: whoever gets here has found the log whole.
 //!
-//! Invariant: when the log can be written, every record in it is durable and nothing after the last one can ever complete.
+//! Invariant: when the log can be written, every record in it and every segment's name is durable, and nothing after the last record
+//! can ever complete.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -18,7 +19,7 @@ use crate::log::blocking::Blocking;
 use crate::log::cache::RecordCache;
 use crate::log::format::{SegmentNo, Sequence};
 use crate::log::plant::{Bug, planted};
-use crate::log::segment::{Segment, Unfinished};
+use crate::log::segment::{Segment, Unfinished, sync_dir};
 use crate::log::shared::Written;
 use crate::log::spares::{Retired, new_header};
 use crate::log::{LogOptions, Shared};
@@ -59,6 +60,8 @@ pub(super) async fn make_ready(
     let Present { log_id, found, replay, torn } = present;
     let needed = whole_from(dir, &found, replay.needed_from)?;
     let files = open_files(rt, options, log_id, &found, &needed, &replay).await?;
+    // The process before may have been killed between giving a segment its name and making that durable, and records go there now.
+    sync_dir(rt, dir).await?;
     if let Some(torn) = torn {
         cut(rt, &files, &torn).await?;
     }
