@@ -252,7 +252,7 @@ impl View {
         let condition = |store: &StoreNumbers| Condition {
             name: format!("store-{}", store.store),
             problem: store.problem(now),
-            note: store.health.in_doubt.clone(),
+            note: store.health.note(),
         };
         let still = self.movement.still().into_iter().map(|(core, still)| still_condition(core, still));
         stores.map(condition).chain(still).collect()
@@ -281,8 +281,9 @@ fn store_health(store: &StoreNumbers, now: Mono) -> String {
     let problem = store.problem(now).as_deref().map_or_else(|| "null".to_owned(), json_string);
     let standing = json_string(store.health.standing.name());
     let in_doubt = store.health.in_doubt.as_deref().map_or_else(|| "null".to_owned(), json_string);
+    let waits = store.health.waits.as_deref().map_or_else(|| "null".to_owned(), json_string);
     format!(
-        "{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem},\"in_doubt\":{in_doubt}}}",
+        "{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem},\"in_doubt\":{in_doubt},\"waits\":{waits}}}",
         store.store
     )
 }

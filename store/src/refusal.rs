@@ -56,10 +56,12 @@ pub enum Refusal {
         /// When to try again, milliseconds.
         backoff_ms: u64,
     },
-    /// There is no space for writes; reads and deletes go on.
+    /// There is no space for writes; reads go on, and mostly deletes.
     DiskFull {
         /// The stores without space.
         store_ids: Vec<u64>,
+        /// How much is free, how much has to be, what to do, and what goes on.
+        reason: String,
     },
     /// A transaction over the keys of more than one region. Nothing was done.
     SpansRegions {

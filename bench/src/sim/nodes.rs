@@ -21,6 +21,7 @@ use store::node::core::Plan;
 use store::node::identity::Identity;
 use store::node::start::{self, Ports, Until};
 use store::shard::open::ShardOptions;
+use store::shard::openings::Openings;
 use store::shard::{Shard, ShardLimits};
 use store::wire::grpc::Options;
 use store::wire::resp::{self, Connections, Cursors, Facts};
@@ -221,6 +222,7 @@ pub fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
             },
             memory: Memory::unbounded(),
             raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
+            openings: Openings::default(),
         },
     }
 }

@@ -254,6 +254,21 @@ impl Log {
         self.shared().cut.as_ref()
     }
 
+    /// The number of this opening, counted from 1 for the one that created the log.
+    pub fn opening(&self) -> u64 {
+        self.shared().opened
+    }
+
+    /// Whether a record of this opening is durable. Where the opening had no room for one, the next record is.
+    pub fn counts_opening(&self) -> bool {
+        self.shared().counted.get()
+    }
+
+    /// What the log waits for, with the file that it was for, if something is short that comes back.
+    pub fn lacks(&self) -> Option<Fault> {
+        self.shared().short.borrow().clone()
+    }
+
     /// The fault that ended the log, if one did.
     pub fn failure(&self) -> Option<Fault> {
         self.shared().failure.borrow().clone()

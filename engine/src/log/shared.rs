@@ -38,6 +38,8 @@ pub(super) struct Shared {
     pub(super) next_sequence: Cell<Sequence>,
     /// How often the log has been opened, this time included; part of every record.
     pub(super) opened: u64,
+    /// Whether a record says so durably.
+    pub(super) counted: Cell<bool>,
     /// Whether the last record is one that changes nothing, so that its loss would be none.
     pub(super) vouched: Cell<bool>,
     /// The next sequence when the owner last asked whether the log is idle.

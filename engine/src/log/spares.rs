@@ -51,7 +51,11 @@ pub(crate) async fn run(shared: Rc<Shared>) {
         match step(&shared, &mut making).await {
             Ok(Step::Zeroed) => pause(&shared).await,
             Ok(Step::Made) => {}
-            Ok(Step::Nothing) => shared.wanted.wait().await,
+            Ok(Step::Nothing) => {
+                // There is everything that a shortage could have kept from being made.
+                *shared.short.borrow_mut() = None;
+                shared.wanted.wait().await;
+            }
             Err(fault) if fault.is_passing() => wait_out(&shared, &mut making, fault).await,
             Err(fault) => shared.fail(&fault),
         }

@@ -27,6 +27,8 @@ pub struct LogStats {
     pub queued_batches: usize,
     /// Whether the disk was full when space was last asked for.
     pub disk_full: bool,
+    /// Whether that or anything else was short when the log last asked for it.
+    pub waits: bool,
     /// Bytes that the opening cut off at the end.
     pub cut_bytes: u64,
     /// Entries that would have been in them, as far as that could be made out.
@@ -50,6 +52,7 @@ impl Shared {
             cache_bytes: self.cache.borrow().bytes(),
             queued_batches: self.queue.borrow().len(),
             disk_full: self.short.borrow().as_ref().is_some_and(Fault::is_disk_full),
+            waits: self.short.borrow().is_some(),
             cut_bytes: self.cut.as_ref().map_or(0, |cut| cut.bytes),
             cut_entries: self.cut.as_ref().map_or(0, Cut::entries),
             cut_in_doubt: self.cut.as_ref().is_some_and(Cut::is_in_doubt),

@@ -120,10 +120,13 @@ async fn make_room(shared: &Shared, bytes: u64, appends: bool) -> Result<()> {
         roll(shared, appends).await?;
     }
     let zeroed = zero_at_tail(shared, bytes).await;
-    if let Err(short) = &zeroed
-        && short.is_passing()
-    {
-        *shared.short.borrow_mut() = Some(short.clone());
+    match &zeroed {
+        Err(short) if short.is_passing() => *shared.short.borrow_mut() = Some(short.clone()),
+        // As long as spares are missing, it is the task that makes them that knows whether something is short.
+        Ok(()) if shared.ready.borrow().len() >= shared.options.spare_segments => {
+            *shared.short.borrow_mut() = None;
+        }
+        Ok(()) | Err(_) => {}
     }
     zeroed
 }
@@ -207,6 +210,7 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
     shared.tail.set(pos + total);
     shared.next_sequence.set(Sequence(sequence.0 + 1));
     shared.vouched.set(body.is_empty());
+    shared.counted.set(true);
     let at = RecordAt::new(segment.number, pos);
     shared.index.borrow_mut().apply(at, &body).expect("the log reads what it writes");
     if !body.is_empty() {

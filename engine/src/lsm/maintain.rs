@@ -67,7 +67,7 @@ impl Maintenance {
     pub(super) async fn turn(&mut self) -> Result<()> {
         while !self.shared.stopping.get() {
             self.begin_step();
-            if self.shared.short_of.get().is_some() {
+            if self.shared.short_of.borrow().is_some() {
                 // Files first: on a full disk they make room for the rest.
                 while self.remove_one().await? {}
             }
@@ -91,7 +91,7 @@ impl Maintenance {
             self.begin_step();
             match job {
                 Job::Idle => {
-                    self.shared.short_of.set(None);
+                    *self.shared.short_of.borrow_mut() = None;
                     let waiters = std::mem::take(&mut *self.shared.compact_waiters.borrow_mut());
                     waiters.into_iter().for_each(|waiter| waiter.send(()));
                     return Ok(());
@@ -294,7 +294,7 @@ impl Maintenance {
         shared.measure_backlog();
         shared.take_marks(&edit.marks);
         shared.take_states(&edit.states);
-        shared.short_of.set(None);
+        *shared.short_of.borrow_mut() = None;
         if cfg!(any(debug_assertions, feature = "checks")) {
             shared.check();
         }

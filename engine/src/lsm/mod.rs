@@ -159,6 +159,8 @@ pub struct TreeStats {
     pub compacted_bytes: u64,
     /// Whether a flush or a compaction waits for space.
     pub disk_full: bool,
+    /// Whether it waits for that or for anything else that is short.
+    pub waits: bool,
     /// Table files that are open for reading.
     pub open_tables: u64,
     /// How many may be.
@@ -217,7 +219,7 @@ struct Shared {
     fault: RefCell<Option<Fault>>,
     stats: RefCell<TreeStats>,
     /// What a step of the background task waits for.
-    short_of: Cell<Option<Shortage>>,
+    short_of: RefCell<Option<Fault>>,
     tail_was_torn: bool,
 }
 
@@ -294,7 +296,12 @@ impl Tree {
 
     /// What a flush or a compaction waits for, if something is short.
     pub fn shortage(&self) -> Option<Shortage> {
-        self.shared.short_of.get()
+        self.lacks()?.shortage()
+    }
+
+    /// The same with the file that it was for.
+    pub fn lacks(&self) -> Option<Fault> {
+        self.shared.short_of.borrow().clone()
     }
 
     /// Begins to flush everything written so far, unless a flush is in progress.
@@ -566,7 +573,8 @@ impl Shared {
                 (tables as u64, families.iter().map(|family| family.level_bytes(level)).sum())
             })
             .collect();
-        stats.disk_full = self.short_of.get() == Some(Shortage::Space);
+        stats.disk_full = self.short_of.borrow().as_ref().is_some_and(Fault::is_disk_full);
+        stats.waits = self.short_of.borrow().is_some();
         stats.open_tables = self.files.open_count() as u64;
         stats.open_tables_max = self.files.open_max() as u64;
         stats.closed_tables = self.files.closed_early();

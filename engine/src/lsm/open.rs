@@ -214,7 +214,7 @@ async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
         stopped: Default::default(),
         fault: Default::default(),
         stats: Default::default(),
-        short_of: None.into(),
+        short_of: Default::default(),
         tail_was_torn: torn.is_some(),
         options,
     });

@@ -28,7 +28,7 @@ impl Maintenance {
             match self.turn().await {
                 Err(fault) => {
                     let Some(shortage) = fault.shortage() else { return Err(fault) };
-                    self.shared.short_of.set(Some(shortage));
+                    *self.shared.short_of.borrow_mut() = Some(fault);
                     match self.remove_leftovers().await {
                         // What is left is found at the next opening.
                         Err(fault) if fault.is_passing() => {}

@@ -12,5 +12,6 @@ mod pipes;
 mod pure;
 mod scrape;
 mod server;
+mod shortage;
 mod starts;
 mod tidy;

@@ -71,6 +71,11 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
         "a queue that is empty without writers",
         "numbers_of_a_tree_and_its_log_move_under_writes_and_reads",
     ),
+    (
+        "ringkeep_log_waits",
+        "nothing is short",
+        "what_log_and_tree_wait_for_is_said_when_it_begins_and_when_it_ends",
+    ),
     ("ringkeep_log_write_age_seconds", "the disk does not hang", "every_fact_is_a_sample"),
     (
         "ringkeep_lsm_cache_bytes",
@@ -132,6 +137,11 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
         "ringkeep_lsm_row_cache_hits_total",
         "everything is read from memtables here",
         "numbers_of_a_tree_and_its_log_move_under_writes_and_reads",
+    ),
+    (
+        "ringkeep_lsm_waits",
+        "nothing is short",
+        "what_log_and_tree_wait_for_is_said_when_it_begins_and_when_it_ends",
     ),
     (
         "ringkeep_lsm_write_delay_seconds_total",

@@ -50,9 +50,9 @@ impl Denied {
                     "the store that keeps it has stopped ({why}); mend what is named there and restart the node"
                 )
             }
-            Refusal::DiskFull { store_ids } => {
+            Refusal::DiskFull { store_ids, reason } => {
                 let stores: Vec<String> = store_ids.iter().map(u64::to_string).collect();
-                format!("the disk of store {} is full; free some space", stores.join(", "))
+                format!("store {} refuses writes: {reason}", stores.join(", "))
             }
             Refusal::Busy { reason, backoff_ms } => format!("{reason}; try again in {backoff_ms} ms"),
             Refusal::Unknown => {

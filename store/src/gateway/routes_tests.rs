@@ -67,6 +67,7 @@ fn options(store: u64) -> ShardOptions {
         },
         memory: Memory::unbounded(),
         raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
+        openings: crate::shard::openings::Openings::default(),
     }
 }
 

@@ -129,6 +129,7 @@ pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Store
             system: index == SYSTEM_STORE && plan.schedulers.is_empty(),
             may_be_empty: !plan.schedulers.is_empty(),
             memory: memory.clone(),
+            openings: plan.shard.openings.of_store(index),
             ..plan.shard.clone()
         };
         if let Some(holding) = plan.holdings.get(index) {
@@ -139,6 +140,7 @@ pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Store
         let initial: Vec<Region> = plan.first_regions.iter().filter(of_store).cloned().collect();
         match Shard::open(rt, &dir, options, initial.clone()).await {
             Ok(shard) => {
+                shard.look_at_disk().await;
                 let speaker = Speaker { cluster: plan.identity.cluster, store, incarnation: shard.opened() };
                 let links = peer::link::PeerLinks::new(rt, speaker, book.clone());
                 shard.connect(Rc::new(links.clone()));
@@ -164,7 +166,7 @@ fn start_tasks(rt: &Rt, shard: &Shard, dir: PathBuf) {
     let (remember, remember_dir) = (shard.clone(), dir.clone());
     rt.spawn(async move { remember.remember_loop(&remember_dir).await });
     let upkeep = shard.clone();
-    rt.spawn(async move { upkeep.upkeep_loop(&dir).await });
+    rt.spawn(async move { upkeep.upkeep_loop().await });
 }
 
 impl Stores {

@@ -23,8 +23,9 @@
 //! Absence is never newness. Stores are created only while the state is "bootstrap", which ends, durably, before the first listener
 //! opens. From then on the ids and counts here say what has to be there: a log, a tree or a state of the scheduler that is gone, that
 //! belongs elsewhere, or that was opened less often, is refused. A log counts its openings itself, and here stands a count that
-//! it is known to have reached: raised after the log has counted and before anything that it counts for is served. So a crash at
-//! any moment leaves a log that is at or ahead of its count here, and only an older copy is behind it.
+//! it is known to have reached: raised after the log has counted and before anything that it counts for is acknowledged. So a crash at
+//! any moment leaves a log that is at or ahead of its count here, and only an older copy is behind it. Where a full disk keeps the
+//! count from being raised, reads are served and writes wait for it ([`openings`](crate::shard::openings)).
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -41,7 +42,8 @@ pub const FORMAT: u64 = 2;
 /// The format of the directory of a node that has joined. An older version would begin a cluster of its own in it.
 pub const FORMAT_JOINED: u64 = 3;
 
-const FILE: &str = "IDENT";
+/// The name of the file.
+pub(super) const FILE: &str = "IDENT";
 
 /// What never changes about a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,15 @@ pub enum IdentState {
     Bootstrap,
     /// Everything has been created.
     Ready,
+}
+
+/// Whether `IDENT` says what a start has found.
+#[derive(Clone, Debug)]
+pub enum Confirmed {
+    /// It does, durably.
+    Now,
+    /// This was short, so it says what it said before.
+    Later(Fault),
 }
 
 /// What belongs in a store's directory.
@@ -166,9 +177,15 @@ impl Ident {
     /// open keeps its count.
     ///
     /// # Errors
-    /// Those of the disk. A full one is none, once the state is ready: the counts of an earlier start still hold. Foreign if a store
-    /// that is being created is not among them.
-    pub async fn confirm(&mut self, rt: &Rt, dir: &Path, opened: &[(usize, u64)], ids: u64) -> Result<()> {
+    /// Those of the disk. A full one is none, once the state is ready: the counts of an earlier start still hold, and the caller tries
+    /// again before it lets anything be written. Foreign if a store that is being created is not among them.
+    pub async fn confirm(
+        &mut self,
+        rt: &Rt,
+        dir: &Path,
+        opened: &[(usize, u64)],
+        ids: u64,
+    ) -> Result<Confirmed> {
         let was_ready = self.state == IdentState::Ready;
         if !was_ready && opened.len() < self.holdings.len() {
             // It stays in bootstrap, so that the next start creates the rest.
@@ -182,11 +199,11 @@ impl Ident {
             holding.opened = holding.opened.max(*times);
         }
         match next.write(rt, dir).await {
-            Err(short) if short.is_passing() && was_ready => {
-                tracing::warn!(file = %short.path.display(), reason = %short.what, "the counts of openings are not renewed");
-                Ok(())
-            }
-            written => written.map(|()| *self = next),
+            Err(short) if short.is_passing() && was_ready => Ok(Confirmed::Later(short)),
+            written => written.map(|()| {
+                *self = next;
+                Confirmed::Now
+            }),
         }
     }
 

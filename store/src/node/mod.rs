@@ -8,6 +8,7 @@
 //! A drain goes in phases over all cores ([`drain`]). A store that cannot be opened is fenced ([`core`]).
 
 pub mod bootstrap;
+mod confirm;
 pub mod contacts;
 pub mod core;
 mod drain;

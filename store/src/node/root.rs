@@ -16,6 +16,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use super::drain::{GRACE, ORDERS_MAX, Order};
 use super::identity::Identity;
 use super::scheduler_shard::{self, SchedulerShard, StateEnds};
 use super::serve::{DataCore, StateEnd};
-use super::{Addresses, StartError, setup};
+use super::{Addresses, StartError, confirm, setup};
 use crate::config::{Config, Limits};
 use crate::control;
 use crate::descriptors::Descriptors;
@@ -150,7 +151,7 @@ pub(super) struct Serving {
     board: Board,
     resp: SocketAddr,
     stores: Vec<SocketAddr>,
-    _lock: DirLock,
+    _lock: Rc<DirLock>,
 }
 
 /// The root core's side of the conversation with the data cores.
@@ -243,7 +244,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
         let (map, ends) = ((questions, reply_to), StateEnds { asks, news, fence });
         let beats = (beats, answer_to, contacts);
         let place = scheduler.open(rt, (&config, &plan), ends, speaker, beats, map).await?;
-        setup::confirm(rt, &opened, counts, place.next_id).await?;
+        confirm::confirm(rt, &opened, counts, place.next_id, &plan.shard.openings).await?;
         publish(&goes, &places);
         let stores = cores.serving(plan.identity.stores).await?;
         let shard = place.serve(rt, (&config, &plan), board.clone(), &stores).await?;

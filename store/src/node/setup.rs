@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::memory::Memory;
 use crate::plant::{Bug, planted};
 use crate::shard::ShardLimits;
 use crate::shard::open::ShardOptions;
+use crate::shard::openings::Openings;
 use crate::shard::startup::wait_out;
 use crate::shard::upkeep::TICK;
 use crate::wire::resp::Cursors;
@@ -42,7 +44,7 @@ pub(super) struct Opened {
     pub(super) dir: PathBuf,
     pub(super) ident: Ident,
     pub(super) sync: Method,
-    pub(super) lock: DirLock,
+    pub(super) lock: Rc<DirLock>,
     pub(super) cursors: Cursors,
     /// Where other nodes were before the restart.
     pub(super) contacts: Contacts,
@@ -73,7 +75,7 @@ pub(super) async fn open_directory(
     let ident = identify(rt, config, limits, (&dir, members)).await?;
     let sync = wait_out(rt, || sync_method(rt, &dir, config.log.sync)).await?;
     let contacts = Contacts::read(rt, &dir).await;
-    Ok(Opened { dir, ident, sync, lock, cursors: Cursors::new(rt.random()), contacts })
+    Ok(Opened { dir, ident, sync, lock: Rc::new(lock), cursors: Cursors::new(rt.random()), contacts })
 }
 
 /// Who the directory belongs to; one without an identity is given one.
@@ -150,17 +152,6 @@ async fn create(rt: &Rt, dir: &Path) -> Result<(), Fault> {
         return Err(Fault::foreign(&parent, what));
     }
     rt.create_dir_all(dir).await.map_err(|error| Fault::io(dir, "creating the data directory", &error))
-}
-
-/// Remembers what the start has found, before anything is served.
-pub(super) async fn confirm(
-    rt: &Rt,
-    opened: &Opened,
-    stores: Vec<(usize, u64)>,
-    ids: u64,
-) -> Result<(), StartError> {
-    let mut ident = opened.ident.clone();
-    ident.confirm(rt, &opened.dir, &stores, ids).await.map_err(StartError::from)
 }
 
 async fn lock(rt: &Rt, dir: &Path) -> Result<DirLock, Fault> {
@@ -252,6 +243,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
             },
             memory: Memory::new(limits.memory),
             raft: Arc::new(raft_config()),
+            openings: Openings::of_node(opened.ident.identity.stores),
         },
     }
 }

@@ -87,6 +87,8 @@ pub(super) async fn start(
         Until::Settled => drop(stores.settle(rt).await),
     }
     let Some(places) = around.places(rt, &stores).await? else { return Ok(None) };
+    // The start may not be counted, which is known by now and refuses writes.
+    join_all(stores.shards.values().map(Shard::look_at_disk)).await;
     let locates = around.locates(rt, &stores);
     let dispatch = stores.join(rt, &plan, places, ends, locates);
     Ok(Some(Core { stores, dispatch, plan }))

@@ -274,6 +274,14 @@ const LOG: &[Row<LogStats>] = &[
         u64::from(l.disk_full)
     }),
     Row(
+        metric(
+            "ringkeep_log_waits",
+            Gauge,
+            "1 while the log waits for space, descriptors or memory of the kernel.",
+        ),
+        |l| u64::from(l.waits),
+    ),
+    Row(
         metric("ringkeep_log_cut_bytes", Gauge, "Bytes that this start cut off at the end of the log."),
         |l| l.cut_bytes,
     ),
@@ -309,6 +317,14 @@ const TREE: &[Row<TreeStats>] = &[
     Row(metric("ringkeep_lsm_disk_full", Gauge, "1 while a flush or compaction waits for space."), |t| {
         u64::from(t.disk_full)
     }),
+    Row(
+        metric(
+            "ringkeep_lsm_waits",
+            Gauge,
+            "1 while a flush or compaction waits for space, descriptors or memory of the kernel.",
+        ),
+        |t| u64::from(t.waits),
+    ),
     Row(metric("ringkeep_lsm_open_tables", Gauge, "Table files open for reading."), |t| t.open_tables),
     Row(metric("ringkeep_lsm_open_tables_max", Gauge, "Table files that may be open for reading."), |t| {
         t.open_tables_max

@@ -247,7 +247,7 @@ mod tests {
             Refusal::PeerNotMatch { asked: 1, actual: 2 },
             Refusal::StaleCommand,
             Refusal::Busy { reason: "full", backoff_ms: 1 },
-            Refusal::DiskFull { store_ids: Vec::new() },
+            Refusal::DiskFull { store_ids: Vec::new(), reason: String::new() },
             Refusal::TooLarge { region_id: 1, bytes: 2, bytes_max: 1 },
             Refusal::Damaged { file: String::new(), what: String::new() },
             Refusal::Invalid(String::new()),

@@ -7,12 +7,12 @@
 //! |---|---|---|
 //! | starting | reads and read-modify-writes are refused | what was acknowledged is applied |
 //! | serving | everything | |
-//! | refusing writes | reads, and deletes as long as there is room | the cause passes |
+//! | refusing writes | reads, and deletes as long as there is room and the start is counted | the cause passes |
 //! | damaged | everything but the keys that a damaged file may hold | the file is gone, see `remembered` |
 //! | stopped | nothing | a restart |
 //!
 //! What the log's opening had to cut without knowing whether it had been acknowledged is no standing, because all that is there is
-//! served: it is reported beside it until the next start.
+//! served: it is reported beside it until the next start. Neither is what log and tree wait for, because everything is served, later.
 //!
 //! Damage that stops the store is a damaged file, too, so that it is remembered and the next start fences the store.
 //!
@@ -60,7 +60,9 @@ impl fmt::Debug for Health {
 #[derive(Debug, Default)]
 struct Flags {
     started: bool,
-    refuses_writes: Option<&'static str>,
+    refuses_writes: Option<String>,
+    /// What the log and the tree wait for.
+    waits: [Option<String>; 2],
     damaged: Vec<DamagedFile>,
     in_doubt: Option<String>,
     stopped: Option<Stopped>,
@@ -92,7 +94,9 @@ pub enum Event<'a> {
     /// Everything that was acknowledged before the start is applied.
     Started,
     /// Writes are refused from now on; one sentence says why.
-    RefusesWrites(&'static str),
+    RefusesWrites(String),
+    /// A part of the store waits for something that is short and comes back, or for nothing.
+    Waits(Waits, Option<&'a Fault>),
     /// Writes are taken again.
     TakesWrites,
     /// A file could not be read, or not as it was written.
@@ -103,6 +107,24 @@ pub enum Event<'a> {
     Failed(&'a Fault),
     /// Nothing is served any more, because the node stops.
     Closed,
+}
+
+/// The parts of a store that wait for what is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// The log: a write that needs a new segment waits, too.
+    Log,
+    /// The tree: flushes and compactions do, and writes as soon as they have filled its memory.
+    Tree,
+}
+
+impl Waits {
+    fn name(self) -> &'static str {
+        match self {
+            Waits::Log => "log",
+            Waits::Tree => "tree",
+        }
+    }
 }
 
 /// How a store stands: the worst of what holds for it, from best to worst.
@@ -136,6 +158,8 @@ pub struct HealthReport {
     pub refuses_writes: bool,
     /// What may be missing although it was acknowledged, one sentence.
     pub in_doubt: Option<String>,
+    /// What its log or its tree waits for, with the file and the remedy, one sentence.
+    pub waits: Option<String>,
 }
 
 impl Standing {
@@ -158,6 +182,13 @@ impl HealthReport {
             true => self.standing.name().to_owned(),
             false => self.reasons.join("; "),
         })
+    }
+
+    /// What does not keep the store from serving but has to be known: all of it in one line.
+    pub fn note(&self) -> Option<String> {
+        let parts: Vec<&str> =
+            [&self.in_doubt, &self.waits].into_iter().flatten().map(String::as_str).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 
     /// The report of a store that could not be opened.
@@ -250,6 +281,7 @@ impl Health {
             failed: flags.stopped.as_ref().is_some_and(|stopped| stopped.by_fault),
             refuses_writes: flags.refuses_writes.is_some(),
             in_doubt: flags.in_doubt.clone(),
+            waits: flags.waits(),
         };
         let mut add = |standing: Standing, reason: String| {
             report.standing = report.standing.max(standing);
@@ -262,7 +294,7 @@ impl Health {
         for DamagedFile { path, what, .. } in flags.damaged.iter().filter(|file| !file.stops) {
             add(Standing::Damaged, format!("{} is damaged: {what}", path.display()));
         }
-        if let Some(reason) = flags.refuses_writes {
+        if let Some(reason) = &flags.refuses_writes {
             add(Standing::RefusingWrites, format!("it refuses writes: {reason}"));
         }
         report
@@ -287,10 +319,12 @@ impl Flags {
                 changes
             }
             Event::RefusesWrites(reason) => {
-                let changes = self.refuses_writes.replace(reason).is_none();
+                let changes = self.refuses_writes.is_none();
                 if changes {
                     tracing::error!(store, reason, "the store refuses writes");
                 }
+                // The numbers in it change all the time, and are published with the next regular report.
+                self.refuses_writes = Some(reason);
                 changes
             }
             Event::TakesWrites => {
@@ -300,6 +334,7 @@ impl Flags {
                 }
                 changes
             }
+            Event::Waits(part, fault) => self.wait(store, part, fault),
             Event::Damaged(fault) => {
                 let known = self.damaged.iter().any(|file| file.path == fault.path);
                 let changes = !known && self.damaged.len() < FILES_MAX;
@@ -347,6 +382,28 @@ impl Flags {
         }
     }
 
+    /// Whether a part of the store begins to wait, or ends.
+    fn wait(&mut self, store: u64, part: Waits, fault: Option<&Fault>) -> bool {
+        let known = &mut self.waits[part as usize];
+        let (waited, part) = (known.is_some(), part.name());
+        *known = fault.map(|fault| format!("its {part} waits for what is short: {fault}"));
+        match fault {
+            Some(fault) if !waited => {
+                let file = fault.path.display();
+                tracing::warn!(store, part, %file, what = fault.what, "a part of the store waits for what is short");
+            }
+            None if waited => tracing::info!(store, part, "the part waits no longer"),
+            Some(_) | None => {}
+        }
+        waited != fault.is_some()
+    }
+
+    /// What the parts of the store wait for.
+    fn waits(&self) -> Option<String> {
+        let all: Vec<&str> = self.waits.iter().flatten().map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
     /// Whether it had stopped before.
     fn stop(&mut self, why: String, by_fault: bool) -> bool {
         let before = self.stopped.is_some();
@@ -371,7 +428,7 @@ mod tests {
             let count = calls.clone();
             health.on_stop(Box::new(move || count.set(count.get() + 1)));
             health.enter(Event::Started);
-            health.enter(Event::RefusesWrites("no space"));
+            health.enter(Event::RefusesWrites("no space".to_owned()));
             assert_eq!(calls.get(), 0);
             health.enter(event);
             health.enter(Event::Closed);
@@ -389,7 +446,7 @@ mod tests {
         assert_eq!(health.report().problem().as_deref(), Some("starting"));
         health.enter(Event::Started);
         assert_eq!(health.report().problem(), None);
-        health.enter(Event::RefusesWrites("no space"));
+        health.enter(Event::RefusesWrites("no space".to_owned()));
         assert_eq!(health.report().standing, Standing::RefusingWrites);
         let table = Fault::corruption(Path::new("t-1"), "bad block");
         health.enter(Event::Damaged(&table));

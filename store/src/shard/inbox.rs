@@ -6,6 +6,7 @@
 //! | the store or the table says | what becomes of the message |
 //! |---|---|
 //! | stopped, or waiting for space in the log | dropped: a store that can write nothing must neither vote nor acknowledge |
+//! | its start is not counted | dropped: an older copy of it would pass, and know nothing of the vote or of the entry |
 //! | step | the replica takes it |
 //! | create | a replica comes into being, which the log learns with the first that it has to write |
 //! | create, where the tombstone of an older peer is in the memory of the tree only | dropped, and the tree flushes |
@@ -42,6 +43,8 @@ pub enum Lost {
     Stopped,
     /// The log waits for space, so nothing could be acknowledged.
     LogWaits,
+    /// This start of the store is not counted, so nothing may be acknowledged.
+    Uncounted,
     /// It is for a peer that lived here before.
     OldPeer,
     /// It is for a peer whose tombstone is here.
@@ -70,9 +73,10 @@ pub enum Lost {
 
 impl Lost {
     /// All reasons.
-    pub const REASONS: [&'static str; 14] = [
+    pub const REASONS: [&'static str; 15] = [
         "stopped",
         "log_waits",
+        "uncounted",
         "old_peer",
         "tombstone",
         "absent",
@@ -92,18 +96,19 @@ impl Lost {
         match self {
             Self::Stopped => 0,
             Self::LogWaits => 1,
-            Self::OldPeer => 2,
-            Self::Tombstone => 3,
-            Self::Absent => 4,
-            Self::RangeTaken => 5,
-            Self::SenderRemoved => 6,
-            Self::Dying => 7,
-            Self::Snapshot => 8,
-            Self::Installing => 9,
-            Self::Splitting => 10,
-            Self::NotCreated => 11,
-            Self::Unburied => 12,
-            Self::Core(_) => 13,
+            Self::Uncounted => 2,
+            Self::OldPeer => 3,
+            Self::Tombstone => 4,
+            Self::Absent => 5,
+            Self::RangeTaken => 6,
+            Self::SenderRemoved => 7,
+            Self::Dying => 8,
+            Self::Snapshot => 9,
+            Self::Installing => 10,
+            Self::Splitting => 11,
+            Self::NotCreated => 12,
+            Self::Unburied => 13,
+            Self::Core(_) => 14,
         }
     }
 }
@@ -154,6 +159,9 @@ impl Inner {
         }
         if self.log_waits.get() {
             return Err(Lost::LogWaits);
+        }
+        if !self.openings.is_counted() {
+            return Err(Lost::Uncounted);
         }
         if message.brings_snapshot() {
             return Err(Lost::Snapshot);

@@ -30,6 +30,7 @@ pub mod loading;
 mod members;
 pub mod modify;
 pub mod open;
+pub mod openings;
 pub mod outbox;
 pub mod placed;
 pub mod read;
@@ -43,6 +44,7 @@ pub mod routes;
 #[cfg(test)]
 mod routes_kit;
 pub mod shipping;
+mod space;
 #[cfg(test)]
 mod split_tests;
 mod splitting;
@@ -95,6 +97,7 @@ use inbox::InboxCounters;
 use installing::Installs;
 use load::{RegionCount, RegionCounts};
 use loading::Loads;
+use openings::Openings;
 use outbox::{Outbox, Transport};
 use receiving::Receptions;
 use reply::Reply;
@@ -122,6 +125,10 @@ struct Inner {
     raft: Arc<raft::Config>,
     /// The core's bounds on what clients make it hold.
     memory: Memory,
+    /// Whether an older copy would be recognised.
+    openings: Openings,
+    /// Free bytes on its disk when it was last looked at.
+    disk_free: Cell<Option<u64>>,
     state: RefCell<State>,
     /// Rings when a region has something for the next turn.
     bell: Bell,

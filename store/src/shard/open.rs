@@ -47,6 +47,7 @@ use super::installing;
 use super::installing::Installs;
 use super::load::RegionCounts;
 use super::loading::Loads;
+use super::openings::Openings;
 use super::outbox::Outbox;
 use super::receiving::Receptions;
 use super::remembered::check_opens;
@@ -94,6 +95,8 @@ pub struct ShardOptions {
     pub memory: Memory,
     /// The consensus settings of its groups.
     pub raft: Arc<raft::Config>,
+    /// Which openings `IDENT` counts.
+    pub openings: Openings,
 }
 
 impl Inner {
@@ -111,6 +114,8 @@ impl Inner {
             limits: options.limits,
             raft: options.raft.clone(),
             memory: options.memory.clone(),
+            openings: options.openings.clone(),
+            disk_free: Cell::new(None),
             state: RefCell::new(State {
                 table: Table::default(),
                 unlogged: BTreeMap::new(),
@@ -191,7 +196,10 @@ impl Shard {
         let shard = Shard { inner: Rc::new(Inner::new(rt, dir, options, recovered.opened, (log, tree))) };
         let cut = cut.borrow().clone();
         match shard.bring_back(recovered, initial, options, cut.as_ref()).await {
-            Ok(()) => Ok(shard),
+            Ok(()) => {
+                shard.inner.say_opened();
+                Ok(shard)
+            }
             Err(fault) => {
                 shard.inner.tree.clone().close().await;
                 close_after(&fault, shard.inner.log.clone()).await;

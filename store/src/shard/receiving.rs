@@ -278,7 +278,8 @@ impl Shard {
         }
         // Not knowing how much is left is no reason to refuse; the write itself will show it.
         let free = inner.rt.free_bytes(&inner.dir).await.unwrap_or(u64::MAX);
-        if free < inner.limits.reserve_bytes.saturating_add(offer.bytes) {
+        let counted = inner.openings.is_counted();
+        if !counted || free < inner.limits.reserve_bytes.saturating_add(offer.bytes) {
             return Err(Unwanted::DiskFull);
         }
         staging::prepare(&inner.rt, &inner.dir, Way::In).await.map_err(|fault| unwritten(&fault))?;

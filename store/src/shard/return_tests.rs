@@ -15,6 +15,7 @@ use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 use super::Shard;
 use super::descriptor_tests::{DIR, cut_at_every_change, options};
 use super::open::{ShardOptions, TAG_RECORD};
+use super::openings::Openings;
 use super::receiving::{Offer, Unwanted};
 use crate::plant::{Bug, plant};
 use crate::region::change::membership;
@@ -202,7 +203,7 @@ async fn live(rt: Rt, seen: Rc<RefCell<Seen>>) {
     let (turns, ticks, upkeep) = (shard.clone(), shard.clone(), shard.clone());
     rt.spawn(async move { turns.run().await });
     rt.spawn(async move { ticks.tick_loop().await });
-    rt.spawn(async move { upkeep.upkeep_loop(Path::new(DIR)).await });
+    rt.spawn(async move { upkeep.upkeep_loop().await });
     let known = Seen { ..*seen.borrow() };
     check_start(&rt, &shard, &known).await;
     for _ in 0..2 {
@@ -263,4 +264,26 @@ fn no_route_leads_to_a_replica_that_heard_of_its_removal() {
     let caught = is_published_after_its_end();
     plant(None);
     assert!(caught, "the planted bug went unnoticed");
+}
+
+/// An older copy of such a store would pass for it, and know nothing of what it has acknowledged.
+#[test]
+fn a_store_whose_start_is_not_counted_takes_nothing_of_other_stores() {
+    let world = World::new(1, Options::default());
+    let judged = world.node(0).start(0, |rt| async move {
+        rt.create_dir_all(Path::new("/data")).await.unwrap();
+        let openings = Openings::of_node(1);
+        let options = ShardOptions { may_be_empty: true, openings: openings.clone(), ..options() };
+        let shard = Shard::open(&rt, Path::new(DIR), options, Vec::new()).await.unwrap();
+        openings.confirmed([0].into_iter());
+        shard.receive(vec![beat(1, Index(0))]).await;
+        assert_eq!(replica(&shard), None);
+        assert!(matches!(shard.offered(offer(1)).await.map(drop), Err(Unwanted::DiskFull)));
+        let lost = shard.inbox().lost();
+        assert!(lost.contains(&("uncounted", 1)), "{lost:?}");
+        openings.confirmed([1].into_iter());
+        shard.receive(vec![beat(1, Index(0))]).await;
+        assert_eq!(replica(&shard), Some((1, Life::Initialising)));
+    });
+    world.block_on(judged).unwrap();
 }

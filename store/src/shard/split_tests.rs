@@ -100,7 +100,7 @@ async fn live(rt: Rt, seen: Rc<RefCell<Seen>>) {
     let (turns, ticks, upkeep) = (shard.clone(), shard.clone(), shard.clone());
     rt.spawn(async move { turns.run().await });
     rt.spawn(async move { ticks.tick_loop().await });
-    rt.spawn(async move { upkeep.upkeep_loop(Path::new(DIR)).await });
+    rt.spawn(async move { upkeep.upkeep_loop().await });
     while !shard.is_ready() {
         assert_eq!(shard.stopped(), None);
         rt.sleep(Duration::from_millis(1)).await;

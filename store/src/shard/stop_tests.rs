@@ -65,6 +65,7 @@ pub(crate) fn options() -> ShardOptions {
         },
         memory: Memory::unbounded(),
         raft: Arc::new(raft::Config { entry_bytes_max: 16 << 20, ..raft::Config::default() }),
+        openings: super::openings::Openings::default(),
     }
 }
 
@@ -106,7 +107,7 @@ impl Running {
         });
         let (shard, ended) = (self.shard.clone(), self.ended.clone());
         self.rt.spawn(async move {
-            shard.upkeep_loop(Path::new(DIR)).await;
+            shard.upkeep_loop().await;
             ended.set(ended.get() + 1);
         });
     }

@@ -118,8 +118,8 @@ impl Shard {
     ) -> std::result::Result<Decided, Refusal> {
         let inner = &*self.inner;
         inner.health.check_running()?;
-        if inner.is_out_of_room() {
-            return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
+        if inner.is_out_of_room() || !inner.openings.is_counted() {
+            return Err(inner.no_space());
         }
         let (answer, pending) = oneshot();
         let refused = {

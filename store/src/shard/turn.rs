@@ -25,10 +25,8 @@ use engine::lsm::{Pressure, Tree, WriteBatch};
 use raft::{Apply, Entry, Index, LogId};
 use scheduler::{PeerId, RegionId};
 
-use super::health::Event;
 use super::installing;
 use super::open::{TAG_BASE, TAG_HARD_STATE, TAG_ORIGIN, TAG_RECORD, encode_base, encode_hard_state};
-use super::upkeep::DISK_FULL;
 use super::{Asked, Due, Inner, Queued, Shard, State};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
@@ -195,7 +193,7 @@ impl Shard {
             }
             if inner.tree.disk_full() {
                 // That may take days. What was admitted is finished meanwhile, and nothing more is admitted.
-                inner.health.enter(Event::RefusesWrites(DISK_FULL));
+                inner.refuse_writes();
                 return Ok(());
             }
             inner.rt.sleep(PRESSURE_PAUSE).await;
@@ -255,7 +253,7 @@ impl Shard {
             match written {
                 Err(fault) if fault.is_passing() && inner.log.failure().is_none() => {
                     if fault.is_disk_full() {
-                        inner.health.enter(Event::RefusesWrites(DISK_FULL));
+                        inner.refuse_writes();
                     }
                     inner.log_waits.set(true);
                     inner.rt.sleep(SHORTAGE_PAUSE).await;

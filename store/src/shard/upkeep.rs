@@ -1,7 +1,6 @@
 //! What a store does by the clock: ticks for its groups, cutting the log behind what the tables contain, and watching the
 //! space that is left.
 
-use std::path::Path;
 use std::time::Duration;
 
 use engine::error::Fault;
@@ -9,7 +8,6 @@ use engine::log::{Batch, PurgeLimits};
 use raft::{Index, LogId, Time};
 use scheduler::{PeerId, RegionId};
 
-use super::health::Event;
 use super::open::{TAG_BASE, encode_base};
 use super::staging;
 use super::{Due, Queued, Shard};
@@ -21,9 +19,6 @@ pub const TICK: Duration = Duration::from_millis(100);
 
 /// How often the log is cut and the disk looked at.
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
-
-/// Why writes are refused while space is short.
-pub(super) const DISK_FULL: &str = "there is not enough space on its disk";
 
 /// How many times the usual bound a group's log may have while a snapshot is on its way: what comes after it is needed then.
 const KEEP_FOR_SNAPSHOT: u64 = 4;
@@ -68,10 +63,10 @@ impl Shard {
     }
 
     /// Cuts the log and watches the disk until the store stops.
-    pub async fn upkeep_loop(&self, dir: &Path) {
+    pub async fn upkeep_loop(&self) {
         while !self.inner.health.has_stopped() {
             self.inner.rt.sleep(UPKEEP_EVERY).await;
-            match self.upkeep(dir).await {
+            match self.upkeep().await {
                 // Even the reserve of the log is used up. That ends when there is room, so it is tried again.
                 Err(fault) if fault.is_passing() => {}
                 Err(fault) => self.stop(&fault),
@@ -80,22 +75,18 @@ impl Shard {
         }
     }
 
-    async fn upkeep(&self, dir: &Path) -> Result<(), Fault> {
+    async fn upkeep(&self) -> Result<(), Fault> {
         let inner = &*self.inner;
         if let Some(fault) = inner.tree.fault().or_else(|| inner.log.failure()) {
             return Err(fault);
         }
         inner.stalls.look(inner.store, &inner.tree, inner.rt.now());
-        let mut full = inner.tree.disk_full() || (inner.log_waits.get() && inner.log.stats().disk_full);
-        // Not knowing how much is left is no reason to stop; the write itself will show it.
-        if let Ok(free) = inner.rt.free_bytes(dir).await {
-            inner.counters.disk_free_bytes.set(free);
-            full |= free < inner.limits.reserve_bytes;
-        }
+        self.look_at_disk().await;
+        self.count_opening().await?;
         if inner.health.has_stopped() {
             return Ok(());
         }
-        inner.health.enter(if full { Event::RefusesWrites(DISK_FULL) } else { Event::TakesWrites });
+        let full = inner.health.refuses_writes();
         let segments = inner.log.stats().segments as u64;
         // On a full disk the log itself may be what can go.
         if segments * inner.limits.segment_bytes > inner.limits.log_bytes_max || (full && segments > 1) {

@@ -76,8 +76,9 @@ impl Shard {
             Op::Put { .. } | Op::BatchPut { .. } | Op::Modify { .. } => false,
             Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => false,
         };
-        if inner.health.refuses_writes() && (!deletes || inner.is_out_of_room()) {
-            return Err(Refusal::DiskFull { store_ids: vec![inner.store.0] });
+        let admits = deletes && !inner.is_out_of_room();
+        if !inner.openings.is_counted() || (inner.health.refuses_writes() && !admits) {
+            return Err(inner.no_space());
         }
         let state = inner.state.borrow();
         if state.inflight_bytes + state.waiting_bytes > inner.inflight_bytes_max(op_bytes(op)) {

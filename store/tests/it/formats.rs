@@ -386,9 +386,13 @@ fn a_table_of_a_version_that_is_not_known_is_named() {
     let mut member = Member::new(&world, 0, 1);
     member.node.disk().set_contents(&files);
     let started = member.start(&world, &[]).expect("the other files are whole");
-    let reports = started.board.read();
-    let problem = reports.iter().flat_map(|core| &core.stores).find_map(|store| store.health.problem());
-    let problem = problem.expect("the start has looked at it");
+    let problem = || {
+        let reports = started.board.read();
+        reports.iter().flat_map(|core| &core.stores).find_map(|store| store.health.problem())
+    };
+    // All tables are looked at beside the first requests.
+    world.run_until(Duration::from_secs(5), || problem().is_some());
+    let problem = problem().expect("the start has looked at it");
     assert!(problem.contains(&name) && problem.contains("a table of an unknown format version"), "{problem}");
 }
 

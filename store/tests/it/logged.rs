@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,9 +17,12 @@ use store::shard::Shard;
 use store::wire::board::CoreReport;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 use crate::node::open_simulated;
+
+/// Beside the only collector of a process, a statement that another thread reaches first is off for the collector, too. So there are two.
+static SECOND: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Lines::default()));
 
 /// The lines of information and above that a thread logs, as `LEVEL message field=value ...`.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,7 @@ pub(crate) struct Lines(Arc<Mutex<Vec<String>>>);
 impl Lines {
     /// Collects what `work` logs.
     pub(crate) fn of<T>(work: impl FnOnce(&Lines) -> T) -> T {
+        LazyLock::force(&SECOND);
         let lines = Self::default();
         tracing::subscriber::with_default(lines.clone(), || work(&lines))
     }

@@ -31,6 +31,7 @@ mod memory;
 mod migration;
 mod node;
 mod numbers;
+mod openings;
 mod page;
 mod protocol;
 mod real;

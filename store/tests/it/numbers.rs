@@ -49,7 +49,7 @@ async fn look<T>(rt: &Rt, seen: &Rc<RefCell<Seen>>, stores: &Rc<Stores>, work: i
         while !over.get() {
             seen.borrow_mut().look(page_of(&stores));
             looked += 1;
-            looks.sleep(Duration::from_millis(if looked < 300 { 1 } else { 100 })).await;
+            looks.sleep(Duration::from_millis(if looked < 3000 { 1 } else { 100 })).await;
         }
     });
     let done = work.await;
@@ -84,10 +84,10 @@ fn numbers_of_a_tree_and_its_log_move_under_writes_and_reads() {
         let stores = Rc::new(stores);
         look(&rt, &shown, &stores, async {
             for round in 0..5 {
-                // The first ones come one by one and meet a log that is busy.
+                // The first ones come one by one, and for so long that the log is cut meanwhile: that waits in its queue.
                 disk.disk().slow(if round == 0 { 50 } else { 1 });
                 let mut writes = Vec::new();
-                for n in 0..300 {
+                for n in 0..if round == 0 { 1500 } else { 300 } {
                     writes.push(gateway.submit(None, put(n)));
                     if round == 0 {
                         rt.sleep(Duration::from_millis(1)).await;
@@ -108,12 +108,14 @@ fn numbers_of_a_tree_and_its_log_move_under_writes_and_reads() {
     world.block_on(running).unwrap();
     let seen = seen.borrow();
     let elsewhere = BTreeSet::from([
-        // A full disk, damage and a cut log, each in a test of its own.
+        // A full disk, a shortage, damage and a cut log, each in a test of its own.
         "ringkeep_log_cut_bytes",
         "ringkeep_log_cut_entries",
         "ringkeep_log_disk_full",
         "ringkeep_log_in_doubt",
+        "ringkeep_log_waits",
         "ringkeep_lsm_disk_full",
+        "ringkeep_lsm_waits",
         "ringkeep_store_damaged",
         // What the process logs.
         "ringkeep_log_lines_dropped_total",

@@ -410,7 +410,10 @@ fn refusals_are_kept(refusal: &Refusal, named: &str) {
 fn a_refusal_grants_nothing_and_has_a_name() {
     for (refusal, named) in [
         (Refusal::Stopped("store 1: the sync failed".into()), "store 1: the sync failed"),
-        (Refusal::DiskFull { store_ids: vec![1] }, "disk of store 1 is full; free some space"),
+        (
+            Refusal::DiskFull { store_ids: vec![1], reason: "0 bytes are free".into() },
+            "store 1 refuses writes: 0 bytes are free",
+        ),
         (Refusal::Busy { reason: "too many wait", backoff_ms: 20 }, "too many wait; try again"),
         (Refusal::Unknown, "before this was decided; ask again"),
     ] {

@@ -137,6 +137,7 @@ pub(super) fn shared(
         tail: Cell::new(replay.end),
         next_sequence: Cell::new(replay.next),
         opened: replay.opened + 1,
+        counted: Cell::new(false),
         vouched: Cell::new(false),
         seen_idle_at: Cell::new(Sequence(0)),
         needed_from: Cell::new(replay.needed_from),

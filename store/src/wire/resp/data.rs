@@ -320,8 +320,8 @@ pub fn refused(refusal: &Refusal) -> String {
         | Refusal::PeerNotMatch { .. }
         | Refusal::StaleCommand => "TRYAGAIN the key's region is moving, try again".to_owned(),
         Refusal::Busy { reason, backoff_ms } => format!("TRYAGAIN {reason}, try again in {backoff_ms} ms"),
-        Refusal::DiskFull { store_ids } => {
-            format!("MISCONF no space for writes on stores {store_ids:?}; reads and deletes go on")
+        Refusal::DiskFull { store_ids, reason } => {
+            format!("MISCONF writes are refused on stores {store_ids:?}: {reason}")
         }
         Refusal::SpansRegions { one, other } => format!(
             "CROSSSLOT the keys '{}' and '{}' lie in two regions, and a transaction is atomic within one; nothing was done",

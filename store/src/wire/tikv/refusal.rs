@@ -52,8 +52,8 @@ pub(super) fn failure(refusal: Refusal, region_id: u64, store_id: u64) -> Failur
             error.server_is_busy =
                 Some(errorpb::ServerIsBusy { reason: reason.to_owned(), backoff_ms, estimated_wait_ms });
         }
-        Refusal::DiskFull { store_ids } => {
-            let reason = "no space left for writes; reads and deletes go on".to_owned();
+        Refusal::DiskFull { store_ids, reason } => {
+            let reason = format!("writes are refused: {reason}");
             error.message = format!("disk full on stores {store_ids:?}: {reason}");
             error.disk_full = Some(errorpb::DiskFull { store_id: store_ids, reason });
         }
@@ -151,7 +151,7 @@ mod tests {
             Refusal::PeerNotMatch { asked: 1, actual: 8 },
             Refusal::StaleCommand,
             Refusal::Busy { reason: "queue", backoff_ms: 20 },
-            Refusal::DiskFull { store_ids: vec![2] },
+            Refusal::DiskFull { store_ids: vec![2], reason: "0 bytes are free".to_owned() },
             Refusal::TooLarge { region_id: 7, bytes: 9, bytes_max: 8 },
             Refusal::Stopped("fsync failed".to_owned()),
             Refusal::Unknown,

@@ -142,6 +142,10 @@ pub(super) enum StoredOut {
     Seen(Vec<(u64, u64)>),
 }
 
+/// The reason of a refusal for want of space, which does not travel: its numbers are known where it was made.
+pub(super) const NO_SPACE_THERE: &str =
+    "there is not enough space on its disk: free space there or enlarge it";
+
 #[derive(Archive, Serialize, Deserialize)]
 pub(super) enum StoredRefusal {
     NotLeader {

@@ -6,7 +6,7 @@ use scheduler::{Peer, PeerId, StoreId};
 
 use super::codec::{
     ArchivedStoredOp, ArchivedStoredOut, ArchivedStoredOutcome, ArchivedStoredRefusal, ArchivedStoredStep,
-    ArchivedStoredStepOutcome, ArchivedStoredWhen, BadRequests,
+    ArchivedStoredStepOutcome, ArchivedStoredWhen, BadRequests, NO_SPACE_THERE,
 };
 use crate::refusal::Refusal;
 use crate::request::{Atomic, Change, Op, Out, Outcome, Scan, Seen, When};
@@ -199,7 +199,8 @@ impl Cut<'_> {
                 Refusal::Busy { reason: BUSY, backoff_ms: backoff_ms.to_native() }
             }
             ArchivedStoredRefusal::DiskFull { stores } => {
-                Refusal::DiskFull { store_ids: stores.iter().map(|store| store.to_native()).collect() }
+                let store_ids = stores.iter().map(|store| store.to_native()).collect();
+                Refusal::DiskFull { store_ids, reason: NO_SPACE_THERE.to_owned() }
             }
             ArchivedStoredRefusal::SpansRegions { one, other } => {
                 Refusal::SpansRegions { one: self.take(one)?, other: self.take(other)? }

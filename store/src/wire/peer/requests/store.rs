@@ -159,7 +159,9 @@ impl Blob {
             }
             Refusal::StaleCommand => StoredRefusal::StaleCommand,
             Refusal::Busy { reason: _, backoff_ms } => StoredRefusal::Busy { backoff_ms: *backoff_ms },
-            Refusal::DiskFull { store_ids } => StoredRefusal::DiskFull { stores: store_ids.clone() },
+            Refusal::DiskFull { store_ids, reason: _ } => {
+                StoredRefusal::DiskFull { stores: store_ids.clone() }
+            }
             Refusal::SpansRegions { one, other } => {
                 StoredRefusal::SpansRegions { one: self.put(one), other: self.put(other) }
             }

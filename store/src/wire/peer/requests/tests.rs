@@ -14,8 +14,8 @@ use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Role, StoreId};
 
 use super::asking::{ANSWER_MAX, Requests, WAITING_MAX};
 use super::codec::{
-    ForwardedReply, ForwardedRequest, decode_answers, decode_answers_in_pieces, decode_requests,
-    decode_requests_in_pieces, encode_answers, encode_requests, request_bytes,
+    ForwardedReply, ForwardedRequest, NO_SPACE_THERE, decode_answers, decode_answers_in_pieces,
+    decode_requests, decode_requests_in_pieces, encode_answers, encode_requests, request_bytes,
 };
 use super::serving::RUNNING_MAX;
 use crate::memory::{ITEM_BYTES, Memory, MemoryLimits};
@@ -102,7 +102,7 @@ fn outcomes() -> Vec<Outcome> {
         Refusal::PeerNotMatch { asked: 1, actual: 2 },
         Refusal::StaleCommand,
         Refusal::Busy { reason: "the store that leads the region is busy", backoff_ms: 7 },
-        Refusal::DiskFull { store_ids: vec![1, 2] },
+        Refusal::DiskFull { store_ids: vec![1, 2], reason: NO_SPACE_THERE.to_owned() },
         Refusal::SpansRegions { one: bytes("a"), other: bytes("b") },
         Refusal::TooLarge { region_id: 1, bytes: 2, bytes_max: 3 },
         Refusal::Damaged { file: "f".into(), what: "w".into() },

@@ -1,0 +1,128 @@
+//! What a store's disk lacks, and what that means for its writes.
+//!
+//! A store looks before it serves and then once a second, so that a disk that is full at the start is known before the first probe. It
+//! refuses writes while less than the reserve is free, and the reason names both numbers: on a file system that is smaller than the
+//! reserve nothing else would explain why it never takes any. It refuses all of them, deletes included, until this start is counted
+//! ([`openings`](super::openings)). What its log or its tree waits for, space or descriptors or memory of the kernel, stands beside that
+//! in its health: it ends by itself, but as long as it lasts writes may have to wait.
+
+use engine::error::Fault;
+use engine::log::Batch;
+
+use super::Inner;
+use super::Shard;
+use super::health::{Event, Waits};
+use crate::refusal::Refusal;
+
+impl Shard {
+    /// Looks at the space on its disk and at what log and tree wait for, and takes note of it.
+    pub async fn look_at_disk(&self) {
+        let inner = &*self.inner;
+        // Not knowing how much is left is no reason to stop; the write itself will show it.
+        let free = inner.rt.free_bytes(&inner.dir).await.ok();
+        if inner.health.has_stopped() {
+            return;
+        }
+        inner.disk_free.set(free);
+        if let Some(free) = free {
+            inner.counters.disk_free_bytes.set(free);
+        }
+        for (part, fault) in [(Waits::Log, inner.log.lacks()), (Waits::Tree, inner.tree.lacks())] {
+            inner.health.enter(Event::Waits(part, fault.as_ref()));
+        }
+        let full = inner.tree.disk_full() || (inner.log_waits.get() && inner.log.stats().disk_full);
+        let counted = inner.openings.is_counted();
+        if full || !counted || free.is_some_and(|free| free < inner.limits.reserve_bytes) {
+            inner.health.enter(Event::RefusesWrites(inner.why_refused()));
+        } else {
+            inner.health.enter(Event::TakesWrites);
+        }
+    }
+
+    /// Has the log count this opening, if it had no room for that when it was opened.
+    ///
+    /// # Errors
+    /// Those of the log, but for a shortage.
+    pub(super) async fn count_opening(&self) -> Result<(), Fault> {
+        let inner = &*self.inner;
+        if inner.openings.is_counted() {
+            return Ok(());
+        }
+        if !inner.log.counts_opening() {
+            match inner.log.write(Batch::new()).await {
+                Err(fault) if !fault.is_passing() => return Err(fault),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        inner.say_opened();
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Lets the directory know how often the log has been opened.
+    pub(super) fn say_opened(&self) {
+        let now = self.log.opening();
+        let in_log = if self.log.counts_opening() { now } else { now - 1 };
+        self.openings.opened(now, in_log);
+    }
+
+    /// Refuses writes from now on, because one has found no space.
+    pub(super) fn refuse_writes(&self) {
+        if !self.health.refuses_writes() {
+            self.health.enter(Event::RefusesWrites(self.why_refused()));
+        }
+    }
+
+    /// The refusal of a write for which there is no space.
+    pub(super) fn no_space(&self) -> Refusal {
+        Refusal::DiskFull { store_ids: vec![self.store.0], reason: self.why_refused() }
+    }
+
+    /// Why writes are refused, with the remedy, and what goes on.
+    fn why_refused(&self) -> String {
+        let counted = self.openings.is_counted();
+        let goes_on = match counted && !self.is_out_of_room() {
+            true => "reads and deletes go on",
+            false => "reads go on",
+        };
+        let reserve = self.limits.reserve_bytes;
+        let why = match self.disk_free.get() {
+            Some(free) if free < reserve => format!(
+                "{} are free on its disk and writes are taken while there are {}, a reserve for what frees space: free space on this \
+                 file system or enlarge it",
+                size(free),
+                size(reserve)
+            ),
+            _ if !counted => {
+                let short = self.openings.short().unwrap_or("its log had no room");
+                format!("this start could not be counted yet, which is tried each second ({short})")
+            }
+            _ => "there is not enough space on its disk: free space on this file system or enlarge it"
+                .to_owned(),
+        };
+        format!("{why}; {goes_on}")
+    }
+}
+
+/// A number of bytes as operators read it.
+fn size(bytes: u64) -> String {
+    match bytes {
+        ..1024 => format!("{bytes} bytes"),
+        1024..0x10_0000 => format!("{} KiB", bytes >> 10),
+        _ => format!("{} MiB", bytes >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn a_size_is_never_more_than_there_is() {
+        assert_eq!(
+            [0, 1023, 4096, (2 << 20) - 1, 256 << 20].map(size),
+            ["0 bytes", "1023 bytes", "4 KiB", "1 MiB", "256 MiB"]
+        );
+    }
+}
