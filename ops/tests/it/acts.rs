@@ -7,7 +7,7 @@ use std::time::Duration;
 use bench::process::{Node, NodeOptions};
 use tempfile::TempDir;
 
-use crate::host::{directory, options, resp, stores};
+use crate::host::{directory, get, options, resp, stores};
 
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -117,4 +117,42 @@ fn a_drain_ends_at_the_deadline_that_is_set() {
     let read = reading.join().expect("no panic");
     assert!(read < 100 * VALUE_BYTES, "the client had everything: the test does not test");
     assert!(took < Duration::from_secs(15), "the drain took {took:?} with {deadline}");
+}
+
+/// How many writes of its log a node with this setting needs for what one client has sent at once.
+fn log_writes_for(asked: usize, setting: &str) -> u64 {
+    let directory = directory();
+    let node = Node::start(&with(&directory, &[setting])).expect("it starts");
+    let writes = || number(&get(node.status, "/metrics").1, "ringkeep_log_write_seconds_count");
+    resp(node.resp, "SET a 0", "+OK\r\n");
+    let before = settled(&writes);
+    let mut stream = TcpStream::connect(node.resp).expect("it listens");
+    stream.write_all(&b"SET a 1\r\n".repeat(asked)).expect("a socket");
+    let mut answers = vec![0; b"+OK\r\n".len() * asked];
+    stream.read_exact(&mut answers).expect("an answer to each");
+    assert_eq!(answers, b"+OK\r\n".repeat(asked));
+    settled(&writes) - before
+}
+
+/// The sum of a number over its series.
+fn number(page: &str, name: &str) -> u64 {
+    let of = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+    page.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
+        as u64
+}
+
+/// The value of a number once the page has what was done so far, which is a copy that is at most a second old.
+fn settled(number: &impl Fn() -> u64) -> u64 {
+    bench::clock::pause(Duration::from_millis(1500));
+    number()
+}
+
+/// Of one client's commands as many are in flight as the file says: one at a time, each waits for a write of the log of its own.
+#[test]
+fn a_session_has_no_more_commands_in_flight_than_is_set() {
+    const ASKED: usize = 200;
+    let one_by_one = log_writes_for(ASKED, "limits.pipeline_max=1");
+    assert!(one_by_one >= ASKED as u64, "{one_by_one} writes for {ASKED} commands, one in flight");
+    let together = log_writes_for(ASKED, "limits.pipeline_max=200");
+    assert!(together < ASKED as u64 / 2, "{together} writes for {ASKED} commands, all in flight");
 }
