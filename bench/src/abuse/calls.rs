@@ -3,9 +3,11 @@
 //! They speak through the store's own client, on a core of their own in this process. What a node answers is read and counted; refusals
 //! for lack of room are answers, too.
 
-use std::future::{Future, pending, poll_fn};
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -205,24 +207,27 @@ pub(super) fn pd(target: Target, each: Duration) -> Result<u64, Failed> {
         let mut message = vec![0; PART_BYTES];
         message[1..5].copy_from_slice(&WHOLE_BYTES.to_be_bytes());
         let message = Bytes::from(message);
-        let mut sending = Vec::new();
+        let (mut sending, ended) = (Vec::new(), Rc::new(Cell::new(0)));
         for _ in 0..CONNECTIONS {
             let client = Client::connect(&rt, pd).await?;
             for stream in 0..STREAMS {
                 // The one is never that long, the other may be.
                 let path = ["/pdpb.PD/GetRegion", "/pdpb.PD/BatchScanRegions"][stream % 2];
-                let (client, message) = (client.clone(), message.clone());
+                let (client, message, ended) = (client.clone(), message.clone(), ended.clone());
                 sending.push(rt.spawn(async move {
-                    let Ok(mut call) = client.open(path).await else { return };
                     // Refused, or waiting for room until the case ends.
-                    if call.outbox.send(message).await.is_ok() {
-                        pending::<()>().await;
-                    }
+                    let _status = client.begin_message(path, message).await;
+                    ended.set(ended.get() + 1);
                 }));
             }
         }
         rt.sleep(each).await;
         drop(sending);
+        if ended.get() == 0 {
+            return Err(Failed::new(
+                "the node has ended none of the messages that are longer than they may be",
+            ));
+        }
         Ok((CONNECTIONS * STREAMS * PART_BYTES) as u64)
     })?
 }

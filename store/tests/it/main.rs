@@ -33,6 +33,7 @@ mod node;
 mod numbers;
 mod openings;
 mod page;
+mod pd_bounds;
 mod protocol;
 mod real;
 mod resp_clients;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::rt::Rt;
-use h2::client::{self, SendRequest};
+use h2::client::{self, ResponseFuture, SendRequest};
 use http::{HeaderMap, Request};
 
 use super::call::{CallOutbox, Inbox};
@@ -146,6 +146,21 @@ impl Client {
         self.begin(path, timeout, &[], None).await
     }
 
+    /// Sends a part of a call's only message and no more of it, until the server ends it; how it says so.
+    pub async fn begin_message(&self, path: &str, part: Bytes) -> Status {
+        let (response, mut outbox) = match self.ask(path, None, &[]).await {
+            Ok(asked) => asked,
+            Err(status) => return status,
+        };
+        if let Err(status) = outbox.send(part).await {
+            return status;
+        }
+        match response.await {
+            Err(error) => broken(error),
+            Ok(_) => Status::new(Code::Internal, "it is answered before it has ended"),
+        }
+    }
+
     /// Sends one message and leaves the answer where it is until the caller reads it.
     pub async fn open_with(&self, path: &str, message: &impl prost::Message) -> Result<Call, Status> {
         self.begin(path, None, &[], Some(frame(message))).await
@@ -158,19 +173,7 @@ impl Client {
         metadata: &[(&str, &str)],
         body: Option<Bytes>,
     ) -> Result<Call, Status> {
-        let mut request = Request::post(format!("http://{}{path}", self.authority))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        if let Some(timeout) = timeout {
-            request = request.header("grpc-timeout", format!("{}m", timeout.as_millis().min(99_999_999)));
-        }
-        for (name, value) in metadata {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(()).map_err(|error| Status::invalid(error.to_string()))?;
-        let mut requests = self.requests.clone().ready().await.map_err(broken)?;
-        let (response, stream) = requests.send_request(request, false).map_err(broken)?;
-        let mut outbox = CallOutbox::of_client(stream, &self.memory);
+        let (response, mut outbox) = self.ask(path, timeout, metadata).await?;
         if let Some(body) = body {
             // A server may answer before it has read everything and want no more; what it says is what counts then.
             if outbox.send(body).await.is_ok() {
@@ -187,6 +190,28 @@ impl Client {
         let inflates = head.headers.get(gzip::ENCODING) == Some(&gzip::GZIP);
         let inbox = Inbox::of_client(body, Messages::new(MESSAGE_BYTES_MAX, inflates), &self.memory);
         Ok(Call { inbox, outbox })
+    }
+
+    /// Sends the head of a request and waits for nothing.
+    async fn ask(
+        &self,
+        path: &str,
+        timeout: Option<Duration>,
+        metadata: &[(&str, &str)],
+    ) -> Result<(ResponseFuture, CallOutbox), Status> {
+        let mut request = Request::post(format!("http://{}{path}", self.authority))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        if let Some(timeout) = timeout {
+            request = request.header("grpc-timeout", format!("{}m", timeout.as_millis().min(99_999_999)));
+        }
+        for (name, value) in metadata {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).map_err(|error| Status::invalid(error.to_string()))?;
+        let mut requests = self.requests.clone().ready().await.map_err(broken)?;
+        let (response, stream) = requests.send_request(request, false).map_err(broken)?;
+        Ok((response, CallOutbox::of_client(stream, &self.memory)))
     }
 }
 
