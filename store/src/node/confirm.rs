@@ -11,7 +11,7 @@ use engine::error::Fault;
 use engine::rt::{DirLock, Rt};
 
 use super::StartError;
-use super::identity::{self, Confirmed, Ident, IdentState};
+use super::identity::{self, Confirmed, Ident};
 use super::setup::Opened;
 use crate::shard::openings::Openings;
 
@@ -62,7 +62,7 @@ impl Confirming {
     fn report_behind(&self, stores: &[(usize, u64)]) {
         for (store, opened) in stores {
             let counted = self.ident.holdings[*store].opened;
-            if self.ident.state == IdentState::Ready && counted + 1 < *opened {
+            if counted + 1 < *opened {
                 let (file, store) = (self.dir.join(identity::FILE), self.ident.identity.store_id(*store).0);
                 tracing::warn!(
                     file = %file.display(),
