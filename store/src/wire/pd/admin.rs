@@ -128,7 +128,9 @@ impl Pd {
 
 fn operator_state(seen: &SeenOperator) -> ringkeep::OperatorState {
     let SeenOperator { operator, outcome, ago_ms } = seen;
-    let Operator { id, region, policy, steps, finished, .. } = operator;
+    // What it was thought out against, what it moves and when it was made is the scheduler's own affair.
+    let Operator { id, region, policy, steps, finished, origin: _, cause: _, kinds: _, created: _ } =
+        operator;
     ringkeep::OperatorState {
         operator: id.0,
         region: region.0,
