@@ -21,7 +21,7 @@ impl Run {
     /// One disk, or two, are slow for a while.
     pub(super) fn slow_disks(&mut self, first: usize, second: usize) -> Result<(), String> {
         let factor = 10 + self.world.below(300);
-        self.tell(format!("the disks of the nodes {first} and {second} are {factor} times slower"));
+        self.record(format!("the disks of the nodes {first} and {second} are {factor} times slower"));
         let slow = |run: &mut Self, factor: u64| {
             for number in [first, second] {
                 run.nodes.node(number).disk().slow(factor);
@@ -33,18 +33,18 @@ impl Run {
         self.pass(self.draw_ms(300, 4000))?;
         slow(self, 1);
         self.slow_until = self.world.now() + LAST_SLOW;
-        self.tell("the disks are fast again".to_owned());
+        self.record("the disks are fast again".to_owned());
         Ok(())
     }
 
     /// Nothing that is asked of a disk is done for a while.
     pub(super) fn hang_disk(&mut self, number: usize) -> Result<(), String> {
-        self.tell(format!("the disk of node {number} hangs"));
+        self.record(format!("the disk of node {number} hangs"));
         self.tally.bad_disks += 1;
         self.slow = true;
         self.nodes.node(number).disk().hang();
         self.pass(self.draw_ms(200, 4000))?;
-        self.tell(format!("the disk of node {number} goes on"));
+        self.record(format!("the disk of node {number} goes on"));
         self.nodes.node(number).disk().unhang(&self.world);
         self.pass(Duration::from_millis(200))?;
         self.slow = false;
@@ -54,7 +54,7 @@ impl Run {
     /// A disk has hardly any room left for a while.
     pub(super) fn fill_disk(&mut self, number: usize) -> Result<(), String> {
         let bytes = self.world.below(300) << 10;
-        self.tell(format!("the disk of node {number} has {bytes} bytes left"));
+        self.record(format!("the disk of node {number} has {bytes} bytes left"));
         self.tally.bad_disks += 1;
         self.slow = true;
         self.nodes.node(number).disk().leave(bytes);
@@ -63,7 +63,7 @@ impl Run {
             self.end(number, self.draw_ms(10, 500))?;
             self.pass(self.draw_ms(500, 3000))?;
         }
-        self.tell(format!("the disk of node {number} has room again"));
+        self.record(format!("the disk of node {number} has room again"));
         self.nodes.node(number).disk().set_capacity(u64::MAX);
         self.pass(Duration::from_millis(500))?;
         self.slow = false;
@@ -77,7 +77,7 @@ impl Run {
         }
         let op = if self.world.below(2) == 0 { DiskOp::Write } else { DiskOp::Sync };
         let (after, path) = (self.world.below(20), if self.world.below(2) == 0 { "log" } else { "tree" });
-        self.tell(format!("a {op:?} below {path} fails on node {number}, after {after} others"));
+        self.record(format!("a {op:?} below {path} fails on node {number}, after {after} others"));
         self.tally.bad_disks += 1;
         self.begin_fault(number);
         self.nodes.node(number).disk().fail(DiskFault::on(op).path(path).after(after));
@@ -101,7 +101,7 @@ impl Run {
         let path = tables[self.world.below(tables.len() as u64) as usize].clone();
         let at = self.world.below(disk.read(&path).len() as u64);
         let bit = self.world.below(8);
-        self.tell(format!("bit {bit} of byte {at} of {} flips on node {number}", path.display()));
+        self.record(format!("bit {bit} of byte {at} of {} flips on node {number}", path.display()));
         self.tally.bad_disks += 1;
         self.begin_fault(number);
         self.nodes.node(number).disk().rot(&path, at, 1 << bit);
@@ -125,7 +125,7 @@ impl Run {
         }
         self.end_one(number, true);
         self.nodes.replace_disk(number);
-        self.tell(format!(
+        self.record(format!(
             "the disk of node {number} is replaced, its store is {}",
             self.nodes.store(number)
         ));

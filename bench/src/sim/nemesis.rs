@@ -21,14 +21,14 @@ impl Run {
     }
 
     pub(super) fn end_one(&mut self, number: usize, power: bool) {
-        self.tell(format!("node {number} {}", if power { "loses its power" } else { "is killed" }));
+        self.record(format!("node {number} {}", if power { "loses its power" } else { "is killed" }));
         self.nodes.end(number, power);
         self.forget_young_votes(number);
         self.tally.ends += 1;
     }
 
     pub(super) fn start_one(&mut self, number: usize) {
-        self.tell(format!("node {number} is started"));
+        self.record(format!("node {number} is started"));
         self.nodes.start(number);
     }
 
@@ -41,7 +41,7 @@ impl Run {
     }
 
     fn heal(&mut self) {
-        self.tell("the links are whole again".to_owned());
+        self.record("the links are whole again".to_owned());
         self.world.heal_network();
     }
 
@@ -56,7 +56,7 @@ impl Run {
             5 => self.cut_off()?,
             6 => {
                 if one != other {
-                    self.tell(format!("connections between the nodes {one} and {other} break"));
+                    self.record(format!("connections between the nodes {one} and {other} break"));
                     self.world.reset(self.nodes.node(one), self.nodes.node(other));
                 }
             }
@@ -100,7 +100,7 @@ impl Run {
         if from == to {
             return Ok(());
         }
-        self.tell(format!("what node {from} says does not reach node {to}"));
+        self.record(format!("what node {from} says does not reach node {to}"));
         self.world.cut_one_way(self.nodes.node(from), self.nodes.node(to));
         self.tally.cuts += 1;
         self.pass(self.draw_ms(500, 5000))?;
@@ -113,7 +113,7 @@ impl Run {
         let alone = self.a_leader();
         // Where leaders ask for every read, no clock matters; where they do not, voters allow for some drift.
         let drift_ppm = if self.lease.is_zero() { -500_000 } else { -50_000 };
-        self.tell(format!("node {alone} is cut off from the others, its clock drifts by {drift_ppm} ppm"));
+        self.record(format!("node {alone} is cut off from the others, its clock drifts by {drift_ppm} ppm"));
         self.nodes.node(alone).drift(drift_ppm);
         self.world.partition(&[self.nodes.node(alone)]);
         // Its clients stay with it.
@@ -129,11 +129,11 @@ impl Run {
 
     fn stand_still(&mut self) -> Result<(), String> {
         let asleep = self.a_leader();
-        self.tell(format!("node {asleep} is paused"));
+        self.record(format!("node {asleep} is paused"));
         self.nodes.node(asleep).pause();
         self.slow = true;
         self.pass(self.draw_ms(200, 4000))?;
-        self.tell(format!("node {asleep} goes on"));
+        self.record(format!("node {asleep} goes on"));
         self.nodes.node(asleep).resume();
         self.slow = false;
         Ok(())
@@ -150,7 +150,7 @@ impl Run {
             && let Some(peer) = region.peer_on(self.nodes.store(to))
             && leader.transfer(region.id, peer.id, region.epoch).is_ok()
         {
-            self.tell(format!("node {from} hands {} to node {to}", region.id));
+            self.record(format!("node {from} hands {} to node {to}", region.id));
             self.tally.transfers += 1;
         }
     }
@@ -158,12 +158,12 @@ impl Run {
     /// A node computes slowly for a while.
     fn slow_processor(&mut self, number: usize) -> Result<(), String> {
         let factor = 2 + self.world.below(60);
-        self.tell(format!("node {number} computes {factor} times slower"));
+        self.record(format!("node {number} computes {factor} times slower"));
         self.slow = true;
         self.nodes.node(number).slow_cpu(factor);
         self.pass(self.draw_ms(500, 4000))?;
         self.nodes.node(number).slow_cpu(1);
-        self.tell(format!("node {number} computes as before"));
+        self.record(format!("node {number} computes as before"));
         self.slow = false;
         Ok(())
     }
@@ -173,7 +173,7 @@ impl Run {
         let hour = 3_600_000_000_000_i64;
         let nanos = i64::try_from(self.world.below(2 * hour as u64)).expect("two hours are few") - hour;
         let drift_ppm = i64::try_from(self.world.below(100_000)).expect("it is small") - 50_000;
-        self.tell(format!(
+        self.record(format!(
             "the wall clock of node {number} jumps by {nanos} ns, its clock drifts by {drift_ppm} ppm"
         ));
         self.nodes.node(number).jump_wall(nanos);
@@ -186,7 +186,7 @@ impl Run {
         let first = self.draw_node();
         for step in 0..NODES {
             let (one, other) = ((first + step) % NODES, (first + step + 1) % NODES);
-            self.tell(format!("the link between the nodes {one} and {other} is cut"));
+            self.record(format!("the link between the nodes {one} and {other} is cut"));
             self.world.cut(self.nodes.node(one), self.nodes.node(other));
             self.tally.cuts += 1;
             self.pass(self.draw_ms(50, 1500))?;
@@ -194,7 +194,7 @@ impl Run {
         let first = self.draw_node();
         for step in 0..NODES {
             let (one, other) = ((first + step) % NODES, (first + step + 1) % NODES);
-            self.tell(format!("the nodes {one} and {other} are joined again"));
+            self.record(format!("the nodes {one} and {other} are joined again"));
             self.world.join(self.nodes.node(one), self.nodes.node(other));
             self.pass(self.draw_ms(50, 1500))?;
         }
@@ -205,7 +205,7 @@ impl Run {
     /// What one node says takes long to reach another.
     fn slow_link(&mut self, from: usize, to: usize) -> Result<(), String> {
         let extra = self.draw_ms(20, 1500);
-        self.tell(format!("what node {from} says takes {extra:?} longer to reach node {to}"));
+        self.record(format!("what node {from} says takes {extra:?} longer to reach node {to}"));
         self.world.slow_link(self.nodes.node(from), self.nodes.node(to), extra);
         self.pass(self.draw_ms(500, 4000))?;
         self.heal();
@@ -233,7 +233,7 @@ impl Run {
                 .for_each(|number| run.nodes.node(number).disk().slow(factor));
             run.slow = factor > 1;
         };
-        self.tell(format!("all disks but that of node {leader} are {factor} times slower"));
+        self.record(format!("all disks but that of node {leader} are {factor} times slower"));
         slow(self, factor);
         self.pass(self.draw_ms(100, 800))?;
         (0..NODES).for_each(|number| self.end_one(number, true));

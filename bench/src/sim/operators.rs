@@ -54,7 +54,7 @@ impl Run {
         let (region, epoch) = (region.id, region.epoch);
         let begun = shard.carry_out(&Instruction { region, epoch, leader, operator, action });
         if begun.is_ok() {
-            self.tell(what);
+            self.record(what);
         }
         begun.is_ok()
     }

@@ -117,7 +117,7 @@ impl Run {
         Ok(())
     }
 
-    pub(super) fn tell(&mut self, event: String) {
+    pub(super) fn record(&mut self, event: String) {
         self.story.add(self.world.now(), event);
     }
 
@@ -134,7 +134,7 @@ impl Run {
             self.befall()?;
             self.compare()?;
         }
-        self.tell("the faults are over".to_owned());
+        self.record("the faults are over".to_owned());
         self.world.heal_network();
         self.pass(Duration::from_secs(1))?;
         self.shared.done.set(true);
@@ -145,7 +145,7 @@ impl Run {
         let reading =
             self.world.node(NODES + CLIENTS).start(0, move |rt| clients::read_all(rt, addrs, shared));
         self.finish("a client that reads every key", reading)?;
-        self.tell("every key has been read; the replicas are compared".to_owned());
+        self.record("every key has been read; the replicas are compared".to_owned());
         self.agree()?;
         self.compare()?;
         self.shared.history.borrow().judge()?;

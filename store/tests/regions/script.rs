@@ -103,10 +103,12 @@ impl Stage {
             "stores" => self.start(&words[1..]),
             "region" => self.region(&words[1..]),
             "campaign" => {
-                self.tell(id, region, |one| one.campaign(now).map_err(|refusal| refusal.to_string()))
+                self.command(id, region, |one| one.campaign(now).map_err(|refusal| refusal.to_string()))
             }
-            "resign" => self.tell(id, region, |one| one.resign(now).map_err(|refusal| refusal.to_string())),
-            "transfer" => self.tell(id, region, |one| {
+            "resign" => {
+                self.command(id, region, |one| one.resign(now).map_err(|refusal| refusal.to_string()))
+            }
+            "transfer" => self.command(id, region, |one| {
                 let epoch = one.region().epoch;
                 one.transfer(PeerId(number(words[3])), epoch).map_err(|refusal| show(&refusal))
             }),
@@ -265,7 +267,7 @@ impl Stage {
         }
     }
 
-    fn tell(&mut self, id: u64, region: u64, input: impl FnOnce(&mut Peer) -> Result<(), String>) {
+    fn command(&mut self, id: u64, region: u64, input: impl FnOnce(&mut Peer) -> Result<(), String>) {
         if let Err(refusal) = input(self.replica(id, region)) {
             self.say(format!("{id}: {refusal}"));
         }
@@ -289,8 +291,8 @@ impl Stage {
             }
             Err(refusal) => Some(format!("{name}: {}", show(&refusal))),
         };
-        if let Some(told) = outcome {
-            self.say(format!("{id}: {told}"));
+        if let Some(line) = outcome {
+            self.say(format!("{id}: {line}"));
         }
     }
 
@@ -377,10 +379,10 @@ impl Stage {
         let (shipped, now) = (std::mem::take(&mut self.shipped), Time(self.now));
         let store = self.store(id);
         store.settle(&shipped, now);
-        let (sent, told) = (std::mem::take(&mut store.sent), std::mem::take(&mut store.told));
+        let (sent, said) = (std::mem::take(&mut store.sent), std::mem::take(&mut store.said));
         self.shipped = shipped;
         self.queue.extend(sent);
-        told.into_iter().for_each(|line| self.say(line));
+        said.into_iter().for_each(|line| self.say(line));
     }
 
     /// Replicas that have applied the same hold the same, and say the same of themselves.

@@ -1,6 +1,6 @@
 //! A store in memory: the real [`Table`] over a log and a tree whose durable parts survive a crash.
 //!
-//! Here are its state, how replicas come and go, and what a crash leaves. What it has to say goes into `told`, what it has to send into
+//! Here are its state, how replicas come and go, and what a crash leaves. What it has to say goes into `said`, what it has to send into
 //! `sent`.
 //!
 //! | file | what it owns |
@@ -65,7 +65,7 @@ pub(crate) struct Store {
     pending: VecDeque<(RegionId, PeerId, Pending)>,
     pub(crate) wanted: Vec<(RegionId, SnapshotWanted)>,
     pub(crate) sent: Vec<PeerMessage>,
-    pub(crate) told: Vec<String>,
+    pub(crate) said: Vec<String>,
     seen: BTreeMap<RegionId, String>,
 }
 
@@ -87,7 +87,7 @@ impl Store {
             pending: VecDeque::new(),
             wanted: Vec::new(),
             sent: Vec::new(),
-            told: Vec::new(),
+            said: Vec::new(),
             seen: BTreeMap::new(),
         }
     }

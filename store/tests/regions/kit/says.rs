@@ -10,8 +10,8 @@ use super::Store;
 impl Store {
     pub(super) fn answer(&mut self, answers: Vec<(String, Result<(), Refusal>)>) {
         for (waiter, outcome) in answers {
-            let told = outcome.map_or_else(|refusal| show(&refusal), |()| "done".to_owned());
-            self.say(format!("{waiter}: {told}"));
+            let line = outcome.map_or_else(|refusal| show(&refusal), |()| "done".to_owned());
+            self.say(format!("{waiter}: {line}"));
         }
     }
 
@@ -33,7 +33,7 @@ impl Store {
     }
 
     pub(crate) fn say(&mut self, text: impl AsRef<str>) {
-        self.told.push(format!("{}: {}", self.id.0, text.as_ref()));
+        self.said.push(format!("{}: {}", self.id.0, text.as_ref()));
     }
 
     pub(crate) fn status(&self, id: RegionId, now: Time) -> String {

@@ -64,14 +64,14 @@ impl Store {
         self.writes.extend(write.map(|write| (write, created)));
         self.answer(answers);
         for (reader, outcome) in reads {
-            let told = match outcome {
+            let line = match outcome {
                 Ok(()) => format!(
                     "{reader} is due at {}",
                     self.table.get(id).map_or(0, |one| one.applied_index().0)
                 ),
                 Err(refusal) => format!("{reader}: {}", show(&refusal)),
             };
-            self.say(told);
+            self.say(line);
         }
         let pending = apply.map(|apply| match apply {
             Apply::Entries(entries) => Pending::Entries(entries),
@@ -201,11 +201,11 @@ impl Store {
             }
             self.notice(region);
             let replica = self.table.get_mut(region).expect("it has begun");
-            let told = format!("{parent} was split, and here is {}", replica.region());
+            let line = format!("{parent} was split, and here is {}", replica.region());
             if leads && let Err(why) = replica.campaign(now) {
                 self.say(format!("{region}: {why}"));
             }
-            self.say(told);
+            self.say(line);
             for message in votes {
                 if self.table.admit(&message) == Verdict::Step {
                     let replica = self.table.get_mut(region).expect("it has begun");
