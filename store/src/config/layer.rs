@@ -90,7 +90,8 @@ impl Layers {
     /// Adds one setting.
     ///
     /// # Errors
-    /// An unknown key, with the known one that is like it.
+    /// An unknown key, with the known one that is like it, or a value that the key does not accept: also where a stronger origin sets it,
+    /// because what is wrong in a file would else come to light with the flag's removal.
     pub fn add(&mut self, origin: Origin, name: &str, value: impl Into<String>) -> Result<(), ConfigError> {
         let Some(key) = Key::find(name) else {
             let remedy = match Key::nearest(name) {
@@ -99,9 +100,12 @@ impl Layers {
             };
             return Err(ConfigError::at(&origin, format!("unknown key {name}: {remedy}")));
         };
+        let value = value.into();
+        key.set(&mut Config::default(), &value)
+            .map_err(|said| ConfigError::at(&origin, format!("{name}: {said}")))?;
         let stronger = self.set.get(key.name).is_none_or(|(present, _)| *present <= origin);
         if stronger {
-            self.set.insert(key.name, (origin, value.into()));
+            self.set.insert(key.name, (origin, value));
         }
         Ok(())
     }
@@ -109,7 +113,7 @@ impl Layers {
     /// Adds the text of a TOML file.
     ///
     /// # Errors
-    /// A syntax error, an unknown key, or a value that is not a scalar, each with its line.
+    /// A syntax error, an unknown key, or a value that its key does not accept, each with its line.
     pub fn add_file(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
         let origin = |at: usize| Origin::File { name: name.to_owned(), line: line_of(text, at) };
         let table = DeTable::parse(text).map_err(|said| {
@@ -151,7 +155,7 @@ impl Layers {
     /// `aside` begin with our prefix but mean something else.
     ///
     /// # Errors
-    /// None today; a key's value is checked by [`Layers::build`].
+    /// A value that its key does not accept.
     pub fn add_env(
         &mut self,
         variables: impl IntoIterator<Item = (String, String)>,
@@ -179,7 +183,7 @@ impl Layers {
     /// Returns the configuration of all layers together.
     ///
     /// # Errors
-    /// The first value that its key does not accept, with where it stands.
+    /// None today: [`Layers::add`] has looked at every value.
     pub fn build(&self) -> Result<Config, ConfigError> {
         let mut config = Config::default();
         for (name, (origin, value)) in &self.set {
@@ -274,9 +278,25 @@ mod tests {
     #[test]
     fn a_bad_value_names_its_line() {
         let mut layers = Layers::new();
-        layers.add_file("node.toml", "listen = \"::1\"\nresp_port = 99999\n").expect("a known key");
-        let said = layers.build().expect_err("no such port").to_string();
-        assert!(said.starts_with("node.toml, line 2: resp_port:"), "{said}");
+        let said =
+            layers.add_file("node.toml", "listen = \"::1\"\nresp_port = 99999\n").expect_err("no such port");
+        assert!(said.to_string().starts_with("node.toml, line 2: resp_port:"), "{said}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_wrong_although_a_stronger_origin_sets_it() {
+        let flag = || Origin::Flag("--resp-port".into());
+        for text in ["resp_port = 99999\n", "resp_prot = 7000\n"] {
+            let mut layers = Layers::new();
+            layers.add(flag(), "resp_port", "7002").expect("a good value");
+            let said = layers.add_file("node.toml", text).expect_err(text).to_string();
+            assert!(said.starts_with("node.toml, line 1:"), "{said}");
+        }
+        let mut layers = Layers::new();
+        layers.add(flag(), "resp_port", "7002").expect("a good value");
+        let said =
+            layers.add_env(env(&[("RINGKEEP_RESP_PORT", "many")]), &[]).expect_err("no number").to_string();
+        assert!(said.starts_with("environment variable RINGKEEP_RESP_PORT: resp_port:"), "{said}");
     }
 
     #[test]
