@@ -26,8 +26,11 @@ pub struct Fault {
 /// The kinds that callers treat differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
-    /// The operating system refused or failed an operation.
+    /// The operating system failed an operation.
     Io,
+    /// The operating system does not allow it: rights, a path that leads nowhere, a file system that is mounted read-only. What would help is
+    /// the operator's to do, and the sentence says it.
+    Denied,
     /// Something was lacking that comes back, and nothing was harmed: the same thing is done again later.
     Short(Shortage),
     /// Bytes were read that are not the bytes that were written.
@@ -47,6 +50,8 @@ pub enum FaultKind {
 pub enum Shortage {
     /// Space on the file system, or the user's quota of it (ENOSPC, EDQUOT).
     Space,
+    /// Length of files: a write goes beyond the limit that was set for the process (EFBIG). It can be raised while the process runs.
+    FileLength,
     /// File descriptors of the process or of the machine (EMFILE, ENFILE).
     Descriptors,
     /// Memory of the kernel (ENOMEM, ENOBUFS).
@@ -60,12 +65,14 @@ impl Shortage {
     pub fn of(error: &io::Error) -> Option<Self> {
         match error.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => Some(Self::Space),
+            Some(libc::EFBIG) => Some(Self::FileLength),
             Some(libc::EMFILE | libc::ENFILE) => Some(Self::Descriptors),
             Some(libc::ENOMEM | libc::ENOBUFS) => Some(Self::Memory),
             Some(libc::EAGAIN | libc::EINTR) => Some(Self::Attempt),
             Some(_) => None,
             None => match error.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some(Self::Space),
+                io::ErrorKind::FileTooLarge => Some(Self::FileLength),
                 io::ErrorKind::OutOfMemory => Some(Self::Memory),
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Some(Self::Attempt),
                 _ => None,
@@ -73,14 +80,39 @@ impl Shortage {
         }
     }
 
+    /// Whether what is written finds no place, so that deletes are what helps or nothing does. The others pass while one waits.
+    pub fn is_of_room(self) -> bool {
+        match self {
+            Self::Space | Self::FileLength => true,
+            Self::Descriptors | Self::Memory | Self::Attempt => false,
+        }
+    }
+
     /// What an operator can do about it, where there is something to do.
     fn remedy(self) -> &'static str {
         match self {
             Self::Space => "; free space on this file system",
+            Self::FileLength => {
+                "; raise the limit on the length of files (LimitFSIZE=, ulimit -f; prlimit --fsize for a process that runs)"
+            }
             Self::Descriptors => "; raise the limit of open files (LimitNOFILE=, ulimit -n)",
             Self::Memory => "; give the machine more free memory",
             Self::Attempt => "",
         }
+    }
+}
+
+/// What an operator can do where `error` says that it is not allowed, or that the path does not lead there.
+fn denial(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error() {
+        Some(libc::EACCES | libc::EPERM) => Some("; give this user the rights to it (chown, chmod)"),
+        Some(libc::EROFS) => Some(
+            "; mount the file system for writing, and if the kernel has made it read-only, its log says why",
+        ),
+        Some(libc::ENOTDIR) => Some("; correct the path: a part of it is no directory"),
+        Some(libc::ELOOP) => Some("; correct the path: its symbolic links lead in a circle"),
+        Some(libc::ENAMETOOLONG) => Some("; choose a shorter path"),
+        Some(_) | None => None,
     }
 }
 
@@ -92,8 +124,11 @@ impl Fault {
     /// Wraps an IO error with the place and the attempt. Only for what has not happened if it failed for want of something;
     /// see [`Fault::doubt`].
     pub fn io(path: &Path, attempt: &str, error: &io::Error) -> Self {
-        let short = Shortage::of(error);
-        let (kind, remedy) = short.map_or((FaultKind::Io, ""), |of| (FaultKind::Short(of), of.remedy()));
+        let (kind, remedy) = match (Shortage::of(error), denial(error)) {
+            (Some(of), _) => (FaultKind::Short(of), of.remedy()),
+            (None, Some(remedy)) => (FaultKind::Denied, remedy),
+            (None, None) => (FaultKind::Io, ""),
+        };
         Self { kind, path: path.to_owned(), what: format!("{attempt}: {error}{remedy}") }
     }
 
@@ -114,6 +149,7 @@ impl Fault {
         match self.kind {
             FaultKind::Short(shortage) => Some(shortage),
             FaultKind::Io
+            | FaultKind::Denied
             | FaultKind::Corruption
             | FaultKind::Foreign
             | FaultKind::Locked
@@ -127,9 +163,9 @@ impl Fault {
         self.shortage().is_some()
     }
 
-    /// Whether there was merely no space.
-    pub fn is_disk_full(&self) -> bool {
-        self.shortage() == Some(Shortage::Space)
+    /// Whether what was written merely found no place.
+    pub fn is_of_room(&self) -> bool {
+        self.shortage().is_some_and(Shortage::is_of_room)
     }
 
     /// Damage found in `path`.
@@ -155,6 +191,7 @@ impl Fault {
             FaultKind::Corruption => Some(DAMAGE_REMEDY),
             FaultKind::Io => Some("check the disk (the kernel's log says more), then start again"),
             FaultKind::Short(_)
+            | FaultKind::Denied
             | FaultKind::Foreign
             | FaultKind::Locked
             | FaultKind::Poisoned
@@ -191,16 +228,35 @@ mod tests {
             |errno| Fault::io(Path::new("f"), "trying", &io::Error::from_raw_os_error(errno)).shortage();
         assert_eq!(shortage(libc::ENOSPC), Some(Shortage::Space));
         assert_eq!(shortage(libc::EDQUOT), Some(Shortage::Space));
+        assert_eq!(shortage(libc::EFBIG), Some(Shortage::FileLength));
         assert_eq!(shortage(libc::EMFILE), Some(Shortage::Descriptors));
         assert_eq!(shortage(libc::ENFILE), Some(Shortage::Descriptors));
         assert_eq!(shortage(libc::ENOMEM), Some(Shortage::Memory));
         assert_eq!(shortage(libc::EAGAIN), Some(Shortage::Attempt));
         assert_eq!(shortage(libc::EINTR), Some(Shortage::Attempt));
-        for errno in [libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES, libc::EFBIG] {
+        for errno in [libc::EIO, libc::EROFS, libc::ENOENT, libc::EACCES] {
             assert_eq!(shortage(errno), None, "{errno}");
         }
         let no_number = io::Error::from(io::ErrorKind::StorageFull);
-        assert!(Fault::io(Path::new("f"), "trying", &no_number).is_disk_full());
+        assert!(Fault::io(Path::new("f"), "trying", &no_number).is_of_room());
+    }
+
+    #[test]
+    fn what_is_not_allowed_names_its_own_remedy_and_no_broken_disk() {
+        for (errno, remedy) in [
+            (libc::EACCES, "chown"),
+            (libc::EPERM, "chown"),
+            (libc::EROFS, "for writing"),
+            (libc::ENOTDIR, "is no directory"),
+            (libc::ELOOP, "in a circle"),
+            (libc::ENAMETOOLONG, "shorter path"),
+            (libc::EFBIG, "ulimit -f"),
+        ] {
+            let said = Fault::io(Path::new("f"), "trying", &io::Error::from_raw_os_error(errno)).to_string();
+            assert!(said.contains(remedy) && !said.contains("check the disk"), "{said}");
+        }
+        let broken = Fault::io(Path::new("f"), "trying", &io::Error::from_raw_os_error(libc::EIO));
+        assert!(broken.to_string().contains("check the disk"), "{broken}");
     }
 
     #[test]
@@ -208,7 +264,7 @@ mod tests {
         let full = io::Error::from_raw_os_error(libc::ENOSPC);
         let synced = crate::rt::fs::in_doubt(&full);
         assert!(!Fault::io(Path::new("f"), "syncing", &synced).is_passing());
-        assert!(Fault::unpromised(Path::new("f"), "syncing", &synced).is_disk_full());
+        assert!(Fault::unpromised(Path::new("f"), "syncing", &synced).is_of_room());
         let broken = crate::rt::fs::in_doubt(&io::Error::from_raw_os_error(libc::EIO));
         assert!(!Fault::unpromised(Path::new("f"), "syncing", &broken).is_passing());
     }

@@ -67,6 +67,9 @@ pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
     if arguments.check {
         return check(&settings);
     }
+    if let Err(error) = engine::host::ignore_signals_of_writes() {
+        return fail(&format!("signals: {error}"), 1);
+    }
     // Whatever this process makes is for its user alone.
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
     let logging = match logging::start(&settings.config.logging) {

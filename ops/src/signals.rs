@@ -1,4 +1,5 @@
-//! SIGTERM, SIGINT and SIGHUP, turned into messages on a plain thread.
+//! SIGTERM, SIGINT and SIGHUP, turned into messages on a plain thread; SIGUSR1 and SIGUSR2, which mean nothing here, turned into a line of
+//! the log, because by default they end a process that acknowledges writes.
 //!
 //! A terminal that closes sends SIGHUP, which ends a process as it stands unless it is handled. Under `nohup` it is ignored from the
 //! start, and stays so.
@@ -7,11 +8,14 @@
 
 use std::sync::mpsc::Sender;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use store::wire::admin::{Phase, SharedPhase};
 
 use crate::output::remark;
+
+/// Signals that other programs give a meaning.
+const MEANINGLESS: [i32; 2] = [SIGUSR1, SIGUSR2];
 
 /// The signals that ask this process to end.
 ///
@@ -38,6 +42,8 @@ fn name(signal: i32) -> &'static str {
         SIGTERM => "SIGTERM",
         SIGINT => "SIGINT",
         SIGHUP => "SIGHUP",
+        SIGUSR1 => "SIGUSR1",
+        SIGUSR2 => "SIGUSR2",
         other => unreachable!("signal {other} was not asked for"),
     }
 }
@@ -47,15 +53,23 @@ fn name(signal: i32) -> &'static str {
 /// # Errors
 /// The handlers cannot be installed.
 pub(crate) fn forward(to: Sender<&'static str>, life: SharedPhase) -> std::io::Result<()> {
-    let mut signals = Signals::new(that_end()?)?;
+    let mut signals = Signals::new(that_end()?.iter().chain(&MEANINGLESS))?;
     std::thread::Builder::new().name("rk-signals".into()).spawn(move || {
-        for (count, signal) in signals.forever().enumerate() {
+        let mut asked = false;
+        for signal in signals.forever() {
             let name = name(signal);
+            if MEANINGLESS.contains(&signal) {
+                tracing::warn!(
+                    signal = name,
+                    "ignored: this signal means nothing here; SIGTERM drains and ends the node"
+                );
+                continue;
+            }
             if life.phase() == Phase::Starting {
                 remark(&format!("ringkeep: {name} during the start: stopped before anything was served"));
                 std::process::exit(0);
             }
-            if count > 0 || to.send(name).is_err() {
+            if std::mem::replace(&mut asked, true) || to.send(name).is_err() {
                 // Whoever asks twice does not want to wait, and everything acknowledged is durable already.
                 std::process::exit(130);
             }

@@ -92,6 +92,7 @@ impl fmt::Display for Finding {
 pub fn check(request: &Request) -> Vec<Finding> {
     let mut findings = vec![limits::kernel(), ring::io_uring(), limits::memlock(request)];
     findings.push(limits::open_files(request));
+    findings.push(limits::file_length());
     findings.push(cpus(request));
     findings.push(judge_pinning(can_pin()));
     findings.push(limits::clocksource());

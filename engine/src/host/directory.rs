@@ -12,6 +12,9 @@ use crate::rt::BLOCK_BYTES;
 
 const SUBJECT: &str = "data directory";
 
+/// How the name of the file begins with which a directory is tried. A process that is killed meanwhile leaves it behind.
+pub const TEST_FILE: &str = ".direct-io-";
+
 /// What is known of a kind of file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -181,7 +184,7 @@ impl Drop for TestFile {
 }
 
 fn direct_io(dir: &Path) -> Result<(), Trouble> {
-    let test = TestFile(dir.join(format!(".direct-io-{}", std::process::id())));
+    let test = TestFile(dir.join(format!("{TEST_FILE}{}", std::process::id())));
     File::create(&test.0).map_err(Trouble::Create)?;
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).custom_flags(libc::O_DIRECT);

@@ -108,6 +108,28 @@ fn judge_open_files(request: &Request, limit: u64) -> Finding {
     Finding::good(subject, format!("up to {limit}"))
 }
 
+/// Whether the process may make files only up to some length.
+pub fn limits_file_length() -> bool {
+    soft_limit(libc::RLIMIT_FSIZE) != u64::MAX
+}
+
+pub(super) fn file_length() -> Finding {
+    judge_file_length(soft_limit(libc::RLIMIT_FSIZE))
+}
+
+fn judge_file_length(limit: u64) -> Finding {
+    let subject = "length of files";
+    if limit == u64::MAX {
+        return Finding::good(subject, "unlimited");
+    }
+    Finding::warning(
+        subject,
+        format!("its limit is {} KiB", limit >> 10),
+        "writes are refused once a file of the log or a table would be longer",
+        "set LimitFSIZE=infinity in the systemd unit, or ulimit -f unlimited",
+    )
+}
+
 pub(super) fn clocksource() -> Finding {
     let path = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     judge_clocksource(fs::read_to_string(path).unwrap_or_default().trim())
@@ -181,6 +203,8 @@ mod tests {
         assert_eq!(memlock(u64::MAX, false), Level::Good);
         let files = |limit| judge_open_files(&request, limit).level;
         assert_eq!((files(100), files(1024), files(10_000)), (Level::Failure, Level::Warning, Level::Good));
+        let lengths = [judge_file_length(8 << 20).level, judge_file_length(u64::MAX).level];
+        assert_eq!(lengths, [Level::Warning, Level::Good]);
         let clock = |name| judge_clocksource(name).level;
         assert_eq!((clock("tsc"), clock("hpet"), clock("")), (Level::Good, Level::Warning, Level::Warning));
     }

@@ -269,6 +269,11 @@ impl Log {
         self.shared().short.borrow().clone()
     }
 
+    /// Whether the last record waits for a higher limit on the length of files.
+    pub fn append_waits(&self) -> bool {
+        self.shared().append_waits.get()
+    }
+
     /// The fault that ended the log, if one did.
     pub fn failure(&self) -> Option<Fault> {
         self.shared().failure.borrow().clone()

@@ -187,7 +187,7 @@ impl Segment {
         written.map_err(|e| match Shortage::of(&e) {
             // The space lies there already, so this is about something else, and what it is about is unknown.
             Some(Shortage::Space) | None => Fault::doubt(&self.path, "writing a record", &e),
-            Some(Shortage::Descriptors | Shortage::Memory | Shortage::Attempt) => {
+            Some(Shortage::FileLength | Shortage::Descriptors | Shortage::Memory | Shortage::Attempt) => {
                 Fault::io(&self.path, "writing a record", &e)
             }
         })

@@ -52,6 +52,8 @@ pub(super) struct Shared {
     pub(super) queue: RefCell<VecDeque<Request>>,
     /// What the last attempt to make a segment lacked.
     pub(super) short: RefCell<Option<Fault>>,
+    /// Whether the last record did not fit below the limit on the length of files.
+    pub(super) append_waits: Cell<bool>,
     pub(super) writer_waits: Cell<bool>,
     pub(super) purging: Cell<bool>,
     pub(super) stopping: Cell<bool>,

@@ -25,7 +25,7 @@ pub struct LogStats {
     pub cache_bytes: usize,
     /// Batches that wait for a write.
     pub queued_batches: usize,
-    /// Whether the disk was full when space was last asked for.
+    /// Whether there was no room when some was last asked for: a full disk, or a limit on the length of files.
     pub disk_full: bool,
     /// Whether that or anything else was short when the log last asked for it.
     pub waits: bool,
@@ -51,7 +51,7 @@ impl Shared {
             live_bytes: self.index.borrow().uses().values().map(|used| used.bytes).sum(),
             cache_bytes: self.cache.borrow().bytes(),
             queued_batches: self.queue.borrow().len(),
-            disk_full: self.short.borrow().as_ref().is_some_and(Fault::is_disk_full),
+            disk_full: self.short.borrow().as_ref().is_some_and(Fault::is_of_room),
             waits: self.short.borrow().is_some(),
             cut_bytes: self.cut.as_ref().map_or(0, |cut| cut.bytes),
             cut_entries: self.cut.as_ref().map_or(0, Cut::entries),

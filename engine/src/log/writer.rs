@@ -14,10 +14,14 @@ use super::format::{
 use super::group::Live;
 use super::{Batch, Shared};
 use crate::error::Result;
+use crate::rt::BLOCK_BYTES;
 use crate::rt::local::Answer;
 
 /// When a record is written again for which the kernel lacked something.
 const APPEND_AGAIN: Duration = Duration::from_millis(10);
+
+/// The same where files may not become as long, which an operator has to change.
+const LONGER_AGAIN: Duration = Duration::from_millis(250);
 
 /// A batch that waits to be written.
 pub(crate) struct Request {
@@ -93,7 +97,9 @@ async fn write_group(shared: &Shared, mut requests: Vec<Request>) {
             }
             Err(fault) => Err(fault),
         };
-        if let Err(fault) = &outcome {
+        if let Err(fault) = &outcome
+            && !fault.is_passing()
+        {
             shared.fail(fault);
         }
         return answer(requests, &outcome);
@@ -193,11 +199,24 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
         };
         let (meanwhile, began) = (shared.blocking.meanwhile(idle, total), shared.rt.now());
         match segment.append(record, pos, meanwhile).await {
+            // The limit on the length of files is lower than it was when the segment was made. What is one block long leaves at most a
+            // part of it, which any other record covers; what is longer must go there once it has begun.
+            Err(short) if short.is_of_room() => {
+                *shared.short.borrow_mut() = Some(short.clone());
+                shared.append_waits.set(true);
+                if total == BLOCK_BYTES as u64 {
+                    return Err(short);
+                }
+                shared.rt.sleep(LONGER_AGAIN).await;
+            }
             // The kernel could not even begin for a moment. The same record goes to the same place.
             Err(short) if short.is_passing() => shared.rt.sleep(APPEND_AGAIN).await,
             Err(fault) => return Err(fault),
             Ok(()) => {
                 shared.blocking.took(meanwhile, shared.rt.now().since(began));
+                if shared.append_waits.replace(false) {
+                    *shared.short.borrow_mut() = None;
+                }
                 break body;
             }
         }

@@ -158,7 +158,9 @@ impl Manifest {
                 Ok(()) => break,
                 // The space lies there already. For anything else the same edit goes to the same place once more.
                 Err(e) => match Shortage::of(&e) {
-                    Some(Shortage::Space) | None => return Err(doubt("appending an edit", &e)),
+                    Some(Shortage::Space | Shortage::FileLength) | None => {
+                        return Err(doubt("appending an edit", &e));
+                    }
                     Some(Shortage::Descriptors | Shortage::Memory | Shortage::Attempt) => {
                         rt.sleep(WRITE_AGAIN).await;
                     }

@@ -157,7 +157,7 @@ pub struct TreeStats {
     pub flushed_bytes: u64,
     /// Bytes of tables written by compactions since opening.
     pub compacted_bytes: u64,
-    /// Whether a flush or a compaction waits for space.
+    /// Whether a flush or a compaction waits for room: space, or a higher limit on the length of files.
     pub disk_full: bool,
     /// Whether it waits for that or for anything else that is short.
     pub waits: bool,
@@ -289,9 +289,9 @@ impl Tree {
         self.shared.backlog().memory_is_full()
     }
 
-    /// Whether a flush or a compaction waits for space. Writers should then be refused: what they write stays in memory.
+    /// Whether a flush or a compaction waits for room: space, or a higher limit on the length of files. Writers should then be refused: what they write stays in memory.
     pub fn disk_full(&self) -> bool {
-        self.shortage() == Some(Shortage::Space)
+        self.shortage().is_some_and(Shortage::is_of_room)
     }
 
     /// What a flush or a compaction waits for, if something is short.
@@ -573,7 +573,7 @@ impl Shared {
                 (tables as u64, families.iter().map(|family| family.level_bytes(level)).sum())
             })
             .collect();
-        stats.disk_full = self.short_of.borrow().as_ref().is_some_and(Fault::is_disk_full);
+        stats.disk_full = self.short_of.borrow().as_ref().is_some_and(Fault::is_of_room);
         stats.waits = self.short_of.borrow().is_some();
         stats.open_tables = self.files.open_count() as u64;
         stats.open_tables_max = self.files.open_max() as u64;

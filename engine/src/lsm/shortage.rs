@@ -36,6 +36,7 @@ impl Maintenance {
                     }
                     match shortage {
                         Shortage::Space => self.wait_for_space().await,
+                        Shortage::FileLength => self.wait_for_longer_files().await,
                         Shortage::Descriptors | Shortage::Memory | Shortage::Attempt => {
                             for _ in 0..GIVE_WAY_FILES {
                                 self.shared.files.let_go();
@@ -62,6 +63,16 @@ impl Maintenance {
             }
         }
         Ok(())
+    }
+
+    /// Waits for a higher limit on the length of files, which shows only when the step is taken again.
+    async fn wait_for_longer_files(&self) {
+        for _ in 0..LOOKS_MAX {
+            self.shared.rt.sleep(LOOK_EVERY).await;
+            if self.shared.stopping.get() {
+                break;
+            }
+        }
     }
 
     /// Waits until the step that failed seems to fit, or there is something else to flush, or it has looked often enough.

@@ -59,15 +59,20 @@ impl Rest {
     /// Takes note of what one call has written from [`Rest::from`] on. Whether that was all.
     ///
     /// # Errors
-    /// That of a full disk, if it was less than a block: the kernel names its reasons when it writes nothing, and there is no other
-    /// for which it could go on like this.
+    /// That of a full disk or of a limit on the length of files, if it was less than a block: the kernel names its reasons when it writes
+    /// nothing, and there is no other for which it could go on like this.
     pub(crate) fn take(&mut self, written: usize) -> io::Result<bool> {
         if self.from + written >= self.len {
             return Ok(true);
         }
         if written < BLOCK_BYTES {
             let what = format!("the kernel wrote {} of {} bytes", self.from + written, self.len);
-            return Err(io::Error::new(io::ErrorKind::StorageFull, what));
+            // A limit that is no multiple of a block shows in this way, too.
+            let why = match crate::host::limits_file_length() {
+                true => io::ErrorKind::FileTooLarge,
+                false => io::ErrorKind::StorageFull,
+            };
+            return Err(io::Error::new(why, what));
         }
         self.from += written / BLOCK_BYTES * BLOCK_BYTES;
         Ok(false)

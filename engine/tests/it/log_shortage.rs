@@ -145,7 +145,7 @@ fn a_full_disk_refuses_entries_but_compaction_makes_room_again() {
                 Err(fault) => break fault,
             }
         };
-        assert!(fault.is_disk_full(), "{fault}");
+        assert!(fault.is_of_room(), "{fault}");
         assert!(index > 20, "only {index} entries fit");
         assert_eq!(log.failure().map(|fault| fault.kind), None, "a refusal does not end the log");
         let mut batch = Batch::new();
@@ -162,4 +162,40 @@ fn a_full_disk_refuses_entries_but_compaction_makes_room_again() {
         log.close().await.unwrap();
     });
     assert!(reopened(&world).unwrap().0.is_some());
+}
+
+/// The limit on the length of files is lowered below a segment that is there: what is one block long is refused, what is longer waits, and
+/// both go on once the limit is raised.
+#[test]
+fn records_beyond_the_length_that_files_may_have_end_nothing() {
+    for method in [SyncMethod::DurableWrite, SyncMethod::WriteThenSync] {
+        let world = World::new(15, Options::default());
+        let node = world.node(0);
+        process(&world, move |rt| async move {
+            let (log, _) = Log::open(&rt, Path::new(DIR), options(method)).await.unwrap();
+            let append = |index: u64, bytes: usize| {
+                let mut batch = Batch::new();
+                batch.append(1, index, [EntryRef { term: 2, kind: 1, payload: &vec![9; bytes] }]);
+                batch
+            };
+            log.write(append(1, 10)).await.unwrap();
+            node.disk().fail(DiskFault::on(DiskOp::Write).errno(libc::EFBIG).always());
+            let fault = log.write(append(2, 10)).await.unwrap_err();
+            assert_eq!(fault.shortage(), Some(Shortage::FileLength), "{fault}");
+            assert!(fault.to_string().contains("ulimit -f"), "{fault}");
+            assert!(log.append_waits() && log.stats().disk_full && log.failure().is_none());
+            let began = rt.now();
+            let (later, free) = (rt.clone(), node.clone());
+            rt.spawn(async move {
+                later.sleep(Duration::from_secs(2)).await;
+                free.disk().heal();
+            });
+            log.write(append(2, 9000)).await.unwrap();
+            assert!(rt.now().since(began) >= Duration::from_secs(2), "it was written beyond the limit");
+            assert!(!log.append_waits() && log.lacks().is_none() && log.failure().is_none());
+            log.write(append(3, 10)).await.unwrap();
+            log.close().await.unwrap();
+        });
+        assert_eq!(reopened(&world).unwrap().0, Some(3));
+    }
 }

@@ -13,5 +13,6 @@ mod pure;
 mod scrape;
 mod server;
 mod shortage;
+mod signals;
 mod starts;
 mod tidy;

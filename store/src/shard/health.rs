@@ -375,6 +375,7 @@ impl Flags {
             }
             // The disk refused something, and a start finds out whether it still does.
             FaultKind::Io
+            | FaultKind::Denied
             | FaultKind::Short(_)
             | FaultKind::Locked
             | FaultKind::Poisoned

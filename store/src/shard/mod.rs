@@ -460,7 +460,7 @@ impl Inner {
     /// on, and says from now on which file it is.
     fn unreadable(&self, fault: &Fault) -> Refusal {
         match fault.kind {
-            FaultKind::Corruption | FaultKind::Io | FaultKind::Foreign => {
+            FaultKind::Corruption | FaultKind::Io | FaultKind::Denied | FaultKind::Foreign => {
                 self.health.enter(Event::Damaged(fault));
                 let remedy = fault.remedy().map_or_else(String::new, |remedy| format!("; {remedy}"));
                 let (file, what) = (fault.path.display().to_string(), format!("{}{remedy}", fault.what));

@@ -579,7 +579,7 @@ impl Drop for Incoming {
 }
 
 fn unwritten(fault: &Fault) -> Unwanted {
-    match fault.is_disk_full() {
+    match fault.is_of_room() {
         true => Unwanted::DiskFull,
         false => Unwanted::Unwritten(fault.to_string()),
     }

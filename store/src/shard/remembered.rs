@@ -122,10 +122,12 @@ impl Shard {
         for fault in inner.tree.check_tables().await {
             match fault.kind {
                 // One that has stopped meanwhile has closed its tables.
-                FaultKind::Corruption | FaultKind::Io | FaultKind::Foreign if !inner.health.has_stopped() => {
+                FaultKind::Corruption | FaultKind::Io | FaultKind::Denied | FaultKind::Foreign
+                    if !inner.health.has_stopped() =>
+                {
                     inner.health.enter(Event::Damaged(&fault));
                 }
-                FaultKind::Corruption | FaultKind::Io | FaultKind::Foreign => break,
+                FaultKind::Corruption | FaultKind::Io | FaultKind::Denied | FaultKind::Foreign => break,
                 // Whoever reads the table next finds out.
                 FaultKind::Short(_) | FaultKind::Locked | FaultKind::Poisoned | FaultKind::TooLarge => {}
             }

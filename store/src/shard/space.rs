@@ -6,7 +6,7 @@
 //! ([`openings`](super::openings)). What its log or its tree waits for, space or descriptors or memory of the kernel, stands beside that
 //! in its health: it ends by itself, but as long as it lasts writes may have to wait.
 
-use engine::error::Fault;
+use engine::error::{Fault, Shortage};
 use engine::log::Batch;
 
 use super::Inner;
@@ -30,7 +30,8 @@ impl Shard {
         for (part, fault) in [(Waits::Log, inner.log.lacks()), (Waits::Tree, inner.tree.lacks())] {
             inner.health.enter(Event::Waits(part, fault.as_ref()));
         }
-        let full = inner.tree.disk_full() || (inner.log_waits.get() && inner.log.stats().disk_full);
+        let log_waits = inner.log_waits.get() || inner.log.append_waits();
+        let full = inner.tree.disk_full() || (log_waits && inner.log.stats().disk_full);
         let counted = inner.openings.is_counted();
         if full || !counted || free.is_some_and(|free| free < inner.limits.reserve_bytes) {
             inner.health.enter(Event::RefusesWrites(inner.why_refused()));
@@ -74,6 +75,12 @@ impl Inner {
         }
     }
 
+    /// Whether log or tree wait for a higher limit on the length of files.
+    fn meets_file_length(&self) -> bool {
+        let short = [self.log.lacks(), self.tree.lacks()];
+        short.into_iter().flatten().any(|fault| fault.shortage() == Some(Shortage::FileLength))
+    }
+
     /// The refusal of a write for which there is no space.
     pub(super) fn no_space(&self) -> Refusal {
         Refusal::DiskFull { store_ids: vec![self.store.0], reason: self.why_refused() }
@@ -97,6 +104,11 @@ impl Inner {
             _ if !counted => {
                 let short = self.openings.short().unwrap_or("its log had no room");
                 format!("this start could not be counted yet, which is tried each second ({short})")
+            }
+            _ if self.meets_file_length() => {
+                "its files may not become longer: raise the limit (LimitFSIZE=, ulimit -f; \
+                 prlimit --fsize for a process that runs)"
+                    .to_owned()
             }
             _ => "there is not enough space on its disk: free space on this file system or enlarge it"
                 .to_owned(),

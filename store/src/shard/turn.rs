@@ -252,7 +252,7 @@ impl Shard {
             watched.end(inner.store.0, inner.rt.now());
             match written {
                 Err(fault) if fault.is_passing() && inner.log.failure().is_none() => {
-                    if fault.is_disk_full() {
+                    if fault.is_of_room() {
                         inner.refuse_writes();
                     }
                     inner.log_waits.set(true);

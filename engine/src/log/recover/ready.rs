@@ -146,6 +146,7 @@ pub(super) fn shared(
         retired: RefCell::new(files.retired),
         queue: RefCell::default(),
         short: RefCell::default(),
+        append_waits: Cell::default(),
         writer_waits: Cell::new(false),
         purging: Cell::new(false),
         stopping: Cell::new(false),

@@ -135,7 +135,9 @@ impl SimCore {
         // Directories are opened for it, which may fail for want of a descriptor before anything is asked of the disk.
         synced.map_err(|error| match Shortage::of(&error) {
             Some(Shortage::Descriptors) => error,
-            Some(Shortage::Space | Shortage::Memory | Shortage::Attempt) | None => in_doubt(&error),
+            Some(Shortage::Space | Shortage::FileLength | Shortage::Memory | Shortage::Attempt) | None => {
+                in_doubt(&error)
+            }
         })
     }
 

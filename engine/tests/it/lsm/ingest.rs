@@ -428,7 +428,7 @@ fn an_export_that_lacks_space_can_go_on() {
                 Ok(Some(piece)) => (entries, files) = (entries + piece.entries, files + 1),
                 Ok(None) => break,
                 Err(fault) => {
-                    assert!(fault.is_disk_full() && !rt.exists(&path).await.unwrap(), "{fault}");
+                    assert!(fault.is_of_room() && !rt.exists(&path).await.unwrap(), "{fault}");
                     on.disk().set_capacity(u64::MAX);
                     failed = files;
                 }
