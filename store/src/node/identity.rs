@@ -26,6 +26,10 @@
 //! it is known to have reached: raised after the log has counted and before anything that it counts for is acknowledged. So a crash at
 //! any moment leaves a log that is at or ahead of its count here, and only an older copy is behind it. Where a full disk keeps the
 //! count from being raised, reads are served and writes wait for it ([`openings`](crate::shard::openings)).
+//!
+//! A first start makes its files in this order, each durable before the next: the directory, `LOCK`, `IDENT` (by way of `IDENT.tmp`), and only
+//! then `SYNC`, the stores and `CONTACTS`. So where there is no `IDENT`, `LOCK` and `IDENT.tmp` may be left by a start that was cut off, and
+//! anything else of ours says that `IDENT` was lost ([`WithoutIdent`]).
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -36,6 +40,8 @@ use engine::origin::Origin;
 use engine::rt::Rt;
 use scheduler::StoreId;
 
+use super::contacts;
+
 /// The format of the directory of a node that has begun its cluster.
 pub const FORMAT: u64 = 2;
 
@@ -44,6 +50,42 @@ pub const FORMAT_JOINED: u64 = 3;
 
 /// The name of the file.
 pub(super) const FILE: &str = "IDENT";
+
+/// Where its next version is prepared.
+const NEXT: &str = "IDENT.tmp";
+
+/// What a directory without `IDENT` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutIdent<'a> {
+    /// Empty, or what a first start leaves that was cut off before it had an identity.
+    New,
+    /// Ours: this is made only after `IDENT` is durable, so that has gone since.
+    Lost(&'a str),
+    /// Of something else, which made this.
+    Foreign(&'a str),
+}
+
+impl<'a> WithoutIdent<'a> {
+    /// What a directory with these names is.
+    pub fn of(names: &'a [String]) -> Self {
+        let is_ours = |name: &str| {
+            let files = [FILE, "SYNC", "sync-probe", contacts::FILE, "scheduler"];
+            let at_start = |known: &str| {
+                name.strip_prefix(known).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+            };
+            name.starts_with("store-") || files.into_iter().any(at_start)
+        };
+        let is_first = |name: &str| {
+            ["LOCK", NEXT, "lost+found"].contains(&name) || name.starts_with(engine::host::TEST_FILE)
+        };
+        let mut others = names.iter().map(String::as_str).filter(|name| !is_first(name)).peekable();
+        match (others.peek().copied(), others.find(|name| is_ours(name))) {
+            (None, _) => Self::New,
+            (Some(_), Some(ours)) => Self::Lost(ours),
+            (Some(foreign), None) => Self::Foreign(foreign),
+        }
+    }
+}
 
 /// What never changes about a data directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -293,23 +335,29 @@ fn holding(line: &str) -> Option<Holding> {
 /// A directory with files of something else is not ours to write into.
 async fn refuse_foreign(rt: &Rt, dir: &Path) -> Result<()> {
     let names = rt.read_dir(dir).await.map_err(|error| Fault::io(dir, "listing it", &error))?;
-    if let Some(name) = names.iter().find(|name| name.starts_with("store-") || *name == "scheduler") {
-        return Err(Fault::corruption(
-            &dir.join(FILE),
-            format!("it is gone, but there is \"{name}\" beside it"),
-        ));
-    }
-    let ours =
-        |name: &str| name == "LOCK" || name == "SYNC" || name.starts_with(FILE) || name == "lost+found";
-    match names.iter().find(|name| !ours(name)) {
-        None => Ok(()),
-        Some(name) => Err(Fault::foreign(
-            dir,
-            format!(
+    match WithoutIdent::of(&names) {
+        WithoutIdent::New => {}
+        WithoutIdent::Lost(name) => {
+            let what = format!("it is gone, but there is \"{name}\" beside it");
+            return Err(Fault::corruption(&dir.join(FILE), what));
+        }
+        WithoutIdent::Foreign(name) => {
+            let what = format!(
                 "it holds \"{name}\" but no {FILE}: it is not a ringkeep directory; name an empty or a new one"
-            ),
-        )),
+            );
+            return Err(Fault::foreign(dir, what));
+        }
     }
+    // A first start that was cut off leaves at most a part of its first version.
+    let next = dir.join(NEXT);
+    if names.iter().any(|name| name == NEXT)
+        && let Ok(text) = rt.read_small(&next).await
+        && Ident::parse(&next, &text).is_ok_and(|ident| ident.state == IdentState::Ready)
+    {
+        let what = format!("it is gone, but \"{NEXT}\" beside it was written by a node that has served");
+        return Err(Fault::corruption(&dir.join(FILE), what));
+    }
+    Ok(())
 }
 
 fn field(path: &Path, text: &str, name: &str, radix: u32) -> Result<u64> {
@@ -398,6 +446,31 @@ mod tests {
             rt.remove(&dir.join(FILE)).await.unwrap();
             let fault = Ident::open(&rt, dir, 2).await.unwrap_err();
             assert_eq!((fault.kind, fault.path), (FaultKind::Corruption, dir.join(FILE)));
+            // What a start that was cut off before it had an identity leaves, and what only a later one does.
+            for (name, text, lost) in [
+                ("LOCK", String::new(), false),
+                ("IDENT.tmp", "ringkeep 2\nsta".into(), false),
+                ("IDENT.tmp", Ident { state: IdentState::Bootstrap, ..ident() }.render(), false),
+                (".direct-io-77", String::new(), false),
+                ("lost+found", String::new(), false),
+                ("IDENT.tmp", ident().render(), true),
+                ("IDENT.bak", ident().render(), true),
+                ("SYNC", "dsync\n".into(), true),
+                ("SYNC.tmp", String::new(), true),
+                ("sync-probe", String::new(), true),
+                ("CONTACTS", String::new(), true),
+                ("CONTACTS.tmp", String::new(), true),
+            ] {
+                let dir = Path::new("/cut-off");
+                rt.create_dir_all(dir).await.unwrap();
+                rt.replace_small(&dir.join(name), text.as_bytes()).await.unwrap();
+                let begun = Ident::open(&rt, dir, 2).await;
+                let expected = lost.then(|| (FaultKind::Corruption, dir.join(FILE)));
+                assert_eq!(begun.err().map(|fault| (fault.kind, fault.path)), expected, "{name} {text}");
+                for left in rt.read_dir(dir).await.unwrap() {
+                    rt.remove(&dir.join(left)).await.unwrap();
+                }
+            }
             let other = Path::new("/home");
             rt.create_dir_all(&other.join("letters")).await.unwrap();
             assert_eq!(Ident::open(&rt, other, 2).await.unwrap_err().kind, FaultKind::Foreign);

@@ -8,6 +8,7 @@
 
 mod bounds;
 mod clients;
+mod first_start;
 mod migrated;
 mod published;
 mod scheduler;
