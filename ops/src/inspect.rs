@@ -10,14 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use engine::host::Finding;
 use engine::log::inspect as log;
 use engine::lsm::inspect::{self, ManifestReport, TableReport};
 use engine::rt::mapped::Mapped;
 use engine::rt::{CoreOptions, start_core};
+use rustix::fs::Access;
 use serde_json::json;
 use store::node::examine::{Damage, Examined, StoreFound, examine};
 use store::node::identity::{Ident, Identity};
 
+use crate::doctor;
 use crate::output::{Format, answer, fail};
 
 /// Arguments of `ringkeep inspect`.
@@ -60,6 +63,16 @@ pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
         let directory = arguments.directory.as_deref().unwrap_or(Path::new("."));
         return whole(directory, arguments.output);
     };
+    let files: Vec<&PathBuf> = match what {
+        What::Log { files } => files.iter().collect(),
+        What::Table { file } | What::Manifest { file } => vec![file],
+    };
+    if let Some(missing) = files.into_iter().find(|file| !file.exists()) {
+        return fail(
+            &format!("{}: there is no such file; name one of a data directory", missing.display()),
+            1,
+        );
+    }
     let text = match what {
         What::Log { files } => return segments(files),
         What::Table { file } => inspect::table(file).map(|report| table(&report)),
@@ -76,26 +89,28 @@ pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
 
 /// Reads a data directory on a core of its own, by the code that a start uses.
 fn whole(directory: &Path, format: Format) -> ExitCode {
-    let dir = directory.to_owned();
-    let examined = start_core(&CoreOptions::default(), move |rt| async move {
-        let exists = rt.exists(&dir.join("LOCK")).await?;
-        // Its files change under a server; and a lock file that is not there is not created.
-        let _lock = if exists { Some(rt.lock_dir(&dir).await?) } else { None };
-        std::io::Result::Ok(examine(&rt, &dir).await)
-    });
-    let examined = match examined.and_then(|examined| examined) {
-        Ok(examined) => examined,
-        Err(error) => {
-            let why = match error.kind() {
-                // How a lock that is held answers.
-                std::io::ErrorKind::WouldBlock => {
-                    format!("{}: {error}: is a server using it? Stop it first", directory.display())
-                }
-                _ => format!("{}: {error}", directory.join("LOCK").display()),
-            };
-            return fail(&why, 1);
-        }
+    if let Some(obstacle) = doctor::obstacle(directory, Access::READ_OK | Access::EXEC_OK) {
+        let Finding { cause, fix, .. } = obstacle.finding;
+        return fail(&format!("{cause}: {fix}"), 1);
+    }
+    if !directory.exists() {
+        let why = "it does not exist: name the data directory of a node, and mount its disk first";
+        return fail(&format!("{}: {why}", directory.display()), 1);
+    }
+    // Its files change under a server.
+    let _lock = match doctor::hold(directory) {
+        Ok(lock) => lock,
+        Err(why) => return fail(&why, 1),
     };
+    let dir = directory.to_owned();
+    let examined = start_core(&CoreOptions::default(), move |rt| async move { examine(&rt, &dir).await });
+    let mut examined = match examined {
+        Ok(examined) => examined,
+        Err(error) => return fail(&format!("no core can start: {error}: ringkeep doctor says why"), 1),
+    };
+    if doctor::is_read_only(directory) {
+        examined.notes.push("the file system is mounted read-only; nothing was written for this".into());
+    }
     match format {
         Format::Table => answer(&as_text(directory, &examined)),
         Format::Json => answer(&as_json(directory, &examined).to_string()),

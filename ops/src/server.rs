@@ -81,6 +81,10 @@ pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
     }
     host::raise_open_files();
     engine::host::keep_freed_memory(FREED_MEMORY_KEPT);
+    if let Some(obstacle) = doctor::obstacle(&settings.config.data_dir, doctor::SERVE) {
+        // A disk may be mounted later, so a supervisor tries that again.
+        return fail(&obstacle.finding, if obstacle.passes { 1 } else { EXIT_CONFIG });
+    }
     if let Err(failures) = host_allows(&settings) {
         return fail(&failures, EXIT_CONFIG);
     }

@@ -1,14 +1,20 @@
 //! The data directory as a start would find it: there or not, ours, writable, free. Changes nothing.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use engine::host::{Finding, Level};
 use rustix::fs::{Access, FlockOperation, access, flock};
+use store::node::identity::WithoutIdent;
 
 use super::check::{good, warning};
+use super::obstacle::obstacle;
+
+/// What a node does with its directory.
+pub(crate) const SERVE: Access = Access::READ_OK.union(Access::WRITE_OK).union(Access::EXEC_OK);
 
 const SUBJECT: &str = "data directory";
 const LOCK_TRIES: u32 = 20;
@@ -16,19 +22,11 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is to be said about the directory of a node with `cores` cores.
 pub(crate) fn examine(dir: &Path, cores: usize) -> Vec<Finding> {
-    let shown = dir.display();
+    if let Some(obstacle) = obstacle(dir, SERVE) {
+        return vec![obstacle.finding];
+    }
     if !dir.exists() {
         return vec![absent(dir)];
-    }
-    if !dir.is_dir() {
-        return vec![failure(
-            format!("{shown} is no directory"),
-            "name another data_dir, or remove what is there",
-        )];
-    }
-    if let Err(error) = access(dir, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK) {
-        let fix = format!("chown it to the user that runs the node, or chmod u+rwx {shown}");
-        return vec![failure(format!("{shown} cannot be used ({error})"), fix)];
     }
     if let Some(held) = held(dir) {
         return vec![held];
@@ -66,15 +64,42 @@ fn absent(dir: &Path) -> Finding {
 
 /// Whether another process holds the lock. A lock that is got is given back with the file.
 fn is_locked(dir: &Path) -> bool {
-    let Ok(file) = File::open(dir.join("LOCK")) else { return false };
-    let held = |_| {
-        let held = flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
-        if held {
+    File::open(dir.join("LOCK")).is_ok_and(|file| !lock(&file, FlockOperation::NonBlockingLockExclusive))
+}
+
+/// Whether `file` could be locked.
+fn lock(file: &File, how: FlockOperation) -> bool {
+    let locked = |_| {
+        let locked = flock(file, how).is_ok();
+        if !locked {
             pause();
         }
-        held
+        locked
     };
-    (0..LOCK_TRIES).all(held)
+    (0..LOCK_TRIES).any(locked)
+}
+
+/// Keeps nodes from starting in the directory until what is returned is dropped, and writes nothing for it: nothing is returned where
+/// there is no lock file, because no node has been there yet.
+///
+/// # Errors
+/// The lock file cannot be read, or another process holds it.
+pub(crate) fn hold(dir: &Path) -> Result<Option<File>, String> {
+    let path = dir.join("LOCK");
+    let refused = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+    match std::fs::metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Ok(about) if !about.is_file() => {
+            return Err(refused(&"it is not a regular file; remove it once no node uses the directory"));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    let file = File::open(&path)
+        .map_err(|error| refused(&format!("{error}; run this as the user that runs the node")))?;
+    match lock(&file, FlockOperation::NonBlockingLockShared) {
+        true => Ok(Some(file)),
+        false => Err(format!("{}: a server is using it; stop it first", dir.display())),
+    }
 }
 
 /// A process that was just killed may hold its lock until its last disk operation ends, and a start waits for that, too.
@@ -85,16 +110,18 @@ fn pause() {
 
 fn contents(dir: &Path, cores: usize) -> Finding {
     let shown = dir.display();
-    let names = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let foreign = names.filter(|name| !["LOCK", "lost+found"].contains(&name.as_str())).count();
     let Ok(text) = std::fs::read_to_string(dir.join("IDENT")) else {
-        return match foreign {
-            0 => good(SUBJECT, format!("{shown} is empty and will be used")),
-            _ => failure(
-                format!("{shown} holds files and no IDENT, so it is not ours"),
+        let entries = std::fs::read_dir(dir).into_iter().flatten();
+        let names: Vec<String> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        return match WithoutIdent::of(&names) {
+            WithoutIdent::New => good(SUBJECT, format!("{shown} is empty and will be used")),
+            WithoutIdent::Lost(name) => failure(
+                format!("{shown} has lost its IDENT: there is {name}"),
+                "restore the data directory from a backup, or name an empty one",
+            ),
+            WithoutIdent::Foreign(name) => failure(
+                format!("{shown} holds {name} and no IDENT, so it is not ours"),
                 "name an empty data_dir",
             ),
         };
@@ -127,7 +154,7 @@ fn readable_by_others(dir: &Path) -> Option<Finding> {
     })
 }
 
-fn failure(cause: String, fix: impl Into<String>) -> Finding {
+pub(super) fn failure(cause: String, fix: impl Into<String>) -> Finding {
     Finding { level: Level::Failure, ..warning(SUBJECT, cause, "the node cannot start", fix) }
 }
 

@@ -4,6 +4,7 @@
 
 mod check;
 mod directory;
+mod obstacle;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -76,6 +77,9 @@ pub(crate) fn place(config: &Config, limits: &Limits) -> Vec<Finding> {
 pub(crate) fn held(dir: &Path) -> Option<Finding> {
     directory::held(dir)
 }
+
+pub(crate) use directory::{SERVE, hold};
+pub(crate) use obstacle::{is_read_only, obstacle};
 
 /// What the runtime itself needs; `ringkeep server` asks this before it starts a core.
 pub(crate) fn needed(config: &Config, limits: &Limits) -> Vec<Finding> {

@@ -9,6 +9,7 @@ mod joined;
 mod metrics;
 mod owners;
 mod pipes;
+mod places;
 mod pure;
 mod scrape;
 mod server;
