@@ -22,7 +22,7 @@ pub(super) const CONNECTIONS_MAX: usize = 32;
 /// Of them those that are sent a page that is not a probe.
 pub(super) const PAGES_MAX: usize = 24;
 /// Descriptors that are held for probes while the rest of the node uses up all others.
-const RESERVE: usize = CONNECTIONS_MAX - PAGES_MAX;
+pub(super) const RESERVE: usize = CONNECTIONS_MAX - PAGES_MAX;
 
 /// The connections that are open.
 #[derive(Debug, Default)]

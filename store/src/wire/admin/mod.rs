@@ -289,9 +289,9 @@ pub fn json_string(text: &str) -> String {
 mod tests {
     use std::io::{BufRead, BufReader};
     use std::net::TcpStream;
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
 
-    use super::connections::CONNECTIONS_MAX;
+    use super::connections::{CONNECTIONS_MAX, RESERVE};
     use super::*;
 
     fn pages(problem: Option<&'static str>) -> Pages {
@@ -385,20 +385,27 @@ mod tests {
         io::stdin().read_to_end(&mut Vec::new()).expect("a pipe");
     }
 
-    #[test]
-    fn probes_are_answered_without_a_descriptor_to_spare() {
+    /// Runs the test of this name in a process with few descriptors, and says where it serves; nothing in that process itself. What it
+    /// still says is kept to the end: how its test went.
+    fn child_without_descriptors(name: &str) -> Option<(Child, SocketAddr, impl Iterator<Item = String>)> {
         if std::env::var(FEW).is_ok() {
-            return serve_without_descriptors();
+            return None;
         }
-        let name = "wire::admin::tests::probes_are_answered_without_a_descriptor_to_spare";
         let mut command = Command::new("sh");
         command.args(["-c", "ulimit -n 64; exec \"$0\" --exact \"$1\" --nocapture"]);
         command.arg(std::env::current_exe().expect("it runs")).arg(name).env(FEW, "1");
         let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
-        // Kept to the end: the child still says how its test went.
         let mut said = BufReader::new(server.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
         let addr = said.find_map(|line| line.strip_prefix("serves at ")?.parse().ok());
-        let addr: SocketAddr = addr.expect("it serves");
+        Some((server, addr.expect("it serves"), said))
+    }
+
+    #[test]
+    fn probes_are_answered_without_a_descriptor_to_spare() {
+        let name = "wire::admin::tests::probes_are_answered_without_a_descriptor_to_spare";
+        let Some((mut server, addr, said)) = child_without_descriptors(name) else {
+            return serve_without_descriptors();
+        };
         // More than are held for the case, one after the other.
         for _ in 0..2 * CONNECTIONS_MAX {
             assert_eq!(get(addr, "/live").0, 200);
@@ -409,6 +416,41 @@ mod tests {
             assert_eq!(get(addr, path).0, if path == "/live" { 200 } else { 503 }, "{path}");
         }
         drop((silent, server.stdin.take()));
+        assert!(server.wait().expect("a child").success());
+        drop(said);
+    }
+
+    /// Clients that take no page hold every descriptor, those kept for probes included.
+    #[test]
+    fn a_listener_that_nothing_makes_room_for_pauses_and_serves_afterwards() {
+        let name = "wire::admin::tests::a_listener_that_nothing_makes_room_for_pauses_and_serves_afterwards";
+        let Some((mut server, addr, said)) = child_without_descriptors(name) else {
+            return serve_without_descriptors();
+        };
+        let ask = |path: &str| {
+            let mut stream = TcpStream::connect(addr).expect("it listens");
+            write!(stream, "GET {path} HTTP/1.1\r\n\r\n").expect("a socket");
+            stream
+        };
+        let mut stuck: Vec<TcpStream> = Vec::new();
+        for _ in 0..RESERVE {
+            let mut client = ask("/status");
+            client.read_exact(&mut [0]).expect("the beginning of a page");
+            stuck.push(client);
+        }
+        // One may have been accepted with a descriptor from before. The others wait in the queue.
+        stuck.extend((0..RESERVE).map(|_| ask("/status")));
+        let mut waiting = ask("/live");
+        let used = || bench::process::cpu_time(server.id()).expect("it runs");
+        let before = used();
+        bench::clock::pause(Duration::from_secs(1));
+        let busy = used() - before;
+        assert!(busy < Duration::from_millis(300), "it was busy for {busy:?} of a second");
+        drop(stuck);
+        let mut status = [0; 12];
+        waiting.read_exact(&mut status).expect("an answer");
+        assert_eq!(&status, b"HTTP/1.1 200");
+        drop((waiting, server.stdin.take()));
         assert!(server.wait().expect("a child").success());
         drop(said);
     }
