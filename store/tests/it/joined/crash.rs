@@ -28,7 +28,16 @@ fn join_with_a_cut(point: u64) -> bool {
     let has_identity = other.has_identity();
     // With an identity it needs no flag; without one it would begin a cluster of its own.
     let members = if has_identity { Vec::new() } else { vec![host.pd()] };
-    let started = other.start(&world, &members).unwrap_or_else(|why| panic!("cut at {point}: {why}"));
+    let mut tries = 0;
+    let started = loop {
+        tries += 1;
+        match other.start(&world, &members) {
+            Ok(started) => break started,
+            // The weather is rough: the start has left nothing behind and is made once more.
+            Err(why) if tries < 5 && why.contains("it takes no connection within") => {}
+            Err(why) => panic!("cut at {point}: {why}"),
+        }
+    };
     let joined = stores(&world, host.pd());
     assert_eq!(joined.len(), 2, "cut at {point}: {joined:?}");
     assert!(before.iter().all(|known| joined.contains(known)), "cut at {point}: {before:?}, then {joined:?}");
