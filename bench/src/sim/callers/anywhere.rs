@@ -196,7 +196,7 @@ fn of_error(error: &str) -> Option<Said> {
         _ if error.contains("the outcome is unknown") => Some(Said::Lost),
         _ if error.starts_with("CLUSTERDOWN") || error.starts_with("TRYAGAIN") => Some(Said::Refused),
         // There is no space for writes.
-        _ if error.starts_with("MISCONF no space") => Some(Said::Refused),
+        _ if error.starts_with("MISCONF writes are refused") => Some(Said::Refused),
         _ => None,
     }
 }
