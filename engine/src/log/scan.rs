@@ -61,6 +61,11 @@ impl<'a> Scanner<'a> {
         self.pos
     }
 
+    /// Whether no record fits here any more.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.pos + BLOCK_BYTES as u64 > self.file_bytes
+    }
+
     /// The record here, if it is intact and has the expected sequence. Without one the scanner stays where it is.
     pub(crate) async fn next(&mut self, expected: Option<Sequence>) -> Result<Option<Scanned>> {
         self.budget.tick().await;

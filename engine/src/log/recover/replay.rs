@@ -45,7 +45,7 @@ pub(super) async fn replay(
         last_pos = Some(record.pos);
         Ok(())
     });
-    let end = end.await?;
+    let end = end.await?.pos;
     let needed_from = needed_from.unwrap_or(tail);
     if needed_from > tail {
         let what =
@@ -54,22 +54,37 @@ pub(super) async fn replay(
     }
     let mut replay = Replay { needed_from, tail, last: last_pos, end, ..Replay::empty(needed_from) };
     let mut expected: Option<Sequence> = None;
-    let mut ended: Option<(&Path, u64)> = None;
+    let mut ended: Option<(&Path, End)> = None;
     let needed =
         whole_from(dir, found, needed_from).map_err(|fault| or_end_is_gone(fault, dir, found, tail))?;
     for found in needed.into_iter().take_while(|found| found.number < tail) {
         let before = replay.records;
         let end = read_segment(rt, found, expected, budget, |record| replay.apply(found, &record)).await?;
         if replay.records == before {
-            return Err(damaged(ended.unwrap_or((&found.path, FIRST_RECORD_POS)), expected, found.number));
+            return Err(damaged(place(ended, found), expected, found.number));
         }
         (expected, ended) = (Some(replay.next), Some((found.path.as_path(), end)));
     }
-    if let (Some(place), Some(expected)) = (ended, expected.filter(|expected| Some(*expected) != first)) {
-        return Err(damaged(place, Some(expected), tail));
+    if ended.is_some() && expected != first {
+        return Err(damaged(place(ended, of_tail), expected, tail));
     }
     read_segment(rt, of_tail, first, budget, |record| replay.apply(of_tail, &record)).await?;
     Ok(replay)
+}
+
+/// Where records of a segment end.
+struct End {
+    pos: u64,
+    /// No other record fits behind it.
+    is_full: bool,
+}
+
+/// Where the record is to be looked for that comes after those of one segment and does not begin `next`.
+fn place<'a>(ended: Option<(&'a Path, End)>, next: &'a Found) -> (&'a Path, u64) {
+    match ended {
+        Some((path, End { pos, is_full: false })) => (path, pos),
+        Some((_, End { is_full: true, .. })) | None => (&next.path, FIRST_RECORD_POS),
+    }
 }
 
 fn damaged((path, pos): (&Path, u64), expected: Option<Sequence>, proof: SegmentNo) -> Fault {
@@ -88,14 +103,14 @@ async fn read_segment(
     mut expected: Option<Sequence>,
     budget: &Budget,
     mut see: impl FnMut(Scanned) -> Result<()>,
-) -> Result<u64> {
+) -> Result<End> {
     let segment = found.open(rt).await?.expect("its header was checked");
     let mut scanner = Scanner::new(&segment, budget).await?;
     while let Some(record) = scanner.next(expected).await? {
         expected = Some(Sequence(record.header.sequence.0 + 1));
         see(record)?;
     }
-    let end = scanner.pos();
+    let end = End { pos: scanner.pos(), is_full: scanner.is_at_end() };
     segment.close().await?;
     Ok(end)
 }
