@@ -39,9 +39,9 @@ pub(crate) struct InspectArguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Log segments: every record with what it did, and what lies between them
+    /// Log segments: every record with what it did, and what lies between them; END: where the log ended
     Log {
-        /// The segment files
+        /// The files
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -159,7 +159,7 @@ fn as_json(directory: &Path, examined: &Examined) -> serde_json::Value {
     })
 }
 
-/// Shows what it can of every file, and fails if one of them is no segment.
+/// Shows what it can of every file, and fails if one of them is no file of a log.
 fn segments(files: &[PathBuf]) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for file in files {
@@ -172,6 +172,11 @@ fn segments(files: &[PathBuf]) -> ExitCode {
 
 fn segment(file: &Path) -> Result<(), String> {
     let bytes = Mapped::open(file).map_err(|error| error.to_string())?;
+    if log::is_end(file) {
+        let said = log::end(file, &bytes).map_err(|fault| fault.what)?;
+        answer(&format!("{}: {said}", file.display()));
+        return Ok(());
+    }
     let (info, seen) = log::inspect(&bytes)?;
     answer(&format!(
         "{}: segment {} of log {:016x}, life {:016x}",

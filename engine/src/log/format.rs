@@ -21,7 +21,9 @@
 //! | 40 | bytes, u64: the file is at least  |     |    | durable when this record was written           |
 //! |    | as long, zeroed before its first  |     | 32 | needed from, u64: segments below may be gone   |
 //! |    | record                            |     | 40 | opened, u64: how often the log had been opened |
-//! | 48 | zeros to 64                       |     | 48 | body: items, one after the other, or nothing   |
+//! | 48 | witnessed, u64: 1 if the file was |     | 48 | body: items, one after the other, or nothing   |
+//! |    | made beside an END; then zeros    |     |    |                                                |
+//! |    | to 64                             |     |    |                                                |
 //! +----+-----------------------------------+     +----+-----------------------------------------------+
 //! item := tag u8, group u64, then by tag
 //!   1 append   first index u64, count u32, bytes u32, entries     replaces the group's log from the first index on
@@ -39,6 +41,7 @@
 //! * *durable to* makes the end exact: a bad place is a torn tail unless a later record says that it had been durable.
 //! * *needed from* says which files may be missing at the front; any other missing file is damage.
 //! * *bytes* distinguishes a file that was cut off from one whose records end there.
+//! * *witnessed* says that the file `END` ([`witness`](super::witness)) must be there. Version 0.1 wrote zero and looks at nothing there.
 //! * *opened* distinguishes a log from an older copy of itself: its owner remembers how often it has opened it.
 //! * A record without a body changes nothing. It vouches for the one before it, which nothing else would if it is the last.
 //! * A block of zeros is no record, because its kind is zero.
@@ -112,6 +115,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) incarnation: Incarnation,
     /// What the file was zeroed to before it got its name, bytes.
     pub(crate) bytes: u64,
+    /// Whether the log had an `END` when the file was made.
+    pub(crate) witnessed: bool,
 }
 
 /// Why a first block is not a segment header.
@@ -154,6 +159,7 @@ impl SegmentHeader {
         header[24..32].copy_from_slice(&self.number.0.to_le_bytes());
         header[32..40].copy_from_slice(&self.incarnation.0.to_le_bytes());
         header[40..48].copy_from_slice(&self.bytes.to_le_bytes());
+        header[48..56].copy_from_slice(&u64::from(self.witnessed).to_le_bytes());
         let crc = Self::checksum(header);
         header[12..16].copy_from_slice(&crc.to_le_bytes());
     }
@@ -170,7 +176,7 @@ impl SegmentHeader {
         }
         let (log_id, number) = (u64_at(header, 16), SegmentNo(u64_at(header, 24)));
         let (incarnation, bytes) = (Incarnation(u64_at(header, 32)), u64_at(header, 40));
-        Ok(Self { log_id, number, incarnation, bytes })
+        Ok(Self { log_id, number, incarnation, bytes, witnessed: u64_at(header, 48) != 0 })
     }
 
     /// The header, if the file is as long as it was made.

@@ -72,7 +72,7 @@ fn any_bytes_are_decoded_without_harm() {
 fn segment() -> Vec<u8> {
     let (number, incarnation) = (SegmentNo(1), Incarnation(0x1234_5678_9ABC_DEF0));
     let mut file = vec![0; 3 * BLOCK_BYTES];
-    SegmentHeader { log_id: 42, number, incarnation, bytes: 3 * 4096 }.encode(&mut file);
+    SegmentHeader { log_id: 42, number, incarnation, bytes: 3 * 4096, witnessed: false }.encode(&mut file);
     let sample = sample();
     let record = &mut file[BLOCK_BYTES..2 * BLOCK_BYTES];
     record[RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + sample.len()].copy_from_slice(sample.body());
@@ -95,6 +95,18 @@ fn version_2_is_what_it_was() {
     }
     assert_eq!(file[..48], include_bytes!("../../tests/fixtures/log-v2/header.bin")[..]);
     assert_eq!(record, include_bytes!("../../tests/fixtures/log-v2/record.bin"));
+}
+
+/// The same version, from when the log got its `END`.
+#[test]
+fn a_header_made_beside_an_end_is_what_it_was() {
+    let (number, incarnation) = (SegmentNo(1), Incarnation(0x1234_5678_9ABC_DEF0));
+    let header = SegmentHeader { log_id: 42, number, incarnation, bytes: 3 * 4096, witnessed: true };
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    header.encode(&mut bytes);
+    assert_eq!(bytes, *include_bytes!("../../tests/fixtures/log-v2/header-witnessed.bin"));
+    assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
+    assert!(!SegmentHeader::decode(&segment()).expect("it is whole").witnessed);
 }
 
 #[test]

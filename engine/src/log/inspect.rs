@@ -1,12 +1,15 @@
-//! A segment seen from outside, for `ringkeep inspect log`. Pure: the caller maps or reads the file.
+//! A segment, or the file `END` beside it, seen from outside, for `ringkeep inspect log`. Pure: the caller maps or reads the file.
 //!
 //! Nothing here decides what a log means; it shows what lies in one file, damage included, and needs no other file.
 
 use std::fmt;
+use std::path::Path;
 
 use super::format::{
     FIRST_RECORD_POS, Incarnation, Item, RecordHeader, Run, SegmentHeader, SegmentNo, Sequence, items,
 };
+use super::witness::{self, Reached, Slot};
+use crate::error::Fault;
 use crate::rt::BLOCK_BYTES;
 
 /// What a segment's header says.
@@ -98,6 +101,24 @@ pub fn inspect(file: &[u8]) -> Result<(SegmentInfo, impl Iterator<Item = Seen>),
         Some(seen)
     });
     Ok((info, seen))
+}
+
+/// Whether a file of a log is the one that says where it ends.
+pub fn is_end(path: &Path) -> bool {
+    path.parent().is_some_and(|dir| witness::path(dir) == path)
+}
+
+/// What the file says that says where a log ends.
+///
+/// # Errors
+/// Corruption if neither of its slots is whole, Foreign for another version.
+pub fn end(path: &Path, file: &[u8]) -> Result<String, Fault> {
+    let Slot { log_id, round, reached } = witness::newest_of_file(path, file, file.len() as u64)?;
+    let Reached { segment, end, sequence } = reached;
+    let (segment, sequence) = (segment.0, sequence.0);
+    Ok(format!(
+        "log {log_id:016x} went on in segment {segment} at byte {end} when record {sequence} was durable (round {round})"
+    ))
 }
 
 /// Finds the damage in a segment that the segment itself proves. What only its neighbours prove needs the whole directory.

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `format`, `items` | the bytes, drawn |
 //! | `batch` | what one write does |
-//! | `shared`, `stats` | the state that the handle and the two tasks share, and its numbers |
+//! | `shared`, `stats` | the state that the handle and the tasks share, and its numbers |
 //! | `index`, `group` | what is live and where: of all groups, of one |
 //! | `cache` | recent records in memory |
 //! | `segment`, `spares` | files: made, zeroed ahead of need, reused |
@@ -19,6 +19,7 @@
 //! | `replay` | all live entries once more, for the tree after a start |
 //! | `purge`, `reclaim` | which segments may go; moving what is left in them |
 //! | `check` | the invariants as assertions |
+//! | `witness` | `END`: how far the log reached, said outside of its segments |
 //! | `measure`, `inspect` | which sync method suits a host; a segment seen from outside |
 //!
 //! Invariants:
@@ -29,6 +30,8 @@
 //!   removal and state go on from a reserve. A passing shortage never ends the log.
 //! * Where the log has been idle for a moment, or was closed, its last record is vouched for: damage to it is no torn tail. Otherwise
 //!   a flipped bit of it is, too, and what stays in doubt is said ([`Cut`]).
+//! * A segment that is gone with all behind it is missed, and so is any record from before the last idle moment: `END` says how far the
+//!   log reached, and never more than is durable.
 //! * A segment is reused only after a durable record says that it is not needed.
 //!
 //! The log never interprets payloads, never decides what may be compacted and never waits to fill a batch.
@@ -56,6 +59,7 @@ mod segment;
 mod shared;
 mod spares;
 mod stats;
+mod witness;
 mod writer;
 
 use std::ops::Range;
@@ -121,7 +125,8 @@ impl Log {
         let rt = shared.rt.clone();
         let writer = rt.spawn(writer::run(shared.clone()));
         let spares = rt.spawn(spares::run(shared.clone()));
-        shared.tasks.borrow_mut().extend([writer, spares]);
+        let witness = rt.spawn(witness::run(shared.clone()));
+        shared.tasks.borrow_mut().extend([writer, spares, witness]);
         let log = Self(Rc::new(Handle { shared }));
         match log.write(Batch::new()).await {
             Ok(()) => recovered.opened = log.shared().opened,
@@ -279,7 +284,7 @@ impl Log {
         self.shared().failure.borrow().clone()
     }
 
-    /// Writes what waits, stops both tasks and closes the files.
+    /// Writes what waits, stops the tasks and closes the files.
     ///
     /// # Errors
     /// The fault that ended the log, or of closing.

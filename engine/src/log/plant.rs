@@ -21,6 +21,10 @@ pub enum Bug {
     FlipTakenForTorn,
     /// No record vouches for the last one, neither when the log is idle nor when it is closed.
     NoVouching,
+    /// What the file outside of the segments says about the log's end is not asked.
+    NoWitness,
+    /// That file says that a record is durable before it is.
+    WitnessAhead,
     /// A log is opened whatever its id.
     AnyLog,
     /// An older copy of a log is opened.

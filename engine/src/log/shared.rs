@@ -1,4 +1,4 @@
-//! What the handle of a log and its two tasks share, and how it ends.
+//! What the handle of a log and its tasks share, and how it ends.
 //!
 //! The fields are the log's whole state. They are borrowed between awaits, never across one. The first failure is kept and
 //! ends the log: from then on every batch is refused with it. Nothing here touches the disk except to close files.
@@ -17,12 +17,13 @@ use super::index::Index;
 use super::recover::Cut;
 use super::segment::Segment;
 use super::spares::Retired;
+use super::witness::{Reached, Witness};
 use super::writer::{Guard, Request};
 use crate::error::{Fault, Result};
 use crate::rt::local::{Bell, oneshot};
 use crate::rt::{Rt, Task};
 
-/// What the handle and the two tasks of a log share.
+/// What the handle and the tasks of a log share.
 pub(super) struct Shared {
     pub(super) rt: Rt,
     pub(super) dir: PathBuf,
@@ -65,6 +66,12 @@ pub(super) struct Shared {
     pub(super) made: Bell,
     /// Rings for the spares task: something to do.
     pub(super) wanted: Bell,
+    /// Says outside of the segments how far the log reached. None where the disk was too full to take over a log of 0.1.
+    pub(super) witness: Option<Witness>,
+    /// What it is to say next.
+    pub(super) reached: Cell<Option<Reached>>,
+    /// Rings for its task: something to say, or the end.
+    pub(super) to_witness: Bell,
     pub(super) tasks: RefCell<Vec<Task<()>>>,
     pub(super) written: Cell<Written>,
     pub(super) blocking: Blocking,
@@ -121,6 +128,7 @@ impl Shared {
         self.made.ring();
         self.wanted.ring();
         self.work.ring();
+        self.to_witness.ring();
     }
 
     pub(super) fn stop(&self) {
@@ -142,7 +150,10 @@ impl Shared {
         for segment in used.chain(self.ready.into_inner()).chain(retired) {
             segment.close().await?;
         }
-        Ok(())
+        match self.witness {
+            Some(witness) => witness.close().await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -114,7 +114,8 @@ async fn step(shared: &Shared, making: &mut Option<Unfinished>) -> Result<Step> 
 /// A retired file with a new header, or else a new file.
 async fn begin(shared: &Shared) -> Result<Unfinished> {
     let bytes = shared.options.segment_bytes;
-    let header = new_header(&shared.rt, shared.log_id, shared.next_number.get(), bytes);
+    let number = shared.next_number.get();
+    let header = new_header(&shared.rt, shared.log_id, number, bytes, shared.witness.is_some());
     match take_retired(shared).await? {
         Some(path) => {
             let begun = Unfinished::reuse(&shared.rt, path.clone(), header).await;
@@ -129,9 +130,15 @@ async fn begin(shared: &Shared) -> Result<Unfinished> {
 }
 
 /// The header of a segment's next life.
-pub(crate) fn new_header(rt: &Rt, log_id: u64, number: SegmentNo, bytes: u64) -> SegmentHeader {
+pub(crate) fn new_header(
+    rt: &Rt,
+    log_id: u64,
+    number: SegmentNo,
+    bytes: u64,
+    witnessed: bool,
+) -> SegmentHeader {
     let drawn = if planted(Bug::NoSalt) { 0 } else { rt.random() };
-    SegmentHeader { log_id, number, incarnation: Incarnation(drawn), bytes }
+    SegmentHeader { log_id, number, incarnation: Incarnation(drawn), bytes, witnessed }
 }
 
 /// A retired file without readers, closed.

@@ -12,6 +12,8 @@ use super::format::{
     FIRST_RECORD_POS, RECORD_HEADER_BYTES, RecordAt, RecordHeader, SegmentNo, Sequence, record_bytes,
 };
 use super::group::Live;
+use super::plant::{Bug, planted};
+use super::witness::Reached;
 use super::{Batch, Shared};
 use crate::error::Result;
 use crate::rt::BLOCK_BYTES;
@@ -55,6 +57,7 @@ pub(crate) async fn run(shared: Rc<Shared>) {
     }
     shared.writer_done.set(true);
     shared.wanted.ring();
+    shared.to_witness.ring();
 }
 
 /// The batches of the next record: as many as wait, up to the group size, and always at least one. Moves share no record with
@@ -163,6 +166,10 @@ async fn roll(shared: &Shared, appends: bool) -> Result<()> {
         shared.made.wait().await;
         shared.writer_waits.set(false);
     }
+    let segment = shared.ready.borrow().front().expect("checked above").number;
+    let sequence = Sequence(shared.next_sequence.get().0 - 1);
+    // Before anything is acknowledged that lies there: the segment may be lost as a whole.
+    shared.witness(Reached { segment, end: FIRST_RECORD_POS, sequence }).await?;
     let next = Rc::new(shared.ready.borrow_mut().pop_front().expect("checked above"));
     shared.segments.borrow_mut().insert(next.number, next.clone());
     *shared.active.borrow_mut() = next;
@@ -176,6 +183,9 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
     let sequence = shared.next_sequence.get();
     let total = record_bytes(body_bytes);
     let idle = requests.iter().all(|request| request.idle);
+    if planted(Bug::WitnessAhead) {
+        shared.witness(Reached { segment: segment.number, end: pos + total, sequence }).await?;
+    }
     let body = loop {
         let mut record = shared.rt.alloc(usize::try_from(total).expect("a record fits memory"));
         let mut end = RECORD_HEADER_BYTES;
@@ -228,8 +238,8 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
 
     shared.tail.set(pos + total);
     shared.next_sequence.set(Sequence(sequence.0 + 1));
-    shared.vouched.set(body.is_empty());
     shared.counted.set(true);
+    note_vouching(shared, body.is_empty(), Reached { segment: segment.number, end: pos, sequence });
     let at = RecordAt::new(segment.number, pos);
     shared.index.borrow_mut().apply(at, &body).expect("the log reads what it writes");
     if !body.is_empty() {
@@ -245,6 +255,15 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
         shared.check_tail();
     }
     Ok(())
+}
+
+/// Notes whether the record that begins there changed nothing. Then it vouches for the one before it, and so does `END`, soon; its own
+/// loss would be none.
+fn note_vouching(shared: &Shared, empty: bool, begins: Reached) {
+    shared.vouched.set(empty);
+    if empty {
+        shared.witness_soon(Reached { sequence: Sequence(begins.sequence.0 - 1), ..begins });
+    }
 }
 
 /// A hole would be damage at the next start, so it is a bug now.

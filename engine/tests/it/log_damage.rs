@@ -34,6 +34,8 @@ fn sweep(end: End, harm: Harm) -> Result<(), String> {
     let disk = world.node(0).disk().files();
     let path = disk.iter().find(|path| path.ends_with("0000000000000001.seg")).expect("the first segment");
     let intact = world.node(0).disk().read(path);
+    let witness = Path::new(DIR).join("END");
+    let said = world.node(0).disk().read(&witness);
     // The header, the record of the opening, those of the batches, and perhaps one that vouches for them.
     let last_block = RECORDS + 1 + u64::from(end != End::Kill);
     for block in 0..=last_block {
@@ -51,6 +53,8 @@ fn sweep(end: End, harm: Harm) -> Result<(), String> {
                 Harm::Bytes => damaged[place..place + 2].iter_mut().for_each(|byte| *byte ^= 0xa5),
             }
             world.node(0).disk().write(path, &damaged);
+            // An opening that has found everything says so there.
+            world.node(0).disk().write(&witness, &said);
             let found = reopened(&world).map_err(|fault| (fault.kind, fault.path));
             let cut = |claim| Ok((Some(RECORDS - 1), Some(claim)));
             let right = match (within < meaning, block) {
@@ -137,7 +141,8 @@ fn replayed() -> Result<(), String> {
     filled(&world, 20);
     let node = world.node(0);
     let contents = node.disk().contents();
-    for (path, intact) in &contents {
+    let is_segment = |path: &Path| path.extension().is_some_and(|kind| kind == "seg");
+    for (path, intact) in contents.iter().filter(|(path, _)| is_segment(path)) {
         let Some(last) = intact.chunks(4096).skip(1).rposition(|block| block.iter().any(|byte| *byte != 0))
         else {
             continue;

@@ -127,6 +127,86 @@ fn a_passing_shortage_never_ends_the_log() {
     }
 }
 
+/// What lacks for the file that says where the log ends is waited out, too: at the opening, when the log is idle and when it goes on in
+/// a new segment, which is refused only for want of space. A log that was killed meanwhile is whole.
+#[test]
+fn what_lacks_for_the_end_of_the_log_ends_nothing() {
+    for (op, errno) in [
+        (DiskOp::Write, libc::ENOSPC),
+        (DiskOp::Sync, libc::ENOSPC),
+        (DiskOp::Write, libc::ENOMEM),
+        (DiskOp::Write, libc::EAGAIN),
+        (DiskOp::Sync, libc::EMFILE),
+    ] {
+        for lasts in [Duration::from_millis(500), Duration::MAX] {
+            let world = World::new(16, Options::default());
+            filled(&world, 3);
+            let node = world.node(0);
+            node.disk().fail(DiskFault::on(op).path("/END").errno(errno).always());
+            // Without space an opening goes on, anything else is too short to be noticed.
+            let refuses = errno == libc::ENOSPC;
+            if !refuses && lasts == Duration::MAX {
+                continue;
+            }
+            let healed = node.clone();
+            let acknowledged = process(&world, move |rt| async move {
+                let waiting = rt.clone();
+                let heals = rt.spawn(async move {
+                    waiting.sleep(lasts.min(Duration::from_secs(3000))).await;
+                    healed.disk().heal();
+                });
+                let (log, _) = open(&rt).await.unwrap();
+                for _ in 0..2 {
+                    log.vouch_if_idle();
+                    rt.sleep(Duration::from_millis(10)).await;
+                }
+                let (mut index, mut refused) = (4, 0);
+                while index < 60 && refused < 1000 {
+                    let mut batch = Batch::new();
+                    batch.append(1, index, [EntryRef { term: 2, kind: 1, payload: &[9; 3000] }]);
+                    match log.write(batch).await {
+                        Ok(()) => index += 1,
+                        Err(fault) => {
+                            assert!(refuses && fault.is_of_room(), "{op:?} {errno}: {fault}");
+                            refused += 1;
+                            rt.sleep(Duration::from_millis(10)).await;
+                        }
+                    }
+                    assert!(log.failure().is_none(), "{op:?} {errno}: {:?}", log.failure());
+                }
+                assert_eq!(refused > 0, refuses, "{op:?} {errno}");
+                if lasts != Duration::MAX {
+                    assert_eq!(index, 60);
+                    heals.await;
+                    log.close().await.unwrap();
+                }
+                index - 1
+            });
+            assert!(node.disk().stats().faults > 0, "{op:?} {errno}");
+            node.crash();
+            node.disk().heal();
+            assert_eq!(reopened(&world).unwrap(), (Some(acknowledged), None), "{op:?} {errno}");
+        }
+    }
+}
+
+/// A log that is new, and one of a process that could make nothing but the first segment.
+#[test]
+fn a_new_log_waits_for_the_file_that_says_where_it_ends() {
+    for op in [DiskOp::Name, DiskOp::Write, DiskOp::Sync] {
+        let world = World::new(17, Options::default());
+        let node = world.node(0);
+        node.disk().fail(DiskFault::on(op).path("/END").errno(libc::ENOSPC).always());
+        for _ in 0..2 {
+            let fault = process(&world, |rt| async move { open(&rt).await.unwrap_err() });
+            assert!(fault.is_of_room() && fault.path.ends_with("END"), "{op:?}: {fault}");
+        }
+        node.disk().heal();
+        filled(&world, 3);
+        assert_eq!(reopened(&world).unwrap().0, Some(3));
+    }
+}
+
 #[test]
 fn a_full_disk_refuses_entries_but_compaction_makes_room_again() {
     let world = World::new(4, Options::default());

@@ -5,6 +5,7 @@ mod idle;
 mod log;
 mod log_crash;
 mod log_damage;
+mod log_end;
 mod log_model;
 mod log_names;
 mod log_shortage;

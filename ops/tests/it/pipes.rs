@@ -67,7 +67,7 @@ fn a_pipe_in_the_place_of_a_file_is_named_by_inspect_and_by_a_start() {
         }
         std::fs::remove_dir_all(&copy).expect("a writable directory");
     }
-    for kind in ["IDENT", "LOCK", "CURRENT", "MANIFEST-", ".seg", ".table"] {
+    for kind in ["IDENT", "LOCK", "CURRENT", "MANIFEST-", ".seg", "END", ".table"] {
         assert!(
             named.iter().any(|name| name.contains(kind)),
             "a pipe as {kind} is taken for whole: {named:?}"

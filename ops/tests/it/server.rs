@@ -413,9 +413,12 @@ fn a_cut_that_is_in_doubt_is_shown_until_the_next_start() {
     let directory = directory();
     let mut node = start(&directory);
     resp(node.resp, "SET a 1", "+OK\r\n");
+    let log = directory.path().join("data/store-1/log");
+    let end = std::fs::read(log.join("END")).expect("what says where the log ends");
     resp(node.resp, &format!("SET mark {}", String::from_utf8_lossy(MARK)), "+OK\r\n");
     node.process.kill();
-    let log = directory.path().join("data/store-1/log");
+    // It may say by now that this record was durable, which would leave no doubt.
+    std::fs::write(log.join("END"), end).expect("what says where the log ends");
     let mut damaged = 0;
     for path in std::fs::read_dir(log).expect("a log").flatten().map(|entry| entry.path()) {
         let mut bytes = std::fs::read(&path).expect("a segment");
@@ -464,6 +467,10 @@ fn inspect_reads_what_a_node_left_and_notices_damage() {
     let output = run(&["inspect", "log", log.to_str().expect("a plain path")]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("  record "), "{output:?}");
+    let end = find(&directory.path().join("data/store-1/log"), "END").expect("every log has one");
+    let output = run(&["inspect", "log", end.to_str().expect("a plain path")]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("went on in segment 1 at byte "), "{output:?}");
     let manifest = find(directory.path(), "MANIFEST-").expect("every tree has a manifest");
     let path = manifest.to_str().expect("a plain path");
     let output = run(&["inspect", "manifest", path]);

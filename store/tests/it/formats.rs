@@ -360,6 +360,12 @@ fn of_another_version(name: &str, bytes: &mut [u8]) {
         bytes[8] = ANOTHER;
         let sum = crc32fast::hash(&[&bytes[..12], &bytes[16..64]].concat());
         bytes[12..16].copy_from_slice(&sum.to_le_bytes());
+    } else if name == "END" {
+        for slot in bytes.chunks_mut(4096).filter(|slot| slot[0] != 0) {
+            slot[8] = ANOTHER;
+            let sum = crc32fast::hash(&[&slot[..12], &slot[16..64]].concat());
+            slot[12..16].copy_from_slice(&sum.to_le_bytes());
+        }
     } else {
         let footer = bytes.last_chunk_mut::<80>().expect("a table is longer than its footer");
         footer[64] = ANOTHER;
@@ -371,6 +377,10 @@ fn of_another_version(name: &str, bytes: &mut [u8]) {
 /// The directory with one file of another version, whose path contains `part`, and the name of that file.
 fn with_another_version(part: &str) -> (Files, String) {
     let mut files = written().files;
+    if part == "END" {
+        // The binary of that time made none.
+        files = write().files;
+    }
     let changed = files.keys().find(|path| path.display().to_string().contains(part)).cloned();
     let changed = changed.expect("there is such a file");
     let name = changed.file_name().expect("a file").display().to_string();
@@ -403,6 +413,7 @@ fn a_version_that_is_not_known_is_refused_by_name() {
         ("IDENT", "the directory has format"),
         ("MANIFEST-", "a manifest of an unknown format version"),
         (".seg", "log format version"),
+        ("END", "log end format version"),
     ] {
         let (files, name) = with_another_version(part);
         let world = World::new(3, Options::default());

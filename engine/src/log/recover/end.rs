@@ -24,8 +24,9 @@
 //! Who hears of it: the owner. A replica with peers must not vote on what it may have acknowledged until they have sent it; a sole
 //! replica has no one to ask, so it serves, and says what is in doubt for as long as it runs.
 //!
-//! Limit: if the first sector of n is gone altogether, nothing is left that claims to be n. In a reused segment old bytes lie after the last
-//! record in any case, so this cannot be distinguished from a log that ends there.
+//! Limit: if the first sector of n is gone altogether, nothing is left that claims to be n. In a reused segment old bytes lie after the
+//! last record in any case, so this cannot be distinguished from a log that ends there, unless n was there when the log was last idle,
+//! closed or opened ([`super::witnessed`]).
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -10,7 +10,8 @@
 //! 3. Judge the first place after the last record ([`end`]): if what lies there is known to have been written whole, it is damage: a
 //!    fault, and nothing is changed on disk. Otherwise it is a torn write: it is cut, the cut is made durable, and what it may have
 //!    held is reported.
-//! 4. On opening, sync the directory and write the last record again. Names and that record may not be durable yet, because the process
+//! 4. Compare with what `END` says ([`witnessed`]): a log that reaches less far has lost its end.
+//! 5. On opening, sync the directory and write the last record again. Names and that record may not be durable yet, because the process
 //!    before may have been killed before its sync, or its sync may have failed; from here on they count as durable, so they must be. Then
 //!    append an empty record, which vouches for the last one and says how often the log has been opened.
 
@@ -18,6 +19,7 @@ mod end;
 mod found;
 mod ready;
 mod replay;
+mod witnessed;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ use super::group::{Group, Position};
 use super::index::Index;
 use super::plant::{Bug, planted};
 use super::segment::segment_path;
+use super::witness::{self, Slot};
 use super::{Log, LogOptions, Shared};
 use crate::error::{Fault, Result};
 use crate::rt::Rt;
@@ -102,6 +105,7 @@ struct Present {
     found: Vec<Found>,
     replay: Replay,
     torn: Option<Torn>,
+    said: Option<Slot>,
 }
 
 impl Recovery {
@@ -117,11 +121,13 @@ impl Recovery {
             false => Vec::new(),
         };
         let found = find(rt, dir, &names).await?;
+        let said = witness::read(rt, dir, &names).await?;
         let state = if found.is_empty() {
             options.origin.may_be_absent(dir, "log")?;
+            witnessed::may_be_absent(dir, said.as_ref())?;
             State::Absent
         } else {
-            State::Present(Box::new(read_back(rt, dir, &options, found).await?))
+            State::Present(Box::new(read_back(rt, dir, &options, found, said).await?))
         };
         Ok(Self { rt: rt.clone(), dir: dir.to_owned(), options, names, state })
     }
@@ -197,43 +203,54 @@ impl Recovery {
         }
         let Self { rt, dir, options, names, state } = self;
         rt.create_dir_all(&dir).await.map_err(|e| Fault::io(&dir, "creating the directory", &e))?;
-        let (replay, files) = match state {
+        let (replay, files, said) = match state {
             State::Absent => {
                 remove_unfinished(&rt, &dir, &names).await?;
-                create(&rt, &dir, &options).await?
+                let (replay, files) = create(&rt, &dir, &options).await?;
+                (replay, files, None)
             }
             State::Present(present) => {
-                let opened = make_ready(&rt, &dir, &options, *present).await?;
+                let said = present.said;
+                let (replay, files) = make_ready(&rt, &dir, &options, *present).await?;
                 remove_unfinished(&rt, &dir, &names).await?;
-                opened
+                (replay, files, said)
             }
         };
+        let witness = ready::witness(&rt, &dir, said, &files, &replay).await?;
         let groups = replay.index.groups().map(|(id, group)| (id, recovered_group(group))).collect();
         let (segments, opened) = (files.used.len(), replay.opened);
         let recovered = Recovered { groups, cut: cut.clone(), records: replay.records, segments, opened };
         let cache = RecordCache::new(options.cache_bytes_max);
         let shared = shared(&rt, &dir, options, replay, files, cache);
-        Log::run(Shared { cut, ..shared }, recovered).await
+        Log::run(Shared { cut, witness, ..shared }, recovered).await
     }
 }
 
-async fn read_back(rt: &Rt, dir: &Path, options: &LogOptions, found: Vec<Found>) -> Result<Present> {
+async fn read_back(
+    rt: &Rt,
+    dir: &Path,
+    options: &LogOptions,
+    found: Vec<Found>,
+    said: Option<Slot>,
+) -> Result<Present> {
     let budget = rt.budget();
     let log_id = common_log_id(dir, &found, &options.origin)?;
+    witnessed::check_files(dir, log_id, &found, said.as_ref())?;
     let replay = match tail_of(rt, &found, &budget).await? {
         Some(tail) => replay(rt, dir, &found, tail, &budget).await?,
         None => nothing_written(dir, &found)?,
     };
+    let torn = classify_end(rt, &whole_from(dir, &found, replay.needed_from)?, &replay, &budget).await?;
+    witnessed::check_records(dir, &found, &replay, said.as_ref())?;
     if let Some((group, index)) = replay.index.first_hole() {
         let what = format!("group {group} has later entries but none at index {index}");
         return Err(Fault::corruption(dir, what));
     }
-    let torn = classify_end(rt, &whole_from(dir, &found, replay.needed_from)?, &replay, &budget).await?;
     if !planted(Bug::OlderCopy) {
         let no_older = options.origin.is_no_older_copy(dir, "log", replay.opened);
         no_older.map_err(|older| or_end_is_gone(older, dir, &found, replay.tail))?;
     }
-    Ok(Present { log_id, found, replay, torn })
+    Ok(Present { log_id, found, replay, torn, said })
 }
 
 fn recovered_group(group: &Group) -> RecoveredGroup {

@@ -22,6 +22,7 @@ use crate::log::plant::{Bug, planted};
 use crate::log::segment::{Segment, Unfinished, sync_dir};
 use crate::log::shared::Written;
 use crate::log::spares::{Retired, new_header};
+use crate::log::witness::{Reached, Slot, Witness};
 use crate::log::{LogOptions, Shared};
 use crate::rt::local::Bell;
 use crate::rt::{BLOCK_BYTES, Meanwhile, Rt};
@@ -42,7 +43,7 @@ const FIRST_SEGMENT_BYTES: u64 = 16 << 20;
 pub(super) async fn create(rt: &Rt, dir: &Path, options: &LogOptions) -> Result<(Replay, Files)> {
     let log_id = options.origin.id.unwrap_or_else(|| rt.random());
     let (first, bytes) = (SegmentNo(1), options.segment_bytes.min(FIRST_SEGMENT_BYTES));
-    let mut unfinished = Unfinished::create(rt, dir, new_header(rt, log_id, first, bytes)).await?;
+    let mut unfinished = Unfinished::create(rt, dir, new_header(rt, log_id, first, bytes, true)).await?;
     while unfinished.zero_piece(rt).await? {}
     let active = Rc::new(unfinished.finish(rt, dir, options.sync).await?);
     let used = BTreeMap::from([(first, active.clone())]);
@@ -57,7 +58,7 @@ pub(super) async fn make_ready(
     options: &LogOptions,
     present: Present,
 ) -> Result<(Replay, Files)> {
-    let Present { log_id, found, replay, torn } = present;
+    let Present { log_id, found, replay, torn, .. } = present;
     let needed = whole_from(dir, &found, replay.needed_from)?;
     let files = open_files(rt, options, log_id, &found, &needed, &replay).await?;
     // The process before may have been killed between giving a segment its name and making that durable, and records go there now.
@@ -110,6 +111,25 @@ async fn harden(rt: &Rt, active: &Segment, replay: &Replay) -> Result<()> {
     active.append(again, last, Meanwhile::GoOn).await
 }
 
+/// Has `END` say what is durable now, and makes it if there is none. Without space it is left to the next opening, unless the log is new.
+pub(super) async fn witness(
+    rt: &Rt,
+    dir: &Path,
+    said: Option<Slot>,
+    files: &Files,
+    replay: &Replay,
+) -> Result<Option<Witness>> {
+    let (segment, end) = (replay.tail, replay.end);
+    let reached = Reached { segment, end, sequence: Sequence(replay.next.0 - 1) };
+    if let Some(said) = said {
+        return Witness::open(rt, dir, said, reached).await.map(Some);
+    }
+    match Witness::create(rt, dir, files.log_id, reached).await {
+        Err(short) if short.is_passing() && replay.records > 0 => Ok(None),
+        made => made.map(Some),
+    }
+}
+
 /// Takes away the beginning of a torn record, durably, so that nothing can ever complete it.
 async fn cut(rt: &Rt, files: &Files, torn: &Torn) -> Result<()> {
     let ready = files.ready.iter().find(|segment| segment.number == torn.segment);
@@ -155,6 +175,9 @@ pub(super) fn shared(
         work: Bell::default(),
         made: Bell::default(),
         wanted: Bell::default(),
+        witness: None,
+        reached: Cell::default(),
+        to_witness: Bell::default(),
         tasks: RefCell::default(),
         written: Cell::new(Written::default()),
         blocking: Blocking::default(),
