@@ -5,12 +5,18 @@
 //! does. Nothing is repaired from that; it is evidence for whoever has to judge.
 //!
 //! How strong it is: a record of n bytes that was torn, not flipped, is taken for flipped with a chance of n in 500 million,
-//! which is why larger records than [`BYTES_MAX`] are not asked about.
+//! which is why larger records than [`BYTES_MAX`] are not asked about. That holds for sectors with enough of the record in them: where only
+//! its last byte lies in the last sector, that sector is missing and one bit is wrong is often the same, so such a bit is no evidence.
 
 use super::format::{Incarnation, RECORD_HEADER_BYTES, RecordHeader, Sequence, covered_checksum};
 
 /// The largest record that is looked at, bytes.
 const BYTES_MAX: usize = 64 << 10;
+
+/// What a disk writes whole or not at all, bytes. Records begin at one.
+const SECTOR_BYTES: usize = 512;
+/// With fewer bytes of the record than this in its sector, a bit that is wrong may as well be a sector that is missing.
+const EVIDENCE_BYTES_MIN: usize = 8;
 
 /// The polynomial of CRC-32 (IEEE), reflected.
 const POLYNOMIAL: u32 = 0xedb8_8320;
@@ -20,8 +26,17 @@ pub(crate) fn flipped_byte(incarnation: Incarnation, bytes: &[u8], sequence: Seq
     // What an earlier life of the file left behind is wrong in more than one place.
     RecordHeader::wrong_bits(bytes, sequence).filter(|wrong| *wrong <= 1)?;
     let header = RecordHeader::fields(bytes)?;
-    with_this_length(incarnation, bytes, header.body_bytes)
-        .or_else(|| with_another_length(incarnation, bytes, header.body_bytes))
+    let this = || with_this_length(incarnation, bytes, header.body_bytes);
+    let another = || with_another_length(incarnation, bytes, header.body_bytes);
+    this().filter(|place| is_evidence(bytes, header.body_bytes, *place)).or_else(another)
+}
+
+/// Whether the sector of the wrong bit is there: with enough of the record in it, and not empty.
+fn is_evidence(bytes: &[u8], body_bytes: u32, place: usize) -> bool {
+    let Some(end) = end_of(bytes, body_bytes) else { return false };
+    let sector = place / SECTOR_BYTES * SECTOR_BYTES;
+    let part = &bytes[sector..end.min(sector + SECTOR_BYTES)];
+    part.len() >= EVIDENCE_BYTES_MIN && part.iter().any(|byte| *byte != 0)
 }
 
 /// The length is right, and the bit is in what the checksum covers, or in the checksum.
@@ -98,6 +113,25 @@ mod tests {
                 let found = flipped_byte(INCARNATION, &flipped, Sequence(9));
                 assert_eq!(found, Some(place), "{body_bytes} bytes");
             }
+        }
+    }
+
+    #[test]
+    fn a_sector_that_is_missing_is_no_bit_that_is_wrong() {
+        for last_bytes in [1, 7, 8, 200] {
+            let end = 2 * SECTOR_BYTES + last_bytes;
+            let mut whole = record(end - RECORD_HEADER_BYTES);
+            whole[2 * SECTOR_BYTES..end].fill(0);
+            whole[end - 1] = 0x40;
+            let header = RecordHeader::fields(&whole).expect("it has a header");
+            header.seal(INCARNATION, &mut whole);
+            let mut torn = whole.clone();
+            torn[2 * SECTOR_BYTES..].fill(0);
+            assert_eq!(flipped_byte(INCARNATION, &torn, Sequence(9)), None, "{last_bytes} bytes");
+            let mut flipped = whole.clone();
+            flipped[end - 1] = 0x42;
+            let found = flipped_byte(INCARNATION, &flipped, Sequence(9));
+            assert_eq!(found, (last_bytes >= EVIDENCE_BYTES_MIN).then_some(end - 1), "{last_bytes} bytes");
         }
     }
 
