@@ -102,7 +102,7 @@ impl Questions {
         let mut oldest = self.oldest.borrow_mut();
         if oldest.len() >= 2 * LOCATED_MAX {
             // Most of them were forgotten and located again.
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = std::collections::BTreeSet::new();
             let mut kept: VecDeque<_> =
                 oldest.drain(..).rev().filter(|(region_id, _)| seen.insert(*region_id)).collect();
             kept.make_contiguous().reverse();

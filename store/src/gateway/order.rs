@@ -18,7 +18,7 @@
 //! a number is here as long as its write waits.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::dispatch::Dispatch;
@@ -34,7 +34,7 @@ pub(super) struct Order(RefCell<Waiting>);
 #[derive(Debug, Default)]
 struct Waiting {
     /// How many of a key wait, by number: an operation that is sent again in parts waits until its parts do.
-    keys: HashMap<KeyHash, BTreeMap<u64, usize>, foldhash::fast::RandomState>,
+    keys: BTreeMap<KeyHash, BTreeMap<u64, usize>>,
     /// Those of ranges, which touch any key.
     ranges: BTreeMap<u64, usize>,
     /// How many wait, by number.

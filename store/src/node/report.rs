@@ -56,7 +56,7 @@ struct Reported {
     shard: Shard,
     address: String,
     /// Each with the version that the region had: after a split it is another region's size.
-    sizes: RefCell<HashMap<RegionId, (u64, Estimate)>>,
+    sizes: RefCell<HashMap<RegionId, (u64, Estimate), foldhash::fast::FixedState>>,
     /// When its counts were last taken.
     counted_at: Cell<Mono>,
     /// Stores of the node, which share its disk.
@@ -215,7 +215,7 @@ impl Reported {
 
     /// What clients have read and written since the latest beat, and how long that took, milliseconds. A beat that comes early
     /// counts as one in time, so that a single request right after the start is no flood.
-    fn take_counts(&self, now: Mono) -> (HashMap<RegionId, RegionCount, foldhash::fast::RandomState>, u64) {
+    fn take_counts(&self, now: Mono) -> (HashMap<RegionId, RegionCount, foldhash::fast::FixedState>, u64) {
         let passed = now.since(self.counted_at.replace(now)).max(REPORT_EVERY);
         (self.shard.take_counts(), u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
     }

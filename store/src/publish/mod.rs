@@ -88,8 +88,8 @@ pub struct Publisher {
 
 #[derive(Default)]
 struct State {
-    counters: HashMap<Key, metrics::Counter>,
-    gauges: HashMap<Key, metrics::Gauge>,
+    counters: HashMap<Key, metrics::Counter, foldhash::fast::FixedState>,
+    gauges: HashMap<Key, metrics::Gauge, foldhash::fast::FixedState>,
     /// What the exporter cannot take: by metric, then by labels as they are written.
     own: BTreeMap<&'static str, (&'static Metric, BTreeMap<String, Value>)>,
 }

@@ -12,7 +12,7 @@
 //! Invariants: a slot exists exactly while it has pins; every `begin_*` is matched by one [`InFlight::end`], or by `clear`; `bytes`
 //! are those of the writes that have begun and not ended.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -21,7 +21,8 @@ use super::command::{Command, Write};
 /// The keys of one region with writes in flight.
 #[derive(Debug, Default)]
 pub struct InFlight {
-    slots: HashMap<Bytes, Slot, foldhash::fast::RandomState>,
+    /// In order, because clients choose the keys: those of one hash would make a hash table slow, and a secret against that is a draw.
+    slots: BTreeMap<Bytes, Slot>,
     ranges: Vec<(Bytes, Bytes)>,
     bytes: usize,
 }

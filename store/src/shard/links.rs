@@ -85,7 +85,7 @@ pub struct CoreLinks {
 }
 
 /// By our number for the request: the core that was asked, and who waits.
-type Asked = HashMap<u64, (usize, Answer<Outcome>), foldhash::fast::RandomState>;
+type Asked = HashMap<u64, (usize, Answer<Outcome>), foldhash::fast::FixedState>;
 
 #[derive(Debug)]
 struct Target {

@@ -23,7 +23,7 @@ pub struct RegionCount {
 
 /// The counts of all regions of a store. Stays on its core.
 #[derive(Debug, Default)]
-pub struct RegionCounts(RefCell<HashMap<RegionId, RegionCount, foldhash::fast::RandomState>>);
+pub struct RegionCounts(RefCell<HashMap<RegionId, RegionCount, foldhash::fast::FixedState>>);
 
 impl RegionCount {
     /// As rates per second, counted over `passed_ms`, which is not 0.
@@ -72,7 +72,7 @@ impl RegionCounts {
     }
 
     /// Everything counted since this was last called.
-    pub(super) fn take(&self) -> HashMap<RegionId, RegionCount, foldhash::fast::RandomState> {
+    pub(super) fn take(&self) -> HashMap<RegionId, RegionCount, foldhash::fast::FixedState> {
         self.0.take()
     }
 }

@@ -6,7 +6,7 @@
 //! Invariants: a key is loaded by one task at a time; every [`Loads::begin`] is matched by one [`Loads::end`]. A load outlives the
 //! leadership it began under; whoever ends it asks again whether its region still leads in the same term.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -15,12 +15,12 @@ use crate::region::inflight::within;
 /// The keys of one store that are being loaded. `Q` is what queues behind a load.
 #[derive(Debug)]
 pub struct Loads<Q> {
-    keys: HashMap<Bytes, VecDeque<Q>, foldhash::fast::RandomState>,
+    keys: BTreeMap<Bytes, VecDeque<Q>>,
 }
 
 impl<Q> Default for Loads<Q> {
     fn default() -> Self {
-        Self { keys: HashMap::default() }
+        Self { keys: BTreeMap::new() }
     }
 }
 
@@ -58,10 +58,7 @@ impl<Q> Loads<Q> {
 
     /// Everything that waits behind loads. The loads go on.
     pub fn take_queued(&mut self) -> Vec<Q> {
-        let mut queues: Vec<_> = self.keys.iter_mut().collect();
-        // In the order of the keys, so that a simulated run can be repeated.
-        queues.sort_unstable_by_key(|(key, _)| *key);
-        queues.into_iter().flat_map(|(_, queue)| queue.drain(..)).collect()
+        self.keys.values_mut().flat_map(|queue| queue.drain(..)).collect()
     }
 }
 

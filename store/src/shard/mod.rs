@@ -281,7 +281,7 @@ impl Shard {
     }
 
     /// What clients have read and written by region since this was last called.
-    pub fn take_counts(&self) -> HashMap<RegionId, RegionCount, foldhash::fast::RandomState> {
+    pub fn take_counts(&self) -> HashMap<RegionId, RegionCount, foldhash::fast::FixedState> {
         self.inner.counts.take()
     }
 

@@ -120,7 +120,7 @@ impl Inner {
                 table: Table::default(),
                 unlogged: BTreeMap::new(),
                 loads: Loads::default(),
-                watched: Watched::default(),
+                watched: Watched::new(rt.random()),
                 inflight_bytes: 0,
                 gate: VecDeque::new(),
                 waiting_bytes: 0,

@@ -5,7 +5,7 @@
 //! it, is in [`super::values`].
 
 use std::cmp;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -150,7 +150,7 @@ impl Shard {
         self.spawn(reply, async move {
             let budget = shard.inner.rt.budget();
             let mut lengths = Vec::with_capacity(keys.len());
-            let mut known = HashMap::<Bytes, Option<usize>, foldhash::fast::RandomState>::default();
+            let mut known = BTreeMap::<Bytes, Option<usize>>::new();
             for key in keys {
                 let length = match known.get(&key) {
                     Some(length) => *length,

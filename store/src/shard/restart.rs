@@ -46,7 +46,7 @@ impl Shard {
         if behind.is_empty() || !inner.recovering.take() {
             return Ok(behind);
         }
-        let places: HashMap<RegionId, usize, foldhash::fast::RandomState> =
+        let places: HashMap<RegionId, usize, foldhash::fast::FixedState> =
             behind.iter().enumerate().map(|(place, group)| (group.region, place)).collect();
         let budget = inner.rt.budget();
         let log = inner.log.clone();

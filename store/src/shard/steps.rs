@@ -1,7 +1,7 @@
 //! The steps of a transaction, run one after the other against values that are known already. No IO, and nothing of the store.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ pub(super) const VALUES_BYTES_MAX: usize = 64 << 20;
 /// The keys of a transaction and what they hold, step by step.
 #[derive(Debug)]
 pub(super) struct Values {
-    pub(super) by_key: HashMap<Bytes, Value, foldhash::fast::RandomState>,
+    pub(super) by_key: BTreeMap<Bytes, Value>,
     /// The written keys in the order of their first write.
     pub(super) written: Vec<Bytes>,
     /// Keys that were appended to, with what that made of them, if it is short.
@@ -35,7 +35,7 @@ pub(super) struct Value {
 impl Values {
     pub(super) fn new(answer_bytes_max: usize) -> Self {
         let answer = AnswerBytes::new(answer_bytes_max, 0);
-        Self { by_key: HashMap::default(), written: Vec::new(), appended: Vec::new(), bytes: 0, answer }
+        Self { by_key: BTreeMap::new(), written: Vec::new(), appended: Vec::new(), bytes: 0, answer }
     }
 
     pub(super) fn add(&mut self, key: &Bytes, now: Option<Bytes>) {

@@ -4,13 +4,14 @@
 //! begins afterwards takes the number back, also one that leaves the same value, so a transaction that rests on it does not
 //! run. Where nothing is watched, writes pay for one comparison.
 //!
-//! Keys are distinguished by a hash with a secret of its own. A collision, a deleted range, a new term and too many watched keys take
+//! Keys are distinguished by a hash that begins with a secret, so that no client finds a key whose writes take back the numbers of
+//! another. A collision, a deleted range, a new term and too many watched keys take
 //! numbers back without need. That makes a transaction fail which could have run, never the other way round.
 //!
 //! Invariants: `marks` and `order` hold the same pairs; at most [`WATCHED_MAX`] keys are remembered, the latest.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::BuildHasher;
+use std::hash::{DefaultHasher, Hasher};
 
 use crate::region::submit::Edit;
 use crate::request::Seen;
@@ -19,20 +20,32 @@ use crate::request::Seen;
 const WATCHED_MAX: usize = 16 << 10;
 
 /// The watched keys of one store.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watched {
     /// By the key's hash.
-    marks: HashMap<u64, Seen>,
+    marks: HashMap<u64, Seen, foldhash::fast::FixedState>,
     /// The hashes by number, to forget the oldest.
     order: BTreeMap<u64, u64>,
     given: u64,
-    secret: foldhash::fast::RandomState,
+    secret: u64,
 }
 
 impl Watched {
+    /// No key is watched. `secret` is drawn for this store.
+    pub(super) fn new(secret: u64) -> Self {
+        Self { marks: HashMap::default(), order: BTreeMap::new(), given: 0, secret }
+    }
+
+    fn hash(&self, key: &[u8]) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.secret);
+        hasher.write(key);
+        hasher.finish()
+    }
+
     /// Begins to watch `key`, or joins those who do.
     pub(super) fn watch(&mut self, key: &[u8], term: u64) -> Seen {
-        let hash = self.secret.hash_one(key);
+        let hash = self.hash(key);
         if let Some(mark) = self.marks.get(&hash).filter(|mark| mark.term == term) {
             return *mark;
         }
@@ -51,7 +64,7 @@ impl Watched {
 
     /// Whether no write of `key` has begun since it was `seen`, in a term that is still that of the leader.
     pub(super) fn holds(&self, key: &[u8], seen: Seen, term: u64) -> bool {
-        seen.term == term && self.marks.get(&self.secret.hash_one(key)) == Some(&seen)
+        seen.term == term && self.marks.get(&self.hash(key)) == Some(&seen)
     }
 
     /// Writes begin.
@@ -70,7 +83,7 @@ impl Watched {
     /// A write of `key` begins.
     fn written(&mut self, key: &[u8]) {
         if !self.marks.is_empty() {
-            self.forget(self.secret.hash_one(key));
+            self.forget(self.hash(key));
         }
     }
 
@@ -93,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_write_takes_the_number_back_and_a_read_does_not() {
-        let mut watched = Watched::default();
+        let mut watched = Watched::new(7);
         let (a, b) = (watched.watch(b"a", 3), watched.watch(b"b", 3));
         assert!(watched.holds(b"a", a, 3) && watched.holds(b"b", b, 3));
         assert!(!watched.holds(b"a", b, 3) && !watched.holds(b"a", a, 4));
@@ -107,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_new_term_begins_anew() {
-        let mut watched = Watched::default();
+        let mut watched = Watched::new(7);
         let before = watched.watch(b"a", 3);
         let after = watched.watch(b"a", 4);
         assert!(!watched.holds(b"a", before, 3) && watched.holds(b"a", after, 4));
@@ -116,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_oldest_are_forgotten_when_there_are_too_many() {
-        let mut watched = Watched::default();
+        let mut watched = Watched::new(7);
         let key = |n: usize| n.to_string().into_bytes();
         let seen: Vec<Seen> = (0..WATCHED_MAX + 2).map(|n| watched.watch(&key(n), 1)).collect();
         let kept = (0..seen.len()).filter(|&n| watched.holds(&key(n), seen[n], 1)).count();

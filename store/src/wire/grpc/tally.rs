@@ -59,7 +59,7 @@ impl Ended {
 
 /// Counts ended requests by method and status.
 #[derive(Debug)]
-pub struct Tally<M>(RefCell<HashMap<(M, Code), u64, foldhash::fast::RandomState>>);
+pub struct Tally<M>(RefCell<HashMap<(M, Code), u64, foldhash::fast::FixedState>>);
 
 impl<M> Default for Tally<M> {
     fn default() -> Self {

@@ -42,11 +42,11 @@ struct Positions {
     last_cursor: u64,
     /// The latest use, as a count.
     uses: u64,
-    by_cursor: HashMap<u64, Position>,
+    by_cursor: HashMap<u64, Position, foldhash::fast::FixedState>,
     /// Cursors by their last use.
     by_use: BTreeMap<u64, u64>,
     /// The same by connection.
-    by_owner: HashMap<u64, Share>,
+    by_owner: HashMap<u64, Share, foldhash::fast::FixedState>,
     bytes: usize,
 }
 
@@ -82,9 +82,9 @@ impl Cursors {
         let positions = Positions {
             last_cursor: seed >> 20,
             uses: 0,
-            by_cursor: HashMap::new(),
+            by_cursor: HashMap::default(),
             by_use: BTreeMap::new(),
-            by_owner: HashMap::new(),
+            by_owner: HashMap::default(),
             bytes: 0,
         };
         Self(Arc::new(Mutex::new(positions)))
