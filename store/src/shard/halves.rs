@@ -102,13 +102,13 @@ impl<W, R> Table<W, R> {
     ///
     /// # Panics
     /// If another region has part of the range that the parent had: that is a bug.
-    pub fn split<E>(
+    pub fn split_region<E>(
         &mut self,
         parent: RegionId,
         halves: Vec<Half>,
         mut make: impl FnMut(Stored) -> Result<Replica<W, R>, E>,
     ) -> Result<Vec<Begun>, E> {
-        self.refresh(parent);
+        self.publish_region(parent);
         self.mark_dirty(parent);
         let mut begun = Vec::new();
         for half in halves {
@@ -122,7 +122,7 @@ impl<W, R> Table<W, R> {
                 None => (Start::bootstrap(FIRST_BASE, Membership::default()), Some(half.origin)),
             };
             let replica = make(Stored { record: half.record, in_tree: true, start })?;
-            if let Err(refused) = self.insert(replica) {
+            if let Err(refused) = self.enter_region(replica) {
                 panic!("{} is in the way of {region}, which {parent} was split into", refused.by);
             }
             let kept = std::mem::take(&mut self.halves.votes);

@@ -187,7 +187,7 @@ impl Inner {
                 replica.destroy(message.epoch);
                 // It has no range any more: no route may lead to it, also before the next turn buries it.
                 if !planted(Bug::RouteOfTheDead) {
-                    state.table.refresh(region);
+                    state.table.publish_region(region);
                 }
                 self.moved(state, region);
                 Err(Lost::Dying)
@@ -260,7 +260,7 @@ impl Inner {
         let now = Time(self.rt.boot_time().0);
         let replica = Replica::new(self.store, stored, self.raft.clone(), self.rt.random(), now)
             .map_err(|_| Lost::NotCreated)?;
-        state.table.insert(replica).map_err(|_| Lost::RangeTaken)
+        state.table.enter_region(replica).map_err(|_| Lost::RangeTaken)
     }
 }
 

@@ -288,7 +288,7 @@ impl Shard {
                     let at = LogId { term: Term(0), index: Index(self.inner.tree.flushed_index(id)) };
                     self.inner.tree.write(&tombstone_batch(&record, at))?;
                 }
-                self.inner.state.borrow_mut().table.bury(record);
+                self.inner.state.borrow_mut().table.bury_region(record);
                 continue;
             }
             let base = state(TAG_BASE).and_then(|bytes| decode_base(&bytes));
@@ -382,7 +382,7 @@ impl Shard {
     fn adopt(&self, stored: Stored, options: &ShardOptions) -> Result<()> {
         let inner = &*self.inner;
         let (id, replica) = (stored.record.region.id, self.replica(stored, options)?);
-        let inserted = inner.state.borrow_mut().table.insert(replica);
+        let inserted = inner.state.borrow_mut().table.enter_region(replica);
         inserted.map_err(|Refused { replica: _, by }| {
             Fault::corruption(&inner.dir, format!("stored state of region {id}: it overlaps region {}", by.0))
         })?;

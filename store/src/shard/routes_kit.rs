@@ -25,7 +25,12 @@ impl Shard {
     pub(crate) async fn cut(&self, left: RegionId, right: Region, options: &ShardOptions) -> Result<()> {
         let stored = self.prepare(vec![right], options).await?.remove(0);
         let right = self.replica(stored, options)?;
-        self.inner.state.borrow_mut().table.cut(left, right).expect("the end of a region that is here");
+        self.inner
+            .state
+            .borrow_mut()
+            .table
+            .cut_region(left, right)
+            .expect("the end of a region that is here");
         self.campaign_alone();
         self.inner.bell.ring();
         Ok(())
@@ -33,7 +38,8 @@ impl Shard {
 
     /// Joins two regions that touch.
     pub(crate) fn join(&self, left: RegionId, right: RegionId) {
-        let removed = self.inner.state.borrow_mut().table.join(left, right).expect("two regions that touch");
+        let removed =
+            self.inner.state.borrow_mut().table.join_regions(left, right).expect("two regions that touch");
         self.let_go(removed);
         self.inner.bell.ring();
     }
@@ -44,7 +50,7 @@ impl Shard {
             let mut state = self.inner.state.borrow_mut();
             let mut record = state.table.get(region).expect("a region that is here").record().clone();
             record.tombstone = true;
-            state.table.bury(record).expect("a region that is here")
+            state.table.bury_region(record).expect("a region that is here")
         };
         self.let_go(removed);
     }

@@ -141,7 +141,7 @@ impl Inner {
             return Ok(());
         }
         let leads = state.table.get(parent).is_some_and(Replica::is_leader);
-        let begun = state.table.split(parent, halves, |stored| self.begin(stored))?;
+        let begun = state.table.split_region(parent, halves, |stored| self.begin(stored))?;
         for Begun { region, unlogged, votes } in begun {
             if let Some(origin) = unlogged {
                 state.unlogged.insert(region, Some(origin));

@@ -4,15 +4,15 @@
 //! that were removed, and what the rest of the node should know of all that: the ranges and epochs, published under a version. Pure:
 //! the simulated stores of the region scripts use this very table.
 //!
-//! A region comes by [`Table::insert`], leaves by [`Table::bury`], is split by [`Table::split`] ([`halves`](super::halves)), changes its
-//! range by [`Table::cut`] or [`Table::join`], and has a change that an entry made to it published by [`Table::refresh`]. Nothing else
+//! A region comes by [`Table::enter_region`], leaves by [`Table::bury_region`], is split by [`Table::split_region`] ([`halves`](super::halves)), changes its
+//! range by [`Table::cut_region`] or [`Table::join_regions`], and has a change that an entry made to it published by [`Table::publish_region`]. Nothing else
 //! moves a border.
 //!
 //! Invariants, asserted by [`Table::check`]:
 //! * no two replicas with a range overlap, and `by_start` names exactly those with a range, by their first keys;
 //! * `dirty` names every replica that is marked, once;
 //! * a region has a replica or a tombstone, never a tombstone that is not older than its replica;
-//! * whoever changed a replica's range has called [`Table::refresh`] before the next turn.
+//! * whoever changed a replica's range has called [`Table::publish_region`] before the next turn.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
@@ -86,7 +86,7 @@ impl<W, R> Table<W, R> {
     ///
     /// # Errors
     /// If a replica of the region is here, or another one covers part of its range.
-    pub fn insert(&mut self, replica: Replica<W, R>) -> Result<(), Refused<W, R>> {
+    pub fn enter_region(&mut self, replica: Replica<W, R>) -> Result<(), Refused<W, R>> {
         let id = replica.id();
         let in_the_way = match self.regions.contains_key(&id) {
             true => Some(id),
@@ -98,13 +98,13 @@ impl<W, R> Table<W, R> {
         }
         self.tombstones.remove(&id);
         self.regions.insert(id, Entry { replica, published: None, dirty: false });
-        self.refresh(id);
+        self.publish_region(id);
         self.mark_dirty(id);
         Ok(())
     }
 
     /// Puts what is remembered of a removed replica in its place. The replica comes back, with those who still wait there.
-    pub fn bury(&mut self, record: RegionRecord) -> Option<Replica<W, R>> {
+    pub fn bury_region(&mut self, record: RegionRecord) -> Option<Replica<W, R>> {
         assert!(record.tombstone, "{} is buried alive", record.region);
         let id = record.region.id;
         let removed = self.regions.remove(&id).map(|Entry { replica, published, dirty: _ }| {
@@ -124,7 +124,7 @@ impl<W, R> Table<W, R> {
     ///
     /// # Errors
     /// If there is no such region, or `right` is not the end of its range or is here already.
-    pub fn cut(&mut self, id: RegionId, right: Replica<W, R>) -> Result<(), Refused<W, R>> {
+    pub fn cut_region(&mut self, id: RegionId, right: Replica<W, R>) -> Result<(), Refused<W, R>> {
         let border = right.region().range.start().as_bytes().to_vec();
         let known = self.regions.contains_key(&right.id());
         let left = self.regions.get_mut(&id).filter(|left| {
@@ -135,9 +135,9 @@ impl<W, R> Table<W, R> {
         let Some(left) = left else { return Err(Refused { replica: Box::new(right), by: id }) };
         let range = KeyRange::new(left.replica.region().range.start().as_bytes().to_vec(), border);
         left.replica.cover(range.expect("the border lies inside"));
-        self.refresh(id);
+        self.publish_region(id);
         self.mark_dirty(id);
-        self.insert(right)
+        self.enter_region(right)
     }
 
     /// Gives the range of a region, which is buried, to the one that ends where it begins. The buried replica comes back, with those
@@ -145,7 +145,7 @@ impl<W, R> Table<W, R> {
     ///
     /// # Errors
     /// If one of the two is not here or in the middle of another change, or they do not touch: nothing has changed then.
-    pub fn join(&mut self, id: RegionId, right: RegionId) -> Result<Replica<W, R>, NotAdjacent> {
+    pub fn join_regions(&mut self, id: RegionId, right: RegionId) -> Result<Replica<W, R>, NotAdjacent> {
         let may_merge = |replica: &&Replica<W, R>| replica.life().may_become(Life::Merging);
         let of = |id: RegionId| self.get(id).filter(may_merge).map(Replica::region);
         let (Some(left), Some(source)) = (of(id), of(right)) else { return Err(NotAdjacent) };
@@ -159,16 +159,16 @@ impl<W, R> Table<W, R> {
             self.get_mut(side).expect("it is here").begin_merge();
         }
         let record = self.get_mut(right).expect("it is here").end_in_merge();
-        let removed = self.bury(record).expect("it is here");
+        let removed = self.bury_region(record).expect("it is here");
         let version = removed.region().epoch.version;
         self.get_mut(id).expect("it is here").end_merge(range, version);
-        self.refresh(id);
+        self.publish_region(id);
         self.mark_dirty(id);
         Ok(removed)
     }
 
     /// Publishes a range or an epoch that has changed.
-    pub fn refresh(&mut self, id: RegionId) {
+    pub fn publish_region(&mut self, id: RegionId) {
         let Some(entry) = self.regions.get_mut(&id) else { return };
         let Region { id: _, range, epoch, peers: _ } = entry.replica.region();
         let has_range = entry.replica.has_range();
@@ -400,7 +400,7 @@ mod tests {
     fn table() -> Table<(), ()> {
         let mut table = Table::default();
         for (id, start, end) in [(1, "", "c"), (2, "c", "m"), (3, "m", "")] {
-            table.insert(replica(id, start, end)).unwrap();
+            table.enter_region(replica(id, start, end)).unwrap();
         }
         table
     }
@@ -420,9 +420,9 @@ mod tests {
     #[test]
     fn what_overlaps_or_is_here_already_is_not_taken_in() {
         let mut table = table();
-        let refused = table.insert(replica(4, "k", "n")).unwrap_err();
+        let refused = table.enter_region(replica(4, "k", "n")).unwrap_err();
         assert_eq!((refused.by, refused.replica.id()), (RegionId(2), RegionId(4)));
-        assert_eq!(table.insert(replica(1, "", "a")).unwrap_err().by, RegionId(1));
+        assert_eq!(table.enter_region(replica(1, "", "a")).unwrap_err().by, RegionId(1));
         table.check();
     }
 
@@ -444,11 +444,11 @@ mod tests {
         let routes = table.routes();
         let mut record = table.get(RegionId(2)).unwrap().record().clone();
         record.tombstone = true;
-        table.bury(record);
+        table.bury_region(record);
         assert!(table.routes() > routes && table.get(RegionId(2)).is_none());
         assert!(table.tombstone(RegionId(2)).is_some());
         assert_eq!(table.region_of(b"d"), Some(RegionId(1)), "which ends below it; the guard says so");
-        table.insert(replica(4, "k", "m")).unwrap();
+        table.enter_region(replica(4, "k", "m")).unwrap();
         table.check();
     }
 
@@ -461,7 +461,7 @@ mod tests {
             table.published().map(|region| (region.id.0, region.epoch.version)).collect()
         };
         let first = Epoch::FIRST.version;
-        table.cut(RegionId(2), replica(4, "g", "m")).unwrap();
+        table.cut_region(RegionId(2), replica(4, "g", "m")).unwrap();
         assert!(table.routes() > before);
         assert_eq!(versions(&table), [(1, first), (2, first + 1), (4, first), (3, first)]);
         let changes = |table: &mut Table<(), ()>| -> Vec<(String, Option<u64>)> {
@@ -472,7 +472,7 @@ mod tests {
         assert_eq!(changes(&mut table), [("c".to_owned(), Some(2)), ("g".to_owned(), Some(4))]);
         assert_eq!((table.region_of(b"f"), table.region_of(b"g")), (Some(RegionId(2)), Some(RegionId(4))));
         table.check();
-        let gone = table.join(RegionId(2), RegionId(4)).unwrap();
+        let gone = table.join_regions(RegionId(2), RegionId(4)).unwrap();
         assert_eq!((gone.id(), table.region_of(b"g")), (RegionId(4), Some(RegionId(2))));
         assert_eq!(changes(&mut table), [("c".to_owned(), Some(2)), ("g".to_owned(), None)]);
         assert_eq!(changes(&mut table), []);
@@ -489,7 +489,7 @@ mod tests {
             let mut table = table();
             table.get_mut(RegionId(busy)).unwrap().begin_merge();
             let before = table.routes();
-            assert_eq!(table.join(RegionId(2), RegionId(3)).unwrap_err(), NotAdjacent);
+            assert_eq!(table.join_regions(RegionId(2), RegionId(3)).unwrap_err(), NotAdjacent);
             assert_eq!((table.routes(), table.len()), (before, 3), "nothing has changed");
             table.check();
         }
@@ -508,7 +508,7 @@ mod tests {
             if at % 3 < 2 {
                 let replica = replica(at + 1, &key(at), &key(at + 1));
                 looked += table.around(&replica.region().range).count() as u64;
-                table.insert(replica).unwrap();
+                table.enter_region(replica).unwrap();
             }
         }
         assert!(looked <= REGIONS, "{looked} regions were looked at");
@@ -533,11 +533,11 @@ mod tests {
         let mut table = table();
         let before = table.routes();
         for (id, start, end) in [(2, "c", "m"), (2, "g", "k"), (1, "g", "m"), (9, "g", "m")] {
-            assert_eq!(table.cut(RegionId(id), replica(4, start, end)).unwrap_err().by, RegionId(id));
+            assert_eq!(table.cut_region(RegionId(id), replica(4, start, end)).unwrap_err().by, RegionId(id));
         }
-        assert_eq!(table.cut(RegionId(2), replica(3, "g", "m")).unwrap_err().by, RegionId(2));
+        assert_eq!(table.cut_region(RegionId(2), replica(3, "g", "m")).unwrap_err().by, RegionId(2));
         for (left, right) in [(1, 3), (2, 1), (3, 1), (1, 9)] {
-            assert_eq!(table.join(RegionId(left), RegionId(right)).unwrap_err(), NotAdjacent);
+            assert_eq!(table.join_regions(RegionId(left), RegionId(right)).unwrap_err(), NotAdjacent);
         }
         assert_eq!(table.routes(), before, "nothing has changed");
         table.check();

@@ -218,7 +218,7 @@ impl Shard {
             }
             inner.observe(replica, effects.write.as_ref().is_some_and(|write| !write.entries().is_empty()));
             // One that begins to take a snapshot in has a range from now on.
-            state.table.refresh(region);
+            state.table.publish_region(region);
             inner.carry_out(&mut state, (region, peer), effects, &mut work)?;
         }
         Ok(work)
@@ -456,7 +456,7 @@ impl Inner {
                 batch.put_state(region.0, TAG_RECORD, &death.record.encode());
             }
             state.unlogged.remove(&region);
-            state.table.bury(death.record);
+            state.table.bury_region(death.record);
         }
         Ok(())
     }
@@ -497,7 +497,7 @@ impl Inner {
         if let Some(replica) = state.table.peer_mut(region, write.peer()) {
             self.outbox.send(replica.durable(write));
             self.time_progress(replica);
-            state.table.refresh(region);
+            state.table.publish_region(region);
             state.table.mark_dirty(region);
         }
         if installed {
@@ -538,7 +538,7 @@ impl Inner {
         let replica = state.table.get_mut(region).expect("its entries were applied just now");
         let answers = replica.applied(applied);
         self.time_applied(replica);
-        state.table.refresh(region);
+        state.table.publish_region(region);
         state.table.mark_dirty(region);
         self.settle(answers);
         self.publish_halves(state, region, halves)

@@ -123,7 +123,7 @@ impl Stage {
             "split" => self.split(id, region, &words[3..]),
             "cut" => self.cut(id, region, &words[3..]),
             "join" => {
-                let joined = self.store(id).table.join(RegionId(region), RegionId(number(words[3])));
+                let joined = self.store(id).table.join_regions(RegionId(region), RegionId(number(words[3])));
                 match joined {
                     Ok(removed) => self.store(id).leave(removed),
                     Err(why) => self.say(format!("{id}: {why:?}")),

@@ -126,7 +126,7 @@ impl Store {
 
     fn adopt(&mut self, stored: Stored, now: Time) {
         let replica = self.replica(stored, now);
-        self.table.insert(replica).expect("a free range");
+        self.table.enter_region(replica).expect("a free range");
     }
 
     fn replica(&self, stored: Stored, now: Time) -> Peer {
@@ -138,7 +138,7 @@ impl Store {
     pub(crate) fn cut(&mut self, left: RegionId, right: &Region, now: Time) {
         let stored = self.begin(right);
         let right = self.replica(stored, now);
-        self.table.cut(left, right).expect("the end of a region that is here");
+        self.table.cut_region(left, right).expect("the end of a region that is here");
     }
 
     /// What waits at a replica that has left the table hears that it is gone.
@@ -192,7 +192,7 @@ impl Store {
                     let at = LogId { term: Term(0), index: Index(mark.unwrap_or_default()) };
                     self.tree.write(&tombstone_batch(&record, at));
                 }
-                self.table.bury(record);
+                self.table.bury_region(record);
                 continue;
             }
             let mut log = LogSummary::after(group.base);

@@ -36,7 +36,7 @@ impl Store {
             for id in dirty {
                 let Some(replica) = self.table.get_mut(id) else { continue };
                 let (peer, effects) = (replica.me(), replica.effects());
-                self.table.refresh(id);
+                self.table.publish_region(id);
                 self.carry_out((id, peer), effects);
                 self.notice(id);
             }
@@ -100,7 +100,7 @@ impl Store {
             }
             self.say(format!("{id} is a tombstone of {}", death.record.region.epoch));
             // One that was applied and is lost comes back when the removal is applied again.
-            self.table.bury(death.record);
+            self.table.bury_region(death.record);
         }
     }
 
@@ -137,7 +137,7 @@ impl Store {
         }
         let replica = self.table.peer_mut(id, write.peer()).unwrap_or_else(|| panic!("{id} is gone"));
         self.sent.extend(replica.durable(write));
-        self.table.refresh(id);
+        self.table.publish_region(id);
         self.table.mark_dirty(id);
         self.notice(id);
     }
@@ -178,7 +178,7 @@ impl Store {
         self.tree.write(&batch);
         let answers = self.table.get_mut(id).expect("it is here").applied(applied);
         self.answer(answers);
-        self.table.refresh(id);
+        self.table.publish_region(id);
         self.table.mark_dirty(id);
         self.notice(id);
         self.publish(id, halves, now);
@@ -192,9 +192,9 @@ impl Store {
         let leads = self.table.get(parent).is_some_and(Peer::is_leader);
         let (id, config, incarnation, started) =
             (self.id, self.config.clone(), self.incarnation, self.started);
-        let begun = self
-            .table
-            .split(parent, halves, |stored| Replica::new(id, stored, config.clone(), incarnation, started));
+        let begun = self.table.split_region(parent, halves, |stored| {
+            Replica::new(id, stored, config.clone(), incarnation, started)
+        });
         for Begun { region, unlogged, votes } in begun.expect("sound state") {
             if let Some(origin) = unlogged {
                 self.unlogged.insert(region, Some(origin));
