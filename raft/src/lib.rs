@@ -75,7 +75,7 @@
 //!
 //! - `tests/it/course`, `paper.rs`: the scenarios of the TinyKV course and of the paper's sections, by name.
 //! - `tests/scripts/*.txt`: one rule each, message by message; `tests/it/script.rs` explains the commands.
-//! - `tests/it/scenario.rs`: lagging state machines, lost snapshots and late answers, each with the mistake it catches.
+//! - `tests/it/scenario/mod.rs`: lagging state machines, lost snapshots and late answers, each with the mistake it catches.
 //! - `tests/it/random.rs`: whole groups under every fault at once, judged after each event by
 //!   `tests/it/sim/oracle.rs`. `RINGKEEP_SEEDS=20000 cargo test -p ringkeep-raft --release --test it random` runs many
 //!   seeds, `RINGKEEP_SEED=7` replays one. The same run has to find every mistake listed in `planted.rs`.

@@ -30,6 +30,18 @@ fn quoted(text: &str) -> Vec<(usize, &str)> {
     found
 }
 
+/// What stands between backticks where a file says what it is.
+fn quoted_in_heads() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        let head: Vec<&str> = text.lines().filter_map(|line| line.trim_start().strip_prefix("//!")).collect();
+        let head = head.join("\n");
+        let words = quoted(&head).into_iter().map(|(_, word)| word.to_owned());
+        found.extend(words.map(|word| (path.display().to_string(), word)));
+    }
+    found
+}
+
 /// Every command of the document: from blocks of shell lines, and between backticks.
 fn commands(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
@@ -88,7 +100,14 @@ fn every_path_is_there() {
         }
     }
     assert!(checked > 100, "only {checked} paths were found, so the search is wrong");
-    assert_none(&broken, "a document names a file or folder that is not there");
+    let heads: Vec<_> = quoted_in_heads().into_iter().filter(|(_, word)| is_path(word)).collect();
+    assert!(heads.len() > 50, "only {} paths were found in the files, so the search is wrong", heads.len());
+    for (file, word) in heads {
+        if !tree.iter().any(|path| path.ends_with(word.trim_end_matches('/'))) {
+            broken.push(format!("{file}: {word}"));
+        }
+    }
+    assert_none(&broken, "a document, or the head of a file, names a file or folder that is not there");
 }
 
 fn is_identifier(word: &str) -> bool {

@@ -13,7 +13,6 @@
 //! | destroy | the replica becomes a tombstone in the next turn; the message is dropped, and its sender repeats it |
 //! | tell removed | the sender hears that it is no member any more |
 //! | drop | dropped |
-//! | for the system group | dropped: it has one member so far |
 //! | a snapshot | dropped: it travels with its data ([`super::receiving`]), and no honest store sends one alone |
 //! | destroy, while a snapshot is on its way into the tree | dropped: what is destroyed is whole |
 //! | destroy, while the tree has regions that it was split into in memory only | dropped, and the tree flushes: they rest on its log |
