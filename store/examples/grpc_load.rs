@@ -81,17 +81,17 @@ async fn batched(rt: &Rt, client: &Client, batch: u64) -> Result<u64, grpc::Stat
     let message =
         BatchCommandsRequest { requests, request_ids: (0..batch).collect(), client_send_time_ns: 0 };
     let framed = grpc::frame(&message);
-    let (began, mut done, mut under_way) = (rt.now(), 0, 0);
+    let (began, mut done, mut in_flight) = (rt.now(), 0, 0);
     while rt.now().since(began) < ROUND {
-        while under_way < 4 * batch {
+        while in_flight < 4 * batch {
             call.outbox.send(framed.clone()).await?;
-            under_way += batch;
+            in_flight += batch;
         }
         let Some(message) = call.inbox.next().await? else { break };
         let answers: BatchCommandsResponse = prost::Message::decode(message.bytes)
             .map_err(|error| grpc::Status::invalid(error.to_string()))?;
         done += answers.request_ids.len() as u64;
-        under_way -= answers.request_ids.len() as u64;
+        in_flight -= answers.request_ids.len() as u64;
     }
     Ok(done)
 }

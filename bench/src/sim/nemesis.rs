@@ -60,7 +60,7 @@ impl Run {
                     self.world.reset(self.nodes.node(one), self.nodes.node(other));
                 }
             }
-            7 => self.stand_still()?,
+            7 => self.pause_leader()?,
             8 => self.transfer(one),
             9 => self.dark()?,
             10 | 11 => self.stay_away(one)?,
@@ -127,7 +127,7 @@ impl Run {
         Ok(())
     }
 
-    fn stand_still(&mut self) -> Result<(), String> {
+    fn pause_leader(&mut self) -> Result<(), String> {
         let asleep = self.a_leader();
         self.record(format!("node {asleep} is paused"));
         self.nodes.node(asleep).pause();

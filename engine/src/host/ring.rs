@@ -76,7 +76,7 @@ fn judge(ring: Result<(), Trouble>, sysctl: Option<u8>) -> Finding {
                 "set kernel.io_uring_disabled to 0 with sysctl, or put this user into kernel.io_uring_group",
             ),
             (Some(libc::EPERM | libc::EACCES), Some(2..)) => (
-                "kernel.io_uring_disabled is 2, which forbids io_uring to everybody".to_owned(),
+                "kernel.io_uring_disabled is 2, which forbids io_uring to all users".to_owned(),
                 "set kernel.io_uring_disabled to 0 with sysctl",
             ),
             (Some(libc::EPERM | libc::EACCES), _) => (

@@ -551,7 +551,7 @@ impl Shared {
         })
     }
 
-    /// Keeps the first fault and lets everybody who waits know.
+    /// Keeps the first fault and lets all that wait know.
     fn poison(&self, fault: Fault) {
         self.fault.borrow_mut().get_or_insert(fault);
         self.flush_waiters.borrow_mut().clear();

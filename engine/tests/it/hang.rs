@@ -164,7 +164,7 @@ fn directory() -> tempfile::TempDir {
 }
 
 #[test]
-fn two_cores_never_stand_still() {
+fn two_cores_never_stall() {
     let dir = directory();
     match_of(Duration::from_secs(seconds()), dir.path());
 }

@@ -108,6 +108,11 @@ fn without_tests(text: &str) -> String {
     out
 }
 
+/// The text as the compiler reads it, with its tests.
+pub(crate) fn whole(text: &str) -> String {
+    close_up(&bare(text))
+}
+
 fn close_up(text: &str) -> String {
     let mut out = String::new();
     for word in text.split_whitespace() {

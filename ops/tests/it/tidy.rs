@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use crate::code::{Code, paths, whole};
+
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
 }
@@ -13,20 +15,21 @@ pub(crate) const CRATES: [&str; 6] = ["engine", "raft", "store", "scheduler", "b
 pub(crate) fn sources() -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for name in CRATES {
-        collect(&root().join(name), &mut files);
+        collect(&root().join(name), &[".rs"], &mut files);
     }
     assert!(files.len() > 50, "only {} files were found, so the search is wrong", files.len());
     files.sort();
     files
 }
 
-fn collect(dir: &Path, into: &mut Vec<(PathBuf, String)>) {
+/// Text files with one of these endings.
+fn collect(dir: &Path, endings: &[&str], into: &mut Vec<(PathBuf, String)>) {
     for entry in std::fs::read_dir(dir).expect("a directory of the tree") {
         let path = entry.expect("an entry of the tree").path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
-            collect(&path, into);
-        } else if name.ends_with(".rs") {
+            collect(&path, endings, into);
+        } else if endings.iter().any(|ending| name.ends_with(ending)) {
             let text = std::fs::read_to_string(&path).expect("a readable file");
             into.push((path.strip_prefix(root()).expect("below the root").to_owned(), text));
         }
@@ -97,13 +100,14 @@ fn nothing_is_left_for_later() {
 
 /// Private words of earlier versions that have a standard counterpart in the field. They are written in two parts, because this file
 /// is read, too.
-const PRIVATE_WORDS: [([&str; 2], &str); 18] = [
+const PRIVATE_WORDS: [([&str; 2], &str); 19] = [
     (["Let", "ter"], "message"),
     (["be_b", "orn"], "bootstrap"),
     (["bi", "rth"], "bootstrap"),
     (["the ow", "n "], "its own"),
     (["ome", "body "], "a client, a task, another member"),
     (["obo", "dy"], "no client, no task, no other member"),
+    (["every", "body"], "every member, every task, all clients"),
     (["hom", "ing"], "connection migration"),
     (["behind the ra", "nge"], "exclusive end"),
     (["Mo", "st bytes"], "maximum bytes"),
@@ -120,12 +124,46 @@ const PRIVATE_WORDS: [([&str; 2], &str); 18] = [
 
 #[test]
 fn private_words_stay_out() {
+    let mut files = Vec::new();
+    for name in CRATES {
+        collect(&root().join(name), &[".rs", ".txt", ".proto"], &mut files);
+    }
+    assert!(files.iter().any(|(path, _)| path.ends_with("tests/scripts/commit_only_in_own_term.txt")));
+    assert_none(&private_words(&files), "the field's word stands in for a private one");
+}
+
+/// The lines, and the names of files, with a private word.
+fn private_words(files: &[(PathBuf, String)]) -> Vec<String> {
     let mut found = Vec::new();
     for (parts, better) in PRIVATE_WORDS {
-        let lines = lines_with(&[parts.concat()], &[]);
-        found.extend(lines.into_iter().map(|line| format!("{line}  (the field says: {better})")));
+        let word = parts.concat();
+        // A name is words, too.
+        let has = |text: &str| text.contains(&word) || text.replace('_', " ").contains(&word);
+        for (path, text) in files {
+            let path = path.display().to_string();
+            if has(&path) {
+                found.push(format!("{path}  (the field says: {better})"));
+            }
+            let lines = text.lines().enumerate().filter(|(_, line)| has(line));
+            found.extend(
+                lines.map(|(at, line)| {
+                    format!("{path}:{}: {}  (the field says: {better})", at + 1, line.trim())
+                }),
+            );
+        }
     }
-    assert_none(&found, "the field's word stands in for a private one");
+    found
+}
+
+#[test]
+fn private_words_are_found_in_names_and_in_scripts() {
+    let told = ["stale_leader_is_to", "ld.txt"].concat();
+    let every = ["# wakes every", "body.\n"].concat();
+    for (path, text, count) in
+        [(&*told, "x", 1), ("a.txt", &*every, 1), ("a.proto", &*told, 1), ("a.rs", "x", 0)]
+    {
+        assert_eq!(private_words(&[(PathBuf::from(path), text.to_owned())]).len(), count, "{path}: {text}");
+    }
 }
 
 /// Names that two public types of one crate have, each with the reason why no reader takes one for the other.
@@ -330,7 +368,7 @@ fn folders_of_the_store_import_one_way() {
             (_, None) => panic!("{name} of store/src is not in the list of what may import what"),
         };
         seen.insert(name.to_owned());
-        for used in imports(&text) {
+        for used in imports(&path, &text) {
             if used != name && !allowed.contains(&used.as_str()) {
                 broken.push(format!("{}: {name} imports {used}", path.display()));
             }
@@ -344,44 +382,34 @@ fn folders_of_the_store_import_one_way() {
     );
 }
 
-/// The modules at the root of its crate that a file names in code.
-fn imports(text: &str) -> Vec<String> {
-    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
-    let code = code.join("\n");
-    let word =
-        |text: &str| -> String { text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect() };
-    let mut found = Vec::new();
-    for (at, root) in code.match_indices("crate::") {
-        let rest = &code[at + root.len()..];
-        let Some(group) = rest.strip_prefix('{') else {
-            found.push(word(rest));
-            continue;
-        };
-        // The heads of the parts of a group, at its own depth.
-        let (mut depth, mut at_head) = (1, true);
-        for (place, c) in group.char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' => depth -= 1,
-                ',' if depth == 1 => at_head = true,
-                c if at_head && c.is_alphabetic() => {
-                    at_head = false;
-                    found.push(word(&group[place..]));
-                }
-                _ => {}
-            }
-            if depth == 0 {
-                break;
-            }
+/// The modules at the root of its crate that a file names in code, from there or from where it lies itself.
+fn imports(path: &Path, text: &str) -> Vec<String> {
+    let inside = path.iter().skip_while(|part| *part != "src").skip(1);
+    let depth = inside.filter(|part| *part != "mod.rs").count();
+    let of_root = |path: String| path.strip_prefix("crate::").map(str::to_owned);
+    let mut found: Vec<String> = paths(&whole(text)).into_iter().filter_map(of_root).collect();
+    // A module of tests lies one deeper than its file, so it is left out.
+    found.extend(paths(&Code::of(path, text).text).into_iter().filter_map(|path| {
+        let (mut rest, mut up) = (&*path, 0);
+        while let Some(above) = rest.strip_prefix("super::") {
+            (rest, up) = (above, up + 1);
         }
-    }
-    found
+        // The root has modules; a name in capitals is of a module inside the file.
+        (up >= depth && up > 0 && !rest.starts_with(char::is_uppercase)).then(|| rest.to_owned())
+    }));
+    found.iter().filter_map(|path| path.split("::").next()).map(str::to_owned).collect()
 }
 
 #[test]
 fn imports_are_read_in_every_spelling() {
+    let read = |path: &str, text: &str| imports(Path::new(path), text);
     let text = "// crate::no\nuse crate::one::Two;\nuse crate::{three, four::{five, Six}, seven as eight};\nfn f() -> crate::nine::Ten {}\n";
-    assert_eq!(imports(text), ["one", "three", "four", "seven", "nine"]);
+    assert_eq!(read("store/src/a.rs", text), ["one", "three", "four", "four", "seven", "nine"]);
+    let text = "use super::super::{one::Two, three};\nfn f() -> super::super::super::four::Five {}\nuse super::six;\n#[cfg(test)]\nmod tests { use super::super::seven; }\n";
+    assert_eq!(read("store/src/a/b.rs", text), ["one", "three", "four"]);
+    assert_eq!(read("store/src/a/b/mod.rs", text), ["one", "three", "four"]);
+    assert_eq!(read("store/src/a/mod.rs", "use super::one; use super::{super::two};"), ["one", "two"]);
+    assert_eq!(read("store/src/a/b/c.rs", text), ["four"]);
 }
 
 #[test]

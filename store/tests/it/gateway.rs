@@ -110,24 +110,24 @@ fn is_read(op: &Op) -> bool {
 /// them at its own moment.
 pub(super) async fn compare(seed: u64, steps: usize, real: &Gateway, model: &Gateway) {
     let mut rng = Rng(engine::rt::rng::Rng::new(seed));
-    let mut under_way: Vec<(Op, store::gateway::Submitted, Outcome)> = Vec::new();
+    let mut in_flight: Vec<(Op, store::gateway::Submitted, Outcome)> = Vec::new();
     for _ in 0..steps {
         let op = rng.op();
         if is_read(&op) || rng.below(8) == 0 {
-            settle(seed, &mut under_way).await;
+            settle(seed, &mut in_flight).await;
         }
         let expected = model.submit(None, op.clone()).await;
         let read = is_read(&op);
-        under_way.push((op.clone(), real.submit(None, op), expected));
+        in_flight.push((op.clone(), real.submit(None, op), expected));
         if read {
-            settle(seed, &mut under_way).await;
+            settle(seed, &mut in_flight).await;
         }
     }
-    settle(seed, &mut under_way).await;
+    settle(seed, &mut in_flight).await;
 }
 
-async fn settle(seed: u64, under_way: &mut Vec<(Op, store::gateway::Submitted, Outcome)>) {
-    for (op, submitted, expected) in under_way.drain(..) {
+async fn settle(seed: u64, in_flight: &mut Vec<(Op, store::gateway::Submitted, Outcome)>) {
+    for (op, submitted, expected) in in_flight.drain(..) {
         assert_eq!(submitted.await, expected, "seed {seed}: {op:?}");
     }
 }

@@ -72,9 +72,9 @@ async fn watch(random: &mut Random, first: u8, real: &Gateway, model: &Gateway) 
     }
 }
 
-async fn settle(seed: u64, under_way: &mut Vec<(Op, Submitted, Outcome)>) -> (usize, usize) {
+async fn settle(seed: u64, in_flight: &mut Vec<(Op, Submitted, Outcome)>) -> (usize, usize) {
     let (mut ran, mut not) = (0, 0);
-    for (op, submitted, expected) in under_way.drain(..) {
+    for (op, submitted, expected) in in_flight.drain(..) {
         let found = submitted.await;
         assert_eq!(found, expected, "seed {seed}: {op:?}");
         match found {
@@ -90,7 +90,7 @@ async fn settle(seed: u64, under_way: &mut Vec<(Op, Submitted, Outcome)>) -> (us
 /// did not because a watched key had been written.
 async fn compare(seed: u64, real: &Gateway, model: &Gateway) -> (usize, usize) {
     let mut random = Random(engine::rt::rng::Rng::new(seed));
-    let (mut under_way, mut ran, mut not) = (Vec::new(), 0, 0);
+    let (mut in_flight, mut ran, mut not) = (Vec::new(), 0, 0);
     let mut watched: [Watched; 3] = Default::default();
     for _ in 0..300 {
         let client = random.below(watched.len());
@@ -98,7 +98,7 @@ async fn compare(seed: u64, real: &Gateway, model: &Gateway) -> (usize, usize) {
         let (op, expected) = match random.below(8) {
             0 => {
                 // Whoever watches has heard the answers to what it wrote before.
-                let (more, less) = settle(seed, &mut under_way).await;
+                let (more, less) = settle(seed, &mut in_flight).await;
                 (ran, not) = (ran + more, not + less);
                 watched[client] = watch(&mut random, first, real, model).await;
                 continue;
@@ -131,13 +131,13 @@ async fn compare(seed: u64, real: &Gateway, model: &Gateway) -> (usize, usize) {
                 (op.clone(), model.submit(None, op).await)
             }
         };
-        under_way.push((op.clone(), real.submit(None, op), expected));
+        in_flight.push((op.clone(), real.submit(None, op), expected));
         if random.below(6) == 0 {
-            let (more, less) = settle(seed, &mut under_way).await;
+            let (more, less) = settle(seed, &mut in_flight).await;
             (ran, not) = (ran + more, not + less);
         }
     }
-    let (more, less) = settle(seed, &mut under_way).await;
+    let (more, less) = settle(seed, &mut in_flight).await;
     (ran + more, not + less)
 }
 

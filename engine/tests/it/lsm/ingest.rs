@@ -348,13 +348,13 @@ fn a_power_cut_leaves_the_old_range_or_the_new_one() {
         node.crash();
         drop(running);
         let pieces = kept.borrow().clone();
-        let (on, was_told) = (node.clone(), answered.get());
+        let (on, was_answered) = (node.clone(), answered.get());
         let after = node.start(0, move |rt| async move {
             let tree = open(&rt).await;
             let rows = shown(&tree).await;
             let is_new = tree.flushed_index(7) == 50;
             assert_eq!(rows == expected(), is_new, "mark and data belong together");
-            assert!(is_new || (!was_told && tree.flushed_index(7) == 900), "what was answered is there");
+            assert!(is_new || (!was_answered && tree.flushed_index(7) == 900), "what was answered is there");
             if !is_new {
                 let in_range = |(row, _): &(String, String)| {
                     row.as_str() >= "default key000100" && row.as_str() < "default key000300"

@@ -107,7 +107,7 @@ impl Net {
         self.send(out);
     }
 
-    /// Ticks everybody at once.
+    /// Ticks every member at once.
     pub(crate) fn tick_all(&mut self) {
         let out = self.peers.values_mut().flat_map(Peer::tick).collect();
         self.send(out);

@@ -249,7 +249,7 @@ impl Peer {
         self.settle()
     }
 
-    /// Makes it leader by votes of everybody else, in the next term; what it sends meanwhile is lost.
+    /// Makes it leader by votes of all others, in the next term; what it sends meanwhile is lost.
     pub(crate) fn lead(&mut self) -> Vec<Message> {
         let mut out = self.campaign();
         let me = self.raft.id();

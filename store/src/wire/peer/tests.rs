@@ -64,11 +64,11 @@ async fn accept_within(
     arrived: Arrived,
     memory: Memory,
 ) {
-    accept_known(rt, addr, speaker, counters, arrived, (memory, everybody())).await;
+    accept_known(rt, addr, speaker, counters, arrived, (memory, every_store())).await;
 }
 
 /// A book that has every store which the tests know.
-fn everybody() -> Rc<AddressBook> {
+fn every_store() -> Rc<AddressBook> {
     let book = AddressBook::default();
     [1, 2, 3, 5].into_iter().chain(99..120).for_each(|store| book.set(StoreId(store), "127.0.0.1:1"));
     Rc::new(book)
@@ -353,7 +353,7 @@ fn a_store_that_is_not_known_is_refused_once_it_goes_on() {
     let (to, seen) = (counters.clone(), arrived.clone());
     let (asked, answers) = (Rc::new(RefCell::new(BTreeSet::new())), Rc::new(RefCell::new(Vec::new())));
     let keeps = asked.clone();
-    let book = everybody();
+    let book = every_store();
     let known = book.clone();
     drop(world.node(1).start(0, move |rt| {
         let scheduler = rt.clone();
