@@ -91,6 +91,8 @@
 //! - No rollback of a membership at truncation: changes take effect when applied, see `membership.rs`.
 //! - Nothing protects against members that lie. Malformed input is refused, a forged but well-formed one is believed.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod candidate;
 mod check;
 mod config;

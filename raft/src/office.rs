@@ -35,7 +35,7 @@ impl Raft {
     pub(crate) fn settle_election(&mut self) {
         let verdict = match &self.role {
             Role::PreCandidate(tally) | Role::Candidate(tally) => tally.verdict(&self.core),
-            _ => return,
+            Role::Follower | Role::Leader(_) => return,
         };
         match (verdict, &self.role) {
             (Verdict::Open, _) => {}

@@ -128,7 +128,7 @@ impl Progress {
     fn probe(&mut self) {
         self.next = match self.mode {
             Mode::Snapshot { index, .. } => self.matched.max(index).next(),
-            _ => self.matched.next(),
+            Mode::Probe { .. } | Mode::Replicate | Mode::SnapshotWanted { .. } => self.matched.next(),
         };
         self.mode = Mode::Probe { sent: false };
         self.nudge = true;

@@ -159,7 +159,7 @@ impl Raft {
                     self.become_follower(self.core.term, None);
                 }
             }
-            _ => {
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
                 self.core.elapsed = self.core.elapsed.saturating_add(1);
                 if self.core.elapsed >= self.core.timeout {
                     self.time_out();
@@ -364,7 +364,7 @@ impl Raft {
         if self.core.asleep {
             let leader = match &mut self.role {
                 Role::Leader(leader) => Some(&mut **leader),
-                _ => None,
+                Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => None,
             };
             quiet::release(&mut self.core, leader);
         }
@@ -380,7 +380,9 @@ impl Raft {
         }
         match &mut self.role {
             Role::Leader(leader) => Ok((leader, &mut self.core)),
-            _ => Err(Refusal::NotLeader { leader: self.core.leader }),
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => {
+                Err(Refusal::NotLeader { leader: self.core.leader })
+            }
         }
     }
 }

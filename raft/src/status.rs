@@ -196,7 +196,7 @@ impl Raft {
         let core = &self.core;
         let leader = match &self.role {
             Role::Leader(leader) => Some(leader),
-            _ => None,
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => None,
         };
         let members = leader.map_or_else(Vec::new, |leader| self.member_statuses(leader));
         Status {
@@ -255,7 +255,7 @@ impl Raft {
     pub fn memory_bytes(&self) -> usize {
         let members = match &self.role {
             Role::Leader(leader) => size_of_val(&**leader) + size_of_val(&*leader.members),
-            _ => 0,
+            Role::Follower | Role::PreCandidate(_) | Role::Candidate(_) => 0,
         };
         size_of::<Self>()
             + members

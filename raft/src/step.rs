@@ -44,8 +44,20 @@ impl Raft {
         let asks_absurdly = |ask: &VoteAsk| ask.last.term > message.term || ask.last.index >= Index::LIMIT;
         let for_members_only = match &message.body {
             Body::Vote(ask) | Body::PreVote(ask) if asks_absurdly(ask) => return Err(Dropped::AbsurdNumber),
-            Body::TransferRequest { .. } => true,
-            body => body.is_reply(),
+            Body::TransferRequest { .. }
+            | Body::PreVoteReply(_)
+            | Body::VoteReply(_)
+            | Body::AppendReply(_)
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndexReply { .. } => true,
+            Body::Vote(_)
+            | Body::PreVote(_)
+            | Body::Append { .. }
+            | Body::Heartbeat(_)
+            | Body::Snapshot(_)
+            | Body::TimeoutNow { .. }
+            | Body::ReadIndex { .. }
+            | Body::Stale => false,
         };
         if for_members_only && !core.membership.contains(message.from) {
             return Err(Dropped::UnknownSender);
@@ -57,7 +69,18 @@ impl Raft {
         let sleepy = match &message.body {
             Body::Heartbeat(beat) => beat.quiet && Some(message.from) == self.core.leader,
             Body::HeartbeatReply { quiet, .. } => *quiet && self.is_leader(),
-            _ => false,
+            Body::PreVote(_)
+            | Body::PreVoteReply(_)
+            | Body::Vote(_)
+            | Body::VoteReply(_)
+            | Body::Append { .. }
+            | Body::AppendReply(_)
+            | Body::Snapshot(_)
+            | Body::TransferRequest { .. }
+            | Body::TimeoutNow { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::Stale => false,
         };
         if self.core.asleep && !(sleepy && message.term == self.core.term) {
             self.wake();
@@ -69,8 +92,19 @@ impl Raft {
         let (term, from) = (message.term, message.from);
         // A voter that hears its leader, or owes it a promise, is deaf to candidates (thesis, 6.2).
         let forced = match &message.body {
-            Body::Vote(ask) | Body::PreVote(ask) if term >= self.core.term => Some(ask.forced),
-            _ => None,
+            Body::Vote(ask) | Body::PreVote(ask) => (term >= self.core.term).then_some(ask.forced),
+            Body::PreVoteReply(_)
+            | Body::VoteReply(_)
+            | Body::Append { .. }
+            | Body::AppendReply(_)
+            | Body::Heartbeat(_)
+            | Body::HeartbeatReply { .. }
+            | Body::Snapshot(_)
+            | Body::TransferRequest { .. }
+            | Body::TimeoutNow { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::Stale => None,
         };
         if let Some(forced) = forced
             && (term > self.core.term || self.core.vote.is_none())
@@ -82,15 +116,22 @@ impl Raft {
             return self.meet_older_term(message);
         }
         if term > self.core.term {
-            match &message.body {
-                Body::PreVote(_) => {}
-                Body::PreVoteReply(answer) if answer.granted => {}
-                body => {
-                    let leader =
-                        (body.is_from_leader() && !matches!(body, Body::TimeoutNow { .. })).then_some(from);
-                    self.become_follower(term, leader);
-                }
-            }
+            let leader = match &message.body {
+                Body::PreVote(_) => return Ok(()),
+                Body::PreVoteReply(answer) if answer.granted => return Ok(()),
+                Body::Append { .. } | Body::Heartbeat(_) | Body::Snapshot(_) => Some(from),
+                Body::PreVoteReply(_)
+                | Body::Vote(_)
+                | Body::VoteReply(_)
+                | Body::AppendReply(_)
+                | Body::HeartbeatReply { .. }
+                | Body::TransferRequest { .. }
+                | Body::TimeoutNow { .. }
+                | Body::ReadIndex { .. }
+                | Body::ReadIndexReply { .. }
+                | Body::Stale => None,
+            };
+            self.become_follower(term, leader);
         } else if message.body.is_from_leader() {
             match (&self.role, self.core.leader) {
                 (Role::Leader(_), _) => return Err(Dropped::SecondLeader),
@@ -112,10 +153,19 @@ impl Raft {
             // What is committed stays committed, whoever says so and however old the term: a removed leader with a
             // longer log refuses every vote, but its refusal is how the last member left learns that it is alone.
             Body::PreVoteReply(answer) | Body::VoteReply(answer) => self.core.learn_commit(answer.commit),
-            body if body.is_reply() || matches!(body, Body::Stale) => {}
+            Body::AppendReply(_)
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::Stale => {}
             // The sender cannot know that the world moved on: a leader of an old term would stay one, a candidate
             // would raise its term one by one.
-            _ => self.core.reply(message.from, Body::Stale),
+            Body::Vote(_)
+            | Body::Append { .. }
+            | Body::Heartbeat(_)
+            | Body::Snapshot(_)
+            | Body::TransferRequest { .. }
+            | Body::TimeoutNow { .. }
+            | Body::ReadIndex { .. } => self.core.reply(message.from, Body::Stale),
         }
         Err(Dropped::StaleTerm)
     }

@@ -70,7 +70,7 @@ impl Raft {
                 false
             }
             Role::Candidate(tally) => tally.record_own(core),
-            _ => false,
+            Role::Follower | Role::PreCandidate(_) => false,
         };
         if own_vote {
             self.settle_election();
@@ -171,7 +171,7 @@ impl Raft {
     fn appliable(&self) -> Option<(Index, Index)> {
         match self.core.install {
             Install::None => self.core.log.appliable(self.core.config.apply_bytes_max),
-            _ => None,
+            Install::Wanted(_) | Install::Writing(_) => None,
         }
     }
 
@@ -195,7 +195,7 @@ fn take_write(core: &mut Core) -> Option<Write> {
             core.install = Install::Writing(core.next_write());
             Some(snapshot)
         }
-        other => {
+        other @ (Install::None | Install::Writing(_)) => {
             core.install = other;
             None
         }

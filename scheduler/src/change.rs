@@ -70,7 +70,11 @@ impl Change {
         match self {
             Self::EnterJoint { .. } | Self::LeaveJoint => Command::ChangePeers,
             Self::Relocate { .. } => Command::Relocate,
-            _ => Command::ChangePeer,
+            Self::AddVoter { .. }
+            | Self::AddLearner { .. }
+            | Self::Promote { .. }
+            | Self::Demote { .. }
+            | Self::Remove { .. } => Command::ChangePeer,
         }
     }
 
@@ -171,7 +175,7 @@ fn leave_joint(region: &Region, peers: &mut [Peer]) -> Result<(), ChangeError> {
         peer.role = match peer.role {
             Role::Incoming => Role::Voter,
             Role::Outgoing => Role::Learner,
-            role => role,
+            role @ (Role::Voter | Role::Learner) => role,
         };
     }
     Ok(())

@@ -81,7 +81,11 @@ impl<'a> View<'a> {
         let store = self.cluster.store(store).ok_or(Reason::Unknown)?;
         match store.health(self.now, self.config) {
             Health::Up => Ok(store),
-            health => Err(Reason::Health(health)),
+            health @ (Health::Disconnected
+            | Health::Unhealthy
+            | Health::Down
+            | Health::Offline
+            | Health::Tombstone) => Err(Reason::Health(health)),
         }
     }
 

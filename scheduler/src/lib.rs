@@ -55,6 +55,8 @@
 //! - **Guessing.** A store that is silent is waited for, and a region without a known leader is left alone: who holds
 //!   the only good copy cannot be seen from here.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 pub mod ask;
 pub mod balance;
 pub mod change;

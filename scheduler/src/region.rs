@@ -65,7 +65,7 @@ impl fmt::Display for Peer {
         write!(f, "{}@{}", self.id.0, self.store.0)?;
         match self.role {
             Role::Voter => Ok(()),
-            role => write!(f, " ({role:?})"),
+            role @ (Role::Learner | Role::Incoming | Role::Outgoing) => write!(f, " ({role:?})"),
         }
     }
 }

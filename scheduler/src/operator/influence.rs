@@ -69,7 +69,11 @@ impl Influence {
                 arrive(*to, weight_bytes, 1);
             }
             Intent::Relocate { to, .. } => arrive(*to, weight_bytes, 0),
-            _ => {}
+            Intent::RemoveReplica { .. }
+            | Intent::TransferLeader { .. }
+            | Intent::Promote { .. }
+            | Intent::LeaveJoint
+            | Intent::Split { .. } => {}
         }
         if let Intent::RemoveReplica { from }
         | Intent::MoveReplica { from, .. }
@@ -94,7 +98,13 @@ impl Influence {
                 delta.leaders -= 1;
                 delta.load -= read;
             }
-            _ => {}
+            Intent::Relocate { .. }
+            | Intent::MoveReplica { .. }
+            | Intent::RemoveReplica { .. }
+            | Intent::AddReplica { .. }
+            | Intent::Promote { .. }
+            | Intent::LeaveJoint
+            | Intent::Split { .. } => {}
         }
     }
 

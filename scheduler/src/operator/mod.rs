@@ -151,7 +151,14 @@ impl Kinds {
                 | match step {
                     Step::TransferLeader { .. } => Self::LEADER,
                     Step::Split { .. } => Self::SPLIT,
-                    _ => Self::REGION,
+                    Step::AddPeer { .. }
+                    | Step::AddLearner { .. }
+                    | Step::Promote { .. }
+                    | Step::Demote { .. }
+                    | Step::RemovePeer { .. }
+                    | Step::EnterJoint { .. }
+                    | Step::LeaveJoint
+                    | Step::Relocate { .. } => Self::REGION,
                 };
         }
         kinds

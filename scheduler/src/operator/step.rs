@@ -154,7 +154,12 @@ impl Step {
         let raised = match self {
             Self::TransferLeader { .. } | Self::Split { .. } => false,
             Self::AddPeer { peer, .. } | Self::AddLearner { peer, .. } => info.region.peer(*peer).is_some(),
-            _ => self.is_finished(info, origin),
+            Self::Promote { .. }
+            | Self::Demote { .. }
+            | Self::RemovePeer { .. }
+            | Self::EnterJoint { .. }
+            | Self::LeaveJoint
+            | Self::Relocate { .. } => self.is_finished(info, origin),
         };
         u64::from(raised)
     }
@@ -211,7 +216,15 @@ impl Step {
                     delta.leaders += sign * i64::from(leads);
                 }
             }
-            _ => {}
+            // What the region already shows counts there; the rest moves nothing between stores.
+            Self::TransferLeader { .. }
+            | Self::RemovePeer { .. }
+            | Self::Relocate { .. }
+            | Self::Promote { .. }
+            | Self::Demote { .. }
+            | Self::EnterJoint { .. }
+            | Self::LeaveJoint
+            | Self::Split { .. } => {}
         }
     }
 
@@ -239,7 +252,14 @@ impl Step {
             Self::AddPeer { peer, .. } if info.region.peer(*peer).is_some_and(Peer::will_vote) => None,
             Self::AddLearner { peer, .. } if info.region.peer(*peer).is_some() => None,
             Self::Split { keys, new } => Some(Action::Split { keys: keys.clone(), new: new.clone() }),
-            _ => self.change().map(Action::Change),
+            Self::AddPeer { .. }
+            | Self::AddLearner { .. }
+            | Self::Promote { .. }
+            | Self::Demote { .. }
+            | Self::RemovePeer { .. }
+            | Self::EnterJoint { .. }
+            | Self::LeaveJoint
+            | Self::Relocate { .. } => self.change().map(Action::Change),
         }
     }
 }

@@ -75,14 +75,28 @@ impl Scheduler {
         let batch = match policy {
             Policy::ReplicaCheck => self.next_batch(patrol),
             Policy::SplitCheck => self.to_split().take(patrol).collect(),
-            _ => Vec::new(),
+            Policy::Drain
+            | Policy::BalanceRegion
+            | Policy::BalanceLeader
+            | Policy::BalanceCore
+            | Policy::HotRegion
+            | Policy::EvictLeader
+            | Policy::Scatter
+            | Policy::PreSplit
+            | Policy::Admin => Vec::new(),
         };
         let influence = match policy {
             // The steps of what was begun a moment ago say more than its proposals did, such as who will lead.
             Policy::EvictLeader | Policy::BalanceLeader | Policy::HotRegion | Policy::BalanceCore => {
                 self.operators.influence(&self.cluster, &self.config)
             }
-            _ => board.influence().clone(),
+            Policy::ReplicaCheck
+            | Policy::Drain
+            | Policy::BalanceRegion
+            | Policy::SplitCheck
+            | Policy::Scatter
+            | Policy::PreSplit
+            | Policy::Admin => board.influence().clone(),
         };
         let view = self.view(&influence, now);
         let round = match policy {

@@ -339,7 +339,48 @@ impl Service for Pd {
                 inbox.next().await?;
                 Err(self.report_of_a_stranger())
             }
-            _ => Err(Status::new(Code::Internal, "this method is not a stream")),
+            Method::GetMembers
+            | Method::GetClusterInfo
+            | Method::GetClusterConfig
+            | Method::GetRegion
+            | Method::GetPrevRegion
+            | Method::GetRegionById
+            | Method::ScanRegions
+            | Method::BatchScanRegions
+            | Method::GetStore
+            | Method::GetAllStores
+            | Method::IsBootstrapped
+            | Method::Bootstrap
+            | Method::AllocId
+            | Method::PutStore
+            | Method::StoreHeartbeat
+            | Method::AskSplit
+            | Method::AskBatchSplit
+            | Method::ReportBatchSplit
+            | Method::ScatterRegion
+            | Method::GetOperator
+            | Method::GetGcSafePoint
+            | Method::UpdateGcSafePoint
+            | Method::UpdateServiceGcSafePoint
+            | Method::HealthCheck
+            | Method::MetaStorageGet
+            | Method::MemberList
+            | Method::Range
+            | Method::Join
+            | Method::Report
+            | Method::Locate
+            | Method::Operate
+            | Method::Operators
+            | Method::CancelOperator
+            | Method::Stores
+            | Method::RemoveStore
+            | Method::KeepStore
+            | Method::Hosted
+            | Method::Evict
+            | Method::Config
+            | Method::SetConfig
+            | Method::SetPolicy
+            | Method::Forward => Err(Status::new(Code::Internal, "this method is not a stream")),
         }
     }
 }

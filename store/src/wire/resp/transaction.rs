@@ -268,7 +268,49 @@ fn place(command: RespCommand) -> Place {
         | RespCommand::Reset => Place::Now,
         // These change what the connection is, or must be able to wait.
         RespCommand::Hello | RespCommand::Auth => Place::Refuse,
-        command if command.spec().kind == CommandKind::Walk => Place::Refuse,
-        _ => Place::Queue,
+        RespCommand::Append
+        | RespCommand::Client
+        | RespCommand::Command
+        | RespCommand::Config
+        | RespCommand::Dbsize
+        | RespCommand::Decr
+        | RespCommand::Decrby
+        | RespCommand::Del
+        | RespCommand::Echo
+        | RespCommand::Exists
+        | RespCommand::Expire
+        | RespCommand::Expireat
+        | RespCommand::Flushall
+        | RespCommand::Flushdb
+        | RespCommand::Get
+        | RespCommand::Getdel
+        | RespCommand::Getset
+        | RespCommand::Incr
+        | RespCommand::Incrby
+        | RespCommand::Info
+        | RespCommand::Mget
+        | RespCommand::Mset
+        | RespCommand::Object
+        | RespCommand::Persist
+        | RespCommand::Pexpire
+        | RespCommand::Pexpireat
+        | RespCommand::Ping
+        | RespCommand::Psetex
+        | RespCommand::Pttl
+        | RespCommand::Range
+        | RespCommand::Scan
+        | RespCommand::Select
+        | RespCommand::Set
+        | RespCommand::Setex
+        | RespCommand::Setnx
+        | RespCommand::Strlen
+        | RespCommand::Time
+        | RespCommand::Ttl
+        | RespCommand::Type
+        | RespCommand::Unlink
+        | RespCommand::Wait => match command.spec().kind {
+            CommandKind::Walk => Place::Refuse,
+            CommandKind::Read | CommandKind::Write | CommandKind::Control => Place::Queue,
+        },
     }
 }
