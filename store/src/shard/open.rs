@@ -120,7 +120,8 @@ impl Inner {
                 table: Table::default(),
                 unlogged: BTreeMap::new(),
                 loads: Loads::default(),
-                watched: Watched::new(rt.random()),
+                // The log's id was drawn for `IDENT`, and no client sees it. Only tests open a store without one.
+                watched: Watched::new(options.log.origin.id.unwrap_or_default()),
                 inflight_bytes: 0,
                 gate: VecDeque::new(),
                 waiting_bytes: 0,

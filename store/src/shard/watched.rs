@@ -31,7 +31,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// No key is watched. `secret` is drawn for this store.
+    /// No key is watched. `secret` was drawn for this store.
     pub(super) fn new(secret: u64) -> Self {
         Self { marks: HashMap::default(), order: BTreeMap::new(), given: 0, secret }
     }
