@@ -36,7 +36,7 @@ use crate::pace::Pace;
 use crate::prepare::is_prepared;
 use crate::range::Key;
 use crate::rng::Rng;
-use crate::store::{StoreDescriptor, StoreReport};
+use crate::store::{Lifecycle, StoreDescriptor, StoreReport};
 use crate::time::Time;
 
 pub use asked::{AdmitError, AskSplitError};
@@ -166,12 +166,20 @@ impl Scheduler {
         let id = report.store;
         let was_heard = self.cluster.store(id).is_some_and(|store| store.is_live(now, &self.config));
         self.cluster.report_store(report, now)?;
-        self.urgent |= !was_heard;
+        self.urgent |= !was_heard && self.is_node_heard(id, now);
         Ok(())
     }
 
-    /// Whether the next round should not wait: since the last one a store was heard for the first time or again, an operator has ended,
-    /// or the configuration is another.
+    /// Whether every store in use on the node of this one is heard. A round between the first reports of two stores of one node would
+    /// see room on the first alone, and what it puts there stays.
+    fn is_node_heard(&self, id: StoreId, now: Time) -> bool {
+        let Some(store) = self.cluster.store(id) else { return true };
+        let mut siblings = self.cluster.stores().filter(|other| other.node() == store.node());
+        siblings.all(|other| other.descriptor.lifecycle != Lifecycle::Up || other.is_live(now, &self.config))
+    }
+
+    /// Whether the next round should not wait: since the last one a store was heard for the first time or again and with it all of its
+    /// node, an operator has ended, or the configuration is another.
     #[must_use]
     pub const fn is_urgent(&self) -> bool {
         self.urgent

@@ -5,8 +5,8 @@ use scheduler::config::ReplicaPath;
 use scheduler::operator::{BuildError, Cause, Intent, Outcome, Status, Step};
 use scheduler::scheduler::{AdmitError, Summary};
 use scheduler::{
-    Action, Change, DownPeer, Health, KeyRange, Lifecycle, Operator, Peer, PeerId, Policy, Proposal,
-    RegionId, RegionReport, StoreId, StoreReport, Time,
+    Action, Change, DownPeer, Health, KeyRange, Lifecycle, NodeId, Operator, Peer, PeerId, Policy, Proposal,
+    RegionId, RegionReport, StoreDescriptor, StoreId, StoreReport, Time,
 };
 
 use crate::kit::{Mock, added, key, moved, removed, transferred};
@@ -283,4 +283,37 @@ fn what_is_lacking_and_what_was_done_is_counted() {
     scheduler.report_region(silent, T0).expect("accepted");
     assert_eq!(scheduler.summary(T0).under_replicated, 1, "one of three is not heard");
     assert_eq!(scheduler.summary(Time(T0.0 + 100_000_000)).stores[3], (Health::Down, 4));
+}
+
+/// What the first store of a node that joins is heard with must not fill it before its sibling is heard.
+#[test]
+fn a_node_that_joins_is_filled_once_all_its_stores_are_heard() {
+    let mut scheduler = scheduler(2);
+    for id in 1..=8 {
+        scheduler.report_region(region(id, &[1, 2], 1), T0).expect("accepted");
+    }
+    assert!(scheduler.tick(T0).instructions.is_empty(), "there is no third node");
+    for id in [3, 4] {
+        let descriptor = StoreDescriptor::new(StoreId(id), NodeId(3), format!("s{id}"));
+        scheduler.put_store(descriptor, T0).expect("joins");
+    }
+    scheduler.report_store(StoreReport::empty(StoreId(3)), T0).expect("reports");
+    assert!(!scheduler.is_urgent(), "its sibling has not been heard");
+    scheduler.report_store(StoreReport::empty(StoreId(4)), T0).expect("reports");
+    assert!(scheduler.is_urgent(), "the whole node is heard");
+    let mut given = [0, 0];
+    for instruction in scheduler.tick(T0).instructions {
+        let Action::Change(Change::AddVoter { store, peer: _ }) = instruction.action else {
+            panic!("{instruction:?}")
+        };
+        given[usize::try_from(store.0 - 3).expect("one of the new node")] += 1;
+    }
+    assert_eq!(given, [4, 4]);
+    // A store of the node that was taken out of use is not waited for.
+    let mut gone = StoreDescriptor::new(StoreId(6), NodeId(5), "s6");
+    gone.lifecycle = Lifecycle::Offline;
+    scheduler.put_store(gone, T0).expect("joins");
+    scheduler.put_store(StoreDescriptor::new(StoreId(5), NodeId(5), "s5"), T0).expect("joins");
+    scheduler.report_store(StoreReport::empty(StoreId(5)), T0).expect("reports");
+    assert!(scheduler.is_urgent(), "no store in use is missing");
 }
