@@ -157,16 +157,32 @@ impl Config {
         within("max_replicas", self.max_replicas, 1, 15)?;
         within("low_space_percent", self.low_space_percent, 1, 100)?;
         within("prepare_percent", self.prepare_percent, 0, 100)?;
-        within("store_disconnected_ms", self.store_disconnected_ms, 1, self.store_unhealthy_ms)?;
-        within("store_unhealthy_ms", self.store_unhealthy_ms, 1, self.store_down_ms)?;
+        let in_order =
+            |(low, low_value): (&'static str, u64), (high, high_value): (&'static str, u64)| match high_value
+                < low_value
+            {
+                false => Ok(()),
+                true => Err(ConfigError::OutOfOrder { low, low_value, high, high_value }),
+            };
+        within("store_disconnected_ms", self.store_disconnected_ms, 1, u64::MAX)?;
+        let silences = [
+            ("store_disconnected_ms", self.store_disconnected_ms),
+            ("store_unhealthy_ms", self.store_unhealthy_ms),
+            ("store_down_ms", self.store_down_ms),
+        ];
+        silences.windows(2).try_for_each(|pair| in_order(pair[0], pair[1]))?;
         within("store_moves_in_max", self.store_moves_in_max, 1, u64::MAX)?;
         within("store_moves_out_max", self.store_moves_out_max, 1, u64::MAX)?;
         within("patrol_batch_regions", self.patrol_batch_regions, 1, 1 << 20)?;
         within("round_operators_max", self.round_operators_max, 1, 1 << 20)?;
         within("draws_per_store", self.draws_per_store, 1, 1 << 10)?;
         within("leader_tolerance", self.leader_tolerance, 0, 1 << 32)?;
-        within("region_size_floor_bytes", self.region_size_floor_bytes, 1, self.region_size_max_bytes)?;
+        within("region_size_floor_bytes", self.region_size_floor_bytes, 1, 1 << 50)?;
         within("region_size_max_bytes", self.region_size_max_bytes, 1, 1 << 50)?;
+        in_order(
+            ("region_size_floor_bytes", self.region_size_floor_bytes),
+            ("region_size_max_bytes", self.region_size_max_bytes),
+        )?;
         within("hot_tolerance_percent", self.hot_tolerance_percent, 1, 10_000)?;
         within("core_tolerance_percent", self.core_tolerance_percent, 1, 10_000)?;
         within("leader_operator_timeout_ms", self.leader_operator_timeout_ms, 1, u64::MAX)?;
@@ -259,6 +275,17 @@ pub enum ConfigError {
         /// The greatest that works.
         max: u64,
     },
+    /// A value is below another that it must not be below; whoever set either may have meant the other.
+    OutOfOrder {
+        /// The field that is to be the smaller one.
+        low: &'static str,
+        /// Its value.
+        low_value: u64,
+        /// The field that must not be below it.
+        high: &'static str,
+        /// Its value.
+        high_value: u64,
+    },
     /// A location label is empty or occurs twice.
     RepeatedLabel(String),
     /// The isolation level is none of the location labels.
@@ -270,6 +297,9 @@ impl fmt::Display for ConfigError {
         match self {
             Self::OutOfRange { field, value, min, max } => {
                 write!(f, "{field} is {value}; set it to a value from {min} to {max}")
+            }
+            Self::OutOfOrder { low, low_value, high, high_value } => {
+                write!(f, "{high} ({high_value}) must not be below {low} ({low_value}); set one of them")
             }
             Self::RepeatedLabel(label) => {
                 write!(f, "location label \"{label}\" is empty or occurs twice in location_labels")
@@ -345,6 +375,16 @@ mod tests {
         };
         assert!(refused(|config| config.max_replicas = 0).starts_with("max_replicas is 0"));
         assert!(refused(|config| config.store_disconnected_ms = 700_000).contains("store_disconnected_ms"));
+        let silent = refused(|config| config.store_down_ms = 1);
+        assert!(
+            silent.starts_with("store_down_ms (1) must not be below store_unhealthy_ms (600000)"),
+            "{silent}"
+        );
+        let small = refused(|config| config.region_size_max_bytes = 1);
+        assert!(
+            small.starts_with("region_size_max_bytes (1) must not be below region_size_floor_bytes"),
+            "{small}"
+        );
         assert!(refused(|config| config.isolation_level = Some("zone".into())).contains("add it there"));
         assert!(refused(|config| config.location_labels = vec!["a".into(), "a".into()]).contains("twice"));
     }
