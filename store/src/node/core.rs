@@ -100,14 +100,19 @@ pub struct Fenced {
 
 impl Fenced {
     fn new(store: StoreId, fault: &Fault, regions: Vec<Region>) -> Self {
-        let why = format!("store {} is fenced, the others serve. {fault}", store.0);
+        let why = format!("store {} is fenced. {fault}", store.0);
         tracing::error!(store = store.0, file = %fault.path.display(), what = fault.what, "a store is fenced");
         Self { store, why, regions }
     }
 
-    /// What it says of itself.
+    /// The same for a node that serves, so that at least one other store does.
+    fn why_alone(&self) -> String {
+        format!("{}; other stores of this node serve", self.why)
+    }
+
+    /// What it says of itself, on a node that serves.
     pub fn snapshot(&self) -> StoreNumbers {
-        let health = HealthReport::fenced(self.why.clone());
+        let health = HealthReport::fenced(self.why_alone());
         StoreNumbers { store: self.store.0, health, ..StoreNumbers::default() }
     }
 }
@@ -206,7 +211,7 @@ impl Stores {
         scheduler: Option<Box<dyn Locates>>,
     ) -> Rc<Dispatch> {
         let core_of = (0..plan.identity.stores).map(|store| plan.core_of(store)).collect();
-        let fenced = self.fenced.iter().map(|(store, fenced)| (*store, fenced.why.clone())).collect();
+        let fenced = self.fenced.iter().map(|(store, fenced)| (*store, fenced.why_alone())).collect();
         let here = LocalStores { shards: self.shards.clone(), fenced };
         let command_bytes_max = usize::try_from(plan.shard.raft.entry_bytes_max).unwrap_or(usize::MAX);
         let whole = Whole { core_of, command_bytes_max, scan_pairs_max: 4096 };

@@ -148,13 +148,18 @@ fn a_damaged_store_is_fenced_and_the_others_serve() {
         .map(|store| (store.store, store.problem(node.movement().now())))
         .collect();
     assert!(problems.iter().any(|(store, problem)| *store == 1 && problem.is_none()), "{problems:?}");
-    let said = |problem: &Option<String>| problem.as_ref().is_some_and(|text| text.contains("MANIFEST"));
+    let said = |problem: &Option<String>| {
+        problem
+            .as_ref()
+            .is_some_and(|text| text.contains("MANIFEST") && text.contains("other stores of this node serve"))
+    };
     assert!(problems.iter().any(|(store, problem)| *store == 2 && said(problem)), "{problems:?}");
     node.drain(LONG);
 
     damage(dir.path(), 1);
     let error = start(dir.path()).expect_err("no store can serve").to_string();
     assert!(error.contains("store-1") && error.contains("store-2"), "{error}");
+    assert!(!error.contains("other stores"), "none of them serves: {error}");
 }
 
 #[test]
