@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant};
 
 use store::config::LogFormat;
+use tracing::Level;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::limit::{Limit, WINDOW_SECONDS};
@@ -174,7 +175,7 @@ impl<W: Write> Writer<W> {
         if lost > 0 {
             let said =
                 format!("{lost} log lines were dropped, because they came faster than they could be written");
-            self.say("ringkeep::logging", &said);
+            self.say(Level::WARN, "ringkeep::logging", &said);
         }
     }
 
@@ -185,16 +186,20 @@ impl<W: Write> Writer<W> {
                 || what.target().to_owned(),
                 |file| format!("{file}:{}", what.line().unwrap_or_default()),
             );
-            self.say(&place, &said);
+            // What is left out weighs as much as the lines themselves.
+            self.say(*what.level(), &place, &said);
         }
     }
 
     /// A line of the logger's own, in the shape of the others but without a time.
-    fn say(&mut self, place: &str, said: &str) {
+    fn say(&mut self, level: Level, place: &str, said: &str) {
         let line = match self.format {
-            LogFormat::Human => format!("WARN {said} place={place}\n"),
+            LogFormat::Human => format!("{level} {said} place={place}\n"),
             LogFormat::Json => {
-                format!("{}\n", serde_json::json!({ "level": "WARN", "message": said, "place": place }))
+                format!(
+                    "{}\n",
+                    serde_json::json!({ "level": level.as_str(), "message": said, "place": place })
+                )
             }
         };
         self.write(line.as_bytes());
@@ -206,6 +211,9 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc::{Sender, channel};
 
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::super::limit::{LINES_PER_WINDOW, Limiter};
     use super::*;
 
     /// Takes what is written and, while it is held, lets the writer wait as a full pipe does.
@@ -284,5 +292,19 @@ mod tests {
         lines.flush(LONG);
         assert_eq!(pipe.text().len(), LINE_BYTES_MAX);
         assert!(pipe.text().ends_with("...\n"));
+    }
+
+    #[test]
+    fn what_is_left_out_is_said_at_the_level_of_what_it_was() {
+        let limit = Arc::new(Limit::default());
+        let layers = tracing_subscriber::registry().with(Limiter(limit.clone()));
+        tracing::subscriber::with_default(layers, || {
+            (0..LINES_PER_WINDOW + 3).for_each(|at| tracing::info!(at, "again"));
+        });
+        let pipe = Pipe::default();
+        let (out, dropped) = (pipe.clone(), Arc::default());
+        let mut writer = Writer { out, limit, format: LogFormat::Human, dropped, dropped_said: 0 };
+        writer.end_window();
+        assert!(pipe.text().starts_with("INFO 3 further lines"), "{}", pipe.text());
     }
 }

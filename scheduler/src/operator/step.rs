@@ -283,3 +283,35 @@ impl fmt::Display for Step {
         }
     }
 }
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TransferLeader(peer) => write!(f, "transfer leader to {} on {}", peer.id, peer.store),
+            Self::Change(change) => write!(f, "{change}"),
+            Self::Split { keys, new: _ } if keys.is_empty() => f.write_str("split where best"),
+            Self::Split { keys, new: _ } => {
+                let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+                write!(f, "split at {}", keys.join(", "))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |peers: &[PeerId]| peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+        match self {
+            Self::AddVoter { peer, store } => write!(f, "add {peer} on {store}"),
+            Self::AddLearner { peer, store } => write!(f, "add learner {peer} on {store}"),
+            Self::Promote { peer } => write!(f, "promote {peer}"),
+            Self::Demote { peer } => write!(f, "demote {peer}"),
+            Self::Remove { peer } => write!(f, "remove {peer}"),
+            Self::EnterJoint { promote, demote } => {
+                write!(f, "enter joint, promote {}, demote {}", list(promote), list(demote))
+            }
+            Self::LeaveJoint => f.write_str("leave joint"),
+            Self::Relocate { peer, to } => write!(f, "relocate {peer} to {to}"),
+        }
+    }
+}

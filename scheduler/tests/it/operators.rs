@@ -357,3 +357,31 @@ fn a_region_without_a_middle_is_left_alone_for_a_while() {
     assert!(!would_split(&scheduler, Time(T0.0 + 59_999)));
     assert!(would_split(&scheduler, Time(T0.0 + 60_000)));
 }
+
+/// What is logged of a step is for people.
+#[test]
+fn a_step_is_shown_in_words() {
+    let new = Peer::voter(PeerId(31), StoreId(3));
+    let shown = [
+        (Action::Split { keys: Vec::new(), new: Vec::new() }, "split where best"),
+        (
+            Action::Split { keys: vec![key(1), key(2)], new: Vec::new() },
+            "split at 00000000000000000001, 00000000000000000002",
+        ),
+        (Action::TransferLeader(new), "transfer leader to peer 31 on store 3"),
+        (
+            Action::Change(Change::AddLearner { peer: new.id, store: new.store }),
+            "add learner peer 31 on store 3",
+        ),
+        (
+            Action::Change(Change::EnterJoint {
+                promote: vec![PeerId(1), PeerId(2)],
+                demote: vec![PeerId(3)],
+            }),
+            "enter joint, promote peer 1 and peer 2, demote peer 3",
+        ),
+    ];
+    for (action, words) in shown {
+        assert_eq!(action.to_string(), words);
+    }
+}

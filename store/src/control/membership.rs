@@ -47,7 +47,7 @@ impl Control {
                 Action::Change(Change::AddLearner { peer, store })
             }
         };
-        tracing::info!(?action, "a step of the system group");
+        tracing::info!(%action, "a step of the system group");
         let Members { region, leader, pending: _, down: _ } = members;
         let operator = OperatorId(0);
         self.0.state.step(Instruction { region: GROUP, epoch: region.epoch, leader, operator, action }).await

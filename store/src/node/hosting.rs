@@ -209,7 +209,7 @@ impl Host {
         let before = self.0.hosted.replace(next);
         if let Hosted::Here(term, _, control) = before {
             control.retire();
-            tracing::info!(?term, "the scheduler is not hosted here any more");
+            tracing::info!(term, "the scheduler is not hosted here any more");
         }
         self.0.changed.ring();
     }
@@ -225,13 +225,13 @@ impl Host {
         let control = match opened {
             Ok(control) => control,
             Err(error) => {
-                tracing::warn!(?term, %error, "the scheduler cannot be opened here");
+                tracing::warn!(term, %error, "the scheduler cannot be opened here");
                 return Hosted::Failed(error.to_string(), alone);
             }
         };
         contacts.nodes().iter().for_each(|(node, place)| control.learn_place(*node, place));
         self.settle(&control).await;
-        tracing::info!(?term, "the scheduler is hosted here");
+        tracing::info!(term, "the scheduler is hosted here");
         if term.is_some() {
             let (rt, control) = (rt.clone(), control.clone());
             drop(self.0.rt.spawn(announce(rt, control)));

@@ -59,7 +59,7 @@ fn carry_out(shards: &BTreeMap<usize, Shard>, instruction: &Instruction) {
                 store = leader.store.0,
                 region = region.0,
                 operator = operator.0,
-                ?action,
+                %action,
                 "a step of the scheduler begins"
             );
         }
@@ -69,7 +69,7 @@ fn carry_out(shards: &BTreeMap<usize, Shard>, instruction: &Instruction) {
                 store = leader.store.0,
                 region = region.0,
                 operator = operator.0,
-                ?action,
+                %action,
                 reason,
                 "a step of the scheduler is refused"
             );

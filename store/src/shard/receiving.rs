@@ -43,7 +43,7 @@ use crate::plant::{Bug, planted};
 use crate::region::apply::carried;
 use crate::region::message::{PeerMessage, Stray, Verdict};
 use crate::region::shipping::Useless;
-use crate::region::system::GROUP;
+use crate::region::system::{GROUP, named};
 
 /// Snapshots that a store receives at a time.
 const RECEPTIONS_MAX: usize = 4;
@@ -288,7 +288,8 @@ impl Shard {
         if judged == Err(Unwanted::Known) {
             // The core says so to the sender, which goes on from there. What it says here is the same.
             if let Err(dropped) = inner.step_peer(&mut inner.state.borrow_mut(), offer.message) {
-                tracing::debug!(store = inner.store.0, region = region.0, %dropped, "a snapshot is not needed");
+                let (number, group) = named(region);
+                tracing::debug!(store = inner.store.0, region = number, group, %dropped, "a snapshot is not needed");
             }
             return Err(Unwanted::Known);
         }
@@ -374,7 +375,8 @@ impl Inner {
             return Err(Unwanted::Busy);
         }
         let region = offer.message.region;
-        tracing::info!(store = self.store.0, region = region.0, %last, bytes = offer.bytes, "a snapshot arrives");
+        let (number, group) = named(region);
+        tracing::info!(store = self.store.0, region = number, group, %last, bytes = offer.bytes, "a snapshot arrives");
         let reception = Rc::new(Reception {
             offer,
             last,

@@ -32,6 +32,7 @@ use super::turn::SHORTAGE_PAUSE;
 use super::{Inner, Shard};
 use crate::region::apply::carried;
 use crate::region::message::PeerMessage;
+use crate::region::system::named;
 
 /// Snapshots that a store sends at a time.
 const SHIPMENTS_MAX: usize = 2;
@@ -160,14 +161,15 @@ impl Shard {
         running.set(running.get() - 1);
         self.start_shipments();
         let (store, peer) = (inner.store.0, wanted.to.0);
+        let (number, group) = named(region);
         let report = match &shipped {
             Ok(()) => {
-                tracing::info!(store, region = region.0, peer, "a snapshot is installed at a follower");
+                tracing::info!(store, region = number, group, peer, "a snapshot is installed at a follower");
                 inner.counters.snapshots.sent.add_one();
                 SnapshotReport::Sent
             }
             Err(why) => {
-                tracing::info!(store, region = region.0, peer, %why, "a snapshot did not get to a follower");
+                tracing::info!(store, region = number, group, peer, %why, "a snapshot did not get to a follower");
                 inner.counters.snapshots.failed.add_one();
                 inner.rt.sleep(PAUSE).await;
                 SnapshotReport::Failed

@@ -35,6 +35,7 @@ use crate::region::life::Life;
 use crate::region::record::RegionRecord;
 use crate::region::replica::Replica;
 use crate::region::split::{FIRST_BASE, SplitOrigin};
+use crate::region::system::named;
 
 /// Committed entries read back from the log at a time, bytes.
 const REPLAY_BYTES_MAX: usize = 4 << 20;
@@ -443,9 +444,10 @@ impl Inner {
         }
         self.fetches.add(region, fetch);
         self.shipments.add(region, snapshots);
+        let (number, group) = named(region);
         for event in events {
             self.count_event(&event);
-            tracing::info!(store = self.store.0, region = region.0, ?event, "an event of Raft");
+            tracing::info!(store = self.store.0, region = number, group, ?event, "an event of Raft");
         }
         if let Some(death) = death {
             let replica = state.table.get(region).expect("its effects were taken just now");

@@ -31,6 +31,11 @@ use scheduler::{
 use super::replica::Replica;
 use crate::plant::{Bug, planted};
 
+/// How a group is named in a log line: a region by its number, the system group, whose number means nothing to a reader, by its name.
+pub fn named(region: RegionId) -> (Option<u64>, Option<&'static str>) {
+    if region == GROUP { (None, Some("system")) } else { (Some(region.0), None) }
+}
+
 /// The group's id. Ids are handed out from below and never reach it.
 pub const GROUP: RegionId = RegionId(u64::MAX);
 
