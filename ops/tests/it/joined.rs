@@ -39,6 +39,19 @@ fn three_processes_make_a_cluster_and_come_back() {
     let ids = [node_id(&first), node_id(&second), node_id(&third)];
     assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2], "{ids:?}");
     [&first, &second, &third].iter().for_each(|node| ask_members(node.status));
+    // What is logged of the system group, which gets members now, names it; its number means nothing to a reader.
+    let logs = || -> String {
+        let log = |directory: &tempfile::TempDir| std::fs::read_to_string(directory.path().join("node.log"));
+        directories.iter().map(|directory| log(directory).expect("a log")).collect()
+    };
+    let is_named = |_| {
+        pause(Duration::from_millis(20));
+        logs().contains("group=\"system\"")
+    };
+    assert!((0..3000).any(is_named), "{}", logs());
+    for bare in ["18446744073709551615", "action=Change", "action=Split", "term=Some"] {
+        assert!(!logs().contains(bare), "{bare}: {}", logs());
+    }
     second.process.kill();
     let second = join(&directories[1], None);
     assert_eq!(node_id(&second), ids[1], "it is who it was, without a flag");
@@ -71,6 +84,7 @@ fn an_operator_asks_any_member_about_the_scheduler() {
         ("leader_tolerance", "some", "whole number"),
         ("speed", "1", "no setting"),
         ("low_space_percent", "0", "1 to 100"),
+        ("store_down_ms", "1", "store_down_ms (1) must not be below store_unhealthy_ms (600000)"),
     ] {
         let (done, text) = ctl(first.pd, &["config", "set", name, value]);
         assert!(!done && text.contains(why), "{text}");
@@ -119,6 +133,8 @@ fn an_operator_asks_any_member_for_stores_regions_and_changes() {
     let other = text.lines().nth(2).and_then(|line| line.split_whitespace().next()).expect("a store");
     let (done, text) = ctl(first.pd, &["store", "remove", other]);
     assert!(done && text.contains("is taken out of use"), "{text}");
+    let (done, text) = ctl(first.pd, &["region", "add-peer", "4", "999"]);
+    assert!(!done && text.contains("store 999 has not joined"), "{text}");
     let (done, text) = ctl(first.pd, &["store", "remove", "1"]);
     assert!(!done && text.contains("keeps the scheduler's state"), "{text}");
     let (done, text) = ctl(first.pd, &["store", "keep", "1"]);
@@ -152,6 +168,28 @@ fn a_store_that_is_silent_is_listed_as_the_scheduler_sees_it() {
     assert!(shows(" disconnected "), "the scheduler knows that it is silent");
     let (_, text) = ctl(first.pd, &["stores"]);
     assert!(line_of(&text, "1").contains(" up "), "{text}");
+}
+
+#[test]
+fn a_node_whose_stores_were_taken_out_of_use_is_refused_with_what_to_do() {
+    let directories = [directory(), directory()];
+    let first = join(&directories[0], None);
+    let second = join(&directories[1], Some(&first.pd.to_string()));
+    let (_, text) = ctl(first.pd, &["stores"]);
+    let id = text.lines().nth(2).and_then(|line| line.split_whitespace().next()).expect("a store").to_owned();
+    let (done, text) = ctl(first.pd, &["store", "remove", &id]);
+    assert!(done, "{text}");
+    let is_gone = || {
+        pause(Duration::from_millis(20));
+        line_of(&ctl(first.pd, &["stores"]).1, &id).contains(" gone")
+    };
+    assert!((0..3000).any(|_| is_gone()), "{}", ctl(first.pd, &["stores"]).1);
+    second.process.terminate(Duration::from_secs(30)).expect("it drains");
+    let said = Node::start(&options(&directories[1])).expect_err("it is gone for good").to_string();
+    let words = "was taken out of use for good; start its node on an empty directory with --join";
+    assert!(said.contains(words) && !said.contains("cannot join"), "{said}");
+    let log = std::fs::read_to_string(directories[1].path().join("node.log")).expect("a log");
+    assert!(log.contains("was taken out of use") && !log.contains("did not close in time"), "{log}");
 }
 
 #[test]
@@ -209,7 +247,8 @@ fn a_demo_says_how_to_ask_it_and_names_the_process_that_leads() {
         row.split_whitespace().map(str::to_owned).collect()
     };
     let (first, second) = (node("1 "), node("2 "));
-    let asked = said.iter().find(|line| line.contains("ringkeep ctl --pd ")).map(|line| {
+    let asked = said.iter().find(|line| line.contains(" ctl --pd ")).map(|line| {
+        assert_eq!(line.split_whitespace().next(), binary().to_str(), "what can be typed as it stands");
         let pd = line.split_whitespace().nth(3).expect("an address").parse().expect("an address");
         ctl(pd, &["regions"])
     });

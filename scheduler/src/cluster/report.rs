@@ -238,7 +238,12 @@ impl fmt::Display for StoreRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unknown(store) => write!(f, "{store} has not joined"),
-            Self::Tombstone(store) => write!(f, "{store} is a tombstone; let the node join with a new id"),
+            Self::Tombstone(store) => {
+                write!(
+                    f,
+                    "{store} was taken out of use for good; start its node on an empty directory with --join"
+                )
+            }
             Self::AddressTaken { store, holder } => {
                 write!(
                     f,

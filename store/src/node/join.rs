@@ -82,6 +82,11 @@ fn cannot(error: &CallError) -> StartError {
     StartError(format!("this node cannot join: {error}"))
 }
 
+/// Why the stores are refused, of a node that joins as of one that comes back and has joined nothing now.
+fn not_entered(error: &CallError) -> StartError {
+    StartError(format!("the cluster does not take this node's stores: {error}"))
+}
+
 /// Whether a directory that has an identity fits the cluster that it is to join. Whoever does not answer says nothing against it.
 ///
 /// # Errors
@@ -180,7 +185,7 @@ impl Remote {
                 Ok(()) => return Ok(()),
                 // While the leader changes this node may have been asked itself.
                 Err(CallError::Refused(_)) if self.host.control().is_some() => return Ok(()),
-                Err(error @ CallError::Refused(_)) => return Err(cannot(&error)),
+                Err(error @ CallError::Refused(_)) => return Err(not_entered(&error)),
                 Err(error @ CallError::Unreachable(_)) if self.rt.now().since(began) > REGISTER_MAX => {
                     tracing::warn!(%error, "the node serves, and its stores are not registered; that is tried on");
                     return Ok(());

@@ -117,7 +117,7 @@ fn stores_that_are_needed_stay_and_one_that_leaves_is_taken_back() {
     remove(ids[1]).expect("it goes");
     world.run_for(std::time::Duration::from_secs(30));
     let gone = keep(ids[1]).expect_err("it is gone");
-    assert!(gone.message.contains("is a tombstone"), "{gone}");
+    assert!(gone.message.contains("was taken out of use for good"), "{gone}");
 }
 
 #[test]
