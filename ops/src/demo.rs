@@ -68,7 +68,7 @@ fn play(arguments: &DemoArguments) -> Result<(), Failed> {
     let base = node_options(arguments, &place)?;
     let nodes = usize::try_from(arguments.nodes).expect("at most nine");
     let mut cluster = Cluster::start(&base, nodes)?;
-    answer(&banner(&cluster, &place, began.elapsed()));
+    answer(&banner(&cluster, &place, &base.binary, began.elapsed()));
     let mut down: Vec<(usize, Instant)> = Vec::new();
     while ending.pending().next().is_none() {
         while let Some((n, how)) = cluster.ended() {
@@ -108,7 +108,7 @@ fn node_options(arguments: &DemoArguments, place: &Place) -> Result<NodeOptions,
 }
 
 /// What is there, and what to try.
-fn banner(cluster: &Cluster, place: &Place, took: Duration) -> String {
+fn banner(cluster: &Cluster, place: &Place, binary: &Path, took: Duration) -> String {
     let what = match place.kept {
         true => "kept",
         false => "removed at the end; --keep DIR keeps it",
@@ -137,13 +137,15 @@ fn banner(cluster: &Cluster, place: &Place, took: Duration) -> String {
              \x20 redis-cli -p {} set greeting hello\n\
              \x20 redis-cli -p {} get greeting\n\
              \x20 a TiKV client in raw mode with the PD endpoint {}\n\
-             \x20 ringkeep ctl --pd {} regions    and `stores`; `ringkeep ctl --help` lists more\n\
+             \x20 {} ctl --pd {} regions    and `stores`; `ctl --help` lists more\n\
              \x20 curl http://{}/metrics\n\
              \x20 kill -9 {}    it leads at first; another node takes over, and it is started again after {} s\n\
              Ctrl-C ends the nodes.\n",
             first.resp.port(),
             last.resp.port(),
             first.pd,
+            // As it was started: after `cargo run` no ringkeep is on the path.
+            binary.display(),
             last.pd,
             last.status,
             first.process.pid(),

@@ -27,6 +27,8 @@ pub struct Asked {
 pub enum NotAsked {
     /// The region is not known.
     UnknownRegion(RegionId),
+    /// A store that is named has not joined.
+    UnknownStore(StoreId),
     /// No part of the region would be on one side of the key.
     KeyOutside(RegionId, KeyRange),
     /// The scheduler does not take it.
@@ -45,6 +47,9 @@ impl fmt::Display for NotAsked {
                     f,
                     "{region} is not known; list the regions, or try again once its leader has reported"
                 )
+            }
+            Self::UnknownStore(store) => {
+                write!(f, "{store} has not joined; list the stores to see those that have")
             }
             Self::KeyOutside(region, range) => {
                 write!(f, "the key does not cut {region}, which is {range}; name one that lies inside")
@@ -84,6 +89,9 @@ impl Control {
     fn try_operate(&self, region: RegionId, intent: &Intent) -> Result<Asked, NotAsked> {
         let mut scheduler = self.0.scheduler.borrow_mut();
         let info = scheduler.cluster().region(region).ok_or(NotAsked::UnknownRegion(region))?;
+        if let Some(store) = intent.stores().find(|store| scheduler.cluster().store(*store).is_none()) {
+            return Err(NotAsked::UnknownStore(store));
+        }
         let range = &info.region.range;
         if let Intent::Split { keys } = intent
             && !keys.iter().all(|key| range.contains(key.as_bytes()) && range.start() != key)
