@@ -6,6 +6,7 @@
 //! | 1 | something is damaged, missing or foreign, or cannot be read |
 //! | 2 | the command line is invalid |
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -67,11 +68,8 @@ pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
         What::Log { files } => files.iter().collect(),
         What::Table { file } | What::Manifest { file } => vec![file],
     };
-    if let Some(missing) = files.into_iter().find(|file| !file.exists()) {
-        return fail(
-            &format!("{}: there is no such file; name one of a data directory", missing.display()),
-            1,
-        );
+    if let Some(why) = files.into_iter().find_map(|file| no_file(file, what)) {
+        return fail(&why, 1);
     }
     let text = match what {
         What::Log { files } => return segments(files),
@@ -87,11 +85,35 @@ pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
     }
 }
 
+/// Why there is no file to read at `path`, if there is none.
+fn no_file(path: &Path, what: &What) -> Option<String> {
+    let (which, place) = match what {
+        What::Log { files: _ } => (".seg file", "log"),
+        What::Table { file: _ } => ("table", "tree"),
+        What::Manifest { file: _ } => ("MANIFEST file", "tree"),
+    };
+    let name_one = format!("name one {which} of a store's {place} directory");
+    let shown = path.display();
+    match std::fs::metadata(path) {
+        Ok(about) if about.is_file() => None,
+        Ok(about) if about.is_dir() => Some(format!("{shown} is a directory: {name_one}")),
+        Ok(_) => Some(format!("{shown} is not a regular file: {name_one}")),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            Some(format!("{shown}: there is no such file: {name_one}"))
+        }
+        Err(error) => Some(format!("{shown}: {error}: {name_one}")),
+    }
+}
+
 /// Reads a data directory on a core of its own, by the code that a start uses.
 fn whole(directory: &Path, format: Format) -> ExitCode {
     if let Some(obstacle) = doctor::obstacle(directory, Access::READ_OK | Access::EXEC_OK) {
         let Finding { cause, fix, .. } = obstacle.finding;
-        return fail(&format!("{cause}: {fix}"), 1);
+        let one = match directory.is_file() {
+            true => "; one file is read by `ringkeep inspect log`, `table` or `manifest`",
+            false => "",
+        };
+        return fail(&format!("{cause}: {fix}{one}"), 1);
     }
     if !directory.exists() {
         let why = "it does not exist: name the data directory of a node, and mount its disk first";

@@ -107,6 +107,29 @@ fn a_directory_that_this_user_may_not_use_is_named_and_no_disk_is_blamed() {
 }
 
 #[test]
+fn what_inspect_cannot_read_is_answered_with_what_to_name() {
+    let directory = directory();
+    let pipe = directory.path().join("pipe");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).expect("a pipe");
+    let file = directory.path().join("README.md");
+    std::fs::write(&file, "text").expect("a writable directory");
+    let [dir, pipe, file] = [directory.path(), &pipe, &file].map(|path| path.to_str().expect("a plain path"));
+    let cases: [(&[&str], &str); 5] = [
+        (&["log", dir], "is a directory: name one .seg file of a store's log directory"),
+        (&["table", dir], "is a directory: name one table of a store's tree directory"),
+        (&["manifest", dir], "is a directory: name one MANIFEST file"),
+        (&["log", pipe], "is not a regular file: name one .seg file"),
+        (&[file], "is a regular file: name another data directory"),
+    ];
+    for (arguments, words) in cases {
+        let output = run(&[&["inspect"], arguments].concat());
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(words) && !said.contains("os error"), "{said}");
+    }
+}
+
+#[test]
 fn a_missing_path_is_named_by_inspect_with_the_remedy() {
     let directory = directory();
     let missing = directory.path().join("nowhere");
