@@ -3,6 +3,7 @@
 //! Order: settings, host check, status server (so that `/started` can say "not yet"), node, banner, wait for a signal,
 //! drain. What goes wrong before the node serves is one sentence on standard error and an exit code.
 
+mod check;
 mod texts;
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -65,7 +66,7 @@ pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
         Err(why) => return fail(&why, EXIT_CONFIG),
     };
     if arguments.check {
-        return check(&settings);
+        return check::check(&settings, &arguments.join);
     }
     if let Err(error) = engine::host::ignore_signals_of_writes() {
         return fail(&format!("signals: {error}"), 1);
@@ -108,20 +109,6 @@ fn members(join: &[String]) -> Result<Vec<SocketAddr>, String> {
         members.extend(found);
     }
     Ok(members)
-}
-
-/// Prints every setting with its origin, and what would make a start fail.
-fn check(settings: &Settings) -> ExitCode {
-    host::raise_open_files();
-    let mut text = texts::listing(settings);
-    settings.remarks.iter().for_each(|remark| text.push_str(&format!("{remark}\n")));
-    let findings = doctor::place(&settings.config, &settings.limits);
-    text.push_str(&format!("\n{}", doctor::table(&findings)));
-    answer(&text);
-    match findings.iter().any(|finding| finding.level == Level::Failure) {
-        true => ExitCode::from(EXIT_CONFIG),
-        false => ExitCode::SUCCESS,
-    }
 }
 
 /// What keeps this host from running a core, one sentence each.

@@ -16,7 +16,8 @@ use super::obstacle::obstacle;
 /// What a node does with its directory.
 pub(crate) const SERVE: Access = Access::READ_OK.union(Access::WRITE_OK).union(Access::EXEC_OK);
 
-const SUBJECT: &str = "data directory";
+/// What findings about the directory are named.
+pub(crate) const SUBJECT: &str = "data directory";
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 

@@ -78,7 +78,7 @@ pub(crate) fn held(dir: &Path) -> Option<Finding> {
     directory::held(dir)
 }
 
-pub(crate) use directory::{SERVE, hold};
+pub(crate) use directory::{SERVE, SUBJECT as DIRECTORY, hold};
 pub(crate) use obstacle::{is_read_only, obstacle};
 
 /// What the runtime itself needs; `ringkeep server` asks this before it starts a core.
@@ -121,8 +121,12 @@ pub(crate) fn table(findings: &[Finding]) -> String {
             text.push_str(&format!("      {:<width$}  fix: {}\n", "", finding.fix));
         }
     }
-    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
-    text.push_str(&format!("{} failures, {} warnings\n", count(Level::Failure), count(Level::Warning)));
+    let count = |level, word| {
+        let number = findings.iter().filter(|finding| finding.level == level).count();
+        format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+    };
+    let (failures, warnings) = (count(Level::Failure, "failure"), count(Level::Warning, "warning"));
+    text.push_str(&format!("{failures}, {warnings}\n"));
     text
 }
 
@@ -158,7 +162,7 @@ mod tests {
         let text = table(&[well, ill]);
         assert!(text.contains("ok    memlock  unlimited\n"), "{text}");
         assert!(text.contains("FAIL  nofile   cause\n") && text.contains("fix: fix it\n"), "{text}");
-        assert!(text.ends_with("1 failures, 0 warnings\n"), "{text}");
+        assert!(text.ends_with("1 failure, 0 warnings\n"), "{text}");
     }
 
     #[test]

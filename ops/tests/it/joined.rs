@@ -122,7 +122,7 @@ fn an_operator_asks_any_member_for_stores_regions_and_changes() {
     assert!(done && text.lines().count() > 4, "{text}");
     let region = text.lines().nth(1).and_then(|line| line.split_whitespace().next()).expect("a region");
     let (done, text) = ctl(second.pd, &["region", "transfer", region, "77"]);
-    assert!(!done && text.contains("no peer on store 77"), "{text}");
+    assert!(!done && text.contains("store 77 has not joined"), "{text}");
     let (done, text) = ctl(first.pd, &["region", "remove-peer", region, "1"]);
     assert!(!done && text.contains("could lead"), "{text}");
     let (done, text) = ctl(first.pd, &["region", "add-peer", "999999", "1"]);

@@ -1,6 +1,7 @@
 //! What must hold of the tree and of the binary as a whole.
 
 mod acts;
+mod checks;
 mod code;
 mod deploy;
 mod docs;

@@ -83,6 +83,41 @@ pub async fn examine(rt: &Rt, dir: &Path) -> Examined {
     examined
 }
 
+/// The stores of `dir`, each with what keeps a start from opening it, if anything does. Logs and trees are read as a start reads them,
+/// and no table. A directory that has none yet has nothing to open.
+///
+/// # Errors
+/// IDENT is there and cannot be used.
+pub async fn openings(rt: &Rt, dir: &Path) -> Result<Vec<(StoreId, Option<Fault>)>, Fault> {
+    let Some(ident) = Ident::read(rt, dir).await? else { return Ok(Vec::new()) };
+    let mut stores = Vec::new();
+    if ident.state == IdentState::Bootstrap {
+        return Ok(stores);
+    }
+    for (index, holding) in ident.holdings.iter().enumerate() {
+        let store = ident.identity.store_id(index);
+        let store_dir = Identity::store_dir(dir, store);
+        let opened = match read(rt, &store_dir, holding).await {
+            (Ok(log), Ok(tree)) => vouch(&store_dir, &log, &tree),
+            (Err(fault), _) | (_, Err(fault)) => Err(fault),
+        };
+        stores.push((store, opened.err()));
+    }
+    Ok(stores)
+}
+
+/// The log and the tree of a store, as a start reads them.
+async fn read(
+    rt: &Rt,
+    store_dir: &Path,
+    holding: &Holding,
+) -> (Result<log::Recovery, Fault>, Result<lsm::Recovery, Fault>) {
+    let log_options = LogOptions { origin: holding.log_origin(), ..LogOptions::default() };
+    let tree_options = TreeOptions { origin: holding.tree_origin(), ..TreeOptions::default() };
+    let log = log::Recovery::read(rt, &store_dir.join("log"), log_options).await;
+    (log, lsm::Recovery::read(rt, &store_dir.join("tree"), tree_options).await)
+}
+
 impl Examined {
     fn damaged(&mut self, fault: &Fault) {
         let remedy = fault.remedy().map(|remedy| format!("; {remedy}")).unwrap_or_default();
@@ -106,10 +141,7 @@ impl Examined {
     /// Examines one store. Whether it has the scheduler's state, or cannot say because its log is damaged.
     async fn store(&mut self, rt: &Rt, dir: &Path, store: StoreId, holding: &Holding) -> bool {
         let store_dir = Identity::store_dir(dir, store);
-        let log_options = LogOptions { origin: holding.log_origin(), ..LogOptions::default() };
-        let tree_options = TreeOptions { origin: holding.tree_origin(), ..TreeOptions::default() };
-        let log = log::Recovery::read(rt, &store_dir.join("log"), log_options).await;
-        let tree = lsm::Recovery::read(rt, &store_dir.join("tree"), tree_options).await;
+        let (log, tree) = read(rt, &store_dir, holding).await;
         if let (Ok(log), Ok(tree)) = (&log, &tree)
             && let Err(fault) = vouch(&store_dir, log, tree)
         {
