@@ -429,6 +429,8 @@ mod tests {
         };
         let ask = |path: &str| {
             let mut stream = TcpStream::connect(addr).expect("it listens");
+            // As in `get`.
+            stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
             write!(stream, "GET {path} HTTP/1.1\r\n\r\n").expect("a socket");
             stream
         };
@@ -463,6 +465,8 @@ mod tests {
             .map(|_| {
                 let mut stream = TcpStream::connect(addr).expect("it listens");
                 stream.write_all(b"GET /status HTTP/1.1\r\n\r\n").expect("a socket");
+                // Its page has begun, or it was refused: it makes no room for others any more.
+                drop((&stream).read_exact(&mut [0]));
                 stream
             })
             .collect();
