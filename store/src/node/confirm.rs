@@ -83,7 +83,7 @@ impl Confirming {
         Ok(())
     }
 
-    /// Tries again until every store is counted, or the node gives its directory up. Whatever fails meanwhile: nothing is acknowledged.
+    /// Tries again until every store is counted, or the directory is closed. Whatever fails meanwhile: nothing is acknowledged.
     async fn until_counted(mut self, rt: &Rt, lock: Weak<DirLock>) {
         while !self.openings.all_counted() {
             rt.sleep(AGAIN).await;

@@ -52,7 +52,7 @@ impl Shard {
         let left = until.since(rt.now()).max(LOOK_EVERY);
         match rt.timeout(left, closed).await {
             Some(closed) => closed,
-            // A start that is given up gives no time, and another one finds what it needs.
+            // A start that is given up has no time, and another one finds what it needs.
             None if time_max.is_zero() => Ok(()),
             None => {
                 tracing::warn!(store = self.store().0, "the store's files did not close in time");

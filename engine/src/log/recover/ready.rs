@@ -58,7 +58,7 @@ pub(super) async fn make_ready(
     options: &LogOptions,
     present: Present,
 ) -> Result<(Replay, Files)> {
-    let Present { log_id, found, replay, torn, .. } = present;
+    let Present { log_id, found, replay, torn, said: _ } = present;
     let needed = whole_from(dir, &found, replay.needed_from)?;
     let files = open_files(rt, options, log_id, &found, &needed, &replay).await?;
     // The process before may have been killed between giving a segment its name and making that durable, and records go there now.

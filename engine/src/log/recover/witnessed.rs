@@ -17,14 +17,14 @@ use crate::log::witness::{self, Slot};
 
 /// Refuses a directory in which the segments are gone, but not what says where they ended.
 pub(super) fn may_be_absent(dir: &Path, said: Option<&Slot>) -> Result<()> {
-    let Some(Slot { reached, .. }) = said else { return Ok(()) };
+    let Some(Slot { reached, log_id: _, round: _ }) = said else { return Ok(()) };
     let what = format!("the segment is gone, and all others are: {} is there", witness::path(dir).display());
     Err(Fault::corruption(&segment_path(dir, reached.segment), what))
 }
 
 /// Before the records are read: whether the files are there. `found` is in order and not empty.
 pub(super) fn check_files(dir: &Path, log_id: u64, found: &[Found], said: Option<&Slot>) -> Result<()> {
-    let Some(Slot { log_id: of, reached, .. }) = said else { return Ok(()) };
+    let Some(Slot { log_id: of, reached, round: _ }) = said else { return Ok(()) };
     if *of != log_id && !planted(Bug::AnyLog) {
         let what = format!(
             "it belongs to the log {of:016x}, the segments here to {log_id:016x}; put the right one back, or restore the \
@@ -42,7 +42,7 @@ pub(super) fn check_files(dir: &Path, log_id: u64, found: &[Found], said: Option
 
 /// After they were read: whether they reach as far as they did.
 pub(super) fn check_records(dir: &Path, found: &[Found], replay: &Replay, said: Option<&Slot>) -> Result<()> {
-    let Some(Slot { reached, .. }) = said else { return check_absence(dir, found, replay) };
+    let Some(Slot { reached, log_id: _, round: _ }) = said else { return check_absence(dir, found, replay) };
     if replay.next > reached.sequence || planted(Bug::NoWitness) || planted(Bug::SilentTruncation) {
         return Ok(());
     }
