@@ -172,10 +172,9 @@ impl<W, R> Replica<W, R> {
         };
         let version = self.region().epoch.version;
         // What was admitted under another version is no longer in flight.
-        if mine.is_some_and(|mine| mine.writes && mine.version == version) {
-            let before = self.inflight.bytes();
-            writes.iter().for_each(|write| self.inflight.end(&write));
-            self.out.released_bytes += before - self.inflight.bytes();
+        let command = mine.filter(|mine| mine.version == version).and_then(|mine| mine.command);
+        if let Some(command) = command {
+            self.out.released_bytes += self.inflight.end(command);
         }
         if writes.version() != version {
             return Ok(Err(Refusal::EpochNotMatch { current: vec![self.region().clone()] }));

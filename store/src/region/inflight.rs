@@ -9,22 +9,54 @@
 //! It holds only as long as this replica leads in the term, and under the version, that admitted the writes: another leader may
 //! cut them off, and a newer version refuses them at apply. Then the replica forgets all of them ([`InFlight::clear`]).
 //!
-//! Invariants: a slot exists exactly while it has pins; every `begin_*` is matched by one [`InFlight::end`], or by `clear`; `bytes`
-//! are those of the writes that have begun and not ended.
+//! Writes begin in the order of the log and end in it, command by command, so they are a queue. Few of them are ever asked for: a key is
+//! searched for only on behalf of a read-modify-write, in an index that takes up what has been queued since the one before. So that a
+//! question never has much to catch up with, no more than [`AHEAD_MAX`] writes are queued without being in the index.
+//!
+//! Invariants: the queue has the writes of all commands that have begun and not ended, oldest first; the index has the oldest
+//! `indexed` of them, and a slot in it exactly while it has pins; `bytes` are those of the whole queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
-use super::command::{Command, Write};
+/// Writes that may be queued beyond those in the index: what one question has to catch up with at most.
+const AHEAD_MAX: usize = 4096;
 
-/// The keys of one region with writes in flight.
+/// An empty queue keeps memory for so many writes.
+const KEPT_MAX: usize = 4096;
+
+/// The number of a command with writes in flight, counted from the first of this replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CommandNo(u64);
+
+/// The writes of one region that are in flight.
 #[derive(Debug, Default)]
 pub struct InFlight {
+    steps: VecDeque<Step>,
+    /// Each command with its number of writes, oldest first.
+    commands: VecDeque<(CommandNo, usize)>,
+    begun: u64,
+    /// So many of the oldest writes are in the index.
+    indexed: usize,
+    index: Index,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Step {
+    Put(Bytes, Bytes),
+    Delete(Bytes),
+    DeleteRange(Bytes, Bytes),
+}
+
+/// What the oldest writes in flight come to, by key.
+#[derive(Debug, Default)]
+struct Index {
     /// In order, because clients choose the keys: those of one hash would make a hash table slow, and a secret against that is a draw.
     slots: BTreeMap<Bytes, Slot>,
-    ranges: Vec<(Bytes, Bytes)>,
-    bytes: usize,
+    ranges: VecDeque<(Bytes, Bytes)>,
 }
 
 #[derive(Debug)]
@@ -46,65 +78,78 @@ pub enum Known {
 
 impl InFlight {
     /// What the writes in flight say about `key`.
-    pub fn known(&self, key: &[u8]) -> Known {
-        match self.slots.get(key).map(|slot| &slot.value) {
-            Some(Some(value)) => Known::Value(value.clone()),
-            Some(None) => Known::Absent,
-            None if self.in_deleted_range(key) => Known::Absent,
-            None => Known::Nothing,
-        }
+    pub fn known(&mut self, key: &[u8]) -> Known {
+        self.take_up(usize::MAX);
+        self.index.known(key)
     }
 
-    /// A write of `key` is on its way; `None` deletes it.
+    /// A command begins. What is written from now on belongs to it.
+    pub fn begin_command(&mut self) -> CommandNo {
+        self.begun += 1;
+        let number = CommandNo(self.begun);
+        self.commands.push_back((number, 0));
+        number
+    }
+
+    /// A write of `key` is on its way, in the command that began last; `None` deletes it.
     pub fn begin_write(&mut self, key: Bytes, value: Option<Bytes>) {
-        self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
-        let slot = self.slots.entry(key).or_insert(Slot { pins: 0, value: None });
-        slot.pins += 1;
-        slot.value = value;
+        self.begin(match value {
+            Some(value) => Step::Put(key, value),
+            None => Step::Delete(key),
+        });
     }
 
-    /// A deletion of `[start, end)` is on its way.
+    /// A deletion of `[start, end)` is on its way, in the command that began last; an empty end means no bound.
     pub fn begin_range(&mut self, start: Bytes, end: Bytes) {
-        for (key, slot) in &mut self.slots {
-            if within(key, &start, &end) {
-                slot.value = None;
-            }
-        }
-        self.bytes += start.len() + end.len();
-        self.ranges.push((start, end));
+        self.begin(Step::DeleteRange(start, end));
     }
 
-    /// A write that had begun has been applied or given up.
-    pub fn end(&mut self, write: &Write<'_>) {
-        match *write {
-            Write::Put { cf: _, key, value } => {
-                self.bytes -= key.len() + value.len();
-                self.unpin(key);
-            }
-            Write::Delete { cf: _, key } => {
-                self.bytes -= key.len();
-                self.unpin(key);
-            }
-            Write::DeleteRange { cf: _, start, end } => {
-                self.bytes -= start.len() + end.len();
-                self.end_range(start, end);
+    /// The oldest command in flight has been applied, or refused at apply. Returns the bytes of its writes.
+    ///
+    /// # Panics
+    /// If it is not the oldest one.
+    pub fn end(&mut self, command: CommandNo) -> usize {
+        let oldest = self.commands.pop_front();
+        let (number, count) = oldest.expect("a command that ends is in flight");
+        assert_eq!(number, command, "a command ended before an older one");
+        let before = self.bytes;
+        for step in self.steps.drain(..count) {
+            self.bytes -= step.bytes();
+            if self.indexed > 0 {
+                self.indexed -= 1;
+                self.index.end(&step);
             }
         }
+        self.give_back();
+        before - self.bytes
     }
 
-    /// All writes of a command, which had begun, have been given up.
-    pub fn end_all(&mut self, payload: &[u8]) {
-        let Ok(Command::Writes(writes)) = Command::decode(payload) else {
-            unreachable!("a command that was encoded here reads back")
-        };
-        writes.iter().for_each(|write| self.end(&write));
+    /// A command has been given up before it was proposed. Returns the bytes of its writes.
+    ///
+    /// # Panics
+    /// If it is not in flight.
+    pub fn give_up(&mut self, command: CommandNo) -> usize {
+        let place = self.commands.binary_search_by_key(&command, |it| it.0);
+        let place = place.expect("a command that is given up is in flight");
+        let first = self.commands.range(..place).map(|it| it.1).sum::<usize>();
+        let (_, count) = self.commands.remove(place).expect("it was found there");
+        let before = self.bytes;
+        self.bytes -= self.steps.drain(first..first + count).map(|step| step.bytes()).sum::<usize>();
+        // What it said about its keys hides what older ones say: the index begins again.
+        self.index = Index::default();
+        self.indexed = 0;
+        self.take_up(self.steps.len().saturating_sub(AHEAD_MAX));
+        before - self.bytes
     }
 
     /// Forgets all writes: nothing may be computed from them any more.
     pub fn clear(&mut self) {
-        self.slots.clear();
-        self.ranges.clear();
+        self.steps.clear();
+        self.commands.clear();
+        self.index = Index::default();
+        self.indexed = 0;
         self.bytes = 0;
+        self.give_back();
     }
 
     /// Keys and values of the writes in flight.
@@ -112,37 +157,108 @@ impl InFlight {
         self.bytes
     }
 
-    /// Keys with a write in flight.
-    pub fn len(&self) -> usize {
-        self.slots.len()
-    }
-
-    /// Whether nothing is in flight.
+    /// Whether no command is in flight.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.ranges.is_empty()
+        self.commands.is_empty()
     }
 
     /// Asserts the stated invariants.
     pub(super) fn check(&self) {
-        assert!(self.slots.values().all(|slot| slot.pins > 0), "a slot without a write in flight");
-        assert!(!self.is_empty() || self.bytes == 0, "{} bytes of no write in flight", self.bytes);
+        let counted: usize = self.commands.iter().map(|command| command.1).sum();
+        assert_eq!(counted, self.steps.len(), "writes in flight that no command has");
+        assert!(self.commands.iter().is_sorted_by(|one, next| one.0 < next.0), "commands out of order");
+        assert!(
+            self.steps.len() - self.indexed <= AHEAD_MAX,
+            "{} are not indexed",
+            self.steps.len() - self.indexed
+        );
+        assert!(self.index.slots.values().all(|slot| slot.pins > 0), "a slot without a write in flight");
+        let pins: usize = self.index.slots.values().map(|slot| slot.pins as usize).sum();
+        assert_eq!(pins + self.index.ranges.len(), self.indexed, "the index is not of the oldest writes");
+        assert!(!self.steps.is_empty() || self.bytes == 0, "{} bytes of no write in flight", self.bytes);
     }
 
-    fn end_range(&mut self, start: &[u8], end: &[u8]) {
-        let place = self.ranges.iter().position(|range| range.0 == start && range.1 == end);
-        self.ranges.remove(place.expect("a range ends once, after it began"));
-    }
-
-    fn unpin(&mut self, key: &[u8]) {
-        let slot = self.slots.get_mut(key).expect("a pinned key has a slot");
-        slot.pins -= 1;
-        if slot.pins == 0 {
-            self.slots.remove(key);
+    fn begin(&mut self, step: Step) {
+        self.bytes += step.bytes();
+        self.steps.push_back(step);
+        let (_, count) = self.commands.back_mut().expect("a write belongs to a command that has begun");
+        *count += 1;
+        if self.steps.len() - self.indexed > AHEAD_MAX {
+            self.take_up(1);
         }
     }
 
-    fn in_deleted_range(&self, key: &[u8]) -> bool {
-        self.ranges.iter().any(|(start, end)| within(key, start, end))
+    /// Brings up to `count` more writes into the index.
+    fn take_up(&mut self, count: usize) {
+        let upto = self.steps.len().min(self.indexed.saturating_add(count));
+        for step in self.steps.range(self.indexed..upto) {
+            self.index.begin(step);
+        }
+        self.indexed = upto;
+    }
+
+    fn give_back(&mut self) {
+        if self.steps.is_empty() {
+            self.steps.shrink_to(KEPT_MAX);
+        }
+    }
+}
+
+impl Step {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put(one, other) | Self::DeleteRange(one, other) => one.len() + other.len(),
+            Self::Delete(key) => key.len(),
+        }
+    }
+}
+
+impl Index {
+    fn known(&self, key: &[u8]) -> Known {
+        match self.slots.get(key).map(|slot| &slot.value) {
+            Some(Some(value)) => Known::Value(value.clone()),
+            Some(None) => Known::Absent,
+            None if self.ranges.iter().any(|(start, end)| within(key, start, end)) => Known::Absent,
+            None => Known::Nothing,
+        }
+    }
+
+    fn begin(&mut self, step: &Step) {
+        match step {
+            Step::Put(key, value) => self.pin(key, Some(value)),
+            Step::Delete(key) => self.pin(key, None),
+            Step::DeleteRange(start, end) => {
+                let above = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(&end[..]) };
+                if end.is_empty() || start < end {
+                    let inside = self.slots.range_mut::<[u8], _>((Bound::Included(&start[..]), above));
+                    inside.for_each(|(_, slot)| slot.value = None);
+                }
+                self.ranges.push_back((start.clone(), end.clone()));
+            }
+        }
+    }
+
+    fn pin(&mut self, key: &Bytes, value: Option<&Bytes>) {
+        let slot = self.slots.entry(key.clone()).or_insert(Slot { pins: 0, value: None });
+        slot.pins += 1;
+        slot.value = value.cloned();
+    }
+
+    /// The oldest write has ended.
+    fn end(&mut self, step: &Step) {
+        match step {
+            Step::Put(key, _) | Step::Delete(key) => {
+                let slot = self.slots.get_mut(key).expect("a pinned key has a slot");
+                slot.pins -= 1;
+                if slot.pins == 0 {
+                    self.slots.remove(key);
+                }
+            }
+            Step::DeleteRange(start, end) => {
+                let oldest = self.ranges.pop_front().expect("a range ends once, after it began");
+                debug_assert_eq!((&oldest.0, &oldest.1), (start, end), "ranges end in order");
+            }
+        }
     }
 }
 
@@ -152,67 +268,5 @@ pub fn within(key: &[u8], start: &[u8], end: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    use crate::region::command::Cf;
-
-    fn put<'a>(key: &'a [u8], value: &'a [u8]) -> Write<'a> {
-        Write::Put { cf: Cf::Default, key, value }
-    }
-
-    fn delete(key: &[u8]) -> Write<'_> {
-        Write::Delete { cf: Cf::Default, key }
-    }
-
-    fn delete_range<'a>(start: &'a [u8], end: &'a [u8]) -> Write<'a> {
-        Write::DeleteRange { cf: Cf::Default, start, end }
-    }
-
-    fn bytes(text: &str) -> Bytes {
-        Bytes::copy_from_slice(text.as_bytes())
-    }
-
-    #[test]
-    fn the_last_write_in_flight_is_what_is_known() {
-        let mut inflight = InFlight::default();
-        inflight.begin_write(bytes("k"), Some(bytes("1")));
-        inflight.begin_write(bytes("k"), None);
-        assert_eq!(inflight.known(b"k"), Known::Absent);
-        inflight.end(&put(b"k", b"1"));
-        assert_eq!(inflight.known(b"k"), Known::Absent, "the second write is still in flight");
-        assert_eq!(inflight.bytes(), 1);
-        inflight.end(&delete(b"k"));
-        assert_eq!(inflight.known(b"k"), Known::Nothing);
-        assert!(inflight.is_empty());
-        assert_eq!(inflight.bytes(), 0);
-        inflight.check();
-    }
-
-    #[test]
-    fn a_deleted_range_hides_what_came_before_it_and_not_what_came_after() {
-        let mut inflight = InFlight::default();
-        inflight.begin_write(bytes("b"), Some(bytes("old")));
-        inflight.begin_range(bytes("a"), bytes("c"));
-        inflight.begin_write(bytes("bb"), Some(bytes("new")));
-        assert_eq!(inflight.known(b"b"), Known::Absent);
-        assert_eq!(inflight.known(b"ba"), Known::Absent, "never written, but inside the range");
-        assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new")));
-        assert_eq!(inflight.known(b"c"), Known::Nothing);
-        inflight.end(&put(b"b", b"old"));
-        inflight.end(&delete_range(b"a", b"c"));
-        assert_eq!(inflight.known(b"ba"), Known::Nothing);
-        assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new")));
-    }
-
-    #[test]
-    fn nothing_is_known_after_everything_was_forgotten() {
-        let mut inflight = InFlight::default();
-        inflight.begin_write(bytes("b"), Some(bytes("old")));
-        inflight.begin_range(bytes("x"), bytes("z"));
-        inflight.clear();
-        assert_eq!((inflight.known(b"b"), inflight.known(b"y")), (Known::Nothing, Known::Nothing));
-        assert_eq!(inflight.bytes(), 0);
-        inflight.check();
-    }
-}
+#[path = "inflight_tests.rs"]
+mod tests;

@@ -38,7 +38,7 @@ impl<W, R> Replica<W, R> {
         match self.try_change(change, asked) {
             Ok(id) => {
                 let version = self.region().epoch.version;
-                self.waiting.push_back(Waiting { id, version, writes: false, answers: vec![waiter] });
+                self.waiting.push_back(Waiting { id, version, command: None, answers: vec![waiter] });
                 self.debug_check();
                 Ok(())
             }
@@ -54,7 +54,7 @@ impl<W, R> Replica<W, R> {
         match self.try_split(cuts, asked) {
             Ok(id) => {
                 let version = self.region().epoch.version;
-                self.waiting.push_back(Waiting { id, version, writes: false, answers: vec![waiter] });
+                self.waiting.push_back(Waiting { id, version, command: None, answers: vec![waiter] });
                 self.debug_check();
                 Ok(())
             }

@@ -290,7 +290,7 @@ impl<W, R> Replica<W, R> {
     }
 
     /// What the writes in flight say about `key`.
-    pub fn known(&self, key: &[u8]) -> Known {
+    pub fn known(&mut self, key: &[u8]) -> Known {
         self.inflight.known(key)
     }
 

@@ -8,6 +8,7 @@ use raft::{LogId, Payload};
 
 use super::command::{Cf, Write, Writes, encoded_bytes};
 use super::guard;
+use super::inflight::CommandNo;
 use super::replica::Replica;
 use super::system::{self, SystemCommand};
 use crate::plant::{Bug, planted};
@@ -45,8 +46,8 @@ pub(super) struct Gathered<W> {
 /// What a command is made of.
 #[derive(Debug)]
 enum Content {
-    /// Writes of keys, which are in flight.
-    Writes(Writes),
+    /// Writes of keys, which are in flight as this command.
+    Writes(Writes, CommandNo),
     /// A command of the system group, as its payload.
     System(Payload),
 }
@@ -54,7 +55,7 @@ enum Content {
 impl Content {
     fn payload(&self) -> Payload {
         match self {
-            Self::Writes(writes) => Payload::from(writes.encode()),
+            Self::Writes(writes, _) => Payload::from(writes.encode()),
             Self::System(payload) => payload.clone(),
         }
     }
@@ -67,8 +68,8 @@ pub(super) struct Waiting<W> {
     pub(super) id: LogId,
     /// The version of the epoch that it was admitted under.
     pub(super) version: u64,
-    /// Whether it has writes, which are in flight.
-    pub(super) writes: bool,
+    /// As what its writes are in flight, if it is made of writes.
+    pub(super) command: Option<CommandNo>,
     /// Who waits, in order.
     pub(super) answers: Vec<W>,
 }
@@ -198,15 +199,15 @@ impl<W, R> Replica<W, R> {
             writes.version() == version && is_open && together <= bytes_max
         };
         let open = self.gathering.back().is_some_and(|last| match &last.content {
-            Content::Writes(writes) => fits(writes),
+            Content::Writes(writes, _) => fits(writes),
             Content::System(_) => false,
         });
         if !open {
-            let content = Content::Writes(Writes::new(version));
+            let content = Content::Writes(Writes::new(version), self.inflight.begin_command());
             self.gathering.push_back(Gathered { content, answers: Vec::new() });
         }
         match self.gathering.back_mut() {
-            Some(Gathered { content: Content::Writes(writes), answers }) => (writes, answers),
+            Some(Gathered { content: Content::Writes(writes, _), answers }) => (writes, answers),
             Some(Gathered { content: Content::System(_), .. }) | None => {
                 unreachable!("writes were pushed if there were none")
             }
@@ -225,11 +226,11 @@ impl<W, R> Replica<W, R> {
             let payload = next.content.payload();
             match self.raft.propose(payload.clone()) {
                 Ok(id) => {
-                    let (writes, version) = match &next.content {
-                        Content::Writes(writes) => (true, writes.version()),
-                        Content::System(_) => (false, self.region().epoch.version),
+                    let (command, version) = match &next.content {
+                        Content::Writes(writes, command) => (Some(*command), writes.version()),
+                        Content::System(_) => (None, self.region().epoch.version),
                     };
-                    self.waiting.push_back(Waiting { id, version, writes, answers: next.answers });
+                    self.waiting.push_back(Waiting { id, version, command, answers: next.answers });
                 }
                 Err(raft::Refusal::UncommittedFull | raft::Refusal::TransferPending { .. }) => {
                     self.gathering.push_front(next);
@@ -245,18 +246,16 @@ impl<W, R> Replica<W, R> {
                     | raft::Refusal::MayNotCampaign
                     | raft::Refusal::NoLease
                     | raft::Refusal::OutOfPlace),
-                ) => self.give_up(next, &payload, why),
+                ) => self.give_up(next, payload.len(), why),
             }
         }
     }
 
-    fn give_up(&mut self, gathered: Gathered<W>, payload: &Payload, why: raft::Refusal) {
-        if let Content::Writes(_) = &gathered.content {
-            let before = self.inflight.bytes();
-            self.inflight.end_all(payload);
-            self.out.released_bytes += before - self.inflight.bytes();
+    fn give_up(&mut self, gathered: Gathered<W>, bytes: usize, why: raft::Refusal) {
+        if let Content::Writes(_, command) = &gathered.content {
+            self.out.released_bytes += self.inflight.give_up(*command);
         }
-        let refusal = self.refusal_of(why, payload.len());
+        let refusal = self.refusal_of(why, bytes);
         let refused = gathered.answers.into_iter().map(|waiter| (waiter, Err(refusal.clone())));
         self.out.answers.extend(refused);
     }
@@ -348,7 +347,7 @@ mod tests {
         replica.submit(Edit::Many(many), 2).unwrap();
         let counts = |replica: &Replica<u32, u32>| -> Vec<usize> {
             let count = |next: &Gathered<u32>| match &next.content {
-                Content::Writes(writes) => writes.len(),
+                Content::Writes(writes, _) => writes.len(),
                 Content::System(_) => 0,
             };
             replica.gathering.iter().map(count).collect()

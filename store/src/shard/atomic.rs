@@ -124,10 +124,10 @@ impl Inner {
 
     /// The values of all keys, if no disk is needed for them.
     fn values_in_memory(&self, keys: &[Bytes]) -> Option<Values> {
-        let state = self.state.borrow();
+        let mut state = self.state.borrow_mut();
         let mut values = Values::new(self.memory.answer_bytes_max());
         for key in keys {
-            let now = match self.value_in_memory(&state, key) {
+            let now = match self.value_in_memory(&mut state, key) {
                 Lookup::Found(value) => Some(value),
                 Lookup::Absent => None,
                 Lookup::NeedsIo => return None,
@@ -137,7 +137,7 @@ impl Inner {
         Some(values)
     }
 
-    fn value_in_memory(&self, state: &State, key: &[u8]) -> Lookup {
+    fn value_in_memory(&self, state: &mut State, key: &[u8]) -> Lookup {
         match state.known(key) {
             Known::Absent => Lookup::Absent,
             Known::Value(value) => Lookup::Found(value),
@@ -150,7 +150,7 @@ impl Inner {
         let (budget, snapshot) = (self.rt.budget(), self.tree.snapshot());
         let mut answer = AnswerBytes::new(self.memory.answer_bytes_max(), 0);
         for key in keys {
-            if self.state.borrow().known(key) == Known::Nothing {
+            if self.state.borrow_mut().known(key) == Known::Nothing {
                 let length = snapshot.length(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
                 if let Some(length) = length {
                     answer.add(charged_length(length))?;
@@ -174,7 +174,7 @@ impl Inner {
         let mut room = self.room_for_values(keys).await?;
         let mut values = Values::new(self.memory.answer_bytes_max());
         for key in keys {
-            let known = self.state.borrow().known(key);
+            let known = self.state.borrow_mut().known(key);
             let now = match known {
                 Known::Value(value) => Some(value),
                 Known::Absent => None,

@@ -65,7 +65,6 @@ impl<Q> Loads<Q> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::command::{Cf, Write};
     use crate::region::inflight::{InFlight, Known};
 
     fn bytes(text: &str) -> Bytes {
@@ -86,10 +85,11 @@ mod tests {
     #[test]
     fn a_load_that_outlives_the_writes_before_it_leaves_the_answer_to_the_tree() {
         let (mut loads, mut inflight) = (Loads::<()>::default(), InFlight::default());
+        let command = inflight.begin_command();
         inflight.begin_write(bytes("k"), Some(bytes("1")));
         loads.begin(bytes("k"));
         assert_eq!(inflight.known(b"k"), Known::Value(bytes("1")));
-        inflight.end(&Write::Put { cf: Cf::Default, key: b"k", value: b"1" });
+        inflight.end(command);
         assert_eq!(inflight.known(b"k"), Known::Nothing);
         assert!(loads.contains(b"k"), "the load goes on");
         assert!(loads.end(b"k").is_empty() && loads.is_empty() && inflight.is_empty());

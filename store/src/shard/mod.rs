@@ -433,8 +433,9 @@ impl State {
     }
 
     /// What the writes in flight say about `key`.
-    fn known(&self, key: &[u8]) -> Known {
-        self.table.replica_of(key).map_or(Known::Nothing, |replica| replica.known(key))
+    fn known(&mut self, key: &[u8]) -> Known {
+        let replica = self.table.region_of(key).and_then(|id| self.table.get_mut(id));
+        replica.map_or(Known::Nothing, |replica| replica.known(key))
     }
 
     /// Asserts what this file and [`table`] state.
