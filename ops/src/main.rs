@@ -22,6 +22,7 @@ mod doctor;
 mod host;
 mod inspect;
 mod logging;
+mod memory;
 mod output;
 mod server;
 mod settings;

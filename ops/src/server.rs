@@ -28,7 +28,7 @@ use crate::doctor;
 use crate::logging::{Counts, Logging};
 use crate::output::{EXIT_CONFIG, answer, fail};
 use crate::settings::{SettingArguments, Settings};
-use crate::{host, logging, signals};
+use crate::{host, logging, memory, signals};
 
 /// How often the cores' numbers are taken over for the metrics page.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
@@ -51,9 +51,6 @@ pub(crate) struct ServerArguments {
     #[arg(long = "settings")]
     meanings: bool,
 }
-
-/// How long freed memory stays with the process. A memtable that fills more slowly than this does not notice what the kernel takes back.
-const FREED_MEMORY_KEPT: Duration = Duration::from_secs(10);
 
 /// Runs `ringkeep server`.
 pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
@@ -81,7 +78,9 @@ pub(crate) fn run(arguments: &ServerArguments) -> ExitCode {
         tracing::warn!("{remark}");
     }
     host::raise_open_files();
-    engine::host::keep_freed_memory(FREED_MEMORY_KEPT);
+    if let Err(error) = memory::keep_freed_up_to(settings.limits.core_bytes * settings.limits.cores as u64) {
+        return fail(&format!("the memory thread: {error}"), 1);
+    }
     if let Some(obstacle) = doctor::obstacle(&settings.config.data_dir, doctor::SERVE) {
         // A disk may be mounted later, so a supervisor tries that again.
         return fail(&obstacle.finding, if obstacle.passes { 1 } else { EXIT_CONFIG });

@@ -16,3 +16,5 @@ pub mod request;
 pub mod shard;
 pub mod wire;
 pub mod witness;
+
+pub use process::resident_bytes;

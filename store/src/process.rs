@@ -10,7 +10,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 const PAGE_BYTES: u64 = 4096;
 
 /// Memory of this process that is resident, bytes. Reads `/proc`.
-pub(crate) fn resident_bytes() -> Option<u64> {
+pub fn resident_bytes() -> Option<u64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     Stat::read(&stat).map(|stat| stat.resident_bytes)
 }

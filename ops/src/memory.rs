@@ -1,0 +1,114 @@
+//! Memory that is free again: how much of it stays with the process.
+//!
+//! The allocator keeps what is freed for a while, because a memtable that begins needs what one that was flushed has left, and the kernel
+//! would clear it again page by page. On a node with little memory that adds up beyond what the node may have, although hardly more than
+//! half is in use. So a thread of its own looks at what is resident, and close to the node's memory gives the kernel back what is free.
+//!
+//! It never touches what is in use: where that alone is too much, giving back helps nothing and is tried seldom.
+
+use std::io;
+use std::time::Duration;
+
+/// How long freed memory stays with the process. A memtable that fills more slowly than this does not notice what the kernel takes back.
+const FREED_MEMORY_KEPT: Duration = Duration::from_secs(10);
+
+/// How often the resident memory is looked at while less than half of the node's memory is resident, and above that: a node that is sent
+/// large values or bounds allocates and frees a gigabyte a second.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_OFTEN: Duration = Duration::from_millis(25);
+
+/// Above this share of the node's memory it is given back: what is allocated between two looks comes on top.
+const FULL: (u64, u64) = (7, 8);
+
+/// How many looks are left out after one that found little to give back.
+const LOOKS_LEFT_OUT: u32 = 10;
+
+/// What is little: this share of the node's memory.
+const LITTLE_SHARE: u64 = 16;
+
+/// Lets the allocator keep what is freed, as long as no more than `memory_bytes` are resident.
+///
+/// # Errors
+/// If no thread can be started.
+#[expect(clippy::disallowed_methods, reason = "a plain thread that sleeps between two looks, never a core")]
+pub(crate) fn keep_freed_up_to(memory_bytes: u64) -> io::Result<()> {
+    engine::host::keep_freed_memory(FREED_MEMORY_KEPT);
+    let mut keeper = Keeper { memory_bytes, left_out: 0 };
+    std::thread::Builder::new().name("rk-memory".into()).spawn(move || {
+        let mut pause = LOOK_EVERY;
+        loop {
+            std::thread::sleep(pause);
+            pause = keeper.look(store::resident_bytes, engine::host::release_freed_memory);
+        }
+    })?;
+    Ok(())
+}
+
+struct Keeper {
+    memory_bytes: u64,
+    left_out: u32,
+}
+
+impl Keeper {
+    /// Looks, and gives back where that is due. Returns when to look again.
+    fn look(&mut self, mut resident_bytes: impl FnMut() -> Option<u64>, release: impl FnOnce()) -> Duration {
+        if self.left_out > 0 {
+            self.left_out -= 1;
+            return LOOK_OFTEN;
+        }
+        let before = resident_bytes().unwrap_or(0);
+        if before <= self.memory_bytes / FULL.1 * FULL.0 {
+            return if before < self.memory_bytes / 2 { LOOK_EVERY } else { LOOK_OFTEN };
+        }
+        release();
+        let released = before.saturating_sub(resident_bytes().unwrap_or(before));
+        if released < self.memory_bytes / LITTLE_SHARE {
+            self.left_out = LOOKS_LEFT_OUT;
+        }
+        LOOK_OFTEN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// How often something was given back in so many looks and the most that was resident, where a release leaves `live` bytes and
+    /// `growth` come between two looks.
+    fn releases(memory_bytes: u64, live: u64, growth: u64, looks: u32) -> (u32, u64) {
+        let mut keeper = Keeper { memory_bytes, left_out: 0 };
+        let (resident, count, most) = (Cell::new(live), Cell::new(0), Cell::new(0));
+        for _ in 0..looks {
+            resident.set(resident.get() + growth);
+            most.set(most.get().max(resident.get()));
+            keeper.look(
+                || Some(resident.get()),
+                || {
+                    count.set(count.get() + 1);
+                    resident.set(live);
+                },
+            );
+        }
+        (count.get(), most.get())
+    }
+
+    #[test]
+    fn what_is_free_stays_until_the_process_has_about_what_it_may() {
+        assert_eq!(releases(256, 96, 1, 100), (0, 196));
+        assert_eq!(releases(256, 96, 8, 170), (10, 232), "each after 17 looks");
+    }
+
+    #[test]
+    fn where_nothing_is_free_giving_back_is_tried_seldom() {
+        assert_eq!(releases(256, 300, 0, 110).0, 10);
+    }
+
+    #[test]
+    fn a_process_that_has_much_of_what_it_may_have_is_looked_at_often() {
+        let pause = |resident| Keeper { memory_bytes: 256, left_out: 0 }.look(|| resident, || ());
+        let pauses = [None, Some(127), Some(128), Some(300)].map(pause);
+        assert_eq!(pauses, [LOOK_EVERY, LOOK_EVERY, LOOK_OFTEN, LOOK_OFTEN]);
+    }
+}
