@@ -278,7 +278,7 @@ impl Rewrite {
         open.writer.finish(&self.rt, open.builder.output()).await?;
         self.target.pace.spend(&self.rt, rest_bytes).await;
         let rows = erased.iter().flat_map(|(start, end, seqs)| {
-            seqs.iter().map(|seq| ErasedRow { start: start.to_vec(), end: end.to_vec(), seq: seq.0 })
+            seqs.iter().map(|seq| ErasedRow { start: start.clone(), end: end.clone(), seq: seq.0 })
         });
         self.finished.push(TableMeta {
             table: file,

@@ -10,9 +10,14 @@
 //! Where writes come in ([`RangeTombstones::insert_newest`]), a delete that a newer one covers stays only for readers that see the
 //! one and not the other. Without readers it goes, and the fragments below a delete become one: however many deletes pile up
 //! over a range, they cost what their newest do, and each is paid for once.
+//!
+//! Bounds are shared between copies: a flush or a compaction has the deletes of its sources several times at once, as what it read, what it keeps,
+//! the rows of the manifest and the table that it opens, and clients choose how long the bounds are.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+
+use bytes::Bytes;
 
 use super::key::{SeqNo, in_range, lower_end};
 use super::readers::Readers;
@@ -23,7 +28,7 @@ const FRAGMENT_OVERHEAD_BYTES: usize = 176;
 /// The range deletes of one source (a memtable, a table, a compaction).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RangeTombstones {
-    fragments: BTreeMap<Vec<u8>, Fragment>,
+    fragments: BTreeMap<Bytes, Fragment>,
     size_bytes: usize,
 }
 
@@ -31,14 +36,14 @@ pub(crate) struct RangeTombstones {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stretch {
     pub(crate) newest: Option<SeqNo>,
-    pub(crate) start: Vec<u8>,
+    pub(crate) start: Bytes,
     /// Exclusive; none means "no upper bound".
-    pub(crate) end: Option<Vec<u8>>,
+    pub(crate) end: Option<Bytes>,
 }
 
 impl Stretch {
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
-        key >= self.start.as_slice() && self.end.as_deref().is_none_or(|end| key < end)
+        key >= &self.start[..] && self.end.as_deref().is_none_or(|end| key < end)
     }
 
     /// The part of it that `other` covers, too; the newest delete of both.
@@ -63,7 +68,7 @@ pub(crate) fn stretch_of_all(stretches: impl Iterator<Item = Stretch>) -> Stretc
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Fragment {
-    end: Vec<u8>,
+    end: Bytes,
     /// Newest first, without repeats, never empty.
     seqs: Vec<SeqNo>,
 }
@@ -84,16 +89,17 @@ impl RangeTombstones {
         if start >= end {
             return;
         }
+        let (start, end) = (&Bytes::copy_from_slice(start), &Bytes::copy_from_slice(end));
         self.cut_at(start);
         self.cut_at(end);
-        let bounds = (Bound::Included(start.to_vec()), Bound::Excluded(end.to_vec()));
-        let covered: Vec<(Vec<u8>, Fragment)> = self.fragments.extract_if(bounds, |_, _| true).collect();
-        let mut pieces: Vec<(Vec<u8>, Fragment)> = Vec::new();
-        let mut add = |start: Vec<u8>, end: Vec<u8>, seqs: Vec<SeqNo>| match pieces.last_mut() {
+        let bounds = (Bound::Included(start.clone()), Bound::Excluded(end.clone()));
+        let covered: Vec<(Bytes, Fragment)> = self.fragments.extract_if(bounds, |_, _| true).collect();
+        let mut pieces: Vec<(Bytes, Fragment)> = Vec::new();
+        let mut add = |start: Bytes, end: Bytes, seqs: Vec<SeqNo>| match pieces.last_mut() {
             Some((_, last)) if last.end == start && last.seqs == seqs => last.end = end,
             _ => pieces.push((start, Fragment { end, seqs })),
         };
-        let mut at = start.to_vec();
+        let mut at = start.clone();
         for (fragment_start, fragment) in covered {
             self.size_bytes -= fragment.size_bytes(&fragment_start);
             if at < fragment_start {
@@ -102,8 +108,8 @@ impl RangeTombstones {
             at.clone_from(&fragment.end);
             add(fragment_start, fragment.end, still_read(seq, &fragment.seqs, readers));
         }
-        if at.as_slice() < end {
-            add(at, end.to_vec(), vec![seq]);
+        if at < end {
+            add(at, end.clone(), vec![seq]);
         }
         for (start, fragment) in pieces {
             self.put(start, fragment);
@@ -115,7 +121,7 @@ impl RangeTombstones {
         let before = self.fragments.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
         let seen = |seqs: &[SeqNo]| seqs.iter().copied().find(|seq| *seq <= at_most);
         match before {
-            Some((start, fragment)) if key < fragment.end.as_slice() => Stretch {
+            Some((start, fragment)) if key < &fragment.end[..] => Stretch {
                 newest: seen(&fragment.seqs),
                 start: start.clone(),
                 end: Some(fragment.end.clone()),
@@ -132,17 +138,17 @@ impl RangeTombstones {
     }
 
     /// Adds a delete of `[start, end)` at `seq`.
-    pub(crate) fn insert(&mut self, start: &[u8], end: &[u8], seq: SeqNo) {
+    pub(crate) fn insert(&mut self, start: &Bytes, end: &Bytes, seq: SeqNo) {
         if start >= end {
             return;
         }
         self.cut_at(start);
         self.cut_at(end);
         let mut gaps = Vec::new();
-        let mut at = start.to_vec();
+        let mut at = start.clone();
         let mut added = 0;
         for (fragment_start, fragment) in self.range_mut(start, end) {
-            if at.as_slice() < fragment_start.as_slice() {
+            if at < fragment_start {
                 gaps.push((std::mem::take(&mut at), fragment_start.clone()));
             }
             let before = fragment.seqs.len();
@@ -151,8 +157,8 @@ impl RangeTombstones {
             at.clone_from(&fragment.end);
         }
         self.size_bytes += added * size_of::<SeqNo>();
-        if at.as_slice() < end {
-            gaps.push((at, end.to_vec()));
+        if at < end {
+            gaps.push((at, end.clone()));
         }
         for (gap_start, gap_end) in gaps {
             self.put(gap_start, Fragment { end: gap_end, seqs: vec![seq] });
@@ -162,10 +168,14 @@ impl RangeTombstones {
     /// Adds everything of `other` that lies in `[start, end)`; an empty `end` means "no upper bound".
     pub(crate) fn merge(&mut self, other: &RangeTombstones, start: &[u8], end: &[u8]) {
         for (fragment_start, fragment_end, seqs) in other.iter() {
-            let clipped_start = fragment_start.max(start);
-            let clipped_end = lower_end(fragment_end, end);
+            let shared_or = |whole: &Bytes, clipped: &[u8]| match whole == clipped {
+                true => whole.clone(),
+                false => Bytes::copy_from_slice(clipped),
+            };
+            let clipped_start = shared_or(fragment_start, start.max(fragment_start));
+            let clipped_end = shared_or(fragment_end, lower_end(fragment_end, end));
             for &seq in seqs {
-                self.insert(clipped_start, clipped_end, seq);
+                self.insert(&clipped_start, &clipped_end, seq);
             }
         }
     }
@@ -181,8 +191,8 @@ impl RangeTombstones {
     }
 
     /// Fragments in key order: start, end, sequence numbers newest first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8], &[SeqNo])> {
-        self.fragments.iter().map(|(start, f)| (start.as_slice(), f.end.as_slice(), f.seqs.as_slice()))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes, &[SeqNo])> {
+        self.fragments.iter().map(|(start, f)| (start, &f.end, f.seqs.as_slice()))
     }
 
     /// First start and last end.
@@ -201,26 +211,26 @@ impl RangeTombstones {
         in_range(key, start, &fragment.end).then_some(fragment.seqs.as_slice())
     }
 
-    fn range_mut(&mut self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Vec<u8>, &mut Fragment)> {
+    fn range_mut(&mut self, start: &[u8], end: &[u8]) -> impl Iterator<Item = (&Bytes, &mut Fragment)> {
         self.fragments.range_mut::<[u8], _>((Bound::Included(start), Bound::Excluded(end)))
     }
 
     /// Makes `key` a fragment bound if it lies inside one.
-    fn cut_at(&mut self, key: &[u8]) {
+    fn cut_at(&mut self, key: &Bytes) {
         let before =
-            self.fragments.range_mut::<[u8], _>((Bound::Unbounded, Bound::Excluded(key))).next_back();
+            self.fragments.range_mut::<[u8], _>((Bound::Unbounded, Bound::Excluded(&key[..]))).next_back();
         let Some((_, fragment)) = before else { return };
-        if fragment.end.as_slice() <= key {
+        if fragment.end <= key {
             return;
         }
         let right =
-            Fragment { end: std::mem::replace(&mut fragment.end, key.to_vec()), seqs: fragment.seqs.clone() };
+            Fragment { end: std::mem::replace(&mut fragment.end, key.clone()), seqs: fragment.seqs.clone() };
         self.size_bytes = self.size_bytes + key.len() - right.end.len();
-        self.put(key.to_vec(), right);
+        self.put(key.clone(), right);
     }
 
     /// Adds a fragment that overlaps none.
-    fn put(&mut self, start: Vec<u8>, fragment: Fragment) {
+    fn put(&mut self, start: Bytes, fragment: Fragment) {
         self.size_bytes += fragment.size_bytes(&start);
         self.fragments.insert(start, fragment);
     }
@@ -269,7 +279,7 @@ mod tests {
                 let end = (rng.next() % 24) as u8;
                 // Not always in order, as when the tombstones of several tables are merged.
                 let seq = SeqNo((round * 7) % 20 + 1);
-                erased.insert(&[start], &[end], seq);
+                erased.insert(&Bytes::copy_from_slice(&[start]), &Bytes::copy_from_slice(&[end]), seq);
                 if start < end {
                     list.push((start, end, seq));
                 }
@@ -360,7 +370,7 @@ mod tests {
     #[test]
     fn merging_clips_to_the_bounds() {
         let mut all = RangeTombstones::default();
-        all.insert(b"a", b"m", SeqNo(5));
+        all.insert(&Bytes::from_static(b"a"), &Bytes::from_static(b"m"), SeqNo(5));
         let mut part = RangeTombstones::default();
         part.merge(&all, b"c", b"f");
         assert_eq!(part.bounds(), Some((b"c".as_slice(), b"f".as_slice())));

@@ -9,7 +9,7 @@ const TREE: u64 = 0xab;
 
 fn edits() -> Vec<Edit> {
     let mut first = meta(1, 0, "a", "m", 3);
-    first.erased.push(ErasedRow { start: b"a".to_vec(), end: b"c".to_vec(), seq: 9 });
+    first.erased.push(ErasedRow { start: "a".into(), end: "c".into(), seq: 9 });
     let many =
         (0..300).map(|group| MarkRow { group, applied: (group % 3 != 0).then_some(group * 7) }).collect();
     let state = StateRow { group: 1, state: b"seven".to_vec() };

@@ -69,7 +69,7 @@ fn a_full_level_gives_up_its_cheapest_table() {
 #[test]
 fn covered_tables_leave_once_every_reader_sees_the_delete() {
     let mut eraser = meta(9, 0, "a", "z", 1);
-    eraser.erased.push(ErasedRow { start: b"b".into(), end: b"m".into(), seq: 95 });
+    eraser.erased.push(ErasedRow { start: "b".into(), end: "m".into(), seq: 95 });
     let tables = vec![eraser, meta(1, 1, "b", "d", 10), meta(2, 1, "d", "n", 10), meta(3, 2, "c", "m", 10)];
     let v = version(tables);
     assert_eq!(describe(choose(&v, &LIMITS, SeqNo::MAX)), "discard [1, 3]");

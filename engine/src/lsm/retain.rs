@@ -79,6 +79,8 @@ impl Retention {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn entry(key: &str, seq: u64, kind: Kind) -> EntryRef<'_> {
@@ -93,7 +95,8 @@ mod tests {
     ) -> Vec<u64> {
         let mut tombstones = RangeTombstones::default();
         for (start, end, seq) in erased {
-            tombstones.insert(start.as_bytes(), end.as_bytes(), SeqNo(*seq));
+            let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+            tombstones.insert(&bytes(start), &bytes(end), SeqNo(*seq));
         }
         let mut retention = Retention::new(snapshots.iter().map(|s| SeqNo(*s)).collect(), tombstones);
         let all =
@@ -132,8 +135,9 @@ mod tests {
     #[test]
     fn range_deletes_stay_while_they_hide_something() {
         let mut tombstones = RangeTombstones::default();
-        tombstones.insert(b"a", b"c", SeqNo(6));
-        tombstones.insert(b"a", b"c", SeqNo(9));
+        let (a, c) = (Bytes::from_static(b"a"), Bytes::from_static(b"c"));
+        tombstones.insert(&a, &c, SeqNo(6));
+        tombstones.insert(&a, &c, SeqNo(9));
         let count = |snapshots: &[u64], bottom: bool| {
             let snapshots = snapshots.iter().map(|s| SeqNo(*s)).collect();
             let kept = Retention::new(snapshots, tombstones.clone()).keep_erased(|_, _| bottom);

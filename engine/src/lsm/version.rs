@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::key::{Cf, SeqNo, in_range, ranges_overlap};
@@ -49,8 +50,8 @@ pub(crate) struct TableMeta {
 /// A range delete.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ErasedRow {
-    pub(crate) start: Vec<u8>,
-    pub(crate) end: Vec<u8>,
+    pub(crate) start: Bytes,
+    pub(crate) end: Bytes,
     pub(crate) seq: u64,
 }
 
@@ -267,21 +268,26 @@ impl TableMeta {
 
     /// The row for the part `[start, end)` of this table, which lies inside; about `bytes` of its file.
     pub(crate) fn part(&self, table: u64, (start, end): (&[u8], &[u8]), bytes: u64) -> TableMeta {
-        let inside =
-            self.erased.iter().filter(|row| row.end.as_slice() > start && row.start.as_slice() < end);
-        let clip = |row: &ErasedRow| ErasedRow {
-            start: row.start.as_slice().max(start).to_vec(),
-            end: row.end.as_slice().min(end).to_vec(),
-            seq: row.seq,
-        };
+        let inside = self.erased.iter().filter(|row| row.end > start && row.start < end);
         TableMeta {
             table,
             start: start.to_vec(),
             end: end.to_vec(),
             // Less than the whole, so that it shows as begun.
             bytes: bytes.clamp(1, self.bytes.saturating_sub(1).max(1)),
-            erased: inside.map(clip).collect(),
+            erased: inside.map(|row| row.within(start, end)).collect(),
             ..self.clone()
+        }
+    }
+}
+
+impl ErasedRow {
+    /// The part of it in `[start, end)`; where that is all of it, the bounds are shared.
+    pub(crate) fn within(&self, start: &[u8], end: &[u8]) -> Self {
+        Self {
+            start: if self.start < start { Bytes::copy_from_slice(start) } else { self.start.clone() },
+            end: if self.end > end { Bytes::copy_from_slice(end) } else { self.end.clone() },
+            seq: self.seq,
         }
     }
 }

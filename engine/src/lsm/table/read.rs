@@ -80,8 +80,8 @@ impl Table {
     fn over(meta: TableMeta, backing: Rc<Backing>) -> Self {
         let mut erased = RangeTombstones::default();
         for row in &meta.erased {
-            let (start, end) = (row.start.as_slice().max(&meta.start), row.end.as_slice().min(&meta.end));
-            erased.insert(start, end, SeqNo(row.seq));
+            let row = row.within(&meta.start, &meta.end);
+            erased.insert(&row.start, &row.end, SeqNo(row.seq));
         }
         Self { meta, erased, backing }
     }
