@@ -120,6 +120,8 @@ impl Manifest {
         number: u64,
         bytes: &[u8],
     ) -> Result<Manifest> {
+        // The process before may have been killed between putting it in force and making that durable.
+        rt.sync_dir(dir).await.map_err(|e| Fault::io(dir, "syncing the directory", &e))?;
         let path = dir.join(file_name(number));
         let file = rt.open(&path, OpenMode::Write).await.map_err(|e| Fault::io(&path, "opening", &e))?;
         let frames = frame_ends(bytes, number);

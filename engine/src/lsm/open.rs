@@ -175,7 +175,7 @@ async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
             "the manifest ends in an edit that is not whole; it was never acknowledged and is ignored"
         );
     }
-    make_dir(rt, dir).await?;
+    rt.create_dir_all(dir).await.map_err(|e| Fault::io(dir, "creating", &e))?;
     let tree = match (&found, options.origin.id) {
         (Some(found), _) => found.replayed.tree,
         (None, Some(id)) => id,
@@ -253,18 +253,6 @@ impl Recovered {
         self.next_number = self.next_number.max(edit.next_number);
         self.last_seq = self.last_seq.max(edit.last_seq);
         Ok(())
-    }
-}
-
-/// The directory, durably there.
-async fn make_dir(rt: &Rt, dir: &Path) -> Result<()> {
-    if rt.exists(dir).await.map_err(|e| Fault::io(dir, "looking it up", &e))? {
-        return Ok(());
-    }
-    rt.create_dir_all(dir).await.map_err(|e| Fault::io(dir, "creating", &e))?;
-    match dir.parent() {
-        Some(parent) => rt.sync_dir(parent).await.map_err(|e| Fault::io(parent, "syncing the directory", &e)),
-        None => Ok(()),
     }
 }
 

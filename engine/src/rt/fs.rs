@@ -55,7 +55,8 @@ impl Drop for SimLock {
 }
 
 impl Rt {
-    /// Creates a directory and its parents, durably; it is fine if it exists.
+    /// Creates a directory and its parents, durably. It is fine if it exists: its name is made durable then, too, because the process
+    /// that made it may have been killed before it could.
     pub async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         in_world!(&self.world, core => core.create_dir_all(path).await)
     }

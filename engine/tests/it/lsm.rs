@@ -6,6 +6,7 @@ mod full;
 mod ingest;
 mod marks;
 mod model;
+mod names;
 mod pace;
 mod pressure;
 mod shortage;

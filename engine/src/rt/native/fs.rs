@@ -27,6 +27,9 @@ impl Core {
         let path = path.to_owned();
         let create = move || {
             let missing: Vec<&Path> = path.ancestors().take_while(|dir| !dir.is_dir()).collect();
+            if let Some(found) = path.ancestors().nth(missing.len()) {
+                sync_found(found)?;
+            }
             for dir in missing.into_iter().rev().filter(|dir| !dir.as_os_str().is_empty()) {
                 match fs::DirBuilder::new().mode(DIR_MODE).create(dir) {
                     // Another core or process was faster; whether it is a directory shows at the next step.
@@ -178,6 +181,21 @@ fn lock_with_retries(file: &fs::File) -> io::Result<()> {
 /// Opens a file for writing, creating it for the owner alone.
 fn open_private(path: &Path, options: &mut fs::OpenOptions) -> io::Result<fs::File> {
     options.create(true).write(true).mode(FILE_MODE).open(path)
+}
+
+/// Makes the name of a directory durable that was there. One that lies where this process may not look, or where nothing can be synced, was
+/// put there by others.
+fn sync_found(dir: &Path) -> io::Result<()> {
+    if dir.parent().is_none() {
+        return Ok(());
+    }
+    sync_parent(dir).or_else(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::Unsupported => Ok(()),
+        _ => Err(error),
+    })
 }
 
 /// Makes the name `path` durable.

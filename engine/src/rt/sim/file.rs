@@ -88,9 +88,20 @@ impl SimCore {
         Ok(SimFile { core: self.clone(), path: path.to_owned(), inode, mode, _descriptor })
     }
 
+    /// The steps of the real thing, as with [`Self::replace_small`].
     pub(crate) async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let wanted = path.to_owned();
-        self.on_names(DiskOp::Name, path, move |names| names.create_dir_all(&wanted)).await
+        let missing = self.on_names(DiskOp::Look, path, move |names| Ok(names.missing(&wanted))).await?;
+        let found = path.ancestors().nth(missing.len()).and_then(Path::parent);
+        if let Some(above) = found {
+            self.sync_dir(above).await?;
+        }
+        for dir in missing {
+            let made = dir.clone();
+            self.on_names(DiskOp::Name, &dir, move |names| names.create_dir(&made)).await?;
+            self.sync_dir(dir.parent().unwrap_or(Path::new(""))).await?;
+        }
+        Ok(())
     }
 
     pub(crate) async fn read_dir(&self, path: &Path) -> io::Result<Vec<String>> {

@@ -77,15 +77,27 @@ impl Names {
         Ok(inode)
     }
 
+    /// The directory and those above it that are not there, the uppermost first.
+    pub(crate) fn missing(&self, path: &Path) -> Vec<PathBuf> {
+        let mut missing: Vec<PathBuf> =
+            path.ancestors().take_while(|dir| !self.is_dir(dir)).map(Path::to_owned).collect();
+        missing.reverse();
+        missing
+    }
+
+    /// Creates a directory; it is fine if it exists.
+    pub(crate) fn create_dir(&mut self, path: &Path) -> io::Result<()> {
+        match self.exists(path) {
+            true if self.is_dir(path) => Ok(()),
+            true => Err(io::ErrorKind::NotADirectory.into()),
+            false => self.change(vec![(path.to_owned(), Some(Entry::Dir))]),
+        }
+    }
+
     /// Creates a directory and its parents, and makes them durable.
     pub(crate) fn create_dir_all(&mut self, path: &Path) -> io::Result<()> {
-        let mut missing: Vec<&Path> = path.ancestors().take_while(|dir| !self.is_dir(dir)).collect();
-        missing.reverse();
-        for dir in missing {
-            if self.exists(dir) {
-                return Err(io::ErrorKind::NotADirectory.into());
-            }
-            self.change(vec![(dir.to_owned(), Some(Entry::Dir))])?;
+        for dir in self.missing(path) {
+            self.create_dir(&dir)?;
             self.sync(dir.parent().unwrap_or(Path::new("")))?;
         }
         Ok(())
