@@ -82,6 +82,7 @@ use crate::error::{Fault, FaultKind, Result};
 use crate::rt::Rt;
 use plant::{Bug, planted};
 use shared::Shared;
+use witness::Reached;
 
 /// An entry as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,16 +139,27 @@ impl Log {
     }
 
     /// Vouches for the last record if nothing was written since the last call. Call it now and then: that costs one record
-    /// after each busy time, and nothing while the log stays idle. Until then damage to the last record cannot be distinguished from a
-    /// write that was cut short by a crash.
-    pub fn vouch_if_idle(&self) {
+    /// after each busy time, one write of `END` per [`LogOptions::witness_every`] during it, and nothing while the log stays idle. Until
+    /// then damage to the last record cannot be distinguished from a write that was cut short by a crash, and the loss of all records
+    /// since the last such moment not from a log that ends there.
+    pub fn vouch_if_due(&self) {
         let shared = self.shared();
-        let next = shared.next_sequence.get();
+        let (now, next) = (shared.rt.now(), shared.next_sequence.get());
         let idle = shared.seen_idle_at.replace(next) == next && shared.queue.borrow().is_empty();
-        let idle = idle && !planted(Bug::NoVouching);
+        let due = now.since(shared.witness_due_from.get()) >= shared.options.witness_every;
+        if idle || due {
+            shared.witness_due_from.set(now);
+        }
         // On a full disk space is for what makes room again.
-        if idle && !shared.vouched.get() && shared.short.borrow().is_none() && !shared.stopping.get() {
+        let cannot = shared.short.borrow().is_some() || shared.stopping.get();
+        if cannot || shared.vouched.get() || planted(Bug::NoVouching) {
+            return;
+        }
+        if idle {
             shared.vouch();
+        } else if due && !planted(Bug::OnlyIdleWitness) {
+            let (segment, end) = (shared.active().number, shared.tail.get());
+            shared.witness_soon(Reached { segment, end, sequence: Sequence(next.0 - 1) });
         }
     }
 

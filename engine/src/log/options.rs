@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::origin::Origin;
 
@@ -52,6 +53,8 @@ pub struct LogOptions {
     pub group_bytes_max: usize,
     /// How fast space is zeroed in the background, bytes per second. Default 64 MiB.
     pub zero_bytes_per_second: u64,
+    /// How often a log that is never idle says outside of its segments how far it reaches, one block each time. Default 1 s.
+    pub witness_every: Duration,
     /// What is known about the log that is opened. By default nothing: any log is opened, or a new one created.
     pub origin: Origin,
 }
@@ -65,6 +68,7 @@ impl Default for LogOptions {
             cache_bytes_max: 32 << 20,
             group_bytes_max: 1 << 20,
             zero_bytes_per_second: 64 << 20,
+            witness_every: Duration::from_secs(1),
             origin: Origin::default(),
         }
     }

@@ -23,6 +23,8 @@ pub enum Bug {
     NoVouching,
     /// What the file outside of the segments says about the log's end is not asked.
     NoWitness,
+    /// That file is not written while the log is busy.
+    OnlyIdleWitness,
     /// That file says that a record is durable before it is.
     WitnessAhead,
     /// A log is opened whatever its id.

@@ -21,7 +21,7 @@ use super::witness::{Reached, Witness};
 use super::writer::{Guard, Request};
 use crate::error::{Fault, Result};
 use crate::rt::local::{Bell, oneshot};
-use crate::rt::{Rt, Task};
+use crate::rt::{Mono, Rt, Task};
 
 /// What the handle and the tasks of a log share.
 pub(super) struct Shared {
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) vouched: Cell<bool>,
     /// The next sequence when the owner last asked whether the log is idle.
     pub(super) seen_idle_at: Cell<Sequence>,
+    /// When the log was last seen idle, or `END` last had to say how far a busy one reaches.
+    pub(super) witness_due_from: Cell<Mono>,
     pub(super) needed_from: Cell<SegmentNo>,
     pub(super) ready: RefCell<VecDeque<Segment>>,
     /// Number of the segment that is prepared next.

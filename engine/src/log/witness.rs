@@ -3,7 +3,8 @@
 //! Each record proves the one before it, so nothing in the segments proves that the newest ones were ever there: without its last
 //! segment, or with zeros where its last records were, a log looks like one that ends earlier. This file is the other witness. It
 //! says in which segment the log goes on before a record is written there, and up to which record the log was durable whenever it was
-//! idle for a moment, was closed or opened. What was written since the last of these moments has no witness but the segment's name.
+//! idle for a moment, was closed or opened, and while it is busy once per second. What was written since the last of these moments has
+//! no witness but the segment's name.
 //!
 //! ```text
 //! END: two blocks of 4096 bytes with a slot at the start of each, written in place and in turn

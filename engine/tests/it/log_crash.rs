@@ -53,7 +53,7 @@ async fn life(rt: Rt, oracle: Shared, sync: SyncMethod) -> Result<(), String> {
         PurgeLimits { segments_target: 2, rewrite_group_bytes_max: 8 << 10, rewrite_bytes_max: 16 << 10 };
     while log.failure().is_none() {
         rt.sleep(Duration::from_micros(rt.random() % 4_000)).await;
-        log.vouch_if_idle();
+        log.vouch_if_due();
         log.check();
         if let Ok(purged) = log.purge(&limits).await {
             let mut oracle = oracle.borrow_mut();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use engine::error::{Fault, FaultKind};
 use engine::log::plant::{Bug, plant};
-use engine::log::{Batch, EntryRef, Log, PurgeLimits, SyncMethod};
+use engine::log::{Batch, EntryRef, Log, LogOptions, PurgeLimits, SyncMethod};
 use engine::rt::Rt;
 use engine::rt::sim::{DiskFault, DiskOp, Options, World};
 
@@ -205,30 +205,116 @@ async fn append(log: &Log, range: std::ops::RangeInclusive<u64>) -> Result<(), F
     Ok(())
 }
 
-/// Under load the witness costs a write per segment, however often the log is asked whether it is idle.
+/// How often the witness was written.
+fn rounds(files: &Files) -> u64 {
+    let round = |slot: &[u8]| u64::from_le_bytes(slot[24..32].try_into().expect("eight bytes"));
+    files[&end()].chunks(4096).map(round).max().expect("two slots")
+}
+
+/// Within a second the witness costs a write per segment, however often the log is asked whether it is idle.
 #[test]
 fn a_busy_log_writes_its_witness_once_per_segment() {
     let world = World::new(12, Options::default());
     process(&world, |rt| async move {
-        let (log, _) = open(&rt).await.unwrap();
+        let options = LogOptions {
+            witness_every: LogOptions::default().witness_every,
+            ..options(SyncMethod::DurableWrite)
+        };
+        let (log, _) = Log::open(&rt, Path::new(DIR), options).await.unwrap();
+        let began = rt.now();
         for index in 1..=700 {
             append(&log, index..=index).await.unwrap();
-            log.vouch_if_idle();
+            log.vouch_if_due();
         }
+        assert!(rt.now().since(began) < Duration::from_secs(1), "it is not asked for that");
     });
     world.node(0).kill();
     let files = world.node(0).disk().contents();
     let segments =
         files.keys().filter(|path| path.extension().is_some_and(|kind| kind == "seg")).count() as u64;
-    let round = |slot: &[u8]| u64::from_le_bytes(slot[24..32].try_into().expect("eight bytes"));
-    let writes = files[&end()].chunks(4096).map(round).max().expect("two slots");
+    let writes = rounds(&files);
     assert!(
         segments >= 100 && (segments - 3..=segments).contains(&writes),
         "{writes} for {segments} segments"
     );
 }
 
-/// A life with everything that `END` is written for: creation or take-over, new segments, idle moments, segments that go, the close.
+/// How often an owner asks whether the log is idle.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A log that is written all the time, in one segment, and killed in the middle of it. How many records there are, and how many of them
+/// are older than a second and a tick.
+fn killed_under_load() -> (World, Files, u64, u64) {
+    let world = World::new(13, Options::default());
+    let (records, older) = process(&world, |rt| async move {
+        let options = LogOptions { segment_bytes: 4 << 20, ..LogOptions::default() };
+        let (log, _) = Log::open(&rt, Path::new(DIR), options).await.unwrap();
+        let (asking, asked, began) = (rt.clone(), log.clone(), rt.now());
+        rt.spawn(async move {
+            loop {
+                asking.sleep(TICK).await;
+                asked.vouch_if_due();
+            }
+        });
+        let mut written = Vec::new();
+        while rt.now().since(began) < Duration::from_millis(9500) {
+            let index = written.len() as u64 + 1;
+            append(&log, index..=index).await.unwrap();
+            written.push(rt.now());
+            rt.sleep(Duration::from_millis(20)).await;
+        }
+        let is_old = |at: &&engine::rt::Mono| rt.now().since(**at) > Duration::from_secs(1) + TICK;
+        (written.len() as u64, written.iter().filter(is_old).count() as u64)
+    });
+    world.node(0).kill();
+    let files = world.node(0).disk().contents();
+    (world, files, records, older)
+}
+
+/// All but the last second of a log that was never idle is missed. What is younger may never have been written.
+fn the_last_second_alone_has_no_witness() {
+    let (world, files, records, older) = killed_under_load();
+    assert!(records > 300 && (records - 80..records - 40).contains(&older), "{older} of {records}");
+    for lost in [records - older + 1, records - older + 100, records] {
+        let outcome = opened_with(&world, &zeroed(&files, 1, lost as usize));
+        assert_eq!(refused(outcome), (FaultKind::Corruption, segment(1)), "{lost} of {records}");
+    }
+    assert_eq!(opened_with(&world, &zeroed(&files, 1, 5)).unwrap(), Some(records - 5));
+    let writes = rounds(&files);
+    assert!((9..=12).contains(&writes), "{writes} in nine seconds and a half");
+}
+
+#[test]
+fn a_log_that_was_never_idle_is_missed_up_to_its_last_second() {
+    the_last_second_alone_has_no_witness();
+}
+
+/// After its last record has been vouched for, a log writes nothing, however often it is asked.
+#[test]
+fn an_idle_log_leaves_its_witness_alone() {
+    let world = World::new(14, Options::default());
+    let disk = world.node(0);
+    process(&world, |rt| async move {
+        let (log, _) = open(&rt).await.unwrap();
+        append(&log, 1..=3).await.unwrap();
+        while log.stats().spare_segments < 2 {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 0..3 {
+            log.vouch_if_due();
+            rt.sleep(TICK).await;
+        }
+        let before = (disk.disk().changes(), rounds(&disk.disk().contents()));
+        for _ in 0..100 {
+            log.vouch_if_due();
+            rt.sleep(TICK).await;
+        }
+        assert_eq!((disk.disk().changes(), rounds(&disk.disk().contents())), before);
+    });
+}
+
+/// A life with everything that `END` is written for: creation or take-over, new segments, a busy time, idle moments, segments that go,
+/// the close.
 async fn life(rt: Rt, acknowledged: Rc<Cell<u64>>) -> Result<(), Fault> {
     let (log, _) = Log::open(&rt, Path::new(DIR), options(SyncMethod::DurableWrite)).await?;
     for _ in 0..3 {
@@ -236,9 +322,10 @@ async fn life(rt: Rt, acknowledged: Rc<Cell<u64>>) -> Result<(), Fault> {
             let index = acknowledged.get() + 1;
             append(&log, index..=index).await?;
             acknowledged.set(index);
+            log.vouch_if_due();
         }
         for _ in 0..2 {
-            log.vouch_if_idle();
+            log.vouch_if_due();
             rt.sleep(Duration::from_millis(5)).await;
         }
         let mut batch = Batch::new();
@@ -302,5 +389,6 @@ fn caught(bug: Bug, run: impl FnOnce() + std::panic::UnwindSafe) -> bool {
 fn planted_bugs_are_caught_by_the_witness() {
     assert!(caught(Bug::NoWitness, without_the_last_segments));
     assert!(caught(Bug::NoWitness, without_the_last_records));
+    assert!(caught(Bug::OnlyIdleWitness, the_last_second_alone_has_no_witness));
     assert!(caught(Bug::WitnessAhead, || assert!(cut_at_every_change(false).is_ok())));
 }

@@ -157,7 +157,7 @@ fn what_lacks_for_the_end_of_the_log_ends_nothing() {
                 });
                 let (log, _) = open(&rt).await.unwrap();
                 for _ in 0..2 {
-                    log.vouch_if_idle();
+                    log.vouch_if_due();
                     rt.sleep(Duration::from_millis(10)).await;
                 }
                 let (mut index, mut refused) = (4, 0);

@@ -16,6 +16,7 @@ pub(crate) fn options(sync: SyncMethod) -> LogOptions {
         cache_bytes_max: 4 << 10,
         group_bytes_max: 12 << 10,
         sync,
+        witness_every: Duration::from_millis(3),
         ..LogOptions::default()
     }
 }
@@ -63,7 +64,7 @@ pub(crate) fn filled_until(world: &World, count: u64, end: End) {
             End::Idle => {
                 let before = log.stats().records;
                 for _ in 0..10 {
-                    log.vouch_if_idle();
+                    log.vouch_if_due();
                     rt.sleep(Duration::from_millis(100)).await;
                 }
                 assert_eq!(log.stats().records, before + 1, "an idle log writes once and then nothing");

@@ -58,7 +58,7 @@ impl Shard {
             if moved {
                 inner.bell.ring();
             }
-            inner.log.vouch_if_idle();
+            inner.log.vouch_if_due();
         }
     }
 

@@ -26,7 +26,7 @@
 //!
 //! Limit: if the first sector of n is gone altogether, nothing is left that claims to be n. In a reused segment old bytes lie after the
 //! last record in any case, so this cannot be distinguished from a log that ends there, unless n was there when the log was last idle,
-//! closed or opened ([`super::witnessed`]).
+//! closed or opened, or a second before it ended ([`super::witnessed`]).
 
 use std::collections::BTreeMap;
 use std::fmt;

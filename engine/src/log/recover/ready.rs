@@ -160,6 +160,7 @@ pub(super) fn shared(
         counted: Cell::new(false),
         vouched: Cell::new(false),
         seen_idle_at: Cell::new(Sequence(0)),
+        witness_due_from: Cell::new(rt.now()),
         needed_from: Cell::new(replay.needed_from),
         ready: RefCell::new(files.ready),
         next_number: Cell::new(files.next_number),
