@@ -1,5 +1,6 @@
 //! Flipped bits, lost files, failing disks: a clear fault for what is damaged, and everything else goes on.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use engine::error::FaultKind;
@@ -13,10 +14,14 @@ const KEYS: u64 = 400;
 
 /// A tree of a few tables, closed. Gives the world and the paths of its tables.
 pub(super) fn prepared(seed: u64) -> (World, Vec<PathBuf>) {
+    prepared_with(seed, KEYS)
+}
+
+fn prepared_with(seed: u64, keys: u64) -> (World, Vec<PathBuf>) {
     let world = World::new(seed, Options::default());
-    let running = world.node(0).start(0, |rt| async move {
+    let running = world.node(0).start(0, move |rt| async move {
         let tree = open(&rt).await;
-        fill(&tree, 0, KEYS, 1);
+        fill(&tree, 0, keys, 1);
         tree.compact().await.unwrap();
         tree.close().await;
     });
@@ -148,6 +153,54 @@ fn a_table_of_another_store_is_noticed() {
         tree.close().await;
     });
     world.block_on(running).unwrap();
+}
+
+/// Two sound tables of one tree under each other's names. Where their lengths differ the opening names one of them; where these are the
+/// same, every read of either is a fault that names it.
+#[test]
+fn two_tables_of_a_tree_that_are_exchanged_are_noticed() {
+    const MANY: u64 = 2000;
+    let (world, tables) = prepared_with(17, MANY);
+    let node = world.node(0);
+    let content: Vec<Vec<u8>> = tables.iter().map(|table| node.disk().read(table)).collect();
+    let (mut by_length, mut by_reads) = (0, 0);
+    for (one, other) in (0..tables.len()).flat_map(|other| (0..other).map(move |one| (one, other))) {
+        node.disk().write(&tables[one], &content[other]);
+        node.disk().write(&tables[other], &content[one]);
+        let (first, second) = (tables[one].clone(), tables[other].clone());
+        let same_length = content[one].len() == content[other].len();
+        let running = node.start(0, move |rt| async move {
+            let tree = match Tree::open(&rt, Path::new(DIR), tiny()).await {
+                Ok(tree) => tree,
+                Err(fault) => {
+                    assert!(!same_length && (fault.path == first || fault.path == second), "{fault}");
+                    assert_eq!(fault.kind, FaultKind::Corruption);
+                    return false;
+                }
+            };
+            assert!(same_length, "a table of another length is opened");
+            let named: BTreeSet<_> = tree.check_tables().await.into_iter().map(|fault| fault.path).collect();
+            assert_eq!(named, BTreeSet::from([first.clone(), second.clone()]));
+            let mut faults = BTreeSet::new();
+            for n in 0..MANY {
+                match tree.get(Cf::Default, &key(n)).await {
+                    Ok(value) => assert_eq!(value.unwrap(), format!("value of {n} in round 1").as_bytes()),
+                    Err(fault) => _ = faults.insert(fault.path),
+                }
+            }
+            assert_eq!(faults, BTreeSet::from([first, second]));
+            tree.close().await;
+            true
+        });
+        match world.block_on(running).unwrap() {
+            true => by_reads += 1,
+            false => by_length += 1,
+        }
+        node.kill();
+        node.disk().write(&tables[one], &content[one]);
+        node.disk().write(&tables[other], &content[other]);
+    }
+    assert!(by_reads > 0, "{by_reads} pairs of one length, {by_length} of two");
 }
 
 #[test]
