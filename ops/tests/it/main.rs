@@ -7,6 +7,7 @@ mod deploy;
 mod docs;
 mod host;
 mod joined;
+mod lost_lines;
 mod metrics;
 mod owners;
 mod pipes;

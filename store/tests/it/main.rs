@@ -45,6 +45,7 @@ mod resp_session;
 mod restart;
 mod stalls;
 mod state;
+mod still;
 mod transactions;
 mod walks;
 mod whole_node;

@@ -12,8 +12,13 @@ pub(crate) type Page = BTreeMap<String, f64>;
 
 /// The series of these reports whose names begin with one of `ours`.
 pub(crate) fn page(reports: &[CoreReport], ours: &[&str]) -> Page {
+    page_with(reports, &NodeFacts::default(), ours)
+}
+
+/// The same beside what is known of the node as a whole.
+pub(crate) fn page_with(reports: &[CoreReport], facts: &NodeFacts, ours: &[&str]) -> Page {
     let publisher = Publisher::new(reports.len());
-    publisher.publish(reports, &NodeFacts::default());
+    publisher.publish(reports, facts);
     let mut text = Vec::new();
     publisher.render(&mut text);
     let text = String::from_utf8(text).expect("a page is text");
