@@ -156,3 +156,72 @@ fn a_session_has_no_more_commands_in_flight_than_is_set() {
     let together = log_writes_for(ASKED, "limits.pipeline_max=200");
     assert!(together < ASKED as u64 / 2, "{together} writes for {ASKED} commands, all in flight");
 }
+
+/// The files of the log of a node's one store.
+fn segments(options: &NodeOptions) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(options.data_dir.join("store-1/log")).expect("a log").flatten();
+    let paths = entries.map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|kind| kind == "seg")).collect()
+}
+
+#[test]
+fn segments_of_the_log_are_as_long_as_is_set() {
+    for (setting, bytes) in [("log.segment_bytes=2MiB", 2 << 20), ("log.segment_bytes=8MiB", 8 << 20)] {
+        let directory = directory();
+        let options = with(&directory, &[setting]);
+        let node = Node::start(&options).expect("it starts");
+        resp(node.resp, "SET a 1", "+OK\r\n");
+        node.process.terminate(DRAIN).expect("it drains");
+        let length = |path: std::path::PathBuf| std::fs::metadata(path).expect("it is there").len();
+        let lengths: Vec<u64> = segments(&options).into_iter().map(length).collect();
+        assert!(
+            !lengths.is_empty() && lengths.iter().all(|length| *length == bytes),
+            "{setting}: {lengths:?}"
+        );
+    }
+}
+
+/// Whether a process has a segment open of which each write returns when it is durable.
+fn writes_durably(pid: u32) -> bool {
+    const O_DSYNC: u32 = 0o10000;
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").flatten();
+    let is_segment = |file: &std::path::PathBuf| {
+        std::fs::read_link(file).is_ok_and(|path| path.extension().is_some_and(|kind| kind == "seg"))
+    };
+    let numbers = open.map(|entry| entry.path()).filter(is_segment).filter_map(|file| {
+        let about = format!("/proc/{pid}/fdinfo/{}", file.file_name()?.to_str()?);
+        let about = std::fs::read_to_string(about).ok()?;
+        let flags = about.lines().find_map(|line| line.strip_prefix("flags:"))?;
+        u32::from_str_radix(flags.trim(), 8).ok()
+    });
+    let flags: Vec<u32> = numbers.collect();
+    assert!(!flags.is_empty(), "a node has its log open");
+    flags.iter().any(|flags| flags & O_DSYNC != 0)
+}
+
+#[test]
+fn the_log_is_made_durable_in_the_way_that_is_set() {
+    for (setting, durably) in [("log.sync=dsync", true), ("log.sync=fdatasync", false)] {
+        let directory = directory();
+        let options = with(&directory, &[setting]);
+        let node = Node::start(&options).expect("it starts");
+        resp(node.resp, "SET a 1", "+OK\r\n");
+        assert_eq!(writes_durably(node.process.pid()), durably, "{setting}");
+        assert!(!options.data_dir.join("SYNC").exists(), "nothing is measured where it is set");
+        node.process.terminate(DRAIN).expect("it drains");
+    }
+}
+
+#[test]
+fn a_memtable_is_flushed_at_the_size_that_is_set() {
+    let value = "v".repeat(8 << 10);
+    for (setting, flushes) in [("lsm.memtable_bytes=64KiB", true), ("lsm.memtable_bytes=32MiB", false)] {
+        let directory = directory();
+        let node = Node::start(&with(&directory, &[setting])).expect("it starts");
+        for at in 0..200 {
+            resp(node.resp, &format!("SET {at} {value}"), "+OK\r\n");
+        }
+        let flushed = settled(&|| number(&get(node.status, "/metrics").1, "ringkeep_lsm_flushes_total"));
+        assert_eq!(flushed > 5, flushes, "{setting}: {flushed} flushes");
+    }
+}
