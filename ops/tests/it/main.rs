@@ -3,6 +3,7 @@
 mod acts;
 mod checks;
 mod code;
+mod damaged;
 mod deploy;
 mod docs;
 mod host;

@@ -1,0 +1,139 @@
+//! A store that cannot serve, or not all of it: `/metrics`, `/ready?verbose`, `/status` and the log of one run name it and the file.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bench::process::{Node, NodeOptions};
+
+use crate::host::{directory, get, options, resp, start};
+
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// What is to be seen of a store.
+struct Told<'a> {
+    store: u64,
+    /// The metric that is 1.
+    metric: &'a str,
+    /// The message of the one line of the log.
+    line: &'a str,
+    /// What names the file.
+    file: &'a str,
+}
+
+/// Whether the value of a metric of this store is 1.
+fn is_one(page: &str, metric: &str, store: u64) -> bool {
+    let label = format!("store=\"{store}\"");
+    page.lines().any(|line| line.starts_with(metric) && line.contains(&label) && line.ends_with(" 1"))
+}
+
+/// The four places, once the pages have it: each is a copy that is at most a second old.
+fn all_four_say_so(options: &NodeOptions, node: &Node, told: &Told<'_>) {
+    let Told { store, metric, line, file } = told;
+    while !is_one(&get(node.status, "/metrics").1, metric, *store) {
+        bench::clock::pause(Duration::from_millis(100));
+    }
+    let (status, verbose) = get(node.status, "/ready?verbose");
+    let row = verbose.lines().find(|line| line.contains(&format!("store-{store}"))).unwrap_or_default();
+    assert!(status == 503 && row.contains(file), "{file} is not there: {status} {verbose}");
+    assert_eq!(get(node.status, "/ready").0, 503);
+    let status: serde_json::Value = serde_json::from_str(&get(node.status, "/status").1).expect("JSON");
+    let health = status["health"].as_array().expect("a row for each store");
+    let health = health.iter().find(|row| row["store"] == store.to_string().as_str()).expect("its row");
+    let problem = health["problem"].as_str().unwrap_or_default();
+    assert!(problem.contains(file) && health["standing"] != "serving", "{file} is not there: {status}");
+    let log = std::fs::read_to_string(options.log.as_ref().expect("it has one")).expect("a log");
+    let lines: Vec<&str> = log.lines().filter(|said| said.contains(line)).collect();
+    let named = |said: &str| said.contains(file) && said.contains(&format!("store={store}"));
+    assert!(lines.len() == 1 && named(lines[0]), "one line with {file}: {lines:#?}");
+}
+
+fn flip(path: &Path, at: usize) {
+    let mut bytes = std::fs::read(path).expect("it is there");
+    bytes[at] ^= 0x10;
+    std::fs::write(path, bytes).expect("it is ours");
+}
+
+/// The files of a tree whose names contain `part`, in order.
+fn files(tree: &Path, part: &str) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(tree).expect("every store has one").flatten().map(|entry| entry.path());
+    let mut files: Vec<_> = entries.filter(|path| path.to_string_lossy().contains(part)).collect();
+    files.sort();
+    files
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).expect("a plain name")
+}
+
+#[test]
+fn a_fenced_store_is_named_by_every_page_and_in_the_log() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return;
+    }
+    let directory = directory();
+    let mut options = options(&directory);
+    let one = options.arguments.iter().position(|word| word == "cores=1").expect("how tests start nodes");
+    options.arguments[one] = "cores=2".into();
+    let node = Node::start(&options).unwrap_or_else(|error| panic!("{error}"));
+    resp(node.resp, "SET a 1", "+OK\r\n");
+    node.process.terminate(DRAIN).expect("it drains");
+    let manifest =
+        files(&options.data_dir.join("store-2/tree"), "MANIFEST-").pop().expect("every tree has one");
+    flip(&manifest, 8);
+    let node = Node::start(&options).unwrap_or_else(|error| panic!("{error}"));
+    let file = format!("store-2/tree/{}", name(&manifest));
+    let (metric, line) = ("ringkeep_store_stopped", "a store is fenced");
+    all_four_say_so(&options, &node, &Told { store: 2, metric, line, file: &file });
+    assert!(!is_one(&get(node.status, "/metrics").1, metric, 1), "the other store serves");
+}
+
+#[test]
+fn damage_that_a_read_meets_is_named_by_every_page_and_in_the_log() {
+    // Found in the table by it, because no compression makes it shorter at its first place.
+    const KEY: &str = "q7Zp0vXw3LrTyJ5mKc9Nd2Hs8Bf4Ga6E";
+    let directory = directory();
+    let options = options(&directory);
+    let node = start(&directory);
+    resp(node.resp, &format!("SET {KEY} value"), "+OK\r\n");
+    node.process.terminate(DRAIN).expect("it drains");
+    let has_key = |path: &std::path::PathBuf| {
+        let bytes = std::fs::read(path).expect("it is there");
+        bytes.windows(KEY.len()).position(|window| window == KEY.as_bytes()).map(|at| (path.clone(), at))
+    };
+    let tables = files(&options.data_dir.join("store-1/tree"), ".table");
+    let (table, at) = tables.iter().find_map(has_key).expect("the drain has flushed");
+    flip(&table, at);
+    let node = start(&directory);
+    for _ in 0..3 {
+        resp(node.resp, &format!("GET {KEY}"), "-");
+    }
+    let file = format!("store-1/tree/{}", name(&table));
+    let (metric, line) = ("ringkeep_store_damaged", "a file is damaged");
+    all_four_say_so(&options, &node, &Told { store: 1, metric, line, file: &file });
+    // What is not in it is served.
+    resp(node.resp, "SET other 1", "+OK\r\n");
+    assert!(!is_one(&get(node.status, "/metrics").1, "ringkeep_store_stopped", 1));
+}
+
+#[test]
+fn a_store_that_stops_is_named_by_every_page_and_in_the_log() {
+    let directory = directory();
+    let mut options = options(&directory);
+    options.arguments.extend(["--set".into(), "lsm.memtable_bytes=64KiB".into()]);
+    let node = Node::start(&options).unwrap_or_else(|error| panic!("{error}"));
+    resp(node.resp, "SET a 1", "+OK\r\n");
+    let tree = options.data_dir.join("store-1/tree");
+    std::fs::rename(&tree, directory.path().join("elsewhere")).expect("the directory is ours");
+    // A full memtable is to become a table, which has no place to be.
+    let value = "v".repeat(8 << 10);
+    let stopped = || is_one(&get(node.status, "/metrics").1, "ringkeep_store_stopped", 1);
+    while !stopped() {
+        for _ in 0..8 {
+            resp(node.resp, &format!("SET k {value}"), "");
+        }
+        bench::clock::pause(Duration::from_millis(50));
+    }
+    let (metric, line) = ("ringkeep_store_stopped", "the store stops after a fault");
+    all_four_say_so(&options, &node, &Told { store: 1, metric, line, file: "store-1/tree/" });
+    resp(node.resp, "SET a 1", "-");
+}
