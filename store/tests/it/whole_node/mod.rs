@@ -10,6 +10,7 @@ mod bounds;
 mod clients;
 mod first_start;
 mod migrated;
+mod names;
 mod published;
 mod scheduler;
 
