@@ -10,7 +10,7 @@ use crate::host::{directory, get, options, resp, start};
 const DRAIN: Duration = Duration::from_secs(30);
 
 /// What is to be seen of a store.
-struct Told<'a> {
+struct Expected<'a> {
     store: u64,
     /// The metric that is 1.
     metric: &'a str,
@@ -27,8 +27,8 @@ fn is_one(page: &str, metric: &str, store: u64) -> bool {
 }
 
 /// The four places, once the pages have it: each is a copy that is at most a second old.
-fn all_four_say_so(options: &NodeOptions, node: &Node, told: &Told<'_>) {
-    let Told { store, metric, line, file } = told;
+fn all_four_say_so(options: &NodeOptions, node: &Node, expected: &Expected<'_>) {
+    let Expected { store, metric, line, file } = expected;
     while !is_one(&get(node.status, "/metrics").1, metric, *store) {
         bench::clock::pause(Duration::from_millis(100));
     }
@@ -83,7 +83,7 @@ fn a_fenced_store_is_named_by_every_page_and_in_the_log() {
     let node = Node::start(&options).unwrap_or_else(|error| panic!("{error}"));
     let file = format!("store-2/tree/{}", name(&manifest));
     let (metric, line) = ("ringkeep_store_stopped", "a store is fenced");
-    all_four_say_so(&options, &node, &Told { store: 2, metric, line, file: &file });
+    all_four_say_so(&options, &node, &Expected { store: 2, metric, line, file: &file });
     assert!(!is_one(&get(node.status, "/metrics").1, metric, 1), "the other store serves");
 }
 
@@ -109,7 +109,7 @@ fn damage_that_a_read_meets_is_named_by_every_page_and_in_the_log() {
     }
     let file = format!("store-1/tree/{}", name(&table));
     let (metric, line) = ("ringkeep_store_damaged", "a file is damaged");
-    all_four_say_so(&options, &node, &Told { store: 1, metric, line, file: &file });
+    all_four_say_so(&options, &node, &Expected { store: 1, metric, line, file: &file });
     // What is not in it is served.
     resp(node.resp, "SET other 1", "+OK\r\n");
     assert!(!is_one(&get(node.status, "/metrics").1, "ringkeep_store_stopped", 1));
@@ -134,6 +134,6 @@ fn a_store_that_stops_is_named_by_every_page_and_in_the_log() {
         bench::clock::pause(Duration::from_millis(50));
     }
     let (metric, line) = ("ringkeep_store_stopped", "the store stops after a fault");
-    all_four_say_so(&options, &node, &Told { store: 1, metric, line, file: "store-1/tree/" });
+    all_four_say_so(&options, &node, &Expected { store: 1, metric, line, file: "store-1/tree/" });
     resp(node.resp, "SET a 1", "-");
 }
