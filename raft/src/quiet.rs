@@ -1,21 +1,24 @@
 //! Quiet groups: an idle group neither ticks nor sends.
 //!
-//! A leader that has had no work for `quiet_after_ticks`, and whose living members all hold, have committed and
+//! A leader that has had no work for `quiet_after_ticks`, and whose members all are heard, hold, have committed and
 //! applied everything, marks its heartbeats *quiet*. A member that agrees goes to sleep with its answer; when all
-//! living members have answered one such round, so does the leader. Members that are not heard do not keep the rest
-//! awake as long as a quorum is complete; their first message after they return wakes the group.
+//! members have answered one such round, so does the leader. A member that is not heard keeps the group awake: only a
+//! leader that is awake notices how long it has been silent, and brings it what it lacks when it returns.
 //!
 //! What wakes a sleeping replica:
 //! - any message except its leader's quiet heartbeat;
 //! - any local request: a proposal, a membership change, a read index, a transfer, a campaign, forgetting the leader;
-//! - [`Raft::wake`](crate::Raft::wake), which the driver calls on every group led from a node that its node-level
-//!   liveness check has lost, and on all groups after a gap in wall time.
+//! - [`Raft::suspect_leader`](crate::Raft::suspect_leader), which the driver calls on the members of every group led from a node that
+//!   its node-level liveness check has lost;
+//! - [`Raft::wake`](crate::Raft::wake), which it calls on the leader of every group with a member on such a node, on both where a
+//!   connection to a node was lost and with it whatever was in flight, and on all groups after a gap in time.
 //!
-//! While asleep no lease is renewed: the first read after a rest costs a round of heartbeats.
+//! Sleep is about liveness alone. What keeps a group safe needs no tick: terms, votes, and the promises that leases rest on, which end
+//! by the clock. While asleep no lease is renewed: the first read after a rest costs a round of heartbeats.
 
 use crate::core::Core;
 use crate::leader::Leader;
-use crate::progress::Mode;
+use crate::progress::{Mode, Progress};
 
 impl Leader {
     /// Whether nothing is going on anywhere this leader can see.
@@ -26,31 +29,20 @@ impl Leader {
         }
         let last = core.log.last();
         let window = core.config.election_ticks;
-        let complete = core.membership.reached(|id| self.matched(core, id).0);
-        let living_are_complete = self
-            .members
-            .iter()
-            .filter(|member| self.is_heard(core, member.id, window))
-            .all(|member| member.matched == last && member.mode == Mode::Replicate);
-        complete == last.0
-            && living_are_complete
+        let is_complete = |member: &Progress| {
+            let heard = self.is_heard(core, member.id, window);
+            heard && member.matched == last && member.mode == Mode::Replicate
+        };
+        self.members.iter().all(is_complete)
             && self.transfer.is_none()
             && self.reads.is_empty()
             && !core.membership.is_joint()
             && core.membership.contains(core.me())
     }
 
-    /// Goes to sleep if every living member sleeps since the current round.
+    /// Goes to sleep if every member sleeps since the current round.
     pub(crate) fn try_to_sleep(&mut self, core: &mut Core) {
-        let (me, window) = (core.me(), core.config.election_ticks);
-        let asleep = |id| id == me || self.member(id).is_some_and(|member| member.quiet);
-        let living_sleep = self
-            .members
-            .iter()
-            .filter(|member| self.is_heard(core, member.id, window))
-            .all(|member| asleep(member.id));
-        let quorum_sleeps = core.membership.reached(|id| u64::from(asleep(id))) == 1;
-        if living_sleep && quorum_sleeps && self.may_sleep(core) {
+        if self.members.iter().all(|member| member.quiet) && self.may_sleep(core) {
             core.asleep = true;
         }
     }

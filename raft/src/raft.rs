@@ -307,6 +307,20 @@ impl Raft {
         self.debug_check();
     }
 
+    /// Nothing was heard of the node of this member's leader for an election timeout. A member that slept goes on as if it had ticked
+    /// meanwhile: it campaigns within another one unless a message of its leader comes, and its vote is free. A leader and a member that
+    /// was awake change nothing. Whether it slept.
+    pub fn suspect_leader(&mut self, now: Time) -> bool {
+        self.advance_clock(now);
+        let slept = !self.is_leader() && self.wake();
+        if slept {
+            self.core.reset_timer();
+            self.core.elapsed = self.core.config.election_ticks;
+        }
+        self.debug_check();
+        slept
+    }
+
     /// Steps down although nothing forces this leader to: its node drains, or its store has stopped. What is in
     /// flight is sent, and the best voter is asked to campaign at once; to wait until a chosen one is up to date, use
     /// [`transfer`](Self::transfer) first. This replica may campaign again when its election timer runs out: a driver

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `group VOTERS [learn IDS] [options]` | starts a group; options: `pre-vote check-quorum lease=N quiet=N window=N uncommitted=N priority=ID:N` |
 //! | `log ID TERMS [commit=N] [term=N]` | restarts a member with a stored log |
-//! | `campaign ID`, `tick ID [N]`, `propose ID TEXT`, `transfer ID TARGET`, `read ID`, `lease ID`, `forget ID`, `wake ID` | inputs |
+//! | `campaign ID`, `tick ID [N]`, `propose ID TEXT`, `transfer ID TARGET`, `read ID`, `lease ID`, `forget ID`, `wake ID`, `suspect ID` | inputs |
 //! | `change ID add N \| learn N \| remove N \| leave`, several joined by `+` for a joint change, `explicit` before them for one that does not end by itself | a membership change |
 //! | `deliver [FROM>TO]`, `lose [FROM>TO]`, `keep FROM>TO`, `replay` | deliver or lose what waits; put messages aside, bring them back |
 //! | `copy FROM>TO` | put copies aside |
@@ -125,6 +125,7 @@ impl Stage {
             "resign" => self.input(id, |raft| raft.resign(now).map_err(|refusal| refusal.to_string())),
             "unreachable" => self.raft(id).report_unreachable(NodeId(number(words[2]))),
             "wake" => drop(self.raft(id).wake()),
+            "suspect" => drop(self.raft(id).suspect_leader(now)),
             "deliver" => return self.deliver(words.get(1).copied(), false),
             "lose" => return self.deliver(words.get(1).copied(), true),
             "keep" => return self.keep(words[1]),

@@ -1,6 +1,8 @@
 //! Clients that want something, administrators who change things, and everything that goes wrong meanwhile.
 
-use raft::{ChangeStep, EntryKind, Index, MembershipChange, NodeId, Payload, SnapshotReport, Transition};
+use raft::{
+    ChangeStep, EntryKind, Index, MembershipChange, NodeId, Payload, SnapshotReport, Time, Transition,
+};
 
 use super::world::World;
 
@@ -13,14 +15,35 @@ impl World {
         self.rng.between(0, self.nodes.len() as u64 - 1) as usize
     }
 
+    /// What node-level liveness would report to the driver of a member that sleeps.
+    pub(super) fn look_for_the_leader_of(&mut self, at: usize, clock: Time) {
+        let node = &self.nodes[at];
+        let Some(raft) = node.raft.as_ref() else { return };
+        let lost = raft.leader().is_none_or(|leader| {
+            self.cut.contains(&(leader, node.id)) || self.nodes[leader.0 as usize - 1].raft.is_none()
+        });
+        if lost && self.rng.chance(100) {
+            let suspects = self.rng.chance(500);
+            let raft = self.nodes[at].raft.as_mut().expect("a running node");
+            if suspects {
+                raft.suspect_leader(clock);
+            } else {
+                raft.wake();
+            }
+        }
+    }
+
     pub(super) fn clients(&mut self) {
+        // For half of the time nothing is asked but of leaders that sleep, whose leases must end.
+        let quiet_spell = self.options.config.quiet_after_ticks > 0 && self.now % 1000 > 500;
         for at in 0..self.nodes.len() {
             let clock = self.nodes[at].clock(self.now);
             if self.awake(at)
                 && let Some(raft) = self.nodes[at].raft.as_mut()
                 && raft.is_leader()
-                && !raft.is_asleep()
+                && (raft.is_asleep() || !quiet_spell)
             {
+                let asleep = raft.is_asleep();
                 if let Ok(index) = raft.lease_read(clock) {
                     self.coverage.lease_reads += 1;
                     let leader = self.nodes[at].raft.as_ref().expect("a running node");
@@ -29,13 +52,12 @@ impl World {
                     let verdict = self.oracle.read(NodeId(at as u64 + 1), "lease", self.oracle.floor, index);
                     self.judge(verdict);
                 }
-                let quiet_spell = self.options.config.quiet_after_ticks > 0 && self.now % 1000 > 500;
-                if !self.calm && !quiet_spell && self.odds(self.options.propose) {
+                if !self.calm && !asleep && self.odds(self.options.propose) {
                     self.propose(at);
                 }
             }
         }
-        if self.odds(self.options.read) {
+        if !quiet_spell && self.odds(self.options.read) {
             let at = self.any();
             self.ask_read(at);
         }

@@ -338,14 +338,7 @@ impl World {
         let id = node.id;
         let Some(raft) = node.raft.as_mut() else { return };
         if raft.is_asleep() {
-            let leader = raft.leader();
-            // What node-level liveness would report to the driver.
-            let lost = leader.is_some_and(|leader| {
-                self.cut.contains(&(leader, id)) || self.nodes[leader.0 as usize - 1].raft.is_none()
-            });
-            if (lost || leader.is_none()) && self.rng.chance(100) {
-                self.nodes[at].raft.as_mut().expect("a running node").wake();
-            }
+            self.look_for_the_leader_of(at, clock);
             return;
         }
         // Without pre-vote and check-quorum nothing keeps a removed member from disturbing the rest for ever.
