@@ -133,6 +133,10 @@ pub enum Bug {
     WriteOfAnOldPeerCounts,
     /// A replica that has heard of its removal stays published until the next turn.
     RouteOfTheDead,
+    /// A store that is not heard any more wakes no group that is led from there.
+    DeadStoreIgnored,
+    /// A leader that sleeps reads as if its lease did not end.
+    LeaseKeptAsleep,
 }
 
 impl Bug {
@@ -186,6 +190,9 @@ impl Bug {
         Self::WriteOfAnOldPeerCounts,
     ];
 
+    /// Those of groups that sleep, which the scripts of regions show, too.
+    pub const QUIET: [Self; 2] = [Self::DeadStoreIgnored, Self::LeaseKeptAsleep];
+
     /// Those of splits, which the scripts of regions show.
     pub const SPLIT: [Self; 7] = [
         Self::VersionNotRaised,
@@ -211,7 +218,11 @@ impl Bug {
         let between =
             Self::BETWEEN_NODES.into_iter().chain(Self::SNAPSHOTS).chain(Self::REGION).chain(Self::ROUTES);
         let split = Self::SPLIT.into_iter().chain(Self::SPLIT_ON_DISK).chain(Self::DESCRIPTOR);
-        between.chain(split).chain([Self::QuorumNotAsked]).find(|bug| format!("{bug:?}") == name)
+        between
+            .chain(split)
+            .chain(Self::QUIET)
+            .chain([Self::QuorumNotAsked])
+            .find(|bug| format!("{bug:?}") == name)
     }
 
     /// Those of routes that change.

@@ -67,7 +67,7 @@ pub async fn ask_on(rt: Rt, number: u64, addrs: Vec<SocketAddr>, shared: Rc<Shar
     while !shared.done.get() {
         let asks = caller.draw(number, &mut written);
         caller.call(&asks).await;
-        rt.sleep(Duration::from_millis(10 + below(&rt, 60))).await;
+        shared.pause(&rt).await;
     }
 }
 

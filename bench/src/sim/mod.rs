@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`run`] | one seed, from its calm beginning to its judgement |
 //! | `nemesis`, `disks` | what befalls the nodes, and their disks |
+//! | `rest` | what befalls them while the clients rest and the groups sleep |
 //! | [`nodes`] | the nodes: stores, ports and connections by the code of the real one, without a scheduler |
 //! | `watch`, `map` | what is looked at while time passes: leaders, votes, entries, regions, data |
 //! | `operators` | what a scheduler would ask of the leaders: splits, members that go and come |
@@ -32,6 +33,7 @@ mod map;
 mod nemesis;
 pub mod nodes;
 mod operators;
+mod rest;
 pub mod run;
 mod seeds;
 pub mod story;
@@ -70,6 +72,8 @@ pub struct Tally {
     pub compared: u64,
     /// Entries that replicas applied, each counted once.
     pub entries: u64,
+    /// Replicas that slept when the clients had rested.
+    pub slept: u64,
     /// Calls over RESP at whichever node that were carried out.
     pub answered_anywhere: u64,
     /// Such calls that were refused.
@@ -78,7 +82,7 @@ pub struct Tally {
 
 impl Tally {
     /// Every count with its name for people. What adds or prints a tally goes through this list, so that none is left out.
-    pub fn counts(&mut self) -> [(&'static str, &mut u64); 15] {
+    pub fn counts(&mut self) -> [(&'static str, &mut u64); 16] {
         let Self {
             answered,
             lost,
@@ -93,6 +97,7 @@ impl Tally {
             new_disks,
             compared,
             entries,
+            slept,
             answered_anywhere,
             refused_anywhere,
         } = self;
@@ -110,6 +115,7 @@ impl Tally {
             ("members changed", changes),
             ("disks bad", bad_disks),
             ("disks replaced", new_disks),
+            ("replicas asleep", slept),
             ("entries", entries),
             ("replicas compared", compared),
         ]

@@ -48,7 +48,7 @@ impl Run {
     /// Something goes wrong, and is mended.
     pub(super) fn befall(&mut self) -> Result<(), String> {
         let (one, other) = (self.draw_node(), self.draw_node());
-        match self.world.below(29) {
+        match self.world.below(33) {
             0 => self.end(one, self.draw_ms(100, 3000))?,
             1 | 2 => self.end(self.a_leader(), self.draw_ms(20, 3000))?,
             3 => self.end_two(one)?,
@@ -61,7 +61,7 @@ impl Run {
                 }
             }
             7 => self.pause_leader()?,
-            8 | 28 => self.transfer(one),
+            8 | 32 => self.transfer(one),
             9 => self.dark()?,
             10 | 11 => self.stay_away(one)?,
             12 => self.slow_disks(one, other)?,
@@ -77,7 +77,21 @@ impl Run {
             22 => self.slow_link(one, other)?,
             23 | 24 => self.split_one(),
             25..=27 => self.change_one()?,
-            _ => unreachable!("it is below twenty-nine"),
+            28 => {
+                self.rest()?;
+                self.end_rest();
+            }
+            29 | 30 => {
+                let power = self.world.below(3) != 0;
+                self.end_at_rest(self.a_leader(), power)?;
+            }
+            31 => {
+                // The leader sleeps, and does not hear that there is another one when it is asked.
+                self.rest()?;
+                self.end_rest();
+                self.cut_off()?;
+            }
+            _ => unreachable!("it is below thirty-three"),
         }
         self.pass(self.draw_ms(100, 2500))
     }

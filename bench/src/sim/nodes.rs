@@ -269,8 +269,12 @@ async fn serve(rt: Rt, (number, disk): (usize, u64), addrs: Vec<SocketAddr>, set
     plan.shard.limits.snapshot_piece_bytes = 4 << 10;
     plan.shard.limits.snapshot_bytes_per_second = setup.snapshot_bytes_per_second;
     let lease_nanos = u64::try_from(setup.lease.as_nanos()).unwrap();
-    plan.shard.raft =
-        Arc::new(raft::Config { lease_nanos, commits_at_once: false, ..(*plan.shard.raft).clone() });
+    plan.shard.raft = Arc::new(raft::Config {
+        lease_nanos,
+        commits_at_once: false,
+        quiet_after_ticks: 11,
+        ..(*plan.shard.raft).clone()
+    });
     let core = start::alone(&rt, Arc::new(plan), Until::Settled).await;
     let core = core.unwrap_or_else(|why| panic!("node {number} does not start: {why}"));
     let ports = Ports {

@@ -294,6 +294,7 @@ const OF_A_CLUSTER: &[&str] = &[
     "ringkeep_store_pending_peers",
     "ringkeep_store_regions_without_leader",
     "ringkeep_store_replica_reads_total",
+    "ringkeep_store_replicas_asleep",
 ];
 
 /// The largest value of every metric, over its labels. A histogram counts as its count.

@@ -6,7 +6,7 @@ use super::limits::{MEMORY_BYTES_MAX, MEMTABLE_BYTES_LEAST};
 use super::text::{
     format_bytes, format_cpus, format_duration, parse_bytes, parse_cpus, parse_duration, parse_log_directives,
 };
-use super::{Config, LogFormat, SyncMethod};
+use super::{Config, LogFormat, QUIET_AFTER_MIN, SyncMethod};
 
 /// One setting.
 #[derive(Clone, Copy)]
@@ -149,6 +149,16 @@ pub const KEYS: &[Key] = &[
             bytes => put(&mut c.region_max_bytes, bytes),
         },
         show: |c| show_auto(c.region_max_bytes, format_bytes),
+    },
+    Key {
+        name: "quiet_after",
+        help: "How long a region must have no work before its replicas sleep until there is some, more than 1s, or 0s for never. Default 2s.",
+        secret: false,
+        set: |c, text| match parse_duration(text)? {
+            after if after.is_zero() || after > QUIET_AFTER_MIN => put(&mut c.quiet_after, after),
+            _ => Err(format!("\"{text}\" is not more than 1s; name a longer time, or 0s for never")),
+        },
+        show: |c| format_duration(c.quiet_after),
     },
     Key {
         name: "requirepass",

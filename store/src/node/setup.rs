@@ -25,6 +25,7 @@ use crate::config::limits::MEMTABLES;
 use crate::config::{Config, Limits, SyncMethod};
 use crate::memory::Memory;
 use crate::plant::{Bug, planted};
+use crate::region::neighbours::SILENT_TICKS;
 use crate::shard::ShardLimits;
 use crate::shard::open::ShardOptions;
 use crate::shard::openings::Openings;
@@ -242,7 +243,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
                 snapshot_bytes_per_second: 64 << 20,
             },
             memory: Memory::new(limits.memory),
-            raft: Arc::new(raft_config()),
+            raft: Arc::new(raft_config(config.quiet_after)),
             openings: Openings::of_node(opened.ident.identity.stores),
         },
     }
@@ -262,9 +263,12 @@ pub(super) fn reserve_resp(rt: &Rt, config: &Config) -> Result<SharedPort, Start
 /// shortest election timeout.
 const LEASE: Duration = Duration::from_millis(800);
 
-/// The consensus settings of all groups: an election timeout of ten to twenty ticks, a heartbeat every second tick.
-pub(super) fn raft_config() -> raft::Config {
+/// The consensus settings of all groups: an election timeout of ten to twenty ticks, a heartbeat every second tick, and sleep after
+/// `quiet_after` without work, never if that is zero.
+pub(super) fn raft_config(quiet_after: Duration) -> raft::Config {
+    let ticks = quiet_after.as_millis().div_ceil(TICK.as_millis());
     let config = raft::Config {
+        quiet_after_ticks: u32::try_from(ticks).unwrap_or(u32::MAX),
         entry_bytes_max: 16 << 20,
         // The end of a shipment is reported, whatever it is. This is for reports that never come.
         snapshot_ticks_max: 36_000,
@@ -278,5 +282,9 @@ pub(super) fn raft_config() -> raft::Config {
         Duration::from_nanos(config.promise_nanos()) < shortest,
         "a promise outlives an election timeout"
     );
+    assert_eq!(config.election_ticks, SILENT_TICKS, "a store is given up when a group would be");
+    if let Err(wrong) = config.validate() {
+        panic!("{wrong}: the settings of a node are checked when they are read");
+    }
     config
 }

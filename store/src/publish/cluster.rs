@@ -15,6 +15,14 @@ const GROUPS: &[Row<StoreNumbers>] = &[
     Row(metric("ringkeep_store_leaders", Gauge, "Regions that the store leads."), |s| s.groups.leaders),
     Row(
         metric(
+            "ringkeep_store_replicas_asleep",
+            Gauge,
+            "Replicas on the store that sleep because their groups have no work.",
+        ),
+        |s| s.groups.asleep,
+    ),
+    Row(
+        metric(
             "ringkeep_store_regions_without_leader",
             Gauge,
             "Groups on the store that know no leader, that of the scheduler's state included.",

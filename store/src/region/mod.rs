@@ -54,6 +54,7 @@
 //! | `reads` | may a read be served now, and those that wait |
 //! | `change` | membership: the scheduler's word, the log's bytes, the core's steps |
 //! | `split` | one region becomes several: the log's bytes, the judgement, what each new replica begins with |
+//! | `neighbours` | which other stores are heard, and which sleeping replicas wake with news of them |
 //! | `message` | the envelope between stores, and what becomes of one that arrives |
 //! | `guard` | may this request run here? |
 //! | `command` `record` | codecs |
@@ -70,6 +71,7 @@ pub mod inflight;
 mod leadership;
 pub mod life;
 pub mod message;
+pub mod neighbours;
 pub mod peers;
 pub mod reads;
 pub mod record;

@@ -105,6 +105,8 @@ pub struct GroupNumbers {
     pub regions: u64,
     /// Regions led here.
     pub leaders: u64,
+    /// Replicas here that sleep.
+    pub asleep: u64,
     /// Groups here that know no leader, the scheduler's included.
     pub without_leader: u64,
     /// Followers of groups led here that are not caught up.
@@ -122,6 +124,7 @@ impl Inner {
         for replica in state.table.iter() {
             numbers.regions += u64::from(!replica.is_system());
             numbers.leaders += u64::from(!replica.is_system() && replica.is_leader());
+            numbers.asleep += u64::from(replica.is_asleep());
             numbers.without_leader += u64::from(!replica.knows_leader());
             let behind = replica.behind(SILENT_TICKS_MAX, 1);
             numbers.pending_peers += behind.pending.len() as u64;

@@ -33,6 +33,7 @@ pub mod open;
 pub mod openings;
 pub mod outbox;
 pub mod placed;
+pub mod quiet;
 pub mod read;
 pub mod receiving;
 pub mod remembered;

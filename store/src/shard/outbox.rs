@@ -63,6 +63,9 @@ pub trait Transport: Debug {
     /// Sends a message, or drops and counts it.
     fn send(&self, message: PeerMessage);
 
+    /// Says to a store that this one lives, unless other messages for it say so.
+    fn send_sign(&self, to: StoreId);
+
     /// Whether messages wait to leave the core.
     fn is_busy(&self) -> bool;
 
@@ -112,6 +115,13 @@ impl Outbox {
         match self.transport.get() {
             Some(transport) => messages.into_iter().for_each(|message| transport.send(message)),
             None => self.dropped.set(self.dropped.get() + messages.len() as u64),
+        }
+    }
+
+    /// Says to a store that this one lives.
+    pub fn send_sign(&self, to: StoreId) {
+        if let Some(transport) = self.transport.get() {
+            transport.send_sign(to);
         }
     }
 

@@ -10,7 +10,7 @@
 //!
 //! Invariants, asserted by [`Table::check`]:
 //! * no two replicas with a range overlap, and `by_start` names exactly those with a range, by their first keys;
-//! * `dirty` names every replica that is marked, once;
+//! * `dirty` names every replica that is marked, once, and `awake` every one that gets ticks ([`quiet`](super::quiet));
 //! * a region has a replica or a tombstone, never a tombstone that is not older than its replica;
 //! * whoever changed a replica's range has called [`Table::publish_region`] before the next turn.
 
@@ -18,12 +18,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use engine::rt::local::Bell;
+use raft::Time;
 use scheduler::{Epoch, KeyRange, PeerId, Region, RegionId};
 
 use super::halves::Halves;
 use crate::plant::{Bug, planted};
 use crate::region::life::Life;
 use crate::region::message::{self, PeerMessage, Verdict};
+use crate::region::neighbours::{Neighbours, SILENT_TICKS};
 use crate::region::record::RegionRecord;
 use crate::region::replica::Replica;
 use crate::region::system::GROUP;
@@ -32,9 +34,20 @@ use crate::region::system::GROUP;
 #[derive(Debug)]
 pub struct Table<W, R> {
     /// Their order depends on nothing but their history, so that a simulated run can be repeated.
-    regions: HashMap<RegionId, Entry<W, R>, foldhash::fast::FixedState>,
-    by_start: BTreeMap<Vec<u8>, RegionId>,
-    dirty: Vec<RegionId>,
+    pub(super) regions: HashMap<RegionId, Entry<W, R>, foldhash::fast::FixedState>,
+    pub(super) by_start: BTreeMap<Vec<u8>, RegionId>,
+    pub(super) dirty: Vec<RegionId>,
+    /// The replicas that get ticks.
+    pub(super) awake: Vec<RegionId>,
+    /// The stores that share groups with this one.
+    pub(super) neighbours: Neighbours,
+    /// Since those were last looked for, a replica has moved, come or gone; and how many ticks that is ago.
+    pub(super) changed_groups: bool,
+    pub(super) ticks_unlooked: u32,
+    pub(super) ticked_at: Option<Time>,
+    /// The first key of the region that was waked last although nothing had happened, and how many ticks ago that was.
+    pub(super) round_at: Vec<u8>,
+    pub(super) round_ticks: usize,
     tombstones: HashMap<RegionId, RegionRecord, foldhash::fast::FixedState>,
     /// What waits for splits to be applied.
     pub(super) halves: Halves,
@@ -46,11 +59,13 @@ pub struct Table<W, R> {
 }
 
 #[derive(Debug)]
-struct Entry<W, R> {
-    replica: Replica<W, R>,
+pub(super) struct Entry<W, R> {
+    pub(super) replica: Replica<W, R>,
     /// What the others know of it; its first key is the one in `by_start`.
     published: Option<(KeyRange, Epoch)>,
-    dirty: bool,
+    pub(super) dirty: bool,
+    /// It gets ticks.
+    pub(super) awake: bool,
 }
 
 /// A replica that the table does not take in; it comes back.
@@ -72,6 +87,13 @@ impl<W, R> Default for Table<W, R> {
             regions: HashMap::default(),
             by_start: BTreeMap::new(),
             dirty: Vec::new(),
+            awake: Vec::new(),
+            neighbours: Neighbours::default(),
+            changed_groups: false,
+            ticks_unlooked: SILENT_TICKS,
+            ticked_at: None,
+            round_at: Vec::new(),
+            round_ticks: 0,
             tombstones: HashMap::default(),
             halves: Halves::default(),
             routes: 0,
@@ -97,7 +119,7 @@ impl<W, R> Table<W, R> {
             return Err(Refused { replica: Box::new(replica), by });
         }
         self.tombstones.remove(&id);
-        self.regions.insert(id, Entry { replica, published: None, dirty: false });
+        self.regions.insert(id, Entry { replica, published: None, dirty: false, awake: false });
         self.publish_region(id);
         self.mark_dirty(id);
         Ok(())
@@ -107,7 +129,7 @@ impl<W, R> Table<W, R> {
     pub fn bury_region(&mut self, record: RegionRecord) -> Option<Replica<W, R>> {
         assert!(record.tombstone, "{} is buried alive", record.region);
         let id = record.region.id;
-        let removed = self.regions.remove(&id).map(|Entry { replica, published, dirty: _ }| {
+        let removed = self.regions.remove(&id).map(|Entry { replica, published, dirty: _, awake: _ }| {
             if let Some((range, _)) = published {
                 self.by_start.remove(range.start().as_bytes());
                 self.publish([range]);
@@ -115,6 +137,8 @@ impl<W, R> Table<W, R> {
             replica
         });
         self.dirty.retain(|marked| *marked != id);
+        self.awake.retain(|awake| *awake != id);
+        self.changed_groups = true;
         self.tombstones.insert(id, record);
         removed
     }
@@ -224,9 +248,13 @@ impl<W, R> Table<W, R> {
         self.regions.get(&id).map(|entry| &entry.replica)
     }
 
-    /// The replica of a region, to give it an input.
+    /// The replica of a region, to give it an input, which may wake it.
     pub fn get_mut(&mut self, id: RegionId) -> Option<&mut Replica<W, R>> {
-        self.regions.get_mut(&id).map(|entry| &mut entry.replica)
+        let entry = self.regions.get_mut(&id)?;
+        if !std::mem::replace(&mut entry.awake, true) {
+            self.awake.push(id);
+        }
+        Some(&mut entry.replica)
     }
 
     /// The replica of a region, if it is this peer's: what was begun for one that was removed is not for the next.
@@ -244,9 +272,15 @@ impl<W, R> Table<W, R> {
         self.regions.values().map(|entry| &entry.replica)
     }
 
-    /// All replicas, to give each an input.
+    /// All replicas, to give each an input, which may wake it.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Replica<W, R>> {
-        self.regions.values_mut().map(|entry| &mut entry.replica)
+        let awake = &mut self.awake;
+        self.regions.iter_mut().map(|(id, entry)| {
+            if !std::mem::replace(&mut entry.awake, true) {
+                awake.push(*id);
+            }
+            &mut entry.replica
+        })
     }
 
     /// How many replicas there are.
@@ -279,12 +313,15 @@ impl<W, R> Table<W, R> {
         Some(start)
     }
 
-    /// Marks a region for the next turn.
+    /// Marks a region for the next turn; it is awake.
     pub fn mark_dirty(&mut self, id: RegionId) {
-        if let Some(entry) = self.regions.get_mut(&id)
-            && !std::mem::replace(&mut entry.dirty, true)
-            && !(planted(Bug::MarkLost) && self.dirty.len() == 1)
-        {
+        let Some(entry) = self.regions.get_mut(&id) else { return };
+        if !std::mem::replace(&mut entry.awake, true) {
+            self.awake.push(id);
+        }
+        let marked = std::mem::replace(&mut entry.dirty, true);
+        let lost = planted(Bug::MarkLost) && self.dirty.len() == 1;
+        if !marked && !lost {
             self.dirty.push(id);
         }
     }
@@ -292,7 +329,13 @@ impl<W, R> Table<W, R> {
     /// Marks every region for which `moved` is true.
     pub fn mark_moved(&mut self, mut moved: impl FnMut(&mut Replica<W, R>) -> bool) {
         for (id, entry) in &mut self.regions {
-            if moved(&mut entry.replica) && !std::mem::replace(&mut entry.dirty, true) {
+            if !moved(&mut entry.replica) {
+                continue;
+            }
+            if !std::mem::replace(&mut entry.awake, true) {
+                self.awake.push(*id);
+            }
+            if !std::mem::replace(&mut entry.dirty, true) {
                 self.dirty.push(*id);
             }
         }
@@ -301,6 +344,7 @@ impl<W, R> Table<W, R> {
     /// The marked regions; they are marked no more.
     pub fn take_dirty(&mut self) -> Vec<RegionId> {
         let dirty = std::mem::take(&mut self.dirty);
+        self.changed_groups |= !dirty.is_empty();
         for id in &dirty {
             if let Some(entry) = self.regions.get_mut(id) {
                 entry.dirty = false;
@@ -351,9 +395,13 @@ impl<W, R> Table<W, R> {
     /// # Panics
     /// If one does not hold: that is a bug.
     pub fn check(&self) {
+        let ticked: BTreeSet<RegionId> = self.awake.iter().copied().collect();
+        assert_eq!(ticked.len(), self.awake.len(), "a replica is to have two ticks at once");
         for (id, entry) in &self.regions {
-            let Entry { replica, published, dirty } = entry;
+            let Entry { replica, published, dirty, awake } = entry;
             replica.check();
+            assert!(*awake || replica.is_asleep(), "{id} is awake and gets no ticks");
+            assert_eq!(*awake, ticked.contains(id), "whether {id} gets ticks");
             assert_eq!(*id, replica.id());
             let Region { id: _, range, epoch, peers: _ } = replica.region();
             let expected = replica.has_range().then(|| (range.clone(), *epoch));

@@ -9,12 +9,13 @@ use raft::{Index, LogId, Time};
 use scheduler::{PeerId, RegionId};
 
 use super::open::{TAG_BASE, encode_base};
+use super::quiet::Ticked;
 use super::staging;
 use super::{Due, Queued, Shard};
 use crate::region::life::Life;
 use crate::region::replica::Replica;
 
-/// One tick of every group's clock.
+/// One tick of the clock of every group that does not sleep.
 pub const TICK: Duration = Duration::from_millis(100);
 
 /// How often the log is cut and the disk looked at.
@@ -34,7 +35,7 @@ pub(super) struct Cut {
 }
 
 impl Shard {
-    /// Ticks the groups until the store stops.
+    /// Ticks the groups that are awake, and says to other stores that this one lives, until it stops.
     pub async fn tick_loop(&self) {
         let inner = &*self.inner;
         while !self.inner.health.has_stopped() {
@@ -45,19 +46,14 @@ impl Shard {
             let now = Time(inner.rt.boot_time().0);
             let mut state = inner.state.borrow_mut();
             for store in inner.outbox.take_unreachable() {
-                state.table.iter_mut().for_each(|replica| replica.report_unreachable(store));
+                state.table.report_unreachable(store, now);
             }
-            // What could not be proposed, because leadership was being handed over, is tried again.
-            let mut moved = false;
-            state.table.mark_moved(|replica| {
-                replica.tick(now);
-                moved |= replica.has_effects();
-                replica.has_effects()
-            });
+            let Ticked { moved, signs } = state.table.tick(now);
             drop(state);
             if moved {
                 inner.bell.ring();
             }
+            signs.into_iter().for_each(|store| inner.outbox.send_sign(store));
             inner.log.vouch_if_due();
         }
     }

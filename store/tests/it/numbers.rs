@@ -129,6 +129,7 @@ fn numbers_of_a_tree_and_its_log_move_under_writes_and_reads() {
         "ringkeep_store_pending_peers",
         "ringkeep_store_regions_without_leader",
         "ringkeep_store_replica_reads_total",
+        "ringkeep_store_replicas_asleep",
         "ringkeep_store_scans_total",
     ]);
     assert_eq!(seen.still(), elsewhere);

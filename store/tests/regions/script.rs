@@ -9,9 +9,11 @@
 //!
 //! | command | meaning |
 //! |---|---|
-//! | `stores IDS [pre-vote] [check-quorum] [lease=N] [uncommitted=N]` | starts stores |
+//! | `stores IDS [pre-vote] [check-quorum] [lease=N] [uncommitted=N] [quiet=N]` | starts stores; groups sleep after N ticks |
 //! | `region R START..END PEERS [learn PEERS]` | all stores named begin with a replica, at base 5@t5 |
 //! | `campaign S R`, `tick S [N]`, `resign S R`, `transfer S R PEER`, `clock N` | inputs; nanoseconds pass |
+//! | `time N`, `idle N`, `part FROM>TO`, `join-link FROM>TO` | ticks of all stores, in turn; the same with all messages delivered and nothing shown; a link over which nothing comes, signs of life included |
+//! | `unreachable S TO`, `wake S` | a store has not reached another; it has missed what should have waked its replicas |
 //! | `put S R KEY VALUE`, `delete S R KEY`, `delete-range S R START..END`, `read S R NAME` | requests; reads by lease or index |
 //! | `compare S R KEY NAME` | a request that writes nothing after all: answered from the state by lease, else by an entry |
 //! | `known S R KEY` | what is in flight |
@@ -28,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use raft::{AppendOutcome, Config, Time};
+use raft::{Config, Time};
 use scheduler::change::Change;
 use scheduler::{Epoch, Key, KeyRange, NewRegion, Peer as Member, PeerId, Region, RegionId, StoreId};
 use store::plant::{Bug, plant};
@@ -36,11 +38,12 @@ use store::region::guard;
 use store::region::inflight::Known;
 use store::region::life::Life;
 use store::region::message::{Body, PeerMessage, Stray, Verdict};
+use store::region::neighbours::Sign;
 use store::region::reads::Access;
 use store::region::split::Cut;
 use store::region::submit::Edit;
 
-use crate::kit::{Peer, Shipped, Store, show};
+use crate::kit::{Peer, Shipped, Store, show, show_message};
 use crate::play;
 
 #[derive(Default)]
@@ -50,6 +53,10 @@ struct Stage {
     queue: VecDeque<PeerMessage>,
     aside: Vec<PeerMessage>,
     shipped: Shipped,
+    /// Links over which nothing comes.
+    parted: BTreeSet<(u64, u64)>,
+    /// Links over which something has come since both ends were started.
+    linked: BTreeSet<(u64, u64)>,
     now: u64,
     out: String,
 }
@@ -112,11 +119,9 @@ impl Stage {
                 let epoch = one.region().epoch;
                 one.transfer(PeerId(number(words[3])), epoch).map_err(|refusal| show(&refusal))
             }),
-            "tick" => (0..words.get(2).map_or(1, |n| number(n))).for_each(|_| {
-                self.store(id).table.iter_mut().for_each(|one| one.tick(now));
-                self.settle(id);
-            }),
-            "clock" => self.now += id,
+            "tick" | "time" | "idle" | "part" | "join-link" | "unreachable" | "wake" | "clock" => {
+                self.pass(&words, id, region);
+            }
             "put" | "delete" | "delete-range" => self.edit(&words, id, region),
             "read" => self.read(id, region, words[3]),
             "compare" => self.compare(id, region, words[3], words[4]),
@@ -166,6 +171,37 @@ impl Stage {
         self.settle_all();
     }
 
+    /// Commands about time, and about what stores hear of each other.
+    fn pass(&mut self, words: &[&str], id: u64, region: u64) {
+        let now = Time(self.now);
+        match words[0] {
+            "tick" => (0..words.get(2).map_or(1, |n| number(n))).for_each(|_| self.tick(id)),
+            "time" => (0..id).for_each(|_| {
+                let up = self.stores.keys().copied().filter(|id| !self.down.contains(id));
+                up.collect::<Vec<u64>>().into_iter().for_each(|id| self.tick(id));
+            }),
+            "idle" => {
+                let shown = self.out.len();
+                for _ in 0..id {
+                    self.run("time 1");
+                    self.run("deliver");
+                }
+                self.out.truncate(shown);
+            }
+            "part" | "join-link" => {
+                let link = link(words[1]);
+                let changed =
+                    if words[0] == "part" { self.parted.insert(link) } else { self.parted.remove(&link) };
+                assert!(changed, "{} is like that", words[1]);
+                self.linked.remove(&link);
+            }
+            "unreachable" => self.store(id).table.report_unreachable(StoreId(region), now),
+            "wake" => self.store(id).table.iter_mut().for_each(|one| _ = one.wake()),
+            "clock" => self.now += id,
+            other => unreachable!("{other} is no command about time"),
+        }
+    }
+
     /// Commands that write keys.
     fn edit(&mut self, words: &[&str], id: u64, region: u64) {
         let key = words[3].to_owned();
@@ -210,6 +246,7 @@ impl Stage {
             "crash" => {
                 let lost = self.store(id).crash();
                 self.down.insert(id);
+                self.linked.retain(|(from, to)| ![*from, *to].contains(&id));
                 self.say(format!("{id}: down, {lost} writes lost"));
             }
             "restart" => {
@@ -227,6 +264,26 @@ impl Stage {
         }
     }
 
+    /// A tick of a store, and the signs of life that it sends with it, which arrive at once.
+    fn tick(&mut self, id: u64) {
+        let now = Time(self.now);
+        let signs = self.store(id).table.tick(now).signs;
+        self.settle(id);
+        signs.into_iter().for_each(|to| self.hear(id, to.0));
+    }
+
+    /// A store hears something of another one, if the link is whole.
+    fn hear(&mut self, from: u64, to: u64) {
+        if self.parted.contains(&(from, to)) || self.down.contains(&to) || !self.stores.contains_key(&to) {
+            return;
+        }
+        let is_first = self.linked.insert((from, to));
+        let sign = Sign { store: StoreId(from), incarnation: self.stores[&from].incarnation, is_first };
+        let now = Time(self.now);
+        self.store(to).table.hear(sign, now);
+        self.settle(to);
+    }
+
     fn start(&mut self, words: &[&str]) {
         let config = Config {
             election_ticks: 10,
@@ -237,6 +294,7 @@ impl Stage {
             entry_bytes_max: 1 << 20,
             uncommitted_bytes_max: option(words, "uncommitted").map_or(1 << 22, number).max(1 << 20),
             snapshot_ticks_max: 20,
+            quiet_after_ticks: option(words, "quiet").map_or(0, |n| number(n) as u32),
             commits_at_once: !words.contains(&"commits-along"),
             ..Config::default()
         };
@@ -407,10 +465,17 @@ impl Stage {
                 self.say(format!("{text}  (lost)"));
                 continue;
             }
-            let to = message.to.store.0;
+            let (from, to) = (message.from.store.0, message.to.store.0);
+            if self.parted.contains(&(from, to)) {
+                self.say(format!("{text}  (lost)"));
+                continue;
+            }
             if self.down.contains(&to) || !self.stores.contains_key(&to) {
                 self.say(format!("{text}  (down)"));
                 continue;
+            }
+            if !self.down.contains(&from) {
+                self.hear(from, to);
             }
             let note = self.arrive(to, message);
             self.say(format!("{text}{note}"));
@@ -464,44 +529,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Whether the message travels from one store of `FROM>TO` to the other.
-fn is_on(message: &PeerMessage, link: &str) -> bool {
-    let (from, to) = link.split_once('>').expect("FROM>TO");
-    message.from.store.0 == number(from) && message.to.store.0 == number(to)
+/// `FROM>TO`.
+fn link(word: &str) -> (u64, u64) {
+    let (from, to) = word.split_once('>').expect("FROM>TO");
+    (number(from), number(to))
 }
 
-/// One line per message, with what matters to regions; `raft`'s own scripts show the rest.
-fn show_message(message: &PeerMessage) -> String {
-    let way = format!("{}>{} r{}", message.from.store.0, message.to.store.0, message.region.0);
-    let Body::Raft(inner) = &message.body else { return format!("{way} removed {}", message.epoch) };
-    let detail = match &inner.body {
-        raft::Body::Append { prev, entries, commit } => {
-            format!(" after {} +{} commit {commit}", prev.index, entries.len())
-        }
-        raft::Body::AppendReply(AppendOutcome::Matched(index)) => format!(" matched {index}"),
-        raft::Body::AppendReply(AppendOutcome::Conflict { .. }) => " conflict".to_owned(),
-        raft::Body::AppendReply(AppendOutcome::Blank { .. }) => " blank".to_owned(),
-        raft::Body::Heartbeat(beat) => format!(" commit {}", beat.commit),
-        raft::Body::Snapshot(snapshot) => format!(" {}", snapshot.last),
-        raft::Body::PreVoteReply(answer) | raft::Body::VoteReply(answer) => {
-            if answer.granted {
-                " yes".to_owned()
-            } else {
-                " no".to_owned()
-            }
-        }
-        raft::Body::ReadIndexReply { index, .. } => {
-            index.map_or(" none".to_owned(), |index| format!(" {index}"))
-        }
-        raft::Body::PreVote(_)
-        | raft::Body::Vote(_)
-        | raft::Body::HeartbeatReply { .. }
-        | raft::Body::TransferRequest { .. }
-        | raft::Body::TimeoutNow { .. }
-        | raft::Body::ReadIndex { .. }
-        | raft::Body::Stale => String::new(),
-    };
-    format!("{way} t{} {}{detail}", inner.term, inner.body.name())
+/// Whether the message travels from one store of `FROM>TO` to the other.
+fn is_on(message: &PeerMessage, link: &str) -> bool {
+    (message.from.store.0, message.to.store.0) == self::link(link)
 }
 
 impl play::Stage for Stage {
@@ -527,7 +563,7 @@ fn scripts_show_what_happens() {
 #[test]
 fn bugs_in_regions_are_caught() {
     let mut missed = Vec::new();
-    for bug in Bug::REGION.into_iter().chain(Bug::SPLIT) {
+    for bug in Bug::REGION.into_iter().chain(Bug::SPLIT).chain(Bug::QUIET) {
         let caught = play::scripts(&folder(), 30).into_iter().any(|(_, text)| {
             let planted = move || {
                 plant(Some(bug));

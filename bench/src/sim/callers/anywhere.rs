@@ -34,7 +34,7 @@ pub async fn ask_on(
         let key = keys[below(&rt, keys.len() as u64) as usize];
         let action = draw(&rt, &format!("r{number}"), &mut written);
         call(&rt, &addrs, &mut stream, &[(key, action)], &shared).await;
-        rt.sleep(Duration::from_millis(10 + below(&rt, 60))).await;
+        shared.pause(&rt).await;
     }
 }
 
@@ -61,7 +61,7 @@ pub async fn ask_more_on(
             _ => vec![(one_of(keys), draw(&rt, &name, &mut written))],
         };
         call(&rt, &addrs, &mut stream, &asks, &shared).await;
-        rt.sleep(Duration::from_millis(10 + below(&rt, 60))).await;
+        shared.pause(&rt).await;
     }
 }
 

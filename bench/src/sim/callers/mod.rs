@@ -6,6 +6,7 @@ pub mod anywhere;
 mod several;
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::rt::Rt;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub history: RefCell<History>,
     /// The clients end.
     pub done: Cell<bool>,
+    /// The clients ask nothing for a while.
+    pub rests: Cell<bool>,
     /// How often a node refused a call over RESP that it could not bring to a leader.
     pub refused_anywhere: Cell<u64>,
     /// How often such a call was carried out.
@@ -39,6 +42,16 @@ pub struct Shared {
     pub regions: RefCell<Vec<Region>>,
     /// A node has a bad disk: it may refuse with any reason, and nothing follows from a refusal then.
     pub faulty: Cell<bool>,
+}
+
+impl Shared {
+    /// Pauses between two calls, until the clients rest no more or are to end.
+    pub async fn pause(&self, rt: &Rt) {
+        rt.sleep(Duration::from_millis(10 + below(rt, 60))).await;
+        while self.rests.get() && !self.done.get() {
+            rt.sleep(Duration::from_millis(50)).await;
+        }
+    }
 }
 
 /// What came of a call.

@@ -1,7 +1,8 @@
 //! Outgoing connections of one store: a bounded queue and a task per other store.
 //!
 //! [`PeerLinks::send`] never waits. The task of a store opens a connection when there is something to send, introduces itself, sends
-//! what has gathered as one frame per system call, and closes the connection after a minute without messages. A store that
+//! what has gathered as one frame per system call, an empty one where only a sign of life is due, and closes the connection after a
+//! minute without either. A store that
 //! cannot be reached is tried again with growing pauses; meanwhile what is queued for it is dropped, counted, and reported
 //! through [`PeerLinks::take_unreachable`], so that Raft stops streaming to it.
 //!
@@ -165,6 +166,8 @@ impl fmt::Debug for PeerLinks {
 #[derive(Default)]
 struct Queue {
     messages: RefCell<VecDeque<PeerMessage>>,
+    /// A frame is to leave even without a message: that the store here lives.
+    sign: Cell<bool>,
     bytes: Cell<usize>,
     bell: Bell,
     /// The task waits after a failure.
@@ -245,6 +248,13 @@ impl PeerLinks {
         queue.bytes.set(waiting + bytes);
         queue.kinds.add([&message]);
         queue.messages.borrow_mut().push_back(message);
+        queue.bell.ring();
+    }
+
+    /// Has a frame leave for a store, empty if there is no message for it: it shows that the store here lives.
+    pub fn send_sign(self: &Rc<Self>, to: StoreId) {
+        let queue = self.queue(to);
+        queue.sign.set(true);
         queue.bell.ring();
     }
 
@@ -337,6 +347,10 @@ impl Transport for Rc<PeerLinks> {
         PeerLinks::send(self, message);
     }
 
+    fn send_sign(&self, to: StoreId) {
+        PeerLinks::send_sign(self, to);
+    }
+
     fn is_busy(&self) -> bool {
         PeerLinks::is_busy(self)
     }
@@ -420,8 +434,8 @@ async fn converse(
     queue.open.set(true);
     let budget = rt.budget();
     loop {
-        let messages = queue.take();
-        if messages.is_empty() {
+        let (messages, sign) = (queue.take(), queue.sign.take());
+        if messages.is_empty() && !sign {
             match rt.timeout(IDLE_MAX, queue.bell.wait()).await {
                 None => return (true, Vec::new(), Ok(())),
                 Some(()) if links.strong_count() == 0 => return (true, Vec::new(), Ok(())),

@@ -19,6 +19,7 @@ use super::messages::MessageBatch;
 use super::notice::Notice;
 use super::open::{Begins, PREFACE_BYTES, Purpose};
 use super::take;
+use crate::region::neighbours::Sign;
 use crate::request::{Op, Outcome, Route};
 use crate::shard::Shard;
 use crate::shard::reply::Reply;
@@ -64,7 +65,12 @@ impl PeerPort {
         let serving = async {
             match purpose {
                 Purpose::Messages => {
-                    let deliver = async |batch: MessageBatch| self.shard.receive(batch.messages).await;
+                    let is_first = Cell::new(true);
+                    let deliver = async |batch: MessageBatch| {
+                        let (store, incarnation) = (batch.from, self.inbound.seen.highest(batch.from));
+                        self.shard.hear(Sign { store, incarnation, is_first: is_first.take() });
+                        self.shard.receive(batch.messages).await;
+                    };
                     self.inbound.serve(stream, early, deliver).await
                 }
                 Purpose::Requests => {

@@ -5,6 +5,7 @@
 
 mod members;
 mod numbers;
+mod quiet;
 mod replica_reads;
 mod returning;
 mod snapshots;

@@ -18,7 +18,7 @@ use super::{Run, anywhere, clients};
 use crate::page::{self, Page, Seen, sum};
 
 /// What the names of these numbers begin with.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "ringkeep_peer_",
     "ringkeep_proposal_",
     "ringkeep_raft_",
@@ -32,6 +32,7 @@ const OURS: [&str; 13] = [
     "ringkeep_store_pending_peers",
     "ringkeep_store_down_peers",
     "ringkeep_store_replica_reads_total",
+    "ringkeep_store_replicas_asleep",
 ];
 
 /// How often the page is looked at.

@@ -29,7 +29,7 @@ use store::shard::halves::Expected;
 use store::shard::table::Table;
 
 use disk::{Group, Tree};
-pub(crate) use says::show;
+pub(crate) use says::{show, show_message};
 
 /// Waiters are names.
 pub(crate) type Peer = Replica<String, String>;
@@ -53,7 +53,7 @@ pub(crate) struct Store {
     groups: BTreeMap<RegionId, Group>,
     pub(crate) tree: Tree,
     flushed: Tree,
-    incarnation: u64,
+    pub(crate) incarnation: u64,
     /// When it was started last.
     started: Time,
     /// Replicas by splits of which the log knows nothing yet.

@@ -1,9 +1,10 @@
 //! What a store in memory says: answers, and what is new about its regions. The scripts compare it word by word.
 
-use raft::Time;
+use raft::{AppendOutcome, Time};
 use scheduler::RegionId;
 use store::refusal::Refusal;
 use store::region::life::Life;
+use store::region::message::{Body, PeerMessage};
 
 use super::Store;
 
@@ -43,7 +44,7 @@ impl Store {
         let Some(replica) = self.table.get(id) else { return format!("{id} absent") };
         let status = replica.status(now);
         format!(
-            "{id} {} {:?} t{} last {} durable {} commit {} applied {} {} in flight {} bytes",
+            "{id} {} {:?} t{} last {} durable {} commit {} applied {} {} in flight {} bytes{}",
             replica.life(),
             status.role,
             status.term,
@@ -52,7 +53,8 @@ impl Store {
             status.committed,
             status.applied,
             replica.region(),
-            replica.inflight_bytes()
+            replica.inflight_bytes(),
+            if replica.is_asleep() { " asleep" } else { "" }
         )
     }
 }
@@ -71,4 +73,41 @@ pub(crate) fn show(refusal: &Refusal) -> String {
         Refusal::KeyNotInRegion { .. } => "KeyNotInRegion".to_owned(),
         other => format!("{other:?}"),
     }
+}
+
+/// One line per message, with what matters to regions; `raft`'s own scripts show the rest.
+pub(crate) fn show_message(message: &PeerMessage) -> String {
+    let way = format!("{}>{} r{}", message.from.store.0, message.to.store.0, message.region.0);
+    let Body::Raft(inner) = &message.body else { return format!("{way} removed {}", message.epoch) };
+    let detail = match &inner.body {
+        raft::Body::Append { prev, entries, commit } => {
+            format!(" after {} +{} commit {commit}", prev.index, entries.len())
+        }
+        raft::Body::AppendReply(AppendOutcome::Matched(index)) => format!(" matched {index}"),
+        raft::Body::AppendReply(AppendOutcome::Conflict { .. }) => " conflict".to_owned(),
+        raft::Body::AppendReply(AppendOutcome::Blank { .. }) => " blank".to_owned(),
+        raft::Body::Heartbeat(beat) => {
+            format!(" commit {}{}", beat.commit, if beat.quiet { " quiet" } else { "" })
+        }
+        raft::Body::HeartbeatReply { quiet: true, .. } => " quiet".to_owned(),
+        raft::Body::Snapshot(snapshot) => format!(" {}", snapshot.last),
+        raft::Body::PreVoteReply(answer) | raft::Body::VoteReply(answer) => {
+            if answer.granted {
+                " yes".to_owned()
+            } else {
+                " no".to_owned()
+            }
+        }
+        raft::Body::ReadIndexReply { index, .. } => {
+            index.map_or(" none".to_owned(), |index| format!(" {index}"))
+        }
+        raft::Body::PreVote(_)
+        | raft::Body::Vote(_)
+        | raft::Body::HeartbeatReply { quiet: false, .. }
+        | raft::Body::TransferRequest { .. }
+        | raft::Body::TimeoutNow { .. }
+        | raft::Body::ReadIndex { .. }
+        | raft::Body::Stale => String::new(),
+    };
+    format!("{way} t{} {}{detail}", inner.term, inner.body.name())
 }

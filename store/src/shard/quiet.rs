@@ -1,0 +1,138 @@
+//! Which replicas of a store get ticks, and what wakes those that get none.
+//!
+//! A group that sleeps costs its store nothing: a tick visits the replicas that are awake, and signs of life go to stores, not to groups
+//! ([`Neighbours`](crate::region::neighbours::Neighbours)). Whoever takes a replica out of the table to give it an input has it get ticks
+//! again; one that finds it asleep and without anything to do is its last. So only what comes from no input has to look for its sleepers:
+//! news of another store, and a gap in time.
+//!
+//! Invariant, asserted by [`Table::check`]: a replica that does not sleep gets ticks.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use raft::Time;
+use scheduler::StoreId;
+
+use super::Shard;
+use super::table::Table;
+use crate::region::neighbours::{SILENT_TICKS, Sign, StoreNews};
+use crate::region::replica::Replica;
+
+/// A tick that comes this much later than the one before it, nanoseconds, was held up by more than the load of a core.
+const GAP_NANOS: u64 = 2_000_000_000;
+
+/// Within so many ticks, ten minutes, each replica is waked once even if nothing happens: what a full queue has dropped may have been the
+/// last that its group had for it, as where it was removed.
+const ROUND_TICKS: usize = 6000;
+
+/// What a tick has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ticked {
+    /// Whether a replica has something to do.
+    pub moved: bool,
+    /// The stores that are to have a sign of life.
+    pub signs: Vec<StoreId>,
+}
+
+impl<W, R> Table<W, R> {
+    /// Lets a tick pass at every replica that is awake, and at what is known of other stores.
+    pub fn tick(&mut self, now: Time) -> Ticked {
+        let late = self.ticked_at.is_some_and(|before| now.0.saturating_sub(before.0) > GAP_NANOS);
+        self.ticked_at = Some(now);
+        if late {
+            // A machine that was suspended has missed what others have said meanwhile.
+            self.mark_moved(|replica| replica.wake());
+        }
+        for store in self.neighbours.tick() {
+            self.mark_moved(|replica| replica.hear_of(store, StoreNews::Silent, now));
+        }
+        self.look_at_the_next();
+        let moved = self.tick_the_awake(now);
+        self.look_around();
+        Ticked { moved, signs: self.neighbours.due() }
+    }
+
+    fn tick_the_awake(&mut self, now: Time) -> bool {
+        let mut moved = false;
+        let (regions, dirty) = (&mut self.regions, &mut self.dirty);
+        self.awake.retain(|id| {
+            let Some(entry) = regions.get_mut(id) else { return false };
+            entry.replica.tick(now);
+            // What could not be proposed, because leadership was being handed over, is tried again.
+            let has_effects = entry.replica.has_effects();
+            if has_effects && !std::mem::replace(&mut entry.dirty, true) {
+                dirty.push(*id);
+            }
+            moved |= has_effects;
+            entry.awake = has_effects || !entry.replica.is_asleep();
+            entry.awake
+        });
+        moved
+    }
+
+    /// Wakes the next region of the round, when its time has come.
+    fn look_at_the_next(&mut self) {
+        let regions = self.by_start.len().max(1);
+        self.round_ticks += 1;
+        if self.round_ticks < ROUND_TICKS / regions {
+            return;
+        }
+        self.round_ticks = 0;
+        for _ in 0..regions.div_ceil(ROUND_TICKS) {
+            let behind = (Bound::Excluded(std::mem::take(&mut self.round_at)), Bound::Unbounded);
+            // The round begins anew with the first, which no other comes before.
+            let next =
+                self.by_start.range::<Vec<u8>, _>(behind).next().or_else(|| self.by_start.iter().next());
+            let Some((start, id)) = next.map(|(start, id)| (start.clone(), *id)) else { return };
+            self.round_at = start;
+            if self.get(id).is_some_and(Replica::is_asleep) {
+                _ = self.get_mut(id).map(Replica::wake);
+                self.mark_dirty(id);
+            }
+        }
+    }
+
+    /// Finds out which stores share groups with this one, if that may have changed. Not at every tick: it costs in all the groups.
+    fn look_around(&mut self) {
+        self.ticks_unlooked = self.ticks_unlooked.saturating_add(1);
+        if self.ticks_unlooked >= SILENT_TICKS && std::mem::take(&mut self.changed_groups) {
+            self.ticks_unlooked = 0;
+            let others: BTreeSet<StoreId> = self.iter().flat_map(|replica| replica.others()).collect();
+            self.neighbours.share(&others);
+        }
+    }
+
+    /// Something of another store has arrived. Whether that woke a replica.
+    pub fn hear(&mut self, sign: Sign, now: Time) -> bool {
+        let Some(news) = self.neighbours.hear(sign) else { return false };
+        let mut woke = false;
+        self.mark_moved(|replica| {
+            let wakes = replica.hear_of(sign.store, news, now);
+            woke |= wakes;
+            wakes
+        });
+        woke
+    }
+
+    /// Another store was not reached, so what was on its way there is lost.
+    pub fn report_unreachable(&mut self, store: StoreId, now: Time) {
+        self.mark_moved(|replica| {
+            replica.report_unreachable(store);
+            replica.is_leader() && replica.hear_of(store, StoreNews::Back, now)
+        });
+    }
+}
+
+impl Shard {
+    /// Something of another store has arrived: it lives.
+    pub fn hear(&self, sign: Sign) {
+        let inner = &*self.inner;
+        if inner.health.has_stopped() {
+            return;
+        }
+        let now = Time(inner.rt.boot_time().0);
+        if inner.state.borrow_mut().table.hear(sign, now) {
+            inner.bell.ring();
+        }
+    }
+}
