@@ -1,5 +1,7 @@
 //! What an idle node costs, alone or in a cluster, and how long it takes to start.
 
+use std::io::{BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,6 +11,7 @@ use crate::clock::{now, pause};
 use crate::load;
 use crate::process::{Cluster, Node, NodeOptions};
 use crate::report::{median, table};
+use crate::resp::{acknowledgement, command};
 
 /// Length of the values that fill the node before its restart is timed.
 const FILL_VALUE_BYTES: usize = 1024;
@@ -107,7 +110,14 @@ pub struct ClusterIdleReport {
     pub idle_seconds: f64,
     /// CPU time meanwhile, per cent of one core, of each node.
     pub cpu_percent: Vec<f64>,
+    /// Then one write to each of some regions, by one client at one node: the median time until it was answered, milliseconds.
+    pub first_write_ms: f64,
+    /// The same once more, of the regions that were waked by the first.
+    pub next_write_ms: f64,
 }
+
+/// Regions that are written to after they were left alone.
+const WRITES: usize = 100;
 
 /// Starts a cluster, splits its regions until there are `regions_min`, leaves it alone, and measures what its nodes do meanwhile.
 ///
@@ -137,14 +147,47 @@ pub fn measure_cluster(
         100.0 * after.saturating_sub(*before).as_secs_f64() / idle.as_secs_f64()
     };
     let cpu_percent = before.iter().zip(&after).map(share).collect();
+    say("writing to them");
+    let node = cluster.nodes.iter().flatten().next().ok_or_else(|| Failed::new("no node runs"))?;
+    let (first_write_ms, next_write_ms) = (write_each(node.resp, regions)?, write_each(node.resp, regions)?);
     cluster.terminate(DRAIN_MAX)?;
-    Ok(ClusterIdleReport { regions, idle_seconds: idle.as_secs_f64(), cpu_percent })
+    Ok(ClusterIdleReport {
+        regions,
+        idle_seconds: idle.as_secs_f64(),
+        cpu_percent,
+        first_write_ms,
+        next_write_ms,
+    })
+}
+
+/// Writes one key of each of some regions, one after the other. The median time of a write, milliseconds.
+fn write_each(addr: SocketAddr, regions: usize) -> Result<f64, Failed> {
+    let stream = TcpStream::connect(addr)?;
+    stream.set_nodelay(true)?;
+    let mut connection = BufReader::new(stream);
+    let mut times_ms = Vec::new();
+    for n in (0..regions).step_by((regions / WRITES).max(1)) {
+        let mut request = Vec::new();
+        command(&mut request, &[b"SET", border(n).as_slice(), b"v"]);
+        let began = now();
+        connection.get_mut().write_all(&request)?;
+        if let Some(refused) = acknowledgement(&mut connection)? {
+            return Err(Failed::new(format!("a write to a region that was left alone: {refused}")));
+        }
+        times_ms.push(millis(began.elapsed()));
+    }
+    Ok(median(&times_ms))
+}
+
+/// The first key of a region.
+fn border(n: usize) -> Vec<u8> {
+    format!("idle{n:07}").into_bytes()
 }
 
 /// Splits regions in halves, all that are too large at once, until there are enough.
 fn split_up(cluster: &Cluster, regions_min: usize, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
     let (first, began) = (cluster.regions()?.len(), now());
-    let borders: Vec<Vec<u8>> = (first..regions_min).map(|n| format!("idle{n:07}").into_bytes()).collect();
+    let borders: Vec<Vec<u8>> = (first..regions_min).map(border).collect();
     loop {
         let regions = cluster.regions()?;
         if regions.len() >= regions_min {
@@ -178,11 +221,13 @@ impl ClusterIdleReport {
             rows.push([format!("node {}", n + 1), format!("{percent:.2}")]);
         }
         format!(
-            "{} nodes with {} regions, left alone for {:.0} s\n{}",
+            "{} nodes with {} regions, left alone for {:.0} s\n{}first write to a region {:.2} ms, next {:.2} ms\n",
             self.cpu_percent.len(),
             self.regions,
             self.idle_seconds,
-            table(&rows)
+            table(&rows),
+            self.first_write_ms,
+            self.next_write_ms,
         )
     }
 }

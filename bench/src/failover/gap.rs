@@ -17,6 +17,8 @@ use crate::resp::{command, line};
 const GAP_MAX: Duration = Duration::from_secs(30);
 /// Writers have written by then.
 const WARM: Duration = Duration::from_millis(300);
+/// Regions that are asked nothing sleep by then.
+const REST: Duration = Duration::from_secs(6);
 /// The pause between two writes of a writer.
 const APART: Duration = Duration::from_millis(2);
 
@@ -29,10 +31,15 @@ struct Shared {
     served: AtomicUsize,
 }
 
-/// Kills a node that leads something, starts it again, and returns how long each writer waited, milliseconds.
-pub(super) fn after_a_kill(cluster: &mut Cluster, random: &mut Random) -> Result<Vec<f64>, Failed> {
+/// Kills a node that leads something, starts it again, and returns how long each writer waited, milliseconds. Writers begin before that, or
+/// after it where all is to be at rest.
+pub(super) fn after_a_kill(
+    cluster: &mut Cluster,
+    random: &mut Random,
+    at_rest: bool,
+) -> Result<Vec<f64>, Failed> {
     cluster.wait_until_replicated()?;
-    pause(HEARD);
+    pause(if at_rest { REST } else { HEARD });
     let (regions, stores) = (cluster.regions()?, cluster.stores()?);
     let led_by = |region: &store::wire::proto::pdpb::Region| {
         let leader = region.leader.as_ref()?.store_id;
@@ -52,19 +59,26 @@ pub(super) fn after_a_kill(cluster: &mut Cluster, random: &mut Random) -> Result
         killed: AtomicBool::new(false),
         served: AtomicUsize::new(0),
     });
-    let writers: Vec<_> = keys
-        .iter()
-        .flat_map(|key| addrs.iter().map(move |addr| (key.clone(), *addr)))
-        .map(|(key, addr)| {
+    let begin = || -> Vec<_> {
+        let pairs = keys.iter().flat_map(|key| addrs.iter().map(move |addr| (key.clone(), *addr)));
+        let begin = |(key, addr): (Vec<u8>, SocketAddr)| {
             let shared = shared.clone();
             std::thread::spawn(move || write_on(addr, &key, &shared))
-        })
-        .collect();
-    pause(WARM);
+        };
+        pairs.map(begin).collect()
+    };
+    let mut writers = Vec::new();
+    if !at_rest {
+        writers = begin();
+        pause(WARM);
+    }
     let node = cluster.nodes[victim].as_mut().ok_or_else(|| Failed::new("the node does not run"))?;
     node.process.kill();
     let killed = now();
     shared.killed.store(true, Ordering::Release);
+    if at_rest {
+        writers = begin();
+    }
     while shared.served.load(Ordering::Acquire) < writers.len() && killed.elapsed() < GAP_MAX {
         pause(Duration::from_millis(5));
     }

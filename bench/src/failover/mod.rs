@@ -36,6 +36,8 @@ pub struct Options {
     pub members: usize,
     /// Leaders to kill.
     pub kills: usize,
+    /// Nothing is asked before each kill for long enough that the regions sleep; the clients begin to write after it.
+    pub at_rest: bool,
     /// Times to hand over everything that a node leads.
     pub transfers: usize,
     /// Nodes to drain.
@@ -96,7 +98,7 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<FailoverR
     let mut random = Random::new(options.seed);
     let mut gaps_ms = Vec::new();
     for n in 0..options.kills {
-        let gaps = gap::after_a_kill(&mut cluster, &mut random)?;
+        let gaps = gap::after_a_kill(&mut cluster, &mut random, options.at_rest)?;
         let worst = gaps.iter().copied().fold(0.0, f64::max);
         say(&format!(
             "kill {} of {}: {} writers, the longest gap {worst:.0} ms",

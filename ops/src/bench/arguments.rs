@@ -324,6 +324,9 @@ pub(super) struct FailoverArguments {
     /// Leaders to kill
     #[arg(long, default_value_t = 50)]
     pub(super) kills: usize,
+    /// Ask nothing before each kill, so that the regions sleep
+    #[arg(long)]
+    pub(super) at_rest: bool,
     /// Times to hand over everything that a node leads
     #[arg(long, default_value_t = 10)]
     pub(super) transfers: usize,

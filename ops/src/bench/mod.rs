@@ -272,6 +272,7 @@ fn failover(run: &FailoverArguments) -> Result<failover::FailoverReport, Failed>
         node: scratch.node(&run.node)?,
         members: run.members,
         kills: run.kills,
+        at_rest: run.at_rest,
         transfers: run.transfers,
         drains: run.drains,
         clients: run.clients,
