@@ -64,7 +64,7 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<IdleRepor
     let mut node = Node::start(&options.node)?;
     let first_start_ms = millis(node.start_to_ready);
     let mut restarts = Vec::new();
-    for _ in 0..options.starts.max(1) {
+    for _ in 0..options.starts {
         node = restart(node, options)?;
         restarts.push(millis(node.start_to_ready));
     }

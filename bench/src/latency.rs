@@ -58,7 +58,7 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<LatencyFl
     let (mut puts, mut dsync, mut fdatasync, mut trips) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     // The first puts meet segments that are still being prepared.
     put_many(&mut client, options.puts.min(200), options.value_bytes)?;
-    for round in 0..options.rounds.max(1) {
+    for round in 0..options.rounds {
         say(&format!("round {} of {}", round + 1, options.rounds));
         let (by_dsync, by_fdatasync) = probe.writes(options.puts)?;
         dsync.extend(by_dsync);

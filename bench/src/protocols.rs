@@ -81,8 +81,8 @@ pub fn measure(options: &Options, say: &mut dyn FnMut(&str)) -> Result<Protocols
     let node = Node::start(&options.node)?;
     load::run(&load_options(options, &node, Protocol::Resp, Mix::C, 0), Phases::Load)?;
     let mut rows = vec![Row::new("get", GET_CPU_MAX_US), Row::new("put", PUT_CPU_MAX_US)];
-    for round in 0..options.rounds.max(1) {
-        say(&format!("round {} of {}", round + 1, options.rounds.max(1)));
+    for round in 0..options.rounds {
+        say(&format!("round {} of {}", round + 1, options.rounds));
         for (row, mix) in rows.iter_mut().zip([Mix::C, Mix::Update]) {
             let seed = round as u64 + 1;
             let resp = || one(&load_options(options, &node, Protocol::Resp, mix, seed));
@@ -112,7 +112,7 @@ fn load_options(options: &Options, node: &Node, protocol: Protocol, mix: Mix, se
         workload: Workload {
             mix,
             spread: Spread::Uniform,
-            records: options.records.max(1),
+            records: options.records,
             key_bytes: KEY_BYTES_MIN,
             value_bytes: options.value_bytes,
             scan_records_max: 1,

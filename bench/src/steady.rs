@@ -107,7 +107,7 @@ impl Steady {
     /// Starts the clients.
     pub fn start(options: &Options) -> Self {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let clients = (0..options.clients.max(1))
+        let clients = (0..options.clients)
             .map(|id| {
                 let (options, stop, done) = (options.clone(), stop.clone(), done.clone());
                 std::thread::spawn(move || run(&options, id, &stop, &done))

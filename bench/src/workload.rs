@@ -194,7 +194,7 @@ impl Generator {
             _ => self.distribution.next(&mut self.random, self.inserted.readable),
         };
         let records = match kind {
-            Kind::Scan => 1 + self.random.below(self.workload.scan_records_max.max(1)),
+            Kind::Scan => 1 + self.random.below(self.workload.scan_records_max),
             _ => 1,
         };
         Operation { kind, record, records }
@@ -250,7 +250,6 @@ struct Inserted {
 
 impl Inserted {
     fn new(records: u64) -> Self {
-        let records = records.max(1);
         Self { readable: records, reserved: records, early: BTreeSet::new() }
     }
 

@@ -86,7 +86,7 @@ impl Client {
     pub(super) fn new(id: usize, keys: usize, seed: u64) -> Self {
         Self {
             id,
-            keys: keys.max(1),
+            keys,
             random: Random::new(seed),
             next: 1,
             registers: Registers::default(),

@@ -162,7 +162,7 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<ChaosReport, 
         stop: AtomicBool::new(false),
         done: AtomicU64::new(0),
     });
-    let threads: Vec<_> = (0..options.clients.max(1))
+    let threads: Vec<_> = (0..options.clients)
         .map(|id| {
             let (shared, seed) = (shared.clone(), random.bits());
             let mut client = Client::new(id, options.keys, seed);

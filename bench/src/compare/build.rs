@@ -87,7 +87,7 @@ pub fn compare(options: &Options, say: &mut dyn FnMut(&str)) -> Result<BuildRepo
         ..options.node.clone()
     };
     let mut rows: Vec<Row> = options.shapes.all().into_iter().map(Row::new).collect();
-    for round in 0..options.rounds.max(1) {
+    for round in 0..options.rounds {
         let (base, this) = (Node::start(&base_options)?, Node::start(&options.node)?);
         for (number, row) in rows.iter_mut().enumerate() {
             say(&format!("round {} of {}: {}", round + 1, options.rounds, row.shape));

@@ -121,15 +121,9 @@ pub fn compare(options: &Options, say: &mut dyn FnMut(&str)) -> Result<EtcdRepor
         .iter()
         .flat_map(|clients| ["put", "get"].map(|kind| Row::new(kind, *clients)))
         .collect();
-    for round in 0..options.rounds.max(1) {
+    for round in 0..options.rounds {
         for row in &mut rows {
-            say(&format!(
-                "round {} of {}: {}, {} clients",
-                round + 1,
-                options.rounds.max(1),
-                row.kind,
-                row.clients
-            ));
+            say(&format!("round {} of {}: {}, {} clients", round + 1, options.rounds, row.kind, row.clients));
             // Whoever goes second finds the disk warmer, so they take turns.
             let mut order = [&etcd_side, &ringkeep_side];
             if round % 2 == 1 {
@@ -167,7 +161,7 @@ fn load_options(options: &Options, side: &Side, clients: usize, mix: Mix, seed: 
         workload: Workload {
             mix,
             spread: Spread::Uniform,
-            records: options.records.max(1),
+            records: options.records,
             key_bytes: KEY_BYTES_MIN,
             value_bytes: options.value_bytes,
             scan_records_max: 1,

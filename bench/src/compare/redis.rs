@@ -69,7 +69,7 @@ pub fn compare(options: &Options, say: &mut dyn FnMut(&str)) -> Result<RedisRepo
     let redis = Redis::start(&options.directory.join("redis"))?;
     let node = Node::start(&options.node)?;
     let mut rows: Vec<Row> = options.shapes.all().into_iter().map(Row::new).collect();
-    for round in 0..options.rounds.max(1) {
+    for round in 0..options.rounds {
         for row in &mut rows {
             say(&format!("round {} of {}: {}", round + 1, options.rounds, row.shape));
             // Whoever goes second finds the disk warmer, so they take turns.

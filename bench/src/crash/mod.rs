@@ -128,8 +128,8 @@ pub fn audit(options: &Options, say: &mut dyn FnMut(&CrashReport)) -> Result<Cra
     let began = now();
     let mut random = Random::new(options.seed);
     let mut report = CrashReport { seed: options.seed, ..CrashReport::default() };
-    let mut writers: Vec<Writer> = (0..options.writers.max(1))
-        .map(|id| Writer::new(id, options.keys.max(1), options.pipeline.max(1), random.bits()))
+    let mut writers: Vec<Writer> = (0..options.writers)
+        .map(|id| Writer::new(id, options.keys, options.pipeline, random.bits()))
         .collect();
     while report.cycles < options.cycles && report.lost == 0 {
         if report.cycles > 0 && random.below(8) == 0 {

@@ -142,7 +142,7 @@ struct Shared {
 
 async fn phase(rt: &Rt, options: &Options, source: Source) -> Result<LoadReport, Failed> {
     let mut connections = Vec::new();
-    for _ in 0..options.connections.max(1) {
+    for _ in 0..options.connections {
         let password = options.password.as_deref();
         connections.push(Connection::open(rt, options.protocol, options.addr, password).await?);
     }

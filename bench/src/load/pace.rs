@@ -19,7 +19,7 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(options: &Options, began: Mono, lane: usize) -> Self {
-        let lanes = options.connections.max(1) as f64;
+        let lanes = options.connections as f64;
         let every_ns = options.rate.map(|rate| lanes * 1e9 / rate);
         let offset_ns = every_ns.map_or(0.0, |every| every * lane as f64 / lanes);
         Self { began, every_ns, offset_ns, sent: 0 }

@@ -48,7 +48,7 @@ impl Worker {
             connection,
             shared,
             pace,
-            pipeline: pipeline.max(1),
+            pipeline,
             pending: HashMap::new(),
             next_tag: 0,
             exhausted: false,

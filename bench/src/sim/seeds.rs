@@ -86,7 +86,7 @@ pub fn run_seeds(options: &Options) -> SimReport {
     };
     let bar = progress_bar(options);
     std::thread::scope(|scope| {
-        for _ in 0..options.threads.max(1) {
+        for _ in 0..options.threads {
             let (said, next, stop) = (said.clone(), &next, &stop);
             scope.spawn(move || {
                 plant(options.plant);

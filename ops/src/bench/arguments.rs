@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use bench::workload::{KEY_BYTES_MIN, Mix};
 use clap::{Args, Subcommand, ValueEnum};
@@ -100,25 +101,25 @@ pub(super) struct RunArguments {
     #[arg(long, value_enum, default_value = "both")]
     pub(super) phase: PhaseName,
     /// Records written by the load phase
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 100_000, value_parser = at_least_one::<u64>)]
     pub(super) records: u64,
     /// Operations of the run phase
-    #[arg(long, default_value_t = 100_000, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 100_000, conflicts_with = "seconds", value_parser = at_least_one::<u64>)]
     pub(super) operations: u64,
     /// Length of the run phase instead of a number of operations
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_parser = at_least_one::<u64>)]
     pub(super) seconds: Option<u64>,
     /// Connections
-    #[arg(long, short, default_value_t = 64, value_parser = at_least_one)]
+    #[arg(long, short, default_value_t = 64, value_parser = at_least_one::<usize>)]
     pub(super) connections: usize,
     /// Requests in flight per connection
-    #[arg(long, short, default_value_t = 1, value_parser = at_least_one)]
+    #[arg(long, short, default_value_t = 1, value_parser = at_least_one::<usize>)]
     pub(super) pipeline: usize,
     /// Requests per second in all (open loop); without it the loop is closed
     #[arg(long, value_parser = parse_rate)]
     pub(super) rate: Option<f64>,
     /// Length of a key, bytes; at least 24
-    #[arg(long, default_value_t = KEY_BYTES_MIN)]
+    #[arg(long, default_value_t = KEY_BYTES_MIN, value_parser = parse_key_bytes)]
     pub(super) key_bytes: usize,
     /// Length of a value, bytes
     #[arg(long, default_value_t = 128)]
@@ -127,7 +128,7 @@ pub(super) struct RunArguments {
     #[arg(long, value_enum, default_value = "published")]
     pub(super) spread: SpreadName,
     /// Maximum length of a scan, records
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = at_least_one::<u64>)]
     pub(super) scan_records_max: u64,
     /// Seed of the operations
     #[arg(long, default_value_t = 1)]
@@ -149,7 +150,7 @@ pub(super) struct DiskArguments {
     #[arg(long, default_value = ".")]
     pub(super) dir: PathBuf,
     /// Seconds for each limit
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 2, value_parser = at_least_one::<u64>)]
     pub(super) seconds: u64,
 }
 
@@ -169,10 +170,10 @@ pub(super) struct LatencyArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Rounds of writes, trips and puts
-    #[arg(long, default_value_t = 10, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 10, value_parser = at_least_one::<usize>)]
     pub(super) rounds: usize,
     /// Puts per round
-    #[arg(long, default_value_t = 1000, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 1000, value_parser = at_least_one::<usize>)]
     pub(super) puts: usize,
     /// Length of a value, bytes
     #[arg(long, default_value_t = 128)]
@@ -184,16 +185,16 @@ pub(super) struct PressureArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Records to write
-    #[arg(long, default_value_t = 3_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 3_000_000, value_parser = at_least_one::<u64>)]
     pub(super) records: u64,
     /// Length of a value, bytes
     #[arg(long, default_value_t = 1024)]
     pub(super) value_bytes: usize,
     /// Connections
-    #[arg(long, short, default_value_t = 64, value_parser = at_least_one)]
+    #[arg(long, short, default_value_t = 64, value_parser = at_least_one::<usize>)]
     pub(super) connections: usize,
     /// Requests in flight per connection
-    #[arg(long, short, default_value_t = 16, value_parser = at_least_one)]
+    #[arg(long, short, default_value_t = 16, value_parser = at_least_one::<usize>)]
     pub(super) pipeline: usize,
 }
 
@@ -202,16 +203,16 @@ pub(super) struct ProtocolsArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Rounds; each visits both protocols
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one::<usize>)]
     pub(super) rounds: usize,
     /// Requests of each run
-    #[arg(long, default_value_t = 200_000)]
+    #[arg(long, default_value_t = 200_000, value_parser = at_least_one::<u64>)]
     pub(super) requests: u64,
     /// Connections, each with one request in flight
-    #[arg(long, short, default_value_t = 64)]
+    #[arg(long, short, default_value_t = 64, value_parser = at_least_one::<usize>)]
     pub(super) connections: usize,
     /// Records in the store
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 20_000, value_parser = at_least_one::<u64>)]
     pub(super) records: u64,
     /// Length of a value, bytes
     #[arg(long, default_value_t = 128)]
@@ -223,16 +224,16 @@ pub(super) struct IdleArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Nodes; several form a cluster, of which only the CPU time is measured
-    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one::<usize>)]
     pub(super) members: usize,
     /// Split the regions of a cluster until there are this many
     #[arg(long, default_value_t = 0, requires = "members")]
     pub(super) regions: usize,
     /// Seconds to leave the node alone
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 20, value_parser = at_least_one::<u64>)]
     pub(super) seconds: u64,
     /// Restarts to time
-    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one::<usize>)]
     pub(super) starts: usize,
     /// Data to write before the last starts are timed, MiB; 0 leaves that out
     #[arg(long, default_value_t = 2048)]
@@ -256,7 +257,7 @@ pub(super) struct AbuseArguments {
     #[arg(long, requires = "addr")]
     pub(super) server_pid: Option<u32>,
     /// Seconds for each case
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 10, value_parser = at_least_one::<u64>)]
     pub(super) seconds: u64,
     /// Cases to run; all if none is named
     #[arg(long, value_delimiter = ',')]
@@ -268,19 +269,19 @@ pub(super) struct CrashArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// How often to kill the node
-    #[arg(long, default_value_t = 300, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 300, value_parser = at_least_one::<usize>)]
     pub(super) cycles: usize,
     /// Connections that write
-    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 8, value_parser = at_least_one::<usize>)]
     pub(super) writers: usize,
     /// Keys of each writer
-    #[arg(long, default_value_t = 200, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 200, value_parser = at_least_one::<usize>)]
     pub(super) keys: usize,
     /// Maximum writes in flight on a connection
-    #[arg(long, default_value_t = 16, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 16, value_parser = at_least_one::<usize>)]
     pub(super) pipeline: usize,
     /// Maximum time before a kill, milliseconds
-    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1500, value_parser = at_least_one::<u64>)]
     pub(super) run_ms: u64,
     /// Seed of operations and moments
     #[arg(long, default_value_t = 1)]
@@ -292,22 +293,22 @@ pub(super) struct ChaosArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Nodes
-    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one::<usize>)]
     pub(super) members: usize,
     /// How long faults come in each run, seconds
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 60, value_parser = at_least_one::<u64>)]
     pub(super) seconds: u64,
     /// The same in minutes
-    #[arg(long, conflicts_with = "seconds", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, conflicts_with = "seconds", value_parser = at_least_one::<u64>)]
     pub(super) minutes: Option<u64>,
     /// Runs, each with a cluster of its own and the next seed
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one::<u64>)]
     pub(super) seeds: u64,
     /// Clients
-    #[arg(long, default_value_t = 8, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 8, value_parser = at_least_one::<usize>)]
     pub(super) clients: usize,
     /// Keys of each client
-    #[arg(long, default_value_t = 100, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 100, value_parser = at_least_one::<usize>)]
     pub(super) keys: usize,
     /// First seed of the faults
     #[arg(long, default_value_t = 1)]
@@ -319,7 +320,7 @@ pub(super) struct FailoverArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Nodes
-    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one::<usize>)]
     pub(super) members: usize,
     /// Leaders to kill
     #[arg(long, default_value_t = 50)]
@@ -334,7 +335,7 @@ pub(super) struct FailoverArguments {
     #[arg(long, default_value_t = 6)]
     pub(super) drains: usize,
     /// Clients of the load while leadership moves
-    #[arg(long, default_value_t = 6, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 6, value_parser = at_least_one::<usize>)]
     pub(super) clients: usize,
     /// Seed of the choices
     #[arg(long, default_value_t = 1)]
@@ -346,20 +347,20 @@ pub(super) struct CatchupArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Nodes; one of them is away
-    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one::<usize>)]
     pub(super) members: usize,
     /// Keys and values to write while it is away, MiB
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1024, value_parser = at_least_one::<u64>)]
     pub(super) fill_mib: u64,
     /// Clients of the load meanwhile
-    #[arg(long, default_value_t = 6, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 6, value_parser = at_least_one::<usize>)]
     pub(super) clients: usize,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct SimArguments {
     /// How many seeds to run
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 50, value_parser = at_least_one::<u64>)]
     pub(super) seeds: u64,
     /// Run this seed alone
     #[arg(long, conflicts_with_all = ["seeds", "first_seed"])]
@@ -368,7 +369,7 @@ pub(super) struct SimArguments {
     #[arg(long, default_value_t = 0)]
     pub(super) first_seed: u64,
     /// Runs at a time [default: one per CPU]
-    #[arg(long, value_parser = at_least_one)]
+    #[arg(long, value_parser = at_least_one::<usize>)]
     pub(super) threads: Option<usize>,
     /// Go on after a seed that fails
     #[arg(long)]
@@ -381,16 +382,16 @@ pub(super) struct SimArguments {
 #[derive(Debug, Args)]
 pub(super) struct SchedulerArguments {
     /// Regions
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 1_000_000, value_parser = at_least_one::<u64>)]
     pub(super) regions: u64,
     /// Nodes
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 100, value_parser = at_least_one::<u64>)]
     pub(super) nodes: u64,
     /// Stores of each node
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 10, value_parser = at_least_one::<u64>)]
     pub(super) stores_per_node: u64,
     /// Reports to measure the rate with
-    #[arg(long, default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 2_000_000, value_parser = at_least_one::<u64>)]
     pub(super) reports: u64,
     /// Seed of sizes, loads and draws
     #[arg(long, default_value_t = 1)]
@@ -400,10 +401,21 @@ pub(super) struct SchedulerArguments {
     pub(super) svg: Option<PathBuf>,
 }
 
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("nothing would be measured: write 1 or more".into()),
+/// A count of which zero would leave nothing to measure.
+pub(super) fn at_least_one<N: FromStr + From<bool> + PartialEq>(text: &str) -> Result<N, String> {
+    match text.parse::<N>() {
+        Ok(count) if count == N::from(false) => Err("nothing would be measured: write 1 or more".into()),
         Ok(count) => Ok(count),
+        Err(_) => Err("write a whole number".into()),
+    }
+}
+
+fn parse_key_bytes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(bytes) if bytes < KEY_BYTES_MIN => {
+            Err(format!("a key holds the number of its record: write {KEY_BYTES_MIN} or more"))
+        }
+        Ok(bytes) => Ok(bytes),
         Err(_) => Err("write a whole number".into()),
     }
 }

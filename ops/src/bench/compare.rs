@@ -31,7 +31,7 @@ pub(super) struct RedisArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Interleaved rounds
-    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one::<usize>)]
     pub(super) rounds: usize,
     #[command(flatten)]
     pub(super) shapes: ShapeArguments,
@@ -45,7 +45,7 @@ pub(super) struct BuildArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Interleaved rounds
-    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one::<usize>)]
     pub(super) rounds: usize,
     #[command(flatten)]
     pub(super) shapes: ShapeArguments,
@@ -55,16 +55,16 @@ pub(super) struct BuildArguments {
 #[derive(Debug, Args)]
 pub(super) struct ShapeArguments {
     /// Requests of a run without pipelining; pipelined ones make as many round trips
-    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 100_000, value_parser = at_least_one::<u64>)]
     requests: u64,
     /// Length of a value, bytes
     #[arg(long, default_value_t = 128)]
     value_bytes: usize,
     /// Numbers of connections
-    #[arg(long, value_delimiter = ',', default_values_t = [64, 256], value_parser = at_least_one)]
+    #[arg(long, value_delimiter = ',', default_values_t = [64, 256], value_parser = at_least_one::<usize>)]
     connections: Vec<usize>,
     /// Requests in flight per connection
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 16], value_parser = at_least_one)]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16], value_parser = at_least_one::<usize>)]
     pipelines: Vec<usize>,
     /// Sizes of the key space; 0 is redis-benchmark's single key
     #[arg(long, value_delimiter = ',', default_values_t = [0, 100_000])]
@@ -89,19 +89,19 @@ pub(super) struct EtcdArguments {
     #[command(flatten)]
     pub(super) node: NodeArguments,
     /// Members of each cluster
-    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one::<usize>)]
     pub(super) members: usize,
     /// Interleaved rounds
-    #[arg(long, default_value_t = 3, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 3, value_parser = at_least_one::<usize>)]
     pub(super) rounds: usize,
     /// Seconds of each run
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one::<u64>)]
     pub(super) seconds: u64,
     /// Numbers of clients, each with one request in flight
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 256], value_parser = at_least_one)]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 64, 256], value_parser = at_least_one::<usize>)]
     pub(super) clients: Vec<usize>,
     /// Records that both hold
-    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 20_000, value_parser = at_least_one::<u64>)]
     pub(super) records: u64,
     /// Length of a value, bytes
     #[arg(long, default_value_t = 128)]

@@ -13,7 +13,7 @@ use bench::client::Protocol;
 use bench::load::{Phases, Stop};
 use bench::process::{NodeOptions, Ports};
 use bench::report::RunReport;
-use bench::workload::{KEY_BYTES_MIN, Spread, Workload};
+use bench::workload::{Spread, Workload};
 use bench::{
     Failed, abuse, backlog, catchup, chaos, crash, disk, failover, idle, latency, load, pressure, protocols,
     scheduler,
@@ -113,8 +113,8 @@ fn load(run: &RunArguments) -> Result<RunReport, Failed> {
                 SpreadName::Published => Spread::Published,
                 SpreadName::Uniform => Spread::Uniform,
             },
-            records: run.records.max(1),
-            key_bytes: run.key_bytes.max(KEY_BYTES_MIN),
+            records: run.records,
+            key_bytes: run.key_bytes,
             value_bytes: run.value_bytes,
             scan_records_max: run.scan_records_max,
         },
@@ -161,8 +161,8 @@ fn protocols(run: &ProtocolsArguments) -> Result<protocols::ProtocolsReport, Fai
     let options = protocols::Options {
         node: scratch.node(&run.node)?,
         rounds: run.rounds,
-        requests: run.requests.max(1),
-        connections: run.connections.max(1),
+        requests: run.requests,
+        connections: run.connections,
         records: run.records,
         value_bytes: run.value_bytes,
     };
@@ -186,7 +186,7 @@ fn idle(run: &IdleArguments) -> Result<idle::IdleReport, Failed> {
     let scratch = Scratch::create(&run.node)?;
     let options = idle::Options {
         node: scratch.node(&run.node)?,
-        idle: Duration::from_secs(run.seconds.max(1)),
+        idle: Duration::from_secs(run.seconds),
         starts: run.starts,
         fill_bytes: run.fill_mib << 20,
     };
@@ -320,6 +320,7 @@ impl Scratch {
             binary: std::env::current_exe()?,
             data_dir: self.0.join("node"),
             arguments: arguments.set.iter().flat_map(set).collect(),
+            environment: Vec::new(),
             ports: Ports::default(),
             own_group: false,
             log: Some(self.0.join("node.log")),

@@ -262,21 +262,31 @@ fn a_foreign_address_is_answered_with_the_setting_that_is_wrong() {
 
 #[test]
 fn measurements_of_nothing_are_refused() {
-    for arguments in [
-        ["run", "--rate", "0"],
-        ["run", "--rate", "nan"],
-        ["run", "--connections", "0"],
-        ["run", "--seconds", "0"],
-        ["run", "--pipeline", "0"],
-        ["disk", "--seconds", "0"],
-        ["idle", "--seconds", "0"],
-        ["crash", "--cycles", "0"],
-        ["crash", "--writers", "0"],
+    for (arguments, remedy) in [
+        (["run", "--rate", "0"], "write a rate above 0"),
+        (["run", "--rate", "nan"], "write a rate above 0"),
+        (["run", "--connections", "0"], "write 1 or more"),
+        (["run", "--records", "0"], "write 1 or more"),
+        (["run", "--seconds", "0"], "write 1 or more"),
+        (["run", "--pipeline", "0"], "write 1 or more"),
+        (["run", "--key-bytes", "23"], "write 24 or more"),
+        (["disk", "--seconds", "0"], "write 1 or more"),
+        (["protocols", "--rounds", "0"], "write 1 or more"),
+        (["protocols", "--requests", "0"], "write 1 or more"),
+        (["protocols", "--connections", "0"], "write 1 or more"),
+        (["protocols", "--records", "0"], "write 1 or more"),
+        (["idle", "--seconds", "0"], "write 1 or more"),
+        (["idle", "--starts", "0"], "write 1 or more"),
+        (["crash", "--cycles", "0"], "write 1 or more"),
+        (["crash", "--writers", "0"], "write 1 or more"),
+        (["chaos", "--keys", "0"], "write 1 or more"),
+        (["scheduler", "--reports", "0"], "write 1 or more"),
+        (["sim", "--threads", "0"], "write 1 or more"),
     ] {
         let output = run(&[&["bench"], &arguments[..]].concat());
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains(arguments[1]), "{arguments:?}: {said}");
+        assert!(said.contains(arguments[1]) && said.contains(remedy), "{arguments:?}: {said}");
     }
 }
 
