@@ -303,6 +303,7 @@ mod tests {
             binary: "ringkeep".into(),
             data_dir: "/tmp/x/node".into(),
             arguments: vec!["--set".into(), "memory_bytes=1GiB".into()],
+            environment: Vec::new(),
             ports: Ports::default(),
             log: Some("/tmp/x/node.log".into()),
             own_group: false,

@@ -48,6 +48,8 @@ pub struct NodeOptions {
     pub data_dir: PathBuf,
     /// Further arguments of `ringkeep server`.
     pub arguments: Vec<String>,
+    /// Further variables of its environment, by name.
+    pub environment: Vec<(String, String)>,
     /// Its ports.
     pub ports: Ports,
     /// Where its log goes; discarded if absent.
@@ -113,7 +115,7 @@ impl Starting {
         if options.own_group {
             command.process_group(0);
         }
-        command.args(&options.arguments);
+        command.args(&options.arguments).envs(options.environment.iter().cloned());
         let log = match &options.log {
             Some(path) => std::fs::OpenOptions::new().create(true).append(true).open(path)?.into(),
             None => Stdio::null(),

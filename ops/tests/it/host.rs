@@ -31,6 +31,7 @@ pub(crate) fn options(directory: &TempDir) -> NodeOptions {
         binary: binary(),
         data_dir: directory.path().join("data"),
         arguments: set.map(String::from).to_vec(),
+        environment: Vec::new(),
         ports: Ports::default(),
         own_group: false,
         log: Some(directory.path().join("node.log")),
