@@ -325,7 +325,7 @@ pub(super) struct FailoverArguments {
     /// Leaders to kill
     #[arg(long, default_value_t = 50)]
     pub(super) kills: usize,
-    /// Ask nothing before each kill, so that the regions sleep
+    /// Ask nothing before each kill, so that the regions sleep where quiet_after is set
     #[arg(long)]
     pub(super) at_rest: bool,
     /// Times to hand over everything that a node leads

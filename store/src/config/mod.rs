@@ -25,7 +25,6 @@ pub use text::{format_bytes, parse_bytes};
 
 /// How long a region must have had no work at least before its replicas may sleep: longer than the shortest election timeout.
 pub(crate) const QUIET_AFTER_MIN: Duration = Duration::from_secs(1);
-const QUIET_AFTER: Duration = Duration::from_secs(2);
 
 /// One node's configuration. The fields are documented where they are spelled, in [`KEYS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +51,7 @@ pub struct Config {
     /// Size beyond which a region is split in its middle, bytes, 0 for never; `None` leaves what the cluster does, which is never at
     /// first. Only the node that hosts the scheduler acts upon it.
     pub region_max_bytes: Option<u64>,
-    /// How long a region has had no work when its replicas go to sleep; zero for never. Default 2 s.
+    /// How long a region has had no work when its replicas go to sleep; zero for never, the default.
     pub quiet_after: Duration,
     /// The CPUs that the cores run on, ascending; `None` takes the first that the CPU mask allows.
     pub cpus: Option<Vec<usize>>,
@@ -145,7 +144,7 @@ impl Default for Config {
             memory_bytes: None,
             replicas: None,
             region_max_bytes: None,
-            quiet_after: QUIET_AFTER,
+            quiet_after: Duration::ZERO,
             cpus: None,
             requirepass: None,
             requirepass_file: None,
