@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use store::config::{Config, ConfigError, KEYS, Layers, Limits, Machine, Origin};
+use store::secret::ClusterSecret;
 
 /// Environment variables with our prefix that are no settings.
 const ASIDE: &[&str] = &["RINGKEEP_SEED", "RINGKEEP_CONFIG"];
@@ -46,6 +47,9 @@ pub(crate) struct SettingArguments {
     /// File whose first line is the password of RESP clients
     #[arg(long, value_name = "FILE")]
     requirepass_file: Option<String>,
+    /// File with the secret that the nodes of the cluster prove to each other
+    #[arg(long, value_name = "FILE")]
+    cluster_secret_file: Option<String>,
     /// Listen beyond loopback although gRPC and the status port ask for no password
     #[arg(long)]
     insecure: bool,
@@ -71,7 +75,7 @@ pub(crate) struct Settings {
 }
 
 impl SettingArguments {
-    fn flags(&self) -> [(&'static str, &'static str, &Option<String>); 12] {
+    fn flags(&self) -> [(&'static str, &'static str, &Option<String>); 13] {
         [
             ("--data-dir", "data_dir", &self.data_dir),
             ("--listen", "listen", &self.listen),
@@ -82,6 +86,7 @@ impl SettingArguments {
             ("--cores", "cores", &self.cores),
             ("--cpus", "cpus", &self.cpus),
             ("--requirepass-file", "requirepass_file", &self.requirepass_file),
+            ("--cluster-secret-file", "cluster_secret_file", &self.cluster_secret_file),
             ("--memory-bytes", "memory_bytes", &self.memory_bytes),
             ("--log-level", "logging.level", &self.log_level),
             ("--log-format", "logging.format", &self.log_format),
@@ -131,7 +136,17 @@ impl Settings {
         if let Some(path) = config.requirepass_file.take() {
             config.requirepass = Some(read_password(&path).map_err(ConfigError::whole)?);
         }
+        if let Some(path) = config.cluster_secret_file.take() {
+            config.cluster_secret = Some(read_cluster_secret(&path).map_err(ConfigError::whole)?);
+        }
         if !config.listen.is_loopback() {
+            if config.cluster_secret.is_none() {
+                remarks.push(format!(
+                    "insecure = true: whoever reaches {} may speak as a node of the cluster or as its operator, because no \
+                     cluster_secret_file is set",
+                    config.listen
+                ));
+            }
             let open = match config.requirepass {
                 Some(_) => "over gRPC, which asks for no password",
                 None => {
@@ -173,27 +188,42 @@ fn read_text(path: &Path, bytes_max: u64) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Permissions that a password file must not give: nothing to others, no writing to the group.
+/// Permissions that a file with a password or a secret must not give: nothing to others, no writing to the group.
 const TOO_OPEN: u32 = 0o037;
 /// Longer than any password; a wrong file shall not be taken for one.
 const PASSWORD_BYTES_MAX: usize = 1024;
-/// A password and remarks below it.
+/// A password and remarks below it, or two secrets.
 const PASSWORD_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Longer than every setting with its remarks.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
-/// The first line of a password file.
-fn read_password(path: &Path) -> Result<String, String> {
-    let name = format!("requirepass_file = {}", path.display());
+/// The text of a file that no other user may read, because `what` is in it.
+fn read_private(path: &Path, name: &str, what: &str) -> Result<String, String> {
     let unreadable = |error: std::io::Error| format!("{name}: {error}: name a file that this user can read");
     let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode();
     if mode & TOO_OPEN != 0 {
         return Err(format!(
-            "{name} has mode {:04o}, so others may know the password: chmod 600 it",
+            "{name} has mode {:04o}, so others may know the {what}: chmod 600 it",
             mode & 0o7777
         ));
     }
-    let text = read_text(path, PASSWORD_FILE_BYTES_MAX).map_err(unreadable)?;
+    read_text(path, PASSWORD_FILE_BYTES_MAX).map_err(unreadable)
+}
+
+/// The secret of the cluster from its file.
+///
+/// # Errors
+/// A sentence that names the setting, the file and a remedy.
+pub(crate) fn read_cluster_secret(path: &Path) -> Result<ClusterSecret, String> {
+    let name = format!("cluster_secret_file = {}", path.display());
+    let text = read_private(path, &name, "secret")?;
+    ClusterSecret::parse(&text).map_err(|said| format!("{name} {said}"))
+}
+
+/// The first line of a password file.
+fn read_password(path: &Path) -> Result<String, String> {
+    let name = format!("requirepass_file = {}", path.display());
+    let text = read_private(path, &name, "password")?;
     match text.lines().next().unwrap_or_default() {
         "" => Err(format!("{name}: its first line is empty: write the password there")),
         line if line.len() > PASSWORD_BYTES_MAX => Err(format!("{name}: its first line is no password")),
@@ -286,10 +316,51 @@ mod tests {
     }
 
     #[test]
+    fn the_cluster_secret_may_come_from_a_file_that_no_other_user_reads() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("secret");
+        let (new, old) = ("0123456789abcdef0123456789abcdef", "the secret that was in force before");
+        let gather = |mode: u32, text: &str| {
+            std::fs::write(&path, text).expect("a file");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("its owner");
+            Settings::gather(&arguments(&[&format!("cluster_secret_file={}", path.display())]), MACHINE)
+        };
+        for text in [format!("{new}\n"), format!("{new}\n{old}\n")] {
+            let settings = gather(0o600, &text).expect("a good file");
+            assert_eq!(settings.config.cluster_secret, Some(ClusterSecret::parse(&text).expect("a secret")));
+            let shown = format!("{:?} {settings:?}", settings.list());
+            assert!(!shown.contains(new) && !shown.contains(old), "{shown}");
+            let row = settings.list().into_iter().find(|(name, ..)| name == "cluster_secret");
+            assert_eq!(row.expect("it is listed").1, "(set)");
+        }
+        for (mode, text, why) in [
+            (0o644, new, "chmod 600"),
+            (0o600, "\n", "is empty"),
+            (0o600, "hunter2\n", "at least 32"),
+            (0o600, &format!("{new}\nhunter2\n")[..], "7 characters"),
+        ] {
+            let said = gather(mode, text).expect_err("it is no good").to_string();
+            assert!(said.contains("cluster_secret_file = ") && said.contains(why), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
+        let inline = format!("cluster_secret={new}");
+        let settings = Settings::gather(&arguments(&[&inline]), MACHINE).expect("a good one");
+        assert!(!format!("{settings:?}").contains(new));
+        let both = arguments(&["cluster_secret_file=/x", &inline]);
+        assert!(Settings::gather(&both, MACHINE).expect_err("both").to_string().contains("keep one"));
+    }
+
+    #[test]
     fn an_open_node_is_asked_for_by_name_and_remarked_on() {
         let open = SettingArguments { insecure: true, ..arguments(&["listen=10.0.0.5"]) };
         let settings = Settings::gather(&open, MACHINE).expect("asked for");
         assert!(settings.remarks.iter().any(|said| said.contains("10.0.0.5")), "{:?}", settings.remarks);
+        let nodes = |said: &String| said.contains("speak as a node") && said.contains("cluster_secret_file");
+        assert!(settings.remarks.iter().any(nodes), "{:?}", settings.remarks);
+        let secret = "cluster_secret=0123456789abcdef0123456789abcdef";
+        let closed = SettingArguments { insecure: true, ..arguments(&["listen=10.0.0.5", secret]) };
+        let settings = Settings::gather(&closed, MACHINE).expect("asked for");
+        assert!(!settings.remarks.iter().any(nodes), "{:?}", settings.remarks);
         let said = Settings::gather(&arguments(&["listen=10.0.0.5"]), MACHINE).expect_err("open").to_string();
         assert!(said.contains("insecure = true"), "{said}");
     }

@@ -13,6 +13,7 @@ pub mod publish;
 pub mod refusal;
 pub mod region;
 pub mod request;
+pub mod secret;
 pub mod shard;
 pub mod wire;
 pub mod witness;

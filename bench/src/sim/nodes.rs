@@ -195,6 +195,7 @@ impl Nodes {
 /// What a node opens: small limits, so that rare paths run often.
 pub fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
     Plan {
+        secret: None,
         dir: dir.to_owned(),
         first_regions: bootstrap::regions(&identity),
         peers: Vec::new(),

@@ -9,10 +9,12 @@ mod regions;
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use engine::rt::{CoreOptions, Rt, start_core};
+use store::secret::ClusterSecret;
 use store::wire::grpc::Code;
 use store::wire::pd::client::{CallError, SchedulerClient};
 use store::wire::proto::ringkeep::{
@@ -22,7 +24,8 @@ use store::wire::proto::ringkeep::{
 
 use self::cluster::{ConfigWish, PolicyWish};
 use self::regions::{OperatorWish, Wish};
-use crate::output::{answer, fail};
+use crate::output::{EXIT_CONFIG, answer, fail};
+use crate::settings::read_cluster_secret;
 
 /// Arguments of `ringkeep ctl`.
 #[derive(Debug, Args)]
@@ -36,6 +39,9 @@ pub(crate) struct CtlArguments {
         default_value = "127.0.0.1:20160"
     )]
     pd: Vec<String>,
+    /// File with the secret of the cluster, if its nodes have one [env: RINGKEEP_CLUSTER_SECRET_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    cluster_secret_file: Option<PathBuf>,
     #[command(subcommand)]
     what: What,
 }
@@ -105,9 +111,15 @@ pub(crate) fn run(arguments: &CtlArguments) -> ExitCode {
         Ok(members) => members,
         Err(why) => return fail(&why, 2),
     };
+    let file = arguments.cluster_secret_file.clone();
+    let file = file.or_else(|| std::env::var_os("RINGKEEP_CLUSTER_SECRET_FILE").map(PathBuf::from));
+    let secret = match file.map(|path| read_cluster_secret(&path)).transpose() {
+        Ok(secret) => secret,
+        Err(why) => return fail(&why, EXIT_CONFIG),
+    };
     let what = arguments.what.clone();
     let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
-    match start_core(&options, move |rt| async move { ask(&rt, members, what).await }) {
+    match start_core(&options, move |rt| async move { ask(&rt, (members, secret), what).await }) {
         Ok(Ok(text)) => {
             answer(&text);
             ExitCode::SUCCESS
@@ -128,8 +140,12 @@ fn members(places: &[String]) -> Result<Vec<SocketAddr>, String> {
     Ok(members)
 }
 
-async fn ask(rt: &Rt, members: Vec<SocketAddr>, what: What) -> Result<String, CallError> {
-    let scheduler = SchedulerClient::by_way_of(rt, members);
+async fn ask(
+    rt: &Rt,
+    (members, secret): (Vec<SocketAddr>, Option<ClusterSecret>),
+    what: What,
+) -> Result<String, CallError> {
+    let scheduler = SchedulerClient::by_way_of(rt, members, secret);
     match what {
         What::Stores => stores(&scheduler).await,
         What::Member => cluster::members(&scheduler).await,

@@ -77,6 +77,20 @@ pub(super) fn memory(limits: &Limits, there: &Memory) -> Finding {
     }
 }
 
+/// Whether other hosts can speak as nodes of the cluster.
+pub(super) fn nodes(config: &Config) -> Finding {
+    match (config.has_cluster_secret(), config.listen.is_loopback()) {
+        (true, _) => good("cluster secret", "nodes and operators prove it"),
+        (false, true) => good("cluster secret", "none is set, and no other host connects"),
+        (false, false) => warning(
+            "cluster secret",
+            format!("none is set, and listen = {} can be reached from other hosts", config.listen),
+            "whoever reaches the ports can speak as a node of the cluster, or as its operator",
+            "set cluster_secret_file to the same secret on every node",
+        ),
+    }
+}
+
 pub(super) fn backlog(somaxconn: &str) -> Finding {
     match somaxconn.parse::<u32>() {
         Ok(length) if length < 4096 => warning(
@@ -149,6 +163,17 @@ mod tests {
     use store::config::Machine;
 
     use super::*;
+
+    #[test]
+    fn nodes_that_others_can_reach_are_to_have_a_secret() {
+        let mut config = Config { listen: "10.0.0.5".parse().expect("an address"), ..Config::default() };
+        let open = nodes(&config);
+        assert_eq!(open.level, Level::Warning);
+        assert!(open.cause.contains("10.0.0.5") && open.fix.contains("cluster_secret_file"), "{open:?}");
+        config.cluster_secret_file = Some("/secret".into());
+        assert_eq!(nodes(&config).level, Level::Good);
+        assert_eq!(nodes(&Config::default()).level, Level::Good, "no other host connects");
+    }
 
     #[test]
     fn settings_of_the_kernel_are_judged() {

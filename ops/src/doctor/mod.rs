@@ -62,6 +62,7 @@ fn examine(config: &Config, limits: &Limits) -> Vec<Finding> {
         check::governor(&read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
     ]);
     findings.extend(place(config, limits));
+    findings.push(check::nodes(config));
     findings
 }
 

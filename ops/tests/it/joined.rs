@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use bench::clock::pause;
@@ -63,6 +64,46 @@ fn ctl(pd: SocketAddr, words: &[&str]) -> (bool, String) {
     let output = run(&[&["ctl", "--pd", &pd.to_string()], words].concat());
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[test]
+fn nodes_and_operators_prove_the_secret_of_their_cluster() {
+    let directories = [directory(), directory(), directory()];
+    let file = |name: &str, secret: &str| {
+        let path = directories[0].path().join(name);
+        std::fs::write(&path, secret).expect("a file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its owner");
+        path.display().to_string()
+    };
+    let (right, wrong) = (file("right", &"r".repeat(32)), file("wrong", &"w".repeat(32)));
+    let node = |number: usize, members: &[&str], secret: Option<&str>| {
+        let mut options = options(&directories[number]);
+        let secret = secret.map(|secret| ["--cluster-secret-file", secret]);
+        options.arguments.extend(members.iter().chain(secret.iter().flatten()).map(|word| (*word).to_owned()));
+        Node::start(&options)
+    };
+    let first = node(0, &[], Some(&right)).unwrap_or_else(|error| panic!("{error}"));
+    let pd = first.pd.to_string();
+    for (secret, why) in [(Some(&wrong[..]), "another cluster_secret"), (None, "does not prove that it has it")] {
+        assert!(node(2, &["--join", &pd], secret).is_err(), "it is not one of them");
+        let log = std::fs::read_to_string(directories[2].path().join("node.log")).expect("a log");
+        assert!(log.contains("cannot join") && log.contains(why) && log.contains("cluster_secret_file"), "{log}");
+        assert!(!log.contains("wwwwwww"), "{log}");
+    }
+    let second = node(1, &["--join", &pd], Some(&right)).unwrap_or_else(|error| panic!("{error}"));
+    for pd in [first.pd, second.pd] {
+        let (done, text) = ctl(pd, &["stores"]);
+        assert!(!done && text.contains("--cluster-secret-file"), "{text}");
+        let (done, text) = ctl(pd, &["stores", "--cluster-secret-file", &wrong]);
+        assert!(!done && text.contains("another cluster_secret"), "{text}");
+        let (done, text) = ctl(pd, &["stores", "--cluster-secret-file", &right]);
+        assert!(done && text.lines().count() == 3, "{text}");
+    }
+    let (done, text) = ctl(first.pd, &["stores", "--cluster-secret-file", "/nowhere/at/all"]);
+    assert!(!done && text.contains("/nowhere/at/all"), "{text}");
+    for page in ["/status", "/metrics", "/ready?verbose"] {
+        assert!(!get(first.status, page).1.contains("rrrrrrr"), "{page}");
+    }
 }
 
 #[test]

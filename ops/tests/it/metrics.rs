@@ -244,6 +244,11 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
         "the disk does not fail",
         "a_store_that_stops_answers_what_waits_and_takes_no_more_turns",
     ),
+    (
+        "ringkeep_unauthenticated_total",
+        "no node or operator calls here",
+        "every_connection_between_stores_needs_the_secret",
+    ),
 ];
 
 /// The test that sees each number of [`OF_A_CLUSTER`] move.

@@ -7,6 +7,7 @@ use super::text::{
     format_bytes, format_cpus, format_duration, parse_bytes, parse_cpus, parse_duration, parse_log_directives,
 };
 use super::{Config, LogFormat, QUIET_AFTER_MIN, SyncMethod};
+use crate::secret::ClusterSecret;
 
 /// One setting.
 #[derive(Clone, Copy)]
@@ -173,6 +174,23 @@ pub const KEYS: &[Key] = &[
         secret: false,
         set: |c, text| put(&mut c.requirepass_file, (!text.is_empty()).then(|| PathBuf::from(text))),
         show: |c| c.requirepass_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+    },
+    Key {
+        name: "cluster_secret",
+        help: "Secret of at least 32 characters that nodes prove to each other, and operators to them; the same on every node. Default none: any caller can speak as a node.",
+        secret: true,
+        set: |c, text| match text {
+            "" => put(&mut c.cluster_secret, None),
+            text => put(&mut c.cluster_secret, Some(ClusterSecret::parse(text)?)),
+        },
+        show: |c| c.cluster_secret.map(|secret| format!("{secret:?}")).unwrap_or_default(),
+    },
+    Key {
+        name: "cluster_secret_file",
+        help: "File whose first line is that secret, and whose second line, while it is being changed, the one before; only its owner and group may read it. Default none.",
+        secret: false,
+        set: |c, text| put(&mut c.cluster_secret_file, (!text.is_empty()).then(|| PathBuf::from(text))),
+        show: |c| c.cluster_secret_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
     },
     Key {
         name: "insecure",
@@ -419,6 +437,7 @@ mod tests {
             ("log.segment_bytes", "1TiB", "4GiB"),
             ("limits.pipeline_max", "0", "below 1"),
             ("limits.connections_max", "99999999999", "above"),
+            ("cluster_secret", "hunter2", "at least 32"),
             ("advertise", "a b", "host name"),
             ("advertise", "http://x:", "without scheme"),
             ("advertise", "node:20160", "port"),
@@ -448,5 +467,12 @@ mod tests {
     fn secrets_are_not_shown() {
         let config = Config { requirepass: Some("hunter2".into()), ..Config::default() };
         assert_eq!(Key::find("requirepass").expect("a key").show(&config), "(set)");
+        let (key, mut config) = (Key::find("cluster_secret").expect("a key"), Config::default());
+        assert_eq!(key.show(&config), "");
+        key.set(&mut config, "hunter2 and quite a lot more after it").expect("long enough");
+        assert_eq!(key.show(&config), "(set)");
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let said = key.set(&mut config, "hunter2").expect_err("it is short");
+        assert!(!said.contains("hunter2"), "{said}");
     }
 }

@@ -71,9 +71,16 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 /// Settings from all places; the strongest origin of a key wins.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Layers {
     set: BTreeMap<&'static str, (Origin, String)>,
+}
+
+impl fmt::Debug for Layers {
+    /// Without values, some of which are secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.set.iter().map(|(name, (origin, _))| (name, origin))).finish()
+    }
 }
 
 /// The environment variable of a key: `log.segment_bytes` is `RINGKEEP_LOG_SEGMENT_BYTES`.

@@ -23,6 +23,8 @@ pub use layer::{ConfigError, Layers, Origin, env_name};
 pub use limits::{Limits, Machine};
 pub use text::{format_bytes, parse_bytes};
 
+use crate::secret::ClusterSecret;
+
 /// How long a region must have had no work at least before its replicas may sleep: longer than the shortest election timeout.
 pub(crate) const QUIET_AFTER_MIN: Duration = Duration::from_secs(1);
 
@@ -59,6 +61,10 @@ pub struct Config {
     pub requirepass: Option<String>,
     /// A file with that password; whoever starts the node reads it into `requirepass`.
     pub requirepass_file: Option<PathBuf>,
+    /// What the nodes of the cluster prove to each other that they are of it with; `None` lets any caller speak as one.
+    pub cluster_secret: Option<ClusterSecret>,
+    /// A file with that secret; whoever starts the node reads it into `cluster_secret`.
+    pub cluster_secret_file: Option<PathBuf>,
     /// Whether the node may be reached from other hosts although gRPC and the status port know no authentication.
     pub insecure: bool,
     /// How long the node says that it is not ready before a drain begins. Default 0.
@@ -148,6 +154,8 @@ impl Default for Config {
             cpus: None,
             requirepass: None,
             requirepass_file: None,
+            cluster_secret: None,
+            cluster_secret_file: None,
             insecure: false,
             drain_delay: Duration::ZERO,
             drain_deadline: Duration::from_secs(30),
@@ -195,6 +203,11 @@ impl Config {
         self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
     }
 
+    /// Whether the nodes of the cluster authenticate each other.
+    pub fn has_cluster_secret(&self) -> bool {
+        self.cluster_secret.is_some() || self.cluster_secret_file.is_some()
+    }
+
     /// Beyond loopback every host that can connect could read and delete: there is a password for RESP at most.
     fn refuse_open_doors(&self) -> Result<(), String> {
         if self.listen.is_loopback() || self.insecure {
@@ -202,8 +215,13 @@ impl Config {
         }
         let password = self.requirepass.is_some() || self.requirepass_file.is_some();
         let resp = if password { "" } else { "RESP (no requirepass is set), " };
+        let nodes = if self.has_cluster_secret() {
+            ""
+        } else {
+            "what nodes say to each other and operators to them (no cluster_secret is set), "
+        };
         Err(format!(
-            "listen = {} can be reached from other hosts, and these ports ask for no password: {resp}the TiKV and PD APIs \
+            "listen = {} can be reached from other hosts, and these ports ask for no password: {resp}{nodes}the TiKV and PD APIs \
              over gRPC, metrics and status: listen on loopback, or, if a firewall or a private network guards them, set \
              insecure = true",
             self.listen
@@ -218,6 +236,9 @@ impl Config {
         self.refuse_open_doors()?;
         if self.requirepass.is_some() && self.requirepass_file.is_some() {
             return Err("requirepass and requirepass_file are both set: keep one".into());
+        }
+        if self.cluster_secret.is_some() && self.cluster_secret_file.is_some() {
+            return Err("cluster_secret and cluster_secret_file are both set: keep one".into());
         }
         if self.listen.is_unspecified() && self.advertise.is_none() {
             return Err(format!(
@@ -286,12 +307,17 @@ mod tests {
     fn beyond_loopback_open_doors_must_be_asked_for_by_name() {
         let mut config = Config { listen: "10.0.0.5".parse().expect("an address"), ..Config::default() };
         let said = config.validate(1).expect_err("everything is open");
-        for word in ["10.0.0.5", "RESP", "gRPC", "insecure = true"] {
+        for word in
+            ["10.0.0.5", "RESP", "gRPC", "nodes say to each other", "cluster_secret", "insecure = true"]
+        {
             assert!(said.contains(word), "{word}: {said}");
         }
         config.requirepass = Some("secret".into());
         let said = config.validate(1).expect_err("a RESP password guards RESP alone");
         assert!(said.contains("gRPC") && !said.contains("RESP ("), "{said}");
+        config.cluster_secret_file = Some("/secret".into());
+        let said = config.validate(1).expect_err("it guards what nodes say, and not what clients say");
+        assert!(said.contains("gRPC") && !said.contains("nodes say"), "{said}");
         config.insecure = true;
         assert_eq!(config.validate(1), Ok(()));
         for listen in ["127.0.0.1", "127.0.0.7", "::1"] {

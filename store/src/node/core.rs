@@ -18,6 +18,7 @@ use scheduler::{Region, StoreId};
 use super::identity::{Holding, Identity};
 use crate::gateway::{Dispatch, Gateway, LocalStores, Locates, Remote, Whole};
 use crate::memory::Memory;
+use crate::secret::ClusterSecret;
 use crate::shard::Shard;
 use crate::shard::counters::StoreNumbers;
 use crate::shard::health::HealthReport;
@@ -42,6 +43,8 @@ pub struct Plan {
     pub dir: PathBuf,
     /// Who the directory belongs to.
     pub identity: Identity,
+    /// The secret of the cluster, if one is set.
+    pub secret: Option<ClusterSecret>,
     /// Ids below this one have been given out by the scheduler's state, if that is known.
     pub ids: u64,
     /// What belongs in each store, by its number; nothing is known of a store without.
@@ -146,7 +149,8 @@ pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Store
         match Shard::open(rt, &dir, options, initial.clone()).await {
             Ok(shard) => {
                 shard.look_at_disk().await;
-                let speaker = Speaker { cluster: plan.identity.cluster, store, incarnation: shard.opened() };
+                let (cluster, incarnation) = (plan.identity.cluster, shard.opened());
+                let speaker = Speaker { secret: plan.secret, cluster, store, incarnation };
                 let links = peer::link::PeerLinks::new(rt, speaker, book.clone());
                 shard.connect(Rc::new(links.clone()));
                 peers.insert(index, links);

@@ -32,6 +32,7 @@ use crate::config::Config;
 use crate::control::{Ask, Control, Member, News, Office};
 use crate::plant::{Bug, planted};
 use crate::region::system::fence::Fence;
+use crate::secret::ClusterSecret;
 use crate::wire::health::HealthService;
 use crate::wire::pd::client::SchedulerClient;
 use crate::wire::pd::port::Hosts;
@@ -84,6 +85,7 @@ struct Inner {
     means: Means,
     replicas: Option<u64>,
     region_max_bytes: Option<u64>,
+    secret: Option<ClusterSecret>,
     /// Dials stores that join, once a store of this node can speak.
     dialer: RefCell<Option<Dialer>>,
     hosted: RefCell<Hosted>,
@@ -119,6 +121,7 @@ impl Host {
             means,
             replicas: config.replicas,
             region_max_bytes: config.region_max_bytes,
+            secret: config.cluster_secret,
             dialer: RefCell::new(speaker.map(|speaker| Dialer::new(rt, speaker))),
             hosted: RefCell::new(Hosted::Unknown),
             changed: Bell::default(),
@@ -234,7 +237,7 @@ impl Host {
         tracing::info!(term, "the scheduler is hosted here");
         if term.is_some() {
             let (rt, control) = (rt.clone(), control.clone());
-            drop(self.0.rt.spawn(announce(rt, control)));
+            drop(self.0.rt.spawn(announce(rt, control, self.0.secret)));
         }
         let pd = Pd::new(control.clone(), health.clone());
         let pd = match self.0.dialer.borrow().clone() {
@@ -265,12 +268,13 @@ impl Host {
 
 /// Notifies nodes that are not heard where the scheduler is, until it is hosted elsewhere: one that was killed before it had written where the
 /// others are knows of none of them, and no other notifies it.
-async fn announce(rt: Rt, control: Control) {
+async fn announce(rt: Rt, control: Control, secret: Option<ClusterSecret>) {
     let url = control.member().client_urls.first().cloned().unwrap_or_default();
     let place = url.trim_start_matches("http://").to_owned();
     while !control.is_retired() {
         for to in control.silent_places() {
-            let said = SchedulerClient::announce(&rt, control.cluster_id(), place.clone(), to.clone()).await;
+            let cluster = (control.cluster_id(), secret);
+            let said = SchedulerClient::announce(&rt, cluster, place.clone(), to.clone()).await;
             if let Err(why) = said {
                 tracing::debug!(node = to, %why, "a node that is not heard does not answer");
             }

@@ -35,6 +35,7 @@ use super::identity::{Ident, Identity};
 use crate::config::{Config, Limits};
 use crate::control::{Beat, BeatAnswer, hand_out, locate};
 use crate::plant::{Bug, planted};
+use crate::secret::ClusterSecret;
 use crate::wire::grpc::Code;
 use crate::wire::pd::client::{CallError, Joined, Places, SchedulerClient};
 
@@ -62,7 +63,7 @@ pub(super) async fn identity(
     let settled = if config.base_port == 0 { 0 } else { stores };
     let addresses =
         (0..settled).map(|index| super::serve::advertised(config, config.store_addr(index))).collect();
-    let joined = SchedulerClient::join(rt, members, stores, addresses, 0).await;
+    let joined = SchedulerClient::join(rt, (members, config.cluster_secret), stores, addresses, 0).await;
     let Joined { cluster, node, first_store, schedulers } = joined.map_err(|error| misdirected(&error))?;
     tracing::info!(cluster = format!("{cluster:016x}"), node, first_store, "the node joins a cluster");
     Ok((Identity { cluster, node, stores, first_store }, schedulers))
@@ -94,10 +95,10 @@ fn not_entered(error: &CallError) -> StartError {
 pub(super) async fn check_identity(
     rt: &Rt,
     ident: &mut Ident,
-    members: &[SocketAddr],
+    (members, secret): (&[SocketAddr], Option<ClusterSecret>),
 ) -> Result<(), StartError> {
     let cluster = ident.identity.cluster;
-    match SchedulerClient::join(rt, members, ident.identity.stores, Vec::new(), cluster).await {
+    match SchedulerClient::join(rt, (members, secret), ident.identity.stores, Vec::new(), cluster).await {
         Ok(joined) => {
             tracing::info!(
                 cluster = format!("{cluster:016x}"),
@@ -151,13 +152,14 @@ impl Remote {
         identity: &Identity,
         host: Host,
         (places, place): (Places, String),
+        secret: Option<ClusterSecret>,
         contacts: Keeper,
     ) -> Rc<Self> {
         Rc::new(Self {
             rt: rt.clone(),
             host,
-            client: SchedulerClient::new(rt, places.clone()),
-            map: SchedulerClient::new(rt, places.clone()),
+            client: SchedulerClient::new(rt, places.clone(), secret),
+            map: SchedulerClient::new(rt, places.clone(), secret),
             places,
             identity: identity.clone(),
             place,

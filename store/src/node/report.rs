@@ -280,6 +280,8 @@ impl Poster {
             forwarded: self.links.outstanding() as u64,
             gateway: self.dispatch.numbers(),
             resp_connections_max: self.connections_max as u64,
+            // Nodes prove the secret to the stores, which count for themselves, and to the PD port.
+            unproven: Default::default(),
             grpc_connections_max: (self.connections_max * self.shards.len()) as u64,
             memory: self.dispatch.memory().uses(),
             scheduler: None,

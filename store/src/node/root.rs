@@ -267,6 +267,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
 /// Who the node is to members of its cluster: the first of its stores that has opened, and how often it has.
 fn speaker(plan: &Plan, opened: &[(usize, u64)]) -> Option<Speaker> {
     opened.first().map(|(index, opened)| Speaker {
+        secret: plan.secret,
         cluster: plan.identity.cluster,
         store: plan.identity.store_id(*index),
         incarnation: *opened,

@@ -31,9 +31,11 @@ use crate::control::{Ask, Beat, BeatAnswer, Control, Member, News, locate};
 use crate::memory::Memory;
 use crate::region::system::fence::Fence;
 use crate::wire::board::{Board, CoreReport};
-use crate::wire::grpc;
+use crate::wire::grpc::{self, Gate};
 use crate::wire::health::HealthService;
+use crate::wire::pd::NOT_AUTHENTICATED;
 use crate::wire::pd::client::{Places, SchedulerClient};
+use crate::wire::pd::members::MemberGate;
 use crate::wire::pd::port::Port;
 use crate::wire::peer::open::Speaker;
 
@@ -103,6 +105,10 @@ impl Bound {
         let own = NodeId(plan.identity.node);
         let others: Vec<String> =
             contacts.nodes().into_iter().filter(|(node, _)| *node != own).map(|(_, place)| place).collect();
+        let alone = founder && others.is_empty();
+        if !alone && plan.secret.is_none() {
+            tracing::warn!("{NOT_AUTHENTICATED}");
+        }
         let health = HealthService::default();
         let means = Means {
             dir: plan.dir.join("scheduler"),
@@ -116,14 +122,15 @@ impl Bound {
             },
             asks: ends.asks,
             fence: ends.fence,
-            alone: founder && others.is_empty(),
+            alone,
             contacts: contacts.clone(),
             health: health.clone(),
         };
         let places = Places::new(others.into_iter().chain(plan.schedulers.iter().map(SocketAddr::to_string)));
         let host = Host::start(rt, config, means, speaker, ends.news);
         let next_id = host.settled().await?;
-        let remote = Remote::new(rt, &plan.identity, host.clone(), (places.clone(), place), contacts);
+        let remote =
+            Remote::new(rt, &plan.identity, host.clone(), (places.clone(), place), plan.secret, contacts);
         rt.spawn(remote.clone().forward(beats, answers));
         rt.spawn(remote.clone().ask(questions, replies));
         Ok(Opened { bound: self, host, remote, places, health, next_id })
@@ -143,10 +150,12 @@ impl Opened {
         stores: &[SocketAddr],
     ) -> Result<SchedulerShard, StartError> {
         let Self { bound: Bound { listener, addr }, host, remote, places, health, next_id: _ } = self;
-        let client = Rc::new(SchedulerClient::new(rt, places.clone()));
+        let client = Rc::new(SchedulerClient::new(rt, places.clone(), plan.secret));
         let here = Rc::new(host.clone());
         let service = Port::new(plan.identity.cluster, here, places, client, health.clone());
+        let gate = plan.secret.map(|secret| MemberGate::new(rt, secret));
         let options = grpc::Options {
+            gate: gate.clone().map(|gate| gate as Rc<dyn Gate>),
             memory: plan.shard.memory.of_pd_port(),
             stream_window_bytes: WINDOW_BYTES,
             connection_window_bytes: WINDOW_BYTES,
@@ -155,7 +164,12 @@ impl Opened {
         let (connections_max, memory) = (options.connections_max as u64, options.memory.clone());
         // Members that start together look for each other, so the port is served before the stores are registered.
         let server = Rc::new(grpc::serve(rt, listener, service, options));
-        rt.spawn(post(rt.clone(), (server.clone(), memory), (board, plan.cores), (connections_max, host)));
+        rt.spawn(post(
+            rt.clone(),
+            (server.clone(), gate, memory),
+            (board, plan.cores),
+            (connections_max, host),
+        ));
         let shard = SchedulerShard { addr, health, server };
         match remote.register(stores.iter().map(|addr| advertised(config, *addr)).collect()).await {
             Ok(()) => Ok(shard),
@@ -184,7 +198,7 @@ impl SchedulerShard {
 /// than cores, that is not the number of the root core.
 async fn post(
     rt: Rt,
-    (server, memory): (Rc<grpc::Handle>, Memory),
+    (server, gate, memory): (Rc<grpc::Handle>, Option<Rc<MemberGate>>, Memory),
     (board, slot): (Board, usize),
     (connections_max, host): (u64, Host),
 ) {
@@ -194,6 +208,7 @@ async fn post(
             grpc: server.stats(),
             grpc_requests: server.ended(),
             grpc_connections_max: connections_max,
+            unproven: gate.as_ref().map(|gate| gate.unproven()).unwrap_or_default(),
             memory: memory.uses(),
             scheduler: host.control().as_ref().map(Control::numbers),
             busy: rt.cpu_clock().read().unwrap_or_default(),

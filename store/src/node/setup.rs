@@ -91,7 +91,7 @@ async fn identify(
         (Some(ident), []) => Ok(ident),
         (Some(mut ident), members) => {
             if !planted(Bug::ClusterNotCompared) {
-                join::check_identity(rt, &mut ident, members).await?;
+                join::check_identity(rt, &mut ident, (members, config.cluster_secret)).await?;
             }
             Ok(ident)
         }
@@ -209,6 +209,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
     Plan {
         dir: opened.dir.clone(),
         identity: opened.ident.identity.clone(),
+        secret: config.cluster_secret,
         ids: opened.ident.ids,
         holdings: opened.ident.holdings.clone(),
         cores: limits.cores.min(opened.ident.identity.stores),

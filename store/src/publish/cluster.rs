@@ -5,6 +5,7 @@ use super::table::{Row, histogram, metric, rows, sample};
 use super::{Labels, Metric, MetricKind, Sample, Value};
 use crate::gateway::GatewayNumbers;
 use crate::region::message::MessageKind;
+use crate::secret::Unproven;
 use crate::shard::counters::StoreNumbers;
 use crate::shard::outbox::ByKind;
 
@@ -264,6 +265,12 @@ const SNAPSHOTS_REFUSED: Metric = metric(
     "Snapshots of other stores that were refused, by reason.",
 );
 
+const UNPROVEN: Metric = metric(
+    "ringkeep_unauthenticated_total",
+    Counter,
+    "Connections and calls of nodes and operators that were refused because of the cluster_secret, by entrance (peer, pd) and reason: missing, wrong, unset (proved, and none is set here).",
+);
+
 /// What a core has sent to other nodes, and again.
 const GATEWAY: &[Row<GatewayNumbers>] = &[
     Row(
@@ -340,6 +347,19 @@ pub(super) fn of_core(gateway: &GatewayNumbers, labels: &Labels, into: &mut Vec<
     by(&REMOTE, "outcome", &outcomes, labels, into);
 }
 
+/// Who was refused at an entrance because of the cluster's secret.
+pub(super) fn unproven(
+    entrance: &str,
+    counts: &[u64; Unproven::COUNT],
+    labels: &Labels,
+    into: &mut Vec<Sample>,
+) {
+    let mut labels = labels.clone();
+    labels.push(("entrance", entrance.to_owned()));
+    let counts: Vec<(&str, u64)> = Unproven::NAMES.into_iter().zip(counts.iter().copied()).collect();
+    by(&UNPROVEN, "reason", &counts, &labels, into);
+}
+
 /// What a store says of its part in a cluster.
 pub(super) fn samples(store: &StoreNumbers, labels: &Labels, into: &mut Vec<Sample>) {
     rows(GROUPS, store, labels, into);
@@ -352,6 +372,7 @@ pub(super) fn samples(store: &StoreNumbers, labels: &Labels, into: &mut Vec<Samp
         histogram(&STAGES, labels, Some(("stage", stage)), times, into);
     }
     let peers = &store.peers;
+    unproven("peer", &peers.unproven, labels, into);
     by_kind(&SENT, &peers.messages_sent, labels, into);
     by_kind(&RECEIVED, &peers.messages_received, labels, into);
     by_kind(&QUEUED, &peers.queued_messages, labels, into);

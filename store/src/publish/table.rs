@@ -386,6 +386,9 @@ pub(super) fn samples(core: &CoreReport) -> impl Iterator<Item = Sample> {
         samples.push(sample(&POOL, &labels, pool, Value::Number(*used_bytes)));
         samples.push(sample(&POOL_MAX, &labels, pool, Value::Number(*max_bytes)));
     }
+    if core.resp_connections_max == 0 {
+        cluster::unproven("pd", &core.unproven, &labels, &mut samples);
+    }
     for ended in &core.grpc_requests {
         let mut labels = labels.clone();
         labels.push(("method", ended.method.clone()));

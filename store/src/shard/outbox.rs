@@ -14,6 +14,7 @@ use scheduler::StoreId;
 
 use super::shipping::{Failed, Shipment};
 use crate::region::message::{MessageKind, PeerMessage};
+use crate::secret::Unproven;
 
 /// A snapshot being carried.
 pub type Carrying<'a> = Pin<Box<dyn Future<Output = Result<(), Failed>> + 'a>>;
@@ -52,6 +53,8 @@ pub struct PeerNumbers {
     pub accepted: u64,
     /// Connections that were refused.
     pub rejected: u64,
+    /// Those among them that were refused because of the cluster's secret, in the order of [`Unproven::NAMES`].
+    pub unproven: [u64; Unproven::COUNT],
     /// Connections ended because of what they brought.
     pub bad_frames: u64,
     /// Stores that there are messages for and that cannot be reached.

@@ -10,6 +10,7 @@ use super::{grpc, resp};
 use crate::control::SchedulerNumbers;
 use crate::gateway::GatewayNumbers;
 use crate::memory::PoolUse;
+use crate::secret::Unproven;
 use crate::shard::counters::StoreNumbers;
 
 /// What one core says about itself.
@@ -27,6 +28,8 @@ pub struct CoreReport {
     pub grpc: grpc::Stats,
     /// How its gRPC requests ended, by method and status.
     pub grpc_requests: Vec<grpc::Ended>,
+    /// Connections and calls of nodes that its PD port has refused because of the cluster's secret, in the order of [`Unproven::NAMES`].
+    pub unproven: [u64; Unproven::COUNT],
     /// Operations forwarded to other cores and not answered yet.
     pub forwarded: u64,
     /// What it has sent on and again.

@@ -31,7 +31,7 @@ const PD: u16 = 2379;
 const FIRST_FREE: u64 = 12;
 
 fn speaker(store: u64) -> Speaker {
-    Speaker { cluster: CLUSTER, store: StoreId(store), incarnation: 1 }
+    Speaker { secret: None, cluster: CLUSTER, store: StoreId(store), incarnation: 1 }
 }
 
 /// Serves the scheduler on `node` until the process ends.

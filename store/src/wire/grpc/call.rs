@@ -19,7 +19,7 @@ use super::drain::Listening;
 use super::frame::PREFIX_BYTES;
 use super::gzip::{self, Encodings, Messages};
 use super::holders::Holding;
-use super::server::State;
+use super::server::{Caller, State};
 use super::status::{Code, Status};
 use super::{CallShape, Service, timeout};
 use crate::memory::{Charge, Intake, Memory, Pool};
@@ -53,13 +53,12 @@ pub(super) fn turn_away<S: Service>(
 /// Serves one call from its head to its trailers. It ends at once when its stream does.
 pub(super) async fn run<S: Service>(
     state: Rc<State<S>>,
+    caller: Caller,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
-    let Some(Asked { method, shape, body, encodings, deadline }) = judge(&state, request, &mut respond)
-    else {
-        return;
-    };
+    let asked = judge(&state, caller, request, &mut respond);
+    let Some(Asked { method, shape, body, encodings, deadline }) = asked else { return };
     let ended = match shape {
         CallShape::Unary => unary(&state, method, (body, encodings), deadline, respond).await,
         CallShape::Bidi => bidi(&state, method, (body, encodings), deadline, respond).await,
@@ -80,6 +79,7 @@ struct Asked<M> {
 /// Whether the call may run; what may not is answered here.
 fn judge<S: Service>(
     state: &State<S>,
+    caller: Caller,
     request: Request<RecvStream>,
     respond: &mut SendResponse<Bytes>,
 ) -> Option<Asked<S::Method>> {
@@ -93,6 +93,14 @@ fn judge<S: Service>(
         refuse(respond, &Status::unimplemented(head.uri.path()));
         return None;
     };
+    if let (Some(gate), Caller::Anyone) = (&state.options.gate, caller)
+        && state.service.is_for_members(method)
+    {
+        let status = gate.refuse(head.uri.path());
+        state.tally.count(Some(method), status.code);
+        refuse(respond, &status);
+        return None;
+    }
     if let Err(status) = bound_metadata(&head.headers) {
         state.tally.count(Some(method), status.code);
         refuse(respond, &status);

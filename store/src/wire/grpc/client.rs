@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::rt::Rt;
+use engine::rt::{Rt, Stream};
 use h2::client::{self, ResponseFuture, SendRequest};
 use http::{HeaderMap, Request};
 
@@ -21,7 +21,7 @@ use crate::memory::Memory;
 
 /// Maximum length of an answer, bytes.
 const MESSAGE_BYTES_MAX: usize = 128 << 20;
-const WINDOW_BYTES: u32 = 16 << 20;
+pub(crate) const WINDOW_BYTES: u32 = 16 << 20;
 
 /// A connection to a server. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
@@ -40,7 +40,17 @@ impl Client {
 
     /// As [`Client::connect`], of a client that takes `window_bytes` of an answer before it has read any.
     pub async fn connect_with(rt: &Rt, addr: SocketAddr, window_bytes: u32) -> io::Result<Self> {
-        let (io, outlet) = wrap(rt.connect(addr).await?, Vec::new());
+        Self::over(rt, rt.connect(addr).await?, Vec::new(), (addr, window_bytes)).await
+    }
+
+    /// Over a connection to a server at `addr` on which something else was said before; `early` is what has come since then.
+    pub(crate) async fn over(
+        rt: &Rt,
+        stream: Stream,
+        early: Vec<u8>,
+        (addr, window_bytes): (SocketAddr, u32),
+    ) -> io::Result<Self> {
+        let (io, outlet) = wrap(stream, early);
         let mut builder = client::Builder::new();
         builder.initial_window_size(window_bytes).initial_connection_window_size(WINDOW_BYTES);
         let (requests, mut connection) = {

@@ -19,7 +19,7 @@ use super::call;
 use super::drain::Listening;
 use super::holders::Holding;
 use super::io::{Io, Outlet, wrap};
-use super::server::{Options, State};
+use super::server::{Caller, Options, State};
 use super::tally::Running;
 
 /// Calls started between two reads of the clock.
@@ -39,12 +39,18 @@ const BLOCKED_BYTES: usize = 256 << 10;
 type Wait = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Serves a connection whose first bytes, `early`, have been read, to its end. Returns false if it ended by an error.
-pub(super) async fn drive<S: Service>(state: &Rc<State<S>>, stream: Stream, early: Vec<u8>) -> bool {
+pub(super) async fn drive<S: Service>(
+    state: &Rc<State<S>>,
+    stream: Stream,
+    early: Vec<u8>,
+    caller: Caller,
+) -> bool {
     let (io, outlet) = wrap(stream, early);
     let Some(mut h2) = shake_hands(state, io, &outlet).await else { return false };
     let mut driver = Driver {
         keepalive: Keepalive::new(&state.rt, &state.options, h2.ping_pong()),
         state: state.clone(),
+        caller,
         draining: state.drain.listen(),
         said_goodbye: false,
         h2,
@@ -95,6 +101,7 @@ async fn shake_hands<S: Service>(
 
 struct Driver<S: Service> {
     state: Rc<State<S>>,
+    caller: Caller,
     h2: server::Connection<Io, Bytes>,
     outlet: Outlet,
     keepalive: Keepalive,
@@ -209,10 +216,10 @@ impl<S: Service> Driver<S> {
         let Some(entered) = entered else {
             return call::turn_away(&self.state, &request, &mut respond);
         };
-        let state = self.state.clone();
+        let (state, caller) = (self.state.clone(), self.caller);
         let mut call = Box::pin(async move {
             let _entered = entered;
-            call::run(state, request, respond).await;
+            call::run(state, caller, request, respond).await;
         });
         if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             // The task polls it again first thing, with its own waker.

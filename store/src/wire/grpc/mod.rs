@@ -43,7 +43,7 @@ pub use crate::memory::Charge;
 pub use call::{CallOutbox, Inbox, Message};
 pub use frame::{answer, frame};
 pub use items::{bound_items, count_items};
-pub use server::{Guest, Handle, Options, Stats, serve};
+pub use server::{Gate, Guest, Handle, Options, Stats, serve};
 pub use status::{Code, Status};
 pub use tally::{Ended, Tally};
 pub(crate) use waiters::Waiters;
@@ -69,6 +69,12 @@ pub trait Service: 'static {
     fn message_bytes_max(&self, method: Self::Method) -> Option<usize> {
         let _: Self::Method = method;
         None
+    }
+
+    /// Whether only callers that the port's [`Gate`] has let in may call it.
+    fn is_for_members(&self, method: Self::Method) -> bool {
+        let _: Self::Method = method;
+        false
     }
 
     /// Answers one message with one framed message; see [`frame()`](frame::frame). The future is dropped at the deadline.

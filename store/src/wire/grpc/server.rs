@@ -16,6 +16,7 @@ use super::Service;
 use super::connection;
 use super::drain::Drain;
 use super::holders::{self, Holders};
+use super::status::Status;
 use super::tally::{self, Ended, Running, Tally};
 use crate::descriptors::Descriptors;
 use crate::memory::{Memory, MemoryLimits};
@@ -27,6 +28,31 @@ pub trait Guest: Debug {
 
     /// Serves a connection to its end. `early` is what has been read of it.
     fn serve(self: Rc<Self>, stream: Stream, early: Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>;
+}
+
+/// Who may call what is for members only ([`Service::is_for_members`]), where those are told apart from clients. Members connect otherwise.
+pub trait Gate: Debug {
+    /// Whether a connection that begins with `first` is a member's; `None` while more bytes are needed to decide.
+    fn is_meant(&self, first: &[u8]) -> Option<bool>;
+
+    /// Whether a connection is let in, on which HTTP/2 begins then. `early` is what has been read of it; no more is read than the gate's own.
+    fn let_in<'a>(
+        &'a self,
+        stream: &'a mut Stream,
+        early: Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
+
+    /// Refuses a call of this path to a caller that was not let in.
+    fn refuse(&self, path: &str) -> Status;
+}
+
+/// Who has opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// Any client.
+    Anyone,
+    /// One that the gate has let in.
+    Member,
 }
 
 /// The bounds of a server.
@@ -54,6 +80,8 @@ pub struct Options {
     pub handshake: Duration,
     /// What else is spoken on the port.
     pub guest: Option<Rc<dyn Guest>>,
+    /// Who lets members in; without one, every caller counts as a member. A port has no guest beside it.
+    pub gate: Option<Rc<dyn Gate>>,
 }
 
 /// What a call takes beside its messages as long as it runs, about, bytes.
@@ -81,6 +109,7 @@ impl Default for Options {
             keepalive: Duration::from_secs(20),
             handshake: Duration::from_secs(10),
             guest: None,
+            gate: None,
         }
     }
 }
@@ -277,13 +306,30 @@ fn admit<S: Service>(state: &Rc<State<S>>, stream: Stream) {
     let rt = state.rt.clone();
     drop(rt.spawn(async move {
         let mut stream = stream;
-        let ended_well = match &state.options.guest {
-            None => connection::drive(&state, stream, Vec::new()).await,
-            Some(guest) => {
+        let ended_well = match (&state.options.guest, &state.options.gate) {
+            (None, None) => connection::drive(&state, stream, Vec::new(), Caller::Anyone).await,
+            (None, Some(gate)) => {
+                let is_meant = |first: &[u8]| gate.is_meant(first);
+                match state.rt.timeout(state.options.handshake, tell_apart(&mut stream, is_meant)).await {
+                    Some(First::Ours(early)) => {
+                        connection::drive(&state, stream, early, Caller::Anyone).await
+                    }
+                    Some(First::Guest(early)) => {
+                        gate.let_in(&mut stream, early).await
+                            && connection::drive(&state, stream, Vec::new(), Caller::Member).await
+                    }
+                    Some(First::Left { early_bytes }) => early_bytes == 0,
+                    Some(First::Broke(_)) | None => false,
+                }
+            }
+            (Some(guest), _) => {
+                let is_meant = |first: &[u8]| guest.is_meant(first);
                 let protocol =
-                    state.rt.timeout(state.options.handshake, tell_apart(&mut stream, &**guest)).await;
+                    state.rt.timeout(state.options.handshake, tell_apart(&mut stream, is_meant)).await;
                 match protocol {
-                    Some(First::Ours(early)) => connection::drive(&state, stream, early).await,
+                    Some(First::Ours(early)) => {
+                        connection::drive(&state, stream, early, Caller::Anyone).await
+                    }
                     Some(First::Guest(early)) => {
                         // The guest's connections are its own: no drain of gRPC waits for them.
                         leave(&state, true);
@@ -319,7 +365,7 @@ fn leave<S: Service>(state: &State<S>, ended_well: bool) {
 enum First {
     /// gRPC, or what its own errors are for; with what has been read.
     Ours(Vec<u8>),
-    /// The guest's protocol; with what has been read.
+    /// The guest's protocol, or that of the gate; with what has been read.
     Guest(Vec<u8>),
     /// The client has ended its side before that was decided.
     Left { early_bytes: usize },
@@ -327,8 +373,8 @@ enum First {
     Broke(io::Error),
 }
 
-/// Reads until the guest knows whether a connection is meant for it.
-async fn tell_apart(stream: &mut Stream, guest: &dyn Guest) -> First {
+/// Reads until the guest, or the gate, knows whether a connection is meant for it.
+async fn tell_apart(stream: &mut Stream, is_meant: impl Fn(&[u8]) -> Option<bool>) -> First {
     let (mut early, mut buffer) = (Vec::new(), [0; 512]);
     loop {
         match stream.read(&mut buffer).await {
@@ -336,7 +382,7 @@ async fn tell_apart(stream: &mut Stream, guest: &dyn Guest) -> First {
             Ok(read) => early.extend_from_slice(&buffer[..read]),
             Err(error) => return First::Broke(error),
         }
-        match guest.is_meant(&early) {
+        match is_meant(&early) {
             Some(true) => return First::Guest(early),
             Some(false) => return First::Ours(early),
             None => {}

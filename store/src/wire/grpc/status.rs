@@ -32,10 +32,12 @@ pub enum Code {
     Internal = 13,
     /// The server cannot be reached or is stopping; a retry may succeed.
     Unavailable = 14,
+    /// The caller does not prove that it may make this call at all.
+    Unauthenticated = 16,
 }
 
 impl Code {
-    const ALL: [Code; 12] = [
+    const ALL: [Code; 13] = [
         Code::Ok,
         Code::Cancelled,
         Code::Unknown,
@@ -48,6 +50,7 @@ impl Code {
         Code::Unimplemented,
         Code::Internal,
         Code::Unavailable,
+        Code::Unauthenticated,
     ];
 
     /// The value of the `grpc-status` trailer.
@@ -65,6 +68,7 @@ impl Code {
             Code::Unimplemented => "12",
             Code::Internal => "13",
             Code::Unavailable => "14",
+            Code::Unauthenticated => "16",
         })
     }
 
@@ -83,6 +87,7 @@ impl Code {
             Code::Unimplemented => "UNIMPLEMENTED",
             Code::Internal => "INTERNAL",
             Code::Unavailable => "UNAVAILABLE",
+            Code::Unauthenticated => "UNAUTHENTICATED",
         }
     }
 

@@ -17,12 +17,14 @@ use engine::rt::Rt;
 use scheduler::{NodeId, StoreId};
 
 use super::join::NODE_LABEL;
-use super::{beats, locate};
+use super::{beats, locate, members};
 use crate::control::locate::Regions;
 use crate::control::{Beat, BeatAnswer};
-use crate::wire::grpc::client::Client;
+use crate::secret::ClusterSecret;
+use crate::wire::grpc::client::{Client, WINDOW_BYTES};
 use crate::wire::grpc::{Code, Status};
 use crate::wire::peer::hello::{VERSION, VERSION_MIN};
+use crate::wire::peer::link::LinkError;
 use crate::wire::proto::{metapb, pdpb, ringkeep};
 
 /// The method by which calls are sent on.
@@ -61,6 +63,31 @@ impl fmt::Display for CallError {
 }
 
 impl std::error::Error for CallError {}
+
+/// Why another place may be tried.
+enum Elsewhere {
+    /// It is not reached, or does not answer as the host does.
+    Unreached(String),
+    /// The two do not have the same secret.
+    Unproven(String),
+}
+
+impl Elsewhere {
+    fn io(error: std::io::Error) -> Self {
+        Self::Unreached(error.to_string())
+    }
+
+    /// The reason; notes that it is the secret, if it is.
+    fn text(self, is_unproven: &mut bool) -> String {
+        match self {
+            Self::Unreached(why) => why,
+            Self::Unproven(why) => {
+                *is_unproven = true;
+                why
+            }
+        }
+    }
+}
 
 /// What a node that joins is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +163,8 @@ pub struct SchedulerClient {
     places: Places,
     /// Whether any member may be asked, which sends on what it does not host; else only the host answers.
     any_member: bool,
+    /// What is proved to whoever is asked, and wanted of it; nothing where none is set.
+    secret: Option<ClusterSecret>,
     /// With the place that it leads to.
     connection: RefCell<Option<(String, Client)>>,
 }
@@ -148,14 +177,18 @@ impl fmt::Debug for SchedulerClient {
 
 impl SchedulerClient {
     /// For the scheduler at one of `places`.
-    pub fn new(rt: &Rt, places: Places) -> Self {
-        Self { rt: rt.clone(), places, any_member: false, connection: RefCell::default() }
+    pub fn new(rt: &Rt, places: Places, secret: Option<ClusterSecret>) -> Self {
+        Self { rt: rt.clone(), places, any_member: false, secret, connection: RefCell::default() }
     }
 
     /// By way of the members at `places`, each of which sends on what it does not host itself.
-    pub fn by_way_of(rt: &Rt, members: impl IntoIterator<Item = SocketAddr>) -> Self {
+    pub fn by_way_of(
+        rt: &Rt,
+        members: impl IntoIterator<Item = SocketAddr>,
+        secret: Option<ClusterSecret>,
+    ) -> Self {
         let places = Places::new(members.into_iter().map(|member| member.to_string()));
-        Self { any_member: true, ..Self::new(rt, places) }
+        Self { any_member: true, ..Self::new(rt, places, secret) }
     }
 
     /// Asks any member for ids for a node with `stores` stores at `addresses`. A node that is of `cluster` already (not 0) only asks where
@@ -165,7 +198,7 @@ impl SchedulerClient {
     /// Why the node may not join, or that no member answers.
     pub async fn join(
         rt: &Rt,
-        members: &[SocketAddr],
+        (members, secret): (&[SocketAddr], Option<ClusterSecret>),
         stores: usize,
         addresses: Vec<String>,
         cluster: u64,
@@ -177,7 +210,7 @@ impl SchedulerClient {
             addresses,
             cluster_id: cluster,
         };
-        let client = Self::by_way_of(rt, members.iter().copied());
+        let client = Self::by_way_of(rt, members.iter().copied(), secret);
         let (answer, by) = client
             .call_any::<ringkeep::JoinResponse>("/ringkeep.Scheduler/Join", &request, DIALLED_MAX)
             .await?;
@@ -243,6 +276,11 @@ impl SchedulerClient {
     pub async fn forward(&self, path: &str, message: Bytes) -> Result<Bytes, Status> {
         match self.send(path, message).await {
             Ok(message) => Ok(message),
+            // It is this node that is refused, and not whoever has called it.
+            Err(CallError::Refused(Status { code: Code::Unauthenticated, message: why })) => {
+                let message = format!("this node does not host the scheduler, which refuses it: {why}");
+                Err(Status::new(Code::Unavailable, message))
+            }
             Err(CallError::Refused(status)) => Err(status),
             Err(CallError::Unreachable(why)) => {
                 let message = format!("this node does not host the scheduler, which does not answer: {why}");
@@ -255,8 +293,13 @@ impl SchedulerClient {
     ///
     /// # Errors
     /// Why it has not heard that.
-    pub async fn announce(rt: &Rt, cluster_id: u64, place: String, to: String) -> Result<(), CallError> {
-        let client = Self::new(rt, Places::new([to]));
+    pub async fn announce(
+        rt: &Rt,
+        (cluster_id, secret): (u64, Option<ClusterSecret>),
+        place: String,
+        to: String,
+    ) -> Result<(), CallError> {
+        let client = Self::new(rt, Places::new([to]), secret);
         let request = ringkeep::HostedRequest { cluster_id, place };
         client.call_any::<ringkeep::HostedResponse>(HOSTED, &request, ANSWER_MAX).await.map(drop)
     }
@@ -294,7 +337,7 @@ impl SchedulerClient {
         request: &impl prost::Message,
         most: Duration,
     ) -> Result<(A, SocketAddr), CallError> {
-        let mut reasons = Vec::new();
+        let (mut reasons, mut is_unproven) = (Vec::new(), false);
         // Calls that are made at the same time share it. Where another client of this core has found the scheduler elsewhere, or has not
         // been answered, it is worth nothing: those who call here may leave before they have waited for as long.
         self.connection.borrow_mut().take_if(|(kept, _)| !self.places.is_first(kept));
@@ -302,7 +345,8 @@ impl SchedulerClient {
         if let Some((place, client)) = kept {
             match self.ask(&client, path, request, most).await? {
                 Ok(answer) => return Ok((answer, client.addr())),
-                Err(why) => reasons.push(format!("{place}, over the connection in use: {why}")),
+                Err(why) => reasons
+                    .push(format!("{place}, over the connection in use: {}", why.text(&mut is_unproven))),
             }
             self.connection.borrow_mut().take_if(|(kept, _)| *kept == place);
             self.places.demote(&place);
@@ -316,12 +360,33 @@ impl SchedulerClient {
                     return Ok((answer, addr));
                 }
                 Err(why) => {
-                    reasons.push(format!("{place}: {why}"));
+                    reasons.push(format!("{place}: {}", why.text(&mut is_unproven)));
                     self.places.demote(&place);
                 }
             }
         }
-        Err(CallError::Unreachable(reasons.join("; ")))
+        let reasons = reasons.join("; ");
+        match is_unproven {
+            // Another member might have had the same secret; where none has, the next call comes to the same.
+            true => Err(CallError::Refused(Status::new(Code::Unauthenticated, reasons))),
+            false => Err(CallError::Unreachable(reasons)),
+        }
+    }
+
+    /// Connects, and proves the secret, if there is one.
+    async fn connect(&self, addr: SocketAddr) -> Result<Client, Elsewhere> {
+        let Some(secret) = &self.secret else {
+            return Client::connect(&self.rt, addr).await.map_err(Elsewhere::io);
+        };
+        let mut stream = self.rt.connect(addr).await.map_err(Elsewhere::io)?;
+        let early = members::prove(&self.rt, &mut stream, secret).await.map_err(|error| match error {
+            LinkError::Refused(why) => Elsewhere::Unproven(why),
+            LinkError::Rejected(why) => Elsewhere::Unproven(why.to_string()),
+            error => Elsewhere::Unreached(format!(
+                "it does not prove the cluster_secret that is set here ({error}): is none set there, or is it of an older version?"
+            )),
+        })?;
+        Client::over(&self.rt, stream, early, (addr, WINDOW_BYTES)).await.map_err(Elsewhere::io)
     }
 
     /// One call over a new connection to a place, whose name is resolved first.
@@ -331,21 +396,24 @@ impl SchedulerClient {
         path: &str,
         request: &impl prost::Message,
         most: Duration,
-    ) -> Result<Result<(A, Client), String>, CallError> {
+    ) -> Result<Result<(A, Client), Elsewhere>, CallError> {
         let addrs = match self.rt.timeout(CONNECT_MAX, self.rt.resolve(place)).await {
             Some(Ok(addrs)) => addrs,
-            Some(Err(error)) => return Ok(Err(error.to_string())),
-            None => return Ok(Err("its name is not resolved in time".to_owned())),
+            Some(Err(error)) => return Ok(Err(Elsewhere::io(error))),
+            None => return Ok(Err(Elsewhere::Unreached("its name is not resolved in time".to_owned()))),
         };
-        let mut why = String::new();
+        let mut why = Elsewhere::Unreached(String::new());
         for addr in addrs {
-            match self.rt.timeout(CONNECT_MAX, Client::connect(&self.rt, addr)).await {
+            match self.rt.timeout(CONNECT_MAX, self.connect(addr)).await {
                 Some(Ok(client)) => match self.ask(&client, path, request, most).await? {
                     Ok(answer) => return Ok(Ok((answer, client))),
                     Err(reason) => why = reason,
                 },
-                Some(Err(error)) => why = error.to_string(),
-                None => why = format!("it takes no connection within {} s", CONNECT_MAX.as_secs()),
+                Some(Err(reason)) => why = reason,
+                None => {
+                    let seconds = CONNECT_MAX.as_secs();
+                    why = Elsewhere::Unreached(format!("it takes no connection within {seconds} s"));
+                }
             }
         }
         Ok(Err(why))
@@ -358,9 +426,10 @@ impl SchedulerClient {
         path: &str,
         request: &impl prost::Message,
         most: Duration,
-    ) -> Result<Result<A, String>, CallError> {
+    ) -> Result<Result<A, Elsewhere>, CallError> {
         let Some(answered) = self.rt.timeout(most, client.unary(path, request)).await else {
-            return Ok(Err(format!("it does not answer within {} ms", most.as_millis())));
+            let why = format!("it does not answer within {} ms", most.as_millis());
+            return Ok(Err(Elsewhere::Unreached(why)));
         };
         match answered {
             Ok(answer) => Ok(Ok(answer)),
@@ -369,7 +438,8 @@ impl SchedulerClient {
                 | Code::Cancelled
                 | Code::DeadlineExceeded
                 | Code::ResourceExhausted
-                | Code::Internal => Ok(Err(status.message)),
+                | Code::Internal => Ok(Err(Elsewhere::Unreached(status.message))),
+                Code::Unauthenticated => Ok(Err(Elsewhere::Unproven(status.message))),
                 Code::Ok
                 | Code::Unknown
                 | Code::InvalidArgument

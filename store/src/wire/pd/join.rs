@@ -5,7 +5,7 @@
 //!   header                 control (pure)            the peer protocol's introduction          the same        ──► state ──► map
 //! ```
 //!
-//! Whoever can reach this port can ask. So nothing is believed that the address does not prove: a store is entered only where a store
+//! Whoever can reach this port can ask, where no secret of the cluster is set ([`members`](super::members)). So nothing is believed that the address does not prove: a store is entered only where a store
 //! of that id answers for this cluster, and the address of one that still answers where it was is never changed. Only ids that this
 //! cluster has handed out are dialled for, and few at a time.
 
@@ -41,7 +41,13 @@ pub struct Dialer {
     /// In whose name.
     speaker: Speaker,
     dialling: Rc<Cell<usize>>,
+    /// Whether it was said that any caller is believed.
+    noted: Rc<Cell<bool>>,
 }
+
+/// What is said, once, where a cluster has several nodes and no secret.
+pub const NOT_AUTHENTICATED: &str = "the nodes of this cluster do not authenticate each other, so whoever reaches their ports can speak as one of \
+                                     them: set cluster_secret_file on every node";
 
 /// One of the dials in flight.
 struct Dial(Rc<Cell<usize>>);
@@ -55,7 +61,14 @@ impl Drop for Dial {
 impl Dialer {
     /// Dials in the name of `speaker`, a store of this node.
     pub fn new(rt: &Rt, speaker: Speaker) -> Self {
-        Self { rt: rt.clone(), speaker, dialling: Rc::default() }
+        Self { rt: rt.clone(), speaker, dialling: Rc::default(), noted: Rc::default() }
+    }
+
+    /// A store of another node was entered: says once that nothing has proved that it is one of the cluster, if nothing has.
+    fn note_open(&self) {
+        if self.speaker.secret.is_none() && !self.noted.replace(true) {
+            tracing::warn!("{NOT_AUTHENTICATED}");
+        }
     }
 
     fn begin(&self) -> Result<Dial, Status> {
@@ -114,6 +127,7 @@ impl Pd {
                 return Err(in_use(&wanted, before));
             }
             self.control.admit(wanted).await.map_err(denied)?;
+            dialer.note_open();
         }
         Ok(pdpb::PutStoreResponse { header: self.header() })
     }

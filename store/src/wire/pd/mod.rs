@@ -1,8 +1,8 @@
 //! The PD service: what clients ask to find regions and stores, and the timestamps.
 //!
 //! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `locate` what
-//! they ask about regions, `admin` what operators ask for, `splits` what those ask who cut regions and spread them, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, and [`port`]
-//! the port of every node, wherever the scheduler is.
+//! they ask about regions, `admin` what operators ask for, `splits` what those ask who cut regions and spread them, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, [`port`]
+//! the port of every node, wherever the scheduler is, and [`members`] says which calls need the secret of the cluster, and lets in who has it.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
 //! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Control`](crate::control) knows.
@@ -18,6 +18,7 @@ mod etcd;
 mod forward;
 mod join;
 mod locate;
+pub mod members;
 mod nodes;
 pub mod port;
 mod scan;
@@ -29,7 +30,7 @@ use engine::rt::Mono;
 use prost::{Message, Name};
 use scheduler::{DownPeer, PeerId, RegionInfo};
 
-pub use self::join::Dialer;
+pub use self::join::{Dialer, NOT_AUTHENTICATED};
 use super::grpc::{self, CallOutbox, CallShape, Code, Inbox, Service, Status};
 use super::health::{self, HealthService};
 use super::proto::metapb;
@@ -271,6 +272,10 @@ impl Service for Pd {
 
     fn message_bytes_max(&self, method: Method) -> Option<usize> {
         method.message_bytes_max()
+    }
+
+    fn is_for_members(&self, method: Method) -> bool {
+        method.is_for_members()
     }
 
     async fn unary(&self, method: Method, message: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {

@@ -5,8 +5,8 @@
 //! Report   is it our cluster? ──► has every store joined as it describes itself? ──► map ──► steps and addresses
 //! ```
 //!
-//! Whoever reaches this port can report for a store that has joined if he knows its ids and its address, just as he can speak for it to
-//! other stores: there is no authentication between nodes yet, and a node that listens beyond loopback says so (`insecure`).
+//! Whoever calls has proved the secret of the cluster ([`members`](super::members)). Where none is set, whoever reaches this port can report
+//! for a store that has joined if he knows its ids and its address, which the port shows; that is said in the log and by `doctor`.
 
 use scheduler::NodeId;
 

@@ -91,6 +91,10 @@ impl Service for Port {
         method.message_bytes_max()
     }
 
+    fn is_for_members(&self, method: Method) -> bool {
+        method.is_for_members()
+    }
+
     async fn unary(&self, method: Method, message: Bytes, deadline: Option<Mono>) -> Result<Bytes, Status> {
         if method == Method::HealthCheck {
             return super::grpc::answer(&self.health.check(&decode(message)?, &[SERVICE]));

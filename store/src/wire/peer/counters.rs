@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use crate::region::message::{MessageKind, PeerMessage};
+use crate::secret::Unproven;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -52,6 +53,22 @@ impl CountByKind {
     }
 }
 
+/// Connections and calls of nodes that were refused because of the cluster's secret, by reason.
+#[derive(Debug, Default)]
+pub struct UnprovenCounts([Count; Unproven::COUNT]);
+
+impl UnprovenCounts {
+    /// Counts one.
+    pub fn add(&self, why: Unproven) {
+        self.0[why.place()].add(1);
+    }
+
+    /// By reason, in the order of [`Unproven::NAMES`].
+    pub fn get(&self) -> [u64; Unproven::COUNT] {
+        std::array::from_fn(|place| self.0[place].get())
+    }
+}
+
 /// Counters of all links of one store.
 #[derive(Debug, Default)]
 pub struct PeerCounters {
@@ -79,6 +96,8 @@ pub struct PeerCounters {
     pub accepted: Count,
     /// Connections that were refused: after or for lack of an introduction, or because their store is not known.
     pub rejected: Count,
+    /// Those among them that were refused because of the cluster's secret.
+    pub unproven: UnprovenCounts,
     /// Connections ended because of a frame or a message that could not be read.
     pub bad_frames: Count,
 }

@@ -38,6 +38,10 @@ pub enum FrameKind {
     Requests = 7,
     /// Their outcomes, from the accepting side.
     Answers = 8,
+    /// What a side has drawn for this connection, for which the other side proves that it has the cluster's secret.
+    Challenge = 9,
+    /// The proof.
+    Proof = 10,
     /// A snapshot is offered. This and what follows travel on bulk connections only.
     Offer = 20,
     /// How many pieces of it are there.
@@ -61,6 +65,8 @@ impl FrameKind {
             4 => Some(Self::Messages),
             7 => Some(Self::Requests),
             8 => Some(Self::Answers),
+            9 => Some(Self::Challenge),
+            10 => Some(Self::Proof),
             20 => Some(Self::Offer),
             21 => Some(Self::Have),
             22 => Some(Self::Piece),
@@ -207,6 +213,12 @@ impl Decoder {
     /// What it takes in memory, bytes.
     pub fn held_bytes(&self) -> usize {
         self.buffer.capacity()
+    }
+
+    /// What has arrived after the frames that were returned, for whoever reads on in another way.
+    pub fn into_rest(mut self) -> Vec<u8> {
+        self.settle();
+        self.buffer
     }
 
     /// Bytes that have arrived and belong to no frame that was returned.

@@ -15,6 +15,8 @@ use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
 use scheduler::StoreId;
 
+use crate::secret::Unproven;
+
 /// The newest version of the protocol that this build speaks.
 pub const VERSION: u32 = 1;
 /// The oldest one.
@@ -57,6 +59,8 @@ struct Stored {
 pub enum Rejection {
     /// The bytes are no introduction.
     NotAHello,
+    /// It is not shown that both sides have the secret of the cluster.
+    Unproven(Unproven),
     /// It belongs to another cluster.
     OtherCluster {
         /// Ours.
@@ -97,6 +101,7 @@ impl fmt::Display for Rejection {
             Self::NotAHello => f.write_str(
                 "the peer does not introduce itself; is it a ringkeep node of a compatible version?",
             ),
+            Self::Unproven(why) => write!(f, "{why}"),
             Self::OtherCluster { ours, theirs } => write!(
                 f,
                 "the peer belongs to cluster {theirs}, this store to cluster {ours}; check the addresses that --join names"

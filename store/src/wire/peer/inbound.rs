@@ -6,13 +6,12 @@
 //! The port has read the preface already, by which it knew the protocol. Messages are handed over batch by batch; while the
 //! store takes none in, nothing more is read, so a peer that is faster than this store fills its own queue and drops there.
 //!
-//! Invariants: before the introduction nothing but a short frame is read, and not for long; a batch for another store, or from
+//! Invariants: where a secret of the cluster is set, nothing that a peer says is looked at before it has proved it; before the introduction nothing but a short frame is read, and not for long; a batch for another store, or from
 //! another one than was introduced, ends the connection; no frame after the introduction is looked at before its store is
 //! [recognised](super::book); every connection that is refused is counted and its reason sent.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,26 +19,25 @@ use engine::rt::local::Pending;
 use engine::rt::{Rt, Stream};
 use scheduler::StoreId;
 
+use super::authenticate;
 use super::book::AddressBook;
 use super::counters::PeerCounters;
 use super::frame::{self, Decoder, FRAME_BYTES_MAX, FrameKind};
 use super::hello::{self, Hello, Rejection};
 use super::link::LinkError;
 use super::messages::MessageBatch;
-use super::open::{HELLO_BYTES_MAX, Speaker, read_frame};
+use super::open::{HELLO_BYTES_MAX, Purpose, Speaker, read_frame};
 use super::reading::Reading;
 use super::requests::serving;
 use crate::memory::Memory;
 use crate::request::{Op, Outcome, Route};
+use crate::secret::Unproven;
 
 /// How long the introduction may take.
-const HELLO_MAX: Duration = Duration::from_secs(3);
+pub(in crate::wire) const HELLO_MAX: Duration = Duration::from_secs(3);
 /// Longer than a peer leaves a connection open without a message.
 const SILENCE_MAX: Duration = Duration::from_secs(90);
 const READ_BYTES: usize = 16 << 10;
-/// How long a peer that is refused may take to hear the reason, and what is read of it meanwhile, bytes.
-const REFUSAL_MAX: Duration = Duration::from_secs(1);
-const REFUSED_BYTES_MAX: usize = 2 << 20;
 
 /// The incarnations that other stores were seen with, the highest of each.
 #[derive(Debug, Default)]
@@ -87,7 +85,9 @@ impl Inbound {
         early: &[u8],
         deliver: impl AsyncFn(MessageBatch),
     ) -> Result<(), LinkError> {
-        let Some((mut decoder, from)) = self.welcome(&mut stream, early).await? else { return Ok(()) };
+        let Some((mut decoder, from)) = self.welcome(&mut stream, (Purpose::Messages, early)).await? else {
+            return Ok(());
+        };
         self.count(self.receive(&mut stream, &mut decoder, from, deliver).await)
     }
 
@@ -101,7 +101,9 @@ impl Inbound {
         early: &[u8],
         carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
     ) -> Result<(), LinkError> {
-        let Some((decoder, _)) = self.welcome(&mut stream, early).await? else { return Ok(()) };
+        let Some((decoder, _)) = self.welcome(&mut stream, (Purpose::Requests, early)).await? else {
+            return Ok(());
+        };
         self.count(serving::serve(&self.rt, &self.memory, stream.split(), decoder, carry_out).await)
     }
 
@@ -110,11 +112,11 @@ impl Inbound {
     pub(super) async fn welcome(
         &self,
         stream: &mut Stream,
-        early: &[u8],
+        (purpose, early): (Purpose, &[u8]),
     ) -> Result<Option<(Decoder, StoreId)>, LinkError> {
         let mut decoder = Decoder::new(HELLO_BYTES_MAX);
         decoder.feed(early);
-        let introduced = self.rt.timeout(HELLO_MAX, self.introduce(stream, &mut decoder)).await;
+        let introduced = self.rt.timeout(HELLO_MAX, self.introduce(stream, &mut decoder, purpose)).await;
         let theirs = match introduced.unwrap_or(Err(LinkError::Timeout)) {
             Ok(theirs) => theirs,
             Err(error) => {
@@ -142,29 +144,13 @@ impl Inbound {
         Ok(Some((decoder, theirs.store)))
     }
 
-    /// Counts a peer that is not spoken with, and says why. What it has sent meanwhile is read up to a bound, or closing would take the reason away.
+    /// Counts a peer that is not spoken with, and says why.
     async fn refuse(&self, stream: &mut Stream, rejection: &Rejection) {
         self.counters.rejected.add(1);
-        let mut bytes = Vec::new();
-        frame::push(&mut bytes, FrameKind::Refused, |mut out| {
-            out.extend_from_slice(rejection.to_string().as_bytes());
-            out
-        });
-        let say = async {
-            stream.write_all(&bytes).await?;
-            poll_fn(|cx| stream.poll_shutdown(cx)).await?;
-            let (mut unread, mut left) = ([0; 4096], REFUSED_BYTES_MAX);
-            while left > 0 {
-                match stream.read(&mut unread).await? {
-                    0 => break,
-                    n => left = left.saturating_sub(n),
-                }
-            }
-            Ok::<(), std::io::Error>(())
-        };
-        if let Some(Err(error)) = self.rt.timeout(REFUSAL_MAX, say).await {
-            tracing::debug!(store = self.speaker.store.0, %error, "a peer that is refused does not hear the reason");
+        if let Rejection::Unproven(why) = rejection {
+            self.counters.unproven.add(*why);
         }
+        authenticate::refuse(&self.rt, stream, rejection).await;
     }
 
     pub(super) fn count(&self, ended: Result<(), LinkError>) -> Result<(), LinkError> {
@@ -174,8 +160,40 @@ impl Inbound {
         ended
     }
 
-    async fn introduce(&self, stream: &mut Stream, decoder: &mut Decoder) -> Result<Hello, LinkError> {
+    /// The first frame of the introduction, once the peer has proved the secret that is set here.
+    async fn first_frame(
+        &self,
+        stream: &mut Stream,
+        decoder: &mut Decoder,
+        purpose: Purpose,
+    ) -> Result<(FrameKind, Vec<u8>), LinkError> {
         let (kind, payload) = read_frame(stream, decoder).await?;
+        match (&self.speaker.secret, kind == FrameKind::Challenge) {
+            (None, false) => Ok((kind, payload)),
+            (None, true) => Err(Rejection::Unproven(Unproven::Unset).into()),
+            (Some(_), false) => Err(Rejection::Unproven(Unproven::Missing).into()),
+            (Some(secret), true) => {
+                let wanted = (secret, *purpose.preface());
+                authenticate::demand(&self.rt, stream, decoder, wanted, &payload).await?;
+                read_frame(stream, decoder).await
+            }
+        }
+    }
+
+    async fn introduce(
+        &self,
+        stream: &mut Stream,
+        decoder: &mut Decoder,
+        purpose: Purpose,
+    ) -> Result<Hello, LinkError> {
+        let (kind, payload) = match self.first_frame(stream, decoder, purpose).await {
+            Ok(first) => first,
+            Err(LinkError::Rejected(rejection)) => {
+                self.refuse(stream, &rejection).await;
+                return Err(rejection.into());
+            }
+            Err(error) => return Err(error),
+        };
         let theirs = match kind {
             FrameKind::Hello => Hello::decode(&payload),
             FrameKind::Welcome
@@ -183,6 +201,8 @@ impl Inbound {
             | FrameKind::Messages
             | FrameKind::Requests
             | FrameKind::Answers
+            | FrameKind::Challenge
+            | FrameKind::Proof
             | FrameKind::Offer
             | FrameKind::Have
             | FrameKind::Piece
@@ -230,6 +250,8 @@ impl Inbound {
                     | FrameKind::Refused
                     | FrameKind::Requests
                     | FrameKind::Answers
+                    | FrameKind::Challenge
+                    | FrameKind::Proof
                     | FrameKind::Offer
                     | FrameKind::Have
                     | FrameKind::Piece

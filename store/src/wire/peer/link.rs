@@ -292,6 +292,7 @@ impl PeerLinks {
             broken: counters.broken.get(),
             accepted: counters.accepted.get(),
             rejected: counters.rejected.get(),
+            unproven: counters.unproven.get(),
             bad_frames: counters.bad_frames.get(),
             unreachable: queues.values().filter(|queue| queue.failed.get().is_some_and(is_fresh)).count()
                 as u64,

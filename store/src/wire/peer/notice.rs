@@ -10,14 +10,14 @@ const EVERY: Duration = Duration::from_secs(5);
 
 /// When something was last said, and how often it was not.
 #[derive(Debug, Default)]
-pub(super) struct Notice {
+pub(in crate::wire) struct Notice {
     said: Cell<Option<Mono>>,
     unsaid: Cell<u64>,
 }
 
 impl Notice {
     /// Whether it may be said now; then how often it was not since the last time.
-    pub(super) fn may_say(&self, now: Mono) -> Option<u64> {
+    pub(in crate::wire) fn may_say(&self, now: Mono) -> Option<u64> {
         if self.said.get().is_some_and(|said| now.since(said) < EVERY) {
             self.unsaid.set(self.unsaid.get() + 1);
             return None;

@@ -1,7 +1,8 @@
 //! How a connection between two stores is opened: what it is for, where the other store is, and the introduction of both.
 //!
 //! Every connection begins alike, whatever it carries. The connecting side sends the preface of its [`Purpose`] and a
-//! [`Hello`]; the accepting side answers with its own or says why not ([`super::inbound`]). An address may be a name, which is resolved at every
+//! [`Hello`]; the accepting side answers with its own or says why not ([`super::inbound`]). Where a secret of the cluster is set, both prove
+//! it to each other between the preface and the introduction ([`authenticate`]). An address may be a name, which is resolved at every
 //! attempt, so a store that moves behind its name is found again.
 //!
 //! Invariant: nothing is sent after the introduction before both sides have passed [`hello::judge`].
@@ -12,13 +13,15 @@ use std::time::Duration;
 use engine::rt::{Rt, Stream};
 use scheduler::StoreId;
 
+use super::authenticate;
 use super::book::AddressBook;
 use super::frame::{self, Decoder, FrameKind};
 use super::hello::{self, Hello, Rejection};
 use super::link::LinkError;
+use crate::secret::ClusterSecret;
 
 /// An introduction is at most this long, bytes.
-pub(super) const HELLO_BYTES_MAX: usize = 4096;
+pub(in crate::wire) const HELLO_BYTES_MAX: usize = 4096;
 /// Length of a preface, bytes.
 pub const PREFACE_BYTES: usize = 8;
 
@@ -72,6 +75,8 @@ pub enum Begins {
 /// Who speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Speaker {
+    /// What it proves that it is of the cluster with, and wants proved; nothing where none is set.
+    pub secret: Option<ClusterSecret>,
     /// The cluster.
     pub cluster: u64,
     /// The store.
@@ -122,11 +127,17 @@ pub async fn introduce(
     to: StoreId,
 ) -> Result<Stream, LinkError> {
     let mut stream = connect(rt, address).await?;
-    let mut bytes = purpose.preface().to_vec();
+    let mut decoder = Decoder::new(HELLO_BYTES_MAX);
+    let mut bytes = Vec::new();
+    match &speaker.secret {
+        Some(secret) => {
+            authenticate::prove(rt, &mut stream, &mut decoder, secret, *purpose.preface()).await?;
+        }
+        None => bytes.extend_from_slice(purpose.preface()),
+    }
     let ours = speaker.hello(to);
     frame::push(&mut bytes, FrameKind::Hello, |out| ours.encode(out));
     stream.write_all(&bytes).await?;
-    let mut decoder = Decoder::new(HELLO_BYTES_MAX);
     let (kind, payload) = read_frame(&mut stream, &mut decoder).await?;
     match kind {
         FrameKind::Welcome => {
@@ -142,6 +153,8 @@ pub async fn introduce(
         | FrameKind::Messages
         | FrameKind::Requests
         | FrameKind::Answers
+        | FrameKind::Challenge
+        | FrameKind::Proof
         | FrameKind::Offer
         | FrameKind::Have
         | FrameKind::Piece
@@ -164,7 +177,7 @@ async fn connect(rt: &Rt, address: &str) -> io::Result<Stream> {
 }
 
 /// Reads one frame.
-pub(super) async fn read_frame(
+pub(in crate::wire) async fn read_frame(
     stream: &mut Stream,
     decoder: &mut Decoder,
 ) -> Result<(FrameKind, Vec<u8>), LinkError> {

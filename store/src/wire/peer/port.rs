@@ -152,7 +152,7 @@ mod tests {
     const INPUT_BYTES: usize = 16 << 20;
 
     fn speaker(store: u64) -> Speaker {
-        Speaker { cluster: 7, store: StoreId(store), incarnation: 1 }
+        Speaker { secret: None, cluster: 7, store: StoreId(store), incarnation: 1 }
     }
 
     struct Served {

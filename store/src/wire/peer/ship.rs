@@ -149,6 +149,8 @@ impl Talk<'_> {
             | FrameKind::Messages
             | FrameKind::Requests
             | FrameKind::Answers
+            | FrameKind::Challenge
+            | FrameKind::Proof
             | FrameKind::Offer
             | FrameKind::Piece
             | FrameKind::Chunk

@@ -15,6 +15,7 @@ use super::bulk::{
 use super::frame::{self, Decoder, FrameKind};
 use super::inbound::Inbound;
 use super::link::LinkError;
+use super::open::Purpose;
 use super::reading::Reading;
 use crate::shard::Shard;
 use crate::shard::receiving::{Incoming, Unwanted};
@@ -33,7 +34,9 @@ pub(super) async fn serve(
     mut stream: Stream,
     early: &[u8],
 ) -> Result<(), LinkError> {
-    let Some((mut decoder, from)) = inbound.welcome(&mut stream, early).await? else { return Ok(()) };
+    let Some((mut decoder, from)) = inbound.welcome(&mut stream, (Purpose::Snapshot, early)).await? else {
+        return Ok(());
+    };
     decoder.allow(BULK_FRAME_BYTES_MAX);
     let mut talk = Talk { inbound, shard, from, stream, incoming: None, buffer: vec![0; READ_BYTES] };
     let ended = talk.run(&mut decoder).await;
@@ -130,6 +133,8 @@ impl Talk<'_> {
                 | FrameKind::Messages
                 | FrameKind::Requests
                 | FrameKind::Answers
+                | FrameKind::Challenge
+                | FrameKind::Proof
                 | FrameKind::Offer
                 | FrameKind::Have
                 | FrameKind::Piece

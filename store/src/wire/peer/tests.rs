@@ -27,7 +27,7 @@ const PREFACE: &[u8; PREFACE_BYTES] = Purpose::Messages.preface();
 const PORT: u16 = 20_161;
 
 fn speaker(store: u64) -> Speaker {
-    Speaker { cluster: 7, store: StoreId(store), incarnation: 3 }
+    Speaker { secret: None, cluster: 7, store: StoreId(store), incarnation: 3 }
 }
 
 /// A message from store 1 to store 2.

@@ -80,7 +80,7 @@ async fn talk_nonsense(
     to: StoreId,
     (store, incarnation): (StoreId, u64),
 ) {
-    let speaker = Speaker { cluster: 7, store, incarnation };
+    let speaker = Speaker { secret: None, cluster: 7, store, incarnation };
     let mut stream =
         introduce(&rt, Purpose::Messages, &speaker, &addr.to_string(), to).await.expect("it is welcome");
     stream.write_all(&[0xff; 64]).await.expect("it is connected");

@@ -13,6 +13,7 @@ pub(crate) mod nodes;
 mod numbers;
 mod refused;
 mod replicated;
+mod secrets;
 mod sent_on;
 mod splits;
 mod strangers;

@@ -20,7 +20,7 @@ fn speak(world: &World, cluster: u64, store: u64, (member, target): (&Member, u6
     let address = member.node.addr(2001).to_string();
     beside(world, move |rt| async move {
         let (from, to) = (StoreId(store), StoreId(target));
-        let speaker = Speaker { cluster, store: from, incarnation: 1000 };
+        let speaker = Speaker { secret: None, cluster, store: from, incarnation: 1000 };
         let mut stream =
             introduce(&rt, Purpose::Messages, &speaker, &address, to).await.expect("it says who is there");
         let mut bytes = Vec::new();

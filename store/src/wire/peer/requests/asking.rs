@@ -386,6 +386,8 @@ async fn receive(rt: &Rt, lane: &Lane, memory: &Memory, from: &mut ReadHalf) -> 
                 | FrameKind::Refused
                 | FrameKind::Messages
                 | FrameKind::Requests
+                | FrameKind::Challenge
+                | FrameKind::Proof
                 | FrameKind::Offer
                 | FrameKind::Have
                 | FrameKind::Piece

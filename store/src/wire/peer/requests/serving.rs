@@ -89,6 +89,8 @@ async fn receive(
                 | FrameKind::Refused
                 | FrameKind::Messages
                 | FrameKind::Answers
+                | FrameKind::Challenge
+                | FrameKind::Proof
                 | FrameKind::Offer
                 | FrameKind::Have
                 | FrameKind::Piece

@@ -251,7 +251,7 @@ async fn accept_within(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool, me
     });
     let inbound = Inbound {
         rt: rt.clone(),
-        speaker: Speaker { cluster: 7, store: StoreId(2), incarnation: 1 },
+        speaker: Speaker { secret: None, cluster: 7, store: StoreId(2), incarnation: 1 },
         seen: Rc::new(Incarnations::default()),
         book,
         counters: Rc::new(PeerCounters::default()),
@@ -310,7 +310,7 @@ fn requests(rt: &Rt, addr: SocketAddr) -> Rc<Requests> {
 fn requests_of(rt: &Rt, addr: SocketAddr, store: StoreId) -> Rc<Requests> {
     let book = Rc::new(AddressBook::default());
     book.set(StoreId(2), &addr.to_string());
-    Requests::new(rt, Speaker { cluster: 7, store, incarnation: 1 }, book, Memory::unbounded())
+    Requests::new(rt, Speaker { secret: None, cluster: 7, store, incarnation: 1 }, book, Memory::unbounded())
 }
 
 fn ask(requests: &Rc<Requests>, op: Op) -> Pending<Outcome> {
