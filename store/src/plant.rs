@@ -65,6 +65,16 @@ pub enum Bug {
     ContactsForgotten,
     /// Whoever reports for a store is believed.
     StrangersBelieved,
+    /// Whoever calls the PD port of a node counts as one who has proved the secret of the cluster.
+    CallersBelieved,
+    /// One method for nodes is open to any caller.
+    MethodOpen,
+    /// A store that proves no secret is believed by one that has one.
+    PeersBelieved,
+    /// A proof is not looked at.
+    ProofNotChecked,
+    /// A side draws the same for every connection.
+    NonceKept,
     /// A node that joins may have the address of a store that has joined.
     AddressGivenAway,
     /// A store that moves is not looked for where it was.

@@ -79,15 +79,22 @@ fn nodes_and_operators_prove_the_secret_of_their_cluster() {
     let node = |number: usize, members: &[&str], secret: Option<&str>| {
         let mut options = options(&directories[number]);
         let secret = secret.map(|secret| ["--cluster-secret-file", secret]);
-        options.arguments.extend(members.iter().chain(secret.iter().flatten()).map(|word| (*word).to_owned()));
+        options
+            .arguments
+            .extend(members.iter().chain(secret.iter().flatten()).map(|word| (*word).to_owned()));
         Node::start(&options)
     };
     let first = node(0, &[], Some(&right)).unwrap_or_else(|error| panic!("{error}"));
     let pd = first.pd.to_string();
-    for (secret, why) in [(Some(&wrong[..]), "another cluster_secret"), (None, "does not prove that it has it")] {
+    for (secret, why) in
+        [(Some(&wrong[..]), "another cluster_secret"), (None, "does not prove that it has it")]
+    {
         assert!(node(2, &["--join", &pd], secret).is_err(), "it is not one of them");
         let log = std::fs::read_to_string(directories[2].path().join("node.log")).expect("a log");
-        assert!(log.contains("cannot join") && log.contains(why) && log.contains("cluster_secret_file"), "{log}");
+        assert!(
+            log.contains("cannot join") && log.contains(why) && log.contains("cluster_secret_file"),
+            "{log}"
+        );
         assert!(!log.contains("wwwwwww"), "{log}");
     }
     let second = node(1, &["--join", &pd], Some(&right)).unwrap_or_else(|error| panic!("{error}"));

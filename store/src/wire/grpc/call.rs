@@ -23,6 +23,7 @@ use super::server::{Caller, State};
 use super::status::{Code, Status};
 use super::{CallShape, Service, timeout};
 use crate::memory::{Charge, Intake, Memory, Pool};
+use crate::plant::{Bug, planted};
 
 /// An answer up to this length is handed to h2 whole; a longer one waits for the caller's window piece by piece.
 const WHOLE_ANSWER_BYTES_MAX: usize = 8 << 10;
@@ -95,6 +96,7 @@ fn judge<S: Service>(
     };
     if let (Some(gate), Caller::Anyone) = (&state.options.gate, caller)
         && state.service.is_for_members(method)
+        && !planted(Bug::CallersBelieved)
     {
         let status = gate.refuse(head.uri.path());
         state.tally.count(Some(method), status.code);

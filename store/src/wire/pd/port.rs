@@ -92,7 +92,7 @@ impl Service for Port {
     }
 
     fn is_for_members(&self, method: Method) -> bool {
-        method.is_for_members()
+        method.is_for_members() && !(planted(Bug::MethodOpen) && method == Method::Hosted)
     }
 
     async fn unary(&self, method: Method, message: Bytes, deadline: Option<Mono>) -> Result<Bytes, Status> {

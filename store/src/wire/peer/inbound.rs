@@ -30,6 +30,7 @@ use super::open::{HELLO_BYTES_MAX, Purpose, Speaker, read_frame};
 use super::reading::Reading;
 use super::requests::serving;
 use crate::memory::Memory;
+use crate::plant::{Bug, planted};
 use crate::request::{Op, Outcome, Route};
 use crate::secret::Unproven;
 
@@ -171,6 +172,7 @@ impl Inbound {
         match (&self.speaker.secret, kind == FrameKind::Challenge) {
             (None, false) => Ok((kind, payload)),
             (None, true) => Err(Rejection::Unproven(Unproven::Unset).into()),
+            (Some(_), false) if planted(Bug::PeersBelieved) => Ok((kind, payload)),
             (Some(_), false) => Err(Rejection::Unproven(Unproven::Missing).into()),
             (Some(secret), true) => {
                 let wanted = (secret, *purpose.preface());

@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use engine::rt::sim::{Options, World};
 use scheduler::StoreId;
 use store::config::Config;
+use store::plant::{self, Bug};
 use store::secret::{ClusterSecret, Exchange, Side};
 use store::wire::grpc::Code;
 use store::wire::pd::client::{CallError, SchedulerClient};
@@ -352,4 +354,26 @@ fn who_proves_nothing_is_listened_to_for_little_and_not_for_long() {
             assert!(matches!(ended, Some(Ok(0) | Err(_))), "port {port}: {ended:?}");
         }
     }
+}
+
+/// Each of the bugs makes one of the tests above fail.
+#[test]
+fn bugs_of_those_who_want_proof_are_caught() {
+    let scenarios: [(Bug, fn()); 5] = [
+        (Bug::CallersBelieved, a_forged_report_changes_the_map_only_where_no_secret_is_set),
+        (Bug::MethodOpen, every_method_for_nodes_needs_the_secret_at_every_node),
+        (Bug::PeersBelieved, every_connection_between_stores_needs_the_secret),
+        (Bug::ProofNotChecked, a_node_joins_with_the_secret_and_with_no_other),
+        (Bug::NonceKept, what_was_overheard_proves_nothing),
+    ];
+    let mut unnoticed = Vec::new();
+    for (bug, scenario) in scenarios {
+        plant::plant(Some(bug));
+        let caught = catch_unwind(AssertUnwindSafe(scenario)).is_err();
+        plant::plant(None);
+        if !caught {
+            unnoticed.push(bug);
+        }
+    }
+    assert!(unnoticed.is_empty(), "{unnoticed:?} went unnoticed");
 }
