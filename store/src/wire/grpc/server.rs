@@ -30,7 +30,7 @@ pub trait Guest: Debug {
     fn serve(self: Rc<Self>, stream: Stream, early: Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>;
 }
 
-/// Who may call what is for members only ([`Service::is_for_members`]), where those are told apart from clients. Members connect otherwise.
+/// Who may call what is for members only ([`Service::is_for_members`]), where those are distinguished from clients. Members connect otherwise.
 pub trait Gate: Debug {
     /// Whether a connection that begins with `first` is a member's; `None` while more bytes are needed to decide.
     fn is_meant(&self, first: &[u8]) -> Option<bool>;
