@@ -363,7 +363,7 @@ fn bugs_of_those_who_want_proof_are_caught() {
         (Bug::CallersBelieved, a_forged_report_changes_the_map_only_where_no_secret_is_set),
         (Bug::MethodOpen, every_method_for_nodes_needs_the_secret_at_every_node),
         (Bug::PeersBelieved, every_connection_between_stores_needs_the_secret),
-        (Bug::ProofNotChecked, a_node_joins_with_the_secret_and_with_no_other),
+        (Bug::ProofNotChecked, every_connection_between_stores_needs_the_secret),
         (Bug::NonceKept, what_was_overheard_proves_nothing),
     ];
     let mut unnoticed = Vec::new();
