@@ -213,7 +213,7 @@ const KEY_MAPS: [(&str, &str); 4] = [
 /// What the table of regions may do with its map.
 const MAP_CALLS: [&str; 8] =
     ["contains_key", "get", "get_mut", "insert", "is_empty", "len", "remove", "values"];
-const MAP_LOOPS: [&str; 2] = ["values_mut", "iter"];
+const MAP_LOOPS: [&str; 3] = ["values_mut", "iter", "iter_mut"];
 
 fn second_owners(code: &[Code]) -> Vec<String> {
     let mut found = Vec::new();

@@ -68,8 +68,7 @@ fn health_and_settings_are_served() {
 fn a_second_process_on_a_directory_is_refused() {
     let directory = directory();
     let node = start(&directory);
-    let said =
-        bench::process::Node::start(&options(&directory)).expect_err("the directory is held").to_string();
+    let said = Node::start(&options(&directory)).expect_err("the directory is held").to_string();
     assert!(said.contains("data directory") || said.contains("another process"), "{said}");
     resp(node.resp, "PING", "+PONG\r\n");
 }
@@ -155,7 +154,7 @@ fn a_foreign_directory_is_refused_and_left_as_it_was() {
     let data = directory.path().join("data");
     std::fs::create_dir(&data).expect("a writable directory");
     std::fs::write(data.join("letters"), "not a database").expect("a writable directory");
-    let said = bench::process::Node::start(&options(&directory)).expect_err("it is foreign").to_string();
+    let said = Node::start(&options(&directory)).expect_err("it is foreign").to_string();
     assert!(said.contains("letters") && said.contains("not a ringkeep directory"), "{said}");
     let names: Vec<_> =
         std::fs::read_dir(&data).expect("it is there").flatten().map(|entry| entry.file_name()).collect();
@@ -355,7 +354,7 @@ fn a_drain_says_no_before_it_stops() {
     let directory = directory();
     let mut options = options(&directory);
     options.arguments.extend(["--set".into(), "drain_delay=3s".into()]);
-    let node = bench::process::Node::start(&options).expect("it starts");
+    let node = Node::start(&options).expect("it starts");
     let (resp_addr, status) = (node.resp, node.status);
     let (begun, watching) = std::sync::mpsc::channel();
     let store = health_target(status);
@@ -383,7 +382,7 @@ fn a_node_on_few_stores_says_so() {
     start(&directory).process.terminate(DRAIN).expect("it drains");
     let mut options = options(&directory);
     options.arguments.extend(["--set".into(), "cores=2".into()]);
-    let node = bench::process::Node::start(&options).expect("it starts");
+    let node = Node::start(&options).expect("it starts");
     assert_eq!(node.stores, 1);
     node.process.terminate(DRAIN).expect("it drains");
     let log = std::fs::read_to_string(directory.path().join("node.log")).expect("a log");
@@ -396,7 +395,7 @@ fn wrong_passwords_and_refused_connections_are_logged_and_counted() {
     let mut options = options(&directory);
     options.arguments.extend(["--set".into(), "requirepass=right".into()]);
     options.arguments.extend(["--set".into(), "limits.connections_max=2".into()]);
-    let node = bench::process::Node::start(&options).expect("it starts");
+    let node = Node::start(&options).expect("it starts");
     resp(node.resp, "AUTH wrong", "-WRONGPASS");
     let _held: Vec<_> =
         (0..8).map(|_| std::net::TcpStream::connect(node.resp).expect("it listens")).collect();
@@ -447,7 +446,7 @@ fn a_cut_that_is_in_doubt_is_shown_until_the_next_start() {
         damaged += 1;
     }
     assert_eq!(damaged, 1, "the value is in one segment");
-    let shown = |node: &bench::process::Node| {
+    let shown = |node: &Node| {
         let (ready, verbose) = get(node.status, "/ready?verbose");
         let status: serde_json::Value = serde_json::from_str(&get(node.status, "/status").1).expect("JSON");
         let doubt = status["health"][0]["in_doubt"].as_str().unwrap_or_default().to_owned();
