@@ -118,7 +118,7 @@ fn an_open_node_says_which_ports_ask_for_no_password() {
     let remark = |set: &[&str]| {
         let output = run(&[&check[..], set].concat());
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        text.lines().find(|line| line.contains("insecure = true:")).expect("a warning").to_owned()
+        text.lines().find(|line| line.contains("read and delete everything")).expect("a warning").to_owned()
     };
     assert!(remark(&[]).contains("and over RESP"), "{}", remark(&[]));
     assert!(!remark(&["--set", "requirepass=secret"]).contains("RESP"));
