@@ -72,6 +72,8 @@ enum Found {
 /// The damage, with the file and what to do. A passing shortage.
 pub(super) async fn check_opens(rt: &Rt, dir: &Path) -> Result<()> {
     let Found::Items(items) = find(rt, dir).await? else { return Ok(()) };
+    // The run that wrote the list may have been killed before its name was durable, and it is not written again while it stays true.
+    rt.sync_dir(dir).await.map_err(|error| Fault::io(dir, "syncing the directory", &error))?;
     for item in items.into_iter().filter(|item| item.file.stops) {
         if exists(rt, &item.file.path).await? {
             return Err(item.fault());
@@ -272,6 +274,9 @@ fn parse(dir: &Path, bytes: &[u8]) -> Option<Vec<Item>> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use engine::rt::sim;
     use scheduler::StoreId;
 
@@ -346,6 +351,49 @@ mod tests {
             rt.remove(&table).await.unwrap();
             check_opens(&rt, dir).await.expect("what is gone is forgotten");
         });
+    }
+
+    /// The run that has found the damage is killed at every change that it makes on the disk. A start that hears of it refuses to open
+    /// the store, and so does the one after a power cut.
+    #[test]
+    fn a_fence_that_a_start_has_met_outlives_a_power_cut() {
+        let (dir, table) = (Path::new("/data"), Path::new("/data/3.table"));
+        let mut fenced = 0;
+        for point in 0.. {
+            let options = sim::Options::default();
+            let disk = sim::DiskOptions { crash: sim::CrashMode::Lose, ..options.disk.clone() };
+            let world = sim::World::new(point, sim::Options { disk, ..options });
+            let node = world.node(0);
+            let made = node.start(0, move |rt| async move {
+                rt.create_dir_all(dir).await.unwrap();
+                rt.replace_small(table, b"x").await.unwrap();
+            });
+            world.block_on(made).unwrap();
+            node.disk().stop_at(node.disk().changes() + point);
+            let written = Rc::new(Cell::new(false));
+            let over = written.clone();
+            let writing = node.start(0, move |rt| async move {
+                let health = Health::new(StoreId(1));
+                health.enter(Event::Failed(&Fault::corruption(table, "bad block at 7")));
+                keep(&rt, dir, &health, &mut None).await.unwrap();
+                over.set(true);
+            });
+            world.run_until(Duration::from_secs(5), || written.get() || node.disk().has_stopped());
+            drop(writing);
+            node.kill();
+            let opens = || {
+                let opening = node.start(0, move |rt| async move { check_opens(&rt, dir).await.is_ok() });
+                world.block_on(opening).expect("it is not killed")
+            };
+            let before = opens();
+            node.crash();
+            assert!(before || !opens(), "killed at change {point}: the damage is forgotten");
+            fenced += u32::from(!before);
+            if written.get() {
+                break;
+            }
+        }
+        assert!(fenced > 1, "only {fenced} starts hear of the damage");
     }
 
     fn health_of(faults: &[(&Path, &str)]) -> Health {
