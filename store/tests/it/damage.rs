@@ -20,10 +20,10 @@ use store::wire::proto::pdpb::{AllocIdRequest, AllocIdResponse};
 
 use crate::real::{self, ROOT, Real};
 
-const DIR: &str = "/data";
+pub(crate) const DIR: &str = "/data";
 
-type Files = BTreeMap<PathBuf, Vec<u8>>;
-type Pairs = BTreeMap<Bytes, Bytes>;
+pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
+pub(crate) type Pairs = BTreeMap<Bytes, Bytes>;
 
 /// Starts the node, whose stores must all open.
 async fn start(rt: &Rt) -> Result<Real, String> {
@@ -35,7 +35,7 @@ fn key(n: u64) -> Bytes {
 }
 
 /// Writes with acknowledgements, one by one.
-async fn write(gateway: &Gateway, round: u64, numbers: std::ops::Range<u64>, known: &mut Pairs) {
+pub(crate) async fn write(gateway: &Gateway, round: u64, numbers: std::ops::Range<u64>, known: &mut Pairs) {
     for n in numbers {
         if n % 7 == round {
             gateway.submit(None, Op::Delete { key: key(n), count: false }).await.unwrap();
@@ -58,16 +58,17 @@ async fn take_an_id(rt: &Rt, real: &Real) {
 }
 
 /// A data directory after two lives: what it held after the first, what it holds now, and what was acknowledged.
-struct Prepared {
-    older: Files,
-    now: Files,
-    known: Pairs,
+pub(crate) struct Prepared {
+    pub older: Files,
+    pub now: Files,
+    pub known: Pairs,
 }
 
 /// How the second life ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Drain,
+    /// Killed after it was idle for a moment.
     Kill,
 }
 
@@ -99,7 +100,7 @@ fn prepared(end: End) -> Prepared {
 
 /// What became of a damaged directory.
 #[derive(Debug)]
-enum Found {
+pub(crate) enum Found {
     /// The start or a read was refused.
     Refused(String),
     /// Every key is right.
@@ -107,7 +108,7 @@ enum Found {
 }
 
 /// Starts with these files and compares everything that was acknowledged.
-fn judge(files: &Files, known: &Pairs) -> Result<Found, String> {
+pub(crate) fn judge(files: &Files, known: &Pairs) -> Result<Found, String> {
     let world = World::new(72, Options::default());
     let node = world.node(0);
     node.disk().set_contents(files);
@@ -117,10 +118,11 @@ fn judge(files: &Files, known: &Pairs) -> Result<Found, String> {
             Ok(real) => real,
             Err(refusal) => return Ok(Found::Refused(refusal)),
         };
-        for n in 0..170 {
-            match real.gateway.submit(None, Op::Get { key: key(n) }).await {
-                Ok(Out::Value(value)) if value.as_ref() == known.get(&key(n)) => {}
-                Ok(other) => return Err(format!("key {n} is {other:?}, not {:?}", known.get(&key(n)))),
+        let keys = (0..170).map(key).chain(known.keys().cloned());
+        for key in keys {
+            match real.gateway.submit(None, Op::Get { key: key.clone() }).await {
+                Ok(Out::Value(value)) if value.as_ref() == known.get(&key) => {}
+                Ok(other) => return Err(format!("key {key:?} is {other:?}, not {:?}", known.get(&key))),
                 Err(refusal) => return Ok(Found::Refused(format!("{refusal:?}"))),
             }
         }
@@ -130,10 +132,10 @@ fn judge(files: &Files, known: &Pairs) -> Result<Found, String> {
 }
 
 /// One damaged directory: what was done, to which paths, and what it holds then.
-struct Case {
-    what: String,
-    paths: Vec<PathBuf>,
-    files: Files,
+pub(crate) struct Case {
+    pub what: String,
+    pub paths: Vec<PathBuf>,
+    pub files: Files,
 }
 
 /// Whether a refusal names one of the paths and says what to do. That of a directory alone does not name a file in it.
@@ -248,16 +250,15 @@ fn inspected<'a>(directories: impl Iterator<Item = &'a Files>) -> Vec<Vec<String
     run.unwrap()
 }
 
-fn sweep(end: End) -> (u64, u64) {
+pub(crate) fn sweep(prepared: &Prepared, more: Vec<Case>) -> (u64, u64) {
     let flips = std::env::var("RINGKEEP_DAMAGE_FLIPS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
-    let prepared = prepared(end);
     assert!(prepared.known.len() > 100);
     assert!(matches!(judge(&prepared.now, &prepared.known), Ok(Found::Whole)), "the undamaged directory");
-    let mut cases = Vec::new();
+    let mut cases = more;
     for path in prepared.now.keys() {
-        cases_of_a_file(&prepared, path, flips, &mut cases);
+        cases_of_a_file(prepared, path, flips, &mut cases);
     }
-    cases_of_directories(&prepared, &mut cases);
+    cases_of_directories(prepared, &mut cases);
     let (mut refused, mut wrong) = (0, Vec::new());
     let inspected = inspected(std::iter::once(&prepared.now).chain(cases.iter().map(|case| &case.files)));
     assert_eq!(inspected[0], Vec::<String>::new(), "the undamaged directory");
@@ -276,7 +277,7 @@ fn sweep(end: End) -> (u64, u64) {
             Err(lost) => wrong.push(format!("{} {what}: {lost}", paths[0].display())),
         }
     }
-    assert!(wrong.is_empty(), "{end:?}: {} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     (cases.len() as u64, refused)
 }
 
@@ -374,13 +375,13 @@ fn halves_are_missed(ours: &Prepared, theirs: &Prepared, end: End) {
 
 #[test]
 fn damage_after_a_drain_is_named_or_loses_nothing() {
-    let (cases, refused) = sweep(End::Drain);
+    let (cases, refused) = sweep(&prepared(End::Drain), Vec::new());
     assert!(cases > 100 && refused > cases / 2, "{refused} of {cases}");
 }
 
 #[test]
 fn damage_after_a_kill_is_named_or_loses_nothing() {
-    let (cases, refused) = sweep(End::Kill);
+    let (cases, refused) = sweep(&prepared(End::Kill), Vec::new());
     assert!(cases > 100 && refused > cases / 2, "{refused} of {cases}");
 }
 

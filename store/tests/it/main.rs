@@ -5,6 +5,7 @@ mod cold;
 mod connection_memory;
 mod crash;
 mod damage;
+mod damage_under_load;
 mod descriptors;
 mod fenced;
 mod formats;
