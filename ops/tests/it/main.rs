@@ -11,6 +11,7 @@ mod joined;
 mod lost_lines;
 mod metrics;
 mod owners;
+mod pauses;
 mod pipes;
 mod places;
 mod pure;

@@ -143,6 +143,7 @@ async fn say_all(
                 for outcome in outcomes.by_ref().take(count) {
                     server.counters.looked_up(shape.lookups(&outcome));
                     shape.write(outcome, &server.gateway.memory().appended, &mut reply);
+                    budget.tick().await;
                 }
                 command
             }
