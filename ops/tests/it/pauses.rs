@@ -149,11 +149,6 @@ const AUDITED: &[Audited] = &[
         "the answers of one frame, which are handed to who waits; decoding them pauses",
     ),
     audited(
-        "store/src/wire/peer/requests/serving.rs",
-        "for ForwardedRequest{id,route,op}in requests",
-        "requests of one frame of another store, of which as many run at a time as the desk has room for",
-    ),
-    audited(
         "store/src/wire/resp/clients.rs",
         "for entry in page.iter().filter(|entry|self.fits(server,entry))",
         "128 connections",
