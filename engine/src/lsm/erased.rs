@@ -22,8 +22,8 @@ use bytes::Bytes;
 use super::key::{SeqNo, in_range, lower_end};
 use super::readers::Readers;
 
-/// What a fragment costs beside its keys and sequence numbers: its share of the tree's nodes, and three allocations.
-const FRAGMENT_OVERHEAD_BYTES: usize = 176;
+/// What a fragment costs beside its keys and sequence numbers: its share of the tree's nodes, three allocations, and the counts of those who share its keys.
+const FRAGMENT_OVERHEAD_BYTES: usize = 240;
 
 /// The range deletes of one source (a memtable, a table, a compaction).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,12 +151,12 @@ impl RangeTombstones {
             if at < fragment_start {
                 gaps.push((std::mem::take(&mut at), fragment_start.clone()));
             }
-            let before = fragment.seqs.len();
+            let before = seqs_bytes(&fragment.seqs);
             add_seq(&mut fragment.seqs, seq);
-            added += fragment.seqs.len() - before;
+            added += seqs_bytes(&fragment.seqs) - before;
             at.clone_from(&fragment.end);
         }
-        self.size_bytes += added * size_of::<SeqNo>();
+        self.size_bytes += added;
         if at < end {
             gaps.push((at, end.clone()));
         }
@@ -238,8 +238,13 @@ impl RangeTombstones {
 
 impl Fragment {
     fn size_bytes(&self, start: &[u8]) -> usize {
-        FRAGMENT_OVERHEAD_BYTES + start.len() + self.end.len() + self.seqs.len() * size_of::<SeqNo>()
+        FRAGMENT_OVERHEAD_BYTES + start.len() + self.end.len() + seqs_bytes(&self.seqs)
     }
+}
+
+/// What sequence numbers hold: a vector grows by doubling, from four on.
+fn seqs_bytes(seqs: &[SeqNo]) -> usize {
+    size_of::<SeqNo>() * if seqs.len() < 2 { seqs.len() } else { seqs.len().next_power_of_two().max(4) }
 }
 
 /// `newest`, and of the older ones those that a reader sees as its newest.
@@ -364,7 +369,7 @@ mod tests {
             erased.insert_newest(&key, &[key.as_slice(), b"x"].concat(), SeqNo(5_000 + n), &readers);
         }
         let bytes = erased.size_bytes();
-        assert!((4_000 * 190..4_100 * 230).contains(&bytes), "{bytes}");
+        assert!((4_000 * 254..4_100 * 294).contains(&bytes), "{bytes}");
     }
 
     #[test]
