@@ -36,7 +36,7 @@ const REGION: &[u8] = b"\x12\x11\x08\x02\x1a\x01\xff\x22\x04\x08\x01\x10\x01\x2a
 #[test]
 fn ids_for_several_parts_are_all_different() {
     on_core(|rt| async move {
-        let (_dir, pd, _control) = served(&rt).await;
+        let (dir, pd, _control) = served(&rt).await;
         assert_eq!(REGION.len(), 2 + 0x11, "the bytes are what they say");
         let ids: AskBatchSplitResponse =
             call(&pd, "AskBatchSplit", &[HEADER, REGION, b"\x18\x03"]).await.unwrap();
@@ -63,6 +63,8 @@ fn ids_for_several_parts_are_all_different() {
         assert_eq!(refused.header.unwrap().error.unwrap().r#type, ErrorType::RegionNotFound as i32);
         let reported = call::<ReportBatchSplitResponse>(&pd, "ReportBatchSplit", &[HEADER, REGION]).await;
         assert_eq!(reported.unwrap_err().code, Code::PermissionDenied);
+        // The directory outlives the core, whose store goes on until it ends.
+        dir
     });
 }
 
@@ -79,7 +81,7 @@ async fn second_store(control: &Control) -> StoreId {
 #[test]
 fn regions_of_one_group_are_spread_and_the_operator_is_reported() {
     on_core(|rt| async move {
-        let (_dir, pd, control) = served(&rt).await;
+        let (dir, pd, control) = served(&rt).await;
         let group = b"\x2a\x01t";
         // One region by the old field, as tools do that cut and spread.
         let one: ScatterRegionResponse = call(&pd, "ScatterRegion", &[HEADER, b"\x10\x02"]).await.unwrap();
@@ -107,5 +109,6 @@ fn regions_of_one_group_are_spread_and_the_operator_is_reported() {
         assert_eq!(unknown.header.unwrap().error.unwrap().r#type, ErrorType::RegionNotFound as i32);
         let nothing = call::<ScatterRegionResponse>(&pd, "ScatterRegion", &[HEADER]).await;
         assert_eq!(nothing.unwrap_err().code, Code::InvalidArgument);
+        dir
     });
 }
