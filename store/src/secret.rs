@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! key      HMAC-SHA256("ringkeep cluster secret", secret)
-//! proof    HMAC-SHA256(key, side u8 | what the connection is for, 8 bytes | nonce of the connecting side | nonce of the accepting side)
+//! proof    HMAC-SHA256(key, side u8 | what the connection is for, 8 bytes | store that is meant, u64 little-endian, or 0
+//!                           | nonce of the connecting side | nonce of the accepting side)
 //! ```
 //! Each side draws a nonce for each connection, so what was overheard on one proves nothing on another, and a proof of one side is none of
-//! the other. A node may have two secrets while an operator changes them: it proves both, and whoever has one of them believes it.
+//! the other. A proof for a store is none for another store, so whoever holds the address of a store that is gone cannot pass on what those
+//! who look for it prove. Whose PD port is meant is not always known, as for a node that joins: there a proof can be passed on to another
+//! member by whoever holds an address that nodes or operators still ask. A node may have two secrets while an operator changes them: it proves both, and whoever has one of them believes it.
 //!
 //! What it cannot do without TLS: whoever can change what travels between two nodes can speak on a connection once it is authenticated, and
 //! whoever can listen reads it.
@@ -64,6 +67,8 @@ pub enum Side {
 pub struct Exchange {
     /// What the connection is for: the bytes that it began with.
     pub purpose: [u8; 8],
+    /// The store that the connecting side means, 0 where any member is.
+    pub meant: u64,
     /// The nonce of the side that has opened it.
     pub connecting: Nonce,
     /// That of the side that has accepted it.
@@ -177,8 +182,8 @@ impl Key {
     }
 
     fn said(side: Side, exchange: &Exchange) -> Vec<u8> {
-        let Exchange { purpose, connecting, accepting } = exchange;
-        [&[side as u8][..], purpose, connecting, accepting].concat()
+        let Exchange { purpose, meant, connecting, accepting } = exchange;
+        [&[side as u8][..], purpose, &meant.to_le_bytes(), connecting, accepting].concat()
     }
 
     fn proof(&self, side: Side, exchange: &Exchange) -> Proof {
@@ -202,7 +207,7 @@ mod tests {
     }
 
     fn exchange() -> Exchange {
-        Exchange { purpose: *b"RKPEER\0\x01", connecting: [1; 32], accepting: [2; 32] }
+        Exchange { purpose: *b"RKPEER\0\x01", meant: 7, connecting: [1; 32], accepting: [2; 32] }
     }
 
     /// Whether `theirs` is believed by `ours`, as each side.
@@ -232,13 +237,15 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_is_of_one_connection_one_side_and_one_purpose() {
+    fn a_proof_is_of_one_connection_one_side_one_purpose_and_one_store() {
         let ours = secret(&[NEW]);
         let proof = ours.proofs(Side::Connecting, &exchange()).concat();
         assert!(ours.shared(Side::Connecting, &exchange(), &proof).is_some());
         assert!(ours.shared(Side::Accepting, &exchange(), &proof).is_none(), "it is sent back");
         let others = [
             Exchange { purpose: *b"RKBULK\0\x01", ..exchange() },
+            Exchange { meant: 8, ..exchange() },
+            Exchange { meant: 0, ..exchange() },
             Exchange { connecting: [3; 32], ..exchange() },
             Exchange { accepting: [3; 32], ..exchange() },
             Exchange { connecting: [2; 32], accepting: [1; 32], ..exchange() },

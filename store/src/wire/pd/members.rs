@@ -33,6 +33,9 @@ use crate::wire::peer::open::{HELLO_BYTES_MAX, PREFACE_BYTES, read_frame};
 /// What a connection begins with by which a node or an operator calls. No connection between stores begins so.
 const PREFACE: [u8; PREFACE_BYTES] = *b"RKNODE\0\x01";
 
+/// A caller of this port means the cluster and not one of its members, which a node that joins does not know.
+const ANY_MEMBER: u64 = 0;
+
 impl Method {
     /// Whether only nodes and operators of the cluster call it.
     pub fn is_for_members(self) -> bool {
@@ -130,7 +133,7 @@ impl MemberGate {
         if kind != FrameKind::Challenge {
             return Err(LinkError::Unexpected(kind));
         }
-        let wanted = (&self.secret, PREFACE);
+        let wanted = (&self.secret, PREFACE, ANY_MEMBER);
         authenticate::demand(&self.rt, stream, &mut decoder, wanted, &payload).await?;
         // The connecting side has to hear the proof before it goes on.
         if decoder.waiting_bytes() == 0 { Ok(()) } else { Err(Rejection::NotAHello.into()) }
@@ -184,7 +187,7 @@ pub(super) async fn prove(
     secret: &ClusterSecret,
 ) -> Result<Vec<u8>, LinkError> {
     let mut decoder = Decoder::new(HELLO_BYTES_MAX);
-    authenticate::prove(rt, stream, &mut decoder, secret, PREFACE).await?;
+    authenticate::prove(rt, stream, &mut decoder, (secret, PREFACE, ANY_MEMBER)).await?;
     Ok(decoder.into_rest())
 }
 

@@ -29,7 +29,8 @@ use crate::secret::{ClusterSecret, Exchange, Nonce, Side, Unproven};
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
 const REFUSED_BYTES_MAX: usize = 2 << 20;
 
-/// Begins a connection for `purpose` and proves the secret to whoever accepts it, who has to prove it, too.
+/// Begins a connection for `purpose` to the store `meant`, 0 for any member, and proves the secret to whoever accepts it, who has to prove it,
+/// too.
 ///
 /// # Errors
 /// Why there is no connection; [`Rejection::Unproven`] if the other side has another secret.
@@ -37,15 +38,14 @@ pub(in crate::wire) async fn prove(
     rt: &Rt,
     stream: &mut Stream,
     decoder: &mut Decoder,
-    secret: &ClusterSecret,
-    purpose: [u8; PREFACE_BYTES],
+    (secret, purpose, meant): (&ClusterSecret, [u8; PREFACE_BYTES], u64),
 ) -> Result<(), LinkError> {
     let connecting = draw(rt, secret);
     let mut begin = purpose.to_vec();
     push(&mut begin, FrameKind::Challenge, &connecting);
     stream.write_all(&begin).await?;
     let accepting = nonce(&hear(stream, decoder, FrameKind::Challenge).await?)?;
-    let exchange = Exchange { purpose, connecting, accepting };
+    let exchange = Exchange { purpose, meant, connecting, accepting };
     let mut proofs = Vec::new();
     push(&mut proofs, FrameKind::Proof, &secret.proofs(Side::Connecting, &exchange).concat());
     stream.write_all(&proofs).await?;
@@ -56,7 +56,7 @@ pub(in crate::wire) async fn prove(
     }
 }
 
-/// Has the connecting side prove the secret, whose `challenge` was read, and proves it in return.
+/// Has the connecting side prove the secret, whose `challenge` was read, to the store `here` (0 for any member), and proves it in return.
 ///
 /// # Errors
 /// Why not. Who is [rejected](LinkError::Rejected) has not heard why.
@@ -64,11 +64,11 @@ pub(in crate::wire) async fn demand(
     rt: &Rt,
     stream: &mut Stream,
     decoder: &mut Decoder,
-    (secret, purpose): (&ClusterSecret, [u8; PREFACE_BYTES]),
+    (secret, purpose, here): (&ClusterSecret, [u8; PREFACE_BYTES], u64),
     challenge: &[u8],
 ) -> Result<(), LinkError> {
     let (connecting, accepting) = (nonce(challenge)?, draw(rt, secret));
-    let exchange = Exchange { purpose, connecting, accepting };
+    let exchange = Exchange { purpose, meant: here, connecting, accepting };
     let mut answer = Vec::new();
     push(&mut answer, FrameKind::Challenge, &accepting);
     stream.write_all(&answer).await?;

@@ -175,7 +175,7 @@ impl Inbound {
             (Some(_), false) if planted(Bug::PeersBelieved) => Ok((kind, payload)),
             (Some(_), false) => Err(Rejection::Unproven(Unproven::Missing).into()),
             (Some(secret), true) => {
-                let wanted = (secret, *purpose.preface());
+                let wanted = (secret, *purpose.preface(), self.speaker.store.0);
                 authenticate::demand(&self.rt, stream, decoder, wanted, &payload).await?;
                 read_frame(stream, decoder).await
             }

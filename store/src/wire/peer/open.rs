@@ -131,7 +131,8 @@ pub async fn introduce(
     let mut bytes = Vec::new();
     match &speaker.secret {
         Some(secret) => {
-            authenticate::prove(rt, &mut stream, &mut decoder, secret, *purpose.preface()).await?;
+            let meant = (secret, *purpose.preface(), to.0);
+            authenticate::prove(rt, &mut stream, &mut decoder, meant).await?;
         }
         None => bytes.extend_from_slice(purpose.preface()),
     }

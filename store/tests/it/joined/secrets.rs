@@ -291,12 +291,14 @@ fn a_secret_is_changed_while_the_cluster_serves() {
     assert_eq!(stores(&world, members[0].pd()).len(), 3);
 }
 
-/// What was overheard of a connection opens no other, because each side draws anew.
+/// What was overheard of a connection opens no other, because each side draws anew, and what is proved to one store opens none of another.
 #[test]
-fn what_was_overheard_proves_nothing() {
+fn what_was_overheard_or_meant_for_another_store_proves_nothing() {
     let (world, members) = two(708, with_secret);
     let address = members[0].node.addr(2001);
-    let (exchanged, replayed) = beside(&world, move |rt| async move {
+    // The store on the first port of the first node.
+    let here = 1;
+    let [exchanged, replayed, passed_on] = beside(&world, move |rt| async move {
         let (purpose, connecting) = (*Purpose::Messages.preface(), [7; 32]);
         let hear = async |stream: &mut engine::rt::Stream, decoder: &mut Decoder| {
             let mut buffer = [0; 1024];
@@ -315,15 +317,16 @@ fn what_was_overheard_proves_nothing() {
         let mut begin = purpose.to_vec();
         put(&mut begin, FrameKind::Challenge, &connecting);
         let (mut proof, mut heard) = (Vec::new(), Vec::new());
-        for _ in 0..2 {
+        for (meant, is_new) in [(here, true), (here, false), (here + 1, true)] {
             let (mut stream, mut decoder) =
                 (rt.connect(address).await.expect("it listens"), Decoder::new(4096));
             stream.write_all(&begin).await.expect("it is there");
             let (kind, nonce) = hear(&mut stream, &mut decoder).await;
             assert_eq!(kind, FrameKind::Challenge);
-            if proof.is_empty() {
+            if is_new {
+                proof.clear();
                 let accepting = nonce.try_into().expect("a nonce");
-                let exchange = Exchange { purpose, connecting, accepting };
+                let exchange = Exchange { purpose, meant, connecting, accepting };
                 put(
                     &mut proof,
                     FrameKind::Proof,
@@ -333,9 +336,9 @@ fn what_was_overheard_proves_nothing() {
             stream.write_all(&proof).await.expect("it is there");
             heard.push(hear(&mut stream, &mut decoder).await.0);
         }
-        (heard[0], heard[1])
+        [heard[0], heard[1], heard[2]]
     });
-    assert_eq!((exchanged, replayed), (FrameKind::Proof, FrameKind::Refused));
+    assert_eq!([exchanged, replayed, passed_on], [FrameKind::Proof, FrameKind::Refused, FrameKind::Refused]);
 }
 
 /// Who is not known to be a node cannot make one hold more than a short frame, and not for long.
@@ -364,7 +367,7 @@ fn bugs_of_those_who_want_proof_are_caught() {
         (Bug::MethodOpen, every_method_for_nodes_needs_the_secret_at_every_node),
         (Bug::PeersBelieved, every_connection_between_stores_needs_the_secret),
         (Bug::ProofNotChecked, every_connection_between_stores_needs_the_secret),
-        (Bug::NonceKept, what_was_overheard_proves_nothing),
+        (Bug::NonceKept, what_was_overheard_or_meant_for_another_store_proves_nothing),
     ];
     let mut unnoticed = Vec::new();
     for (bug, scenario) in scenarios {
