@@ -2,7 +2,7 @@
 //!
 //! The allocator keeps what is freed for a while, because a memtable that begins needs what one that was flushed has left, and the kernel
 //! would clear it again page by page. On a node with little memory that adds up beyond what the node may have, although hardly more than
-//! half is in use. So a thread of its own looks at what is resident, and close to the node's memory gives the kernel back what is free.
+//! half is in use. So a thread of its own looks at what is resident, and close to the node's memory returns to the kernel what is free.
 //!
 //! It never touches what is in use: where that alone is too much, giving back helps nothing and is tried seldom.
 
@@ -50,7 +50,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Looks, and gives back where that is due. Returns when to look again.
+    /// Looks, and releases free memory where that is due. Returns when to look again.
     fn look(&mut self, mut resident_bytes: impl FnMut() -> Option<u64>, release: impl FnOnce()) -> Duration {
         if self.left_out > 0 {
             self.left_out -= 1;
@@ -75,7 +75,7 @@ mod tests {
 
     use super::*;
 
-    /// How often something was given back in so many looks and the most that was resident, where a release leaves `live` bytes and
+    /// How often something was released in this many looks, and the most that was resident, where a release leaves `live` bytes and
     /// `growth` come between two looks.
     fn releases(memory_bytes: u64, live: u64, growth: u64, looks: u32) -> (u32, u64) {
         let mut keeper = Keeper { memory_bytes, left_out: 0 };

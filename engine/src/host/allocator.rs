@@ -16,7 +16,7 @@ pub fn keep_freed_memory(time: Duration) {
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, delay_ms) };
 }
 
-/// Gives the kernel what is free now, however short a time it has been. For a plain thread: where much is free, that takes milliseconds.
+/// Returns to the kernel what is free now, however short a time it has been. For a plain thread: where much is free, that takes milliseconds.
 pub fn release_freed_memory() {
     // SAFETY: the call changes nothing but the allocator's own tables, which it guards against other threads.
     unsafe { libmimalloc_sys::mi_collect(true) };

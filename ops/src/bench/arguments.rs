@@ -411,13 +411,11 @@ pub(super) fn at_least_one<N: FromStr + From<bool> + PartialEq>(text: &str) -> R
 }
 
 fn parse_key_bytes(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(bytes) if bytes < KEY_BYTES_MIN => {
-            Err(format!("a key holds the number of its record: write {KEY_BYTES_MIN} or more"))
-        }
-        Ok(bytes) => Ok(bytes),
-        Err(_) => Err("write a whole number".into()),
+    let bytes: usize = text.parse().map_err(|error| format!("{error}: write a whole number"))?;
+    if bytes < KEY_BYTES_MIN {
+        return Err(format!("a key holds the number of its record: write {KEY_BYTES_MIN} or more"));
     }
+    Ok(bytes)
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {

@@ -24,7 +24,7 @@ use bytes::Bytes;
 /// Writes that may be queued beyond those in the index: what one question has to catch up with at most.
 const AHEAD_MAX: usize = 4096;
 
-/// An empty queue keeps memory for so many writes.
+/// Maximum number of writes that an empty queue keeps memory for.
 const KEPT_MAX: usize = 4096;
 
 /// The number of a command with writes in flight, counted from the first of this replica.
@@ -38,7 +38,7 @@ pub struct InFlight {
     /// Each command with its number of writes, oldest first.
     commands: VecDeque<(CommandNo, usize)>,
     begun: u64,
-    /// So many of the oldest writes are in the index.
+    /// How many of the oldest writes are in the index.
     indexed: usize,
     index: Index,
     bytes: usize,

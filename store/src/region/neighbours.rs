@@ -21,7 +21,7 @@ use scheduler::StoreId;
 use super::replica::Replica;
 use crate::plant::{Bug, planted};
 
-/// A store that was not heard for so many ticks may be gone: the shortest election timeout of a group.
+/// A store that was not heard for this many ticks may be gone: the shortest election timeout of a group.
 pub const SILENT_TICKS: u32 = 10;
 
 /// Ticks between two signs of life.

@@ -130,10 +130,11 @@ impl<W, R> Replica<W, R> {
             priority: 0,
             incarnation,
         };
-        let config = match record.region.id {
+        let config = if record.region.id == system::GROUP {
             // Whoever asks for an id or a timestamp finds it awake, and its lease in force.
-            system::GROUP => Arc::new(raft::Config { quiet_after_ticks: 0, ..(*config).clone() }),
-            _ => config,
+            Arc::new(raft::Config { quiet_after_ticks: 0, ..(*config).clone() })
+        } else {
+            config
         };
         let command_bytes_max = usize::try_from(config.entry_bytes_max).unwrap_or(usize::MAX);
         let raft = Raft::new(config, identity, start, now)?;

@@ -21,7 +21,7 @@ use crate::region::replica::Replica;
 /// A tick that comes this much later than the one before it, nanoseconds, was held up by more than the load of a core.
 const GAP_NANOS: u64 = 2_000_000_000;
 
-/// Within so many ticks, ten minutes, each replica is waked once even if nothing happens: what a full queue has dropped may have been the
+/// Within this many ticks, ten minutes, each replica is waked once even if nothing happens: what a full queue has dropped may have been the
 /// last that its group had for it, as where it was removed.
 const ROUND_TICKS: usize = 6000;
 

@@ -189,13 +189,16 @@ fn sync_found(dir: &Path) -> io::Result<()> {
     if dir.parent().is_none() {
         return Ok(());
     }
-    sync_parent(dir).or_else(|error| match error.kind() {
-        io::ErrorKind::PermissionDenied
-        | io::ErrorKind::ReadOnlyFilesystem
-        | io::ErrorKind::InvalidInput
-        | io::ErrorKind::Unsupported => Ok(()),
-        _ => Err(error),
-    })
+    let cannot = |error: &io::Error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::InvalidInput
+                | io::ErrorKind::Unsupported
+        )
+    };
+    sync_parent(dir).or_else(|error| if cannot(&error) { Ok(()) } else { Err(error) })
 }
 
 /// Makes the name `path` durable.
