@@ -89,7 +89,7 @@ pub(crate) fn show_message(message: &PeerMessage) -> String {
         raft::Body::Heartbeat(beat) => {
             format!(" commit {}{}", beat.commit, if beat.quiet { " quiet" } else { "" })
         }
-        raft::Body::HeartbeatReply { quiet: true, .. } => " quiet".to_owned(),
+        raft::Body::HeartbeatReply { round: _, quiet: true } => " quiet".to_owned(),
         raft::Body::Snapshot(snapshot) => format!(" {}", snapshot.last),
         raft::Body::PreVoteReply(answer) | raft::Body::VoteReply(answer) => {
             if answer.granted {
@@ -98,12 +98,12 @@ pub(crate) fn show_message(message: &PeerMessage) -> String {
                 " no".to_owned()
             }
         }
-        raft::Body::ReadIndexReply { index, .. } => {
+        raft::Body::ReadIndexReply { id: _, index } => {
             index.map_or(" none".to_owned(), |index| format!(" {index}"))
         }
         raft::Body::PreVote(_)
         | raft::Body::Vote(_)
-        | raft::Body::HeartbeatReply { quiet: false, .. }
+        | raft::Body::HeartbeatReply { round: _, quiet: false }
         | raft::Body::TransferRequest { .. }
         | raft::Body::TimeoutNow { .. }
         | raft::Body::ReadIndex { .. }
