@@ -26,6 +26,12 @@ impl Shared {
                 meta.file
             );
             assert!(SeqNo(meta.largest_seq) <= last, "table {} holds what was never written", meta.table);
+            assert_eq!(
+                meta.erased.count(),
+                meta.erasures,
+                "table {} knows all of its range deletes",
+                meta.table
+            );
         }
         let newest_read = self.readers.borrow().moments().last();
         assert!(newest_read.is_none_or(|moment| moment <= last), "a moment that has not come yet is read");

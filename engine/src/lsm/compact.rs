@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::erased::RangeTombstones;
 use super::key::Cf;
 use super::merge::Merge;
@@ -19,7 +21,7 @@ use super::table::build::{TableBuilder, TableShape};
 use super::table::files::Files;
 use super::table::read::file_name;
 use super::table::write::{WRITE_BYTES, Writer};
-use super::version::{ErasedRow, TableMeta, Version};
+use super::version::{TableMeta, Version};
 use crate::error::Result;
 use crate::rt::{Budget, Rt};
 
@@ -107,6 +109,8 @@ pub(crate) struct Rewrite {
     erased: RangeTombstones,
     /// Where the table under construction begins; empty for the first.
     cut: Vec<u8>,
+    /// Where it ends at the latest, because of its range deletes.
+    next_cut: Option<Bytes>,
     table: Option<Open>,
     finished: Vec<TableMeta>,
     stop: Stop,
@@ -136,6 +140,7 @@ impl Rewrite {
         stop: Stop,
     ) -> Self {
         let erased = retention.keep_erased(|start, end| !below.overlaps(start, end));
+        let next_cut = erased.cut_after(b"", target.table_bytes);
         Self {
             rt: rt.clone(),
             target,
@@ -144,6 +149,7 @@ impl Rewrite {
             below,
             erased,
             cut: Vec::new(),
+            next_cut,
             table: None,
             finished: Vec::new(),
             stop,
@@ -159,6 +165,15 @@ impl Rewrite {
         let mut since_check = 0;
         while let Some(entry) = self.merge.peek() {
             let is_new = self.retention.is_new_key(entry.key);
+            if let Some(cut) = self.next_cut.clone()
+                && is_new
+                && entry.key >= &cut[..]
+            {
+                if self.cut_at(&cut).await? {
+                    return Ok(Progress::Done);
+                }
+                continue;
+            }
             if is_new && self.entries > 0 && self.stop.before(entry.key, self.read_bytes) {
                 let key = entry.key.to_vec();
                 self.stop_before(key).await?;
@@ -174,10 +189,25 @@ impl Rewrite {
                 }
             }
         }
+        while let Some(cut) = self.next_cut.clone() {
+            if self.cut_at(&cut).await? {
+                return Ok(Progress::Done);
+            }
+        }
         if self.table.is_some() || !self.erased.is_empty() {
             self.finish_table(None).await?;
         }
         Ok(Progress::Done)
+    }
+
+    /// Ends a table before `cut`, because its range deletes fill it, and the rewrite with it if it has gone far enough; says whether it has.
+    async fn cut_at(&mut self, cut: &[u8]) -> Result<bool> {
+        if self.stop.before(cut, self.read_bytes) {
+            self.stop_before(cut.to_vec()).await?;
+            return Ok(true);
+        }
+        self.finish_table(Some(cut)).await?;
+        Ok(false)
     }
 
     /// Leaves `key` and what follows to a later rewrite.
@@ -188,6 +218,7 @@ impl Rewrite {
             self.finish_table(Some(&key)).await?;
         }
         self.erased = RangeTombstones::default();
+        self.next_cut = None;
         self.stopped_before = Some(key);
         Ok(())
     }
@@ -271,15 +302,22 @@ impl Rewrite {
         let end = next_key.unwrap_or_default();
         let mut erased = RangeTombstones::default();
         erased.merge(&self.erased, &self.cut, end);
-        let built = open.builder.finish(&erased);
+        for (start, end, seqs) in erased.iter() {
+            self.read_bytes += ((start.len() + end.len()) * seqs.len()) as u64;
+            open.builder.add_erased(start, end, seqs);
+            if open.builder.output().len() >= WRITE_BYTES {
+                let written = open.builder.output().len() as u64;
+                open.writer.feed(&self.rt, open.builder.output()).await?;
+                self.target.pace.spend(&self.rt, written).await;
+            }
+            self.budget.tick().await;
+        }
+        let built = open.builder.finish();
         let file = open.number;
         // What is left of a table costs as much as what was written before it, or small tables would be free.
         let rest_bytes = open.builder.output().len() as u64;
         open.writer.finish(&self.rt, open.builder.output()).await?;
         self.target.pace.spend(&self.rt, rest_bytes).await;
-        let rows = erased.iter().flat_map(|(start, end, seqs)| {
-            seqs.iter().map(|seq| ErasedRow { start: start.clone(), end: end.clone(), seq: seq.0 })
-        });
         self.finished.push(TableMeta {
             table: file,
             file,
@@ -295,11 +333,18 @@ impl Rewrite {
             deletes: built.deletes,
             smallest_seq: built.smallest_seq.0,
             largest_seq: built.largest_seq.0,
-            erased: rows.collect(),
+            erasures: built.erasures,
+            erased: Rc::new(erased),
         });
         match next_key {
-            Some(next_key) => self.cut = next_key.to_vec(),
-            None => self.erased = RangeTombstones::default(),
+            Some(next_key) => {
+                self.cut = next_key.to_vec();
+                self.next_cut = self.erased.cut_after(&self.cut, self.target.table_bytes);
+            }
+            None => {
+                self.erased = RangeTombstones::default();
+                self.next_cut = None;
+            }
         }
         Ok(())
     }

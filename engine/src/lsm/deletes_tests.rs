@@ -161,3 +161,61 @@ fn a_walk_over_few_deletes_flushes_nothing() {
         tree.close().await;
     });
 }
+
+/// Where deletes of ranges are most of what a job has, they cut tables and end jobs by their bytes, as entries do.
+#[test]
+fn deletes_of_ranges_fill_tables_and_jobs() {
+    const TABLE_BYTES: u64 = 16 << 10;
+    const JOB_BYTES: u64 = 64 << 10;
+    const BOUND_BYTES: usize = 1000;
+    const KEY_EVERY: usize = 250;
+    sim::run(6, |rt| async move {
+        let dir = Path::new("/t");
+        let options = || TreeOptions {
+            table_bytes: TABLE_BYTES,
+            compaction_bytes: JOB_BYTES,
+            level_base_bytes: 1 << 20,
+            ..TreeOptions::default()
+        };
+        let bound = |n: usize| [vec![b'.'; BOUND_BYTES], key(n)].concat();
+        let tree = Tree::open(&rt, dir, options()).await.unwrap();
+        let mut batch = WriteBatch::new();
+        for n in (0..500).step_by(KEY_EVERY) {
+            batch.put(CF, &bound(n), b"older");
+        }
+        batch.put(CF, &bound(499), b"older");
+        tree.write(&batch).unwrap();
+        tree.compact().await.unwrap();
+        // A reader of the older keys keeps keys and deletes apart.
+        let before = tree.snapshot();
+        let jobs = tree.stats().compactions;
+        for n in 0..499 {
+            batch.clear();
+            batch.delete_range(CF, &bound(n), &bound(n + 1));
+            tree.write(&batch).unwrap();
+        }
+        tree.compact().await.unwrap();
+        let version = tree.shared.version.borrow().clone();
+        let largest = 2 * (BOUND_BYTES as u64 + 20);
+        for table in version.tables() {
+            let bytes: usize = table.meta.erased.iter().map(|(start, end, _)| start.len() + end.len()).sum();
+            assert!((bytes as u64) < TABLE_BYTES + largest, "{bytes} bytes of range deletes in one table");
+        }
+        let erasures: u64 = version.tables().map(|table| table.meta.erasures).sum();
+        assert!(erasures >= 499, "{erasures}");
+        let jobs = tree.stats().compactions - jobs;
+        assert!(jobs >= 6, "a megabyte of deletes went through {jobs} jobs");
+        for n in (0..499).step_by(KEY_EVERY) {
+            assert_eq!(before.get(CF, &bound(n)).await.unwrap().as_deref(), Some(&b"older"[..]));
+            assert_eq!(tree.get(CF, &bound(n)).await.unwrap(), None);
+        }
+        drop((before, version));
+        tree.close().await;
+        let tree = Tree::open(&rt, dir, options()).await.unwrap();
+        for n in (0..499).step_by(KEY_EVERY) {
+            assert_eq!(tree.get(CF, &bound(n)).await.unwrap(), None);
+        }
+        assert_eq!(tree.get(CF, &bound(499)).await.unwrap().as_deref(), Some(&b"older"[..]));
+        tree.close().await;
+    });
+}

@@ -165,19 +165,40 @@ impl RangeTombstones {
         }
     }
 
+    /// Adds the part of a delete of `[start, end)` that lies within `bounds`, of which an empty end means "no upper bound".
+    pub(crate) fn insert_within(&mut self, start: &Bytes, end: &Bytes, seq: SeqNo, bounds: (&[u8], &[u8])) {
+        let (start, end) = within(start, end, bounds);
+        self.insert(&start, &end, seq);
+    }
+
     /// Adds everything of `other` that lies in `[start, end)`; an empty `end` means "no upper bound".
     pub(crate) fn merge(&mut self, other: &RangeTombstones, start: &[u8], end: &[u8]) {
-        for (fragment_start, fragment_end, seqs) in other.iter() {
-            let shared_or = |whole: &Bytes, clipped: &[u8]| match whole == clipped {
-                true => whole.clone(),
-                false => Bytes::copy_from_slice(clipped),
-            };
-            let clipped_start = shared_or(fragment_start, start.max(fragment_start));
-            let clipped_end = shared_or(fragment_end, lower_end(fragment_end, end));
+        for (fragment_start, fragment, seqs) in other.beyond(start) {
+            if !end.is_empty() && fragment_start >= end {
+                break;
+            }
+            let (clipped_start, clipped_end) = within(fragment_start, fragment, (start, end));
             for &seq in seqs {
                 self.insert(&clipped_start, &clipped_end, seq);
             }
         }
+    }
+
+    /// How many deletes there are, each sequence number of a fragment counted.
+    pub(crate) fn count(&self) -> u64 {
+        self.fragments.values().map(|fragment| fragment.seqs.len() as u64).sum()
+    }
+
+    /// Where to cut at the latest, so that the fragments that begin at or after `from` up to there take about `bytes`; none if all of them do.
+    pub(crate) fn cut_after(&self, from: &[u8], bytes: u64) -> Option<Bytes> {
+        let mut taken = 0;
+        for (start, end, seqs) in self.beyond(from) {
+            if taken >= bytes {
+                return Some(start.clone());
+            }
+            taken += ((start.len() + end.len() + size_of::<SeqNo>()) * seqs.len()) as u64;
+        }
+        None
     }
 
     /// The newest delete of `key` that a read at `at_most` sees.
@@ -190,16 +211,17 @@ impl RangeTombstones {
         self.covering(key)?.iter().copied().rfind(|&seq| seq > above)
     }
 
+    /// Fragments that reach beyond `key`, in key order.
+    fn beyond(&self, key: &[u8]) -> impl Iterator<Item = (&Bytes, &Bytes, &[SeqNo])> {
+        let before = self.fragments.range::<[u8], _>((Bound::Unbounded, Bound::Excluded(key))).next_back();
+        let over = before.filter(|(_, fragment)| fragment.end > key);
+        let after = self.fragments.range::<[u8], _>((Bound::Included(key), Bound::Unbounded));
+        over.into_iter().chain(after).map(|(start, f)| (start, &f.end, f.seqs.as_slice()))
+    }
+
     /// Fragments in key order: start, end, sequence numbers newest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes, &[SeqNo])> {
         self.fragments.iter().map(|(start, f)| (start, &f.end, f.seqs.as_slice()))
-    }
-
-    /// First start and last end.
-    pub(crate) fn bounds(&self) -> Option<(&[u8], &[u8])> {
-        let (start, _) = self.fragments.first_key_value()?;
-        let (_, last) = self.fragments.last_key_value()?;
-        Some((start, &last.end))
     }
 
     fn covering(&self, key: &[u8]) -> Option<&[SeqNo]> {
@@ -240,6 +262,15 @@ impl Fragment {
     fn size_bytes(&self, start: &[u8]) -> usize {
         FRAGMENT_OVERHEAD_BYTES + start.len() + self.end.len() + seqs_bytes(&self.seqs)
     }
+}
+
+/// The part of `[start, end)` in `bounds`, of which an empty end means "no upper bound"; what is not cut off is shared.
+fn within(start: &Bytes, end: &Bytes, bounds: (&[u8], &[u8])) -> (Bytes, Bytes) {
+    let shared_or = |whole: &Bytes, clipped: &[u8]| match whole == clipped {
+        true => whole.clone(),
+        false => Bytes::copy_from_slice(clipped),
+    };
+    (shared_or(start, bounds.0.max(start)), shared_or(end, lower_end(end, bounds.1)))
 }
 
 /// What sequence numbers hold: a vector grows by doubling, from four on.
@@ -378,7 +409,41 @@ mod tests {
         all.insert(&Bytes::from_static(b"a"), &Bytes::from_static(b"m"), SeqNo(5));
         let mut part = RangeTombstones::default();
         part.merge(&all, b"c", b"f");
-        assert_eq!(part.bounds(), Some((b"c".as_slice(), b"f".as_slice())));
-        assert_eq!(part.iter().count(), 1);
+        let found: Vec<_> = part.iter().map(|(start, end, seqs)| (&start[..], &end[..], seqs)).collect();
+        assert_eq!(found, [(b"c".as_slice(), b"f".as_slice(), [SeqNo(5)].as_slice())]);
+    }
+
+    /// Cut where it says, the pieces are whole together, and none but one of a single fragment is larger than asked for.
+    #[test]
+    fn pieces_add_up_and_are_bounded() {
+        let mut cuts_seen = 0;
+        for seed in 0..300u64 {
+            let (rng, mut all) = (Rng::new(seed), RangeTombstones::default());
+            for seq in 1..40u64 {
+                let key = || Bytes::from(format!("{:03}", rng.next() % 200));
+                all.insert(&key(), &key(), SeqNo(seq));
+            }
+            let size = |part: &RangeTombstones| -> usize {
+                part.iter().map(|(start, end, seqs)| (start.len() + end.len() + 8) * seqs.len()).sum()
+            };
+            let largest =
+                all.iter().map(|(start, end, seqs)| (start.len() + end.len() + 8) * seqs.len()).max();
+            let bytes = 1 + rng.next() % 600;
+            let (mut whole, mut count, mut cut) = (RangeTombstones::default(), 0, Bytes::new());
+            loop {
+                let next = all.cut_after(&cut, bytes);
+                let mut piece = RangeTombstones::default();
+                piece.merge(&all, &cut, next.as_deref().unwrap_or_default());
+                assert!(size(&piece) < bytes as usize + largest.unwrap_or(0), "seed {seed}");
+                count += piece.count();
+                whole.merge(&piece, b"", b"");
+                let Some(next) = next else { break };
+                assert!(next > cut, "seed {seed}: a cut goes on");
+                cuts_seen += 1;
+                cut = next;
+            }
+            assert_eq!((whole, count), (all.clone(), all.count()), "seed {seed}");
+        }
+        assert!(cuts_seen > 1_000, "{cuts_seen}");
     }
 }

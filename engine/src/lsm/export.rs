@@ -12,7 +12,6 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use super::compact::GIVE_WAY;
-use super::erased::RangeTombstones;
 use super::key::{Cf, Direction, Kind, SeqNo};
 use super::pace::Pace;
 use super::read::Snapshot;
@@ -155,7 +154,7 @@ impl Export {
         is_last: bool,
     ) -> Result<Piece> {
         let (cf, rt) = (builder.cf(), self.snapshot.shared().rt.clone());
-        let built = builder.finish(&RangeTombstones::default());
+        let built = builder.finish();
         // What is left of a piece costs as much as what was written before it, or small pieces would be free.
         let rest_bytes = builder.output().len() as u64;
         if let Err(fault) = writer.finish(&rt, builder.output()).await {

@@ -209,7 +209,8 @@ impl Maintenance {
             deletes: 0,
             smallest_seq: EXPORTED_SEQ.0,
             largest_seq: EXPORTED_SEQ.0,
-            erased: Vec::new(),
+            erasures: 0,
+            erased: Rc::default(),
         })
     }
 }

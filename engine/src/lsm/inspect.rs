@@ -6,7 +6,7 @@ use std::path::Path;
 use super::key::{Cf, SeqNo};
 use super::manifest;
 use super::table::block::BlockView;
-use super::table::{Damage, FOOTER_BYTES, Footer, Handle, PartView, Place, open_frame, walk_index};
+use super::table::{Damage, ErasedAt, FOOTER_BYTES, Footer, Handle, PartView, Place, open_frame, walk_index};
 use crate::error::{Fault, Result};
 use crate::rt::mapped::Mapped;
 
@@ -135,11 +135,17 @@ fn walk_blocks(file: &[u8], footer: &Footer) -> Placed<TableReport> {
             count(&block, &mut report).map_err(|damage| (block_handle.offset, damage))?;
         }
     }
-    let erased = frame(footer.erased)?;
-    let view = BlockView::parse(&erased).map_err(|damage| (footer.erased.offset, damage))?;
-    for interval in 0..view.intervals() {
-        let chunk = view.decode(interval, &erased).map_err(|damage| (footer.erased.offset, damage))?;
-        report.found.range_deletes += chunk.len() as u64;
+    let erased_blocks = match footer.erased {
+        ErasedAt::Index(index) => handles(&frame(index)?, index)?,
+        ErasedAt::Block(block) => vec![block],
+    };
+    for handle in erased_blocks {
+        let erased = frame(handle)?;
+        let view = BlockView::parse(&erased).map_err(|damage| (handle.offset, damage))?;
+        for interval in 0..view.intervals() {
+            let chunk = view.decode(interval, &erased).map_err(|damage| (handle.offset, damage))?;
+            report.found.range_deletes += chunk.len() as u64;
+        }
     }
     Ok(report)
 }

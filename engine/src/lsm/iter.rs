@@ -198,7 +198,7 @@ impl Eraser {
     fn stretch(&self, key: &[u8], at: SeqNo) -> Stretch {
         match self {
             Eraser::Memory(memtable, cf) => memtable.erased_stretch(*cf, key, at),
-            Eraser::Table(table) => table.erased.stretch(key, at),
+            Eraser::Table(table) => table.meta.erased.stretch(key, at),
         }
     }
 }

@@ -200,7 +200,7 @@ impl Maintenance {
         let stop = Stop { bytes: Some(step_bytes), places };
         let mut erased = RangeTombstones::default();
         for table in upper.iter().chain(&lower) {
-            erased.merge(&table.erased, &table.meta.start, &table.meta.end);
+            erased.merge(&table.meta.erased, &table.meta.start, &table.meta.end);
         }
         let run = |tables: Vec<Rc<Table>>| {
             let reading = Reading::Ahead { bytes: READ_AHEAD_BYTES };

@@ -25,13 +25,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::table::Damage;
-use super::version::{Edit, EditV3};
+use super::version::{Edit, EditV3, EditV4};
 use crate::error::{Fault, Result, Shortage};
 use crate::rt::{BLOCK_BYTES, File, OpenMode, Rt};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"RKM\n");
-/// The format drawn above. Version 3 kept no states of groups and is still read; version 2 named no tree.
-const FORMAT_VERSION: u32 = 4;
+/// The format drawn above. Version 4 repeated the range deletes of tables, version 3 kept no states of groups, too; both are still read.
+/// Version 2 named no tree.
+const FORMAT_VERSION: u32 = 5;
+const FORMAT_WITH_RANGE_DELETES: u32 = 4;
 const FORMAT_WITHOUT_STATES: u32 = 3;
 const HEADER_BYTES: usize = 40;
 /// A manifest that has outgrown its first frame this many times is begun anew.
@@ -334,10 +336,14 @@ fn decode_frame(
     if tree.is_some_and(|tree| tree != frame.tree) {
         return Err(Damage("a frame of another tree"));
     }
-    let edit = if frame.version == FORMAT_WITHOUT_STATES {
-        rkyv::from_bytes::<EditV3, rkyv::rancor::Error>(frame.archive).map(Edit::from)
-    } else {
-        rkyv::from_bytes::<Edit, rkyv::rancor::Error>(frame.archive)
+    let edit = match frame.version {
+        FORMAT_WITHOUT_STATES => {
+            rkyv::from_bytes::<EditV3, rkyv::rancor::Error>(frame.archive).map(Edit::from)
+        }
+        FORMAT_WITH_RANGE_DELETES => {
+            rkyv::from_bytes::<EditV4, rkyv::rancor::Error>(frame.archive).map(Edit::from)
+        }
+        _ => rkyv::from_bytes::<Edit, rkyv::rancor::Error>(frame.archive),
     };
     let edit = edit.map_err(|_| Damage("a frame whose checksum is right and whose edit is not"))?;
     Ok((edit, frame))
@@ -353,7 +359,7 @@ fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<Frame<'_>, Dama
     }
     // Before the checksum, because another version may have another header.
     let version = word(12);
-    if version != FORMAT_VERSION && version != FORMAT_WITHOUT_STATES {
+    if !(FORMAT_WITHOUT_STATES..=FORMAT_VERSION).contains(&version) {
         return Err(Damage("a manifest of an unknown format version"));
     }
     let len = word(8) as usize;

@@ -2,14 +2,14 @@
 
 use super::*;
 use crate::lsm::version::tests::meta;
-use crate::lsm::version::{ErasedRow, MarkRow, StateRow};
+use crate::lsm::version::{MarkRow, StateRow};
 use crate::rt::rng::Rng;
 
 const TREE: u64 = 0xab;
 
 fn edits() -> Vec<Edit> {
     let mut first = meta(1, 0, "a", "m", 3);
-    first.erased.push(ErasedRow { start: "a".into(), end: "c".into(), seq: 9 });
+    first.erasures = 1;
     let many =
         (0..300).map(|group| MarkRow { group, applied: (group % 3 != 0).then_some(group * 7) }).collect();
     let state = StateRow { group: 1, state: b"seven".to_vec() };

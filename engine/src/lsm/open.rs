@@ -3,7 +3,7 @@
 //! [`Recovery::read`] reads and judges and changes nothing, so that its caller can judge, too, before anything is lost;
 //! [`Recovery::open`] makes the tree ready to be written. What must be there is said by [`Origin`](crate::origin::Origin).
 //!
-//! No table is read. A table that the manifest names and that the directory lacks, or has with another length, is a fault. Files
+//! Of the tables only their range deletes are read, because a read of any key has to know them. A table that the manifest names and that the directory lacks, or has with another length, is a fault. Files
 //! that no edit names are left over from a crash and removed, except after a torn manifest tail: then they may be all that is left
 //! of an edit that once was durable, and stay until an opening without that doubt.
 
@@ -61,8 +61,8 @@ impl Recovery {
     /// Reads the manifest of the tree in `dir`. Nothing on disk is changed.
     ///
     /// # Errors
-    /// Corruption for a damaged manifest, a table that is missing or has another length, or a tree that is gone; Foreign for
-    /// files of another version or tree.
+    /// Corruption for a damaged manifest, a table that is missing or has another length or damaged range deletes, or a tree that is
+    /// gone; Foreign for files of another version or tree.
     pub async fn read(rt: &Rt, dir: &Path, options: TreeOptions) -> Result<Self> {
         let there = rt.exists(dir).await.map_err(|e| Fault::io(dir, "looking it up", &e))?;
         let files = match there {
@@ -88,8 +88,10 @@ impl Recovery {
             }
             None => options.origin.may_be_absent(dir, "tree")?,
         }
-        let recovery = Self { rt: rt.clone(), dir: dir.to_owned(), options, names, found, recovered, tables };
+        let mut recovery =
+            Self { rt: rt.clone(), dir: dir.to_owned(), options, names, found, recovered, tables };
         recovery.require_tables(&files).await?;
+        recovery.read_erased().await?;
         Ok(recovery)
     }
 
@@ -136,6 +138,15 @@ impl Recovery {
     pub async fn open(self) -> Result<Tree> {
         let shared = open(self).await?;
         Ok(Tree { _handle: Rc::new(Handle(shared.clone())), shared })
+    }
+
+    /// Reads the range deletes of the tables that have some.
+    async fn read_erased(&mut self) -> Result<()> {
+        for table in self.recovered.version.unread_erasers() {
+            let erased = table.read_erased(&self.rt).await?;
+            self.recovered.version.learn_erased(&table, erased);
+        }
+        Ok(())
     }
 
     /// The first table, by number, that is not there as the manifest says.

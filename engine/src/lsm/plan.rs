@@ -139,7 +139,7 @@ fn urgency(levels: &Levels, level: usize, limits: &Limits, oldest_read: SeqNo) -
 /// Whether a table consists of deletes for the most part, and all readers see them, so that a merge gets rid of some.
 fn is_dense(table: &Table, oldest_read: SeqNo) -> bool {
     let meta = &table.meta;
-    let deletes = meta.deletes + meta.erased.len() as u64;
+    let deletes = meta.deletes + meta.erasures;
     deletes >= DENSE_DELETES_MIN
         && deletes.saturating_mul(DENSE_ENTRIES_PER_DELETE) >= meta.entries
         && meta.largest_seq() <= oldest_read
@@ -154,8 +154,8 @@ fn compact_level(levels: &Levels, cf: Cf, level: usize, limits: &Limits, oldest_
     let Some((start, end)) = hull(&upper) else { return Job::Idle };
     let lower = levels.overlapping(to_level, &start, &end);
     // At the bottom a rewrite gets rid of deletes, which a move would keep for ever.
-    let worth_rewriting =
-        !levels.anything_below(to_level) && upper.iter().any(|t| t.meta.deletes > 0 || !t.erased.is_empty());
+    let worth_rewriting = !levels.anything_below(to_level)
+        && upper.iter().any(|t| t.meta.deletes > 0 || !t.meta.erased.is_empty());
     let dense = upper.iter().any(|table| is_dense(table, oldest_read));
     if lower.is_empty() && disjoint(&upper) && !worth_rewriting && !dense {
         return Job::Move { tables: upper, to_level };
@@ -209,13 +209,13 @@ fn disjoint(tables: &[Rc<Table>]) -> bool {
 
 /// Tables of which no entry can be seen any more: one newer range delete covers all of it, and every reader sees that delete.
 fn covered_tables(levels: &Levels, oldest_read: SeqNo) -> Vec<Rc<Table>> {
-    let erasers: Vec<&Rc<Table>> = levels.tables().filter(|table| !table.erased.is_empty()).collect();
+    let erasers: Vec<&Rc<Table>> = levels.tables().filter(|table| !table.meta.erased.is_empty()).collect();
     if erasers.is_empty() {
         return Vec::new();
     }
     let covers = |eraser: &Table, table: &Table| {
         eraser.meta.table != table.meta.table
-            && eraser.erased.iter().any(|(start, end, seqs)| {
+            && eraser.meta.erased.iter().any(|(start, end, seqs)| {
                 let newest = seqs.iter().copied().find(|&seq| seq <= oldest_read);
                 start <= table.meta.start.as_slice()
                     && table.meta.end.as_slice() <= end

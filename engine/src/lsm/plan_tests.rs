@@ -1,8 +1,9 @@
 //! What is chosen for hand-made versions, and what random flushes come to when every job is done.
 
 use super::*;
+use crate::lsm::erased::RangeTombstones;
 use crate::lsm::version::tests::{meta, row, version};
-use crate::lsm::version::{Edit, ErasedRow, TableMeta};
+use crate::lsm::version::{Edit, TableMeta};
 use crate::rt::rng::Rng;
 
 const LIMITS: Limits =
@@ -69,7 +70,9 @@ fn a_full_level_gives_up_its_cheapest_table() {
 #[test]
 fn covered_tables_leave_once_every_reader_sees_the_delete() {
     let mut eraser = meta(9, 0, "a", "z", 1);
-    eraser.erased.push(ErasedRow { start: "b".into(), end: "m".into(), seq: 95 });
+    let mut erased = RangeTombstones::default();
+    erased.insert(&"b".into(), &"m".into(), SeqNo(95));
+    (eraser.erasures, eraser.erased) = (1, Rc::new(erased));
     let tables = vec![eraser, meta(1, 1, "b", "d", 10), meta(2, 1, "d", "n", 10), meta(3, 2, "c", "m", 10)];
     let v = version(tables);
     assert_eq!(describe(choose(&v, &LIMITS, SeqNo::MAX)), "discard [1, 3]");

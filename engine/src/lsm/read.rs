@@ -127,7 +127,7 @@ enum Verdict {
 }
 
 fn decide(table: &Table, key: &[u8], at: SeqNo, probe: Probe) -> Verdict {
-    let erased = table.erased.newest_covering(key, at);
+    let erased = table.meta.erased.newest_covering(key, at);
     match probe {
         Probe::Found { seq, .. } if erased.is_some_and(|erased| erased > seq) => {
             Verdict::Decided(Found::Deleted)
@@ -237,7 +237,7 @@ impl Snapshot {
         let levels = version.family(cf);
         let mut add_run = |tables: Vec<Rc<Table>>| {
             if !tables.is_empty() {
-                let erasing = tables.iter().filter(|table| !table.erased.is_empty());
+                let erasing = tables.iter().filter(|table| !table.meta.erased.is_empty());
                 erasers.extend(erasing.map(|table| Eraser::Table(table.clone())));
                 let reading = Reading::Cached(shared.cache.clone(), bound.clone());
                 let run = RunSource::new(&shared.rt, reading, direction, range.clone(), tables);

@@ -222,9 +222,11 @@ fn a_long_manifest_is_begun_anew() {
 #[test]
 fn every_decoder_answers_seeded_bytes() {
     let mut seeds: Vec<Vec<u8>> = vec![Vec::new(), vec![0; 100], vec![0xFF; 100]];
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/lsm-v3");
-    for entry in std::fs::read_dir(fixture).unwrap() {
-        seeds.push(std::fs::read(entry.unwrap().path()).unwrap());
+    for version in ["lsm-v3", "lsm-v4", "lsm-v5"] {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures").join(version);
+        for entry in std::fs::read_dir(fixture).unwrap() {
+            seeds.push(std::fs::read(entry.unwrap().path()).unwrap());
+        }
     }
     let shared = Rc::new(seeds);
     let rng = crate::rt::rng::Rng::new(77);

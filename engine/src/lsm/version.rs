@@ -14,6 +14,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::erased::RangeTombstones;
 use super::key::{Cf, SeqNo, in_range, ranges_overlap};
 use super::table::read::Table;
 
@@ -43,11 +44,35 @@ pub(crate) struct TableMeta {
     pub(crate) deletes: u64,
     pub(crate) smallest_seq: u64,
     pub(crate) largest_seq: u64,
-    /// The table's range deletes, repeated here so that a read knows them without opening the file.
-    pub(crate) erased: Vec<ErasedRow>,
+    /// How many range deletes the file has within the bounds; so an opening knows which files to read them from.
+    pub(crate) erasures: u64,
+    /// These range deletes. They are not in the manifest: clients choose how long their bounds are, and a manifest is held in memory as
+    /// a whole more than once.
+    #[rkyv(with = rkyv::with::Skip)]
+    pub(crate) erased: Rc<RangeTombstones>,
 }
 
-/// A range delete.
+/// A row of manifests up to format version 4, which repeat the range deletes.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TableMetaV4 {
+    table: u64,
+    file: u64,
+    cf: u8,
+    level: u8,
+    start: Vec<u8>,
+    end: Vec<u8>,
+    file_bytes: u64,
+    bytes: u64,
+    identity: u64,
+    file_crc: u32,
+    entries: u64,
+    deletes: u64,
+    smallest_seq: u64,
+    largest_seq: u64,
+    erased: Vec<ErasedRow>,
+}
+
+/// A range delete, as manifests up to format version 4 keep it.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ErasedRow {
     pub(crate) start: Bytes,
@@ -73,16 +98,61 @@ pub(crate) struct StateRow {
 /// An edit as manifests of format version 3 keep it: without states.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EditV3 {
-    pub(crate) added: Vec<TableMeta>,
-    pub(crate) removed: Vec<u64>,
-    pub(crate) marks: Vec<MarkRow>,
-    pub(crate) next_number: u64,
-    pub(crate) last_seq: u64,
+    added: Vec<TableMetaV4>,
+    removed: Vec<u64>,
+    marks: Vec<MarkRow>,
+    next_number: u64,
+    last_seq: u64,
 }
 
 impl From<EditV3> for Edit {
     fn from(EditV3 { added, removed, marks, next_number, last_seq }: EditV3) -> Self {
-        Self { added, removed, marks, states: Vec::new(), next_number, last_seq }
+        EditV4 { added, removed, marks, states: Vec::new(), next_number, last_seq }.into()
+    }
+}
+
+/// An edit as manifests of format version 4 keep it: with the range deletes of the tables.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EditV4 {
+    added: Vec<TableMetaV4>,
+    removed: Vec<u64>,
+    marks: Vec<MarkRow>,
+    states: Vec<StateRow>,
+    next_number: u64,
+    last_seq: u64,
+}
+
+impl From<EditV4> for Edit {
+    fn from(EditV4 { added, removed, marks, states, next_number, last_seq }: EditV4) -> Self {
+        let added = added.into_iter().map(TableMeta::from).collect();
+        Self { added, removed, marks, states, next_number, last_seq }
+    }
+}
+
+impl From<TableMetaV4> for TableMeta {
+    fn from(row: TableMetaV4) -> Self {
+        let mut erased = RangeTombstones::default();
+        for ErasedRow { start, end, seq } in &row.erased {
+            erased.insert_within(start, end, SeqNo(*seq), (&row.start, &row.end));
+        }
+        Self {
+            table: row.table,
+            file: row.file,
+            cf: row.cf,
+            level: row.level,
+            start: row.start,
+            end: row.end,
+            file_bytes: row.file_bytes,
+            bytes: row.bytes,
+            identity: row.identity,
+            file_crc: row.file_crc,
+            entries: row.entries,
+            deletes: row.deletes,
+            smallest_seq: row.smallest_seq,
+            largest_seq: row.largest_seq,
+            erasures: erased.count(),
+            erased: Rc::new(erased),
+        }
     }
 }
 
@@ -122,6 +192,22 @@ impl Version {
     /// Every table.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Rc<Table>> {
         self.families.iter().flat_map(Levels::tables)
+    }
+
+    /// The tables whose range deletes are still to be read from their files.
+    pub(crate) fn unread_erasers(&self) -> Vec<Rc<Table>> {
+        let unread = |table: &&Rc<Table>| table.meta.erasures > 0 && table.meta.erased.is_empty();
+        self.tables().filter(unread).cloned().collect()
+    }
+
+    /// Tells `table` its range deletes.
+    pub(crate) fn learn_erased(&mut self, table: &Rc<Table>, erased: RangeTombstones) {
+        let known = TableMeta { erasures: erased.count(), erased: Rc::new(erased), ..table.meta.clone() };
+        let known = Rc::new(Table::sharing(known, table));
+        let tables = self.families.iter_mut().flat_map(|levels| levels.levels.iter_mut().flatten());
+        for place in tables.filter(|place| Rc::ptr_eq(place, table)) {
+            *place = known.clone();
+        }
     }
 
     /// Whether any table shows a part of this file.
@@ -268,26 +354,17 @@ impl TableMeta {
 
     /// The row for the part `[start, end)` of this table, which lies inside; about `bytes` of its file.
     pub(crate) fn part(&self, table: u64, (start, end): (&[u8], &[u8]), bytes: u64) -> TableMeta {
-        let inside = self.erased.iter().filter(|row| row.end > start && row.start < end);
+        let mut erased = RangeTombstones::default();
+        erased.merge(&self.erased, start, end);
         TableMeta {
             table,
             start: start.to_vec(),
             end: end.to_vec(),
             // Less than the whole, so that it shows as begun.
             bytes: bytes.clamp(1, self.bytes.saturating_sub(1).max(1)),
-            erased: inside.map(|row| row.within(start, end)).collect(),
+            erasures: erased.count(),
+            erased: Rc::new(erased),
             ..self.clone()
-        }
-    }
-}
-
-impl ErasedRow {
-    /// The part of it in `[start, end)`; where that is all of it, the bounds are shared.
-    pub(crate) fn within(&self, start: &[u8], end: &[u8]) -> Self {
-        Self {
-            start: if self.start < start { Bytes::copy_from_slice(start) } else { self.start.clone() },
-            end: if self.end > end { Bytes::copy_from_slice(end) } else { self.end.clone() },
-            seq: self.seq,
         }
     }
 }
@@ -321,7 +398,8 @@ pub(crate) mod tests {
             deletes: 0,
             smallest_seq: table * 10,
             largest_seq: table * 10 + 9,
-            erased: Vec::new(),
+            erasures: 0,
+            erased: Rc::default(),
         }
     }
 

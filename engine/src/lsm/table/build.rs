@@ -1,11 +1,13 @@
 //! Streams a table out: entries in, bytes of the file out, without ever holding more than one part.
 
 use super::block::{BlockBuilder, common_prefix};
-use super::{Footer, Handle, Place, put_frame};
-use crate::lsm::erased::RangeTombstones;
+use super::{ErasedAt, Footer, Handle, Place, put_frame};
 use crate::lsm::filter;
 use crate::lsm::key::{Cf, Kind, SeqNo, key_hash, successor};
 use crate::rt::BLOCK_BYTES;
+
+/// A block of range deletes is finished once it is this large, bytes before packing. Clients choose how long their bounds are.
+const ERASED_BLOCK_BYTES: usize = 64 << 10;
 
 /// How tables are cut.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +28,8 @@ pub(crate) struct Built {
     pub(crate) end: Vec<u8>,
     pub(crate) entries: u64,
     pub(crate) deletes: u64,
+    /// Range deletes, each sequence number of a fragment counted.
+    pub(crate) erasures: u64,
     pub(crate) smallest_seq: SeqNo,
     pub(crate) largest_seq: SeqNo,
     pub(crate) file_bytes: u64,
@@ -47,12 +51,17 @@ pub(crate) struct TableBuilder {
     part_index: BlockBuilder,
     part_hashes: Vec<u64>,
     root: BlockBuilder,
+    erased_block: BlockBuilder,
+    erased_index: BlockBuilder,
     raw: Vec<u8>,
     scratch: Vec<u8>,
     first_key: Option<Vec<u8>>,
     last_key: Vec<u8>,
+    /// First start and last end of the range deletes.
+    erased_bounds: Option<(Vec<u8>, Vec<u8>)>,
     entries: u64,
     deletes: u64,
+    erasures: u64,
     seqs: Option<(SeqNo, SeqNo)>,
 }
 
@@ -70,18 +79,23 @@ impl TableBuilder {
             part_index: BlockBuilder::default(),
             part_hashes: Vec::new(),
             root: BlockBuilder::default(),
+            erased_block: BlockBuilder::default(),
+            erased_index: BlockBuilder::default(),
             raw: Vec::new(),
             scratch: Vec::new(),
             first_key: None,
             last_key: Vec::new(),
+            erased_bounds: None,
             entries: 0,
             deletes: 0,
+            erasures: 0,
             seqs: None,
         }
     }
 
-    /// Adds an entry; they arrive in the order of entries, without repeats.
+    /// Adds an entry; they arrive in the order of entries, without repeats, and before the range deletes.
     pub(crate) fn add(&mut self, key: &[u8], seq: SeqNo, kind: Kind, value: &[u8]) {
+        debug_assert!(self.erased_bounds.is_none(), "range deletes come after the entries");
         let new_key = self.first_key.is_none() || key != self.last_key.as_slice();
         debug_assert!(self.first_key.is_none() || key >= self.last_key.as_slice(), "entries arrive in order");
         if new_key {
@@ -115,15 +129,36 @@ impl TableBuilder {
         &mut self.output
     }
 
+    /// Adds a fragment of range deletes; they arrive in order, after the last entry.
+    pub(crate) fn add_erased(&mut self, start: &[u8], end: &[u8], seqs: &[SeqNo]) {
+        self.finish_entries();
+        match &mut self.erased_bounds {
+            Some((_, last_end)) => {
+                debug_assert!(last_end.as_slice() <= start, "fragments arrive in order");
+                last_end.clear();
+                last_end.extend_from_slice(end);
+            }
+            None => self.erased_bounds = Some((start.to_vec(), end.to_vec())),
+        }
+        for &seq in seqs {
+            self.erased_block.add(start, seq, Kind::Put, end);
+            self.erasures += 1;
+            self.widen_seqs(seq);
+        }
+        if self.erased_block.size_bytes() >= ERASED_BLOCK_BYTES {
+            self.finish_erased_block();
+        }
+    }
+
     /// Ends the table. The rest of the file is in [`TableBuilder::output`] afterwards.
-    pub(crate) fn finish(&mut self, erased: &RangeTombstones) -> Built {
-        if !self.block.is_empty() {
-            self.finish_block(None);
+    pub(crate) fn finish(&mut self) -> Built {
+        self.finish_entries();
+        if !self.erased_block.is_empty() {
+            self.finish_erased_block();
         }
-        if !self.part_index.is_empty() {
-            self.finish_part();
-        }
-        let erased_handle = self.put_erased(erased);
+        self.raw.clear();
+        self.erased_index.finish_into(&mut self.raw);
+        let erased = ErasedAt::Index(self.put_raw(false));
         self.raw.clear();
         self.root.finish_into(&mut self.raw);
         let root = self.put_raw(false);
@@ -134,7 +169,7 @@ impl TableBuilder {
         let body_crc = std::mem::take(&mut self.body_crc).finalize();
         let footer = Footer {
             root,
-            erased: erased_handle,
+            erased,
             entries: self.entries,
             smallest_seq,
             largest_seq,
@@ -143,12 +178,13 @@ impl TableBuilder {
             body_crc,
         };
         self.output.extend_from_slice(&footer.encode());
-        let (start, end) = self.bounds(erased);
+        let (start, end) = self.bounds();
         Built {
             start,
             end,
             entries: self.entries,
             deletes: self.deletes,
+            erasures: self.erasures,
             smallest_seq,
             largest_seq,
             file_bytes: self.offset + super::FOOTER_BYTES as u64,
@@ -157,27 +193,31 @@ impl TableBuilder {
         }
     }
 
-    fn bounds(&self, erased: &RangeTombstones) -> (Vec<u8>, Vec<u8>) {
+    fn bounds(&self) -> (Vec<u8>, Vec<u8>) {
         let points = self.first_key.as_ref().map(|first| (first.clone(), successor(&self.last_key)));
-        let ranges = erased.bounds().map(|(start, end)| (start.to_vec(), end.to_vec()));
-        match (points, ranges) {
+        match (points, self.erased_bounds.clone()) {
             (Some((a, a_end)), Some((b, b_end))) => (a.min(b), a_end.max(b_end)),
             (Some(bounds), None) | (None, Some(bounds)) => bounds,
             (None, None) => (Vec::new(), Vec::new()),
         }
     }
 
-    fn put_erased(&mut self, erased: &RangeTombstones) -> Handle {
-        let mut block = BlockBuilder::default();
-        for (start, end, seqs) in erased.iter() {
-            for &seq in seqs {
-                block.add(start, seq, Kind::Put, end);
-                self.widen_seqs(seq);
-            }
+    /// Ends the block and the part that entries have begun.
+    fn finish_entries(&mut self) {
+        if !self.block.is_empty() {
+            self.finish_block(None);
         }
+        if !self.part_index.is_empty() {
+            self.finish_part();
+        }
+    }
+
+    fn finish_erased_block(&mut self) {
+        let last_start = self.erased_block.last_key().to_vec();
         self.raw.clear();
-        block.finish_into(&mut self.raw);
-        self.put_raw(self.shape.compress)
+        self.erased_block.finish_into(&mut self.raw);
+        let handle = self.put_raw(self.shape.compress);
+        self.erased_index.add(&last_start, SeqNo(0), Kind::Put, &handle.encode());
     }
 
     fn finish_block(&mut self, next_key: Option<&[u8]>) {

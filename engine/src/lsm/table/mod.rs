@@ -6,7 +6,8 @@
 //! part   := frame(index:block filter filter_len:u32)      for the data blocks just before it:
 //!             index   last key -> offset:varint len:varint, one entry per data block
 //!             filter  Bloom filter over their keys (see `filter`)
-//! erased := frame(block)                                  range deletes: start -> end; an empty block if none
+//! erased := frame(block)* frame(block)                    range deletes, start -> end, in blocks of about 64 KiB; and an index of
+//!                                                         these blocks, last start -> handle; an empty block if none
 //! root   := frame(block)                                  last key -> handle, one entry per part
 //! frame  := payload kind:u8 raw_len:u32 crc:u32           kind 0 as is, 1 LZ4; the CRC covers payload, kind, raw_len,
 //!                                                         the frame's offset in the file and the file's identity, so
@@ -26,7 +27,9 @@
 //! needs one part and one data block beside it; all three are cached by the same budget. An "index" key is at or above the
 //! last key of what it points to and below the next key.
 //!
-//! A file is opened lazily, never at start-up.
+//! In version 2 `erased` was one block with all range deletes. It is still read.
+//!
+//! A file is opened lazily, at start-up only if the manifest says that it has range deletes.
 
 pub(crate) mod block;
 pub(crate) mod build;
@@ -44,7 +47,9 @@ use super::key::{Cf, SeqNo};
 /// Ends every table file.
 const MAGIC: u64 = u64::from_le_bytes(*b"RKTABLE\n");
 /// The format drawn above.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
+/// The one before, with all range deletes in one block.
+const FORMAT_ONE_ERASED_BLOCK: u32 = 2;
 /// Length of the footer.
 pub(crate) const FOOTER_BYTES: usize = 80;
 /// No frame is larger, packed or unpacked; a larger length is damage. Values are far smaller.
@@ -78,11 +83,20 @@ impl Handle {
     }
 }
 
+/// Where a table has its range deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ErasedAt {
+    /// In blocks that this index has in order.
+    Index(Handle),
+    /// In one block; format version 2.
+    Block(Handle),
+}
+
 /// The end of a table file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Footer {
     pub(crate) root: Handle,
-    pub(crate) erased: Handle,
+    pub(crate) erased: ErasedAt,
     pub(crate) entries: u64,
     pub(crate) smallest_seq: SeqNo,
     pub(crate) largest_seq: SeqNo,
@@ -93,18 +107,22 @@ pub(crate) struct Footer {
 
 impl Footer {
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let (version, erased) = match self.erased {
+            ErasedAt::Index(handle) => (FORMAT_VERSION, handle),
+            ErasedAt::Block(handle) => (FORMAT_ONE_ERASED_BLOCK, handle),
+        };
         let mut bytes = Vec::with_capacity(FOOTER_BYTES);
         bytes.extend_from_slice(&self.root.offset.to_le_bytes());
         bytes.extend_from_slice(&self.root.len.to_le_bytes());
-        bytes.extend_from_slice(&self.erased.offset.to_le_bytes());
-        bytes.extend_from_slice(&self.erased.len.to_le_bytes());
+        bytes.extend_from_slice(&erased.offset.to_le_bytes());
+        bytes.extend_from_slice(&erased.len.to_le_bytes());
         bytes.extend_from_slice(&self.entries.to_le_bytes());
         bytes.extend_from_slice(&self.smallest_seq.0.to_le_bytes());
         bytes.extend_from_slice(&self.largest_seq.0.to_le_bytes());
         bytes.extend_from_slice(&self.identity.to_le_bytes());
         bytes.extend_from_slice(&[self.cf.index() as u8, 0, 0, 0]);
         bytes.extend_from_slice(&self.body_crc.to_le_bytes());
-        bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
         bytes.extend_from_slice(&MAGIC.to_le_bytes());
         debug_assert_eq!(bytes.len(), FOOTER_BYTES);
@@ -120,12 +138,15 @@ impl Footer {
         if u32_at(bytes, FOOTER_BYTES - 12) != crc32fast::hash(&bytes[..FOOTER_BYTES - 12]) {
             return Err(Damage("the footer's checksum does not match"));
         }
-        if u32_at(bytes, FOOTER_BYTES - 16) != FORMAT_VERSION {
-            return Err(Damage("a table of an unknown format version"));
-        }
+        let erased = Handle { offset: u64_at(bytes, 12), len: u32_at(bytes, 20) };
+        let erased = match u32_at(bytes, FOOTER_BYTES - 16) {
+            FORMAT_VERSION => ErasedAt::Index(erased),
+            FORMAT_ONE_ERASED_BLOCK => ErasedAt::Block(erased),
+            _ => return Err(Damage("a table of an unknown format version")),
+        };
         Ok(Footer {
             root: Handle { offset: u64_at(bytes, 0), len: u32_at(bytes, 8) },
-            erased: Handle { offset: u64_at(bytes, 12), len: u32_at(bytes, 20) },
+            erased,
             entries: u64_at(bytes, 24),
             smallest_seq: SeqNo(u64_at(bytes, 32)),
             largest_seq: SeqNo(u64_at(bytes, 40)),
@@ -270,7 +291,7 @@ mod tests {
     fn footer() -> Footer {
         Footer {
             root: Handle { offset: 4000, len: 77 },
-            erased: Handle { offset: 3900, len: 13 },
+            erased: ErasedAt::Index(Handle { offset: 3900, len: 13 }),
             entries: 12,
             smallest_seq: SeqNo(3),
             largest_seq: SeqNo(14),
@@ -282,7 +303,10 @@ mod tests {
 
     #[test]
     fn a_footer_comes_back() {
-        assert_eq!(Footer::decode(&footer().encode()), Ok(footer()));
+        let older = Footer { erased: ErasedAt::Block(Handle { offset: 3900, len: 13 }), ..footer() };
+        for footer in [footer(), older] {
+            assert_eq!(Footer::decode(&footer.encode()), Ok(footer));
+        }
     }
 
     #[test]

@@ -15,11 +15,12 @@ use super::block::BlockView;
 use super::files::Files;
 use super::handles::Handles;
 use super::{
-    Damage, FOOTER_BYTES, Footer, Handle, PartView, Place, locate, open_frame, opened_bytes, walk_index,
+    Damage, ErasedAt, FOOTER_BYTES, Footer, Handle, PartView, Place, locate, open_frame, opened_bytes,
+    walk_index,
 };
 use crate::error::{Fault, Result, Shortage};
 use crate::lsm::cache::BlockCache;
-use crate::lsm::chunk::part_of;
+use crate::lsm::chunk::{Chunk, part_of};
 use crate::lsm::erased::RangeTombstones;
 use crate::lsm::filter;
 use crate::lsm::key::{Direction, Kind, SeqNo};
@@ -37,7 +38,6 @@ const OPEN_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) meta: TableMeta,
-    pub(crate) erased: RangeTombstones,
     backing: Rc<Backing>,
 }
 
@@ -78,12 +78,7 @@ impl Table {
     }
 
     fn over(meta: TableMeta, backing: Rc<Backing>) -> Self {
-        let mut erased = RangeTombstones::default();
-        for row in &meta.erased {
-            let row = row.within(&meta.start, &meta.end);
-            erased.insert(&row.start, &row.end, SeqNo(row.seq));
-        }
-        Self { meta, erased, backing }
+        Self { meta, backing }
     }
 
     /// Says that no later version shows this table's file, so that it goes when the last reader does.
@@ -232,6 +227,46 @@ impl Table {
         self.root(rt).await.map(|_| ())
     }
 
+    /// The file's range deletes within the table's bounds.
+    pub(crate) async fn read_erased(&self, rt: &Rt) -> Result<RangeTombstones> {
+        let (footer, _) = self.read_footer(&*self.backing.file(rt).await?).await?;
+        let mut window = Window::default();
+        let blocks = match footer.erased {
+            ErasedAt::Block(block) => vec![block],
+            ErasedAt::Index(handle) => {
+                let index = self.read_frame(rt, handle, &mut window, 0).await?;
+                let mut blocks = Vec::new();
+                let visit = |_: &[u8], block| {
+                    blocks.push(block);
+                    true
+                };
+                walk_index(&index, b"", visit).map_err(|damage| self.damaged_at(damage, handle))?;
+                blocks
+            }
+        };
+        let (mut erased, budget) = (RangeTombstones::default(), rt.budget());
+        for handle in blocks {
+            let block = self.read_frame(rt, handle, &mut window, 0).await?;
+            self.take_erased(&block, &mut erased).map_err(|damage| self.damaged_at(damage, handle))?;
+            budget.tick().await;
+        }
+        Ok(erased)
+    }
+
+    fn take_erased(&self, block: &Bytes, erased: &mut RangeTombstones) -> std::result::Result<(), Damage> {
+        let view = BlockView::parse(block)?;
+        for interval in 0..view.intervals() {
+            let chunk: Chunk = view.decode(interval, block)?;
+            let mut at = 0;
+            while let Some(entry) = chunk.get(at) {
+                at += 1;
+                let (start, end) = (Bytes::copy_from_slice(entry.key), Bytes::copy_from_slice(entry.value));
+                erased.insert_within(&start, &end, entry.seq, (&self.meta.start, &self.meta.end));
+            }
+        }
+        Ok(())
+    }
+
     async fn root(&self, rt: &Rt) -> Result<&Bytes> {
         if let Some(root) = self.backing.root.get() {
             return Ok(root);
@@ -241,19 +276,29 @@ impl Table {
         Ok(self.backing.root.get_or_init(|| root))
     }
 
-    async fn read_root(&self, file: &File) -> Result<Bytes> {
+    /// The footer, and the end of the file that it is in.
+    async fn read_footer(&self, file: &File) -> Result<(Footer, Buf)> {
         let len = self.meta.file_bytes;
         let tail = read_tail(file, len, TAIL_BYTES)
             .await
             .map_err(|e| Fault::io(&self.backing.path, "reading the end", &e))?;
-        let short = || self.damaged(Damage("the file is shorter than the manifest says"), "end");
         if (tail.len() as u64) < len.min(TAIL_BYTES) {
-            return Err(short());
+            return Err(self.too_short());
         }
         let footer = Footer::decode(&tail).map_err(|damage| self.damaged(damage, "footer"))?;
         if (footer.identity, footer.body_crc) != (self.meta.identity, self.meta.file_crc) {
             return Err(self.damaged(Damage("the file is another table than the manifest names"), "footer"));
         }
+        Ok((footer, tail))
+    }
+
+    fn too_short(&self) -> Fault {
+        self.damaged(Damage("the file is shorter than the manifest says"), "end")
+    }
+
+    async fn read_root(&self, file: &File) -> Result<Bytes> {
+        let (footer, tail) = self.read_footer(file).await?;
+        let len = self.meta.file_bytes;
         let root_end = footer.root.offset.saturating_add(u64::from(footer.root.len));
         if root_end > len {
             return Err(self.damaged(Damage("the root lies beyond the file"), "footer"));
@@ -267,8 +312,8 @@ impl Table {
             tail
         };
         let from_end = usize::try_from(len - footer.root.offset).unwrap_or(usize::MAX);
-        let start = tail.len().checked_sub(from_end).ok_or_else(short)?;
-        let frame = tail.get(start..start + footer.root.len as usize).ok_or_else(short)?;
+        let start = tail.len().checked_sub(from_end).ok_or_else(|| self.too_short())?;
+        let frame = tail.get(start..start + footer.root.len as usize).ok_or_else(|| self.too_short())?;
         open_frame(frame, self.place(footer.root)).map_err(|damage| self.damaged(damage, "root"))
     }
 

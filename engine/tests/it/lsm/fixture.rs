@@ -1,9 +1,9 @@
-//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v3` and `fixtures/lsm-v4` are never rewritten; a new format
+//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v3`, `-v4` and `-v5` are never rewritten; a new format
 //! version gets a new directory beside them. Versions 1 and 2 were never released; 1 is refused as what it is.
 
 use std::path::{Path, PathBuf};
 
-use engine::lsm::{Cf, Direction, Tree, TreeOptions, WriteBatch, inspect};
+use engine::lsm::{Cf, Direction, Recovery, Tree, TreeOptions, WriteBatch, inspect};
 use engine::rt::{CoreOptions, start_core};
 
 use super::world::{fill, key, tiny};
@@ -43,6 +43,44 @@ fn version_four_has_the_states_of_groups() {
     opens_and_reads("lsm-v4", Some(b"state of 7 at 42"));
 }
 
+#[test]
+fn version_five_has_range_deletes_in_tables_alone() {
+    opens_and_reads("lsm-v5", Some(b"state of 7 at 42"));
+}
+
+/// Without its range deletes a table would show what was deleted, so a tree that cannot read them does not open, and says which file it is.
+#[test]
+fn a_tree_with_damaged_range_deletes_does_not_open() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().to_owned();
+    start_core(&CoreOptions::default(), move |rt| async move {
+        let mut refused = Vec::new();
+        for name in ["0000000002.table", "0000000003.table", "0000000004.table"] {
+            copy("lsm-v5", &path);
+            let file = path.join(name);
+            let good = std::fs::read(&file).unwrap();
+            let footer_at = good.len() - 80;
+            for at in (0..footer_at).filter(|at| good[*at] != 0) {
+                let mut bad = good.clone();
+                bad[at] ^= 4;
+                std::fs::write(&file, &bad).unwrap();
+                if let Err(fault) = Recovery::read(&rt, &path, TreeOptions::default()).await {
+                    assert_eq!(fault.path, file, "{fault}");
+                    assert!(fault.what.contains("block"), "{fault}");
+                    refused.push((name, at));
+                }
+            }
+            std::fs::write(&file, &good).unwrap();
+        }
+        assert!(refused.len() > 30, "flips that were noticed: {refused:?}");
+        assert!(
+            refused.iter().all(|(name, _)| *name == refused[0].0),
+            "one table has range deletes: {refused:?}"
+        );
+    })
+    .unwrap();
+}
+
 fn opens_and_reads(version: &str, state: Option<&'static [u8]>) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     copy(version, dir.path());
@@ -72,8 +110,8 @@ fn opens_and_reads(version: &str, state: Option<&'static [u8]>) {
 }
 
 #[test]
-fn both_versions_pass_inspection() {
-    for version in ["lsm-v3", "lsm-v4"] {
+fn all_versions_pass_inspection() {
+    for version in ["lsm-v3", "lsm-v4", "lsm-v5"] {
         passes_inspection(version);
     }
 }
