@@ -4,7 +4,7 @@
 //! would clear it again page by page. On a node with little memory that adds up beyond what the node may have, although hardly more than
 //! half is in use. So a thread of its own looks at what is resident, and close to the node's memory returns to the kernel what is free.
 //!
-//! It never touches what is in use: where that alone is too much, giving back helps nothing and is tried seldom.
+//! It never touches what is in use: where that alone is too much, giving back helps nothing and is tried seldom, until more is resident.
 
 use std::io;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const LOOK_OFTEN: Duration = Duration::from_millis(25);
 /// Above this share of the node's memory it is given back: what is allocated between two looks comes on top.
 const FULL: (u64, u64) = (7, 8);
 
-/// How many looks are left out after one that found little to give back.
+/// How many looks are left out after one that found little to give back, unless more than little has come meanwhile.
 const LOOKS_LEFT_OUT: u32 = 10;
 
 /// What is little: this share of the node's memory.
@@ -33,7 +33,7 @@ const LITTLE_SHARE: u64 = 16;
 #[expect(clippy::disallowed_methods, reason = "a plain thread that sleeps between two looks, never a core")]
 pub(crate) fn keep_freed_up_to(memory_bytes: u64) -> io::Result<()> {
     engine::host::keep_freed_memory(FREED_MEMORY_KEPT);
-    let mut keeper = Keeper { memory_bytes, left_out: 0 };
+    let mut keeper = Keeper::new(memory_bytes);
     std::thread::Builder::new().name("rk-memory".into()).spawn(move || {
         let mut pause = LOOK_EVERY;
         loop {
@@ -47,22 +47,30 @@ pub(crate) fn keep_freed_up_to(memory_bytes: u64) -> io::Result<()> {
 struct Keeper {
     memory_bytes: u64,
     left_out: u32,
+    /// What the last release left resident.
+    left_bytes: u64,
 }
 
 impl Keeper {
+    fn new(memory_bytes: u64) -> Self {
+        Self { memory_bytes, left_out: 0, left_bytes: 0 }
+    }
+
     /// Looks, and releases free memory where that is due. Returns when to look again.
     fn look(&mut self, mut resident_bytes: impl FnMut() -> Option<u64>, release: impl FnOnce()) -> Duration {
-        if self.left_out > 0 {
+        let little = self.memory_bytes / LITTLE_SHARE;
+        let before = resident_bytes().unwrap_or(0);
+        if self.left_out > 0 && before < self.left_bytes + little {
             self.left_out -= 1;
             return LOOK_OFTEN;
         }
-        let before = resident_bytes().unwrap_or(0);
+        self.left_out = 0;
         if before <= self.memory_bytes / FULL.1 * FULL.0 {
             return if before < self.memory_bytes / 2 { LOOK_EVERY } else { LOOK_OFTEN };
         }
         release();
-        let released = before.saturating_sub(resident_bytes().unwrap_or(before));
-        if released < self.memory_bytes / LITTLE_SHARE {
+        self.left_bytes = resident_bytes().unwrap_or(before);
+        if before.saturating_sub(self.left_bytes) < little {
             self.left_out = LOOKS_LEFT_OUT;
         }
         LOOK_OFTEN
@@ -78,7 +86,7 @@ mod tests {
     /// How often something was released in this many looks, and the most that was resident, where a release leaves `live` bytes and
     /// `growth` come between two looks.
     fn releases(memory_bytes: u64, live: u64, growth: u64, looks: u32) -> (u32, u64) {
-        let mut keeper = Keeper { memory_bytes, left_out: 0 };
+        let mut keeper = Keeper::new(memory_bytes);
         let (resident, count, most) = (Cell::new(live), Cell::new(0), Cell::new(0));
         for _ in 0..looks {
             resident.set(resident.get() + growth);
@@ -105,9 +113,31 @@ mod tests {
         assert_eq!(releases(256, 300, 0, 110).0, 10);
     }
 
+    /// Nothing was free when it was tried; what comes and is freed right afterwards does not wait for the looks that are left out.
+    #[test]
+    fn what_comes_after_a_vain_release_is_given_back() {
+        let mut keeper = Keeper::new(256);
+        let (resident, released) = (Cell::new(240), Cell::new(0));
+        let mut look = |live: u64| {
+            keeper.look(
+                || Some(resident.get()),
+                || {
+                    released.set(released.get() + 1);
+                    resident.set(live);
+                },
+            );
+        };
+        look(236);
+        look(236);
+        assert_eq!(released.get(), 1, "it was in vain, so it is not tried again at once");
+        resident.set(252);
+        look(200);
+        assert_eq!((released.get(), resident.get()), (2, 200));
+    }
+
     #[test]
     fn a_process_that_has_much_of_what_it_may_have_is_looked_at_often() {
-        let pause = |resident| Keeper { memory_bytes: 256, left_out: 0 }.look(|| resident, || ());
+        let pause = |resident| Keeper::new(256).look(|| resident, || ());
         let pauses = [None, Some(127), Some(128), Some(300)].map(pause);
         assert_eq!(pauses, [LOOK_EVERY, LOOK_EVERY, LOOK_OFTEN, LOOK_OFTEN]);
     }
