@@ -12,12 +12,15 @@ use bytes::Bytes;
 
 /// What a slot costs beside what it holds.
 const SLOT_OVERHEAD_BYTES: usize = 96;
+/// Whatever else needs its room, one part in this many is left to the cache.
+const KEPT_PART: usize = 8;
 
 /// The block cache of one tree.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
     /// By file number and offset in the file.
     clock: RefCell<Clock<(u64, u64)>>,
+    budget_bytes: usize,
     hits: Cell<u64>,
     misses: Cell<u64>,
 }
@@ -43,7 +46,14 @@ struct Slot<K> {
 
 impl BlockCache {
     pub(crate) fn new(budget_bytes: usize) -> Self {
-        Self { clock: Clock::new(budget_bytes, 0).into(), hits: Cell::new(0), misses: Cell::new(0) }
+        let clock = Clock::new(budget_bytes, 0).into();
+        Self { clock, budget_bytes, hits: Cell::new(0), misses: Cell::new(0) }
+    }
+
+    /// Leaves `bytes` of its budget to others, as far as an eighth stays, and lets blocks go for it.
+    pub(crate) fn leave_room(&self, bytes: usize) {
+        let kept = self.budget_bytes.saturating_sub(bytes).max(self.budget_bytes / KEPT_PART);
+        self.clock.borrow_mut().hold_at_most(kept);
     }
 
     /// The block of `file` that begins at `offset`.
@@ -97,9 +107,7 @@ impl<K: Copy + Eq + Hash> Clock<K> {
             return;
         }
         self.used_bytes += cost(&piece);
-        while self.used_bytes > self.budget_bytes {
-            self.evict_one();
-        }
+        self.evict();
         let slot = Slot { key, piece: Some(piece), hit: false };
         let place = match self.free.pop() {
             Some(place) => {
@@ -123,6 +131,18 @@ impl<K: Copy + Eq + Hash> Clock<K> {
     /// Bytes held, overhead included.
     pub(crate) fn used_bytes(&self) -> usize {
         self.used_bytes
+    }
+
+    /// Changes the budget, and lets pieces go until it holds.
+    pub(crate) fn hold_at_most(&mut self, bytes: usize) {
+        self.budget_bytes = bytes;
+        self.evict();
+    }
+
+    fn evict(&mut self) {
+        while self.used_bytes > self.budget_bytes {
+            self.evict_one();
+        }
     }
 
     /// Called only while something is held or about to be: `used_bytes` above the budget.
@@ -191,6 +211,19 @@ mod tests {
         }
         assert!(cache.get(1, 1).is_none());
         assert!(cache.get(2, 0).is_none());
+    }
+
+    #[test]
+    fn room_is_left_and_taken_back() {
+        let cache = BlockCache::new(64 << 10);
+        let fill = |cache: &BlockCache| (0..100u64).for_each(|offset| cache.insert(1, offset, block(1000)));
+        for (left, held) in [(0, 64 << 10), (48 << 10, 16 << 10), (1 << 30, 8 << 10), (0, 64 << 10)] {
+            cache.leave_room(left);
+            assert!(cache.used_bytes() <= held, "{left} bytes are left to others at once");
+            fill(&cache);
+            let used = held - 2 * (1000 + SLOT_OVERHEAD_BYTES)..=held;
+            assert!(used.contains(&cache.used_bytes()), "{left}: {}", cache.used_bytes());
+        }
     }
 
     #[test]

@@ -139,6 +139,8 @@ pub struct TreeStats {
     pub closed_memtables: u64,
     /// Tables and bytes per level, all families together.
     pub levels: Vec<(u64, u64)>,
+    /// Memory of the range deletes of tables, for which the block cache leaves room.
+    pub range_delete_bytes: u64,
     /// Memory of the block cache.
     pub cache_bytes: u64,
     /// Look-ups in the block cache that were answered.
@@ -504,12 +506,13 @@ impl Shared {
         }
     }
 
-    /// Takes in what a new version means for writers.
+    /// Takes in what a new version means for writers and for the cache.
     fn measure_backlog(&self) {
         let version = self.version.borrow();
         let l0_tables = Cf::ALL.map(|cf| plan::level_zero_tables(version.family(cf)));
         let l0_tables = l0_tables.into_iter().fold(0.0, f64::max);
         self.l0_and_debt.set((l0_tables, plan::debt(&version, &self.options.limits())));
+        self.cache.leave_room(version.erased_bytes());
     }
 
     /// Memtables from the newest to the oldest.
@@ -573,6 +576,7 @@ impl Shared {
                 (tables as u64, families.iter().map(|family| family.level_bytes(level)).sum())
             })
             .collect();
+        stats.range_delete_bytes = version.erased_bytes() as u64;
         stats.disk_full = self.short_of.borrow().as_ref().is_some_and(Fault::is_of_room);
         stats.waits = self.short_of.borrow().is_some();
         stats.open_tables = self.files.open_count() as u64;

@@ -31,6 +31,9 @@ pub(crate) struct Limits {
 const DENSE_DELETES_MIN: u64 = 1024;
 /// ... and with at most this many other entries per delete, is due by itself.
 const DENSE_ENTRIES_PER_DELETE: u64 = 2;
+/// A table with as much memory for its range deletes is due as well, whatever else is in it: they stay in memory until a compaction at the
+/// bottom drops them. Clients choose how long their bounds are.
+const DENSE_ERASED_BYTES: usize = 1 << 20;
 /// How overdue such a table is: before levels that are just full, after those that are far beyond it.
 const DENSE_URGENCY: f64 = 1.5;
 
@@ -136,13 +139,14 @@ fn urgency(levels: &Levels, level: usize, limits: &Limits, oldest_read: SeqNo) -
     if dense { full.max(DENSE_URGENCY) } else { full }
 }
 
-/// Whether a table consists of deletes for the most part, and all readers see them, so that a merge gets rid of some.
+/// Whether a table consists of deletes for the most part, or holds much memory for them, and all readers see them, so that a merge gets
+/// rid of some.
 fn is_dense(table: &Table, oldest_read: SeqNo) -> bool {
     let meta = &table.meta;
     let deletes = meta.deletes + meta.erasures;
-    deletes >= DENSE_DELETES_MIN
-        && deletes.saturating_mul(DENSE_ENTRIES_PER_DELETE) >= meta.entries
-        && meta.largest_seq() <= oldest_read
+    let mostly_deletes =
+        deletes >= DENSE_DELETES_MIN && deletes.saturating_mul(DENSE_ENTRIES_PER_DELETE) >= meta.entries;
+    (mostly_deletes || meta.erased.size_bytes() >= DENSE_ERASED_BYTES) && meta.largest_seq() <= oldest_read
 }
 
 fn compact_level(levels: &Levels, cf: Cf, level: usize, limits: &Limits, oldest_read: SeqNo) -> Job {

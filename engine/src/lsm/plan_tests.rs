@@ -1,5 +1,7 @@
 //! What is chosen for hand-made versions, and what random flushes come to when every job is done.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::lsm::erased::RangeTombstones;
 use crate::lsm::version::tests::{meta, row, version};
@@ -101,6 +103,23 @@ fn what_was_begun_is_finished_first() {
     let rest = |id: u64| meta(id, 0, "c", "k", 10).rest(id + 100, b"f", 4 << 20);
     let tables = vec![rest(1), rest(2), meta(3, 0, "a", "z", 10), meta(4, 1, "a", "f", 10)];
     assert_eq!(chosen(tables), "merge [102, 101] and [] into 1", "although level 0 is not full");
+}
+
+/// Few range deletes with long bounds among many entries: they cost memory for as long as they lie there.
+#[test]
+fn tables_with_long_range_deletes_are_due_by_themselves() {
+    let with = |count: usize, bound_bytes: usize| {
+        let mut erased = RangeTombstones::default();
+        let bound =
+            |n: usize| Bytes::from([b"b".repeat(bound_bytes), format!("{n:06}").into_bytes()].concat());
+        (0..count).for_each(|n| erased.insert(&bound(2 * n), &bound(2 * n + 1), SeqNo(15)));
+        let mut holds = meta(1, 1, "a", "c", 1);
+        (holds.entries, holds.erasures, holds.erased) = (1 << 20, erased.count(), Rc::new(erased));
+        version(vec![holds, meta(2, 1, "c", "f", 1), meta(3, 2, "b", "d", 1)])
+    };
+    assert_eq!(describe(choose(&with(100, 8000), &LIMITS, SeqNo::MAX)), "merge [1] and [3] into 2");
+    assert_eq!(describe(choose(&with(100, 8000), &LIMITS, SeqNo(14))), "idle", "a reader does not see them");
+    assert_eq!(describe(choose(&with(100, 8), &LIMITS, SeqNo::MAX)), "idle");
 }
 
 #[test]

@@ -194,6 +194,11 @@ impl Version {
         self.families.iter().flat_map(Levels::tables)
     }
 
+    /// Memory of the range deletes of all tables, bytes.
+    pub(crate) fn erased_bytes(&self) -> usize {
+        self.tables().map(|table| table.meta.erased.size_bytes()).sum()
+    }
+
     /// The tables whose range deletes are still to be read from their files.
     pub(crate) fn unread_erasers(&self) -> Vec<Rc<Table>> {
         let unread = |table: &&Rc<Table>| table.meta.erasures > 0 && table.meta.erased.is_empty();

@@ -310,6 +310,14 @@ const TREE: &[Row<TreeStats>] = &[
     Row(metric("ringkeep_lsm_cache_misses_total", Counter, "Blocks not found in the block cache."), |t| {
         t.cache_misses
     }),
+    Row(
+        metric(
+            "ringkeep_lsm_range_delete_bytes",
+            Gauge,
+            "Memory of the range deletes of tables, for which the block cache leaves room.",
+        ),
+        |t| t.range_delete_bytes,
+    ),
     Row(metric("ringkeep_lsm_row_cache_bytes", Gauge, "Memory of the row cache."), |t| t.row_cache_bytes),
     Row(metric("ringkeep_lsm_row_cache_hits_total", Counter, "Reads answered by the row cache."), |t| {
         t.row_cache_hits
