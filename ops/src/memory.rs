@@ -13,8 +13,11 @@ use std::time::Duration;
 const FREED_MEMORY_KEPT: Duration = Duration::from_secs(10);
 
 /// How often the resident memory is looked at while less than half of the node's memory is resident, and above that: a node that is sent
-/// large values or bounds allocates and frees a gigabyte a second.
+/// large values or bounds allocates and frees a gigabyte a second. The first is for a node of [`SMALL_BYTES`]; with more memory it is
+/// longer in proportion, up to a second, so that an idle node is not waked for it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
+const SMALL_BYTES: u64 = 256 << 20;
 const LOOK_OFTEN: Duration = Duration::from_millis(25);
 
 /// Above this share of the node's memory it is given back: what is allocated between two looks comes on top.
@@ -56,6 +59,12 @@ impl Keeper {
         Self { memory_bytes, left_out: 0, left_bytes: 0 }
     }
 
+    /// In this time no more comes than half of the node's memory.
+    fn look_every(&self) -> Duration {
+        let times = u32::try_from(self.memory_bytes / SMALL_BYTES).unwrap_or(u32::MAX).max(1);
+        LOOK_EVERY.saturating_mul(times).min(LOOK_SELDOM)
+    }
+
     /// Looks, and releases free memory where that is due. Returns when to look again.
     fn look(&mut self, mut resident_bytes: impl FnMut() -> Option<u64>, release: impl FnOnce()) -> Duration {
         let little = self.memory_bytes / LITTLE_SHARE;
@@ -66,7 +75,7 @@ impl Keeper {
         }
         self.left_out = 0;
         if before <= self.memory_bytes / FULL.1 * FULL.0 {
-            return if before < self.memory_bytes / 2 { LOOK_EVERY } else { LOOK_OFTEN };
+            return if before < self.memory_bytes / 2 { self.look_every() } else { LOOK_OFTEN };
         }
         release();
         self.left_bytes = resident_bytes().unwrap_or(before);
@@ -140,5 +149,8 @@ mod tests {
         let pause = |resident| Keeper::new(256).look(|| resident, || ());
         let pauses = [None, Some(127), Some(128), Some(300)].map(pause);
         assert_eq!(pauses, [LOOK_EVERY, LOOK_EVERY, LOOK_OFTEN, LOOK_OFTEN]);
+        let every = |memory_bytes: u64| Keeper::new(memory_bytes).look(|| Some(1), || ());
+        assert_eq!([128 << 20, 256 << 20, 512 << 20].map(every), [1, 1, 2].map(|times| times * LOOK_EVERY));
+        assert_eq!(every(12 << 30), LOOK_SELDOM);
     }
 }
