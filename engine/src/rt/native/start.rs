@@ -80,7 +80,7 @@ impl Cores {
         Ok(CoreHandle::native(index, start(origin, index, options, main)?))
     }
 
-    /// How often each running core's beat task has run, as (core, count). A count that does not grow is a stalled core.
+    /// How often each running core was waked by a kick or a timer, as (core, count). A count that does not grow is a stalled core.
     pub fn beats(&self) -> Vec<(usize, u64)> {
         self.kicker.beats().counts()
     }
@@ -219,9 +219,10 @@ impl Drop for Listed {
     }
 }
 
-/// Spawns the task that hands its raw waker to the kicker and counts its wake-ups.
+/// Spawns the task that hands its raw waker to the kicker and counts its wake-ups; the core's timers count beside it.
 fn beat(core: &Core, beats: &Arc<Beats>) {
     let count = Arc::new(AtomicU64::new(0));
+    core.timers().count_in(count.clone());
     let (index, beats) = (core.index(), beats.clone());
     let mut handed_over = false;
     core.spawn(Box::pin(poll_fn(move |cx| {

@@ -8,9 +8,11 @@
 //! What holds: a sleeper is woken after its deadline and after a pass of the reactor, never before; a sleeper that is dropped
 //! leaves nothing behind; nothing is borrowed while anything is woken or dropped.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -37,6 +39,8 @@ pub(super) struct Timers {
     watcher: RefCell<Option<Waker>>,
     begun: Cell<bool>,
     ended: Cell<bool>,
+    /// Grows with every expiry, for the kicker: a core that is waked by its own timers needs no kick.
+    beats: OnceCell<Arc<AtomicU64>>,
 }
 
 /// Waits for a moment.
@@ -108,6 +112,12 @@ impl Timers {
         key
     }
 
+    /// Where expiries are counted from now on.
+    pub(super) fn count_in(&self, beats: Arc<AtomicU64>) {
+        let counted_already = self.beats.set(beats).is_err();
+        debug_assert!(!counted_already, "a core has one pulse");
+    }
+
     /// What the runtime's timer wakes: lets sleepers go and arms the timer for the next.
     fn watch(&self, core: &Core, cx: &mut Context<'_>) -> Poll<()> {
         if self.ended.get() {
@@ -115,6 +125,9 @@ impl Timers {
         }
         if self.watcher.borrow().is_none() {
             *self.watcher.borrow_mut() = Some(cx.waker().clone());
+        }
+        if let Some(beats) = self.beats.get() {
+            beats.fetch_add(1, Ordering::Relaxed);
         }
         self.wake_expired(core.now());
         self.armed.borrow_mut().take();
