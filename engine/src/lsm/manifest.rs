@@ -14,6 +14,9 @@
 //! The zeros are written and synced before a frame goes there. So lack of space shows before anything of an edit is on disk, and
 //! an edit is never in doubt for that reason alone.
 //!
+//! A frame of a later version, whose checksum is right, is refused by name wherever it is: it was acknowledged, and whoever ignored it
+//! would lose it. So later versions keep the first sixteen bytes of a frame and what its checksum covers.
+//!
 //! Recovery: the first bad frame with no good one after it is a torn tail, the edit of a flush or compaction that was never
 //! acknowledged, and is ignored. Whether it was one that had been acknowledged nothing in this file can say; the caller
 //! can, because its log was cut only below what a durable edit says. A bad frame with a good one after it, or a bad frame 0, is damage: nothing is guessed.
@@ -24,7 +27,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::table::Damage;
+use super::table::{Damage, UNKNOWN_MANIFEST};
 use super::version::{Edit, EditV3, EditV4};
 use crate::error::{Fault, Result, Shortage};
 use crate::rt::{BLOCK_BYTES, File, OpenMode, Rt};
@@ -235,9 +238,8 @@ pub(crate) async fn recover(rt: &Rt, dir: &Path) -> Result<Option<Found>> {
         return Err(Fault::corruption(&path, what));
     }
     let bytes = rt.read_small(&path).await.map_err(|e| Fault::io(&path, "reading", &e))?;
-    let replayed = replay(&bytes, number).map_err(|(offset, damage)| {
-        Fault::corruption(&path, format!("{} (frame at offset {offset})", damage.0))
-    })?;
+    let replayed = replay(&bytes, number)
+        .map_err(|(offset, damage)| damage.fault(&path, format_args!("frame at offset {offset}")))?;
     Ok(Some(Found { number, replayed, bytes }))
 }
 
@@ -256,7 +258,9 @@ pub(crate) fn replay(bytes: &[u8], number: u64) -> std::result::Result<Replayed,
                 tree = Some(frame.tree);
             }
             Err(damage) => {
-                let torn = !edits.is_empty() && !good_frame_after(bytes, offset, number);
+                // What a later version has added to this manifest was acknowledged, and is not for this one to judge.
+                let newer = damage == UNKNOWN_MANIFEST;
+                let torn = !edits.is_empty() && !newer && !good_frame_after(bytes, offset, number);
                 if !torn {
                     return Err((offset as u64, damage));
                 }
@@ -357,15 +361,18 @@ fn check_frame(bytes: &[u8], number: u64) -> std::result::Result<Frame<'_>, Dama
     if word(0) != MAGIC {
         return Err(Damage("no manifest frame where one should be"));
     }
-    // Before the checksum, because another version may have another header.
+    // Before the checksum, because the first versions had another header. Later ones have the first sixteen bytes as they are here.
     let version = word(12);
-    if !(FORMAT_WITHOUT_STATES..=FORMAT_VERSION).contains(&version) {
-        return Err(Damage("a manifest of an unknown format version"));
+    if version < FORMAT_WITHOUT_STATES {
+        return Err(UNKNOWN_MANIFEST);
     }
     let len = word(8) as usize;
     let whole = bytes.get(..HEADER_BYTES.saturating_add(len)).ok_or(Damage("a frame cut off in its edit"))?;
     if word(4) != crc32fast::hash(&whole[8..]) {
         return Err(Damage("a frame's checksum does not match"));
+    }
+    if version > FORMAT_VERSION {
+        return Err(UNKNOWN_MANIFEST);
     }
     if long(16) != number {
         return Err(Damage("a frame of another manifest"));

@@ -64,6 +64,29 @@ fn a_frame_of_another_tree_is_damage() {
     assert_eq!(replay(&mixed, 5).unwrap_err(), (BLOCK_BYTES as u64, Damage("a frame of another tree")));
 }
 
+/// It was acknowledged by a later version of the program, so it is neither a torn tail nor damage.
+#[test]
+fn a_frame_of_a_later_version_is_refused_as_that() {
+    let begins = frame_ends(&file(), 5);
+    for (begin, len) in
+        [(0, begins[0]), (begins[0], begins[1] - begins[0]), (begins[1], begins[2] - begins[1])]
+    {
+        let mut later = file();
+        let frame = &mut later[begin..begin + len];
+        frame[12..16].copy_from_slice(&(FORMAT_VERSION + 1).to_le_bytes());
+        let archive = u32::from_le_bytes(frame[8..12].try_into().unwrap()) as usize;
+        let crc = crc32fast::hash(&frame[8..HEADER_BYTES + archive]);
+        frame[4..8].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(replay(&later, 5).unwrap_err(), (begin as u64, UNKNOWN_MANIFEST));
+        let fault = UNKNOWN_MANIFEST.fault(Path::new("MANIFEST-5"), "frame at offset 0");
+        assert_eq!(fault.kind, crate::error::FaultKind::Foreign);
+        assert!(fault.to_string().ends_with("start the version of ringkeep that wrote it"), "{fault}");
+        // With a checksum that is wrong it is a bad frame as any other: at the end a torn tail.
+        later[begin + 13] ^= 1;
+        assert_ne!(replay(&later, 5).err().map(|(_, damage)| damage), Some(UNKNOWN_MANIFEST));
+    }
+}
+
 #[test]
 fn damage_before_the_tail_is_never_skipped() {
     let mut bad = file();

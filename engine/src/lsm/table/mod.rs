@@ -38,11 +38,15 @@ pub(crate) mod handles;
 pub(crate) mod read;
 pub(crate) mod write;
 
+use std::fmt::Display;
+use std::path::Path;
+
 use bytes::Bytes;
 
 use self::block::{BlockView, put_varint, take_varint};
 use super::chunk::Chunk;
 use super::key::{Cf, SeqNo};
+use crate::error::Fault;
 
 /// Ends every table file.
 const MAGIC: u64 = u64::from_le_bytes(*b"RKTABLE\n");
@@ -58,6 +62,23 @@ const FRAME_BYTES_MAX: usize = 256 << 20;
 /// What a decoder says about bytes that cannot be right. The reader adds the file and the offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Damage(pub(crate) &'static str);
+
+/// What a decoder says of a format that it does not know. That is no damage: another version of the program reads it.
+pub(crate) const UNKNOWN_TABLE: Damage = Damage("a table of an unknown format version");
+pub(crate) const UNKNOWN_MANIFEST: Damage = Damage("a manifest of an unknown format version");
+
+impl Damage {
+    /// As a fault of the file at `path`, at `place` in it.
+    pub(crate) fn fault(self, path: &Path, place: impl Display) -> Fault {
+        let what = format!("{} ({place})", self.0);
+        match self {
+            UNKNOWN_TABLE | UNKNOWN_MANIFEST => {
+                Fault::foreign(path, format!("{what}; start the version of ringkeep that wrote it"))
+            }
+            Damage(_) => Fault::corruption(path, what),
+        }
+    }
+}
 
 /// Where a frame lies in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,7 +163,7 @@ impl Footer {
         let erased = match u32_at(bytes, FOOTER_BYTES - 16) {
             FORMAT_VERSION => ErasedAt::Index(erased),
             FORMAT_ONE_ERASED_BLOCK => ErasedAt::Block(erased),
-            _ => return Err(Damage("a table of an unknown format version")),
+            _ => return Err(UNKNOWN_TABLE),
         };
         Ok(Footer {
             root: Handle { offset: u64_at(bytes, 0), len: u32_at(bytes, 8) },

@@ -214,12 +214,12 @@ impl Table {
 
     /// What is wrong, and where.
     pub(crate) fn damaged_at(&self, damage: Damage, handle: Handle) -> Fault {
-        Fault::corruption(&self.backing.path, format!("{} (block at offset {})", damage.0, handle.offset))
+        damage.fault(&self.backing.path, format_args!("block at offset {}", handle.offset))
     }
 
     /// What is wrong with one of the table's indexes.
     pub(crate) fn damaged(&self, damage: Damage, place: &str) -> Fault {
-        Fault::corruption(&self.backing.path, format!("{} ({place})", damage.0))
+        damage.fault(&self.backing.path, place)
     }
 
     /// Reads footer and root, unless that has been done.
