@@ -213,6 +213,8 @@ struct Shared {
     brake: Brake,
     /// What the version in force adds to the backlog: tables in level 0 and debt.
     l0_and_debt: Cell<(f64, u64)>,
+    /// Memory of the range deletes of its tables.
+    erased_bytes: Cell<usize>,
     /// About how much of the memtable that is being flushed is in its table already.
     flushing_bytes: Cell<u64>,
     work: Bell,
@@ -499,6 +501,8 @@ impl Shared {
             unflushed_bytes: ((closed + active) as u64)
                 .saturating_sub(self.flushing_bytes.get().min(closed as u64)),
             unflushed_bytes_max: self.options.unflushed_bytes_max(),
+            erased_bytes: self.erased_bytes.get() as u64,
+            cache_bytes: self.options.cache_bytes as u64,
             l0_tables,
             l0_due: self.options.l0_tables.max(1),
             debt_bytes,
@@ -512,7 +516,8 @@ impl Shared {
         let l0_tables = Cf::ALL.map(|cf| plan::level_zero_tables(version.family(cf)));
         let l0_tables = l0_tables.into_iter().fold(0.0, f64::max);
         self.l0_and_debt.set((l0_tables, plan::debt(&version, &self.options.limits())));
-        self.cache.leave_room(version.erased_bytes());
+        self.erased_bytes.set(version.erased_bytes());
+        self.cache.leave_room(self.erased_bytes.get());
     }
 
     /// Memtables from the newest to the oldest.
@@ -576,7 +581,7 @@ impl Shared {
                 (tables as u64, families.iter().map(|family| family.level_bytes(level)).sum())
             })
             .collect();
-        stats.range_delete_bytes = version.erased_bytes() as u64;
+        stats.range_delete_bytes = self.erased_bytes.get() as u64;
         stats.disk_full = self.short_of.borrow().as_ref().is_some_and(Fault::is_of_room);
         stats.waits = self.short_of.borrow().is_some();
         stats.open_tables = self.files.open_count() as u64;

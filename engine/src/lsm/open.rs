@@ -219,6 +219,7 @@ async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
         pace: Rc::new(Pace::new(options.compaction_bytes_per_second)),
         brake: Default::default(),
         l0_and_debt: Default::default(),
+        erased_bytes: Default::default(),
         flushing_bytes: Default::default(),
         work: Default::default(),
         stopping: false.into(),

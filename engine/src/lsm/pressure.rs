@@ -1,8 +1,9 @@
 //! How far writers are slowed down: by the bytes that they write, and the more the more is left to be flushed and compacted.
 //!
 //! ```text
-//! strain   0 ······ 1              whatever of the three has got furthest:
+//! strain   0 ······ 1              whatever of the four has got furthest:
 //!          half ··· all            of the memory for unflushed data
+//!          half ··· 2x             of the block cache, as range deletes of tables, which take its room
 //!          2x ····· 6x             of the number of tables at which level 0 is compacted
 //!          8x ····· 64x            of the bytes of level 1, as debt of all compactions
 //! rate     256 MiB/s ··· 1 MiB/s   falls by the same factor for each step of strain; none at strain 0
@@ -31,6 +32,9 @@ pub(crate) struct Backlog {
     /// Memory that holds what is not flushed, bytes, and how much of it there may be.
     pub(crate) unflushed_bytes: u64,
     pub(crate) unflushed_bytes_max: u64,
+    /// Memory of the range deletes of tables, and of the cache whose room they take, bytes.
+    pub(crate) erased_bytes: u64,
+    pub(crate) cache_bytes: u64,
     /// Tables of level 0, and at how many it is compacted.
     pub(crate) l0_tables: f64,
     pub(crate) l0_due: usize,
@@ -44,11 +48,13 @@ impl Backlog {
     pub(crate) fn strain(&self) -> f64 {
         let memory_max = self.unflushed_bytes_max as f64;
         let memory = share(self.unflushed_bytes as f64, memory_max / 2.0, memory_max);
+        let cache = self.cache_bytes as f64;
+        let erased = share(self.erased_bytes as f64, cache / 2.0, cache * 2.0);
         let due = self.l0_due as f64;
         let tables = share(self.l0_tables, 2.0 * due, 6.0 * due);
         let base = self.level_base_bytes as f64;
         let debt = share(self.debt_bytes as f64, 8.0 * base, 64.0 * base);
-        memory.max(tables).max(debt)
+        memory.max(erased).max(tables).max(debt)
     }
 
     /// Whether nothing more may be written for now.
@@ -123,6 +129,8 @@ mod tests {
     use super::*;
 
     const CALM: Backlog = Backlog {
+        erased_bytes: 0,
+        cache_bytes: 64 << 20,
         unflushed_bytes: 32 << 20,
         unflushed_bytes_max: 96 << 20,
         l0_tables: 4.0,
@@ -159,6 +167,17 @@ mod tests {
         }
         assert!(Backlog { unflushed_bytes: 96 << 20, ..CALM }.is_full());
         assert!(Backlog { l0_tables: 64.0, ..CALM }.is_full());
+    }
+
+    /// Compactions get rid of them without waiting for writers, so there is no need to stop anybody.
+    #[test]
+    fn range_deletes_in_memory_slow_writers_down_and_never_stop_them() {
+        let with = |mib: u64| Backlog { erased_bytes: mib << 20, ..CALM };
+        assert_eq!(with(32).rate(), None);
+        let rates: Vec<f64> = (33..=200).map(|mib| with(mib).rate().unwrap_or(RATE_MAX)).collect();
+        assert!(rates.is_sorted_by(|before, after| before >= after && *after > before * 0.6), "{rates:?}");
+        assert!(rates.last().is_some_and(|last| (last - RATE_MIN).abs() < 1.0));
+        assert!(!with(1 << 20).is_full());
     }
 
     #[test]
