@@ -333,6 +333,7 @@ impl Rewrite {
             deletes: built.deletes,
             smallest_seq: built.smallest_seq.0,
             largest_seq: built.largest_seq.0,
+            block_bytes_max: built.block_bytes_max,
             erasures: built.erasures,
             erased: Rc::new(erased),
         });

@@ -209,6 +209,8 @@ impl Maintenance {
             deletes: 0,
             smallest_seq: EXPORTED_SEQ.0,
             largest_seq: EXPORTED_SEQ.0,
+            // Of each level a merge has one table at a time, and these lie in the last.
+            block_bytes_max: 0,
             erasures: 0,
             erased: Rc::default(),
         })

@@ -25,6 +25,8 @@ pub(crate) struct Limits {
     pub(crate) level_ratio: u64,
     /// Maximum of level 0 that goes down in one go, unless a single table is larger.
     pub(crate) set_bytes: u64,
+    /// Maximum of its longest blocks together: a merge has a block of each table in memory.
+    pub(crate) open_bytes: u64,
 }
 
 /// A table with at least this many deletes, ...
@@ -168,16 +170,19 @@ fn compact_level(levels: &Levels, cf: Cf, level: usize, limits: &Limits, oldest_
 }
 
 /// The oldest tables of level 0, newest of them first: those that were begun together and all that are older, or as many as fit
-/// into one go.
+/// into one go, by their bytes and by what a merge has of them in memory.
 fn oldest(levels: &Levels, limits: &Limits) -> Vec<Rc<Table>> {
     let tables = levels.level(0);
     if let Some(newest_begun) = tables.iter().position(|table| table.meta.is_begun()) {
         return tables[newest_begun..].to_vec();
     }
-    let (mut from, mut bytes) = (tables.len(), 0);
-    while from > 0 && (from == tables.len() || bytes + tables[from - 1].meta.bytes <= limits.set_bytes) {
-        from -= 1;
-        bytes += tables[from].meta.bytes;
+    let (mut from, mut bytes, mut open_bytes) = (tables.len(), 0, 0);
+    while let Some(next) = from.checked_sub(1).map(|at| &tables[at].meta) {
+        let (all_bytes, all_open) = (bytes + next.bytes, open_bytes + next.block_bytes_max);
+        if from < tables.len() && (all_bytes > limits.set_bytes || all_open > limits.open_bytes) {
+            break;
+        }
+        (from, bytes, open_bytes) = (from - 1, all_bytes, all_open);
     }
     tables[from..].to_vec()
 }

@@ -8,8 +8,13 @@ use crate::lsm::version::tests::{meta, row, version};
 use crate::lsm::version::{Edit, TableMeta};
 use crate::rt::rng::Rng;
 
-const LIMITS: Limits =
-    Limits { l0_tables: 4, level_base_bytes: 64 << 20, level_ratio: 10, set_bytes: 64 << 20 };
+const LIMITS: Limits = Limits {
+    l0_tables: 4,
+    level_base_bytes: 64 << 20,
+    level_ratio: 10,
+    set_bytes: 64 << 20,
+    open_bytes: 24 << 20,
+};
 
 fn describe(job: Job) -> String {
     let ids = |tables: &[Rc<Table>]| tables.iter().map(|t| t.meta.table).collect::<Vec<_>>();
@@ -96,6 +101,18 @@ fn of_level_zero_only_the_oldest_go_down_in_one_go() {
     let large = vec![meta(1, 0, "c", "k", 200), meta(2, 0, "a", "d", 9), meta(3, 0, "a", "d", 9)];
     let large = large.into_iter().chain([meta(4, 0, "a", "d", 9)]).collect();
     assert_eq!(chosen(large), "move [1] to 1", "one, however large it is");
+}
+
+/// A merge has a block of each table in memory, and a block has whole values.
+#[test]
+fn tables_with_large_values_go_down_a_few_at_a_time() {
+    let with = |block_bytes_max| {
+        let tables = (1..9).map(|id| TableMeta { block_bytes_max, ..meta(id, 0, "c", "k", 5) });
+        chosen(tables.collect())
+    };
+    assert_eq!(with(8 << 10), "merge [8, 7, 6, 5, 4, 3, 2, 1] and [] into 1");
+    assert_eq!(with(8 << 20), "merge [3, 2, 1] and [] into 1");
+    assert_eq!(with(64 << 20), "move [1] to 1", "one, however large its values are");
 }
 
 #[test]

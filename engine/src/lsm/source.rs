@@ -321,7 +321,14 @@ async fn read(
     handle: Handle,
 ) -> Result<Bytes> {
     match reading {
-        Reading::Ahead { bytes } => open.table.read_frame(rt, handle, &mut open.window, *bytes).await,
+        Reading::Ahead { bytes } => {
+            let frame = open.table.read_frame(rt, handle, &mut open.window, *bytes).await?;
+            if handle.len as usize >= *bytes {
+                // Nothing was read beyond it, and a merge has many of these at once.
+                open.window = Window::default();
+            }
+            Ok(frame)
+        }
         Reading::Cached(cache, _) => {
             if let Some(bytes) = cache.get(open.table.meta.file, handle.offset) {
                 *misses = 0;

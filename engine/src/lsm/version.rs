@@ -44,6 +44,8 @@ pub(crate) struct TableMeta {
     pub(crate) deletes: u64,
     pub(crate) smallest_seq: u64,
     pub(crate) largest_seq: u64,
+    /// The longest data block, bytes before packing: what a merge has of the table at once. A block has the whole values of its keys.
+    pub(crate) block_bytes_max: u64,
     /// How many range deletes the file has within the bounds; so an opening knows which files to read them from.
     pub(crate) erasures: u64,
     /// These range deletes. They are not in the manifest: clients choose how long their bounds are, and a manifest is held in memory as
@@ -135,9 +137,12 @@ impl From<TableMetaV4> for TableMeta {
         for ErasedRow { start, end, seq } in &row.erased {
             erased.insert_within(start, end, SeqNo(*seq), (&row.start, &row.end));
         }
+        // What was not counted then is guessed at: the blocks have a length beyond which none begins, and values are of all sizes.
+        let mean_bytes = row.file_bytes / row.entries.max(1);
         Self {
             table: row.table,
             file: row.file,
+            block_bytes_max: 2 * mean_bytes,
             cf: row.cf,
             level: row.level,
             start: row.start,
@@ -403,6 +408,7 @@ pub(crate) mod tests {
             deletes: 0,
             smallest_seq: table * 10,
             largest_seq: table * 10 + 9,
+            block_bytes_max: 8 << 10,
             erasures: 0,
             erased: Rc::default(),
         }

@@ -30,6 +30,8 @@ pub(crate) struct Built {
     pub(crate) deletes: u64,
     /// Range deletes, each sequence number of a fragment counted.
     pub(crate) erasures: u64,
+    /// The longest data block, bytes before packing.
+    pub(crate) block_bytes_max: u64,
     pub(crate) smallest_seq: SeqNo,
     pub(crate) largest_seq: SeqNo,
     pub(crate) file_bytes: u64,
@@ -62,6 +64,7 @@ pub(crate) struct TableBuilder {
     entries: u64,
     deletes: u64,
     erasures: u64,
+    block_bytes_max: usize,
     seqs: Option<(SeqNo, SeqNo)>,
 }
 
@@ -89,6 +92,7 @@ impl TableBuilder {
             entries: 0,
             deletes: 0,
             erasures: 0,
+            block_bytes_max: 0,
             seqs: None,
         }
     }
@@ -185,6 +189,7 @@ impl TableBuilder {
             entries: self.entries,
             deletes: self.deletes,
             erasures: self.erasures,
+            block_bytes_max: self.block_bytes_max as u64,
             smallest_seq,
             largest_seq,
             file_bytes: self.offset + super::FOOTER_BYTES as u64,
@@ -224,6 +229,7 @@ impl TableBuilder {
         let separator = separator(self.block.last_key(), next_key);
         self.raw.clear();
         self.block.finish_into(&mut self.raw);
+        self.block_bytes_max = self.block_bytes_max.max(self.raw.len());
         let handle = self.put_raw(self.shape.compress);
         self.part_index.add(&separator, SeqNo(0), Kind::Put, &handle.encode());
         if self.part_index.len() >= self.shape.part_blocks {
