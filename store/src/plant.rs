@@ -43,6 +43,8 @@ pub enum Bug {
     ReplicaUnasked,
     /// A leader answers a comparison that failed from its state, without a lease and without an entry of its own.
     ComparedUnasked,
+    /// A read-modify-write is computed before the leader has applied an entry of its own term.
+    ComputedEarly,
     /// What the scheduler answers to another node is lost.
     AnswersLost,
     /// A node drains with everything that it leads.
@@ -151,7 +153,7 @@ pub enum Bug {
 
 impl Bug {
     /// Those that the nodes of a cluster make together.
-    pub const BETWEEN_NODES: [Self; 8] = [
+    pub const BETWEEN_NODES: [Self; 9] = [
         Self::SaidBeforeWrite,
         Self::VoteNotStored,
         Self::CountedForAnother,
@@ -159,6 +161,7 @@ impl Bug {
         Self::ReadUnasked,
         Self::ReplicaUnasked,
         Self::ComparedUnasked,
+        Self::ComputedEarly,
         Self::ReadBeforeApplied,
     ];
 

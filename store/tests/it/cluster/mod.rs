@@ -3,6 +3,7 @@
 //! `RINGKEEP_SEEDS=500 cargo test -p ringkeep-store --test it cluster` runs more than the usual seeds, `RINGKEEP_SEED=n` runs one; so does
 //! `ringkeep bench sim` in a release build with the feature `sim`, on all CPUs.
 
+mod computed;
 mod members;
 mod numbers;
 mod quiet;
@@ -205,6 +206,9 @@ fn bugs_between_nodes_are_caught() {
                 Bug::ReplicaUnasked if *seed == 0 => replica_reads::ask_one_that_is_cut_off(*seed),
                 Bug::ReplicaUnasked => replica_reads::ask_one_that_lags(*seed),
                 Bug::ComparedUnasked => ask_a_deposed_leader(true),
+                Bug::ComputedEarly => computed::COMMANDS
+                    .iter()
+                    .try_for_each(|command| computed::ask_a_leader_that_lags(*seed, command)),
                 _ => live(*seed).map(drop),
             });
             catch_unwind(run).map_or(true, |verdict| verdict.is_err())
