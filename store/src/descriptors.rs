@@ -3,6 +3,7 @@
 //! A connection takes a place when it is accepted and returns it when it has ended; while it moves between cores it keeps it.
 //! Where no place is left the connection is refused, counted and logged; a flush or a new log segment is not. To hear why it is refused
 //! takes a connection some time, for which there are a few places of their own: whoever finds none of these is closed without a word.
+//! The PD port has places of its own, so that neither those who fill it take what clients need, nor the reverse.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,6 +38,12 @@ impl Descriptors {
         let refused_max = (max / REFUSED_PART).min(REFUSED_MAX);
         let (taken, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Self(Arc::new(Places { taken, max: max - refused_max, refused, refused_max }))
+    }
+
+    /// `max` places where a connection that is refused is closed at once.
+    pub fn without_reasons(max: usize) -> Self {
+        let (taken, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self(Arc::new(Places { taken, max, refused, refused_max: 0 }))
     }
 
     /// Takes a place, if one is left; [`Descriptors::give_back`] returns it.

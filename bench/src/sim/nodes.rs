@@ -204,6 +204,8 @@ pub fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
         ids: 0,
         holdings: Vec::new(),
         cores,
+        // It has no PD port.
+        pd_connections_max: 0,
         shard: ShardOptions {
             store: StoreId(0),
             system: false,

@@ -87,7 +87,8 @@ pub(crate) fn needed(config: &Config, limits: &Limits) -> Vec<Finding> {
     engine_host::check(&engine_host::Request {
         cores: limits.cores,
         io_memory_bytes: CoreOptions::default().io_memory_bytes,
-        open_files: (limits.cores * config.limits.connections_max) as u64 + limits.reserved_fds,
+        open_files: (limits.cores * config.limits.connections_max + limits.pd_connections_max) as u64
+            + limits.reserved_fds,
         dir: Some(check::existing(&config.data_dir)),
         in_use: config.data_dir.join("IDENT").exists(),
     })

@@ -50,8 +50,10 @@ pub struct Limits {
     pub connections_max: usize,
     /// Descriptors of the node, all cores together, that are kept from clients.
     pub reserved_fds: u64,
-    /// Client connections of the node, all cores together, that the other descriptors leave room for.
+    /// Client connections of the node, all cores together, that the other descriptors leave room for; those of its PD port not counted.
     pub node_connections_max: usize,
+    /// Connections to the PD port.
+    pub pd_connections_max: usize,
     /// Requests that one connection may have in flight.
     pub pipeline_max: usize,
 }
@@ -84,6 +86,12 @@ const PROCESS_FDS: u64 = 96;
 const CORE_FDS: u64 = 320;
 /// Minimum number of connections that a node has to be able to serve.
 const NODE_CONNECTIONS_MIN: u64 = 16;
+
+/// The PD port has one in this many of the descriptors that are left for connections: a process that is a client has one connection there
+/// for many to stores, and a node some.
+const PD_PART: u64 = 8;
+/// Maximum number of connections to the PD port: each takes some 23 KB, and no budget has them.
+const PD_CONNECTIONS_MAX: u64 = 4096;
 
 /// How `open_files` descriptors are shared between storage and clients: what is reserved, and the rest. Where the limit is small,
 /// storage gets two thirds of it: without its files no request can be served.
@@ -128,7 +136,8 @@ impl Limits {
                 machine.open_files
             ));
         }
-        let node_connections_max = usize::try_from(clients).unwrap_or(usize::MAX);
+        let pd_connections = (clients / PD_PART).min(PD_CONNECTIONS_MAX);
+        let node_connections_max = usize::try_from(clients - pd_connections).unwrap_or(usize::MAX);
         let memory_bytes = config.memory_bytes.unwrap_or_else(|| memory_of(machine, cores));
         let core_bytes = memory_bytes / cores as u64;
         if core_bytes < CORE_BYTES_MIN {
@@ -163,6 +172,7 @@ impl Limits {
             connections_max: config.limits.connections_max.min(node_connections_max),
             reserved_fds,
             node_connections_max,
+            pd_connections_max: pd_connections as usize,
             pipeline_max: config.limits.pipeline_max,
         })
     }
@@ -225,7 +235,13 @@ mod tests {
         assert_eq!((plenty.connections_max, plenty.reserved_fds), (16_384, 96 + 4 * 320));
         for open_files in [300, 1024, 4096, 65_536] {
             let limits = limits(open_files).expect("enough");
-            assert_eq!(limits.reserved_fds + limits.node_connections_max as u64, open_files);
+            let connections = (limits.node_connections_max + limits.pd_connections_max) as u64;
+            assert_eq!(limits.reserved_fds + connections, open_files);
+            assert_eq!(
+                limits.pd_connections_max as u64,
+                (connections / 8).min(4096),
+                "the PD port has its own"
+            );
             assert!(limits.connections_max <= limits.node_connections_max, "{limits:?}");
         }
         assert_eq!(limits(300).expect("little").reserved_fds, 200, "storage goes first");

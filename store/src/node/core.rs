@@ -51,6 +51,8 @@ pub struct Plan {
     pub holdings: Vec<Holding>,
     /// How many executors share the stores.
     pub cores: usize,
+    /// Connections that the PD port may have.
+    pub pd_connections_max: usize,
     /// The regions that fresh stores are given.
     pub first_regions: Vec<Region>,
     /// Where the scheduler was found, if another node hosts it.

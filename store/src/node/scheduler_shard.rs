@@ -28,6 +28,7 @@ use super::serve::advertised;
 use super::{StartError, bootstrap};
 use crate::config::Config;
 use crate::control::{Ask, Beat, BeatAnswer, Control, Member, News, locate};
+use crate::descriptors::Descriptors;
 use crate::memory::Memory;
 use crate::region::system::fence::Fence;
 use crate::wire::board::{Board, CoreReport};
@@ -42,6 +43,9 @@ use crate::wire::peer::open::Speaker;
 /// Receive window of a connection to the PD port, and of each of its streams, bytes. What is asked there is small; a window can be full
 /// on every connection, whatever the bounds on memory.
 const WINDOW_BYTES: u32 = 64 << 10;
+
+/// One in this many connections to the PD port is kept for members of the cluster: nodes have to report whatever clients do.
+const MEMBERS_PART: usize = 4;
 
 /// The port of the PD API, bound and not served.
 pub(super) struct Bound {
@@ -154,22 +158,21 @@ impl Opened {
         let here = Rc::new(host.clone());
         let service = Port::new(plan.identity.cluster, here, places, client, health.clone());
         let gate = plan.secret.map(|secret| MemberGate::new(rt, secret));
+        let descriptors = Descriptors::without_reasons(plan.pd_connections_max);
         let options = grpc::Options {
+            connections_max: usize::MAX,
+            clients_max: descriptors.max() - descriptors.max() / MEMBERS_PART,
+            descriptors: descriptors.clone(),
             gate: gate.clone().map(|gate| gate as Rc<dyn Gate>),
             memory: plan.shard.memory.of_pd_port(),
             stream_window_bytes: WINDOW_BYTES,
             connection_window_bytes: WINDOW_BYTES,
             ..grpc::Options::default()
         };
-        let (connections_max, memory) = (options.connections_max as u64, options.memory.clone());
+        let memory = options.memory.clone();
         // Members that start together look for each other, so the port is served before the stores are registered.
         let server = Rc::new(grpc::serve(rt, listener, service, options));
-        rt.spawn(post(
-            rt.clone(),
-            (server.clone(), gate, memory),
-            (board, plan.cores),
-            (connections_max, host),
-        ));
+        rt.spawn(post(rt.clone(), (server.clone(), gate, memory), (board, plan.cores), (descriptors, host)));
         let shard = SchedulerShard { addr, health, server };
         match remote.register(stores.iter().map(|addr| advertised(config, *addr)).collect()).await {
             Ok(()) => Ok(shard),
@@ -200,14 +203,14 @@ async fn post(
     rt: Rt,
     (server, gate, memory): (Rc<grpc::Handle>, Option<Rc<MemberGate>>, Memory),
     (board, slot): (Board, usize),
-    (connections_max, host): (u64, Host),
+    (descriptors, host): (Descriptors, Host),
 ) {
     loop {
         board.post(CoreReport {
             core: slot,
             grpc: server.stats(),
             grpc_requests: server.ended(),
-            grpc_connections_max: connections_max,
+            grpc_connections_max: descriptors.max() as u64,
             unproven: gate.as_ref().map(|gate| gate.unproven()).unwrap_or_default(),
             memory: memory.uses(),
             scheduler: host.control().as_ref().map(Control::numbers),

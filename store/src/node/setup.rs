@@ -213,6 +213,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
         ids: opened.ident.ids,
         holdings: opened.ident.holdings.clone(),
         cores: limits.cores.min(opened.ident.identity.stores),
+        pd_connections_max: limits.pd_connections_max,
         first_regions,
         schedulers: opened.ident.schedulers.clone(),
         peers: opened.contacts.stores.iter().map(|(store, address)| (*store, address.clone())).collect(),

@@ -144,7 +144,11 @@ const CORE: &[Row<CoreReport>] = &[
         c.grpc.accepted
     }),
     Row(
-        metric("ringkeep_grpc_connections_refused_total", Counter, "gRPC connections refused at the bound."),
+        metric(
+            "ringkeep_grpc_connections_refused_total",
+            Counter,
+            "gRPC connections refused at the bound, or closed there for new ones before they had asked for anything.",
+        ),
         |c| c.grpc.turned_away,
     ),
     Row(

@@ -12,17 +12,17 @@ use store::wire::proto::kvrpcpb::*;
 use crate::grpc::{GET, PUT, get, on_core, put, serve_tikv};
 use crate::page;
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
-async fn raw(rt: &Rt, addr: SocketAddr, bytes: &[u8]) -> Stream {
+pub(crate) async fn raw(rt: &Rt, addr: SocketAddr, bytes: &[u8]) -> Stream {
     let mut stream = rt.connect(addr).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     stream
 }
 
 /// Reads until the server closes; a reset is a close, too.
-async fn closed(mut stream: Stream) -> Vec<u8> {
+pub(crate) async fn closed(mut stream: Stream) -> Vec<u8> {
     let (mut all, mut buf) = (Vec::new(), [0; 4096]);
     while let Ok(n @ 1..) = stream.read(&mut buf).await {
         all.extend_from_slice(&buf[..n]);
@@ -30,7 +30,7 @@ async fn closed(mut stream: Stream) -> Vec<u8> {
     all
 }
 
-async fn still_serves(client: &Client) {
+pub(crate) async fn still_serves(client: &Client) {
     let answer: RawPutResponse = client.unary(PUT, &put("k", "v")).await.unwrap();
     assert_eq!(answer.error, "");
     let answer: RawGetResponse = client.unary(GET, &get("k")).await.unwrap();

@@ -22,6 +22,7 @@ mod grpc_gzip;
 mod grpc_pd;
 mod grpc_pd_services;
 mod grpc_pd_splits;
+mod grpc_places;
 mod grpc_reflection;
 mod health;
 mod join;

@@ -19,6 +19,7 @@ use super::call;
 use super::drain::Listening;
 use super::holders::Holding;
 use super::io::{Io, Outlet, wrap};
+use super::places::Place;
 use super::server::{Caller, Options, State};
 use super::tally::Running;
 
@@ -38,16 +39,21 @@ const BLOCKED_BYTES: usize = 256 << 10;
 
 type Wait = Pin<Box<dyn Future<Output = ()>>>;
 
-/// Serves a connection whose first bytes, `early`, have been read, to its end. Returns false if it ended by an error.
+/// Serves a connection whose first bytes, `early`, have been read, to its end. Returns false if it ended by an error, and nothing if it had to
+/// give way to another one.
 pub(super) async fn drive<S: Service>(
-    state: &Rc<State<S>>,
+    place: &Place<S>,
     stream: Stream,
     early: Vec<u8>,
     caller: Caller,
-) -> bool {
+) -> Option<bool> {
+    let state = place.state();
     let (io, outlet) = wrap(stream, early);
-    let Some(mut h2) = shake_hands(state, io, &outlet).await else { return false };
+    let Some(mut h2) = place.begins(shake_hands(state, io, &outlet)).await?.flatten() else {
+        return Some(false);
+    };
     let mut driver = Driver {
+        place,
         keepalive: Keepalive::new(&state.rt, &state.options, h2.ping_pong()),
         state: state.clone(),
         caller,
@@ -60,9 +66,13 @@ pub(super) async fn drive<S: Service>(
         holding: Holding::new(&state.holders),
         told_bytes: 0,
     };
-    let ended_well = poll_fn(|cx| driver.poll(cx)).await;
+    let ended_well = poll_fn(|cx| match place.poll_gives_way(cx) {
+        Poll::Ready(()) => Poll::Ready(None),
+        Poll::Pending => driver.poll(cx).map(Some),
+    })
+    .await?;
     // After GOAWAY the client may close in any way.
-    ended_well || driver.said_goodbye
+    Some(ended_well || driver.said_goodbye)
 }
 
 async fn shake_hands<S: Service>(
@@ -83,7 +93,6 @@ async fn shake_hands<S: Service>(
         .max_concurrent_reset_streams(options.streams_max as usize)
         .max_local_error_reset_streams(Some(options.streams_max as usize));
     let mut handshake = pin!(builder.handshake(io));
-    let mut alarm = pin!(state.rt.sleep(options.handshake));
     poll_fn(|cx| {
         // Only SETTINGS frames may arrive before the handshake is complete.
         outlet.allow(PORTION_BYTES);
@@ -91,15 +100,13 @@ async fn shake_hands<S: Service>(
         if matches!(outlet.poll_flush(cx), Poll::Ready(Err(_))) {
             return Poll::Ready(None);
         }
-        match shaken {
-            Poll::Ready(connection) => Poll::Ready(connection.ok()),
-            Poll::Pending => alarm.as_mut().poll(cx).map(|()| None),
-        }
+        shaken.map(Result::ok)
     })
     .await
 }
 
-struct Driver<S: Service> {
+struct Driver<'a, S: Service> {
+    place: &'a Place<S>,
     state: Rc<State<S>>,
     caller: Caller,
     h2: server::Connection<Io, Bytes>,
@@ -116,7 +123,7 @@ struct Driver<S: Service> {
     told_bytes: u64,
 }
 
-impl<S: Service> Driver<S> {
+impl<S: Service> Driver<'_, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         if !self.said_goodbye && self.draining.poll(cx).is_ready() {
             self.said_goodbye = true;
@@ -208,8 +215,16 @@ impl<S: Service> Driver<S> {
         self.outlet.is_clogged() && self.outlet.poll_flush(cx).is_pending() && self.outlet.is_clogged()
     }
 
+    /// Whether a call is one that members make, and this is one as far as the port can tell.
+    fn is_for_members(&self, request: &Request<RecvStream>) -> bool {
+        let is_believed = self.caller == Caller::Member || self.state.options.gate.is_none();
+        let method = self.state.service.method(request.uri().path());
+        is_believed && method.is_some_and(|(method, _)| self.state.service.is_for_members(method))
+    }
+
     fn begin(&mut self, request: Request<RecvStream>, mut respond: server::SendResponse<Bytes>) {
         self.state.count(|stats| stats.calls += 1);
+        self.place.has_asked(|| self.is_for_members(&request));
         let options = &self.state.options;
         let entered = self.running.enter(options.streams_max as usize);
         let entered = entered.and_then(|here| Some((here, self.state.running.enter(options.running_max())?)));

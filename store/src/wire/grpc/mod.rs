@@ -3,7 +3,8 @@
 //! The published gRPC servers want handlers that can move between threads; a store's state cannot. What is needed of gRPC is
 //! small enough to own: unary calls and streams in both directions, deadlines, status trailers, bounds.
 //!
-//! * [`server`] accepts connections, counts them, drains them; `connection` drives one: HTTP/2, keepalive, one write per turn.
+//! * [`server`] accepts connections, counts them, drains them; `places` says which of them keep their place where there are too many,
+//!   and `newcomers` lists those that do not; `connection` drives one: HTTP/2, keepalive, one write per turn.
 //! * `call` runs one call: bounds, deadline, answer. [`Inbox`] and [`CallOutbox`] are the two directions of a stream. [`tally`] counts the
 //!   calls that run and how they ended.
 //! * [`mod@frame`] cuts messages out of bodies, `gzip` inflates those that are compressed and compresses large answers. What unfinished requests and unsent answers hold is charged to the core, and a
@@ -26,6 +27,8 @@ mod gzip;
 mod holders;
 mod io;
 mod items;
+mod newcomers;
+mod places;
 pub mod server;
 pub mod status;
 pub mod tally;

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fmt::Debug;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -16,6 +17,8 @@ use super::Service;
 use super::connection;
 use super::drain::Drain;
 use super::holders::{self, Holders};
+use super::newcomers::Newcomers;
+use super::places::Place;
 use super::status::Status;
 use super::tally::{self, Ended, Running, Tally};
 use crate::descriptors::Descriptors;
@@ -58,9 +61,12 @@ pub(super) enum Caller {
 /// The bounds of a server.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Maximum number of open connections; one more is closed at once.
+    /// Maximum number of open connections. Where there is one more, the oldest that has asked for nothing is closed, or else that one.
     pub connections_max: usize,
-    /// The node's places for connections, over all cores.
+    /// How many of them keep their place once they have asked for something; those of members always do, so that the others are kept for
+    /// them.
+    pub clients_max: usize,
+    /// The places for connections that it shares with other servers.
     pub descriptors: Descriptors,
     /// Maximum number of concurrent calls on one connection. Clients with one connection per store need thousands.
     pub streams_max: u32,
@@ -99,6 +105,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             connections_max: 10_000,
+            clients_max: usize::MAX,
             descriptors: Descriptors::default(),
             streams_max: 8192,
             calls_max: 16_384,
@@ -121,7 +128,7 @@ pub struct Stats {
     pub connections: usize,
     /// Connections accepted.
     pub accepted: u64,
-    /// Connections closed at once because of the bound.
+    /// Connections closed because of the bound: at once, or for a new one before they had asked for anything.
     pub turned_away: u64,
     /// Calls started.
     pub calls: u64,
@@ -165,7 +172,11 @@ pub(super) struct State<S: Service> {
     pub(super) holders: Rc<Holders>,
     /// By method; `None` counts calls of unknown methods.
     pub(super) tally: Tally<Option<S::Method>>,
-    idle: Rc<Bell>,
+    /// Connections that keep no place.
+    pub(super) newcomers: Rc<Newcomers>,
+    /// Connections of clients that keep theirs.
+    pub(super) clients: Cell<usize>,
+    pub(super) idle: Rc<Bell>,
 }
 
 impl<S: Service> State<S> {
@@ -199,6 +210,8 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         running: Running::default(),
         holders: Rc::default(),
         tally: Tally::default(),
+        newcomers: Rc::default(),
+        clients: Cell::default(),
         idle: Rc::default(),
     });
     let counted = state.clone();
@@ -273,92 +286,73 @@ async fn accept_all<S: Service>(state: Rc<State<S>>, listener: Listener) {
         .await;
         match accepted {
             None => return,
-            Some(Ok((stream, _))) => admit(&state, stream),
+            Some(Ok((stream, from))) => admit(&state, stream, from).await,
             // Out of descriptors, or a connection that died in the queue: neither is a reason to stop listening.
             Some(Err(_)) => state.rt.sleep(Duration::from_millis(20)).await,
         }
     }
 }
 
-fn admit<S: Service>(state: &Rc<State<S>>, stream: Stream) {
-    if state.stats.get().connections >= state.options.connections_max {
-        state.count(|stats| stats.turned_away += 1);
-        tracing::warn!(
-            max = state.options.connections_max,
-            "a gRPC connection is refused: limits.connections_max"
-        );
-        return;
-    }
-    if !state.options.descriptors.take() {
-        state.count(|stats| stats.turned_away += 1);
-        let max = state.options.descriptors.max();
-        tracing::warn!(
-            max,
-            "a gRPC connection is refused: the other descriptors are kept for storage, see LimitNOFILE"
-        );
-        return;
-    }
-    state.count(|stats| {
-        stats.accepted += 1;
-        stats.connections += 1;
-    });
-    let state = state.clone();
-    let rt = state.rt.clone();
-    drop(rt.spawn(async move {
-        let mut stream = stream;
-        let ended_well = match (&state.options.guest, &state.options.gate) {
-            (None, None) => connection::drive(&state, stream, Vec::new(), Caller::Anyone).await,
-            (None, Some(gate)) => {
-                let is_meant = |first: &[u8]| gate.is_meant(first);
-                match state.rt.timeout(state.options.handshake, tell_apart(&mut stream, is_meant)).await {
-                    Some(First::Ours(early)) => {
-                        connection::drive(&state, stream, early, Caller::Anyone).await
-                    }
-                    Some(First::Guest(early)) => {
-                        gate.let_in(&mut stream, early).await
-                            && connection::drive(&state, stream, Vec::new(), Caller::Member).await
-                    }
-                    Some(First::Left { early_bytes }) => early_bytes == 0,
-                    Some(First::Broke(_)) | None => false,
-                }
-            }
-            (Some(guest), _) => {
-                let is_meant = |first: &[u8]| guest.is_meant(first);
-                let protocol =
-                    state.rt.timeout(state.options.handshake, tell_apart(&mut stream, is_meant)).await;
-                match protocol {
-                    Some(First::Ours(early)) => {
-                        connection::drive(&state, stream, early, Caller::Anyone).await
-                    }
-                    Some(First::Guest(early)) => {
-                        // The guest's connections are its own: no drain of gRPC waits for them.
-                        leave(&state, true);
-                        guest.clone().serve(stream, early).await;
-                        return state.options.descriptors.give_back();
-                    }
-                    // Probes of load balancers connect and leave.
-                    Some(First::Left { early_bytes }) => early_bytes == 0,
-                    Some(First::Broke(error)) => {
-                        tracing::debug!(%error, "a connection broke before it said what it speaks");
-                        false
-                    }
-                    // It did not say what it speaks in the time of a handshake.
-                    None => false,
-                }
-            }
-        };
-        leave(&state, ended_well);
-        state.options.descriptors.give_back();
-    }));
+async fn admit<S: Service>(state: &Rc<State<S>>, stream: Stream, from: SocketAddr) {
+    let Some(place) = Place::take(state, from).await else { return };
+    let task = state.rt.clone();
+    drop(task.spawn(async move { serve_one(place, stream).await }));
 }
 
-/// A connection is not gRPC's any more.
-fn leave<S: Service>(state: &State<S>, ended_well: bool) {
-    state.count(|stats| {
-        stats.connections -= 1;
-        stats.broken += u64::from(!ended_well);
-    });
-    state.idle.ring();
+/// Serves a connection to its end.
+async fn serve_one<S: Service>(mut place: Place<S>, stream: Stream) {
+    let ended = match place.state().options.guest.clone() {
+        Some(guest) => serve_beside(&mut place, guest, stream).await,
+        None => serve_behind(&place, stream).await,
+    };
+    place.ended(ended);
+}
+
+/// Serves a connection to a port that may have a gate; whether it ended well, and nothing if it had to give way.
+async fn serve_behind<S: Service>(place: &Place<S>, mut stream: Stream) -> Option<bool> {
+    let state = place.state();
+    let Some(gate) = &state.options.gate else {
+        return connection::drive(place, stream, Vec::new(), Caller::Anyone).await;
+    };
+    let is_meant = |first: &[u8]| gate.is_meant(first);
+    match place.begins(tell_apart(&mut stream, is_meant)).await? {
+        Some(First::Ours(early)) => connection::drive(place, stream, early, Caller::Anyone).await,
+        Some(First::Guest(early)) => {
+            if !place.begins(gate.let_in(&mut stream, early)).await?.unwrap_or(false) {
+                return Some(false);
+            }
+            place.keep();
+            connection::drive(place, stream, Vec::new(), Caller::Member).await
+        }
+        Some(First::Left { early_bytes }) => Some(early_bytes == 0),
+        Some(First::Broke(_)) | None => Some(false),
+    }
+}
+
+/// Serves a connection to a port that has a guest, as [`serve_behind`] does.
+async fn serve_beside<S: Service>(
+    place: &mut Place<S>,
+    guest: Rc<dyn Guest>,
+    mut stream: Stream,
+) -> Option<bool> {
+    let is_meant = |first: &[u8]| guest.is_meant(first);
+    match place.begins(tell_apart(&mut stream, is_meant)).await? {
+        Some(First::Ours(early)) => connection::drive(place, stream, early, Caller::Anyone).await,
+        Some(First::Guest(early)) => {
+            // The guest's connections are its own: no drain of gRPC waits for them.
+            place.leave_to_guest();
+            guest.serve(stream, early).await;
+            Some(true)
+        }
+        // Probes of load balancers connect and leave.
+        Some(First::Left { early_bytes }) => Some(early_bytes == 0),
+        Some(First::Broke(error)) => {
+            tracing::debug!(%error, "a connection broke before it said what it speaks");
+            Some(false)
+        }
+        // It did not say what it speaks in the time of a handshake.
+        None => Some(false),
+    }
 }
 
 /// What the first bytes of a connection come to.

@@ -11,6 +11,7 @@ mod leaders;
 mod named;
 pub(crate) mod nodes;
 mod numbers;
+mod places;
 mod refused;
 mod replicated;
 mod secrets;

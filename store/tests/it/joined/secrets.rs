@@ -25,15 +25,15 @@ use store::wire::proto::ringkeep::{RegionReport, ReportRequest, ReportResponse, 
 use super::nodes::{Member, beside, call, stores};
 use crate::page::{page, sum};
 
-const SECRET: &str = "what all nodes of the cluster share";
+pub(super) const SECRET: &str = "what all nodes of the cluster share";
 const OTHER: &str = "what the nodes of another one share";
 const PURPOSES: [Purpose; 3] = [Purpose::Messages, Purpose::Requests, Purpose::Snapshot];
 
-fn secret(text: &str) -> ClusterSecret {
+pub(super) fn secret(text: &str) -> ClusterSecret {
     ClusterSecret::parse(text).expect("it is long enough")
 }
 
-fn with_secret(config: &mut Config) {
+pub(super) fn with_secret(config: &mut Config) {
     config.cluster_secret = Some(secret(SECRET));
 }
 

@@ -1,0 +1,149 @@
+//! Which connections keep their place on a port that has no more.
+//!
+//! ```text
+//! has asked for nothing           gives way to a new connection, the oldest first
+//! a client, it has called         keeps its place, up to a number of them; beyond it is served and gives way
+//! a member, or calls as one       keeps its place
+//! ```
+//! So whoever opens connections and says nothing on them keeps out none who does, and clients leave room for members.
+//!
+//! Invariants: a place that is taken is returned once, when its connection has ended; a new connection takes the place of one that gave
+//! way only once that is gone, so there are never more than places.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::Service;
+use super::newcomers::Newcomer;
+use super::server::State;
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Of one that has not shown it, or of one client too many.
+    Newcomer,
+    /// Of a client.
+    Client,
+    /// Of a node or an operator.
+    Member,
+}
+
+/// The place of one connection.
+pub(super) struct Place<S: Service> {
+    state: Rc<State<S>>,
+    standing: Cell<Standing>,
+    /// Whether gRPC counts it among its connections.
+    is_counted: bool,
+    /// It says when it is gone, so it is dropped last.
+    newcomer: Newcomer,
+}
+
+impl<S: Service> Place<S> {
+    /// Takes a place for a connection of `from`, that of another one if there is none; nothing where all are kept.
+    pub(super) async fn take(state: &Rc<State<S>>, from: SocketAddr) -> Option<Self> {
+        let mut why_not = try_take(state);
+        if let Err(why) = why_not
+            && let Some(gone) = state.newcomers.end_oldest()
+        {
+            state.count(|stats| stats.turned_away += 1);
+            tracing::warn!(%from, "a gRPC connection that has asked for nothing gives way to another one: {why}");
+            gone.await;
+            why_not = try_take(state);
+        }
+        if let Err(why) = why_not {
+            state.count(|stats| stats.turned_away += 1);
+            tracing::warn!(%from, "a gRPC connection is refused: {why}");
+            return None;
+        }
+        state.count(|stats| {
+            stats.accepted += 1;
+            stats.connections += 1;
+        });
+        let (state, standing) = (state.clone(), Cell::new(Standing::Newcomer));
+        let newcomer = state.newcomers.enter();
+        Some(Self { state, standing, is_counted: true, newcomer })
+    }
+
+    pub(super) fn state(&self) -> &Rc<State<S>> {
+        &self.state
+    }
+
+    /// Goes on with what a connection begins with for as long as a handshake may take; nothing if it has to give way.
+    pub(super) async fn begins<T>(&self, work: impl Future<Output = T>) -> Option<Option<T>> {
+        self.newcomer.unless_ended(self.state.rt.timeout(self.state.options.handshake, work)).await
+    }
+
+    /// Ready once it has to give way.
+    pub(super) fn poll_gives_way(&self, cx: &Context<'_>) -> Poll<()> {
+        self.newcomer.poll_ended(cx)
+    }
+
+    /// It is a member's.
+    pub(super) fn keep(&self) {
+        self.stand(Standing::Member);
+    }
+
+    /// A call has come, by which it may keep its place. Whether members make such calls is asked where it matters.
+    pub(super) fn has_asked(&self, is_for_members: impl Fn() -> bool) {
+        let clients_max = self.state.options.clients_max;
+        let is_members = || clients_max < usize::MAX && is_for_members();
+        match self.standing.get() {
+            Standing::Newcomer | Standing::Client if is_members() => self.stand(Standing::Member),
+            Standing::Newcomer if self.state.clients.get() < clients_max => self.stand(Standing::Client),
+            Standing::Newcomer | Standing::Client | Standing::Member => {}
+        }
+    }
+
+    fn stand(&self, standing: Standing) {
+        let clients = |standing| usize::from(standing == Standing::Client);
+        let before = self.standing.replace(standing);
+        self.state.clients.set(self.state.clients.get() + clients(standing) - clients(before));
+        if standing != Standing::Newcomer {
+            self.newcomer.settle();
+        }
+    }
+
+    /// The connection is a guest's from now on.
+    pub(super) fn leave_to_guest(&mut self) {
+        self.keep();
+        self.leave(true);
+    }
+
+    /// The connection has ended, well or not; not counted as either if it had to give way.
+    pub(super) fn ended(mut self, well: Option<bool>) {
+        self.leave(well.unwrap_or(true));
+    }
+
+    /// A connection is not gRPC's any more.
+    fn leave(&mut self, ended_well: bool) {
+        if std::mem::take(&mut self.is_counted) {
+            self.state.count(|stats| {
+                stats.connections -= 1;
+                stats.broken += u64::from(!ended_well);
+            });
+            self.state.idle.ring();
+        }
+    }
+}
+
+impl<S: Service> Drop for Place<S> {
+    fn drop(&mut self) {
+        self.leave(true);
+        self.stand(Standing::Newcomer);
+        self.state.options.descriptors.give_back();
+    }
+}
+
+/// Takes a place, or says which bound is in the way.
+fn try_take<S: Service>(state: &State<S>) -> Result<(), &'static str> {
+    if state.stats.get().connections >= state.options.connections_max {
+        return Err("limits.connections_max");
+    }
+    if !state.options.descriptors.take() {
+        return Err("the other descriptors are kept for storage and for other ports, see LimitNOFILE");
+    }
+    Ok(())
+}
