@@ -82,7 +82,7 @@ async fn answer(rt: Rt, addr: SocketAddr, store: Option<u64>) {
                 }
             }
             // How it ended is the other side's to say.
-            drop(inbound.serve(stream, &[], async |_| {}).await);
+            drop(inbound.serve(stream, (&[], &|| ()), async |_| {}).await);
         }));
     }
 }

@@ -46,6 +46,7 @@ pub use crate::memory::Charge;
 pub use call::{CallOutbox, Inbox, Message};
 pub use frame::{answer, frame};
 pub use items::{bound_items, count_items};
+pub(crate) use newcomers::{Newcomer, Newcomers};
 pub use server::{Gate, Guest, Handle, Options, Stats, serve};
 pub use status::{Code, Status};
 pub use tally::{Ended, Tally};

@@ -47,6 +47,11 @@ impl Newcomers {
         Newcomer { all: self.clone(), number, notified }
     }
 
+    /// How many have not settled.
+    pub(crate) fn count(&self) -> usize {
+        self.listed.borrow().len()
+    }
+
     /// Ends the oldest; none if there is none. What is returned is ready once it is gone.
     pub(crate) fn end_oldest(&self) -> Option<Pending<()>> {
         let (_, oldest) = self.listed.borrow_mut().pop_first()?;
@@ -117,6 +122,7 @@ mod tests {
         let [settled, older, newer, gone] = [(); 4].map(|()| all.enter());
         settled.settle();
         drop(gone);
+        assert_eq!(all.count(), 2);
         let mut waits = all.end_oldest().expect("there are two");
         assert_eq!([&settled, &older, &newer].map(is_to_end), [false, true, false]);
         let mut is_gone =

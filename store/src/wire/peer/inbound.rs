@@ -76,17 +76,19 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Serves a connection whose preface has been read, until it ends. `early` is what arrived after the preface already.
+    /// Serves a connection whose preface has been read, until it ends. `early` is what arrived after the preface already, and `proved`
+    /// is called once it has proved to be of the cluster.
     ///
     /// # Errors
     /// Why it ended, other than by the peer's closing it between frames.
     pub async fn serve(
         &self,
         mut stream: Stream,
-        early: &[u8],
+        (early, proved): (&[u8], &dyn Fn()),
         deliver: impl AsyncFn(MessageBatch),
     ) -> Result<(), LinkError> {
-        let Some((mut decoder, from)) = self.welcome(&mut stream, (Purpose::Messages, early)).await? else {
+        let begun = (Purpose::Messages, early, proved);
+        let Some((mut decoder, from)) = self.welcome(&mut stream, begun).await? else {
             return Ok(());
         };
         self.count(self.receive(&mut stream, &mut decoder, from, deliver).await)
@@ -99,10 +101,11 @@ impl Inbound {
     pub async fn serve_requests(
         &self,
         mut stream: Stream,
-        early: &[u8],
+        (early, proved): (&[u8], &dyn Fn()),
         carry_out: impl Fn(Route, Op) -> Pending<Outcome>,
     ) -> Result<(), LinkError> {
-        let Some((decoder, _)) = self.welcome(&mut stream, (Purpose::Requests, early)).await? else {
+        let begun = (Purpose::Requests, early, proved);
+        let Some((decoder, _)) = self.welcome(&mut stream, begun).await? else {
             return Ok(());
         };
         self.count(serving::serve(&self.rt, &self.memory, stream.split(), decoder, carry_out).await)
@@ -113,11 +116,12 @@ impl Inbound {
     pub(super) async fn welcome(
         &self,
         stream: &mut Stream,
-        (purpose, early): (Purpose, &[u8]),
+        (purpose, early, proved): (Purpose, &[u8], &dyn Fn()),
     ) -> Result<Option<(Decoder, StoreId)>, LinkError> {
         let mut decoder = Decoder::new(HELLO_BYTES_MAX);
         decoder.feed(early);
-        let introduced = self.rt.timeout(HELLO_MAX, self.introduce(stream, &mut decoder, purpose)).await;
+        let introduce = self.introduce(stream, &mut decoder, (purpose, proved));
+        let introduced = self.rt.timeout(HELLO_MAX, introduce).await;
         let theirs = match introduced.unwrap_or(Err(LinkError::Timeout)) {
             Ok(theirs) => theirs,
             Err(error) => {
@@ -139,6 +143,8 @@ impl Inbound {
             self.refuse(stream, &rejection).await;
             return Err(rejection.into());
         }
+        // Where no secret is set, this is all that it can show.
+        proved();
         self.seen.note(theirs.store, theirs.incarnation);
         self.counters.accepted.add(1);
         decoder.allow(FRAME_BYTES_MAX);
@@ -166,7 +172,7 @@ impl Inbound {
         &self,
         stream: &mut Stream,
         decoder: &mut Decoder,
-        purpose: Purpose,
+        (purpose, proved): (Purpose, &dyn Fn()),
     ) -> Result<(FrameKind, Vec<u8>), LinkError> {
         let (kind, payload) = read_frame(stream, decoder).await?;
         match (&self.speaker.secret, kind == FrameKind::Challenge) {
@@ -177,6 +183,7 @@ impl Inbound {
             (Some(secret), true) => {
                 let wanted = (secret, *purpose.preface(), self.speaker.store.0);
                 authenticate::demand(&self.rt, stream, decoder, wanted, &payload).await?;
+                proved();
                 read_frame(stream, decoder).await
             }
         }
@@ -186,9 +193,9 @@ impl Inbound {
         &self,
         stream: &mut Stream,
         decoder: &mut Decoder,
-        purpose: Purpose,
+        begun: (Purpose, &dyn Fn()),
     ) -> Result<Hello, LinkError> {
-        let (kind, payload) = match self.first_frame(stream, decoder, purpose).await {
+        let (kind, payload) = match self.first_frame(stream, decoder, begun).await {
             Ok(first) => first,
             Err(LinkError::Rejected(rejection)) => {
                 self.refuse(stream, &rejection).await;

@@ -2,6 +2,9 @@
 //!
 //! A connection lives as long as the store: longer than a drain of gRPC, because what clients still wait for may need a quorum. What is
 //! refused is counted, and said with its reason, but not more often than [`Notice`] allows.
+//!
+//! Those that have not proved that they are of the cluster have few places of their own, of which the oldest is given up for a new one:
+//! whoever opens many connections and proves nothing delays no member.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -23,11 +26,14 @@ use crate::region::neighbours::Sign;
 use crate::request::{Op, Outcome, Route};
 use crate::shard::Shard;
 use crate::shard::reply::Reply;
-use crate::wire::grpc::Guest;
+use crate::wire::grpc::{Guest, Newcomer, Newcomers};
 
-/// Connections at a time; one more is closed at once. Each store of the cluster that shares regions has one of each kind, and each core of
-/// the other nodes one for requests.
+/// Connections of stores at a time; one more is closed at once. Each store of the cluster that shares regions has one of each kind, and each
+/// core of the other nodes one for requests.
 const CONNECTIONS_MAX: usize = 1024;
+/// Connections beside them that have not proved to be of a store of the cluster. All nodes may start together, and to prove it takes two
+/// round trips.
+const UNPROVEN_MAX: usize = 64;
 
 /// The accepting side of a store on its port.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ pub struct PeerPort {
     shard: Shard,
     /// Each rings when its connection has to end.
     open: RefCell<BTreeMap<u64, Rc<Bell>>>,
+    /// Those among them that have proved nothing.
+    unproven: Rc<Newcomers>,
     accepted: Cell<u64>,
     notice: Notice,
 }
@@ -44,7 +52,7 @@ impl PeerPort {
     /// For a store; its connections end with it.
     pub fn new(inbound: Inbound, shard: Shard) -> Rc<Self> {
         let (open, accepted, notice) = (RefCell::default(), Cell::default(), Notice::default());
-        let port = Rc::new(Self { inbound, shard, open, accepted, notice });
+        let port = Rc::new(Self { inbound, shard, open, unproven: Rc::default(), accepted, notice });
         let stopping = Rc::downgrade(&port);
         port.shard.on_stop(move || {
             if let Some(port) = stopping.upgrade() {
@@ -56,12 +64,13 @@ impl PeerPort {
 
     /// Serves a connection, for as long as the store runs.
     async fn run(&self, stream: Stream, purpose: Purpose, early: &[u8]) {
-        if self.open.borrow().len() >= CONNECTIONS_MAX || self.shard.stopped().is_some() {
+        let Some(newcomer) = self.enter().await else {
             return self.inbound.counters.rejected.add(1);
-        }
+        };
         let (number, bell) = (self.accepted.get(), Rc::new(Bell::default()));
         self.accepted.set(number + 1);
         self.open.borrow_mut().insert(number, bell.clone());
+        let proved = || newcomer.settle();
         let serving = async {
             match purpose {
                 Purpose::Messages => {
@@ -71,18 +80,45 @@ impl PeerPort {
                         self.shard.hear(Sign { store, incarnation, is_first: is_first.take() });
                         self.shard.receive(batch.messages).await;
                     };
-                    self.inbound.serve(stream, early, deliver).await
+                    self.inbound.serve(stream, (early, &proved), deliver).await
                 }
                 Purpose::Requests => {
-                    self.inbound.serve_requests(stream, early, |route, op| self.carry_out(route, op)).await
+                    let carry_out = |route, op| self.carry_out(route, op);
+                    self.inbound.serve_requests(stream, (early, &proved), carry_out).await
                 }
-                Purpose::Snapshot => take::serve(&self.inbound, &self.shard, stream, early).await,
+                Purpose::Snapshot => take::serve(&self.inbound, &self.shard, stream, (early, &proved)).await,
             }
         };
-        if let Either::Left((Err(error), _)) = select(pin!(serving), pin!(bell.wait())).await {
+        // Whatever ends it, its socket is closed here.
+        let ended = newcomer.unless_ended(async { first_of(serving, bell.wait()).await }).await;
+        if let Some(Some(Err(error))) = ended {
             self.say(&error);
         }
         self.open.borrow_mut().remove(&number);
+    }
+
+    /// Takes a connection in that has proved nothing, for which the oldest one of that kind may have to go.
+    async fn enter(&self) -> Option<Newcomer> {
+        let proven = self.open.borrow().len().saturating_sub(self.unproven.count());
+        if proven >= CONNECTIONS_MAX || self.shard.stopped().is_some() {
+            return None;
+        }
+        // Others may come in while one waits for its place.
+        while self.unproven.count() >= UNPROVEN_MAX
+            && let Some(gone) = self.unproven.end_oldest()
+        {
+            self.inbound.counters.rejected.add(1);
+            if let Some(unsaid) = self.notice.may_say(self.inbound.rt.now()) {
+                let store = self.inbound.speaker.store.0;
+                tracing::warn!(
+                    store,
+                    unsaid,
+                    "a connection that has not proved to be of the cluster gives way to another one"
+                );
+            }
+            gone.await;
+        }
+        Some(self.unproven.enter())
     }
 
     /// Starts what another node asks of this store, with the checks that a client with a map passes.
@@ -111,6 +147,14 @@ impl PeerPort {
                 }
             }
         }
+    }
+}
+
+/// What `work` comes to, unless `end` does first.
+async fn first_of<T>(work: impl Future<Output = T>, end: impl Future<Output = ()>) -> Option<T> {
+    match select(pin!(work), pin!(end)).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(((), _)) => None,
     }
 }
 
@@ -143,9 +187,11 @@ mod tests {
 
     use super::*;
     use crate::memory::{Memory, MemoryLimits, Pool};
+    use crate::secret::ClusterSecret;
     use crate::shard::stop_tests::{options, regions};
     use crate::wire::peer::book::AddressBook;
     use crate::wire::peer::counters::PeerCounters;
+    use crate::wire::peer::frame::{self, FrameKind};
     use crate::wire::peer::inbound::Incarnations;
     use crate::wire::peer::open::{Speaker, introduce};
 
@@ -153,6 +199,10 @@ mod tests {
 
     fn speaker(store: u64) -> Speaker {
         Speaker { secret: None, cluster: 7, store: StoreId(store), incarnation: 1 }
+    }
+
+    fn secret() -> Option<ClusterSecret> {
+        ClusterSecret::parse("what all nodes of the cluster share").ok()
     }
 
     struct Served {
@@ -163,8 +213,8 @@ mod tests {
         held: Pool,
     }
 
-    /// A world in which node 1 serves the port of store 1, for peers with the ids 2 and 3.
-    fn serve(seed: u64) -> Served {
+    /// A world in which node 1 serves the port of store 1, for peers with the ids 2 and 3 that have this secret.
+    fn serve(seed: u64, secret: Option<ClusterSecret>) -> Served {
         let world = World::new(seed, Options::default());
         let addr = world.node(1).addr(7);
         let memory = Memory::new(MemoryLimits { input_bytes: INPUT_BYTES, output_bytes: INPUT_BYTES });
@@ -176,8 +226,8 @@ mod tests {
             let book = AddressBook::default();
             [2, 3].into_iter().for_each(|store| book.set(StoreId(store), "127.0.0.1:1"));
             let (seen, book) = (Rc::new(Incarnations::default()), Rc::new(book));
-            let inbound =
-                Inbound { rt: rt.clone(), speaker: speaker(1), seen, book, counters: counted, memory };
+            let speaker = Speaker { secret, ..speaker(1) };
+            let inbound = Inbound { rt: rt.clone(), speaker, seen, book, counters: counted, memory };
             accept(&rt, addr, PeerPort::new(inbound, shard)).await;
         }));
         world.run_for(std::time::Duration::from_secs(1));
@@ -206,7 +256,7 @@ mod tests {
     fn unfinished_frames_of_snapshots_share_a_bound_and_end() {
         const CONNECTIONS: usize = 60;
         const PART_BYTES: usize = 900 << 10;
-        let Served { world, addr, held, .. } = serve(1);
+        let Served { world, addr, held, .. } = serve(1, None);
         let begun = world.node(0).start(0, move |rt| async move {
             let mut streams = Vec::new();
             for _ in 0..CONNECTIONS {
@@ -234,10 +284,11 @@ mod tests {
 
     #[test]
     fn one_connection_too_many_is_refused_until_another_ends() {
-        let Served { world, addr, counters, .. } = serve(2);
+        let Served { world, addr, counters, .. } = serve(2, secret());
         let opened = world.node(0).start(0, move |rt| async move {
             let mut streams = Vec::new();
-            let open = async || introduce(&rt, Purpose::Messages, &speaker(3), &addr, StoreId(1)).await;
+            let speaker = Speaker { secret: secret(), ..speaker(3) };
+            let open = async || introduce(&rt, Purpose::Messages, &speaker, &addr, StoreId(1)).await;
             for _ in 0..CONNECTIONS_MAX {
                 streams.push(open().await.expect("there is a place for it"));
             }
@@ -248,5 +299,48 @@ mod tests {
         });
         assert_eq!(world.block_on(opened), Some((true, true)));
         assert_eq!(counters.rejected.get(), 1);
+    }
+
+    /// Opens connections and sends this on each.
+    async fn flood(rt: &Rt, addr: &str, said: &[u8]) -> Vec<Stream> {
+        let mut streams = Vec::new();
+        for _ in 0..FLOOD {
+            let mut stream = rt.connect(addr.parse().expect("an address")).await.expect("it listens");
+            stream.write_all(said).await.expect("a socket");
+            streams.push(stream);
+        }
+        streams
+    }
+
+    /// More than all places together.
+    const FLOOD: usize = CONNECTIONS_MAX + 500;
+
+    #[test]
+    fn connections_that_prove_nothing_neither_delay_nor_end_those_of_members() {
+        for secret in [None, secret()] {
+            let Served { world, addr, counters, .. } = serve(3, secret);
+            let member = world.node(0).start(0, move |rt| async move {
+                let preface = Purpose::Messages.preface();
+                let before = flood(&rt, &addr, preface).await;
+                let (began, speaker) = (rt.now(), Speaker { secret, ..speaker(3) });
+                let introduced = introduce(&rt, Purpose::Messages, &speaker, &addr, StoreId(1));
+                let mut stream = introduced.await.expect("there is a place for it");
+                let batch = MessageBatch { from: StoreId(3), to: StoreId(1), messages: Vec::new() };
+                let mut bytes = Vec::new();
+                frame::push(&mut bytes, FrameKind::Messages, |out| batch.encode(out));
+                stream.write_all(&bytes).await.expect("a socket");
+                let took = rt.now().since(began);
+                let after = flood(&rt, &addr, preface).await;
+                let second = std::time::Duration::from_secs(1);
+                let is_open = rt.timeout(second, stream.read(&mut [0; 16])).await.is_none();
+                drop((before, after));
+                (took, is_open)
+            });
+            let (took, is_open) = world.block_on(member).expect("nothing crashes the node");
+            assert!(took < std::time::Duration::from_secs(1), "it took {took:?}");
+            assert!(is_open, "it has given way to those that prove nothing");
+            assert_eq!(counters.accepted.get(), 1);
+            assert!(counters.rejected.get() >= (2 * FLOOD - UNPROVEN_MAX) as u64, "they are counted");
+        }
     }
 }

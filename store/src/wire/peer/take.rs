@@ -32,9 +32,10 @@ pub(super) async fn serve(
     inbound: &Inbound,
     shard: &Shard,
     mut stream: Stream,
-    early: &[u8],
+    (early, proved): (&[u8], &dyn Fn()),
 ) -> Result<(), LinkError> {
-    let Some((mut decoder, from)) = inbound.welcome(&mut stream, (Purpose::Snapshot, early)).await? else {
+    let begun = (Purpose::Snapshot, early, proved);
+    let Some((mut decoder, from)) = inbound.welcome(&mut stream, begun).await? else {
         return Ok(());
     };
     decoder.allow(BULK_FRAME_BYTES_MAX);

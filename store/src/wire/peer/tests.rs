@@ -100,14 +100,14 @@ async fn accept_known(
                 let nothing =
                     |_: Route, _: Op| -> Pending<Outcome> { unreachable!("no request becomes whole") };
                 // How it ended shows at the other side.
-                return drop(inbound.serve_requests(stream, &[], nothing).await);
+                return drop(inbound.serve_requests(stream, (&[], &|| ()), nothing).await);
             }
             assert_eq!(Purpose::of(&preface), Begins::With(Purpose::Messages));
             let deliver = async |batch: MessageBatch| {
                 arrived.borrow_mut().extend(batch.messages.iter().map(|message| message.region.0));
             };
             // How it ended shows in the counters.
-            drop(inbound.serve(stream, &[], deliver).await);
+            drop(inbound.serve(stream, (&[], &|| ()), deliver).await);
         });
     }
 }

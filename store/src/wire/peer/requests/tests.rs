@@ -286,7 +286,7 @@ async fn accept_within(rt: Rt, addr: SocketAddr, asked: Asked, answers: bool, me
                 pending
             };
             // How it ended shows at the asking side.
-            drop(inbound.serve_requests(stream, &[], carry_out).await);
+            drop(inbound.serve_requests(stream, (&[], &|| ()), carry_out).await);
         });
     }
 }
