@@ -94,11 +94,11 @@ fn judge<S: Service>(
         refuse(respond, &Status::unimplemented(head.uri.path()));
         return None;
     };
-    if let (Some(gate), Caller::Anyone) = (&state.options.gate, caller)
+    if let (Some(gate), Caller::Anyone(from)) = (&state.options.gate, caller)
         && state.service.is_for_members(method)
         && !planted(Bug::CallersBelieved)
     {
-        let status = gate.refuse(head.uri.path());
+        let status = gate.refuse(head.uri.path(), from);
         state.tally.count(Some(method), status.code);
         refuse(respond, &status);
         return None;

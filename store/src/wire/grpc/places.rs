@@ -34,6 +34,7 @@ enum Standing {
 /// The place of one connection.
 pub(super) struct Place<S: Service> {
     state: Rc<State<S>>,
+    from: SocketAddr,
     standing: Cell<Standing>,
     /// Whether gRPC counts it among its connections.
     is_counted: bool,
@@ -64,11 +65,16 @@ impl<S: Service> Place<S> {
         });
         let (state, standing) = (state.clone(), Cell::new(Standing::Newcomer));
         let newcomer = state.newcomers.enter();
-        Some(Self { state, standing, is_counted: true, newcomer })
+        Some(Self { state, from, standing, is_counted: true, newcomer })
     }
 
     pub(super) fn state(&self) -> &Rc<State<S>> {
         &self.state
+    }
+
+    /// Where the connection comes from.
+    pub(super) fn from(&self) -> SocketAddr {
+        self.from
     }
 
     /// Goes on with what a connection begins with for as long as a handshake may take; nothing if it has to give way.

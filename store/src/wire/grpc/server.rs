@@ -29,8 +29,13 @@ pub trait Guest: Debug {
     /// Whether a connection that begins with `first` is the guest's; `None` while more bytes are needed to decide.
     fn is_meant(&self, first: &[u8]) -> Option<bool>;
 
-    /// Serves a connection to its end. `early` is what has been read of it.
-    fn serve(self: Rc<Self>, stream: Stream, early: Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>>;
+    /// Serves a connection of `from` to its end. `early` is what has been read of it.
+    fn serve(
+        self: Rc<Self>,
+        stream: Stream,
+        from: SocketAddr,
+        early: Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = ()>>>;
 }
 
 /// Who may call what is for members only ([`Service::is_for_members`]), where those are distinguished from clients. Members connect otherwise.
@@ -38,22 +43,24 @@ pub trait Gate: Debug {
     /// Whether a connection that begins with `first` is a member's; `None` while more bytes are needed to decide.
     fn is_meant(&self, first: &[u8]) -> Option<bool>;
 
-    /// Whether a connection is let in, on which HTTP/2 begins then. `early` is what has been read of it; no more is read than the gate's own.
+    /// Whether a connection of `from` is let in, on which HTTP/2 begins then. `early` is what has been read of it; no more is read than the
+    /// gate's own.
     fn let_in<'a>(
         &'a self,
         stream: &'a mut Stream,
+        from: SocketAddr,
         early: Vec<u8>,
     ) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
 
     /// Refuses a call of this path to a caller that was not let in.
-    fn refuse(&self, path: &str) -> Status;
+    fn refuse(&self, path: &str, from: SocketAddr) -> Status;
 }
 
 /// Who has opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Caller {
-    /// Any client.
-    Anyone,
+    /// Any client, from this address.
+    Anyone(SocketAddr),
     /// One that the gate has let in.
     Member,
 }
@@ -312,13 +319,15 @@ async fn serve_one<S: Service>(mut place: Place<S>, stream: Stream) {
 async fn serve_behind<S: Service>(place: &Place<S>, mut stream: Stream) -> Option<bool> {
     let state = place.state();
     let Some(gate) = &state.options.gate else {
-        return connection::drive(place, stream, Vec::new(), Caller::Anyone).await;
+        return connection::drive(place, stream, Vec::new(), Caller::Anyone(place.from())).await;
     };
     let is_meant = |first: &[u8]| gate.is_meant(first);
     match place.begins(tell_apart(&mut stream, is_meant)).await? {
-        Some(First::Ours(early)) => connection::drive(place, stream, early, Caller::Anyone).await,
+        Some(First::Ours(early)) => {
+            connection::drive(place, stream, early, Caller::Anyone(place.from())).await
+        }
         Some(First::Guest(early)) => {
-            if !place.begins(gate.let_in(&mut stream, early)).await?.unwrap_or(false) {
+            if !place.begins(gate.let_in(&mut stream, place.from(), early)).await?.unwrap_or(false) {
                 return Some(false);
             }
             place.keep();
@@ -337,11 +346,13 @@ async fn serve_beside<S: Service>(
 ) -> Option<bool> {
     let is_meant = |first: &[u8]| guest.is_meant(first);
     match place.begins(tell_apart(&mut stream, is_meant)).await? {
-        Some(First::Ours(early)) => connection::drive(place, stream, early, Caller::Anyone).await,
+        Some(First::Ours(early)) => {
+            connection::drive(place, stream, early, Caller::Anyone(place.from())).await
+        }
         Some(First::Guest(early)) => {
             // The guest's connections are its own: no drain of gRPC waits for them.
             place.leave_to_guest();
-            guest.serve(stream, early).await;
+            guest.serve(stream, place.from(), early).await;
             Some(true)
         }
         // Probes of load balancers connect and leave.

@@ -13,6 +13,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -119,10 +120,10 @@ impl MemberGate {
     }
 
     /// Counts a refusal, and says it as often as it may be said.
-    fn note(&self, why: Unproven, what: &str) {
+    fn note(&self, why: Unproven, what: &str, from: SocketAddr) {
         self.counts.add(why);
         if let Some(unsaid) = self.notice.may_say(self.rt.now()) {
-            tracing::warn!(what, %why, unsaid, "a caller of the PD port is refused");
+            tracing::warn!(%from, what, %why, unsaid, "a caller of the PD port is refused");
         }
     }
 
@@ -152,6 +153,7 @@ impl Gate for MemberGate {
     fn let_in<'a>(
         &'a self,
         stream: &'a mut Stream,
+        from: SocketAddr,
         early: Vec<u8>,
     ) -> Pin<Box<dyn Future<Output = bool> + 'a>> {
         Box::pin(async move {
@@ -162,17 +164,17 @@ impl Gate for MemberGate {
             };
             if let LinkError::Rejected(rejection) = &error {
                 if let Rejection::Unproven(why) = rejection {
-                    self.note(*why, "a connection");
+                    self.note(*why, "a connection", from);
                 }
                 authenticate::refuse(&self.rt, stream, rejection).await;
             }
-            tracing::debug!(%error, "a connection of a node ended before it was let in");
+            tracing::debug!(%from, %error, "a connection of a node ended before it was let in");
             false
         })
     }
 
-    fn refuse(&self, path: &str) -> Status {
-        self.note(Unproven::Missing, path);
+    fn refuse(&self, path: &str, from: SocketAddr) -> Status {
+        self.note(Unproven::Missing, path, from);
         Status::new(Code::Unauthenticated, Unproven::Missing.to_string())
     }
 }

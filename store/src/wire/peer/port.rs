@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 
@@ -46,13 +47,16 @@ pub struct PeerPort {
     unproven: Rc<Newcomers>,
     accepted: Cell<u64>,
     notice: Notice,
+    /// That there are too many who prove nothing, of whom whoever is refused shall be said all the same.
+    crowd: Notice,
 }
 
 impl PeerPort {
     /// For a store; its connections end with it.
     pub fn new(inbound: Inbound, shard: Shard) -> Rc<Self> {
         let (open, accepted, notice) = (RefCell::default(), Cell::default(), Notice::default());
-        let port = Rc::new(Self { inbound, shard, open, unproven: Rc::default(), accepted, notice });
+        let (unproven, crowd) = (Rc::default(), Notice::default());
+        let port = Rc::new(Self { inbound, shard, open, unproven, accepted, notice, crowd });
         let stopping = Rc::downgrade(&port);
         port.shard.on_stop(move || {
             if let Some(port) = stopping.upgrade() {
@@ -63,8 +67,8 @@ impl PeerPort {
     }
 
     /// Serves a connection, for as long as the store runs.
-    async fn run(&self, stream: Stream, purpose: Purpose, early: &[u8]) {
-        let Some(newcomer) = self.enter().await else {
+    async fn run(&self, (stream, from): (Stream, SocketAddr), purpose: Purpose, early: &[u8]) {
+        let Some(newcomer) = self.enter(from).await else {
             return self.inbound.counters.rejected.add(1);
         };
         let (number, bell) = (self.accepted.get(), Rc::new(Bell::default()));
@@ -92,13 +96,13 @@ impl PeerPort {
         // Whatever ends it, its socket is closed here.
         let ended = newcomer.unless_ended(async { first_of(serving, bell.wait()).await }).await;
         if let Some(Some(Err(error))) = ended {
-            self.say(&error);
+            self.say(&error, from);
         }
         self.open.borrow_mut().remove(&number);
     }
 
     /// Takes a connection in that has proved nothing, for which the oldest one of that kind may have to go.
-    async fn enter(&self) -> Option<Newcomer> {
+    async fn enter(&self, from: SocketAddr) -> Option<Newcomer> {
         let proven = self.open.borrow().len().saturating_sub(self.unproven.count());
         if proven >= CONNECTIONS_MAX || self.shard.stopped().is_some() {
             return None;
@@ -108,10 +112,11 @@ impl PeerPort {
             && let Some(gone) = self.unproven.end_oldest()
         {
             self.inbound.counters.rejected.add(1);
-            if let Some(unsaid) = self.notice.may_say(self.inbound.rt.now()) {
+            if let Some(unsaid) = self.crowd.may_say(self.inbound.rt.now()) {
                 let store = self.inbound.speaker.store.0;
                 tracing::warn!(
                     store,
+                    %from,
                     unsaid,
                     "a connection that has not proved to be of the cluster gives way to another one"
                 );
@@ -128,12 +133,12 @@ impl PeerPort {
         pending
     }
 
-    fn say(&self, error: &LinkError) {
+    fn say(&self, error: &LinkError, from: SocketAddr) {
         let store = self.inbound.speaker.store.0;
         match error {
             // The other side went away, and comes again if it has something to say.
             LinkError::Io(_) | LinkError::Closed | LinkError::NoAddress => {
-                tracing::debug!(store, %error, "a connection of a peer ended");
+                tracing::debug!(store, %from, %error, "a connection of a peer ended");
             }
             LinkError::Timeout
             | LinkError::BadFrame(_)
@@ -143,7 +148,7 @@ impl PeerPort {
             | LinkError::Refused(_)
             | LinkError::Unwanted(_) => {
                 if let Some(unsaid) = self.notice.may_say(self.inbound.rt.now()) {
-                    tracing::warn!(store, %error, unsaid, "a connection of a peer is refused");
+                    tracing::warn!(store, %from, %error, unsaid, "a connection of a peer is refused");
                 }
             }
         }
@@ -167,12 +172,17 @@ impl Guest for PeerPort {
         }
     }
 
-    fn serve(self: Rc<Self>, stream: Stream, early: Vec<u8>) -> Pin<Box<dyn Future<Output = ()>>> {
+    fn serve(
+        self: Rc<Self>,
+        stream: Stream,
+        from: SocketAddr,
+        early: Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = ()>>> {
         Box::pin(async move {
             let Begins::With(purpose) = Purpose::of(&early) else {
                 unreachable!("the port hands over what is meant for it")
             };
-            self.run(stream, purpose, &early[PREFACE_BYTES..]).await;
+            self.run((stream, from), purpose, &early[PREFACE_BYTES..]).await;
         })
     }
 }
@@ -234,9 +244,9 @@ mod tests {
         Served { world, addr: addr.to_string(), counters, held }
     }
 
-    async fn accept(rt: &Rt, addr: std::net::SocketAddr, port: Rc<PeerPort>) {
+    async fn accept(rt: &Rt, addr: SocketAddr, port: Rc<PeerPort>) {
         let listener = rt.listen(addr, ListenOptions::default()).unwrap();
-        while let Ok((mut stream, _)) = listener.accept().await {
+        while let Ok((mut stream, from)) = listener.accept().await {
             let port = port.clone();
             drop(rt.spawn(async move {
                 let (mut early, mut piece) = (Vec::new(), [0; PREFACE_BYTES]);
@@ -246,7 +256,7 @@ mod tests {
                         Ok(0) | Err(_) => return,
                     }
                 }
-                port.serve(stream, early).await;
+                port.serve(stream, from, early).await;
             }));
         }
     }

@@ -23,6 +23,7 @@ use store::wire::proto::pdpb::{
 use store::wire::proto::ringkeep::{RegionReport, ReportRequest, ReportResponse, StoreReport};
 
 use super::nodes::{Member, beside, call, stores};
+use crate::logged::Lines;
 use crate::page::{page, sum};
 
 pub(super) const SECRET: &str = "what all nodes of the cluster share";
@@ -167,6 +168,45 @@ fn every_connection_between_stores_needs_the_secret() {
         introduced(&world, (&members[0], to), purpose, speaker(Some(secret(SECRET))))
             .expect("it is one of them");
     }
+}
+
+/// Whoever has to find the culprit needs its address.
+#[test]
+fn whoever_is_refused_is_named_by_address_at_every_entrance() {
+    Lines::of(|lines| {
+        let (world, members) = two(704, with_secret);
+        let pd = members[0].pd();
+        let cluster = cluster(&world, pd);
+        let known = stores(&world, pd);
+        let (to, from) = (StoreId(known[0].0), StoreId(known[1].0));
+        let caller = format!("from={}", world.node(9).ip());
+        let mut seen = 0;
+        // A port says the next refusal only after a while.
+        let mut is_said = |what: &str| {
+            // The port waits for a peer to take the reason.
+            world.run_for(Duration::from_secs(2));
+            let lines = lines.with("is refused");
+            let [line] = &lines[seen..] else { panic!("{what}: {lines:#?}") };
+            assert!(
+                line.contains(&caller) && line.contains(what) && line.contains("cluster_secret"),
+                "{line}"
+            );
+            seen = lines.len();
+            world.run_for(Duration::from_secs(6));
+        };
+        let path = "/ringkeep.Scheduler/Stores";
+        call::<()>(&world, pd, path, ()).expect_err("no secret is proved");
+        is_said(path);
+        call_with::<()>(&world, (pd, Some(secret(OTHER))), path, ()).expect_err("it is another one");
+        is_said("a connection");
+        for purpose in PURPOSES {
+            for theirs in [None, Some(secret(OTHER))] {
+                let speaker = Speaker { secret: theirs, cluster, store: from, incarnation: 1000 };
+                introduced(&world, (&members[0], to), purpose, speaker).expect_err("it proves nothing");
+                is_said("a connection of a peer");
+            }
+        }
+    });
 }
 
 /// Where none is set, one who proves a secret hears that, and one who proves none is believed as before.
