@@ -45,6 +45,7 @@ mod resp_scripts;
 mod resp_server;
 mod resp_session;
 mod restart;
+mod silent;
 mod stalls;
 mod state;
 mod still;

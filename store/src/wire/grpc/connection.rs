@@ -8,6 +8,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::rt::{Rt, Stream};
@@ -37,6 +38,9 @@ const HEADER_BYTES_MAX: u32 = 256 << 10;
 /// What h2 is taken to hold for a client whose socket takes nothing: it does not say.
 const BLOCKED_BYTES: usize = 256 << 10;
 
+/// How long a client without calls may take in a drain to hear that its connection ends, before it does.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
+
 type Wait = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Serves a connection whose first bytes, `early`, have been read, to its end. Returns false if it ended by an error, and nothing if it had to
@@ -59,6 +63,7 @@ pub(super) async fn drive<S: Service>(
         caller,
         draining: state.drain.listen(),
         said_goodbye: false,
+        goodbye: None,
         h2,
         outlet,
         pause: None,
@@ -114,6 +119,8 @@ struct Driver<'a, S: Service> {
     keepalive: Keepalive,
     draining: Listening,
     said_goodbye: bool,
+    /// While the client may still answer that, and make calls until then.
+    goodbye: Option<Wait>,
     /// Set while the connection has had its share of the core and lets others run.
     pause: Option<Wait>,
     /// The calls of this connection.
@@ -128,6 +135,7 @@ impl<S: Service> Driver<'_, S> {
         if !self.said_goodbye && self.draining.poll(cx).is_ready() {
             self.said_goodbye = true;
             self.h2.graceful_shutdown();
+            self.goodbye = Some(timer(&self.state.rt, GOODBYE_MAX));
         }
         let ended = self.poll_calls(cx);
         if matches!(self.outlet.poll_flush(cx), Poll::Ready(Err(_))) {
@@ -138,6 +146,11 @@ impl<S: Service> Driver<'_, S> {
         }
         if self.is_given_up(cx) {
             return Poll::Ready(false);
+        }
+        self.goodbye.take_if(|goodbye| goodbye.as_mut().poll(cx).is_ready());
+        let has_time = !self.said_goodbye || self.goodbye.is_some();
+        if !has_time && self.running.count() == 0 && !self.outlet.is_blocked() {
+            return Poll::Ready(true);
         }
         self.keepalive.poll(cx, self.outlet.read_bytes()).map(|()| false)
     }
@@ -246,7 +259,7 @@ impl<S: Service> Driver<'_, S> {
 /// Detects a peer that is gone without closing the connection.
 struct Keepalive {
     rt: Rt,
-    every: std::time::Duration,
+    every: Duration,
     pings: Option<PingPong>,
     timer: Wait,
     seen_bytes: u64,
@@ -286,7 +299,7 @@ impl Keepalive {
     }
 }
 
-fn timer(rt: &Rt, after: std::time::Duration) -> Wait {
+fn timer(rt: &Rt, after: Duration) -> Wait {
     let rt = rt.clone();
     Box::pin(async move { rt.sleep(after).await })
 }

@@ -11,8 +11,9 @@
 //! way only once that is gone, so there are never more than places.
 
 use std::cell::Cell;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -77,9 +78,17 @@ impl<S: Service> Place<S> {
         self.from
     }
 
-    /// Goes on with what a connection begins with for as long as a handshake may take; nothing if it has to give way.
+    /// Goes on with what a connection begins with for as long as a handshake may take; nothing if it has to give way, or if the server
+    /// drains, which does not wait for those who have asked for nothing.
     pub(super) async fn begins<T>(&self, work: impl Future<Output = T>) -> Option<Option<T>> {
-        self.newcomer.unless_ended(self.state.rt.timeout(self.state.options.handshake, work)).await
+        let draining = self.state.drain.listen();
+        let work = self.newcomer.unless_ended(self.state.rt.timeout(self.state.options.handshake, work));
+        let mut work = pin!(work);
+        poll_fn(|cx| match draining.poll(cx) {
+            Poll::Ready(()) => Poll::Ready(None),
+            Poll::Pending => work.as_mut().poll(cx),
+        })
+        .await
     }
 
     /// Ready once it has to give way.
