@@ -225,6 +225,7 @@ impl Leader {
     /// This node's disk got further.
     pub(crate) fn on_written(&mut self, core: &mut Core) {
         self.commit(core);
+        self.advance_transfer(core);
     }
 
     /// How far a member's disk agrees with this log. One's own copy counts like any other: once it is durable.

@@ -1,8 +1,8 @@
 //! Handing leadership to a chosen voter (thesis, 3.10).
 //!
 //! From the request on the leader refuses proposals and suspends its lease; it brings the target up to date by
-//! whatever the target needs, then orders it to campaign at once, and repeats the order with its heartbeats in case
-//! it was lost. A target that may not campaign yet, because a committed change of membership or a snapshot is still
+//! whatever the target needs and waits until nothing is undecided, then orders it to campaign at once, and repeats the
+//! order with its heartbeats in case it was lost. A target that may not campaign yet, because a committed change of membership or a snapshot is still
 //! being applied, remembers the order and follows it as soon as it may.
 //!
 //! The leader gives up after an election timeout, counted from the request. The order to campaign overrides what
@@ -87,11 +87,13 @@ impl Leader {
         core.send(target, Body::TimeoutNow { fence: self.reads.fence() });
     }
 
-    /// Orders the campaign as soon as the target holds everything. Called whenever that may have become true.
+    /// Orders the campaign as soon as the target holds everything, and everything is committed: who waits for an entry hears then what
+    /// has become of it, instead of that another leader decides. Called whenever that may have become true.
     pub(crate) fn advance_transfer(&mut self, core: &mut Core) {
         let Some(transfer) = self.transfer else { return };
         let held_up = planted!(TransferNeedsOwnApply) && core.log.has_change();
-        if self.target_is_complete(core, transfer.target) && !transfer.ordered && !held_up {
+        let undecided = core.log.committed() < core.log.last();
+        if self.target_is_complete(core, transfer.target) && !transfer.ordered && !held_up && !undecided {
             self.transfer = Some(Transfer { ordered: true, ..transfer });
             self.order(core, transfer.target);
         }

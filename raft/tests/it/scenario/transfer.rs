@@ -77,6 +77,22 @@ pub(super) fn a_transfer_does_not_wait_for_a_heartbeat() {
     assert_eq!(net.leaders(), [3]);
 }
 
+/// What was proposed before is decided before another one is to lead: who waits for it hears what has become of it.
+#[test]
+fn a_target_is_asked_to_campaign_once_nothing_is_undecided() {
+    let mut net = Net::new(5, &[]);
+    net.campaign(1);
+    (3..=5).for_each(|id| net.isolate(id));
+    assert!(net.propose(1, "on 1 and 2 alone"));
+    net.transfer(1, 2);
+    assert_eq!(net.leaders(), [1], "2 has everything, and three of five do not");
+    let before = net.peer(1).committed();
+    net.recover();
+    (0..3).for_each(|_| net.tick(1));
+    assert!(net.peer(1).committed() > before);
+    assert_eq!(net.leaders(), [2]);
+}
+
 /// However state machines lag, a transfer right after a change succeeds.
 #[test]
 fn transfers_succeed_with_every_lag() {
