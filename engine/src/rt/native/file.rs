@@ -1,8 +1,10 @@
 //! Direct-IO files on glommio.
 
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::path::Path;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,34 +31,36 @@ pub(crate) enum CoreBuf {
 
 impl Core {
     pub(crate) async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<CoreFile> {
+        let named = path.to_owned();
+        let (held, alias) = self.blocking(move || hold(&named, mode)).await??;
         let mut options = OpenOptions::new();
         options.read(true);
         match mode {
             OpenMode::Read => {}
-            OpenMode::Write => {
+            // What was to be created is there by now.
+            OpenMode::Write | OpenMode::Create => {
                 options.write(true);
             }
             OpenMode::WriteDurable => {
                 options.write(true).custom_flags(libc::O_DSYNC);
             }
-            OpenMode::Create => {
-                options.write(true).create_new(true).mode(FILE_MODE);
-            }
         }
-        match mode {
-            OpenMode::Read | OpenMode::Write | OpenMode::WriteDurable => {
-                let path = path.to_owned();
-                self.blocking(move || look_at(&path)).await??;
-            }
-            // It must not exist yet.
-            OpenMode::Create => {}
-        }
-        let (core, path) = (self.clone(), path.to_owned());
-        self.operate(async move {
-            let file = options.dma_open(path).await.map_err(io_error)?;
+        let core = self.clone();
+        let opened = self.operate(async move {
+            let file = options.dma_open(alias).await.map_err(io_error)?;
+            // Until here its alias is one.
+            drop(held);
             Ok(CoreFile { core, file: Some(Rc::new(file)) })
-        })
-        .await
+        });
+        match (opened.await, mode) {
+            (Err(error), OpenMode::Create) => {
+                let path = path.to_owned();
+                // One that cannot be used is not left behind, or it would be in the way when that is tried again.
+                self.blocking(move || fs::remove_file(path)).await?.or_else(gone_already)?;
+                Err(error)
+            }
+            (opened, OpenMode::Read | OpenMode::Write | OpenMode::WriteDurable | OpenMode::Create) => opened,
+        }
     }
 
     pub(crate) fn alloc(&self, len: usize) -> CoreBuf {
@@ -65,6 +69,29 @@ impl Core {
         buffer.as_bytes_mut().fill(0);
         CoreBuf::Owned(buffer)
     }
+}
+
+/// Opens a file, or creates it, and finds a name that leads to it for as long as it is open, whatever becomes of its own: the runtime asks
+/// about a name once more after it has opened it, and panics where there is none any more, as where the directory is removed meanwhile. On a
+/// host without `/proc` there is only its own.
+fn hold(path: &Path, mode: OpenMode) -> io::Result<(fs::File, PathBuf)> {
+    let mut options = fs::OpenOptions::new();
+    match mode {
+        OpenMode::Read | OpenMode::Write | OpenMode::WriteDurable => {
+            look_at(path)?;
+            options.read(true)
+        }
+        // It must not exist yet.
+        OpenMode::Create => options.write(true).create_new(true).mode(FILE_MODE),
+    };
+    let file = options.open(path)?;
+    let alias = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    let alias = if alias.exists() { alias } else { path.to_owned() };
+    Ok((file, alias))
+}
+
+fn gone_already(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 impl CoreFile {
@@ -218,5 +245,59 @@ pub(crate) fn io_error<T>(error: glommio::GlommioError<T>) -> io::Error {
     match error.raw_os_error() {
         Some(number) => io::Error::from_raw_os_error(number),
         None => io::Error::from(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::rt::{CoreOptions, start_core};
+
+    /// Attempts, of which one is enough to meet the moment between the opening of a file and the runtime's question about it.
+    const ATTEMPTS: usize = 3000;
+
+    /// Removes what is in a directory, again and again.
+    fn remover(dir: &Path, ends: &Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+        let (dir, ends) = (dir.to_owned(), ends.clone());
+        std::thread::spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
+                entries.for_each(|entry| drop(fs::remove_file(entry.path())));
+            }
+        })
+    }
+
+    #[test]
+    fn a_file_that_is_removed_while_it_is_opened_is_opened_or_not_found() {
+        // Beside the test binary: a real disk, where a temporary directory may be memory that knows no direct IO.
+        let binary = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let (path, ends) = (dir.path().to_owned(), Arc::<AtomicBool>::default());
+        let removing = remover(dir.path(), &ends);
+        let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };
+        let opened = start_core(&options, move |rt| async move {
+            let mut opened = 0;
+            for attempt in 0..ATTEMPTS {
+                let path = path.join(format!("file-{attempt}"));
+                let modes = [OpenMode::Create, OpenMode::Read];
+                for mode in modes {
+                    match rt.open(&path, mode).await {
+                        Ok(file) => {
+                            opened += 1;
+                            file.close().await.unwrap();
+                        }
+                        Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
+                    }
+                }
+            }
+            opened
+        })
+        .unwrap();
+        ends.store(true, Ordering::Relaxed);
+        removing.join().unwrap();
+        assert!(opened > ATTEMPTS / 10, "{opened} were opened: the test does not test");
     }
 }
