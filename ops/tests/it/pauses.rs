@@ -98,11 +98,6 @@ const AUDITED: &[Audited] = &[
     ),
     audited(
         "store/src/shard/turn.rs",
-        "for Queued{route,op,reply}in reads",
-        "reads that wait on a core, of which no more are let in than it has memory for; what is long of one is a task",
-    ),
-    audited(
-        "store/src/shard/turn.rs",
         "for Part{batch,writes}in parts",
         "parts of a turn, each of which the disk writes",
     ),

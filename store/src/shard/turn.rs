@@ -129,8 +129,9 @@ impl Shard {
                 self.apply_in_pieces((region, peer), &entries).await?;
             }
             self.start_installs(installs);
-            for Queued { route, op, reply } in reads {
-                self.read(route, op, reply, Asked::Due);
+            self.serve_due(reads).await;
+            if self.inner.health.has_stopped() {
+                return Ok(());
             }
             for Part { batch, writes } in parts {
                 if planted(Bug::SaidBeforeWrite) {
@@ -156,6 +157,15 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Serves reads that have waited for an index; as many as memory holds may have waited for the same one, and others run between them.
+    async fn serve_due(&self, reads: Vec<Queued>) {
+        let budget = self.inner.rt.budget();
+        for Queued { route, op, reply } in reads {
+            self.read(route, op, reply, Asked::Due);
+            budget.tick().await;
+        }
     }
 
     /// Whether a group that moved has writes of clients to propose.
