@@ -43,6 +43,7 @@ impl Shared {
         self.fault.borrow().is_some()
             && !(self.flush_waiters.borrow().is_empty()
                 && self.compact_waiters.borrow().is_empty()
+                && self.sharings.borrow().is_empty()
                 && self.ingests.borrow().is_empty())
     }
 }

@@ -12,16 +12,21 @@
 //! The files get second names and keep their first, so the same ingest can be asked for again, after a crash, too; names that no edit
 //! knows are removed at the next opening. The caller removes its own.
 //!
+//! The tables of a [share](super::share) come in the same way, at the levels and with the sequence numbers that they had: the tree
+//! numbers what it writes from then on behind them, and nothing older of the range is left that they could be mistaken against.
+//!
 //! What the caller sees to: nothing is written in the ranges and nothing for the group while this goes on, and no snapshot from before
 //! reads the ranges afterwards. Entries that are taken in are older than every moment that can be read at, so such a reader would
 //! see them instead of what it began with. An iterator keeps what it began with.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::export::{EXPORTED_SEQ, Piece};
 use super::key::{Cf, in_range, lower_end, ranges_overlap};
 use super::maintain::Maintenance;
+use super::share::SharedTable;
 use super::table::read::{Table, file_name};
 use super::table::{FOOTER_BYTES, Footer};
 use super::version::{LEVELS, MarkRow, StateRow, TableMeta};
@@ -62,6 +67,8 @@ pub struct Verified {
 #[derive(Debug)]
 pub(super) struct Waiting {
     ingest: Rc<Ingest>,
+    /// Tables that another tree shows as well.
+    tables: Rc<Vec<SharedTable>>,
     answer: Answer<Result<()>>,
 }
 
@@ -97,14 +104,29 @@ impl Tree {
     /// # Panics
     /// If other pieces were verified.
     pub async fn ingest_verified(&self, ingest: Ingest, verified: Verified) -> Result<()> {
-        let shared = &self.shared;
         assert_eq!(ingest.pieces, verified.pieces, "what is taken in was verified");
         check_places(&ingest)?;
+        self.enqueue(ingest, Vec::new()).await
+    }
+
+    /// As [`Tree::ingest`], with tables that another tree on this file system shows, too, and no pieces. Their files are not read.
+    ///
+    /// # Errors
+    /// As [`Tree::ingest`].
+    pub async fn ingest_shared(&self, ingest: Ingest, tables: Vec<SharedTable>) -> Result<()> {
+        assert!(ingest.pieces.is_empty(), "a range comes in one way");
+        check_tables(&ingest, &tables)?;
+        self.enqueue(ingest, tables).await
+    }
+
+    async fn enqueue(&self, ingest: Ingest, tables: Vec<SharedTable>) -> Result<()> {
+        let shared = &self.shared;
         if shared.fault.borrow().is_some() || shared.stopping.get() {
             return Err(shared.refusal());
         }
         let (answer, done) = oneshot();
-        shared.ingests.borrow_mut().push_back(Waiting { ingest: Rc::new(ingest), answer });
+        let (ingest, tables) = (Rc::new(ingest), Rc::new(tables));
+        shared.ingests.borrow_mut().push_back(Waiting { ingest, tables, answer });
         shared.work.ring();
         done.await.unwrap_or_else(|| Err(shared.refusal()))
     }
@@ -114,8 +136,9 @@ impl Maintenance {
     /// Takes in the range that has waited longest; `false` if none waits.
     pub(super) async fn ingest_next(&mut self) -> Result<bool> {
         let shared = self.shared.clone();
-        let waiting = shared.ingests.borrow().front().map(|waiting| waiting.ingest.clone());
-        let Some(ingest) = waiting else { return Ok(false) };
+        let waiting =
+            shared.ingests.borrow().front().map(|waiting| (waiting.ingest.clone(), waiting.tables.clone()));
+        let Some((ingest, tables)) = waiting else { return Ok(false) };
         // What memory holds of the ranges is from before; as a table it can be cut.
         if !shared.active.borrow().is_empty() {
             shared.rotate();
@@ -123,18 +146,19 @@ impl Maintenance {
         self.flush_closed().await?;
         self.begin_step();
         let (removed, mut added) = self.cut_out(&ingest).await;
-        for (path, piece) in &ingest.pieces {
-            match self.name(path, piece).await {
-                Ok(row) => added.push(row),
-                Err(fault) if fault.is_passing() => return Err(fault),
-                Err(fault) => {
-                    // The caller's file, not the tree: nothing has happened to it yet.
-                    self.remove_leftovers().await?;
-                    self.answer_ingest(Err(fault));
-                    return Ok(true);
-                }
+        match self.name_all(&ingest, &tables).await {
+            Ok(rows) => added.extend(rows),
+            Err(fault) if fault.is_passing() => return Err(fault),
+            Err(fault) => {
+                // The caller's file, not the tree: nothing has happened to it yet.
+                self.remove_leftovers().await?;
+                self.answer_ingest(Err(fault));
+                return Ok(true);
             }
         }
+        // What is written from now on is newer than all that came.
+        let newest = tables.iter().map(|table| table.meta.largest_seq()).max().unwrap_or(EXPORTED_SEQ);
+        shared.last_seq.set(shared.last_seq.get().max(newest));
         let marks = vec![
             MarkRow { group: ingest.group, applied: None },
             MarkRow { group: ingest.group, applied: Some(ingest.applied) },
@@ -150,7 +174,7 @@ impl Maintenance {
     /// The range that has waited longest waits no more.
     fn answer_ingest(&self, outcome: Result<()>) {
         let first = self.shared.ingests.borrow_mut().pop_front();
-        if let Some(Waiting { ingest: _, answer }) = first {
+        if let Some(Waiting { ingest: _, tables: _, answer }) = first {
             answer.send(outcome);
         }
     }
@@ -187,13 +211,36 @@ impl Maintenance {
         }
     }
 
-    /// Gives the file of a piece a name in the tree, and returns its row.
-    async fn name(&self, path: &Path, piece: &Piece) -> Result<TableMeta> {
+    /// Gives the files names in the tree, and returns the rows of the tables.
+    async fn name_all(&self, ingest: &Ingest, tables: &[SharedTable]) -> Result<Vec<TableMeta>> {
+        let (mut rows, mut named) = (Vec::new(), BTreeMap::new());
+        for (path, piece) in &ingest.pieces {
+            rows.push(self.name(path, piece).await?);
+        }
+        for table in tables {
+            let file = match named.get(&table.file()) {
+                Some(file) => *file,
+                None => self.link(table.path()).await?,
+            };
+            named.insert(table.file(), file);
+            rows.push(TableMeta { table: self.next_number(), file, ..table.meta.clone() });
+        }
+        Ok(rows)
+    }
+
+    /// Gives a file a name in the tree, and returns its number.
+    async fn link(&self, path: &Path) -> Result<u64> {
         let shared = &self.shared;
         let number = self.next_number();
         let named = shared.dir.join(file_name(number));
         let attempt = format!("giving it the second name {}", named.display());
         shared.rt.link(path, &named).await.map_err(|e| Fault::io(path, &attempt, &e))?;
+        Ok(number)
+    }
+
+    /// Gives the file of a piece a name in the tree, and returns its row.
+    async fn name(&self, path: &Path, piece: &Piece) -> Result<TableMeta> {
+        let number = self.link(path).await?;
         Ok(TableMeta {
             table: number,
             file: number,
@@ -246,6 +293,24 @@ fn check_places(ingest: &Ingest) -> Result<()> {
         let ((_, before), (path, piece)) = (pair[0], pair[1]);
         if before.cf == piece.cf && !before.ends_before(&piece.start) {
             return Err(Fault::foreign(path, "the piece shares keys with another one of the same range"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether every table lies in one of the ranges.
+fn check_tables(ingest: &Ingest, tables: &[SharedTable]) -> Result<()> {
+    for table in tables {
+        let meta = &table.meta;
+        let inside = |(start, end): &(Vec<u8>, Vec<u8>)| {
+            in_range(&meta.start, start, end) && lower_end(&meta.end, end) == meta.end.as_slice()
+        };
+        let is_of_family = ingest.families.iter().any(|cf| cf.index() == usize::from(meta.cf));
+        if !is_of_family || !ingest.ranges.iter().any(inside) {
+            return Err(Fault::foreign(
+                table.path(),
+                "the table does not lie in the range that it is meant for",
+            ));
         }
     }
     Ok(())

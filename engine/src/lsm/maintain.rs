@@ -56,6 +56,7 @@ pub(super) async fn run(shared: Rc<Shared>, manifest: Manifest) {
     maintenance.end().await;
     shared.flush_waiters.borrow_mut().clear();
     shared.compact_waiters.borrow_mut().clear();
+    shared.sharings.borrow_mut().clear();
     shared.refuse_ingests();
     if let Some(stopped) = shared.stopped.borrow_mut().take() {
         stopped.send(());
@@ -154,6 +155,8 @@ impl Maintenance {
         self.forget_rows(memtable).await;
         self.install(&[], added, marks, states).await?;
         self.flushed(memtable, bytes);
+        // At once: the next flush brings what came later.
+        self.settle_shares(memtable.generation);
         Ok(())
     }
 

@@ -72,6 +72,7 @@ mod read;
 mod readers;
 mod retain;
 mod rows;
+mod share;
 mod shortage;
 mod source;
 mod table;
@@ -98,6 +99,7 @@ pub use key::{Cf, Direction, SeqNo};
 pub use open::{Recovery, TornTail};
 pub use options::TreeOptions;
 pub use read::{Lookup, Snapshot};
+pub use share::{BegunShare, Share, SharedTable};
 
 use self::cache::BlockCache;
 use self::memtable::Memtable;
@@ -206,6 +208,8 @@ struct Shared {
     compact_waiters: RefCell<Vec<Answer<()>>>,
     /// Ranges that wait to be taken in, whoever has waited longest first.
     ingests: RefCell<VecDeque<ingest::Waiting>>,
+    /// Ranges that are to be shared once what memory held of them is in tables.
+    sharings: RefCell<Vec<share::Sharing>>,
     /// Flushed memtables that still have to be freed, a little at a time.
     spent: RefCell<Vec<Rc<Memtable>>>,
     files: Rc<Files>,
@@ -564,6 +568,7 @@ impl Shared {
         self.fault.borrow_mut().get_or_insert(fault);
         self.flush_waiters.borrow_mut().clear();
         self.compact_waiters.borrow_mut().clear();
+        self.sharings.borrow_mut().clear();
         self.refuse_ingests();
     }
 

@@ -214,6 +214,7 @@ async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
         flush_waiters: Default::default(),
         compact_waiters: Default::default(),
         ingests: Default::default(),
+        sharings: Default::default(),
         spent: Default::default(),
         files: tables,
         pace: Rc::new(Pace::new(options.compaction_bytes_per_second)),

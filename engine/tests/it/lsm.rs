@@ -9,5 +9,6 @@ mod model;
 mod names;
 mod pace;
 mod pressure;
+mod share;
 mod shortage;
 mod world;

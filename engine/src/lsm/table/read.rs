@@ -81,6 +81,11 @@ impl Table {
         Self { meta, backing }
     }
 
+    /// Where its file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.backing.path
+    }
+
     /// Says that no later version shows this table's file, so that it goes when the last reader does.
     pub(crate) fn retire_file(&self) {
         self.backing.retired.set(true);

@@ -12,14 +12,14 @@ use engine::rt::sim::{self, Node, Options, World};
 
 use super::world::{DIR, fill, key, open, tiny};
 
-const OTHER: &str = "/other";
+pub(super) const OTHER: &str = "/other";
 const PIECES: &str = "/pieces";
 /// The range that travels is `[key(FROM), key(TO))`.
-const FROM: u64 = 100;
-const TO: u64 = 300;
+pub(super) const FROM: u64 = 100;
+pub(super) const TO: u64 = 300;
 
 /// What travels; the caller's own family stays.
-const FAMILIES: &[Cf] = &[Cf::Default, Cf::Lock, Cf::Write];
+pub(super) const FAMILIES: &[Cf] = &[Cf::Default, Cf::Lock, Cf::Write];
 const SMALL: ExportOptions = ExportOptions { families: FAMILIES, piece_bytes: 700, bytes_per_second: None };
 
 type Pieces = Vec<(PathBuf, Piece)>;
@@ -38,7 +38,7 @@ async fn export(rt: &Rt, tree: &Tree, dir: &str) -> Pieces {
     pieces
 }
 
-fn ingest(pieces: Pieces) -> Ingest {
+pub(super) fn ingest(pieces: Pieces) -> Ingest {
     Ingest {
         group: 7,
         applied: 50,
@@ -51,6 +51,15 @@ fn ingest(pieces: Pieces) -> Ingest {
 
 /// Another tree with `round` 2 of the range, in every family, exported.
 async fn elsewhere(rt: &Rt) -> Pieces {
+    let tree = other_tree(rt).await;
+    let pieces = export(rt, &tree, PIECES).await;
+    tree.close().await;
+    assert!(pieces.len() > 4, "{} pieces", pieces.len());
+    pieces
+}
+
+/// Another tree with `round` 2 of the range, in every family.
+pub(super) async fn other_tree(rt: &Rt) -> Tree {
     let tree = Tree::open(rt, Path::new(OTHER), tiny()).await.unwrap();
     fill(&tree, 50, 400, 1);
     fill(&tree, FROM, TO, 2);
@@ -65,19 +74,16 @@ async fn elsewhere(rt: &Rt) -> Pieces {
     batch.put(Cf::System, &key(FROM + 1), b"of the other tree's owner");
     batch.delete_range(Cf::Default, &key(TO - 10), &key(TO - 5));
     tree.write(&batch).unwrap();
-    let pieces = export(rt, &tree, PIECES).await;
-    tree.close().await;
-    assert!(pieces.len() > 4, "{} pieces", pieces.len());
-    pieces
+    tree
 }
 
 /// What the range of [`elsewhere`] shows of a key.
-fn travelled(n: u64) -> Option<String> {
+pub(super) fn travelled(n: u64) -> Option<String> {
     let erased = n.is_multiple_of(5) || (TO - 10..TO - 5).contains(&n);
     (!erased).then(|| format!("value of {n} in round 2"))
 }
 
-async fn shown(tree: &Tree) -> Vec<(String, String)> {
+pub(super) async fn shown(tree: &Tree) -> Vec<(String, String)> {
     let mut rows = Vec::new();
     for cf in Cf::ALL {
         let mut iter = tree.iter(cf, b"", b"", Direction::Forward);
@@ -90,7 +96,7 @@ async fn shown(tree: &Tree) -> Vec<(String, String)> {
 }
 
 /// What a tree shows that had `fill(0, 500, 1)` and took the range in.
-fn expected() -> Vec<(String, String)> {
+pub(super) fn expected() -> Vec<(String, String)> {
     let text = |n: u64| String::from_utf8(key(n)).unwrap();
     let mut rows = Vec::new();
     for n in 0..500 {
@@ -106,7 +112,7 @@ fn expected() -> Vec<(String, String)> {
 }
 
 /// A tree with other contents in the range, on all levels and in memory, range deletes among them.
-async fn inhabited(rt: &Rt) -> Tree {
+pub(super) async fn inhabited(rt: &Rt) -> Tree {
     let tree = open(rt).await;
     fill(&tree, 0, 500, 0);
     tree.compact().await.unwrap();
