@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -335,7 +336,7 @@ impl Rewrite {
             largest_seq: built.largest_seq.0,
             block_bytes_max: built.block_bytes_max,
             erasures: built.erasures,
-            erased: Rc::new(erased),
+            erased: Arc::new(erased),
         });
         match next_key {
             Some(next_key) => {

@@ -22,6 +22,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::export::{EXPORTED_SEQ, Piece};
 use super::key::{Cf, in_range, lower_end, ranges_overlap};
@@ -259,7 +260,7 @@ impl Maintenance {
             // Of each level a merge has one table at a time, and these lie in the last.
             block_bytes_max: 0,
             erasures: 0,
-            erased: Rc::default(),
+            erased: Arc::default(),
         })
     }
 }

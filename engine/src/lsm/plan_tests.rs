@@ -79,7 +79,7 @@ fn covered_tables_leave_once_every_reader_sees_the_delete() {
     let mut eraser = meta(9, 0, "a", "z", 1);
     let mut erased = RangeTombstones::default();
     erased.insert(&"b".into(), &"m".into(), SeqNo(95));
-    (eraser.erasures, eraser.erased) = (1, Rc::new(erased));
+    (eraser.erasures, eraser.erased) = (1, std::sync::Arc::new(erased));
     let tables = vec![eraser, meta(1, 1, "b", "d", 10), meta(2, 1, "d", "n", 10), meta(3, 2, "c", "m", 10)];
     let v = version(tables);
     assert_eq!(describe(choose(&v, &LIMITS, SeqNo::MAX)), "discard [1, 3]");
@@ -131,7 +131,8 @@ fn tables_with_long_range_deletes_are_due_by_themselves() {
             |n: usize| Bytes::from([b"b".repeat(bound_bytes), format!("{n:06}").into_bytes()].concat());
         (0..count).for_each(|n| erased.insert(&bound(2 * n), &bound(2 * n + 1), SeqNo(15)));
         let mut holds = meta(1, 1, "a", "c", 1);
-        (holds.entries, holds.erasures, holds.erased) = (1 << 20, erased.count(), Rc::new(erased));
+        (holds.entries, holds.erasures, holds.erased) =
+            (1 << 20, erased.count(), std::sync::Arc::new(erased));
         version(vec![holds, meta(2, 1, "c", "f", 1), meta(3, 2, "b", "d", 1)])
     };
     assert_eq!(describe(choose(&with(100, 8000), &LIMITS, SeqNo::MAX)), "merge [1] and [3] into 2");

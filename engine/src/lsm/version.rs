@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -49,9 +50,9 @@ pub(crate) struct TableMeta {
     /// How many range deletes the file has within the bounds; so an opening knows which files to read them from.
     pub(crate) erasures: u64,
     /// These range deletes. They are not in the manifest: clients choose how long their bounds are, and a manifest is held in memory as
-    /// a whole more than once.
+    /// a whole more than once. They are shared with other trees of the node, on other cores.
     #[rkyv(with = rkyv::with::Skip)]
-    pub(crate) erased: Rc<RangeTombstones>,
+    pub(crate) erased: Arc<RangeTombstones>,
 }
 
 /// A row of manifests up to format version 4, which repeat the range deletes.
@@ -156,7 +157,7 @@ impl From<TableMetaV4> for TableMeta {
             smallest_seq: row.smallest_seq,
             largest_seq: row.largest_seq,
             erasures: erased.count(),
-            erased: Rc::new(erased),
+            erased: Arc::new(erased),
         }
     }
 }
@@ -212,7 +213,7 @@ impl Version {
 
     /// Tells `table` its range deletes.
     pub(crate) fn learn_erased(&mut self, table: &Rc<Table>, erased: RangeTombstones) {
-        let known = TableMeta { erasures: erased.count(), erased: Rc::new(erased), ..table.meta.clone() };
+        let known = TableMeta { erasures: erased.count(), erased: Arc::new(erased), ..table.meta.clone() };
         let known = Rc::new(Table::sharing(known, table));
         let tables = self.families.iter_mut().flat_map(|levels| levels.levels.iter_mut().flatten());
         for place in tables.filter(|place| Rc::ptr_eq(place, table)) {
@@ -373,7 +374,7 @@ impl TableMeta {
             // Less than the whole, so that it shows as begun.
             bytes: bytes.clamp(1, self.bytes.saturating_sub(1).max(1)),
             erasures: erased.count(),
-            erased: Rc::new(erased),
+            erased: Arc::new(erased),
             ..self.clone()
         }
     }
@@ -410,7 +411,7 @@ pub(crate) mod tests {
             largest_seq: table * 10 + 9,
             block_bytes_max: 8 << 10,
             erasures: 0,
-            erased: Rc::default(),
+            erased: Arc::default(),
         }
     }
 
