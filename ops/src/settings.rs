@@ -1,11 +1,12 @@
 //! Settings from the command line, the environment and a file, as one configuration.
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use store::config::{Config, ConfigError, KEYS, Layers, Limits, Machine, Origin};
+use store::config::{Config, ConfigError, KEYS, Key, Layers, Limits, Machine, Origin, env_name};
 use store::secret::ClusterSecret;
 
 /// Environment variables with our prefix that are no settings.
@@ -115,20 +116,8 @@ impl SettingArguments {
 impl Settings {
     /// Merges flags, environment, file and defaults, in this order of precedence, and validates the result.
     pub(crate) fn gather(arguments: &SettingArguments, machine: Machine) -> Result<Self, ConfigError> {
-        let mut layers = Layers::new();
-        if let Some(path) =
-            arguments.config.clone().or_else(|| std::env::var_os("RINGKEEP_CONFIG").map(PathBuf::from))
-        {
-            let name = path.display().to_string();
-            let text = read_text(&path, CONFIG_BYTES_MAX).map_err(|error| {
-                ConfigError::whole(format!("{name}: {error}: name a readable file with --config"))
-            })?;
-            layers.add_file(&name, &text)?;
-        }
-        let texts = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-        };
-        let mut remarks = layers.add_env(std::env::vars_os().filter_map(texts), ASIDE)?;
+        let mut layers = of_file(arguments.config.as_deref())?;
+        let mut remarks = layers.add_env(variables(), ASIDE)?;
         arguments.add_flags(&mut layers)?;
         let mut config = layers.build()?;
         let limits = Limits::derive(&config, machine).map_err(ConfigError::whole)?;
@@ -167,6 +156,61 @@ impl Settings {
             .map(|key| (key.name.to_owned(), key.show(&self.config), self.layers.origin(key).to_string()))
             .collect()
     }
+}
+
+/// What the file of `--config` or of the environment sets; nothing where neither names one.
+fn of_file(named: Option<&Path>) -> Result<Layers, ConfigError> {
+    let mut layers = Layers::new();
+    let path = named.map(Path::to_owned);
+    if let Some(path) = path.or_else(|| std::env::var_os("RINGKEEP_CONFIG").map(PathBuf::from)) {
+        let name = path.display().to_string();
+        let text = read_text(&path, CONFIG_BYTES_MAX).map_err(|error| {
+            ConfigError::whole(format!("{name}: {error}: name a readable file with --config"))
+        })?;
+        layers.add_file(&name, &text)?;
+    }
+    Ok(layers)
+}
+
+/// The variables of the environment that are text.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    };
+    std::env::vars_os().filter_map(text)
+}
+
+/// The secret of the cluster where an operator has one: from the file that a flag names, or else where `ringkeep server` looks for it, in
+/// the environment and in the file of settings, the first of these that has one.
+///
+/// # Errors
+/// What is wrong with it, by name and with a remedy.
+pub(crate) fn secret_of_operator(
+    flag: Option<&str>,
+    settings: Option<&Path>,
+) -> Result<Option<ClusterSecret>, ConfigError> {
+    let mut flags = Layers::new();
+    if let Some(path) = flag {
+        flags.add(Origin::Flag("--cluster-secret-file".into()), "cluster_secret_file", path)?;
+    }
+    if let Some(secret) = secret_in(&flags)? {
+        return Ok(Some(secret));
+    }
+    let ours = ["cluster_secret", "cluster_secret_file"].map(|name| Key::find(name).map(env_name));
+    let mut environment = Layers::new();
+    environment.add_env(variables().filter(|(name, _)| ours.iter().flatten().any(|our| our == name)), &[])?;
+    if let Some(secret) = secret_in(&environment)? {
+        return Ok(Some(secret));
+    }
+    secret_in(&of_file(settings)?)
+}
+
+fn secret_in(layers: &Layers) -> Result<Option<ClusterSecret>, ConfigError> {
+    let config = layers.build()?;
+    config.refuse_two_secrets().map_err(ConfigError::whole)?;
+    let file = config.cluster_secret_file.as_deref();
+    let read = file.map(read_cluster_secret).transpose().map_err(ConfigError::whole)?;
+    Ok(read.or(config.cluster_secret))
 }
 
 /// The text of a file that people write. A pipe or a device could be read for ever, and so could a file that grows.
@@ -214,7 +258,7 @@ fn read_private(path: &Path, name: &str, what: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// A sentence that names the setting, the file and a remedy.
-pub(crate) fn read_cluster_secret(path: &Path) -> Result<ClusterSecret, String> {
+fn read_cluster_secret(path: &Path) -> Result<ClusterSecret, String> {
     let name = format!("cluster_secret_file = {}", path.display());
     let text = read_private(path, &name, "secret")?;
     ClusterSecret::parse(&text).map_err(|said| format!("{name} {said}"))

@@ -106,16 +106,16 @@ impl fmt::Display for Unproven {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Missing => {
-                "this cluster has a cluster_secret, and the caller does not prove that it has it: set cluster_secret_file to the secret of \
-                 the cluster, the same on every node, or name it with --cluster-secret-file"
+                "the cluster has a cluster_secret, and the side that connects does not prove that it has it: set cluster_secret_file there to \
+                 the secret of the cluster, the same on every node, or name it with --cluster-secret-file"
             }
             Self::Wrong => {
-                "the other side has another cluster_secret: set cluster_secret_file to the same secret on every node, and name that one with \
-                 --cluster-secret-file"
+                "the side that connects has another cluster_secret than the one that it connects to: set cluster_secret_file to the same \
+                 secret on every node, and name that one with --cluster-secret-file"
             }
             Self::Unset => {
-                "the caller proves a cluster_secret, and none is set here: set cluster_secret_file to the same secret on every node, or on \
-                 none"
+                "the side that connects has a cluster_secret, and the one that it connects to has none: set cluster_secret_file to the same \
+                 secret on every node, or on none and name none with --cluster-secret-file"
             }
         })
     }

@@ -25,7 +25,7 @@ use store::wire::proto::ringkeep::{
 use self::cluster::{ConfigWish, PolicyWish};
 use self::regions::{OperatorWish, Wish};
 use crate::output::{EXIT_CONFIG, answer, fail};
-use crate::settings::read_cluster_secret;
+use crate::settings::secret_of_operator;
 
 /// Arguments of `ringkeep ctl`.
 #[derive(Debug, Args)]
@@ -39,9 +39,13 @@ pub(crate) struct CtlArguments {
         default_value = "127.0.0.1:20160"
     )]
     pd: Vec<String>,
-    /// File with the secret of the cluster, if its nodes have one [env: RINGKEEP_CLUSTER_SECRET_FILE]
+    /// File with the secret of the cluster, if its nodes have one [env: RINGKEEP_CLUSTER_SECRET_FILE, or RINGKEEP_CLUSTER_SECRET for the
+    /// secret itself]
     #[arg(long, global = true, value_name = "FILE")]
-    cluster_secret_file: Option<PathBuf>,
+    cluster_secret_file: Option<String>,
+    /// Configuration file (TOML) of a node, for the secret that it has or names [env: RINGKEEP_CONFIG]
+    #[arg(long = "config", global = true, value_name = "FILE")]
+    settings: Option<PathBuf>,
     #[command(subcommand)]
     what: What,
 }
@@ -111,11 +115,10 @@ pub(crate) fn run(arguments: &CtlArguments) -> ExitCode {
         Ok(members) => members,
         Err(why) => return fail(&why, 2),
     };
-    let file = arguments.cluster_secret_file.clone();
-    let file = file.or_else(|| std::env::var_os("RINGKEEP_CLUSTER_SECRET_FILE").map(PathBuf::from));
-    let secret = match file.map(|path| read_cluster_secret(&path)).transpose() {
+    let flag = arguments.cluster_secret_file.as_deref();
+    let secret = match secret_of_operator(flag, arguments.settings.as_deref()) {
         Ok(secret) => secret,
-        Err(why) => return fail(&why, EXIT_CONFIG),
+        Err(why) => return fail(&why.to_string(), EXIT_CONFIG),
     };
     let what = arguments.what.clone();
     let options = CoreOptions { io_memory_bytes: 1 << 20, ..CoreOptions::default() };

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::Duration;
 
 use bench::clock::pause;
@@ -106,6 +107,29 @@ fn nodes_and_operators_prove_the_secret_of_their_cluster() {
         let (done, text) = ctl(pd, &["stores", "--cluster-secret-file", &right]);
         assert!(done && text.lines().count() == 3, "{text}");
     }
+    // An operator on the host of a node has what the node has.
+    let set = directories[0].path().join("node.toml");
+    std::fs::write(&set, format!("cluster_secret_file = \"{right}\"\n")).expect("a file");
+    let set = set.display().to_string();
+    for (name, value) in [
+        ("RINGKEEP_CLUSTER_SECRET", &"r".repeat(32)),
+        ("RINGKEEP_CLUSTER_SECRET_FILE", &right),
+        ("RINGKEEP_CONFIG", &set),
+    ] {
+        let pd = first.pd.to_string();
+        let words = ["ctl", "--pd", &pd, "stores"];
+        let output = Command::new(binary()).args(words).env(name, value).output().expect("the binary runs");
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let (done, text) = ctl(first.pd, &["stores", "--config", &set]);
+    assert!(done, "{text}");
+    // To one that has none, a secret cannot be proved.
+    let open = node(2, &[], None).unwrap_or_else(|error| panic!("{error}"));
+    let (done, text) = ctl(open.pd, &["stores", "--cluster-secret-file", &right]);
+    assert!(
+        !done && text.contains("connects to has none") && text.contains("set cluster_secret_file"),
+        "{text}"
+    );
     let (done, text) = ctl(first.pd, &["stores", "--cluster-secret-file", "/nowhere/at/all"]);
     assert!(!done && text.contains("/nowhere/at/all"), "{text}");
     for page in ["/status", "/metrics", "/ready?verbose"] {
@@ -285,7 +309,7 @@ fn an_address_that_is_no_members_is_answered_with_the_one_to_name() {
 fn a_demo_says_how_to_ask_it_and_names_the_process_that_leads() {
     let directory = directory();
     let place = directory.path().join("demo");
-    let mut command = std::process::Command::new(binary());
+    let mut command = Command::new(binary());
     command.args(["demo", "--nodes", "2", "--node-set", "memory_bytes=512MiB", "--keep"]).arg(&place);
     let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
     let lines = BufReader::new(demo.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
@@ -410,7 +434,7 @@ fn has_ended(pid: u32) -> bool {
 
 /// Starts a demo of one node with its directory in `temporary`; returns it once it is ready.
 fn begin_demo(temporary: &std::path::Path) -> std::process::Child {
-    let mut command = std::process::Command::new(binary());
+    let mut command = Command::new(binary());
     command.args(["demo", "--nodes", "1", "--node-set", "memory_bytes=512MiB"]).env("TMPDIR", temporary);
     let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
     let mut said = BufReader::new(demo.stdout.as_mut().expect("a pipe")).lines().map_while(Result::ok);
@@ -442,7 +466,7 @@ fn what_a_killed_demo_left_goes_with_the_next_one_and_that_of_a_running_one_stay
 fn nodes_of_a_demo_end_with_it_also_when_it_is_killed() {
     let directory = directory();
     let place = directory.path().join("demo");
-    let mut command = std::process::Command::new(binary());
+    let mut command = Command::new(binary());
     command.args(["demo", "--nodes", "2", "--node-set", "memory_bytes=512MiB", "--keep"]).arg(&place);
     let mut demo = command.stdout(std::process::Stdio::piped()).spawn().expect("the binary runs");
     let said = BufReader::new(demo.stdout.take().expect("a pipe")).lines().map_while(Result::ok);

@@ -228,18 +228,27 @@ impl Config {
         ))
     }
 
-    /// Checks what no single key can: how the keys go together, on a node with `cores` cores.
+    /// Checks that each secret is said in one place.
     ///
     /// # Errors
     /// One sentence that names the keys and a remedy.
-    pub fn validate(&self, cores: usize) -> Result<(), String> {
-        self.refuse_open_doors()?;
+    pub fn refuse_two_secrets(&self) -> Result<(), String> {
         if self.requirepass.is_some() && self.requirepass_file.is_some() {
             return Err("requirepass and requirepass_file are both set: keep one".into());
         }
         if self.cluster_secret.is_some() && self.cluster_secret_file.is_some() {
             return Err("cluster_secret and cluster_secret_file are both set: keep one".into());
         }
+        Ok(())
+    }
+
+    /// Checks what no single key can: how the keys go together, on a node with `cores` cores.
+    ///
+    /// # Errors
+    /// One sentence that names the keys and a remedy.
+    pub fn validate(&self, cores: usize) -> Result<(), String> {
+        self.refuse_open_doors()?;
+        self.refuse_two_secrets()?;
         if self.listen.is_unspecified() && self.advertise.is_none() {
             return Err(format!(
                 "listen = {} is every address of the host, so no address can be announced to clients: set advertise",

@@ -157,13 +157,13 @@ impl Opened {
         let client = Rc::new(SchedulerClient::new(rt, places.clone(), plan.secret));
         let here = Rc::new(host.clone());
         let service = Port::new(plan.identity.cluster, here, places, client, health.clone());
-        let gate = plan.secret.map(|secret| MemberGate::new(rt, secret));
+        let gate = MemberGate::new(rt, plan.secret);
         let descriptors = Descriptors::without_reasons(plan.pd_connections_max);
         let options = grpc::Options {
             connections_max: usize::MAX,
             clients_max: descriptors.max() - descriptors.max() / MEMBERS_PART,
             descriptors: descriptors.clone(),
-            gate: gate.clone().map(|gate| gate as Rc<dyn Gate>),
+            gate: Some(gate.clone() as Rc<dyn Gate>),
             memory: plan.shard.memory.of_pd_port(),
             stream_window_bytes: WINDOW_BYTES,
             connection_window_bytes: WINDOW_BYTES,
@@ -201,7 +201,7 @@ impl SchedulerShard {
 /// than cores, that is not the number of the root core.
 async fn post(
     rt: Rt,
-    (server, gate, memory): (Rc<grpc::Handle>, Option<Rc<MemberGate>>, Memory),
+    (server, gate, memory): (Rc<grpc::Handle>, Rc<MemberGate>, Memory),
     (board, slot): (Board, usize),
     (descriptors, host): (Descriptors, Host),
 ) {
@@ -211,7 +211,7 @@ async fn post(
             grpc: server.stats(),
             grpc_requests: server.ended(),
             grpc_connections_max: descriptors.max() as u64,
-            unproven: gate.as_ref().map(|gate| gate.unproven()).unwrap_or_default(),
+            unproven: gate.unproven(),
             memory: memory.uses(),
             scheduler: host.control().as_ref().map(Control::numbers),
             busy: rt.cpu_clock().read().unwrap_or_default(),

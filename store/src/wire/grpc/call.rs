@@ -95,6 +95,7 @@ fn judge<S: Service>(
         return None;
     };
     if let (Some(gate), Caller::Anyone(from)) = (&state.options.gate, caller)
+        && gate.is_closed()
         && state.service.is_for_members(method)
         && !planted(Bug::CallersBelieved)
     {

@@ -38,7 +38,8 @@ pub trait Guest: Debug {
     ) -> Pin<Box<dyn Future<Output = ()>>>;
 }
 
-/// Who may call what is for members only ([`Service::is_for_members`]), where those are distinguished from clients. Members connect otherwise.
+/// Who may call what is for members only ([`Service::is_for_members`]), where those are distinguished from clients. Members connect otherwise,
+/// and hear why they are not let in also where any caller is believed.
 pub trait Gate: Debug {
     /// Whether a connection that begins with `first` is a member's; `None` while more bytes are needed to decide.
     fn is_meant(&self, first: &[u8]) -> Option<bool>;
@@ -51,6 +52,9 @@ pub trait Gate: Debug {
         from: SocketAddr,
         early: Vec<u8>,
     ) -> Pin<Box<dyn Future<Output = bool> + 'a>>;
+
+    /// Whether whoever was not let in is refused what is for members; else any caller is believed.
+    fn is_closed(&self) -> bool;
 
     /// Refuses a call of this path to a caller that was not let in.
     fn refuse(&self, path: &str, from: SocketAddr) -> Status;

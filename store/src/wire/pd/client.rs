@@ -382,8 +382,10 @@ impl SchedulerClient {
         let early = members::prove(&self.rt, &mut stream, secret).await.map_err(|error| match error {
             LinkError::Refused(why) => Elsewhere::Unproven(why),
             LinkError::Rejected(why) => Elsewhere::Unproven(why.to_string()),
+            // An older version without a secret does not say so.
             error => Elsewhere::Unreached(format!(
-                "it does not prove the cluster_secret that is set here ({error}): is none set there, or is it of an older version?"
+                "it does not prove the cluster_secret that is set here ({error}): if none is set there, set cluster_secret_file to the same \
+                 secret on every node, or on none"
             )),
         })?;
         Client::over(&self.rt, stream, early, (addr, WINDOW_BYTES)).await.map_err(Elsewhere::io)
@@ -412,7 +414,9 @@ impl SchedulerClient {
                 Some(Err(reason)) => why = reason,
                 None => {
                     let seconds = CONNECT_MAX.as_secs();
-                    why = Elsewhere::Unreached(format!("it takes no connection within {seconds} s"));
+                    why = Elsewhere::Unreached(format!(
+                        "it takes no connection, or does not answer on it, within {seconds} s"
+                    ));
                 }
             }
         }

@@ -1,15 +1,16 @@
-//! Who may call what only nodes and operators of the cluster call, on a PD port where a secret of the cluster is set.
+//! Who may call what only nodes and operators of the cluster call, on a PD port.
 //!
 //! ```text
 //! connection begins with     then                                   may call
 //! RKNODE                     both prove the secret, then HTTP/2     everything
+//! RKNODE, none is set here   it hears so                            -
 //! HTTP/2                     -                                      what clients call
 //! ```
 //! The first bytes decide, so that a node proves the secret once per connection and its calls cost nothing more. What is asked of this
 //! port and sent on to the scheduler was judged here, and comes there over a connection of this node.
 //!
-//! Invariants: whoever has not proved the secret is refused before his message is read; where none is set there is no gate, and any caller
-//! is believed, as is said in the log.
+//! Invariants: whoever has not proved the secret is refused before his message is read; where none is set any caller is believed, as is said
+//! in the log, except one that wants a secret proved.
 
 use std::fmt;
 use std::future::Future;
@@ -97,7 +98,7 @@ impl Method {
 /// The gate of a port.
 pub struct MemberGate {
     rt: Rt,
-    secret: ClusterSecret,
+    secret: Option<ClusterSecret>,
     counts: UnprovenCounts,
     notice: Notice,
 }
@@ -109,8 +110,8 @@ impl fmt::Debug for MemberGate {
 }
 
 impl MemberGate {
-    /// Lets those in who prove `secret`.
-    pub fn new(rt: &Rt, secret: ClusterSecret) -> Rc<Self> {
+    /// Lets those in who prove `secret`; where there is none, no caller needs that.
+    pub fn new(rt: &Rt, secret: Option<ClusterSecret>) -> Rc<Self> {
         Rc::new(Self { rt: rt.clone(), secret, counts: UnprovenCounts::default(), notice: Notice::default() })
     }
 
@@ -134,7 +135,8 @@ impl MemberGate {
         if kind != FrameKind::Challenge {
             return Err(LinkError::Unexpected(kind));
         }
-        let wanted = (&self.secret, PREFACE, ANY_MEMBER);
+        let Some(secret) = &self.secret else { return Err(Rejection::Unproven(Unproven::Unset).into()) };
+        let wanted = (secret, PREFACE, ANY_MEMBER);
         authenticate::demand(&self.rt, stream, &mut decoder, wanted, &payload).await?;
         // The connecting side has to hear the proof before it goes on.
         if decoder.waiting_bytes() == 0 { Ok(()) } else { Err(Rejection::NotAHello.into()) }
@@ -171,6 +173,10 @@ impl Gate for MemberGate {
             tracing::debug!(%from, %error, "a connection of a node ended before it was let in");
             false
         })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.secret.is_some()
     }
 
     fn refuse(&self, path: &str, from: SocketAddr) -> Status {
@@ -211,7 +217,7 @@ mod tests {
     fn the_first_bytes_say_who_means_to_be_let_in() {
         let world = engine::rt::sim::World::new(1, engine::rt::sim::Options::default());
         let asked = world.node(0).start(0, |rt| async move {
-            let gate = MemberGate::new(&rt, ClusterSecret::parse(&"x".repeat(32)).expect("a secret"));
+            let gate = MemberGate::new(&rt, None);
             let is_meant = |first: &[u8]| gate.is_meant(first);
             [
                 is_meant(b""),

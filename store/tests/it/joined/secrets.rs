@@ -219,7 +219,7 @@ fn without_a_secret_there_is_nothing_to_prove() {
     for purpose in PURPOSES {
         let speaker = |secret| Speaker { secret, cluster, store: from, incarnation: 1000 };
         match introduced(&world, (&members[0], to), purpose, speaker(Some(secret(SECRET)))) {
-            Err(LinkError::Refused(said)) => assert!(said.contains("none is set here"), "{said}"),
+            Err(LinkError::Refused(said)) => assert!(said.contains("it connects to has none"), "{said}"),
             other => panic!("{purpose:?}: {other:?}"),
         }
         introduced(&world, (&members[0], to), purpose, speaker(None)).expect("any caller is believed");
@@ -228,10 +228,17 @@ fn without_a_secret_there_is_nothing_to_prove() {
     let mut third = Member::new(&world, 2, 1);
     third.change = with_secret;
     let said = third.start(&world, &[members[0].pd()]).expect_err("it wants proof");
-    assert!(
-        said.contains("does not prove the cluster_secret") && said.contains("is none set there"),
-        "{said}"
-    );
+    for word in ["cannot join", "it connects to has none", "set cluster_secret_file"] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert!(!said.contains("PD port"), "it is one: {said}");
+    assert_eq!(refused(&world, &members[0], "entrance=\"pd\",reason=\"unset\""), 1.0);
+    match call_with::<()>(&world, (members[1].pd(), Some(secret(SECRET))), "/ringkeep.Scheduler/Stores", ()) {
+        Err(CallError::Refused(status)) => assert!(status.message.contains("has none"), "{status}"),
+        answered => panic!("{answered:?}"),
+    }
+    call_with::<()>(&world, (members[1].pd(), None), "/ringkeep.Scheduler/Stores", ())
+        .expect("any caller is believed");
     assert!(!third.has_identity(), "nothing was begun");
 }
 
