@@ -1,7 +1,8 @@
 //! Settings from the command line, the environment and a file, as one configuration.
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::fs::Metadata;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -122,11 +123,11 @@ impl Settings {
         let mut config = layers.build()?;
         let limits = Limits::derive(&config, machine).map_err(ConfigError::whole)?;
         config.validate(limits.cores).map_err(ConfigError::whole)?;
-        if let Some(path) = config.requirepass_file.take() {
-            config.requirepass = Some(read_password(&path).map_err(ConfigError::whole)?);
+        if let Some(path) = &config.requirepass_file {
+            config.requirepass = Some(read_password(path).map_err(ConfigError::whole)?);
         }
-        if let Some(path) = config.cluster_secret_file.take() {
-            config.cluster_secret = Some(read_cluster_secret(&path).map_err(ConfigError::whole)?);
+        if let Some(path) = &config.cluster_secret_file {
+            config.cluster_secret = Some(read_cluster_secret(path).map_err(ConfigError::whole)?);
         }
         if !config.listen.is_loopback() {
             if config.cluster_secret.is_none() {
@@ -152,9 +153,20 @@ impl Settings {
 
     /// Every setting: name, value, origin.
     pub(crate) fn list(&self) -> Vec<(String, String, String)> {
-        KEYS.iter()
-            .map(|key| (key.name.to_owned(), key.show(&self.config), self.layers.origin(key).to_string()))
-            .collect()
+        let origin = |key: &Key| match self.file_of(key.name) {
+            Some(path) => format!("{}_file = {}", key.name, path.display()),
+            None => self.layers.origin(key).to_string(),
+        };
+        KEYS.iter().map(|key| (key.name.to_owned(), key.show(&self.config), origin(key))).collect()
+    }
+
+    /// The file that the value of a setting was read from, if it is one that has a file of its own.
+    fn file_of(&self, name: &str) -> Option<&Path> {
+        match name {
+            "requirepass" => self.config.requirepass_file.as_deref(),
+            "cluster_secret" => self.config.cluster_secret_file.as_deref(),
+            _ => None,
+        }
     }
 }
 
@@ -168,8 +180,30 @@ fn of_file(named: Option<&Path>) -> Result<Layers, ConfigError> {
             ConfigError::whole(format!("{name}: {error}: name a readable file with --config"))
         })?;
         layers.add_file(&name, &text)?;
+        refuse_secrets_that_others_read(&path, &layers)?;
     }
     Ok(layers)
+}
+
+/// A file of settings with a password or a secret in it is kept as a file of their own would be.
+fn refuse_secrets_that_others_read(path: &Path, layers: &Layers) -> Result<(), ConfigError> {
+    let config = layers.build()?;
+    let secrets = [
+        ("requirepass", "password", config.requirepass.is_some()),
+        ("cluster_secret", "secret", config.cluster_secret.is_some()),
+    ];
+    for (name, what, _) in secrets.into_iter().filter(|(.., is_there)| *is_there) {
+        let origin = Key::find(name).map(|key| layers.origin(key));
+        let refused = |what: String| ConfigError { origin: origin.clone(), what };
+        let meta = std::fs::metadata(path)
+            .map_err(|error| refused(format!("{name}: {error}: name a file that stays")))?;
+        if let Some(mode) = mode_too_open(&meta) {
+            return Err(refused(format!(
+                "{name} is in a file of mode {mode:04o}, so others may know the {what}: chmod 600 it, or set {name}_file"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The variables of the environment that are text.
@@ -218,18 +252,22 @@ fn secret_in(layers: &Layers) -> Result<Option<ClusterSecret>, ConfigError> {
 /// # Errors
 /// It is no regular file, or longer than `bytes_max`.
 fn read_text(path: &Path, bytes_max: u64) -> std::io::Result<String> {
-    let refused = |why: String| std::io::Error::new(std::io::ErrorKind::InvalidInput, why);
+    let refused = |why: &str| std::io::Error::new(ErrorKind::InvalidInput, why);
     // Looked at before it is opened: opening a pipe waits for its writer.
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(refused("it is not a regular file".into()));
+    let meta = std::fs::metadata(path)?;
+    if meta.is_dir() {
+        return Err(refused("it is a directory, not a regular file"));
     }
-    let mut text = String::new();
+    if !meta.is_file() {
+        return Err(refused("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
     let mut beginning = std::fs::File::open(path)?.take(bytes_max + 1);
-    beginning.read_to_string(&mut text)?;
-    if text.len() as u64 > bytes_max {
-        return Err(refused(format!("it is longer than {bytes_max} bytes")));
+    beginning.read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(refused(&format!("it is longer than {bytes_max} bytes")));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|_| refused("it is not text in UTF-8"))
 }
 
 /// Permissions that a file with a password or a secret must not give: nothing to others, no writing to the group.
@@ -241,15 +279,23 @@ const PASSWORD_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Longer than every setting with its remarks.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
+/// The mode of a file that others may read or change, if it is such a one.
+fn mode_too_open(meta: &Metadata) -> Option<u32> {
+    let mode = meta.permissions().mode();
+    (mode & TOO_OPEN != 0).then_some(mode & 0o7777)
+}
+
 /// The text of a file that no other user may read, because `what` is in it.
 fn read_private(path: &Path, name: &str, what: &str) -> Result<String, String> {
-    let unreadable = |error: std::io::Error| format!("{name}: {error}: name a file that this user can read");
-    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode();
-    if mode & TOO_OPEN != 0 {
-        return Err(format!(
-            "{name} has mode {:04o}, so others may know the {what}: chmod 600 it",
-            mode & 0o7777
-        ));
+    let unreadable = |error: std::io::Error| match error.kind() {
+        ErrorKind::InvalidInput => {
+            format!("{name}: {error}: name the file that the {what} is written in, as text")
+        }
+        _ => format!("{name}: {error}: name a file that this user can read"),
+    };
+    let meta = std::fs::metadata(path).map_err(unreadable)?;
+    if let Some(mode) = mode_too_open(&meta).filter(|_| meta.is_file()) {
+        return Err(format!("{name} has mode {mode:04o}, so others may know the {what}: chmod 600 it"));
     }
     read_text(path, PASSWORD_FILE_BYTES_MAX).map_err(unreadable)
 }
@@ -343,6 +389,9 @@ mod tests {
         for mode in [0o600, 0o400, 0o440] {
             let settings = settings(mode, "secret\nanother line\n").expect("a good file");
             assert_eq!(settings.config.requirepass.as_deref(), Some("secret"));
+            let row =
+                settings.list().into_iter().find(|(name, ..)| name == "requirepass").expect("it is listed");
+            assert_eq!((&row.1[..], row.2), ("(set)", format!("requirepass_file = {}", path.display())));
             assert!(settings.list().iter().all(|(_, value, _)| !value.contains("secret")));
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its owner");
         }
@@ -374,8 +423,14 @@ mod tests {
             assert_eq!(settings.config.cluster_secret, Some(ClusterSecret::parse(&text).expect("a secret")));
             let shown = format!("{:?} {settings:?}", settings.list());
             assert!(!shown.contains(new) && !shown.contains(old), "{shown}");
-            let row = settings.list().into_iter().find(|(name, ..)| name == "cluster_secret");
-            assert_eq!(row.expect("it is listed").1, "(set)");
+            let row = |key: &str| {
+                let row = settings.list().into_iter().find(|(name, ..)| name == key).expect("it is listed");
+                (row.1, row.2)
+            };
+            let (file, set) = (path.display().to_string(), "flag --set cluster_secret_file".to_owned());
+            assert_eq!(row("cluster_secret"), ("(set)".to_owned(), format!("cluster_secret_file = {file}")));
+            assert_eq!(row("cluster_secret_file"), (file, set));
+            assert_eq!(row("requirepass"), (String::new(), "default".to_owned()));
         }
         for (mode, text, why) in [
             (0o644, new, "chmod 600"),
@@ -392,6 +447,67 @@ mod tests {
         assert!(!format!("{settings:?}").contains(new));
         let both = arguments(&["cluster_secret_file=/x", &inline]);
         assert!(Settings::gather(&both, MACHINE).expect_err("both").to_string().contains("keep one"));
+    }
+
+    #[test]
+    fn a_secret_in_the_file_of_settings_is_kept_as_one_in_a_file_of_its_own() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("node.toml");
+        let secret = "0123456789abcdef0123456789abcdef";
+        let gather = |mode: u32, text: &str, set: &[&str]| {
+            std::fs::write(&path, text).expect("a file");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("its owner");
+            let arguments = SettingArguments { config: Some(path.clone()), ..arguments(set) };
+            Settings::gather(&arguments, MACHINE).map_err(|said| said.to_string())
+        };
+        for (key, value, what) in
+            [("requirepass", "hunter2", "password"), ("cluster_secret", secret, "secret")]
+        {
+            let text = format!("cores = 1\n{key} = \"{value}\"\n");
+            for mode in [0o600, 0o400, 0o640] {
+                gather(mode, &text, &[]).expect("no other user reads it");
+            }
+            for mode in [0o644, 0o604, 0o660] {
+                // A flag that is stronger changes nothing about what others read.
+                let stronger = format!("{key}={}", "x".repeat(40));
+                for set in [vec![], vec![&stronger[..]]] {
+                    let said = gather(mode, &text, &set).expect_err("others read it");
+                    let mode = format!("mode {mode:04o}");
+                    for part in ["node.toml, line 2", key, &mode, what, "chmod 600", &format!("{key}_file")] {
+                        assert!(said.contains(part), "no {part:?}: {said}");
+                    }
+                    assert!(!said.contains(value), "{said}");
+                }
+            }
+            gather(0o644, &format!("cores = 1\n{key} = \"\"\n"), &[]).expect("there is none in it");
+        }
+        let said = secret_of_operator(None, Some(&path)).expect("the last one has none");
+        assert!(said.is_none());
+        gather(0o644, &format!("cluster_secret = \"{secret}\"\n"), &[]).expect_err("others read it");
+        assert!(secret_of_operator(None, Some(&path)).is_err(), "ctl looks as the server does");
+    }
+
+    #[test]
+    fn what_is_no_file_with_a_secret_is_named_as_what_it_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (text, bytes) = (directory.path().join("text"), directory.path().join("bytes"));
+        std::fs::write(&bytes, [0xff; 64]).expect("a file");
+        std::fs::set_permissions(&bytes, std::fs::Permissions::from_mode(0o600)).expect("its owner");
+        for key in ["requirepass_file", "cluster_secret_file"] {
+            for (path, why, remedy) in [
+                (directory.path(), "it is a directory", "name the file that the"),
+                (Path::new("/dev/null"), "it is not a regular file", "name the file that the"),
+                (&bytes, "it is not text in UTF-8", "name the file that the"),
+                (&text, "No such file", "name a file that this user can read"),
+            ] {
+                let said = Settings::gather(&arguments(&[&format!("{key}={}", path.display())]), MACHINE)
+                    .expect_err("it is none")
+                    .to_string();
+                let parts = [key, path.to_str().expect("text"), why, remedy];
+                parts.iter().for_each(|part| assert!(said.contains(part), "no {part:?}: {said}"));
+                assert!(!said.contains("chmod"), "{said}");
+            }
+        }
     }
 
     #[test]
