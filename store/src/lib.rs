@@ -4,6 +4,7 @@ pub mod config;
 pub mod control;
 pub mod descriptors;
 pub mod gateway;
+pub mod keyspace;
 pub mod memory;
 pub mod metrics;
 pub mod node;

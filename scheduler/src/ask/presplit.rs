@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::balance::{Round, may_touch};
+use crate::balance::Round;
 use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
 use crate::id::RegionId;
@@ -25,7 +25,7 @@ pub fn propose(view: &View<'_>, keys: &[Key]) -> Round {
     for (info, mut keys) in by_region.into_values() {
         keys.sort_unstable();
         keys.dedup();
-        match may_touch(view, info, None) {
+        match may_split(view, info) {
             Ok(()) => {
                 let intent = Intent::Split { keys };
                 round.proposals.push(Proposal::new(info, Policy::PreSplit, Cause::Asked, intent));
@@ -34,4 +34,17 @@ pub fn propose(view: &View<'_>, keys: &[Key]) -> Round {
         }
     }
     round
+}
+
+/// Whether a region may be split now. A split moves nothing, so replicas that are missing or lag are no reason against one that is asked for.
+fn may_split(view: &View<'_>, info: &RegionInfo) -> Result<(), Reason> {
+    if view.operators.get(info.id()).is_some() {
+        Err(Reason::Occupied)
+    } else if info.leader.is_none() {
+        Err(Reason::NoLeader)
+    } else if info.region.is_joint() {
+        Err(Reason::InJoint)
+    } else {
+        Ok(())
+    }
 }

@@ -288,3 +288,15 @@ fn presplit_passes_over_keys_at_which_a_region_begins() {
     assert_eq!(round.proposals.len(), 1);
     assert_eq!(round.proposals[0].intent, Intent::Split { keys: vec![inside] });
 }
+
+/// A new cluster that is to have three replicas has one of each region until nodes join, and clients cut it meanwhile.
+#[test]
+fn presplit_does_not_wait_for_replicas() {
+    let mut mock = mock(&[(1, 1)]);
+    mock.leader_region(5, &[1]);
+    let begin = mock.cluster.region(RegionId(5)).expect("known").region.range.start().clone();
+    let inside = Key::from([begin.as_bytes(), b"x"].concat());
+    let influence = mock.influence();
+    let round = scheduler::ask::presplit::propose(&mock.view(&influence), &[inside]);
+    assert_eq!((round.proposals.len(), round.refusal), (1, None));
+}

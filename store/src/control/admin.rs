@@ -12,6 +12,7 @@ use scheduler::{Config, KeyRange, Lifecycle, Policy, Proposal, RegionId, Setting
 use super::denied::Denied;
 use super::orders::UNSERVED;
 use super::{Control, time};
+use crate::keyspace;
 
 /// An operator that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,11 @@ impl Control {
             && !keys.iter().all(|key| range.contains(key.as_bytes()) && range.start() != key)
         {
             return Err(NotAsked::KeyOutside(region, range.clone()));
+        }
+        if let Intent::Split { keys } = intent
+            && let Some(key) = keys.iter().find(|key| !keyspace::may_cut(key.as_bytes()))
+        {
+            return Err(NotAsked::Denied(Denied::InKeyspace(key.clone())));
         }
         let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, intent.clone());
         // Its first step goes out with the answer to the region's next report.

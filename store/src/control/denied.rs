@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use scheduler::{Policy, SettingError, StateRefusal, StoreId};
+use scheduler::{Key, Policy, SettingError, StateRefusal, StoreId};
 
 use super::members::NotAdmitted;
+use crate::keyspace;
 use crate::refusal::Refusal;
 use crate::region::system::SystemRefusal;
 
@@ -32,6 +33,8 @@ pub enum Denied {
     Unserved(Policy),
     /// A store may not join as it describes itself.
     NotAdmitted(NotAdmitted),
+    /// A region would begin at a key of the keyspace that its clients cannot decode.
+    InKeyspace(Key),
     /// A safe point above every timestamp that was handed out would let versions be collected that are yet to be written.
     AheadOfPresent {
         /// The safe point asked for.
@@ -115,6 +118,12 @@ impl fmt::Display for Denied {
                 )
             }
             Self::NotAdmitted(why) => write!(f, "{why}"),
+            Self::InKeyspace(key) => write!(
+                f,
+                "the key \"{}\" lies among those of the keyspace {}, and is none: name one in the memory-comparable encoding of API V2",
+                key.as_bytes().escape_ascii(),
+                keyspace::DEFAULT
+            ),
             Self::AheadOfPresent { asked, present } => {
                 write!(f, "safe point {asked} lies above the present, {present}; choose one below it")
             }

@@ -24,6 +24,7 @@
 //! | `reports` | what comes in, and what is answered |
 //! | `locate` | where regions are, for cores that have no replica of them |
 //! | `members` | stores of other nodes that join or moved |
+//! | `cuts` | regions that are cut at keys which clients name |
 //! | `scattered` | groups of regions that clients want spread |
 //! | `admin` | what operators ask for |
 //! | `seen` | what operators are shown: stores, and what is being done |
@@ -37,6 +38,7 @@
 //! Not done here, on purpose: any decision (crate `scheduler`), and carrying steps out, which the stores of the leaders do.
 
 mod admin;
+mod cuts;
 mod denied;
 mod grants;
 mod image;
@@ -70,6 +72,7 @@ use scheduler::{
 };
 
 pub use self::admin::{Asked, NotAsked};
+pub use self::cuts::Cuts;
 pub use self::denied::Denied;
 use self::link::StateLink;
 pub use self::link::{Ask, News, Office, link, news};

@@ -11,6 +11,7 @@
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId};
 
 use super::identity::Identity;
+use crate::keyspace;
 
 /// Regions per store on a fresh node, the sentinel aside.
 const REGIONS_PER_STORE: usize = 4;
@@ -51,23 +52,11 @@ fn boundaries(stores: usize) -> Vec<Vec<u8>> {
             // Two bytes of resolution, so that a node with many stores still gets distinct boundaries.
             let width = (LAST_BYTE - FIRST_BYTE) << 8;
             let point = (FIRST_BYTE << 8) + width * place / wanted;
-            memory_comparable(&[(point >> 8) as u8, (point & 0xff) as u8])
+            keyspace::encode(&[(point >> 8) as u8, (point & 0xff) as u8])
         })
         .collect();
-    bounds.push(memory_comparable(&[0xff; 16]));
+    bounds.push(keyspace::encode(&[0xff; 16]));
     bounds
-}
-
-/// Groups of eight bytes, zero-padded, each followed by 0xff less the padding.
-fn memory_comparable(key: &[u8]) -> Vec<u8> {
-    let mut encoded = Vec::with_capacity(key.len() / 8 * 9 + 9);
-    for group in 0..=key.len() / 8 {
-        let bytes = &key[group * 8..key.len().min(group * 8 + 8)];
-        encoded.extend_from_slice(bytes);
-        encoded.extend(std::iter::repeat_n(0, 8 - bytes.len()));
-        encoded.push(0xff - (8 - bytes.len()) as u8);
-    }
-    encoded
 }
 
 #[cfg(test)]
@@ -102,13 +91,5 @@ mod tests {
         ids.dedup();
         assert_eq!(ids.len(), count);
         assert_eq!(ids.last(), Some(&first_free_id(&identity)));
-    }
-
-    #[test]
-    fn the_encoding_is_the_published_one() {
-        assert_eq!(memory_comparable(b""), [0, 0, 0, 0, 0, 0, 0, 0, 0xf7]);
-        assert_eq!(memory_comparable(b"ab"), [b'a', b'b', 0, 0, 0, 0, 0, 0, 0xf9]);
-        let eight: Vec<u8> = b"abcdefgh\xff".iter().copied().chain([0; 8]).chain([0xf7]).collect();
-        assert_eq!(memory_comparable(b"abcdefgh"), eight);
     }
 }

@@ -18,6 +18,7 @@ use scheduler::{Command, Epoch, Key, KeyRange, NewRegion, RegionId};
 use super::halves::Begun;
 use super::members::Entry;
 use super::{Due, Inner, Queued, Shard, State};
+use crate::keyspace;
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::message::{PeerMessage, Verdict};
@@ -94,6 +95,8 @@ impl Shard {
     ) -> bool {
         let (store, region_id) = (self.inner.store.0, region.0);
         let key = match self.split_key(&range).await {
+            // In the keyspace someone else has written what its clients could not decode.
+            Ok(Some(key)) if !keyspace::may_cut(key.as_bytes()) => return false,
             Ok(Some(key)) => key,
             Ok(None) => {
                 tracing::info!(store, region = region_id, "a region has too little data to be split");

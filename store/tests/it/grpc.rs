@@ -248,7 +248,7 @@ fn what_is_not_served_is_refused_by_name() {
         assert!(error.contains("time to live (7 s)"), "{error}");
         let context = Some(Context { api_version: 2, ..Context::default() });
         let error = refused(RawPutRequest { context, ..put("k", "v") }).await;
-        assert!(error.contains("API version V2"), "{error}");
+        assert!(error.contains("API version V2") && error.contains("keyspace DEFAULT"), "{error}");
 
         let scan = RawScanRequest { cf: "lock".to_owned(), limit: 1, ..RawScanRequest::default() };
         let status = client.unary::<RawScanResponse>("/tikvpb.Tikv/RawScan", &scan).await.unwrap_err();

@@ -9,8 +9,7 @@ use tikv_client::{Config, RawClient};
 use crate::grpc::{on_core, serve_pd, serve_tikv};
 
 /// What every raw client does, against any node whose PD port is given. Uses keys that begin with `conformance/`.
-pub(crate) async fn raw_client_is_served(pd: String) {
-    let config = Config::default();
+pub(crate) async fn raw_client_is_served(pd: String, config: Config) {
     let client = RawClient::new_with_config(vec![pd], config).await.unwrap();
     let key = |name: &str| format!("conformance/{name}").into_bytes();
     client.delete_range(key("")..key("~")).await.unwrap();
@@ -53,7 +52,7 @@ pub(crate) async fn raw_client_is_served(pd: String) {
     assert_eq!(swap(Some("1"), "2").await.unwrap(), (Some(b"1".to_vec()), true));
 
     let refused = atomic.put(vec![b'k'; 8193], Vec::new()).await.unwrap_err().to_string();
-    assert!(refused.contains("8193"), "the client shows our sentence: {refused}");
+    assert!(refused.contains("over the bound of 8192"), "the client shows our sentence: {refused}");
 
     // Many calls at once on the one connection that this client has.
     let calls = (0..2000).map(|n| atomic.get(numbered(250 + n % 50)));
@@ -79,7 +78,7 @@ fn the_raw_client_of_tikv_is_served() {
     });
     let pd = addresses.recv().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(raw_client_is_served(pd.to_string()));
+    runtime.block_on(raw_client_is_served(pd.to_string(), Config::default()));
     drop(runtime);
     drop(stop);
     server.join().unwrap();

@@ -27,6 +27,7 @@ mod grpc_reflection;
 mod health;
 mod join;
 mod joined;
+mod keyspaces;
 mod load;
 mod logged;
 mod memory;

@@ -15,7 +15,7 @@ use store::node::identity::Identity;
 use store::node::start::{self, Core, Until};
 use store::node::{CoreWork, Node, Setup};
 
-const DRAIN: Duration = Duration::from_secs(30);
+pub(crate) const DRAIN: Duration = Duration::from_secs(30);
 
 pub(crate) use bench::sim::nodes::plan;
 
@@ -73,7 +73,7 @@ where
     result
 }
 
-fn setup(dir: &Path, cores: usize, work: Option<CoreWork>) -> Setup {
+pub(crate) fn setup(dir: &Path, cores: usize, work: Option<CoreWork>) -> Setup {
     let config =
         Config { data_dir: dir.to_owned(), base_port: 0, resp_port: 0, status_port: 0, ..Config::default() };
     let machine = Machine { cores, memory_bytes: 2 << 30, open_files: 4096 };

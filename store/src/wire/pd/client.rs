@@ -35,10 +35,12 @@ pub(super) const HOSTED: &str = "/ringkeep.Scheduler/Hosted";
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How long an answer may take. A host whose machine is gone says nothing at all, and another one leads soon.
 const ANSWER_MAX: Duration = Duration::from_millis(1500);
-/// How long one may take for which a store is dialled back.
-const DIALLED_MAX: Duration = Duration::from_secs(10);
+/// How long one may take for which a store is dialled back, or a region is cut.
+const WAITED_MAX: Duration = Duration::from_secs(10);
 /// The call that waits for a store.
 const PUT_STORE: &str = "/pdpb.PD/PutStore";
+/// Calls that are answered once something is done which takes a while.
+const WAITED_FOR: [&str; 2] = [PUT_STORE, "/keyspacepb.Keyspace/LoadKeyspace"];
 /// Places that are remembered.
 const PLACES_MAX: usize = 64;
 /// What stands before a message of a call: whether it is compressed, and its length.
@@ -212,7 +214,7 @@ impl SchedulerClient {
         };
         let client = Self::by_way_of(rt, members.iter().copied(), secret);
         let (answer, by) = client
-            .call_any::<ringkeep::JoinResponse>("/ringkeep.Scheduler/Join", &request, DIALLED_MAX)
+            .call_any::<ringkeep::JoinResponse>("/ringkeep.Scheduler/Join", &request, WAITED_MAX)
             .await?;
         let ringkeep::JoinResponse { cluster_id, node, first_store, schedulers } = answer;
         let mut schedulers: Vec<SocketAddr> =
@@ -314,7 +316,7 @@ impl SchedulerClient {
         request: &impl prost::Message,
     ) -> Result<A, CallError> {
         if self.any_member {
-            return self.call_any(path, request, DIALLED_MAX).await.map(|(answer, _)| answer);
+            return self.call_any(path, request, WAITED_MAX).await.map(|(answer, _)| answer);
         }
         let framed = self.send(path, request.encode_to_vec().into()).await?;
         let garbled = |what: String| CallError::Refused(Status::new(Code::Internal, what));
@@ -324,7 +326,7 @@ impl SchedulerClient {
     }
 
     async fn send(&self, path: &str, message: Bytes) -> Result<Bytes, CallError> {
-        let most = if path == PUT_STORE { DIALLED_MAX } else { ANSWER_MAX };
+        let most = if WAITED_FOR.contains(&path) { WAITED_MAX } else { ANSWER_MAX };
         let request = ringkeep::ForwardRequest { path: path.to_owned(), message };
         let (answer, _) = self.call_any::<ringkeep::ForwardResponse>(FORWARD, &request, most).await?;
         Ok(answer.message)

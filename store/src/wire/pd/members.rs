@@ -85,6 +85,7 @@ impl Method {
             | Method::GetGcSafePoint
             | Method::UpdateGcSafePoint
             | Method::UpdateServiceGcSafePoint
+            | Method::LoadKeyspace
             | Method::HealthCheck
             | Method::HealthWatch
             | Method::Reflection

@@ -1,13 +1,14 @@
 //! The PD service: what clients ask to find regions and stores, and the timestamps.
 //!
 //! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `locate` what
-//! they ask about regions, `admin` what operators ask for, `splits` what those ask who cut regions and spread them, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, [`port`]
+//! they ask about regions, `admin` what operators ask for, `splits` what those ask who cut regions and spread them, `keyspaces` the one there
+//! is, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, [`port`]
 //! the port of every node, wherever the scheduler is, and [`members`] says which calls need the secret of the cluster, and lets in who has it.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
 //! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Control`](crate::control) knows.
 //!
-//! Not done here, on purpose: keyspaces, global configuration, the resource manager; they are answered as
+//! Not done here, on purpose: more than one keyspace, global configuration, the resource manager; what asks for those is answered as
 //! unimplemented, which clients take for "an older server".
 
 mod admin;
@@ -17,6 +18,7 @@ pub mod client;
 mod etcd;
 mod forward;
 mod join;
+mod keyspaces;
 mod locate;
 pub mod members;
 mod nodes;
@@ -40,8 +42,14 @@ use crate::control::{Control, Denied};
 
 const SERVICE: &str = "pdpb.PD";
 /// What reflection lists: the service, and what clients ask of the store below it.
-const SERVICES: [&str; 5] =
-    [SERVICE, "etcdserverpb.Cluster", "etcdserverpb.KV", "meta_storagepb.MetaStorage", "ringkeep.Scheduler"];
+const SERVICES: [&str; 6] = [
+    SERVICE,
+    "etcdserverpb.Cluster",
+    "etcdserverpb.KV",
+    "keyspacepb.Keyspace",
+    "meta_storagepb.MetaStorage",
+    "ringkeep.Scheduler",
+];
 
 /// The service, on the scheduler shard's core.
 #[derive(Clone, Debug)]
@@ -82,6 +90,7 @@ pub enum Method {
     GetGcSafePoint,
     UpdateGcSafePoint,
     UpdateServiceGcSafePoint,
+    LoadKeyspace,
     HealthCheck,
     HealthWatch,
     Reflection,
@@ -146,7 +155,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, CallShape); 48] = [
+const METHODS: [(&str, Method, CallShape); 49] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, CallShape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, CallShape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, CallShape::Unary),
@@ -173,6 +182,7 @@ const METHODS: [(&str, Method, CallShape); 48] = [
     ("/pdpb.PD/GetGCSafePoint", Method::GetGcSafePoint, CallShape::Unary),
     ("/pdpb.PD/UpdateGCSafePoint", Method::UpdateGcSafePoint, CallShape::Unary),
     ("/pdpb.PD/UpdateServiceGCSafePoint", Method::UpdateServiceGcSafePoint, CallShape::Unary),
+    ("/keyspacepb.Keyspace/LoadKeyspace", Method::LoadKeyspace, CallShape::Unary),
     (health::CHECK, Method::HealthCheck, CallShape::Unary),
     (health::WATCH, Method::HealthWatch, CallShape::Bidi),
     (reflection::V1, Method::Reflection, CallShape::Bidi),
@@ -223,6 +233,7 @@ impl Method {
             | Method::GetGcSafePoint
             | Method::UpdateGcSafePoint
             | Method::UpdateServiceGcSafePoint
+            | Method::LoadKeyspace
             | Method::HealthCheck
             | Method::HealthWatch
             | Method::MetaStorageGet
@@ -304,6 +315,7 @@ impl Service for Pd {
             Method::UpdateServiceGcSafePoint => {
                 grpc::answer(&self.update_service_gc_safe_point(decode(message)?).await?)
             }
+            Method::LoadKeyspace => grpc::answer(&self.load_keyspace(decode(message)?).await?),
             Method::HealthCheck => grpc::answer(&self.health.check(&decode(message)?, &[SERVICE])),
             Method::MetaStorageGet => grpc::answer(&self.meta_storage_get()),
             Method::MemberList => grpc::answer(&self.member_list()),
@@ -367,6 +379,7 @@ impl Service for Pd {
             | Method::GetGcSafePoint
             | Method::UpdateGcSafePoint
             | Method::UpdateServiceGcSafePoint
+            | Method::LoadKeyspace
             | Method::HealthCheck
             | Method::MetaStorageGet
             | Method::MemberList
@@ -418,7 +431,9 @@ fn decode<Q: Message + Name + Default>(message: Bytes) -> Result<Q, Status> {
 fn denied(denied: Denied) -> Status {
     let code = match denied {
         Denied::Unavailable(_) => Code::Unavailable,
-        Denied::BadCount { .. } | Denied::Setting(_) | Denied::UnknownPolicy(_) => Code::InvalidArgument,
+        Denied::BadCount { .. } | Denied::Setting(_) | Denied::UnknownPolicy(_) | Denied::InKeyspace(_) => {
+            Code::InvalidArgument
+        }
         Denied::Refused(_) | Denied::KeepsState(_) | Denied::Unserved(_) | Denied::NotAdmitted(_) => {
             Code::FailedPrecondition
         }

@@ -25,6 +25,7 @@ package!(/** Why a store refuses a request. */ errorpb, "errorpb");
 package!(/** Requests to a store. */ kvrpcpb, "kvrpcpb");
 package!(/** The coprocessor, known and not served. */ coprocessor, "coprocessor");
 package!(/** The placement service. */ pdpb, "pdpb");
+package!(/** Keyspaces. */ keyspacepb, "keyspacepb");
 package!(/** What nodes and operators say to the scheduler. */ ringkeep, "ringkeep");
 package!(/** What clients ask of the store below a placement server. */ etcdserverpb, "etcdserverpb");
 package!(/** The same, by another name. */ meta_storagepb, "meta_storagepb");

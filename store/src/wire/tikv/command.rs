@@ -6,6 +6,7 @@ use bytes::Bytes;
 use engine::rt::Mono;
 
 use super::failure::Failure;
+use super::keys::Keys;
 use super::size::Size;
 use super::{Core, check, refusal};
 use crate::memory::charged_pair_bytes;
@@ -49,9 +50,8 @@ impl<'a> Session<'a> {
     }
 
     pub(super) async fn get(&self, request: RawGetRequest) -> Result<RawGetResponse, Failure> {
-        check::common(request.context.as_ref(), &request.cf)?;
-        check::key(&request.key)?;
-        let found = self.value(request.context.as_ref(), &request.key).await?;
+        let key = check::common(request.context.as_ref(), &request.cf)?.stored(request.key)?;
+        let found = self.value(request.context.as_ref(), &key).await?;
         let not_found = found.is_none();
         Ok(RawGetResponse { value: found.unwrap_or_default(), not_found, ..Default::default() })
     }
@@ -60,9 +60,8 @@ impl<'a> Session<'a> {
         &self,
         request: RawGetKeyTtlRequest,
     ) -> Result<RawGetKeyTtlResponse, Failure> {
-        check::common(request.context.as_ref(), &request.cf)?;
-        check::key(&request.key)?;
-        let not_found = self.value(request.context.as_ref(), &request.key).await?.is_none();
+        let key = check::common(request.context.as_ref(), &request.cf)?.stored(request.key)?;
+        let not_found = self.value(request.context.as_ref(), &key).await?.is_none();
         Ok(RawGetKeyTtlResponse { not_found, ..Default::default() })
     }
 
@@ -70,25 +69,25 @@ impl<'a> Session<'a> {
         &self,
         request: RawBatchGetRequest,
     ) -> Result<RawBatchGetResponse, Failure> {
-        check::common(request.context.as_ref(), &request.cf)?;
-        request.keys.iter().try_for_each(check::key)?;
-        let op = || Op::BatchGet { keys: request.keys.clone(), at_once: false };
+        let keys = check::common(request.context.as_ref(), &request.cf)?;
+        let wanted = keys.all_stored(request.keys)?;
+        let op = || Op::BatchGet { keys: wanted.clone(), at_once: false };
         let values = match self.submit(request.context.as_ref(), op).await? {
             Out::Values(values) => values,
             other => return Err(unexpected(&other)),
         };
-        let found = request.keys.iter().zip(values);
-        let pairs: Vec<KvPair> = found.filter_map(|(key, value)| Some(pair(key.clone(), value?))).collect();
+        let found = wanted.into_iter().zip(values);
+        let pairs: Vec<KvPair> =
+            found.filter_map(|(key, value)| Some(pair(keys.sent(key), value?))).collect();
         Size::default().add(&pairs)?;
         Ok(RawBatchGetResponse { pairs, ..Default::default() })
     }
 
     pub(super) async fn put(&self, request: RawPutRequest) -> Result<RawPutResponse, Failure> {
-        check::common(request.context.as_ref(), &request.cf)?;
-        check::key(&request.key)?;
+        let key = check::common(request.context.as_ref(), &request.cf)?.stored(request.key)?;
         check::value(&request.value)?;
         check::no_ttl(request.ttl)?;
-        let op = || Op::Put { key: request.key.clone(), value: request.value.clone() };
+        let op = || Op::Put { key: key.clone(), value: request.value.clone() };
         self.submit(request.context.as_ref(), op).await?;
         Ok(RawPutResponse::default())
     }
@@ -97,25 +96,25 @@ impl<'a> Session<'a> {
         &self,
         request: RawBatchPutRequest,
     ) -> Result<RawBatchPutResponse, Failure> {
-        check::common(request.context.as_ref(), &request.cf)?;
-        check::pairs(&request.pairs)?;
+        let keys = check::common(request.context.as_ref(), &request.cf)?;
         check::no_ttl(request.ttl)?;
         request.ttls.iter().copied().try_for_each(check::no_ttl)?;
         if !matches!(request.ttls.len(), 0 | 1) && request.ttls.len() != request.pairs.len() {
             return Err(Failure::Text("ttls must be empty, one, or one per pair".to_owned()));
         }
-        let op = || {
-            let pairs = request.pairs.iter().map(|pair| (pair.key.clone(), pair.value.clone()));
-            Op::BatchPut { pairs: pairs.collect() }
+        let stored = |KvPair { error: _, key, value, commit_ts: _ }: KvPair| -> Result<_, check::Refused> {
+            check::value(&value)?;
+            Ok((keys.stored(key)?, value))
         };
+        let pairs: Vec<(Bytes, Bytes)> = request.pairs.into_iter().map(stored).collect::<Result<_, _>>()?;
+        let op = || Op::BatchPut { pairs: pairs.clone() };
         self.submit(request.context.as_ref(), op).await?;
         Ok(RawBatchPutResponse::default())
     }
 
     pub(super) async fn delete(&self, request: RawDeleteRequest) -> Result<RawDeleteResponse, Failure> {
-        check::common(request.context.as_ref(), &request.cf)?;
-        check::key(&request.key)?;
-        let op = || Op::Delete { key: request.key.clone(), count: false };
+        let key = check::common(request.context.as_ref(), &request.cf)?.stored(request.key)?;
+        let op = || Op::Delete { key: key.clone(), count: false };
         self.submit(request.context.as_ref(), op).await?;
         Ok(RawDeleteResponse::default())
     }
@@ -124,9 +123,8 @@ impl<'a> Session<'a> {
         &self,
         request: RawBatchDeleteRequest,
     ) -> Result<RawBatchDeleteResponse, Failure> {
-        check::common(request.context.as_ref(), &request.cf)?;
-        request.keys.iter().try_for_each(check::key)?;
-        let op = || Op::BatchDelete { keys: request.keys.clone() };
+        let keys = check::common(request.context.as_ref(), &request.cf)?.all_stored(request.keys)?;
+        let op = || Op::BatchDelete { keys: keys.clone() };
         self.submit(request.context.as_ref(), op).await?;
         Ok(RawBatchDeleteResponse::default())
     }
@@ -135,17 +133,16 @@ impl<'a> Session<'a> {
         &self,
         request: RawDeleteRangeRequest,
     ) -> Result<RawDeleteRangeResponse, Failure> {
-        check::common(request.context.as_ref(), &request.cf)?;
-        check::key(&request.start_key)?;
-        check::key(&request.end_key)?;
-        let op = || Op::DeleteRange { start: request.start_key.clone(), end: request.end_key.clone() };
+        let keys = check::common(request.context.as_ref(), &request.cf)?;
+        let (start, end) = (keys.stored(request.start_key)?, keys.stored_end(request.end_key)?);
+        let op = || Op::DeleteRange { start: start.clone(), end: end.clone() };
         self.submit(request.context.as_ref(), op).await?;
         Ok(RawDeleteRangeResponse::default())
     }
 
     pub(super) async fn scan(&self, request: RawScanRequest) -> Result<RawScanResponse, Failure> {
         let context = request.context.as_ref();
-        check::common(context, &request.cf)?;
+        let keys = check::common(context, &request.cf)?;
         let range = KeyRange { start_key: request.start_key, end_key: request.end_key };
         let scan = Scan {
             limit: request.limit as usize,
@@ -153,7 +150,7 @@ impl<'a> Session<'a> {
             reverse: request.reverse,
             ..Scan::default()
         };
-        let kvs = self.range(context, range, scan).await?;
+        let kvs = self.range(context, keys, range, scan).await?;
         Size::default().add(&kvs)?;
         Ok(RawScanResponse { kvs, ..Default::default() })
     }
@@ -163,7 +160,7 @@ impl<'a> Session<'a> {
         request: RawBatchScanRequest,
     ) -> Result<RawBatchScanResponse, Failure> {
         let context = request.context.as_ref();
-        check::common(context, &request.cf)?;
+        let keys = check::common(context, &request.cf)?;
         let (mut kvs, mut size) = (Vec::<KvPair>::new(), Size::default());
         let mut held = 0;
         let budget = self.core.rt.budget();
@@ -175,7 +172,7 @@ impl<'a> Session<'a> {
                 held_bytes: held,
                 ..Scan::default()
             };
-            let found = self.range(context, range, scan).await?;
+            let found = self.range(context, keys, range, scan).await?;
             size.add(&found)?;
             held += found.iter().map(|pair| charged_pair_bytes(&pair.key, &pair.value)).sum::<usize>();
             kvs.extend(found);
@@ -185,8 +182,7 @@ impl<'a> Session<'a> {
     }
 
     pub(super) async fn compare_and_swap(&self, request: RawCasRequest) -> Result<RawCasResponse, Failure> {
-        check::common(request.context.as_ref(), &request.cf)?;
-        check::key(&request.key)?;
+        let key = check::common(request.context.as_ref(), &request.cf)?.stored(request.key)?;
         check::value(&request.value)?;
         check::no_ttl(request.ttl)?;
         if request.delete {
@@ -196,7 +192,7 @@ impl<'a> Session<'a> {
         let op = || {
             let expected = (!request.previous_not_exist).then(|| request.previous_value.clone());
             let change = Change::SetIf { value: request.value.clone(), when: When::Equals(expected) };
-            Op::Modify { key: request.key.clone(), change }
+            Op::Modify { key: key.clone(), change }
         };
         match self.submit(request.context.as_ref(), op).await? {
             Out::Swapped { swapped, previous } => Ok(RawCasResponse {
@@ -226,16 +222,15 @@ impl<'a> Session<'a> {
     async fn range(
         &self,
         context: Option<&Context>,
+        keys: Keys,
         range: KeyRange,
         scan: Scan,
     ) -> Result<Vec<KvPair>, Failure> {
-        check::key(&range.start_key)?;
-        check::key(&range.end_key)?;
         let (start, end) =
             if scan.reverse { (range.end_key, range.start_key) } else { (range.start_key, range.end_key) };
-        let whole = Scan { start, end, ..scan };
+        let whole = Scan { start: keys.stored(start)?, end: keys.stored_end(end)?, ..scan };
         match self.submit(context, || Op::Scan(whole.clone())).await? {
-            Out::Pairs(pairs) => Ok(pairs.into_iter().map(|(key, value)| pair(key, value)).collect()),
+            Out::Pairs(pairs) => Ok(pairs.into_iter().map(|(key, value)| pair(keys.sent(key), value)).collect()),
             other => Err(unexpected(&other)),
         }
     }
@@ -263,6 +258,12 @@ impl<'a> Session<'a> {
 
     fn failure(&self, context: Option<&Context>, refused: Refusal) -> Failure {
         let region_id = context.map_or(0, |context| context.region_id);
+        let refused = match (refused, Keys::of(context)) {
+            (Refusal::KeyNotInRegion { key, region }, Ok(keys)) => {
+                Refusal::KeyNotInRegion { key: keys.sent(key), region }
+            }
+            (refused, _) => refused,
+        };
         refusal::failure(refused, region_id, self.core.store_id)
     }
 }

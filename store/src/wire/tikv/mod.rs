@@ -1,15 +1,15 @@
 //! The raw key-value service of TiKV, level L1, on a store's own port: what unmodified clients call.
 //!
-//! * [`command`] carries one request out: check, route, submit, answer. [`check`] and [`size`] hold the bounds, [`failure`] says
-//!   how each response reports that there is no result, [`refusal`] has the region errors.
+//! * [`command`] carries one request out: check, route, submit, answer. [`check`] and [`size`] hold the bounds, [`keys`] says how keys are
+//!   stored, [`failure`] how each response reports that there is no result, [`refusal`] has the region errors.
 //! * `batch` serves the stream in which Go clients send everything; `envelope` takes its messages apart, `execute` hands each
 //!   command to its method, `unserved` refuses what is known and not served.
 //!
 //! What holds: an answer is one of the protocol's own shapes, never a guess; what is not served is refused by name; a caller that
 //! cannot handle "busy" is made to wait instead (unary calls), one that can is answered so (batched commands).
 //!
-//! Not done here, on purpose: transactions (`Kv*`, answered as unimplemented, or in a batch with an error of their own), TTL, API version 2, column families other than
-//! `default`: each is refused with a sentence that says so.
+//! Not done here, on purpose: transactions (`Kv*`, answered as unimplemented, or in a batch with an error of their own), TTL, keyspaces other than `DEFAULT`, column families
+//! other than `default`: each is refused with a sentence that says so.
 
 mod batch;
 mod check;
@@ -17,6 +17,7 @@ mod command;
 mod envelope;
 mod execute;
 mod failure;
+mod keys;
 mod refusal;
 mod size;
 mod unserved;
