@@ -211,6 +211,12 @@ impl Control {
         }
     }
 
+    /// The safe points of all services, and the present by which they expire, milliseconds since the Unix epoch.
+    pub fn service_safe_points(&self) -> (Vec<ServiceSafePoint>, u64) {
+        let known = self.0.state.known(|image| image.services.list().collect());
+        (known.unwrap_or_default(), wall_ms(&self.0.rt))
+    }
+
     /// Versions below this timestamp may be collected; 0 if nothing is known.
     pub fn gc_safe_point(&self) -> u64 {
         self.0.state.known(|image| image.gc_safe_point).unwrap_or(0)

@@ -154,39 +154,6 @@ impl Pd {
         Status::new(Code::PermissionDenied, message)
     }
 
-    pub(super) fn get_gc_safe_point(
-        &self,
-        request: pdpb::GetGcSafePointRequest,
-    ) -> Result<pdpb::GetGcSafePointResponse, Status> {
-        self.check_cluster(request.header.as_ref())?;
-        Ok(pdpb::GetGcSafePointResponse { header: self.header(), safe_point: self.control.gc_safe_point() })
-    }
-
-    pub(super) async fn update_gc_safe_point(
-        &self,
-        request: pdpb::UpdateGcSafePointRequest,
-    ) -> Result<pdpb::UpdateGcSafePointResponse, Status> {
-        self.check_cluster(request.header.as_ref())?;
-        let new_safe_point = self.control.raise_gc_safe_point(request.safe_point).await.map_err(denied)?;
-        Ok(pdpb::UpdateGcSafePointResponse { header: self.header(), new_safe_point })
-    }
-
-    pub(super) async fn update_service_gc_safe_point(
-        &self,
-        request: pdpb::UpdateServiceGcSafePointRequest,
-    ) -> Result<pdpb::UpdateServiceGcSafePointResponse, Status> {
-        self.check_cluster(request.header.as_ref())?;
-        let pdpb::UpdateServiceGcSafePointRequest { header: _, service_id, ttl, safe_point } = request;
-        let set = self.control.set_service_safe_point(service_id.to_vec(), safe_point, ttl).await;
-        let (least, ttl) = set.map_err(denied)?;
-        Ok(pdpb::UpdateServiceGcSafePointResponse {
-            header: self.header(),
-            service_id: least.service.into(),
-            ttl,
-            min_safe_point: least.timestamp,
-        })
-    }
-
     fn store(&self, known: &Store) -> metapb::Store {
         let Store { descriptor, report, last_heard: _, restarts: _ } = known;
         let label =

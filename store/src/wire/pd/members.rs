@@ -85,6 +85,7 @@ impl Method {
             | Method::GetGcSafePoint
             | Method::UpdateGcSafePoint
             | Method::UpdateServiceGcSafePoint
+            | Method::GetGcState
             | Method::LoadKeyspace
             | Method::HealthCheck
             | Method::HealthWatch

@@ -1,8 +1,8 @@
 //! The PD service: what clients ask to find regions and stores, and the timestamps.
 //!
 //! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `locate` what
-//! they ask about regions, `admin` what operators ask for, `splits` what those ask who cut regions and spread them, `keyspaces` the one there
-//! is, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, [`port`]
+//! they ask about regions, `admin` what operators ask for, `splits` what those ask who cut regions and spread them, `collection` what bounds garbage
+//! collection, `keyspaces` the one there is, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, [`port`]
 //! the port of every node, wherever the scheduler is, and [`members`] says which calls need the secret of the cluster, and lets in who has it.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
@@ -15,6 +15,7 @@ mod admin;
 mod answers;
 mod beats;
 pub mod client;
+mod collection;
 mod etcd;
 mod forward;
 mod join;
@@ -90,6 +91,7 @@ pub enum Method {
     GetGcSafePoint,
     UpdateGcSafePoint,
     UpdateServiceGcSafePoint,
+    GetGcState,
     LoadKeyspace,
     HealthCheck,
     HealthWatch,
@@ -155,7 +157,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, CallShape); 49] = [
+const METHODS: [(&str, Method, CallShape); 50] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, CallShape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, CallShape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, CallShape::Unary),
@@ -182,6 +184,7 @@ const METHODS: [(&str, Method, CallShape); 49] = [
     ("/pdpb.PD/GetGCSafePoint", Method::GetGcSafePoint, CallShape::Unary),
     ("/pdpb.PD/UpdateGCSafePoint", Method::UpdateGcSafePoint, CallShape::Unary),
     ("/pdpb.PD/UpdateServiceGCSafePoint", Method::UpdateServiceGcSafePoint, CallShape::Unary),
+    ("/pdpb.PD/GetGCState", Method::GetGcState, CallShape::Unary),
     ("/keyspacepb.Keyspace/LoadKeyspace", Method::LoadKeyspace, CallShape::Unary),
     (health::CHECK, Method::HealthCheck, CallShape::Unary),
     (health::WATCH, Method::HealthWatch, CallShape::Bidi),
@@ -233,6 +236,7 @@ impl Method {
             | Method::GetGcSafePoint
             | Method::UpdateGcSafePoint
             | Method::UpdateServiceGcSafePoint
+            | Method::GetGcState
             | Method::LoadKeyspace
             | Method::HealthCheck
             | Method::HealthWatch
@@ -315,11 +319,12 @@ impl Service for Pd {
             Method::UpdateServiceGcSafePoint => {
                 grpc::answer(&self.update_service_gc_safe_point(decode(message)?).await?)
             }
+            Method::GetGcState => self.answer(message, Self::get_gc_state),
             Method::LoadKeyspace => grpc::answer(&self.load_keyspace(decode(message)?).await?),
             Method::HealthCheck => grpc::answer(&self.health.check(&decode(message)?, &[SERVICE])),
             Method::MetaStorageGet => grpc::answer(&self.meta_storage_get()),
             Method::MemberList => grpc::answer(&self.member_list()),
-            Method::Range => grpc::answer(&self.range()),
+            Method::Range => grpc::answer(&self.range(&decode(message)?)),
             Method::Join => grpc::answer(&self.join(decode(message)?).await?),
             Method::Report => grpc::answer(&self.report(decode(message)?).await?),
             Method::Locate => self.answer(message, Self::locate),
@@ -379,6 +384,7 @@ impl Service for Pd {
             | Method::GetGcSafePoint
             | Method::UpdateGcSafePoint
             | Method::UpdateServiceGcSafePoint
+            | Method::GetGcState
             | Method::LoadKeyspace
             | Method::HealthCheck
             | Method::MetaStorageGet

@@ -28,6 +28,7 @@ package!(/** The placement service. */ pdpb, "pdpb");
 package!(/** Keyspaces. */ keyspacepb, "keyspacepb");
 package!(/** What nodes and operators say to the scheduler. */ ringkeep, "ringkeep");
 package!(/** What clients ask of the store below a placement server. */ etcdserverpb, "etcdserverpb");
+package!(/** A key of that store. */ mvccpb, "mvccpb");
 package!(/** The same, by another name. */ meta_storagepb, "meta_storagepb");
 package!(/** The health service. */ health, "grpc.health.v1");
 package!(/** Server reflection. */ reflection_v1, "grpc.reflection.v1");
