@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What holds: no caller waits longer than it says; a key at which a region begins already is done; none is cut where clients of the keyspace
-//! could not decode the border. What is not done in time goes on, unless it was refused.
+//! could not decode the border. What has begun goes on when the time is over.
 //!
 //! Not here: whether a region may be split now ([`scheduler::ask::presplit`]).
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use scheduler::operator::BuildError;
 use scheduler::scheduler::AdmitError;
-use scheduler::{Key, RegionId};
+use scheduler::{Key, Reason, RegionId};
 
 use super::denied::Denied;
 use super::{Control, time};
@@ -29,8 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Cuts {
     /// The regions that begin at one of them.
     pub regions: Vec<RegionId>,
-    /// Why the others are not cut, as far as they are refused.
-    pub refused: Option<String>,
+    /// Whether another lies in no region that is known.
+    pub is_outside: bool,
 }
 
 impl Control {
@@ -44,15 +44,14 @@ impl Control {
         }
         let inner = &*self.0;
         let began = inner.rt.now();
-        let mut refused = None;
+        let mut is_outside = false;
         loop {
             let (regions, open) = self.begun_at(keys).await;
             if open.is_empty() || inner.rt.now().since(began) >= wait {
-                return Ok(Cuts { regions, refused });
+                return Ok(Cuts { regions, is_outside });
             }
             let tick = inner.scheduler.borrow_mut().presplit(&open, time(&inner.rt));
-            let lacks =
-                |error: &AdmitError| matches!(error, AdmitError::Build(BuildError::OutOfIds));
+            let lacks = |error: &AdmitError| matches!(error, AdmitError::Build(BuildError::OutOfIds));
             let wanted = inner.scheduler.borrow().ids_wanted();
             if tick.declined.iter().any(|(_, error)| lacks(error))
                 && let Some(count) = wanted
@@ -60,8 +59,7 @@ impl Control {
                 self.grant_ids(count).await?;
                 continue;
             }
-            let declined = tick.declined.first().map(|(_, error)| error.to_string());
-            refused = declined.or_else(|| tick.refusals.first().map(ToString::to_string));
+            is_outside = tick.refusals.iter().any(|refusal| refusal.reason == Reason::KeyOutside);
             inner.rt.sleep(LOOK_EVERY).await;
         }
     }

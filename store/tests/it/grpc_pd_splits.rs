@@ -3,13 +3,15 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::rt::Rt;
 use prost::Message;
-use scheduler::{NodeId, StoreDescriptor, StoreId, StoreReport};
+use scheduler::{NodeId, RegionId, StoreDescriptor, StoreId, StoreReport};
 use store::control::{Beat, Control, StoreBeat};
+use store::node::Node;
 use store::wire::grpc::client::Client;
 use store::wire::grpc::{Code, Status};
 use store::wire::proto::pdpb::*;
 
 use crate::grpc::{STORE, on_core, serve_pd};
+use crate::node::{DRAIN, setup};
 
 /// A header that names cluster 7.
 const HEADER: &[u8] = b"\x0a\x02\x08\x07";
@@ -111,4 +113,73 @@ fn regions_of_one_group_are_spread_and_the_operator_is_reported() {
         assert_eq!(nothing.unwrap_err().code, Code::InvalidArgument);
         dir
     });
+}
+
+const SPLIT: &str = "SplitRegions";
+
+/// A key, as tag 2 of a request.
+fn cut_at(key: &[u8]) -> Vec<u8> {
+    [&[0x12, key.len() as u8], key].concat()
+}
+
+#[test]
+fn what_is_wrong_with_a_request_for_cuts_is_an_error_of_its_header() {
+    on_core(|rt| async move {
+        let (dir, pd, control) = served(&rt).await;
+        let failed = async |parts: &[&[u8]]| {
+            let answer: SplitRegionsResponse = call(&pd, SPLIT, parts).await.unwrap();
+            let error = answer.header.expect("clients unwrap it").error.expect("it is refused");
+            assert!(answer.regions_id.is_empty());
+            (error.r#type(), error.message)
+        };
+        let (none, why) = failed(&[HEADER]).await;
+        assert!(none == ErrorType::InvalidValue && why.contains("1 to 1024 keys"), "{why}");
+        let many = cut_at(b"k").repeat(1025);
+        assert_eq!(failed(&[HEADER, &many]).await.0, ErrorType::InvalidValue);
+        let (bad, why) = failed(&[HEADER, &cut_at(b"r\0\0\0raw")]).await;
+        assert!(bad == ErrorType::InvalidValue && why.contains("keyspace DEFAULT"), "{why}");
+        let wrong = call::<SplitRegionsResponse>(&pd, SPLIT, &[b"\x0a\x02\x08\x09", &cut_at(b"k")]).await;
+        assert_eq!(wrong.unwrap_err().code, Code::FailedPrecondition);
+        // A region begins there already, so nothing has to be done, and it may be spread.
+        let done: SplitAndScatterRegionsResponse =
+            call(&pd, "SplitAndScatterRegions", &[HEADER, &cut_at(b"\xff"), b"\x1a\x01t"]).await.unwrap();
+        assert_eq!((done.header.unwrap().error, &done.regions_id[..]), (None, &[3][..]));
+        assert_eq!((done.split_finished_percentage, done.scatter_finished_percentage), (100, 100));
+        // No store carries this one out; the caller hears how far it came, and the operator goes on.
+        let begun: SplitRegionsResponse =
+            call(&pd, SPLIT, &[HEADER, &cut_at(b"k"), &cut_at(b"\xff")]).await.unwrap();
+        assert_eq!((begun.header.unwrap().error, begun.finished_percentage), (None, 50));
+        assert_eq!(control.last_operator(RegionId(2)).expect("it runs").outcome, None);
+        dir
+    });
+}
+
+#[test]
+fn regions_are_cut_at_the_keys_that_are_named_and_spread() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let node = Node::start_with(setup(dir.path(), 2, None)).unwrap();
+    let addr = node.addresses().pd;
+    on_core(move |rt| async move {
+        let pd = Client::connect(&rt, addr).await.unwrap();
+        let keys = [&b"a\x01"[..], b"a\x02", b"yy", b"0"];
+        let parts: Vec<u8> = keys.iter().flat_map(|key| cut_at(key)).collect();
+        let done = loop {
+            let done: SplitRegionsResponse = call(&pd, SPLIT, &[&parts]).await.unwrap();
+            assert_eq!(done.header.unwrap().error, None);
+            if done.finished_percentage == 100 {
+                break done.regions_id;
+            }
+        };
+        let found: ScanRegionsResponse = call(&pd, "ScanRegions", &[]).await.unwrap();
+        let begins = |id: u64| {
+            let known = found.region_metas.iter().find(|known| known.id == id).expect("it is known");
+            known.start_key.to_vec()
+        };
+        assert_eq!(done.iter().copied().map(begins).collect::<Vec<_>>(), keys, "in the order of the keys");
+        let more: SplitAndScatterRegionsResponse =
+            call(&pd, "SplitAndScatterRegions", &[&parts, &cut_at(b"a\x03"), b"\x1a\x01t"]).await.unwrap();
+        assert!(more.split_finished_percentage >= 80 && more.scatter_finished_percentage == 100, "{more:?}");
+        assert_eq!(more.regions_id[..4], done);
+    });
+    node.drain(DRAIN);
 }

@@ -40,7 +40,12 @@ const WAITED_MAX: Duration = Duration::from_secs(10);
 /// The call that waits for a store.
 const PUT_STORE: &str = "/pdpb.PD/PutStore";
 /// Calls that are answered once something is done which takes a while.
-const WAITED_FOR: [&str; 2] = [PUT_STORE, "/keyspacepb.Keyspace/LoadKeyspace"];
+const WAITED_FOR: [&str; 4] = [
+    PUT_STORE,
+    "/keyspacepb.Keyspace/LoadKeyspace",
+    "/pdpb.PD/SplitRegions",
+    "/pdpb.PD/SplitAndScatterRegions",
+];
 /// Places that are remembered.
 const PLACES_MAX: usize = 64;
 /// What stands before a message of a call: whether it is compressed, and its length.

@@ -81,6 +81,8 @@ impl Method {
             | Method::AskSplit
             | Method::AskBatchSplit
             | Method::ScatterRegion
+            | Method::SplitRegions
+            | Method::SplitAndScatterRegions
             | Method::GetOperator
             | Method::GetGcSafePoint
             | Method::UpdateGcSafePoint

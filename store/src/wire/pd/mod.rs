@@ -87,6 +87,8 @@ pub enum Method {
     AskBatchSplit,
     ReportBatchSplit,
     ScatterRegion,
+    SplitRegions,
+    SplitAndScatterRegions,
     GetOperator,
     GetGcSafePoint,
     UpdateGcSafePoint,
@@ -157,7 +159,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, CallShape); 50] = [
+const METHODS: [(&str, Method, CallShape); 52] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, CallShape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, CallShape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, CallShape::Unary),
@@ -180,6 +182,8 @@ const METHODS: [(&str, Method, CallShape); 50] = [
     ("/pdpb.PD/AskBatchSplit", Method::AskBatchSplit, CallShape::Unary),
     ("/pdpb.PD/ReportBatchSplit", Method::ReportBatchSplit, CallShape::Unary),
     ("/pdpb.PD/ScatterRegion", Method::ScatterRegion, CallShape::Unary),
+    ("/pdpb.PD/SplitRegions", Method::SplitRegions, CallShape::Unary),
+    ("/pdpb.PD/SplitAndScatterRegions", Method::SplitAndScatterRegions, CallShape::Unary),
     ("/pdpb.PD/GetOperator", Method::GetOperator, CallShape::Unary),
     ("/pdpb.PD/GetGCSafePoint", Method::GetGcSafePoint, CallShape::Unary),
     ("/pdpb.PD/UpdateGCSafePoint", Method::UpdateGcSafePoint, CallShape::Unary),
@@ -263,6 +267,8 @@ impl Method {
             | Method::AskBatchSplit
             | Method::ReportBatchSplit
             | Method::ScatterRegion
+            | Method::SplitRegions
+            | Method::SplitAndScatterRegions
             | Method::Join
             | Method::Report
             | Method::Locate
@@ -313,6 +319,10 @@ impl Service for Pd {
             Method::AskSplit => grpc::answer(&self.ask_split(decode(message)?).await?),
             Method::AskBatchSplit => grpc::answer(&self.ask_batch_split(decode(message)?).await?),
             Method::ScatterRegion => grpc::answer(&self.scatter_region(decode(message)?).await?),
+            Method::SplitRegions => grpc::answer(&self.split_regions(decode(message)?).await?),
+            Method::SplitAndScatterRegions => {
+                grpc::answer(&self.split_and_scatter_regions(decode(message)?).await?)
+            }
             Method::GetOperator => self.answer(message, Self::get_operator),
             Method::GetGcSafePoint => self.answer(message, Self::get_gc_safe_point),
             Method::UpdateGcSafePoint => grpc::answer(&self.update_gc_safe_point(decode(message)?).await?),
@@ -380,6 +390,8 @@ impl Service for Pd {
             | Method::AskBatchSplit
             | Method::ReportBatchSplit
             | Method::ScatterRegion
+            | Method::SplitRegions
+            | Method::SplitAndScatterRegions
             | Method::GetOperator
             | Method::GetGcSafePoint
             | Method::UpdateGcSafePoint

@@ -1,12 +1,20 @@
-//! Calls of those who cut regions and spread them: ids for the new parts, and operators that spread a group.
+//! Calls of those who cut regions and spread them: ids for the new parts, regions that are cut at keys, and operators that spread a group.
 //!
-//! Bounds: one call gets ids for [`SPLITS_MAX`] regions and spreads [`REGIONS_MAX`], and pauses between them.
+//! What a caller does wrong is an error of the header, of the type that it looks for.
+//!
+//! Bounds: one call gets ids for [`SPLITS_MAX`] regions, names as many keys to cut at, of [`KEYS_BYTES_MAX`] together, and spreads
+//! [`REGIONS_MAX`] regions; it pauses between them. It waits [`CUT_MAX`] for regions to be cut, and says how far that came.
+
+use std::time::Duration;
+
+use bytes::Bytes;
 
 use scheduler::operator::Outcome;
 use scheduler::scheduler::AskSplitError;
-use scheduler::{NewRegion, Policy, Region, RegionId};
+use scheduler::{Key, NewRegion, Policy, Region, RegionId};
 
 use super::{Pd, denied};
+use crate::control::{Cuts, Denied};
 use crate::wire::grpc::{Code, Status};
 use crate::wire::proto::metapb;
 use crate::wire::proto::pdpb::{self, ErrorType, OperatorStatus};
@@ -15,6 +23,10 @@ use crate::wire::proto::pdpb::{self, ErrorType, OperatorStatus};
 const SPLITS_MAX: u32 = 1024;
 /// Regions that one call may spread.
 const REGIONS_MAX: usize = 1024;
+/// Length of all keys of one call, bytes: those inside one region are one entry of its log.
+const KEYS_BYTES_MAX: usize = 1 << 20;
+/// How long a call waits for regions that are cut: shorter than the shortest timeout of the known clients of such calls, 3 s.
+const CUT_MAX: Duration = Duration::from_millis(2500);
 
 impl Pd {
     /// Hands ids out for a right half: one for the region and one for each of its peers.
@@ -107,8 +119,69 @@ impl Pd {
             0 => self.failed(ErrorType::RegionNotFound, "none of the regions is known"),
             _ => self.header(),
         };
-        let finished_percentage = known as u64 * 100 / ids.len() as u64;
+        let finished_percentage = percentage(known, ids.len());
         Ok(pdpb::ScatterRegionResponse { header, finished_percentage })
+    }
+
+    /// Cuts regions at keys.
+    pub(super) async fn split_regions(
+        &self,
+        request: pdpb::SplitRegionsRequest,
+    ) -> Result<pdpb::SplitRegionsResponse, Status> {
+        // How often it is tried follows from the time that there is for it.
+        let pdpb::SplitRegionsRequest { header, split_keys, retry_limit: _ } = request;
+        self.check_cluster(header.as_ref())?;
+        let (header, cuts) = self.cut(&split_keys).await?;
+        Ok(pdpb::SplitRegionsResponse {
+            header,
+            finished_percentage: percentage(cuts.regions.len(), split_keys.len()),
+            regions_id: cuts.regions.into_iter().map(RegionId::get).collect(),
+        })
+    }
+
+    /// Cuts regions at keys, and spreads those that begin there as one group.
+    pub(super) async fn split_and_scatter_regions(
+        &self,
+        request: pdpb::SplitAndScatterRegionsRequest,
+    ) -> Result<pdpb::SplitAndScatterRegionsResponse, Status> {
+        let pdpb::SplitAndScatterRegionsRequest { header, split_keys, group, retry_limit: _ } = request;
+        self.check_cluster(header.as_ref())?;
+        let (header, cuts) = self.cut(&split_keys).await?;
+        let spread = match cuts.regions.is_empty() {
+            true => 0,
+            false => self.control.scatter(&group, &cuts.regions).await.map_err(denied)?,
+        };
+        Ok(pdpb::SplitAndScatterRegionsResponse {
+            header,
+            split_finished_percentage: percentage(cuts.regions.len(), split_keys.len()),
+            scatter_finished_percentage: percentage(spread, cuts.regions.len()),
+            regions_id: cuts.regions.into_iter().map(RegionId::get).collect(),
+        })
+    }
+
+    /// Cuts regions at keys: the header of the answer, and what came of it. Where nothing did, the header says why.
+    async fn cut(&self, keys: &[Bytes]) -> Result<(Option<pdpb::ResponseHeader>, Cuts), Status> {
+        let failed = |r#type, message: String| Ok((self.failed(r#type, message), Cuts::default()));
+        let bytes: usize = keys.iter().map(Bytes::len).sum();
+        if keys.is_empty() || keys.len() > SPLITS_MAX as usize || bytes > KEYS_BYTES_MAX {
+            let message = format!(
+                "name 1 to {SPLITS_MAX} keys of {KEYS_BYTES_MAX} bytes together, not {} of {bytes}",
+                keys.len()
+            );
+            return failed(ErrorType::InvalidValue, message);
+        }
+        if !self.is_bootstrapped() {
+            return Ok((self.not_bootstrapped(), Cuts::default()));
+        }
+        let keys: Vec<Key> = keys.iter().map(|key| Key::from(&key[..])).collect();
+        match self.control.cut(&keys, CUT_MAX).await {
+            Ok(Cuts { regions, is_outside: true }) if regions.is_empty() => {
+                failed(ErrorType::RegionNotFound, "no key lies in a region that is known".to_owned())
+            }
+            Ok(cuts) => Ok((self.header(), cuts)),
+            Err(why @ Denied::InKeyspace(_)) => failed(ErrorType::InvalidValue, why.to_string()),
+            Err(why) => Err(denied(why)),
+        }
     }
 
     /// What runs on a region, or ran last.
@@ -139,4 +212,9 @@ impl Pd {
             kind: policy.to_string().into(),
         })
     }
+}
+
+/// How many of all, in percent; of none, all.
+fn percentage(done: usize, all: usize) -> u64 {
+    if all == 0 { 100 } else { done as u64 * 100 / all as u64 }
 }
