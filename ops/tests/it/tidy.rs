@@ -311,7 +311,7 @@ const STORE_IMPORTS: [(&str, &[&str]); 17] = [
     ("region", &["plant", "refusal", "request", "witness"]),
     ("control", &["keyspace", "plant", "refusal", "region"]),
     ("shard", &["keyspace", "memory", "metrics", "plant", "refusal", "region", "request", "secret"]),
-    ("gateway", &["memory", "metrics", "plant", "refusal", "region", "request", "shard"]),
+    ("gateway", &["keyspace", "memory", "metrics", "plant", "refusal", "region", "request", "shard"]),
     (
         "wire",
         &[

@@ -100,6 +100,19 @@ impl Control {
         }
     }
 
+    /// Ids for `count` parts that are to be cut off `asked`.
+    ///
+    /// # Errors
+    /// As for one; what was handed out before is lost.
+    pub async fn ask_splits(&self, asked: &Region, count: u32) -> Result<Vec<NewRegion>, AskSplitError> {
+        let (mut parts, budget) = (Vec::new(), self.budget());
+        for _ in 0..count {
+            parts.push(self.ask_split(asked).await?);
+            budget.tick().await;
+        }
+        Ok(parts)
+    }
+
     /// Takes `count` timestamps and returns the largest; the others are the ones just below it.
     ///
     /// # Errors

@@ -1,14 +1,14 @@
-//! Where regions are, for cores that have no replica of them: their questions and what the map says.
+//! What data cores ask the scheduler: where regions are of which they have no replica, and ids for regions that they cut.
 //!
 //! ```text
-//! core ──Question──▶ root core ──▶ the map here, or the scheduler of the cluster ──▶ Regions ──▶ core
+//! core ──Question──▶ root core ──▶ the scheduler here, or the one of the cluster ──▶ Found ──▶ core
 //! ```
 //!
 //! Nothing is promised: a question or an answer that does not fit is dropped, and the core asks again after a while. What is answered may be
 //! older than the regions; the stores judge what is sent to them.
 
 use engine::rt::chan::{self, Receiver, Sender, TrySend};
-use scheduler::{Peer, Region, StoreId};
+use scheduler::{NewRegion, Peer, Region, StoreId};
 
 use super::Control;
 
@@ -19,15 +19,24 @@ const ANSWERS_MAX: usize = 64;
 /// Regions in an answer: those after the one that was asked for are asked for next.
 pub const REGIONS_MAX: usize = 64;
 
-/// A core asks where a key is.
+/// What a core asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// Where a key is.
+    Key(Vec<u8>),
+    /// Ids for as many parts that are to be cut off a region.
+    Parts(Region, u32),
+}
+
+/// A question of a core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// The core, by number on its node.
     pub core: usize,
     /// Its number for the question.
     pub id: u64,
-    /// The key.
-    pub key: Vec<u8>,
+    /// What it asks for.
+    pub sought: Sought,
 }
 
 /// What is known of where a key is.
@@ -39,8 +48,17 @@ pub struct Regions {
     pub addresses: Vec<(StoreId, String)>,
 }
 
-/// The answer to a question.
-pub type Answer = (u64, Regions);
+/// What a core is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Where a key is.
+    Regions(Regions),
+    /// Ids for parts of a region, or why there are none.
+    Parts(Result<Vec<NewRegion>, String>),
+}
+
+/// The answer to a question, by its number.
+pub type Answer = (u64, Found);
 
 /// A queue for the questions of all data cores.
 pub fn questions() -> (Sender<Question>, Receiver<Question>) {

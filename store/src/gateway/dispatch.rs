@@ -244,6 +244,18 @@ impl Dispatch {
         self.shards.get(store)?.as_ref()
     }
 
+    /// A store of this core.
+    ///
+    /// # Errors
+    /// It is fenced, or on another core.
+    pub(super) fn open_shard(&self, store: usize) -> Result<&Shard, Refusal> {
+        match (self.shard(store), self.fenced.get(&store)) {
+            (Some(shard), _) => Ok(shard),
+            (None, Some(why)) => Err(Refusal::Stopped(why.clone())),
+            (None, None) => Err(Refusal::RegionNotFound { region_id: 0 }),
+        }
+    }
+
     /// Hands an operation to a store, here or on its core.
     pub(super) fn deliver(&self, store: usize, route: Option<Route>, op: Op, answer: Answer<Outcome>) {
         if let Some(why) = self.fenced.get(&store) {

@@ -18,9 +18,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::rt::Mono;
 use engine::rt::local::Pending;
-use scheduler::{Peer, Region, Role};
+use engine::rt::{Mono, Rt};
+use scheduler::{NewRegion, Peer, Region, Role};
 
 use super::dispatch::Dispatch;
 use crate::plant::{Bug, planted};
@@ -47,11 +47,14 @@ pub struct Located {
     pub leader: Option<Peer>,
 }
 
-/// The way to the scheduler's map.
+/// The way to the scheduler.
 pub trait Locates: fmt::Debug {
     /// Asks for the region that has `key` and for some after it; an answer without any says that none is known, or that the scheduler was not
     /// reached. Where the stores of their peers are reached has been noted by the time of the answer.
     fn locate(&self, key: Bytes) -> Pending<Vec<Located>>;
+
+    /// Asks for ids for as many parts that are to be cut off `region`, or why there are none.
+    fn parts(&self, region: &Region, count: u32) -> Pending<Result<Vec<NewRegion>, String>>;
 }
 
 /// The questions of one core.
@@ -73,6 +76,16 @@ struct Question {
 impl Questions {
     pub(super) fn new(scheduler: Box<dyn Locates>) -> Self {
         Self { scheduler, asked: RefCell::default(), oldest: RefCell::default() }
+    }
+
+    /// Ids for parts of a region; nothing if the scheduler does not answer in time.
+    pub(super) async fn parts(
+        &self,
+        rt: &Rt,
+        region: &Region,
+        count: u32,
+    ) -> Option<Result<Vec<NewRegion>, String>> {
+        rt.timeout(ANSWER_MAX, self.scheduler.parts(region, count)).await.flatten()
     }
 
     /// Takes note of a question for keys in `[start, end)`, unless it must not be asked now.
@@ -176,7 +189,7 @@ impl Dispatch {
         }
     }
 
-    fn questions(&self) -> Option<&Rc<Questions>> {
+    pub(super) fn questions(&self) -> Option<&Rc<Questions>> {
         self.remote().and_then(|remote| remote.questions())
     }
 

@@ -5,6 +5,7 @@
 //! that order. A read does not wait for writes submitted before it; a protocol that promises more to its connection (RESP
 //! pipelining) awaits the writes first.
 
+mod cut;
 mod dispatch;
 mod join;
 mod locate;

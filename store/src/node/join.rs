@@ -26,7 +26,7 @@ use engine::rt::chan::{Receiver, Sender};
 use engine::rt::local::Bell;
 use engine::rt::{Mono, Rt};
 use futures_util::future::select;
-use scheduler::NodeId;
+use scheduler::{NewRegion, NodeId, Region};
 
 use super::StartError;
 use super::contacts::Keeper;
@@ -282,16 +282,37 @@ impl Remote {
         questions: Receiver<locate::Question>,
         replies: Vec<Sender<locate::Answer>>,
     ) {
-        while let Some(locate::Question { core, id, key }) = questions.recv().await {
-            let found = match self.host.control() {
-                Some(control) => Ok(control.locate(&key, locate::REGIONS_MAX)),
-                None => self.map.locate(self.identity.cluster, key, locate::REGIONS_MAX).await,
+        while let Some(locate::Question { core, id, sought }) = questions.recv().await {
+            let found = match sought {
+                locate::Sought::Key(key) => locate::Found::Regions(self.where_is(key).await),
+                locate::Sought::Parts(region, count) => {
+                    locate::Found::Parts(self.parts_of(&region, count).await)
+                }
             };
-            let regions = found.unwrap_or_else(|error| {
-                self.note(Some(error));
-                locate::Regions::default()
-            });
-            locate::reply(&replies, core, (id, regions));
+            locate::reply(&replies, core, (id, found));
+        }
+    }
+
+    /// Where a key is; nothing if the scheduler does not answer.
+    async fn where_is(&self, key: Vec<u8>) -> locate::Regions {
+        let found = match self.host.control() {
+            Some(control) => Ok(control.locate(&key, locate::REGIONS_MAX)),
+            None => self.map.locate(self.identity.cluster, key, locate::REGIONS_MAX).await,
+        };
+        found.unwrap_or_else(|error| {
+            self.note(Some(error));
+            locate::Regions::default()
+        })
+    }
+
+    /// Ids for parts of a region, or why there are none.
+    async fn parts_of(&self, region: &Region, count: u32) -> Result<Vec<NewRegion>, String> {
+        match self.host.control() {
+            Some(control) => control.ask_splits(region, count).await.map_err(|error| error.to_string()),
+            None => {
+                let parts = self.map.parts(self.identity.cluster, region, count).await;
+                parts.map_err(|error| error.to_string())
+            }
         }
     }
 

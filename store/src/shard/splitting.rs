@@ -13,7 +13,7 @@ use engine::error::Fault;
 use engine::lsm::Cf;
 use raft::{Index, Time};
 use scheduler::operator::OperatorId;
-use scheduler::{Command, Epoch, Key, KeyRange, NewRegion, RegionId};
+use scheduler::{Command, Epoch, Key, KeyRange, NewRegion, Region, RegionId};
 
 use super::halves::Begun;
 use super::members::Entry;
@@ -24,6 +24,7 @@ use crate::region::guard;
 use crate::region::message::{PeerMessage, Verdict};
 use crate::region::replica::{Replica, Stored};
 use crate::region::split::{Cut, Half};
+use crate::request::Route;
 
 impl Shard {
     /// Splits a region at `keys`, or in its middle if there are none, as `operator` wants it. Success means that it has begun; the region's reports show what it
@@ -64,6 +65,28 @@ impl Shard {
             });
         }
         Ok(())
+    }
+
+    /// The region that `route` names, if it is led here as the route says and each of `keys` cuts it.
+    ///
+    /// # Errors
+    /// Those of the guard.
+    pub(crate) fn may_split_at(&self, route: &Route, keys: &[Key]) -> Result<Region, Refusal> {
+        self.inner.health.check_running()?;
+        let id = RegionId(route.region_id);
+        let state = self.inner.state.borrow();
+        let replica = state.table.get(id).ok_or(Refusal::RegionNotFound { region_id: id.0 })?;
+        guard::admit(replica.here(), route)?;
+        self.splittable(id, Epoch::new(route.conf_ver, route.version))?;
+        let region = replica.region();
+        for key in keys {
+            guard::covers(region, key.as_bytes())?;
+            if key == region.range.start() {
+                let key = key.as_bytes().to_vec().into();
+                return Err(Refusal::KeyNotInRegion { key, region: Box::new(region.clone()) });
+            }
+        }
+        Ok(region.clone())
     }
 
     /// The range of a region that may be split under the epoch `asked`.

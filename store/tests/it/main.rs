@@ -24,6 +24,7 @@ mod grpc_pd_services;
 mod grpc_pd_splits;
 mod grpc_places;
 mod grpc_reflection;
+mod grpc_splits;
 mod health;
 mod join;
 mod joined;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::rt::Rt;
-use scheduler::{NodeId, StoreId};
+use scheduler::{NewRegion, NodeId, PeerId, Region, RegionId, StoreId};
 
 use super::join::NODE_LABEL;
 use super::{beats, locate, members};
@@ -274,6 +274,31 @@ impl SchedulerClient {
         let request = ringkeep::LocateRequest { cluster_id, key: key.into(), limit };
         let response = self.call::<ringkeep::LocateResponse>("/ringkeep.Scheduler/Locate", &request).await?;
         locate::regions(response).map_err(|what| CallError::Refused(Status::new(Code::Internal, what)))
+    }
+
+    /// Asks for ids for `count` parts that are to be cut off a region.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn parts(
+        &self,
+        cluster_id: u64,
+        region: &Region,
+        count: u32,
+    ) -> Result<Vec<NewRegion>, CallError> {
+        let header = Some(pdpb::RequestHeader { cluster_id, sender_id: 0 });
+        let region = Some(metapb::Region::from(region));
+        let request = pdpb::AskBatchSplitRequest { header, region, split_count: count };
+        let pdpb::AskBatchSplitResponse { header, ids } =
+            self.call("/pdpb.PD/AskBatchSplit", &request).await?;
+        if let Some(error) = header.and_then(|header| header.error) {
+            return Err(CallError::Refused(Status::new(Code::FailedPrecondition, error.message)));
+        }
+        let part = |pdpb::SplitId { new_region_id, new_peer_ids }| NewRegion {
+            region: RegionId(new_region_id),
+            peers: new_peer_ids.into_iter().map(PeerId).collect(),
+        };
+        Ok(ids.into_iter().map(part).collect())
     }
 
     /// Sends a call on as a client has made it here, and returns the framed message that answers it.

@@ -80,21 +80,15 @@ impl Pd {
     ) -> Result<Result<Vec<NewRegion>, String>, Status> {
         let asked = asked.ok_or_else(|| Status::invalid("the request names no region"))?;
         let asked = Region::try_from(&asked).map_err(|error| Status::invalid(error.to_string()))?;
-        let budget = self.control.budget();
-        let mut parts = Vec::new();
-        for _ in 0..count {
-            match self.control.ask_split(&asked).await {
-                Ok(part) => parts.push(part),
-                Err(refusal @ (AskSplitError::Unknown(_) | AskSplitError::Stale(_))) => {
-                    return Ok(Err(refusal.to_string()));
-                }
-                Err(refusal @ AskSplitError::OutOfIds) => {
-                    return Err(Status::new(Code::Unavailable, refusal.to_string()));
-                }
+        match self.control.ask_splits(&asked, count).await {
+            Ok(parts) => Ok(Ok(parts)),
+            Err(refusal @ (AskSplitError::Unknown(_) | AskSplitError::Stale(_))) => {
+                Ok(Err(refusal.to_string()))
             }
-            budget.tick().await;
+            Err(refusal @ AskSplitError::OutOfIds) => {
+                Err(Status::new(Code::Unavailable, refusal.to_string()))
+            }
         }
-        Ok(Ok(parts))
     }
 
     /// Spreads regions, those of one group together.

@@ -230,7 +230,9 @@ impl<'a> Session<'a> {
             if scan.reverse { (range.end_key, range.start_key) } else { (range.start_key, range.end_key) };
         let whole = Scan { start: keys.stored(start)?, end: keys.stored_end(end)?, ..scan };
         match self.submit(context, || Op::Scan(whole.clone())).await? {
-            Out::Pairs(pairs) => Ok(pairs.into_iter().map(|(key, value)| pair(keys.sent(key), value)).collect()),
+            Out::Pairs(pairs) => {
+                Ok(pairs.into_iter().map(|(key, value)| pair(keys.sent(key), value)).collect())
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -256,7 +258,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn failure(&self, context: Option<&Context>, refused: Refusal) -> Failure {
+    pub(super) fn failure(&self, context: Option<&Context>, refused: Refusal) -> Failure {
         let region_id = context.map_or(0, |context| context.region_id);
         let refused = match (refused, Keys::of(context)) {
             (Refusal::KeyNotInRegion { key, region }, Ok(keys)) => {
@@ -268,7 +270,8 @@ impl<'a> Session<'a> {
     }
 }
 
-fn route(context: Option<&Context>) -> Route {
+/// What a request says of where its region is.
+pub(super) fn route(context: Option<&Context>) -> Route {
     let Some(context) = context else {
         // Nothing has this id, so the client hears that its region does not exist.
         return Route {

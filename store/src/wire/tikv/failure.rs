@@ -100,4 +100,5 @@ macro_rules! refusable {
 
 refusable!(error in RawGetResponse, RawPutResponse, RawBatchPutResponse, RawDeleteResponse, RawBatchDeleteResponse);
 refusable!(error in RawDeleteRangeResponse, RawGetKeyTtlResponse, RawCasResponse);
-refusable!(region_error in RawBatchGetResponse, RawScanResponse, RawBatchScanResponse, GetHealthFeedbackResponse);
+refusable!(region_error in RawBatchGetResponse, RawScanResponse, RawBatchScanResponse, SplitRegionResponse);
+refusable!(region_error in GetHealthFeedbackResponse);

@@ -20,6 +20,7 @@ mod failure;
 mod keys;
 mod refusal;
 mod size;
+mod splits;
 mod unserved;
 
 use std::rc::Rc;
@@ -93,6 +94,8 @@ pub enum Method {
     RawGetKeyTtl,
     /// Sets a key on a condition.
     RawCompareAndSwap,
+    /// Cuts a region.
+    SplitRegion,
     /// Asks how slow the store is.
     GetHealthFeedback,
     /// Any of the above, many at a time.
@@ -121,6 +124,7 @@ impl Service for Tikv {
             "/tikvpb.Tikv/RawDeleteRange" => Method::RawDeleteRange,
             "/tikvpb.Tikv/RawGetKeyTTL" => Method::RawGetKeyTtl,
             "/tikvpb.Tikv/RawCompareAndSwap" => Method::RawCompareAndSwap,
+            "/tikvpb.Tikv/SplitRegion" => Method::SplitRegion,
             "/tikvpb.Tikv/GetHealthFeedback" => Method::GetHealthFeedback,
             "/tikvpb.Tikv/BatchCommands" => return Some((Method::BatchCommands, CallShape::Bidi)),
             health::CHECK => Method::HealthCheck,
@@ -146,6 +150,7 @@ impl Service for Tikv {
             | Method::RawDeleteRange
             | Method::RawGetKeyTtl
             | Method::RawCompareAndSwap
+            | Method::SplitRegion
             | Method::GetHealthFeedback
             | Method::HealthCheck
             | Method::HealthWatch => None,
@@ -184,6 +189,7 @@ impl Service for Tikv {
             Method::RawCompareAndSwap => {
                 answer(message, async |request| session.compare_and_swap(request).await).await
             }
+            Method::SplitRegion => answer(message, async |request| session.cut(request).await).await,
             Method::GetHealthFeedback => {
                 answer(message, async |request| Ok(session.health_feedback(request))).await
             }
@@ -213,6 +219,7 @@ impl Service for Tikv {
             | Method::RawDeleteRange
             | Method::RawGetKeyTtl
             | Method::RawCompareAndSwap
+            | Method::SplitRegion
             | Method::GetHealthFeedback
             | Method::HealthCheck => Err(Status::new(grpc::Code::Internal, "this method is not a stream")),
         }
