@@ -29,7 +29,7 @@
 //! | how it is done safely | [`operator`] |
 //! | what garbage collection must not pass | [`services`] |
 //! | the configuration by name | [`settings`] |
-//! | why nothing happens | [`why`] |
+//! | why nothing happens | [`verdict`] in one sentence, [`why`] by policy |
 //!
 //! # Words
 //! - **region**: a key range and its Raft group; **peer**: one replica; **store**: one core's regions; **node**: one
@@ -81,6 +81,7 @@ pub mod state;
 pub mod store;
 pub mod time;
 pub mod tso;
+pub mod verdict;
 pub mod why;
 
 pub use change::{Change, ChangeError};
@@ -101,3 +102,4 @@ pub use state::{State, StateAnswer, StateCommand, StateImage, StateRefusal};
 pub use store::{Health, Lifecycle, Store, StoreDescriptor, StoreReport};
 pub use time::Time;
 pub use tso::{Oracle, Timestamp, TsoRefusal};
+pub use verdict::Verdict;

@@ -61,7 +61,7 @@ impl Operators {
         config: &Config,
         now: Time,
     ) -> Result<OperatorId, AddRefusal> {
-        self.admit(&operator, cluster, config)?;
+        self.may_add(&operator, cluster, config)?;
         self.last_id.0 += 1;
         operator.id = self.last_id;
         if let Some(replaced) = self.take(operator.region) {
@@ -71,7 +71,13 @@ impl Operators {
         Ok(self.last_id)
     }
 
-    fn admit(&self, operator: &Operator, cluster: &Cluster, config: &Config) -> Result<(), AddRefusal> {
+    /// Whether [`Operators::add`] would take an operator now.
+    pub(crate) fn may_add(
+        &self,
+        operator: &Operator,
+        cluster: &Cluster,
+        config: &Config,
+    ) -> Result<(), AddRefusal> {
         let region = operator.region;
         let info = cluster.region(region).ok_or(AddRefusal::UnknownRegion(region))?;
         if info.region.epoch != operator.origin {

@@ -7,7 +7,7 @@ use crate::ask::{presplit, scatter};
 use crate::balance::Round;
 use crate::id::{PeerId, RegionId};
 use crate::operator::{
-    AddRefusal, BuildError, CancelReason, Instruction, NewRegion, Operator, Outcome, Proposal,
+    AddRefusal, BuildError, CancelReason, Instruction, NewRegion, Operator, Outcome, Progress, Proposal,
 };
 use crate::range::Key;
 use crate::region::Region;
@@ -24,6 +24,30 @@ impl Scheduler {
         let built = proposal.build(&self.view(&influence, now), &mut || ids.next());
         self.ids = ids;
         self.add(built.map_err(AdmitError::Build)?, now)
+    }
+
+    /// What [`Scheduler::admit`] would come to now: the operator, and how it would end at once, if it would. Nothing is changed, and the ids
+    /// of the operator are given to others, too.
+    ///
+    /// # Errors
+    /// As for [`Scheduler::admit`].
+    pub fn rehearse(
+        &self,
+        proposal: &Proposal,
+        now: Time,
+    ) -> Result<(Operator, Option<Outcome>), AdmitError> {
+        let (influence, mut ids) = (self.no_influence(), self.ids.clone());
+        let view = self.view(&influence, now);
+        let built = proposal.build(&view, &mut || ids.next());
+        let operator = built.map_err(AdmitError::Build)?;
+        self.operators.may_add(&operator, &self.cluster, &self.config).map_err(AdmitError::Add)?;
+        let info = self.cluster.region(proposal.region);
+        let progress = info.map(|info| operator.clone().drive(info, &view));
+        let outcome = match progress {
+            Some(Progress::End(outcome)) => Some(outcome),
+            Some(Progress::Send(_) | Progress::Wait(_)) | None => None,
+        };
+        Ok((operator, outcome))
     }
 
     /// Admits an operator from outside, and answers its first step.

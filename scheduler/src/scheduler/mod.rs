@@ -38,6 +38,7 @@ use crate::range::Key;
 use crate::rng::Rng;
 use crate::store::{Lifecycle, StoreDescriptor, StoreReport};
 use crate::time::Time;
+use crate::verdict::{self, Elsewhere, Verdict};
 
 pub use asked::{AdmitError, AskSplitError};
 pub use summary::Summary;
@@ -303,6 +304,24 @@ impl Scheduler {
         let influence = self.operators.influence(&self.cluster, &self.config);
         let view = self.view(&influence, now);
         self.cluster.region(region).map_or_else(Vec::new, |info| crate::why::why(&view, info))
+    }
+
+    /// Why a region is as it is, and for each store that has none of its replicas why it gets none; nothing if it is not known.
+    #[must_use]
+    pub fn verdict_of_region(&self, region: RegionId, now: Time) -> Option<(Verdict, Elsewhere)> {
+        let influence = self.operators.influence(&self.cluster, &self.config);
+        let view = self.view(&influence, now);
+        let info = self.cluster.region(region)?;
+        let stores = verdict::no_replica_on(&view, info).collect();
+        Some((verdict::of_region(&view, info, self.prepared), stores))
+    }
+
+    /// Why a store is as it is; nothing if it is not known.
+    #[must_use]
+    pub fn verdict_of_store(&self, store: StoreId, now: Time) -> Option<Verdict> {
+        let influence = self.operators.influence(&self.cluster, &self.config);
+        let view = self.view(&influence, now);
+        Some(verdict::of_store(&view, self.cluster.store(store)?, self.prepared))
     }
 
     /// Offline stores that hold nothing any more and may be buried.

@@ -14,4 +14,5 @@ mod prepare;
 mod queries;
 mod replicas;
 mod restart;
+mod verdicts;
 mod world;
