@@ -7,10 +7,11 @@
 //! | `ringkeep doctor` | checks the host and suggests a fix for each problem |
 //! | `ringkeep inspect` | verifies the data directory of a node that is not running, or prints a log, a table or a manifest of it |
 //! | `ringkeep ctl` | asks something of a running cluster: its stores and regions, replicas, leaders |
+//! | `ringkeep completion` | prints what a shell needs to complete these commands |
 //! | `ringkeep bench` | load, limits, comparisons, the crash audit, the scheduler at scale |
 //!
 //! Answers go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed or found something, 2 wrong
-//! usage (for `doctor`: failures), 78 a configuration that cannot be used, so that a supervisor does not start it again.
+//! usage (for `doctor`: failures), 78 a configuration that cannot be used, so that a supervisor does not start it again. `ctl` has two more.
 //!
 //! Not done here, on purpose: nothing in this crate decides anything about data. It reads arguments, calls the crates below,
 //! and prints.
@@ -30,7 +31,7 @@ mod signals;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// A request takes a handful of small allocations, and the system's allocator is slow at them and asks the kernel for memory in
 /// small steps.
@@ -57,6 +58,14 @@ enum Command {
     Inspect(inspect::InspectArguments),
     /// Ask something of a running cluster: its stores and regions, replicas, leaders
     Ctl(ctl::CtlArguments),
+    /// Print what a shell needs to complete these commands
+    #[command(
+        after_help = "Example: ringkeep completion bash > /usr/share/bash-completion/completions/ringkeep"
+    )]
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Measure: load, limits, comparisons, the crash audit, the scheduler at scale
     Bench(Box<bench::BenchArguments>),
 }
@@ -68,6 +77,12 @@ fn main() -> ExitCode {
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Ctl(arguments) => ctl::run(&arguments),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "ringkeep", &mut script);
+            output::answer(&String::from_utf8_lossy(&script));
+            ExitCode::SUCCESS
+        }
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

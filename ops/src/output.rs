@@ -24,6 +24,13 @@ pub(crate) fn answer(text: &str) {
     drop(write!(std::io::stdout(), "{text}{end}"));
 }
 
+/// A page in the place of the one before, on a terminal. False once there is none any more.
+pub(crate) fn screen(text: &str) -> bool {
+    let mut output = std::io::stdout();
+    // To the upper left corner, and away with what was below.
+    write!(output, "\x1b[H\x1b[2J{text}").and_then(|()| output.flush()).is_ok()
+}
+
 /// A remark, on standard error; as above.
 pub(crate) fn remark(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));

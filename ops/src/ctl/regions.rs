@@ -1,20 +1,22 @@
 //! What `ringkeep ctl` asks of regions: where they are, what is to become of them, and what is being done to them.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use clap::Subcommand;
+use bytes::Bytes;
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Subcommand};
 use engine::rt::Rt;
-use store::wire::grpc::{Code, Status};
+use serde_json::json;
+use store::control::overview::RegionCondition;
 use store::wire::pd::client::{CallError, SchedulerClient};
 use store::wire::proto::metapb::{Peer, PeerRole};
-use store::wire::proto::pdpb::{ScanRegionsRequest, ScanRegionsResponse};
 use store::wire::proto::ringkeep::{
     CancelOperatorRequest, CancelOperatorResponse, OperateRequest, OperateResponse, OperatorState,
-    OperatorsRequest, OperatorsResponse, RegionWish,
+    OperatorsRequest, OperatorsResponse, RegionState, RegionWish, RegionsRequest, RegionsResponse,
 };
 
-use super::keys;
+use super::table::{Answer, Cell, Table};
+use super::{CtlError, confirm, keys};
 
 /// One value, where `Vec` would be as many as are given.
 type TypedKey = Vec<u8>;
@@ -23,119 +25,246 @@ type TypedKey = Vec<u8>;
 const SPLIT_SEEN_MAX: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Which regions are listed.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct ListArguments {
+    /// Only those of which this holds
+    #[arg(long, value_parser = PossibleValuesParser::new(RegionCondition::ALL.map(RegionCondition::name)))]
+    state: Option<String>,
+    /// Only those with a replica on this store
+    #[arg(long)]
+    store: Option<u64>,
+    /// From the one on that has this key, with \xNN for a byte that cannot be typed
+    #[arg(long, value_parser = keys::read)]
+    from: Option<TypedKey>,
+    /// At most so many
+    #[arg(long)]
+    limit: Option<u32>,
+    /// Those with the most operations per second first
+    #[arg(long)]
+    hot: bool,
+}
+
+/// A replica of a region, and how it is changed.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Place {
+    /// Id of the region, as `ringkeep ctl regions` lists it
+    region: u64,
+    /// Id of the store, as `ringkeep ctl stores` lists it
+    store: u64,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Where a region is cut.
+#[derive(Clone, Debug, Args)]
+pub(super) struct SplitArguments {
+    /// Id of the region, as `ringkeep ctl regions` lists it
+    region: u64,
+    /// First key of the new region, with \xNN for a byte that cannot be typed; without it the middle by size
+    #[arg(long, value_parser = keys::read)]
+    key: Option<TypedKey>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
 /// What is asked of a region.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum Wish {
-    /// Add a replica on a store
-    AddPeer {
+    /// Show one region
+    #[command(after_help = "Example: ringkeep ctl region show 7")]
+    Show {
         /// Id of the region, as `ringkeep ctl regions` lists it
         region: u64,
-        /// Id of the store, as `ringkeep ctl stores` lists it; on a node that has no replica of the region yet
-        store: u64,
     },
+    /// Show the region that has a key
+    #[command(after_help = "Example: ringkeep ctl region key 'user:\\x00'")]
+    Key {
+        /// The key, with \xNN for a byte that cannot be typed
+        #[arg(value_parser = keys::read)]
+        key: TypedKey,
+    },
+    /// Add a replica on a store, on a node that has none of the region yet
+    #[command(after_help = "Example: ringkeep ctl region add-peer 7 3 --dry-run")]
+    AddPeer(Place),
     /// Remove the replica on a store; a leader hands over first. As long as there are fewer than max_replicas
     /// (`ringkeep ctl config`), the scheduler makes up for it
+    #[command(after_help = "Example: ringkeep ctl region remove-peer 7 3 --yes")]
     RemovePeer {
-        /// Id of the region, as `ringkeep ctl regions` lists it
-        region: u64,
-        /// Id of the store that has the replica
-        store: u64,
+        #[command(flatten)]
+        place: Place,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
     /// Hand leadership to the replica on a store
-    Transfer {
-        /// Id of the region, as `ringkeep ctl regions` lists it
-        region: u64,
-        /// Id of the store that has the replica which is to lead
-        store: u64,
-    },
+    #[command(after_help = "Example: ringkeep ctl region transfer 7 3")]
+    Transfer(Place),
     /// Cut the region in two; both parts stay where they are. Without --key the region needs some MiB of data, whose middle is looked for
-    Split {
-        /// Id of the region, as `ringkeep ctl regions` lists it
-        region: u64,
-        /// First key of the new region, with \xNN for a byte that cannot be typed; without it the middle by size
-        #[arg(long, value_parser = keys::read)]
-        key: Option<TypedKey>,
-    },
+    #[command(after_help = "Example: ringkeep ctl region split 7 --key user:5000")]
+    Split(SplitArguments),
 }
 
 /// What is asked of operators.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum OperatorWish {
     /// End what is being done to a region; a step that has begun is finished all the same
+    #[command(after_help = "Example: ringkeep ctl operator cancel 7")]
     Cancel {
         /// Id of the region
         region: u64,
     },
 }
 
-/// The regions with their replicas and their keys.
-pub(super) async fn list(scheduler: &SchedulerClient) -> Result<String, CallError> {
-    let all: ScanRegionsResponse =
-        scheduler.call("/pdpb.PD/ScanRegions", &ScanRegionsRequest::default()).await?;
-    let replica = |peer: &Peer| {
-        let role = match peer.role() {
-            PeerRole::Voter => "",
-            PeerRole::Learner => " (learner)",
-            PeerRole::IncomingVoter => " (incoming)",
-            PeerRole::DemotingVoter => " (outgoing)",
-        };
-        format!("{}{role}", peer.store_id)
-    };
-    let mut rows = Vec::new();
-    for known in all.regions {
-        let region = known.region.unwrap_or_default();
-        let replicas: Vec<String> = region.peers.iter().map(replica).collect();
-        rows.push((region, known.leader.map_or(0, |leader| leader.store_id), replicas.join(" ")));
-    }
-    let width = rows.iter().map(|(_, _, replicas)| replicas.len()).max().unwrap_or(0).max("replicas".len());
-    let mut text =
-        format!("{:>8} {:>8} {:>8}  {:width$}  from, up to\n", "region", "leader", "epoch", "replicas");
-    for (region, leader, replicas) in rows {
+const REGIONS: &[&str] =
+    &["region", "leader", "epoch", "size", "ops/s", "replicas", "state", "from", "up to"];
+
+fn table_of(regions: &[RegionState]) -> Table {
+    let row = |known: &RegionState| {
+        let region = known.region.clone().unwrap_or_default();
         let epoch = region.region_epoch.unwrap_or_default();
-        writeln!(
-            text,
-            "{:>8} {leader:>8} {:>4},{:<3}  {replicas:width$}  {} {}",
-            region.id,
-            epoch.conf_ver,
-            epoch.version,
-            keys::show(&region.start_key),
-            keys::show(&region.end_key)
-        )
-        .expect("writing into a string has no way to fail");
-    }
-    Ok(text)
+        let (load, leader) = (known.load.unwrap_or_default(), known.leader.unwrap_or_default());
+        vec![
+            Cell::Number(region.id),
+            Cell::Number(leader.store_id),
+            Cell::text(format!("{},{}", epoch.conf_ver, epoch.version)),
+            Cell::Bytes(known.size_bytes),
+            Cell::Number(u64::from(load.read_ops) + u64::from(load.write_ops)),
+            Cell::List(region.peers.iter().map(replica).collect()),
+            Cell::List(known.conditions.clone()),
+            Cell::Key(region.start_key.to_vec()),
+            Cell::Key(region.end_key.to_vec()),
+        ]
+    };
+    Table::new(REGIONS, regions.iter().map(row).collect())
 }
 
-/// Asks for a change of a region. Returns when its operator has begun; a split, which is quick, is waited for.
-pub(super) async fn change(rt: &Rt, scheduler: &SchedulerClient, wish: Wish) -> Result<String, CallError> {
-    let is_split = matches!(wish, Wish::Split { .. });
-    let (region, wish, store, key) = match wish {
-        Wish::AddPeer { region, store } => (region, RegionWish::AddPeer, store, None),
-        Wish::RemovePeer { region, store } => (region, RegionWish::RemovePeer, store, None),
-        Wish::Transfer { region, store } => (region, RegionWish::TransferLeader, store, None),
-        Wish::Split { region, key } => (region, RegionWish::Split, 0, key),
+fn replica(peer: &Peer) -> String {
+    let role = match peer.role() {
+        PeerRole::Voter => "",
+        PeerRole::Learner => "(learner)",
+        PeerRole::IncomingVoter => "(incoming)",
+        PeerRole::DemotingVoter => "(outgoing)",
     };
-    let key = key.unwrap_or_default().into();
-    let request = OperateRequest { region, wish: wish.into(), store, key };
+    format!("{}{role}", peer.store_id)
+}
+
+async fn page(scheduler: &SchedulerClient, request: &RegionsRequest) -> Result<RegionsResponse, CallError> {
+    scheduler.call("/ringkeep.Scheduler/Regions", request).await
+}
+
+/// The hottest regions.
+pub(super) async fn hottest(
+    scheduler: &SchedulerClient,
+    request: RegionsRequest,
+) -> Result<Table, CallError> {
+    Ok(table_of(&page(scheduler, &request).await?.regions))
+}
+
+/// The regions with their replicas and their keys, page by page.
+pub(super) async fn list(scheduler: &SchedulerClient, wanted: ListArguments) -> Result<Answer, CtlError> {
+    let ListArguments { state, store, from, limit, hot } = wanted;
+    let mut request = RegionsRequest {
+        store: store.unwrap_or(0),
+        condition: state.unwrap_or_default(),
+        from: from.unwrap_or_default().into(),
+        limit: limit.unwrap_or(0),
+        hottest: hot,
+        region: 0,
+    };
+    let (mut found, most) = (Vec::new(), limit.map_or(usize::MAX, |limit| limit as usize));
+    loop {
+        let RegionsResponse { regions, next, more } = page(scheduler, &request).await?;
+        found.extend(regions);
+        if !more || found.len() >= most {
+            found.truncate(most);
+            return Ok(Answer::Table(table_of(&found)));
+        }
+        request.from = next;
+    }
+}
+
+/// Shows a region or asks for a change of it. Returns when its operator has begun; a split, which is quick, is waited for.
+pub(super) async fn change(rt: &Rt, scheduler: &SchedulerClient, wish: Wish) -> Result<Answer, CtlError> {
+    match wish {
+        Wish::Show { region } => {
+            let request = RegionsRequest { region, ..RegionsRequest::default() };
+            Ok(Answer::Table(table_of(&page(scheduler, &request).await?.regions)))
+        }
+        Wish::Key { key } => {
+            let request = RegionsRequest { from: key.into(), limit: 1, ..RegionsRequest::default() };
+            Ok(Answer::Table(table_of(&page(scheduler, &request).await?.regions)))
+        }
+        Wish::AddPeer(place) => operate(scheduler, RegionWish::AddPeer, place).await,
+        Wish::RemovePeer { place, yes } => {
+            let Place { region, store, dry_run } = place;
+            confirm::ask(
+                yes || dry_run,
+                &format!("the replica of region {region} on store {store} will be removed"),
+            )?;
+            operate(scheduler, RegionWish::RemovePeer, place).await
+        }
+        Wish::Transfer(place) => transfer(scheduler, place).await,
+        Wish::Split(wanted) => split(rt, scheduler, wanted).await,
+    }
+}
+
+/// Hands the leadership of a region over.
+pub(super) async fn transfer(scheduler: &SchedulerClient, place: Place) -> Result<Answer, CtlError> {
+    operate(scheduler, RegionWish::TransferLeader, place).await
+}
+
+async fn operate(
+    scheduler: &SchedulerClient,
+    wish: RegionWish,
+    Place { region, store, dry_run }: Place,
+) -> Result<Answer, CtlError> {
+    let request = OperateRequest { region, wish: wish.into(), store, key: Bytes::new(), dry_run };
     let begun: OperateResponse = scheduler.call("/ringkeep.Scheduler/Operate", &request).await?;
-    let said = format!("operator {} of region {region}: {}", begun.operator, begun.steps.join(", then "));
-    if !is_split {
-        return Ok(said);
+    Ok(said(region, &begun, dry_run, ""))
+}
+
+/// What was begun, or would be.
+fn said(region: u64, begun: &OperateResponse, dry_run: bool, end: &str) -> Answer {
+    let steps = begun.steps.join(", then ");
+    let text = match dry_run {
+        true => format!("would be done to region {region}: {steps}"),
+        false => format!("operator {} of region {region}: {steps}{end}", begun.operator),
+    };
+    let json = json!({ "dry_run": dry_run, "region": region, "operator": begun.operator, "steps": begun.steps, "message": text });
+    Answer::Said(text, json)
+}
+
+/// Cuts a region, and waits for that.
+pub(super) async fn split(
+    rt: &Rt,
+    scheduler: &SchedulerClient,
+    SplitArguments { region, key, dry_run }: SplitArguments,
+) -> Result<Answer, CtlError> {
+    let key = key.unwrap_or_default().into();
+    let request = OperateRequest { region, wish: RegionWish::Split.into(), store: 0, key, dry_run };
+    let begun: OperateResponse = scheduler.call("/ringkeep.Scheduler/Operate", &request).await?;
+    if dry_run {
+        return Ok(said(region, &begun, true, ""));
     }
     let began = rt.now();
     while rt.now().since(began) < SPLIT_SEEN_MAX {
         let seen = seen(scheduler, region).await?;
         match seen.iter().find(|seen| seen.operator == begun.operator) {
-            Some(OperatorState { succeeded: true, .. }) => return Ok(format!("{said}: done")),
+            Some(OperatorState { succeeded: true, .. }) => return Ok(said(region, &begun, false, ": done")),
             Some(ended) if !ended.outcome.is_empty() => {
-                let message = format!("{said}: {}", ended.outcome);
-                return Err(CallError::Refused(Status::new(Code::FailedPrecondition, message)));
+                let steps = begun.steps.join(", then ");
+                let why =
+                    format!("operator {} of region {region}: {steps}: {}", begun.operator, ended.outcome);
+                return Err(CtlError::Refused(why));
             }
             Some(_) => rt.sleep(LOOK_EVERY).await,
             None => break,
         }
     }
-    Ok(format!("{said}; what becomes of it is in `ringkeep ctl operator`"))
+    Ok(said(region, &begun, false, "; what becomes of it is in `ringkeep ctl operator`"))
 }
 
 async fn seen(scheduler: &SchedulerClient, region: u64) -> Result<Vec<OperatorState>, CallError> {
@@ -144,27 +273,28 @@ async fn seen(scheduler: &SchedulerClient, region: u64) -> Result<Vec<OperatorSt
     Ok(all.operators)
 }
 
+const OPERATORS: &[&str] = &["operator", "region", "policy", "when", "state", "steps"];
+
 /// Lists what is being done and was done last, or ends it.
 pub(super) async fn operators(
     scheduler: &SchedulerClient,
     wish: Option<OperatorWish>,
-) -> Result<String, CallError> {
+) -> Result<Answer, CtlError> {
     if let Some(OperatorWish::Cancel { region }) = wish {
         let request = CancelOperatorRequest { region };
         let ended: CancelOperatorResponse =
             scheduler.call("/ringkeep.Scheduler/CancelOperator", &request).await?;
-        return Ok(format!("operator {} of region {region} is cancelled", ended.operator));
+        return Ok(Answer::said(format!("operator {} of region {region} is cancelled", ended.operator)));
     }
-    let mut text = format!("{:>8} {:>8} {:16} {:>10} what\n", "operator", "region", "policy", "");
-    for seen in seen(scheduler, 0).await? {
+    let row = |seen: OperatorState| {
         let OperatorState { operator, region, policy, steps, finished, ago_ms, outcome, succeeded: _ } = seen;
         let state = match outcome.as_str() {
             "" => format!("runs, {finished} of {} steps done", steps.len()),
             outcome => outcome.to_owned(),
         };
-        let ago = format!("{} s ago", ago_ms / 1000);
-        writeln!(text, "{operator:>8} {region:>8} {policy:16} {ago:>10} {}: {state}", steps.join(", then "))
-            .expect("writing into a string has no way to fail");
-    }
-    Ok(text)
+        let (when, steps) = (Cell::Ago(Some(ago_ms)), Cell::text(steps.join(", then ")));
+        vec![Cell::Number(operator), Cell::Number(region), Cell::text(policy), when, Cell::text(state), steps]
+    };
+    let rows = seen(scheduler, 0).await?.into_iter().map(row).collect();
+    Ok(Answer::Table(Table::new(OPERATORS, rows)))
 }

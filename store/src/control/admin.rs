@@ -7,7 +7,9 @@ use std::fmt;
 
 use scheduler::operator::{AddRefusal, BuildError, Cause, Intent, Outcome, Status};
 use scheduler::scheduler::AdmitError;
-use scheduler::{Config, KeyRange, Lifecycle, Policy, Proposal, RegionId, Setting, StateCommand, StoreId};
+use scheduler::{
+    Config, KeyRange, Lifecycle, Policy, Proposal, RegionId, Scheduler, Setting, StateCommand, StoreId,
+};
 
 use super::denied::Denied;
 use super::orders::UNSERVED;
@@ -87,34 +89,46 @@ impl Control {
         }
     }
 
+    /// What would be done if `intent` was asked for now: its steps, and no operator.
+    ///
+    /// # Errors
+    /// Why nothing would.
+    pub fn rehearse(&self, region: RegionId, intent: Intent) -> Result<Asked, NotAsked> {
+        let proposal = self.proposal(region, &intent)?;
+        let rehearsed = self.0.scheduler.borrow().rehearse(&proposal, time(&self.0.rt));
+        match rehearsed.map_err(NotAsked::Refused)? {
+            (_, Some(outcome)) => Err(NotAsked::Ended(outcome)),
+            (operator, None) => {
+                Ok(Asked { operator: 0, steps: operator.steps.iter().map(ToString::to_string).collect() })
+            }
+        }
+    }
+
     fn try_operate(&self, region: RegionId, intent: &Intent) -> Result<Asked, NotAsked> {
+        let proposal = self.proposal(region, intent)?;
         let mut scheduler = self.0.scheduler.borrow_mut();
+        // Its first step goes out with the answer to the region's next report.
+        scheduler.admit(&proposal, time(&self.0.rt)).map_err(NotAsked::Refused)?;
+        begun(&scheduler, region)
+    }
+
+    /// What is asked of a region, as the scheduler takes it.
+    fn proposal(&self, region: RegionId, intent: &Intent) -> Result<Proposal, NotAsked> {
+        let scheduler = self.0.scheduler.borrow();
         let info = scheduler.cluster().region(region).ok_or(NotAsked::UnknownRegion(region))?;
         if let Some(store) = intent.stores().find(|store| scheduler.cluster().store(*store).is_none()) {
             return Err(NotAsked::UnknownStore(store));
         }
         let range = &info.region.range;
-        if let Intent::Split { keys } = intent
-            && !keys.iter().all(|key| range.contains(key.as_bytes()) && range.start() != key)
-        {
-            return Err(NotAsked::KeyOutside(region, range.clone()));
-        }
-        if let Intent::Split { keys } = intent
-            && let Some(key) = keys.iter().find(|key| !keyspace::may_cut(key.as_bytes()))
-        {
-            return Err(NotAsked::Denied(Denied::InKeyspace(key.clone())));
-        }
-        let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, intent.clone());
-        // Its first step goes out with the answer to the region's next report.
-        scheduler.admit(&proposal, time(&self.0.rt)).map_err(NotAsked::Refused)?;
-        match scheduler.operators().status(region) {
-            Some(Status::Running(operator)) => {
-                let steps = operator.steps.iter().map(ToString::to_string).collect();
-                Ok(Asked { operator: operator.id.0, steps })
+        if let Intent::Split { keys } = intent {
+            if !keys.iter().all(|key| range.contains(key.as_bytes()) && range.start() != key) {
+                return Err(NotAsked::KeyOutside(region, range.clone()));
             }
-            Some(Status::Ended(ended)) => Err(NotAsked::Ended(ended.outcome)),
-            None => Err(NotAsked::UnknownRegion(region)),
+            if let Some(key) = keys.iter().find(|key| !keyspace::may_cut(key.as_bytes())) {
+                return Err(NotAsked::Denied(Denied::InKeyspace(key.clone())));
+            }
         }
+        Ok(Proposal::new(info, Policy::Admin, Cause::Asked, intent.clone()))
     }
 
     /// Takes a store out of use: its replicas are moved away, and once nothing is on it any more, it is buried and its address is free.
@@ -268,5 +282,17 @@ impl Control {
         }
         self.hurry();
         Ok(())
+    }
+}
+
+/// The operator that was begun last on a region.
+fn begun(scheduler: &Scheduler, region: RegionId) -> Result<Asked, NotAsked> {
+    match scheduler.operators().status(region) {
+        Some(Status::Running(operator)) => {
+            let steps = operator.steps.iter().map(ToString::to_string).collect();
+            Ok(Asked { operator: operator.id.0, steps })
+        }
+        Some(Status::Ended(ended)) => Err(NotAsked::Ended(ended.outcome)),
+        None => Err(NotAsked::UnknownRegion(region)),
     }
 }

@@ -28,6 +28,7 @@
 //! | `scattered` | groups of regions that clients want spread |
 //! | `admin` | what operators ask for |
 //! | `seen` | what operators are shown: stores, and what is being done |
+//! | `overview` | and of the whole: regions, failures that are survived, why something is as it is |
 //! | `voters` | which stores keep the state, and the next change on the way there |
 //! | `membership` | carrying that out, and where the members are |
 //! | `orders` | which instructions a store can carry out |
@@ -48,6 +49,7 @@ mod members;
 mod membership;
 mod orders;
 mod origin;
+pub mod overview;
 mod reports;
 mod scattered;
 mod seen;

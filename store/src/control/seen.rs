@@ -2,8 +2,9 @@
 //!
 //! Only reads, except that an operator which is seen can be ended here.
 
+use scheduler::cluster::Counters;
 use scheduler::operator::{Operator, OperatorId, Outcome};
-use scheduler::{Health, RegionId, StoreDescriptor};
+use scheduler::{Health, RegionId, StoreDescriptor, StoreReport};
 
 use super::{Control, time};
 
@@ -21,6 +22,12 @@ pub struct SeenStore {
     pub heard: bool,
     /// How long it has been silent, or known if it has not been heard.
     pub silent_ms: u64,
+    /// What it said of itself last.
+    pub report: Option<StoreReport>,
+    /// What the map has of it.
+    pub counters: Counters,
+    /// Whether it is kept from leading.
+    pub evicting: bool,
 }
 
 /// An operator that runs, or one of the last that did.
@@ -38,11 +45,15 @@ impl Control {
     /// Every store that has joined, by id.
     pub fn stores(&self) -> Vec<SeenStore> {
         let (scheduler, now) = (self.0.scheduler.borrow(), time(&self.0.rt));
+        let evicting = self.0.state.known(|image| image.evicting.clone()).unwrap_or_default();
         let seen = |store: &scheduler::Store| SeenStore {
             descriptor: store.descriptor.clone(),
             health: store.health(now, scheduler.config()),
             heard: store.report.is_some(),
             silent_ms: now.ms_since(store.last_heard),
+            report: store.report.clone(),
+            counters: scheduler.cluster().counters(store.id()),
+            evicting: evicting.contains(&store.id()),
         };
         scheduler.cluster().stores().map(seen).collect()
     }

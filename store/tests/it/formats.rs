@@ -226,8 +226,8 @@ fn split(world: &World, member: &Member, border: &'static str) {
     let wish = OperateRequest {
         region: region_of(world, member, border).id,
         wish: RegionWish::Split.into(),
-        store: 0,
         key: border.into(),
+        ..OperateRequest::default()
     };
     call::<OperateResponse>(world, member.pd(), "/ringkeep.Scheduler/Operate", wish).expect("it is taken");
     world.run_for(Duration::from_secs(5));

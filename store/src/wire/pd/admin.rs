@@ -4,7 +4,7 @@ use scheduler::operator::{Intent, Operator, Outcome};
 use scheduler::{Key, Policy, RegionId, Setting, StoreId};
 
 use super::{Pd, denied};
-use crate::control::{SeenOperator, SeenStore};
+use crate::control::SeenOperator;
 use crate::wire::grpc::{Code, Status};
 use crate::wire::proto::ringkeep::{self, RegionWish};
 
@@ -27,7 +27,11 @@ impl Pd {
                 ));
             }
         };
-        let asked = self.control.operate(RegionId(request.region), intent).await;
+        let region = RegionId(request.region);
+        let asked = match request.dry_run {
+            true => self.control.rehearse(region, intent),
+            false => self.control.operate(region, intent).await,
+        };
         let asked = asked.map_err(|why| Status::new(Code::FailedPrecondition, why.to_string()))?;
         Ok(ringkeep::OperateResponse { operator: asked.operator, steps: asked.steps })
     }
@@ -52,19 +56,6 @@ impl Pd {
             Some(operator) => Ok(ringkeep::CancelOperatorResponse { operator: operator.0 }),
             None => Err(Status::new(Code::FailedPrecondition, format!("no operator of {region} runs"))),
         }
-    }
-
-    /// The stores as the scheduler sees them.
-    pub(super) fn stores(&self, _: ringkeep::StoresRequest) -> Result<ringkeep::StoresResponse, Status> {
-        let state = |SeenStore { descriptor, health, heard, silent_ms }: SeenStore| ringkeep::StoreState {
-            store: descriptor.id.0,
-            node: descriptor.node.0,
-            address: descriptor.address,
-            health: health.to_string(),
-            heard,
-            silent_ms,
-        };
-        Ok(ringkeep::StoresResponse { stores: self.control.stores().into_iter().map(state).collect() })
     }
 
     /// Takes a store out of use.

@@ -71,7 +71,7 @@ fn region_report(report: &RegionReport) -> ringkeep::RegionReport {
     }
 }
 
-fn store_load(Load { read_bytes, write_bytes, read_ops, write_ops }: &Load) -> ringkeep::Load {
+pub(super) fn store_load(Load { read_bytes, write_bytes, read_ops, write_ops }: &Load) -> ringkeep::Load {
     ringkeep::Load {
         read_bytes: *read_bytes,
         write_bytes: *write_bytes,

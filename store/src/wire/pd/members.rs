@@ -56,6 +56,9 @@ impl Method {
             | Method::Config
             | Method::SetConfig
             | Method::SetPolicy
+            | Method::Regions
+            | Method::Why
+            | Method::Cluster
             | Method::Forward
             // By which a store joins: an id, and where it is.
             | Method::Bootstrap

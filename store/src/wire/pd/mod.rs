@@ -1,7 +1,7 @@
 //! The PD service: what clients ask to find regions and stores, and the timestamps.
 //!
 //! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `locate` what
-//! they ask about regions, `admin` what operators ask for, `splits` what those ask who cut regions and spread them, `collection` what bounds garbage
+//! they ask about regions, `admin` what operators ask for, `overview` what they are shown, `splits` what those ask who cut regions and spread them, `collection` what bounds garbage
 //! collection, `keyspaces` the one there is, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, [`port`]
 //! the port of every node, wherever the scheduler is, and [`members`] says which calls need the secret of the cluster, and lets in who has it.
 //!
@@ -23,6 +23,7 @@ mod keyspaces;
 mod locate;
 pub mod members;
 mod nodes;
+mod overview;
 pub mod port;
 mod scan;
 mod splits;
@@ -115,6 +116,9 @@ pub enum Method {
     Config,
     SetConfig,
     SetPolicy,
+    Regions,
+    Why,
+    Cluster,
     Forward,
 }
 
@@ -159,7 +163,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, CallShape); 52] = [
+const METHODS: [(&str, Method, CallShape); 55] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, CallShape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, CallShape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, CallShape::Unary),
@@ -211,6 +215,9 @@ const METHODS: [(&str, Method, CallShape); 52] = [
     ("/ringkeep.Scheduler/Config", Method::Config, CallShape::Unary),
     ("/ringkeep.Scheduler/SetConfig", Method::SetConfig, CallShape::Unary),
     ("/ringkeep.Scheduler/SetPolicy", Method::SetPolicy, CallShape::Unary),
+    ("/ringkeep.Scheduler/Regions", Method::Regions, CallShape::Unary),
+    ("/ringkeep.Scheduler/Why", Method::Why, CallShape::Unary),
+    ("/ringkeep.Scheduler/Cluster", Method::Cluster, CallShape::Unary),
     (client::FORWARD, Method::Forward, CallShape::Unary),
 ];
 
@@ -256,7 +263,10 @@ impl Method {
             | Method::Evict
             | Method::Config
             | Method::SetConfig
-            | Method::SetPolicy => Some(MESSAGE_BYTES_MAX),
+            | Method::SetPolicy
+            | Method::Regions
+            | Method::Why
+            | Method::Cluster => Some(MESSAGE_BYTES_MAX),
             Method::BatchScanRegions
             | Method::QueryRegion
             | Method::Bootstrap
@@ -351,6 +361,9 @@ impl Service for Pd {
             Method::Config => self.answer(message, Self::config),
             Method::SetConfig => grpc::answer(&self.set_config(&decode(message)?).await?),
             Method::SetPolicy => grpc::answer(&self.set_policy(&decode(message)?).await?),
+            Method::Regions => grpc::answer(&self.regions(decode(message)?).await?),
+            Method::Why => self.answer(message, Self::why),
+            Method::Cluster => grpc::answer(&self.cluster().await),
             Method::Forward => grpc::answer(&self.forwarded(decode(message)?).await?),
             Method::Tso
             | Method::QueryRegion
@@ -416,6 +429,9 @@ impl Service for Pd {
             | Method::Config
             | Method::SetConfig
             | Method::SetPolicy
+            | Method::Regions
+            | Method::Why
+            | Method::Cluster
             | Method::Forward => Err(Status::new(Code::Internal, "this method is not a stream")),
         }
     }

@@ -98,8 +98,8 @@ fn a_node_of_one_core_does_all_that_a_node_does() {
         let wish = OperateRequest {
             region: found.region.expect("every key has one").id,
             wish: RegionWish::Split.into(),
-            store: 0,
             key: border.into(),
+            ..OperateRequest::default()
         };
         call::<OperateResponse>(&world, alone.pd(), "/ringkeep.Scheduler/Operate", wish)
             .expect("it is taken");

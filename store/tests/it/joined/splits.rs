@@ -37,7 +37,8 @@ impl Run {
         };
         let Some(region) = regions.iter().find(has) else { return Ok(false) };
         let key = if named { Bytes::from_static(border.as_bytes()) } else { Bytes::new() };
-        let wish = OperateRequest { region: region.id, wish: RegionWish::Split.into(), store: 0, key };
+        let wish = RegionWish::Split.into();
+        let wish = OperateRequest { region: region.id, wish, key, ..OperateRequest::default() };
         let pd = self.members[0].pd();
         let asked = call::<OperateResponse>(&self.world, pd, "/ringkeep.Scheduler/Operate", wish);
         match asked {
@@ -193,8 +194,8 @@ fn a_region_is_split_where_it_is_asked_to_be() {
     let wish = |key: &'static str| OperateRequest {
         region: first.id,
         wish: RegionWish::Split.into(),
-        store: 0,
         key: Bytes::from_static(key.as_bytes()),
+        ..OperateRequest::default()
     };
     let ask = |key| {
         let pd = run.members[0].pd();

@@ -1,0 +1,366 @@
+//! What `ringkeep ctl` asks of stores and nodes: how they do, and which of them are to be left alone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use engine::rt::Rt;
+use serde_json::json;
+use store::wire::pd::client::{CallError, SchedulerClient};
+use store::wire::proto::ringkeep::{
+    ClusterRequest, ClusterResponse, EvictRequest, EvictResponse, KeepStoreRequest, KeepStoreResponse, Load,
+    RemoveStoreRequest, RemoveStoreResponse, StoreState, StoresRequest, StoresResponse,
+};
+
+use super::table::{Answer, Cell, Table};
+use super::{CtlError, confirm};
+
+/// The time between two looks at leaders that are to go.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What is asked of a store.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(super) enum StoreWish {
+    /// Show one store
+    #[command(after_help = "Example: ringkeep ctl store show 3")]
+    Show {
+        /// Id of the store, as `ringkeep ctl stores` lists it
+        store: u64,
+    },
+    /// Take a store out of use: its replicas are moved away, then it is gone for ever
+    #[command(after_help = "Example: ringkeep ctl store remove 3 --dry-run")]
+    Remove {
+        /// Id of the store, as `ringkeep ctl stores` lists it
+        store: u64,
+        /// Only say what would be moved
+        #[arg(long)]
+        dry_run: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Take a store that is leaving back into use
+    #[command(after_help = "Example: ringkeep ctl store keep 3")]
+    Keep {
+        /// Id of the store, as `ringkeep ctl stores` lists it
+        store: u64,
+    },
+}
+
+/// What is asked of the leaders of a node.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct DrainArguments {
+    /// Id of the node, as `ringkeep ctl node` lists it
+    node: u64,
+    /// Let its stores lead again
+    #[arg(long)]
+    end: bool,
+    /// Wait until nothing is led there, for so many seconds at most; exit code 4 if that is not enough
+    #[arg(long, value_name = "SECONDS")]
+    wait: Option<u64>,
+    /// Only say what would move
+    #[arg(long, conflicts_with = "end")]
+    dry_run: bool,
+}
+
+/// What is asked of the leaders of a store.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct EvictArguments {
+    /// Id of the store, as `ringkeep ctl stores` lists it
+    store: u64,
+    /// Let it lead again
+    #[arg(long)]
+    end: bool,
+    /// Only say what would move
+    #[arg(long, conflicts_with = "end")]
+    dry_run: bool,
+}
+
+/// All stores, by id.
+pub(super) async fn all(scheduler: &SchedulerClient) -> Result<Vec<StoreState>, CallError> {
+    let all: StoresResponse = scheduler.call("/ringkeep.Scheduler/Stores", &StoresRequest {}).await?;
+    Ok(all.stores)
+}
+
+/// How a store does, in an operator's word.
+fn state(store: &StoreState) -> &str {
+    match &store.health[..] {
+        "offline" => "leaving",
+        "tombstone" => "gone",
+        "up" if store.evicting => "evicted",
+        "up" if store.busy => "busy",
+        health => health,
+    }
+}
+
+/// How long ago a store was heard.
+fn heard(store: &StoreState) -> Cell {
+    Cell::Ago(store.heard.then_some(store.silent_ms))
+}
+
+const STORES: &[&str] = &[
+    "store",
+    "node",
+    "state",
+    "heard",
+    "leaders",
+    "regions",
+    "reads/s",
+    "writes/s",
+    "used",
+    "available",
+    "address",
+];
+
+pub(super) fn table_of(stores: &[StoreState]) -> Table {
+    let row = |store: &StoreState| {
+        let load = store.load.unwrap_or_default();
+        vec![
+            Cell::Number(store.store),
+            Cell::Number(store.node),
+            Cell::text(state(store)),
+            heard(store),
+            Cell::Number(store.leaders),
+            Cell::Number(store.regions),
+            Cell::Number(load.read_ops.into()),
+            Cell::Number(load.write_ops.into()),
+            Cell::Bytes(store.used_bytes),
+            Cell::Bytes(store.available_bytes),
+            Cell::text(&store.address),
+        ]
+    };
+    Table::new(STORES, stores.iter().map(row).collect())
+}
+
+/// The stores of all nodes.
+pub(super) async fn list(scheduler: &SchedulerClient) -> Result<Answer, CtlError> {
+    Ok(Answer::Table(table_of(&all(scheduler).await?)))
+}
+
+const NODES: &[&str] = &[
+    "node",
+    "stores",
+    "state",
+    "leaders",
+    "regions",
+    "reads/s",
+    "writes/s",
+    "read B/s",
+    "written B/s",
+    "used",
+    "available",
+];
+
+/// The nodes with what their stores come to; one of which a store is worse than the others is as that one.
+pub(super) fn nodes_of(stores: &[StoreState]) -> Table {
+    let mut nodes: BTreeMap<u64, Vec<&StoreState>> = BTreeMap::new();
+    for store in stores.iter().filter(|store| store.health != "tombstone") {
+        nodes.entry(store.node).or_default().push(store);
+    }
+    let row = |(node, stores): (&u64, &Vec<&StoreState>)| {
+        let sum = |of: fn(&StoreState) -> u64| stores.iter().map(|store| of(store)).sum::<u64>();
+        let load =
+            |of: fn(&Load) -> u64| stores.iter().filter_map(|store| store.load.as_ref()).map(of).sum::<u64>();
+        let worst = stores.iter().map(|store| state(store)).max_by_key(|state| rank(state)).unwrap_or("up");
+        vec![
+            Cell::Number(*node),
+            Cell::Number(stores.len() as u64),
+            Cell::text(worst),
+            Cell::Number(sum(|store| store.leaders)),
+            Cell::Number(sum(|store| store.regions)),
+            Cell::Number(load(|load| load.read_ops.into())),
+            Cell::Number(load(|load| load.write_ops.into())),
+            Cell::Bytes(load(|load| load.read_bytes)),
+            Cell::Bytes(load(|load| load.write_bytes)),
+            Cell::Bytes(sum(|store| store.used_bytes)),
+            Cell::Bytes(sum(|store| store.available_bytes)),
+        ]
+    };
+    Table::new(NODES, nodes.iter().map(row).collect())
+}
+
+/// The worse, the more.
+fn rank(state: &str) -> usize {
+    let order = ["up", "evicted", "busy", "leaving", "disconnected", "unhealthy", "down"];
+    order.iter().position(|known| *known == state).unwrap_or(order.len())
+}
+
+/// The nodes, or the stores of one.
+pub(super) async fn nodes(scheduler: &SchedulerClient, node: Option<u64>) -> Result<Answer, CtlError> {
+    let stores = all(scheduler).await?;
+    let Some(node) = node else { return Ok(Answer::Table(nodes_of(&stores))) };
+    Ok(Answer::Table(table_of(&of_node(stores, node)?)))
+}
+
+fn of_node(mut stores: Vec<StoreState>, node: u64) -> Result<Vec<StoreState>, CtlError> {
+    stores.retain(|store| store.node == node && store.health != "tombstone");
+    if stores.is_empty() {
+        return Err(CtlError::Refused(format!(
+            "no store of node {node} has joined; `ringkeep ctl node` lists those that have"
+        )));
+    }
+    Ok(stores)
+}
+
+fn one(stores: Vec<StoreState>, id: u64) -> Result<StoreState, CtlError> {
+    let unknown = || format!("store {id} has not joined; `ringkeep ctl stores` lists those that have");
+    stores.into_iter().find(|store| store.store == id).ok_or_else(|| CtlError::Refused(unknown()))
+}
+
+/// Shows a store, or changes whether it is in use.
+pub(super) async fn change(scheduler: &SchedulerClient, wish: StoreWish) -> Result<Answer, CtlError> {
+    match wish {
+        StoreWish::Show { store } => Ok(Answer::Table(table_of(&[one(all(scheduler).await?, store)?]))),
+        StoreWish::Remove { store, dry_run: true, yes: _ } => rehearse_removal(scheduler, store).await,
+        StoreWish::Remove { store, dry_run: false, yes } => {
+            confirm::ask(
+                yes,
+                &format!("store {store} will be gone for ever once its replicas have been moved away"),
+            )?;
+            let request = RemoveStoreRequest { store };
+            scheduler.call::<RemoveStoreResponse>("/ringkeep.Scheduler/RemoveStore", &request).await?;
+            Ok(Answer::said(format!(
+                "store {store} is taken out of use; once nothing is on it any more it is gone, until then `ringkeep ctl store keep {store}` \
+                 takes it back"
+            )))
+        }
+        StoreWish::Keep { store } => {
+            let request = KeepStoreRequest { store };
+            scheduler.call::<KeepStoreResponse>("/ringkeep.Scheduler/KeepStore", &request).await?;
+            Ok(Answer::said(format!("store {store} is in use")))
+        }
+    }
+}
+
+/// What taking a store out of use would move, and whether there would be room for it.
+async fn rehearse_removal(scheduler: &SchedulerClient, id: u64) -> Result<Answer, CtlError> {
+    let cluster: ClusterResponse = scheduler.call("/ringkeep.Scheduler/Cluster", &ClusterRequest {}).await?;
+    let stores = all(scheduler).await?;
+    let mut left: Vec<u64> = stores
+        .iter()
+        .filter(|store| store.store != id && store.health == "up")
+        .map(|store| store.node)
+        .collect();
+    left.sort_unstable();
+    left.dedup();
+    let store = one(stores, id)?;
+    let (nodes, replicas) = (left.len() as u64, cluster.replicas);
+    let fits = nodes >= replicas;
+    let room = match fits {
+        true => format!("{nodes} nodes would be left for {replicas} replicas of each region"),
+        false => format!(
+            "only {nodes} nodes would be left for {replicas} replicas of each region, so it would be refused"
+        ),
+    };
+    let text = format!(
+        "{} replicas would be moved away from store {id}, {} of which lead; {room}",
+        store.regions, store.leaders
+    );
+    let json = json!({ "dry_run": true, "store": id, "replicas": store.regions, "leaders": store.leaders, "nodes_left": nodes, "fits": fits, "message": text });
+    Ok(Answer::Said(text, json))
+}
+
+async fn set_evicting(scheduler: &SchedulerClient, store: u64, evicting: bool) -> Result<(), CallError> {
+    let request = EvictRequest { store, evicting };
+    scheduler.call::<EvictResponse>("/ringkeep.Scheduler/Evict", &request).await.map(drop)
+}
+
+/// Keeps leaders off a store, or no longer.
+pub(super) async fn evict(
+    scheduler: &SchedulerClient,
+    EvictArguments { store, end, dry_run }: EvictArguments,
+) -> Result<Answer, CtlError> {
+    if dry_run {
+        let leaders = one(all(scheduler).await?, store)?.leaders;
+        let text = format!("{leaders} leaders would leave store {store}");
+        let json = json!({ "dry_run": true, "stores": [store], "leaders": leaders, "message": text });
+        return Ok(Answer::Said(text, json));
+    }
+    set_evicting(scheduler, store, !end).await?;
+    Ok(Answer::said(match end {
+        false => format!(
+            "leaders leave store {store} now, and none comes to it until `ringkeep ctl evict {store} --end`"
+        ),
+        true => format!("store {store} may lead again"),
+    }))
+}
+
+/// Keeps leaders off all stores of a node, before it is stopped, or no longer.
+pub(super) async fn drain(
+    rt: &Rt,
+    scheduler: &SchedulerClient,
+    DrainArguments { node, end, wait, dry_run }: DrainArguments,
+) -> Result<Answer, CtlError> {
+    let stores = of_node(all(scheduler).await?, node)?;
+    let ids: Vec<u64> = stores.iter().map(|store| store.store).collect();
+    let leaders: u64 = stores.iter().map(|store| store.leaders).sum();
+    if dry_run {
+        let text = format!("{leaders} leaders would leave the {} stores of node {node}", ids.len());
+        let json =
+            json!({ "dry_run": true, "node": node, "stores": ids, "leaders": leaders, "message": text });
+        return Ok(Answer::Said(text, json));
+    }
+    for store in &ids {
+        set_evicting(scheduler, *store, !end).await?;
+    }
+    if end {
+        return Ok(Answer::said(format!("the stores of node {node} may lead again")));
+    }
+    let until = format!("none comes to it until `ringkeep ctl drain {node} --end`");
+    let Some(wait) = wait else {
+        return Ok(Answer::said(format!("{leaders} leaders leave node {node} now, and {until}")));
+    };
+    let began = rt.now();
+    loop {
+        let left: u64 = of_node(all(scheduler).await?, node)?.iter().map(|store| store.leaders).sum();
+        if left == 0 {
+            return Ok(Answer::said(format!("node {node} leads nothing, and {until}")));
+        }
+        if rt.now().since(began) >= Duration::from_secs(wait) {
+            let why = format!(
+                "node {node} leads {left} regions still after {wait} s; `ringkeep ctl why store {}` says why",
+                ids[0]
+            );
+            return Err(CtlError::NotYet(why));
+        }
+        rt.sleep(LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(store: u64, node: u64, health: &str) -> StoreState {
+        let load = Some(Load { read_ops: 10, write_ops: 1, read_bytes: 100, write_bytes: 50 });
+        StoreState {
+            store,
+            node,
+            health: health.to_owned(),
+            heard: true,
+            leaders: 2,
+            regions: 3,
+            load,
+            ..StoreState::default()
+        }
+    }
+
+    #[test]
+    fn a_node_is_as_the_worst_of_its_stores_and_sums_what_they_do() {
+        let mut evicted = store(5, 2, "up");
+        evicted.evicting = true;
+        let all = [
+            store(1, 1, "up"),
+            store(2, 1, "unhealthy"),
+            store(3, 1, "tombstone"),
+            store(4, 2, "up"),
+            evicted,
+        ];
+        let nodes = nodes_of(&all).json();
+        assert_eq!((&nodes[0]["state"], &nodes[0]["stores"]), (&json!("unhealthy"), &json!(2)));
+        assert_eq!((&nodes[1]["state"], &nodes[1]["reads_s"]), (&json!("evicted"), &json!(20)));
+        assert_eq!((&nodes[1]["leaders"], &nodes[1]["written_B_s"]), (&json!(4), &json!(100)));
+        let stores = table_of(&all).json();
+        assert_eq!((&stores[2]["state"], &stores[4]["state"]), (&json!("gone"), &json!("evicted")));
+    }
+}

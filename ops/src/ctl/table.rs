@@ -1,0 +1,180 @@
+//! What a command answers, once: as a table for people and as JSON for programs, so that the two never say different things.
+//!
+//! In JSON a table is a list of objects, in the order of its rows, whose keys are the names of the columns with underscores. Sizes are bytes,
+//! times milliseconds.
+
+use serde_json::{Map, Value, json};
+
+use super::keys;
+use crate::output::Format;
+
+/// What stands in one place of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cell {
+    Text(String),
+    Number(u64),
+    Bytes(u64),
+    /// How long ago, milliseconds; nothing where it has not been.
+    Ago(Option<u64>),
+    List(Vec<String>),
+    Key(Vec<u8>),
+}
+
+impl Cell {
+    pub(super) fn text(text: impl Into<String>) -> Self {
+        Self::Text(text.into())
+    }
+
+    fn is_right(&self) -> bool {
+        match self {
+            Self::Number(_) | Self::Bytes(_) | Self::Ago(_) => true,
+            Self::Text(_) | Self::List(_) | Self::Key(_) => false,
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::Text(text) => text.clone(),
+            Self::Number(number) => number.to_string(),
+            Self::Bytes(bytes) => size(*bytes),
+            Self::Ago(Some(ms)) => format!("{} s ago", ms / 1000),
+            Self::Ago(None) => "not yet".to_owned(),
+            Self::List(all) if all.is_empty() => "-".to_owned(),
+            Self::List(all) => all.join(" "),
+            Self::Key(key) => keys::show(key),
+        }
+    }
+
+    fn json(&self) -> Value {
+        match self {
+            Self::Text(text) => json!(text),
+            Self::Number(number) | Self::Bytes(number) => json!(number),
+            Self::Ago(ms) => json!(ms),
+            Self::List(all) => json!(all),
+            Self::Key(key) => json!(key.escape_ascii().to_string()),
+        }
+    }
+}
+
+/// A size with a unit of 1024.
+fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut rest, mut unit) = (bytes, 0);
+    while rest >= 10_240 && unit + 1 < units.len() {
+        rest /= 1024;
+        unit += 1;
+    }
+    format!("{rest} {}", units[unit])
+}
+
+/// Rows under named columns, and what is to be said below them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Table {
+    pub(super) columns: &'static [&'static str],
+    pub(super) rows: Vec<Vec<Cell>>,
+    pub(super) remarks: Vec<String>,
+}
+
+impl Table {
+    pub(super) fn new(columns: &'static [&'static str], rows: Vec<Vec<Cell>>) -> Self {
+        Self { columns, rows, remarks: Vec::new() }
+    }
+
+    pub(super) fn text(&self) -> String {
+        let shown: Vec<Vec<String>> =
+            self.rows.iter().map(|row| row.iter().map(Cell::shown).collect()).collect();
+        let width = |at: usize| {
+            let cells = shown.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
+            cells.chain([self.columns[at].len()]).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let is_right = |at: usize| self.rows.first().and_then(|row| row.get(at)).is_some_and(Cell::is_right);
+        let line = |cells: Vec<&str>| -> String {
+            let padded = cells.iter().enumerate().map(|(at, cell)| match (is_right(at), widths[at]) {
+                (true, width) => format!("{cell:>width$}"),
+                (false, width) => format!("{cell:width$}"),
+            });
+            format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
+        };
+        let mut text = line(self.columns.to_vec());
+        shown.iter().for_each(|row| text.push_str(&line(row.iter().map(String::as_str).collect())));
+        self.remarks.iter().for_each(|remark| text.push_str(&format!("{remark}\n")));
+        text
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let name = |column: &str| column.replace([' ', '/'], "_");
+        let object = |row: &Vec<Cell>| -> Value {
+            let fields = self.columns.iter().zip(row).map(|(column, cell)| (name(column), cell.json()));
+            Value::Object(fields.collect::<Map<String, Value>>())
+        };
+        Value::Array(self.rows.iter().map(object).collect())
+    }
+}
+
+/// What a command comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Table(Table),
+    /// A sentence, and the same for programs.
+    Said(String, Value),
+    /// Nothing more: it was shown while the command ran.
+    Shown,
+}
+
+impl Answer {
+    /// A sentence that has no numbers.
+    pub(super) fn said(text: impl Into<String>) -> Self {
+        let text = text.into();
+        let json = json!({ "message": text });
+        Self::Said(text, json)
+    }
+
+    /// As it is printed; nothing where there is nothing to print.
+    pub(super) fn printed(&self, format: Format) -> Option<String> {
+        let json = |value: &Value| format!("{value:#}");
+        Some(match (self, format) {
+            (Self::Shown, _) => return None,
+            (Self::Table(table), Format::Table) => table.text(),
+            (Self::Table(table), Format::Json) => json(&table.json()),
+            (Self::Said(text, _), Format::Table) => text.clone(),
+            (Self::Said(_, value), Format::Json) => json(value),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let row = |id, name: &str, bytes, heard| {
+            vec![Cell::Number(id), Cell::text(name), Cell::Bytes(bytes), Cell::Ago(heard)]
+        };
+        let rows = vec![row(1, "a", 512, Some(2500)), row(20, "longer", 3 << 30, None)];
+        let mut table = Table::new(&["store", "state", "used", "heard"], rows);
+        table.remarks.push("and this".to_owned());
+        table
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_says_its_remarks_below() {
+        let expected = "store  state       used    heard\n    1  a          512 B  2 s ago\n   20  longer  3072 MiB  not yet\nand this\n";
+        assert_eq!(table().text(), expected);
+    }
+
+    #[test]
+    fn the_same_rows_are_objects_in_json_with_plain_numbers() {
+        let expected = json!([
+            { "store": 1, "state": "a", "used": 512, "heard": 2500 },
+            { "store": 20, "state": "longer", "used": 3_221_225_472_u64, "heard": null },
+        ]);
+        assert_eq!(table().json(), expected);
+        let keyed = Table::new(
+            &["up to", "reads/s"],
+            vec![vec![Cell::Key(b"a\xff".to_vec()), Cell::List(Vec::new())]],
+        );
+        assert_eq!(keyed.json(), json!([{ "up_to": "a\\xff", "reads_s": [] }]));
+        assert!(keyed.text().contains("\"a\\xff\"  -"), "{}", keyed.text());
+    }
+}

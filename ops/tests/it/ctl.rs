@@ -1,0 +1,196 @@
+//! `ringkeep ctl` as an operator and a script use it: on one process, because what it shows of several is the scheduler's business.
+
+use bench::process::Node;
+use serde_json::Value;
+
+use crate::host::{directory, options, run};
+
+/// Exit code, standard output, standard error.
+fn ctl(node: &Node, words: &[&str]) -> (i32, String, String) {
+    let output = run(&[&["ctl", "--pd", &node.pd.to_string()], words].concat());
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (output.status.code().expect("it ends by itself"), text(output.stdout), text(output.stderr))
+}
+
+fn json(node: &Node, words: &[&str]) -> Value {
+    let (code, said, why) = ctl(node, &[words, &["--output", "json"]].concat());
+    assert_eq!(code, 0, "{words:?}: {why}");
+    serde_json::from_str(&said).unwrap_or_else(|error| panic!("{words:?}: {error}: {said}"))
+}
+
+fn start(directory: &tempfile::TempDir) -> Node {
+    Node::start(&options(directory)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// The commands that ask for nothing but an answer, each with a column or a key of it.
+const READS: [(&[&str], &str); 15] = [
+    (&["cluster"], "healthy"),
+    (&["node"], "stores"),
+    (&["stores"], "address"),
+    (&["store"], "address"),
+    (&["store", "show", "1"], "leaders"),
+    (&["member"], "role"),
+    (&["regions"], "up_to"),
+    (&["regions", "--state", "empty", "--limit", "2"], "up_to"),
+    (&["regions", "--store", "1", "--from", "k"], "up_to"),
+    (&["region", "key", "k"], "epoch"),
+    (&["operator"], "steps"),
+    (&["scheduler"], "policy"),
+    (&["config"], "value"),
+    (&["why", "store", "1"], "verdict"),
+    (&["top", "--once"], "hottest"),
+];
+
+#[test]
+fn every_read_is_a_table_and_the_same_in_json() {
+    let directory = directory();
+    let node = start(&directory);
+    // So that there is an operator to list.
+    let first = json(&node, &["regions"])[0]["region"].to_string();
+    let (code, _, why) = ctl(&node, &["split", &first, "--key", "\\x01"]);
+    assert_eq!(code, 0, "{why}");
+    for (words, name) in READS {
+        let said = json(&node, words);
+        let of = said.as_array().map_or(&said, |rows| rows.first().unwrap_or(&Value::Null));
+        assert!(of.get(name).is_some(), "{words:?} has no {name}: {said}");
+        let (code, text, _) = ctl(&node, words);
+        assert!(code == 0 && text.lines().count() > 0 && !text.starts_with(['{', '[']), "{words:?}: {text}");
+        if let Some(rows) = said.as_array() {
+            assert!(text.lines().count() > rows.len(), "{words:?}: a head and a line for each: {text}");
+        }
+    }
+    let two = json(&node, &["regions", "--state", "empty", "--limit", "2"]);
+    assert_eq!(two.as_array().map(Vec::len), Some(2));
+    let [of_k] = &json(&node, &["region", "key", "k"]).as_array().expect("a list")[..] else { panic!("one") };
+    assert!(of_k["from"].as_str() <= Some("k") && of_k["up_to"].as_str() > Some("k"), "{of_k}");
+    let shown = json(&node, &["region", "show", &of_k["region"].to_string()]);
+    assert_eq!(shown[0]["from"], of_k["from"]);
+    let cluster = json(&node, &["cluster"]);
+    assert_eq!((&cluster["healthy"], &cluster["survives_nodes"]), (&true.into(), &0.into()));
+}
+
+#[test]
+fn what_moves_or_loses_something_can_be_rehearsed_and_has_to_be_meant() {
+    let directory = directory();
+    let node = start(&directory);
+    let before = json(&node, &["regions"]);
+    let first = before[0]["region"].to_string();
+    let would = json(&node, &["split", &first, "--key", "\\x01", "--dry-run"]);
+    assert_eq!((&would["operator"], &would["dry_run"]), (&0.into(), &true.into()), "{would}");
+    assert!(would["steps"][0].as_str().is_some_and(|step| step.starts_with("split")), "{would}");
+    for (words, why) in [
+        (&["transfer", &first, "1", "--dry-run"][..], "it is so already"),
+        (&["transfer", &first, "77", "--dry-run"], "has not joined"),
+        (&["region", "add-peer", "999999", "1", "--dry-run"], "is not known"),
+        (&["split", &first, "--key", "zzzz", "--dry-run"], "does not cut"),
+    ] {
+        let (code, _, said) = ctl(&node, words);
+        assert!(code == 1 && said.contains(why), "{words:?}: {code} {said}");
+    }
+    let leaders = json(&node, &["drain", &json(&node, &["node"])[0]["node"].to_string(), "--dry-run"]);
+    assert!(leaders["leaders"].as_u64() > Some(0), "{leaders}");
+    assert_eq!(json(&node, &["evict", "1", "--dry-run"])["dry_run"], true);
+    let removal = json(&node, &["store", "remove", "1", "--dry-run"]);
+    assert_eq!(removal["fits"], false, "{removal}");
+    // Nothing of that was done.
+    assert_eq!(json(&node, &["regions"]).as_array().map(Vec::len), before.as_array().map(Vec::len));
+    assert_eq!(json(&node, &["operator"]).as_array().map(Vec::len), Some(0));
+    assert!(!ctl(&node, &["scheduler"]).1.contains("kept from leading"));
+    for words in [&["store", "remove", "1"][..], &["region", "remove-peer", &first, "1"]] {
+        let (code, _, said) = ctl(&node, words);
+        assert!(code == 2 && said.contains("--yes"), "{words:?}: {code} {said}");
+    }
+    let (code, _, said) = ctl(&node, &["store", "remove", "1", "--yes"]);
+    assert!(code == 1 && said.contains("keeps the scheduler's state"), "{said}");
+}
+
+#[test]
+fn a_node_is_drained_of_leaders_as_long_as_another_can_lead() {
+    let directory = directory();
+    let node = start(&directory);
+    let id = json(&node, &["node"])[0]["node"].to_string();
+    // The only node has to lead, and says so.
+    let (code, _, said) = ctl(&node, &["drain", &id, "--wait", "1"]);
+    assert!(code == 4 && said.contains("still after 1 s") && said.contains("why store"), "{code} {said}");
+    let why = json(&node, &["why", "store", "1"])["verdict"].as_str().expect("a sentence").to_owned();
+    assert!(why.contains("is kept from leading") && why.contains("one stays"), "{why}");
+    assert_eq!(json(&node, &["stores"])[0]["state"], "evicted");
+    let (code, said, _) = ctl(&node, &["drain", &id, "--end"]);
+    assert!(code == 0 && said.contains("may lead again"), "{said}");
+    let (code, _, said) = ctl(&node, &["drain", "77"]);
+    assert!(code == 1 && said.contains("no store of node 77"), "{said}");
+}
+
+#[test]
+fn why_says_the_true_reason_over_the_real_surface() {
+    let directory = directory();
+    let node = start(&directory);
+    let region = json(&node, &["region", "key", "k"])[0]["region"].to_string();
+    let why = |of: &str, id: &str| {
+        json(&node, &["why", of, id])["verdict"].as_str().expect("a sentence").to_owned()
+    };
+    assert_eq!(why("region", &region), "is as it should be");
+    let (code, _, said) = ctl(&node, &["config", "set", "max_replicas", "3"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(why("region", &region).contains("no store is fit"), "{}", why("region", &region));
+    let (code, text, _) = ctl(&node, &["cluster"]);
+    assert!(code == 4 && text.contains("fewer than 3 replicas"), "{code} {text}");
+    let short = json(&node, &["regions", "--state", "short"]);
+    assert_eq!(short.as_array().map(Vec::len), json(&node, &["regions"]).as_array().map(Vec::len));
+    let (code, _, said) = ctl(&node, &["scheduler", "off", "replica-check"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        why("region", &region).contains("no store is fit"),
+        "nothing is wanted that could be switched off"
+    );
+    for (of, id, words) in [("region", "999999", "is not known"), ("store", "77", "has not joined")] {
+        let (code, _, said) = ctl(&node, &["why", of, id]);
+        assert!(code == 1 && said.contains(words), "{said}");
+    }
+}
+
+#[test]
+fn scripts_tell_a_refusal_from_a_cluster_that_is_not_there() {
+    let gone = run(&["ctl", "--pd", "127.0.0.1:1", "cluster"]);
+    assert_eq!(gone.status.code(), Some(3), "{gone:?}");
+    assert!(gone.stdout.is_empty() && String::from_utf8_lossy(&gone.stderr).contains("--pd"));
+    for words in [
+        &["ctl", "regions", "--state", "odd"][..],
+        &["ctl", "top", "--every", "0"],
+        &["ctl", "--pd", "x", "node"],
+    ] {
+        assert_eq!(run(words).status.code(), Some(2), "{words:?}");
+    }
+}
+
+/// Every command of the tree below `ringkeep ctl`, as words.
+fn commands(words: &[&str]) -> Vec<Vec<String>> {
+    let help = run(&[words, &["--help"]].concat());
+    let text = String::from_utf8_lossy(&help.stdout).into_owned();
+    let listed =
+        text.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let mut found = vec![words.iter().map(|word| (*word).to_owned()).collect()];
+    for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+        found.extend(commands(&[words, &[name]].concat()));
+    }
+    found
+}
+
+#[test]
+fn every_command_has_an_example_and_shells_can_complete_it() {
+    let all = commands(&["ctl"]);
+    assert!(all.len() > 25, "{all:?}");
+    for words in &all {
+        let words: Vec<&str> = words.iter().map(String::as_str).chain(["--help"]).collect();
+        let text = String::from_utf8_lossy(&run(&words).stdout).into_owned();
+        assert!(text.contains("Example: ringkeep ctl"), "{words:?}: {text}");
+    }
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(&["completion", shell]);
+        let text = String::from_utf8_lossy(&script.stdout).into_owned();
+        assert!(
+            script.status.success() && ["drain", "remove-peer", "why"].iter().all(|word| text.contains(word))
+        );
+    }
+}
