@@ -61,7 +61,8 @@ fn every_read_is_a_table_and_the_same_in_json() {
     }
     let two = json(&node, &["regions", "--state", "empty", "--limit", "2"]);
     assert_eq!(two.as_array().map(Vec::len), Some(2));
-    let [of_k] = &json(&node, &["region", "key", "k"]).as_array().expect("a list")[..] else { panic!("one") };
+    let by_key = json(&node, &["region", "key", "k"]);
+    let [of_k] = &by_key.as_array().expect("a list")[..] else { panic!("one") };
     assert!(of_k["from"].as_str() <= Some("k") && of_k["up_to"].as_str() > Some("k"), "{of_k}");
     let shown = json(&node, &["region", "show", &of_k["region"].to_string()]);
     assert_eq!(shown[0]["from"], of_k["from"]);
