@@ -108,7 +108,7 @@ use self::pressure::{Backlog, Brake};
 use self::readers::Readers;
 use self::rows::RowCache;
 use self::table::files::Files;
-use self::table::read::{Probe, Table};
+use self::table::read::Table;
 use self::version::{TableMeta, Version};
 use crate::error::{Fault, Result, Shortage};
 use crate::rt::Rt;
@@ -528,18 +528,6 @@ impl Shared {
     fn memtables(&self) -> Vec<Rc<Memtable>> {
         let closed = self.closed.borrow();
         std::iter::once(self.active.borrow().clone()).chain(closed.iter().rev().cloned()).collect()
-    }
-
-    /// Whether nothing below the memtable in use has anything of a key, as far as memory knows.
-    fn has_nothing_older(&self, cf: Cf, key: &[u8], hash: u64) -> bool {
-        let version = self.version.borrow();
-        let is_absent = |table: &Rc<Table>| match table.probe(&self.cache, key, hash, SeqNo::MAX) {
-            Ok(Probe::Absent) => true,
-            // Damage is reported by whoever reads the table for a client.
-            Ok(Probe::Found { .. } | Probe::NeedsIo) | Err(_) => false,
-        };
-        !self.closed.borrow().iter().any(|memtable| memtable.knows(cf, key, hash))
-            && version.family(cf).holding(key).all(is_absent)
     }
 
     /// A walk came by many deletes: if most of them lie in memory, they are flushed, which drops those under which nothing lies, and

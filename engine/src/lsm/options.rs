@@ -41,6 +41,9 @@ pub struct TreeOptions {
     pub origin: Origin,
 }
 
+/// What a merge may always have of its tables in memory, bytes, however small memtables are: with less it would take one at a time.
+const OPEN_BYTES_LEAST: u64 = 8 << 20;
+
 impl Default for TreeOptions {
     fn default() -> Self {
         Self {
@@ -87,7 +90,7 @@ impl TreeOptions {
             level_base_bytes: self.level_base_bytes,
             level_ratio: self.level_ratio.max(2),
             set_bytes: self.level_base_bytes.saturating_mul(SET_LEVELS),
-            open_bytes: self.unflushed_bytes_max(),
+            open_bytes: self.unflushed_bytes_max().max(OPEN_BYTES_LEAST),
         }
     }
 }

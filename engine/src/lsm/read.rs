@@ -29,6 +29,18 @@ pub enum Lookup {
 }
 
 impl Shared {
+    /// Whether nothing below the memtable in use has anything of a key, as far as memory knows.
+    pub(super) fn has_nothing_older(&self, cf: Cf, key: &[u8], hash: u64) -> bool {
+        let version = self.version.borrow();
+        let is_absent = |table: &Rc<Table>| match table.probe(&self.cache, key, hash, SeqNo::MAX) {
+            Ok(Probe::Absent) => true,
+            // Damage is reported by whoever reads the table for a client.
+            Ok(Probe::Found { .. } | Probe::NeedsIo) | Err(_) => false,
+        };
+        !self.closed.borrow().iter().any(|memtable| memtable.knows(cf, key, hash))
+            && version.family(cf).holding(key).all(is_absent)
+    }
+
     pub(super) fn get_now(&self, cf: Cf, key: &[u8], at: SeqNo) -> Lookup {
         self.get_now_if(cf, key, at, |_| true)
     }

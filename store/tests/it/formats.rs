@@ -354,8 +354,10 @@ fn of_another_version(name: &str, bytes: &mut [u8]) {
     if name == "IDENT" {
         bytes["ringkeep ".len()] = ANOTHER;
     } else if name.starts_with("MANIFEST-") {
-        // The version of the first frame, which is looked at before its checksum.
         bytes[12] = ANOTHER;
+        let archive = u32::from_le_bytes(*bytes[8..].first_chunk().expect("a frame has a header")) as usize;
+        let sum = crc32fast::hash(&bytes[8..40 + archive]);
+        bytes[4..8].copy_from_slice(&sum.to_le_bytes());
     } else if name.ends_with(".seg") {
         bytes[8] = ANOTHER;
         let sum = crc32fast::hash(&[&bytes[..12], &bytes[16..64]].concat());
