@@ -1,6 +1,7 @@
 //! The node that hosts the scheduler is lost again and again, in every way: how long nothing is given out, and how long nothing is
 //! scheduled. A test of all days forces eight changes, `RINGKEEP_CHANGES=100` a hundred.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use store::wire::grpc::Status;
@@ -11,7 +12,7 @@ use store::wire::proto::pdpb::{
 use store::wire::proto::ringkeep::{OperateRequest, OperateResponse, RegionWish};
 
 use super::asking::{Loss, Run, SETTLED_MAX, TWO_ELECTIONS, unary, voters};
-use super::nodes::beside;
+use super::nodes::{beside, stores};
 
 /// How long one look waits, so that what is measured is not the time_max of who looks.
 const LOOK_MAX: Duration = Duration::from_millis(100);
@@ -63,12 +64,11 @@ impl Run {
     }
 
     /// Asks the scheduler to move the leader of a region from one of the members that are left to the other. Why it takes no such order.
-    fn orders(&self, asked: usize, lost: usize) -> Result<(), String> {
+    fn orders(&self, asked: usize, gone: &BTreeSet<u64>) -> Result<(), String> {
         let regions = self.whole_map(asked).ok_or("the scheduler does not know where every key is")?;
-        let gone = lost as u64 + 1;
         let movable = |(region, leader): &(Region, u64)| {
-            let to = voters(region).into_iter().find(|store| store != leader && *store != gone);
-            to.filter(|_| *leader != gone).map(|store| (region.id, store))
+            let to = voters(region).into_iter().find(|store| store != leader && !gone.contains(store));
+            to.filter(|_| !gone.contains(leader)).map(|store| (region.id, store))
         };
         let mut refused = format!("no leader can be moved: {regions:?}");
         for (region, store) in regions.iter().filter_map(movable) {
@@ -89,6 +89,11 @@ impl Run {
     fn change(&mut self, loss: Loss) -> Result<Change, String> {
         let host = self.agreed_host()?;
         let asked = (host + 1) % 3;
+        let lost = self.members[host].pd().ip().to_string();
+        let known = stores(&self.world, self.members[asked].pd());
+        let gone = known.into_iter().filter(|(.., address)| address.starts_with(&format!("{lost}:")));
+        let gone: BTreeSet<u64> = gone.map(|(store, ..)| store).collect();
+        assert!(!gone.is_empty(), "{lost} has stores");
         let since = self.world.now();
         self.lose(host, loss);
         let until = since + SETTLED_MAX;
@@ -106,7 +111,7 @@ impl Run {
             self.pass(Duration::from_millis(10))?;
         }
         let given = self.world.now() - since;
-        while let Err(why) = self.orders(asked, host) {
+        while let Err(why) = self.orders(asked, &gone) {
             late(self, &format!("nothing is scheduled: {why}"))?;
             self.pass(Duration::from_millis(10))?;
         }
