@@ -469,6 +469,11 @@ fn functions(text: &str) -> Vec<(String, usize, usize)> {
         if !before.split_whitespace().all(|word| words.contains(&word)) {
             continue;
         }
+        let opened = lines[at..].iter().find(|line| line.ends_with(['{', '}', ';']));
+        if opened.is_some_and(|line| line.ends_with(';')) {
+            // A trait asks for it and has no body.
+            continue;
+        }
         let indent = line.len() - head.len();
         let end = format!("{}}}", " ".repeat(indent));
         let length = lines[at..].iter().position(|line| *line == end).map_or(1, |length| length + 1);
