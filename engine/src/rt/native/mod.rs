@@ -8,7 +8,7 @@
 //! * Its timers are searched in every pass of the reactor, and one that is polled again is entered again. It is given a single
 //!   one; all deadlines are in a heap of ours ([`timers`]).
 //! * Unaligned reads return wrong lengths at the end of a file; only whole blocks are ever asked for.
-//! * It opens a file by its name and then asks about the name, and panics if that is gone; so it is given a name that stays ([`file`]).
+//! * It opens a file by its name and then asks about the name, and panics if that is gone; so it is given a name that stays ([`mod@file`]).
 //! * A panic in a blocking closure is turned into an error.
 //! * Dropping a file only queues its close, and an executor that ends leaves the kernel working in freed memory. Every disk
 //!   operation passes a gate ([`gate`]) and a core ends only when nothing is on its way.
