@@ -177,7 +177,9 @@ fn of_file(named: Option<&Path>) -> Result<Layers, ConfigError> {
     if let Some(path) = path.or_else(|| std::env::var_os("RINGKEEP_CONFIG").map(PathBuf::from)) {
         let name = path.display().to_string();
         let text = read_text(&path, CONFIG_BYTES_MAX).map_err(|error| {
-            ConfigError::whole(format!("{name}: {error}: name a readable file with --config"))
+            ConfigError::whole(format!(
+                "{name}: {error}: name a file of text that this user can read with --config"
+            ))
         })?;
         layers.add_file(&name, &text)?;
         refuse_secrets_that_others_read(&path, &layers)?;
@@ -530,6 +532,8 @@ mod tests {
         let said =
             |set: &[&str]| Settings::gather(&arguments(set), MACHINE).expect_err("a mistake").to_string();
         assert!(said(&["log.sink=dsync"]).contains("did you mean log.sync?"));
+        let without_key = said(&["=x"]);
+        assert!(without_key.contains("no key: `ringkeep server --settings` lists"), "{without_key}");
         assert!(said(&["cores"]).contains("KEY=VALUE"));
         assert!(said(&["base_port=banana"]).starts_with("flag --set base_port: base_port: \"banana\""));
         assert!(said(&["cores=99"]).contains("cores = 99"));

@@ -37,7 +37,7 @@ pub(super) struct ListArguments {
     /// From the one on that has this key, with \xNN for a byte that cannot be typed
     #[arg(long, value_parser = keys::read)]
     from: Option<TypedKey>,
-    /// At most so many
+    /// At most this many
     #[arg(long)]
     limit: Option<u32>,
     /// Those with the most operations per second first

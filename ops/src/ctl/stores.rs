@@ -55,7 +55,7 @@ pub(super) struct DrainArguments {
     /// Let its stores lead again
     #[arg(long)]
     end: bool,
-    /// Wait until nothing is led there, for so many seconds at most; exit code 4 if that is not enough
+    /// Wait until nothing is led there, at most this many seconds; exit code 4 if that is not enough
     #[arg(long, value_name = "SECONDS")]
     wait: Option<u64>,
     /// Only say what would move

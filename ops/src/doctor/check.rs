@@ -45,7 +45,12 @@ pub(super) fn free_space(path: &Path) -> Finding {
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let cause = format!("{} MiB", free >> 20);
     if free < 10 << 30 {
-        warning("free space", cause, "writes are refused once it is used up", "free 10 GiB or move data_dir")
+        warning(
+            "free space",
+            cause,
+            "writes are refused once less than a reserve is left",
+            "free 10 GiB or move data_dir",
+        )
     } else {
         good("free space", cause)
     }

@@ -102,10 +102,11 @@ impl Layers {
     pub fn add(&mut self, origin: Origin, name: &str, value: impl Into<String>) -> Result<(), ConfigError> {
         let Some(key) = Key::find(name) else {
             let remedy = match Key::nearest(name) {
-                Some(near) => format!("did you mean {}?", near.name),
-                None => "`ringkeep server --settings` lists all of them".to_owned(),
+                Some(near) if !name.is_empty() => format!("did you mean {}?", near.name),
+                Some(_) | None => "`ringkeep server --settings` lists all of them".to_owned(),
             };
-            return Err(ConfigError::at(&origin, format!("unknown key {name}: {remedy}")));
+            let what = if name.is_empty() { "no key".to_owned() } else { format!("unknown key {name}") };
+            return Err(ConfigError::at(&origin, format!("{what}: {remedy}")));
         };
         let value = value.into();
         key.set(&mut Config::default(), &value)
