@@ -243,7 +243,8 @@ impl Drop for Handle {
 }
 
 impl Tree {
-    /// Opens the tree in `dir`, or makes an empty one. Reads the manifest only, so the time does not depend on the data.
+    /// Opens the tree in `dir`, or makes an empty one. Reads the manifest and the range deletes of tables, so the time depends on nothing else
+    /// that the tables hold.
     ///
     /// The caller replays the log from [`Tree::flushed_index`] of each group, and must find the log reaching down to it.
     ///
@@ -437,7 +438,7 @@ impl Tree {
         estimate::split_key(&self.shared, cf, start, end).await
     }
 
-    /// Opens every table once, and returns what is wrong with their ends. Opening the tree reads no table, so until a read comes by a
+    /// Opens every table once, and returns what is wrong with their ends. Opening the tree reads no keys, so until a read comes by a
     /// table that cannot be opened would go unnoticed. One read of a few blocks per table; their roots stay in memory.
     pub async fn check_tables(&self) -> Vec<Fault> {
         let version = self.shared.version.borrow().clone();

@@ -107,7 +107,7 @@ pub struct RegionSearch {
     pub condition: Option<RegionCondition>,
     /// From the one on that has this key.
     pub from: Bytes,
-    /// At most so many.
+    /// At most this many.
     pub limit: usize,
     /// Those with the most operations per second first, wherever they are.
     pub hottest: bool,
