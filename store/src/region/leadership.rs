@@ -28,6 +28,12 @@ impl<W, R> Replica<W, R> {
         self.out.death = Some(Death { record: self.record.clone(), applied });
     }
 
+    /// All that wait for a write, proposed or not, oldest first. The writes themselves go on.
+    pub fn waiting_mut(&mut self) -> impl Iterator<Item = &mut W> {
+        let proposed = self.waiting.iter_mut().flat_map(|waiting| &mut waiting.answers);
+        proposed.chain(self.gathering.iter_mut().flat_map(|gathered| &mut gathered.answers))
+    }
+
     /// Takes out all that wait, because the store ends.
     pub fn abandon(&mut self) -> Abandoned<W, R> {
         self.inflight.clear();

@@ -1,7 +1,7 @@
 //! Where an outcome goes: to a task of this core, or back to the core that forwarded the operation. A command of the system group is
 //! answered by what it came to, always here.
 //!
-//! Invariant: every reply sends exactly one outcome. One that is dropped (a fault in the middle of an apply, a store that is
+//! Invariant: every reply sends one outcome and no second one. One that is dropped (a fault in the middle of an apply, a store that is
 //! torn down) sends [`Refusal::Unknown`], so no client waits for an answer that cannot come.
 
 use std::rc::Rc;
@@ -66,6 +66,11 @@ impl Reply {
             Some(Way::Local(answer)) => answer.unless_left(work).await,
             Some(Way::Remote { .. } | Way::System(_)) | None => Some(work.await),
         }
+    }
+
+    /// The way back, for an answer before the operation is through; `None` if it has been answered. What is sent later goes nowhere.
+    pub(super) fn answered_early(&mut self) -> Option<Self> {
+        self.0.take().map(|way| Self(Some(way)))
     }
 
     /// Sends the outcome on its way. The caller may be gone, which is fine.

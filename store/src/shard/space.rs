@@ -12,7 +12,9 @@ use engine::log::Batch;
 use super::Inner;
 use super::Shard;
 use super::health::{Event, Waits};
+use super::reply::Reply;
 use crate::refusal::Refusal;
+use crate::region::replica::Replica;
 
 impl Shard {
     /// Looks at the space on its disk and at what log and tree wait for, and takes note of it.
@@ -79,6 +81,18 @@ impl Inner {
     fn meets_file_length(&self) -> bool {
         let short = [self.log.lacks(), self.tree.lacks()];
         short.into_iter().flatten().any(|fault| fault.shortage() == Some(Shortage::FileLength))
+    }
+
+    /// Answers the clients whose writes wait, because the log waits for space, which may last for days. The writes stay: what was
+    /// proposed may happen, and nothing but the log can say when.
+    pub(super) fn answer_unknown(&self) {
+        let mut state = self.state.borrow_mut();
+        let waiting = state.table.iter_mut().flat_map(Replica::waiting_mut);
+        let unanswered: Vec<Reply> = waiting.filter_map(|due| due.reply.answered_early()).collect();
+        drop(state);
+        for reply in unanswered {
+            self.refuse(reply, Refusal::Unknown);
+        }
     }
 
     /// The refusal of a write for which there is no space.

@@ -131,8 +131,12 @@ impl Running {
     }
 
     fn put(&self, key: &str, bytes: usize) -> Pending<Outcome> {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        self.submit(Op::Put { key, value: vec![b'v'; bytes].into() })
+    }
+
+    fn submit(&self, op: Op) -> Pending<Outcome> {
         let (answer, pending) = oneshot();
-        let op = Op::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: vec![b'v'; bytes].into() };
         self.shard.submit(None, op, Reply::local(answer));
         pending
     }
@@ -254,6 +258,31 @@ fn a_store_that_stops_while_the_disk_is_full() {
         disk.set_capacity(u64::MAX);
         store.assert_it_has_stopped(done).await;
         assert_eq!(waits.await, Some(Err(Refusal::Unknown)));
+    });
+}
+
+/// A turn that waits for space answers its writes after a while, and they happen when there is space.
+#[test]
+fn writes_that_wait_for_space_are_answered_and_happen_later() {
+    in_world(505, |rt, _, node| async move {
+        let disk = node.disk();
+        let store = Running::open_and_settle(&rt, |_| {}).await;
+        disk.leave(0);
+        let began = rt.now();
+        let large = store.put("a", 5 << 20);
+        let delete = store.submit(Op::Delete { key: Bytes::from_static(b"b"), count: false });
+        store.wait_until(|shard| shard.inner.log_waits.get()).await;
+        for waiting in [large, delete] {
+            assert_eq!(waiting.await, Some(Err(Refusal::Unknown)));
+        }
+        assert!(rt.now().since(began) < Duration::from_secs(4), "after {:?}", rt.now().since(began));
+        assert!(store.shard.inner.log_waits.get(), "there is space: the test does not test");
+        disk.set_capacity(u64::MAX);
+        store.wait_until(|shard| !shard.inner.health.refuses_writes()).await;
+        store.wait_until(|shard| shard.inner.state.borrow().inflight_bytes == 0).await;
+        let found = store.submit(Op::Get { key: Bytes::from_static(b"a") }).await;
+        assert!(matches!(&found, Some(Ok(Out::Value(Some(value)))) if value.len() == 5 << 20), "it happened");
+        assert_eq!(store.put("a", 100).await, Some(Ok(Out::Done)));
     });
 }
 

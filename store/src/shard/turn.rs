@@ -52,6 +52,9 @@ const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
 /// How often a store on a full disk, or without descriptors, tries again.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a write waits for space in the log. Long enough for what passes quickly, and shorter than most clients wait.
+const FULL_ANSWERED_AFTER: Duration = Duration::from_secs(2);
+
 /// What the regions that moved want done and what takes time.
 #[derive(Default)]
 struct Work {
@@ -249,9 +252,11 @@ impl Shard {
     }
 
     /// A full disk, or another passing shortage, refuses entries before anything is written. They were proposed and must not be
-    /// lost, so the turn waits until it is over; on a full disk, what arrives meanwhile is refused, deletes included.
+    /// lost, so the turn waits until it is over. A full disk may last for days, so what arrives meanwhile is refused, deletes included, and
+    /// what was proposed is answered after a while: it may still happen.
     async fn write_when_there_is_room(&self, batch: Batch) -> Result<(), Fault> {
         let inner = &*self.inner;
+        let mut full_since = None;
         loop {
             let batch = batch.clone();
             let watched = inner.log_watch.begin(inner.rt.now());
@@ -263,10 +268,14 @@ impl Shard {
             watched.end(inner.store.0, inner.rt.now());
             match written {
                 Err(fault) if fault.is_passing() && inner.log.failure().is_none() => {
+                    inner.log_waits.set(true);
                     if fault.is_of_room() {
                         inner.refuse_writes();
+                        let now = inner.rt.now();
+                        if now.since(*full_since.get_or_insert(now)) >= FULL_ANSWERED_AFTER {
+                            inner.answer_unknown();
+                        }
                     }
-                    inner.log_waits.set(true);
                     inner.rt.sleep(SHORTAGE_PAUSE).await;
                     if inner.health.has_stopped() {
                         // Whoever waited has been answered, so there must be no entry any more.
