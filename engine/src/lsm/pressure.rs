@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::rt::Mono;
 
 /// The longest single pause.
-pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(150);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(100);
 /// Shorter pauses add up until they are worth a timer.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// What writers may do, bytes per second, when strain begins and when it is complete.
