@@ -5,10 +5,17 @@
 //! start, and stays so.
 //!
 //! A node that has not served yet has acknowledged nothing, so the first signal ends it at once, whatever its start waits for.
+//!
+//! A measurement that has something to say before its end is told by a flag ([`noted`]).
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+#[cfg(test)]
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use store::wire::admin::{Phase, SharedPhase};
 
@@ -78,9 +85,34 @@ pub(crate) fn forward(to: Sender<&'static str>, life: SharedPhase) -> std::io::R
     Ok(())
 }
 
+/// Is set by the first signal that asks this process to end; the second one ends it at once.
+///
+/// # Errors
+/// The handlers cannot be installed.
+#[cfg_attr(
+    not(any(test, feature = "sim")),
+    expect(dead_code, reason = "only a simulated cluster has something to say by then")
+)]
+pub(crate) fn noted() -> std::io::Result<Arc<AtomicBool>> {
+    let noted = Arc::new(AtomicBool::new(false));
+    for signal in that_end()? {
+        flag::register_conditional_shutdown(signal, 130, noted.clone())?;
+        flag::register(signal, noted.clone())?;
+    }
+    Ok(noted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_signal_is_noted_and_ends_nothing() {
+        let noted = noted().expect("handlers are installed");
+        assert!(!noted.load(Ordering::SeqCst));
+        signal_hook::low_level::raise(SIGINT).expect("a process may signal itself");
+        assert!(noted.load(Ordering::SeqCst));
+    }
 
     #[test]
     fn what_the_kernel_lists_as_ignored_is_ignored() {

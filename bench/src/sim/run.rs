@@ -4,6 +4,8 @@
 //! every region whole, every key readable and all replicas alike, each within a time of its own.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,6 +61,9 @@ pub struct Run {
     pub(super) tally: Tally,
     /// What has happened so far.
     pub story: Story,
+    /// Ends the run without a verdict once it is set.
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) was_stopped: bool,
 }
 
 impl Run {
@@ -98,16 +103,22 @@ impl Run {
             lives: false,
             tally: Tally::default(),
             story: Story::default(),
+            stop: Arc::default(),
+            was_stopped: false,
         }
     }
 
     /// Lets time pass under watch.
     ///
     /// # Errors
-    /// What was seen that must not be.
+    /// What was seen that must not be, or that the run was stopped.
     pub fn pass(&mut self, time: Duration) -> Result<(), String> {
         let until = self.world.now() + time;
         while self.world.now() < until {
+            if self.stop.load(Ordering::Relaxed) {
+                self.was_stopped = true;
+                return Err("the run was stopped".to_owned());
+            }
             self.world.run_for(LOOK);
             self.look()?;
             if self.lives {

@@ -17,6 +17,7 @@ pub(super) fn run(arguments: &BenchArguments, run: &SimArguments) -> Result<Exit
     use store::plant::Bug;
 
     use crate::output::remark;
+    use crate::signals;
 
     // A run that panics ends the process in a release build.
     let before = std::panic::take_hook();
@@ -35,8 +36,10 @@ pub(super) fn run(arguments: &BenchArguments, run: &SimArguments) -> Result<Exit
         Bug::named(name).ok_or_else(|| Failed::new(format!("no planted bug is called {name}")))
     };
     let plant = run.plant.as_ref().map(named).transpose()?;
-    let options = Options { seeds, threads, keep_going: run.keep_going, progress: true, plant };
-    super::deliver(arguments, &run_seeds(&options), SimReport::table, SimReport::passed)
+    let stop =
+        signals::noted().map_err(|error| Failed::new(format!("signals cannot be handled: {error}")))?;
+    let options = Options { seeds, threads, keep_going: run.keep_going, progress: true, stop, plant };
+    super::deliver(arguments, &run_seeds(&options, &mut remark), SimReport::table, SimReport::passed)
 }
 
 #[cfg(not(feature = "sim"))]

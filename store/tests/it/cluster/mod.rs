@@ -36,8 +36,9 @@ fn live(seed: u64) -> Result<Tally, String> {
 fn a_cluster_keeps_what_it_acknowledged() {
     let seeds = seeds(50);
     let count = seeds.end - seeds.start;
-    let report =
-        run_seeds(&SimOptions { seeds, threads: 1, keep_going: false, progress: false, plant: None });
+    let stop = std::sync::Arc::default();
+    let options = SimOptions { seeds, threads: 1, keep_going: false, progress: false, stop, plant: None };
+    let report = run_seeds(&options, &mut |_| {});
     assert!(report.passed() && report.seeds == count, "{}", report.table());
     let all = report.tally;
     assert!(all.answered > 100 * count, "too little was asked for the test to test: {all:?}");
