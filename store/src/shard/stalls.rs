@@ -1,7 +1,9 @@
 //! When writers have to wait for flushes and compactions, for the log: each stretch is logged when it begins and when it has ended.
 //!
-//! A turn that waits begins a stretch. The end is noticed by that turn where writers were stopped, else by the upkeep within a second,
-//! so that a rate that comes and goes makes no line per turn. A store that stops says so itself; its stretches have no end.
+//! Under a load of large values a tree stops its writers for some milliseconds many times a second, and its rate comes and goes as often.
+//! Lines of that would hide what matters, so a stop is logged once it has lasted for [`STOP_SAID_AFTER`], which the upkeep looks for once
+//! a second, and a slower rate has ended once there was none for [`CALM_AFTER`]. All of it is in the metrics. A store that stops says so
+//! itself; its stretches have no end.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -10,12 +12,24 @@ use engine::lsm::Tree;
 use engine::rt::Mono;
 use scheduler::StoreId;
 
+/// A shorter stop of writers is not logged.
+const STOP_SAID_AFTER: Duration = Duration::from_millis(500);
+
+/// How long writers have to be free to write as they like before they count as not slowed down.
+const CALM_AFTER: Duration = Duration::from_secs(5);
+
 /// What of the two goes on in one store.
 #[derive(Debug, Default)]
 pub(super) struct Stalls {
     delayed: Cell<Option<Delayed>>,
-    /// Since when nothing may be written.
-    stopped: Cell<Option<Mono>>,
+    stopped: Cell<Option<Stopped>>,
+}
+
+/// Nothing may be written.
+#[derive(Clone, Copy, Debug)]
+struct Stopped {
+    since: Mono,
+    said: bool,
 }
 
 /// Writers are slowed down.
@@ -24,6 +38,8 @@ struct Delayed {
     since: Mono,
     /// How long writers had waited before.
     waited_before: Duration,
+    /// Since when there has been no limit on them.
+    calm_since: Option<Mono>,
 }
 
 impl Stalls {
@@ -33,7 +49,7 @@ impl Stalls {
             return;
         }
         let stats = tree.stats();
-        self.delayed.set(Some(Delayed { since: now, waited_before: stats.write_delay }));
+        self.delayed.set(Some(Delayed { since: now, waited_before: stats.write_delay, calm_since: None }));
         tracing::warn!(
             store = store.0,
             bytes_per_second_max = stats.write_bytes_per_second_max,
@@ -44,38 +60,87 @@ impl Stalls {
     }
 
     /// A turn may not write.
-    pub(super) fn stopped(&self, store: StoreId, tree: &Tree, now: Mono) {
-        if self.stopped.get().is_some() {
-            return;
+    pub(super) fn stopped(&self, now: Mono) {
+        if self.stopped.get().is_none() {
+            self.stopped.set(Some(Stopped { since: now, said: false }));
         }
-        self.stopped.set(Some(now));
-        let stats = tree.stats();
-        tracing::warn!(
-            store = store.0,
-            compaction_debt_bytes = stats.pending_compaction_bytes,
-            closed_memtables = stats.closed_memtables,
-            short_of = ?tree.shortage(),
-            "writes are stopped, because flushes or compactions are too far behind"
-        );
     }
 
-    /// Notices what has ended.
-    pub(super) fn look(&self, store: StoreId, tree: &Tree, now: Mono) {
-        if let Some(since) = self.stopped.get().filter(|_| !tree.is_stopped()) {
-            self.stopped.set(None);
-            let stopped_ms = now.since(since).as_millis() as u64;
+    /// The turn goes on.
+    pub(super) fn goes_on(&self, store: StoreId, tree: &Tree, now: Mono) {
+        let Some(stopped) = self.stopped.get() else { return };
+        let stopped = say_if_long(stopped, store, tree, now);
+        self.stopped.set(None);
+        if stopped.said {
+            let stopped_ms = now.since(stopped.since).as_millis() as u64;
             tracing::info!(store = store.0, stopped_ms, "writes go on");
         }
-        let Some(Delayed { since, waited_before }) = self.delayed.get() else { return };
+    }
+
+    /// Notices what lasts and what has ended.
+    pub(super) fn look(&self, store: StoreId, tree: &Tree, now: Mono) {
+        if let Some(stopped) = self.stopped.get() {
+            self.stopped.set(Some(say_if_long(stopped, store, tree, now)));
+        }
+        let Some(delayed) = self.delayed.get() else { return };
         let stats = tree.stats();
-        if stats.write_bytes_per_second_max == 0 {
-            self.delayed.set(None);
+        let next = delayed.looked_at(stats.write_bytes_per_second_max > 0, now);
+        self.delayed.set(next);
+        if next.is_none() {
+            let ended = delayed.calm_since.unwrap_or(now);
             tracing::info!(
                 store = store.0,
-                lasted_ms = now.since(since).as_millis() as u64,
-                waited_ms = (stats.write_delay - waited_before).as_millis() as u64,
+                lasted_ms = ended.since(delayed.since).as_millis() as u64,
+                waited_ms = (stats.write_delay - delayed.waited_before).as_millis() as u64,
                 "writes are not slowed down any more"
             );
         }
+    }
+}
+
+impl Delayed {
+    /// The stretch after a look at `now`, or none once it has ended.
+    fn looked_at(self, is_limited: bool, now: Mono) -> Option<Self> {
+        if is_limited {
+            return Some(Self { calm_since: None, ..self });
+        }
+        let calm_since = self.calm_since.unwrap_or(now);
+        (now.since(calm_since) < CALM_AFTER).then_some(Self { calm_since: Some(calm_since), ..self })
+    }
+}
+
+/// Logs a stop that has become long, once.
+fn say_if_long(stopped: Stopped, store: StoreId, tree: &Tree, now: Mono) -> Stopped {
+    if stopped.said || now.since(stopped.since) < STOP_SAID_AFTER {
+        return stopped;
+    }
+    let stats = tree.stats();
+    tracing::warn!(
+        store = store.0,
+        compaction_debt_bytes = stats.pending_compaction_bytes,
+        closed_memtables = stats.closed_memtables,
+        short_of = ?tree.shortage(),
+        "writes are stopped, because flushes or compactions are too far behind"
+    );
+    Stopped { said: true, ..stopped }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_that_comes_and_goes_is_one_stretch_and_ends_once_it_stays_away() {
+        let second = |n| Mono::default() + Duration::from_secs(n);
+        let begun = Delayed { since: second(0), waited_before: Duration::ZERO, calm_since: None };
+        let mut stretch = Some(begun);
+        let mut calm_since = None;
+        let ended = (1..30).find(|n| {
+            let is_limited = *n < 20 && n % 4 == 0;
+            calm_since = stretch.and_then(|stretch| stretch.calm_since);
+            stretch = stretch.and_then(|stretch| stretch.looked_at(is_limited, second(*n)));
+            stretch.is_none()
+        });
+        assert_eq!((ended, calm_since), (Some(22), Some(second(17))));
     }
 }

@@ -187,9 +187,9 @@ impl Shard {
                 inner.rt.sleep(pause).await;
             }
             Pressure::Stop => {
-                inner.stalls.stopped(inner.store, &inner.tree, inner.rt.now());
+                inner.stalls.stopped(inner.rt.now());
                 self.wait_while(|tree| tree.pressure() == Pressure::Stop).await?;
-                inner.stalls.look(inner.store, &inner.tree, inner.rt.now());
+                inner.stalls.goes_on(inner.store, &inner.tree, inner.rt.now());
             }
         }
         Ok(())
