@@ -29,9 +29,14 @@ mod server;
 mod settings;
 mod signals;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
+
+/// What was typed makes no sense.
+const EXIT_USAGE: u8 = 2;
 
 /// A request takes a handful of small allocations, and the system's allocator is slow at them and asks the kernel for memory in
 /// small steps.
@@ -70,8 +75,50 @@ enum Command {
     Bench(Box<bench::BenchArguments>),
 }
 
+/// What was typed, or the exit code once it has been said what is wrong with it.
+fn parse(typed: &[OsString]) -> Result<Arguments, ExitCode> {
+    Arguments::try_parse_from(typed).map_err(|error| match error.kind() {
+        ErrorKind::InvalidUtf8 => {
+            let what = no_text(typed);
+            output::fail(
+                &format!("{what}: it is not text in UTF-8, as only a path need not be: write it in UTF-8"),
+                EXIT_USAGE,
+            )
+        }
+        _ => error.exit(),
+    })
+}
+
+/// The last word that is no text where one has to be, after the flag that it belongs to: without it nothing is amiss in that way. The parser
+/// says only that there is one.
+fn no_text(typed: &[OsString]) -> String {
+    let is_amiss = |words: &[OsString]| {
+        Arguments::try_parse_from(words).is_err_and(|error| error.kind() == ErrorKind::InvalidUtf8)
+    };
+    let mut words = typed.to_vec();
+    for at in 0..words.len() {
+        words[at] = words[at].to_string_lossy().into_owned().into();
+        if words[at] != typed[at] && !is_amiss(&words) {
+            let flag = at.checked_sub(1).map(|before| &typed[before]);
+            let flag = flag.filter(|word| {
+                word.as_encoded_bytes().starts_with(b"--") && !word.as_encoded_bytes().contains(&b'=')
+            });
+            return match flag {
+                Some(flag) => format!("{} {}", flag.display(), typed[at].display()),
+                None => typed[at].display().to_string(),
+            };
+        }
+    }
+    "an argument".to_owned()
+}
+
 fn main() -> ExitCode {
-    match Arguments::parse().command {
+    let typed: Vec<OsString> = std::env::args_os().collect();
+    let arguments = match parse(&typed) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match arguments.command {
         Command::Server(arguments) => server::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -1,8 +1,10 @@
 //! Settings from the command line, the environment and a file, as one configuration.
 
-use std::ffi::OsString;
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +23,7 @@ pub(crate) struct SettingArguments {
     pub(crate) config: Option<PathBuf>,
     /// Directory of everything durable [default: ringkeep-data]
     #[arg(long, value_name = "DIR")]
-    data_dir: Option<String>,
+    data_dir: Option<PathBuf>,
     /// Address that every listener binds [default: 127.0.0.1]
     #[arg(long, value_name = "IP")]
     listen: Option<String>,
@@ -48,10 +50,10 @@ pub(crate) struct SettingArguments {
     cpus: Option<String>,
     /// File whose first line is the password of RESP clients
     #[arg(long, value_name = "FILE")]
-    requirepass_file: Option<String>,
+    requirepass_file: Option<PathBuf>,
     /// File with the secret that the nodes of the cluster prove to each other
     #[arg(long, value_name = "FILE")]
-    cluster_secret_file: Option<String>,
+    cluster_secret_file: Option<PathBuf>,
     /// Listen beyond loopback although gRPC and the status port ask for no password
     #[arg(long)]
     insecure: bool,
@@ -63,7 +65,7 @@ pub(crate) struct SettingArguments {
     log_format: Option<String>,
     /// Any setting, such as log.segment_bytes=32MiB; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    set: Vec<OsString>,
 }
 
 /// A configuration that can be used, and where each value came from.
@@ -77,41 +79,59 @@ pub(crate) struct Settings {
 }
 
 impl SettingArguments {
-    fn flags(&self) -> [(&'static str, &'static str, &Option<String>); 13] {
+    fn flags(&self) -> [(&'static str, &'static str, Option<&OsStr>); 13] {
         [
-            ("--data-dir", "data_dir", &self.data_dir),
-            ("--listen", "listen", &self.listen),
-            ("--advertise", "advertise", &self.advertise),
-            ("--base-port", "base_port", &self.base_port),
-            ("--resp-port", "resp_port", &self.resp_port),
-            ("--status-port", "status_port", &self.status_port),
-            ("--cores", "cores", &self.cores),
-            ("--cpus", "cpus", &self.cpus),
-            ("--requirepass-file", "requirepass_file", &self.requirepass_file),
-            ("--cluster-secret-file", "cluster_secret_file", &self.cluster_secret_file),
-            ("--memory-bytes", "memory_bytes", &self.memory_bytes),
-            ("--log-level", "logging.level", &self.log_level),
-            ("--log-format", "logging.format", &self.log_format),
+            ("--data-dir", "data_dir", path_of(&self.data_dir)),
+            ("--listen", "listen", text_of(&self.listen)),
+            ("--advertise", "advertise", text_of(&self.advertise)),
+            ("--base-port", "base_port", text_of(&self.base_port)),
+            ("--resp-port", "resp_port", text_of(&self.resp_port)),
+            ("--status-port", "status_port", text_of(&self.status_port)),
+            ("--cores", "cores", text_of(&self.cores)),
+            ("--cpus", "cpus", text_of(&self.cpus)),
+            ("--requirepass-file", "requirepass_file", path_of(&self.requirepass_file)),
+            ("--cluster-secret-file", "cluster_secret_file", path_of(&self.cluster_secret_file)),
+            ("--memory-bytes", "memory_bytes", text_of(&self.memory_bytes)),
+            ("--log-level", "logging.level", text_of(&self.log_level)),
+            ("--log-format", "logging.format", text_of(&self.log_format)),
         ]
     }
 
     fn add_flags(&self, layers: &mut Layers) -> Result<(), ConfigError> {
         for (flag, key, value) in self.flags() {
             if let Some(value) = value {
-                layers.add(Origin::Flag(flag.into()), key, value.as_str())?;
+                layers.add(Origin::Flag(flag.into()), key, value)?;
             }
         }
         if self.insecure {
             layers.add(Origin::Flag("--insecure".into()), "insecure", "true")?;
         }
         for pair in &self.set {
-            let (key, value) = pair.split_once('=').ok_or_else(|| {
+            let (key, value) = split(pair).ok_or_else(|| {
+                let pair = pair.display();
                 ConfigError::whole(format!("--set {pair}: write KEY=VALUE, such as log.segment_bytes=32MiB"))
             })?;
-            layers.add(Origin::Flag(format!("--set {key}")), key.trim(), value.trim())?;
+            layers.add(Origin::Flag(format!("--set {key}")), key.trim(), value)?;
         }
         Ok(())
     }
+}
+
+fn path_of(given: &Option<PathBuf>) -> Option<&OsStr> {
+    given.as_deref().map(Path::as_os_str)
+}
+
+fn text_of(given: &Option<String>) -> Option<&OsStr> {
+    given.as_deref().map(OsStr::new)
+}
+
+/// The name and the value of `KEY=VALUE`, of which the value may be a path that is no text. A name that is no text is no key and shown as such.
+fn split(pair: &OsStr) -> Option<(Cow<'_, str>, &OsStr)> {
+    let bytes = pair.as_bytes();
+    let at = bytes.iter().position(|byte| *byte == b'=')?;
+    let value = OsStr::from_bytes(&bytes[at + 1..]);
+    let trimmed = value.to_str().map_or(value, |text| OsStr::new(text.trim()));
+    Some((String::from_utf8_lossy(&bytes[..at]), trimmed))
 }
 
 impl Settings {
@@ -208,12 +228,9 @@ fn refuse_secrets_that_others_read(path: &Path, layers: &Layers) -> Result<(), C
     Ok(())
 }
 
-/// The variables of the environment that are text.
-fn variables() -> impl Iterator<Item = (String, String)> {
-    let text = |(name, value): (OsString, OsString)| {
-        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-    };
-    std::env::vars_os().filter_map(text)
+/// The variables of the environment. A name that is no text is none of ours, whatever it begins with.
+fn variables() -> impl Iterator<Item = (String, OsString)> {
+    std::env::vars_os().map(|(name, value)| (name.to_string_lossy().into_owned(), value))
 }
 
 /// The secret of the cluster where an operator has one: from the file that a flag names, or else where `ringkeep server` looks for it, in
@@ -222,7 +239,7 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 /// # Errors
 /// What is wrong with it, by name and with a remedy.
 pub(crate) fn secret_of_operator(
-    flag: Option<&str>,
+    flag: Option<&Path>,
     settings: Option<&Path>,
 ) -> Result<Option<ClusterSecret>, ConfigError> {
     let mut flags = Layers::new();
@@ -331,7 +348,7 @@ mod tests {
 
     fn arguments(set: &[&str]) -> SettingArguments {
         SettingArguments {
-            set: set.iter().map(|pair| (*pair).to_owned()).collect(),
+            set: set.iter().map(|pair| (*pair).into()).collect(),
             ..SettingArguments::default()
         }
     }

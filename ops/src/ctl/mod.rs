@@ -65,7 +65,7 @@ pub(crate) struct CtlArguments {
     /// File with the secret of the cluster, if its nodes have one [env: RINGKEEP_CLUSTER_SECRET_FILE, or RINGKEEP_CLUSTER_SECRET for the
     /// secret itself]
     #[arg(long, global = true, value_name = "FILE")]
-    cluster_secret_file: Option<String>,
+    cluster_secret_file: Option<PathBuf>,
     /// Configuration file (TOML) of a node, for the secret that it has or names [env: RINGKEEP_CONFIG]
     #[arg(long = "config", global = true, value_name = "FILE")]
     settings: Option<PathBuf>,

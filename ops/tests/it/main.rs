@@ -12,6 +12,7 @@ mod joined;
 mod lost_lines;
 mod metrics;
 mod owners;
+mod paths;
 mod pauses;
 mod pipes;
 mod places;

@@ -1,5 +1,6 @@
 //! The table of keys: how each setting is spelled, explained, read and printed.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use super::limits::{MEMORY_BYTES_MAX, MEMTABLE_BYTES_LEAST};
@@ -8,6 +9,17 @@ use super::text::{
 };
 use super::{Config, LogFormat, QUIET_AFTER_MIN, SyncMethod};
 use crate::secret::ClusterSecret;
+
+/// How a value is read into its place.
+#[derive(Clone, Copy)]
+enum Set {
+    /// From text.
+    Text(fn(&mut Config, &str) -> Result<(), String>),
+    /// As it is: a path is bytes to the system, and need not be text.
+    Path(fn(&mut Config, PathBuf) -> Result<(), String>),
+}
+
+use Set::{Path, Text};
 
 /// One setting.
 #[derive(Clone, Copy)]
@@ -18,7 +30,7 @@ pub struct Key {
     pub help: &'static str,
     /// Whether its value must not be shown.
     pub secret: bool,
-    set: fn(&mut Config, &str) -> Result<(), String>,
+    set: Set,
     show: fn(&Config) -> String,
 }
 
@@ -36,12 +48,23 @@ impl Key {
         (near.name.contains(name) || distance(near.name, name) <= typos).then_some(near)
     }
 
-    /// Sets this key from text.
+    /// Sets this key from what was given for it, which is text unless it is a path.
     ///
     /// # Errors
     /// What would be accepted.
-    pub fn set(&self, config: &mut Config, text: &str) -> Result<(), String> {
-        (self.set)(config, text)
+    pub fn set(&self, config: &mut Config, value: impl AsRef<OsStr>) -> Result<(), String> {
+        let value = value.as_ref();
+        match self.set {
+            Path(set) => set(config, value.into()),
+            // It is not repeated, because it may be a secret.
+            Text(set) => match value.to_str() {
+                Some(text) => set(config, text),
+                None => {
+                    Err("its value is not text in UTF-8, as only a path need not be: write it in UTF-8"
+                        .into())
+                }
+            },
+        }
     }
 
     /// The value as [`Key::set`] reads it; a secret is only said to be set or not.
@@ -66,168 +89,168 @@ pub const KEYS: &[Key] = &[
         name: "data_dir",
         help: "Directory of everything durable. Default ringkeep-data.",
         secret: false,
-        set: |c, text| match text {
-            "" => Err("is empty: name a directory".into()),
-            text => put(&mut c.data_dir, PathBuf::from(text)),
-        },
+        set: Path(|c, path| match path {
+            path if path.as_os_str().is_empty() => Err("is empty: name a directory".into()),
+            path => put(&mut c.data_dir, path),
+        }),
         show: |c| c.data_dir.display().to_string(),
     },
     Key {
         name: "listen",
         help: "Address that every listener binds. Default 127.0.0.1, so only this host can connect.",
         secret: false,
-        set: |c, text| put(&mut c.listen, parse(text, "an IP address such as 127.0.0.1 or ::1")?),
+        set: Text(|c, text| put(&mut c.listen, parse(text, "an IP address such as 127.0.0.1 or ::1")?)),
         show: |c| c.listen.to_string(),
     },
     Key {
         name: "advertise",
         help: "Host name or address that is announced to clients and to other nodes, which resolve a name whenever they connect. Default: the value of listen.",
         secret: false,
-        set: |c, text| match text {
+        set: Text(|c, text| match text {
             "" => put(&mut c.advertise, None),
             text => put(&mut c.advertise, Some(parse_host(text)?)),
-        },
+        }),
         show: |c| c.advertise.clone().unwrap_or_default(),
     },
     Key {
         name: "base_port",
         help: "Port of the PD API and health; store N listens on this plus N. 0 picks free ports. Default 20160.",
         secret: false,
-        set: |c, text| put(&mut c.base_port, parse_port(text)?),
+        set: Text(|c, text| put(&mut c.base_port, parse_port(text)?)),
         show: |c| c.base_port.to_string(),
     },
     Key {
         name: "resp_port",
         help: "Port of the Redis protocol. 0 picks a free one. Default 6380.",
         secret: false,
-        set: |c, text| put(&mut c.resp_port, parse_port(text)?),
+        set: Text(|c, text| put(&mut c.resp_port, parse_port(text)?)),
         show: |c| c.resp_port.to_string(),
     },
     Key {
         name: "status_port",
         help: "Port of metrics and health over HTTP. 0 picks a free one. Default 20080.",
         secret: false,
-        set: |c, text| put(&mut c.status_port, parse_port(text)?),
+        set: Text(|c, text| put(&mut c.status_port, parse_port(text)?)),
         show: |c| c.status_port.to_string(),
     },
     Key {
         name: "cores",
         help: "Cores that serve, or auto for all that the CPU mask and the cgroup quota allow. Default auto.",
         secret: false,
-        set: |c, text| put(&mut c.cores, auto(text, |text| parse_count(text, 1))?),
+        set: Text(|c, text| put(&mut c.cores, auto(text, |text| parse_count(text, 1))?)),
         show: |c| show_auto(c.cores, |cores| cores.to_string()),
     },
     Key {
         name: "cpus",
         help: "CPUs that the cores run on, such as 2-5,7, or auto for the first that the CPU mask allows. Default auto.",
         secret: false,
-        set: |c, text| put(&mut c.cpus, auto(text, parse_cpus)?),
+        set: Text(|c, text| put(&mut c.cpus, auto(text, parse_cpus)?)),
         show: |c| show_auto(c.cpus.as_deref(), format_cpus),
     },
     Key {
         name: "memory_bytes",
         help: "Memory budget of the node, or auto for half of what the host or the cgroup has, and what its cores need at least if that fits. Default auto.",
         secret: false,
-        set: |c, text| put(&mut c.memory_bytes, auto(text, |text| parse_size(text, 0))?),
+        set: Text(|c, text| put(&mut c.memory_bytes, auto(text, |text| parse_size(text, 0))?)),
         show: |c| show_auto(c.memory_bytes, format_bytes),
     },
     Key {
         name: "replicas",
         help: "Replicas of each region, 1 to 15, set by the node that hosts the scheduler; auto leaves it as it is, which is 1 at first. Default auto.",
         secret: false,
-        set: |c, text| match auto(text, |text| parse_count(text, 1))? {
+        set: Text(|c, text| match auto(text, |text| parse_count(text, 1))? {
             Some(count) if count > 15 => Err(format!("\"{text}\" is above 15")),
             count => put(&mut c.replicas, count.map(|count| count as u64)),
-        },
+        }),
         show: |c| show_auto(c.replicas, |count| count.to_string()),
     },
     Key {
         name: "region_max_bytes",
         help: "Size beyond which a region is split, at least 8 MiB, or 0 for never, set by the node that hosts the scheduler; auto leaves it as it is, which is never at first. Default auto.",
         secret: false,
-        set: |c, text| match auto(text, parse_bytes)? {
+        set: Text(|c, text| match auto(text, parse_bytes)? {
             Some(bytes) if bytes != 0 && bytes < 8 << 20 => Err(format!("\"{text}\" is below 8 MiB")),
             bytes => put(&mut c.region_max_bytes, bytes),
-        },
+        }),
         show: |c| show_auto(c.region_max_bytes, format_bytes),
     },
     Key {
         name: "quiet_after",
         help: "How long a region must have no work before its replicas sleep until there is some, more than 1s, such as 2s, or 0s for never. Default 0s.",
         secret: false,
-        set: |c, text| match parse_duration(text)? {
+        set: Text(|c, text| match parse_duration(text)? {
             after if after.is_zero() || after > QUIET_AFTER_MIN => put(&mut c.quiet_after, after),
             _ => Err(format!("\"{text}\" is not more than 1s; name a longer time, or 0s for never")),
-        },
+        }),
         show: |c| format_duration(c.quiet_after),
     },
     Key {
         name: "requirepass",
         help: "Password that RESP clients must give with AUTH. Default none.",
         secret: true,
-        set: |c, text| put(&mut c.requirepass, (!text.is_empty()).then(|| text.to_owned())),
+        set: Text(|c, text| put(&mut c.requirepass, (!text.is_empty()).then(|| text.to_owned()))),
         show: |c| c.requirepass.clone().unwrap_or_default(),
     },
     Key {
         name: "requirepass_file",
         help: "File whose first line is that password; only its owner and group may read it. Default none.",
         secret: false,
-        set: |c, text| put(&mut c.requirepass_file, (!text.is_empty()).then(|| PathBuf::from(text))),
+        set: Path(|c, path| put(&mut c.requirepass_file, named(path))),
         show: |c| c.requirepass_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
     },
     Key {
         name: "cluster_secret",
         help: "Secret of at least 32 characters that nodes prove to each other, and operators to them; the same on every node. Default none: any caller can speak as a node.",
         secret: true,
-        set: |c, text| match text {
+        set: Text(|c, text| match text {
             "" => put(&mut c.cluster_secret, None),
             text => put(&mut c.cluster_secret, Some(ClusterSecret::parse(text)?)),
-        },
+        }),
         show: |c| c.cluster_secret.map(|secret| format!("{secret:?}")).unwrap_or_default(),
     },
     Key {
         name: "cluster_secret_file",
         help: "File whose first line is that secret, and whose second line, while it is being changed, the one before; only its owner and group may read it. Default none.",
         secret: false,
-        set: |c, text| put(&mut c.cluster_secret_file, (!text.is_empty()).then(|| PathBuf::from(text))),
+        set: Path(|c, path| put(&mut c.cluster_secret_file, named(path))),
         show: |c| c.cluster_secret_file.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
     },
     Key {
         name: "insecure",
         help: "true lets listen name an address beyond loopback although gRPC asks for no password. Default false.",
         secret: false,
-        set: |c, text| put(&mut c.insecure, choose(text, &[("true", true), ("false", false)])?),
+        set: Text(|c, text| put(&mut c.insecure, choose(text, &[("true", true), ("false", false)])?)),
         show: |c| c.insecure.to_string(),
     },
     Key {
         name: "drain_delay",
         help: "How long /ready says no before a drain stops accepting, so that load balancers notice. Default 0s.",
         secret: false,
-        set: |c, text| put(&mut c.drain_delay, parse_duration(text)?),
+        set: Text(|c, text| put(&mut c.drain_delay, parse_duration(text)?)),
         show: |c| format_duration(c.drain_delay),
     },
     Key {
         name: "drain_deadline",
         help: "How long SIGTERM lets requests finish before the node stops anyway. Default 30s.",
         secret: false,
-        set: |c, text| put(&mut c.drain_deadline, parse_duration(text)?),
+        set: Text(|c, text| put(&mut c.drain_deadline, parse_duration(text)?)),
         show: |c| format_duration(c.drain_deadline),
     },
     Key {
         name: "logging.level",
         help: "error, warn, info, debug or trace, or directives such as info,store=debug. Default info.",
         secret: false,
-        set: |c, text| put(&mut c.logging.level, parse_log_directives(text)?),
+        set: Text(|c, text| put(&mut c.logging.level, parse_log_directives(text)?)),
         show: |c| c.logging.level.clone(),
     },
     Key {
         name: "logging.format",
         help: "human or json. Default human.",
         secret: false,
-        set: |c, text| {
+        set: Text(|c, text| {
             let format = choose(text, &[("human", LogFormat::Human), ("json", LogFormat::Json)])?;
             put(&mut c.logging.format, format)
-        },
+        }),
         show: |c| match c.logging.format {
             LogFormat::Human => "human".into(),
             LogFormat::Json => "json".into(),
@@ -237,19 +260,19 @@ pub const KEYS: &[Key] = &[
         name: "log.segment_bytes",
         help: "Size of one log segment file; 1MiB to 4GiB and a multiple of 4KiB. Default 64MiB.",
         secret: false,
-        set: |c, text| match parse_bytes(text)? {
+        set: Text(|c, text| match parse_bytes(text)? {
             bytes if bytes < 1 << 20 => Err(format!("\"{text}\" is below 1MiB")),
             bytes if bytes > SEGMENT_BYTES_MAX => Err(format!("\"{text}\" is above 4GiB")),
             bytes if !bytes.is_multiple_of(4096) => Err(format!("\"{text}\" is not a multiple of 4KiB")),
             bytes => put(&mut c.log.segment_bytes, bytes),
-        },
+        }),
         show: |c| format_bytes(c.log.segment_bytes),
     },
     Key {
         name: "log.sync",
         help: "How log writes become durable: dsync, fdatasync, or auto to measure at first start. Default auto.",
         secret: false,
-        set: |c, text| put(&mut c.log.sync, choose(text, SYNC_NAMES)?),
+        set: Text(|c, text| put(&mut c.log.sync, choose(text, SYNC_NAMES)?)),
         show: |c| {
             let named = SYNC_NAMES.iter().find(|(_, method)| *method == c.log.sync);
             named.map_or_else(String::new, |(name, _)| (*name).to_owned())
@@ -259,30 +282,30 @@ pub const KEYS: &[Key] = &[
         name: "lsm.memtable_bytes",
         help: "Size at which a core's memtable is flushed, at least 64KiB, or auto from memory_bytes. Default auto.",
         secret: false,
-        set: |c, text| {
+        set: Text(|c, text| {
             put(&mut c.lsm.memtable_bytes, auto(text, |text| parse_size(text, MEMTABLE_BYTES_LEAST))?)
-        },
+        }),
         show: |c| show_auto(c.lsm.memtable_bytes, format_bytes),
     },
     Key {
         name: "lsm.block_cache_bytes",
         help: "Cache of table blocks and, a quarter of it, single rows per core, or auto from memory_bytes. Default auto.",
         secret: false,
-        set: |c, text| put(&mut c.lsm.block_cache_bytes, auto(text, |text| parse_size(text, 0))?),
+        set: Text(|c, text| put(&mut c.lsm.block_cache_bytes, auto(text, |text| parse_size(text, 0))?)),
         show: |c| show_auto(c.lsm.block_cache_bytes, format_bytes),
     },
     Key {
         name: "limits.connections_max",
         help: "Open RESP connections of the node, and gRPC connections of each store; further ones get an error and are closed. Default 16384.",
         secret: false,
-        set: |c, text| put(&mut c.limits.connections_max, parse_count(text, 1)?),
+        set: Text(|c, text| put(&mut c.limits.connections_max, parse_count(text, 1)?)),
         show: |c| c.limits.connections_max.to_string(),
     },
     Key {
         name: "limits.pipeline_max",
         help: "Requests that one connection may have in flight before it is read no further. Default 1024.",
         secret: false,
-        set: |c, text| put(&mut c.limits.pipeline_max, parse_count(text, 1)?),
+        set: Text(|c, text| put(&mut c.limits.pipeline_max, parse_count(text, 1)?)),
         show: |c| c.limits.pipeline_max.to_string(),
     },
 ];
@@ -298,6 +321,11 @@ const SYNC_NAMES: &[(&str, SyncMethod)] =
 fn put<T>(field: &mut T, value: T) -> Result<(), String> {
     *field = value;
     Ok(())
+}
+
+/// A path, where one is named.
+fn named(path: PathBuf) -> Option<PathBuf> {
+    (!path.as_os_str().is_empty()).then_some(path)
 }
 
 fn parse<T: std::str::FromStr>(text: &str, expected: &str) -> Result<T, String> {
@@ -449,6 +477,24 @@ mod tests {
             assert!(said.contains(word), "{name}: {said}");
         }
         assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn only_paths_may_be_no_text() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let bytes = OsStr::from_bytes(b"da\xffta");
+        let mut config = Config::default();
+        for key in KEYS {
+            match key.set(&mut config, bytes) {
+                Ok(()) => {
+                    assert!(["data_dir", "requirepass_file", "cluster_secret_file"].contains(&key.name))
+                }
+                Err(said) => assert!(said.contains("UTF-8") && !said.contains("ta"), "{key:?}: {said}"),
+            }
+        }
+        let paths =
+            [Some(&config.data_dir), config.requirepass_file.as_ref(), config.cluster_secret_file.as_ref()];
+        assert!(paths.iter().all(|path| path.is_some_and(|path| path.as_os_str() == bytes)), "{paths:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The four sources of a setting, in order of precedence.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 
 use toml::de::{DeTable, DeValue};
@@ -73,7 +74,7 @@ impl std::error::Error for ConfigError {}
 /// Settings from all places; the strongest origin of a key wins.
 #[derive(Clone, Default)]
 pub struct Layers {
-    set: BTreeMap<&'static str, (Origin, String)>,
+    set: BTreeMap<&'static str, (Origin, OsString)>,
 }
 
 impl fmt::Debug for Layers {
@@ -99,7 +100,7 @@ impl Layers {
     /// # Errors
     /// An unknown key, with the known one that is like it, or a value that the key does not accept: also where a stronger origin sets it,
     /// because what is wrong in a file would else come to light with the flag's removal.
-    pub fn add(&mut self, origin: Origin, name: &str, value: impl Into<String>) -> Result<(), ConfigError> {
+    pub fn add(&mut self, origin: Origin, name: &str, value: impl Into<OsString>) -> Result<(), ConfigError> {
         let Some(key) = Key::find(name) else {
             let remedy = match Key::nearest(name) {
                 Some(near) if !name.is_empty() => format!("did you mean {}?", near.name),
@@ -164,15 +165,16 @@ impl Layers {
     ///
     /// # Errors
     /// A value that its key does not accept.
-    pub fn add_env(
+    pub fn add_env<V: Into<OsString>>(
         &mut self,
-        variables: impl IntoIterator<Item = (String, String)>,
+        variables: impl IntoIterator<Item = (String, V)>,
         aside: &[&str],
     ) -> Result<Vec<String>, ConfigError> {
         let mut unknown = Vec::new();
         for (variable, value) in variables {
+            let value = value.into();
             let ours = variable.starts_with(ENV_PREFIX) && !aside.contains(&variable.as_str());
-            if !ours || is_service_discovery(&variable, &value) {
+            if !ours || is_service_discovery(&variable, &value.to_string_lossy()) {
                 continue;
             }
             let Some(key) = super::KEYS.iter().find(|key| env_name(key) == variable) else {
