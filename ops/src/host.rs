@@ -7,6 +7,7 @@
 use std::fs::read_to_string;
 use std::path::Path;
 
+use engine::host::fewer_open_files_than;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store::config::Machine;
 
@@ -80,6 +81,14 @@ fn total_memory(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
+}
+
+/// Open files that every command may have at once that starts no node in this process: rings of a core, connections, files of a store.
+const COMMAND_FILES: u64 = 64;
+
+/// What is to be said where this process may open too few files for a command.
+pub(crate) fn too_few_open_files() -> Option<String> {
+    fewer_open_files_than(COMMAND_FILES, "this command", raise_open_files())
 }
 
 /// Raises the soft limit of open files to the hard one, which needs no privilege, and returns the limit as it then is.

@@ -118,6 +118,11 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
+    // A node says itself what it needs, which is more.
+    let is_node = matches!(&arguments.command, Command::Server(_) | Command::Doctor(_));
+    if !is_node && let Some(too_few) = host::too_few_open_files() {
+        return output::fail(&too_few, 1);
+    }
     match arguments.command {
         Command::Server(arguments) => server::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),

@@ -9,6 +9,8 @@ const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 
 /// Below this not even an idle node has room.
 const OPEN_FILES_MIN: u64 = 256;
+/// How the limit of open files is raised.
+const MORE_OPEN_FILES: &str = "set LimitNOFILE=1048576 in the systemd unit, or ulimit -n 1048576";
 
 /// The capability that lifts the locked-memory limit.
 const CAP_IPC_LOCK: u32 = 14;
@@ -91,12 +93,23 @@ fn judge_memlock(request: &Request, limit: u64, unlimited: bool) -> Finding {
     )
 }
 
+/// What is to be said where `limit` open files are too few for a node: the limit, how many it needs, and how to get them.
+pub fn too_few_open_files(limit: u64) -> Option<String> {
+    fewer_open_files_than(OPEN_FILES_MIN, "an idle node", limit)
+}
+
+/// The same for `who`, that needs `needed`.
+pub fn fewer_open_files_than(needed: u64, who: &str, limit: u64) -> Option<String> {
+    let said = || format!("the limit of open files is {limit} and {who} needs {needed}: {MORE_OPEN_FILES}");
+    (limit < needed).then(said)
+}
+
 pub(super) fn open_files(request: &Request) -> Finding {
     judge_open_files(request, soft_limit(libc::RLIMIT_NOFILE))
 }
 
 fn judge_open_files(request: &Request, limit: u64) -> Finding {
-    let (subject, fix) = ("open files", "set LimitNOFILE=1048576 in the systemd unit, or ulimit -n 1048576");
+    let (subject, fix) = ("open files", MORE_OPEN_FILES);
     if limit < OPEN_FILES_MIN {
         let cause = format!("the limit is {limit} and an idle node needs {OPEN_FILES_MIN}");
         return Finding::failure(subject, cause, "files and connections cannot be opened", fix);

@@ -20,5 +20,5 @@ pub use check::{Finding, Level, Request, check, passes};
 pub use children::end_with_parent;
 pub use cpus::{CpuPlan, affinity, can_pin, plan, plan_cpus};
 pub use directory::TEST_FILE;
-pub use limits::limits_file_length;
+pub use limits::{fewer_open_files_than, limits_file_length, too_few_open_files};
 pub use signals::ignore_signals_of_writes;

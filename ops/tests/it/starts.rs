@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use bench::process::{Node, NodeOptions, Starting};
 
-use crate::host::{directory, get, options, resp, start};
+use crate::host::{binary, directory, get, options, resp, start};
 
 const END: Duration = Duration::from_secs(30);
 /// A value that is looked for in the log's segments.
@@ -114,4 +115,46 @@ fn a_start_that_waits_is_not_ready_and_ends_at_the_first_signal() {
     starting.terminate(END).expect("the first signal ends it with exit code 0");
     let log = std::fs::read_to_string(directory.path().join("node.log")).expect("a log");
     assert!(log.contains("SIGTERM during the start"), "{log}");
+}
+
+/// What a command says and how it ends where the process may have only so many descriptors.
+fn with_descriptors(descriptors: u64, words: &[&str]) -> (Option<i32>, String) {
+    let limited = "ulimit -n \"$0\" && exec \"$@\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", limited, &descriptors.to_string()]).arg(binary()).args(words);
+    let output = command.output().expect("the shell runs");
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned(),
+    )
+}
+
+#[test]
+fn too_few_descriptors_are_refused_with_how_many_there_are_and_are_needed() {
+    let directory = directory();
+    let data = directory.path().join("data");
+    let data = data.to_str().expect("a plain path");
+    let node = ["--data-dir", data, "--set", "cores=1", "--set", "memory_bytes=512MiB"];
+    let needed = |descriptors: u64, needed: u64, code: i32, words: &[&str]| {
+        let (ended, said) = with_descriptors(descriptors, words);
+        assert_eq!(ended, Some(code), "{words:?}: {said}");
+        let parts = [
+            format!("is {descriptors} "),
+            format!("needs {needed}"),
+            "LimitNOFILE".into(),
+            "ulimit -n".into(),
+        ];
+        parts.iter().for_each(|part| {
+            assert!(said.contains(part), "{words:?} with {descriptors}: no {part:?}: {said}")
+        });
+    };
+    for descriptors in [12, 20, 100, 255] {
+        needed(descriptors, 256, 78, &[&["server"][..], &node].concat());
+        needed(descriptors, 256, 78, &[&["server", "--check"][..], &node].concat());
+        needed(descriptors, 256, 78, &[&["doctor"][..], &node].concat());
+    }
+    for words in [&["inspect", data][..], &["ctl", "stores"], &["demo"]] {
+        needed(12, 64, 1, words);
+    }
+    assert!(!Path::new(data).exists(), "a start that is refused has made the directory");
 }

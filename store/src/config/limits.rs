@@ -15,6 +15,8 @@
 //! `memory_bytes`, is for this, copies in flight and the allocator's slack. Recovery reads the log in
 //! pieces and lives on the same budgets. Every field is per core.
 
+use engine::host::too_few_open_files;
+
 use super::Config;
 use crate::memory::MemoryLimits;
 
@@ -84,8 +86,6 @@ pub(super) const MEMORY_BYTES_MAX: u64 = 1 << 50;
 const PROCESS_FDS: u64 = 96;
 /// Descriptors of one core: its rings, its listeners, log segments, and the tables that it may hold open.
 const CORE_FDS: u64 = 320;
-/// Minimum number of connections that a node has to be able to serve.
-const NODE_CONNECTIONS_MIN: u64 = 16;
 
 /// The PD port has one in this many of the descriptors that are left for connections: a process that is a client has one connection there
 /// for many to stores, and a node some.
@@ -129,13 +129,10 @@ impl Limits {
                 machine.cores
             ));
         }
-        let (reserved_fds, clients) = share_fds(machine.open_files, cores);
-        if clients < NODE_CONNECTIONS_MIN {
-            return Err(format!(
-                "{} open files leave no room for clients: raise LimitNOFILE, or ulimit -n",
-                machine.open_files
-            ));
+        if let Some(too_few) = too_few_open_files(machine.open_files) {
+            return Err(too_few);
         }
+        let (reserved_fds, clients) = share_fds(machine.open_files, cores);
         let pd_connections = (clients / PD_PART).min(PD_CONNECTIONS_MAX);
         let node_connections_max = usize::try_from(clients - pd_connections).unwrap_or(usize::MAX);
         let memory_bytes = config.memory_bytes.unwrap_or_else(|| memory_of(machine, cores));
@@ -245,7 +242,12 @@ mod tests {
             assert!(limits.connections_max <= limits.node_connections_max, "{limits:?}");
         }
         assert_eq!(limits(300).expect("little").reserved_fds, 200, "storage goes first");
-        assert!(limits(32).expect_err("nothing is left").contains("LimitNOFILE"));
+        for open_files in [0, 20, 255] {
+            let said = limits(open_files).expect_err("it is too little for a node");
+            let parts = [&format!("is {open_files} "), "needs 256", "LimitNOFILE", "ulimit -n"];
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        }
+        assert!(limits(256).is_ok());
         assert!(limits(u64::MAX).is_ok());
     }
 
