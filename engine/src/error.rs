@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::rt::fs::doubted;
+use crate::rt::fs::{DirId, DirSeen, doubted};
 
 /// Result of a storage operation.
 pub type Result<T> = std::result::Result<T, Fault>;
@@ -112,6 +112,9 @@ fn denial(error: &io::Error) -> Option<&'static str> {
         Some(libc::ENOTDIR) => Some("; correct the path: a part of it is no directory"),
         Some(libc::ELOOP) => Some("; correct the path: its symbolic links lead in a circle"),
         Some(libc::ENAMETOOLONG) => Some("; choose a shorter path"),
+        Some(_) | None if error.kind() == io::ErrorKind::NotFound => Some(
+            "; bring back what was moved or removed (is the data directory at its path, is its disk mounted?), then start again",
+        ),
         Some(_) | None => None,
     }
 }
@@ -171,6 +174,23 @@ impl Fault {
     /// Damage found in `path`.
     pub fn corruption(path: &Path, what: impl Into<String>) -> Self {
         Self { kind: FaultKind::Corruption, path: path.to_owned(), what: what.into() }
+    }
+
+    /// `seen` is not the directory that was `opened`, where whatever is made next would be lost or land among the files of others. Nothing if it
+    /// is.
+    pub fn moved(path: &Path, opened: DirId, seen: &DirSeen) -> Option<Self> {
+        let (path, what) = match seen {
+            DirSeen::There { id, .. } if *id == opened => return None,
+            DirSeen::There { .. } => {
+                (path, "another directory is in its place: bring back the one that was there")
+            }
+            DirSeen::Gone { missing } => (
+                missing.as_path(),
+                "it is no longer there, so it was moved or removed, or its disk was unmounted: bring it back to this path",
+            ),
+        };
+        let what = format!("{what}, then start again");
+        Some(Self { kind: FaultKind::Denied, path: path.to_owned(), what })
     }
 
     /// Data that is intact but not ours.
@@ -251,12 +271,30 @@ mod tests {
             (libc::ELOOP, "in a circle"),
             (libc::ENAMETOOLONG, "shorter path"),
             (libc::EFBIG, "ulimit -f"),
+            (libc::ENOENT, "bring back what was moved or removed"),
         ] {
             let said = Fault::io(Path::new("f"), "trying", &io::Error::from_raw_os_error(errno)).to_string();
             assert!(said.contains(remedy) && !said.contains("check the disk"), "{said}");
         }
         let broken = Fault::io(Path::new("f"), "trying", &io::Error::from_raw_os_error(libc::EIO));
         assert!(broken.to_string().contains("check the disk"), "{broken}");
+    }
+
+    #[test]
+    fn a_directory_that_is_no_longer_the_one_that_was_opened_is_named() {
+        let (dir, opened) = (Path::new("/data/store-1"), DirId { device: 1, number: 7 });
+        let there = |id| DirSeen::There { free_bytes: 1, id };
+        assert!(Fault::moved(dir, opened, &there(opened)).is_none());
+        for id in [DirId { device: 2, number: 7 }, DirId { device: 1, number: 8 }] {
+            let said = Fault::moved(dir, opened, &there(id)).unwrap().to_string();
+            assert!(said.starts_with("/data/store-1: another directory is in its place"), "{said}");
+        }
+        let gone = DirSeen::Gone { missing: "/data".into() };
+        let said = Fault::moved(dir, opened, &gone).unwrap().to_string();
+        assert!(
+            said.starts_with("/data: it is no longer there") && said.ends_with("then start again"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -85,7 +85,8 @@ impl Maintenance {
                 break;
             }
             // Not knowing how much is free, it is only left to try.
-            let free = shared.rt.free_bytes(&shared.dir).await.unwrap_or(u64::MAX);
+            let seen = shared.rt.look_at_dir(&shared.dir).await.ok();
+            let free = seen.and_then(|seen| seen.free_bytes()).unwrap_or(u64::MAX);
             if free > self.wanted_bytes {
                 break;
             }

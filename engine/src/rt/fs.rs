@@ -120,9 +120,9 @@ impl Rt {
         in_world!(&self.world, core => core.replace_small(path, bytes).await)
     }
 
-    /// Bytes free for this process on the file system that holds `path`.
-    pub async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        in_world!(&self.world, core => core.free_bytes(path).await)
+    /// Whether a directory is there, which one it is, and how much room there is on its file system.
+    pub async fn look_at_dir(&self, path: &Path) -> io::Result<DirSeen> {
+        in_world!(&self.world, core => core.look_at_dir(path).await)
     }
 
     /// Locks a directory against other processes.
@@ -132,6 +132,42 @@ impl Rt {
     pub async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
         in_world!(&self.world, core => core.lock_dir(path).await)
     }
+}
+
+/// What is found at the path of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DirSeen {
+    /// A directory.
+    There {
+        /// Bytes free for this process on its file system.
+        free_bytes: u64,
+        /// Which one it is.
+        id: DirId,
+    },
+    /// Nothing.
+    Gone {
+        /// The uppermost directory of the path that is not there.
+        missing: PathBuf,
+    },
+}
+
+impl DirSeen {
+    /// Bytes free for this process, if the directory is there.
+    pub fn free_bytes(&self) -> Option<u64> {
+        match self {
+            Self::There { free_bytes, .. } => Some(*free_bytes),
+            Self::Gone { .. } => None,
+        }
+    }
+}
+
+/// Which directory it is, whatever its path. As long as a file in it is open, no other one has the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirId {
+    /// Its file system.
+    pub device: u64,
+    /// Its number there.
+    pub number: u64,
 }
 
 /// The name under which [`Rt::replace_small`] prepares its file.

@@ -137,3 +137,58 @@ fn a_store_that_stops_is_named_by_every_page_and_in_the_log() {
     all_four_say_so(&options, &node, &Expected { store: 1, metric, line, file: "store-1/tree/" });
     resp(node.resp, "SET a 1", "-");
 }
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).expect("a writable directory");
+    for entry in std::fs::read_dir(from).expect("it is there").flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        match path.is_dir() {
+            true => copy(&path, &to),
+            // The node may remove one meanwhile, which is not missed.
+            false => drop(std::fs::copy(&path, &to)),
+        }
+    }
+}
+
+/// What is done to the data directory `data` of a running node, with a place beside it.
+type Move = fn(data: &Path, beside: &Path);
+
+/// Open files stay open, so everything that is acknowledged after it would go to where no start looks.
+#[test]
+fn a_store_stops_and_says_why_once_its_directory_is_not_at_its_place() {
+    let (gone, replaced) = ("it is no longer there", "another directory is in its place");
+    let moves: [(&str, &str, Move); 4] = [
+        (gone, "data", |data, beside| std::fs::rename(data, beside).expect("it is ours")),
+        (gone, "data", |data, _| std::fs::remove_dir_all(data).expect("it is ours")),
+        (gone, "data/store-1", |data, beside| {
+            std::fs::rename(data.join("store-1"), beside).expect("it is ours")
+        }),
+        (replaced, "data/store-1", |data, beside| {
+            std::fs::rename(data, beside).expect("it is ours");
+            copy(beside, data);
+        }),
+    ];
+    for (at, (why, named, act)) in moves.into_iter().enumerate() {
+        let directory = directory();
+        let options = options(&directory);
+        let node = start(&directory);
+        resp(node.resp, "SET a 1", "+OK\r\n");
+        let (data, beside, file) =
+            (&options.data_dir, directory.path().join("beside"), directory.path().join(named));
+        act(data, &beside);
+        let file = file.to_str().expect("a plain path");
+        let (metric, line) = ("ringkeep_store_stopped", "the store stops after a fault");
+        all_four_say_so(&options, &node, &Expected { store: 1, metric, line, file });
+        let said = format!("-ERR the store has stopped: {file}: {why}");
+        resp(node.resp, "SET a 2", &said);
+        node.process.terminate(DRAIN).expect("it drains");
+        let log = std::fs::read_to_string(options.log.as_ref().expect("it has one")).expect("a log");
+        assert!(log.contains("then start again") && !log.contains("panicked"), "{log}");
+        // Once it is back, everything is.
+        if at == 0 {
+            std::fs::rename(&beside, data).expect("it is ours");
+            resp(start(&directory).resp, "GET a", "$1\r\n1\r\n");
+        }
+    }
+}

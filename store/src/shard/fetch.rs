@@ -53,7 +53,7 @@ impl Shard {
                         fetches.waiting.borrow_mut().push_front((region, fetch));
                         shard.inner.rt.sleep(SHORTAGE_PAUSE).await;
                     }
-                    Err(fault) => shard.stop(&fault),
+                    Err(fault) => shard.stop_after(&fault).await,
                 }
             }
             fetches.running.set(false);

@@ -106,13 +106,13 @@ impl Shard {
                     && !planted(Bug::RowsNotLoaded)
                     && let Err(fault) = self.load_system().await
                 {
-                    return self.stop(&fault);
+                    return self.stop_after(&fault).await;
                 }
                 inner.installs.ingested(region);
                 inner.bell.ring();
             }
             // The region has given up its old state, and the tree does not take the new one.
-            Err(fault) if !inner.health.has_stopped() => self.stop(&fault),
+            Err(fault) if !inner.health.has_stopped() => self.stop_after(&fault).await,
             Err(_stopped) => {}
         }
     }

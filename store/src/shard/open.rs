@@ -116,6 +116,7 @@ impl Inner {
             memory: options.memory.clone(),
             openings: options.openings.clone(),
             disk_free: Cell::new(None),
+            dir_id: Cell::new(None),
             state: RefCell::new(State {
                 table: Table::default(),
                 unlogged: BTreeMap::new(),

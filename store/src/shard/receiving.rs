@@ -277,7 +277,8 @@ impl Shard {
             return Err(Unwanted::Stopped);
         }
         // Not knowing how much is left is no reason to refuse; the write itself will show it.
-        let free = inner.rt.free_bytes(&inner.dir).await.unwrap_or(u64::MAX);
+        let seen = inner.rt.look_at_dir(&inner.dir).await.ok();
+        let free = seen.and_then(|seen| seen.free_bytes()).unwrap_or(u64::MAX);
         let counted = inner.openings.is_counted();
         if !counted || free < inner.limits.reserve_bytes.saturating_add(offer.bytes) {
             return Err(Unwanted::DiskFull);

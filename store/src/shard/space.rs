@@ -5,9 +5,13 @@
 //! reserve nothing else would explain why it never takes any. It refuses all of them, deletes included, until this start is counted
 //! ([`openings`](super::openings)). What its log or its tree waits for, space or descriptors or memory of the kernel, stands beside that
 //! in its health: it ends by itself, but as long as it lasts writes may have to wait.
+//!
+//! It looks, too, whether its directory is still the one that it was opened in. One that was moved or removed takes what is acknowledged on with
+//! it, because open files stay open; and no process has locked a copy in its place. So a store stops as soon as it sees that.
 
-use engine::error::{Fault, Shortage};
+use engine::error::{Fault, FaultKind, Shortage};
 use engine::log::Batch;
+use engine::rt::DirSeen;
 
 use super::Inner;
 use super::Shard;
@@ -21,10 +25,14 @@ impl Shard {
     pub async fn look_at_disk(&self) {
         let inner = &*self.inner;
         // Not knowing how much is left is no reason to stop; the write itself will show it.
-        let free = inner.rt.free_bytes(&inner.dir).await.ok();
+        let seen = inner.rt.look_at_dir(&inner.dir).await.ok();
         if inner.health.has_stopped() {
             return;
         }
+        if let Some(fault) = seen.as_ref().and_then(|seen| inner.displaced(seen)) {
+            return self.stop(&fault);
+        }
+        let free = seen.and_then(|seen| seen.free_bytes());
         inner.disk_free.set(free);
         if let Some(free) = free {
             inner.counters.disk_free_bytes.set(free);
@@ -40,6 +48,22 @@ impl Shard {
         } else {
             inner.health.enter(Event::TakesWrites);
         }
+    }
+
+    /// Stops the store after a fault. Where its directory is not at its place, that is what is said: the fault is a part of it.
+    pub(super) async fn stop_after(&self, fault: &Fault) {
+        let inner = &*self.inner;
+        let seen = match fault.kind {
+            FaultKind::Denied | FaultKind::Poisoned => inner.rt.look_at_dir(&inner.dir).await.ok(),
+            FaultKind::Io
+            | FaultKind::Short(_)
+            | FaultKind::Corruption
+            | FaultKind::Foreign
+            | FaultKind::Locked
+            | FaultKind::TooLarge => None,
+        };
+        let displaced = seen.and_then(|seen| inner.displaced(&seen));
+        self.stop(displaced.as_ref().unwrap_or(fault));
     }
 
     /// Has the log count this opening, if it had no room for that when it was opened.
@@ -68,6 +92,15 @@ impl Inner {
         let now = self.log.opening();
         let in_log = if self.log.counts_opening() { now } else { now - 1 };
         self.openings.opened(now, in_log);
+    }
+
+    /// The fault of a store whose directory is no longer the one that was seen first, or is gone: what is acknowledged from then on would be
+    /// found by no start.
+    fn displaced(&self, seen: &DirSeen) -> Option<Fault> {
+        if let (DirSeen::There { id, .. }, None) = (seen, self.dir_id.get()) {
+            self.dir_id.set(Some(*id));
+        }
+        Fault::moved(&self.dir, self.dir_id.get()?, seen)
     }
 
     /// Refuses writes from now on, because one has found no space.

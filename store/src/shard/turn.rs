@@ -105,7 +105,7 @@ impl Shard {
         while !self.inner.health.has_stopped() {
             self.inner.bell.wait().await;
             if let Err(fault) = self.turns().await {
-                self.stop(&fault);
+                self.stop_after(&fault).await;
             }
         }
     }

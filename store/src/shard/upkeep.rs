@@ -65,7 +65,7 @@ impl Shard {
             match self.upkeep().await {
                 // Even the reserve of the log is used up. That ends when there is room, so it is tried again.
                 Err(fault) if fault.is_passing() => {}
-                Err(fault) => self.stop(&fault),
+                Err(fault) => self.stop_after(&fault).await,
                 Ok(()) => {}
             }
         }

@@ -4,12 +4,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use super::Core;
-use crate::rt::fs::{DirLock, in_doubt, temporary_name};
+use crate::rt::fs::{DirId, DirLock, DirSeen, in_doubt, temporary_name};
 
 /// Data is for the user whom the process runs as, whatever the umask.
 pub(super) const FILE_MODE: u32 = 0o600;
@@ -111,18 +111,17 @@ impl Core {
         self.blocking(replace).await?
     }
 
-    pub(crate) async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
-        let stat = move || {
-            // SAFETY: `statvfs` is plain data for which all zeros is a value.
-            let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
-            // SAFETY: the path is a NUL-terminated string and `stat` is writable; both outlive the call.
-            match unsafe { libc::statvfs(path.as_ptr(), &mut stat) } {
-                0 => Ok(stat.f_bavail * stat.f_frsize),
-                _ => Err(io::Error::last_os_error()),
+    pub(crate) async fn look_at_dir(&self, path: &Path) -> io::Result<DirSeen> {
+        let path = path.to_owned();
+        let look = move || match look_at_dir(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let missing =
+                    path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).last();
+                Ok(DirSeen::Gone { missing: missing.unwrap_or(&path).to_owned() })
             }
+            seen => seen,
         };
-        self.blocking(stat).await?
+        self.blocking(look).await?
     }
 
     pub(crate) async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
@@ -136,6 +135,21 @@ impl Core {
             Ok(DirLock::file(file))
         };
         self.blocking(lock).await?
+    }
+}
+
+fn look_at_dir(path: &Path) -> io::Result<DirSeen> {
+    let about = fs::metadata(path)?;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: `statvfs` is plain data for which all zeros is a value.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a NUL-terminated string and `stat` is writable; both outlive the call.
+    match unsafe { libc::statvfs(path.as_ptr(), &mut stat) } {
+        0 => {
+            let id = DirId { device: about.dev(), number: about.ino() };
+            Ok(DirSeen::There { free_bytes: stat.f_bavail * stat.f_frsize, id })
+        }
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -12,7 +12,7 @@ use super::names::SharedInode;
 use crate::error::Shortage;
 use crate::rt::BLOCK_BYTES;
 use crate::rt::file::OpenMode;
-use crate::rt::fs::{DirLock, in_doubt, temporary_name};
+use crate::rt::fs::{DirId, DirLock, DirSeen, in_doubt, temporary_name};
 use crate::rt::local::Pending;
 use crate::rt::whole::write_whole;
 
@@ -175,10 +175,16 @@ impl SimCore {
         self.sync_dir(parent).await.map_err(|error| in_doubt(&error))
     }
 
-    pub(crate) async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
-        let disk = self.node().disk.clone();
-        done(self.submit(DiskOp::Look, path, || (), move |(), verdict| verdict.map(|()| disk.free_bytes())))
-            .await
+    /// A directory is the same as long as there is one of its name: there is no way to move it.
+    pub(crate) async fn look_at_dir(&self, path: &Path) -> io::Result<DirSeen> {
+        let (disk, dir) = (self.node().disk.clone(), path.to_owned());
+        let look = move |(), verdict: io::Result<()>| {
+            verdict.map(|()| match disk.names.borrow().exists(&dir) {
+                true => DirSeen::There { free_bytes: disk.free_bytes(), id: DirId { device: 0, number: 0 } },
+                false => DirSeen::Gone { missing: dir },
+            })
+        };
+        done(self.submit(DiskOp::Look, path, || (), look)).await
     }
 
     pub(crate) async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {

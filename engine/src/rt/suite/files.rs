@@ -1,10 +1,11 @@
 //! Promises about files and names.
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::task::Poll;
 
 use super::{Stage, poll_once_and_leave, write_blocks};
-use crate::rt::{BLOCK_BYTES, Meanwhile, OpenMode};
+use crate::rt::{BLOCK_BYTES, DirSeen, Meanwhile, OpenMode};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -194,6 +195,15 @@ pub(super) async fn a_directory_is_locked_once(stage: Stage) {
     rt.lock_dir(&stage.dir).await.unwrap();
 }
 
-pub(super) async fn free_space_is_known(stage: Stage) {
-    assert!(stage.rt.free_bytes(&stage.dir).await.unwrap() > 0);
+pub(super) async fn a_directory_is_known_again_and_its_room(stage: Stage) {
+    let look = async |path: &Path| stage.rt.look_at_dir(path).await.unwrap();
+    let seen = look(&stage.dir).await;
+    assert!(seen.free_bytes().unwrap() > 0);
+    let id = |seen| match seen {
+        DirSeen::There { id, .. } => id,
+        DirSeen::Gone { missing } => panic!("{} is not there", missing.display()),
+    };
+    stage.rt.replace_small(&stage.path("f"), b"text").await.unwrap();
+    assert_eq!(id(look(&stage.dir).await), id(seen));
+    assert!(matches!(look(&stage.path("gone")).await, DirSeen::Gone { .. }));
 }

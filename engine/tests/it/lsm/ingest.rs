@@ -273,7 +273,7 @@ fn a_piece_that_is_not_what_was_announced_is_refused() {
         on.disk().write(&path, &bytes[..bytes.len() - 4096]);
         check(ingest(pieces.clone()), corrupt, "cut off").await;
         rt.remove(&path).await.unwrap();
-        check(ingest(pieces.clone()), FaultKind::Io, "gone").await;
+        check(ingest(pieces.clone()), FaultKind::Denied, "gone").await;
         assert!(refused > 30, "{refused}");
         assert_eq!((shown(&tree).await, tables(&on)), (before, files));
         assert_eq!(tree.flushed_index(7), 900);
