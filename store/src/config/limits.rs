@@ -54,6 +54,10 @@ pub struct Limits {
     pub reserved_fds: u64,
     /// Client connections of the node, all cores together, that the other descriptors leave room for; those of its PD port not counted.
     pub node_connections_max: usize,
+    /// Connections of other nodes to the ports of its stores, all together, that have a place whatever clients take.
+    pub peer_connections_max: usize,
+    /// Table files that a core's trees may have open.
+    pub open_tables_max: usize,
     /// Connections to the PD port.
     pub pd_connections_max: usize,
     /// Requests that one connection may have in flight.
@@ -92,6 +96,34 @@ const CORE_FDS: u64 = 320;
 const PD_PART: u64 = 8;
 /// Maximum number of connections to the PD port: each takes some 23 KB, and no budget has them.
 const PD_CONNECTIONS_MAX: u64 = 4096;
+
+/// Descriptors of one core beside its tables: its rings, its listeners, log segments, connections to other nodes.
+const CORE_FDS_BESIDE_TABLES: u64 = 64;
+/// Minimum number of tables that a core may have open.
+const OPEN_TABLES_MIN: u64 = 8;
+
+/// How many tables a core may have open, so that where little is reserved its log and its connections to other nodes find descriptors, too.
+fn open_tables(reserved: u64, cores: usize) -> usize {
+    let of_core = reserved.saturating_sub(PROCESS_FDS) / cores as u64;
+    of_core.saturating_sub(CORE_FDS_BESIDE_TABLES).max(OPEN_TABLES_MIN) as usize
+}
+
+/// The ports of stores have one in this many of them for other nodes alone, or what a core of a small cluster needs if that is more, but no more
+/// than a part of them.
+const PEER_PART: u64 = 8;
+/// What the other nodes of a small cluster have open to a core: messages, requests and a snapshot of a few stores.
+const CORE_PEERS: u64 = 8;
+/// One in this many, at most.
+const PEER_PART_LEAST: u64 = 4;
+/// Maximum number of places for the peers of a core; its port takes no more of them.
+const CORE_PEERS_MAX: u64 = 1088;
+
+/// How many of the descriptors for `connections` are for other nodes.
+fn peers_of(connections: u64, cores: usize) -> u64 {
+    let cores = cores as u64;
+    let wanted = (connections / PEER_PART).max(CORE_PEERS.saturating_mul(cores));
+    wanted.min(connections / PEER_PART_LEAST).min(CORE_PEERS_MAX.saturating_mul(cores))
+}
 
 /// How `open_files` descriptors are shared between storage and clients: what is reserved, and the rest. Where the limit is small,
 /// storage gets two thirds of it: without its files no request can be served.
@@ -134,7 +166,9 @@ impl Limits {
         }
         let (reserved_fds, clients) = share_fds(machine.open_files, cores);
         let pd_connections = (clients / PD_PART).min(PD_CONNECTIONS_MAX);
-        let node_connections_max = usize::try_from(clients - pd_connections).unwrap_or(usize::MAX);
+        let peer_connections = peers_of(clients, cores);
+        let of_clients = clients - pd_connections - peer_connections;
+        let node_connections_max = usize::try_from(of_clients).unwrap_or(usize::MAX);
         let memory_bytes = config.memory_bytes.unwrap_or_else(|| memory_of(machine, cores));
         let core_bytes = memory_bytes / cores as u64;
         if core_bytes < CORE_BYTES_MIN {
@@ -169,6 +203,8 @@ impl Limits {
             connections_max: config.limits.connections_max.min(node_connections_max),
             reserved_fds,
             node_connections_max,
+            peer_connections_max: peer_connections as usize,
+            open_tables_max: open_tables(reserved_fds, cores),
             pd_connections_max: pd_connections as usize,
             pipeline_max: config.limits.pipeline_max,
         })
@@ -230,9 +266,16 @@ mod tests {
         let limits = |open_files| Limits::derive(&Config::default(), Machine { open_files, ..MACHINE });
         let plenty = limits(1 << 20).expect("plenty");
         assert_eq!((plenty.connections_max, plenty.reserved_fds), (16_384, 96 + 4 * 320));
+        let tables = |open_files, cores| {
+            let machine = Machine { open_files, cores, ..MACHINE };
+            Limits::derive(&Config::default(), machine).expect("enough").open_tables_max
+        };
+        assert_eq!([tables(1 << 20, 4), tables(300, 1), tables(300, 4)], [256, 40, 8]);
         for open_files in [300, 1024, 4096, 65_536] {
             let limits = limits(open_files).expect("enough");
-            let connections = (limits.node_connections_max + limits.pd_connections_max) as u64;
+            let peers = limits.peer_connections_max as u64;
+            let connections = (limits.node_connections_max + limits.pd_connections_max) as u64 + peers;
+            assert!((connections / 8..=connections / 4).contains(&peers) || peers == 4 * 1088, "{limits:?}");
             assert_eq!(limits.reserved_fds + connections, open_files);
             assert_eq!(
                 limits.pd_connections_max as u64,

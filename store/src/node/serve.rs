@@ -121,6 +121,7 @@ impl DataCore {
             grpc: grpc::Options {
                 connections_max: limits.connections_max,
                 descriptors: descriptors.clone(),
+                own: limits.peer_connections_max / plan.identity.stores.max(1),
                 ..grpc::Options::default()
             },
             resp,

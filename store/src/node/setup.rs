@@ -231,6 +231,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
                 memtable_bytes: share(limits.memtable_bytes),
                 cache_bytes: share(limits.block_cache_bytes),
                 closed_memtables: MEMTABLES as usize - 1,
+                open_tables_max: share(limits.open_tables_max as u64).max(1),
                 ..TreeOptions::default()
             },
             limits: ShardLimits {

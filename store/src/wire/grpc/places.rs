@@ -4,16 +4,20 @@
 //! has asked for nothing           gives way to a new connection, the oldest first
 //! a client, it has called         keeps its place, up to a number of them; beyond it is served and gives way
 //! a member, or calls as one       keeps its place
+//! the guest's                     gives way until the guest knows whose it is, and keeps its place then
 //! ```
 //! So whoever opens connections and says nothing on them keeps out none who does, and clients leave room for members.
 //!
+//! Most places are shared with the other ports of the node, whose clients may take all of them. So a port that has a guest has some of its own,
+//! which a client is served from, and gives way: it keeps a shared place or none.
+//!
 //! Invariants: a place that is taken is returned once, when its connection has ended; a new connection takes the place of one that gave
-//! way only once that is gone, so there are never more than places.
+//! way only once that is gone, so there are never more than places; a client that keeps its place has a shared one.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -37,6 +41,8 @@ pub(super) struct Place<S: Service> {
     state: Rc<State<S>>,
     from: SocketAddr,
     standing: Cell<Standing>,
+    /// Whether the place is one of the port's own.
+    is_own: Cell<bool>,
     /// Whether gRPC counts it among its connections.
     is_counted: bool,
     /// It says when it is gone, so it is dropped last.
@@ -55,18 +61,21 @@ impl<S: Service> Place<S> {
             gone.await;
             why_not = try_take(state);
         }
-        if let Err(why) = why_not {
-            state.count(|stats| stats.turned_away += 1);
-            tracing::warn!(%from, "a gRPC connection is refused: {why}");
-            return None;
-        }
+        let is_own = match why_not {
+            Ok(is_own) => Cell::new(is_own),
+            Err(why) => {
+                state.count(|stats| stats.turned_away += 1);
+                tracing::warn!(%from, "a gRPC connection is refused: {why}");
+                return None;
+            }
+        };
         state.count(|stats| {
             stats.accepted += 1;
             stats.connections += 1;
         });
         let (state, standing) = (state.clone(), Cell::new(Standing::Newcomer));
         let newcomer = state.newcomers.enter();
-        Some(Self { state, from, standing, is_counted: true, newcomer })
+        Some(Self { state, from, standing, is_own, is_counted: true, newcomer })
     }
 
     pub(super) fn state(&self) -> &Rc<State<S>> {
@@ -105,10 +114,37 @@ impl<S: Service> Place<S> {
     pub(super) fn has_asked(&self, is_for_members: impl Fn() -> bool) {
         let clients_max = self.state.options.clients_max;
         let is_members = || clients_max < usize::MAX && is_for_members();
+        let kept_max = clients_max.min(self.state.options.connections_max);
         match self.standing.get() {
             Standing::Newcomer | Standing::Client if is_members() => self.stand(Standing::Member),
-            Standing::Newcomer if self.state.clients.get() < clients_max => self.stand(Standing::Client),
+            Standing::Newcomer if self.state.clients.get() < kept_max && self.share() => {
+                self.stand(Standing::Client);
+            }
             Standing::Newcomer | Standing::Client | Standing::Member => {}
+        }
+    }
+
+    /// Takes a shared place in exchange for one of the port's own. Whether it has a shared one then.
+    fn share(&self) -> bool {
+        if self.is_own.get() && self.state.options.descriptors.take() {
+            self.give_back();
+            self.is_own.set(false);
+        }
+        !self.is_own.get()
+    }
+
+    /// Takes one of the port's own places in exchange for a shared one, if there is any left.
+    fn own(&self) {
+        if !self.is_own.get() && take_own(&self.state) {
+            self.give_back();
+            self.is_own.set(true);
+        }
+    }
+
+    fn give_back(&self) {
+        match self.is_own.get() {
+            true => self.state.own_taken.set(self.state.own_taken.get() - 1),
+            false => self.state.options.descriptors.give_back(),
         }
     }
 
@@ -121,10 +157,18 @@ impl<S: Service> Place<S> {
         }
     }
 
-    /// The connection is a guest's from now on.
-    pub(super) fn leave_to_guest(&mut self) {
-        self.keep();
+    /// The connection is a guest's from now on, which says when it is to be kept. Until then it gives way as one does that has asked for
+    /// nothing; nothing is returned if it did.
+    pub(super) async fn leave_to_guest<T>(
+        &mut self,
+        serve: impl for<'a> FnOnce(&'a dyn Fn()) -> Pin<Box<dyn Future<Output = T> + 'a>>,
+    ) -> Option<T> {
         self.leave(true);
+        let keep = || {
+            self.keep();
+            self.own();
+        };
+        self.newcomer.unless_ended(serve(&keep)).await
     }
 
     /// The connection has ended, well or not; not counted as either if it had to give way.
@@ -148,17 +192,29 @@ impl<S: Service> Drop for Place<S> {
     fn drop(&mut self) {
         self.leave(true);
         self.stand(Standing::Newcomer);
-        self.state.options.descriptors.give_back();
+        self.give_back();
     }
 }
 
-/// Takes a place, or says which bound is in the way.
-fn try_take<S: Service>(state: &State<S>) -> Result<(), &'static str> {
-    if state.stats.get().connections >= state.options.connections_max {
-        return Err("limits.connections_max");
+/// Takes a place, one of the port's own if there is no other, or says which bound is in the way.
+fn try_take<S: Service>(state: &State<S>) -> Result<bool, &'static str> {
+    let is_full = state.stats.get().connections >= state.options.connections_max;
+    if !is_full && state.options.descriptors.take() {
+        return Ok(false);
     }
-    if !state.options.descriptors.take() {
-        return Err("the other descriptors are kept for storage and for other ports, see LimitNOFILE");
+    match (take_own(state), is_full) {
+        (true, _) => Ok(true),
+        (false, true) => Err("limits.connections_max"),
+        (false, false) => {
+            Err("the other descriptors are kept for storage and for other ports, see LimitNOFILE")
+        }
     }
-    Ok(())
+}
+
+/// Takes one of the port's own places, if there is any left.
+fn take_own<S: Service>(state: &State<S>) -> bool {
+    let taken = state.own_taken.get();
+    let is_left = taken < state.options.own;
+    state.own_taken.set(taken + usize::from(is_left));
+    is_left
 }

@@ -29,13 +29,15 @@ pub trait Guest: Debug {
     /// Whether a connection that begins with `first` is the guest's; `None` while more bytes are needed to decide.
     fn is_meant(&self, first: &[u8]) -> Option<bool>;
 
-    /// Serves a connection of `from` to its end. `early` is what has been read of it.
-    fn serve(
+    /// Serves a connection of `from` to its end. `early` is what has been read of it. It is dropped where the place of the connection is
+    /// needed for another one, until `keep` has been called.
+    fn serve<'a>(
         self: Rc<Self>,
         stream: Stream,
         from: SocketAddr,
         early: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = ()>>>;
+        keep: &'a dyn Fn(),
+    ) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 }
 
 /// Who may call what is for members only ([`Service::is_for_members`]), where those are distinguished from clients. Members connect otherwise,
@@ -79,6 +81,8 @@ pub struct Options {
     pub clients_max: usize,
     /// The places for connections that it shares with other servers.
     pub descriptors: Descriptors,
+    /// Places of its own beside them and beyond the maximum, for its guest: no client keeps one.
+    pub own: usize,
     /// Maximum number of concurrent calls on one connection. Clients with one connection per store need thousands.
     pub streams_max: u32,
     /// Maximum number of concurrent calls over all connections; one more is refused.
@@ -118,6 +122,7 @@ impl Default for Options {
             connections_max: 10_000,
             clients_max: usize::MAX,
             descriptors: Descriptors::default(),
+            own: 0,
             streams_max: 8192,
             calls_max: 16_384,
             message_bytes_max: 16 << 20,
@@ -187,6 +192,8 @@ pub(super) struct State<S: Service> {
     pub(super) newcomers: Rc<Newcomers>,
     /// Connections of clients that keep theirs.
     pub(super) clients: Cell<usize>,
+    /// How many of its own places are taken.
+    pub(super) own_taken: Cell<usize>,
     pub(super) idle: Rc<Bell>,
 }
 
@@ -223,6 +230,7 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         tally: Tally::default(),
         newcomers: Rc::default(),
         clients: Cell::default(),
+        own_taken: Cell::default(),
         idle: Rc::default(),
     });
     let counted = state.clone();
@@ -355,8 +363,8 @@ async fn serve_beside<S: Service>(
         }
         Some(First::Guest(early)) => {
             // The guest's connections are its own: no drain of gRPC waits for them.
-            place.leave_to_guest();
-            guest.serve(stream, place.from(), early).await;
+            let from = place.from();
+            place.leave_to_guest(|keep| guest.serve(stream, from, early, keep)).await;
             Some(true)
         }
         // Probes of load balancers connect and leave.

@@ -67,14 +67,23 @@ impl PeerPort {
     }
 
     /// Serves a connection, for as long as the store runs.
-    async fn run(&self, (stream, from): (Stream, SocketAddr), purpose: Purpose, early: &[u8]) {
+    async fn run(
+        &self,
+        (stream, from): (Stream, SocketAddr),
+        purpose: Purpose,
+        (early, keep): (&[u8], &dyn Fn()),
+    ) {
         let Some(newcomer) = self.enter(from).await else {
             return self.inbound.counters.rejected.add(1);
         };
         let (number, bell) = (self.accepted.get(), Rc::new(Bell::default()));
         self.accepted.set(number + 1);
         self.open.borrow_mut().insert(number, bell.clone());
-        let proved = || newcomer.settle();
+        let _open = Open { port: self, number };
+        let proved = || {
+            newcomer.settle();
+            keep();
+        };
         let serving = async {
             match purpose {
                 Purpose::Messages => {
@@ -98,7 +107,6 @@ impl PeerPort {
         if let Some(Some(Err(error))) = ended {
             self.say(&error, from);
         }
-        self.open.borrow_mut().remove(&number);
     }
 
     /// Takes a connection in that has proved nothing, for which the oldest one of that kind may have to go.
@@ -155,6 +163,18 @@ impl PeerPort {
     }
 }
 
+/// A connection that is open, whatever ends it.
+struct Open<'a> {
+    port: &'a PeerPort,
+    number: u64,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.port.open.borrow_mut().remove(&self.number);
+    }
+}
+
 /// What `work` comes to, unless `end` does first.
 async fn first_of<T>(work: impl Future<Output = T>, end: impl Future<Output = ()>) -> Option<T> {
     match select(pin!(work), pin!(end)).await {
@@ -172,17 +192,18 @@ impl Guest for PeerPort {
         }
     }
 
-    fn serve(
+    fn serve<'a>(
         self: Rc<Self>,
         stream: Stream,
         from: SocketAddr,
         early: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = ()>>> {
+        keep: &'a dyn Fn(),
+    ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
         Box::pin(async move {
             let Begins::With(purpose) = Purpose::of(&early) else {
                 unreachable!("the port hands over what is meant for it")
             };
-            self.run((stream, from), purpose, &early[PREFACE_BYTES..]).await;
+            self.run((stream, from), purpose, (&early[PREFACE_BYTES..], keep)).await;
         })
     }
 }
@@ -256,7 +277,7 @@ mod tests {
                         Ok(0) | Err(_) => return,
                     }
                 }
-                port.serve(stream, from, early).await;
+                port.serve(stream, from, early, &|| ()).await;
             }));
         }
     }

@@ -26,6 +26,8 @@ pub(crate) struct Member {
     pub(crate) node: Node,
     stores: usize,
     pub(crate) change: fn(&mut Config),
+    /// Files and sockets that the node may have open.
+    pub(crate) open_files: u64,
     life: Option<Life>,
 }
 
@@ -37,7 +39,7 @@ struct Life {
 
 impl Member {
     pub(crate) fn new(world: &World, number: usize, stores: usize) -> Self {
-        Self { node: world.node(number), stores, change: |_| {}, life: None }
+        Self { node: world.node(number), stores, change: |_| {}, open_files: 4096, life: None }
     }
 
     pub(crate) fn pd(&self) -> SocketAddr {
@@ -58,7 +60,7 @@ impl Member {
         config.log.segment_bytes = 64 << 10;
         config.log.sync = SyncMethod::Dsync;
         (self.change)(&mut config);
-        let machine = Machine { cores: self.stores, memory_bytes: 1 << 30, open_files: 4096 };
+        let machine = Machine { cores: self.stores, memory_bytes: 1 << 30, open_files: self.open_files };
         let mut limits = Limits::derive(&config, machine).expect("a machine that is large enough");
         limits.memtable_bytes = 32 << 10;
         let setup = Setup { config, limits, cpus: Vec::new(), work: None, join: members.to_vec() };

@@ -1,22 +1,30 @@
-//! The PD port of a node that others flood with connections: they take nothing that clients of the stores or the disk need, and members of
-//! the cluster come in.
+//! A node that clients flood with connections. Those to the PD port take nothing that clients of the stores or the disk need; and whatever
+//! they hold on any port, members of the cluster come in.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use engine::rt::Stream;
 use engine::rt::sim::{Options, World};
+use engine::rt::{Rt, Stream};
+use store::config::Config;
 use store::wire::board::CoreReport;
 use store::wire::grpc::client::Client;
 use store::wire::pd::client::SchedulerClient;
-use store::wire::proto::pdpb::{GetMembersRequest, GetMembersResponse};
+use store::wire::proto::kvrpcpb::RawGetResponse;
+use store::wire::proto::pdpb::{
+    self, GetMembersRequest, GetMembersResponse, ScanRegionsRequest, ScanRegionsResponse,
+};
 use store::wire::proto::ringkeep::{StoresRequest, StoresResponse};
 
-use super::nodes::{Member, beside, stores};
+use super::nodes::{Member, PORT, beside, call, stores};
 use super::secrets::{SECRET, secret, with_secret};
 use crate::connection_memory::ask;
+use crate::grpc::{GET, get};
 
 /// More than the port has places for, and fewer than a node with 4096 descriptors has for all of its clients.
 const FLOOD: usize = 1500;
+/// How many clients are served over RESP beside them: fewer than there are places.
+const SERVED: usize = 2500;
 /// Of 4096 descriptors an eighth of what storage leaves.
 const PLACES: usize = (4096 - 96 - 320) / 8;
 
@@ -56,7 +64,7 @@ fn silent_connections_take_places_of_the_pd_port_alone_and_not_for_long() {
         let resp = member.node.addr(6380);
         move |rt| async move {
             let mut streams: Vec<Stream> = Vec::new();
-            for _ in 0..2 * FLOOD {
+            for _ in 0..SERVED {
                 let mut stream = rt.connect(resp).await.expect("it listens");
                 ask(&mut stream, &[b"PING"], b"+PONG\r\n").await;
                 streams.push(stream);
@@ -64,7 +72,7 @@ fn silent_connections_take_places_of_the_pd_port_alone_and_not_for_long() {
             streams.len()
         }
     });
-    assert_eq!(served, 2 * FLOOD, "connections to the PD port took places of other ports");
+    assert_eq!(served, SERVED, "connections to the PD port took places of other ports");
     world.run_for(Duration::from_secs(15));
     let silent = pd_port(&member).grpc.connections;
     assert!(silent < 10, "{silent} connections that never said anything are open");
@@ -107,4 +115,128 @@ fn members_come_in_whatever_clients_hold() {
     // What an operator had is free.
     assert!(pd_port(&member).grpc.connections >= PLACES - 1, "the test does not test");
     drop(clients);
+}
+
+/// What a flood of clients holds open.
+#[derive(Debug, Clone, Copy)]
+enum Flood {
+    Resp,
+    Store,
+    /// Connections to a store's port that begin as those of its peers do, and end there.
+    Preface,
+}
+
+/// Opens connections to a node, again and again, and holds all that are served.
+async fn flood(rt: Rt, flood: Flood, resp: SocketAddr, store: SocketAddr) {
+    let (mut streams, mut clients) = (Vec::new(), Vec::new());
+    loop {
+        match flood {
+            Flood::Resp => {
+                let mut stream = rt.connect(resp).await.expect("it listens");
+                if stream.write_all(b"PING\r\n").await.is_ok() {
+                    streams.push(stream);
+                }
+            }
+            Flood::Preface => {
+                let mut stream = rt.connect(store).await.expect("it listens");
+                if stream.write_all(b"RKPEER\0\x01").await.is_ok() {
+                    streams.push(stream);
+                }
+            }
+            Flood::Store => {
+                if let Ok(client) = Client::connect(&rt, store).await {
+                    let answer: Result<RawGetResponse, _> = client.unary(GET, &get("absent")).await;
+                    clients.extend(answer.is_ok().then_some(client));
+                }
+            }
+        }
+        // Those that were refused are gone on this side, too.
+        if streams.len() + clients.len() >= 2 * FEW as usize {
+            streams.truncate(FEW as usize);
+            clients.truncate(FEW as usize);
+            rt.sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// Descriptors of a node that clients can easily fill.
+const FEW: u64 = 300;
+
+/// Two nodes that may have few descriptors, with two replicas of every region.
+fn pair(seed: u64, secret: fn(&mut Config)) -> (World, [Member; 2]) {
+    let world = World::new(seed, Options::default());
+    let mut members = [0, 1].map(|number| Member::new(&world, number, 1));
+    for member in &mut members {
+        member.open_files = FEW;
+        member.change = secret;
+        member.node.disk().set_descriptors(FEW);
+    }
+    members[0].start(&world, &[]).expect("a cluster of one begins");
+    let pd = members[0].pd();
+    members[1].start(&world, &[pd]).expect("it joins");
+    let is_whole = || {
+        let scan: Result<ScanRegionsResponse, _> =
+            call(&world, pd, "/pdpb.PD/ScanRegions", ScanRegionsRequest::default());
+        let regions = scan.expect("the scheduler answers").regions;
+        let voters = |known: &pdpb::Region| known.region.as_ref().map_or(0, |region| region.peers.len());
+        regions.len() >= 5 && regions.iter().all(|known| voters(known) == 2 && known.pending_peers.is_empty())
+    };
+    while !is_whole() {
+        world.run_for(Duration::from_secs(1));
+    }
+    world.run_for(Duration::from_secs(5));
+    (world, members)
+}
+
+fn two_replicas(config: &mut Config) {
+    config.replicas = Some(2);
+}
+
+fn two_replicas_and_a_secret(config: &mut Config) {
+    two_replicas(config);
+    with_secret(config);
+}
+
+#[test]
+fn nodes_link_whatever_clients_hold() {
+    for (at, of) in [Flood::Resp, Flood::Store, Flood::Preface].into_iter().enumerate() {
+        for change in [two_replicas, two_replicas_and_a_secret] {
+            let (world, mut members) = pair(721 + at as u64, change);
+            let (resp, store) = (members[0].node.addr(6380), members[0].node.addr(PORT + 1));
+            let flooding = world.node(8).start(0, move |rt| flood(rt, of, resp, store));
+            world.run_for(Duration::from_secs(10));
+            // A quorum is both of them, so nothing is written before they have found each other.
+            members[1].end(true);
+            world.run_for(Duration::from_secs(5));
+            members[1].start(&world, &[]).unwrap_or_else(|why| panic!("{of:?}: {why}"));
+            let other = members[1].node.addr(6380);
+            let took = beside(&world, move |rt| async move {
+                let mut stream = rt.connect(other).await.expect("it listens");
+                let began = rt.now();
+                for value in [&b"1"[..], b"2"] {
+                    while !is_written(&mut stream, value).await {
+                        rt.sleep(Duration::from_millis(100)).await;
+                        assert!(rt.now().since(began) < Duration::from_secs(60), "{of:?} keeps nodes apart");
+                    }
+                }
+                rt.now().since(began)
+            });
+            assert!(took < Duration::from_secs(10), "{of:?}: they have found each other after {took:?}");
+            assert_eq!(stores(&world, members[0].pd()).len(), 2, "{of:?}: the scheduler answers");
+            drop(flooding);
+        }
+    }
+}
+
+/// Writes a key; whether that was done.
+async fn is_written(stream: &mut Stream, value: &[u8]) -> bool {
+    let command = [b"SET key ", value, b"\r\n"].concat();
+    stream.write_all(&command).await.expect("it is open");
+    let (mut said, mut buffer) = (Vec::new(), [0; 512]);
+    while !said.ends_with(b"\r\n") {
+        let bytes = stream.read(&mut buffer).await.expect("it is open");
+        assert!(bytes > 0, "it was closed");
+        said.extend_from_slice(&buffer[..bytes]);
+    }
+    said == b"+OK\r\n"
 }
