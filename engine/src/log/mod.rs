@@ -256,7 +256,12 @@ impl Log {
         reclaim::purge(self.shared(), limits).await
     }
 
-    /// Counters and sizes.
+    /// Segments that hold records, the one in use included; what costs nothing of the [`stats`](Self::stats).
+    pub fn segments(&self) -> usize {
+        self.shared().segments.borrow().len()
+    }
+
+    /// Counters and sizes. Their time grows with the number of groups.
     pub fn stats(&self) -> LogStats {
         self.shared().stats()
     }

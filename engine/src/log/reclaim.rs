@@ -32,6 +32,10 @@ pub(crate) async fn purge(shared: &Shared, limits: &PurgeLimits) -> Result<Purge
 }
 
 async fn purge_alone(shared: &Shared, limits: &PurgeLimits) -> Result<Purged> {
+    if shared.segments.borrow().len() <= 1 {
+        // The one in use stays, whatever the groups have in it.
+        return Ok(Purged::default());
+    }
     let (rewrite, stragglers) = {
         let index = shared.index.borrow();
         let groups: Vec<_> =

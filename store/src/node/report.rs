@@ -124,20 +124,10 @@ impl Heart {
         for store in &self.stores {
             let now = self.rt.now();
             let (counts, passed_ms) = store.take_counts(now);
-            let (mut regions, mut held) = (Vec::new(), 0);
-            for (region, term, leads) in store.shard.groups() {
-                // Followers elect a leader among themselves when theirs is gone, and the scheduler may be gone with it.
-                let others = region.peers.iter().filter(|peer| peer.store != store.shard.store());
-                others.for_each(|peer| {
-                    self.book.find(peer.store);
-                });
-                if region.id == GROUP {
-                    continue;
-                }
-                held += 1;
-                if !leads {
-                    continue;
-                }
+            // Followers elect a leader among themselves when theirs is gone, and the scheduler may be gone with it.
+            store.shard.other_stores().into_iter().for_each(|other| _ = self.book.find(other));
+            let mut regions = Vec::new();
+            for (region, term) in store.shard.led() {
                 let Behind { pending, down } = store.shard.behind(region.id);
                 let leader = region.peer_on(store.shard.store()).map(|peer| peer.id);
                 let size = store.size(&region).await;
@@ -161,7 +151,7 @@ impl Heart {
                         .copied()
                         .fold(RegionCount::default(), RegionCount::plus)
                         .rates(passed_ms),
-                    ..store.report(held, self.started_seconds)
+                    ..store.report(self.started_seconds)
                 },
                 regions,
             });
@@ -220,7 +210,7 @@ impl Reported {
         (self.shard.take_counts(), u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
     }
 
-    fn report(&self, regions: u64, start_time_seconds: u64) -> StoreReport {
+    fn report(&self, start_time_seconds: u64) -> StoreReport {
         let numbers = self.shard.snapshot();
         let used_bytes =
             numbers.tree.levels.iter().map(|(_, bytes)| bytes).sum::<u64>() + numbers.tree.memtable_bytes;
@@ -230,7 +220,7 @@ impl Reported {
             capacity_bytes: used_bytes.saturating_add(available_bytes),
             used_bytes,
             available_bytes,
-            region_count: regions,
+            region_count: numbers.groups.regions,
             start_time_seconds,
             busy: false,
             ..StoreReport::empty(self.shard.store())

@@ -90,12 +90,12 @@ impl<W, R> Replica<W, R> {
     }
 
     /// The peers that this leader cannot rely on: those that lag, and those that were silent for more than `silent_ticks_max` ticks of
-    /// `tick_ms` each. None if it does not lead, or if its group sleeps, in which nothing is said.
+    /// `tick_ms` each. None if it does not lead, or if its group sleeps: then all have everything, and nothing is said.
     pub fn behind(&self, silent_ticks_max: u32, tick_ms: u64) -> Behind {
-        if !self.is_leader() || self.region().peers.len() < 2 {
+        if !self.is_leader() || self.raft.is_asleep() || self.region().peers.len() < 2 {
             return Behind::default();
         }
-        let (committed, asleep) = (self.raft.committed(), self.raft.is_asleep());
+        let committed = self.raft.committed();
         let mut behind = Behind::default();
         for member in self.raft.followers() {
             let id = PeerId(member.id.0);
@@ -110,7 +110,7 @@ impl<W, R> Replica<W, R> {
             if !streams || member.matched.0 + LAG_MAX < committed.0 {
                 behind.pending.push(id);
             }
-            if !asleep && member.silent_ticks > silent_ticks_max {
+            if member.silent_ticks > silent_ticks_max {
                 behind.down.push(DownPeer { peer: id, down_ms: u64::from(member.silent_ticks) * tick_ms });
             }
         }

@@ -126,6 +126,10 @@ impl Inner {
             numbers.leaders += u64::from(!replica.is_system() && replica.is_leader());
             numbers.asleep += u64::from(replica.is_asleep());
             numbers.without_leader += u64::from(!replica.knows_leader());
+            if replica.is_asleep() {
+                // Its leader has heard of every follower that it has everything.
+                continue;
+            }
             let behind = replica.behind(SILENT_TICKS_MAX, 1);
             numbers.pending_peers += behind.pending.len() as u64;
             numbers.down_peers += behind.down.len() as u64;

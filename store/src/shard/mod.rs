@@ -350,6 +350,21 @@ impl Shard {
         groups
     }
 
+    /// The descriptors of the regions that are led from here, each with our term.
+    pub fn led(&self) -> Vec<(Region, u64)> {
+        let state = self.inner.state.borrow();
+        let led = state.table.iter().filter(|replica| !replica.is_system() && replica.is_leader());
+        led.map(|replica| (replica.region().clone(), replica.term().0)).collect()
+    }
+
+    /// The stores of the other members of all groups here, the system group included.
+    pub fn other_stores(&self) -> BTreeSet<StoreId> {
+        let state = self.inner.state.borrow();
+        let mut others = BTreeSet::new();
+        state.table.iter().for_each(|replica| others.extend(replica.others()));
+        others
+    }
+
     /// Rings when [`Shard::places`] has changed. One waiter at a time.
     pub(crate) fn routes_changed(&self) -> Rc<Bell> {
         self.inner.state.borrow().table.changed()

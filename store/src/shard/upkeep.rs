@@ -83,7 +83,7 @@ impl Shard {
             return Ok(());
         }
         let full = inner.health.refuses_writes();
-        let segments = inner.log.stats().segments as u64;
+        let segments = inner.log.segments() as u64;
         // On a full disk the log itself may be what can go.
         if segments * inner.limits.segment_bytes > inner.limits.log_bytes_max || (full && segments > 1) {
             inner.tree.start_flush();
@@ -141,7 +141,7 @@ impl Shard {
     /// Bytes of entries that a group may keep for followers. Where the log as a whole is too large, the groups share what it may have.
     fn kept_bytes_max(&self, groups: usize) -> u64 {
         let limits = &self.inner.limits;
-        let segments = self.inner.log.stats().segments as u64;
+        let segments = self.inner.log.segments() as u64;
         match segments * limits.segment_bytes > limits.log_bytes_max {
             true => limits.kept_bytes_max.min(limits.log_bytes_max / 2 / (groups as u64).max(1)),
             false => limits.kept_bytes_max,
