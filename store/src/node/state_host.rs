@@ -16,8 +16,10 @@ use crate::control::link::{AnswerTo, News};
 use crate::refusal::Refusal;
 use crate::shard::Shard;
 
-/// How often it is looked how the replica stands, if nothing moves it.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked how the replica stands, if nothing moves it: what stops the store and what moves the group rings.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// When what the scheduler shard had no room for is said again.
+const SAY_AGAIN: Duration = Duration::from_millis(200);
 
 /// Answers until the scheduler shard ends. `store` is the one that keeps the state, or why it is not open.
 pub async fn serve(rt: Rt, store: Result<Shard, String>, asks: Receiver<Ask>) {
@@ -49,16 +51,16 @@ pub async fn watch(rt: Rt, store: Result<Shard, String>, news: Sender<News>) {
             Err(why) => News::Closed(why.clone(), None),
             Ok(shard) => standing(shard),
         };
+        let mut wait = LOOK_EVERY;
         if said.as_ref() != Some(&now) {
             match news.try_send(now.clone()) {
                 Ok(()) => said = Some(now),
-                Err(TrySend::Full(_)) => {}
+                Err(TrySend::Full(_)) => wait = SAY_AGAIN,
                 Err(TrySend::Closed(_)) => return,
             }
         }
         let Ok(shard) = &store else { return };
-        // What stops the store rings nothing.
-        select(pin!(shard.system_moved()), pin!(rt.sleep(LOOK_EVERY))).await;
+        select(pin!(shard.system_moved()), pin!(rt.sleep(wait))).await;
     }
 }
 

@@ -94,8 +94,9 @@ impl Shard {
             let reason = inner.health.stopped().expect("it has just stopped");
             inner.refuse(reply, Refusal::Stopped(reason));
         }
-        // The turns are over.
+        // The turns are over, and so is what the store did for the scheduler.
         inner.bell.ring();
+        inner.system_moved.ring();
     }
 
     fn take_waiting(&self) -> Waiting {
