@@ -13,6 +13,9 @@
 //! - [`Raft::wake`](crate::Raft::wake), which it calls on the leader of every group with a member on such a node, on both where a
 //!   connection to a node was lost and with it whatever was in flight, and on all groups after a gap in time.
 //!
+//! A driver that wants to be sure now and then that nothing was missed has the leader [speak up](crate::Raft::speak_up): one round of quiet
+//! heartbeats, which no member that has nothing to do wakes for.
+//!
 //! Sleep is about liveness alone. What keeps a group safe needs no tick: terms, votes, and the promises that leases rest on, which end
 //! by the clock. While asleep no lease is renewed: the first read after a rest costs a round of heartbeats.
 

@@ -361,6 +361,20 @@ impl Raft {
         slept
     }
 
+    /// Has a sleeping leader say once that it leads. It sleeps again as soon as every member has answered that it has nothing to do, and
+    /// goes on like one that was waked where one does not answer or lacks something. Changes nothing elsewhere. Whether it slept.
+    pub fn speak_up(&mut self) -> bool {
+        let Role::Leader(leader) = &self.role else { return false };
+        let idle_ticks = leader.idle_ticks;
+        let slept = self.wake();
+        if let Role::Leader(leader) = &mut self.role
+            && slept
+        {
+            leader.idle_ticks = idle_ticks;
+        }
+        slept
+    }
+
     /// Followers are to hear soon of everything that is committed by now, because something waits for them to apply it. Changes
     /// nothing where they hear of every commit at once, and on a replica that does not lead.
     pub fn announce_commit(&mut self) {

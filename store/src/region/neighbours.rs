@@ -147,6 +147,14 @@ impl<W, R> Replica<W, R> {
         woke
     }
 
+    /// It has slept for long, so it is made sure that nothing was missed: a leader speaks up, and a member that has heard nothing since the
+    /// last time (it was not `stirred`) wakes and asks. Whether it has something to do now.
+    pub fn be_sure(&mut self, stirred: bool) -> bool {
+        let slept = self.raft.speak_up() || (!stirred && self.raft.wake());
+        self.notice();
+        slept
+    }
+
     /// Wakes the replica if it sleeps: its driver may have missed what should have. Whether it slept.
     pub fn wake(&mut self) -> bool {
         let woke = self.raft.wake();

@@ -11,19 +11,24 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 
 use raft::Time;
-use scheduler::StoreId;
+use scheduler::{RegionId, StoreId};
 
 use super::Shard;
 use super::table::Table;
 use crate::region::neighbours::{SILENT_TICKS, Sign, StoreNews};
-use crate::region::replica::Replica;
 
 /// A tick that comes this much later than the one before it, nanoseconds, was held up by more than the load of a core.
 const GAP_NANOS: u64 = 2_000_000_000;
 
-/// Within this many ticks, ten minutes, each replica is waked once even if nothing happens: what a full queue has dropped may have been the
-/// last that its group had for it, as where it was removed.
+/// Within this many ticks, ten minutes, each replica is looked at once even if nothing happens: what a full queue has dropped may have been
+/// the last that its group had for it, as where it was removed. A leader speaks up, and a member that has heard nothing since the look before
+/// wakes.
 const ROUND_TICKS: usize = 6000;
+
+/// Replicas that are looked at together, at least this many ticks apart: what they say to the same stores travels together.
+const TOGETHER_TICKS: usize = 100;
+/// Maximum of replicas that are looked at with one tick, as long as there are no more than that for each tick of the round.
+const TOGETHER_MAX: usize = 32;
 
 /// What a tick has come to.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,6 +63,7 @@ impl<W, R> Table<W, R> {
         self.awake.retain(|id| {
             let Some(entry) = regions.get_mut(id) else { return false };
             entry.replica.tick(now);
+            entry.stirred = true;
             // What could not be proposed, because leadership was being handed over, is tried again.
             let has_effects = entry.replica.has_effects();
             if has_effects && !std::mem::replace(&mut entry.dirty, true) {
@@ -70,25 +76,32 @@ impl<W, R> Table<W, R> {
         moved
     }
 
-    /// Wakes the next region of the round, when its time has come.
+    /// Looks at the next regions of the round, when their time has come.
     fn look_at_the_next(&mut self) {
         let regions = self.by_start.len().max(1);
+        let together = TOGETHER_TICKS.min(ROUND_TICKS * TOGETHER_MAX / regions);
+        let apart = (ROUND_TICKS / regions).max(together).max(1);
         self.round_ticks += 1;
-        if self.round_ticks < ROUND_TICKS / regions {
+        if self.round_ticks < apart {
             return;
         }
         self.round_ticks = 0;
-        for _ in 0..regions.div_ceil(ROUND_TICKS) {
+        for _ in 0..(regions * apart).div_ceil(ROUND_TICKS).min(regions) {
             let behind = (Bound::Excluded(std::mem::take(&mut self.round_at)), Bound::Unbounded);
             // The round begins anew with the first, which no other comes before.
             let next =
                 self.by_start.range::<Vec<u8>, _>(behind).next().or_else(|| self.by_start.iter().next());
             let Some((start, id)) = next.map(|(start, id)| (start.clone(), *id)) else { return };
             self.round_at = start;
-            if self.get(id).is_some_and(Replica::is_asleep) {
-                _ = self.get_mut(id).map(Replica::wake);
-                self.mark_dirty(id);
-            }
+            self.look_at(id);
+        }
+    }
+
+    fn look_at(&mut self, id: RegionId) {
+        let Some(entry) = self.regions.get_mut(&id) else { return };
+        let stirred = std::mem::take(&mut entry.stirred);
+        if entry.replica.be_sure(stirred) {
+            self.mark_dirty(id);
         }
     }
 

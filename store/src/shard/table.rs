@@ -45,7 +45,7 @@ pub struct Table<W, R> {
     pub(super) changed_groups: bool,
     pub(super) ticks_unlooked: u32,
     pub(super) ticked_at: Option<Time>,
-    /// The first key of the region that was waked last although nothing had happened, and how many ticks ago that was.
+    /// The first key of the region that was looked at last although nothing had happened, and how many ticks ago that was.
     pub(super) round_at: Vec<u8>,
     pub(super) round_ticks: usize,
     tombstones: HashMap<RegionId, RegionRecord, foldhash::fast::FixedState>,
@@ -66,6 +66,8 @@ pub(super) struct Entry<W, R> {
     pub(super) dirty: bool,
     /// It gets ticks.
     pub(super) awake: bool,
+    /// It had an input since it was looked at without a reason.
+    pub(super) stirred: bool,
 }
 
 /// A replica that the table does not take in; it comes back.
@@ -119,7 +121,8 @@ impl<W, R> Table<W, R> {
             return Err(Refused { replica: Box::new(replica), by });
         }
         self.tombstones.remove(&id);
-        self.regions.insert(id, Entry { replica, published: None, dirty: false, awake: false });
+        self.regions
+            .insert(id, Entry { replica, published: None, dirty: false, awake: false, stirred: true });
         self.publish_region(id);
         self.mark_dirty(id);
         Ok(())
@@ -129,7 +132,7 @@ impl<W, R> Table<W, R> {
     pub fn bury_region(&mut self, record: RegionRecord) -> Option<Replica<W, R>> {
         assert!(record.tombstone, "{} is buried alive", record.region);
         let id = record.region.id;
-        let removed = self.regions.remove(&id).map(|Entry { replica, published, dirty: _, awake: _ }| {
+        let removed = self.regions.remove(&id).map(|Entry { replica, published, .. }| {
             if let Some((range, _)) = published {
                 self.by_start.remove(range.start().as_bytes());
                 self.publish([range]);
@@ -398,7 +401,7 @@ impl<W, R> Table<W, R> {
         let ticked: BTreeSet<RegionId> = self.awake.iter().copied().collect();
         assert_eq!(ticked.len(), self.awake.len(), "a replica is to have two ticks at once");
         for (id, entry) in &self.regions {
-            let Entry { replica, published, dirty, awake } = entry;
+            let Entry { replica, published, dirty, awake, stirred: _ } = entry;
             replica.check();
             assert!(*awake || replica.is_asleep(), "{id} is awake and gets no ticks");
             assert_eq!(*awake, ticked.contains(id), "whether {id} gets ticks");
