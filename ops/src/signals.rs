@@ -6,7 +6,7 @@
 //!
 //! A node that has not served yet has acknowledged nothing, so the first signal ends it at once, whatever its start waits for.
 //!
-//! A measurement that has something to say before its end is told by a flag ([`noted`]).
+//! A measurement that has something to say before its end looks at a flag ([`noted`]).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

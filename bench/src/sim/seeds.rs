@@ -1,7 +1,7 @@
 //! Many seeds, each a run of its own, on as many threads as the machine has CPUs.
 //!
 //! A run ends with a verdict; a panic is one, too, where panics unwind. In a release build, where one ends the process, whoever runs
-//! seeds says from a hook which seed it was ([`story::current`] has the rest). Whoever is told to stop has the verdicts so far; the runs
+//! seeds says from a hook which seed it was ([`story::current`] has the rest). Whoever is stopped has the verdicts so far; the runs
 //! that go on at that moment have none.
 
 use std::ops::Range;
@@ -135,7 +135,7 @@ pub fn run_seeds(options: &Options, say: &mut dyn FnMut(&str)) -> SimReport {
 /// How far the seeds are, for people: a bar where there is a terminal, else a line from time to time.
 struct Progress {
     bar: ProgressBar,
-    /// Nobody is to be told anything but what failed.
+    /// Only what failed is to be said.
     silent: bool,
     began: Instant,
     /// When the next line is due, since the beginning.
@@ -154,7 +154,7 @@ impl Progress {
         Self { bar, silent: !options.progress, began: now(), due: SAY_EVERY }
     }
 
-    /// How long to wait for a verdict before somebody has to hear how far it is.
+    /// How long to wait for a verdict before it is to be said how far it is.
     fn pause(&self) -> Duration {
         self.due.saturating_sub(self.began.elapsed())
     }
