@@ -24,7 +24,7 @@ use crate::plant::{Bug, planted};
 /// A store that was not heard for this many ticks may be gone: the shortest election timeout of a group.
 pub const SILENT_TICKS: u32 = 10;
 
-/// Ticks between two signs of life.
+/// Ticks between two signs of life; anything else that is sent meanwhile is one, too.
 pub const SIGN_TICKS: u32 = 5;
 
 /// What has become of another store.
@@ -52,6 +52,8 @@ pub struct Sign {
 #[derive(Debug, Default)]
 struct Neighbour {
     silent_ticks: u32,
+    /// Ticks since something was sent to it.
+    unsaid_ticks: u32,
     /// The highest that was seen.
     incarnation: u64,
     /// Whether it has a replica of a group here.
@@ -62,11 +64,11 @@ struct Neighbour {
 #[derive(Debug, Default)]
 pub struct Neighbours {
     known: BTreeMap<StoreId, Neighbour>,
-    ticks: u32,
 }
 
 impl Neighbours {
-    /// Those with replicas of the groups here are `stores` from now on. One that was none before counts as heard just now.
+    /// Those with replicas of the groups here are `stores` from now on. One that was none before counts as heard just now, and is to hear
+    /// from here at once: this store may have been started again.
     pub fn share(&mut self, stores: &BTreeSet<StoreId>) {
         for store in stores {
             self.known.entry(*store).or_default();
@@ -74,7 +76,7 @@ impl Neighbours {
         for (store, neighbour) in &mut self.known {
             let shares = stores.contains(store);
             if shares && !std::mem::replace(&mut neighbour.shares, shares) {
-                neighbour.silent_ticks = 0;
+                (neighbour.silent_ticks, neighbour.unsaid_ticks) = (0, SIGN_TICKS);
             }
             neighbour.shares = shares;
         }
@@ -82,21 +84,30 @@ impl Neighbours {
 
     /// A tick passes. The stores that were not heard for too long by now.
     pub fn tick(&mut self) -> Vec<StoreId> {
-        self.ticks = self.ticks.wrapping_add(1);
         let sharing = self.known.iter_mut().filter(|(_, neighbour)| neighbour.shares);
         let silent = sharing.filter_map(|(store, neighbour)| {
             neighbour.silent_ticks = neighbour.silent_ticks.saturating_add(1);
+            neighbour.unsaid_ticks = neighbour.unsaid_ticks.saturating_add(1);
             (neighbour.silent_ticks == SILENT_TICKS).then_some(*store)
         });
         silent.collect()
     }
 
-    /// The stores that are to have a sign of life with this tick.
-    pub fn due(&self) -> Vec<StoreId> {
-        match self.ticks.is_multiple_of(SIGN_TICKS) {
-            true => self.known.iter().filter(|(_, it)| it.shares).map(|(store, _)| *store).collect(),
-            false => Vec::new(),
+    /// Something was sent to a store since the latest tick.
+    pub fn spoke_to(&mut self, store: StoreId) {
+        if let Some(neighbour) = self.known.get_mut(&store) {
+            neighbour.unsaid_ticks = 0;
         }
+    }
+
+    /// The stores that are to have a sign of life with this tick, because nothing else is on its way to them.
+    pub fn take_due(&mut self) -> Vec<StoreId> {
+        let due = self.known.iter_mut().filter(|(_, it)| it.shares && it.unsaid_ticks >= SIGN_TICKS);
+        let due = due.map(|(store, neighbour)| {
+            neighbour.unsaid_ticks = 0;
+            *store
+        });
+        due.collect()
     }
 
     /// Something of another store has arrived.
@@ -201,13 +212,28 @@ mod tests {
     }
 
     #[test]
+    fn who_hears_enough_gets_no_signs_and_who_hears_nothing_gets_them_in_time() {
+        let mut all = sharing(&[2, 3]);
+        let mut greeted = BTreeMap::<u64, Vec<u32>>::new();
+        for tick in 1..=40 {
+            if tick % 2 == 0 && tick <= 20 {
+                all.spoke_to(StoreId(3));
+            }
+            assert_eq!(all.tick().len(), usize::from(tick == SILENT_TICKS) * 2);
+            all.take_due().into_iter().for_each(|store| greeted.entry(store.0).or_default().push(tick));
+        }
+        assert_eq!(greeted[&2], [1, 6, 11, 16, 21, 26, 31, 36]);
+        assert_eq!(greeted[&3], [1, 24, 29, 34, 39], "never later than this after what was sent last");
+    }
+
+    #[test]
     fn only_stores_that_share_a_group_are_greeted_and_watched() {
         let mut all = sharing(&[2]);
         all.hear(sign(9, 1));
         let mut greeted = BTreeMap::new();
         for _ in 0..30 {
             assert_eq!(all.tick().iter().filter(|store| store.0 == 9).count(), 0);
-            all.due().into_iter().for_each(|store| *greeted.entry(store.0).or_insert(0) += 1);
+            all.take_due().into_iter().for_each(|store| *greeted.entry(store.0).or_insert(0) += 1);
         }
         assert_eq!(greeted, BTreeMap::from([(2, 30 / SIGN_TICKS)]));
         all.share(&BTreeSet::from([StoreId(9)]));

@@ -80,6 +80,9 @@ pub trait Transport: Debug {
 
     /// The stores that could not be reached since the last call.
     fn take_unreachable(&self) -> BTreeSet<StoreId>;
+
+    /// The stores to which something has left since the last call.
+    fn take_spoken_to(&self) -> Vec<StoreId>;
 }
 
 /// One store's way to the others.
@@ -136,6 +139,11 @@ impl Outbox {
     /// The stores that could not be reached since the last call.
     pub fn take_unreachable(&self) -> BTreeSet<StoreId> {
         self.transport.get().map_or_else(BTreeSet::new, |transport| transport.take_unreachable())
+    }
+
+    /// The stores to which something has left since the last call.
+    pub fn take_spoken_to(&self) -> Vec<StoreId> {
+        self.transport.get().map_or_else(Vec::new, |transport| transport.take_spoken_to())
     }
 
     /// What the transport has done and holds; nothing without one.

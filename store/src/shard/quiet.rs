@@ -54,7 +54,7 @@ impl<W, R> Table<W, R> {
         self.look_at_the_next();
         let moved = self.tick_the_awake(now);
         self.look_around();
-        Ticked { moved, signs: self.neighbours.due() }
+        Ticked { moved, signs: self.neighbours.take_due() }
     }
 
     fn tick_the_awake(&mut self, now: Time) -> bool {
@@ -125,6 +125,11 @@ impl<W, R> Table<W, R> {
             wakes
         });
         woke
+    }
+
+    /// Something was sent to a store since the latest tick, so it needs no sign of life.
+    pub fn spoke_to(&mut self, store: StoreId) {
+        self.neighbours.spoke_to(store);
     }
 
     /// Another store was not reached, so what was on its way there is lost.

@@ -48,6 +48,7 @@ impl Shard {
             for store in inner.outbox.take_unreachable() {
                 state.table.report_unreachable(store, now);
             }
+            inner.outbox.take_spoken_to().into_iter().for_each(|store| state.table.spoke_to(store));
             let Ticked { moved, signs } = state.table.tick(now);
             drop(state);
             if moved {

@@ -176,6 +176,8 @@ struct Queue {
     failed: Cell<Option<Mono>>,
     /// A connection is open.
     open: Cell<bool>,
+    /// A frame has left since this was last asked.
+    spoke: Cell<bool>,
     /// The messages by what they are about.
     kinds: CountByKind,
 }
@@ -261,6 +263,12 @@ impl PeerLinks {
     /// The stores that could not be reached since the last call.
     pub fn take_unreachable(&self) -> BTreeSet<StoreId> {
         self.unreachable.take()
+    }
+
+    /// The stores to which a frame has left since the last call.
+    fn take_spoken_to(&self) -> Vec<StoreId> {
+        let queues = self.queues.borrow();
+        queues.iter().filter(|(_, queue)| queue.spoke.take()).map(|(store, _)| *store).collect()
     }
 
     /// Whether messages wait for a store that is not known to be out of reach.
@@ -360,6 +368,10 @@ impl Transport for Rc<PeerLinks> {
         PeerLinks::take_unreachable(self)
     }
 
+    fn take_spoken_to(&self) -> Vec<StoreId> {
+        PeerLinks::take_spoken_to(self)
+    }
+
     fn numbers(&self) -> PeerNumbers {
         PeerLinks::numbers(self)
     }
@@ -449,6 +461,7 @@ async fn converse(
         let written = rt.timeout(WRITE_MAX, stream.write_all(&bytes)).await;
         match written {
             Some(Ok(())) => {
+                queue.spoke.set(true);
                 counters.messages_sent.add(&batch.messages);
                 counters.frames_sent.add(1);
                 counters.bytes_sent.add(bytes.len() as u64);
