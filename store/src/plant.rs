@@ -149,6 +149,8 @@ pub enum Bug {
     DeadStoreIgnored,
     /// A leader that sleeps reads as if its lease did not end.
     LeaseKeptAsleep,
+    /// A store whose log hangs goes on to say that it lives.
+    StuckStoreGreets,
 }
 
 impl Bug {
@@ -234,7 +236,7 @@ impl Bug {
         between
             .chain(split)
             .chain(Self::QUIET)
-            .chain([Self::QuorumNotAsked])
+            .chain([Self::QuorumNotAsked, Self::StuckStoreGreets])
             .find(|bug| format!("{bug:?}") == name)
     }
 

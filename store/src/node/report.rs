@@ -222,7 +222,7 @@ impl Reported {
             available_bytes,
             region_count: numbers.groups.regions,
             start_time_seconds,
-            busy: false,
+            busy: self.shard.is_stuck(),
             ..StoreReport::empty(self.shard.store())
         }
     }

@@ -165,6 +165,8 @@ struct Inner {
     quiet_turns: Cell<u64>,
     /// A turn waits for space for its entries.
     log_waits: Cell<bool>,
+    /// Since when the turn has been where it is, unless there is none.
+    turn_since: Cell<Option<Mono>>,
     /// The log may hold entries from before the start that are not applied yet.
     recovering: Cell<bool>,
     /// Regions for which a split key is looked for.

@@ -143,6 +143,7 @@ impl Inner {
             reads_seen: Cell::new(0),
             quiet_turns: Cell::new(0),
             log_waits: Cell::new(false),
+            turn_since: Cell::new(None),
             recovering: Cell::new(false),
             searches: RefCell::default(),
             uncut: RefCell::default(),

@@ -15,7 +15,9 @@ use scheduler::{RegionId, StoreId};
 
 use super::Shard;
 use super::table::Table;
-use crate::region::neighbours::{SILENT_TICKS, Sign, StoreNews};
+use super::upkeep::TICK;
+use crate::plant::{Bug, planted};
+use crate::region::neighbours::{SIGN_TICKS, SILENT_TICKS, Sign, StoreNews};
 
 /// A tick that comes this much later than the one before it, nanoseconds, was held up by more than the load of a core.
 const GAP_NANOS: u64 = 2_000_000_000;
@@ -142,6 +144,15 @@ impl<W, R> Table<W, R> {
 }
 
 impl Shard {
+    /// Whether the turn is where it was a while ago: the log hangs or has no room, or the tree takes nothing more. Nothing leaves the store
+    /// without a turn, so the groups that are awake have others lead soon. Those that sleep elsewhere rest on signs of life alone, so this
+    /// store gives none until it goes on, and asks the scheduler for no leadership.
+    pub fn is_stuck(&self) -> bool {
+        let inner = &*self.inner;
+        let stuck = |since| inner.rt.now().since(since) >= TICK * SIGN_TICKS;
+        inner.turn_since.get().is_some_and(stuck) && !planted(Bug::StuckStoreGreets)
+    }
+
     /// Something of another store has arrived: it lives.
     pub fn hear(&self, sign: Sign) {
         let inner = &*self.inner;

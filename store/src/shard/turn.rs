@@ -104,7 +104,9 @@ impl Shard {
     pub async fn run(&self) {
         while !self.inner.health.has_stopped() {
             self.inner.bell.wait().await;
-            if let Err(fault) = self.turns().await {
+            let ended = self.turns().await;
+            self.inner.turn_since.set(None);
+            if let Err(fault) = ended {
                 self.stop_after(&fault).await;
             }
         }
@@ -113,6 +115,7 @@ impl Shard {
     /// Takes turns until no group has anything left to do, or the store has stopped: then nothing is written or applied any more.
     async fn turns(&self) -> Result<(), Fault> {
         while !self.inner.health.has_stopped() {
+            self.inner.turn_since.set(Some(self.inner.rt.now()));
             // Only what clients write fills memory. An election must not wait for compactions, nor a start.
             if self.has_gathered() {
                 self.relieve_pressure().await?;
@@ -243,6 +246,7 @@ impl Shard {
         let inner = &*self.inner;
         let bytes = batch.len();
         let began = inner.rt.now();
+        inner.turn_since.set(Some(began));
         self.write_when_there_is_room(batch).await?;
         inner.counters.log_write.record(inner.rt.now().since(began));
         inner.counters.log_writes.add(1);

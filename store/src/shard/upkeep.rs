@@ -54,7 +54,9 @@ impl Shard {
             if moved {
                 inner.bell.ring();
             }
-            signs.into_iter().for_each(|store| inner.outbox.send_sign(store));
+            if !self.is_stuck() {
+                signs.into_iter().for_each(|store| inner.outbox.send_sign(store));
+            }
             inner.log.vouch_if_due();
         }
     }

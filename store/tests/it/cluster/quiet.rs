@@ -75,6 +75,39 @@ fn ask_a_sleeper_that_was_deposed(seed: u64) -> Result<(), String> {
     }
 }
 
+/// The disk of a leader hangs while all sleep, and a write of the other region is the first to notice. Its core goes on, and so would its
+/// signs of life; the region that sleeps on it is led elsewhere all the same.
+fn hang_the_disk_of_the_leader(seed: u64) -> Result<(), String> {
+    let mut run = asleep(seed, Duration::from_millis(800))?;
+    let region = regions()[0].id;
+    let (old, _) = run.nodes.leader(region).ok_or("no leader")?;
+    run.nodes.node(old).disk().hang();
+    let (other, _) = run.nodes.leader(regions()[1].id).ok_or("no leader")?;
+    let (addrs, asking) = (run.nodes.addrs(), run.world.node(NODES + 1));
+    drop(asking.start(0, move |rt| clients::ask_node(rt, addrs, other, "z", set("noticed"), false)));
+    // Half a second until it gives no more signs of life, one until it is missed, and up to two election timeouts.
+    run.pass(Duration::from_secs(4))?;
+    let (new, _) = run.nodes.leader(region).ok_or("no leader")?;
+    if new == old || ask(&run, new, set("new")) != Some(Some(Heard::Done)) {
+        return Err("a store that can write nothing is trusted".to_owned());
+    }
+    let stuck = |run: &Run| -> Vec<usize> {
+        run.nodes.serving().filter(|(_, shard)| shard.is_stuck()).map(|it| it.0).collect()
+    };
+    assert_eq!(stuck(&run), vec![old], "who says so to the scheduler");
+    run.nodes.node(old).disk().unhang(&run.world);
+    run.pass(Duration::from_secs(10))?;
+    assert!(stuck(&run).is_empty(), "its disk goes on");
+    run.agree()
+}
+
+#[test]
+fn groups_that_sleep_on_a_disk_that_hangs_are_led_elsewhere() {
+    for seed in 0..10 {
+        assert_eq!(hang_the_disk_of_the_leader(seed), Ok(()), "seed {seed}");
+    }
+}
+
 #[test]
 fn groups_that_sleep_replace_a_leader_that_is_gone() {
     for seed in 0..10 {
@@ -109,8 +142,11 @@ fn a_write_and_a_read_wake_a_group_wherever_they_come() {
 
 #[test]
 fn bugs_of_sleep_are_caught() {
-    let scenarios: [(Bug, Scenario); 2] =
-        [(Bug::DeadStoreIgnored, end_the_leader), (Bug::LeaseKeptAsleep, ask_a_sleeper_that_was_deposed)];
+    let scenarios: [(Bug, Scenario); 3] = [
+        (Bug::DeadStoreIgnored, end_the_leader),
+        (Bug::LeaseKeptAsleep, ask_a_sleeper_that_was_deposed),
+        (Bug::StuckStoreGreets, hang_the_disk_of_the_leader),
+    ];
     for (bug, scenario) in scenarios {
         plant::plant(Some(bug));
         let caught = catch_unwind(AssertUnwindSafe(|| scenario(0)));
