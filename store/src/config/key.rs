@@ -176,7 +176,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "quiet_after",
-        help: "How long a region must have no work before its replicas sleep until there is some, more than 1s, such as 2s, or 0s for never. Default 0s.",
+        help: "How long a region must have no work before its replicas sleep until there is some, more than 1s, or 0s for never. Default 2s.",
         secret: false,
         set: Text(|c, text| match parse_duration(text)? {
             after if after.is_zero() || after > QUIET_AFTER_MIN => put(&mut c.quiet_after, after),

@@ -27,6 +27,8 @@ use crate::secret::ClusterSecret;
 
 /// How long a region must have had no work at least before its replicas may sleep: longer than the shortest election timeout.
 pub(crate) const QUIET_AFTER_MIN: Duration = Duration::from_secs(1);
+/// The default: twice the shortest election timeout, so that a pause between two requests of a client puts hardly any region to sleep.
+const QUIET_AFTER: Duration = Duration::from_secs(2);
 
 /// One node's configuration. The fields are documented where they are spelled, in [`KEYS`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +55,7 @@ pub struct Config {
     /// Size beyond which a region is split in its middle, bytes, 0 for never; `None` leaves what the cluster does, which is never at
     /// first. Only the node that hosts the scheduler acts upon it.
     pub region_max_bytes: Option<u64>,
-    /// How long a region has had no work when its replicas go to sleep; zero for never, the default.
+    /// How long a region has had no work when its replicas go to sleep; zero for never.
     pub quiet_after: Duration,
     /// The CPUs that the cores run on, ascending; `None` takes the first that the CPU mask allows.
     pub cpus: Option<Vec<usize>>,
@@ -150,7 +152,7 @@ impl Default for Config {
             memory_bytes: None,
             replicas: None,
             region_max_bytes: None,
-            quiet_after: Duration::ZERO,
+            quiet_after: QUIET_AFTER,
             cpus: None,
             requirepass: None,
             requirepass_file: None,

@@ -77,3 +77,40 @@ fn every_number_of_the_scheduler_moves() {
     assert_eq!(sum(&again, "ringkeep_scheduler_stores", "state=\"up\""), 3.0, "{again:?}");
     assert_eq!(lacking(&again), 0.0);
 }
+
+/// How many of the replicas of three nodes sleep when no client has asked for anything for a while, and how many regions there are.
+fn asleep(change: [fn(&mut Config); 3]) -> (f64, f64) {
+    let world = World::new(17, Options::default());
+    let mut members = [0, 1, 2].map(|number| Member::new(&world, number, 1));
+    members.iter_mut().zip(change).for_each(|(member, change)| member.change = change);
+    members[0].start(&world, &[]).expect("a cluster of one begins");
+    let pd = members[0].pd();
+    [1, 2].into_iter().for_each(|number| {
+        members[number].start(&world, &[pd]).expect("it joins");
+    });
+    world.run_for(Duration::from_secs(3));
+    let until = world.now() + REPLICATED_MAX;
+    while lacking(&of(&members[0])) > 0.0 {
+        assert!(world.now() < until, "not replicated: {:?}", of(&members[0]));
+        world.run_for(LOOK);
+    }
+    world.run_for(Duration::from_secs(20));
+    let count = |member: &Member| {
+        let started = member.said().expect("it is up").expect("it has started");
+        sum(&page(&started.board.read(), &["ringkeep_store_"]), "ringkeep_store_replicas_asleep", "")
+    };
+    (members.iter().map(count).sum(), sum(&of(&members[0]), "ringkeep_scheduler_regions", ""))
+}
+
+#[test]
+fn regions_without_work_sleep_unless_the_settings_say_never() {
+    let three: fn(&mut Config) = |config| config.replicas = Some(3);
+    let (sleeping, regions) = asleep([three, |_| {}, |_| {}]);
+    assert_eq!(sleeping, 3.0 * regions, "that is the default");
+    let never: fn(&mut Config) = |config| config.quiet_after = Duration::ZERO;
+    let three_and_never: fn(&mut Config) = |config| {
+        config.replicas = Some(3);
+        config.quiet_after = Duration::ZERO;
+    };
+    assert_eq!(asleep([three_and_never, never, never]).0, 0.0);
+}
