@@ -186,7 +186,7 @@ impl Fault {
             }
             DirSeen::Gone { missing } => (
                 missing.as_path(),
-                "it is no longer there, so it was moved or removed, or its disk was unmounted: bring it back to this path",
+                "the directory is no longer there, so it was moved or removed, or its disk was unmounted: bring it back to this path",
             ),
         };
         let what = format!("{what}, then start again");
@@ -292,7 +292,7 @@ mod tests {
         let gone = DirSeen::Gone { missing: "/data".into() };
         let said = Fault::moved(dir, opened, &gone).unwrap().to_string();
         assert!(
-            said.starts_with("/data: it is no longer there") && said.ends_with("then start again"),
+            said.starts_with("/data: the directory is no longer there") && said.ends_with("then start again"),
             "{said}"
         );
     }

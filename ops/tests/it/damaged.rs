@@ -157,12 +157,16 @@ type Move = fn(data: &Path, beside: &Path);
 /// Open files stay open, so everything that is acknowledged after it would go to where no start looks.
 #[test]
 fn a_store_stops_and_says_why_once_its_directory_is_not_at_its_place() {
-    let (gone, replaced) = ("it is no longer there", "another directory is in its place");
-    let moves: [(&str, &str, Move); 4] = [
+    let (gone, replaced) = ("the directory is no longer there", "another directory is in its place");
+    let moves: [(&str, &str, Move); 5] = [
         (gone, "data", |data, beside| std::fs::rename(data, beside).expect("it is ours")),
         (gone, "data", |data, _| std::fs::remove_dir_all(data).expect("it is ours")),
         (gone, "data/store-1", |data, beside| {
             std::fs::rename(data.join("store-1"), beside).expect("it is ours")
+        }),
+        (gone, "data", |data, beside| {
+            std::fs::rename(data, beside).expect("it is ours");
+            std::fs::write(data, "a file in its place").expect("it is ours");
         }),
         (replaced, "data/store-1", |data, beside| {
             std::fs::rename(data, beside).expect("it is ours");

@@ -114,9 +114,9 @@ impl Core {
     pub(crate) async fn look_at_dir(&self, path: &Path) -> io::Result<DirSeen> {
         let path = path.to_owned();
         let look = move || match look_at_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if leads_nowhere(&error) => {
                 let missing =
-                    path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).last();
+                    path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).last();
                 Ok(DirSeen::Gone { missing: missing.unwrap_or(&path).to_owned() })
             }
             seen => seen,
@@ -138,8 +138,17 @@ impl Core {
     }
 }
 
+/// Whether nothing can be at a path, or what is there is no directory.
+fn leads_nowhere(error: &io::Error) -> bool {
+    let no_directory = matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ELOOP));
+    no_directory || error.kind() == io::ErrorKind::NotFound
+}
+
 fn look_at_dir(path: &Path) -> io::Result<DirSeen> {
     let about = fs::metadata(path)?;
+    if !about.is_dir() {
+        return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+    }
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: `statvfs` is plain data for which all zeros is a value.
     let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };

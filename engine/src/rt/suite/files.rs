@@ -205,5 +205,7 @@ pub(super) async fn a_directory_is_known_again_and_its_room(stage: Stage) {
     };
     stage.rt.replace_small(&stage.path("f"), b"text").await.unwrap();
     assert_eq!(id(look(&stage.dir).await), id(seen));
-    assert!(matches!(look(&stage.path("gone")).await, DirSeen::Gone { .. }));
+    for gone in ["gone", "f/in-a-file"] {
+        assert!(matches!(look(&stage.path(gone)).await, DirSeen::Gone { .. }), "{gone}");
+    }
 }
