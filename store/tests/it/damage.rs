@@ -189,6 +189,19 @@ fn cases_of_a_file(prepared: &Prepared, path: &Path, flips: u64, cases: &mut Vec
     }
 }
 
+/// The last thing that was written to each segment of a log with a bit that is wrong, which is what a torn write looks like.
+pub(crate) fn flipped_ends(prepared: &Prepared) -> Vec<Case> {
+    let is_segment = |path: &&PathBuf| path.extension().is_some_and(|kind| kind == "seg");
+    let case = |path: &PathBuf| {
+        let mut files = prepared.now.clone();
+        let bytes = files.get_mut(path)?;
+        let last = bytes.iter().rposition(|byte| *byte != 0)?;
+        bytes[last] ^= 4;
+        Some(Case { what: format!("bit of the last byte {last} flipped"), paths: vec![path.clone()], files })
+    };
+    prepared.now.keys().filter(is_segment).filter_map(case).collect()
+}
+
 fn cases_of_directories(prepared: &Prepared, cases: &mut Vec<Case>) {
     let Prepared { older, now, .. } = prepared;
     let below = |files: &Files, dir: &str| -> Files {
