@@ -7,8 +7,8 @@ use scheduler::operator::{
 };
 use scheduler::scheduler::{AdmitError, AskSplitError};
 use scheduler::{
-    Action, Change, Config, Epoch, KeyRange, NewRegion, NodeId, Operator, Peer, PeerId, Policy, Region,
-    RegionId, RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
+    Action, Change, Config, Epoch, KeyRange, NewRegion, NodeId, Operator, Peer, PeerId, Policy, Reason,
+    Region, RegionId, RegionReport, Scheduler, StoreDescriptor, StoreId, StoreReport, Time, Verdict,
 };
 
 use crate::kit::key;
@@ -354,6 +354,13 @@ fn a_region_without_a_middle_is_left_alone_for_a_while() {
         why.iter().flatten().any(|proposal| proposal.policy == Policy::SplitCheck)
     };
     assert!(!would_split(&scheduler, T0));
+    // Whoever asks hears so, and not that all is well.
+    scheduler.prepare(Time(T0.0 + scheduler.config().prepare_timeout_ms + 1));
+    let verdict = scheduler.verdict_of_region(RegionId(1), T0).expect("known").0;
+    assert!(
+        matches!(&verdict, Verdict::Stuck(refusal) if refusal.reason == Reason::TooLittleData),
+        "{verdict:?}"
+    );
     assert!(!would_split(&scheduler, Time(T0.0 + 59_999)));
     assert!(would_split(&scheduler, Time(T0.0 + 60_000)));
 }

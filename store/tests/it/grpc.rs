@@ -50,6 +50,16 @@ pub(crate) fn serve_tikv(rt: &Rt, options: Options) -> (SocketAddr, Handle, Heal
 
 /// A PD port that knows one store, one region for every key below 0xff, and an empty one behind.
 pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAddr, Control) {
+    serve_pd_with(rt, dir, tikv, &[(2, b"", b"\xff"), (3, b"\xff", b"")]).await
+}
+
+/// A PD port that knows one store and these regions.
+pub(crate) async fn serve_pd_with(
+    rt: &Rt,
+    dir: &Path,
+    tikv: SocketAddr,
+    regions: &[(u64, &[u8], &[u8])],
+) -> (SocketAddr, Control) {
     let listener = rt.listen(loopback(), ListenOptions::default()).unwrap();
     let addr = listener.local_addr().unwrap();
     let member = Member {
@@ -61,8 +71,8 @@ pub(crate) async fn serve_pd(rt: &Rt, dir: &Path, tikv: SocketAddr) -> (SocketAd
         next_id_min: 0,
     };
     let control = open_control(rt, dir, member).await.unwrap();
-    let regions = [(2, b"".as_slice(), b"\xff".as_slice()), (3, b"\xff", b"")];
-    control.take(beat(tikv, regions.map(|(id, start, end)| region(id, start, end)).to_vec())).await;
+    let regions = regions.iter().map(|(id, start, end)| region(*id, start, end)).collect();
+    control.take(beat(tikv, regions)).await;
     assert_eq!(control.refused_reports(), 0);
     // Detached: it ends with the core.
     drop(grpc::serve(rt, listener, Pd::new(control.clone(), HealthService::default()), Options::default()));

@@ -10,7 +10,7 @@ use store::wire::grpc::client::Client;
 use store::wire::grpc::{Code, Status};
 use store::wire::proto::pdpb::*;
 
-use crate::grpc::{STORE, on_core, serve_pd};
+use crate::grpc::{STORE, on_core, serve_pd, serve_pd_with};
 use crate::node::{DRAIN, setup};
 
 /// A header that names cluster 7.
@@ -150,6 +150,20 @@ fn what_is_wrong_with_a_request_for_cuts_is_an_error_of_its_header() {
             call(&pd, SPLIT, &[HEADER, &cut_at(b"k"), &cut_at(b"\xff")]).await.unwrap();
         assert_eq!((begun.header.unwrap().error, begun.finished_percentage), (None, 50));
         assert_eq!(control.last_operator(RegionId(2)).expect("it runs").outcome, None);
+        dir
+    });
+}
+
+#[test]
+fn a_key_in_no_region_that_is_known_is_an_error_of_the_header() {
+    on_core(|rt| async move {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let known: [(u64, &[u8], &[u8]); 1] = [(2, b"", b"\xff")];
+        let (addr, _control) = serve_pd_with(&rt, dir.path(), ([127, 0, 0, 1], 20160).into(), &known).await;
+        let pd = Client::connect(&rt, addr).await.unwrap();
+        let said: SplitRegionsResponse = call(&pd, SPLIT, &[HEADER, &cut_at(b"\xff\x01")]).await.unwrap();
+        let error = said.header.expect("clients unwrap it").error.expect("it is refused");
+        assert_eq!((error.r#type(), said.finished_percentage), (ErrorType::RegionNotFound, 0), "{error:?}");
         dir
     });
 }

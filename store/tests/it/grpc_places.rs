@@ -1,11 +1,14 @@
 //! Which connections keep their place on a gRPC port that has no more: those that have asked for something, up to a number of clients.
 
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
-use engine::rt::Rt;
+use engine::rt::{Rt, Stream};
 use store::descriptors::Descriptors;
-use store::wire::grpc::Options;
 use store::wire::grpc::client::Client;
+use store::wire::grpc::{Guest, Options};
 
 use crate::grpc::serve_tikv;
 use crate::grpc_faults::{PREFACE, SETTINGS, closed, raw, still_serves};
@@ -16,7 +19,7 @@ const REFUSED: &str = "ringkeep_grpc_connections_refused_total";
 const OPEN: &str = "ringkeep_grpc_connections";
 
 /// Whether the server closes the connection within this time.
-async fn is_closed_within(rt: &Rt, stream: &mut engine::rt::Stream, time_max: Duration) -> bool {
+async fn is_closed_within(rt: &Rt, stream: &mut Stream, time_max: Duration) -> bool {
     let ended = async {
         let mut buffer = [0; 512];
         while let Ok(1..) = stream.read(&mut buffer).await {}
@@ -90,5 +93,106 @@ fn one_client_too_many_is_served_until_others_come() {
         }
         still_serves(&further).await;
         assert_eq!(page::of_grpc(&server, OPEN), 3.0);
+    });
+}
+
+/// What a connection of the guest begins with.
+const PEER: &[u8] = b"PEER";
+/// What proves that it is one.
+const PROOF: &[u8] = b"!";
+
+/// A protocol beside gRPC: it keeps whoever sends the proof, and sends everything back.
+#[derive(Debug)]
+struct Peers;
+
+impl Guest for Peers {
+    fn is_meant(&self, first: &[u8]) -> Option<bool> {
+        let common = first.len().min(PEER.len());
+        match first[..common] == PEER[..common] {
+            true if common == PEER.len() => Some(true),
+            true => None,
+            false => Some(false),
+        }
+    }
+
+    fn serve<'a>(
+        self: Rc<Self>,
+        mut stream: Stream,
+        _: SocketAddr,
+        early: Vec<u8>,
+        keep: &'a dyn Fn(),
+    ) -> Pin<Box<dyn Future<Output = ()> + 'a>> {
+        Box::pin(async move {
+            let (mut said, mut buffer) = (early[PEER.len()..].to_vec(), [0; 64]);
+            loop {
+                if said.contains(&PROOF[0]) {
+                    keep();
+                }
+                if stream.write_all(&said).await.is_err() {
+                    return;
+                }
+                match stream.read(&mut buffer).await {
+                    Ok(bytes @ 1..) => said = buffer[..bytes].to_vec(),
+                    Ok(0) | Err(_) => return,
+                }
+            }
+        })
+    }
+}
+
+/// Whether the guest sends back what it is sent.
+async fn echoes(stream: &mut Stream, said: &[u8]) -> bool {
+    let mut buffer = [0; 64];
+    stream.write_all(said).await.is_ok() && matches!(stream.read(&mut buffer).await, Ok(1..))
+}
+
+/// A connection of the guest that has proved what it is.
+async fn peer(rt: &Rt, addr: SocketAddr) -> Stream {
+    let mut stream = raw(rt, addr, PEER).await;
+    assert!(echoes(&mut stream, PROOF).await, "there is no place for it");
+    stream
+}
+
+#[test]
+fn a_guest_has_places_that_no_client_keeps() {
+    in_world(|rt| async move {
+        let places = Descriptors::without_reasons(2);
+        let options = Options {
+            descriptors: places.clone(),
+            own: 2,
+            guest: Some(Rc::new(Peers)),
+            ..Options::default()
+        };
+        let (addr, server, _) = serve_tikv(&rt, options);
+        // One that has proved itself gives the shared place back that it came in with.
+        let early = peer(&rt, addr).await;
+        assert_eq!(places.taken(), 0);
+        drop(early);
+        rt.sleep(Duration::from_millis(10)).await;
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let client = Client::connect(&rt, addr).await.unwrap();
+            still_serves(&client).await;
+            clients.push(client);
+        }
+        assert_eq!(places.taken(), 2);
+        // A client beyond them is served from a place of the guest, and so is one that has proved nothing; both give way.
+        let beyond = Client::connect(&rt, addr).await.unwrap();
+        still_serves(&beyond).await;
+        let mut unproven = raw(&rt, addr, PEER).await;
+        assert!(echoes(&mut unproven, b"-").await);
+        let mut first = peer(&rt, addr).await;
+        let mut second = peer(&rt, addr).await;
+        assert!(is_closed_within(&rt, &mut unproven, Duration::from_millis(10)).await);
+        assert_eq!(page::of_grpc(&server, REFUSED), 2.0);
+        // Now all are kept.
+        assert_eq!(closed(raw(&rt, addr, PEER).await).await, b"");
+        assert!(echoes(&mut first, b"-").await && echoes(&mut second, b"-").await);
+        for client in &clients {
+            still_serves(client).await;
+        }
+        drop((clients, beyond, first, second));
+        rt.sleep(Duration::from_secs(1)).await;
+        assert_eq!((places.taken(), page::of_grpc(&server, OPEN)), (0, 0.0));
     });
 }
