@@ -54,13 +54,6 @@ pub enum Change {
     },
     /// Leaves the joint configuration.
     LeaveJoint,
-    /// Moves a peer to another store of its node; its id stays.
-    Relocate {
-        /// The peer to move.
-        peer: PeerId,
-        /// The store to move it to.
-        to: StoreId,
-    },
 }
 
 impl Change {
@@ -69,7 +62,6 @@ impl Change {
     pub const fn command(&self) -> Command {
         match self {
             Self::EnterJoint { .. } | Self::LeaveJoint => Command::ChangePeers,
-            Self::Relocate { .. } => Command::Relocate,
             Self::AddVoter { .. }
             | Self::AddLearner { .. }
             | Self::Promote { .. }
@@ -103,13 +95,6 @@ impl Change {
                 }
             }
             Self::LeaveJoint => leave_joint(region, &mut peers)?,
-            Self::Relocate { peer, to } => {
-                let place = position(region, *peer)?;
-                if region.peer_on(*to).is_some() {
-                    return Err(ChangeError::StoreTaken { region: region.id, store: *to });
-                }
-                peers[place].store = *to;
-            }
         }
         if !peers.iter().any(Peer::will_vote) {
             return Err(ChangeError::NoVoterLeft { region: region.id });
@@ -332,8 +317,6 @@ mod tests {
         assert_eq!(left.peers[3].role, Role::Voter);
         let removed = Change::Remove { peer: PeerId(1) }.apply(&left).expect("removes");
         assert_eq!(removed.epoch, Epoch::new(5, 1));
-        let moved = Change::Relocate { peer: PeerId(2), to: StoreId(9) }.apply(&removed).expect("relocates");
-        assert_eq!(moved.peer_on(StoreId(9)).map(|peer| peer.id), Some(PeerId(2)));
     }
 
     #[test]
@@ -346,7 +329,6 @@ mod tests {
             Change::Promote { peer: PeerId(1) },
             Change::Remove { peer: PeerId(9) },
             Change::LeaveJoint,
-            Change::Relocate { peer: PeerId(1), to: StoreId(2) },
         ];
         for change in refused {
             assert!(change.apply(&region).is_err(), "{change:?}");

@@ -1,6 +1,6 @@
 //! Epochs, and the one table that says which command checks and raises which part of one.
 //!
-//! An epoch has two counters. `conf_ver` counts changes of who holds the region (membership changes, relocations);
+//! An epoch has two counters. `conf_ver` counts changes of who holds the region;
 //! `version` counts changes of what the region covers (splits). Whoever orders something done to a region names the
 //! epoch that the order was thought out against, and the region refuses it when the parts that matter have moved.
 //! Equality is strict: an epoch from the future is refused as well, because the replica that reads it does not know
@@ -11,7 +11,6 @@
 //! Data             version              -          a key must still belong to the region
 //! ChangePeer       conf_ver             conf_ver   one step of membership at a time; a split in between is harmless
 //! ChangePeers      conf_ver             conf_ver   joint: entering and leaving are one step each
-//! Relocate         conf_ver + version   conf_ver   moves the range's files, so the range must be the agreed one
 //! Split            conf_ver + version   version    new peer ids are matched to peers by position
 //! TransferLeader   conf_ver + version   -          the target must still be a member
 //! CompactLog       -                    -          depends on log positions alone
@@ -23,7 +22,7 @@ use std::fmt;
 /// Which incarnation of a region's membership and range is meant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Epoch {
-    /// Raised by one for each membership change and each relocation.
+    /// Raised by one for each membership change.
     pub conf_ver: u64,
     /// Raised by one for each split.
     pub version: u64,
@@ -97,8 +96,6 @@ pub enum Command {
     ChangePeer,
     /// Entering or leaving a joint configuration.
     ChangePeers,
-    /// Moving a peer to another store of its node.
-    Relocate,
     /// Cutting the region in two or more.
     Split,
     /// Handing leadership to another peer.
@@ -109,11 +106,10 @@ pub enum Command {
 
 impl Command {
     /// Every command, in the order of the module's table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 6] = [
         Self::Data,
         Self::ChangePeer,
         Self::ChangePeers,
-        Self::Relocate,
         Self::Split,
         Self::TransferLeader,
         Self::CompactLog,
@@ -129,7 +125,6 @@ impl Command {
         let (checks, raises) = match self {
             Self::Data => (VERSION, NONE),
             Self::ChangePeer | Self::ChangePeers => (CONF_VER, CONF_VER),
-            Self::Relocate => (BOTH, CONF_VER),
             Self::Split => (BOTH, VERSION),
             Self::TransferLeader => (BOTH, NONE),
             Self::CompactLog => (NONE, NONE),
@@ -187,7 +182,6 @@ mod tests {
             (Command::Data, false, true, false, false),
             (Command::ChangePeer, true, false, true, false),
             (Command::ChangePeers, true, false, true, false),
-            (Command::Relocate, true, true, true, false),
             (Command::Split, true, true, false, true),
             (Command::TransferLeader, true, true, false, false),
             (Command::CompactLog, false, false, false, false),

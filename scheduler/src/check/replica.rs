@@ -74,7 +74,9 @@ fn learners(view: &View<'_>, _: &Board, info: &RegionInfo) -> Found {
     let voters = info.region.voters().count() as u64;
     let learner = info.region.peers.iter().find(|peer| peer.role == Role::Learner);
     let Some(learner) = learner else { return Ok(None) };
-    let fit = view.may_hold(learner.store).is_ok() && !info.is_down(learner.id);
+    // One that shares its node was to take the place of the other, or has lost its own.
+    let is_alone = !view.node_is_taken(&info.region, learner.store, Some(learner.store));
+    let fit = is_alone && view.may_hold(learner.store).is_ok() && !info.is_down(learner.id);
     if voters >= view.config.max_replicas || !fit {
         return Ok(Some((Cause::Unfinished, Intent::RemoveReplica { from: learner.store })));
     }

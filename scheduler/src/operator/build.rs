@@ -175,7 +175,8 @@ impl Proposal {
                 Ok(move_replica(&leaver, &newcomer, transfer, view.config.replica_path))
             }
             Intent::Relocate { from, to } => {
-                Ok(vec![Step::Relocate { peer: peer_on(*from)?.id, from: *from, to: *to }])
+                let (leaver, newcomer) = (peer_on(*from)?, Peer::voter(new_peer(ids)?, *to));
+                Ok(relocate(info, &leaver, &newcomer))
             }
             Intent::TransferLeader { to } => {
                 Ok(vec![Step::TransferLeader { peer: peer_on(*to)?.id, store: *to }])
@@ -222,6 +223,22 @@ fn move_replica(leaver: &Peer, newcomer: &Peer, transfer: Vec<Step>, path: Repli
     steps.push(Step::EnterJoint { promote: vec![newcomer.id], demote: vec![leaver.id] });
     steps.extend(transfer);
     steps.extend([Step::LeaveJoint, remove]);
+    steps
+}
+
+/// As [`move_replica`], between two stores of one node: never with two votes of one node in a majority, so by a swap whatever the path, and
+/// with leadership, because a leader is moved for its load.
+fn relocate(info: &RegionInfo, leaver: &Peer, newcomer: &Peer) -> Vec<Step> {
+    let mut steps =
+        vec![Step::AddSibling { peer: newcomer.id, store: newcomer.store, leaving: leaver.store }];
+    if leaver.role == Role::Voter {
+        steps.push(Step::EnterJoint { promote: vec![newcomer.id], demote: vec![leaver.id] });
+        if info.leader == Some(leaver.id) {
+            steps.push(Step::TransferLeader { peer: newcomer.id, store: newcomer.store });
+        }
+        steps.push(Step::LeaveJoint);
+    }
+    steps.push(Step::RemovePeer { peer: leaver.id, store: leaver.store });
     steps
 }
 

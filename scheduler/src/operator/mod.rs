@@ -153,12 +153,12 @@ impl Kinds {
                     Step::Split { .. } => Self::SPLIT,
                     Step::AddPeer { .. }
                     | Step::AddLearner { .. }
+                    | Step::AddSibling { .. }
                     | Step::Promote { .. }
                     | Step::Demote { .. }
                     | Step::RemovePeer { .. }
                     | Step::EnterJoint { .. }
-                    | Step::LeaveJoint
-                    | Step::Relocate { .. } => Self::REGION,
+                    | Step::LeaveJoint => Self::REGION,
                 };
         }
         kinds

@@ -27,6 +27,8 @@ pub enum Unsafe {
     QuorumAtRisk,
     /// A relocation would leave the node.
     LeavesNode(StoreId),
+    /// No peer of the region lives on that store any more.
+    NoPeerOn(StoreId),
 }
 
 impl Unsafe {
@@ -47,6 +49,7 @@ impl fmt::Display for Unsafe {
             Self::NodeTaken(store) => write!(f, "the node of {store} has a peer of the region already"),
             Self::QuorumAtRisk => write!(f, "too few voters would be live and caught up"),
             Self::LeavesNode(store) => write!(f, "{store} is on another node"),
+            Self::NoPeerOn(store) => write!(f, "the region has no peer on {store}"),
         }
     }
 }
@@ -61,6 +64,10 @@ impl Step {
             Self::TransferLeader { peer, store } => may_lead(info, *peer, *store, view),
             Self::AddPeer { peer, store } | Self::AddLearner { peer, store } => {
                 may_join(info, *peer, *store, view)?;
+                self.check_quorum(info, view)
+            }
+            Self::AddSibling { peer, store, leaving } => {
+                may_join_sibling(info, *peer, *store, *leaving, view)?;
                 self.check_quorum(info, view)
             }
             Self::Promote { peer } => caught_up(info, *peer),
@@ -82,7 +89,6 @@ impl Step {
                 }
             }
             Self::Split { .. } => Ok(()),
-            Self::Relocate { peer, from, to } => may_relocate(info, *peer, *from, *to, view),
         }
     }
 
@@ -116,6 +122,29 @@ fn may_join(info: &RegionInfo, peer: PeerId, store: StoreId, view: &View<'_>) ->
     if view.may_hold(store).is_err() { Err(Unsafe::StoreUnfit(store)) } else { Ok(()) }
 }
 
+/// As [`may_join`], beside the one peer of the region on the same node that is to go: nothing else lets two peers share a node.
+fn may_join_sibling(
+    info: &RegionInfo,
+    peer: PeerId,
+    store: StoreId,
+    leaving: StoreId,
+    view: &View<'_>,
+) -> Result<(), Unsafe> {
+    if info.region.peer_on(store).is_some_and(|held| held.id == peer) {
+        return Ok(());
+    }
+    if info.region.peer_on(leaving).is_none() {
+        return Err(Unsafe::NoPeerOn(leaving));
+    }
+    if !view.same_node(store, leaving) {
+        return Err(Unsafe::LeavesNode(store));
+    }
+    if view.node_is_taken(&info.region, store, Some(leaving)) {
+        return Err(Unsafe::NodeTaken(store));
+    }
+    if view.may_hold(store).is_err() { Err(Unsafe::StoreUnfit(store)) } else { Ok(()) }
+}
+
 fn may_leave(info: &RegionInfo, peer: PeerId) -> Result<(), Unsafe> {
     if info.leader == Some(peer) { Err(Unsafe::Leads(peer)) } else { Ok(()) }
 }
@@ -128,21 +157,4 @@ fn caught_up(info: &RegionInfo, peer: PeerId) -> Result<(), Unsafe> {
     } else {
         Ok(())
     }
-}
-
-fn may_relocate(
-    info: &RegionInfo,
-    peer: PeerId,
-    from: StoreId,
-    to: StoreId,
-    view: &View<'_>,
-) -> Result<(), Unsafe> {
-    if info.region.peer(peer).is_none_or(|held| held.store != from) {
-        return Err(Unsafe::WrongPeer(peer));
-    }
-    let (node, target) = (view.cluster.node_of(from), view.cluster.node_of(to));
-    if node.is_none() || node != target {
-        return Err(Unsafe::LeavesNode(to));
-    }
-    if view.may_hold(to).is_err() { Err(Unsafe::StoreUnfit(to)) } else { Ok(()) }
 }

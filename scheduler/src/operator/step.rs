@@ -6,13 +6,13 @@
 //! TransferLeader   the peer leads                           it votes, is caught up, its store lives
 //! AddPeer          the peer votes and is caught up          no peer on that store or node; the quorum would live
 //! AddLearner       the peer is listed and caught up         no peer on that store or node
+//! AddSibling       the peer is listed and caught up         its node has one peer of the region, on the store that it is to leave
 //! Promote          the peer votes                           it is caught up
 //! Demote           the peer learns                          it does not lead; the quorum would live
 //! RemovePeer       the peer is not listed                   it does not lead; the quorum would live
 //! EnterJoint       the named peers vote in their halves     none of the promoted lags; both quorums would live
 //! LeaveJoint       no peer is incoming or outgoing          no outgoing peer leads
 //! Split            the version has grown                    -
-//! Relocate         the peer lives on the new store          both stores are of one node
 //! ```
 //!
 //! A step names stores where the [`Change`] it sends does not: scores and safety are judged by store, before and after the
@@ -64,6 +64,15 @@ pub enum Step {
         /// Where it is to live.
         store: StoreId,
     },
+    /// Adds a peer that does not vote on another store of the node of one that is to go: the two share a node as long as the operator takes.
+    AddSibling {
+        /// The new peer's id.
+        peer: PeerId,
+        /// Where it is to live.
+        store: StoreId,
+        /// The store whose peer is to go.
+        leaving: StoreId,
+    },
     /// Makes a learner a voter.
     Promote {
         /// The learner.
@@ -97,15 +106,6 @@ pub enum Step {
         /// Ids for the new regions, one for each cut.
         new: Vec<NewRegion>,
     },
-    /// Moves a peer to another store of its node.
-    Relocate {
-        /// The peer to move; its id stays.
-        peer: PeerId,
-        /// The store it is on.
-        from: StoreId,
-        /// The store it is to be on.
-        to: StoreId,
-    },
 }
 
 /// What a store is asked to do.
@@ -133,7 +133,9 @@ impl Step {
         match self {
             Self::TransferLeader { peer, .. } => info.leader == Some(*peer),
             Self::AddPeer { peer, .. } => region.peer(*peer).is_some_and(Peer::will_vote) && caught_up(*peer),
-            Self::AddLearner { peer, .. } => region.peer(*peer).is_some() && caught_up(*peer),
+            Self::AddLearner { peer, .. } | Self::AddSibling { peer, .. } => {
+                region.peer(*peer).is_some() && caught_up(*peer)
+            }
             Self::Promote { peer } => region.peer(*peer).is_some_and(|peer| peer.role == Role::Voter),
             Self::Demote { peer } => region.peer(*peer).is_none_or(|peer| peer.role == Role::Learner),
             Self::RemovePeer { peer, .. } => region.peer(*peer).is_none(),
@@ -143,7 +145,6 @@ impl Step {
             }
             Self::LeaveJoint => !region.is_joint(),
             Self::Split { .. } => region.epoch.version > origin.version,
-            Self::Relocate { peer, to, .. } => region.peer(*peer).is_some_and(|peer| peer.store == *to),
         }
     }
 
@@ -153,13 +154,14 @@ impl Step {
     pub fn conf_ver_raised(&self, info: &RegionInfo, origin: Epoch) -> u64 {
         let raised = match self {
             Self::TransferLeader { .. } | Self::Split { .. } => false,
-            Self::AddPeer { peer, .. } | Self::AddLearner { peer, .. } => info.region.peer(*peer).is_some(),
+            Self::AddPeer { peer, .. } | Self::AddLearner { peer, .. } | Self::AddSibling { peer, .. } => {
+                info.region.peer(*peer).is_some()
+            }
             Self::Promote { .. }
             | Self::Demote { .. }
             | Self::RemovePeer { .. }
             | Self::EnterJoint { .. }
-            | Self::LeaveJoint
-            | Self::Relocate { .. } => self.is_finished(info, origin),
+            | Self::LeaveJoint => self.is_finished(info, origin),
         };
         u64::from(raised)
     }
@@ -185,11 +187,14 @@ impl Step {
                     from.load -= read;
                 }
             }
-            Self::AddPeer { peer, store } | Self::AddLearner { peer, store } => {
+            Self::AddPeer { peer, store }
+            | Self::AddLearner { peer, store }
+            | Self::AddSibling { peer, store, leaving: _ } => {
                 let listed = info.region.peer(*peer).is_some();
                 let arrived = listed && !info.is_pending(*peer);
                 let to = influence.of_mut(*store);
-                to.moves_in += u64::from(!arrived);
+                // What comes from a sibling brings no bytes.
+                to.moves_in += u64::from(!arrived && !matches!(self, Self::AddSibling { .. }));
                 if !listed {
                     to.regions += 1;
                     to.region_bytes += weight_bytes;
@@ -203,23 +208,9 @@ impl Step {
                 from.region_bytes -= weight_bytes;
                 from.load -= write;
             }
-            Self::Relocate { peer, from, to }
-                if info.region.peer_on(*from).is_some_and(|held| held.id == *peer) =>
-            {
-                let leads = info.leader == Some(*peer);
-                let read = if leads { i64::try_from(info.load.read_score()).unwrap_or(i64::MAX) } else { 0 };
-                for (store, sign) in [(*to, 1), (*from, -1)] {
-                    let delta = influence.of_mut(store);
-                    delta.regions += sign;
-                    delta.region_bytes += sign * weight_bytes;
-                    delta.load += sign * (write + read);
-                    delta.leaders += sign * i64::from(leads);
-                }
-            }
             // What the region already shows counts there; the rest moves nothing between stores.
             Self::TransferLeader { .. }
             | Self::RemovePeer { .. }
-            | Self::Relocate { .. }
             | Self::Promote { .. }
             | Self::Demote { .. }
             | Self::EnterJoint { .. }
@@ -234,13 +225,14 @@ impl Step {
         Some(match self.clone() {
             Self::TransferLeader { .. } | Self::Split { .. } => return None,
             Self::AddPeer { peer, store } => Change::AddVoter { peer, store },
-            Self::AddLearner { peer, store } => Change::AddLearner { peer, store },
+            Self::AddLearner { peer, store } | Self::AddSibling { peer, store, leaving: _ } => {
+                Change::AddLearner { peer, store }
+            }
             Self::Promote { peer } => Change::Promote { peer },
             Self::Demote { peer } => Change::Demote { peer },
             Self::RemovePeer { peer, .. } => Change::Remove { peer },
             Self::EnterJoint { promote, demote } => Change::EnterJoint { promote, demote },
             Self::LeaveJoint => Change::LeaveJoint,
-            Self::Relocate { peer, to, .. } => Change::Relocate { peer, to },
         })
     }
 
@@ -250,16 +242,20 @@ impl Step {
         match self {
             Self::TransferLeader { peer, .. } => info.region.peer(*peer).copied().map(Action::TransferLeader),
             Self::AddPeer { peer, .. } if info.region.peer(*peer).is_some_and(Peer::will_vote) => None,
-            Self::AddLearner { peer, .. } if info.region.peer(*peer).is_some() => None,
+            Self::AddLearner { peer, .. } | Self::AddSibling { peer, .. }
+                if info.region.peer(*peer).is_some() =>
+            {
+                None
+            }
             Self::Split { keys, new } => Some(Action::Split { keys: keys.clone(), new: new.clone() }),
             Self::AddPeer { .. }
             | Self::AddLearner { .. }
+            | Self::AddSibling { .. }
             | Self::Promote { .. }
             | Self::Demote { .. }
             | Self::RemovePeer { .. }
             | Self::EnterJoint { .. }
-            | Self::LeaveJoint
-            | Self::Relocate { .. } => self.change().map(Action::Change),
+            | Self::LeaveJoint => self.change().map(Action::Change),
         }
     }
 }
@@ -270,6 +266,9 @@ impl fmt::Display for Step {
             Self::TransferLeader { peer, store } => write!(f, "transfer leader to {peer} on {store}"),
             Self::AddPeer { peer, store } => write!(f, "add {peer} on {store}"),
             Self::AddLearner { peer, store } => write!(f, "add learner {peer} on {store}"),
+            Self::AddSibling { peer, store, leaving } => {
+                write!(f, "add learner {peer} on {store} beside {leaving}")
+            }
             Self::Promote { peer } => write!(f, "promote {peer}"),
             Self::Demote { peer } => write!(f, "demote {peer}"),
             Self::RemovePeer { peer, store } => write!(f, "remove {peer} on {store}"),
@@ -279,7 +278,6 @@ impl fmt::Display for Step {
             Self::LeaveJoint => f.write_str("leave joint"),
             Self::Split { keys, .. } if keys.is_empty() => f.write_str("split where best"),
             Self::Split { keys, .. } => write!(f, "split at {keys:?}"),
-            Self::Relocate { peer, from, to } => write!(f, "relocate {peer} from {from} to {to}"),
         }
     }
 }
@@ -311,7 +309,6 @@ impl fmt::Display for Change {
                 write!(f, "enter joint, promote {}, demote {}", list(promote), list(demote))
             }
             Self::LeaveJoint => f.write_str("leave joint"),
-            Self::Relocate { peer, to } => write!(f, "relocate {peer} to {to}"),
         }
     }
 }

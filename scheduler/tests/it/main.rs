@@ -12,6 +12,7 @@ mod planted;
 mod policies;
 mod prepare;
 mod queries;
+mod relocations;
 mod replicas;
 mod restart;
 mod verdicts;

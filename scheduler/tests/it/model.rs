@@ -53,11 +53,13 @@ fn model_random_clusters_stay_safe_and_come_to_rest() {
         total.deaths += tally.deaths;
         total.drains += tally.drains;
         total.moves += tally.moves;
+        total.relocations += tally.relocations;
     }
     // A path that is never taken is a fault of the generator.
     let each = seeds;
     assert!(total.executed > 20 * each && total.moves > 5 * each, "{total:?}");
     assert!(total.refused_by_epoch > each && total.stale_reports > 10 * each, "{total:?}");
+    assert!(total.relocations > each / 4, "{total:?}");
     assert!(total.splits > each && total.drains > each && total.deaths > each / 2, "{total:?}");
 }
 

@@ -255,7 +255,8 @@ fn TestOperatorStep() {
     assert!(!finished(Step::RemovePeer { peer: PeerId(11), store }));
     assert!(finished(Step::LeaveJoint));
     assert!(!finished(Step::Split { keys: Vec::new(), new: Vec::new() }));
-    assert!(!finished(Step::Relocate { peer: PeerId(11), from: store, to: StoreId(4) }));
+    assert!(!finished(Step::AddSibling { peer: PeerId(14), store: StoreId(4), leaving: store }));
+    assert!(!finished(Step::AddSibling { peer: PeerId(13), store: StoreId(3), leaving: store }), "it lags");
 }
 
 /// Which regions may ask for ids: those known at their start key, under an epoch that is not stale.

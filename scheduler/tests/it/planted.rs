@@ -16,7 +16,7 @@ struct Bug {
     wrong: &'static str,
 }
 
-const BUGS: [Bug; 16] = [
+const BUGS: [Bug; 20] = [
     Bug {
         name: "unsigned_difference",
         file: "src/balance/region.rs",
@@ -100,6 +100,30 @@ const BUGS: [Bug; 16] = [
         file: "src/balance/shift.rs",
         right: "map(|home| out.against(home));",
         wrong: "map(|_| Shift { bytes: 0, ..out });",
+    },
+    Bug {
+        name: "any_store_of_a_node_is_a_sibling",
+        file: "src/operator/safe.rs",
+        right: "if view.node_is_taken(&info.region, store, Some(leaving)) {",
+        wrong: "if view.node_is_taken(&info.region, StoreId(u64::MAX), Some(leaving)) {",
+    },
+    Bug {
+        name: "a_sibling_on_another_node",
+        file: "src/operator/safe.rs",
+        right: "if !view.same_node(store, leaving) {",
+        wrong: "if store == leaving {",
+    },
+    Bug {
+        name: "leader_stays_where_the_replica_leaves",
+        file: "src/operator/build.rs",
+        right: "if info.leader == Some(leaver.id) {\n            steps.push(Step::TransferLeader { peer: newcomer.id",
+        wrong: "if info.leader.is_none() {\n            steps.push(Step::TransferLeader { peer: newcomer.id",
+    },
+    Bug {
+        name: "a_learner_gets_a_vote_beside_its_sibling",
+        file: "src/check/replica.rs",
+        right: "let fit = is_alone && view",
+        wrong: "let fit = (is_alone || true) && view",
     },
     Bug {
         name: "timestamp_at_the_saved_bound",

@@ -12,8 +12,7 @@ use scheduler::{
 };
 
 use super::denied::Denied;
-use super::orders::UNSERVED;
-use super::{Control, time};
+use super::{Control, UNASKED, time};
 use crate::keyspace;
 
 /// An operator that was asked for.
@@ -272,8 +271,8 @@ impl Control {
         let on = |policy: &&Policy| {
             config.is_enabled(**policy) && !self.0.scheduler.borrow().config().is_enabled(**policy)
         };
-        if let Some(unserved) = UNSERVED.iter().filter(|policy| **policy != Policy::SplitCheck).find(on) {
-            return Err(Denied::Unserved(*unserved));
+        if let Some(unproven) = UNASKED.iter().filter(|policy| **policy != Policy::SplitCheck).find(on) {
+            return Err(Denied::Unproven(*unproven));
         }
         self.0.state.apply(StateCommand::SetConfig(Box::new(config.clone()))).await?;
         // The state has found it good.

@@ -29,8 +29,8 @@ pub enum Denied {
     Setting(SettingError),
     /// There is no policy of this name.
     UnknownPolicy(String),
-    /// The steps of this policy are none that stores carry out yet.
-    Unserved(Policy),
+    /// What this policy is worth is not measured yet.
+    Unproven(Policy),
     /// A store may not join as it describes itself.
     NotAdmitted(NotAdmitted),
     /// A region would begin at a key of the keyspace that its clients cannot decode.
@@ -111,10 +111,11 @@ impl fmt::Display for Denied {
                 let known: Vec<String> = Policy::ALL.iter().map(ToString::to_string).collect();
                 write!(f, "there is no policy \"{name}\"; there are {}", known.join(", "))
             }
-            Self::Unserved(policy) => {
+            Self::Unproven(policy) => {
                 write!(
                     f,
-                    "{policy} stays off: some of its steps move replicas between cores, which no store carries out yet"
+                    "{policy} stays off: whether regions that it moves between cores by itself serve better is not measured yet; move single \
+                     ones with `ringkeep ctl region relocate`"
                 )
             }
             Self::NotAdmitted(why) => write!(f, "{why}"),

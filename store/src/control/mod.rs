@@ -31,7 +31,6 @@
 //! | `overview` | and of the whole: regions, failures that are survived, why something is as it is |
 //! | `voters` | which stores keep the state, and the next change on the way there |
 //! | `membership` | carrying that out, and where the members are |
-//! | `orders` | which instructions a store can carry out |
 //! | `denied` | why something is not granted |
 //!
 //! A node whose store leads the system group hosts the scheduler of the cluster for that term, and no longer ([`Control::retire`]).
@@ -47,7 +46,6 @@ pub mod link;
 pub mod locate;
 mod members;
 mod membership;
-mod orders;
 mod origin;
 pub mod overview;
 mod reports;
@@ -70,7 +68,7 @@ use engine::rt::{Budget, Rt};
 use futures_util::future::select;
 use scheduler::scheduler::Summary;
 use scheduler::{
-    Cluster, Config, Instruction, NodeId, Oracle, Region, Scheduler, Store, StoreDescriptor, StoreId, Time,
+    Cluster, Config, NodeId, Oracle, Policy, Region, Scheduler, Store, StoreDescriptor, StoreId, Time,
 };
 
 pub use self::admin::{Asked, NotAsked};
@@ -79,13 +77,17 @@ pub use self::denied::Denied;
 use self::link::StateLink;
 pub use self::link::{Ask, News, Office, link, news};
 pub use self::members::{GrantedNode, Joining, NotAdmitted};
-use self::orders::Orders;
 pub use self::reports::{Beat, BeatAnswer, NotJoined, StoreBeat, answers, beats, hand_out};
 use self::scattered::Scattered;
 pub use self::seen::{SeenOperator, SeenStore};
 
 /// The least time between two rounds of the policies, however much happens.
 const ROUNDS_APART: Duration = Duration::from_millis(10);
+
+/// Policies that are off in a new cluster: those that move single regions for size and load, of which it is not measured yet what they are
+/// worth, and the one that splits regions by itself, which `region_max_bytes` enables.
+const UNASKED: [Policy; 4] =
+    [Policy::BalanceRegion, Policy::BalanceCore, Policy::HotRegion, Policy::SplitCheck];
 
 /// Who this member says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +128,6 @@ struct Inner {
     entering: RefCell<BTreeSet<StoreId>>,
     /// Rings when the next round should not wait.
     urgent: Bell,
-    orders: Orders,
     scattered: RefCell<Scattered>,
     refused_reports: Cell<u64>,
     /// The term in which this member leads the system group; none where the group has no other member.
@@ -150,9 +151,9 @@ pub struct SchedulerNumbers {
     pub refused_reports: u64,
 }
 
-/// What a new cluster aims at: one replica of each region, and no policy whose steps no store can take yet.
+/// What a new cluster aims at: one replica of each region, and no policy that is not asked for.
 fn initial_config() -> Config {
-    Config { max_replicas: 1, disabled: orders::UNSERVED.to_vec(), ..Config::default() }
+    Config { max_replicas: 1, disabled: UNASKED.to_vec(), ..Config::default() }
 }
 
 /// Whether the state of `cluster` is there and has given out the ids below `next_id_min`: in the system group if it `held` entries, else
@@ -233,7 +234,6 @@ impl Control {
             granting: Cell::new(false),
             entering: RefCell::default(),
             urgent: Bell::default(),
-            orders: Orders::default(),
             scattered: RefCell::default(),
             refused_reports: Cell::new(0),
             office,
@@ -251,15 +251,6 @@ impl Control {
         Ok(control)
     }
 
-    /// Whether a store can carry the step out; if none can, its operator ends.
-    fn is_served(&self, instruction: &Instruction) -> bool {
-        let served = self.0.orders.is_served(instruction);
-        if !served {
-            self.0.scheduler.borrow_mut().cancel(instruction.region, time(&self.0.rt));
-        }
-        served
-    }
-
     /// Another member leads now: this one gives out nothing more and runs no policies.
     pub fn retire(&self) {
         self.0.retired.set(true);
@@ -275,11 +266,8 @@ impl Control {
     async fn tick_loop(&self) {
         while !self.0.retired.get() {
             self.grant_ids_in_time();
+            // Its instructions go out with the answers to the regions' next reports.
             let tick = self.0.scheduler.borrow_mut().tick(time(&self.0.rt));
-            for instruction in &tick.instructions {
-                // What is served goes out with the answer to the region's next report.
-                self.is_served(instruction);
-            }
             self.bury_drained().await;
             self.0.rt.sleep(ROUNDS_APART).await;
             let wait = Duration::from_millis(tick.wait_ms).saturating_sub(ROUNDS_APART);
@@ -299,11 +287,6 @@ impl Control {
     /// Reports that were stale or broken.
     pub fn refused_reports(&self) -> u64 {
         self.0.refused_reports.get()
-    }
-
-    /// Steps that the scheduler wanted and no store can take yet.
-    pub fn refused_steps(&self) -> u64 {
-        self.0.orders.refused()
     }
 
     /// What the scheduler says of the cluster and of itself.

@@ -198,11 +198,10 @@ impl Control {
         self.count(taken.map_err(|refusal| refusal.to_string()));
     }
 
-    /// Takes a region's report and returns the next step of its operator, if there is one that a store can take.
+    /// Takes a region's report and returns the next step of its operator, if there is one.
     fn report_region(&self, report: RegionReport) -> Option<Instruction> {
         let taken = self.0.scheduler.borrow_mut().report_region(report, time(&self.0.rt));
-        let instruction = self.count(taken.map_err(|refusal| refusal.to_string())).flatten()?;
-        self.is_served(&instruction).then_some(instruction)
+        self.count(taken.map_err(|refusal| refusal.to_string())).flatten()
     }
 
     /// A refused report is stale or broken. It is counted, and its sender reports again.

@@ -8,7 +8,7 @@
 //! kind      1 add voter, 2 add learner, 3 promote, 4 demote, 5 remove, 6 enter joint, 7 leave joint
 //! ```
 //!
-//! The peers of kinds 1 to 5 count as promoted. A relocation changes no membership and has no kind yet.
+//! The peers of kinds 1 to 5 count as promoted.
 
 use raft::{ChangeStep, Joint, Membership, MembershipChange, NodeId, Payload, Transition};
 use scheduler::change::Change;
@@ -44,7 +44,6 @@ impl Proposed {
                 (promoted.chain(demoted).collect(), Transition::JointExplicit)
             }
             Change::LeaveJoint => (Vec::new(), Transition::Auto),
-            Change::Relocate { .. } => return None,
         };
         Some(MembershipChange { steps, transition, context: Payload::from(self.encode()?) })
     }
@@ -64,7 +63,6 @@ impl Proposed {
             Change::Remove { peer } => (5, StoreId(0), std::slice::from_ref(peer), &[]),
             Change::EnterJoint { promote, demote } => (6, StoreId(0), promote, demote),
             Change::LeaveJoint => (7, StoreId(0), &[], &[]),
-            Change::Relocate { .. } => return None,
         };
         let mut bytes = Vec::with_capacity(HEAD_BYTES + 8 * (promoted.len() + demoted.len()));
         bytes.push(FORMAT);

@@ -55,6 +55,8 @@ pub(crate) struct Tally {
     pub(crate) deaths: u64,
     pub(crate) drains: u64,
     pub(crate) moves: u64,
+    /// Of these, moves between stores of a node.
+    pub(crate) relocations: u64,
 }
 
 pub(crate) struct World {

@@ -306,8 +306,8 @@ mod tests {
             unknown: vec![StoreId(77), StoreId(78)],
         };
         assert_eq!(beat_answer(answer(&sent)), Ok(sent.clone()));
-        let relocate = Change::Relocate { peer: PeerId(11), to: StoreId(4) };
-        let more = BeatAnswer { instructions: vec![step(Action::Change(relocate))], ..BeatAnswer::default() };
+        let swap = Change::EnterJoint { promote: vec![PeerId(11); 1 << 16], demote: Vec::new() };
+        let more = BeatAnswer { instructions: vec![step(Action::Change(swap))], ..BeatAnswer::default() };
         assert_eq!(beat_answer(answer(&more)), Ok(BeatAnswer::default()));
         let mut broken = answer(&sent);
         broken.instructions[1].change = Bytes::from_static(b"no change");

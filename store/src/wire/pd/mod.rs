@@ -468,7 +468,7 @@ fn denied(denied: Denied) -> Status {
         Denied::BadCount { .. } | Denied::Setting(_) | Denied::UnknownPolicy(_) | Denied::InKeyspace(_) => {
             Code::InvalidArgument
         }
-        Denied::Refused(_) | Denied::KeepsState(_) | Denied::Unserved(_) | Denied::NotAdmitted(_) => {
+        Denied::Refused(_) | Denied::KeepsState(_) | Denied::Unproven(_) | Denied::NotAdmitted(_) => {
             Code::FailedPrecondition
         }
         Denied::AheadOfPresent { .. } => Code::InvalidArgument,
