@@ -19,6 +19,9 @@ use crate::ready::{Event, Fetch, ReadOutcome, RequestId, SnapshotWanted};
 use crate::rng::SplitMix;
 use crate::transfer::{Awaited, Order};
 
+/// Election timeouts without a leader after which a member without a vote says that it is there.
+const UNHEARD_TIMEOUTS: u32 = 10;
+
 /// Messages and requests that wait for the next [`Ready`](crate::Ready).
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
@@ -274,7 +277,7 @@ impl Core {
         }
         let unapplied_change = self.log.has_committed_change() && !planted!(CampaignWithUnappliedChange);
         let installing = !matches!(self.install, Install::None);
-        if unapplied_change || installing || self.is_suspect() {
+        if unapplied_change || installing || self.withholds_vote() {
             return Err(Refusal::MayNotCampaign);
         }
         Ok(())
@@ -283,6 +286,29 @@ impl Core {
     /// Whether this disk may have lost entries that it once vouched for.
     pub(crate) fn is_suspect(&self) -> bool {
         self.log.committed() < self.suspect_until
+    }
+
+    /// Whether this member must not take part in an election because of that: a leader without what it has lost could win. Where no half of
+    /// the membership has a second voter, whoever wins has the vote of every voter, and none gives it for a shorter log than its own; what
+    /// none of them has any more does not come back by waiting, and waiting for the others would never end.
+    pub(crate) fn withholds_vote(&self) -> bool {
+        let needs_everyone = self.membership.needs_everyone() && !planted!(DoubtEndsASwap);
+        self.is_suspect() && !needs_everyone && !planted!(DoubtForgotten)
+    }
+
+    /// A member without a vote that has heard no leader for long is heard itself: it may have been removed, and then no leader knows it any
+    /// more.
+    pub(crate) fn say_it_lives(&mut self) {
+        if !self.elapsed.is_multiple_of(UNHEARD_TIMEOUTS * self.config.election_ticks)
+            || planted!(SilentLearner)
+        {
+            return;
+        }
+        for voter in self.membership.members() {
+            if self.membership.is_voter(voter) {
+                self.reply(voter, Body::Stale);
+            }
+        }
     }
 
     /// Another member vouches that the entry at `commit` is committed; if it is here too, so is everything before it. About

@@ -145,7 +145,7 @@ fn deserves(core: &Core, ask: &VoteAsk) -> bool {
 pub(crate) fn on_pre_vote(core: &mut Core, from: NodeId, term: Term, ask: VoteAsk) {
     core.learn_commit(ask.commit);
     let commit = core.log.committed_id();
-    if term > core.term && !core.is_suspect() && deserves(core, &ask) {
+    if term > core.term && !core.withholds_vote() && deserves(core, &ask) {
         core.send_in_term(from, term, Body::PreVoteReply(VoteAnswer { granted: true, commit }));
     } else {
         // The refusal carries our own term, which frees a candidate that is behind.
@@ -160,7 +160,7 @@ pub(crate) fn on_vote(core: &mut Core, from: NodeId, ask: VoteAsk) {
         Some(voted) => voted == from || planted!(VoteTwice),
         None => core.leader.is_none(),
     };
-    let granted = free && !core.is_suspect() && deserves(core, &ask);
+    let granted = free && !core.withholds_vote() && deserves(core, &ask);
     if granted {
         core.cast_vote(from);
         core.reset_timer();

@@ -235,6 +235,12 @@ impl Membership {
         self.voters.contains(&id) || self.outgoing().contains(&id)
     }
 
+    /// Whether each half has one voter at most, so that every quorum is all voters.
+    #[must_use]
+    pub fn needs_everyone(&self) -> bool {
+        self.voters.len() <= 1 && self.outgoing().len() <= 1
+    }
+
     /// Whether `id` receives the log.
     #[must_use]
     pub fn contains(&self, id: NodeId) -> bool {

@@ -12,11 +12,13 @@ use crate::read;
 
 impl Raft {
     pub(crate) fn time_out(&mut self) {
-        if self.core.may_campaign().is_err() || self.core.is_bound() {
+        match self.core.may_campaign() {
+            Err(Refusal::NotVoter) => self.core.say_it_lives(),
             // Look again next tick: what stands in the way passes.
-            return;
+            Err(_) => {}
+            Ok(()) if self.core.is_bound() => {}
+            Ok(()) => self.start_campaign(None),
         }
-        self.start_campaign(None);
     }
 
     /// `forced` carries the fence of the leader that ordered the campaign, and skips the pre-vote.

@@ -47,6 +47,9 @@ pub enum Bug {
     HigherTermRestartsTimer,
     StaleClock,
     CaughtUpTooEarly,
+    DoubtEndsASwap,
+    DoubtForgotten,
+    SilentLearner,
 }
 
 #[cfg(feature = "planted-bugs")]

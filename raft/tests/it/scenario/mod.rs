@@ -2,6 +2,7 @@
 //! and with the mistake planted that it is there to catch.
 
 mod flow;
+mod swap;
 mod transfer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -95,6 +96,9 @@ const SCENARIOS: &[(Bug, fn())] = &[
     (Bug::StaleClock, a_campaign_goes_by_the_present_time),
     (Bug::StaleClock, a_leader_is_forgotten_at_the_present_time),
     (Bug::CaughtUpTooEarly, flow::a_learner_that_keeps_up_is_reported_once),
+    (Bug::DoubtEndsASwap, swap::a_group_in_the_middle_of_a_swap_elects_although_an_end_is_in_doubt),
+    (Bug::DoubtForgotten, swap::a_doubt_is_waited_for_where_others_can_elect),
+    (Bug::SilentLearner, swap::a_member_without_a_vote_that_hears_nobody_is_heard),
 ];
 
 #[test]
