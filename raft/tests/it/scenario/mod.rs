@@ -98,7 +98,7 @@ const SCENARIOS: &[(Bug, fn())] = &[
     (Bug::CaughtUpTooEarly, flow::a_learner_that_keeps_up_is_reported_once),
     (Bug::DoubtEndsASwap, swap::a_group_in_the_middle_of_a_swap_elects_although_an_end_is_in_doubt),
     (Bug::DoubtForgotten, swap::a_doubt_is_waited_for_where_others_can_elect),
-    (Bug::SilentLearner, swap::a_member_without_a_vote_that_hears_nobody_is_heard),
+    (Bug::SilentLearner, swap::a_member_without_a_vote_that_hears_no_leader_is_heard),
 ];
 
 #[test]

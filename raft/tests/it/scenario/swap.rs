@@ -20,7 +20,7 @@ fn started(id: u64, membership: &Membership, entries: u64, suspect: u64) -> Peer
     Peer::restart_from(begun, id, state, LogId::ZERO, log, hard, Index(suspect))
 }
 
-/// The end of one log, or of both, is in doubt. Whoever has more leads, and waits for nobody.
+/// The end of one log, or of both, is in doubt. Whoever has more leads, and waits for no other member.
 pub(super) fn a_group_in_the_middle_of_a_swap_elects_although_an_end_is_in_doubt() {
     for (first, second) in [((2, 3), (3, 0)), ((3, 0), (2, 3)), ((2, 3), (2, 3)), ((2, 3), (3, 4))] {
         let mut net =
@@ -49,8 +49,8 @@ pub(super) fn a_doubt_is_waited_for_where_others_can_elect() {
     assert_eq!(doubts.role(), RoleKind::Follower);
 }
 
-/// A learner that hears nobody says that it lives, time and again: who has removed it answers.
-pub(super) fn a_member_without_a_vote_that_hears_nobody_is_heard() {
+/// A learner that hears no leader says that it lives, time and again: who has removed it answers.
+pub(super) fn a_member_without_a_vote_that_hears_no_leader_is_heard() {
     let learns = Membership::with_learners([NodeId(1)], [NodeId(2)]);
     let mut learner = started(2, &learns, 1, 0);
     let mut said = 0;
