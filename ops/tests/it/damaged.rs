@@ -158,17 +158,20 @@ type Move = fn(data: &Path, beside: &Path);
 #[test]
 fn a_store_stops_and_says_why_once_its_directory_is_not_at_its_place() {
     let (gone, replaced) = ("the directory is no longer there", "another directory is in its place");
-    let moves: [(&str, &str, Move); 5] = [
+    let moves: [(&str, &str, Move); 6] = [
         (gone, "data", |data, beside| std::fs::rename(data, beside).expect("it is ours")),
         (gone, "data", |data, _| std::fs::remove_dir_all(data).expect("it is ours")),
         (gone, "data/store-1", |data, beside| {
             std::fs::rename(data.join("store-1"), beside).expect("it is ours")
         }),
+        (gone, "data/store-1/log", |data, beside| {
+            std::fs::rename(data.join("store-1/log"), beside).expect("it is ours")
+        }),
         (gone, "data", |data, beside| {
             std::fs::rename(data, beside).expect("it is ours");
             std::fs::write(data, "a file in its place").expect("it is ours");
         }),
-        (replaced, "data/store-1", |data, beside| {
+        (replaced, "data/store-1/log", |data, beside| {
             std::fs::rename(data, beside).expect("it is ours");
             copy(beside, data);
         }),

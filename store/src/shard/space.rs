@@ -9,6 +9,8 @@
 //! It looks, too, whether its directory is still the one that it was opened in. One that was moved or removed takes what is acknowledged on with
 //! it, because open files stay open; and no process has locked a copy in its place. So a store stops as soon as it sees that.
 
+use std::path::PathBuf;
+
 use engine::error::{Fault, FaultKind, Shortage};
 use engine::log::Batch;
 use engine::rt::DirSeen;
@@ -25,7 +27,7 @@ impl Shard {
     pub async fn look_at_disk(&self) {
         let inner = &*self.inner;
         // Not knowing how much is left is no reason to stop; the write itself will show it.
-        let seen = inner.rt.look_at_dir(&inner.dir).await.ok();
+        let seen = inner.rt.look_at_dir(&inner.log_dir()).await.ok();
         if inner.health.has_stopped() {
             return;
         }
@@ -54,7 +56,7 @@ impl Shard {
     pub(super) async fn stop_after(&self, fault: &Fault) {
         let inner = &*self.inner;
         let seen = match fault.kind {
-            FaultKind::Denied | FaultKind::Poisoned => inner.rt.look_at_dir(&inner.dir).await.ok(),
+            FaultKind::Denied | FaultKind::Poisoned => inner.rt.look_at_dir(&inner.log_dir()).await.ok(),
             FaultKind::Io
             | FaultKind::Short(_)
             | FaultKind::Corruption
@@ -94,13 +96,18 @@ impl Inner {
         self.openings.opened(now, in_log);
     }
 
-    /// The fault of a store whose directory is no longer the one that was seen first, or is gone: what is acknowledged from then on would be
-    /// found by no start.
+    /// Where everything goes first that is acknowledged.
+    fn log_dir(&self) -> PathBuf {
+        self.dir.join("log")
+    }
+
+    /// The fault of a store whose log is no longer in the directory that was seen first, or that is gone: what is acknowledged from then on
+    /// would be found by no start.
     fn displaced(&self, seen: &DirSeen) -> Option<Fault> {
         if let (DirSeen::There { id, .. }, None) = (seen, self.dir_id.get()) {
             self.dir_id.set(Some(*id));
         }
-        Fault::moved(&self.dir, self.dir_id.get()?, seen)
+        Fault::moved(&self.log_dir(), self.dir_id.get()?, seen)
     }
 
     /// Refuses writes from now on, because one has found no space.
