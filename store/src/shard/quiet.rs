@@ -42,8 +42,9 @@ pub struct Ticked {
 }
 
 impl<W, R> Table<W, R> {
-    /// Lets a tick pass at every replica that is awake, and at what is known of other stores.
-    pub fn tick(&mut self, now: Time) -> Ticked {
+    /// Lets a tick pass at every replica that is awake, and at what is known of other stores. A store that is `mute` gives no signs of life;
+    /// those that are due then are given with the first tick at which it is so no more.
+    pub fn tick(&mut self, now: Time, mute: bool) -> Ticked {
         let late = self.ticked_at.is_some_and(|before| now.0.saturating_sub(before.0) > GAP_NANOS);
         self.ticked_at = Some(now);
         if late {
@@ -56,7 +57,8 @@ impl<W, R> Table<W, R> {
         self.look_at_the_next();
         let moved = self.tick_the_awake(now);
         self.look_around();
-        Ticked { moved, signs: self.neighbours.take_due() }
+        let signs = if mute { Vec::new() } else { self.neighbours.take_due() };
+        Ticked { moved, signs }
     }
 
     fn tick_the_awake(&mut self, now: Time) -> bool {
@@ -163,5 +165,25 @@ impl Shard {
         if inner.state.borrow_mut().table.hear(sign, now) {
             inner.bell.ring();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a log that hangs for half a second could cost a whole second of silence, after which the store is missed.
+    #[test]
+    fn a_store_that_was_stuck_says_at_once_that_it_lives() {
+        let mut table = Table::<(), ()>::default();
+        table.neighbours.share(&BTreeSet::from([StoreId(2)]));
+        let mut said = Vec::new();
+        for tick in 1..=20 {
+            let stuck = (5..=8).contains(&tick);
+            if !table.tick(Time(tick), stuck).signs.is_empty() {
+                said.push(tick);
+            }
+        }
+        assert_eq!(said, [1, 9, 14, 19]);
     }
 }

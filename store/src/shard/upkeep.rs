@@ -49,14 +49,12 @@ impl Shard {
                 state.table.report_unreachable(store, now);
             }
             inner.outbox.take_spoken_to().into_iter().for_each(|store| state.table.spoke_to(store));
-            let Ticked { moved, signs } = state.table.tick(now);
+            let Ticked { moved, signs } = state.table.tick(now, self.is_stuck());
             drop(state);
             if moved {
                 inner.bell.ring();
             }
-            if !self.is_stuck() {
-                signs.into_iter().for_each(|store| inner.outbox.send_sign(store));
-            }
+            signs.into_iter().for_each(|store| inner.outbox.send_sign(store));
             inner.log.vouch_if_due();
         }
     }

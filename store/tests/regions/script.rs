@@ -267,7 +267,7 @@ impl Stage {
     /// A tick of a store, and the signs of life that it sends with it, which arrive at once.
     fn tick(&mut self, id: u64) {
         let now = Time(self.now);
-        let signs = self.store(id).table.tick(now).signs;
+        let signs = self.store(id).table.tick(now, false).signs;
         self.settle(id);
         signs.into_iter().for_each(|to| self.hear(id, to.0));
     }
