@@ -128,7 +128,7 @@ fn replay_from_the_first_needed_segment_gives_the_same_groups() {
             }
             assert_eq!(index.misuse(batch.body()), None, "seed {seed}");
             index.apply(at, batch.body()).unwrap();
-            bodies.insert(at, batch.into_body());
+            bodies.insert(at, batch.into_body().to_vec());
             index.groups().for_each(|(_, group)| group.check());
             assert_eq!(seen(&index, &bodies), models, "seed {seed} at {at:?}");
             at.block += 1;

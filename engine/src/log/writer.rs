@@ -232,7 +232,7 @@ async fn write_record(shared: &Shared, requests: &mut [Request], body_bytes: usi
         }
     };
     let body = match requests {
-        [only] => Bytes::from(std::mem::take(&mut only.batch).into_body()),
+        [only] => std::mem::take(&mut only.batch).into_body(),
         _ => body.unwrap_or_default(),
     };
 

@@ -197,6 +197,14 @@ async fn sync_method(rt: &Rt, dir: &Path, wanted: SyncMethod) -> Result<Method, 
     Ok(method)
 }
 
+/// What a turn gives the log at a time, bytes: on a core with little memory less, because a turn has it up to three times, as entries, as a
+/// batch and as the record that is written.
+fn turn_bytes(core_bytes: u64) -> usize {
+    const MIN: u64 = 4 << 20;
+    const MAX: u64 = 16 << 20;
+    (core_bytes / 32).clamp(MIN, MAX) as usize
+}
+
 /// What all cores follow.
 pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
     let stores_per_core = opened.ident.identity.stores.div_ceil(limits.cores);
@@ -237,7 +245,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
             limits: ShardLimits {
                 inflight_bytes_max: share(limits.inflight_bytes),
                 log_bytes_max: 8 * limits.memtable_bytes.max(config.log.segment_bytes),
-                turn_bytes_max: 16 << 20,
+                turn_bytes_max: turn_bytes(limits.core_bytes),
                 segment_bytes: config.log.segment_bytes,
                 reserve_bytes: 256 << 20,
                 kept_entries: 1024,

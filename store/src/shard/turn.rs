@@ -413,6 +413,8 @@ fn fill(batch: &mut Batch, write: &LogWrite) {
     }
     batch.put_state(region, TAG_HARD_STATE, &encode_hard_state(&hard_state));
     if let Some(first) = write.entries().first() {
+        let payload_bytes = write.entries().iter().map(|entry| entry.payload.len()).sum();
+        batch.reserve(write.entries().len(), payload_bytes);
         batch.append(region, first.index.0, write.entries().iter().map(super::open::to_log));
     }
 }
