@@ -90,7 +90,7 @@ impl TreeOptions {
             level_base_bytes: self.level_base_bytes,
             level_ratio: self.level_ratio.max(2),
             set_bytes: self.level_base_bytes.saturating_mul(SET_LEVELS),
-            open_bytes: self.unflushed_bytes_max().max(OPEN_BYTES_LEAST),
+            open_bytes: (self.memtable_bytes as u64).max(OPEN_BYTES_LEAST),
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! a core's share     of 128 MiB   of 1 GiB   what
-//! fixed                  32 MiB     32 MiB   buffers of direct IO, stacks, code, tables of the runtime
+//! fixed                  48 MiB     48 MiB   buffers of direct IO, blocks of a merge, stacks, code, tables of the runtime
 //! 3/16                   24        192       memtables: one that fills, two that wait for their flush or are being flushed
-//! 1/2 - 32 MiB           32        480       blocks and rows of tables
+//! 1/2 - 48 MiB           16        464       blocks and rows of tables
 //! 1/16, at most 32 MiB    8         32       writes in flight; each exists about three times, as value, command and record
 //! 1/16, at most 32 MiB    8         32       requests that are not answered
 //! 1/8                    16        128       answers that are not sent
@@ -68,8 +68,9 @@ pub struct Limits {
 const CORE_BYTES_MIN: u64 = 128 << 20;
 /// Memtables of a tree: one that fills, and those that are closed.
 pub(crate) const MEMTABLES: u64 = 3;
-/// What a core has to have beside its budgets: buffers of direct IO, stacks, the runtime.
-const FIXED_BYTES: u64 = 32 << 20;
+/// What a core has to have beside its budgets: buffers of direct IO, the blocks of a merge and of a flush, which are as large as the largest
+/// values, stacks, the runtime.
+const FIXED_BYTES: u64 = 48 << 20;
 /// Maximum size of a memtable, bytes; a larger one only makes restarts slower.
 const MEMTABLE_BYTES_MAX: u64 = 64 << 20;
 /// Maximum budget for answers, bytes; more does not speed up any client.
