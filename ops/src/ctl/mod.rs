@@ -111,6 +111,9 @@ enum What {
     /// Hand the leadership of a region to the replica on a store
     #[command(after_help = "Example: ringkeep ctl transfer 7 3 --dry-run")]
     Transfer(Place),
+    /// Move the replica of a region to another store of its node
+    #[command(after_help = "Example: ringkeep ctl relocate 7 2 --dry-run")]
+    Relocate(Place),
     /// Cut a region in two
     #[command(after_help = "Example: ringkeep ctl split 7 --key user:5000")]
     Split(SplitArguments),
@@ -243,6 +246,7 @@ async fn ask(
         What::Regions(wanted) => regions::list(&scheduler, wanted).await,
         What::Region { wish } => regions::change(rt, &scheduler, wish).await,
         What::Transfer(place) => regions::transfer(&scheduler, place).await,
+        What::Relocate(place) => regions::relocate(&scheduler, place).await,
         What::Split(wanted) => regions::split(rt, &scheduler, wanted).await,
         What::Operator { wish } => regions::operators(&scheduler, wish).await,
         What::Evict(wanted) => stores::evict(&scheduler, wanted).await,

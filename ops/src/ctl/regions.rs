@@ -102,6 +102,9 @@ pub(super) enum Wish {
     /// Hand leadership to the replica on a store
     #[command(after_help = "Example: ringkeep ctl region transfer 7 3")]
     Transfer(Place),
+    /// Move the replica of a node to another store of that node: its tables are handed over, and none is copied
+    #[command(after_help = "Example: ringkeep ctl region relocate 7 2 --dry-run")]
+    Relocate(Place),
     /// Cut the region in two; both parts stay where they are. Without --key the region needs some MiB of data, whose middle is looked for
     #[command(after_help = "Example: ringkeep ctl region split 7 --key user:5000")]
     Split(SplitArguments),
@@ -207,6 +210,7 @@ pub(super) async fn change(rt: &Rt, scheduler: &SchedulerClient, wish: Wish) -> 
             operate(scheduler, RegionWish::RemovePeer, place).await
         }
         Wish::Transfer(place) => transfer(scheduler, place).await,
+        Wish::Relocate(place) => relocate(scheduler, place).await,
         Wish::Split(wanted) => split(rt, scheduler, wanted).await,
     }
 }
@@ -214,6 +218,11 @@ pub(super) async fn change(rt: &Rt, scheduler: &SchedulerClient, wish: Wish) -> 
 /// Hands the leadership of a region over.
 pub(super) async fn transfer(scheduler: &SchedulerClient, place: Place) -> Result<Answer, CtlError> {
     operate(scheduler, RegionWish::TransferLeader, place).await
+}
+
+/// Moves a replica between two stores of a node.
+pub(super) async fn relocate(scheduler: &SchedulerClient, place: Place) -> Result<Answer, CtlError> {
+    operate(scheduler, RegionWish::Relocate, place).await
 }
 
 async fn operate(

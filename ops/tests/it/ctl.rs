@@ -84,6 +84,8 @@ fn what_moves_or_loses_something_can_be_rehearsed_and_has_to_be_meant() {
     for (words, why) in [
         (&["transfer", &first, "1", "--dry-run"][..], "it is so already"),
         (&["transfer", &first, "77", "--dry-run"], "has not joined"),
+        (&["relocate", &first, "1", "--dry-run"], "can move to"),
+        (&["relocate", &first, "77", "--dry-run"], "has not joined"),
         (&["region", "add-peer", "999999", "1", "--dry-run"], "is not known"),
         (&["split", &first, "--key", "zzzz", "--dry-run"], "does not cut"),
     ] {

@@ -31,6 +31,8 @@ pub enum NotAsked {
     UnknownRegion(RegionId),
     /// A store that is named has not joined.
     UnknownStore(StoreId),
+    /// The node of the store has no replica of the region that could move there.
+    NoSibling(RegionId, StoreId),
     /// No part of the region would be on one side of the key.
     KeyOutside(RegionId, KeyRange),
     /// The scheduler does not take it.
@@ -52,6 +54,13 @@ impl fmt::Display for NotAsked {
             }
             Self::UnknownStore(store) => {
                 write!(f, "{store} has not joined; list the stores to see those that have")
+            }
+            Self::NoSibling(region, store) => {
+                write!(
+                    f,
+                    "no replica of {region} can move to {store}: the others are on other nodes, or it is there already; \
+                     `ringkeep ctl region add-peer` and `remove-peer` move replicas between nodes"
+                )
             }
             Self::KeyOutside(region, range) => {
                 write!(f, "the key does not cut {region}, which is {range}; name one that lies inside")
@@ -100,6 +109,24 @@ impl Control {
             (operator, None) => {
                 Ok(Asked { operator: 0, steps: operator.steps.iter().map(ToString::to_string).collect() })
             }
+        }
+    }
+
+    /// What is asked where the replica of a region is to move to `to` from another store of the same node.
+    ///
+    /// # Errors
+    /// The region or the store is not known, or there is no such replica.
+    pub fn relocation(&self, region: RegionId, to: StoreId) -> Result<Intent, NotAsked> {
+        let scheduler = self.0.scheduler.borrow();
+        let cluster = scheduler.cluster();
+        let info = cluster.region(region).ok_or(NotAsked::UnknownRegion(region))?;
+        let node = cluster.store(to).ok_or(NotAsked::UnknownStore(to))?.node();
+        let stores = info.region.peers.iter().map(|peer| peer.store).filter(|store| *store != to);
+        let from = stores.into_iter().find(|store| cluster.node_of(*store) == Some(node));
+        let is_there = info.region.peer_on(to).is_some();
+        match from.filter(|_| !is_there) {
+            Some(from) => Ok(Intent::Relocate { from, to }),
+            None => Err(NotAsked::NoSibling(region, to)),
         }
     }
 

@@ -19,6 +19,10 @@ impl Pd {
             RegionWish::AddPeer => Intent::AddReplica { to: store },
             RegionWish::RemovePeer => Intent::RemoveReplica { from: store },
             RegionWish::TransferLeader => Intent::TransferLeader { to: store },
+            RegionWish::Relocate => self
+                .control
+                .relocation(RegionId(request.region), store)
+                .map_err(|why| Status::new(Code::FailedPrecondition, why.to_string()))?,
             RegionWish::Split if request.key.is_empty() => Intent::Split { keys: Vec::new() },
             RegionWish::Split => Intent::Split { keys: vec![Key::from(&request.key[..])] },
             RegionWish::Unknown => {
