@@ -151,6 +151,12 @@ pub enum Bug {
     LeaseKeptAsleep,
     /// A store whose log hangs goes on to say that it lives.
     StuckStoreGreets,
+    /// A follower on a store of the same node is sent its snapshot.
+    SiblingsSentTo,
+    /// What the stores of a node say to each other is lost.
+    SiblingsUnheard,
+    /// The names of tables that are handed over are removed before they are taken in.
+    NamesRemovedEarly,
 }
 
 impl Bug {
@@ -224,6 +230,9 @@ impl Bug {
 
     /// Those of peers that come where another one of the region was removed.
     pub const RETURN: [Self; 2] = [Self::BuriedInMemory, Self::OldLogKept];
+
+    /// Those of regions that move between the stores of a node.
+    pub const RELOCATION: [Self; 3] = [Self::SiblingsSentTo, Self::SiblingsUnheard, Self::NamesRemovedEarly];
 
     /// Those that part a descriptor from its data.
     pub const DESCRIPTOR: [Self; 2] = [Self::DescribedLate, Self::DescribedEarly];

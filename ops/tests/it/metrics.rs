@@ -219,6 +219,11 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
         "every_number_of_the_scheduler_moves",
     ),
     (
+        "ringkeep_relocated_bytes_total",
+        "one core has no other core to move a region to",
+        "regions_move_between_stores_of_a_node_under_load_and_power_cuts",
+    ),
+    (
         "ringkeep_scheduler_regions_under_replicated",
         "one replica is all that is wanted",
         "every_number_of_the_scheduler_moves",

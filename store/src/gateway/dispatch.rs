@@ -24,9 +24,11 @@ use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome, Route};
 use crate::shard::Shard;
+use crate::shard::handing::Handed;
 use crate::shard::links::{CoreLinks, CoreMessage};
 use crate::shard::reply::Reply;
 use crate::shard::routes::{Place, PlaceChange, Routes, Source};
+use crate::shard::unwanted::Unwanted;
 
 /// Batches of messages handled before other tasks of the core get a turn.
 const BATCHES_MAX: usize = 64;
@@ -286,6 +288,18 @@ impl Dispatch {
         }
     }
 
+    /// A store here takes in what a sibling hands over, beside what else arrives.
+    fn take_handed(&self, (from, id): (usize, u64), to: usize, handed: Handed) {
+        let (shard, links) = (self.shard(to).cloned(), self.links.clone());
+        self.rt.spawn(async move {
+            let taken = match shard {
+                Some(shard) => shard.take_handed(handed).await,
+                None => Err(Unwanted::Stopped),
+            };
+            links.answer_handed(from, id, taken);
+        });
+    }
+
     async fn receive(&self, inbox: Receiver<Vec<CoreMessage>>) {
         let mut batches = Vec::new();
         while inbox.recv_batch(&mut batches, BATCHES_MAX).await {
@@ -304,6 +318,14 @@ impl Dispatch {
                             (None, None) => reply.send(Err(Refusal::RegionNotFound { region_id: 0 })),
                         }
                     }
+                    CoreMessage::Peers { to, sign, messages } => {
+                        if let Some(shard) = self.shard(to).filter(|_| !planted(Bug::SiblingsUnheard)) {
+                            shard.hear(sign);
+                            shard.receive(messages).await;
+                        }
+                    }
+                    CoreMessage::Handed { from, id, to, handed } => self.take_handed((from, id), to, *handed),
+                    CoreMessage::Taken { id, taken } => self.links.taken(id, taken),
                     CoreMessage::Routes { store, changes } => self.published(store, changes),
                     CoreMessage::Answer { id, outcome } => self.links.arrived(id, outcome),
                     CoreMessage::Closed { from } => self.links.closed(from),

@@ -57,7 +57,7 @@ pub struct RemoteNumbers {
 #[derive(Debug)]
 pub struct Remote {
     requests: Box<dyn Asks>,
-    /// The stores of this node, over all cores.
+    /// The stores of this node, over all cores, by number.
     ours: Vec<StoreId>,
     questions: Option<Rc<Questions>>,
 }
@@ -79,6 +79,11 @@ impl Remote {
         self.requests.numbers()
     }
 
+    /// The number of the store of a peer on this node, if it is of this node.
+    pub(super) fn number_of(&self, peer: &Peer) -> Option<usize> {
+        self.ours.iter().position(|store| *store == peer.store)
+    }
+
     pub(super) fn is_ours(&self, peer: &Peer) -> bool {
         self.ours.contains(&peer.store)
     }
@@ -95,6 +100,8 @@ impl Dispatch {
         match refusal {
             Refusal::NotLeader { region_id, leader } => {
                 self.routes_mut().lead(*region_id, leader.filter(|leader| !remote.is_ours(leader)));
+                let here = leader.and_then(|leader| remote.number_of(&leader));
+                self.routes_mut().lead_here(*region_id, here);
                 if leader.is_some_and(|leader| remote.is_ours(&leader)) {
                     // A store of this node has come to have a replica.
                     self.forget_located(*region_id);

@@ -16,6 +16,7 @@ use futures_util::future::join_all;
 use scheduler::{Region, StoreId};
 
 use super::identity::{Holding, Identity};
+use super::siblings::Siblings;
 use crate::gateway::{Dispatch, Gateway, LocalStores, Locates, Remote, Whole};
 use crate::memory::Memory;
 use crate::secret::ClusterSecret;
@@ -131,6 +132,7 @@ pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Store
     let book = Rc::new(AddressBook::default());
     plan.peers.iter().for_each(|(store, addr)| book.set(*store, addr));
     let memory = plan.shard.memory.fresh();
+    let links = CoreLinks::start(rt, rt.core(), ends.to.clone());
     for index in plan.stores_of(rt.core()) {
         let store = plan.identity.store_id(index);
         let dir = Identity::store_dir(&plan.dir, store);
@@ -153,9 +155,10 @@ pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Store
                 shard.look_at_disk().await;
                 let (cluster, incarnation) = (plan.identity.cluster, shard.opened());
                 let speaker = Speaker { secret: plan.secret, cluster, store, incarnation };
-                let links = peer::link::PeerLinks::new(rt, speaker, book.clone());
-                shard.connect(Rc::new(links.clone()));
-                peers.insert(index, links);
+                let others = peer::link::PeerLinks::new(rt, speaker, book.clone());
+                let ways = Siblings::new(plan, (store, incarnation), links.clone(), others.clone());
+                shard.connect(Rc::new(ways));
+                peers.insert(index, others);
                 start_tasks(rt, &shard, dir);
                 shards.insert(index, shard);
             }
@@ -165,7 +168,6 @@ pub(super) async fn open(rt: &Rt, plan: &Arc<Plan>, ends: &Ends) -> Result<Store
             }
         }
     }
-    let links = CoreLinks::start(rt, rt.core(), ends.to.clone());
     Ok(Stores { shards, fenced, links, memory, peers, book, rt: rt.clone() })
 }
 

@@ -27,6 +27,7 @@ pub mod root;
 mod scheduler_shard;
 mod serve;
 mod setup;
+mod siblings;
 pub mod start;
 pub mod state_host;
 

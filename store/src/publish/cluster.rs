@@ -214,6 +214,14 @@ const SNAPSHOTS: &[Row<StoreNumbers>] = &[
     Row(metric("ringkeep_snapshot_received_bytes_total", Counter, "Bytes of snapshots that arrived."), |s| {
         s.snapshots.bytes_received
     }),
+    Row(
+        metric(
+            "ringkeep_relocated_bytes_total",
+            Counter,
+            "Bytes of tables handed over to other stores of the node by second names; none of them was read, written or sent.",
+        ),
+        |s| s.snapshots.relocated_bytes,
+    ),
     Row(metric("ringkeep_snapshots_sending", Gauge, "Snapshots that are being sent."), |s| {
         s.snapshots_sending
     }),

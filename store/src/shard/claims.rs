@@ -62,6 +62,8 @@ pub(super) struct Claims {
     sources: BTreeMap<Source, BTreeMap<Bytes, Claim>>,
     /// The first key of each region's claim, by region and source.
     by_region: BTreeMap<(u64, Source), Bytes>,
+    /// Which store here leads a region of which two have a replica, as far as it was heard.
+    led_by: BTreeMap<u64, usize>,
     /// Claims that were looked at since the start: what changes have cost.
     looked_at: Cell<u64>,
 }
@@ -76,12 +78,18 @@ impl Claims {
         if old == claim.as_ref().map(|claim| &claim.place) {
             return None;
         }
-        let mut span = old.map(Span::of);
+        let (mut span, gone) = (old.map(Span::of), old.map(|old| old.region_id));
         if let Some(old) = claims.remove(start) {
             let key = (old.place.region_id, source);
             if self.by_region.get(&key) == Some(start) {
                 self.by_region.remove(&key);
             }
+        }
+        if claim.is_none()
+            && let (Source::Store(store), Some(left)) = (source, gone)
+            && self.led_by.get(&left) == Some(&store)
+        {
+            self.led_by.remove(&left);
         }
         if let Some(claim) = claim {
             match &mut span {
@@ -122,6 +130,15 @@ impl Claims {
     pub(super) fn get_mut(&mut self, source: Source, start: &Bytes) -> Option<&mut Claim> {
         self.looked_at.set(self.looked_at.get() + 1);
         self.sources.get_mut(&source)?.get_mut(start)
+    }
+
+    /// Notes which store here leads a region, or that it is not known, where two have a replica. Whether that is news.
+    pub(super) fn note_leader(&mut self, region_id: u64, store: Option<usize>) -> bool {
+        let of_stores = (region_id, Source::Store(0))..(region_id, Source::Scheduler);
+        match store.filter(|_| self.by_region.range(of_stores).count() > 1) {
+            Some(store) => self.led_by.insert(region_id, store) != Some(store),
+            None => self.led_by.remove(&region_id).is_some(),
+        }
     }
 
     /// How many claims `source` has.
@@ -173,8 +190,14 @@ impl Claims {
                 break;
             }
         }
-        // The newest epoch first, so that what it covers is taken when an older one comes.
-        found.sort_by_key(|place| (Reverse((place.epoch.version, place.epoch.conf_ver)), place.source));
+        // The newest epoch first, so that what it covers is taken when an older one comes; of two replicas here the one that leads.
+        let leads = |place: &Place| match place.source {
+            Source::Store(store) => self.led_by.get(&place.region_id) == Some(&store),
+            Source::Scheduler => false,
+        };
+        found.sort_by_key(|place| {
+            (Reverse((place.epoch.version, leads(place), place.epoch.conf_ver)), place.source)
+        });
         let mut taken: Vec<Place> = Vec::with_capacity(found.len());
         for place in found {
             let at = taken.partition_point(|other| other.start < place.start);

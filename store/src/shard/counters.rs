@@ -63,6 +63,8 @@ pub struct SnapshotCounters {
     pub bytes_sent: Counter,
     /// Bytes of files that arrived.
     pub bytes_received: Counter,
+    /// Bytes of tables handed over to stores of this node, which were neither read nor sent.
+    pub relocated_bytes: Counter,
 }
 
 /// A copy of [`SnapshotCounters`].
@@ -80,6 +82,8 @@ pub struct SnapshotNumbers {
     pub bytes_sent: u64,
     /// See [`SnapshotCounters`].
     pub bytes_received: u64,
+    /// See [`SnapshotCounters`].
+    pub relocated_bytes: u64,
 }
 
 impl SnapshotCounters {
@@ -93,6 +97,7 @@ impl SnapshotCounters {
             refused: refused.collect(),
             bytes_sent: self.bytes_sent.get(),
             bytes_received: self.bytes_received.get(),
+            relocated_bytes: self.relocated_bytes.get(),
         }
     }
 }

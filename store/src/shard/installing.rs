@@ -15,12 +15,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use engine::log::{Batch, Log};
-use engine::lsm::{Ingest, Tree};
+use engine::lsm::{Ingest, SharedTable, Tree, Verified};
 use raft::{HardState, Index, LogId, Term};
 use scheduler::{KeyRange, RegionId};
 
 use super::Shard;
 use super::open::{TAG_BASE, TAG_HARD_STATE, decode_hard_state, encode_base, encode_hard_state};
+use super::receiving::Content;
 use crate::plant::{Bug, planted};
 use crate::region::apply::carried;
 use crate::region::effects::{Install, LogWrite};
@@ -75,6 +76,12 @@ impl Installs {
     }
 }
 
+/// What the tree takes in beside the pieces.
+enum TakenIn {
+    Sent(Verified),
+    Handed(Vec<SharedTable>),
+}
+
 impl Shard {
     /// Has the tree take in the snapshots of `regions`, beside the turns.
     pub(super) fn start_installs(&self, regions: Vec<RegionId>) {
@@ -87,8 +94,11 @@ impl Shard {
     async fn install(&self, region: RegionId) {
         let inner = &*self.inner;
         let install = inner.installs.install_of(region).expect("it begins with one");
-        let (pieces, verified) =
-            inner.receptions.take_verified(region).expect("only verified pieces are handed to a region");
+        let content = inner.receptions.take_content(region).expect("only what fits is handed to a region");
+        let (pieces, taken_in) = match content {
+            Content::Sent(pieces, verified) => (pieces, TakenIn::Sent(verified)),
+            Content::Handed(tables) => (Vec::new(), TakenIn::Handed(tables)),
+        };
         let descriptor =
             Descriptor { record: install.record.clone(), at: install.last, by_snapshot: true }.encode();
         let ingest = Ingest {
@@ -99,7 +109,11 @@ impl Shard {
             ranges: replaced(&install, &pieces.iter().map(|(_, piece)| piece).collect::<Vec<_>>()),
             pieces,
         };
-        match inner.tree.ingest_verified(ingest, verified).await {
+        let ingested = match taken_in {
+            TakenIn::Sent(verified) => inner.tree.ingest_verified(ingest, verified).await,
+            TakenIn::Handed(tables) => inner.tree.ingest_shared(ingest, tables).await,
+        };
+        match ingested {
             Ok(()) => {
                 // Nothing is applied before the log has the snapshot, too, so its rows are in force by then.
                 if region == GROUP

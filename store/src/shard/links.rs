@@ -4,11 +4,14 @@
 //! than most operations. Each target has its own sending task, so a full queue to one core delays no other, and receiving never
 //! waits for sending.
 //!
-//! Invariant: whatever was asked of another core is answered, with [`Refusal::Unknown`] at the latest when that core says that it
-//! ends ([`CoreLinks::close`]) or turns out to be gone. What is asked of it later is refused.
+//! Stores of one node that have replicas of one region speak over the same links (`node/siblings.rs`), messages of replicas and snapshots.
+//!
+//! Invariants: whatever was asked of another core is answered, with [`Refusal::Unknown`] at the latest when that core says that it
+//! ends ([`CoreLinks::close`]) or turns out to be gone, and what is asked of it later is refused; of the messages of replicas, which may be
+//! lost, at most [`PEER_MESSAGES_MAX`] wait for a core that takes nothing in.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 
 use engine::rt::Rt;
@@ -17,11 +20,18 @@ use engine::rt::local::{Answer, Bell};
 
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
+use crate::region::message::PeerMessage;
+use crate::region::neighbours::Sign;
 use crate::request::{Op, Outcome, Route};
+use crate::shard::handing::Handed;
 use crate::shard::routes::PlaceChange;
+use crate::shard::unwanted::Unwanted;
 
 /// Batches that may wait on the way to one core; each carries what one pass gathered.
 const MESSAGES_MAX: usize = 4096;
+
+/// Messages of replicas, and signs of life, that gather for one core.
+pub const PEER_MESSAGES_MAX: usize = 65_536;
 
 /// A message between two cores: a request or its answer.
 #[derive(Debug)]
@@ -53,6 +63,33 @@ pub enum CoreMessage {
         /// What is different now.
         changes: Vec<PlaceChange>,
     },
+    /// What a store of the sender says to one of this core: messages of its replicas, or only that it lives.
+    Peers {
+        /// Which one, by number on the node.
+        to: usize,
+        /// Who speaks.
+        sign: Sign,
+        /// In their order.
+        messages: Vec<PeerMessage>,
+    },
+    /// A store of the sender hands a snapshot over to one of this core.
+    Handed {
+        /// The core that wants the answer.
+        from: usize,
+        /// Its number for the question.
+        id: u64,
+        /// Which one, by number on the node.
+        to: usize,
+        /// The snapshot.
+        handed: Box<Handed>,
+    },
+    /// Whether a snapshot that was handed over is installed.
+    Taken {
+        /// The asking core's number for the question.
+        id: u64,
+        /// What came of it.
+        taken: Result<(), Unwanted>,
+    },
     /// The sender ends: what it has not answered it never will.
     Closed {
         /// The core that ends.
@@ -82,6 +119,8 @@ pub struct CoreLinks {
     targets: Vec<Rc<Target>>,
     next_id: Cell<u64>,
     asked: RefCell<Asked>,
+    /// Snapshots that other cores have: by our number, the core, and who waits.
+    handed: RefCell<BTreeMap<u64, (usize, Answer<Result<(), Unwanted>>)>>,
 }
 
 /// By our number for the request: the core that was asked, and who waits.
@@ -90,6 +129,8 @@ type Asked = HashMap<u64, (usize, Answer<Outcome>), foldhash::fast::FixedState>;
 #[derive(Debug)]
 struct Target {
     gathered: RefCell<Vec<CoreMessage>>,
+    /// Messages of replicas among them.
+    peers: Cell<usize>,
     bell: Bell,
     sender: Sender<Vec<CoreMessage>>,
     /// The core has ended.
@@ -101,10 +142,11 @@ impl CoreLinks {
     pub fn start(rt: &Rt, core: usize, to: Vec<Sender<Vec<CoreMessage>>>) -> Rc<Self> {
         let target = |sender| {
             let (gathered, bell, closed) = (RefCell::default(), Bell::default(), Cell::new(false));
-            Rc::new(Target { gathered, bell, sender, closed })
+            Rc::new(Target { gathered, peers: Cell::new(0), bell, sender, closed })
         };
         let targets = to.into_iter().map(target).collect();
-        let links = Rc::new(Self { core, targets, next_id: Cell::new(0), asked: RefCell::default() });
+        let (next_id, asked, handed) = (Cell::new(0), RefCell::default(), RefCell::default());
+        let links = Rc::new(Self { core, targets, next_id, asked, handed });
         for (to, target) in links.targets.iter().enumerate() {
             rt.spawn(keep_sending(Rc::downgrade(&links), to, target.clone()));
         }
@@ -116,10 +158,72 @@ impl CoreLinks {
         if self.targets[core].closed.get() {
             return answer.send(Err(Refusal::Stopped("the core that owns the key has ended".into())));
         }
-        let id = self.next_id.get();
-        self.next_id.set(id + 1);
+        let id = self.number();
         self.asked.borrow_mut().insert(id, (core, answer));
         self.gather(core, CoreMessage::Request { from: self.core, id, store, route, op });
+    }
+
+    fn number(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+
+    /// Whether a core takes in what a store says: it has not ended, and not too much waits for it.
+    pub fn may_say(&self, core: usize) -> bool {
+        let target = &self.targets[core];
+        !target.closed.get() && target.peers.get() < PEER_MESSAGES_MAX
+    }
+
+    /// Says something to store number `to` of a core, or only that the store that speaks lives.
+    pub fn say(&self, core: usize, to: usize, sign: Sign, message: Option<PeerMessage>) {
+        let target = &self.targets[core];
+        target.peers.set(target.peers.get() + 1);
+        let mut gathered = target.gathered.borrow_mut();
+        match gathered.last_mut() {
+            Some(CoreMessage::Peers { to: same, sign: before, messages })
+                if *same == to && before.store == sign.store =>
+            {
+                messages.extend(message);
+            }
+            Some(_) | None => {
+                gathered.push(CoreMessage::Peers { to, sign, messages: message.into_iter().collect() });
+            }
+        }
+        target.bell.ring();
+    }
+
+    /// Whether a core has ended.
+    pub fn has_ended(&self, core: usize) -> bool {
+        self.targets[core].closed.get()
+    }
+
+    /// Whether messages of replicas wait to leave this core.
+    pub fn is_busy(&self) -> bool {
+        self.targets.iter().any(|target| target.peers.get() > 0)
+    }
+
+    /// Hands a snapshot over to store number `to` of a core; whether it is installed arrives through `answer`.
+    pub fn hand_over(&self, core: usize, to: usize, handed: Handed, answer: Answer<Result<(), Unwanted>>) {
+        if self.targets[core].closed.get() {
+            return answer.send(Err(Unwanted::Stopped));
+        }
+        let id = self.number();
+        self.handed.borrow_mut().insert(id, (core, answer));
+        self.gather(core, CoreMessage::Handed { from: self.core, id, to, handed: Box::new(handed) });
+    }
+
+    /// Answers a core that has handed a snapshot over.
+    pub fn answer_handed(&self, core: usize, id: u64, taken: Result<(), Unwanted>) {
+        self.gather(core, CoreMessage::Taken { id, taken });
+    }
+
+    /// Hands an arrived answer to whoever has handed a snapshot over.
+    pub fn taken(&self, id: u64, taken: Result<(), Unwanted>) {
+        let handed = self.handed.borrow_mut().remove(&id);
+        if let Some((_, answer)) = handed {
+            answer.send(taken);
+        }
     }
 
     /// Sends an answer back to the core that asked.
@@ -182,6 +286,11 @@ impl CoreLinks {
         for (_, (_, answer)) in unanswered {
             answer.send(Err(Refusal::Unknown));
         }
+        let handed: Vec<_> =
+            self.handed.borrow_mut().extract_if(.., |_, (asked, _)| *asked == core).collect();
+        for (_, (_, answer)) in handed {
+            answer.send(Err(Unwanted::Stopped));
+        }
     }
 
     /// Forwarded operations without an answer yet.
@@ -200,6 +309,7 @@ async fn keep_sending(links: Weak<CoreLinks>, to: usize, target: Rc<Target>) {
     loop {
         target.bell.wait().await;
         let messages = target.gathered.take();
+        target.peers.set(0);
         if !messages.is_empty() && target.sender.send(messages).await.is_err() {
             if let Some(links) = links.upgrade() {
                 links.closed(to);

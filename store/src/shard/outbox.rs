@@ -7,11 +7,13 @@ use std::cell::{Cell, OnceCell};
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 
 use scheduler::StoreId;
 
+use super::handing::Handed;
 use super::shipping::{Failed, Shipment};
 use crate::region::message::{MessageKind, PeerMessage};
 use crate::secret::Unproven;
@@ -83,6 +85,12 @@ pub trait Transport: Debug {
 
     /// The stores to which something has left since the last call.
     fn take_spoken_to(&self) -> Vec<StoreId>;
+
+    /// The folder of a store of this node, to which tables are handed over instead of being sent; none for any other.
+    fn sibling_dir(&self, to: StoreId) -> Option<PathBuf>;
+
+    /// Hands a snapshot over to a store of this node; done when it is installed there.
+    fn hand_over(&self, to: StoreId, handed: Handed) -> Carrying<'_>;
 }
 
 /// One store's way to the others.

@@ -24,20 +24,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use engine::error::Fault;
-use engine::lsm::{Piece, Verified};
+use engine::lsm::{Piece, SharedTable, Verified};
 use engine::rt::local::{Answer, oneshot};
 use engine::rt::{File, Mono, OpenMode};
-use raft::{Dropped, LogId};
+use raft::LogId;
 use scheduler::{KeyRange, RegionId};
 
 use super::staging::{self, Way};
 use super::turn::SHORTAGE_PAUSE;
+pub use super::unwanted::Unwanted;
 use super::{Inner, Shard, State};
 use crate::plant::{Bug, planted};
 use crate::region::apply::carried;
@@ -63,112 +63,6 @@ pub struct Offer {
     pub message: PeerMessage,
 }
 
-/// Why a snapshot, or a part of one, is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unwanted {
-    /// The store has stopped.
-    Stopped,
-    /// There is not enough space for it.
-    DiskFull,
-    /// Too many are received already, or one for this region is being taken in.
-    Busy,
-    /// No replica here waits for one.
-    NotHere,
-    /// It is for another store or another peer.
-    OtherTarget,
-    /// Its sender led in an older term.
-    OldTerm,
-    /// Its sender is no member any more.
-    SenderRemoved,
-    /// The region was an older one when it was made.
-    OldEpoch,
-    /// Another region of the store covers a part of its range.
-    Overlap(RegionId),
-    /// The log here leads to its last entry already.
-    Known,
-    /// Its parts contradict each other.
-    Malformed,
-    /// A part came that is not the next one.
-    OutOfStep,
-    /// A file is not what was said of it.
-    Damaged(String),
-    /// Another connection brings it, or another one was offered.
-    Replaced,
-    /// It could not be written.
-    Unwritten(String),
-    /// The consensus core did not act upon it.
-    Core(Dropped),
-}
-
-impl Unwanted {
-    /// All reasons.
-    pub const REASONS: [&'static str; 16] = [
-        "stopped",
-        "disk_full",
-        "busy",
-        "not_here",
-        "other_target",
-        "old_term",
-        "sender_removed",
-        "old_epoch",
-        "overlap",
-        "known",
-        "malformed",
-        "out_of_step",
-        "damaged",
-        "replaced",
-        "unwritten",
-        "core",
-    ];
-
-    /// The place in [`Unwanted::REASONS`].
-    pub(super) const fn place(&self) -> usize {
-        match self {
-            Self::Stopped => 0,
-            Self::DiskFull => 1,
-            Self::Busy => 2,
-            Self::NotHere => 3,
-            Self::OtherTarget => 4,
-            Self::OldTerm => 5,
-            Self::SenderRemoved => 6,
-            Self::OldEpoch => 7,
-            Self::Overlap(_) => 8,
-            Self::Known => 9,
-            Self::Malformed => 10,
-            Self::OutOfStep => 11,
-            Self::Damaged(_) => 12,
-            Self::Replaced => 13,
-            Self::Unwritten(_) => 14,
-            Self::Core(_) => 15,
-        }
-    }
-}
-
-impl fmt::Display for Unwanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stopped => f.write_str("the store has stopped"),
-            Self::DiskFull => f.write_str("there is not enough space on the disk of the store; free some"),
-            Self::Busy => f.write_str("the store takes in other snapshots; it is offered again later"),
-            Self::NotHere => f.write_str("no replica of the region waits for it here"),
-            Self::OtherTarget => f.write_str("it is for another store or another peer"),
-            Self::OldTerm => f.write_str("its sender led in an older term"),
-            Self::SenderRemoved => f.write_str("its sender is no member of the region any more"),
-            Self::OldEpoch => f.write_str("the region has changed since it was made"),
-            Self::Overlap(region) => write!(f, "region {} of the store covers a part of its range", region.0),
-            Self::Known => f.write_str("the log leads to its last entry already"),
-            Self::Malformed => f.write_str("its parts contradict each other"),
-            Self::OutOfStep => f.write_str("a part came that is not the next one"),
-            Self::Damaged(what) => write!(f, "a file is not what was said of it: {what}"),
-            Self::Replaced => f.write_str("another connection brings it, or another one was offered"),
-            Self::Unwritten(what) => write!(f, "it could not be written: {what}"),
-            Self::Core(dropped) => write!(f, "the consensus core does not take it: {dropped}"),
-        }
-    }
-}
-
-impl std::error::Error for Unwanted {}
-
 /// What a store receives.
 #[derive(Debug, Default)]
 pub(super) struct Receptions {
@@ -191,10 +85,19 @@ pub(super) struct Reception {
     connection: Cell<u64>,
     /// Since when none does.
     left: Cell<Option<Mono>>,
-    /// What is there was read and fits; it is handed to the region, and the tree takes it.
-    verified: RefCell<Option<Verified>>,
+    /// What is there fits; it is handed to the region, and the tree takes it.
+    content: RefCell<Option<Content>>,
     installing: Cell<bool>,
     done: RefCell<Option<Answer<()>>>,
+}
+
+/// A snapshot that is there and fits.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Files that were sent, and have been read since.
+    Sent(Vec<(PathBuf, Piece)>, Verified),
+    /// Tables that a [sibling](super::handing) shows, too.
+    Handed(Vec<SharedTable>),
 }
 
 impl Receptions {
@@ -212,11 +115,9 @@ impl Receptions {
         self.open.borrow().len()
     }
 
-    /// The files of the region's snapshot, once.
-    pub(super) fn take_verified(&self, region: RegionId) -> Option<(Vec<(PathBuf, Piece)>, Verified)> {
-        let reception = self.get(region)?;
-        let verified = reception.verified.borrow_mut().take()?;
-        Some((reception.pieces.borrow().clone(), verified))
+    /// The region's snapshot, once.
+    pub(super) fn take_content(&self, region: RegionId) -> Option<Content> {
+        self.get(region)?.content.borrow_mut().take()
     }
 
     /// Tree and log have the region's snapshot: its sender hears of it.
@@ -385,7 +286,7 @@ impl Inner {
             pieces: RefCell::default(),
             connection: Cell::default(),
             left: Cell::default(),
-            verified: RefCell::default(),
+            content: RefCell::default(),
             installing: Cell::default(),
             done: RefCell::default(),
         });
@@ -502,6 +403,19 @@ impl Incoming {
     /// Why it is refused; the region has not heard of it then.
     pub async fn whole(&mut self, pieces: u64) -> Result<(), Unwanted> {
         let taken = self.take_in(pieces).await;
+        self.settle(taken)
+    }
+
+    /// Tables are there instead of pieces. Returns once tree and log have the snapshot.
+    ///
+    /// # Errors
+    /// As [`Incoming::whole`].
+    pub(super) async fn take_tables(&self, tables: Vec<SharedTable>) -> Result<(), Unwanted> {
+        let taken = self.install(Content::Handed(tables)).await;
+        self.settle(taken)
+    }
+
+    fn settle(&self, taken: Result<(), Unwanted>) -> Result<(), Unwanted> {
         let taken = self.shard.count_unwanted(taken);
         match &taken {
             Ok(()) => self.shard.inner.counters.snapshots.received.add_one(),
@@ -528,13 +442,20 @@ impl Incoming {
                 Err(fault) => return Err(Unwanted::Damaged(fault.what)),
             }
         };
+        let pieces = self.reception.pieces.borrow().clone();
+        self.install(Content::Sent(pieces, verified)).await
+    }
+
+    /// Judged again, and handed to the region.
+    async fn install(&self, content: Content) -> Result<(), Unwanted> {
         self.check()?;
+        let inner = self.shard.inner.clone();
         let (answer, done) = oneshot();
         {
             let state = &mut *inner.state.borrow_mut();
             let message = self.reception.offer.message.clone();
             inner.judge(state, &message)?;
-            *self.reception.verified.borrow_mut() = Some(verified);
+            *self.reception.content.borrow_mut() = Some(content);
             *self.reception.done.borrow_mut() = Some(answer);
             self.reception.installing.set(true);
             if let Err(dropped) = inner.step_peer(state, message) {

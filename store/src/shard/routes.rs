@@ -207,9 +207,29 @@ impl Routes {
         true
     }
 
+    /// Notes which store of this node leads a region, by its number, or that it is not known. While two have a replica, the one that leads is
+    /// asked.
+    pub fn lead_here(&mut self, region_id: u64, store: Option<usize>) {
+        if !self.claims.note_leader(region_id, store) {
+            return;
+        }
+        for (source, start) in self.claims.for_region(region_id) {
+            if let Some(claim) = self.claims.at(source, &start) {
+                self.decide(Span::of(&claim.place));
+            }
+        }
+        self.check_in_debug();
+    }
+
     /// Sets a claim and decides anew for the keys that it touches.
     fn set(&mut self, source: Source, start: &Bytes, claim: Option<Claim>) -> bool {
-        let Some(mut span) = self.claims.set(source, start, claim) else { return false };
+        let Some(span) = self.claims.set(source, start, claim) else { return false };
+        self.decide(span);
+        true
+    }
+
+    /// Decides anew whose the keys of `span` are.
+    fn decide(&mut self, mut span: Span) {
         let winners = self.claims.winners(&mut span);
         let Span { start, end } = span;
         let reaches = |place: &Rc<Placed>| !place.end.is_empty() && place.end <= start;
@@ -224,7 +244,6 @@ impl Routes {
         let new: Vec<Rc<Placed>> = winners.into_iter().map(placed).collect();
         self.places.splice(from..upto, new);
         self.leave_behind(old);
-        true
     }
 
     fn leave_behind(&mut self, old: impl IntoIterator<Item = Rc<Placed>>) {

@@ -20,12 +20,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use engine::error::Fault;
-use engine::lsm::{Estimate, Export, ExportOptions, Piece};
+use engine::lsm::{BegunShare, Estimate, Export, ExportOptions, Piece};
 use engine::rt::local::{Answer, oneshot};
 use engine::rt::{Buf, File, OpenMode};
 use raft::{LogId, SnapshotReport, SnapshotWanted, Term};
 use scheduler::{PeerId, Region, RegionId, StoreId};
 
+use super::outbox::Transport;
 use super::receiving::Offer;
 use super::staging::{self, Way};
 use super::turn::SHORTAGE_PAUSE;
@@ -132,12 +133,20 @@ struct Current {
     file: File,
 }
 
+/// The tree as it was when a shipment began.
+enum Source {
+    /// To be cut into files that travel.
+    Cut(Export),
+    /// Tables for a store of this node, as they are ([`super::handing`]).
+    Shared(BegunShare),
+}
+
 /// What a shipment begins with.
 struct Begun {
     term: Term,
     last: LogId,
     region: Region,
-    export: Export,
+    source: Source,
     announced: engine::rt::local::Pending<PeerMessage>,
 }
 
@@ -191,10 +200,16 @@ impl Shard {
         let inner = &*self.inner;
         let transport = inner.outbox.transport().ok_or(Failed::NoTransport)?;
         staging::prepare(&inner.rt, &inner.dir, Way::Out).await.map_err(Failed::Fault)?;
-        let begun = inner.begin_shipment(region, wanted)?;
-        let Begun { term, last, region: descriptor, export, announced } = begun;
+        let begun = inner.begin_shipment(region, wanted, &*transport)?;
+        let Begun { term, last, region: descriptor, source, announced } = begun;
         let announced = inner.rt.timeout(ANNOUNCE_MAX, announced).await;
         let message = announced.flatten().ok_or(Failed::Useless)?;
+        let export = match source {
+            Source::Cut(export) => export,
+            Source::Shared(share) => {
+                return self.hand_over(&*transport, message, (term, last), share).await;
+            }
+        };
         let bytes = self.estimate_all(&descriptor).await.map_err(Failed::Fault)?.bytes;
         let number = inner.shipments.begun.get() + 1;
         inner.shipments.begun.set(number);
@@ -214,6 +229,13 @@ impl Shard {
         carried
     }
 
+    /// Whether a snapshot that was made in `term` is still of use.
+    pub(super) fn check_leads(&self, region: RegionId, term: Term) -> Result<(), Failed> {
+        let state = self.inner.state.borrow();
+        let leads = state.table.get(region).is_some_and(|it| it.is_leader() && it.term() == term);
+        if leads && !self.inner.health.has_stopped() { Ok(()) } else { Err(Failed::Useless) }
+    }
+
     async fn estimate_all(&self, region: &Region) -> engine::error::Result<Estimate> {
         let (mut sum, (families, range)) = (Estimate::default(), carried(region.id, &region.range));
         for cf in families {
@@ -228,7 +250,12 @@ impl Shard {
 
 impl Inner {
     /// The tree as it is now, with the applied index and the descriptor that belong to it, announced to the core.
-    fn begin_shipment(&self, region: RegionId, wanted: &SnapshotWanted) -> Result<Begun, Failed> {
+    fn begin_shipment(
+        &self,
+        region: RegionId,
+        wanted: &SnapshotWanted,
+        transport: &dyn Transport,
+    ) -> Result<Begun, Failed> {
         let state = &mut *self.state.borrow_mut();
         let replica = state.table.get_mut(region).filter(|it| it.is_leader()).ok_or(Failed::Useless)?;
         let index = replica.applied_index();
@@ -242,12 +269,16 @@ impl Inner {
             piece_bytes: self.limits.snapshot_piece_bytes,
             bytes_per_second: Some(self.limits.snapshot_bytes_per_second),
         };
-        let export = self.tree.export(start, end, options);
+        let to = descriptor.peer(PeerId(wanted.to.0)).map(|peer| peer.store);
+        let source = match to.and_then(|to| transport.sibling_dir(to)) {
+            Some(_) => Source::Shared(self.tree.share(start, end, families)),
+            None => Source::Cut(self.tree.export(start, end, options)),
+        };
         let (answer, announced) = oneshot();
         self.shipments.announced.borrow_mut().insert((region, PeerId(wanted.to.0)), answer);
         state.table.mark_dirty(region);
         self.bell.ring();
-        Ok(Begun { term, last, region: descriptor, export, announced })
+        Ok(Begun { term, last, region: descriptor, source, announced })
     }
 }
 
@@ -267,11 +298,7 @@ impl Shipment {
     /// # Errors
     /// [`Failed::Useless`] if not.
     pub fn check(&self) -> Result<(), Failed> {
-        let inner = &*self.shard.inner;
-        let state = inner.state.borrow();
-        let replica = state.table.get(self.offer.message.region);
-        let leads = replica.is_some_and(|it| it.is_leader() && it.term() == self.term);
-        if leads && !inner.health.has_stopped() { Ok(()) } else { Err(Failed::Useless) }
+        self.shard.check_leads(self.offer.message.region, self.term)
     }
 
     /// Piece `number`, which is the one that was asked for before or the next one; nothing after the last one.

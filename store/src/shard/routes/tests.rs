@@ -71,6 +71,42 @@ fn of_two_that_claim_the_same_keys_the_newer_is_right() {
     routes.check();
 }
 
+/// While a region moves from one store of the node to another, both have a replica.
+#[test]
+fn of_two_replicas_here_the_one_that_leads_is_asked() {
+    let (here, there) = (place("", "m", 1, 1), of_store(1, place("", "m", 1, 1)));
+    let mut routes = Routes::new(vec![here.clone(), there.clone(), place("m", "", 2, 1)]);
+    let asked = |routes: &Routes| routes.find(b"d").unwrap().source;
+    assert_eq!(asked(&routes), Source::Store(0));
+    routes.lead_here(1, Some(1));
+    assert_eq!(asked(&routes), Source::Store(1));
+    // The other one has applied a change of membership first.
+    let ahead = Place { epoch: Epoch::new(2, 1), ..here.clone() };
+    routes.publish(0, vec![("".into(), Some(ahead))]);
+    assert_eq!(asked(&routes), Source::Store(1));
+    // It has been split, and the one that leads has not heard of it.
+    routes
+        .publish(0, vec![("".into(), Some(place("", "g", 1, 2))), ("g".into(), Some(place("g", "m", 3, 2)))]);
+    assert_eq!(asked(&routes), Source::Store(0));
+    routes.publish(0, vec![("g".into(), None), ("".into(), Some(here))]);
+    assert_eq!(asked(&routes), Source::Store(1));
+    routes.lead_here(1, Some(0));
+    assert_eq!(asked(&routes), Source::Store(0));
+    routes.lead_here(1, Some(1));
+    routes.lead_here(1, None);
+    assert_eq!(asked(&routes), Source::Store(0), "no leader is known");
+    // Who has left is not preferred when it comes back.
+    routes.lead_here(1, Some(1));
+    routes.publish(1, vec![("".into(), None)]);
+    assert_eq!(asked(&routes), Source::Store(0));
+    routes.publish(1, vec![("".into(), Some(there))]);
+    assert_eq!(asked(&routes), Source::Store(0));
+    // Where there is one replica nothing is noted.
+    routes.lead_here(2, Some(1));
+    assert_eq!(routes.find(b"x").unwrap().source, Source::Store(0));
+    routes.check();
+}
+
 #[test]
 fn a_place_that_did_not_change_is_the_same_and_every_other_one_is_new() {
     let mut routes = Routes::new(vec![place("", "m", 1, 1), place("m", "", 2, 1)]);

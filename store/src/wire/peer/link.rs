@@ -21,6 +21,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -38,9 +39,10 @@ use super::open::{Purpose, Speaker, open};
 use super::requests::codec::BadRequests;
 use super::ship;
 use crate::region::message::PeerMessage;
+use crate::shard::handing::Handed;
 use crate::shard::outbox::{ByKind, Carrying, PeerNumbers, Transport};
 use crate::shard::receiving::Unwanted;
-use crate::shard::shipping::Shipment;
+use crate::shard::shipping::{Failed, Shipment};
 
 /// Maximum of bytes that wait for one store.
 pub const QUEUE_BYTES_MAX: usize = 32 << 20;
@@ -378,6 +380,14 @@ impl Transport for Rc<PeerLinks> {
 
     fn carry<'a>(&'a self, shipment: &'a mut Shipment) -> Carrying<'a> {
         Box::pin(ship::carry(self, shipment))
+    }
+
+    fn sibling_dir(&self, _: StoreId) -> Option<PathBuf> {
+        None
+    }
+
+    fn hand_over(&self, _: StoreId, _: Handed) -> Carrying<'_> {
+        Box::pin(std::future::ready(Err(Failed::NoTransport)))
     }
 }
 

@@ -19,7 +19,7 @@ use bench::sim::callers::{Called, Shared, draw, send};
 use bench::sim::judge::Action;
 
 /// Keys of different regions: the first ones are cut between '0' and 'z'.
-pub(super) const KEYS: [&str; 6] = ["0a", "4b", "Dc", "Td", "ae", "zf"];
+pub(crate) const KEYS: [&str; 6] = ["0a", "4b", "Dc", "Td", "ae", "zf"];
 
 const CONNECT_MAX: Duration = Duration::from_millis(500);
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -53,7 +53,7 @@ struct Caller {
 }
 
 /// Asks until the test is done.
-pub(super) async fn ask_on(rt: Rt, number: u64, pd: SocketAddr, shared: Rc<Shared>) {
+pub(crate) async fn ask_on(rt: Rt, number: u64, pd: SocketAddr, shared: Rc<Shared>) {
     let mut caller = Caller::new(rt.clone(), pd, shared.clone());
     let mut written = 0;
     while !shared.done.get() {
@@ -65,7 +65,7 @@ pub(super) async fn ask_on(rt: Rt, number: u64, pd: SocketAddr, shared: Rc<Share
 }
 
 /// Reads every key, however long it takes.
-pub(super) async fn read_all(rt: Rt, pd: SocketAddr, shared: Rc<Shared>) {
+pub(crate) async fn read_all(rt: Rt, pd: SocketAddr, shared: Rc<Shared>) {
     let mut caller = Caller::new(rt, pd, shared);
     for key in KEYS {
         while !caller.call(key, &Action::Get).await {}

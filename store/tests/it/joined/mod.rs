@@ -2,7 +2,7 @@
 
 mod alone;
 mod asking;
-mod clients;
+pub(crate) mod clients;
 mod crash;
 mod elsewhere;
 mod evicting;

@@ -12,6 +12,7 @@ mod first_start;
 mod migrated;
 mod names;
 mod published;
+mod relocated;
 mod scheduler;
 
 use std::cell::{Cell, RefCell};
