@@ -48,6 +48,8 @@ pub(super) struct Siblings {
     /// Those that have heard of this life of the store.
     greeted: RefCell<BTreeSet<StoreId>>,
     unreachable: RefCell<BTreeSet<StoreId>>,
+    /// Those to which something was said since that was last asked.
+    spoken_to: RefCell<BTreeSet<StoreId>>,
     links: Rc<CoreLinks>,
     others: Rc<PeerLinks>,
 }
@@ -66,13 +68,14 @@ impl Siblings {
             (id, Sibling { index, core: plan.core_of(index), dir })
         };
         let siblings = (0..plan.identity.stores).map(sibling).filter(|(id, _)| *id != store).collect();
-        let (greeted, unreachable) = (RefCell::default(), RefCell::default());
-        Self { store, incarnation, siblings, greeted, unreachable, links, others }
+        let (greeted, unreachable, spoken_to) = (RefCell::default(), RefCell::default(), RefCell::default());
+        Self { store, incarnation, siblings, greeted, unreachable, spoken_to, links, others }
     }
 
     fn say(&self, to: StoreId, sibling: &Sibling, message: Option<PeerMessage>) {
         if self.links.may_say(sibling.core) {
             let is_first = self.greeted.borrow_mut().insert(to);
+            self.spoken_to.borrow_mut().insert(to);
             let sign = Sign { store: self.store, incarnation: self.incarnation, is_first };
             return self.links.say(sibling.core, sibling.index, sign, message);
         }
@@ -118,6 +121,12 @@ impl Transport for Siblings {
     fn take_unreachable(&self) -> BTreeSet<StoreId> {
         let mut all = self.others.take_unreachable();
         all.append(&mut self.unreachable.borrow_mut());
+        all
+    }
+
+    fn take_spoken_to(&self) -> Vec<StoreId> {
+        let mut all = self.others.take_spoken_to();
+        all.extend(self.spoken_to.take());
         all
     }
 

@@ -131,7 +131,9 @@ impl<W, R> Replica<W, R> {
         super::guard::lead(self.here())?;
         self.check_epoch(change.command(), asked)?;
         let after = change.apply(self.region()).map_err(|error| Refusal::Invalid(error.to_string()))?;
-        if !after.peer(self.me()).is_some_and(Peer::will_vote) {
+        // One that leaves a joint half keeps its vote until that ends, and hands over then: whoever comes for it, perhaps the only other
+        // one, has no vote before.
+        if !after.peer(self.me()).is_some_and(Peer::votes) {
             let heir = after.peers.iter().find(|peer| peer.will_vote()).map(|peer| NodeId(peer.id.0));
             if let Some(heir) = heir
                 && self.raft.status(Time(0)).transfer.is_none()
