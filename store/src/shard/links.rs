@@ -112,6 +112,9 @@ pub fn connect(cores: usize) -> Vec<Ends> {
     inboxes.into_iter().map(|inbox| Ends { to: senders.clone(), inbox }).collect()
 }
 
+/// The answer to a hand-over.
+type Taken = Answer<Result<(), Unwanted>>;
+
 /// One core's outgoing links.
 #[derive(Debug)]
 pub struct CoreLinks {
@@ -120,7 +123,7 @@ pub struct CoreLinks {
     next_id: Cell<u64>,
     asked: RefCell<Asked>,
     /// Snapshots that other cores have: by our number, the core, and who waits.
-    handed: RefCell<BTreeMap<u64, (usize, Answer<Result<(), Unwanted>>)>>,
+    handed: RefCell<BTreeMap<u64, (usize, Taken)>>,
 }
 
 /// By our number for the request: the core that was asked, and who waits.
