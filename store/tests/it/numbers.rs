@@ -49,7 +49,7 @@ async fn look<T>(rt: &Rt, seen: &Rc<RefCell<Seen>>, stores: &Rc<Stores>, work: i
         while !over.get() {
             seen.borrow_mut().look(page_of(&stores));
             looked += 1;
-            looks.sleep(Duration::from_millis(if looked < 3000 { 1 } else { 100 })).await;
+            looks.sleep(Duration::from_millis(if looked < 15_000 { 1 } else { 100 })).await;
         }
     });
     let done = work.await;
@@ -85,7 +85,7 @@ fn numbers_of_a_tree_and_its_log_move_under_writes_and_reads() {
         look(&rt, &shown, &stores, async {
             for round in 0..5 {
                 // The first ones come one by one, and for so long that the log is cut meanwhile: that waits in its queue.
-                disk.disk().slow(if round == 0 { 50 } else { 1 });
+                disk.disk().slow(if round == 0 { 100 } else { 1 });
                 let mut writes = Vec::new();
                 for n in 0..if round == 0 { 1500 } else { 300 } {
                     writes.push(gateway.submit(None, put(n)));
