@@ -180,8 +180,8 @@ impl Fault {
     /// is.
     pub fn moved(path: &Path, opened: DirId, seen: &DirSeen) -> Option<Self> {
         let (path, what) = match seen {
-            DirSeen::There { id, .. } if *id == opened => return None,
-            DirSeen::There { .. } => {
+            DirSeen::There { id, free_bytes: _ } if *id == opened => return None,
+            DirSeen::There { id: _, free_bytes: _ } => {
                 (path, "another directory is in its place: bring back the one that was there")
             }
             DirSeen::Gone { missing } => (

@@ -289,7 +289,7 @@ impl Core {
     }
 
     /// Whether this member must not take part in an election because of that: a leader without what it has lost could win. Where no half of
-    /// the membership has a second voter, whoever wins has the vote of every voter, and none gives it for a shorter log than its own; what
+    /// the membership has a second voter, whoever wins has the vote of every voter, and none grants it to a shorter log than its own; what
     /// none of them has any more does not come back by waiting, and waiting for the others would never end.
     pub(crate) fn withholds_vote(&self) -> bool {
         let needs_everyone = self.membership.needs_everyone() && !planted!(DoubtEndsASwap);

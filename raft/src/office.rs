@@ -15,7 +15,8 @@ impl Raft {
         match self.core.may_campaign() {
             Err(Refusal::NotVoter) => self.core.say_it_lives(),
             // Look again next tick: what stands in the way passes.
-            Err(_) => {}
+            Err(Refusal::MayNotCampaign) => {}
+            Err(other) => unreachable!("a campaign is not refused with {other:?}"),
             Ok(()) if self.core.is_bound() => {}
             Ok(()) => self.start_campaign(None),
         }

@@ -181,7 +181,8 @@ impl Progress {
             return None;
         }
         self.due = elapsed + SAY_EVERY;
-        let SimReport { seeds, asked, failures, .. } = report;
+        let SimReport { seeds, asked, failures, first_seed: _, stopped: _, tally: _, elapsed_seconds: _ } =
+            report;
         Some(format!(
             "{seeds} of {asked} seeds done, {} failed, {:.0} s",
             failures.len(),

@@ -155,8 +155,8 @@ impl DirSeen {
     /// Bytes free for this process, if the directory is there.
     pub fn free_bytes(&self) -> Option<u64> {
         match self {
-            Self::There { free_bytes, .. } => Some(*free_bytes),
-            Self::Gone { .. } => None,
+            Self::There { free_bytes, id: _ } => Some(*free_bytes),
+            Self::Gone { missing: _ } => None,
         }
     }
 }

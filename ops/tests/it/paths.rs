@@ -95,7 +95,8 @@ fn a_path_that_is_no_text_comes_from_every_place() {
             match place {
                 "a flag" => command.arg(format!("--{}", key.replace('_', "-"))).arg(value),
                 "a pair" => command.arg("--set").arg(pair(key, value)),
-                _ => command.env(format!("RINGKEEP_{}", key.to_ascii_uppercase()), value),
+                "the environment" => command.env(format!("RINGKEEP_{}", key.to_ascii_uppercase()), value),
+                other => unreachable!("{other} is no place for a path"),
             };
         }
         let output = command.output().expect("the binary runs");

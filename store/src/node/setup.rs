@@ -197,7 +197,7 @@ async fn sync_method(rt: &Rt, dir: &Path, wanted: SyncMethod) -> Result<Method, 
     Ok(method)
 }
 
-/// What a turn gives the log at a time, bytes: on a core with little memory less, because a turn has it up to three times, as entries, as a
+/// What a turn writes to the log at a time, bytes: on a core with little memory less, because a turn has it up to three times, as entries, as a
 /// batch and as the record that is written.
 fn turn_bytes(core_bytes: u64) -> usize {
     const MIN: u64 = 4 << 20;

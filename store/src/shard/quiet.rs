@@ -42,7 +42,7 @@ pub struct Ticked {
 }
 
 impl<W, R> Table<W, R> {
-    /// Lets a tick pass at every replica that is awake, and at what is known of other stores. A store that is `mute` gives no signs of life;
+    /// Lets a tick pass at every replica that is awake, and at what is known of other stores. A store that is `mute` sends no signs of life;
     /// those that are due then are given with the first tick at which it is so no more.
     pub fn tick(&mut self, now: Time, mute: bool) -> Ticked {
         let late = self.ticked_at.is_some_and(|before| now.0.saturating_sub(before.0) > GAP_NANOS);
@@ -148,7 +148,7 @@ impl<W, R> Table<W, R> {
 impl Shard {
     /// Whether the turn is where it was a while ago: the log hangs or has no room, or the tree takes nothing more. Nothing leaves the store
     /// without a turn, so the groups that are awake have others lead soon. Those that sleep elsewhere rest on signs of life alone, so this
-    /// store gives none until it goes on, and asks the scheduler for no leadership.
+    /// store sends none until it goes on, and asks the scheduler for no leadership.
     pub fn is_stuck(&self) -> bool {
         let inner = &*self.inner;
         let stuck = |since| inner.rt.now().since(since) >= TICK * SIGN_TICKS;

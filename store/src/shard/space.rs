@@ -104,7 +104,7 @@ impl Inner {
     /// The fault of a store whose log is no longer in the directory that was seen first, or that is gone: what is acknowledged from then on
     /// would be found by no start.
     fn displaced(&self, seen: &DirSeen) -> Option<Fault> {
-        if let (DirSeen::There { id, .. }, None) = (seen, self.dir_id.get()) {
+        if let (DirSeen::There { id, free_bytes: _ }, None) = (seen, self.dir_id.get()) {
             self.dir_id.set(Some(*id));
         }
         Fault::moved(&self.log_dir(), self.dir_id.get()?, seen)

@@ -132,7 +132,8 @@ impl<W, R> Table<W, R> {
     pub fn bury_region(&mut self, record: RegionRecord) -> Option<Replica<W, R>> {
         assert!(record.tombstone, "{} is buried alive", record.region);
         let id = record.region.id;
-        let removed = self.regions.remove(&id).map(|Entry { replica, published, .. }| {
+        let removed = self.regions.remove(&id).map(|entry| {
+            let Entry { replica, published, dirty: _, awake: _, stirred: _ } = entry;
             if let Some((range, _)) = published {
                 self.by_start.remove(range.start().as_bytes());
                 self.publish([range]);

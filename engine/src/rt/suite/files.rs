@@ -200,7 +200,7 @@ pub(super) async fn a_directory_is_known_again_and_its_room(stage: Stage) {
     let seen = look(&stage.dir).await;
     assert!(seen.free_bytes().unwrap() > 0);
     let id = |seen| match seen {
-        DirSeen::There { id, .. } => id,
+        DirSeen::There { id, free_bytes: _ } => id,
         DirSeen::Gone { missing } => panic!("{} is not there", missing.display()),
     };
     stage.rt.replace_small(&stage.path("f"), b"text").await.unwrap();

@@ -1,5 +1,5 @@
-//! The only vote of a group goes from one member to another: whatever one of the two has lost, they elect again; and who is left behind is
-//! heard.
+//! The only vote of a group goes from one member to another: whatever one of the two has lost, they elect again; and a member that
+//! missed its removal asks.
 
 use raft::{Body, HardState, Index, Joint, LogId, Membership, NodeId, RoleKind, Term};
 

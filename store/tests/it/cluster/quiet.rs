@@ -118,7 +118,7 @@ fn hang_the_disk_of_the_leader(seed: u64) -> Result<(), String> {
     let (other, _) = run.nodes.leader(regions()[1].id).ok_or("no leader")?;
     let (addrs, asking) = (run.nodes.addrs(), run.world.node(NODES + 1));
     drop(asking.start(0, move |rt| clients::ask_node(rt, addrs, other, "z", set("noticed"), false)));
-    // Half a second until it gives no more signs of life, one until it is missed, and up to two election timeouts, or twice that where two
+    // Half a second until it sends no more signs of life, one until it is missed, and up to two election timeouts, or twice that where two
     // candidates meet.
     run.pass(Duration::from_secs(6))?;
     let (new, _) = run.nodes.leader(region).ok_or("no leader")?;
