@@ -1,10 +1,13 @@
 //! What a walk may hold of one block or value, so that whoever has room for a walk knows how much room before anything is held.
 //!
 //! A walk has a block of each table open, and copies what it finds in memtables a handful at a time. A block is as long as the values in
-//! it, so how much a walk holds is up to those who wrote. A walk with a bound ends where it would have to hold more at once, before it
-//! does, and says how much that is: its caller makes room and walks again.
+//! it, so how much a walk holds is up to those who wrote; of long ones it keeps the keys, and the values of those that it read last
+//! ([`long`](super::long)). A walk with a bound ends where it would have to hold a longer one, before it does, and says how long that is:
+//! its caller makes room and walks again.
 
 use std::cell::Cell;
+
+use super::long::KeptBlocks;
 
 /// How a walk goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,15 +28,21 @@ impl WalkLimits {
 pub(crate) struct Bound {
     limits: WalkLimits,
     met: Cell<Option<usize>>,
+    kept: KeptBlocks,
 }
 
 impl Bound {
     pub(crate) fn new(limits: WalkLimits) -> Self {
-        Self { limits, met: Cell::new(None) }
+        Self { limits, met: Cell::new(None), kept: KeptBlocks::new(limits.block_bytes_max) }
     }
 
     pub(crate) fn keys_only(&self) -> bool {
         self.limits.keys_only
+    }
+
+    /// The long blocks that the walk keeps.
+    pub(crate) fn kept(&self) -> &KeptBlocks {
+        &self.kept
     }
 
     /// Whether so much may be held at once.

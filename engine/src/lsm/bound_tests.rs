@@ -124,3 +124,54 @@ fn a_walk_ends_before_it_holds_what_it_has_no_room_for_and_over_keys_it_needs_li
         });
     }
 }
+
+/// Values of many tables, each with a few versions of the same keys, whatever the cache has of them.
+#[test]
+fn a_walk_over_many_tables_of_long_values_finds_the_same_as_look_ups_and_keeps_few() {
+    for (cache_bytes, seed) in [(0, 1), (64 << 20, 2), (3 << 20, 3)] {
+        sim::run(seed, move |rt| async move {
+            let options = TreeOptions { cache_bytes, l0_tables: 64, ..TreeOptions::default() };
+            let tree = Tree::open(&rt, Path::new("/t"), options).await.unwrap();
+            let rng = Rng::new(seed);
+            let mut snapshots = Vec::new();
+            for _ in 0..20 {
+                let mut batch = WriteBatch::new();
+                for _ in 0..3 {
+                    let n = rng.below(u64::from(KEYS)) as u32;
+                    match rng.below(8) {
+                        0 => batch.delete(Cf::Default, &key(n)),
+                        1 => batch.delete_range(Cf::Default, &key(n), &key(n + 2)),
+                        2 => batch.put(Cf::Default, &key(n), b"short"),
+                        _ => batch.put(Cf::Default, &key(n), &big(rng.below(1000) as u32)[..BIG_BYTES / 4]),
+                    }
+                }
+                tree.write(&batch).unwrap();
+                snapshots.push(tree.snapshot());
+                tree.flush().await.unwrap();
+            }
+            assert!(tree.stats().levels[0].0 > 10, "{:?}", tree.stats().levels);
+            for snapshot in snapshots {
+                let mut expected = Vec::new();
+                for n in 0..KEYS {
+                    let value = snapshot.get(Cf::Default, &key(n)).await.unwrap();
+                    expected.extend(value.map(|value| (Bytes::from(key(n)), value)));
+                }
+                for direction in [Direction::Forward, Direction::Reverse] {
+                    let limits = limits(false, BIG_BYTES / 2);
+                    let mut iter = snapshot.walk(Cf::Default, b"", b"", direction, limits);
+                    let mut found = Vec::new();
+                    while let Some(pair) = iter.next().await.unwrap() {
+                        found.push(pair);
+                        assert!(iter.kept_bytes() <= BIG_BYTES / 2, "{}", iter.kept_bytes());
+                    }
+                    assert_eq!(iter.too_large(), None);
+                    if direction == Direction::Reverse {
+                        found.reverse();
+                    }
+                    assert!(found == expected, "{direction:?}, {} of {}", found.len(), expected.len());
+                }
+            }
+            tree.close().await;
+        });
+    }
+}

@@ -8,6 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::key::{Kind, SeqNo};
+use super::long::{Elsewhere, Value};
 
 /// Decoded entries in key order, newest version first.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub(crate) struct Chunk {
     keys: Bytes,
     values: Bytes,
     entries: Vec<Place>,
+    /// Where the values are, if the chunk has none.
+    elsewhere: Option<Elsewhere>,
 }
 
 #[derive(Debug, Clone)]
@@ -68,6 +71,19 @@ impl Chunk {
     /// The value of entry `at`, shared.
     pub(crate) fn value(&self, at: usize) -> Bytes {
         part_of(&self.values, to_usize(&self.entries[at].value))
+    }
+
+    /// The value of entry `at`, or where it is.
+    pub(crate) fn value_or_place(&self, at: usize) -> Value {
+        match &self.elsewhere {
+            Some(elsewhere) => Value::Elsewhere(elsewhere.clone()),
+            None => Value::Here(self.value(at)),
+        }
+    }
+
+    /// The chunk, whose entries have no values: those are `elsewhere`.
+    pub(crate) fn with_values_elsewhere(self, elsewhere: Elsewhere) -> Self {
+        Self { elsewhere: Some(elsewhere), ..self }
     }
 
     /// Drops the entries whose keys lie outside of a range; `inside` holds for one run of neighbours.
@@ -154,12 +170,12 @@ impl ChunkBuilder {
 
     pub(crate) fn finish(self) -> Chunk {
         let keys = Bytes::from(self.keys);
-        Chunk { values: keys.clone(), keys, entries: self.entries }
+        Chunk { values: keys.clone(), keys, entries: self.entries, elsewhere: None }
     }
 
     /// The values are ranges of `values`.
     pub(crate) fn finish_over(self, values: Bytes) -> Chunk {
-        Chunk { keys: Bytes::from(self.keys), values, entries: self.entries }
+        Chunk { keys: Bytes::from(self.keys), values, entries: self.entries, elsewhere: None }
     }
 }
 

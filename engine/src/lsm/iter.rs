@@ -16,6 +16,7 @@ use super::Snapshot;
 use super::bound::Bound;
 use super::erased::{Stretch, stretch_of_all};
 use super::key::{Cf, Direction, Kind, SeqNo};
+use super::long::Value;
 use super::memtable::{DENSE_DELETES_MIN, Memtable};
 use super::merge::Merge;
 use super::source::Source;
@@ -85,6 +86,12 @@ impl Iter {
         self.passed
     }
 
+    /// What is kept of long blocks, bytes.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.bound.kept().kept_bytes()
+    }
+
     /// The next key and its value, or `None` at the end of the range.
     ///
     /// # Errors
@@ -101,7 +108,7 @@ impl Iter {
         if self.bound.met().is_some() {
             return Ok(None);
         }
-        Ok(found.map(|(key, value)| (key, if self.bound.keys_only() { Bytes::new() } else { value })))
+        Ok(found)
     }
 
     /// Why the walk ended early: it would have had to hold this many bytes at once, which is beyond its limits. It is of no further use
@@ -115,7 +122,7 @@ impl Iter {
         let Some(merge) = &mut self.merge else { return Ok(None) };
         while let Some(entry) = merge.peek() {
             let undecided = entry.seq <= at && self.decided.as_deref() != Some(entry.key);
-            let mut found = None;
+            let (mut found, seq) = (None, entry.seq);
             if undecided {
                 let decided = self.decided.get_or_insert_default();
                 decided.clear();
@@ -125,11 +132,16 @@ impl Iter {
                 } else {
                     self.hidden = 0;
                     match entry.kind {
-                        Kind::Put => found = Some(merge.take_current()),
+                        Kind::Put => found = merge.take_current(),
                         Kind::Delete => meet_delete(&mut self.deletes, &self.snapshot),
                     }
                 }
             }
+            let found = match found {
+                // Before the walk goes on, which may let go of its block.
+                Some(pair) => Some(with_value(&self.snapshot, &self.bound, pair, seq).await?),
+                None => None,
+            };
             if !merge.advance_now() {
                 merge.advance().await?;
             }
@@ -150,15 +162,17 @@ impl Iter {
     async fn next_reverse(&mut self) -> Result<Option<(Bytes, Bytes)>> {
         let at = self.snapshot.seq();
         let Some(merge) = &mut self.merge else { return Ok(None) };
-        let mut candidate: Option<(Bytes, Bytes, Kind, SeqNo)> = None;
+        let mut candidate: Option<((Bytes, Value), Kind, SeqNo)> = None;
         while let Some(entry) = merge.peek() {
-            if let Some((key, value, kind, seq)) = candidate.take_if(|(key, ..)| entry.key != &key[..]) {
-                if is_erased(&self.erasers, &mut self.stretch, &key, seq, at) {
+            if let Some((pair, kind, seq)) = candidate.take_if(|((key, _), ..)| entry.key != &key[..]) {
+                if is_erased(&self.erasers, &mut self.stretch, &pair.0, seq, at) {
                     self.hidden += 1;
                 } else {
                     self.hidden = 0;
                     match kind {
-                        Kind::Put => return Ok(Some((key, value))),
+                        Kind::Put => {
+                            return with_value(&self.snapshot, &self.bound, pair, seq).await.map(Some);
+                        }
                         Kind::Delete => meet_delete(&mut self.deletes, &self.snapshot),
                     }
                 }
@@ -173,18 +187,39 @@ impl Iter {
             }
             if entry.seq <= at {
                 let (kind, seq) = (entry.kind, entry.seq);
-                let (key, value) = merge.take_current();
-                candidate = Some((key, value, kind, seq));
+                candidate = merge.take_current().map(|pair| (pair, kind, seq));
             }
             if !merge.advance_now() {
                 merge.advance().await?;
             }
             pass(&mut self.passed, &self.budget).await;
         }
-        let Some((key, value, kind, seq)) = candidate else { return Ok(None) };
-        let shown = kind == Kind::Put && !is_erased(&self.erasers, &mut self.stretch, &key, seq, at);
-        Ok(shown.then_some((key, value)))
+        let Some((pair, kind, seq)) = candidate else { return Ok(None) };
+        if kind == Kind::Delete || is_erased(&self.erasers, &mut self.stretch, &pair.0, seq, at) {
+            return Ok(None);
+        }
+        with_value(&self.snapshot, &self.bound, pair, seq).await.map(Some)
     }
+}
+
+/// A found version with its value, if that is wanted.
+async fn with_value(
+    snapshot: &Snapshot,
+    bound: &Bound,
+    (key, value): (Bytes, Value),
+    seq: SeqNo,
+) -> Result<(Bytes, Bytes)> {
+    if bound.keys_only() {
+        return Ok((key, Bytes::new()));
+    }
+    let value = match value {
+        Value::Here(value) => value,
+        Value::Elsewhere(place) => {
+            let shared = snapshot.shared();
+            place.read(&shared.rt, &shared.cache, bound.kept(), (&key, seq)).await?
+        }
+    };
+    Ok((key, value))
 }
 
 /// Where range deletes lie.

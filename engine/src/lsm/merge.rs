@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::chunk::{Chunk, EntryRef};
 use super::key::{Direction, SeqNo, entry_order};
+use super::long::Value;
 use super::source::Source;
 use crate::error::Result;
 
@@ -48,9 +49,11 @@ impl Merge {
         cursor.chunk.get(cursor.at)
     }
 
-    /// Key and value of the next entry, shared. Only after [`Merge::peek`] gave one.
-    pub(crate) fn take_current(&self) -> (Bytes, Bytes) {
-        self.cursors.last().map_or_else(Default::default, |c| (c.chunk.key(c.at), c.chunk.value(c.at)))
+    /// Key of the next entry, shared, and its value or where that is; nothing at the end.
+    pub(crate) fn take_current(&self) -> Option<(Bytes, Value)> {
+        self.cursors
+            .last()
+            .map(|cursor| (cursor.chunk.key(cursor.at), cursor.chunk.value_or_place(cursor.at)))
     }
 
     /// Goes on by one entry if that needs no new chunk.

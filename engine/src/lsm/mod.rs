@@ -59,6 +59,7 @@ mod ingest;
 pub mod inspect;
 mod iter;
 mod key;
+mod long;
 mod maintain;
 mod manifest;
 mod memtable;

@@ -13,6 +13,7 @@ use super::bound::Bound;
 use super::cache::BlockCache;
 use super::chunk::Chunk;
 use super::key::{Cf, Direction, SeqNo, in_range, lower_end};
+use super::long::{BLOCK_BYTES_KEPT, Elsewhere};
 use super::memtable::Memtable;
 use super::table::Handle;
 use super::table::block::{BlockView, without_values};
@@ -23,8 +24,6 @@ use crate::rt::Rt;
 
 /// How far a scan reads ahead once it has missed the cache twice in a row.
 const SCAN_AHEAD_BYTES: usize = 64 << 10;
-/// A walk over keys keeps a longer block without its values, and no walk of a client keeps a longer piece of a file.
-const BLOCK_BYTES_KEPT: usize = 64 << 10;
 
 /// A half-open range; an empty end means "no upper bound".
 #[derive(Debug, Clone, Default)]
@@ -144,9 +143,18 @@ struct OpenTable {
     range: KeyRange,
     parts: Handles,
     blocks: Handles,
-    block: Option<(Handle, Bytes)>,
+    block: Option<OpenBlock>,
     intervals: Range<usize>,
     window: Window,
+}
+
+/// A block as a walk holds it.
+#[derive(Debug)]
+struct OpenBlock {
+    handle: Handle,
+    bytes: Bytes,
+    /// Without its values, which the walk reads when it comes to them.
+    is_bare: bool,
 }
 
 impl RunSource {
@@ -195,7 +203,7 @@ impl RunSource {
                     let read = read_block(&self.rt, &self.reading, &mut self.misses, open, handle).await?;
                     // The walk ends: it has no room for the block.
                     let Some(block) = read else { return Ok(Chunk::default()) };
-                    open.enter_block(handle, block)?;
+                    open.enter_block(block)?;
                     continue;
                 }
                 if let Some(handle) = open.next_part(self.direction)? {
@@ -232,20 +240,20 @@ impl OpenTable {
         self.blocks.next(direction, start, end).map_err(|damage| self.table.damaged(damage, "part"))
     }
 
-    fn enter_block(&mut self, handle: Handle, block: Bytes) -> Result<()> {
-        let intervals = BlockView::parse(&block).and_then(|view| {
+    fn enter_block(&mut self, block: OpenBlock) -> Result<()> {
+        let intervals = BlockView::parse(&block.bytes).and_then(|view| {
             let first = view.last_interval_before(&self.range.start, SeqNo::MAX)?;
             let last = view.last_interval_before(&self.range.end, SeqNo::MAX)?;
             Ok(first..view.intervals().min(last + 1))
         });
-        self.intervals = intervals.map_err(|damage| self.table.damaged_at(damage, handle))?;
-        self.block = Some((handle, block));
+        self.intervals = intervals.map_err(|damage| self.table.damaged_at(damage, block.handle))?;
+        self.block = Some(block);
         Ok(())
     }
 
     /// The next entries of the block the walk is in, or nothing if it is used up.
     fn next_interval(&mut self, direction: Direction) -> Result<Option<Chunk>> {
-        let Some((handle, block)) = &self.block else { return Ok(None) };
+        let Some(OpenBlock { handle, bytes, is_bare }) = &self.block else { return Ok(None) };
         loop {
             let interval = match direction {
                 Direction::Forward => self.intervals.next(),
@@ -255,8 +263,12 @@ impl OpenTable {
                 self.block = None;
                 return Ok(None);
             };
-            let chunk = BlockView::parse(block).and_then(|view| view.decode(interval, block));
+            let chunk = BlockView::parse(bytes).and_then(|view| view.decode(interval, bytes));
             let mut chunk = chunk.map_err(|damage| self.table.damaged_at(damage, *handle))?;
+            if *is_bare {
+                let table = self.table.clone();
+                chunk = chunk.with_values_elsewhere(Elsewhere { table, block: *handle, interval });
+            }
             chunk.trim(|key| in_range(key, &self.range.start, &self.range.end));
             if direction == Direction::Reverse {
                 chunk.reverse();
@@ -275,9 +287,10 @@ async fn read_block(
     misses: &mut u32,
     open: &mut OpenTable,
     handle: Handle,
-) -> Result<Option<Bytes>> {
+) -> Result<Option<OpenBlock>> {
     let Reading::Cached(cache, bound) = reading else {
-        return read(rt, reading, misses, open, handle).await.map(Some);
+        let bytes = read(rt, reading, misses, open, handle).await?;
+        return Ok(Some(OpenBlock { handle, bytes, is_bare: false }));
     };
     let block = match cache.get(open.table.meta.file, handle.offset) {
         Some(block) => {
@@ -307,10 +320,14 @@ async fn read_block(
             block
         }
     };
-    if !bound.keys_only() || block.len() <= BLOCK_BYTES_KEPT {
-        return Ok(Some(block));
+    if block.len() <= BLOCK_BYTES_KEPT {
+        return Ok(Some(OpenBlock { handle, bytes: block, is_bare: false }));
     }
-    without_values(&block).map(Some).map_err(|damage| open.table.damaged_at(damage, handle))
+    if !bound.keys_only() {
+        bound.kept().keep(open.table.meta.file, handle, &block);
+    }
+    let bytes = without_values(&block).map_err(|damage| open.table.damaged_at(damage, handle))?;
+    Ok(Some(OpenBlock { handle, bytes, is_bare: true }))
 }
 
 async fn read(
