@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::rt::Mono;
 
 /// The longest single pause.
-pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(100);
+pub(crate) const PAUSE_MAX: Duration = Duration::from_millis(75);
 /// Shorter pauses add up until they are worth a timer.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// What writers may do, bytes per second, when strain begins and when it is complete.
@@ -186,8 +186,8 @@ mod tests {
         let mut now = Mono::default();
         let (mut waited, mut written) = (Duration::ZERO, 0u64);
         while waited < second * 10 {
-            brake.charge(now, 100_000, Some(1e6));
-            written += 100_000;
+            brake.charge(now, 50_000, Some(1e6));
+            written += 50_000;
             if let Some(pause) = brake.pause(now) {
                 assert!(pause <= PAUSE_MAX);
                 now = now + pause;
