@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! a core's share     of 128 MiB   of 1 GiB   what
-//! fixed                  48 MiB     48 MiB   buffers of direct IO, blocks of a merge, stacks, code, tables of the runtime
+//! 32 MiB + 1/8           48 MiB     80 MiB   fixed, 80 MiB at most: buffers of direct IO, blocks of a merge, copies of large values, code
 //! 3/16                   24        192       memtables: one that fills, two that wait for their flush or are being flushed
-//! 1/2 - 48 MiB           16        464       blocks and rows of tables
+//! 1/2 - fixed            16        432       blocks and rows of tables
 //! 1/16, at most 32 MiB    8         32       writes in flight; each exists about three times, as value, command and record
 //! 1/16, at most 32 MiB    8         32       requests that are not answered
 //! 1/8                    16        128       answers that are not sent
@@ -13,7 +13,8 @@
 //!
 //! The PD port may hold half of what one core may of requests, and a quarter of what it may of answers. The rest, and a quarter on top of
 //! `memory_bytes`, is for this, copies in flight and the allocator's slack. Recovery reads the log in
-//! pieces and lives on the same budgets. Every field is per core.
+//! pieces and lives on the same budgets. Every field is per core. A node has [`NODE_BYTES_MIN`] at least, because what a process needs
+//! however few its cores does not fit into the quarter on top of less.
 
 use engine::host::too_few_open_files;
 
@@ -66,11 +67,20 @@ pub struct Limits {
 
 /// Below this the largest values that are allowed do not fit beside what a core needs anyway.
 const CORE_BYTES_MIN: u64 = 128 << 20;
+/// Below this a node of one core, which has what a process needs all for itself, was up to 1.6 times its memory where values of 8 MiB were
+/// written and read.
+const NODE_BYTES_MIN: u64 = 256 << 20;
 /// Memtables of a tree: one that fills, and those that are closed.
 pub(crate) const MEMTABLES: u64 = 3;
 /// What a core has to have beside its budgets: buffers of direct IO, the blocks of a merge and of a flush, which are as large as the largest
 /// values, stacks, the runtime.
-const FIXED_BYTES: u64 = 48 << 20;
+/// The copies of large values that are in flight grow with the bounds of what clients may have, so this grows with the share at first.
+const fn fixed_bytes(core_bytes: u64) -> u64 {
+    const LEAST: u64 = 32 << 20;
+    const MOST: u64 = 80 << 20;
+    let bytes = LEAST + core_bytes / 8;
+    if bytes < MOST { bytes } else { MOST }
+}
 /// Maximum size of a memtable, bytes; a larger one only makes restarts slower.
 const MEMTABLE_BYTES_MAX: u64 = 64 << 20;
 /// Maximum budget for answers, bytes; more does not speed up any client.
@@ -137,7 +147,7 @@ fn share_fds(open_files: u64, cores: usize) -> (u64, u64) {
 /// The budget where none is set: half of the memory that there is, or what the cores need at least, as long as that and the quarter on
 /// top of it fit.
 fn memory_of(machine: Machine, cores: usize) -> u64 {
-    let needed = CORE_BYTES_MIN.saturating_mul(cores as u64);
+    let needed = CORE_BYTES_MIN.saturating_mul(cores as u64).max(NODE_BYTES_MIN);
     let fits = needed <= machine.memory_bytes / 5 * 4;
     (machine.memory_bytes / 2).max(if fits { needed } else { 0 })
 }
@@ -172,6 +182,15 @@ impl Limits {
         let node_connections_max = usize::try_from(of_clients).unwrap_or(usize::MAX);
         let memory_bytes = config.memory_bytes.unwrap_or_else(|| memory_of(machine, cores));
         let core_bytes = memory_bytes / cores as u64;
+        if memory_bytes < NODE_BYTES_MIN {
+            return Err(format!(
+                "memory_bytes = {memory_bytes} and a node needs {NODE_BYTES_MIN}: raise memory_bytes{}",
+                match config.memory_bytes {
+                    Some(_) => "",
+                    None => ", or give this process more memory: that is half of what it may use",
+                }
+            ));
+        }
         if core_bytes < CORE_BYTES_MIN {
             return Err(format!(
                 "memory_bytes = {memory_bytes} leaves {core_bytes} bytes for each of {cores} cores, and a core needs \
@@ -182,7 +201,8 @@ impl Limits {
             .lsm
             .memtable_bytes
             .unwrap_or_else(|| (core_bytes / 16).clamp(MEMTABLE_BYTES_MIN, MEMTABLE_BYTES_MAX));
-        let block_cache_bytes = config.lsm.block_cache_bytes.unwrap_or(core_bytes / 2 - FIXED_BYTES);
+        let block_cache_bytes =
+            config.lsm.block_cache_bytes.unwrap_or(core_bytes / 2 - fixed_bytes(core_bytes));
         if memtable_bytes.saturating_mul(MEMTABLES).saturating_add(block_cache_bytes) > core_bytes {
             return Err(format!(
                 "{MEMTABLES} memtables of lsm.memtable_bytes = {memtable_bytes} and lsm.block_cache_bytes = {block_cache_bytes} \
@@ -224,7 +244,7 @@ mod tests {
         assert_eq!(limits.cores, 4);
         assert_eq!(limits.core_bytes, 2 << 30);
         assert_eq!(limits.memtable_bytes, 64 << 20);
-        assert_eq!(limits.block_cache_bytes, (1 << 30) - FIXED_BYTES);
+        assert_eq!(limits.block_cache_bytes, (1 << 30) - (80 << 20));
     }
 
     #[test]
@@ -235,9 +255,23 @@ mod tests {
         };
         assert_eq!(memory(400 << 20, 2), Ok(128 << 20), "a quarter on top is 320 MiB");
         assert_eq!(memory(320 << 20, 2), Ok(128 << 20));
-        let refused = memory(319 << 20, 2).expect_err("too small for two");
+        assert_eq!(memory(640 << 20, 4), Ok(128 << 20));
+        let refused = memory(639 << 20, 4).expect_err("too small for four");
         assert!(refused.contains("lower cores"), "{refused}");
-        assert_eq!(memory(319 << 20, 1), Ok(319 << 19), "half");
+        assert_eq!(memory(320 << 20, 1), Ok(256 << 20), "and as much for one core");
+        let refused = memory(319 << 20, 1).expect_err("too small for any");
+        assert!(refused.contains("a node needs") && refused.contains("more memory"), "{refused}");
+    }
+
+    #[test]
+    fn a_node_says_how_little_is_too_little() {
+        let of = |memory_bytes| {
+            let config = Config { memory_bytes: Some(memory_bytes), cores: Some(1), ..Config::default() };
+            Limits::derive(&config, MACHINE)
+        };
+        assert_eq!(of(256 << 20).map(|limits| limits.block_cache_bytes), Ok(64 << 20));
+        let refused = of((256 << 20) - 1).expect_err("too little");
+        assert!(refused.contains("memory_bytes = 268435455") && refused.contains("268435456"), "{refused}");
     }
 
     #[test]
@@ -248,7 +282,7 @@ mod tests {
             let clients = limits.memory.input_bytes + limits.memory.output_bytes;
             let tree = MEMTABLES * limits.memtable_bytes + limits.block_cache_bytes;
             let log = limits.log_cache_bytes + limits.inflight_bytes;
-            let spent = FIXED_BYTES + tree + log + clients as u64;
+            let spent = fixed_bytes(limits.core_bytes) + tree + log + clients as u64;
             assert!(spent <= limits.core_bytes, "{limits:?}");
         }
     }
