@@ -11,6 +11,7 @@
 mod calls;
 mod cases;
 mod load;
+mod mixed;
 mod watch;
 
 use std::net::SocketAddr;
@@ -132,7 +133,7 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<AbuseReport, 
 
 fn one(case: &Case, target: Target, each: Duration) -> Result<CaseReport, Failed> {
     let resident = target.pid.map(Resident::watch);
-    let bystander = Bystander::start(target.resp)?;
+    let bystander = Bystander::start(target.resp, case.name == cases::DESCRIPTORS)?;
     let outcome = (case.run)(target, each);
     let (seen, alive) = (bystander.stop(), target.answers());
     let failed = match (&outcome, seen.failed, alive) {

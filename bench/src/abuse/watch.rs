@@ -1,6 +1,6 @@
 //! Those who look on: the bystander, who wants little, and the eye on the node's memory.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::Failed;
 use crate::clock::{now, pause};
+use crate::resp;
 
 /// How often the node's memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -32,14 +33,17 @@ pub(super) struct Bystander {
 
 impl Bystander {
     /// Returns once it has been served for the first time, so that nothing which a case takes away keeps it from coming.
-    pub(super) fn start(addr: SocketAddr) -> Result<Self, Failed> {
-        let mut stream = TcpStream::connect(addr)?;
+    ///
+    /// `writes_may_fail` where a case takes away what writes need: then their refusals are answers, too.
+    pub(super) fn start(addr: SocketAddr, writes_may_fail: bool) -> Result<Self, Failed> {
+        let stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(WAIT_MAX))?;
-        ask_once(&mut stream)?;
+        let mut stream = BufReader::new(stream);
+        ask_once(&mut stream, writes_may_fail)?;
         let ends = Arc::new(AtomicBool::new(false));
         let seen = ends.clone();
-        Ok(Self { ends, thread: std::thread::spawn(move || look_on(stream, &seen)) })
+        Ok(Self { ends, thread: std::thread::spawn(move || look_on(stream, writes_may_fail, &seen)) })
     }
 
     pub(super) fn stop(self) -> Seen {
@@ -48,11 +52,11 @@ impl Bystander {
     }
 }
 
-fn look_on(mut stream: TcpStream, ends: &AtomicBool) -> Seen {
+fn look_on(mut stream: BufReader<TcpStream>, writes_may_fail: bool, ends: &AtomicBool) -> Seen {
     let mut waits = Vec::new();
     let mut failed = None;
     while !ends.load(Relaxed) && failed.is_none() {
-        match ask_once(&mut stream) {
+        match ask_once(&mut stream, writes_may_fail) {
             Ok(both) => waits.extend(both),
             Err(error) => failed = Some(error.to_string()),
         }
@@ -68,23 +72,26 @@ fn look_on(mut stream: TcpStream, ends: &AtomicBool) -> Seen {
     }
 }
 
+/// What a write is answered that cannot be done for now, or that may have been done.
+const REFUSALS: [&str; 2] = ["-TRYAGAIN", "-ERR the outcome is unknown"];
+
 /// Sets and gets its key; how long each took.
-fn ask_once(stream: &mut TcpStream) -> std::io::Result<[Duration; 2]> {
-    let requests: [(&[u8], &[u8]); 2] =
-        [(b"SET bystander little\r\n", b"+OK\r\n"), (b"GET bystander\r\n", b"$6\r\nlittle\r\n")];
-    let mut waits = [Duration::ZERO; 2];
-    for ((request, expected), wait) in requests.into_iter().zip(&mut waits) {
-        let began = now();
-        stream.write_all(request)?;
-        let mut answer = vec![0; expected.len()];
-        stream.read_exact(&mut answer)?;
-        *wait = began.elapsed();
-        if answer != expected {
-            let answer = String::from_utf8_lossy(&answer).into_owned();
-            return Err(std::io::Error::other(format!("was answered {answer:?}")));
-        }
+fn ask_once(stream: &mut BufReader<TcpStream>, writes_may_fail: bool) -> std::io::Result<[Duration; 2]> {
+    let began = now();
+    stream.get_mut().write_all(b"SET bystander little\r\n")?;
+    let answer = resp::line(stream)?;
+    let set = began.elapsed();
+    let is_refusal = writes_may_fail && REFUSALS.iter().any(|refusal| answer.starts_with(refusal));
+    if answer != "+OK" && !is_refusal {
+        return Err(std::io::Error::other(format!("was answered {answer:?}")));
     }
-    Ok(waits)
+    let began = now();
+    stream.get_mut().write_all(b"GET bystander\r\n")?;
+    let answer = [resp::line(stream)?, resp::line(stream)?];
+    if answer != ["$6", "little"] {
+        return Err(std::io::Error::other(format!("was answered {answer:?}")));
+    }
+    Ok([set, began.elapsed()])
 }
 
 /// The highest memory of a process.
