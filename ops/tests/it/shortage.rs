@@ -27,7 +27,7 @@ fn write_until_one_waits(node: &Node) -> TcpStream {
     stream.write_all(b"PING\r\n").expect("a socket");
     stream.read_exact(&mut [0; 7]).expect("an answer");
     limit(node, Some(DESCRIPTORS));
-    stream.set_read_timeout(Some(Duration::from_secs(2))).expect("a socket");
+    stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket");
     let head = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE_BYTES}\r\n");
     let command = [head.as_bytes(), &vec![b'v'; VALUE_BYTES], b"\r\n"].concat();
     for _ in 0..1000 {
@@ -73,8 +73,8 @@ fn a_shortage_of_descriptors_is_on_every_page_and_in_the_log_until_it_has_passed
     limit(&node, getrlimit(Resource::Nofile).current);
     waiting.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
     let mut answer = [0; 5];
-    waiting.read_exact(&mut answer).expect("what waited is answered");
-    assert_eq!(&answer, b"+OK\r\n");
+    waiting.read_exact(&mut answer).expect("what waited is answered, at the latest after two seconds");
+    assert!(&answer == b"+OK\r\n" || &answer == b"-ERR ", "{answer:?}");
     page_with(&node, "/ready?verbose", "waits for what is short", false);
     page_with(&node, "/metrics", "ringkeep_log_waits{core=\"0\",store=\"1\"} 0", true);
     assert!(log().contains("the part waits no longer"), "{}", log());

@@ -167,6 +167,10 @@ struct Inner {
     quiet_turns: Cell<u64>,
     /// A turn waits for space for its entries.
     log_waits: Cell<bool>,
+    /// How far large writes have gone beyond the bound on bytes in flight since there were fewer.
+    beyond_bytes: Cell<usize>,
+    /// Log or tree have waited for so long for what is short that writes are refused as busy until they have it.
+    waits_long: Cell<bool>,
     /// Since when the turn has been where it is, unless there is none.
     turn_since: Cell<Option<Mono>>,
     /// The log may hold entries from before the start that are not applied yet.

@@ -143,6 +143,8 @@ impl Inner {
             reads_seen: Cell::new(0),
             quiet_turns: Cell::new(0),
             log_waits: Cell::new(false),
+            waits_long: Cell::new(false),
+            beyond_bytes: Cell::new(0),
             turn_since: Cell::new(None),
             recovering: Cell::new(false),
             searches: RefCell::default(),

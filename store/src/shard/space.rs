@@ -4,7 +4,8 @@
 //! refuses writes while less than the reserve is free, and the reason names both numbers: on a file system that is smaller than the
 //! reserve nothing else would explain why it never takes any. It refuses all of them, deletes included, until this start is counted
 //! ([`openings`](super::openings)). What its log or its tree waits for, space or descriptors or memory of the kernel, stands beside that
-//! in its health: it ends by itself, but as long as it lasts writes may have to wait.
+//! in its health: it ends by itself, but as long as it lasts writes may have to wait. After two seconds those that wait are answered, and
+//! what comes is refused as busy, until nothing is short any more.
 //!
 //! It looks, too, whether its directory is still the one that it was opened in. One that was moved or removed takes what is acknowledged on with
 //! it, because open files stay open; and no process has locked a copy in its place. So a store stops as soon as it sees that.
@@ -13,12 +14,13 @@ use std::path::PathBuf;
 
 use engine::error::{Fault, FaultKind, Shortage};
 use engine::log::Batch;
-use engine::rt::DirSeen;
+use engine::rt::{DirSeen, Mono};
 
 use super::Inner;
 use super::Shard;
 use super::health::{Event, Waits};
 use super::reply::Reply;
+use super::turn::SHORT_ANSWERED_AFTER;
 use crate::refusal::Refusal;
 use crate::region::replica::Replica;
 
@@ -43,6 +45,9 @@ impl Shard {
             inner.health.enter(Event::Waits(part, fault.as_ref()));
         }
         let log_waits = inner.log_waits.get() || inner.log.append_waits();
+        if !log_waits && inner.tree.lacks().is_none() {
+            inner.waits_long.set(false);
+        }
         let full = inner.tree.disk_full() || (log_waits && inner.log.stats().disk_full);
         let counted = inner.openings.is_counted();
         if full || !counted || free.is_some_and(|free| free < inner.limits.reserve_bytes) {
@@ -117,13 +122,40 @@ impl Inner {
         }
     }
 
+    /// Answers the writes that wait, because the log has waited for so long, and takes no more until it has what is short.
+    pub(super) fn answer_as_short(&self) {
+        self.waits_long.set(true);
+        self.answer_unknown();
+    }
+
+    /// The log has written what waited.
+    pub(super) fn log_goes_on(&self) {
+        self.log_waits.set(false);
+        if self.waits_long.get() && self.tree.lacks().is_none() {
+            self.waits_long.set(false);
+        }
+    }
+
+    /// Whether writers have waited long enough for a tree that lacks something, and does so `since` a moment that is noted: then no more are
+    /// admitted, and those that were are finished.
+    pub(super) fn has_waited_long(&self, since: &mut Option<Mono>) -> bool {
+        if self.tree.lacks().is_none() {
+            *since = None;
+            return false;
+        }
+        let now = self.rt.now();
+        let is_long = now.since(*since.get_or_insert(now)) >= SHORT_ANSWERED_AFTER;
+        self.waits_long.set(self.waits_long.get() || is_long);
+        is_long
+    }
+
     /// Whether log or tree wait for a higher limit on the length of files.
     fn meets_file_length(&self) -> bool {
         let short = [self.log.lacks(), self.tree.lacks()];
         short.into_iter().flatten().any(|fault| fault.shortage() == Some(Shortage::FileLength))
     }
 
-    /// Answers the clients whose writes wait, because the log waits for space, which may last for days. The writes stay: what was
+    /// Answers the clients whose writes wait, because the log waits for what is short, which may last for days. The writes stay: what was
     /// proposed may happen, and nothing but the log can say when.
     pub(super) fn answer_unknown(&self) {
         let mut state = self.state.borrow_mut();

@@ -286,6 +286,37 @@ fn writes_that_wait_for_space_are_answered_and_happen_later() {
     });
 }
 
+/// No client waits for descriptors for ever, whether the log lacks them or the tree.
+#[test]
+fn writes_that_wait_for_descriptors_are_answered_and_what_follows_is_refused() {
+    in_world(506, |rt, _, node| async move {
+        let disk = node.disk();
+        let store = Running::open_and_settle(&rt, |_| {}).await;
+        disk.set_descriptors(0);
+        let (mut taken, mut outcome) = (0, Some(Ok(Out::Done)));
+        let mut began = rt.now();
+        while outcome == Some(Ok(Out::Done)) && taken < 100 {
+            (taken, began) = (taken + 1, rt.now());
+            outcome = store.put("a", 5 << 20).await;
+        }
+        let waited = rt.now().since(began);
+        assert!(waited < Duration::from_secs(4), "{outcome:?} after {waited:?}, {taken} writes were taken");
+        assert!(store.shard.inner.waits_long.get(), "{outcome:?} after {taken} writes");
+        let began = rt.now();
+        let refused = store.put("b", 100).await;
+        assert!(matches!(&refused, Some(Err(Refusal::Busy { .. }))), "it is no full disk: {refused:?}");
+        assert!(rt.now().since(began) < Duration::from_millis(100));
+        rt.sleep(Duration::from_secs(5)).await;
+        assert!(store.shard.inner.waits_long.get(), "it takes none before it can");
+        disk.set_descriptors(u64::MAX);
+        store.wait_until(|shard| !shard.inner.waits_long.get()).await;
+        store.wait_until(|shard| shard.inner.state.borrow().inflight_bytes == 0).await;
+        let found = store.submit(Op::Get { key: Bytes::from_static(b"a") }).await;
+        assert!(matches!(&found, Some(Ok(Out::Value(Some(value)))) if value.len() == 5 << 20), "it happened");
+        assert_eq!(store.put("a", 100).await, Some(Ok(Out::Done)));
+    });
+}
+
 /// While nothing is to be done: the log is not vouched for any more.
 #[test]
 fn a_store_that_stops_while_it_is_idle() {

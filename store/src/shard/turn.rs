@@ -52,8 +52,9 @@ const PRESSURE_PAUSE: Duration = Duration::from_millis(1);
 /// How often a store on a full disk, or without descriptors, tries again.
 pub(super) const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a write waits for space in the log. Long enough for what passes quickly, and shorter than most clients wait.
-const FULL_ANSWERED_AFTER: Duration = Duration::from_secs(2);
+/// How long a write waits for what is short: space in the log, descriptors, memory of the kernel. Long enough for what passes quickly, and
+/// shorter than most clients wait.
+pub(super) const SHORT_ANSWERED_AFTER: Duration = Duration::from_secs(2);
 
 /// What the regions that moved want done and what takes time.
 #[derive(Default)]
@@ -191,7 +192,11 @@ impl Shard {
             }
             Pressure::Stop => {
                 inner.stalls.stopped(inner.rt.now());
-                self.wait_while(|tree| tree.pressure() == Pressure::Stop).await?;
+                let mut short_since = None;
+                self.wait_while(|tree| {
+                    tree.pressure() == Pressure::Stop && !inner.has_waited_long(&mut short_since)
+                })
+                .await?;
                 inner.stalls.goes_on(inner.store, &inner.tree, inner.rt.now());
             }
         }
@@ -199,7 +204,7 @@ impl Shard {
     }
 
     /// Waits while a tree that is at work is in some state.
-    pub(super) async fn wait_while(&self, stopped: impl Fn(&Tree) -> bool) -> Result<(), Fault> {
+    pub(super) async fn wait_while(&self, mut stopped: impl FnMut(&Tree) -> bool) -> Result<(), Fault> {
         let inner = &*self.inner;
         while stopped(&inner.tree) {
             if let Some(fault) = inner.tree.fault() {
@@ -256,11 +261,11 @@ impl Shard {
     }
 
     /// A full disk, or another passing shortage, refuses entries before anything is written. They were proposed and must not be
-    /// lost, so the turn waits until it is over. A full disk may last for days, so what arrives meanwhile is refused, deletes included, and
-    /// what was proposed is answered after a while: it may still happen.
+    /// lost, so the turn waits until it is over. That may take days, so what arrives meanwhile is refused, deletes included, on a full disk at
+    /// once and otherwise after a while; and what was proposed is answered then: it may still happen.
     async fn write_when_there_is_room(&self, batch: Batch) -> Result<(), Fault> {
         let inner = &*self.inner;
-        let mut full_since = None;
+        let mut short_since = None;
         loop {
             let batch = batch.clone();
             let watched = inner.log_watch.begin(inner.rt.now());
@@ -275,10 +280,10 @@ impl Shard {
                     inner.log_waits.set(true);
                     if fault.is_of_room() {
                         inner.refuse_writes();
-                        let now = inner.rt.now();
-                        if now.since(*full_since.get_or_insert(now)) >= FULL_ANSWERED_AFTER {
-                            inner.answer_unknown();
-                        }
+                    }
+                    let now = inner.rt.now();
+                    if now.since(*short_since.get_or_insert(now)) >= SHORT_ANSWERED_AFTER {
+                        inner.answer_as_short();
                     }
                     inner.rt.sleep(SHORTAGE_PAUSE).await;
                     if inner.health.has_stopped() {
@@ -287,7 +292,7 @@ impl Shard {
                     }
                 }
                 outcome => {
-                    inner.log_waits.set(false);
+                    inner.log_goes_on();
                     return outcome;
                 }
             }

@@ -39,6 +39,11 @@ const SMALL_WRITES_SHARE: usize = 8;
 const TOO_MANY_BYTES: Refusal =
     Refusal::Busy { reason: "too many bytes of writes are in flight", backoff_ms: 20 };
 
+const SHORT: Refusal = Refusal::Busy {
+    reason: "log or tree of the store wait for descriptors or memory of the kernel, see its health",
+    backoff_ms: 500,
+};
+
 impl Shard {
     pub(super) fn write(&self, route: Option<Route>, op: Op, reply: Reply) {
         if let Err(refusal) = self.may_write(&op) {
@@ -80,10 +85,15 @@ impl Shard {
         if !inner.openings.is_counted() || (inner.health.refuses_writes() && !admits) {
             return Err(inner.no_space());
         }
+        if inner.waits_long.get() {
+            return Err(SHORT);
+        }
         let state = inner.state.borrow();
-        if state.inflight_bytes + state.waiting_bytes > inner.inflight_bytes_max(op_bytes(op)) {
+        let (before, bytes) = (state.inflight_bytes + state.waiting_bytes, op_bytes(op));
+        if before > inner.inflight_bytes_max(before, bytes) {
             return Err(TOO_MANY_BYTES);
         }
+        inner.note_beyond(before, bytes);
         Ok(())
     }
 
@@ -192,14 +202,31 @@ impl Inner {
     /// Whether a write of `bytes` may begin: it fits beside those in flight, or there are none.
     pub(super) fn has_room_for(&self, bytes: usize) -> Result<(), Refusal> {
         let in_flight = self.state.borrow().inflight_bytes;
-        let fits = in_flight == 0 || in_flight + bytes <= self.inflight_bytes_max(bytes);
-        if fits { Ok(()) } else { Err(TOO_MANY_BYTES) }
+        if in_flight > 0 && in_flight + bytes > self.inflight_bytes_max(in_flight, bytes) {
+            return Err(TOO_MANY_BYTES);
+        }
+        self.note_beyond(in_flight, bytes);
+        Ok(())
     }
 
-    /// Bytes that may be in flight beside a write of `bytes`.
-    fn inflight_bytes_max(&self, bytes: usize) -> usize {
+    /// Bytes that may be in flight beside a write of `bytes`, where there are `before`.
+    fn inflight_bytes_max(&self, before: usize, bytes: usize) -> usize {
         let bound = self.limits.inflight_bytes_max;
-        if bytes <= SMALL_WRITE_BYTES_MAX { bound + bound / SMALL_WRITES_SHARE } else { bound }
+        if before <= bound {
+            self.beyond_bytes.set(0);
+        }
+        match bytes <= SMALL_WRITE_BYTES_MAX {
+            true => bound + self.beyond_bytes.get() + bound / SMALL_WRITES_SHARE,
+            false => bound,
+        }
+    }
+
+    /// The last large write that is taken goes beyond the bound, by up to its length; the reserve of small ones begins there.
+    fn note_beyond(&self, before: usize, bytes: usize) {
+        if bytes > SMALL_WRITE_BYTES_MAX {
+            let beyond = (before + bytes).saturating_sub(self.limits.inflight_bytes_max);
+            self.beyond_bytes.set(self.beyond_bytes.get().max(beyond));
+        }
     }
 
     /// Whether what the applied state said just now is still the latest, as far as that can be known without the log: a leader that

@@ -348,14 +348,18 @@ fn what_is_refused_for_its_size_copies_no_value() {
 
 #[test]
 fn small_writes_are_taken_beside_large_ones_that_fill_the_bound() {
-    in_world(|rt| async move {
+    [MIB, 6 * MIB].into_iter().for_each(small_writes_beside_large_ones);
+}
+
+fn small_writes_beside_large_ones(large_bytes: usize) {
+    in_world(move |rt| async move {
         let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 8 * MIB, true).await;
         let write = |key: &str, bytes: usize| {
             let op = Op::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: vec![1; bytes].into() };
             gateway.submit(None, op)
         };
         // The last one that is taken goes beyond the bound.
-        let large: Vec<_> = (0..20).map(|_| write("large", MIB)).collect();
+        let large: Vec<_> = (0..20).map(|_| write("large", large_bytes)).collect();
         let small: Vec<_> = (0..100).map(|_| write("large beside", 1 << 10)).collect();
         // Beyond the reserve small ones are refused, too.
         let flood: Vec<_> = (0..2000).map(|_| write("large flood", 4000)).collect();

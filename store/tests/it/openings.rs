@@ -319,9 +319,15 @@ async fn life_without_descriptors(rt: Rt, node: Node) {
     assert!(numbers(&stores).iter().all(|store| store.health.note().is_none()));
     assert_eq!(waiting(&stores), [0.0, 0.0]);
     disk.set_descriptors(disk.open_files());
+    let with = rt.clone();
     let writing = rt.spawn(async move {
-        for _ in 0..400 {
-            gateway.submit(None, Op::Put { key: key(1), value: vec![7; 2000].into() }).await.unwrap();
+        let mut taken = 0;
+        while taken < 400 {
+            match gateway.submit(None, Op::Put { key: key(1), value: vec![7; 2000].into() }).await {
+                Ok(_) => taken += 1,
+                Err(Refusal::Unknown | Refusal::Busy { .. }) => with.sleep(Duration::from_millis(100)).await,
+                Err(other) => panic!("{other:?}"),
+            }
         }
     });
     rt.sleep(Duration::from_secs(20)).await;
