@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::rt::fs::{DirId, DirSeen, doubted};
+use crate::rt::fs::{DirSeen, FileId, doubted};
 
 /// Result of a storage operation.
 pub type Result<T> = std::result::Result<T, Fault>;
@@ -178,7 +178,7 @@ impl Fault {
 
     /// `seen` is not the directory that was `opened`, where whatever is made next would be lost or land among the files of others. Nothing if it
     /// is.
-    pub fn moved(path: &Path, opened: DirId, seen: &DirSeen) -> Option<Self> {
+    pub fn moved(path: &Path, opened: FileId, seen: &DirSeen) -> Option<Self> {
         let (path, what) = match seen {
             DirSeen::There { id, free_bytes: _ } if *id == opened => return None,
             DirSeen::There { id: _, free_bytes: _ } => {
@@ -282,10 +282,10 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_no_longer_the_one_that_was_opened_is_named() {
-        let (dir, opened) = (Path::new("/data/store-1"), DirId { device: 1, number: 7 });
+        let (dir, opened) = (Path::new("/data/store-1"), FileId { device: 1, number: 7 });
         let there = |id| DirSeen::There { free_bytes: 1, id };
         assert!(Fault::moved(dir, opened, &there(opened)).is_none());
-        for id in [DirId { device: 2, number: 7 }, DirId { device: 1, number: 8 }] {
+        for id in [FileId { device: 2, number: 7 }, FileId { device: 1, number: 8 }] {
             let said = Fault::moved(dir, opened, &there(id)).unwrap().to_string();
             assert!(said.starts_with("/data/store-1: another directory is in its place"), "{said}");
         }

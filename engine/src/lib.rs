@@ -16,6 +16,7 @@
 
 pub mod error;
 pub mod host;
+mod in_place;
 pub mod log;
 pub mod lsm;
 pub mod origin;

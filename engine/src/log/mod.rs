@@ -19,6 +19,7 @@
 //! | `replay` | all live entries once more, for the tree after a start |
 //! | `purge`, `reclaim` | which segments may go; moving what is left in them |
 //! | `check` | the invariants as assertions |
+//! | `in_place` | whether its files are still where a start looks for them |
 //! | `witness` | `END`: how far the log reached, said outside of its segments |
 //! | `measure`, `inspect` | which sync method suits a host; a segment seen from outside |
 //!
@@ -43,6 +44,7 @@ mod check;
 mod flip;
 pub mod format;
 mod group;
+mod in_place;
 mod index;
 pub mod inspect;
 mod items;

@@ -13,7 +13,7 @@ use super::options::SyncMethod;
 use super::plant::{Bug, planted};
 use crate::error::{Fault, Result, Shortage};
 use crate::rt::local::Bell;
-use crate::rt::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode, Rt};
+use crate::rt::{BLOCK_BYTES, Buf, File, FileId, Meanwhile, OpenMode, Rt};
 
 /// Bytes that are zeroed with one write.
 pub(crate) const ZERO_PIECE_BYTES: u64 = 512 << 10;
@@ -172,6 +172,11 @@ impl Segment {
             zeroing: Cell::new(false),
             zeroed: Bell::default(),
         })
+    }
+
+    /// Which file it is.
+    pub(crate) fn file_id(&self) -> FileId {
+        self.plain.id()
     }
 
     /// Writes whole blocks at `pos`; durable at return.

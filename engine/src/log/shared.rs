@@ -49,6 +49,8 @@ pub(super) struct Shared {
     pub(super) witness_due_from: Cell<Mono>,
     pub(super) needed_from: Cell<SegmentNo>,
     pub(super) ready: RefCell<VecDeque<Segment>>,
+    /// The next look at where the files are begins with this segment.
+    pub(super) looked_to: Cell<SegmentNo>,
     /// Number of the segment that is prepared next.
     pub(super) next_number: Cell<SegmentNo>,
     pub(super) retired: RefCell<VecDeque<Retired>>,

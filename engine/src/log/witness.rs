@@ -38,7 +38,7 @@ use super::Shared;
 use super::format::{SegmentNo, Sequence, u32_at, u64_at};
 use crate::error::{Fault, Result, Shortage};
 use crate::rt::local::Bell;
-use crate::rt::{BLOCK_BYTES, File, Meanwhile, OpenMode, Rt};
+use crate::rt::{BLOCK_BYTES, File, FileId, Meanwhile, OpenMode, Rt};
 
 const FILE: &str = "END";
 const MAGIC: [u8; 8] = *b"RKLOGEND";
@@ -247,6 +247,11 @@ impl Witness {
         self.round.set(slot.round);
         self.said.set(Some(reached));
         Ok(())
+    }
+
+    /// Where it is, and which file.
+    pub(crate) fn file(&self) -> (&Path, FileId) {
+        (&self.path, self.file.id())
     }
 
     pub(crate) async fn close(self) -> Result<()> {

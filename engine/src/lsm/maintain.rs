@@ -320,8 +320,17 @@ impl Maintenance {
     async fn roll_manifest(&mut self) -> Result<()> {
         let shared = self.shared.clone();
         let number = self.next_number();
-        let fresh =
-            Manifest::begin(&shared.rt, &shared.dir, self.manifest.tree(), number, &shared.whole()).await?;
+        shared.puts_in_force(None);
+        let begun =
+            Manifest::begin(&shared.rt, &shared.dir, self.manifest.tree(), number, &shared.whole()).await;
+        let fresh = match begun {
+            Err(fault) if fault.is_passing() => {
+                shared.puts_in_force(Some(&self.manifest));
+                return Err(fault);
+            }
+            begun => begun?,
+        };
+        shared.puts_in_force(Some(&fresh));
         let old = std::mem::replace(&mut self.manifest, fresh);
         let path = shared.dir.join(manifest_name(old.number()));
         old.close().await?;

@@ -27,6 +27,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::in_place::InForce;
 use super::table::{Damage, UNKNOWN_MANIFEST};
 use super::version::{Edit, EditV3, EditV4};
 use crate::error::{Fault, Result, Shortage};
@@ -112,7 +113,7 @@ impl Manifest {
         self.first_frame_bytes = self.len_bytes;
         rt.sync_dir(dir).await.map_err(|e| Fault::unpromised(dir, "syncing the directory", &e))?;
         let current = dir.join(CURRENT);
-        rt.replace_small(&current, format!("{}\n", file_name(self.number)).as_bytes())
+        rt.replace_small(&current, named(self.number).as_bytes())
             .await
             .map_err(|e| Fault::io(&current, "switching to a new manifest", &e))
     }
@@ -203,6 +204,11 @@ impl Manifest {
         self.number
     }
 
+    /// What is at its place as long as it is in force.
+    pub(crate) fn in_force(&self) -> InForce {
+        InForce { path: self.path.clone(), id: self.file.id(), named: named(self.number) }
+    }
+
     pub(crate) fn tree(&self) -> u64 {
         self.tree
     }
@@ -212,6 +218,11 @@ impl Manifest {
         let path = self.path;
         self.file.close().await.map_err(|e| Fault::io(&path, "closing", &e))
     }
+}
+
+/// What `CURRENT` says where manifest `number` is in force.
+fn named(number: u64) -> String {
+    format!("{}\n", file_name(number))
 }
 
 /// The manifest in force, as found.

@@ -33,6 +33,7 @@
 //! | `source`, `merge`, `iter`, `bound` | walking many sorted things as one, and what a walk may hold |
 //! | `export`, `ingest` | a range as files of their own, out of one tree and into another |
 //! | `erased` | range deletes |
+//! | `in_place` | whether its files are still where a start looks for them |
 //! | `check` | the invariants as assertions |
 //! | `cache`, `rows` | blocks in memory; single rows in memory |
 //! | `inspect`, `fuzz` | files of a tree that is not running; every decoder on any bytes |
@@ -55,7 +56,9 @@ mod estimate;
 mod export;
 mod filter;
 pub mod fuzz;
+mod in_place;
 mod ingest;
+
 pub mod inspect;
 mod iter;
 mod key;
@@ -214,6 +217,10 @@ struct Shared {
     /// Flushed memtables that still have to be freed, a little at a time.
     spent: RefCell<Vec<Rc<Memtable>>>,
     files: Rc<Files>,
+    /// Nothing while it is being changed.
+    in_force: RefCell<Option<in_place::InForce>>,
+    /// The next look at where the files are begins with this table of the version.
+    looked_to: Cell<usize>,
     pace: Rc<Pace>,
     brake: Brake,
     /// What the version in force adds to the backlog: tables in level 0 and debt.

@@ -217,6 +217,8 @@ async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
         sharings: Default::default(),
         spent: Default::default(),
         files: tables,
+        in_force: Default::default(),
+        looked_to: Default::default(),
         pace: Rc::new(Pace::new(options.compaction_bytes_per_second)),
         brake: Default::default(),
         l0_and_debt: Default::default(),
@@ -237,6 +239,7 @@ async fn open(recovery: Recovery) -> Result<Rc<Shared>> {
         }
         (begun, _) => begun?,
     };
+    shared.puts_in_force(Some(&manifest));
     shared.measure_backlog();
     remove_orphans(&shared, &names, manifest.number()).await?;
     rt.spawn(maintain::run(shared.clone(), manifest));

@@ -9,6 +9,7 @@ use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::time::Duration;
 
+use super::fs::FileId;
 #[cfg(feature = "sim")]
 use super::fs::in_doubt;
 #[cfg(feature = "sim")]
@@ -78,6 +79,11 @@ impl Rt {
 }
 
 impl File {
+    /// Which file it is, by whatever path it was opened.
+    pub fn id(&self) -> FileId {
+        in_file!(&self.0, file => file.id())
+    }
+
     /// Reads `len` bytes at `pos`; shorter only at the end of the file. What the kernel is short of for a moment is waited out:
     /// a read harms nothing, however often it is asked for.
     pub async fn read_at(&self, pos: u64, len: usize) -> io::Result<Buf> {

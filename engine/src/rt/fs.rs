@@ -125,6 +125,11 @@ impl Rt {
         in_world!(&self.world, core => core.look_at_dir(path).await)
     }
 
+    /// What is at the paths of files, in their order; nothing where there is no file.
+    pub async fn look_at_files(&self, paths: Vec<PathBuf>) -> io::Result<Vec<Option<FileSeen>>> {
+        in_world!(&self.world, core => core.look_at_files(paths).await)
+    }
+
     /// Locks a directory against other processes.
     ///
     /// # Errors
@@ -142,7 +147,7 @@ pub enum DirSeen {
         /// Bytes free for this process on its file system.
         free_bytes: u64,
         /// Which one it is.
-        id: DirId,
+        id: FileId,
     },
     /// Nothing.
     Gone {
@@ -161,14 +166,29 @@ impl DirSeen {
     }
 }
 
-/// Which directory it is, whatever its path. As long as a file in it is open, no other one has the same.
+/// What is found at the path of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSeen {
+    /// Which one it is.
+    pub id: FileId,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// What it says, if that is short: at most 64 bytes.
+    pub text: Vec<u8>,
+}
+
+/// Which file or directory it is, whatever its path. As long as a file is open, no other one has the same, nor has any other
+/// directory that of the one that it is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DirId {
+pub struct FileId {
     /// Its file system.
     pub device: u64,
     /// Its number there.
     pub number: u64,
 }
+
+/// What is no longer than this is read when it is looked at, bytes.
+pub(crate) const TEXT_BYTES_MAX: u64 = 64;
 
 /// The name under which [`Rt::replace_small`] prepares its file.
 pub(crate) fn temporary_name(path: &Path) -> PathBuf {

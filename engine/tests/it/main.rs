@@ -2,6 +2,7 @@
 
 mod hang;
 mod idle;
+mod in_place;
 mod log;
 mod log_crash;
 mod log_damage;

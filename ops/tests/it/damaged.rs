@@ -199,3 +199,87 @@ fn a_store_stops_and_says_why_once_its_directory_is_not_at_its_place() {
         }
     }
 }
+
+/// The first file of the store whose path contains `part`.
+fn of_store(data: &Path, part: &str) -> std::path::PathBuf {
+    let (log, tree) = (files(&data.join("store-1/log"), part), files(&data.join("store-1/tree"), part));
+    log.into_iter().chain(tree).next().unwrap_or_else(|| panic!("no {part}"))
+}
+
+/// Brings the copy `from` back into `to`, file by file, and removes what is not in it, as copying programs do.
+fn bring_back(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(to).expect("it is there").flatten() {
+        if !from.join(entry.file_name()).exists() {
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
+    for entry in std::fs::read_dir(from).expect("it is there").flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            bring_back(&path, &to);
+            continue;
+        }
+        let beside = to.with_extension("incoming");
+        std::fs::copy(&path, &beside).expect("it is ours");
+        std::fs::rename(&beside, &to).expect("it is ours");
+    }
+}
+
+/// Removes a file.
+fn remove(path: &Path, _: &Path) {
+    std::fs::remove_file(path).expect("it is ours");
+}
+
+/// Puts a copy of a file in its place.
+fn replace(path: &Path, beside: &Path) {
+    std::fs::copy(path, beside).expect("it is ours");
+    std::fs::rename(beside, path).expect("it is ours");
+}
+
+/// A directory that stays where it is says nothing of the files in it.
+#[test]
+fn a_store_stops_and_says_why_once_a_file_of_it_is_not_at_its_place() {
+    let (gone, replaced) = ("the file is no longer there", "another file is in its place");
+    let says = |path: &Path, _: &Path| {
+        std::fs::write(path, "MANIFEST-0000000000000001\n").expect("it is ours");
+    };
+    let harms: [(&str, &str, Move); 8] = [
+        ("0001.seg", gone, remove),
+        ("0001.seg", replaced, replace),
+        ("0002.seg", gone, remove),
+        ("END", gone, remove),
+        ("MANIFEST-", gone, remove),
+        ("CURRENT", "it says", says),
+        (".table", gone, remove),
+        // Which of them is missed first is not said.
+        ("", replaced, |data, beside| bring_back(beside, data)),
+    ];
+    for (part, why, act) in harms {
+        let directory = directory();
+        let options = options(&directory);
+        let node = start(&directory);
+        resp(node.resp, "SET a 1", "+OK\r\n");
+        node.process.terminate(DRAIN).expect("it drains");
+        // It has a table now.
+        let node = start(&directory);
+        let (data, beside) = (&options.data_dir, directory.path().join("beside"));
+        copy(data, &beside);
+        resp(node.resp, "SET a 2", "+OK\r\n");
+        let file = match part {
+            "" => data.join("store-1/log"),
+            part => of_store(data, part),
+        };
+        match part {
+            "" => act(data, &beside),
+            _ => act(&file, &directory.path().join("one")),
+        }
+        let file = file.to_str().expect("a plain path");
+        let (metric, line) = ("ringkeep_store_stopped", "the store stops after a fault");
+        all_four_say_so(&options, &node, &Expected { store: 1, metric, line, file });
+        let rest = if part.is_empty() { String::new() } else { format!(": {why}") };
+        resp(node.resp, "SET a 3", &format!("-ERR the store has stopped: {file}{rest}"));
+        node.process.terminate(DRAIN).expect("it drains");
+        let log = std::fs::read_to_string(options.log.as_ref().expect("it has one")).expect("a log");
+        assert!(log.contains("then start again") && !log.contains("panicked"), "{log}");
+    }
+}

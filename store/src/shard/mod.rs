@@ -79,7 +79,7 @@ use engine::error::{Fault, FaultKind};
 use engine::log::Log;
 use engine::lsm::{Cf, Estimate, Pressure, Tree};
 use engine::rt::local::Bell;
-use engine::rt::{DirId, Mono, Rt};
+use engine::rt::{FileId, Mono, Rt};
 use raft::Time;
 use scheduler::operator::OperatorId;
 use scheduler::{Region, RegionId, StoreId};
@@ -133,7 +133,7 @@ struct Inner {
     /// Free bytes on its disk when it was last looked at.
     disk_free: Cell<Option<u64>>,
     /// Which directory the store was opened in.
-    dir_id: Cell<Option<DirId>>,
+    dir_id: Cell<Option<FileId>>,
     state: RefCell<State>,
     /// Rings when a region has something for the next turn.
     bell: Bell,

@@ -8,7 +8,8 @@
 //! what comes is refused as busy, until nothing is short any more.
 //!
 //! It looks, too, whether its directory is still the one that it was opened in. One that was moved or removed takes what is acknowledged on with
-//! it, because open files stay open; and no process has locked a copy in its place. So a store stops as soon as it sees that.
+//! it, because open files stay open; and no process has locked a copy in its place. The same goes for its files one by one, as where an older copy is brought back into the directories under a running
+//! node. So a store stops as soon as it sees that.
 
 use std::path::PathBuf;
 
@@ -35,6 +36,14 @@ impl Shard {
         }
         if let Some(fault) = seen.as_ref().and_then(|seen| inner.displaced(seen)) {
             return self.stop(&fault);
+        }
+        for looked in [inner.log.look_at_files().await, inner.tree.look_at_files().await] {
+            if let Err(fault) = looked {
+                return self.stop_after(&fault).await;
+            }
+        }
+        if inner.health.has_stopped() {
+            return;
         }
         let free = seen.and_then(|seen| seen.free_bytes());
         inner.disk_free.set(free);

@@ -163,6 +163,7 @@ pub(super) fn shared(
         witness_due_from: Cell::new(rt.now()),
         needed_from: Cell::new(replay.needed_from),
         ready: RefCell::new(files.ready),
+        looked_to: Cell::new(SegmentNo(0)),
         next_number: Cell::new(files.next_number),
         retired: RefCell::new(files.retired),
         queue: RefCell::default(),

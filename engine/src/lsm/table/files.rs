@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::error::{Fault, Shortage};
-use crate::rt::File;
+use crate::rt::{File, FileId};
 
 /// The files, by number, and the order in which they were used.
 #[derive(Debug)]
@@ -63,6 +63,11 @@ impl Files {
         found.used = self.next_use();
         order.insert(found.used, number);
         Some(found.file.clone())
+    }
+
+    /// Which file `number` is, if it is open. It does not count as use.
+    pub(crate) fn id(&self, number: u64) -> Option<FileId> {
+        self.open.borrow().get(&number).map(|open| open.file.id())
     }
 
     /// Takes in a file that was opened, unless another task was faster; others give way to it.

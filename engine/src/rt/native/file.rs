@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
 
-use super::fs::{FILE_MODE, look_at};
+use super::fs::{FILE_MODE, id, look_at};
 use super::{Core, urgent};
 use crate::rt::file::{Meanwhile, OpenMode};
+use crate::rt::fs::FileId;
 use crate::rt::whole::{read_whole, write_whole};
 
 /// An open file of this core. Operations share it, because each may outlive its caller.
@@ -20,6 +21,7 @@ use crate::rt::whole::{read_whole, write_whole};
 pub(crate) struct CoreFile {
     core: Core,
     file: Option<Rc<DmaFile>>,
+    id: FileId,
 }
 
 /// A buffer that the kernel can reach without copying.
@@ -32,7 +34,7 @@ pub(crate) enum CoreBuf {
 impl Core {
     pub(crate) async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<CoreFile> {
         let named = path.to_owned();
-        let (held, alias) = self.blocking(move || hold(&named, mode)).await??;
+        let (held, alias, id) = self.blocking(move || hold(&named, mode)).await??;
         let mut options = OpenOptions::new();
         options.read(true);
         match mode {
@@ -50,7 +52,7 @@ impl Core {
             let file = options.dma_open(alias).await.map_err(io_error)?;
             // Until here its alias is one.
             drop(held);
-            Ok(CoreFile { core, file: Some(Rc::new(file)) })
+            Ok(CoreFile { core, file: Some(Rc::new(file)), id })
         });
         match (opened.await, mode) {
             (Err(error), OpenMode::Create) => {
@@ -71,10 +73,10 @@ impl Core {
     }
 }
 
-/// Opens a file, or creates it, and finds a name that leads to it for as long as it is open, whatever becomes of its own: the runtime asks
+/// Opens a file, or creates it, says which one it is and finds a name that leads to it for as long as it is open, whatever becomes of its own: the runtime asks
 /// about a name once more after it has opened it, and panics where there is none any more, as where the directory is removed meanwhile. On a
 /// host without `/proc` there is only its own.
-fn hold(path: &Path, mode: OpenMode) -> io::Result<(fs::File, PathBuf)> {
+fn hold(path: &Path, mode: OpenMode) -> io::Result<(fs::File, PathBuf, FileId)> {
     let mut options = fs::OpenOptions::new();
     match mode {
         OpenMode::Read | OpenMode::Write | OpenMode::WriteDurable => {
@@ -85,9 +87,10 @@ fn hold(path: &Path, mode: OpenMode) -> io::Result<(fs::File, PathBuf)> {
         OpenMode::Create => options.write(true).create_new(true).mode(FILE_MODE),
     };
     let file = options.open(path)?;
+    let id = id(&file.metadata()?);
     let alias = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let alias = if alias.exists() { alias } else { path.to_owned() };
-    Ok((file, alias))
+    Ok((file, alias, id))
 }
 
 fn gone_already(error: io::Error) -> io::Result<()> {
@@ -97,6 +100,10 @@ fn gone_already(error: io::Error) -> io::Result<()> {
 impl CoreFile {
     fn file(&self) -> Rc<DmaFile> {
         self.file.clone().expect("a file is there until it is closed")
+    }
+
+    pub(crate) fn id(&self) -> FileId {
+        self.id
     }
 
     pub(crate) async fn read_at(&self, pos: u64, len: usize) -> io::Result<CoreBuf> {

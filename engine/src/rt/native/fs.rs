@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Core;
-use crate::rt::fs::{DirId, DirLock, DirSeen, in_doubt, temporary_name};
+use crate::rt::fs::{DirLock, DirSeen, FileId, FileSeen, TEXT_BYTES_MAX, in_doubt, temporary_name};
 
 /// Data is for the user whom the process runs as, whatever the umask.
 pub(super) const FILE_MODE: u32 = 0o600;
@@ -124,6 +124,10 @@ impl Core {
         self.blocking(look).await?
     }
 
+    pub(crate) async fn look_at_files(&self, paths: Vec<PathBuf>) -> io::Result<Vec<Option<FileSeen>>> {
+        self.blocking(move || paths.iter().map(|path| file_at(path)).collect()).await?
+    }
+
     pub(crate) async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
         let path = path.join("LOCK");
         let lock = move || {
@@ -154,11 +158,27 @@ fn look_at_dir(path: &Path) -> io::Result<DirSeen> {
     let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
     // SAFETY: the path is a NUL-terminated string and `stat` is writable; both outlive the call.
     match unsafe { libc::statvfs(path.as_ptr(), &mut stat) } {
-        0 => {
-            let id = DirId { device: about.dev(), number: about.ino() };
-            Ok(DirSeen::There { free_bytes: stat.f_bavail * stat.f_frsize, id })
-        }
+        0 => Ok(DirSeen::There { free_bytes: stat.f_bavail * stat.f_frsize, id: id(&about) }),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Which file or directory this is about.
+pub(super) fn id(about: &fs::Metadata) -> FileId {
+    FileId { device: about.dev(), number: about.ino() }
+}
+
+/// What is at the path of a file.
+fn file_at(path: &Path) -> io::Result<Option<FileSeen>> {
+    let seen = || {
+        let about = fs::metadata(path)?;
+        let is_text = about.is_file() && about.len() <= TEXT_BYTES_MAX;
+        let text = if is_text { fs::read(path)? } else { Vec::new() };
+        Ok(FileSeen { id: id(&about), bytes: about.len(), text })
+    };
+    match seen() {
+        Err(error) if leads_nowhere(&error) => Ok(None),
+        seen => seen.map(Some),
     }
 }
 

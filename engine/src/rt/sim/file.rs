@@ -8,11 +8,12 @@ use std::time::Duration;
 use super::core::SimCore;
 use super::disk::Descriptor;
 use super::fault::DiskOp;
+use super::inode::Inode;
 use super::names::SharedInode;
 use crate::error::Shortage;
 use crate::rt::BLOCK_BYTES;
 use crate::rt::file::OpenMode;
-use crate::rt::fs::{DirId, DirLock, DirSeen, in_doubt, temporary_name};
+use crate::rt::fs::{DirLock, DirSeen, FileId, FileSeen, TEXT_BYTES_MAX, in_doubt, temporary_name};
 use crate::rt::local::Pending;
 use crate::rt::whole::write_whole;
 
@@ -180,11 +181,20 @@ impl SimCore {
         let (disk, dir) = (self.node().disk.clone(), path.to_owned());
         let look = move |(), verdict: io::Result<()>| {
             verdict.map(|()| match disk.names.borrow().exists(&dir) {
-                true => DirSeen::There { free_bytes: disk.free_bytes(), id: DirId { device: 0, number: 0 } },
+                true => DirSeen::There { free_bytes: disk.free_bytes(), id: FileId { device: 0, number: 0 } },
                 false => DirSeen::Gone { missing: dir },
             })
         };
         done(self.submit(DiskOp::Look, path, || (), look)).await
+    }
+
+    pub(crate) async fn look_at_files(&self, paths: Vec<PathBuf>) -> io::Result<Vec<Option<FileSeen>>> {
+        let first = paths.first().cloned().unwrap_or_default();
+        let look = move |names: &mut super::names::Names| {
+            let seen = |path: &PathBuf| names.file(path).ok().map(|inode| file_seen(&inode.borrow()));
+            Ok(paths.iter().map(seen).collect())
+        };
+        self.on_names(DiskOp::Look, &first, look).await
     }
 
     pub(crate) async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
@@ -200,7 +210,22 @@ impl SimCore {
     }
 }
 
+/// Simulated disks are one file system.
+fn id_of(inode: &Inode) -> FileId {
+    FileId { device: 0, number: inode.number() }
+}
+
+fn file_seen(inode: &Inode) -> FileSeen {
+    let bytes = inode.len();
+    let text = if bytes <= TEXT_BYTES_MAX { inode.read(0, BLOCK_BYTES) } else { Vec::new() };
+    FileSeen { id: id_of(inode), bytes, text }
+}
+
 impl SimFile {
+    pub(crate) fn id(&self) -> FileId {
+        id_of(&self.inode.borrow())
+    }
+
     pub(crate) async fn read_at(&self, pos: u64, len: usize) -> io::Result<SimBuf> {
         let (inode, disk) = (self.inode.clone(), self.core.node().disk.clone());
         let finish = move |(), verdict: io::Result<()>| {

@@ -22,6 +22,7 @@ pub(crate) type Stamp = u64;
 
 #[derive(Debug, Default)]
 pub(crate) struct Inode {
+    number: u64,
     durable: BTreeMap<u64, Block>,
     durable_len: u64,
     /// Finished writes since the last sync, oldest first.
@@ -37,6 +38,15 @@ pub(crate) struct Inode {
 }
 
 impl Inode {
+    /// An empty file. No other of its disk has its number.
+    pub(crate) fn new(number: u64) -> Self {
+        Self { number, ..Self::default() }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(crate) fn len(&self) -> u64 {
         self.unsynced_lens.last().map_or(self.durable_len, |(_, len)| *len)
     }

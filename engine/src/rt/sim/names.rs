@@ -32,6 +32,8 @@ pub(crate) struct Names {
     current: Table,
     durable: Table,
     unsynced: Vec<Change>,
+    /// How many files have been made.
+    made: u64,
 }
 
 impl Names {
@@ -72,7 +74,8 @@ impl Names {
         if self.exists(path) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        let inode = SharedInode::default();
+        self.made += 1;
+        let inode = SharedInode::new(Inode::new(self.made).into());
         self.change(vec![(path.to_owned(), Some(Entry::File(inode.clone())))])?;
         Ok(inode)
     }
@@ -179,7 +182,7 @@ impl Names {
     }
 
     pub(crate) fn wipe(&mut self) {
-        *self = Self::default();
+        *self = Self { made: self.made, ..Self::default() };
     }
 }
 

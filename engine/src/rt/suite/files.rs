@@ -209,3 +209,30 @@ pub(super) async fn a_directory_is_known_again_and_its_room(stage: Stage) {
         assert!(matches!(look(&stage.path(gone)).await, DirSeen::Gone { .. }), "{gone}");
     }
 }
+
+pub(super) async fn a_file_is_known_by_whatever_name(stage: Stage) {
+    let (rt, path, other) = (&stage.rt, stage.path("f"), stage.path("g"));
+    let look = async || {
+        let paths = vec![path.clone(), other.clone(), path.join("in-a-file")];
+        rt.look_at_files(paths).await.unwrap()
+    };
+    let file = write_blocks(rt, &path, 7, 2).await;
+    let seen = look().await;
+    let there = seen[0].as_ref().unwrap();
+    assert_eq!((there.id, there.bytes, there.text.len()), (file.id(), 2 * BLOCK_BYTES as u64, 0));
+    assert_eq!(&seen[1..], [None, None]);
+    let again = rt.open(&path, OpenMode::Read).await.unwrap();
+    assert_eq!(again.id(), file.id());
+    rt.rename(&path, &other).await.unwrap();
+    let seen = look().await;
+    assert_eq!((&seen[0], seen[1].as_ref().unwrap().id), (&None, file.id()));
+    rt.replace_small(&path, b"short").await.unwrap();
+    rt.remove(&other).await.unwrap();
+    let seen = look().await;
+    let there = seen[0].as_ref().unwrap();
+    // As long as the removed file is open, no other one is taken for it.
+    assert!(there.id != file.id() && there.text == b"short" && seen[1].is_none());
+    for open in [file, again] {
+        open.close().await.unwrap();
+    }
+}

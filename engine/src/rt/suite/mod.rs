@@ -106,7 +106,8 @@ promises! {
         a_file_lives_as_long_as_its_last_name
         a_small_file_is_replaced_whole
         a_directory_is_locked_once
-        a_directory_is_known_again_and_its_room;
+        a_directory_is_known_again_and_its_room
+        a_file_is_known_by_whatever_name;
     tasks:
         sleeping_takes_at_least_as_long_as_asked
         boot_time_is_never_slower
