@@ -88,7 +88,8 @@ fn look(status: SocketAddr, stop: &AtomicBool) -> BacklogReport {
     }
 }
 
-fn page(status: SocketAddr) -> std::io::Result<String> {
+/// The page of metrics of a node.
+pub(crate) fn page(status: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&status, PAGE_TIMEOUT)?;
     stream.set_read_timeout(Some(PAGE_TIMEOUT))?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
@@ -97,8 +98,8 @@ fn page(status: SocketAddr) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Name, labels and value of each line that has them.
-fn samples<'a>(page: &'a str, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
+/// Labels and value of each line of this name that has them.
+pub(crate) fn samples<'a>(page: &'a str, name: &'a str) -> impl Iterator<Item = (&'a str, f64)> {
     page.lines().filter_map(move |line| {
         let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
         Some((labels, value.trim().parse().ok()?))

@@ -16,6 +16,7 @@
 //! | [`chaos`] | a cluster of processes that are killed, paused and cut off, and what its clients saw |
 //! | [`failover`], [`steady`] | what clients notice when a leader is killed, hands over or is drained |
 //! | [`catchup`] | a follower that was away: what clients of the others notice, and the bytes that it is sent |
+//! | [`scale`] | what a second core is worth to keys that begin alike; the gap in acknowledgements of a move and of a split |
 //! | `sim` | a cluster in the simulated world: faults from a seed, histories judged (feature `sim`) |
 //! | [`scheduler`] | the scheduler's policies at the size of a large cluster |
 //! | [`report`] | what was found, as a table and as JSON |
@@ -49,6 +50,7 @@ pub mod protocols;
 pub mod random;
 pub mod report;
 mod resp;
+pub mod scale;
 pub mod scheduler;
 #[cfg(feature = "sim")]
 pub mod sim;

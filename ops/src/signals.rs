@@ -89,10 +89,6 @@ pub(crate) fn forward(to: Sender<&'static str>, life: SharedPhase) -> std::io::R
 ///
 /// # Errors
 /// The handlers cannot be installed.
-#[cfg_attr(
-    not(any(test, feature = "sim")),
-    expect(dead_code, reason = "only a simulated cluster has something to say by then")
-)]
 pub(crate) fn noted() -> std::io::Result<Arc<AtomicBool>> {
     let noted = Arc::new(AtomicBool::new(false));
     for signal in that_end()? {

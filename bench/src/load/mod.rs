@@ -5,6 +5,7 @@
 //!   request was *due*, so a server that stalls is charged for every request that waited meanwhile (what is otherwise lost to
 //!   "coordinated omission").
 
+mod gaps;
 mod pace;
 mod source;
 mod worker;
@@ -13,6 +14,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::rt::{Mono, Rt, native as world};
@@ -24,6 +26,7 @@ use crate::client::{Connection, Protocol};
 use crate::process::cpu_time;
 use crate::report::{KindReport, LoadReport};
 use crate::workload::{KEY_BYTES_MIN, Kind, Mix, Spread, Workload};
+pub use gaps::{Gap, Gaps, Range, RunHandle};
 use pace::Pace;
 use source::Source;
 use worker::Worker;
@@ -80,14 +83,24 @@ pub enum Phases {
 /// # Errors
 /// The server cannot be reached or a connection is lost.
 pub fn run(options: &Options, phases: Phases) -> Result<Vec<LoadReport>, Failed> {
-    let options = options.clone();
+    run_with(options, phases, &RunHandle::default())
+}
+
+/// The same, for whoever wants to end it or to see its acknowledgements meanwhile.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_with(options: &Options, phases: Phases, handle: &RunHandle) -> Result<Vec<LoadReport>, Failed> {
+    let (options, handle) = (options.clone(), handle.clone());
     world::start_core(&engine::rt::CoreOptions::default(), move |rt| async move {
         let mut reports = Vec::new();
         if phases != Phases::Run {
-            reports.push(Box::pin(phase(&rt, &options, Source::fill(&options))).await?);
+            let source = Source::fill(&options, &handle);
+            reports.push(Box::pin(phase(&rt, &options, source, &handle)).await?);
         }
         if phases != Phases::Load {
-            reports.push(Box::pin(phase(&rt, &options, Source::mix(&options))).await?);
+            let source = Source::mix(&options, &handle);
+            reports.push(Box::pin(phase(&rt, &options, source, &handle)).await?);
         }
         Ok(reports)
     })?
@@ -137,10 +150,11 @@ struct Shared {
     missing: u64,
     refused: u64,
     first_refusal: Option<String>,
+    gaps: Arc<Gaps>,
     bar: ProgressBar,
 }
 
-async fn phase(rt: &Rt, options: &Options, source: Source) -> Result<LoadReport, Failed> {
+async fn phase(rt: &Rt, options: &Options, source: Source, handle: &RunHandle) -> Result<LoadReport, Failed> {
     let mut connections = Vec::new();
     for _ in 0..options.connections {
         let password = options.password.as_deref();
@@ -159,6 +173,7 @@ async fn phase(rt: &Rt, options: &Options, source: Source) -> Result<LoadReport,
         missing: 0,
         refused: 0,
         first_refusal: None,
+        gaps: handle.gaps.clone(),
         bar,
     }));
     let workers: Vec<_> = connections

@@ -131,6 +131,11 @@ impl Worker {
         shared.done += 1;
         match answer.result {
             AnswerResult::Done => {
+                if shared.gaps.is_watching() {
+                    self.key.clear();
+                    shared.source.generator.key(pending.record, &mut self.key);
+                    shared.gaps.note(&self.key);
+                }
                 if pending.kind == Kind::Insert && shared.source.fill.is_none() {
                     shared.source.generator.acknowledge(pending.record);
                 }

@@ -9,7 +9,10 @@ use std::time::Duration;
 use engine::host::affinity;
 use engine::rt::native as world;
 use store::wire::grpc::client::Client;
-use store::wire::proto::ringkeep::{OperateRequest, OperateResponse, RegionWish};
+use store::wire::proto::ringkeep::{
+    ClusterRequest, ClusterResponse, OperateRequest, OperateResponse, RegionState, RegionWish,
+    RegionsRequest, RegionsResponse, SetPolicyRequest, SetPolicyResponse,
+};
 use store::wire::proto::{metapb, pdpb};
 
 use super::{Network, Node, NodeOptions, Ports, START_MAX, Starting, free_ports, free_ports_in_a_row};
@@ -147,6 +150,51 @@ impl Cluster {
         let (wish, key) = (RegionWish::Split.into(), key.to_vec().into());
         let request = OperateRequest { region, wish, key, ..OperateRequest::default() };
         ask::<OperateResponse>(self.pd(), "/ringkeep.Scheduler/Operate", request).map(drop)
+    }
+
+    /// Asks the scheduler to move the replica of a node to `store`, another store of that node.
+    ///
+    /// # Errors
+    /// The scheduler does not take it, or not now.
+    pub fn relocate(&self, region: u64, store: u64) -> Result<(), Failed> {
+        let wish = RegionWish::Relocate.into();
+        let request = OperateRequest { region, wish, store, ..OperateRequest::default() };
+        ask::<OperateResponse>(self.pd(), "/ringkeep.Scheduler/Operate", request).map(drop)
+    }
+
+    /// Every region as the scheduler sees it, in the order of their keys.
+    ///
+    /// # Errors
+    /// The node that hosts the scheduler does not answer.
+    pub fn region_states(&self) -> Result<Vec<RegionState>, Failed> {
+        let mut all = Vec::new();
+        let mut request = RegionsRequest::default();
+        loop {
+            let page: RegionsResponse = ask(self.pd(), "/ringkeep.Scheduler/Regions", request)?;
+            all.extend(page.regions);
+            if !page.more {
+                return Ok(all);
+            }
+            request = RegionsRequest { from: page.next, ..RegionsRequest::default() };
+        }
+    }
+
+    /// How many operators of the scheduler run.
+    ///
+    /// # Errors
+    /// The node that hosts the scheduler does not answer.
+    pub fn operators(&self) -> Result<u64, Failed> {
+        let seen: ClusterResponse = ask(self.pd(), "/ringkeep.Scheduler/Cluster", ClusterRequest::default())?;
+        Ok(seen.operators)
+    }
+
+    /// Switches a policy of the scheduler off.
+    ///
+    /// # Errors
+    /// There is no such policy, or the scheduler does not answer.
+    pub fn switch_off(&self, policy: &str) -> Result<(), Failed> {
+        let request = SetPolicyRequest { policy: policy.to_owned(), enabled: false };
+        ask::<SetPolicyResponse>(self.pd(), "/ringkeep.Scheduler/SetPolicy", request).map(drop)
     }
 
     /// The place and the exit status of a node that has ended since the last call.

@@ -51,6 +51,9 @@ pub(super) enum What {
     Failover(FailoverArguments),
     /// A follower that was away catches up: what do clients of the others notice, and how much is sent?
     Catchup(CatchupArguments),
+    /// Keys that all begin alike on two stores and on one: how do bytes and requests spread by themselves, and what does a move or a split
+    /// cost clients? Exit code 1 if a store has less than its share, or a client saw an error
+    Scale(super::scale::ScaleArguments),
     /// Seeds of a simulated cluster: faults, and clients whose histories are judged. Needs a binary built with the feature sim
     Sim(SimArguments),
     /// The scheduler alone, at the size of a large cluster: memory, reports, rounds, bytes moved

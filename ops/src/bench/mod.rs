@@ -2,6 +2,7 @@
 
 mod arguments;
 mod compare;
+mod scale;
 mod sim;
 
 use std::net::SocketAddr;
@@ -66,7 +67,8 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         What::Catchup(run) => catchup(run)
             .and_then(|report| deliver(arguments, &report, catchup::CatchupReport::table, |_| true)),
         What::Sim(run) => sim::run(arguments, run),
-        What::Scheduler(run) => scale(run).and_then(|report| {
+        What::Scale(run) => scale::run(arguments, run),
+        What::Scheduler(run) => large_cluster(run).and_then(|report| {
             deliver(arguments, &report, scheduler::ScaleReport::table, scheduler::ScaleReport::passed)
         }),
     };
@@ -292,7 +294,7 @@ fn catchup(run: &CatchupArguments) -> Result<catchup::CatchupReport, Failed> {
     catchup::measure(&options, &mut remark)
 }
 
-fn scale(run: &SchedulerArguments) -> Result<scheduler::ScaleReport, Failed> {
+fn large_cluster(run: &SchedulerArguments) -> Result<scheduler::ScaleReport, Failed> {
     scheduler::measure(&scheduler::Options {
         regions: run.regions,
         nodes: run.nodes,

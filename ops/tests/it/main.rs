@@ -17,6 +17,7 @@ mod pauses;
 mod pipes;
 mod places;
 mod pure;
+mod scale;
 mod scrape;
 mod server;
 mod shortage;

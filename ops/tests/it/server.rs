@@ -287,6 +287,9 @@ fn measurements_of_nothing_are_refused() {
         (["crash", "--writers", "0"], "write 1 or more"),
         (["chaos", "--keys", "0"], "write 1 or more"),
         (["scheduler", "--reports", "0"], "write 1 or more"),
+        (["scale", "--records", "0"], "write 1 or more"),
+        (["scale", "--rounds", "0"], "write 1 or more"),
+        (["scale", "--mib", "64"], "--relocate|--split"),
         (["sim", "--threads", "0"], "write 1 or more"),
     ] {
         let output = run(&[&["bench"], &arguments[..]].concat());
