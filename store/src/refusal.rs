@@ -47,7 +47,7 @@ pub enum Refusal {
         /// The peer here.
         actual: u64,
     },
-    /// The request belongs to an earlier term.
+    /// The request belongs to an earlier term, or to one so new that its leader does not have everything in its state yet.
     StaleCommand,
     /// A bound is reached; try again.
     Busy {
@@ -146,7 +146,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the request may be carried out where the region is now.
+    /// Whether the request may be carried out where the region is now, or a moment later by its new leader.
     pub fn has_moved(&self) -> bool {
         match self {
             Self::RegionNotFound { .. }
@@ -154,9 +154,9 @@ impl Refusal {
             | Self::EpochNotMatch { .. }
             | Self::StoreNotMatch { .. }
             | Self::PeerNotMatch { .. }
+            | Self::StaleCommand
             | Self::NotLeader { .. } => true,
-            Self::StaleCommand
-            | Self::Busy { .. }
+            Self::Busy { .. }
             | Self::DiskFull { .. }
             | Self::SpansRegions { .. }
             | Self::TooLarge { .. }
@@ -170,8 +170,9 @@ impl Refusal {
         }
     }
 
-    /// The region has a leader that does not yet have everything in its state that was acknowledged before its election.
-    pub(crate) fn not_current() -> Self {
-        Self::Busy { reason: "the region has just elected its leader", backoff_ms: 10 }
+    /// The region has a leader that does not yet have everything in its state that was acknowledged before its election: for a moment after
+    /// every split and every move.
+    pub(crate) const fn not_current() -> Self {
+        Self::StaleCommand
     }
 }

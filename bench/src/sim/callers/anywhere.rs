@@ -18,7 +18,7 @@ const ANSWER_MS: (u64, u64) = (200, 9000);
 /// What was said to a call.
 enum Said {
     Heard(Heard),
-    Refused,
+    Refused(String),
     Lost,
 }
 
@@ -111,7 +111,8 @@ async fn call(
             shared.answered_anywhere.set(shared.answered_anywhere.get() + 1);
             *kept = Some(stream);
         }
-        Some(Ok(SaidToAll::Refused)) => {
+        Some(Ok(SaidToAll::Refused(why))) => {
+            shared.refusal_anywhere.borrow_mut().get_or_insert(why);
             asked.iter().for_each(|asked| shared.history.borrow_mut().refused(asked));
             shared.refused_anywhere.set(shared.refused_anywhere.get() + 1);
             *kept = Some(stream);
@@ -137,7 +138,7 @@ enum Broken {
 /// What was said to a call over one or more keys.
 enum SaidToAll {
     Heard(Vec<Heard>),
-    Refused,
+    Refused(String),
     Lost,
 }
 
@@ -146,7 +147,7 @@ async fn say_all(stream: &mut Stream, asks: &[(&'static str, Action)]) -> Result
     if let [(key, action)] = asks {
         return Ok(match say(stream, key, action).await? {
             Said::Heard(heard) => SaidToAll::Heard(vec![heard]),
-            Said::Refused => SaidToAll::Refused,
+            Said::Refused(why) => SaidToAll::Refused(why),
             Said::Lost => SaidToAll::Lost,
         });
     }
@@ -165,7 +166,7 @@ async fn say_all(stream: &mut Stream, asks: &[(&'static str, Action)]) -> Result
     if let Some(error) = first.strip_prefix('-') {
         return match of_error(error) {
             Some(Said::Lost) => Ok(SaidToAll::Lost),
-            Some(Said::Refused) => Ok(SaidToAll::Refused),
+            Some(Said::Refused(why)) => Ok(SaidToAll::Refused(why)),
             Some(Said::Heard(_)) | None => Err(Broken::Protocol(first)),
         };
     }
@@ -194,9 +195,11 @@ fn request(words: &[&str]) -> Vec<u8> {
 fn of_error(error: &str) -> Option<Said> {
     match error {
         _ if error.contains("the outcome is unknown") => Some(Said::Lost),
-        _ if error.starts_with("CLUSTERDOWN") || error.starts_with("TRYAGAIN") => Some(Said::Refused),
+        _ if error.starts_with("CLUSTERDOWN") || error.starts_with("TRYAGAIN") => {
+            Some(Said::Refused(error.to_owned()))
+        }
         // There is no space for writes.
-        _ if error.starts_with("MISCONF writes are refused") => Some(Said::Refused),
+        _ if error.starts_with("MISCONF writes are refused") => Some(Said::Refused(error.to_owned())),
         _ => None,
     }
 }

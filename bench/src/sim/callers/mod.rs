@@ -34,6 +34,8 @@ pub struct Shared {
     pub rests: Cell<bool>,
     /// How often a node refused a call over RESP that it could not bring to a leader.
     pub refused_anywhere: Cell<u64>,
+    /// What the first of these was refused with.
+    pub refusal_anywhere: RefCell<Option<String>>,
     /// How often such a call was carried out.
     pub answered_anywhere: Cell<u64>,
     /// Refusals that have no place here.

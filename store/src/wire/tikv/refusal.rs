@@ -43,7 +43,8 @@ pub(super) fn failure(refusal: Refusal, region_id: u64, store_id: u64) -> Failur
                 Some(errorpb::MismatchPeerId { request_peer_id: asked, store_peer_id: actual });
         }
         Refusal::StaleCommand => {
-            error.message = "the request belongs to an earlier term".to_owned();
+            error.message =
+                "the request belongs to an earlier term, or the leader has just been elected".to_owned();
             error.stale_command = Some(errorpb::StaleCommand {});
         }
         Refusal::Busy { reason, backoff_ms } => {
