@@ -22,6 +22,7 @@ mod locator;
 pub mod movement;
 mod orders;
 mod pace;
+mod rates;
 pub mod report;
 pub mod root;
 mod scheduler_shard;

@@ -18,6 +18,7 @@ use scheduler::{NodeId, Region, RegionId, RegionReport, StoreDescriptor, StoreRe
 
 use super::core::Plan;
 use super::pace::BeatPace;
+use super::rates::Rates;
 use crate::control::{Beat, StoreBeat};
 use crate::gateway::Dispatch;
 use crate::region::peers::Behind;
@@ -25,7 +26,6 @@ use crate::region::system::GROUP;
 use crate::shard::Shard;
 use crate::shard::counters::StoreNumbers;
 use crate::shard::links::CoreLinks;
-use crate::shard::load::RegionCount;
 use crate::wire::board::{Board, CoreReport};
 use crate::wire::peer::book::AddressBook;
 use crate::wire::{grpc, resp};
@@ -57,8 +57,8 @@ struct Reported {
     address: String,
     /// Each with the version that the region had: after a split it is another region's size.
     sizes: RefCell<HashMap<RegionId, (u64, Estimate), foldhash::fast::FixedState>>,
-    /// When its counts were last taken.
-    counted_at: Cell<Mono>,
+    /// What clients have read and written lately.
+    rates: RefCell<Rates>,
     /// Stores of the node, which share its disk.
     sharers: u64,
 }
@@ -72,7 +72,7 @@ impl Heart {
         book: Rc<AddressBook>,
     ) -> Self {
         let reported = |(shard, address): (Shard, String)| Reported {
-            counted_at: Cell::new(rt.now()),
+            rates: RefCell::new(Rates::new(rt.now())),
             shard,
             address,
             sizes: RefCell::default(),
@@ -122,13 +122,13 @@ impl Heart {
         let budget = self.rt.budget();
         let mut beat = Beat { core: self.rt.core(), stores: Vec::new(), wanted: Vec::new() };
         for store in &self.stores {
-            let now = self.rt.now();
-            let (counts, passed_ms) = store.take_counts(now);
+            store.rates.borrow_mut().take(self.rt.now(), || store.shard.take_counts());
             // Followers elect a leader among themselves when theirs is gone, and the scheduler may be gone with it.
             store.shard.other_stores().into_iter().for_each(|other| _ = self.book.find(other));
             let mut regions = Vec::new();
             for (region, term) in store.shard.led() {
                 let Behind { pending, down } = store.shard.behind(region.id);
+                let load = store.rates.borrow().of(region.id);
                 let leader = region.peer_on(store.shard.store()).map(|peer| peer.id);
                 let size = store.size(&region).await;
                 regions.push(RegionReport {
@@ -138,7 +138,7 @@ impl Heart {
                     uncut: store.shard.take_uncut(region.id),
                     size_bytes: size.bytes,
                     keys: size.keys,
-                    load: counts.get(&region.id).copied().unwrap_or_default().rates(passed_ms),
+                    load,
                     ..RegionReport::new(region, leader)
                 });
                 budget.tick().await;
@@ -146,11 +146,7 @@ impl Heart {
             beat.stores.push(StoreBeat {
                 descriptor: StoreDescriptor::new(store.shard.store(), self.node, store.address.clone()),
                 report: StoreReport {
-                    load: counts
-                        .values()
-                        .copied()
-                        .fold(RegionCount::default(), RegionCount::plus)
-                        .rates(passed_ms),
+                    load: store.rates.borrow().total(),
                     ..store.report(self.started_seconds)
                 },
                 regions,
@@ -201,13 +197,6 @@ impl Reported {
         if let Ok(size) = self.shard.estimate(region).await {
             self.sizes.borrow_mut().insert(region.id, (region.epoch.version, size));
         }
-    }
-
-    /// What clients have read and written since the latest beat, and how long that took, milliseconds. A beat that comes early
-    /// counts as one in time, so that a single request right after the start is no flood.
-    fn take_counts(&self, now: Mono) -> (HashMap<RegionId, RegionCount, foldhash::fast::FixedState>, u64) {
-        let passed = now.since(self.counted_at.replace(now)).max(REPORT_EVERY);
-        (self.shard.take_counts(), u64::try_from(passed.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn report(&self, start_time_seconds: u64) -> StoreReport {
