@@ -58,7 +58,7 @@ pub struct Config {
     pub hot_schedule_limit: u64,
     /// Splits that may run at a time. Default 64, operators.
     pub split_schedule_limit: u64,
-    /// Relocations by load that may run at a time. Default 16, operators.
+    /// Relocations for balance that may run at a time, over all nodes. Default 16, operators.
     pub core_schedule_limit: u64,
     /// Regions looked at by the replica checker in one round, for each of its sources. Default 128, regions.
     pub patrol_batch_regions: u64,
@@ -81,7 +81,7 @@ pub struct Config {
     pub hot_region_load_min: u64,
     /// A store is called hot when its load exceeds the mean by this share. Default 25, percent.
     pub hot_tolerance_percent: u64,
-    /// Stores of a node may differ in load by this share of their mean. Default 20, percent.
+    /// Stores of a node may differ in size and in load by this share of their mean. Default 20, percent.
     pub core_tolerance_percent: u64,
 
     /// Time for an operator that only moves leadership. Default 10,000, milliseconds.

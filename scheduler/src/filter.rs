@@ -216,6 +216,10 @@ pub enum Reason {
     NoLeader,
     /// The region is in a joint configuration.
     InJoint,
+    /// The region is not led on that store, so its tables would come from another node.
+    Follows,
+    /// Something is being moved between the stores of the node, or was a moment ago.
+    Moving,
     /// The region has an operator.
     Occupied,
     /// The store has no region that could be drawn.
@@ -260,6 +264,10 @@ impl fmt::Display for Reason {
             Self::Unhealthy => f.write_str("has peers that lag or are silent"),
             Self::NoLeader => f.write_str("has no known leader"),
             Self::InJoint => f.write_str("is in a joint configuration"),
+            Self::Follows => f.write_str("is not led there, so its tables would come from another node"),
+            Self::Moving => {
+                f.write_str("something moves between the stores of its node, or did a moment ago")
+            }
             Self::Occupied => f.write_str("has an operator already"),
             Self::NothingToGive => f.write_str("has no region that could be moved"),
             Self::NoStore => f.write_str("no store is fit"),

@@ -1,8 +1,8 @@
 //! Why a region stays as it is: every policy's opinion of one region.
 
-use crate::balance::may_touch;
 use crate::balance::region::evens_out;
 use crate::balance::shift::{Judge, load_on};
+use crate::balance::{core, may_touch};
 use crate::check::{replica, split};
 use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
@@ -23,6 +23,8 @@ pub fn why(view: &View<'_>, info: &RegionInfo) -> Vec<Result<Proposal, Refusal>>
         let others = view.cluster.stores().map(crate::store::Store::id);
         let others: Vec<StoreId> = others.filter(|store| info.region.peer_on(*store).is_none()).collect();
         opinions.extend(others.iter().map(|to| why_not_move(view, info, peer.store, *to)));
+        let siblings = others.iter().filter(|to| view.same_node(peer.store, **to));
+        opinions.extend(siblings.map(|to| why_not_relocate(view, info, peer.store, *to)));
         if load_on(info, peer.store) >= view.config.tolerated_load(0, 0) {
             opinions.extend(others.iter().map(|to| why_not_relieve(view, info, peer.store, *to)));
         }
@@ -60,6 +62,16 @@ fn why_not_move(view: &View<'_>, info: &RegionInfo, from: StoreId, to: StoreId) 
     let relocates = view.same_node(from, to);
     let intent = if relocates { Intent::Relocate { from, to } } else { Intent::MoveReplica { from, to } };
     Ok(Proposal::new(info, Policy::BalanceRegion, Cause::Uneven, intent))
+}
+
+fn why_not_relocate(
+    view: &View<'_>,
+    info: &RegionInfo,
+    from: StoreId,
+    to: StoreId,
+) -> Result<Proposal, Refusal> {
+    let opinion = enabled(view, Policy::BalanceCore).and_then(|()| core::opinion(view, info, from, to));
+    opinion.map_err(|reason| Refusal::new(Policy::BalanceCore, reason).of_region(info.id()).of_store(to))
 }
 
 fn why_not_relieve(

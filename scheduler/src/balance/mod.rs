@@ -13,9 +13,10 @@
 //! 3. *load*: the sum of the squares of what the stores bear.
 //!
 //! Each proposal makes this triple smaller. [`region`] moves less than half of a difference in size, which lowers the
-//! first number, whatever becomes of the others. [`leader`] moves no bytes, and two counts that are too far apart come
-//! closer, which lowers the second: the sum is one of convex functions, so no other pair makes up for it. The load
-//! policies, [`hot`] and [`core`], may raise neither of the two and must lower the third ([`shift`]). There are finitely
+//! first number, whatever becomes of the others; [`core`] moves up to three quarters of one inside a node, after which at most half of
+//! it is left, so the number falls, too. [`leader`] moves no bytes, and two counts that are too far apart come
+//! closer, which lowers the second: the sum is one of convex functions, so no other pair makes up for it. For
+//! load, [`hot`] and [`core`] may raise neither of the two and must lower the third ([`shift`]). There are finitely
 //! many ways to place the regions, so as long as sizes, loads and stores stay as they are, proposals come to an end. And
 //! no policy waits for one after it, so at rest sizes and leaders are as even as their policies want them. The tests
 //! compute the triple and see it fall with every round.

@@ -164,6 +164,8 @@ impl<'a> Judge<'a> {
             }
         }
         let mut quiet = self.drawn(rng, to);
+        // Inside a node only what is led there moves without bytes.
+        quiet.retain(|info| !self.view.same_node(from, to) || info.leader_store() == Some(to));
         quiet.sort_unstable_by_key(|info| (load_on(info, to), info.id()));
         for info in regions.iter().take(EXCHANGES) {
             let Ok(out) = self.may_go(info, from, to) else { continue };
@@ -185,6 +187,9 @@ impl<'a> Judge<'a> {
     /// The reason why it may not.
     pub fn opinion(&self, info: &RegionInfo, from: StoreId, to: StoreId) -> Result<Intent, Reason> {
         may_touch(&self.view, info, None)?;
+        if self.view.same_node(from, to) && info.leader_store() != Some(from) {
+            return Err(Reason::Follows);
+        }
         self.may_go(info, from, to).and_then(|shift| self.permits(&shift))?;
         Ok(self.intent(info, from, to))
     }
@@ -204,7 +209,7 @@ impl<'a> Judge<'a> {
     }
 
     /// What the region's replica would shift, if it may leave the one store and stand on the other.
-    fn may_go(&self, info: &RegionInfo, from: StoreId, to: StoreId) -> Result<Shift, Reason> {
+    pub(super) fn may_go(&self, info: &RegionInfo, from: StoreId, to: StoreId) -> Result<Shift, Reason> {
         let seen = self.seen();
         let shift = Shift::of_replica(&seen, info, from, to);
         if shift.leaders > 0 {
@@ -216,7 +221,7 @@ impl<'a> Judge<'a> {
         placement::may_place(&seen, info, Some(from), to).map(|()| shift)
     }
 
-    fn intent(&self, info: &RegionInfo, from: StoreId, to: StoreId) -> Intent {
+    pub(super) fn intent(&self, info: &RegionInfo, from: StoreId, to: StoreId) -> Intent {
         if self.view.same_node(from, to) {
             Intent::Relocate { from, to }
         } else if info.leader_store() == Some(from) {

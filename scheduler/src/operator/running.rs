@@ -145,6 +145,11 @@ impl Operators {
         self.history.iter()
     }
 
+    /// Those that ended in the last `ms`, latest first.
+    pub fn ended_within(&self, ms: u64, now: Time) -> impl Iterator<Item = &Ended> {
+        self.history.iter().rev().take_while(move |ended| now.ms_since(ended.at) < ms)
+    }
+
     /// How many operators of this policy ended with an outcome of this [name](Outcome::name).
     #[must_use]
     pub fn ended(&self, policy: Policy, outcome: &'static str) -> u64 {

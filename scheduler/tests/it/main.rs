@@ -1,5 +1,6 @@
 //! The scheduler from outside: the TinyKV course's tables, scenarios, a simulated cluster, fuzzing, planted bugs.
 
+mod balance_core;
 mod balance_region;
 mod coordinator;
 mod fuzz;

@@ -16,7 +16,7 @@ struct Bug {
     wrong: &'static str,
 }
 
-const BUGS: [Bug; 20] = [
+const BUGS: [Bug; 24] = [
     Bug {
         name: "unsigned_difference",
         file: "src/balance/region.rs",
@@ -124,6 +124,30 @@ const BUGS: [Bug; 20] = [
         file: "src/check/replica.rs",
         right: "let fit = is_alone && view",
         wrong: "let fit = (is_alone || true) && view",
+    },
+    Bug {
+        name: "a_core_gives_a_region_that_it_follows",
+        file: "src/balance/core.rs",
+        right: "return Err(Reason::Follows);",
+        wrong: "let _ = Reason::Follows;",
+    },
+    Bug {
+        name: "a_move_that_leaves_more_than_half",
+        file: "src/balance/core.rs",
+        right: "let most = difference / 4 * 3;",
+        wrong: "let most = difference;",
+    },
+    Bug {
+        name: "load_is_compared_right_after_a_move",
+        file: "src/balance/core.rs",
+        right: "Err(by_size) if resting.contains(node) =>",
+        wrong: "Err(by_size) if resting.contains(node) && moving.contains(node) =>",
+    },
+    Bug {
+        name: "small_regions_go_where_a_large_one_should",
+        file: "src/balance/core.rs",
+        right: "} else if weight < least {",
+        wrong: "} else if weight < least.min(0) {",
     },
     Bug {
         name: "timestamp_at_the_saved_bound",

@@ -66,6 +66,10 @@ fn a_busy_core_relocates_to_an_idle_sibling_and_never_to_another_node() {
     for id in 1..=6 {
         busy_region(&mut mock, id, &[10, 20, 30], 10 + id, 0);
     }
+    // Sizes are even, as far as it goes.
+    for id in 7..=11 {
+        busy_region(&mut mock, id, &[11, 20, 30], 0, 0);
+    }
     let influence = mock.influence();
     let view = mock.view(&influence);
     let round = scheduler::balance::core::propose(&view, &mut Rng::new(1), 8);

@@ -1,0 +1,214 @@
+//! Sizes and loads over the stores of a node, and what keeps a region from going to and fro.
+
+use scheduler::balance::core::{LOAD_REST_MS, propose};
+use scheduler::config::MIB;
+use scheduler::operator::{Cause, Intent};
+use scheduler::{
+    Config, Epoch, Key, KeyRange, Load, NodeId, Peer, PeerId, Policy, Reason, Region, RegionId, RegionReport,
+    Rng, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
+};
+
+use crate::kit::Mock;
+
+const ONE: StoreId = StoreId(10);
+const OTHER: StoreId = StoreId(11);
+
+/// Two stores of one node, and one of another.
+fn mock() -> Mock {
+    let mut mock = Mock::new(1);
+    for (store, node) in [(10, 1), (11, 1), (20, 2)] {
+        mock.put(StoreDescriptor::new(StoreId(store), NodeId(node), format!("store{store}")));
+    }
+    mock.cluster.set_weight_floor(MIB);
+    mock
+}
+
+fn sized(mock: &mut Mock, id: u64, store: u64, mib: u64) {
+    let report = RegionReport { size_bytes: mib * MIB, ..mock.region(id, &[store]) };
+    mock.report(report);
+}
+
+/// What is proposed, for any seed: a region and where it goes, or why none does.
+fn proposed(mock: &Mock) -> Result<(u64, StoreId, Cause), Reason> {
+    let of = |seed| {
+        let influence = mock.influence();
+        let mut round = propose(&mock.view(&influence), &mut Rng::new(seed), 8);
+        let Some(proposal) = round.proposals.pop() else {
+            return Err(round.refusal.expect("a reason").reason);
+        };
+        assert!(round.proposals.is_empty() && proposal.policy == Policy::BalanceCore, "{round:?}");
+        let Intent::Relocate { from: _, to } = proposal.intent else { panic!("{proposal:?}") };
+        Ok((proposal.region.0, to, proposal.cause))
+    };
+    let first = of(0);
+    (1..16).for_each(|seed| assert_eq!(of(seed), first, "seed {seed} chose otherwise"));
+    first
+}
+
+#[test]
+fn the_region_goes_that_leaves_the_least_difference_and_no_other_node_is_asked() {
+    let mut mock = mock();
+    for (id, mib) in [(1, 40), (2, 70), (3, 90)] {
+        sized(&mut mock, id, 10, mib);
+    }
+    assert_eq!(
+        proposed(&mock),
+        Ok((3, OTHER, Cause::Uneven)),
+        "200 MiB and none: 90 is closest to half of it"
+    );
+    sized(&mut mock, 3, 11, 90);
+    // 110 and 90 differ by 20 percent of their mean.
+    assert!(matches!(proposed(&mock), Err(Reason::WithinTolerance { .. })));
+}
+
+#[test]
+fn a_region_that_would_only_carry_the_difference_to_the_other_side_stays() {
+    let mut mock = mock();
+    sized(&mut mock, 1, 10, 140);
+    assert_eq!(proposed(&mock), Err(Reason::NothingToGive), "its data are all there is");
+    // Cut in two, one half goes.
+    sized(&mut mock, 1, 10, 70);
+    sized(&mut mock, 2, 10, 70);
+    assert!(matches!(proposed(&mock), Ok((_, OTHER, Cause::Uneven))));
+}
+
+#[test]
+fn empty_regions_stay_where_a_large_one_makes_the_difference_and_go_where_they_are_all_there_is() {
+    let mut mock = mock();
+    sized(&mut mock, 1, 10, 140);
+    for id in 2..=5 {
+        sized(&mut mock, id, 10, 0);
+        sized(&mut mock, id + 10, 11, 0);
+    }
+    assert_eq!(proposed(&mock), Err(Reason::NothingToGive));
+    let mut many = self::mock();
+    for id in 1..=100 {
+        sized(&mut many, id, 10, 0);
+    }
+    let influence = many.influence();
+    let round = propose(&many.view(&influence), &mut Rng::new(1), 8);
+    assert_eq!(round.proposals.len(), 1, "{round:?}");
+}
+
+#[test]
+fn a_region_that_a_store_follows_stays_because_its_tables_would_come_from_another_node() {
+    let mut mock = Mock::new(2);
+    for (store, node) in [(10, 1), (11, 1), (20, 2)] {
+        mock.put(StoreDescriptor::new(StoreId(store), NodeId(node), format!("store{store}")));
+    }
+    for id in 1..=4 {
+        mock.leader_region(id, &[20, 10]);
+    }
+    assert_eq!(proposed(&mock), Err(Reason::NothingToGive));
+    mock.leader_region(3, &[10, 20]);
+    assert_eq!(proposed(&mock), Ok((3, OTHER, Cause::Uneven)));
+}
+
+/// One node with two stores under a scheduler; regions are where it has them moved to.
+struct Life {
+    scheduler: Scheduler,
+    now: Time,
+    /// Each region's store, size in MiB and operations per second.
+    regions: Vec<(StoreId, u64, u32)>,
+    peers: Vec<u64>,
+    conf_ver: u64,
+}
+
+impl Life {
+    fn new(regions: &[(StoreId, u64, u32)]) -> Self {
+        let disabled = vec![Policy::BalanceRegion, Policy::HotRegion, Policy::SplitCheck];
+        let config = Config { max_replicas: 1, disabled, ..Config::default() };
+        let now = Time(1_000_000);
+        let mut scheduler = Scheduler::new(config, 1, now).expect("valid");
+        scheduler.grant_ids(1_000..1_000_000);
+        for store in [ONE, OTHER] {
+            let descriptor = StoreDescriptor::new(store, NodeId(1), format!("store{}", store.0));
+            scheduler.put_store(descriptor, now).expect("joins");
+        }
+        let peers = (0..regions.len() as u64).map(|n| 100 + n).collect();
+        Self { scheduler, now, regions: regions.to_vec(), peers, conf_ver: 1 }
+    }
+
+    /// A second: everything is reported, and a round is run. The regions that operators of this round are to move, which are there with the
+    /// next second.
+    fn second(&mut self) -> Vec<(usize, StoreId)> {
+        self.now = self.now.plus_ms(1_000);
+        for store in [ONE, OTHER] {
+            self.scheduler.report_store(StoreReport::empty(store), self.now).expect("plausible");
+        }
+        for (n, (store, mib, ops)) in self.regions.iter().enumerate() {
+            let bound = |n: usize| {
+                if n == 0 || n == self.regions.len() { Key::empty() } else { crate::kit::key(n as u64) }
+            };
+            let region = Region {
+                id: RegionId(n as u64 + 1),
+                range: KeyRange::new(bound(n), bound(n + 1)).expect("rising"),
+                epoch: Epoch::new(self.conf_ver, 1),
+                peers: vec![Peer::voter(PeerId(self.peers[n]), *store)],
+            };
+            let leader = region.peers[0].id;
+            let load = Load { write_ops: *ops, ..Load::default() };
+            let report =
+                RegionReport { size_bytes: mib * MIB, load, ..RegionReport::new(region, Some(leader)) };
+            self.scheduler.report_region(report, self.now).expect("honest");
+        }
+        drop(self.scheduler.tick(self.now));
+        let moved: Vec<(usize, StoreId)> = (0..self.regions.len())
+            .filter_map(|n| {
+                let operator = self.scheduler.operators().get(RegionId(n as u64 + 1))?;
+                let to = if self.regions[n].0 == ONE { OTHER } else { ONE };
+                (operator.policy == Policy::BalanceCore).then_some((n, to))
+            })
+            .collect();
+        for (n, to) in &moved {
+            // Five changes of membership at most; the old peer is gone, so the operator finds nothing left to do.
+            assert!(self.scheduler.cancel(RegionId(*n as u64 + 1), self.now), "it runs");
+            self.regions[*n].0 = *to;
+            self.peers[*n] += 100;
+        }
+        self.conf_ver += 5;
+        moved
+    }
+
+    fn on(&self, store: StoreId, of: fn(&(StoreId, u64, u32)) -> u64) -> u64 {
+        self.regions.iter().filter(|region| region.0 == store).map(of).sum()
+    }
+}
+
+#[test]
+fn alike_keys_come_to_rest_with_even_sizes_and_stay() {
+    let mut life = Life::new(&[(ONE, 75, 0); 16]);
+    let moved: usize = (0..60).map(|_| life.second().len()).sum();
+    assert_eq!((moved, life.on(ONE, |region| region.1)), (8, 600), "half of them, and none twice");
+    // Estimates change a little with every compaction, and a load grows everywhere.
+    for n in 0..60 {
+        for (at, region) in life.regions.iter_mut().enumerate() {
+            region.1 = 75 + n / 2 + (at as u64 * 7 + n) % 9;
+        }
+        assert_eq!(life.second(), [], "second {n}");
+    }
+}
+
+#[test]
+fn a_load_that_moves_is_not_followed_before_it_was_measured_where_it_is_now() {
+    // Sizes are even, and all of the load is on one store.
+    let mut regions = vec![(ONE, 0, 4_000); 6];
+    regions.extend([(OTHER, 0, 0); 6]);
+    let mut life = Life::new(&regions);
+    let mut last: Option<u64> = None;
+    let mut moves = 0;
+    for second in 0..200 {
+        let moved = life.second();
+        if !moved.is_empty() {
+            assert!(
+                last.is_none_or(|last| (second - last) * 1_000 >= LOAD_REST_MS),
+                "second {second}, after {last:?}"
+            );
+            (last, moves) = (Some(second), moves + 1);
+        }
+    }
+    let loads = [ONE, OTHER].map(|store| life.on(store, |region| u64::from(region.2)));
+    // One more would only carry the difference to the other side.
+    assert_eq!(loads, [16_000, 8_000], "{:?}", life.regions);
+    assert_eq!(moves, 2, "an exchange each");
+}
