@@ -30,7 +30,7 @@
 //! | `plan`, `readers`, `retain` | pure rules: what to compact, who reads the past, what to keep for them |
 //! | `pressure` | pure rules: how far writers are slowed down |
 //! | `compact`, `maintain`, `shortage` | the work itself, in slices, one task per tree; waiting for what is short |
-//! | `source`, `merge`, `iter`, `bound` | walking many sorted things as one, and what a walk may hold |
+//! | `source`, `merge`, `iter`, `bound`, `long` | walking many sorted things as one, and what a walk may hold |
 //! | `export`, `ingest` | a range as files of their own, out of one tree and into another |
 //! | `erased` | range deletes |
 //! | `in_place` | whether its files are still where a start looks for them |
@@ -58,7 +58,6 @@ mod filter;
 pub mod fuzz;
 mod in_place;
 mod ingest;
-
 pub mod inspect;
 mod iter;
 mod key;

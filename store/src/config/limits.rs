@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! a core's share     of 128 MiB   of 1 GiB   what
-//! 32 MiB + 1/8           48 MiB     80 MiB   fixed, 80 MiB at most: buffers of direct IO, blocks of a merge, copies of large values, code
+//! 32 MiB + 3/16          56 MiB     80 MiB   fixed, 80 MiB at most: buffers of direct IO, blocks of a merge, copies of large values, code
 //! 3/16                   24        192       memtables: one that fills, two that wait for their flush or are being flushed
-//! 1/2 - fixed            16        432       blocks and rows of tables
+//! 1/2 - fixed             8        432       blocks and rows of tables
 //! 1/16, at most 32 MiB    8         32       writes in flight; each exists about three times, as value, command and record
 //! 1/16, at most 32 MiB    8         32       requests that are not answered
 //! 1/8                    16        128       answers that are not sent
@@ -78,7 +78,7 @@ pub(crate) const MEMTABLES: u64 = 3;
 const fn fixed_bytes(core_bytes: u64) -> u64 {
     const LEAST: u64 = 32 << 20;
     const MOST: u64 = 80 << 20;
-    let bytes = LEAST + core_bytes / 8;
+    let bytes = LEAST + core_bytes / 16 * 3;
     if bytes < MOST { bytes } else { MOST }
 }
 /// Maximum size of a memtable, bytes; a larger one only makes restarts slower.
@@ -269,7 +269,7 @@ mod tests {
             let config = Config { memory_bytes: Some(memory_bytes), cores: Some(1), ..Config::default() };
             Limits::derive(&config, MACHINE)
         };
-        assert_eq!(of(256 << 20).map(|limits| limits.block_cache_bytes), Ok(64 << 20));
+        assert_eq!(of(256 << 20).map(|limits| limits.block_cache_bytes), Ok(48 << 20));
         let refused = of((256 << 20) - 1).expect_err("too little");
         assert!(refused.contains("memory_bytes = 268435455") && refused.contains("268435456"), "{refused}");
     }

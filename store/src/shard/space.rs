@@ -37,10 +37,9 @@ impl Shard {
         if let Some(fault) = seen.as_ref().and_then(|seen| inner.displaced(seen)) {
             return self.stop(&fault);
         }
-        for looked in [inner.log.look_at_files().await, inner.tree.look_at_files().await] {
-            if let Err(fault) = looked {
-                return self.stop_after(&fault).await;
-            }
+        let looked = inner.log.look_at_files().await.and(inner.tree.look_at_files().await);
+        if let Err(fault) = looked {
+            return self.stop_after(&fault).await;
         }
         if inner.health.has_stopped() {
             return;
