@@ -168,8 +168,20 @@ fn an_operator_asks_any_member_about_the_scheduler() {
     assert!(line.ends_with("off"), "{text}");
     let (done, text) = ctl(first.pd, &["scheduler", "on", "balance-leader"]);
     assert!(done && text.contains("balance-leader is on"), "{text}");
-    let (done, text) = ctl(first.pd, &["scheduler", "on", "balance-core"]);
-    assert!(!done && text.contains("balance-core stays off"), "{text}");
+    let (_, text) = ctl(first.pd, &["scheduler"]);
+    for (policy, by_itself) in
+        [("split-check", "on"), ("balance-core", "on"), ("balance-region", "off"), ("hot-region", "off")]
+    {
+        let line = text.lines().find(|line| line.starts_with(policy)).expect("it is listed");
+        assert!(line.ends_with(by_itself), "{policy}: {text}");
+    }
+    let (_, text) = ctl(first.pd, &["config"]);
+    for (name, value) in [("region_size_max_bytes ", " 150994944"), ("region_split_ops ", " 0")] {
+        let line = text.lines().find(|line| line.starts_with(name)).expect("it is listed");
+        assert!(line.ends_with(value), "{name}: {text}");
+    }
+    let (done, text) = ctl(first.pd, &["scheduler", "on", "hot-region"]);
+    assert!(!done && text.contains("hot-region stays off"), "{text}");
     let (done, text) = ctl(first.pd, &["evict", "1"]);
     assert!(done && text.contains("--end"), "{text}");
     let (_, text) = ctl(first.pd, &["scheduler"]);

@@ -166,7 +166,7 @@ pub const KEYS: &[Key] = &[
     },
     Key {
         name: "region_max_bytes",
-        help: "Size beyond which a region is split, at least 8 MiB, or 0 for never, set by the node that hosts the scheduler; auto leaves it as it is, which is never at first. Default auto.",
+        help: "Size beyond which a region is split, at least 8 MiB, or 0 for never, set by the node that hosts the scheduler; auto leaves it as it is, which is 144 MiB in a new cluster. Default auto.",
         secret: false,
         set: Text(|c, text| match auto(text, parse_bytes)? {
             Some(bytes) if bytes != 0 && bytes < 8 << 20 => Err(format!("\"{text}\" is below 8 MiB")),

@@ -12,7 +12,7 @@ use scheduler::{
 };
 
 use super::denied::Denied;
-use super::{Control, UNASKED, time};
+use super::{Control, UNPROVEN, time};
 use crate::keyspace;
 
 /// An operator that was asked for.
@@ -211,8 +211,7 @@ impl Control {
         self.change_config(|config| config.max_replicas = replicas).await
     }
 
-    /// Sets the size beyond which a region is split in its middle, bytes; 0 for never. Load splits none: a key that halves the size need
-    /// not halve the load, and what is hot would be cut for ever.
+    /// Sets the size beyond which a region is split in its middle, bytes; 0 for never. Load splits none.
     ///
     /// # Errors
     /// The state cannot be changed.
@@ -271,7 +270,7 @@ impl Control {
     /// Switches a policy on or off.
     ///
     /// # Errors
-    /// There is no such policy, no store can carry out what it wants, or the state cannot be changed.
+    /// There is no such policy, what it is worth is not measured yet, or the state cannot be changed.
     pub async fn set_policy(&self, name: &str, enabled: bool) -> Result<(), Denied> {
         let policy = Policy::of(name).ok_or_else(|| Denied::UnknownPolicy(name.to_owned()))?;
         let mut config = self.0.scheduler.borrow().config().clone();
@@ -298,7 +297,7 @@ impl Control {
         let on = |policy: &&Policy| {
             config.is_enabled(**policy) && !self.0.scheduler.borrow().config().is_enabled(**policy)
         };
-        if let Some(unproven) = UNASKED.iter().filter(|policy| **policy != Policy::SplitCheck).find(on) {
+        if let Some(unproven) = UNPROVEN.iter().find(on) {
             return Err(Denied::Unproven(*unproven));
         }
         self.0.state.apply(StateCommand::SetConfig(Box::new(config.clone()))).await?;

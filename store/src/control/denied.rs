@@ -114,8 +114,8 @@ impl fmt::Display for Denied {
             Self::Unproven(policy) => {
                 write!(
                     f,
-                    "{policy} stays off: whether regions that it moves between cores by itself serve better is not measured yet; move single \
-                     ones with `ringkeep ctl region relocate`"
+                    "{policy} stays off: whether what it moves between nodes is worth the bytes is not measured yet; move single replicas with \
+                     `ringkeep ctl region add-peer` and `ringkeep ctl region remove-peer`"
                 )
             }
             Self::NotAdmitted(why) => write!(f, "{why}"),

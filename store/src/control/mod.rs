@@ -84,10 +84,9 @@ pub use self::seen::{SeenOperator, SeenStore};
 /// The least time between two rounds of the policies, however much happens.
 const ROUNDS_APART: Duration = Duration::from_millis(10);
 
-/// Policies that are off in a new cluster: those that move single regions for size and load, of which it is not measured yet what they are
-/// worth, and the one that splits regions by itself, which `region_max_bytes` enables.
-const UNASKED: [Policy; 4] =
-    [Policy::BalanceRegion, Policy::BalanceCore, Policy::HotRegion, Policy::SplitCheck];
+/// Policies that stay off: those that move single regions between nodes for size and load, of which it is not measured yet what they are
+/// worth.
+const UNPROVEN: [Policy; 2] = [Policy::BalanceRegion, Policy::HotRegion];
 
 /// Who this member says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -151,9 +150,10 @@ pub struct SchedulerNumbers {
     pub refused_reports: u64,
 }
 
-/// What a new cluster aims at: one replica of each region, and no policy that is not asked for.
+/// What a new cluster aims at: one replica of each region, no policy that is unproven, and no splits by load: a key that halves the size need
+/// not halve the load, and what is hot would be cut for ever.
 fn initial_config() -> Config {
-    Config { max_replicas: 1, disabled: UNASKED.to_vec(), ..Config::default() }
+    Config { max_replicas: 1, disabled: UNPROVEN.to_vec(), region_split_ops: 0, ..Config::default() }
 }
 
 /// Whether the state of `cluster` is there and has given out the ids below `next_id_min`: in the system group if it `held` entries, else

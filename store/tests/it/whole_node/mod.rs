@@ -14,6 +14,7 @@ mod names;
 mod published;
 mod relocated;
 mod scheduler;
+mod spread;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
