@@ -10,7 +10,7 @@
 //! releases, and it may travel, also to another core, inside the value that it stands for ([`Charge::wrap`]).
 //!
 //! At its bound a core first waits: connections are not read from ([`Intake`]), values are not read ([`Pool::wait`]). What has
-//! waited for [`WAIT_MAX`] is refused as busy.
+//! waited for [`WAIT_MAX`] is refused as busy, and in a drain that clients hold up what finds no room at all.
 //!
 //! Invariants:
 //! * what is charged exceeds a bound by at most one request per core that has to be completed ([`Intake`]), by one value where
@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::rt::Rt;
+use engine::rt::{Mono, Rt};
 
 use crate::refusal::Refusal;
 
@@ -175,7 +175,19 @@ impl Memory {
     /// The same bounds for another core, with nothing used. The cores share one turn to wait with room in hand, and what was appended to.
     #[must_use]
     pub fn fresh(&self) -> Self {
-        Self { spread: self.spread.clone(), appended: self.appended.clone(), ..Self::new(self.limits) }
+        let output = self.output.fresh();
+        Self {
+            output,
+            spread: self.spread.clone(),
+            appended: self.appended.clone(),
+            ..Self::new(self.limits)
+        }
+    }
+
+    /// A client was ended in a drain because it took nothing. From [`WAIT_MAX`] later on no answer of any core waits for room: whoever has it
+    /// by then may keep it as long as it takes something, and the node does not wait for one client that takes nothing after the other.
+    pub fn is_jammed_in_drain(&self, now: Mono) {
+        self.output.end_waits(now + WAIT_MAX);
     }
 
     /// Room for the handles of a request of `items` keys or pairs until it is answered.

@@ -12,8 +12,9 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use engine::rt::Rt;
+use engine::rt::{Mono, Rt};
 
 use super::{SMALL_BYTES, WAIT_MAX};
 use crate::refusal::Refusal;
@@ -32,6 +33,8 @@ struct Inner {
     /// Requests that were completed by those who were let through.
     completed: AtomicU64,
     queue: Mutex<Queue>,
+    /// From when on none waits for room, on the clock of cores, nanoseconds.
+    waits_end: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +62,15 @@ pub struct Charge {
 impl Pool {
     /// A bound of `bytes_max`.
     pub fn new(bytes_max: usize) -> Self {
+        Self::with(bytes_max, Arc::new(AtomicU64::new(u64::MAX)))
+    }
+
+    /// A bound of its own whose waits end together with those of this one.
+    pub(super) fn fresh(&self) -> Self {
+        Self::with(self.0.bytes_max, self.0.waits_end.clone())
+    }
+
+    fn with(bytes_max: usize, waits_end: Arc<AtomicU64>) -> Self {
         Self(Arc::new(Inner {
             bytes_max,
             used: AtomicUsize::new(0),
@@ -66,7 +78,19 @@ impl Pool {
             waiting: AtomicUsize::new(0),
             completed: AtomicU64::new(0),
             queue: Mutex::default(),
+            waits_end,
         }))
+    }
+
+    /// From then on nothing waits for room here, nor where [`Pool::fresh`] has led: what finds none is refused at once. The earliest such
+    /// moment is in force.
+    pub(super) fn end_waits(&self, at: Mono) {
+        self.0.waits_end.fetch_min(at.0, SeqCst);
+    }
+
+    /// How long one that finds no room at `now` waits for some.
+    fn patience(&self, now: Mono) -> Duration {
+        WAIT_MAX.min(Mono(self.0.waits_end.load(SeqCst)).since(now))
     }
 
     /// Bytes charged now.
@@ -125,13 +149,13 @@ impl Pool {
     /// Charges `bytes` as soon as there is room, in the order of these calls.
     ///
     /// # Errors
-    /// Busy after [`WAIT_MAX`].
+    /// Busy after [`WAIT_MAX`], or when waits end.
     pub async fn wait(&self, rt: &Rt, bytes: usize) -> Result<Charge, Refusal> {
         if let Some(charge) = self.try_charge(bytes) {
             return Ok(charge);
         }
         let mut place = Place { pool: self, bytes, id: None };
-        let mut alarm = pin!(rt.sleep(WAIT_MAX));
+        let mut alarm = pin!(rt.sleep(self.patience(rt.now())));
         poll_fn(|cx| {
             if place.poll(cx).is_ready() {
                 return Poll::Ready(Ok(Charge { pool: Some(self.clone()), bytes }));
@@ -304,6 +328,7 @@ mod tests {
     use engine::rt::Mono;
     use engine::rt::sim::{Options, World};
 
+    use super::super::{Memory, MemoryLimits};
     use super::*;
 
     const LARGE: usize = 1 << 20;
@@ -322,6 +347,48 @@ mod tests {
         assert_eq!((pool.used(), &part[..]), (LARGE, &[7; 10][..]));
         drop(part);
         assert_eq!((pool.used(), pool.peak()), (0, LARGE));
+    }
+
+    #[test]
+    fn once_waits_have_ended_what_finds_no_room_is_refused_at_once() {
+        in_world(|rt| async move {
+            let pool = Pool::new(4 * LARGE);
+            let (other, apart) = (pool.fresh(), Pool::new(4 * LARGE));
+            let _held =
+                [&pool, &other, &apart].map(|pool| pool.try_charge(3 * LARGE).expect("there is room"));
+            let took = async |pool: &Pool| {
+                let began = rt.now();
+                assert!(pool.wait(&rt, 2 * LARGE).await.is_err());
+                rt.now().since(began)
+            };
+            assert!(took(&pool).await >= WAIT_MAX);
+            let half = WAIT_MAX / 2;
+            pool.end_waits(rt.now() + half);
+            // A later end changes nothing.
+            pool.end_waits(rt.now() + 10 * WAIT_MAX);
+            let before = took(&other).await;
+            assert!(before >= half && before < WAIT_MAX, "{before:?}");
+            for (pool, waits) in [(&pool, false), (&other, false), (&apart, true)] {
+                assert_eq!(took(pool).await >= half, waits);
+            }
+            assert!(pool.try_charge(10).is_some(), "what finds room has it");
+        });
+    }
+
+    #[test]
+    fn a_jam_on_one_core_is_one_on_all() {
+        in_world(|rt| async move {
+            let one = Memory::new(MemoryLimits { input_bytes: LARGE, output_bytes: 4 * LARGE });
+            let (other, pd) = (one.fresh(), one.of_pd_port());
+            let _held = [&other, &pd].map(|memory| memory.output.charge(4 * LARGE));
+            one.is_jammed_in_drain(rt.now());
+            rt.sleep(WAIT_MAX).await;
+            for (memory, waits) in [(&other, false), (&pd, true)] {
+                let began = rt.now();
+                assert!(memory.output.wait(&rt, LARGE).await.is_err());
+                assert_eq!(rt.now().since(began) >= WAIT_MAX, waits);
+            }
+        });
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub const REST: Duration = Duration::from_secs(1);
 /// What a holder has to move while others wait, bytes per second.
 pub const BYTES_PER_S_MIN: u64 = 64 << 10;
 /// How far behind a client may be while the server stops, before its connection is closed. There any byte counts as enough.
-pub const DRAIN_LAG_MAX: Duration = Duration::from_secs(3);
+pub const DRAIN_LAG_MAX: Duration = Duration::from_secs(2);
 
 /// How far behind a holder may be while one other waits.
 const LAG_MAX: Duration = Duration::from_secs(5);
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(looks(1, PACE), Some(21), "a byte is next to nothing");
         assert_eq!(looks(enough / 2, PACE), Some(40), "half as fast as asked, twice as long");
         assert_eq!(looks(1, Pace::of_drain()), None, "any byte counts in a drain");
-        assert_eq!(looks(0, Pace::of_drain()), Some(12));
+        assert_eq!(looks(0, Pace::of_drain()), Some(8));
     }
 
     #[test]

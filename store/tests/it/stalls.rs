@@ -8,15 +8,21 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::rt::{ListenOptions, Mono, Rt, Stream};
+use engine::rt::{ListenOptions, Mono, Rt, Stream, Task};
 use store::gateway::Gateway;
 use store::memory::Memory;
 use store::refusal::Refusal;
+use store::request::Op;
 use store::wire::grpc::client::Client;
-use store::wire::grpc::{self, CallOutbox, CallShape, Handle, Inbox, Options, Service, Status};
+use store::wire::grpc::{self, CallOutbox, CallShape, Handle, Inbox, Options, Service, Status, frame};
+use store::wire::health::HealthService;
+use store::wire::proto::tikvpb::{BatchCommandsRequest, Command};
+use store::wire::proto::{kvrpcpb, metapb};
 use store::wire::resp::{self, Counters};
+use store::wire::tikv::Tikv;
 
 use crate::connection_memory::{ask, expect, serve_counted};
+use crate::grpc::{BATCH, STORE, command};
 use crate::memory::{MIB, in_world, limits, open, put};
 use crate::page;
 use crate::resp_server::{config, packed};
@@ -332,15 +338,20 @@ async fn read_all(stream: &mut Stream, rt: &Rt, pause: Duration) -> usize {
     }
 }
 
-#[test]
-fn a_drain_does_not_wait_for_who_reads_nothing_and_does_for_who_reads_slowly() {
-    in_world(|rt| async move {
-        let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 64 * MIB, false).await;
-        put(&gateway, "big", MIB).await;
+/// A RESP server that drains once it is told to.
+struct Serving {
+    addr: SocketAddr,
+    counters: Rc<Counters>,
+    stop: Rc<Cell<bool>>,
+    ends: Task<()>,
+}
+
+impl Serving {
+    fn start(rt: &Rt, gateway: &Gateway) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = rt.listen(any, ListenOptions::default()).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let stop = Rc::new(Cell::new(false));
+        let (addr, stop, counters) =
+            (listener.local_addr().unwrap(), Rc::<Cell<bool>>::default(), Rc::default());
         let shutdown = {
             let (stop, rt) = (stop.clone(), rt.clone());
             async move {
@@ -350,20 +361,37 @@ fn a_drain_does_not_wait_for_who_reads_nothing_and_does_for_who_reads_slowly() {
                 WAIT_MAX
             }
         };
-        let counters = Rc::new(Counters::default());
-        let served = resp::serve(rt.clone(), listener, gateway.clone(), config(), counters.clone(), shutdown);
-        let serving = rt.spawn(served);
+        let served =
+            resp::serve(rt.clone(), listener, gateway.clone(), config(), Rc::clone(&counters), shutdown);
+        Self { addr, counters, stop, ends: rt.spawn(served) }
+    }
+
+    /// How long it takes to drain.
+    async fn drain(self, rt: &Rt) -> Duration {
+        let began = rt.now();
+        self.stop.set(true);
+        self.ends.await;
+        rt.now().since(began)
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_for_who_reads_nothing_and_does_for_who_reads_slowly() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 64 * MIB, false).await;
+        put(&gateway, "big", MIB).await;
+        let serving = Serving::start(&rt, &gateway);
         let gets = packed(&[b"GET", b"big"]).repeat(4);
-        let mut deaf = rt.connect(addr).await.unwrap();
+        let mut deaf = rt.connect(serving.addr).await.unwrap();
         deaf.write_all(&gets).await.unwrap();
         rt.sleep(Duration::from_millis(200)).await;
         let mut slow = loop {
-            let mut slow = rt.connect(addr).await.unwrap();
-            let before = counters.bytes_in.get();
+            let mut slow = rt.connect(serving.addr).await.unwrap();
+            let before = serving.counters.bytes_in.get();
             slow.write_all(&gets).await.unwrap();
             rt.sleep(Duration::from_millis(200)).await;
             // What has come in pieces is not all read while there is no room for replies, and not answered in a drain.
-            if counters.bytes_in.get() - before == gets.len() as u64 {
+            if serving.counters.bytes_in.get() - before == gets.len() as u64 {
                 break slow;
             }
         };
@@ -371,15 +399,78 @@ fn a_drain_does_not_wait_for_who_reads_nothing_and_does_for_who_reads_slowly() {
             let rt = rt.clone();
             async move { read_all(&mut slow, &rt, Duration::from_millis(100)).await }
         });
-        let began = rt.now();
-        stop.set(true);
-        serving.await;
-        let took = rt.now().since(began);
+        let took = serving.drain(&rt).await;
         assert!(took >= Duration::from_secs(3) && took < WAIT_MAX / 2, "it took {took:?}");
         let reply = format!("${MIB}\r\n").len() + MIB + 2;
         assert_eq!(reading.await, 4 * reply, "all replies to who reads slowly");
         // What is left for the other one ends early.
         let read = read_all(&mut deaf, &rt, Duration::ZERO).await;
         assert!(read < 4 * reply, "{read} bytes were read");
+    });
+}
+
+/// What takes two seconds with one that takes nothing, and two more for those who had its memory after it.
+const JAM_MAX: Duration = Duration::from_secs(6);
+
+/// There is memory for the replies of some of them at a time, and each of the others would have its turn at taking nothing.
+#[test]
+fn a_drain_does_not_wait_for_one_after_the_other_who_reads_nothing() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 8 * MIB), 64 * MIB, false).await;
+        put(&gateway, "big", MIB).await;
+        let serving = Serving::start(&rt, &gateway);
+        let gets = packed(&[b"GET", b"big"]).repeat(40);
+        let mut deaf = Vec::new();
+        for _ in 0..30 {
+            let mut stream = rt.connect(serving.addr).await.unwrap();
+            stream.write_all(&gets).await.unwrap();
+            deaf.push(stream);
+        }
+        rt.sleep(Duration::from_millis(300)).await;
+        assert!(gateway.memory().output.waiting() > 0, "the bound is not met: the test does not test");
+        let took = serving.drain(&rt).await;
+        assert!(took < JAM_MAX, "it took {took:?}");
+    });
+}
+
+/// The same over gRPC, where each has one message of many commands.
+#[test]
+fn a_drain_does_not_wait_for_one_stream_after_the_other_that_is_not_read() {
+    in_world(|rt| async move {
+        let (stores, gateway) = open(&rt, limits(64 * MIB, 8 * MIB), 64 * MIB, false).await;
+        let mut regions = stores.shards[&0].regions().into_iter();
+        let (region, ..) =
+            regions.find(|(region, ..)| !region.range.start().is_empty()).expect("a store has some");
+        let key = Bytes::from([&region.range.start()[..], &b"big"[..]].concat());
+        gateway.submit(None, Op::Put { key: key.clone(), value: vec![b'v'; MIB].into() }).await.unwrap();
+        let to = metapb::Region::from(&region);
+        let context = kvrpcpb::Context {
+            region_id: to.id,
+            region_epoch: to.region_epoch,
+            peer: to.peers.first().cloned(),
+            ..kvrpcpb::Context::default()
+        };
+        let listener = rt.listen(SocketAddr::from(([127, 0, 0, 1], 0)), ListenOptions::default()).unwrap();
+        let addr = listener.local_addr().unwrap();
+        let options = Options { memory: gateway.memory().clone(), ..Options::default() };
+        let service = Tikv::new(&rt, gateway.clone(), STORE, HealthService::default());
+        let server = grpc::serve(&rt, listener, service, options);
+        let ask = kvrpcpb::RawGetRequest { context: Some(context), key, ..Default::default() };
+        let requests = vec![command(Command::RawGet(ask)); 40];
+        let message =
+            BatchCommandsRequest { request_ids: (1..=40).collect(), requests, ..Default::default() };
+        let mut deaf = Vec::new();
+        for _ in 0..30 {
+            let client = Client::connect_with(&rt, addr, 64 << 10).await.unwrap();
+            let mut call = client.open(BATCH).await.unwrap();
+            call.outbox.send(frame(&message)).await.unwrap();
+            deaf.push((client, call));
+        }
+        rt.sleep(Duration::from_millis(300)).await;
+        assert!(gateway.memory().output.waiting() > 0, "the bound is not met: the test does not test");
+        let began = rt.now();
+        assert_eq!(server.drain(WAIT_MAX).await, 0, "connections were still busy");
+        let took = rt.now().since(began);
+        assert!(took < JAM_MAX, "it took {took:?}");
     });
 }

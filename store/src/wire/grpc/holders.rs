@@ -180,6 +180,9 @@ pub(super) async fn watch(
             Duty::Take(bytes) => Some(bytes),
             Duty::None | Duty::Send(_) => None,
         });
+        if drains && unread > 0 {
+            memory.is_jammed_in_drain(rt.now());
+        }
         let counted = stats.get();
         stats.set(Stats { evicted: counted.evicted + (late + unread) as u64, ..counted });
         elapsed = if waited_for { sending.rest().min(taking.rest()) } else { stalls::REST };

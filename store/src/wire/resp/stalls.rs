@@ -27,28 +27,34 @@ pub(super) async fn evict_stalled(server: Rc<Server>) {
         let output_min = if drains { 0 } else { SMALL_BYTES };
         let reading = |held: Held| (held.output > output_min).then_some((held.output, held.written_bytes));
         evict_slow(&server, &mut input, requests, elapsed, sending);
-        evict_slow(&server, &mut output, replies, elapsed, reading);
+        if evict_slow(&server, &mut output, replies, elapsed, reading) && drains {
+            memory.is_jammed_in_drain(server.rt.now());
+        }
         let waited_for = requests.is_some() || replies.is_some();
         elapsed = if waited_for { input.rest().min(output.rest()) } else { stalls::REST };
         server.rt.sleep(elapsed).await;
     }
 }
 
-/// Ends the clients that are behind `pace`; `holds` returns the bytes that one holds and those that it has moved.
+/// Ends the clients that are behind `pace`; `holds` returns the bytes that one holds and those that it has moved. Whether there were any.
 fn evict_slow(
     server: &Server,
     stalls: &mut Stalls,
     pace: Option<Pace>,
     elapsed: Duration,
     holds: impl Fn(Held) -> Option<(usize, u64)>,
-) {
-    let Some(pace) = pace else { return stalls.forget() };
+) -> bool {
+    let Some(pace) = pace else {
+        stalls.forget();
+        return false;
+    };
     let clients = server.clients.borrow();
     let holders = clients.values().filter(|client| !client.evicted.get()).filter_map(|client| {
         let (bytes, moved_bytes) = holds(client.held.get())?;
         Some(Holder { id: client.entry.id, bytes, moved_bytes })
     });
-    for client in stalls.look(holders, pace, elapsed).iter().filter_map(|id| clients.get(id)) {
+    let slow = stalls.look(holders, pace, elapsed);
+    for client in slow.iter().filter_map(|id| clients.get(id)) {
         let Held { input, output, .. } = client.held.get();
         tracing::warn!(
             client = %client.entry.from,
@@ -60,4 +66,5 @@ fn evict_slow(
         client.evicted.set(true);
         client.wake();
     }
+    !slow.is_empty()
 }
