@@ -26,8 +26,12 @@ fn refused_connections_that_do_not_leave_are_closed() {
         let config = Config { descriptors: places.clone(), ..config() };
         let (addr, counters) = serve_counted(&rt, &Gateway::in_memory(), config);
         let mut clients = Vec::new();
-        for _ in 0..60 {
-            clients.push(rt.connect(addr).await.unwrap());
+        for number in 0..60 {
+            let mut client = rt.connect(addr).await.unwrap();
+            if number < 21 {
+                ask(&mut client, &[b"PING"], b"+PONG\r\n").await;
+            }
+            clients.push(client);
         }
         rt.sleep(Duration::from_millis(100)).await;
         // An eighth of the places is for those that hear why, and whoever finds none is closed at once.

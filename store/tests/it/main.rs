@@ -11,6 +11,7 @@ mod fenced;
 mod formats;
 mod full;
 mod gateway;
+mod give_way;
 mod grpc;
 mod grpc_batch;
 mod grpc_bounds;

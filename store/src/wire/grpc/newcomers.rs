@@ -12,7 +12,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use engine::rt::chan::Sender;
 use engine::rt::local::{Answer, Pending, oneshot};
+
+use crate::descriptors::silent::{GiveWay, Given};
 
 /// Those of one port, the oldest first.
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ pub(crate) struct Newcomers {
 struct Notified {
     is_to_end: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    /// Who waits for its place, at this port or another one.
+    heir: RefCell<Option<Sender<Given>>>,
     /// Dropped with the connection.
     gone: RefCell<Option<Answer<()>>>,
 }
@@ -52,6 +57,14 @@ impl Newcomers {
         self.listed.borrow().len()
     }
 
+    /// Ends one for a newcomer to any port, unless it has settled. Whether it ends.
+    pub(crate) fn give_way(&self, GiveWay { number, to }: GiveWay) -> bool {
+        let Some(meant) = self.listed.borrow_mut().remove(&number) else { return false };
+        *meant.heir.borrow_mut() = Some(to);
+        meant.end();
+        true
+    }
+
     /// Ends the oldest; none if there is none. What is returned is ready once it is gone.
     pub(crate) fn end_oldest(&self) -> Option<Pending<()>> {
         let (_, oldest) = self.listed.borrow_mut().pop_first()?;
@@ -73,6 +86,16 @@ impl Notified {
 }
 
 impl Newcomer {
+    /// What the port calls it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Who waits for its place.
+    pub(crate) fn heir(&self) -> Option<Sender<Given>> {
+        self.notified.heir.take()
+    }
+
     /// It is kept from now on.
     pub(crate) fn settle(&self) {
         self.all.listed.borrow_mut().remove(&self.number);

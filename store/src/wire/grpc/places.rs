@@ -8,13 +8,14 @@
 //! ```
 //! So whoever opens connections and says nothing on them keeps out none who does, and clients leave room for members.
 //!
-//! Most places are shared with the other ports of the node, whose clients may take all of them. So a port that has a guest has some of its own,
+//! Most places are shared with the other ports of the node. Where all are taken, a connection to any of them that has asked for nothing gives
+//! its place to one that comes here, and the reverse ([`silent`](crate::descriptors::silent)). Clients that have asked may take all of them. So a port that has a guest has some of its own,
 //! which a client is served from, and gives way: it keeps a shared place or none.
 //!
 //! Invariants: a place that is taken is returned once, when its connection has ended; a new connection takes the place of one that gave
 //! way only once that is gone, so there are never more than places; a client that keeps its place has a shared one.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -24,6 +25,7 @@ use std::task::{Context, Poll};
 use super::Service;
 use super::newcomers::Newcomer;
 use super::server::State;
+use crate::descriptors::silent::Unasked;
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub(super) struct Place<S: Service> {
     standing: Cell<Standing>,
     /// Whether the place is one of the port's own.
     is_own: Cell<bool>,
+    /// As long as it has a shared place and gives way.
+    unasked: RefCell<Option<Unasked>>,
     /// Whether gRPC counts it among its connections.
     is_counted: bool,
     /// It says when it is gone, so it is dropped last.
@@ -61,6 +65,9 @@ impl<S: Service> Place<S> {
             gone.await;
             why_not = try_take(state);
         }
+        if why_not == Err(KEPT) && state.options.descriptors.take_from_silent(&state.rt, None).await {
+            why_not = Ok(false);
+        }
         let is_own = match why_not {
             Ok(is_own) => Cell::new(is_own),
             Err(why) => {
@@ -75,7 +82,9 @@ impl<S: Service> Place<S> {
         });
         let (state, standing) = (state.clone(), Cell::new(Standing::Newcomer));
         let newcomer = state.newcomers.enter();
-        Some(Self { state, from, standing, is_own, is_counted: true, newcomer })
+        let list = || state.options.descriptors.list(&state.door, newcomer.number());
+        let unasked = RefCell::new((!is_own.get()).then(list));
+        Some(Self { state, from, standing, is_own, unasked, is_counted: true, newcomer })
     }
 
     pub(super) fn state(&self) -> &Rc<State<S>> {
@@ -136,6 +145,7 @@ impl<S: Service> Place<S> {
     /// Takes one of the port's own places in exchange for a shared one, if there is any left.
     fn own(&self) {
         if !self.is_own.get() && take_own(&self.state) {
+            self.unasked.take();
             self.give_back();
             self.is_own.set(true);
         }
@@ -144,7 +154,10 @@ impl<S: Service> Place<S> {
     fn give_back(&self) {
         match self.is_own.get() {
             true => self.state.own_taken.set(self.state.own_taken.get() - 1),
-            false => self.state.options.descriptors.give_back(),
+            false => match self.newcomer.heir() {
+                Some(heir) => self.state.options.descriptors.hand_over(&heir),
+                None => self.state.options.descriptors.give_back(),
+            },
         }
     }
 
@@ -154,6 +167,7 @@ impl<S: Service> Place<S> {
         self.state.clients.set(self.state.clients.get() + clients(standing) - clients(before));
         if standing != Standing::Newcomer {
             self.newcomer.settle();
+            self.unasked.take();
         }
     }
 
@@ -192,6 +206,7 @@ impl<S: Service> Drop for Place<S> {
     fn drop(&mut self) {
         self.leave(true);
         self.stand(Standing::Newcomer);
+        self.unasked.take();
         self.give_back();
     }
 }
@@ -205,11 +220,12 @@ fn try_take<S: Service>(state: &State<S>) -> Result<bool, &'static str> {
     match (take_own(state), is_full) {
         (true, _) => Ok(true),
         (false, true) => Err("limits.connections_max"),
-        (false, false) => {
-            Err("the other descriptors are kept for storage and for other ports, see LimitNOFILE")
-        }
+        (false, false) => Err(KEPT),
     }
 }
+
+/// Why there is no place although the port itself may have more.
+const KEPT: &str = "the other descriptors are kept for storage and for other ports, see LimitNOFILE";
 
 /// Takes one of the port's own places, if there is any left.
 fn take_own<S: Service>(state: &State<S>) -> bool {

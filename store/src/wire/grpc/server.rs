@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use engine::rt::chan::Receiver;
 use engine::rt::local::Bell;
 use engine::rt::{Listener, Rt, Stream};
 
@@ -22,6 +23,7 @@ use super::places::Place;
 use super::status::Status;
 use super::tally::{self, Ended, Running, Tally};
 use crate::descriptors::Descriptors;
+use crate::descriptors::silent::{Door, GiveWay, Speaks};
 use crate::memory::{Memory, MemoryLimits};
 
 /// A protocol that shares the port with gRPC. The first bytes of a connection decide.
@@ -190,6 +192,8 @@ pub(super) struct State<S: Service> {
     pub(super) tally: Tally<Option<S::Method>>,
     /// Connections that keep no place.
     pub(super) newcomers: Rc<Newcomers>,
+    /// By which others of the node have them end.
+    pub(super) door: Door,
     /// Connections of clients that keep theirs.
     pub(super) clients: Cell<usize>,
     /// How many of its own places are taken.
@@ -219,6 +223,7 @@ pub struct Handle {
 
 /// Serves `service` on `listener` on this core until the handle drains it.
 pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Options) -> Handle {
+    let (door, give_way) = Door::new(Speaks::Grpc);
     let state = Rc::new(State {
         rt: rt.clone(),
         service,
@@ -229,6 +234,7 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         holders: Rc::default(),
         tally: Tally::default(),
         newcomers: Rc::default(),
+        door,
         clients: Cell::default(),
         own_taken: Cell::default(),
         idle: Rc::default(),
@@ -258,6 +264,7 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         state.drain.clone(),
         state.stats.clone(),
     )));
+    drop(rt.spawn(give_ways(state.newcomers.clone(), state.stats.clone(), give_way)));
     drop(rt.spawn(accept_all(state, listener)));
     handle
 }
@@ -289,6 +296,17 @@ impl Handle {
         })
         .await;
         self.stats.get().connections
+    }
+}
+
+/// Ends those that others of the node ask to end, until the server and its connections are gone.
+async fn give_ways(newcomers: Rc<Newcomers>, stats: Rc<Cell<Stats>>, asked: Receiver<GiveWay>) {
+    while let Some(give_way) = asked.recv().await {
+        if newcomers.give_way(give_way) {
+            let counted = stats.get();
+            stats.set(Stats { turned_away: counted.turned_away + 1, ..counted });
+            tracing::warn!("a gRPC connection that has asked for nothing gives way to one of another port");
+        }
     }
 }
 

@@ -6,9 +6,12 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::task::Waker;
 
+use engine::rt::chan::Sender;
+
 use super::reply::Protocol;
 use super::roster::Listing;
 use super::transaction::Transaction;
+use crate::descriptors::silent::{Given, Unasked};
 
 /// A connection's state, shared by its session and its server.
 #[derive(Debug)]
@@ -24,6 +27,10 @@ pub struct ConnectionState {
     pub held: Cell<Held>,
     /// Others wait for the memory that it holds and it is too slow, or the server stops and it takes nothing: its session ends.
     pub evicted: Cell<bool>,
+    /// As long as it gives way to newcomers, because it has asked for nothing.
+    unasked: RefCell<Option<Unasked>>,
+    /// Who waits for its place: its session ends.
+    heir: RefCell<Option<Sender<Given>>>,
     /// It has killed itself: its session ends once that command is answered.
     pub leaving: Cell<bool>,
     /// Wakes its session.
@@ -60,6 +67,8 @@ impl From<Packed> for ConnectionState {
             transaction: RefCell::default(),
             held: Cell::default(),
             evicted: Cell::new(false),
+            unasked: RefCell::default(),
+            heir: RefCell::default(),
             leaving: Cell::new(false),
             waker: RefCell::new(None),
         }
@@ -70,6 +79,38 @@ impl ConnectionState {
     /// A new connection.
     pub fn new(entry: Listing, authenticated: bool) -> Self {
         Packed { entry: Arc::new(entry), protocol: Protocol::default(), authenticated }.into()
+    }
+
+    /// It gives way to newcomers until it has asked for something.
+    pub(super) fn gives_way(&self, unasked: Unasked) {
+        *self.unasked.borrow_mut() = Some(unasked);
+    }
+
+    /// It asks for something, and keeps its place for it.
+    pub(super) fn has_asked(&self) {
+        if self.unasked.borrow().is_some() {
+            self.unasked.take();
+        }
+    }
+
+    /// Ends it for a newcomer, unless it has asked for something. Whether it ends.
+    pub(super) fn give_way(&self, heir: Sender<Given>) -> bool {
+        let gives_way = self.unasked.take().is_some();
+        if gives_way {
+            *self.heir.borrow_mut() = Some(heir);
+            self.wake();
+        }
+        gives_way
+    }
+
+    /// Whether a newcomer waits for its place.
+    pub(super) fn is_to_give_way(&self) -> bool {
+        self.heir.borrow().is_some()
+    }
+
+    /// Who waits for its place, if a newcomer does.
+    pub(super) fn heir(&self) -> Option<Sender<Given>> {
+        self.heir.take()
     }
 
     /// What the connection takes along.

@@ -245,6 +245,7 @@ fn authenticate(
         return Err(Error::constant("WRONGPASS invalid username-password pair or user is disabled."));
     }
     client.authenticated.set(true);
+    client.has_asked();
     Ok(())
 }
 

@@ -148,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::descriptors::Descriptors;
+    use crate::descriptors::silent::{Door, Speaks};
     use crate::gateway::Gateway;
     use crate::wire::resp::connections::Connections;
     use crate::wire::resp::counters::Counters;
@@ -176,7 +177,13 @@ mod tests {
                 descriptors: Descriptors::default(),
                 facts: Facts::default(),
             };
-            let server = Server::new(rt, Gateway::in_memory(), config, Rc::new(Counters::default()));
+            let server = Server::new(
+                rt,
+                Gateway::in_memory(),
+                config,
+                Rc::new(Counters::default()),
+                Door::new(Speaks::Resp).0,
+            );
             let found: Pairs = (0..20_000).map(|n| (Bytes::from(format!("key{n}")), Bytes::new())).collect();
             let pattern = Pattern::new(b"*9").unwrap();
             let mut matched = pin!(matching(&server, &found, Some(&pattern)));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,10 +21,11 @@ use super::connections::{Connections, Inbox};
 use super::counters::Counters;
 use super::cursor::Cursors;
 use super::migration::{Affinity, Loads, Migrating};
-use super::roster::Arrival;
+use super::roster::{Arrival, Listing};
 use super::session::{Session, SessionEnd};
 use super::stalls::evict_stalled;
 use crate::descriptors::Descriptors;
+use crate::descriptors::silent::{Door, GiveWay, Speaks};
 use crate::gateway::Gateway;
 use crate::wire::board::Board;
 
@@ -95,8 +96,19 @@ pub struct Server {
     spare_buffers: RefCell<Vec<Vec<u8>>>,
     pub(super) clients: RefCell<BTreeMap<u64, Rc<ConnectionState>>>,
     loads: Loads,
+    /// By which others of the node have connections end that have asked for nothing.
+    door: Door,
     stop: Cell<Stop>,
     ended: Bell,
+}
+
+/// What there is no place in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Full {
+    /// RESP has as many connections as it may.
+    Roster,
+    /// All ports together have.
+    Descriptors,
 }
 
 /// How far the shutdown has come.
@@ -120,7 +132,9 @@ pub async fn serve(
     counters: Rc<Counters>,
     shutdown: impl Future<Output = Duration>,
 ) {
-    let server = Rc::new(Server::new(rt, gateway, config, counters));
+    let (door, give_way) = Door::new(Speaks::Resp);
+    let server = Rc::new(Server::new(rt, gateway, config, counters, door));
+    server.rt.spawn(give_ways(Rc::downgrade(&server), give_way));
     if let Some(Inbox { migrating, killed }) = server.config.connections.open(&server.rt) {
         server.rt.spawn(take_in_migrating(server.clone(), migrating));
         server.rt.spawn(end_killed(server.clone(), killed));
@@ -148,7 +162,7 @@ pub async fn serve(
 
 impl Server {
     /// A server without a listener or connections.
-    pub(super) fn new(rt: Rt, gateway: Gateway, config: Config, counters: Rc<Counters>) -> Self {
+    pub(super) fn new(rt: Rt, gateway: Gateway, config: Config, counters: Rc<Counters>, door: Door) -> Self {
         Self {
             began: rt.now(),
             rt,
@@ -159,6 +173,7 @@ impl Server {
             spare_buffers: RefCell::default(),
             clients: RefCell::default(),
             loads: Loads::default(),
+            door,
             stop: Cell::new(Stop::No),
             ended: Bell::default(),
         }
@@ -183,25 +198,66 @@ impl Server {
         }
     }
 
-    /// Starts a session, unless there are too many.
+    /// Starts a session, if there is a place for it or another connection gives way.
     fn admit(self: &Rc<Self>, stream: Stream, from: SocketAddr) {
-        let (connections_max, core) = (self.config.connections_max, self.rt.core());
-        let arrival = Arrival { from, local: stream.local_addr().ok(), began: self.rt.now(), core };
-        let Some(entry) = self.config.connections.roster().admit(arrival, connections_max) else {
-            tracing::warn!(%from, max = connections_max, "a RESP connection is refused: limits.connections_max");
-            return self.turn_away(stream);
-        };
-        if !self.config.descriptors.take() {
-            let max = self.config.descriptors.max();
-            tracing::warn!(
-                %from,
-                max,
-                "a RESP connection is refused: the other descriptors are kept for storage, see LimitNOFILE"
-            );
-            return self.turn_away(stream);
+        let entered = self.enter_roster(&stream, from);
+        let full = if entered.is_none() { Full::Roster } else { Full::Descriptors };
+        if let Some(entry) = entered
+            && self.config.descriptors.take()
+        {
+            return self.enter(stream, entry);
         }
+        // What takes its time holds one of the descriptors for those that are refused.
+        if !self.config.descriptors.take_to_refuse() {
+            return self.say_refused(from, full);
+        }
+        let server = self.clone();
+        self.rt.spawn(async move {
+            server.admit_late(stream, from, full).await;
+            server.config.descriptors.give_back_refused();
+        });
+    }
+
+    /// Waits for a connection that has asked for nothing to give way. Without one, says why this one is refused.
+    async fn admit_late(self: &Rc<Self>, stream: Stream, from: SocketAddr, full: Full) {
+        let descriptors = &self.config.descriptors;
+        let of = match full {
+            Full::Roster => Some(Speaks::Resp),
+            Full::Descriptors => None,
+        };
+        if descriptors.take_from_silent(&self.rt, of).await {
+            let entered = if self.stop() == Stop::No { self.enter_roster(&stream, from) } else { None };
+            match entered {
+                Some(entry) => return self.enter(stream, entry),
+                None => descriptors.give_back(),
+            }
+        }
+        self.say_refused(from, full);
+        self.explain(stream).await;
+    }
+
+    fn enter_roster(&self, stream: &Stream, from: SocketAddr) -> Option<Listing> {
+        let (began, core) = (self.rt.now(), self.rt.core());
+        let arrival = Arrival { from, local: stream.local_addr().ok(), began, core };
+        self.config.connections.roster().admit(arrival, self.config.connections_max)
+    }
+
+    fn say_refused(&self, from: SocketAddr, full: Full) {
+        self.counters.refused.add_one();
+        let (max, why) = match full {
+            Full::Roster => (self.config.connections_max, "limits.connections_max"),
+            Full::Descriptors => {
+                (self.config.descriptors.max(), "the other descriptors are kept for storage, see LimitNOFILE")
+            }
+        };
+        tracing::warn!(%from, max, "a RESP connection is refused: {why}");
+    }
+
+    /// Serves a connection that has a place.
+    fn enter(self: &Rc<Self>, stream: Stream, entry: Listing) {
         self.counters.accepted.add_one();
         let client = Rc::new(ConnectionState::new(entry, self.config.password.is_none()));
+        client.gives_way(self.config.descriptors.list(&self.door, client.entry.id));
         self.begin(Session::new(self.clone(), stream, client.clone()), client);
     }
 
@@ -209,17 +265,24 @@ impl Server {
     fn begin(self: &Rc<Self>, session: Session, client: Rc<ConnectionState>) {
         let id = client.entry.id;
         client.entry.arrive(self.rt.core());
-        self.clients.borrow_mut().insert(id, client);
+        self.clients.borrow_mut().insert(id, client.clone());
         let server = self.clone();
         self.rt.spawn(async move {
-            match Box::new(session).run().await {
+            let end = Box::new(session).run().await;
+            server.clients.borrow_mut().remove(&id);
+            let heir = client.heir();
+            // With its entry in the roster, before another one enters.
+            drop(client);
+            match end {
                 SessionEnd::Over => {
                     server.counters.closed.add_one();
-                    server.config.descriptors.give_back();
+                    match heir {
+                        Some(heir) => server.config.descriptors.hand_over(&heir),
+                        None => server.config.descriptors.give_back(),
+                    }
                 }
                 SessionEnd::Migrated => server.counters.moved_out.add_one(),
             }
-            server.clients.borrow_mut().remove(&id);
             server.ended.ring();
         });
     }
@@ -232,25 +295,17 @@ impl Server {
             && self.loads.take_room(connections, core, self.rt.now())
     }
 
-    fn turn_away(self: &Rc<Self>, mut stream: Stream) {
-        self.counters.refused.add_one();
-        if !self.config.descriptors.take_to_refuse() {
-            return;
-        }
-        let server = self.clone();
-        self.rt.spawn(async move {
-            let explain = async {
-                // A client that is gone already needs no explanation.
-                if let Err(error) = stream.write_all(b"-ERR max number of clients reached\r\n").await {
-                    tracing::debug!(%error, "a refused client does not get the reason");
-                }
-                linger(&mut stream).await;
-            };
-            // Whoever does not close its side in time is closed here: the descriptor is one of those kept from clients.
-            server.rt.timeout(REFUSAL_MAX, explain).await;
-            drop(stream);
-            server.config.descriptors.give_back_refused();
-        });
+    /// Says why a connection is refused, and closes it.
+    async fn explain(&self, mut stream: Stream) {
+        let explain = async {
+            // A client that is gone already needs no explanation.
+            if let Err(error) = stream.write_all(b"-ERR max number of clients reached\r\n").await {
+                tracing::debug!(%error, "a refused client does not get the reason");
+            }
+            linger(&mut stream).await;
+        };
+        // Whoever does not close its side in time is closed here: the descriptor is one of those kept from clients.
+        self.rt.timeout(REFUSAL_MAX, explain).await;
     }
 
     /// Lets the sessions finish, then ends those that have not.
@@ -291,6 +346,19 @@ async fn take_in_migrating(server: Rc<Server>, inbox: Receiver<Migrating>) {
         let client = Rc::new(ConnectionState::from(client));
         let affinity = Affinity::after(migrations);
         server.begin(Session::resume(server.clone(), stream, client.clone(), input, affinity), client);
+    }
+}
+
+/// Ends connections that have asked for nothing, for newcomers to any port of the node, until the server is gone.
+async fn give_ways(server: Weak<Server>, asked: Receiver<GiveWay>) {
+    while let Some(GiveWay { number, to }) = asked.recv().await {
+        let Some(server) = server.upgrade() else { return };
+        let meant = server.clients.borrow().get(&number).cloned();
+        if let Some(client) = meant.filter(|client| client.give_way(to)) {
+            let from = client.entry.from;
+            server.counters.refused.add_one();
+            tracing::warn!(%from, "a RESP connection that has asked for nothing gives way to another one");
+        }
     }
 }
 

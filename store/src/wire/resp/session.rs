@@ -190,7 +190,7 @@ impl Session {
         self.show_waker(cx);
         self.slice.begin(&self.server.rt);
         for _ in 0..TURNS_AT_ONCE {
-            if self.client.evicted.get() || self.client.entry.is_killed() {
+            if self.client.evicted.get() || self.client.entry.is_killed() || self.client.is_to_give_way() {
                 return Poll::Ready(Ok(false));
             }
             match self.server.stop() {

@@ -240,3 +240,61 @@ async fn is_written(stream: &mut Stream, value: &[u8]) -> bool {
     }
     said == b"+OK\r\n"
 }
+
+/// Descriptors of a node under the smallest limit that hosts set.
+const FEWEST: u64 = 256;
+/// Clients of each protocol that it has places for together.
+const CLIENTS: usize = 20;
+
+/// Opens connections, says this on each, and goes on.
+async fn flood_silently(rt: Rt, to: SocketAddr, said: &'static [u8]) {
+    let mut held = Vec::new();
+    loop {
+        let mut stream = rt.connect(to).await.expect("it listens");
+        if stream.write_all(said).await.is_ok() {
+            held.push(stream);
+        }
+        if held.len() > 2 * FEWEST as usize {
+            rt.sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Whatever the port, and although all of these places are shared.
+#[test]
+fn connections_that_say_nothing_keep_no_client_out() {
+    for silent in [Flood::Resp, Flood::Store, Flood::Preface] {
+        let world = World::new(731, Options::default());
+        let mut member = Member::new(&world, 0, 1);
+        member.open_files = FEWEST;
+        member.node.disk().set_descriptors(FEWEST);
+        member.start(&world, &[]).expect("a cluster of one begins");
+        let (resp, store) = (member.node.addr(6380), member.node.addr(PORT + 1));
+        let (to, said) = match silent {
+            Flood::Resp => (resp, &b""[..]),
+            Flood::Store => (store, &b""[..]),
+            Flood::Preface => (store, &b"RKPEER\0\x01"[..]),
+        };
+        let flooding = world.node(8).start(0, move |rt| flood_silently(rt, to, said));
+        world.run_for(Duration::from_secs(5));
+        let served = beside(&world, move |rt| async move {
+            let (mut streams, mut clients) = (Vec::new(), Vec::new());
+            for _ in 0..CLIENTS {
+                let mut stream = rt.connect(resp).await.expect("it listens");
+                ask(&mut stream, &[b"PING"], b"+PONG\r\n").await;
+                streams.push(stream);
+                let client = Client::connect(&rt, store).await.expect("it has a place");
+                let answer: Result<RawGetResponse, _> = client.unary(GET, &get("absent")).await;
+                answer.unwrap_or_else(|status| panic!("{silent:?} keeps clients out: {status:?}"));
+                clients.push(client);
+            }
+            rt.sleep(Duration::from_secs(2)).await;
+            for stream in &mut streams {
+                ask(stream, &[b"PING"], b"+PONG\r\n").await;
+            }
+            (streams.len(), clients.len())
+        });
+        assert_eq!(served, (CLIENTS, CLIENTS));
+        drop(flooding);
+    }
+}

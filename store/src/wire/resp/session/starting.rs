@@ -36,6 +36,9 @@ impl Session {
             self.say_error(ticket, &Error::NOT_AUTHENTICATED);
             return Started::Yes;
         }
+        if self.client.authenticated.get() {
+            self.client.has_asked();
+        }
         if needs_quiet(command, request) && !self.queue.is_empty() {
             return Started::WhenQuiet;
         }

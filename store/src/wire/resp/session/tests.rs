@@ -10,6 +10,7 @@ use engine::rt::sim::{Options, World};
 use engine::rt::{ListenOptions, Rt};
 
 use super::*;
+use crate::descriptors::silent::{Door, Speaks};
 use crate::gateway::Gateway;
 use crate::request::Op;
 use crate::wire::resp::connections::Connections;
@@ -141,7 +142,13 @@ async fn session(
     };
     change(&mut config);
     let authenticated = config.password.is_none();
-    let server = Rc::new(Server::new(rt.clone(), gateway, config, Rc::new(Counters::default())));
+    let server = Rc::new(Server::new(
+        rt.clone(),
+        gateway,
+        config,
+        Rc::new(Counters::default()),
+        Door::new(Speaks::Resp).0,
+    ));
     let arrival = Arrival { from, local: None, began: rt.now(), core: 0 };
     let entry = server.config.connections.roster().admit(arrival, 1).unwrap();
     let client = Rc::new(ConnectionState::new(entry, authenticated));

@@ -3,10 +3,15 @@
 //! A connection takes a place when it is accepted and returns it when it has ended; while it moves between cores it keeps it.
 //! Where no place is left the connection is refused, counted and logged; a flush or a new log segment is not. To hear why it is refused
 //! takes a connection some time, for which there are a few places of their own: whoever finds none of these is closed without a word.
+//! Where no place is left for a newcomer, a connection that has asked for nothing gives way to it ([`silent`]).
 //! The PD port has places of its own, so that neither those who fill it take what clients need, nor the reverse.
+
+pub(crate) mod silent;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use silent::Silent;
 
 /// Places for connections. Cheap to clone; all cores share one count. The default has no bound.
 #[derive(Clone, Debug)]
@@ -19,6 +24,8 @@ struct Places {
     /// Refused connections that are sent the reason, now and at most.
     refused: AtomicUsize,
     refused_max: usize,
+    /// Connections that have a place and have asked for nothing.
+    silent: Silent,
 }
 
 /// One place in this many is for connections that are refused.
@@ -37,19 +44,29 @@ impl Descriptors {
     pub fn new(max: usize) -> Self {
         let refused_max = (max / REFUSED_PART).min(REFUSED_MAX);
         let (taken, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self(Arc::new(Places { taken, max: max - refused_max, refused, refused_max }))
+        Self(Arc::new(Places {
+            taken,
+            max: max - refused_max,
+            refused,
+            refused_max,
+            silent: Silent::default(),
+        }))
     }
 
     /// `max` places where a connection that is refused is closed at once.
     pub fn without_reasons(max: usize) -> Self {
         let (taken, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self(Arc::new(Places { taken, max, refused, refused_max: 0 }))
+        Self(Arc::new(Places { taken, max, refused, refused_max: 0, silent: Silent::default() }))
     }
 
     /// Takes a place, if one is left; [`Descriptors::give_back`] returns it.
     pub fn take(&self) -> bool {
         let more = |taken: usize| (taken < self.0.max).then_some(taken + 1);
         self.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub(crate) fn silent(&self) -> &Silent {
+        &self.0.silent
     }
 
     /// Returns a place that was taken.
