@@ -5,12 +5,13 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use engine::rt::{Rt, Stream};
+use bytes::Bytes;
+use engine::rt::{ListenOptions, Mono, Rt, Stream};
 use store::descriptors::Descriptors;
 use store::wire::grpc::client::Client;
-use store::wire::grpc::{Guest, Options};
+use store::wire::grpc::{self, CallOutbox, CallShape, Code, Gate, Guest, Inbox, Options, Service, Status};
 
-use crate::grpc::serve_tikv;
+use crate::grpc::{loopback, serve_tikv};
 use crate::grpc_faults::{PREFACE, SETTINGS, closed, raw, still_serves};
 use crate::memory::in_world;
 use crate::page;
@@ -194,5 +195,95 @@ fn a_guest_has_places_that_no_client_keeps() {
         drop((clients, beyond, first, second));
         rt.sleep(Duration::from_secs(1)).await;
         assert_eq!((places.taken(), page::of_grpc(&server, OPEN)), (0, 0.0));
+    });
+}
+
+/// A service of which one method is for members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Method {
+    Clients,
+    Members,
+}
+
+struct Both;
+
+impl Service for Both {
+    type Method = Method;
+
+    fn method(&self, path: &str) -> Option<(Method, CallShape)> {
+        let method = if path == MEMBERS { Method::Members } else { Method::Clients };
+        Some((method, CallShape::Unary))
+    }
+
+    fn is_for_members(&self, method: Method) -> bool {
+        method == Method::Members
+    }
+
+    async fn unary(&self, _: Method, _: Bytes, _: Option<Mono>) -> Result<Bytes, Status> {
+        Ok(grpc::frame(&()))
+    }
+
+    async fn bidi(&self, _: Method, _: &mut Inbox, _: &mut CallOutbox) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+const MEMBERS: &str = "/test/Members";
+const CLIENTS: &str = "/test/Clients";
+
+/// A gate that lets nobody in.
+#[derive(Debug)]
+struct Shut;
+
+impl Gate for Shut {
+    fn is_meant(&self, _: &[u8]) -> Option<bool> {
+        Some(false)
+    }
+
+    fn let_in<'a>(
+        &'a self,
+        _: &'a mut Stream,
+        _: SocketAddr,
+        _: Vec<u8>,
+    ) -> Pin<Box<dyn Future<Output = bool> + 'a>> {
+        Box::pin(async { false })
+    }
+
+    fn is_closed(&self) -> bool {
+        true
+    }
+
+    fn refuse(&self, _: &str, _: SocketAddr) -> Status {
+        Status::new(Code::PermissionDenied, "it is for members")
+    }
+}
+
+/// Whether one that calls as members do keeps its place while others come and ask, and no more than one of these may keep one.
+async fn keeps_its_place(rt: &Rt, gate: Option<Rc<dyn Gate>>) -> bool {
+    let listener = rt.listen(loopback(), ListenOptions::default()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let options = Options { connections_max: 4, clients_max: 1, gate, ..Options::default() };
+    let _server = grpc::serve(rt, listener, Both, options);
+    let first = Client::connect(rt, addr).await.unwrap();
+    first.unary::<()>(CLIENTS, &()).await.unwrap();
+    let member = Client::connect(rt, addr).await.unwrap();
+    // Where it is not let in it hears so.
+    let _ = member.unary::<()>(MEMBERS, &()).await;
+    let mut others = Vec::new();
+    for _ in 0..6 {
+        let other = Client::connect(rt, addr).await.unwrap();
+        other.unary::<()>(CLIENTS, &()).await.unwrap();
+        others.push(other);
+    }
+    first.unary::<()>(CLIENTS, &()).await.unwrap();
+    member.unary::<()>(CLIENTS, &()).await.is_ok()
+}
+
+/// Without a secret any caller is believed; with one, none that has not proved it.
+#[test]
+fn who_calls_as_members_do_keeps_its_place_where_that_is_believed() {
+    in_world(|rt| async move {
+        assert!(keeps_its_place(&rt, None).await, "a member gives way to clients");
+        assert!(!keeps_its_place(&rt, Some(Rc::new(Shut))).await, "whoever says that it is one is kept");
     });
 }
