@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{Fault, FaultKind, Result};
-use crate::rt::{FileId, FileSeen, Rt};
+use crate::rt::{FileId, FileSeen, LockFile, Rt};
 
 /// What belongs to a removed file that is open.
 const STILL_OPEN: &str = "; as long as this process runs, /proc/PID/fd leads to the one that was there";
@@ -25,6 +25,21 @@ pub(crate) enum Wanted {
     /// A file that says this.
     Text(Vec<u8>),
 }
+
+/// Looks whether a directory is still locked for others: whether the file that is locked is the one that they would lock.
+///
+/// # Errors
+/// The fault of a lock that keeps nobody out.
+pub async fn look_at_lock(rt: &Rt, lock: &LockFile) -> Result<()> {
+    let Ok(seen) = rt.look_at_files(vec![lock.path.clone()]).await else { return Ok(()) };
+    match seen.first() {
+        Some(Some(seen)) if seen.id == lock.id => Ok(()),
+        Some(_) | None => Err(fault(&lock.path, UNLOCKED)),
+    }
+}
+
+/// What a lock without its file means.
+const UNLOCKED: &str = "the lock was removed or replaced, so another process may write here, too: see that none does, then start again";
 
 /// Looks at the path of each part of a log or a tree, and at what has to be there. `has_still` is asked afterwards whether it has a part still.
 ///

@@ -9,6 +9,7 @@
 //! | [`log`] | one core's durable log, shared by all of its groups |
 //! | [`lsm`] | one core's tree: memtable, tables, manifest, compaction |
 //! | [`host`] | what the host allows: CPUs, limits, io_uring, the data directory |
+//! | [`in_place`] | whether open files are still those at their paths |
 //! | [`error`] | the one way in which storage fails |
 //!
 //! What is durable when: a log append is durable when its future returns; a table is durable when the manifest names it; the
@@ -16,7 +17,7 @@
 
 pub mod error;
 pub mod host;
-mod in_place;
+pub mod in_place;
 pub mod log;
 pub mod lsm;
 pub mod origin;

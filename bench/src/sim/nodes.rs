@@ -210,6 +210,7 @@ pub fn plan(dir: &Path, identity: Identity, cores: usize) -> Plan {
             store: StoreId(0),
             system: false,
             may_be_empty: false,
+            lock: None,
             log: LogOptions::default(),
             tree: TreeOptions::default(),
             limits: ShardLimits {

@@ -17,6 +17,16 @@ use super::{Rt, in_world};
 #[derive(Debug)]
 pub struct DirLock {
     _held: Held,
+    file: LockFile,
+}
+
+/// The file by which a directory is locked. Where another one is at its path, another process can lock the directory, too.
+#[derive(Clone, Debug)]
+pub struct LockFile {
+    /// Where it was made or found.
+    pub path: PathBuf,
+    /// Which one it is.
+    pub id: FileId,
 }
 
 #[derive(Debug)]
@@ -29,13 +39,18 @@ enum Held {
 }
 
 impl DirLock {
-    pub(crate) fn file(file: std::fs::File) -> Self {
-        Self { _held: Held::File(file) }
+    pub(crate) fn file(held: std::fs::File, file: LockFile) -> Self {
+        Self { _held: Held::File(held), file }
+    }
+
+    /// The file that is locked.
+    pub fn locked(&self) -> &LockFile {
+        &self.file
     }
 
     #[cfg(feature = "sim")]
-    pub(crate) fn simulated(held: Arc<Mutex<BTreeSet<PathBuf>>>, path: PathBuf) -> Self {
-        Self { _held: Held::Sim(SimLock { held, path }) }
+    pub(crate) fn simulated(held: Arc<Mutex<BTreeSet<PathBuf>>>, file: LockFile) -> Self {
+        Self { _held: Held::Sim(SimLock { held, path: file.path.clone() }), file }
     }
 }
 

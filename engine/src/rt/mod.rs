@@ -38,7 +38,7 @@ use std::time::Duration;
 pub use budget::Budget;
 pub use cores::{CoreError, CoreHandle, CoreOptions};
 pub use file::{BLOCK_BYTES, Buf, File, Meanwhile, OpenMode};
-pub use fs::{DirLock, DirSeen, FileId, FileSeen};
+pub use fs::{DirLock, DirSeen, FileId, FileSeen, LockFile};
 pub use native::{Cores, Pulse, StallWatch, start_core};
 pub use net::{Detached, ListenOptions, Listener, ReadHalf, SharedPort, Stream, WriteHalf};
 use time::CpuTime;

@@ -243,7 +243,10 @@ fn a_store_stops_and_says_why_once_a_file_of_it_is_not_at_its_place() {
     let says = |path: &Path, _: &Path| {
         std::fs::write(path, "MANIFEST-0000000000000001\n").expect("it is ours");
     };
-    let harms: [(&str, &str, Move); 8] = [
+    let unlocked = "the lock was removed or replaced";
+    let harms: [(&str, &str, Move); 10] = [
+        ("LOCK", unlocked, remove),
+        ("LOCK", unlocked, replace),
         ("0001.seg", gone, remove),
         ("0001.seg", replaced, replace),
         ("0002.seg", gone, remove),
@@ -252,7 +255,7 @@ fn a_store_stops_and_says_why_once_a_file_of_it_is_not_at_its_place() {
         ("CURRENT", "it says", says),
         (".table", gone, remove),
         // Which of them is missed first is not said.
-        ("", replaced, |data, beside| bring_back(beside, data)),
+        ("", replaced, |data, beside| bring_back(&beside.join("store-1"), &data.join("store-1"))),
     ];
     for (part, why, act) in harms {
         let directory = directory();
@@ -267,6 +270,7 @@ fn a_store_stops_and_says_why_once_a_file_of_it_is_not_at_its_place() {
         resp(node.resp, "SET a 2", "+OK\r\n");
         let file = match part {
             "" => data.join("store-1/log"),
+            "LOCK" => data.join("LOCK"),
             part => of_store(data, part),
         };
         match part {

@@ -52,6 +52,7 @@ fn options(store: u64) -> ShardOptions {
         store: StoreId(store),
         system: false,
         may_be_empty: false,
+        lock: None,
         log: LogOptions { segment_bytes: 4 << 20, ..LogOptions::default() },
         tree: TreeOptions::default(),
         limits: ShardLimits {

@@ -229,6 +229,7 @@ pub(super) fn plan(config: &Config, limits: &Limits, opened: &Opened) -> Plan {
             store: StoreId(0),
             system: false,
             may_be_empty: false,
+            lock: Some(opened.lock.locked().clone()),
             log: LogOptions {
                 segment_bytes: config.log.segment_bytes,
                 sync: opened.sync,

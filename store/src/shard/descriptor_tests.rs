@@ -45,6 +45,7 @@ pub(super) fn options() -> ShardOptions {
         store: StoreId(1),
         system: false,
         may_be_empty: false,
+        lock: None,
         log: LogOptions { segment_bytes: 64 << 10, ..LogOptions::default() },
         tree: TreeOptions { memtable_bytes: 1 << 10, ..TreeOptions::default() },
         limits: ShardLimits {

@@ -79,7 +79,7 @@ use engine::error::{Fault, FaultKind};
 use engine::log::Log;
 use engine::lsm::{Cf, Estimate, Pressure, Tree};
 use engine::rt::local::Bell;
-use engine::rt::{FileId, Mono, Rt};
+use engine::rt::{FileId, LockFile, Mono, Rt};
 use raft::Time;
 use scheduler::operator::OperatorId;
 use scheduler::{Region, RegionId, StoreId};
@@ -134,6 +134,8 @@ struct Inner {
     disk_free: Cell<Option<u64>>,
     /// Which directory the store was opened in.
     dir_id: Cell<Option<FileId>>,
+    /// What keeps other processes out.
+    lock: Option<LockFile>,
     state: RefCell<State>,
     /// Rings when a region has something for the next turn.
     bell: Bell,

@@ -29,8 +29,8 @@ use std::sync::Arc;
 use engine::error::{Fault, Result};
 use engine::log::{BODY_BYTES_MAX, Batch, Cut, EntryRef, Log, LogOptions, Recovered};
 use engine::lsm::{Tree, TreeOptions};
-use engine::rt::Rt;
 use engine::rt::local::Bell;
+use engine::rt::{LockFile, Rt};
 use engine::{log, lsm};
 use futures_util::future::join;
 use raft::{
@@ -85,6 +85,8 @@ pub struct ShardOptions {
     pub system: bool,
     /// Whether it may have no region although it was opened before: one of a node that has joined begins so.
     pub may_be_empty: bool,
+    /// What keeps other processes out of its directory. Tests have nothing.
+    pub lock: Option<LockFile>,
     /// Its log.
     pub log: LogOptions,
     /// Its tree.
@@ -117,6 +119,7 @@ impl Inner {
             openings: options.openings.clone(),
             disk_free: Cell::new(None),
             dir_id: Cell::new(None),
+            lock: options.lock.clone(),
             state: RefCell::new(State {
                 table: Table::default(),
                 unlogged: BTreeMap::new(),

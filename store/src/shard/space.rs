@@ -14,6 +14,7 @@
 use std::path::PathBuf;
 
 use engine::error::{Fault, FaultKind, Shortage};
+use engine::in_place::look_at_lock;
 use engine::log::Batch;
 use engine::rt::{DirSeen, Mono};
 
@@ -37,8 +38,7 @@ impl Shard {
         if let Some(fault) = seen.as_ref().and_then(|seen| inner.displaced(seen)) {
             return self.stop(&fault);
         }
-        let looked = inner.log.look_at_files().await.and(inner.tree.look_at_files().await);
-        if let Err(fault) = looked {
+        if let Err(fault) = inner.look_at_files().await {
             return self.stop_after(&fault).await;
         }
         if inner.health.has_stopped() {
@@ -107,6 +107,15 @@ impl Inner {
         let now = self.log.opening();
         let in_log = if self.log.counts_opening() { now } else { now - 1 };
         self.openings.opened(now, in_log);
+    }
+
+    /// Looks whether the files that a start would read are the ones that this store writes, and whether no other process can write them.
+    async fn look_at_files(&self) -> Result<(), Fault> {
+        if let Some(lock) = &self.lock {
+            look_at_lock(&self.rt, lock).await?;
+        }
+        self.log.look_at_files().await?;
+        self.tree.look_at_files().await
     }
 
     /// Where everything goes first that is acknowledged.

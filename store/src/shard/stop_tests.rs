@@ -50,6 +50,7 @@ pub(crate) fn options() -> ShardOptions {
         store: StoreId(1),
         system: false,
         may_be_empty: false,
+        lock: None,
         log: LogOptions { segment_bytes: 4 << 20, cache_bytes_max: 0, ..LogOptions::default() },
         tree: TreeOptions::default(),
         limits: ShardLimits {

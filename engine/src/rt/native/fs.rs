@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Core;
-use crate::rt::fs::{DirLock, DirSeen, FileId, FileSeen, TEXT_BYTES_MAX, in_doubt, temporary_name};
+use crate::rt::fs::{DirLock, DirSeen, FileId, FileSeen, LockFile, TEXT_BYTES_MAX, in_doubt, temporary_name};
 
 /// Data is for the user whom the process runs as, whatever the umask.
 pub(super) const FILE_MODE: u32 = 0o600;
@@ -136,7 +136,8 @@ impl Core {
             }
             let file = open_private(&path, fs::OpenOptions::new().truncate(false))?;
             lock_with_retries(&file)?;
-            Ok(DirLock::file(file))
+            let id = id(&file.metadata()?);
+            Ok(DirLock::file(file, LockFile { path, id }))
         };
         self.blocking(lock).await?
     }

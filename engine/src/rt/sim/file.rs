@@ -13,7 +13,7 @@ use super::names::SharedInode;
 use crate::error::Shortage;
 use crate::rt::BLOCK_BYTES;
 use crate::rt::file::OpenMode;
-use crate::rt::fs::{DirLock, DirSeen, FileId, FileSeen, TEXT_BYTES_MAX, in_doubt, temporary_name};
+use crate::rt::fs::{DirLock, DirSeen, FileId, FileSeen, LockFile, TEXT_BYTES_MAX, in_doubt, temporary_name};
 use crate::rt::local::Pending;
 use crate::rt::whole::write_whole;
 
@@ -206,7 +206,8 @@ impl SimCore {
         if !held.lock().unwrap_or_else(PoisonError::into_inner).insert(lock.clone()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        Ok(DirLock::simulated(held, lock))
+        let id = id_of(&self.node().disk.names.borrow().file(&lock)?.borrow());
+        Ok(DirLock::simulated(held, LockFile { path: lock, id }))
     }
 }
 

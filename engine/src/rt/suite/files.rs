@@ -5,6 +5,7 @@ use std::path::Path;
 use std::task::Poll;
 
 use super::{Stage, poll_once_and_leave, write_blocks};
+use crate::in_place::look_at_lock;
 use crate::rt::{BLOCK_BYTES, DirSeen, Meanwhile, OpenMode};
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
@@ -191,6 +192,12 @@ pub(super) async fn a_directory_is_locked_once(stage: Stage) {
     let rt = &stage.rt;
     let held = rt.lock_dir(&stage.dir).await.unwrap();
     assert_eq!(rt.lock_dir(&stage.dir).await.unwrap_err().kind(), ErrorKind::WouldBlock);
+    let file = held.locked().clone();
+    look_at_lock(rt, &file).await.unwrap();
+    rt.remove(&file.path).await.unwrap();
+    assert!(look_at_lock(rt, &file).await.is_err(), "another one can be made");
+    rt.replace_small(&file.path, b"").await.unwrap();
+    assert!(look_at_lock(rt, &file).await.is_err(), "another one can be locked");
     drop(held);
     rt.lock_dir(&stage.dir).await.unwrap();
 }
