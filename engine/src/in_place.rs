@@ -29,7 +29,7 @@ pub(crate) enum Wanted {
 /// Looks whether a directory is still locked for others: whether the file that is locked is the one that they would lock.
 ///
 /// # Errors
-/// The fault of a lock that keeps nobody out.
+/// The fault of a lock that keeps no process out.
 pub async fn look_at_lock(rt: &Rt, lock: &LockFile) -> Result<()> {
     let Ok(seen) = rt.look_at_files(vec![lock.path.clone()]).await else { return Ok(()) };
     match seen.first() {

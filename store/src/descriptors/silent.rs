@@ -225,7 +225,7 @@ mod tests {
             // One has asked for something.
             listed.pop();
             assert_eq!(places.unasked(), 4);
-            // Nobody hears of the first, and the second has asked in the meantime; the third ends, and the fourth.
+            // No port hears of the first, and the second has asked in the meantime; the third ends, and the fourth.
             assert!(places.take_from_silent(&rt, None).await);
             assert_eq!((places.taken(), places.unasked()), (5, 1));
             assert!(
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_nobody_takes_goes_back() {
+    fn a_place_that_no_newcomer_takes_goes_back() {
         let places = Descriptors::without_reasons(1);
         assert!(places.take());
         let (to, from) = queue(1);

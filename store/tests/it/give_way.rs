@@ -1,4 +1,4 @@
-//! Connections that have asked for nothing keep nobody out, whichever port they and the newcomer have come to.
+//! Connections that have asked for nothing keep no client out, whichever port they and the newcomer have come to.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -95,7 +95,7 @@ impl Ports {
 }
 
 #[test]
-fn silent_connections_to_a_store_keep_nobody_out() {
+fn silent_connections_to_a_store_keep_no_client_out() {
     for said in [&b""[..], &PREFACE[..10], &[PREFACE, SETTINGS].concat()] {
         let said = said.to_vec();
         in_world(|rt| async move {
@@ -110,7 +110,7 @@ fn silent_connections_to_a_store_keep_nobody_out() {
 }
 
 #[test]
-fn silent_connections_to_the_resp_port_keep_nobody_out() {
+fn silent_connections_to_the_resp_port_keep_no_client_out() {
     for said in [&b""[..], b"*1\r\n$4\r\nPI"] {
         in_world(move |rt| async move {
             let ports = Ports::open(&rt, None);
@@ -123,7 +123,7 @@ fn silent_connections_to_the_resp_port_keep_nobody_out() {
     }
 }
 
-/// The bound of RESP alone is shared with nobody, so it is one of its own that gives way.
+/// The bound of RESP alone is shared with no other port, so it is one of its own that gives way.
 #[test]
 fn silent_connections_to_the_resp_port_keep_no_client_out_of_it() {
     in_world(|rt| async move {
@@ -156,7 +156,7 @@ fn silent_connections_to_the_resp_port_keep_no_client_out_of_it() {
 
 /// Whoever has not given the password has not asked, whatever it says.
 #[test]
-fn clients_without_the_password_keep_nobody_out() {
+fn clients_without_the_password_keep_no_client_out() {
     in_world(|rt| async move {
         let ports = Ports::open(&rt, Some("secret"));
         let strangers = ports.fill(ports.resp, b"PING\r\n").await;

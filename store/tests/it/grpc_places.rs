@@ -231,7 +231,7 @@ impl Service for Both {
 const MEMBERS: &str = "/test/Members";
 const CLIENTS: &str = "/test/Clients";
 
-/// A gate that lets nobody in.
+/// A gate that lets no caller in.
 #[derive(Debug)]
 struct Shut;
 
