@@ -65,6 +65,22 @@ pub enum Op {
         /// The pairs; of two pairs with one key the later wins.
         pairs: Vec<(Bytes, Bytes)>,
     },
+    /// Sets many keys unless one of them is there: [`Out::Swapped`] without a previous value. A step of an [`Op::Atomic`] alone.
+    PutAbsent {
+        /// The pairs; of two pairs with one key the later wins.
+        pairs: Vec<(Bytes, Bytes)>,
+    },
+    /// Gives a key the value of another one: [`Out::Swapped`] without a previous value. A step of an [`Op::Atomic`] alone.
+    Copy {
+        /// The key that has the value. One that is to be removed and is not there refuses the step.
+        from: Bytes,
+        /// The key that gets it.
+        to: Bytes,
+        /// Whether `from` is gone afterwards.
+        remove: bool,
+        /// Whether `to` may be there before.
+        replace: bool,
+    },
     /// Deletes a key: [`Out::Done`], or [`Out::Existed`] if the answer matters.
     Delete {
         /// The key.
@@ -110,7 +126,7 @@ impl Op {
             | Op::Lengths { keys, ahead: _ }
             | Op::BatchDelete { keys }
             | Op::Watch { keys } => keys.len(),
-            Op::BatchPut { pairs } => pairs.len(),
+            Op::BatchPut { pairs } | Op::PutAbsent { pairs } => pairs.len(),
             Op::Atomic(Atomic { watched, steps }) => {
                 watched.len() + steps.len() + steps.iter().map(Op::items).sum::<usize>()
             }
@@ -119,6 +135,7 @@ impl Op {
             | Op::Delete { .. }
             | Op::DeleteRange { .. }
             | Op::Modify { .. }
+            | Op::Copy { .. }
             | Op::Scan(_) => 0,
         }
     }
@@ -155,7 +172,10 @@ impl Atomic {
                 | Op::Lengths { keys: named, ahead: _ }
                 | Op::BatchDelete { keys: named }
                 | Op::Watch { keys: named } => keys.extend(named.iter().cloned()),
-                Op::BatchPut { pairs } => keys.extend(pairs.iter().map(|(key, _)| key.clone())),
+                Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
+                    keys.extend(pairs.iter().map(|(key, _)| key.clone()))
+                }
+                Op::Copy { from, to, .. } => keys.extend([from.clone(), to.clone()]),
                 // No step of a transaction.
                 Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) => {}
             }
@@ -170,9 +190,16 @@ impl Atomic {
             Op::Get { .. } | Op::BatchGet { .. } | Op::Delete { .. } | Op::BatchDelete { .. } => true,
             Op::Modify { change: Change::Take | Change::Remove, .. } => true,
             Op::Modify {
-                change: Change::SetIf { .. } | Change::Append { .. } | Change::Add { .. }, ..
+                change:
+                    Change::SetIf { .. }
+                    | Change::Append { .. }
+                    | Change::SetRange { .. }
+                    | Change::SetBit { .. }
+                    | Change::Add { .. }
+                    | Change::AddFloat { .. },
+                ..
             } => false,
-            Op::Put { .. } | Op::BatchPut { .. } => false,
+            Op::Put { .. } | Op::BatchPut { .. } | Op::PutAbsent { .. } | Op::Copy { .. } => false,
             Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) | Op::Watch { .. } => false,
         };
         self.steps.iter().all(deletes)
@@ -197,6 +224,26 @@ pub enum Change {
     Append {
         /// What to append.
         suffix: Bytes,
+    },
+    /// Overwrites a part of the value, filling what is missing before it with zero bytes: [`Out::Length`]. Nothing to write changes
+    /// nothing.
+    SetRange {
+        /// Where the part begins.
+        offset: usize,
+        /// What to put there.
+        value: Bytes,
+    },
+    /// Sets one bit of the value, filling what is missing before it with zeros: [`Out::Integer`] with the bit that was there.
+    SetBit {
+        /// Which bit; the highest one of the first byte is the first.
+        offset: usize,
+        /// What it becomes.
+        on: bool,
+    },
+    /// Adds to the value read as a number, as Redis does it, an absent key counting as 0: [`Out::Value`] with the sum.
+    AddFloat {
+        /// What to add, as the client wrote it.
+        delta: Bytes,
     },
     /// Adds to the value read as a decimal integer, an absent key counting as 0: [`Out::Integer`].
     Add {
@@ -260,9 +307,9 @@ pub enum Out {
         /// What was there before.
         previous: Option<Bytes>,
     },
-    /// The length of a value after an append, bytes.
+    /// The length of a value after an append or an overwrite, bytes.
     Length(usize),
-    /// The value after an addition.
+    /// The value after an addition, or a bit.
     Integer(i64),
     /// Pairs in the order of the scan.
     Pairs(Vec<(Bytes, Bytes)>),

@@ -156,7 +156,10 @@ impl Dispatch {
             | Op::Lengths { keys, ahead: _ }
             | Op::BatchDelete { keys }
             | Op::Watch { keys } => unknown(&mut keys.iter()),
-            Op::BatchPut { pairs } => unknown(&mut pairs.iter().map(|(key, _)| key)),
+            Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
+                unknown(&mut pairs.iter().map(|(key, _)| key))
+            }
+            Op::Copy { from, to, .. } => unknown(&mut [from, to].into_iter()),
             Op::Atomic(atomic @ Atomic { .. }) => unknown(&mut atomic.keys().iter()),
             // Their only key, or the first one that is not known, has been asked for.
             Op::Get { .. }
@@ -179,7 +182,10 @@ impl Dispatch {
             | Op::Lengths { keys, ahead: _ }
             | Op::BatchDelete { keys }
             | Op::Watch { keys } => keys.first().cloned().unwrap_or_default(),
-            Op::BatchPut { pairs } => pairs.first().map(|(key, _)| key.clone()).unwrap_or_default(),
+            Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
+                pairs.first().map(|(key, _)| key.clone()).unwrap_or_default()
+            }
+            Op::Copy { from, .. } => from.clone(),
             Op::DeleteRange { start, .. } => start.clone(),
             Op::Scan(scan) => scan.start.clone(),
             Op::Atomic(atomic) => atomic.keys().into_iter().next().unwrap_or_default(),

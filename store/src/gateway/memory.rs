@@ -8,7 +8,8 @@ use bytes::Bytes;
 
 use crate::memory::Appended;
 use crate::refusal::Refusal;
-use crate::request::{Atomic, Change, Op, Out, Outcome, Scan, Seen, When};
+use crate::request::{Atomic, Change, Op, Out, Outcome, Scan, Seen, VALUE_BYTES_MAX, When};
+use crate::shard::long_double::LongDouble;
 
 type Map = BTreeMap<Bytes, Bytes>;
 
@@ -54,6 +55,12 @@ impl Writes {
                 true => vec![key],
                 false => return,
             },
+            Op::PutAbsent { pairs } if wrote => pairs.iter().map(|(key, _)| key).collect(),
+            Op::Copy { from, to, remove, .. } if wrote && from != to => match remove {
+                true => vec![from, to],
+                false => vec![to],
+            },
+            Op::PutAbsent { .. } | Op::Copy { .. } => return,
             Op::BatchPut { pairs } => pairs.iter().map(|(key, _)| key).collect(),
             Op::BatchDelete { keys } => keys.iter().collect(),
             Op::DeleteRange { .. } => {
@@ -95,8 +102,22 @@ impl Memory {
                 Ok(Out::Atomic(Some(steps.into_iter().map(|step| self.execute(step)).collect())))
             }
             op => {
+                let before = if let Op::Modify { key, change: Change::SetBit { .. } } = &op {
+                    self.get(key)
+                } else {
+                    None
+                };
                 let outcome = self.plain(op.clone());
-                self.writes.borrow_mut().note(&op, &outcome);
+                let writes_nothing = match &op {
+                    Op::Modify { change: Change::SetRange { value, .. }, .. } => value.is_empty(),
+                    Op::Modify { key, change: Change::SetBit { .. } } => {
+                        before.is_some() && self.get(key) == before
+                    }
+                    _as_its_outcome_says => false,
+                };
+                if !writes_nothing {
+                    self.writes.borrow_mut().note(&op, &outcome);
+                }
                 outcome
             }
         }
@@ -132,6 +153,31 @@ impl Memory {
             }
             Op::Modify { key, change } => return modify(map, key, change, &self.appended),
             Op::Scan(scan) => Out::Pairs(pairs(map, &scan)),
+            Op::PutAbsent { pairs } => {
+                let swapped = pairs.iter().all(|(key, _)| !map.contains_key(key));
+                if swapped {
+                    map.extend(pairs);
+                }
+                Out::Swapped { swapped, previous: None }
+            }
+            Op::Copy { from, to, remove, replace } => {
+                let Some(value) = map.get(&from).cloned() else {
+                    let refused = Err(Refusal::Invalid("no such key".to_owned()));
+                    return if remove {
+                        refused
+                    } else {
+                        Ok(Out::Swapped { swapped: false, previous: None })
+                    };
+                };
+                let swapped = replace || !map.contains_key(&to);
+                if swapped && remove {
+                    map.remove(&from);
+                }
+                if swapped {
+                    map.insert(to, value);
+                }
+                Out::Swapped { swapped, previous: None }
+            }
             Op::Watch { .. } | Op::Atomic(_) => unreachable!("these are made of others"),
         })
     }
@@ -178,6 +224,32 @@ fn modify(map: &mut Map, key: Bytes, change: Change, appended: &Appended) -> Out
             map.insert(key, value.into());
             Out::Length(length)
         }
+        Change::SetRange { offset, value } => return set_range(map, key, offset, value, appended),
+        Change::SetBit { offset, on } => {
+            let mut value = previous.unwrap_or_default().to_vec();
+            if value.len() <= offset / 8 {
+                value.resize(offset / 8 + 1, 0);
+            }
+            let (byte, bit) = (&mut value[offset / 8], 7 - offset % 8);
+            let was = *byte >> bit & 1;
+            *byte = *byte & !(1 << bit) | u8::from(on) << bit;
+            appended.note(&key, &value);
+            map.insert(key, value.into());
+            Out::Integer(was.into())
+        }
+        Change::AddFloat { delta } => {
+            let read = |text: &[u8]| LongDouble::read(text);
+            let value = previous.as_deref().map_or(read(b"0"), read);
+            let (Some(value), Some(delta)) = (value, read(&delta)) else {
+                return Err(Refusal::Invalid("value is not a valid float".to_owned()));
+            };
+            let Some(sum) = value.plus(delta) else {
+                return Err(Refusal::Invalid("increment would produce NaN or Infinity".to_owned()));
+            };
+            let text = Bytes::from(sum.to_string());
+            map.insert(key, text.clone());
+            Out::Value(Some(text))
+        }
         Change::Add { delta } => {
             let text = previous.unwrap_or_else(|| Bytes::from_static(b"0"));
             let read = std::str::from_utf8(&text).ok().and_then(|text| text.parse::<i64>().ok());
@@ -187,4 +259,21 @@ fn modify(map: &mut Map, key: Bytes, change: Change, appended: &Appended) -> Out
             Out::Integer(sum)
         }
     })
+}
+
+fn set_range(map: &mut Map, key: Bytes, offset: usize, part: Bytes, appended: &Appended) -> Outcome {
+    let mut value = map.get(&key).map_or(Vec::new(), |value| value.to_vec());
+    if part.is_empty() {
+        return Ok(Out::Length(value.len()));
+    }
+    if offset + part.len() > VALUE_BYTES_MAX {
+        return Err(Refusal::Invalid("string exceeds maximum allowed size (proto-max-bulk-len)".to_owned()));
+    }
+    (value.len()..offset).for_each(|_| value.push(0));
+    let end = value.len().min(offset + part.len());
+    value.splice(offset..end, part);
+    appended.note(&key, &value);
+    let length = value.len();
+    map.insert(key, value.into());
+    Ok(Out::Length(length))
 }

@@ -139,7 +139,8 @@ impl Keys {
             Op::Put { .. } | Op::Delete { .. } | Op::Modify { .. } | Op::Get { .. } => {
                 Self::One(KeyHash::of_op(op))
             }
-            Op::BatchPut { pairs } => many(&mut pairs.iter().map(|(key, _)| key)),
+            Op::BatchPut { pairs } | Op::PutAbsent { pairs } => many(&mut pairs.iter().map(|(key, _)| key)),
+            Op::Copy { from, to, .. } => many(&mut [from, to].into_iter()),
             Op::BatchDelete { keys }
             | Op::Watch { keys }
             | Op::Lengths { keys, ahead: _ }

@@ -324,6 +324,8 @@ pub(super) fn is_write(op: &Op) -> bool {
         Op::Put { .. }
         | Op::Delete { .. }
         | Op::BatchPut { .. }
+        | Op::PutAbsent { .. }
+        | Op::Copy { .. }
         | Op::BatchDelete { .. }
         | Op::DeleteRange { .. }
         | Op::Modify { .. }

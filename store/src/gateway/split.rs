@@ -83,6 +83,11 @@ impl Parts {
             Op::Scan(scan) => Parts::Scan(scan),
             Op::Atomic(ref atomic) => Self::of_one_region(routes, &atomic.keys(), op),
             Op::Watch { ref keys } => Self::of_one_region(routes, &keys.clone(), op),
+            Op::PutAbsent { ref pairs } => {
+                let keys: Vec<Bytes> = pairs.iter().map(|(key, _)| key.clone()).collect();
+                Self::of_one_region(routes, &keys, op)
+            }
+            Op::Copy { ref from, ref to, .. } => Self::of_one_region(routes, &[from.clone(), to.clone()], op),
         }
     }
 
@@ -124,6 +129,8 @@ pub(super) fn command_bytes(op: &Op) -> usize {
         | Op::Modify { .. }
         | Op::Atomic(_)
         | Op::Watch { .. }
+        | Op::PutAbsent { .. }
+        | Op::Copy { .. }
         | Op::Scan(_) => 0,
     }
 }

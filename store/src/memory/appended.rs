@@ -1,8 +1,8 @@
-//! Which short values `APPEND` has made, for `OBJECT ENCODING` and for nothing else.
+//! Which short values `APPEND`, `SETRANGE` and `SETBIT` have made, for `OBJECT ENCODING` and for nothing else.
 //!
-//! Redis remembers of a value how it came to be: one that was appended to is `raw`, however it looks. The store keeps bytes alone, so
+//! Redis remembers of a value how it came to be: one that was edited in place is `raw`, however it looks. The store keeps bytes alone, so
 //! the node remembers a fingerprint of the latest such keys and values, all cores together and until it ends, where Redis forgets it,
-//! too. Only `APPEND` writes here and only `OBJECT ENCODING` looks: nothing else pays for it.
+//! too. Only they write here and only `OBJECT ENCODING` looks: nothing else pays for it.
 //!
 //! Bounds: [`PLACES`] fingerprints; a key that falls on the place of another takes it. What is forgotten, or was appended to over another
 //! node, is answered as if it had been set. A key that is set to the very value that an append had made counts as appended to.

@@ -24,7 +24,7 @@ use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::inflight::Known;
 use crate::region::submit::Edit;
-use crate::request::{Atomic, Op, Out, Outcome, Route};
+use crate::request::{Atomic, Change, Op, Out, Outcome, Route};
 
 const CF: Cf = Cf::Default;
 
@@ -57,7 +57,8 @@ impl Shard {
     pub(super) fn atomic(&self, route: Option<Route>, atomic: Atomic, reply: Reply) {
         let inner = &*self.inner;
         let keys = atomic.keys();
-        let small = keys.len() + atomic.steps.len() <= IN_PLACE_MAX;
+        let filled: usize = atomic.steps.iter().map(filled_bytes).fold(0, usize::saturating_add);
+        let small = keys.len() + atomic.steps.len() <= IN_PLACE_MAX && filled <= IN_PLACE_BYTES_MAX;
         let admitted = leading_all(&mut inner.state.borrow_mut(), route.as_ref(), &keys);
         let term = match admitted {
             Ok(term) => term,
@@ -252,6 +253,37 @@ impl Inner {
             Some(key) => self.answer_behind(route, &key, reply, out),
             None => self.answer(reply, Ok(out)),
         }
+    }
+}
+
+/// Bytes that a step may have to put before what it brings along.
+fn filled_bytes(step: &Op) -> usize {
+    match step {
+        Op::Modify { change: Change::SetRange { offset, .. }, .. } => *offset,
+        Op::Modify { change: Change::SetBit { offset, .. }, .. } => offset / 8,
+        Op::Modify {
+            change:
+                Change::SetIf { .. }
+                | Change::Take
+                | Change::Remove
+                | Change::Append { .. }
+                | Change::Add { .. }
+                | Change::AddFloat { .. },
+            ..
+        } => 0,
+        Op::Get { .. }
+        | Op::BatchGet { .. }
+        | Op::Lengths { .. }
+        | Op::Put { .. }
+        | Op::BatchPut { .. }
+        | Op::PutAbsent { .. }
+        | Op::Copy { .. }
+        | Op::Delete { .. }
+        | Op::BatchDelete { .. }
+        | Op::DeleteRange { .. }
+        | Op::Scan(_)
+        | Op::Atomic(_)
+        | Op::Watch { .. } => 0,
     }
 }
 

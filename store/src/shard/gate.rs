@@ -115,7 +115,10 @@ pub(super) fn op_bytes(op: &Op) -> usize {
         Op::Put { key, value } => key.len() + value.len(),
         Op::Delete { key, count: _ } => key.len(),
         Op::Modify { key, change } => key.len() + change_bytes(change),
-        Op::BatchPut { pairs } => pairs.iter().map(|(key, value)| key.len() + value.len()).sum(),
+        Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
+            pairs.iter().map(|(key, value)| key.len() + value.len()).sum()
+        }
+        Op::Copy { from, to, .. } => from.len() + to.len(),
         Op::BatchDelete { keys } | Op::Watch { keys } => keys.iter().map(Bytes::len).sum(),
         Op::DeleteRange { start, end } => start.len() + end.len(),
         Op::Atomic(Atomic { watched, steps }) => {
@@ -129,8 +132,9 @@ pub(super) fn op_bytes(op: &Op) -> usize {
 fn change_bytes(change: &Change) -> usize {
     match change {
         Change::SetIf { value, when: _ } => value.len(),
-        Change::Append { suffix } => suffix.len(),
-        Change::Take | Change::Remove | Change::Add { delta: _ } => 0,
+        Change::Append { suffix: part } | Change::SetRange { offset: _, value: part } => part.len(),
+        Change::AddFloat { delta } => delta.len(),
+        Change::Take | Change::Remove | Change::Add { delta: _ } | Change::SetBit { .. } => 0,
     }
 }
 
@@ -142,7 +146,8 @@ fn wait(state: &State, op: &Op) -> Wait {
             true => Wait::Key(key.clone()),
             false => Wait::Nothing,
         },
-        Op::BatchPut { pairs } => many(pairs.iter().any(|(key, _)| loading(key))),
+        Op::BatchPut { pairs } | Op::PutAbsent { pairs } => many(pairs.iter().any(|(key, _)| loading(key))),
+        Op::Copy { from, to, .. } => many(loading(from) || loading(to)),
         Op::BatchDelete { keys } | Op::Watch { keys } => many(keys.iter().any(loading)),
         Op::Atomic(atomic) => many(atomic.keys().iter().any(loading)),
         Op::DeleteRange { start, end } => many(state.loads.any_within(start, end)),

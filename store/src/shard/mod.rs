@@ -28,8 +28,10 @@ mod installing;
 pub mod links;
 pub mod load;
 pub mod loading;
+pub mod long_double;
 mod members;
 pub mod modify;
+mod natural;
 pub mod open;
 pub mod openings;
 pub mod outbox;
@@ -270,6 +272,8 @@ impl Shard {
             Op::Put { .. }
             | Op::Delete { .. }
             | Op::BatchPut { .. }
+            | Op::PutAbsent { .. }
+            | Op::Copy { .. }
             | Op::BatchDelete { .. }
             | Op::DeleteRange { .. }
             | Op::Modify { .. }

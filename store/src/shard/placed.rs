@@ -115,6 +115,8 @@ impl KeyHash {
                 Self::of(key)
             }
             Op::BatchPut { .. }
+            | Op::PutAbsent { .. }
+            | Op::Copy { .. }
             | Op::BatchDelete { .. }
             | Op::BatchGet { .. }
             | Op::Lengths { .. }

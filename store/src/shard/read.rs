@@ -33,6 +33,8 @@ impl Shard {
             op @ (Op::Put { .. }
             | Op::Delete { .. }
             | Op::BatchPut { .. }
+            | Op::PutAbsent { .. }
+            | Op::Copy { .. }
             | Op::BatchDelete { .. }
             | Op::DeleteRange { .. }
             | Op::Modify { .. }

@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 
-use super::modify::{Modified, appends, modify};
+use super::modify::{Modified, edits, modify};
 use crate::memory::{AnswerBytes, charged_bytes, is_short};
 use crate::refusal::Refusal;
 use crate::request::{Change, Op, Out, Outcome};
@@ -18,7 +18,7 @@ pub(super) struct Values {
     pub(super) by_key: BTreeMap<Bytes, Value>,
     /// The written keys in the order of their first write.
     pub(super) written: Vec<Bytes>,
-    /// Keys that were appended to, with what that made of them, if it is short.
+    /// Keys whose values were edited in place, with what that made of them, if it is short.
     pub(super) appended: Vec<(Bytes, Bytes)>,
     /// Values looked at, answered and made, bytes.
     pub(super) bytes: usize,
@@ -83,6 +83,17 @@ impl Values {
                 Out::Done
             }
             Op::Modify { key, change } => return self.modify(key, change),
+            Op::PutAbsent { pairs } => {
+                let swapped = !pairs.iter().any(|(key, _)| self.has(key));
+                if swapped {
+                    pairs.into_iter().for_each(|(key, value)| self.write(key, Some(value)));
+                }
+                Out::Swapped { swapped, previous: None }
+            }
+            Op::Copy { from, to, remove, replace } => match self.copy(from, to, remove, replace) {
+                Ok(swapped) => Out::Swapped { swapped, previous: None },
+                Err(refusal) => return Ok(Err(refusal)),
+            },
             Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) | Op::Watch { .. } => {
                 return Err(no_step());
             }
@@ -115,8 +126,29 @@ impl Values {
         }
     }
 
+    fn has(&self, key: &Bytes) -> bool {
+        self.by_key.get(key).is_some_and(|value| value.now.is_some())
+    }
+
+    /// Whether `to` has got the value of `from`, or has had it before.
+    fn copy(&mut self, from: Bytes, to: Bytes, remove: bool, replace: bool) -> Result<bool, Refusal> {
+        let Some(value) = self.read(&from) else {
+            return if remove { Err(Refusal::Invalid(NO_SUCH_KEY.to_owned())) } else { Ok(false) };
+        };
+        if !replace && self.has(&to) {
+            return Ok(false);
+        }
+        if from != to {
+            self.write(to, Some(value));
+            if remove {
+                self.write(from, None);
+            }
+        }
+        Ok(true)
+    }
+
     fn remove(&mut self, key: Bytes) -> bool {
-        let existed = self.by_key.get(&key).is_some_and(|value| value.now.is_some());
+        let existed = self.has(&key);
         if existed {
             self.write(key, None);
         }
@@ -126,23 +158,42 @@ impl Values {
     fn modify(&mut self, key: Bytes, change: Change) -> Result<Outcome, Refusal> {
         let before = match &change {
             Change::SetIf { .. } | Change::Take => self.answer(&key)?,
-            Change::Append { .. } | Change::Add { .. } | Change::Remove => self.read(&key),
+            Change::Append { .. }
+            | Change::SetRange { .. }
+            | Change::SetBit { .. }
+            | Change::Add { .. }
+            | Change::AddFloat { .. }
+            | Change::Remove => self.read(&key),
         };
-        let appends = appends(before.as_ref(), &change);
+        let answers = matches!(&change, Change::AddFloat { .. });
+        let edits = edits(before.as_ref(), &change);
         let Modified { write, out } = match modify(before, change) {
             Ok(modified) => modified,
             Err(refusal) => return Ok(Err(refusal)),
         };
         if let Some(now) = write {
-            if appends {
+            if edits {
                 let short = now.clone().filter(|value| is_short(value));
                 self.appended.extend(short.map(|value| (key.clone(), value)));
             }
             self.write(key, now);
         }
+        if let Out::Value(Some(made)) = &out
+            && answers
+        {
+            self.answer.add(charged_bytes(made))?;
+        }
         self.check_bytes()?;
         Ok(Ok(out))
     }
+}
+
+/// In the words of Redis.
+const NO_SUCH_KEY: &str = "no such key";
+
+/// Why an operation that is a step of a transaction alone is refused by itself.
+pub(super) fn step_alone() -> Refusal {
+    Refusal::Invalid("several keys are set or moved under a condition by a transaction alone".to_owned())
 }
 
 pub(super) fn no_step() -> Refusal {

@@ -14,8 +14,10 @@ use raft::Term;
 use scheduler::RegionId;
 
 use super::gate::op_bytes;
-use super::modify::{Modified, appends, modify};
+use super::long_double::TEXT_BYTES_MAX;
+use super::modify::{Modified, check_change, edits, modify};
 use super::reply::Reply;
+use super::steps::step_alone;
 use super::{Due, Inner, Queued, Shard, State};
 use crate::memory::{SMALL_BYTES, charged_length};
 use crate::plant::{Bug, planted};
@@ -59,6 +61,7 @@ impl Shard {
             Op::Delete { key, count: true } => self.modify(route, key, Change::Remove, reply),
             Op::Atomic(atomic) => self.atomic(route, atomic, reply),
             Op::Watch { keys } => self.watch(route, keys, reply),
+            Op::PutAbsent { .. } | Op::Copy { .. } => self.inner.refuse(reply, step_alone()),
             op => {
                 let mut state = self.inner.state.borrow_mut();
                 if let Err((reply, refusal)) = self.inner.blind(&mut state, route.as_ref(), op, reply) {
@@ -79,6 +82,7 @@ impl Shard {
             Op::Delete { .. } | Op::BatchDelete { .. } | Op::DeleteRange { .. } | Op::Watch { .. } => true,
             Op::Atomic(atomic) => atomic.only_deletes(),
             Op::Put { .. } | Op::BatchPut { .. } | Op::Modify { .. } => false,
+            Op::PutAbsent { .. } | Op::Copy { .. } => false,
             Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => false,
         };
         let admits = deletes && !inner.is_out_of_room();
@@ -174,7 +178,7 @@ impl Inner {
         if let Err(refusal) = self.has_room_for(made_bytes(before.as_ref().map_or(0, Bytes::len), &change)) {
             return self.refuse(reply, refusal);
         }
-        let appends = appends(before.as_ref(), &change);
+        let edits = edits(before.as_ref(), &change);
         let Modified { write, out } = match modify(before, change) {
             Ok(modified) => modified,
             Err(refusal) => return self.refuse(reply, refusal),
@@ -186,7 +190,7 @@ impl Inner {
         let due = Due { reply, out, since: self.rt.recent() };
         let edit = match value {
             Some(value) => {
-                if appends {
+                if edits {
                     self.memory.appended.note(&key, &value);
                 }
                 Edit::Put(key.clone(), value)
@@ -342,8 +346,12 @@ fn made_bytes(before: usize, change: &Change) -> usize {
     match change {
         Change::SetIf { value, when: _ } => value.len(),
         Change::Append { suffix } => before + suffix.len(),
+        Change::SetRange { offset: _, value } if value.is_empty() => 0,
+        Change::SetRange { offset, value } => before.max(offset.saturating_add(value.len())),
+        Change::SetBit { offset, on: _ } => before.max(offset / 8 + 1),
         // An integer has at most twenty digits.
         Change::Add { delta: _ } => 20,
+        Change::AddFloat { delta: _ } => TEXT_BYTES_MAX,
         Change::Take | Change::Remove => 0,
     }
 }
@@ -355,12 +363,17 @@ fn check_sizes(op: &Op) -> Result<(), Refusal> {
         Op::BatchPut { pairs } => {
             pairs.iter().try_for_each(|(key, value)| check_key(key).and_then(|()| check_value(value)))
         }
+        Op::PutAbsent { pairs } => {
+            pairs.iter().try_for_each(|(key, value)| check_key(key).and_then(|()| check_value(value)))
+        }
+        Op::Copy { from, to, .. } => check_key(from).and_then(|()| check_key(to)),
         Op::Delete { key, .. } => check_key(key),
         Op::BatchDelete { keys } => keys.iter().try_for_each(|key| check_key(key)),
         Op::DeleteRange { start, end } => check_key(start).and_then(|()| check_key(end)),
         Op::Modify { key, change } => check_key(key).and_then(|()| match change {
             Change::SetIf { value, .. } => check_value(value),
             Change::Append { suffix } => check_value(suffix),
+            Change::SetRange { .. } | Change::SetBit { .. } | Change::AddFloat { .. } => check_change(change),
             Change::Take | Change::Remove | Change::Add { .. } => Ok(()),
         }),
         Op::Atomic(atomic) => {

@@ -83,11 +83,14 @@ impl Rng {
     }
 
     fn change(&mut self) -> Change {
-        match self.below(6) {
+        match self.below(10) {
             0 => Change::Take,
             1 => Change::Remove,
             2 => Change::Append { suffix: self.value() },
             3 => Change::Add { delta: self.below(50) as i64 - 25 },
+            4 | 5 => Change::SetRange { offset: self.below(30) as usize, value: self.value() },
+            6 => Change::SetBit { offset: self.below(300) as usize, on: self.below(2) == 0 },
+            7 => Change::AddFloat { delta: format!("{}.5", self.below(50) as i64 - 25).into() },
             _ => {
                 let when = match self.below(4) {
                     0 => When::Always,
@@ -185,5 +188,17 @@ fn sizes_above_the_limits_are_refused_and_the_limits_themselves_are_not() {
         assert_eq!(put(8 << 10, 8 << 20).await, Ok(Out::Done));
         assert!(matches!(put((8 << 10) + 1, 1).await, Err(Refusal::Invalid(_))));
         assert!(matches!(put(1, (8 << 20) + 1).await, Err(Refusal::Invalid(_))));
+        let modify = |change| gateway.submit(None, Op::Modify { key: "part".into(), change });
+        let set_range =
+            |offset, value: &'static str| modify(Change::SetRange { offset, value: value.into() });
+        assert_eq!(set_range((8 << 20) - 2, "xy").await, Ok(Out::Length(8 << 20)));
+        assert!(matches!(set_range((8 << 20) - 1, "xy").await, Err(Refusal::Invalid(_))));
+        assert!(matches!(set_range(usize::MAX, "xy").await, Err(Refusal::Invalid(_))));
+        assert_eq!(set_range(usize::MAX, "").await, Ok(Out::Length(8 << 20)), "it writes nothing");
+        let set_bit = |offset| modify(Change::SetBit { offset, on: true });
+        assert_eq!(set_bit((64 << 20) - 1).await, Ok(Out::Integer(1)));
+        assert!(matches!(set_bit(64 << 20).await, Err(Refusal::Invalid(_))));
+        let add = |delta: usize| modify(Change::AddFloat { delta: vec![b'1'; delta].into() });
+        assert!(matches!(add(1 << 20).await, Err(Refusal::Invalid(_))));
     });
 }

@@ -44,6 +44,7 @@ mod real;
 mod resp_clients;
 mod resp_frame;
 mod resp_node;
+mod resp_redis;
 mod resp_scripts;
 mod resp_server;
 mod resp_session;

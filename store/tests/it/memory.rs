@@ -323,6 +323,34 @@ fn appends_that_waited_for_the_disk_count_as_what_they_make() {
     });
 }
 
+/// However short the request is that makes a value long.
+#[test]
+fn what_fills_a_value_up_counts_as_what_it_makes() {
+    for change in [
+        Change::SetBit { offset: 16 * MIB, on: true },
+        Change::SetRange { offset: 2 * MIB, value: "x".into() },
+    ] {
+        in_world(|rt| async move {
+            let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 8 * MIB, true).await;
+            let asked: Vec<_> = (0..100)
+                .map(|number| {
+                    let (key, change) = (Bytes::from(format!("big{number}")), change.clone());
+                    gateway.submit(None, Op::Modify { key, change })
+                })
+                .collect();
+            let (mut done, mut busy) = (0, 0);
+            for asked in asked {
+                match asked.await {
+                    Ok(Out::Length(_) | Out::Integer(_)) => done += 1,
+                    Err(Refusal::Busy { .. }) => busy += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!((done, busy), (3, 97), "four values of 2 MiB and a little are more than 8 MiB");
+        });
+    }
+}
+
 /// Neither costs the core a copy of a large value: a pipeline of them would hold it for seconds.
 #[test]
 fn what_is_refused_for_its_size_copies_no_value() {

@@ -107,13 +107,13 @@ fn words(line: &str) -> Vec<Vec<u8>> {
 }
 
 /// A real Redis that keeps nothing.
-struct RedisServer {
+pub(crate) struct RedisServer {
     process: Child,
     addr: SocketAddr,
 }
 
 impl RedisServer {
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let addr = free.local_addr().unwrap();
         drop(free);
@@ -130,7 +130,7 @@ impl RedisServer {
         Some(server)
     }
 
-    fn connect(&self) -> Conversation {
+    pub(crate) fn connect(&self) -> Conversation {
         Conversation::new(TcpStream::connect(self.addr).unwrap())
     }
 }

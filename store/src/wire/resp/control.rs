@@ -116,8 +116,7 @@ fn ping(request: &CommandLine<'_>, reply: &mut Writer<'_>) -> Result<(), Error> 
 fn select(request: &CommandLine<'_>) -> Result<(), Error> {
     match integer(request.arg(1)) {
         Some(0) => Ok(()),
-        // Redis may have that database, and then what follows in a transaction would be written there.
-        Some(_) => Err(Error::unsupported("ERR DB index is out of range")),
+        Some(_) => Err(Error::NO_SUCH_DATABASE),
         None => Err(Error::NOT_AN_INTEGER),
     }
 }

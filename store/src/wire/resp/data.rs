@@ -5,11 +5,14 @@
 use bytes::Bytes;
 
 use super::command::RespCommand;
+use super::frame::integer;
+use super::part::{BitSearch, Unit, ValuePart, bit};
 use super::reply::Writer;
 use super::request::{CommandLine, Error};
 use crate::memory::{Appended, items_bytes, key_hash};
 use crate::refusal::Refusal;
-use crate::request::{Change, Op, Out, Outcome, When};
+use crate::request::{Atomic, Change, Op, Out, Outcome, VALUE_BYTES_MAX, When};
+use crate::shard::modify::{NO_BIT_OFFSET, TOO_LONG};
 
 /// Maximum bytes of values in one reply.
 pub const REPLY_BYTES_MAX: usize = 64 << 20;
@@ -54,6 +57,16 @@ pub enum ReplyShape {
     SetOrNot,
     /// The previous value, or null.
     Previous,
+    /// What a write has made of the value.
+    Made,
+    /// A part of the value; nothing of one that is not there.
+    Part(ValuePart),
+    /// One bit of the value, by its place.
+    Bit(u32),
+    /// How many bits of a part of the value are set.
+    BitCount(ValuePart, Unit),
+    /// The first bit of a kind.
+    BitPlace(BitSearch),
     /// `string` or `none`.
     Type,
     /// -1 if the key exists, -2 if not.
@@ -78,6 +91,31 @@ pub fn plan(command: RespCommand, request: &CommandLine<'_>) -> Result<(Work, Re
         RespCommand::Del | RespCommand::Unlink => return delete(request),
         RespCommand::Exists => (Op::Lengths { keys: keys(request)?, ahead: false }, ReplyShape::Present),
         RespCommand::Strlen => (lengths(request)?, ReplyShape::Length),
+        RespCommand::Touch => (Op::Lengths { keys: keys(request)?, ahead: false }, ReplyShape::Present),
+        RespCommand::Msetnx => (msetnx(request)?, ReplyShape::SetOrNot),
+        RespCommand::Rename => (copy(request, true, true)?, ReplyShape::Ok),
+        RespCommand::Renamenx => (copy(request, true, false)?, ReplyShape::SetOrNot),
+        RespCommand::Copy => (copy_command(request)?, ReplyShape::SetOrNot),
+        RespCommand::Setrange => (modify(request, set_range(request)?)?, ReplyShape::Integer),
+        RespCommand::Setbit => (modify(request, set_bit(request)?)?, ReplyShape::Integer),
+        RespCommand::Incrbyfloat => {
+            (modify(request, Change::AddFloat { delta: request.value(2)? })?, ReplyShape::Made)
+        }
+        RespCommand::Getrange | RespCommand::Substr => {
+            let part = ValuePart::new(request.integer(2)?, request.integer(3)?);
+            (Op::Get { key: request.key(1)? }, ReplyShape::Part(part))
+        }
+        RespCommand::Getbit => {
+            let place = bit_offset(request)? as u32;
+            (Op::Get { key: request.key(1)? }, ReplyShape::Bit(place))
+        }
+        RespCommand::Bitcount => {
+            let (part, unit) = ValuePart::to_count(request)?;
+            (Op::Get { key: request.key(1)? }, ReplyShape::BitCount(part, unit))
+        }
+        RespCommand::Bitpos => {
+            (Op::Get { key: request.key(1)? }, ReplyShape::BitPlace(BitSearch::read(request)?))
+        }
         RespCommand::Append => {
             (modify(request, Change::Append { suffix: request.value(2)? })?, ReplyShape::Integer)
         }
@@ -86,7 +124,10 @@ pub fn plan(command: RespCommand, request: &CommandLine<'_>) -> Result<(Work, Re
         RespCommand::Incrby => (add(request, request.integer(2)?)?, ReplyShape::Integer),
         RespCommand::Decrby => (add(request, negated(request.integer(2)?)?)?, ReplyShape::Integer),
         RespCommand::Type => (lengths(request)?, ReplyShape::Type),
-        RespCommand::Ttl | RespCommand::Pttl => (lengths(request)?, ReplyShape::NoExpiry),
+        RespCommand::Getex => (getex(request)?, ReplyShape::Value),
+        RespCommand::Ttl | RespCommand::Pttl | RespCommand::Expiretime | RespCommand::Pexpiretime => {
+            (lengths(request)?, ReplyShape::NoExpiry)
+        }
         RespCommand::Object => object(request)?,
         other => return Err(Error::no_expiry(&other.spec().name.to_ascii_uppercase())),
     };
@@ -157,13 +198,95 @@ fn expiry_option(request: &CommandLine<'_>, index: usize) -> Option<Error> {
         .map(|option| Error::no_expiry(&format!("SET {option}")))
 }
 
+/// `GETEX key [PERSIST]`: no key expires, so there is nothing to take back.
+fn getex(request: &CommandLine<'_>) -> Result<Op, Error> {
+    // More options than there are only repeat themselves.
+    if request.count() > 16 {
+        return Err(Error::SYNTAX);
+    }
+    if let Some(index) = (2..request.count()).find(|index| !request.is(*index, "PERSIST")) {
+        let option = ["EX", "PX", "EXAT", "PXAT"].into_iter().find(|option| request.is(index, option));
+        return Err(option.map_or(Error::SYNTAX, |option| Error::no_expiry(&format!("GETEX {option}"))));
+    }
+    Ok(Op::Get { key: request.key(1)? })
+}
+
 fn mset(request: &CommandLine<'_>) -> Result<Op, Error> {
+    Ok(Op::BatchPut { pairs: pairs(RespCommand::Mset, request)? })
+}
+
+fn msetnx(request: &CommandLine<'_>) -> Result<Op, Error> {
+    Ok(together(Op::PutAbsent { pairs: pairs(RespCommand::Msetnx, request)? }))
+}
+
+fn pairs(command: RespCommand, request: &CommandLine<'_>) -> Result<Vec<(Bytes, Bytes)>, Error> {
     if request.count().is_multiple_of(2) {
-        return Err(Error::arity(RespCommand::Mset));
+        return Err(Error::arity(command));
     }
     let pair = |index| Ok((request.key(index)?, request.value(index + 1)?));
-    let pairs = (1..request.count()).step_by(2).map(pair).collect::<Result<_, Error>>()?;
-    Ok(Op::BatchPut { pairs })
+    (1..request.count()).step_by(2).map(pair).collect()
+}
+
+/// What depends on several keys, as a transaction of one step. Its outcome is said as that of the step, and
+/// inside of a transaction it is a step of that one.
+fn together(step: Op) -> Op {
+    Op::Atomic(Atomic { watched: Vec::new(), steps: vec![step] })
+}
+
+fn copy(request: &CommandLine<'_>, remove: bool, replace: bool) -> Result<Op, Error> {
+    Ok(together(Op::Copy { from: request.key(1)?, to: request.key(2)?, remove, replace }))
+}
+
+/// `COPY from to [DB 0] [REPLACE]`.
+fn copy_command(request: &CommandLine<'_>) -> Result<Op, Error> {
+    // More options than there are only repeat themselves.
+    if request.count() > 16 {
+        return Err(Error::SYNTAX);
+    }
+    let (mut index, mut replace) = (3, false);
+    while index < request.count() {
+        match () {
+            () if request.is(index, "REPLACE") => replace = true,
+            () if request.is(index, "DB") && index + 1 < request.count() => {
+                index += 1;
+                if request.integer(index)? != 0 {
+                    return Err(Error::NO_SUCH_DATABASE);
+                }
+            }
+            () => return Err(Error::SYNTAX),
+        }
+        index += 1;
+    }
+    if request.arg(1) == request.arg(2) {
+        return Err(Error::constant("ERR source and destination objects are the same"));
+    }
+    copy(request, false, replace)
+}
+
+fn set_range(request: &CommandLine<'_>) -> Result<Change, Error> {
+    let (offset, value) = (request.integer(2)?, request.value(3)?);
+    let Ok(offset) = usize::try_from(offset) else {
+        return Err(Error::constant("ERR offset is out of range"));
+    };
+    if !value.is_empty() && offset.saturating_add(value.len()) > VALUE_BYTES_MAX {
+        return Err(Error::new(format!("ERR {TOO_LONG}")));
+    }
+    Ok(Change::SetRange { offset, value })
+}
+
+fn set_bit(request: &CommandLine<'_>) -> Result<Change, Error> {
+    let offset = bit_offset(request)?;
+    match integer(request.arg(3)) {
+        Some(bit @ (0 | 1)) => Ok(Change::SetBit { offset, on: bit == 1 }),
+        Some(_) | None => Err(Error::constant("ERR bit is not an integer or out of range")),
+    }
+}
+
+/// The place of a bit in a value, the second argument.
+fn bit_offset(request: &CommandLine<'_>) -> Result<usize, Error> {
+    let offset = integer(request.arg(2)).and_then(|offset| usize::try_from(offset).ok());
+    let offset = offset.filter(|offset| offset / 8 < VALUE_BYTES_MAX);
+    offset.ok_or_else(|| Error::new(format!("ERR {NO_BIT_OFFSET}")))
 }
 
 fn delete(request: &CommandLine<'_>) -> Result<(Work, ReplyShape), Error> {
@@ -212,9 +335,15 @@ impl ReplyShape {
     /// What the keyspace hits and misses of a command with this outcome are. What writes see of their keys is not counted.
     pub fn lookups(self, outcome: &Outcome) -> Lookups {
         match (self, outcome) {
-            (ReplyShape::Value | ReplyShape::Encoding { .. }, Ok(Out::Value(value))) => {
-                Lookups::of(value.iter().count(), 1)
-            }
+            (
+                ReplyShape::Value
+                | ReplyShape::Encoding { .. }
+                | ReplyShape::Part(_)
+                | ReplyShape::Bit(_)
+                | ReplyShape::BitCount(..)
+                | ReplyShape::BitPlace(_),
+                Ok(Out::Value(value)),
+            ) => Lookups::of(value.iter().count(), 1),
             (ReplyShape::Values, Ok(Out::Values(values))) => {
                 Lookups::of(values.iter().flatten().count(), values.len())
             }
@@ -226,6 +355,10 @@ impl ReplyShape {
     /// Says `outcome`. What was `appended` to has another encoding.
     pub fn write(self, outcome: Outcome, appended: &Appended, reply: &mut Writer<'_>) {
         match outcome {
+            Ok(Out::Atomic(Some(mut steps))) if steps.len() == 1 => {
+                let outcome = steps.pop().expect("there is one");
+                self.write(outcome, appended, reply);
+            }
             Ok(out) => self.write_out(out, appended, reply),
             Err(refusal) => reply.error(&refused(&refusal)),
         }
@@ -235,6 +368,19 @@ impl ReplyShape {
         match (self, out) {
             (ReplyShape::Ok, _) => reply.ok(),
             (ReplyShape::Value, Out::Value(value)) => reply.bulk_or_null(value.as_deref()),
+            (ReplyShape::Made, Out::Value(value)) => reply.bulk_or_null(value.as_deref()),
+            (ReplyShape::Part(part), Out::Value(value)) => {
+                reply.bulk(part.of(value.as_deref().unwrap_or_default()));
+            }
+            (ReplyShape::Bit(place), Out::Value(value)) => {
+                reply.integer(bit(value.as_deref().unwrap_or_default(), place as usize).into());
+            }
+            (ReplyShape::BitCount(part, unit), Out::Value(value)) => {
+                reply.integer(size(part.count_bits(value.as_deref().unwrap_or_default(), unit)));
+            }
+            (ReplyShape::BitPlace(search), Out::Value(value)) => {
+                reply.integer(search.run(value.as_deref()));
+            }
             (ReplyShape::Values, Out::Values(values)) => write_values(&values, reply),
             (ReplyShape::Present, Out::Lengths(lengths)) => {
                 reply.integer(size(lengths.iter().flatten().count()))
@@ -290,7 +436,7 @@ pub fn size(size: usize) -> i64 {
 fn encoding(value: &[u8], appended: bool) -> &'static [u8] {
     match value {
         _ if appended => b"raw",
-        value if super::frame::integer(value).is_some() => b"int",
+        value if integer(value).is_some() => b"int",
         value if value.len() <= 44 => b"embstr",
         _ => b"raw",
     }
@@ -324,7 +470,7 @@ pub fn refused(refusal: &Refusal) -> String {
             format!("MISCONF writes are refused on stores {store_ids:?}: {reason}")
         }
         Refusal::SpansRegions { one, other } => format!(
-            "CROSSSLOT the keys '{}' and '{}' lie in two regions, and a transaction is atomic within one; nothing was done",
+            "CROSSSLOT the keys '{}' and '{}' lie in two regions, and what takes effect together lies in one; nothing was done",
             shown(one),
             shown(other)
         ),

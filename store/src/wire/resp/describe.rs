@@ -83,23 +83,81 @@ fn categories(spec: &Spec) -> &'static [&'static str] {
     match (spec.command, spec.kind) {
         (RespCommand::Flushall | RespCommand::Flushdb, _) => &["@keyspace", "@write", "@dangerous"],
         (RespCommand::Info, _) => &["@dangerous"],
-        (_, CommandKind::Write) => &["@string", "@write"],
-        (_, CommandKind::Read) => &["@string", "@read"],
+        (command, CommandKind::Write) => match group(command) {
+            "generic" => &["@keyspace", "@write"],
+            "bitmap" => &["@bitmap", "@write"],
+            _strings => &["@string", "@write"],
+        },
+        (command, CommandKind::Read) => match group(command) {
+            "generic" => &["@keyspace", "@read"],
+            "bitmap" => &["@bitmap", "@read"],
+            _strings => &["@string", "@read"],
+        },
         (_, CommandKind::Walk) => &["@keyspace", "@read"],
         (_, CommandKind::Control) => &["@connection"],
+    }
+}
+
+/// Under which heading Redis documents a command.
+fn group(command: RespCommand) -> &'static str {
+    use RespCommand as C;
+    match command {
+        C::Bitcount | C::Bitpos | C::Getbit | C::Setbit => "bitmap",
+        C::Copy
+        | C::Del
+        | C::Exists
+        | C::Expire
+        | C::Expireat
+        | C::Expiretime
+        | C::Keys
+        | C::Object
+        | C::Persist
+        | C::Pexpire
+        | C::Pexpireat
+        | C::Pexpiretime
+        | C::Pttl
+        | C::Randomkey
+        | C::Range
+        | C::Rename
+        | C::Renamenx
+        | C::Scan
+        | C::Touch
+        | C::Ttl
+        | C::Type
+        | C::Unlink
+        | C::Wait => "generic",
+        C::Append
+        | C::Decr
+        | C::Decrby
+        | C::Get
+        | C::Getdel
+        | C::Getex
+        | C::Getrange
+        | C::Getset
+        | C::Incr
+        | C::Incrby
+        | C::Incrbyfloat
+        | C::Mget
+        | C::Mset
+        | C::Msetnx
+        | C::Psetex
+        | C::Set
+        | C::Setex
+        | C::Setnx
+        | C::Setrange
+        | C::Strlen
+        | C::Substr => "string",
+        C::Auth | C::Client | C::Echo | C::Hello | C::Ping | C::Quit | C::Reset | C::Select => "connection",
+        C::Command | C::Config | C::Dbsize | C::Flushall | C::Flushdb | C::Info | C::Time => "server",
+        C::Discard | C::Exec | C::Multi | C::Unwatch | C::Watch => "transactions",
     }
 }
 
 fn document(specs: &[&Spec], reply: &mut Writer<'_>) {
     reply.map(specs.len());
     for spec in specs {
-        let group = match spec.kind {
-            CommandKind::Read | CommandKind::Write => "string",
-            CommandKind::Walk => "generic",
-            CommandKind::Control => "connection",
-        };
         reply.bulk(spec.name.as_bytes());
-        let fields = [("summary", spec.summary), ("since", "0.1.0"), ("group", group)];
+        let fields = [("summary", spec.summary), ("since", "0.1.0"), ("group", group(spec.command))];
         reply.map(fields.len());
         for (field, text) in fields {
             reply.bulk(field.as_bytes());

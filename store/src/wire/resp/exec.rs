@@ -108,6 +108,12 @@ enum Asked {
 fn steps(queued: Vec<Queued>) -> (Vec<Asked>, Vec<Op>) {
     let mut steps = Vec::new();
     let asked = queued.into_iter().map(|queued| match queued {
+        // What is a transaction of one step by itself.
+        Queued::Data(command, Ok((Work::One(Op::Atomic(alone)), shape))) => {
+            let count = alone.steps.len();
+            steps.extend(alone.steps);
+            Asked::Data(command, shape, count)
+        }
         Queued::Data(command, Ok((Work::One(op), shape))) => {
             steps.push(op);
             Asked::Data(command, shape, 1)

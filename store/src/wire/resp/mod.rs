@@ -11,7 +11,8 @@
 //! | [`request`] | one complete command, and the texts of errors |
 //! | [`command`], [`table`] | which commands there are, and what is known of each |
 //! | [`data`] | commands that name their keys, as operations and back |
-//! | [`walk`] | commands that take many steps: [`scan`], [`range`], [`count`] and others |
+//! | [`part`] | parts and bits of a value |
+//! | [`walk`] | commands that take many steps: [`scan`], [`range`], [`keys`], [`count`] and others |
 //! | [`control`], [`settings`], [`describe`], [`help`] | commands about connection, server and commands |
 //! | [`subcommand`] | which parts the commands have that have parts |
 //! | [`client`], [`roster`] | what a connection is known by, on its core and on all |
@@ -36,12 +37,13 @@
 //!
 //! * Answers come in the order of the commands. A command sees what earlier commands of its connection did to its keys.
 //! * A write that is answered is durable. A write whose connection breaks before the answer may have happened or not.
-//! * Commands of one key are atomic. `MSET` is atomic for keys of one region; `DEL` and `UNLINK` delete each key by itself.
+//! * Commands of one key are atomic. `MSET` is atomic for keys of one region; `DEL` and `UNLINK` delete each key by itself. `MSETNX`,
+//!   `RENAME`, `RENAMENX` and `COPY` take effect as one step, and are refused where their keys lie in two regions.
 //! * What stands between `MULTI` and `EXEC` takes effect as one step or not at all; its keys lie in one region
 //!   ([`transaction`]). On a fresh node those are keys with the same first byte.
 //! * `SCAN` goes in key order, returns every key that stays exactly once, and its cursors are remembered by the node for a
-//!   while ([`cursor`]). `DBSIZE` counts by walking.
-//! * `OBJECT ENCODING` is what Redis would have chosen: what has been appended to is `raw`, however it looks. That is remembered for the
+//!   while ([`cursor`]). `DBSIZE` counts by walking, and `KEYS` walks, too, and refuses what is too much for one answer ([`keys`]).
+//! * `OBJECT ENCODING` is what Redis would have chosen: what has been appended to or overwritten in part is `raw`, however it looks. That is remembered for the
 //!   latest such keys, by the node that leads them and until it ends ([`Appended`](crate::memory::Appended)).
 //! * Keys have at most 8 KiB, values 8 MiB, one command 64 MiB, one reply about 64 MiB.
 //!
@@ -66,7 +68,9 @@ pub mod exec;
 pub mod frame;
 pub mod glob;
 pub mod help;
+pub mod keys;
 mod migration;
+pub mod part;
 pub mod queue;
 pub mod range;
 pub mod reply;

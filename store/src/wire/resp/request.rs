@@ -148,6 +148,8 @@ impl Error {
     pub const SYNTAX: Error = Error::constant("ERR syntax error");
     /// Not a number, or not one that fits.
     pub const NOT_AN_INTEGER: Error = Error::constant("ERR value is not an integer or out of range");
+    /// Redis may have that database, and then what follows in a transaction would be written there.
+    pub const NO_SUCH_DATABASE: Error = Error::unsupported("ERR DB index is out of range");
     /// The password comes first.
     pub const NOT_AUTHENTICATED: Error = Error::constant("NOAUTH Authentication required.");
     /// A reply that would not fit into memory.

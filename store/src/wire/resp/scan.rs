@@ -99,7 +99,7 @@ fn positive(count: i64) -> Result<usize, Error> {
 }
 
 /// The first key after all keys that begin with `prefix`; empty when there is none.
-fn successor(prefix: &[u8]) -> Bytes {
+pub(super) fn successor(prefix: &[u8]) -> Bytes {
     let kept = prefix.iter().rposition(|&byte| byte < 0xff).map_or(0, |last| last + 1);
     let mut end = prefix[..kept].to_vec();
     if let Some(last) = end.last_mut() {

@@ -6,6 +6,7 @@ const NONE: Keys = Keys { first: 0, last: 0, step: 0 };
 const ONE: Keys = Keys { first: 1, last: 1, step: 1 };
 const ALL: Keys = Keys { first: 1, last: -1, step: 1 };
 const PAIRS: Keys = Keys { first: 1, last: -1, step: 2 };
+const TWO: Keys = Keys { first: 1, last: 2, step: 1 };
 
 const fn spec(
     command: RespCommand,
@@ -31,9 +32,19 @@ pub const SPECS: [Spec; COMMANDS] = [
         "Appends to the value of a key and returns the new length.",
     ),
     spec(C::Auth, "auth", -2, CommandKind::Control, NONE, "Authenticates the connection."),
+    spec(C::Bitcount, "bitcount", -2, CommandKind::Read, ONE, "Counts the bits of a value that are set."),
+    spec(
+        C::Bitpos,
+        "bitpos",
+        -3,
+        CommandKind::Read,
+        ONE,
+        "Returns the place of the first bit that is set, or clear.",
+    ),
     spec(C::Client, "client", -2, CommandKind::Control, NONE, "Names and describes this core's connections."),
     spec(C::Command, "command", -1, CommandKind::Control, NONE, "Describes the commands."),
     spec(C::Config, "config", -2, CommandKind::Control, NONE, "Shows settings (GET only)."),
+    spec(C::Copy, "copy", -3, CommandKind::Write, TWO, "Copies a value to another key of the same region."),
     spec(
         C::Dbsize,
         "dbsize",
@@ -72,10 +83,21 @@ pub const SPECS: [Spec; COMMANDS] = [
     spec(C::Exists, "exists", -2, CommandKind::Read, ALL, "Counts which of the keys exist."),
     spec(C::Expire, "expire", -3, CommandKind::Write, ONE, "Refused: keys do not expire."),
     spec(C::Expireat, "expireat", -3, CommandKind::Write, ONE, "Refused: keys do not expire."),
+    spec(
+        C::Expiretime,
+        "expiretime",
+        2,
+        CommandKind::Read,
+        ONE,
+        "Returns -1 for a key that exists and -2 for one that does not.",
+    ),
     spec(C::Flushall, "flushall", -1, CommandKind::Walk, NONE, "Deletes every key."),
     spec(C::Flushdb, "flushdb", -1, CommandKind::Walk, NONE, "Deletes every key."),
     spec(C::Get, "get", 2, CommandKind::Read, ONE, "Returns the value of a key."),
+    spec(C::Getbit, "getbit", 3, CommandKind::Read, ONE, "Returns a bit of a value."),
     spec(C::Getdel, "getdel", 2, CommandKind::Write, ONE, "Deletes a key and returns its value."),
+    spec(C::Getex, "getex", -2, CommandKind::Read, ONE, "Returns the value of a key; an expiry is refused."),
+    spec(C::Getrange, "getrange", 4, CommandKind::Read, ONE, "Returns a part of a value."),
     spec(C::Getset, "getset", 3, CommandKind::Write, ONE, "Sets a key and returns its previous value."),
     spec(
         C::Hello,
@@ -87,6 +109,7 @@ pub const SPECS: [Spec; COMMANDS] = [
     ),
     spec(C::Incr, "incr", 2, CommandKind::Write, ONE, "Adds one to the integer value of a key."),
     spec(C::Incrby, "incrby", 3, CommandKind::Write, ONE, "Adds to the integer value of a key."),
+    spec(C::Incrbyfloat, "incrbyfloat", 3, CommandKind::Write, ONE, "Adds to the number that a key holds."),
     spec(
         C::Info,
         "info",
@@ -95,8 +118,24 @@ pub const SPECS: [Spec; COMMANDS] = [
         NONE,
         "Describes the server; figures are those of the connection's core.",
     ),
+    spec(
+        C::Keys,
+        "keys",
+        2,
+        CommandKind::Walk,
+        NONE,
+        "Returns all keys that match, as far as one answer holds them.",
+    ),
     spec(C::Mget, "mget", -2, CommandKind::Read, ALL, "Returns the values of keys."),
     spec(C::Mset, "mset", -3, CommandKind::Write, PAIRS, "Sets keys; atomic within one region."),
+    spec(
+        C::Msetnx,
+        "msetnx",
+        -3,
+        CommandKind::Write,
+        PAIRS,
+        "Sets keys of one region if none of them exists.",
+    ),
     spec(C::Multi, "multi", 1, CommandKind::Control, NONE, "Queues the commands that follow, up to EXEC."),
     spec(
         C::Object,
@@ -109,6 +148,14 @@ pub const SPECS: [Spec; COMMANDS] = [
     spec(C::Persist, "persist", 2, CommandKind::Read, ONE, "Returns 0, because no key expires."),
     spec(C::Pexpire, "pexpire", -3, CommandKind::Write, ONE, "Refused: keys do not expire."),
     spec(C::Pexpireat, "pexpireat", -3, CommandKind::Write, ONE, "Refused: keys do not expire."),
+    spec(
+        C::Pexpiretime,
+        "pexpiretime",
+        2,
+        CommandKind::Read,
+        ONE,
+        "Returns -1 for a key that exists and -2 for one that does not.",
+    ),
     spec(C::Ping, "ping", -1, CommandKind::Control, NONE, "Returns PONG or its argument."),
     spec(C::Psetex, "psetex", 4, CommandKind::Write, ONE, "Refused: keys do not expire."),
     spec(
@@ -120,6 +167,7 @@ pub const SPECS: [Spec; COMMANDS] = [
         "Returns -1 for a key that exists and -2 for one that does not.",
     ),
     spec(C::Quit, "quit", -1, CommandKind::Control, NONE, "Closes the connection."),
+    spec(C::Randomkey, "randomkey", 1, CommandKind::Walk, NONE, "Returns one of the keys."),
     spec(
         C::Range,
         "range",
@@ -128,14 +176,27 @@ pub const SPECS: [Spec; COMMANDS] = [
         NONE,
         "Returns the keys from start up to end, in order, with their values.",
     ),
+    spec(C::Rename, "rename", 3, CommandKind::Write, TWO, "Renames a key within its region."),
+    spec(C::Renamenx, "renamenx", 3, CommandKind::Write, TWO, "Renames a key unless the new name exists."),
     spec(C::Reset, "reset", 1, CommandKind::Control, NONE, "Puts the connection into its first state."),
     spec(C::Scan, "scan", -2, CommandKind::Walk, NONE, "Walks over all keys in order, some at a time."),
     spec(C::Select, "select", 2, CommandKind::Control, NONE, "Selects database 0, the only one."),
     spec(C::Set, "set", -3, CommandKind::Write, ONE, "Sets a key (NX, XX, GET)."),
+    spec(C::Setbit, "setbit", 4, CommandKind::Write, ONE, "Sets a bit of a value and returns what it was."),
     spec(C::Setex, "setex", 4, CommandKind::Write, ONE, "Refused: keys do not expire."),
     spec(C::Setnx, "setnx", 3, CommandKind::Write, ONE, "Sets a key if it does not exist."),
+    spec(
+        C::Setrange,
+        "setrange",
+        4,
+        CommandKind::Write,
+        ONE,
+        "Overwrites a part of a value, and returns its length.",
+    ),
     spec(C::Strlen, "strlen", 2, CommandKind::Read, ONE, "Returns the length of a value."),
+    spec(C::Substr, "substr", 4, CommandKind::Read, ONE, "Returns a part of a value, as GETRANGE does."),
     spec(C::Time, "time", 1, CommandKind::Control, NONE, "Returns the server's wall-clock time."),
+    spec(C::Touch, "touch", -2, CommandKind::Read, ALL, "Counts which of the keys exist, as EXISTS does."),
     spec(
         C::Ttl,
         "ttl",

@@ -269,9 +269,12 @@ fn place(command: RespCommand) -> Place {
         // These change what the connection is, or must be able to wait.
         RespCommand::Hello | RespCommand::Auth => Place::Refuse,
         RespCommand::Append
+        | RespCommand::Bitcount
+        | RespCommand::Bitpos
         | RespCommand::Client
         | RespCommand::Command
         | RespCommand::Config
+        | RespCommand::Copy
         | RespCommand::Dbsize
         | RespCommand::Decr
         | RespCommand::Decrby
@@ -280,31 +283,46 @@ fn place(command: RespCommand) -> Place {
         | RespCommand::Exists
         | RespCommand::Expire
         | RespCommand::Expireat
+        | RespCommand::Expiretime
         | RespCommand::Flushall
         | RespCommand::Flushdb
         | RespCommand::Get
+        | RespCommand::Getbit
         | RespCommand::Getdel
+        | RespCommand::Getex
+        | RespCommand::Getrange
         | RespCommand::Getset
         | RespCommand::Incr
         | RespCommand::Incrby
+        | RespCommand::Incrbyfloat
         | RespCommand::Info
+        | RespCommand::Keys
         | RespCommand::Mget
         | RespCommand::Mset
+        | RespCommand::Msetnx
         | RespCommand::Object
         | RespCommand::Persist
         | RespCommand::Pexpire
         | RespCommand::Pexpireat
+        | RespCommand::Pexpiretime
         | RespCommand::Ping
         | RespCommand::Psetex
         | RespCommand::Pttl
+        | RespCommand::Randomkey
         | RespCommand::Range
+        | RespCommand::Rename
+        | RespCommand::Renamenx
         | RespCommand::Scan
         | RespCommand::Select
         | RespCommand::Set
+        | RespCommand::Setbit
         | RespCommand::Setex
         | RespCommand::Setnx
+        | RespCommand::Setrange
         | RespCommand::Strlen
+        | RespCommand::Substr
         | RespCommand::Time
+        | RespCommand::Touch
         | RespCommand::Ttl
         | RespCommand::Type
         | RespCommand::Unlink

@@ -1,4 +1,4 @@
-//! Commands that walk over ranges of keys: `SCAN`, `RANGE`, `DBSIZE`, `FLUSHALL`, `INFO`, `DEL` of very many keys, and those that
+//! Commands that walk over ranges of keys: `SCAN`, `RANGE`, `KEYS`, `RANDOMKEY`, `DBSIZE`, `FLUSHALL`, `INFO`, `DEL` of very many keys, and those that
 //! walk over connections.
 //!
 //! A walk begins when everything before it on its connection is answered, and what follows waits for it. It goes in bounded
@@ -14,6 +14,7 @@ use super::clients::{Kill, List};
 use super::command::RespCommand;
 use super::count::{count, measure};
 use super::data::{refused, size};
+use super::keys::{KeyList, random_key};
 use super::range::Range;
 use super::reply::Writer;
 use super::request::{CommandLine, Error};
@@ -42,6 +43,10 @@ pub enum Walk {
     Range(Range),
     /// `DBSIZE`.
     Count,
+    /// `KEYS`.
+    Keys(KeyList),
+    /// `RANDOMKEY`.
+    RandomKey,
     /// `FLUSHALL` and `FLUSHDB`.
     Flush,
     /// `INFO`.
@@ -65,6 +70,8 @@ pub fn plan(
         RespCommand::Scan => KeyScan::read(request, server, owner).map(Walk::Scan),
         RespCommand::Range => Range::read(request).map(Walk::Range),
         RespCommand::Dbsize => Ok(Walk::Count),
+        RespCommand::Keys => KeyList::read(request).map(Walk::Keys),
+        RespCommand::Randomkey => Ok(Walk::RandomKey),
         RespCommand::Flushall | RespCommand::Flushdb => {
             let ways = request.count() == 2 && (request.is(1, "SYNC") || request.is(1, "ASYNC"));
             if request.count() > 1 && !ways { Err(Error::SYNTAX) } else { Ok(Walk::Flush) }
@@ -109,6 +116,8 @@ impl Walk {
             Walk::Scan(scan) => scan.run(server, reply).await?,
             Walk::Range(range) => range.run(server, reply).await?,
             Walk::Count => reply.integer(i64::try_from(count(server).await?).unwrap_or(i64::MAX)),
+            Walk::Keys(list) => list.run(server, reply).await?,
+            Walk::RandomKey => reply.bulk_or_null(random_key(server).await?.as_deref()),
             Walk::Flush => {
                 let everything = Op::DeleteRange { start: Bytes::new(), end: Bytes::new() };
                 server.gateway.submit(None, everything).await.map_err(as_error)?;

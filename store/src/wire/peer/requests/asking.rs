@@ -198,6 +198,8 @@ pub(super) fn is_write(op: &Op) -> bool {
         Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) | Op::Watch { .. } => false,
         Op::Put { .. }
         | Op::BatchPut { .. }
+        | Op::PutAbsent { .. }
+        | Op::Copy { .. }
         | Op::Delete { .. }
         | Op::BatchDelete { .. }
         | Op::DeleteRange { .. }

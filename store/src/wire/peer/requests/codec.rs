@@ -97,6 +97,11 @@ pub(super) enum StoredStep {
     Remove { key: u32 },
     Append { key: u32, suffix: u32 },
     Add { key: u32, delta: i64 },
+    PutAbsent { pairs: Vec<(u32, u32)> },
+    Copy { from: u32, to: u32, remove: bool, replace: bool },
+    SetRange { key: u32, offset: u32, value: u32 },
+    SetBit { key: u32, offset: u32, on: bool },
+    AddFloat { key: u32, delta: u32 },
 }
 
 #[derive(Archive, Serialize, Deserialize)]
@@ -350,7 +355,8 @@ pub fn request_bytes(op: &Op) -> usize {
             | Op::BatchDelete { keys: named }
             | Op::Watch { keys: named } => keys(named),
             Op::Put { key, value } => key.len() + value.len(),
-            Op::BatchPut { pairs } => {
+            Op::Copy { from, to, .. } => from.len() + to.len(),
+            Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
                 pairs.iter().map(|(key, value)| key.len() + value.len() + PER_ITEM_BYTES).sum()
             }
             Op::DeleteRange { start, end } => start.len() + end.len(),
@@ -369,8 +375,11 @@ pub fn request_bytes(op: &Op) -> usize {
                                     When::Always | When::Absent | When::Present | When::Equals(None) => 0,
                                 }
                         }
-                        Change::Append { suffix } => suffix.len(),
-                        Change::Take | Change::Remove | Change::Add { delta: _ } => 0,
+                        Change::Append { suffix: part } | Change::SetRange { offset: _, value: part } => {
+                            part.len()
+                        }
+                        Change::AddFloat { delta } => delta.len(),
+                        Change::Take | Change::Remove | Change::Add { delta: _ } | Change::SetBit { .. } => 0,
                     }
             }
         }

@@ -122,6 +122,22 @@ impl Cut<'_> {
             ArchivedStoredStep::Add { key, delta } => {
                 Op::Modify { key: self.take(key)?, change: Change::Add { delta: delta.to_native() } }
             }
+            ArchivedStoredStep::PutAbsent { pairs } => Op::PutAbsent { pairs: self.pairs(pairs)? },
+            ArchivedStoredStep::Copy { from, to, remove, replace } => {
+                Op::Copy { from: self.take(from)?, to: self.take(to)?, remove: *remove, replace: *replace }
+            }
+            ArchivedStoredStep::SetRange { key, offset, value } => {
+                let (key, value) = (self.take(key)?, self.take(value)?);
+                Op::Modify { key, change: Change::SetRange { offset: offset.to_native() as usize, value } }
+            }
+            ArchivedStoredStep::SetBit { key, offset, on } => {
+                let change = Change::SetBit { offset: offset.to_native() as usize, on: *on };
+                Op::Modify { key: self.take(key)?, change }
+            }
+            ArchivedStoredStep::AddFloat { key, delta } => {
+                let (key, delta) = (self.take(key)?, self.take(delta)?);
+                Op::Modify { key, change: Change::AddFloat { delta } }
+            }
         })
     }
 

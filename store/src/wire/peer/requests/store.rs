@@ -54,6 +54,8 @@ impl Blob {
             | Op::Lengths { .. }
             | Op::Put { .. }
             | Op::BatchPut { .. }
+            | Op::PutAbsent { .. }
+            | Op::Copy { .. }
             | Op::Delete { .. }
             | Op::BatchDelete { .. }
             | Op::Modify { .. }
@@ -70,6 +72,13 @@ impl Blob {
             Op::Lengths { keys, ahead: _ } => StoredStep::Lengths { keys: self.all(keys) },
             Op::Put { key, value } => StoredStep::Put { key: self.put(key), value: self.put(value) },
             Op::BatchPut { pairs } => StoredStep::BatchPut { pairs: self.pairs(pairs) },
+            Op::PutAbsent { pairs } => StoredStep::PutAbsent { pairs: self.pairs(pairs) },
+            Op::Copy { from, to, remove, replace } => StoredStep::Copy {
+                from: self.put(from),
+                to: self.put(to),
+                remove: *remove,
+                replace: *replace,
+            },
             Op::Delete { key, count } => StoredStep::Delete { key: self.put(key), count: *count },
             Op::BatchDelete { keys } => StoredStep::BatchDelete { keys: self.all(keys) },
             Op::Watch { keys } => StoredStep::Watch { keys: self.all(keys) },
@@ -83,6 +92,13 @@ impl Blob {
                     Change::Remove => StoredStep::Remove { key },
                     Change::Append { suffix } => StoredStep::Append { key, suffix: self.put(suffix) },
                     Change::Add { delta } => StoredStep::Add { key, delta: *delta },
+                    Change::SetRange { offset, value } => {
+                        StoredStep::SetRange { key, offset: place(*offset), value: self.put(value) }
+                    }
+                    Change::SetBit { offset, on } => {
+                        StoredStep::SetBit { key, offset: place(*offset), on: *on }
+                    }
+                    Change::AddFloat { delta } => StoredStep::AddFloat { key, delta: self.put(delta) },
                 }
             }
             Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) => {
@@ -183,4 +199,9 @@ impl Blob {
             Refusal::Unknown => StoredRefusal::Unknown,
         }
     }
+}
+
+/// A place in a value. One that lies beyond what a value may have is refused there as well as here.
+fn place(offset: usize) -> u32 {
+    u32::try_from(offset).unwrap_or(u32::MAX)
 }

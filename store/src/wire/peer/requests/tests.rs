@@ -60,6 +60,11 @@ fn ops() -> Vec<Op> {
         Op::Modify { key: key.clone(), change: Change::Remove },
         Op::Modify { key: key.clone(), change: Change::Append { suffix: value.clone() } },
         Op::Modify { key: key.clone(), change: Change::Add { delta: -7 } },
+        Op::Modify { key: key.clone(), change: Change::SetRange { offset: 300, value: value.clone() } },
+        Op::Modify { key: key.clone(), change: Change::SetBit { offset: 70_000, on: true } },
+        Op::Modify { key: key.clone(), change: Change::AddFloat { delta: bytes("-1.5e3") } },
+        Op::PutAbsent { pairs: vec![(bytes("a"), bytes("1")), (bytes("b"), bytes(""))] },
+        Op::Copy { from: key.clone(), to: bytes("other"), remove: true, replace: false },
     ];
     let watched = vec![(bytes("w"), Seen { term: 5, number: 6 })];
     ops.push(Op::Atomic(Atomic { watched, steps: ops.clone() }));
@@ -118,6 +123,12 @@ fn outcomes() -> Vec<Outcome> {
     outcomes.push(Ok(Out::Atomic(None)));
     outcomes.push(Ok(Out::Atomic(Some(plain))));
     outcomes
+}
+
+/// Every step takes as many bytes as the longest kind: one that is longer would change where all others lie, and with it the format.
+#[test]
+fn no_kind_of_step_is_longer_than_in_version_0_1() {
+    assert_eq!(size_of::<rkyv::Archived<super::codec::StoredStep>>(), 14);
 }
 
 #[test]

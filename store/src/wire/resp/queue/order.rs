@@ -14,7 +14,7 @@
 
 use std::collections::VecDeque;
 
-use crate::request::Op;
+use crate::request::{Atomic, Op};
 use crate::wire::resp::data::Work;
 
 /// More keys than this count as all keys.
@@ -206,14 +206,19 @@ fn each_hash_of(op: &Op, visit: &mut impl FnMut(u64)) {
         {
             keys.iter().for_each(|key| visit(hash(key)));
         }
-        Op::BatchPut { pairs } if pairs.len() <= KEYS_KEPT_APART => {
+        Op::BatchPut { pairs } | Op::PutAbsent { pairs } if pairs.len() <= KEYS_KEPT_APART => {
             pairs.iter().for_each(|(key, _)| visit(hash(key)));
+        }
+        Op::Copy { from, to, .. } => [from, to].into_iter().for_each(|key| visit(hash(key))),
+        Op::Atomic(Atomic { watched, steps }) if watched.is_empty() && steps.len() == 1 => {
+            each_hash_of(&steps[0], visit);
         }
         Op::BatchGet { .. }
         | Op::Lengths { .. }
         | Op::BatchDelete { .. }
         | Op::Watch { .. }
         | Op::BatchPut { .. }
+        | Op::PutAbsent { .. }
         | Op::DeleteRange { .. }
         | Op::Scan(_)
         | Op::Atomic(_) => visit(EVERY_KEY),
@@ -267,6 +272,24 @@ mod tests {
             assert!(order.admit(0, &write(writes.clone()), true).is_some(), "nothing is before it");
             let starts_now = order.admit(1, &read(reads.clone()), false).is_some();
             assert_eq!(starts_now, starts, "{writes:?} {reads:?}");
+        }
+    }
+
+    /// What is a transaction of one step by itself concerns its keys and no others.
+    #[test]
+    fn a_rename_concerns_both_of_its_keys() {
+        let rename = || {
+            let step = Op::Copy { from: "key0".into(), to: "key1".into(), remove: true, replace: true };
+            Work::One(Op::Atomic(Atomic { watched: Vec::new(), steps: vec![step] }))
+        };
+        for (key, starts) in [(0, false), (1, false), (2, true)] {
+            let mut order = Order::default();
+            assert!(order.admit(0, &rename(), true).is_some(), "nothing is before it");
+            assert_eq!(order.admit(1, &read(key..key + 1), false).is_some(), starts, "key{key}");
+            let mut order = Order::default();
+            let reading = order.admit(0, &read(key..key + 1), false).expect("nothing is before it");
+            order.runs(reading);
+            assert_eq!(order.admit(1, &rename(), true).is_some(), starts, "key{key}");
         }
     }
 
