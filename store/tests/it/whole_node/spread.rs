@@ -30,6 +30,9 @@ const JUDGED: [&str; 6] = ["user0000x", "user0150x", "user0700x", "user1000x", "
 /// Sizes are estimated every ten seconds, and each region takes its turn.
 const SPREADS: Duration = Duration::from_secs(90);
 
+/// Longer than it takes until sizes are estimated again.
+const REST: Duration = Duration::from_secs(60);
+
 struct Run {
     world: World,
     member: Member,
@@ -101,6 +104,10 @@ impl Run {
         self.regions().iter().filter(alike).map(place).collect()
     }
 
+    fn places_only(&self) -> Vec<u64> {
+        self.places().into_iter().map(|(store, _)| store).collect()
+    }
+
     /// Of the records, what the store has that has less of them, per cent.
     fn lesser_percent(&self) -> u64 {
         let places = self.places();
@@ -145,11 +152,14 @@ fn keys_that_begin_alike_spread_over_the_stores_of_a_node_by_themselves() {
         for name in ["ringkeep_snapshot_sent_bytes_total", "ringkeep_peer_sent_bytes_total"] {
             assert_eq!(run.number(name), 0.0, "seed {seed}: {name}");
         }
-        // At rest they stay where they are.
-        let places = |run: &Run| run.places().iter().map(|(store, _)| *store).collect::<Vec<_>>();
-        let before = places(&run);
-        run.pass(Duration::from_secs(60));
-        assert_eq!(places(&run), before, "seed {seed}");
+        // An estimate may still rise above the bound and a region be split, but that comes to an end, and then nothing moves.
+        let mut before = run.places_only();
+        let is_still = |_| {
+            run.pass(REST);
+            let now = run.places_only();
+            now == std::mem::replace(&mut before, now.clone())
+        };
+        assert!((0..5).any(is_still), "seed {seed}: {:?}", run.places());
         run.shared.done.set(true);
         run.pass(Duration::from_secs(12));
         assert!(run.shared.answered_anywhere.get() > 1_000, "seed {seed}");
