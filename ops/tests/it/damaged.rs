@@ -200,10 +200,16 @@ fn a_store_stops_and_says_why_once_its_directory_is_not_at_its_place() {
     }
 }
 
-/// The first file of the store whose path contains `part`.
+/// The first file of the store whose path contains `part`, as soon as there is one: segments are made ahead in the background.
 fn of_store(data: &Path, part: &str) -> std::path::PathBuf {
-    let (log, tree) = (files(&data.join("store-1/log"), part), files(&data.join("store-1/tree"), part));
-    log.into_iter().chain(tree).next().unwrap_or_else(|| panic!("no {part}"))
+    for _ in 0..600 {
+        let (log, tree) = (files(&data.join("store-1/log"), part), files(&data.join("store-1/tree"), part));
+        if let Some(file) = log.into_iter().chain(tree).next() {
+            return file;
+        }
+        bench::clock::pause(Duration::from_millis(100));
+    }
+    panic!("no {part}")
 }
 
 /// Brings the copy `from` back into `to`, file by file, and removes what is not in it, as copying programs do.

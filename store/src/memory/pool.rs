@@ -89,7 +89,7 @@ impl Pool {
     }
 
     /// How long one that finds no room at `now` waits for some.
-    fn patience(&self, now: Mono) -> Duration {
+    fn wait_max(&self, now: Mono) -> Duration {
         WAIT_MAX.min(Mono(self.0.waits_end.load(SeqCst)).since(now))
     }
 
@@ -155,7 +155,7 @@ impl Pool {
             return Ok(charge);
         }
         let mut place = Place { pool: self, bytes, id: None };
-        let mut alarm = pin!(rt.sleep(self.patience(rt.now())));
+        let mut alarm = pin!(rt.sleep(self.wait_max(rt.now())));
         poll_fn(|cx| {
             if place.poll(cx).is_ready() {
                 return Poll::Ready(Ok(Charge { pool: Some(self.clone()), bytes }));

@@ -338,7 +338,7 @@ async fn read_all(stream: &mut Stream, rt: &Rt, pause: Duration) -> usize {
     }
 }
 
-/// A RESP server that drains once it is told to.
+/// A RESP server that drains once it is asked.
 struct Serving {
     addr: SocketAddr,
     counters: Rc<Counters>,

@@ -15,7 +15,9 @@ use store::plant::{self, Bug};
 use store::wire::grpc::Code;
 use store::wire::proto::metapb::{PeerRole, Region};
 use store::wire::proto::pdpb::{ScanRegionsRequest, ScanRegionsResponse};
-use store::wire::proto::ringkeep::{OperateRequest, OperateResponse, RegionWish};
+use store::wire::proto::ringkeep::{
+    OperateRequest, OperateResponse, RegionWish, SetPolicyRequest, SetPolicyResponse,
+};
 
 use crate::joined::clients::{self, KEYS};
 use crate::joined::nodes::{Member, call, stores};
@@ -153,8 +155,14 @@ impl Run {
         }
     }
 
-    /// A move that nothing disturbs comes to its end.
+    /// A move that nothing disturbs comes to its end. What evens out the stores would move the region back.
     fn moves(&mut self) -> Result<(), String> {
+        let off = SetPolicyRequest { policy: "balance-core".to_owned(), enabled: false };
+        let set = "/ringkeep.Scheduler/SetPolicy";
+        call::<SetPolicyResponse>(&self.world, self.member.pd(), set, off)
+            .map_err(|status| status.to_string())?;
+        // What it has begun ends.
+        self.settled()?;
         let until = self.world.now() + SETTLED_MAX;
         let mut asked = None;
         loop {
