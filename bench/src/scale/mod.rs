@@ -205,10 +205,8 @@ fn compared(mix: Mix, [two, one]: &[Vec<LoadReport>; 2]) -> SidesReport {
     let of = |side: &[LoadReport], number: fn(&LoadReport) -> f64| {
         median(&side.iter().map(number).collect::<Vec<_>>())
     };
-    let (per_second, cpu): (fn(&LoadReport) -> f64, fn(&LoadReport) -> f64) = (
-        |report| report.operations_per_second,
-        |report| report.server_cpu_us_per_operation.unwrap_or_default(),
-    );
+    let per_second = |report: &LoadReport| report.operations_per_second;
+    let cpu = |report: &LoadReport| report.server_cpu_us_per_operation.unwrap_or_default();
     SidesReport {
         workload: if mix == Mix::C { "read" } else { "update" }.to_owned(),
         two_per_second: of(two, per_second),
