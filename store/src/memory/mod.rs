@@ -58,6 +58,8 @@ pub const INTAKE_BYTES_MIN: usize = 4 << 10;
 const READ_BYTES_AT_FIRST: usize = 8 << 20;
 /// Reads from disk that one core has in flight at most.
 const READS_AT_ONCE: usize = 32;
+/// Commands of one connection in flight while any wait for room.
+const COMMANDS_WAITING_MAX: usize = 64;
 /// Scans of one core that walk at a time, at most.
 const SCANS_AT_ONCE: usize = 16;
 /// Blocks of the longest kind that a scan has open at a time, about: one of each table and memtable that it walks over, and the one that is
@@ -175,9 +177,10 @@ impl Memory {
     /// The same bounds for another core, with nothing used. The cores share one turn to wait with room in hand, and what was appended to.
     #[must_use]
     pub fn fresh(&self) -> Self {
-        let output = self.output.fresh();
+        let (output, reading) = (self.output.fresh(), self.reading.fresh());
         Self {
             output,
+            reading,
             spread: self.spread.clone(),
             appended: self.appended.clone(),
             ..Self::new(self.limits)
@@ -222,6 +225,15 @@ impl Memory {
         let most = self.reading.bytes_max() / 4 * 3;
         let blocks = block_bytes_max.saturating_mul(SCAN_BLOCKS).min(most);
         self.reading.wait(rt, blocks.max(most / SCANS_AT_ONCE)).await
+    }
+
+    /// How many commands one connection may have in flight, of the `most` that it may have otherwise. One that waits has a task of some
+    /// kilobytes, whatever it asks for, so there are few while answers or reads from disk wait for room: 100 connections that asked for
+    /// a value of 8 MiB on disk, 1,024 times each, took 360 MiB for those.
+    pub fn commands_max(&self, most: usize) -> usize {
+        // The store that is asked may lie on another core than the connection.
+        let waits = self.reading.waits_anywhere() || self.output.waits_anywhere();
+        if waits { most.min(COMMANDS_WAITING_MAX) } else { most }
     }
 
     /// A read from disk has brought this many bytes.
@@ -328,6 +340,27 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn where_any_read_of_the_node_waits_connections_of_all_cores_have_few_commands() {
+        let world = World::new(4, Options::default());
+        let running = world.node(0).start(0, |rt| async move {
+            let one = Memory::new(MemoryLimits { input_bytes: 1 << 20, output_bytes: 1 << 20 });
+            let (other, all) = (one.fresh(), one.reading.charge(1 << 20));
+            assert_eq!([&one, &other].map(|memory| memory.commands_max(1024)), [1024; 2]);
+            let waiting = rt.spawn({
+                let (rt, one) = (rt.clone(), one.clone());
+                async move { one.room_to_read(&rt).await.map(drop) }
+            });
+            rt.sleep(Duration::from_millis(10)).await;
+            assert_eq!([&one, &other].map(|memory| memory.commands_max(1024)), [COMMANDS_WAITING_MAX; 2]);
+            assert_eq!(other.commands_max(7), 7);
+            drop(all);
+            waiting.await.expect("there is room");
+            assert_eq!([&one, &other].map(|memory| memory.commands_max(1024)), [1024; 2]);
+        });
+        world.block_on(running).expect("nothing crashes the node");
+    }
 
     #[test]
     fn however_small_the_latest_reads_were_few_have_room_at_once() {

@@ -30,6 +30,8 @@ struct Inner {
     peak: AtomicUsize,
     /// Places in the queue, so that a release finds out without the lock.
     waiting: AtomicUsize,
+    /// The same of this bound and those that [`Pool::fresh`] has made of it.
+    waiting_anywhere: Arc<AtomicUsize>,
     /// Requests that were completed by those who were let through.
     completed: AtomicU64,
     queue: Mutex<Queue>,
@@ -62,20 +64,21 @@ pub struct Charge {
 impl Pool {
     /// A bound of `bytes_max`.
     pub fn new(bytes_max: usize) -> Self {
-        Self::with(bytes_max, Arc::new(AtomicU64::new(u64::MAX)))
+        Self::with(bytes_max, Arc::new(AtomicU64::new(u64::MAX)), Arc::default())
     }
 
     /// A bound of its own whose waits end together with those of this one.
     pub(super) fn fresh(&self) -> Self {
-        Self::with(self.0.bytes_max, self.0.waits_end.clone())
+        Self::with(self.0.bytes_max, self.0.waits_end.clone(), self.0.waiting_anywhere.clone())
     }
 
-    fn with(bytes_max: usize, waits_end: Arc<AtomicU64>) -> Self {
+    fn with(bytes_max: usize, waits_end: Arc<AtomicU64>, waiting_anywhere: Arc<AtomicUsize>) -> Self {
         Self(Arc::new(Inner {
             bytes_max,
             used: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            waiting_anywhere,
             completed: AtomicU64::new(0),
             queue: Mutex::default(),
             waits_end,
@@ -111,6 +114,11 @@ impl Pool {
     /// How many wait for room.
     pub fn waiting(&self) -> usize {
         self.0.waiting.load(SeqCst)
+    }
+
+    /// Whether anything waits for room here or where [`Pool::fresh`] has led.
+    pub fn waits_anywhere(&self) -> bool {
+        self.0.waiting_anywhere.load(SeqCst) > 0
     }
 
     /// How many requests were completed by an intake that was let through beyond the bound.
@@ -227,6 +235,7 @@ impl Pool {
         *id = Some(queue.next);
         queue.next += 1;
         self.0.waiting.fetch_add(1, SeqCst);
+        self.0.waiting_anywhere.fetch_add(1, SeqCst);
         at
     }
 
@@ -235,6 +244,7 @@ impl Pool {
         let Some(at) = id.take().and_then(|id| queue.place_of(id)) else { return };
         queue.places.remove(at);
         self.0.waiting.fetch_sub(1, SeqCst);
+        self.0.waiting_anywhere.fetch_sub(1, SeqCst);
         self.wake_first(queue);
     }
 }

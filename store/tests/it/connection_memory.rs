@@ -15,7 +15,7 @@ use store::refusal::Refusal;
 use store::request::Op;
 use store::wire::resp::{self, Config, Counters};
 
-use crate::memory::{MIB, in_world, limits, open, put};
+use crate::memory::{MIB, cool, in_world, limits, open, put};
 use crate::resp_server::{config, packed};
 
 /// Serves RESP over `gateway` and returns its address.
@@ -408,6 +408,37 @@ fn requests_in_flight_of_one_connection_are_bounded() {
         assert!(used <= BOUND + 4 * MIB, "{used} bytes are in flight");
     });
     world.block_on(running).expect("nothing crashes the node");
+}
+
+/// A read that waits for room costs a task, however little it asks for.
+#[test]
+fn few_reads_of_a_connection_wait_for_the_disk() {
+    const CLIENTS: usize = 10;
+    let waiting = |pipelined: usize| {
+        let world = World::new(9, Options::default());
+        let most = world.node(0).start(0, move |rt| async move {
+            let (_stores, gateway) = open(&rt, limits(64 * MIB, 16 * MIB), 64 * MIB, true).await;
+            put(&gateway, "big", 7 * MIB).await;
+            cool(&rt, &gateway, b"big").await;
+            let addr = serve(&rt, &gateway);
+            let mut clients = Vec::new();
+            for _ in 0..CLIENTS {
+                let mut client = rt.connect(addr).await.unwrap();
+                client.write_all(&packed(&[b"GET", b"big"]).repeat(pipelined)).await.unwrap();
+                clients.push(client);
+            }
+            let mut most = 0;
+            for _ in 0..2000 {
+                most = gateway.memory().reading.waiting().max(most);
+                rt.sleep(Duration::from_micros(100)).await;
+            }
+            most
+        });
+        world.block_on(most).expect("nothing crashes the node")
+    };
+    let most = waiting(1000);
+    // The first of each connection may have come before any had to wait.
+    assert!((CLIENTS..=CLIENTS * 65).contains(&most), "{most} reads waited");
 }
 
 /// A key takes some bytes of the request, and many times that in memory until it is answered, on every way to the store and back.

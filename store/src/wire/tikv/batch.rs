@@ -207,7 +207,8 @@ impl Stream<'_> {
 
     /// While the core is short of memory for answers few commands are in flight, so that each of them finds room in time.
     fn running_max(&self) -> usize {
-        if self.core.gateway.memory().output.is_tight() { RUNNING_SHORT } else { RUNNING_MAX }
+        let memory = self.core.gateway.memory();
+        if memory.output.is_tight() { RUNNING_SHORT } else { memory.commands_max(RUNNING_MAX) }
     }
 
     fn pauses(&mut self, cx: &mut Context<'_>) -> bool {

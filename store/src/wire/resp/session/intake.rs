@@ -18,7 +18,6 @@ use crate::wire::resp::request::CommandLine;
 
 /// Bytes of replies that commands in flight may come to while the core is short of memory.
 const REPLIES_BYTES_SHORT: usize = 1 << 20;
-
 impl Session {
     /// Starts commands that were held back, or reads and starts what has come. Whether there was anything to do.
     pub(super) fn take_in(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
@@ -45,11 +44,11 @@ impl Session {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        let output = &self.server.gateway.memory().output;
-        let replies_max = if output.is_tight() { REPLIES_BYTES_SHORT } else { REPLY_BYTES_MAX };
-        let replies_max = replies_max.min(output.bytes_max() / 2);
+        let memory = self.server.gateway.memory();
+        let replies_max = if memory.output.is_tight() { REPLIES_BYTES_SHORT } else { REPLY_BYTES_MAX };
+        let replies_max = replies_max.min(memory.output.bytes_max() / 2);
         let commands_max = (replies_max / self.replies.expected_bytes().max(1))
-            .clamp(1, self.server.config.pipeline_max.max(1));
+            .clamp(1, memory.commands_max(self.server.config.pipeline_max.max(1)));
         self.goal.is_none()
             && !self.slice.is_used_up()
             && self.queue.len() < commands_max
