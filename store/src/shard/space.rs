@@ -53,7 +53,7 @@ impl Shard {
             inner.health.enter(Event::Waits(part, fault.as_ref()));
         }
         let log_waits = inner.log_waits.get() || inner.log.append_waits();
-        if !log_waits && inner.tree.lacks().is_none() {
+        if !log_waits && !inner.tree_is_short() {
             inner.waits_long.set(false);
         }
         let full = inner.tree.disk_full() || (log_waits && inner.log.stats().disk_full);
@@ -139,16 +139,24 @@ impl Inner {
         }
     }
 
-    /// Answers the writes that wait, because the log has waited for so long, and takes no more until it has what is short.
-    pub(super) fn answer_as_short(&self) {
-        self.waits_long.set(true);
+    /// Answers the writes that wait, because the log has waited for so long, and takes no more until it has what is short. Where that is
+    /// room, writes are refused for it already, and deletes are taken as soon as the log has some.
+    pub(super) fn answer_as_short(&self, fault: &Fault) {
+        if !fault.is_of_room() {
+            self.waits_long.set(true);
+        }
         self.answer_unknown();
+    }
+
+    /// Whether the tree waits for something that is no room.
+    fn tree_is_short(&self) -> bool {
+        self.tree.shortage().is_some_and(|shortage| !shortage.is_of_room())
     }
 
     /// The log has written what waited.
     pub(super) fn log_goes_on(&self) {
         self.log_waits.set(false);
-        if self.waits_long.get() && self.tree.lacks().is_none() {
+        if self.waits_long.get() && !self.tree_is_short() {
             self.waits_long.set(false);
         }
     }
@@ -156,7 +164,7 @@ impl Inner {
     /// Whether writers have waited long enough for a tree that lacks something, and does so `since` a moment that is noted: then no more are
     /// admitted, and those that were are finished.
     pub(super) fn has_waited_long(&self, since: &mut Option<Mono>) -> bool {
-        if self.tree.lacks().is_none() {
+        if !self.tree_is_short() {
             *since = None;
             return false;
         }

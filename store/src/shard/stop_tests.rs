@@ -278,6 +278,7 @@ fn writes_that_wait_for_space_are_answered_and_happen_later() {
         }
         assert!(rt.now().since(began) < Duration::from_secs(4), "after {:?}", rt.now().since(began));
         assert!(store.shard.inner.log_waits.get(), "there is space: the test does not test");
+        assert!(!store.shard.inner.waits_long.get(), "a full disk takes deletes as soon as the log has room");
         disk.set_capacity(u64::MAX);
         store.wait_until(|shard| !shard.inner.health.refuses_writes()).await;
         store.wait_until(|shard| shard.inner.state.borrow().inflight_bytes == 0).await;

@@ -283,7 +283,7 @@ impl Shard {
                     }
                     let now = inner.rt.now();
                     if now.since(*short_since.get_or_insert(now)) >= SHORT_ANSWERED_AFTER {
-                        inner.answer_as_short();
+                        inner.answer_as_short(&fault);
                     }
                     inner.rt.sleep(SHORTAGE_PAUSE).await;
                     if inner.health.has_stopped() {
