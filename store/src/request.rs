@@ -175,7 +175,7 @@ impl Atomic {
                 Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
                     keys.extend(pairs.iter().map(|(key, _)| key.clone()))
                 }
-                Op::Copy { from, to, .. } => keys.extend([from.clone(), to.clone()]),
+                Op::Copy { from, to, remove: _, replace: _ } => keys.extend([from.clone(), to.clone()]),
                 // No step of a transaction.
                 Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) => {}
             }

@@ -46,7 +46,7 @@ impl Batch {
         self.body.len()
     }
 
-    /// Makes room for entries with so many bytes of payload, each with a header. Without it the buffer grows by doubling.
+    /// Makes room for entries with `payload_bytes` of payload, each with a header. Without it the buffer grows by doubling.
     pub fn reserve(&mut self, entries: usize, payload_bytes: usize) {
         if payload_bytes >= LARGE_BYTES {
             let body = self.body_mut();

@@ -117,7 +117,7 @@ fn a_start_that_waits_is_not_ready_and_ends_at_the_first_signal() {
     assert!(log.contains("SIGTERM during the start"), "{log}");
 }
 
-/// What a command says and how it ends where the process may have only so many descriptors.
+/// What a command says and how it ends where the process may have few descriptors.
 fn with_descriptors(descriptors: u64, words: &[&str]) -> (Option<i32>, String) {
     let limited = "ulimit -n \"$0\" && exec \"$@\"";
     let mut command = Command::new("sh");

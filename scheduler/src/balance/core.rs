@@ -60,8 +60,10 @@ pub fn propose(view: &View<'_>, rng: &mut Rng, max: usize) -> Round {
             Err(by_size) => match even_out_loads(&judge, rng, stores) {
                 Ok(moves) => Ok((Cause::Hot, moves)),
                 // Sizes that are uneven and cannot be helped say more than loads that are even.
-                Err(by_load) if matches!(by_size.reason, Reason::WithinTolerance { .. }) => Err(by_load),
-                Err(_) => Err(by_size),
+                Err(by_load) => {
+                    let is_even = matches!(by_size.reason, Reason::WithinTolerance { .. });
+                    Err(if is_even { by_load } else { by_size })
+                }
             },
         };
         match found {

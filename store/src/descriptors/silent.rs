@@ -41,7 +41,7 @@ struct Table {
 /// One connection, by its port and the number that it has there.
 #[derive(Debug)]
 struct Listed {
-    door: Door,
+    entry: PortEntry,
     number: u64,
 }
 
@@ -54,7 +54,7 @@ pub(crate) enum Speaks {
 
 /// The way to the core that serves a port.
 #[derive(Clone, Debug)]
-pub(crate) struct Door {
+pub(crate) struct PortEntry {
     speaks: Speaks,
     to: Sender<GiveWay>,
 }
@@ -80,8 +80,8 @@ pub(crate) struct Unasked {
     at: u64,
 }
 
-impl Door {
-    /// A port's door, and what comes to it.
+impl PortEntry {
+    /// The entry of a port, and the requests to give way that come to it.
     pub(crate) fn new(speaks: Speaks) -> (Self, Receiver<GiveWay>) {
         let (to, from) = queue(ENDING_MAX);
         (Self { speaks, to }, from)
@@ -136,12 +136,12 @@ impl Table {
 
 impl Descriptors {
     /// Lists a connection that has a place and has asked for nothing; `number` is what its port calls it.
-    pub(crate) fn list(&self, door: &Door, number: u64) -> Unasked {
+    pub(crate) fn list(&self, entry: &PortEntry, number: u64) -> Unasked {
         let mut table = self.silent().lock();
         let at = table.next;
         table.next += 1;
-        table.of(door.speaks).insert(at, Listed { door: door.clone(), number });
-        Unasked { places: self.clone(), speaks: door.speaks, at }
+        table.of(entry.speaks).insert(at, Listed { entry: entry.clone(), number });
+        Unasked { places: self.clone(), speaks: entry.speaks, at }
     }
 
     /// How many connections are in the list.
@@ -157,13 +157,13 @@ impl Descriptors {
         // Each turn takes one out of the list, so this ends.
         while let Some((at, listed)) = self.silent().pop_oldest(of) {
             let (to, given) = queue(1);
-            match listed.door.to.try_send(GiveWay { number: listed.number, to }) {
+            match listed.entry.to.try_send(GiveWay { number: listed.number, to }) {
                 Ok(()) => {}
                 // Its core is gone with all of them.
                 Err(TrySend::Closed(_)) => continue,
                 // Its core has as many to end as it can.
                 Err(TrySend::Full(_)) => {
-                    self.silent().lock().of(listed.door.speaks).insert(at, listed);
+                    self.silent().lock().of(listed.entry.speaks).insert(at, listed);
                     return false;
                 }
             }
@@ -192,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    /// Serves a door: ends those of these numbers, and lets the others be.
+    /// Serves the entry of a port: ends those of these numbers, and lets the others be.
     fn serve(rt: &Rt, places: &Descriptors, inbox: Receiver<GiveWay>, ends: fn(u64) -> bool) {
         let places = places.clone();
         rt.spawn(async move {
@@ -209,16 +209,17 @@ mod tests {
         let world = World::new(1, Options::default());
         let running = world.node(0).start(0, |rt| async move {
             let places = Descriptors::without_reasons(5);
-            let ((one, of_one), (other, of_other)) = (Door::new(Speaks::Resp), Door::new(Speaks::Grpc));
-            let (dead, _) = Door::new(Speaks::Grpc);
+            let ((one, of_one), (other, of_other)) =
+                (PortEntry::new(Speaks::Resp), PortEntry::new(Speaks::Grpc));
+            let (dead, _) = PortEntry::new(Speaks::Grpc);
             serve(&rt, &places, of_one, |_| true);
             serve(&rt, &places, of_other, |number| number == 8);
-            let doors = [(&dead, 1), (&other, 7), (&one, 3), (&other, 8), (&one, 4)];
-            let mut listed: Vec<_> = doors
+            let entries = [(&dead, 1), (&other, 7), (&one, 3), (&other, 8), (&one, 4)];
+            let mut listed: Vec<_> = entries
                 .iter()
-                .map(|(door, number)| {
+                .map(|(entry, number)| {
                     assert!(places.take());
-                    places.list(door, *number)
+                    places.list(entry, *number)
                 })
                 .collect();
             assert!(!places.take());

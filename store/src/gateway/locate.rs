@@ -159,7 +159,7 @@ impl Dispatch {
             Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
                 unknown(&mut pairs.iter().map(|(key, _)| key))
             }
-            Op::Copy { from, to, .. } => unknown(&mut [from, to].into_iter()),
+            Op::Copy { from, to, remove: _, replace: _ } => unknown(&mut [from, to].into_iter()),
             Op::Atomic(atomic @ Atomic { .. }) => unknown(&mut atomic.keys().iter()),
             // Their only key, or the first one that is not known, has been asked for.
             Op::Get { .. }
@@ -185,7 +185,7 @@ impl Dispatch {
             Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
                 pairs.first().map(|(key, _)| key.clone()).unwrap_or_default()
             }
-            Op::Copy { from, .. } => from.clone(),
+            Op::Copy { from, to: _, remove: _, replace: _ } => from.clone(),
             Op::DeleteRange { start, .. } => start.clone(),
             Op::Scan(scan) => scan.start.clone(),
             Op::Atomic(atomic) => atomic.keys().into_iter().next().unwrap_or_default(),

@@ -56,7 +56,7 @@ impl Writes {
                 false => return,
             },
             Op::PutAbsent { pairs } if wrote => pairs.iter().map(|(key, _)| key).collect(),
-            Op::Copy { from, to, remove, .. } if wrote && from != to => match remove {
+            Op::Copy { from, to, remove, replace: _ } if wrote && from != to => match remove {
                 true => vec![from, to],
                 false => vec![to],
             },
@@ -109,7 +109,7 @@ impl Memory {
                 };
                 let outcome = self.plain(op.clone());
                 let writes_nothing = match &op {
-                    Op::Modify { change: Change::SetRange { value, .. }, .. } => value.is_empty(),
+                    Op::Modify { change: Change::SetRange { offset: _, value }, key: _ } => value.is_empty(),
                     Op::Modify { key, change: Change::SetBit { .. } } => {
                         before.is_some() && self.get(key) == before
                     }

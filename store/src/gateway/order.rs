@@ -140,7 +140,7 @@ impl Keys {
                 Self::One(KeyHash::of_op(op))
             }
             Op::BatchPut { pairs } | Op::PutAbsent { pairs } => many(&mut pairs.iter().map(|(key, _)| key)),
-            Op::Copy { from, to, .. } => many(&mut [from, to].into_iter()),
+            Op::Copy { from, to, remove: _, replace: _ } => many(&mut [from, to].into_iter()),
             Op::BatchDelete { keys }
             | Op::Watch { keys }
             | Op::Lengths { keys, ahead: _ }

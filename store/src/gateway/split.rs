@@ -87,7 +87,9 @@ impl Parts {
                 let keys: Vec<Bytes> = pairs.iter().map(|(key, _)| key.clone()).collect();
                 Self::of_one_region(routes, &keys, op)
             }
-            Op::Copy { ref from, ref to, .. } => Self::of_one_region(routes, &[from.clone(), to.clone()], op),
+            Op::Copy { ref from, ref to, remove: _, replace: _ } => {
+                Self::of_one_region(routes, &[from.clone(), to.clone()], op)
+            }
         }
     }
 

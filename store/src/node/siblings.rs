@@ -55,7 +55,7 @@ pub(super) struct Siblings {
 }
 
 impl Siblings {
-    /// The ways of `store`, whose log was opened so many times; `others` leads to stores of other nodes.
+    /// The ways of `store`, whose log was opened this many times; `others` leads to stores of other nodes.
     pub(super) fn new(
         plan: &Plan,
         (store, incarnation): (StoreId, u64),

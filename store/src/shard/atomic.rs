@@ -259,8 +259,8 @@ impl Inner {
 /// Bytes that a step may have to put before what it brings along.
 fn filled_bytes(step: &Op) -> usize {
     match step {
-        Op::Modify { change: Change::SetRange { offset, .. }, .. } => *offset,
-        Op::Modify { change: Change::SetBit { offset, .. }, .. } => offset / 8,
+        Op::Modify { change: Change::SetRange { offset, value: _ }, key: _ } => *offset,
+        Op::Modify { change: Change::SetBit { offset, on: _ }, key: _ } => offset / 8,
         Op::Modify {
             change:
                 Change::SetIf { .. }

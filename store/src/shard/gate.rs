@@ -118,7 +118,7 @@ pub(super) fn op_bytes(op: &Op) -> usize {
         Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
             pairs.iter().map(|(key, value)| key.len() + value.len()).sum()
         }
-        Op::Copy { from, to, .. } => from.len() + to.len(),
+        Op::Copy { from, to, remove: _, replace: _ } => from.len() + to.len(),
         Op::BatchDelete { keys } | Op::Watch { keys } => keys.iter().map(Bytes::len).sum(),
         Op::DeleteRange { start, end } => start.len() + end.len(),
         Op::Atomic(Atomic { watched, steps }) => {
@@ -147,7 +147,7 @@ fn wait(state: &State, op: &Op) -> Wait {
             false => Wait::Nothing,
         },
         Op::BatchPut { pairs } | Op::PutAbsent { pairs } => many(pairs.iter().any(|(key, _)| loading(key))),
-        Op::Copy { from, to, .. } => many(loading(from) || loading(to)),
+        Op::Copy { from, to, remove: _, replace: _ } => many(loading(from) || loading(to)),
         Op::BatchDelete { keys } | Op::Watch { keys } => many(keys.iter().any(loading)),
         Op::Atomic(atomic) => many(atomic.keys().iter().any(loading)),
         Op::DeleteRange { start, end } => many(state.loads.any_within(start, end)),

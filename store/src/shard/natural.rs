@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-/// A quotient of at least so many bits says how it is to be rounded, together with whether anything is left.
+/// A quotient of at least this many bits says how it is to be rounded, together with whether anything is left.
 pub(super) const QUOTIENT_BITS: usize = 66;
 
 /// A whole number of any length; the lowest 32 bits come first, and the highest word is not zero.
@@ -57,10 +57,11 @@ impl Natural {
     pub(super) fn bits_from(&self, place: i32) -> u64 {
         let word = |at: usize| u128::from(self.0.get(at).copied().unwrap_or(0));
         let from = |at: usize| word(at) | word(at + 1) << 32 | word(at + 2) << 64;
-        match usize::try_from(place) {
-            Ok(place) => (from(place / 32) >> (place % 32)) as u64,
-            Err(_) => (from(0) as u64) << place.unsigned_abs(),
+        let distance = place.unsigned_abs();
+        if place < 0 {
+            return (from(0) as u64) << distance;
         }
+        (from(distance as usize / 32) >> (distance % 32)) as u64
     }
 
     pub(super) fn multiply_add(&mut self, factor: u32, summand: u32) {

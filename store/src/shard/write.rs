@@ -366,7 +366,7 @@ fn check_sizes(op: &Op) -> Result<(), Refusal> {
         Op::PutAbsent { pairs } => {
             pairs.iter().try_for_each(|(key, value)| check_key(key).and_then(|()| check_value(value)))
         }
-        Op::Copy { from, to, .. } => check_key(from).and_then(|()| check_key(to)),
+        Op::Copy { from, to, remove: _, replace: _ } => check_key(from).and_then(|()| check_key(to)),
         Op::Delete { key, .. } => check_key(key),
         Op::BatchDelete { keys } => keys.iter().try_for_each(|key| check_key(key)),
         Op::DeleteRange { start, end } => check_key(start).and_then(|()| check_key(end)),

@@ -11,7 +11,7 @@ fn swap() -> Membership {
     Membership { voters: vec![NodeId(2)], learners: Vec::new(), joint: Some(Box::new(joint)) }
 }
 
-/// A member of that membership after a start, with a log of so many entries; what it had up to `suspect` it may have lost.
+/// A member of that membership after a start, with a log of this many entries; what it had up to `suspect` it may have lost.
 fn started(id: u64, membership: &Membership, entries: u64, suspect: u64) -> Peer {
     let log = (1..=entries).map(|index| entry(1, index, "")).collect();
     let hard = HardState { term: Term(1), vote: None, commit: Index(1) };

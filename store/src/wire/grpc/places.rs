@@ -82,7 +82,7 @@ impl<S: Service> Place<S> {
         });
         let (state, standing) = (state.clone(), Cell::new(Standing::Newcomer));
         let newcomer = state.newcomers.enter();
-        let list = || state.options.descriptors.list(&state.door, newcomer.number());
+        let list = || state.options.descriptors.list(&state.entry, newcomer.number());
         let unasked = RefCell::new((!is_own.get()).then(list));
         Some(Self { state, from, standing, is_own, unasked, is_counted: true, newcomer })
     }

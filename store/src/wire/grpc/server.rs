@@ -23,7 +23,7 @@ use super::places::Place;
 use super::status::Status;
 use super::tally::{self, Ended, Running, Tally};
 use crate::descriptors::Descriptors;
-use crate::descriptors::silent::{Door, GiveWay, Speaks};
+use crate::descriptors::silent::{GiveWay, PortEntry, Speaks};
 use crate::memory::{Memory, MemoryLimits};
 
 /// A protocol that shares the port with gRPC. The first bytes of a connection decide.
@@ -193,7 +193,7 @@ pub(super) struct State<S: Service> {
     /// Connections that keep no place.
     pub(super) newcomers: Rc<Newcomers>,
     /// By which others of the node have them end.
-    pub(super) door: Door,
+    pub(super) entry: PortEntry,
     /// Connections of clients that keep theirs.
     pub(super) clients: Cell<usize>,
     /// How many of its own places are taken.
@@ -223,7 +223,7 @@ pub struct Handle {
 
 /// Serves `service` on `listener` on this core until the handle drains it.
 pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Options) -> Handle {
-    let (door, give_way) = Door::new(Speaks::Grpc);
+    let (entry, give_way) = PortEntry::new(Speaks::Grpc);
     let state = Rc::new(State {
         rt: rt.clone(),
         service,
@@ -234,7 +234,7 @@ pub fn serve<S: Service>(rt: &Rt, listener: Listener, service: S, options: Optio
         holders: Rc::default(),
         tally: Tally::default(),
         newcomers: Rc::default(),
-        door,
+        entry,
         clients: Cell::default(),
         own_taken: Cell::default(),
         idle: Rc::default(),

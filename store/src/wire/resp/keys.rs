@@ -23,7 +23,7 @@ use crate::request::Scan;
 const CHARGE_BYTES: usize = 32 << 10;
 /// What a key takes in the reply beside its bytes, at most.
 const AROUND_KEY_BYTES: usize = 16;
-/// Of so many keys or fewer, `RANDOMKEY` draws one.
+/// Of this many keys or fewer, `RANDOMKEY` draws one.
 const NEAR: usize = 100;
 /// How many bytes `RANDOMKEY` draws, at most; then one of the next keys is as good.
 const DRAWS_MAX: usize = 256;
@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
     use crate::descriptors::Descriptors;
-    use crate::descriptors::silent::{Door, Speaks};
+    use crate::descriptors::silent::{PortEntry, Speaks};
     use crate::gateway::Gateway;
     use crate::memory::{Memory, MemoryLimits};
     use crate::request::Op;
@@ -212,7 +212,7 @@ mod tests {
         for key in keys {
             gateway.submit(None, Op::Put { key: key.into(), value: Bytes::new() }).await.unwrap();
         }
-        Server::new(rt, gateway, config, Rc::new(Counters::default()), Door::new(Speaks::Resp).0)
+        Server::new(rt, gateway, config, Rc::new(Counters::default()), PortEntry::new(Speaks::Resp).0)
     }
 
     fn in_world<F: Future<Output = ()> + 'static>(test: impl FnOnce(Rt) -> F + Send + 'static) {

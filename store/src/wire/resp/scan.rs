@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::descriptors::Descriptors;
-    use crate::descriptors::silent::{Door, Speaks};
+    use crate::descriptors::silent::{PortEntry, Speaks};
     use crate::gateway::Gateway;
     use crate::wire::resp::connections::Connections;
     use crate::wire::resp::counters::Counters;
@@ -182,7 +182,7 @@ mod tests {
                 Gateway::in_memory(),
                 config,
                 Rc::new(Counters::default()),
-                Door::new(Speaks::Resp).0,
+                PortEntry::new(Speaks::Resp).0,
             );
             let found: Pairs = (0..20_000).map(|n| (Bytes::from(format!("key{n}")), Bytes::new())).collect();
             let pattern = Pattern::new(b"*9").unwrap();

@@ -25,7 +25,7 @@ use super::roster::{Arrival, Listing};
 use super::session::{Session, SessionEnd};
 use super::stalls::evict_stalled;
 use crate::descriptors::Descriptors;
-use crate::descriptors::silent::{Door, GiveWay, Speaks};
+use crate::descriptors::silent::{GiveWay, PortEntry, Speaks};
 use crate::gateway::Gateway;
 use crate::wire::board::Board;
 
@@ -97,7 +97,7 @@ pub struct Server {
     pub(super) clients: RefCell<BTreeMap<u64, Rc<ConnectionState>>>,
     loads: Loads,
     /// By which others of the node have connections end that have asked for nothing.
-    door: Door,
+    entry: PortEntry,
     stop: Cell<Stop>,
     ended: Bell,
 }
@@ -132,8 +132,8 @@ pub async fn serve(
     counters: Rc<Counters>,
     shutdown: impl Future<Output = Duration>,
 ) {
-    let (door, give_way) = Door::new(Speaks::Resp);
-    let server = Rc::new(Server::new(rt, gateway, config, counters, door));
+    let (entry, give_way) = PortEntry::new(Speaks::Resp);
+    let server = Rc::new(Server::new(rt, gateway, config, counters, entry));
     server.rt.spawn(give_ways(Rc::downgrade(&server), give_way));
     if let Some(Inbox { migrating, killed }) = server.config.connections.open(&server.rt) {
         server.rt.spawn(take_in_migrating(server.clone(), migrating));
@@ -162,7 +162,13 @@ pub async fn serve(
 
 impl Server {
     /// A server without a listener or connections.
-    pub(super) fn new(rt: Rt, gateway: Gateway, config: Config, counters: Rc<Counters>, door: Door) -> Self {
+    pub(super) fn new(
+        rt: Rt,
+        gateway: Gateway,
+        config: Config,
+        counters: Rc<Counters>,
+        entry: PortEntry,
+    ) -> Self {
         Self {
             began: rt.now(),
             rt,
@@ -173,7 +179,7 @@ impl Server {
             spare_buffers: RefCell::default(),
             clients: RefCell::default(),
             loads: Loads::default(),
-            door,
+            entry,
             stop: Cell::new(Stop::No),
             ended: Bell::default(),
         }
@@ -257,7 +263,7 @@ impl Server {
     fn enter(self: &Rc<Self>, stream: Stream, entry: Listing) {
         self.counters.accepted.add_one();
         let client = Rc::new(ConnectionState::new(entry, self.config.password.is_none()));
-        client.gives_way(self.config.descriptors.list(&self.door, client.entry.id));
+        client.gives_way(self.config.descriptors.list(&self.entry, client.entry.id));
         self.begin(Session::new(self.clone(), stream, client.clone()), client);
     }
 

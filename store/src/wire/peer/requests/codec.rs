@@ -355,7 +355,7 @@ pub fn request_bytes(op: &Op) -> usize {
             | Op::BatchDelete { keys: named }
             | Op::Watch { keys: named } => keys(named),
             Op::Put { key, value } => key.len() + value.len(),
-            Op::Copy { from, to, .. } => from.len() + to.len(),
+            Op::Copy { from, to, remove: _, replace: _ } => from.len() + to.len(),
             Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
                 pairs.iter().map(|(key, value)| key.len() + value.len() + PER_ITEM_BYTES).sum()
             }

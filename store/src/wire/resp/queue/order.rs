@@ -209,7 +209,9 @@ fn each_hash_of(op: &Op, visit: &mut impl FnMut(u64)) {
         Op::BatchPut { pairs } | Op::PutAbsent { pairs } if pairs.len() <= KEYS_KEPT_APART => {
             pairs.iter().for_each(|(key, _)| visit(hash(key)));
         }
-        Op::Copy { from, to, .. } => [from, to].into_iter().for_each(|key| visit(hash(key))),
+        Op::Copy { from, to, remove: _, replace: _ } => {
+            [from, to].into_iter().for_each(|key| visit(hash(key)))
+        }
         Op::Atomic(Atomic { watched, steps }) if watched.is_empty() && steps.len() == 1 => {
             each_hash_of(&steps[0], visit);
         }

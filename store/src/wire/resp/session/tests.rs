@@ -10,7 +10,7 @@ use engine::rt::sim::{Options, World};
 use engine::rt::{ListenOptions, Rt};
 
 use super::*;
-use crate::descriptors::silent::{Door, Speaks};
+use crate::descriptors::silent::{PortEntry, Speaks};
 use crate::gateway::Gateway;
 use crate::request::Op;
 use crate::wire::resp::connections::Connections;
@@ -147,7 +147,7 @@ async fn session(
         gateway,
         config,
         Rc::new(Counters::default()),
-        Door::new(Speaks::Resp).0,
+        PortEntry::new(Speaks::Resp).0,
     ));
     let arrival = Arrival { from, local: None, began: rt.now(), core: 0 };
     let entry = server.config.connections.roster().admit(arrival, 1).unwrap();
