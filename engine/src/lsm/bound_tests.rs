@@ -61,9 +61,7 @@ fn a_block_without_its_values_has_the_same_keys() {
             b"value",
         );
     }
-    let mut block = Vec::new();
-    builder.finish_into(&mut block);
-    let (block, entries) = (Bytes::from(block), |block: &Bytes| {
+    let (block, entries) = (Bytes::copy_from_slice(builder.finish()), |block: &Bytes| {
         let view = BlockView::parse(block).unwrap();
         let chunks = (0..view.intervals()).map(|interval| view.decode(interval, block).unwrap());
         chunks

@@ -75,13 +75,17 @@ impl BlockBuilder {
         &self.last_key
     }
 
-    /// Appends the block to `into` and starts anew.
-    pub(crate) fn finish_into(&mut self, into: &mut Vec<u8>) {
-        into.extend_from_slice(&self.bytes);
+    /// The whole block, where its entries lie already: of a large value there is no second copy. [`BlockBuilder::clear`] starts anew.
+    pub(crate) fn finish(&mut self) -> &[u8] {
         for restart in &self.restarts {
-            into.extend_from_slice(&restart.to_le_bytes());
+            self.bytes.extend_from_slice(&restart.to_le_bytes());
         }
-        into.extend_from_slice(&(self.restarts.len() as u32).to_le_bytes());
+        self.bytes.extend_from_slice(&(self.restarts.len() as u32).to_le_bytes());
+        &self.bytes
+    }
+
+    /// Starts anew.
+    pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.restarts.clear();
         self.last_key.clear();
@@ -217,15 +221,14 @@ impl<'a> BlockView<'a> {
 /// The same block without its values.
 pub(crate) fn without_values(block: &Bytes) -> Result<Bytes, Damage> {
     let view = BlockView::parse(block)?;
-    let (mut builder, mut stripped) = (BlockBuilder::default(), Vec::new());
+    let mut builder = BlockBuilder::default();
     for interval in 0..view.intervals() {
         let chunk = view.decode(interval, block)?;
         for entry in (0..chunk.len()).filter_map(|at| chunk.get(at)) {
             builder.add(entry.key, entry.seq, entry.kind, &[]);
         }
     }
-    builder.finish_into(&mut stripped);
-    Ok(stripped.into())
+    Ok(Bytes::copy_from_slice(builder.finish()))
 }
 
 enum Place {

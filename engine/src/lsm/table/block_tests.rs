@@ -26,9 +26,7 @@ fn build(entries: &[Entry]) -> Bytes {
     for (key, seq, kind, value) in entries {
         builder.add(key, *seq, *kind, value);
     }
-    let mut bytes = Vec::new();
-    builder.finish_into(&mut bytes);
-    Bytes::from(bytes)
+    Bytes::copy_from_slice(builder.finish())
 }
 
 #[test]

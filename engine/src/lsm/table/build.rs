@@ -44,19 +44,15 @@ pub(crate) struct Built {
 pub(crate) struct TableBuilder {
     shape: TableShape,
     cf: Cf,
-    identity: u64,
-    output: Vec<u8>,
-    /// Offset in the file of the end of `output`.
-    offset: u64,
-    body_crc: crc32fast::Hasher,
+    body: Body,
     block: BlockBuilder,
     part_index: BlockBuilder,
     part_hashes: Vec<u64>,
     root: BlockBuilder,
     erased_block: BlockBuilder,
     erased_index: BlockBuilder,
-    raw: Vec<u8>,
-    scratch: Vec<u8>,
+    /// A part, which is an index and a filter.
+    part: Vec<u8>,
     first_key: Option<Vec<u8>>,
     last_key: Vec<u8>,
     /// First start and last end of the range deletes.
@@ -74,18 +70,14 @@ impl TableBuilder {
         Self {
             shape,
             cf,
-            identity,
-            output: Vec::new(),
-            offset: 0,
-            body_crc: crc32fast::Hasher::new(),
+            body: Body::new(identity),
             block: BlockBuilder::default(),
             part_index: BlockBuilder::default(),
             part_hashes: Vec::new(),
             root: BlockBuilder::default(),
             erased_block: BlockBuilder::default(),
             erased_index: BlockBuilder::default(),
-            raw: Vec::new(),
-            scratch: Vec::new(),
+            part: Vec::new(),
             first_key: None,
             last_key: Vec::new(),
             erased_bounds: None,
@@ -125,12 +117,12 @@ impl TableBuilder {
 
     /// Approximate size of the file so far, bytes.
     pub(crate) fn size_bytes(&self) -> u64 {
-        self.offset + self.block.size_bytes() as u64
+        self.body.offset + self.block.size_bytes() as u64
     }
 
     /// Bytes that are ready to be written, in file order.
     pub(crate) fn output(&mut self) -> &mut Vec<u8> {
-        &mut self.output
+        &mut self.body.output
     }
 
     /// Adds a fragment of range deletes; they arrive in order, after the last entry.
@@ -160,28 +152,24 @@ impl TableBuilder {
         if !self.erased_block.is_empty() {
             self.finish_erased_block();
         }
-        self.raw.clear();
-        self.erased_index.finish_into(&mut self.raw);
-        let erased = ErasedAt::Index(self.put_raw(false));
-        self.raw.clear();
-        self.root.finish_into(&mut self.raw);
-        let root = self.put_raw(false);
-        let used = self.offset as usize + super::FOOTER_BYTES;
+        let erased = ErasedAt::Index(self.body.put_block(&mut self.erased_index, false));
+        let root = self.body.put_block(&mut self.root, false);
+        let used = self.body.offset as usize + super::FOOTER_BYTES;
         let padding = used.next_multiple_of(BLOCK_BYTES) - used;
-        self.advance(padding, |output| output.resize(output.len() + padding, 0));
+        self.body.pad(padding);
         let (smallest_seq, largest_seq) = self.seqs.unwrap_or_default();
-        let body_crc = std::mem::take(&mut self.body_crc).finalize();
+        let body_crc = std::mem::take(&mut self.body.crc).finalize();
         let footer = Footer {
             root,
             erased,
             entries: self.entries,
             smallest_seq,
             largest_seq,
-            identity: self.identity,
+            identity: self.body.identity,
             cf: self.cf,
             body_crc,
         };
-        self.output.extend_from_slice(&footer.encode());
+        self.body.output.extend_from_slice(&footer.encode());
         let (start, end) = self.bounds();
         Built {
             start,
@@ -192,8 +180,8 @@ impl TableBuilder {
             block_bytes_max: self.block_bytes_max as u64,
             smallest_seq,
             largest_seq,
-            file_bytes: self.offset + super::FOOTER_BYTES as u64,
-            identity: self.identity,
+            file_bytes: self.body.offset + super::FOOTER_BYTES as u64,
+            identity: self.body.identity,
             body_crc,
         }
     }
@@ -219,18 +207,14 @@ impl TableBuilder {
 
     fn finish_erased_block(&mut self) {
         let last_start = self.erased_block.last_key().to_vec();
-        self.raw.clear();
-        self.erased_block.finish_into(&mut self.raw);
-        let handle = self.put_raw(self.shape.compress);
+        let handle = self.body.put_block(&mut self.erased_block, self.shape.compress);
         self.erased_index.add(&last_start, SeqNo(0), Kind::Put, &handle.encode());
     }
 
     fn finish_block(&mut self, next_key: Option<&[u8]>) {
         let separator = separator(self.block.last_key(), next_key);
-        self.raw.clear();
-        self.block.finish_into(&mut self.raw);
-        self.block_bytes_max = self.block_bytes_max.max(self.raw.len());
-        let handle = self.put_raw(self.shape.compress);
+        self.block_bytes_max = self.block_bytes_max.max(self.block.size_bytes());
+        let handle = self.body.put_block(&mut self.block, self.shape.compress);
         self.part_index.add(&separator, SeqNo(0), Kind::Put, &handle.encode());
         if self.part_index.len() >= self.shape.part_blocks {
             self.finish_part();
@@ -240,38 +224,62 @@ impl TableBuilder {
     fn finish_part(&mut self) {
         let separator = self.part_index.last_key().to_vec();
         let filter_len = filter::size_bytes(self.part_hashes.len(), self.shape.filter_bits_per_key);
-        self.raw.clear();
-        self.part_index.finish_into(&mut self.raw);
-        let filter_start = self.raw.len();
-        self.raw.resize(filter_start + filter_len, 0);
+        self.part.clear();
+        self.part.extend_from_slice(self.part_index.finish());
+        self.part_index.clear();
+        let filter_start = self.part.len();
+        self.part.resize(filter_start + filter_len, 0);
         for hash in self.part_hashes.drain(..) {
-            filter::insert(&mut self.raw[filter_start..], hash);
+            filter::insert(&mut self.part[filter_start..], hash);
         }
-        self.raw.extend_from_slice(&(filter_len as u32).to_le_bytes());
-        let handle = self.put_raw(false);
+        self.part.extend_from_slice(&(filter_len as u32).to_le_bytes());
+        let handle = self.body.put(&self.part, false);
         self.root.add(&separator, SeqNo(0), Kind::Put, &handle.encode());
-    }
-
-    /// Writes `self.raw` as a frame.
-    fn put_raw(&mut self, compress: bool) -> Handle {
-        let start = self.output.len();
-        let place = Place { identity: self.identity, offset: self.offset };
-        let handle = put_frame(&mut self.output, &self.raw, place, compress, &mut self.scratch);
-        self.body_crc.update(&self.output[start..]);
-        self.offset += u64::from(handle.len);
-        handle
-    }
-
-    fn advance(&mut self, len: usize, append: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.output.len();
-        append(&mut self.output);
-        self.body_crc.update(&self.output[start..]);
-        self.offset += len as u64;
     }
 
     fn widen_seqs(&mut self, seq: SeqNo) {
         let (low, high) = self.seqs.unwrap_or((seq, seq));
         self.seqs = Some((low.min(seq), high.max(seq)));
+    }
+}
+
+/// Frames one after the other, and what is known of them.
+#[derive(Debug)]
+struct Body {
+    identity: u64,
+    output: Vec<u8>,
+    /// Offset in the file of the end of `output`.
+    offset: u64,
+    crc: crc32fast::Hasher,
+}
+
+impl Body {
+    fn new(identity: u64) -> Self {
+        Self { identity, output: Vec::new(), offset: 0, crc: crc32fast::Hasher::new() }
+    }
+
+    /// Ends `block`, writes it as a frame, and has the next one begin.
+    fn put_block(&mut self, block: &mut BlockBuilder, compress: bool) -> Handle {
+        let handle = self.put(block.finish(), compress);
+        block.clear();
+        handle
+    }
+
+    /// Writes `raw` as a frame.
+    fn put(&mut self, raw: &[u8], compress: bool) -> Handle {
+        let start = self.output.len();
+        let place = Place { identity: self.identity, offset: self.offset };
+        let handle = put_frame(&mut self.output, raw, place, compress);
+        self.crc.update(&self.output[start..]);
+        self.offset += u64::from(handle.len);
+        handle
+    }
+
+    fn pad(&mut self, bytes: usize) {
+        let start = self.output.len();
+        self.output.resize(start + bytes, 0);
+        self.crc.update(&self.output[start..]);
+        self.offset += bytes as u64;
     }
 }
 

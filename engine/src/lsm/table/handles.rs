@@ -90,9 +90,7 @@ mod tests {
             let last = format!("{:05}", 10 * (n + 1));
             builder.add(last.as_bytes(), SeqNo(0), Kind::Put, &Handle { offset: n, len: 1 }.encode());
         }
-        let mut bytes = Vec::new();
-        builder.finish_into(&mut bytes);
-        bytes.into()
+        Bytes::copy_from_slice(builder.finish())
     }
 
     #[test]

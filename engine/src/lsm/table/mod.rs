@@ -197,11 +197,14 @@ pub(crate) struct Place {
 }
 
 /// Appends `raw` as a frame that will lie at `place`; packed if that saves an eighth.
-fn put_frame(into: &mut Vec<u8>, raw: &[u8], place: Place, compress: bool, scratch: &mut Vec<u8>) -> Handle {
-    let packed = if compress { pack(raw, scratch) } else { None };
-    let (kind, payload) = packed.map_or((KIND_PLAIN, raw), |packed| (KIND_LZ4, packed));
+fn put_frame(into: &mut Vec<u8>, raw: &[u8], place: Place, compress: bool) -> Handle {
     let start = into.len();
-    into.extend_from_slice(payload);
+    let kind = if compress && pack(raw, into) {
+        KIND_LZ4
+    } else {
+        into.extend_from_slice(raw);
+        KIND_PLAIN
+    };
     into.push(kind);
     into.extend_from_slice(&(raw.len() as u32).to_le_bytes());
     let crc = frame_crc(&into[start..], place);
@@ -209,10 +212,14 @@ fn put_frame(into: &mut Vec<u8>, raw: &[u8], place: Place, compress: bool, scrat
     Handle { offset: place.offset, len: (into.len() - start) as u32 }
 }
 
-fn pack<'a>(raw: &[u8], scratch: &'a mut Vec<u8>) -> Option<&'a [u8]> {
-    scratch.resize(lz4_flex::block::get_maximum_output_size(raw.len()), 0);
-    let len = lz4_flex::block::compress_into(raw, scratch).ok()?;
-    (len < raw.len() - raw.len() / 8).then(|| &scratch[..len])
+/// Appends `raw` packed, if that saves an eighth. It is packed where it will lie, because elsewhere it would be one more copy of a large value.
+fn pack(raw: &[u8], into: &mut Vec<u8>) -> bool {
+    let start = into.len();
+    into.resize(start + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
+    let packed = lz4_flex::block::compress_into(raw, &mut into[start..]);
+    let len = packed.ok().filter(|len| *len < raw.len() - raw.len() / 8);
+    into.truncate(start + len.unwrap_or(0));
+    len.is_some()
 }
 
 /// Checks and unpacks the frame that was read from `place`.
@@ -345,7 +352,7 @@ mod tests {
         let place = |offset| Place { identity: 7, offset };
         for (raw, compress) in [(vec![7u8; 5000], true), (vec![7u8; 5000], false), (Vec::new(), true)] {
             let mut bytes = Vec::new();
-            let handle = put_frame(&mut bytes, &raw, place(8192), compress, &mut Vec::new());
+            let handle = put_frame(&mut bytes, &raw, place(8192), compress);
             assert_eq!(handle.len as usize, bytes.len());
             assert_eq!(open_frame(&bytes, place(8192)).unwrap(), raw);
             assert!(open_frame(&bytes, place(4096)).is_err());
