@@ -29,12 +29,23 @@ const LOOKS_LEFT_OUT: u32 = 10;
 /// What is little: this share of the node's memory.
 const LITTLE_SHARE: u64 = 16;
 
+/// From here on a node uses huge pages. A piece of a huge page that is in use keeps 2 MiB: of the 340 MiB that a node of 256 MiB had resident
+/// while values of 4 MiB were written and read on two cores, nobody had ever written to 98.
+const HUGE_PAGES_FROM_BYTES: u64 = 1 << 30;
+
 /// Lets the allocator keep what is freed, as long as no more than `memory_bytes` are resident.
 ///
 /// # Errors
 /// If no thread can be started.
 #[expect(clippy::disallowed_methods, reason = "a plain thread that sleeps between two looks, never a core")]
 pub(crate) fn keep_freed_up_to(memory_bytes: u64) -> io::Result<()> {
+    if memory_bytes < HUGE_PAGES_FROM_BYTES
+        && let Err(error) = engine::host::avoid_huge_pages()
+    {
+        tracing::warn!(
+            "huge pages cannot be avoided, so more memory than memory_bytes may be resident: {error}"
+        );
+    }
     engine::host::keep_freed_memory(FREED_MEMORY_KEPT);
     let mut keeper = Keeper::new(memory_bytes);
     std::thread::Builder::new().name("rk-memory".into()).spawn(move || {

@@ -1,5 +1,6 @@
 //! What the allocator of the process does with memory that is free again.
 
+use std::io;
 use std::time::Duration;
 
 /// The number of the option in the allocator's table. A test holds it against the default that belongs to it.
@@ -22,9 +23,31 @@ pub fn release_freed_memory() {
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
+/// Has the kernel hand out memory page by page from now on, never in huge pages of 2 MiB, of which a piece that is in use keeps the whole.
+///
+/// # Errors
+/// Of the kernel.
+pub fn avoid_huge_pages() -> io::Result<()> {
+    // SAFETY: the call sets a flag of this process and takes no pointer.
+    match unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_pages_can_be_avoided() {
+        avoid_huge_pages().expect("the kernel takes the flag");
+        let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+        assert!(
+            status.lines().any(|line| line.starts_with("THP_enabled:") && line.ends_with('0')),
+            "{status}"
+        );
+    }
 
     #[test]
     fn the_delay_is_the_option_that_is_set() {

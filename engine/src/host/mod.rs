@@ -15,7 +15,7 @@ mod limits;
 mod ring;
 mod signals;
 
-pub use allocator::{keep_freed_memory, release_freed_memory};
+pub use allocator::{avoid_huge_pages, keep_freed_memory, release_freed_memory};
 pub use check::{Finding, Level, Request, check, passes};
 pub use children::end_with_parent;
 pub use cpus::{CpuPlan, affinity, can_pin, plan, plan_cpus};
