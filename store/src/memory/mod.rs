@@ -32,6 +32,7 @@
 mod appended;
 mod intake;
 mod pool;
+mod reads;
 pub mod stalls;
 
 use std::sync::Arc;
@@ -46,6 +47,8 @@ use crate::refusal::Refusal;
 pub use appended::{Appended, is_short, key_hash};
 pub use intake::Intake;
 pub use pool::{Charge, Pool};
+pub use reads::RunningRead;
+use reads::{COMMANDS_WAITING_MAX, Reads};
 
 /// How long a read waits for room before it is refused as busy.
 pub const WAIT_MAX: Duration = Duration::from_secs(1);
@@ -58,8 +61,6 @@ pub const INTAKE_BYTES_MIN: usize = 4 << 10;
 const READ_BYTES_AT_FIRST: usize = 8 << 20;
 /// Reads from disk that one core has in flight at most.
 const READS_AT_ONCE: usize = 32;
-/// Commands of one connection in flight while any wait for room.
-const COMMANDS_WAITING_MAX: usize = 64;
 /// Scans of one core that walk at a time, at most.
 const SCANS_AT_ONCE: usize = 16;
 /// Blocks of the longest kind that a scan has open at a time, about: one of each table and memtable that it walks over, and the one that is
@@ -129,6 +130,8 @@ pub struct Memory {
     pub reading: Pool,
     /// Short values that were appended to. No bound, but handed around with them: stores write it, and RESP connections look.
     pub appended: Appended,
+    /// Reads that have a task, of all cores.
+    reads: Reads,
     /// What the next read from disk may bring, bytes.
     expected_bytes: Arc<AtomicUsize>,
     limits: MemoryLimits,
@@ -156,6 +159,7 @@ impl Memory {
             spread: Pool::new(1),
             reading: Pool::new(limits.output_bytes / 2),
             appended: Appended::default(),
+            reads: Reads::default(),
             expected_bytes: Arc::new(AtomicUsize::new(READ_BYTES_AT_FIRST)),
             limits,
         }
@@ -183,6 +187,7 @@ impl Memory {
             reading,
             spread: self.spread.clone(),
             appended: self.appended.clone(),
+            reads: self.reads.clone(),
             ..Self::new(self.limits)
         }
     }
@@ -227,12 +232,23 @@ impl Memory {
         self.reading.wait(rt, blocks.max(most / SCANS_AT_ONCE)).await
     }
 
+    /// A read that memory alone cannot answer, as long as the result lives.
+    pub fn begin_read(&self) -> RunningRead {
+        self.reads.begin()
+    }
+
+    /// How many such reads of all cores run.
+    pub fn running_reads(&self) -> usize {
+        self.reads.running()
+    }
+
     /// How many commands one connection may have in flight, of the `most` that it may have otherwise. One that waits has a task of some
-    /// kilobytes, whatever it asks for, so there are few while answers or reads from disk wait for room: 100 connections that asked for
-    /// a value of 8 MiB on disk, 1,024 times each, took 360 MiB for those.
+    /// kilobytes, whatever it asks for, so there are few while answers or reads from disk wait for room, and where many run, which may all
+    /// come before the first has to wait: 100 connections that asked for a value of 8 MiB on disk, 1,024 times each, took 360 MiB for those.
     pub fn commands_max(&self, most: usize) -> usize {
         // The store that is asked may lie on another core than the connection.
         let waits = self.reading.waits_anywhere() || self.output.waits_anywhere();
+        let most = most.min(self.reads.commands_max());
         if waits { most.min(COMMANDS_WAITING_MAX) } else { most }
     }
 
@@ -252,6 +268,7 @@ impl Memory {
             spread: _,
             reading,
             appended: _,
+            reads: _,
             expected_bytes: _,
             limits: _,
         } = self;

@@ -243,8 +243,9 @@ impl Shard {
     }
 
     fn spawn(&self, reply: Reply, work: impl Future<Output = Outcome> + 'static) {
-        let shard = self.clone();
+        let (shard, running) = (self.clone(), self.inner.memory.begin_read());
         self.inner.rt.spawn(async move {
+            let _running = running;
             match reply.unless_left(work).await {
                 Some(outcome) => shard.inner.answer(reply, outcome),
                 // A read has changed nothing, so whoever left is owed nothing, and neither memory nor the disk is busy for it.
