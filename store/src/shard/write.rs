@@ -203,13 +203,19 @@ impl Inner {
         }
     }
 
-    /// Whether a write of `bytes` may begin: it fits beside those in flight, or there are none.
+    /// Whether a write of `bytes` may begin: it fits beside those in flight, or there are none. What waits for a key does not keep it out,
+    /// because it may wait for this very write, but counts as what small writes have their reserve beyond.
     pub(super) fn has_room_for(&self, bytes: usize) -> Result<(), Refusal> {
-        let in_flight = self.state.borrow().inflight_bytes;
-        if in_flight > 0 && in_flight + bytes > self.inflight_bytes_max(in_flight, bytes) {
+        let (in_flight, waiting) = {
+            let state = self.state.borrow();
+            (state.inflight_bytes, state.waiting_bytes)
+        };
+        let before = in_flight + waiting;
+        let bytes_max = self.inflight_bytes_max(before, bytes);
+        if in_flight > 0 && in_flight + bytes > bytes_max {
             return Err(TOO_MANY_BYTES);
         }
-        self.note_beyond(in_flight, bytes);
+        self.note_beyond(before, bytes);
         Ok(())
     }
 

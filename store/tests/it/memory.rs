@@ -407,6 +407,35 @@ fn small_writes_beside_large_ones(large_bytes: usize) {
     });
 }
 
+/// What waits for a key counts like what is in flight, also when a value is made that was not known before.
+#[test]
+fn small_writes_are_taken_beside_large_ones_that_wait_for_a_key() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 8 * MIB, true).await;
+        put(&gateway, "large", 5 * MIB).await;
+        cool(&rt, &gateway, b"large").await;
+        let write = |key: &str, bytes: usize| {
+            let op = Op::Put { key: Bytes::copy_from_slice(key.as_bytes()), value: vec![1; bytes].into() };
+            gateway.submit(None, op)
+        };
+        let change = Change::Append { suffix: vec![1; MIB].into() };
+        let mut asked = vec![gateway.submit(None, Op::Modify { key: "large".into(), change })];
+        // They wait until the value has come from disk, and the second goes beyond the bound.
+        asked.extend([write("large", 6 * MIB), write("large", 6 * MIB)]);
+        let mut small = Vec::new();
+        for _ in 0..500 {
+            small.push(write("large beside", 16));
+            rt.sleep(Duration::from_micros(20)).await;
+        }
+        for asked in asked {
+            asked.await.expect("it fits");
+        }
+        for asked in small {
+            asked.await.expect("a small write has room");
+        }
+    });
+}
+
 #[test]
 fn a_read_counts_once_wherever_its_value_is() {
     for cold in [false, true] {
