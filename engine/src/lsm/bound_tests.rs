@@ -125,6 +125,45 @@ fn a_walk_ends_before_it_holds_what_it_has_no_room_for_and_over_keys_it_needs_li
 
 /// Values of many tables, each with a few versions of the same keys, whatever the cache has of them.
 #[test]
+fn a_look_up_asks_before_it_reads_a_long_block_and_before_it_opens_one() {
+    sim::run(4, move |rt| async move {
+        let options = TreeOptions { memtable_bytes: 64 << 20, cache_bytes: 0, ..TreeOptions::default() };
+        let tree = Tree::open(&rt, Path::new("/t"), options).await.unwrap();
+        let (random, packs) = (big(1), vec![7; BIG_BYTES]);
+        let mut batch = WriteBatch::new();
+        batch.put(Cf::Default, b"long", &random);
+        batch.put(Cf::Default, b"packs", &packs);
+        batch.put(Cf::Default, b"short", b"value");
+        tree.write(&batch).unwrap();
+        tree.flush().await.unwrap();
+        let get = async |key: &[u8], admits: &dyn Fn(LongBlock) -> bool| {
+            let asked = RefCell::new(Vec::new());
+            let admits = |block: LongBlock| {
+                asked.borrow_mut().push((block.packed_bytes > BIG_BYTES, block.opened_bytes > BIG_BYTES));
+                admits(block)
+            };
+            let fetched = tree.get_within(Cf::Default, key, &admits).await.unwrap();
+            let snapshot = tree.snapshot().get_within(Cf::Default, key, &|_| true).await.unwrap();
+            if let Fetched::Value(value) = &fetched {
+                assert_eq!(snapshot, Fetched::Value(value.clone()), "a snapshot finds the same");
+            }
+            let value = match fetched {
+                Fetched::Value(value) => Some(value.expect("the key is there")),
+                Fetched::TooLong(_) => None,
+            };
+            (value, asked.into_inner())
+        };
+        let (both, opened) = ((true, true), (false, true));
+        assert_eq!(get(b"long", &|_| false).await, (None, vec![both]), "it is not read");
+        assert_eq!(get(b"long", &|_| true).await, (Some(random.into()), vec![both, both]));
+        assert_eq!(get(b"packs", &|_| false).await, (None, vec![opened]), "it is not opened");
+        assert_eq!(get(b"packs", &|_| true).await, (Some(packs.into()), vec![opened]));
+        assert_eq!(get(b"short", &|_| false).await, (Some(Bytes::from_static(b"value")), Vec::new()));
+        tree.close().await;
+    });
+}
+
+#[test]
 fn a_walk_over_many_tables_of_long_values_finds_the_same_as_look_ups_and_keeps_few() {
     for (cache_bytes, seed) in [(0, 1), (64 << 20, 2), (3 << 20, 3)] {
         sim::run(seed, move |rt| async move {

@@ -32,6 +32,15 @@ pub(crate) const BLOCK_BYTES_KEPT: usize = 64 << 10;
 /// What a walk keeps of long blocks, however much it may hold, bytes.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
+/// A block longer than [`BLOCK_BYTES_KEPT`] that a look-up is about to have in memory, as it lies in the file and opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LongBlock {
+    /// Bytes in the file.
+    pub packed_bytes: usize,
+    /// Bytes that it opens to, as the file says; those in the file as long as it has not been read.
+    pub opened_bytes: usize,
+}
+
 /// Where the values of a chunk are whose source has let go of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Elsewhere {

@@ -101,7 +101,7 @@ pub use iter::Iter;
 pub use key::{Cf, Direction, SeqNo};
 pub use open::{Recovery, TornTail};
 pub use options::TreeOptions;
-pub use read::{Lookup, Snapshot};
+pub use read::{Fetched, LongBlock, Lookup, Snapshot};
 pub use share::{BegunShare, Share, SharedTable};
 
 use self::cache::BlockCache;

@@ -7,14 +7,15 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::Shared;
 use super::bound::{Bound, WalkLimits};
 use super::iter::{Eraser, Iter};
 use super::key::{Cf, Direction, SeqNo, key_hash};
+pub use super::long::LongBlock;
 use super::memtable::Found;
 use super::source::{KeyRange, MemorySource, Reading, RunSource, Source};
-use super::table::read::{Probe, Table};
+use super::table::read::{Probe, Table, TooLong};
 use super::version::LEVELS;
+use super::{Shared, Tree};
 use crate::error::Result;
 
 /// The answer of a look-up that does no IO.
@@ -26,6 +27,30 @@ pub enum Lookup {
     Absent,
     /// Memory does not know, or may not say; ask the async form.
     NeedsIo,
+}
+
+/// What a look-up with a bound came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// The value, if there is one.
+    Value(Option<Bytes>),
+    /// It needs this block, which was turned down.
+    TooLong(LongBlock),
+}
+
+impl Tree {
+    /// As [`Tree::get`], but a long block is read only if `admits` says so of it, and opened only if it says so again of what it opens to.
+    ///
+    /// # Errors
+    /// A fault of the file that had to be read.
+    pub async fn get_within(
+        &self,
+        cf: Cf,
+        key: &[u8],
+        admits: &dyn Fn(LongBlock) -> bool,
+    ) -> Result<Fetched> {
+        self.shared.get_within(cf, key, self.shared.last_seq.get(), admits).await
+    }
 }
 
 impl Shared {
@@ -74,9 +99,22 @@ impl Shared {
     }
 
     pub(super) async fn get(&self, cf: Cf, key: &[u8], at: SeqNo) -> Result<Option<Bytes>> {
+        match self.get_within(cf, key, at, &|_| true).await? {
+            Fetched::Value(value) => Ok(value),
+            Fetched::TooLong(block) => unreachable!("{block:?} was turned down by nobody"),
+        }
+    }
+
+    async fn get_within(
+        &self,
+        cf: Cf,
+        key: &[u8],
+        at: SeqNo,
+        admits: &dyn Fn(LongBlock) -> bool,
+    ) -> Result<Fetched> {
         match self.get_now(cf, key, at) {
-            Lookup::Found(value) => return Ok(Some(value)),
-            Lookup::Absent => return Ok(None),
+            Lookup::Found(value) => return Ok(Fetched::Value(Some(value))),
+            Lookup::Absent => return Ok(Fetched::Value(None)),
             Lookup::NeedsIo => {}
         }
         if self.stopping.get() {
@@ -85,12 +123,15 @@ impl Shared {
         let hash = key_hash(key);
         let version = self.version.borrow().clone();
         for table in version.family(cf).holding(key) {
-            let probe = table.get(&self.rt, &self.cache, key, hash, at).await?;
+            let probe = match table.get(&self.rt, &self.cache, (key, hash), at, admits).await? {
+                Ok(probe) => probe,
+                Err(TooLong(block)) => return Ok(Fetched::TooLong(block)),
+            };
             if let Verdict::Decided(found) = decide(table, key, at, probe) {
-                return Ok(found.into_value());
+                return Ok(Fetched::Value(found.into_value()));
             }
         }
-        Ok(None)
+        Ok(Fetched::Value(None))
     }
 
     /// The length of a value, which is not copied for it; `None` if memory does not know.
@@ -211,6 +252,19 @@ impl Snapshot {
     /// A fault of the file that had to be read.
     pub async fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
         self.shared.get(cf, key, self.seq).await
+    }
+
+    /// As [`Tree::get_within`], at this moment.
+    ///
+    /// # Errors
+    /// A fault of the file that had to be read.
+    pub async fn get_within(
+        &self,
+        cf: Cf,
+        key: &[u8],
+        admits: &dyn Fn(LongBlock) -> bool,
+    ) -> Result<Fetched> {
+        self.shared.get_within(cf, key, self.seq, admits).await
     }
 
     /// The length of the value of `key`, bytes, which costs no copy of it.

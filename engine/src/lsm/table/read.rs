@@ -24,6 +24,7 @@ use crate::lsm::chunk::{Chunk, part_of};
 use crate::lsm::erased::RangeTombstones;
 use crate::lsm::filter;
 use crate::lsm::key::{Direction, Kind, SeqNo};
+use crate::lsm::long::{BLOCK_BYTES_KEPT, LongBlock};
 use crate::lsm::memtable::Found;
 use crate::lsm::version::TableMeta;
 use crate::rt::{BLOCK_BYTES, Buf, File, OpenMode, Rt};
@@ -64,6 +65,10 @@ pub(crate) enum Probe {
     NeedsIo,
 }
 
+/// A block that was turned down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TooLong(pub(crate) LongBlock);
+
 impl Table {
     /// A table over a file that no other table shows.
     pub(crate) fn new(meta: TableMeta, dir: &Path, files: Rc<Files>) -> Self {
@@ -103,22 +108,56 @@ impl Table {
         self.version_in(block_handle, &block, key, at)
     }
 
-    /// Looks `key` up, reading what is not in memory.
+    /// Looks `key` up, reading what is not in memory, unless it would have to read or to open a long block that `admits` turns down.
     pub(crate) async fn get(
         &self,
         rt: &Rt,
         cache: &BlockCache,
-        key: &[u8],
-        hash: u64,
+        (key, hash): (&[u8], u64),
         at: SeqNo,
-    ) -> Result<Probe> {
-        let Some(part_handle) = self.part_of(self.root(rt).await?, key)? else { return Ok(Probe::Absent) };
-        let part = self.cached(rt, cache, part_handle).await?;
-        let Some(block_handle) = self.block_of(part_handle, &part, key, hash)? else {
-            return Ok(Probe::Absent);
+        admits: &dyn Fn(LongBlock) -> bool,
+    ) -> Result<std::result::Result<Probe, TooLong>> {
+        let Some(part_handle) = self.part_of(self.root(rt).await?, key)? else {
+            return Ok(Ok(Probe::Absent));
         };
-        let block = self.cached(rt, cache, block_handle).await?;
-        self.version_in(block_handle, &block, key, at)
+        let part = self.cached(rt, cache, part_handle).await?;
+        let Some(handle) = self.block_of(part_handle, &part, key, hash)? else {
+            return Ok(Ok(Probe::Absent));
+        };
+        let block = match cache.get(self.meta.file, handle.offset) {
+            Some(block) => block,
+            None => match self.read_admitted(rt, handle, admits).await? {
+                Ok(block) => {
+                    cache.insert(self.meta.file, handle.offset, block.clone());
+                    block
+                }
+                Err(too_long) => return Ok(Err(too_long)),
+            },
+        };
+        self.version_in(handle, &block, key, at).map(Ok)
+    }
+
+    /// A block from the file. How long it is on disk is known before it is read, and what it opens to before it is opened.
+    async fn read_admitted(
+        &self,
+        rt: &Rt,
+        handle: Handle,
+        admits: &dyn Fn(LongBlock) -> bool,
+    ) -> Result<std::result::Result<Bytes, TooLong>> {
+        let packed_bytes = handle.len as usize;
+        let turned_down = |opened_bytes: usize| {
+            let block = LongBlock { packed_bytes, opened_bytes };
+            (packed_bytes.max(opened_bytes) > BLOCK_BYTES_KEPT && !admits(block)).then_some(TooLong(block))
+        };
+        if let Some(too_long) = turned_down(packed_bytes) {
+            return Ok(Err(too_long));
+        }
+        let mut window = Window::default();
+        let opened_bytes = self.fetch_frame(rt, handle, &mut window, 0).await?;
+        if let Some(too_long) = turned_down(opened_bytes) {
+            return Ok(Err(too_long));
+        }
+        self.open_fetched(handle, &window).map(Ok)
     }
 
     /// A walk over the parts that hold keys of `[start, end)`.
