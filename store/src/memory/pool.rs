@@ -299,6 +299,20 @@ impl Charge {
         self.bytes = bytes;
     }
 
+    /// Makes this a charge of `bytes` at least, if there is room; who has all that is charged may have as much as it needs.
+    #[must_use]
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let Some(pool) = self.pool.as_ref().filter(|_| bytes > self.bytes) else { return true };
+        let more = bytes - self.bytes;
+        if pool.used() == self.bytes {
+            pool.add(more);
+        } else if !pool.take(more) {
+            return false;
+        }
+        self.bytes = bytes;
+        true
+    }
+
     /// Moves `bytes` of this charge, or all of it if there are fewer, into one of its own.
     #[must_use]
     pub fn split_off(&mut self, bytes: usize) -> Charge {
@@ -472,6 +486,20 @@ mod tests {
                 assert_eq!(order(&served), expected);
             }
         });
+    }
+
+    #[test]
+    fn a_charge_grows_where_there_is_room_and_alone_as_far_as_it_needs() {
+        let pool = Pool::new(100 << 20);
+        let (mut one, mut other) = (pool.charge(1 << 20), pool.charge(1 << 20));
+        assert!(one.grow(60 << 20) && one.grow(5), "up to three quarters");
+        assert_eq!((one.bytes(), pool.used()), (60 << 20, 61 << 20));
+        assert!(!other.grow(60 << 20));
+        assert_eq!((other.bytes(), pool.used()), (1 << 20, 61 << 20));
+        drop(other);
+        assert!(one.grow(300 << 20), "no other charge has any");
+        drop(one);
+        assert_eq!((pool.used(), Charge::default().grow(7)), (0, true));
     }
 
     #[test]

@@ -152,11 +152,9 @@ impl Inner {
         let (budget, snapshot) = (self.rt.budget(), self.tree.snapshot());
         let mut answer = AnswerBytes::new(self.memory.answer_bytes_max(), 0);
         for key in keys {
-            if self.state.borrow_mut().known(key) == Known::Nothing {
-                let length = snapshot.length(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
-                if let Some(length) = length {
-                    answer.add(charged_length(length))?;
-                }
+            let is_unknown = self.state.borrow_mut().known(key) == Known::Nothing;
+            if is_unknown && let Some(length) = self.length(&snapshot, key).await? {
+                answer.add(charged_length(length))?;
             }
             budget.tick().await;
         }

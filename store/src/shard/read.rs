@@ -14,6 +14,7 @@ use engine::lsm::Cf;
 use scheduler::{Region, RegionId};
 
 use super::reply::Reply;
+use super::values::Admits;
 use super::{Asked, Queued, Shard};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
@@ -102,7 +103,10 @@ impl Shard {
         // As of now: what its connection writes after it is no business of this read, however long it waits for room and for the disk.
         let (snapshot, shard) = (inner.tree.snapshot(), self.clone());
         self.spawn(reply, async move {
-            let value = shard.inner.charge(async || snapshot.get(CF, &key).await).await?;
+            let value = shard
+                .inner
+                .charge(async |admits: Admits<'_>| snapshot.get_within(CF, &key, admits).await)
+                .await?;
             let bytes = value.as_ref().map_or(0, |value| key.len() + value.len());
             shard.inner.counts.read(region, 1, bytes);
             Ok(Out::Value(value))

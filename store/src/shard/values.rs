@@ -2,18 +2,19 @@
 //!
 //! Invariant: whoever waits for room holds nothing meanwhile, neither a value nor room for another.
 
+use std::cell::{Cell, RefCell};
 use std::mem;
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use engine::lsm::{Cf, Direction, Lookup, Snapshot, WalkLimits};
+use engine::lsm::{Cf, Direction, Fetched, LongBlock, Lookup, Snapshot, WalkLimits};
 use scheduler::RegionId;
 
 use super::Inner;
 use crate::memory::{AnswerBytes, Charge, SMALL_BYTES, charged_bytes, charged_length, charged_pair_bytes};
 use crate::refusal::Refusal;
-use crate::request::{Out, Outcome, Scan};
+use crate::request::{Out, Outcome, Scan, VALUE_BYTES_MAX};
 
 const CF: Cf = Cf::Default;
 
@@ -26,6 +27,28 @@ const SCAN_BYTES_MAX: usize = 64 << 20;
 const PACKED_PAIRS: usize = 128;
 /// A walk that had room for too short a block begins again with this many times as much, at least.
 const GROWTH: usize = 4;
+
+/// What says whether a long block may be read and opened.
+pub(super) type Admits<'a> = &'a dyn Fn(LongBlock) -> bool;
+
+/// A look-up that turns down long blocks for which there is no room, and may be repeated.
+pub(super) trait Read: AsyncFn(Admits<'_>) -> engine::error::Result<Fetched> {}
+
+impl<T: AsyncFn(Admits<'_>) -> engine::error::Result<Fetched>> Read for T {}
+
+/// What a read with room came to.
+enum Reading {
+    /// The value, and the room that it takes as long as it is not charged as an answer.
+    Found {
+        value: Bytes,
+        room: Charge,
+    },
+    Absent,
+    /// A value of about this length, which was turned down.
+    Unwanted {
+        value_bytes: usize,
+    },
+}
 
 impl Inner {
     /// What memory knows of `key`, a key of `region`, counted if `keep` has room for it.
@@ -55,43 +78,95 @@ impl Inner {
 
     /// The value of `key`, charged to the core's answers.
     pub(super) async fn charged_value(&self, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
-        self.charge(async || self.tree.get(CF, key).await).await
+        self.charge(async |admits| self.tree.get_within(CF, key, admits).await).await
     }
 
-    /// What `read` finds, charged. A value for which there is no room is let go, so that those who wait hold nothing, and read
-    /// again once there is.
-    pub(super) async fn charge(
-        &self,
-        read: impl AsyncFn() -> engine::error::Result<Option<Bytes>>,
-    ) -> Result<Option<Bytes>, Refusal> {
+    /// What `read` finds, charged. A value for which there is no room is not read, or let go, so that those who wait hold nothing, and
+    /// read again once there is.
+    pub(super) async fn charge(&self, read: impl Read) -> Result<Option<Bytes>, Refusal> {
         let output = &self.memory.output;
-        let room = self.memory.room_to_read(&self.rt).await?;
-        let value = read().await.map_err(|fault| self.unreadable(&fault))?;
-        self.memory.has_read(value.as_ref().map_or(0, Bytes::len));
-        let Some(value) = value else { return Ok(None) };
-        let mut bytes = charged_bytes(&value);
-        if let Some(charge) = output.try_charge(bytes) {
-            return Ok(Some(charge.wrap(value)));
-        }
-        drop((value, room));
+        let has_room = |value_bytes: usize| output.has_room(charged_length(value_bytes));
+        let mut bytes = match self.read_within(&read, &has_room).await? {
+            Reading::Absent => return Ok(None),
+            Reading::Found { value, room: _room } => match output.try_charge(charged_bytes(&value)) {
+                Some(charge) => return Ok(Some(charge.wrap(value))),
+                None => charged_bytes(&value),
+            },
+            Reading::Unwanted { value_bytes } => charged_length(value_bytes),
+        };
         loop {
-            let charge = output.wait(&self.rt, bytes).await?;
-            let _room = self.memory.room_to_read(&self.rt).await?;
-            let Some(value) = read().await.map_err(|fault| self.unreadable(&fault))? else { return Ok(None) };
-            if charged_bytes(&value) <= bytes {
-                return Ok(Some(charge.wrap(value)));
-            }
-            // It has been overwritten by a larger one meanwhile.
-            bytes = charged_bytes(&value);
+            let mut charge = output.wait(&self.rt, bytes).await?;
+            let fits = |value_bytes: usize| charged_length(value_bytes) <= bytes;
+            bytes = match self.read_within(&read, &fits).await? {
+                Reading::Absent => return Ok(None),
+                Reading::Found { value, room: _room } if charged_bytes(&value) <= bytes => {
+                    charge.set(charged_bytes(&value));
+                    return Ok(Some(charge.wrap(value)));
+                }
+                // It has been overwritten by a larger one meanwhile.
+                Reading::Found { value, room: _room } => charged_bytes(&value),
+                Reading::Unwanted { value_bytes } => charged_length(value_bytes),
+            };
         }
+    }
+
+    /// What `read` finds, with the room that it takes until it is charged as an answer; nothing if it comes to a long block and `wanted`
+    /// turns down a value of its length.
+    async fn read_within(
+        &self,
+        read: &impl Read,
+        wanted: &dyn Fn(usize) -> bool,
+    ) -> Result<Reading, Refusal> {
+        let mut room = self.memory.room_to_read(&self.rt).await?;
+        loop {
+            let (held, unwanted) = (RefCell::new(room), Cell::new(false));
+            let admits = |block: LongBlock| {
+                unwanted.set(!wanted(block.opened_bytes.min(VALUE_BYTES_MAX)));
+                !unwanted.get() && held.borrow_mut().grow(block.packed_bytes + block.opened_bytes)
+            };
+            let fetched = read(&admits).await.map_err(|fault| self.unreadable(&fault))?;
+            room = held.into_inner();
+            let block = match fetched {
+                Fetched::Value(Some(value)) => {
+                    self.memory.has_read(value.len());
+                    return Ok(Reading::Found { value, room });
+                }
+                Fetched::Value(None) => {
+                    self.memory.has_read(0);
+                    return Ok(Reading::Absent);
+                }
+                Fetched::TooLong(block) => block,
+            };
+            self.memory.has_read(block.opened_bytes);
+            if unwanted.get() {
+                return Ok(Reading::Unwanted { value_bytes: block.opened_bytes.min(VALUE_BYTES_MAX) });
+            }
+            // Whoever waits for more room has none meanwhile.
+            drop(room);
+            room = self.memory.reading.wait(&self.rt, block.packed_bytes + block.opened_bytes).await?;
+        }
+    }
+
+    /// The value of `key` at the moment of `snapshot`, with the room that it takes until it is charged.
+    async fn read_of(
+        &self,
+        snapshot: &Snapshot,
+        key: &[u8],
+        wanted: &dyn Fn(usize) -> bool,
+    ) -> Result<Reading, Refusal> {
+        self.read_within(&async |admits: Admits<'_>| snapshot.get_within(CF, key, admits).await, wanted).await
     }
 
     /// The length of the value of `key`, which may have to be read for it.
     pub(super) async fn length(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<usize>, Refusal> {
-        let _room = self.memory.room_to_read(&self.rt).await?;
-        let length = snapshot.length(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
-        self.memory.has_read(length.unwrap_or(0));
-        Ok(length)
+        if let Some(length) = snapshot.length_now(CF, key) {
+            return Ok(length);
+        }
+        match self.read_of(snapshot, key, &|_| true).await? {
+            Reading::Found { value, room: _room } => Ok(Some(value.len())),
+            Reading::Absent => Ok(None),
+            Reading::Unwanted { value_bytes } => unreachable!("{value_bytes} bytes were wanted"),
+        }
     }
 
     /// Charges a value that memory had at once. Where there is no room it has to be read by those who can wait.
@@ -134,10 +209,13 @@ impl Inner {
                     if !self.has_room_for_known(snapshot, key) {
                         return Ok(None);
                     }
-                    let _room = self.memory.room_to_read(&self.rt).await?;
-                    let value = snapshot.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
-                    self.memory.has_read(value.as_ref().map_or(0, Bytes::len));
-                    value
+                    let has_room =
+                        |value_bytes: usize| self.memory.output.has_room(charged_length(value_bytes));
+                    match self.read_of(snapshot, key, &has_room).await? {
+                        Reading::Found { value, room: _room } => Some(value),
+                        Reading::Absent => None,
+                        Reading::Unwanted { value_bytes: _ } => return Ok(None),
+                    }
                 }
             };
             if let Some(found) = value.take() {
@@ -194,9 +272,13 @@ impl Inner {
         let mut charge = self.memory.output.wait(&self.rt, answer.bytes()).await?;
         let mut values = Vec::with_capacity(keys.len());
         for key in keys {
-            let _room = self.memory.room_to_read(&self.rt).await?;
-            let value = snapshot.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
-            values.push(value.map(|value| charge.split_off(charged_bytes(&value)).wrap(value)));
+            values.push(match self.read_of(snapshot, key, &|_| true).await? {
+                Reading::Found { value, room: _room } => {
+                    Some(charge.split_off(charged_bytes(&value)).wrap(value))
+                }
+                Reading::Absent => None,
+                Reading::Unwanted { value_bytes } => unreachable!("{value_bytes} bytes were wanted"),
+            });
             budget.tick().await;
         }
         Ok(values)

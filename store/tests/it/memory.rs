@@ -436,6 +436,36 @@ fn small_writes_are_taken_beside_large_ones_that_wait_for_a_key() {
     });
 }
 
+/// However small the latest reads were, what a read brings has room before it is opened, also if many long ones come at once.
+#[test]
+fn long_values_after_short_ones_have_room_before_they_are_opened() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 64 * MIB, true).await;
+        put(&gateway, "large", 7 * MIB).await;
+        cool(&rt, &gateway, b"large").await;
+        let memory = gateway.memory().clone();
+        (0..200).for_each(|_| memory.has_read(5));
+        let asked: Vec<_> = (0..5).map(|_| get(&gateway, "large")).collect();
+        for asked in asked {
+            let Ok(Out::Value(Some(value))) = asked.await else { panic!("no value") };
+            assert_eq!(value.len(), 7 * MIB);
+        }
+        let (peak, bound) = (memory.reading.peak(), memory.reading.bytes_max());
+        assert!((7 * MIB..=bound).contains(&peak), "{peak} bytes had room, of {bound}");
+        // One that nothing has room for as an answer is not opened at all.
+        let held = memory.output.charge(64 * MIB);
+        (0..200).for_each(|_| memory.has_read(5));
+        let waiting = get(&gateway, "large");
+        rt.sleep(Duration::from_millis(100)).await;
+        assert_eq!(memory.reading.used(), 0, "who waits has no room to read");
+        drop(held);
+        waiting.await.expect("a value");
+        let refused = memory.output.charge(64 * MIB);
+        assert!(matches!(get(&gateway, "large").await, Err(Refusal::Busy { .. })));
+        drop(refused);
+    });
+}
+
 #[test]
 fn a_read_counts_once_wherever_its_value_is() {
     for cold in [false, true] {
