@@ -410,6 +410,25 @@ fn requests_in_flight_of_one_connection_are_bounded() {
     world.block_on(running).expect("nothing crashes the node");
 }
 
+/// A client that does not read a reply of the longest value leaves others what they need.
+#[test]
+fn a_reply_takes_no_more_than_what_it_has() {
+    in_world(|rt| async move {
+        let (_stores, gateway) = open(&rt, limits(64 * MIB, 16 * MIB), 64 * MIB, false).await;
+        put(&gateway, "big", 8 * MIB).await;
+        put(&gateway, "little", 6).await;
+        let addr = serve(&rt, &gateway);
+        let mut client = rt.connect(addr).await.unwrap();
+        client.write_all(&packed(&[b"GET", b"big"])).await.unwrap();
+        rt.sleep(Duration::from_millis(100)).await;
+        let output = &gateway.memory().output;
+        assert!((8 * MIB..9 * MIB).contains(&output.used()), "{} bytes are charged", output.used());
+        let mut other = rt.connect(addr).await.unwrap();
+        ask(&mut other, &[b"GET", b"little"], b"$6\r\nxxxxxx\r\n").await;
+        drop(client);
+    });
+}
+
 /// A read that waits for room costs a task, however little it asks for. Many may come before the first has to wait.
 #[test]
 fn few_reads_of_a_connection_run_where_many_do() {

@@ -13,6 +13,13 @@ pub enum Protocol {
     Resp3,
 }
 
+/// Up to this length a buffer grows by doubling, beyond it by an eighth at a time: what it could hold is charged like what it does hold, and
+/// the two bytes after a value of 8 MiB doubled it. Bytes.
+const DOUBLED_BYTES_MAX: usize = 1 << 20;
+const GROWTH_PART: usize = 8;
+/// What a string has around its bytes, at most.
+const FRAME_BYTES: usize = 32;
+
 /// Writes replies at the end of a buffer.
 #[derive(Debug)]
 pub struct Writer<'a> {
@@ -41,8 +48,17 @@ impl<'a> Writer<'a> {
         self.out.len()
     }
 
+    /// Makes room for `bytes` more.
+    fn reserve(&mut self, bytes: usize) {
+        let (len, spare) = (self.out.len(), self.out.capacity() - self.out.len());
+        if spare < bytes && len + bytes > DOUBLED_BYTES_MAX {
+            self.out.reserve_exact(bytes.max(len / GROWTH_PART));
+        }
+    }
+
     /// A reply that is written already.
     pub fn raw(&mut self, reply: &[u8]) {
+        self.reserve(reply.len());
         self.out.extend_from_slice(reply);
     }
 
@@ -66,6 +82,7 @@ impl<'a> Writer<'a> {
 
     /// A string of bytes.
     pub fn bulk(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len() + FRAME_BYTES);
         self.header(b'$', bytes.len());
         self.out.extend_from_slice(bytes);
         self.out.extend_from_slice(b"\r\n");
@@ -189,6 +206,17 @@ mod tests {
         let mut out = Vec::new();
         write(&mut Writer::new(&mut out, protocol));
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_buffer_has_little_more_than_what_is_written() {
+        for (values, bytes) in [(1, 8 << 20), (12, 1 << 20), (1000, 10_000), (100_000, 100)] {
+            let (value, mut out) = (vec![b'v'; bytes], Vec::new());
+            let mut writer = Writer::new(&mut out, Protocol::Resp2);
+            (0..values).for_each(|_| writer.bulk(&value));
+            let (len, capacity) = (out.len(), out.capacity());
+            assert!(capacity <= len / GROWTH_PART * 9 + 2 * FRAME_BYTES, "{capacity} bytes for {len}");
+        }
     }
 
     #[test]
