@@ -224,7 +224,7 @@ fn table(report: &TableReport) -> String {
     format!(
         "family         {}\n\
          file           {} bytes, every checksum matches\n\
-         entries        {} ({} found: {} deletes, {} range deletes beside them)\n\
+         entries        {} ({} found: {} deletes, {} values that expire, {} range deletes beside them)\n\
          keys           {keys}\n\
          sequences      {:?} .. {:?}\n\
          blocks         {} in {} parts, {packed} bytes packed, {unpacked} unpacked\n",
@@ -233,6 +233,7 @@ fn table(report: &TableReport) -> String {
         report.entries,
         report.found.entries,
         report.found.deletes,
+        report.found.expiring,
         report.found.range_deletes,
         report.seqs.0,
         report.seqs.1,

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::expiry::{UNTIL_BYTES, Until};
 use super::key::Cf;
 
 /// Operations for one [`write`](super::Tree::write), applied in order.
@@ -26,6 +27,7 @@ struct OpHeader {
 #[derive(Debug, Clone, Copy)]
 enum OpKind {
     Put,
+    PutUntil,
     Delete,
     DeleteRange,
 }
@@ -41,6 +43,15 @@ pub enum Op<'a> {
         key: &'a [u8],
         /// The value.
         value: &'a [u8],
+    },
+    /// Sets a key to a value that expires.
+    PutUntil {
+        /// The column family.
+        cf: Cf,
+        /// The key.
+        key: &'a [u8],
+        /// When it expires, and the value, in one piece (see [`super::expiry`]).
+        dated: &'a [u8],
     },
     /// Removes a key.
     Delete {
@@ -93,6 +104,22 @@ impl WriteBatch {
     /// Sets `key` to `value`.
     pub fn put(&mut self, cf: Cf, key: &[u8], value: &[u8]) {
         self.push(cf, OpKind::Put, key, value);
+    }
+
+    /// Sets `key` to a value that is there until this moment; as [`WriteBatch::put`] if that never comes.
+    ///
+    /// # Panics
+    /// For a key or value of 4 GiB and more; the protocols refuse such sizes long before.
+    pub fn put_until(&mut self, cf: Cf, key: &[u8], value: &[u8], until: Until) {
+        if until == Until::NEVER {
+            return self.put(cf, key, value);
+        }
+        let second_len = u32::try_from(UNTIL_BYTES + value.len()).expect("a value is shorter than 4 GiB");
+        let first_len = u32::try_from(key.len()).expect("a key is shorter than 4 GiB");
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(&until.0.to_le_bytes());
+        self.bytes.extend_from_slice(value);
+        self.ops.push(OpHeader { cf, kind: OpKind::PutUntil, first_len, second_len });
     }
 
     /// Removes `key`; it need not exist.
@@ -161,6 +188,7 @@ impl WriteBatch {
             rest = after;
             match header.kind {
                 OpKind::Put => Op::Put { cf: header.cf, key: first, value: second },
+                OpKind::PutUntil => Op::PutUntil { cf: header.cf, key: first, dated: second },
                 OpKind::Delete => Op::Delete { cf: header.cf, key: first },
                 OpKind::DeleteRange => Op::DeleteRange { cf: header.cf, start: first, end: second },
             }
@@ -195,6 +223,8 @@ mod tests {
         batch.delete_range(Cf::Write, b"a", b"c");
         batch.delete_range(Cf::Write, b"c", b"a");
         batch.put(Cf::Write, b"", b"");
+        batch.put_until(Cf::Default, b"e", b"x", Until(9));
+        batch.put_until(Cf::Default, b"e", b"x", Until::NEVER);
         batch.mark(7, 9);
         let ops: Vec<Op<'_>> = batch.ops().collect();
         assert_eq!(
@@ -204,10 +234,12 @@ mod tests {
                 Op::Delete { cf: Cf::Lock, key: b"gone" },
                 Op::DeleteRange { cf: Cf::Write, start: b"a", end: b"c" },
                 Op::Put { cf: Cf::Write, key: b"", value: b"" },
+                Op::PutUntil { cf: Cf::Default, key: b"e", dated: b"\x09\0\0\0\0\0\0\0x" },
+                Op::Put { cf: Cf::Default, key: b"e", value: b"x" },
             ]
         );
         assert_eq!(batch.marks(), [Mark::Applied { group: 7, applied: 9 }]);
-        assert_eq!(batch.len_bytes(), 1 + 5 + 4 + 2);
+        assert_eq!(batch.len_bytes(), 1 + 5 + 4 + 2 + 10 + 2);
         batch.clear();
         assert!(batch.is_empty());
     }

@@ -54,12 +54,12 @@ fn a_chunk_of_a_memtable_has_no_value_that_is_not_wanted_or_too_long() {
 fn a_block_without_its_values_has_the_same_keys() {
     let mut builder = BlockBuilder::default();
     for n in 0..40 {
-        builder.add(
-            &key(n),
-            SeqNo(u64::from(n) + 5),
-            if n % 3 == 0 { Kind::Delete } else { Kind::Put },
-            b"value",
-        );
+        let (kind, value): (Kind, &[u8]) = match n % 3 {
+            0 => (Kind::Delete, b""),
+            1 => (Kind::Put, b"value"),
+            _ => (Kind::PutUntil, b"moment: value"),
+        };
+        builder.add(&key(n), SeqNo(u64::from(n) + 5), kind, value);
     }
     let (block, entries) = (Bytes::copy_from_slice(builder.finish()), |block: &Bytes| {
         let view = BlockView::parse(block).unwrap();
@@ -73,9 +73,10 @@ fn a_block_without_its_values_has_the_same_keys() {
             })
             .collect::<Vec<_>>()
     });
+    let left = |kind| if kind == Kind::PutUntil { 8 } else { 0 };
     let stripped = entries(&without_values(&block).unwrap());
     let expected: Vec<_> =
-        entries(&block).into_iter().map(|(key, seq, kind, _)| (key, seq, kind, 0)).collect();
+        entries(&block).into_iter().map(|(key, seq, kind, _)| (key, seq, kind, left(kind))).collect();
     assert_eq!((stripped.len(), &stripped), (40, &expected));
     assert!(without_values(&Bytes::from_static(b"xyz")).is_err());
 }
@@ -142,13 +143,13 @@ fn a_look_up_asks_before_it_reads_a_long_block_and_before_it_opens_one() {
                 asked.borrow_mut().push((block.packed_bytes > BIG_BYTES, block.opened_bytes > BIG_BYTES));
                 admits(block)
             };
-            let fetched = tree.get_within(Cf::Default, key, &admits).await.unwrap();
-            let snapshot = tree.snapshot().get_within(Cf::Default, key, &|_| true).await.unwrap();
+            let fetched = tree.timed_within(Cf::Default, key, &admits).await.unwrap();
+            let snapshot = tree.snapshot().timed_within(Cf::Default, key, &|_| true).await.unwrap();
             if let Fetched::Value(value) = &fetched {
                 assert_eq!(snapshot, Fetched::Value(value.clone()), "a snapshot finds the same");
             }
             let value = match fetched {
-                Fetched::Value(value) => Some(value.expect("the key is there")),
+                Fetched::Value(found) => Some(found.expect("the key is there").value),
                 Fetched::TooLong(_) => None,
             };
             (value, asked.into_inner())

@@ -14,10 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::erased::RangeTombstones;
-use super::key::Cf;
+use super::key::{Cf, Kind};
 use super::merge::Merge;
 use super::pace::Pace;
-use super::retain::Retention;
+use super::retain::{Fate, Retention};
 use super::table::build::{TableBuilder, TableShape};
 use super::table::files::Files;
 use super::table::read::file_name;
@@ -229,6 +229,11 @@ impl Rewrite {
         (self.entries, self.read_bytes)
     }
 
+    /// Values that went because they had expired.
+    pub(crate) fn expired(&self) -> u64 {
+        self.retention.expired()
+    }
+
     /// The tables written, synced but unknown to the manifest, and the first key that was left out, if the rewrite ended early.
     pub(crate) fn into_tables(self) -> (Vec<TableMeta>, Option<Vec<u8>>) {
         (self.finished, self.stopped_before)
@@ -239,7 +244,8 @@ impl Rewrite {
         self.read_bytes += (entry.key.len() + entry.value.len()) as u64;
         self.entries += 1;
         let below = &self.below;
-        if self.retention.keep(&entry, || !below.holds(entry.key)) {
+        let fate = self.retention.judge(&entry, || !below.holds(entry.key));
+        if fate != Fate::Goes {
             let full = self.table.as_ref().is_some_and(|open| {
                 open.builder.size_bytes() >= self.target.table_bytes && open.last_key != entry.key
             });
@@ -250,7 +256,7 @@ impl Rewrite {
             if self.table.is_none() {
                 self.table = Some(self.open_table().await?);
             }
-            self.add_current();
+            self.add_current(fate);
             self.write_out().await?;
         }
         if !self.merge.advance_now() {
@@ -259,9 +265,12 @@ impl Rewrite {
         Ok(())
     }
 
-    fn add_current(&mut self) {
+    fn add_current(&mut self, fate: Fate) {
         let (Some(open), Some(entry)) = (&mut self.table, self.merge.peek()) else { return };
-        open.builder.add(entry.key, entry.seq, entry.kind, entry.value);
+        match fate {
+            Fate::Deleted => open.builder.add(entry.key, entry.seq, Kind::Delete, &[]),
+            Fate::Stays | Fate::Goes => open.builder.add(entry.key, entry.seq, entry.kind, entry.value),
+        }
         open.last_key.clear();
         open.last_key.extend_from_slice(entry.key);
     }

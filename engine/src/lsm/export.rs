@@ -2,7 +2,8 @@
 //!
 //! An export shows one moment: it reads through a snapshot, and writers go on meanwhile. What it writes are ordinary tables, clipped to
 //! the range: one version per key, no deletes, every entry with sequence number 0, because in the tree that takes them in they are
-//! older than all that is written there afterwards. It comes piece by piece, so that whoever sends it decides how much lies on disk at
+//! older than all that is written there afterwards. What has expired and was not dropped yet is among them: only a read takes it for
+//! absent. It comes piece by piece, so that whoever sends it decides how much lies on disk at
 //! a time; nothing of the tree is held between two pieces but the moment.
 //!
 //! The exporter never touches the tree's own directory, and no manifest knows its files: what a crash leaves of them is the caller's to
@@ -12,7 +13,8 @@ use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
 use super::compact::GIVE_WAY;
-use super::key::{Cf, Direction, Kind, SeqNo};
+use super::iter::Entry;
+use super::key::{Cf, Direction, SeqNo};
 use super::pace::Pace;
 use super::read::Snapshot;
 use super::source::KeyRange;
@@ -97,7 +99,7 @@ impl Export {
         while let Some(&cf) = self.families.front() {
             let (start, end) = (self.from.clone(), self.range.end.clone());
             let mut iter = self.snapshot.iter(cf, &start, &end, Direction::Forward);
-            if let Some(first) = iter.next().await? {
+            if let Some(first) = iter.next_stored().await? {
                 let shared = self.snapshot.shared();
                 let mut writer = create(shared, path).await?;
                 match self.fill(cf, iter, first, &mut writer).await {
@@ -120,14 +122,14 @@ impl Export {
         &self,
         cf: Cf,
         mut iter: Iter,
-        first: (bytes::Bytes, bytes::Bytes),
+        first: Entry,
         writer: &mut Writer,
     ) -> Result<(TableBuilder, bool)> {
         let shared = self.snapshot.shared();
         let mut builder = TableBuilder::new(cf, shared.options.shape(), shared.rt.random());
         let (budget, mut entries, mut next) = (shared.rt.budget(), 0, Some(first));
-        while let Some((key, value)) = next {
-            builder.add(&key, EXPORTED_SEQ, Kind::Put, &value);
+        while let Some(Entry { key, kind, stored }) = next {
+            builder.add(&key, EXPORTED_SEQ, kind, &stored);
             if builder.output().len() >= WRITE_BYTES {
                 let bytes = builder.output().len() as u64;
                 writer.feed(&shared.rt, builder.output()).await?;
@@ -140,7 +142,7 @@ impl Export {
             if builder.size_bytes() >= self.options.piece_bytes {
                 return Ok((builder, false));
             }
-            next = iter.next().await?;
+            next = iter.next_stored().await?;
         }
         Ok((builder, true))
     }

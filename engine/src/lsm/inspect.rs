@@ -42,6 +42,8 @@ pub struct Found {
     pub entries: u64,
     /// Those of them that are deletes.
     pub deletes: u64,
+    /// Values that expire.
+    pub expiring: u64,
     /// Range deletes.
     pub range_deletes: u64,
 }
@@ -159,6 +161,7 @@ fn count(block: &bytes::Bytes, report: &mut TableReport) -> std::result::Result<
             at += 1;
             report.found.entries += 1;
             report.found.deletes += u64::from(entry.kind == super::key::Kind::Delete);
+            report.found.expiring += u64::from(entry.kind == super::key::Kind::PutUntil);
             let keys = report.keys.get_or_insert_with(|| (entry.key.to_vec(), Vec::new()));
             if entry.key < keys.1.as_slice() {
                 return Err(Damage("keys out of order"));

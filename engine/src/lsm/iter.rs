@@ -4,17 +4,21 @@
 //! keys, so it is asked for once per stretch. Where many entries in a row are hidden by one, the sources that are older than it
 //! continue after the stretch.
 //!
+//! A value that has expired is passed as a delete is, except by who copies the tree ([`Iter::next_stored`]).
+//!
 //! Forward, a key's versions come newest first: the first visible one decides and the rest are skipped. In reverse they come
 //! oldest first: the last visible one before the key changes decides.
 
 use std::fmt;
 use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::Snapshot;
 use super::bound::Bound;
+use super::chunk::EntryRef;
 use super::erased::{Stretch, stretch_of_all};
+use super::expiry::{UNTIL_BYTES, split};
 use super::key::{Cf, Direction, Kind, SeqNo};
 use super::long::Value;
 use super::memtable::{DENSE_DELETES_MIN, Memtable};
@@ -44,10 +48,20 @@ pub struct Iter {
     hidden: u32,
     /// Forward: the key that has been decided, copied, because sharing it would cost more.
     decided: Option<Vec<u8>>,
+    /// Whether values that have expired are returned.
+    shows_expired: bool,
     budget: Budget,
     passed: u32,
     /// Deletes that were met, in steps of [`DENSE_DELETES_MIN`].
     deletes: usize,
+}
+
+/// What lies under a key: a value, or a dated one ([`super::expiry`]) if it expires.
+pub(super) struct Entry {
+    pub(super) key: Bytes,
+    pub(super) kind: Kind,
+    /// Nothing in a walk over keys alone.
+    pub(super) stored: Bytes,
 }
 
 impl fmt::Debug for Iter {
@@ -74,6 +88,7 @@ impl Iter {
             stretch: None,
             hidden: 0,
             decided: None,
+            shows_expired: false,
             budget,
             passed: 0,
             deletes: 0,
@@ -97,6 +112,20 @@ impl Iter {
     /// # Errors
     /// A fault of a file that had to be read. The iterator is of no further use then.
     pub async fn next(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        let Some(Entry { key, kind, mut stored }) = self.next_entry().await? else { return Ok(None) };
+        if kind == Kind::PutUntil && !self.bound.keys_only() {
+            stored.advance(UNTIL_BYTES);
+        }
+        Ok(Some((key, stored)))
+    }
+
+    /// The next key and what is stored of it, whether it has expired or not.
+    pub(super) async fn next_stored(&mut self) -> Result<Option<Entry>> {
+        self.shows_expired = true;
+        self.next_entry().await
+    }
+
+    async fn next_entry(&mut self) -> Result<Option<Entry>> {
         if self.merge.is_none() {
             self.merge = Some(Merge::new(std::mem::take(&mut self.unopened), self.direction).await?);
         }
@@ -117,7 +146,7 @@ impl Iter {
         self.bound.met()
     }
 
-    async fn next_forward(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+    async fn next_forward(&mut self) -> Result<Option<Entry>> {
         let at = self.snapshot.seq();
         let Some(merge) = &mut self.merge else { return Ok(None) };
         while let Some(entry) = merge.peek() {
@@ -131,15 +160,17 @@ impl Iter {
                     self.hidden += 1;
                 } else {
                     self.hidden = 0;
-                    match entry.kind {
-                        Kind::Put => found = merge.take_current(),
+                    match kind_now(&entry, self.shows_expired, &self.snapshot) {
+                        kind @ (Kind::Put | Kind::PutUntil) => {
+                            found = merge.take_current().map(|pair| (pair, kind));
+                        }
                         Kind::Delete => meet_delete(&mut self.deletes, &self.snapshot),
                     }
                 }
             }
             let found = match found {
                 // Before the walk goes on, which may let go of its block.
-                Some(pair) => Some(with_value(&self.snapshot, &self.bound, pair, seq).await?),
+                Some((pair, kind)) => Some(with_value(&self.snapshot, &self.bound, pair, kind, seq).await?),
                 None => None,
             };
             if !merge.advance_now() {
@@ -159,7 +190,7 @@ impl Iter {
         Ok(None)
     }
 
-    async fn next_reverse(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+    async fn next_reverse(&mut self) -> Result<Option<Entry>> {
         let at = self.snapshot.seq();
         let Some(merge) = &mut self.merge else { return Ok(None) };
         let mut candidate: Option<((Bytes, Value), Kind, SeqNo)> = None;
@@ -170,8 +201,8 @@ impl Iter {
                 } else {
                     self.hidden = 0;
                     match kind {
-                        Kind::Put => {
-                            return with_value(&self.snapshot, &self.bound, pair, seq).await.map(Some);
+                        Kind::Put | Kind::PutUntil => {
+                            return with_value(&self.snapshot, &self.bound, pair, kind, seq).await.map(Some);
                         }
                         Kind::Delete => meet_delete(&mut self.deletes, &self.snapshot),
                     }
@@ -186,7 +217,7 @@ impl Iter {
                 }
             }
             if entry.seq <= at {
-                let (kind, seq) = (entry.kind, entry.seq);
+                let (kind, seq) = (kind_now(&entry, self.shows_expired, &self.snapshot), entry.seq);
                 candidate = merge.take_current().map(|pair| (pair, kind, seq));
             }
             if !merge.advance_now() {
@@ -198,8 +229,14 @@ impl Iter {
         if kind == Kind::Delete || is_erased(&self.erasers, &mut self.stretch, &pair.0, seq, at) {
             return Ok(None);
         }
-        with_value(&self.snapshot, &self.bound, pair, seq).await.map(Some)
+        with_value(&self.snapshot, &self.bound, pair, kind, seq).await.map(Some)
     }
+}
+
+/// What an entry is to the reader: a value that has expired is a delete.
+fn kind_now(entry: &EntryRef<'_>, shows_expired: bool, snapshot: &Snapshot) -> Kind {
+    let is_over = || split(entry.kind, entry.value).0.is_over(snapshot.now());
+    if entry.kind == Kind::PutUntil && !shows_expired && is_over() { Kind::Delete } else { entry.kind }
 }
 
 /// A found version with its value, if that is wanted.
@@ -207,19 +244,20 @@ async fn with_value(
     snapshot: &Snapshot,
     bound: &Bound,
     (key, value): (Bytes, Value),
+    kind: Kind,
     seq: SeqNo,
-) -> Result<(Bytes, Bytes)> {
+) -> Result<Entry> {
     if bound.keys_only() {
-        return Ok((key, Bytes::new()));
+        return Ok(Entry { key, kind, stored: Bytes::new() });
     }
-    let value = match value {
+    let stored = match value {
         Value::Here(value) => value,
         Value::Elsewhere(place) => {
             let shared = snapshot.shared();
             place.read(&shared.rt, &shared.cache, bound.kept(), (&key, seq)).await?
         }
     };
-    Ok((key, value))
+    Ok(Entry { key, kind, stored })
 }
 
 /// Where range deletes lie.

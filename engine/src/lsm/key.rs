@@ -58,6 +58,8 @@ impl SeqNo {
 pub(crate) enum Kind {
     Delete,
     Put,
+    /// A value that expires: what the entry has is a dated value ([`super::expiry`]).
+    PutUntil,
 }
 
 /// The order of entries: key ascending, newest first.

@@ -12,6 +12,7 @@ use super::Shared;
 use super::bound::{Bound, WalkLimits};
 use super::compact::{Below, GIVE_WAY, Progress, Rewrite, Stop, Target};
 use super::erased::RangeTombstones;
+use super::expiry::WallMs;
 use super::key::{Cf, Direction, SeqNo};
 use super::manifest::{Manifest, file_name as manifest_name};
 use super::memtable::{GroupMarks, Marks, Memtable};
@@ -128,7 +129,7 @@ impl Maintenance {
     }
 
     async fn flush(&mut self, memtable: &Rc<Memtable>) -> Result<()> {
-        let mut added = Vec::new();
+        let (mut added, mut expired) = (Vec::new(), 0);
         for cf in Cf::ALL {
             let (bound, all) = (Rc::new(Bound::new(WalkLimits::NONE)), KeyRange::default());
             let source = MemorySource::new(memtable.clone(), cf, Direction::Forward, all, bound);
@@ -147,6 +148,7 @@ impl Maintenance {
                 let (entries, bytes) = rewrite.taken();
                 self.shared.flushing_bytes.set(before + bytes + entries * ENTRY_BYTES);
             }
+            expired += rewrite.expired();
             added.extend(rewrite.into_tables().0);
         }
         let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
@@ -154,6 +156,7 @@ impl Maintenance {
         let (marks, states) = (mark_rows(&marks), state_rows(&marks));
         self.forget_rows(memtable).await;
         self.install(&[], added, marks, states).await?;
+        self.shared.stats.borrow_mut().expired += expired;
         self.flushed(memtable, bytes);
         // At once: the next flush brings what came later.
         self.settle_shares(memtable.generation);
@@ -227,6 +230,7 @@ impl Maintenance {
             }
             self.flush_closed().await?;
         }
+        let expired = rewrite.expired();
         let (mut added, stopped_before) = rewrite.into_tables();
         let bytes: u64 = added.iter().map(|meta| meta.file_bytes).sum();
         let (removed, rests) = self.used_up(&inputs, stopped_before.as_deref()).await?;
@@ -235,6 +239,7 @@ impl Maintenance {
         let mut stats = self.shared.stats.borrow_mut();
         stats.compactions += 1;
         stats.compacted_bytes += bytes;
+        stats.expired += expired;
         Ok(())
     }
 
@@ -397,7 +402,8 @@ impl Maintenance {
 
     fn retention(&self, erased: RangeTombstones) -> Retention {
         let snapshots: Vec<SeqNo> = self.shared.readers.borrow().moments().collect();
-        Retention::new(snapshots, erased)
+        let now = WallMs::from(self.shared.rt.wall());
+        Retention::new(snapshots, erased, now.before(self.shared.options.expired_kept))
     }
 
     pub(super) fn next_number(&self) -> u64 {

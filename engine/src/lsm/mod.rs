@@ -32,7 +32,7 @@
 //! | `compact`, `maintain`, `shortage` | the work itself, in slices, one task per tree; waiting for what is short |
 //! | `source`, `merge`, `iter`, `bound`, `long` | walking many sorted things as one, and what a walk may hold |
 //! | `export`, `ingest` | a range as files of their own, out of one tree and into another |
-//! | `erased` | range deletes |
+//! | `erased`, `expiry` | range deletes; values that expire |
 //! | `in_place` | whether its files are still where a start looks for them |
 //! | `check` | the invariants as assertions |
 //! | `cache`, `rows` | blocks in memory; single rows in memory |
@@ -53,6 +53,9 @@ mod compact;
 mod deletes_tests;
 mod erased;
 mod estimate;
+mod expiry;
+#[cfg(test)]
+mod expiry_tests;
 mod export;
 mod filter;
 pub mod fuzz;
@@ -95,6 +98,7 @@ use bytes::Bytes;
 pub use batch::{Mark, Op as BatchOp, WriteBatch};
 pub use bound::WalkLimits;
 pub use estimate::Estimate;
+pub use expiry::{TimedValue, UNTIL_BYTES, Until, WallMs};
 pub use export::{Export, ExportOptions, Piece};
 pub use ingest::{Ingest, Verified};
 pub use iter::Iter;
@@ -164,6 +168,8 @@ pub struct TreeStats {
     pub flushed_bytes: u64,
     /// Bytes of tables written by compactions since opening.
     pub compacted_bytes: u64,
+    /// Values that flushes and compactions have dropped since opening because they had expired.
+    pub expired: u64,
     /// Whether a flush or a compaction waits for room: space, or a higher limit on the length of files.
     pub disk_full: bool,
     /// Whether it waits for that or for anything else that is short.
@@ -391,40 +397,6 @@ impl Tree {
             }
             self.shared.advanced.wait().await;
         }
-    }
-
-    /// The newest version of `key`, if memory knows; see [`Lookup`].
-    pub fn get_now(&self, cf: Cf, key: &[u8]) -> Lookup {
-        self.shared.get_now(cf, key, SeqNo::MAX)
-    }
-
-    /// The same, except that a value of which a copy would have to be made is copied only if `wanted` says so of its length, bytes;
-    /// else it is [`Lookup::NeedsIo`].
-    pub fn get_now_if(&self, cf: Cf, key: &[u8], wanted: impl Fn(usize) -> bool) -> Lookup {
-        self.shared.get_now_if(cf, key, SeqNo::MAX, wanted)
-    }
-
-    /// The newest version of `key`.
-    ///
-    /// # Errors
-    /// A fault of the file that had to be read.
-    pub async fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
-        self.shared.get(cf, key, self.shared.last_seq.get()).await
-    }
-
-    /// The length of the value of `key` now, bytes, if memory knows; `Some(None)` when there is no value. Costs no copy of it.
-    pub fn length_now(&self, cf: Cf, key: &[u8]) -> Option<Option<usize>> {
-        self.shared.length_now(cf, key, SeqNo::MAX)
-    }
-
-    /// The tree as it is now, for as long as the snapshot lives.
-    pub fn snapshot(&self) -> Snapshot {
-        Snapshot::new(self.shared.clone())
-    }
-
-    /// Walks the keys of `[start, end)` as they are now; an empty `end` means "to the last key".
-    pub fn iter(&self, cf: Cf, start: &[u8], end: &[u8], direction: Direction) -> Iter {
-        self.snapshot().iter(cf, start, end, direction)
     }
 
     /// About how much lies in `[start, end)`; an empty `end` means "to the last key". Deleted data counts until a

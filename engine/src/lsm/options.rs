@@ -1,5 +1,7 @@
 //! The options of a tree, and the limits that follow.
 
+use std::time::Duration;
+
 use super::plan::Limits;
 use super::table::build::TableShape;
 use crate::origin::Origin;
@@ -37,6 +39,9 @@ pub struct TreeOptions {
     pub compaction_bytes_per_second: Option<u64>,
     /// This many memtables' worth of unflushed data, but at least two, and writers are stopped. Default 3.
     pub closed_memtables: usize,
+    /// A value that expired less than this long ago is not given back yet, though no read sees it: a clock that was ahead for a while, as by the
+    /// hours that a time zone is, drops nothing before its time. Default a day.
+    pub expired_kept: Duration,
     /// What is known about the tree that is opened. By default nothing: any tree is opened, or a new one created.
     pub origin: Origin,
 }
@@ -60,6 +65,7 @@ impl Default for TreeOptions {
             compress: true,
             compaction_bytes_per_second: None,
             closed_memtables: 3,
+            expired_kept: Duration::from_secs(24 * 60 * 60),
             origin: Origin::default(),
         }
     }

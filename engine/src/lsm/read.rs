@@ -1,13 +1,16 @@
 //! Reading: what memory knows at once, what needs a file, and snapshots.
 //!
 //! A look-up goes from the newest source to the oldest and stops at the first that knows the key. For one key every source
-//! is newer than all that follow, versions and range deletes alike.
+//! is newer than all that follow, versions and range deletes alike. Whether what is found has expired is decided afterwards: an expired
+//! value hides what is older.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 use super::bound::{Bound, WalkLimits};
+use super::expiry::{TimedValue, Until, WallMs};
 use super::iter::{Eraser, Iter};
 use super::key::{Cf, Direction, SeqNo, key_hash};
 pub use super::long::LongBlock;
@@ -17,12 +20,13 @@ use super::table::read::{Probe, Table, TooLong};
 use super::version::LEVELS;
 use super::{Shared, Tree};
 use crate::error::Result;
+use crate::rt::Rt;
 
 /// The answer of a look-up that does no IO.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lookup {
+pub enum Lookup<T = Bytes> {
     /// The value.
-    Found(Bytes),
+    Found(T),
     /// There is none.
     Absent,
     /// Memory does not know, or may not say; ask the async form.
@@ -33,23 +37,127 @@ pub enum Lookup {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
     /// The value, if there is one.
-    Value(Option<Bytes>),
+    Value(Option<TimedValue>),
     /// It needs this block, which was turned down.
     TooLong(LongBlock),
 }
 
+impl Fetched {
+    /// The same, without a value that `live` makes nothing of.
+    fn and_then(self, live: impl FnOnce(TimedValue) -> Option<TimedValue>) -> Self {
+        match self {
+            Fetched::Value(found) => Fetched::Value(found.and_then(live)),
+            Fetched::TooLong(block) => Fetched::TooLong(block),
+        }
+    }
+}
+
+impl<T> Lookup<T> {
+    /// The same of what `change` makes of the value; absent where it makes nothing of it.
+    pub fn and_then<U>(self, change: impl FnOnce(T) -> Option<U>) -> Lookup<U> {
+        match self {
+            Lookup::Found(value) => change(value).map_or(Lookup::Absent, Lookup::Found),
+            Lookup::Absent => Lookup::Absent,
+            Lookup::NeedsIo => Lookup::NeedsIo,
+        }
+    }
+}
+
+/// The wall clock as a read sees it: looked at once, when the read first comes to a value that expires.
+#[derive(Debug, Clone, Default)]
+struct Clock(Cell<Option<WallMs>>);
+
+impl Clock {
+    fn now(&self, rt: &Rt) -> WallMs {
+        let now = self.0.get().unwrap_or_else(|| rt.wall().into());
+        self.0.set(Some(now));
+        now
+    }
+
+    fn is_over(&self, rt: &Rt, until: Until) -> bool {
+        until != Until::NEVER && until.is_over(self.now(rt))
+    }
+
+    fn live(&self, rt: &Rt, timed: TimedValue) -> Option<TimedValue> {
+        (!self.is_over(rt, timed.until)).then_some(timed)
+    }
+}
+
+fn value_of(timed: TimedValue) -> Bytes {
+    timed.value
+}
+
 impl Tree {
-    /// As [`Tree::get`], but a long block is read only if `admits` says so of it, and opened only if it says so again of what it opens to.
+    /// The newest version of `key`, if memory knows; see [`Lookup`].
+    pub fn get_now(&self, cf: Cf, key: &[u8]) -> Lookup {
+        self.get_now_if(cf, key, |_| true)
+    }
+
+    /// The same, except that a value of which a copy would have to be made is copied only if `wanted` says so of its length, bytes;
+    /// else it is [`Lookup::NeedsIo`].
+    pub fn get_now_if(&self, cf: Cf, key: &[u8], wanted: impl Fn(usize) -> bool) -> Lookup {
+        self.timed_now_if(cf, key, wanted).and_then(|timed| Some(timed.value))
+    }
+
+    /// The same, with the moment at which the value goes.
+    pub fn timed_now_if(&self, cf: Cf, key: &[u8], wanted: impl Fn(usize) -> bool) -> Lookup<TimedValue> {
+        let shared = &self.shared;
+        let found = shared.get_now_if(cf, key, SeqNo::MAX, wanted);
+        found.and_then(|timed| Clock::default().live(&shared.rt, timed))
+    }
+
+    /// The newest version of `key`.
     ///
     /// # Errors
     /// A fault of the file that had to be read.
-    pub async fn get_within(
+    pub async fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.timed(cf, key).await?.map(value_of))
+    }
+
+    /// The same, with the moment at which the value goes.
+    ///
+    /// # Errors
+    /// A fault of the file that had to be read.
+    pub async fn timed(&self, cf: Cf, key: &[u8]) -> Result<Option<TimedValue>> {
+        let shared = &self.shared;
+        let found = shared.get(cf, key, shared.last_seq.get()).await?;
+        Ok(found.and_then(|timed| Clock::default().live(&shared.rt, timed)))
+    }
+
+    /// The same, but a long block is read only if `admits` says so of it, and opened only if it says so again of what it opens to.
+    ///
+    /// # Errors
+    /// A fault of the file that had to be read.
+    pub async fn timed_within(
         &self,
         cf: Cf,
         key: &[u8],
         admits: &dyn Fn(LongBlock) -> bool,
     ) -> Result<Fetched> {
-        self.shared.get_within(cf, key, self.shared.last_seq.get(), admits).await
+        let shared = &self.shared;
+        let fetched = shared.get_within(cf, key, shared.last_seq.get(), admits).await?;
+        Ok(fetched.and_then(|timed| Clock::default().live(&shared.rt, timed)))
+    }
+
+    /// The length of the value of `key` now, bytes, if memory knows; `Some(None)` when there is no value. Costs no copy of it.
+    pub fn length_now(&self, cf: Cf, key: &[u8]) -> Option<Option<usize>> {
+        let found = self.sized_now(cf, key)?;
+        Some(found.map(|(bytes, _)| bytes))
+    }
+
+    /// The same, with the moment at which the value goes.
+    pub fn sized_now(&self, cf: Cf, key: &[u8]) -> Option<Option<(usize, Until)>> {
+        self.shared.sized_now(cf, key, SeqNo::MAX, &Clock::default())
+    }
+
+    /// The tree as it is now, for as long as the snapshot lives.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.shared.clone())
+    }
+
+    /// Walks the keys of `[start, end)` as they are now; an empty `end` means "to the last key".
+    pub fn iter(&self, cf: Cf, start: &[u8], end: &[u8], direction: Direction) -> Iter {
+        self.snapshot().iter(cf, start, end, direction)
     }
 }
 
@@ -66,12 +174,15 @@ impl Shared {
             && version.family(cf).holding(key).all(is_absent)
     }
 
-    pub(super) fn get_now(&self, cf: Cf, key: &[u8], at: SeqNo) -> Lookup {
-        self.get_now_if(cf, key, at, |_| true)
-    }
-
-    /// A value of a memtable is copied only if `wanted` says so of its length, bytes; what lies in a cache is shared.
-    pub(super) fn get_now_if(&self, cf: Cf, key: &[u8], at: SeqNo, wanted: impl Fn(usize) -> bool) -> Lookup {
+    /// What lies under `key`, expired or not. A value of a memtable is copied only if `wanted` says so of its length, bytes; what lies in a
+    /// cache is shared.
+    fn get_now_if(
+        &self,
+        cf: Cf,
+        key: &[u8],
+        at: SeqNo,
+        wanted: impl Fn(usize) -> bool,
+    ) -> Lookup<TimedValue> {
         let hash = key_hash(key);
         if let Some(found) = self.get_in_memory(cf, key, hash, at, &wanted) {
             return found.map_or(Lookup::NeedsIo, Lookup::from);
@@ -98,10 +209,10 @@ impl Shared {
         Lookup::Absent
     }
 
-    pub(super) async fn get(&self, cf: Cf, key: &[u8], at: SeqNo) -> Result<Option<Bytes>> {
+    async fn get(&self, cf: Cf, key: &[u8], at: SeqNo) -> Result<Option<TimedValue>> {
         match self.get_within(cf, key, at, &|_| true).await? {
-            Fetched::Value(value) => Ok(value),
-            Fetched::TooLong(block) => unreachable!("{block:?} was turned down by nobody"),
+            Fetched::Value(found) => Ok(found),
+            Fetched::TooLong(block) => unreachable!("{block:?} was not to be turned down"),
         }
     }
 
@@ -112,7 +223,7 @@ impl Shared {
         at: SeqNo,
         admits: &dyn Fn(LongBlock) -> bool,
     ) -> Result<Fetched> {
-        match self.get_now(cf, key, at) {
+        match self.get_now_if(cf, key, at, |_| true) {
             Lookup::Found(value) => return Ok(Fetched::Value(Some(value))),
             Lookup::Absent => return Ok(Fetched::Value(None)),
             Lookup::NeedsIo => {}
@@ -134,25 +245,19 @@ impl Shared {
         Ok(Fetched::Value(None))
     }
 
-    /// The length of a value, which is not copied for it; `None` if memory does not know.
-    pub(super) fn length_now(&self, cf: Cf, key: &[u8], at: SeqNo) -> Option<Option<usize>> {
+    /// The length of a value, which is not copied for it, and when it goes; `None` if memory does not know.
+    fn sized_now(&self, cf: Cf, key: &[u8], at: SeqNo, clock: &Clock) -> Option<Option<(usize, Until)>> {
         let hash = key_hash(key);
         let active = self.active.borrow().length(cf, key, hash, at);
         let closed =
             || self.closed.borrow().iter().rev().find_map(|memtable| memtable.length(cf, key, hash, at));
         // What comes from a table is a part of its block.
-        active.or_else(closed).or_else(|| match self.get_now(cf, key, at) {
-            Lookup::Found(value) => Some(Some(value.len())),
+        let found = active.or_else(closed).or_else(|| match self.get_now_if(cf, key, at, |_| true) {
+            Lookup::Found(timed) => Some(Some((timed.len(), timed.until))),
             Lookup::Absent => Some(None),
             Lookup::NeedsIo => None,
-        })
-    }
-
-    pub(super) async fn length(&self, cf: Cf, key: &[u8], at: SeqNo) -> Result<Option<usize>> {
-        match self.length_now(cf, key, at) {
-            Some(length) => Ok(length),
-            None => Ok(self.get(cf, key, at).await?.map(|value| value.len())),
-        }
+        })?;
+        Some(found.filter(|(_, until)| !clock.is_over(&self.rt, *until)))
     }
 
     fn get_in_memory(
@@ -193,7 +298,7 @@ fn decide(table: &Table, key: &[u8], at: SeqNo, probe: Probe) -> Verdict {
 }
 
 impl Found {
-    fn into_value(self) -> Option<Bytes> {
+    fn into_value(self) -> Option<TimedValue> {
         match self {
             Found::Value(value) => Some(value),
             Found::Deleted => None,
@@ -201,8 +306,8 @@ impl Found {
     }
 }
 
-impl From<Found> for Lookup {
-    fn from(found: Found) -> Lookup {
+impl From<Found> for Lookup<TimedValue> {
+    fn from(found: Found) -> Self {
         found.into_value().map_or(Lookup::Absent, Lookup::Found)
     }
 }
@@ -213,13 +318,14 @@ impl From<Found> for Lookup {
 pub struct Snapshot {
     shared: Rc<Shared>,
     seq: SeqNo,
+    clock: Clock,
 }
 
 impl Snapshot {
     pub(super) fn new(shared: Rc<Shared>) -> Self {
         let seq = shared.last_seq.get();
         shared.readers.borrow_mut().enter(seq);
-        Self { shared, seq }
+        Self { shared, seq, clock: Clock::default() }
     }
 
     pub(super) fn shared(&self) -> &Shared {
@@ -231,19 +337,25 @@ impl Snapshot {
         self.seq
     }
 
+    /// The moment of the wall clock by which it is decided what has expired, the same for all that is read.
+    pub fn now(&self) -> WallMs {
+        self.clock.now(&self.shared.rt)
+    }
+
     /// As [`Tree::get_now`](super::Tree::get_now), at this moment.
     pub fn get_now(&self, cf: Cf, key: &[u8]) -> Lookup {
-        self.shared.get_now(cf, key, self.seq)
+        self.get_now_if(cf, key, |_| true)
     }
 
     /// As [`Tree::get_now_if`](super::Tree::get_now_if), at this moment.
     pub fn get_now_if(&self, cf: Cf, key: &[u8], wanted: impl Fn(usize) -> bool) -> Lookup {
-        self.shared.get_now_if(cf, key, self.seq, wanted)
+        let found = self.shared.get_now_if(cf, key, self.seq, wanted);
+        found.and_then(|timed| self.clock.live(&self.shared.rt, timed).map(value_of))
     }
 
     /// As [`Tree::length_now`](super::Tree::length_now), at this moment.
     pub fn length_now(&self, cf: Cf, key: &[u8]) -> Option<Option<usize>> {
-        self.shared.length_now(cf, key, self.seq)
+        self.shared.sized_now(cf, key, self.seq, &self.clock).map(|found| found.map(|(bytes, _)| bytes))
     }
 
     /// As [`Tree::get`](super::Tree::get), at this moment.
@@ -251,20 +363,30 @@ impl Snapshot {
     /// # Errors
     /// A fault of the file that had to be read.
     pub async fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
-        self.shared.get(cf, key, self.seq).await
+        Ok(self.timed(cf, key).await?.map(value_of))
     }
 
-    /// As [`Tree::get_within`], at this moment.
+    /// As [`Tree::timed`](super::Tree::timed), at this moment.
     ///
     /// # Errors
     /// A fault of the file that had to be read.
-    pub async fn get_within(
+    pub async fn timed(&self, cf: Cf, key: &[u8]) -> Result<Option<TimedValue>> {
+        let found = self.shared.get(cf, key, self.seq).await?;
+        Ok(found.and_then(|timed| self.clock.live(&self.shared.rt, timed)))
+    }
+
+    /// As [`Tree::timed_within`], at this moment.
+    ///
+    /// # Errors
+    /// A fault of the file that had to be read.
+    pub async fn timed_within(
         &self,
         cf: Cf,
         key: &[u8],
         admits: &dyn Fn(LongBlock) -> bool,
     ) -> Result<Fetched> {
-        self.shared.get_within(cf, key, self.seq, admits).await
+        let fetched = self.shared.get_within(cf, key, self.seq, admits).await?;
+        Ok(fetched.and_then(|timed| self.clock.live(&self.shared.rt, timed)))
     }
 
     /// The length of the value of `key`, bytes, which costs no copy of it.
@@ -272,7 +394,18 @@ impl Snapshot {
     /// # Errors
     /// A fault of the file that had to be read.
     pub async fn length(&self, cf: Cf, key: &[u8]) -> Result<Option<usize>> {
-        self.shared.length(cf, key, self.seq).await
+        Ok(self.sized(cf, key).await?.map(|(bytes, _)| bytes))
+    }
+
+    /// The same, with the moment at which the value goes.
+    ///
+    /// # Errors
+    /// A fault of the file that had to be read.
+    pub async fn sized(&self, cf: Cf, key: &[u8]) -> Result<Option<(usize, Until)>> {
+        match self.shared.sized_now(cf, key, self.seq, &self.clock) {
+            Some(found) => Ok(found),
+            None => Ok(self.timed(cf, key).await?.map(|timed| (timed.len(), timed.until))),
+        }
     }
 
     /// As [`Tree::iter`](super::Tree::iter), at this moment.
@@ -319,7 +452,7 @@ impl Snapshot {
 impl Clone for Snapshot {
     fn clone(&self) -> Self {
         self.shared.readers.borrow_mut().enter(self.seq);
-        Self { shared: self.shared.clone(), seq: self.seq }
+        Self { shared: self.shared.clone(), seq: self.seq, clock: self.clock.clone() }
     }
 }
 

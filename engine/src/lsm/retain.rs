@@ -3,9 +3,13 @@
 //! Readers read at the live snapshots and at "now". A version is seen by the readers from its own sequence number up to the
 //! next newer thing that hides it, a version or a range delete. Without such a reader it goes. A delete goes, too, once every
 //! reader sees it and nothing older lies below.
+//!
+//! A value that expired before a moment is a delete: every reader takes it for one. It goes as that, and where something older may lie
+//! below it stays as that, or what it hides would be there again.
 
 use super::chunk::EntryRef;
 use super::erased::RangeTombstones;
+use super::expiry::{WallMs, split};
 use super::key::{Kind, SeqNo};
 
 /// Decides entry by entry, in the order of entries.
@@ -17,12 +21,30 @@ pub(crate) struct Retention {
     key: Vec<u8>,
     /// The next newer version of `key`.
     newer: Option<SeqNo>,
+    /// What expired by then is a delete.
+    expired_by: WallMs,
+    /// Values that went for that.
+    expired: u64,
+}
+
+/// What becomes of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Goes,
+    Stays,
+    /// A delete takes its place.
+    Deleted,
 }
 
 impl Retention {
-    pub(crate) fn new(snapshots: Vec<SeqNo>, erased: RangeTombstones) -> Self {
+    pub(crate) fn new(snapshots: Vec<SeqNo>, erased: RangeTombstones, expired_by: WallMs) -> Self {
         debug_assert!(snapshots.is_sorted());
-        Self { snapshots, erased, key: Vec::new(), newer: None }
+        Self { snapshots, erased, key: Vec::new(), newer: None, expired_by, expired: 0 }
+    }
+
+    /// Values that went because they had expired.
+    pub(crate) fn expired(&self) -> u64 {
+        self.expired
     }
 
     /// Whether `key` is another than that of the entry before.
@@ -30,8 +52,8 @@ impl Retention {
         self.newer.is_none() || self.key != key
     }
 
-    /// Whether to keep `entry`; `bottom` says whether nothing older of its key lies below.
-    pub(crate) fn keep(&mut self, entry: &EntryRef<'_>, bottom: impl FnOnce() -> bool) -> bool {
+    /// What becomes of `entry`; `bottom` says whether nothing older of its key lies below.
+    pub(crate) fn judge(&mut self, entry: &EntryRef<'_>, bottom: impl FnOnce() -> bool) -> Fate {
         let newer = if self.newer.is_some() && self.key == entry.key { self.newer } else { None };
         if newer.is_none() {
             self.key.clear();
@@ -44,9 +66,19 @@ impl Retention {
             (a, b) => a.or(b),
         };
         if !self.is_read(entry.seq, hidden_from) {
-            return false;
+            return Fate::Goes;
         }
-        entry.kind == Kind::Put || self.oldest_read() < entry.seq || !bottom()
+        let is_over =
+            entry.kind == Kind::PutUntil && split(entry.kind, entry.value).0.is_over(self.expired_by);
+        if entry.kind != Kind::Delete && !is_over {
+            return Fate::Stays;
+        }
+        self.expired += u64::from(is_over);
+        match self.oldest_read() >= entry.seq && bottom() {
+            true => Fate::Goes,
+            false if is_over => Fate::Deleted,
+            false => Fate::Stays,
+        }
     }
 
     /// The range deletes to keep; `bottom` says whether nothing lies below a range.
@@ -98,10 +130,54 @@ mod tests {
             let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
             tombstones.insert(&bytes(start), &bytes(end), SeqNo(*seq));
         }
-        let mut retention = Retention::new(snapshots.iter().map(|s| SeqNo(*s)).collect(), tombstones);
-        let all =
-            entries.iter().filter(|(key, seq, kind)| retention.keep(&entry(key, *seq, *kind), || bottom));
+        let snapshots = snapshots.iter().map(|s| SeqNo(*s)).collect();
+        let mut retention = Retention::new(snapshots, tombstones, WallMs(100));
+        let stays = |fate| match fate {
+            Fate::Goes => false,
+            Fate::Stays => true,
+            Fate::Deleted => panic!("nothing here expires"),
+        };
+        let all = entries
+            .iter()
+            .filter(|(key, seq, kind)| stays(retention.judge(&entry(key, *seq, *kind), || bottom)));
         all.map(|(_, seq, _)| *seq).collect()
+    }
+
+    /// The fates of versions of one key, newest first, of which those with a moment expire.
+    fn fates(snapshots: &[u64], bottom: bool, entries: &[(u64, Option<u64>)]) -> (Vec<Fate>, u64) {
+        let snapshots = snapshots.iter().map(|s| SeqNo(*s)).collect();
+        let mut retention = Retention::new(snapshots, RangeTombstones::default(), WallMs(100));
+        let mut judge = |(seq, until): &(u64, Option<u64>)| {
+            let (kind, value) = match until {
+                Some(until) => (Kind::PutUntil, until.to_le_bytes().to_vec()),
+                None => (Kind::Put, b"value".to_vec()),
+            };
+            retention.judge(&EntryRef { key: b"k", seq: SeqNo(*seq), kind, value: &value }, || bottom)
+        };
+        (entries.iter().map(&mut judge).collect(), retention.expired())
+    }
+
+    #[test]
+    fn what_expired_long_ago_is_a_delete_and_uncovers_nothing() {
+        use Fate::{Deleted, Goes, Stays};
+        assert_eq!(fates(&[], true, &[(9, Some(101))]), (vec![Stays], 0), "not so long ago");
+        assert_eq!(fates(&[], true, &[(9, Some(100))]), (vec![Goes], 1));
+        assert_eq!(fates(&[], false, &[(9, Some(100))]), (vec![Deleted], 1), "an older one may lie below");
+        assert_eq!(
+            fates(&[], true, &[(9, Some(100)), (4, None)]),
+            (vec![Goes, Goes], 1),
+            "nor one in the same rewrite"
+        );
+        assert_eq!(
+            fates(&[5], true, &[(9, Some(100)), (4, None)]),
+            (vec![Deleted, Stays], 1),
+            "which a snapshot reads"
+        );
+        assert_eq!(
+            fates(&[], true, &[(9, None), (4, Some(100))]),
+            (vec![Stays, Goes], 0),
+            "it was overwritten"
+        );
     }
 
     #[test]
@@ -140,7 +216,8 @@ mod tests {
         tombstones.insert(&a, &c, SeqNo(9));
         let count = |snapshots: &[u64], bottom: bool| {
             let snapshots = snapshots.iter().map(|s| SeqNo(*s)).collect();
-            let kept = Retention::new(snapshots, tombstones.clone()).keep_erased(|_, _| bottom);
+            let retention = Retention::new(snapshots, tombstones.clone(), WallMs::EPOCH);
+            let kept = retention.keep_erased(|_, _| bottom);
             kept.iter().map(|(_, _, seqs)| seqs.len()).sum::<usize>()
         };
         assert_eq!(count(&[], true), 0);

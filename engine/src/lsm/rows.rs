@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use bytes::{BufMut, Bytes};
 
 use super::cache::Clock;
+use super::expiry::{TimedValue, UNTIL_BYTES, Until};
 use super::key::Cf;
 
 /// Rows of about this size are expected, bytes.
@@ -22,7 +23,7 @@ const ROW_SHARE: usize = 256;
 /// The row cache of one tree.
 #[derive(Debug)]
 pub(crate) struct RowCache {
-    /// By [`name`]. A row is `[epoch u32] [family u8] [key bytes u32] [key] [value]`.
+    /// By [`name`]. A row is `[epoch u32] [expires u1, family u7] [key bytes u32] [key] [value]`; the value is a dated one if it expires.
     rows: RefCell<Clock<u64>>,
     row_bytes_max: usize,
     /// Rows of earlier epochs do not count any more.
@@ -31,6 +32,8 @@ pub(crate) struct RowCache {
 }
 
 const HEADER_BYTES: usize = 9;
+/// In the byte of the family: the value expires.
+const EXPIRES: u8 = 0x80;
 
 impl RowCache {
     pub(crate) fn new(budget_bytes: usize) -> Self {
@@ -42,27 +45,35 @@ impl RowCache {
         }
     }
 
-    /// The value of `key`, which has this `hash`.
-    pub(crate) fn get(&self, cf: Cf, key: &[u8], hash: u64) -> Option<Bytes> {
+    /// The value of `key`, which has this `hash`; it may have expired.
+    pub(crate) fn get(&self, cf: Cf, key: &[u8], hash: u64) -> Option<TimedValue> {
         let mut rows = self.rows.borrow_mut();
         let row = rows.get(&name(cf, hash))?;
         let value = key_end(row, self.epoch.get(), cf, key)?;
         self.hits.set(self.hits.get() + 1);
-        Some(row.slice(value..))
+        if row[4] & EXPIRES == 0 {
+            return Some(row.slice(value..).into());
+        }
+        let until = Until(u64::from_le_bytes(*row[value..].first_chunk()?));
+        Some(TimedValue { value: row.slice(value + UNTIL_BYTES..), until })
     }
 
     /// Keeps what the tables have just said.
-    pub(crate) fn insert(&self, cf: Cf, key: &[u8], hash: u64, value: &[u8]) {
-        let bytes = HEADER_BYTES + key.len() + value.len();
+    pub(crate) fn insert(&self, cf: Cf, key: &[u8], hash: u64, TimedValue { value, until }: &TimedValue) {
+        let expires = *until != Until::NEVER;
+        let bytes = HEADER_BYTES + key.len() + if expires { UNTIL_BYTES } else { 0 } + value.len();
         if bytes > self.row_bytes_max {
             return;
         }
         let mut row = Vec::with_capacity(bytes);
         row.put_u32_le(self.epoch.get());
-        row.put_u8(cf.index() as u8);
+        row.put_u8(cf.index() as u8 | if expires { EXPIRES } else { 0 });
         // Not longer than the row, of which the budget is a multiple.
         row.put_u32_le(key.len() as u32);
         row.extend_from_slice(key);
+        if expires {
+            row.put_u64_le(until.0);
+        }
         row.extend_from_slice(value);
         self.rows.borrow_mut().insert(name(cf, hash), Bytes::from(row));
     }
@@ -97,7 +108,7 @@ fn name(cf: Cf, hash: u64) -> u64 {
 fn key_end(row: &[u8], epoch: u32, cf: Cf, key: &[u8]) -> Option<usize> {
     let (header, rest) = row.split_at(HEADER_BYTES);
     let mine = header[..4] == epoch.to_le_bytes()
-        && usize::from(header[4]) == cf.index()
+        && usize::from(header[4] & !EXPIRES) == cf.index()
         && header[5..] == (key.len() as u32).to_le_bytes()
         && rest[..key.len().min(rest.len())] == *key;
     mine.then_some(HEADER_BYTES + key.len())
@@ -108,25 +119,32 @@ mod tests {
     use super::*;
     use crate::lsm::key::key_hash;
 
+    fn timed(value: &[u8]) -> TimedValue {
+        Bytes::copy_from_slice(value).into()
+    }
+
     #[test]
     fn a_row_is_found_by_its_key_and_family_alone() {
         let rows = RowCache::new(1 << 20);
-        rows.insert(Cf::Default, b"key", 7, b"value");
-        assert_eq!(rows.get(Cf::Default, b"key", 7).unwrap(), "value");
+        rows.insert(Cf::Default, b"key", 7, &timed(b"value"));
+        assert_eq!(rows.get(Cf::Default, b"key", 7).unwrap(), timed(b"value"));
+        let dated = TimedValue { until: Until(9), ..timed(b"value") };
+        rows.insert(Cf::Default, b"dated", 8, &dated);
+        assert_eq!(rows.get(Cf::Default, b"dated", 8).unwrap(), dated);
         assert_eq!(rows.get(Cf::Default, b"kez", 7), None, "another key of the same hash");
         assert_eq!(rows.get(Cf::Default, b"ke", 7), None, "a part of the key");
         assert_eq!(rows.get(Cf::Default, b"keyvalue!", 7), None, "longer than the row");
         assert_eq!(rows.get(Cf::Lock, b"key", 6), None, "the same place, another family");
-        rows.insert(Cf::Default, b"kez", 7, b"other");
+        rows.insert(Cf::Default, b"kez", 7, &timed(b"other"));
         assert_eq!(rows.get(Cf::Default, b"key", 7), None, "the later key of a hash has the place");
-        assert_eq!(rows.hits(), 1);
+        assert_eq!(rows.hits(), 2);
     }
 
     #[test]
     fn forgotten_rows_are_gone_and_the_others_stay() {
         let rows = RowCache::new(1 << 20);
         let keys: Vec<[u8; 2]> = (0..100u16).map(u16::to_be_bytes).collect();
-        let insert = || keys.iter().for_each(|key| rows.insert(Cf::Write, key, key_hash(key), key));
+        let insert = || keys.iter().for_each(|key| rows.insert(Cf::Write, key, key_hash(key), &timed(key)));
         let known = || keys.iter().filter(|key| rows.get(Cf::Write, *key, key_hash(*key)).is_some()).count();
         insert();
         rows.forget(Cf::Write, keys[..40].iter().map(|key| key_hash(key)));
@@ -135,7 +153,7 @@ mod tests {
         assert_eq!(known(), 0);
         insert();
         assert_eq!(known(), 100);
-        rows.insert(Cf::Write, b"large", 1, &[0; (1 << 20) / ROW_SHARE]);
+        rows.insert(Cf::Write, b"large", 1, &timed(&[0; (1 << 20) / ROW_SHARE]));
         assert_eq!(rows.get(Cf::Write, b"large", 1), None);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! key      [newest u32] [key bytes u31, unlisted u1] [key]                in memory only, little-endian, padded to 8 bytes
-//! version  [older u32] [value bytes u32] [sequence u64] [kind u8] [value]
+//! version  [older u32] [value bytes u32] [sequence u64] [kind u8] [value]      a dated value if the kind says so
 //! ```
 //!
 //! Invariants:
@@ -56,7 +56,7 @@ pub(super) struct KeyPlace(Place);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct VersionPlace(Place);
 
-/// What one operation made of a key.
+/// What one operation made of a key; `value` is a dated one if it expires.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Version<'a> {
     pub(super) seq: SeqNo,
@@ -84,7 +84,11 @@ impl Arena {
         // A batch refuses values of 4 GiB.
         piece.extend_from_slice(&(version.value.len() as u32).to_le_bytes());
         piece.extend_from_slice(&version.seq.0.to_le_bytes());
-        piece.push(u8::from(version.kind == Kind::Put));
+        piece.push(match version.kind {
+            Kind::Delete => 0,
+            Kind::Put => 1,
+            Kind::PutUntil => 2,
+        });
         piece.extend_from_slice(version.value);
         VersionPlace(place)
     }
@@ -113,7 +117,11 @@ impl Arena {
         let ([kind], rest) = take(rest);
         Version {
             seq: SeqNo(u64::from_le_bytes(seq)),
-            kind: if kind == 1 { Kind::Put } else { Kind::Delete },
+            kind: match kind {
+                0 => Kind::Delete,
+                1 => Kind::Put,
+                _ => Kind::PutUntil,
+            },
             value: &rest[..u32::from_le_bytes(len) as usize],
         }
     }
@@ -207,7 +215,7 @@ mod tests {
         let keys: [&[u8]; 5] = [b"", b"key", b"key of a large value", &large, b"last"];
         let versions: Vec<Version<'_>> = values
             .into_iter()
-            .zip([Kind::Delete, Kind::Put, Kind::Put, Kind::Put, Kind::Put])
+            .zip([Kind::Delete, Kind::Put, Kind::PutUntil, Kind::Put, Kind::Put])
             .zip(u64::MAX - 9..)
             .map(|((value, kind), seq)| Version { seq: SeqNo(seq), kind, value })
             .collect();

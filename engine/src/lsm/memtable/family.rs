@@ -47,7 +47,7 @@ impl Family {
         if self.arena.key(slot.key) == key {
             slot.newest = self.arena.overwrite(slot.key, version, readers);
             let place = slot.key;
-            if version.kind == Kind::Put && !self.arena.is_listed(place) {
+            if version.kind != Kind::Delete && !self.arena.is_listed(place) {
                 self.arena.set_listed(place, true);
                 self.keys.insert(SmallKey::new(key), place);
             }

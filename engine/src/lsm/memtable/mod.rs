@@ -29,6 +29,7 @@ use super::batch::{Mark, Op, WriteBatch};
 use super::bound::Bound;
 use super::chunk::{Chunk, ChunkBuilder};
 use super::erased::{RangeTombstones, Stretch};
+use super::expiry::{TimedValue, Until, split, without_value};
 use super::key::{Cf, Direction, Kind, SeqNo, key_hash};
 use super::readers::Readers;
 use arena::Version;
@@ -47,10 +48,10 @@ const DELETE_BYTES: usize = 150;
 /// ... in one of this many parts of its memory, a memtable is dense. So a flush for their sake writes a bounded amount for each.
 const DENSE_PARTS: usize = 8;
 
-/// What a source knows about a key.
+/// What a source knows about a key. A value that has expired is a value here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Found {
-    Value(Bytes),
+    Value(TimedValue),
     Deleted,
 }
 
@@ -123,6 +124,10 @@ impl Memtable {
                     let version = Version { seq, kind: Kind::Put, value };
                     self.family_mut(cf).put(key, hash(key), version, readers)
                 }
+                Op::PutUntil { cf, key, dated } => {
+                    let version = Version { seq, kind: Kind::PutUntil, value: dated };
+                    self.family_mut(cf).put(key, hash(key), version, readers)
+                }
                 Op::Delete { cf, key } => {
                     let hash = hash(key);
                     self.family_mut(cf).delete(key, hash, seq, readers, || nothing_older(cf, key, hash))
@@ -185,16 +190,22 @@ impl Memtable {
         at: SeqNo,
         wanted: impl FnOnce(usize) -> bool,
     ) -> Option<Option<Found>> {
-        let copy = |value: &[u8]| wanted(value.len()).then(|| Bytes::copy_from_slice(value));
+        let copy = |version: Version<'_>| {
+            let (until, value) = split(version.kind, version.value);
+            wanted(value.len()).then(|| TimedValue { value: Bytes::copy_from_slice(value), until })
+        };
         Some(match self.look_up(cf, key, hash, at, copy)? {
             None => Some(Found::Deleted),
             Some(value) => value.map(Found::Value),
         })
     }
 
-    /// The length of that value, which is not copied; `Some(None)` if it is deleted.
-    pub(crate) fn length(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Option<usize>> {
-        self.look_up(cf, key, hash, at, <[u8]>::len)
+    /// The length of that value, which is not copied, and until when it is there; `Some(None)` if it is deleted.
+    pub(crate) fn length(&self, cf: Cf, key: &[u8], hash: u64, at: SeqNo) -> Option<Option<(usize, Until)>> {
+        self.look_up(cf, key, hash, at, |version| {
+            let (until, value) = split(version.kind, version.value);
+            (value.len(), until)
+        })
     }
 
     fn look_up<T>(
@@ -203,14 +214,14 @@ impl Memtable {
         key: &[u8],
         hash: u64,
         at: SeqNo,
-        take: impl FnOnce(&[u8]) -> T,
+        take: impl FnOnce(Version<'_>) -> T,
     ) -> Option<Option<T>> {
         let family = self.family(cf);
         let erased = family.erased().newest_covering(key, at);
         match family.version(key, hash, at) {
             Some(version) if erased.is_some_and(|erased| erased > version.seq) => Some(None),
             Some(Version { kind: Kind::Delete, .. }) => Some(None),
-            Some(Version { value, .. }) => Some(Some(take(value))),
+            Some(version) => Some(Some(take(version))),
             None => erased.map(|_| None),
         }
     }
@@ -248,7 +259,8 @@ impl Memtable {
     ) -> Chunk {
         let mut chunk = ChunkBuilder::default();
         self.family(cf).walk(direction, range, after, |key, version| {
-            let value = if bound.keys_only() { &[][..] } else { version.value };
+            let kept = || without_value(version.kind, version.value);
+            let value = if bound.keys_only() { kept() } else { version.value };
             let goes_on =
                 if chunk.len() == 0 { bound.admits(value.len()) } else { bound.has_room(value.len()) };
             if !goes_on {

@@ -5,16 +5,22 @@
 use super::*;
 use crate::lsm::bound::WalkLimits;
 use crate::lsm::chunk::EntryRef;
+use crate::lsm::expiry::WallMs;
 use crate::lsm::key::{entry_order, in_range};
-use crate::lsm::retain::Retention;
+use crate::lsm::retain::{Fate, Retention};
 use crate::rt::rng::Rng;
 
 const CF: Cf = Cf::Default;
 
 type Key = Vec<u8>;
+/// A value, and until when it is there.
+type Timed = (Vec<u8>, Until);
 /// Key, sequence number, and a value unless it is a delete.
-type Row = (Key, SeqNo, Option<Vec<u8>>);
-type Versions = BTreeMap<SeqNo, Option<Vec<u8>>>;
+type Row = (Key, SeqNo, Option<Timed>);
+type Versions = BTreeMap<SeqNo, Option<Timed>>;
+
+/// What expired by then, flushes drop.
+const EXPIRED_BY: WallMs = WallMs(50);
 
 /// What a seed decides.
 struct Dice(Rng);
@@ -46,7 +52,7 @@ struct Model {
 }
 
 impl Model {
-    fn put(&mut self, key: &Key, seq: SeqNo, value: Option<Vec<u8>>, readers: &Readers) {
+    fn put(&mut self, key: &Key, seq: SeqNo, value: Option<Timed>, readers: &Readers) {
         self.all.entry(key.clone()).or_default().insert(seq, value.clone());
         let linked = self.linked.entry(key.clone()).or_default();
         let seen: Vec<SeqNo> =
@@ -62,7 +68,7 @@ impl Model {
         let erased = covering.map(|(.., seq)| *seq).max();
         let newest = version.map(|(seq, _)| *seq).max(erased)?;
         Some(match version {
-            Some((seq, Some(value))) if *seq == newest => Found::Value(value.clone().into()),
+            Some((seq, Some(timed))) if *seq == newest => found_of(timed),
             _ => Found::Deleted,
         })
     }
@@ -82,10 +88,23 @@ impl Model {
     }
 }
 
+fn found_of((value, until): &Timed) -> Found {
+    Found::Value(TimedValue { value: value.clone().into(), until: *until })
+}
+
+/// As an entry has it.
+fn stored((value, until): &Timed) -> (Kind, Vec<u8>) {
+    match *until {
+        Until::NEVER => (Kind::Put, value.clone()),
+        Until(until) => (Kind::PutUntil, [&until.to_le_bytes(), value.as_slice()].concat()),
+    }
+}
+
 fn rows_of(chunk: &Chunk) -> Vec<Row> {
     let entries = (0..chunk.len()).filter_map(|at| chunk.get(at));
     let row = |entry: EntryRef<'_>| {
-        (entry.key.to_vec(), entry.seq, (entry.kind == Kind::Put).then(|| entry.value.to_vec()))
+        let (until, value) = split(entry.kind, entry.value);
+        (entry.key.to_vec(), entry.seq, (entry.kind != Kind::Delete).then(|| (value.to_vec(), until)))
     };
     entries.map(row).collect()
 }
@@ -124,7 +143,7 @@ impl Walk {
             let then = versions.range(..=self.at).next_back();
             let found = newest.get(key).map(|(_, seq, value)| (seq, value));
             // At the bottom no reader misses a delete.
-            let is_shown = |row: &(&SeqNo, &Option<Vec<u8>>)| !bottom || row.1.is_some();
+            let is_shown = |row: &(&SeqNo, &Option<Timed>)| !bottom || row.1.is_some();
             let (found, then) = (found.filter(is_shown), then.filter(is_shown));
             assert_eq!(found, then, "seed {seed}: {:?} at {:?}", self.direction, self.at);
         }
@@ -190,9 +209,11 @@ impl Run {
             self.last.0 += 1;
             match self.dice.roll(12) {
                 0..=7 => {
+                    let expires = self.dice.roll(3) == 0;
+                    let until = if expires { Until(self.dice.roll(100)) } else { Until::NEVER };
                     let value = self.dice.value();
-                    batch.put(CF, &key, &value);
-                    self.model.put(&key, self.last, Some(value), &self.readers);
+                    batch.put_until(CF, &key, &value, until);
+                    self.model.put(&key, self.last, Some((value, until)), &self.readers);
                 }
                 8..=10 => {
                     batch.delete(CF, &key);
@@ -294,29 +315,41 @@ impl Run {
     /// forget that something was deleted.
     fn check_flush(&self, bottom: bool) {
         let erased = self.memtable.erased(CF);
-        let mut retention = Retention::new(self.readers.moments().collect(), erased);
+        let mut retention = Retention::new(self.readers.moments().collect(), erased, EXPIRED_BY);
         let erased = retention.keep_erased(|_, _| bottom);
         let rows = self.model.rows(Direction::Forward, b"", b"");
-        let kept = rows.iter().filter(|(key, seq, value)| {
-            let (kind, value) = match value {
-                Some(value) => (Kind::Put, value.as_slice()),
-                None => (Kind::Delete, [].as_slice()),
-            };
-            retention.keep(&EntryRef { key, seq: *seq, kind, value }, || bottom)
+        let kept = rows.iter().filter_map(|(key, seq, timed)| {
+            let (kind, value) = timed.as_ref().map_or((Kind::Delete, Vec::new()), stored);
+            match retention.judge(&EntryRef { key, seq: *seq, kind, value: &value }, || bottom) {
+                Fate::Goes => None,
+                Fate::Stays => Some((key, *seq, timed.clone())),
+                Fate::Deleted => Some((key, *seq, None)),
+            }
         });
-        let kept: Vec<&Row> = kept.collect();
+        let kept: Vec<(&Key, SeqNo, Option<Timed>)> = kept.collect();
+        let is_over = |found: &Found| match found {
+            Found::Value(timed) => timed.until.is_over(EXPIRED_BY),
+            Found::Deleted => false,
+        };
         for key in self.model.all.keys() {
             for at in self.readers.moments().chain([self.last]) {
-                let seen = kept.iter().find(|(other, seq, _)| other == key && *seq <= at);
+                let seen = kept.iter().find(|(other, seq, _)| *other == key && *seq <= at);
                 let eraser = erased.newest_covering(key, at);
                 let found = match seen {
-                    Some((_, seq, Some(value))) if eraser.is_none_or(|eraser| eraser < *seq) => {
-                        Some(Found::Value(value.clone().into()))
+                    Some((_, seq, Some(timed))) if eraser.is_none_or(|eraser| eraser < *seq) => {
+                        Some(found_of(timed))
                     }
                     _ => (seen.is_some() || eraser.is_some()).then_some(Found::Deleted),
                 };
                 let is_shown = |found: &Found| !bottom || *found != Found::Deleted;
-                let (found, expected) = (found.filter(is_shown), self.model.get(key, at).filter(is_shown));
+                assert!(
+                    !found.as_ref().is_some_and(is_over),
+                    "seed {}: what expired is still there",
+                    self.seed
+                );
+                let expected =
+                    self.model.get(key, at).map(|it| if is_over(&it) { Found::Deleted } else { it });
+                let (found, expected) = (found.filter(is_shown), expected.filter(is_shown));
                 assert_eq!(found, expected, "seed {}: {} at {at:?}", self.seed, key.escape_ascii());
             }
         }

@@ -3,7 +3,8 @@
 //! ```text
 //! block   := entry* restart* count
 //! entry   := shared:varint suffix_len:varint tag:varint value_len:varint suffix value
-//! tag     := seq << 1 | kind          kind: 0 delete, 1 put
+//! tag     := seq << 1 | kind          kind: 1 put, 0 delete; a delete that has a value is a put that expires, and what it has is
+//!                                     a dated value (see `expiry`), of eight bytes at least
 //! restart := u32 LE                   offset of an entry with shared = 0; the first is 0
 //! count   := u32 LE                   number of restarts, at least 1 in a block with entries
 //! ```
@@ -20,6 +21,7 @@ use bytes::Bytes;
 
 use super::Damage;
 use crate::lsm::chunk::{Chunk, ChunkBuilder};
+use crate::lsm::expiry::{UNTIL_BYTES, without_value};
 use crate::lsm::key::{Kind, SeqNo, entry_order};
 
 /// Entries between two restarts.
@@ -47,7 +49,9 @@ impl BlockBuilder {
         };
         put_varint(&mut self.bytes, shared as u64);
         put_varint(&mut self.bytes, (key.len() - shared) as u64);
-        put_varint(&mut self.bytes, seq.0 << 1 | kind as u64);
+        debug_assert!(kind != Kind::Delete || value.is_empty(), "a delete has no value");
+        debug_assert!(kind != Kind::PutUntil || value.len() >= UNTIL_BYTES, "what expires says when");
+        put_varint(&mut self.bytes, seq.0 << 1 | u64::from(kind == Kind::Put));
         put_varint(&mut self.bytes, value.len() as u64);
         self.bytes.extend_from_slice(&key[shared..]);
         self.bytes.extend_from_slice(value);
@@ -213,19 +217,24 @@ impl<'a> BlockView<'a> {
         let next = value_start.checked_add(value_len)?;
         let suffix = self.entries.get(suffix_start..value_start)?;
         self.entries.get(value_start..next)?;
-        let kind = if tag & 1 == 1 { Kind::Put } else { Kind::Delete };
+        let kind = match (tag & 1, value_len) {
+            (1, _) => Kind::Put,
+            (_, 0) => Kind::Delete,
+            (_, 1..UNTIL_BYTES) => return None,
+            (..) => Kind::PutUntil,
+        };
         Some(RawEntry { shared, suffix, seq: SeqNo(tag >> 1), kind, value: value_start..next, next })
     }
 }
 
-/// The same block without its values.
+/// The same block without its values; of those that expire the moments stay.
 pub(crate) fn without_values(block: &Bytes) -> Result<Bytes, Damage> {
     let view = BlockView::parse(block)?;
     let mut builder = BlockBuilder::default();
     for interval in 0..view.intervals() {
         let chunk = view.decode(interval, block)?;
         for entry in (0..chunk.len()).filter_map(|at| chunk.get(at)) {
-            builder.add(entry.key, entry.seq, entry.kind, &[]);
+            builder.add(entry.key, entry.seq, entry.kind, without_value(entry.kind, entry.value));
         }
     }
     Ok(Bytes::copy_from_slice(builder.finish()))

@@ -11,8 +11,13 @@ fn random_entries(rng: &Rng, count: usize) -> Vec<Entry> {
         .map(|_| {
             let len = (rng.next() % 6) as usize;
             let key: Vec<u8> = (0..len).map(|_| b'a' + (rng.next() % 3) as u8).collect();
-            let kind = if rng.next().is_multiple_of(4) { Kind::Delete } else { Kind::Put };
-            let value = vec![rng.next() as u8; (rng.next() % 200) as usize];
+            let len = (rng.next() % 200) as usize;
+            let (kind, len) = match rng.next() % 8 {
+                0 | 1 => (Kind::Delete, 0),
+                2 => (Kind::PutUntil, UNTIL_BYTES + len),
+                _ => (Kind::Put, len),
+            };
+            let value = vec![rng.next() as u8; len];
             (key, SeqNo(rng.next() % 1000), kind, value)
         })
         .collect();

@@ -59,6 +59,7 @@ pub(crate) struct TableBuilder {
     erased_bounds: Option<(Vec<u8>, Vec<u8>)>,
     entries: u64,
     deletes: u64,
+    expires: bool,
     erasures: u64,
     block_bytes_max: usize,
     seqs: Option<(SeqNo, SeqNo)>,
@@ -83,6 +84,7 @@ impl TableBuilder {
             erased_bounds: None,
             entries: 0,
             deletes: 0,
+            expires: false,
             erasures: 0,
             block_bytes_max: 0,
             seqs: None,
@@ -107,6 +109,7 @@ impl TableBuilder {
         self.block.add(key, seq, kind, value);
         self.entries += 1;
         self.deletes += u64::from(kind == Kind::Delete);
+        self.expires |= kind == Kind::PutUntil;
         self.widen_seqs(seq);
     }
 
@@ -162,6 +165,7 @@ impl TableBuilder {
         let footer = Footer {
             root,
             erased,
+            expires: self.expires,
             entries: self.entries,
             smallest_seq,
             largest_seq,

@@ -27,7 +27,8 @@
 //! needs one part and one data block beside it; all three are cached by the same budget. An "index" key is at or above the
 //! last key of what it points to and below the next key.
 //!
-//! In version 2 `erased` was one block with all range deletes. It is still read.
+//! In version 3 no entry expires (see [`block`]); a table without such an entry is written as that still, so that earlier versions of the
+//! program read it. In version 2 `erased` was one block with all range deletes, too. Both are still read.
 //!
 //! A file is opened lazily, at start-up only if the manifest says that it has range deletes.
 
@@ -51,8 +52,10 @@ use crate::error::Fault;
 /// Ends every table file.
 const MAGIC: u64 = u64::from_le_bytes(*b"RKTABLE\n");
 /// The format drawn above.
-pub(crate) const FORMAT_VERSION: u32 = 3;
-/// The one before, with all range deletes in one block.
+pub(crate) const FORMAT_VERSION: u32 = 4;
+/// The one before, without values that expire.
+const FORMAT_WITHOUT_EXPIRY: u32 = 3;
+/// The one before that, with all range deletes in one block.
 const FORMAT_ONE_ERASED_BLOCK: u32 = 2;
 /// Length of the footer.
 pub(crate) const FOOTER_BYTES: usize = 80;
@@ -118,6 +121,8 @@ pub(crate) enum ErasedAt {
 pub(crate) struct Footer {
     pub(crate) root: Handle,
     pub(crate) erased: ErasedAt,
+    /// Whether values may expire.
+    pub(crate) expires: bool,
     pub(crate) entries: u64,
     pub(crate) smallest_seq: SeqNo,
     pub(crate) largest_seq: SeqNo,
@@ -128,9 +133,10 @@ pub(crate) struct Footer {
 
 impl Footer {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let (version, erased) = match self.erased {
-            ErasedAt::Index(handle) => (FORMAT_VERSION, handle),
-            ErasedAt::Block(handle) => (FORMAT_ONE_ERASED_BLOCK, handle),
+        let (version, erased) = match (self.erased, self.expires) {
+            (ErasedAt::Index(handle), true) => (FORMAT_VERSION, handle),
+            (ErasedAt::Index(handle), false) => (FORMAT_WITHOUT_EXPIRY, handle),
+            (ErasedAt::Block(handle), _) => (FORMAT_ONE_ERASED_BLOCK, handle),
         };
         let mut bytes = Vec::with_capacity(FOOTER_BYTES);
         bytes.extend_from_slice(&self.root.offset.to_le_bytes());
@@ -160,14 +166,16 @@ impl Footer {
             return Err(Damage("the footer's checksum does not match"));
         }
         let erased = Handle { offset: u64_at(bytes, 12), len: u32_at(bytes, 20) };
-        let erased = match u32_at(bytes, FOOTER_BYTES - 16) {
-            FORMAT_VERSION => ErasedAt::Index(erased),
-            FORMAT_ONE_ERASED_BLOCK => ErasedAt::Block(erased),
+        let (erased, expires) = match u32_at(bytes, FOOTER_BYTES - 16) {
+            FORMAT_VERSION => (ErasedAt::Index(erased), true),
+            FORMAT_WITHOUT_EXPIRY => (ErasedAt::Index(erased), false),
+            FORMAT_ONE_ERASED_BLOCK => (ErasedAt::Block(erased), false),
             _ => return Err(UNKNOWN_TABLE),
         };
         Ok(Footer {
             root: Handle { offset: u64_at(bytes, 0), len: u32_at(bytes, 8) },
             erased,
+            expires,
             entries: u64_at(bytes, 24),
             smallest_seq: SeqNo(u64_at(bytes, 32)),
             largest_seq: SeqNo(u64_at(bytes, 40)),
@@ -320,6 +328,7 @@ mod tests {
         Footer {
             root: Handle { offset: 4000, len: 77 },
             erased: ErasedAt::Index(Handle { offset: 3900, len: 13 }),
+            expires: false,
             entries: 12,
             smallest_seq: SeqNo(3),
             largest_seq: SeqNo(14),
@@ -332,7 +341,7 @@ mod tests {
     #[test]
     fn a_footer_comes_back() {
         let older = Footer { erased: ErasedAt::Block(Handle { offset: 3900, len: 13 }), ..footer() };
-        for footer in [footer(), older] {
+        for footer in [footer(), older, Footer { expires: true, ..footer() }] {
             assert_eq!(Footer::decode(&footer.encode()), Ok(footer));
         }
     }

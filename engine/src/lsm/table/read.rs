@@ -20,8 +20,9 @@ use super::{
 };
 use crate::error::{Fault, Result, Shortage};
 use crate::lsm::cache::BlockCache;
-use crate::lsm::chunk::{Chunk, part_of};
+use crate::lsm::chunk::Chunk;
 use crate::lsm::erased::RangeTombstones;
+use crate::lsm::expiry::timed_part;
 use crate::lsm::filter;
 use crate::lsm::key::{Direction, Kind, SeqNo};
 use crate::lsm::long::{BLOCK_BYTES_KEPT, LongBlock};
@@ -396,7 +397,9 @@ impl Table {
         Ok(match landing {
             Some(landing) if landing.same_key => {
                 let value = match landing.kind {
-                    Kind::Put => Found::Value(part_of(block, landing.value)),
+                    kind @ (Kind::Put | Kind::PutUntil) => {
+                        Found::Value(timed_part(kind, block, landing.value))
+                    }
                     Kind::Delete => Found::Deleted,
                 };
                 Probe::Found { seq: landing.seq, value }

@@ -1,9 +1,10 @@
-//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v3`, `-v4` and `-v5` are never rewritten; a new format
+//! Files that an earlier build wrote, opened by this one. `fixtures/lsm-v3`, `-v4`, `-v5` and `-v5-expiry` are never rewritten; a new format
 //! version gets a new directory beside them. Versions 1 and 2 were never released; 1 is refused as what it is.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use engine::lsm::{Cf, Direction, Recovery, Tree, TreeOptions, WriteBatch, inspect};
+use engine::lsm::{Cf, Direction, Recovery, Tree, TreeOptions, Until, WriteBatch, inspect};
 use engine::rt::{CoreOptions, start_core};
 
 use super::world::{fill, key, tiny};
@@ -133,6 +134,77 @@ fn passes_inspection(version: &str) {
     assert_eq!(tables, 3);
 }
 
+/// 2100-01-01, in milliseconds since the Unix epoch, and long ago.
+const FAR: Until = Until(4_102_444_800_000);
+const AGO: Until = Until(1_000);
+
+/// Manifests are of version 5 still; the table that has values which expire is of version 4.
+#[test]
+fn tables_of_version_four_have_values_that_expire() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    copy("lsm-v5-expiry", dir.path());
+    let table = inspect::table(&dir.path().join("0000000002.table")).unwrap();
+    assert_eq!((table.found.entries, table.found.expiring), (40, 20));
+    let footer = std::fs::read(dir.path().join("0000000002.table")).unwrap();
+    assert_eq!(footer[footer.len() - 16], 4, "the version in the footer");
+    let path = dir.path().to_owned();
+    start_core(&CoreOptions::default(), move |rt| async move {
+        let tree = Tree::open(&rt, &path, TreeOptions::default()).await.unwrap();
+        check_expiry(&tree).await;
+        tree.compact().await.unwrap();
+        check_expiry(&tree).await;
+        tree.close().await;
+    })
+    .unwrap();
+}
+
+async fn check_expiry(tree: &Tree) {
+    let mut iter = tree.iter(Cf::Default, b"", b"", Direction::Forward);
+    for n in (0..40).filter(|n| n % 4 != 1) {
+        let (found, value) = iter.next().await.unwrap().unwrap();
+        assert_eq!((found.to_vec(), value.to_vec()), (key(n), format!("value of {n}").into_bytes()));
+        let timed = tree.timed(Cf::Default, &key(n)).await.unwrap().unwrap();
+        assert_eq!(timed.until, if n % 4 == 3 { FAR } else { Until::NEVER });
+    }
+    assert_eq!(iter.next().await.unwrap(), None);
+    assert_eq!(tree.get(Cf::Default, &key(1)).await.unwrap(), None);
+}
+
+/// The recipe of that fixture.
+#[test]
+fn the_recipe_of_the_fixture_with_expiry_still_works() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("lsm");
+    start_core(&CoreOptions::default(), move |rt| async move {
+        // What has expired long ago is to be in it.
+        let expired_kept = Duration::from_secs(1 << 40);
+        let options = TreeOptions { memtable_bytes: 1 << 20, l0_tables: 10, expired_kept, ..tiny() };
+        let tree = Tree::open(&rt, &path, options).await.unwrap();
+        let mut batch = WriteBatch::new();
+        for n in 0..40 {
+            let until = [Until::NEVER, AGO, Until::NEVER, FAR][n as usize % 4];
+            batch.put_until(Cf::Default, &key(n), format!("value of {n}").as_bytes(), until);
+        }
+        batch.mark(7, 42);
+        tree.write(&batch).unwrap();
+        tree.flush().await.unwrap();
+        check_expiry(&tree).await;
+        tree.close().await;
+        if let Some(to) = std::env::var_os("RINGKEEP_WRITE_FIXTURE") {
+            write_fixture(&path, &PathBuf::from(to).join("expiry"));
+        }
+    })
+    .unwrap();
+}
+
+fn write_fixture(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
 /// The recipe of the fixture, on a real disk: what it wrote then it must still be able to write and read now.
 #[test]
 fn the_recipe_of_the_fixture_still_works() {
@@ -158,12 +230,7 @@ fn the_recipe_of_the_fixture_still_works() {
         assert_eq!(tree.get(Cf::Default, &key(50)).await.unwrap(), None);
         tree.close().await;
         if let Some(to) = std::env::var_os("RINGKEEP_WRITE_FIXTURE") {
-            let to = PathBuf::from(to);
-            std::fs::create_dir_all(&to).unwrap();
-            for entry in std::fs::read_dir(&path).unwrap() {
-                let entry = entry.unwrap();
-                std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-            }
+            write_fixture(&path, &PathBuf::from(to));
         }
     })
     .unwrap();

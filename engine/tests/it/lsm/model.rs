@@ -1,6 +1,9 @@
 //! Random operations against plain maps, with snapshots, flushes, compactions, reopening, and power cuts that lose what was
 //! not synced.
 //!
+//! Some values expire within a few milliseconds, of which a life has hundreds. What a snapshot sees is decided by its own moment of the
+//! wall clock.
+//!
 //! Ranges are exported, and taken in again later in the place of what has become of them; in a power cut either all of that has
 //! happened or nothing.
 //!
@@ -15,7 +18,8 @@ use std::time::Duration;
 
 use engine::error::{Fault, Result};
 use engine::lsm::{
-    Cf, Direction, ExportOptions, Ingest, Lookup, Piece, Snapshot, Tree, TreeOptions, WriteBatch,
+    Cf, Direction, ExportOptions, Ingest, Lookup, Piece, Snapshot, Tree, TreeOptions, Until, WallMs,
+    WriteBatch,
 };
 use engine::rt::Rt;
 use engine::rt::rng::Rng;
@@ -23,7 +27,8 @@ use engine::rt::sim::{Options, World};
 
 use super::world::{DIR, tiny};
 
-type Family = BTreeMap<Vec<u8>, Vec<u8>>;
+/// Values, and until when they are there.
+type Family = BTreeMap<Vec<u8>, (Vec<u8>, Until)>;
 type Model = [Family; Cf::ALL.len()];
 
 const GROUPS: u64 = 3;
@@ -59,8 +64,18 @@ impl Dice {
         (0..len).map(|n| byte.wrapping_add((n / 7) as u8)).collect()
     }
 
+    /// One of four values expires, some of them before they are written.
+    fn until(&mut self, now: WallMs) -> Until {
+        match self.roll(12) {
+            0..=8 => Until::NEVER,
+            // So long ago that it is dropped, and what it hides with it.
+            9 => Until(now.0 - 2_000),
+            _ => Until(now.0 + self.roll(40) - 3),
+        }
+    }
+
     /// A batch of group `group`, whose keys no other group touches, and its effect on the model.
-    fn batch(&mut self, group: u64, index: u64, model: &mut Model) -> WriteBatch {
+    fn batch(&mut self, now: WallMs, group: u64, index: u64, model: &mut Model) -> WriteBatch {
         let mut batch = WriteBatch::new();
         for _ in 0..self.roll(12) {
             let cf = self.family();
@@ -68,9 +83,9 @@ impl Dice {
             let key = self.key(group);
             match self.roll(12) {
                 0..=7 => {
-                    let value = self.value();
-                    batch.put(cf, &key, &value);
-                    family.insert(key, value);
+                    let (value, until) = (self.value(), self.until(now));
+                    batch.put_until(cf, &key, &value, until);
+                    family.insert(key, (value, until));
                 }
                 8..=10 => {
                     batch.delete(cf, &key);
@@ -107,6 +122,8 @@ pub(super) struct Past {
     pub(super) found: u64,
     /// Exports made, for names.
     exported: u64,
+    /// Values that were dropped because they had expired.
+    expired: u64,
 }
 
 impl Past {
@@ -145,8 +162,8 @@ impl Run {
     async fn operate(&mut self, rt: &Rt, tree: &Tree, operations: u64) {
         for _ in 0..operations {
             match self.dice.roll(100) {
-                0..=69 => self.write(tree),
-                70..=79 => self.look_up(tree).await,
+                0..=69 => self.write(rt, tree),
+                70..=79 => self.look_up(rt, tree).await,
                 80..=84 => self.walk(tree).await,
                 85..=88 => self.snapshots.push((tree.snapshot(), self.model())),
                 89..=91 => {
@@ -181,9 +198,9 @@ impl Run {
         self.past.borrow().model.clone()
     }
 
-    fn write(&mut self, tree: &Tree) {
+    fn write(&mut self, rt: &Rt, tree: &Tree) {
         let group = self.dice.roll(GROUPS);
-        self.write_to(tree, group);
+        self.write_to(rt, tree, group);
     }
 
     /// Writes go on while pieces are written, and are not in them.
@@ -206,7 +223,7 @@ impl Run {
             let path = dir.join(pieces.len().to_string());
             let Some(piece) = again(rt, async || export.next_piece(&path).await).await else { break };
             pieces.push((path, piece));
-            self.write(tree);
+            self.write(rt, tree);
         }
         self.exports.push((group, part, pieces));
     }
@@ -232,7 +249,7 @@ impl Run {
         let (into, on) = (tree.clone(), rt.clone());
         let ingesting = rt.spawn(async move { again(&on, async || into.ingest(ingest.clone()).await).await });
         for _ in 0..self.dice.roll(10) {
-            self.write_to(tree, (group + 1) % GROUPS);
+            self.write_to(rt, tree, (group + 1) % GROUPS);
             rt.sleep(Duration::from_micros(self.dice.roll(300))).await;
         }
         ingesting.await;
@@ -240,27 +257,40 @@ impl Run {
         assert!(tree.flushed_index(group) >= index);
     }
 
-    fn write_to(&mut self, tree: &Tree, group: u64) {
+    fn write_to(&mut self, rt: &Rt, tree: &Tree, group: u64) {
         let mut past = self.past.borrow_mut();
         let index = past.journal.len() as u64 + 1;
-        let batch = self.dice.batch(group, index, &mut past.model);
+        let batch = self.dice.batch(rt.wall().into(), group, index, &mut past.model);
         tree.write(&batch).unwrap();
         past.journal.push((group, batch));
     }
 
-    async fn look_up(&mut self, tree: &Tree) {
+    async fn look_up(&mut self, rt: &Rt, tree: &Tree) {
         let model = self.model();
         for _ in 0..10 {
             let (cf, group) = (self.dice.family(), self.dice.roll(GROUPS));
             let key = self.dice.key(group);
-            let expected = model[cf.index()].get(&key);
-            match tree.get_now(cf, &key) {
-                Lookup::Found(value) => assert_eq!(Some(&value.to_vec()), expected),
-                Lookup::Absent => assert_eq!(None, expected),
+            let written = model[cf.index()].get(&key);
+            // The moment of the read lies between two looks at the clock.
+            let before = WallMs::from(rt.wall());
+            let now = tree.get_now(cf, &key);
+            let timed = tree.timed(cf, &key).await.unwrap();
+            let after = WallMs::from(rt.wall());
+            let Some((value, until)) = written.filter(|(_, until)| !until.is_over(before)) else {
+                assert!(matches!(now, Lookup::Absent | Lookup::NeedsIo), "{}", key.escape_ascii());
+                assert_eq!(timed, None, "{}", key.escape_ascii());
+                continue;
+            };
+            let expired = until.is_over(after);
+            match now {
+                Lookup::Found(found) => assert_eq!(&found[..], value.as_slice()),
+                Lookup::Absent => assert!(expired, "{}", key.escape_ascii()),
                 Lookup::NeedsIo => {}
             }
-            let value = tree.get(cf, &key).await.unwrap();
-            assert_eq!(value.as_deref(), expected.map(Vec::as_slice), "{}", key.escape_ascii());
+            match timed {
+                Some(timed) => assert_eq!((&timed.value[..], timed.until), (value.as_slice(), *until)),
+                None => assert!(expired, "{}", key.escape_ascii()),
+            }
         }
     }
 
@@ -285,18 +315,22 @@ async fn again<T>(rt: &Rt, mut attempt: impl AsyncFnMut() -> Result<T>) -> T {
 async fn check_snapshot(snapshot: &Snapshot, model: &Model) {
     for cf in Cf::ALL {
         check_range(snapshot, cf, model, b"", b"").await;
-        for (key, value) in model[cf.index()].iter().step_by(5) {
-            assert_eq!(snapshot.get(cf, key).await.unwrap().as_deref(), Some(value.as_slice()));
+        for (key, (value, until)) in model[cf.index()].iter().step_by(5) {
+            let expected = (!until.is_over(snapshot.now())).then_some(value.as_slice());
+            assert_eq!(snapshot.get(cf, key).await.unwrap().as_deref(), expected);
+            assert_eq!(snapshot.length(cf, key).await.unwrap(), expected.map(<[u8]>::len));
         }
     }
 }
 
 async fn check_range(snapshot: &Snapshot, cf: Cf, model: &Model, start: &[u8], end: &[u8]) {
     let inside = |key: &[u8]| key >= start && (end.is_empty() || key < end);
-    let mut expected: Vec<_> = model[cf.index()].iter().filter(|(key, _)| inside(key)).collect();
+    let is_there = |until: Until| !until.is_over(snapshot.now());
+    let there = model[cf.index()].iter().filter(|(key, (_, until))| inside(key) && is_there(*until));
+    let mut expected: Vec<_> = there.collect();
     for direction in [Direction::Forward, Direction::Reverse] {
         let mut iter = snapshot.iter(cf, start, end, direction);
-        for (key, value) in &expected {
+        for (key, (value, _)) in &expected {
             let (found_key, found) = iter.next().await.unwrap().unwrap_or_else(|| {
                 panic!("{direction:?}: {} is missing", key.escape_ascii());
             });
@@ -322,6 +356,8 @@ fn limits(dice: &mut Dice) -> TreeOptions {
         compress: dice.roll(2) == 0,
         compaction_bytes: [1 << 10, 6 << 10, 64 << 10][dice.roll(3) as usize],
         open_tables_max: [1, 3, 100][dice.roll(3) as usize],
+        // Longer than any check of a snapshot takes.
+        expired_kept: Duration::from_secs([1, 24 * 60 * 60][dice.roll(2) as usize]),
         ..tiny()
     }
 }
@@ -355,12 +391,13 @@ pub(super) async fn live(rt: Rt, past: Rc<RefCell<Past>>, dice: u64, operations:
     check_all(&tree, &run.model()).await;
     run.snapshots.clear();
     run.exports.clear();
+    run.past.borrow_mut().expired += tree.stats().expired;
     tree.close().await;
 }
 
 #[test]
 fn the_tree_equals_the_model_over_reopenings() {
-    let mut ingested = 0;
+    let (mut ingested, mut expired) = (0, 0);
     for seed in 0..12 {
         let world = World::new(seed, Options::default());
         let past = Rc::new(RefCell::new(Past::default()));
@@ -373,8 +410,9 @@ fn the_tree_equals_the_model_over_reopenings() {
         }
         assert!(world.node(0).disk().files().len() > 2, "seed {seed}: nothing was ever flushed");
         ingested += past.borrow().ingested;
+        expired += past.borrow().expired;
     }
-    assert!(ingested > 40, "{ingested} ranges taken in");
+    assert!(ingested > 40 && expired > 40, "{ingested} ranges taken in, {expired} values dropped");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the tests of the tree share.
 
 use std::path::Path;
+use std::time::Duration;
 
 use engine::lsm::{Cf, Tree, TreeOptions, WriteBatch};
 use engine::rt::Rt;
@@ -23,6 +24,7 @@ pub(super) fn tiny() -> TreeOptions {
         compress: true,
         compaction_bytes_per_second: None,
         closed_memtables: 3,
+        expired_kept: Duration::from_secs(24 * 60 * 60),
         origin: engine::origin::Origin::default(),
     }
 }

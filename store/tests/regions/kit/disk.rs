@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use engine::lsm::{BatchOp, Cf, Mark, WriteBatch};
+use engine::lsm::{BatchOp, Cf, Mark, UNTIL_BYTES, WriteBatch};
 use raft::{Entry, HardState, LogId};
 use scheduler::{PeerId, Region};
 use store::region::record::RegionRecord;
@@ -45,11 +45,18 @@ impl Tree {
                 BatchOp::Put { cf: Cf::Default, key, value } => {
                     self.data.insert(key.to_vec(), value.to_vec());
                 }
+                // When it expires is no matter of the region.
+                BatchOp::PutUntil { cf: Cf::Default, key, dated } => {
+                    self.data.insert(key.to_vec(), dated[UNTIL_BYTES..].to_vec());
+                }
                 BatchOp::Delete { cf: Cf::Default, key } => drop(self.data.remove(key)),
                 BatchOp::DeleteRange { cf: Cf::Default, start, end } => {
                     self.data.retain(|key, _| &key[..] < start || &key[..] >= end);
                 }
-                BatchOp::Put { .. } | BatchOp::Delete { .. } | BatchOp::DeleteRange { .. } => {}
+                BatchOp::Put { .. }
+                | BatchOp::PutUntil { .. }
+                | BatchOp::Delete { .. }
+                | BatchOp::DeleteRange { .. } => {}
             }
         }
         for mark in batch.marks() {
