@@ -4,6 +4,7 @@
 //! An operation is atomic when it touches one key or, for batches, the keys of one region.
 
 use bytes::Bytes;
+use engine::lsm::{Until, WallMs};
 
 use crate::refusal::Refusal;
 
@@ -39,6 +40,11 @@ pub enum Op {
         /// The key.
         key: Bytes,
     },
+    /// When the value of a key goes: [`Out::Expiry`].
+    Expiry {
+        /// The key.
+        key: Bytes,
+    },
     /// The values of many keys, in order: [`Out::Values`].
     BatchGet {
         /// The keys.
@@ -64,6 +70,11 @@ pub enum Op {
     BatchPut {
         /// The pairs; of two pairs with one key the later wins.
         pairs: Vec<(Bytes, Bytes)>,
+    },
+    /// Sets many keys, each of which has its own expiry: [`Out::Done`].
+    PutTimed {
+        /// Of two with one key the later wins. Nothing is known of what was there, so [`Expiry::Keep`] is as [`Expiry::Never`].
+        puts: Vec<(Bytes, Bytes, Expiry)>,
     },
     /// Sets many keys unless one of them is there: [`Out::Swapped`] without a previous value. A step of an [`Op::Atomic`] alone.
     PutAbsent {
@@ -127,10 +138,12 @@ impl Op {
             | Op::BatchDelete { keys }
             | Op::Watch { keys } => keys.len(),
             Op::BatchPut { pairs } | Op::PutAbsent { pairs } => pairs.len(),
+            Op::PutTimed { puts } => puts.len(),
             Op::Atomic(Atomic { watched, steps }) => {
                 watched.len() + steps.len() + steps.iter().map(Op::items).sum::<usize>()
             }
             Op::Get { .. }
+            | Op::Expiry { .. }
             | Op::Put { .. }
             | Op::Delete { .. }
             | Op::DeleteRange { .. }
@@ -165,9 +178,11 @@ impl Atomic {
         let mut keys: Vec<Bytes> = self.watched.iter().map(|(key, _)| key.clone()).collect();
         for step in &self.steps {
             match step {
-                Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
-                    keys.push(key.clone())
-                }
+                Op::Get { key }
+                | Op::Expiry { key }
+                | Op::Put { key, .. }
+                | Op::Delete { key, .. }
+                | Op::Modify { key, .. } => keys.push(key.clone()),
                 Op::BatchGet { keys: named, .. }
                 | Op::Lengths { keys: named, ahead: _ }
                 | Op::BatchDelete { keys: named }
@@ -175,6 +190,7 @@ impl Atomic {
                 Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
                     keys.extend(pairs.iter().map(|(key, _)| key.clone()))
                 }
+                Op::PutTimed { puts } => keys.extend(puts.iter().map(|(key, ..)| key.clone())),
                 Op::Copy { from, to, remove: _, replace: _ } => keys.extend([from.clone(), to.clone()]),
                 // No step of a transaction.
                 Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) => {}
@@ -186,12 +202,15 @@ impl Atomic {
     /// Whether no step sets anything, so that it may run where space is short.
     pub fn only_deletes(&self) -> bool {
         let deletes = |step: &Op| match step {
-            Op::Lengths { .. } => true,
+            Op::Lengths { .. } | Op::Expiry { .. } => true,
             Op::Get { .. } | Op::BatchGet { .. } | Op::Delete { .. } | Op::BatchDelete { .. } => true,
             Op::Modify { change: Change::Take | Change::Remove, .. } => true,
             Op::Modify {
                 change:
                     Change::SetIf { .. }
+                    | Change::SetTimed { .. }
+                    | Change::Expire { .. }
+                    | Change::GetTimed { .. }
                     | Change::Append { .. }
                     | Change::SetRange { .. }
                     | Change::SetBit { .. }
@@ -199,22 +218,131 @@ impl Atomic {
                     | Change::AddFloat { .. },
                 ..
             } => false,
-            Op::Put { .. } | Op::BatchPut { .. } | Op::PutAbsent { .. } | Op::Copy { .. } => false,
+            Op::Put { .. } | Op::BatchPut { .. } | Op::PutTimed { .. } => false,
+            Op::PutAbsent { .. } | Op::Copy { .. } => false,
             Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) | Op::Watch { .. } => false,
         };
         self.steps.iter().all(deletes)
     }
 }
 
-/// A read-modify-write of one key.
+/// When a value that is written goes. The leader that takes the write makes a moment of it, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Expiry {
+    /// Never.
+    #[default]
+    Never,
+    /// When the value before it would have gone; never if there is none.
+    Keep,
+    /// So many milliseconds after the write was taken.
+    After(u64),
+    /// At this moment, milliseconds since the Unix epoch. One that has passed leaves nothing.
+    At(u64),
+}
+
+impl Expiry {
+    /// The moment, for a write that is taken `now` where a value goes at `before`.
+    pub fn until(self, before: Until, now: WallMs) -> Until {
+        // Later than any clock will ever say, and not never.
+        let moment = |ms: u64| Until(ms.min(u64::MAX - 1));
+        match self {
+            Expiry::Never => Until::NEVER,
+            Expiry::Keep => before,
+            Expiry::After(ms) => moment(now.0.saturating_add(ms)),
+            Expiry::At(ms) => moment(ms),
+        }
+    }
+}
+
+/// On what a change of an expiry depends, beside the key being there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpireWhen {
+    /// On nothing.
+    Always,
+    /// The value does not expire.
+    Stays,
+    /// The value expires.
+    Expires,
+    /// It would expire later than it does. A value that does not expire has no later moment.
+    Later,
+    /// It would expire earlier than it does, if it does.
+    Earlier,
+    /// It expires, and would earlier.
+    ExpiresEarlier,
+}
+
+impl ExpireWhen {
+    /// Whether a value that goes at `before` may go at `after` instead.
+    pub fn holds(self, before: Until, after: Until) -> bool {
+        let expires = before != Until::NEVER;
+        match self {
+            ExpireWhen::Always => true,
+            ExpireWhen::Stays => !expires,
+            ExpireWhen::Expires => expires,
+            ExpireWhen::Later => after > before,
+            ExpireWhen::Earlier => after < before,
+            ExpireWhen::ExpiresEarlier => expires && after < before,
+        }
+    }
+}
+
+/// When the value of a key goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyExpiry {
+    /// There is no value.
+    Absent,
+    /// It stays.
+    Never,
+    /// It expires.
+    At {
+        /// At this moment, milliseconds since the Unix epoch.
+        until_ms: u64,
+        /// In so many milliseconds, by the clock of whoever has the value.
+        left_ms: u64,
+    },
+}
+
+impl KeyExpiry {
+    /// Of a value that goes at `until`, as of `now`.
+    pub fn of(until: Option<Until>, now: WallMs) -> Self {
+        match until.filter(|until| !until.is_over(now)) {
+            None => Self::Absent,
+            Some(Until::NEVER) => Self::Never,
+            Some(Until(until_ms)) => Self::At { until_ms, left_ms: until_ms - now.0 },
+        }
+    }
+}
+
+/// A read-modify-write of one key. What is made of a value goes when the value did, unless it is said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Sets the key if the condition holds: [`Out::Swapped`].
+    /// Sets the key, for good, if the condition holds: [`Out::Swapped`].
     SetIf {
         /// The new value.
         value: Bytes,
         /// When to set it.
         when: When,
+    },
+    /// The same with an expiry: [`Out::Swapped`].
+    SetTimed {
+        /// The new value.
+        value: Bytes,
+        /// When to set it.
+        when: When,
+        /// When it goes.
+        expiry: Expiry,
+    },
+    /// Changes when the value goes: [`Out::Integer`], 1 if that was done. Writes the value again.
+    Expire {
+        /// When it is to go; at a moment that has passed it goes at once.
+        expiry: Expiry,
+        /// When to change it.
+        when: ExpireWhen,
+    },
+    /// Returns the value and changes when it goes: [`Out::Value`].
+    GetTimed {
+        /// When it is to go.
+        expiry: Expiry,
     },
     /// Deletes the key and returns its value: [`Out::Value`].
     Take,
@@ -294,6 +422,8 @@ pub enum Out {
     Done,
     /// A value, or none.
     Value(Option<Bytes>),
+    /// When a value goes.
+    Expiry(KeyExpiry),
     /// Values in the order of the keys asked for.
     Values(Vec<Option<Bytes>>),
     /// The lengths of values in the order of the keys asked for, bytes; nothing where there is no value.

@@ -355,7 +355,12 @@ impl Snapshot {
 
     /// As [`Tree::length_now`](super::Tree::length_now), at this moment.
     pub fn length_now(&self, cf: Cf, key: &[u8]) -> Option<Option<usize>> {
-        self.shared.sized_now(cf, key, self.seq, &self.clock).map(|found| found.map(|(bytes, _)| bytes))
+        self.sized_now(cf, key).map(|found| found.map(|(bytes, _)| bytes))
+    }
+
+    /// As [`Tree::sized_now`](super::Tree::sized_now), at this moment.
+    pub fn sized_now(&self, cf: Cf, key: &[u8]) -> Option<Option<(usize, Until)>> {
+        self.shared.sized_now(cf, key, self.seq, &self.clock)
     }
 
     /// As [`Tree::get`](super::Tree::get), at this moment.

@@ -159,10 +159,12 @@ impl Dispatch {
             Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
                 unknown(&mut pairs.iter().map(|(key, _)| key))
             }
+            Op::PutTimed { puts } => unknown(&mut puts.iter().map(|(key, ..)| key)),
             Op::Copy { from, to, remove: _, replace: _ } => unknown(&mut [from, to].into_iter()),
             Op::Atomic(atomic @ Atomic { .. }) => unknown(&mut atomic.keys().iter()),
             // Their only key, or the first one that is not known, has been asked for.
             Op::Get { .. }
+            | Op::Expiry { .. }
             | Op::Put { .. }
             | Op::Delete { .. }
             | Op::Modify { .. }
@@ -175,9 +177,11 @@ impl Dispatch {
     /// Asks the scheduler about the region of an operation that its replicas here or elsewhere have refused for a while.
     pub(super) fn seek_instead(self: &Rc<Self>, op: &Op) {
         let key = match op {
-            Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
-                key.clone()
-            }
+            Op::Get { key }
+            | Op::Expiry { key }
+            | Op::Put { key, .. }
+            | Op::Delete { key, .. }
+            | Op::Modify { key, .. } => key.clone(),
             Op::BatchGet { keys, .. }
             | Op::Lengths { keys, ahead: _ }
             | Op::BatchDelete { keys }
@@ -185,6 +189,7 @@ impl Dispatch {
             Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
                 pairs.first().map(|(key, _)| key.clone()).unwrap_or_default()
             }
+            Op::PutTimed { puts } => puts.first().map(|(key, ..)| key.clone()).unwrap_or_default(),
             Op::Copy { from, to: _, remove: _, replace: _ } => from.clone(),
             Op::DeleteRange { start, .. } => start.clone(),
             Op::Scan(scan) => scan.start.clone(),

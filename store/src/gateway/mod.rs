@@ -31,6 +31,7 @@ pub use retry::GatewayNumbers;
 
 use crate::memory::{Memory, charged_bytes};
 use crate::request::{Op, Out, Outcome, Route};
+use engine::rt::Rt;
 use retry::Routed;
 
 /// Smaller values that need no wait are not charged one by one, bytes.
@@ -93,6 +94,16 @@ impl Gateway {
     /// As [`Gateway::in_memory`], with bounds on what clients make the core hold.
     pub fn in_bounded_memory(bounds: Memory) -> Self {
         Self { backend: Backend::Memory(memory::Memory::new(&bounds.appended), bounds), home: 0 }
+    }
+
+    /// The same with a clock, by which values expire; else the clock does not change.
+    #[must_use]
+    pub fn with_clock(self, rt: &Rt) -> Self {
+        let backend = match self.backend {
+            Backend::Memory(memory, bounds) => Backend::Memory(memory.with_clock(rt), bounds),
+            node @ Backend::Node(_) => node,
+        };
+        Self { backend, ..self }
     }
 
     /// This core's bounds on what clients make it hold.

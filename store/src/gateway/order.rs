@@ -136,9 +136,10 @@ impl Keys {
             Self::Many(hashes)
         };
         match op {
-            Op::Put { .. } | Op::Delete { .. } | Op::Modify { .. } | Op::Get { .. } => {
+            Op::Put { .. } | Op::Delete { .. } | Op::Modify { .. } | Op::Get { .. } | Op::Expiry { .. } => {
                 Self::One(KeyHash::of_op(op))
             }
+            Op::PutTimed { puts } => many(&mut puts.iter().map(|(key, ..)| key)),
             Op::BatchPut { pairs } | Op::PutAbsent { pairs } => many(&mut pairs.iter().map(|(key, _)| key)),
             Op::Copy { from, to, remove: _, replace: _ } => many(&mut [from, to].into_iter()),
             Op::BatchDelete { keys }

@@ -324,6 +324,7 @@ pub(super) fn is_write(op: &Op) -> bool {
         Op::Put { .. }
         | Op::Delete { .. }
         | Op::BatchPut { .. }
+        | Op::PutTimed { .. }
         | Op::PutAbsent { .. }
         | Op::Copy { .. }
         | Op::BatchDelete { .. }
@@ -331,6 +332,6 @@ pub(super) fn is_write(op: &Op) -> bool {
         | Op::Modify { .. }
         | Op::Atomic(_)
         | Op::Watch { .. } => true,
-        Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => false,
+        Op::Get { .. } | Op::Expiry { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => false,
     }
 }

@@ -5,10 +5,11 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use engine::lsm::UNTIL_BYTES;
 
 use crate::refusal::Refusal;
 use crate::region::command::encoded_bytes;
-use crate::request::{Op, Scan};
+use crate::request::{Expiry, Op, Scan};
 use crate::shard::placed::Placed;
 use crate::shard::routes::Routes;
 
@@ -48,6 +49,7 @@ impl Parts {
     pub(super) fn of(routes: &Routes, op: Op) -> Self {
         match op {
             Op::Get { ref key }
+            | Op::Expiry { ref key }
             | Op::Put { ref key, .. }
             | Op::Delete { ref key, .. }
             | Op::Modify { ref key, .. } => match routes.find(key) {
@@ -72,6 +74,11 @@ impl Parts {
             Op::BatchPut { ref pairs } => {
                 let parts = by_region(routes, pairs, |(key, _)| key);
                 let put = |(place, pairs)| (place, Op::BatchPut { pairs });
+                Parts::write(parts.map(|parts| parts.into_iter().map(put).collect()), op)
+            }
+            Op::PutTimed { ref puts } => {
+                let parts = by_region(routes, puts, |(key, ..)| key);
+                let put = |(place, puts)| (place, Op::PutTimed { puts });
                 Parts::write(parts.map(|parts| parts.into_iter().map(put).collect()), op)
             }
             Op::BatchDelete { ref keys } => {
@@ -120,9 +127,14 @@ pub(super) fn command_bytes(op: &Op) -> usize {
         Op::BatchPut { pairs } => {
             encoded_bytes(pairs.len(), pairs.iter().map(|(key, value)| key.len() + value.len()).sum())
         }
+        Op::PutTimed { puts } => {
+            let bytes = |(key, value, _): &(Bytes, Bytes, Expiry)| key.len() + UNTIL_BYTES + value.len();
+            encoded_bytes(puts.len(), puts.iter().map(bytes).sum())
+        }
         Op::BatchDelete { keys } => encoded_bytes(keys.len(), keys.iter().map(Bytes::len).sum()),
         // Of one region, which checks it when it is admitted.
         Op::Get { .. }
+        | Op::Expiry { .. }
         | Op::BatchGet { .. }
         | Op::Lengths { .. }
         | Op::Put { .. }

@@ -373,6 +373,14 @@ const TREE: &[Row<TreeStats>] = &[
         metric("ringkeep_lsm_compacted_bytes_total", Counter, "Bytes of tables written by compactions."),
         |t| t.compacted_bytes,
     ),
+    Row(
+        metric(
+            "ringkeep_lsm_expired_total",
+            Counter,
+            "Values that flushes and compactions have dropped because they expired a day ago or earlier.",
+        ),
+        |t| t.expired,
+    ),
 ];
 
 /// Everything that a core says.

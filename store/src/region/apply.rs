@@ -338,6 +338,7 @@ fn fill(batch: &mut WriteBatch, region: &Region, writes: &WritesView<'_>) {
     for write in writes.iter() {
         match write {
             Write::Put { cf, key, value } => batch.put(cf, key, value),
+            Write::PutUntil { cf, key, value, until } => batch.put_until(cf, key, value, until),
             Write::Delete { cf, key } => batch.delete(cf, key),
             // An open end means the end of the region, never that of the tree: other regions live there, too.
             Write::DeleteRange { cf, start, end: [] } => batch.delete_range(cf, start, end_of(region)),
@@ -361,7 +362,7 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use engine::lsm::Mark;
+    use engine::lsm::{BatchOp, Mark, TimedValue, Until};
     use raft::{Apply, Membership, Start, Time};
     use scheduler::{Epoch, KeyRange, Peer, PeerId, RegionId, StoreId};
 
@@ -414,7 +415,7 @@ mod tests {
     }
 
     fn put(key: &'static str) -> Edit {
-        Edit::Put(Bytes::from_static(key.as_bytes()), Bytes::from_static(b"v"))
+        Edit::Put(Bytes::from_static(key.as_bytes()), Bytes::from_static(b"v").into())
     }
 
     #[test]
@@ -423,7 +424,7 @@ mod tests {
         replica.submit(put("b"), "proposed").unwrap();
         let committed = commit(&mut replica);
         replica.submit(put("c"), "gathered").unwrap();
-        assert_eq!(replica.known(b"b"), Known::Value(Bytes::from_static(b"v")));
+        assert_eq!(replica.known(b"b"), Known::Value(Bytes::from_static(b"v").into()));
         // As a split that is applied between proposal and apply does it.
         replica.record.region.epoch.version += 1;
         replica.end_version();
@@ -438,6 +439,23 @@ mod tests {
         let effects = replica.effects();
         assert_eq!((effects.answers, effects.released_bytes), (vec![("gathered", refused)], 4));
         replica.check();
+    }
+
+    /// All replicas have the same bytes of the entry, so their trees say the same, whatever their clocks do.
+    #[test]
+    fn a_value_that_expires_is_applied_with_the_moment_that_the_leader_has_said() {
+        let mut replica = leader();
+        let timed = TimedValue { value: Bytes::from_static(b"v"), until: Until(7) };
+        replica.submit(Edit::Put(Bytes::from_static(b"b"), timed.clone()), "write").unwrap();
+        assert_eq!(replica.known(b"b"), Known::Value(timed), "also after its moment: who asks has a clock");
+        let committed = commit(&mut replica);
+        let mut batch = WriteBatch::new();
+        let applied = replica.apply(&committed[0], &mut batch).unwrap();
+        let dated = b"\x07\0\0\0\0\0\0\0v";
+        let ops: Vec<BatchOp<'_>> = batch.ops().collect();
+        assert_eq!(ops, [BatchOp::PutUntil { cf: Cf::Default, key: b"b", dated }]);
+        assert_eq!(replica.applied(applied), [("write", Ok(()))]);
+        assert_eq!((replica.known(b"b"), replica.effects().released_bytes), (Known::Nothing, 1 + 8 + 1));
     }
 
     /// The first batch after a start from the log's record brings the tree its own.

@@ -4,7 +4,7 @@
 //! durable yet. Waiting for them would let a hot counter take one step per disk write. So the region remembers, for every key
 //! with writes in flight, the value that the last of them will leave behind, and the next step is computed from that. It is
 //! sound because the log keeps the order: if the earlier write is not committed, neither is the later one, and no answer leaves
-//! before its own write is applied.
+//! before its own write is applied. Whether a value that is in flight has expired is for whoever asks to say, who has a clock.
 //!
 //! It holds only as long as this replica leads in the term, and under the version, that admitted the writes: another leader may
 //! cut them off, and a newer version refuses them at apply. Then the replica forgets all of them ([`InFlight::clear`]).
@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
 use bytes::Bytes;
+use engine::lsm::TimedValue;
 
 /// Writes that may be queued beyond those in the index: what one question has to catch up with at most.
 const AHEAD_MAX: usize = 4096;
@@ -46,7 +47,7 @@ pub struct InFlight {
 
 #[derive(Debug)]
 enum Step {
-    Put(Bytes, Bytes),
+    Put(Bytes, TimedValue),
     Delete(Bytes),
     DeleteRange(Bytes, Bytes),
 }
@@ -62,7 +63,7 @@ struct Index {
 #[derive(Debug)]
 struct Slot {
     pins: u32,
-    value: Option<Bytes>,
+    value: Option<TimedValue>,
 }
 
 /// What the writes in flight say about a key.
@@ -72,8 +73,8 @@ pub enum Known {
     Nothing,
     /// It will be absent.
     Absent,
-    /// It will have this value.
-    Value(Bytes),
+    /// It will have this value, until its moment.
+    Value(TimedValue),
 }
 
 impl InFlight {
@@ -92,7 +93,7 @@ impl InFlight {
     }
 
     /// A write of `key` is on its way, in the command that began last; `None` deletes it.
-    pub fn begin_write(&mut self, key: Bytes, value: Option<Bytes>) {
+    pub fn begin_write(&mut self, key: Bytes, value: Option<TimedValue>) {
         self.begin(match value {
             Some(value) => Step::Put(key, value),
             None => Step::Delete(key),
@@ -207,7 +208,8 @@ impl InFlight {
 impl Step {
     fn bytes(&self) -> usize {
         match self {
-            Self::Put(one, other) | Self::DeleteRange(one, other) => one.len() + other.len(),
+            Self::Put(key, value) => key.len() + value.stored_bytes(),
+            Self::DeleteRange(start, end) => start.len() + end.len(),
             Self::Delete(key) => key.len(),
         }
     }
@@ -238,7 +240,7 @@ impl Index {
         }
     }
 
-    fn pin(&mut self, key: &Bytes, value: Option<&Bytes>) {
+    fn pin(&mut self, key: &Bytes, value: Option<&TimedValue>) {
         let slot = self.slots.entry(key.clone()).or_insert(Slot { pins: 0, value: None });
         slot.pins += 1;
         slot.value = value.cloned();

@@ -1,5 +1,6 @@
 //! The queue of writes in flight beside a list of all of them, and the cases that its shape could get wrong.
 
+use engine::lsm::Until;
 use engine::rt::rng::Rng;
 
 use super::*;
@@ -11,7 +12,7 @@ fn bytes(text: &str) -> Bytes {
 /// One command that sets a key.
 fn put(inflight: &mut InFlight, key: &str, value: &str) -> CommandNo {
     let command = inflight.begin_command();
-    inflight.begin_write(bytes(key), Some(bytes(value)));
+    inflight.begin_write(bytes(key), Some(bytes(value).into()));
     command
 }
 
@@ -41,12 +42,12 @@ fn a_deleted_range_hides_what_came_before_it_and_not_what_came_after() {
     put(&mut inflight, "bb", "new");
     assert_eq!(inflight.known(b"b"), Known::Absent);
     assert_eq!(inflight.known(b"ba"), Known::Absent, "never written, but inside the range");
-    assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new")));
+    assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new").into()));
     assert_eq!(inflight.known(b"c"), Known::Nothing);
     inflight.end(old);
     inflight.end(range);
     assert_eq!(inflight.known(b"ba"), Known::Nothing);
-    assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new")));
+    assert_eq!(inflight.known(b"bb"), Known::Value(bytes("new").into()));
 }
 
 #[test]
@@ -71,9 +72,9 @@ fn a_command_that_is_given_up_has_not_been() {
     put(&mut inflight, "k", "proposed");
     let given_up = put(&mut inflight, "k", "given up");
     let last = put(&mut inflight, "l", "behind it");
-    assert_eq!(inflight.known(b"k"), Known::Value(bytes("given up")));
+    assert_eq!(inflight.known(b"k"), Known::Value(bytes("given up").into()));
     assert_eq!(inflight.give_up(given_up), "kgiven up".len());
-    assert_eq!(inflight.known(b"k"), Known::Value(bytes("proposed")));
+    assert_eq!(inflight.known(b"k"), Known::Value(bytes("proposed").into()));
     assert_eq!(inflight.give_up(last), "lbehind it".len());
     assert_eq!(inflight.known(b"l"), Known::Nothing);
     inflight.check();
@@ -161,7 +162,8 @@ fn the_queue_does_what_a_list_of_all_writes_does() {
                 let step = match rng.below(8) {
                     0 => Step::Delete(key()),
                     1 => Step::DeleteRange(key(), if rng.below(4) == 0 { Bytes::new() } else { key() }),
-                    _ => Step::Put(key(), bytes(&step.to_string())),
+                    2 => Step::Put(key(), TimedValue { value: bytes("v"), until: Until(rng.below(9)) }),
+                    _ => Step::Put(key(), bytes(&step.to_string()).into()),
                 };
                 steps.push(clone(&step));
                 match step {

@@ -4,6 +4,7 @@
 //! what the group takes, so nothing is refused because of what else came.
 
 use bytes::Bytes;
+use engine::lsm::{TimedValue, Until};
 use raft::{LogId, Payload};
 
 use super::command::{Cf, Write, Writes, encoded_bytes};
@@ -26,11 +27,11 @@ pub enum Edit {
     /// Nothing: the answer alone waits until everything before it is applied.
     Nothing,
     /// Sets a key.
-    Put(Bytes, Bytes),
+    Put(Bytes, TimedValue),
     /// Deletes a key.
     Delete(Bytes),
     /// Sets keys, or deletes those without a value.
-    Many(Vec<(Bytes, Option<Bytes>)>),
+    Many(Vec<(Bytes, Option<TimedValue>)>),
     /// Deletes the keys in `[start, end)`; an empty end means that of the region.
     DeleteRange(Bytes, Bytes),
 }
@@ -79,10 +80,12 @@ impl Edit {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Nothing => 0,
-            Self::Put(one, other) | Self::DeleteRange(one, other) => one.len() + other.len(),
+            Self::Put(key, value) => key.len() + value.stored_bytes(),
+            Self::DeleteRange(start, end) => start.len() + end.len(),
             Self::Delete(key) => key.len(),
             Self::Many(pairs) => {
-                pairs.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum()
+                let bytes = |value: &TimedValue| value.stored_bytes();
+                pairs.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, bytes)).sum()
             }
         }
     }
@@ -97,9 +100,10 @@ impl Edit {
     }
 }
 
-fn write_of<'a>(key: &'a Bytes, value: Option<&'a Bytes>) -> Write<'a> {
+fn write_of<'a>(key: &'a Bytes, value: Option<&'a TimedValue>) -> Write<'a> {
     match value {
-        Some(value) => Write::Put { cf: Cf::Default, key, value },
+        Some(TimedValue { value, until: Until::NEVER }) => Write::Put { cf: Cf::Default, key, value },
+        Some(TimedValue { value, until }) => Write::PutUntil { cf: Cf::Default, key, value, until: *until },
         None => Write::Delete { cf: Cf::Default, key },
     }
 }
@@ -314,8 +318,8 @@ mod tests {
         replica
     }
 
-    fn put(value: &[u8]) -> (Bytes, Option<Bytes>) {
-        (Bytes::from_static(b"k"), Some(Bytes::copy_from_slice(value)))
+    fn put(value: &[u8]) -> (Bytes, Option<TimedValue>) {
+        (Bytes::from_static(b"k"), Some(Bytes::copy_from_slice(value).into()))
     }
 
     /// What is large enough to fill a command alone is not put to what has gathered already, or the group would refuse both.
@@ -339,7 +343,7 @@ mod tests {
     #[test]
     fn a_command_has_no_more_than_so_many_writes_but_what_is_submitted_together_stays_so() {
         let mut replica = leader();
-        let put = |n: usize| Edit::Put(Bytes::from(format!("{n}")), Bytes::from_static(b"v"));
+        let put = |n: usize| Edit::Put(Bytes::from(format!("{n}")), Bytes::from_static(b"v").into());
         for n in 0..=2 * COMMAND_WRITES_MAX {
             replica.submit(put(n), 1).unwrap();
         }
@@ -360,7 +364,7 @@ mod tests {
     #[test]
     fn a_store_that_ends_gets_back_all_that_wait() {
         let mut replica = leader();
-        let put = || Edit::Put(Bytes::from_static(b"k"), Bytes::from_static(b"v"));
+        let put = || Edit::Put(Bytes::from_static(b"k"), Bytes::from_static(b"v").into());
         replica.submit(put(), 1).unwrap();
         replica.propose_gathered();
         replica.submit(put(), 2).unwrap();
@@ -383,6 +387,11 @@ mod tests {
     #[test]
     fn what_is_let_in_alone_is_taken_and_one_byte_more_is_not() {
         let mut replica = leader();
+        // A moment counts as a part of the value.
+        let soon =
+            TimedValue { value: vec![0; ENTRY_BYTES_MAX - encoded_bytes(1, 1) - 7].into(), until: Until(7) };
+        let refused = replica.submit(Edit::Put(Bytes::from_static(b"k"), soon), 0).unwrap_err();
+        assert!(matches!(refused, (0, Refusal::TooLarge { .. })), "{refused:?}");
         let fits = vec![0; ENTRY_BYTES_MAX - encoded_bytes(1, 1)];
         replica.submit(Edit::Many(vec![put(&fits)]), 1).unwrap();
         replica.propose_gathered();

@@ -13,7 +13,7 @@
 
 use bytes::Bytes;
 
-use engine::lsm::{Cf, Lookup};
+use engine::lsm::{Cf, Lookup, TimedValue};
 
 use super::reply::Reply;
 use super::steps::{Values, no_step};
@@ -127,7 +127,7 @@ impl Inner {
     /// The values of all keys, if no disk is needed for them.
     fn values_in_memory(&self, keys: &[Bytes]) -> Option<Values> {
         let mut state = self.state.borrow_mut();
-        let mut values = Values::new(self.memory.answer_bytes_max());
+        let mut values = Values::new(self.memory.answer_bytes_max(), self.wall());
         for key in keys {
             let now = match self.value_in_memory(&mut state, key) {
                 Lookup::Found(value) => Some(value),
@@ -139,11 +139,11 @@ impl Inner {
         Some(values)
     }
 
-    fn value_in_memory(&self, state: &mut State, key: &[u8]) -> Lookup {
+    fn value_in_memory(&self, state: &mut State, key: &[u8]) -> Lookup<TimedValue> {
         match state.known(key) {
             Known::Absent => Lookup::Absent,
             Known::Value(value) => Lookup::Found(value),
-            Known::Nothing => self.charge_now(self.value_now(key)),
+            Known::Nothing => self.charge_now(self.timed_now(key)),
         }
     }
 
@@ -172,16 +172,19 @@ impl Inner {
     ) -> Result<(Values, Vec<Outcome>), Refusal> {
         let budget = self.rt.budget();
         let mut room = self.room_for_values(keys).await?;
-        let mut values = Values::new(self.memory.answer_bytes_max());
+        let mut values = Values::new(self.memory.answer_bytes_max(), self.wall());
         for key in keys {
             let known = self.state.borrow_mut().known(key);
             let now = match known {
                 Known::Value(value) => Some(value),
                 Known::Absent => None,
                 Known::Nothing => {
-                    let found = self.tree.get(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
+                    let found = self.tree.timed(CF, key).await.map_err(|fault| self.unreadable(&fault))?;
                     // A write that was in flight before may have been applied since; its value is charged as it is.
-                    found.map(|value| self.charge_from(&mut room, value))
+                    found.map(|TimedValue { value, until }| TimedValue {
+                        value: self.charge_from(&mut room, value),
+                        until,
+                    })
                 }
             };
             values.add(key, now);
@@ -189,6 +192,8 @@ impl Inner {
             budget.tick().await;
         }
         drop(room);
+        // That of the steps, not of the reads before them.
+        values.moment = self.wall();
         let mut outcomes = Vec::with_capacity(atomic.steps.len());
         for step in atomic.steps {
             outcomes.push(values.run(step)?);
@@ -216,19 +221,20 @@ impl Inner {
     ) {
         self.counters.reads.add(keys.len() as u64);
         let out = Out::Atomic(Some(outcomes));
-        let Values { mut by_key, written, appended, bytes: _, answer: _ } = values;
+        let Values { mut by_key, written, appended, bytes: _, answer: _, moment: _ } = values;
         appended.iter().for_each(|(key, value)| self.memory.appended.note(key, value));
         let Some(first) = written.first().cloned() else {
             return self.answer_behind_all(route, keys, reply, out);
         };
-        let left: Vec<(Bytes, Option<Bytes>)> = written
+        let left: Vec<(Bytes, Option<TimedValue>)> = written
             .into_iter()
             .map(|key| {
                 let value = by_key.remove(&key).and_then(|value| value.now);
                 (key, value)
             })
             .collect();
-        let made = left.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Bytes::len)).sum();
+        let made =
+            left.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, TimedValue::len)).sum();
         if let Err(refusal) = self.has_room_for(made) {
             return self.refuse(reply, refusal);
         }
@@ -262,6 +268,9 @@ fn filled_bytes(step: &Op) -> usize {
         Op::Modify {
             change:
                 Change::SetIf { .. }
+                | Change::SetTimed { .. }
+                | Change::Expire { .. }
+                | Change::GetTimed { .. }
                 | Change::Take
                 | Change::Remove
                 | Change::Append { .. }
@@ -270,6 +279,8 @@ fn filled_bytes(step: &Op) -> usize {
             ..
         } => 0,
         Op::Get { .. }
+        | Op::Expiry { .. }
+        | Op::PutTimed { .. }
         | Op::BatchGet { .. }
         | Op::Lengths { .. }
         | Op::Put { .. }

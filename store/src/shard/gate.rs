@@ -118,6 +118,7 @@ pub(super) fn op_bytes(op: &Op) -> usize {
         Op::BatchPut { pairs } | Op::PutAbsent { pairs } => {
             pairs.iter().map(|(key, value)| key.len() + value.len()).sum()
         }
+        Op::PutTimed { puts } => puts.iter().map(|(key, value, _)| key.len() + value.len()).sum(),
         Op::Copy { from, to, remove: _, replace: _ } => from.len() + to.len(),
         Op::BatchDelete { keys } | Op::Watch { keys } => keys.iter().map(Bytes::len).sum(),
         Op::DeleteRange { start, end } => start.len() + end.len(),
@@ -125,16 +126,17 @@ pub(super) fn op_bytes(op: &Op) -> usize {
             let watched: usize = watched.iter().map(|(key, _)| key.len()).sum();
             watched + steps.iter().map(op_bytes).sum::<usize>()
         }
-        Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => 0,
+        Op::Get { .. } | Op::Expiry { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => 0,
     }
 }
 
 fn change_bytes(change: &Change) -> usize {
     match change {
-        Change::SetIf { value, when: _ } => value.len(),
+        Change::SetIf { value, when: _ } | Change::SetTimed { value, when: _, expiry: _ } => value.len(),
         Change::Append { suffix: part } | Change::SetRange { offset: _, value: part } => part.len(),
         Change::AddFloat { delta } => delta.len(),
         Change::Take | Change::Remove | Change::Add { delta: _ } | Change::SetBit { .. } => 0,
+        Change::Expire { .. } | Change::GetTimed { .. } => 0,
     }
 }
 
@@ -147,11 +149,17 @@ fn wait(state: &State, op: &Op) -> Wait {
             false => Wait::Nothing,
         },
         Op::BatchPut { pairs } | Op::PutAbsent { pairs } => many(pairs.iter().any(|(key, _)| loading(key))),
+        Op::PutTimed { puts } => match &puts[..] {
+            [(key, ..)] if loading(key) => Wait::Key(key.clone()),
+            puts => many(puts.iter().any(|(key, ..)| loading(key))),
+        },
         Op::Copy { from, to, remove: _, replace: _ } => many(loading(from) || loading(to)),
         Op::BatchDelete { keys } | Op::Watch { keys } => many(keys.iter().any(loading)),
         Op::Atomic(atomic) => many(atomic.keys().iter().any(loading)),
         Op::DeleteRange { start, end } => many(state.loads.any_within(start, end)),
         // Reads do not come here.
-        Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => Wait::Nothing,
+        Op::Get { .. } | Op::Expiry { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => {
+            Wait::Nothing
+        }
     }
 }

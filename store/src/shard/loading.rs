@@ -86,9 +86,9 @@ mod tests {
     fn a_load_that_outlives_the_writes_before_it_leaves_the_answer_to_the_tree() {
         let (mut loads, mut inflight) = (Loads::<()>::default(), InFlight::default());
         let command = inflight.begin_command();
-        inflight.begin_write(bytes("k"), Some(bytes("1")));
+        inflight.begin_write(bytes("k"), Some(bytes("1").into()));
         loads.begin(bytes("k"));
-        assert_eq!(inflight.known(b"k"), Known::Value(bytes("1")));
+        assert_eq!(inflight.known(b"k"), Known::Value(bytes("1").into()));
         inflight.end(command);
         assert_eq!(inflight.known(b"k"), Known::Nothing);
         assert!(loads.contains(b"k"), "the load goes on");

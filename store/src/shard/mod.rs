@@ -266,12 +266,13 @@ impl Shard {
     /// Starts `op`; its outcome goes to `reply`.
     pub fn submit(&self, route: Option<Route>, op: Op, reply: Reply) {
         match op {
-            Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => {
+            Op::Get { .. } | Op::Expiry { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => {
                 self.read(route, op, reply, Asked::Now)
             }
             Op::Put { .. }
             | Op::Delete { .. }
             | Op::BatchPut { .. }
+            | Op::PutTimed { .. }
             | Op::PutAbsent { .. }
             | Op::Copy { .. }
             | Op::BatchDelete { .. }

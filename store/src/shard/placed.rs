@@ -111,10 +111,14 @@ impl KeyHash {
     /// Of what a write touches.
     pub fn of_op(op: &Op) -> Self {
         match op {
-            Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } | Op::Get { key } => {
-                Self::of(key)
-            }
+            Op::Put { key, .. }
+            | Op::Delete { key, .. }
+            | Op::Modify { key, .. }
+            | Op::Get { key }
+            | Op::Expiry { key } => Self::of(key),
+            Op::PutTimed { puts } if puts.len() == 1 => Self::of(&puts[0].0),
             Op::BatchPut { .. }
+            | Op::PutTimed { .. }
             | Op::PutAbsent { .. }
             | Op::Copy { .. }
             | Op::BatchDelete { .. }

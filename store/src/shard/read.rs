@@ -10,17 +10,17 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use engine::lsm::Cf;
+use engine::lsm::{Cf, Until};
 use scheduler::{Region, RegionId};
 
 use super::reply::Reply;
 use super::values::Admits;
-use super::{Asked, Queued, Shard};
+use super::{Asked, Inner, Queued, Shard};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::reads::Access;
-use crate::request::{Op, Out, Outcome, Route, Scan};
+use crate::request::{KeyExpiry, Op, Out, Outcome, Route, Scan};
 
 const CF: Cf = Cf::Default;
 
@@ -28,12 +28,14 @@ impl Shard {
     pub(super) fn read(&self, route: Option<Route>, op: Op, reply: Reply, asked: Asked) {
         match op {
             Op::Get { key } => self.get(route, key, reply, asked),
+            Op::Expiry { key } => self.expiry(route, key, reply, asked),
             Op::BatchGet { keys, at_once } => self.batch_get(route, keys, at_once, reply, asked),
             Op::Lengths { keys, ahead } => self.lengths(route, keys, ahead, reply, asked),
             Op::Scan(scan) => self.scan(route, scan, reply, asked),
             op @ (Op::Put { .. }
             | Op::Delete { .. }
             | Op::BatchPut { .. }
+            | Op::PutTimed { .. }
             | Op::PutAbsent { .. }
             | Op::Copy { .. }
             | Op::BatchDelete { .. }
@@ -103,13 +105,38 @@ impl Shard {
         // As of now: what its connection writes after it is no business of this read, however long it waits for room and for the disk.
         let (snapshot, shard) = (inner.tree.snapshot(), self.clone());
         self.spawn(reply, async move {
-            let value = shard
+            let found = shard
                 .inner
-                .charge(async |admits: Admits<'_>| snapshot.get_within(CF, &key, admits).await)
+                .charge(async |admits: Admits<'_>| snapshot.timed_within(CF, &key, admits).await)
                 .await?;
+            let value = found.map(|timed| timed.value);
             let bytes = value.as_ref().map_or(0, |value| key.len() + value.len());
             shard.inner.counts.read(region, 1, bytes);
             Ok(Out::Value(value))
+        });
+    }
+
+    /// When a value goes costs no copy of it.
+    fn expiry(&self, route: Option<Route>, key: Bytes, reply: Reply, asked: Asked) {
+        let inner = &*self.inner;
+        match self.readable(route.as_ref(), &key, asked, |region| guard::covers(region, &key)) {
+            Ok((region, Access::Now)) => {
+                inner.counters.reads.add(1);
+                inner.counts.read(region, 1, 0);
+            }
+            Ok((_, Access::Ask)) => return self.ask(route, Op::Expiry { key: key.clone() }, reply, &key),
+            Err(refusal) => return inner.refuse(reply, refusal),
+        }
+        let said = |inner: &Inner, sized: Option<(usize, Until)>| {
+            Ok(Out::Expiry(KeyExpiry::of(sized.map(|(_, until)| until), inner.wall())))
+        };
+        if let Some(sized) = inner.tree.sized_now(CF, &key) {
+            return reply.send(said(inner, sized));
+        }
+        let (snapshot, shard) = (inner.tree.snapshot(), self.clone());
+        self.spawn(reply, async move {
+            let sized = shard.inner.sized(&snapshot, &key).await?;
+            said(&shard.inner, sized)
         });
     }
 

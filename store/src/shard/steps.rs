@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
+use engine::lsm::{TimedValue, Until, WallMs};
 
 use super::modify::{Modified, edits, modify};
 use crate::memory::{AnswerBytes, charged_bytes, is_short};
 use crate::refusal::Refusal;
-use crate::request::{Change, Op, Out, Outcome};
+use crate::request::{Change, KeyExpiry, Op, Out, Outcome};
 
 /// Values that one transaction looks at, answers with and makes, bytes.
 pub(super) const VALUES_BYTES_MAX: usize = 64 << 20;
@@ -24,23 +25,25 @@ pub(super) struct Values {
     pub(super) bytes: usize,
     /// What the answer has come to: it copies a value as often as it is asked for.
     pub(super) answer: AnswerBytes,
+    /// The moment by which it is decided what has expired, the same for all steps.
+    pub(super) moment: WallMs,
 }
 
 #[derive(Debug)]
 pub(super) struct Value {
-    pub(super) now: Option<Bytes>,
+    pub(super) now: Option<TimedValue>,
     pub(super) written: bool,
 }
 
 impl Values {
-    pub(super) fn new(answer_bytes_max: usize) -> Self {
+    pub(super) fn new(answer_bytes_max: usize, moment: WallMs) -> Self {
         let answer = AnswerBytes::new(answer_bytes_max, 0);
-        Self { by_key: BTreeMap::new(), written: Vec::new(), appended: Vec::new(), bytes: 0, answer }
+        Self { by_key: BTreeMap::new(), written: Vec::new(), appended: Vec::new(), bytes: 0, answer, moment }
     }
 
-    pub(super) fn add(&mut self, key: &Bytes, now: Option<Bytes>) {
+    pub(super) fn add(&mut self, key: &Bytes, now: Option<TimedValue>) {
         if let Entry::Vacant(place) = self.by_key.entry(key.clone()) {
-            self.bytes += now.as_ref().map_or(0, Bytes::len);
+            self.bytes += now.as_ref().map_or(0, TimedValue::len);
             place.insert(Value { now, written: false });
         }
     }
@@ -62,15 +65,25 @@ impl Values {
                 Out::Values(keys.iter().map(|key| self.answer(key)).collect::<Result<_, _>>()?)
             }
             Op::Lengths { keys, ahead: _ } => {
-                let length = |key| self.by_key.get(key).and_then(|value| value.now.as_ref()).map(Bytes::len);
+                let length = |key| self.timed(key).map(TimedValue::len);
                 Out::Lengths(keys.iter().map(length).collect())
             }
+            Op::Expiry { key } => {
+                Out::Expiry(KeyExpiry::of(self.timed(&key).map(|timed| timed.until), self.moment))
+            }
             Op::Put { key, value } => {
-                self.write(key, Some(value));
+                self.write(key, Some(value.into()));
                 Out::Done
             }
             Op::BatchPut { pairs } => {
-                pairs.into_iter().for_each(|(key, value)| self.write(key, Some(value)));
+                pairs.into_iter().for_each(|(key, value)| self.write(key, Some(value.into())));
+                Out::Done
+            }
+            Op::PutTimed { puts } => {
+                for (key, value, expiry) in puts {
+                    let until = expiry.until(Until::NEVER, self.moment);
+                    self.write(key, TimedValue { value, until }.live(self.moment));
+                }
                 Out::Done
             }
             Op::Delete { key, count: true } => Out::Existed(self.remove(key)),
@@ -86,7 +99,7 @@ impl Values {
             Op::PutAbsent { pairs } => {
                 let swapped = !pairs.iter().any(|(key, _)| self.has(key));
                 if swapped {
-                    pairs.into_iter().for_each(|(key, value)| self.write(key, Some(value)));
+                    pairs.into_iter().for_each(|(key, value)| self.write(key, Some(value.into())));
                 }
                 Out::Swapped { swapped, previous: None }
             }
@@ -104,21 +117,31 @@ impl Values {
 
     /// The value of `key` as a part of the answer.
     fn answer(&mut self, key: &Bytes) -> Result<Option<Bytes>, Refusal> {
+        Ok(self.answer_timed(key)?.map(|timed| timed.value))
+    }
+
+    fn answer_timed(&mut self, key: &Bytes) -> Result<Option<TimedValue>, Refusal> {
         let now = self.read(key);
-        if let Some(value) = &now {
-            self.answer.add(charged_bytes(value))?;
+        if let Some(timed) = &now {
+            self.answer.add(charged_bytes(&timed.value))?;
         }
         Ok(now)
     }
 
-    fn read(&mut self, key: &Bytes) -> Option<Bytes> {
-        let now = self.by_key.get(key).and_then(|value| value.now.clone());
-        self.bytes += now.as_ref().map_or(0, Bytes::len);
+    /// What there is of `key` at the moment of the transaction.
+    fn timed(&self, key: &Bytes) -> Option<&TimedValue> {
+        let now = self.by_key.get(key).and_then(|value| value.now.as_ref());
+        now.filter(|timed| !timed.until.is_over(self.moment))
+    }
+
+    fn read(&mut self, key: &Bytes) -> Option<TimedValue> {
+        let now = self.timed(key).cloned();
+        self.bytes += now.as_ref().map_or(0, TimedValue::len);
         now
     }
 
-    fn write(&mut self, key: Bytes, now: Option<Bytes>) {
-        self.bytes += now.as_ref().map_or(0, Bytes::len);
+    fn write(&mut self, key: Bytes, now: Option<TimedValue>) {
+        self.bytes += now.as_ref().map_or(0, TimedValue::len);
         let value = self.by_key.entry(key.clone()).or_insert(Value { now: None, written: false });
         value.now = now;
         if !std::mem::replace(&mut value.written, true) {
@@ -127,7 +150,7 @@ impl Values {
     }
 
     fn has(&self, key: &Bytes) -> bool {
-        self.by_key.get(key).is_some_and(|value| value.now.is_some())
+        self.timed(key).is_some()
     }
 
     /// Whether `to` has got the value of `from`, or has had it before.
@@ -157,24 +180,27 @@ impl Values {
 
     fn modify(&mut self, key: Bytes, change: Change) -> Result<Outcome, Refusal> {
         let before = match &change {
-            Change::SetIf { .. } | Change::Take => self.answer(&key)?,
+            Change::SetIf { .. } | Change::SetTimed { .. } | Change::GetTimed { .. } | Change::Take => {
+                self.answer_timed(&key)?
+            }
             Change::Append { .. }
             | Change::SetRange { .. }
             | Change::SetBit { .. }
             | Change::Add { .. }
             | Change::AddFloat { .. }
+            | Change::Expire { .. }
             | Change::Remove => self.read(&key),
         };
         let answers = matches!(&change, Change::AddFloat { .. });
-        let edits = edits(before.as_ref(), &change);
-        let Modified { write, out } = match modify(before, change) {
+        let edits = edits(before.as_ref().map(|timed| &timed.value), &change);
+        let Modified { write, out } = match modify(before, change, self.moment) {
             Ok(modified) => modified,
             Err(refusal) => return Ok(Err(refusal)),
         };
         if let Some(now) = write {
             if edits {
-                let short = now.clone().filter(|value| is_short(value));
-                self.appended.extend(short.map(|value| (key.clone(), value)));
+                let short = now.as_ref().filter(|timed| is_short(&timed.value));
+                self.appended.extend(short.map(|timed| (key.clone(), timed.value.clone())));
             }
             self.write(key, now);
         }

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use engine::lsm::{Cf, Direction, Fetched, LongBlock, Lookup, Snapshot, WalkLimits};
+use engine::lsm::{Cf, Direction, Fetched, LongBlock, Lookup, Snapshot, TimedValue, Until, WalkLimits};
 use scheduler::RegionId;
 
 use super::Inner;
@@ -40,7 +40,7 @@ impl<T: AsyncFn(Admits<'_>) -> engine::error::Result<Fetched>> Read for T {}
 enum Reading {
     /// The value, and the room that it takes as long as it is not charged as an answer.
     Found {
-        value: Bytes,
+        timed: TimedValue,
         room: Charge,
     },
     Absent,
@@ -76,22 +76,31 @@ impl Inner {
         self.tree.get_now_if(CF, key, |bytes| bytes <= SMALL_BYTES || output.has_room(charged_length(bytes)))
     }
 
+    /// The same, with the moment at which the value goes.
+    pub(super) fn timed_now(&self, key: &[u8]) -> Lookup<TimedValue> {
+        let output = &self.memory.output;
+        self.tree
+            .timed_now_if(CF, key, |bytes| bytes <= SMALL_BYTES || output.has_room(charged_length(bytes)))
+    }
+
     /// The value of `key`, charged to the core's answers.
-    pub(super) async fn charged_value(&self, key: &[u8]) -> Result<Option<Bytes>, Refusal> {
-        self.charge(async |admits| self.tree.get_within(CF, key, admits).await).await
+    pub(super) async fn charged_value(&self, key: &[u8]) -> Result<Option<TimedValue>, Refusal> {
+        self.charge(async |admits| self.tree.timed_within(CF, key, admits).await).await
     }
 
     /// What `read` finds, charged. A value for which there is no room is not read, or let go, so that those who wait hold nothing, and
     /// read again once there is.
-    pub(super) async fn charge(&self, read: impl Read) -> Result<Option<Bytes>, Refusal> {
+    pub(super) async fn charge(&self, read: impl Read) -> Result<Option<TimedValue>, Refusal> {
         let output = &self.memory.output;
         let has_room = |value_bytes: usize| output.has_room(charged_length(value_bytes));
         let mut bytes = match self.read_within(&read, &has_room).await? {
             Reading::Absent => return Ok(None),
-            Reading::Found { value, room: _room } => match output.try_charge(charged_bytes(&value)) {
-                Some(charge) => return Ok(Some(charge.wrap(value))),
-                None => charged_bytes(&value),
-            },
+            Reading::Found { timed: TimedValue { value, until }, room: _room } => {
+                match output.try_charge(charged_bytes(&value)) {
+                    Some(charge) => return Ok(Some(TimedValue { value: charge.wrap(value), until })),
+                    None => charged_bytes(&value),
+                }
+            }
             Reading::Unwanted { value_bytes } => charged_length(value_bytes),
         };
         loop {
@@ -99,12 +108,14 @@ impl Inner {
             let fits = |value_bytes: usize| charged_length(value_bytes) <= bytes;
             bytes = match self.read_within(&read, &fits).await? {
                 Reading::Absent => return Ok(None),
-                Reading::Found { value, room: _room } if charged_bytes(&value) <= bytes => {
+                Reading::Found { timed: TimedValue { value, until }, room: _room }
+                    if charged_bytes(&value) <= bytes =>
+                {
                     charge.set(charged_bytes(&value));
-                    return Ok(Some(charge.wrap(value)));
+                    return Ok(Some(TimedValue { value: charge.wrap(value), until }));
                 }
                 // It has been overwritten by a larger one meanwhile.
-                Reading::Found { value, room: _room } => charged_bytes(&value),
+                Reading::Found { timed, room: _room } => charged_bytes(&timed.value),
                 Reading::Unwanted { value_bytes } => charged_length(value_bytes),
             };
         }
@@ -127,9 +138,9 @@ impl Inner {
             let fetched = read(&admits).await.map_err(|fault| self.unreadable(&fault))?;
             room = held.into_inner();
             let block = match fetched {
-                Fetched::Value(Some(value)) => {
-                    self.memory.has_read(value.len());
-                    return Ok(Reading::Found { value, room });
+                Fetched::Value(Some(timed)) => {
+                    self.memory.has_read(timed.len());
+                    return Ok(Reading::Found { timed, room });
                 }
                 Fetched::Value(None) => {
                     self.memory.has_read(0);
@@ -154,36 +165,46 @@ impl Inner {
         key: &[u8],
         wanted: &dyn Fn(usize) -> bool,
     ) -> Result<Reading, Refusal> {
-        self.read_within(&async |admits: Admits<'_>| snapshot.get_within(CF, key, admits).await, wanted).await
+        self.read_within(&async |admits: Admits<'_>| snapshot.timed_within(CF, key, admits).await, wanted)
+            .await
     }
 
     /// The length of the value of `key`, which may have to be read for it.
     pub(super) async fn length(&self, snapshot: &Snapshot, key: &[u8]) -> Result<Option<usize>, Refusal> {
-        if let Some(length) = snapshot.length_now(CF, key) {
-            return Ok(length);
+        Ok(self.sized(snapshot, key).await?.map(|(bytes, _)| bytes))
+    }
+
+    /// The same, with the moment at which the value goes.
+    pub(super) async fn sized(
+        &self,
+        snapshot: &Snapshot,
+        key: &[u8],
+    ) -> Result<Option<(usize, Until)>, Refusal> {
+        if let Some(sized) = snapshot.sized_now(CF, key) {
+            return Ok(sized);
         }
         match self.read_of(snapshot, key, &|_| true).await? {
-            Reading::Found { value, room: _room } => Ok(Some(value.len())),
+            Reading::Found { timed, room: _room } => Ok(Some((timed.len(), timed.until))),
             Reading::Absent => Ok(None),
             Reading::Unwanted { value_bytes } => unreachable!("{value_bytes} bytes were wanted"),
         }
     }
 
     /// Charges a value that memory had at once. Where there is no room it has to be read by those who can wait.
-    pub(super) fn charge_now(&self, found: Lookup) -> Lookup {
-        let Lookup::Found(value) = found else { return found };
+    pub(super) fn charge_now(&self, found: Lookup<TimedValue>) -> Lookup<TimedValue> {
+        let Lookup::Found(TimedValue { value, until }) = found else { return found };
         match self.memory.output.try_charge(charged_bytes(&value)) {
-            Some(charge) => Lookup::Found(charge.wrap(value)),
+            Some(charge) => Lookup::Found(TimedValue { value: charge.wrap(value), until }),
             None => Lookup::NeedsIo,
         }
     }
 
     pub(super) fn charge_outcome(&self, outcome: Outcome) -> Option<Outcome> {
         match outcome {
-            Ok(Out::Value(Some(value))) => match self.charge_now(Lookup::Found(value)) {
-                Lookup::Found(value) => Some(Ok(Out::Value(Some(value)))),
-                Lookup::Absent | Lookup::NeedsIo => None,
-            },
+            Ok(Out::Value(Some(value))) => {
+                let charge = self.memory.output.try_charge(charged_bytes(&value))?;
+                Some(Ok(Out::Value(Some(charge.wrap(value)))))
+            }
             other => Some(other),
         }
     }
@@ -212,7 +233,7 @@ impl Inner {
                     let has_room =
                         |value_bytes: usize| self.memory.output.has_room(charged_length(value_bytes));
                     match self.read_of(snapshot, key, &has_room).await? {
-                        Reading::Found { value, room: _room } => Some(value),
+                        Reading::Found { timed, room: _room } => Some(timed.value),
                         Reading::Absent => None,
                         Reading::Unwanted { value_bytes: _ } => return Ok(None),
                     }
@@ -273,7 +294,7 @@ impl Inner {
         let mut values = Vec::with_capacity(keys.len());
         for key in keys {
             values.push(match self.read_of(snapshot, key, &|_| true).await? {
-                Reading::Found { value, room: _room } => {
+                Reading::Found { timed: TimedValue { value, until: _ }, room: _room } => {
                     Some(charge.split_off(charged_bytes(&value)).wrap(value))
                 }
                 Reading::Absent => None,

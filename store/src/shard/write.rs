@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 
-use engine::lsm::Lookup;
+use engine::lsm::{Lookup, TimedValue, Until, WallMs};
 use raft::Term;
 use scheduler::RegionId;
 
@@ -27,7 +27,7 @@ use crate::region::guard;
 use crate::region::inflight::Known;
 use crate::region::reads::Access;
 use crate::region::submit::Edit;
-use crate::request::{Change, KEY_BYTES_MAX, Op, Out, Route, VALUE_BYTES_MAX};
+use crate::request::{Change, Expiry, KEY_BYTES_MAX, Op, Out, Route, VALUE_BYTES_MAX};
 
 const CF: Cf = Cf::Default;
 
@@ -81,9 +81,11 @@ impl Shard {
         let deletes = match op {
             Op::Delete { .. } | Op::BatchDelete { .. } | Op::DeleteRange { .. } | Op::Watch { .. } => true,
             Op::Atomic(atomic) => atomic.only_deletes(),
-            Op::Put { .. } | Op::BatchPut { .. } | Op::Modify { .. } => false,
+            Op::Put { .. } | Op::BatchPut { .. } | Op::PutTimed { .. } | Op::Modify { .. } => false,
             Op::PutAbsent { .. } | Op::Copy { .. } => false,
-            Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => false,
+            Op::Get { .. } | Op::Expiry { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => {
+                false
+            }
         };
         let admits = deletes && !inner.is_out_of_room();
         if !inner.openings.is_counted() || (inner.health.refuses_writes() && !admits) {
@@ -153,7 +155,7 @@ impl Shard {
 impl Inner {
     /// What memory knows of a key that is to be changed, charged. A large value is not copied for a change that has no room: a
     /// pipeline of changes to it would cost the core a copy each.
-    fn changeable_now(&self, key: &[u8], change: &Change) -> Result<Lookup, Refusal> {
+    fn changeable_now(&self, key: &[u8], change: &Change) -> Result<Lookup<TimedValue>, Refusal> {
         let refusal = Cell::new(None);
         let wanted = |bytes: usize| {
             if bytes <= SMALL_BYTES {
@@ -164,7 +166,7 @@ impl Inner {
             refusal.set(room.err());
             fits
         };
-        let now = self.tree.get_now_if(CF, key, wanted);
+        let now = self.tree.timed_now_if(CF, key, wanted);
         match refusal.take() {
             Some(refusal) => Err(refusal),
             None => Ok(self.charge_now(now)),
@@ -174,12 +176,23 @@ impl Inner {
     /// Computes one read-modify-write from the value before it, and gathers what it writes.
     ///
     /// A value that it makes counts against the bound before it is made: what waited for a load was small when it came.
-    fn step(&self, route: Option<&Route>, key: Bytes, before: Option<Bytes>, change: Change, reply: Reply) {
-        if let Err(refusal) = self.has_room_for(made_bytes(before.as_ref().map_or(0, Bytes::len), &change)) {
+    fn step(
+        &self,
+        route: Option<&Route>,
+        key: Bytes,
+        before: Option<TimedValue>,
+        change: Change,
+        reply: Reply,
+    ) {
+        let now = self.wall();
+        let before = before.and_then(|timed| timed.live(now));
+        if let Err(refusal) =
+            self.has_room_for(made_bytes(before.as_ref().map_or(0, TimedValue::len), &change))
+        {
             return self.refuse(reply, refusal);
         }
-        let edits = edits(before.as_ref(), &change);
-        let Modified { write, out } = match modify(before, change) {
+        let edits = edits(before.as_ref().map(|timed| &timed.value), &change);
+        let Modified { write, out } = match modify(before, change, now) {
             Ok(modified) => modified,
             Err(refusal) => return self.refuse(reply, refusal),
         };
@@ -191,7 +204,7 @@ impl Inner {
         let edit = match value {
             Some(value) => {
                 if edits {
-                    self.memory.appended.note(&key, &value);
+                    self.memory.appended.note(&key, &value.value);
                 }
                 Edit::Put(key.clone(), value)
             }
@@ -201,6 +214,11 @@ impl Inner {
         if let Err((reply, refusal)) = gathered {
             self.refuse(reply, refusal);
         }
+    }
+
+    /// The wall clock now, by which it is decided what has expired and what will.
+    pub(super) fn wall(&self) -> WallMs {
+        self.rt.wall().into()
     }
 
     /// Whether a write of `bytes` may begin: it fits beside those in flight, or there are none. What waits for a key does not keep it out,
@@ -275,6 +293,7 @@ impl Inner {
         let first = match &op {
             Op::Put { key, .. } | Op::Delete { key, .. } | Op::DeleteRange { start: key, .. } => Some(key),
             Op::BatchPut { pairs } => pairs.first().map(|(key, _)| key),
+            Op::PutTimed { puts } => puts.first().map(|(key, ..)| key),
             Op::BatchDelete { keys } => keys.first(),
             op => unreachable!("{op:?} is a read or depends on what was there"),
         };
@@ -284,16 +303,26 @@ impl Inner {
             Err(refusal) => return Err((due.reply, refusal)),
         };
         let edit = match op {
-            Op::Put { key, value } => Edit::Put(key, value),
+            Op::Put { key, value } => Edit::Put(key, value.into()),
             Op::Delete { key, count: _ } => Edit::Delete(key),
             Op::BatchPut { pairs } => {
-                Edit::Many(pairs.into_iter().map(|(key, value)| (key, Some(value))).collect())
+                Edit::Many(pairs.into_iter().map(|(key, value)| (key, Some(value.into()))).collect())
             }
+            Op::PutTimed { puts } => Edit::Many(self.made_until(puts)),
             Op::BatchDelete { keys } => Edit::Many(keys.into_iter().map(|key| (key, None)).collect()),
             Op::DeleteRange { start, end } => Edit::DeleteRange(start, end),
             op => unreachable!("{op:?} is a read or depends on what was there"),
         };
         self.gather_for(state, region, due, edit)
+    }
+
+    /// With their moments; what would be over at once is a delete.
+    fn made_until(&self, puts: Vec<(Bytes, Bytes, Expiry)>) -> Vec<(Bytes, Option<TimedValue>)> {
+        let now = self.wall();
+        let timed = |(key, value, expiry): (Bytes, Bytes, Expiry)| {
+            (key, TimedValue { value, until: expiry.until(Until::NEVER, now) }.live(now))
+        };
+        puts.into_iter().map(timed).collect()
     }
 
     fn nothing_to_do(&self, due: Due) -> Result<(), (Reply, Refusal)> {
@@ -350,7 +379,8 @@ fn current_term(state: &mut State, route: Option<&Route>, key: &[u8]) -> Result<
 /// Bytes of the value that `change` makes of one of `before` bytes.
 fn made_bytes(before: usize, change: &Change) -> usize {
     match change {
-        Change::SetIf { value, when: _ } => value.len(),
+        Change::SetIf { value, when: _ } | Change::SetTimed { value, when: _, expiry: _ } => value.len(),
+        Change::Expire { .. } | Change::GetTimed { .. } => before,
         Change::Append { suffix } => before + suffix.len(),
         Change::SetRange { offset: _, value } if value.is_empty() => 0,
         Change::SetRange { offset, value } => before.max(offset.saturating_add(value.len())),
@@ -372,14 +402,18 @@ fn check_sizes(op: &Op) -> Result<(), Refusal> {
         Op::PutAbsent { pairs } => {
             pairs.iter().try_for_each(|(key, value)| check_key(key).and_then(|()| check_value(value)))
         }
+        Op::PutTimed { puts } => {
+            puts.iter().try_for_each(|(key, value, _)| check_key(key).and_then(|()| check_value(value)))
+        }
         Op::Copy { from, to, remove: _, replace: _ } => check_key(from).and_then(|()| check_key(to)),
         Op::Delete { key, .. } => check_key(key),
         Op::BatchDelete { keys } => keys.iter().try_for_each(|key| check_key(key)),
         Op::DeleteRange { start, end } => check_key(start).and_then(|()| check_key(end)),
         Op::Modify { key, change } => check_key(key).and_then(|()| match change {
-            Change::SetIf { value, .. } => check_value(value),
+            Change::SetIf { value, .. } | Change::SetTimed { value, .. } => check_value(value),
             Change::Append { suffix } => check_value(suffix),
             Change::SetRange { .. } | Change::SetBit { .. } | Change::AddFloat { .. } => check_change(change),
+            Change::Expire { .. } | Change::GetTimed { .. } => Ok(()),
             Change::Take | Change::Remove | Change::Add { .. } => Ok(()),
         }),
         Op::Atomic(atomic) => {
@@ -388,7 +422,7 @@ fn check_sizes(op: &Op) -> Result<(), Refusal> {
             atomic.steps.iter().try_for_each(check_sizes)
         }
         Op::Watch { keys } => keys.iter().try_for_each(|key| check_key(key)),
-        Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => Ok(()),
+        Op::Get { .. } | Op::Expiry { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) => Ok(()),
     }
 }
 

@@ -38,8 +38,8 @@ pub(crate) fn in_world<T: 'static, F: Future<Output = T>>(
 fn cold_stores_mean_the_same_as_a_map() {
     let seeds = std::env::var("RINGKEEP_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     for seed in 0..seeds {
-        in_world(seed, move |_, gateway| async move {
-            let model = Gateway::in_memory();
+        in_world(seed, move |rt, gateway| async move {
+            let model = Gateway::in_memory().with_clock(&rt);
             compare(seed, 600, &gateway, &model).await;
             assert_eq!(everything(&gateway).await, everything(&model).await, "seed {seed}");
         });

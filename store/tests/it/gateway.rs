@@ -6,9 +6,64 @@ use bytes::Bytes;
 use engine::rt::Rt;
 use store::gateway::Gateway;
 use store::refusal::Refusal;
-use store::request::{Change, Op, Out, Outcome, Scan, When};
+use store::request::{Change, ExpireWhen, Expiry, KeyExpiry, Op, Out, Outcome, Scan, When};
 
 use crate::node::with_node;
+
+/// A change of when a value goes, or one that says it. Moments are so far away, or so long ago, that it does not matter when the two
+/// worlds look at their clocks.
+pub(super) fn change_of_expiry(below: &mut dyn FnMut(u64) -> u64, value: Bytes) -> Change {
+    let when = [
+        ExpireWhen::Always,
+        ExpireWhen::Stays,
+        ExpireWhen::Expires,
+        ExpireWhen::Later,
+        ExpireWhen::Earlier,
+        ExpireWhen::ExpiresEarlier,
+    ][below(6) as usize];
+    match below(6) {
+        0 => Change::GetTimed { expiry: expiry(below) },
+        1 | 2 => {
+            let when = [When::Always, When::Absent, When::Present][below(3) as usize].clone();
+            Change::SetTimed { value, when, expiry: expiry(below) }
+        }
+        3 => Change::Expire { expiry: Expiry::Never, when: ExpireWhen::Expires },
+        _ => {
+            // Of two that count from now neither is certain to be the later one.
+            let expiry = match (expiry(below), when) {
+                (expiry, ExpireWhen::Always | ExpireWhen::Stays | ExpireWhen::Expires) => expiry,
+                (Expiry::After(ms), _) => Expiry::At(ms + 33_177_117_420_000),
+                (expiry, _) => expiry,
+            };
+            Change::Expire { expiry, when }
+        }
+    }
+}
+
+pub(super) fn expiry(below: &mut dyn FnMut(u64) -> u64) -> Expiry {
+    match below(7) {
+        0 => Expiry::Never,
+        1 => Expiry::Keep,
+        2 => Expiry::At(1 + below(1000)),
+        3 => Expiry::After(0),
+        4 => Expiry::After(1_000_000_000 + below(1000)),
+        _ => Expiry::At(33_177_117_420_000 + below(5)),
+    }
+}
+
+/// An outcome without what depends on when exactly a clock was looked at.
+pub(super) fn plain(outcome: Outcome) -> Outcome {
+    outcome.map(|out| match out {
+        Out::Expiry(KeyExpiry::At { until_ms, left_ms: _ }) => {
+            // The moments that count from now are rounded.
+            let is_far = until_ms >= 33_177_117_420_000;
+            let until_ms = if is_far { until_ms } else { until_ms / 100_000_000 };
+            Out::Expiry(KeyExpiry::At { until_ms, left_ms: 0 })
+        }
+        Out::Atomic(Some(steps)) => Out::Atomic(Some(steps.into_iter().map(plain).collect())),
+        other => other,
+    })
+}
 
 /// What a seed decides.
 struct Rng(engine::rt::rng::Rng);
@@ -54,8 +109,20 @@ impl Rng {
 
     fn op(&mut self) -> Op {
         let key = self.key();
-        match self.below(13) {
+        match self.below(16) {
             0 => Op::Get { key },
+            13 => Op::Expiry { key },
+            14 => {
+                let puts = self.keys().into_iter();
+                let puts =
+                    puts.map(|key| (key, self.value(), expiry(&mut |bound| self.below(bound)))).collect();
+                Op::PutTimed { puts }
+            }
+            15 => {
+                let value = self.value();
+                let change = change_of_expiry(&mut |bound| self.below(bound), value);
+                Op::Modify { key, change }
+            }
             1 => Op::BatchGet { keys: self.keys(), at_once: false },
             2 | 3 => Op::Put { key, value: self.value() },
             4 => Op::BatchPut { pairs: self.keys().into_iter().map(|key| (key, self.value())).collect() },
@@ -105,7 +172,7 @@ impl Rng {
 }
 
 fn is_read(op: &Op) -> bool {
-    matches!(op, Op::Get { .. } | Op::BatchGet { .. } | Op::Scan(_))
+    matches!(op, Op::Get { .. } | Op::Expiry { .. } | Op::BatchGet { .. } | Op::Scan(_))
 }
 
 /// Submits operations in bursts, as a pipeline does: writes of a burst are not awaited before the next is submitted. Reads wait
@@ -131,7 +198,7 @@ pub(super) async fn compare(seed: u64, steps: usize, real: &Gateway, model: &Gat
 
 async fn settle(seed: u64, in_flight: &mut Vec<(Op, store::gateway::Submitted, Outcome)>) {
     for (op, submitted, expected) in in_flight.drain(..) {
-        assert_eq!(submitted.await, expected, "seed {seed}: {op:?}");
+        assert_eq!(plain(submitted.await), plain(expected), "seed {seed}: {op:?}");
     }
 }
 
@@ -148,8 +215,8 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn run(dir: &Path, stores: usize, cores: usize, seed: u64, steps: usize) -> Vec<(Bytes, Bytes)> {
-    with_node(dir, stores, cores, move |_rt: Rt, gateway| async move {
-        let model = Gateway::in_memory();
+    with_node(dir, stores, cores, move |rt: Rt, gateway| async move {
+        let model = Gateway::in_memory().with_clock(&rt);
         compare(seed, steps, &gateway, &model).await;
         let found = everything(&gateway).await;
         assert_eq!(found, everything(&model).await, "seed {seed}");

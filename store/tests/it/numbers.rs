@@ -16,7 +16,7 @@ use store::config::{Layers, Limits, Machine};
 use store::gateway::Gateway;
 use store::node::core::Stores;
 use store::node::{Setup, Started};
-use store::request::{Op, Out};
+use store::request::{Expiry, Op, Out};
 use store::wire::board::CoreReport;
 
 use crate::node::open_simulated;
@@ -67,6 +67,7 @@ fn busy_tree() -> TreeOptions {
         compress: false,
         l0_tables: 1,
         compaction_bytes_per_second: Some(1 << 20),
+        expired_kept: Duration::ZERO,
         ..TreeOptions::default()
     }
 }
@@ -96,6 +97,9 @@ fn numbers_of_a_tree_and_its_log_move_under_writes_and_reads() {
                 for write in writes {
                     write.await.unwrap();
                 }
+                // What has expired when it is flushed is dropped.
+                let puts = (0..20).map(|n| (key(2000 + n), Bytes::new(), Expiry::After(1))).collect();
+                gateway.submit(None, Op::PutTimed { puts }).await.unwrap();
                 // Of a key that only the first round has written: what deletes it is kept until that is merged away.
                 let (start, end) = (key(1400), Bytes::from([&key(1400)[..], b"~"].concat()));
                 gateway.submit(None, Op::DeleteRange { start, end }).await.unwrap();

@@ -9,7 +9,7 @@ use store::refusal::Refusal;
 use store::request::{Atomic, Change, Op, Out, Outcome, Seen, When};
 
 use crate::cold::{in_world, make_cold};
-use crate::gateway::everything;
+use crate::gateway::{change_of_expiry, everything, expiry, plain};
 use crate::resp_server::Random;
 
 /// A key of the region that has those beginning with `first`.
@@ -27,7 +27,11 @@ fn value(random: &mut Random) -> Bytes {
 }
 
 fn change(random: &mut Random) -> Change {
-    match random.below(10) {
+    match random.below(13) {
+        10..=12 => {
+            let value = value(random);
+            change_of_expiry(&mut |bound| random.below(bound as usize) as u64, value)
+        }
         0 => Change::Take,
         1 => Change::Remove,
         2 => Change::Append { suffix: value(random) },
@@ -44,8 +48,16 @@ fn change(random: &mut Random) -> Change {
 
 fn step(random: &mut Random, first: u8) -> Op {
     let key_there = key(random, first);
-    match random.below(12) {
+    match random.below(14) {
         0 | 1 => Op::Get { key: key_there },
+        12 => Op::Expiry { key: key_there },
+        13 => {
+            let mut put = || {
+                let expiry = expiry(&mut |bound| random.below(bound as usize) as u64);
+                (key(random, first), value(random), expiry)
+            };
+            Op::PutTimed { puts: vec![put(), put()] }
+        }
         2 => {
             Op::BatchGet { keys: (0..random.below(4)).map(|_| key(random, first)).collect(), at_once: false }
         }
@@ -86,7 +98,7 @@ async fn settle(seed: u64, in_flight: &mut Vec<(Op, Submitted, Outcome)>) -> (us
     let (mut ran, mut not) = (0, 0);
     for (op, submitted, expected) in in_flight.drain(..) {
         let found = submitted.await;
-        assert_eq!(found, expected, "seed {seed}: {op:?}");
+        assert_eq!(plain(found.clone()), plain(expected), "seed {seed}: {op:?}");
         match found {
             Ok(Out::Atomic(Some(_))) => ran += 1,
             Ok(Out::Atomic(None)) => not += 1,
@@ -155,8 +167,8 @@ async fn compare(seed: u64, real: &Gateway, model: &Gateway) -> (usize, usize) {
 fn transactions_on_cold_stores_mean_the_same_as_on_a_map() {
     let seeds = std::env::var("RINGKEEP_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20);
     for seed in 0..seeds {
-        in_world(seed, move |_, gateway| async move {
-            let model = Gateway::in_memory();
+        in_world(seed, move |rt, gateway| async move {
+            let model = Gateway::in_memory().with_clock(&rt);
             let (ran, not) = compare(seed, &gateway, &model).await;
             // Some seed watches nothing that is written meanwhile, by chance; none of the first ones does.
             assert!(

@@ -138,7 +138,7 @@ impl Stage {
                 let known = match self.replica(id, region).known(words[3].as_bytes()) {
                     Known::Nothing => "the tree has the answer".to_owned(),
                     Known::Absent => "absent".to_owned(),
-                    Known::Value(value) => text(&value),
+                    Known::Value(timed) => text(&timed.value),
                 };
                 self.say(format!("{id}: {} {known}", words[3]));
             }
@@ -210,7 +210,7 @@ impl Stage {
                 let (name, value) = (format!("{key}={}", words[4]), words[4].to_owned());
                 let value =
                     value.strip_prefix("bytes:").map(|n| "v".repeat(number(n) as usize)).unwrap_or(value);
-                (name, Edit::Put(key.into(), value.into()))
+                (name, Edit::Put(key.into(), bytes::Bytes::from(value).into()))
             }
             "delete" => (format!("-{key}"), Edit::Delete(key.into())),
             _ => {

@@ -195,8 +195,14 @@ impl Drop for Requests {
 /// Whether it is not known what became of an operation whose outcome was not heard.
 pub(super) fn is_write(op: &Op) -> bool {
     match op {
-        Op::Get { .. } | Op::BatchGet { .. } | Op::Lengths { .. } | Op::Scan(_) | Op::Watch { .. } => false,
+        Op::Get { .. }
+        | Op::Expiry { .. }
+        | Op::BatchGet { .. }
+        | Op::Lengths { .. }
+        | Op::Scan(_)
+        | Op::Watch { .. } => false,
         Op::Put { .. }
+        | Op::PutTimed { .. }
         | Op::BatchPut { .. }
         | Op::PutAbsent { .. }
         | Op::Copy { .. }
@@ -281,6 +287,7 @@ fn charge(memory: &Memory, out: Out) -> Out {
         | Out::Existed(_)
         | Out::Length(_)
         | Out::Integer(_)
+        | Out::Expiry(_)
         | Out::NoRoom
         | Out::Seen(_)) => small,
     }

@@ -7,6 +7,9 @@
 //! Everything that gathered for one store travels as one frame. The archive is validated once, here; lengths that do not add up to
 //! the bytes are refused. The order of variants and fields is the format.
 //!
+//! Variants are added at the end and no larger than those before, or all places would change. Format 2 has requests about expiry among it, or answers to them, and is said only then: a version that does not know them refuses a
+//! frame by its format, and takes all others.
+//!
 //! What a refusal says about regions is left out: whoever sends requests on has a map of its own and asks for a newer one.
 
 use std::fmt;
@@ -22,6 +25,7 @@ use crate::request::{Atomic, Change, Op, Outcome, Route, Scan, When};
 use crate::wire::peer::frame::FRAME_BYTES_MAX;
 
 const FORMAT: u16 = 1;
+const FORMAT_EXPIRY: u16 = 2;
 
 /// A request on its way to another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +106,16 @@ pub(super) enum StoredStep {
     SetRange { key: u32, offset: u32, value: u32 },
     SetBit { key: u32, offset: u32, on: bool },
     AddFloat { key: u32, delta: u32 },
+    Expiry { key: u32 },
+    // An expiry lies among the bytes, before the value: a larger step would change the places of all others.
+    PutTimed { puts: Vec<(u32, u32)> },
+    SetTimed { key: u32, value: u32, when: StoredWhen },
+    Expire { key: u32, expiry: u32, when: u8 },
+    GetTimed { key: u32, expiry: u32 },
 }
+
+/// An expiry among the bytes: its kind, and its milliseconds as u64, little-endian.
+pub(super) const EXPIRY_BYTES: usize = 1 + 8;
 
 #[derive(Archive, Serialize, Deserialize)]
 pub(super) enum StoredWhen {
@@ -139,12 +152,17 @@ pub(super) enum StoredOut {
     Values(Vec<Option<u32>>),
     Lengths(Vec<Option<u64>>),
     Existed(bool),
-    Swapped { swapped: bool, previous: Option<u32> },
+    Swapped {
+        swapped: bool,
+        previous: Option<u32>,
+    },
     Length(u64),
     Integer(i64),
     Pairs(Vec<(u32, u32)>),
     NoRoom,
     Seen(Vec<(u64, u64)>),
+    /// Nothing, an expiry that is never, or one and how many milliseconds are left.
+    Expiry(u32),
 }
 
 /// The reason of a refusal for want of space, which does not travel: its numbers are known where it was made.
@@ -220,7 +238,7 @@ pub fn encode_requests(requests: &[ForwardedRequest], out: Vec<u8>) -> Vec<u8> {
             }
         })
         .collect();
-    archive(&StoredRequests { requests, bytes: bytes.0 }, out)
+    archive(&StoredRequests { requests, bytes: bytes.bytes }, bytes.expires, out)
 }
 
 /// The inverse of [`encode_requests`].
@@ -306,7 +324,7 @@ pub fn encode_answers(answers: &[ForwardedReply], out: Vec<u8>) -> Vec<u8> {
     let mut bytes = Blob::default();
     let answers =
         answers.iter().map(|ForwardedReply { id, outcome }| (*id, bytes.outcome(outcome))).collect();
-    archive(&StoredAnswers { answers, bytes: bytes.0 }, out)
+    archive(&StoredAnswers { answers, bytes: bytes.bytes }, bytes.expires, out)
 }
 
 /// The inverse of [`encode_answers`].
@@ -349,7 +367,10 @@ pub fn request_bytes(op: &Op) -> usize {
     let keys = |keys: &[Bytes]| keys.iter().map(|key| key.len() + PER_ITEM_BYTES).sum::<usize>();
     FIXED_BYTES
         + match op {
-            Op::Get { key } | Op::Delete { key, count: _ } => key.len(),
+            Op::Get { key } | Op::Expiry { key } | Op::Delete { key, count: _ } => key.len(),
+            Op::PutTimed { puts } => {
+                puts.iter().map(|(key, value, _)| key.len() + value.len() + 2 * PER_ITEM_BYTES).sum()
+            }
             Op::BatchGet { keys: named, at_once: _ }
             | Op::Lengths { keys: named, ahead: _ }
             | Op::BatchDelete { keys: named }
@@ -368,7 +389,7 @@ pub fn request_bytes(op: &Op) -> usize {
             Op::Modify { key, change } => {
                 key.len()
                     + match change {
-                        Change::SetIf { value, when } => {
+                        Change::SetIf { value, when } | Change::SetTimed { value, when, expiry: _ } => {
                             value.len()
                                 + match when {
                                     When::Equals(Some(expected)) => expected.len(),
@@ -380,18 +401,20 @@ pub fn request_bytes(op: &Op) -> usize {
                         }
                         Change::AddFloat { delta } => delta.len(),
                         Change::Take | Change::Remove | Change::Add { delta: _ } | Change::SetBit { .. } => 0,
+                        Change::Expire { .. } | Change::GetTimed { .. } => 0,
                     }
             }
         }
 }
 
-fn archive<T>(stored: &T, mut out: Vec<u8>) -> Vec<u8>
+fn archive<T>(stored: &T, expires: bool, mut out: Vec<u8>) -> Vec<u8>
 where
     T: for<'a> Serialize<
         rkyv::api::high::HighSerializer<Vec<u8>, rkyv::ser::allocator::ArenaHandle<'a>, rancor::Error>,
     >,
 {
-    out.extend_from_slice(&FORMAT.to_le_bytes());
+    let format = if expires { FORMAT_EXPIRY } else { FORMAT };
+    out.extend_from_slice(&format.to_le_bytes());
     rkyv::api::high::to_bytes_in::<_, rancor::Error>(stored, out)
         .expect("writing an archive into memory has no way to fail")
 }
@@ -399,7 +422,7 @@ where
 fn archive_of(payload: &[u8]) -> Result<&[u8], BadRequests> {
     let (format, archive) = payload.split_first_chunk::<2>().ok_or(BadRequests("it is cut short"))?;
     match u16::from_le_bytes(*format) {
-        FORMAT => Ok(archive),
+        FORMAT | FORMAT_EXPIRY => Ok(archive),
         _ => Err(BadRequests("its format is unknown; is the sender of a newer version?")),
     }
 }

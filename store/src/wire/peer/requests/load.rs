@@ -6,10 +6,10 @@ use scheduler::{Peer, PeerId, StoreId};
 
 use super::codec::{
     ArchivedStoredOp, ArchivedStoredOut, ArchivedStoredOutcome, ArchivedStoredRefusal, ArchivedStoredStep,
-    ArchivedStoredStepOutcome, ArchivedStoredWhen, BadRequests, NO_SPACE_THERE,
+    ArchivedStoredStepOutcome, ArchivedStoredWhen, BadRequests, EXPIRY_BYTES, NO_SPACE_THERE,
 };
 use crate::refusal::Refusal;
-use crate::request::{Atomic, Change, Op, Out, Outcome, Scan, Seen, When};
+use crate::request::{Atomic, Change, ExpireWhen, Expiry, KeyExpiry, Op, Out, Outcome, Scan, Seen, When};
 use crate::wire::peer::messages::role_of;
 
 /// What a leader that is busy says, when it says so from another node.
@@ -33,6 +33,25 @@ impl Cut<'_> {
 
     fn text(&mut self, length: &Length) -> Result<String, BadRequests> {
         String::from_utf8(self.take(length)?.into()).map_err(|_| BadRequests("a text is not UTF-8"))
+    }
+
+    /// An expiry, and what stands behind it.
+    fn timed(&mut self, length: &Length) -> Result<(Expiry, Bytes), BadRequests> {
+        let length = length.to_native() as usize;
+        let rest = length.checked_sub(EXPIRY_BYTES).filter(|_| length <= self.0.len());
+        let rest = rest.ok_or(BadRequests("an expiry is cut short"))?;
+        let (expiry, behind) = self.0.split_at(EXPIRY_BYTES);
+        let (value, behind) = behind.split_at(rest);
+        self.0 = behind;
+        let ms = expiry.last_chunk().map_or(0, |ms| u64::from_le_bytes(*ms));
+        let expiry = match expiry.first() {
+            Some(0) => Expiry::Never,
+            Some(1) => Expiry::Keep,
+            Some(2) => Expiry::After(ms),
+            Some(3) => Expiry::At(ms),
+            Some(_) | None => return Err(BadRequests("an expiry is of an unknown kind")),
+        };
+        Ok((expiry, Bytes::copy_from_slice(value)))
     }
 
     pub(super) fn end(&self) -> Result<(), BadRequests> {
@@ -104,14 +123,38 @@ impl Cut<'_> {
             ArchivedStoredStep::Watch { keys } => Op::Watch { keys: self.all(keys)? },
             ArchivedStoredStep::Set { key, value, when } => {
                 let (key, value) = (self.take(key)?, self.take(value)?);
-                let when = match when {
-                    ArchivedStoredWhen::Always => When::Always,
-                    ArchivedStoredWhen::Absent => When::Absent,
-                    ArchivedStoredWhen::Present => When::Present,
-                    ArchivedStoredWhen::EqualsAbsent => When::Equals(None),
-                    ArchivedStoredWhen::Equals(expected) => When::Equals(Some(self.take(expected)?)),
-                };
+                let when = self.when(when)?;
                 Op::Modify { key, change: Change::SetIf { value, when } }
+            }
+            ArchivedStoredStep::Expiry { key } => Op::Expiry { key: self.take(key)? },
+            ArchivedStoredStep::PutTimed { puts } => {
+                let put = |put: &rkyv::tuple::ArchivedTuple2<Length, Length>| {
+                    let (key, (expiry, value)) = (self.take(&put.0)?, self.timed(&put.1)?);
+                    Ok((key, value, expiry))
+                };
+                Op::PutTimed { puts: puts.iter().map(put).collect::<Result<_, BadRequests>>()? }
+            }
+            ArchivedStoredStep::SetTimed { key, value, when } => {
+                let (key, (expiry, value)) = (self.take(key)?, self.timed(value)?);
+                let when = self.when(when)?;
+                Op::Modify { key, change: Change::SetTimed { value, when, expiry } }
+            }
+            ArchivedStoredStep::Expire { key, expiry, when } => {
+                let when = match when {
+                    0 => ExpireWhen::Always,
+                    1 => ExpireWhen::Stays,
+                    2 => ExpireWhen::Expires,
+                    3 => ExpireWhen::Later,
+                    4 => ExpireWhen::Earlier,
+                    5 => ExpireWhen::ExpiresEarlier,
+                    _ => return Err(BadRequests("an expiry has an unknown condition")),
+                };
+                let (key, (expiry, _)) = (self.take(key)?, self.timed(expiry)?);
+                Op::Modify { key, change: Change::Expire { expiry, when } }
+            }
+            ArchivedStoredStep::GetTimed { key, expiry } => {
+                let (key, (expiry, _)) = (self.take(key)?, self.timed(expiry)?);
+                Op::Modify { key, change: Change::GetTimed { expiry } }
             }
             ArchivedStoredStep::Take { key } => Op::Modify { key: self.take(key)?, change: Change::Take },
             ArchivedStoredStep::Remove { key } => Op::Modify { key: self.take(key)?, change: Change::Remove },
@@ -138,6 +181,16 @@ impl Cut<'_> {
                 let (key, delta) = (self.take(key)?, self.take(delta)?);
                 Op::Modify { key, change: Change::AddFloat { delta } }
             }
+        })
+    }
+
+    fn when(&mut self, when: &ArchivedStoredWhen) -> Result<When, BadRequests> {
+        Ok(match when {
+            ArchivedStoredWhen::Always => When::Always,
+            ArchivedStoredWhen::Absent => When::Absent,
+            ArchivedStoredWhen::Present => When::Present,
+            ArchivedStoredWhen::EqualsAbsent => When::Equals(None),
+            ArchivedStoredWhen::Equals(expected) => When::Equals(Some(self.take(expected)?)),
         })
     }
 
@@ -179,6 +232,15 @@ impl Cut<'_> {
             ArchivedStoredOut::Integer(integer) => Out::Integer(integer.to_native()),
             ArchivedStoredOut::Pairs(pairs) => Out::Pairs(self.pairs(pairs)?),
             ArchivedStoredOut::NoRoom => Out::NoRoom,
+            ArchivedStoredOut::Expiry(length) if length.to_native() == 0 => Out::Expiry(KeyExpiry::Absent),
+            ArchivedStoredOut::Expiry(length) => Out::Expiry(match self.timed(length)? {
+                (Expiry::At(until_ms), left) => {
+                    let left =
+                        left.first_chunk().ok_or(BadRequests("an expiry does not say what is left"))?;
+                    KeyExpiry::At { until_ms, left_ms: u64::from_le_bytes(*left) }
+                }
+                (Expiry::Never | Expiry::Keep | Expiry::After(_), _) => KeyExpiry::Never,
+            }),
             ArchivedStoredOut::Seen(seen) => Out::Seen(
                 seen.iter()
                     .map(|seen| Seen { term: seen.0.to_native(), number: seen.1.to_native() })

@@ -216,6 +216,7 @@ fn outcome_bytes(outcome: &Outcome) -> usize {
     FIXED_BYTES
         + match out {
             Out::Done | Out::Existed(_) | Out::Length(_) | Out::Integer(_) | Out::NoRoom => 0,
+            Out::Expiry(_) => PER_ITEM_BYTES,
             Out::Value(value) | Out::Swapped { swapped: _, previous: value } => {
                 value.as_ref().map_or(0, bytes::Bytes::len)
             }

@@ -4,19 +4,24 @@ use bytes::Bytes;
 use scheduler::Peer;
 
 use super::codec::{
-    StoredOp, StoredOut, StoredOutcome, StoredRefusal, StoredStep, StoredStepOutcome, StoredWhen,
+    EXPIRY_BYTES, StoredOp, StoredOut, StoredOutcome, StoredRefusal, StoredStep, StoredStepOutcome,
+    StoredWhen,
 };
 use crate::refusal::Refusal;
-use crate::request::{Atomic, Change, Op, Out, Outcome, Scan, Seen, When};
+use crate::request::{Atomic, Change, ExpireWhen, Expiry, KeyExpiry, Op, Out, Outcome, Scan, Seen, When};
 use crate::wire::peer::messages::role_byte;
 
 /// Keys and values that were put together.
 #[derive(Default)]
-pub(super) struct Blob(pub(super) Vec<u8>);
+pub(super) struct Blob {
+    pub(super) bytes: Vec<u8>,
+    /// Whether something of it is about expiry.
+    pub(super) expires: bool,
+}
 
 impl Blob {
     fn put(&mut self, bytes: &[u8]) -> u32 {
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         u32::try_from(bytes.len()).expect("keys, values and texts are far below 4 GiB")
     }
 
@@ -50,6 +55,8 @@ impl Blob {
                 steps: steps.iter().map(|step| self.step(step)).collect(),
             },
             Op::Get { .. }
+            | Op::Expiry { .. }
+            | Op::PutTimed { .. }
             | Op::BatchGet { .. }
             | Op::Lengths { .. }
             | Op::Put { .. }
@@ -71,6 +78,16 @@ impl Blob {
             }
             Op::Lengths { keys, ahead: _ } => StoredStep::Lengths { keys: self.all(keys) },
             Op::Put { key, value } => StoredStep::Put { key: self.put(key), value: self.put(value) },
+            Op::Expiry { key } => {
+                self.expires = true;
+                StoredStep::Expiry { key: self.put(key) }
+            }
+            Op::PutTimed { puts } => {
+                let put = |(key, value, expiry): &(Bytes, Bytes, Expiry)| {
+                    (self.put(key), self.expiry(*expiry) + self.put(value))
+                };
+                StoredStep::PutTimed { puts: puts.iter().map(put).collect() }
+            }
             Op::BatchPut { pairs } => StoredStep::BatchPut { pairs: self.pairs(pairs) },
             Op::PutAbsent { pairs } => StoredStep::PutAbsent { pairs: self.pairs(pairs) },
             Op::Copy { from, to, remove, replace } => StoredStep::Copy {
@@ -88,6 +105,23 @@ impl Blob {
                     Change::SetIf { value, when } => {
                         StoredStep::Set { key, value: self.put(value), when: self.when(when) }
                     }
+                    Change::SetTimed { value, when, expiry } => StoredStep::SetTimed {
+                        key,
+                        value: self.expiry(*expiry) + self.put(value),
+                        when: self.when(when),
+                    },
+                    Change::Expire { expiry, when } => {
+                        let when = match when {
+                            ExpireWhen::Always => 0,
+                            ExpireWhen::Stays => 1,
+                            ExpireWhen::Expires => 2,
+                            ExpireWhen::Later => 3,
+                            ExpireWhen::Earlier => 4,
+                            ExpireWhen::ExpiresEarlier => 5,
+                        };
+                        StoredStep::Expire { key, expiry: self.expiry(*expiry), when }
+                    }
+                    Change::GetTimed { expiry } => StoredStep::GetTimed { key, expiry: self.expiry(*expiry) },
                     Change::Take => StoredStep::Take { key },
                     Change::Remove => StoredStep::Remove { key },
                     Change::Append { suffix } => StoredStep::Append { key, suffix: self.put(suffix) },
@@ -103,6 +137,31 @@ impl Blob {
             }
             Op::DeleteRange { .. } | Op::Scan(_) | Op::Atomic(_) => {
                 unreachable!("a transaction with this step is refused where it is made")
+            }
+        }
+    }
+
+    /// Puts an expiry, before the value if it has one.
+    fn expiry(&mut self, expiry: Expiry) -> u32 {
+        self.expires = true;
+        let (kind, ms) = match expiry {
+            Expiry::Never => (0, 0),
+            Expiry::Keep => (1, 0),
+            Expiry::After(ms) => (2, ms),
+            Expiry::At(ms) => (3, ms),
+        };
+        self.bytes.push(kind);
+        self.bytes.extend_from_slice(&ms.to_le_bytes());
+        EXPIRY_BYTES as u32
+    }
+
+    fn key_expiry(&mut self, expiry: KeyExpiry) -> u32 {
+        self.expires = true;
+        match expiry {
+            KeyExpiry::Absent => 0,
+            KeyExpiry::Never => self.expiry(Expiry::Never),
+            KeyExpiry::At { until_ms, left_ms } => {
+                self.expiry(Expiry::At(until_ms)) + self.put(&left_ms.to_le_bytes())
             }
         }
     }
@@ -152,6 +211,7 @@ impl Blob {
             Out::Integer(integer) => StoredOut::Integer(*integer),
             Out::Pairs(pairs) => StoredOut::Pairs(self.pairs(pairs)),
             Out::NoRoom => StoredOut::NoRoom,
+            Out::Expiry(expiry) => StoredOut::Expiry(self.key_expiry(*expiry)),
             Out::Seen(seen) => {
                 StoredOut::Seen(seen.iter().map(|Seen { term, number }| (*term, *number)).collect())
             }

@@ -20,7 +20,9 @@ use super::codec::{
 use super::serving::RUNNING_MAX;
 use crate::memory::{ITEM_BYTES, Memory, MemoryLimits};
 use crate::refusal::Refusal;
-use crate::request::{Atomic, Change, Op, Out, Outcome, Route, Scan, Seen, When};
+use crate::request::{
+    Atomic, Change, ExpireWhen, Expiry, KeyExpiry, Op, Out, Outcome, Route, Scan, Seen, When,
+};
 use crate::wire::peer::book::AddressBook;
 use crate::wire::peer::counters::PeerCounters;
 use crate::wire::peer::inbound::{Inbound, Incarnations};
@@ -66,6 +68,7 @@ fn ops() -> Vec<Op> {
         Op::PutAbsent { pairs: vec![(bytes("a"), bytes("1")), (bytes("b"), bytes(""))] },
         Op::Copy { from: key.clone(), to: bytes("other"), remove: true, replace: false },
     ];
+    ops.extend(ops_about_expiry());
     let watched = vec![(bytes("w"), Seen { term: 5, number: 6 })];
     ops.push(Op::Atomic(Atomic { watched, steps: ops.clone() }));
     ops.push(Op::DeleteRange { start: bytes("a"), end: Bytes::new() });
@@ -79,6 +82,48 @@ fn ops() -> Vec<Op> {
         at_once: true,
     }));
     ops
+}
+
+fn ops_about_expiry() -> Vec<Op> {
+    let key = || bytes("key");
+    let modify = |change| Op::Modify { key: key(), change };
+    let expiries = [Expiry::Never, Expiry::Keep, Expiry::After(u64::MAX), Expiry::At(7)];
+    let whens = [
+        ExpireWhen::Always,
+        ExpireWhen::Stays,
+        ExpireWhen::Expires,
+        ExpireWhen::Later,
+        ExpireWhen::Earlier,
+        ExpireWhen::ExpiresEarlier,
+    ];
+    let mut ops = vec![
+        Op::Expiry { key: key() },
+        Op::PutTimed { puts: expiries.map(|expiry| (key(), bytes("v"), expiry)).to_vec() },
+    ];
+    ops.extend(whens.map(|when| modify(Change::Expire { expiry: Expiry::After(1), when })));
+    for expiry in expiries {
+        ops.push(modify(Change::GetTimed { expiry }));
+        let when = When::Equals(Some(bytes("before")));
+        ops.push(modify(Change::SetTimed { value: bytes("new"), when, expiry }));
+    }
+    ops
+}
+
+/// A version that does not know expiry refuses what is about it by the format of the frame, and reads everything else.
+#[test]
+fn only_what_is_about_expiry_has_a_format_of_its_own() {
+    let of_requests = |op: &Op| {
+        encode_requests(&[ForwardedRequest { id: 1, route: route(), op: op.clone() }], Vec::new())[0]
+    };
+    let of_answer = |out| encode_answers(&[ForwardedReply { id: 1, outcome: Ok(out) }], Vec::new())[0];
+    let about_expiry = ops_about_expiry();
+    for op in ops() {
+        let steps: &[Op] =
+            if let Op::Atomic(atomic) = &op { &atomic.steps } else { std::slice::from_ref(&op) };
+        let expires = steps.iter().any(|step| about_expiry.contains(step));
+        assert_eq!(of_requests(&op), if expires { 2 } else { 1 }, "{op:?}");
+    }
+    assert_eq!((of_answer(Out::Done), of_answer(Out::Expiry(KeyExpiry::Never))), (1, 2));
 }
 
 /// Every outcome that keeps all it says.
@@ -95,6 +140,9 @@ fn outcomes() -> Vec<Outcome> {
         Out::Integer(-9),
         Out::Pairs(vec![(bytes("a"), bytes("1")), (bytes("b"), bytes(""))]),
         Out::NoRoom,
+        Out::Expiry(KeyExpiry::Absent),
+        Out::Expiry(KeyExpiry::Never),
+        Out::Expiry(KeyExpiry::At { until_ms: u64::MAX - 1, left_ms: 9 }),
         Out::Seen(vec![Seen { term: 1, number: 2 }]),
     ];
     let leader = Peer { id: PeerId(8), store: StoreId(3), role: Role::Incoming };

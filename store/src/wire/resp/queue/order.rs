@@ -195,9 +195,11 @@ fn each_hash(work: &Work, mut visit: impl FnMut(u64)) {
 
 fn each_hash_of(op: &Op, visit: &mut impl FnMut(u64)) {
     match op {
-        Op::Get { key } | Op::Put { key, .. } | Op::Delete { key, .. } | Op::Modify { key, .. } => {
-            visit(hash(key));
-        }
+        Op::Get { key }
+        | Op::Expiry { key }
+        | Op::Put { key, .. }
+        | Op::Delete { key, .. }
+        | Op::Modify { key, .. } => visit(hash(key)),
         Op::BatchGet { keys, .. }
         | Op::Lengths { keys, .. }
         | Op::BatchDelete { keys }
@@ -208,6 +210,9 @@ fn each_hash_of(op: &Op, visit: &mut impl FnMut(u64)) {
         }
         Op::BatchPut { pairs } | Op::PutAbsent { pairs } if pairs.len() <= KEYS_KEPT_APART => {
             pairs.iter().for_each(|(key, _)| visit(hash(key)));
+        }
+        Op::PutTimed { puts } if puts.len() <= KEYS_KEPT_APART => {
+            puts.iter().for_each(|(key, ..)| visit(hash(key)));
         }
         Op::Copy { from, to, remove: _, replace: _ } => {
             [from, to].into_iter().for_each(|key| visit(hash(key)))
@@ -220,6 +225,7 @@ fn each_hash_of(op: &Op, visit: &mut impl FnMut(u64)) {
         | Op::BatchDelete { .. }
         | Op::Watch { .. }
         | Op::BatchPut { .. }
+        | Op::PutTimed { .. }
         | Op::PutAbsent { .. }
         | Op::DeleteRange { .. }
         | Op::Scan(_)
