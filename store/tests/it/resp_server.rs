@@ -60,7 +60,8 @@ impl TestServer {
                 stopped.recv().await;
                 time_max
             };
-            serve(rt, listener, Gateway::in_memory(), config, counters.clone(), shutdown).await;
+            let gateway = Gateway::in_memory().with_clock(&rt);
+            serve(rt, listener, gateway, config, counters.clone(), shutdown).await;
             counters.snapshot()
         });
         Self { addr: addr.recv().unwrap(), stop, core: Some(core.unwrap()), _cores: cores }

@@ -55,10 +55,6 @@ pub fn run(
             reply.status("RESET");
             Ok(())
         }
-        RespCommand::Persist => {
-            reply.integer(0);
-            Ok(())
-        }
         RespCommand::Multi => {
             let begun = client.transaction.borrow_mut().begin();
             client.show_queued();

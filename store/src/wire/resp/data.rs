@@ -5,13 +5,14 @@
 use bytes::Bytes;
 
 use super::command::RespCommand;
+use super::expiry::{self, TimeForm};
 use super::frame::integer;
 use super::part::{BitSearch, Unit, ValuePart, bit};
 use super::reply::Writer;
 use super::request::{CommandLine, Error};
 use crate::memory::{Appended, items_bytes, key_hash};
 use crate::refusal::Refusal;
-use crate::request::{Atomic, Change, Op, Out, Outcome, VALUE_BYTES_MAX, When};
+use crate::request::{Atomic, Change, KeyExpiry, Op, Out, Outcome, VALUE_BYTES_MAX, When};
 use crate::shard::modify::{NO_BIT_OFFSET, TOO_LONG};
 
 /// Maximum bytes of values in one reply.
@@ -69,8 +70,10 @@ pub enum ReplyShape {
     BitPlace(BitSearch),
     /// `string` or `none`.
     Type,
-    /// -1 if the key exists, -2 if not.
-    NoExpiry,
+    /// When the key goes, -1 for one that stays and -2 for one that is not there.
+    Expiry(TimeForm),
+    /// Null, or this error if there is a value.
+    ValueRefused(&'static str),
     /// The encoding that Redis would have chosen for the value of the key with this hash, or null.
     Encoding {
         /// See [`key_hash`].
@@ -124,12 +127,21 @@ pub fn plan(command: RespCommand, request: &CommandLine<'_>) -> Result<(Work, Re
         RespCommand::Incrby => (add(request, request.integer(2)?)?, ReplyShape::Integer),
         RespCommand::Decrby => (add(request, negated(request.integer(2)?)?)?, ReplyShape::Integer),
         RespCommand::Type => (lengths(request)?, ReplyShape::Type),
-        RespCommand::Getex => (getex(request)?, ReplyShape::Value),
-        RespCommand::Ttl | RespCommand::Pttl | RespCommand::Expiretime | RespCommand::Pexpiretime => {
-            (lengths(request)?, ReplyShape::NoExpiry)
-        }
+        RespCommand::Getex => expiry::getex(request)?,
+        RespCommand::Ttl => expiry::told(request, expiry::SECONDS)?,
+        RespCommand::Pttl => expiry::told(request, expiry::MILLISECONDS)?,
+        RespCommand::Expiretime => expiry::told(request, expiry::AT_SECOND)?,
+        RespCommand::Pexpiretime => expiry::told(request, expiry::AT_MILLISECOND)?,
+        RespCommand::Setex => return expiry::setex(request, expiry::SECONDS),
+        RespCommand::Psetex => return expiry::setex(request, expiry::MILLISECONDS),
+        RespCommand::Expire => expiry::expire(request, expiry::SECONDS, "expire")?,
+        RespCommand::Pexpire => expiry::expire(request, expiry::MILLISECONDS, "pexpire")?,
+        RespCommand::Expireat => expiry::expire(request, expiry::AT_SECOND, "expireat")?,
+        RespCommand::Pexpireat => expiry::expire(request, expiry::AT_MILLISECOND, "pexpireat")?,
+        RespCommand::Persist => expiry::persist(request)?,
         RespCommand::Object => object(request)?,
-        other => return Err(Error::no_expiry(&other.spec().name.to_ascii_uppercase())),
+        // What is no command about keys is answered elsewhere.
+        other => return Err(Error::arity(other)),
     };
     Ok((Work::One(op), shape))
 }
@@ -164,51 +176,7 @@ fn set(request: &CommandLine<'_>) -> Result<(Work, ReplyShape), Error> {
         let (key, value) = request.pair(1, 2)?;
         return Ok((Work::One(Op::Put { key, value }), ReplyShape::Ok));
     }
-    // More options than there are only repeat themselves.
-    if request.count() > 16 {
-        return Err(Error::SYNTAX);
-    }
-    let (mut when, mut get) = (None, false);
-    for index in 3..request.count() {
-        match () {
-            () if request.is(index, "NX") && !matches!(when, Some(When::Present)) => {
-                when = Some(When::Absent)
-            }
-            () if request.is(index, "XX") && !matches!(when, Some(When::Absent)) => {
-                when = Some(When::Present)
-            }
-            () if request.is(index, "GET") => get = true,
-            () => return Err(expiry_option(request, index).unwrap_or(Error::SYNTAX)),
-        }
-    }
-    let shape = match (get, &when) {
-        (true, _) => ReplyShape::Previous,
-        (false, Some(_)) => ReplyShape::SetOrNull,
-        (false, None) => ReplyShape::Ok,
-    };
-    Ok((Work::One(set_if(request, 2, when.unwrap_or(When::Always))?), shape))
-}
-
-/// An option that would make the key expire must not be passed over in silence.
-fn expiry_option(request: &CommandLine<'_>, index: usize) -> Option<Error> {
-    let options = ["EX", "PX", "EXAT", "PXAT", "KEEPTTL"];
-    options
-        .into_iter()
-        .find(|option| request.is(index, option))
-        .map(|option| Error::no_expiry(&format!("SET {option}")))
-}
-
-/// `GETEX key [PERSIST]`: no key expires, so there is nothing to take back.
-fn getex(request: &CommandLine<'_>) -> Result<Op, Error> {
-    // More options than there are only repeat themselves.
-    if request.count() > 16 {
-        return Err(Error::SYNTAX);
-    }
-    if let Some(index) = (2..request.count()).find(|index| !request.is(*index, "PERSIST")) {
-        let option = ["EX", "PX", "EXAT", "PXAT"].into_iter().find(|option| request.is(index, option));
-        return Err(option.map_or(Error::SYNTAX, |option| Error::no_expiry(&format!("GETEX {option}"))));
-    }
-    Ok(Op::Get { key: request.key(1)? })
+    expiry::set(request)
 }
 
 fn mset(request: &CommandLine<'_>) -> Result<Op, Error> {
@@ -347,6 +315,8 @@ impl ReplyShape {
             (ReplyShape::Values, Ok(Out::Values(values))) => {
                 Lookups::of(values.iter().flatten().count(), values.len())
             }
+            (ReplyShape::ValueRefused(_), Ok(Out::Value(value))) => Lookups::of(value.iter().count(), 1),
+            (_, Ok(Out::Expiry(expiry))) => Lookups::of(usize::from(*expiry != KeyExpiry::Absent), 1),
             (_, Ok(Out::Lengths(lengths))) => Lookups::of(lengths.iter().flatten().count(), lengths.len()),
             (_, Ok(_) | Err(_)) => Lookups::default(),
         }
@@ -396,9 +366,9 @@ impl ReplyShape {
             (ReplyShape::Type, Out::Lengths(lengths)) => {
                 reply.status(if only(&lengths).is_some() { "string" } else { "none" });
             }
-            (ReplyShape::NoExpiry, Out::Lengths(lengths)) => {
-                reply.integer(if only(&lengths).is_some() { -1 } else { -2 });
-            }
+            (ReplyShape::Expiry(form), Out::Expiry(when)) => reply.integer(expiry::say(when, form)),
+            (ReplyShape::ValueRefused(error), Out::Value(Some(_))) => reply.error(error),
+            (ReplyShape::ValueRefused(_), Out::Value(None)) => reply.null(),
             (ReplyShape::Encoding { key_hash }, Out::Value(value)) => {
                 let encoding = |value: &[u8]| encoding(value, appended.has(key_hash, value));
                 reply.bulk_or_null(value.as_deref().map(encoding));

@@ -12,6 +12,7 @@
 //! | [`command`], [`table`] | which commands there are, and what is known of each |
 //! | [`data`] | commands that name their keys, as operations and back |
 //! | [`part`] | parts and bits of a value |
+//! | [`expiry`] | when keys go: commands, options, answers |
 //! | [`walk`] | commands that take many steps: [`scan`], [`range`], [`keys`], [`count`] and others |
 //! | [`control`], [`settings`], [`describe`], [`help`] | commands about connection, server and commands |
 //! | [`subcommand`] | which parts the commands have that have parts |
@@ -43,13 +44,16 @@
 //!   ([`transaction`]). On a fresh node those are keys with the same first byte.
 //! * `SCAN` goes in key order, returns every key that stays exactly once, and its cursors are remembered by the node for a
 //!   while ([`cursor`]). `DBSIZE` counts by walking, and `KEYS` walks, too, and refuses what is too much for one answer ([`keys`]).
+//! * A key that expires is gone for every command at its moment, which is one of the wall clock, set by the leader that took the write and
+//!   compared with the clock of the node that answers. What is made of a value goes when it did; a value that is set stays, unless it is
+//!   said. `EXPIRE` writes the value again.
 //! * `OBJECT ENCODING` is what Redis would have chosen: what has been appended to or overwritten in part is `raw`, however it looks. That is remembered for the
 //!   latest such keys, by the node that leads them and until it ends ([`Appended`](crate::memory::Appended)).
 //! * Keys have at most 8 KiB, values 8 MiB, one command 64 MiB, one reply about 64 MiB.
 //!
 //! # Not done here, on purpose
 //!
-//! * Expiry: options and commands that would set one are refused, never ignored.
+//! * Notice of a key that expires: it ends no `WATCH`, and `INFO` does not count which keys expire.
 //! * Databases other than 0, users other than `default`, scripts, publish and subscribe, and types
 //!   other than strings: Redis' own error for an unknown command.
 //! * TLS.
@@ -65,6 +69,7 @@ pub mod cursor;
 pub mod data;
 pub mod describe;
 pub mod exec;
+pub mod expiry;
 pub mod frame;
 pub mod glob;
 pub mod help;

@@ -218,13 +218,6 @@ impl Error {
         let sub = Text(&sub[..sub.len().min(128)]);
         Self::refused(format!("ERR unknown subcommand '{sub}'. Try {name} HELP."))
     }
-
-    /// A key is to expire.
-    pub fn no_expiry(option: &str) -> Self {
-        Self::refused(format!(
-            "ERR {option} is not supported: keys do not expire here, delete them with DEL when they are due"
-        ))
-    }
 }
 
 /// Whether memory of its own is kept for a part of it without a waste.

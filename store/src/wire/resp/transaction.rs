@@ -80,10 +80,7 @@ impl Queued {
     /// This server cannot carry it out as Redis would, so what is around it must not take effect either.
     fn read(command: RespCommand, request: &CommandLine<'_>) -> Result<Self, Error> {
         let touches_keys = match command.spec().kind {
-            // No key expires, so this one is answered without looking.
-            CommandKind::Read | CommandKind::Write => {
-                command != RespCommand::Persist && !subcommand::is_help(command, request)
-            }
+            CommandKind::Read | CommandKind::Write => !subcommand::is_help(command, request),
             CommandKind::Control | CommandKind::Walk => false,
         };
         if !touches_keys {

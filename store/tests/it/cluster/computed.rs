@@ -27,7 +27,7 @@ pub(super) const COMMANDS: [Command; 4] = [
 ];
 
 /// What a node answers over RESP, once it has answered with as many lines as are expected or with an error.
-async fn ask(rt: Rt, addr: std::net::SocketAddr, said: &str, lines: usize) -> String {
+pub(super) async fn ask(rt: Rt, addr: std::net::SocketAddr, said: &str, lines: usize) -> String {
     let mut stream = rt.connect(addr).await.expect("it listens");
     stream.write_all(said.as_bytes()).await.expect("a socket");
     let (mut answer, mut buffer) = (String::new(), [0; 256]);

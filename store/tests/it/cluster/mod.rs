@@ -4,6 +4,7 @@
 //! `ringkeep bench sim` in a release build with the feature `sim`, on all CPUs.
 
 mod computed;
+mod expiry;
 mod members;
 mod numbers;
 mod quiet;

@@ -90,7 +90,7 @@ pub(super) struct Lag {
 }
 
 impl Lag {
-    fn new(world: World, regions_written: usize) -> Result<Self, String> {
+    pub(super) fn new(world: World, regions_written: usize) -> Result<Self, String> {
         Self::with(world, regions_written, |_| {})
     }
 
@@ -182,14 +182,14 @@ impl Lag {
         Ok(())
     }
 
-    fn held(&self, place: usize) -> Result<Rows, String> {
+    pub(super) fn held(&self, place: usize) -> Result<Rows, String> {
         let shard = self.run.nodes.shard(self.follower).ok_or("the follower is down")?;
         let region = regions().swap_remove(place);
         Ok(rows(&self.run.held(self.follower, shard, region.range)?))
     }
 
     /// The follower has what the others have, came by it by snapshot, and nothing is left of it beside the trees.
-    fn catch_up(&mut self, snapshots: u64) -> Result<(), String> {
+    pub(super) fn catch_up(&mut self, snapshots: u64) -> Result<(), String> {
         self.wait("the snapshot", |lag| lag.numbers(lag.follower).received >= snapshots)?;
         self.run.agree()?;
         self.run.world.run_for(Duration::from_secs(40));

@@ -101,9 +101,6 @@ impl Session {
     }
 
     fn start_data(&mut self, command: RespCommand, ticket: Ticket, request: &CommandLine<'_>) {
-        if command == RespCommand::Persist {
-            return self.say(ticket, |reply| reply.integer(0));
-        }
         if command == RespCommand::Get && self.queue.is_empty() && self.answer_in_place(request.arg(1)) {
             return;
         }
