@@ -254,8 +254,6 @@ fn what_is_not_served_is_refused_by_name() {
         let error = refused(RawPutRequest { cf: "write".to_owned(), ..put("k", "v") }).await;
         assert!(error.contains("\"write\""), "{error}");
         assert_eq!(refused(RawPutRequest { cf: "default".to_owned(), ..put("k", "v") }).await, "");
-        let error = refused(RawPutRequest { ttl: 7, ..put("k", "v") }).await;
-        assert!(error.contains("time to live (7 s)"), "{error}");
         let context = Some(Context { api_version: 2, ..Context::default() });
         let error = refused(RawPutRequest { context, ..put("k", "v") }).await;
         assert!(error.contains("API version V2") && error.contains("keyspace DEFAULT"), "{error}");

@@ -17,6 +17,7 @@ mod grpc_batch;
 mod grpc_bounds;
 mod grpc_client;
 mod grpc_ends;
+mod grpc_expiry;
 mod grpc_faults;
 mod grpc_fuzz;
 mod grpc_gzip;

@@ -11,7 +11,7 @@ use super::size::Size;
 use super::{Core, check, refusal};
 use crate::memory::charged_pair_bytes;
 use crate::refusal::Refusal;
-use crate::request::{Change, Op, Out, Route, Scan, When};
+use crate::request::{Change, Expiry, KeyExpiry, Op, Out, Route, Scan, When};
 use crate::wire::proto::kvrpcpb::*;
 
 /// How long a caller without a deadline waits for a busy store. Shorter than the shortest default timeout of the known clients.
@@ -61,8 +61,12 @@ impl<'a> Session<'a> {
         request: RawGetKeyTtlRequest,
     ) -> Result<RawGetKeyTtlResponse, Failure> {
         let key = check::common(request.context.as_ref(), &request.cf)?.stored(request.key)?;
-        let not_found = self.value(request.context.as_ref(), &key).await?.is_none();
-        Ok(RawGetKeyTtlResponse { not_found, ..Default::default() })
+        let expiry = match self.submit(request.context.as_ref(), || Op::Expiry { key: key.clone() }).await? {
+            Out::Expiry(expiry) => expiry,
+            other => return Err(unexpected(&other)),
+        };
+        let not_found = expiry == KeyExpiry::Absent;
+        Ok(RawGetKeyTtlResponse { ttl: check::ttl(expiry), not_found, ..Default::default() })
     }
 
     pub(super) async fn batch_get(
@@ -86,8 +90,10 @@ impl<'a> Session<'a> {
     pub(super) async fn put(&self, request: RawPutRequest) -> Result<RawPutResponse, Failure> {
         let key = check::common(request.context.as_ref(), &request.cf)?.stored(request.key)?;
         check::value(&request.value)?;
-        check::no_ttl(request.ttl)?;
-        let op = || Op::Put { key: key.clone(), value: request.value.clone() };
+        let op = || match check::expiry(request.ttl) {
+            Expiry::Never => Op::Put { key: key.clone(), value: request.value.clone() },
+            expiry => Op::PutTimed { puts: vec![(key.clone(), request.value.clone(), expiry)] },
+        };
         self.submit(request.context.as_ref(), op).await?;
         Ok(RawPutResponse::default())
     }
@@ -97,8 +103,6 @@ impl<'a> Session<'a> {
         request: RawBatchPutRequest,
     ) -> Result<RawBatchPutResponse, Failure> {
         let keys = check::common(request.context.as_ref(), &request.cf)?;
-        check::no_ttl(request.ttl)?;
-        request.ttls.iter().copied().try_for_each(check::no_ttl)?;
         if !matches!(request.ttls.len(), 0 | 1) && request.ttls.len() != request.pairs.len() {
             return Err(Failure::Text("ttls must be empty, one, or one per pair".to_owned()));
         }
@@ -107,7 +111,19 @@ impl<'a> Session<'a> {
             Ok((keys.stored(key)?, value))
         };
         let pairs: Vec<(Bytes, Bytes)> = request.pairs.into_iter().map(stored).collect::<Result<_, _>>()?;
-        let op = || Op::BatchPut { pairs: pairs.clone() };
+        // The one of all is that of older clients.
+        let ttls = match &request.ttls[..] {
+            [] => std::iter::repeat_n(request.ttl, pairs.len()).collect(),
+            [ttl] => std::iter::repeat_n(*ttl, pairs.len()).collect(),
+            _ => request.ttls,
+        };
+        if ttls.iter().all(|ttl| *ttl == 0) {
+            self.submit(request.context.as_ref(), || Op::BatchPut { pairs: pairs.clone() }).await?;
+            return Ok(RawBatchPutResponse::default());
+        }
+        let timed = |((key, value), ttl)| (key, value, check::expiry(ttl));
+        let puts: Vec<(Bytes, Bytes, Expiry)> = pairs.into_iter().zip(ttls).map(timed).collect();
+        let op = || Op::PutTimed { puts: puts.clone() };
         self.submit(request.context.as_ref(), op).await?;
         Ok(RawBatchPutResponse::default())
     }
@@ -184,14 +200,17 @@ impl<'a> Session<'a> {
     pub(super) async fn compare_and_swap(&self, request: RawCasRequest) -> Result<RawCasResponse, Failure> {
         let key = check::common(request.context.as_ref(), &request.cf)?.stored(request.key)?;
         check::value(&request.value)?;
-        check::no_ttl(request.ttl)?;
         if request.delete {
             let sentence = "compare-and-delete is not served; swap in a value that means deleted";
             return Err(Failure::Text(sentence.to_owned()));
         }
         let op = || {
             let expected = (!request.previous_not_exist).then(|| request.previous_value.clone());
-            let change = Change::SetIf { value: request.value.clone(), when: When::Equals(expected) };
+            let (value, when) = (request.value.clone(), When::Equals(expected));
+            let change = match check::expiry(request.ttl) {
+                Expiry::Never => Change::SetIf { value, when },
+                expiry => Change::SetTimed { value, when, expiry },
+            };
             Op::Modify { key: key.clone(), change }
         };
         match self.submit(request.context.as_ref(), op).await? {

@@ -2,7 +2,7 @@
 //!
 //! | version | the client sends | what is stored | the borders of regions, as it hears of them |
 //! |---|---|---|---|
-//! | V1 | the user's key | that | as they are |
+//! | V1, V1TTL | the user's key | that | as they are |
 //! | V2 | `r`, three bytes for the keyspace, the user's key | that, [encoded](crate::keyspace) | decoded by it |
 //!
 //! What holds: every key of a request is checked before anything is done; a key of an answer is the one that the client would send.
@@ -31,10 +31,11 @@ impl Keys {
     pub(super) fn of(context: Option<&Context>) -> Result<Self, Refused> {
         let number = context.map_or(0, |context| context.api_version);
         match ApiVersion::try_from(number) {
-            Ok(ApiVersion::V1) => Ok(Self::AsSent),
+            // Every key may have a time to live, so the version that is about that differs in nothing.
+            Ok(ApiVersion::V1 | ApiVersion::V1ttl) => Ok(Self::AsSent),
             Ok(ApiVersion::V2) => Ok(Self::OfKeyspace),
-            Ok(version @ (ApiVersion::V1ttl | ApiVersion::V3)) => Err(format!(
-                "API version {} is not served: keys have no time to live here, and there is one keyspace; set the client to API version V1 or V2",
+            Ok(version @ ApiVersion::V3) => Err(format!(
+                "API version {} is not served: there is one keyspace; set the client to API version V1 or V2",
                 version.as_str_name()
             )),
             Err(_) => Err(format!(
@@ -119,12 +120,10 @@ mod tests {
     #[test]
     fn a_refused_api_version_is_named_as_clients_name_it() {
         assert_eq!(
-            (Keys::of(None), of(0), of(2)),
-            (Ok(Keys::AsSent), Ok(Keys::AsSent), Ok(Keys::OfKeyspace))
+            (Keys::of(None), of(0), of(1), of(2)),
+            (Ok(Keys::AsSent), Ok(Keys::AsSent), Ok(Keys::AsSent), Ok(Keys::OfKeyspace))
         );
-        for (number, name) in
-            [(1, "V1TTL is not served"), (3, "V3 is not served"), (9, "number 9 is not known")]
-        {
+        for (number, name) in [(3, "V3 is not served"), (9, "number 9 is not known")] {
             let sentence = of(number).unwrap_err();
             assert!(
                 sentence.contains(name) && sentence.ends_with("set the client to API version V1 or V2"),
