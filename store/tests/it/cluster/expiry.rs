@@ -89,6 +89,29 @@ fn a_moment_outlives_power_and_leaders_and_comes_everywhere() {
     }
 }
 
+/// What is in flight has expired when it is asked for: a comparison must not take it for there.
+#[test]
+fn a_value_in_flight_is_gone_at_its_moment() {
+    let run = started(1).unwrap();
+    let (leader, _) = run.nodes.leader(regions()[0].id).unwrap();
+    let addr = run.nodes.resp_addrs()[leader];
+    (0..NODES).filter(|number| *number != leader).for_each(|number| run.nodes.node(number).disk().slow(300));
+    let said = "PSETEX a 5 v\r\nPSETEX b 5 v\r\n";
+    let later = "SETNX a w\r\nMULTI\r\nGET b\r\nTTL b\r\nSETNX b w\r\nEXEC\r\nGET a\r\nTTL a\r\n";
+    let first = run.world.node(NODES).start(0, move |rt| ask(rt, addr, said, 2));
+    run.world.run_for(Duration::from_millis(3));
+    run.nodes.node(leader).jump_wall(HOUR_NS);
+    let second = run.world.node(NODES).start(1, move |rt| ask(rt, addr, later, 12));
+    run.world.run_for(Duration::from_millis(3));
+    let status = run.nodes.shard(leader).unwrap().status(regions()[0].id).unwrap();
+    assert!(status.applied < status.last.index, "nothing is in flight: {status:?}");
+    (0..NODES).for_each(|number| run.nodes.node(number).disk().slow(1));
+    assert_eq!(run.world.block_on(first).unwrap(), "+OK\r\n+OK\r\n");
+    let queued = "+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n";
+    let expected = format!(":1\r\n{queued}*3\r\n$-1\r\n:-2\r\n:1\r\n$1\r\nw\r\n:-1\r\n");
+    assert_eq!(run.world.block_on(second).unwrap(), expected);
+}
+
 /// The follower gets the moments with the tables, and goes by its own clock.
 #[test]
 fn a_snapshot_carries_the_moments() {
