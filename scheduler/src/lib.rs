@@ -65,6 +65,7 @@ pub mod cluster;
 pub mod config;
 pub mod epoch;
 pub mod filter;
+pub mod heat;
 pub mod id;
 pub mod load;
 pub mod operator;

@@ -113,6 +113,25 @@ pub enum Cause {
     Asked,
 }
 
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "the region has too few replicas",
+            Self::Extra => "the region has too many replicas",
+            Self::Down => "the store of a replica is down",
+            Self::Offline => "the store of a replica is being emptied",
+            Self::Misplaced => "another store would keep the replicas further apart",
+            Self::Unfinished => "an earlier operator was cut short",
+            Self::Uneven => "one store has more than another",
+            Self::Hot => "one store bears more load than another",
+            Self::Oversized => "the region is larger than a region may be",
+            Self::Busy => "the region is busier than a region may be",
+            Self::Evicted => "the store of the leader is kept from leading",
+            Self::Asked => "it was asked for",
+        })
+    }
+}
+
 /// What a policy wants, before ids are spent on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proposal {
