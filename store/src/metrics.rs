@@ -90,6 +90,28 @@ impl HistogramNumbers {
         self.buckets.iter().sum()
     }
 
+    /// What was counted after `earlier`, a copy of the same histogram.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = earlier.buckets.iter().copied().chain(std::iter::repeat(0));
+        Self {
+            buckets: self
+                .buckets
+                .iter()
+                .zip(before)
+                .map(|(now, before)| now.saturating_sub(before))
+                .collect(),
+            sum: self.sum.saturating_sub(earlier.sum),
+        }
+    }
+
+    /// Counts what `other` has as well.
+    pub fn add(&mut self, other: &Self) {
+        self.buckets.resize(self.buckets.len().max(other.buckets.len()), 0);
+        self.buckets.iter_mut().zip(&other.buckets).for_each(|(count, more)| *count += more);
+        self.sum = self.sum.saturating_add(other.sum);
+    }
+
     /// The lower bound of the bucket in which the `part`-th of all durations lies (0.5 is the median); zero when empty.
     pub fn quantile(&self, part: f64) -> Duration {
         let rank = (self.count() as f64 * part).ceil().max(1.0) as u64;
@@ -135,6 +157,23 @@ mod tests {
             }
             nanos = nanos * 3 / 2 + 1;
         }
+    }
+
+    #[test]
+    fn what_came_after_a_copy_is_counted_apart() {
+        let histogram = Histogram::default();
+        histogram.record_many(Duration::from_millis(8), 1000);
+        let before = histogram.snapshot();
+        histogram.record_many(Duration::from_micros(50), 10);
+        let mut after = histogram.snapshot().since(&before);
+        assert_eq!((after.count(), after.sum), (10, Duration::from_micros(500)));
+        assert!(after.quantile(0.99) <= Duration::from_micros(50), "{after:?}");
+        after.add(&before);
+        assert_eq!(after, histogram.snapshot());
+        let mut none = HistogramNumbers::default();
+        assert_eq!(before.since(&none), before);
+        none.add(&before);
+        assert_eq!(none, before);
     }
 
     #[test]

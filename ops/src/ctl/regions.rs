@@ -282,7 +282,7 @@ async fn seen(scheduler: &SchedulerClient, region: u64) -> Result<Vec<OperatorSt
     Ok(all.operators)
 }
 
-const OPERATORS: &[&str] = &["operator", "region", "policy", "when", "state", "steps"];
+const OPERATORS: &[&str] = &["operator", "region", "policy", "cause", "when", "state", "steps"];
 
 /// Lists what is being done and was done last, or ends it.
 pub(super) async fn operators(
@@ -296,13 +296,15 @@ pub(super) async fn operators(
         return Ok(Answer::said(format!("operator {} of region {region} is cancelled", ended.operator)));
     }
     let row = |seen: OperatorState| {
-        let OperatorState { operator, region, policy, steps, finished, ago_ms, outcome, succeeded: _ } = seen;
+        let OperatorState { operator, region, policy, steps, finished, ago_ms, outcome, succeeded: _, cause } =
+            seen;
         let state = match outcome.as_str() {
             "" => format!("runs, {finished} of {} steps done", steps.len()),
             outcome => outcome.to_owned(),
         };
         let (when, steps) = (Cell::Ago(Some(ago_ms)), Cell::text(steps.join(", then ")));
-        vec![Cell::Number(operator), Cell::Number(region), Cell::text(policy), when, Cell::text(state), steps]
+        let what = [Cell::Number(operator), Cell::Number(region), Cell::text(policy), Cell::text(cause)];
+        what.into_iter().chain([when, Cell::text(state), steps]).collect()
     };
     let rows = seen(scheduler, 0).await?.into_iter().map(row).collect();
     Ok(Answer::Table(Table::new(OPERATORS, rows)))

@@ -29,6 +29,7 @@
 //! | `admin` | what operators ask for |
 //! | `seen` | what operators are shown: stores, and what is being done |
 //! | `overview` | and of the whole: regions, failures that are survived, why something is as it is |
+//! | `chart` | the key space in a bounded number of cells, and where the load of the last hour was |
 //! | `voters` | which stores keep the state, and the next change on the way there |
 //! | `membership` | carrying that out, and where the members are |
 //! | `denied` | why something is not granted |
@@ -38,6 +39,7 @@
 //! Not done here, on purpose: any decision (crate `scheduler`), and carrying steps out, which the stores of the leaders do.
 
 mod admin;
+pub mod chart;
 mod cuts;
 mod denied;
 mod grants;
@@ -66,6 +68,7 @@ use engine::rt::chan::Sender;
 use engine::rt::local::Bell;
 use engine::rt::{Budget, Rt};
 use futures_util::future::select;
+use scheduler::heat::Heat;
 use scheduler::scheduler::Summary;
 use scheduler::{
     Cluster, Config, NodeId, Oracle, Policy, Region, Scheduler, Store, StoreDescriptor, StoreId, Time,
@@ -139,6 +142,8 @@ struct Inner {
     places: RefCell<BTreeMap<NodeId, String>>,
     /// Since when stores that are to become members have lagged.
     lagging: RefCell<BTreeMap<StoreId, Time>>,
+    /// Where the load of the last hour was.
+    heat: RefCell<Heat>,
 }
 
 /// What a scheduler says of the cluster and of itself, as plain numbers.
@@ -241,9 +246,12 @@ impl Control {
             group: RefCell::default(),
             places: RefCell::default(),
             lagging: RefCell::default(),
+            heat: RefCell::default(),
         }));
         let ticking = control.clone();
         drop(rt.spawn(async move { ticking.tick_loop().await }));
+        let looking = control.clone();
+        drop(rt.spawn(async move { looking.heat_loop().await }));
         if control.0.office.is_some() {
             let members = control.clone();
             drop(rt.spawn(async move { members.membership_loop().await }));

@@ -93,7 +93,7 @@ impl RegionCondition {
 }
 
 /// Voters of a region that can be presumed to answer.
-fn live_voters(view: &View<'_>, info: &RegionInfo) -> u64 {
+pub(super) fn live_voters(view: &View<'_>, info: &RegionInfo) -> u64 {
     let is_live = |peer: &&scheduler::Peer| view.is_live(peer.store) && !info.is_down(peer.id);
     info.region.voters().filter(is_live).count() as u64
 }
@@ -214,7 +214,7 @@ impl Control {
     }
 
     /// Shows every region to `look`, and pauses.
-    async fn walk(&self, mut look: impl FnMut(&View<'_>, &RegionInfo)) {
+    pub(super) async fn walk(&self, mut look: impl FnMut(&View<'_>, &RegionInfo)) {
         let (mut from, budget) = (Some(Bytes::new()), self.budget());
         while let Some(key) = from.take() {
             from = self.view(|view| {

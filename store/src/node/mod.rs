@@ -44,6 +44,7 @@ use engine::rt::{CoreHandle, Cores};
 
 use crate::config::{Config, Limits};
 use crate::wire::board::Board;
+use crate::wire::pd::ask::Asker;
 use drain::GRACE;
 use identity::Identity;
 use movement::{Movement, Stalls};
@@ -184,6 +185,11 @@ impl Node {
     /// The cores' numbers.
     pub fn board(&self) -> Board {
         self.started.board.clone()
+    }
+
+    /// Asks the scheduler, wherever it is.
+    pub fn asker(&self) -> Asker {
+        self.started.asker.clone()
     }
 
     /// How often each core's beat task has run; a count that does not change is a stalled core.

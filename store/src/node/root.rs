@@ -39,6 +39,7 @@ use crate::shard::Shard;
 use crate::shard::links::connect;
 use crate::shard::routes::Place;
 use crate::wire::board::Board;
+use crate::wire::pd::ask::{self, Asker};
 use crate::wire::peer::open::Speaker;
 use crate::wire::resp::Connections;
 
@@ -126,6 +127,8 @@ pub struct Started {
     pub dir: PathBuf,
     /// The cores' numbers.
     pub board: Board,
+    /// Asks the scheduler, wherever it is.
+    pub asker: Asker,
 }
 
 /// What the data cores report to the root core.
@@ -149,6 +152,7 @@ pub(super) struct Serving {
     pub(super) cores: DataCores,
     plan: Arc<Plan>,
     board: Board,
+    asker: Asker,
     resp: SocketAddr,
     stores: Vec<SocketAddr>,
     _lock: Rc<DirLock>,
@@ -209,6 +213,7 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
     let (say, events) = chan::queue(8 * plan.cores);
     let mut cores = DataCores { orders: Vec::new(), events, ended: vec![false; plan.cores] };
     let mut goes = Vec::new();
+    let (asker, for_threads) = ask::questions();
     let (mut answers, mut replies) = (answers.into_iter(), replies.into_iter());
     for (index, links) in connect(plan.cores).into_iter().enumerate() {
         let (go, places) = chan::queue(1);
@@ -247,12 +252,12 @@ async fn start(rt: &Rt, Setup { config, limits, cpus, work, join }: Setup) -> Re
         confirm::confirm(rt, &opened, counts, place.next_id, &plan.shard.openings).await?;
         publish(&goes, &places);
         let stores = cores.serving(plan.identity.stores).await?;
-        let shard = place.serve(rt, (&config, &plan), board.clone(), &stores).await?;
+        let shard = place.serve(rt, (&config, &plan), (board.clone(), for_threads), &stores).await?;
         Ok((stores, shard))
     };
     match begun.await {
         Ok((stores, scheduler)) => {
-            Ok(Serving { scheduler, cores, board, resp: resp.addr, stores, plan, _lock: opened.lock })
+            Ok(Serving { scheduler, cores, board, asker, resp: resp.addr, stores, plan, _lock: opened.lock })
         }
         Err(why) => {
             // Those that wait for their routes or for an order end now; another start finds nothing of them.
@@ -307,6 +312,7 @@ impl Serving {
             identity: self.plan.identity.clone(),
             dir: self.plan.dir.clone(),
             board: self.board.clone(),
+            asker: self.asker.clone(),
         }
     }
 }

@@ -35,6 +35,7 @@ use crate::wire::board::{Board, CoreReport};
 use crate::wire::grpc::{self, Gate};
 use crate::wire::health::HealthService;
 use crate::wire::pd::NOT_AUTHENTICATED;
+use crate::wire::pd::ask::{self, QuestionAsked};
 use crate::wire::pd::client::{Places, SchedulerClient};
 use crate::wire::pd::members::MemberGate;
 use crate::wire::pd::port::Port;
@@ -142,7 +143,7 @@ impl Bound {
 }
 
 impl Opened {
-    /// Serves the PD API, and registers the stores, which are served at `stores`, with a scheduler on another node.
+    /// Serves the PD API, also to threads of this process, and registers the stores, which are served at `stores`, with a scheduler on another node.
     ///
     /// # Errors
     /// The scheduler refuses a store.
@@ -150,13 +151,14 @@ impl Opened {
         self,
         rt: &Rt,
         (config, plan): (&Config, &Plan),
-        board: Board,
+        (board, asked): (Board, Receiver<QuestionAsked>),
         stores: &[SocketAddr],
     ) -> Result<SchedulerShard, StartError> {
         let Self { bound: Bound { listener, addr }, host, remote, places, health, next_id: _ } = self;
         let client = Rc::new(SchedulerClient::new(rt, places.clone(), plan.secret));
         let here = Rc::new(host.clone());
         let service = Port::new(plan.identity.cluster, here, places, client, health.clone());
+        drop(rt.spawn(ask::serve(rt.clone(), service.clone(), asked)));
         let gate = MemberGate::new(rt, plan.secret);
         let descriptors = Descriptors::without_reasons(plan.pd_connections_max);
         let options = grpc::Options {

@@ -1,5 +1,6 @@
 //! The store's integration tests, one binary.
 
+mod chart;
 mod cluster;
 mod cold;
 mod connection_memory;

@@ -124,8 +124,7 @@ impl Pd {
 fn operator_state(seen: &SeenOperator) -> ringkeep::OperatorState {
     let SeenOperator { operator, outcome, ago_ms } = seen;
     // What it was thought out against, what it moves and when it was made is the scheduler's own affair.
-    let Operator { id, region, policy, steps, finished, origin: _, cause: _, kinds: _, created: _ } =
-        operator;
+    let Operator { id, region, policy, steps, finished, origin: _, cause, kinds: _, created: _ } = operator;
     ringkeep::OperatorState {
         operator: id.0,
         region: region.0,
@@ -135,5 +134,6 @@ fn operator_state(seen: &SeenOperator) -> ringkeep::OperatorState {
         ago_ms: *ago_ms,
         outcome: outcome.map(|outcome| outcome.to_string()).unwrap_or_default(),
         succeeded: *outcome == Some(Outcome::Success),
+        cause: cause.to_string(),
     }
 }

@@ -59,6 +59,8 @@ impl Method {
             | Method::Regions
             | Method::Why
             | Method::Cluster
+            | Method::RegionMap
+            | Method::Heat
             | Method::Forward
             // By which a store joins: an id, and where it is.
             | Method::Bootstrap

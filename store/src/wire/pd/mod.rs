@@ -3,7 +3,7 @@
 //! [`Pd`] names the methods; `answers` holds the unary ones, `join` the one by which stores join, `nodes` what other nodes say, `locate` what
 //! they ask about regions, `admin` what operators ask for, `overview` what they are shown, `splits` what those ask who cut regions and spread them, `collection` what bounds garbage
 //! collection, `keyspaces` the one there is, `streams` the streams, `etcd` what clients ask of the store below PD. [`client`] is the other side, [`port`]
-//! the port of every node, wherever the scheduler is, and [`members`] says which calls need the secret of the cluster, and lets in who has it.
+//! the port of every node, wherever the scheduler is, [`ask`] its entrance for threads of the same process, and [`members`] says which calls need the secret of the cluster, and lets in who has it.
 //!
 //! What holds: every answer has a header with the cluster's id; lists that clients index by position are as long as what was asked;
 //! a wrong cluster id is an error of the call. Nothing here decides anything: it shapes what [`Control`](crate::control) knows.
@@ -13,6 +13,7 @@
 
 mod admin;
 mod answers;
+pub mod ask;
 mod beats;
 pub mod client;
 mod collection;
@@ -119,6 +120,8 @@ pub enum Method {
     Regions,
     Why,
     Cluster,
+    RegionMap,
+    Heat,
     Forward,
 }
 
@@ -163,7 +166,7 @@ impl Pd {
 }
 
 /// Every method by its path. Where one has two, the first is the one by which it is called from here.
-const METHODS: [(&str, Method, CallShape); 55] = [
+const METHODS: [(&str, Method, CallShape); 57] = [
     ("/pdpb.PD/GetMembers", Method::GetMembers, CallShape::Unary),
     ("/pdpb.PD/GetClusterInfo", Method::GetClusterInfo, CallShape::Unary),
     ("/pdpb.PD/GetClusterConfig", Method::GetClusterConfig, CallShape::Unary),
@@ -218,6 +221,8 @@ const METHODS: [(&str, Method, CallShape); 55] = [
     ("/ringkeep.Scheduler/Regions", Method::Regions, CallShape::Unary),
     ("/ringkeep.Scheduler/Why", Method::Why, CallShape::Unary),
     ("/ringkeep.Scheduler/Cluster", Method::Cluster, CallShape::Unary),
+    ("/ringkeep.Scheduler/RegionMap", Method::RegionMap, CallShape::Unary),
+    ("/ringkeep.Scheduler/Heat", Method::Heat, CallShape::Unary),
     (client::FORWARD, Method::Forward, CallShape::Unary),
 ];
 
@@ -266,7 +271,9 @@ impl Method {
             | Method::SetPolicy
             | Method::Regions
             | Method::Why
-            | Method::Cluster => Some(MESSAGE_BYTES_MAX),
+            | Method::Cluster
+            | Method::RegionMap
+            | Method::Heat => Some(MESSAGE_BYTES_MAX),
             Method::BatchScanRegions
             | Method::QueryRegion
             | Method::Bootstrap
@@ -364,6 +371,8 @@ impl Service for Pd {
             Method::Regions => grpc::answer(&self.regions(decode(message)?).await?),
             Method::Why => self.answer(message, Self::why),
             Method::Cluster => grpc::answer(&self.cluster().await),
+            Method::RegionMap => grpc::answer(&self.region_map(decode(message)?).await),
+            Method::Heat => self.answer(message, Self::heat),
             Method::Forward => grpc::answer(&self.forwarded(decode(message)?).await?),
             Method::Tso
             | Method::QueryRegion
@@ -432,6 +441,8 @@ impl Service for Pd {
             | Method::Regions
             | Method::Why
             | Method::Cluster
+            | Method::RegionMap
+            | Method::Heat
             | Method::Forward => Err(Status::new(Code::Internal, "this method is not a stream")),
         }
     }

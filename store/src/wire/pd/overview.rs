@@ -1,13 +1,18 @@
 //! What operators are shown, as calls: stores, regions, how the cluster does, and why something is as it is.
 //!
-//! Bounds: an answer has at most [`PAGE_MAX`] regions, and says where the next ones begin.
+//! Bounds: an answer has at most [`PAGE_MAX`] regions, and says where the next ones begin; a picture of all of them has a bounded number
+//! of cells, and one of the past of columns, too.
 
-use scheduler::{DownPeer, PeerId, RegionId, RegionInfo, StoreId};
+use bytes::Bytes;
+use scheduler::heat::{Minute, Sums};
+use scheduler::{DownPeer, Key, PeerId, RegionId, RegionInfo, StoreId};
 
 use super::{Pd, beats};
 use crate::control::SeenStore;
+use crate::control::chart::RegionCell;
 use crate::control::overview::{ClusterStanding, PAGE_MAX, RegionCondition, RegionSearch, SeenRegion};
 use crate::wire::grpc::{Code, Status};
+use crate::wire::proto::ringkeep::HeatOf;
 use crate::wire::proto::{metapb, ringkeep};
 
 impl Pd {
@@ -83,6 +88,69 @@ impl Pd {
             survives,
             operators,
         }
+    }
+
+    /// All regions in a bounded number of cells.
+    pub(super) async fn region_map(
+        &self,
+        request: ringkeep::RegionMapRequest,
+    ) -> ringkeep::RegionMapResponse {
+        let (cells, regions) = self.control.region_map(request.cells as usize).await;
+        ringkeep::RegionMapResponse { cells: cells.into_iter().map(cell_state).collect(), regions }
+    }
+
+    /// The load of the last hour.
+    pub(super) fn heat(&self, request: ringkeep::HeatRequest) -> Result<ringkeep::HeatResponse, Status> {
+        let value: fn(&Sums) -> u64 = match request.of() {
+            HeatOf::Ops => |sums| sums.read_ops.saturating_add(sums.write_ops),
+            HeatOf::Reads => |sums| sums.read_ops,
+            HeatOf::Writes => |sums| sums.write_ops,
+            HeatOf::ReadBytes => |sums| sums.read_bytes,
+            HeatOf::WriteBytes => |sums| sums.write_bytes,
+            HeatOf::Unknown => return Err(Status::invalid("what is asked for is not counted per range")),
+        };
+        let (borders, minutes) = self.control.heat();
+        let column = |Minute { ago, means }: Minute| ringkeep::HeatColumn {
+            ago_minutes: ago,
+            values: means.iter().map(value).collect(),
+        };
+        Ok(ringkeep::HeatResponse {
+            borders: borders.iter().map(|border: &Key| Bytes::copy_from_slice(border)).collect(),
+            columns: minutes.into_iter().map(column).collect(),
+        })
+    }
+}
+
+fn cell_state(cell: RegionCell) -> ringkeep::RegionCell {
+    let RegionCell {
+        start,
+        shortened,
+        first,
+        regions,
+        size_bytes,
+        keys,
+        load,
+        leader,
+        leaders,
+        leaderless,
+        short,
+        unavailable,
+    } = cell;
+    let (leader_store, leads) = leader.map_or((0, 0), |(store, leads)| (store.0, leads));
+    ringkeep::RegionCell {
+        start,
+        shortened,
+        first_region: first.0,
+        regions,
+        size_bytes,
+        keys,
+        load: Some(beats::store_load(&load)),
+        leader_store,
+        leads,
+        leaders,
+        leaderless,
+        short,
+        unavailable,
     }
 }
 

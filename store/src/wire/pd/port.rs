@@ -48,6 +48,11 @@ impl Port {
         Self { cluster, here, places, client, health }
     }
 
+    /// Where the scheduler is thought to be, if it is not hosted here.
+    pub(super) fn elsewhere(&self) -> Option<Vec<String>> {
+        self.here.hosted().is_none().then(|| self.places.list())
+    }
+
     /// A call that was sent here by a node that takes this one for the scheduler's.
     fn not_here(&self) -> Status {
         let message =

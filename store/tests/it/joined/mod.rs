@@ -16,6 +16,7 @@ mod refused;
 mod replicated;
 mod secrets;
 mod sent_on;
+mod shown;
 mod splits;
 mod strangers;
 mod together;
