@@ -134,7 +134,7 @@ fn banner(cluster: &Cluster, place: &Place, binary: &Path, took: Duration) -> St
     }
     if let (Some(first), Some(last)) = (nodes.first(), nodes.last()) {
         text.push_str(&format!(
-            "\nTry:\n\
+            "\nConsole: http://{}/console (any node's shows the whole cluster)\n\nTry:\n\
              \x20 redis-cli -p {} set greeting hello\n\
              \x20 redis-cli -p {} get greeting\n\
              \x20 a TiKV client in raw mode with the PD endpoint {}\n\
@@ -142,6 +142,7 @@ fn banner(cluster: &Cluster, place: &Place, binary: &Path, took: Duration) -> St
              \x20 curl http://{}/metrics\n\
              \x20 kill -9 {}    it leads at first; another node takes over, and it is started again after {} s\n\
              Ctrl-C ends the nodes.\n",
+            first.status,
             first.resp.port(),
             last.resp.port(),
             first.pd,

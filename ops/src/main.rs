@@ -17,6 +17,7 @@
 //! and prints.
 
 mod bench;
+mod console;
 mod ctl;
 mod demo;
 mod doctor;

@@ -5,6 +5,7 @@
 
 mod check;
 mod texts;
+mod view;
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::process::ExitCode;
@@ -13,28 +14,20 @@ use std::time::Duration;
 
 use clap::Args;
 use engine::host::{Level, affinity, can_pin, plan_cpus};
-use engine::rt::Mono;
 use rustix::fs::Mode;
 use store::config::Config;
 use store::node::listen::CannotListen;
-use store::node::movement::Movement;
-use store::node::{Addresses, Node, Setup};
-use store::publish::{NodeFacts, Publisher, log_write_ages};
-use store::shard::counters::StoreNumbers;
-use store::wire::admin::{Admin, Condition, Pages, Phase, SharedPhase, json_string};
-use store::wire::board::Board;
+use store::node::{Node, Setup};
+use store::wire::admin::{Admin, Pages, Phase, SharedPhase};
 
-use crate::doctor;
-use crate::logging::{Counts, Logging};
+use self::view::View;
+use crate::logging::Logging;
 use crate::output::{EXIT_CONFIG, answer, fail};
 use crate::settings::{SettingArguments, Settings};
-use crate::{host, logging, memory, signals};
+use crate::{console, doctor, host, logging, memory, signals};
 
 /// How often the cores' numbers are taken over for the metrics page.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
-
-/// How long a core may be stalled before the node reports that it is not ready.
-const STILL_MAX: Duration = Duration::from_secs(2);
 
 /// Arguments of `ringkeep server`.
 #[derive(Debug, Args)]
@@ -131,7 +124,7 @@ fn serve(settings: &Settings, join: Vec<SocketAddr>, logging: &Logging) -> Resul
     let cpus = choose_cpus(config, settings.limits.cores)?;
     let setup = Setup { config: config.clone(), limits: settings.limits, cpus, work: None, join };
     let node = Node::start_with(setup).map_err(|error| error.to_string())?;
-    let seen = view.get_or_init(|| View::of(&node, settings, logging));
+    let seen = view.get_or_init(|| View::of(&node, settings, logging, &life));
     keep_publishing(seen.clone()).map_err(|error| format!("the metrics thread: {error}"))?;
     life.enter(Phase::Serving);
     let stores = seen.addresses.stores.len();
@@ -192,106 +185,9 @@ fn choose_cpus(config: &Config, cores: usize) -> Result<Vec<usize>, String> {
     }
 }
 
-/// What the status pages show of a node that has started.
-#[derive(Clone)]
-struct View {
-    node_id: u64,
-    addresses: Addresses,
-    board: Board,
-    movement: Movement,
-    log: Counts,
-    memory_budget_bytes: u64,
-    reserved_fds: u64,
-    publisher: Arc<Publisher>,
-}
-
-impl View {
-    fn of(node: &Node, settings: &Settings, logging: &Logging) -> Self {
-        let addresses = node.addresses().clone();
-        let limits = &settings.limits;
-        let view = Self {
-            node_id: node.identity().node,
-            publisher: Arc::new(Publisher::new(addresses.stores.len())),
-            addresses,
-            board: node.board(),
-            movement: node.movement(),
-            log: logging.counts(),
-            memory_budget_bytes: limits.core_bytes * limits.cores as u64,
-            reserved_fds: limits.reserved_fds,
-        };
-        view.publish();
-        view
-    }
-
-    /// Takes over what the cores and the node say now.
-    fn publish(&self) {
-        let reports = self.board.read();
-        let facts = NodeFacts {
-            log_write_ages: log_write_ages(&reports, self.movement.now()),
-            log_lines_dropped: self.log.dropped(),
-            log_lines_suppressed: self.log.suppressed(),
-            memory_budget_bytes: self.memory_budget_bytes,
-            reserved_fds: self.reserved_fds,
-            core_still: self.movement.still(),
-            core_stalls: self.movement.stalls(),
-        };
-        self.publisher.publish(&reports, &facts);
-    }
-
-    fn conditions(&self) -> Vec<Condition> {
-        let reports = self.board.read();
-        let stores = reports.iter().flat_map(|core| &core.stores);
-        let now = self.movement.now();
-        let condition = |store: &StoreNumbers| Condition {
-            name: format!("store-{}", store.store),
-            problem: store.problem(now),
-            note: store.health.note(),
-        };
-        let still = self.movement.still().into_iter().map(|(core, still)| still_condition(core, still));
-        stores.map(condition).chain(still).collect()
-    }
-
-    fn status(&self) -> String {
-        let stores: Vec<String> =
-            self.addresses.stores.iter().map(|addr| json_string(&addr.to_string())).collect();
-        let (reports, now) = (self.board.read(), self.movement.now());
-        let health: Vec<String> =
-            reports.iter().flat_map(|core| &core.stores).map(|store| store_health(store, now)).collect();
-        format!(
-            "{{\"version\":{},\"node\":\"{}\",\"pd\":{},\"resp\":{},\"stores\":[{}],\"health\":[{}]}}\n",
-            json_string(env!("CARGO_PKG_VERSION")),
-            self.node_id,
-            json_string(&self.addresses.pd.to_string()),
-            json_string(&self.addresses.resp.to_string()),
-            stores.join(","),
-            health.join(",")
-        )
-    }
-}
-
-/// What the status page says of a store: the same that readiness depends on.
-fn store_health(store: &StoreNumbers, now: Mono) -> String {
-    let problem = store.problem(now).as_deref().map_or_else(|| "null".to_owned(), json_string);
-    let standing = json_string(store.health.standing.name());
-    let in_doubt = store.health.in_doubt.as_deref().map_or_else(|| "null".to_owned(), json_string);
-    let waits = store.health.waits.as_deref().map_or_else(|| "null".to_owned(), json_string);
-    format!(
-        "{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem},\"in_doubt\":{in_doubt},\"waits\":{waits}}}",
-        store.store
-    )
-}
-
-/// A stalled core answers no request, whatever its stores last reported.
-fn still_condition(core: usize, still: Duration) -> Condition {
-    let problem = (still >= STILL_MAX).then(|| {
-        format!("it has run no other task for {} s: one task holds it, or its disk hangs", still.as_secs())
-    });
-    Condition { name: format!("core-{core}"), problem, note: None }
-}
-
 /// The pages of a node that may not have started yet.
 fn start_admin(settings: &Settings, view: &Arc<OnceLock<View>>, life: &SharedPhase) -> Result<Admin, String> {
-    let (metrics, status, conditions) = (view.clone(), view.clone(), view.clone());
+    let (metrics, status, conditions, api) = (view.clone(), view.clone(), view.clone(), view.clone());
     let pages = Pages {
         metrics: Box::new(move |out| {
             if let Some(view) = metrics.get() {
@@ -301,6 +197,11 @@ fn start_admin(settings: &Settings, view: &Arc<OnceLock<View>>, life: &SharedPha
         status: Box::new(move || status.get().map_or_else(|| "{\"starting\":true}\n".into(), View::status)),
         conditions: Box::new(move || conditions.get().map_or_else(Vec::new, View::conditions)),
         settings: settings.list(),
+        files: console::FILES,
+        api: Box::new(move |path, query| match api.get() {
+            Some(view) => view.console.answer(path, query),
+            None => console::refused((503, "the node is starting".to_owned())),
+        }),
     };
     let addr = settings.config.status_addr();
     Admin::start(addr, life.clone(), pages).map_err(|error| {

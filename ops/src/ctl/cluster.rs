@@ -43,12 +43,12 @@ pub(super) enum ConfigWish {
 }
 
 /// How the cluster does.
-pub(super) struct Standing {
+pub(crate) struct Standing {
     /// In one sentence.
-    pub(super) health: String,
+    pub(crate) health: String,
     pub(super) is_healthy: bool,
     pub(super) text: String,
-    pub(super) json: Value,
+    pub(crate) json: Value,
 }
 
 /// How the cluster does that has these stores.
@@ -60,7 +60,8 @@ pub(super) async fn standing(
     Ok(judge(&cluster, stores))
 }
 
-fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standing {
+/// Says it.
+pub(crate) fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standing {
     let ClusterResponse {
         cluster_id,
         prepared,

@@ -8,11 +8,11 @@
 //! Exit codes: 0 done; 1 refused, with the reason on standard error; 2 wrong usage, or not confirmed; 3 no member answers; 4 not healthy, or not
 //! done in the time that was given; 78 a secret that cannot be used.
 
-mod cluster;
+pub(crate) mod cluster;
 mod confirm;
 mod keys;
 mod regions;
-mod stores;
+pub(crate) mod stores;
 mod table;
 mod top;
 mod why;

@@ -83,7 +83,7 @@ pub(super) async fn all(scheduler: &SchedulerClient) -> Result<Vec<StoreState>, 
 }
 
 /// How a store does, in an operator's word.
-fn state(store: &StoreState) -> &str {
+pub(crate) fn state(store: &StoreState) -> &str {
     match &store.health[..] {
         "offline" => "leaving",
         "tombstone" => "gone",

@@ -1,6 +1,6 @@
 //! What `ringkeep server` prints: the banner of a node that serves, its settings, and what each setting means.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use store::config::{Config, KEYS, env_name};
 use store::node::Addresses;
@@ -53,6 +53,7 @@ pub(super) fn banner(config: &Config, node_id: u64, addresses: &Addresses, statu
         ("resp", addresses.resp.to_string()),
         ("status", status.to_string()),
         ("metrics", format!("http://{status}/metrics")),
+        ("console", format!("http://{}/console", from_here(status))),
         ("next", next_command(addresses.resp, config.requirepass.is_some())),
     ];
     let mut text = format!("ringkeep {}\n", env!("CARGO_PKG_VERSION"));
@@ -63,11 +64,21 @@ pub(super) fn banner(config: &Config, node_id: u64, addresses: &Addresses, statu
     text
 }
 
+/// An address that a browser on this host can open, where the one that is listened on means every one.
+fn from_here(addr: SocketAddr) -> SocketAddr {
+    let local: IpAddr = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(local, addr.port())
+}
+
 /// A first command that works from this host as it stands: over loopback only where that is listened on, with the password where one is set.
 fn next_command(resp: SocketAddr, has_password: bool) -> String {
     let ip = resp.ip();
     // The client's own default.
-    let by_default = ip.is_unspecified() || ip == std::net::Ipv4Addr::LOCALHOST;
+    let by_default = ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST;
     let host = if by_default { String::new() } else { format!("-h {ip} ") };
     let password = if has_password { "--askpass " } else { "" };
     format!("redis-cli {host}-p {} {password}SET greeting hello", resp.port())
@@ -76,6 +87,14 @@ fn next_command(resp: SocketAddr, has_password: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_console_is_where_a_browser_can_open_it() {
+        let from = |addr: &str| from_here(addr.parse().expect("an address")).to_string();
+        assert_eq!(from("0.0.0.0:20080"), "127.0.0.1:20080");
+        assert_eq!(from("[::]:20080"), "[::1]:20080");
+        assert_eq!(from("10.0.0.1:20080"), "10.0.0.1:20080");
+    }
 
     #[test]
     fn the_next_command_names_what_the_client_does_not_know() {

@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
 /// Status and body of a page. HTTP/1.0, so that the body ends with the connection and comes in one piece.
 pub(crate) fn get(addr: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(addr).expect("the status port listens");
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: test\r\n\r\n").expect("a socket");
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("a socket");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");

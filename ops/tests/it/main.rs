@@ -3,6 +3,7 @@
 mod acts;
 mod checks;
 mod code;
+mod console;
 mod ctl;
 mod damaged;
 mod deploy;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! What holds: at most [`CONNECTIONS_MAX`] threads serve, those of evicted connections included; at most [`PAGES_MAX`] of them are busy with
-//! a page that is not a probe, so that `/live` and `/ready` always find one; a connection that has not asked yet makes room for a newer
+//! a page that is not a probe, so that `/live` and `/ready` always find one, and of these at most [`API_MAX`] with what the scheduler may be
+//! asked for, so that `/metrics` finds one whatever consoles are open; a connection that has not asked yet makes room for a newer
 //! one, the oldest first, so no client keeps others out by sending nothing or little; whatever a client does, it is gone after its
 //! deadline. Room is there when [`Connections::evict`] returns: the descriptor is closed by then, not only on its way.
 
@@ -17,10 +18,14 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::http::Kind;
+
 /// Connections served at a time.
 pub(super) const CONNECTIONS_MAX: usize = 32;
 /// Of them those that are sent a page that is not a probe.
 pub(super) const PAGES_MAX: usize = 24;
+/// Of these those that the scheduler may be asked for.
+pub(super) const API_MAX: usize = 8;
 /// Descriptors that are held for probes while the rest of the node uses up all others.
 pub(super) const RESERVE: usize = CONNECTIONS_MAX - PAGES_MAX;
 
@@ -57,6 +62,8 @@ enum Stage {
     Probe,
     /// It is answered with a page.
     Page,
+    /// It is answered with what the scheduler may be asked for.
+    Api,
 }
 
 /// One connection with its deadline. Dropping it closes it and gives its place back.
@@ -142,16 +149,23 @@ impl Drop for Place {
 }
 
 impl Connection {
-    /// The client has asked, for a probe or for a page. Whether there is a place to answer it from.
-    pub(super) fn asked(&self, probe: bool) -> bool {
+    /// The client has asked for something of this kind. Whether there is a place to answer it from.
+    pub(super) fn asked(&self, kind: Kind) -> bool {
         let mut table = self.place.among.lock();
-        let pages = table.open.iter().filter(|entry| entry.stage == Stage::Page).count();
+        let busy = |stage: Stage| table.open.iter().filter(|entry| entry.stage == stage).count();
+        let (api, pages) = (busy(Stage::Api), busy(Stage::Api) + busy(Stage::Page));
         // Without an entry it has just made room for another one.
         let Some(entry) = table.open.iter_mut().find(|entry| entry.number == self.place.number) else {
             return false;
         };
-        entry.stage = if probe || pages >= PAGES_MAX { Stage::Probe } else { Stage::Page };
-        probe || entry.stage == Stage::Page
+        let (stage, has_place) = match kind {
+            Kind::Probe => (Stage::Probe, true),
+            Kind::Page => (Stage::Page, pages < PAGES_MAX),
+            Kind::Api => (Stage::Api, pages < PAGES_MAX && api < API_MAX),
+        };
+        // One that is refused is answered with a line, as a probe is.
+        entry.stage = if has_place { stage } else { Stage::Probe };
+        has_place
     }
 
     /// Ends our side.

@@ -1,7 +1,27 @@
 //! As much HTTP/1.1 as a status page needs: one bounded request head per connection, one answer, close. Pure.
 
+use std::net::IpAddr;
+
 /// Maximum length of a request head, bytes.
 pub(super) const HEAD_BYTES_MAX: usize = 8 << 10;
+
+/// What the console asks for lies below this path.
+pub(super) const API: &str = "/api/";
+
+/// What a page may load and who may show it: scripts and styles of this server alone, none of them inline, and no frame of another page.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'";
+
+/// Kinds of pages, each with places of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A supervisor or a load balancer asks how the node is.
+    Probe,
+    /// Something that the node has at hand.
+    Page,
+    /// Something that the scheduler may have to be asked for.
+    Api,
+}
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,12 +32,28 @@ pub(super) struct Ask {
     pub(super) path: String,
     /// The query without its question mark; empty if there is none.
     pub(super) query: String,
+    /// Whom the client takes the server for, if it says so.
+    pub(super) host: Option<String>,
 }
 
 impl Ask {
-    /// Whether a supervisor or a load balancer asks how the node is.
-    pub(super) fn is_probe(&self) -> bool {
-        ["/live", "/ready", "/started"].contains(&self.path.as_str())
+    /// What kind of page it is.
+    pub(super) fn kind(&self) -> Kind {
+        match self.path.as_str() {
+            "/live" | "/ready" | "/started" => Kind::Probe,
+            path if path.starts_with(API) => Kind::Api,
+            _ => Kind::Page,
+        }
+    }
+
+    /// Whether the client means this server by an address or as the local one, and not by a name that some resolver made lead here.
+    pub(super) fn means_an_address(&self) -> bool {
+        let Some(host) = &self.host else { return true };
+        let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+        let name =
+            host.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(&host[..], |(name, _)| name);
+        let inside = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        inside.parse::<IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
     }
 }
 
@@ -58,7 +94,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Option<Ask>, Answer> {
         _ => return Err(Answer::text(405, "only GET and HEAD are allowed")),
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    Ok(Some(Ask { head_only, path: path.to_owned(), query: query.to_owned() }))
+    let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
+    let host = fields.into_iter().find(|(name, _)| name.trim().eq_ignore_ascii_case("host"));
+    let host = host.map(|(_, host)| host.trim().to_owned());
+    Ok(Some(Ask { head_only, path: path.to_owned(), query: query.to_owned(), host }))
 }
 
 impl Answer {
@@ -80,13 +119,16 @@ impl Answer {
             400 => "Bad Request",
             404 => "Not Found",
             405 => "Method Not Allowed",
+            421 => "Misdirected Request",
             431 => "Request Header Fields Too Large",
             503 => "Service Unavailable",
             _ => "Error",
         };
+        let allow = if self.status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
         let mut bytes = format!(
-            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\
-             X-Content-Type-Options: nosniff\r\n\r\n",
+            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{allow}Connection: close\r\n\
+             Cache-Control: no-store\r\nContent-Security-Policy: {POLICY}\r\nCross-Origin-Resource-Policy: same-origin\r\n\
+             Referrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n\r\n",
             self.status,
             self.content_type,
             self.body.len()
@@ -127,6 +169,29 @@ mod tests {
         }
         let ask = parse(whole).expect("a good head").expect("a whole head");
         assert_eq!((ask.path.as_str(), ask.query.as_str(), ask.head_only), ("/ready", "verbose", false));
+        assert_eq!(ask.host.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn a_name_that_was_made_to_lead_here_is_not_an_address() {
+        let means = |host: &str| {
+            let head = format!("GET / HTTP/1.1\r\nAccept: x\r\nhost:{host}\r\n\r\n");
+            parse(head.as_bytes()).expect("a good head").expect("a whole head").means_an_address()
+        };
+        for own in ["127.0.0.1", "127.0.0.1:20080", " [::1]:20080", "[::1]", "localhost", "LOCALHOST:1"] {
+            assert!(means(own), "{own}");
+        }
+        for other in [
+            "evil.example",
+            "evil.example:20080",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "x:127.0.0.1",
+        ] {
+            assert!(!means(other), "{other}");
+        }
+        let without = parse(b"GET / HTTP/1.0\r\n\r\n").expect("a good head").expect("a whole head");
+        assert!(without.means_an_address(), "no browser leaves it out");
     }
 
     #[test]
@@ -138,6 +203,26 @@ mod tests {
         assert_eq!(status(b"GET / HTTP/2\r\n\r\n"), 505);
         assert_eq!(status(b"\xff\xfe\r\n\r\n"), 400);
         assert_eq!(status(&vec![b'a'; HEAD_BYTES_MAX]), 431);
+    }
+
+    #[test]
+    fn every_answer_says_what_a_browser_may_do_with_it() {
+        for answer in [Answer::text(200, "ok"), Answer::text(404, "no"), Answer::json(200, "{}".into())] {
+            let text = String::from_utf8(answer.encode(false)).expect("text");
+            let policy = text.lines().find_map(|line| line.strip_prefix("Content-Security-Policy: "));
+            let policy = policy.expect("there is one");
+            assert!(
+                policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self'; "),
+                "{policy}"
+            );
+            assert!(policy.ends_with("frame-ancestors 'none'") && !policy.contains("unsafe"), "{policy}");
+            for line in ["Cross-Origin-Resource-Policy: same-origin", "Cache-Control: no-store"] {
+                assert!(text.lines().any(|found| found == line), "{text}");
+            }
+        }
+        let refused = parse(b"POST /api/v1/overview HTTP/1.1\r\n\r\n").expect_err("a refusal");
+        let text = String::from_utf8(refused.encode(false)).expect("text");
+        assert!(text.contains("\r\nAllow: GET, HEAD\r\n"), "{text}");
     }
 
     #[test]

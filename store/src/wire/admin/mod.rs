@@ -8,6 +8,8 @@
 //! | `/ready` | 200 while the node serves, 503 while it starts or drains or when a condition fails; `?verbose` names each as JSON |
 //! | `/status` | version, addresses and stores as JSON |
 //! | `/config` | every setting with its value and where it came from, as JSON; secrets are not shown |
+//! | `/console` | a page for people, with the files that it loads below that path |
+//! | `/api/v1/` | what the page shows, as JSON |
 //!
 //! Readiness speaks of this node only: other nodes being down is no reason to restart this one.
 //!
@@ -16,10 +18,16 @@
 //! few threads or hides the node's health. Where descriptors run out, a silent client makes room for the next one before it is accepted,
 //! and a few are held for the case that there is none.
 //!
+//! The page and its answers come from the binary ([`Pages::files`], [`Pages::api`]). Every answer forbids browsers to run a script that this
+//! server has not sent as a file. On loopback, where any page that a browser on this machine shows could ask under a name of its own that it makes
+//! lead here, what lies below `/api/` is given only to those who ask for an address or for `localhost`.
+//!
 //! Not done here, on purpose: no writes, no authentication, no TLS; the port listens on loopback unless set otherwise.
 
 mod connections;
 mod http;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -30,7 +38,7 @@ use std::time::{Duration, Instant};
 use engine::error::Shortage;
 
 use connections::{Connection, Connections, Reserve};
-use http::{Answer, Ask, HEAD_BYTES_MAX, quote};
+use http::{API, Answer, Ask, HEAD_BYTES_MAX, quote};
 
 /// How long a client may take to ask and to take its answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,6 +92,20 @@ pub struct Condition {
     pub note: Option<String>,
 }
 
+/// A file that is part of the binary.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddedFile {
+    /// Where it is served.
+    pub path: &'static str,
+    /// Its media type.
+    pub content_type: &'static str,
+    /// What is in it.
+    pub body: &'static [u8],
+}
+
+/// Answers what the console asks below `/api/`, by path and query: a status, and JSON of bounded length.
+pub type Api = dyn Fn(&str, &str) -> (u16, Arc<str>) + Send + Sync;
+
 /// Appends a page.
 pub type Render = dyn Fn(&mut Vec<u8>) + Send + Sync;
 
@@ -97,6 +119,10 @@ pub struct Pages {
     pub conditions: Box<dyn Fn() -> Vec<Condition> + Send + Sync>,
     /// Settings in order: name, value, origin.
     pub settings: Vec<(String, String, String)>,
+    /// Files that are served as they are.
+    pub files: &'static [EmbeddedFile],
+    /// What lies below `/api/`.
+    pub api: Box<Api>,
 }
 
 impl std::fmt::Debug for Pages {
@@ -112,6 +138,8 @@ pub struct Admin {
 }
 
 struct Shared {
+    /// Whether only this machine reaches the port.
+    on_loopback: bool,
     life: SharedPhase,
     pages: Pages,
     connections: Arc<Connections>,
@@ -130,7 +158,8 @@ impl Admin {
     fn start_with(addr: SocketAddr, life: SharedPhase, pages: Pages, timeout: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind(addr)?;
         let addr = listener.local_addr()?;
-        let shared = Arc::new(Shared { life, pages, connections: Arc::default(), timeout });
+        let on_loopback = addr.ip().is_loopback();
+        let shared = Arc::new(Shared { on_loopback, life, pages, connections: Arc::default(), timeout });
         let mut reserve = Reserve::default();
         reserve.refill();
         std::thread::Builder::new()
@@ -184,7 +213,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>, reserve: &mut Reserve) {
 
 fn serve(mut connection: Connection, shared: &Shared) -> io::Result<()> {
     let (answer, head_only) = match read_ask(&mut connection)? {
-        Ok(ask) if connection.asked(ask.is_probe()) => (shared.answer(&ask), ask.head_only),
+        Ok(ask) if connection.asked(ask.kind()) => (shared.answer(&ask), ask.head_only),
         Ok(_) => (Answer::text(503, "too many pages are being sent; try again"), false),
         Err(refusal) => (refusal, false),
     };
@@ -225,10 +254,24 @@ impl Shared {
             "/ready" => self.ready(ask.query == "verbose"),
             "/status" => Answer::json(200, (self.pages.status)()),
             "/config" => Answer::json(200, self.config()),
-            "/" => {
-                Answer::text(200, "ringkeep: /metrics /live /ready /ready?verbose /started /status /config")
+            "/" => Answer::text(
+                200,
+                "ringkeep: /console /metrics /live /ready /ready?verbose /started /status /config",
+            ),
+            path if path.starts_with(API) && self.on_loopback && !ask.means_an_address() => Answer::text(
+                421,
+                "this port is on loopback: ask for it by its address or as localhost, not by another name",
+            ),
+            path if path.starts_with(API) => {
+                let (status, body) = (self.pages.api)(path, &ask.query);
+                Answer::json(status, body.to_string())
             }
-            other => Answer::text(404, &format!("there is no page {other}; / lists those that exist")),
+            path => match self.pages.files.iter().find(|file| file.path == path) {
+                Some(file) => {
+                    Answer { status: 200, content_type: file.content_type, body: file.body.to_vec() }
+                }
+                None => Answer::text(404, &format!("there is no page {path}; / lists those that exist")),
+            },
         }
     }
 
@@ -283,226 +326,4 @@ fn verbose_json(conditions: &[Condition]) -> String {
 /// A JSON string with its quotes, for the pages that others write.
 pub fn json_string(text: &str) -> String {
     quote(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::{BufRead, BufReader};
-    use std::net::TcpStream;
-    use std::process::{Child, Command, Stdio};
-
-    use super::connections::{CONNECTIONS_MAX, RESERVE};
-    use super::*;
-
-    fn pages(problem: Option<&'static str>) -> Pages {
-        Pages {
-            metrics: Box::new(|out| out.extend_from_slice(b"# metrics\n")),
-            status: Box::new(|| "{}".into()),
-            conditions: Box::new(move || {
-                vec![Condition {
-                    name: "store-1".into(),
-                    problem: problem.map(str::to_owned),
-                    note: Some("the tail was cut".into()),
-                }]
-            }),
-            settings: vec![("data_dir".into(), "d".into(), "default".into())],
-        }
-    }
-
-    fn start(life: &SharedPhase, problem: Option<&'static str>) -> SocketAddr {
-        let addr = "127.0.0.1:0".parse().expect("an address");
-        Admin::start(addr, life.clone(), pages(problem)).expect("loopback").addr()
-    }
-
-    fn get(addr: SocketAddr, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(addr).expect("it listens");
-        // Only so that a server that answers no more fails a test instead of keeping it.
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("a socket");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer");
-        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-        (status, body.to_owned())
-    }
-
-    #[test]
-    fn health_follows_the_phases() {
-        let life = SharedPhase::new();
-        let addr = start(&life, None);
-        let all = |addr| ["/live", "/started", "/ready"].map(|path| get(addr, path).0);
-        assert_eq!(all(addr), [200, 503, 503]);
-        life.enter(Phase::Serving);
-        assert_eq!(all(addr), [200, 200, 200]);
-        life.enter(Phase::Draining);
-        assert_eq!(all(addr), [200, 200, 503]);
-        assert_eq!(get(addr, "/ready").1, "phase: draining\n");
-    }
-
-    #[test]
-    fn a_failing_condition_is_named() {
-        let life = SharedPhase::new();
-        life.enter(Phase::Serving);
-        let addr = start(&life, Some("a write failed"));
-        assert_eq!(get(addr, "/ready"), (503, "store-1: a write failed\n".into()));
-        let (status, body) = get(addr, "/ready?verbose");
-        assert_eq!(status, 503);
-        let expected = "{\"name\":\"store-1\",\"ok\":false,\"problem\":\"a write failed\",\"note\":\"the tail was cut\"}";
-        assert!(body.starts_with("{\"ready\":false") && body.contains(expected), "{body}");
-    }
-
-    #[test]
-    fn pages_are_served_and_unknown_ones_refused() {
-        let addr = start(&SharedPhase::new(), None);
-        assert_eq!(get(addr, "/metrics"), (200, "# metrics\n".into()));
-        assert_eq!(get(addr, "/config").1, "{\"data_dir\":{\"value\":\"d\",\"origin\":\"default\"}}\n");
-        assert_eq!(get(addr, "/nowhere").0, 404);
-    }
-
-    #[test]
-    fn silent_connections_do_not_keep_others_out() {
-        // No client times out here: silent ones make room for those that ask.
-        let addr = start_patient();
-        let silent: Vec<TcpStream> =
-            (0..3 * CONNECTIONS_MAX).map(|_| TcpStream::connect(addr).expect("it listens")).collect();
-        for path in ["/live", "/metrics", "/ready"] {
-            assert_eq!(get(addr, path).0, if path == "/ready" { 503 } else { 200 }, "{path}");
-        }
-        drop(silent);
-    }
-
-    /// Set in a process that serves with few descriptors.
-    const FEW: &str = "RINGKEEP_STATUS_WITH_FEW_DESCRIPTORS";
-
-    /// Serves without a descriptor to spare until standard input ends.
-    fn serve_without_descriptors() {
-        let addr = start_patient();
-        let mut taken = Vec::new();
-        while let Ok(file) = std::fs::File::open("/dev/null") {
-            taken.push(file);
-        }
-        io::stdout().write_all(format!("\nserves at {addr}\n").as_bytes()).expect("a pipe");
-        io::stdin().read_to_end(&mut Vec::new()).expect("a pipe");
-    }
-
-    /// Runs the test of this name in a process with few descriptors, and says where it serves; nothing in that process itself. What it
-    /// still says is kept to the end: how its test went.
-    fn child_without_descriptors(name: &str) -> Option<(Child, SocketAddr, impl Iterator<Item = String>)> {
-        if std::env::var(FEW).is_ok() {
-            return None;
-        }
-        let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -n 64; exec \"$0\" --exact \"$1\" --nocapture"]);
-        command.arg(std::env::current_exe().expect("it runs")).arg(name).env(FEW, "1");
-        let mut server = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell");
-        let mut said = BufReader::new(server.stdout.take().expect("a pipe")).lines().map_while(Result::ok);
-        let addr = said.find_map(|line| line.strip_prefix("serves at ")?.parse().ok());
-        Some((server, addr.expect("it serves"), said))
-    }
-
-    #[test]
-    fn probes_are_answered_without_a_descriptor_to_spare() {
-        let name = "wire::admin::tests::probes_are_answered_without_a_descriptor_to_spare";
-        let Some((mut server, addr, said)) = child_without_descriptors(name) else {
-            return serve_without_descriptors();
-        };
-        // More than are held for the case, one after the other.
-        for _ in 0..2 * CONNECTIONS_MAX {
-            assert_eq!(get(addr, "/live").0, 200);
-        }
-        let mut silent: Vec<TcpStream> = Vec::new();
-        for path in ["/live", "/ready", "/started", "/live"] {
-            silent.extend((0..2 * CONNECTIONS_MAX).map(|_| TcpStream::connect(addr).expect("it listens")));
-            assert_eq!(get(addr, path).0, if path == "/live" { 200 } else { 503 }, "{path}");
-        }
-        drop((silent, server.stdin.take()));
-        assert!(server.wait().expect("a child").success());
-        drop(said);
-    }
-
-    /// Clients that take no page hold every descriptor, those kept for probes included.
-    #[test]
-    fn a_listener_that_nothing_makes_room_for_pauses_and_serves_afterwards() {
-        let name = "wire::admin::tests::a_listener_that_nothing_makes_room_for_pauses_and_serves_afterwards";
-        let Some((mut server, addr, said)) = child_without_descriptors(name) else {
-            return serve_without_descriptors();
-        };
-        let ask = |path: &str| {
-            let mut stream = TcpStream::connect(addr).expect("it listens");
-            // As in `get`.
-            stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
-            write!(stream, "GET {path} HTTP/1.1\r\n\r\n").expect("a socket");
-            stream
-        };
-        let mut stuck: Vec<TcpStream> = Vec::new();
-        for _ in 0..RESERVE {
-            let mut client = ask("/status");
-            client.read_exact(&mut [0]).expect("the beginning of a page");
-            stuck.push(client);
-        }
-        // One may have been accepted with a descriptor from before. The others wait in the queue.
-        stuck.extend((0..RESERVE).map(|_| ask("/status")));
-        let mut waiting = ask("/live");
-        let used = || bench::process::cpu_time(server.id()).expect("it runs");
-        let before = used();
-        bench::clock::pause(Duration::from_secs(1));
-        let busy = used() - before;
-        assert!(busy < Duration::from_millis(300), "it was busy for {busy:?} of a second");
-        drop(stuck);
-        let mut status = [0; 12];
-        waiting.read_exact(&mut status).expect("an answer");
-        assert_eq!(&status, b"HTTP/1.1 200");
-        drop((waiting, server.stdin.take()));
-        assert!(server.wait().expect("a child").success());
-        drop(said);
-    }
-
-    #[test]
-    fn clients_that_take_no_page_leave_places_for_probes() {
-        let addr = start_patient();
-        // Each asks for a page larger than the sockets hold and reads nothing of it.
-        let stuck: Vec<TcpStream> = (0..2 * CONNECTIONS_MAX)
-            .map(|_| {
-                let mut stream = TcpStream::connect(addr).expect("it listens");
-                stream.write_all(b"GET /status HTTP/1.1\r\n\r\n").expect("a socket");
-                // Its page has begun, or it was refused: it makes no room for others any more.
-                drop((&stream).read_exact(&mut [0]));
-                stream
-            })
-            .collect();
-        assert_eq!(get(addr, "/live").0, 200);
-        assert_eq!(get(addr, "/ready?verbose").0, 503, "it is starting, and says so");
-        drop(stuck);
-    }
-
-    #[test]
-    fn a_client_that_trickles_is_gone_after_its_one_deadline() {
-        let timeout = Duration::from_millis(200);
-        let addr = "127.0.0.1:0".parse().expect("an address");
-        let addr =
-            Admin::start_with(addr, SharedPhase::new(), pages(None), timeout).expect("loopback").addr();
-        let mut stream = TcpStream::connect(addr).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket");
-        // A byte every 20 ms, each well within any limit per read.
-        let mut sent = 0;
-        loop {
-            let gone = stream.write_all(b"x").is_err();
-            sent += 1;
-            assert!(sent < 500, "a client that trickles is served for ever");
-            match stream.read(&mut [0; 16]) {
-                Ok(0) => break,
-                Ok(_) => panic!("there is nothing to answer"),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !gone => {}
-                Err(_) => break,
-            }
-        }
-    }
-
-    /// A server whose clients have for ever, with a status page of 16 MiB.
-    fn start_patient() -> SocketAddr {
-        let addr = "127.0.0.1:0".parse().expect("an address");
-        let pages = Pages { status: Box::new(|| "x".repeat(16 << 20)), ..pages(None) };
-        let hour = Duration::from_secs(3600);
-        Admin::start_with(addr, SharedPhase::new(), pages, hour).expect("loopback").addr()
-    }
 }

@@ -1,0 +1,163 @@
+//! What the status pages show of a node that has started: numbers, readiness, and the console.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use engine::rt::Mono;
+use store::config::Config;
+use store::node::movement::Movement;
+use store::node::{Addresses, Node};
+use store::publish::{NodeFacts, Publisher, log_write_ages};
+use store::shard::counters::StoreNumbers;
+use store::wire::admin::{Condition, SharedPhase, json_string};
+use store::wire::board::Board;
+
+use crate::console::{About, Console, Keys, Recent};
+use crate::logging::{Counts, Logging};
+use crate::settings::Settings;
+
+/// How long a core may be stalled before the node reports that it is not ready.
+const STILL_MAX: Duration = Duration::from_secs(2);
+
+/// What the status pages show of a node that has started.
+#[derive(Clone)]
+pub(super) struct View {
+    pub(super) node_id: u64,
+    pub(super) addresses: Addresses,
+    board: Board,
+    movement: Movement,
+    log: Counts,
+    memory_budget_bytes: u64,
+    reserved_fds: u64,
+    pub(super) publisher: Arc<Publisher>,
+    recent: Arc<Mutex<Recent>>,
+    pub(super) console: Arc<Console>,
+}
+
+impl View {
+    pub(super) fn of(node: &Node, settings: &Settings, logging: &Logging, life: &SharedPhase) -> Self {
+        let recent = Arc::<Mutex<Recent>>::default();
+        let console = Console::new(About {
+            node: node.identity().node,
+            asker: node.asker(),
+            board: node.board(),
+            movement: node.movement(),
+            life: life.clone(),
+            recent: recent.clone(),
+            keys: keys(&settings.config),
+        });
+        let addresses = node.addresses().clone();
+        let limits = &settings.limits;
+        let view = Self {
+            node_id: node.identity().node,
+            publisher: Arc::new(Publisher::new(addresses.stores.len())),
+            addresses,
+            board: node.board(),
+            movement: node.movement(),
+            log: logging.counts(),
+            memory_budget_bytes: limits.core_bytes * limits.cores as u64,
+            reserved_fds: limits.reserved_fds,
+            recent,
+            console: Arc::new(console),
+        };
+        view.publish();
+        view
+    }
+
+    /// Takes over what the cores and the node say now.
+    pub(super) fn publish(&self) {
+        let reports = self.board.read();
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).note(&reports, self.movement.now());
+        let facts = NodeFacts {
+            log_write_ages: log_write_ages(&reports, self.movement.now()),
+            log_lines_dropped: self.log.dropped(),
+            log_lines_suppressed: self.log.suppressed(),
+            memory_budget_bytes: self.memory_budget_bytes,
+            reserved_fds: self.reserved_fds,
+            core_still: self.movement.still(),
+            core_stalls: self.movement.stalls(),
+        };
+        self.publisher.publish(&reports, &facts);
+    }
+
+    pub(super) fn conditions(&self) -> Vec<Condition> {
+        let reports = self.board.read();
+        let stores = reports.iter().flat_map(|core| &core.stores);
+        let now = self.movement.now();
+        let condition = |store: &StoreNumbers| Condition {
+            name: format!("store-{}", store.store),
+            problem: store.problem(now),
+            note: store.health.note(),
+        };
+        let still = self.movement.still().into_iter().map(|(core, still)| still_condition(core, still));
+        stores.map(condition).chain(still).collect()
+    }
+
+    pub(super) fn status(&self) -> String {
+        let stores: Vec<String> =
+            self.addresses.stores.iter().map(|addr| json_string(&addr.to_string())).collect();
+        let (reports, now) = (self.board.read(), self.movement.now());
+        let health: Vec<String> =
+            reports.iter().flat_map(|core| &core.stores).map(|store| store_health(store, now)).collect();
+        format!(
+            "{{\"version\":{},\"node\":\"{}\",\"pd\":{},\"resp\":{},\"stores\":[{}],\"health\":[{}]}}\n",
+            json_string(env!("CARGO_PKG_VERSION")),
+            self.node_id,
+            json_string(&self.addresses.pd.to_string()),
+            json_string(&self.addresses.resp.to_string()),
+            stores.join(","),
+            health.join(",")
+        )
+    }
+}
+
+/// What the status page says of a store: the same that readiness depends on.
+fn store_health(store: &StoreNumbers, now: Mono) -> String {
+    let problem = store.problem(now).as_deref().map_or_else(|| "null".to_owned(), json_string);
+    let standing = json_string(store.health.standing.name());
+    let in_doubt = store.health.in_doubt.as_deref().map_or_else(|| "null".to_owned(), json_string);
+    let waits = store.health.waits.as_deref().map_or_else(|| "null".to_owned(), json_string);
+    format!(
+        "{{\"store\":\"{}\",\"standing\":{standing},\"problem\":{problem},\"in_doubt\":{in_doubt},\"waits\":{waits}}}",
+        store.store
+    )
+}
+
+/// A stalled core answers no request, whatever its stores last reported.
+fn still_condition(core: usize, still: Duration) -> Condition {
+    let problem = (still >= STILL_MAX).then(|| {
+        format!("it has run no other task for {} s: one task holds it, or its disk hangs", still.as_secs())
+    });
+    Condition { name: format!("core-{core}"), problem, note: None }
+}
+
+/// Whether the console shows keys: where they could be had anyway, because only this machine asks or no secret keeps strangers out.
+fn keys(config: &Config) -> Keys {
+    match config.cluster_secret.is_none() || config.status_addr().ip().is_loopback() {
+        true => Keys::Shown,
+        false => Keys::Hidden,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use store::secret::ClusterSecret;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_shown_where_they_could_be_had_anyway() {
+        let secret = ClusterSecret::parse(&"s".repeat(32)).expect("a secret");
+        for (listen, secret, expected) in [
+            ("127.0.0.1", None, Keys::Shown),
+            ("127.0.0.1", Some(secret), Keys::Shown),
+            ("10.0.0.1", None, Keys::Shown),
+            ("10.0.0.1", Some(secret), Keys::Hidden),
+            ("0.0.0.0", Some(secret), Keys::Hidden),
+        ] {
+            let listen = listen.parse().expect("an address");
+            let config = Config { listen, cluster_secret: secret, ..Config::default() };
+            assert_eq!(keys(&config), expected, "{listen}");
+        }
+    }
+}
