@@ -75,7 +75,8 @@ pub struct Config {
     pub region_size_floor_bytes: u64,
     /// Size beyond which a region is split. Default 144 MiB, bytes.
     pub region_size_max_bytes: u64,
-    /// Operations per second beyond which a region is split by load; zero never does. Default 3000, operations.
+    /// Load beyond which a region is split where there is another store to take a part; zero never does. It is what its leader bears: each KiB
+    /// that is read or written counts as an operation more. Default 3000, operations per second.
     pub region_split_ops: u64,
     /// Load below which a region is never called hot. Default 1 MiB, bytes per second ([`crate::load::Load`] scores).
     pub hot_region_load_min: u64,

@@ -238,6 +238,21 @@ pub enum Reason {
     KeyOutside,
     /// No key to split the region at was found a moment ago.
     TooLittleData,
+    /// The region has been too busy for a short time only, milliseconds.
+    BusyLately {
+        /// For how long.
+        busy_ms: u64,
+        /// For how long it has to be before it is split.
+        needed_ms: u64,
+    },
+    /// The region is too busy, and too few of its requests were sampled to say where to split it.
+    Unsampled,
+    /// The region is too busy, and no split would help: one key bears this share of the load, percent.
+    OneKey(u64),
+    /// The region is too busy, and no split would help: at best the lesser part would bear this share of the load, percent.
+    Lopsided(u64),
+    /// It would make sizes even, and load uneven.
+    LoadsWouldSpread,
     /// Too few regions have reported since the scheduler began.
     Preparing,
 }
@@ -277,6 +292,23 @@ impl fmt::Display for Reason {
             Self::TooLittleData => f.write_str("has too little data to be split"),
             Self::Content => f.write_str("is as it should be"),
             Self::KeyOutside => f.write_str("split key is not strictly inside a known region"),
+            Self::BusyLately { busy_ms, needed_ms } => write!(
+                f,
+                "has been too busy for {} s; it is split once that has lasted {} s",
+                busy_ms / 1000,
+                needed_ms / 1000
+            ),
+            Self::Unsampled => f.write_str("is too busy, and no key to split it at is known yet"),
+            Self::OneKey(percent) => {
+                write!(f, "is too busy, and no split helps: one key has {percent} % of its load")
+            }
+            Self::Lopsided(percent) => {
+                write!(
+                    f,
+                    "is too busy, and no split helps: the lesser part would bear {percent} % of its load"
+                )
+            }
+            Self::LoadsWouldSpread => f.write_str("would make loads less even"),
             Self::Preparing => f.write_str("too few regions have reported yet"),
         }
     }

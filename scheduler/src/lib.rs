@@ -91,7 +91,7 @@ pub use config::Config;
 pub use epoch::{Command, Epoch, EpochMismatch};
 pub use filter::{Reason, Refusal, View};
 pub use id::{NodeId, PeerId, RegionId, StoreId};
-pub use load::Load;
+pub use load::{Load, LoadCut};
 pub use operator::{Action, Instruction, NewRegion, Operator, Operators, Policy, Proposal};
 pub use range::{Key, KeyRange, RangeError};
 pub use region::{Peer, Region, RegionError, Role};

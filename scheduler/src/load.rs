@@ -1,4 +1,6 @@
-//! How busy a region or a store is.
+//! How busy a region or a store is, and where the load of a region lies.
+
+use crate::range::Key;
 
 /// Rates over the last reporting interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,4 +36,24 @@ impl Load {
     pub const fn ops(&self) -> u64 {
         self.read_ops as u64 + self.write_ops as u64
     }
+
+    /// What the leader bears, as operations per second: each KiB that they move counts as one more.
+    #[must_use]
+    pub const fn weighted_ops(&self) -> u64 {
+        self.read_score().saturating_add(self.write_score()) / OPERATION_BYTES
+    }
+}
+
+/// What samples of the requests to a region say about where to cut it, so that both parts bear load.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LoadCut {
+    /// There are too few samples to say.
+    #[default]
+    Unknown,
+    /// At this key, which lies strictly inside the region.
+    At(Key),
+    /// Nowhere: a single key bears this share of the load, percent.
+    OneKey(u64),
+    /// Nowhere: at best the lesser part would bear this share of the load, percent. Ranges may reach across every border.
+    Lopsided(u64),
 }

@@ -183,7 +183,7 @@ fn leaves(view: &View<'_>, info: &RegionInfo, store: StoreId) -> Result<Proposal
 }
 
 fn to_split(view: &View<'_>, info: &RegionInfo) -> Option<Verdict> {
-    split::cause(view.config, info)?;
+    split::cause(view, info)?;
     Some(match split::check(view, info) {
         Ok(proposal) => wanted(view, &proposal),
         Err(refusal) => Verdict::Stuck(refusal),

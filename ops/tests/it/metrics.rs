@@ -229,6 +229,16 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
         "regions_move_between_stores_of_a_node_under_load_and_power_cuts",
     ),
     (
+        "ringkeep_scheduler_load_splits_total",
+        "one store has no other to share a load with",
+        "a_hot_region_of_a_few_mib_is_cut_and_both_stores_serve_it",
+    ),
+    (
+        "ringkeep_scheduler_regions_busy",
+        "no region is hot here",
+        "a_hot_region_of_a_few_mib_is_cut_and_both_stores_serve_it",
+    ),
+    (
         "ringkeep_scheduler_regions_under_replicated",
         "one replica is all that is wanted",
         "every_number_of_the_scheduler_moves",

@@ -2,15 +2,21 @@
 //!
 //! A region that a store leads moves to another store of its node without a byte being read, written or sent, so it is the cheapest answer to
 //! an uneven node. The tables of a follower would come from its leader's node, so followers are left where they are. For each node
-//! the largest store gives a region to the smallest one; where sizes are even, the busiest gives one to the idlest, if
-//! [`super::shift`] permits it.
+//! the busiest store gives a region to the idlest one; where loads are even, the largest gives one to the smallest, as far as that leaves
+//! loads even. The stores of a node share its disk and its memory, so what is to be even is the work of cores: however small a busy
+//! region is, it goes, and quiet ones come back for it where sizes are too far apart then.
+//!
+//! Where bytes move between nodes for balance ([`load_is_first`]) the sizes of all stores are compared, and what made them uneven for load
+//! would be undone. So there sizes are evened out first, and load moves only what leaves them no less even ([`super::shift`]).
 //!
 //! # What keeps a region from going to and fro
-//! * Stores may differ by [`Config::core_tolerance_percent`] of their mean, and by two regions of the least weight.
-//! * A move for size leaves at most half of the difference. What would bring the region back is another change of that size.
-//! * A region far smaller than the others of its store is not what makes the difference, and stays.
-//! * Loads are rates over some seconds, of which a region that has just moved has few. So for [`LOAD_REST_MS`] after a move, load decides
-//!   nothing on that node.
+//! * Stores may differ by [`Config::core_tolerance_percent`] of their mean, and by two regions of the least weight or the load of one hot region.
+//! * A move for size leaves at most half of the difference, one for load less than what the region bears. What would bring the region back is
+//!   another change of that size.
+//! * A move for size drives no loads apart beyond what is tolerated.
+//! * A region far smaller than the others of its store is not what makes a difference of sizes, and stays.
+//! * Loads are rates over some seconds, of which a region that has just moved has few. So for [`LOAD_REST_MS`] after a move, load moves
+//!   nothing on that node, and as long after a split neither of its parts.
 //! * A node has one move or one exchange at a time.
 //!
 //! [`Config::core_tolerance_percent`]: crate::config::Config::core_tolerance_percent
@@ -19,15 +25,16 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Round;
-use super::shift::{Judge, Move, load_on, mean};
+use super::shift::{Judge, Move, load_is_first, load_on, mean};
 use crate::cluster::RegionInfo;
 use crate::config::Config;
 use crate::filter::{Reason, Refusal, View};
-use crate::id::{NodeId, StoreId};
+use crate::id::{NodeId, RegionId, StoreId};
 use crate::operator::{Cause, Operator, Policy, Proposal, Step};
 use crate::rng::Rng;
 
-/// How long after a move the loads of a node's stores are not compared: as long as rates look back, twice.
+/// How long after a move the loads of a node's stores are not compared, and after a split those of its parts: as long as rates look back,
+/// twice.
 pub const LOAD_REST_MS: u64 = 10_000;
 /// Stores of a node may differ by this many regions of the least weight.
 const SMALL_REGIONS: i64 = 2;
@@ -43,8 +50,13 @@ pub fn propose(view: &View<'_>, rng: &mut Rng, max: usize) -> Round {
     }
     by_node.retain(|_, stores| stores.len() > 1);
     let moving = nodes_of(view, view.operators.iter());
-    let ended = view.operators.ended_within(LOAD_REST_MS, view.now).map(|ended| &ended.operator);
-    let resting = nodes_of(view, ended);
+    let ended = || view.operators.ended_within(LOAD_REST_MS, view.now).map(|ended| &ended.operator);
+    let (resting, cut) = (nodes_of(view, ended()), cut_by(ended()));
+    // What has moved, or was cut for its load, is not what it was: were it judged by its size now, it might go back.
+    let unsettled: BTreeSet<RegionId> = ended()
+        .filter(|it| it.cause == Cause::Busy || sibling_of(it).is_some())
+        .map(|it| it.region)
+        .collect();
     let refuse = |reason| Refusal::new(Policy::BalanceCore, reason);
     let mut judge = Judge::new(view);
     let mut round = Round { proposals: Vec::new(), refusal: Some(refuse(Reason::NoStore)) };
@@ -54,19 +66,10 @@ pub fn propose(view: &View<'_>, rng: &mut Rng, max: usize) -> Round {
             round.refusal = Some(refuse(Reason::Moving));
             continue;
         }
-        let found = match even_out_sizes(&judge, rng, stores) {
-            Ok(moves) => Ok((Cause::Uneven, moves)),
-            Err(by_size) if resting.contains(node) => Err(by_size),
-            Err(by_size) => match even_out_loads(&judge, rng, stores) {
-                Ok(moves) => Ok((Cause::Hot, moves)),
-                // Sizes that are uneven and cannot be helped say more than loads that are even.
-                Err(by_load) => {
-                    let is_even = matches!(by_size.reason, Reason::WithinTolerance { .. });
-                    Err(if is_even { by_load } else { by_size })
-                }
-            },
-        };
-        match found {
+        let rests = resting.contains(node);
+        let is_measured = |info: &RegionInfo| !rests && !cut.contains(&info.id());
+        let is_settled = |info: &RegionInfo| !unsettled.contains(&info.id());
+        match even_out(&judge, rng, stores, (&is_measured, &is_settled)) {
             // Half an exchange would undo what the other half is for.
             Ok((_, moves)) if round.proposals.len() + moves.len() > max => break,
             Ok((cause, moves)) => {
@@ -81,11 +84,60 @@ pub fn propose(view: &View<'_>, rng: &mut Rng, max: usize) -> Round {
     round
 }
 
+/// Of which regions something may be decided.
+type Which<'a> = &'a dyn Fn(&RegionInfo) -> bool;
+
+/// What evens out the stores of a node. Only regions go for their load of which that is known where they are.
+fn even_out<'a>(
+    judge: &Judge<'a>,
+    rng: &mut Rng,
+    stores: &[StoreId],
+    (is_measured, is_settled): (Which<'_>, Which<'_>),
+) -> Result<(Cause, Vec<Move<'a>>), Refusal> {
+    let by_load = |rng: &mut Rng| even_out_loads(judge, rng, stores, is_measured);
+    let first = if load_is_first(judge.seen().config) { Some(by_load(rng)) } else { None };
+    let refused = match first {
+        Some(Ok(moves)) => return Ok((Cause::Hot, moves)),
+        Some(Err(refusal)) => Some(refusal),
+        None => None,
+    };
+    let by_size = match even_out_sizes(judge, rng, stores, is_settled) {
+        Ok(moves) => return Ok((Cause::Uneven, moves)),
+        Err(refusal) => refusal,
+    };
+    match refused.map_or_else(|| by_load(rng), Err) {
+        Ok(moves) => Ok((Cause::Hot, moves)),
+        // Sizes that are uneven and cannot be helped say more than loads that are even.
+        Err(by_load) => {
+            let is_even = matches!(by_size.reason, Reason::WithinTolerance { .. });
+            Err(if is_even { by_load } else { by_size })
+        }
+    }
+}
+
+/// The regions that these operators have split, and those that they were split into.
+fn cut_by<'a>(operators: impl Iterator<Item = &'a Operator>) -> BTreeSet<RegionId> {
+    let mut cut = BTreeSet::new();
+    for operator in operators {
+        for step in &operator.steps {
+            if let Step::Split { keys: _, new } = step {
+                cut.insert(operator.region);
+                cut.extend(new.iter().map(|new| new.region));
+            }
+        }
+    }
+    cut
+}
+
 /// The nodes inside which these operators move something.
 fn nodes_of<'a>(view: &View<'_>, operators: impl Iterator<Item = &'a Operator>) -> BTreeSet<NodeId> {
-    let steps = operators.flat_map(|operator| &operator.steps);
-    let sibling = |step: &Step| match step {
-        Step::AddSibling { store, .. } => view.cluster.node_of(*store),
+    operators.filter_map(|operator| view.cluster.node_of(sibling_of(operator)?)).collect()
+}
+
+/// The store to which an operator moves a region from another one of its node, if it does.
+fn sibling_of(operator: &Operator) -> Option<StoreId> {
+    operator.steps.iter().find_map(|step| match step {
+        Step::AddSibling { store, .. } => Some(*store),
         Step::TransferLeader { .. }
         | Step::AddPeer { .. }
         | Step::AddLearner { .. }
@@ -95,14 +147,14 @@ fn nodes_of<'a>(view: &View<'_>, operators: impl Iterator<Item = &'a Operator>) 
         | Step::EnterJoint { .. }
         | Step::LeaveJoint
         | Step::Split { .. } => None,
-    };
-    steps.filter_map(sibling).collect()
+    })
 }
 
 fn even_out_sizes<'a>(
     judge: &Judge<'a>,
     rng: &mut Rng,
     stores: &[StoreId],
+    is_settled: Which<'_>,
 ) -> Result<Vec<Move<'a>>, Refusal> {
     let refuse = |reason| Refusal::new(Policy::BalanceCore, reason);
     let view = judge.seen();
@@ -122,14 +174,18 @@ fn even_out_sizes<'a>(
             let even = refuse(Reason::WithinTolerance { difference, needed }).of_store(from);
             return Err(last.unwrap_or(even));
         }
-        let fits = |info: &&RegionInfo| evens_out(&view, info, (bytes, from), difference).is_ok();
+        let fits = |info: &&RegionInfo| {
+            is_settled(info) && evens_out(&view, info, (bytes, from), difference).is_ok()
+        };
         let mut regions: Vec<&RegionInfo> = judge.drawn(rng, from).into_iter().filter(fits).collect();
         let left = |info: &RegionInfo| (difference - 2 * view.config.weight_bytes(info.size_bytes)).abs();
         regions.sort_unstable_by_key(|info| (left(info), info.id()));
         let mut why = Reason::NothingToGive;
         for info in regions {
-            match judge.may_go(info, from, to) {
-                Ok(_) => return Ok(vec![(info, judge.intent(info, from, to))]),
+            let permitted =
+                judge.may_go(info, from, to).and_then(|shift| judge.permits_for_size(&shift, stores));
+            match permitted {
+                Ok(()) => return Ok(vec![(info, judge.intent(info, from, to))]),
                 Err(reason) => why = reason,
             }
         }
@@ -175,6 +231,7 @@ fn even_out_loads<'a>(
     judge: &Judge<'a>,
     rng: &mut Rng,
     stores: &[StoreId],
+    is_measured: Which<'_>,
 ) -> Result<Vec<Move<'a>>, Refusal> {
     let refuse = |reason| Refusal::new(Policy::BalanceCore, reason);
     let view = judge.seen();
@@ -190,7 +247,9 @@ fn even_out_loads<'a>(
     }
     let mut busy = judge.drawn(rng, from);
     busy.retain(|info| {
-        info.leader_store() == Some(from) && (1..difference / 2).contains(&load_on(info, from))
+        info.leader_store() == Some(from)
+            && (1..difference / 2).contains(&load_on(info, from))
+            && is_measured(info)
     });
     busy.sort_unstable_by_key(|info| (Reverse(load_on(info, from)), info.id()));
     judge.find(rng, &busy, from, to).map_err(|reason| refuse(reason).of_store(from))
@@ -207,14 +266,15 @@ pub fn opinion(view: &View<'_>, info: &RegionInfo, from: StoreId, to: StoreId) -
     if node.is_some_and(|node| nodes_of(view, view.operators.iter()).contains(&node)) {
         return Err(Reason::Moving);
     }
-    let sizes = node.into_iter().flat_map(|node| view.cluster.stores_of(node));
-    let sizes: Vec<i64> = sizes.map(|store| view.region_bytes(store.id())).collect();
-    let needed = tolerated_bytes(view.config, mean(sizes.iter().copied()).unwrap_or_default());
+    let stores = node.into_iter().flat_map(|node| view.cluster.stores_of(node));
+    let stores: Vec<StoreId> = stores.map(crate::store::Store::id).collect();
+    let sizes = stores.iter().map(|store| view.region_bytes(*store));
+    let needed = tolerated_bytes(view.config, mean(sizes).unwrap_or_default());
     let difference = bytes - view.region_bytes(to);
     if difference <= needed {
         return Err(Reason::WithinTolerance { difference, needed });
     }
     evens_out(view, info, (bytes, from), difference)?;
-    judge.may_go(info, from, to)?;
+    judge.permits_for_size(&judge.may_go(info, from, to)?, &stores)?;
     Ok(Proposal::new(info, Policy::BalanceCore, Cause::Uneven, judge.intent(info, from, to)))
 }

@@ -21,6 +21,16 @@
 //! no policy waits for one after it, so at rest sizes and leaders are as even as their policies want them. The tests
 //! compute the triple and see it fall with every round.
 //!
+//! Where neither [`region`] nor [`hot`] is on, the stores of a node are compared by their work first, and the triple is another one ([`shift`]):
+//!
+//! 1. *leaders*, as above; nothing where regions have one replica;
+//! 2. *load*: by how much the stores of one node differ in it beyond the tolerance, summed over all pairs;
+//! 3. *sizes*, as above.
+//!
+//! [`leader`] lowers the first number. [`core`] lowers the second and does not raise the first where loads are too far apart, as less than half
+//! of the difference goes from the busiest store to the idlest; and where it moves a region for its size it lowers the third and raises
+//! neither of the others.
+//!
 //! Two things rank above: nothing here brings the replicas of a region closer together, and only sizes can bring a leader
 //! to a store that is not to lead.
 

@@ -3,14 +3,17 @@
 //! A busy region that may not go alone may go in exchange for a quiet one of about its size, so that an even cluster
 //! is no obstacle. Both policies judge a [`Shift`], which is what one store gives to another one on balance, by the
 //! three conditions of [`Judge::permits`]; the module [above](super) says why balancing then ends.
+//!
+//! Between the stores of a node load ranks above sizes, unless bytes move between nodes for balance ([`load_is_first`]).
 
 use std::collections::BTreeSet;
 
 use super::may_touch;
 use crate::cluster::{Cluster, Kind, RegionInfo};
+use crate::config::Config;
 use crate::filter::{Reason, View};
 use crate::id::{RegionId, StoreId};
-use crate::operator::{Influence, Intent};
+use crate::operator::{Influence, Intent, Policy};
 use crate::placement;
 use crate::rng::Rng;
 
@@ -26,6 +29,13 @@ const QUIET_PART: i64 = 4;
 pub fn load_on(info: &RegionInfo, store: StoreId) -> i64 {
     let read = if info.leader_store() == Some(store) { info.load.read_score() } else { 0 };
     i64::try_from(info.load.write_score().saturating_add(read)).unwrap_or(i64::MAX)
+}
+
+/// Whether the load of a node's stores is evened out before their sizes. Not where bytes move between nodes for balance: then the sizes
+/// of all stores are compared, and what load has made uneven would be undone.
+#[must_use]
+pub fn load_is_first(config: &Config) -> bool {
+    !config.is_enabled(Policy::BalanceRegion) && !config.is_enabled(Policy::HotRegion)
 }
 
 /// What one store gives to another one, on balance.
@@ -116,13 +126,52 @@ impl<'a> Judge<'a> {
     /// The reason why not.
     pub fn permits(&self, shift: &Shift) -> Result<(), Reason> {
         let seen = self.seen();
-        let Shift { from, to, bytes, leaders, load } = *shift;
-        if !keeps_apart_no_further(bytes, seen.region_bytes(from) - seen.region_bytes(to)) {
+        let Shift { from, to, bytes, leaders: _, load } = *shift;
+        let sizes_rank_above = !(seen.same_node(from, to) && load_is_first(seen.config));
+        if sizes_rank_above && !keeps_apart_no_further(bytes, seen.region_bytes(from) - seen.region_bytes(to))
+        {
             return Err(Reason::SizesWouldSpread);
         }
         let (difference, needed) = (seen.load(from).saturating_sub(seen.load(to)), load.saturating_mul(2));
         if load <= 0 || difference <= needed {
             return Err(Reason::WithinTolerance { difference, needed });
+        }
+        self.permits_leaders(shift)
+    }
+
+    /// Whether a shift inside a node that brings sizes closer together brings neither leader counts nor loads further apart, where these rank
+    /// above: loads that stay within the tolerance are no matter.
+    ///
+    /// # Errors
+    /// The reason why not.
+    pub fn permits_for_size(&self, shift: &Shift, stores: &[StoreId]) -> Result<(), Reason> {
+        let seen = self.seen();
+        if !load_is_first(seen.config) {
+            return Ok(());
+        }
+        self.permits_leaders(shift)?;
+        let Shift { from, to, bytes: _, leaders: _, load } = *shift;
+        if keeps_apart_no_further(load, seen.load(from).saturating_sub(seen.load(to))) {
+            return Ok(());
+        }
+        let after = |store: &StoreId| match *store {
+            store if store == from => seen.load(store).saturating_sub(load),
+            store if store == to => seen.load(store).saturating_add(load),
+            store => seen.load(store),
+        };
+        let mean = mean(stores.iter().map(|store| seen.load(*store))).unwrap_or_default();
+        let (most, least) = (stores.iter().map(after).max(), stores.iter().map(after).min());
+        let difference = most.unwrap_or_default().saturating_sub(least.unwrap_or_default());
+        let is_even = difference <= seen.config.tolerated_load(mean, seen.config.core_tolerance_percent);
+        if is_even { Ok(()) } else { Err(Reason::LoadsWouldSpread) }
+    }
+
+    fn permits_leaders(&self, shift: &Shift) -> Result<(), Reason> {
+        let seen = self.seen();
+        let Shift { from, to, bytes: _, leaders, load: _ } = *shift;
+        // A region without followers leads where it is, and no policy moves its leadership alone.
+        if load_is_first(seen.config) && seen.config.max_replicas == 1 {
+            return Ok(());
         }
         let evens = keeps_apart_no_further(leaders, seen.leaders(from) - seen.leaders(to));
         if evens || self.leaders_stay_in_tolerance(if leaders > 0 { (from, to) } else { (to, from) }) {

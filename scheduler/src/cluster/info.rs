@@ -3,8 +3,9 @@
 use super::holding::{Burden, Kind, Standing};
 use super::report::{DownPeer, RegionReport};
 use crate::id::{PeerId, RegionId, StoreId};
-use crate::load::Load;
+use crate::load::{Load, LoadCut};
 use crate::region::{Peer, Region};
+use crate::time::Time;
 
 /// A region as last reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,7 @@ pub struct RegionInfo {
     /// Reads and writes of the last interval.
     pub load: Load,
     ailments: Option<Box<Ailments>>,
+    strain: Option<Box<Strain>>,
 }
 
 /// Peers in ill health. Boxed, because nearly no region has any and a million of them pay for the field.
@@ -31,12 +33,20 @@ struct Ailments {
     down: Vec<DownPeer>,
 }
 
+/// What is known of the load of a region beside its rates. Boxed for the same reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Strain {
+    cut: LoadCut,
+    busy_since: Option<Time>,
+}
+
 impl RegionInfo {
     pub(super) fn new(mut report: RegionReport) -> Self {
         // A list that grew while it was built holds room for peers that will not come.
         report.region.peers.shrink_to_fit();
         let healthy = report.pending.is_empty() && report.down.is_empty();
         let ailments = Ailments { pending: report.pending, down: report.down };
+        let strain = Strain { cut: report.cut, busy_since: None };
         Self {
             region: report.region,
             leader: report.leader,
@@ -45,6 +55,7 @@ impl RegionInfo {
             keys: report.keys,
             load: report.load,
             ailments: (!healthy).then(|| Box::new(ailments)),
+            strain: (strain != Strain::default()).then(|| Box::new(strain)),
         }
     }
 
@@ -64,6 +75,30 @@ impl RegionInfo {
     #[must_use]
     pub fn down(&self) -> &[DownPeer] {
         self.ailments.as_ref().map_or(&[], |ailments| &ailments.down)
+    }
+
+    /// Since when every report of its leader has had more load than a region is to bear, if the last one had.
+    #[must_use]
+    pub fn busy_since(&self) -> Option<Time> {
+        self.strain.as_ref()?.busy_since
+    }
+
+    /// Where samples of its requests say that it could be cut.
+    #[must_use]
+    pub fn cut(&self) -> &LoadCut {
+        self.strain.as_ref().map_or(&LoadCut::Unknown, |strain| &strain.cut)
+    }
+
+    pub(super) fn set_cut(&mut self, cut: LoadCut) {
+        self.set_strain(Strain { cut, busy_since: self.busy_since() });
+    }
+
+    pub(super) fn set_busy_since(&mut self, busy_since: Option<Time>) {
+        self.set_strain(Strain { cut: self.cut().clone(), busy_since });
+    }
+
+    fn set_strain(&mut self, strain: Strain) {
+        self.strain = (strain != Strain::default()).then(|| Box::new(strain));
     }
 
     /// Whether this peer is not caught up.

@@ -149,6 +149,13 @@ impl Cluster {
         }
     }
 
+    /// Sets since when a region is busier than it is to be. A change of its members, its range or its leader forgets it.
+    pub fn set_busy_since(&mut self, id: RegionId, since: Option<Time>) {
+        if let Some(slot) = self.by_id.get(&id) {
+            self.entries.get_mut(*slot).info.set_busy_since(since);
+        }
+    }
+
     /// Forgets a region, for example one that was merged away before its neighbour has reported.
     pub fn remove_region(&mut self, id: RegionId) -> Option<RegionInfo> {
         let slot = *self.by_id.get(&id)?;
@@ -209,6 +216,7 @@ impl Cluster {
             info.size_bytes = report.size_bytes;
             info.keys = report.keys;
             info.load = report.load;
+            info.set_cut(report.cut);
         }
         Accepted { new: false, changed, displaced: Vec::new() }
     }

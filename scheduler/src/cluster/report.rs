@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::epoch::Epoch;
 use crate::id::{PeerId, RegionId, StoreId};
-use crate::load::Load;
+use crate::load::{Load, LoadCut};
 use crate::operator::OperatorId;
 use crate::region::{Region, RegionError};
 
@@ -39,6 +39,8 @@ pub struct RegionReport {
     pub load: Load,
     /// An operator whose split found no key to cut at, because there is too little data. Said once.
     pub uncut: Option<OperatorId>,
+    /// Where samples of its requests say that it could be cut.
+    pub cut: LoadCut,
 }
 
 impl RegionReport {
@@ -56,6 +58,7 @@ impl RegionReport {
             keys: 0,
             load,
             uncut: None,
+            cut: LoadCut::Unknown,
         }
     }
 
@@ -74,6 +77,9 @@ impl RegionReport {
         bounded("written bytes per second", self.load.write_bytes, SIZE_MAX)?;
         bounded("conf_ver", self.region.epoch.conf_ver, EPOCH_MAX)?;
         bounded("version", self.region.epoch.version, EPOCH_MAX)?;
+        if let LoadCut::OneKey(percent) | LoadCut::Lopsided(percent) = self.cut {
+            bounded("percent of its load in one part", percent, 100)?;
+        }
         self.region.check().map_err(RegionRefusal::Contradiction)?;
         let named = self.leader.iter().chain(&self.pending).copied();
         let mut named = named.chain(self.down.iter().map(|down| down.peer));

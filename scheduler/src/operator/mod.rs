@@ -294,6 +294,14 @@ impl Operator {
         self.steps.get(self.finished)
     }
 
+    /// Whether the last step that is left is a split which brings this region into being.
+    #[must_use]
+    pub fn makes(&self, region: RegionId) -> bool {
+        let is_last = self.finished + 1 == self.steps.len();
+        let Some(Step::Split { keys: _, new }) = self.current().filter(|_| is_last) else { return false };
+        new.iter().any(|new| new.region == region)
+    }
+
     /// Takes note of what the region shows and answers what comes of it.
     pub fn drive(&mut self, info: &RegionInfo, view: &View<'_>) -> Progress {
         while self.current().is_some_and(|step| step.is_finished(info, self.origin)) {

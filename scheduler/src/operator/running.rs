@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use super::influence::Influence;
-use super::{Kinds, Operator, OperatorId, Outcome, Policy, Priority};
+use super::{Cause, Kinds, Operator, OperatorId, Outcome, Policy, Priority};
 use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::epoch::Epoch;
@@ -39,6 +39,8 @@ pub struct Operators {
     history: VecDeque<Ended>,
     /// How many ended, also of those that the history has forgotten.
     ended: BTreeMap<(Policy, &'static str), u64>,
+    /// How many splits by load were done.
+    load_splits: u64,
     last_id: OperatorId,
 }
 
@@ -156,6 +158,12 @@ impl Operators {
         self.ended.get(&(policy, outcome)).copied().unwrap_or(0)
     }
 
+    /// How many regions were split because they were too busy.
+    #[must_use]
+    pub const fn load_splits(&self) -> u64 {
+        self.load_splits
+    }
+
     /// The running operator of a region, else the last one that ended and is still remembered.
     #[must_use]
     pub fn status(&self, region: RegionId) -> Option<Status<'_>> {
@@ -182,6 +190,7 @@ impl Operators {
     /// Writes an outcome down and forgets those that are too old or too many.
     pub(crate) fn end(&mut self, operator: Operator, outcome: Outcome, now: Time, config: &Config) {
         *self.ended.entry((operator.policy, outcome.name())).or_default() += 1;
+        self.load_splits += u64::from(operator.cause == Cause::Busy && outcome == Outcome::Success);
         self.history.push_back(Ended { operator, outcome, at: now });
         self.forget(now, config);
     }

@@ -24,11 +24,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use crate::ask::drain;
-use crate::check::replica;
+use crate::check::{replica, split};
 use crate::cluster::{Cluster, RegionInfo, RegionRefusal, RegionReport, StoreRefusal};
 use crate::config::{Config, ConfigError, Limits};
 use crate::filter::{Refusal, View};
-use crate::id::{RegionId, StoreId};
+use crate::id::{PeerId, RegionId, StoreId};
 use crate::operator::{
     CancelReason, Instruction, Operator, OperatorId, Operators, Outcome, Progress, Proposal, Step,
 };
@@ -212,11 +212,13 @@ impl Scheduler {
         }
         let uncut = report.uncut;
         let oversized = report.size_bytes > self.config.region_size_max_bytes;
+        let before = self.cluster.region(id).map(|info| (Incarnation::of(info), info.busy_since()));
         let accepted = self.cluster.report_region(report)?;
+        let busy = self.note_busy(id, before, now);
         for displaced in accepted.displaced {
-            self.forget(displaced, now);
+            self.forget(displaced, id, now);
         }
-        if accepted.changed || oversized || !self.attention.is_empty() {
+        if accepted.changed || oversized || busy || !self.attention.is_empty() {
             let wanted = self.cluster.region(id).is_some_and(|info| wants_attention(info, &self.config));
             if wanted {
                 self.attention.insert(id)
@@ -228,6 +230,19 @@ impl Scheduler {
             self.end_uncut(id, operator, now);
         }
         Ok(self.drive(id, now))
+    }
+
+    /// Remembers since when a region is busier than it is to be, and answers whether it is. A region that was split, or is led elsewhere, has
+    /// to show anew how busy it is: its rates are in part those of what it was.
+    fn note_busy(&mut self, id: RegionId, before: Option<(Incarnation, Option<Time>)>, now: Time) -> bool {
+        let Some(info) = self.cluster.region(id) else { return false };
+        let is_busy = split::is_busy(&self.config, info);
+        let known = before.filter(|(incarnation, _)| *incarnation == Incarnation::of(info));
+        let since = is_busy.then(|| known.and_then(|(_, since)| since).unwrap_or(now));
+        if info.busy_since() != since {
+            self.cluster.set_busy_since(id, since);
+        }
+        is_busy
     }
 
     /// Ends a split for which there is too little data. It would be repeated until its time is over otherwise, and keep others away.
@@ -245,10 +260,15 @@ impl Scheduler {
         }
     }
 
-    fn forget(&mut self, region: RegionId, now: Time) {
+    /// Forgets a region that another one has displaced. Where that one is what a split was to make of it, the split is done: parts report in
+    /// any order.
+    fn forget(&mut self, region: RegionId, by: RegionId, now: Time) {
         self.attention.remove(&region);
         if let Some(operator) = self.operators.take(region) {
-            let outcome = Outcome::Cancelled(CancelReason::RegionGone);
+            let outcome = match operator.makes(by) {
+                true => Outcome::Success,
+                false => Outcome::Cancelled(CancelReason::RegionGone),
+            };
             self.operators.end(operator, outcome, now, &self.config);
         }
     }
@@ -352,8 +372,20 @@ impl Scheduler {
 }
 
 fn wants_attention(info: &RegionInfo, config: &Config) -> bool {
-    let busy = config.region_split_ops > 0 && info.load.ops() > config.region_split_ops;
     replica::wants_attention(info, config.max_replicas)
         || info.size_bytes > config.region_size_max_bytes
-        || busy
+        || split::is_busy(config, info)
+}
+
+/// What a region's load was measured of: its range and who leads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Incarnation {
+    version: u64,
+    leader: Option<PeerId>,
+}
+
+impl Incarnation {
+    const fn of(info: &RegionInfo) -> Self {
+        Self { version: info.region.epoch.version, leader: info.leader }
+    }
 }

@@ -6,7 +6,8 @@ use std::ops::Bound;
 use super::{Scheduler, Tick};
 use crate::ask::{drain, evict};
 use crate::balance::{Round, core, hot, leader, region};
-use crate::check::{replica, split};
+use crate::check::replica;
+use crate::check::split::Splits;
 use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
 use crate::id::RegionId;
@@ -74,7 +75,7 @@ impl Scheduler {
         let patrol = usize::try_from(self.config.patrol_batch_regions).unwrap_or(usize::MAX);
         let batch = match policy {
             Policy::ReplicaCheck => self.next_batch(patrol),
-            Policy::SplitCheck => self.to_split().take(patrol).collect(),
+            Policy::SplitCheck => self.to_split(now, patrol),
             Policy::Drain
             | Policy::BalanceRegion
             | Policy::BalanceLeader
@@ -115,9 +116,12 @@ impl Scheduler {
     }
 
     /// The regions that look as if they should be split.
-    fn to_split(&self) -> impl Iterator<Item = RegionId> {
+    fn to_split(&self, now: Time, max: usize) -> Vec<RegionId> {
+        let influence = self.no_influence();
+        let view = self.view(&influence, now);
+        let splits = Splits::new(&view);
         let known = self.attention.iter().filter_map(|region| self.cluster.region(*region));
-        known.filter(|info| split::cause(&self.config, info).is_some()).map(RegionInfo::id)
+        known.filter(|info| splits.cause(info).is_some()).map(RegionInfo::id).take(max).collect()
     }
 
     /// The regions that the checkers look at in this round: some that want attention, and the patrol's next ones.
@@ -173,12 +177,12 @@ fn check_replicas(view: &View<'_>, board: &mut Board, batch: &[RegionId], max: u
 }
 
 fn check_splits(view: &View<'_>, batch: &[RegionId], max: usize) -> Round {
-    let mut round = Round::default();
+    let (mut round, splits) = (Round::default(), Splits::new(view));
     for info in batch.iter().filter_map(|region| view.cluster.region(*region)) {
         if round.proposals.len() >= max {
             break;
         }
-        match split::check(view, info) {
+        match splits.check(info) {
             Ok(proposal) => round.proposals.push(proposal),
             Err(refusal) if refusal.reason == Reason::Content => {}
             Err(refusal) => round.refusal = Some(refusal),

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::Scheduler;
+use crate::check::split;
 use crate::cluster::RegionInfo;
 use crate::operator::{Outcome, Policy};
 use crate::region::Peer;
@@ -20,6 +21,10 @@ pub struct Summary {
     pub regions: u64,
     /// Regions with fewer voters that are heard than there should be voters.
     pub under_replicated: u64,
+    /// Regions with more load than one is to bear.
+    pub busy: u64,
+    /// Regions that were split for their load since the scheduler began.
+    pub load_splits: u64,
     /// Operators that run, by who had the idea.
     pub running: Vec<(Policy, u64)>,
     /// Operators that ended since the scheduler began, by who had the idea and how they ended.
@@ -36,7 +41,7 @@ impl Scheduler {
             let place = Health::ALL.iter().position(|known| *known == health);
             *stores.entry(place.expect("ALL has every health")).or_default() += 1;
         }
-        let attended = self.attention.iter().filter_map(|region| self.cluster.region(*region));
+        let attended = || self.attention.iter().filter_map(|region| self.cluster.region(*region));
         let count = |place: usize| stores.get(&place).copied().unwrap_or(0);
         Summary {
             stores: Health::ALL
@@ -45,7 +50,9 @@ impl Scheduler {
                 .map(|(place, health)| (health, count(place)))
                 .collect(),
             regions: self.cluster.len() as u64,
-            under_replicated: attended.filter(|info| self.lacks_replicas(info, now)).count() as u64,
+            under_replicated: attended().filter(|info| self.lacks_replicas(info, now)).count() as u64,
+            busy: attended().filter(|info| split::is_busy(&self.config, info)).count() as u64,
+            load_splits: self.operators.load_splits(),
             running: Policy::ALL
                 .into_iter()
                 .map(|policy| (policy, self.operators.count_of(policy)))

@@ -191,15 +191,17 @@ fn alike_keys_come_to_rest_with_even_sizes_and_stay() {
 
 #[test]
 fn a_load_that_moves_is_not_followed_before_it_was_measured_where_it_is_now() {
-    // Sizes are even, and all of the load is on one store.
+    // Sizes are even, and all of the load is on one store. As no policy moves bytes between nodes, sizes are in no one's way.
     let mut regions = vec![(ONE, 0, 4_000); 6];
     regions.extend([(OTHER, 0, 0); 6]);
     let mut life = Life::new(&regions);
     let mut last: Option<u64> = None;
-    let mut moves = 0;
+    let (mut moves, mut for_size) = (0, 0);
     for second in 0..200 {
         let moved = life.second();
-        if !moved.is_empty() {
+        if moved.iter().any(|(n, _)| life.regions[*n].2 == 0) {
+            for_size += 1;
+        } else if !moved.is_empty() {
             assert!(
                 last.is_none_or(|last| (second - last) * 1_000 >= LOAD_REST_MS),
                 "second {second}, after {last:?}"
@@ -210,5 +212,5 @@ fn a_load_that_moves_is_not_followed_before_it_was_measured_where_it_is_now() {
     let loads = [ONE, OTHER].map(|store| life.on(store, |region| u64::from(region.2)));
     // One more would only carry the difference to the other side.
     assert_eq!(loads, [16_000, 8_000], "{:?}", life.regions);
-    assert_eq!(moves, 2, "an exchange each");
+    assert_eq!((moves, for_size), (2, 1), "a quiet one comes back for two busy ones: {:?}", life.regions);
 }

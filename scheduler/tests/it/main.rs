@@ -7,6 +7,7 @@ mod fuzz;
 mod heartbeat;
 mod kit;
 mod leaders;
+mod load_splits;
 mod model;
 mod operators;
 mod planted;

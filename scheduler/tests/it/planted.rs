@@ -16,7 +16,7 @@ struct Bug {
     wrong: &'static str,
 }
 
-const BUGS: [Bug; 24] = [
+const BUGS: [Bug; 32] = [
     Bug {
         name: "unsigned_difference",
         file: "src/balance/region.rs",
@@ -140,14 +140,62 @@ const BUGS: [Bug; 24] = [
     Bug {
         name: "load_is_compared_right_after_a_move",
         file: "src/balance/core.rs",
-        right: "Err(by_size) if resting.contains(node) =>",
-        wrong: "Err(by_size) if resting.contains(node) && moving.contains(node) =>",
+        right: "|info: &RegionInfo| !rests && !cut.contains(&info.id())",
+        wrong: "|info: &RegionInfo| (!rests || true) && !cut.contains(&info.id())",
     },
     Bug {
         name: "small_regions_go_where_a_large_one_should",
         file: "src/balance/core.rs",
         right: "} else if weight < least {",
         wrong: "} else if weight < least.min(0) {",
+    },
+    Bug {
+        name: "a_moment_of_load_splits",
+        file: "src/check/split.rs",
+        right: "if busy_ms < BUSY_MS {",
+        wrong: "if busy_ms < 1 {",
+    },
+    Bug {
+        name: "a_single_store_splits_for_load",
+        file: "src/check/split.rs",
+        right: "(count > 1).then(||",
+        wrong: "(count > 0).then(||",
+    },
+    Bug {
+        name: "regions_multiply_with_the_load",
+        file: "src/check/split.rs",
+        right: ".unwrap_or(i64::MAX) > worth);",
+        wrong: ".unwrap_or(i64::MAX) > worth.min(0));",
+    },
+    Bug {
+        name: "a_part_is_as_busy_as_the_whole_was",
+        file: "src/scheduler/mod.rs",
+        right: "before.filter(|(incarnation, _)| *incarnation == Incarnation::of(info));",
+        wrong: "before.filter(|(incarnation, _)| incarnation.version > 0);",
+    },
+    Bug {
+        name: "what_moved_for_load_goes_back_for_size",
+        file: "src/balance/core.rs",
+        right: "is_settled(info) && evens_out(",
+        wrong: "(is_settled(info) || true) && evens_out(",
+    },
+    Bug {
+        name: "sizes_drive_loads_apart",
+        file: "src/balance/core.rs",
+        right: "and_then(|shift| judge.permits_for_size(&shift, stores));",
+        wrong: "map(|_| ());",
+    },
+    Bug {
+        name: "load_waits_for_sizes",
+        file: "src/balance/shift.rs",
+        right: "!config.is_enabled(Policy::BalanceRegion) && !config.is_enabled(Policy::HotRegion)",
+        wrong: "config.is_enabled(Policy::BalanceRegion) && !config.is_enabled(Policy::BalanceRegion)",
+    },
+    Bug {
+        name: "a_split_whose_new_part_reports_first_counts_as_cancelled",
+        file: "src/scheduler/mod.rs",
+        right: "match operator.makes(by) {",
+        wrong: "match operator.makes(by) && operator.region == by {",
     },
     Bug {
         name: "timestamp_at_the_saved_bound",

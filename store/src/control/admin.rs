@@ -211,7 +211,7 @@ impl Control {
         self.change_config(|config| config.max_replicas = replicas).await
     }
 
-    /// Sets the size beyond which a region is split in its middle, bytes; 0 for never. Load splits none.
+    /// Sets the size beyond which a region is split in its middle, bytes; with 0 none is split, not for its load either.
     ///
     /// # Errors
     /// The state cannot be changed.
@@ -224,7 +224,6 @@ impl Control {
             }
             config.region_size_max_bytes = bytes;
             config.region_size_floor_bytes = config.region_size_floor_bytes.min(bytes);
-            config.region_split_ops = 0;
         };
         self.change_config(change).await
     }

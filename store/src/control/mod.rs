@@ -155,10 +155,9 @@ pub struct SchedulerNumbers {
     pub refused_reports: u64,
 }
 
-/// What a new cluster aims at: one replica of each region, no policy that is unproven, and no splits by load: a key that halves the size need
-/// not halve the load, and what is hot would be cut for ever.
+/// What a new cluster aims at: one replica of each region, and no policy that is unproven.
 fn initial_config() -> Config {
-    Config { max_replicas: 1, disabled: UNPROVEN.to_vec(), region_split_ops: 0, ..Config::default() }
+    Config { max_replicas: 1, disabled: UNPROVEN.to_vec(), ..Config::default() }
 }
 
 /// Whether the state of `cluster` is there and has given out the ids below `next_id_min`: in the system group if it `held` entries, else

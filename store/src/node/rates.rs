@@ -4,19 +4,17 @@
 //! for their load needs numbers that depend on neither. So counts are taken for whole seconds, and the rate is that of the last few.
 //! The first second after a start has no rate.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use engine::rt::Mono;
 use scheduler::{Load, RegionId};
 
 use super::report::REPORT_EVERY;
-use crate::shard::load::RegionCount;
+use crate::shard::load::{Counts, RegionCount};
 
 /// Seconds that a rate looks back.
 const WINDOWS: usize = 5;
-
-type Counts = HashMap<RegionId, RegionCount, foldhash::fast::FixedState>;
 
 /// The rates of a store.
 #[derive(Debug)]

@@ -136,6 +136,7 @@ impl Heart {
                     pending,
                     down,
                     uncut: store.shard.take_uncut(region.id),
+                    cut: store.shard.load_cut(&region),
                     size_bytes: size.bytes,
                     keys: size.keys,
                     load,

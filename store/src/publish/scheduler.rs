@@ -19,6 +19,16 @@ const UNDER_REPLICATED: Metric = metric(
     Gauge,
     "Regions of the cluster with fewer voters that are heard than they should have.",
 );
+const BUSY: Metric = metric(
+    "ringkeep_scheduler_regions_busy",
+    Gauge,
+    "Regions of the cluster with more operations per second than region_split_ops; ctl why region says why one is not split.",
+);
+const LOAD_SPLITS: Metric = metric(
+    "ringkeep_scheduler_load_splits_total",
+    Counter,
+    "Regions that were split because they were too busy.",
+);
 const RUNNING: Metric = metric(
     "ringkeep_scheduler_operators_running",
     Gauge,
@@ -44,6 +54,8 @@ pub(super) fn samples(numbers: &SchedulerNumbers, into: &mut Vec<Sample>) {
     };
     add(&REGIONS, None, summary.regions);
     add(&UNDER_REPLICATED, None, summary.under_replicated);
+    add(&BUSY, None, summary.busy);
+    add(&LOAD_SPLITS, None, summary.load_splits);
     add(&REPORTS_REFUSED, None, *refused_reports);
     for (health, count) in &summary.stores {
         add(&STORES, Some(("state", &health.to_string())), *count);

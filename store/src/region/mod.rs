@@ -51,6 +51,7 @@
 //! | `submit` | writes until they are proposed |
 //! | `apply` | entries to a batch, the next descriptor, answers |
 //! | `inflight` | values of writes that are in flight |
+//! | `samples` | which keys are asked for, and where a cut would leave load on either side |
 //! | `reads` | may a read be served now, and those that wait |
 //! | `change` | membership: the scheduler's word, the log's bytes, the core's steps |
 //! | `split` | one region becomes several: the log's bytes, the judgement, what each new replica begins with |
@@ -76,6 +77,7 @@ pub mod peers;
 pub mod reads;
 pub mod record;
 pub mod replica;
+pub mod samples;
 pub mod shipping;
 pub mod split;
 pub mod stages;

@@ -71,7 +71,7 @@ mod watched;
 mod write;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -84,7 +84,7 @@ use engine::rt::local::Bell;
 use engine::rt::{FileId, LockFile, Mono, Rt};
 use raft::Time;
 use scheduler::operator::OperatorId;
-use scheduler::{Region, RegionId, StoreId};
+use scheduler::{LoadCut, Region, RegionId, StoreId};
 
 use crate::memory::Memory;
 use crate::plant::{Bug, planted};
@@ -100,7 +100,7 @@ use fetch::Fetches;
 use health::{Event, Health, HealthReport};
 use inbox::InboxCounters;
 use installing::Installs;
-use load::{RegionCount, RegionCounts};
+use load::{Counts, RegionCounts};
 use loading::Loads;
 use openings::Openings;
 use outbox::{Outbox, Transport};
@@ -299,8 +299,13 @@ impl Shard {
     }
 
     /// What clients have read and written by region since this was last called.
-    pub fn take_counts(&self) -> HashMap<RegionId, RegionCount, foldhash::fast::FixedState> {
+    pub(crate) fn take_counts(&self) -> Counts {
         self.inner.counts.take()
+    }
+
+    /// Where samples of what clients read and write say that a region could be cut.
+    pub fn load_cut(&self, region: &Region) -> LoadCut {
+        self.inner.counts.cut(region)
     }
 
     /// Calls `hook` as soon as the store has stopped, whatever stops it; at once if it has.

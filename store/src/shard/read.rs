@@ -20,6 +20,7 @@ use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::reads::Access;
+use crate::region::samples::Touched;
 use crate::request::{KeyExpiry, Op, Out, Outcome, Route, Scan};
 
 const CF: Cf = Cf::Default;
@@ -111,7 +112,7 @@ impl Shard {
                 .await?;
             let value = found.map(|timed| timed.value);
             let bytes = value.as_ref().map_or(0, |value| key.len() + value.len());
-            shard.inner.counts.read(region, 1, bytes);
+            shard.inner.counts.read(region, 1, bytes, |_| Touched::Key(&key));
             Ok(Out::Value(value))
         });
     }
@@ -122,7 +123,7 @@ impl Shard {
         match self.readable(route.as_ref(), &key, asked, |region| guard::covers(region, &key)) {
             Ok((region, Access::Now)) => {
                 inner.counters.reads.add(1);
-                inner.counts.read(region, 1, 0);
+                inner.counts.read(region, 1, 0, |_| Touched::Key(&key));
             }
             Ok((_, Access::Ask)) => return self.ask(route, Op::Expiry { key: key.clone() }, reply, &key),
             Err(refusal) => return inner.refuse(reply, refusal),
@@ -157,7 +158,8 @@ impl Shard {
             };
             // What finds no room is asked for again, and counts then.
             inner.counters.reads.add(keys.len() as u64);
-            inner.counts.read(region, keys.len(), values.iter().flatten().map(Bytes::len).sum());
+            let bytes = values.iter().flatten().map(Bytes::len).sum();
+            inner.counts.read(region, keys.len(), bytes, |n| Touched::Key(&keys[n]));
             Ok(Out::Values(values))
         });
     }
@@ -169,7 +171,7 @@ impl Shard {
             Ok((_, Access::Now)) if ahead => {}
             Ok((region, Access::Now)) => {
                 self.inner.counters.reads.add(keys.len() as u64);
-                self.inner.counts.read(region, keys.len(), 0);
+                self.inner.counts.read(region, keys.len(), 0, |n| Touched::Key(&keys[n]));
             }
             Ok((_, Access::Ask)) => return self.ask(route, Op::Lengths { keys, ahead }, reply, &first),
             Err(refusal) => return self.inner.refuse(reply, refusal),
@@ -245,7 +247,14 @@ impl Shard {
                 return Ok(Out::NoRoom);
             };
             let bytes = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
-            shard.inner.counts.read(region, 1, bytes);
+            // Pairs of a scan backwards come backwards.
+            let ends = pairs
+                .first()
+                .zip(pairs.last())
+                .map(|((one, _), (other, _))| (one.min(other), one.max(other)));
+            let touched =
+                ends.map_or(Touched::Key(&scan.start), |(first, last)| Touched::Range(first, Some(last)));
+            shard.inner.counts.read(region, 1, bytes, |_| touched);
             Ok(Out::Pairs(pairs))
         });
     }

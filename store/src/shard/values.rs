@@ -14,6 +14,7 @@ use scheduler::RegionId;
 use super::Inner;
 use crate::memory::{AnswerBytes, Charge, SMALL_BYTES, charged_bytes, charged_length, charged_pair_bytes};
 use crate::refusal::Refusal;
+use crate::region::samples::Touched;
 use crate::request::{Out, Outcome, Scan, VALUE_BYTES_MAX};
 
 const CF: Cf = Cf::Default;
@@ -66,7 +67,7 @@ impl Inner {
         let bytes = value.as_ref().map_or(0, |value| key.len() + value.len());
         let kept = keep(Ok(Out::Value(value)))?;
         self.counters.reads.add(1);
-        self.counts.read(region, 1, bytes);
+        self.counts.read(region, 1, bytes, |_| Touched::Key(key));
         Some(kept)
     }
 

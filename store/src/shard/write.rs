@@ -357,6 +357,7 @@ impl Inner {
         state.watched.edited(&edit);
         let replica = state.table.get_mut(region).expect("it was admitted just now");
         let writes = edit.count();
+        self.counts.sample_edit(region, &edit);
         let bytes = replica.submit(edit, due).map_err(|(due, refusal)| (due.reply, refusal))?;
         state.inflight_bytes += bytes;
         state.table.mark_dirty(region);

@@ -7,8 +7,9 @@ use scheduler::{Instruction, Peer, Policy, StoreId, View};
 
 use super::{Real, World};
 
-/// Sizes, leaders, load: the triple of `scheduler::balance`, computed from nothing but its definition.
-type Potential = (i128, i64, i128);
+/// The triple of `scheduler::balance`, computed from nothing but its definition: sizes, leaders and load, or, where load ranks above sizes,
+/// leaders, load and sizes.
+type Potential = (i128, i128, i128);
 
 fn potential(view: &View<'_>) -> Potential {
     let stores: Vec<StoreId> = view.sources().map(scheduler::Store::id).collect();
@@ -19,8 +20,28 @@ fn potential(view: &View<'_>) -> Potential {
     let beyond =
         |one, other| (view.leaders(one) - view.leaders(other) - view.limits.leader_difference_max).max(0);
     let leaders = stores.iter().flat_map(|one| fit().map(move |other| (*one, *other)));
-    let leaders = leaders.map(|(one, other)| beyond(one, other)).sum();
-    (squares(&|store| view.region_bytes(store)), leaders, squares(&|store| view.load(store)))
+    let leaders = leaders.map(|(one, other)| i128::from(beyond(one, other))).sum();
+    let sizes = squares(&|store| view.region_bytes(store));
+    if !scheduler::balance::shift::load_is_first(view.config) {
+        return (sizes, leaders, squares(&|store| view.load(store)));
+    }
+    let leaders = if view.config.max_replicas == 1 { 0 } else { leaders };
+    let beyond = |one: &StoreId| {
+        let siblings: Vec<StoreId> = stores
+            .iter()
+            .copied()
+            .filter(|store| view.same_node(*one, *store) && is_up(view, *store))
+            .collect();
+        let mean = siblings.iter().map(|store| view.load(*store)).sum::<i64>() / siblings.len().max(1) as i64;
+        let needed = view.config.tolerated_load(mean, view.config.core_tolerance_percent);
+        let apart = |other: &StoreId| i128::from((view.load(*one) - view.load(*other) - needed).max(0));
+        siblings.iter().map(apart).sum::<i128>()
+    };
+    (leaders, stores.iter().filter(|store| is_up(view, **store)).map(beyond).sum(), sizes)
+}
+
+fn is_up(view: &View<'_>, store: StoreId) -> bool {
+    view.may_hold(store).is_ok()
 }
 
 /// Whether an operator of this policy is there to even something out.
@@ -71,7 +92,10 @@ impl World {
                 region.peers.iter().all(|peer| !self.node_of(peer.store).draining),
                 "seed {seed}: {region} on a draining node"
             );
-            self.assert_even(real);
+            if self.config.is_enabled(Policy::BalanceRegion) {
+                self.assert_even(real);
+            }
+            self.assert_led_evenly(real);
         }
         for node in self.nodes.values().filter(|node| node.draining) {
             let drained = self.scheduler.drained(self.now);
@@ -108,6 +132,10 @@ impl World {
                 );
             }
         }
+    }
+
+    fn assert_led_evenly(&self, real: &Real) {
+        let (seed, cluster) = (self.seed, self.scheduler.cluster());
         let leader = real.leader.and_then(|leader| real.region.peer(leader)).expect("led");
         for peer in &real.region.peers {
             let difference =

@@ -6,12 +6,13 @@
 use bytes::Bytes;
 use scheduler::operator::OperatorId;
 use scheduler::{
-    Action, DownPeer, Epoch, Instruction, Key, Load, NewRegion, NodeId, Peer, PeerId, Region, RegionId,
-    RegionReport, StoreDescriptor, StoreId, StoreReport,
+    Action, DownPeer, Epoch, Instruction, Key, Load, LoadCut, NewRegion, NodeId, Peer, PeerId, Region,
+    RegionId, RegionReport, StoreDescriptor, StoreId, StoreReport,
 };
 
 use crate::control::{Beat, BeatAnswer, StoreBeat};
 use crate::region::change::Proposed;
+use crate::wire::proto::ringkeep::load_cut::Found;
 use crate::wire::proto::{metapb, ringkeep};
 
 /// A message that is no beat or no answer: what is wrong with it.
@@ -56,7 +57,8 @@ fn store_report(beat: &StoreBeat) -> ringkeep::StoreReport {
 }
 
 fn region_report(report: &RegionReport) -> ringkeep::RegionReport {
-    let RegionReport { region, leader, term, pending, down: silent, size_bytes, keys, load, uncut } = report;
+    let RegionReport { region, leader, term, pending, down: silent, size_bytes, keys, load, uncut, cut } =
+        report;
     let down = |DownPeer { peer, down_ms }: &DownPeer| ringkeep::DownPeer { peer: peer.0, down_ms: *down_ms };
     ringkeep::RegionReport {
         region: Some(metapb::Region::from(region)),
@@ -68,6 +70,26 @@ fn region_report(report: &RegionReport) -> ringkeep::RegionReport {
         keys: *keys,
         load: Some(store_load(load)),
         uncut: uncut.map_or(0, |operator| operator.0),
+        cut: store_cut(cut),
+    }
+}
+
+fn store_cut(cut: &LoadCut) -> Option<ringkeep::LoadCut> {
+    let found = match cut {
+        LoadCut::Unknown => return None,
+        LoadCut::At(key) => Found::Key(Bytes::copy_from_slice(key.as_bytes())),
+        LoadCut::OneKey(percent) => Found::OneKeyPercent(*percent),
+        LoadCut::Lopsided(percent) => Found::LesserPercent(*percent),
+    };
+    Some(ringkeep::LoadCut { found: Some(found) })
+}
+
+fn load_cut(cut: Option<ringkeep::LoadCut>) -> LoadCut {
+    match cut.and_then(|cut| cut.found) {
+        None => LoadCut::Unknown,
+        Some(Found::Key(key)) => LoadCut::At(Key::from(&key[..])),
+        Some(Found::OneKeyPercent(percent)) => LoadCut::OneKey(percent),
+        Some(Found::LesserPercent(percent)) => LoadCut::Lopsided(percent),
     }
 }
 
@@ -129,8 +151,18 @@ fn store_beat(node: NodeId, report: ringkeep::StoreReport) -> Result<StoreBeat, 
 }
 
 fn load_region(report: ringkeep::RegionReport) -> Result<RegionReport, Malformed> {
-    let ringkeep::RegionReport { region, leader, term, pending, down: silent, size_bytes, keys, load, uncut } =
-        report;
+    let ringkeep::RegionReport {
+        region,
+        leader,
+        term,
+        pending,
+        down: silent,
+        size_bytes,
+        keys,
+        load,
+        uncut,
+        cut,
+    } = report;
     let region = region.ok_or("a report names no region")?;
     let down = |ringkeep::DownPeer { peer, down_ms }| DownPeer { peer: PeerId(peer), down_ms };
     Ok(RegionReport {
@@ -143,6 +175,7 @@ fn load_region(report: ringkeep::RegionReport) -> Result<RegionReport, Malformed
         keys,
         load: load_load(load),
         uncut: (uncut != 0).then_some(OperatorId(uncut)),
+        cut: load_cut(cut),
     })
 }
 
@@ -256,7 +289,8 @@ mod tests {
     #[test]
     fn a_beat_arrives_as_it_left() {
         let load = Load { read_bytes: 1, write_bytes: 2, read_ops: 3, write_ops: 4 };
-        let region = RegionReport {
+        let cuts = [LoadCut::Unknown, LoadCut::At(Key::from("g")), LoadCut::OneKey(90), LoadCut::Lopsided(3)];
+        let regions = cuts.into_iter().map(|cut| RegionReport {
             term: Some(6),
             pending: vec![PeerId(12)],
             down: vec![DownPeer { peer: PeerId(12), down_ms: 900 }],
@@ -264,8 +298,9 @@ mod tests {
             keys: 8,
             load,
             uncut: Some(OperatorId(31)),
+            cut,
             ..RegionReport::new(region(), Some(PeerId(11)))
-        };
+        });
         let report = StoreReport {
             store: StoreId(1),
             capacity_bytes: 100,
@@ -277,7 +312,7 @@ mod tests {
             busy: true,
         };
         let descriptor = StoreDescriptor::new(StoreId(1), NodeId(5), "127.0.0.1:7");
-        let store = StoreBeat { descriptor, report, regions: vec![region] };
+        let store = StoreBeat { descriptor, report, regions: regions.collect() };
         let sent = Beat { core: 0, stores: vec![store], wanted: vec![StoreId(8)] };
         let got = beat(super::report(77, NodeId(5), "127.0.0.1:6", &sent)).unwrap();
         assert_eq!(format!("{got:?}"), format!("{sent:?}"));

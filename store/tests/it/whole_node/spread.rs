@@ -185,7 +185,7 @@ fn without_the_policy_or_without_splits_they_stay_on_one_core() {
 
 /// What a new cluster does by itself, where no node says otherwise.
 #[test]
-fn splits_by_size_and_balance_over_cores_are_on_in_a_new_cluster() {
+fn splits_and_balance_over_cores_are_on_in_a_new_cluster() {
     let run = Run::new(33, |_| {});
     let path = "/ringkeep.Scheduler/Config";
     let config = call::<ConfigResponse>(&run.world, run.member.pd(), path, ConfigRequest::default());
@@ -195,5 +195,5 @@ fn splits_by_size_and_balance_over_cores_are_on_in_a_new_cluster() {
     assert_eq!(off, ["balance-region", "hot-region"], "those that move bytes between nodes");
     let value = |name| config.settings.iter().find(|setting| setting.name == name).map(|it| &it.value[..]);
     assert_eq!(value("region_size_max_bytes"), Some("150994944"));
-    assert_eq!(value("region_split_ops"), Some("0"), "load splits nothing");
+    assert_eq!(value("region_split_ops"), Some("3000"));
 }
