@@ -234,6 +234,9 @@ impl Bug {
     /// Those of regions that move between the stores of a node.
     pub const RELOCATION: [Self; 3] = [Self::SiblingsSentTo, Self::SiblingsUnheard, Self::NamesRemovedEarly];
 
+    /// Those that moves from one store of a node to the other show, among all else that befalls a cluster.
+    pub const MOVES: [Self; 1] = [Self::NamesRemovedEarly];
+
     /// Those that part a descriptor from its data.
     pub const DESCRIPTOR: [Self; 2] = [Self::DescribedLate, Self::DescribedEarly];
 
@@ -245,6 +248,7 @@ impl Bug {
         between
             .chain(split)
             .chain(Self::QUIET)
+            .chain(Self::MOVES)
             .chain([Self::QuorumNotAsked, Self::StuckStoreGreets])
             .find(|bug| format!("{bug:?}") == name)
     }

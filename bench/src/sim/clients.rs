@@ -9,14 +9,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use engine::rt::Rt;
-use scheduler::{Region, RegionId};
+use scheduler::{Peer, Region, RegionId};
 use store::wire::grpc::client::Client;
 use store::wire::proto::kvrpcpb::Context;
 use store::wire::proto::metapb;
 
 use super::callers::{Answer, Called, Shared, below, send, send_all};
 use super::judge::{Action, Asked, Heard};
-use super::nodes::{NODES, node_of, regions};
+use super::nodes::{NODES, addr_of, index_of, node_of, regions};
 
 /// Keys of both regions.
 pub const KEYS: [&str; 6] = ["a", "b", "c", "n", "o", "p"];
@@ -48,7 +48,8 @@ type Asks = Vec<(&'static str, Action)>;
 struct Caller {
     rt: Rt,
     addrs: Vec<SocketAddr>,
-    clients: Vec<Option<Client>>,
+    /// Connections by node and store.
+    clients: BTreeMap<(usize, usize), Client>,
     /// The regions, as far as this client knows.
     known: Vec<Region>,
     /// Which node is asked first, by region.
@@ -118,9 +119,10 @@ pub async fn read_all(rt: Rt, addrs: Vec<SocketAddr>, shared: Rc<Shared>) {
 
 impl Caller {
     fn new(rt: Rt, addrs: Vec<SocketAddr>, shared: Rc<Shared>) -> Self {
-        let clients = addrs.iter().map(|_| None).collect();
         let (guess, led, last) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { rt, addrs, clients, known: regions(), guess, led, last, shared }
+        let known = shared.regions.borrow().clone();
+        let known = if known.is_empty() { regions() } else { known };
+        Self { rt, addrs, clients: BTreeMap::new(), known, guess, led, last, shared }
     }
 
     /// What is asked next. No value is written twice.
@@ -169,13 +171,25 @@ impl Caller {
         }
     }
 
-    /// The connection to a node, if it can be had.
-    async fn connect(&mut self, node: usize) -> Option<Client> {
-        if self.clients[node].is_none() {
-            let connecting = Client::connect(&self.rt, self.addrs[node]);
-            self.clients[node] = self.rt.timeout(CONNECT_MAX, connecting).await.and_then(Result::ok);
+    /// The connection to a store of a node, if it can be had.
+    async fn connect(&mut self, node: usize, index: usize) -> Option<Client> {
+        if !self.clients.contains_key(&(node, index)) {
+            let connecting = Client::connect(&self.rt, addr_of(index, self.addrs[node]));
+            let client = self.rt.timeout(CONNECT_MAX, connecting).await.and_then(Result::ok)?;
+            self.clients.insert((node, index), client);
         }
-        self.clients[node].clone()
+        self.clients.get(&(node, index)).cloned()
+    }
+
+    /// The peer on a node that is asked: while a region moves inside the node it has two.
+    fn peer_on(&self, region: &Region, node: usize) -> Option<Peer> {
+        let there: Vec<Peer> =
+            region.peers.iter().rev().copied().filter(|peer| node_of(peer.store) == node).collect();
+        match there[..] {
+            [] => None,
+            [only] => Some(only),
+            _ => Some(there[below(&self.rt, there.len() as u64) as usize]),
+        }
     }
 
     /// One call, at whichever node leads as far as is known. Whether it was answered.
@@ -189,8 +203,10 @@ impl Caller {
         };
         let reads_anywhere = how == How::Replica && asks[0].1 == Action::Get;
         let node = self.pick(region.id, reads_anywhere);
-        let context = context_in(&region, node, how);
-        let client = if context.is_some() { self.connect(node).await } else { None };
+        let peer = self.peer_on(&region, node);
+        let context = peer.map(|peer| context_in(&region, peer, how));
+        let index = peer.map_or(0, |peer| index_of(peer.store));
+        let client = if peer.is_some() { self.connect(node, index).await } else { None };
         let Some(client) = client else {
             self.look_up(region.id, (node + 1) % NODES);
             self.rt.sleep(PAUSE).await;
@@ -221,7 +237,7 @@ impl Caller {
                 self.rt.sleep(PAUSE).await;
             }
             Ok(Answer::Lost) => {
-                self.clients[node] = None;
+                self.clients.remove(&(node, index));
                 self.guess.insert(region.id, (node + 1) % NODES);
             }
             // A node with a bad disk may say anything but something wrong.
@@ -259,22 +275,23 @@ impl Caller {
 
 /// What a client says of one of the first regions: its peer on the node that is asked.
 pub fn context(place: usize, node: usize) -> Option<Context> {
-    context_in(&regions().swap_remove(place), node, How::Leader)
+    context_of(place, node, How::Leader)
 }
 
 fn context_of(place: usize, node: usize, how: How) -> Option<Context> {
-    context_in(&regions().swap_remove(place), node, how)
+    let region = regions().swap_remove(place);
+    let peer = region.peers.iter().rev().find(|peer| node_of(peer.store) == node)?;
+    Some(context_in(&region, *peer, how))
 }
 
-/// What a client says of a region: its peer on the node that is asked, if there is one.
-fn context_in(region: &Region, node: usize, how: How) -> Option<Context> {
-    let peer = region.peers.iter().rev().find(|peer| node_of(peer.store) == node)?;
+/// What a client says of a region and of its peer that is asked.
+fn context_in(region: &Region, peer: Peer, how: How) -> Context {
     let Region { id, range: _, epoch, peers: _ } = region;
-    Some(Context {
+    Context {
         region_id: id.0,
         region_epoch: Some(metapb::RegionEpoch { conf_ver: epoch.conf_ver, version: epoch.version }),
         peer: Some(metapb::Peer { id: peer.id.0, store_id: peer.store.0, ..metapb::Peer::default() }),
         replica_read: how == How::Replica,
         ..Context::default()
-    })
+    }
 }

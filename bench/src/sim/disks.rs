@@ -126,8 +126,8 @@ impl Run {
         self.end_one(number, true);
         self.nodes.replace_disk(number);
         self.record(format!(
-            "the disk of node {number} is replaced, its store is {}",
-            self.nodes.store(number)
+            "the disk of node {number} is replaced, its stores are {:?}",
+            self.nodes.stores(number)
         ));
         self.tally.new_disks += 1;
         self.pass(self.draw_ms(10, 3000))?;

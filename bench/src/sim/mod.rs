@@ -1,9 +1,9 @@
-//! Three nodes with one store each in the simulator, two regions with a voter on every node, clients that follow the leaders, and
-//! clients that ask whichever node.
+//! Three nodes in the simulator, for some seeds with two stores each, two regions with a voter on every node, clients that follow the
+//! leaders, and clients that ask whichever node.
 //!
 //! Each seed draws the weather, limits of the stores, whether leaders read by lease, and what befalls the nodes: power cuts, kills,
 //! pauses, links cut one way and both ways, broken connections, clocks, disks that are slow, hung, full, failing, damaged or replaced,
-//! splits, changes of membership, transfers of leadership. Judged are the histories of all keys (what was acknowledged is there, what was
+//! splits, changes of membership, transfers of leadership, moves from one store of a node to the other. Judged are the histories of all keys (what was acknowledged is there, what was
 //! refused never happened, no read is stale), that a term has one leader, that an index has one entry, that the regions cover the key
 //! space once, that replicas hold the same data at the same index, and that the nodes come to rest once they are left alone.
 //!
@@ -14,7 +14,7 @@
 //! | `rest` | what befalls them while the clients rest and the groups sleep |
 //! | [`nodes`] | the nodes: stores, ports and connections by the code of the real one, without a scheduler |
 //! | `watch`, `map` | what is looked at while time passes: leaders, votes, entries, regions, data |
-//! | `operators` | what a scheduler would ask of the leaders: splits, members that go and come |
+//! | `operators` | what a scheduler would ask of the leaders: splits, members that go and come, moves inside a node |
 //! | [`callers`], [`clients`] | clients over gRPC and over RESP, and those that know the regions of this cluster |
 //! | [`judge`] | histories of keys, and whether they can have happened |
 //! | [`story`] | what happened, for people |
@@ -64,6 +64,8 @@ pub struct Tally {
     pub splits: u64,
     /// Changes of membership that were begun.
     pub changes: u64,
+    /// Moves from one store of a node to the other that were done.
+    pub relocations: u64,
     /// Disks that were slow, hung, full, failing or damaged.
     pub bad_disks: u64,
     /// Disks that were replaced by empty ones.
@@ -82,7 +84,7 @@ pub struct Tally {
 
 impl Tally {
     /// Every count with its name for people. What adds or prints a tally goes through this list, so that none is left out.
-    pub fn counts(&mut self) -> [(&'static str, &mut u64); 16] {
+    pub fn counts(&mut self) -> [(&'static str, &mut u64); 17] {
         let Self {
             answered,
             lost,
@@ -93,6 +95,7 @@ impl Tally {
             snapshots,
             splits,
             changes,
+            relocations,
             bad_disks,
             new_disks,
             compared,
@@ -113,6 +116,7 @@ impl Tally {
             ("snapshots taken in", snapshots),
             ("regions split", splits),
             ("members changed", changes),
+            ("moved inside a node", relocations),
             ("disks bad", bad_disks),
             ("disks replaced", new_disks),
             ("replicas asleep", slept),

@@ -48,7 +48,8 @@ impl Run {
     /// Something goes wrong, and is mended.
     pub(super) fn befall(&mut self) -> Result<(), String> {
         let (one, other) = (self.draw_node(), self.draw_node());
-        match self.world.below(33) {
+        // Regions move inside nodes that have two stores.
+        match self.world.below(if self.nodes.setup.stores_each > 1 { 39 } else { 33 }) {
             0 => self.end(one, self.draw_ms(100, 3000))?,
             1 | 2 => self.end(self.a_leader(), self.draw_ms(20, 3000))?,
             3 => self.end_two(one)?,
@@ -91,7 +92,8 @@ impl Run {
                 self.end_rest();
                 self.cut_off()?;
             }
-            _ => unreachable!("it is below thirty-three"),
+            33..=38 => self.relocate_one()?,
+            _ => unreachable!("it is below thirty-nine"),
         }
         self.pass(self.draw_ms(100, 2500))
     }
@@ -161,7 +163,7 @@ impl Run {
         };
         if let Some((from, leader)) = self.nodes.leader(region.id)
             && let Some(region) = known(&leader)
-            && let Some(peer) = region.peer_on(self.nodes.store(to))
+            && let Some(peer) = self.nodes.stores(to).iter().find_map(|store| region.peer_on(*store))
             && leader.transfer(region.id, peer.id, region.epoch).is_ok()
         {
             self.record(format!("node {from} hands {} to node {to}", region.id));

@@ -1,4 +1,4 @@
-//! A node with one store, started and served by the code of the real one ([`store::node::start`]), without a root core and a scheduler
+//! A node with one store or two on one core, started and served by the code of the real one ([`store::node::start`]), without a root core and a scheduler
 //! shard: what regions lack is asked of their leaders by the run itself (`operators`), which draws it from the seed.
 
 use std::cell::RefCell;
@@ -33,29 +33,60 @@ const DISKS_MAX: u64 = 8;
 const PORT: u16 = 20_161;
 const RESP_PORT: u16 = 6_380;
 
-/// Two regions, each with a voter on every node.
+/// Two regions, each with a voter on every node that has one store.
 pub fn regions() -> Vec<Region> {
-    let region = |id: u64, start: &str, end: &str| Region {
-        id: RegionId(id),
-        range: KeyRange::new(start, end).unwrap(),
-        epoch: Epoch::FIRST,
-        peers: (1..=NODES as u64).map(|store| Peer::voter(PeerId(id + store), StoreId(store))).collect(),
-    };
-    vec![region(100, "", "m"), region(200, "m", "")]
+    regions_on(1)
 }
+
+/// Two regions, each with a voter on every node. Where a node has two stores, one region is on the first and the other on the second.
+pub fn regions_on(stores_each: usize) -> Vec<Region> {
+    let region = |id: u64, index: usize, start: &str, end: &str| {
+        let voter = |number: usize| {
+            Peer::voter(
+                PeerId(id + number as u64 + 1),
+                store_on(number, 0, (index % stores_each, stores_each)),
+            )
+        };
+        Region {
+            id: RegionId(id),
+            range: KeyRange::new(start, end).unwrap(),
+            epoch: Epoch::FIRST,
+            peers: (0..NODES).map(voter).collect(),
+        }
+    };
+    vec![region(100, 0, "", "m"), region(200, 1, "m", "")]
+}
+
+/// Stores of nodes that have two have ids from here on, the first one an even one.
+const SIBLINGS_FROM: u64 = 1_000;
 
 /// The node on which a store lives, or lived until its disk was replaced.
 pub fn node_of(store: StoreId) -> usize {
-    ((store.0 - 1) % NODES as u64) as usize
+    let number = match store.0.checked_sub(SIBLINGS_FROM) {
+        Some(number) => number / 2,
+        None => store.0 - 1,
+    };
+    (number % NODES as u64) as usize
 }
 
-/// The store on a node's disk number `disk`.
-fn store_on(number: usize, disk: u64) -> StoreId {
-    StoreId(number as u64 + 1 + disk * NODES as u64)
+/// The number of a store on its node.
+pub fn index_of(store: StoreId) -> usize {
+    store.0.checked_sub(SIBLINGS_FROM).map_or(0, |number| (number % 2) as usize)
 }
 
-/// The store of a node and its way to the others, once it serves.
-type Up = Rc<RefCell<Option<(Shard, Rc<Dispatch>)>>>;
+/// The store on a node's disk number `disk` that is `index` of so many.
+fn store_on(number: usize, disk: u64, (index, of): (usize, usize)) -> StoreId {
+    let number = number as u64 + disk * NODES as u64;
+    StoreId(if of == 1 { number + 1 } else { SIBLINGS_FROM + 2 * number + index as u64 })
+}
+
+/// Where a store serves gRPC and other stores, on the node whose first one serves here.
+pub fn addr_of(index: usize, first: SocketAddr) -> SocketAddr {
+    SocketAddr::new(first.ip(), first.port() + index as u16)
+}
+
+/// The stores of a node and their way to the others, once it serves.
+type Up = Rc<RefCell<Option<(Vec<Shard>, Rc<Dispatch>)>>>;
 
 /// The nodes of a cluster, and what is up.
 pub struct Nodes {
@@ -71,6 +102,8 @@ pub struct Nodes {
 /// What the nodes of a cluster have in common.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
+    /// Stores of each node, one or two.
+    pub stores_each: usize,
     /// How long a leader's lease is; zero where it asks the others for every read.
     pub lease: Duration,
     /// A node that is not given the first of the regions.
@@ -98,6 +131,7 @@ impl Nodes {
             running: (0..NODES).map(|_| None).collect(),
             disks: vec![0; NODES],
             setup: Setup {
+                stores_each: 1,
                 lease,
                 without_first: None,
                 kept_entries: 16,
@@ -110,7 +144,7 @@ impl Nodes {
         }
     }
 
-    /// Where the stores serve gRPC and each other, by number of the node.
+    /// Where the first store of each node serves gRPC and other stores, by number of the node.
     pub fn addrs(&self) -> Vec<SocketAddr> {
         self.nodes.iter().map(|node| node.addr(PORT)).collect()
     }
@@ -162,14 +196,20 @@ impl Nodes {
         self.nodes[number].disk().wipe();
     }
 
-    /// The id of a node's store.
-    pub fn store(&self, number: usize) -> StoreId {
-        store_on(number, self.disks[number])
+    /// The ids of a node's stores.
+    pub fn stores(&self, number: usize) -> Vec<StoreId> {
+        let of = self.setup.stores_each;
+        (0..of).map(|index| store_on(number, self.disks[number], (index, of))).collect()
     }
 
-    /// The store of a node, once it serves.
+    /// The other store of the node of one; nothing if it has none.
+    pub fn sibling(&self, store: StoreId) -> Option<StoreId> {
+        self.stores(node_of(store)).into_iter().find(|other| *other != store)
+    }
+
+    /// The first store of a node, once it serves.
     pub fn shard(&self, number: usize) -> Option<Shard> {
-        self.shards[number].borrow().as_ref().map(|(shard, _)| shard.clone())
+        self.shards[number].borrow().as_ref().map(|(shards, _)| shards[0].clone())
     }
 
     /// What a node has sent to the others, if it serves.
@@ -177,9 +217,14 @@ impl Nodes {
         self.shards[number].borrow().as_ref().map(|(_, dispatch)| dispatch.numbers()).unwrap_or_default()
     }
 
-    /// The stores that serve, by the number of their node.
+    /// The stores that serve, with the number of their node.
     pub fn serving(&self) -> impl Iterator<Item = (usize, Shard)> {
-        (0..NODES).filter_map(|number| Some((number, self.shard(number)?)))
+        let of = |number: usize| {
+            let up = self.shards[number].borrow();
+            let shards = up.as_ref().map(|(shards, _)| shards.clone()).unwrap_or_default();
+            shards.into_iter().map(move |shard| (number, shard))
+        };
+        (0..NODES).flat_map(of)
     }
 
     /// The node whose store leads a region, in the highest term.
@@ -247,18 +292,20 @@ fn resp_config() -> resp::Config {
 async fn serve(rt: Rt, (number, disk): (usize, u64), addrs: Vec<SocketAddr>, setup: Setup, up: Up) {
     let dir = Path::new("/data");
     rt.create_dir_all(dir).await.unwrap();
-    let store = store_on(number, disk).0;
-    let identity = Identity { cluster: 7, node: 10 + store, stores: 1, first_store: store };
+    let of = setup.stores_each;
+    let store = store_on(number, disk, (0, of)).0;
+    let identity = Identity { cluster: 7, node: 10 + store, stores: of, first_store: store };
     let mut plan = plan(dir, identity, 1);
-    plan.first_regions = regions().split_off(usize::from(setup.without_first == Some(number)));
+    plan.first_regions = regions_on(of).split_off(usize::from(setup.without_first == Some(number)));
     if disk > 0 {
         // As a node that joins: with nothing, and with a scheduler elsewhere.
         plan.schedulers = vec![addrs[(number + 1) % NODES]];
         plan.first_regions.clear();
     }
     let stores = |(at, addr): (usize, &SocketAddr)| {
-        let addr = addr.to_string();
-        (0..DISKS_MAX).map(move |disk| (store_on(at, disk), addr.clone()))
+        let (addr, places) =
+            (*addr, (0..DISKS_MAX).flat_map(move |disk| (0..of).map(move |index| (disk, index))));
+        places.map(move |(disk, index)| (store_on(at, disk, (index, of)), addr_of(index, addr).to_string()))
     };
     plan.peers = addrs.iter().enumerate().flat_map(stores).collect();
     if setup.system_on_first && number > 0 {
@@ -282,12 +329,13 @@ async fn serve(rt: Rt, (number, disk): (usize, u64), addrs: Vec<SocketAddr>, set
     let core = start::alone(&rt, Arc::new(plan), Until::Settled).await;
     let core = core.unwrap_or_else(|why| panic!("node {number} does not start: {why}"));
     let ports = Ports {
-        stores: vec![(0, addrs[number])],
+        stores: (0..of).map(|index| (index, addr_of(index, addrs[number]))).collect(),
         grpc: Options::default(),
         resp: SocketAddr::new(addrs[number].ip(), RESP_PORT),
         resp_config: resp_config(),
     };
     let _served = core.serve(&rt, ports).unwrap_or_else(|why| panic!("node {number} does not serve: {why}"));
-    *up.borrow_mut() = core.stores.shards.get(&0).cloned().map(|shard| (shard, core.dispatch.clone()));
+    let shards: Vec<Shard> = core.stores.shards.values().cloned().collect();
+    *up.borrow_mut() = (shards.len() == of).then(|| (shards, core.dispatch.clone()));
     std::future::pending::<()>().await;
 }

@@ -1,13 +1,18 @@
-//! What a scheduler would have the leaders do: regions are split, members go and come back, and a region that lacks members, or has some
-//! on disks that are gone, gets others.
+//! What a scheduler would have the leaders do: regions are split, members go and come back, move to the other store of their node, and a
+//! region that lacks members, or has some on disks that are gone, gets others.
 //!
 //! A step is thought out by what the stores show and asked of the leader's store, as the scheduler asks. It may be refused, and is then
-//! thought out anew.
+//! thought out anew. So a move needs no memory: of two peers on a node the one with the higher id has come, and the other one is to go.
+//!
+//! ```text
+//!   a learner beside a voter ──▶ joint: one votes, the other one stops ──▶ leadership goes along ──▶ joint is left ──▶ the older one goes
+//!            └── now and then it is given up: the newer one goes
+//! ```
 
 use std::time::Duration;
 
 use scheduler::operator::OperatorId;
-use scheduler::{Action, Change, Instruction, Key, NewRegion, PeerId, Region, RegionId, Role, StoreId};
+use scheduler::{Action, Change, Instruction, Key, NewRegion, Peer, PeerId, Region, RegionId, Role, StoreId};
 use store::shard::Shard;
 
 use super::nodes::{NODES, node_of};
@@ -48,7 +53,7 @@ impl Run {
     /// Asks the leader of a region for a step. Whether it has begun.
     fn step(&mut self, region: &Region, action: Action) -> bool {
         let Some((number, shard, known)) = self.led(region.id) else { return false };
-        let Some(leader) = known.peer_on(self.nodes.store(number)).copied() else { return false };
+        let Some(leader) = known.peer_on(shard.store()).copied() else { return false };
         let operator = OperatorId(self.new_id());
         let what = format!("node {number} is asked for {region_id}: {action:?}", region_id = region.id);
         let (region, epoch) = (region.id, region.epoch);
@@ -66,45 +71,109 @@ impl Run {
         }
         self.operators.due = self.world.now() + Duration::from_millis(100 + self.world.below(500));
         for region in self.seen.map.regions().cloned().collect::<Vec<_>>() {
-            if let Some(change) = self.lacks(&region) {
-                let begun = self.step(&region, Action::Change(change));
-                self.tally.changes += u64::from(begun);
+            let Some(action) = self.lacks(&region) else { continue };
+            let leaves =
+                matches!(&action, Action::Change(Change::Remove { peer }) if self.has_moved(&region, *peer));
+            let is_change = matches!(action, Action::Change(_));
+            if self.step(&region, action) {
+                self.tally.changes += u64::from(is_change);
+                self.tally.relocations += u64::from(leaves);
             }
         }
     }
 
-    /// The change that a region needs next to have a voter on every node.
-    fn lacks(&mut self, region: &Region) -> Option<Change> {
+    /// What a region needs next to have one peer on every node, a voter.
+    fn lacks(&mut self, region: &Region) -> Option<Action> {
         if region.is_joint() {
-            return Some(Change::LeaveJoint);
+            return Some(self.leaves_joint(region));
         }
-        let is_gone = |store: StoreId| self.nodes.store(node_of(store)) != store;
+        let is_gone = |store: StoreId| !self.nodes.stores(node_of(store)).contains(&store);
         if let Some(gone) = region.peers.iter().find(|peer| is_gone(peer.store)) {
-            return Some(Change::Remove { peer: gone.id });
+            return Some(Action::Change(Change::Remove { peer: gone.id }));
+        }
+        if let Some((older, newer)) = (0..NODES).find_map(|number| two_on(region, number)) {
+            return self.moves_on(region, older, newer).map(Action::Change);
         }
         if let Some(learner) = region.peers.iter().find(|peer| peer.role == Role::Learner) {
-            let (_, shard, _) = self.led(region.id)?;
-            if shard.behind(region.id).pending.contains(&learner.id) {
+            let peer = learner.id;
+            if self.lags(region, peer) {
                 return None;
             }
-            let peer = learner.id;
-            return Some(match self.world.below(3) {
+            return Some(Action::Change(match self.world.below(3) {
                 0 => Change::EnterJoint { promote: vec![peer], demote: Vec::new() },
                 _ => Change::Promote { peer },
-            });
+            }));
         }
-        let missing = (0..NODES).map(|number| self.nodes.store(number));
-        let store = missing.into_iter().find(|store| region.peer_on(*store).is_none())?;
-        Some(Change::AddLearner { peer: PeerId(self.new_id()), store })
+        let missing =
+            (0..NODES).find(|number| region.peers.iter().all(|peer| node_of(peer.store) != *number))?;
+        let stores = self.nodes.stores(missing);
+        let which = if stores.len() > 1 { self.world.below(stores.len() as u64) as usize } else { 0 };
+        let (peer, store) = (PeerId(self.new_id()), stores[which]);
+        Some(Action::Change(Change::AddLearner { peer, store }))
     }
 
-    /// Whether every region has a voter on the disk of every node, and nothing else.
+    /// A region leaves a joint configuration once it is not led by who stops voting, as far as its node has another one who votes.
+    fn leaves_joint(&self, region: &Region) -> Action {
+        let led_by = self.led(region.id).and_then(|(_, shard, _)| region.peer_on(shard.store()).copied());
+        let leaving = led_by.filter(|leader| leader.role == Role::Outgoing);
+        let heir = leaving.and_then(|leader| {
+            let beside = |peer: &&Peer| node_of(peer.store) == node_of(leader.store) && peer.id != leader.id;
+            region.peers.iter().find(beside).copied()
+        });
+        heir.map_or(Action::Change(Change::LeaveJoint), Action::TransferLeader)
+    }
+
+    /// The next step of a move from the older one of two peers on a node to the newer one.
+    fn moves_on(&mut self, region: &Region, older: Peer, newer: Peer) -> Option<Change> {
+        match (older.role, newer.role) {
+            (_, Role::Voter) => Some(Change::Remove { peer: older.id }),
+            (Role::Voter, _) if self.world.below(12) == 0 => Some(Change::Remove { peer: newer.id }),
+            (Role::Voter, _) if self.lags(region, newer.id) => None,
+            (Role::Voter, _) => Some(Change::EnterJoint { promote: vec![newer.id], demote: vec![older.id] }),
+            // Its node has no vote: it was demoted while the newer one came.
+            (_, _) => Some(Change::Remove { peer: older.id }),
+        }
+    }
+
+    fn lags(&self, region: &Region, peer: PeerId) -> bool {
+        let led = self.led(region.id);
+        led.is_none_or(|(_, shard, _)| shard.behind(region.id).pending.contains(&peer))
+    }
+
+    /// Whether a peer is the older one of two on its node, of which the newer one votes.
+    fn has_moved(&self, region: &Region, peer: PeerId) -> bool {
+        let two = (0..NODES).filter_map(|number| two_on(region, number));
+        two.into_iter().any(|(older, newer)| older.id == peer && newer.role == Role::Voter)
+    }
+
+    /// A region begins to move to the other store of a node, of its leader's half of the time: what is led there is handed over, all else
+    /// comes from another node.
+    pub(super) fn relocate_one(&mut self) -> Result<(), String> {
+        let region = self.draw_region();
+        if !self.has_all(&region) {
+            return Ok(());
+        }
+        let led = self.led(region.id).map(|(number, ..)| number);
+        let number =
+            led.filter(|_| self.world.below(2) == 0).unwrap_or(self.world.below(NODES as u64) as usize);
+        let from =
+            region.peers.iter().find(|peer| node_of(peer.store) == number).expect("it has one everywhere");
+        let Some(store) = self.nodes.sibling(from.store) else { return Ok(()) };
+        let change = Change::AddLearner { peer: PeerId(self.new_id()), store };
+        self.tally.changes += u64::from(self.step(&region, Action::Change(change)));
+        // What befalls the nodes next befalls them in the middle of the move, sooner or later.
+        self.pass(self.draw_ms(1, 1500))
+    }
+
+    /// Whether every region has one peer on every node, on the disk that it has now and with a vote.
     pub(super) fn is_whole(&self) -> bool {
         self.seen.map.regions().all(|region| self.has_all(region))
     }
 
     fn has_all(&self, region: &Region) -> bool {
-        let on = |number: usize| region.peer_on(self.nodes.store(number)).map(|peer| peer.role);
+        let on = |number: usize| {
+            self.nodes.stores(number).iter().find_map(|store| region.peer_on(*store)).map(|peer| peer.role)
+        };
         region.peers.len() == NODES && (0..NODES).all(|number| on(number) == Some(Role::Voter))
     }
 
@@ -152,5 +221,16 @@ impl Run {
             self.pass(Duration::from_millis(300))?;
         }
         Ok(())
+    }
+}
+
+/// The peers of a region on a node that has two of them, the older one first.
+fn two_on(region: &Region, number: usize) -> Option<(Peer, Peer)> {
+    let mut there: Vec<Peer> =
+        region.peers.iter().copied().filter(|peer| node_of(peer.store) == number).collect();
+    there.sort_unstable_by_key(|peer| peer.id);
+    match there[..] {
+        [older, newer] => Some((older, newer)),
+        _ => None,
     }
 }

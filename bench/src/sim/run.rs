@@ -18,7 +18,7 @@ use store::witness;
 use super::Tally;
 use super::callers::{Shared, anywhere};
 use super::clients;
-use super::nodes::{NODES, Nodes, regions};
+use super::nodes::{NODES, Nodes, regions, regions_on};
 use super::operators::Operators;
 use super::story::Story;
 use super::watch::{Seen, differ};
@@ -67,19 +67,35 @@ pub struct Run {
 }
 
 impl Run {
-    /// The run of a seed, which draws the weather and whether leaders read by lease.
+    /// The run of a seed, which draws the weather, whether leaders read by lease, and whether nodes have two stores.
     pub fn new(seed: u64) -> Self {
+        Self::drawn(seed, None)
+    }
+
+    /// The run of a seed whose nodes have so many stores, one or two.
+    pub fn on_stores(seed: u64, stores_each: usize) -> Self {
+        Self::drawn(seed, Some(stores_each))
+    }
+
+    fn drawn(seed: u64, stores_each: Option<usize>) -> Self {
         let options = Options::rough(seed);
         let described = format!("{options:#?}");
         let world = World::new(seed, options);
         let lease = Duration::from_millis(if world.below(2) == 0 { 800 } else { 0 });
         let mut this = Self::over(world, lease);
         let below = |bound| this.world.below(bound);
+        // For one of three seeds, because what has two stores takes longer.
+        let drawn = if below(3) == 0 { 2 } else { 1 };
+        let stores_each = stores_each.unwrap_or(drawn);
         let setup = &mut this.nodes.setup;
+        setup.stores_each = stores_each;
         setup.kept_entries = 4 << below(5);
         setup.kept_bytes_max = 64 << (10 + below(5));
         setup.memtable_bytes = 4 << (10 + below(4));
         setup.reserve_bytes = 128 << 10;
+        this.seen = Seen::of(regions_on(stores_each));
+        *this.shared.regions.borrow_mut() = regions_on(stores_each);
+        let setup = &this.nodes.setup;
         let clients = format!("{CLIENTS} clients over gRPC, {ANYWHERE} over RESP");
         let setup = format!("{setup:#?}");
         this.story.begins(format!("seed {seed}: {clients}, the nodes {setup}, the world {described}"));
@@ -242,7 +258,15 @@ impl Run {
         }
         let mut held = Vec::new();
         for (number, shard) in self.nodes.serving() {
-            held.push(self.held(number, shard, region.range.clone())?);
+            let (store, is_member) = (shard.store(), shard.status(region.id).is_some());
+            let pairs = self.held(number, shard, region.range.clone())?;
+            match is_member {
+                true => held.push(pairs),
+                false if pairs.is_empty() => {}
+                false => {
+                    return Err(format!("{store} holds data of {}, which it has no replica of", region.id));
+                }
+            }
         }
         match held.windows(2).all(|pair| pair[0] == pair[1]) {
             true => Ok(()),

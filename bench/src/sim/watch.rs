@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft::{Index, NodeId, RoleKind, Status, Term};
-use scheduler::{Region, RegionId};
+use scheduler::{Region, RegionId, StoreId};
 use store::shard::Shard;
 use store::witness;
 
@@ -23,15 +23,15 @@ type Vote = (Term, Option<NodeId>, Duration);
 pub(super) struct Seen {
     pub(super) map: Map,
     /// Who led, by region and term.
-    pub(super) leaders: BTreeMap<(RegionId, Term), usize>,
+    pub(super) leaders: BTreeMap<(RegionId, Term), StoreId>,
     /// Votes by node, region and peer.
     votes: BTreeMap<(usize, RegionId, NodeId), Vote>,
     /// The first data that was seen of a region at an index and version, and where.
-    data: BTreeMap<(RegionId, u64, Index), (usize, Pairs)>,
+    data: BTreeMap<(RegionId, u64, Index), (StoreId, Pairs)>,
     /// How often a replica's data was the same as another's at the same index.
     pub(super) compared: u64,
-    /// Snapshots that each node's store had taken in when it was last looked at.
-    received: BTreeMap<usize, u64>,
+    /// Snapshots that each store had taken in when it was last looked at.
+    received: BTreeMap<StoreId, u64>,
 }
 
 impl Seen {
@@ -53,7 +53,7 @@ impl Run {
                 if self.faulty == Some(number) {
                     continue;
                 }
-                return Err(format!("the store of node {number} stopped: {why}"));
+                return Err(format!("{} of node {number} stopped: {why}", shard.store()));
             }
             let regions: Vec<_> = shard.whole().into_iter().map(|(region, _)| region).collect();
             if self.seen.map.show(number, regions)? {
@@ -62,7 +62,7 @@ impl Run {
             for (region, ..) in shard.regions() {
                 let Some(status) = shard.status(region.id) else { continue };
                 self.remember_vote(number, region.id, &status)?;
-                self.one_leads(number, region.id, &status)?;
+                self.one_leads((number, shard.store()), region.id, &status)?;
             }
         }
         if let Some(what) = witness::contradiction() {
@@ -74,18 +74,23 @@ impl Run {
         }
     }
 
-    fn one_leads(&mut self, number: usize, region: RegionId, status: &Status) -> Result<(), String> {
+    fn one_leads(
+        &mut self,
+        (number, store): (usize, StoreId),
+        region: RegionId,
+        status: &Status,
+    ) -> Result<(), String> {
         if status.role != RoleKind::Leader {
             return Ok(());
         }
         let (at, term) = (self.world.now(), status.term);
         let leader = *self.seen.leaders.entry((region, term)).or_insert_with(|| {
-            self.story.add(at, format!("node {number} leads {region} in term {term}"));
-            number
+            self.story.add(at, format!("{store} of node {number} leads {region} in term {term}"));
+            store
         });
-        match leader == number {
+        match leader == store {
             true => Ok(()),
-            false => Err(format!("nodes {leader} and {number} both led {region} in term {term}")),
+            false => Err(format!("{leader} and {store} both led {region} in term {term}")),
         }
     }
 
@@ -126,9 +131,9 @@ impl Run {
 
     /// Snapshots that the stores have taken in since they were opened.
     fn count_snapshots(&mut self) {
-        for (number, shard) in self.nodes.serving() {
+        for (_, shard) in self.nodes.serving() {
             let received = shard.counters().snapshots.received.get();
-            let before = self.seen.received.insert(number, received).unwrap_or(0);
+            let before = self.seen.received.insert(shard.store(), received).unwrap_or(0);
             // A store that was opened again begins to count anew.
             self.tally.snapshots += if received >= before { received - before } else { received };
         }
@@ -143,21 +148,22 @@ impl Run {
             if shard.stopped().is_some() {
                 continue;
             }
+            let store = shard.store();
             let reading = self.nodes.node(number).start(1, move |_| async move {
                 shard.applied_of_all().await.map_err(|fault| fault.to_string())
             });
             let held = self.world.block_on(reading).ok_or("a node ended by itself")??;
             for (region, index, pairs) in held {
                 let place = (region.id, region.epoch.version, index);
-                let (other, first) = self.seen.data.entry(place).or_insert_with(|| (number, pairs.clone()));
+                let (other, first) = self.seen.data.entry(place).or_insert_with(|| (store, pairs.clone()));
                 if *first != pairs {
                     return Err(format!(
-                        "nodes {other} and {number} differ in {} at index {index}: {}",
+                        "{other} and {store} differ in {} at index {index}: {}",
                         region.id,
                         differ(&[first.clone(), pairs])
                     ));
                 }
-                self.seen.compared += u64::from(*other != number);
+                self.seen.compared += u64::from(*other != store);
             }
         }
         Ok(())

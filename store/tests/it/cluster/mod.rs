@@ -6,6 +6,7 @@
 mod computed;
 mod expiry;
 mod members;
+mod moves;
 mod numbers;
 mod quiet;
 mod replica_reads;
@@ -50,7 +51,15 @@ fn a_cluster_keeps_what_it_acknowledged() {
     if count >= 20 {
         let enough = all.ends > count && all.cuts > 10 && all.transfers > 10 && all.terms > 3 * count;
         assert!(enough && all.lost > 0, "{all:?}");
-        let faults = [all.snapshots, all.splits, all.changes, all.bad_disks, all.new_disks, all.compared];
+        let faults = [
+            all.snapshots,
+            all.splits,
+            all.changes,
+            all.relocations,
+            all.bad_disks,
+            all.new_disks,
+            all.compared,
+        ];
         assert!(faults.iter().all(|count| *count > 10), "something befalls the nodes too rarely: {all:?}");
     }
 }
