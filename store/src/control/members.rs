@@ -38,8 +38,8 @@ impl fmt::Display for NotAdmitted {
                 write!(
                     f,
                     "{address} is the address of {holder} of {node}, which has joined. If its data directory was wiped, what was on it is \
-                     gone: put the directory back, start the new node at other ports, or take the store out of use with `ringkeep ctl store \
-                     remove {}`",
+                     gone: put the directory back, or start the new node at other ports or another address and, once it has joined, take the \
+                     store out of use with `ringkeep ctl store remove {}`",
                     holder.0
                 )
             }
