@@ -18,13 +18,13 @@ use engine::lsm::{Cf, Lookup, TimedValue};
 use super::reply::Reply;
 use super::steps::{Values, no_step};
 use super::{Due, Inner, Shard, State};
-use crate::memory::{AnswerBytes, Charge, charged_bytes, charged_length};
+use crate::memory::{Charge, charged_bytes, charged_length};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::guard;
 use crate::region::inflight::Known;
 use crate::region::submit::Edit;
-use crate::request::{Atomic, Change, Op, Out, Outcome, Route};
+use crate::request::{Atomic, Change, Op, Out, Outcome, Route, VALUE_BYTES_MAX};
 
 const CF: Cf = Cf::Default;
 
@@ -147,18 +147,25 @@ impl Inner {
         }
     }
 
-    /// Room for the values of those `keys` that no write in flight knows.
+    /// Room for the values of those `keys` that no write in flight knows. They are no answer, so there may be more of them than one may
+    /// have, and always two: any value can be moved to the place of any other.
     async fn room_for_values(&self, keys: &[Bytes]) -> Result<Charge, Refusal> {
         let (budget, snapshot) = (self.rt.budget(), self.tree.snapshot());
-        let mut answer = AnswerBytes::new(self.memory.answer_bytes_max(), 0);
+        let bytes_max = self.memory.output.bytes_max().max(2 * charged_length(VALUE_BYTES_MAX));
+        let mut looked_at = 0;
         for key in keys {
             let is_unknown = self.state.borrow_mut().known(key) == Known::Nothing;
             if is_unknown && let Some(length) = self.length(&snapshot, key).await? {
-                answer.add(charged_length(length))?;
+                looked_at += charged_length(length);
+            }
+            if looked_at > bytes_max {
+                return Err(Refusal::Invalid(format!(
+                    "the values of the keys come to more than the {bytes_max} bytes that there is room for: take fewer keys at a time"
+                )));
             }
             budget.tick().await;
         }
-        match answer.bytes() {
+        match looked_at {
             0 => Ok(Charge::default()),
             bytes => self.memory.output.wait(&self.rt, bytes).await,
         }

@@ -429,6 +429,35 @@ fn a_reply_takes_no_more_than_what_it_has() {
     });
 }
 
+/// What a command looks at is no part of its answer.
+#[test]
+fn a_large_value_is_moved_to_the_place_of_another() {
+    for cold in [false, true] {
+        in_world(move |rt| async move {
+            let (_stores, gateway) = open(&rt, limits(64 * MIB, 16 * MIB), 64 * MIB, cold).await;
+            put(&gateway, "large a", 8 * MIB).await;
+            put(&gateway, "large b", 8 * MIB - 1).await;
+            if cold {
+                cool(&rt, &gateway, b"large a").await;
+                cool(&rt, &gateway, b"large b").await;
+            }
+            let mut client = rt.connect(serve(&rt, &gateway)).await.unwrap();
+            let (a, b): (&[u8], &[u8]) = (b"large a", b"large b");
+            ask(&mut client, &[b"MSETNX", a, b"1", b, b"2"], b":0\r\n").await;
+            ask(&mut client, &[b"COPY", a, b], b":0\r\n").await;
+            ask(&mut client, &[b"RENAMENX", a, b], b":0\r\n").await;
+            ask(&mut client, &[b"STRLEN", b], b":8388607\r\n").await;
+            ask(&mut client, &[b"COPY", a, b, b"REPLACE"], b":1\r\n").await;
+            ask(&mut client, &[b"STRLEN", b], b":8388608\r\n").await;
+            ask(&mut client, &[b"RENAME", b, a], b"+OK\r\n").await;
+            ask(&mut client, &[b"EXISTS", a, b], b":1\r\n").await;
+            drop(client);
+            rt.sleep(Duration::from_secs(1)).await;
+            assert_eq!(gateway.memory().output.used(), 0);
+        });
+    }
+}
+
 /// A read that waits for room costs a task, however little it asks for. Many may come before the first has to wait.
 #[test]
 fn few_reads_of_a_connection_run_where_many_do() {
