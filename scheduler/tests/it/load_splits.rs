@@ -17,6 +17,7 @@ const STORES: [StoreId; 2] = [StoreId(10), StoreId(11)];
 /// A node of `stores` stores with a busy region on the first.
 fn mock(stores: u64) -> Mock {
     let mut mock = Mock::new(1);
+    mock.config.region_split_ops = 3000;
     for store in 10..10 + stores {
         mock.put(StoreDescriptor::new(StoreId(store), NodeId(1), format!("store{store}")));
     }
@@ -142,7 +143,7 @@ impl Life {
     /// dealt out to both.
     fn new(rates: impl Fn(u64) -> u64, quiet: u64, quiet_bytes: u64) -> Self {
         let disabled = vec![Policy::BalanceRegion, Policy::HotRegion];
-        let config = Config { max_replicas: 1, disabled, ..Config::default() };
+        let config = Config { max_replicas: 1, region_split_ops: 3000, disabled, ..Config::default() };
         let now = Time(1_000_000);
         let mut scheduler = Scheduler::new(config, 1, now).expect("valid");
         scheduler.grant_ids(10_000..1_000_000);
