@@ -297,7 +297,7 @@ pub enum KeyExpiry {
     At {
         /// At this moment, milliseconds since the Unix epoch.
         until_ms: u64,
-        /// In so many milliseconds, by the clock of whoever has the value.
+        /// After this number of milliseconds, by the clock of whoever has the value.
         left_ms: u64,
     },
 }

@@ -74,7 +74,7 @@ pub fn index_of(store: StoreId) -> usize {
     store.0.checked_sub(SIBLINGS_FROM).map_or(0, |number| (number % 2) as usize)
 }
 
-/// The store on a node's disk number `disk` that is `index` of so many.
+/// The store on a node's disk number `disk` that is `index` of this number.
 fn store_on(number: usize, disk: u64, (index, of): (usize, usize)) -> StoreId {
     let number = number as u64 + disk * NODES as u64;
     StoreId(if of == 1 { number + 1 } else { SIBLINGS_FROM + 2 * number + index as u64 })

@@ -72,7 +72,7 @@ impl Run {
         Self::drawn(seed, None)
     }
 
-    /// The run of a seed whose nodes have so many stores, one or two.
+    /// The run of a seed whose nodes have this number of stores, one or two.
     pub fn on_stores(seed: u64, stores_each: usize) -> Self {
         Self::drawn(seed, Some(stores_each))
     }

@@ -129,7 +129,7 @@ impl Console {
 
     /// Makes an answer, and says whether everything that was asked for it has answered.
     fn make(&self, wish: &Wish) -> (Said, bool) {
-        let About { asker, keys, .. } = &self.about;
+        let (asker, keys) = (&self.about.asker, &self.about.keys);
         let made = match wish {
             Wish::Overview => {
                 let page = overview(&self.about);

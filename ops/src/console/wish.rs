@@ -101,7 +101,16 @@ fn page(pairs: &[(&str, &str)]) -> Result<Page, Refusal> {
                 let known = RegionCondition::ALL.map(RegionCondition::name).join(", ");
                 return Err((400, format!("state=\"{}\" is not known: there are {known}", short(value))));
             }
-            _ => page.hottest = *value == "true",
+            "hottest" => {
+                page.hottest = match *value {
+                    "true" => true,
+                    "false" | "" => false,
+                    other => {
+                        return Err((400, format!("hottest=\"{}\" is neither true nor false", short(other))));
+                    }
+                }
+            }
+            other => unreachable!("{other} is none of the names that were looked for"),
         }
     }
     if page.hottest && page.after != 0 {
@@ -161,6 +170,7 @@ mod tests {
             ("/api/v1/regions?after=-1", 400, "after=\"-1\""),
             ("/api/v1/regions?state=sad", 400, "leaderless, short"),
             ("/api/v1/regions?hottest=true&after=1", 400, "one page"),
+            ("/api/v1/regions?hottest=maybe", 400, "neither true nor false"),
             ("/api/v1/heat?of=%00", 400, "operations, reads"),
         ] {
             let (found, said) = read(target).expect_err(target);

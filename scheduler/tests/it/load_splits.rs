@@ -139,7 +139,7 @@ const KEYS: u64 = 1_000;
 const KEY_BYTES: u64 = 4 << 10;
 
 impl Life {
-    /// The first region has keys with these rates, on the first store. No client asks for the `quiet` others, which have so many bytes each and are
+    /// The first region has keys with these rates, on the first store. No client asks for the `quiet` others, which have this number of bytes each and are
     /// dealt out to both.
     fn new(rates: impl Fn(u64) -> u64, quiet: u64, quiet_bytes: u64) -> Self {
         let disabled = vec![Policy::BalanceRegion, Policy::HotRegion];

@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// Commands of one connection in flight while some hundred reads run, or any waits for room.
 pub(super) const COMMANDS_WAITING_MAX: usize = 64;
-/// From so many running reads on it is that many.
+/// From this number of running reads on, a connection has [`COMMANDS_WAITING_MAX`].
 const MANY: usize = 512;
-/// From so many on it is one.
+/// From this number on, it has one.
 const TOO_MANY: usize = 4096;
 
 /// How many there are. A clone is the same count.

@@ -40,7 +40,7 @@ fn regions(count: u64) -> Vec<RegionReport> {
         .collect()
 }
 
-/// Runs `look` with a scheduler that has heard of so many regions.
+/// Runs `look` with a scheduler that has heard of this number of regions.
 fn with_regions<F>(count: u64, look: impl FnOnce(Rt, Control) -> F + 'static)
 where
     F: Future<Output = ()> + 'static,

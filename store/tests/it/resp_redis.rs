@@ -65,7 +65,7 @@ fn time(random: &mut Random, form: &str) -> String {
     }
 }
 
-/// A command that says when a key goes, or tells.
+/// A command that sets or returns when a key expires.
 fn expiry(random: &mut Random) -> Words {
     let one = key(random);
     let form = pick(random, &["EX", "PX", "EXAT", "PXAT"]);

@@ -97,7 +97,7 @@ fn consoles_leave_places_for_metrics() {
     let gate = std::sync::Mutex::new(gate);
     let api: Box<Api> = Box::new(move |_, _| {
         asked.send(()).expect("the test counts them");
-        let _ = gate.lock().expect("no thread has panicked").recv();
+        gate.lock().expect("no thread has panicked").recv().expect_err("the test lets go of the gate");
         (200, "{}".into())
     });
     let pages = Pages { api, ..pages(None) };
@@ -252,7 +252,7 @@ fn a_client_that_trickles_is_gone_after_its_one_deadline() {
             Ok(0) => break,
             Ok(_) => panic!("there is nothing to answer"),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !gone => {}
-            Err(_) => break,
+            Err(_ended) => break,
         }
     }
 }

@@ -181,7 +181,8 @@ pub async fn serve(rt: Rt, port: Port, asked: Receiver<QuestionAsked>) {
             let why = format!("the scheduler does not answer within {} s", ANSWER_MAX.as_secs());
             Err(Status::new(Code::Unavailable, why))
         });
-        // Whoever asked has not waited for it.
-        let _ = reply.try_send(Reply { place, framed });
+        if reply.try_send(Reply { place, framed }).is_err() {
+            tracing::debug!("a page has not waited for the answer of the scheduler");
+        }
     }
 }

@@ -45,7 +45,7 @@ impl TimeForm {
         Some(match u64::try_from(ms) {
             Ok(ms) if self.is_absolute => Expiry::At(ms),
             Ok(ms) => Expiry::After(ms),
-            Err(_) => Expiry::At(0),
+            Err(_negative) => Expiry::At(0),
         })
     }
 }
@@ -126,7 +126,7 @@ fn positive(
     time.and_then(|time| form.expiry(time)).ok_or_else(|| invalid_time(name))
 }
 
-/// What `SET` and `GETEX` may be told.
+/// The options of `SET` and `GETEX`.
 #[derive(Debug, Default)]
 struct Options {
     when: Option<When>,
@@ -200,14 +200,14 @@ pub(super) fn set(request: &CommandLine<'_>) -> Result<(Work, ReplyShape), Error
 
 /// `GETEX key [PERSIST|EX|PX|EXAT|PXAT time]`. Of a key that is not there Redis finds no fault, whatever the time is.
 pub(super) fn getex(request: &CommandLine<'_>) -> Result<(Op, ReplyShape), Error> {
-    let Options { persists, time, .. } = Options::read(request, 2, false)?;
+    let Options { persists, time, when: _, get: _, keeps: _ } = Options::read(request, 2, false)?;
     let key = request.key(1)?;
     let expiry = match time.map(|(form, index)| positive(request, index, form, "getex")) {
         Some(Ok(expiry)) => expiry,
         Some(Err(error)) if error == Error::NOT_AN_INTEGER => {
             return Ok((Op::Get { key }, ReplyShape::ValueRefused(NOT_AN_INTEGER)));
         }
-        Some(Err(_)) => return Ok((Op::Get { key }, ReplyShape::ValueRefused(INVALID_GETEX))),
+        Some(Err(_out_of_range)) => return Ok((Op::Get { key }, ReplyShape::ValueRefused(INVALID_GETEX))),
         None if persists => Expiry::Never,
         None => return Ok((Op::Get { key }, ReplyShape::Value)),
     };

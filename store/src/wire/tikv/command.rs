@@ -115,7 +115,7 @@ impl<'a> Session<'a> {
         let ttls = match &request.ttls[..] {
             [] => std::iter::repeat_n(request.ttl, pairs.len()).collect(),
             [ttl] => std::iter::repeat_n(*ttl, pairs.len()).collect(),
-            _ => request.ttls,
+            [_, _, ..] => request.ttls,
         };
         if ttls.iter().all(|ttl| *ttl == 0) {
             self.submit(request.context.as_ref(), || Op::BatchPut { pairs: pairs.clone() }).await?;

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use engine::rt::sim::{Options, World};
-use store::node::Started;
 use store::wire::pd::ask::{NoAnswer, SchedulerPlace, SchedulerQuestion};
 use store::wire::proto::ringkeep::{
     ClusterResponse, HeatOf, HeatResponse, OperatorsResponse, RegionMapResponse, RegionsRequest,
@@ -21,7 +20,7 @@ fn ask<A: prost::Message + Default>(
     member: &Member,
     question: SchedulerQuestion,
 ) -> Result<(A, SchedulerPlace), NoAnswer> {
-    let Started { asker, .. } = member.said().expect("it serves").expect("it has started");
+    let asker = member.said().expect("it serves").expect("it has started").asker;
     let waiting = asker.begin(question)?;
     let answer = RefCell::new(None);
     let has_come = || {
@@ -103,7 +102,7 @@ fn a_node_asks_as_a_member_where_there_is_a_secret() {
 #[test]
 fn more_than_may_wait_is_refused_at_once() {
     let (world, members) = three(84);
-    let Started { asker, .. } = members[1].said().expect("it serves").expect("it has started");
+    let asker = members[1].said().expect("it serves").expect("it has started").asker;
     // The root core does nothing while the world is not run.
     let begun: Vec<_> = (0..20).map(|_| asker.begin(SchedulerQuestion::Cluster)).collect();
     let refused = begun.iter().filter(|begun| begun.is_err()).count();
