@@ -308,8 +308,9 @@ pub(crate) fn sample() -> StateImage {
     config.max_replicas = 5;
     config.low_space_percent = 70;
     config.prepare_percent = 60;
-    // As the default was when the fixtures were written.
+    // As the defaults were when the fixtures were written.
     config.prepare_timeout_ms = 300_029;
+    config.region_split_ops = 3020;
     config.replica_path = ReplicaPath::Joint;
     config.location_labels = vec!["zone".into(), "rack".into()];
     config.isolation_level = Some("zone".into());
