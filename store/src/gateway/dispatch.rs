@@ -26,6 +26,7 @@ use crate::request::{Op, Out, Outcome, Route};
 use crate::shard::Shard;
 use crate::shard::handing::Handed;
 use crate::shard::links::{CoreLinks, CoreMessage};
+use crate::shard::placed::StreamId;
 use crate::shard::reply::Reply;
 use crate::shard::routes::{Place, PlaceChange, Routes, Source};
 use crate::shard::unwanted::Unwanted;
@@ -134,9 +135,15 @@ impl Dispatch {
         dispatch
     }
 
-    pub(super) fn submit(self: &Rc<Self>, home: usize, route: Option<Route>, op: Op) -> Routed {
+    pub(super) fn submit(
+        self: &Rc<Self>,
+        stream: StreamId,
+        home: usize,
+        route: Option<Route>,
+        op: Op,
+    ) -> Routed {
         if route.is_none() {
-            return self.send(op);
+            return self.send(stream, op);
         }
         let (answer, pending) = oneshot();
         self.deliver(home, route, op, answer);

@@ -1,8 +1,8 @@
 //! The only way from the wire to the data.
 //!
 //! A protocol hands an [`Op`] to its core's [`Gateway`] and gets a [`Submitted`] that resolves to the answer. The operation
-//! starts when it is submitted, not when the answer is awaited, so operations submitted in order on one key take effect in
-//! that order. A read does not wait for writes submitted before it; a protocol that promises more to its connection (RESP
+//! starts when it is submitted, not when the answer is awaited, so operations that one stream submits in order on one key take
+//! effect in that order. A read does not wait for writes submitted before it; a protocol that promises more to its connection (RESP
 //! pipelining) awaits the writes first.
 
 mod cut;
@@ -28,6 +28,8 @@ pub use dispatch::{Dispatch, LocalStores, Whole};
 pub use locate::{Located, Locates};
 pub use remote::{Asks, Remote, RemoteNumbers};
 pub use retry::GatewayNumbers;
+
+pub use crate::shard::placed::StreamId;
 
 use crate::memory::{Memory, charged_bytes};
 use crate::request::{Op, Out, Outcome, Route};
@@ -122,6 +124,11 @@ impl Gateway {
     /// Starts `op`. With a `route` the operation is checked against the region that the client names; without one it is sent
     /// to whichever core owns the key.
     pub fn submit(&self, route: Option<Route>, op: Op) -> Submitted {
+        self.submit_in(StreamId::default(), route, op)
+    }
+
+    /// The same for a connection whose writes keep their order.
+    pub fn submit_in(&self, stream: StreamId, route: Option<Route>, op: Op) -> Submitted {
         let dispatch = match &self.backend {
             Backend::Node(dispatch) => dispatch,
             Backend::Memory(memory, bounds) => {
@@ -135,7 +142,7 @@ impl Gateway {
         {
             return Submitted(Progress::Done(Some(outcome)));
         }
-        Submitted(Progress::Waits(dispatch.submit(self.home, route, op)))
+        Submitted(Progress::Waits(dispatch.submit(stream, self.home, route, op)))
     }
 
     /// The other core to which all operations went since this was last asked; `None` if there was none, or not all went there.

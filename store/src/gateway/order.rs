@@ -1,14 +1,15 @@
-//! The order of writes per key: two writes of one key take effect in the order in which they were submitted here, whichever places they are
-//! sent to and however often they are sent again.
+//! The order of writes per key: two writes of one key and one stream (a connection) take effect in the order in which they were submitted
+//! here, whichever places they are sent to and however often they are sent again.
 //!
 //! | a write | while |
 //! |---|---|
 //! | waits | an earlier one of the same keys waits ([`Order`]) |
 //! | waits | an earlier one of the same keys was sent to another place, and may yet be refused there ([`Routes::is_before`]) |
-//! | waits | it was refused, and a later one of the same keys is in flight, which may be refused as well ([`WriteStanding::Undecided`]) |
-//! | is refused for good | it was refused, and a later one of the same keys was carried out since ([`WriteStanding::Overtaken`]) |
+//! | waits | it was refused, and a later one of the same keys and stream is in flight, which may be refused as well ([`WriteStanding::Undecided`]) |
+//! | is refused for good | it was refused, and a later one of the same keys and stream was carried out since ([`WriteStanding::Overtaken`]) |
 //!
-//! Different keys have no order, not even those of one connection: they may lie in regions that answer at different speeds.
+//! Different keys have no order, not even those of one connection: they may lie in regions that answer at different speeds. Nor have writes of
+//! different connections: those that wait do so in the order of all, but none is refused for what another connection has written.
 //!
 //! [`WriteStanding::Undecided`]: crate::shard::placed::WriteStanding::Undecided
 //! [`WriteStanding::Overtaken`]: crate::shard::placed::WriteStanding::Overtaken

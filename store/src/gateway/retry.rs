@@ -24,7 +24,7 @@ use super::send::Sent;
 use crate::metrics::Counter;
 use crate::refusal::Refusal;
 use crate::request::{Op, Outcome};
-use crate::shard::placed::{PlacedWrite, WriteStanding};
+use crate::shard::placed::{PlacedWrite, StreamId, WriteStanding};
 
 /// How long an operation is sent again before its refusal is its answer.
 /// Longer than an election takes.
@@ -36,6 +36,12 @@ const AGAIN_AFTER_MAX: Duration = Duration::from_millis(16);
 
 /// How long until the scheduler is asked about a region whose leader no known store names.
 const ASK_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a write is not sent again.
+const OVERTAKEN: Refusal = Refusal::Busy {
+    reason: "its region moved, and a later write of the same key and connection was carried out before it",
+    backoff_ms: 1,
+};
 
 /// Operations of one core that may wait for routes.
 const WAITING_MAX: usize = 4 << 10;
@@ -117,6 +123,8 @@ pub struct GatewayNumbers {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Number {
     submitted: u64,
+    /// Whose it is.
+    stream: StreamId,
     /// Tells parts apart, which have no key in common; 0 for the whole.
     part: u64,
     /// Since when it waits to be sent again, if it had to before it was taken apart.
@@ -131,6 +139,11 @@ impl Number {
     /// Its place in the order of all operations.
     pub(super) const fn submitted(self) -> u64 {
         self.submitted
+    }
+
+    /// Whose it is, and its place in the order of all operations.
+    pub(super) const fn in_stream(self) -> (StreamId, u64) {
+        (self.stream, self.submitted)
     }
 
     /// Whether it is that of a part, whose answer the whole waits for.
@@ -181,9 +194,9 @@ impl Waiter {
 }
 
 impl Waiting {
-    /// The number of an operation that is submitted now.
-    pub(super) fn number(&self) -> Number {
-        Number { submitted: self.count(), part: 0, since: None }
+    /// The number of an operation that `stream` submits now.
+    pub(super) fn number(&self, stream: StreamId) -> Number {
+        Number { submitted: self.count(), stream, part: 0, since: None }
     }
 
     /// The number of a part of the operation `of`.
@@ -273,7 +286,7 @@ impl Dispatch {
         }
         let mut sent = None;
         match waiter.held.as_ref().map(PlacedWrite::standing) {
-            Some(WriteStanding::Overtaken) => return waiter.refuse(refusal),
+            Some(WriteStanding::Overtaken) => return waiter.refuse(OVERTAKEN),
             Some(WriteStanding::Undecided) => {}
             Some(WriteStanding::First) | None => {
                 waiter.held.take().into_iter().for_each(PlacedWrite::refuse);

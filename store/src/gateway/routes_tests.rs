@@ -17,7 +17,7 @@ use engine::rt::Rt;
 use engine::rt::sim;
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, Rng, StoreId};
 
-use super::{Dispatch, Gateway, LocalStores, Submitted, Whole};
+use super::{Dispatch, Gateway, LocalStores, StreamId, Submitted, Whole};
 use crate::memory::Memory;
 use crate::plant::{Bug, plant};
 use crate::refusal::Refusal;
@@ -31,6 +31,7 @@ const CLIENTS: u64 = 3;
 const LETTERS: &[u8] = b"abcdefghijklmnop";
 const BURSTS: u64 = 40;
 const CHANGES: u64 = 30;
+const ADDITIONS: u64 = 200;
 /// Virtual time in which all that ends, however often it is sent again.
 const AT_MOST: Duration = Duration::from_secs(600);
 
@@ -142,6 +143,16 @@ impl Nodes {
         }
     }
 
+    /// The numbers to which several clients have added are what they have added together.
+    async fn see_sums(&self, sums: BTreeMap<u8, i64>) {
+        for (letter, sum) in sums {
+            let key = Bytes::from(vec![letter, b'+']);
+            let found = self.gateways[0].submit(None, Op::Get { key }).await;
+            let Ok(Out::Value(Some(value))) = found else { panic!("{letter} is read as {found:?}") };
+            assert_eq!(value, sum.to_string(), "{letter}");
+        }
+    }
+
     fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -238,7 +249,7 @@ impl Client {
                 3 => Op::BatchPut { pairs: few.iter().map(|key| (key.clone(), value.clone())).collect() },
                 _ => Op::Modify { key, change: Change::Add { delta: 1 } },
             };
-            burst.push((op.clone(), gateway.submit(None, op)));
+            burst.push((op.clone(), gateway.submit_in(StreamId(self.number + 1), None, op)));
         }
         for (op, submitted) in burst {
             let outcome = submitted.await;
@@ -293,11 +304,14 @@ impl Client {
 
     async fn read(&mut self, gateway: &Gateway) {
         let keys: Vec<Bytes> = (0..4).map(|_| self.key()).collect();
-        if let Ok(Out::Value(value)) = gateway.submit(None, Op::Get { key: keys[0].clone() }).await {
+        if let Ok(Out::Value(value)) =
+            gateway.submit_in(StreamId(self.number + 1), None, Op::Get { key: keys[0].clone() }).await
+        {
             self.saw(&keys[0], value, "read");
         }
-        if let Ok(Out::Values(values)) =
-            gateway.submit(None, Op::BatchGet { keys: keys.clone(), at_once: false }).await
+        if let Ok(Out::Values(values)) = gateway
+            .submit_in(StreamId(self.number + 1), None, Op::BatchGet { keys: keys.clone(), at_once: false })
+            .await
         {
             keys.iter().zip(values).for_each(|(key, value)| self.saw(key, value, "read with others"));
         }
@@ -310,7 +324,8 @@ impl Client {
         let mut scan = Scan { limit: step, reverse, ..Scan::default() };
         let mut found: Vec<(Bytes, Bytes)> = Vec::new();
         loop {
-            let pairs = match gateway.submit(None, Op::Scan(scan.clone())).await {
+            let pairs = match gateway.submit_in(StreamId(self.number + 1), None, Op::Scan(scan.clone())).await
+            {
                 Ok(Out::Pairs(pairs)) => pairs,
                 Ok(other) => panic!("{other:?}"),
                 // A client asks again where it was.
@@ -335,6 +350,21 @@ impl Client {
     }
 }
 
+/// A client that adds to numbers to which others add as well, one command at a time on one of the cores. None of its commands is
+/// refused because another's was carried out. Returns how often it has added to each.
+async fn add(rt: Rt, gateway: Gateway, number: u64, seed: u64) -> BTreeMap<u8, i64> {
+    let (mut rng, mut added) = (Dice::new(seed.wrapping_mul(37) + number), BTreeMap::new());
+    for _ in 0..ADDITIONS {
+        let letter = LETTERS[rng.below(LETTERS.len() as u64) as usize];
+        let op = Op::Modify { key: Bytes::from(vec![letter, b'+']), change: Change::Add { delta: 1 } };
+        let outcome = gateway.submit_in(StreamId(100 + number), None, op).await;
+        assert!(matches!(outcome, Ok(Out::Integer(_))), "{outcome:?}");
+        *added.entry(letter).or_default() += 1;
+        rt.sleep(Duration::from_micros(rng.below(500))).await;
+    }
+    added
+}
+
 /// One run; says how many writes were acknowledged.
 fn run(seed: u64) -> u64 {
     sim::run(seed, move |rt| async move {
@@ -343,6 +373,10 @@ fn run(seed: u64) -> u64 {
             let mut nodes = Nodes::start(&running).await;
             let clients = (0..CLIENTS).map(|number| Client::new(number, nodes.gateways.clone(), seed).run());
             let clients: Vec<_> = clients.map(|client| running.spawn(client)).collect();
+            let adding: Vec<_> = (0..4)
+                .map(|number| add(running.clone(), nodes.gateways[number as usize % 2].clone(), number, seed))
+                .map(|client| running.spawn(client))
+                .collect();
             let mut rng = Dice::new(seed);
             for _ in 0..CHANGES {
                 running.sleep(Duration::from_micros(rng.below(3_000))).await;
@@ -352,7 +386,15 @@ fn run(seed: u64) -> u64 {
             for client in clients {
                 acknowledged += client.await;
             }
+            let mut sums = BTreeMap::new();
+            for client in adding {
+                client
+                    .await
+                    .into_iter()
+                    .for_each(|(letter, times)| *sums.entry(letter).or_default() += times);
+            }
             nodes.see_all_routes().await;
+            nodes.see_sums(sums).await;
             acknowledged
         };
         rt.timeout(AT_MOST, all).await.expect("a request was never answered")

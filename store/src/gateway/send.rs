@@ -13,7 +13,7 @@ use super::split::{Part, Parts, ask_at_once, command_bytes};
 use crate::memory::{AnswerBytes, charged_length};
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Outcome};
-use crate::shard::placed::{KeyHash, Placed, PlacedWrite};
+use crate::shard::placed::{KeyHash, Placed, PlacedWrite, StreamId};
 
 /// What was sent again.
 pub(super) struct Sent {
@@ -25,9 +25,9 @@ pub(super) struct Sent {
 }
 
 impl Dispatch {
-    /// Sends an operation to wherever its keys are.
-    pub(super) fn send(self: &Rc<Self>, op: Op) -> Routed {
-        let number = self.waiting().number();
+    /// Sends an operation of `stream` to wherever its keys are.
+    pub(super) fn send(self: &Rc<Self>, stream: StreamId, op: Op) -> Routed {
+        let number = self.waiting().number(stream);
         let parts = Parts::of(&self.routes(), op);
         match parts {
             Parts::One(place, op) => self.send_part(number, place, op),
@@ -61,7 +61,7 @@ impl Dispatch {
     /// Sends an operation to a place.
     fn put(&self, number: Number, place: &Rc<Placed>, op: Op) -> (Pending<Outcome>, Option<PlacedWrite>) {
         let (answer, pending) = oneshot();
-        let hold = || place.hold(number.submitted(), KeyHash::of_op(&op), &pending);
+        let hold = || place.hold(number.in_stream(), KeyHash::of_op(&op), &pending);
         let held = is_write(&op).then(hold);
         self.deliver_to(place, op, answer);
         (pending, held)

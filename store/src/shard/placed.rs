@@ -1,5 +1,5 @@
-//! A place with the writes that were sent there, and what is known of them: by that writes of one key keep their order
-//! (`gateway/order.rs`).
+//! A place with the writes that were sent there, and what is known of them: by that writes of one key and one connection keep their
+//! order (`gateway/order.rs`).
 //!
 //! What is sent to one place arrives there in order, so a place may have several writes of a key in flight. A store refuses a write and may
 //! take in a later one a moment afterwards, because its replica came to lead meanwhile. So whoever sends a refused write again must know
@@ -9,11 +9,14 @@
 //! A write costs one entry at the end of a queue, which leaves at the front. Entries behind one that is unanswered stay: they are the later ones
 //! that it may have to ask about. Keys are compared by hash: a collision makes a write wait or be refused without need, which does no harm.
 //!
+//! Writes of different connections that are in flight together have no order. So a write is never refused for what another connection
+//! has written: it is sent again, and takes effect after that.
+//!
 //! Invariants: entries are in the order in which they were sent; the first one is unanswered; at most [`ENTRIES_MAX`] of them are kept beyond
 //! those that are unanswered, and of the rest the latest number.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasher;
 use std::rc::Rc;
 
@@ -39,8 +42,9 @@ struct Writes {
     entries: VecDeque<Entry>,
     next: u64,
     unanswered: usize,
-    /// The number of the latest write of which the entry is not kept although it may have been carried out.
-    dropped: u64,
+    /// The number of the latest write of which the entry is not kept although it may have been carried out, by its stream; nothing
+    /// once no write is in flight.
+    dropped: BTreeMap<StreamId, u64>,
 }
 
 #[derive(Debug)]
@@ -49,6 +53,7 @@ struct Entry {
     at: u64,
     /// When it was submitted.
     number: u64,
+    stream: StreamId,
     keys: KeyHash,
     state: State,
 }
@@ -74,7 +79,7 @@ enum Fate {
     Refused,
 }
 
-/// How a write that was refused stands to later ones of its keys.
+/// How a write that was refused stands to later ones of its keys and its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteStanding {
     /// None of them was carried out or can be before it.
@@ -84,6 +89,10 @@ pub enum WriteStanding {
     /// One was carried out.
     Overtaken,
 }
+
+/// Whose writes keep an order among each other: the number of a connection on this core. Those of no connection are one stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
 
 /// The key of a write, by hash; many keys count as all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,6 +104,7 @@ pub struct PlacedWrite {
     at: Rc<Placed>,
     entry: u64,
     number: u64,
+    stream: StreamId,
     keys: KeyHash,
     is_refused: Cell<bool>,
 }
@@ -149,17 +159,28 @@ impl Placed {
         Rc::new(Self { place, writes: RefCell::default() })
     }
 
-    /// A write that was submitted as number `number` is in flight here from now on; its answer arrives at `pending`.
-    pub fn hold(self: &Rc<Self>, number: u64, keys: KeyHash, pending: &Pending<Outcome>) -> PlacedWrite {
+    /// A write that was submitted as number `number` by `stream` is in flight here from now on; its answer arrives at `pending`.
+    pub fn hold(
+        self: &Rc<Self>,
+        (stream, number): (StreamId, u64),
+        keys: KeyHash,
+        pending: &Pending<Outcome>,
+    ) -> PlacedWrite {
         let mut writes = self.writes.borrow_mut();
         let entry = writes.next;
         writes.next += 1;
         writes.unanswered += 1;
-        writes.entries.push_back(Entry { at: entry, number, keys, state: State::Sent(pending.peek()) });
+        writes.entries.push_back(Entry {
+            at: entry,
+            number,
+            stream,
+            keys,
+            state: State::Sent(pending.peek()),
+        });
         if writes.entries.len() - writes.unanswered > ENTRIES_MAX {
             writes.drop_answered();
         }
-        PlacedWrite { at: self.clone(), entry, number, keys, is_refused: Cell::new(false) }
+        PlacedWrite { at: self.clone(), entry, number, stream, keys, is_refused: Cell::new(false) }
     }
 
     /// Whether a write of `keys` that was submitted before number `number` was sent here and may yet be refused or sent again.
@@ -200,13 +221,19 @@ impl Writes {
         while let Some(Entry { state: State::Left { .. }, .. }) = self.entries.front() {
             self.entries.pop_front();
         }
+        if self.entries.is_empty() {
+            self.dropped.clear();
+        }
     }
 
     fn drop_answered(&mut self) {
         let dropped = &mut self.dropped;
         self.entries.retain(|entry| match entry.state {
             State::Left { taken } => {
-                *dropped = (*dropped).max(if taken { entry.number } else { 0 });
+                if taken {
+                    let latest = dropped.entry(entry.stream).or_default();
+                    *latest = entry.number.max(*latest);
+                }
                 false
             }
             State::Sent(_) | State::Waits => true,
@@ -238,16 +265,17 @@ impl PlacedWrite {
         writes.entries[at].state = State::Waits;
     }
 
-    /// How it stands to later writes of its keys, once it was refused.
+    /// How it stands to later writes of its keys and its stream, once it was refused.
     pub fn standing(&self) -> WriteStanding {
         if planted(Bug::WritesComeLate) {
             return WriteStanding::First;
         }
         let writes = self.at.writes.borrow();
-        let mut standing =
-            if writes.dropped > self.number { WriteStanding::Overtaken } else { WriteStanding::First };
+        let was_dropped = writes.dropped.get(&self.stream).is_some_and(|latest| *latest > self.number);
+        let mut standing = if was_dropped { WriteStanding::Overtaken } else { WriteStanding::First };
         for entry in writes.entries.range(writes.index(self.entry) + 1..) {
-            if entry.number > self.number && entry.keys.meets(self.keys) {
+            let is_later = entry.number > self.number && entry.stream == self.stream;
+            if is_later && entry.keys.meets(self.keys) {
                 match entry.fate() {
                     Fate::Taken => return WriteStanding::Overtaken,
                     Fate::InFlight => standing = WriteStanding::Undecided,
@@ -304,8 +332,17 @@ mod tests {
         number: u64,
         keys: KeyHash,
     ) -> (Answer<Outcome>, Pending<Outcome>, PlacedWrite) {
+        send_in(StreamId(1), place, number, keys)
+    }
+
+    fn send_in(
+        stream: StreamId,
+        place: &Rc<Placed>,
+        number: u64,
+        keys: KeyHash,
+    ) -> (Answer<Outcome>, Pending<Outcome>, PlacedWrite) {
         let (answer, pending) = oneshot();
-        let in_flight = place.hold(number, keys, &pending);
+        let in_flight = place.hold((stream, number), keys, &pending);
         (answer, pending, in_flight)
     }
 
@@ -353,6 +390,27 @@ mod tests {
             first.refuse();
             assert!(place.writes.borrow().entries.is_empty(), "nothing is left");
         }
+    }
+
+    /// Two connections that write one key at the same time have no order, so neither can be told to give up for the other.
+    #[test]
+    fn a_refused_write_takes_no_notice_of_later_ones_of_other_streams() {
+        let (place, a) = (placed(), KeyHash::of(b"a"));
+        let (answer, _pending, first) = send(&place, 1, a);
+        let (then, _other_pending, other) = send_in(StreamId(2), &place, 2, a);
+        answer.send(not_leader());
+        first.waits();
+        assert_eq!(first.standing(), WriteStanding::First, "in flight");
+        then.send(Ok(Out::Done));
+        assert_eq!(first.standing(), WriteStanding::First, "carried out");
+        drop(other);
+        for number in 3..3 + 3 * ENTRIES_MAX as u64 {
+            drop(send_in(StreamId(2), &place, number, a));
+        }
+        assert!(!place.writes.borrow().dropped.is_empty(), "not all entries are kept");
+        assert_eq!(first.standing(), WriteStanding::First, "and not kept");
+        first.refuse();
+        assert!(place.writes.borrow().dropped.is_empty(), "nothing is left");
     }
 
     /// A write that is never answered does not make a place remember all later ones.

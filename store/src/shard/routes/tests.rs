@@ -4,6 +4,7 @@ use engine::rt::local::oneshot;
 use scheduler::{KeyRange, PeerId, RegionId, StoreId};
 
 use super::*;
+use crate::shard::placed::StreamId;
 
 fn routes() -> Routes {
     let place = |start: &'static str, end: &'static str, region_id| Place {
@@ -212,7 +213,7 @@ fn a_change_costs_by_what_changed() {
 fn writes_in_flight_to_former_places_are_seen_behind_later_changes() {
     let mut routes = Routes::new(vec![place("", "m", 1, 1), place("m", "", 2, 1)]);
     let ((_answer, pending), keys) = (oneshot(), KeyHash::of(b"d"));
-    let moving = routes.find(b"d").unwrap().hold(5, keys, &pending);
+    let moving = routes.find(b"d").unwrap().hold((StreamId(1), 5), keys, &pending);
     let cut = |start: &'static str, end, id, version| (start.into(), Some(place(start, end, id, version)));
     assert!(routes.publish(0, vec![cut("", "c", 1, 2), cut("c", "m", 3, 2)]));
     assert!(routes.publish(0, vec![cut("", "m", 1, 3), ("c".into(), None)]));

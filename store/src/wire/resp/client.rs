@@ -12,6 +12,7 @@ use super::reply::Protocol;
 use super::roster::Listing;
 use super::transaction::Transaction;
 use crate::descriptors::silent::{Given, Unasked};
+use crate::gateway::StreamId;
 
 /// A connection's state, shared by its session and its server.
 #[derive(Debug)]
@@ -121,6 +122,11 @@ impl ConnectionState {
             protocol: self.protocol.get(),
             authenticated: self.authenticated.get(),
         }
+    }
+
+    /// Whose writes the connection's are.
+    pub fn stream(&self) -> StreamId {
+        StreamId(self.entry.id)
     }
 
     /// The protocol that it speaks.

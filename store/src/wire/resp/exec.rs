@@ -44,7 +44,7 @@ pub async fn watch(server: Rc<Server>, client: Rc<ConnectionState>, keys: Vec<By
             return said;
         }
     };
-    match server.gateway.submit(None, Op::Watch { keys: keys.clone() }).await {
+    match server.gateway.submit_in(client.stream(), None, Op::Watch { keys: keys.clone() }).await {
         Ok(Out::Seen(seen)) => {
             client.transaction.borrow_mut().watch(keys, seen, room);
             reply.ok();
@@ -81,7 +81,7 @@ async fn run(server: &Rc<Server>, client: &ConnectionState) -> Vec<u8> {
     let outcomes = if steps.is_empty() && watched.is_empty() {
         Ok(Some(Vec::new()))
     } else {
-        match server.gateway.submit(None, Op::Atomic(Atomic { watched, steps })).await {
+        match server.gateway.submit_in(client.stream(), None, Op::Atomic(Atomic { watched, steps })).await {
             Ok(Out::Atomic(outcomes)) => Ok(outcomes),
             Ok(_) => Err(WRONG_KIND.to_owned()),
             Err(refusal) => Err(refused(&refusal)),

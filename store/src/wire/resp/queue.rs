@@ -15,7 +15,7 @@ use engine::rt::Mono;
 use super::command::{CommandKind, RespCommand};
 use super::data::{Lookups, ReplyShape, Work, refused, size};
 use super::reply::Writer;
-use crate::gateway::{Gateway, Submitted};
+use crate::gateway::{Gateway, StreamId, Submitted};
 use crate::refusal::Refusal;
 use crate::request::Out;
 use order::Order;
@@ -29,6 +29,8 @@ pub type Walking = Pin<Box<dyn Future<Output = Vec<u8>>>>;
 /// Commands in flight.
 #[derive(Debug, Default)]
 pub struct Queue {
+    /// The connection's.
+    stream: StreamId,
     entries: VecDeque<Entry>,
     /// How many commands were answered before the first entry; an entry's number is this plus its place.
     answered: u64,
@@ -97,6 +99,11 @@ pub struct Ticket {
 }
 
 impl Queue {
+    /// The queue of a connection, whose writes keep their order.
+    pub fn new(stream: StreamId) -> Self {
+        Self { stream, ..Self::default() }
+    }
+
     /// How many commands are in flight.
     pub fn len(&self) -> usize {
         self.entries.len()
@@ -130,7 +137,7 @@ impl Queue {
             self.push(ticket, shape, State::PutOff(Box::new(work)));
             return false;
         };
-        let state = start(gateway, work);
+        let state = start(gateway, self.stream, work);
         if !state.is_answered() {
             self.order.runs(starts);
         }
@@ -194,11 +201,11 @@ impl Queue {
 
     /// Starts what waited for the command that was answered last, and forgets what only answered commands needed.
     fn settle(&mut self, gateway: &Gateway) {
-        let (entries, answered) = (&mut self.entries, self.answered);
+        let (entries, answered, stream) = (&mut self.entries, self.answered, self.stream);
         self.order.answered(answered, |number| {
             let state = &mut entries[(number - answered) as usize].state;
             if let State::PutOff(work) = std::mem::replace(state, State::Said(Vec::new())) {
-                *state = start(gateway, *work);
+                *state = start(gateway, stream, *work);
             }
             state.is_answered()
         });
@@ -227,11 +234,11 @@ impl Counting {
     }
 }
 
-fn start(gateway: &Gateway, work: Work) -> State {
+fn start(gateway: &Gateway, stream: StreamId, work: Work) -> State {
     match work {
-        Work::One(op) => State::Running(gateway.submit(None, op)),
+        Work::One(op) => State::Running(gateway.submit_in(stream, None, op)),
         Work::Each(ops) => {
-            let running = ops.into_iter().map(|op| gateway.submit(None, op)).collect();
+            let running = ops.into_iter().map(|op| gateway.submit_in(stream, None, op)).collect();
             State::Counting(Box::new(Counting { running, existed: 0, refusal: None }))
         }
     }

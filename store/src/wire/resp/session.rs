@@ -146,13 +146,14 @@ impl Session {
     pub fn new(server: Rc<Server>, stream: Stream, client: Rc<ConnectionState>) -> Self {
         let memory = server.gateway.memory();
         let (intake, replies) = (Intake::new(&memory.input), Replies::new(memory.output.charge(0)));
+        let queue = Queue::new(client.stream());
         Self {
             server,
             client,
             stream,
             input: BytesMut::new(),
             parser: Parser::default(),
-            queue: Queue::default(),
+            queue,
             replies,
             in_place: 0,
             intake,

@@ -21,6 +21,7 @@ use super::request::{CommandLine, Error};
 use super::scan::KeyScan;
 use super::server::Server;
 use super::settings::{self, Wanted};
+use crate::gateway::StreamId;
 use crate::refusal::Refusal;
 use crate::request::{Op, Out, Scan};
 
@@ -120,7 +121,7 @@ impl Walk {
             Walk::RandomKey => reply.bulk_or_null(random_key(server).await?.as_deref()),
             Walk::Flush => {
                 let everything = Op::DeleteRange { start: Bytes::new(), end: Bytes::new() };
-                server.gateway.submit(None, everything).await.map_err(as_error)?;
+                server.gateway.submit_in(client.stream(), None, everything).await.map_err(as_error)?;
                 reply.ok();
             }
             Walk::Info(wanted) => {
@@ -129,7 +130,7 @@ impl Walk {
             }
             Walk::List(list) => list.run(server, reply).await?,
             Walk::Kill(kill) => kill.run(server, client, reply).await?,
-            Walk::Delete(ops) => reply.integer(size(delete(server, ops).await?)),
+            Walk::Delete(ops) => reply.integer(size(delete(server, client.stream(), ops).await?)),
         }
         Ok(())
     }
@@ -148,12 +149,12 @@ pub(super) async fn step(server: &Server, scan: Scan) -> Result<Pairs, Error> {
     }
 }
 
-async fn delete(server: &Server, ops: Vec<Op>) -> Result<usize, Error> {
+async fn delete(server: &Server, stream: StreamId, ops: Vec<Op>) -> Result<usize, Error> {
     let budget = server.rt.budget();
     let (mut ops, mut existed) = (ops.into_iter().peekable(), 0);
     while ops.peek().is_some() {
-        let running: Vec<_> =
-            ops.by_ref().take(DELETES_PER_STEP).map(|op| server.gateway.submit(None, op)).collect();
+        let start = |op| server.gateway.submit_in(stream, None, op);
+        let running: Vec<_> = ops.by_ref().take(DELETES_PER_STEP).map(start).collect();
         for submitted in running {
             existed += usize::from(submitted.await.map_err(as_error)? == Out::Existed(true));
         }
