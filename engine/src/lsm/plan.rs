@@ -7,7 +7,8 @@
 //!
 //! A job never takes all that is due. From level 0 it takes the oldest tables, up to [`Limits::set_bytes`]; what it merges of them
 //! at a time is bounded again where it is done (see [`super::compact`]), and what is left of its inputs then shows as *begun*
-//! ([`super::version::TableMeta::is_begun`]). What was begun of level 0 is due until it is finished.
+//! ([`super::version::TableMeta::is_begun`]). What was begun of level 0 is due until it is finished. So is a part of a file that another
+//! tree has handed over, however many of them there are: the bounds hold for these as well.
 //!
 //! Tables full of deletes are due by themselves: whoever walks over them finds nothing for long.
 
@@ -169,20 +170,18 @@ fn compact_level(levels: &Levels, cf: Cf, level: usize, limits: &Limits, oldest_
     Job::Merge { cf, upper, lower, to_level }
 }
 
-/// The oldest tables of level 0, newest of them first: those that were begun together and all that are older, or as many as fit
-/// into one go, by their bytes and by what a merge has of them in memory.
+/// The oldest tables of level 0, newest of them first: up to the newest that was begun if there is one, and no more than fit into one go,
+/// by their bytes and by what a merge has of them in memory.
 fn oldest(levels: &Levels, limits: &Limits) -> Vec<Rc<Table>> {
     let tables = levels.level(0);
-    if let Some(newest_begun) = tables.iter().position(|table| table.meta.is_begun()) {
-        return tables[newest_begun..].to_vec();
-    }
+    let newest = tables.iter().position(|table| table.meta.is_begun()).unwrap_or(0);
     let (mut from, mut bytes, mut open_bytes) = (tables.len(), 0, 0);
-    while let Some(next) = from.checked_sub(1).map(|at| &tables[at].meta) {
-        let (all_bytes, all_open) = (bytes + next.bytes, open_bytes + next.block_bytes_max);
+    for (at, next) in tables.iter().enumerate().skip(newest).rev() {
+        let (all_bytes, all_open) = (bytes + next.meta.bytes, open_bytes + next.meta.block_bytes_max);
         if from < tables.len() && (all_bytes > limits.set_bytes || all_open > limits.open_bytes) {
             break;
         }
-        (from, bytes, open_bytes) = (from - 1, all_bytes, all_open);
+        (from, bytes, open_bytes) = (at, all_bytes, all_open);
     }
     tables[from..].to_vec()
 }

@@ -122,6 +122,23 @@ fn what_was_begun_is_finished_first() {
     assert_eq!(chosen(tables), "merge [102, 101] and [] into 1", "although level 0 is not full");
 }
 
+/// Parts of files that another tree has handed over look as if they were begun, and so do those that were begun above what is older.
+#[test]
+fn what_was_begun_is_within_the_bounds_of_one_go() {
+    let part = |id, block_bytes_max, mebibytes: u64| {
+        let whole = TableMeta { block_bytes_max, ..meta(id, 0, "c", "k", 40) };
+        whole.part(id + 100, (b"d", b"f"), mebibytes << 20)
+    };
+    let parts = |block_bytes_max, mebibytes| {
+        let older = (1..3).map(|id| TableMeta { block_bytes_max, ..meta(id, 0, "c", "k", 5) });
+        chosen(older.chain((3..9).map(|id| part(id, block_bytes_max, mebibytes))).collect())
+    };
+    assert_eq!(parts(8 << 10, 5), "merge [108, 107, 106, 105, 104, 103, 2, 1] and [] into 1");
+    assert_eq!(parts(8 << 20, 5), "merge [103, 2, 1] and [] into 1", "by what a merge has open");
+    assert_eq!(parts(8 << 10, 20), "merge [104, 103, 2, 1] and [] into 1", "by their bytes");
+    assert_eq!(parts(64 << 20, 5), "move [1] to 1", "one, however large its values are");
+}
+
 /// Few range deletes with long bounds among many entries: they cost memory for as long as they lie there.
 #[test]
 fn tables_with_long_range_deletes_are_due_by_themselves() {
