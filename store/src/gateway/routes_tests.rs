@@ -31,6 +31,7 @@ const CLIENTS: u64 = 3;
 const LETTERS: &[u8] = b"abcdefghijklmnop";
 const BURSTS: u64 = 40;
 const CHANGES: u64 = 30;
+/// Of each client that adds.
 const ADDITIONS: u64 = 200;
 /// Virtual time in which all that ends, however often it is sent again.
 const AT_MOST: Duration = Duration::from_secs(600);
@@ -365,15 +366,15 @@ async fn add(rt: Rt, gateway: Gateway, number: u64, seed: u64) -> BTreeMap<u8, i
     added
 }
 
-/// One run; says how many writes were acknowledged.
-fn run(seed: u64) -> u64 {
+/// One run with so many clients that add; says how many writes were acknowledged.
+fn run(seed: u64, adding: u64) -> u64 {
     sim::run(seed, move |rt| async move {
         let running = rt.clone();
         let all = async move {
             let mut nodes = Nodes::start(&running).await;
             let clients = (0..CLIENTS).map(|number| Client::new(number, nodes.gateways.clone(), seed).run());
             let clients: Vec<_> = clients.map(|client| running.spawn(client)).collect();
-            let adding: Vec<_> = (0..4)
+            let adding: Vec<_> = (0..adding)
                 .map(|number| add(running.clone(), nodes.gateways[number as usize % 2].clone(), number, seed))
                 .map(|client| running.spawn(client))
                 .collect();
@@ -403,8 +404,14 @@ fn run(seed: u64) -> u64 {
 
 #[test]
 fn requests_are_right_while_routes_change() {
-    let acknowledged: u64 = (0..60).map(run).sum();
+    let acknowledged: u64 = (0..60).map(|seed| run(seed, 0)).sum();
     assert!(acknowledged > 60 * CLIENTS * 40, "only {acknowledged} writes were acknowledged");
+}
+
+#[test]
+fn no_write_is_refused_for_what_another_connection_has_written() {
+    let acknowledged: u64 = (0..30).map(|seed| run(seed, 4)).sum();
+    assert!(acknowledged > 0, "the others write as well");
 }
 
 #[test]
@@ -413,7 +420,7 @@ fn bugs_in_changing_routes_are_caught() {
         (0..300).any(|seed| {
             let planted = move || {
                 plant(Some(bug));
-                run(seed)
+                run(seed, 0)
             };
             std::thread::spawn(planted).join().is_err()
         })

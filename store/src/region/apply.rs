@@ -12,6 +12,7 @@ use scheduler::{KeyRange, Region, RegionId};
 
 use super::change::Proposed;
 use super::command::{Command, Write, WritesView};
+use super::doubt::Settled;
 use super::life::Life;
 use super::record::{Descriptor, RegionRecord};
 use super::replica::Replica;
@@ -147,6 +148,15 @@ impl<W, R> Replica<W, R> {
 
     /// Who waits for the entry `id`, which is being applied.
     fn settle(&mut self, id: LogId) -> Option<Waiting<W>> {
+        if !self.doubt.is_empty() {
+            let Settled { mine, lost } = self.doubt.settle(id);
+            let refusal = self.not_leader();
+            self.out.answers.extend(lost.into_iter().map(|waiter| (waiter, Err(refusal.clone()))));
+            if let Some(answers) = mine {
+                // Its writes are in flight no more since the leadership ended.
+                return Some(Waiting { id, version: self.region().epoch.version, command: None, answers });
+            }
+        }
         let front = self.waiting.pop_front_if(|front| front.id.index <= id.index)?;
         assert_eq!(front.id, id, "an entry was overtaken although its leader still leads");
         Some(front)

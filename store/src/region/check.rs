@@ -45,6 +45,7 @@ impl<W, R> Replica<W, R> {
             "{region}: a waiter of an old term"
         );
         assert!(indexes().all(|index| index > self.raft.applied_index()), "{region}: a waiter was forgotten");
+        self.doubt.check(self.raft.applied_index());
         assert!(self.in_tree <= self.raft.applied_index(), "{region}: the tree is ahead of the core");
         assert!(self.reads.len() <= READS_MAX, "{region}: too many reads wait");
         self.inflight.check();

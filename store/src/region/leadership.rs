@@ -20,6 +20,8 @@ impl<W, R> Replica<W, R> {
         self.enter(Life::Tombstone);
         self.record.tombstone = true;
         self.end_leadership();
+        let unknown = self.doubt.end();
+        self.answer_unknown(unknown);
         self.office = None;
         let region_id = self.region().id.0;
         let readers = self.reads.abandon();
@@ -31,6 +33,7 @@ impl<W, R> Replica<W, R> {
     /// All that wait for a write, proposed or not, oldest first. The writes themselves go on.
     pub fn waiting_mut(&mut self) -> impl Iterator<Item = &mut W> {
         let proposed = self.waiting.iter_mut().flat_map(|waiting| &mut waiting.answers);
+        let proposed = self.doubt.waiting_mut().chain(proposed);
         proposed.chain(self.gathering.iter_mut().flat_map(|gathered| &mut gathered.answers))
     }
 
@@ -39,8 +42,9 @@ impl<W, R> Replica<W, R> {
         self.inflight.clear();
         self.out.released_bytes = 0;
         let decided_reads = self.out.reads.drain(..).map(|(reader, _)| reader);
+        let proposed = self.waiting.drain(..).flat_map(|waiting| waiting.answers);
         Abandoned {
-            proposed: self.waiting.drain(..).flat_map(|waiting| waiting.answers).collect(),
+            proposed: self.doubt.end().into_iter().chain(proposed).collect(),
             gathered: self.gathering.drain(..).flat_map(|gathered| gathered.answers).collect(),
             reads: self.reads.abandon().into_iter().chain(decided_reads).collect(),
             decided: self.out.answers.drain(..).collect(),
@@ -61,13 +65,18 @@ impl<W, R> Replica<W, R> {
             }
             self.office = office;
         }
+        let unknown = self.doubt.overtaken(self.raft.applied_index());
+        self.answer_unknown(unknown);
     }
 
-    /// Another leader decides about what was proposed, and no value in flight can be relied on.
+    pub(super) fn answer_unknown(&mut self, waiters: Vec<W>) {
+        self.out.answers.extend(waiters.into_iter().map(|waiter| (waiter, Err(Refusal::Unknown))));
+    }
+
+    /// Another leader decides about what was proposed ([`super::doubt`]), and no value in flight can be relied on.
     fn end_leadership(&mut self) {
         let refusal = self.not_leader();
-        let waiting = self.waiting.drain(..).flat_map(|waiting| waiting.answers);
-        self.out.answers.extend(waiting.map(|waiter| (waiter, Err(Refusal::Unknown))));
+        self.doubt.take_over(self.waiting.drain(..));
         let gathered = self.gathering.drain(..).flat_map(|gathered| gathered.answers);
         self.out.answers.extend(gathered.map(|waiter| (waiter, Err(refusal.clone()))));
         self.stages.clear();

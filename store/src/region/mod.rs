@@ -41,6 +41,7 @@
 //! |---|---|
 //! | `replica` | the state, and the inputs |
 //! | `leadership` | the beginning and the end of a leadership, and of the replica |
+//! | `doubt` | what was proposed before a leadership ended, as long as its fate may be learnt |
 //! | `elections` | what was seen of elections |
 //! | `peers` | who the peers are, where they live, how they change |
 //! | `shipping` | entries and snapshots for followers |
@@ -65,6 +66,7 @@ pub mod apply;
 pub mod change;
 mod check;
 pub mod command;
+mod doubt;
 pub mod effects;
 pub mod elections;
 pub mod guard;

@@ -131,8 +131,8 @@ impl Neighbours {
 
 impl<W, R> Replica<W, R> {
     /// Whether the group sleeps here: it needs no ticks until something wakes it.
-    pub const fn is_asleep(&self) -> bool {
-        self.raft.is_asleep()
+    pub fn is_asleep(&self) -> bool {
+        self.raft.is_asleep() && self.doubt.is_empty()
     }
 
     /// The stores of the other members.
@@ -142,7 +142,7 @@ impl<W, R> Replica<W, R> {
 
     /// There is news of a store. Whether that wakes the replica.
     pub fn hear_of(&mut self, store: StoreId, news: StoreNews, now: Time) -> bool {
-        if !self.is_asleep() || (news == StoreNews::Silent && planted(Bug::DeadStoreIgnored)) {
+        if !self.raft.is_asleep() || (news == StoreNews::Silent && planted(Bug::DeadStoreIgnored)) {
             return false;
         }
         let Some(peer) = self.region().peer_on(store).map(|peer| peer.id) else { return false };

@@ -16,6 +16,7 @@ use raft::{Dropped, Identity, Index, LogId, NodeId, Raft, Start, StartError, Ter
 use scheduler::{Epoch, KeyRange, Peer, PeerId, Region, RegionId, StoreId};
 
 use super::change::membership;
+use super::doubt::Doubt;
 use super::effects::Death;
 use super::elections;
 use super::guard::PeerFacts;
@@ -42,6 +43,8 @@ pub struct Replica<W, R> {
     pub(super) command_bytes_max: usize,
     pub(super) gathering: VecDeque<Gathered<W>>,
     pub(super) waiting: VecDeque<Waiting<W>>,
+    /// What was proposed in earlier leaderships.
+    pub(super) doubt: Doubt<W>,
     pub(super) inflight: InFlight,
     /// What the entries of the system group are applied to; nothing in a region.
     pub(super) system: Option<SystemState>,
@@ -137,6 +140,7 @@ impl<W, R> Replica<W, R> {
             config
         };
         let command_bytes_max = usize::try_from(config.entry_bytes_max).unwrap_or(usize::MAX);
+        let doubt = Doubt::new(config.election_ticks);
         let raft = Raft::new(config, identity, start, now)?;
         let mut replica = Self {
             raft,
@@ -146,6 +150,7 @@ impl<W, R> Replica<W, R> {
             command_bytes_max,
             gathering: VecDeque::new(),
             waiting: VecDeque::new(),
+            doubt,
             inflight: InFlight::default(),
             system: (record.region.id == system::GROUP).then(SystemState::default),
             reads: Reads::default(),
@@ -337,6 +342,8 @@ impl<W, R> Replica<W, R> {
     pub fn tick(&mut self, now: Time) {
         self.raft.tick(now);
         self.notice();
+        let given_up = self.doubt.tick();
+        self.answer_unknown(given_up);
     }
 
     /// Campaigns without waiting for the election timer.

@@ -20,7 +20,7 @@ fn regions_move_inside_nodes_whatever_befalls_these() {
     for seed in seeds {
         all.add(live(seed).unwrap_or_else(|why| panic!("seed {seed}: {why}")));
     }
-    assert!(all.relocations >= count && all.compared > 0 && all.snapshots > 0, "{all:?}");
+    assert!(2 * all.relocations >= count && all.compared > 0 && all.snapshots > 0, "{all:?}");
 }
 
 #[test]
