@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use super::{calls, load, mixed};
+use super::{calls, disk, load, mixed};
 use crate::Failed;
 use crate::clock::{now, pause};
 
@@ -37,7 +37,7 @@ pub(super) struct Case {
 }
 
 /// All of them, in the order in which they run.
-pub(super) static CASES: [Case; 20] = [
+pub(super) static CASES: [Case; 21] = [
     Case { name: "load", what: "64 connections write values of 1 KiB, 16 at a time", run: load::write },
     Case { name: "exists", what: "EXISTS of one large value, 500 times in a command", run: exists },
     Case { name: "unread", what: "100 connections ask for a large value and read nothing", run: unread },
@@ -53,6 +53,11 @@ pub(super) static CASES: [Case; 20] = [
         name: "mixed",
         what: "4 connections write, append to, read and list large values",
         run: mixed::ask,
+    },
+    Case {
+        name: disk::DISK,
+        what: "24 connections write large values and set when they expire, while others keep the disk busy",
+        run: disk::ask,
     },
     Case {
         name: "unfinished",

@@ -67,7 +67,7 @@ fn request(random: &mut Random, value: &[u8]) -> Vec<u8> {
 }
 
 /// Reads an answer to its end.
-fn skip_answer(answers: &mut BufReader<TcpStream>) -> Result<(), Failed> {
+pub(super) fn skip_answer(answers: &mut BufReader<TcpStream>) -> Result<(), Failed> {
     let mut left: u64 = 1;
     while left > 0 {
         left -= 1;
