@@ -3,7 +3,7 @@
 //! | exit code | meaning |
 //! |---|---|
 //! | 0 | everything that was checked is intact |
-//! | 1 | something is damaged, missing or foreign, or cannot be read |
+//! | 1 | something is damaged, missing or foreign, cannot be read, or may be damaged as far as one file shows |
 //! | 2 | the command line is invalid |
 
 use std::io::ErrorKind;
@@ -58,7 +58,7 @@ enum What {
     },
 }
 
-/// Runs `ringkeep inspect`. Exit code 1: the file is damaged or cannot be read.
+/// Runs `ringkeep inspect`. Exit code 1: the file is damaged or cannot be read, or whether it is damaged is not known from it alone.
 pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
     let Some(what) = &arguments.what else {
         let directory = arguments.directory.as_deref().unwrap_or(Path::new("."));
@@ -74,7 +74,13 @@ pub(crate) fn run(arguments: &InspectArguments) -> ExitCode {
     let text = match what {
         What::Log { files } => return segments(files),
         What::Table { file } => inspect::table(file).map(|report| table(&report)),
-        What::Manifest { file } => inspect::manifest(file).map(|report| manifest(&report)),
+        What::Manifest { file } => match inspect::manifest(file) {
+            Ok(report) => {
+                answer(&manifest(&report));
+                return report.torn_at.map_or(ExitCode::SUCCESS, |at| fail(&in_doubt(file, at), 1));
+            }
+            Err(fault) => Err(fault),
+        },
     };
     match text {
         Ok(text) => {
@@ -192,6 +198,25 @@ fn segments(files: &[PathBuf]) -> ExitCode {
     code
 }
 
+/// A frame that a crash has torn was never acknowledged, and one that has rotted was: what lies in the log tells them apart.
+fn in_doubt(manifest: &Path, at: u64) -> String {
+    format!(
+        "{}: the last frame, at offset {at}, is torn or damaged: `ringkeep inspect DIRECTORY` with the whole data directory says which",
+        manifest.display()
+    )
+}
+
+/// Where the log of this segment went on, if the file that says so lies beside it.
+fn log_end(segment: &Path) -> Result<Option<log::LogEnd>, String> {
+    let path = segment.with_file_name("END");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let failed = |why: &dyn std::fmt::Display| format!("END beside it cannot be read: {why}");
+    let bytes = Mapped::open(&path).map_err(|error| failed(&error))?;
+    log::end(&path, &bytes).map(Some).map_err(|fault| failed(&fault.what))
+}
+
 fn segment(file: &Path) -> Result<(), String> {
     let bytes = Mapped::open(file).map_err(|error| error.to_string())?;
     if log::is_end(file) {
@@ -212,7 +237,7 @@ fn segment(file: &Path) -> Result<(), String> {
         answer(&seen.to_string());
         judge.look(&seen);
     }
-    judge.verdict()
+    judge.verdict(&bytes, &info, log_end(file)?.as_ref())
 }
 
 fn table(report: &TableReport) -> String {
@@ -246,11 +271,6 @@ fn manifest(report: &ManifestReport) -> String {
     let mut text = format!("manifest {}, {} edits\n", report.number, report.edits.len());
     for (number, edit) in report.edits.iter().enumerate() {
         text.push_str(&format!("{number:>6}  {edit}\n"));
-    }
-    if let Some(at) = report.torn_at {
-        text.push_str(&format!(
-            "the last frame, at offset {at}, is torn; it was never acknowledged and is cut at start\n"
-        ));
     }
     text
 }

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::Path;
 
+use super::flip::flipped_byte;
 use super::format::{
     FIRST_RECORD_POS, Incarnation, Item, RecordHeader, Run, SegmentHeader, SegmentNo, Sequence, items,
 };
@@ -108,20 +109,42 @@ pub fn is_end(path: &Path) -> bool {
     path.parent().is_some_and(|dir| witness::path(dir) == path)
 }
 
+/// Where a log went on, as its file `END` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// Shared by all segments of one log.
+    pub log_id: u64,
+    /// The segment in which it went on.
+    pub segment: SegmentNo,
+    /// From which byte on.
+    pub end: u64,
+    /// The record that was durable.
+    pub sequence: Sequence,
+    /// How often the file has been written.
+    pub round: u64,
+}
+
+impl fmt::Display for LogEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { log_id, segment: SegmentNo(segment), end, sequence: Sequence(sequence), round } = self;
+        write!(
+            f,
+            "log {log_id:016x} went on in segment {segment} at byte {end} when record {sequence} was durable (round {round})"
+        )
+    }
+}
+
 /// What the file says that says where a log ends.
 ///
 /// # Errors
 /// Corruption if neither of its slots is whole, Foreign for another version.
-pub fn end(path: &Path, file: &[u8]) -> Result<String, Fault> {
+pub fn end(path: &Path, file: &[u8]) -> Result<LogEnd, Fault> {
     let Slot { log_id, round, reached } = witness::newest_of_file(path, file, file.len() as u64)?;
     let Reached { segment, end, sequence } = reached;
-    let (segment, sequence) = (segment.0, sequence.0);
-    Ok(format!(
-        "log {log_id:016x} went on in segment {segment} at byte {end} when record {sequence} was durable (round {round})"
-    ))
+    Ok(LogEnd { log_id, segment, end, sequence, round })
 }
 
-/// Finds the damage in a segment that the segment itself proves. What only its neighbours prove needs the whole directory.
+/// Finds the damage that a segment itself proves, and the file `END` beside it. What only its neighbours prove needs the whole directory.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Judge {
     /// The last record, and where it ended.
@@ -143,13 +166,35 @@ impl Judge {
         }
     }
 
-    /// Says where the damage is.
+    /// Says where the damage is in the segment `file`, all of which has been looked at, if its log is known to have gone on at `log_end`.
     ///
     /// # Errors
     /// A sentence with the place.
-    pub fn verdict(&self) -> Result<(), String> {
-        self.bad
-            .map_or(Ok(()), |pos| Err(format!("what lies at byte {pos} is damaged: records go on after it")))
+    pub fn verdict(&self, file: &[u8], info: &SegmentInfo, log_end: Option<&LogEnd>) -> Result<(), String> {
+        if let Some(pos) = self.bad {
+            return Err(format!("what lies at byte {pos} is damaged: records go on after it"));
+        }
+        let (reached, next) = match self.last {
+            Some((last, end)) => (end, Some(Sequence(last.0 + 1))),
+            None => (FIRST_RECORD_POS, None),
+        };
+        let of_this = |it: &&LogEnd| (it.log_id, it.segment) == (info.log_id, info.number);
+        if let Some(LogEnd { end, sequence: Sequence(sequence), .. }) = log_end.filter(of_this)
+            && *end > reached
+        {
+            return Err(format!(
+                "what lies at byte {reached} is damaged: END says that record {sequence} was durable before byte {end}"
+            ));
+        }
+        let rest = usize::try_from(reached).ok().and_then(|from| file.get(from..)).unwrap_or_default();
+        let flipped = next.and_then(|next| flipped_byte(Incarnation(info.incarnation), rest, next));
+        match flipped {
+            Some(place) => Err(format!(
+                "the record at byte {reached} is damaged: one bit of byte {} is wrong",
+                reached + place as u64
+            )),
+            None => Ok(()),
+        }
     }
 }
 

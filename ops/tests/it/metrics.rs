@@ -37,6 +37,11 @@ const STANDS_STILL: &[(&str, &str, &str)] = &[
         "malformed_frames_close_their_own_connection_only",
     ),
     (
+        "ringkeep_grpc_accept_faults_total",
+        "descriptors are left",
+        "a_grpc_listener_without_descriptors_pauses_and_serves_afterwards",
+    ),
+    (
         "ringkeep_grpc_calls_running",
         "a call is over when the page is read",
         "a_call_ends_with_its_stream_or_its_connection",

@@ -490,11 +490,22 @@ fn inspect_reads_what_a_node_left_and_notices_damage() {
     let output = run(&["inspect", "log", end.to_str().expect("a plain path")]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("went on in segment 1 at byte "), "{output:?}");
+    every_flipped_bit_of_the_last_record_is_noticed(&log);
     let manifest = find(directory.path(), "MANIFEST-").expect("every tree has a manifest");
     let path = manifest.to_str().expect("a plain path");
     let output = run(&["inspect", "manifest", path]);
     assert!(output.status.success(), "{output:?}");
-    let mut bytes = std::fs::read(&manifest).expect("a readable file");
+    let whole = std::fs::read(&manifest).expect("a readable file");
+    let last = whole.iter().rposition(|byte| *byte != 0).expect("it is not empty");
+    let mut bytes = whole.clone();
+    bytes[last] ^= 1;
+    std::fs::write(&manifest, &bytes).expect("a writable file");
+    let output = run(&["inspect", "manifest", path]);
+    assert_eq!(output.status.code(), Some(1), "its last frame may be torn or damaged: {output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(path) && said.contains("inspect DIRECTORY"), "{output:?}");
+    assert_eq!(run(&["inspect", data]).status.code(), Some(1), "the log knows that it is damaged");
+    let mut bytes = whole;
     bytes[20] ^= 1;
     std::fs::write(&manifest, bytes).expect("a writable file");
     let output = run(&["inspect", "manifest", path]);
@@ -506,6 +517,33 @@ fn inspect_reads_what_a_node_left_and_notices_damage() {
     assert_eq!(found["damage"][0]["path"], path, "{found}");
     assert!(found["damage"][0]["what"].as_str().is_some_and(|what| what.contains("restore")), "{found}");
     assert_eq!(run(&["inspect"]).status.code(), Some(2), "a directory or a subcommand");
+}
+
+/// With the file beside it that says where the log ended, and without.
+fn every_flipped_bit_of_the_last_record_is_noticed(segment: &std::path::Path) {
+    let path = segment.to_str().expect("a plain path");
+    let whole = std::fs::read(segment).expect("a segment");
+    let shown = String::from_utf8_lossy(&run(&["inspect", "log", path]).stdout).into_owned();
+    let last = shown.lines().rev().find(|line| line.contains("  record ")).expect("a record");
+    let begins: usize = last.split_whitespace().next().and_then(|at| at.parse().ok()).expect("its place");
+    let (end, aside) = (segment.with_file_name("END"), segment.with_file_name("aside"));
+    for beside in [true, false] {
+        if !beside {
+            std::fs::rename(&end, &aside).expect("END is moved away");
+        }
+        for byte in [0, 9, 17, 33] {
+            let mut bytes = whole.clone();
+            bytes[begins + byte] ^= 4;
+            std::fs::write(segment, &bytes).expect("a segment");
+            let output = run(&["inspect", "log", path]);
+            assert_eq!(output.status.code(), Some(1), "byte {byte}, END there: {beside}: {output:?}");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains(path) && said.contains(&format!("at byte {begins} ")), "{said}");
+        }
+    }
+    std::fs::rename(&aside, &end).expect("END is moved back");
+    std::fs::write(segment, &whole).expect("a segment");
+    assert!(run(&["inspect", "log", path]).status.success(), "it is whole again");
 }
 
 fn find(dir: &std::path::Path, prefix: &str) -> Option<std::path::PathBuf> {

@@ -153,6 +153,14 @@ const CORE: &[Row<CoreReport>] = &[
     ),
     Row(
         metric(
+            "ringkeep_grpc_accept_faults_total",
+            Counter,
+            "Failed attempts to accept a gRPC or peer connection.",
+        ),
+        |c| c.grpc.accept_faults,
+    ),
+    Row(
+        metric(
             "ringkeep_grpc_evicted_total",
             Counter,
             "gRPC calls and connections ended because their clients were too slow with memory that others, or the end of the node, waited for.",

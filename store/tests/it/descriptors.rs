@@ -90,10 +90,12 @@ fn a_resp_listener_without_descriptors_pauses_and_serves_afterwards() {
 #[test]
 fn a_grpc_listener_without_descriptors_pauses_and_serves_afterwards() {
     let attempts = without_descriptors(|rt| async move {
-        let (addr, _server, _) = serve_tikv(&rt, grpc::Options::default());
+        let (addr, server, _) = serve_tikv(&rt, grpc::Options::default());
         let client = Client::connect(&rt, addr).await.unwrap();
         let answer: RawGetResponse = client.unary(GET, &get("absent")).await.unwrap();
         assert!(answer.not_found);
+        let failed = page::of_grpc(&server, "ringkeep_grpc_accept_faults_total");
+        assert!((10.0..=ATTEMPTS_MAX as f64).contains(&failed), "{failed} failed attempts are counted");
     });
     assert!((10..=ATTEMPTS_MAX).contains(&attempts), "{attempts} attempts in a second");
 }

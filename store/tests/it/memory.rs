@@ -12,7 +12,7 @@ use store::gateway::{Gateway, Submitted};
 use store::memory::{Memory, MemoryLimits, WAIT_MAX};
 use store::node::core::Stores;
 use store::refusal::Refusal;
-use store::request::{Atomic, Change, Op, Out, Scan};
+use store::request::{Atomic, Change, ExpireWhen, Expiry, Op, Out, Scan};
 
 use crate::connection_memory::{ask, serve};
 use crate::node::open_simulated;
@@ -321,6 +321,36 @@ fn appends_that_waited_for_the_disk_count_as_what_they_make() {
         assert_eq!((done, busy), (3, 97), "four values of 2 MiB and a little are more than 8 MiB");
         append().await.expect("there is room again");
     });
+}
+
+/// A command that changes when a value goes writes the value again, so it counts as that, in memory or on disk.
+#[test]
+fn changes_of_an_expiry_count_as_the_value_that_they_write_again() {
+    let expiry = Expiry::After(3_600_000);
+    let changes = [Change::Expire { expiry, when: ExpireWhen::Always }, Change::GetTimed { expiry }];
+    for (change, is_cold) in
+        changes.iter().flat_map(|change| [(change.clone(), true), (change.clone(), false)])
+    {
+        in_world(move |rt| async move {
+            let (_stores, gateway) = open(&rt, limits(64 * MIB, 64 * MIB), 8 * MIB, is_cold).await;
+            put(&gateway, "big", 2 * MIB).await;
+            if is_cold {
+                cool(&rt, &gateway, b"big").await;
+            }
+            let submit = || gateway.submit(None, Op::Modify { key: "big".into(), change: change.clone() });
+            let asked: Vec<_> = (0..100).map(|_| submit()).collect();
+            let (mut done, mut busy) = (0, 0);
+            for asked in asked {
+                match asked.await {
+                    Ok(Out::Existed(true) | Out::Integer(1) | Out::Value(Some(_))) => done += 1,
+                    Err(Refusal::Busy { .. }) => busy += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!((done, busy), (3, 97), "{change:?}, cold: {is_cold}: four values are more than 8 MiB");
+            submit().await.expect("there is room again");
+        });
+    }
 }
 
 /// However short the request is that makes a value long.

@@ -148,6 +148,8 @@ pub struct Stats {
     pub accepted: u64,
     /// Connections closed because of the bound: at once, or for a new one before they had asked for anything.
     pub turned_away: u64,
+    /// Failed attempts to accept a connection.
+    pub accept_faults: u64,
     /// Calls started.
     pub calls: u64,
     /// Connections that ended by an error of the protocol, the socket or the keepalive.
@@ -168,6 +170,7 @@ impl Stats {
             connections: self.connections + other.connections,
             accepted: self.accepted + other.accepted,
             turned_away: self.turned_away + other.turned_away,
+            accept_faults: self.accept_faults + other.accept_faults,
             calls: self.calls + other.calls,
             broken: self.broken + other.broken,
             evicted: self.evicted + other.evicted,
@@ -325,7 +328,11 @@ async fn accept_all<S: Service>(state: Rc<State<S>>, listener: Listener) {
             None => return,
             Some(Ok((stream, from))) => admit(&state, stream, from).await,
             // Out of descriptors, or a connection that died in the queue: neither is a reason to stop listening.
-            Some(Err(_)) => state.rt.sleep(Duration::from_millis(20)).await,
+            Some(Err(error)) => {
+                state.count(|stats| stats.accept_faults += 1);
+                tracing::warn!(%error, "a gRPC connection cannot be accepted");
+                state.rt.sleep(Duration::from_millis(20)).await;
+            }
         }
     }
 }

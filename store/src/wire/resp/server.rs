@@ -150,8 +150,9 @@ pub async fn serve(
         match accepted.await {
             Err(drain_time) => break drain_time,
             Ok(Ok((stream, from))) => server.admit(stream, from),
-            Ok(Err(_)) => {
+            Ok(Err(error)) => {
                 server.counters.accept_faults.add_one();
+                tracing::warn!(%error, "a RESP connection cannot be accepted");
                 server.rt.sleep(ACCEPT_PAUSE).await;
             }
         }
