@@ -222,6 +222,8 @@ pub enum Reason {
     Moving,
     /// The region has an operator.
     Occupied,
+    /// A person has placed the region a while ago; for so long, milliseconds, it is not moved for balance yet.
+    Placed(u64),
     /// The store has no region that could be drawn.
     NothingToGive,
     /// No store is fit.
@@ -284,6 +286,13 @@ impl fmt::Display for Reason {
                 f.write_str("something moves between the stores of its node, or did a moment ago")
             }
             Self::Occupied => f.write_str("has an operator already"),
+            Self::Placed(left_ms) => {
+                write!(
+                    f,
+                    "was placed by a person, and is left there for another {} s",
+                    left_ms.div_ceil(1000)
+                )
+            }
             Self::NothingToGive => f.write_str("has no region that could be moved"),
             Self::NoStore => f.write_str("no store is fit"),
             Self::LimitReached(limit) => write!(f, "{limit} operators run, the limit"),

@@ -2,7 +2,7 @@
 
 use crate::balance::region::evens_out;
 use crate::balance::shift::{Judge, load_on};
-use crate::balance::{core, may_touch};
+use crate::balance::{core, may_move};
 use crate::check::{replica, split};
 use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
@@ -39,7 +39,7 @@ fn enabled(view: &View<'_>, policy: Policy) -> Result<(), Reason> {
 fn why_not_lead(view: &View<'_>, info: &RegionInfo, to: StoreId) -> Result<Proposal, Refusal> {
     let refuse = |reason| Refusal::new(Policy::BalanceLeader, reason).of_region(info.id()).of_store(to);
     enabled(view, Policy::BalanceLeader)
-        .and_then(|()| may_touch(view, info, None))
+        .and_then(|()| may_move(view, info, None))
         .and_then(|()| view.may_lead_on(to))
         .map_err(refuse)?;
     let from = info.leader_store().ok_or(refuse(Reason::NoLeader))?;
@@ -54,7 +54,7 @@ fn why_not_lead(view: &View<'_>, info: &RegionInfo, to: StoreId) -> Result<Propo
 fn why_not_move(view: &View<'_>, info: &RegionInfo, from: StoreId, to: StoreId) -> Result<Proposal, Refusal> {
     let weight = view.config.weight_bytes(info.size_bytes);
     enabled(view, Policy::BalanceRegion)
-        .and_then(|()| may_touch(view, info, Some(from)))
+        .and_then(|()| may_move(view, info, Some(from)))
         .and_then(|()| view.may_give(from))
         .and_then(|()| may_place(view, info, Some(from), to))
         .and_then(|()| evens_out(view.region_bytes(from), view.region_bytes(to), weight))

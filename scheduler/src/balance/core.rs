@@ -261,7 +261,7 @@ fn even_out_loads<'a>(
 /// The reason why not.
 pub fn opinion(view: &View<'_>, info: &RegionInfo, from: StoreId, to: StoreId) -> Result<Proposal, Reason> {
     let judge = Judge::new(view);
-    super::may_touch(view, info, None)?;
+    super::may_move(view, info, None)?;
     let (bytes, node) = (view.region_bytes(from), view.cluster.node_of(from));
     if node.is_some_and(|node| nodes_of(view, view.operators.iter()).contains(&node)) {
         return Err(Reason::Moving);

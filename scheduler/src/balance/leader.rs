@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Round, may_touch};
+use super::{Round, may_move};
 use crate::cluster::{Kind, RegionInfo};
 use crate::filter::{Reason, Refusal, View};
 use crate::id::{RegionId, StoreId};
@@ -170,6 +170,6 @@ fn may_transfer(
         return Err(Reason::WithinTolerance { difference, needed });
     }
     view.may_lead_on(target)?;
-    may_touch(view, info, None)?;
+    may_move(view, info, None)?;
     if taken.contains(&info.id()) { Err(Reason::Occupied) } else { Ok(()) }
 }

@@ -31,6 +31,8 @@
 //! of the difference goes from the busiest store to the idlest; and where it moves a region for its size it lowers the third and raises
 //! neither of the others.
 //!
+//! What a person has placed is left alone for a while ([`placed`](crate::operator::placed)): balance waits, and ends a little later.
+//!
 //! Two things rank above: nothing here brings the replicas of a region closer together, and only sizes can bring a leader
 //! to a store that is not to lead.
 
@@ -54,7 +56,19 @@ pub struct Round {
     pub refusal: Option<Refusal>,
 }
 
-/// Whether a region may be touched for the sake of balance: its replicas are as many as they should be, nothing is
+/// Whether a region may be moved for the sake of balance: it [may be touched](may_touch), and no person has placed it a while ago.
+///
+/// # Errors
+/// The reason why not.
+pub fn may_move(view: &View<'_>, info: &RegionInfo, lagging: Option<StoreId>) -> Result<(), Reason> {
+    may_touch(view, info, lagging)?;
+    match view.operators.placed().rest_ms(info.id(), view.now) {
+        Some(left_ms) => Err(Reason::Placed(left_ms)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a region may be touched where nothing is broken: its replicas are as many as they should be, nothing is
 /// in flight, and no peer lags or is silent, except a lagging replica on `lagging`, which loses nothing by moving.
 ///
 /// # Errors

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Round, may_touch};
+use super::{Round, may_move};
 use crate::cluster::{Kind, RegionInfo};
 use crate::filter::{Reason, Refusal, View};
 use crate::id::{RegionId, StoreId};
@@ -140,7 +140,7 @@ fn target_of(
     source: StoreId,
     source_bytes: i64,
 ) -> Result<Intent, (Option<StoreId>, Reason)> {
-    may_touch(view, info, Some(source)).map_err(|reason| (None, reason))?;
+    may_move(view, info, Some(source)).map_err(|reason| (None, reason))?;
     let (target_bytes, target) = board.smallest(view, info, source).ok_or((None, Reason::NoStore))?;
     let weight = view.config.weight_bytes(info.size_bytes);
     evens_out(source_bytes, target_bytes, weight).map_err(|reason| (Some(target), reason))?;

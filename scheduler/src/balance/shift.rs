@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use super::may_touch;
+use super::may_move;
 use crate::cluster::{Cluster, Kind, RegionInfo};
 use crate::config::Config;
 use crate::filter::{Reason, View};
@@ -117,7 +117,7 @@ impl<'a> Judge<'a> {
     /// Whether the region may be touched and is in no proposal of this round yet.
     #[must_use]
     pub fn is_free(&self, info: &RegionInfo) -> bool {
-        !self.taken.contains(&info.id()) && may_touch(&self.view, info, None).is_ok()
+        !self.taken.contains(&info.id()) && may_move(&self.view, info, None).is_ok()
     }
 
     /// Whether a shift brings loads closer together, and neither sizes nor leader counts further apart.
@@ -235,7 +235,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     /// The reason why it may not.
     pub fn opinion(&self, info: &RegionInfo, from: StoreId, to: StoreId) -> Result<Intent, Reason> {
-        may_touch(&self.view, info, None)?;
+        may_move(&self.view, info, None)?;
         if self.view.same_node(from, to) && info.leader_store() != Some(from) {
             return Err(Reason::Follows);
         }

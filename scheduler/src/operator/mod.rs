@@ -9,6 +9,7 @@
 
 mod build;
 mod influence;
+pub mod placed;
 mod running;
 mod safe;
 mod step;
@@ -292,6 +293,12 @@ impl Operator {
     #[must_use]
     pub fn current(&self) -> Option<&Step> {
         self.steps.get(self.finished)
+    }
+
+    /// Whether it moves replicas or leadership, and does more than split.
+    #[must_use]
+    pub fn places(&self) -> bool {
+        self.steps.iter().any(|step| !matches!(step, Step::Split { .. }))
     }
 
     /// Whether the last step that is left is a split which brings this region into being.

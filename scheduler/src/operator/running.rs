@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use super::influence::Influence;
+use super::placed::Placed;
 use super::{Cause, Kinds, Operator, OperatorId, Outcome, Policy, Priority};
 use crate::cluster::Cluster;
 use crate::config::Config;
@@ -41,6 +42,7 @@ pub struct Operators {
     ended: BTreeMap<(Policy, &'static str), u64>,
     /// How many splits by load were done.
     load_splits: u64,
+    placed: Placed,
     last_id: OperatorId,
 }
 
@@ -164,6 +166,12 @@ impl Operators {
         self.load_splits
     }
 
+    /// The regions that a person has placed lately.
+    #[must_use]
+    pub const fn placed(&self) -> &Placed {
+        &self.placed
+    }
+
     /// The running operator of a region, else the last one that ended and is still remembered.
     #[must_use]
     pub fn status(&self, region: RegionId) -> Option<Status<'_>> {
@@ -191,6 +199,9 @@ impl Operators {
     pub(crate) fn end(&mut self, operator: Operator, outcome: Outcome, now: Time, config: &Config) {
         *self.ended.entry((operator.policy, outcome.name())).or_default() += 1;
         self.load_splits += u64::from(operator.cause == Cause::Busy && outcome == Outcome::Success);
+        if operator.policy == Policy::Admin && operator.places() && outcome == Outcome::Success {
+            self.placed.note(operator.region, now);
+        }
         self.history.push_back(Ended { operator, outcome, at: now });
         self.forget(now, config);
     }

@@ -2,10 +2,11 @@
 
 use scheduler::balance::core::{LOAD_REST_MS, propose};
 use scheduler::config::MIB;
-use scheduler::operator::{Cause, Intent};
+use scheduler::operator::placed::REST_MS;
+use scheduler::operator::{Cause, Intent, Operator, Outcome, Proposal, Status, Step};
 use scheduler::{
-    Config, Epoch, Key, KeyRange, Load, NodeId, Peer, PeerId, Policy, Reason, Region, RegionId, RegionReport,
-    Rng, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
+    Config, Epoch, Key, KeyRange, Load, NodeId, Peer, PeerId, Policy, Reason, Refusal, Region, RegionId,
+    RegionReport, Rng, Scheduler, StoreDescriptor, StoreId, StoreReport, Time,
 };
 
 use crate::kit::Mock;
@@ -213,4 +214,77 @@ fn a_load_that_moves_is_not_followed_before_it_was_measured_where_it_is_now() {
     // One more would only carry the difference to the other side.
     assert_eq!(loads, [16_000, 8_000], "{:?}", life.regions);
     assert_eq!((moves, for_size), (2, 1), "a quiet one comes back for two busy ones: {:?}", life.regions);
+}
+
+impl Life {
+    /// A person moves a region to a store, which is done with the next second.
+    fn place(&mut self, n: usize, to: StoreId) {
+        let region = RegionId(n as u64 + 1);
+        let info = self.scheduler.cluster().region(region).expect("known");
+        let intent = Intent::Relocate { from: self.regions[n].0, to };
+        let proposal = Proposal::new(info, Policy::Admin, Cause::Asked, intent);
+        drop(self.scheduler.admit(&proposal, self.now).expect("a person may"));
+        let operator = self.scheduler.operators().get(region).expect("it runs");
+        let newcomer = operator.steps.iter().find_map(|step| match step {
+            Step::AddSibling { peer, .. } => Some(peer.0),
+            Step::TransferLeader { .. }
+            | Step::AddPeer { .. }
+            | Step::AddLearner { .. }
+            | Step::Promote { .. }
+            | Step::Demote { .. }
+            | Step::RemovePeer { .. }
+            | Step::EnterJoint { .. }
+            | Step::LeaveJoint
+            | Step::Split { .. } => None,
+        });
+        (self.regions[n].0, self.peers[n]) = (to, newcomer.expect("it comes first"));
+        assert_eq!(self.second(), [], "it was moved by a person");
+        let status = self.scheduler.operators().status(region);
+        let done = matches!(&status, Some(Status::Ended(ended)) if ended.outcome == Outcome::Success);
+        assert!(done, "{status:?}");
+    }
+}
+
+#[test]
+fn what_a_person_has_placed_stays_for_a_while_and_may_be_placed_again() {
+    // Sizes are even, and are so again only if the region goes back: the largest is too large to go.
+    let mut life = Life::new(&[(ONE, 100, 0), (ONE, 100, 0), (OTHER, 200, 0)]);
+    (0..30).for_each(|_| assert_eq!(life.second(), []));
+    life.place(0, OTHER);
+    let rest_s = REST_MS / 1_000;
+    for second in 1..rest_s {
+        assert_eq!(life.second(), [], "second {second} of {rest_s}");
+    }
+    let why = life.scheduler.why(RegionId(1), life.now);
+    let placed = |refusal: &Refusal| matches!(refusal.reason, Reason::Placed(_));
+    assert!(why.iter().any(|opinion| opinion.as_ref().is_err_and(placed)), "{why:?}");
+    // By then it is as any other; rounds in which nothing is to be done come at a slower pace.
+    let moved: Vec<_> = (0..120).flat_map(|_| life.second()).collect();
+    assert_eq!(moved, [(0, ONE)]);
+    life.place(0, OTHER);
+    life.place(0, ONE);
+    life.place(0, OTHER);
+    (1..rest_s).for_each(|second| assert_eq!(life.second(), [], "second {second} after the third"));
+}
+
+#[test]
+fn what_a_person_has_only_split_is_balanced_as_ever() {
+    let mut life = Life::new(&[(ONE, 100, 0), (ONE, 100, 0), (OTHER, 200, 0)]);
+    life.second();
+    let info = life.scheduler.cluster().region(RegionId(1)).expect("known");
+    let split = Operator::new(
+        info,
+        Policy::Admin,
+        Cause::Asked,
+        vec![Step::Split { keys: Vec::new(), new: Vec::new() }],
+        life.now,
+    );
+    let place = Operator::new(
+        info,
+        Policy::Admin,
+        Cause::Asked,
+        vec![Step::TransferLeader { peer: PeerId(1), store: ONE }],
+        life.now,
+    );
+    assert!(!split.places() && place.places());
 }

@@ -16,7 +16,7 @@ struct Bug {
     wrong: &'static str,
 }
 
-const BUGS: [Bug; 32] = [
+const BUGS: [Bug; 34] = [
     Bug {
         name: "unsigned_difference",
         file: "src/balance/region.rs",
@@ -196,6 +196,18 @@ const BUGS: [Bug; 32] = [
         file: "src/scheduler/mod.rs",
         right: "match operator.makes(by) {",
         wrong: "match operator.makes(by) && operator.region == by {",
+    },
+    Bug {
+        name: "what_a_person_has_placed_is_balanced",
+        file: "src/balance/mod.rs",
+        right: "Some(left_ms) => Err(Reason::Placed(left_ms)),",
+        wrong: "Some(left_ms) => Ok(drop(Reason::Placed(left_ms))),",
+    },
+    Bug {
+        name: "a_split_by_a_person_is_a_place",
+        file: "src/operator/mod.rs",
+        right: "self.steps.iter().any(|step| !matches!(step, Step::Split { .. }))",
+        wrong: "!self.steps.is_empty()",
     },
     Bug {
         name: "timestamp_at_the_saved_bound",
