@@ -288,3 +288,14 @@ fn what_a_person_has_only_split_is_balanced_as_ever() {
     );
     assert!(!split.places() && place.places());
 }
+
+#[test]
+fn what_has_just_moved_for_its_load_is_not_what_goes_back_for_sizes() {
+    // The first is what evens out loads. With it the other store is the larger one, and its load ends that moment.
+    let mut life = Life::new(&[(ONE, 100, 3_000), (ONE, 1, 5_000), (OTHER, 100, 0)]);
+    let moved: Vec<_> = (0..60).map(|_| life.second()).find(|moved| !moved.is_empty()).expect("it moves");
+    assert_eq!(moved, [(0, OTHER)]);
+    life.regions.iter_mut().for_each(|region| region.2 = 0);
+    let moved = (0..LOAD_REST_MS / 1_000).map(|_| life.second()).find(|moved| !moved.is_empty());
+    assert_eq!(moved, Some(vec![(2, ONE)]), "one that lies there for long is as large");
+}
