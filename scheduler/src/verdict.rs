@@ -117,7 +117,15 @@ pub fn of_region(view: &View<'_>, info: &RegionInfo, prepared: bool) -> Verdict 
         .or_else(|| evicted(view, info))
         .or_else(|| to_split(view, info))
         .or_else(|| why(view, info).into_iter().find_map(Result::ok).map(|proposal| wanted(view, &proposal)))
+        .or_else(|| placed(view, info))
         .unwrap_or(Verdict::Content)
+}
+
+/// A region that a person has placed, and that balance leaves there.
+fn placed(view: &View<'_>, info: &RegionInfo) -> Option<Verdict> {
+    view.operators.placed().rest_ms(info.id(), view.now)?;
+    let rests = |refusal: &Refusal| matches!(refusal.reason, Reason::Placed(_));
+    why(view, info).into_iter().filter_map(Result::err).find(rests).map(Verdict::Stuck)
 }
 
 /// What a policy wants, as far as it is let.

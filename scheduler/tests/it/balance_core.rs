@@ -258,6 +258,11 @@ fn what_a_person_has_placed_stays_for_a_while_and_may_be_placed_again() {
     let why = life.scheduler.why(RegionId(1), life.now);
     let placed = |refusal: &Refusal| matches!(refusal.reason, Reason::Placed(_));
     assert!(why.iter().any(|opinion| opinion.as_ref().is_err_and(placed)), "{why:?}");
+    let verdict = |life: &Life, region| {
+        life.scheduler.verdict_of_region(RegionId(region), life.now).expect("known").0.to_string()
+    };
+    let (said, other) = (verdict(&life, 1), verdict(&life, 2));
+    assert!(said.contains("placed by a person") && !other.contains("placed"), "{said}; {other}");
     // By then it is as any other; rounds in which nothing is to be done come at a slower pace.
     let moved: Vec<_> = (0..120).flat_map(|_| life.second()).collect();
     assert_eq!(moved, [(0, ONE)]);
