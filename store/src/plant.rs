@@ -157,6 +157,10 @@ pub enum Bug {
     SiblingsUnheard,
     /// The names of tables that are handed over are removed before they are taken in.
     NamesRemovedEarly,
+    /// A replica that waits for its first snapshot and hears nobody says nothing.
+    BlankIsMute,
+    /// The log does not learn who invited a replica.
+    InvitationLost,
 }
 
 impl Bug {
@@ -236,6 +240,9 @@ impl Bug {
 
     /// Those that moves from one store of a node to the other show, among all else that befalls a cluster.
     pub const MOVES: [Self; 1] = [Self::NamesRemovedEarly];
+
+    /// Those by which a replica without data stays although it was removed.
+    pub const BLANK: [Self; 2] = [Self::BlankIsMute, Self::InvitationLost];
 
     /// Those that part a descriptor from its data.
     pub const DESCRIPTOR: [Self; 2] = [Self::DescribedLate, Self::DescribedEarly];

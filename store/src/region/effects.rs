@@ -174,7 +174,7 @@ impl<W, R> Replica<W, R> {
         messages.into_iter().filter_map(|message| {
             let to = self.address(PeerId(message.to.0))?;
             let range = may_create(&message.body).then(|| self.region().range.clone());
-            let (region, epoch) = (self.region().id, self.region().epoch);
+            let (region, epoch) = (self.region().id, self.known_epoch());
             Some(PeerMessage {
                 region,
                 from: self.sender(),

@@ -10,6 +10,8 @@
 //! | a replica without a descriptor | its peer id, a snapshot whose range is taken | | drop: the sender tries again |
 //! | a replica | an older peer id | | stale: drop |
 //! | a replica | a newer peer id | | the replica is removed: destroy it, then judge again |
+//! | a replica | whichever peer, from a stranger of no newer epoch that asks for a word | | the sender is removed: notify it |
+//! | a tombstone | whichever peer, from one of an older epoch that asks for a word | | send it on to those that stayed |
 //! | a tombstone | its peer id or an older one, or a conf_ver no newer | | drop |
 //! | nothing, or a tombstone of an older peer | | yes, the range is free | create a replica that waits for a snapshot |
 //! | nothing, or a tombstone of an older peer | | yes, the range is taken | drop: the sender tries again |
@@ -124,6 +126,8 @@ pub enum Verdict {
     Destroy,
     /// Notify the sender that it was removed.
     TellRemoved,
+    /// Send it on to the peers that stayed when the one here was removed.
+    SendOn,
     /// Nothing.
     Drop(Stray),
 }
@@ -149,6 +153,7 @@ pub fn admit(
 ) -> Verdict {
     let to = message.to.id;
     match here {
+        LocalReplica::Replica(_, region) if asks_in_vain(region, message) => Verdict::TellRemoved,
         LocalReplica::Replica(me, _) if to < me => Verdict::Drop(Stray::OldPeer),
         LocalReplica::Replica(me, _) if to > me => Verdict::Destroy,
         LocalReplica::Replica(_, region) => {
@@ -169,6 +174,7 @@ pub fn admit(
                 Some(_) | None => Verdict::Step,
             }
         }
+        LocalReplica::Tombstone(record) if may_be_known_elsewhere(record, message) => Verdict::SendOn,
         LocalReplica::Tombstone(record)
             if to <= record.me || message.epoch.conf_ver < record.region.epoch.conf_ver =>
         {
@@ -185,6 +191,24 @@ pub fn admit(
             (Some(_) | None, Body::Raft(_) | Body::Removed) => Verdict::Drop(Stray::Absent),
         },
     }
+}
+
+/// Whether the sender asks for a word, and was removed as far as this region tells: it does not name the sender, and is no older than the
+/// epoch under which it asks, which had the sender.
+fn asks_in_vain(region: &Region, message: &PeerMessage) -> bool {
+    message.asks_for_word()
+        && !region.peers.is_empty()
+        && region.peer(message.from.id).is_none()
+        && !region.epoch.is_stale_against(message.epoch)
+}
+
+/// Whether a peer asks for a word where the one here was removed later than the epoch that it knows.
+fn may_be_known_elsewhere(tombstone: &RegionRecord, message: &PeerMessage) -> bool {
+    let (asked, known) = (message.epoch, tombstone.region.epoch);
+    message.asks_for_word()
+        && message.from.id != tombstone.me
+        && asked.is_stale_against(known)
+        && !known.is_stale_against(asked)
 }
 
 impl PeerMessage {
@@ -217,9 +241,16 @@ impl PeerMessage {
 impl<W, R> Replica<W, R> {
     /// The answer to a sender that was removed and has not heard of it ([`Verdict::TellRemoved`]).
     pub fn tell_removed(&self, message: &PeerMessage) -> PeerMessage {
-        let PeerMessage { region, from, to, epoch: _, range: _, body: _ } = message;
+        let PeerMessage { region, from, to: _, epoch: _, range: _, body: _ } = message;
         let epoch = self.region().epoch;
-        PeerMessage { region: *region, from: *to, to: *from, epoch, range: None, body: Body::Removed }
+        PeerMessage {
+            region: *region,
+            from: self.sender(),
+            to: *from,
+            epoch,
+            range: None,
+            body: Body::Removed,
+        }
     }
 
     /// A sole voter owes no other leader the word that it may have given before the start: the last leader was itself, because none

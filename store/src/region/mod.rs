@@ -71,6 +71,7 @@ pub mod effects;
 pub mod elections;
 pub mod guard;
 pub mod inflight;
+pub mod invitation;
 mod leadership;
 pub mod life;
 pub mod message;

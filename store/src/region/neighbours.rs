@@ -123,6 +123,11 @@ impl Neighbours {
         (was_silent || sign.is_first).then_some(StoreNews::Back)
     }
 
+    /// The stores that share groups with this one.
+    pub fn stores(&self) -> impl Iterator<Item = StoreId> {
+        self.known.iter().filter(|(_, it)| it.shares).map(|(store, _)| *store)
+    }
+
     /// Ticks since a store was heard; none if it has no replica of a group here.
     pub fn silent_ticks(&self, store: StoreId) -> Option<u32> {
         self.known.get(&store).filter(|it| it.shares).map(|it| it.silent_ticks)

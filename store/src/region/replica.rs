@@ -21,6 +21,7 @@ use super::effects::Death;
 use super::elections;
 use super::guard::PeerFacts;
 use super::inflight::{InFlight, Known};
+use super::invitation::Invitation;
 use super::life::Life;
 use super::message::{Body, PeerMessage};
 use super::reads::Reads;
@@ -58,6 +59,10 @@ pub struct Replica<W, R> {
     pub(super) stages: Stages,
     /// Where peers live that the descriptor does not name (yet, or any more), the latest last.
     pub(super) strangers: VecDeque<Peer>,
+    /// Who brought it into being, if a message did.
+    pub(super) invitation: Option<Invitation>,
+    /// Ticks since another member has spoken to it, while it waits for its first snapshot.
+    pub(super) unheard_ticks: u32,
     pub(super) out: Outbox<W, R>,
 }
 
@@ -159,6 +164,8 @@ impl<W, R> Replica<W, R> {
             elections: elections::Watch::default(),
             stages: Stages::default(),
             strangers: VecDeque::new(),
+            invitation: None,
+            unheard_ticks: 0,
             out: Outbox::default(),
             record,
         };
@@ -320,7 +327,7 @@ impl<W, R> Replica<W, R> {
     /// # Errors
     /// Why the core did not act upon it.
     pub fn step(&mut self, now: Time, message: PeerMessage) -> Result<(), Dropped> {
-        self.remember(message.from);
+        self.hear_word(&message);
         let Body::Raft(inner) = message.body else {
             unreachable!("only a message of the core is handed to a replica")
         };
@@ -336,14 +343,6 @@ impl<W, R> Replica<W, R> {
         self.notice();
         self.debug_check();
         stepped
-    }
-
-    /// Lets one tick pass.
-    pub fn tick(&mut self, now: Time) {
-        self.raft.tick(now);
-        self.notice();
-        let given_up = self.doubt.tick();
-        self.answer_unknown(given_up);
     }
 
     /// Campaigns without waiting for the election timer.

@@ -12,6 +12,7 @@
 //! | create, where the tombstone of an older peer is in the memory of the tree only | dropped, and the tree flushes |
 //! | destroy | the replica becomes a tombstone in the next turn; the message is dropped, and its sender repeats it |
 //! | tell removed | the sender hears that it is no member any more |
+//! | send on | copies go to the peers that stayed when the one here was removed |
 //! | drop | dropped |
 //! | a snapshot | dropped: it travels with its data ([`super::receiving`]), and no honest store sends one alone |
 //! | destroy, while a snapshot is on its way into the tree | dropped: what is destroyed is whole |
@@ -195,6 +196,11 @@ impl Inner {
                 let replica = state.table.get(region).expect("the verdict says so");
                 self.outbox.send(vec![replica.tell_removed(&message)]);
                 Err(Lost::SenderRemoved)
+            }
+            Verdict::SendOn => {
+                let tombstone = state.table.tombstone(region).expect("the verdict says so");
+                self.outbox.send(message.sent_on(tombstone));
+                Err(Lost::Tombstone)
             }
             Verdict::Drop(Stray::OldPeer) => Err(Lost::OldPeer),
             Verdict::Drop(Stray::Tombstone) => Err(Lost::Tombstone),

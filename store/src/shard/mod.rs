@@ -15,6 +15,7 @@ mod apply_tests;
 mod atomic;
 mod claims;
 pub mod counters;
+mod created;
 #[cfg(test)]
 mod descriptor_tests;
 mod fetch;

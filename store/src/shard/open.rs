@@ -11,6 +11,7 @@
 //!                        said that it was removed
 //!   tag 3  base          term u64, index u64 of the last entry cut off
 //!   tag 4  origin        of a replica that a split brought into being, see region/split
+//!   tag 5  invitation    of a replica that a message brought into being, see region/invitation; 0.1 did not write it
 //! state per region in the tree
 //!                        the record as of the applied index, see region/record
 //! ```
@@ -62,6 +63,8 @@ use super::watched::Watched;
 use super::{Inner, Shard, ShardLimits, State};
 use crate::memory::Memory;
 use crate::region::apply::tombstone_batch;
+use crate::region::invitation::Invitation;
+use crate::region::life::Life;
 use crate::region::record::{Descriptor, InForce, Kept, RegionRecord};
 use crate::region::replica::{Replica, Stored};
 use crate::region::split::{FIRST_BASE, SplitOrigin};
@@ -75,6 +78,8 @@ pub const TAG_RECORD: u8 = 2;
 pub const TAG_BASE: u8 = 3;
 /// Metadata tag of the [`SplitOrigin`] of a replica that a split brought into being.
 pub const TAG_ORIGIN: u8 = 4;
+/// Metadata tag of the [`Invitation`] of a replica that a message brought into being.
+pub const TAG_INVITATION: u8 = 5;
 
 /// What a store is opened with.
 #[derive(Clone, Debug)]
@@ -329,13 +334,26 @@ impl Shard {
             let stored = Stored { record, in_tree: kept == Kept::Own, start };
             match origins.get(&RegionId(id)).filter(|_| kept == Kept::Nothing) {
                 Some(&origin) => self.inner.state.borrow_mut().table.expect(Expected { stored, origin }),
-                None => self.adopt(stored, options)?,
+                None => {
+                    self.adopt(stored, options)?;
+                    self.invite_again(RegionId(id));
+                }
             }
         }
         self.begin_described(&known, options)?;
         self.check_expected()?;
         self.inner.recovering.set(true);
         Ok(())
+    }
+
+    /// Who invited a replica that still waits for its first snapshot.
+    fn invite_again(&self, region: RegionId) {
+        let known = self.inner.log.state(region.0, TAG_INVITATION);
+        let Some(invitation) = known.and_then(|bytes| Invitation::decode(&bytes)) else { return };
+        let mut state = self.inner.state.borrow_mut();
+        if let Some(replica) = state.table.get_mut(region).filter(|it| it.life() == Life::Initialising) {
+            replica.invite(invitation);
+        }
     }
 
     /// Where replicas come from that splits brought into being, as far as the log knows.

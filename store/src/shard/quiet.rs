@@ -63,10 +63,12 @@ impl<W, R> Table<W, R> {
 
     fn tick_the_awake(&mut self, now: Time) -> bool {
         let mut moved = false;
-        let (regions, dirty) = (&mut self.regions, &mut self.dirty);
+        let (regions, dirty, neighbours) = (&mut self.regions, &mut self.dirty, &self.neighbours);
         self.awake.retain(|id| {
             let Some(entry) = regions.get_mut(id) else { return false };
-            entry.replica.tick(now);
+            if entry.replica.tick(now) {
+                entry.replica.ask_for_word(neighbours.stores());
+            }
             entry.stirred = true;
             // What could not be proposed, because leadership was being handed over, is tried again.
             let has_effects = entry.replica.has_effects();

@@ -22,19 +22,18 @@ use std::time::Duration;
 use engine::error::Fault;
 use engine::log::Batch;
 use engine::lsm::{Pressure, Tree, WriteBatch};
-use raft::{Apply, Entry, Index, LogId};
+use raft::{Apply, Entry, Index};
 use scheduler::{PeerId, RegionId};
 
+use super::created::Created;
 use super::installing;
-use super::open::{TAG_BASE, TAG_HARD_STATE, TAG_ORIGIN, TAG_RECORD, encode_base, encode_hard_state};
+use super::open::{TAG_HARD_STATE, TAG_RECORD, encode_hard_state};
 use super::{Asked, Due, Inner, Queued, Shard, State};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::effects::{Effects, LogWrite};
 use crate::region::life::Life;
-use crate::region::record::RegionRecord;
 use crate::region::replica::Replica;
-use crate::region::split::{FIRST_BASE, SplitOrigin};
 use crate::region::system::named;
 
 /// Committed entries read back from the log at a time, bytes.
@@ -229,7 +228,7 @@ impl Shard {
         let mut state = inner.state.borrow_mut();
         let mut work = Work::default();
         for write in inner.installs.take_ingested() {
-            let created = created_by_split(&mut state, write.region());
+            let created = Created::by_split(&mut state, write.region());
             add_write(&mut work.parts, write, created.as_ref(), inner.limits.turn_bytes_max);
         }
         for region in state.table.take_dirty() {
@@ -367,39 +366,14 @@ fn last_part(parts: &mut Vec<Part>) -> &mut Batch {
     &mut parts.last_mut().expect("one was pushed if there was none").batch
 }
 
-/// What the log learns of a replica with the first that it has to write.
-struct Created {
-    record: RegionRecord,
-    base: LogId,
-    origin: Option<SplitOrigin>,
-    /// What the log has of the region is of a peer that was removed.
-    follows_another: bool,
-}
-
-/// What the log does not know yet of a replica that a split brought into being.
-fn created_by_split(state: &mut State, region: RegionId) -> Option<Created> {
-    let origin = state.unlogged.remove(&region)?;
-    let record = state.table.get(region)?.record().clone();
-    let origin = origin.filter(|_| !planted(Bug::OriginLost));
-    Some(Created { record, base: FIRST_BASE, origin, follows_another: false })
-}
-
 /// Adds one region's write to the last part, or begins another if that would have more than `bytes_max` of entries then. With the first
 /// that a replica has to write, the log learns what was `created`.
 fn add_write(parts: &mut Vec<Part>, write: LogWrite, created: Option<&Created>, bytes_max: usize) {
     let bytes: usize = write.entries().iter().map(|entry| entry.payload.len()).sum();
     let last = parts.pop_if(|last| last.batch.len() + bytes <= bytes_max);
     let mut last = last.unwrap_or_default();
-    if let Some(Created { record, base, origin, follows_another }) = created {
-        let group = record.region.id.0;
-        if *follows_another && !planted(Bug::OldLogKept) {
-            last.batch.remove(group);
-        }
-        last.batch.put_state(group, TAG_RECORD, &record.encode());
-        last.batch.put_state(group, TAG_BASE, &encode_base(*base));
-        if let Some(origin) = origin {
-            last.batch.put_state(group, TAG_ORIGIN, &origin.encode());
-        }
+    if let Some(created) = created {
+        created.put(&mut last.batch);
     }
     fill(&mut last.batch, &write);
     last.writes.push(write);
@@ -507,13 +481,8 @@ impl Inner {
             Some(write) => write,
         };
         let blank = state.table.get(region).filter(|replica| replica.life() == Life::Initialising);
-        let by_message = |it: &Replica<Due, Queued>| Created {
-            record: it.record().clone(),
-            base: LogId::ZERO,
-            origin: None,
-            follows_another: self.logged_peer(region).is_some_and(|peer| peer != it.me()),
-        };
-        let created = blank.map(by_message).or_else(|| created_by_split(state, region));
+        let by_message = |it: &Replica<Due, Queued>| Created::by_message(it, self.logged_peer(region));
+        let created = blank.map(by_message).or_else(|| Created::by_split(state, region));
         add_write(&mut work.parts, write, created.as_ref(), self.limits.turn_bytes_max);
     }
 

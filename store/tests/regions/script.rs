@@ -37,7 +37,7 @@ use store::plant::{Bug, plant};
 use store::region::guard;
 use store::region::inflight::Known;
 use store::region::life::Life;
-use store::region::message::{Body, PeerMessage, Stray, Verdict};
+use store::region::message::{PeerMessage, Stray, Verdict};
 use store::region::neighbours::Sign;
 use store::region::reads::Access;
 use store::region::split::Cut;
@@ -508,16 +508,15 @@ impl Stage {
             }
             Verdict::TellRemoved => {
                 let replica = store.table.get(message.region).expect("the verdict says so");
-                let answer = PeerMessage {
-                    region: message.region,
-                    from: message.to,
-                    to: message.from,
-                    epoch: replica.region().epoch,
-                    range: None,
-                    body: Body::Removed,
-                };
+                let answer = replica.tell_removed(&message);
                 self.queue.push_back(answer);
                 "  (sender is removed)".to_owned()
+            }
+            Verdict::SendOn => {
+                let tombstone = store.table.tombstone(message.region).expect("the verdict says so");
+                let copies = message.sent_on(tombstone);
+                self.queue.extend(copies);
+                "  (sent on)".to_owned()
             }
             Verdict::Drop(Stray::Absent) if store.table.keep_vote(&message) => "  (Absent, kept)".to_owned(),
             Verdict::Drop(stray) => format!("  ({stray:?})"),

@@ -3,6 +3,7 @@
 //! `RINGKEEP_SEEDS=500 cargo test -p ringkeep-store --test it cluster` runs more than the usual seeds, `RINGKEEP_SEED=n` runs one; so does
 //! `ringkeep bench sim` in a release build with the feature `sim`, on all CPUs.
 
+mod blank;
 mod computed;
 mod expiry;
 mod members;
