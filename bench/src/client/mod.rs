@@ -4,6 +4,7 @@
 //! [`Connection::answers`] may be dropped while it waits; nothing is lost by that.
 
 mod etcd;
+pub(crate) mod regions;
 mod resp;
 mod tikv;
 
@@ -136,7 +137,8 @@ impl Connection {
         }
     }
 
-    /// Waits for at least one answer and takes all that are there.
+    /// Waits for at least one answer and takes all that are there. Over TiKV's API none may have come, where requests are to be sent again
+    /// by [`Connection::flush`], because a region has changed.
     ///
     /// # Errors
     /// The connection is gone, or says what no server may.

@@ -1,6 +1,6 @@
 //! A region that is small and hot, on a node of two stores, with what a new cluster does by itself.
 //!
-//! Where its load can be cut in two, it is, at a key that clients ask for, both stores come to serve it, no client is refused, histories are
+//! Where its load can be cut in two, it is, at a key that clients ask for, both stores come to serve it, no client is refused, over RESP or TiKV's API, histories are
 //! judged, and nothing moves any more while the load goes on. Where one key has all of the load, or the node has a single store, all stays as
 //! it is, and the scheduler says why.
 
@@ -17,6 +17,7 @@ use store::wire::proto::ringkeep::{
 
 use crate::joined::nodes::{Member, beside, call};
 use crate::page;
+use crate::whole_node::follows::{Followed, follow};
 use crate::whole_node::seeds;
 
 const RESP_PORT: u16 = 6380;
@@ -41,6 +42,7 @@ struct Run {
     world: World,
     member: Member,
     shared: Rc<Shared>,
+    followed: Rc<Followed>,
     started: Started,
 }
 
@@ -50,7 +52,7 @@ impl Run {
         let world = World::new(seed, Options::rough(seed));
         let mut member = Member::new(&world, 0, stores);
         let started = member.start(&world, &[]).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-        let run = Self { world, member, shared: Rc::default(), started };
+        let run = Self { world, member, shared: Rc::default(), followed: Rc::default(), started };
         run.write_records();
         run.set("region_split_ops", SPLIT_OPS);
         run.set("hot_region_load_min", 100 << 10);
@@ -70,6 +72,9 @@ impl Run {
                 }
             }));
         }
+        let (pd, shared, followed) = (run.member.pd(), run.shared.clone(), run.followed.clone());
+        let key = move |random| name(draw(random));
+        drop(run.world.node(40).start(0, move |rt| follow(rt, pd, key, shared, followed)));
         run
     }
 
@@ -146,6 +151,7 @@ impl Run {
         self.world.run_for(time);
         assert_eq!(*self.shared.failures.borrow(), Vec::<String>::new());
         assert_eq!(*self.shared.refusal_anywhere.borrow(), None, "no client is refused");
+        assert_eq!(*self.followed.refused.borrow(), Vec::<String>::new(), "nor is one of TiKV's API");
     }
 
     /// The load ends, and what was heard is judged.
@@ -153,6 +159,7 @@ impl Run {
         self.shared.done.set(true);
         self.pass(Duration::from_secs(12));
         assert!(self.shared.answered_anywhere.get() > 200, "seed {seed}");
+        assert!(self.followed.answered.get() > 2_000, "seed {seed}: {:?}", self.followed);
         self.shared.history.borrow().judge().unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     }
 }

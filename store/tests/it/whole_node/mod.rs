@@ -9,6 +9,7 @@
 mod bounds;
 mod clients;
 mod first_start;
+mod follows;
 mod hot;
 mod migrated;
 mod names;
