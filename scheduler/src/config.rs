@@ -76,7 +76,7 @@ pub struct Config {
     /// Size beyond which a region is split. Default 144 MiB, bytes.
     pub region_size_max_bytes: u64,
     /// Load beyond which a region is split where there is another store to take a part; zero never does. It is what its leader bears: each KiB
-    /// that is read or written counts as an operation more. Default 0, which splits no region for load, operations per second.
+    /// that is read or written counts as an operation more. Default 3000, operations per second.
     pub region_split_ops: u64,
     /// Load below which a region is never called hot. Default 1 MiB, bytes per second ([`crate::load::Load`] scores).
     pub hot_region_load_min: u64,
@@ -127,7 +127,7 @@ impl Default for Config {
             leader_tolerance: 5,
             region_size_floor_bytes: MIB,
             region_size_max_bytes: 144 * MIB,
-            region_split_ops: 0,
+            region_split_ops: 3000,
             hot_region_load_min: MIB,
             hot_tolerance_percent: 25,
             core_tolerance_percent: 20,

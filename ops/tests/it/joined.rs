@@ -176,7 +176,7 @@ fn an_operator_asks_any_member_about_the_scheduler() {
         assert!(line.ends_with(by_itself), "{policy}: {text}");
     }
     let (_, text) = ctl(first.pd, &["config"]);
-    for (name, value) in [("region_size_max_bytes ", " 150994944"), ("region_split_ops ", " 0")] {
+    for (name, value) in [("region_size_max_bytes ", " 150994944"), ("region_split_ops ", " 3000")] {
         let line = text.lines().find(|line| line.starts_with(name)).expect("it is listed");
         assert!(line.ends_with(value), "{name}: {text}");
     }

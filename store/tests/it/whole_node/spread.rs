@@ -195,5 +195,5 @@ fn splits_and_balance_over_cores_are_on_in_a_new_cluster() {
     assert_eq!(off, ["balance-region", "hot-region"], "those that move bytes between nodes");
     let value = |name| config.settings.iter().find(|setting| setting.name == name).map(|it| &it.value[..]);
     assert_eq!(value("region_size_max_bytes"), Some("150994944"));
-    assert_eq!(value("region_split_ops"), Some("0"), "clients still notice a split");
+    assert_eq!(value("region_split_ops"), Some("3000"));
 }
