@@ -74,6 +74,9 @@ fn learners(view: &View<'_>, _: &Board, info: &RegionInfo) -> Found {
     let voters = info.region.voters().count() as u64;
     let learner = info.region.peers.iter().find(|peer| peer.role == Role::Learner);
     let Some(learner) = learner else { return Ok(None) };
+    if let Some(silent) = gives_way(view, info, learner) {
+        return Ok(Some((Cause::Unfinished, Intent::RemoveReplica { from: silent })));
+    }
     // One that shares its node was to take the place of the other, or has lost its own.
     let is_alone = !view.node_is_taken(&info.region, learner.store, Some(learner.store));
     let fit = is_alone && view.may_hold(learner.store).is_ok() && !info.is_down(learner.id);
@@ -84,6 +87,20 @@ fn learners(view: &View<'_>, _: &Board, info: &RegionInfo) -> Found {
         return Err((Some(learner.store), Reason::Unhealthy));
     }
     Ok(Some((Cause::Unfinished, Intent::Promote { on: learner.store })))
+}
+
+/// The store of a voter that gives way to a learner: the one is silent, the other has all data. An operator whose newcomer died in a joint
+/// configuration leaves such a pair, and to remove the learner would leave the group a living copy less until the other counts as down.
+fn gives_way(view: &View<'_>, info: &RegionInfo, learner: &Peer) -> Option<StoreId> {
+    let is_whole = !info.is_pending(learner.id) && !info.is_down(learner.id);
+    if !is_whole || view.may_hold(learner.store).is_err() {
+        return None;
+    }
+    let silent = info.region.voters().find(|voter| !view.is_live(voter.store))?.store;
+    let mut others = info.region.peers.iter().filter(|peer| peer.id != learner.id && peer.store != silent);
+    let is_alone = !others.any(|other| view.same_node(other.store, learner.store));
+    let enough = info.region.voters().count() as u64 >= view.config.max_replicas;
+    (is_alone && enough).then_some(silent)
 }
 
 fn down(view: &View<'_>, board: &Board, info: &RegionInfo) -> Found {

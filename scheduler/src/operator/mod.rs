@@ -21,7 +21,7 @@ use crate::change::Change;
 use crate::cluster::RegionInfo;
 use crate::epoch::Epoch;
 use crate::filter::View;
-use crate::id::RegionId;
+use crate::id::{RegionId, StoreId};
 use crate::region::Peer;
 use crate::time::Time;
 
@@ -249,6 +249,8 @@ pub enum CancelReason {
     Unsafe(Unsafe),
     /// The region is no longer known.
     RegionGone,
+    /// The store of the region's leader is silent, and no other leader has reported.
+    LeaderSilent(StoreId),
     /// It was asked for.
     Requested,
     /// The leader found no key to split the region at.
@@ -272,6 +274,9 @@ impl fmt::Display for CancelReason {
             Self::Outdated => f.write_str("the replicas of the region have changed meanwhile"),
             Self::Unsafe(reason) => write!(f, "{reason}"),
             Self::RegionGone => f.write_str("the region is no longer known"),
+            Self::LeaderSilent(store) => {
+                write!(f, "{store}, which led the region, is silent, and no other leader has reported")
+            }
             Self::Requested => f.write_str("it was cancelled"),
             Self::TooLittleData => {
                 f.write_str("the region has too little data to find its middle; name the key to split at")
@@ -321,6 +326,9 @@ impl Operator {
         if self.is_over(view) {
             return Progress::End(Outcome::Timeout);
         }
+        if let Some(store) = self.lost_target(info, view) {
+            return Progress::End(Outcome::Cancelled(CancelReason::Unsafe(safe::unfit(store, view))));
+        }
         match step.check(info, view) {
             Err(reason) if reason.is_passing() => Progress::Wait(Some(reason)),
             Err(reason) => Progress::End(Outcome::Cancelled(CancelReason::Unsafe(reason))),
@@ -336,6 +344,36 @@ impl Operator {
         let limit_ms =
             if leader_only { config.leader_operator_timeout_ms } else { config.region_operator_timeout_ms };
         view.now.ms_since(self.created) > limit_ms
+    }
+
+    /// A store that is to have a replica or leadership by this operator and answers no more. Whatever step it is at, it then ends, so that the
+    /// policies choose another: what waits for a store that has died waits in vain, and what goes on without it takes a
+    /// living replica away for a dead one. A joint configuration is left first, as every operator that finds one would.
+    fn lost_target(&self, info: &RegionInfo, view: &View<'_>) -> Option<StoreId> {
+        if info.region.is_joint() && self.current() == Some(&Step::LeaveJoint) {
+            return None;
+        }
+        let newcomers = self.steps.iter().filter_map(Step::brings_peer_to);
+        let unfit = newcomers.filter(|store| view.may_hold(*store).is_err());
+        let open = self.steps.iter().skip(self.finished);
+        let heirs = open.filter_map(Step::leads_on).filter(|store| !view.is_live(*store));
+        unfit.chain(heirs).next()
+    }
+
+    /// How it ends without a report of its region, if it does: its time is over, whom it needs is silent, or where it leads to is.
+    #[must_use]
+    pub fn ends_unheard(&self, view: &View<'_>) -> Option<Outcome> {
+        if self.is_over(view) {
+            return Some(Outcome::Timeout);
+        }
+        let info = view.cluster.region(self.region)?;
+        let silent = info.leader_store().filter(|store| !view.is_live(*store));
+        let reason = match (silent, self.lost_target(info, view)) {
+            (_, Some(store)) => CancelReason::Unsafe(safe::unfit(store, view)),
+            (Some(leader), None) => CancelReason::LeaderSilent(leader),
+            (None, None) => return None,
+        };
+        Some(Outcome::Cancelled(reason))
     }
 
     /// Whether membership has changed more often than finished steps and the current one explain.

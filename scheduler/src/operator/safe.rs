@@ -9,6 +9,7 @@ use crate::cluster::RegionInfo;
 use crate::filter::View;
 use crate::id::{PeerId, StoreId};
 use crate::region::Role;
+use crate::store::Health;
 
 /// Why a step may not be sent now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +20,13 @@ pub enum Unsafe {
     Leads(PeerId),
     /// The peer is not caught up.
     Lags(PeerId),
-    /// The store is silent, draining, gone or unknown.
-    StoreUnfit(StoreId),
+    /// The store cannot take what was meant for it.
+    StoreUnfit {
+        /// The store.
+        store: StoreId,
+        /// How it does; nothing if it has not joined.
+        health: Option<Health>,
+    },
     /// Another peer of the region lives on that store or on another one of its node.
     NodeTaken(StoreId),
     /// Too few voters would be live and caught up.
@@ -45,7 +51,11 @@ impl fmt::Display for Unsafe {
             Self::WrongPeer(peer) => write!(f, "{peer} is not there in the role that the step needs"),
             Self::Leads(peer) => write!(f, "{peer} leads and must hand over first"),
             Self::Lags(peer) => write!(f, "{peer} is not caught up"),
-            Self::StoreUnfit(store) => write!(f, "{store} is silent, draining, gone or unknown"),
+            Self::StoreUnfit { store, health: None } => write!(f, "{store} has not joined"),
+            Self::StoreUnfit { store, health: Some(Health::Up) } => {
+                write!(f, "{store} is not heard by the region's leader")
+            }
+            Self::StoreUnfit { store, health: Some(health) } => write!(f, "{store} is {health}"),
             Self::NodeTaken(store) => write!(f, "the node of {store} has a peer of the region already"),
             Self::QuorumAtRisk => write!(f, "too few voters would be live and caught up"),
             Self::LeavesNode(store) => write!(f, "{store} is on another node"),
@@ -70,13 +80,13 @@ impl Step {
                 may_join_sibling(info, *peer, *store, *leaving, view)?;
                 self.check_quorum(info, view)
             }
-            Self::Promote { peer } => caught_up(info, *peer),
+            Self::Promote { peer } => may_vote(info, *peer, view),
             Self::Demote { peer } | Self::RemovePeer { peer, .. } => {
                 may_leave(info, *peer)?;
                 self.check_quorum(info, view)
             }
             Self::EnterJoint { promote, demote } => {
-                promote.iter().try_for_each(|peer| caught_up(info, *peer))?;
+                promote.iter().try_for_each(|peer| may_vote(info, *peer, view))?;
                 let leaves = |peer: &PeerId| info.region.peer(*peer).ok_or(Unsafe::WrongPeer(*peer));
                 demote.iter().try_for_each(|peer| leaves(peer).map(drop))?;
                 self.check_quorum(info, view)
@@ -108,8 +118,23 @@ fn may_lead(info: &RegionInfo, peer: PeerId, store: StoreId, view: &View<'_>) ->
         Some(held) if held.will_vote() && held.store == store => {}
         _ => return Err(Unsafe::WrongPeer(peer)),
     }
-    caught_up(info, peer)?;
-    if info.is_down(peer) || !view.is_live(store) { Err(Unsafe::StoreUnfit(store)) } else { Ok(()) }
+    if info.is_down(peer) || !view.is_live(store) {
+        return Err(unfit(store, view));
+    }
+    caught_up(info, peer)
+}
+
+/// What may become a voter: on a store that answers, because with a vote that is never cast the group bears a failure less.
+fn may_vote(info: &RegionInfo, peer: PeerId, view: &View<'_>) -> Result<(), Unsafe> {
+    let held = info.region.peer(peer).ok_or(Unsafe::WrongPeer(peer))?;
+    if !view.is_live(held.store) {
+        return Err(unfit(held.store, view));
+    }
+    caught_up(info, peer)
+}
+
+pub(super) fn unfit(store: StoreId, view: &View<'_>) -> Unsafe {
+    Unsafe::StoreUnfit { store, health: view.health(store) }
 }
 
 fn may_join(info: &RegionInfo, peer: PeerId, store: StoreId, view: &View<'_>) -> Result<(), Unsafe> {
@@ -119,7 +144,7 @@ fn may_join(info: &RegionInfo, peer: PeerId, store: StoreId, view: &View<'_>) ->
     if view.node_is_taken(&info.region, store, None) {
         return Err(Unsafe::NodeTaken(store));
     }
-    if view.may_hold(store).is_err() { Err(Unsafe::StoreUnfit(store)) } else { Ok(()) }
+    if view.may_hold(store).is_err() { Err(unfit(store, view)) } else { Ok(()) }
 }
 
 /// As [`may_join`], beside the one peer of the region on the same node that is to go: nothing else lets two peers share a node.
@@ -142,7 +167,7 @@ fn may_join_sibling(
     if view.node_is_taken(&info.region, store, Some(leaving)) {
         return Err(Unsafe::NodeTaken(store));
     }
-    if view.may_hold(store).is_err() { Err(Unsafe::StoreUnfit(store)) } else { Ok(()) }
+    if view.may_hold(store).is_err() { Err(unfit(store, view)) } else { Ok(()) }
 }
 
 fn may_leave(info: &RegionInfo, peer: PeerId) -> Result<(), Unsafe> {

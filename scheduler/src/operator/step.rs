@@ -7,10 +7,10 @@
 //! AddPeer          the peer votes and is caught up          no peer on that store or node; the quorum would live
 //! AddLearner       the peer is listed and caught up         no peer on that store or node
 //! AddSibling       the peer is listed and caught up         its node has one peer of the region, on the store that it is to leave
-//! Promote          the peer votes                           it is caught up
+//! Promote          the peer votes                           it is caught up, its store lives
 //! Demote           the peer learns                          it does not lead; the quorum would live
 //! RemovePeer       the peer is not listed                   it does not lead; the quorum would live
-//! EnterJoint       the named peers vote in their halves     none of the promoted lags; both quorums would live
+//! EnterJoint       the named peers vote in their halves     none of the promoted lags, their stores live; both quorums would live
 //! LeaveJoint       no peer is incoming or outgoing          no outgoing peer leads
 //! Split            the version has grown                    -
 //! ```
@@ -216,6 +216,40 @@ impl Step {
             | Self::EnterJoint { .. }
             | Self::LeaveJoint
             | Self::Split { .. } => {}
+        }
+    }
+
+    /// The store to which the step brings a peer that was not there.
+    #[must_use]
+    pub const fn brings_peer_to(&self) -> Option<StoreId> {
+        match self {
+            Self::AddPeer { peer: _, store }
+            | Self::AddLearner { peer: _, store }
+            | Self::AddSibling { peer: _, store, leaving: _ } => Some(*store),
+            Self::TransferLeader { .. }
+            | Self::Promote { .. }
+            | Self::Demote { .. }
+            | Self::RemovePeer { .. }
+            | Self::EnterJoint { .. }
+            | Self::LeaveJoint
+            | Self::Split { .. } => None,
+        }
+    }
+
+    /// The store that the step hands leadership to.
+    #[must_use]
+    pub const fn leads_on(&self) -> Option<StoreId> {
+        match self {
+            Self::TransferLeader { peer: _, store } => Some(*store),
+            Self::AddPeer { .. }
+            | Self::AddLearner { .. }
+            | Self::AddSibling { .. }
+            | Self::Promote { .. }
+            | Self::Demote { .. }
+            | Self::RemovePeer { .. }
+            | Self::EnterJoint { .. }
+            | Self::LeaveJoint
+            | Self::Split { .. } => None,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::check::split::Splits;
 use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
 use crate::id::RegionId;
-use crate::operator::{Outcome, Policy};
+use crate::operator::{Operator, Outcome, Policy};
 use crate::pace::Pace;
 use crate::placement::Board;
 use crate::range::Key;
@@ -139,15 +139,15 @@ impl Scheduler {
         batch
     }
 
-    /// Operators end in time even if their region never reports again.
+    /// Operators end in time, and when whom they need is silent, even if their region never reports again.
     fn end_overdue(&mut self, now: Time) {
         let influence = self.no_influence();
         let view = self.view(&influence, now);
-        let overdue = self.operators.iter().filter(|operator| operator.is_over(&view));
-        let overdue: Vec<RegionId> = overdue.map(|operator| operator.region).collect();
-        for region in overdue {
+        let over = |operator: &Operator| Some((operator.region, operator.ends_unheard(&view)?));
+        let over: Vec<(RegionId, Outcome)> = self.operators.iter().filter_map(over).collect();
+        for (region, outcome) in over {
             if let Some(operator) = self.operators.take(region) {
-                self.operators.end(operator, Outcome::Timeout, now, &self.config);
+                self.operators.end(operator, outcome, now, &self.config);
             }
         }
         self.operators.forget(now, &self.config);

@@ -8,6 +8,7 @@ mod heartbeat;
 mod kit;
 mod leaders;
 mod load_splits;
+mod lost_targets;
 mod model;
 mod operators;
 mod planted;

@@ -16,7 +16,7 @@ struct Bug {
     wrong: &'static str,
 }
 
-const BUGS: [Bug; 34] = [
+const BUGS: [Bug; 38] = [
     Bug {
         name: "unsigned_difference",
         file: "src/balance/region.rs",
@@ -88,6 +88,30 @@ const BUGS: [Bug; 34] = [
         file: "src/scheduler/round.rs",
         right: "self.end_overdue(now);",
         wrong: "self.end_overdue(Time(0));",
+    },
+    Bug {
+        name: "a_newcomer_that_died_is_waited_for",
+        file: "src/operator/mod.rs",
+        right: "let unfit = newcomers.filter(|store| view.may_hold(*store).is_err());",
+        wrong: "let unfit = newcomers.filter(|store| view.may_hold(*store).is_err() && store.0 == u64::MAX);",
+    },
+    Bug {
+        name: "a_silent_leader_is_waited_for",
+        file: "src/operator/mod.rs",
+        right: "info.leader_store().filter(|store| !view.is_live(*store));",
+        wrong: "info.leader_store().filter(|store| store.0 == u64::MAX);",
+    },
+    Bug {
+        name: "a_peer_on_a_dead_store_gets_a_vote",
+        file: "src/operator/safe.rs",
+        right: "if !view.is_live(held.store) {",
+        wrong: "if held.store.0 == u64::MAX {",
+    },
+    Bug {
+        name: "a_living_copy_goes_for_a_dead_vote",
+        file: "src/check/replica.rs",
+        right: "(is_alone && enough).then_some(silent)",
+        wrong: "(is_alone && enough && silent.0 == u64::MAX).then_some(silent)",
     },
     Bug {
         name: "load_moves_whatever_sizes_say",

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use scheduler::change::keeps_quorum;
 use scheduler::config::{MIB, ReplicaPath};
+use scheduler::operator::{Influence, Step};
 use scheduler::{
     Config, Epoch, Key, KeyRange, Load, NodeId, Peer, PeerId, Policy, Region, RegionId, Rng, Scheduler,
     StoreDescriptor, StoreId, Time,
@@ -193,7 +194,26 @@ impl World {
         for instruction in instructions {
             self.send_instruction(instruction);
         }
+        self.check_targets();
         self.check_map();
+    }
+
+    /// After a round no operator leads to a store that answers no more, except that a joint configuration is left.
+    fn check_targets(&self) {
+        let influence = Influence::new();
+        let view = self.scheduler.view(&influence, self.now);
+        for operator in self.scheduler.operators().iter() {
+            let leaves = operator.current() == Some(&Step::LeaveJoint);
+            for store in operator.steps.iter().filter_map(Step::brings_peer_to).filter(|_| !leaves) {
+                let fit = view.may_hold(store);
+                assert!(
+                    fit.is_ok(),
+                    "seed {}: {operator:?} leads to a store that {:?}",
+                    self.seed,
+                    fit.err()
+                );
+            }
+        }
     }
 
     /// What regions do by themselves: newcomers catch up, leaderless groups elect.
