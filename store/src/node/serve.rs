@@ -132,7 +132,7 @@ impl DataCore {
         work.inspect(|work| work.begin(&rt, &core.gateway(), &stores.shards));
         let (keys, pace) =
             start_beats(&rt, &plan, &config, (&served.grpc.stores, &stores.book), reports).await?;
-        rt.spawn(orders::follow(answers, stores.shards.clone(), stores.book.clone(), pace));
+        rt.spawn(orders::follow(rt.clone(), answers, stores.shards.clone(), stores.book.clone(), pace));
         let seen = served.grpc.servers.clone();
         let poster = Poster {
             rt: rt.clone(),

@@ -41,6 +41,7 @@ pub mod quiet;
 pub mod read;
 pub mod receiving;
 pub mod remembered;
+pub(crate) mod repeats;
 pub mod reply;
 mod restart;
 #[cfg(test)]
@@ -106,6 +107,7 @@ use loading::Loads;
 use openings::Openings;
 use outbox::{Outbox, Transport};
 use receiving::Receptions;
+use repeats::Repeats;
 use reply::Reply;
 use routes::{Place, PlaceChange};
 use shipping::Shipments;
@@ -161,6 +163,8 @@ struct Inner {
     receptions: Receptions,
     /// Snapshots on their way into the tree.
     installs: Installs,
+    /// What was said of its regions a moment ago.
+    repeats: Repeats,
     /// What the store can do for clients, and why not more.
     health: Rc<Health>,
     /// When the log write in flight began.

@@ -52,6 +52,7 @@ use super::openings::Openings;
 use super::outbox::Outbox;
 use super::receiving::Receptions;
 use super::remembered::check_opens;
+use super::repeats::Repeats;
 use super::shipping::Shipments;
 use super::staging;
 use super::stalls::Stalls;
@@ -145,6 +146,7 @@ impl Inner {
             shipments: Shipments::default(),
             receptions: Receptions::default(),
             installs: Installs::default(),
+            repeats: Repeats::default(),
             health,
             log_watch: LogWatch::default(),
             stalls: Stalls::default(),

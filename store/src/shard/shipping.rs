@@ -178,7 +178,10 @@ impl Shard {
                 SnapshotReport::Sent
             }
             Err(why) => {
-                tracing::info!(store, region = number, group, peer, %why, "a snapshot did not get to a follower");
+                let sentence = format!("{peer}: {why}");
+                if let Some(unsaid) = inner.repeats.may_say(region, sentence, inner.rt.now()) {
+                    tracing::info!(store, region = number, group, peer, %why, unsaid, "a snapshot did not get to a follower");
+                }
                 inner.counters.snapshots.failed.add_one();
                 inner.rt.sleep(PAUSE).await;
                 SnapshotReport::Failed

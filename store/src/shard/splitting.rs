@@ -122,20 +122,46 @@ impl Shard {
             Ok(Some(key)) if !keyspace::may_cut(key.as_bytes()) => return false,
             Ok(Some(key)) => key,
             Ok(None) => {
-                tracing::info!(store, region = region_id, "a region has too little data to be split");
+                let sentence = "too little data".to_owned();
+                if let Some(unsaid) = self.inner.repeats.may_say(region, sentence, self.inner.rt.now()) {
+                    tracing::info!(
+                        store,
+                        region = region_id,
+                        unsaid,
+                        "a region has too little data to be split"
+                    );
+                }
                 return false;
             }
             Err(fault) => {
                 // Damage shows in the store's health; a shortage passes.
                 let refusal = self.inner.unreadable(&fault);
                 let reason = refusal.reason();
-                tracing::warn!(store, region = region_id, reason, "no key is found to split a region at");
+                let sentence = format!("no key: {reason}");
+                if let Some(unsaid) = self.inner.repeats.may_say(region, sentence, self.inner.rt.now()) {
+                    tracing::warn!(
+                        store,
+                        region = region_id,
+                        reason,
+                        unsaid,
+                        "no key is found to split a region at"
+                    );
+                }
                 return true;
             }
         };
         if let Err(refusal) = self.propose_split(region, asked, vec![Cut { key, new }]) {
             let reason = refusal.reason();
-            tracing::info!(store, region = region_id, reason, "a split that has its key is refused");
+            let sentence = format!("split refused: {reason}");
+            if let Some(unsaid) = self.inner.repeats.may_say(region, sentence, self.inner.rt.now()) {
+                tracing::info!(
+                    store,
+                    region = region_id,
+                    reason,
+                    unsaid,
+                    "a split that has its key is refused"
+                );
+            }
         }
         true
     }
