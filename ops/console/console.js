@@ -164,10 +164,9 @@ function showStores(said) {
     const how = away === 0 ? "" : `: ${away} of ${several(stores.length, "store")} away`;
     rows.push(group("stores-table", `Node ${node}${here}${how}`));
     for (const store of stores) {
-      const heard = storeKind(store.state) === "bad" ? `, heard ${ago(store.silent_ms)}` : "";
       rows.push([
         head(`Store ${store.store}`),
-        words(mark(storeKind(store.state), store.state), ` ${store.words}${heard}`),
+        words(mark(storeKind(store.state), store.state), ` ${store.words}, ${store.heard}`),
         number(count(store.regions)),
         number(count(store.leaders)),
         number(rate(store.load.reads)),

@@ -43,7 +43,7 @@ function standing(words, stores, up, regions, further) {
 }
 
 const store = (number, node, further) => ({
-  store: number, node, address: `10.0.0.${node}:${20160 + number}`, state: "up", words: "answers", silent_ms: 480, capacity_bytes: 2e12,
+  store: number, node, address: `10.0.0.${node}:${20160 + number}`, state: "up", words: "answers", silent_ms: 480, heard: "last heard 0 s ago", capacity_bytes: 2e12,
   used_bytes: 412e9 + number * 1e9, available_bytes: 812e9, regions: 1667, leaders: 556, load: load(21300 + number * 17, 7400), ...further,
 });
 
@@ -66,7 +66,7 @@ function empty() {
 function many() {
   const draw = drawn(7);
   const border = (at, all) => (at === 0 ? "" : `tenant:${String(Math.floor((at * 900) / all)).padStart(3, "0")}/user:${String(Math.floor(draw() * 1e6)).padStart(6, "0")}`);
-  const stores = [1, 2, 3, 4, 5, 6].map((number) => store(number, Math.ceil(number / 2) + 2, number === 4 ? { state: "unhealthy", words: "is silent for minutes", silent_ms: 214000, load: load(0, 0), leaders: 0 } : {}));
+  const stores = [1, 2, 3, 4, 5, 6].map((number) => store(number, Math.ceil(number / 2) + 2, number === 4 ? { state: "unhealthy", words: "is silent for minutes", silent_ms: 214000, heard: "last heard 214 s ago", load: load(0, 0), leaders: 0 } : {}));
   stores[5] = { ...stores[5], state: "evicted", words: "answers, and is kept from leading" };
   const cluster = standing("not healthy: 3 regions have no leader, stores are away: 4, 3334 regions have fewer than 3 replicas that answer; survives the loss of no node", 6, 5, 10000, { survives_nodes: 0, operators: 2 });
   const cells = Array.from({ length: 250 }, (_, at) => {

@@ -11,7 +11,7 @@ use store::wire::proto::ringkeep::{
 };
 
 use super::wish::HEATS;
-use crate::ctl::stores::state;
+use crate::ctl::stores::{heard_in_words, is_gone, state};
 
 /// Stores, operators and replicas of a region that are shown.
 const STORES_MAX: usize = 512;
@@ -86,10 +86,11 @@ pub(super) fn silence(none: &NoAnswer) -> Value {
     json!({ "here": here, "places": places, "error": none.why, "words": words })
 }
 
-/// The stores, and how many are left out.
+/// The stores that are not gone, and how many are left out.
 pub(super) fn stores(stores: &[StoreState]) -> (Vec<Value>, usize) {
-    let shown = stores.iter().take(STORES_MAX).map(store).collect();
-    (shown, stores.len().saturating_sub(STORES_MAX))
+    let in_use: Vec<&StoreState> = stores.iter().filter(|store| !is_gone(store)).collect();
+    let shown = in_use.iter().take(STORES_MAX).map(|known| store(known)).collect();
+    (shown, in_use.len().saturating_sub(STORES_MAX))
 }
 
 fn store(store: &StoreState) -> Value {
@@ -100,6 +101,8 @@ fn store(store: &StoreState) -> Value {
         "busy" => "answers, and asks to be spared: its queues or its disk are full",
         "leaving" => "is being emptied",
         "gone" => "was taken out of use",
+        "silent" => "has missed several reports",
+        "disconnected" | "unhealthy" | "down" if !store.heard => "does not answer",
         "disconnected" => "is silent for a moment, and gets nothing new",
         "unhealthy" => "is silent for minutes",
         "down" => "is silent for so long that its replicas are made up elsewhere",
@@ -107,7 +110,7 @@ fn store(store: &StoreState) -> Value {
     };
     json!({
         "store": store.store, "node": store.node, "address": store.address, "state": state, "words": words,
-        "silent_ms": store.heard.then_some(store.silent_ms),
+        "silent_ms": store.heard.then_some(store.silent_ms), "heard": heard_in_words(store),
         "capacity_bytes": store.capacity_bytes, "used_bytes": store.used_bytes, "available_bytes": store.available_bytes,
         "regions": store.regions, "leaders": store.leaders, "load": load(store.load.as_ref()),
     })

@@ -70,6 +70,28 @@ fn lists_have_a_bound_and_say_what_they_leave_out() {
     assert!(serde_json::Value::from(shown).to_string().len() < ANSWER_MAX);
 }
 
+/// A scheduler that began a moment ago knows of no silence before that.
+#[test]
+fn a_store_is_shown_with_when_it_was_heard_and_not_once_it_is_gone() {
+    let store = |store, health: &str, heard| StoreState {
+        store,
+        health: health.to_owned(),
+        heard,
+        silent_ms: 12_400,
+        misses_reports: health == "up",
+        ..StoreState::default()
+    };
+    let all = [store(1, "up", true), store(2, "disconnected", false), store(3, "tombstone", false)];
+    let (shown, left_out) = shape::stores(&all);
+    assert_eq!((shown.len(), left_out), (2, 0), "who is gone is not shown, and not left out either");
+    assert_eq!((&shown[0]["state"], &shown[0]["heard"]), (&"silent".into(), &"last heard 12 s ago".into()));
+    assert_eq!(
+        (&shown[1]["words"], &shown[1]["silent_ms"]),
+        (&"does not answer".into(), &serde_json::Value::Null)
+    );
+    assert_eq!(shown[1]["heard"], "not heard since this scheduler began");
+}
+
 #[test]
 fn the_largest_answers_are_short_enough_to_be_sent_every_few_seconds() {
     let cell = RegionCell {

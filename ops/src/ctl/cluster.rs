@@ -1,5 +1,7 @@
 //! What `ringkeep ctl` asks of the cluster as a whole: how it does, who its members are, what its scheduler does and aims at.
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 use store::wire::pd::client::{CallError, SchedulerClient};
@@ -74,17 +76,16 @@ pub(crate) fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standin
         operators,
     } = *cluster;
     let in_use: Vec<&StoreState> = stores.iter().filter(|store| store.health != "tombstone").collect();
-    let away: Vec<String> = in_use
-        .iter()
-        .filter(|store| !["up", "offline"].contains(&&store.health[..]))
-        .map(|store| store.store.to_string())
-        .collect();
+    let away = named(in_use.iter().filter(|store| !["up", "offline"].contains(&&store.health[..])));
+    let silent = named(in_use.iter().filter(|store| stores::state(store) == "silent"));
+    let (drained, kept) = kept_from_leading(&in_use);
     let mut problems = Vec::new();
     let mut note = |is: bool, what: String| problems.extend(is.then_some(what));
     note(!prepared, "the scheduler waits for reports".to_owned());
     note(unavailable > 0, format!("{unavailable} regions have no majority"));
     note(leaderless > 0, format!("{leaderless} regions have no leader"));
     note(!away.is_empty(), format!("stores are away: {}", away.join(", ")));
+    note(!silent.is_empty(), format!("stores are silent: {}", silent.join(", ")));
     note(short > 0, format!("{short} regions have fewer than {replicas} replicas that answer"));
     let is_healthy = problems.is_empty();
     let nodes = match survives {
@@ -96,18 +97,80 @@ pub(crate) fn judge(cluster: &ClusterResponse, stores: &[StoreState]) -> Standin
         true => format!("healthy: survives {nodes}"),
         false => format!("not healthy: {}; survives {nodes}", problems.join(", ")),
     };
+    // Not an ailment, and forgotten easily: it lasts over restarts of the node and of the scheduler.
+    let ends = |what: &str, ids: &[u64]| -> Vec<String> {
+        let end = |id: &u64| {
+            format!(
+                "{what} {id} is kept from leading, until `ringkeep ctl {} {id} --end`",
+                match what {
+                    "node" => "drain",
+                    _ => "evict",
+                }
+            )
+        };
+        ids.iter().take(KEPT_SHOWN_MAX).map(end).collect()
+    };
+    let mut notes = ends("node", &drained);
+    notes.extend(ends("store", &kept));
+    let health = [health].into_iter().chain(notes.iter().cloned()).collect::<Vec<_>>().join("; ");
     let up = in_use.iter().filter(|store| store.health == "up").count();
     let text = format!(
-        "cluster    {cluster_id:016x}\nhealth     {health}\nstores     {up} of {} up\nregions    {regions}, each to have {replicas} \
+        "cluster    {cluster_id:016x}\nhealth     {health}\nstores     {up} of {} up, {}\nregions    {regions}, each to have {replicas} \
          replicas\noperators  {operators} run\n",
-        in_use.len()
+        in_use.len(),
+        reported(&in_use),
     );
     let json = json!({
         "cluster": format!("{cluster_id:016x}"), "healthy": is_healthy, "problems": problems, "survives_nodes": survives,
         "stores": in_use.len(), "stores_up": up, "regions": regions, "replicas": replicas, "short": short,
         "leaderless": leaderless, "unavailable": unavailable, "operators": operators, "prepared": prepared,
+        "drained_nodes": drained, "evicted_stores": kept,
+        "reported": in_use.iter().take(REPORTED_MAX).map(|store| json!({
+            "store": store.store, "state": stores::state(store), "heard_ms": store.heard.then_some(store.silent_ms),
+        })).collect::<Vec<_>>(),
     });
     Standing { health, is_healthy, text, json }
+}
+
+/// Stores that are listed one by one, and nodes and stores that are kept from leading.
+const REPORTED_MAX: usize = 512;
+const KEPT_SHOWN_MAX: usize = 8;
+const NAMED_MAX: usize = 16;
+
+/// Stores with when each was heard, the first of them.
+fn named<'a>(stores: impl Iterator<Item = &'a &'a StoreState>) -> Vec<String> {
+    let mut named: Vec<String> =
+        stores.map(|store| format!("{} ({})", store.store, stores::heard_in_words(store))).collect();
+    let left_out = named.len().saturating_sub(NAMED_MAX);
+    named.truncate(NAMED_MAX);
+    named.extend((left_out > 0).then(|| format!("and {left_out} more")));
+    named
+}
+
+/// When the store was heard that has been silent longest, in words.
+fn reported(in_use: &[&StoreState]) -> String {
+    let unheard = in_use.iter().filter(|store| !store.heard).count();
+    let longest = in_use.iter().filter(|store| store.heard).max_by_key(|store| store.silent_ms);
+    match (longest, unheard) {
+        (None, _) => "none heard since this scheduler began".to_owned(),
+        (Some(longest), 0) => format!("all heard within the last {} s", longest.silent_ms / 1000 + 1),
+        (Some(longest), unheard) => format!(
+            "{unheard} not heard since this scheduler began, the others within the last {} s",
+            longest.silent_ms / 1000 + 1
+        ),
+    }
+}
+
+/// Nodes of which every store is kept from leading, and single stores of others.
+fn kept_from_leading(in_use: &[&StoreState]) -> (Vec<u64>, Vec<u64>) {
+    let mut nodes: BTreeMap<u64, bool> = BTreeMap::new();
+    for store in in_use {
+        let all = nodes.entry(store.node).or_insert(true);
+        *all &= store.evicting;
+    }
+    let kept = in_use.iter().filter(|store| store.evicting && nodes.get(&store.node) != Some(&true));
+    let stores = kept.map(|store| store.store).collect();
+    (nodes.into_iter().filter(|(_, all)| *all).map(|(node, _)| node).collect(), stores)
 }
 
 /// How the cluster does, as an answer; an error of its own where it is not healthy.
@@ -162,16 +225,21 @@ pub(super) async fn settings(
     scheduler: &SchedulerClient,
     wish: Option<ConfigWish>,
 ) -> Result<Answer, CtlError> {
-    let Some(ConfigWish::Set { name, value }) = wish else {
-        let config = config(scheduler).await?;
-        let row = |Setting { name, value }: &Setting| vec![Cell::text(name), Cell::text(value)];
-        return Ok(Answer::Table(Table::new(&["name", "value"], config.settings.iter().map(row).collect())));
+    let (name, value) = match wish {
+        Some(ConfigWish::Set { name, value }) => (name, value),
+        None => return list_settings(scheduler).await,
     };
     let request = SetConfigRequest { name: name.clone(), value: value.clone() };
     let done: SetConfigResponse = scheduler.call("/ringkeep.Scheduler/SetConfig", &request).await?;
     let text = format!("{name} is {value}, it was {}", done.before);
     let json = json!({ "name": name, "value": value, "before": done.before, "message": text });
     Ok(Answer::Said(text, json))
+}
+
+async fn list_settings(scheduler: &SchedulerClient) -> Result<Answer, CtlError> {
+    let config = config(scheduler).await?;
+    let row = |Setting { name, value }: &Setting| vec![Cell::text(name), Cell::text(value)];
+    Ok(Answer::Table(Table::new(&["name", "value"], config.settings.iter().map(row).collect())))
 }
 
 async fn config(scheduler: &SchedulerClient) -> Result<ConfigResponse, CallError> {
@@ -213,5 +281,72 @@ mod tests {
         ] {
             assert!(said.contains(word), "{word}: {said}");
         }
+    }
+
+    #[test]
+    fn a_store_that_misses_reports_is_named_with_when_it_was_heard() {
+        let store = |store, misses_reports| StoreState {
+            store,
+            health: "up".to_owned(),
+            heard: true,
+            silent_ms: if misses_reports { 4_200 } else { 900 },
+            misses_reports,
+            ..StoreState::default()
+        };
+        let cluster = ClusterResponse {
+            prepared: true,
+            regions: 9,
+            replicas: 3,
+            survives: 1,
+            ..ClusterResponse::default()
+        };
+        let well = judge(&cluster, &[store(1, false), store(2, false)]);
+        assert!(
+            well.is_healthy && well.text.contains("2 of 2 up, all heard within the last 1 s"),
+            "{}",
+            well.text
+        );
+        let ill = judge(&cluster, &[store(1, false), store(2, true)]);
+        assert!(
+            !ill.is_healthy && ill.health.contains("stores are silent: 2 (last heard 4 s ago)"),
+            "{}",
+            ill.health
+        );
+        assert_eq!(ill.json["reported"][1], json!({ "store": 2, "state": "silent", "heard_ms": 4200 }));
+        let unheard = StoreState { heard: false, health: "disconnected".to_owned(), ..store(3, true) };
+        let said = judge(&cluster, &[store(1, false), unheard]);
+        assert!(said.health.contains("away: 3 (not heard since this scheduler began)"), "{}", said.health);
+        assert!(said.text.contains("1 not heard since this scheduler began, the others"), "{}", said.text);
+        assert_eq!(said.json["reported"][1]["heard_ms"], json!(null));
+    }
+
+    #[test]
+    fn what_is_kept_from_leading_is_said_with_how_it_ends() {
+        let store = |store, node, evicting| StoreState {
+            store,
+            node,
+            health: "up".to_owned(),
+            heard: true,
+            evicting,
+            ..StoreState::default()
+        };
+        let cluster = ClusterResponse {
+            prepared: true,
+            regions: 9,
+            replicas: 3,
+            survives: 1,
+            ..ClusterResponse::default()
+        };
+        let stores = [store(1, 1, true), store(2, 1, true), store(3, 2, true), store(4, 2, false)];
+        let said = judge(&cluster, &stores);
+        assert!(said.is_healthy, "{}", said.health);
+        for words in [
+            "node 1 is kept from leading, until `ringkeep ctl drain 1 --end`",
+            "until `ringkeep ctl evict 3 --end`",
+        ] {
+            assert!(said.health.contains(words) && said.text.contains(words), "{}", said.text);
+        }
+        assert!(!said.health.contains("node 2") && !said.health.contains("store 1"), "{}", said.health);
+        assert_eq!((&said.json["drained_nodes"], &said.json["evicted_stores"]), (&json!([1]), &json!([3])));
     }
 }

@@ -30,7 +30,7 @@ use store::wire::pd::client::{CallError, SchedulerClient};
 
 use self::cluster::{ConfigWish, PolicyWish};
 use self::regions::{ListArguments, OperatorWish, Place, SplitArguments, Wish};
-use self::stores::{DrainArguments, EvictArguments, StoreWish};
+use self::stores::{DrainArguments, EvictArguments, StoreWish, StoresArguments};
 use self::table::Answer;
 use self::top::TopArguments;
 use self::why::About;
@@ -89,10 +89,13 @@ enum What {
     },
     /// List the stores of all nodes: how each does, as the scheduler sees it, and when it was last heard
     #[command(after_help = "Example: ringkeep ctl stores --output json")]
-    Stores,
+    Stores(StoresArguments),
     /// List the stores, or show or change one
     #[command(after_help = "Example: ringkeep ctl store remove 3 --dry-run")]
+    #[command(args_conflicts_with_subcommands = true)]
     Store {
+        #[command(flatten)]
+        listed: StoresArguments,
         #[command(subcommand)]
         wish: Option<StoreWish>,
     },
@@ -240,8 +243,8 @@ async fn ask(
     let answer = match what {
         What::Cluster => return cluster::show(&scheduler).await,
         What::Node { node } => stores::nodes(&scheduler, node).await,
-        What::Stores | What::Store { wish: None } => stores::list(&scheduler).await,
-        What::Store { wish: Some(wish) } => stores::change(&scheduler, wish).await,
+        What::Stores(listed) | What::Store { listed, wish: None } => stores::list(&scheduler, listed).await,
+        What::Store { listed: _, wish: Some(wish) } => stores::change(&scheduler, wish).await,
         What::Member => cluster::members(&scheduler).await,
         What::Regions(wanted) => regions::list(&scheduler, wanted).await,
         What::Region { wish } => regions::change(rt, &scheduler, wish).await,

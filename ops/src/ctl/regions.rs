@@ -116,8 +116,12 @@ pub(super) enum OperatorWish {
     /// End what is being done to a region; a step that has begun is finished all the same
     #[command(after_help = "Example: ringkeep ctl operator cancel 7")]
     Cancel {
-        /// Id of the region
-        region: u64,
+        /// Id of the region, the first column of `ringkeep ctl operator`
+        #[arg(required_unless_present = "operator")]
+        region: Option<u64>,
+        /// Id of the operator instead, the second column; such ids begin anew with each new leader of the scheduler
+        #[arg(long, conflicts_with = "region")]
+        operator: Option<u64>,
     },
 }
 
@@ -282,14 +286,41 @@ async fn seen(scheduler: &SchedulerClient, region: u64) -> Result<Vec<OperatorSt
     Ok(all.operators)
 }
 
-const OPERATORS: &[&str] = &["operator", "region", "policy", "cause", "when", "state", "steps"];
+/// The region of which an operator is meant, named by itself or by its operator.
+fn region_of(all: &[OperatorState], region: Option<u64>, operator: Option<u64>) -> Result<u64, CtlError> {
+    let mut running = all.iter().filter(|seen| seen.outcome.is_empty());
+    let refuse = |why: String| Err(CtlError::Refused(why));
+    match (region, operator) {
+        (Some(region), _) if running.clone().any(|seen| seen.region == region) => Ok(region),
+        (Some(region), _) => match running.find(|seen| seen.operator == region) {
+            Some(meant) => refuse(format!(
+                "no operator of region {region} runs; {region} is the id of one of region {}: `ringkeep ctl operator cancel {}` ends that",
+                meant.region, meant.region
+            )),
+            None => refuse(format!(
+                "no operator of region {region} runs; `ringkeep ctl operator` lists those that do"
+            )),
+        },
+        (None, Some(operator)) => match running.find(|seen| seen.operator == operator) {
+            Some(meant) => Ok(meant.region),
+            None => {
+                refuse(format!("no operator {operator} runs; `ringkeep ctl operator` lists those that do"))
+            }
+        },
+        (None, None) => Err(CtlError::Usage("name a region, or an operator with --operator".to_owned())),
+    }
+}
+
+const OPERATORS: &[&str] = &["region", "operator", "policy", "cause", "when", "state", "steps"];
 
 /// Lists what is being done and was done last, or ends it.
 pub(super) async fn operators(
     scheduler: &SchedulerClient,
     wish: Option<OperatorWish>,
 ) -> Result<Answer, CtlError> {
-    if let Some(OperatorWish::Cancel { region }) = wish {
+    if let Some(OperatorWish::Cancel { region, operator }) = wish {
+        let running: Vec<OperatorState> = seen(scheduler, 0).await?;
+        let region = region_of(&running, region, operator)?;
         let request = CancelOperatorRequest { region };
         let ended: CancelOperatorResponse =
             scheduler.call("/ringkeep.Scheduler/CancelOperator", &request).await?;
@@ -303,9 +334,33 @@ pub(super) async fn operators(
             outcome => outcome.to_owned(),
         };
         let (when, steps) = (Cell::Ago(Some(ago_ms)), Cell::text(steps.join(", then ")));
-        let what = [Cell::Number(operator), Cell::Number(region), Cell::text(policy), Cell::text(cause)];
+        let what = [Cell::Number(region), Cell::Number(operator), Cell::text(policy), Cell::text(cause)];
         what.into_iter().chain([when, Cell::text(state), steps]).collect()
     };
     let rows = seen(scheduler, 0).await?.into_iter().map(row).collect();
     Ok(Answer::Table(Table::new(OPERATORS, rows)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operator_is_cancelled_by_its_region_or_by_its_own_id() {
+        let runs = |operator, region| OperatorState { operator, region, ..OperatorState::default() };
+        let ended = OperatorState { outcome: "done".to_owned(), ..runs(3, 9) };
+        let all = [runs(1, 7), runs(2, 1), ended];
+        assert_eq!(region_of(&all, Some(7), None), Ok(7));
+        assert_eq!(region_of(&all, Some(1), None), Ok(1), "a region goes before an operator with that id");
+        assert_eq!(region_of(&all, None, Some(1)), Ok(7));
+        for (region, operator, says) in [
+            (Some(2), None, "2 is the id of one of region 1: `ringkeep ctl operator cancel 1`"),
+            (Some(9), None, "no operator of region 9 runs"),
+            (None, Some(3), "no operator 3 runs"),
+        ] {
+            let Err(CtlError::Refused(why)) = region_of(&all, region, operator) else { panic!("{says}") };
+            assert!(why.contains(says), "{why}");
+        }
+        assert_eq!(OPERATORS[..2], ["region", "operator"]);
+    }
 }

@@ -87,6 +87,7 @@ pub(crate) fn state(store: &StoreState) -> &str {
     match &store.health[..] {
         "offline" => "leaving",
         "tombstone" => "gone",
+        "up" if store.misses_reports => "silent",
         "up" if store.evicting => "evicted",
         "up" if store.busy => "busy",
         health => health,
@@ -96,6 +97,19 @@ pub(crate) fn state(store: &StoreState) -> &str {
 /// How long ago a store was heard.
 fn heard(store: &StoreState) -> Cell {
     Cell::Ago(store.heard.then_some(store.silent_ms))
+}
+
+/// The same in words. Of a store that has not been heard a scheduler that began a moment ago cannot say for how long.
+pub(crate) fn heard_in_words(store: &StoreState) -> String {
+    match store.heard {
+        true => format!("last heard {} s ago", store.silent_ms / 1000),
+        false => "not heard since this scheduler began".to_owned(),
+    }
+}
+
+/// Whether a store has been taken out of use for good.
+pub(crate) fn is_gone(store: &StoreState) -> bool {
+    store.health == "tombstone"
 }
 
 const STORES: &[&str] = &[
@@ -132,9 +146,27 @@ pub(super) fn table_of(stores: &[StoreState]) -> Table {
     Table::new(STORES, stores.iter().map(row).collect())
 }
 
+/// Which stores are listed.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct StoresArguments {
+    /// Also those that were taken out of use and are gone
+    #[arg(long)]
+    all: bool,
+}
+
 /// The stores of all nodes.
-pub(super) async fn list(scheduler: &SchedulerClient) -> Result<Answer, CtlError> {
-    Ok(Answer::Table(table_of(&all(scheduler).await?)))
+pub(super) async fn list(scheduler: &SchedulerClient, wanted: StoresArguments) -> Result<Answer, CtlError> {
+    Ok(Answer::Table(listed(all(scheduler).await?, wanted)))
+}
+
+fn listed(mut stores: Vec<StoreState>, StoresArguments { all }: StoresArguments) -> Table {
+    let known = stores.len();
+    stores.retain(|store| all || !is_gone(store));
+    let (mut table, left_out) = (table_of(&stores), known - stores.len());
+    if left_out > 0 {
+        table.remarks.push(format!("not listed: {left_out} that are gone; --all lists them, too"));
+    }
+    table
 }
 
 const NODES: &[&str] = &[
@@ -154,7 +186,7 @@ const NODES: &[&str] = &[
 /// The nodes with what their stores come to; one of which a store is worse than the others is as that one.
 pub(super) fn nodes_of(stores: &[StoreState]) -> Table {
     let mut nodes: BTreeMap<u64, Vec<&StoreState>> = BTreeMap::new();
-    for store in stores.iter().filter(|store| store.health != "tombstone") {
+    for store in stores.iter().filter(|store| !is_gone(store)) {
         nodes.entry(store.node).or_default().push(store);
     }
     let row = |(node, stores): (&u64, &Vec<&StoreState>)| {
@@ -181,7 +213,7 @@ pub(super) fn nodes_of(stores: &[StoreState]) -> Table {
 
 /// The worse, the more.
 fn rank(state: &str) -> usize {
-    let order = ["up", "evicted", "busy", "leaving", "disconnected", "unhealthy", "down"];
+    let order = ["up", "evicted", "busy", "leaving", "silent", "disconnected", "unhealthy", "down"];
     order.iter().position(|known| *known == state).unwrap_or(order.len())
 }
 
@@ -193,7 +225,7 @@ pub(super) async fn nodes(scheduler: &SchedulerClient, node: Option<u64>) -> Res
 }
 
 fn of_node(mut stores: Vec<StoreState>, node: u64) -> Result<Vec<StoreState>, CtlError> {
-    stores.retain(|store| store.node == node && store.health != "tombstone");
+    stores.retain(|store| store.node == node && !is_gone(store));
     if stores.is_empty() {
         return Err(CtlError::Refused(format!(
             "no store of node {node} has joined; `ringkeep ctl node` lists those that have"
@@ -358,9 +390,36 @@ mod tests {
         ];
         let nodes = nodes_of(&all).json();
         assert_eq!((&nodes[0]["state"], &nodes[0]["stores"]), (&json!("unhealthy"), &json!(2)));
-        assert_eq!((&nodes[1]["state"], &nodes[1]["reads_s"]), (&json!("evicted"), &json!(20)));
-        assert_eq!((&nodes[1]["leaders"], &nodes[1]["written_B_s"]), (&json!(4), &json!(100)));
+        assert_eq!((&nodes[1]["state"], &nodes[1]["reads_per_s"]), (&json!("evicted"), &json!(20)));
+        assert_eq!((&nodes[1]["leaders"], &nodes[1]["written_bytes_per_s"]), (&json!(4), &json!(100)));
         let stores = table_of(&all).json();
         assert_eq!((&stores[2]["state"], &stores[4]["state"]), (&json!("gone"), &json!("evicted")));
+    }
+
+    #[test]
+    fn a_store_that_misses_reports_is_silent_and_whoever_was_never_heard_has_no_age() {
+        let silent =
+            StoreState { misses_reports: true, silent_ms: 4200, evicting: true, ..store(1, 1, "up") };
+        assert_eq!((state(&silent), &heard_in_words(&silent)[..]), ("silent", "last heard 4 s ago"));
+        let unknown = StoreState { heard: false, silent_ms: 4200, ..store(2, 1, "disconnected") };
+        assert_eq!(heard_in_words(&unknown), "not heard since this scheduler began");
+        let json = table_of(&[silent.clone(), unknown]).json();
+        assert_eq!((&json[0]["heard_ms"], &json[1]["heard_ms"]), (&json!(4200), &json!(null)));
+        assert_eq!(nodes_of(&[store(2, 1, "up"), silent]).json()[0]["state"], "silent");
+    }
+
+    #[test]
+    fn stores_that_are_gone_are_listed_only_where_all_are_asked_for() {
+        let known = || vec![store(1, 1, "up"), store(2, 1, "tombstone"), store(3, 1, "offline")];
+        let shown = listed(known(), StoresArguments { all: false });
+        let ids = |table: &Table| -> Vec<Cell> { table.rows.iter().map(|row| row[0].clone()).collect() };
+        assert_eq!(ids(&shown), [Cell::Number(1), Cell::Number(3)]);
+        assert!(
+            shown.text().ends_with("not listed: 1 that are gone; --all lists them, too\n"),
+            "{}",
+            shown.text()
+        );
+        let shown = listed(known(), StoresArguments { all: true });
+        assert_eq!((shown.rows.len(), shown.remarks.len()), (3, 0));
     }
 }

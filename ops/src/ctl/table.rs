@@ -1,7 +1,7 @@
 //! What a command answers, once: as a table for people and as JSON for programs, so that the two never say different things.
 //!
 //! In JSON a table is a list of objects, in the order of its rows, whose keys are the names of the columns with underscores. Sizes are bytes,
-//! times milliseconds.
+//! times milliseconds, and their keys end with that unit: `used_bytes`, `heard_ms`, `reads_per_s`.
 
 use serde_json::{Map, Value, json};
 
@@ -42,6 +42,16 @@ impl Cell {
             Self::List(all) if all.is_empty() => "-".to_owned(),
             Self::List(all) => all.join(" "),
             Self::Key(key) => keys::show(key),
+        }
+    }
+
+    /// What a program calls it that stands in this column: with its unit last.
+    fn name(&self, column: &str) -> String {
+        let name = column.replace(" B/s", " bytes per s").replace("/s", " per s").replace(' ', "_");
+        match self {
+            Self::Bytes(_) if !name.ends_with("_bytes_per_s") => name + "_bytes",
+            Self::Ago(_) => name + "_ms",
+            Self::Bytes(_) | Self::Number(_) | Self::Text(_) | Self::List(_) | Self::Key(_) => name,
         }
     }
 
@@ -103,9 +113,8 @@ impl Table {
     }
 
     pub(super) fn json(&self) -> Value {
-        let name = |column: &str| column.replace([' ', '/'], "_");
         let object = |row: &Vec<Cell>| -> Value {
-            let fields = self.columns.iter().zip(row).map(|(column, cell)| (name(column), cell.json()));
+            let fields = self.columns.iter().zip(row).map(|(column, cell)| (cell.name(column), cell.json()));
             Value::Object(fields.collect::<Map<String, Value>>())
         };
         Value::Array(self.rows.iter().map(object).collect())
@@ -166,15 +175,17 @@ mod tests {
     #[test]
     fn the_same_rows_are_objects_in_json_with_plain_numbers() {
         let expected = json!([
-            { "store": 1, "state": "a", "used": 512, "heard": 2500 },
-            { "store": 20, "state": "longer", "used": 3_221_225_472_u64, "heard": null },
+            { "store": 1, "state": "a", "used_bytes": 512, "heard_ms": 2500 },
+            { "store": 20, "state": "longer", "used_bytes": 3_221_225_472_u64, "heard_ms": null },
         ]);
         assert_eq!(table().json(), expected);
         let keyed = Table::new(
-            &["up to", "reads/s"],
-            vec![vec![Cell::Key(b"a\xff".to_vec()), Cell::List(Vec::new())]],
+            &["up to", "replicas", "reads/s", "read B/s"],
+            vec![vec![Cell::Key(b"a\xff".to_vec()), Cell::List(Vec::new()), Cell::Number(3), Cell::Bytes(7)]],
         );
-        assert_eq!(keyed.json(), json!([{ "up_to": "a\\xff", "reads_s": [] }]));
+        let expected =
+            json!([{ "up_to": "a\\xff", "replicas": [], "reads_per_s": 3, "read_bytes_per_s": 7 }]);
+        assert_eq!(keyed.json(), expected);
         assert!(keyed.text().contains("\"a\\xff\"  -"), "{}", keyed.text());
     }
 }

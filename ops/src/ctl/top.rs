@@ -66,7 +66,8 @@ pub(super) async fn show(
 }
 
 async fn look(scheduler: &SchedulerClient, regions: u32) -> Result<Seen, CtlError> {
-    let all = stores::all(scheduler).await?;
+    let mut all = stores::all(scheduler).await?;
+    all.retain(|store| !stores::is_gone(store));
     let standing = cluster::standing(scheduler, &all).await?;
     let request = RegionsRequest { hottest: true, limit: regions, ..RegionsRequest::default() };
     let hottest = regions::hottest(scheduler, request).await?;

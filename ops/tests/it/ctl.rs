@@ -100,6 +100,10 @@ fn what_moves_or_loses_something_can_be_rehearsed_and_has_to_be_meant() {
     // Nothing of that was done.
     assert_eq!(json(&node, &["regions"]).as_array().map(Vec::len), before.as_array().map(Vec::len));
     assert_eq!(json(&node, &["operator"]).as_array().map(Vec::len), Some(0));
+    for words in [&["operator", "cancel", &first][..], &["operator", "cancel", "--operator", "1"]] {
+        let (code, _, said) = ctl(&node, words);
+        assert!(code == 1 && said.contains("`ringkeep ctl operator` lists"), "{words:?}: {code} {said}");
+    }
     assert!(!ctl(&node, &["scheduler"]).1.contains("kept from leading"));
     for words in [&["store", "remove", "1"][..], &["region", "remove-peer", &first, "1"]] {
         let (code, _, said) = ctl(&node, words);
@@ -120,8 +124,12 @@ fn a_node_is_drained_of_leaders_as_long_as_another_can_lead() {
     let why = json(&node, &["why", "store", "1"])["verdict"].as_str().expect("a sentence").to_owned();
     assert!(why.contains("is kept from leading") && why.contains("one stays"), "{why}");
     assert_eq!(json(&node, &["stores"])[0]["state"], "evicted");
+    // It lasts, so whoever looks at the cluster hears of it.
+    let (code, said, _) = ctl(&node, &["cluster"]);
+    assert!(code == 0 && said.contains(&format!("`ringkeep ctl drain {id} --end`")), "{said}");
     let (code, said, _) = ctl(&node, &["drain", &id, "--end"]);
     assert!(code == 0 && said.contains("may lead again"), "{said}");
+    assert!(!ctl(&node, &["cluster"]).1.contains("kept from leading"));
     let (code, _, said) = ctl(&node, &["drain", "77"]);
     assert!(code == 1 && said.contains("no store of node 77"), "{said}");
 }

@@ -11,6 +11,9 @@ use super::{Control, time};
 /// Operators that are over, of those that are shown.
 const ENDED_MAX: usize = 10;
 
+/// Silence after which a store is said to be silent: three reports are missed by then, which come once a second.
+const MISSED_MS: u64 = 3_500;
+
 /// A store as the scheduler sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenStore {
@@ -22,6 +25,8 @@ pub struct SeenStore {
     pub heard: bool,
     /// How long it has been silent, or known if it has not been heard.
     pub silent_ms: u64,
+    /// Whether it is to answer and has missed several reports in a row: long before it counts as disconnected.
+    pub misses_reports: bool,
     /// What it said of itself last.
     pub report: Option<StoreReport>,
     /// What the map has of it.
@@ -51,6 +56,8 @@ impl Control {
             health: store.health(now, scheduler.config()),
             heard: store.report.is_some(),
             silent_ms: now.ms_since(store.last_heard),
+            misses_reports: store.health(now, scheduler.config()) == Health::Up
+                && now.ms_since(store.last_heard) > MISSED_MS,
             report: store.report.clone(),
             counters: scheduler.cluster().counters(store.id()),
             evicting: evicting.contains(&store.id()),

@@ -167,7 +167,7 @@ fn no_condition(name: &str) -> Status {
 }
 
 fn store_state(seen: SeenStore) -> ringkeep::StoreState {
-    let SeenStore { descriptor, health, heard, silent_ms, report, counters, evicting } = seen;
+    let SeenStore { descriptor, health, heard, silent_ms, misses_reports, report, counters, evicting } = seen;
     let said = report.as_ref();
     ringkeep::StoreState {
         store: descriptor.id.0,
@@ -176,6 +176,7 @@ fn store_state(seen: SeenStore) -> ringkeep::StoreState {
         health: health.to_string(),
         heard,
         silent_ms,
+        misses_reports,
         capacity_bytes: said.map_or(0, |report| report.capacity_bytes),
         used_bytes: said.map_or(0, |report| report.used_bytes),
         available_bytes: said.map_or(0, |report| report.available_bytes),
