@@ -58,6 +58,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 pub mod ask;
+pub mod audit;
 pub mod balance;
 pub mod change;
 pub mod check;
@@ -85,6 +86,7 @@ pub mod tso;
 pub mod verdict;
 pub mod why;
 
+pub use audit::{ConfigChange, ConfigChanges};
 pub use change::{Change, ChangeError};
 pub use cluster::{Cluster, DownPeer, RegionInfo, RegionRefusal, RegionReport, StoreRefusal};
 pub use config::Config;

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
+use crate::audit::{ConfigChange, ConfigChanges};
 use crate::cluster::{StoreRefusal, admit_store};
 use crate::config::{Config, ConfigError};
 use crate::id::{NodeId, StoreId};
@@ -52,8 +53,15 @@ pub enum StateCommand {
         /// Whether it is not to lead.
         evicting: bool,
     },
-    /// Replaces the configuration.
+    /// Replaces the configuration, as earlier versions did it: without a word of who did.
     SetConfig(Box<Config>),
+    /// Replaces the configuration, and says what that changes.
+    ChangeConfig {
+        /// What it is from then on.
+        config: Box<Config>,
+        /// Which values that changes, by whom and when.
+        changes: Vec<ConfigChange>,
+    },
     /// Allows timestamps up to this bound.
     SaveTimestampWindow {
         /// The bound, in milliseconds.
@@ -107,6 +115,8 @@ pub struct StateImage {
     pub gc_safe_point: u64,
     /// What services still need.
     pub services: Services,
+    /// What was changed last in the configuration.
+    pub config_changes: ConfigChanges,
 }
 
 /// The replicated state machine.
@@ -130,6 +140,7 @@ impl State {
             timestamp_end_ms: 0,
             gc_safe_point: 0,
             services: Services::default(),
+            config_changes: ConfigChanges::default(),
         };
         Self { image }
     }
@@ -183,6 +194,11 @@ impl State {
             StateCommand::SetConfig(config) => {
                 config.validate().map_err(StateRefusal::Config)?;
                 image.config = *config;
+            }
+            StateCommand::ChangeConfig { config, changes } => {
+                config.validate().map_err(StateRefusal::Config)?;
+                image.config = *config;
+                image.config_changes.add(changes);
             }
             StateCommand::SaveTimestampWindow { end_ms } => {
                 image.timestamp_end_ms = image.timestamp_end_ms.max(end_ms);

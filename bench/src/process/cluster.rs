@@ -193,7 +193,7 @@ impl Cluster {
     /// # Errors
     /// There is no such policy, or the scheduler does not answer.
     pub fn switch_off(&self, policy: &str) -> Result<(), Failed> {
-        let request = SetPolicyRequest { policy: policy.to_owned(), enabled: false };
+        let request = SetPolicyRequest { policy: policy.to_owned(), enabled: false, by: String::new() };
         ask::<SetPolicyResponse>(self.pd(), "/ringkeep.Scheduler/SetPolicy", request).map(drop)
     }
 

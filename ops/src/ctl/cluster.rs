@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use store::wire::pd::client::{CallError, SchedulerClient};
 use store::wire::proto::pdpb::{GetMembersRequest, GetMembersResponse};
 use store::wire::proto::ringkeep::{
-    ClusterRequest, ClusterResponse, ConfigRequest, ConfigResponse, PolicyState, SetConfigRequest,
-    SetConfigResponse, SetPolicyRequest, SetPolicyResponse, Setting, StoreState,
+    ClusterRequest, ClusterResponse, ConfigChange, ConfigRequest, ConfigResponse, PolicyState,
+    SetConfigRequest, SetConfigResponse, SetPolicyRequest, SetPolicyResponse, Setting, StoreState,
 };
 
 use super::table::{Answer, Cell, Table};
@@ -34,6 +34,9 @@ pub(super) enum PolicyWish {
 /// What is asked of the configuration.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum ConfigWish {
+    /// Show the last changes: when, from where, and what each value was and became
+    #[command(after_help = "Example: ringkeep ctl config history")]
+    History,
     /// Change one value
     #[command(after_help = "Example: ringkeep ctl config set leader_tolerance 10")]
     Set {
@@ -202,13 +205,13 @@ pub(super) async fn policies(
         Some(PolicyWish::On { policy }) => (policy, true),
         Some(PolicyWish::Off { policy }) => (policy, false),
     };
-    let request = SetPolicyRequest { policy: policy.clone(), enabled };
+    let request = SetPolicyRequest { policy: policy.clone(), enabled, by: String::new() };
     scheduler.call::<SetPolicyResponse>("/ringkeep.Scheduler/SetPolicy", &request).await?;
     Ok(Answer::said(format!("{policy} is {}", if enabled { "on" } else { "off" })))
 }
 
 async fn list_policies(scheduler: &SchedulerClient) -> Result<Answer, CtlError> {
-    let config = config(scheduler).await?;
+    let config = config(scheduler, false).await?;
     let row = |PolicyState { name, enabled }: &PolicyState| {
         vec![Cell::text(name), Cell::text(if *enabled { "on" } else { "off" })]
     };
@@ -227,9 +230,10 @@ pub(super) async fn settings(
 ) -> Result<Answer, CtlError> {
     let (name, value) = match wish {
         Some(ConfigWish::Set { name, value }) => (name, value),
+        Some(ConfigWish::History) => return history(scheduler).await,
         None => return list_settings(scheduler).await,
     };
-    let request = SetConfigRequest { name: name.clone(), value: value.clone() };
+    let request = SetConfigRequest { name: name.clone(), value: value.clone(), by: String::new() };
     let done: SetConfigResponse = scheduler.call("/ringkeep.Scheduler/SetConfig", &request).await?;
     let text = format!("{name} is {value}, it was {}", done.before);
     let json = json!({ "name": name, "value": value, "before": done.before, "message": text });
@@ -237,13 +241,23 @@ pub(super) async fn settings(
 }
 
 async fn list_settings(scheduler: &SchedulerClient) -> Result<Answer, CtlError> {
-    let config = config(scheduler).await?;
+    let config = config(scheduler, false).await?;
     let row = |Setting { name, value }: &Setting| vec![Cell::text(name), Cell::text(value)];
     Ok(Answer::Table(Table::new(&["name", "value"], config.settings.iter().map(row).collect())))
 }
 
-async fn config(scheduler: &SchedulerClient) -> Result<ConfigResponse, CallError> {
-    scheduler.call("/ringkeep.Scheduler/Config", &ConfigRequest {}).await
+/// The last changes of the configuration, the latest first.
+async fn history(scheduler: &SchedulerClient) -> Result<Answer, CtlError> {
+    let row = |change: ConfigChange| {
+        let ConfigChange { at_ms, by, name, before, after } = change;
+        vec![Cell::Moment(at_ms), Cell::text(by), Cell::text(name), Cell::text(before), Cell::text(after)]
+    };
+    let rows = config(scheduler, true).await?.changes.into_iter().rev().map(row).collect();
+    Ok(Answer::Table(Table::new(&["at", "by", "name", "before", "after"], rows)))
+}
+
+async fn config(scheduler: &SchedulerClient, changes: bool) -> Result<ConfigResponse, CallError> {
+    scheduler.call("/ringkeep.Scheduler/Config", &ConfigRequest { changes }).await
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub(super) enum Cell {
     Bytes(u64),
     /// How long ago, milliseconds; nothing where it has not been.
     Ago(Option<u64>),
+    /// When, milliseconds since the Unix epoch.
+    Moment(u64),
     List(Vec<String>),
     Key(Vec<u8>),
 }
@@ -28,7 +30,7 @@ impl Cell {
     fn is_right(&self) -> bool {
         match self {
             Self::Number(_) | Self::Bytes(_) | Self::Ago(_) => true,
-            Self::Text(_) | Self::List(_) | Self::Key(_) => false,
+            Self::Moment(_) | Self::Text(_) | Self::List(_) | Self::Key(_) => false,
         }
     }
 
@@ -38,6 +40,7 @@ impl Cell {
             Self::Number(number) => number.to_string(),
             Self::Bytes(bytes) => size(*bytes),
             Self::Ago(Some(ms)) => format!("{} s ago", ms / 1000),
+            Self::Moment(ms) => moment(*ms),
             Self::Ago(None) => "not yet".to_owned(),
             Self::List(all) if all.is_empty() => "-".to_owned(),
             Self::List(all) => all.join(" "),
@@ -50,7 +53,7 @@ impl Cell {
         let name = column.replace(" B/s", " bytes per s").replace("/s", " per s").replace(' ', "_");
         match self {
             Self::Bytes(_) if !name.ends_with("_bytes_per_s") => name + "_bytes",
-            Self::Ago(_) => name + "_ms",
+            Self::Ago(_) | Self::Moment(_) => name + "_ms",
             Self::Bytes(_) | Self::Number(_) | Self::Text(_) | Self::List(_) | Self::Key(_) => name,
         }
     }
@@ -58,7 +61,7 @@ impl Cell {
     fn json(&self) -> Value {
         match self {
             Self::Text(text) => json!(text),
-            Self::Number(number) | Self::Bytes(number) => json!(number),
+            Self::Number(number) | Self::Bytes(number) | Self::Moment(number) => json!(number),
             Self::Ago(ms) => json!(ms),
             Self::List(all) => json!(all),
             Self::Key(key) => json!(key.escape_ascii().to_string()),
@@ -75,6 +78,21 @@ fn size(bytes: u64) -> String {
         unit += 1;
     }
     format!("{rest} {}", units[unit])
+}
+
+/// A moment in UTC, to the second.
+fn moment(unix_ms: u64) -> String {
+    let (days, second) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
+    // Counted from 1 March of the year 0, so that a leap day is the last of its year; eras are of 400 years.
+    let from_march = days + 719_468;
+    let (era, of_era) = (from_march / 146_097, from_march % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", second / 3600, second / 60 % 60, second % 60)
 }
 
 /// Rows under named columns, and what is to be said below them.
@@ -170,6 +188,21 @@ mod tests {
     fn a_table_is_aligned_and_says_its_remarks_below() {
         let expected = "store  state       used    heard\n    1  a          512 B  2 s ago\n   20  longer  3072 MiB  not yet\nand this\n";
         assert_eq!(table().text(), expected);
+    }
+
+    #[test]
+    fn a_moment_is_shown_in_utc() {
+        for (ms, shown) in [
+            (0, "1970-01-01 00:00:00 UTC"),
+            (951_782_399_999, "2000-02-28 23:59:59 UTC"),
+            (951_782_400_000, "2000-02-29 00:00:00 UTC"),
+            (1_700_000_005_000, "2023-11-14 22:13:25 UTC"),
+            (4_107_542_400_000, "2100-03-01 00:00:00 UTC"),
+        ] {
+            assert_eq!(moment(ms), shown);
+        }
+        let table = Table::new(&["at"], vec![vec![Cell::Moment(7)]]);
+        assert_eq!(table.json(), json!([{ "at_ms": 7 }]));
     }
 
     #[test]

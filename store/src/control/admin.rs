@@ -8,11 +8,12 @@ use std::fmt;
 use scheduler::operator::{AddRefusal, BuildError, Cause, Intent, Outcome, Status};
 use scheduler::scheduler::AdmitError;
 use scheduler::{
-    Config, KeyRange, Lifecycle, Policy, Proposal, RegionId, Scheduler, Setting, StateCommand, StoreId,
+    Config, ConfigChange, KeyRange, Lifecycle, Policy, Proposal, RegionId, Scheduler, Setting, StateCommand,
+    StoreId,
 };
 
 use super::denied::Denied;
-use super::{Control, UNPROVEN, time};
+use super::{Control, UNPROVEN, time, wall_ms};
 use crate::keyspace;
 
 /// An operator that was asked for.
@@ -254,31 +255,36 @@ impl Control {
         Policy::ALL.into_iter().map(|policy| (policy, scheduler.config().is_enabled(policy))).collect()
     }
 
-    /// Sets a value of the configuration by its name; returns what it was.
+    /// What was changed last in the configuration, oldest first.
+    pub fn config_changes(&self) -> Vec<ConfigChange> {
+        self.0.state.known(|image| image.config_changes.list().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Sets a value of the configuration by its name, at the request of `by`; returns what it was.
     ///
     /// # Errors
     /// There is no such setting, the value makes no sense, or the state cannot be changed.
-    pub async fn set_by_name(&self, name: &str, value: &str) -> Result<String, Denied> {
+    pub async fn set_by_name(&self, name: &str, value: &str, by: &str) -> Result<String, Denied> {
         let mut config = self.0.scheduler.borrow().config().clone();
         let before = config.set(name, value).map_err(Denied::Setting)?;
-        self.replace_config(config).await?;
-        tracing::info!(name, before = before.value, value, "a setting is changed on request");
+        self.replace_config(config, by).await?;
+        tracing::info!(by, name, before = before.value, value, "a setting is changed on request");
         Ok(before.value)
     }
 
-    /// Switches a policy on or off.
+    /// Switches a policy on or off, at the request of `by`.
     ///
     /// # Errors
     /// There is no such policy, what it is worth is not measured yet, or the state cannot be changed.
-    pub async fn set_policy(&self, name: &str, enabled: bool) -> Result<(), Denied> {
+    pub async fn set_policy(&self, name: &str, enabled: bool, by: &str) -> Result<(), Denied> {
         let policy = Policy::of(name).ok_or_else(|| Denied::UnknownPolicy(name.to_owned()))?;
         let mut config = self.0.scheduler.borrow().config().clone();
         config.disabled.retain(|off| *off != policy);
         if !enabled {
             config.disabled.push(policy);
         }
-        self.replace_config(config).await?;
-        tracing::info!(%policy, enabled, "a policy is switched on request");
+        self.replace_config(config, by).await?;
+        tracing::info!(by, %policy, enabled, "a policy is switched on request");
         Ok(())
     }
 
@@ -289,23 +295,40 @@ impl Control {
         if config == known {
             return Ok(());
         }
-        self.replace_config(config).await
+        self.replace_config(config, &format!("settings of {}", self.0.member.name)).await
     }
 
-    async fn replace_config(&self, config: Config) -> Result<(), Denied> {
+    async fn replace_config(&self, config: Config, by: &str) -> Result<(), Denied> {
         let on = |policy: &&Policy| {
             config.is_enabled(**policy) && !self.0.scheduler.borrow().config().is_enabled(**policy)
         };
         if let Some(unproven) = UNPROVEN.iter().find(on) {
             return Err(Denied::Unproven(*unproven));
         }
-        self.0.state.apply(StateCommand::SetConfig(Box::new(config.clone()))).await?;
+        let changes = self.differences(&config, by);
+        let command = StateCommand::ChangeConfig { config: Box::new(config.clone()), changes };
+        self.0.state.apply(command).await?;
         // The state has found it good.
         if let Err(error) = self.0.scheduler.borrow_mut().set_config(config) {
             tracing::error!(%error, "the scheduler refuses a configuration that its state has taken");
         }
         self.hurry();
         Ok(())
+    }
+
+    /// Which values a configuration changes.
+    fn differences(&self, config: &Config, by: &str) -> Vec<ConfigChange> {
+        let at_ms = wall_ms(&self.0.rt);
+        let known = self.0.scheduler.borrow().config().settings();
+        let pairs = known.into_iter().zip(config.settings()).filter(|(before, after)| before != after);
+        let change = |(before, after): (Setting, Setting)| ConfigChange {
+            at_ms,
+            by: by.to_owned(),
+            name: after.name.to_owned(),
+            before: before.value,
+            after: after.value,
+        };
+        pairs.map(change).collect()
     }
 }
 

@@ -9,6 +9,7 @@
 //! 02              format u8 = 1, an rkyv archive of the configuration
 //! 03 store u64    format u8 = 1, evicting u8 (0 or 1), an rkyv archive of the descriptor                key big-endian
 //! 04              format u8 = 1, an rkyv archive of the safe points of services; missing where none was ever entered
+//! 05              format u8 = 1, an rkyv archive of the last changes of the configuration; missing where there was none
 //! ```
 //!
 //! A state has its first two rows from the moment it begins. A command rewrites the rows that it changes and no others.
@@ -17,10 +18,12 @@ use std::collections::BTreeMap;
 
 use rkyv::rancor;
 use rkyv::{Archive, Deserialize, Serialize};
-use scheduler::{Services, State, StateCommand, StateImage, StoreId};
+use scheduler::{ConfigChanges, Services, State, StateCommand, StateImage, StoreId};
 
 use super::SystemCommand;
-use super::image::{ConfigImage, DamagedState, Image, ServiceImage, StoreImage, lifecycle, lifecycle_byte};
+use super::image::{
+    ChangeImage, ConfigImage, DamagedState, Image, ServiceImage, StoreImage, lifecycle, lifecycle_byte,
+};
 
 /// What an entry of the group begins with; the kinds of commands are counted in [`command`](crate::region::command).
 pub const KIND: u8 = 2;
@@ -30,8 +33,9 @@ const ROW_HEAD: u8 = 1;
 const ROW_CONFIG: u8 = 2;
 const ROW_STORE: u8 = 3;
 const ROW_SERVICES: u8 = 4;
+const ROW_CONFIG_CHANGES: u8 = 5;
 /// Above the key of every row.
-pub const ROWS_END: [u8; 1] = [ROW_SERVICES + 1];
+pub const ROWS_END: [u8; 1] = [ROW_CONFIG_CHANGES + 1];
 
 const HEAD_BYTES: usize = 34;
 
@@ -47,6 +51,7 @@ enum CommandImage {
     SaveTimestampWindow { end_ms: u64 },
     AdvanceGcSafePoint { timestamp: u64 },
     SetServiceSafePoint { point: ServiceImage, now_ms: u64 },
+    ChangeConfig { config: ConfigImage, changes: Vec<ChangeImage> },
 }
 
 /// Rows by their keys.
@@ -67,6 +72,10 @@ pub fn encode(command: &SystemCommand) -> Vec<u8> {
                 CommandImage::SetEvicting { store: store.0, evicting: *evicting }
             }
             StateCommand::SetConfig(config) => CommandImage::SetConfig(ConfigImage::from(&**config)),
+            StateCommand::ChangeConfig { config, changes } => CommandImage::ChangeConfig {
+                config: ConfigImage::from(&**config),
+                changes: changes.iter().cloned().map(Into::into).collect(),
+            },
             StateCommand::SaveTimestampWindow { end_ms } => {
                 CommandImage::SaveTimestampWindow { end_ms: *end_ms }
             }
@@ -105,6 +114,10 @@ pub fn decode(body: &[u8]) -> Result<SystemCommand, DamagedState> {
             StateCommand::SetEvicting { store: StoreId(store), evicting }
         }
         CommandImage::SetConfig(config) => StateCommand::SetConfig(Box::new(config.restore()?)),
+        CommandImage::ChangeConfig { config, changes } => StateCommand::ChangeConfig {
+            config: Box::new(config.restore()?),
+            changes: changes.into_iter().map(Into::into).collect(),
+        },
         CommandImage::SaveTimestampWindow { end_ms } => StateCommand::SaveTimestampWindow { end_ms },
         CommandImage::AdvanceGcSafePoint { timestamp } => StateCommand::AdvanceGcSafePoint { timestamp },
         CommandImage::SetServiceSafePoint { point, now_ms } => {
@@ -117,6 +130,7 @@ pub fn decode(body: &[u8]) -> Result<SystemCommand, DamagedState> {
 pub fn rows(state: &StateImage) -> Rows {
     let mut rows = Rows::from([head(state), config(state)]);
     rows.extend((!state.services.is_empty()).then(|| services(state)));
+    rows.extend((!state.config_changes.is_empty()).then(|| config_changes(state)));
     rows.extend(state.stores.keys().filter_map(|store| self::store(state, *store)));
     rows
 }
@@ -133,6 +147,7 @@ pub fn changed(command: &StateCommand, state: &StateImage) -> Rows {
             self::store(state, *store)
         }
         StateCommand::SetConfig(_) => Some(config(state)),
+        StateCommand::ChangeConfig { .. } => return Rows::from([config(state), config_changes(state)]),
         StateCommand::SetServiceSafePoint { .. } => Some(services(state)),
     };
     row.into_iter().collect()
@@ -158,6 +173,12 @@ fn services(state: &StateImage) -> (Vec<u8>, Vec<u8>) {
     (vec![ROW_SERVICES], [&[FORMAT][..], &archive].concat())
 }
 
+fn config_changes(state: &StateImage) -> (Vec<u8>, Vec<u8>) {
+    let all: Vec<ChangeImage> = state.config_changes.list().cloned().map(Into::into).collect();
+    let archive = rkyv::to_bytes::<rancor::Error>(&all).expect("plain values in memory are archived");
+    (vec![ROW_CONFIG_CHANGES], [&[FORMAT][..], &archive].concat())
+}
+
 fn store(state: &StateImage, id: StoreId) -> Option<(Vec<u8>, Vec<u8>)> {
     let archive = rkyv::to_bytes::<rancor::Error>(&StoreImage::from(state.stores.get(&id)?))
         .expect("plain values in memory are archived");
@@ -172,7 +193,7 @@ fn store(state: &StateImage, id: StoreId) -> Option<(Vec<u8>, Vec<u8>)> {
 pub fn restore<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<Option<State>, String> {
     let (mut head, mut config, mut stores, mut evicting) =
         (None, None, BTreeMap::new(), std::collections::BTreeSet::new());
-    let mut services = Services::default();
+    let (mut services, mut config_changes) = (Services::default(), ConfigChanges::default());
     for (key, value) in rows {
         let unknown = || format!("row {key:02x?} is unknown; was it written by a newer version?");
         match key.split_first() {
@@ -189,6 +210,12 @@ pub fn restore<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<O
                     rkyv::from_bytes::<Vec<ServiceImage>, rancor::Failure>(archive).map_err(|_| unknown())?;
                 services = Services::of(all.into_iter().map(Into::into))
                     .map_err(|refusal| format!("it contradicts itself: {refusal}"))?;
+            }
+            Some((&ROW_CONFIG_CHANGES, [])) => {
+                let archive = value.strip_prefix(&[FORMAT]).ok_or_else(unknown)?;
+                let all =
+                    rkyv::from_bytes::<Vec<ChangeImage>, rancor::Failure>(archive).map_err(|_| unknown())?;
+                config_changes = ConfigChanges::of(all.into_iter().map(Into::into));
             }
             Some((&ROW_STORE, _)) => {
                 let (marks, archive) = value.split_at_checked(2).ok_or_else(unknown)?;
@@ -213,8 +240,17 @@ pub fn restore<'a>(rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<O
         (_, _) => return Err("its first row or that of its configuration is missing".to_owned()),
     };
     let (cluster, [next_id, timestamp_end_ms, gc_safe_point]) = head;
-    let image =
-        StateImage { cluster, next_id, stores, evicting, config, timestamp_end_ms, gc_safe_point, services };
+    let image = StateImage {
+        cluster,
+        next_id,
+        stores,
+        evicting,
+        config,
+        timestamp_end_ms,
+        gc_safe_point,
+        services,
+        config_changes,
+    };
     State::restore(image).map(Some).map_err(|refusal| format!("it contradicts itself: {refusal}"))
 }
 
@@ -234,7 +270,7 @@ fn read_head(value: &[u8]) -> Option<(Option<u64>, [u64; 3])> {
 mod tests {
     use super::super::image::sample;
     use super::*;
-    use scheduler::{Lifecycle, NodeId, StoreDescriptor};
+    use scheduler::{ConfigChange, Lifecycle, NodeId, StoreDescriptor};
 
     fn commands() -> Vec<SystemCommand> {
         let sample = sample();
@@ -298,6 +334,41 @@ mod tests {
         let rows = rows(&state);
         let pairs: Vec<(&[u8], &[u8])> = rows.iter().map(|(key, value)| (&key[..], &value[..])).collect();
         assert_eq!(restore(pairs.into_iter()).unwrap().unwrap().image(), &state);
+    }
+
+    /// Changes of the configuration came later, too: a command and a row of their own.
+    fn with_changes() -> (SystemCommand, StateImage) {
+        let change = |at_ms, name: &str, before: &str, after: &str| ConfigChange {
+            at_ms,
+            by: "10.0.0.1:51234".to_owned(),
+            name: name.to_owned(),
+            before: before.to_owned(),
+            after: after.to_owned(),
+        };
+        let all = vec![
+            change(1_700_000_000_000, "leader_tolerance", "5", "10"),
+            change(1_700_000_005_000, "disabled", "", "hot-region,scatter"),
+        ];
+        let sample = sample();
+        let config = Box::new(sample.config.clone());
+        let command = StateCommand::ChangeConfig { config, changes: all.clone() };
+        let config_changes = ConfigChanges::of(all);
+        (SystemCommand::Change(command), StateImage { config_changes, ..sample })
+    }
+
+    #[test]
+    fn changes_of_the_configuration_are_written_as_they_were_released() {
+        let (command, state) = with_changes();
+        let (payload, (key, value)) = (encode(&command), config_changes(&state));
+        compare_with_fixture("config_changes.bin", &joined([&payload[..], &key, &value].into_iter()));
+        assert_eq!(decode(&payload[1..]), Ok(command));
+        let rows = rows(&state);
+        let pairs: Vec<(&[u8], &[u8])> = rows.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+        assert_eq!(restore(pairs.into_iter()).unwrap().unwrap().image(), &state);
+        // What an earlier version has written knows of no changes.
+        let old = self::rows(&sample());
+        let pairs: Vec<(&[u8], &[u8])> = old.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+        assert!(restore(pairs.into_iter()).unwrap().unwrap().image().config_changes.is_empty());
     }
 
     #[test]

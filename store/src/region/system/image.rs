@@ -7,7 +7,8 @@
 use rkyv::{Archive, Deserialize, Serialize};
 use scheduler::config::{Config, ReplicaPath};
 use scheduler::{
-    Lifecycle, NodeId, Policy, ServiceSafePoint, Services, StateImage, StoreDescriptor, StoreId,
+    ConfigChange, ConfigChanges, Lifecycle, NodeId, Policy, ServiceSafePoint, Services, StateImage,
+    StoreDescriptor, StoreId,
 };
 
 /// A whole state.
@@ -54,6 +55,30 @@ impl From<ServiceImage> for ServiceSafePoint {
     }
 }
 
+/// A change of the configuration.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+pub struct ChangeImage {
+    at_ms: u64,
+    by: String,
+    name: String,
+    before: String,
+    after: String,
+}
+
+impl From<ConfigChange> for ChangeImage {
+    fn from(change: ConfigChange) -> Self {
+        let ConfigChange { at_ms, by, name, before, after } = change;
+        Self { at_ms, by, name, before, after }
+    }
+}
+
+impl From<ChangeImage> for ConfigChange {
+    fn from(image: ChangeImage) -> Self {
+        let ChangeImage { at_ms, by, name, before, after } = image;
+        Self { at_ms, by, name, before, after }
+    }
+}
+
 /// A configuration.
 #[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
 pub struct ConfigImage {
@@ -97,7 +122,7 @@ pub fn lifecycle(byte: u8) -> Result<Lifecycle, DamagedState> {
 
 impl From<&StateImage> for Image {
     fn from(state: &StateImage) -> Self {
-        // A state that begins has no services, and those of one that has begun lie in a row of their own.
+        // A state that begins has no services and no changes, and those of one that has begun lie in rows of their own.
         let StateImage {
             cluster,
             next_id,
@@ -107,6 +132,7 @@ impl From<&StateImage> for Image {
             timestamp_end_ms,
             gc_safe_point,
             services: _,
+            config_changes: _,
         } = state;
         Self {
             cluster: *cluster,
@@ -138,6 +164,7 @@ impl Image {
             timestamp_end_ms,
             gc_safe_point,
             services: Services::default(),
+            config_changes: ConfigChanges::default(),
         })
     }
 }

@@ -208,6 +208,7 @@ mod tests {
     use super::image::sample;
     use super::*;
     use engine::lsm::BatchOp as Op;
+    use scheduler::ConfigChange;
 
     fn rows_of(batch: &WriteBatch, rows: &mut codec::Rows) {
         for op in batch.ops() {
@@ -244,6 +245,7 @@ mod tests {
             StateCommand::SetEvicting { store: StoreId(1), evicting: false },
             StateCommand::SetLifecycle { store: StoreId(2), lifecycle: scheduler::Lifecycle::Tombstone },
             StateCommand::SetConfig(Box::default()),
+            StateCommand::ChangeConfig { config: Box::default(), changes: vec![ConfigChange::default()] },
             StateCommand::AdvanceGcSafePoint { timestamp: 9 },
         ] {
             step(change(command)).expect("the state allows it");

@@ -61,7 +61,7 @@ pub(super) async fn run<S: Service>(
     let asked = judge(&state, caller, request, &mut respond);
     let Some(Asked { method, shape, body, encodings, deadline }) = asked else { return };
     let ended = match shape {
-        CallShape::Unary => unary(&state, method, (body, encodings), deadline, respond).await,
+        CallShape::Unary => unary(&state, (method, caller), (body, encodings), deadline, respond).await,
         CallShape::Bidi => bidi(&state, method, (body, encodings), deadline, respond).await,
     };
     state.tally.count(Some(method), ended);
@@ -158,7 +158,7 @@ fn refuse_http(method: &Method, headers: &HeaderMap) -> Option<Response<()>> {
 
 async fn unary<S: Service>(
     state: &State<S>,
-    method: S::Method,
+    (method, caller): (S::Method, Caller),
     (mut body, encodings): (RecvStream, Encodings),
     deadline: Option<Mono>,
     mut respond: SendResponse<Bytes>,
@@ -178,6 +178,7 @@ async fn unary<S: Service>(
     .await;
     let answer = match asked {
         Ok(message) => {
+            let message = state.service.called(method, message, caller.from());
             let gone = |cx: &mut Context<'_>| respond.poll_reset(cx).map(|_| caller_gone());
             within(&state.rt, deadline, gone, state.service.unary(method, message, deadline)).await
         }

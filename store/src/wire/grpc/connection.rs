@@ -231,7 +231,7 @@ impl<S: Service> Driver<'_, S> {
     /// Whether a call is one that members make, and this is one as far as the port can tell.
     fn is_for_members(&self, request: &Request<RecvStream>) -> bool {
         let is_closed = self.state.options.gate.as_ref().is_some_and(|gate| gate.is_closed());
-        let is_believed = self.caller == Caller::Member || !is_closed;
+        let is_believed = matches!(self.caller, Caller::Member(_)) || !is_closed;
         let method = self.state.service.method(request.uri().path());
         is_believed && method.is_some_and(|(method, _)| self.state.service.is_for_members(method))
     }

@@ -38,6 +38,7 @@ mod waiters;
 use std::fmt::Debug;
 use std::future::Future;
 use std::hash::Hash;
+use std::net::SocketAddr;
 
 use bytes::Bytes;
 use engine::rt::Mono;
@@ -79,6 +80,12 @@ pub trait Service: 'static {
     fn is_for_members(&self, method: Self::Method) -> bool {
         let _: Self::Method = method;
         false
+    }
+
+    /// The message of a call as it is answered; a service adds to it who calls where that is to be known.
+    fn called(&self, method: Self::Method, message: Bytes, from: SocketAddr) -> Bytes {
+        let _: (Self::Method, SocketAddr) = (method, from);
+        message
     }
 
     /// Answers one message with one framed message; see [`frame()`](frame::frame). The future is dropped at the deadline.

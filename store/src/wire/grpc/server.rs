@@ -69,8 +69,17 @@ pub trait Gate: Debug {
 pub(super) enum Caller {
     /// Any client, from this address.
     Anyone(SocketAddr),
-    /// One that the gate has let in.
-    Member,
+    /// One that the gate has let in, from this address.
+    Member(SocketAddr),
+}
+
+impl Caller {
+    /// Where it calls from.
+    pub(super) const fn from(self) -> SocketAddr {
+        match self {
+            Self::Anyone(from) | Self::Member(from) => from,
+        }
+    }
 }
 
 /// The bounds of a server.
@@ -368,7 +377,7 @@ async fn serve_behind<S: Service>(place: &Place<S>, mut stream: Stream) -> Optio
                 return Some(false);
             }
             place.keep();
-            connection::drive(place, stream, Vec::new(), Caller::Member).await
+            connection::drive(place, stream, Vec::new(), Caller::Member(place.from())).await
         }
         Some(First::Left { early_bytes }) => Some(early_bytes == 0),
         Some(First::Broke(_)) | None => Some(false),

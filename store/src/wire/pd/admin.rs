@@ -1,7 +1,7 @@
 //! What operators ask for, as calls; `ringkeep ctl` makes them.
 
 use scheduler::operator::{Intent, Operator, Outcome};
-use scheduler::{Key, Policy, RegionId, Setting, StoreId};
+use scheduler::{ConfigChange, Key, Policy, RegionId, Setting, StoreId};
 
 use super::{Pd, denied};
 use crate::control::SeenOperator;
@@ -90,7 +90,11 @@ impl Pd {
     }
 
     /// The configuration.
-    pub(super) fn config(&self, _: ringkeep::ConfigRequest) -> Result<ringkeep::ConfigResponse, Status> {
+    pub(super) fn config(
+        &self,
+        request: ringkeep::ConfigRequest,
+    ) -> Result<ringkeep::ConfigResponse, Status> {
+        let changes = if request.changes { self.control.config_changes() } else { Vec::new() };
         let (settings, evicting) = self.control.settings();
         let setting = |Setting { name, value }: Setting| ringkeep::Setting { name: name.to_owned(), value };
         let policy =
@@ -99,6 +103,7 @@ impl Pd {
             settings: settings.into_iter().map(setting).collect(),
             evicting: evicting.into_iter().map(StoreId::get).collect(),
             policies: self.control.policies().into_iter().map(policy).collect(),
+            changes: changes.into_iter().map(config_change).collect(),
         })
     }
 
@@ -107,7 +112,8 @@ impl Pd {
         &self,
         request: &ringkeep::SetConfigRequest,
     ) -> Result<ringkeep::SetConfigResponse, Status> {
-        let before = self.control.set_by_name(&request.name, &request.value).await.map_err(denied)?;
+        let before =
+            self.control.set_by_name(&request.name, &request.value, &request.by).await.map_err(denied)?;
         Ok(ringkeep::SetConfigResponse { before })
     }
 
@@ -116,9 +122,14 @@ impl Pd {
         &self,
         request: &ringkeep::SetPolicyRequest,
     ) -> Result<ringkeep::SetPolicyResponse, Status> {
-        self.control.set_policy(&request.policy, request.enabled).await.map_err(denied)?;
+        self.control.set_policy(&request.policy, request.enabled, &request.by).await.map_err(denied)?;
         Ok(ringkeep::SetPolicyResponse {})
     }
+}
+
+fn config_change(change: ConfigChange) -> ringkeep::ConfigChange {
+    let ConfigChange { at_ms, by, name, before, after } = change;
+    ringkeep::ConfigChange { at_ms, by, name, before, after }
 }
 
 fn operator_state(seen: &SeenOperator) -> ringkeep::OperatorState {

@@ -6,10 +6,12 @@
 //! node is answered here: its health, and what its port serves.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use engine::rt::Mono;
+use prost::Message as _;
 
 use super::client::{Places, SchedulerClient};
 use super::{Method, Pd, SERVICE, SERVICES, decode};
@@ -98,6 +100,16 @@ impl Service for Port {
 
     fn is_for_members(&self, method: Method) -> bool {
         method.is_for_members() && !(planted(Bug::MethodOpen) && method == Method::Hosted)
+    }
+
+    /// What changes the configuration is kept with who asked for it. A call that is sent on has that from the port that it came to first.
+    fn called(&self, method: Method, message: Bytes, from: SocketAddr) -> Bytes {
+        if !matches!(method, Method::SetConfig | Method::SetPolicy) {
+            return message;
+        }
+        let by = ringkeep::Called { by: from.to_string() }.encode_to_vec();
+        // Of a field that is there twice the last one counts.
+        [&message[..], &by].concat().into()
     }
 
     async fn unary(&self, method: Method, message: Bytes, deadline: Option<Mono>) -> Result<Bytes, Status> {

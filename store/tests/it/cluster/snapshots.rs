@@ -22,6 +22,7 @@ use store::wire::proto::kvrpcpb::{RawDeleteRequest, RawDeleteResponse, RawPutReq
 
 use super::nodes::{NODES, regions};
 use super::{Pairs, Run, clients};
+use crate::logged::{Lines, number};
 
 /// Keys of the first region that are written.
 const KEYS: u64 = 60;
@@ -380,6 +381,23 @@ fn a_full_disk_at_the_receiver_waits() {
         lag.catch_up(1).unwrap();
         assert_eq!(lag.held(0).unwrap(), shown(&round(2)));
     }
+}
+
+/// It is tried on each second, for as long as that lasts.
+#[test]
+fn a_snapshot_that_fails_again_and_again_is_said_once_a_minute_with_its_number() {
+    Lines::of(|lines| {
+        let mut lag = Lag::new(World::new(6, Options::default()), 1).unwrap();
+        lag.run.nodes.node(lag.follower).disk().leave(0);
+        lag.run.world.heal_network();
+        lag.run.pass(Duration::from_secs(150)).unwrap();
+        let said = lines.with("a snapshot did not get to a follower");
+        assert!((2..=4).contains(&said.len()), "{} lines: {said:#?}", said.len());
+        let unsaid: u64 = said.iter().map(|line| number(line, "unsaid")).sum();
+        assert!(unsaid > 30, "{said:#?}");
+        lag.run.nodes.node(lag.follower).disk().set_capacity(u64::MAX);
+        lag.catch_up(1).unwrap();
+    });
 }
 
 /// Cuts the power of one node at every change of its disk while a snapshot travels. The follower has the old state or the new one, and

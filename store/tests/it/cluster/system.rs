@@ -32,6 +32,7 @@ fn beginning() -> StateImage {
         timestamp_end_ms: 0,
         gc_safe_point: 0,
         services: scheduler::Services::default(),
+        config_changes: scheduler::ConfigChanges::default(),
     }
 }
 

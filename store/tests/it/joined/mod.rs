@@ -2,12 +2,14 @@
 
 mod alone;
 mod asking;
+mod audited;
 pub(crate) mod clients;
 mod crash;
 mod elsewhere;
 mod evicting;
 mod hundred;
 mod leaders;
+mod lost;
 mod named;
 pub(crate) mod nodes;
 mod numbers;

@@ -69,6 +69,31 @@ fn any_node_is_answered_what_the_scheduler_knows() {
     assert!(bad.why.contains("not counted"), "{bad:?}");
 }
 
+/// After a kill it takes 20 s until a store counts as disconnected. What it has missed shows long before.
+#[test]
+fn a_store_that_misses_reports_is_shown_before_it_counts_as_disconnected() {
+    let (world, mut members) = three(85);
+    world.run_for(Duration::from_secs(15));
+    let stores = |world: &World, members: &[Member]| {
+        let (all, _) = ask::<StoresResponse>(world, &members[0], SchedulerQuestion::Stores).expect("stores");
+        all.stores
+    };
+    let before = stores(&world, &members);
+    assert!(before.iter().all(|store| !store.misses_reports && store.heard && store.silent_ms < 3000));
+    let dead = before.iter().map(|store| store.node).max().expect("nodes");
+    members[2].end(false);
+    world.run_for(Duration::from_secs(5));
+    for store in stores(&world, &members) {
+        let is_dead = store.node == dead;
+        assert_eq!((&store.health[..], store.misses_reports), ("up", is_dead), "{store:?}");
+        assert_eq!(store.silent_ms > 3000, is_dead, "{store:?}");
+    }
+    world.run_for(Duration::from_secs(20));
+    for store in stores(&world, &members).iter().filter(|store| store.node == dead) {
+        assert_eq!((&store.health[..], store.misses_reports), ("disconnected", false), "{store:?}");
+    }
+}
+
 #[test]
 fn a_scheduler_that_is_away_is_said_in_words_and_in_time() {
     let (world, mut members) = three(82);

@@ -83,7 +83,7 @@ impl Run {
     }
 
     fn set(&self, name: &str, value: u64) {
-        let set = SetConfigRequest { name: name.to_owned(), value: value.to_string() };
+        let set = SetConfigRequest { name: name.to_owned(), value: value.to_string(), by: String::new() };
         let path = "/ringkeep.Scheduler/SetConfig";
         call::<SetConfigResponse>(&self.world, self.member.pd(), path, set).expect("it is set");
     }

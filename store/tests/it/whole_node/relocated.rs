@@ -157,7 +157,7 @@ impl Run {
 
     /// A move that nothing disturbs comes to its end. What evens out the stores would move the region back.
     fn moves(&mut self) -> Result<(), String> {
-        let off = SetPolicyRequest { policy: "balance-core".to_owned(), enabled: false };
+        let off = SetPolicyRequest { policy: "balance-core".to_owned(), enabled: false, by: String::new() };
         let set = "/ringkeep.Scheduler/SetPolicy";
         call::<SetPolicyResponse>(&self.world, self.member.pd(), set, off)
             .map_err(|status| status.to_string())?;

@@ -52,7 +52,11 @@ impl Run {
     /// A node whose regions are small, and whose empty ones weigh little beside these.
     fn small(seed: u64) -> Self {
         let run = Self::new(seed, |config| config.region_max_bytes = Some(REGION_BYTES));
-        let set = SetConfigRequest { name: "region_size_floor_bytes".to_owned(), value: "1024".to_owned() };
+        let set = SetConfigRequest {
+            name: "region_size_floor_bytes".to_owned(),
+            value: "1024".to_owned(),
+            by: String::new(),
+        };
         let path = "/ringkeep.Scheduler/SetConfig";
         call::<SetConfigResponse>(&run.world, run.member.pd(), path, set).expect("it is set");
         run
@@ -170,7 +174,7 @@ fn keys_that_begin_alike_spread_over_the_stores_of_a_node_by_themselves() {
 #[test]
 fn without_the_policy_or_without_splits_they_stay_on_one_core() {
     let run = Run::small(31);
-    let off = SetPolicyRequest { policy: "balance-core".to_owned(), enabled: false };
+    let off = SetPolicyRequest { policy: "balance-core".to_owned(), enabled: false, by: String::new() };
     let set = "/ringkeep.Scheduler/SetPolicy";
     call::<SetPolicyResponse>(&run.world, run.member.pd(), set, off).expect("it is switched off");
     run.load();
