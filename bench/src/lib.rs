@@ -14,6 +14,7 @@
 //! | [`abuse`] | clients that ask for too much, ordinary writes and a start after them: the node's memory, and a bystander's latency |
 //! | [`crash`] | writers, SIGKILL, restart, and whether everything acknowledged is still there |
 //! | [`chaos`] | a cluster of processes that are killed, paused and cut off, and what its clients saw |
+//! | [`cluster`] | a cluster of processes that a node joins, one leaves for good and one is drained of: how even and whole it ends |
 //! | [`failover`], [`steady`] | what clients notice when a leader is killed, hands over or is drained |
 //! | [`catchup`] | a follower that was away: what clients of the others notice, and the bytes that it is sent |
 //! | [`scale`] | what a second core is worth to keys that begin alike; the gap in acknowledgements of a move and of a split |
@@ -36,6 +37,7 @@ pub mod catchup;
 pub mod chaos;
 pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod compare;
 pub mod crash;
 pub mod disk;

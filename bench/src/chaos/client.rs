@@ -22,46 +22,46 @@ const FINDINGS_MAX: usize = 20;
 
 /// What all clients share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     /// Where the nodes serve RESP.
-    pub(super) nodes: Vec<SocketAddr>,
+    pub(crate) nodes: Vec<SocketAddr>,
     /// The clients end.
-    pub(super) stop: AtomicBool,
+    pub(crate) stop: AtomicBool,
     /// Operations that were answered with success.
-    pub(super) done: AtomicU64,
+    pub(crate) done: AtomicU64,
 }
 
 /// A client and what it saw.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     id: usize,
     keys: usize,
     random: Random,
     next: Number,
     registers: Registers,
     /// Numbers of what happened.
-    pub(super) counts: Counts,
+    pub(crate) counts: Counts,
     /// What cannot be, one sentence each.
-    pub(super) findings: Vec<String>,
+    pub(crate) findings: Vec<String>,
 }
 
 /// What a client counted.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// Writes that were acknowledged.
-    pub(super) acknowledged: u64,
+    pub(crate) acknowledged: u64,
     /// Writes whose outcome was not heard.
-    pub(super) unknown: u64,
+    pub(crate) unknown: u64,
     /// Of those, the ones that were read later.
-    pub(super) happened: u64,
+    pub(crate) happened: u64,
     /// Reads that were answered with a value or with none.
-    pub(super) read: u64,
+    pub(crate) read: u64,
     /// Requests that were refused and may be repeated.
-    pub(super) refused: u64,
+    pub(crate) refused: u64,
     /// Connections that could not be opened or broke.
-    pub(super) broken: u64,
+    pub(crate) broken: u64,
     /// The longest time between two successes.
-    pub(super) longest_gap: Duration,
+    pub(crate) longest_gap: Duration,
 }
 
 /// What came of a request.
@@ -83,7 +83,7 @@ struct Connection {
 
 impl Client {
     /// A client of `keys` keys.
-    pub(super) fn new(id: usize, keys: usize, seed: u64) -> Self {
+    pub(crate) fn new(id: usize, keys: usize, seed: u64) -> Self {
         Self {
             id,
             keys,
@@ -96,7 +96,7 @@ impl Client {
     }
 
     /// Writes and reads until it is asked to stop, or finds something.
-    pub(super) fn run(&mut self, shared: &Shared) {
+    pub(crate) fn run(&mut self, shared: &Shared) {
         let mut last_success = now();
         while !shared.stop.load(Ordering::Acquire) && self.findings.is_empty() {
             let node = shared.nodes[self.random.below(shared.nodes.len() as u64) as usize];
@@ -175,7 +175,7 @@ impl Client {
     }
 
     /// Reads every key at `node`. Whether all of it was answered.
-    pub(super) fn check(&mut self, node: SocketAddr) -> bool {
+    pub(crate) fn check(&mut self, node: SocketAddr) -> bool {
         let Ok(mut connection) = Connection::open(node) else { return false };
         let keys: Vec<usize> = self.registers.certain().map(|(key, _)| key).collect();
         keys.into_iter().all(|key| matches!(self.read(&mut connection, key), Said::Done(_)))

@@ -7,7 +7,7 @@
 //! The faults come one at a time from a seed ([`fault`]); the operations in between depend on the machine. Links between nodes are cut in
 //! one direction or both; those to the clients stay whole.
 
-mod client;
+pub(crate) mod client;
 mod fault;
 pub mod register;
 

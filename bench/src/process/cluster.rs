@@ -11,7 +11,8 @@ use engine::rt::native as world;
 use store::wire::grpc::client::Client;
 use store::wire::proto::ringkeep::{
     ClusterRequest, ClusterResponse, OperateRequest, OperateResponse, RegionState, RegionWish,
-    RegionsRequest, RegionsResponse, SetPolicyRequest, SetPolicyResponse,
+    RegionsRequest, RegionsResponse, RemoveStoreRequest, RemoveStoreResponse, SetConfigRequest,
+    SetConfigResponse, SetPolicyRequest, SetPolicyResponse,
 };
 use store::wire::proto::{metapb, pdpb};
 
@@ -32,6 +33,8 @@ pub struct Cluster {
     options: Vec<NodeOptions>,
     /// The links between the nodes, if they can be cut.
     network: Option<Network>,
+    /// Replicas that every region is to have.
+    replicas: usize,
 }
 
 impl Cluster {
@@ -40,7 +43,15 @@ impl Cluster {
     /// # Errors
     /// A node does not start, or the regions are not replicated within a minute.
     pub fn start(base: &NodeOptions, members: usize) -> Result<Self, Failed> {
-        Self::start_with(base, members, false)
+        Self::start_with(base, (members, members), false)
+    }
+
+    /// Starts `members` of `places` nodes; the others may [join](Cluster::join) later. What `base` says of replicas holds for all.
+    ///
+    /// # Errors
+    /// As for [`Cluster::start`].
+    pub fn start_of(base: &NodeOptions, places: usize, members: usize) -> Result<Self, Failed> {
+        Self::start_with(base, (places, members), false)
     }
 
     /// As [`Cluster::start`], with links between the nodes that can be cut and whose bytes are counted.
@@ -48,22 +59,22 @@ impl Cluster {
     /// # Errors
     /// As for [`Cluster::start`].
     pub fn start_linked(base: &NodeOptions, members: usize) -> Result<Self, Failed> {
-        Self::start_with(base, members, true)
+        Self::start_with(base, (members, members), true)
     }
 
-    fn start_with(base: &NodeOptions, members: usize, linked: bool) -> Result<Self, Failed> {
-        let mut options = (0..members).map(|n| member(base, n, members)).collect::<Result<Vec<_>, _>>()?;
+    fn start_with(
+        base: &NodeOptions,
+        (places, members): (usize, usize),
+        linked: bool,
+    ) -> Result<Self, Failed> {
+        let mut options = (0..places).map(|n| member(base, n, places)).collect::<Result<Vec<_>, _>>()?;
         let network = if linked { Some(link(&mut options)?) } else { None };
         let founder = options.first().ok_or_else(|| Failed::new("a cluster has at least one member"))?;
-        let mut this = Self { nodes: Vec::new(), options: options.clone(), network };
+        let mut this = Self { nodes: Vec::new(), options: options.clone(), network, replicas: members };
         this.add(0, Starting::spawn(founder)?)?;
-        let joining: Vec<Starting> = options[1..]
+        let joining: Vec<Starting> = options[1..members]
             .iter()
-            .map(|options| {
-                let mut first_start = options.clone();
-                first_start.arguments.extend(["--join".to_owned(), pd_of(founder).to_string()]);
-                Starting::spawn(&first_start)
-            })
+            .map(|options| join_by(options, founder))
             .collect::<Result<_, Failed>>()?;
         for (n, starting) in joining.iter().enumerate() {
             this.note(n + 1, starting.pid());
@@ -73,6 +84,18 @@ impl Cluster {
         }
         this.wait_until_replicated()?;
         Ok(this)
+    }
+
+    /// Starts the next node, which joins.
+    ///
+    /// # Errors
+    /// It does not start, or is not the next.
+    pub fn join(&mut self, n: usize) -> Result<(), Failed> {
+        if n != self.nodes.len() || n >= self.options.len() {
+            return Err(Failed::new(format!("node {} is not the next one to join", n + 1)));
+        }
+        let starting = join_by(&self.options[n], &self.options[0])?;
+        self.add(n, starting)
     }
 
     /// Starts a node again that has ended, or was killed, with the ports it had.
@@ -193,7 +216,33 @@ impl Cluster {
     /// # Errors
     /// There is no such policy, or the scheduler does not answer.
     pub fn switch_off(&self, policy: &str) -> Result<(), Failed> {
-        let request = SetPolicyRequest { policy: policy.to_owned(), enabled: false, by: String::new() };
+        self.switch(policy, false)
+    }
+
+    /// Sets a value of the scheduler's configuration.
+    ///
+    /// # Errors
+    /// There is no such value, or the scheduler does not answer.
+    pub fn set(&self, name: &str, value: &str) -> Result<(), Failed> {
+        let request = SetConfigRequest { name: name.to_owned(), value: value.to_owned(), by: String::new() };
+        ask::<SetConfigResponse>(self.pd(), "/ringkeep.Scheduler/SetConfig", request).map(drop)
+    }
+
+    /// Takes a store out of use.
+    ///
+    /// # Errors
+    /// The scheduler refuses that, or does not answer.
+    pub fn remove_store(&self, store: u64) -> Result<(), Failed> {
+        let request = RemoveStoreRequest { store };
+        ask::<RemoveStoreResponse>(self.pd(), "/ringkeep.Scheduler/RemoveStore", request).map(drop)
+    }
+
+    /// Switches a policy of the scheduler on or off.
+    ///
+    /// # Errors
+    /// As for [`Cluster::switch_off`].
+    pub fn switch(&self, policy: &str, enabled: bool) -> Result<(), Failed> {
+        let request = SetPolicyRequest { policy: policy.to_owned(), enabled, by: String::new() };
         ask::<SetPolicyResponse>(self.pd(), "/ringkeep.Scheduler/SetPolicy", request).map(drop)
     }
 
@@ -241,7 +290,7 @@ impl Cluster {
     /// # Errors
     /// It takes longer.
     pub fn wait_until_replicated_within(&self, most: Duration) -> Result<(), Failed> {
-        let (began, members) = (now(), self.options.len());
+        let (began, members) = (now(), self.replicas);
         loop {
             // A node that has just been started may not listen yet.
             let seen = regions(self.pd()).unwrap_or_default();
@@ -258,6 +307,13 @@ impl Cluster {
             pause(Duration::from_millis(20));
         }
     }
+}
+
+/// Starts a node on an empty directory, which joins the cluster of `founder`.
+fn join_by(options: &NodeOptions, founder: &NodeOptions) -> Result<Starting, Failed> {
+    let mut first_start = options.clone();
+    first_start.arguments.extend(["--join".to_owned(), pd_of(founder).to_string()]);
+    Starting::spawn(&first_start)
 }
 
 fn pd_of(options: &NodeOptions) -> SocketAddr {

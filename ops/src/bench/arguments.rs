@@ -47,6 +47,9 @@ pub(super) enum What {
     Crash(CrashArguments),
     /// A cluster of processes that are killed, paused and cut off: what do its clients see?
     Chaos(ChaosArguments),
+    /// A node joins, one is killed for good, one is drained: does the cluster end even and whole, and what do its clients see? Exit code 1 if
+    /// not, or if a client saw what cannot be
+    Cluster(ClusterArguments),
     /// A leader is killed, hands over, or is drained: what do clients notice?
     Failover(FailoverArguments),
     /// A follower that was away catches up: what do clients of the others notice, and how much is sent?
@@ -314,6 +317,33 @@ pub(super) struct ChaosArguments {
     #[arg(long, default_value_t = 100, value_parser = at_least_one::<usize>)]
     pub(super) keys: usize,
     /// First seed of the faults
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ClusterArguments {
+    #[command(flatten)]
+    pub(super) node: NodeArguments,
+    /// Keys and values that are written first, MiB
+    #[arg(long, default_value_t = 256, value_parser = at_least_one::<u64>)]
+    pub(super) mib: u64,
+    /// Regions that they are divided into
+    #[arg(long, default_value_t = 64, value_parser = at_least_one::<usize>)]
+    pub(super) regions: usize,
+    /// Clients
+    #[arg(long, default_value_t = 4, value_parser = at_least_one::<usize>)]
+    pub(super) clients: usize,
+    /// Keys of each client
+    #[arg(long, default_value_t = 100, value_parser = at_least_one::<usize>)]
+    pub(super) keys: usize,
+    /// Silence after which a store counts as down, seconds
+    #[arg(long, default_value_t = 10, value_parser = at_least_one::<u64>)]
+    pub(super) down_seconds: u64,
+    /// How long each phase may take, seconds
+    #[arg(long, default_value_t = 300, value_parser = at_least_one::<u64>)]
+    pub(super) phase_seconds: u64,
+    /// Seed of the clients
     #[arg(long, default_value_t = 1)]
     pub(super) seed: u64,
 }

@@ -16,19 +16,20 @@ use bench::process::{NodeOptions, Ports};
 use bench::report::RunReport;
 use bench::workload::{Spread, Workload};
 use bench::{
-    Failed, abuse, backlog, catchup, chaos, crash, disk, failover, idle, latency, load, pressure, protocols,
-    scheduler,
+    Failed, abuse, backlog, catchup, chaos, cluster, crash, disk, failover, idle, latency, load, pressure,
+    protocols, scheduler,
 };
 use store::config::Config;
 
 pub(crate) use arguments::BenchArguments;
 use arguments::{
-    AbuseArguments, CatchupArguments, ChaosArguments, CrashArguments, FailoverArguments, IdleArguments,
-    LatencyArguments, NodeArguments, PhaseName, PressureArguments, ProtocolName, ProtocolsArguments,
-    RunArguments, SchedulerArguments, SpreadName, What,
+    AbuseArguments, CatchupArguments, ChaosArguments, ClusterArguments, CrashArguments, FailoverArguments,
+    IdleArguments, LatencyArguments, NodeArguments, PhaseName, PressureArguments, ProtocolName,
+    ProtocolsArguments, RunArguments, SchedulerArguments, SpreadName, What,
 };
 
 use crate::output::{Format, answer, fail, remark};
+use crate::signals;
 
 /// Runs `ringkeep bench`.
 pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
@@ -60,6 +61,9 @@ pub(crate) fn run(arguments: &BenchArguments) -> ExitCode {
         }),
         What::Chaos(run) => chaos(run).and_then(|report| {
             deliver(arguments, &report, chaos::ChaosReports::table, chaos::ChaosReports::passed)
+        }),
+        What::Cluster(run) => cluster(run).and_then(|report| {
+            deliver(arguments, &report, cluster::ClusterReport::table, cluster::ClusterReport::passed)
         }),
         What::Failover(run) => failover(run).and_then(|report| {
             deliver(arguments, &report, failover::FailoverReport::table, failover::FailoverReport::passed)
@@ -266,6 +270,28 @@ fn chaos(run: &ChaosArguments) -> Result<chaos::ChaosReports, Failed> {
         }
     }
     Ok(chaos::ChaosReports { runs })
+}
+
+fn cluster(run: &ClusterArguments) -> Result<cluster::ClusterReport, Failed> {
+    let stop =
+        signals::noted().map_err(|error| Failed::new(format!("signals cannot be handled: {error}")))?;
+    let mut scratch = Scratch::create(&run.node)?;
+    let options = cluster::Options {
+        node: scratch.node(&run.node)?,
+        fill_bytes: run.mib << 20,
+        regions: run.regions,
+        clients: run.clients,
+        keys: run.keys,
+        down: Duration::from_secs(run.down_seconds),
+        phase_max: Duration::from_secs(run.phase_seconds),
+        seed: run.seed,
+        stop,
+    };
+    let report = cluster::run(&options, &mut remark);
+    if !report.as_ref().is_ok_and(cluster::ClusterReport::passed) {
+        scratch.keep();
+    }
+    report
 }
 
 fn failover(run: &FailoverArguments) -> Result<failover::FailoverReport, Failed> {

@@ -286,6 +286,7 @@ fn measurements_of_nothing_are_refused() {
         (["crash", "--cycles", "0"], "write 1 or more"),
         (["crash", "--writers", "0"], "write 1 or more"),
         (["chaos", "--keys", "0"], "write 1 or more"),
+        (["cluster", "--mib", "0"], "write 1 or more"),
         (["scheduler", "--reports", "0"], "write 1 or more"),
         (["scale", "--records", "0"], "write 1 or more"),
         (["scale", "--rounds", "0"], "write 1 or more"),

@@ -87,9 +87,10 @@ pub use self::seen::{SeenOperator, SeenStore};
 /// The least time between two rounds of the policies, however much happens.
 const ROUNDS_APART: Duration = Duration::from_millis(10);
 
-/// Policies that stay off: those that move single regions between nodes for size and load, of which it is not measured yet what they are
-/// worth.
-const UNPROVEN: [Policy; 2] = [Policy::BalanceRegion, Policy::HotRegion];
+/// Policies that are off in a new cluster: those that move single regions between nodes for size and load.
+const OFF_AT_FIRST: [Policy; 2] = [Policy::BalanceRegion, Policy::HotRegion];
+/// Of these the ones that stay off, because it is not measured yet what they are worth.
+const UNPROVEN: [Policy; 1] = [Policy::HotRegion];
 
 /// Who this member says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,9 +156,9 @@ pub struct SchedulerNumbers {
     pub refused_reports: u64,
 }
 
-/// What a new cluster aims at: one replica of each region, and no policy that is unproven.
+/// What a new cluster aims at: one replica of each region, and no policy that moves regions between nodes to balance them.
 fn initial_config() -> Config {
-    Config { max_replicas: 1, disabled: UNPROVEN.to_vec(), ..Config::default() }
+    Config { max_replicas: 1, disabled: OFF_AT_FIRST.to_vec(), ..Config::default() }
 }
 
 /// Whether the state of `cluster` is there and has given out the ids below `next_id_min`: in the system group if it `held` entries, else
