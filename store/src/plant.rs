@@ -157,7 +157,7 @@ pub enum Bug {
     SiblingsUnheard,
     /// The names of tables that are handed over are removed before they are taken in.
     NamesRemovedEarly,
-    /// A replica that waits for its first snapshot and hears nobody says nothing.
+    /// A replica that waits for its first snapshot and hears no other member says nothing.
     BlankIsMute,
     /// The log does not learn who invited a replica.
     InvitationLost,

@@ -1,6 +1,6 @@
 //! Which store leads which keys, as a TiKV client remembers it: asked of PD once, and then kept true by what stores answer.
 //!
-//! A region may be split, moved or led by another store at any moment. Whoever asks by what was true a moment ago is told so by a region
+//! A region may be split, moved or led by another store at any moment. Whoever asks by what was true a moment ago hears that by a region
 //! error, which mostly says what is true now:
 //!
 //! | a store answers | what is done before the request is sent again |
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn another_leader_is_learned_and_one_that_nobody_names_is_asked_of_pd() {
+    fn another_leader_is_learned_and_one_that_no_store_names_is_asked_of_pd() {
         let mut regions = two();
         let context = regions.context(b"n").expect("it is known");
         let error = |region_id, leader| errorpb::Error {

@@ -206,6 +206,10 @@ impl Dispatch {
         &self.order
     }
 
+    pub(super) const fn links(&self) -> &Rc<CoreLinks> {
+        &self.links
+    }
+
     pub(super) fn waiting(&self) -> &Waiting {
         &self.waiting
     }
@@ -334,7 +338,7 @@ impl Dispatch {
                     CoreMessage::Handed { from, id, to, handed } => self.take_handed((from, id), to, *handed),
                     CoreMessage::Taken { id, taken } => self.links.taken(id, taken),
                     CoreMessage::Routes { store, changes } => self.published(store, changes),
-                    CoreMessage::Answer { id, outcome } => self.links.arrived(id, outcome),
+                    CoreMessage::Answer { id, outcome } => self.take_answer(id, outcome),
                     CoreMessage::Closed { from } => self.links.closed(from),
                 }
             }

@@ -8,6 +8,7 @@
 mod cut;
 mod dispatch;
 mod join;
+mod lent;
 mod locate;
 mod memory;
 mod order;

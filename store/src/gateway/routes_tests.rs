@@ -75,15 +75,15 @@ fn options(store: u64) -> ShardOptions {
 }
 
 /// Two stores and a gateway to both on each of two cores.
-struct Nodes {
+pub(super) struct Nodes {
     rt: Rt,
     shards: [Shard; 2],
-    gateways: [Gateway; 2],
+    pub(super) gateways: [Gateway; 2],
     next_id: u64,
 }
 
 impl Nodes {
-    async fn start(rt: &Rt) -> Self {
+    pub(super) async fn start(rt: &Rt, memory: &Memory) -> Self {
         let borders = ["", "e", "i", "m", ""];
         let region = |at: usize| region(10 + at as u64, at as u64 % 2, borders[at], borders[at + 1], 1);
         let mut shards = Vec::new();
@@ -105,7 +105,7 @@ impl Nodes {
                 fenced: BTreeMap::new(),
             };
             let whole = Whole { core_of: vec![0, 1], command_bytes_max: 16 << 20, scan_pairs_max: 5 };
-            let memory = Memory::unbounded();
+            let memory = memory.fresh();
             let dispatch =
                 Dispatch::start(rt, here, whole, places.clone(), (links, None), ends.inbox, memory);
             Gateway::new(dispatch, core)
@@ -371,7 +371,7 @@ fn run(seed: u64, adding: u64) -> u64 {
     sim::run(seed, move |rt| async move {
         let running = rt.clone();
         let all = async move {
-            let mut nodes = Nodes::start(&running).await;
+            let mut nodes = Nodes::start(&running, &Memory::unbounded()).await;
             let clients = (0..CLIENTS).map(|number| Client::new(number, nodes.gateways.clone(), seed).run());
             let clients: Vec<_> = clients.map(|client| running.spawn(client)).collect();
             let adding: Vec<_> = (0..adding)

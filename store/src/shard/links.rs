@@ -126,8 +126,18 @@ pub struct CoreLinks {
     handed: RefCell<BTreeMap<u64, (usize, Taken)>>,
 }
 
-/// By our number for the request: the core that was asked, and who waits.
-type Asked = HashMap<u64, (usize, Answer<Outcome>), foldhash::fast::FixedState>;
+/// By our number for the request.
+type Asked = HashMap<u64, Request, foldhash::fast::FixedState>;
+
+/// A request to another core.
+#[derive(Debug)]
+struct Request {
+    core: usize,
+    /// Who waits.
+    answer: Answer<Outcome>,
+    /// It reads one value.
+    is_get: bool,
+}
 
 #[derive(Debug)]
 struct Target {
@@ -162,7 +172,8 @@ impl CoreLinks {
             return answer.send(Err(Refusal::Stopped("the core that owns the key has ended".into())));
         }
         let id = self.number();
-        self.asked.borrow_mut().insert(id, (core, answer));
+        let is_get = matches!(op, Op::Get { .. });
+        self.asked.borrow_mut().insert(id, Request { core, answer, is_get });
         self.gather(core, CoreMessage::Request { from: self.core, id, store, route, op });
     }
 
@@ -245,9 +256,14 @@ impl CoreLinks {
             false => id,
         };
         let asked = asked.remove(&id);
-        if let Some((_, answer)) = asked {
+        if let Some(Request { answer, .. }) = asked {
             answer.send(outcome);
         }
+    }
+
+    /// Whether what was asked under this number, and is not answered yet, reads one value.
+    pub fn is_get(&self, id: u64) -> bool {
+        self.asked.borrow().get(&id).is_some_and(|asked| asked.is_get)
     }
 
     /// Sends every other core what has changed of the regions of a store of this one. Messages to one core arrive in order, so the latest is
@@ -283,10 +299,10 @@ impl CoreLinks {
     pub fn closed(&self, core: usize) {
         self.targets[core].closed.set(true);
         let mut unanswered: Vec<_> =
-            self.asked.borrow_mut().extract_if(|_, (asked, _)| *asked == core).collect();
+            self.asked.borrow_mut().extract_if(|_, asked| asked.core == core).collect();
         // In the order in which they were asked, so that one seed gives one run.
         unanswered.sort_unstable_by_key(|(id, _)| *id);
-        for (_, (_, answer)) in unanswered {
+        for (_, Request { answer, .. }) in unanswered {
             answer.send(Err(Refusal::Unknown));
         }
         let handed: Vec<_> =

@@ -12,7 +12,7 @@ use engine::rt::Rt;
 /// Requests of such a client in flight.
 const AT_ONCE: u64 = 4;
 
-/// What these clients were told.
+/// What these clients heard.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     pub(super) answered: Cell<u64>,
