@@ -32,15 +32,15 @@ pub struct LockFile {
 #[derive(Debug)]
 #[expect(dead_code, reason = "held for its destructor")]
 enum Held {
-    /// Kept open for its lock; the operating system releases it with the process.
-    File(std::fs::File),
+    /// Kept open for their locks; the operating system releases them with the process.
+    Files([std::fs::File; 2]),
     #[cfg(feature = "sim")]
     Sim(SimLock),
 }
 
 impl DirLock {
-    pub(crate) fn file(held: std::fs::File, file: LockFile) -> Self {
-        Self { _held: Held::File(held), file }
+    pub(crate) fn files(held: [std::fs::File; 2], file: LockFile) -> Self {
+        Self { _held: Held::Files(held), file }
     }
 
     /// The file that is locked.

@@ -293,3 +293,18 @@ fn a_store_stops_and_says_why_once_a_file_of_it_is_not_at_its_place() {
         assert!(log.contains("then start again") && !log.contains("panicked"), "{log}");
     }
 }
+
+/// The directory itself is locked as well, so no second node comes in before the first one has noticed.
+#[test]
+fn a_second_node_is_refused_whatever_befalls_the_lock_file() {
+    let harms: [Move; 2] = [remove, replace];
+    for act in harms {
+        let directory = directory();
+        let options = options(&directory);
+        let node = start(&directory);
+        act(&options.data_dir.join("LOCK"), &directory.path().join("one"));
+        let said = Node::start(&self::options(&directory)).expect_err("another node uses it").to_string();
+        assert!(said.contains("another process") || said.contains("in use"), "{said}");
+        node.process.terminate(DRAIN).expect("it drains");
+    }
+}

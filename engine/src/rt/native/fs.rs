@@ -128,16 +128,19 @@ impl Core {
         self.blocking(move || paths.iter().map(|path| file_at(path)).collect()).await?
     }
 
+    /// Locks the file, which other programs look at, and the directory itself, which nothing replaces in its place.
     pub(crate) async fn lock_dir(&self, path: &Path) -> io::Result<DirLock> {
-        let path = path.join("LOCK");
+        let (dir, path) = (path.to_owned(), path.join("LOCK"));
         let lock = move || {
+            let dir = fs::File::open(&dir)?;
+            lock_with_retries(&dir)?;
             if fs::exists(&path)? {
                 look_at(&path)?;
             }
             let file = open_private(&path, fs::OpenOptions::new().truncate(false))?;
             lock_with_retries(&file)?;
             let id = id(&file.metadata()?);
-            Ok(DirLock::file(file, LockFile { path, id }))
+            Ok(DirLock::files([dir, file], LockFile { path, id }))
         };
         self.blocking(lock).await?
     }
