@@ -6,8 +6,8 @@
 //!
 //! Unheard for [`UNHEARD_TICKS`], it says to those that it knows, and to the stores that share other groups with this one
 //! ([`PeerId`] 0: whichever peer is there), that it lives. Who is still of the region brings it what it lacks, who knows better answers
-//! that it was removed, and who has left the region itself sends the question on to those that stayed
-//! ([`Verdict::SendOn`](super::message::Verdict::SendOn)). So the question reaches the region as long as any store knows where it went.
+//! that it was removed. A store that has left the region itself says nothing, so a newcomer learns nothing while no store that shares groups
+//! with its own is still of the region.
 //!
 //! ```text
 //! invitation   peer u64, store u64, conf_ver u64, version u64     little-endian
@@ -18,7 +18,6 @@ use scheduler::{Epoch, Peer, PeerId, Role, StoreId};
 
 use super::life::Life;
 use super::message::{Body, PeerMessage};
-use super::record::RegionRecord;
 use super::replica::Replica;
 use crate::plant::{Bug, planted};
 
@@ -75,22 +74,6 @@ impl PeerMessage {
             Body::Raft(inner) => matches!(inner.body, RaftBody::Stale | RaftBody::PreVote(_)),
             Body::Removed => false,
         }
-    }
-
-    /// The copies for those that stayed in the region, from a store whose own peer was removed: under the epoch that it knows, which is
-    /// newer, so that no question goes in a circle.
-    pub fn sent_on(&self, tombstone: &RegionRecord) -> Vec<PeerMessage> {
-        let region = &tombstone.region;
-        let others = region.peers.iter().filter(|peer| peer.id != self.from.id && peer.id != tombstone.me);
-        let copy = |to: &Peer| {
-            let mut body = self.body.clone();
-            if let Body::Raft(inner) = &mut body {
-                inner.to = NodeId(to.id.0);
-            }
-            let (region, from, epoch) = (self.region, self.from, region.epoch);
-            PeerMessage { region, from, to: *to, epoch, range: None, body }
-        };
-        others.map(copy).collect()
     }
 }
 
@@ -170,7 +153,7 @@ impl<W, R> Replica<W, R> {
 mod tests {
     use scheduler::{KeyRange, Region, RegionId};
 
-    use super::super::message::{LocalReplica, Stray, Verdict, admit};
+    use super::super::message::{LocalReplica, Verdict, admit};
     use super::*;
 
     #[test]
@@ -229,23 +212,5 @@ mod tests {
         member.peers.push(Peer::learner(PeerId(9), StoreId(9)));
         let here = LocalReplica::Replica(PeerId(4), &member);
         assert_eq!(judged(here, &question(4, invited)), Verdict::Step, "a member is asked of the core");
-    }
-
-    #[test]
-    fn who_has_left_sends_the_question_on_under_the_newer_epoch() {
-        let left = Epoch::new(8, 2);
-        let tombstone = RegionRecord { region: region(left), me: PeerId(3), tombstone: true };
-        let asked = question(3, Epoch::new(5, 2));
-        assert_eq!(judged(LocalReplica::Tombstone(&tombstone), &asked), Verdict::SendOn);
-        let copies = asked.sent_on(&tombstone);
-        let to: Vec<_> = copies.iter().map(|copy| (copy.to, copy.epoch, copy.from)).collect();
-        assert_eq!(to, region(left).peers.iter().map(|peer| (*peer, left, asked.from)).collect::<Vec<_>>());
-        for copy in &copies {
-            let Body::Raft(inner) = &copy.body else { panic!("it is no question any more") };
-            assert_eq!(inner.to, NodeId(copy.to.id.0), "the core would not take it");
-            // No question goes in a circle.
-            let again = judged(LocalReplica::Tombstone(&tombstone), copy);
-            assert!(matches!(again, Verdict::Drop(Stray::Tombstone | Stray::Absent)), "{again:?}");
-        }
     }
 }

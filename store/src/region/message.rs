@@ -11,7 +11,6 @@
 //! | a replica | an older peer id | | stale: drop |
 //! | a replica | a newer peer id | | the replica is removed: destroy it, then judge again |
 //! | a replica | whichever peer, from a stranger of no newer epoch that asks for a word | | the sender is removed: notify it |
-//! | a tombstone | whichever peer, from one of an older epoch that asks for a word | | send it on to those that stayed |
 //! | a tombstone | its peer id or an older one, or a conf_ver no newer | | drop |
 //! | nothing, or a tombstone of an older peer | | yes, the range is free | create a replica that waits for a snapshot |
 //! | nothing, or a tombstone of an older peer | | yes, the range is taken | drop: the sender tries again |
@@ -126,8 +125,6 @@ pub enum Verdict {
     Destroy,
     /// Notify the sender that it was removed.
     TellRemoved,
-    /// Send it on to the peers that stayed when the one here was removed.
-    SendOn,
     /// Nothing.
     Drop(Stray),
 }
@@ -174,7 +171,6 @@ pub fn admit(
                 Some(_) | None => Verdict::Step,
             }
         }
-        LocalReplica::Tombstone(record) if may_be_known_elsewhere(record, message) => Verdict::SendOn,
         LocalReplica::Tombstone(record)
             if to <= record.me || message.epoch.conf_ver < record.region.epoch.conf_ver =>
         {
@@ -200,15 +196,6 @@ fn asks_in_vain(region: &Region, message: &PeerMessage) -> bool {
         && !region.peers.is_empty()
         && region.peer(message.from.id).is_none()
         && !region.epoch.is_stale_against(message.epoch)
-}
-
-/// Whether a peer asks for a word where the one here was removed later than the epoch that it knows.
-fn may_be_known_elsewhere(tombstone: &RegionRecord, message: &PeerMessage) -> bool {
-    let (asked, known) = (message.epoch, tombstone.region.epoch);
-    message.asks_for_word()
-        && message.from.id != tombstone.me
-        && asked.is_stale_against(known)
-        && !known.is_stale_against(asked)
 }
 
 impl PeerMessage {

@@ -197,11 +197,6 @@ impl Inner {
                 self.outbox.send(vec![replica.tell_removed(&message)]);
                 Err(Lost::SenderRemoved)
             }
-            Verdict::SendOn => {
-                let tombstone = state.table.tombstone(region).expect("the verdict says so");
-                self.outbox.send(message.sent_on(tombstone));
-                Err(Lost::Tombstone)
-            }
             Verdict::Drop(Stray::OldPeer) => Err(Lost::OldPeer),
             Verdict::Drop(Stray::Tombstone) => Err(Lost::Tombstone),
             Verdict::Drop(Stray::Absent) => {

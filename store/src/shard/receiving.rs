@@ -229,8 +229,6 @@ impl Inner {
                 return Err(Unwanted::NotHere);
             }
             Verdict::Destroy | Verdict::Drop(Stray::OldPeer) => return Err(Unwanted::OtherTarget),
-            // Only questions are sent on.
-            Verdict::SendOn => return Err(Unwanted::NotHere),
             Verdict::TellRemoved => {
                 self.outbox.send(vec![replica.tell_removed(message)]);
                 return Err(Unwanted::SenderRemoved);

@@ -512,12 +512,6 @@ impl Stage {
                 self.queue.push_back(answer);
                 "  (sender is removed)".to_owned()
             }
-            Verdict::SendOn => {
-                let tombstone = store.table.tombstone(message.region).expect("the verdict says so");
-                let copies = message.sent_on(tombstone);
-                self.queue.extend(copies);
-                "  (sent on)".to_owned()
-            }
             Verdict::Drop(Stray::Absent) if store.table.keep_vote(&message) => "  (Absent, kept)".to_owned(),
             Verdict::Drop(stray) => format!("  ({stray:?})"),
         }
