@@ -39,6 +39,8 @@ async fn arrive(rt: &Rt, links: &CoreLinks, memory: &Memory, id: u64, bytes: usi
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
     use std::time::Duration;
 
     use bytes::Bytes;
@@ -46,7 +48,6 @@ mod tests {
 
     use super::super::routes_tests::Nodes;
     use crate::memory::{Memory, MemoryLimits};
-    use crate::refusal::Refusal;
     use crate::request::{Op, Out};
 
     const MIB: usize = 1 << 20;
@@ -63,28 +64,27 @@ mod tests {
             let nodes = Nodes::start(&rt, &Memory::new(limits)).await;
             let [there, here] = &nodes.gateways;
             there.submit(None, Op::Put { key: key(), value: vec![7; 2 * MIB].into() }).await.unwrap();
-            let mut asked: Vec<_> = (0..10).map(|_| here.submit(None, Op::Get { key: key() })).collect();
-            let (held, waits) = (asked.drain(..2).collect::<Vec<_>>(), asked);
-            // What a connection has of an answer is a copy of its own: nothing is charged there any more.
-            let mut replies = Vec::new();
-            for submitted in held {
-                let Ok(Out::Value(Some(value))) = submitted.await else { panic!("there is room for these") };
-                replies.push(here.memory().output.charge(value.len()));
+            // What a connection has of an answer is a copy of its own, while nothing is charged where the value was read.
+            let (replies, came) = (Rc::new(RefCell::new(Vec::new())), Rc::new(Cell::new(0)));
+            for _ in 0..10 {
+                let (here, replies, came) = (here.clone(), replies.clone(), came.clone());
+                rt.spawn(async move {
+                    let outcome = here.submit(None, Op::Get { key: key() }).await;
+                    let Ok(Out::Value(Some(value))) = outcome else { panic!("{outcome:?}") };
+                    replies.borrow_mut().push(here.memory().output.charge(value.len()));
+                    came.set(came.get() + 1);
+                });
             }
-            rt.sleep(Duration::from_millis(100)).await;
-            let used = here.memory().output.used();
-            assert!(used <= 8 * MIB, "{used} bytes are charged to the connection's core");
-            assert!(there.memory().output.used() <= 8 * MIB, "what waits is charged where it was read");
-            drop(replies);
-            let mut came = 0;
-            for submitted in waits {
-                match submitted.await {
-                    Ok(Out::Value(Some(value))) => came += usize::from(value.len() == 2 * MIB),
-                    Err(Refusal::Busy { .. }) => {}
-                    other => panic!("{other:?}"),
-                }
+            let mut rounds = 0;
+            while came.get() < 10 {
+                rt.sleep(Duration::from_millis(100)).await;
+                let used = here.memory().output.used();
+                assert!(used <= 8 * MIB, "{used} bytes are charged to the connections' core");
+                replies.borrow_mut().clear();
+                rounds += 1;
             }
-            assert_eq!(came, 8, "they come one by one as those before them go");
+            assert!(rounds > 2, "all came within {rounds} rounds, so none has waited");
+            replies.borrow_mut().clear();
             assert_eq!((here.memory().output.used(), there.memory().output.used()), (0, 0));
         });
     }
