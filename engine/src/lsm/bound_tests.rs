@@ -213,3 +213,56 @@ fn a_walk_over_many_tables_of_long_values_finds_the_same_as_look_ups_and_keeps_f
         });
     }
 }
+
+/// A compaction has only the keys of long blocks from its sources, and reads the values that stay.
+#[test]
+fn a_compaction_of_many_tables_of_long_values_keeps_what_every_snapshot_sees() {
+    for seed in 1..6 {
+        sim::run(seed, move |rt| async move {
+            let options = TreeOptions { l0_tables: 64, ..TreeOptions::default() };
+            let tree = Tree::open(&rt, Path::new("/t"), options).await.unwrap();
+            let rng = Rng::new(seed);
+            let mut seen = Vec::new();
+            for _ in 0..20 {
+                let mut batch = WriteBatch::new();
+                for _ in 0..3 {
+                    let n = rng.below(u64::from(KEYS)) as u32;
+                    let (packs, noise) = (vec![n as u8; BIG_BYTES], big(rng.below(1000) as u32));
+                    match rng.below(10) {
+                        0 => batch.delete(Cf::Default, &key(n)),
+                        1 => batch.delete_range(Cf::Default, &key(n), &key(n + 2)),
+                        2 => batch.put(Cf::Default, &key(n), b"short"),
+                        3 => batch.put(Cf::Default, &key(n), &noise[..100 << 10]),
+                        4 => batch.put_until(Cf::Default, &key(n), &noise[..600 << 10], Until(u64::MAX - 1)),
+                        5 | 6 => batch.put(Cf::Default, &key(n), &packs),
+                        _ => batch.put(Cf::Default, &key(n), &noise[..300 << 10]),
+                    }
+                }
+                tree.write(&batch).unwrap();
+                let snapshot = tree.snapshot();
+                let mut values = Vec::new();
+                for n in 0..KEYS {
+                    values.push(snapshot.timed(Cf::Default, &key(n)).await.unwrap());
+                }
+                // Of some moments nothing is kept, so that versions go.
+                if rng.below(3) == 0 {
+                    seen.push((snapshot, values));
+                }
+                tree.flush().await.unwrap();
+            }
+            let last = tree.snapshot();
+            let tables = tree.stats().levels[0].0;
+            assert!(tables > 10, "{tables} tables of level 0");
+            tree.compact().await.unwrap();
+            assert_eq!(tree.stats().levels[0].0, 0);
+            for (snapshot, values) in seen {
+                for (n, value) in (0..KEYS).zip(values) {
+                    let found = snapshot.timed(Cf::Default, &key(n)).await.unwrap();
+                    assert!(found == value, "seed {seed}, key {n}: another value");
+                }
+            }
+            drop(last);
+            tree.close().await;
+        });
+    }
+}

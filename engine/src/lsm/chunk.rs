@@ -81,6 +81,11 @@ impl Chunk {
         }
     }
 
+    /// Where the values are, if the chunk has none.
+    pub(crate) const fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_ref()
+    }
+
     /// The chunk, whose entries have no values: those are `elsewhere`.
     pub(crate) fn with_values_elsewhere(self, elsewhere: Elsewhere) -> Self {
         Self { elsewhere: Some(elsewhere), ..self }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::erased::RangeTombstones;
 use super::key::{Cf, Kind};
+use super::long::KeptBlocks;
 use super::merge::Merge;
 use super::pace::Pace;
 use super::retain::{Fate, Retention};
@@ -104,6 +105,8 @@ pub(crate) struct Rewrite {
     rt: Rt,
     target: Target,
     merge: Merge,
+    /// Long blocks that sources have read last.
+    kept: Rc<KeptBlocks>,
     retention: Retention,
     below: Below,
     /// Range deletes that have no table yet.
@@ -135,7 +138,7 @@ impl Rewrite {
     pub(crate) fn new(
         rt: &Rt,
         target: Target,
-        merge: Merge,
+        (merge, kept): (Merge, Rc<KeptBlocks>),
         retention: Retention,
         below: Below,
         stop: Stop,
@@ -146,6 +149,7 @@ impl Rewrite {
             rt: rt.clone(),
             target,
             merge,
+            kept,
             retention,
             below,
             erased,
@@ -256,7 +260,10 @@ impl Rewrite {
             if self.table.is_none() {
                 self.table = Some(self.open_table().await?);
             }
-            self.add_current(fate);
+            let value = self.value_elsewhere(fate).await?;
+            self.read_bytes += value.as_ref().map_or(0, |value| value.len() as u64);
+            self.add_current(fate, value.as_deref());
+            drop(value);
             self.write_out().await?;
         }
         if !self.merge.advance_now() {
@@ -265,11 +272,22 @@ impl Rewrite {
         Ok(())
     }
 
-    fn add_current(&mut self, fate: Fate) {
+    /// The value of the next entry, if its source has not kept it and it stays.
+    async fn value_elsewhere(&self, fate: Fate) -> Result<Option<Bytes>> {
+        let (Some(place), Some(entry)) = (self.merge.place(), self.merge.peek()) else { return Ok(None) };
+        match fate {
+            Fate::Stays => place.read(&self.rt, None, &self.kept, (entry.key, entry.seq)).await.map(Some),
+            Fate::Deleted | Fate::Goes => Ok(None),
+        }
+    }
+
+    /// Adds the next entry, with `value` if that was read apart.
+    fn add_current(&mut self, fate: Fate, value: Option<&[u8]>) {
         let (Some(open), Some(entry)) = (&mut self.table, self.merge.peek()) else { return };
+        let value = value.unwrap_or(entry.value);
         match fate {
             Fate::Deleted => open.builder.add(entry.key, entry.seq, Kind::Delete, &[]),
-            Fate::Stays | Fate::Goes => open.builder.add(entry.key, entry.seq, entry.kind, entry.value),
+            Fate::Stays | Fate::Goes => open.builder.add(entry.key, entry.seq, entry.kind, value),
         }
         open.last_key.clear();
         open.last_key.extend_from_slice(entry.key);

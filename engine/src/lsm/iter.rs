@@ -254,7 +254,7 @@ async fn with_value(
         Value::Here(value) => value,
         Value::Elsewhere(place) => {
             let shared = snapshot.shared();
-            place.read(&shared.rt, &shared.cache, bound.kept(), (&key, seq)).await?
+            place.read(&shared.rt, Some(&shared.cache), bound.kept(), (&key, seq)).await?
         }
     };
     Ok(Entry { key, kind, stored })

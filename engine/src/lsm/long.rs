@@ -11,6 +11,8 @@
 //! read last stay with the walk ([`KeptBlocks`]), so a walk over one table reads each of them once; a walk that goes to and fro between
 //! tables reads one for its keys and once more for a value that it returns, from the cache if that has it.
 //!
+//! A compaction does the same with blocks that are longer than the pieces in which it reads, so it may merge any number of tables.
+//!
 //! Invariant: whatever the number of sources, a walk keeps blocks of [`KeptBlocks::bytes_max`] bytes, or one.
 
 use std::cell::RefCell;
@@ -22,7 +24,7 @@ use bytes::Bytes;
 use super::cache::BlockCache;
 use super::key::SeqNo;
 use super::table::block::BlockView;
-use super::table::read::Table;
+use super::table::read::{Table, Window};
 use super::table::{Damage, Handle};
 use crate::error::Result;
 use crate::rt::Rt;
@@ -31,6 +33,9 @@ use crate::rt::Rt;
 pub(crate) const BLOCK_BYTES_KEPT: usize = 64 << 10;
 /// What a walk keeps of long blocks, however much it may hold, bytes.
 const KEPT_BYTES_MAX: usize = 16 << 20;
+
+/// What a compaction keeps of them, bytes.
+const COMPACTION_BYTES_MAX: usize = 8 << 20;
 
 /// A block longer than [`BLOCK_BYTES_KEPT`] that a look-up is about to have in memory, as it lies in the file and opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +70,11 @@ pub(crate) struct KeptBlocks {
 }
 
 impl KeptBlocks {
+    /// None yet; for a compaction.
+    pub(crate) fn of_compaction() -> Self {
+        Self::new(COMPACTION_BYTES_MAX)
+    }
+
     /// None yet; for a walk that may hold `block_bytes_max` at once.
     pub(crate) fn new(block_bytes_max: usize) -> Self {
         Self { bytes_max: block_bytes_max.min(KEPT_BYTES_MAX), blocks: RefCell::default() }
@@ -97,14 +107,14 @@ impl KeptBlocks {
 }
 
 impl Elsewhere {
-    /// The value of the version of `key` at `seq`, which the chunk had.
+    /// The value of the version of `key` at `seq`, which the chunk had; past the cache if there is none.
     ///
     /// # Errors
     /// A fault of the file.
     pub(crate) async fn read(
         &self,
         rt: &Rt,
-        cache: &BlockCache,
+        cache: Option<&BlockCache>,
         kept: &KeptBlocks,
         (key, seq): (&[u8], SeqNo),
     ) -> Result<Bytes> {
@@ -112,7 +122,10 @@ impl Elsewhere {
         let block = match kept.get(table.meta.file, handle) {
             Some(block) => block,
             None => {
-                let block = table.cached(rt, cache, handle).await?;
+                let block = match cache {
+                    Some(cache) => table.cached(rt, cache, handle).await?,
+                    None => table.read_frame(rt, handle, &mut Window::default(), 0).await?,
+                };
                 kept.keep(table.meta.file, handle, &block);
                 block
             }

@@ -14,6 +14,7 @@ use super::compact::{Below, GIVE_WAY, Progress, Rewrite, Stop, Target};
 use super::erased::RangeTombstones;
 use super::expiry::WallMs;
 use super::key::{Cf, Direction, SeqNo};
+use super::long::KeptBlocks;
 use super::manifest::{Manifest, file_name as manifest_name};
 use super::memtable::{GroupMarks, Marks, Memtable};
 use super::merge::Merge;
@@ -26,7 +27,7 @@ use super::version::{Edit, MarkRow, StateRow, TableMeta, Version};
 use crate::error::{Fault, Result};
 
 /// What a compaction reads at once.
-const READ_AHEAD_BYTES: usize = 256 << 10;
+pub(super) const READ_AHEAD_BYTES: usize = 256 << 10;
 /// About what an entry costs in a memtable beside its key and value.
 const ENTRY_BYTES: u64 = 150;
 /// Entries of a spent memtable that are freed between two looks at the time.
@@ -142,7 +143,9 @@ impl Maintenance {
             // A memtable becomes one table, so that a point in time is one table; flushes are never paced.
             let target = self.target(cf, 0, u64::MAX, Rc::new(Pace::new(None)));
             let retention = self.retention(erased);
-            let mut rewrite = Rewrite::new(&self.shared.rt, target, merge, retention, below, Stop::default());
+            let kept = Rc::new(KeptBlocks::of_compaction());
+            let mut rewrite =
+                Rewrite::new(&self.shared.rt, target, (merge, kept), retention, below, Stop::default());
             let before = self.shared.flushing_bytes.get();
             while rewrite.slice().await? == Progress::More {
                 let (entries, bytes) = rewrite.taken();
@@ -208,8 +211,9 @@ impl Maintenance {
         for table in upper.iter().chain(&lower) {
             erased.merge(&table.meta.erased, &table.meta.start, &table.meta.end);
         }
+        let kept = Rc::new(KeptBlocks::of_compaction());
         let run = |tables: Vec<Rc<Table>>| {
-            let reading = Reading::Ahead { bytes: READ_AHEAD_BYTES };
+            let reading = Reading::Ahead { bytes: READ_AHEAD_BYTES, kept: kept.clone() };
             let range = KeyRange::default();
             Source::Run(Box::new(RunSource::new(&self.shared.rt, reading, Direction::Forward, range, tables)))
         };
@@ -222,7 +226,8 @@ impl Maintenance {
         let merge = Merge::new(sources, Direction::Forward).await?;
         let below = Below { version: self.shared.version.borrow().clone(), cf, from_level: to_level + 1 };
         let target = self.target(cf, to_level, self.shared.options.table_bytes, self.shared.pace.clone());
-        let mut rewrite = Rewrite::new(&self.shared.rt, target, merge, self.retention(erased), below, stop);
+        let mut rewrite =
+            Rewrite::new(&self.shared.rt, target, (merge, kept), self.retention(erased), below, stop);
         while rewrite.slice().await? == Progress::More {
             if self.shared.stopping.get() {
                 // Half-written tables have no owner; the next opening removes them.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::chunk::{Chunk, EntryRef};
 use super::key::{Direction, SeqNo, entry_order};
-use super::long::Value;
+use super::long::{Elsewhere, Value};
 use super::source::Source;
 use crate::error::Result;
 
@@ -54,6 +54,11 @@ impl Merge {
         self.cursors
             .last()
             .map(|cursor| (cursor.chunk.key(cursor.at), cursor.chunk.value_or_place(cursor.at)))
+    }
+
+    /// Where the value of the next entry is, if its source has not kept it.
+    pub(crate) fn place(&self) -> Option<&Elsewhere> {
+        self.cursors.last()?.chunk.elsewhere()
     }
 
     /// Goes on by one entry if that needs no new chunk.

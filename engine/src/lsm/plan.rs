@@ -15,6 +15,7 @@
 use std::rc::Rc;
 
 use super::key::{Cf, SeqNo};
+use super::maintain::READ_AHEAD_BYTES;
 use super::table::read::Table;
 use super::version::{LEVELS, Levels, Version};
 
@@ -26,7 +27,7 @@ pub(crate) struct Limits {
     pub(crate) level_ratio: u64,
     /// Maximum of level 0 that goes down in one go, unless a single table is larger.
     pub(crate) set_bytes: u64,
-    /// Maximum of its longest blocks together: a merge has a block of each table in memory.
+    /// Maximum of its longest blocks together: a merge has a block of each table in memory, of one longer than [`READ_AHEAD_BYTES`] the keys.
     pub(crate) open_bytes: u64,
 }
 
@@ -177,7 +178,8 @@ fn oldest(levels: &Levels, limits: &Limits) -> Vec<Rc<Table>> {
     let newest = tables.iter().position(|table| table.meta.is_begun()).unwrap_or(0);
     let (mut from, mut bytes, mut open_bytes) = (tables.len(), 0, 0);
     for (at, next) in tables.iter().enumerate().skip(newest).rev() {
-        let (all_bytes, all_open) = (bytes + next.meta.bytes, open_bytes + next.meta.block_bytes_max);
+        let next_open = next.meta.block_bytes_max.min(READ_AHEAD_BYTES as u64);
+        let (all_bytes, all_open) = (bytes + next.meta.bytes, open_bytes + next_open);
         if from < tables.len() && (all_bytes > limits.set_bytes || all_open > limits.open_bytes) {
             break;
         }

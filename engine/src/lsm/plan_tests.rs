@@ -32,6 +32,10 @@ fn chosen(tables: Vec<TableMeta>) -> String {
     describe(choose(&version(tables), &LIMITS, SeqNo::MAX))
 }
 
+fn chosen_within(open_bytes: u64, tables: Vec<TableMeta>) -> String {
+    describe(choose(&version(tables), &Limits { open_bytes, ..LIMITS }, SeqNo::MAX))
+}
+
 #[test]
 fn nothing_is_due_in_a_small_tree() {
     assert_eq!(chosen(vec![]), "idle");
@@ -108,11 +112,11 @@ fn of_level_zero_only_the_oldest_go_down_in_one_go() {
 fn tables_with_large_values_go_down_a_few_at_a_time() {
     let with = |block_bytes_max| {
         let tables = (1..9).map(|id| TableMeta { block_bytes_max, ..meta(id, 0, "c", "k", 5) });
-        chosen(tables.collect())
+        chosen_within(1 << 20, tables.collect())
     };
     assert_eq!(with(8 << 10), "merge [8, 7, 6, 5, 4, 3, 2, 1] and [] into 1");
-    assert_eq!(with(8 << 20), "merge [3, 2, 1] and [] into 1");
-    assert_eq!(with(64 << 20), "move [1] to 1", "one, however large its values are");
+    assert_eq!(with(200 << 10), "merge [5, 4, 3, 2, 1] and [] into 1");
+    assert_eq!(with(8 << 20), "merge [4, 3, 2, 1] and [] into 1", "of longer ones it has the keys");
 }
 
 #[test]
@@ -131,12 +135,12 @@ fn what_was_begun_is_within_the_bounds_of_one_go() {
     };
     let parts = |block_bytes_max, mebibytes| {
         let older = (1..3).map(|id| TableMeta { block_bytes_max, ..meta(id, 0, "c", "k", 5) });
-        chosen(older.chain((3..9).map(|id| part(id, block_bytes_max, mebibytes))).collect())
+        let parts = (3..9).map(|id| part(id, block_bytes_max, mebibytes));
+        chosen_within(1 << 20, older.chain(parts).collect())
     };
     assert_eq!(parts(8 << 10, 5), "merge [108, 107, 106, 105, 104, 103, 2, 1] and [] into 1");
-    assert_eq!(parts(8 << 20, 5), "merge [103, 2, 1] and [] into 1", "by what a merge has open");
+    assert_eq!(parts(8 << 20, 5), "merge [104, 103, 2, 1] and [] into 1", "by what a merge has open");
     assert_eq!(parts(8 << 10, 20), "merge [104, 103, 2, 1] and [] into 1", "by their bytes");
-    assert_eq!(parts(64 << 20, 5), "move [1] to 1", "one, however large its values are");
 }
 
 /// Few range deletes with long bounds among many entries: they cost memory for as long as they lie there.

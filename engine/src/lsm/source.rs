@@ -13,7 +13,7 @@ use super::bound::Bound;
 use super::cache::BlockCache;
 use super::chunk::Chunk;
 use super::key::{Cf, Direction, SeqNo, in_range, lower_end};
-use super::long::{BLOCK_BYTES_KEPT, Elsewhere};
+use super::long::{BLOCK_BYTES_KEPT, Elsewhere, KeptBlocks};
 use super::memtable::Memtable;
 use super::table::Handle;
 use super::table::block::{BlockView, without_values};
@@ -51,8 +51,9 @@ impl KeyRange {
 pub(crate) enum Reading {
     /// Through the cache, for clients, and within what the walk may hold.
     Cached(Rc<BlockCache>, Rc<Bound>),
-    /// Past the cache in large pieces, for compaction.
-    Ahead { bytes: usize },
+    /// Past the cache in large pieces, for compaction. Of a block that is longer than a piece a source keeps the keys alone, and
+    /// whoever wants its values reads them when it comes to them.
+    Ahead { bytes: usize, kept: Rc<KeptBlocks> },
 }
 
 #[derive(Debug)]
@@ -288,9 +289,17 @@ async fn read_block(
     open: &mut OpenTable,
     handle: Handle,
 ) -> Result<Option<OpenBlock>> {
-    let Reading::Cached(cache, bound) = reading else {
-        let bytes = read(rt, reading, misses, open, handle).await?;
-        return Ok(Some(OpenBlock { handle, bytes, is_bare: false }));
+    let (cache, bound) = match reading {
+        Reading::Cached(cache, bound) => (cache, bound),
+        Reading::Ahead { bytes: piece_bytes, kept } => {
+            let bytes = read(rt, reading, misses, open, handle).await?;
+            if bytes.len() <= *piece_bytes {
+                return Ok(Some(OpenBlock { handle, bytes, is_bare: false }));
+            }
+            kept.keep(open.table.meta.file, handle, &bytes);
+            let bare = without_values(&bytes).map_err(|damage| open.table.damaged_at(damage, handle))?;
+            return Ok(Some(OpenBlock { handle, bytes: bare, is_bare: true }));
+        }
     };
     let block = match cache.get(open.table.meta.file, handle.offset) {
         Some(block) => {
@@ -338,7 +347,7 @@ async fn read(
     handle: Handle,
 ) -> Result<Bytes> {
     match reading {
-        Reading::Ahead { bytes } => {
+        Reading::Ahead { bytes, kept: _ } => {
             let frame = open.table.read_frame(rt, handle, &mut open.window, *bytes).await?;
             if handle.len as usize >= *bytes {
                 // Nothing was read beyond it, and a merge has many of these at once.
