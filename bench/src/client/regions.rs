@@ -164,7 +164,6 @@ mod tests {
             end_key: end.into(),
             region_epoch: Some(metapb::RegionEpoch { conf_ver: 1, version }),
             peers: vec![peer(id * 10, STORE), peer(id * 10 + 1, STORE + 1)],
-            ..Default::default()
         }
     }
 

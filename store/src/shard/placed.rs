@@ -104,7 +104,6 @@ pub struct PlacedWrite {
     at: Rc<Placed>,
     entry: u64,
     number: u64,
-    stream: StreamId,
     keys: KeyHash,
     is_refused: Cell<bool>,
 }
@@ -180,7 +179,7 @@ impl Placed {
         if writes.entries.len() - writes.unanswered > ENTRIES_MAX {
             writes.drop_answered();
         }
-        PlacedWrite { at: self.clone(), entry, number, stream, keys, is_refused: Cell::new(false) }
+        PlacedWrite { at: self.clone(), entry, number, keys, is_refused: Cell::new(false) }
     }
 
     /// Whether a write of `keys` that was submitted before number `number` was sent here and may yet be refused or sent again.
@@ -271,10 +270,12 @@ impl PlacedWrite {
             return WriteStanding::First;
         }
         let writes = self.at.writes.borrow();
-        let was_dropped = writes.dropped.get(&self.stream).is_some_and(|latest| *latest > self.number);
+        let own = writes.index(self.entry);
+        let stream = writes.entries[own].stream;
+        let was_dropped = writes.dropped.get(&stream).is_some_and(|latest| *latest > self.number);
         let mut standing = if was_dropped { WriteStanding::Overtaken } else { WriteStanding::First };
-        for entry in writes.entries.range(writes.index(self.entry) + 1..) {
-            let is_later = entry.number > self.number && entry.stream == self.stream;
+        for entry in writes.entries.range(own + 1..) {
+            let is_later = entry.number > self.number && entry.stream == stream;
             if is_later && entry.keys.meets(self.keys) {
                 match entry.fate() {
                     Fate::Taken => return WriteStanding::Overtaken,
