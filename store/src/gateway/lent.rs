@@ -16,11 +16,8 @@ use crate::shard::links::CoreLinks;
 impl Dispatch {
     /// Hands an answer of another core to whoever waits for it, a large value once there is room for it here.
     pub(super) fn take_answer(&self, id: u64, outcome: Outcome) {
-        let bytes = match &outcome {
-            Ok(Out::Value(Some(value))) if self.links().is_get(id) => charged_bytes(value),
-            Ok(_) | Err(_) => 0,
-        };
-        if bytes <= SMALL_BYTES {
+        let bytes = if let Ok(Out::Value(Some(value))) = &outcome { charged_bytes(value) } else { 0 };
+        if bytes <= SMALL_BYTES || !self.links().is_get(id) {
             return self.links().arrived(id, outcome);
         }
         let (rt, links, memory) = (self.rt().clone(), self.links().clone(), self.memory().clone());

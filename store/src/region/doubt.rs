@@ -39,7 +39,7 @@ pub(super) struct Settled<W> {
 }
 
 impl<W> Doubt<W> {
-    /// None, for a group with an election timeout of so many ticks.
+    /// None, for a group whose election timeout has this many ticks.
     pub(super) const fn new(election_ticks: u32) -> Self {
         let ticks_max = election_ticks.saturating_mul(TIMEOUTS);
         Self { proposals: BTreeMap::new(), ticks: 0, ticks_max }

@@ -393,7 +393,7 @@ mod tests {
         }
     }
 
-    /// Two connections that write one key at the same time have no order, so neither can be told to give up for the other.
+    /// Two connections that write one key at the same time have no order, so neither gives way to the other.
     #[test]
     fn a_refused_write_takes_no_notice_of_later_ones_of_other_streams() {
         let (place, a) = (placed(), KeyHash::of(b"a"));
