@@ -234,7 +234,7 @@ pub enum Expiry {
     Never,
     /// When the value before it would have gone; never if there is none.
     Keep,
-    /// So many milliseconds after the write was taken.
+    /// This many milliseconds after the write was taken.
     After(u64),
     /// At this moment, milliseconds since the Unix epoch. One that has passed leaves nothing.
     At(u64),

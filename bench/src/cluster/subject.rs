@@ -56,7 +56,7 @@ impl Subject {
         Ok(this)
     }
 
-    /// Cuts the key space into about so many regions of what is written.
+    /// Cuts the key space into about this many regions of what is written.
     fn divide(&self, regions: usize) -> Result<(), Failed> {
         let borders = (1..regions).map(|n| format!("{:04x}", n * 0x1_0000 / regions));
         for border in borders {

@@ -179,9 +179,10 @@ impl Judge {
             None => (FIRST_RECORD_POS, None),
         };
         let of_this = |it: &&LogEnd| (it.log_id, it.segment) == (info.log_id, info.number);
-        if let Some(LogEnd { end, sequence: Sequence(sequence), .. }) = log_end.filter(of_this)
-            && *end > reached
+        if let Some(log_end) = log_end.filter(of_this)
+            && log_end.end > reached
         {
+            let (end, Sequence(sequence)) = (log_end.end, log_end.sequence);
             return Err(format!(
                 "what lies at byte {reached} is damaged: END says that record {sequence} was durable before byte {end}"
             ));

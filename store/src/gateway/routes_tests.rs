@@ -366,7 +366,7 @@ async fn add(rt: Rt, gateway: Gateway, number: u64, seed: u64) -> BTreeMap<u8, i
     added
 }
 
-/// One run with so many clients that add; says how many writes were acknowledged.
+/// One run with this many clients that add; says how many writes were acknowledged.
 fn run(seed: u64, adding: u64) -> u64 {
     sim::run(seed, move |rt| async move {
         let running = rt.clone();

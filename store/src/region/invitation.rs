@@ -21,7 +21,7 @@ use super::message::{Body, PeerMessage};
 use super::replica::Replica;
 use crate::plant::{Bug, planted};
 
-/// So many ticks without a word of any other member, ten of the shortest election timeouts, are long.
+/// After this many ticks without a message of any other member, ten of the shortest election timeouts, it asks.
 pub const UNHEARD_TICKS: u32 = 100;
 
 /// Whichever peer of the region is on the store that is asked.

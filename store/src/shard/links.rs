@@ -256,7 +256,7 @@ impl CoreLinks {
             false => id,
         };
         let asked = asked.remove(&id);
-        if let Some(Request { answer, .. }) = asked {
+        if let Some(Request { core: _, answer, is_get: _ }) = asked {
             answer.send(outcome);
         }
     }
@@ -302,7 +302,7 @@ impl CoreLinks {
             self.asked.borrow_mut().extract_if(|_, asked| asked.core == core).collect();
         // In the order in which they were asked, so that one seed gives one run.
         unanswered.sort_unstable_by_key(|(id, _)| *id);
-        for (_, Request { answer, .. }) in unanswered {
+        for (_, Request { core: _, answer, is_get: _ }) in unanswered {
             answer.send(Err(Refusal::Unknown));
         }
         let handed: Vec<_> =

@@ -23,7 +23,7 @@ const SAMPLED_REGIONS_MAX: usize = 4;
 const SAMPLED_WEIGHT_MIN: u64 = 32;
 /// About how many samples are taken of a region between two reports.
 const SAMPLES_EACH_TIME: u64 = 32;
-/// So many bytes weigh as much as an operation.
+/// Bytes that weigh as much as an operation.
 const WEIGHT_BYTES: u64 = 1024;
 
 /// Counts by region.

@@ -27,7 +27,7 @@ async fn control(rt: &Rt) -> Control {
     open_control(rt, dir, member).await.expect("it opens")
 }
 
-/// So many regions, each of a mebibyte that is read three times a second and written once.
+/// This many regions, each of a mebibyte that is read three times a second and written once.
 fn regions(count: u64) -> Vec<RegionReport> {
     let border =
         |at: u64| if at == 0 || at == count { Vec::new() } else { format!("key{at:06}").into_bytes() };
