@@ -318,7 +318,7 @@ fn all_that_is_ready_is_taken_by_name() {
         assert!(taken_whole(part, "let Effects{", "}=effects;").is_err(), "goes unnoticed: {part}");
     }
     // Whoever takes effects apart elsewhere would leave out the rest.
-    let places = ["Effects{", ".effects()"].map(|what| {
+    let places = ["Effects{", ".effects("].map(|what| {
         let files = production().into_iter().filter(|file| file.is_in(STORE) && file.count(what) > 0);
         files.map(|file| file.path.display().to_string()).collect::<Vec<_>>()
     });

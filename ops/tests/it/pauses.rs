@@ -96,11 +96,7 @@ const AUDITED: &[Audited] = &[
         "for Committed{region,peer,entries}in committed",
         "groups of a store, which pause while they apply",
     ),
-    audited(
-        "store/src/shard/turn.rs",
-        "for Part{batch,writes}in parts",
-        "parts of a turn, each of which the disk writes",
-    ),
+    audited("store/src/shard/turn.rs", "for part in parts", "parts of a turn, each of which the disk writes"),
     audited(
         "store/src/shard/turn.rs",
         "for group in behind",

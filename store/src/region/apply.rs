@@ -379,7 +379,7 @@ mod tests {
     use crate::region::inflight::Known;
     use crate::region::record::{Descriptor, RegionRecord};
     use crate::region::replica::Stored;
-    use crate::region::submit::Edit;
+    use crate::region::submit::{Edit, TurnRoom};
 
     type Leader = Replica<&'static str, ()>;
 
@@ -411,7 +411,7 @@ mod tests {
     fn commit(replica: &mut Leader) -> Vec<Vec<Entry>> {
         let mut committed = Vec::new();
         for _ in 0..3 {
-            let effects = replica.effects();
+            let effects = replica.effects(&mut TurnRoom::unlimited());
             if let Some(write) = effects.write {
                 replica.durable(write);
             }
@@ -446,7 +446,7 @@ mod tests {
         let current = vec![replica.region().clone()];
         let refused = Err(Refusal::EpochNotMatch { current });
         assert_eq!(replica.applied(applied), [("proposed", refused.clone())]);
-        let effects = replica.effects();
+        let effects = replica.effects(&mut TurnRoom::unlimited());
         assert_eq!((effects.answers, effects.released_bytes), (vec![("gathered", refused)], 4));
         replica.check();
     }
@@ -465,7 +465,10 @@ mod tests {
         let ops: Vec<BatchOp<'_>> = batch.ops().collect();
         assert_eq!(ops, [BatchOp::PutUntil { cf: Cf::Default, key: b"b", dated }]);
         assert_eq!(replica.applied(applied), [("write", Ok(()))]);
-        assert_eq!((replica.known(b"b"), replica.effects().released_bytes), (Known::Nothing, 1 + 8 + 1));
+        assert_eq!(
+            (replica.known(b"b"), replica.effects(&mut TurnRoom::unlimited()).released_bytes),
+            (Known::Nothing, 1 + 8 + 1)
+        );
     }
 
     /// The first batch after a start from the log's record brings the tree its own.

@@ -13,6 +13,7 @@ use super::life::Life;
 use super::message::{Body, PeerMessage};
 use super::record::RegionRecord;
 use super::replica::Replica;
+use super::submit::TurnRoom;
 use crate::refusal::Refusal;
 
 /// What is to be done for one replica.
@@ -105,10 +106,10 @@ impl<W, R> Replica<W, R> {
         !self.out.is_empty() || self.has_gathered() || self.raft.has_ready()
     }
 
-    /// Proposes what has gathered and collects everything there is to do.
-    pub fn effects(&mut self) -> Effects<W, R> {
+    /// Proposes what has gathered, as far as the turn has `room`, and collects everything there is to do.
+    pub fn effects(&mut self, room: &mut TurnRoom) -> Effects<W, R> {
         if self.life() != Life::Tombstone {
-            self.propose_gathered();
+            self.propose_gathered(room);
         }
         let Ready { send, write, apply, fetch, snapshots, reads, events } = self.raft.ready();
         reads.into_iter().for_each(|outcome| self.read_outcome(outcome));

@@ -105,10 +105,14 @@ impl<W, R> Replica<W, R> {
             raft::Refusal::TransferPending { .. } => busy("the region is handing over its leadership"),
             raft::Refusal::TermNotCommitted => Refusal::not_current(),
             raft::Refusal::ChangePending => busy("an earlier change of membership is not applied yet"),
-            raft::Refusal::UncommittedFull
-            | raft::Refusal::MayNotCampaign
-            | raft::Refusal::NoLease
-            | raft::Refusal::OutOfPlace => busy("the group takes no commands now"),
+            raft::Refusal::UncommittedFull => {
+                busy("too many bytes of the region wait for a majority of its replicas")
+            }
+            raft::Refusal::MayNotCampaign => busy("the replica may not stand for election now"),
+            raft::Refusal::NoLease => {
+                busy("the region's leader has to ask its followers before it answers alone")
+            }
+            raft::Refusal::OutOfPlace => busy("the region's log has moved on"),
         }
     }
 }

@@ -10,7 +10,7 @@ use scheduler::{DownPeer, Epoch, Peer, PeerId, Region, Role};
 use super::change::Proposed;
 use super::replica::Replica;
 use super::split::{Cut, Split};
-use super::submit::Waiting;
+use super::submit::{TurnRoom, Waiting};
 use crate::refusal::Refusal;
 
 /// Peers beyond the descriptor whose stores are remembered.
@@ -80,7 +80,7 @@ impl<W, R> Replica<W, R> {
         let split = Split { region: region_id, epoch: asked, cuts };
         split.judge(self.region())?;
         // Behind the split they would be of an old version.
-        self.propose_gathered();
+        self.propose_gathered(&mut TurnRoom::unlimited());
         if self.has_gathered() {
             return Err(Refusal::Busy { reason: "writes wait to be proposed", backoff_ms: 100 });
         }

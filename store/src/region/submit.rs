@@ -36,6 +36,40 @@ pub enum Edit {
     DeleteRange(Bytes, Bytes),
 }
 
+/// What one turn may still propose, of all groups of a store together. What it proposes exists as command, as batch and as record of the log
+/// until it is durable; what has no room yet exists once, and is proposed in the next turn.
+#[derive(Debug)]
+pub struct TurnRoom {
+    bytes_max: usize,
+    left_bytes: usize,
+}
+
+impl TurnRoom {
+    /// Room for commands of `bytes_max` bytes, or for one that is longer.
+    pub const fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, left_bytes: bytes_max }
+    }
+
+    /// Room for everything.
+    pub const fn unlimited() -> Self {
+        Self::new(usize::MAX)
+    }
+
+    /// Whether there is room for a command of `bytes`.
+    const fn has(&self, bytes: usize) -> bool {
+        bytes <= self.left_bytes || self.is_whole()
+    }
+
+    /// Whether nothing was proposed yet.
+    pub const fn is_whole(&self) -> bool {
+        self.left_bytes == self.bytes_max
+    }
+
+    const fn take(&mut self, bytes: usize) {
+        self.left_bytes = self.left_bytes.saturating_sub(bytes);
+    }
+}
+
 /// One command before it is proposed.
 #[derive(Debug)]
 pub(super) struct Gathered<W> {
@@ -54,6 +88,14 @@ enum Content {
 }
 
 impl Content {
+    /// At most this long is its payload, bytes.
+    fn encoded_bytes(&self) -> usize {
+        match self {
+            Self::Writes(writes, _) => writes.encoded_bytes(),
+            Self::System(payload) => payload.len(),
+        }
+    }
+
     fn payload(&self) -> Payload {
         match self {
             Self::Writes(writes, _) => Payload::from(writes.encode()),
@@ -223,13 +265,14 @@ impl<W, R> Replica<W, R> {
         !self.gathering.is_empty()
     }
 
-    /// Proposes what has gathered, as far as the group accepts it now. What can never be proposed here is refused, each command for
-    /// its own reason.
-    pub(super) fn propose_gathered(&mut self) {
-        while let Some(next) = self.gathering.pop_front() {
+    /// Proposes what has gathered, as far as the turn has room and the group accepts it now. What can never be proposed here is refused, each
+    /// command for its own reason.
+    pub(super) fn propose_gathered(&mut self, room: &mut TurnRoom) {
+        while let Some(next) = self.gathering.pop_front_if(|next| room.has(next.content.encoded_bytes())) {
             let payload = next.content.payload();
             match self.raft.propose(payload.clone()) {
                 Ok(id) => {
+                    room.take(payload.len());
                     let (command, version) = match &next.content {
                         Content::Writes(writes, command) => (Some(*command), writes.version()),
                         Content::System(_) => (None, self.region().epoch.version),
@@ -305,7 +348,7 @@ mod tests {
         let mut replica = Replica::new(StoreId(1), stored, Arc::new(config), 1, Time(0)).unwrap();
         replica.campaign(Time(0)).unwrap();
         while replica.has_effects() {
-            let effects = replica.effects();
+            let effects = replica.effects(&mut TurnRoom::unlimited());
             if let Some(write) = effects.write {
                 replica.durable(write);
             }
@@ -333,7 +376,7 @@ mod tests {
         replica.submit(Edit::Many(vec![put(&few)]), 3).unwrap();
         let sizes: Vec<usize> = replica.gathering.iter().map(|next| next.content.payload().len()).collect();
         assert!(sizes.iter().all(|bytes| *bytes <= ENTRY_BYTES_MAX), "{sizes:?}");
-        replica.propose_gathered();
+        replica.propose_gathered(&mut TurnRoom::unlimited());
         assert_eq!(replica.out.answers, [], "commands of {sizes:?} bytes are refused");
         let answers: Vec<&[u32]> = replica.waiting.iter().map(|waiting| &waiting.answers[..]).collect();
         assert_eq!(answers, [[1], [2], [3]]);
@@ -360,20 +403,80 @@ mod tests {
         assert_eq!(counts(&replica), [most, most, 1 + 3 * most]);
     }
 
+    /// What finds no room waits for the next turn, in order; what no turn has room for is proposed alone.
+    #[test]
+    fn a_turn_proposes_as_much_as_it_has_room_for() {
+        let mut replica = leader();
+        for (waiter, bytes) in [(1, 520 << 10), (2, 520 << 10), (3, 520 << 10), (4, 2 << 20), (5, 100)] {
+            replica.submit(Edit::Many(vec![put(&vec![0; bytes])]), waiter).unwrap();
+        }
+        let turns: Vec<Vec<u32>> = std::iter::from_fn(|| {
+            let known = replica.waiting.len();
+            replica.propose_gathered(&mut TurnRoom::new(1200 << 10));
+            let new: Vec<u32> =
+                replica.waiting.iter().skip(known).flat_map(|waiting| waiting.answers.clone()).collect();
+            (!new.is_empty()).then_some(new)
+        })
+        .collect();
+        assert_eq!(turns, [vec![1, 2], vec![3], vec![4], vec![5]]);
+        assert!(!replica.has_gathered());
+    }
+
+    /// A client acts on what it hears: some refusals are worth a retry, some name what has to change, and no two are mistaken for each other.
+    #[test]
+    fn every_refusal_of_a_group_has_an_answer_of_its_own() {
+        use raft::{MembershipError, NodeId, Refusal as Raft};
+        let replica = leader();
+        let is_busy = |refusal: &Refusal| matches!(refusal, Refusal::Busy { .. });
+        let is_invalid = |refusal: &Refusal| matches!(refusal, Refusal::Invalid(_));
+        let rows: [(Raft, &dyn Fn(&Refusal) -> bool); 11] = [
+            (Raft::NotLeader { leader: None }, &|it| matches!(it, Refusal::NotLeader { .. })),
+            (Raft::TransferPending { to: NodeId(9) }, &is_busy),
+            (Raft::TermNotCommitted, &|it| *it == Refusal::not_current()),
+            (Raft::UncommittedFull, &is_busy),
+            (Raft::EntryTooLarge, &|it| {
+                matches!(it, Refusal::TooLarge { region_id: 7, bytes: 17, bytes_max: ENTRY_BYTES_MAX })
+            }),
+            (Raft::ChangePending, &is_busy),
+            (Raft::InvalidChange(MembershipError::NoVoters), &is_invalid),
+            (Raft::NotVoter, &is_invalid),
+            (Raft::MayNotCampaign, &is_busy),
+            (Raft::NoLease, &is_busy),
+            (Raft::OutOfPlace, &is_busy),
+        ];
+        let mut answers = std::collections::BTreeSet::new();
+        for (refusal, is_right) in rows {
+            let answer = replica.refusal_of(refusal, 17);
+            assert!(is_right(&answer), "{refusal:?} is answered {answer:?}");
+            assert!(answers.insert(format!("{answer:?}")), "{answer:?} is said of two refusals");
+        }
+    }
+
+    /// What a group does not accept takes no room from others.
+    #[test]
+    fn what_is_not_proposed_leaves_the_room_of_a_turn_whole() {
+        let mut replica = leader();
+        replica.submit(Edit::Many(vec![put(&[0; 100])]), 1).unwrap();
+        replica.resign(Time(0)).unwrap();
+        let mut room = TurnRoom::new(1 << 20);
+        replica.propose_gathered(&mut room);
+        assert!(room.is_whole() && replica.waiting.is_empty());
+    }
+
     /// What may be in the log is distinguished from what no turn has proposed, and what was decided is not lost.
     #[test]
     fn a_store_that_ends_gets_back_all_that_wait() {
         let mut replica = leader();
         let put = || Edit::Put(Bytes::from_static(b"k"), Bytes::from_static(b"v").into());
         replica.submit(put(), 1).unwrap();
-        replica.propose_gathered();
+        replica.propose_gathered(&mut TurnRoom::unlimited());
         replica.submit(put(), 2).unwrap();
         replica.ask(3).unwrap();
         let Abandoned { proposed, gathered, reads, decided } = replica.abandon();
         assert_eq!((proposed, gathered, reads, decided), (vec![1], vec![2], vec![3], Vec::new()));
         assert_eq!(replica.charged_bytes(), 0);
         replica.submit(put(), 4).unwrap();
-        replica.propose_gathered();
+        replica.propose_gathered(&mut TurnRoom::unlimited());
         replica.submit(put(), 5).unwrap();
         replica.resign(Time(0)).unwrap();
         let Abandoned { proposed, gathered, reads, decided } = replica.abandon();
@@ -392,7 +495,7 @@ mod tests {
         assert!(matches!(refused, (0, Refusal::TooLarge { .. })), "{refused:?}");
         let fits = vec![0; ENTRY_BYTES_MAX - encoded_bytes(1, 1)];
         replica.submit(Edit::Many(vec![put(&fits)]), 1).unwrap();
-        replica.propose_gathered();
+        replica.propose_gathered(&mut TurnRoom::unlimited());
         assert_eq!((replica.out.answers.len(), replica.waiting.len()), (0, 1));
         let (waiter, refusal) =
             replica.submit(Edit::Many(vec![put(&[fits, vec![0]].concat())]), 2).unwrap_err();

@@ -36,6 +36,7 @@ mod natural;
 pub mod open;
 pub mod openings;
 pub mod outbox;
+mod parts;
 pub mod placed;
 pub mod quiet;
 pub mod read;
@@ -201,8 +202,8 @@ pub struct ShardLimits {
     pub inflight_bytes_max: usize,
     /// Bytes of log segments in use above which the memtable is flushed to free them.
     pub log_bytes_max: u64,
-    /// Bytes of entries that a turn writes at once; a turn with more writes group by group. At least one group is written at a time,
-    /// and none has more than [`raft::Config::uncommitted_bytes_max`].
+    /// Bytes of commands that a turn proposes, or one that is longer; what gathered beyond it is proposed in the next turn. A turn whose
+    /// groups have more entries to write, because leaders have sent them, writes them in parts.
     pub turn_bytes_max: usize,
     /// Size of one log segment, bytes.
     pub segment_bytes: u64,

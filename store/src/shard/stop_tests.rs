@@ -224,7 +224,7 @@ fn a_store_that_stops_while_writers_wait_for_the_tree() {
     });
 }
 
-/// While the log writes the first part of a turn: the other parts are not written.
+/// While the log writes what a turn had room for: the rest is not written.
 #[test]
 fn a_store_that_stops_while_the_log_writes() {
     in_world(502, |rt, world, node| async move {
@@ -239,10 +239,35 @@ fn a_store_that_stops_while_the_log_writes() {
         disk.unhang(&world);
         // The record in flight cannot be called back.
         store.assert_it_has_stopped(Done { records: before.records + 1, ..before }).await;
-        for pending in submitted {
-            assert_eq!(pending.await, Some(Err(Refusal::Unknown)));
+        let mut submitted = submitted.into_iter();
+        assert_eq!(submitted.next().expect("four").await, Some(Err(Refusal::Unknown)));
+        for pending in submitted.chain([late]) {
+            assert!(matches!(pending.await, Some(Err(Refusal::Stopped(_)))), "it had not begun");
         }
-        assert!(matches!(late.await, Some(Err(Refusal::Stopped(_)))), "it had not begun");
+    });
+}
+
+/// A region that has more to propose than a turn has room for leaves the next turn to others.
+#[test]
+fn every_region_has_a_turn_however_much_another_one_proposes() {
+    in_world(504, |rt, _, _| async move {
+        let store = Running::open_and_settle(&rt, |options| options.limits.turn_bytes_max = 64 << 10).await;
+        let done = Rc::new(Cell::new(0));
+        let answers = (0..40).map(|n| store.put(&format!("a{n}"), 600 << 10)).map(|pending| {
+            let done = done.clone();
+            rt.spawn(async move {
+                assert_eq!(pending.await, Some(Ok(Out::Done)));
+                done.set(done.get() + 1);
+            })
+        });
+        let answers: Vec<_> = answers.collect();
+        for (turns, key) in (2..).zip(["b", "c", "d"]) {
+            assert_eq!(store.put(key, 40 << 10).await, Some(Ok(Out::Done)));
+            assert!(done.get() <= 3 * turns, "{key} has waited for {} writes of another region", done.get());
+        }
+        for answer in answers {
+            answer.await;
+        }
     });
 }
 

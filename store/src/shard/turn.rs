@@ -12,7 +12,8 @@
 //!
 //! Before the write, sockets are asked once more for what else has come. While it is in flight, connections go on and writes
 //! gather for the next turn, unless every client waits for the log; then the core may block in the write call. Nothing waits for a
-//! timer to make a batch. A turn with more than the log should write at once is written in several parts, of whole regions each.
+//! timer to make a batch. A turn proposes no more than the log should write at once ([`TurnRoom`]); what followers have been sent beyond that is
+//! written in several parts, of whole regions each ([`Parts`]).
 //! The order "durable, then acknowledged" is in the types: what rests on a [`LogWrite`] comes out of [`Replica::durable`] alone.
 //!
 //! Nothing is decided here. A region says what is to be done ([`Effects`]), and this file does it.
@@ -26,14 +27,14 @@ use raft::{Apply, Entry, Index};
 use scheduler::{PeerId, RegionId};
 
 use super::created::Created;
-use super::installing;
-use super::open::{TAG_HARD_STATE, TAG_RECORD, encode_hard_state};
+use super::parts::Parts;
 use super::{Asked, Due, Inner, Queued, Shard, State};
 use crate::plant::{Bug, planted};
 use crate::refusal::Refusal;
 use crate::region::effects::{Effects, LogWrite};
 use crate::region::life::Life;
 use crate::region::replica::Replica;
+use crate::region::submit::TurnRoom;
 use crate::region::system::named;
 
 /// Committed entries read back from the log at a time, bytes.
@@ -59,7 +60,7 @@ pub(super) const SHORT_ANSWERED_AFTER: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct Work {
     /// What the log has to write, in order.
-    parts: Vec<Part>,
+    parts: Parts,
     /// Entries that are not applied yet, because others were, and how many bytes those had.
     committed: Vec<Committed>,
     applied_bytes: usize,
@@ -73,13 +74,6 @@ impl Work {
     fn is_empty(&self) -> bool {
         self.parts.is_empty() && self.behind.is_empty()
     }
-}
-
-/// What the log writes at once: the writes of some regions. Each region's write is in one part, whole.
-#[derive(Default)]
-struct Part {
-    batch: Batch,
-    writes: Vec<LogWrite>,
 }
 
 /// A group's committed entries.
@@ -139,7 +133,8 @@ impl Shard {
             if self.inner.health.has_stopped() {
                 return Ok(());
             }
-            for Part { batch, writes } in parts {
+            for part in parts {
+                let (batch, writes) = part.encode();
                 if planted(Bug::SaidBeforeWrite) {
                     self.inner.acknowledge(writes);
                     self.write_log(batch, 0).await?;
@@ -229,11 +224,15 @@ impl Shard {
         let mut work = Work::default();
         for write in inner.installs.take_ingested() {
             let created = Created::by_split(&mut state, write.region());
-            add_write(&mut work.parts, write, created.as_ref(), inner.limits.turn_bytes_max);
+            work.parts.add(write, created, inner.limits.turn_bytes_max);
         }
+        let (mut room, mut passed_over) = (TurnRoom::new(inner.limits.turn_bytes_max), Vec::new());
         for region in state.table.take_dirty() {
             let Some(replica) = state.table.get_mut(region) else { continue };
-            let (peer, effects) = (replica.me(), replica.effects());
+            let (peer, effects) = (replica.me(), replica.effects(&mut room));
+            if replica.has_gathered() {
+                passed_over.push((effects.write.is_some(), region));
+            }
             if replica.is_system() {
                 inner.renew_fence(replica);
             }
@@ -241,6 +240,11 @@ impl Shard {
             // One that begins to take a snapshot in has a range from now on.
             state.table.publish_region(region);
             inner.carry_out(&mut state, (region, peer), effects, &mut work)?;
+        }
+        if !room.is_whole() {
+            // In the next turn those come first that had nothing in this one.
+            passed_over.sort_by_key(|(had_some, _)| *had_some);
+            passed_over.into_iter().for_each(|(_, region)| state.table.mark_dirty(region));
         }
         Ok(work)
     }
@@ -358,46 +362,6 @@ fn piece_of(entries: &[Entry]) -> usize {
     entries.iter().take_while(fits).count().max(1)
 }
 
-/// What the log writes last.
-fn last_part(parts: &mut Vec<Part>) -> &mut Batch {
-    if parts.is_empty() {
-        parts.push(Part::default());
-    }
-    &mut parts.last_mut().expect("one was pushed if there was none").batch
-}
-
-/// Adds one region's write to the last part, or begins another if that would have more than `bytes_max` of entries then. With the first
-/// that a replica has to write, the log learns what was `created`.
-fn add_write(parts: &mut Vec<Part>, write: LogWrite, created: Option<&Created>, bytes_max: usize) {
-    let bytes: usize = write.entries().iter().map(|entry| entry.payload.len()).sum();
-    let last = parts.pop_if(|last| last.batch.len() + bytes <= bytes_max);
-    let mut last = last.unwrap_or_default();
-    if let Some(created) = created {
-        created.put(&mut last.batch);
-    }
-    fill(&mut last.batch, &write);
-    last.writes.push(write);
-    parts.push(last);
-}
-
-/// Adds one region's write to the batch.
-fn fill(batch: &mut Batch, write: &LogWrite) {
-    let region = write.region().0;
-    if let Some(install) = write.install() {
-        installing::reset(batch, write.region(), install.last);
-    }
-    let mut hard_state = write.hard_state();
-    if planted(Bug::VoteNotStored) {
-        hard_state.vote = None;
-    }
-    batch.put_state(region, TAG_HARD_STATE, &encode_hard_state(&hard_state));
-    if let Some(first) = write.entries().first() {
-        let payload_bytes = write.entries().iter().map(|entry| entry.payload.len()).sum();
-        batch.reserve(write.entries().len(), payload_bytes);
-        batch.append(region, first.index.0, write.entries().iter().map(super::open::to_log));
-    }
-}
-
 impl Inner {
     /// Notices, once a turn, whether anything was read since the turn before.
     fn notice_reads(&self) {
@@ -458,8 +422,7 @@ impl Inner {
             if !death.applied {
                 self.tree.write(&replica.tombstone_batch())?;
                 // The tree has it in memory only, and no entry brings it again.
-                let batch = last_part(&mut work.parts);
-                batch.put_state(region.0, TAG_RECORD, &death.record.encode());
+                work.parts.bury(death.record.clone());
             }
             state.unlogged.remove(&region);
             state.table.bury_region(death.record);
@@ -483,7 +446,7 @@ impl Inner {
         let blank = state.table.get(region).filter(|replica| replica.life() == Life::Initialising);
         let by_message = |it: &Replica<Due, Queued>| Created::by_message(it, self.logged_peer(region));
         let created = blank.map(by_message).or_else(|| Created::by_split(state, region));
-        add_write(&mut work.parts, write, created.as_ref(), self.limits.turn_bytes_max);
+        work.parts.add(write, created, self.limits.turn_bytes_max);
     }
 
     /// Reports durable writes to their regions, and sends what waited for that.

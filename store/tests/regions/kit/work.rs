@@ -11,6 +11,7 @@ use store::region::message::Verdict;
 use store::region::record::Descriptor;
 use store::region::replica::Replica;
 use store::region::split::Half;
+use store::region::submit::TurnRoom;
 use store::shard::halves::Begun;
 
 use super::disk::Group;
@@ -35,7 +36,7 @@ impl Store {
             }
             for id in dirty {
                 let Some(replica) = self.table.get_mut(id) else { continue };
-                let (peer, effects) = (replica.me(), replica.effects());
+                let (peer, effects) = (replica.me(), replica.effects(&mut TurnRoom::unlimited()));
                 self.table.publish_region(id);
                 self.carry_out((id, peer), effects);
                 self.notice(id);
