@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use engine::lsm::Tree;
+use engine::lsm::{Tree, TreeStats};
 use engine::rt::Mono;
 use scheduler::StoreId;
 
@@ -55,6 +55,7 @@ impl Stalls {
             bytes_per_second_max = stats.write_bytes_per_second_max,
             compaction_debt_bytes = stats.pending_compaction_bytes,
             closed_memtables = stats.closed_memtables,
+            level0_tables = level0_tables(&stats),
             "writes are slowed down, because flushes or compactions are behind"
         );
     }
@@ -119,10 +120,16 @@ fn say_if_long(stopped: Stopped, store: StoreId, tree: &Tree, now: Mono) -> Stop
         store = store.0,
         compaction_debt_bytes = stats.pending_compaction_bytes,
         closed_memtables = stats.closed_memtables,
+        level0_tables = level0_tables(&stats),
         short_of = ?tree.shortage(),
         "writes are stopped, because flushes or compactions are too far behind"
     );
     Stopped { said: true, ..stopped }
+}
+
+/// Many of them stop writers, too, because each read looks at all.
+fn level0_tables(stats: &TreeStats) -> u64 {
+    stats.levels.first().map_or(0, |(tables, _)| *tables)
 }
 
 #[cfg(test)]

@@ -101,9 +101,18 @@ fn put(key: impl Into<Bytes>, bytes: usize) -> Op {
     Op::Put { key: key.into(), value: vec![b'v'; bytes].into() }
 }
 
-/// Runs `work` on a node with two stores whose memtables are small, and returns what it logged.
+/// Runs `work` on a node with two stores whose memtables are tiny, and returns what it logged.
 fn logged<F: Future<Output = ()>>(
     seed: u64,
+    work: impl FnOnce(Rt, Rc<World>, Node, Stores, Gateway) -> F + 'static,
+) -> Lines {
+    logged_with(seed, 8 << 10, work)
+}
+
+/// The same with memtables of this size.
+fn logged_with<F: Future<Output = ()>>(
+    seed: u64,
+    memtable_bytes: usize,
     work: impl FnOnce(Rt, Rc<World>, Node, Stores, Gateway) -> F + 'static,
 ) -> Lines {
     Lines::of(|lines| {
@@ -111,12 +120,8 @@ fn logged<F: Future<Output = ()>>(
         let node = world.node(0);
         let (of_disk, outside) = (node.clone(), world.clone());
         let running = node.start(0, |rt| async move {
-            let tree = TreeOptions {
-                memtable_bytes: 8 << 10,
-                closed_memtables: 2,
-                cache_bytes: 0,
-                ..TreeOptions::default()
-            };
+            let tree =
+                TreeOptions { memtable_bytes, closed_memtables: 2, cache_bytes: 0, ..TreeOptions::default() };
             let (stores, gateway) = open_simulated(&rt, |plan| plan.shard.tree = tree).await;
             work(rt, outside, of_disk, stores, gateway).await;
         });
@@ -192,10 +197,44 @@ fn stops_of_writers_are_logged_when_they_begin_and_when_they_have_ended() {
         assert!(line.contains(" store=1"), "{line}");
     }
     assert!(begins.iter().all(|line| line.starts_with("WARN")), "{begins:#?}");
+    for line in &begins {
+        let behind = number(line, "level0_tables") + number(line, "closed_memtables");
+        assert!(behind > 0, "what is behind is named: {line}");
+    }
     assert!(
         ends.iter().all(|line| number(line, "stopped_ms") >= 500),
         "a short stop makes no line: {ends:#?}"
     );
+}
+
+#[test]
+fn writers_that_are_slowed_down_are_logged_once_with_what_is_behind() {
+    let lines = logged_with(607, 256 << 10, |rt, _, node, stores, gateway| async move {
+        let shard = owner(&stores);
+        node.disk().slow(30);
+        let mut submitted: Vec<_> = Vec::new();
+        for n in 0..100_000 {
+            if shard.snapshot().tree.write_delay > Duration::from_millis(20) {
+                break;
+            }
+            submitted.push(gateway.submit(None, put(format!("k{n}"), 4 << 10)));
+            rt.sleep(Duration::from_micros(500)).await;
+        }
+        node.disk().slow(1);
+        for submitted in submitted {
+            let outcome: Outcome = submitted.await;
+            outcome.unwrap();
+        }
+        rt.sleep(Duration::from_secs(20)).await;
+        assert_eq!(shard.store().0, 1, "choose another key");
+    });
+    let begins = lines.only("writes are slowed down", &["WARN", " store=1", " level0_tables="]);
+    assert!(
+        number(&begins, "bytes_per_second_max") > 0 && number(&begins, "closed_memtables") > 0,
+        "{begins}"
+    );
+    let ended = lines.only("writes are not slowed down any more", &["INFO", " store=1"]);
+    assert!(number(&ended, "waited_ms") > 0 && number(&ended, "lasted_ms") > 0, "{ended}");
 }
 
 #[test]

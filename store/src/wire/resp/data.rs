@@ -426,7 +426,7 @@ pub fn refused(refusal: &Refusal) -> String {
             format!("CLUSTERDOWN region {region_id} has no leader that this node can reach, try again")
         }
         Refusal::NotLeader { region_id, leader: Some(leader) } => format!(
-            "CLUSTERDOWN region {region_id} is led by {}, which this node does not reach, try again",
+            "CLUSTERDOWN region {region_id} is led by {}, which could not be asked in time, try again",
             leader.store
         ),
         Refusal::RegionNotFound { .. }
