@@ -23,6 +23,8 @@ pub struct LogStats {
     pub live_bytes: u64,
     /// Bytes of recent records in memory.
     pub cache_bytes: usize,
+    /// How many there may be.
+    pub cache_bytes_max: usize,
     /// Batches that wait for a write.
     pub queued_batches: usize,
     /// Whether there was no room when some was last asked for: a full disk, or a limit on the length of files.
@@ -50,6 +52,7 @@ impl Shared {
             spare_segments: self.ready.borrow().len(),
             live_bytes: self.index.borrow().uses().values().map(|used| used.bytes).sum(),
             cache_bytes: self.cache.borrow().bytes(),
+            cache_bytes_max: self.options.cache_bytes_max,
             queued_batches: self.queue.borrow().len(),
             disk_full: self.short.borrow().as_ref().is_some_and(Fault::is_of_room),
             waits: self.short.borrow().is_some(),

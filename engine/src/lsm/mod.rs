@@ -144,6 +144,8 @@ pub enum Pressure {
 pub struct TreeStats {
     /// Memory of the memtables; closed ones are included, and so are those that are flushed and not freed yet.
     pub memtable_bytes: u64,
+    /// What writers may fill of it before they are stopped.
+    pub memtable_bytes_max: u64,
     /// Memtables that wait to be flushed.
     pub closed_memtables: u64,
     /// Tables and bytes per level, all families together.
@@ -152,12 +154,16 @@ pub struct TreeStats {
     pub range_delete_bytes: u64,
     /// Memory of the block cache.
     pub cache_bytes: u64,
+    /// What it may have.
+    pub cache_bytes_max: u64,
     /// Look-ups in the block cache that were answered.
     pub cache_hits: u64,
     /// Look-ups in the block cache that were not.
     pub cache_misses: u64,
     /// Memory of the row cache.
     pub row_cache_bytes: u64,
+    /// What it may have.
+    pub row_cache_bytes_max: u64,
     /// Reads that the row cache answered.
     pub row_cache_hits: u64,
     /// Memtables flushed since opening.
@@ -545,6 +551,7 @@ impl Shared {
         let (memtables, spent) = (self.memtables(), self.spent.borrow());
         let memory: usize = memtables.iter().chain(spent.iter()).map(|memtable| memtable.size_bytes()).sum();
         stats.memtable_bytes = memory as u64;
+        stats.memtable_bytes_max = self.options.unflushed_bytes_max();
         stats.closed_memtables = self.closed.borrow().len() as u64;
         let version = self.version.borrow();
         stats.levels = (0..version::LEVELS)
@@ -564,6 +571,8 @@ impl Shared {
         stats.write_bytes_per_second_max = self.backlog().rate().map_or(0, |rate| rate as u64);
         (stats.write_delay, stats.write_stop) = self.brake.waits();
         stats.cache_bytes = self.cache.used_bytes() as u64;
+        stats.row_cache_bytes_max = self.options.row_cache_bytes() as u64;
+        stats.cache_bytes_max = self.options.cache_bytes as u64 - stats.row_cache_bytes_max;
         (stats.cache_hits, stats.cache_misses) = self.cache.hits_and_misses();
         stats.row_cache_bytes = self.rows.used_bytes() as u64;
         stats.row_cache_hits = self.rows.hits();

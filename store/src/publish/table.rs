@@ -279,6 +279,9 @@ const LOG: &[Row<LogStats>] = &[
     Row(metric("ringkeep_log_cache_bytes", Gauge, "Bytes of recent log records in memory."), |l| {
         l.cache_bytes as u64
     }),
+    Row(metric("ringkeep_log_cache_max_bytes", Gauge, "Bytes of log records that memory may hold."), |l| {
+        l.cache_bytes_max as u64
+    }),
     Row(metric("ringkeep_log_queued_batches", Gauge, "Batches that wait for a log write."), |l| {
         l.queued_batches as u64
     }),
@@ -312,10 +315,21 @@ const TREE: &[Row<TreeStats>] = &[
         metric("ringkeep_lsm_memtable_bytes", Gauge, "Memory of memtables, those being flushed included."),
         |t| t.memtable_bytes,
     ),
+    Row(
+        metric(
+            "ringkeep_lsm_memtable_max_bytes",
+            Gauge,
+            "Memory that memtables may fill before writers are stopped.",
+        ),
+        |t| t.memtable_bytes_max,
+    ),
     Row(metric("ringkeep_lsm_closed_memtables", Gauge, "Memtables that wait to be flushed."), |t| {
         t.closed_memtables
     }),
     Row(metric("ringkeep_lsm_cache_bytes", Gauge, "Memory of the block cache."), |t| t.cache_bytes),
+    Row(metric("ringkeep_lsm_cache_max_bytes", Gauge, "Memory that the block cache may have."), |t| {
+        t.cache_bytes_max
+    }),
     Row(metric("ringkeep_lsm_cache_hits_total", Counter, "Blocks found in the block cache."), |t| {
         t.cache_hits
     }),
@@ -331,6 +345,9 @@ const TREE: &[Row<TreeStats>] = &[
         |t| t.range_delete_bytes,
     ),
     Row(metric("ringkeep_lsm_row_cache_bytes", Gauge, "Memory of the row cache."), |t| t.row_cache_bytes),
+    Row(metric("ringkeep_lsm_row_cache_max_bytes", Gauge, "Memory that the row cache may have."), |t| {
+        t.row_cache_bytes_max
+    }),
     Row(metric("ringkeep_lsm_row_cache_hits_total", Counter, "Reads answered by the row cache."), |t| {
         t.row_cache_hits
     }),
