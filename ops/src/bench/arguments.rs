@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use bench::abuse::BYSTANDER_P99_MAX;
 use bench::workload::{KEY_BYTES_MIN, Mix};
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -268,6 +269,9 @@ pub(super) struct AbuseArguments {
     /// Cases to run; all if none is named
     #[arg(long, value_delimiter = ',')]
     pub(super) cases: Vec<String>,
+    /// How long the bystander may wait at the 99th percentile, milliseconds; more where the machine does something else, too
+    #[arg(long, default_value_t = BYSTANDER_P99_MAX.as_millis() as u64, value_parser = at_least_one::<u64>)]
+    pub(super) p99_ms: u64,
 }
 
 #[derive(Debug, Args)]

@@ -213,8 +213,8 @@ fn abuse(run: &AbuseArguments) -> Result<abuse::AbuseReport, Failed> {
         }
         None => abuse::Victim::Own(scratch.node(&run.node)?),
     };
-    let each = Duration::from_secs(run.seconds);
-    abuse::run(&abuse::Options { victim, each, only: run.cases.clone() }, &mut remark)
+    let (each, p99_max) = (Duration::from_secs(run.seconds), Duration::from_millis(run.p99_ms));
+    abuse::run(&abuse::Options { victim, each, only: run.cases.clone(), p99_max }, &mut remark)
 }
 
 fn crash(run: &CrashArguments) -> Result<crash::CrashReport, Failed> {
