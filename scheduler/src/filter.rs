@@ -212,6 +212,8 @@ pub enum Reason {
     },
     /// The region has peers that lag or are silent.
     Unhealthy,
+    /// A replica of the region is on a store that is to be emptied or is down, and moves first.
+    Leaves,
     /// The region's leader is not known.
     NoLeader,
     /// The region is in a joint configuration.
@@ -279,6 +281,9 @@ impl fmt::Display for Reason {
             Self::LeadersWouldSpread => f.write_str("would make leader counts less even"),
             Self::ReplicasOff { has, wanted } => write!(f, "has {has} replicas instead of {wanted}"),
             Self::Unhealthy => f.write_str("has peers that lag or are silent"),
+            Self::Leaves => {
+                f.write_str("has a replica on a store that is to be emptied or down; that one moves first")
+            }
             Self::NoLeader => f.write_str("has no known leader"),
             Self::InJoint => f.write_str("is in a joint configuration"),
             Self::Follows => f.write_str("is not led there, so its tables would come from another node"),

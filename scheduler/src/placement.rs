@@ -10,6 +10,7 @@ use crate::cluster::RegionInfo;
 use crate::filter::{Reason, View};
 use crate::id::StoreId;
 use crate::operator::{Influence, Intent};
+use crate::store::Lifecycle;
 
 /// How far apart `candidate` is from `others`: for each of them, a hundred times more for each label further out. A
 /// store without a value for a label counts as being in the same place from there on.
@@ -91,7 +92,10 @@ pub fn other_stores(info: &RegionInfo, leaving: Option<StoreId>) -> Vec<StoreId>
 pub struct Board {
     by_size: BTreeSet<(i64, StoreId)>,
     takers: BTreeSet<(i64, StoreId)>,
+    /// Stores that would take a peer if fewer were on their way into them.
+    waiting: BTreeSet<(i64, StoreId)>,
     passed_over: BTreeSet<StoreId>,
+    mean_bytes: i64,
     influence: Influence,
 }
 
@@ -102,7 +106,9 @@ impl Board {
         let mut board = Self {
             by_size: BTreeSet::new(),
             takers: BTreeSet::new(),
+            waiting: BTreeSet::new(),
             passed_over: BTreeSet::new(),
+            mean_bytes: mean_bytes(view),
             influence: view.influence.clone(),
         };
         for store in view.sources() {
@@ -117,9 +123,18 @@ impl Board {
         if !self.passed_over.contains(&store) {
             self.by_size.insert(place);
         }
-        if view.may_take(store).is_ok() {
+        let taken = view.may_take(store);
+        if taken.is_ok() {
             self.takers.insert(place);
+        } else if matches!(taken, Err(Reason::MovesIn(_))) {
+            self.waiting.insert(place);
         }
+    }
+
+    /// What each store in use would hold if sizes were even.
+    #[must_use]
+    pub const fn mean_bytes(&self) -> i64 {
+        self.mean_bytes
     }
 
     /// What is in flight, with this board's own proposals.
@@ -140,10 +155,10 @@ impl Board {
         self.passed_over.insert(store);
     }
 
-    /// Bytes of the smallest store that may take a peer.
+    /// The smallest store that may take a peer now, or once fewer are on their way into it.
     #[must_use]
-    pub fn smallest_taker(&self) -> Option<(i64, StoreId)> {
-        self.takers.first().copied()
+    pub fn smallest_of_all(&self) -> Option<(i64, StoreId)> {
+        self.takers.first().into_iter().chain(self.waiting.first()).min().copied()
     }
 
     /// The best store for a replica of this region: the greatest isolation, then the fewest bytes.
@@ -165,12 +180,17 @@ impl Board {
         .copied()
     }
 
-    /// The smallest store that the replica on `leaving` may go to.
+    /// The smallest store that the replica on `leaving` may go to now, and the smallest of those to which it may once fewer peers are on
+    /// their way into them.
     #[must_use]
-    pub fn smallest(&self, view: &View<'_>, info: &RegionInfo, leaving: StoreId) -> Option<(i64, StoreId)> {
-        let mut fit =
-            self.takers.iter().filter(|(_, store)| may_stand(view, info, Some(leaving), *store).is_ok());
-        fit.next().copied()
+    pub fn smallest(
+        &self,
+        view: &View<'_>,
+        info: &RegionInfo,
+        leaving: StoreId,
+    ) -> [Option<(i64, StoreId)>; 2] {
+        let fits = |place: &&(i64, StoreId)| may_stand(view, info, Some(leaving), place.1).is_ok();
+        [&self.takers, &self.waiting].map(|stores| stores.iter().find(fits).copied())
     }
 
     /// Counts a proposal in.
@@ -178,8 +198,9 @@ impl Board {
         let touched: Vec<StoreId> = intent.stores().collect();
         for store in &touched {
             let bytes = view.with_influence(&self.influence).region_bytes(*store);
-            self.by_size.remove(&(bytes, *store));
-            self.takers.remove(&(bytes, *store));
+            for stores in [&mut self.by_size, &mut self.takers, &mut self.waiting] {
+                stores.remove(&(bytes, *store));
+            }
         }
         self.influence.add_intent(info, view.config.weight_bytes(info.size_bytes), intent);
         for store in touched {
@@ -188,4 +209,12 @@ impl Board {
             }
         }
     }
+}
+
+fn mean_bytes(view: &View<'_>) -> i64 {
+    let used = view.sources().filter(|store| store.descriptor.lifecycle == Lifecycle::Up);
+    let (count, bytes) = used.fold((0, 0_i64), |(count, bytes), store| {
+        (count + 1, bytes.saturating_add(view.region_bytes(store.id())))
+    });
+    bytes / count.max(1)
 }

@@ -2,7 +2,7 @@
 
 use crate::balance::region::evens_out;
 use crate::balance::shift::{Judge, load_on};
-use crate::balance::{core, may_move};
+use crate::balance::{core, may_move, stays_whole};
 use crate::check::{replica, split};
 use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
@@ -22,7 +22,7 @@ pub fn why(view: &View<'_>, info: &RegionInfo) -> Vec<Result<Proposal, Refusal>>
     for peer in &info.region.peers {
         let others = view.cluster.stores().map(crate::store::Store::id);
         let others: Vec<StoreId> = others.filter(|store| info.region.peer_on(*store).is_none()).collect();
-        opinions.extend(others.iter().map(|to| why_not_move(view, info, peer.store, *to)));
+        opinions.extend(others.iter().map(|to| why_not_move(view, &board, info, peer.store, *to)));
         let siblings = others.iter().filter(|to| view.same_node(peer.store, **to));
         opinions.extend(siblings.map(|to| why_not_relocate(view, info, peer.store, *to)));
         if load_on(info, peer.store) >= view.config.tolerated_load(0, 0) {
@@ -51,13 +51,20 @@ fn why_not_lead(view: &View<'_>, info: &RegionInfo, to: StoreId) -> Result<Propo
     Ok(Proposal::new(info, Policy::BalanceLeader, Cause::Uneven, Intent::TransferLeader { to }))
 }
 
-fn why_not_move(view: &View<'_>, info: &RegionInfo, from: StoreId, to: StoreId) -> Result<Proposal, Refusal> {
+fn why_not_move(
+    view: &View<'_>,
+    board: &Board,
+    info: &RegionInfo,
+    from: StoreId,
+    to: StoreId,
+) -> Result<Proposal, Refusal> {
     let weight = view.config.weight_bytes(info.size_bytes);
     enabled(view, Policy::BalanceRegion)
         .and_then(|()| may_move(view, info, Some(from)))
+        .and_then(|()| stays_whole(view, info))
         .and_then(|()| view.may_give(from))
         .and_then(|()| may_place(view, info, Some(from), to))
-        .and_then(|()| evens_out(view.region_bytes(from), view.region_bytes(to), weight))
+        .and_then(|()| evens_out(board, view.region_bytes(from), view.region_bytes(to), weight))
         .map_err(|reason| Refusal::new(Policy::BalanceRegion, reason).of_region(info.id()).of_store(to))?;
     let relocates = view.same_node(from, to);
     let intent = if relocates { Intent::Relocate { from, to } } else { Intent::MoveReplica { from, to } };

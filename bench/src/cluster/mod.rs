@@ -223,6 +223,7 @@ pub fn run(options: &Options, say: &mut dyn FnMut(&str)) -> Result<ClusterReport
 }
 
 fn phases(run: &mut Run<'_>, say: &mut dyn FnMut(&str)) -> Result<(), Failed> {
+    run.subject.wait_until_measured()?;
     say("a fourth node joins");
     run.report.least_bytes = run.subject.held_bytes()? / NODES as u64;
     let joined = run.phase("join", |subject| subject.join(NODES - 1), (lasting(Subject::is_even), STAYS))?;

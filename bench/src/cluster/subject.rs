@@ -129,6 +129,23 @@ impl Subject {
         Ok(())
     }
 
+    /// Waits until what the scheduler knows of sizes is what was written: it is as old as the estimates of stores are, and a policy that is
+    /// judged by bytes must have seen them.
+    pub(super) fn wait_until_measured(&self) -> Result<(), Failed> {
+        let (began, mut since, mut held) = (now(), now(), self.held_bytes()?);
+        while since.elapsed() < super::STAYS {
+            if began.elapsed() > super::ANSWERS_MAX {
+                return Err(Failed::new("sizes go on changing although nothing is written"));
+            }
+            pause(super::LOOK_EVERY);
+            let seen = self.held_bytes()?;
+            if seen.abs_diff(held) > held / 100 {
+                (since, held) = (now(), seen);
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn join(&mut self, n: usize) -> Result<(), Failed> {
         self.cluster.join(n)
     }

@@ -46,6 +46,7 @@ use crate::cluster::RegionInfo;
 use crate::filter::{Reason, Refusal, View};
 use crate::id::StoreId;
 use crate::operator::Proposal;
+use crate::store::Health;
 
 /// What one policy has to say in one round.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,4 +91,16 @@ pub fn may_touch(view: &View<'_>, info: &RegionInfo, lagging: Option<StoreId>) -
     let movable = lagging.and_then(|store| info.region.peer_on(store)).map(|peer| peer.id);
     let others_lag = info.pending().iter().any(|peer| Some(*peer) != movable);
     if others_lag || !info.down().is_empty() { Err(Reason::Unhealthy) } else { Ok(()) }
+}
+
+/// Whether none of the region's replicas is on a store that is to be emptied or down. Where that one goes is decided by what is even then, so
+/// another one that went first might have to go back.
+///
+/// # Errors
+/// [`Reason::Leaves`] where one is.
+pub fn stays_whole(view: &View<'_>, info: &RegionInfo) -> Result<(), Reason> {
+    let leaves = |store: StoreId| {
+        matches!(view.health(store), Some(Health::Offline | Health::Down | Health::Tombstone) | None)
+    };
+    if info.region.peers.iter().any(|peer| leaves(peer.store)) { Err(Reason::Leaves) } else { Ok(()) }
 }

@@ -8,10 +8,18 @@
 //!
 //! On top of it, sizes count what is in flight, so that a round of many proposals converges instead of flooding the
 //! smallest store, and a target on the source's own node is reached by relocation, which moves no bytes.
+//!
+//! # What keeps bytes from moving in vain
+//! * Sizes that differ by no more than [`TOLERANCE_PERCENT`] of their mean are even. Sizes change with every write, and a region that is
+//!   small enough always finds a difference that is worth its move.
+//! * Where the smallest store has as many peers on their way in as may be, a replica waits for it, and what has a replica there already stays
+//!   as long as another region has none. It goes to another store only if that is still below the mean with it: what it brings to a store
+//!   that holds its share would have to leave again.
+//! * A region with a replica on a store that is to be emptied waits until that one has moved.
 
 use std::collections::BTreeSet;
 
-use super::{Round, may_move};
+use super::{Round, may_move, stays_whole};
 use crate::cluster::{Kind, RegionInfo};
 use crate::filter::{Reason, Refusal, View};
 use crate::id::{RegionId, StoreId};
@@ -19,6 +27,9 @@ use crate::operator::{Cause, Intent, Policy, Proposal};
 use crate::placement::Board;
 use crate::rng::Rng;
 use crate::store::Lifecycle;
+
+/// Stores may differ in size by this share of their mean.
+pub const TOLERANCE_PERCENT: i64 = 3;
 
 /// Up to `max` moves that make sizes more even, each counted into `board`.
 #[must_use]
@@ -49,10 +60,10 @@ fn next_move<'a>(
     taken: &BTreeSet<RegionId>,
 ) -> Result<(&'a RegionInfo, Intent), Refusal> {
     let refuse = |reason| Refusal::new(Policy::BalanceRegion, reason);
-    let needed = 2 * view.config.weight_bytes(0);
+    let needed = needed(board, view.config.weight_bytes(0));
     let mut last = refuse(Reason::NoStore);
     loop {
-        let (smallest, _) = board.smallest_taker().ok_or(last)?;
+        let (smallest, _) = board.smallest_of_all().ok_or(last)?;
         let (bytes, source) = board.largest_first().next().ok_or(last)?;
         let difference = bytes - smallest;
         if difference <= needed {
@@ -78,13 +89,23 @@ fn moves_from<'a>(
 ) -> Result<(&'a RegionInfo, Intent), Refusal> {
     let mut last = Refusal::new(Policy::BalanceRegion, Reason::NothingToGive).of_store(source);
     may_be_source(view, board, source).map_err(|reason| Refusal { reason, ..last })?;
+    let mut detour = None;
     for _ in 0..view.config.draws_per_store {
         match draw(view, board, rng, taken, source, bytes) {
-            Ok(found) => return Ok(found),
+            Ok((info, goal)) if goal.is_short => return Ok((info, goal.intent)),
+            Ok((info, goal)) => detour = detour.or(Some((info, goal.intent))),
             Err(refusal) => last = refusal,
         }
     }
-    Err(last)
+    detour.ok_or(last)
+}
+
+/// Where a replica would go.
+struct Goal {
+    intent: Intent,
+    /// Whether the store is the smallest of all, or below the mean with the replica. Any other one would have to give as much away again
+    /// once the smallest has what it lacks, so it is a goal only where none of the regions drawn has a better one.
+    is_short: bool,
 }
 
 fn may_be_source(view: &View<'_>, board: &Board, source: StoreId) -> Result<(), Reason> {
@@ -103,7 +124,7 @@ fn draw<'a>(
     taken: &BTreeSet<RegionId>,
     source: StoreId,
     source_bytes: i64,
-) -> Result<(&'a RegionInfo, Intent), Refusal> {
+) -> Result<(&'a RegionInfo, Goal), Refusal> {
     let refusal = Refusal::new(Policy::BalanceRegion, Reason::NothingToGive).of_store(source);
     let cluster = view.cluster;
     let drawn = [
@@ -111,25 +132,26 @@ fn draw<'a>(
         cluster.random_of(source, Kind::Follower, rng),
         cluster.random_of(source, Kind::Leader, rng),
     ];
-    let mut last = refusal;
+    let (mut last, mut detour) = (refusal, None);
     for info in drawn.into_iter().flatten() {
         // The cheapest question first: no target is smaller than the smallest of all. At rest it is the only one asked.
         let (smallest, taker) =
-            board.smallest_taker().ok_or(Refusal { reason: Reason::NoStore, ..refusal })?;
+            board.smallest_of_all().ok_or(Refusal { reason: Reason::NoStore, ..refusal })?;
         let weight = view.config.weight_bytes(info.size_bytes);
-        let verdict = match evens_out(source_bytes, smallest, weight) {
+        let verdict = match evens_out(board, source_bytes, smallest, weight) {
             Err(reason) => Err((Some(taker), reason)),
             Ok(()) if taken.contains(&info.id()) => Err((None, Reason::Occupied)),
             Ok(()) => target_of(view, board, info, source, source_bytes),
         };
         match verdict {
-            Ok(intent) => return Ok((info, intent)),
+            Ok(goal) if goal.is_short => return Ok((info, goal)),
+            Ok(goal) => detour = detour.or(Some((info, goal))),
             Err((store, reason)) => {
                 last = Refusal { region: Some(info.id()), store: store.or(Some(source)), reason, ..refusal };
             }
         }
     }
-    Err(last)
+    detour.ok_or(last)
 }
 
 /// Where the region's replica on the source should go; else why nowhere, and the store that this is about.
@@ -139,22 +161,37 @@ fn target_of(
     info: &RegionInfo,
     source: StoreId,
     source_bytes: i64,
-) -> Result<Intent, (Option<StoreId>, Reason)> {
-    may_move(view, info, Some(source)).map_err(|reason| (None, reason))?;
-    let (target_bytes, target) = board.smallest(view, info, source).ok_or((None, Reason::NoStore))?;
+) -> Result<Goal, (Option<StoreId>, Reason)> {
+    may_move(view, info, Some(source))
+        .and_then(|()| stays_whole(view, info))
+        .map_err(|reason| (None, reason))?;
     let weight = view.config.weight_bytes(info.size_bytes);
-    evens_out(source_bytes, target_bytes, weight).map_err(|reason| (Some(target), reason))?;
+    let lacks = |bytes: i64| bytes.saturating_add(weight) <= board.mean_bytes();
+    let (target_bytes, target) = match board.smallest(view, info, source) {
+        [None, None] => return Err((None, Reason::NoStore)),
+        [Some(open), None] => open,
+        [Some(open), Some(waiting)] if open < waiting || lacks(open.0) => open,
+        [_, Some((_, full))] => return Err((Some(full), Reason::MovesIn(view.config.store_moves_in_max))),
+    };
+    evens_out(board, source_bytes, target_bytes, weight).map_err(|reason| (Some(target), reason))?;
+    let is_short = lacks(target_bytes) || board.smallest_of_all().is_some_and(|(_, least)| least == target);
     let (from, to) = (source, target);
     let relocates = view.same_node(source, target);
-    Ok(if relocates { Intent::Relocate { from, to } } else { Intent::MoveReplica { from, to } })
+    let intent = if relocates { Intent::Relocate { from, to } } else { Intent::MoveReplica { from, to } };
+    Ok(Goal { intent, is_short })
 }
 
-/// Whether moving `weight` bytes leaves the target the smaller of the two.
+/// Whether moving `weight` bytes leaves the target the smaller of the two, and the difference is worth it.
 ///
 /// # Errors
-/// [`Reason::WithinTolerance`] where the difference is not more than twice the weight.
-pub fn evens_out(source_bytes: i64, target_bytes: i64, weight: i64) -> Result<(), Reason> {
+/// [`Reason::WithinTolerance`] where the difference is not more than twice the weight, or tolerated.
+pub fn evens_out(board: &Board, source_bytes: i64, target_bytes: i64, weight: i64) -> Result<(), Reason> {
     let difference = source_bytes.saturating_sub(target_bytes);
-    let needed = weight.saturating_mul(2);
+    let needed = needed(board, weight);
     if difference > needed { Ok(()) } else { Err(Reason::WithinTolerance { difference, needed }) }
+}
+
+/// What the difference of two stores must exceed for a region of this weight to move.
+fn needed(board: &Board, weight: i64) -> i64 {
+    weight.saturating_mul(2).max(board.mean_bytes() / 100 * TOLERANCE_PERCENT)
 }

@@ -4,7 +4,7 @@
 use scheduler::config::MIB;
 use scheduler::operator::{Kinds, Step};
 use scheduler::placement::Board;
-use scheduler::{Lifecycle, NodeId, Rng, StoreDescriptor, StoreId};
+use scheduler::{Lifecycle, NodeId, Reason, Refusal, RegionId, Rng, StoreDescriptor, StoreId};
 
 use crate::kit::{Mock, is_relocation, moved};
 
@@ -153,4 +153,77 @@ fn limits_on_moves_in_bound_a_round() {
     let mut board = Board::new(&view);
     let round = scheduler::balance::region::propose(&view, &mut board, &mut Rng::new(1), 1000);
     assert_eq!(round.proposals.len(), 3);
+}
+
+/// Sizes change with every write, and a region that is small enough would always find a difference that is worth its move.
+#[test]
+fn sizes_that_differ_by_little_of_their_mean_are_even() {
+    let mut mock = Mock::new(1);
+    stores(&mut mock, &[(1, 1028), (2, 1000)]);
+    let mut small = mock.region(1, &[1]);
+    small.size_bytes = 0;
+    mock.report(small);
+    assert_eq!(mock.balance_region(), None, "28 MiB of 1014");
+    stores(&mut mock, &[(1, 1060)]);
+    assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((1, 2)), "60 MiB of 1030");
+}
+
+/// The proposals of one round over three stores of these sizes, where as many peers as may be are on their way into the last one.
+fn with_the_smallest_full(sizes: [u64; 3]) -> Result<(u64, u64), Option<Reason>> {
+    let mut mock = Mock::new(1);
+    let sizes: Vec<(u64, u64)> = (1..).zip(sizes).collect();
+    stores(&mut mock, &sizes);
+    mock.leader_region(1, &[1]);
+    mock.leader_region(2, &[2]);
+    let mut influence = mock.influence();
+    influence.of_mut(StoreId(3)).moves_in = mock.config.store_moves_in_max;
+    let view = mock.view(&influence);
+    let round = scheduler::balance::region::propose(&view, &mut Board::new(&view), &mut Rng::new(1), 1);
+    match round.proposals.first() {
+        Some(proposal) => Ok(moved(&proposal.build(&view, &mut || Some(1_000)).expect("it can be built"))),
+        None => Err(round.refusal.map(|refusal| refusal.reason)),
+    }
+}
+
+/// What went to another store meanwhile would have to move again.
+#[test]
+fn a_replica_waits_for_the_smallest_store_unless_another_one_lacks_as_much() {
+    assert_eq!(with_the_smallest_full([200, 160, 30]), Err(Some(Reason::MovesIn(8))));
+    assert_eq!(with_the_smallest_full([200, 100, 30]), Ok((1, 2)), "110 is the mean, and 110 it has then");
+    assert_eq!(with_the_smallest_full([200, 101, 30]), Err(Some(Reason::MovesIn(8))), "111 it would have");
+}
+
+/// A round moves what the smallest store lacks, not what it has already.
+#[test]
+fn what_the_smallest_store_has_already_stays_as_long_as_there_is_something_else() {
+    for seed in 0..50 {
+        let mut mock = Mock::new(2);
+        mock.config.draws_per_store = 200;
+        stores(&mut mock, &[(1, 200), (2, 150), (3, 150), (4, 20)]);
+        (1..=7).for_each(|region| mock.leader_region(region, &[4, 1]));
+        mock.leader_region(8, &[3, 1]);
+        let influence = mock.influence();
+        let view = mock.view(&influence);
+        let round =
+            scheduler::balance::region::propose(&view, &mut Board::new(&view), &mut Rng::new(seed), 1);
+        let proposal = &round.proposals[0];
+        let operator = proposal.build(&view, &mut || Some(1_000)).expect("it can be built");
+        assert_eq!((proposal.region.0, moved(&operator)), (8, (1, 4)), "seed {seed}");
+    }
+}
+
+/// Where the replica on a store that is emptied goes is decided by what is even then.
+#[test]
+fn a_region_with_a_replica_on_a_store_that_is_emptied_waits_for_that() {
+    let mut mock = Mock::new(2);
+    stores(&mut mock, &[(1, 200), (2, 150), (3, 150), (4, 20)]);
+    mock.leader_region(1, &[1, 2]);
+    assert_eq!(mock.balance_region().map(|operator| moved(&operator)), Some((1, 4)));
+    mock.set_lifecycle(2, Lifecycle::Offline);
+    assert_eq!(mock.balance_region(), None);
+    let (influence, info) = (mock.influence(), RegionId(1));
+    let view = mock.view(&influence);
+    let opinions = scheduler::why::why(&view, view.cluster.region(info).expect("known"));
+    let leaves = |it: &Result<_, Refusal>| it.as_ref().is_err_and(|refusal| refusal.reason == Reason::Leaves);
+    assert!(opinions.iter().any(leaves), "{opinions:?}");
 }

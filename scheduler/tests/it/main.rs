@@ -2,6 +2,7 @@
 
 mod balance_core;
 mod balance_region;
+mod bytes_moved;
 mod coordinator;
 mod fuzz;
 mod heartbeat;

@@ -29,7 +29,7 @@ fn run(seed: u64) -> World {
     panic!("seed {seed} never comes to rest: {}", world.describe())
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{name} is \"{value}\"; give a number")))
 }

@@ -16,7 +16,7 @@ struct Bug {
     wrong: &'static str,
 }
 
-const BUGS: [Bug; 38] = [
+const BUGS: [Bug; 43] = [
     Bug {
         name: "unsigned_difference",
         file: "src/balance/region.rs",
@@ -232,6 +232,36 @@ const BUGS: [Bug; 38] = [
         file: "src/operator/mod.rs",
         right: "self.steps.iter().any(|step| !matches!(step, Step::Split { .. }))",
         wrong: "!self.steps.is_empty()",
+    },
+    Bug {
+        name: "no_difference_in_size_is_tolerated",
+        file: "src/balance/region.rs",
+        right: "weight.saturating_mul(2).max(board.mean_bytes() / 100 * TOLERANCE_PERCENT)",
+        wrong: "weight.saturating_mul(2).max(board.mean_bytes() / 1000 * TOLERANCE_PERCENT)",
+    },
+    Bug {
+        name: "what_waits_for_the_smallest_store_goes_elsewhere",
+        file: "src/balance/region.rs",
+        right: "if open < waiting || lacks(open.0) => open,",
+        wrong: "if open < waiting || open.0 > 0 => open,",
+    },
+    Bug {
+        name: "what_waits_for_the_smallest_store_waits_although_another_lacks_it",
+        file: "src/balance/region.rs",
+        right: "if open < waiting || lacks(open.0) => open,",
+        wrong: "if open < waiting => open,",
+    },
+    Bug {
+        name: "any_region_goes_where_it_is_not_lacking",
+        file: "src/balance/region.rs",
+        right: "let is_short = lacks(target_bytes)",
+        wrong: "let is_short = target_bytes > 0 || lacks(target_bytes)",
+    },
+    Bug {
+        name: "balance_moves_what_is_drained",
+        file: "src/balance/region.rs",
+        right: ".and_then(|()| stays_whole(view, info))",
+        wrong: ".map(|()| drop(stays_whole(view, info)))",
     },
     Bug {
         name: "timestamp_at_the_saved_bound",
