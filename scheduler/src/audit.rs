@@ -90,11 +90,13 @@ mod tests {
     #[test]
     fn the_last_changes_are_kept_with_texts_of_a_bounded_length() {
         let long = "ä".repeat(10_000);
-        let change = |at_ms| ConfigChange { at_ms, by: long.clone(), ..ConfigChange::default() };
+        let text = || long.clone();
+        let change = |at_ms| ConfigChange { at_ms, by: text(), name: text(), before: text(), after: text() };
         let changes = ConfigChanges::of((0..1000).map(change));
         let kept: Vec<&ConfigChange> = changes.list().collect();
         assert_eq!((kept.len(), kept[0].at_ms, kept[CHANGES_MAX - 1].at_ms), (CHANGES_MAX, 936, 999));
-        assert!(kept.iter().all(|it| it.by.len() <= TEXT_BYTES_MAX && it.by.ends_with("ä…")));
+        let texts = kept.iter().flat_map(|it| [&it.by, &it.name, &it.before, &it.after]);
+        assert!(texts.into_iter().all(|text| text.len() <= TEXT_BYTES_MAX && text.ends_with("ä…")));
         assert_eq!(ConfigChanges::of(changes.list().cloned()), changes, "what is kept is kept as it is");
     }
 }

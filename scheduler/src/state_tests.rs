@@ -105,6 +105,25 @@ fn no_store_leaves_that_replicas_need() {
     );
 }
 
+/// What is refused has changed nothing, and is no change that anyone is shown.
+#[test]
+fn changes_of_the_configuration_are_kept_with_it_and_survive_a_snapshot() {
+    let mut state = State::new(Config::default());
+    let command = |replicas: u64| {
+        let name = format!("to {replicas}");
+        let config = Box::new(Config { max_replicas: replicas, ..Config::default() });
+        StateCommand::ChangeConfig { config, changes: vec![ConfigChange { name, ..ConfigChange::default() }] }
+    };
+    assert_eq!(state.apply(command(5)), Ok(StateAnswer::Done));
+    assert!(matches!(state.apply(command(0)), Err(StateRefusal::Config(_))));
+    assert_eq!(state.apply(command(1)), Ok(StateAnswer::Done));
+    let kept = |state: &State| {
+        state.image().config_changes.list().map(|change| change.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((kept(&state), state.image().config.max_replicas), (vec!["to 5".into(), "to 1".into()], 1));
+    assert_eq!(State::restore(state.image().clone()), Ok(state));
+}
+
 #[test]
 fn safe_point_and_window_never_fall() {
     let mut state = State::new(Config::default());

@@ -168,6 +168,16 @@ fn an_operator_asks_any_member_about_the_scheduler() {
     assert!(line.ends_with("off"), "{text}");
     let (done, text) = ctl(first.pd, &["scheduler", "on", "balance-leader"]);
     assert!(done && text.contains("balance-leader is on"), "{text}");
+    // What was changed, the latest first, with the address of who did it; nothing of what was refused.
+    let (done, text) = ctl(second.pd, &["config", "history"]);
+    let asked: Vec<&str> = text.lines().filter(|line| line.contains(" 127.0.0.1:")).collect();
+    let [on, off, set] = asked[..] else { panic!("three changes: {text}") };
+    assert!(
+        done && set.contains(" leader_tolerance ") && set.ends_with(" 7") && set.contains(" 5 "),
+        "{text}"
+    );
+    assert!(off.contains(" disabled ") && off.ends_with("balance-leader"), "{text}");
+    assert!(on.contains("balance-leader ") && !on.ends_with("balance-leader"), "{text}");
     let (_, text) = ctl(first.pd, &["scheduler"]);
     for (policy, by_itself) in
         [("split-check", "on"), ("balance-core", "on"), ("balance-region", "off"), ("hot-region", "off")]

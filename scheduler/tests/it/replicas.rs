@@ -3,7 +3,10 @@
 
 use scheduler::balance::may_touch;
 use scheduler::operator::{Cause, Step};
-use scheduler::{DownPeer, Lifecycle, NodeId, Peer, PeerId, Reason, RegionId, StoreDescriptor, StoreId};
+use scheduler::{
+    DownPeer, Lifecycle, NodeId, Operator, Peer, PeerId, Reason, RegionId, RegionReport, Role,
+    StoreDescriptor, StoreId,
+};
 
 use crate::kit::{Mock, added, moved, removed};
 
@@ -198,4 +201,43 @@ fn TestIsRegionUnhealthy() {
     report.down = vec![DownPeer { peer: report.region.peers[2].id, down_ms: 1 }];
     mock.report(report);
     assert_eq!(verdict(&mock, Some(2)), Err(Reason::Unhealthy));
+}
+
+/// Voters on stores 1, 2 and 3, of which the last is silent, and a learner on store 4 that an operator left behind.
+fn left_behind(change: impl FnOnce(&mut Mock, &mut RegionReport)) -> Operator {
+    let mut mock = Mock::new(3);
+    (1..=4).for_each(|id| mock.region_store(id, 10));
+    mock.silent_for(3, mock.config.store_disconnected_ms + 1);
+    let mut report = mock.region(1, &[1, 2, 3, 4]);
+    report.region.peers[3].role = Role::Learner;
+    change(&mut mock, &mut report);
+    mock.report(report);
+    mock.check_replicas(1).expect("a learner without an operator is something to do")
+}
+
+/// A learner that has all data takes the place of a voter that is silent, and of none otherwise.
+#[test]
+fn a_silent_voter_gives_way_to_a_learner_only_where_that_is_as_good() {
+    assert_eq!(removed(&left_behind(|_, _| {})), 3);
+    let lags = |_: &mut Mock, report: &mut RegionReport| report.pending.push(report.region.peers[3].id);
+    assert_eq!(removed(&left_behind(lags)), 4, "it has not all data");
+    let is_down = |_: &mut Mock, report: &mut RegionReport| {
+        report.down.push(DownPeer { peer: report.region.peers[3].id, down_ms: 1_000 });
+    };
+    assert_eq!(removed(&left_behind(is_down)), 4, "its leader does not hear it");
+    let leaves = |mock: &mut Mock, _: &mut RegionReport| mock.set_lifecycle(4, Lifecycle::Offline);
+    assert_eq!(removed(&left_behind(leaves)), 4, "its store is emptied");
+    let beside = |mock: &mut Mock, report: &mut RegionReport| {
+        mock.put(StoreDescriptor::new(StoreId(5), NodeId(2), "store5"));
+        report.region.peers[3].store = StoreId(5);
+    };
+    assert_eq!(removed(&left_behind(beside)), 5, "another replica is on its node");
+    let short = |_: &mut Mock, report: &mut RegionReport| {
+        report.region.peers.remove(1);
+    };
+    let steps = left_behind(short).steps;
+    assert!(
+        matches!(steps[..], [Step::Promote { .. }]),
+        "with two voters it is needed beside both: {steps:?}"
+    );
 }
