@@ -7,8 +7,8 @@
 //! likes.
 //!
 //! Invariants: `next_id` never falls, so no id is handed out twice; the timestamp bound and the safe point never fall;
-//! a tombstone stays one; no two stores in use share an address; no command that takes a store out of use leaves fewer nodes
-//! than a region has replicas.
+//! a tombstone stays one; no two stores in use share an address, and none is given that of a store which leaves, unless it takes the place
+//! of that one; no command that takes a store out of use leaves fewer nodes than a region has replicas, unless another takes its place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -39,6 +39,14 @@ pub enum StateCommand {
     },
     /// Enters a store, or changes its address and labels. Its lifecycle is left as it is.
     PutStore(StoreDescriptor),
+    /// Enters a new store at the address of one that is silent, and takes that one out of use. Who proposes it has seen that the one is
+    /// silent, and that the new one answers there.
+    ReplaceStore {
+        /// The new store.
+        store: StoreDescriptor,
+        /// Whose place it takes.
+        gone: StoreId,
+    },
     /// Drains a store, takes it back, or buries it.
     SetLifecycle {
         /// The store.
@@ -181,7 +189,8 @@ impl State {
                 None => image.cluster = Some(cluster),
             },
             StateCommand::AllocateIds { count } => return self.allocate(count).map(StateAnswer::Ids),
-            StateCommand::PutStore(store) => self.put_store(store)?,
+            StateCommand::PutStore(store) => self.put_store(store, None)?,
+            StateCommand::ReplaceStore { store, gone } => self.replace_store(store, gone)?,
             StateCommand::SetLifecycle { store, lifecycle } => self.set_lifecycle(store, lifecycle)?,
             StateCommand::SetEvicting { store, evicting } => {
                 self.known(store)?;
@@ -230,18 +239,59 @@ impl State {
         self.image.stores.get(&store).ok_or(StateRefusal::Store(StoreRefusal::Unknown(store)))
     }
 
-    fn put_store(&mut self, mut store: StoreDescriptor) -> Result<(), StateRefusal> {
-        if store.id.0 >= self.image.next_id {
-            return Err(StateRefusal::IdNotAllocated(store.id));
+    /// Enters a store or changes one, whose address may be that of `gone`.
+    fn put_store(&mut self, mut store: StoreDescriptor, gone: Option<StoreId>) -> Result<(), StateRefusal> {
+        let id = store.id;
+        if id.0 >= self.image.next_id {
+            return Err(StateRefusal::IdNotAllocated(id));
         }
-        let known = self.image.stores.get(&store.id);
+        let known = self.image.stores.get(&id);
         store.lifecycle = known.map_or(Lifecycle::Up, |known| known.lifecycle);
         if store.lifecycle == Lifecycle::Tombstone {
-            return Err(StateRefusal::Store(StoreRefusal::Tombstone(store.id)));
+            return Err(StateRefusal::Store(StoreRefusal::Tombstone(id)));
         }
         admit_store(known, self.image.stores.values(), &store).map_err(StateRefusal::Store)?;
-        self.image.stores.insert(store.id, store);
+        // A store that leaves still answers there, as far as anyone has said; where one takes its place, those before it have lost it, too.
+        let holds = |other: &&StoreDescriptor| {
+            other.lifecycle != Lifecycle::Tombstone && other.id != id && other.address == store.address
+        };
+        if gone.is_none()
+            && known.is_none_or(|known| known.address != store.address)
+            && let Some(holder) = self.image.stores.values().find(holds)
+        {
+            return Err(StateRefusal::Store(StoreRefusal::AddressTaken { store: id, holder: holder.id }));
+        }
+        self.image.stores.insert(id, store);
         Ok(())
+    }
+
+    fn replace_store(&mut self, store: StoreDescriptor, gone: StoreId) -> Result<(), StateRefusal> {
+        let leaving = self.known(gone)?;
+        let before = leaving.lifecycle;
+        if before == Lifecycle::Tombstone {
+            return Err(StateRefusal::Store(StoreRefusal::Tombstone(gone)));
+        }
+        if let Some(known) = self.image.stores.get(&store.id) {
+            // Whoever does not hear the answer says it again.
+            let is_done =
+                before == Lifecycle::Offline && (known.node, &known.address) == (store.node, &store.address);
+            return if is_done { Ok(()) } else { Err(StateRefusal::NotNew(store.id)) };
+        }
+        if leaving.address != store.address {
+            return Err(StateRefusal::Moved { store: gone, address: leaving.address.clone() });
+        }
+        self.change_lifecycle(gone, Lifecycle::Offline);
+        let entered = self.put_store(store, Some(gone));
+        if entered.is_err() {
+            self.change_lifecycle(gone, before);
+        }
+        entered
+    }
+
+    fn change_lifecycle(&mut self, id: StoreId, lifecycle: Lifecycle) {
+        if let Some(store) = self.image.stores.get_mut(&id) {
+            store.lifecycle = lifecycle;
+        }
     }
 
     /// Whether what is on a store has somewhere to go: the replicas of a region are on different nodes. Where there are too few nodes
@@ -267,17 +317,21 @@ impl State {
             // Whoever proposes a burial has seen that the store is empty; that it was drained is checked here.
             (Lifecycle::Up, Lifecycle::Tombstone) => return refuse(StoreRefusal::NotOffline(id)),
             (Lifecycle::Up, Lifecycle::Offline) => self.keeps_enough_nodes(id)?,
-            // Taken back, buried, or as it is.
-            (Lifecycle::Up | Lifecycle::Offline, Lifecycle::Up)
+            (Lifecycle::Offline, Lifecycle::Up) => {
+                let known = self.known(id)?;
+                let back = StoreDescriptor { lifecycle: Lifecycle::Up, ..known.clone() };
+                let all = self.image.stores.values();
+                admit_store(Some(known), all, &back).map_err(StateRefusal::Store)?;
+            }
+            // Buried, or as it is.
+            (Lifecycle::Up, Lifecycle::Up)
             | (Lifecycle::Offline, Lifecycle::Offline | Lifecycle::Tombstone)
             | (Lifecycle::Tombstone, Lifecycle::Tombstone) => {}
         }
         if wanted == Lifecycle::Tombstone {
             self.image.evicting.remove(&id);
         }
-        if let Some(store) = self.image.stores.get_mut(&id) {
-            store.lifecycle = wanted;
-        }
+        self.change_lifecycle(id, wanted);
         Ok(())
     }
 }
@@ -308,6 +362,15 @@ pub enum StateRefusal {
         /// How many replicas each region is to have.
         replicas: u64,
     },
+    /// Only a new store takes the place of another one.
+    NotNew(StoreId),
+    /// The store whose place was to be taken is elsewhere by now.
+    Moved {
+        /// The store.
+        store: StoreId,
+        /// Where it is.
+        address: String,
+    },
     /// The store cannot be entered or changed so.
     Store(StoreRefusal),
     /// The configuration cannot work.
@@ -330,6 +393,12 @@ impl fmt::Display for StateRefusal {
                 "{store} stays in use: without it {left} nodes would have a store in use, and the replicas of each region, {replicas} \
                  by the setting, are on different nodes; let another node join first, or lower `replicas`"
             ),
+            Self::NotNew(store) => {
+                write!(f, "{store} has joined already, and takes the place of no other store")
+            }
+            Self::Moved { store, address } => {
+                write!(f, "{store}, whose place was to be taken, is at {address} by now; try again")
+            }
             Self::Store(refusal) => write!(f, "{refusal}"),
             Self::Config(error) => write!(f, "{error}"),
             Self::Service(refusal) => write!(f, "{refusal}"),

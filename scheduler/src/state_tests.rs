@@ -105,6 +105,60 @@ fn no_store_leaves_that_replicas_need() {
     );
 }
 
+/// A store that is silent for good leaves its address to a new one in one step, whatever becomes of it then.
+#[test]
+fn a_new_store_takes_the_place_of_one_that_is_gone() {
+    let mut state = state_of(3, &[11, 12, 13]);
+    let new = |id, node| StoreDescriptor::new(StoreId(id), NodeId(node), "3:1");
+    let replace = |store, gone| StateCommand::ReplaceStore { store, gone: StoreId(gone) };
+    let taken = |store, holder| {
+        let (store, holder) = (StoreId(store), StoreId(holder));
+        Err(StateRefusal::Store(StoreRefusal::AddressTaken { store, holder }))
+    };
+    // What is refused changes nothing.
+    let before = state.clone();
+    let elsewhere = StateRefusal::Moved { store: StoreId(2), address: "2:1".into() };
+    assert_eq!(state.apply(replace(new(5, 15), 2)), Err(elsewhere));
+    assert_eq!(state.apply(replace(new(3, 13), 3)), Err(StateRefusal::NotNew(StoreId(3))));
+    assert_eq!(state.apply(replace(new(2, 12), 3)), Err(StateRefusal::NotNew(StoreId(2))));
+    assert_eq!(state.apply(replace(new(99, 15), 3)), Err(StateRefusal::IdNotAllocated(StoreId(99))));
+    let unknown = Err(StateRefusal::Store(StoreRefusal::Unknown(StoreId(9))));
+    assert_eq!(state.apply(replace(new(5, 15), 9)), unknown);
+    assert_eq!(state.apply(StateCommand::PutStore(new(5, 15))), taken(5, 3));
+    assert_eq!(state, before);
+    // Three nodes are needed, and three are in use all the time.
+    assert_eq!(state.apply(replace(new(5, 15), 3)), Ok(StateAnswer::Done));
+    let done = state.clone();
+    assert_eq!(state.apply(replace(new(5, 15), 3)), Ok(StateAnswer::Done), "said again, it changes nothing");
+    assert_eq!(state, done);
+    let lifecycle = |state: &State, id| state.image().stores[&StoreId(id)].lifecycle;
+    assert_eq!((lifecycle(&state, 3), lifecycle(&state, 5)), (Lifecycle::Offline, Lifecycle::Up));
+    assert_eq!(State::restore(state.image().clone()), Ok(state.clone()), "a snapshot has both");
+    // Only who has the place can lose it.
+    assert_eq!(state.apply(replace(new(6, 16), 3)), taken(6, 5));
+    // The new one may change what it says of itself, the old one may come back elsewhere, and no third one gets the address.
+    assert_eq!(
+        state.apply(StateCommand::PutStore(new(5, 15).with_label("zone", "a"))),
+        Ok(StateAnswer::Done)
+    );
+    assert_eq!(state.apply(StateCommand::PutStore(new(6, 16))), taken(6, 5));
+    let up = |id| StateCommand::SetLifecycle { store: StoreId(id), lifecycle: Lifecycle::Up };
+    assert_eq!(state.apply(up(3)), taken(3, 5));
+    let back = StoreDescriptor::new(StoreId(3), NodeId(13), "3:2");
+    assert_eq!(state.apply(StateCommand::PutStore(back)), Ok(StateAnswer::Done));
+    assert_eq!(state.apply(up(3)), Ok(StateAnswer::Done));
+    // One that leaves already may be replaced, too; one that only leaves keeps its address.
+    let set = |id, lifecycle| StateCommand::SetLifecycle { store: StoreId(id), lifecycle };
+    assert_eq!(state.apply(set(5, Lifecycle::Offline)), Ok(StateAnswer::Done));
+    assert_eq!(state.apply(StateCommand::PutStore(new(6, 16))), taken(6, 5));
+    assert_eq!(state.apply(replace(new(6, 16), 5)), Ok(StateAnswer::Done));
+    assert_eq!(state.apply(replace(new(7, 17), 6)), Ok(StateAnswer::Done), "the next one in the same place");
+    assert_eq!(State::restore(state.image().clone()), Ok(state.clone()));
+    assert_eq!(state.apply(set(5, Lifecycle::Tombstone)), Ok(StateAnswer::Done));
+    let gone = Err(StateRefusal::Store(StoreRefusal::Tombstone(StoreId(5))));
+    assert_eq!(state.apply(replace(new(8, 18), 5)), gone, "its place is not its own any more");
+}
+
 /// What is refused has changed nothing, and is no change that anyone is shown.
 #[test]
 fn changes_of_the_configuration_are_kept_with_it_and_survive_a_snapshot() {
@@ -139,7 +193,7 @@ fn random_command(rng: &mut Rng) -> StateCommand {
     let absurd = rng.one_in(8);
     let mut number = |bound: u64| if absurd { rng.next() } else { rng.next() % bound };
     let id = StoreId(number(12));
-    match number(9) {
+    match number(10) {
         0 => StateCommand::Bootstrap { cluster: number(3) },
         1 => StateCommand::AllocateIds { count: number(4) },
         2 => {
@@ -164,6 +218,11 @@ fn random_command(rng: &mut Rng) -> StateCommand {
             let point = ServiceSafePoint { service, timestamp: number(1000), expires_ms };
             StateCommand::SetServiceSafePoint { point, now_ms: number(100) }
         }
+        8 => {
+            let address = ["a", "b", "c", "d"][(number(4) % 4) as usize];
+            let store = StoreDescriptor::new(id, NodeId(number(3)), address);
+            StateCommand::ReplaceStore { store, gone: StoreId(number(12)) }
+        }
         _ => StateCommand::AdvanceGcSafePoint { timestamp: number(1000) },
     }
 }
@@ -172,7 +231,7 @@ fn random_command(rng: &mut Rng) -> StateCommand {
 /// same log and one that starts from a snapshot in the middle end up equal.
 #[test]
 fn replicas_agree_and_invariants_hold_under_random_commands() {
-    let mut refused = 0;
+    let (mut refused, mut replaced) = (0, 0);
     for seed in 0..60 {
         let mut rng = Rng::new(seed);
         let mut state = State::new(Config::default());
@@ -191,6 +250,12 @@ fn replicas_agree_and_invariants_hold_under_random_commands() {
                 assert_eq!(state, before, "a refusal changed the state");
             }
             check_invariants(before.image(), state.image());
+            if matches!(command, StateCommand::ReplaceStore { .. }) {
+                replaced += u64::from(answer.is_ok());
+            } else {
+                let (before, after) = (shared(before.image()), shared(state.image()));
+                assert!(after.is_subset(&before), "{command:?} has two stores share an address: {after:?}");
+            }
             if answer.is_ok() && matches!(command, StateCommand::SetLifecycle { .. }) {
                 check_nodes_in_use(before.image(), state.image());
             }
@@ -202,6 +267,17 @@ fn replicas_agree_and_invariants_hold_under_random_commands() {
         assert_eq!(Some(state), late);
     }
     assert!(refused > 5_000, "only {refused} commands were refused: the generator is too tame");
+    assert!(replaced > 20, "only {replaced} stores took the place of another one");
+}
+
+/// Stores that have the address of another one, neither of which is gone.
+fn shared(image: &StateImage) -> BTreeSet<(StoreId, StoreId)> {
+    let there = || image.stores.values().filter(|store| store.lifecycle != Lifecycle::Tombstone);
+    let pairs = there().flat_map(|one| there().map(move |other| (one, other)));
+    pairs
+        .filter(|(one, other)| one.id < other.id && one.address == other.address)
+        .map(|(one, other)| (one.id, other.id))
+        .collect()
 }
 
 fn check_invariants(before: &StateImage, after: &StateImage) {
@@ -211,7 +287,7 @@ fn check_invariants(before: &StateImage, after: &StateImage) {
         let now = after.stores.get(id).expect("no store is forgotten");
         assert!(store.lifecycle != Lifecycle::Tombstone || now.lifecycle == Lifecycle::Tombstone);
     }
-    let in_use = after.stores.values().filter(|store| store.lifecycle != Lifecycle::Tombstone);
+    let in_use = after.stores.values().filter(|store| store.lifecycle == Lifecycle::Up);
     let mut addresses: Vec<&str> = in_use.map(|store| store.address.as_str()).collect();
     let all = addresses.len();
     addresses.sort_unstable();

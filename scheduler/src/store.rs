@@ -31,7 +31,7 @@ pub struct StoreDescriptor {
     pub id: StoreId,
     /// The process it belongs to.
     pub node: NodeId,
-    /// Where clients reach it, `host:port`. No two stores that are in use share one.
+    /// Where clients reach it, `host:port`. No two stores that are in use share one; one that is taken out of use and silent may have lost it.
     pub address: String,
     /// Where it stands, for example `zone` and `rack`; see [`Config::location_labels`].
     pub labels: BTreeMap<String, String>,

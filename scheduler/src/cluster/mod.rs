@@ -337,11 +337,14 @@ pub(crate) fn admit_store<'a>(
         Some(known) if known.node != wanted.node => return Err(StoreRefusal::NodeChanged(id)),
         _ => {}
     }
-    let in_use = |other: &&StoreDescriptor| other.lifecycle != Lifecycle::Tombstone && other.id != id;
-    match all.find(|other| in_use(other) && other.address == wanted.address) {
-        Some(holder) if wanted.lifecycle != Lifecycle::Tombstone => {
+    // One that is taken out of use may have lost its address to another one; who may take it is the replicated state's to say.
+    let holds = |other: &&StoreDescriptor| {
+        other.lifecycle == Lifecycle::Up && other.id != id && other.address == wanted.address
+    };
+    match all.find(holds) {
+        Some(holder) if wanted.lifecycle == Lifecycle::Up => {
             Err(StoreRefusal::AddressTaken { store: id, holder: holder.id })
         }
-        _ => Ok(()),
+        Some(_) | None => Ok(()),
     }
 }

@@ -1,5 +1,8 @@
 //! Stores of other nodes that want to join, or that moved to another address.
 //!
+//! A new store may have the address of one that is silent: it takes its place then, and the old one is taken out of use, both by one entry of
+//! the log. A store that is heard is never displaced.
+//!
 //! Their ids come from [`Control::alloc_ids`]; what is asked here is whether a store of this id and node may be entered as it describes
 //! itself, and then to enter it. That the store is really reached where it says, by who dials it, is found out between the two.
 
@@ -22,6 +25,8 @@ pub enum NotAdmitted {
         holder: StoreId,
         /// Its node.
         node: NodeId,
+        /// For how long the store has not been heard, and how long it must not be before another one takes its place, milliseconds.
+        silent_ms: (u64, u64),
     },
     /// It is one of this node's own.
     OwnStore(StoreId),
@@ -34,13 +39,14 @@ pub enum NotAdmitted {
 impl fmt::Display for NotAdmitted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddressInUse { address, holder, node } => {
+            Self::AddressInUse { address, holder, node, silent_ms: (silent_ms, needed_ms) } => {
                 write!(
                     f,
-                    "{address} is the address of {holder} of {node}, which has joined. If its data directory was wiped, what was on it is \
-                     gone: put the directory back, or start the new node at other ports or another address and, once it has joined, take the \
-                     store out of use with `ringkeep ctl store remove {}`",
-                    holder.0
+                    "{address} is the address of {holder} of {node}, which has joined and was heard {:.1} s ago. If its data directory was \
+                     wiped, what was on it is gone: put the directory back, or start the new node here once the old one has been silent for \
+                     {:.0} s, and it takes its place, or at once at other ports or another address",
+                    *silent_ms as f64 / 1e3,
+                    *needed_ms as f64 / 1e3
                 )
             }
             Self::OwnStore(store) => {
@@ -77,6 +83,8 @@ pub enum Joining {
     New,
     /// It was at this address.
     MovedFrom(String),
+    /// It is new, and this store, which is silent, was at its address.
+    InPlaceOf(StoreId),
 }
 
 impl Control {
@@ -86,17 +94,36 @@ impl Control {
     /// # Errors
     /// An address belongs to a store that has joined, or there are no ids.
     pub async fn grant_node(&self, stores: u64, addresses: &[String]) -> Result<GrantedNode, Denied> {
-        let holder = self.0.state.known(|image| {
-            let in_use = image.stores.values().filter(|store| store.lifecycle != Lifecycle::Tombstone);
-            in_use.filter(|store| addresses.contains(&store.address)).min_by_key(|store| store.id).cloned()
+        let holders = self.0.state.known(|image| {
+            let there = image.stores.values().filter(|store| store.lifecycle != Lifecycle::Tombstone);
+            there.filter(|store| addresses.contains(&store.address)).cloned().collect::<Vec<_>>()
         });
-        if let Some(StoreDescriptor { id, node, address, labels: _, lifecycle: _ }) = holder.flatten()
-            && !planted(Bug::AddressGivenAway)
-        {
-            return Err(Denied::NotAdmitted(NotAdmitted::AddressInUse { address, holder: id, node }));
+        for holder in holders.unwrap_or_default() {
+            self.is_silent(&holder)?;
         }
         let first_store = self.alloc_ids(stores + 1).await?;
         Ok(GrantedNode { node: first_store + stores, first_store })
+    }
+
+    /// Whether a store was not heard for so long that another one may take its place. That nothing of it answers there is found out by who
+    /// dials the other one: two do not listen at one address. A scheduler that has just begun waits as long as any other.
+    ///
+    /// # Errors
+    /// It was heard.
+    fn is_silent(&self, holder: &StoreDescriptor) -> Result<(), Denied> {
+        let now = time(&self.0.rt);
+        let scheduler = self.0.scheduler.borrow();
+        let needed_ms = scheduler.config().store_disconnected_ms;
+        let known = scheduler.cluster().store(holder.id);
+        let silent_ms = known.map_or(0, |known| now.ms_since(known.last_heard));
+        if (silent_ms > needed_ms && holder.node.0 != self.0.member.member_id)
+            || planted(Bug::AddressGivenAway)
+        {
+            return Ok(());
+        }
+        let StoreDescriptor { id, node, address, labels: _, lifecycle: _ } = holder.clone();
+        let silent_ms = (silent_ms, needed_ms);
+        Err(Denied::NotAdmitted(NotAdmitted::AddressInUse { address, holder: id, node, silent_ms }))
     }
 
     /// Whether a store of another node may be entered as it describes itself.
@@ -119,8 +146,17 @@ impl Control {
         if image.stores.contains_key(&StoreId(wanted.node.0)) || wanted.id.0 == wanted.node.0 {
             return not_admitted(NotAdmitted::NodeIsStore(wanted.node));
         }
+        let there = |other: &&StoreDescriptor| {
+            other.lifecycle != Lifecycle::Tombstone && other.address == wanted.address
+        };
         let joining = match image.stores.get(&wanted.id) {
-            None => Joining::New,
+            None => {
+                let holders = || image.stores.values().filter(there);
+                holders().try_for_each(|holder| self.is_silent(holder))?;
+                // Of those that had the address one after the other, the last one.
+                let last = holders().max_by_key(|holder| (holder.lifecycle == Lifecycle::Up, holder.id));
+                last.map_or(Joining::New, |holder| Joining::InPlaceOf(holder.id))
+            }
             Some(known) if known.address != wanted.address && !planted(Bug::OldPlaceNotAsked) => {
                 Joining::MovedFrom(known.address.clone())
             }
@@ -129,7 +165,7 @@ impl Control {
         };
         // The state judges it again when the entry is applied; here it is asked before anything is dialled.
         let mut state = State::restore(image).map_err(Denied::Refused)?;
-        state.apply(StateCommand::PutStore(wanted.clone())).map_err(Denied::Refused)?;
+        state.apply(entry(&joining, wanted.clone())).map_err(Denied::Refused)?;
         Ok(joining)
     }
 
@@ -138,10 +174,33 @@ impl Control {
     /// # Errors
     /// The state refuses it or cannot be changed.
     pub async fn admit(&self, wanted: StoreDescriptor) -> Result<(), Denied> {
-        self.may_join(&wanted)?;
-        self.0.state.apply(StateCommand::PutStore(wanted.clone())).await?;
-        let entered = self.0.scheduler.borrow_mut().put_store(wanted, time(&self.0.rt));
-        self.count(entered.map_err(|refusal| refusal.to_string()));
+        let joining = self.may_join(&wanted)?;
+        self.0.state.apply(entry(&joining, wanted.clone())).await?;
+        let displaced = match joining {
+            Joining::InPlaceOf(gone) => {
+                tracing::warn!(
+                    store = wanted.id.0,
+                    gone = gone.0,
+                    address = wanted.address,
+                    "a new store takes the place of one that was silent, which is taken out of use"
+                );
+                self.0.state.known(|image| image.stores.get(&gone).cloned()).flatten()
+            }
+            Joining::Known | Joining::New | Joining::MovedFrom(_) => None,
+        };
+        // The old one first: two in use do not share an address.
+        for descriptor in displaced.into_iter().chain([wanted]) {
+            let entered = self.0.scheduler.borrow_mut().put_store(descriptor, time(&self.0.rt));
+            self.count(entered.map_err(|refusal| refusal.to_string()));
+        }
         Ok(())
+    }
+}
+
+/// The command that enters a store.
+fn entry(joining: &Joining, store: StoreDescriptor) -> StateCommand {
+    match joining {
+        Joining::InPlaceOf(gone) => StateCommand::ReplaceStore { store, gone: *gone },
+        Joining::Known | Joining::New | Joining::MovedFrom(_) => StateCommand::PutStore(store),
     }
 }

@@ -215,13 +215,47 @@ fn an_identity_or_an_address_in_use_is_not_given_away() {
             .await;
         joiner.refused(CLUSTER, store, stranger, two, &["joined with another node id"]).await;
         drop(rt.spawn(answer(rt.clone(), three, Some(first + 1))));
-        joiner.refused(CLUSTER, first + 1, own, one, &["the address of", "belongs to"]).await;
+        joiner.refused(CLUSTER, first + 1, own, one, &["is the address of", "was heard"]).await;
         assert_eq!(joiner.stores().await, [(store, one.to_string())]);
         // The store really moves: the old address falls silent first.
         leaves.ring();
         rt.sleep(Duration::from_millis(1)).await;
         joiner.put(CLUSTER, store, own, two).await.unwrap();
         assert_eq!(joiner.stores().await, [(store, two.to_string())]);
+    });
+}
+
+/// A store is displaced only where the scheduler hears nothing of it and what answers in its place is the new one.
+#[test]
+fn the_place_of_a_store_that_answers_is_not_given_away_however_long_it_was_silent() {
+    with_scheduler(96, |rt, joiner, node| async move {
+        let (one, silent) = (node.addr(20161), Duration::from_secs(21));
+        let first = joiner.ids(4).await;
+        let (store, new) = (first, first + 2);
+        let leaves = Rc::new(Bell::default());
+        let (left, answering) = (leaves.clone(), answer(rt.clone(), one, Some(store)));
+        drop(rt.spawn(async move {
+            let (answering, left) = (std::pin::pin!(answering), std::pin::pin!(left.wait()));
+            futures_util::future::select(answering, left).await;
+        }));
+        joiner.put(CLUSTER, store, first + 1, one).await.unwrap();
+        joiner
+            .refused(CLUSTER, new, first + 3, one, &["is the address of", "was heard", "silent for 20 s"])
+            .await;
+        rt.sleep(silent).await;
+        joiner.refused(CLUSTER, new, first + 3, one, &["cannot be dialled back", "here is store"]).await;
+        assert_eq!(joiner.stores().await, [(store, one.to_string())]);
+        leaves.ring();
+        rt.sleep(Duration::from_millis(1)).await;
+        joiner.refused(CLUSTER, new, first + 3, one, &["cannot be dialled back", "refused"]).await;
+        drop(rt.spawn(answer(rt.clone(), one, Some(new))));
+        joiner.put(CLUSTER, new, first + 3, one).await.unwrap();
+        // The old one is taken out of use, and is listed until nothing is left on it.
+        assert_eq!(joiner.stores().await, [(store, one.to_string()), (new, one.to_string())]);
+        joiner
+            .put(CLUSTER, new, first + 3, one)
+            .await
+            .expect("it is known, and asked again it changes nothing");
     });
 }
 

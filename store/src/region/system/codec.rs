@@ -52,6 +52,7 @@ enum CommandImage {
     AdvanceGcSafePoint { timestamp: u64 },
     SetServiceSafePoint { point: ServiceImage, now_ms: u64 },
     ChangeConfig { config: ConfigImage, changes: Vec<ChangeImage> },
+    ReplaceStore { store: StoreImage, gone: u64 },
 }
 
 /// Rows by their keys.
@@ -65,6 +66,9 @@ pub fn encode(command: &SystemCommand) -> Vec<u8> {
             StateCommand::Bootstrap { cluster } => CommandImage::Bootstrap { cluster: *cluster },
             StateCommand::AllocateIds { count } => CommandImage::AllocateIds { count: *count },
             StateCommand::PutStore(store) => CommandImage::PutStore(StoreImage::from(store)),
+            StateCommand::ReplaceStore { store, gone } => {
+                CommandImage::ReplaceStore { store: StoreImage::from(store), gone: gone.0 }
+            }
             StateCommand::SetLifecycle { store, lifecycle } => {
                 CommandImage::SetLifecycle { store: store.0, lifecycle: lifecycle_byte(*lifecycle) }
             }
@@ -107,6 +111,9 @@ pub fn decode(body: &[u8]) -> Result<SystemCommand, DamagedState> {
         CommandImage::Bootstrap { cluster } => StateCommand::Bootstrap { cluster },
         CommandImage::AllocateIds { count } => StateCommand::AllocateIds { count },
         CommandImage::PutStore(store) => StateCommand::PutStore(store.restore()?),
+        CommandImage::ReplaceStore { store, gone } => {
+            StateCommand::ReplaceStore { store: store.restore()?, gone: StoreId(gone) }
+        }
         CommandImage::SetLifecycle { store, lifecycle: byte } => {
             StateCommand::SetLifecycle { store: StoreId(store), lifecycle: lifecycle(byte)? }
         }
@@ -145,6 +152,9 @@ pub fn changed(command: &StateCommand, state: &StateImage) -> Rows {
         StateCommand::PutStore(descriptor) => store(state, descriptor.id),
         StateCommand::SetLifecycle { store, .. } | StateCommand::SetEvicting { store, .. } => {
             self::store(state, *store)
+        }
+        StateCommand::ReplaceStore { store, gone } => {
+            return [store.id, *gone].into_iter().filter_map(|id| self::store(state, id)).collect();
         }
         StateCommand::SetConfig(_) => Some(config(state)),
         StateCommand::ChangeConfig { .. } => return Rows::from([config(state), config_changes(state)]),
@@ -369,6 +379,27 @@ mod tests {
         let old = self::rows(&sample());
         let pairs: Vec<(&[u8], &[u8])> = old.iter().map(|(key, value)| (&key[..], &value[..])).collect();
         assert!(restore(pairs.into_iter()).unwrap().unwrap().image().config_changes.is_empty());
+    }
+
+    /// That a store takes the place of another one came last.
+    #[test]
+    fn a_replacement_is_written_as_it_was_released_and_changes_the_rows_of_both() {
+        let image = sample();
+        let gone = image.stores[&StoreId(1)].clone();
+        let store = StoreDescriptor::new(StoreId(9), NodeId(4), gone.address.clone()).with_label("zone", "b");
+        let command = StateCommand::ReplaceStore { store, gone: gone.id };
+        let payload = encode(&SystemCommand::Change(command.clone()));
+        let mut state = State::restore(image.clone()).expect("a state that can exist");
+        state.apply(command.clone()).expect("it takes its place");
+        let changed = changed(&command, state.image());
+        let pieces = changed.iter().flat_map(|(key, value)| [key.as_slice(), value.as_slice()]);
+        compare_with_fixture("replaced.bin", &joined(std::iter::once(&payload[..]).chain(pieces)));
+        assert_eq!(decode(&payload[1..]), Ok(SystemCommand::Change(command)));
+        let mut all = rows(&image);
+        all.extend(changed);
+        assert_eq!(all, rows(state.image()), "what is written anew is what has changed");
+        let pairs: Vec<(&[u8], &[u8])> = all.iter().map(|(key, value)| (&key[..], &value[..])).collect();
+        assert_eq!(restore(pairs.into_iter()).unwrap().unwrap(), state);
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Whoever can reach this port can ask, where no secret of the cluster is set ([`members`](super::members)). So nothing is believed that the address does not prove: a store is entered only where a store
-//! of that id answers for this cluster, and the address of one that still answers where it was is never changed. Only ids that this
+//! of that id answers for this cluster, and the address of one that still answers where it was is never changed. A new store at the address of one that
+//! is silent takes its place: what answers there is the new one, so the old one does not. Only ids that this
 //! cluster has handed out are dialled for, and few at a time.
 
 use std::cell::Cell;

@@ -15,6 +15,7 @@ pub(crate) mod nodes;
 mod numbers;
 mod places;
 mod refused;
+mod replaced;
 mod replicated;
 mod secrets;
 mod sent_on;
