@@ -130,7 +130,7 @@ impl Sim {
             let leader = Some(peers[self.draw(0, 2) as usize].id);
             let region = Region { id: RegionId(id), range, epoch: Epoch::FIRST, peers };
             // Some are empty, and stay so.
-            let size_bytes = if id % 16 == 0 { 0 } else { self.draw(2 * MIB, 6 * MIB) };
+            let size_bytes = if id.is_multiple_of(16) { 0 } else { self.draw(2 * MIB, 6 * MIB) };
             let mut report = RegionReport::new(region, leader);
             (report.term, report.size_bytes) = (Some(6), size_bytes);
             self.regions.insert(RegionId(id), Real { report, size_bytes, arriving: None });
@@ -143,7 +143,7 @@ impl Sim {
 
     fn step(&mut self) {
         self.now = self.now.plus_ms(STEP_MS);
-        let reports = self.now.0 % REPORT_MS == 0;
+        let reports = self.now.0.is_multiple_of(REPORT_MS);
         if reports {
             let live: Vec<StoreId> = self
                 .stores
@@ -156,7 +156,7 @@ impl Sim {
                 self.scheduler.report_store(StoreReport::empty(store), self.now).expect("plausible");
             }
         }
-        let estimates = self.now.0 % ESTIMATE_MS == 0;
+        let estimates = self.now.0.is_multiple_of(ESTIMATE_MS);
         let mut open = Vec::new();
         for id in self.regions.keys().copied().collect::<Vec<_>>() {
             let real = self.regions.get_mut(&id).expect("known");

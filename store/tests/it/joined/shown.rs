@@ -92,6 +92,13 @@ fn a_store_that_misses_reports_is_shown_before_it_counts_as_disconnected() {
     for store in stores(&world, &members).iter().filter(|store| store.node == dead) {
         assert_eq!((&store.health[..], store.misses_reports), ("disconnected", false), "{store:?}");
     }
+    // A scheduler that begins anew has not heard it at all.
+    members[0].end(false);
+    members[0].start(&world, &[]).expect("it comes back");
+    world.run_for(Duration::from_secs(10));
+    for store in stores(&world, &members) {
+        assert_eq!(store.heard, store.node != dead, "{store:?}");
+    }
 }
 
 #[test]
