@@ -238,7 +238,7 @@ impl Inner {
     }
 
     /// Whether the durable tables have this tombstone, and so nothing of what its replica had.
-    fn is_buried(&self, tombstone: &RegionRecord) -> bool {
+    pub(super) fn is_buried(&self, tombstone: &RegionRecord) -> bool {
         let kept = self.tree.state(tombstone.region.id.0);
         let kept = kept.and_then(|bytes| Descriptor::decode(&bytes).ok());
         kept.is_some_and(|kept| kept.record.tombstone && kept.record.me == tombstone.me)

@@ -240,6 +240,34 @@ fn what_is_left_of_an_old_peer_is_caught() {
     assert!(unnoticed.is_empty(), "{unnoticed:?} went unnoticed");
 }
 
+/// Its entries would keep their segments for ever, and be moved from one to the next.
+#[test]
+fn the_log_keeps_no_entry_of_a_removed_peer_once_the_tables_have_its_tombstone() {
+    let world = World::new(2, Options::default());
+    let living = world.node(0).start(0, |rt| async move {
+        rt.create_dir_all(Path::new("/data")).await.unwrap();
+        let seen = Seen::default();
+        let tree = TreeOptions { memtable_bytes: 1 << 20, ..TreeOptions::default() };
+        let options = || ShardOptions { may_be_empty: true, tree: tree.clone(), ..options() };
+        let shard = Shard::open(&rt, Path::new(DIR), options(), Vec::new()).await.unwrap();
+        let (turns, upkeep) = (shard.clone(), shard.clone());
+        rt.spawn(async move { turns.run().await });
+        rt.spawn(async move { upkeep.upkeep_loop().await });
+        let seen = RefCell::new(seen);
+        pass_through(&rt, &shard, &seen).await;
+        rt.sleep(Duration::from_secs(10)).await;
+        assert!(shard.inner.log.first_index(REGION.0).is_some(), "a start would need it");
+        shard.inner.tree.start_flush();
+        until(&rt, &shard, "an empty log", || shard.inner.log.first_index(REGION.0).is_none()).await;
+        shard.close(Duration::from_secs(1)).await.unwrap();
+        drop(shard);
+        let again = Shard::open(&rt, Path::new(DIR), options(), Vec::new()).await.unwrap();
+        assert_eq!((replica(&again), tombstone(&again)), (None, Some(1)));
+        assert_eq!(keys(&again).await, Vec::<String>::new());
+    });
+    world.block_on(living).expect("it ends");
+}
+
 /// A replica that has heard of its removal has no range any more, so no route leads to it, not even before the next turn.
 #[test]
 fn no_route_leads_to_a_replica_that_heard_of_its_removal() {

@@ -271,6 +271,11 @@ impl<W, R> Table<W, R> {
         self.tombstones.get(&id)
     }
 
+    /// What is remembered of all removed replicas.
+    pub fn tombstones(&self) -> impl Iterator<Item = &RegionRecord> {
+        self.tombstones.values()
+    }
+
     /// All replicas.
     pub fn iter(&self) -> impl Iterator<Item = &Replica<W, R>> {
         self.regions.values().map(|entry| &entry.replica)

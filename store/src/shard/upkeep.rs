@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use engine::error::Fault;
 use engine::log::{Batch, PurgeLimits};
-use raft::{Index, LogId, Time};
+use raft::{Index, LogId, Term, Time};
 use scheduler::{PeerId, RegionId};
 
 use super::open::{TAG_BASE, encode_base};
 use super::quiet::Ticked;
 use super::staging;
-use super::{Due, Queued, Shard};
+use super::{Due, Inner, Queued, Shard};
 use crate::region::life::Life;
+use crate::region::record::RegionRecord;
 use crate::region::replica::Replica;
 
 /// One tick of the clock of every group that does not sleep.
@@ -136,7 +137,9 @@ impl Shard {
             let term = replica.term_at(index)?;
             (upto >= first).then_some(Cut { region: id, peer: replica.me(), base: LogId { term, index } })
         };
-        state.table.iter().filter_map(cut).collect()
+        let is_alone = |tombstone: &&RegionRecord| state.table.get(tombstone.region.id).is_none();
+        let of_removed = state.table.tombstones().filter(is_alone).filter_map(|it| inner.cut_of_removed(it));
+        state.table.iter().filter_map(cut).chain(of_removed).collect()
     }
 
     /// Bytes of entries that a group may keep for followers. Where the log as a whole is too large, the groups share what it may have.
@@ -160,5 +163,16 @@ impl Shard {
             }
             Some(_) | None => first - 1,
         }
+    }
+}
+
+impl Inner {
+    /// All entries of a replica that was removed, once the tables have its tombstone: no start reads them any more, and they would keep
+    /// their segments.
+    fn cut_of_removed(&self, tombstone: &RegionRecord) -> Option<Cut> {
+        let (region, log) = (tombstone.region.id, &self.log);
+        let last = log.first_index(region.0).and_then(|_| log.last_index(region.0))?;
+        let base = LogId { term: Term(log.term(region.0, last)?), index: Index(last) };
+        self.is_buried(tombstone).then_some(Cut { region, peer: tombstone.me, base })
     }
 }
