@@ -14,7 +14,7 @@
 //!   sum       9d1c...          CRC-32 over every byte before this line
 //! LOCK       held by the process that uses the directory
 //! CONTACTS   where other nodes were last reached ([`contacts`](super::contacts))
-//! store-N/   log and tree of one store, and DAMAGE where damage was found in them
+//! store-N/   log and tree of one store, DAMAGE where damage was found in them, and a copy of IDENT ([`vouchers`](super::vouchers))
 //! scheduler/ where 0.1 kept the scheduler's state; store-1 has it now, and takes it over from here
 //! ```
 //!
@@ -24,7 +24,8 @@
 //! opens. From then on the ids and counts here say what has to be there: a log, a tree or a state of the scheduler that is gone, that
 //! belongs elsewhere, or that was opened less often, is refused. A log counts its openings itself, and here stands a count that
 //! it is known to have reached: raised after the log has counted and before anything that it counts for is acknowledged. So a crash at
-//! any moment leaves a log that is at or ahead of its count here, and only an older copy is behind it. Where a full disk keeps the
+//! any moment leaves a log that is at or ahead of its count here, and only an older copy is behind it. Where this file is an older copy, too,
+//! the other stores vouch for what it was. Where a full disk keeps the
 //! count from being raised, reads are served and writes wait for it ([`openings`](crate::shard::openings)).
 //!
 //! A first start makes its files in this order, each durable before the next: the directory, `LOCK`, `IDENT` (by way of `IDENT.tmp`), and only
@@ -40,7 +41,7 @@ use engine::origin::Origin;
 use engine::rt::Rt;
 use scheduler::StoreId;
 
-use super::contacts;
+use super::{contacts, vouchers};
 
 /// The format of the directory of a node that has begun its cluster.
 pub const FORMAT: u64 = 2;
@@ -212,7 +213,9 @@ impl Ident {
             return refuse_foreign(rt, dir).await.map(|()| None);
         }
         let text = rt.read_small(&path).await.map_err(|error| Fault::io(&path, "reading it", &error))?;
-        Self::parse(&path, &text).map(Some)
+        let mut ident = Self::parse(&path, &text)?;
+        vouchers::raise(rt, dir, &mut ident).await;
+        Ok(Some(ident))
     }
 
     /// Remembers that everything has been created and how often each log has been opened, by store number. A store that did not
@@ -242,10 +245,12 @@ impl Ident {
         }
         match next.write(rt, dir).await {
             Err(short) if short.is_passing() && was_ready => Ok(Confirmed::Later(short)),
-            written => written.map(|()| {
+            Err(fault) => Err(fault),
+            Ok(()) => {
                 *self = next;
-                Confirmed::Now
-            }),
+                vouchers::renew(rt, dir, self).await;
+                Ok(Confirmed::Now)
+            }
         }
     }
 
@@ -256,7 +261,7 @@ impl Ident {
             .map_err(|error| Fault::io(&path, "writing it", &error))
     }
 
-    fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         let Identity { cluster, node, stores, first_store: _ } = &self.identity;
         let state = match self.state {
             IdentState::Bootstrap => "bootstrap",
@@ -279,7 +284,7 @@ impl Ident {
         text
     }
 
-    fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
+    pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<Self> {
         let text = std::str::from_utf8(bytes).map_err(|_| Fault::corruption(path, "it is not text"))?;
         let format: u64 = field(path, text, "ringkeep", 10)?;
         if format != FORMAT && format != FORMAT_JOINED {

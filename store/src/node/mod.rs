@@ -31,6 +31,7 @@ mod setup;
 mod siblings;
 pub mod start;
 pub mod state_host;
+mod vouchers;
 
 use std::fmt;
 use std::net::SocketAddr;

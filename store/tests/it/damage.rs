@@ -224,6 +224,10 @@ fn cases_of_directories(prepared: &Prepared, cases: &mut Vec<Case>) {
         };
         case("directory removed", without.clone());
         case("directory is an older copy", without.clone().into_iter().chain(below(older, &dir)).collect());
+        // The other store alone knows better.
+        let mut both: Files = without.clone().into_iter().chain(below(older, &dir)).collect();
+        both.extend(below(older, &format!("{DIR}/IDENT")));
+        case("directory and IDENT are older copies", both);
         if let Some(other) = twin(Path::new(&dir)) {
             let swapped = now.iter().map(|(path, bytes)| {
                 let swaps = path.starts_with(&dir) || path.starts_with(&other);
