@@ -324,6 +324,11 @@ impl Log {
             .then(|| (self.handed.next(), upto))
     }
 
+    /// The last entry that was handed out for apply.
+    pub(crate) const fn handed(&self) -> Index {
+        self.handed
+    }
+
     /// Hands out `count` entries of `bytes` for apply.
     pub(crate) fn hand_out(&mut self, upto: Index, bytes: u64) {
         self.handed = upto;

@@ -3,7 +3,7 @@
 use crate::core::{Core, Install};
 use crate::entry::Entry;
 use crate::error::Refusal;
-use crate::id::Index;
+use crate::id::{Index, LogId};
 use crate::membership::{ChangeEffect, MembershipChange, MembershipError};
 use crate::message::{Message, Snapshot};
 use crate::planted;
@@ -93,6 +93,24 @@ impl Raft {
             self.follow_order();
         }
         self.debug_check();
+    }
+
+    /// The driver knows from elsewhere that the entry `id` is committed, and applies up to it by itself, from its log, without being
+    /// handed the entries. `false`, and nothing changes, where the log here does not have that very entry on disk.
+    pub fn bring_to(&mut self, id: LogId) -> bool {
+        let log = &mut self.core.log;
+        if id.index <= log.applied() {
+            return true;
+        }
+        if !log.holds(id) || id.index > log.stable() {
+            return false;
+        }
+        log.commit_to(id.index);
+        if log.handed() < id.index {
+            log.hand_out(id.index, 0);
+        }
+        self.debug_check();
+        true
     }
 
     /// Puts the membership change of the entry at `index` into effect. Called for each applied entry of kind

@@ -12,6 +12,10 @@
 //! ChangePeer       conf_ver             conf_ver   one step of membership at a time; a split in between is harmless
 //! ChangePeers      conf_ver             conf_ver   joint: entering and leaving are one step each
 //! Split            conf_ver + version   version    new peer ids are matched to peers by position
+//! PrepareMerge     conf_ver + version   both       what was thought out before, of whatever kind, is refused behind it
+//! CommitMerge      conf_ver + version   version    above the version of the region that is taken in, too (see [`crate::merge`])
+//! RollbackMerge    conf_ver + version   version    what is sent to the region as it was while it waited is refused
+//! RefuseMerge      conf_ver + version   version    a merge that was thought out against the epoch can not be committed any more
 //! TransferLeader   conf_ver + version   -          the target must still be a member
 //! CompactLog       -                    -          depends on log positions alone
 //! ```
@@ -24,7 +28,7 @@ use std::fmt;
 pub struct Epoch {
     /// Raised by one for each membership change.
     pub conf_ver: u64,
-    /// Raised by one for each split.
+    /// Raised by one for each split, and by the steps of a merge.
     pub version: u64,
 }
 
@@ -98,6 +102,14 @@ pub enum Command {
     ChangePeers,
     /// Cutting the region in two or more.
     Split,
+    /// Stopping a region, so that its neighbour can take it in.
+    PrepareMerge,
+    /// Taking a neighbour in.
+    CommitMerge,
+    /// Going on after a merge that cannot be committed any more.
+    RollbackMerge,
+    /// Seeing to it that a merge cannot be committed any more.
+    RefuseMerge,
     /// Handing leadership to another peer.
     TransferLeader,
     /// Cutting the log below an index.
@@ -106,11 +118,15 @@ pub enum Command {
 
 impl Command {
     /// Every command, in the order of the module's table.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
         Self::Data,
         Self::ChangePeer,
         Self::ChangePeers,
         Self::Split,
+        Self::PrepareMerge,
+        Self::CommitMerge,
+        Self::RollbackMerge,
+        Self::RefuseMerge,
         Self::TransferLeader,
         Self::CompactLog,
     ];
@@ -125,7 +141,8 @@ impl Command {
         let (checks, raises) = match self {
             Self::Data => (VERSION, NONE),
             Self::ChangePeer | Self::ChangePeers => (CONF_VER, CONF_VER),
-            Self::Split => (BOTH, VERSION),
+            Self::PrepareMerge => (BOTH, BOTH),
+            Self::Split | Self::CommitMerge | Self::RollbackMerge | Self::RefuseMerge => (BOTH, VERSION),
             Self::TransferLeader => (BOTH, NONE),
             Self::CompactLog => (NONE, NONE),
         };
@@ -183,6 +200,10 @@ mod tests {
             (Command::ChangePeer, true, false, true, false),
             (Command::ChangePeers, true, false, true, false),
             (Command::Split, true, true, false, true),
+            (Command::PrepareMerge, true, true, true, true),
+            (Command::CommitMerge, true, true, false, true),
+            (Command::RollbackMerge, true, true, false, true),
+            (Command::RefuseMerge, true, true, false, true),
             (Command::TransferLeader, true, true, false, false),
             (Command::CompactLog, false, false, false, false),
         ];

@@ -69,3 +69,26 @@ fn writes_may_overlap() {
     assert_eq!(raft.committed(), Index(8));
     assert_eq!(entries(&raft.ready()).len(), 3);
 }
+
+/// What is known from elsewhere to be committed is applied by the driver: nothing is handed out for it, and nothing that is not on disk, or
+/// is another entry, counts.
+#[test]
+fn a_member_is_brought_to_an_entry_that_is_known_to_be_committed() {
+    let identity = Identity { group: GroupId(1), id: NodeId(1), priority: 0, incarnation: 1 };
+    let mut start = Start::bootstrap(LogId::new(5, 5), Membership::of([NodeId(1), NodeId(2), NodeId(3)]));
+    for index in 6..=9 {
+        start.log.push(LogId::new(5, index), EntryKind::Normal);
+    }
+    let mut raft = Raft::new(Arc::new(Config::default()), identity, start, Time(0)).expect("a sound start");
+    assert!(!raft.has_ready() && raft.committed() == Index(5), "it does not know what is committed");
+    assert!(!raft.bring_to(LogId::new(4, 8)), "another entry");
+    assert!(!raft.bring_to(LogId::new(5, 10)), "none");
+    assert_eq!(raft.committed(), Index(5));
+    assert!(raft.bring_to(LogId::new(5, 8)));
+    assert_eq!((raft.committed(), raft.applied_index()), (Index(8), Index(5)));
+    assert!(raft.ready().apply.is_none(), "the driver reads them itself");
+    raft.applied(Index(7));
+    raft.applied(Index(8));
+    assert_eq!(raft.applied_index(), Index(8));
+    assert!(raft.bring_to(LogId::new(5, 7)), "it is there already");
+}
